@@ -1,0 +1,58 @@
+//! Events on transitions (T2).
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Client, Resource};
+
+use crate::api::condition::{self, READY, reason};
+
+/// Publishes events; one that cannot be published is logged and forgotten, for it decides nothing.
+#[derive(Clone)]
+pub struct Events(Recorder);
+
+/// Stations on the way that the conditions tell well enough.
+const QUIET: [&str; 4] = [reason::CREATING, reason::BINDING, reason::RELEASING, reason::AGENT_SILENT];
+
+impl Events {
+    /// Events in the name of `controller`, from the instance (pod or node) `instance`.
+    pub fn new(client: Client, controller: &str, instance: &str) -> Self {
+        let reporter = Reporter { controller: controller.to_owned(), instance: Some(instance.to_owned()) };
+        Self(Recorder::new(client, reporter))
+    }
+
+    /// One event.
+    pub async fn publish<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        ok: bool,
+        action: &str,
+        reason: &str,
+        message: &str,
+    ) {
+        let event = Event {
+            type_: if ok { EventType::Normal } else { EventType::Warning },
+            reason: reason.to_owned(),
+            note: Some(message.chars().take(1000).collect()),
+            action: action.to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.0.publish(&event, &object.object_ref(&())).await {
+            tracing::warn!(kind = %K::kind(&()), reason, %error, "failed to publish an event");
+        }
+    }
+
+    /// An event if `Ready` says something else than before: another status or another reason.
+    pub async fn on_transition<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        before: &[Condition],
+        after: &[Condition],
+    ) {
+        let (was, is) = (condition::get(before, READY), condition::get(after, READY));
+        let Some(is) = is else { return };
+        let same = was.is_some_and(|was| was.status == is.status && was.reason == is.reason);
+        if !same && !QUIET.contains(&is.reason.as_str()) {
+            self.publish(object, is.status == "True", "Reconcile", &is.reason, &is.message).await;
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Leader election: one controller works at a time, so that they do not get in each other's way.
+//!
+//! It is a matter of quiet, not of safety: two that believe they lead are kept apart by compare-and-swap.
+
+use std::future::Future;
+
+use kube::Client;
+use kube_lease_manager::{LeaseManagerBuilder, LeaseManagerError};
+
+/// Runs `work` whenever this instance leads, drops it as soon as it does not, and ends when `stop` resolves;
+/// the lease is then given up, so that another instance takes over at once.
+pub async fn lead<F: Future<Output = ()>>(
+    client: Client,
+    namespace: &str,
+    name: &str,
+    identity: &str,
+    work: impl Fn() -> F,
+    stop: impl Future<Output = ()>,
+) -> Result<(), LeaseManagerError> {
+    let manager = LeaseManagerBuilder::new(client, name)
+        .with_namespace(namespace)
+        .with_identity(identity)
+        .with_duration(15)
+        .with_grace(5)
+        .build()
+        .await?;
+    let (mut leading, task) = manager.watch().await;
+    let follow = async {
+        loop {
+            if leading.wait_for(|leads| *leads).await.is_err() {
+                return;
+            }
+            tracing::info!(identity, "leading");
+            let lost = async {
+                let _ = leading.wait_for(|leads| !*leads).await;
+            };
+            tokio::select! {
+                () = work() => return,
+                () = lost => tracing::warn!(identity, "not leading any more"),
+            }
+        }
+    };
+    tokio::select! {
+        () = follow => {}
+        () = stop => {}
+    }
+    drop(leading);
+    task.await.map_or(Ok(()), |ended| ended.map(|_| ()))
+}

@@ -1,0 +1,212 @@
+//! Writes that decide something carry the resourceVersion that they were decided on (S15).
+//!
+//! Status is written by server-side apply with a field manager for each writer, so the controller and the agent
+//! never undo each other; the `resourceVersion` in the applied object makes it a compare-and-swap.
+
+use std::fmt::Debug;
+
+use k8s_openapi::NamespaceResourceScope;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::object::HasStatus;
+use kube::{Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::api::condition::{BACKED, DISK_HEALTHY};
+use crate::api::{
+    AGENT_MANAGER, DiskReservation, FINALIZER, NodeDisk, RoleSubscription, SharedPersistentVolume, VolumeClaim, VolumeRole,
+};
+
+/// Why something could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Somebody else wrote the object in between; look again.
+    #[error("{0} was changed meanwhile")]
+    Conflict(String),
+    /// The API server did not do it.
+    #[error("failed to {action} {object}")]
+    Api {
+        /// Verb.
+        action: &'static str,
+        /// Kind and name.
+        object: String,
+        /// The API server's word.
+        source: Box<kube::Error>,
+    },
+}
+
+impl Error {
+    fn new<K: Resource<DynamicType = ()>>(action: &'static str, name: &str, source: kube::Error) -> Self {
+        let object = format!("{} {name}", K::kind(&()));
+        match source {
+            kube::Error::Api(status) if status.is_conflict() => Self::Conflict(object),
+            source => Self::Api { action, object, source: Box::new(source) },
+        }
+    }
+
+    /// Name of the variant, for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Conflict(_) => "Conflict",
+            Self::Api { .. } => "Api",
+        }
+    }
+}
+
+/// A kind of ours with a status: which part of it the agent writes. All else is the controller's.
+pub trait Owned: HasStatus<Status: Clone + Default + Serialize> {
+    /// The agent's fields, as they are called in JSON.
+    const AGENT_FIELDS: &'static [&'static str] = &[];
+    /// The agent's condition type.
+    const AGENT_CONDITION: &'static str = "";
+
+    /// What of `status` belongs to the field manager.
+    fn part_of(manager: &str, status: &Self::Status) -> Value {
+        let is_agent = manager == AGENT_MANAGER;
+        let mut part = serde_json::to_value(status).unwrap_or_default();
+        if let Value::Object(fields) = &mut part {
+            if let Some(Value::Array(conditions)) = fields.get_mut("conditions") {
+                conditions.retain(|c| (c["type"] == Self::AGENT_CONDITION) == is_agent);
+            }
+            fields.retain(|key, _| key == "conditions" || Self::AGENT_FIELDS.contains(&key.as_str()) == is_agent);
+        }
+        part
+    }
+}
+
+impl Owned for NodeDisk {
+    const AGENT_FIELDS: &'static [&'static str] = &["capacity", "systemReserved", "allocatable"];
+    const AGENT_CONDITION: &'static str = DISK_HEALTHY;
+}
+
+impl Owned for SharedPersistentVolume {
+    const AGENT_FIELDS: &'static [&'static str] = &["node"];
+    const AGENT_CONDITION: &'static str = BACKED;
+}
+
+impl Owned for DiskReservation {}
+impl Owned for VolumeClaim {}
+impl Owned for RoleSubscription {}
+impl Owned for VolumeRole {}
+
+/// Bounds that every kind of ours fulfils.
+pub trait Kind: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize + Send + Sync + 'static {}
+impl<K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize + Send + Sync + 'static> Kind for K {}
+
+/// Writes `desired` as the manager's part of the status, if it differs from what `current` has; fails with
+/// [`Error::Conflict`] when the object is not the one that `current` is any more.
+pub async fn write_status<K: Kind + Owned>(
+    api: &Api<K>,
+    current: &K,
+    desired: &K::Status,
+    manager: &str,
+) -> Result<bool, Error> {
+    let name = current.name_any();
+    let before = current.status().map_or(Value::Null, |status| K::part_of(manager, status));
+    let desired = K::part_of(manager, desired);
+    if before == desired {
+        return Ok(false);
+    }
+    let patch = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": { "name": name, "namespace": current.namespace(), "uid": current.uid(), "resourceVersion": current.resource_version() },
+        "status": desired,
+    });
+    let params = PatchParams::apply(manager).force();
+    api.patch_status(&name, &params, &Patch::Apply(&patch)).await.map_err(|e| Error::new::<K>("write the status of", &name, e))?;
+    tracing::debug!(kind = %K::kind(&()), name, "status written");
+    Ok(true)
+}
+
+/// Reads the object anew and commits what `decide` makes of it, again when somebody was faster. `decide` says
+/// `Ok(None)` when nothing is to be written. `None` in the result: there is no such object.
+pub async fn update<K, R>(
+    api: &Api<K>,
+    name: &str,
+    manager: &str,
+    mut decide: impl FnMut(&K) -> Result<Option<K::Status>, R>,
+) -> Result<Option<Result<(), R>>, Error>
+where
+    K: Kind + Owned,
+{
+    let mut attempts = 0;
+    loop {
+        let Some(current) = get(api, name).await? else { return Ok(None) };
+        let desired = match decide(&current) {
+            Ok(Some(desired)) => desired,
+            Ok(None) => return Ok(Some(Ok(()))),
+            Err(refusal) => return Ok(Some(Err(refusal))),
+        };
+        attempts += 1;
+        match write_status(api, &current, &desired, manager).await {
+            Err(Error::Conflict(_)) if attempts < 5 => {}
+            other => return other.map(|_| Some(Ok(()))),
+        }
+    }
+}
+
+/// Reads an object by quorum; `None`: there is none.
+pub async fn get<K: Kind>(api: &Api<K>, name: &str) -> Result<Option<K>, Error> {
+    api.get_opt(name).await.map_err(|e| Error::new::<K>("read", name, e))
+}
+
+/// Lists objects by quorum: no resourceVersion is given, so the answer is not from a cache.
+pub async fn list<K: Kind>(api: &Api<K>, params: &ListParams) -> Result<Vec<K>, Error> {
+    api.list(params).await.map(|list| list.items).map_err(|e| Error::new::<K>("list", "objects", e))
+}
+
+/// Applies an object whole, as its only writer.
+pub async fn apply<K: Kind>(api: &Api<K>, object: &K, manager: &str) -> Result<K, Error> {
+    let name = object.name_any();
+    let params = PatchParams::apply(manager).force();
+    api.patch(&name, &params, &Patch::Apply(object)).await.map_err(|e| Error::new::<K>("apply", &name, e))
+}
+
+/// Creates an object; `None`: one of that name is there already.
+pub async fn create<K: Kind>(api: &Api<K>, object: &K) -> Result<Option<K>, Error> {
+    match api.create(&PostParams::default(), object).await {
+        Ok(made) => Ok(Some(made)),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(None),
+        Err(e) => Err(Error::new::<K>("create", &object.name_any(), e)),
+    }
+}
+
+/// Deletes the object of that UID, and no other of its name; one that is gone already is fine.
+pub async fn delete<K: Kind>(api: &Api<K>, name: &str, uid: Option<String>) -> Result<(), Error> {
+    let preconditions = uid.map(|uid| Preconditions { uid: Some(uid), resource_version: None });
+    match api.delete(name, &DeleteParams { preconditions, ..Default::default() }).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        Err(e) => Err(Error::new::<K>("delete", name, e)),
+    }
+}
+
+/// Whether our finalizer is on the object.
+pub fn finalizer_present<K: Resource>(object: &K) -> bool {
+    object.finalizers().iter().any(|f| f == FINALIZER)
+}
+
+/// Puts our finalizer on the object or takes it off, by compare-and-swap.
+pub async fn set_finalizer<K: Kind>(api: &Api<K>, object: &K, present: bool) -> Result<(), Error> {
+    let name = object.name_any();
+    let mut finalizers: Vec<String> = object.finalizers().iter().filter(|f| *f != FINALIZER).cloned().collect();
+    if present {
+        finalizers.push(FINALIZER.to_owned());
+    }
+    let patch = json!({ "metadata": { "resourceVersion": object.resource_version(), "finalizers": finalizers } });
+    match api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() && !present => Ok(()),
+        Err(e) => Err(Error::new::<K>("set the finalizer of", &name, e)),
+    }
+}
+
+/// The API for an object's own namespace.
+pub fn namespaced<K>(client: &Client, namespace: &str) -> Api<K>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+{
+    Api::namespaced(client.clone(), namespace)
+}

@@ -1,0 +1,34 @@
+//! Disks: sums of the ledger, and whether the disk can be used (D1, D4).
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Node;
+use kube::{Api, ResourceExt};
+
+use crate::api::{NodeDisk, Size};
+use crate::plan::{ledger, reserve, summary};
+
+use super::Error;
+use super::context::{Context, named, ready};
+
+pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<(), Error> {
+    let node = &disk.spec.node_name;
+    let mut status = disk.status.clone().unwrap_or_default();
+    let allocatable = reserve::allocatable(&disk);
+    status.reserved = Some(Size::from_bytes(ledger::total(&status.reservations)));
+    status.free = Some(Size::from_bytes(ledger::free(&status.reservations, allocatable)));
+    let node_ready = named(&ctx.stores.nodes, node).map(|n| is_ready(&n));
+    let verdict = summary::disk_standing(&status.conditions, node, node_ready);
+    status.conditions = ready(&status.conditions, verdict, disk.metadata.generation);
+    Ok(ctx.commit(&Api::all(ctx.client.clone()), &*disk, &status).await?)
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    node.metadata.deletion_timestamp.is_none() && conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// Labels of a disk's node, for the reservations that select by them.
+pub(super) fn node_labels(ctx: &Context, disk: &NodeDisk) -> Option<std::collections::BTreeMap<String, String>> {
+    named(&ctx.stores.nodes, &disk.spec.node_name).map(|node| node.labels().clone())
+}

@@ -1,0 +1,37 @@
+//! The controller: watches, and the glue between what was decided and the API server.
+//!
+//! One file per kind. Each gathers what its decision looks at from the caches, asks `plan`, and commits what that
+//! says; the status is written last. A reconcile that meets a conflict simply comes again.
+
+mod claim;
+mod context;
+mod destroy;
+mod disk;
+mod persistent;
+mod reservation;
+mod role;
+mod run;
+mod subscription;
+mod volume;
+
+pub use context::Stores;
+pub use run::{Options, run};
+
+use crate::cluster;
+
+/// Why a reconcile did not finish; it comes again, with back-off.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Reading or writing the API server failed.
+    #[error(transparent)]
+    Cluster(#[from] cluster::Error),
+}
+
+impl Error {
+    /// Name of what went wrong, for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Cluster(error) => error.label(),
+        }
+    }
+}

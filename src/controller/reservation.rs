@@ -1,0 +1,138 @@
+//! Reservations: RESERVE and UNRESERVE (R1, R6).
+//!
+//! The ledger in the `NodeDisk` decides. The line there is written before the reservation says that it stands, and
+//! carries its UID: whoever dies in between finds the line when he comes back.
+
+use std::sync::Arc;
+
+use kube::{Api, ResourceExt};
+
+use crate::api::condition::{Verdict, reason};
+use crate::api::{
+    CONTROLLER_MANAGER, DiskReservation, DiskReservationStatus, NodeDisk, NodeDiskStatus, ReservationPhase, Size,
+};
+use crate::cluster;
+use crate::plan::{ledger, release, reserve};
+
+use super::Error;
+use super::context::{Context, ready};
+use super::disk::node_labels;
+
+pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) -> Result<(), Error> {
+    let api: Api<DiskReservation> = Api::all(ctx.client.clone());
+    if reservation.metadata.deletion_timestamp.is_some() {
+        return unreserve(&api, &reservation, ctx).await;
+    }
+    if !cluster::finalizer_present(&*reservation) {
+        return Ok(cluster::set_finalizer(&api, &*reservation, true).await?);
+    }
+    let mut status = reservation.status.clone().unwrap_or_default();
+    let verdict = match take(&reservation, ctx).await? {
+        Ok(disk) => {
+            let size = reservation.spec.size.bytes().unwrap_or_default();
+            status.phase = ReservationPhase::Reserved;
+            status.node_disk = Some(disk.name_any());
+            status.node_name = Some(disk.spec.node_name.clone());
+            status.size = Some(Size::from_bytes(size));
+            status.used = Some(Size::from_bytes(ledger::total(&status.volumes)));
+            status.free = Some(Size::from_bytes(ledger::free(&status.volumes, size)));
+            Verdict::yes(reason::READY, format!("{} of {} are the role's", reservation.spec.size, disk.name_any()))
+        }
+        Err(why) => {
+            status.phase = ReservationPhase::Pending;
+            why
+        }
+    };
+    status.conditions = ready(&status.conditions, verdict, reservation.metadata.generation);
+    Ok(ctx.commit(&api, &*reservation, &status).await?)
+}
+
+/// The disk whose ledger has the reservation, which this puts there if none has it yet.
+async fn take(reservation: &DiskReservation, ctx: &Context) -> Result<Result<Arc<NodeDisk>, Verdict>, Error> {
+    let disks = ctx.stores.disks.state();
+    let uid = reservation.uid().unwrap_or_default();
+    let has = |disk: &NodeDisk| disk.status.iter().any(|s| s.reservations.iter().any(|r| r.uid == uid));
+    if let Some(disk) = disks.iter().find(|disk| has(disk)) {
+        return Ok(Ok(disk.clone()));
+    }
+    if let Some(disk) = reservation.status.as_ref().and_then(|s| s.node_disk.clone()) {
+        // It stood there: it is never moved, whatever became of that disk.
+        return Ok(settled(disks, &disk));
+    }
+    let entry = match reserve::entry(reservation) {
+        Ok(entry) => entry,
+        Err(why) => return Ok(Err(why)),
+    };
+    let labels: Vec<_> = disks.iter().map(|disk| node_labels(ctx, disk)).collect();
+    let candidates: Vec<_> = disks
+        .iter()
+        .zip(&labels)
+        .map(|(disk, labels)| reserve::Candidate { disk, node_labels: labels.as_ref() })
+        .collect();
+    let name = match reserve::choose(reservation, &candidates) {
+        Ok(disk) => disk.name_any(),
+        Err(why) => return Ok(Err(why)),
+    };
+    let api: Api<NodeDisk> = Api::all(ctx.client.clone());
+    let taken = cluster::update(&api, &name, CONTROLLER_MANAGER, |disk| {
+        let status = disk.status.clone().unwrap_or_default();
+        let reservations = ledger::take(&status.reservations, reserve::allocatable(disk), entry.clone())?;
+        Ok::<_, ledger::Shortfall>(Some(with_ledger(disk, NodeDiskStatus { reservations, ..status })))
+    })
+    .await?;
+    Ok(match taken {
+        Some(Ok(())) => settled(disks, &name),
+        Some(Err(short)) => Err(Verdict::no(
+            reason::NOT_ENOUGH_ROOM,
+            format!("{name} has {} free, {} too little; it is served when room appears", Size::from_bytes(short.free), Size::from_bytes(short.missing)),
+        )),
+        None => Err(Verdict::no(reason::NO_SUCH_DISK, format!("NodeDisk {name} has just gone; another is looked for"))),
+    })
+}
+
+fn settled(disks: Vec<Arc<NodeDisk>>, name: &str) -> Result<Arc<NodeDisk>, Verdict> {
+    disks.into_iter().find(|disk| disk.name_any() == name).ok_or_else(|| {
+        Verdict::no(reason::NO_SUCH_DISK, format!("NodeDisk {name} is not there any more; what is on the disk stays on it"))
+    })
+}
+
+/// The disk's status with its sums as the ledger has them, so that both change in one write.
+fn with_ledger(disk: &NodeDisk, status: NodeDiskStatus) -> NodeDiskStatus {
+    NodeDiskStatus {
+        reserved: Some(Size::from_bytes(ledger::total(&status.reservations))),
+        free: Some(Size::from_bytes(ledger::free(&status.reservations, reserve::allocatable(disk)))),
+        ..status
+    }
+}
+
+async fn unreserve(api: &Api<DiskReservation>, reservation: &DiskReservation, ctx: &Context) -> Result<(), Error> {
+    if !cluster::finalizer_present(reservation) {
+        return Ok(());
+    }
+    let before = reservation.status.clone().unwrap_or_default();
+    if let Some(why) = release::reservation_held(&before) {
+        let conditions = ready(&before.conditions, why, reservation.metadata.generation);
+        let status = DiskReservationStatus { phase: ReservationPhase::Releasing, conditions, ..before };
+        return Ok(ctx.commit(api, reservation, &status).await?);
+    }
+    // The finalizer goes only from the very object that was seen empty, and no volume is put into one that is being
+    // deleted; the credit comes first, so that a reservation that is gone never weighs on its disk.
+    let uid = reservation.uid().unwrap_or_default();
+    let current = cluster::get(api, &reservation.name_any()).await?;
+    if current.as_ref().and_then(ResourceExt::resource_version) != reservation.resource_version() {
+        return Err(cluster::Error::Conflict(format!("DiskReservation {}", reservation.name_any())).into());
+    }
+    for disk in ctx.stores.disks.state() {
+        let disks: Api<NodeDisk> = Api::all(ctx.client.clone());
+        let holds = |disk: &NodeDisk| disk.status.iter().any(|s| s.reservations.iter().any(|r| r.uid == uid));
+        if holds(&disk) || before.node_disk.as_deref() == Some(&disk.name_any()) {
+            let _ = cluster::update(&disks, &disk.name_any(), CONTROLLER_MANAGER, |disk| {
+                let status = disk.status.clone().unwrap_or_default();
+                let reservations = ledger::credit(&status.reservations, &uid);
+                Ok::<_, ()>(Some(with_ledger(disk, NodeDiskStatus { reservations, ..status })))
+            })
+            .await?;
+        }
+    }
+    Ok(cluster::set_finalizer(api, reservation, false).await?)
+}

@@ -1,0 +1,122 @@
+//! Volumes: CREATE, and how they stand (V1, V6, X1).
+
+use std::sync::Arc;
+
+use kube::{Api, ResourceExt};
+
+use crate::api::condition::{Verdict, reason};
+use crate::api::{
+    CONTROLLER_MANAGER, DiskReservation, DiskReservationStatus, SharedPersistentVolume, SharedPersistentVolumeStatus,
+    Size, UidRef, VolumePhase,
+};
+use crate::cluster;
+use crate::plan::{LISTED_PODS, create, ledger};
+
+use super::Error;
+use super::context::{Context, named, ready, refs};
+use super::destroy;
+
+pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context) -> Result<(), Error> {
+    let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
+    if volume.metadata.deletion_timestamp.is_some() {
+        return destroy::reconcile(&api, &volume, ctx).await;
+    }
+    if !cluster::finalizer_present(&*volume) {
+        return Ok(cluster::set_finalizer(&api, &*volume, true).await?);
+    }
+    let mut status = volume.status.clone().unwrap_or_default();
+    status.access = Some(if volume.spec.shared.is_some() { "Shared" } else { "Exclusive" }.to_owned());
+    if status.reservation.is_none() {
+        let verdict = match take(&volume, ctx).await? {
+            Ok(reservation) => {
+                let held = reservation.status.clone().unwrap_or_default();
+                status.phase = VolumePhase::Creating;
+                status.size = Some(create::entry(&volume).map_or_else(|_| volume.spec.size.clone(), |e| e.size));
+                status.node_name = held.node_name;
+                status.node_disk = held.node_disk;
+                status.reservation =
+                    Some(UidRef { name: reservation.name_any(), uid: reservation.uid().unwrap_or_default() });
+                create::standing(&with_status(&volume, &status), Some(&[])).1
+            }
+            Err(why) => {
+                status.phase = VolumePhase::Pending;
+                why
+            }
+        };
+        status.conditions = ready(&status.conditions, verdict, volume.metadata.generation);
+        return Ok(ctx.commit(&api, &*volume, &status).await?);
+    }
+    count_users(&mut status, ctx);
+    let disk = status.node_disk.as_deref().and_then(|name| named(&ctx.stores.disks, name));
+    let conditions = disk.as_ref().and_then(|d| d.status.as_ref()).map(|s| &s.conditions[..]);
+    let (phase, verdict) = create::standing(&volume, conditions);
+    status.phase = phase;
+    status.conditions = ready(&status.conditions, verdict, volume.metadata.generation);
+    Ok(ctx.commit(&api, &*volume, &status).await?)
+}
+
+/// Writes who uses the volume into its status: what admission looks at when somebody deletes it (X1).
+pub(super) fn count_users(status: &mut SharedPersistentVolumeStatus, ctx: &Context) {
+    let mut users = ctx.users(&status.claims);
+    users.sort();
+    status.claim_count = status.claims.len() as u32;
+    status.user_count = users.len() as u32;
+    users.truncate(LISTED_PODS);
+    status.users = users;
+}
+
+fn with_status(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus) -> SharedPersistentVolume {
+    SharedPersistentVolume { status: Some(status.clone()), ..volume.clone() }
+}
+
+/// The reservation whose ledger has the volume, which this puts there if none has it yet.
+async fn take(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Result<Arc<DiskReservation>, Verdict>, Error> {
+    let reservations = ctx.stores.reservations.state();
+    let uid = volume.uid().unwrap_or_default();
+    if let Some(found) = reservations.iter().find(|r| holds(r, &uid)) {
+        return Ok(Ok(found.clone()));
+    }
+    let entry = match create::entry(volume) {
+        Ok(entry) => entry,
+        Err(why) => return Ok(Err(why)),
+    };
+    let name = match create::choose(volume, &refs(&reservations)) {
+        Ok(reservation) => reservation.name_any(),
+        Err(why) => return Ok(Err(why)),
+    };
+    let api: Api<DiskReservation> = Api::all(ctx.client.clone());
+    let taken = cluster::update(&api, &name, CONTROLLER_MANAGER, |reservation| {
+        // Decided again on what is there now: the cache may be old.
+        create::choose(volume, &[reservation])?;
+        let status = reservation.status.clone().unwrap_or_default();
+        let size = status.size.as_ref().map_or(0, Size::bytes_or_zero);
+        let volumes = ledger::take(&status.volumes, size, entry.clone())
+            .map_err(|short| Verdict::no(reason::RESERVATION_FULL, format!("{name} has {} left", Size::from_bytes(short.free))))?;
+        Ok(Some(with_ledger(DiskReservationStatus { volumes, ..status })))
+    })
+    .await?;
+    Ok(match taken {
+        Some(Ok(())) => reservations.into_iter().find(|r| r.name_any() == name).ok_or_else(gone),
+        Some(Err(why)) => Err(why),
+        None => Err(gone()),
+    })
+}
+
+fn gone() -> Verdict {
+    Verdict::no(reason::NO_RESERVATION, "the reservation has just gone; another is looked for")
+}
+
+/// Whether the reservation's ledger has the volume.
+pub(super) fn holds(reservation: &DiskReservation, uid: &str) -> bool {
+    reservation.status.iter().any(|s| s.volumes.iter().any(|v| v.uid == uid))
+}
+
+/// The reservation's status with its sums as the ledger has them, so that both change in one write.
+pub(super) fn with_ledger(status: DiskReservationStatus) -> DiskReservationStatus {
+    let size = status.size.as_ref().map_or(0, Size::bytes_or_zero);
+    DiskReservationStatus {
+        used: Some(Size::from_bytes(ledger::total(&status.volumes))),
+        free: Some(Size::from_bytes(ledger::free(&status.volumes, size))),
+        ..status
+    }
+}
