@@ -1,3 +1,7 @@
-//! Reservoir.
+//! Reservoir: Apache Mesos' shared persistent volumes for Kubernetes.
+//!
+//! Dependencies point one way: `main` → `controller`, `agent`, `csi` → `cluster`, `host` → `plan` → `api`.
 
+pub mod api;
 pub mod csi;
+pub mod plan;

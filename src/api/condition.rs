@@ -1,0 +1,157 @@
+//! Condition types, their reasons, and how a condition changes (T1).
+//!
+//! Every kind has the condition [`READY`]: `kubectl wait --for=condition=Ready` works on each. A message is one
+//! sentence and says the next step where there is one.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+/// The object is what its spec asks for and can be used.
+pub const READY: &str = "Ready";
+/// The agent's word on a disk: it can be reached, is ours, and has the room that it promised.
+pub const DISK_HEALTHY: &str = "DiskHealthy";
+/// The agent's word on a volume: its bytes are there, formatted and can be mounted.
+pub const BACKED: &str = "Backed";
+
+/// Reasons, each used by exactly one situation.
+pub mod reason {
+    /// All is as the spec asks.
+    pub const READY: &str = "Ready";
+    /// The spec holds something that cannot be understood or is not allowed; the message names the field.
+    pub const INVALID: &str = "Invalid";
+
+    /// Disk: the node's agent has not yet said that the disk is healthy.
+    pub const AGENT_SILENT: &str = "AgentSilent";
+    /// Disk: its node is not Ready or is not there; nothing is released because of that (D4).
+    pub const NODE_UNREACHABLE: &str = "NodeUnreachable";
+    /// Disk: the agent refuses it; the message says why.
+    pub const DISK_REFUSED: &str = "DiskRefused";
+    /// Disk: the file system no longer has the room that was promised, because others filled it.
+    pub const SPACE_TAKEN: &str = "SpaceTaken";
+    /// Disk: the agent found it healthy.
+    pub const DISK_HEALTHY: &str = "DiskHealthy";
+
+    /// Reservation: no disk that it may use has enough room; the message says how much is missing where (R1).
+    pub const NOT_ENOUGH_ROOM: &str = "NotEnoughRoom";
+    /// Reservation: no disk fits its `nodeDisk`, `nodeName` or `nodeSelector`.
+    pub const NO_SUCH_DISK: &str = "NoSuchDisk";
+    /// Reservation: being deleted, and a volume still lives in it (R6).
+    pub const HAS_VOLUMES: &str = "HasVolumes";
+
+    /// Volume: no reservation of its role, or of an ancestor, exists (S2).
+    pub const NO_RESERVATION: &str = "NoReservation";
+    /// Volume: reservations of its role exist, none has that many bytes left (V1).
+    pub const RESERVATION_FULL: &str = "ReservationFull";
+    /// Volume: the node's agent is allocating and formatting it.
+    pub const CREATING: &str = "Creating";
+    /// Volume: its bytes are there and it can be mounted.
+    pub const BACKED: &str = "Backed";
+    /// Volume: the node could not make or open it; the message says why.
+    pub const BACKING_FAILED: &str = "BackingFailed";
+    /// Volume: it was made once, and its bytes are not on the disk any more; they are never made again over it.
+    pub const BACKING_LOST: &str = "BackingLost";
+    /// Volume: being destroyed; the message says what that waits for.
+    pub const DESTROYING: &str = "Destroying";
+
+    /// Claim: no subscription in its namespace covers the role (O1).
+    pub const NO_SUBSCRIPTION: &str = "NoSubscription";
+    /// Claim: the subscription does not have the capability `SHARED_RESOURCES` (O3).
+    pub const NO_CAPABILITY: &str = "NoCapability";
+    /// Claim: the volume it names does not exist.
+    pub const NO_SUCH_VOLUME: &str = "NoSuchVolume";
+    /// Claim: no volume on offer to the namespace fits its selector.
+    pub const NO_MATCH: &str = "NoMatch";
+    /// Claim: the volume that it names is not ready yet or sits on an unreachable node.
+    pub const VOLUME_NOT_READY: &str = "VolumeNotReady";
+    /// Claim: the volume is being destroyed (O6).
+    pub const VOLUME_DESTROYING: &str = "VolumeDestroying";
+    /// Claim: the exclusive volume is held by another claim, which the message names (C3).
+    pub const VOLUME_HELD: &str = "VolumeHeld";
+    /// Claim: bound on both sides, and its PersistentVolumeClaim is there.
+    pub const BOUND: &str = "Bound";
+    /// Claim: bound, and the PersistentVolume and PersistentVolumeClaim are still being bound.
+    pub const BINDING: &str = "Binding";
+    /// Claim: a PersistentVolumeClaim of its name exists that Reservoir did not make; it is left alone.
+    pub const NAME_TAKEN: &str = "NameTaken";
+    /// Claim: the volume that it was bound to is gone; the binding is never moved to another one (C7).
+    pub const VOLUME_LOST: &str = "VolumeLost";
+    /// Claim: being deleted, and pods that the message names still use it (C6).
+    pub const IN_USE: &str = "InUse";
+    /// Claim: being deleted, nothing uses it any more.
+    pub const RELEASING: &str = "Releasing";
+
+    /// Subscription: its offers are there.
+    pub const SUBSCRIBED: &str = "Subscribed";
+    /// Offer: what it lists can be claimed now.
+    pub const OFFERED: &str = "Offered";
+    /// Role: another VolumeRole object speaks for the same role; the older one counts.
+    pub const ROLE_TAKEN: &str = "RoleTaken";
+}
+
+/// What a condition is to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// `True` or `False`.
+    pub ok: bool,
+    /// One of [`reason`].
+    pub reason: &'static str,
+    /// One sentence.
+    pub message: String,
+}
+
+impl Verdict {
+    /// A condition that holds.
+    pub fn yes(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { ok: true, reason, message: message.into() }
+    }
+
+    /// A condition that does not hold.
+    pub fn no(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { ok: false, reason, message: message.into() }
+    }
+}
+
+/// Sets condition `type_` to `verdict`. Times move only when the status flips, so that nothing is written when
+/// only time has passed.
+pub fn set(
+    conditions: &mut Vec<Condition>,
+    type_: &str,
+    verdict: Verdict,
+    generation: Option<i64>,
+    now: Timestamp,
+) {
+    let status = if verdict.ok { "True" } else { "False" };
+    let index = match conditions.iter().position(|c| c.type_ == type_) {
+        Some(index) => index,
+        None => {
+            conditions.push(Condition {
+                type_: type_.to_owned(),
+                status: String::new(),
+                reason: String::new(),
+                message: String::new(),
+                last_transition_time: Time(now),
+                observed_generation: None,
+            });
+            conditions.len() - 1
+        }
+    };
+    let condition = &mut conditions[index];
+    if condition.status != status {
+        // Kubernetes stores whole seconds: anything finer would read back as a difference for ever.
+        condition.last_transition_time = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
+    }
+    condition.status = status.to_owned();
+    condition.reason = verdict.reason.to_owned();
+    condition.message = verdict.message;
+    condition.observed_generation = generation;
+}
+
+/// Finds a condition.
+pub fn get<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|c| c.type_ == type_)
+}
+
+/// Whether a condition is there and `True`.
+pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
+    get(conditions, type_).is_some_and(|c| c.status == "True")
+}

@@ -1,0 +1,96 @@
+//! `NodeDisk`: one disk of one node (D1).
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{LedgerEntry, Size};
+
+/// What a disk is and where; written by the agent of its node.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "reservoir.dev",
+    version = "v1alpha1",
+    kind = "NodeDisk",
+    plural = "nodedisks",
+    shortname = "nd",
+    category = "reservoir",
+    status = "NodeDiskStatus",
+    derive = "PartialEq",
+    doc = "One disk of one node: what it has, what is reserved on it and for whom. Made by the node's agent.",
+    selectable = ".spec.nodeName",
+    printcolumn(name = "Node", type_ = "string", json_path = ".spec.nodeName"),
+    printcolumn(name = "Kind", type_ = "string", json_path = ".spec.kind"),
+    printcolumn(name = "Backing", type_ = "string", json_path = ".spec.backing", priority = 1),
+    printcolumn(name = "Capacity", type_ = "string", json_path = ".status.capacity"),
+    printcolumn(name = "System", type_ = "string", json_path = ".status.systemReserved", priority = 1),
+    printcolumn(name = "Allocatable", type_ = "string", json_path = ".status.allocatable"),
+    printcolumn(name = "Reserved", type_ = "string", json_path = ".status.reserved"),
+    printcolumn(name = "Free", type_ = "string", json_path = ".status.free"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeDiskSpec {
+    /// Name of the node that the disk is in now.
+    pub node_name: String,
+    /// Name of the disk in the agent's configuration.
+    pub disk_name: String,
+    /// Identity of the disk, stored on the disk itself; it decides whose volumes these are (D3).
+    #[schemars(rename = "diskID")]
+    #[serde(rename = "diskID")]
+    pub disk_id: String,
+    /// What is handed out of it.
+    pub kind: DiskKind,
+    /// How volumes are made on it, and so how their size is enforced.
+    pub backing: BackingKind,
+    /// Where it is on the node.
+    pub path: String,
+}
+
+/// What kind of thing a disk is (D1, D2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DiskKind {
+    /// A directory on a file system; divisible.
+    Path,
+}
+
+/// How volumes are made on a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum BackingKind {
+    /// One preallocated file per volume with a file system of its own: a hard limit on any kernel.
+    Loop,
+}
+
+/// What is known of a disk.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeDiskStatus {
+    /// Size of the disk (agent).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Size>,
+    /// Held back for the system (agent).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_reserved: Option<Size>,
+    /// Capacity less what is held back: the sum of all reservations never exceeds it (S1; agent).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allocatable: Option<Size>,
+    /// The ledger: every reservation on this disk. This list, changed by compare-and-swap, decides R1 (controller).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reservations: Vec<LedgerEntry>,
+    /// Sum of the ledger (controller).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reserved: Option<Size>,
+    /// Allocatable less reserved (controller).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub free: Option<Size>,
+    /// `Ready` (controller) and `DiskHealthy` (agent).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}

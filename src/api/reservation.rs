@@ -1,0 +1,119 @@
+//! `DiskReservation`: bytes of one disk, for one role (R1).
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{LedgerEntry, Size};
+
+/// What is to be reserved.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "reservoir.dev",
+    version = "v1alpha1",
+    kind = "DiskReservation",
+    plural = "diskreservations",
+    shortname = "dr",
+    category = "reservoir",
+    status = "DiskReservationStatus",
+    derive = "PartialEq",
+    doc = "Bytes of one disk, reserved for one role: atomically, and never more than is free.",
+    printcolumn(name = "Role", type_ = "string", json_path = ".spec.role"),
+    printcolumn(name = "Node", type_ = "string", json_path = ".status.nodeName"),
+    printcolumn(name = "Disk", type_ = "string", json_path = ".status.nodeDisk", priority = 1),
+    printcolumn(name = "Size", type_ = "string", json_path = ".spec.size"),
+    printcolumn(name = "Used", type_ = "string", json_path = ".status.used"),
+    printcolumn(name = "Free", type_ = "string", json_path = ".status.free"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = Rule::new("[has(self.nodeDisk), has(self.nodeName), has(self.nodeSelector)].filter(b, b).size() <= 1")
+        .message("give at most one of nodeDisk, nodeName and nodeSelector"),
+    validation = Rule::new("has(self.nodeDisk) == has(oldSelf.nodeDisk) && has(self.nodeName) == has(oldSelf.nodeName) && has(self.nodeSelector) == has(oldSelf.nodeSelector)")
+        .message("where a reservation is cannot be changed: delete it and reserve anew")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskReservationSpec {
+    /// Role that the bytes are for; its sub-roles may use them too (R3).
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(
+        validation = Rule::new(super::role::RULE).message(super::role::MESSAGE),
+        validation = Rule::new("self == oldSelf").message("the role of a reservation cannot be changed: delete it and reserve anew")
+    )]
+    pub role: String,
+    /// How many bytes.
+    #[x_kube(
+        validation = Rule::new(super::size::RULE).message(super::size::MESSAGE),
+        validation = Rule::new("self == oldSelf").message("the size of a reservation cannot be changed in this version: reserve more beside it, or delete it and reserve anew")
+    )]
+    pub size: Size,
+    /// Name of the NodeDisk to take them from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("where a reservation is cannot be changed: delete it and reserve anew"))]
+    pub node_disk: Option<String>,
+    /// Name of the node whose disks may serve it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("where a reservation is cannot be changed: delete it and reserve anew"))]
+    pub node_name: Option<String>,
+    /// Labels of the nodes whose disks may serve it; the controller takes the disk with the most room.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("where a reservation is cannot be changed: delete it and reserve anew"))]
+    pub node_selector: Option<BTreeMap<String, String>>,
+}
+
+/// Where a reservation stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ReservationPhase {
+    /// Not served yet; the condition says what is missing where.
+    #[default]
+    Pending,
+    /// In the ledger of its disk.
+    Reserved,
+    /// Being deleted.
+    Releasing,
+}
+
+/// What is known of a reservation; all of it is the controller's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DiskReservationStatus {
+    /// Where it stands.
+    pub phase: ReservationPhase,
+    /// The NodeDisk that it is on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_disk: Option<String>,
+    /// The node that it is on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// What was reserved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
+    /// The ledger: every volume in it. This list, changed by compare-and-swap, decides V1.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<LedgerEntry>,
+    /// Sum of the ledger.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub used: Option<Size>,
+    /// Size less used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub free: Option<Size>,
+    /// `Ready`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}

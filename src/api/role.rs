@@ -1,0 +1,82 @@
+//! Role names: paths of components (R3).
+
+/// A role name that follows R3: components joined by `/`, none of them empty, `.`, `..`, `*` or beginning
+/// with `-`, without white space. A component starts with an ASCII letter, a digit or `_`, goes on with these,
+/// `-` and `.`, and has at most 63 characters; the whole has at most 253.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Role(String);
+
+/// Why a text is not a role name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is not a role name; write components of letters, digits, `-`, `_`, `.` joined by `/`, such as eng/ml"
+)]
+pub struct RoleError(String);
+
+/// The same rule as [`Role::parse`] in CEL, for the CRDs' schemas.
+pub(super) const RULE: &str =
+    "self.matches('^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,62})*$')";
+/// [`RULE`] for a list of roles.
+pub(super) const LIST_RULE: &str =
+    "self.all(role, role.matches('^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,62})*$'))";
+/// What the API server says when [`RULE`] does not hold.
+pub(super) const MESSAGE: &str = "a role is one or more components of letters, digits, `-`, `_`, `.` joined by `/`, such as eng/ml; no component is empty or starts with `-` or `.`";
+
+impl Role {
+    /// Reads a role name.
+    pub fn parse(text: &str) -> Result<Self, RoleError> {
+        let component = |part: &str| {
+            (1..=63).contains(&part.len())
+                && part.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+        };
+        if text.len() <= 253 && text.split('/').all(component) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(RoleError(text.to_owned()))
+        }
+    }
+
+    /// Whether what is reserved for `self` may be used by `other`: the same role or a sub-role, never the reverse.
+    pub fn covers(&self, other: &Role) -> bool {
+        other.0.strip_prefix(&self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r3_names() {
+        for good in ["eng", "Eng/ML", "a/b/c", "x_1", "0", "eng/ml.v2"] {
+            assert!(Role::parse(good).is_ok(), "{good}");
+        }
+        let long = "a".repeat(254);
+        for bad in
+            ["", "*", ".", "..", "a//b", "/a", "a/", "-a", "a/-b", "a b", "a/..", "a/*", "a\n", "é", &long]
+        {
+            assert!(Role::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn r3_a_sub_role_may_use_its_ancestors_disk_and_never_the_reverse() {
+        let role = |name| Role::parse(name).unwrap();
+        assert!(role("eng").covers(&role("eng")));
+        assert!(role("eng").covers(&role("eng/ml")));
+        assert!(!role("eng/ml").covers(&role("eng")));
+        assert!(!role("eng").covers(&role("engx")));
+    }
+}

@@ -1,0 +1,185 @@
+//! Sizes in bytes, written as Kubernetes quantities.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// A number of bytes as a Kubernetes quantity (`512Mi`, `10Gi`, `1500M`, `1073741824`).
+///
+/// It keeps what was written, so that an object whose size is not a quantity can still be read, reported
+/// and refused; [`Size::bytes`] is where it is understood. The schema refuses such objects at apply time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Size(String);
+
+/// The rule of [`Size::bytes`] in CEL, for the CRDs' schemas.
+pub(super) const RULE: &str = "type(self) == int ? int(self) > 0 : isQuantity(string(self)) && quantity(string(self)).isInteger() && quantity(string(self)).isGreaterThan(quantity('0'))";
+/// What the API server says when [`RULE`] does not hold.
+pub(super) const MESSAGE: &str =
+    "a size is a whole positive number of bytes below 8Ei, or a quantity such as 512Mi or 10Gi";
+
+/// Why a [`Size`] is not a number of bytes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SizeError {
+    /// Not a number with an optional suffix.
+    #[error("`{0}` is not a size; write a number of bytes or a quantity such as 10Gi")]
+    NotAQuantity(String),
+    /// Zero, negative or a fraction of a byte.
+    #[error("`{0}` is not a whole positive number of bytes")]
+    NotPositive(String),
+    /// Larger than 2^63 - 1 bytes.
+    #[error("`{0}` is larger than the 8Ei - 1 bytes that Kubernetes can count")]
+    TooLarge(String),
+}
+
+const SUFFIXES: [(&str, u128); 12] = [
+    ("Ki", 1 << 10),
+    ("Mi", 1 << 20),
+    ("Gi", 1 << 30),
+    ("Ti", 1 << 40),
+    ("Pi", 1 << 50),
+    ("Ei", 1 << 60),
+    ("k", 1_000),
+    ("M", 1_000_000),
+    ("G", 1_000_000_000),
+    ("T", 1_000_000_000_000),
+    ("P", 1_000_000_000_000_000),
+    ("E", 1_000_000_000_000_000_000),
+];
+
+impl Size {
+    /// The size that is written for `bytes`: the largest binary unit that divides it, at most Gi.
+    pub fn from_bytes(bytes: u64) -> Self {
+        let written = ["Gi", "Mi", "Ki"].iter().zip([30, 20, 10]).find_map(|(unit, shift)| {
+            (bytes != 0 && bytes % (1 << shift) == 0).then(|| format!("{}{unit}", bytes >> shift))
+        });
+        Self(written.unwrap_or_else(|| bytes.to_string()))
+    }
+
+    /// What somebody wrote, as it is.
+    pub fn written(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text of the quantity.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The size as a whole positive number of bytes, below 2^63.
+    pub fn bytes(&self) -> Result<u64, SizeError> {
+        let bytes = self.parse()?;
+        if bytes == 0 { Err(SizeError::NotPositive(self.0.clone())) } else { Ok(bytes) }
+    }
+
+    /// The size as bytes where zero has a meaning (what is free, what is used); unreadable counts as zero.
+    pub fn bytes_or_zero(&self) -> u64 {
+        self.parse().unwrap_or(0)
+    }
+
+    fn parse(&self) -> Result<u64, SizeError> {
+        let wrong = || SizeError::NotAQuantity(self.0.clone());
+        if self.0.starts_with('-') {
+            return Err(SizeError::NotPositive(self.0.clone()));
+        }
+        let (number, unit) = SUFFIXES
+            .iter()
+            .find_map(|(suffix, unit)| self.0.strip_suffix(suffix).map(|number| (number, *unit)))
+            .unwrap_or((&self.0, 1));
+        let (number, exponent) = match number.split_once(['e', 'E']) {
+            Some((number, exponent)) if unit == 1 => (number, exponent.parse::<u32>().map_err(|_| wrong())?),
+            _ => (number, 0),
+        };
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit()) && text.len() <= 19;
+        if !digits(whole) || !digits(fraction) || (whole.is_empty() && fraction.is_empty()) || exponent > 18 {
+            return Err(wrong());
+        }
+        let too_large = || SizeError::TooLarge(self.0.clone());
+        let parse = |text: &str| if text.is_empty() { 0 } else { text.parse::<u128>().unwrap_or(u128::MAX) };
+        let unit = unit.checked_mul(10u128.pow(exponent)).ok_or_else(too_large)?;
+        let scale = 10u128.pow(fraction.len() as u32);
+        let parts = parse(fraction).checked_mul(unit).ok_or_else(too_large)?;
+        if parts % scale != 0 {
+            return Err(SizeError::NotPositive(self.0.clone()));
+        }
+        let total = parse(whole).checked_mul(unit).and_then(|b| b.checked_add(parts / scale));
+        total.filter(|b| *b <= i64::MAX as u128).map(|b| b as u64).ok_or_else(too_large)
+    }
+}
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(text) => Self(text),
+            other => Self(other.to_string()),
+        })
+    }
+}
+
+impl JsonSchema for Size {
+    fn schema_name() -> Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "x-kubernetes-int-or-string": true, "maxLength": 32 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn quantities_are_bytes() {
+        let table = [
+            ("1", 1),
+            ("1Ki", 1024),
+            ("1.5Gi", 3 << 29),
+            ("10Gi", 10 << 30),
+            ("1500M", 1_500_000_000),
+            ("2e3", 2_000),
+            ("7Ei", 7 << 60),
+        ];
+        for (text, bytes) in table {
+            assert_eq!(Size::written(text).bytes(), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_size_is_refused_with_the_reason() {
+        for text in ["", "Gi", "ten", "1 Gi", "1Gi ", "0x10", "1..2", "1GiB", "१Gi", "1\u{0}", "NaN"] {
+            assert!(matches!(Size::written(text).bytes(), Err(SizeError::NotAQuantity(_))), "{text}");
+        }
+        for text in ["0", "-1", "-5Gi", "0.1", "0Gi"] {
+            assert!(matches!(Size::written(text).bytes(), Err(SizeError::NotPositive(_))), "{text}");
+        }
+        for text in ["8Ei", "9223372036854775808", "999999999999999999E", "9e18E"] {
+            assert!(Size::written(text).bytes().is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn written_and_read_back(bytes in 1u64..=i64::MAX as u64) {
+            prop_assert_eq!(Size::from_bytes(bytes).bytes(), Ok(bytes));
+        }
+
+        #[test]
+        fn any_text_is_survived(text in ".*") {
+            let _ = Size::written(text).bytes();
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! `SharedPersistentVolume`: bytes out of a reservation that many pods may use at once (V1–V12).
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{ClaimBinding, PodRef, Size, UidRef};
+
+/// What the volume is to be.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "reservoir.dev",
+    version = "v1alpha1",
+    kind = "SharedPersistentVolume",
+    plural = "sharedpersistentvolumes",
+    shortname = "spv",
+    category = "reservoir",
+    status = "SharedPersistentVolumeStatus",
+    derive = "PartialEq",
+    doc = "A volume on one node's disk, made out of a reservation. Many pods use it at once; while one does, it cannot be destroyed.",
+    selectable = ".spec.role",
+    selectable = ".status.nodeName",
+    printcolumn(name = "Role", type_ = "string", json_path = ".spec.role"),
+    printcolumn(name = "Node", type_ = "string", json_path = ".status.nodeName"),
+    printcolumn(name = "Size", type_ = "string", json_path = ".spec.size"),
+    printcolumn(name = "Access", type_ = "string", json_path = ".status.access"),
+    printcolumn(name = "Claims", type_ = "integer", json_path = ".status.claimCount"),
+    printcolumn(name = "Users", type_ = "integer", json_path = ".status.userCount"),
+    printcolumn(
+        name = "Reservation",
+        type_ = "string",
+        json_path = ".status.reservation.name",
+        priority = 1
+    ),
+    printcolumn(name = "FS", type_ = "string", json_path = ".spec.fsType", priority = 1),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = Rule::new("has(self.shared) == has(oldSelf.shared)")
+        .message("whether a volume is shared never changes after it is created (V2): create another volume"),
+    validation = Rule::new("has(self.reservation) == has(oldSelf.reservation)")
+        .message("the reservation of a volume cannot be changed: create another volume"),
+    validation = Rule::new("self.fsType != 'xfs' || (type(self.size) == int ? int(self.size) >= 314572800 : !isQuantity(string(self.size)) || quantity(string(self.size)).compareTo(quantity('300Mi')) >= 0)")
+        .message("an xfs volume has at least 300Mi: ask for more, or for fsType ext4")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct SharedPersistentVolumeSpec {
+    /// Role that the volume belongs to.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(
+        validation = Rule::new(super::role::RULE).message(super::role::MESSAGE),
+        validation = Rule::new("self == oldSelf").message("the role of a volume cannot be changed: create another volume")
+    )]
+    pub role: String,
+    /// How many bytes it takes out of the reservation, those of its file system's own tables included.
+    #[x_kube(
+        validation = Rule::new(super::size::RULE).message(super::size::MESSAGE),
+        validation = Rule::new("type(self) == int ? int(self) >= 16777216 : !isQuantity(string(self)) || quantity(string(self)).compareTo(quantity('16Mi')) >= 0").message("a volume has at least 16Mi"),
+        validation = Rule::new("self == oldSelf").message("the size of a volume cannot be changed in this version: create another volume")
+    )]
+    pub size: Size,
+    /// Name of the reservation to take them from; without it, any that fits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("the reservation of a volume cannot be changed: create another volume"))]
+    pub reservation: Option<String>,
+    /// Present: many claims and pods use the volume at once. Absent: one claim and one pod at a time (V2).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared: Option<Shared>,
+    /// File system on it.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("the file system of a volume cannot be changed: create another volume"))]
+    pub fs_type: FsType,
+    /// What becomes of its bytes when it is destroyed (X4).
+    #[serde(default)]
+    pub erase_policy: ErasePolicy,
+}
+
+/// Marks a volume as shared, as in Mesos; it has no fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Shared {}
+
+/// File system of a volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FsType {
+    /// ext4.
+    #[default]
+    Ext4,
+    /// XFS; at least 300Mi.
+    Xfs,
+}
+
+/// How a destroyed volume's bytes go (X4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ErasePolicy {
+    /// The blocks are given back to the disk.
+    #[default]
+    Discard,
+    /// The blocks are overwritten with zeroes, then given back.
+    Zero,
+}
+
+/// Where a volume stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum VolumePhase {
+    /// Not in any reservation yet.
+    #[default]
+    Pending,
+    /// In a reservation; the node's agent is making it.
+    Creating,
+    /// Made.
+    Ready,
+    /// Deletion was accepted; the bytes are still there.
+    Destroying,
+    /// The tombstone is set: nothing can use it any more, the bytes go or are gone (S11).
+    Destroyed,
+}
+
+/// What is known of a volume.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SharedPersistentVolumeStatus {
+    /// Where it stands (controller).
+    pub phase: VolumePhase,
+    /// `Shared` or `Exclusive`, for people (controller).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access: Option<String>,
+    /// The reservation that it lives in (controller).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<UidRef>,
+    /// The NodeDisk that it is on (controller).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_disk: Option<String>,
+    /// The node that it is on; its agent makes, mounts and erases it (controller).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// Its size (controller).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
+    /// The claims that are bound to it. This list, changed by compare-and-swap, decides C1, C3 and X2 (controller).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<ClaimBinding>,
+    /// How many claims are bound to it (controller).
+    #[serde(skip_serializing_if = "is_zero")]
+    pub claim_count: u32,
+    /// The first 16 of the running and pending pods that use it (controller).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<PodRef>,
+    /// How many running and pending pods use it (controller).
+    #[serde(skip_serializing_if = "is_zero")]
+    pub user_count: u32,
+    /// How far its destruction is (controller).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destroy: Option<Destroy>,
+    /// The node's word (agent).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodePart>,
+    /// `Ready` (controller) and `Backed` (agent).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+/// The controller's side of a destruction.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Destroy {
+    /// The agent is asked to refuse new mounts and to look for those that there are.
+    pub fence: bool,
+    /// When it was decided, by compare-and-swap, that nothing uses the volume and nothing ever will (S10, S11).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tombstone: Option<Time>,
+}
+
+/// The node's side of a volume.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodePart {
+    /// What of it is on the disk.
+    pub backing: BackingState,
+    /// The agent refuses new mounts of it; on disk before it is said here.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub fenced: bool,
+    /// While fenced: some mount of it, or an entry in the agent's journal, is left.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub in_use: bool,
+    /// While fenced: the first 16 pods that have it mounted, as the agent's journal has them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mounted_by: Vec<PodRef>,
+    /// After erasing: how many bytes went back to the disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub erased: Option<Size>,
+}
+
+/// What of a volume is on its disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum BackingState {
+    /// Not made, or not whole yet.
+    #[default]
+    Absent,
+    /// Made: allocated, formatted, journalled.
+    Made,
+    /// Erased after the tombstone.
+    Erased,
+}

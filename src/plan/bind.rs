@@ -1,0 +1,194 @@
+//! ACCEPT: which volume a claim is bound to (C1–C4).
+
+use kube::ResourceExt;
+
+use crate::api::condition::{Verdict, reason};
+use crate::api::{ClaimBinding, RoleSubscription, SharedPersistentVolume, Size, VolumeClaim};
+
+use super::offer::offered;
+
+/// The claim's entry on the volume's side of the binding.
+pub fn binding(claim: &VolumeClaim) -> ClaimBinding {
+    ClaimBinding {
+        namespace: claim.namespace().unwrap_or_default(),
+        name: claim.name_any(),
+        uid: claim.uid().unwrap_or_default(),
+        mode: claim.spec.mode,
+    }
+}
+
+/// Whether the volume's side has the claim.
+pub fn is_bound(volume: &SharedPersistentVolume, claim: &VolumeClaim) -> bool {
+    let uid = claim.uid().unwrap_or_default();
+    volume.status.as_ref().is_some_and(|s| s.claims.iter().any(|b| b.uid == uid))
+}
+
+/// The volume to bind to, or why there is none now.
+///
+/// `others` are the claims that are not bound yet and may want the same volume: an exclusive one goes to the oldest (C3).
+pub fn choose<'a>(
+    claim: &VolumeClaim,
+    subscriptions: &[&RoleSubscription],
+    volumes: &[&'a SharedPersistentVolume],
+    others: &[&VolumeClaim],
+) -> Result<&'a SharedPersistentVolume, Verdict> {
+    if let Some(bound) = volumes.iter().find(|v| is_bound(v, claim)) {
+        return Ok(bound);
+    }
+    match &claim.spec.volume {
+        Some(name) => {
+            let volume = volumes.iter().find(|v| v.name_any() == *name).ok_or_else(|| {
+                Verdict::no(
+                    reason::NO_SUCH_VOLUME,
+                    format!("there is no SharedPersistentVolume {name}; the claim waits for it"),
+                )
+            })?;
+            offered(volume, subscriptions).map_err(|why| name_the_holder(why, volume))?;
+            match first_in_line(volume, claim, others) {
+                None => Ok(volume),
+                Some(first) => Err(Verdict::no(
+                    reason::VOLUME_HELD,
+                    format!("volume {name} is exclusive, and claim {} is older", binding(first)),
+                )),
+            }
+        }
+        None => {
+            let fitting = volumes.iter().filter(|v| fits(claim, v));
+            let open = fitting
+                .filter(|v| offered(v, subscriptions).is_ok() && first_in_line(v, claim, others).is_none());
+            open.min_by_key(|v| (v.spec.size.bytes_or_zero(), v.name_any())).copied().ok_or_else(|| {
+                let roles: Vec<&str> =
+                    subscriptions.iter().flat_map(|s| &s.spec.roles).map(String::as_str).collect();
+                if roles.is_empty() {
+                    Verdict::no(reason::NO_SUBSCRIPTION, "this namespace is subscribed to no role; make a RoleSubscription")
+                } else {
+                    Verdict::no(
+                        reason::NO_MATCH,
+                        "no volume on offer to this namespace fits the selector; see `kubectl get volumeoffers`",
+                    )
+                }
+            })
+        }
+    }
+}
+
+fn fits(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
+    let Some(selector) = &claim.spec.selector else { return false };
+    let labels = volume.labels();
+    selector.role.as_ref().is_none_or(|role| *role == volume.spec.role)
+        && selector.match_labels.iter().flatten().all(|(k, v)| labels.get(k) == Some(v))
+        && selector.min_size.as_ref().map_or(0, Size::bytes_or_zero) <= volume.spec.size.bytes_or_zero()
+}
+
+fn first_in_line<'a>(
+    volume: &SharedPersistentVolume,
+    claim: &VolumeClaim,
+    others: &[&'a VolumeClaim],
+) -> Option<&'a VolumeClaim> {
+    if volume.spec.shared.is_some() {
+        return None;
+    }
+    let wants = |c: &VolumeClaim| c.spec.volume.as_ref().is_some_and(|name| *name == volume.name_any());
+    let age = |c: &VolumeClaim| (c.creation_timestamp(), c.uid());
+    others
+        .iter()
+        .copied()
+        .filter(|c| c.uid() != claim.uid() && c.metadata.deletion_timestamp.is_none() && wants(c))
+        .filter(|c| age(c) < age(claim))
+        .min_by_key(|c| age(c))
+}
+
+fn name_the_holder(why: Verdict, volume: &SharedPersistentVolume) -> Verdict {
+    let holder = volume.status.as_ref().and_then(|s| s.claims.first());
+    match holder {
+        Some(holder) if why.reason == reason::VOLUME_HELD => Verdict::no(
+            reason::VOLUME_HELD,
+            format!(
+                "volume {} is exclusive and held by claim {holder}; this claim is bound when that one is deleted",
+                volume.name_any()
+            ),
+        ),
+        _ => why,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::ClaimSelector;
+    use crate::plan::testing::*;
+
+    fn pick(
+        claim: &VolumeClaim,
+        sub: &RoleSubscription,
+        vs: &[SharedPersistentVolume],
+        others: &[VolumeClaim],
+    ) -> Result<String, Verdict> {
+        let vs: Vec<_> = vs.iter().collect();
+        let others: Vec<_> = others.iter().collect();
+        choose(claim, &[sub], &vs, &others).map(|v| v.name_any())
+    }
+
+    #[test]
+    fn c1_by_name_only_what_is_offered() {
+        let sub = subscription("ns", &["eng"], true);
+        let claim = claim("ns", "c", "v");
+        assert_eq!(pick(&claim, &sub, &[ready_volume("v", "eng", true)], &[]), Ok("v".into()));
+        assert_eq!(pick(&claim, &sub, &[], &[]).unwrap_err().reason, "NoSuchVolume");
+        assert_eq!(
+            pick(&claim, &sub, &[ready_volume("v", "ops", true)], &[]).unwrap_err().reason,
+            "NoSubscription"
+        );
+    }
+
+    #[test]
+    fn c3_a_held_exclusive_volume_names_its_holder_and_the_oldest_is_next() {
+        let sub = subscription("ns", &["eng"], true);
+        let mut held = ready_volume("v", "eng", false);
+        held.status.as_mut().unwrap().claims = vec![bound_by("other", "holder", "u0")];
+        let waiting = claim("ns", "c", "v");
+        let said = pick(&waiting, &sub, std::slice::from_ref(&held), &[]).unwrap_err();
+        assert_eq!(
+            said.message,
+            "volume v is exclusive and held by claim other/holder; this claim is bound when that one is deleted"
+        );
+        let free = ready_volume("v", "eng", false);
+        let mut younger = claim("ns", "d", "v");
+        younger.metadata.creation_timestamp = later();
+        assert_eq!(
+            pick(&waiting, &sub, std::slice::from_ref(&free), &[waiting.clone(), younger.clone()]),
+            Ok("v".into())
+        );
+        assert_eq!(
+            pick(&younger, &sub, &[free], &[waiting, younger.clone()]).unwrap_err().reason,
+            "VolumeHeld"
+        );
+    }
+
+    #[test]
+    fn c1_by_selector_the_smallest_that_fits() {
+        let sub = subscription("ns", &["eng"], true);
+        let mut claim = claim("ns", "c", "v");
+        claim.spec.volume = None;
+        claim.spec.selector =
+            Some(ClaimSelector { min_size: Some(Size::written("2Gi")), ..Default::default() });
+        let sized = |name: &str, gi: u64| {
+            let mut v = ready_volume(name, "eng", true);
+            v.spec.size = Size::from_bytes(gi << 30);
+            v
+        };
+        let vs = [sized("big", 9), sized("small", 1), sized("fit", 3)];
+        assert_eq!(pick(&claim, &sub, &vs, &[]), Ok("fit".into()));
+        claim.spec.selector.as_mut().unwrap().match_labels = Some([("a".into(), "b".into())].into());
+        assert_eq!(pick(&claim, &sub, &vs, &[]).unwrap_err().reason, "NoMatch");
+    }
+
+    #[test]
+    fn s8_bound_stays_bound_whatever_changes() {
+        let mut v = ready_volume("v", "eng", true);
+        let c = claim("ns", "c", "v");
+        v.status.as_mut().unwrap().claims = vec![super::binding(&c)];
+        v.status.as_mut().unwrap().conditions.clear();
+        assert_eq!(pick(&c, &subscription("ns", &["ops"], false), &[v], &[]), Ok("v".into()));
+    }
+}

@@ -1,0 +1,195 @@
+//! CREATE: which reservation a volume is taken from, and how it stands then (V1, S2).
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
+
+use crate::api::condition::{self, BACKED, READY, Verdict, reason};
+use crate::api::{
+    BackingState, DiskReservation, LedgerEntry, ReservationPhase, Role, SharedPersistentVolume, Size,
+    VolumePhase,
+};
+
+use super::{ledger, names};
+
+/// The volume's line in the ledger of its reservation.
+pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
+    let invalid = |error: String| Verdict::no(reason::INVALID, error);
+    let role = Role::parse(&volume.spec.role).map_err(|e| invalid(e.to_string()))?;
+    let size = volume.spec.size.bytes().map_err(|e| invalid(e.to_string()))?;
+    Ok(LedgerEntry {
+        name: volume.name_any(),
+        uid: volume.uid().unwrap_or_default(),
+        role: role.to_string(),
+        size: Size::from_bytes(size),
+    })
+}
+
+/// Whether a reservation may hold volumes of `role`: it stands, and is the role's own or an ancestor's.
+fn may_hold(reservation: &DiskReservation, role: &str) -> bool {
+    let reserved = reservation.status.as_ref().is_some_and(|s| s.phase == ReservationPhase::Reserved);
+    let covers = Role::parse(&reservation.spec.role)
+        .is_ok_and(|owner| Role::parse(role).is_ok_and(|r| owner.covers(&r)));
+    reserved && covers && reservation.metadata.deletion_timestamp.is_none()
+}
+
+/// Bytes of a reservation that a new volume may take.
+pub fn free(reservation: &DiskReservation) -> u64 {
+    let Some(status) = &reservation.status else { return 0 };
+    ledger::free(&status.volumes, status.size.as_ref().map_or(0, Size::bytes_or_zero))
+}
+
+/// The reservation that the volume goes into: the named one, else of those that fit the nearest in role, and of
+/// these the fullest, so that large rooms stay whole.
+pub fn choose<'a>(
+    volume: &SharedPersistentVolume,
+    reservations: &[&'a DiskReservation],
+) -> Result<&'a DiskReservation, Verdict> {
+    let wanted = entry(volume)?;
+    let bytes = wanted.size.bytes_or_zero();
+    let named =
+        |r: &DiskReservation| volume.spec.reservation.as_ref().is_none_or(|name| *name == r.name_any());
+    let holders: Vec<&DiskReservation> =
+        reservations.iter().copied().filter(|r| named(r) && may_hold(r, &wanted.role)).collect();
+    if holders.is_empty() {
+        return Err(Verdict::no(reason::NO_RESERVATION, no_reservation(volume, reservations)));
+    }
+    let distance = |r: &DiskReservation| wanted.role.len() - r.spec.role.len();
+    holders
+        .iter()
+        .copied()
+        .filter(|r| free(r) >= bytes)
+        .min_by_key(|r| (distance(r), free(r), r.name_any()))
+        .ok_or_else(|| {
+            let lines: Vec<String> = holders
+                .iter()
+                .map(|r| format!("{} has {} left", r.name_any(), Size::from_bytes(free(r))))
+                .collect();
+            Verdict::no(
+                reason::RESERVATION_FULL,
+                format!(
+                    "{} asked for, {}; reserve more for role {} or destroy a volume in it",
+                    volume.spec.size,
+                    names(&lines, lines.len()),
+                    wanted.role
+                ),
+            )
+        })
+}
+
+fn no_reservation(volume: &SharedPersistentVolume, reservations: &[&DiskReservation]) -> String {
+    let role = &volume.spec.role;
+    let Some(name) = &volume.spec.reservation else {
+        return format!(
+            "nothing is reserved for role {role} or an ancestor of it; make a DiskReservation first"
+        );
+    };
+    match reservations.iter().find(|r| r.name_any() == *name) {
+        None => format!("there is no DiskReservation {name}; make it, or leave spec.reservation out"),
+        Some(r) if r.metadata.deletion_timestamp.is_some() => {
+            format!("DiskReservation {name} is being deleted")
+        }
+        Some(r) if may_hold(r, &r.spec.role) => {
+            format!("DiskReservation {name} is for role {}, which does not cover role {role}", r.spec.role)
+        }
+        Some(_) => format!("DiskReservation {name} is itself still waiting for room"),
+    }
+}
+
+/// How a volume that is in a reservation stands, from the node's word and the state of its disk.
+pub fn standing(
+    volume: &SharedPersistentVolume,
+    disk_conditions: Option<&[Condition]>,
+) -> (VolumePhase, Verdict) {
+    let status = volume.status.clone().unwrap_or_default();
+    let made = status.node.as_ref().is_some_and(|n| n.backing == BackingState::Made);
+    let phase = if made { VolumePhase::Ready } else { VolumePhase::Creating };
+    let disk = status.node_disk.as_deref().unwrap_or("?");
+    let disk_ready = disk_conditions.and_then(|c| condition::get(c, READY));
+    let verdict = match (disk_ready, condition::get(&status.conditions, BACKED)) {
+        (None, _) => Verdict::no(
+            reason::NODE_UNREACHABLE,
+            format!("NodeDisk {disk} is not there; the data stays on it"),
+        ),
+        (Some(c), _) if c.status != "True" => Verdict::no(
+            reason::NODE_UNREACHABLE,
+            format!("NodeDisk {disk} is not ready, the data stays on it: {}", c.message),
+        ),
+        (_, Some(c)) if c.status != "True" && c.reason == reason::BACKING_LOST => {
+            Verdict::no(reason::BACKING_LOST, c.message.clone())
+        }
+        (_, Some(c)) if c.status != "True" => Verdict::no(reason::BACKING_FAILED, c.message.clone()),
+        (_, Some(_)) if made => Verdict::yes(
+            reason::READY,
+            format!("{} on node {}", volume.spec.size, status.node_name.as_deref().unwrap_or("?")),
+        ),
+        _ => Verdict::no(
+            reason::CREATING,
+            format!("node {} is making it", status.node_name.as_deref().unwrap_or("?")),
+        ),
+    };
+    (phase, verdict)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::*;
+
+    fn pick(volume: &SharedPersistentVolume, rs: &[DiskReservation]) -> Result<String, (String, String)> {
+        let rs: Vec<&DiskReservation> = rs.iter().collect();
+        choose(volume, &rs).map(|r| r.name_any()).map_err(|v| (v.reason.to_owned(), v.message))
+    }
+
+    #[test]
+    fn v1_the_nearest_role_then_the_fullest() {
+        let rs = [
+            reserved("wide", "eng", 100, &[]),
+            reserved("own", "eng/ml", 50, &[]),
+            reserved("own-full", "eng/ml", 50, &[("v", 40)]),
+            reserved("child", "eng/ml/x", 100, &[]),
+        ];
+        assert_eq!(pick(&volume("v1", "eng/ml", 10), &rs), Ok("own-full".into()));
+        assert_eq!(pick(&volume("v1", "eng/ml", 50), &rs), Ok("own".into()));
+        assert_eq!(
+            pick(&volume("v1", "eng/ml", 60), &rs),
+            Ok("wide".into()),
+            "an ancestor's, never a sub-role's"
+        );
+    }
+
+    #[test]
+    fn v1_more_than_is_left_is_a_clear_refusal() {
+        let (reason, message) =
+            pick(&volume("v1", "eng", 10), &[reserved("r", "eng", 12, &[("v", 4)])]).unwrap_err();
+        assert_eq!(reason, "ReservationFull");
+        assert_eq!(
+            message,
+            "10Gi asked for, r has 8Gi left; reserve more for role eng or destroy a volume in it"
+        );
+    }
+
+    #[test]
+    fn s2_without_a_live_reservation_of_the_role_there_is_no_volume() {
+        let mut gone = reserved("r", "eng", 10, &[]);
+        gone.metadata.deletion_timestamp = some_time();
+        for rs in [vec![], vec![reserved("r", "ops", 10, &[])], vec![gone], vec![reservation("r", "eng", 10)]]
+        {
+            assert_eq!(pick(&volume("v1", "eng", 1), &rs).unwrap_err().0, "NoReservation");
+        }
+    }
+
+    #[test]
+    fn a_named_reservation_and_no_other() {
+        let rs = [reserved("a", "eng", 10, &[]), reserved("b", "ops", 10, &[])];
+        let mut v = volume("v1", "eng", 1);
+        for (name, said) in [
+            ("b", "DiskReservation b is for role ops, which does not cover role eng"),
+            ("c", "there is no DiskReservation c; make it, or leave spec.reservation out"),
+        ] {
+            v.spec.reservation = Some(name.into());
+            assert_eq!(pick(&v, &rs).unwrap_err(), ("NoReservation".into(), said.into()));
+        }
+        v.spec.reservation = Some("a".into());
+        assert_eq!(pick(&v, &rs), Ok("a".into()));
+    }
+}

@@ -1,0 +1,178 @@
+//! DESTROY: the next step towards a volume's end (X1–X4, S10, S11).
+//!
+//! The order is: rescind → fence → look → tombstone → erase → credit → let go. Each step is taken only when the
+//! one before is seen to be committed, so the whole can be interrupted anywhere and begun again.
+
+use crate::api::{BackingState, PodRef, SharedPersistentVolume};
+
+use super::names;
+
+/// What was seen besides the volume itself.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// An offer still lists the volume.
+    pub offered: bool,
+    /// Pods that use it, from a quorum read made after the agent reported its fence; `None` if not looked yet.
+    pub pods: Option<Vec<PodRef>>,
+    /// The ledger of its reservation still has it.
+    pub in_ledger: bool,
+}
+
+/// The next step.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Wait: something else must happen first; the sentence says what.
+    Wait(String),
+    /// Ask the agent to refuse new mounts and to look for those that there are.
+    Fence,
+    /// Read the pods that may use it, by quorum, and decide again.
+    Look,
+    /// Something uses it: let the agent allow mounts again, so that its users are not disturbed.
+    Unfence(String),
+    /// Nothing uses it and nothing ever will: commit that.
+    Tombstone,
+    /// Give the bytes back to the reservation.
+    Credit,
+    /// Remove the finalizer.
+    LetGo,
+}
+
+/// The next step for a volume whose deletion was accepted.
+pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
+    let status = volume.status.clone().unwrap_or_default();
+    let destroy = status.destroy.clone().unwrap_or_default();
+    let node = status.node.clone().unwrap_or_default();
+    let name = |what: &str| format!("{what} on node {}", status.node_name.as_deref().unwrap_or("?"));
+
+    if destroy.tombstone.is_some() || status.node_name.is_none() {
+        // Without a node no agent was ever told of it, so there is nothing to erase.
+        return match (status.node_name.is_none() || node.backing == BackingState::Erased, seen.in_ledger) {
+            (false, _) => Step::Wait(name("its bytes are being erased")),
+            (true, true) => Step::Credit,
+            (true, false) => Step::LetGo,
+        };
+    }
+    if seen.offered {
+        return Step::Wait("it is being taken out of the offers".to_owned());
+    }
+    let hold = |why: String| if destroy.fence { Step::Unfence(why) } else { Step::Wait(why) };
+    if !status.claims.is_empty() {
+        return hold(format!(
+            "it waits for claim {} to be deleted",
+            names(&status.claims, status.claims.len())
+        ));
+    }
+    if status.user_count > 0 {
+        return hold(format!("it waits for pod {} to end", names(&status.users, status.user_count as usize)));
+    }
+    if !destroy.fence {
+        return Step::Fence;
+    }
+    if !node.fenced {
+        return Step::Wait(name("it is being fenced"));
+    }
+    if node.in_use {
+        // Its pods are gone from the API, yet the kernel still has it mounted: no erasing under a lingering process.
+        let by = match node.mounted_by.is_empty() {
+            true => "a process".to_owned(),
+            false => names(&node.mounted_by, node.mounted_by.len()),
+        };
+        return Step::Wait(name(&format!("it is still mounted by {by}")));
+    }
+    match &seen.pods {
+        None => Step::Look,
+        Some(pods) if pods.is_empty() => Step::Tombstone,
+        Some(pods) => Step::Unfence(format!("it waits for pod {} to end", names(pods, pods.len()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Destroy, NodePart};
+    use crate::plan::testing::*;
+
+    struct Case {
+        fence: bool,
+        tombstone: bool,
+        node: NodePart,
+        claims: usize,
+        users: u32,
+        seen: Seen,
+    }
+
+    fn step(case: Case) -> Step {
+        let mut v = ready_volume("v", "eng", true);
+        let status = v.status.as_mut().unwrap();
+        status.destroy =
+            Some(Destroy { fence: case.fence, tombstone: case.tombstone.then(some_time).flatten() });
+        status.node = Some(case.node);
+        status.claims = (0..case.claims).map(|i| bound_by("ns", &format!("c{i}"), &i.to_string())).collect();
+        status.user_count = case.users;
+        next(&v, &case.seen)
+    }
+
+    fn quiet() -> Case {
+        let node = NodePart { backing: BackingState::Made, ..Default::default() };
+        let seen = Seen { in_ledger: true, ..Default::default() };
+        Case { fence: false, tombstone: false, node, claims: 0, users: 0, seen }
+    }
+
+    fn fenced(case: Case) -> Case {
+        Case { fence: true, node: NodePart { fenced: true, ..case.node }, ..case }
+    }
+
+    #[test]
+    fn x_the_order_of_a_destruction() {
+        assert_eq!(
+            step(Case { seen: Seen { offered: true, ..quiet().seen }, ..quiet() }),
+            Step::Wait("it is being taken out of the offers".into())
+        );
+        assert_eq!(step(quiet()), Step::Fence);
+        assert!(matches!(step(Case { fence: true, ..quiet() }), Step::Wait(_)));
+        assert_eq!(step(fenced(quiet())), Step::Look);
+        let looked = |pods| Case { seen: Seen { pods: Some(pods), ..quiet().seen }, ..fenced(quiet()) };
+        assert_eq!(step(looked(vec![])), Step::Tombstone);
+        assert!(matches!(step(looked(vec![pod("ns", "p")])), Step::Unfence(_)), "X2: the user won");
+        let dead = || Case { tombstone: true, ..fenced(quiet()) };
+        assert!(matches!(step(dead()), Step::Wait(_)));
+        let erased = || NodePart { backing: BackingState::Erased, fenced: true, ..Default::default() };
+        assert_eq!(
+            step(Case { node: erased(), ..dead() }),
+            Step::Credit,
+            "X4: credited after the bytes are gone"
+        );
+        assert_eq!(step(Case { node: erased(), seen: Seen::default(), ..dead() }), Step::LetGo);
+    }
+
+    #[test]
+    fn x1_claims_and_pods_hold_it_and_lift_the_fence() {
+        for case in [Case { claims: 2, ..quiet() }, Case { users: 1, ..quiet() }] {
+            assert!(matches!(step(case), Step::Wait(_)));
+        }
+        assert_eq!(
+            step(Case { claims: 2, ..fenced(quiet()) }),
+            Step::Unfence("it waits for claim ns/c0 and ns/c1 to be deleted".into())
+        );
+    }
+
+    #[test]
+    fn x3_a_lingering_mount_holds_it_though_its_pod_is_gone() {
+        let case = fenced(quiet());
+        let node = NodePart { in_use: true, mounted_by: vec![pod("ns", "p")], ..case.node.clone() };
+        assert_eq!(step(Case { node, ..case }), Step::Wait("it is still mounted by ns/p on node n1".into()));
+    }
+
+    #[test]
+    fn s11_after_the_tombstone_nothing_brings_it_back() {
+        let case = Case { tombstone: true, claims: 1, users: 3, ..fenced(quiet()) };
+        assert!(matches!(step(case), Step::Wait(said) if said.contains("erased")));
+    }
+
+    #[test]
+    fn a_volume_that_no_agent_was_told_of_just_goes() {
+        let v = volume("v", "eng", 1);
+        assert_eq!(next(&v, &Seen { in_ledger: true, ..Default::default() }), Step::Credit);
+        assert_eq!(next(&v, &Seen::default()), Step::LetGo);
+    }
+}

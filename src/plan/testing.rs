@@ -1,0 +1,167 @@
+//! Objects for the tables of the decisions' tests. Sizes are in Gi; a name is a UID too.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use crate::api::condition::{self, BACKED, DISK_HEALTHY, READY, Verdict};
+use crate::api::*;
+
+pub fn some_time() -> Option<Time> {
+    Some(Time(Timestamp::UNIX_EPOCH))
+}
+
+pub fn later() -> Option<Time> {
+    Some(Time(Timestamp::from_second(60).unwrap()))
+}
+
+pub fn gi(n: u64) -> Size {
+    Size::from_bytes(n << 30)
+}
+
+pub fn set_ready(conditions: &mut Vec<Condition>, ok: bool) {
+    condition::set(
+        conditions,
+        READY,
+        Verdict { ok, reason: "Test", message: "said".into() },
+        None,
+        Timestamp::UNIX_EPOCH,
+    );
+}
+
+fn set_true(conditions: &mut Vec<Condition>, type_: &str) {
+    condition::set(conditions, type_, Verdict::yes("Test", "said"), None, Timestamp::UNIX_EPOCH);
+}
+
+fn entries(role: &str, held: &[(&str, u64)]) -> Vec<LedgerEntry> {
+    let entry = |(name, n): &(&str, u64)| LedgerEntry {
+        name: (*name).into(),
+        uid: format!("uid-{name}"),
+        role: role.into(),
+        size: gi(*n),
+    };
+    held.iter().map(entry).collect()
+}
+
+fn with_uid<K: kube::Resource>(mut object: K) -> K {
+    let meta = object.meta_mut();
+    meta.uid = meta.name.as_ref().map(|name| format!("uid-{name}"));
+    meta.creation_timestamp = some_time();
+    meta.generation = Some(1);
+    object
+}
+
+pub fn disk(name: &str, node: &str, allocatable: u64, held: &[(&str, u64)]) -> NodeDisk {
+    let mut disk = with_uid(NodeDisk::new(
+        name,
+        NodeDiskSpec {
+            node_name: node.into(),
+            disk_name: "a".into(),
+            disk_id: format!("id-{name}"),
+            kind: DiskKind::Path,
+            backing: BackingKind::Loop,
+            path: "/d".into(),
+        },
+    ));
+    let mut status = NodeDiskStatus {
+        allocatable: Some(gi(allocatable)),
+        reservations: entries("eng", held),
+        ..Default::default()
+    };
+    set_true(&mut status.conditions, DISK_HEALTHY);
+    set_ready(&mut status.conditions, true);
+    disk.status = Some(status);
+    disk
+}
+
+pub fn reservation(name: &str, role: &str, size: u64) -> DiskReservation {
+    with_uid(DiskReservation::new(
+        name,
+        DiskReservationSpec {
+            role: role.into(),
+            size: gi(size),
+            node_disk: None,
+            node_name: None,
+            node_selector: None,
+        },
+    ))
+}
+
+pub fn reserved(name: &str, role: &str, size: u64, held: &[(&str, u64)]) -> DiskReservation {
+    let mut reservation = reservation(name, role, size);
+    reservation.status = Some(DiskReservationStatus {
+        phase: ReservationPhase::Reserved,
+        node_disk: Some("n1.a".into()),
+        node_name: Some("n1".into()),
+        size: Some(gi(size)),
+        volumes: entries(role, held),
+        ..Default::default()
+    });
+    reservation
+}
+
+pub fn volume(name: &str, role: &str, size: u64) -> SharedPersistentVolume {
+    with_uid(SharedPersistentVolume::new(
+        name,
+        SharedPersistentVolumeSpec {
+            role: role.into(),
+            size: gi(size),
+            reservation: None,
+            shared: Some(Shared {}),
+            fs_type: FsType::Ext4,
+            erase_policy: ErasePolicy::Discard,
+        },
+    ))
+}
+
+pub fn ready_volume(name: &str, role: &str, shared: bool) -> SharedPersistentVolume {
+    let mut volume = volume(name, role, 1);
+    volume.spec.shared = shared.then_some(Shared {});
+    let mut status = SharedPersistentVolumeStatus {
+        phase: VolumePhase::Ready,
+        node_disk: Some("n1.a".into()),
+        node_name: Some("n1".into()),
+        size: Some(gi(1)),
+        node: Some(NodePart { backing: BackingState::Made, ..Default::default() }),
+        ..Default::default()
+    };
+    set_true(&mut status.conditions, BACKED);
+    set_ready(&mut status.conditions, true);
+    volume.status = Some(status);
+    volume
+}
+
+pub fn subscription(namespace: &str, roles: &[&str], shared: bool) -> RoleSubscription {
+    let mut subscription = RoleSubscription::new(
+        "sub",
+        RoleSubscriptionSpec {
+            roles: roles.iter().map(|r| (*r).to_owned()).collect(),
+            capabilities: if shared { vec![Capability::SharedResources] } else { vec![] },
+        },
+    );
+    subscription.metadata.namespace = Some(namespace.into());
+    with_uid(subscription)
+}
+
+pub fn claim(namespace: &str, name: &str, volume: &str) -> VolumeClaim {
+    let spec = VolumeClaimSpec { volume: Some(volume.into()), selector: None, mode: AccessMode::ReadWrite };
+    let mut claim = VolumeClaim::new(name, spec);
+    claim.metadata.namespace = Some(namespace.into());
+    with_uid(claim)
+}
+
+pub fn bound_by(namespace: &str, name: &str, uid: &str) -> ClaimBinding {
+    ClaimBinding {
+        namespace: namespace.into(),
+        name: name.into(),
+        uid: uid.into(),
+        mode: AccessMode::ReadWrite,
+    }
+}
+
+pub fn pod(namespace: &str, name: &str) -> PodRef {
+    PodRef { namespace: namespace.into(), name: name.into(), uid: format!("uid-{name}") }
+}
+
+pub fn volume_role(name: &str, role: &str) -> VolumeRole {
+    with_uid(VolumeRole::new(name, VolumeRoleSpec { role: role.into() }))
+}
