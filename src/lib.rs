@@ -3,4 +3,5 @@
 //! Dependencies point one way: `main` → `controller`, `agent`, `csi` → `cluster`, `host` → `plan` → `api`.
 
 pub mod api;
+pub mod csi;
 pub mod plan;

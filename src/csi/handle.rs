@@ -1,0 +1,119 @@
+//! The volume handle: how the kubelet names one claim's use of one volume.
+
+use std::fmt;
+use std::str::FromStr;
+
+const UUID_LENGTH: usize = 36;
+
+/// `<volume UID>.<claim UID>`: two lower-case UUIDs joined by a dot, 73 bytes (CSI allows 128).
+///
+/// Each claim has a handle of its own, also when claims share a volume, because the kubelet takes two
+/// PersistentVolumes of one handle on a node for one volume (kubernetes 105868). UIDs, not names: a volume created
+/// again under an old name is another volume (V3). A parsed handle holds hexadecimal digits, `-` and one `.`, nothing
+/// else; either UID is safe as a path component.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VolumeHandle(String);
+
+/// The text is not a handle that Reservoir gave out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a volume handle of Reservoir: expected two lower-case UUIDs joined by a dot")]
+pub struct InvalidHandle;
+
+impl VolumeHandle {
+    /// The handle of the claim with `claim_uid` on the volume with `volume_uid`.
+    ///
+    /// # Errors
+    /// [`InvalidHandle`] if either is not a lower-case UUID.
+    pub fn new(volume_uid: &str, claim_uid: &str) -> Result<Self, InvalidHandle> {
+        format!("{volume_uid}.{claim_uid}").parse()
+    }
+
+    /// The UID of the SharedPersistentVolume.
+    pub fn volume_uid(&self) -> &str {
+        &self.0[..UUID_LENGTH]
+    }
+
+    /// The UID of the VolumeClaim.
+    pub fn claim_uid(&self) -> &str {
+        &self.0[UUID_LENGTH + 1..]
+    }
+
+    /// The handle as the PersistentVolume carries it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for VolumeHandle {
+    type Err = InvalidHandle;
+
+    fn from_str(text: &str) -> Result<Self, InvalidHandle> {
+        match text.split_once('.') {
+            Some((volume, claim)) if is_uuid(volume) && is_uuid(claim) => Ok(Self(text.to_owned())),
+            _ => Err(InvalidHandle),
+        }
+    }
+}
+
+impl fmt::Display for VolumeHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.len() == UUID_LENGTH
+        && text.bytes().enumerate().all(|(position, byte)| match position {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const VOLUME: &str = "0f3c8a52-6d1e-4b7a-9c55-2e8d4f6a1b03";
+    const CLAIM: &str = "7b21de90-1c4f-4a38-8e6b-d5a09c3f7e12";
+
+    #[test]
+    fn a_handle_is_what_it_was_made_of() {
+        let handle = VolumeHandle::new(VOLUME, CLAIM).unwrap();
+        assert_eq!(handle.volume_uid(), VOLUME);
+        assert_eq!(handle.claim_uid(), CLAIM);
+        assert_eq!(handle.to_string().parse(), Ok(handle));
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        let upper = VOLUME.to_uppercase();
+        for text in [
+            String::new(),
+            ".".into(),
+            VOLUME.into(),
+            format!("{VOLUME}{CLAIM}"),
+            format!("{VOLUME}.{upper}"),
+            format!("{VOLUME}.{CLAIM}."),
+            format!("{VOLUME}.{CLAIM}\n"),
+            format!(" {VOLUME}.{CLAIM}"),
+            format!("{VOLUME}/{CLAIM}"),
+            format!("{VOLUME}.{}", &CLAIM[1..]),
+            format!("{VOLUME}.{}", CLAIM.replace('-', "0")),
+            format!("{VOLUME}.../../../../../../../../../../etc/"),
+            "é".repeat(36),
+        ] {
+            assert_eq!(text.parse::<VolumeHandle>(), Err(InvalidHandle), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_parses_is_printed_as_it_was(text in "[0-9a-f.-]{0,80}|\\PC{0,80}") {
+            if let Ok(handle) = text.parse::<VolumeHandle>() {
+                prop_assert_eq!(handle.as_str(), text);
+            }
+        }
+    }
+}

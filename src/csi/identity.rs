@@ -1,0 +1,53 @@
+//! The CSI Identity service: who this is and whether it is ready.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::calls::{Call, Observer};
+use super::proto::csi::identity_server::Identity;
+use super::proto::csi::plugin_capability::service::Type as ServiceType;
+use super::proto::csi::plugin_capability::{Service, Type};
+use super::proto::csi::{
+    GetPluginCapabilitiesRequest, GetPluginCapabilitiesResponse, GetPluginInfoRequest, GetPluginInfoResponse,
+    PluginCapability, ProbeRequest, ProbeResponse,
+};
+use super::{DRIVER_NAME, Volumes};
+
+pub(super) struct IdentityService<V> {
+    pub(super) volumes: Arc<V>,
+    pub(super) observer: Arc<dyn Observer>,
+}
+
+#[tonic::async_trait]
+impl<V: Volumes> Identity for IdentityService<V> {
+    async fn get_plugin_info(
+        &self,
+        _: Request<GetPluginInfoRequest>,
+    ) -> Result<Response<GetPluginInfoResponse>, Status> {
+        let answer = GetPluginInfoResponse {
+            name: DRIVER_NAME.to_owned(),
+            vendor_version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..Default::default()
+        };
+        Call::query("GetPluginInfo", &self.observer).answer(async { Ok(answer) }).await
+    }
+
+    async fn get_plugin_capabilities(
+        &self,
+        _: Request<GetPluginCapabilitiesRequest>,
+    ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
+        // A volume is reachable on its own node only, and the node says so in NodeGetInfo.
+        let service = Service { r#type: ServiceType::VolumeAccessibilityConstraints.into() };
+        let capabilities = vec![PluginCapability { r#type: Some(Type::Service(service)) }];
+        Call::query("GetPluginCapabilities", &self.observer)
+            .answer(async { Ok(GetPluginCapabilitiesResponse { capabilities }) })
+            .await
+    }
+
+    async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
+        Call::query("Probe", &self.observer)
+            .answer(async { Ok(ProbeResponse { ready: Some(self.volumes.ready().await) }) })
+            .await
+    }
+}

@@ -1,0 +1,184 @@
+//! The CSI Node service: pods' mounts come and go here.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status};
+
+use super::calls::{Call, Observer};
+use super::proto::csi::node_server::Node;
+use super::proto::csi::node_service_capability::rpc::Type as RpcType;
+use super::proto::csi::node_service_capability::{Rpc, Type};
+use super::proto::csi::volume_usage::Unit;
+use super::proto::csi::{
+    NodeExpandVolumeRequest, NodeExpandVolumeResponse, NodeGetCapabilitiesRequest,
+    NodeGetCapabilitiesResponse, NodeGetInfoRequest, NodeGetInfoResponse, NodeGetStorageHealthRequest,
+    NodeGetStorageHealthResponse, NodeGetVolumeHealthRequest, NodeGetVolumeHealthResponse,
+    NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse, NodePublishVolumeRequest,
+    NodePublishVolumeResponse, NodeServiceCapability, NodeStageVolumeRequest, NodeStageVolumeResponse,
+    NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse, NodeUnstageVolumeRequest,
+    NodeUnstageVolumeResponse, Topology, VolumeUsage,
+};
+use super::{Error, Stats, TOPOLOGY_KEY, Usage, Volumes, request};
+
+/// GET_VOLUME_STATS feeds the kubelet's volume metrics (M6). SINGLE_NODE_MULTI_WRITER makes a new enough kubelet tell
+/// ReadWriteOnce from ReadWriteOncePod, which otherwise arrive as one mode.
+const CAPABILITIES: [RpcType; 2] = [RpcType::GetVolumeStats, RpcType::SingleNodeMultiWriter];
+
+const NOTHING_TO_STAGE: &str = "volumes are not staged: the agent mounts each once per node by itself";
+const NOT_EXPANDED_HERE: &str =
+    "volumes are not resized through CSI: change spec.size of the SharedPersistentVolume";
+const HEALTH_IS_A_CONDITION: &str = "health is not reported through CSI: see the conditions of the \
+                                     SharedPersistentVolume and of the NodeDisk";
+
+pub(super) struct NodeService<V> {
+    pub(super) node_name: String,
+    pub(super) volumes: Arc<V>,
+    pub(super) observer: Arc<dyn Observer>,
+    /// Calls that change mounts and have not ended, whether or not their caller still waits.
+    pub(super) running: TaskTracker,
+}
+
+impl<V> NodeService<V> {
+    /// Runs `work` to its end. A handler is dropped where it stands when the kubelet hangs up; mounting half a volume
+    /// and letting go of its locks would be worse than an answer that nobody hears (M4). A panic is that call's alone,
+    /// and leaves open what is mounted (V10).
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        call: Call,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        let guarded = async {
+            tokio::spawn(work)
+                .await
+                .unwrap_or_else(|lost| Err(Error::unavailable("failed to finish the call", lost)))
+        };
+        self.running
+            .spawn(call.answer(guarded))
+            .await
+            .unwrap_or_else(|lost| Err(Error::unavailable("failed to finish the call", lost).into()))
+    }
+
+    async fn refuse<T>(&self, method: &'static str, why: &'static str) -> Result<Response<T>, Status> {
+        Call::query(method, &self.observer).answer(async { Err(Error::Unimplemented(why)) }).await
+    }
+}
+
+#[tonic::async_trait]
+impl<V: Volumes> Node for NodeService<V> {
+    async fn node_publish_volume(
+        &self,
+        request: Request<NodePublishVolumeRequest>,
+    ) -> Result<Response<NodePublishVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let call =
+            Call::change("NodePublishVolume", &request.volume_id, &request.target_path, &self.observer);
+        let volumes = Arc::clone(&self.volumes);
+        self.to_the_end(call, async move {
+            volumes.publish(request::publish(request)?).await?;
+            Ok(NodePublishVolumeResponse {})
+        })
+        .await
+    }
+
+    async fn node_unpublish_volume(
+        &self,
+        request: Request<NodeUnpublishVolumeRequest>,
+    ) -> Result<Response<NodeUnpublishVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let call =
+            Call::change("NodeUnpublishVolume", &request.volume_id, &request.target_path, &self.observer);
+        let volumes = Arc::clone(&self.volumes);
+        self.to_the_end(call, async move {
+            let (handle, target) = request::unpublish(&request)?;
+            volumes.unpublish(&handle, &target).await?;
+            Ok(NodeUnpublishVolumeResponse {})
+        })
+        .await
+    }
+
+    async fn node_get_volume_stats(
+        &self,
+        request: Request<NodeGetVolumeStatsRequest>,
+    ) -> Result<Response<NodeGetVolumeStatsResponse>, Status> {
+        Call::query("NodeGetVolumeStats", &self.observer)
+            .answer(async {
+                let (handle, path) = request::stats(request.get_ref())?;
+                let Stats { bytes, inodes } = self.volumes.stats(&handle, &path).await?;
+                let inodes = inodes.map(|inodes| usage(inodes, Unit::Inodes));
+                Ok(NodeGetVolumeStatsResponse {
+                    usage: [usage(bytes, Unit::Bytes)].into_iter().chain(inodes).collect(),
+                })
+            })
+            .await
+    }
+
+    async fn node_get_capabilities(
+        &self,
+        _: Request<NodeGetCapabilitiesRequest>,
+    ) -> Result<Response<NodeGetCapabilitiesResponse>, Status> {
+        let capability =
+            |rpc: RpcType| NodeServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: rpc.into() })) };
+        let capabilities = CAPABILITIES.map(capability).to_vec();
+        Call::query("NodeGetCapabilities", &self.observer)
+            .answer(async { Ok(NodeGetCapabilitiesResponse { capabilities }) })
+            .await
+    }
+
+    async fn node_get_info(
+        &self,
+        _: Request<NodeGetInfoRequest>,
+    ) -> Result<Response<NodeGetInfoResponse>, Status> {
+        let answer = NodeGetInfoResponse {
+            node_id: self.node_name.clone(),
+            // The scheduler need not count: the disk's size is the limit.
+            max_volumes_per_node: 0,
+            accessible_topology: Some(Topology {
+                segments: [(TOPOLOGY_KEY.to_owned(), self.node_name.clone())].into(),
+            }),
+        };
+        Call::query("NodeGetInfo", &self.observer).answer(async { Ok(answer) }).await
+    }
+
+    async fn node_stage_volume(
+        &self,
+        _: Request<NodeStageVolumeRequest>,
+    ) -> Result<Response<NodeStageVolumeResponse>, Status> {
+        self.refuse("NodeStageVolume", NOTHING_TO_STAGE).await
+    }
+
+    async fn node_unstage_volume(
+        &self,
+        _: Request<NodeUnstageVolumeRequest>,
+    ) -> Result<Response<NodeUnstageVolumeResponse>, Status> {
+        self.refuse("NodeUnstageVolume", NOTHING_TO_STAGE).await
+    }
+
+    async fn node_expand_volume(
+        &self,
+        _: Request<NodeExpandVolumeRequest>,
+    ) -> Result<Response<NodeExpandVolumeResponse>, Status> {
+        self.refuse("NodeExpandVolume", NOT_EXPANDED_HERE).await
+    }
+
+    async fn node_get_volume_health(
+        &self,
+        _: Request<NodeGetVolumeHealthRequest>,
+    ) -> Result<Response<NodeGetVolumeHealthResponse>, Status> {
+        self.refuse("NodeGetVolumeHealth", HEALTH_IS_A_CONDITION).await
+    }
+
+    async fn node_get_storage_health(
+        &self,
+        _: Request<NodeGetStorageHealthRequest>,
+    ) -> Result<Response<NodeGetStorageHealthResponse>, Status> {
+        self.refuse("NodeGetStorageHealth", HEALTH_IS_A_CONDITION).await
+    }
+}
+
+fn usage(Usage { total, used, available }: Usage, unit: Unit) -> VolumeUsage {
+    // CSI's numbers are signed and must not be negative.
+    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    VolumeUsage { total: signed(total), used: signed(used), available: signed(available), unit: unit.into() }
+}

@@ -1,0 +1,105 @@
+//! Registration with the kubelet, which watches a directory for sockets and asks each what it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+use super::calls::{Call, Observer};
+use super::proto::registration::registration_server::{Registration, RegistrationServer};
+use super::proto::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
+use super::socket::Socket;
+use super::{DRIVER_NAME, ServeConfig, ServeError};
+
+/// What the kubelet calls a CSI driver among its plugins.
+const PLUGIN_TYPE: &str = "CSIPlugin";
+
+/// The CSI versions spoken. The kubelet accepts any 1.x and compares them to tell a newer driver of the same name; this
+/// is what every driver's registrar says.
+const SUPPORTED_VERSIONS: [&str; 1] = ["1.0.0"];
+
+/// How long to wait, after a refusal, for the kubelet's own next try before the socket is made anew; doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+struct RegistrationService {
+    endpoint: String,
+    observer: Arc<dyn Observer>,
+    registered: watch::Sender<bool>,
+}
+
+#[tonic::async_trait]
+impl Registration for RegistrationService {
+    async fn get_info(&self, _: Request<InfoRequest>) -> Result<Response<PluginInfo>, Status> {
+        let info = PluginInfo {
+            r#type: PLUGIN_TYPE.to_owned(),
+            name: DRIVER_NAME.to_owned(),
+            endpoint: self.endpoint.clone(),
+            supported_versions: SUPPORTED_VERSIONS.map(str::to_owned).to_vec(),
+        };
+        Call::query("GetInfo", &self.observer).answer(async { Ok(info) }).await
+    }
+
+    async fn notify_registration_status(
+        &self,
+        request: Request<RegistrationStatus>,
+    ) -> Result<Response<RegistrationStatusResponse>, Status> {
+        let RegistrationStatus { plugin_registered, error } = request.into_inner();
+        if plugin_registered {
+            tracing::info!(driver = DRIVER_NAME, endpoint = self.endpoint, "registered with the kubelet");
+        } else {
+            tracing::error!(
+                driver = DRIVER_NAME,
+                endpoint = self.endpoint,
+                error,
+                "the kubelet refused to register the driver: no pod on this node can mount a volume until it does"
+            );
+        }
+        self.registered.send_replace(plugin_registered);
+        Call::query("NotifyRegistrationStatus", &self.observer)
+            .answer(async { Ok(RegistrationStatusResponse {}) })
+            .await
+    }
+}
+
+/// Offers the driver to the kubelet for as long as it is polled. The socket stays, so that a restarted kubelet finds it
+/// again; after a refusal that the kubelet does not take back by itself, it is made anew. Dropping this removes it.
+pub(super) async fn keep(config: &ServeConfig, observer: &Arc<dyn Observer>) -> ServeError {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let socket = match Socket::bind(&config.registration_socket).await {
+            Ok(socket) => socket,
+            Err(error) => return error,
+        };
+        let (registered, mut outcomes) = watch::channel(false);
+        let service = RegistrationService {
+            endpoint: config.kubelet_csi_socket.to_string_lossy().into_owned(),
+            observer: Arc::clone(observer),
+            registered,
+        };
+        let server =
+            Server::builder().add_service(RegistrationServer::new(service)).serve_with_incoming(socket);
+        tokio::select! {
+            ended = server => return ServeError::ended(ended),
+            () = given_up(&mut outcomes, &mut pause) => {}
+        }
+        tracing::info!(socket = %config.registration_socket.display(), "asking the kubelet to register the driver again");
+    }
+}
+
+/// Waits until the kubelet has refused the driver and has not changed its mind within the pause.
+async fn given_up(outcomes: &mut watch::Receiver<bool>, pause: &mut Duration) {
+    while outcomes.changed().await.is_ok() {
+        let registered = *outcomes.borrow_and_update();
+        if registered
+            || tokio::time::timeout(*pause, outcomes.wait_for(|registered| *registered)).await.is_ok()
+        {
+            *pause = FIRST_PAUSE;
+        } else {
+            *pause = LONGEST_PAUSE.min(*pause * 2);
+            return;
+        }
+    }
+}

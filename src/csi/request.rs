@@ -1,0 +1,164 @@
+//! From requests to validated types: every field is checked here, nothing behind this needs to.
+
+use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
+
+use super::proto::csi::volume_capability::access_mode::Mode;
+use super::proto::csi::volume_capability::{AccessMode, AccessType};
+use super::proto::csi::{
+    NodeGetVolumeStatsRequest, NodePublishVolumeRequest, NodeUnpublishVolumeRequest, VolumeCapability,
+};
+use super::{Access, Error, PodInfo, PublishRequest, VolumeHandle};
+
+/// Keys of the volume context that the kubelet adds, the pod's identity and tokens among them.
+const KUBELET_PREFIX: &str = "csi.storage.k8s.io/";
+
+/// Linux' PATH_MAX without the final NUL.
+const PATH_LIMIT: usize = 4095;
+
+pub(super) fn publish(request: NodePublishVolumeRequest) -> Result<PublishRequest, Error> {
+    // What is not named goes no further: secrets, and the contexts of services that this driver does not have.
+    let NodePublishVolumeRequest {
+        volume_id, target_path, volume_capability, readonly, volume_context, ..
+    } = request;
+    required("volume_id", &volume_id)?;
+    required("target_path", &target_path)?;
+    let capability = volume_capability.ok_or_else(|| invalid("volume_capability is missing"))?;
+
+    let access = access(&capability)?;
+    Ok(PublishRequest {
+        handle: handle(&volume_id)?,
+        target: path("target_path", &target_path)?,
+        read_only: readonly || access == Access::ReaderOnly,
+        access,
+        pod: pod(&volume_context)?,
+        volume_context: volume_context
+            .into_iter()
+            .filter(|(key, _)| !key.starts_with(KUBELET_PREFIX))
+            .collect(),
+    })
+}
+
+pub(super) fn unpublish(request: &NodeUnpublishVolumeRequest) -> Result<(VolumeHandle, PathBuf), Error> {
+    required("volume_id", &request.volume_id)?;
+    required("target_path", &request.target_path)?;
+    Ok((handle(&request.volume_id)?, path("target_path", &request.target_path)?))
+}
+
+pub(super) fn stats(request: &NodeGetVolumeStatsRequest) -> Result<(VolumeHandle, PathBuf), Error> {
+    required("volume_id", &request.volume_id)?;
+    required("volume_path", &request.volume_path)?;
+    let handle = handle(&request.volume_id)?;
+    // CSI wants "not found" for every path where the volume is not, and it is at no path that publish would refuse.
+    let path =
+        path("volume_path", &request.volume_path).map_err(|error| Error::NotFound(error.to_string()))?;
+    Ok((handle, path))
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::InvalidArgument(message.into())
+}
+
+fn required(field: &str, value: &str) -> Result<(), Error> {
+    if value.is_empty() { Err(invalid(format!("{field} is missing"))) } else { Ok(()) }
+}
+
+/// CSI's word for an ID that this driver never gave out is "not found", not "invalid".
+fn handle(text: &str) -> Result<VolumeHandle, Error> {
+    text.parse().map_err(|error| Error::NotFound(format!("volume_id is {error}")))
+}
+
+/// One spelling per place, so that whoever compares targets compares places (S16).
+fn path(field: &str, text: &str) -> Result<PathBuf, Error> {
+    let refuse = |why: &str| Err(invalid(format!("{field} {why}")));
+    let path = Path::new(text);
+    if text.len() > PATH_LIMIT {
+        return refuse("is longer than a path may be");
+    }
+    if text.contains(char::is_control) {
+        return refuse("contains a control character");
+    }
+    if !path.is_absolute() {
+        return refuse("is not an absolute path");
+    }
+    if path.components().any(|component| component == Component::ParentDir) {
+        return refuse("contains `..`");
+    }
+    if path.parent().is_none() {
+        return refuse("is the root directory");
+    }
+    Ok(path.components().collect())
+}
+
+/// What a PersistentVolume may ask for. Its mount flags are not repeated in any message: CSI counts them as sensitive.
+fn access(capability: &VolumeCapability) -> Result<Access, Error> {
+    match &capability.access_type {
+        None => return Err(invalid("volume_capability has no access type")),
+        Some(AccessType::Block(_)) => {
+            return Err(invalid(
+                "raw block volumes are not supported: set the PersistentVolume's volumeMode to Filesystem",
+            ));
+        }
+        Some(AccessType::Mount(mount)) => {
+            if !mount.fs_type.is_empty() {
+                return Err(invalid(
+                    "the filesystem type belongs to the SharedPersistentVolume: \
+                     remove csi.fsType from the PersistentVolume",
+                ));
+            }
+            if !mount.mount_flags.is_empty() {
+                return Err(invalid(
+                    "mount options belong to the SharedPersistentVolume: \
+                     remove mountOptions from the PersistentVolume",
+                ));
+            }
+            if !mount.volume_mount_group.is_empty() {
+                return Err(invalid(
+                    "volume_mount_group is set, but this driver does not have the capability VOLUME_MOUNT_GROUP",
+                ));
+            }
+        }
+    }
+    let Some(AccessMode { mode }) = capability.access_mode else {
+        return Err(invalid("volume_capability has no access mode"));
+    };
+    match Mode::try_from(mode) {
+        // SINGLE_NODE_WRITER is what a kubelet that does not know the finer modes says for ReadWriteOnce and
+        // ReadWriteOncePod alike; the stricter reading keeps M2.
+        Ok(Mode::SingleNodeWriter | Mode::SingleNodeSingleWriter) => Ok(Access::SingleWriter),
+        Ok(Mode::SingleNodeMultiWriter | Mode::MultiNodeMultiWriter) => Ok(Access::MultiWriter),
+        Ok(Mode::SingleNodeReaderOnly | Mode::MultiNodeReaderOnly) => Ok(Access::ReaderOnly),
+        Ok(Mode::MultiNodeSingleWriter) => {
+            Err(invalid("access mode MULTI_NODE_SINGLE_WRITER is not supported"))
+        }
+        Ok(Mode::Unknown) | Err(_) => Err(invalid("volume_capability has an unknown access mode")),
+    }
+}
+
+fn pod(context: &HashMap<String, String>) -> Result<PodInfo, Error> {
+    if context.get("csi.storage.k8s.io/ephemeral").is_some_and(|value| value == "true") {
+        return Err(invalid("inline volumes are not supported: use a PersistentVolumeClaim"));
+    }
+    let word = |key: &str| {
+        let value = context.get(&format!("{KUBELET_PREFIX}{key}")).map_or("", String::as_str);
+        if value.is_empty() {
+            return Err(invalid(format!(
+                "volume_context has no {KUBELET_PREFIX}{key}: \
+                 set spec.podInfoOnMount to true in the CSIDriver object csi.reservoir.dev"
+            )));
+        }
+        if is_name(value) {
+            Ok(value.to_owned())
+        } else {
+            Err(invalid(format!("{KUBELET_PREFIX}{key} is not a name")))
+        }
+    };
+    Ok(PodInfo { uid: word("pod.uid")?, namespace: word("pod.namespace")?, name: word("pod.name")? })
+}
+
+/// Whether Kubernetes could have given this name, or UID: safe to log, to compare, to put in a path.
+fn is_name(text: &str) -> bool {
+    text.len() <= 253
+        && text.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
+        && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
+}
