@@ -3,5 +3,8 @@
 //! Dependencies point one way: `main` → `controller`, `agent`, `csi` → `cluster`, `host` → `plan` → `api`.
 
 pub mod api;
+pub mod cluster;
+pub mod controller;
 pub mod csi;
 pub mod plan;
+pub mod telemetry;

@@ -108,7 +108,7 @@ async fn a_publish_reaches_the_volumes_as_it_was_meant() {
         (Mode::SingleNodeMultiWriter, false, Access::MultiWriter, false),
         (Mode::MultiNodeMultiWriter, false, Access::MultiWriter, false),
         (Mode::MultiNodeMultiWriter, true, Access::MultiWriter, true),
-        (Mode::SingleNodeReaderOnly, false, Access::ReaderOnly, true),
+        (Mode::SingleNodeReaderOnly, false, Access::ReaderOnly, false),
         (Mode::MultiNodeReaderOnly, true, Access::ReaderOnly, true),
     ]
     .into_iter()

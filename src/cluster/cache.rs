@@ -5,12 +5,11 @@ use std::fmt::Debug;
 use std::sync::{Arc, RwLock};
 
 use futures::future::BoxFuture;
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, metadata_watcher, watcher as watch};
+use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
@@ -29,30 +28,8 @@ pub fn cache<K>(api: Api<K>, config: watcher::Config, changed: impl Fn(&K) + Sen
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    follow(watch(api, config), changed)
-}
-
-/// Caches the metadata of all objects of a kind.
-pub fn cache_metadata<K>(
-    api: Api<K>,
-    config: watcher::Config,
-    changed: impl Fn(&PartialObjectMeta<K>) + Send + 'static,
-) -> Cached<PartialObjectMeta<K>>
-where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-{
-    follow(metadata_watcher(api, config), changed)
-}
-
-fn follow<K>(
-    stream: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
-    changed: impl Fn(&K) + Send + 'static,
-) -> Cached<K>
-where
-    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
-{
     let (store, writer) = reflector::store();
-    let task = stream
+    let task = watch(api, config)
         .default_backoff()
         .modify(|object| {
             object.meta_mut().managed_fields = None;
@@ -60,7 +37,9 @@ where
         .reflect(writer)
         .for_each(move |event| {
             match event {
-                Ok(Event::Apply(object) | Event::InitApply(object) | Event::Delete(object)) => changed(&object),
+                Ok(Event::Apply(object) | Event::InitApply(object) | Event::Delete(object)) => {
+                    changed(&object)
+                }
                 Ok(Event::Init | Event::InitDone) => {}
                 // The stream goes on by itself, with back-off.
                 Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted"),
@@ -126,7 +105,8 @@ impl PodIndex {
     fn retain(&self, alive: &BTreeSet<String>) -> Vec<(String, String)> {
         let mut inner = self.inner.write().unwrap_or_else(|e| e.into_inner());
         let gone: Vec<String> = inner.claims_of.keys().filter(|uid| !alive.contains(*uid)).cloned().collect();
-        let changed: BTreeSet<_> = gone.iter().filter_map(|uid| inner.claims_of.remove(uid)).flatten().collect();
+        let changed: BTreeSet<_> =
+            gone.iter().filter_map(|uid| inner.claims_of.remove(uid)).flatten().collect();
         for key in &changed {
             if let Some(pods) = inner.by_claim.get_mut(key) {
                 pods.retain(|pod| alive.contains(&pod.uid));

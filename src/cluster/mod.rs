@@ -5,9 +5,10 @@ mod events;
 mod lease;
 mod write;
 
-pub use cache::{Cached, PodIndex, cache, cache_metadata, claims_of, is_terminal, pod_ref};
+pub use cache::{Cached, PodIndex, cache, claims_of, is_terminal, pod_ref};
 pub use events::Events;
 pub use lease::lead;
 pub use write::{
-    Error, Kind, Owned, apply, create, delete, finalizer_present, get, list, namespaced, set_finalizer, update, write_status,
+    Error, Kind, Owned, apply, create, delete, finalizer_present, get, list, namespaced, set_finalizer,
+    update, write_status,
 };

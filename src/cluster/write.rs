@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 use crate::api::condition::{BACKED, DISK_HEALTHY};
 use crate::api::{
-    AGENT_MANAGER, DiskReservation, FINALIZER, NodeDisk, RoleSubscription, SharedPersistentVolume, VolumeClaim, VolumeRole,
+    AGENT_MANAGER, DiskReservation, FINALIZER, NodeDisk, RoleSubscription, SharedPersistentVolume,
+    VolumeClaim, VolumeRole,
 };
 
 /// Why something could not be read or written.
@@ -69,7 +70,9 @@ pub trait Owned: HasStatus<Status: Clone + Default + Serialize> {
             if let Some(Value::Array(conditions)) = fields.get_mut("conditions") {
                 conditions.retain(|c| (c["type"] == Self::AGENT_CONDITION) == is_agent);
             }
-            fields.retain(|key, _| key == "conditions" || Self::AGENT_FIELDS.contains(&key.as_str()) == is_agent);
+            fields.retain(|key, _| {
+                key == "conditions" || Self::AGENT_FIELDS.contains(&key.as_str()) == is_agent
+            });
         }
         part
     }
@@ -91,8 +94,14 @@ impl Owned for RoleSubscription {}
 impl Owned for VolumeRole {}
 
 /// Bounds that every kind of ours fulfils.
-pub trait Kind: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize + Send + Sync + 'static {}
-impl<K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize + Send + Sync + 'static> Kind for K {}
+pub trait Kind:
+    Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize + Send + Sync + 'static
+{
+}
+impl<K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize + Send + Sync + 'static>
+    Kind for K
+{
+}
 
 /// Writes `desired` as the manager's part of the status, if it differs from what `current` has; fails with
 /// [`Error::Conflict`] when the object is not the one that `current` is any more.
@@ -115,7 +124,9 @@ pub async fn write_status<K: Kind + Owned>(
         "status": desired,
     });
     let params = PatchParams::apply(manager).force();
-    api.patch_status(&name, &params, &Patch::Apply(&patch)).await.map_err(|e| Error::new::<K>("write the status of", &name, e))?;
+    api.patch_status(&name, &params, &Patch::Apply(&patch))
+        .await
+        .map_err(|e| Error::new::<K>("write the status of", &name, e))?;
     tracing::debug!(kind = %K::kind(&()), name, "status written");
     Ok(true)
 }
@@ -191,11 +202,13 @@ pub fn finalizer_present<K: Resource>(object: &K) -> bool {
 /// Puts our finalizer on the object or takes it off, by compare-and-swap.
 pub async fn set_finalizer<K: Kind>(api: &Api<K>, object: &K, present: bool) -> Result<(), Error> {
     let name = object.name_any();
-    let mut finalizers: Vec<String> = object.finalizers().iter().filter(|f| *f != FINALIZER).cloned().collect();
+    let mut finalizers: Vec<String> =
+        object.finalizers().iter().filter(|f| *f != FINALIZER).cloned().collect();
     if present {
         finalizers.push(FINALIZER.to_owned());
     }
-    let patch = json!({ "metadata": { "resourceVersion": object.resource_version(), "finalizers": finalizers } });
+    let patch =
+        json!({ "metadata": { "resourceVersion": object.resource_version(), "finalizers": finalizers } });
     match api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.is_not_found() && !present => Ok(()),

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use crate::api::condition::{self, READY, Verdict};
 use crate::api::{
-    CONTROLLER_MANAGER, ClaimBinding, DiskReservation, NodeDisk, PodRef, RoleSubscription, SharedPersistentVolume,
-    VolumeClaim, VolumeOffer, VolumeRole,
+    CONTROLLER_MANAGER, ClaimBinding, DiskReservation, NodeDisk, PodRef, RoleSubscription,
+    SharedPersistentVolume, VolumeClaim, VolumeOffer, VolumeRole,
 };
 use crate::cluster::{self, Events, Owned, PodIndex};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -50,7 +50,10 @@ pub struct Context {
 }
 
 /// An object of a cluster-scoped cache, by name.
-pub fn named<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>, name: &str) -> Option<Arc<K>> {
+pub fn named<K: Resource<DynamicType = ()> + Clone + 'static>(
+    store: &Store<K>,
+    name: &str,
+) -> Option<Arc<K>> {
     store.get(&kube::runtime::reflector::ObjectRef::new(name))
 }
 
@@ -68,7 +71,12 @@ pub fn ready(conditions: &[Condition], verdict: Verdict, generation: Option<i64>
 
 impl Context {
     /// Commits the controller's part of a status, if it changed, and tells of a transition.
-    pub async fn commit<K>(&self, api: &Api<K>, current: &K, desired: &K::Status) -> Result<(), cluster::Error>
+    pub async fn commit<K>(
+        &self,
+        api: &Api<K>,
+        current: &K,
+        desired: &K::Status,
+    ) -> Result<(), cluster::Error>
     where
         K: cluster::Kind + Owned,
         K::Status: Conditions,

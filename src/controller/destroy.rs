@@ -19,7 +19,7 @@ use crate::plan::ledger;
 
 use super::Error;
 use super::context::{Context, ready};
-use super::volume::{count_users, holds, with_ledger};
+use super::volume::{count_users, forget_lost_claims, holds, with_ledger};
 
 pub(super) async fn reconcile(
     api: &Api<SharedPersistentVolume>,
@@ -31,7 +31,9 @@ pub(super) async fn reconcile(
     }
     let uid = volume.uid().unwrap_or_default();
     let mut volume = volume.clone();
-    count_users(volume.status.get_or_insert_default(), ctx);
+    let status = volume.status.get_or_insert_default();
+    forget_lost_claims(status, ctx).await?;
+    count_users(status, ctx);
     let mut seen = Seen {
         offered: ctx.stores.offers.state().iter().any(|o| o.spec.volumes.iter().any(|v| v.uid == uid)),
         pods: None,
@@ -68,7 +70,8 @@ pub(super) async fn reconcile(
         status.phase = VolumePhase::Destroying;
     }
     status.destroy = Some(destroy);
-    let verdict = Verdict::no(reason::DESTROYING, format!("volume {} is being destroyed: {said}", volume.name_any()));
+    let verdict =
+        Verdict::no(reason::DESTROYING, format!("volume {} is being destroyed: {said}", volume.name_any()));
     status.conditions = ready(&status.conditions, verdict, volume.metadata.generation);
     Ok(ctx.commit(api, &volume, &status).await?)
 }
@@ -87,7 +90,11 @@ async fn pods_by_quorum(uid: &str, ctx: &Context) -> Result<Vec<PodRef>, Error> 
     for namespace in claims.iter().map(|(namespace, _)| namespace).collect::<BTreeSet<_>>() {
         let pods: Api<Pod> = Api::namespaced(ctx.client.clone(), namespace);
         let list = cluster::list(&pods, &ListParams::default()).await?;
-        users.extend(list.iter().filter(|p| !is_terminal(p) && claims_of(p).iter().any(|c| claims.contains(c))).map(pod_ref));
+        users.extend(
+            list.iter()
+                .filter(|p| !is_terminal(p) && claims_of(p).iter().any(|c| claims.contains(c)))
+                .map(pod_ref),
+        );
     }
     Ok(users)
 }

@@ -25,10 +25,14 @@ pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<(), 
 
 fn is_ready(node: &Node) -> bool {
     let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    node.metadata.deletion_timestamp.is_none() && conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+    node.metadata.deletion_timestamp.is_none()
+        && conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// Labels of a disk's node, for the reservations that select by them.
-pub(super) fn node_labels(ctx: &Context, disk: &NodeDisk) -> Option<std::collections::BTreeMap<String, String>> {
+pub(super) fn node_labels(
+    ctx: &Context,
+    disk: &NodeDisk,
+) -> Option<std::collections::BTreeMap<String, String>> {
     named(&ctx.stores.nodes, &disk.spec.node_name).map(|node| node.labels().clone())
 }

@@ -9,7 +9,8 @@ use kube::{Api, ResourceExt};
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
-    CONTROLLER_MANAGER, DiskReservation, DiskReservationStatus, NodeDisk, NodeDiskStatus, ReservationPhase, Size,
+    CONTROLLER_MANAGER, DiskReservation, DiskReservationStatus, NodeDisk, NodeDiskStatus, ReservationPhase,
+    Size,
 };
 use crate::cluster;
 use crate::plan::{ledger, release, reserve};
@@ -36,7 +37,10 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
             status.size = Some(Size::from_bytes(size));
             status.used = Some(Size::from_bytes(ledger::total(&status.volumes)));
             status.free = Some(Size::from_bytes(ledger::free(&status.volumes, size)));
-            Verdict::yes(reason::READY, format!("{} of {} are the role's", reservation.spec.size, disk.name_any()))
+            Verdict::yes(
+                reason::READY,
+                format!("{} of {} are the role's", reservation.spec.size, disk.name_any()),
+            )
         }
         Err(why) => {
             status.phase = ReservationPhase::Pending;
@@ -84,15 +88,25 @@ async fn take(reservation: &DiskReservation, ctx: &Context) -> Result<Result<Arc
         Some(Ok(())) => settled(disks, &name),
         Some(Err(short)) => Err(Verdict::no(
             reason::NOT_ENOUGH_ROOM,
-            format!("{name} has {} free, {} too little; it is served when room appears", Size::from_bytes(short.free), Size::from_bytes(short.missing)),
+            format!(
+                "{name} has {} free, {} too little; it is served when room appears",
+                Size::from_bytes(short.free),
+                Size::from_bytes(short.missing)
+            ),
         )),
-        None => Err(Verdict::no(reason::NO_SUCH_DISK, format!("NodeDisk {name} has just gone; another is looked for"))),
+        None => Err(Verdict::no(
+            reason::NO_SUCH_DISK,
+            format!("NodeDisk {name} has just gone; another is looked for"),
+        )),
     })
 }
 
 fn settled(disks: Vec<Arc<NodeDisk>>, name: &str) -> Result<Arc<NodeDisk>, Verdict> {
     disks.into_iter().find(|disk| disk.name_any() == name).ok_or_else(|| {
-        Verdict::no(reason::NO_SUCH_DISK, format!("NodeDisk {name} is not there any more; what is on the disk stays on it"))
+        Verdict::no(
+            reason::NO_SUCH_DISK,
+            format!("NodeDisk {name} is not there any more; what is on the disk stays on it"),
+        )
     })
 }
 
@@ -105,7 +119,11 @@ fn with_ledger(disk: &NodeDisk, status: NodeDiskStatus) -> NodeDiskStatus {
     }
 }
 
-async fn unreserve(api: &Api<DiskReservation>, reservation: &DiskReservation, ctx: &Context) -> Result<(), Error> {
+async fn unreserve(
+    api: &Api<DiskReservation>,
+    reservation: &DiskReservation,
+    ctx: &Context,
+) -> Result<(), Error> {
     if !cluster::finalizer_present(reservation) {
         return Ok(());
     }

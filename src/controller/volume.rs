@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
-    CONTROLLER_MANAGER, DiskReservation, DiskReservationStatus, SharedPersistentVolume, SharedPersistentVolumeStatus,
-    Size, UidRef, VolumePhase,
+    CONTROLLER_MANAGER, DiskReservation, DiskReservationStatus, SharedPersistentVolume,
+    SharedPersistentVolumeStatus, Size, UidRef, VolumePhase,
 };
 use crate::cluster;
 use crate::plan::{LISTED_PODS, create, ledger};
@@ -31,7 +32,8 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
             Ok(reservation) => {
                 let held = reservation.status.clone().unwrap_or_default();
                 status.phase = VolumePhase::Creating;
-                status.size = Some(create::entry(&volume).map_or_else(|_| volume.spec.size.clone(), |e| e.size));
+                status.size =
+                    Some(create::entry(&volume).map_or_else(|_| volume.spec.size.clone(), |e| e.size));
                 status.node_name = held.node_name;
                 status.node_disk = held.node_disk;
                 status.reservation =
@@ -46,6 +48,7 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
         status.conditions = ready(&status.conditions, verdict, volume.metadata.generation);
         return Ok(ctx.commit(&api, &*volume, &status).await?);
     }
+    forget_lost_claims(&mut status, ctx).await?;
     count_users(&mut status, ctx);
     let disk = status.node_disk.as_deref().and_then(|name| named(&ctx.stores.disks, name));
     let conditions = disk.as_ref().and_then(|d| d.status.as_ref()).map(|s| &s.conditions[..]);
@@ -53,6 +56,25 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
     status.phase = phase;
     status.conditions = ready(&status.conditions, verdict, volume.metadata.generation);
     Ok(ctx.commit(&api, &*volume, &status).await?)
+}
+
+/// Takes claims off the list whose object is gone without our having seen it go, because somebody took the
+/// finalizer off by hand: else the volume could never be destroyed. A claim that pods still use stays.
+pub(super) async fn forget_lost_claims(status: &mut SharedPersistentVolumeStatus, ctx: &Context) -> Result<(), Error> {
+    let mut kept = Vec::new();
+    for binding in std::mem::take(&mut status.claims) {
+        let key = ObjectRef::<VolumeClaim>::new(&binding.name).within(&binding.namespace);
+        let cached = ctx.stores.claims.get(&key).is_some_and(|claim| claim.uid().as_ref() == Some(&binding.uid));
+        let api: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &binding.namespace);
+        let there = cached
+            || !ctx.users(std::slice::from_ref(&binding)).is_empty()
+            || cluster::get(&api, &binding.name).await?.is_some_and(|claim| claim.uid().as_ref() == Some(&binding.uid));
+        if there {
+            kept.push(binding);
+        }
+    }
+    status.claims = kept;
+    Ok(())
 }
 
 /// Writes who uses the volume into its status: what admission looks at when somebody deletes it (X1).
@@ -65,12 +87,18 @@ pub(super) fn count_users(status: &mut SharedPersistentVolumeStatus, ctx: &Conte
     status.users = users;
 }
 
-fn with_status(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus) -> SharedPersistentVolume {
+fn with_status(
+    volume: &SharedPersistentVolume,
+    status: &SharedPersistentVolumeStatus,
+) -> SharedPersistentVolume {
     SharedPersistentVolume { status: Some(status.clone()), ..volume.clone() }
 }
 
 /// The reservation whose ledger has the volume, which this puts there if none has it yet.
-async fn take(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Result<Arc<DiskReservation>, Verdict>, Error> {
+async fn take(
+    volume: &SharedPersistentVolume,
+    ctx: &Context,
+) -> Result<Result<Arc<DiskReservation>, Verdict>, Error> {
     let reservations = ctx.stores.reservations.state();
     let uid = volume.uid().unwrap_or_default();
     if let Some(found) = reservations.iter().find(|r| holds(r, &uid)) {
@@ -90,8 +118,9 @@ async fn take(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Result<A
         create::choose(volume, &[reservation])?;
         let status = reservation.status.clone().unwrap_or_default();
         let size = status.size.as_ref().map_or(0, Size::bytes_or_zero);
-        let volumes = ledger::take(&status.volumes, size, entry.clone())
-            .map_err(|short| Verdict::no(reason::RESERVATION_FULL, format!("{name} has {} left", Size::from_bytes(short.free))))?;
+        let volumes = ledger::take(&status.volumes, size, entry.clone()).map_err(|short| {
+            Verdict::no(reason::RESERVATION_FULL, format!("{name} has {} left", Size::from_bytes(short.free)))
+        })?;
         Ok(Some(with_ledger(DiskReservationStatus { volumes, ..status })))
     })
     .await?;

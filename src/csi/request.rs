@@ -29,7 +29,7 @@ pub(super) fn publish(request: NodePublishVolumeRequest) -> Result<PublishReques
     Ok(PublishRequest {
         handle: handle(&volume_id)?,
         target: path("target_path", &target_path)?,
-        read_only: readonly || access == Access::ReaderOnly,
+        read_only: readonly,
         access,
         pod: pod(&volume_context)?,
         volume_context: volume_context

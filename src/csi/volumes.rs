@@ -41,7 +41,8 @@ pub struct PublishRequest {
     pub handle: VolumeHandle,
     /// Where: absolute, in one spelling (no `.`, `..`, doubled or trailing `/`), no control character.
     pub target: PathBuf,
-    /// Whether the mount must be read-only: the request says so, or its access is [`Access::ReaderOnly`].
+    /// Whether the pod itself calls the volume read-only. A claim that may only read has [`Access::ReaderOnly`]
+    /// whatever the pod says.
     pub read_only: bool,
     /// How many may write.
     pub access: Access,

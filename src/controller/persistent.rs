@@ -1,0 +1,196 @@
+//! A bound claim's PersistentVolume and PersistentVolumeClaim: how ordinary pods use the volume (C5).
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    CSIPersistentVolumeSource, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectReference,
+    PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeSpec,
+    VolumeNodeAffinity, VolumeResourceRequirements,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, Resource, ResourceExt};
+
+use crate::api::condition::{Verdict, reason};
+use crate::api::{
+    AccessMode, DRIVER, LABEL_CLAIM_NAMESPACE, LABEL_CLAIM_UID, LABEL_MANAGED_BY, LABEL_VOLUME_UID,
+    MANAGED_BY, SharedPersistentVolume, Size, TOPOLOGY_NODE, VolumeClaim,
+};
+use crate::cluster;
+
+use super::Error;
+use super::context::Context;
+
+/// Name of the PersistentVolume of a claim.
+fn pv_name(claim: &VolumeClaim) -> String {
+    format!("reservoir-{}", claim.uid().unwrap_or_default())
+}
+
+fn apis(claim: &VolumeClaim, ctx: &Context) -> (Api<PersistentVolume>, Api<PersistentVolumeClaim>) {
+    let namespace = claim.namespace().unwrap_or_default();
+    (Api::all(ctx.client.clone()), cluster::namespaced(&ctx.client, &namespace))
+}
+
+fn made_for<K: Resource>(object: &K, claim: &VolumeClaim) -> bool {
+    object.labels().get(LABEL_CLAIM_UID).is_some_and(|uid| Some(uid) == claim.uid().as_ref())
+}
+
+fn cached(claim: &VolumeClaim, ctx: &Context) -> Option<std::sync::Arc<PersistentVolumeClaim>> {
+    let key = ObjectRef::new(&claim.name_any()).within(&claim.namespace().unwrap_or_default());
+    ctx.stores.pvcs.get(&key).filter(|pvc| made_for(&**pvc, claim))
+}
+
+/// Makes both if they are not there; says the name of the PersistentVolume, or why they cannot be made.
+pub(super) async fn ensure(
+    claim: &VolumeClaim,
+    volume: &SharedPersistentVolume,
+    ctx: &Context,
+) -> Result<Result<String, Verdict>, Error> {
+    let name = pv_name(claim);
+    if cached(claim, ctx).is_some() {
+        return Ok(Ok(name));
+    }
+    let (volumes, claims) = apis(claim, ctx);
+    cluster::create(&volumes, &persistent_volume(claim, volume)).await?;
+    let made = match cluster::create(&claims, &persistent_volume_claim(claim, volume)).await? {
+        Some(_) => true,
+        None => cluster::get(&claims, &claim.name_any()).await?.is_some_and(|pvc| made_for(&pvc, claim)),
+    };
+    Ok(if made {
+        Ok(name)
+    } else {
+        Err(Verdict::no(
+            reason::NAME_TAKEN,
+            format!(
+                "a PersistentVolumeClaim {} that Reservoir did not make is in the way; delete it, or claim under another name",
+                claim.name_any()
+            ),
+        ))
+    })
+}
+
+/// How a bound claim stands.
+pub(super) fn standing(claim: &VolumeClaim, ctx: &Context) -> Verdict {
+    let name = claim.name_any();
+    let phase = cached(claim, ctx).and_then(|pvc| pvc.status.as_ref()?.phase.clone());
+    match phase.as_deref() {
+        Some("Bound") => Verdict::yes(reason::BOUND, format!("pods may use PersistentVolumeClaim {name}")),
+        _ => Verdict::no(reason::BINDING, format!("PersistentVolumeClaim {name} is being bound")),
+    }
+}
+
+/// Whether the PersistentVolumeClaim of the claim's name is the one that was made for it.
+pub(super) async fn is_ours(claim: &VolumeClaim, ctx: &Context) -> Result<bool, Error> {
+    let (_, claims) = apis(claim, ctx);
+    Ok(cluster::get(&claims, &claim.name_any()).await?.is_some_and(|pvc| made_for(&pvc, claim)))
+}
+
+/// Removes both, the PersistentVolumeClaim first; says whether both are gone. Another claim's are left alone.
+pub(super) async fn remove(claim: &VolumeClaim, ctx: &Context) -> Result<bool, Error> {
+    let (volumes, claims) = apis(claim, ctx);
+    if let Some(pvc) = cluster::get(&claims, &claim.name_any()).await?.filter(|pvc| made_for(pvc, claim)) {
+        if pvc.metadata.deletion_timestamp.is_none() {
+            cluster::delete(&claims, &pvc.name_any(), pvc.uid()).await?;
+        }
+        return Ok(false);
+    }
+    let Some(pv) = cluster::get(&volumes, &pv_name(claim)).await? else { return Ok(true) };
+    if pv.metadata.deletion_timestamp.is_none() {
+        cluster::delete(&volumes, &pv.name_any(), pv.uid()).await?;
+    }
+    Ok(cluster::get(&volumes, &pv_name(claim)).await?.is_none())
+}
+
+fn access_mode(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> String {
+    match (volume.spec.shared.is_some(), claim.spec.mode) {
+        (false, _) => "ReadWriteOncePod",
+        (true, AccessMode::ReadWrite) => "ReadWriteMany",
+        (true, AccessMode::ReadOnly) => "ReadOnlyMany",
+    }
+    .to_owned()
+}
+
+fn labels(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> BTreeMap<String, String> {
+    let pairs = [
+        (LABEL_MANAGED_BY, MANAGED_BY.to_owned()),
+        (LABEL_VOLUME_UID, volume.uid().unwrap_or_default()),
+        (LABEL_CLAIM_UID, claim.uid().unwrap_or_default()),
+        (LABEL_CLAIM_NAMESPACE, claim.namespace().unwrap_or_default()),
+    ];
+    pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+}
+
+fn storage(volume: &SharedPersistentVolume) -> BTreeMap<String, Quantity> {
+    let size = volume.status.as_ref().and_then(|s| s.size.as_ref()).unwrap_or(&volume.spec.size);
+    BTreeMap::from([("storage".to_owned(), Quantity(Size::as_str(size).to_owned()))])
+}
+
+fn persistent_volume(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> PersistentVolume {
+    let (volume_uid, claim_uid) = (volume.uid().unwrap_or_default(), claim.uid().unwrap_or_default());
+    let node = volume.status.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
+    let here = NodeSelectorRequirement {
+        key: TOPOLOGY_NODE.to_owned(),
+        operator: "In".to_owned(),
+        values: Some(vec![node]),
+    };
+    PersistentVolume {
+        metadata: ObjectMeta {
+            name: Some(pv_name(claim)),
+            labels: Some(labels(claim, volume)),
+            ..Default::default()
+        },
+        spec: Some(PersistentVolumeSpec {
+            access_modes: Some(vec![access_mode(claim, volume)]),
+            capacity: Some(storage(volume)),
+            claim_ref: Some(ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("PersistentVolumeClaim".to_owned()),
+                name: Some(claim.name_any()),
+                namespace: claim.namespace(),
+                ..Default::default()
+            }),
+            csi: Some(CSIPersistentVolumeSource {
+                driver: DRIVER.to_owned(),
+                // One handle per claim: the kubelet takes two volumes of one handle on a node for one.
+                volume_handle: format!("{volume_uid}.{claim_uid}"),
+                volume_attributes: Some(BTreeMap::from([("volume".to_owned(), volume.name_any())])),
+                ..Default::default()
+            }),
+            node_affinity: Some(VolumeNodeAffinity {
+                required: Some(NodeSelector {
+                    node_selector_terms: vec![NodeSelectorTerm {
+                        match_expressions: Some(vec![here]),
+                        match_fields: None,
+                    }],
+                }),
+            }),
+            persistent_volume_reclaim_policy: Some("Retain".to_owned()),
+            volume_mode: Some("Filesystem".to_owned()),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn persistent_volume_claim(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> PersistentVolumeClaim {
+    PersistentVolumeClaim {
+        metadata: ObjectMeta {
+            name: Some(claim.name_any()),
+            namespace: claim.namespace(),
+            labels: Some(labels(claim, volume)),
+            owner_references: claim.controller_owner_ref(&()).map(|owner| vec![owner]),
+            ..Default::default()
+        },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec![access_mode(claim, volume)]),
+            resources: Some(VolumeResourceRequirements { requests: Some(storage(volume)), limits: None }),
+            // Empty, not absent: no default class may turn it into something else.
+            storage_class_name: Some(String::new()),
+            volume_mode: Some("Filesystem".to_owned()),
+            volume_name: Some(pv_name(claim)),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,374 @@
+//! Runs the controller: which change of which object concerns which reconcile.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::{BoxFuture, join_all, select_all};
+use futures::{FutureExt, StreamExt};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
+use kube::runtime::Controller;
+use kube::runtime::controller::{Action, Config};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher;
+use kube::{Api, Client, Resource, ResourceExt};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+use crate::api::{
+    DiskReservation, LABEL_MANAGED_BY, MANAGED_BY, NodeDisk, Role, RoleSubscription, SharedPersistentVolume,
+    VolumeClaim, VolumeOffer, VolumeRole,
+};
+use crate::cluster::{Cached, Error as ClusterError, Events, Kind, PodIndex, cache};
+use crate::telemetry::Metrics;
+
+use super::context::{Context, Stores};
+use super::{Error, claim, disk, reservation, role, subscription, volume};
+
+/// How the controller runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name of this instance, for events: the pod's.
+    pub identity: String,
+    /// How many objects of one kind are reconciled at once.
+    pub concurrency: u16,
+}
+
+struct Inbox<K: Resource<DynamicType = ()>>(UnboundedSender<ObjectRef<K>>);
+
+impl<K: Resource<DynamicType = ()> + Clone + 'static> Inbox<K> {
+    fn new() -> (Self, UnboundedReceiver<ObjectRef<K>>) {
+        let (sender, receiver) = unbounded_channel();
+        (Self(sender), receiver)
+    }
+
+    /// Has the object reconciled; once, however often it is asked for meanwhile.
+    fn poke(&self, object: &K) {
+        let _ = self.0.send(ObjectRef::from_obj(object));
+    }
+
+    fn poke_name(&self, name: &str) {
+        let _ = self.0.send(ObjectRef::new(name));
+    }
+
+    fn poke_all(&self, store: &Store<K>, concerned: impl Fn(&K) -> bool) {
+        store.state().iter().filter(|object| concerned(object)).for_each(|object| self.poke(object));
+    }
+}
+
+/// Where a change is told to.
+struct Inboxes {
+    disks: Inbox<NodeDisk>,
+    reservations: Inbox<DiskReservation>,
+    volumes: Inbox<SharedPersistentVolume>,
+    claims: Inbox<VolumeClaim>,
+    subscriptions: Inbox<RoleSubscription>,
+    roles: Inbox<VolumeRole>,
+}
+
+type Late<T> = Arc<std::sync::OnceLock<T>>;
+
+/// Tells the reconciles that a change concerns. The caches exist only after the routes that fill them.
+#[derive(Clone)]
+struct Router {
+    inboxes: Arc<Inboxes>,
+    ctx: Late<Arc<Context>>,
+}
+
+impl Router {
+    /// Runs `tell` once the caches are there; before that the first reconcile of each object covers it.
+    fn with(&self, tell: impl FnOnce(&Inboxes, &Stores)) {
+        if let Some(ctx) = self.ctx.get() {
+            tell(&self.inboxes, &ctx.stores);
+        }
+    }
+
+    fn node(&self, node: &Node) {
+        let name = node.name_any();
+        self.with(|to, stores| {
+            to.disks.poke_all(&stores.disks, |d| d.spec.node_name == name);
+            to.reservations
+                .poke_all(&stores.reservations, |r| r.spec.node_selector.is_some() && is_pending(r));
+        });
+    }
+
+    fn disk(&self, disk: &NodeDisk) {
+        let name = disk.name_any();
+        self.inboxes.disks.poke(disk);
+        self.with(|to, stores| {
+            let there = |held: Option<&String>| held.is_none_or(|held| *held == name);
+            to.reservations.poke_all(&stores.reservations, |r| {
+                there(r.status.as_ref().and_then(|s| s.node_disk.as_ref()))
+            });
+            to.volumes.poke_all(&stores.volumes, |v| {
+                v.status.as_ref().and_then(|s| s.node_disk.as_ref()).is_some_and(|held| *held == name)
+            });
+            to.subscriptions.poke_all(&stores.subscriptions, |_| true);
+        });
+    }
+
+    fn reservation(&self, reservation: &DiskReservation) {
+        self.inboxes.reservations.poke(reservation);
+        let uid = reservation.uid();
+        self.with(|to, stores| {
+            to.volumes.poke_all(&stores.volumes, |v| {
+                let home = v.status.as_ref().and_then(|s| s.reservation.as_ref());
+                home.is_none_or(|home| {
+                    Some(&home.uid) == uid.as_ref() && v.metadata.deletion_timestamp.is_some()
+                })
+            });
+            to.subscriptions.poke_all(&stores.subscriptions, |s| concerns(s, &reservation.spec.role));
+            to.roles.poke_all(&stores.roles, |r| covers(&r.spec.role, &reservation.spec.role));
+        });
+    }
+
+    fn volume(&self, volume: &SharedPersistentVolume) {
+        self.inboxes.volumes.poke(volume);
+        let (name, role) = (volume.name_any(), &volume.spec.role);
+        let home = volume.status.as_ref().and_then(|s| s.reservation.as_ref());
+        self.with(|to, stores| {
+            home.into_iter().for_each(|home| to.reservations.poke_name(&home.name));
+            to.claims.poke_all(&stores.claims, |c| match (&c.spec.volume, &c.status) {
+                (_, Some(status)) if status.volume.is_some() => status.volume.iter().any(|v| v.name == name),
+                (Some(wanted), _) => *wanted == name,
+                (None, _) => true,
+            });
+            to.subscriptions.poke_all(&stores.subscriptions, |s| concerns(s, role));
+        });
+    }
+
+    fn claim(&self, claim: &VolumeClaim) {
+        self.inboxes.claims.poke(claim);
+        let bound = claim.status.as_ref().and_then(|s| s.volume.as_ref());
+        bound.into_iter().for_each(|v| self.inboxes.volumes.poke_name(&v.name));
+        // Others may be waiting behind it for an exclusive volume (C3).
+        self.with(|to, stores| {
+            let behind = |c: &VolumeClaim| c.spec.volume == claim.spec.volume && c.uid() != claim.uid();
+            to.claims.poke_all(&stores.claims, |c| {
+                behind(c) && c.status.as_ref().is_none_or(|s| s.volume.is_none())
+            });
+        });
+    }
+
+    fn subscription(&self, subscription: &RoleSubscription) {
+        self.inboxes.subscriptions.poke(subscription);
+        let namespace = subscription.namespace();
+        self.with(|to, stores| to.claims.poke_all(&stores.claims, |c| c.namespace() == namespace));
+    }
+
+    fn offer(&self, offer: &VolumeOffer) {
+        let namespace = offer.namespace().unwrap_or_default();
+        let _ =
+            self.inboxes.subscriptions.0.send(ObjectRef::new(&offer.spec.subscription).within(&namespace));
+        self.with(|to, stores| {
+            to.volumes.poke_all(&stores.volumes, |v| v.metadata.deletion_timestamp.is_some())
+        });
+    }
+
+    fn pvc(&self, pvc: &PersistentVolumeClaim) {
+        let namespace = pvc.namespace().unwrap_or_default();
+        let _ = self.inboxes.claims.0.send(ObjectRef::new(&pvc.name_any()).within(&namespace));
+    }
+
+    fn users(&self, namespace: &str, claim: &str) {
+        let key = ObjectRef::<VolumeClaim>::new(claim).within(namespace);
+        self.with(|to, stores| {
+            if let Some(claim) = stores.claims.get(&key) {
+                to.claims.poke(&claim);
+                let bound = claim.status.as_ref().and_then(|s| s.volume.as_ref());
+                bound.into_iter().for_each(|v| to.volumes.poke_name(&v.name));
+            }
+        });
+    }
+
+    fn role(&self, role: &VolumeRole) {
+        self.with(|to, stores| to.roles.poke_all(&stores.roles, |r| r.spec.role == role.spec.role));
+        self.inboxes.roles.poke(role);
+    }
+}
+
+fn is_pending(reservation: &DiskReservation) -> bool {
+    reservation.status.as_ref().is_none_or(|s| s.node_disk.is_none())
+}
+
+fn covers(owner: &str, role: &str) -> bool {
+    Role::parse(owner).is_ok_and(|owner| Role::parse(role).is_ok_and(|role| owner.covers(&role)))
+}
+
+fn concerns(subscription: &RoleSubscription, role: &str) -> bool {
+    subscription.spec.roles.iter().any(|subscribed| covers(role, subscribed))
+}
+
+/// Runs the controller until dropped.
+pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
+    let (disks, disks_in) = Inbox::new();
+    let (reservations, reservations_in) = Inbox::new();
+    let (volumes, volumes_in) = Inbox::new();
+    let (claims, claims_in) = Inbox::new();
+    let (subscriptions, subscriptions_in) = Inbox::new();
+    let (roles, roles_in) = Inbox::new();
+    let router = Router {
+        inboxes: Arc::new(Inboxes { disks, reservations, volumes, claims, subscriptions, roles }),
+        ctx: Late::default(),
+    };
+    let mut tasks: Vec<BoxFuture<'static, ()>> = Vec::new();
+    macro_rules! cached {
+        ($kind:ty, $config:expr, $route:ident) => {{
+            let router = router.clone();
+            let api: Api<$kind> = Api::all(client.clone());
+            let Cached { store, task } = cache(api, $config, move |object| router.$route(object));
+            tasks.push(task);
+            store
+        }};
+    }
+    let all = watcher::Config::default();
+    let ours = all.clone().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"));
+    let pods = PodIndex::default();
+    let (pods_listed, pods_ready) = tokio::sync::watch::channel(false);
+    let pod_router = router.clone();
+    tasks.push(pods.follow(
+        Api::all(client.clone()),
+        move |namespace, name| pod_router.users(namespace, name),
+        move || {
+            pods_listed.send_replace(true);
+        },
+    ));
+    let stores = Stores {
+        nodes: cached!(Node, all.clone(), node),
+        disks: cached!(NodeDisk, all.clone(), disk),
+        reservations: cached!(DiskReservation, all.clone(), reservation),
+        volumes: cached!(SharedPersistentVolume, all.clone(), volume),
+        claims: cached!(VolumeClaim, all.clone(), claim),
+        subscriptions: cached!(RoleSubscription, all.clone(), subscription),
+        offers: cached!(VolumeOffer, all.clone(), offer),
+        roles: cached!(VolumeRole, all, role),
+        pvcs: cached!(PersistentVolumeClaim, ours, pvc),
+        pods,
+    };
+    let events = Events::new(client.clone(), "reservoir-controller", &options.identity);
+    let ctx = Arc::new(Context { client, stores, events });
+    let _ = router.ctx.set(ctx.clone());
+
+    let running = Running { ctx: ctx.clone(), metrics, concurrency: options.concurrency };
+    let work = async {
+        ready(&ctx.stores, pods_ready).await;
+        let stores = &ctx.stores;
+        let all: Vec<BoxFuture<()>> = vec![
+            running.controller(&stores.disks, disks_in, |o, c| async move { disk::reconcile(o, &c).await }),
+            running.controller(&stores.reservations, reservations_in, |o, c| async move {
+                reservation::reconcile(o, &c).await
+            }),
+            running.controller(
+                &stores.volumes,
+                volumes_in,
+                |o, c| async move { volume::reconcile(o, &c).await },
+            ),
+            running.controller(
+                &stores.claims,
+                claims_in,
+                |o, c| async move { claim::reconcile(o, &c).await },
+            ),
+            running.controller(&stores.subscriptions, subscriptions_in, |o, c| async move {
+                subscription::reconcile(o, &c).await
+            }),
+            running.controller(&stores.roles, roles_in, |o, c| async move { role::reconcile(o, &c).await }),
+        ];
+        join_all(all).await;
+    };
+    tokio::select! {
+        () = work => {}
+        _ = select_all(tasks.into_iter().map(tokio::spawn).map(AbortOnDrop)) => {}
+    }
+}
+
+/// Waits until each cache has been filled once: nothing is decided on half a picture.
+async fn ready(stores: &Stores, mut pods: tokio::sync::watch::Receiver<bool>) {
+    let _ = tokio::join!(
+        stores.nodes.wait_until_ready(),
+        stores.disks.wait_until_ready(),
+        stores.reservations.wait_until_ready(),
+        stores.volumes.wait_until_ready(),
+        stores.claims.wait_until_ready(),
+        stores.subscriptions.wait_until_ready(),
+        stores.offers.wait_until_ready(),
+        stores.roles.wait_until_ready(),
+        stores.pvcs.wait_until_ready(),
+        async { pods.wait_for(|listed| *listed).await.map(|_| ()) },
+    );
+    tracing::info!("caches are filled");
+}
+
+/// A task that ends with the future that waits for it.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Future for AbortOnDrop {
+    type Output = ();
+
+    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+        self.0.poll_unpin(cx).map(|_| ())
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+struct Running {
+    ctx: Arc<Context>,
+    metrics: Arc<Metrics>,
+    concurrency: u16,
+}
+
+impl Running {
+    fn controller<K, F, R>(
+        &self,
+        store: &Store<K>,
+        inbox: UnboundedReceiver<ObjectRef<K>>,
+        reconcile: F,
+    ) -> BoxFuture<'static, ()>
+    where
+        K: Kind,
+        F: Fn(Arc<K>, Arc<Context>) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        let kind = K::kind(&()).into_owned();
+        let (ctx, metrics) = (self.ctx.clone(), self.metrics.clone());
+        let timed = move |object: Arc<K>, ctx: Arc<Context>| {
+            let (reconcile, metrics, kind) = (reconcile.clone(), metrics.clone(), kind.clone());
+            async move {
+                let started = Instant::now();
+                let name = object.name_any();
+                let done = reconcile(object, ctx).await;
+                metrics.reconciled(&kind, done.as_ref().err().map(Error::label), started.elapsed());
+                match &done {
+                    Ok(()) => {}
+                    Err(Error::Cluster(ClusterError::Conflict(_))) => {
+                        tracing::debug!(kind, name, "lost a race, looking again")
+                    }
+                    Err(error) => tracing::warn!(kind, name, error = chain(error), "reconcile failed"),
+                }
+                done.map(|()| Action::await_change())
+            }
+        };
+        let again = |_: Arc<K>, error: &Error, _: Arc<Context>| {
+            Action::requeue(match error {
+                Error::Cluster(ClusterError::Conflict(_)) => Duration::from_millis(50),
+                Error::Cluster(_) => Duration::from_secs(2),
+            })
+        };
+        // Everything that is there is looked at once; the store was filled before.
+        let first: Vec<_> = store.state().iter().map(|o| ObjectRef::from_obj(&**o)).collect();
+        Controller::for_stream(futures::stream::pending(), store.clone())
+            .with_config(Config::default().concurrency(self.concurrency))
+            .reconcile_on(futures::stream::iter(first).chain(UnboundedReceiverStream::new(inbox)))
+            .run(timed, again, ctx)
+            .for_each(|_| std::future::ready(()))
+            .boxed()
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

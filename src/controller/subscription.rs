@@ -1,0 +1,104 @@
+//! Offers: one per subscription and node, written only when its content changes (O1–O7).
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::{Api, Resource, ResourceExt};
+
+use crate::api::condition::{self, READY, Verdict, reason};
+use crate::api::{
+    CONTROLLER_MANAGER, LABEL_MANAGED_BY, MANAGED_BY, RoleSubscription, VolumeOffer, VolumeOfferSpec,
+    VolumeOfferStatus,
+};
+use crate::cluster;
+use crate::plan::offer;
+
+use super::Error;
+use super::context::{Context, named, ready, refs};
+
+pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context) -> Result<(), Error> {
+    let namespace = subscription.namespace().unwrap_or_default();
+    let offers: Api<VolumeOffer> = cluster::namespaced(&ctx.client, &namespace);
+    let (volumes, reservations) = (ctx.stores.volumes.state(), ctx.stores.reservations.state());
+    let disk_ready = |name: &str| {
+        let disk = named(&ctx.stores.disks, name);
+        disk.is_some_and(|d| d.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, READY)))
+    };
+    let wanted = match subscription.metadata.deletion_timestamp {
+        None => offer::offers(&subscription, &refs(&volumes), &refs(&reservations), disk_ready),
+        Some(_) => Default::default(),
+    };
+    let mine = |o: &VolumeOffer| {
+        o.owner_references().iter().any(|owner| Some(&owner.uid) == subscription.metadata.uid.as_ref())
+    };
+    let there: Vec<Arc<VolumeOffer>> = ctx
+        .stores
+        .offers
+        .state()
+        .into_iter()
+        .filter(|o| o.namespace().as_ref() == Some(&namespace) && mine(o))
+        .collect();
+    // Rescinding comes first (O6).
+    for old in &there {
+        if !wanted.contains_key(&old.spec.node_name) {
+            cluster::delete(&offers, &old.name_any(), old.uid()).await?;
+        }
+    }
+    for (node, spec) in &wanted {
+        let old = there.iter().find(|o| o.spec.node_name == *node);
+        if old.is_none_or(|old| old.spec != *spec) {
+            cluster::apply(
+                &offers,
+                &make(&subscription, spec.clone(), old.map(AsRef::as_ref)),
+                CONTROLLER_MANAGER,
+            )
+            .await?;
+        }
+    }
+    let mut status = subscription.status.clone().unwrap_or_default();
+    status.offers = wanted.len() as u32;
+    status.volumes = wanted.values().map(|o| o.volumes.len() as u32).sum();
+    let said = format!("subscribed to {}", subscription.spec.roles.join(", "));
+    status.conditions =
+        ready(&status.conditions, Verdict::yes(reason::SUBSCRIBED, said), subscription.metadata.generation);
+    let api: Api<RoleSubscription> = cluster::namespaced(&ctx.client, &namespace);
+    Ok(ctx.commit(&api, &*subscription, &status).await?)
+}
+
+fn make(subscription: &RoleSubscription, spec: VolumeOfferSpec, old: Option<&VolumeOffer>) -> VolumeOffer {
+    let mut offer = VolumeOffer::new(&name(&spec.subscription, &spec.node_name), spec);
+    offer.metadata.namespace = subscription.namespace();
+    offer.metadata.owner_references = subscription.controller_owner_ref(&()).map(|owner| vec![owner]);
+    offer.metadata.labels = Some([(LABEL_MANAGED_BY.to_owned(), MANAGED_BY.to_owned())].into());
+    let mut conditions = old.and_then(|o| o.status.clone()).unwrap_or_default().conditions;
+    let verdict = Verdict::yes(reason::OFFERED, "what it lists can be claimed");
+    condition::set(&mut conditions, READY, verdict, None, Timestamp::now());
+    offer.status = Some(VolumeOfferStatus { conditions });
+    offer
+}
+
+/// `<subscription>.<node>`; with a hash where that could be another pair's name or is too long for one.
+fn name(subscription: &str, node: &str) -> String {
+    let plain = format!("{subscription}.{node}");
+    if !subscription.contains('.') && plain.len() <= 253 {
+        return plain;
+    }
+    let fnv = format!("{subscription}/{node}").bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let start: String = plain.chars().take(230).collect();
+    format!("{}-{fnv:016x}", start.trim_end_matches(['.', '-']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::name;
+
+    #[test]
+    fn names_of_offers_are_apart_and_fit() {
+        assert_eq!(name("sub", "node-1.example"), "sub.node-1.example");
+        assert_ne!(name("a.b", "c"), name("a", "b.c"));
+        assert_ne!(name("a.b", "c"), name("a", "b.c"));
+        assert!(name(&"s".repeat(253), &"n".repeat(253)).len() <= 253);
+    }
+}

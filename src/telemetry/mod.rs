@@ -1,0 +1,16 @@
+//! Logs, metrics and health (T3).
+
+mod metrics;
+mod serve;
+
+pub use metrics::Metrics;
+pub use serve::serve;
+
+use tracing_subscriber::EnvFilter;
+
+/// Logs go to standard error: `RUST_LOG` says what (default `info`), `json` says how.
+pub fn init_logs(json: bool) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json { logs.json().init() } else { logs.init() }
+}
