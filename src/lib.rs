@@ -1,1 +1,3 @@
 //! Reservoir.
+
+pub mod host;
