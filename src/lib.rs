@@ -2,9 +2,11 @@
 //!
 //! Dependencies point one way: `main` → `controller`, `agent`, `csi` → `cluster`, `host` → `plan` → `api`.
 
+pub mod agent;
 pub mod api;
 pub mod cluster;
 pub mod controller;
 pub mod csi;
+pub mod host;
 pub mod plan;
 pub mod telemetry;

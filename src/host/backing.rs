@@ -1,0 +1,44 @@
+//! What a kind of backing has to be able to do.
+
+use std::os::fd::OwnedFd;
+
+use super::disk::Volume;
+use super::error::Result;
+use super::mountinfo::Mount;
+use super::record::Record;
+use super::{ErasePolicy, Usage};
+
+/// How volumes are kept on one disk.
+///
+/// The journal, publishing and the order of steps are the same for all of them and are not a backing's business. A
+/// backing is called with the volume's lock held; every verb can be repeated after a crash in the middle of it.
+pub(super) trait Backing: Send + Sync {
+    /// The names that it uses in a volume's directory. Whatever else is found there is not ours to erase.
+    fn names(&self) -> &'static [&'static str];
+
+    /// Makes the volume: its room is really there afterwards, it carries an empty filesystem, and what the volume says
+    /// about its root directory is done. What is complete already is left alone; on an error nothing new remains.
+    fn create(&self, volume: &Volume, record: &Record) -> Result<()>;
+
+    /// That a volume which was ready once still has all of its data.
+    fn check(&self, volume: &Volume, record: &Record) -> Result<()>;
+
+    /// A detached mount of the volume's root, with nosuid, nodev and its own options, read-only if so asked.
+    fn mount(&self, volume: &Volume, record: &Record, read_only: bool) -> Result<OwnedFd>;
+
+    /// Whether this is a mount of the volume's root.
+    fn owns(&self, volume: &Volume, mount: &Mount) -> Result<bool>;
+
+    /// Lets go of what the kernel holds for a volume that is not mounted, and says whether it *is* still mounted or
+    /// open: in any mount namespace, by the kernel's word (X3).
+    fn release(&self, volume: &Volume) -> Result<bool>;
+
+    /// Bytes and inodes of the volume.
+    fn usage(&self, volume: &Volume, record: &Record) -> Result<Usage> {
+        let mount = self.mount(volume, record, true)?;
+        Usage::of(&mount)
+    }
+
+    /// Removes the data, and only that. The volume is in use by nobody.
+    fn erase(&self, volume: &Volume, record: &Record, policy: ErasePolicy) -> Result<()>;
+}

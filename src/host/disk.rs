@@ -1,0 +1,234 @@
+//! One disk: a directory that one agent at a time serves, with an identity of its own and volumes in it.
+//!
+//! ```text
+//! <disk>/disk.json                   who this disk is (D3)
+//! <disk>/volumes/<uid>/record.json   the journal of one volume
+//! <disk>/volumes/<uid>/…             its data, as its backing keeps it
+//! ```
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::backing::Backing;
+use super::error::{Context, Error, Result};
+use super::loopfile::Loop;
+use super::record::Record;
+use super::uid::VolumeUid;
+use super::{DiskConfig, DiskReport, beneath, journal};
+
+const IDENTITY: &str = "disk.json";
+const VOLUMES: &str = "volumes";
+const RECORD: &str = "record.json";
+
+/// How often a lock that another agent holds is tried again.
+const LOCK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A disk that is being served.
+pub(super) struct Disk {
+    config: DiskConfig,
+    id: String,
+    volumes: OwnedFd,
+    pub(super) backing: Box<dyn Backing>,
+    /// Also holds the lock, which goes with the process.
+    root: OwnedFd,
+}
+
+/// Content of `disk.json`.
+#[derive(Serialize, Deserialize)]
+struct Identity {
+    id: String,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+/// The directory of one volume, open.
+pub(super) struct Volume {
+    pub(super) uid: VolumeUid,
+    /// Name of the disk, for messages.
+    pub(super) disk: String,
+    pub(super) dir: OwnedFd,
+}
+
+impl Disk {
+    /// Starts to serve a disk. If another agent does, `wait` for it to end: it may be the one that this one replaces.
+    pub(super) fn open(config: &DiskConfig, wait: Duration) -> Result<Self> {
+        let unavailable = |reason: String| Error::DiskUnavailable { disk: config.name.clone(), reason };
+        Self::serve(config, wait).map_err(|error| match error {
+            Error::DiskUnavailable { .. } => error,
+            error => unavailable(error.to_string()),
+        })
+    }
+
+    fn serve(config: &DiskConfig, wait: Duration) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&config.path, flags, Mode::empty())
+            .context(|| format!("open {}", config.path.display()))?;
+        Loop::probe(&root)?;
+        lock(&root, config, wait)?;
+        let id = identify(&root)?;
+        beneath::make_dir(&root, VOLUMES, Mode::RWXU).context(|| "make the directory of volumes")?;
+        rustix::fs::fsync(&root).context(|| "synchronize the disk's directory")?;
+        let volumes = beneath::open_dir(&root, VOLUMES).context(|| "open the directory of volumes")?;
+        Ok(Self { config: config.clone(), id, volumes, backing: Box::new(Loop), root })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(super) fn report(&self) -> DiskReport {
+        let mut report = DiskReport::of(&self.config);
+        report.id = Some(self.id.clone());
+        match rustix::fs::fstatvfs(&self.root) {
+            Ok(stat) => {
+                let total = stat.f_blocks * stat.f_frsize;
+                report.capacity = self.config.capacity.map_or(total, |capacity| capacity.min(total));
+                report.allocatable = report.capacity.saturating_sub(self.config.system_reserved);
+                report.free = stat.f_bavail * stat.f_frsize;
+            }
+            Err(error) => report.error = Some(format!("failed to look at the disk: {error}")),
+        }
+        report
+    }
+
+    /// Every volume that there is, or remains of.
+    pub(super) fn uids(&self) -> Result<Vec<VolumeUid>> {
+        let names =
+            beneath::names(&self.volumes).context(|| format!("list the volumes of {}", self.name()))?;
+        // What is not named by a UID was not made by us and is none of our business.
+        Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
+    }
+
+    /// Opens a volume. `None` if it does not exist; what merely cannot be read does exist.
+    pub(super) fn volume(&self, uid: &VolumeUid) -> Result<Option<Volume>> {
+        let dir = match beneath::open_dir(&self.volumes, uid.as_str()) {
+            Ok(dir) => dir,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(error).context(|| format!("open the directory of volume {uid}")),
+        };
+        let volume = Volume { uid: uid.clone(), disk: self.name().to_owned(), dir };
+        // A crash just after the directory was made, or just before it would have been removed.
+        let exists = volume.names()?.iter().any(|name| *name != *journal::temporary(RECORD));
+        Ok(exists.then_some(volume))
+    }
+
+    /// Makes the directory of a volume, which then does not exist yet: it has no record.
+    pub(super) fn make(&self, uid: &VolumeUid) -> Result<Volume> {
+        beneath::make_dir(&self.volumes, uid.as_str(), Mode::RWXU)
+            .and_then(|_| rustix::fs::fsync(&self.volumes))
+            .context(|| format!("make the directory of volume {uid}"))?;
+        let dir = beneath::open_dir(&self.volumes, uid.as_str())
+            .context(|| format!("open the directory of volume {uid}"))?;
+        Ok(Volume { uid: uid.clone(), disk: self.name().to_owned(), dir })
+    }
+
+    /// Removes what is left of a volume once its data is gone: its record last, so that it is known until then.
+    pub(super) fn remove(&self, volume: &Volume) -> Result<()> {
+        let context = || format!("remove volume {}", volume.uid);
+        if let Some(name) = volume.names()?.iter().find(|name| !volume.is_record(name)) {
+            return Err(Error::Corrupt { what: context(), reason: format!("{name:?} is in its directory") });
+        }
+        for name in [journal::temporary(RECORD).as_str(), RECORD] {
+            beneath::remove(&volume.dir, name, AtFlags::empty()).context(context)?;
+        }
+        rustix::fs::fsync(&volume.dir).context(context)?;
+        beneath::remove(&self.volumes, volume.uid.as_str(), AtFlags::REMOVEDIR).context(context)?;
+        rustix::fs::fsync(&self.volumes).context(context)
+    }
+}
+
+impl Volume {
+    /// Reads the journal. That there is none, although there is a volume, is an error too.
+    pub(super) fn record(&self) -> Result<Record> {
+        let bytes = journal::read(self.dir.as_fd(), RECORD)?.ok_or_else(|| Error::Corrupt {
+            what: format!("volume {}", self.uid),
+            reason: format!("its {RECORD} is missing"),
+        })?;
+        Record::parse(&self.uid, &bytes)
+    }
+
+    /// Writes the journal; when this returns, it is on stable storage.
+    pub(super) fn write(&self, record: &Record) -> Result<()> {
+        journal::replace(self.dir.as_fd(), RECORD, &record.to_bytes()?)
+    }
+
+    /// Refuses to go on where something is that neither we nor the backing made.
+    pub(super) fn ensure_nothing_foreign(&self, backing: &dyn Backing) -> Result<()> {
+        let ours = |name: &std::ffi::OsStr| {
+            self.is_record(name) || backing.names().iter().any(|known| name == *known)
+        };
+        match self.names()?.iter().find(|name| !ours(name)) {
+            None => Ok(()),
+            Some(name) => Err(Error::Corrupt {
+                what: format!("the directory of volume {}", self.uid),
+                reason: format!("{name:?} in it is not ours"),
+            }),
+        }
+    }
+
+    /// Bytes that the disk has free for anybody.
+    pub(super) fn disk_free_bytes(&self) -> Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.dir).context(|| format!("look at disk {}", self.disk))?;
+        Ok(stat.f_bavail * stat.f_frsize)
+    }
+
+    fn is_record(&self, name: &std::ffi::OsStr) -> bool {
+        name == RECORD || name == journal::temporary(RECORD).as_str()
+    }
+
+    fn names(&self) -> Result<Vec<std::ffi::OsString>> {
+        beneath::names(&self.dir).context(|| format!("list the directory of volume {}", self.uid))
+    }
+}
+
+/// Keeps two agents from serving one disk: the old one may still be ending while the new one starts.
+fn lock(root: &OwnedFd, config: &DiskConfig, wait: Duration) -> Result<()> {
+    let deadline = Instant::now() + wait;
+    loop {
+        match rustix::fs::flock(root, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(LOCK_INTERVAL),
+            Err(Errno::WOULDBLOCK) => {
+                let reason =
+                    format!("another agent serves {}: wait until it has ended", config.path.display());
+                return Err(Error::DiskUnavailable { disk: config.name.clone(), reason });
+            }
+            Err(error) => return Err(error).context(|| "lock the disk"),
+        }
+    }
+}
+
+/// Reads the disk's ID; a disk that never had one gets one.
+fn identify(root: &OwnedFd) -> Result<String> {
+    if let Some(bytes) = journal::read(root.as_fd(), IDENTITY)? {
+        // A damaged identity is not a missing one: a new one would disown every volume here.
+        let corrupt = |reason: String| Error::Corrupt { what: IDENTITY.to_owned(), reason };
+        let identity: Identity =
+            serde_json::from_slice(&bytes).map_err(|error| corrupt(error.to_string()))?;
+        return match identity.id.parse::<VolumeUid>() {
+            Ok(_) => Ok(identity.id),
+            Err(error) => Err(corrupt(error.to_string())),
+        };
+    }
+    if beneath::open_dir(root, VOLUMES)
+        .is_ok_and(|volumes| beneath::names(&volumes).is_ok_and(|n| !n.is_empty()))
+    {
+        let reason = "it is missing although there are volumes".to_owned();
+        return Err(Error::Corrupt { what: IDENTITY.to_owned(), reason });
+    }
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid").context(|| "ask for a new disk ID")?;
+    let identity = Identity { id: id.trim().to_owned(), extra: Map::new() };
+    let bytes = serde_json::to_vec_pretty(&identity)
+        .map_err(|error| Error::Corrupt { what: IDENTITY.to_owned(), reason: error.to_string() })?;
+    journal::replace(root.as_fd(), IDENTITY, &bytes)?;
+    Ok(identity.id)
+}

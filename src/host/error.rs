@@ -1,0 +1,135 @@
+//! What can go wrong on a node's disks, in the terms in which a caller can act on it.
+
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+
+use super::uid::VolumeUid;
+
+/// The result of everything in [`host`](super).
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// One volume's, one disk's or one request's failure; it never concerns another volume (V10).
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// No such disk or volume on this node.
+    #[error("{0} does not exist on this node")]
+    NotFound(String),
+
+    /// The request itself is wrong; repeating it cannot help.
+    #[error("{0}")]
+    InvalidArgument(String),
+
+    /// What exists already differs from what is asked for, and is left as it is.
+    #[error("{0}")]
+    Conflict(String),
+
+    /// The volume has not been made yet, or its making was interrupted.
+    #[error("volume {0} is not ready: repeat its creation")]
+    NotReady(VolumeUid),
+
+    /// The volume is being destroyed: no new user may come (X2).
+    #[error("volume {0} is being destroyed: it accepts no new user")]
+    Fenced(VolumeUid),
+
+    /// Erasing asks for a fence first (S10).
+    #[error("volume {0} is not fenced: fence it before erasing it")]
+    NotFenced(VolumeUid),
+
+    /// The volume is used, by a pod that the journal names (M2, X1).
+    #[error("volume {uid} is in use by {holder}")]
+    InUse {
+        /// The volume.
+        uid: VolumeUid,
+        /// The first pods that use it, as `namespace/name`, and how many.
+        holder: String,
+    },
+
+    /// The kernel still has it mounted or open, whoever that is; it may go away by itself (X3).
+    #[error("{what} is busy: wait until the last process that uses it is gone")]
+    Busy {
+        /// What is busy.
+        what: String,
+    },
+
+    /// Less room on the disk than the volume asks for; nothing was left behind.
+    #[error("disk {disk} has {available} bytes free, {needed} are needed: free some, or use another disk")]
+    NoSpace {
+        /// The disk's name.
+        disk: String,
+        /// Bytes that were asked for.
+        needed: u64,
+        /// Bytes that were free.
+        available: u64,
+    },
+
+    /// A volume that was ready once has lost its data, or part of it. It is never made anew (V9).
+    #[error("the data of volume {uid} is lost ({reason}): restore it, or destroy the volume")]
+    BackingLost {
+        /// The volume.
+        uid: VolumeUid,
+        /// What is missing.
+        reason: String,
+    },
+
+    /// Something on the disk cannot be understood. It is kept as it is and never taken for absent.
+    #[error("{what} cannot be understood ({reason}): it is kept; repair it or remove it by hand")]
+    Corrupt {
+        /// Which file or volume.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// The disk cannot be served now: not there, locked by another agent, or not readable.
+    #[error("disk {disk} is unavailable: {reason}")]
+    DiskUnavailable {
+        /// The disk's name.
+        disk: String,
+        /// Why.
+        reason: String,
+    },
+
+    /// This kernel, filesystem or machine cannot do it.
+    #[error("{0}")]
+    Unsupported(String),
+
+    /// A program such as mkfs failed.
+    #[error("{program} failed ({status}): {output}")]
+    Command {
+        /// The program's path.
+        program: PathBuf,
+        /// How it ended.
+        status: String,
+        /// What it printed, shortened.
+        output: String,
+    },
+
+    /// A system call failed.
+    #[error("failed to {context}: {source}")]
+    Io {
+        /// What was attempted.
+        context: String,
+        /// The kernel's word.
+        source: Errno,
+    },
+}
+
+/// Adds what was attempted to a bare errno.
+pub(super) trait Context<T> {
+    /// `context` follows "failed to".
+    fn context<C: Into<String>>(self, context: impl FnOnce() -> C) -> Result<T>;
+}
+
+impl<T> Context<T> for rustix::io::Result<T> {
+    fn context<C: Into<String>>(self, context: impl FnOnce() -> C) -> Result<T> {
+        self.map_err(|source| Error::Io { context: context().into(), source })
+    }
+}
+
+impl<T> Context<T> for std::io::Result<T> {
+    fn context<C: Into<String>>(self, context: impl FnOnce() -> C) -> Result<T> {
+        // An I/O error without an errno is a short read or write.
+        self.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)).context(context)
+    }
+}

@@ -1,0 +1,142 @@
+//! The filesystem inside a volume: making it, and recognizing it.
+
+use std::fmt;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{Context, Error, Result};
+use super::uid::VolumeUid;
+
+/// Where programs are looked for, whatever the agent's environment says.
+const PROGRAMS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+
+/// How much is read at both ends to see that there is no signature: ext, xfs, btrfs, LVM, RAID and ZFS all have one
+/// there.
+const SIGNATURES: usize = 1 << 20;
+
+/// A volume's filesystem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FsType {
+    /// ext4, with 4096-byte blocks and nothing held back for root.
+    Ext4,
+    /// XFS.
+    Xfs,
+}
+
+impl FsType {
+    /// The least size in bytes that it can be made with.
+    pub const fn min_bytes(self) -> u64 {
+        match self {
+            Self::Ext4 => 16 << 20,
+            // What mkfs.xfs insists on since xfsprogs 5.19.
+            Self::Xfs => 300 << 20,
+        }
+    }
+
+    /// The name by which the kernel mounts it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+        }
+    }
+
+    /// Discards are off: they would punch holes into what was preallocated (V5).
+    fn mkfs(self, uid: &VolumeUid) -> (&'static str, Vec<String>) {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        match self {
+            // The file is new, hence zero already. ext4 turns itself read-only at the first sign of corruption.
+            Self::Ext4 => (
+                "mkfs.ext4",
+                words(&format!(
+                    "-q -F -b 4096 -m 0 -e remount-ro -E nodiscard,assume_storage_prezeroed=1 -U {uid}"
+                )),
+            ),
+            // Sectors of 4096 bytes suit every disk on which this file may be.
+            Self::Xfs => ("mkfs.xfs", words(&format!("-q -K -s size=4096 -m uuid={uid}"))),
+        }
+    }
+}
+
+impl fmt::Display for FsType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Makes a filesystem, whose UUID is the volume's UID, in a file that nothing was ever written to (V9, S13).
+pub(super) fn make(fs_type: FsType, uid: &VolumeUid, file: &File, size: u64) -> Result<()> {
+    ensure_blank(file, size, uid)?;
+    let (program, arguments) = fs_type.mkfs(uid);
+    let program = find(program)?;
+    // The program gets this very file, whatever happens to its name meanwhile.
+    let stdin = file.try_clone().context(|| "duplicate a file descriptor")?;
+    let output = Command::new(&program)
+        .args(arguments)
+        .arg("/proc/self/fd/0")
+        .env_clear()
+        .env("PATH", PROGRAMS.join(":"))
+        .env("LC_ALL", "C")
+        .current_dir("/")
+        .stdin(Stdio::from(stdin))
+        .output()
+        .context(|| format!("run {}", program.display()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    let output_text: String =
+        text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(500).collect();
+    Err(Error::Command { program, status: output.status.to_string(), output: output_text })
+}
+
+/// That this is the filesystem of this volume. It is asked before every mount; when it is not so, nothing is repaired
+/// and nothing is formatted.
+pub(super) fn verify(fs_type: FsType, uid: &VolumeUid, file: &File) -> Result<()> {
+    let corrupt = |reason: String| Error::Corrupt { what: format!("the filesystem of volume {uid}"), reason };
+    let mut start = [0; 2048];
+    file.read_exact_at(&mut start, 0).context(|| format!("read the superblock of volume {uid}"))?;
+    match identify(&start) {
+        Some((found, id)) if found == fs_type && id == uid.bytes() => Ok(()),
+        Some((found, _)) if found == fs_type => Err(corrupt("it carries another UUID".to_owned())),
+        Some((found, _)) => Err(corrupt(format!("it is {found}, not {fs_type}"))),
+        None => Err(corrupt(format!("there is no {fs_type} superblock"))),
+    }
+}
+
+/// Reads type and UUID from a filesystem's first 2048 bytes.
+fn identify(start: &[u8; 2048]) -> Option<(FsType, [u8; 16])> {
+    let uuid = |at: usize| std::array::from_fn(|i| start[at + i]);
+    if start.starts_with(b"XFSB") {
+        Some((FsType::Xfs, uuid(32)))
+    } else if start[0x438..0x43a] == [0x53, 0xef] {
+        Some((FsType::Ext4, uuid(0x468)))
+    } else {
+        None
+    }
+}
+
+fn ensure_blank(file: &File, size: u64, uid: &VolumeUid) -> Result<()> {
+    let mut bytes = vec![0; SIGNATURES];
+    for offset in [0, size - SIGNATURES as u64] {
+        file.read_exact_at(&mut bytes, offset).context(|| format!("read the new file of volume {uid}"))?;
+        if bytes.iter().any(|&byte| byte != 0) {
+            let reason = "a newly allocated file is not empty".to_owned();
+            return Err(Error::Corrupt { what: format!("volume {uid}"), reason });
+        }
+    }
+    Ok(())
+}
+
+fn find(program: &str) -> Result<PathBuf> {
+    PROGRAMS
+        .iter()
+        .map(|dir| Path::new(dir).join(program))
+        .find(|path| path.is_file())
+        .ok_or_else(|| Error::Unsupported(format!("{program} is not installed in {}", PROGRAMS.join(", "))))
+}

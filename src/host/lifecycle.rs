@@ -1,0 +1,160 @@
+//! A volume's life: made, fenced, erased.
+
+use std::time::Instant;
+
+use super::disk::Disk;
+use super::error::{Error, Result};
+use super::record::{Record, State};
+use super::uid::VolumeUid;
+use super::{ErasePolicy, FenceReport, Host, Receipt, Usage, Volume, VolumeSpec};
+
+impl Host {
+    /// Makes a volume: allocated, formatted, ready to be published (V1, V5). What is ready already is left as it is,
+    /// except that role, reservation, labels and so on are brought up to date; they are there for X6.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] and a failed mkfs leave nothing behind. [`Error::Conflict`] if a volume of that UID exists with
+    /// another size, filesystem, sharing or on another disk; [`Error::BackingLost`] if it was ready and its data is not
+    /// whole; neither changes anything.
+    pub fn create(&self, disk: &str, spec: &VolumeSpec) -> Result<()> {
+        spec.validate()?;
+        let _volume = self.volume_locks.lock(&spec.uid);
+        let slot = self.disks.iter().find(|slot| slot.config.name == disk);
+        let disk = slot.ok_or_else(|| Error::NotFound(format!("disk {disk}")))?.get()?;
+        let elsewhere = |other: &Disk| other.name() != disk.name();
+        for other in self.served().into_iter().filter(|other| elsewhere(other)) {
+            if other.volume(&spec.uid)?.is_some() {
+                return Err(Error::Conflict(format!("volume {} exists on disk {}", spec.uid, other.name())));
+            }
+        }
+        let (volume, mut record) = match disk.volume(&spec.uid)? {
+            Some(volume) => {
+                let record = volume.record()?;
+                (volume, record)
+            }
+            None => (disk.make(&spec.uid)?, Record::new(spec.clone())),
+        };
+        match record.state {
+            State::Ready => self.keep(&disk, &volume, record, spec),
+            State::Erasing => Err(Error::Fenced(spec.uid.clone())),
+            State::Creating if record.fenced => Err(Error::Fenced(spec.uid.clone())),
+            State::Creating => {
+                // It was never usable, so the wish may have changed since.
+                record.spec = spec.clone();
+                make(&disk, &volume, record)
+            }
+        }
+    }
+
+    /// Brings the record of a ready volume up to date, and looks whether its data is there.
+    fn keep(&self, disk: &Disk, volume: &Volume, mut record: Record, spec: &VolumeSpec) -> Result<()> {
+        if !record.spec.same_volume(spec) {
+            return Err(Error::Conflict(format!(
+                "volume {} exists with {} bytes of {}, {}: neither can be changed by creating it again",
+                spec.uid,
+                record.spec.size_bytes,
+                record.spec.fs_type,
+                if record.spec.shared { "shared" } else { "exclusive" },
+            )));
+        }
+        disk.backing.check(volume, &record)?;
+        if record.spec != *spec {
+            record.spec = spec.clone();
+            volume.write(&record)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses new users from now on (X2), and says who is left. May be repeated, to see whether they are gone.
+    pub fn fence(&self, uid: &VolumeUid) -> Result<FenceReport> {
+        let _volume = self.volume_locks.lock(uid);
+        let (disk, volume) = self.existing(uid)?;
+        let mut record = volume.record()?;
+        if !record.fenced {
+            record.fenced = true;
+            volume.write(&record)?;
+        }
+        let in_use = disk.backing.release(&volume)?;
+        Ok(FenceReport { users: record.publishes, in_use })
+    }
+
+    /// Lets users come again.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] if it is being erased: there is no way back.
+    pub fn unfence(&self, uid: &VolumeUid) -> Result<()> {
+        let _volume = self.volume_locks.lock(uid);
+        let (_, volume) = self.existing(uid)?;
+        let mut record = volume.record()?;
+        if record.state == State::Erasing {
+            return Err(Error::Fenced(uid.clone()));
+        }
+        if record.fenced {
+            record.fenced = false;
+            volume.write(&record)?;
+        }
+        Ok(())
+    }
+
+    /// Erases a volume that is fenced and that nobody uses (X3, X4, S10). One that does not exist is erased already.
+    ///
+    /// # Errors
+    /// [`Error::NotFenced`]; [`Error::InUse`] if the journal names users; [`Error::Busy`] if the kernel still has it
+    /// mounted or open, in whatever mount namespace; [`Error::Corrupt`] if its record cannot be read or something foreign
+    /// is in its directory; [`Error::DiskUnavailable`] if it may be on a disk that cannot be read. In all of these
+    /// nothing is lost.
+    pub fn erase(&self, uid: &VolumeUid, policy: ErasePolicy) -> Result<Receipt> {
+        let started = Instant::now();
+        let _volume = self.volume_locks.lock(uid);
+        let Some((disk, volume)) = self.find(uid)? else {
+            return Ok(Receipt { bytes: 0, duration: started.elapsed(), policy });
+        };
+        let mut record = volume.record()?;
+        if !record.fenced {
+            return Err(Error::NotFenced(uid.clone()));
+        }
+        if !record.publishes.is_empty() {
+            return Err(Error::InUse { uid: uid.clone(), holder: record.users() });
+        }
+        if disk.backing.release(&volume)? {
+            return Err(busy(uid));
+        }
+        volume.ensure_nothing_foreign(&*disk.backing)?;
+        if record.state != State::Erasing {
+            record.state = State::Erasing;
+            volume.write(&record)?;
+        }
+        disk.backing.erase(&volume, &record, policy)?;
+        disk.remove(&volume)?;
+        Ok(Receipt { bytes: record.spec.size_bytes, duration: started.elapsed(), policy })
+    }
+
+    /// Bytes and inodes of a volume, mounted or not (M6).
+    pub fn usage(&self, uid: &VolumeUid) -> Result<Usage> {
+        let _volume = self.volume_locks.lock(uid);
+        let (disk, volume) = self.existing(uid)?;
+        let record = volume.record()?;
+        if record.state != State::Ready {
+            return Err(Error::NotReady(uid.clone()));
+        }
+        disk.backing.usage(&volume, &record)
+    }
+}
+
+/// What the kernel says when the journal knows of no user.
+pub(super) fn busy(uid: &VolumeUid) -> Error {
+    Error::Busy { what: format!("volume {uid}, which is still mounted or open in some mount namespace,") }
+}
+
+fn make(disk: &Disk, volume: &Volume, mut record: Record) -> Result<()> {
+    volume.write(&record)?;
+    if let Err(error) = disk.backing.create(volume, &record) {
+        // The backing left nothing, unless it found something: then it stays, and so does the record.
+        if let Err(kept) = disk.remove(volume) {
+            tracing::info!(volume = %volume.uid, %kept, "an unfinished volume is kept");
+        }
+        return Err(error);
+    }
+    record.state = State::Ready;
+    volume.write(&record)
+}

@@ -1,0 +1,262 @@
+//! Backing `loop`: one preallocated file per volume, its own filesystem in it.
+//!
+//! A volume cannot outgrow its file, and the file's blocks are allocated in advance: neighbours cannot take them and it
+//! cannot take theirs (V5). The file is made and formatted under another name and renamed when it is complete, so
+//! **mkfs only ever sees a file that the same call has just created**, and a file under its final name is never
+//! formatted, whatever the journal says (V9, S13). Newly allocated blocks are extents that were never written; they
+//! read as zeroes, not as what their last owner left there (S17).
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::backing::Backing;
+use super::disk::Volume;
+use super::error::{Context, Error, Result};
+use super::loopdev::{self, Identity};
+use super::mountinfo::{Device, Mount};
+use super::record::Record;
+use super::{ErasePolicy, beneath, filesystem, mounts, options};
+
+/// The volume's file, complete.
+const DATA: &str = "data";
+/// The same while it is being made; worth nothing after a crash.
+const UNFINISHED: &str = "data.new";
+
+/// How much is written before it is waited for, so that erasing does not fill the machine's memory.
+const ZERO_BATCH: u64 = 64 << 20;
+
+/// Superblock magics of the filesystems on which a file's blocks stay where fallocate put them. On copy-on-write ones
+/// they do not, and their `st_dev` is not their device.
+const EXT4_MAGIC: u64 = 0xef53;
+const XFS_MAGIC: u64 = 0x5846_5342;
+
+pub(super) struct Loop;
+
+impl Loop {
+    /// Refuses a disk on which a preallocated file would be no promise.
+    pub(super) fn probe(disk: impl AsFd) -> Result<()> {
+        let found = rustix::fs::fstatfs(disk).context(|| "look at the disk's filesystem")?.f_type as u64;
+        if ![EXT4_MAGIC, XFS_MAGIC].contains(&found) {
+            return Err(Error::Unsupported(format!(
+                "its filesystem (type {found:#x}) is neither ext4 nor xfs: preallocated room would not stay"
+            )));
+        }
+        Ok(())
+    }
+
+    fn make_file(volume: &Volume, record: &Record) -> Result<()> {
+        let (uid, size) = (&volume.uid, record.spec.size_bytes);
+        // Asked for first, because a failing fallocate fills the disk before it gives up.
+        let available = volume.disk_free_bytes()?;
+        let no_space = || Error::NoSpace { disk: volume.disk.clone(), needed: size, available };
+        if available < size {
+            return Err(no_space());
+        }
+        let file =
+            File::from(beneath::create(&volume.dir, UNFINISHED).context(|| "create the volume's file")?);
+        let allocate = || match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size) {
+            Err(Errno::NOSPC | Errno::DQUOT) => Err(no_space()),
+            result => result.context(|| format!("allocate {size} bytes")),
+        };
+        allocate()?;
+        filesystem::make(record.spec.fs_type, uid, &file, size)?;
+        // Should mkfs have given blocks back in spite of its options, take them again.
+        allocate()?;
+        let stat = rustix::fs::fstat(&file).context(|| "look at the volume's file")?;
+        if (stat.st_blocks as u64) * 512 < size {
+            return Err(Error::Unsupported(
+                "the disk's filesystem does not keep allocated blocks".to_owned(),
+            ));
+        }
+        file.sync_all().context(|| "synchronize the volume's file")?;
+        filesystem::verify(record.spec.fs_type, uid, &file)?;
+        rustix::fs::renameat_with(&volume.dir, UNFINISHED, &volume.dir, DATA, RenameFlags::NOREPLACE)
+            .context(|| "complete the volume's file")?;
+        rustix::fs::fsync(&volume.dir).context(|| "synchronize the volume's directory")
+    }
+
+    /// Does to the root directory what the volume says (V11, V12); repeating it is fine, nobody has used it yet.
+    fn set_root(&self, volume: &Volume, record: &Record) -> Result<()> {
+        let (gid, mode) = (record.spec.gid, record.spec.mode);
+        if gid.is_none() && mode.is_none() {
+            return Ok(());
+        }
+        let mount = self.mount(volume, record, false)?;
+        let root = beneath::open_dir(&mount, ".").context(|| "open the volume's root")?;
+        let mode = mode.unwrap_or(0o775) | if gid.is_some() { 0o2000 } else { 0 };
+        // The owner first: changing it clears the set-group-ID bit.
+        rustix::fs::fchown(&root, None, gid.map(Gid::from_raw))
+            .and_then(|()| rustix::fs::fchmod(&root, Mode::from_raw_mode(mode)))
+            .and_then(|()| rustix::fs::syncfs(&root))
+            .context(|| "set the permissions of the volume's root")
+    }
+}
+
+impl Backing for Loop {
+    fn names(&self) -> &'static [&'static str] {
+        &[DATA, UNFINISHED]
+    }
+
+    fn create(&self, volume: &Volume, record: &Record) -> Result<()> {
+        let discard = || beneath::remove(&volume.dir, UNFINISHED, AtFlags::empty());
+        if open_data(volume)?.is_none() {
+            discard().context(|| "remove an unfinished file")?;
+            if let Err(error) = Self::make_file(volume, record) {
+                discard().context(|| format!("remove an unfinished file after: {error}"))?;
+                return Err(error);
+            }
+        }
+        let file = complete(volume, record)?;
+        filesystem::verify(record.spec.fs_type, &volume.uid, &file)?;
+        self.set_root(volume, record)
+    }
+
+    fn check(&self, volume: &Volume, record: &Record) -> Result<()> {
+        complete(volume, record).map(drop)
+    }
+
+    fn mount(&self, volume: &Volume, record: &Record, read_only: bool) -> Result<OwnedFd> {
+        let fs_type = record.spec.fs_type;
+        let file = complete(volume, record)?;
+        filesystem::verify(fs_type, &volume.uid, &file)?;
+        let device = loopdev::attach(direct(volume, &file)?.as_fd(), &identity(volume, Some(&file))?)?;
+        if !device.direct_io {
+            tracing::warn!(volume = %volume.uid, "direct I/O is not possible here: data is cached twice");
+        }
+        device.forbid_discards()?;
+        let attributes = options::attributes(&record.spec.mount_options, read_only);
+        let mount = mounts::detached(fs_type, &device.path(), attributes)?;
+        // The device is named by a path, and a path can lie.
+        let mounted = rustix::fs::fstat(&mount).context(|| "look at the new mount")?;
+        if Device::from_raw(mounted.st_dev) != device.device {
+            return Err(Error::Conflict(format!("{} was replaced while it was mounted", device.path())));
+        }
+        Ok(mount)
+    }
+
+    fn owns(&self, volume: &Volume, mount: &Mount) -> Result<bool> {
+        let file = open_data(volume)?;
+        let devices = loopdev::find(&identity(volume, file.as_ref())?)?;
+        Ok(mount.root.as_os_str() == "/" && devices.iter().any(|device| device.device == mount.device))
+    }
+
+    fn release(&self, volume: &Volume) -> Result<bool> {
+        let file = open_data(volume)?;
+        let mut in_use = false;
+        for device in loopdev::find(&identity(volume, file.as_ref())?)? {
+            in_use |= device.release()?;
+        }
+        Ok(in_use)
+    }
+
+    /// `Discard` gives the blocks back to the disk; `Zero` overwrites them first. What a disk keeps of overwritten
+    /// blocks on its own account, as flash does, is out of reach of either.
+    fn erase(&self, volume: &Volume, record: &Record, policy: ErasePolicy) -> Result<()> {
+        if let Some(file) = open_data(volume)? {
+            if policy == ErasePolicy::Zero {
+                zero(&file).context(|| format!("overwrite volume {}", record.spec.uid))?;
+            }
+            // Unlinking alone would keep the blocks for as long as somebody has the file open.
+            rustix::fs::ftruncate(&file, 0).context(|| "free the volume's blocks")?;
+            file.sync_all().context(|| "synchronize the emptied file")?;
+        }
+        for name in self.names() {
+            beneath::remove(&volume.dir, name, AtFlags::empty()).context(|| format!("remove {name}"))?;
+        }
+        rustix::fs::fsync(&volume.dir).context(|| "synchronize the volume's directory")
+    }
+}
+
+/// Opens the volume's file if there is one.
+fn open_data(volume: &Volume) -> Result<Option<File>> {
+    let file = match beneath::open_here(&volume.dir, DATA, OFlags::RDWR | OFlags::NONBLOCK) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error).context(|| format!("open the data of volume {}", volume.uid)),
+    };
+    let stat = rustix::fs::fstat(&file).context(|| "look at the volume's file")?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        let what = format!("the data of volume {}", volume.uid);
+        return Err(Error::Corrupt { what, reason: "it is not a regular file".to_owned() });
+    }
+    Ok(Some(file))
+}
+
+/// Opens the volume's file, which must be all there.
+fn complete(volume: &Volume, record: &Record) -> Result<File> {
+    let lost = |reason: String| Error::BackingLost { uid: volume.uid.clone(), reason };
+    let file = open_data(volume)?.ok_or_else(|| lost("its file is missing".to_owned()))?;
+    let (size, wanted) =
+        (file.metadata().context(|| "look at the volume's file")?.len(), record.spec.size_bytes);
+    if size < wanted {
+        return Err(lost(format!("its file has {size} bytes of {wanted}")));
+    }
+    Ok(file)
+}
+
+/// The same file for a loop device: opened for direct I/O the kernel picks a block size that suits the disk beneath.
+fn direct(volume: &Volume, file: &File) -> Result<OwnedFd> {
+    let context = || "open the volume's file for a loop device";
+    let opened =
+        match beneath::open_here(&volume.dir, DATA, OFlags::RDWR | OFlags::NONBLOCK | OFlags::DIRECT) {
+            Err(Errno::INVAL) => beneath::open_here(&volume.dir, DATA, OFlags::RDWR | OFlags::NONBLOCK),
+            result => result,
+        }
+        .context(context)?;
+    if inode(&opened)? != inode(file)? {
+        return Err(Error::Conflict(format!(
+            "the data of volume {} changed meanwhile: try again",
+            volume.uid
+        )));
+    }
+    Ok(opened)
+}
+
+fn inode(file: impl AsFd) -> Result<(Device, u64)> {
+    let stat = rustix::fs::fstat(file).context(|| "look at the volume's file")?;
+    Ok((Device::from_raw(stat.st_dev), stat.st_ino))
+}
+
+/// The label holds the directory's inode beside the UID: a copy of the disk, or another node of the same kernel, may have
+/// a volume of the same UID, which is not this one.
+fn identity(volume: &Volume, file: Option<&File>) -> Result<Identity> {
+    let (device, directory) = inode(&volume.dir)?;
+    let label = format!("{}/{:x}:{directory:x}", volume.uid, device.to_raw());
+    Ok(Identity { file: file.map(inode).transpose()?, label })
+}
+
+/// Real writes: the kernel's own ways of zeroing a range merely mark it as empty.
+fn zero(file: &File) -> std::io::Result<()> {
+    let zeroes = vec![0; 1 << 20];
+    let size = file.metadata()?.len();
+    let mut offset = 0;
+    while offset < size {
+        let length = zeroes.len().min((size - offset) as usize);
+        file.write_all_at(&zeroes[..length], offset)?;
+        offset += length as u64;
+        if offset % ZERO_BATCH == 0 {
+            file.sync_data()?;
+        }
+    }
+    file.sync_data()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeroing_writes_every_byte() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&[0xaa; (3 << 20) + 17], 0).unwrap();
+        zero(&file).unwrap();
+        let mut bytes = vec![1; (3 << 20) + 17];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        assert!(bytes.iter().all(|&byte| byte == 0));
+        assert_eq!(file.metadata().unwrap().len(), bytes.len() as u64);
+    }
+}

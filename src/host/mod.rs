@@ -1,0 +1,186 @@
+//! The disks of a node: volumes made on them, mounted into pods and erased. Blocking Linux code, no Kubernetes in it.
+//!
+//! # Guarantees
+//! - Whatever is done was journalled before, on stable storage; every call can be repeated, also after a crash in the
+//!   middle of it (M4). Calls on one volume come one after another, different volumes go on side by side.
+//! - A volume that was ready once is never formatted again (V9). A record that cannot be read is an error of that volume
+//!   (V10), never taken for absent, and never erased (S14).
+//! - Data is erased only when the volume is fenced, nobody is in its journal, and the *kernel* knows of no mount or open
+//!   file of it in any mount namespace (X3, S10).
+//! - Read-only mounts are read-only before they can be seen (S9); nosuid and nodev are on every mount (V12).
+//! - Everything is reached by descriptor beneath a disk or beneath the targets' root, following no symbolic link (M7,
+//!   S12); a mount or loop device that is not ours is never touched (M5).
+//!
+//! # Assumptions
+//! - Linux 5.8 or newer; the privileges to mount and to make loop devices; `/dev`, `/sys` and `/proc` of the machine;
+//!   mkfs.ext4 (1.47) and mkfs.xfs.
+//! - One agent per disk: it is locked, and a second one is refused.
+//!
+//! # Caveats
+//! - Erasing with [`ErasePolicy::Zero`] overwrites what the filesystem shows; what a flash disk remaps is its own affair.
+
+mod backing;
+mod beneath;
+mod disk;
+mod error;
+mod filesystem;
+mod journal;
+mod lifecycle;
+mod locks;
+mod loopdev;
+mod loopfile;
+mod mountinfo;
+mod mounts;
+mod options;
+mod publish;
+mod record;
+mod recover;
+mod sys;
+mod targets;
+mod types;
+mod uid;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use disk::{Disk, Volume};
+use locks::Locks;
+use targets::Targets;
+
+pub use error::{Error, Result};
+pub use filesystem::FsType;
+pub use options::MountOption;
+pub use record::{Pod, Published, Record, State, VolumeSpec};
+pub use types::{
+    DiskConfig, DiskReport, ErasePolicy, FenceReport, HostConfig, Publish, Receipt, Recovery, Usage,
+    VolumeReport,
+};
+pub use uid::VolumeUid;
+
+/// A node's disks and the volumes on them. See the [module](self) for what it guarantees.
+pub struct Host {
+    disks: Vec<Slot>,
+    targets: Targets,
+    /// Taken before `target_locks`.
+    volume_locks: Locks<VolumeUid>,
+    target_locks: Locks<String>,
+}
+
+/// A configured disk, served or not.
+struct Slot {
+    config: DiskConfig,
+    disk: Mutex<Result<Arc<Disk>>>,
+}
+
+impl Host {
+    /// Starts to serve the disks, waiting up to `lock_timeout` for an agent that still does.
+    ///
+    /// A disk that cannot be served is an error of that disk, which [`disks`](Self::disks) reports.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if two disks have one name; an I/O error if `targets_root` is not there.
+    pub fn open(config: HostConfig) -> Result<Self> {
+        let mut names: Vec<_> = config.disks.iter().map(|disk| &disk.name).collect();
+        names.sort();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Error::InvalidArgument(format!("two disks are called {}: rename one", twice[0])));
+        }
+        let targets = Targets::open(&config.targets_root)?;
+        let disks = config
+            .disks
+            .into_iter()
+            .map(|disk| Slot {
+                disk: Mutex::new(Disk::open(&disk, config.lock_timeout).map(Arc::new)),
+                config: disk,
+            })
+            .collect();
+        Ok(Self { disks, targets, volume_locks: Locks::new(), target_locks: Locks::new() })
+    }
+
+    /// Every configured disk as it is now (D1). One that could not be served before is tried again.
+    pub fn disks(&self) -> Vec<DiskReport> {
+        self.disks
+            .iter()
+            .map(|slot| match slot.retry() {
+                Ok(disk) => disk.report(),
+                Err(error) => DiskReport { error: Some(error.to_string()), ..DiskReport::of(&slot.config) },
+            })
+            .collect()
+    }
+
+    /// Every volume on the disks that are served, whether or not its record can be read. What Kubernetes does not know
+    /// of them is an orphan (S14, X6).
+    pub fn volumes(&self) -> Vec<VolumeReport> {
+        let mut reports = Vec::new();
+        for disk in self.served() {
+            let uids = match disk.uids() {
+                Ok(uids) => uids,
+                Err(error) => {
+                    tracing::warn!(disk = disk.name(), %error, "cannot list volumes");
+                    continue;
+                }
+            };
+            for uid in uids {
+                let record = match disk.volume(&uid) {
+                    Ok(None) => continue,
+                    Ok(Some(volume)) => volume.record(),
+                    Err(error) => Err(error),
+                };
+                reports.push(VolumeReport {
+                    disk: disk.name().to_owned(),
+                    disk_id: disk.id().to_owned(),
+                    uid,
+                    record,
+                });
+            }
+        }
+        reports
+    }
+
+    /// Finds a volume on the disks.
+    ///
+    /// # Errors
+    /// It is on none, yet a disk is unavailable: it may be there, and is not taken for absent.
+    fn find(&self, uid: &VolumeUid) -> Result<Option<(Arc<Disk>, Volume)>> {
+        let mut found = None;
+        for disk in self.served() {
+            if let Some(volume) = disk.volume(uid)? {
+                if found.is_some() {
+                    let reason = "it is on two disks".to_owned();
+                    return Err(Error::Corrupt { what: format!("volume {uid}"), reason });
+                }
+                found = Some((disk, volume));
+            }
+        }
+        match (found, self.unavailable()) {
+            (None, Some(error)) => Err(error),
+            (found, _) => Ok(found),
+        }
+    }
+
+    fn existing(&self, uid: &VolumeUid) -> Result<(Arc<Disk>, Volume)> {
+        self.find(uid)?.ok_or_else(|| Error::NotFound(format!("volume {uid}")))
+    }
+
+    fn served(&self) -> Vec<Arc<Disk>> {
+        self.disks.iter().filter_map(|slot| slot.get().ok()).collect()
+    }
+
+    fn unavailable(&self) -> Option<Error> {
+        self.disks.iter().find_map(|slot| slot.get().err())
+    }
+}
+
+impl Slot {
+    fn get(&self) -> Result<Arc<Disk>> {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn retry(&self) -> Result<Arc<Disk>> {
+        let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        if disk.is_err() {
+            *disk = Disk::open(&self.config, Duration::ZERO).map(Arc::new);
+        }
+        disk.clone()
+    }
+}

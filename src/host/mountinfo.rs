@@ -1,0 +1,181 @@
+//! The kernel's own table of mounts, read as it is documented in proc_pid_mountinfo(5).
+//!
+//! The output of `mount(8)` is never parsed: it cannot tell a space in a path from the next column.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use super::error::{Context, Result};
+
+/// Number of a block device or of a filesystem, as `st_dev` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Device {
+    pub(super) major: u32,
+    pub(super) minor: u32,
+}
+
+impl Device {
+    pub(super) fn from_raw(device: u64) -> Self {
+        Self { major: rustix::fs::major(device), minor: rustix::fs::minor(device) }
+    }
+
+    pub(super) fn to_raw(self) -> u64 {
+        rustix::fs::makedev(self.major, self.minor)
+    }
+
+    /// Reads `major:minor`.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (major, minor) = text.trim().split_once(':')?;
+        Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
+    }
+}
+
+/// One mount, as far as this crate wants to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mount {
+    /// Unique among the mounts that are alive.
+    pub(super) id: u64,
+    /// The filesystem's device.
+    pub(super) device: Device,
+    /// Which directory of that filesystem is mounted.
+    pub(super) root: PathBuf,
+    /// Where, as seen from this process' root.
+    pub(super) point: PathBuf,
+    /// Whether this mount is read-only; its filesystem need not be.
+    pub(super) read_only: bool,
+}
+
+/// Every mount of the mount namespace of the calling thread.
+pub(super) fn mounts() -> Result<Vec<Mount>> {
+    // Not "self": that is the process' first thread, which may live in another namespace.
+    let table =
+        std::fs::read("/proc/thread-self/mountinfo").context(|| "read the kernel's table of mounts")?;
+    Ok(parse(&table))
+}
+
+/// Reads a whole table. A line that is not understood is left out: each one concerns another mount.
+pub(super) fn parse(table: &[u8]) -> Vec<Mount> {
+    table.split(|&byte| byte == b'\n').filter_map(parse_line).collect()
+}
+
+/// Reads `36 35 98:0 /root /point rw,noatime master:1 - ext4 /dev/sda rw,errors=continue`.
+fn parse_line(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|&byte| byte == b' ');
+    let id = str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let _parent = fields.next()?;
+    let device = Device::parse(str::from_utf8(fields.next()?).ok()?)?;
+    let root = unescape(fields.next()?);
+    let point = unescape(fields.next()?);
+    let read_only = fields.next()?.split(|&byte| byte == b',').any(|option| option == b"ro");
+    Some(Mount { id, device, root, point, read_only })
+}
+
+/// Undoes the kernel's `\ooo` for space, tab, newline, backslash and `#`.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, after)) = rest.split_first() {
+        match octal(rest) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &rest[4..];
+            }
+            None => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+fn octal(text: &[u8]) -> Option<u8> {
+    match text {
+        [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..] => {
+            Some((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn reads_the_documented_line() {
+        let table = b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n\
+                      40 35 7:300 / /a\\040b\\012c\\134d ro,nosuid shared:4 master:1 - xfs /dev/loop300 rw\n";
+        let mounts = parse(table);
+        assert_eq!(mounts.len(), 2);
+        assert_eq!(mounts[0].root, PathBuf::from("/mnt1"));
+        assert!(!mounts[0].read_only, "the mount's own mode, not its filesystem's");
+        assert_eq!(
+            mounts[1],
+            Mount {
+                id: 40,
+                device: Device { major: 7, minor: 300 },
+                root: "/".into(),
+                point: "/a b\nc\\d".into(),
+                read_only: true,
+            }
+        );
+    }
+
+    #[test]
+    fn a_strange_line_hides_no_other() {
+        let table = b"nonsense\n\n1 2 3\n36 35 98:0 / /x rw - ext4 a rw\n";
+        assert_eq!(parse(table).len(), 1);
+    }
+
+    #[test]
+    fn an_escape_cut_short_stays_as_it_is() {
+        assert_eq!(unescape(b"a\\04"), PathBuf::from("a\\04"));
+        assert_eq!(unescape(b"\\999\\"), PathBuf::from("\\999\\"));
+    }
+
+    #[test]
+    fn reads_the_table_of_this_machine() {
+        assert!(mounts().unwrap().iter().any(|mount| mount.point == PathBuf::from("/")));
+    }
+
+    /// As fs/seq_file.c and fs/proc_namespace.c do it.
+    fn escape(path: &[u8]) -> Vec<u8> {
+        let mut escaped = Vec::new();
+        for &byte in path {
+            match byte {
+                b' ' | b'\t' | b'\n' | b'\\' | b'#' => escaped.extend(format!("\\{byte:03o}").bytes()),
+                _ => escaped.push(byte),
+            }
+        }
+        escaped
+    }
+
+    proptest! {
+        #[test]
+        fn any_path_comes_back(path in proptest::collection::vec(1u8.., 0..60)) {
+            let unescaped = unescape(&escape(&path));
+            prop_assert_eq!(unescaped.as_os_str().as_bytes(), &path[..]);
+        }
+
+        #[test]
+        fn any_path_survives_in_a_line(path in proptest::collection::vec(1u8.., 1..60)) {
+            let mut line = b"36 35 7:1 / ".to_vec();
+            line.extend(escape(&path));
+            line.extend(b" ro - ext4 /dev/loop1 rw");
+            let mounts = parse(&line);
+            prop_assert_eq!(mounts.len(), 1);
+            prop_assert_eq!(mounts[0].point.as_os_str().as_bytes(), &path[..]);
+        }
+
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            parse(&bytes);
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! What a volume's journal says.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::error::{Error, Result};
+use super::filesystem::FsType;
+use super::options::MountOption;
+use super::uid::VolumeUid;
+
+/// The layout of the record that this code writes. It is raised only if older code must not touch what newer code
+/// wrote; mere additions keep it, because unknown fields are carried along.
+const VERSION: u32 = 1;
+
+/// Sizes are whole blocks of the volume's filesystem.
+const BLOCK: u64 = 4096;
+
+/// A volume as it is wanted, and all that is needed to rebuild its Kubernetes object from the disk (X6).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeSpec {
+    /// UID of the Kubernetes object; names the volume on the disk (S4).
+    pub uid: VolumeUid,
+    /// Name of the Kubernetes object. Never a path.
+    pub name: String,
+    /// The role that it belongs to.
+    pub role: String,
+    /// Name of the reservation that it lives in.
+    pub reservation: String,
+    /// Bytes of disk that it takes: a multiple of 4096, no less than [`FsType::min_bytes`].
+    pub size_bytes: u64,
+    /// Its filesystem.
+    pub fs_type: FsType,
+    /// Whether several pods may use it at once (V2); otherwise one pod at a time (M2).
+    pub shared: bool,
+    /// Carried along, not looked at.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Group that owns the root directory, which is then setgid (V11).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+    /// Permissions of the root directory (V12), e.g. `0o770`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
+    /// Mount options from the safe list (V12); nosuid and nodev are always on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mount_options: Vec<MountOption>,
+}
+
+impl VolumeSpec {
+    /// Refuses what cannot be made.
+    pub(super) fn validate(&self) -> Result<()> {
+        let (size, min) = (self.size_bytes, self.fs_type.min_bytes());
+        let refusal = if size < min {
+            format!("a volume with {} needs at least {min} bytes, {size} were asked for", self.fs_type)
+        } else if size % BLOCK != 0 || i64::try_from(size).is_err() {
+            format!("a volume's size must be a multiple of {BLOCK} bytes below 2^63, {size} is not")
+        } else if self.mode.is_some_and(|mode| mode & !0o3777 != 0) {
+            "a volume's permissions are at most 3777 (octal)".to_owned()
+        } else if self.mount_options.contains(&MountOption::Noatime)
+            && self.mount_options.contains(&MountOption::Strictatime)
+        {
+            "noatime and strictatime exclude each other".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Error::InvalidArgument(refusal))
+    }
+
+    /// What can never differ between two specs of one volume, as far as the disk is concerned.
+    pub(super) fn same_volume(&self, other: &Self) -> bool {
+        (self.size_bytes, self.fs_type, self.shared) == (other.size_bytes, other.fs_type, other.shared)
+    }
+}
+
+/// How far a volume is. Each state is written before what it announces is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// Being allocated and formatted; it has never been mounted for anybody.
+    Creating,
+    /// Made. From here on it is never formatted again, whatever happens to it (V9).
+    Ready,
+    /// Being erased; there is no way back.
+    Erasing,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// UID of the pod.
+    pub uid: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// One use of a volume: a mount that was promised to the kubelet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Published {
+    /// The pod that uses it.
+    pub pod: Pod,
+    /// UID of the claim through which it does.
+    pub claim_uid: String,
+    /// Whether it may only read.
+    pub read_only: bool,
+    /// What newer versions wrote here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// The journal of one volume: `volumes/<uid>/record.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// Layout of this record.
+    pub version: u32,
+    /// The volume as it was asked for.
+    #[serde(flatten)]
+    pub spec: VolumeSpec,
+    /// How far it is.
+    pub state: State,
+    /// Whether new users are refused (X2).
+    #[serde(default)]
+    pub fenced: bool,
+    /// Its uses, by target path.
+    #[serde(default)]
+    pub publishes: BTreeMap<String, Published>,
+    /// What newer versions wrote here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl Record {
+    pub(super) fn new(spec: VolumeSpec) -> Self {
+        Self {
+            version: VERSION,
+            spec,
+            state: State::Creating,
+            fenced: false,
+            publishes: BTreeMap::new(),
+            extra: Map::new(),
+        }
+    }
+
+    /// Reads a record of `uid`; anything else is kept as it is and reported.
+    pub(super) fn parse(uid: &VolumeUid, bytes: &[u8]) -> Result<Self> {
+        let corrupt = |reason: String| Error::Corrupt { what: format!("the record of volume {uid}"), reason };
+        // The version first: a newer layout need not have our fields.
+        let value: Value = serde_json::from_slice(bytes).map_err(|error| corrupt(error.to_string()))?;
+        match value.get("version").and_then(Value::as_u64) {
+            Some(version) if version <= u64::from(VERSION) => {}
+            Some(version) => {
+                return Err(Error::Unsupported(format!(
+                    "the record of volume {uid} has version {version}, this agent knows {VERSION}: upgrade it"
+                )));
+            }
+            None => return Err(corrupt("it has no version".to_owned())),
+        }
+        let record: Self = serde_json::from_value(value).map_err(|error| corrupt(error.to_string()))?;
+        if record.spec.uid != *uid {
+            return Err(corrupt(format!("it belongs to volume {}", record.spec.uid)));
+        }
+        Ok(record)
+    }
+
+    pub(super) fn to_bytes(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec_pretty(self).map_err(|error| Error::Corrupt {
+            what: format!("the record of volume {}", self.spec.uid),
+            reason: error.to_string(),
+        })
+    }
+
+    /// The pods that use it, for people: the first three, and how many more.
+    pub(super) fn users(&self) -> String {
+        let mut pods: Vec<_> =
+            self.publishes.values().map(|p| format!("{}/{}", p.pod.namespace, p.pod.name)).collect();
+        pods.sort();
+        pods.dedup();
+        let more = pods.len().saturating_sub(3);
+        pods.truncate(3);
+        match more {
+            0 => pods.join(", "),
+            _ => format!("{} and {more} more", pods.join(", ")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const UID: &str = "00112233-4455-6677-8899-aabbccddeeff";
+
+    fn value() -> Value {
+        json!({
+            "version": 1, "uid": UID, "name": "a", "role": "eng", "reservation": "r", "sizeBytes": 1u64 << 40,
+            "fsType": "ext4", "shared": true, "labels": {"k": "v"}, "state": "Ready", "fenced": false,
+            "publishes": {"/t": {"pod": {"uid": "p", "namespace": "n", "name": "m"}, "claimUid": "c",
+                "readOnly": true, "later": [1]}},
+            "invented": {"tomorrow": u64::MAX}
+        })
+    }
+
+    fn parse(value: &Value) -> Result<Record> {
+        Record::parse(&UID.parse().unwrap(), value.to_string().as_bytes())
+    }
+
+    #[test]
+    fn unknown_fields_come_back() {
+        let record = parse(&value()).unwrap();
+        let written: Value = serde_json::from_slice(&record.to_bytes().unwrap()).unwrap();
+        assert_eq!(written, value());
+    }
+
+    #[test]
+    fn what_is_not_a_record_is_an_error() {
+        let with = |key: &str, new: Value| {
+            let mut value = value();
+            value[key] = new;
+            parse(&value)
+        };
+        assert!(matches!(with("version", json!(2)), Err(Error::Unsupported(_))));
+        assert!(matches!(with("version", json!(null)), Err(Error::Corrupt { .. })));
+        assert!(matches!(with("state", json!("Melting")), Err(Error::Corrupt { .. })));
+        assert!(matches!(with("uid", json!(UID.replace('f', "e"))), Err(Error::Corrupt { .. })));
+        assert!(matches!(with("uid", json!("../../etc")), Err(Error::Corrupt { .. })));
+        assert!(matches!(Record::parse(&UID.parse().unwrap(), b""), Err(Error::Corrupt { .. })));
+    }
+
+    #[test]
+    fn sizes_are_checked() {
+        let spec = parse(&value()).unwrap().spec;
+        let with = |size_bytes: u64| VolumeSpec { size_bytes, ..spec.clone() }.validate();
+        assert!(with(16 << 20).is_ok());
+        for size in [0, 4096, (16 << 20) - 4096, (16 << 20) + 1, 1 << 63, u64::MAX] {
+            assert!(matches!(with(size), Err(Error::InvalidArgument(_))), "{size}");
+        }
+    }
+
+    #[test]
+    fn users_are_named_once_and_shortly() {
+        let mut record = parse(&value()).unwrap();
+        assert_eq!(record.users(), "n/m");
+        let one = record.publishes["/t"].clone();
+        for i in 0..5 {
+            let pod = Pod { name: format!("p{i}"), ..one.pod.clone() };
+            record.publishes.insert(format!("/{i}"), Published { pod, ..one.clone() });
+        }
+        assert_eq!(record.users(), "n/m, n/p0, n/p1 and 3 more");
+    }
+}

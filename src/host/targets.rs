@@ -1,0 +1,95 @@
+//! The paths at which the kubelet wants volumes: all of them beneath one directory.
+
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::beneath;
+use super::error::{Context, Error, Result};
+use super::mounts::Target;
+
+pub(super) struct Targets {
+    path: PathBuf,
+    root: OwnedFd,
+}
+
+impl Targets {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        if !path.is_absolute() {
+            return Err(Error::InvalidArgument(format!("{} is not an absolute path", path.display())));
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root =
+            rustix::fs::open(path, flags, Mode::empty()).context(|| format!("open {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), root })
+    }
+
+    /// The one spelling of a target, under which it is in the journal.
+    pub(super) fn key(&self, target: &Path) -> Result<String> {
+        let refuse = |why: &str| Err(Error::InvalidArgument(format!("target {} {why}", target.display())));
+        let Ok(relative) = target.strip_prefix(&self.path) else {
+            return refuse(&format!("does not lie beneath {}", self.path.display()));
+        };
+        if relative.as_os_str().is_empty() {
+            return refuse("is the root of all targets");
+        }
+        if !relative.components().all(|component| matches!(component, Component::Normal(_))) {
+            return refuse("is not a plain path");
+        }
+        match target.to_str() {
+            Some(text) if !text.contains('\0') => {}
+            _ => return refuse("is not text"),
+        }
+        // Collecting the components leaves out doubled and trailing slashes.
+        let plain: PathBuf = self.path.components().chain(relative.components()).collect();
+        Ok(plain.to_string_lossy().into_owned())
+    }
+
+    /// Opens the directory in which a target is, given its key. `None` if there is no such directory: then nothing can
+    /// be mounted there.
+    pub(super) fn locate(&self, key: &str) -> Result<Option<Target>> {
+        let refuse =
+            || Error::InvalidArgument(format!("target {key} does not lie beneath {}", self.path.display()));
+        let relative = Path::new(key).strip_prefix(&self.path).map_err(|_| refuse())?;
+        let name = relative.file_name().and_then(|name| name.to_str()).ok_or_else(refuse)?;
+        let parent = match relative.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        match beneath::open(&self.root, parent, OFlags::PATH | OFlags::DIRECTORY) {
+            Ok(parent) => Ok(Some(Target { parent, name: name.to_owned(), path: key.to_owned() })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::LOOP) => {
+                Err(Error::Conflict(format!("a symbolic link is on the way to target {key}")))
+            }
+            Err(error) => Err(error).context(|| format!("open the directory of target {key}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_paths_beneath_the_root_are_targets() {
+        let targets = Targets::open(Path::new("/proc/")).unwrap();
+        assert_eq!(targets.key(Path::new("/proc/a//b/./c/")).unwrap(), "/proc/a/b/c");
+        assert_eq!(targets.key(Path::new("/proc/a\nb \u{fc}")).unwrap(), "/proc/a\nb \u{fc}");
+        for path in [
+            "",
+            "/",
+            "/proc",
+            "/proc/",
+            "/process/a",
+            "proc/a",
+            "/proc/../etc",
+            "/proc/a/../../etc",
+            "/proc/\0",
+        ] {
+            assert!(matches!(targets.key(Path::new(path)), Err(Error::InvalidArgument(_))), "{path:?}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Disks: identity, lock, trouble.
+
+use std::time::{Duration, Instant};
+
+use reservoir::host::{DiskConfig, ErasePolicy, Error, Host, HostConfig};
+
+use crate::assert_error;
+use crate::support::*;
+
+#[test]
+fn a_disk_keeps_its_identity() {
+    on_a_node(|node| {
+        let host = node.host();
+        let id = host.disks()[0].id.clone().unwrap();
+        drop(host);
+        // Under another name and path: it is the same disk (D3).
+        let moved = node.dir().join("moved");
+        std::fs::rename(node.disk(), &moved).unwrap();
+        let disks = vec![node.disk_config("other", moved.clone())];
+        let host = Host::open(HostConfig { disks, ..node.config() }).unwrap();
+        assert_eq!(host.disks()[0].id, Some(id));
+        host.create("other", &ext4(1)).unwrap();
+        drop(host);
+        // A damaged or vanished identity is not replaced by a new one: that would disown the volumes.
+        for damage in [Some("{}"), Some("no json"), Some("{\"id\": \"../x\"}"), None] {
+            match damage {
+                Some(text) => std::fs::write(moved.join("disk.json"), text).unwrap(),
+                None => std::fs::remove_file(moved.join("disk.json")).unwrap(),
+            }
+            let disks = vec![node.disk_config("other", moved.clone())];
+            let host = Host::open(HostConfig { disks, ..node.config() }).unwrap();
+            assert!(host.disks()[0].error.is_some(), "{damage:?}");
+            assert_eq!(host.disks()[0].id, None);
+        }
+    });
+}
+
+#[test]
+fn sizes_are_reported() {
+    on_a_node(|node| {
+        let capacity = Some(1024 * MIB);
+        let disk = DiskConfig { capacity, system_reserved: 24 * MIB, ..node.disk_config("d", node.disk()) };
+        let host = Host::open(HostConfig { disks: vec![disk], ..node.config() }).unwrap();
+        let report = host.disks().remove(0);
+        assert_eq!((report.capacity, report.allocatable), (1024 * MIB, 1000 * MIB));
+        assert!(report.free > 0);
+        assert!(node.host_error().contains("another agent"));
+    });
+}
+
+impl Node {
+    /// Why the disk cannot be served.
+    fn host_error(&self) -> String {
+        Host::open(self.config()).unwrap().disks().remove(0).error.unwrap()
+    }
+}
+
+#[test]
+fn two_agents_cannot_serve_one_disk() {
+    on_a_node(|node| {
+        let first = node.host();
+        assert!(node.host_error().contains("another agent"));
+        let second = Host::open(node.config()).unwrap();
+        assert_error!(second.create("d", &ext4(1)), Error::DiskUnavailable { .. });
+        assert_error!(second.erase(&uid(1), ErasePolicy::Discard), Error::DiskUnavailable { .. });
+        // The new agent waits for the old one to end.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(300));
+                drop(first);
+            });
+            let started = Instant::now();
+            let config = HostConfig { lock_timeout: Duration::from_secs(20), ..node.config() };
+            assert_eq!(Host::open(config).unwrap().disks()[0].error, None);
+            assert!(started.elapsed() < Duration::from_secs(10));
+        });
+        // And one that did not wait gets it when it looks again.
+        assert_eq!(second.disks()[0].error, None);
+        second.create("d", &ext4(1)).unwrap();
+    });
+}
+
+#[test]
+fn one_bad_disk_is_not_the_others_problem() {
+    on_a_node(|node| {
+        let (missing, shm) = (node.dir().join("missing"), tempfile::tempdir_in("/dev/shm").unwrap());
+        let disks = vec![
+            node.disk_config("missing", missing.clone()),
+            node.disk_config("memory", shm.path().to_owned()),
+            node.disk_config("d", node.disk()),
+        ];
+        let host = Host::open(HostConfig { disks, ..node.config() }).unwrap();
+        let errors: Vec<_> = host.disks().into_iter().map(|disk| disk.error).collect();
+        assert!(errors[0].is_some() && errors[2].is_none());
+        assert!(errors[1].as_ref().unwrap().contains("neither ext4 nor xfs"), "{errors:?}");
+        assert_eq!(std::fs::read_dir(shm.path()).unwrap().count(), 0, "nothing is left on a refused disk");
+        host.create("d", &ext4(1)).unwrap();
+        host.publish(&node.request(&uid(1), "p", 0, false)).unwrap();
+        host.unpublish(&node.target("p", 0)).unwrap();
+        // What is found nowhere may be on a disk that cannot be read: it is not reported as erased.
+        assert_error!(host.erase(&uid(2), ErasePolicy::Discard), Error::DiskUnavailable { .. });
+        std::fs::create_dir(missing).unwrap();
+        assert_eq!(host.disks()[0].error, None, "it is tried again");
+    });
+}
+
+#[test]
+fn a_volume_lives_on_one_disk() {
+    on_a_node(|node| {
+        let second = node.dir().join("second");
+        std::fs::create_dir(&second).unwrap();
+        let disks = vec![node.disk_config("d", node.disk()), node.disk_config("e", second)];
+        let host = Host::open(HostConfig { disks: disks.clone(), ..node.config() }).unwrap();
+        host.create("d", &ext4(1)).unwrap();
+        assert_error!(host.create("e", &ext4(1)), Error::Conflict(_));
+        drop(host);
+        let twice = vec![disks[0].clone(), disks[0].clone()];
+        assert_error!(
+            Host::open(HostConfig { disks: twice, ..node.config() }).map(drop),
+            Error::InvalidArgument(_)
+        );
+    });
+}

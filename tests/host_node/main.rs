@@ -1,0 +1,10 @@
+//! The node's disks against the real kernel: loop devices, ext4 and xfs, mount namespaces. Needs root.
+
+mod crash;
+mod create;
+mod disks;
+mod erase;
+mod hostile;
+mod publish;
+mod recover;
+mod support;

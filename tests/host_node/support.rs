@@ -1,0 +1,257 @@
+//! A node of one's own for every test: a disk, a kubelet directory and a mount namespace.
+#![allow(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use reservoir::host::{DiskConfig, FsType, Host, HostConfig, Pod, Publish, VolumeSpec, VolumeUid};
+use rustix::mount::{MountPropagationFlags, UnmountFlags};
+use serde_json::Value;
+
+pub const MIB: u64 = 1 << 20;
+
+pub struct Node {
+    dir: PathBuf,
+}
+
+/// Runs `test` in a mount namespace of its own, whose kubelet directory propagates mounts as a real one does. Afterwards
+/// nothing of it may be left in the kernel.
+pub fn on_a_node(test: impl FnOnce(&Node) + Send + 'static) {
+    assert!(rustix::process::geteuid().is_root(), "these tests mount filesystems: run them as root");
+    // On a disk, since loop devices want direct I/O.
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let node = Node { dir: dir.path().canonicalize().unwrap() };
+    std::fs::create_dir_all(node.disk()).unwrap();
+    std::fs::create_dir_all(node.kubelet().join("pods")).unwrap();
+    let path = node.dir.clone();
+    let outcome = std::thread::Builder::new()
+        .name(std::thread::current().name().unwrap_or("test").to_owned())
+        .spawn(move || {
+            unshare_mounts();
+            let kubelet = node.kubelet();
+            rustix::mount::mount_bind(&kubelet, &kubelet).unwrap();
+            rustix::mount::mount_change(&kubelet, MountPropagationFlags::SHARED).unwrap();
+            test(&node);
+        })
+        .unwrap()
+        .join();
+    // The namespace goes with its last thread, a moment after that was joined.
+    eventually("loop devices are left behind", || loops(&path).is_empty());
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Gives this thread a copy of the mount namespace. What was shared stays shared.
+pub fn new_namespace() {
+    // SAFETY: no descriptor table is unshared; only this thread and those that it starts see other mounts.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
+}
+
+/// The same, with nothing shared.
+pub fn unshare_mounts() {
+    new_namespace();
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).unwrap();
+}
+
+pub fn eventually(complaint: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "{complaint}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The loop devices whose file lies beneath `dir`.
+pub fn loops(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/sys/block").unwrap() {
+        let entry = entry.unwrap();
+        if let Ok(file) = std::fs::read_to_string(entry.path().join("loop/backing_file"))
+            && Path::new(file.trim_end()).starts_with(dir)
+        {
+            found.push(entry.file_name().into_string().unwrap());
+        }
+    }
+    found
+}
+
+/// A container: another mount namespace, in which a target is mounted somewhere else until it is dropped.
+pub struct Elsewhere {
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Elsewhere {
+    pub fn new(node: &Node, target: &Path) -> Self {
+        let (target, inside) = (target.to_owned(), node.dir.join("container"));
+        std::fs::create_dir_all(&inside).unwrap();
+        let (end, ended) = channel::<()>();
+        let (ready, is_ready) = channel();
+        let thread = std::thread::spawn(move || {
+            unshare_mounts();
+            rustix::mount::mount_bind_recursive(&target, &inside).unwrap();
+            ready.send(()).unwrap();
+            let _ = ended.recv();
+        });
+        is_ready.recv().unwrap();
+        Self { end: Some(end), thread: Some(thread) }
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        self.end.take();
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Node {
+    /// A node that another process has set up, in whose mount namespace this one runs.
+    pub fn at(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn disk(&self) -> PathBuf {
+        self.dir.join("disk")
+    }
+
+    pub fn kubelet(&self) -> PathBuf {
+        self.dir.join("kubelet")
+    }
+
+    pub fn disk_config(&self, name: &str, path: PathBuf) -> DiskConfig {
+        DiskConfig { name: name.to_owned(), path, capacity: None, system_reserved: 0 }
+    }
+
+    pub fn config(&self) -> HostConfig {
+        HostConfig {
+            disks: vec![self.disk_config("d", self.disk())],
+            targets_root: self.kubelet(),
+            lock_timeout: Duration::ZERO,
+        }
+    }
+
+    /// An agent that serves the disk.
+    pub fn host(&self) -> Host {
+        let host = Host::open(self.config()).unwrap();
+        assert_eq!(host.disks()[0].error, None);
+        host
+    }
+
+    /// The directory of a volume on the disk.
+    pub fn volume(&self, uid: &VolumeUid) -> PathBuf {
+        self.disk().join("volumes").join(uid.as_str())
+    }
+
+    pub fn data(&self, uid: &VolumeUid) -> PathBuf {
+        self.volume(uid).join("data")
+    }
+
+    pub fn record(&self, uid: &VolumeUid) -> Value {
+        serde_json::from_slice(&std::fs::read(self.volume(uid).join("record.json")).unwrap()).unwrap()
+    }
+
+    /// Changes a volume's journal behind the agent's back.
+    pub fn edit(&self, uid: &VolumeUid, change: impl FnOnce(&mut Value)) {
+        let mut record = self.record(uid);
+        change(&mut record);
+        std::fs::write(self.volume(uid).join("record.json"), record.to_string()).unwrap();
+    }
+
+    /// Where the kubelet wants volume `i` of a pod.
+    pub fn target(&self, pod: &str, i: u32) -> PathBuf {
+        let parent = self.kubelet().join("pods").join(pod).join("volumes");
+        std::fs::create_dir_all(&parent).unwrap();
+        parent.join(format!("mount-{i}"))
+    }
+
+    pub fn request(&self, uid: &VolumeUid, pod: &str, i: u32, read_only: bool) -> Publish {
+        Publish {
+            uid: uid.clone(),
+            target: self.target(pod, i),
+            read_only,
+            pod: Pod { uid: format!("uid-of-{pod}"), namespace: "team".to_owned(), name: pod.to_owned() },
+            claim_uid: "claim".to_owned(),
+        }
+    }
+
+    /// The mounts of this namespace beneath the kubelet's directory, but for itself: path and per-mount options.
+    pub fn mounts(&self) -> Vec<(PathBuf, String)> {
+        let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let pods = self.kubelet().join("pods");
+        let fields = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        fields
+            .map(|fields| (PathBuf::from(fields[4]), fields[5].to_owned()))
+            .filter(|(point, _)| point.starts_with(&pods))
+            .collect()
+    }
+
+    /// Nothing mounted, no loop device: as before the first publish.
+    pub fn assert_base_line(&self) {
+        assert_eq!(self.mounts(), []);
+        eventually("loop devices are left", || loops(&self.dir).is_empty());
+    }
+
+    pub fn unmount_lazily(&self, path: &Path) {
+        rustix::mount::unmount(path, UnmountFlags::DETACH).unwrap();
+    }
+}
+
+/// The `i`-th UID.
+pub fn uid(i: u32) -> VolumeUid {
+    format!("00000000-0000-4000-8000-{i:012x}").parse().unwrap()
+}
+
+/// A small shared ext4 volume.
+pub fn ext4(i: u32) -> VolumeSpec {
+    VolumeSpec {
+        uid: uid(i),
+        name: format!("volume-{i}"),
+        role: "eng".to_owned(),
+        reservation: "reservation".to_owned(),
+        size_bytes: 32 * MIB,
+        fs_type: FsType::Ext4,
+        shared: true,
+        labels: Default::default(),
+        gid: None,
+        mode: None,
+        mount_options: Vec::new(),
+    }
+}
+
+pub fn xfs(i: u32) -> VolumeSpec {
+    VolumeSpec { fs_type: FsType::Xfs, size_bytes: 304 * MIB, ..ext4(i) }
+}
+
+pub fn exclusive(i: u32) -> VolumeSpec {
+    VolumeSpec { shared: false, ..ext4(i) }
+}
+
+pub fn write(directory: &Path, name: &str, text: &str) {
+    std::fs::write(directory.join(name), text).unwrap();
+}
+
+pub fn read(directory: &Path, name: &str) -> String {
+    std::fs::read_to_string(directory.join(name)).unwrap()
+}
+
+/// Fails unless the result is an error of that shape.
+#[macro_export]
+macro_rules! assert_error {
+    ($result:expr, $pattern:pat $(if $guard:expr)?) => {
+        match $result {
+            Err($pattern) $(if $guard)? => {}
+            other => panic!("expected {}, got {other:?}", stringify!($pattern)),
+        }
+    };
+}
