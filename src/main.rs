@@ -1,1 +1,157 @@
-fn main() {}
+//! The `reservoir` program: reads the command line and calls the library.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use reservoir::telemetry::{self, Metrics};
+use reservoir::{agent, api, cluster, controller};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// Shared persistent volumes for Kubernetes.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    /// Logs as JSON.
+    #[arg(long, env = "RESERVOIR_LOG_JSON", global = true)]
+    log_json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the controller.
+    Controller(ControllerArgs),
+    /// Runs the agent of a node.
+    Agent(AgentArgs),
+    /// Writes the CustomResourceDefinitions, one file each, into a directory, or prints them.
+    Crds {
+        /// The directory.
+        directory: Option<PathBuf>,
+    },
+}
+
+#[derive(Args)]
+struct ControllerArgs {
+    /// Namespace of the Lease by which one of several controllers is chosen.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "reservoir-system")]
+    namespace: String,
+    /// Name of the Lease.
+    #[arg(long, default_value = "reservoir-controller")]
+    lease_name: String,
+    /// Name of this instance.
+    #[arg(long, env = "POD_NAME", default_value = "reservoir-controller")]
+    identity: String,
+    /// How many objects of one kind are reconciled at once.
+    #[arg(long, default_value_t = 8)]
+    concurrency: u16,
+    /// Where /metrics, /healthz and /readyz are served.
+    #[arg(long, default_value = "0.0.0.0:8080")]
+    metrics_bind_address: SocketAddr,
+}
+
+#[derive(Args)]
+struct AgentArgs {
+    /// Name of the Node.
+    #[arg(long, env = "NODE_NAME")]
+    node_name: String,
+    /// The configuration file that lists the disks.
+    #[arg(long, default_value = "/etc/reservoir/agent.yaml")]
+    config: PathBuf,
+    /// The kubelet's directory.
+    #[arg(long, default_value = "/var/lib/kubelet")]
+    kubelet_dir: PathBuf,
+    /// Seconds between two measurements of the disks.
+    #[arg(long, default_value_t = 30)]
+    measure_seconds: u64,
+    /// Where /metrics, /healthz and /readyz are served.
+    #[arg(long, default_value = "0.0.0.0:8081")]
+    metrics_bind_address: SocketAddr,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    telemetry::init_logs(cli.log_json);
+    match cli.command {
+        Command::Controller(args) => run_controller(args).await,
+        Command::Agent(args) => run_agent(args).await,
+        Command::Crds { directory } => crds(directory),
+    }
+}
+
+/// Resolves to `true` on SIGTERM or SIGINT.
+fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
+    let (sender, receiver) = watch::channel(false);
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        sender.send_replace(true);
+    });
+    Ok(receiver)
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
+    let client = kube::Client::try_default().await.context("failed to find the cluster")?;
+    let stop = stop_signal()?;
+    let metrics = Arc::new(Metrics::default());
+    let serving =
+        telemetry::serve(args.metrics_bind_address, metrics.clone(), || true, stopped(stop.clone()));
+    let options = controller::Options { identity: args.identity.clone(), concurrency: args.concurrency };
+    let work = || controller::run(client.clone(), options.clone(), metrics.clone());
+    let leading =
+        cluster::lead(client.clone(), &args.namespace, &args.lease_name, &args.identity, work, stopped(stop));
+    tokio::try_join!(async { serving.await.context("failed to serve metrics") }, async {
+        leading.await.context("failed to take part in the election of a leader")
+    },)?;
+    Ok(())
+}
+
+async fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
+    let config = agent::Config::read(&args.config)?;
+    let client = kube::Client::try_default().await.context("failed to find the cluster")?;
+    let stop = stop_signal()?;
+    let metrics = Arc::new(Metrics::default());
+    let ready = Arc::new(AtomicBool::new(false));
+    let is_ready = {
+        let ready = ready.clone();
+        move || ready.load(Ordering::Relaxed)
+    };
+    let serving =
+        telemetry::serve(args.metrics_bind_address, metrics.clone(), is_ready, stopped(stop.clone()));
+    let options = agent::Options {
+        node: args.node_name,
+        config,
+        kubelet_dir: args.kubelet_dir,
+        measure_every: Duration::from_secs(args.measure_seconds),
+    };
+    let running = agent::run(client, options, metrics, ready, stopped(stop));
+    tokio::try_join!(async { serving.await.context("failed to serve metrics") }, async {
+        running.await.context("failed to serve the node")
+    },)?;
+    Ok(())
+}
+
+fn crds(directory: Option<PathBuf>) -> anyhow::Result<()> {
+    for crd in api::crds() {
+        let text = serde_yaml::to_string(&crd)?;
+        match &directory {
+            None => println!("---\n{text}"),
+            Some(directory) => {
+                let path = directory.join(api::crd_file_name(&crd));
+                std::fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))?;
+            }
+        }
+    }
+    Ok(())
+}

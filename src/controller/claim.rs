@@ -143,7 +143,8 @@ async fn unclaim(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> 
     }
     let uid = claim.uid().unwrap_or_default();
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
-    let cached = ctx.stores.volumes.state().into_iter().find(|v| bind::is_bound(v, claim)).map(|v| v.name_any());
+    let cached =
+        ctx.stores.volumes.state().into_iter().find(|v| bind::is_bound(v, claim)).map(|v| v.name_any());
     let bound = match cached.or(before.volume.map(|v| v.name)).or(claim.spec.volume.clone()) {
         Some(name) => Some(name),
         // Selected, bound, and deleted before any cache saw it: the volumes themselves know.

@@ -8,7 +8,7 @@ use kube::{Api, ResourceExt};
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
     CONTROLLER_MANAGER, DiskReservation, DiskReservationStatus, SharedPersistentVolume,
-    SharedPersistentVolumeStatus, Size, UidRef, VolumePhase,
+    SharedPersistentVolumeStatus, Size, UidRef, VolumeClaim, VolumePhase,
 };
 use crate::cluster;
 use crate::plan::{LISTED_PODS, create, ledger};
@@ -60,15 +60,21 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
 
 /// Takes claims off the list whose object is gone without our having seen it go, because somebody took the
 /// finalizer off by hand: else the volume could never be destroyed. A claim that pods still use stays.
-pub(super) async fn forget_lost_claims(status: &mut SharedPersistentVolumeStatus, ctx: &Context) -> Result<(), Error> {
+pub(super) async fn forget_lost_claims(
+    status: &mut SharedPersistentVolumeStatus,
+    ctx: &Context,
+) -> Result<(), Error> {
     let mut kept = Vec::new();
     for binding in std::mem::take(&mut status.claims) {
         let key = ObjectRef::<VolumeClaim>::new(&binding.name).within(&binding.namespace);
-        let cached = ctx.stores.claims.get(&key).is_some_and(|claim| claim.uid().as_ref() == Some(&binding.uid));
+        let cached =
+            ctx.stores.claims.get(&key).is_some_and(|claim| claim.uid().as_ref() == Some(&binding.uid));
         let api: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &binding.namespace);
         let there = cached
             || !ctx.users(std::slice::from_ref(&binding)).is_empty()
-            || cluster::get(&api, &binding.name).await?.is_some_and(|claim| claim.uid().as_ref() == Some(&binding.uid));
+            || cluster::get(&api, &binding.name)
+                .await?
+                .is_some_and(|claim| claim.uid().as_ref() == Some(&binding.uid));
         if there {
             kept.push(binding);
         }

@@ -5,11 +5,13 @@
 pub mod bind;
 pub mod create;
 pub mod destroy;
+pub mod keep;
 pub mod ledger;
 pub mod offer;
 pub mod publish;
 pub mod release;
 pub mod reserve;
+pub mod room;
 pub mod summary;
 
 /// At most this many pods are listed in a status; their number is always the whole one.

@@ -1,0 +1,97 @@
+//! The CSI services' view of the node: may this pod, and mount it (M1–M6, S7).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use kube::Api;
+
+use super::volumes::{Context, blocking};
+use crate::api::SharedPersistentVolume;
+use crate::cluster;
+use crate::csi::{Error, PublishRequest, Stats, Usage, VolumeHandle, Volumes};
+use crate::host::{self, Pod, Publish, VolumeUid};
+use crate::plan::publish::authorise;
+
+/// The node's volumes as CSI sees them.
+pub(super) struct Node(pub(super) Arc<Context>);
+
+impl Volumes for Node {
+    async fn publish(&self, request: PublishRequest) -> Result<(), Error> {
+        let ctx = &*self.0;
+        let name = request.volume_context.get("volume").ok_or_else(|| {
+            Error::InvalidArgument(
+                "the PersistentVolume has no volume attribute `volume`: let Reservoir make it".into(),
+            )
+        })?;
+        // Read by quorum: a claim that was bound a moment ago is known here, and one that is gone is not.
+        let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
+        let volume = cluster::get(&volumes, name)
+            .await
+            .map_err(|e| Error::unavailable("failed to look whether the pod's claim is bound", e))?
+            .ok_or_else(|| {
+                Error::NotFound(format!("there is no SharedPersistentVolume {name}: claim anew"))
+            })?;
+        let handle = &request.handle;
+        let (_, read_only) =
+            authorise(&volume, handle.volume_uid(), handle.claim_uid(), &ctx.node, request.read_only)
+                .map_err(|refusal| Error::FailedPrecondition(refusal.to_string()))?;
+        let publish = Publish {
+            uid: uid(handle)?,
+            target: request.target,
+            read_only,
+            pod: Pod { uid: request.pod.uid, namespace: request.pod.namespace, name: request.pod.name },
+            claim_uid: handle.claim_uid().to_owned(),
+        };
+        blocking(ctx, move |host| host.publish(&publish)).await.map_err(error)
+    }
+
+    async fn unpublish(&self, _: &VolumeHandle, target: &Path) -> Result<(), Error> {
+        let target = target.to_owned();
+        blocking(&self.0, move |host| host.unpublish(&target)).await.map_err(error)
+    }
+
+    async fn stats(&self, handle: &VolumeHandle, _: &Path) -> Result<Stats, Error> {
+        let uid = uid(handle)?;
+        let usage = blocking(&self.0, move |host| host.usage(&uid)).await.map_err(error)?;
+        Ok(Stats {
+            bytes: Usage {
+                total: usage.total_bytes,
+                used: usage.used_bytes,
+                available: usage.available_bytes,
+            },
+            inodes: Some(Usage {
+                total: usage.total_inodes,
+                used: usage.used_inodes,
+                available: usage.available_inodes,
+            }),
+        })
+    }
+
+    async fn ready(&self) -> bool {
+        true
+    }
+}
+
+fn uid(handle: &VolumeHandle) -> Result<VolumeUid, Error> {
+    handle.volume_uid().parse().map_err(error)
+}
+
+/// What a failure on the node means to the kubelet: the one place that says so.
+fn error(error: host::Error) -> Error {
+    use host::Error as Host;
+    let said = error.to_string();
+    match error {
+        Host::NotFound(_) => Error::NotFound(said),
+        Host::InvalidArgument(_) => Error::InvalidArgument(said),
+        Host::Conflict(_) => Error::Incompatible(said),
+        Host::Fenced(_) | Host::NotFenced(_) | Host::BackingLost { .. } | Host::Unsupported(_) => {
+            Error::FailedPrecondition(said)
+        }
+        Host::InUse { .. } => Error::InUse(said),
+        Host::Busy { .. } | Host::NotReady(_) => Error::Busy(said),
+        Host::NoSpace { .. } => Error::resource_exhausted("failed to make room", error),
+        Host::DiskUnavailable { .. } | Host::Corrupt { .. } | Host::Command { .. } | Host::Io { .. } => {
+            Error::unavailable("failed on the node's disk", error)
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Runs the agent.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use kube::runtime::controller::{Action, Config as ControllerConfig};
+use kube::runtime::{Controller, watcher};
+use kube::{Api, Client, ResourceExt};
+
+use super::config::{Config, ConfigError};
+use super::publish::Node;
+use super::volumes::Context;
+use super::{disks, volumes};
+use crate::api::{DRIVER, SharedPersistentVolume};
+use crate::cluster;
+use crate::csi::{self, ServeConfig, ServeError};
+use crate::host::{self, Host, HostConfig};
+use crate::telemetry::Metrics;
+
+/// How the agent runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name of the Node.
+    pub node: String,
+    /// The disks.
+    pub config: Config,
+    /// The kubelet's directory, at the same path as on the node.
+    pub kubelet_dir: PathBuf,
+    /// How often the disks are measured.
+    pub measure_every: Duration,
+}
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The node's directories cannot be used.
+    #[error("failed to open the node's disks")]
+    Host(#[from] host::Error),
+    /// The CSI services ended.
+    #[error("failed to serve CSI")]
+    Csi(#[from] ServeError),
+}
+
+/// How long to wait for the agent before this one to let go of a disk.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Runs until `stop` resolves. `ready` is set when the node has been taken stock of and CSI is about to be served.
+///
+/// What is mounted stays mounted when it ends: running pods do not notice (M5).
+pub async fn run(
+    client: Client,
+    options: Options,
+    metrics: Arc<Metrics>,
+    ready: Arc<AtomicBool>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let configured: Result<Vec<_>, _> = options.config.disks.iter().map(|disk| disk.to_host()).collect();
+    let host_config = HostConfig {
+        disks: configured?,
+        targets_root: options.kubelet_dir.clone(),
+        lock_timeout: LOCK_TIMEOUT,
+    };
+    let opened = tokio::task::spawn_blocking(move || {
+        let host = Host::open(host_config)?;
+        for (uid, found) in host.recover() {
+            match found {
+                Ok(found) => {
+                    tracing::info!(volume = uid.as_str(), in_use = found.in_use, dropped = ?found.dropped, "found")
+                }
+                Err(error) => tracing::error!(volume = uid.as_str(), %error, "cannot be taken over"),
+            }
+        }
+        Ok::<_, host::Error>(host)
+    });
+    let opened = opened.await.unwrap_or_else(|e| Err(host::Error::Unsupported(e.to_string())));
+    let ctx =
+        Arc::new(Context { client: client.clone(), node: options.node.clone(), host: Arc::new(opened?) });
+
+    let plugin = options.kubelet_dir.join("plugins").join(DRIVER);
+    let serve_config = ServeConfig {
+        csi_socket: plugin.join("csi.sock"),
+        kubelet_csi_socket: plugin.join("csi.sock"),
+        registration_socket: options.kubelet_dir.join("plugins_registry").join(format!("{DRIVER}-reg.sock")),
+        node_name: options.node.clone(),
+    };
+    let (stopping, stopped) = tokio::sync::watch::channel(false);
+    let mut csi_stop = stopped.clone();
+    let served = csi::serve(serve_config, Arc::new(Node(ctx.clone())), metrics.clone(), async move {
+        let _ = csi_stop.wait_for(|stop| *stop).await;
+    });
+    ready.store(true, Ordering::Relaxed);
+    let work = async {
+        tokio::join!(measure(&ctx, &options), keep(ctx.clone(), metrics));
+    };
+    let watched = async {
+        tokio::select! {
+            () = work => {}
+            () = stop => tracing::info!("stopping; what is mounted stays mounted"),
+        }
+        stopping.send_replace(true);
+    };
+    tokio::pin!(served);
+    tokio::select! {
+        ended = &mut served => Ok(ended?),
+        () = watched => Ok(served.await?),
+    }
+}
+
+/// Measures the disks now and then; writes only what changed.
+async fn measure(ctx: &Context, options: &Options) {
+    loop {
+        let pause = match disks::report(&ctx.client, &options.node, &options.config.disks, &ctx.host).await {
+            Ok(()) => options.measure_every,
+            Err(error) => {
+                tracing::warn!(%error, source = error_source(&error), "failed to report the disks");
+                Duration::from_secs(1)
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn error_source(error: &dyn std::error::Error) -> String {
+    error.source().map(ToString::to_string).unwrap_or_default()
+}
+
+/// Keeps the volumes of this node.
+async fn keep(ctx: Arc<Context>, metrics: Arc<Metrics>) {
+    let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
+    let mine = watcher::Config::default().fields(&format!("status.nodeName={}", ctx.node));
+    let reconcile = move |volume: Arc<SharedPersistentVolume>, ctx: Arc<Context>| {
+        let metrics = metrics.clone();
+        async move {
+            let started = Instant::now();
+            let name = volume.name_any();
+            let done = volumes::reconcile(volume, ctx).await;
+            metrics.reconciled(
+                "SharedPersistentVolume",
+                done.as_ref().err().map(cluster::Error::label),
+                started.elapsed(),
+            );
+            match &done {
+                Err(error) if !matches!(error, cluster::Error::Conflict(_)) => {
+                    tracing::warn!(name, %error, source = error_source(error), "reconcile failed");
+                }
+                _ => {}
+            }
+            done
+        }
+    };
+    let again = |_: Arc<SharedPersistentVolume>, error: &cluster::Error, _: Arc<Context>| match error {
+        cluster::Error::Conflict(_) => Action::requeue(Duration::from_millis(50)),
+        cluster::Error::Api { .. } => Action::requeue(Duration::from_secs(2)),
+    };
+    Controller::new(api, mine)
+        .with_config(ControllerConfig::default().concurrency(4))
+        .run(reconcile, again, ctx)
+        .for_each(|_| std::future::ready(()))
+        .await;
+}

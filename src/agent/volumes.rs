@@ -1,0 +1,187 @@
+//! Makes, fences and erases the volumes of the node, and tells how they are (V5–V10, X2–X4).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::runtime::controller::Action;
+use kube::{Api, Client, Resource, ResourceExt};
+
+use crate::api::condition::{self, BACKED, Verdict, reason};
+use crate::api::{
+    AGENT_MANAGER, BackingState, ErasePolicy, FsType, NodePart, PodRef, SharedPersistentVolume,
+    SharedPersistentVolumeStatus, Size,
+};
+use crate::cluster;
+use crate::host::{self, FenceReport, Host, VolumeSpec, VolumeUid};
+use crate::plan::LISTED_PODS;
+use crate::plan::keep::{self, OnDisk, Task};
+
+/// What the reconciles of one node's volumes share.
+pub(super) struct Context {
+    pub(super) client: Client,
+    pub(super) node: String,
+    pub(super) host: Arc<Host>,
+}
+
+/// How soon a volume is looked at again while it is still mounted and to be destroyed, or could not be made.
+const AGAIN: Duration = Duration::from_secs(2);
+const AFTER_FAILURE: Duration = Duration::from_secs(15);
+
+pub(super) async fn reconcile(
+    volume: Arc<SharedPersistentVolume>,
+    ctx: Arc<Context>,
+) -> Result<Action, cluster::Error> {
+    let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
+    let Ok(uid) = volume.uid().unwrap_or_default().parse::<VolumeUid>() else {
+        tracing::error!(volume = volume.name_any(), "its UID is no UUID: it is left alone");
+        return Ok(Action::await_change());
+    };
+    let on_disk = {
+        let uid = uid.clone();
+        // Without an answer it counts as there: nothing is made then.
+        let unknown = OnDisk { there: true, fenced: false };
+        blocking(&ctx, move |host| Ok(look(host, &uid))).await.unwrap_or(unknown)
+    };
+    let mut volume = (*volume).clone();
+    if !on_disk.there && keep::next(&volume, on_disk) == Task::Make {
+        // Nothing is made on the word of a cache: the object may have been destroyed since.
+        match cluster::get(&api, &volume.name_any()).await? {
+            Some(now) if now.uid() == volume.uid() => volume = now,
+            _ => return Ok(Action::await_change()),
+        }
+    }
+    let mut status = volume.status.clone().unwrap_or_default();
+    let task = keep::next(&volume, on_disk);
+    let done = perform(task, &volume, &uid, &mut status, &ctx).await;
+    if let Err(error) = &done {
+        tracing::warn!(volume = volume.name_any(), ?task, %error, "failed");
+        let lost = matches!(error, host::Error::BackingLost { .. });
+        let why = if lost { reason::BACKING_LOST } else { reason::BACKING_FAILED };
+        set_backed(&volume, &mut status, Verdict::no(why, error.to_string()));
+    }
+    cluster::write_status(&api, &volume, &status, AGENT_MANAGER).await?;
+    if task == Task::Unfence {
+        // Said first, done then: nobody may take it for fenced while it is not.
+        match blocking(&ctx, move |host| host.unfence(&uid)).await {
+            Ok(()) | Err(host::Error::NotFound(_)) => {}
+            Err(error) => {
+                tracing::warn!(volume = volume.name_any(), %error, "failed to allow mounts again");
+                return Ok(Action::requeue(AGAIN));
+            }
+        }
+    }
+    Ok(match done {
+        Ok(None) => Action::await_change(),
+        Ok(Some(after)) => Action::requeue(after),
+        Err(_) => Action::requeue(AFTER_FAILURE),
+    })
+}
+
+fn look(host: &Host, uid: &VolumeUid) -> OnDisk {
+    let found = host.volumes().into_iter().find(|v| v.uid == *uid);
+    let fenced = found.as_ref().is_some_and(|v| v.record.as_ref().is_ok_and(|r| r.fenced));
+    OnDisk { there: found.is_some(), fenced }
+}
+
+/// Does the task and notes in `status` what came of it; says when to look again.
+async fn perform(
+    task: Task,
+    volume: &SharedPersistentVolume,
+    uid: &VolumeUid,
+    status: &mut SharedPersistentVolumeStatus,
+    ctx: &Context,
+) -> host::Result<Option<Duration>> {
+    let mut node = status.node.clone().unwrap_or_default();
+    let uid = uid.clone();
+    let mut again = None;
+    match task {
+        Task::Rest => return Ok(None),
+        Task::Lost => {
+            let reason = "there is no journal of it on any disk of this node".to_owned();
+            return Err(host::Error::BackingLost { uid, reason });
+        }
+        Task::Make => {
+            let (disk, spec) = wanted(volume, uid, ctx)?;
+            blocking(ctx, move |host| host.create(&disk, &spec)).await?;
+            node.backing = BackingState::Made;
+            set_backed(volume, status, Verdict::yes(reason::BACKED, "its bytes are allocated and formatted"));
+        }
+        Task::Fence => {
+            let report = match blocking(ctx, move |host| host.fence(&uid)).await {
+                // It was never made: there is nothing that could be mounted.
+                Err(host::Error::NotFound(_)) => FenceReport { users: Default::default(), in_use: false },
+                other => other?,
+            };
+            let mut pods: Vec<PodRef> = report.users.into_values().map(|u| pod_ref(u.pod)).collect();
+            pods.sort();
+            pods.dedup();
+            node.fenced = true;
+            node.in_use = report.in_use || !pods.is_empty();
+            pods.truncate(LISTED_PODS);
+            node.mounted_by = pods;
+            again = node.in_use.then_some(AGAIN);
+        }
+        Task::Unfence => node = NodePart { fenced: false, in_use: false, mounted_by: vec![], ..node },
+        Task::Erase => {
+            let policy = match volume.spec.erase_policy {
+                ErasePolicy::Discard => host::ErasePolicy::Discard,
+                ErasePolicy::Zero => host::ErasePolicy::Zero,
+            };
+            let receipt = blocking(ctx, move |host| host.erase(&uid, policy)).await?;
+            tracing::info!(volume = volume.name_any(), ?receipt, "erased");
+            node.backing = BackingState::Erased;
+            node.erased = Some(Size::from_bytes(receipt.bytes));
+        }
+    }
+    status.node = Some(node);
+    Ok(again)
+}
+
+fn wanted(
+    volume: &SharedPersistentVolume,
+    uid: VolumeUid,
+    ctx: &Context,
+) -> host::Result<(String, VolumeSpec)> {
+    let invalid = |what: &str| host::Error::InvalidArgument(what.to_owned());
+    let status = volume.status.as_ref().ok_or_else(|| invalid("the volume has no status"))?;
+    let disk = status.node_disk.as_deref().and_then(|name| name.strip_prefix(&ctx.node)?.strip_prefix('.'));
+    let size = status.size.as_ref().unwrap_or(&volume.spec.size);
+    let spec = VolumeSpec {
+        uid,
+        name: volume.name_any(),
+        role: volume.spec.role.clone(),
+        reservation: status.reservation.as_ref().map(|r| r.name.clone()).unwrap_or_default(),
+        size_bytes: size.bytes().map_err(|e| invalid(&e.to_string()))?,
+        fs_type: match volume.spec.fs_type {
+            FsType::Ext4 => host::FsType::Ext4,
+            FsType::Xfs => host::FsType::Xfs,
+        },
+        shared: volume.spec.shared.is_some(),
+        labels: volume.labels().clone(),
+        gid: None,
+        // Pods of any user share it: who may mount it at all is decided by claims.
+        mode: Some(0o777),
+        mount_options: vec![],
+    };
+    Ok((disk.ok_or_else(|| invalid("the volume is on no disk of this node"))?.to_owned(), spec))
+}
+
+fn set_backed(volume: &SharedPersistentVolume, status: &mut SharedPersistentVolumeStatus, verdict: Verdict) {
+    condition::set(&mut status.conditions, BACKED, verdict, volume.meta().generation, Timestamp::now());
+}
+
+fn pod_ref(pod: host::Pod) -> PodRef {
+    PodRef { namespace: pod.namespace, name: pod.name, uid: pod.uid }
+}
+
+/// Runs blocking work on the host off the async threads.
+pub(super) async fn blocking<T: Send + 'static>(
+    ctx: &Context,
+    work: impl FnOnce(&Host) -> host::Result<T> + Send + 'static,
+) -> host::Result<T> {
+    let host = ctx.host.clone();
+    tokio::task::spawn_blocking(move || work(&host)).await.unwrap_or_else(|error| {
+        Err(host::Error::Unsupported(format!("the agent failed in the middle of it: {error}")))
+    })
+}

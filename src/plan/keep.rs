@@ -1,0 +1,87 @@
+//! What the agent does next with a volume on its node (V9, X2, X3).
+
+use crate::api::{BackingState, SharedPersistentVolume};
+
+/// The next thing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Make it, or see that it is whole.
+    Make,
+    /// It was made once and its bytes are not there: say so, and never make it again over what may come back.
+    Lost,
+    /// Refuse new mounts, and tell which there are.
+    Fence,
+    /// Allow mounts again.
+    Unfence,
+    /// Erase it.
+    Erase,
+    /// Nothing.
+    Rest,
+}
+
+/// What the node's disk has of a volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnDisk {
+    /// There is a journal of it.
+    pub there: bool,
+    /// The journal says that new mounts are refused.
+    pub fenced: bool,
+}
+
+/// The next thing to do.
+pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
+    let status = volume.status.clone().unwrap_or_default();
+    let node = status.node.unwrap_or_default();
+    let destroy = status.destroy.unwrap_or_default();
+    if volume.metadata.deletion_timestamp.is_none() {
+        return if node.backing == BackingState::Made && !on_disk.there { Task::Lost } else { Task::Make };
+    }
+    match (destroy.tombstone.is_some(), destroy.fence) {
+        (true, _) if node.backing == BackingState::Erased => Task::Rest,
+        (true, _) => Task::Erase,
+        (false, true) => Task::Fence,
+        (false, false) if node.fenced || on_disk.fenced => Task::Unfence,
+        (false, false) => Task::Rest,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Destroy;
+    use crate::plan::testing::*;
+
+    const THERE: OnDisk = OnDisk { there: true, fenced: false };
+
+    #[test]
+    fn a_volumes_life_as_its_node_sees_it() {
+        let mut v = volume("v", "eng", 1);
+        assert_eq!(next(&v, OnDisk::default()), Task::Make);
+        v = ready_volume("v", "eng", true);
+        assert_eq!(next(&v, THERE), Task::Make, "again and again: it looks whether all is there");
+        assert_eq!(next(&v, OnDisk::default()), Task::Lost, "V9: what was made once is never made again");
+        v.metadata.deletion_timestamp = some_time();
+        assert_eq!(next(&v, THERE), Task::Rest);
+        assert_eq!(
+            next(&v, OnDisk { there: true, fenced: true }),
+            Task::Unfence,
+            "died between saying so and doing so"
+        );
+        let mut with = |fence, dead, fenced, backing| {
+            let status = v.status.as_mut().unwrap();
+            status.destroy = Some(Destroy { fence, tombstone: if dead { some_time() } else { None } });
+            let node = status.node.as_mut().unwrap();
+            (node.fenced, node.backing) = (fenced, backing);
+            next(&v, THERE)
+        };
+        assert_eq!(with(true, false, false, BackingState::Made), Task::Fence);
+        assert_eq!(
+            with(true, false, true, BackingState::Made),
+            Task::Fence,
+            "looks again until all mounts are gone"
+        );
+        assert_eq!(with(false, false, true, BackingState::Made), Task::Unfence);
+        assert_eq!(with(true, true, true, BackingState::Made), Task::Erase);
+        assert_eq!(with(true, true, true, BackingState::Erased), Task::Rest);
+    }
+}
