@@ -1,6 +1,7 @@
 //! What can go wrong on a node's disks, in the terms in which a caller can act on it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -132,4 +133,18 @@ impl<T> Context<T> for std::io::Result<T> {
         // An I/O error without an errno is a short read or write.
         self.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)).context(context)
     }
+}
+
+/// Repeats what the kernel refuses as busy, for a tenth of a second.
+///
+/// A process that is just being started has copies of all our descriptors until it executes its program. Whatever they
+/// refer to is busy for that moment, without anybody using it.
+pub(super) fn settled<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    for _ in 0..5 {
+        match attempt() {
+            Err(Error::Io { source: Errno::BUSY, .. }) => std::thread::sleep(Duration::from_millis(20)),
+            result => return result,
+        }
+    }
+    attempt()
 }

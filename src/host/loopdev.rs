@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::error::{Context, Error, Result};
+use super::error::{Context, Error, Result, settled};
 use super::mountinfo::Device;
 use super::sys;
 
@@ -65,7 +65,7 @@ impl LoopDevice {
     /// The kernel's superblock holds its device exclusively for as long as one mount, one open file or one working
     /// directory of it exists anywhere; asking for the same is therefore refused exactly that long.
     fn claim(&self) -> Result<Option<OwnedFd>> {
-        match open_node(self.number, OFlags::RDONLY | OFlags::EXCL) {
+        match settled(|| open_node(self.number, OFlags::RDONLY | OFlags::EXCL)) {
             Ok(claim) => Ok(Some(claim.0)),
             Err(Error::Io { source: Errno::BUSY, .. }) => Ok(None),
             Err(error) => Err(error),
@@ -88,7 +88,8 @@ impl LoopDevice {
     /// Takes the ability to punch holes into the file from the device.
     ///
     /// Discards, and ext4's own zeroing, would otherwise give preallocated blocks back to the disk, where anybody could
-    /// take them (V5). Without it the kernel writes zeroes instead.
+    /// take them (V5). Without it the kernel writes zeroes instead. The kernel keeps the setting for whoever gets the
+    /// device next.
     pub(super) fn forbid_discards(&self) -> Result<()> {
         let path = format!("/sys/block/loop{}/queue/discard_max_bytes", self.number);
         let read = || std::fs::read_to_string(&path).context(|| format!("read {path}"));
@@ -108,23 +109,41 @@ impl LoopDevice {
 pub(super) fn find(identity: &Identity) -> Result<Vec<LoopDevice>> {
     let mut found = Vec::new();
     for number in bound_numbers()? {
-        let (fd, device) = match open_node(number, OFlags::RDONLY) {
-            Ok(opened) => opened,
-            // Unbound or removed since it was listed.
-            Err(Error::Io { source: Errno::NXIO | Errno::NODEV | Errno::NOENT, .. }) => continue,
-            Err(error) => return Err(error),
-        };
-        let status = match sys::loop_status(&fd) {
-            Ok(status) => status,
-            Err(Errno::NXIO) => continue,
-            Err(error) => return Err(error).context(|| format!("ask what loop{number} is bound to")),
-        };
-        if let Some(matched) = identity.matches(&status) {
-            let direct_io = status.flags & sys::LO_FLAGS_DIRECT_IO != 0;
-            found.push(LoopDevice { number, device, found: matched, direct_io, _open: fd });
-        }
+        found.extend(examine(number, identity)?);
     }
     Ok(found)
+}
+
+/// Whether this is the number of a device bound to the file, or carrying its name.
+pub(super) fn is_bound(device: Device, identity: &Identity) -> Result<bool> {
+    let link = format!("/sys/dev/block/{}:{}", device.major, device.minor);
+    let path = match std::fs::read_link(&link) {
+        Ok(path) => path,
+        // Gone, or the device of a filesystem without one.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error).context(|| format!("read {link}")),
+    };
+    match path.file_name().and_then(|name| name.to_str()).and_then(number) {
+        Some(number) => Ok(examine(number, identity)?.is_some_and(|found| found.device == device)),
+        None => Ok(false),
+    }
+}
+
+/// Opens a device if it is bound to the file, or carries its name.
+fn examine(number: u32, identity: &Identity) -> Result<Option<LoopDevice>> {
+    let (fd, device) = match open_node(number, OFlags::RDONLY) {
+        Ok(opened) => opened,
+        // Unbound or removed meanwhile.
+        Err(Error::Io { source: Errno::NXIO | Errno::NODEV | Errno::NOENT, .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let status = match sys::loop_status(&fd) {
+        Ok(status) => status,
+        Err(Errno::NXIO) => return Ok(None),
+        Err(error) => return Err(error).context(|| format!("ask what loop{number} is bound to")),
+    };
+    let direct_io = status.flags & sys::LO_FLAGS_DIRECT_IO != 0;
+    Ok(identity.matches(&status).map(|found| LoopDevice { number, device, found, direct_io, _open: fd }))
 }
 
 /// Binds a free device to `file`, or returns the one that is bound already (S16).
@@ -176,14 +195,18 @@ fn bound_numbers() -> Result<Vec<u32>> {
     let mut numbers = Vec::new();
     for entry in std::fs::read_dir("/sys/block").context(|| "list /sys/block")? {
         let name = entry.context(|| "list /sys/block")?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix("loop")).and_then(|n| n.parse().ok());
-        if let Some(number) = number
+        if let Some(number) = name.to_str().and_then(number)
             && std::fs::exists(format!("/sys/block/loop{number}/loop")).context(|| "look at a loop device")?
         {
             numbers.push(number);
         }
     }
     Ok(numbers)
+}
+
+/// Reads `loop7`.
+fn number(name: &str) -> Option<u32> {
+    name.strip_prefix("loop")?.parse().ok()
 }
 
 /// Opens `/dev/loopN`, and makes it where nobody else does: in a container, /dev is filled once, at its start.

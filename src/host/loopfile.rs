@@ -3,7 +3,8 @@
 //! A volume cannot outgrow its file, and the file's blocks are allocated in advance: neighbours cannot take them and it
 //! cannot take theirs (V5). The file is made and formatted under another name and renamed when it is complete, so
 //! **mkfs only ever sees a file that the same call has just created**, and a file under its final name is never
-//! formatted, whatever the journal says (V9, S13). Newly allocated blocks are extents that were never written; they
+//! formatted, whatever the journal says (V9, S13). A mkfs that outlives its agent writes to a file that has no name any
+//! more once the next agent starts over. Newly allocated blocks are extents that were never written; they
 //! read as zeroes, not as what their last owner left there (S17).
 
 use std::fs::File;
@@ -15,7 +16,7 @@ use rustix::io::Errno;
 
 use super::backing::Backing;
 use super::disk::Volume;
-use super::error::{Context, Error, Result};
+use super::error::{Context, Error, Result, settled};
 use super::loopdev::{self, Identity};
 use super::mountinfo::{Device, Mount};
 use super::record::Record;
@@ -25,6 +26,9 @@ use super::{ErasePolicy, beneath, filesystem, mounts, options};
 const DATA: &str = "data";
 /// The same while it is being made; worth nothing after a crash.
 const UNFINISHED: &str = "data.new";
+
+/// Both filesystems are made of blocks of this many bytes.
+const BLOCK: u64 = 4096;
 
 /// How much is written before it is waited for, so that erasing does not fill the machine's memory.
 const ZERO_BATCH: u64 = 64 << 20;
@@ -49,7 +53,7 @@ impl Loop {
     }
 
     fn make_file(volume: &Volume, record: &Record) -> Result<()> {
-        let (uid, size) = (&volume.uid, record.spec.size_bytes);
+        let (uid, size) = (&volume.uid, file_bytes(record));
         // Asked for first, because a failing fallocate fills the disk before it gives up.
         let available = volume.disk_free_bytes()?;
         let no_space = || Error::NoSpace { disk: volume.disk.clone(), needed: size, available };
@@ -129,7 +133,7 @@ impl Backing for Loop {
         }
         device.forbid_discards()?;
         let attributes = options::attributes(&record.spec.mount_options, read_only);
-        let mount = mounts::detached(fs_type, &device.path(), attributes)?;
+        let mount = settled(|| mounts::detached(fs_type, &device.path(), attributes))?;
         // The device is named by a path, and a path can lie.
         let mounted = rustix::fs::fstat(&mount).context(|| "look at the new mount")?;
         if Device::from_raw(mounted.st_dev) != device.device {
@@ -140,8 +144,8 @@ impl Backing for Loop {
 
     fn owns(&self, volume: &Volume, mount: &Mount) -> Result<bool> {
         let file = open_data(volume)?;
-        let devices = loopdev::find(&identity(volume, file.as_ref())?)?;
-        Ok(mount.root.as_os_str() == "/" && devices.iter().any(|device| device.device == mount.device))
+        Ok(mount.root.as_os_str() == "/"
+            && loopdev::is_bound(mount.device, &identity(volume, file.as_ref())?)?)
     }
 
     fn release(&self, volume: &Volume) -> Result<bool> {
@@ -190,12 +194,16 @@ fn open_data(volume: &Volume) -> Result<Option<File>> {
 fn complete(volume: &Volume, record: &Record) -> Result<File> {
     let lost = |reason: String| Error::BackingLost { uid: volume.uid.clone(), reason };
     let file = open_data(volume)?.ok_or_else(|| lost("its file is missing".to_owned()))?;
-    let (size, wanted) =
-        (file.metadata().context(|| "look at the volume's file")?.len(), record.spec.size_bytes);
+    let (size, wanted) = (file.metadata().context(|| "look at the volume's file")?.len(), file_bytes(record));
     if size < wanted {
         return Err(lost(format!("its file has {size} bytes of {wanted}")));
     }
     Ok(file)
+}
+
+/// The volume's size in whole blocks: never more than was reserved for it.
+fn file_bytes(record: &Record) -> u64 {
+    record.spec.size_bytes / BLOCK * BLOCK
 }
 
 /// The same file for a loop device: opened for direct I/O the kernel picks a block size that suits the disk beneath.

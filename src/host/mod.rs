@@ -17,6 +17,7 @@
 //! - One agent per disk: it is locked, and a second one is refused.
 //!
 //! # Caveats
+//! - A loop device that was ours does not discard any more when it later serves somebody else.
 //! - Erasing with [`ErasePolicy::Zero`] overwrites what the filesystem shows; what a flash disk remaps is its own affair.
 
 mod backing;

@@ -3,14 +3,14 @@
 //! A mount is first made detached, with all its attributes, and then moved onto a directory that is already open: it is
 //! never visible without its mode (S9, M3), and no path is resolved twice (M7).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::fs::{AtFlags, OFlags, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags};
 
 use super::beneath;
-use super::error::{Context, Error, Result};
+use super::error::{Context, Error, Result, settled};
 use super::filesystem::FsType;
 use super::mountinfo::{self, Mount};
 
@@ -96,7 +96,6 @@ impl Target {
 
     /// Moves a detached mount here, onto a directory that is made if it is missing.
     pub(super) fn attach(&self, mount: &OwnedFd) -> Result<()> {
-        use rustix::fs::Mode;
         beneath::make_dir(&self.parent, &self.name, Mode::RWXU | Mode::RGRP | Mode::XGRP)
             .context(|| format!("make target {}", self.path))?;
         let Found::Directory(directory) = self.look()? else {
@@ -109,14 +108,18 @@ impl Target {
 
     /// Takes the uppermost mount away. While somebody works in it, that is refused and nothing changes.
     pub(super) fn unmount(&self) -> Result<()> {
-        use std::os::fd::AsRawFd;
         // umount(2) knows no descriptors, hence the parent's magic link; a descriptor of the mount itself would keep it
         // busy. Not "self": the mount belongs to this thread's namespace.
         let path = format!("/proc/thread-self/fd/{}/{}", self.parent.as_raw_fd(), self.name);
-        match rustix::mount::unmount(path, rustix::mount::UnmountFlags::NOFOLLOW) {
-            Err(Errno::BUSY) => Err(Error::Busy { what: format!("the mount at {}", self.path) }),
-            result => result.context(|| format!("unmount {}", self.path)),
-        }
+        let unmount = || {
+            rustix::mount::unmount(&path, UnmountFlags::NOFOLLOW).context(|| format!("unmount {}", self.path))
+        };
+        settled(unmount).map_err(|error| match error {
+            Error::Io { source: Errno::BUSY, .. } => {
+                Error::Busy { what: format!("the mount at {}", self.path) }
+            }
+            error => error,
+        })
     }
 
     /// Removes the directory, which must be empty.

@@ -103,12 +103,16 @@ impl Host {
         if let Some(target) = self.targets.locate(&key)? {
             clear(&disk, &volume, &target)?;
         }
-        // An unreadable record must not keep a pod from ending; nothing is promised in it that could be withdrawn.
-        let Ok(mut record) = volume.record() else { return Ok(()) };
-        if record.publishes.remove(&key).is_some() {
-            volume.write(&record)?;
+        let mut record = match volume.record() {
+            Ok(record) => record,
+            // A damaged record must not keep a pod from ending.
+            Err(Error::Corrupt { .. } | Error::Unsupported(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        match record.publishes.remove(&key) {
+            Some(_) => volume.write(&record),
+            None => Ok(()),
         }
-        disk.backing.release(&volume).map(drop)
     }
 
     /// The volume that is, or should be, at a target: by the journals, or by the mount that is there.

@@ -14,9 +14,6 @@ use super::uid::VolumeUid;
 /// wrote; mere additions keep it, because unknown fields are carried along.
 const VERSION: u32 = 1;
 
-/// Sizes are whole blocks of the volume's filesystem.
-const BLOCK: u64 = 4096;
-
 /// A volume as it is wanted, and all that is needed to rebuild its Kubernetes object from the disk (X6).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -29,7 +26,7 @@ pub struct VolumeSpec {
     pub role: String,
     /// Name of the reservation that it lives in.
     pub reservation: String,
-    /// Bytes of disk that it takes: a multiple of 4096, no less than [`FsType::min_bytes`].
+    /// Bytes of disk that it may take, no less than [`FsType::min_bytes`]; what is no whole block stays free.
     pub size_bytes: u64,
     /// Its filesystem.
     pub fs_type: FsType,
@@ -55,8 +52,8 @@ impl VolumeSpec {
         let (size, min) = (self.size_bytes, self.fs_type.min_bytes());
         let refusal = if size < min {
             format!("a volume with {} needs at least {min} bytes, {size} were asked for", self.fs_type)
-        } else if size % BLOCK != 0 || i64::try_from(size).is_err() {
-            format!("a volume's size must be a multiple of {BLOCK} bytes below 2^63, {size} is not")
+        } else if i64::try_from(size).is_err() {
+            format!("a volume has less than 2^63 bytes, {size} were asked for")
         } else if self.mode.is_some_and(|mode| mode & !0o3777 != 0) {
             "a volume's permissions are at most 3777 (octal)".to_owned()
         } else if self.mount_options.contains(&MountOption::Noatime)
@@ -237,8 +234,8 @@ mod tests {
     fn sizes_are_checked() {
         let spec = parse(&value()).unwrap().spec;
         let with = |size_bytes: u64| VolumeSpec { size_bytes, ..spec.clone() }.validate();
-        assert!(with(16 << 20).is_ok());
-        for size in [0, 4096, (16 << 20) - 4096, (16 << 20) + 1, 1 << 63, u64::MAX] {
+        assert!(with(16 << 20).is_ok() && with(1_500_000_000).is_ok());
+        for size in [0, 4096, (16 << 20) - 1, 1 << 63, u64::MAX] {
             assert!(matches!(with(size), Err(Error::InvalidArgument(_))), "{size}");
         }
     }

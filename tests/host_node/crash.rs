@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use reservoir::host::{ErasePolicy, Host, State};
+use reservoir::host::{ErasePolicy, Host, HostConfig, State};
 
 use crate::support::*;
 
@@ -54,7 +54,9 @@ fn an_agent_may_be_killed_at_any_moment() {
             victim.kill().unwrap();
             victim.wait().unwrap();
 
-            let host: Host = node.host();
+            // A mkfs that was just being started may hold the lock for another moment.
+            let config = HostConfig { lock_timeout: Duration::from_secs(10), ..node.config() };
+            let host = Host::open(config).unwrap();
             for (uid, recovered) in host.recover() {
                 recovered.unwrap_or_else(|error| panic!("{uid}: {error}"));
             }

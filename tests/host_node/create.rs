@@ -17,7 +17,7 @@ fn state(host: &Host, i: u32) -> State {
 fn creates_once() {
     on_a_node(|node| {
         let host = node.host();
-        for spec in [ext4(1), xfs(2)] {
+        for spec in [ext4(1), xfs(21)] {
             host.create("d", &spec).unwrap();
             let before = std::fs::metadata(node.data(&spec.uid)).unwrap();
             assert_eq!(before.len(), spec.size_bytes);
@@ -26,7 +26,7 @@ fn creates_once() {
             let after = std::fs::metadata(node.data(&spec.uid)).unwrap();
             assert_eq!((before.ino(), before.mtime_nsec()), (after.ino(), after.mtime_nsec()));
         }
-        assert_eq!((state(&host, 1), state(&host, 2)), (State::Ready, State::Ready));
+        assert_eq!((state(&host, 1), state(&host, 21)), (State::Ready, State::Ready));
         node.assert_base_line();
     });
 }
@@ -189,7 +189,7 @@ fn creation_goes_on_after_a_crash_at_any_point() {
 fn a_journal_that_forgot_cannot_cost_data() {
     on_a_node(|node| {
         let host = node.host();
-        for spec in [ext4(1), xfs(2)] {
+        for spec in [ext4(1), xfs(22)] {
             let target = node.target("p", 0);
             host.create("d", &spec).unwrap();
             host.publish(&node.request(&spec.uid, "p", 0, false)).unwrap();

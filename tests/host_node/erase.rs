@@ -13,7 +13,7 @@ use crate::support::*;
 fn erases_what_is_fenced_and_unused() {
     on_a_node(|node| {
         let host = node.host();
-        for (spec, policy) in [(ext4(1), ErasePolicy::Discard), (xfs(2), ErasePolicy::Zero)] {
+        for (spec, policy) in [(ext4(1), ErasePolicy::Discard), (xfs(23), ErasePolicy::Zero)] {
             host.create("d", &spec).unwrap();
             host.publish(&node.request(&spec.uid, "p", 0, false)).unwrap();
             assert_error!(host.erase(&spec.uid, policy), Error::NotFenced(_));
@@ -42,7 +42,7 @@ fn erases_what_is_fenced_and_unused() {
 fn the_kernels_word_counts() {
     on_a_node(|node| {
         let host = node.host();
-        for spec in [ext4(1), xfs(2)] {
+        for spec in [ext4(1), xfs(24)] {
             host.create("d", &spec).unwrap();
             host.publish(&node.request(&spec.uid, "p", 0, false)).unwrap();
             write(&node.target("p", 0), "f", "x");

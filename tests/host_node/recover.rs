@@ -116,12 +116,7 @@ fn only_loop_devices_of_ours_are_detached() {
         host.create("d", &ext4(1)).unwrap();
         let foreign = node.dir().join("foreign");
         std::fs::write(&foreign, vec![0; 1 << 20]).unwrap();
-        let attach = |path: &std::path::Path| {
-            let output = Command::new("losetup").args(["-f", "--show"]).arg(path).output().unwrap();
-            assert!(output.status.success(), "{output:?}");
-            String::from_utf8(output.stdout).unwrap().trim().trim_start_matches("/dev/").to_owned()
-        };
-        let (ours, theirs) = (attach(&node.data(&uid(1))), attach(&foreign));
+        let (ours, theirs) = (attach_by_hand(&node.data(&uid(1))), attach_by_hand(&foreign));
         assert_eq!(loops(node.dir()).len(), 2);
         // One that is there already is used, not doubled.
         host.publish(&node.request(&uid(1), "p", 0, false)).unwrap();

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -37,6 +38,11 @@ pub fn on_a_node(test: impl FnOnce(&Node) + Send + 'static) {
         })
         .unwrap()
         .join();
+    if outcome.is_err() {
+        for device in loops(&path) {
+            let _ = Command::new("losetup").arg("-d").arg(format!("/dev/{device}")).status();
+        }
+    }
     // The namespace goes with its last thread, a moment after that was joined.
     eventually("loop devices are left behind", || loops(&path).is_empty());
     if let Err(panic) = outcome {
@@ -77,6 +83,45 @@ pub fn loops(dir: &Path) -> Vec<String> {
         }
     }
     found
+}
+
+/// A loop device that does not go away by itself.
+pub fn attach_by_hand(path: &Path) -> String {
+    let output = Command::new("losetup").args(["-f", "--show"]).arg(path).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().trim_start_matches("/dev/").to_owned()
+}
+
+/// A loop device that nobody has had before, bound to a file.
+pub struct NewLoop {
+    pub number: i32,
+}
+
+impl NewLoop {
+    pub fn attach(path: &Path) -> Self {
+        let number = (700..).find(|&number| loop_control::<0x4c80>(number).is_ok()).unwrap();
+        let made = Self { number };
+        let device = format!("/dev/loop{number}");
+        assert!(Command::new("losetup").arg(&device).arg(path).status().unwrap().success());
+        made
+    }
+}
+
+impl Drop for NewLoop {
+    fn drop(&mut self) {
+        // It has to be unbound by then.
+        let _ = loop_control::<0x4c81>(self.number);
+    }
+}
+
+/// LOOP_CTL_ADD or LOOP_CTL_REMOVE.
+fn loop_control<const OPCODE: u32>(number: i32) -> rustix::io::Result<()> {
+    let control = std::fs::File::options().read(true).write(true).open("/dev/loop-control").unwrap();
+    // SAFETY: both take the number of a device as their argument.
+    unsafe {
+        let call = rustix::ioctl::IntegerSetter::<OPCODE>::new_usize(number as usize);
+        rustix::ioctl::ioctl(control, call)
+    }
 }
 
 /// A container: another mount namespace, in which a target is mounted somewhere else until it is dropped.
@@ -229,6 +274,7 @@ pub fn ext4(i: u32) -> VolumeSpec {
     }
 }
 
+/// A shared XFS volume. A kernel mounts one UUID of XFS only once, hence every test has its own.
 pub fn xfs(i: u32) -> VolumeSpec {
     VolumeSpec { fs_type: FsType::Xfs, size_bytes: 304 * MIB, ..ext4(i) }
 }
