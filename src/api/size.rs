@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub struct Size(String);
 
 /// The rule of [`Size::bytes`] in CEL, for the CRDs' schemas.
-pub(super) const RULE: &str = "type(self) == int ? int(self) > 0 : isQuantity(string(self)) && quantity(string(self)).isInteger() && quantity(string(self)).isGreaterThan(quantity('0'))";
+pub(super) const RULE: &str = "type(self) == int ? int(self) > 0 : isQuantity(string(self)) && quantity(string(self)).isGreaterThan(quantity('0')) && quantity(string(self)).isLessThan(quantity('8Ei'))";
 /// What the API server says when [`RULE`] does not hold.
 pub(super) const MESSAGE: &str =
     "a size is a whole positive number of bytes below 8Ei, or a quantity such as 512Mi or 10Gi";

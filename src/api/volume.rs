@@ -153,13 +153,11 @@ pub struct SharedPersistentVolumeStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub claims: Vec<ClaimBinding>,
     /// How many claims are bound to it (controller).
-    #[serde(skip_serializing_if = "is_zero")]
     pub claim_count: u32,
     /// The first 16 of the running and pending pods that use it (controller).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub users: Vec<PodRef>,
     /// How many running and pending pods use it (controller).
-    #[serde(skip_serializing_if = "is_zero")]
     pub user_count: u32,
     /// How far its destruction is (controller).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -171,10 +169,6 @@ pub struct SharedPersistentVolumeStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-}
-
-fn is_zero(n: &u32) -> bool {
-    *n == 0
 }
 
 /// The controller's side of a destruction.

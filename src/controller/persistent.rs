@@ -86,7 +86,11 @@ pub(super) async fn is_ours(claim: &VolumeClaim, ctx: &Context) -> Result<bool, 
     Ok(cluster::get(&claims, &claim.name_any()).await?.is_some_and(|pvc| made_for(&pvc, claim)))
 }
 
-/// Removes both, the PersistentVolumeClaim first; says whether both are gone. Another claim's are left alone.
+/// Removes both, the PersistentVolumeClaim first; says whether no pod can use it any more. Another claim's are left
+/// alone.
+///
+/// The PersistentVolume may stay for a moment, until Kubernetes has seen that nothing is bound to it: without its
+/// PersistentVolumeClaim no pod gets to it.
 pub(super) async fn remove(claim: &VolumeClaim, ctx: &Context) -> Result<bool, Error> {
     let (volumes, claims) = apis(claim, ctx);
     if let Some(pvc) = cluster::get(&claims, &claim.name_any()).await?.filter(|pvc| made_for(pvc, claim)) {
@@ -95,11 +99,8 @@ pub(super) async fn remove(claim: &VolumeClaim, ctx: &Context) -> Result<bool, E
         }
         return Ok(false);
     }
-    let Some(pv) = cluster::get(&volumes, &pv_name(claim)).await? else { return Ok(true) };
-    if pv.metadata.deletion_timestamp.is_none() {
-        cluster::delete(&volumes, &pv.name_any(), pv.uid()).await?;
-    }
-    Ok(cluster::get(&volumes, &pv_name(claim)).await?.is_none())
+    cluster::delete(&volumes, &pv_name(claim), None).await?;
+    Ok(true)
 }
 
 fn access_mode(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> String {

@@ -1,1 +1,28 @@
-//! Cluster.
+//! Real Kubernetes on one machine, for tests, demonstrations and development.
+//!
+//! Two tiers, neither of them a fake:
+//! - [`api`]: etcd and kube-apiserver as child processes, ready in seconds, any number side by side;
+//! - [`node`]: a kind cluster of several nodes, for everything that needs kubelets and pods.
+//!
+//! Binaries come from the machine where it has them, else they are built from source once and kept in the [`cache`].
+//! Everything that is started here is ended here, by the id that was recorded for it, and nothing else is.
+
+pub mod api;
+pub mod cache;
+pub mod command;
+mod debian;
+pub mod docker;
+pub mod image;
+pub mod interrupt;
+pub mod node;
+pub mod packages;
+mod ports;
+mod process;
+pub mod programs;
+pub mod progress;
+mod recorded;
+pub mod tools;
+pub mod version;
+
+/// The audit policy of both tiers: who wrote what.
+const AUDIT_POLICY: &str = include_str!("../assets/audit-policy.yaml");

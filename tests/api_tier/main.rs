@@ -1,0 +1,10 @@
+//! Reservoir on a real kube-apiserver, etcd and kube-controller-manager, with real agents that keep real volumes.
+//!
+//! Needs root: the agents make loop devices and mounts.
+
+mod bad_input;
+mod faults;
+mod lifecycle;
+mod quiet;
+mod races;
+mod support;

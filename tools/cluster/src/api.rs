@@ -1,0 +1,215 @@
+//! Tier *api*: etcd, kube-apiserver and, where wanted, kube-controller-manager as child processes.
+//!
+//! Guarantees: ready within seconds from a warm cache; any number side by side; the processes end with this process,
+//! however it ends. Assumes util-linux's `setpriv` and `openssl`; root is not needed.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client};
+use tempfile::TempDir;
+
+use crate::cache::Cache;
+use crate::ports;
+use crate::process::Process;
+use crate::programs::Program;
+
+mod files;
+
+/// How long a process may take until it is ready, on a machine that is busy with other tests.
+const READY_WITHIN: Duration = Duration::from_secs(90);
+
+/// Puts what an API server and a controller manager are started from into the cache. Blocks, the first time for minutes.
+pub fn prepare() -> anyhow::Result<()> {
+    Programs::find(true).map(drop)
+}
+
+/// What an [`ApiServer`] consists of.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ApiOptions {
+    /// Runs kube-controller-manager too: garbage collection, binding of PVs and PVCs, service accounts.
+    ///
+    /// Without it nobody makes the `default` service accounts, so the ServiceAccount admission plug-in, which demands
+    /// one for every pod, is off.
+    pub controller_manager: bool,
+    /// Writes an audit log.
+    pub audit: bool,
+}
+
+/// A kube-apiserver with its own etcd on free ports of 127.0.0.1.
+///
+/// Authorization is RBAC; every admission plug-in that is on by default is on. Dropping it ends the processes and
+/// removes their data.
+#[derive(Debug)]
+pub struct ApiServer {
+    // Fields drop in this order: each process before the one it talks to, their files last.
+    controller_manager: Option<Process>,
+    apiserver: Option<Process>,
+    etcd: Process,
+    program: PathBuf,
+    args: Vec<String>,
+    port: u16,
+    dir: TempDir,
+}
+
+impl ApiServer {
+    /// Starts it and waits until it is ready. The first call on a machine builds the binaries, which takes minutes.
+    ///
+    /// The error carries the end of the log of the process that did not become ready.
+    pub async fn start(options: ApiOptions) -> anyhow::Result<Self> {
+        let programs =
+            tokio::task::spawn_blocking(move || Programs::find(options.controller_manager)).await??;
+        let dir = tempfile::Builder::new().prefix("reservoir-api-").tempdir();
+        let dir = dir.context("failed to make a directory for the API server's data")?;
+        files::write_inputs(dir.path())?;
+        let (etcd_port, port) = (ports::free()?, ports::free()?);
+        let etcd_args = files::etcd_args(dir.path(), etcd_port);
+        let etcd = Process::start(&programs.etcd, &etcd_args, &dir.path().join("etcd.log"))?;
+        let mut server = Self {
+            controller_manager: None,
+            apiserver: None,
+            etcd,
+            program: programs.apiserver,
+            args: files::apiserver_args(dir.path(), etcd_port, port, options),
+            port,
+            dir,
+        };
+        server.start_apiserver().await?;
+        if let Some(program) = programs.controller_manager {
+            server.start_controller_manager(&program).await?;
+        }
+        Ok(server)
+    }
+
+    /// Kills kube-apiserver and starts it again on the same port, with the same data and certificates.
+    pub async fn restart_apiserver(&mut self) -> anyhow::Result<()> {
+        self.apiserver = None;
+        self.start_apiserver().await
+    }
+
+    /// Ends the processes and removes their data.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        let Self { controller_manager, apiserver, etcd, dir, .. } = self;
+        drop((controller_manager, apiserver, etcd));
+        dir.close().context("failed to remove the API server's data")
+    }
+
+    /// A kubeconfig file of a user in `system:masters`.
+    pub fn kubeconfig_path(&self) -> PathBuf {
+        self.dir.path().join(files::ADMIN_KUBECONFIG)
+    }
+
+    /// What is in [`Self::kubeconfig_path`].
+    pub fn kubeconfig(&self) -> anyhow::Result<Kubeconfig> {
+        Kubeconfig::read_from(self.kubeconfig_path()).context("failed to read the kubeconfig")
+    }
+
+    /// A client of a user in `system:masters`.
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        client(self.kubeconfig()?).await
+    }
+
+    /// A client that acts as `user` in `groups`, with the rights that RBAC gives them.
+    pub async fn client_as(&self, user: &str, groups: &[&str]) -> anyhow::Result<Client> {
+        let mut kubeconfig = self.kubeconfig()?;
+        for auth_info in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
+            auth_info.impersonate = Some(user.to_owned());
+            auth_info.impersonate_groups = Some(groups.iter().map(|&group| group.to_owned()).collect());
+        }
+        client(kubeconfig).await
+    }
+
+    /// The audit log, one JSON object per line: every write of every user, if [`ApiOptions::audit`] was set.
+    pub fn audit_log(&self) -> PathBuf {
+        self.dir.path().join(files::AUDIT_LOG)
+    }
+
+    async fn start_apiserver(&mut self) -> anyhow::Result<()> {
+        let log = self.dir.path().join("kube-apiserver.log");
+        let apiserver = self.apiserver.insert(Process::start(&self.program, &self.args, &log)?);
+        let started = Instant::now();
+        let certificate = self.dir.path().join(files::CERTIFICATE);
+        loop {
+            self.etcd.check().context("etcd did not start")?;
+            apiserver.check().context("kube-apiserver did not start")?;
+            // It signs its certificate itself, at its first start; clients need that.
+            if certificate.exists() {
+                files::write_kubeconfigs(self.dir.path(), self.port)?;
+                if ready(&self.dir.path().join(files::ADMIN_KUBECONFIG)).await.is_ok() {
+                    return Ok(());
+                }
+            }
+            if started.elapsed() > READY_WITHIN {
+                bail!(
+                    "kube-apiserver was not ready after {} s:\n{}",
+                    READY_WITHIN.as_secs(),
+                    apiserver.log_tail()
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn start_controller_manager(&mut self, program: &Path) -> anyhow::Result<()> {
+        let log = self.dir.path().join("kube-controller-manager.log");
+        let args = files::controller_manager_args(self.dir.path());
+        let process = self.controller_manager.insert(Process::start(program, &args, &log)?);
+        let accounts: Api<ServiceAccount> = Api::namespaced(
+            client(Kubeconfig::read_from(self.dir.path().join(files::ADMIN_KUBECONFIG))?).await?,
+            "default",
+        );
+        let started = Instant::now();
+        // Every pod needs this account, so its being there is what "ready" means to a test.
+        while accounts.get_opt("default").await?.is_none() {
+            process.check().context("kube-controller-manager did not start")?;
+            if started.elapsed() > READY_WITHIN {
+                bail!(
+                    "kube-controller-manager did nothing in {} s:\n{}",
+                    READY_WITHIN.as_secs(),
+                    process.log_tail()
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+}
+
+/// The binaries, from `KUBEBUILDER_ASSETS` where it is set and has them, else from the cache.
+struct Programs {
+    etcd: PathBuf,
+    apiserver: PathBuf,
+    controller_manager: Option<PathBuf>,
+}
+
+impl Programs {
+    fn find(controller_manager: bool) -> anyhow::Result<Self> {
+        let cache = Cache::open()?;
+        let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+        let find = |program: Program| {
+            let given = assets.as_ref().map(|dir| dir.join(program.name())).filter(|file| file.is_file());
+            given.map_or_else(|| program.build(&cache), Ok)
+        };
+        Ok(Self {
+            etcd: find(Program::Etcd)?,
+            apiserver: find(Program::Kubernetes("kube-apiserver"))?,
+            controller_manager: controller_manager
+                .then(|| find(Program::Kubernetes("kube-controller-manager")))
+                .transpose()?,
+        })
+    }
+}
+
+async fn ready(kubeconfig: &Path) -> anyhow::Result<()> {
+    let client = client(Kubeconfig::read_from(kubeconfig)?).await?;
+    client.request_text(http::Request::get("/readyz").body(Vec::new())?).await?;
+    Ok(())
+}
+
+async fn client(kubeconfig: Kubeconfig) -> anyhow::Result<Client> {
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    Client::try_from(config.context("failed to use the kubeconfig")?).context("failed to make a client")
+}

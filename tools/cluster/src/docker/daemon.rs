@@ -1,0 +1,184 @@
+//! A dockerd of our own: where none runs, and only as long as it is needed.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rustix::mount::{UnmountFlags, unmount};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::firewall::Firewall;
+use crate::cache::Cache;
+use crate::command::tail;
+use crate::interrupt;
+use crate::packages;
+use crate::programs::Program;
+use crate::progress::{Progress, say};
+use crate::recorded::Recorded;
+
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const ENDED_WITHIN: Duration = Duration::from_secs(30);
+const RUNC_WITHOUT_RESOURCE: &str = include_str!("../../assets/runc-without-resource.sh");
+
+/// What is kept about the running daemon.
+#[derive(Serialize, Deserialize)]
+struct State {
+    daemon: Recorded,
+    firewall: Firewall,
+}
+
+/// Its run-time files. Not in the cache: they mean nothing after a reboot, and a socket's path must be short.
+fn run_dir(cache: &Cache) -> PathBuf {
+    let digest = format!("{:x}", Sha256::digest(cache.root().as_os_str().as_encoded_bytes()));
+    PathBuf::from(format!("/run/reservoir-{}", &digest[..8]))
+}
+
+fn host(cache: &Cache) -> String {
+    format!("unix://{}", run_dir(cache).join("docker.sock").display())
+}
+
+fn state(cache: &Cache) -> anyhow::Result<Option<State>> {
+    let file = run_dir(cache).join("state.json");
+    match fs::read(&file) {
+        Ok(text) => {
+            let state = serde_json::from_slice(&text);
+            Ok(Some(state.with_context(|| format!("{} cannot be read; remove it", file.display()))?))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("failed to read {}", file.display())),
+    }
+}
+
+/// Its `DOCKER_HOST`, if it runs.
+pub(super) fn running(cache: &Cache) -> anyhow::Result<Option<String>> {
+    // Only root can have started one, and only root can look.
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    Ok(state(cache)?.filter(|state| state.daemon.is_alive()).map(|_| host(cache)))
+}
+
+/// Starts it and waits until it answers; returns its `DOCKER_HOST`.
+pub(super) fn start(cache: &Cache) -> anyhow::Result<String> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("no Docker daemon answers and only root can start one; start Docker, or run this as root");
+    }
+    // One that died without being stopped has left things in the kernel.
+    stop(cache)?;
+    let runtime = if lacks_resource_capability()? { Some(runc_without_resource(cache)?) } else { None };
+    let progress = Progress::start("starting a Docker daemon");
+    let dir = run_dir(cache);
+    fs::create_dir_all(&dir).with_context(|| format!("failed to make {}", dir.display()))?;
+    fs::set_permissions(&dir, Permissions::from_mode(0o700))?;
+    let log = cache.root().join("dockerd.log");
+    let output = File::create(&log).with_context(|| format!("failed to open {}", log.display()))?;
+    let firewall = Firewall::now();
+
+    let mut command = Command::new("dockerd");
+    command.env("PATH", super::path()?).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    // A group of its own: a Ctrl-C on the terminal is not meant for it.
+    command.process_group(0);
+    command.arg("--data-root").arg(cache.root().join("docker"));
+    command.arg("--exec-root").arg(dir.join("exec"));
+    command.arg("--pidfile").arg(dir.join("dockerd.pid"));
+    // No bridge of its own: kind makes one for its nodes, and image builds use the machine's network.
+    command.args(["--host", &host(cache), "--bridge", "none"]);
+    if let Some(runtime) = runtime {
+        command.arg("--add-runtime").arg(format!("without-resource={}", runtime.display()));
+        command.args(["--default-runtime", "without-resource"]);
+    }
+    let mut child = command.spawn().context("failed to start dockerd")?;
+    let daemon = Recorded::of(child.id())?;
+    // Waited for as long as this process lives, so that it does not stay as a zombie.
+    std::thread::spawn(move || child.wait());
+    fs::write(dir.join("state.json"), serde_json::to_vec(&State { daemon, firewall })?)?;
+
+    let started = Instant::now();
+    let docker = super::Docker { host: Some(host(cache)), cache: cache.clone() };
+    while !docker.answers() {
+        if interrupt::requested() || !daemon.is_alive() || started.elapsed() > READY_WITHIN {
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            stop(cache)?;
+            bail!("dockerd did not get ready; {} ends with:\n{}", log.display(), tail(&said));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    progress.done();
+    Ok(host(cache))
+}
+
+/// Stops it and removes what it leaves in the kernel and in its run-time directory.
+pub(super) fn stop(cache: &Cache) -> anyhow::Result<()> {
+    let Some(State { daemon, firewall }) = state(cache)? else { return Ok(()) };
+    if daemon.is_alive() {
+        say("stopping the Docker daemon that was started here");
+        daemon.end(ENDED_WITHIN)?;
+    }
+    let dir = run_dir(cache);
+    end_helpers(&dir.join("exec"))?;
+    unmount_below(&[&dir, &cache.root().join("docker")])?;
+    firewall.restore();
+    remove_cgroups();
+    fs::remove_dir_all(&dir).with_context(|| format!("failed to remove {}", dir.display()))
+}
+
+/// Ends the containerd and the shims of a dockerd that was killed. Their command lines name its directory.
+fn end_helpers(exec_root: &Path) -> anyhow::Result<()> {
+    let needle = exec_root.as_os_str().as_encoded_bytes();
+    for entry in fs::read_dir("/proc").context("failed to read /proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Ok(process) = Recorded::of(pid) else { continue };
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if line.windows(needle.len()).any(|part| part == needle) {
+            process.end(Duration::from_secs(10))?;
+        }
+    }
+    Ok(())
+}
+
+fn unmount_below(dirs: &[&Path]) -> anyhow::Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("failed to read the mounts")?;
+    let points = mounts.lines().rev().filter_map(|line| line.split(' ').nth(1));
+    for point in points.filter(|point| dirs.iter().any(|dir| Path::new(point).starts_with(dir))) {
+        unmount(point, UnmountFlags::DETACH).with_context(|| format!("failed to unmount {point}"))?;
+    }
+    Ok(())
+}
+
+/// Removes the control groups that held its containers' groups. Those of another Docker's containers are not empty, and the
+/// kernel refuses to remove them.
+fn remove_cgroups() {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([root.into()]) {
+        let _ = fs::remove_dir(hierarchy.join("docker"));
+    }
+}
+
+/// Whether not even root has CAP_SYS_RESOURCE here, as in some sandboxes.
+pub(crate) fn lacks_resource_capability() -> anyhow::Result<bool> {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status =
+        fs::read_to_string("/proc/self/status").context("failed to read this process's capabilities")?;
+    let bounding =
+        status.lines().find_map(|line| line.strip_prefix("CapBnd:")).context("there is no CapBnd")?;
+    let bounding = u64::from_str_radix(bounding.trim(), 16).context("CapBnd is no number")?;
+    Ok(bounding >> CAP_SYS_RESOURCE & 1 == 0)
+}
+
+/// A runtime that can start privileged containers all the same.
+fn runc_without_resource(cache: &Cache) -> anyhow::Result<PathBuf> {
+    packages::ensure(&["jq"])?;
+    let runc = Program::Runc.build(cache)?;
+    let script = RUNC_WITHOUT_RESOURCE.replace("@RUNC@", &runc.display().to_string());
+    let digest = format!("{:x}", Sha256::digest(&script));
+    cache.get(&format!("bin/runc-without-resource-{}/runc", &digest[..8]), |path| {
+        fs::write(path, &script)?;
+        Ok(fs::set_permissions(path, Permissions::from_mode(0o755))?)
+    })
+}

@@ -1,0 +1,145 @@
+//! The images that run in a cluster: the product's, and one for ordinary pods.
+//!
+//! Their bases are pulled where that can be, else they are made from Debian packages under the same names. All of this
+//! blocks.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use crate::command::Cmd;
+use crate::debian::Rootfs;
+use crate::docker::Docker;
+use crate::packages;
+use crate::version::Version;
+
+/// The product, built from the repository's Dockerfile.
+pub const PRODUCT: &str = "localhost/reservoir:dev";
+
+/// A shell and the usual small tools, for pods.
+pub const TEST: &str = "localhost/reservoir-test:dev";
+
+/// The build stage of the product's image; the name keeps its layers, and with them the built dependencies.
+const PRODUCT_BUILD: &str = "localhost/reservoir-build:dev";
+
+const DEBIAN: &str = "debian:trixie-slim";
+const RUST_DOCKERFILE: &str = include_str!("../assets/rust.Dockerfile");
+
+/// The bases of both images. The first time on a machine takes a minute.
+pub fn ensure_bases(docker: &Docker) -> anyhow::Result<()> {
+    if !docker.has_image(DEBIAN) && !docker.pull(DEBIAN)? {
+        let work = tempfile::tempdir_in(docker.cache().root())?;
+        let archive = work.path().join("debian.tar");
+        Rootfs { suite: "trixie", variant: "minbase", packages: &[] }.write(&archive)?;
+        docker.import(&archive, &["CMD [\"bash\"]"], DEBIAN)?;
+    }
+    let rust = rust_image(&rust_version()?);
+    if !docker.has_image(&rust) && !docker.pull(&rust)? {
+        compose_rust(docker, &rust)?;
+    }
+    Ok(())
+}
+
+/// Builds [`PRODUCT`] from the repository that this crate was compiled in.
+pub fn build_product(docker: &Docker) -> anyhow::Result<&'static str> {
+    ensure_bases(docker)?;
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let build = || -> anyhow::Result<Cmd> {
+        let rust = format!("RUST={}", rust_version()?);
+        Ok(docker.build().args(["--build-arg", &rust]).dir(&repository))
+    };
+    build()?
+        .args(["--target=build", "--tag", PRODUCT_BUILD, "."])
+        .progress("compiling the product for its image")
+        .run()?;
+    build()?.args(["--tag", PRODUCT, "."]).progress("building the product's image").run()?;
+    // The images that had these names before.
+    docker.cmd(["image", "prune", "--force", "--filter", "label=dev.reservoir.image"]).run()?;
+    Ok(PRODUCT)
+}
+
+/// Makes [`TEST`]: Debian's static busybox and its applets, nothing else.
+pub fn build_test_image(docker: &Docker) -> anyhow::Result<&'static str> {
+    if docker.has_image(TEST) {
+        return Ok(TEST);
+    }
+    packages::ensure(&["busybox-static"])?;
+    let work = tempfile::tempdir_in(docker.cache().root())?;
+    let root = work.path().join("root");
+    let bin = root.join("bin");
+    for dir in ["bin", "etc", "tmp"] {
+        fs::create_dir_all(root.join(dir))?;
+    }
+    fs::copy("/bin/busybox", bin.join("busybox")).context("failed to copy busybox")?;
+    for applet in Cmd::new("/bin/busybox").arg("--list").run()?.lines().filter(|applet| *applet != "busybox")
+    {
+        symlink("busybox", bin.join(applet))?;
+    }
+    fs::write(root.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")?;
+    fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
+    let archive = work.path().join("test.tar");
+    fs::set_permissions(root.join("tmp"), Permissions::from_mode(0o1777))?;
+    tar(&archive).arg("--directory").arg(&root).arg(".").run()?;
+    docker.import(&archive, &["ENV PATH=/bin", "CMD [\"sh\"]"], TEST)?;
+    Ok(TEST)
+}
+
+/// The name of Rust's image for a version such as `1.95`; the Dockerfile puts it together the same way.
+fn rust_image(version: &str) -> String {
+    format!("rust:{version}-slim-trixie")
+}
+
+fn rust_version() -> anyhow::Result<String> {
+    let said =
+        Cmd::new("rustc").arg("--version").run().context("Rust is needed; install it and put it in PATH")?;
+    let version = Version::find(&said).with_context(|| format!("no version in what rustc says: {said}"))?;
+    Ok(format!("{}.{}", version.major, version.minor))
+}
+
+fn compose_rust(docker: &Docker, name: &str) -> anyhow::Result<()> {
+    let sysroot = PathBuf::from(Cmd::new("rustc").args(["--print", "sysroot"]).run()?.trim());
+    if sysroot == Path::new("/usr") {
+        bail!("the toolchain is Debian's own and cannot be put into an image; install one with rustup");
+    }
+    let work = tempfile::tempdir_in(docker.cache().root())?;
+    let machine = work.path().join("machine");
+    fs::write(work.path().join("Dockerfile"), RUST_DOCKERFILE)?;
+    copy_if_there(
+        "/etc/ssl/certs/ca-certificates.crt".as_ref(),
+        &machine.join("etc/ssl/certs/ca-certificates.crt"),
+    )?;
+    if let Some(home) = cargo_home() {
+        copy_if_there(&home.join("config.toml"), &machine.join("usr/local/cargo/config.toml"))?;
+    }
+    let context = work.path().join("context.tar");
+    tar(&context)
+        .arg("--directory")
+        .arg(&sysroot)
+        .args(["--exclude=lib/rustlib/src", "bin/cargo", "bin/rustc", "lib"])
+        .arg("--directory")
+        .arg(work.path())
+        .args(["Dockerfile", "machine"])
+        .run()?;
+    let build = docker.build().args(["--tag", name, "-"]).stdin(File::open(&context)?);
+    build.progress("putting the Rust toolchain into an image").run()?;
+    Ok(())
+}
+
+fn cargo_home() -> Option<PathBuf> {
+    let set = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    set.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")))
+}
+
+fn copy_if_there(from: &Path, to: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(to.parent().unwrap_or(to))?;
+    if from.is_file() {
+        fs::copy(from, to).with_context(|| format!("failed to copy {}", from.display()))?;
+    }
+    Ok(())
+}
+
+fn tar(archive: &Path) -> Cmd {
+    Cmd::new("tar").args(["--create", "--owner=0", "--group=0", "--file"]).arg(archive)
+}

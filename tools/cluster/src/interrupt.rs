@@ -1,0 +1,53 @@
+//! Ctrl-C and termination: asked for by a signal, answered where work is waited for.
+//!
+//! A signal does not end the process. It makes [`crate::command::Cmd`] kill what it waits for and return an error,
+//! so that every caller on the way out undoes what it began, as after any other error.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+static REQUESTED: AtomicBool = AtomicBool::new(false);
+
+/// Turns SIGINT, SIGTERM and SIGHUP into a request to stop, for the rest of the process's life.
+///
+/// For programs; a test keeps the default, which is to die.
+pub fn watch() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the signal watcher")?;
+    let mut signals = {
+        let _entered = runtime.enter();
+        [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
+            .map(signal)
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()
+            .context("failed to listen for signals")?
+    };
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            runtime.block_on(async {
+                let (interrupt, rest) = signals.split_at_mut(1);
+                let (terminate, hangup) = rest.split_at_mut(1);
+                tokio::select! {
+                    _ = interrupt[0].recv() => {}
+                    _ = terminate[0].recv() => {}
+                    _ = hangup[0].recv() => {}
+                }
+                eprintln!("reservoir-cluster: asked to stop; removing what was started");
+                REQUESTED.store(true, Ordering::SeqCst);
+                // The handlers stay installed: a second Ctrl-C must not cut the clean-up short.
+                std::future::pending::<()>().await;
+            });
+        })
+        .context("failed to start the signal watcher")?;
+    Ok(())
+}
+
+/// Whether a signal has asked this process to stop.
+pub fn requested() -> bool {
+    REQUESTED.load(Ordering::SeqCst)
+}

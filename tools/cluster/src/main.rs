@@ -1,0 +1,150 @@
+//! `reservoir-cluster`: a real Kubernetes on this machine, up and down.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::builder::BoolishValueParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use reservoir_cluster::api::{self, ApiOptions, ApiServer};
+use reservoir_cluster::cache::Cache;
+use reservoir_cluster::docker::Docker;
+use reservoir_cluster::node::{self, Cluster, NodeOptions};
+use reservoir_cluster::progress::say;
+use reservoir_cluster::{image, interrupt, tools};
+
+/// A real Kubernetes on this machine, for Reservoir's demo and tests.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bring a cluster up; one that is up is left as it is.
+    Up(Up),
+    /// Remove a cluster and everything that was started for it.
+    Down(Name),
+    /// Say what is up; the exit code is 1 if the cluster is not.
+    Status(Name),
+    /// Build everything that both tiers need into the cache.
+    Build,
+    /// Build the product's and the test image and load them into a cluster that is up.
+    Image(Name),
+}
+
+#[derive(Args)]
+struct Up {
+    #[command(flatten)]
+    name: Name,
+    /// What to bring up.
+    #[arg(long, value_enum, default_value_t = Tier::Node)]
+    tier: Tier,
+    /// How many nodes; tier node only.
+    #[arg(long, default_value_t = NodeOptions::default().nodes)]
+    nodes: usize,
+    /// Use the cluster that KUBECONFIG names; none is made.
+    #[arg(long, env = "RESERVOIR_USE_KUBECONFIG", value_parser = BoolishValueParser::new())]
+    use_kubeconfig: bool,
+}
+
+#[derive(Args)]
+struct Name {
+    /// The cluster's name; tier node only.
+    #[arg(long, default_value_t = NodeOptions::default().name)]
+    name: String,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Tier {
+    /// etcd, kube-apiserver and kube-controller-manager in the foreground, until Ctrl-C.
+    Api,
+    /// A kind cluster, until `down`.
+    Node,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = interrupt::watch().and_then(|()| match cli.command {
+        Command::Up(up) => match up.tier {
+            Tier::Api => up_api(),
+            Tier::Node => up_node(up),
+        },
+        Command::Down(Name { name }) => Cluster::down(&name),
+        Command::Status(Name { name }) => status(&name),
+        Command::Build => build(),
+        Command::Image(Name { name }) => load_images(&name),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(format_args!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn up_api() -> anyhow::Result<()> {
+    let server = ApiServer::start(ApiOptions { controller_manager: true, audit: true }).await?;
+    println!("export KUBECONFIG={}", server.kubeconfig_path().display());
+    say("running until Ctrl-C");
+    while !interrupt::requested() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    server.stop().await
+}
+
+fn up_node(up: Up) -> anyhow::Result<()> {
+    let cluster = if up.use_kubeconfig {
+        Cluster::from_kubeconfig()?
+    } else {
+        Cluster::up(&NodeOptions { name: up.name.name, nodes: up.nodes })?
+    };
+    print(&cluster)
+}
+
+fn status(name: &str) -> anyhow::Result<()> {
+    let cluster = running(name)?;
+    print(&cluster)?;
+    print!("{}", cluster.kubectl()?.args(["get", "nodes"]).run()?);
+    Ok(())
+}
+
+fn build() -> anyhow::Result<()> {
+    let cache = Cache::open()?;
+    api::prepare()?;
+    for tool in [tools::kubectl, tools::helm, tools::kind, tools::csi_sanity] {
+        tool()?;
+    }
+    let docker = Docker::connect(&cache)?;
+    let prepared = node::prepare(&docker).and_then(|()| image::ensure_bases(&docker));
+    Docker::stop_if_idle(&cache)?;
+    prepared
+}
+
+fn load_images(name: &str) -> anyhow::Result<()> {
+    let cluster = running(name)?;
+    for image in [image::build_product(cluster.docker()?)?, image::build_test_image(cluster.docker()?)?] {
+        cluster.load_image(image)?;
+    }
+    Ok(())
+}
+
+fn running(name: &str) -> anyhow::Result<Cluster> {
+    match Cluster::find(name)? {
+        Some(cluster) => Ok(cluster),
+        None => bail!("cluster {name} is not up; bring it up with: reservoir-cluster up --name {name}"),
+    }
+}
+
+/// What a shell needs to use the cluster.
+fn print(cluster: &Cluster) -> anyhow::Result<()> {
+    println!("export KUBECONFIG={}", cluster.kubeconfig().display());
+    if let Some(host) = cluster.docker().ok().and_then(Docker::host) {
+        println!("export DOCKER_HOST={host}");
+    }
+    Ok(())
+}

@@ -1,0 +1,288 @@
+//! Tier *node*: a real cluster of several nodes, made by kind.
+//!
+//! Guarantees: [`Cluster::up`] on a cluster that is up does nothing; [`Cluster::down`] removes everything that was
+//! started, with the Docker daemon if it was started here and nobody uses it any more; a failed or interrupted `up`
+//! removes what it began. Everything here blocks: async callers use `spawn_blocking`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use crate::cache::Cache;
+use crate::command::Cmd;
+use crate::docker::{self, Docker};
+use crate::progress::{Progress, say};
+use crate::tools;
+
+mod config;
+mod image;
+mod loops;
+mod network;
+
+/// How long the nodes and the cluster's DNS may take.
+const READY_WITHIN: Duration = Duration::from_secs(240);
+
+/// Puts what nodes are started from into Docker. The first time on a machine takes many minutes.
+pub fn prepare(docker: &Docker) -> anyhow::Result<()> {
+    image::ensure(docker).map(drop)
+}
+
+/// Which cluster.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// Its name, and the beginning of its nodes' names.
+    pub name: String,
+    /// How many nodes, all of which take pods.
+    pub nodes: usize,
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        Self { name: "reservoir".into(), nodes: 2 }
+    }
+}
+
+/// A cluster that is up.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    kubeconfig: PathBuf,
+    made: Option<Made>,
+}
+
+/// What is known of a cluster that was made here.
+#[derive(Clone, Debug)]
+struct Made {
+    name: String,
+    docker: Docker,
+    kind: PathBuf,
+}
+
+impl Cluster {
+    /// The cluster, made if it is not up. The first time on a machine takes many minutes.
+    pub fn up(options: &NodeOptions) -> anyhow::Result<Self> {
+        if options.nodes == 0 {
+            bail!("a cluster needs at least one node");
+        }
+        let cache = Cache::open()?;
+        let lock = docker::lock(&cache)?;
+        let upped = Self::make(options, &cache);
+        drop(lock);
+        if upped.is_err() {
+            // Unless another cluster needs it.
+            Docker::stop_if_idle(&cache)?;
+        }
+        upped
+    }
+
+    /// The cluster of this name, if it is up.
+    pub fn find(name: &str) -> anyhow::Result<Option<Self>> {
+        let cache = Cache::open()?;
+        let Some(docker) = Docker::running(&cache)? else { return Ok(None) };
+        let cluster = Self::made(name, docker)?;
+        let up = !cluster.containers(&[])?.is_empty() && cluster.kubeconfig.exists();
+        Ok(up.then_some(cluster))
+    }
+
+    /// A cluster of the user's own, the one that `KUBECONFIG` names. It is used and never changed by this crate.
+    pub fn from_kubeconfig() -> anyhow::Result<Self> {
+        let kubeconfig = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty());
+        let kubeconfig =
+            kubeconfig.context("a cluster of one's own was asked for: set KUBECONFIG to its kubeconfig")?;
+        let cluster = Self { kubeconfig: kubeconfig.into(), made: None };
+        cluster.kubectl()?.args(["get", "nodes"]).timeout(Duration::from_secs(30)).run()?;
+        Ok(cluster)
+    }
+
+    /// Removes the cluster of this name and what was started for it. One that is not there is no error.
+    pub fn down(name: &str) -> anyhow::Result<()> {
+        let cache = Cache::open()?;
+        let lock = docker::lock(&cache)?;
+        if let Some(docker) = Docker::running(&cache)? {
+            Self::made(name, docker)?.delete()?;
+        }
+        drop(lock);
+        Docker::stop_if_idle(&cache)
+    }
+
+    /// Its kubeconfig file.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// The Docker daemon that its nodes run on; an error for a cluster of the user's own.
+    pub fn docker(&self) -> anyhow::Result<&Docker> {
+        Ok(&self.own()?.docker)
+    }
+
+    /// A kubectl command for it.
+    pub fn kubectl(&self) -> anyhow::Result<Cmd> {
+        Ok(Cmd::new(tools::kubectl()?).arg("--kubeconfig").arg(&self.kubeconfig))
+    }
+
+    /// The names of its nodes, in order.
+    pub fn node_names(&self) -> anyhow::Result<Vec<String>> {
+        let listed = self.kubectl()?.args(["get", "nodes", "--output=name"]).run()?;
+        let mut names: Vec<_> =
+            listed.lines().map(|line| line.trim_start_matches("node/").to_owned()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Runs a command as root on a node and returns its standard output.
+    pub fn exec(&self, node: &str, command: &[&str]) -> anyhow::Result<String> {
+        self.own()?.docker.cmd(["exec", node]).args(command).run()
+    }
+
+    /// Puts the images of an archive, as `docker save` writes it, on every node.
+    pub fn load_archive(&self, archive: &Path) -> anyhow::Result<()> {
+        self.kind()?.args(["load", "image-archive", "--name", &self.own()?.name]).arg(archive).run()?;
+        Ok(())
+    }
+
+    /// Puts an image of Docker's on every node that lacks it.
+    pub fn load_image(&self, name: &str) -> anyhow::Result<()> {
+        let load = self.kind()?.args(["load", "docker-image", "--name", &self.own()?.name, name]);
+        load.progress(format!("loading {name} into the nodes")).run()?;
+        Ok(())
+    }
+
+    /// Who wrote what through the API server, one JSON object per line.
+    pub fn audit_log(&self) -> anyhow::Result<String> {
+        self.exec(&format!("{}-control-plane", self.own()?.name), &["cat", config::AUDIT_LOG])
+    }
+
+    fn made(name: &str, docker: Docker) -> anyhow::Result<Self> {
+        let usual = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
+        if name.is_empty() || !name.chars().all(usual) {
+            bail!("{name:?} is no name for a cluster: it may have a to z, 0 to 9 and -");
+        }
+        let kubeconfig = docker.cache().root().join("clusters").join(name).join("kubeconfig");
+        let made = Made { name: name.to_owned(), docker, kind: tools::kind()? };
+        Ok(Self { kubeconfig, made: Some(made) })
+    }
+
+    fn make(options: &NodeOptions, cache: &Cache) -> anyhow::Result<Self> {
+        let docker = Docker::connect(cache)?;
+        let cluster = Self::made(&options.name, docker)?;
+        let (all, running) = (cluster.containers(&["--all"])?.len(), cluster.containers(&[])?.len());
+        if running > 0 && running == all && cluster.is_ready() {
+            if running != options.nodes {
+                bail!(
+                    "cluster {name} is up with {running} nodes, not {}; remove it first: reservoir-cluster down --name {name}",
+                    options.nodes,
+                    name = options.name,
+                );
+            }
+            return Ok(cluster);
+        }
+        if all > 0 {
+            say(format_args!("cluster {} is there and not well; making it anew", options.name));
+            cluster.delete()?;
+        }
+        if let Err(error) = cluster.create(options.nodes) {
+            cluster.delete()?;
+            return Err(error);
+        }
+        Ok(cluster)
+    }
+
+    fn create(&self, nodes: usize) -> anyhow::Result<()> {
+        let Made { name, docker, .. } = self.own()?;
+        let node_image = image::ensure(docker)?;
+        let dir = self.directory()?;
+        fs::create_dir_all(&dir).with_context(|| format!("failed to make {}", dir.display()))?;
+        let (policy, config) = (dir.join("audit-policy.yaml"), dir.join("kind.json"));
+        fs::write(&policy, crate::AUDIT_POLICY)?;
+        let wanted = config::kind_config(nodes, &policy, node_image.composed);
+        fs::write(&config, serde_json::to_vec_pretty(&wanted)?)?;
+        self.kind()?
+            .args(["create", "cluster", "--name", name, "--image", &node_image.name, "--config"])
+            .arg(&config)
+            .progress(format!("creating the kind cluster {name} with {nodes} nodes"))
+            .run()?;
+        if node_image.composed {
+            network::set_up(docker, || self.kubectl(), &dir)?;
+        }
+        self.wait_ready()?;
+        for node in self.node_names()? {
+            self.exec(&node, &["mkdir", "-p", "/var/lib/reservoir"])?;
+        }
+        Ok(())
+    }
+
+    fn wait_ready(&self) -> anyhow::Result<()> {
+        let limit = format!("--timeout={}s", READY_WITHIN.as_secs());
+        let wait = |what: &[&str], title: &str| -> anyhow::Result<String> {
+            self.kubectl()?.arg("wait").args(what).arg(&limit).progress(title).run()
+        };
+        let dns = ["deployment/coredns", "--namespace=kube-system", "--for=condition=Available"];
+        wait(&["node", "--all", "--for=condition=Ready"], "waiting until the nodes are ready")
+            .and_then(|_| wait(&dns, "waiting until DNS is available"))
+            .map(drop)
+            .map_err(|error| {
+                let state = self.kubectl().and_then(|kubectl| {
+                    kubectl.args(["get", "nodes,pods", "--all-namespaces", "--output=wide"]).run()
+                });
+                error.context(state.unwrap_or_default())
+            })
+    }
+
+    fn is_ready(&self) -> bool {
+        let wait = ["wait", "node", "--all", "--for=condition=Ready", "--timeout=30s"];
+        self.kubeconfig.exists() && self.kubectl().is_ok_and(|kubectl| kubectl.args(wait).succeeds())
+    }
+
+    fn delete(&self) -> anyhow::Result<()> {
+        let Made { name, docker, .. } = self.own()?;
+        let containers = self.containers(&["--all"])?;
+        if !containers.is_empty() {
+            let progress = Progress::start(format!("removing the kind cluster {name}"));
+            // Found while the files are there, detached when nobody uses them any more.
+            let loops = loops::backed_by(&volumes(docker, &containers)?)?;
+            self.kind()?.args(["delete", "cluster", "--name", name]).cleanup().run()?;
+            loops::detach(&loops)?;
+            progress.done();
+        }
+        let dir = self.directory()?;
+        match fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("failed to remove {}", dir.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The nodes' containers: the running ones, or with `--all` the stopped ones too.
+    fn containers(&self, args: &[&str]) -> anyhow::Result<Vec<String>> {
+        let Made { name, docker, .. } = self.own()?;
+        let label = format!("label=io.x-k8s.kind.cluster={name}");
+        let listed = docker.cmd(["ps", "--quiet", "--filter", &label]).args(args).cleanup().run()?;
+        Ok(listed.lines().map(str::to_owned).collect())
+    }
+
+    /// A kind command that knows Docker and the kubeconfig.
+    fn kind(&self) -> anyhow::Result<Cmd> {
+        let Made { docker, kind, .. } = self.own()?;
+        Ok(docker.tell(Cmd::new(kind)).env("KUBECONFIG", &self.kubeconfig))
+    }
+
+    fn directory(&self) -> anyhow::Result<PathBuf> {
+        let Made { name, docker, .. } = self.own()?;
+        Ok(docker.cache().root().join("clusters").join(name))
+    }
+
+    fn own(&self) -> anyhow::Result<&Made> {
+        self.made
+            .as_ref()
+            .context("this can only be done to a cluster that reservoir-cluster made, not to one's own")
+    }
+}
+
+/// The directories of the containers' volumes on this machine.
+fn volumes(docker: &Docker, containers: &[String]) -> anyhow::Result<Vec<PathBuf>> {
+    let format = "{{range .Mounts}}{{if eq .Type \"volume\"}}{{println .Source}}{{end}}{{end}}";
+    let listed = docker.cmd(["inspect", "--format", format]).args(containers).cleanup().run()?;
+    Ok(listed.lines().filter(|line| !line.trim().is_empty()).map(PathBuf::from).collect())
+}

@@ -1,0 +1,90 @@
+//! What kind is told to make.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+/// Where the control plane's node has the audit log.
+pub(super) const AUDIT_LOG: &str = "/var/log/kubernetes/audit.log";
+
+const AUDIT_DIR: &str = "/var/log/kubernetes";
+const AUDIT_POLICY: &str = "/etc/kubernetes/audit-policy.yaml";
+
+/// The configuration of a cluster of `nodes` nodes, the first of which has the control plane and takes pods too.
+///
+/// A composed image has no network plug-in of kind's, and the machine that it is composed on may lack what kubelets and
+/// kube-proxy set by default.
+pub(super) fn kind_config(nodes: usize, audit_policy: &Path, composed: bool) -> Value {
+    let control_plane = json!({
+        "role": "control-plane",
+        "extraMounts": [{"hostPath": audit_policy, "containerPath": AUDIT_POLICY, "readOnly": true}],
+        "kubeadmConfigPatches": patches(&[control_plane_taints(), api_server_audit()]),
+    });
+    let workers = (1..nodes).map(|_| json!({"role": "worker"}));
+    let mut config = json!({
+        "kind": "Cluster",
+        "apiVersion": "kind.x-k8s.io/v1alpha4",
+        "nodes": std::iter::once(control_plane).chain(workers).collect::<Vec<_>>(),
+    });
+    if composed {
+        config["networking"] = json!({"disableDefaultCNI": true, "kubeProxyMode": "iptables"});
+        config["kubeadmConfigPatches"] = patches(&[
+            json!({
+                "kind": "KubeletConfiguration",
+                "apiVersion": "kubelet.config.k8s.io/v1beta1",
+                "failCgroupV1": false,
+                "oomScoreAdj": 0,
+                "localStorageCapacityIsolation": false,
+            }),
+            json!({
+                "kind": "KubeProxyConfiguration",
+                "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+                "conntrack": {"maxPerCore": 0},
+                "oomScoreAdj": 0,
+            }),
+        ]);
+    }
+    config
+}
+
+fn control_plane_taints() -> Value {
+    json!({"kind": "InitConfiguration", "nodeRegistration": {"taints": []}})
+}
+
+fn api_server_audit() -> Value {
+    let volume = |name: &str, path: &str, kind: &str, read_only: bool| json!({"name": name, "hostPath": path, "mountPath": path, "pathType": kind, "readOnly": read_only});
+    json!({
+        "kind": "ClusterConfiguration",
+        "apiServer": {
+            // A merge replaces the whole list, and kind's own entry is empty.
+            "extraArgs": [
+                {"name": "audit-policy-file", "value": AUDIT_POLICY},
+                {"name": "audit-log-path", "value": AUDIT_LOG},
+            ],
+            "extraVolumes": [
+                volume("audit-policy", AUDIT_POLICY, "File", true),
+                volume("audit-log", AUDIT_DIR, "DirectoryOrCreate", false),
+            ],
+        },
+    })
+}
+
+/// kind wants each patch as text.
+fn patches(patches: &[Value]) -> Value {
+    patches.iter().map(Value::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_control_plane_and_the_rest_workers() {
+        let config = kind_config(3, Path::new("/audit.yaml"), false);
+        let roles: Vec<_> =
+            config["nodes"].as_array().unwrap().iter().map(|node| node["role"].clone()).collect();
+        assert_eq!(roles, ["control-plane", "worker", "worker"]);
+        assert_eq!(config.get("networking"), None);
+        assert_eq!(kind_config(1, Path::new("/audit.yaml"), true)["networking"]["disableDefaultCNI"], true);
+    }
+}

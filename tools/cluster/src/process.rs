@@ -1,0 +1,77 @@
+//! Child processes that do not outlive this process, however it ends.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Sender, channel};
+
+use anyhow::Context;
+
+use crate::command::tail;
+
+/// A running child with its output in a log file. Dropping it kills it and waits for its end.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `program`; its output is appended to `log`.
+    pub(crate) fn start(program: &Path, args: &[String], log: &Path) -> anyhow::Result<Self> {
+        let output = File::options().create(true).append(true).open(log);
+        let output = output.with_context(|| format!("failed to open the log {}", log.display()))?;
+        // setpriv becomes the program: the kernel kills it when the thread that started it is gone.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(args);
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
+        let child = spawn(command).with_context(|| format!("failed to start {}", program.display()))?;
+        Ok(Self { child, log: log.into() })
+    }
+
+    /// An error with the end of the log if it has ended by itself.
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
+        match self.child.try_wait().context("failed to look after a child process")? {
+            None => Ok(()),
+            Some(status) => anyhow::bail!("it ended ({status}):\n{}", self.log_tail()),
+        }
+    }
+
+    /// The end of what it printed.
+    pub(crate) fn log_tail(&self) -> String {
+        let text = fs::read(&self.log).unwrap_or_default();
+        tail(&String::from_utf8_lossy(&text)).to_owned()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // The child has not been waited for, so the id cannot have become another process's.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+type Order = (Command, Sender<std::io::Result<Child>>);
+
+/// Spawns from one thread that lives as long as this process.
+///
+/// The parent whose death the kernel watches for is a thread: a child that a test's thread or a runtime's worker started would
+/// be killed when that thread ends.
+fn spawn(command: Command) -> anyhow::Result<Child> {
+    static SPAWNER: OnceLock<Sender<Order>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (orders, received) = channel::<Order>();
+        std::thread::spawn(move || {
+            for (mut command, answer) in received {
+                let _ = answer.send(command.spawn());
+            }
+        });
+        orders
+    });
+    let (answer, child) = channel();
+    spawner.send((command, answer)).ok().context("the thread that starts processes is gone")?;
+    Ok(child.recv().context("the thread that starts processes is gone")??)
+}

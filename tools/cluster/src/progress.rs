@@ -1,0 +1,42 @@
+//! What is being done and for how long, said on the terminal.
+
+use std::time::{Duration, Instant};
+
+/// How often something that takes long says that it is still going on.
+const EVERY: Duration = Duration::from_secs(15);
+
+/// Says one line about the tool's own doings.
+pub fn say(line: impl std::fmt::Display) {
+    eprintln!("reservoir-cluster: {line}");
+}
+
+/// One piece of work: a line when it starts, one every 15 seconds, one with the seconds it took.
+#[derive(Debug)]
+pub struct Progress {
+    what: String,
+    started: Instant,
+    said: Instant,
+}
+
+impl Progress {
+    /// Says that `what` starts now.
+    pub fn start(what: impl Into<String>) -> Self {
+        let what = what.into();
+        say(format_args!("{what} ..."));
+        let now = Instant::now();
+        Self { what, started: now, said: now }
+    }
+
+    /// Says how long it has been, when it is time to.
+    pub fn tick(&mut self) {
+        if self.said.elapsed() >= EVERY {
+            self.said = Instant::now();
+            say(format_args!("{} ... {} s so far", self.what, self.started.elapsed().as_secs()));
+        }
+    }
+
+    /// Says that it is done and how long it took.
+    pub fn done(self) {
+        say(format_args!("{}: done in {:.1} s", self.what, self.started.elapsed().as_secs_f64()));
+    }
+}

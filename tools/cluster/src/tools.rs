@@ -1,0 +1,50 @@
+//! kubectl, helm, kind and csi-sanity: the user's own if new enough, else built.
+//!
+//! All of these block, and the first call of one that has to be built blocks for minutes.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use crate::cache::Cache;
+use crate::command::{Cmd, which};
+use crate::programs::Program;
+use crate::version::Version;
+
+/// kubectl, within one minor version of the clusters' Kubernetes.
+pub fn kubectl() -> anyhow::Result<PathBuf> {
+    let server = Program::Kubernetes("kubectl").version()?;
+    let server = Version::parse(server).with_context(|| format!("{server} is no version"))?;
+    own_or_built(Program::Kubernetes("kubectl"), &["version", "--client", "--output=json"], |own| {
+        own.major == server.major && own.minor.abs_diff(server.minor) <= 1
+    })
+}
+
+/// Helm 3.14 or newer.
+pub fn helm() -> anyhow::Result<PathBuf> {
+    own_or_built(Program::Tool("helm"), &["version", "--template", "{{.Version}}"], |own| {
+        own >= Version { major: 3, minor: 14, patch: 0 }
+    })
+}
+
+/// kind 0.31 or newer.
+pub fn kind() -> anyhow::Result<PathBuf> {
+    own_or_built(Program::Tool("kind"), &["version"], |own| own >= Version { major: 0, minor: 31, patch: 0 })
+}
+
+/// The conformance tests of the CSI specification.
+pub fn csi_sanity() -> anyhow::Result<PathBuf> {
+    Program::Tool("csi-sanity").build(&Cache::open()?)
+}
+
+fn own_or_built(program: Program, ask: &[&str], enough: impl Fn(Version) -> bool) -> anyhow::Result<PathBuf> {
+    if let Some(own) = which(program.name()) {
+        let said = Cmd::new(&own).args(ask).run().unwrap_or_default();
+        // kubectl's JSON begins with its build date and ends with others' versions; gitVersion is its own.
+        let said = said.split_once("\"gitVersion\":").map_or(said.as_str(), |(_, rest)| rest);
+        if Version::find(said).is_some_and(enough) {
+            return Ok(own);
+        }
+    }
+    program.build(&Cache::open()?)
+}
