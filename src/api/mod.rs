@@ -4,6 +4,8 @@
 //! Two writers never own the same field: the controller and the agent each use server-side apply with a
 //! field manager of their own ([`CONTROLLER_MANAGER`], [`AGENT_MANAGER`]).
 
+#![allow(clippy::duplicated_attributes, reason = "each printer column repeats the names of its fields")]
+
 mod claim;
 pub mod condition;
 mod crds;

@@ -51,7 +51,7 @@ impl Size {
     /// The size that is written for `bytes`: the largest binary unit that divides it, at most Gi.
     pub fn from_bytes(bytes: u64) -> Self {
         let written = ["Gi", "Mi", "Ki"].iter().zip([30, 20, 10]).find_map(|(unit, shift)| {
-            (bytes != 0 && bytes % (1 << shift) == 0).then(|| format!("{}{unit}", bytes >> shift))
+            (bytes != 0 && bytes.is_multiple_of(1 << shift)).then(|| format!("{}{unit}", bytes >> shift))
         });
         Self(written.unwrap_or_else(|| bytes.to_string()))
     }

@@ -60,7 +60,8 @@ pub fn build_product(docker: &Docker) -> anyhow::Result<&'static str> {
     Ok(PRODUCT)
 }
 
-/// Makes [`TEST`]: Debian's static busybox and its applets, nothing else.
+/// Makes [`TEST`]: Debian's static busybox and its applets, and in `/dataset` the Go tool chain, as a data set of many
+/// files that is on the machine anyway.
 pub fn build_test_image(docker: &Docker) -> anyhow::Result<&'static str> {
     if docker.has_image(TEST) {
         return Ok(TEST);
@@ -81,7 +82,19 @@ pub fn build_test_image(docker: &Docker) -> anyhow::Result<&'static str> {
     fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
     let archive = work.path().join("test.tar");
     fs::set_permissions(root.join("tmp"), Permissions::from_mode(0o1777))?;
-    tar(&archive).arg("--directory").arg(&root).arg(".").run()?;
+    let go = Cmd::new("go")
+        .args(["env", "GOROOT"])
+        .run()
+        .context("Go is needed; install it and put it in PATH")?;
+    symlink(go.trim(), work.path().join("dataset"))?;
+    tar(&archive)
+        .args(["--transform=s,^dataset/,./dataset/,", "--directory"])
+        .arg(&root)
+        .arg(".")
+        .arg("--directory")
+        .arg(work.path())
+        .arg("dataset/")
+        .run()?;
     docker.import(&archive, &["ENV PATH=/bin", "CMD [\"sh\"]"], TEST)?;
     Ok(TEST)
 }

@@ -22,6 +22,7 @@ pub mod programs;
 pub mod progress;
 mod recorded;
 pub mod tools;
+pub mod tour;
 pub mod version;
 
 /// The audit policy of both tiers: who wrote what.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use reservoir_cluster::api::{self, ApiOptions, ApiServer};
@@ -11,7 +11,8 @@ use reservoir_cluster::cache::Cache;
 use reservoir_cluster::docker::Docker;
 use reservoir_cluster::node::{self, Cluster, NodeOptions};
 use reservoir_cluster::progress::say;
-use reservoir_cluster::{image, interrupt, tools};
+use reservoir_cluster::tour::Tour;
+use reservoir_cluster::{image, interrupt, packages, tools};
 
 /// A real Kubernetes on this machine, for Reservoir's demo and tests.
 #[derive(Parser)]
@@ -31,6 +32,10 @@ enum Command {
     Status(Name),
     /// Build everything that both tiers need into the cache.
     Build,
+    /// Install the Debian packages that the tests use.
+    Packages,
+    /// Bring a cluster up, install Reservoir and walk through what it does.
+    Demo(Up),
     /// Build the product's and the test image and load them into a cluster that is up.
     Image(Name),
 }
@@ -74,7 +79,9 @@ fn main() -> ExitCode {
         },
         Command::Down(Name { name }) => Cluster::down(&name),
         Command::Status(Name { name }) => status(&name),
+        Command::Demo(up) => demo(up),
         Command::Build => build(),
+        Command::Packages => packages::ensure(&["e2fsprogs", "openssl", "util-linux", "xfsprogs"]),
         Command::Image(Name { name }) => load_images(&name),
     });
     match done {
@@ -98,12 +105,29 @@ async fn up_api() -> anyhow::Result<()> {
 }
 
 fn up_node(up: Up) -> anyhow::Result<()> {
-    let cluster = if up.use_kubeconfig {
-        Cluster::from_kubeconfig()?
+    print(&node_cluster(up)?)
+}
+
+fn node_cluster(up: Up) -> anyhow::Result<Cluster> {
+    if up.use_kubeconfig {
+        Cluster::from_kubeconfig()
     } else {
-        Cluster::up(&NodeOptions { name: up.name.name, nodes: up.nodes })?
-    };
-    print(&cluster)
+        Cluster::up(&NodeOptions { name: up.name.name, nodes: up.nodes })
+    }
+}
+
+fn demo(up: Up) -> anyhow::Result<()> {
+    let cluster = node_cluster(up)?;
+    let tour = Tour::new(cluster.clone(), false);
+    tour.install()?;
+    tour.walk()?;
+    println!("\nEvery step did what it says. The cluster is yours:\n");
+    print(&cluster)?;
+    println!("kubectl apply -f examples/01-reservation.yaml -f examples/03-volumes.yaml");
+    println!(
+        "kubectl get reservoir -A\n\nmake demo-down removes it, and everything that was started for it."
+    );
+    Ok(())
 }
 
 fn status(name: &str) -> anyhow::Result<()> {

@@ -1,0 +1,33 @@
+# Reservoir: one binary for the controller, which runs as the image's user, and for the agent, which runs as root.
+# Where no image can be pulled, tools/cluster makes the two base images from Debian packages under the same names.
+ARG RUST=1.95
+
+# What the program depends on, built before its own sources are looked at: it changes with Cargo.lock only.
+FROM rust:${RUST}-slim-trixie AS dependencies
+WORKDIR /build
+ENV CARGO_INCREMENTAL=0
+COPY Cargo.toml Cargo.lock build.rs ./
+COPY proto/ proto/
+COPY tools/cluster/Cargo.toml tools/cluster/
+# Stand-ins for the sources. The other member of the workspace is not built, yet cargo wants to see it.
+RUN mkdir -p src tools/cluster/src \
+    && echo 'fn main() {}' > src/main.rs \
+    && touch src/lib.rs tools/cluster/src/lib.rs \
+    && cargo build --release --locked --package reservoir --bin reservoir
+
+FROM dependencies AS build
+LABEL dev.reservoir.image=build
+COPY src/ src/
+# cargo goes by the time of change, and the stand-ins are younger than the sources.
+RUN find src -name '*.rs' -exec touch {} + \
+    && cargo build --release --locked --package reservoir --bin reservoir
+
+FROM debian:trixie-slim
+LABEL dev.reservoir.image=product
+# What makes, checks and grows the file systems of volumes.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends e2fsprogs xfsprogs \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=build /build/target/release/reservoir /usr/local/bin/reservoir
+USER 65532:65532
+ENTRYPOINT ["/usr/local/bin/reservoir"]

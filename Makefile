@@ -1,0 +1,28 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything else is a part of them.
+.PHONY: demo demo-down test lint unit test-e2e crds help
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## /  \1  /p' $(MAKEFILE_LIST) | column -t -l 2
+
+demo: ## Real Kubernetes on this machine, Reservoir in it, and what it does, step by step
+	cargo run --quiet --package reservoir-cluster -- demo
+
+demo-down: ## Removes the demo's cluster and everything that was started for it
+	cargo run --quiet --package reservoir-cluster -- down
+
+test: lint unit test-e2e ## All tests: style, unit, api tier, node tier
+
+lint: ## Formatting, lints, licences, generated files
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	tools/check-crds
+
+unit: ## Unit tests, the node's disks, CSI, and the api tier (real kube-apiserver and etcd); needs root
+	cargo run --quiet --package reservoir-cluster -- packages
+	cargo test --workspace
+
+test-e2e: ## The demo's tour as a test, on a kind cluster of its own
+	cargo test --package reservoir --test e2e -- --ignored --nocapture
+
+crds: ## Generates crds/
+	cargo run --quiet -- crds crds

@@ -1,0 +1,220 @@
+//! The tour: Reservoir's main job on a real cluster, step by step, with the manifests of `examples/` as they are.
+//!
+//! It is the demonstration and the end-to-end test in one: every step checks what it says, and the first that does not
+//! hold is an error. Between two steps the test kills the controller, which must change nothing.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+
+use crate::command::Cmd;
+use crate::image;
+use crate::node::Cluster;
+use crate::progress::say;
+use crate::tools;
+
+mod steps;
+
+/// Namespace that Reservoir is installed in.
+pub const NAMESPACE: &str = "reservoir-system";
+
+/// How long any step may take until what it waits for is there.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A walk through a cluster.
+pub struct Tour {
+    cluster: Cluster,
+    repository: PathBuf,
+    kill_controller: bool,
+    started: Instant,
+}
+
+impl Tour {
+    /// A tour of `cluster`. With `kill_controller`, the controller's pods are killed before each step.
+    pub fn new(cluster: Cluster, kill_controller: bool) -> Self {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        Self { cluster, repository, kill_controller, started: Instant::now() }
+    }
+
+    /// Builds the images, puts them on the nodes, and installs the chart.
+    ///
+    /// On a cluster of the user's own the images must be there already.
+    pub fn install(&self) -> anyhow::Result<()> {
+        if let Ok(docker) = self.cluster.docker() {
+            for image in [image::build_product(docker)?, image::build_test_image(docker)?] {
+                self.cluster.load_image(image)?;
+            }
+        }
+        self.title("Install Reservoir with Helm")?;
+        let chart = self.repository.join("charts/reservoir");
+        let helm = Cmd::new(tools::helm()?)
+            .args(["upgrade", "--install", "reservoir"])
+            .arg(&chart)
+            .args(["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout=180s"])
+            .args(["--set", "image.tag=dev", "--set", "agent.disks[0].name=default"])
+            .args(["--set", "agent.disks[0].path=/var/lib/reservoir", "--set", "agent.disks[0].capacity=8Gi"])
+            .args(["--set", "agent.disks[0].systemReserved=1Gi"])
+            .arg("--kubeconfig")
+            .arg(self.cluster.kubeconfig());
+        println!(
+            "$ helm upgrade --install reservoir charts/reservoir --namespace {NAMESPACE} --create-namespace \\"
+        );
+        println!("    --set 'agent.disks[0].path=/var/lib/reservoir' ...");
+        println!("{}", helm.progress("installing the chart").run()?.trim());
+        // The tag stays the same from build to build, so pods of an earlier one are replaced.
+        for workload in ["deployment/reservoir-controller", "daemonset/reservoir-agent"] {
+            self.quietly(&["-n", NAMESPACE, "rollout", "restart", workload])?;
+            self.quietly(&["-n", NAMESPACE, "rollout", "status", workload, "--timeout=120s"])?;
+        }
+        self.show(&["-n", NAMESPACE, "get", "pods", "-o", "wide"])?;
+        Ok(())
+    }
+
+    fn title(&self, title: &str) -> anyhow::Result<()> {
+        println!("\n=== {title}  ({} s)", self.started.elapsed().as_secs());
+        if self.kill_controller && title != "Install Reservoir with Helm" {
+            say("killing the controller");
+            let component = "app.kubernetes.io/component=controller";
+            self.quietly(&[
+                "-n",
+                NAMESPACE,
+                "delete",
+                "pod",
+                "-l",
+                component,
+                "--grace-period=0",
+                "--force",
+                "--wait=false",
+            ])?;
+        }
+        Ok(())
+    }
+
+    /// Runs kubectl and shows the command and what it printed.
+    fn show(&self, args: &[&str]) -> anyhow::Result<String> {
+        println!("$ kubectl {}", args.join(" "));
+        let printed = self.quietly(args)?;
+        println!("{}", printed.trim_end());
+        Ok(printed)
+    }
+
+    fn quietly(&self, args: &[&str]) -> anyhow::Result<String> {
+        self.cluster.kubectl()?.args(args).run()
+    }
+
+    /// Runs kubectl, which must fail, and shows what it said.
+    fn refused(&self, args: &[&str]) -> anyhow::Result<String> {
+        println!("$ kubectl {}", args.join(" "));
+        match self.quietly(args) {
+            Ok(printed) => bail!("was to be refused, and was done: {printed}"),
+            Err(error) => {
+                let said = error.to_string();
+                let said = said.split_once('\n').map_or(said.as_str(), |(_, said)| said).trim();
+                println!("{said}");
+                Ok(said.to_owned())
+            }
+        }
+    }
+
+    /// Applies a manifest of `examples/`.
+    fn apply(&self, example: &str) -> anyhow::Result<()> {
+        let path = self.repository.join("examples").join(example);
+        println!("$ kubectl apply -f examples/{example}");
+        print!("{}", self.cluster.kubectl()?.args(["apply", "-f"]).arg(path).run()?);
+        Ok(())
+    }
+
+    fn unapply(&self, example: &str) -> anyhow::Result<()> {
+        let path = self.repository.join("examples").join(example);
+        println!("$ kubectl delete -f examples/{example}");
+        let delete =
+            self.cluster.kubectl()?.args(["delete", "--ignore-not-found", "--timeout=120s", "-f"]).arg(path);
+        print!("{}", delete.run()?);
+        Ok(())
+    }
+
+    /// `kubectl wait --for=condition=Ready`.
+    fn ready(&self, what: &[&str]) -> anyhow::Result<()> {
+        let mut args = vec!["wait", "--for=condition=Ready", "--timeout=120s"];
+        args.extend(what);
+        self.show(&args).map(drop)
+    }
+
+    /// One field of an object, by JSONPath.
+    fn field(&self, what: &[&str], path: &str) -> anyhow::Result<String> {
+        let path = format!("-o=jsonpath={path}");
+        let mut args = vec!["get"];
+        args.extend(what);
+        args.push(&path);
+        self.quietly(&args)
+    }
+
+    /// The message of an object's `Ready` once it has the reason.
+    fn reason(&self, what: &[&str], reason: &str) -> anyhow::Result<String> {
+        let condition = "{.status.conditions[?(@.type==\"Ready\")]";
+        self.until(&format!("{} to be {reason}", what.join(" ")), || {
+            let is = self.field(what, &format!("{condition}.reason}}"))?;
+            if is != reason {
+                return Ok(Err(is));
+            }
+            let said = self.field(what, &format!("{condition}.message}}"))?;
+            println!("{} {}: {said}", what.join(" "), is);
+            Ok(Ok(said))
+        })
+    }
+
+    /// Waits for `look` to find what it looks for; it returns what there is instead.
+    fn until<T>(
+        &self,
+        what: &str,
+        look: impl Fn() -> anyhow::Result<Result<T, String>>,
+    ) -> anyhow::Result<T> {
+        let started = Instant::now();
+        loop {
+            match look()? {
+                Ok(found) => return Ok(found),
+                Err(is) if started.elapsed() > PATIENCE => {
+                    let events = self
+                        .quietly(&["get", "events", "-A", "--sort-by=.lastTimestamp"])
+                        .unwrap_or_default();
+                    bail!(
+                        "waited {} s for {what}; it is: {is}\n{}",
+                        PATIENCE.as_secs(),
+                        crate::command::tail(&events)
+                    );
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(300)),
+            }
+        }
+    }
+}
+
+/// Who of Reservoir wrote what in the audit log, its leader election left out.
+pub fn writes(audit_log: &str) -> anyhow::Result<Vec<String>> {
+    let mut writes = Vec::new();
+    for line in audit_log.lines() {
+        let event: serde_json::Value = serde_json::from_str(line).context("the audit log is not JSON")?;
+        let user = event["user"]["username"].as_str().unwrap_or_default();
+        let of = |field: &str| event["objectRef"][field].as_str().unwrap_or_default().to_owned();
+        if user.starts_with(&format!("system:serviceaccount:{NAMESPACE}:reservoir-"))
+            && of("resource") != "leases"
+        {
+            let verb = event["verb"].as_str().unwrap_or_default();
+            writes.push(format!("{user} {verb} {} {}/{}", of("resource"), of("namespace"), of("name")));
+        }
+    }
+    Ok(writes)
+}
+
+/// Checks that Reservoir writes nothing to the API server for a while.
+pub fn quiet(cluster: &Cluster, pause: Duration) -> anyhow::Result<()> {
+    let before = writes(&cluster.audit_log()?)?.len();
+    ensure!(before > 0, "the audit log shows no write of Reservoir at all: is it the right one?");
+    std::thread::sleep(pause);
+    let after = writes(&cluster.audit_log()?)?;
+    let news: Vec<_> = after.iter().skip(before).collect();
+    ensure!(news.is_empty(), "in {} s of idleness it wrote {} times: {news:#?}", pause.as_secs(), news.len());
+    say(format_args!("{} s of idleness: 0 writes ({before} before)", pause.as_secs()));
+    Ok(())
+}

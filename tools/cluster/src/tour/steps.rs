@@ -1,0 +1,311 @@
+//! The steps, in order.
+
+use anyhow::{Context, ensure};
+
+use super::{NAMESPACE, Tour};
+
+impl Tour {
+    /// Walks through the main job; Reservoir must be installed. It leaves nothing of its own in the cluster.
+    pub fn walk(&self) -> anyhow::Result<()> {
+        self.clean()?;
+        let free = self.disks()?;
+        self.reserve()?;
+        self.create()?;
+        self.subscribe()?;
+        self.claim()?;
+        let files = self.share()?;
+        self.fill()?;
+        self.wait_in_line()?;
+        self.refuse_destroy()?;
+        self.kill_agent()?;
+        self.release()?;
+        self.find_again(files)?;
+        self.destroy()?;
+        self.unreserve(&free)
+    }
+
+    /// Brings the steady state about in which nothing happens any more: claims that are bound.
+    pub fn settle(&self) -> anyhow::Result<()> {
+        for example in ["01-reservation.yaml", "03-volumes.yaml", "04-subscriptions.yaml", "05-claims.yaml"] {
+            self.apply(example)?;
+        }
+        self.ready(&["vclaim", "--all", "-A"])
+    }
+
+    /// Removes what an earlier tour may have left.
+    pub fn clean(&self) -> anyhow::Result<()> {
+        for namespace in ["team-a", "team-b"] {
+            for pods in ["deployments,jobs,pods", "vclaim"] {
+                self.quietly(&["-n", namespace, "delete", pods, "--all", "--timeout=120s"])?;
+            }
+        }
+        for example in [
+            "04-subscriptions.yaml",
+            "03-volumes.yaml",
+            "02-reservation-too-large.yaml",
+            "01-reservation.yaml",
+        ] {
+            let path = self.repository.join("examples").join(example);
+            let delete =
+                self.cluster.kubectl()?.args(["delete", "--ignore-not-found", "--timeout=120s", "-f"]);
+            delete.arg(path).run()?;
+        }
+        Ok(())
+    }
+
+    fn disks(&self) -> anyhow::Result<String> {
+        self.title("What each node has")?;
+        let nodes = self.cluster.node_names()?.len();
+        self.until("a NodeDisk of each node", || {
+            let disks = self.quietly(&["get", "nodedisks", "-o", "name"])?;
+            Ok(if disks.lines().count() >= nodes { Ok(()) } else { Err(disks) })
+        })?;
+        self.ready(&["nodedisks", "--all"])?;
+        self.show(&["get", "nodedisks"])?;
+        self.free()
+    }
+
+    fn free(&self) -> anyhow::Result<String> {
+        self.field(&["nodedisks"], "{range .items[*]}{.metadata.name}={.status.free} {end}")
+    }
+
+    fn reserve(&self) -> anyhow::Result<()> {
+        self.title("Reserve disk for role analytics; one reservation asks for more than there is")?;
+        self.apply("01-reservation.yaml")?;
+        self.ready(&["diskreservation/analytics"])?;
+        self.apply("02-reservation-too-large.yaml")?;
+        let said = self.reason(&["diskreservation", "analytics-archive"], "NotEnoughRoom")?;
+        ensure!(said.contains("too little"), "it does not say how much is missing: {said}");
+        self.show(&["get", "diskreservations"]).map(drop)
+    }
+
+    fn create(&self) -> anyhow::Result<()> {
+        self.title("Create a shared volume and an exclusive one out of the reservation")?;
+        self.apply("03-volumes.yaml")?;
+        self.ready(&["spv/datasets", "spv/scratch"])?;
+        self.show(&["get", "spv"])?;
+        let free = self.field(&["diskreservation", "analytics"], "{.status.free}")?;
+        ensure!(free == "960Mi", "2Gi less 1Gi and 64Mi is 960Mi, the reservation has {free}");
+        Ok(())
+    }
+
+    fn subscribe(&self) -> anyhow::Result<()> {
+        self.title("Two namespaces subscribe, and see what is offered to them")?;
+        self.apply("04-subscriptions.yaml")?;
+        for namespace in ["team-a", "team-b"] {
+            self.ready(&["-n", namespace, "rolesubscription/analytics"])?;
+            self.until(&format!("both volumes to be offered to {namespace}"), || {
+                let offered =
+                    self.field(&["-n", namespace, "volumeoffers"], "{.items[*].spec.volumes[*].name}")?;
+                Ok(if offered == "datasets scratch" { Ok(()) } else { Err(offered) })
+            })?;
+            self.ready(&["-n", namespace, "volumeoffers", "--all"])?;
+        }
+        self.show(&["get", "volumeoffers", "-A"])?;
+        self.ready(&["volumerole/analytics"])?;
+        self.show(&["get", "volumeroles"])?;
+        self.show(&["get", "rolesubscriptions", "-A"]).map(drop)
+    }
+
+    fn claim(&self) -> anyhow::Result<()> {
+        self.title("Claims: ReadWrite in one namespace, ReadOnly in the other")?;
+        self.apply("05-claims.yaml")?;
+        for (namespace, claim) in [("team-a", "datasets"), ("team-b", "datasets"), ("team-a", "scratch")] {
+            self.ready(&["-n", namespace, &format!("vclaim/{claim}")])?;
+        }
+        self.show(&["get", "vclaim", "-A"])?;
+        self.show(&["get", "pv"])?;
+        self.show(&["get", "pvc", "-A"])?;
+        let modes = self.field(&["-n", "team-b", "pvc", "datasets"], "{.status.accessModes[*]}")?;
+        ensure!(modes == "ReadOnlyMany", "the claim in team-b is {modes}");
+        Ok(())
+    }
+
+    /// Readers come first, the writer next; returns how many files it wrote.
+    fn share(&self) -> anyhow::Result<usize> {
+        self.title(
+            "Ordinary pods: a Job writes a data set, readers in the other namespace verify it meanwhile",
+        )?;
+        self.apply("07-readers.yaml")?;
+        self.apply("06-writer.yaml")?;
+        let wrote = self.until("the writer to write the data set", || {
+            let log = self.quietly(&["-n", "team-a", "logs", "job/writer"]).unwrap_or_default();
+            Ok(log.lines().find(|l| l.starts_with("wrote ")).map(str::to_owned).ok_or(log))
+        })?;
+        println!("writer: {wrote}");
+        let numbers: Vec<usize> = wrote.split(' ').filter_map(|word| word.parse().ok()).collect();
+        let [files, mib] = numbers[..] else { anyhow::bail!("the writer said: {wrote}") };
+        ensure!(files >= 1000 && mib >= 200, "too small a data set: {wrote}");
+        self.show(&["-n", "team-b", "rollout", "status", "deployment/readers", "--timeout=120s"])?;
+        let said = self.verified()?;
+        println!("reader: {said}");
+        ensure!(
+            said.starts_with(&format!("verified {files} files")),
+            "the writer wrote {files} files: {said}"
+        );
+        ensure!(said.contains("Read-only file system"), "a reader's write was not refused by EROFS: {said}");
+        self.show(&["get", "pods", "-A", "-l", "batch.kubernetes.io/job-name=writer", "-o", "wide"])?;
+        self.show(&["-n", "team-b", "get", "pods", "-o", "wide"])?;
+        let home = self.field(&["spv", "datasets"], "{.status.nodeName}")?;
+        for namespace in ["team-a", "team-b"] {
+            let nodes = self.field(&["-n", namespace, "pods"], "{.items[*].spec.nodeName}")?;
+            ensure!(
+                nodes.split(' ').all(|node| node == home),
+                "the volume is on {home}, the pods on {nodes}"
+            );
+        }
+        Ok(files)
+    }
+
+    /// The last line of a reader, once each has verified everything one more time.
+    fn verified(&self) -> anyhow::Result<String> {
+        let pods = self.field(&["-n", "team-b", "pods", "-l", "app=readers"], "{.items[*].metadata.name}")?;
+        let lines = |pod: &str| self.quietly(&["-n", "team-b", "logs", pod]);
+        let mut last = String::new();
+        for pod in pods.split_whitespace() {
+            let before = lines(pod).unwrap_or_default().lines().count();
+            last = self.until(&format!("{pod} to verify the data set once more"), || {
+                let log = lines(pod)?;
+                ensure!(!log.contains("FAILED"), "{pod} failed:\n{log}");
+                let more = log.lines().count() > before;
+                Ok(if more { Ok(log.lines().last().unwrap_or_default().to_owned()) } else { Err(log) })
+            })?;
+        }
+        let restarts =
+            self.field(&["-n", "team-b", "pods"], "{.items[*].status.containerStatuses[*].restartCount}")?;
+        ensure!(restarts.split_whitespace().all(|n| n == "0"), "readers were restarted: {restarts}");
+        Ok(last)
+    }
+
+    fn fill(&self) -> anyhow::Result<()> {
+        self.title("Writing past the size gives ENOSPC, and hurts nobody")?;
+        self.apply("08-fill.yaml")?;
+        self.show(&["-n", "team-a", "wait", "--for=condition=Complete", "job/fill", "--timeout=120s"])?;
+        let said = self.show(&["-n", "team-a", "logs", "job/fill"])?;
+        ensure!(said.contains("No space left on device"), "{said}");
+        println!("reader: {}", self.verified()?);
+        Ok(())
+    }
+
+    fn wait_in_line(&self) -> anyhow::Result<()> {
+        self.title("A second claim to the exclusive volume waits and names its holder")?;
+        self.apply("09-second-claim.yaml")?;
+        let said = self.reason(&["-n", "team-b", "vclaim", "scratch"], "VolumeHeld")?;
+        ensure!(said.contains("team-a/scratch"), "it does not name the holder: {said}");
+        Ok(())
+    }
+
+    fn refuse_destroy(&self) -> anyhow::Result<()> {
+        self.title("Destroying a volume that pods use is refused")?;
+        self.until("all users to be counted", || {
+            let users = self.field(&["spv", "datasets"], "{.status.userCount}")?;
+            Ok(if users == "4" { Ok(()) } else { Err(users) })
+        })?;
+        let said = self.refused(&["delete", "spv", "datasets"])?;
+        ensure!(
+            said.contains("in use by 4 pods: ") && said.contains("team-a/writer-"),
+            "it names nobody: {said}"
+        );
+        let said = self.refused(&["delete", "diskreservation", "analytics"])?;
+        ensure!(said.contains("holds 2 volumes: "), "it names no volume: {said}");
+        let deleted = self.field(&["spv", "datasets"], "{.metadata.deletionTimestamp}")?;
+        ensure!(deleted.is_empty(), "it is being deleted all the same");
+        println!("reader: {}", self.verified()?);
+        Ok(())
+    }
+
+    fn kill_agent(&self) -> anyhow::Result<()> {
+        self.title("The agent is killed; readers and writer do not notice")?;
+        let home = self.field(&["spv", "datasets"], "{.status.nodeName}")?;
+        let on_home = format!("--field-selector=spec.nodeName={home}");
+        let agent = ["-n", NAMESPACE, "pods", "-l", "app.kubernetes.io/component=agent", &on_home];
+        let old = self.field(&agent, "{.items[0].metadata.name}")?;
+        self.show(&["-n", NAMESPACE, "delete", "pod", &old, "--grace-period=0", "--force"])?;
+        self.until("a new agent to be ready", || {
+            let path = "{range .items[*]}{.metadata.name}={.status.containerStatuses[0].ready} {end}";
+            let pods = self.field(&agent, path)?;
+            let ready =
+                pods.split_whitespace().any(|p| p.ends_with("=true") && !p.starts_with(&format!("{old}=")));
+            Ok(if ready { Ok(()) } else { Err(pods) })
+        })?;
+        println!("reader: {}", self.verified()?);
+        // It took its volumes over: one more reader gets in.
+        self.show(&["-n", "team-b", "scale", "deployment/readers", "--replicas=4"])?;
+        self.show(&["-n", "team-b", "rollout", "status", "deployment/readers", "--timeout=120s"])?;
+        println!("reader: {}", self.verified()?);
+        let writer = self.field(
+            &["-n", "team-a", "pods", "-l", "batch.kubernetes.io/job-name=writer"],
+            "{.items[*].status.phase}",
+        )?;
+        ensure!(writer == "Running", "the writer is {writer}");
+        Ok(())
+    }
+
+    fn release(&self) -> anyhow::Result<()> {
+        self.title("Pods and claims go; the volume stays, with its data")?;
+        self.show(&["-n", "team-a", "exec", "job/writer", "--", "touch", "/data/enough"])?;
+        self.show(&["-n", "team-a", "wait", "--for=condition=Complete", "job/writer", "--timeout=120s"])?;
+        let log = self.quietly(&["-n", "team-a", "logs", "job/writer"])?;
+        println!("writer: {}", log.lines().last().unwrap_or_default());
+        ensure!(log.contains("appended "), "the writer did not end well: {log}");
+        for example in ["08-fill.yaml", "07-readers.yaml", "06-writer.yaml", "05-claims.yaml"] {
+            self.unapply(example)?;
+        }
+        // Nobody holds the exclusive volume any more, so the claim that waited has it.
+        self.ready(&["-n", "team-b", "vclaim/scratch"])?;
+        self.unapply("09-second-claim.yaml")?;
+        self.show(&["get", "spv"])?;
+        let claims = self.field(&["spv", "datasets"], "{.status.claimCount}")?;
+        ensure!(claims == "0", "datasets has {claims} claims");
+        Ok(())
+    }
+
+    fn find_again(&self, files: usize) -> anyhow::Result<()> {
+        self.title("A new claim and a new pod find the data")?;
+        self.apply("10-again.yaml")?;
+        self.ready(&["-n", "team-b", "vclaim/datasets-again"])?;
+        self.show(&["-n", "team-b", "wait", "--for=condition=Complete", "job/again", "--timeout=120s"])?;
+        let verified = self.show(&["-n", "team-b", "logs", "job/again"])?;
+        ensure!(verified.trim() == files.to_string(), "{files} files were written, {verified} are there");
+        self.unapply("10-again.yaml")
+    }
+
+    fn destroy(&self) -> anyhow::Result<()> {
+        self.title(
+            "Unused, the volumes are destroyed: the bytes are gone, the reservation has its room back",
+        )?;
+        let home = self.field(&["spv", "datasets"], "{.status.nodeName}")?;
+        let uid = self.field(&["spv", "datasets"], "{.metadata.uid}")?;
+        let directory = format!("/var/lib/reservoir/volumes/{uid}");
+        let on_disk = |look: &[&str]| self.cluster.exec(&home, look);
+        if self.cluster.docker().is_ok() {
+            print!(
+                "{}",
+                on_disk(&["du", "-sh", &directory]).context("the data is not where it is looked for")?
+            );
+        }
+        self.show(&["delete", "spv", "datasets", "scratch", "--timeout=120s"])?;
+        if self.cluster.docker().is_ok() {
+            let left = on_disk(&["sh", "-c", &format!("ls -d {directory} 2>/dev/null || echo gone")])?;
+            ensure!(left.trim() == "gone", "its bytes are still there: {left}");
+            println!("{directory} on {home}: gone");
+        }
+        let free = self.field(&["diskreservation", "analytics"], "{.status.free}")?;
+        ensure!(free == "2Gi", "the reservation has {free} free");
+        let receipts =
+            self.show(&["get", "events.events.k8s.io", "-A", "--field-selector=reason=Destroyed"])?;
+        ensure!(receipts.contains("volume datasets"), "there is no receipt");
+        self.show(&["get", "diskreservation", "analytics"]).map(drop)
+    }
+
+    fn unreserve(&self, before: &str) -> anyhow::Result<()> {
+        self.title("Unreserved, the disk has its room back")?;
+        self.unapply("02-reservation-too-large.yaml")?;
+        self.unapply("01-reservation.yaml")?;
+        self.unapply("04-subscriptions.yaml")?;
+        self.show(&["get", "nodedisks"])?;
+        let after = self.free()?;
+        ensure!(after == before, "free before: {before}, after: {after}");
+        Ok(())
+    }
+}
