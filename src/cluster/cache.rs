@@ -23,8 +23,14 @@ pub struct Cached<K: Resource<DynamicType = ()> + Clone + 'static> {
     pub task: BoxFuture<'static, ()>,
 }
 
-/// Caches all objects of a kind; `changed` hears of each that appears, changes or goes, after the cache has it.
-pub fn cache<K>(api: Api<K>, config: watcher::Config, changed: impl Fn(&K) + Send + 'static) -> Cached<K>
+/// Caches all objects of a kind. `changed` hears of each that appears, changes or goes, after the cache has it;
+/// `listed` of each time that everything was listed anew: what went in between was heard of by nobody.
+pub fn cache<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    changed: impl Fn(&K) + Send + 'static,
+    listed: impl Fn() + Send + 'static,
+) -> Cached<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
@@ -37,10 +43,9 @@ where
         .reflect(writer)
         .for_each(move |event| {
             match event {
-                Ok(Event::Apply(object) | Event::InitApply(object) | Event::Delete(object)) => {
-                    changed(&object)
-                }
-                Ok(Event::Init | Event::InitDone) => {}
+                Ok(Event::Apply(object) | Event::Delete(object)) => changed(&object),
+                Ok(Event::InitDone) => listed(),
+                Ok(Event::Init | Event::InitApply(_)) => {}
                 // The stream goes on by itself, with back-off.
                 Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted"),
             }

@@ -7,6 +7,17 @@ use std::future::Future;
 use kube::Client;
 use kube_lease_manager::{LeaseManagerBuilder, LeaseManagerError};
 
+/// Why this instance takes no part any more.
+#[derive(Debug, thiserror::Error)]
+pub enum LeadError {
+    /// The Lease could not be read or written.
+    #[error(transparent)]
+    Lease(#[from] LeaseManagerError),
+    /// The work, or the election itself, ended though nobody had asked it to; a restart is the way out.
+    #[error("the work ended by itself")]
+    Ended,
+}
+
 /// Runs `work` whenever this instance leads, drops it as soon as it does not, and ends when `stop` resolves;
 /// the lease is then given up, so that another instance takes over at once.
 pub async fn lead<F: Future<Output = ()>>(
@@ -16,7 +27,7 @@ pub async fn lead<F: Future<Output = ()>>(
     identity: &str,
     work: impl Fn() -> F,
     stop: impl Future<Output = ()>,
-) -> Result<(), LeaseManagerError> {
+) -> Result<(), LeadError> {
     let manager = LeaseManagerBuilder::new(client, name)
         .with_namespace(namespace)
         .with_identity(identity)
@@ -40,10 +51,11 @@ pub async fn lead<F: Future<Output = ()>>(
             }
         }
     };
-    tokio::select! {
-        () = follow => {}
-        () = stop => {}
-    }
+    let stopped = tokio::select! {
+        () = follow => false,
+        () = stop => true,
+    };
     drop(leading);
-    task.await.map_or(Ok(()), |ended| ended.map(|_| ()))
+    task.await.map_or(Ok(()), |ended| ended.map(|_| ()))?;
+    if stopped { Ok(()) } else { Err(LeadError::Ended) }
 }

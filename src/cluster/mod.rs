@@ -7,7 +7,7 @@ mod write;
 
 pub use cache::{Cached, PodIndex, cache, claims_of, is_terminal, pod_ref};
 pub use events::Events;
-pub use lease::lead;
+pub use lease::{LeadError, lead};
 pub use write::{
     Error, Kind, Owned, apply, create, delete, finalizer_present, get, list, namespaced, set_finalizer,
     update, write_status,

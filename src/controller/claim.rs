@@ -4,6 +4,7 @@
 //! written once and by UID; it is never moved to another volume.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
@@ -17,20 +18,21 @@ use crate::api::{
 use crate::cluster::{self, claims_of, is_terminal, pod_ref};
 use crate::plan::{LISTED_PODS, bind, release};
 
-use super::context::{Context, ready, refs};
-use super::{Error, persistent};
+use super::context::{Context, named, ready, refs};
+use super::{Again, Error, persistent};
 
-pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<(), Error> {
+pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<Again, Error> {
     let namespace = claim.namespace().unwrap_or_default();
     let api: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &namespace);
     if claim.metadata.deletion_timestamp.is_some() {
-        return unclaim(&api, &claim, ctx).await;
+        return unclaim(&api, &claim, ctx).await.map(|()| None);
     }
     if !cluster::finalizer_present(&*claim) {
-        return Ok(cluster::set_finalizer(&api, &*claim, true).await?);
+        return Ok(cluster::set_finalizer(&api, &*claim, true).await.map(|()| None)?);
     }
     let mut status = claim.status.clone().unwrap_or_default();
-    let verdict = match bound(&claim, &status, ctx).await? {
+    let mut again = None;
+    let verdict = match bound(&api, &claim, ctx).await? {
         Ok(volume) => {
             let uid = volume.uid().unwrap_or_default();
             status.phase = ClaimPhase::Bound;
@@ -41,74 +43,102 @@ pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<
                     status.persistent_volume = Some(name);
                     persistent::standing(&claim, ctx)
                 }
-                Err(why) => why,
+                Err(why) => {
+                    // What is in the way is not ours, so nobody tells us when it goes.
+                    again = Some(Duration::from_secs(5));
+                    why
+                }
             }
         }
         Err(why) => why,
     };
     status.conditions = ready(&status.conditions, verdict, claim.metadata.generation);
-    Ok(ctx.commit(&api, &*claim, &status).await?)
+    ctx.commit(&api, &*claim, &status).await?;
+    Ok(again)
 }
 
 /// The volume whose list has the claim, on which this puts it if it may be bound now.
+///
+/// A claim that selects writes down first which volume it means, so that whoever dies or looks at an old cache in
+/// between goes on with that one: a claim is never on the lists of two volumes (S8).
 async fn bound(
+    api: &Api<VolumeClaim>,
     claim: &VolumeClaim,
-    status: &VolumeClaimStatus,
     ctx: &Context,
 ) -> Result<Result<Arc<SharedPersistentVolume>, Verdict>, Error> {
-    let volumes = ctx.stores.volumes.state();
-    if let Some(volume) = volumes.iter().find(|v| bind::is_bound(v, claim)) {
-        return Ok(Ok(volume.clone()));
+    let before = claim.status.clone().unwrap_or_default();
+    let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
+    let meant = before.volume.clone();
+    let lost = before.phase == ClaimPhase::Bound;
+    if let Some(meant) = &meant {
+        let cached = named(&ctx.stores.volumes, &meant.name);
+        if let Some(volume) =
+            cached.filter(|v| v.uid().as_ref() == Some(&meant.uid) && bind::is_bound(v, claim))
+        {
+            return Ok(Ok(volume));
+        }
+        // The cache may be behind, the volume itself is not.
+        let volume =
+            cluster::get(&volumes, &meant.name).await?.filter(|v| v.uid().as_ref() == Some(&meant.uid));
+        match volume {
+            Some(volume) if bind::is_bound(&volume, claim) => return Ok(Ok(Arc::new(volume))),
+            _ if lost => {
+                return Ok(Err(Verdict::no(
+                    reason::VOLUME_LOST,
+                    format!(
+                        "the volume {} that it was bound to is gone; delete this claim and make another one",
+                        meant.name
+                    ),
+                )));
+            }
+            _ => {}
+        }
     }
-    let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
-    if let Some(was) = &status.volume {
-        // Bound once: the cache may be behind, the volume itself is not.
-        let volume = cluster::get(&api, &was.name).await?;
-        return Ok(volume.filter(|v| bind::is_bound(v, claim)).map(Arc::new).ok_or_else(|| {
-            Verdict::no(
-                reason::VOLUME_LOST,
-                format!(
-                    "the volume {} that it was bound to is gone; delete this claim and make another one",
-                    was.name
-                ),
-            )
-        }));
-    }
-    let namespace = claim.namespace().unwrap_or_default();
-    let subscriptions = ctx.subscriptions_in(&namespace);
+    let subscriptions = ctx.subscriptions_in(&claim.namespace().unwrap_or_default());
     let subscriptions = refs(&subscriptions);
-    let claims = ctx.stores.claims.state();
-    let waiting: Vec<&VolumeClaim> = claims
+    let (claims, all) = (ctx.stores.claims.state(), ctx.stores.subscriptions.state());
+    let unbound = |c: &&Arc<VolumeClaim>| c.status.as_ref().is_none_or(|s| s.phase == ClaimPhase::Pending);
+    let rivals: Vec<bind::Rival> = claims
         .iter()
-        .map(AsRef::as_ref)
-        .filter(|c| c.status.as_ref().is_none_or(|s| s.volume.is_none()))
+        .filter(unbound)
+        .map(|c| bind::Rival {
+            claim: c,
+            subscriptions: refs(&all).into_iter().filter(|s| s.namespace() == c.namespace()).collect(),
+        })
         .collect();
-    let name = match bind::choose(claim, &subscriptions, &refs(&volumes), &waiting) {
-        Ok(volume) => volume.name_any(),
+    let cached = ctx.stores.volumes.state();
+    let chosen = match bind::choose(claim, &subscriptions, &refs(&cached), &rivals) {
+        Ok(volume) => UidRef { name: volume.name_any(), uid: volume.uid().unwrap_or_default() },
         Err(why) => return Ok(Err(why)),
     };
-    let bound = cluster::update(&api, &name, CONTROLLER_MANAGER, |volume| {
+    if claim.spec.volume.is_none() && meant.as_ref() != Some(&chosen) {
+        let status = VolumeClaimStatus { volume: Some(chosen), ..before };
+        cluster::write_status(api, claim, &status, CONTROLLER_MANAGER).await?;
+        // This is an old copy now; the new one comes by itself.
+        return Err(cluster::Error::Conflict(format!("VolumeClaim {}", claim.name_any())).into());
+    }
+    let name = chosen.name;
+    let bound = cluster::update(&volumes, &name, CONTROLLER_MANAGER, |volume| {
         // Decided again on what is there now: the cache may be old.
         let mut status = volume.status.clone().unwrap_or_default();
         if !bind::is_bound(volume, claim) {
-            bind::choose(claim, &subscriptions, &[volume], &waiting)?;
+            bind::choose(claim, &subscriptions, &[volume], &rivals)?;
             status.claims.push(bind::binding(claim));
         }
         Ok(Some(counted(status, ctx)))
     })
     .await?;
+    let gone = || {
+        Verdict::no(
+            reason::NO_SUCH_VOLUME,
+            format!("volume {name} has just gone; the claim waits for another one"),
+        )
+    };
     Ok(match bound {
-        Some(Ok(())) => cluster::get(&api, &name).await?.map(Arc::new).ok_or_else(|| gone(&name)),
+        Some(Ok(())) => cluster::get(&volumes, &name).await?.map(Arc::new).ok_or_else(gone),
         Some(Err(why)) => Err(why),
-        None => Err(gone(&name)),
+        None => Err(gone()),
     })
-}
-
-fn gone(name: &str) -> Verdict {
-    Verdict::no(
-        reason::NO_SUCH_VOLUME,
-        format!("volume {name} has just gone; the claim waits for another one"),
-    )
 }
 
 /// The numbers that admission looks at change together with the list.

@@ -1,9 +1,10 @@
 //! Takes the steps of a destruction that `plan::destroy` names (X1–X4).
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
@@ -11,31 +12,32 @@ use kube::{Api, ResourceExt};
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
     CONTROLLER_MANAGER, DiskReservation, DiskReservationStatus, ErasePolicy, LABEL_VOLUME_UID, PodRef,
-    SharedPersistentVolume, Size, VolumePhase,
+    SharedPersistentVolume, Size, VolumeOffer, VolumePhase,
 };
 use crate::cluster::{self, claims_of, is_terminal, pod_ref};
 use crate::plan::destroy::{Seen, Step, next};
 use crate::plan::ledger;
 
-use super::Error;
 use super::context::{Context, ready};
 use super::volume::{count_users, forget_lost_claims, holds, with_ledger};
+use super::{Again, Error};
 
 pub(super) async fn reconcile(
     api: &Api<SharedPersistentVolume>,
     volume: &SharedPersistentVolume,
     ctx: &Context,
-) -> Result<(), Error> {
+) -> Result<Again, Error> {
     if !cluster::finalizer_present(volume) {
-        return Ok(());
+        return Ok(None);
     }
     let uid = volume.uid().unwrap_or_default();
+    let seen_as = volume;
     let mut volume = volume.clone();
     let status = volume.status.get_or_insert_default();
-    forget_lost_claims(status, ctx).await?;
+    forget_lost_claims(&uid, status, ctx).await?;
     count_users(status, ctx);
     let mut seen = Seen {
-        offered: ctx.stores.offers.state().iter().any(|o| o.spec.volumes.iter().any(|v| v.uid == uid)),
+        offered: is_offered(&uid, ctx),
         pods: None,
         in_ledger: ctx.stores.reservations.state().iter().any(|r| holds(r, &uid)),
     };
@@ -49,22 +51,22 @@ pub(super) async fn reconcile(
     let said = match step {
         Step::Wait(why) => why,
         Step::Look => "its pods are being looked for".to_owned(),
-        Step::Fence => {
+        Step::Fence(said) => {
             destroy.fence = true;
-            "it is being fenced".to_owned()
+            said
         }
         Step::Unfence(why) => {
             destroy.fence = false;
             why
         }
-        Step::Tombstone => {
+        Step::Tombstone(said) => {
             // From the very object on which nothing was seen: whoever got in between makes this fail.
             let now = Timestamp::now();
             destroy.tombstone = Some(Time(Timestamp::from_second(now.as_second()).unwrap_or(now)));
             status.phase = VolumePhase::Destroyed;
-            "nothing uses it, its bytes are being erased".to_owned()
+            said
         }
-        Step::Credit | Step::LetGo => return finish(api, &volume, ctx).await,
+        Step::Credit | Step::LetGo => return finish(api, seen_as, ctx).await.map(|()| None),
     };
     if status.phase != VolumePhase::Destroyed {
         status.phase = VolumePhase::Destroying;
@@ -73,7 +75,22 @@ pub(super) async fn reconcile(
     let verdict =
         Verdict::no(reason::DESTROYING, format!("volume {} is being destroyed: {said}", volume.name_any()));
     status.conditions = ready(&status.conditions, verdict, volume.metadata.generation);
-    Ok(ctx.commit(api, &volume, &status).await?)
+    ctx.commit(api, seen_as, &status).await?;
+    // Who it waits for may not be seen by any watch of ours.
+    Ok(Some(AGAIN))
+}
+
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Whether a subscription's offer lists it; what somebody else calls an offer holds nothing up.
+fn is_offered(uid: &str, ctx: &Context) -> bool {
+    let subscriptions = ctx.stores.subscriptions.state();
+    let ours = |offer: &VolumeOffer| {
+        let owners = offer.owner_references();
+        owners.iter().any(|owner| subscriptions.iter().any(|s| s.uid().as_ref() == Some(&owner.uid)))
+    };
+    let offers = ctx.stores.offers.state();
+    offers.iter().any(|o| o.spec.volumes.iter().any(|v| v.uid == uid) && ours(o))
 }
 
 /// The pods that use any claim's PersistentVolume of this volume, read by quorum.
@@ -81,11 +98,17 @@ async fn pods_by_quorum(uid: &str, ctx: &Context) -> Result<Vec<PodRef>, Error> 
     let volumes: Api<PersistentVolume> = Api::all(ctx.client.clone());
     let selector = ListParams::default().labels(&format!("{LABEL_VOLUME_UID}={uid}"));
     let list = cluster::list(&volumes, &selector).await?;
-    let claims: BTreeSet<(String, String)> = list
-        .into_iter()
-        .filter_map(|pv| pv.spec?.claim_ref)
-        .filter_map(|claim| Some((claim.namespace?, claim.name?)))
-        .collect();
+    let mut claims = BTreeSet::new();
+    for pv in list {
+        let Some(claim) = pv.spec.as_ref().and_then(|spec| spec.claim_ref.clone()) else { continue };
+        let (namespace, name) = (claim.namespace.unwrap_or_default(), claim.name.unwrap_or_default());
+        // Only a PersistentVolumeClaim that is bound to this very PersistentVolume brings a pod to the volume.
+        let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, &namespace);
+        let pvc = cluster::get(&pvcs, &name).await?;
+        if pvc.and_then(|pvc| pvc.spec?.volume_name) == pv.metadata.name {
+            claims.insert((namespace, name));
+        }
+    }
     let mut users = Vec::new();
     for namespace in claims.iter().map(|(namespace, _)| namespace).collect::<BTreeSet<_>>() {
         let pods: Api<Pod> = Api::namespaced(ctx.client.clone(), namespace);
@@ -107,23 +130,24 @@ async fn finish(
 ) -> Result<(), Error> {
     let uid = volume.uid().unwrap_or_default();
     let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
-    let holder = ctx.stores.reservations.state().into_iter().find(|r| holds(r, &uid));
-    if let Some(holder) = holder {
+    // By quorum: a line that no cache has seen yet is found too.
+    let all = cluster::list(&reservations, &ListParams::default()).await?;
+    for holder in all.into_iter().filter(|r| holds(r, &uid)) {
         let _ = cluster::update(&reservations, &holder.name_any(), CONTROLLER_MANAGER, |reservation| {
             let status = reservation.status.clone().unwrap_or_default();
             let volumes = ledger::credit(&status.volumes, &uid);
             Ok::<_, ()>(Some(with_ledger(DiskReservationStatus { volumes, ..status })))
         })
         .await?;
-        let status = volume.status.clone().unwrap_or_default();
-        let bytes = status.node.and_then(|n| n.erased).unwrap_or(Size::from_bytes(0));
+        let node = volume.status.as_ref().and_then(|s| s.node.clone());
+        let bytes = node.and_then(|n| n.erased).unwrap_or(Size::from_bytes(0));
         let how = match volume.spec.erase_policy {
             ErasePolicy::Discard => "given back to the disk",
             ErasePolicy::Zero => "overwritten with zeroes and given back to the disk",
         };
         let receipt = format!("volume {} ({uid}) is destroyed: {bytes} {how}", volume.name_any());
         ctx.events.publish(volume, true, "Destroy", "Destroyed", &receipt).await;
-        ctx.events.publish(&*holder, true, "Destroy", "Destroyed", &receipt).await;
+        ctx.events.publish(&holder, true, "Destroy", "Destroyed", &receipt).await;
     }
     Ok(cluster::set_finalizer(api, volume, false).await?)
 }

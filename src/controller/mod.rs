@@ -19,6 +19,9 @@ pub use run::{Options, run};
 
 use crate::cluster;
 
+/// When to look again although nothing changed; `None`: when something changes.
+type Again = Option<std::time::Duration>;
+
 /// Why a reconcile did not finish; it comes again, with back-off.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -52,7 +52,18 @@ pub(super) async fn ensure(
         return Ok(Ok(name));
     }
     let (volumes, claims) = apis(claim, ctx);
-    cluster::create(&volumes, &persistent_volume(claim, volume)).await?;
+    if cluster::create(&volumes, &persistent_volume(claim, volume)).await?.is_none()
+        && let Some(pv) = cluster::get(&volumes, &name).await?
+        && let Some(bound_to) = pv.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()?.uid.clone())
+        && cluster::get(&claims, &claim.name_any()).await?.and_then(|pvc| pvc.uid()) != Some(bound_to)
+    {
+        // Somebody deleted the PersistentVolumeClaim: Kubernetes never binds its PersistentVolume to another one.
+        cluster::delete(&volumes, &name, pv.uid()).await?;
+        return Ok(Err(Verdict::no(
+            reason::BINDING,
+            "its PersistentVolumeClaim was deleted and is being made anew",
+        )));
+    }
     let made = match cluster::create(&claims, &persistent_volume_claim(claim, volume)).await? {
         Some(_) => true,
         None => cluster::get(&claims, &claim.name_any()).await?.is_some_and(|pvc| made_for(&pvc, claim)),
@@ -101,6 +112,17 @@ pub(super) async fn remove(claim: &VolumeClaim, ctx: &Context) -> Result<bool, E
     }
     cluster::delete(&volumes, &pv_name(claim), None).await?;
     Ok(true)
+}
+
+/// Removes the PersistentVolume that was made for a claim of that UID on that volume, if there is one.
+pub(super) async fn forget(claim_uid: &str, volume_uid: &str, ctx: &Context) -> Result<(), Error> {
+    let volumes: Api<PersistentVolume> = Api::all(ctx.client.clone());
+    let name = format!("reservoir-{claim_uid}");
+    let found = cluster::get(&volumes, &name).await?;
+    match found.filter(|pv| pv.labels().get(LABEL_VOLUME_UID).is_some_and(|uid| uid == volume_uid)) {
+        Some(pv) => Ok(cluster::delete(&volumes, &name, pv.uid()).await?),
+        None => Ok(()),
+    }
 }
 
 fn access_mode(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> String {

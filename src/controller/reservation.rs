@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
 use crate::api::condition::{Verdict, reason};
@@ -55,18 +56,29 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
 async fn take(reservation: &DiskReservation, ctx: &Context) -> Result<Result<Arc<NodeDisk>, Verdict>, Error> {
     let disks = ctx.stores.disks.state();
     let uid = reservation.uid().unwrap_or_default();
-    let has = |disk: &NodeDisk| disk.status.iter().any(|s| s.reservations.iter().any(|r| r.uid == uid));
-    if let Some(disk) = disks.iter().find(|disk| has(disk)) {
-        return Ok(Ok(disk.clone()));
-    }
-    if let Some(disk) = reservation.status.as_ref().and_then(|s| s.node_disk.clone()) {
-        // It stood there: it is never moved, whatever became of that disk.
-        return Ok(settled(disks, &disk));
-    }
     let entry = match reserve::entry(reservation) {
         Ok(entry) => entry,
         Err(why) => return Ok(Err(why)),
     };
+    let api: Api<NodeDisk> = Api::all(ctx.client.clone());
+    if let Some(name) = reservation.status.as_ref().and_then(|s| s.node_disk.clone()) {
+        // It stood there: it is never moved, whatever became of that disk. If the disk's object was made anew, its
+        // line is put back, room or not: the bytes were promised.
+        if disks.iter().any(|disk| disk.name_any() == name && !holds(disk, &uid)) {
+            let _ = cluster::update(&api, &name, CONTROLLER_MANAGER, |disk| {
+                let status = disk.status.clone().unwrap_or_default();
+                let reservations = ledger::restore(&status.reservations, entry.clone());
+                Ok::<_, ()>(Some(with_ledger(disk, NodeDiskStatus { reservations, ..status })))
+            })
+            .await?;
+        }
+        return Ok(settled(disks, &name));
+    }
+    // By quorum: a line that was written a moment ago, and that no cache has seen yet, is found too.
+    let written = cluster::list(&api, &ListParams::default()).await?;
+    if let Some(disk) = written.into_iter().find(|disk| holds(disk, &uid)) {
+        return Ok(Ok(Arc::new(disk)));
+    }
     let labels: Vec<_> = disks.iter().map(|disk| node_labels(ctx, disk)).collect();
     let candidates: Vec<_> = disks
         .iter()
@@ -77,7 +89,6 @@ async fn take(reservation: &DiskReservation, ctx: &Context) -> Result<Result<Arc
         Ok(disk) => disk.name_any(),
         Err(why) => return Ok(Err(why)),
     };
-    let api: Api<NodeDisk> = Api::all(ctx.client.clone());
     let taken = cluster::update(&api, &name, CONTROLLER_MANAGER, |disk| {
         let status = disk.status.clone().unwrap_or_default();
         let reservations = ledger::take(&status.reservations, reserve::allocatable(disk), entry.clone())?;
@@ -99,6 +110,11 @@ async fn take(reservation: &DiskReservation, ctx: &Context) -> Result<Result<Arc
             format!("NodeDisk {name} has just gone; another is looked for"),
         )),
     })
+}
+
+/// Whether the disk's ledger has the reservation.
+fn holds(disk: &NodeDisk, uid: &str) -> bool {
+    disk.status.iter().any(|s| s.reservations.iter().any(|r| r.uid == uid))
 }
 
 fn settled(disks: Vec<Arc<NodeDisk>>, name: &str) -> Result<Arc<NodeDisk>, Verdict> {
@@ -140,17 +156,15 @@ async fn unreserve(
     if current.as_ref().and_then(ResourceExt::resource_version) != reservation.resource_version() {
         return Err(cluster::Error::Conflict(format!("DiskReservation {}", reservation.name_any())).into());
     }
-    for disk in ctx.stores.disks.state() {
-        let disks: Api<NodeDisk> = Api::all(ctx.client.clone());
-        let holds = |disk: &NodeDisk| disk.status.iter().any(|s| s.reservations.iter().any(|r| r.uid == uid));
-        if holds(&disk) || before.node_disk.as_deref() == Some(&disk.name_any()) {
-            let _ = cluster::update(&disks, &disk.name_any(), CONTROLLER_MANAGER, |disk| {
-                let status = disk.status.clone().unwrap_or_default();
-                let reservations = ledger::credit(&status.reservations, &uid);
-                Ok::<_, ()>(Some(with_ledger(disk, NodeDiskStatus { reservations, ..status })))
-            })
-            .await?;
-        }
+    let disks: Api<NodeDisk> = Api::all(ctx.client.clone());
+    let written = cluster::list(&disks, &ListParams::default()).await?;
+    for disk in written.iter().filter(|disk| holds(disk, &uid)) {
+        let _ = cluster::update(&disks, &disk.name_any(), CONTROLLER_MANAGER, |disk| {
+            let status = disk.status.clone().unwrap_or_default();
+            let reservations = ledger::credit(&status.reservations, &uid);
+            Ok::<_, ()>(Some(with_ledger(disk, NodeDiskStatus { reservations, ..status })))
+        })
+        .await?;
     }
     Ok(cluster::set_finalizer(api, reservation, false).await?)
 }

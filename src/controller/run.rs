@@ -23,7 +23,7 @@ use crate::cluster::{Cached, Error as ClusterError, Events, Kind, PodIndex, cach
 use crate::telemetry::Metrics;
 
 use super::context::{Context, Stores};
-use super::{Error, claim, disk, reservation, role, subscription, volume};
+use super::{Again, Error, claim, disk, reservation, role, subscription, volume};
 
 /// How the controller runs.
 #[derive(Clone, Debug)]
@@ -81,6 +81,18 @@ impl Router {
         if let Some(ctx) = self.ctx.get() {
             tell(&self.inboxes, &ctx.stores);
         }
+    }
+
+    /// Has everything looked at: after a gap in a watch nobody knows what went meanwhile.
+    fn everything(&self) {
+        self.with(|to, stores| {
+            to.disks.poke_all(&stores.disks, |_| true);
+            to.reservations.poke_all(&stores.reservations, |_| true);
+            to.volumes.poke_all(&stores.volumes, |_| true);
+            to.claims.poke_all(&stores.claims, |_| true);
+            to.subscriptions.poke_all(&stores.subscriptions, |_| true);
+            to.roles.poke_all(&stores.roles, |_| true);
+        });
     }
 
     fn node(&self, node: &Node) {
@@ -216,7 +228,9 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         ($kind:ty, $config:expr, $route:ident) => {{
             let router = router.clone();
             let api: Api<$kind> = Api::all(client.clone());
-            let Cached { store, task } = cache(api, $config, move |object| router.$route(object));
+            let everything = router.clone();
+            let Cached { store, task } =
+                cache(api, $config, move |object| router.$route(object), move || everything.everything());
             tasks.push(task);
             store
         }};
@@ -250,31 +264,33 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     let _ = router.ctx.set(ctx.clone());
 
     let running = Running { ctx: ctx.clone(), metrics, concurrency: options.concurrency };
-    let work = async {
-        ready(&ctx.stores, pods_ready).await;
-        let stores = &ctx.stores;
-        let all: Vec<BoxFuture<()>> = vec![
-            running.controller(&stores.disks, disks_in, |o, c| async move { disk::reconcile(o, &c).await }),
-            running.controller(&stores.reservations, reservations_in, |o, c| async move {
-                reservation::reconcile(o, &c).await
-            }),
-            running.controller(
-                &stores.volumes,
-                volumes_in,
-                |o, c| async move { volume::reconcile(o, &c).await },
-            ),
-            running.controller(
-                &stores.claims,
-                claims_in,
-                |o, c| async move { claim::reconcile(o, &c).await },
-            ),
-            running.controller(&stores.subscriptions, subscriptions_in, |o, c| async move {
-                subscription::reconcile(o, &c).await
-            }),
-            running.controller(&stores.roles, roles_in, |o, c| async move { role::reconcile(o, &c).await }),
-        ];
-        join_all(all).await;
-    };
+    let work =
+        async {
+            ready(&ctx.stores, pods_ready).await;
+            let stores = &ctx.stores;
+            let all: Vec<BoxFuture<()>> =
+                vec![
+                    running.controller(&stores.disks, disks_in, |o, c| async move {
+                        disk::reconcile(o, &c).await.map(|()| None)
+                    }),
+                    running.controller(&stores.reservations, reservations_in, |o, c| async move {
+                        reservation::reconcile(o, &c).await.map(|()| None)
+                    }),
+                    running.controller(&stores.volumes, volumes_in, |o, c| async move {
+                        volume::reconcile(o, &c).await
+                    }),
+                    running.controller(&stores.claims, claims_in, |o, c| async move {
+                        claim::reconcile(o, &c).await
+                    }),
+                    running.controller(&stores.subscriptions, subscriptions_in, |o, c| async move {
+                        subscription::reconcile(o, &c).await.map(|()| None)
+                    }),
+                    running.controller(&stores.roles, roles_in, |o, c| async move {
+                        role::reconcile(o, &c).await.map(|()| None)
+                    }),
+                ];
+            join_all(all).await;
+        };
     tokio::select! {
         () = work => {}
         _ = select_all(tasks.into_iter().map(tokio::spawn).map(AbortOnDrop)) => {}
@@ -331,7 +347,7 @@ impl Running {
     where
         K: Kind,
         F: Fn(Arc<K>, Arc<Context>) -> R + Clone + Send + Sync + 'static,
-        R: Future<Output = Result<(), Error>> + Send + 'static,
+        R: Future<Output = Result<Again, Error>> + Send + 'static,
     {
         let kind = K::kind(&()).into_owned();
         let (ctx, metrics) = (self.ctx.clone(), self.metrics.clone());
@@ -343,13 +359,13 @@ impl Running {
                 let done = reconcile(object, ctx).await;
                 metrics.reconciled(&kind, done.as_ref().err().map(Error::label), started.elapsed());
                 match &done {
-                    Ok(()) => {}
+                    Ok(_) => {}
                     Err(Error::Cluster(ClusterError::Conflict(_))) => {
                         tracing::debug!(kind, name, "lost a race, looking again")
                     }
                     Err(error) => tracing::warn!(kind, name, error = chain(error), "reconcile failed"),
                 }
-                done.map(|()| Action::await_change())
+                done.map(|again| again.map_or_else(Action::await_change, Action::requeue))
             }
         };
         let again = |_: Arc<K>, error: &Error, _: Arc<Context>| {

@@ -2,28 +2,29 @@
 
 use std::sync::Arc;
 
+use kube::api::ListParams;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
-    CONTROLLER_MANAGER, DiskReservation, DiskReservationStatus, SharedPersistentVolume,
-    SharedPersistentVolumeStatus, Size, UidRef, VolumeClaim, VolumePhase,
+    CONTROLLER_MANAGER, ClaimBinding, ClaimPhase, DiskReservation, DiskReservationStatus,
+    SharedPersistentVolume, SharedPersistentVolumeStatus, Size, UidRef, VolumeClaim, VolumePhase,
 };
 use crate::cluster;
 use crate::plan::{LISTED_PODS, create, ledger};
 
-use super::Error;
 use super::context::{Context, named, ready, refs};
-use super::destroy;
+use super::{Again, Error};
+use super::{destroy, persistent};
 
-pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context) -> Result<(), Error> {
+pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context) -> Result<Again, Error> {
     let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     if volume.metadata.deletion_timestamp.is_some() {
         return destroy::reconcile(&api, &volume, ctx).await;
     }
     if !cluster::finalizer_present(&*volume) {
-        return Ok(cluster::set_finalizer(&api, &*volume, true).await?);
+        return Ok(cluster::set_finalizer(&api, &*volume, true).await.map(|()| None)?);
     }
     let mut status = volume.status.clone().unwrap_or_default();
     status.access = Some(if volume.spec.shared.is_some() { "Shared" } else { "Exclusive" }.to_owned());
@@ -38,7 +39,9 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
                 status.node_disk = held.node_disk;
                 status.reservation =
                     Some(UidRef { name: reservation.name_any(), uid: reservation.uid().unwrap_or_default() });
-                create::standing(&with_status(&volume, &status), Some(&[])).1
+                let disk = status.node_disk.as_deref().and_then(|name| named(&ctx.stores.disks, name));
+                let conditions = disk.as_ref().and_then(|d| d.status.as_ref()).map(|s| &s.conditions[..]);
+                create::standing(&with_status(&volume, &status), conditions).1
             }
             Err(why) => {
                 status.phase = VolumePhase::Pending;
@@ -46,40 +49,72 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
             }
         };
         status.conditions = ready(&status.conditions, verdict, volume.metadata.generation);
-        return Ok(ctx.commit(&api, &*volume, &status).await?);
+        return Ok(ctx.commit(&api, &*volume, &status).await.map(|()| None)?);
     }
-    forget_lost_claims(&mut status, ctx).await?;
+    restore(&volume, &status, ctx).await?;
+    forget_lost_claims(&volume.uid().unwrap_or_default(), &mut status, ctx).await?;
     count_users(&mut status, ctx);
     let disk = status.node_disk.as_deref().and_then(|name| named(&ctx.stores.disks, name));
     let conditions = disk.as_ref().and_then(|d| d.status.as_ref()).map(|s| &s.conditions[..]);
     let (phase, verdict) = create::standing(&volume, conditions);
     status.phase = phase;
     status.conditions = ready(&status.conditions, verdict, volume.metadata.generation);
-    Ok(ctx.commit(&api, &*volume, &status).await?)
+    Ok(ctx.commit(&api, &*volume, &status).await.map(|()| None)?)
 }
 
-/// Takes claims off the list whose object is gone without our having seen it go, because somebody took the
-/// finalizer off by hand: else the volume could never be destroyed. A claim that pods still use stays.
+/// Takes claims off the list that are not its own any more: their object is gone without our having seen it go,
+/// because somebody took the finalizer off by hand, or it is bound to another volume, because two leaders chose at
+/// once. Else the volume could never be destroyed. A claim that pods still use stays.
 pub(super) async fn forget_lost_claims(
+    volume_uid: &str,
     status: &mut SharedPersistentVolumeStatus,
     ctx: &Context,
 ) -> Result<(), Error> {
+    let ours = |claim: &VolumeClaim, binding: &ClaimBinding| {
+        let bound =
+            claim.status.as_ref().filter(|s| s.phase == ClaimPhase::Bound).and_then(|s| s.volume.as_ref());
+        claim.uid().as_ref() == Some(&binding.uid) && bound.is_none_or(|volume| volume.uid == volume_uid)
+    };
     let mut kept = Vec::new();
     for binding in std::mem::take(&mut status.claims) {
         let key = ObjectRef::<VolumeClaim>::new(&binding.name).within(&binding.namespace);
-        let cached =
-            ctx.stores.claims.get(&key).is_some_and(|claim| claim.uid().as_ref() == Some(&binding.uid));
         let api: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &binding.namespace);
-        let there = cached
-            || !ctx.users(std::slice::from_ref(&binding)).is_empty()
-            || cluster::get(&api, &binding.name)
-                .await?
-                .is_some_and(|claim| claim.uid().as_ref() == Some(&binding.uid));
+        let there = ctx.stores.claims.get(&key).is_some_and(|claim| ours(&claim, &binding))
+            || cluster::get(&api, &binding.name).await?.is_some_and(|claim| ours(&claim, &binding))
+            || !ctx.users(std::slice::from_ref(&binding)).is_empty();
         if there {
             kept.push(binding);
+        } else {
+            persistent::forget(&binding.uid, volume_uid, ctx).await?;
         }
     }
     status.claims = kept;
+    Ok(())
+}
+
+/// Puts the volume's line back into the ledger of its reservation, if that object was made anew without it.
+async fn restore(
+    volume: &SharedPersistentVolume,
+    status: &SharedPersistentVolumeStatus,
+    ctx: &Context,
+) -> Result<(), Error> {
+    let (Some(home), Ok(entry)) = (&status.reservation, create::entry(volume)) else { return Ok(()) };
+    let missing = named(&ctx.stores.reservations, &home.name)
+        .is_some_and(|r| r.uid().as_ref() == Some(&home.uid) && !holds(&r, &entry.uid));
+    let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
+    if !missing {
+        return Ok(());
+    }
+    let now = cluster::get(&volumes, &volume.name_any()).await?;
+    if now.is_some_and(|v| v.uid() == volume.uid() && v.metadata.deletion_timestamp.is_none()) {
+        let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
+        let _ = cluster::update(&reservations, &home.name, CONTROLLER_MANAGER, |reservation| {
+            let status = reservation.status.clone().unwrap_or_default();
+            let volumes = ledger::restore(&status.volumes, entry.clone());
+            Ok::<_, ()>(Some(with_ledger(DiskReservationStatus { volumes, ..status })))
+        })
+        .await?;
+    }
     Ok(())
 }
 
@@ -87,6 +122,7 @@ pub(super) async fn forget_lost_claims(
 pub(super) fn count_users(status: &mut SharedPersistentVolumeStatus, ctx: &Context) {
     let mut users = ctx.users(&status.claims);
     users.sort();
+    users.dedup();
     status.claim_count = status.claims.len() as u32;
     status.user_count = users.len() as u32;
     users.truncate(LISTED_PODS);
@@ -107,8 +143,11 @@ async fn take(
 ) -> Result<Result<Arc<DiskReservation>, Verdict>, Error> {
     let reservations = ctx.stores.reservations.state();
     let uid = volume.uid().unwrap_or_default();
-    if let Some(found) = reservations.iter().find(|r| holds(r, &uid)) {
-        return Ok(Ok(found.clone()));
+    // By quorum: a line that was written a moment ago, and that no cache has seen yet, is found too.
+    let written: Api<DiskReservation> = Api::all(ctx.client.clone());
+    let written = cluster::list(&written, &ListParams::default()).await?;
+    if let Some(found) = written.into_iter().find(|r| holds(r, &uid)) {
+        return Ok(Ok(Arc::new(found)));
     }
     let entry = match create::entry(volume) {
         Ok(entry) => entry,

@@ -9,6 +9,7 @@
 //! and writes one log line per call, field by field: a request has no `Debug`, so its secrets and tokens cannot reach
 //! the log (S17).
 
+mod authority;
 mod calls;
 mod error;
 mod handle;

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+use super::authority::localhost;
 use super::calls::{Call, Observer};
 use super::proto::registration::registration_server::{Registration, RegistrationServer};
 use super::proto::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
@@ -79,8 +80,9 @@ pub(super) async fn keep(config: &ServeConfig, observer: &Arc<dyn Observer>) -> 
             observer: Arc::clone(observer),
             registered,
         };
-        let server =
-            Server::builder().add_service(RegistrationServer::new(service)).serve_with_incoming(socket);
+        let server = Server::builder()
+            .add_service(RegistrationServer::new(service))
+            .serve_with_incoming(localhost(socket));
         tokio::select! {
             ended = server => return ServeError::ended(ended),
             () = given_up(&mut outcomes, &mut pause) => {}

@@ -23,14 +23,23 @@ pub fn is_bound(volume: &SharedPersistentVolume, claim: &VolumeClaim) -> bool {
     volume.status.as_ref().is_some_and(|s| s.claims.iter().any(|b| b.uid == uid))
 }
 
+/// A claim that is not bound yet, and the subscriptions of its namespace.
+pub struct Rival<'a> {
+    /// The claim.
+    pub claim: &'a VolumeClaim,
+    /// The subscriptions.
+    pub subscriptions: Vec<&'a RoleSubscription>,
+}
+
 /// The volume to bind to, or why there is none now.
 ///
-/// `others` are the claims that are not bound yet and may want the same volume: an exclusive one goes to the oldest (C3).
+/// Of `others` that may want the same exclusive volume and could have it, the oldest comes first (C3); one that could
+/// not have it holds nobody up (L7).
 pub fn choose<'a>(
     claim: &VolumeClaim,
     subscriptions: &[&RoleSubscription],
     volumes: &[&'a SharedPersistentVolume],
-    others: &[&VolumeClaim],
+    others: &[Rival],
 ) -> Result<&'a SharedPersistentVolume, Verdict> {
     if let Some(bound) = volumes.iter().find(|v| is_bound(v, claim)) {
         return Ok(bound);
@@ -83,7 +92,7 @@ fn fits(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
 fn first_in_line<'a>(
     volume: &SharedPersistentVolume,
     claim: &VolumeClaim,
-    others: &[&'a VolumeClaim],
+    others: &[Rival<'a>],
 ) -> Option<&'a VolumeClaim> {
     if volume.spec.shared.is_some() {
         return None;
@@ -92,7 +101,8 @@ fn first_in_line<'a>(
     let age = |c: &VolumeClaim| (c.creation_timestamp(), c.uid());
     others
         .iter()
-        .copied()
+        .filter(|rival| offered(volume, &rival.subscriptions).is_ok())
+        .map(|rival| rival.claim)
         .filter(|c| c.uid() != claim.uid() && c.metadata.deletion_timestamp.is_none() && wants(c))
         .filter(|c| age(c) < age(claim))
         .min_by_key(|c| age(c))
@@ -125,7 +135,7 @@ mod tests {
         others: &[VolumeClaim],
     ) -> Result<String, Verdict> {
         let vs: Vec<_> = vs.iter().collect();
-        let others: Vec<_> = others.iter().collect();
+        let others: Vec<_> = others.iter().map(|claim| Rival { claim, subscriptions: vec![sub] }).collect();
         choose(claim, &[sub], &vs, &others).map(|v| v.name_any())
     }
 

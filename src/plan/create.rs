@@ -48,8 +48,9 @@ pub fn choose<'a>(
     let bytes = wanted.size.bytes_or_zero();
     let named =
         |r: &DiskReservation| volume.spec.reservation.as_ref().is_none_or(|name| *name == r.name_any());
-    let holders: Vec<&DiskReservation> =
+    let mut holders: Vec<&DiskReservation> =
         reservations.iter().copied().filter(|r| named(r) && may_hold(r, &wanted.role)).collect();
+    holders.sort_by_key(|r| r.name_any());
     if holders.is_empty() {
         return Err(Verdict::no(reason::NO_RESERVATION, no_reservation(volume, reservations)));
     }
@@ -104,13 +105,15 @@ pub fn standing(
     let made = status.node.as_ref().is_some_and(|n| n.backing == BackingState::Made);
     let phase = if made { VolumePhase::Ready } else { VolumePhase::Creating };
     let disk = status.node_disk.as_deref().unwrap_or("?");
-    let disk_ready = disk_conditions.and_then(|c| condition::get(c, READY));
-    let verdict = match (disk_ready, condition::get(&status.conditions, BACKED)) {
+    // A disk that is short of room for new volumes has those that are allocated all the same.
+    let disk_ready = |c: &&Condition| c.status != "True" && c.reason != reason::SPACE_TAKEN;
+    let disk_trouble = disk_conditions.map(|c| condition::get(c, READY).filter(disk_ready));
+    let verdict = match (disk_trouble, condition::get(&status.conditions, BACKED)) {
         (None, _) => Verdict::no(
             reason::NODE_UNREACHABLE,
             format!("NodeDisk {disk} is not there; the data stays on it"),
         ),
-        (Some(c), _) if c.status != "True" => Verdict::no(
+        (Some(Some(c)), _) => Verdict::no(
             reason::NODE_UNREACHABLE,
             format!("NodeDisk {disk} is not ready, the data stays on it: {}", c.message),
         ),

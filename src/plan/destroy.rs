@@ -3,6 +3,7 @@
 //! The order is: rescind → fence → look → tombstone → erase → credit → let go. Each step is taken only when the
 //! one before is seen to be committed, so the whole can be interrupted anywhere and begun again.
 
+use crate::api::condition::{self, BACKED};
 use crate::api::{BackingState, PodRef, SharedPersistentVolume};
 
 use super::names;
@@ -12,7 +13,7 @@ use super::names;
 pub struct Seen {
     /// An offer still lists the volume.
     pub offered: bool,
-    /// Pods that use it, from a quorum read made after the agent reported its fence; `None` if not looked yet.
+    /// Pods that use it, read by quorum after the volume was read; `None` if not looked yet.
     pub pods: Option<Vec<PodRef>>,
     /// The ledger of its reservation still has it.
     pub in_ledger: bool,
@@ -24,30 +25,37 @@ pub enum Step {
     /// Wait: something else must happen first; the sentence says what.
     Wait(String),
     /// Ask the agent to refuse new mounts and to look for those that there are.
-    Fence,
+    Fence(String),
     /// Read the pods that may use it, by quorum, and decide again.
     Look,
     /// Something uses it: let the agent allow mounts again, so that its users are not disturbed.
     Unfence(String),
     /// Nothing uses it and nothing ever will: commit that.
-    Tombstone,
+    Tombstone(String),
     /// Give the bytes back to the reservation.
     Credit,
     /// Remove the finalizer.
     LetGo,
 }
 
+const FENCING: &str = "new mounts are being refused";
+const ERASING: &str = "its bytes are being erased";
+
 /// The next step for a volume whose deletion was accepted.
 pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     let status = volume.status.clone().unwrap_or_default();
     let destroy = status.destroy.clone().unwrap_or_default();
     let node = status.node.clone().unwrap_or_default();
-    let name = |what: &str| format!("{what} on node {}", status.node_name.as_deref().unwrap_or("?"));
+    let trouble = condition::get(&status.conditions, BACKED).filter(|c| c.status != "True");
+    let name = |what: &str| {
+        let on = format!("{what} on node {}", status.node_name.as_deref().unwrap_or("?"));
+        trouble.map_or(on.clone(), |c| format!("{on}, which says: {}", c.message))
+    };
 
     if destroy.tombstone.is_some() || status.node_name.is_none() {
         // Without a node no agent was ever told of it, so there is nothing to erase.
         return match (status.node_name.is_none() || node.backing == BackingState::Erased, seen.in_ledger) {
-            (false, _) => Step::Wait(name("its bytes are being erased")),
+            (false, _) => Step::Wait(name(ERASING)),
             (true, true) => Step::Credit,
             (true, false) => Step::LetGo,
         };
@@ -65,11 +73,16 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     if status.user_count > 0 {
         return hold(format!("it waits for pod {} to end", names(&status.users, status.user_count as usize)));
     }
+    let waits_for = |pods: &[PodRef]| format!("it waits for pod {} to end", names(pods, pods.len()));
     if !destroy.fence {
-        return Step::Fence;
+        return match &seen.pods {
+            None => Step::Look,
+            Some(pods) if pods.is_empty() => Step::Fence(name(FENCING)),
+            Some(pods) => Step::Wait(waits_for(pods)),
+        };
     }
     if !node.fenced {
-        return Step::Wait(name("it is being fenced"));
+        return Step::Wait(name(FENCING));
     }
     if node.in_use {
         // Its pods are gone from the API, yet the kernel still has it mounted: no erasing under a lingering process.
@@ -81,8 +94,8 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     }
     match &seen.pods {
         None => Step::Look,
-        Some(pods) if pods.is_empty() => Step::Tombstone,
-        Some(pods) => Step::Unfence(format!("it waits for pod {} to end", names(pods, pods.len()))),
+        Some(pods) if pods.is_empty() => Step::Tombstone(name(ERASING)),
+        Some(pods) => Step::Unfence(waits_for(pods)),
     }
 }
 
@@ -128,11 +141,14 @@ mod tests {
             step(Case { seen: Seen { offered: true, ..quiet().seen }, ..quiet() }),
             Step::Wait("it is being taken out of the offers".into())
         );
-        assert_eq!(step(quiet()), Step::Fence);
+        assert_eq!(step(quiet()), Step::Look);
+        let looked_first = |pods| Case { seen: Seen { pods: Some(pods), ..quiet().seen }, ..quiet() };
+        assert!(matches!(step(looked_first(vec![])), Step::Fence(_)));
+        assert!(matches!(step(looked_first(vec![pod("ns", "p")])), Step::Wait(_)));
         assert!(matches!(step(Case { fence: true, ..quiet() }), Step::Wait(_)));
         assert_eq!(step(fenced(quiet())), Step::Look);
         let looked = |pods| Case { seen: Seen { pods: Some(pods), ..quiet().seen }, ..fenced(quiet()) };
-        assert_eq!(step(looked(vec![])), Step::Tombstone);
+        assert!(matches!(step(looked(vec![])), Step::Tombstone(_)));
         assert!(matches!(step(looked(vec![pod("ns", "p")])), Step::Unfence(_)), "X2: the user won");
         let dead = || Case { tombstone: true, ..fenced(quiet()) };
         assert!(matches!(step(dead()), Step::Wait(_)));

@@ -43,6 +43,11 @@ pub fn take(
     Ok(next)
 }
 
+/// The ledger with `entry` in it, room or not: for a line that was there before and got lost with its object.
+pub fn restore(entries: &[LedgerEntry], entry: LedgerEntry) -> Vec<LedgerEntry> {
+    take(entries, u64::MAX, entry).unwrap_or_else(|_| entries.to_vec())
+}
+
 /// The ledger without the entry of that UID.
 pub fn credit(entries: &[LedgerEntry], uid: &str) -> Vec<LedgerEntry> {
     entries.iter().filter(|held| held.uid != uid).cloned().collect()

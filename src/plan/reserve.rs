@@ -40,14 +40,16 @@ pub fn choose<'a>(
     candidates: &[Candidate<'a>],
 ) -> Result<&'a NodeDisk, Verdict> {
     let wanted = entry(reservation)?.size.bytes_or_zero();
-    let fitting: Vec<&Candidate> = candidates.iter().filter(|c| may_serve(reservation, c)).collect();
+    let mut fitting: Vec<&Candidate> = candidates.iter().filter(|c| may_serve(reservation, c)).collect();
+    fitting.sort_by_key(|c| c.disk.name_any());
     if fitting.is_empty() {
         return Err(Verdict::no(reason::NO_SUCH_DISK, no_such_disk(reservation, candidates)));
     }
+    let ready =
+        |c: &Candidate| c.disk.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, READY));
     let room = |c: &Candidate| {
-        let status = c.disk.status.as_ref();
-        let ready = status.is_some_and(|s| condition::is_true(&s.conditions, READY));
-        if ready { ledger::free(status.map_or(&[], |s| &s.reservations), allocatable(c.disk)) } else { 0 }
+        let held = c.disk.status.as_ref().map_or(&[][..], |s| &s.reservations);
+        if ready(c) { ledger::free(held, allocatable(c.disk)) } else { 0 }
     };
     let best = fitting.iter().copied().max_by_key(|c| (room(c), std::cmp::Reverse(c.disk.name_any())));
     match best {
@@ -57,6 +59,9 @@ pub fn choose<'a>(
                 .iter()
                 .map(|c| {
                     let (name, free) = (c.disk.name_any(), room(c));
+                    if !ready(c) {
+                        return format!("{name} is not ready");
+                    }
                     let missing = Size::from_bytes(wanted.saturating_sub(free));
                     format!("{name} has {} free, {missing} too little", Size::from_bytes(free))
                 })
@@ -92,7 +97,8 @@ fn no_such_disk(reservation: &DiskReservation, candidates: &[Candidate]) -> Stri
         (_, _, Some(_)) => "no node with a NodeDisk has all labels of nodeSelector".to_owned(),
         _ => "there is no NodeDisk: is the agent running?".to_owned(),
     };
-    let known: Vec<String> = candidates.iter().map(|c| c.disk.name_any()).collect();
+    let mut known: Vec<String> = candidates.iter().map(|c| c.disk.name_any()).collect();
+    known.sort();
     if known.is_empty() { asked } else { format!("{asked}; there are {}", names(&known, known.len())) }
 }
 

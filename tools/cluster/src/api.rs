@@ -6,13 +6,14 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client};
 use tempfile::TempDir;
 
 use crate::cache::Cache;
+use crate::interrupt;
 use crate::ports;
 use crate::process::Process;
 use crate::programs::Program;
@@ -133,8 +134,8 @@ impl ApiServer {
         let started = Instant::now();
         let certificate = self.dir.path().join(files::CERTIFICATE);
         loop {
-            self.etcd.check().context("etcd did not start")?;
-            apiserver.check().context("kube-apiserver did not start")?;
+            still_starting("etcd", &mut self.etcd, started)?;
+            still_starting("kube-apiserver", apiserver, started)?;
             // It signs its certificate itself, at its first start; clients need that.
             if certificate.exists() {
                 files::write_kubeconfigs(self.dir.path(), self.port)?;
@@ -142,40 +143,37 @@ impl ApiServer {
                     return Ok(());
                 }
             }
-            if started.elapsed() > READY_WITHIN {
-                bail!(
-                    "kube-apiserver was not ready after {} s:\n{}",
-                    READY_WITHIN.as_secs(),
-                    apiserver.log_tail()
-                );
-            }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
     async fn start_controller_manager(&mut self, program: &Path) -> anyhow::Result<()> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client().await?, "default");
         let log = self.dir.path().join("kube-controller-manager.log");
         let args = files::controller_manager_args(self.dir.path());
         let process = self.controller_manager.insert(Process::start(program, &args, &log)?);
-        let accounts: Api<ServiceAccount> = Api::namespaced(
-            client(Kubeconfig::read_from(self.dir.path().join(files::ADMIN_KUBECONFIG))?).await?,
-            "default",
-        );
         let started = Instant::now();
         // Every pod needs this account, so its being there is what "ready" means to a test.
         while accounts.get_opt("default").await?.is_none() {
-            process.check().context("kube-controller-manager did not start")?;
-            if started.elapsed() > READY_WITHIN {
-                bail!(
-                    "kube-controller-manager did nothing in {} s:\n{}",
-                    READY_WITHIN.as_secs(),
-                    process.log_tail()
-                );
-            }
+            still_starting("kube-controller-manager", process, started)?;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         Ok(())
     }
+}
+
+/// An error if there is nothing to wait for any more.
+fn still_starting(name: &str, process: &mut Process, since: Instant) -> anyhow::Result<()> {
+    process.check().with_context(|| format!("{name} did not start"))?;
+    ensure!(!interrupt::requested(), "asked to stop while {name} was starting");
+    let waited = since.elapsed();
+    ensure!(
+        waited < READY_WITHIN,
+        "{name} was not ready after {} s:\n{}",
+        waited.as_secs(),
+        process.log_tail()
+    );
+    Ok(())
 }
 
 /// The binaries, from `KUBEBUILDER_ASSETS` where it is set and has them, else from the cache.
@@ -205,7 +203,8 @@ impl Programs {
 
 async fn ready(kubeconfig: &Path) -> anyhow::Result<()> {
     let client = client(Kubeconfig::read_from(kubeconfig)?).await?;
-    client.request_text(http::Request::get("/readyz").body(Vec::new())?).await?;
+    let answer = client.request_text(http::Request::get("/readyz").body(Vec::new())?);
+    tokio::time::timeout(Duration::from_secs(5), answer).await??;
     Ok(())
 }
 

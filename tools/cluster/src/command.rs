@@ -27,6 +27,7 @@ pub struct Cmd {
     progress: Option<String>,
     timeout: Option<Duration>,
     cleanup: bool,
+    stdout_in_errors: bool,
 }
 
 impl Cmd {
@@ -34,7 +35,7 @@ impl Cmd {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let mut inner = Command::new(program);
         inner.stdin(Stdio::null()).process_group(0);
-        Self { inner, progress: None, timeout: None, cleanup: false }
+        Self { inner, progress: None, timeout: None, cleanup: false, stdout_in_errors: false }
     }
 
     /// Adds one argument.
@@ -85,13 +86,20 @@ impl Cmd {
         self
     }
 
+    /// For a program that says on its standard output why it fails.
+    pub fn stdout_in_errors(mut self) -> Self {
+        self.stdout_in_errors = true;
+        self
+    }
+
     /// Runs it and returns its standard output; the error has the end of what it printed.
     pub fn run(self) -> anyhow::Result<String> {
         let shown = self.shown();
+        let on_stdout = self.stdout_in_errors;
         let (status, stdout, stderr) = self.output()?;
         if !status.success() {
-            let said = if stderr.trim().is_empty() { &stdout } else { &stderr };
-            bail!("`{shown}` failed ({status}):\n{}", tail(said));
+            let stdout = if on_stdout || stderr.trim().is_empty() { tail(&stdout) } else { "" };
+            bail!("`{shown}` failed ({status}):\n{}", format!("{stdout}\n{}", tail(&stderr)).trim());
         }
         Ok(stdout)
     }

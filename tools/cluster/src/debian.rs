@@ -40,11 +40,11 @@ impl Rootfs<'_> {
     }
 }
 
-/// The mirror that this machine uses, unless it is everybody's, which mmdebstrap knows how to complete.
+/// The mirror that this machine uses; mmdebstrap knows one for a machine that is not Debian.
 fn mirror() -> Option<String> {
     let fields = ["--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian", "Label: Debian"];
     let listed = Cmd::new("apt-get").arg("indextargets").args(fields).run().unwrap_or_default();
-    listed.lines().next().filter(|uri| !uri.contains("deb.debian.org")).map(str::to_owned)
+    listed.lines().next().map(str::to_owned)
 }
 
 /// How this machine's apt reaches its mirror.

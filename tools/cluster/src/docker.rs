@@ -57,8 +57,9 @@ impl Docker {
         Ok(started_here.into_iter().chain([with(None)]).find(Self::answers))
     }
 
-    /// Stops the daemon if it was started here and has no containers any more, and removes its traces.
-    pub fn stop_if_idle(cache: &Cache) -> anyhow::Result<()> {
+    /// Stops the daemon if it was started here and has no containers any more, and removes its traces. The caller holds
+    /// [`lock`].
+    pub(crate) fn stop_if_idle(cache: &Cache) -> anyhow::Result<()> {
         let _lock = cache.lock("docker-daemon")?;
         let Some(host) = daemon::running(cache)? else { return Ok(()) };
         let docker = Self { host: Some(host), cache: cache.clone() };
@@ -90,7 +91,7 @@ impl Docker {
     /// A `docker build` command that lacks its context.
     pub fn build(&self) -> Cmd {
         // The classic builder: BuildKit is a plug-in that Debian's Docker lacks.
-        self.cmd(["build", "--network=host"]).env("DOCKER_BUILDKIT", "0")
+        self.cmd(["build", "--network=host"]).env("DOCKER_BUILDKIT", "0").stdout_in_errors()
     }
 
     /// Makes another program that uses Docker use this daemon.
@@ -140,7 +141,7 @@ impl Docker {
     }
 }
 
-/// Held by what starts and stops clusters and images, so that the daemon is not stopped under another's work.
+/// Held by what makes and removes clusters and images: a daemon is not stopped under another's work.
 pub(crate) fn lock(cache: &Cache) -> anyhow::Result<Lock> {
     cache.lock("docker")
 }

@@ -8,11 +8,13 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use sha2::{Digest, Sha256};
 
 use crate::command::Cmd;
 use crate::debian::Rootfs;
-use crate::docker::Docker;
+use crate::docker::{self, Docker};
 use crate::packages;
+use crate::programs::go_program;
 use crate::version::Version;
 
 /// The product, built from the repository's Dockerfile.
@@ -28,7 +30,7 @@ const DEBIAN: &str = "debian:trixie-slim";
 const RUST_DOCKERFILE: &str = include_str!("../assets/rust.Dockerfile");
 
 /// The bases of both images. The first time on a machine takes a minute.
-pub fn ensure_bases(docker: &Docker) -> anyhow::Result<()> {
+pub(crate) fn ensure_bases(docker: &Docker) -> anyhow::Result<()> {
     if !docker.has_image(DEBIAN) && !docker.pull(DEBIAN)? {
         let work = tempfile::tempdir_in(docker.cache().root())?;
         let archive = work.path().join("debian.tar");
@@ -44,6 +46,7 @@ pub fn ensure_bases(docker: &Docker) -> anyhow::Result<()> {
 
 /// Builds [`PRODUCT`] from the repository that this crate was compiled in.
 pub fn build_product(docker: &Docker) -> anyhow::Result<&'static str> {
+    let _lock = docker::lock(docker.cache())?;
     ensure_bases(docker)?;
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let build = || -> anyhow::Result<Cmd> {
@@ -63,7 +66,10 @@ pub fn build_product(docker: &Docker) -> anyhow::Result<&'static str> {
 /// Makes [`TEST`]: Debian's static busybox and its applets, and in `/dataset` the Go tool chain, as a data set of many
 /// files that is on the machine anyway.
 pub fn build_test_image(docker: &Docker) -> anyhow::Result<&'static str> {
-    if docker.has_image(TEST) {
+    let _lock = docker::lock(docker.cache())?;
+    let contents = test_contents()?;
+    let label = ["image", "inspect", "--format", "{{index .Config.Labels \"dev.reservoir.contents\"}}", TEST];
+    if docker.cmd(label).run().is_ok_and(|found| found.trim() == contents) {
         return Ok(TEST);
     }
     packages::ensure(&["busybox-static"])?;
@@ -82,11 +88,7 @@ pub fn build_test_image(docker: &Docker) -> anyhow::Result<&'static str> {
     fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
     let archive = work.path().join("test.tar");
     fs::set_permissions(root.join("tmp"), Permissions::from_mode(0o1777))?;
-    let go = Cmd::new("go")
-        .args(["env", "GOROOT"])
-        .run()
-        .context("Go is needed; install it and put it in PATH")?;
-    symlink(go.trim(), work.path().join("dataset"))?;
+    symlink(Cmd::new(go_program()?).args(["env", "GOROOT"]).run()?.trim(), work.path().join("dataset"))?;
     tar(&archive)
         .args(["--transform=s,^dataset/,./dataset/,", "--directory"])
         .arg(&root)
@@ -94,9 +96,17 @@ pub fn build_test_image(docker: &Docker) -> anyhow::Result<&'static str> {
         .arg("--directory")
         .arg(work.path())
         .arg("dataset/")
+        .progress("packing the test image")
         .run()?;
-    docker.import(&archive, &["ENV PATH=/bin", "CMD [\"sh\"]"], TEST)?;
+    let label = format!("LABEL dev.reservoir.image=test dev.reservoir.contents={contents}");
+    docker.import(&archive, &["ENV PATH=/bin", "CMD [\"sh\"]", &label], TEST)?;
     Ok(TEST)
+}
+
+/// Changes when anything does that [`TEST`] is made of: this file, or the Go tool chain.
+fn test_contents() -> anyhow::Result<String> {
+    let go = Cmd::new(go_program()?).arg("version").run()?;
+    Ok(format!("{:x}", Sha256::new().chain_update(include_str!("image.rs")).chain_update(go).finalize()))
 }
 
 /// The name of Rust's image for a version such as `1.95`; the Dockerfile puts it together the same way.

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::progress::say;
+
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 
 /// Turns SIGINT, SIGTERM and SIGHUP into a request to stop, for the rest of the process's life.
@@ -18,31 +20,26 @@ pub fn watch() -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("failed to start the signal watcher")?;
-    let mut signals = {
+    let (mut interrupt, mut terminate, mut hangup) = {
         let _entered = runtime.enter();
-        [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
-            .map(signal)
-            .into_iter()
-            .collect::<Result<Vec<_>, _>>()
-            .context("failed to listen for signals")?
+        let listen = |kind| signal(kind).context("failed to listen for signals");
+        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?)
     };
+    let watcher = async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+        say("asked to stop; removing what was started");
+        REQUESTED.store(true, Ordering::SeqCst);
+        // The handlers stay installed: a second Ctrl-C must not cut the clean-up short.
+        std::future::pending::<()>().await;
+    };
+    let watch = move || runtime.block_on(watcher);
     std::thread::Builder::new()
         .name("signals".into())
-        .spawn(move || {
-            runtime.block_on(async {
-                let (interrupt, rest) = signals.split_at_mut(1);
-                let (terminate, hangup) = rest.split_at_mut(1);
-                tokio::select! {
-                    _ = interrupt[0].recv() => {}
-                    _ = terminate[0].recv() => {}
-                    _ = hangup[0].recv() => {}
-                }
-                eprintln!("reservoir-cluster: asked to stop; removing what was started");
-                REQUESTED.store(true, Ordering::SeqCst);
-                // The handlers stay installed: a second Ctrl-C must not cut the clean-up short.
-                std::future::pending::<()>().await;
-            });
-        })
+        .spawn(watch)
         .context("failed to start the signal watcher")?;
     Ok(())
 }

@@ -7,7 +7,6 @@ use anyhow::bail;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use reservoir_cluster::api::{self, ApiOptions, ApiServer};
-use reservoir_cluster::cache::Cache;
 use reservoir_cluster::docker::Docker;
 use reservoir_cluster::node::{self, Cluster, NodeOptions};
 use reservoir_cluster::progress::say;
@@ -138,15 +137,11 @@ fn status(name: &str) -> anyhow::Result<()> {
 }
 
 fn build() -> anyhow::Result<()> {
-    let cache = Cache::open()?;
     api::prepare()?;
     for tool in [tools::kubectl, tools::helm, tools::kind, tools::csi_sanity] {
         tool()?;
     }
-    let docker = Docker::connect(&cache)?;
-    let prepared = node::prepare(&docker).and_then(|()| image::ensure_bases(&docker));
-    Docker::stop_if_idle(&cache)?;
-    prepared
+    node::prepare()
 }
 
 fn load_images(name: &str) -> anyhow::Result<()> {

@@ -24,9 +24,14 @@ mod network;
 /// How long the nodes and the cluster's DNS may take.
 const READY_WITHIN: Duration = Duration::from_secs(240);
 
-/// Puts what nodes are started from into Docker. The first time on a machine takes many minutes.
-pub fn prepare(docker: &Docker) -> anyhow::Result<()> {
-    image::ensure(docker).map(drop)
+/// Puts what nodes and images are made from into Docker. The first time on a machine takes many minutes.
+pub fn prepare() -> anyhow::Result<()> {
+    let cache = Cache::open()?;
+    let _lock = docker::lock(&cache)?;
+    let docker = Docker::connect(&cache)?;
+    let prepared = image::ensure(&docker).and_then(|_| crate::image::ensure_bases(&docker));
+    Docker::stop_if_idle(&cache)?;
+    prepared
 }
 
 /// Which cluster.
@@ -66,14 +71,12 @@ impl Cluster {
             bail!("a cluster needs at least one node");
         }
         let cache = Cache::open()?;
-        let lock = docker::lock(&cache)?;
-        let upped = Self::make(options, &cache);
-        drop(lock);
-        if upped.is_err() {
-            // Unless another cluster needs it.
+        let _lock = docker::lock(&cache)?;
+        let made = Self::make(options, &cache);
+        if made.is_err() {
             Docker::stop_if_idle(&cache)?;
         }
-        upped
+        made
     }
 
     /// The cluster of this name, if it is up.
@@ -98,11 +101,10 @@ impl Cluster {
     /// Removes the cluster of this name and what was started for it. One that is not there is no error.
     pub fn down(name: &str) -> anyhow::Result<()> {
         let cache = Cache::open()?;
-        let lock = docker::lock(&cache)?;
+        let _lock = docker::lock(&cache)?;
         if let Some(docker) = Docker::running(&cache)? {
             Self::made(name, docker)?.delete()?;
         }
-        drop(lock);
         Docker::stop_if_idle(&cache)
     }
 
@@ -182,8 +184,10 @@ impl Cluster {
             cluster.delete()?;
         }
         if let Err(error) = cluster.create(options.nodes) {
-            cluster.delete()?;
-            return Err(error);
+            return Err(match cluster.delete() {
+                Ok(()) => error,
+                Err(left) => error.context(format!("what was begun could not be removed: {left:#}")),
+            });
         }
         Ok(cluster)
     }
@@ -236,8 +240,12 @@ impl Cluster {
 
     fn delete(&self) -> anyhow::Result<()> {
         let Made { name, docker, .. } = self.own()?;
-        let containers = self.containers(&["--all"])?;
-        if !containers.is_empty() {
+        // More than once: a node that was being made when `up` was interrupted appears late.
+        for _ in 0..3 {
+            let containers = self.containers(&["--all"])?;
+            if containers.is_empty() {
+                break;
+            }
             let progress = Progress::start(format!("removing the kind cluster {name}"));
             // Found while the files are there, detached when nobody uses them any more.
             let loops = loops::backed_by(&volumes(docker, &containers)?)?;

@@ -201,7 +201,7 @@ fn kubernetes_ldflags(version: &str) -> String {
     format!("-s -w {variable}.gitVersion={version} {variable}.gitMajor={major} {variable}.gitMinor={minor}")
 }
 
-fn go_program() -> anyhow::Result<PathBuf> {
+pub(crate) fn go_program() -> anyhow::Result<PathBuf> {
     let usual = Path::new("/usr/local/go/bin/go");
     match which("go").or_else(|| usual.is_file().then(|| usual.into())) {
         Some(go) => Ok(go),
