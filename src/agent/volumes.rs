@@ -93,14 +93,12 @@ async fn perform(
     ctx: &Context,
 ) -> host::Result<Option<Duration>> {
     let mut node = status.node.clone().unwrap_or_default();
-    let uid = uid.clone();
+    let made = node.backing == BackingState::Made;
+    let (uid, volume_uid) = (uid.clone(), uid);
     let mut again = None;
     match task {
         Task::Rest => return Ok(None),
-        Task::Lost => {
-            let reason = "there is no journal of it on any disk of this node".to_owned();
-            return Err(host::Error::BackingLost { uid, reason });
-        }
+        Task::Lost => return Err(lost(volume_uid)),
         Task::Make => {
             let (disk, spec) = wanted(volume, uid, ctx)?;
             blocking(ctx, move |host| host.create(&disk, &spec)).await?;
@@ -110,7 +108,10 @@ async fn perform(
         Task::Fence => {
             let report = match blocking(ctx, move |host| host.fence(&uid)).await {
                 // It was never made: there is nothing that could be mounted.
-                Err(host::Error::NotFound(_)) => FenceReport { users: Default::default(), in_use: false },
+                Err(host::Error::NotFound(_)) if !made => {
+                    FenceReport { users: Default::default(), in_use: false }
+                }
+                Err(host::Error::NotFound(_)) => return Err(lost(volume_uid)),
                 other => other?,
             };
             let mut pods: Vec<PodRef> = report.users.into_values().map(|u| pod_ref(u.pod)).collect();
@@ -128,14 +129,27 @@ async fn perform(
                 ErasePolicy::Discard => host::ErasePolicy::Discard,
                 ErasePolicy::Zero => host::ErasePolicy::Zero,
             };
-            let receipt = blocking(ctx, move |host| host.erase(&uid, policy)).await?;
-            tracing::info!(volume = volume.name_any(), ?receipt, "erased");
+            let bytes = match blocking(ctx, move |host| host.erase(&uid, policy)).await {
+                Err(host::Error::NotFound(_)) if !made => 0,
+                // What is not there although it was made, and has no receipt, was not erased by us (X4).
+                Err(host::Error::NotFound(_)) => return Err(lost(volume_uid)),
+                other => other?.bytes,
+            };
+            tracing::info!(volume = volume.name_any(), bytes, "erased");
             node.backing = BackingState::Erased;
-            node.erased = Some(Size::from_bytes(receipt.bytes));
+            node.erased = Some(Size::from_bytes(bytes));
         }
     }
     status.node = Some(node);
     Ok(again)
+}
+
+/// It was made once, and there is no journal of it: that is never taken for erased.
+fn lost(uid: &VolumeUid) -> host::Error {
+    host::Error::BackingLost {
+        uid: uid.clone(),
+        reason: "no disk of this node has a journal of it".to_owned(),
+    }
 }
 
 fn wanted(

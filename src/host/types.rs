@@ -117,7 +117,7 @@ pub enum ErasePolicy {
 /// That a volume is gone from this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// Bytes given back to the disk: the volume's size, or 0 if there was no such volume.
+    /// Bytes given back to the disk: the volume's size.
     pub bytes: u64,
     /// How long it took.
     pub duration: Duration,
