@@ -1,6 +1,7 @@
 //! Tells what disks the node has (D1).
 
 use jiff::Timestamp;
+use kube::api::ListParams;
 use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::api::condition::{self, DISK_HEALTHY, Verdict, reason};
@@ -24,6 +25,15 @@ pub(super) async fn report(
     host: &std::sync::Arc<Host>,
 ) -> Result<(), cluster::Error> {
     let api: Api<NodeDisk> = Api::all(client.clone());
+    let known = cluster::list(&api, &ListParams::default().fields(&format!("spec.nodeName={node}"))).await?;
+    let known = |disk: &str| known.iter().find(|object| object.name_any() == name(node, disk));
+    for entry in entries {
+        // Before anything on it is looked at: whose volumes these are is decided by the disk, not by its place (D3).
+        let expected = known(&entry.name).map(|object| object.spec.disk_id.as_str());
+        if let Err(error) = host.expect(&entry.name, expected) {
+            tracing::error!(disk = entry.name, %error, "a disk is not served");
+        }
+    }
     let measuring = host.clone();
     let measured = tokio::task::spawn_blocking(move || {
         let held = measuring.volumes();
@@ -36,17 +46,18 @@ pub(super) async fn report(
         };
         measuring.disks().into_iter().map(|disk| (ours(&disk), disk)).collect::<Vec<_>>()
     });
-    for (ours, disk) in measured.await.unwrap_or_default() {
+    for (ours, mut disk) in measured.await.unwrap_or_default() {
         let Some(entry) = entries.iter().find(|entry| entry.name == disk.name) else { continue };
-        let name = name(node, &disk.name);
-        let there = cluster::get(&api, &name).await?;
-        let object = match (&disk.id, there) {
-            (Some(id), there) => match there {
-                Some(object) if object.spec == spec(node, entry, id) => object,
-                _ => {
-                    cluster::apply(&api, &NodeDisk::new(&name, spec(node, entry, id)), AGENT_MANAGER).await?
-                }
-            },
+        let object = match (disk.id.clone(), known(&disk.name).cloned()) {
+            (Some(id), Some(object)) if id != object.spec.disk_id => {
+                disk.error = Some(other_disk(&object, entry, &id));
+                object
+            }
+            (Some(id), Some(object)) if object.spec == spec(node, entry, &id) => object,
+            (Some(id), _) => {
+                let object = NodeDisk::new(&name(node, &disk.name), spec(node, entry, &id));
+                cluster::apply(&api, &object, AGENT_MANAGER).await?
+            }
             // It cannot even be read whose it is: only what is known already is marked.
             (None, Some(object)) => object,
             (None, None) => {
@@ -57,6 +68,15 @@ pub(super) async fn report(
         write(&api, &object, &disk, ours).await?;
     }
     Ok(())
+}
+
+fn other_disk(object: &NodeDisk, entry: &DiskEntry, id: &str) -> String {
+    let (path, name) = (entry.path.display(), object.name_any());
+    format!(
+        "the disk at {path} is another one (ID {id}) than NodeDisk {name} (ID {}): mount the right disk, or delete \
+         NodeDisk {name} when its data is given up",
+        object.spec.disk_id
+    )
 }
 
 fn spec(node: &str, entry: &DiskEntry, id: &str) -> NodeDiskSpec {
@@ -106,8 +126,10 @@ async fn write(
             }
         }
     };
-    // Only a change of the reason is news; numbers that drift are not.
-    let same = condition::get(&status.conditions, DISK_HEALTHY).is_some_and(|c| c.reason == verdict.reason);
+    // Numbers that drift are no news.
+    let same = condition::get(&status.conditions, DISK_HEALTHY).is_some_and(|c| {
+        c.reason == verdict.reason && (c.reason == reason::SPACE_TAKEN || c.message == verdict.message)
+    });
     if !same {
         let generation = object.meta().generation;
         condition::set(&mut status.conditions, DISK_HEALTHY, verdict, generation, Timestamp::now());

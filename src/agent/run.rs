@@ -50,6 +50,8 @@ pub enum Error {
 
 /// How long to wait for the agent before this one to let go of a disk.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(20);
+/// How soon the disks are reported again when that failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// Runs until `stop` resolves. `ready` is set when the node has been taken stock of and CSI is about to be served.
 ///
@@ -97,6 +99,10 @@ pub async fn run(
     });
     ready.store(true, Ordering::Relaxed);
     let work = async {
+        // Nothing is made, fenced or erased before it is known whose the disks are (D3).
+        while !report(&ctx, &options).await {
+            tokio::time::sleep(AFTER_FAILURE).await;
+        }
         tokio::join!(measure(&ctx, &options), keep(ctx.clone(), metrics));
     };
     let watched = async {
@@ -115,16 +121,19 @@ pub async fn run(
 
 /// Measures the disks now and then; writes only what changed.
 async fn measure(ctx: &Context, options: &Options) {
+    let mut pause = options.measure_every;
     loop {
-        let pause = match disks::report(&ctx.client, &options.node, &options.config.disks, &ctx.host).await {
-            Ok(()) => options.measure_every,
-            Err(error) => {
-                tracing::warn!(%error, source = error_source(&error), "failed to report the disks");
-                Duration::from_secs(1)
-            }
-        };
         tokio::time::sleep(pause).await;
+        pause = if report(ctx, options).await { options.measure_every } else { AFTER_FAILURE };
     }
+}
+
+async fn report(ctx: &Context, options: &Options) -> bool {
+    let reported = disks::report(&ctx.client, &options.node, &options.config.disks, &ctx.host).await;
+    if let Err(error) = &reported {
+        tracing::warn!(%error, source = error_source(error), "failed to report the disks");
+    }
+    reported.is_ok()
 }
 
 fn error_source(error: &dyn std::error::Error) -> String {

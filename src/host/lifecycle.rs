@@ -19,8 +19,7 @@ impl Host {
     pub fn create(&self, disk: &str, spec: &VolumeSpec) -> Result<()> {
         spec.validate()?;
         let _volume = self.volume_locks.lock(&spec.uid);
-        let slot = self.disks.iter().find(|slot| slot.config.name == disk);
-        let disk = slot.ok_or_else(|| Error::NotFound(format!("disk {disk}")))?.get()?;
+        let disk = self.slot(disk)?.get()?;
         let elsewhere = |other: &Disk| other.name() != disk.name();
         for other in self.served().into_iter().filter(|other| elsewhere(other)) {
             if other.volume(&spec.uid)?.is_some() {
