@@ -37,14 +37,14 @@ pub(super) async fn reconcile(
         tracing::error!(volume = volume.name_any(), "its UID is no UUID: it is left alone");
         return Ok(Action::await_change());
     };
-    let on_disk = {
-        let uid = uid.clone();
-        // Without an answer it counts as there: nothing is made then.
-        let unknown = OnDisk { there: true, fenced: false };
-        blocking(&ctx, move |host| Ok(look(host, &uid))).await.unwrap_or(unknown)
-    };
     let mut volume = (*volume).clone();
-    if !on_disk.there && keep::next(&volume, on_disk) == Task::Make {
+    if volume.status.as_ref().and_then(|s| s.node.as_ref()).is_some_and(|n| n.backing == BackingState::Erased)
+    {
+        return Ok(Action::await_change());
+    }
+    let on_disk = look(&volume, &uid, &ctx).await;
+    let next = |volume: &_| on_disk.as_ref().map(|on_disk| keep::next(volume, *on_disk));
+    if next(&volume) == Ok(Task::Make) && on_disk.as_ref().is_ok_and(|on_disk| !on_disk.there) {
         // Nothing is made on the word of a cache: the object may have been destroyed since.
         match cluster::get(&api, &volume.name_any()).await? {
             Some(now) if now.uid() == volume.uid() => volume = now,
@@ -52,8 +52,12 @@ pub(super) async fn reconcile(
         }
     }
     let mut status = volume.status.clone().unwrap_or_default();
-    let task = keep::next(&volume, on_disk);
-    let done = perform(task, &volume, &uid, &mut status, &ctx).await;
+    let task = next(&volume);
+    let done = match task {
+        Ok(task) => perform(task, &volume, &uid, &mut status, &ctx).await,
+        // It may well be there: it is neither lost nor made.
+        Err(error) => Err(error.clone()),
+    };
     if let Err(error) = &done {
         tracing::warn!(volume = volume.name_any(), ?task, %error, "failed");
         let lost = matches!(error, host::Error::BackingLost { .. });
@@ -61,7 +65,7 @@ pub(super) async fn reconcile(
         set_backed(&volume, &mut status, Verdict::no(why, error.to_string()));
     }
     cluster::write_status(&api, &volume, &status, AGENT_MANAGER).await?;
-    if task == Task::Unfence {
+    if task == Ok(Task::Unfence) {
         // Said first, done then: nobody may take it for fenced while it is not.
         match blocking(&ctx, move |host| host.unfence(&uid)).await {
             Ok(()) | Err(host::Error::NotFound(_)) => {}
@@ -78,10 +82,19 @@ pub(super) async fn reconcile(
     })
 }
 
-fn look(host: &Host, uid: &VolumeUid) -> OnDisk {
-    let found = host.volumes().into_iter().find(|v| v.uid == *uid);
-    let fenced = found.as_ref().is_some_and(|v| v.record.as_ref().is_ok_and(|r| r.fenced));
-    OnDisk { there: found.is_some(), fenced }
+/// What the volume's own disk has of it.
+async fn look(volume: &SharedPersistentVolume, uid: &VolumeUid, ctx: &Context) -> host::Result<OnDisk> {
+    let (disk, uid) = (disk(volume, ctx)?, uid.clone());
+    let record = blocking(ctx, move |host| host.look(&disk, &uid)).await?;
+    Ok(OnDisk { there: record.is_some(), fenced: record.is_some_and(|record| record.fenced) })
+}
+
+/// The disk of this node that the volume is on.
+fn disk(volume: &SharedPersistentVolume, ctx: &Context) -> host::Result<String> {
+    let name = volume.status.as_ref().and_then(|status| status.node_disk.as_deref());
+    let disk = name.and_then(|name| name.strip_prefix(&ctx.node)?.strip_prefix('.'));
+    let none = || host::Error::InvalidArgument("the volume is on no disk of this node".to_owned());
+    disk.map(str::to_owned).ok_or_else(none)
 }
 
 /// Does the task and notes in `status` what came of it; says when to look again.
@@ -159,7 +172,6 @@ fn wanted(
 ) -> host::Result<(String, VolumeSpec)> {
     let invalid = |what: &str| host::Error::InvalidArgument(what.to_owned());
     let status = volume.status.as_ref().ok_or_else(|| invalid("the volume has no status"))?;
-    let disk = status.node_disk.as_deref().and_then(|name| name.strip_prefix(&ctx.node)?.strip_prefix('.'));
     let size = status.size.as_ref().unwrap_or(&volume.spec.size);
     let spec = VolumeSpec {
         uid,
@@ -178,7 +190,7 @@ fn wanted(
         mode: Some(0o777),
         mount_options: vec![],
     };
-    Ok((disk.ok_or_else(|| invalid("the volume is on no disk of this node"))?.to_owned(), spec))
+    Ok((disk(volume, ctx)?, spec))
 }
 
 fn set_backed(volume: &SharedPersistentVolume, status: &mut SharedPersistentVolumeStatus, verdict: Verdict) {
