@@ -193,7 +193,19 @@ fn wanted(
     Ok((disk(volume, ctx)?, spec))
 }
 
-fn set_backed(volume: &SharedPersistentVolume, status: &mut SharedPersistentVolumeStatus, verdict: Verdict) {
+fn set_backed(
+    volume: &SharedPersistentVolume,
+    status: &mut SharedPersistentVolumeStatus,
+    mut verdict: Verdict,
+) {
+    // Numbers that drift, such as free bytes, are no news: each would be a write, and each write another attempt.
+    let words = |message: &str| message.replace(|c: char| c.is_ascii_digit(), "");
+    match condition::get(&status.conditions, BACKED) {
+        Some(said) if said.reason == verdict.reason && words(&said.message) == words(&verdict.message) => {
+            verdict.message.clone_from(&said.message);
+        }
+        _ => {}
+    }
     condition::set(&mut status.conditions, BACKED, verdict, volume.meta().generation, Timestamp::now());
 }
 
