@@ -64,7 +64,7 @@ impl Host {
         Ok(())
     }
 
-    /// Refuses new users from now on (X2), and says who is left. May be repeated, to see whether they are gone.
+    /// Refuses new users from now on (X2), and says who is left: uses whose mount is gone are dropped from the journal. May be repeated, to see whether they are gone.
     pub fn fence(&self, uid: &VolumeUid) -> Result<FenceReport> {
         let _volume = self.volume_locks.lock(uid);
         let (disk, volume) = self.existing(uid)?;
@@ -73,6 +73,7 @@ impl Host {
             record.fenced = true;
             volume.write(&record)?;
         }
+        self.drop_unmounted(&disk, &volume, &mut record)?;
         let in_use = disk.backing.release(&volume)?;
         Ok(FenceReport { users: record.publishes, in_use })
     }
