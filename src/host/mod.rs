@@ -150,15 +150,18 @@ impl Host {
                 }
             };
             for uid in uids {
-                let record = match disk.volume(&uid) {
+                let (allocated, record) = match disk.volume(&uid) {
                     Ok(None) => continue,
-                    Ok(Some(volume)) => volume.record(),
-                    Err(error) => Err(error),
+                    Ok(Some(volume)) => {
+                        (disk.backing.allocated(&volume).unwrap_or_default(), volume.record())
+                    }
+                    Err(error) => (0, Err(error)),
                 };
                 reports.push(VolumeReport {
                     disk: disk.name().to_owned(),
                     disk_id: disk.id().to_owned(),
                     uid,
+                    allocated,
                     record,
                 });
             }

@@ -77,6 +77,8 @@ pub struct VolumeReport {
     pub disk_id: String,
     /// The volume.
     pub uid: VolumeUid,
+    /// Bytes of the disk that it takes now.
+    pub allocated: u64,
     /// Its journal, or why it cannot be read.
     pub record: Result<Record>,
 }
