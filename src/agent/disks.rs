@@ -8,7 +8,7 @@ use kube::api::ListParams;
 use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::api::condition::{self, DISK_HEALTHY, Verdict, reason};
-use crate::api::{AGENT_MANAGER, NodeDisk, NodeDiskSpec, SharedPersistentVolume, Size};
+use crate::api::{AGENT_MANAGER, NodeDisk, NodeDiskSpec, NodeDiskStatus, SharedPersistentVolume, Size};
 use crate::cluster;
 use crate::host::{DiskReport, Host, VolumeReport, VolumeUid};
 use crate::plan::{ledger, room};
@@ -90,6 +90,13 @@ impl Disks {
                 }
             };
             write(&api, &object, &disk, held.get(&disk.name).unwrap_or(&Held::default())).await?;
+        }
+        for object in known.values() {
+            if !self.entries.iter().any(|entry| object.name_any() == name(&self.node, &entry.name)) {
+                let said = "it is not in the agent's configuration any more; its data stays";
+                let verdict = Verdict::no(reason::DISK_REFUSED, said);
+                tell(&api, object, object.status.clone().unwrap_or_default(), verdict).await?;
+            }
         }
         Ok(())
     }
@@ -225,6 +232,15 @@ async fn write(
             }
         }
     };
+    tell(api, object, status, verdict).await
+}
+
+async fn tell(
+    api: &Api<NodeDisk>,
+    object: &NodeDisk,
+    mut status: NodeDiskStatus,
+    verdict: Verdict,
+) -> Result<(), cluster::Error> {
     // Numbers that drift are no news.
     let same = condition::get(&status.conditions, DISK_HEALTHY).is_some_and(|c| {
         c.reason == verdict.reason && (c.reason == reason::SPACE_TAKEN || c.message == verdict.message)
@@ -248,6 +264,6 @@ fn healthy(orphans: usize) -> String {
     }
 }
 
-fn verdict_reason(status: &crate::api::NodeDiskStatus) -> String {
+fn verdict_reason(status: &NodeDiskStatus) -> String {
     condition::get(&status.conditions, DISK_HEALTHY).map(|c| c.reason.clone()).unwrap_or_default()
 }
