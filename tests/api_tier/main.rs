@@ -2,6 +2,7 @@
 //!
 //! Needs root: the agents make loop devices and mounts.
 
+mod agent_rights;
 mod bad_input;
 mod disks;
 mod faults;
