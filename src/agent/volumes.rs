@@ -223,3 +223,22 @@ pub(super) async fn blocking<T: Send + 'static>(
         Err(host::Error::Unsupported(format!("the agent failed in the middle of it: {error}")))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing;
+
+    #[test]
+    fn numbers_that_drift_are_no_news() {
+        let volume = testing::volume("v", "eng", 1);
+        let mut status = SharedPersistentVolumeStatus::default();
+        let mut says = |message: &str| {
+            set_backed(&volume, &mut status, Verdict::no(reason::BACKING_FAILED, message));
+            condition::get(&status.conditions, BACKED).unwrap().message.clone()
+        };
+        assert_eq!(says("disk d has 12 bytes free"), "disk d has 12 bytes free");
+        assert_eq!(says("disk d has 345 bytes free"), "disk d has 12 bytes free");
+        assert_eq!(says("mkfs failed"), "mkfs failed");
+    }
+}

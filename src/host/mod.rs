@@ -8,6 +8,8 @@
 //! - Data is erased only when the volume is fenced, nobody is in its journal, and the *kernel* knows of no mount or open
 //!   file of it in any mount namespace (X3, S10).
 //! - Read-only mounts are read-only before they can be seen (S9); nosuid and nodev are on every mount (V12).
+//! - Nothing on a disk is looked at that is not the one which was [expected](Host::expect) there (D3); and what is on no
+//!   disk is erased only if there is a receipt.
 //! - Everything is reached by descriptor beneath a disk or beneath the targets' root, following no symbolic link (M7,
 //!   S12); a mount or loop device that is not ours is never touched (M5).
 //!
