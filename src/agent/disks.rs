@@ -1,12 +1,16 @@
 //! Tells what disks the node has (D1).
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
 use jiff::Timestamp;
+use kube::api::ListParams;
 use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::api::condition::{self, DISK_HEALTHY, Verdict, reason};
-use crate::api::{AGENT_MANAGER, NodeDisk, NodeDiskSpec, Size};
+use crate::api::{AGENT_MANAGER, NodeDisk, NodeDiskSpec, NodeDiskStatus, SharedPersistentVolume, Size};
 use crate::cluster;
-use crate::host::{DiskReport, Host};
+use crate::host::{DiskReport, Host, VolumeReport, VolumeUid};
 use crate::plan::{ledger, room};
 
 use super::config::DiskEntry;
@@ -16,47 +20,169 @@ pub(super) fn name(node: &str, disk: &str) -> String {
     format!("{node}.{disk}")
 }
 
-/// Brings the NodeDisks of this node up to date; writes nothing when nothing changed.
-pub(super) async fn report(
-    client: &Client,
-    node: &str,
-    entries: &[DiskEntry],
-    host: &std::sync::Arc<Host>,
-) -> Result<(), cluster::Error> {
-    let api: Api<NodeDisk> = Api::all(client.clone());
-    let measuring = host.clone();
-    let measured = tokio::task::spawn_blocking(move || {
-        let held = measuring.volumes();
-        let ours = |disk: &DiskReport| -> u64 {
-            held.iter()
-                .filter(|v| v.disk == disk.name)
-                .filter_map(|v| v.record.as_ref().ok())
-                .map(|r| r.spec.size_bytes)
-                .sum()
-        };
-        measuring.disks().into_iter().map(|disk| (ours(&disk), disk)).collect::<Vec<_>>()
-    });
-    for (ours, disk) in measured.await.unwrap_or_default() {
-        let Some(entry) = entries.iter().find(|entry| entry.name == disk.name) else { continue };
-        let name = name(node, &disk.name);
-        let there = cluster::get(&api, &name).await?;
-        let object = match (&disk.id, there) {
-            (Some(id), there) => match there {
-                Some(object) if object.spec == spec(node, entry, id) => object,
-                _ => {
-                    cluster::apply(&api, &NodeDisk::new(&name, spec(node, entry, id)), AGENT_MANAGER).await?
-                }
-            },
-            // It cannot even be read whose it is: only what is known already is marked.
-            (None, Some(object)) => object,
-            (None, None) => {
-                tracing::error!(disk = disk.name, error = disk.error, "a disk cannot be served");
-                continue;
-            }
-        };
-        write(&api, &object, &disk, ours).await?;
+/// The disks of this node, and what was said of them already.
+pub(super) struct Disks {
+    client: Client,
+    node: String,
+    entries: Vec<DiskEntry>,
+    host: Arc<Host>,
+    /// Those that were taken over from the agent before.
+    recovered: BTreeSet<String>,
+    /// The orphans that the log has.
+    orphans: BTreeSet<VolumeUid>,
+}
+
+/// What is on the disks.
+struct Measured {
+    volumes: Vec<VolumeReport>,
+    erased: Vec<VolumeUid>,
+    disks: Vec<DiskReport>,
+}
+
+/// What the volumes on one disk take.
+#[derive(Default)]
+struct Held {
+    /// Bytes of those that Kubernetes knows.
+    ours: u64,
+    /// How many it does not know (S14).
+    orphans: usize,
+}
+
+impl Disks {
+    pub(super) fn new(client: Client, node: String, entries: Vec<DiskEntry>, host: Arc<Host>) -> Self {
+        Self { client, node, entries, host, recovered: BTreeSet::new(), orphans: BTreeSet::new() }
     }
-    Ok(())
+
+    /// Brings the NodeDisks of this node up to date; writes nothing when nothing changed.
+    pub(super) async fn report(&mut self) -> Result<(), cluster::Error> {
+        let api: Api<NodeDisk> = Api::all(self.client.clone());
+        let mine = ListParams::default().fields(&format!("spec.nodeName={}", self.node));
+        let known = cluster::list(&api, &mine).await?;
+        let known: BTreeMap<_, _> = known.into_iter().map(|object| (object.name_any(), object)).collect();
+        for entry in &self.entries {
+            // Before anything on it is looked at: whose volumes these are is decided by the disk, not by its place (D3).
+            let object = known.get(&name(&self.node, &entry.name));
+            let expected = object.map(|object| object.spec.disk_id.as_str());
+            if let Err(error) = self.host.expect(&entry.name, expected) {
+                tracing::error!(disk = entry.name, %error, "a disk is not served");
+            }
+        }
+        let measured = self.measure().await;
+        let held = self.take_stock(&measured).await?;
+        for mut disk in measured.disks {
+            let Some(entry) = self.entries.iter().find(|entry| entry.name == disk.name) else { continue };
+            let name = name(&self.node, &disk.name);
+            let object = match (disk.id.clone(), known.get(&name).cloned()) {
+                (Some(id), Some(object)) if id != object.spec.disk_id => {
+                    disk.error = Some(other_disk(&object, entry, &id));
+                    object
+                }
+                (Some(id), Some(object)) if object.spec == spec(&self.node, entry, &id) => object,
+                (Some(id), _) => {
+                    let object = NodeDisk::new(&name, spec(&self.node, entry, &id));
+                    cluster::apply(&api, &object, AGENT_MANAGER).await?
+                }
+                // It cannot even be read whose it is: only what is known already is marked.
+                (None, Some(object)) => object,
+                (None, None) => {
+                    tracing::error!(disk = disk.name, error = disk.error, "a disk cannot be served");
+                    continue;
+                }
+            };
+            write(&api, &object, &disk, held.get(&disk.name).unwrap_or(&Held::default())).await?;
+        }
+        for object in known.values() {
+            if !self.entries.iter().any(|entry| object.name_any() == name(&self.node, &entry.name)) {
+                let said = "it is not in the agent's configuration any more; its data stays";
+                let verdict = Verdict::no(reason::DISK_REFUSED, said);
+                tell(&api, object, object.status.clone().unwrap_or_default(), verdict).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks what is there; a disk that is served for the first time is taken over.
+    async fn measure(&mut self) -> Measured {
+        let (host, before) = (self.host.clone(), self.recovered.clone());
+        let measured = tokio::task::spawn_blocking(move || {
+            // Those that could not be served are tried again by this.
+            let disks = host.disks();
+            let served = disks.iter().filter(|disk| disk.error.is_none());
+            let served: BTreeSet<_> = served.map(|disk| disk.name.clone()).collect();
+            if !served.is_subset(&before) {
+                recover(&host);
+            }
+            // The free bytes are looked at last, beside what the volumes take of them.
+            let (erased, volumes) = (host.erased(), host.volumes());
+            (served, Measured { volumes, erased, disks: host.disks() })
+        });
+        match measured.await {
+            Ok((served, measured)) => {
+                self.recovered = served;
+                measured
+            }
+            Err(error) => {
+                tracing::error!(%error, "failed in the middle of measuring the disks");
+                Measured { volumes: vec![], erased: vec![], disks: vec![] }
+            }
+        }
+    }
+
+    /// Compares what was found with the volumes that Kubernetes has, which are read afterwards: so what it does not
+    /// have is gone for good.
+    async fn take_stock(&mut self, measured: &Measured) -> Result<BTreeMap<String, Held>, cluster::Error> {
+        let api: Api<SharedPersistentVolume> = Api::all(self.client.clone());
+        let mine = ListParams::default().fields(&format!("status.nodeName={}", self.node));
+        let known: BTreeSet<String> =
+            cluster::list(&api, &mine).await?.iter().filter_map(|volume| volume.uid()).collect();
+        let mut held: BTreeMap<String, Held> = BTreeMap::new();
+        let mut orphans = BTreeSet::new();
+        for volume in &measured.volumes {
+            let disk = held.entry(volume.disk.clone()).or_default();
+            if known.contains(volume.uid.as_str()) {
+                disk.ours += volume.allocated;
+            } else if self.host.look(&volume.disk, &volume.uid) != Ok(None) {
+                // Otherwise it was erased, and then its object let go, just now.
+                disk.orphans += 1;
+                if !self.orphans.contains(&volume.uid) {
+                    tracing::warn!(
+                        disk = volume.disk,
+                        volume = volume.uid.as_str(),
+                        bytes = volume.allocated,
+                        "no SharedPersistentVolume has this UID; its data is kept, and takes room"
+                    );
+                }
+                orphans.insert(volume.uid.clone());
+            }
+        }
+        self.orphans = orphans;
+        for uid in measured.erased.iter().filter(|uid| !known.contains(uid.as_str())) {
+            if let Err(error) = self.host.forget(uid) {
+                tracing::warn!(volume = uid.as_str(), %error, "failed to remove the receipt of an erased volume");
+            }
+        }
+        Ok(held)
+    }
+}
+
+fn recover(host: &Host) {
+    for (uid, found) in host.recover() {
+        match found {
+            Ok(found) => {
+                tracing::info!(volume = uid.as_str(), in_use = found.in_use, dropped = ?found.dropped, "found")
+            }
+            Err(error) => tracing::error!(volume = uid.as_str(), %error, "cannot be taken over"),
+        }
+    }
+}
+
+fn other_disk(object: &NodeDisk, entry: &DiskEntry, id: &str) -> String {
+    let (path, name) = (entry.path.display(), object.name_any());
+    format!(
+        "the disk at {path} is another one (ID {id}) than NodeDisk {name} (ID {}): mount the right disk, or delete \
+         NodeDisk {name} when its data is given up",
+        object.spec.disk_id
+    )
 }
 
 fn spec(node: &str, entry: &DiskEntry, id: &str) -> NodeDiskSpec {
@@ -74,7 +200,7 @@ async fn write(
     api: &Api<NodeDisk>,
     object: &NodeDisk,
     disk: &DiskReport,
-    ours: u64,
+    held: &Held,
 ) -> Result<(), cluster::Error> {
     let mut status = object.status.clone().unwrap_or_default();
     let verdict = match &disk.error {
@@ -84,7 +210,7 @@ async fn write(
                 capacity: disk.capacity,
                 system_reserved: disk.system_reserved,
                 free: disk.free,
-                ours,
+                ours: held.ours,
             };
             let published = status.allocatable.as_ref().map(Size::bytes_or_zero);
             let allocatable = room::allocatable(measured, published);
@@ -93,7 +219,7 @@ async fn write(
             status.allocatable = Some(Size::from_bytes(allocatable));
             let reserved = ledger::total(&status.reservations);
             match reserved.checked_sub(allocatable).filter(|missing| *missing > 0) {
-                None => Verdict::yes(reason::DISK_HEALTHY, "the disk is there, and so is the room on it"),
+                None => Verdict::yes(reason::DISK_HEALTHY, healthy(held.orphans)),
                 Some(missing) => Verdict::no(
                     reason::SPACE_TAKEN,
                     format!(
@@ -106,8 +232,19 @@ async fn write(
             }
         }
     };
-    // Only a change of the reason is news; numbers that drift are not.
-    let same = condition::get(&status.conditions, DISK_HEALTHY).is_some_and(|c| c.reason == verdict.reason);
+    tell(api, object, status, verdict).await
+}
+
+async fn tell(
+    api: &Api<NodeDisk>,
+    object: &NodeDisk,
+    mut status: NodeDiskStatus,
+    verdict: Verdict,
+) -> Result<(), cluster::Error> {
+    // Numbers that drift are no news.
+    let same = condition::get(&status.conditions, DISK_HEALTHY).is_some_and(|c| {
+        c.reason == verdict.reason && (c.reason == reason::SPACE_TAKEN || c.message == verdict.message)
+    });
     if !same {
         let generation = object.meta().generation;
         condition::set(&mut status.conditions, DISK_HEALTHY, verdict, generation, Timestamp::now());
@@ -116,6 +253,17 @@ async fn write(
     cluster::write_status(api, object, &status, AGENT_MANAGER).await.map(|_| ())
 }
 
-fn verdict_reason(status: &crate::api::NodeDiskStatus) -> String {
+fn healthy(orphans: usize) -> String {
+    let healthy = "the disk is there, and so is the room on it";
+    match orphans {
+        0 => healthy.to_owned(),
+        1 => format!("{healthy}; one volume on it has no object: it is kept, the agent's log names it"),
+        n => {
+            format!("{healthy}; {n} volumes on it have no object: they are kept, the agent's log names them")
+        }
+    }
+}
+
+fn verdict_reason(status: &NodeDiskStatus) -> String {
     condition::get(&status.conditions, DISK_HEALTHY).map(|c| c.reason.clone()).unwrap_or_default()
 }

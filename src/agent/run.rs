@@ -12,9 +12,10 @@ use kube::runtime::{Controller, watcher};
 use kube::{Api, Client, ResourceExt};
 
 use super::config::{Config, ConfigError};
+use super::disks::Disks;
 use super::publish::Node;
+use super::volumes;
 use super::volumes::Context;
-use super::{disks, volumes};
 use crate::api::{DRIVER, SharedPersistentVolume};
 use crate::cluster;
 use crate::csi::{self, ServeConfig, ServeError};
@@ -50,8 +51,10 @@ pub enum Error {
 
 /// How long to wait for the agent before this one to let go of a disk.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(20);
+/// How soon the disks are reported again when that failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
-/// Runs until `stop` resolves. `ready` is set when the node has been taken stock of and CSI is about to be served.
+/// Runs until `stop` resolves. `ready` is set when the disks are open and CSI is about to be served.
 ///
 /// What is mounted stays mounted when it ends: running pods do not notice (M5).
 pub async fn run(
@@ -67,21 +70,11 @@ pub async fn run(
         targets_root: options.kubelet_dir.clone(),
         lock_timeout: LOCK_TIMEOUT,
     };
-    let opened = tokio::task::spawn_blocking(move || {
-        let host = Host::open(host_config)?;
-        for (uid, found) in host.recover() {
-            match found {
-                Ok(found) => {
-                    tracing::info!(volume = uid.as_str(), in_use = found.in_use, dropped = ?found.dropped, "found")
-                }
-                Err(error) => tracing::error!(volume = uid.as_str(), %error, "cannot be taken over"),
-            }
-        }
-        Ok::<_, host::Error>(host)
-    });
+    let opened = tokio::task::spawn_blocking(move || Host::open(host_config));
     let opened = opened.await.unwrap_or_else(|e| Err(host::Error::Unsupported(e.to_string())));
-    let ctx =
-        Arc::new(Context { client: client.clone(), node: options.node.clone(), host: Arc::new(opened?) });
+    let host = Arc::new(opened?);
+    let ctx = Arc::new(Context { client: client.clone(), node: options.node.clone(), host: host.clone() });
+    let mut disks = Disks::new(client, options.node.clone(), options.config.disks, host);
 
     let plugin = options.kubelet_dir.join("plugins").join(DRIVER);
     let serve_config = ServeConfig {
@@ -97,7 +90,11 @@ pub async fn run(
     });
     ready.store(true, Ordering::Relaxed);
     let work = async {
-        tokio::join!(measure(&ctx, &options), keep(ctx.clone(), metrics));
+        // Nothing is made, fenced or erased before it is known whose the disks are (D3).
+        while !report(&mut disks).await {
+            tokio::time::sleep(AFTER_FAILURE).await;
+        }
+        tokio::join!(measure(&mut disks, options.measure_every), keep(ctx.clone(), metrics));
     };
     let watched = async {
         tokio::select! {
@@ -114,17 +111,20 @@ pub async fn run(
 }
 
 /// Measures the disks now and then; writes only what changed.
-async fn measure(ctx: &Context, options: &Options) {
+async fn measure(disks: &mut Disks, every: Duration) {
+    let mut pause = every;
     loop {
-        let pause = match disks::report(&ctx.client, &options.node, &options.config.disks, &ctx.host).await {
-            Ok(()) => options.measure_every,
-            Err(error) => {
-                tracing::warn!(%error, source = error_source(&error), "failed to report the disks");
-                Duration::from_secs(1)
-            }
-        };
         tokio::time::sleep(pause).await;
+        pause = if report(disks).await { every } else { AFTER_FAILURE };
     }
+}
+
+async fn report(disks: &mut Disks) -> bool {
+    let reported = disks.report().await;
+    if let Err(error) = &reported {
+        tracing::warn!(%error, source = error_source(error), "failed to report the disks");
+    }
+    reported.is_ok()
 }
 
 fn error_source(error: &dyn std::error::Error) -> String {

@@ -37,14 +37,14 @@ pub(super) async fn reconcile(
         tracing::error!(volume = volume.name_any(), "its UID is no UUID: it is left alone");
         return Ok(Action::await_change());
     };
-    let on_disk = {
-        let uid = uid.clone();
-        // Without an answer it counts as there: nothing is made then.
-        let unknown = OnDisk { there: true, fenced: false };
-        blocking(&ctx, move |host| Ok(look(host, &uid))).await.unwrap_or(unknown)
-    };
     let mut volume = (*volume).clone();
-    if !on_disk.there && keep::next(&volume, on_disk) == Task::Make {
+    if volume.status.as_ref().and_then(|s| s.node.as_ref()).is_some_and(|n| n.backing == BackingState::Erased)
+    {
+        return Ok(Action::await_change());
+    }
+    let on_disk = look(&volume, &uid, &ctx).await;
+    let next = |volume: &_| on_disk.as_ref().map(|on_disk| keep::next(volume, *on_disk));
+    if next(&volume) == Ok(Task::Make) && on_disk.as_ref().is_ok_and(|on_disk| !on_disk.there) {
         // Nothing is made on the word of a cache: the object may have been destroyed since.
         match cluster::get(&api, &volume.name_any()).await? {
             Some(now) if now.uid() == volume.uid() => volume = now,
@@ -52,8 +52,12 @@ pub(super) async fn reconcile(
         }
     }
     let mut status = volume.status.clone().unwrap_or_default();
-    let task = keep::next(&volume, on_disk);
-    let done = perform(task, &volume, &uid, &mut status, &ctx).await;
+    let task = next(&volume);
+    let done = match task {
+        Ok(task) => perform(task, &volume, &uid, &mut status, &ctx).await,
+        // It may well be there: it is neither lost nor made.
+        Err(error) => Err(error.clone()),
+    };
     if let Err(error) = &done {
         tracing::warn!(volume = volume.name_any(), ?task, %error, "failed");
         let lost = matches!(error, host::Error::BackingLost { .. });
@@ -61,7 +65,7 @@ pub(super) async fn reconcile(
         set_backed(&volume, &mut status, Verdict::no(why, error.to_string()));
     }
     cluster::write_status(&api, &volume, &status, AGENT_MANAGER).await?;
-    if task == Task::Unfence {
+    if task == Ok(Task::Unfence) {
         // Said first, done then: nobody may take it for fenced while it is not.
         match blocking(&ctx, move |host| host.unfence(&uid)).await {
             Ok(()) | Err(host::Error::NotFound(_)) => {}
@@ -78,10 +82,19 @@ pub(super) async fn reconcile(
     })
 }
 
-fn look(host: &Host, uid: &VolumeUid) -> OnDisk {
-    let found = host.volumes().into_iter().find(|v| v.uid == *uid);
-    let fenced = found.as_ref().is_some_and(|v| v.record.as_ref().is_ok_and(|r| r.fenced));
-    OnDisk { there: found.is_some(), fenced }
+/// What the volume's own disk has of it.
+async fn look(volume: &SharedPersistentVolume, uid: &VolumeUid, ctx: &Context) -> host::Result<OnDisk> {
+    let (disk, uid) = (disk(volume, ctx)?, uid.clone());
+    let record = blocking(ctx, move |host| host.look(&disk, &uid)).await?;
+    Ok(OnDisk { there: record.is_some(), fenced: record.is_some_and(|record| record.fenced) })
+}
+
+/// The disk of this node that the volume is on.
+fn disk(volume: &SharedPersistentVolume, ctx: &Context) -> host::Result<String> {
+    let name = volume.status.as_ref().and_then(|status| status.node_disk.as_deref());
+    let disk = name.and_then(|name| name.strip_prefix(&ctx.node)?.strip_prefix('.'));
+    let none = || host::Error::InvalidArgument("the volume is on no disk of this node".to_owned());
+    disk.map(str::to_owned).ok_or_else(none)
 }
 
 /// Does the task and notes in `status` what came of it; says when to look again.
@@ -93,14 +106,12 @@ async fn perform(
     ctx: &Context,
 ) -> host::Result<Option<Duration>> {
     let mut node = status.node.clone().unwrap_or_default();
-    let uid = uid.clone();
+    let made = node.backing == BackingState::Made;
+    let (uid, volume_uid) = (uid.clone(), uid);
     let mut again = None;
     match task {
         Task::Rest => return Ok(None),
-        Task::Lost => {
-            let reason = "there is no journal of it on any disk of this node".to_owned();
-            return Err(host::Error::BackingLost { uid, reason });
-        }
+        Task::Lost => return Err(lost(volume_uid)),
         Task::Make => {
             let (disk, spec) = wanted(volume, uid, ctx)?;
             blocking(ctx, move |host| host.create(&disk, &spec)).await?;
@@ -110,7 +121,10 @@ async fn perform(
         Task::Fence => {
             let report = match blocking(ctx, move |host| host.fence(&uid)).await {
                 // It was never made: there is nothing that could be mounted.
-                Err(host::Error::NotFound(_)) => FenceReport { users: Default::default(), in_use: false },
+                Err(host::Error::NotFound(_)) if !made => {
+                    FenceReport { users: Default::default(), in_use: false }
+                }
+                Err(host::Error::NotFound(_)) => return Err(lost(volume_uid)),
                 other => other?,
             };
             let mut pods: Vec<PodRef> = report.users.into_values().map(|u| pod_ref(u.pod)).collect();
@@ -128,14 +142,27 @@ async fn perform(
                 ErasePolicy::Discard => host::ErasePolicy::Discard,
                 ErasePolicy::Zero => host::ErasePolicy::Zero,
             };
-            let receipt = blocking(ctx, move |host| host.erase(&uid, policy)).await?;
-            tracing::info!(volume = volume.name_any(), ?receipt, "erased");
+            let bytes = match blocking(ctx, move |host| host.erase(&uid, policy)).await {
+                Err(host::Error::NotFound(_)) if !made => 0,
+                // What is not there although it was made, and has no receipt, was not erased by us (X4).
+                Err(host::Error::NotFound(_)) => return Err(lost(volume_uid)),
+                other => other?.bytes,
+            };
+            tracing::info!(volume = volume.name_any(), bytes, "erased");
             node.backing = BackingState::Erased;
-            node.erased = Some(Size::from_bytes(receipt.bytes));
+            node.erased = Some(Size::from_bytes(bytes));
         }
     }
     status.node = Some(node);
     Ok(again)
+}
+
+/// It was made once, and there is no journal of it: that is never taken for erased.
+fn lost(uid: &VolumeUid) -> host::Error {
+    host::Error::BackingLost {
+        uid: uid.clone(),
+        reason: "no disk of this node has a journal of it".to_owned(),
+    }
 }
 
 fn wanted(
@@ -145,7 +172,6 @@ fn wanted(
 ) -> host::Result<(String, VolumeSpec)> {
     let invalid = |what: &str| host::Error::InvalidArgument(what.to_owned());
     let status = volume.status.as_ref().ok_or_else(|| invalid("the volume has no status"))?;
-    let disk = status.node_disk.as_deref().and_then(|name| name.strip_prefix(&ctx.node)?.strip_prefix('.'));
     let size = status.size.as_ref().unwrap_or(&volume.spec.size);
     let spec = VolumeSpec {
         uid,
@@ -164,10 +190,22 @@ fn wanted(
         mode: Some(0o777),
         mount_options: vec![],
     };
-    Ok((disk.ok_or_else(|| invalid("the volume is on no disk of this node"))?.to_owned(), spec))
+    Ok((disk(volume, ctx)?, spec))
 }
 
-fn set_backed(volume: &SharedPersistentVolume, status: &mut SharedPersistentVolumeStatus, verdict: Verdict) {
+fn set_backed(
+    volume: &SharedPersistentVolume,
+    status: &mut SharedPersistentVolumeStatus,
+    mut verdict: Verdict,
+) {
+    // Numbers that drift, such as free bytes, are no news: each would be a write, and each write another attempt.
+    let words = |message: &str| message.replace(|c: char| c.is_ascii_digit(), "");
+    match condition::get(&status.conditions, BACKED) {
+        Some(said) if said.reason == verdict.reason && words(&said.message) == words(&verdict.message) => {
+            verdict.message.clone_from(&said.message);
+        }
+        _ => {}
+    }
     condition::set(&mut status.conditions, BACKED, verdict, volume.meta().generation, Timestamp::now());
 }
 
@@ -184,4 +222,23 @@ pub(super) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(move || work(&host)).await.unwrap_or_else(|error| {
         Err(host::Error::Unsupported(format!("the agent failed in the middle of it: {error}")))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing;
+
+    #[test]
+    fn numbers_that_drift_are_no_news() {
+        let volume = testing::volume("v", "eng", 1);
+        let mut status = SharedPersistentVolumeStatus::default();
+        let mut says = |message: &str| {
+            set_backed(&volume, &mut status, Verdict::no(reason::BACKING_FAILED, message));
+            condition::get(&status.conditions, BACKED).unwrap().message.clone()
+        };
+        assert_eq!(says("disk d has 12 bytes free"), "disk d has 12 bytes free");
+        assert_eq!(says("disk d has 345 bytes free"), "disk d has 12 bytes free");
+        assert_eq!(says("mkfs failed"), "mkfs failed");
+    }
 }

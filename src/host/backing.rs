@@ -33,6 +33,9 @@ pub(super) trait Backing: Send + Sync {
     /// open: in any mount namespace, by the kernel's word (X3).
     fn release(&self, volume: &Volume) -> Result<bool>;
 
+    /// Bytes of the disk that the volume takes now.
+    fn allocated(&self, volume: &Volume) -> Result<u64>;
+
     /// Bytes and inodes of the volume.
     fn usage(&self, volume: &Volume, record: &Record) -> Result<Usage> {
         let mount = self.mount(volume, record, true)?;

@@ -4,6 +4,7 @@
 //! <disk>/disk.json                   who this disk is (D3)
 //! <disk>/volumes/<uid>/record.json   the journal of one volume
 //! <disk>/volumes/<uid>/…             its data, as its backing keeps it
+//! <disk>/receipts/<uid>              that the volume was erased, until nobody asks any more (X4)
 //! ```
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,6 +25,7 @@ use super::{DiskConfig, DiskReport, beneath, journal};
 const IDENTITY: &str = "disk.json";
 const VOLUMES: &str = "volumes";
 const RECORD: &str = "record.json";
+const RECEIPTS: &str = "receipts";
 
 /// How often a lock that another agent holds is tried again.
 const LOCK_INTERVAL: Duration = Duration::from_millis(100);
@@ -33,6 +35,7 @@ pub(super) struct Disk {
     config: DiskConfig,
     id: String,
     volumes: OwnedFd,
+    receipts: OwnedFd,
     pub(super) backing: Box<dyn Backing>,
     /// Also holds the lock, which goes with the process.
     root: OwnedFd,
@@ -44,6 +47,12 @@ struct Identity {
     id: String,
     #[serde(flatten)]
     extra: Map<String, Value>,
+}
+
+/// Content of `receipts/<uid>`.
+#[derive(Serialize, Deserialize)]
+struct Erased {
+    bytes: u64,
 }
 
 /// The directory of one volume, open.
@@ -71,10 +80,13 @@ impl Disk {
         Loop::probe(&root)?;
         lock(&root, config, wait)?;
         let id = identify(&root)?;
-        beneath::make_dir(&root, VOLUMES, Mode::RWXU).context(|| "make the directory of volumes")?;
+        for name in [VOLUMES, RECEIPTS] {
+            beneath::make_dir(&root, name, Mode::RWXU).context(|| format!("make the directory of {name}"))?;
+        }
         rustix::fs::fsync(&root).context(|| "synchronize the disk's directory")?;
-        let volumes = beneath::open_dir(&root, VOLUMES).context(|| "open the directory of volumes")?;
-        Ok(Self { config: config.clone(), id, volumes, backing: Box::new(Loop), root })
+        let open = |name| beneath::open_dir(&root, name).context(|| format!("open the directory of {name}"));
+        let (volumes, receipts) = (open(VOLUMES)?, open(RECEIPTS)?);
+        Ok(Self { config: config.clone(), id, volumes, receipts, backing: Box::new(Loop), root })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -144,6 +156,31 @@ impl Disk {
         beneath::remove(&self.volumes, volume.uid.as_str(), AtFlags::REMOVEDIR).context(context)?;
         rustix::fs::fsync(&self.volumes).context(context)
     }
+
+    /// Notes that the data of a volume is gone. Its record may go then: whoever asks again gets the same answer.
+    pub(super) fn write_receipt(&self, uid: &VolumeUid, bytes: u64) -> Result<()> {
+        let text = serde_json::to_vec(&Erased { bytes }).map_err(|error| unreadable(uid, error))?;
+        journal::replace(self.receipts.as_fd(), uid.as_str(), &text)
+    }
+
+    /// How many bytes the volume gave back, if it was erased here.
+    pub(super) fn receipt(&self, uid: &VolumeUid) -> Result<Option<u64>> {
+        let Some(text) = journal::read(self.receipts.as_fd(), uid.as_str())? else { return Ok(None) };
+        let erased: Erased = serde_json::from_slice(&text).map_err(|error| unreadable(uid, error))?;
+        Ok(Some(erased.bytes))
+    }
+
+    /// The volumes that were erased and not forgotten.
+    pub(super) fn receipts(&self) -> Result<Vec<VolumeUid>> {
+        let names =
+            beneath::names(&self.receipts).context(|| format!("list the receipts of {}", self.name()))?;
+        Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
+    }
+
+    pub(super) fn forget_receipt(&self, uid: &VolumeUid) -> Result<()> {
+        beneath::remove(&self.receipts, uid.as_str(), AtFlags::empty())
+            .context(|| format!("remove the receipt of volume {uid}"))
+    }
 }
 
 impl Volume {
@@ -188,6 +225,10 @@ impl Volume {
     fn names(&self) -> Result<Vec<std::ffi::OsString>> {
         beneath::names(&self.dir).context(|| format!("list the directory of volume {}", self.uid))
     }
+}
+
+fn unreadable(uid: &VolumeUid, error: serde_json::Error) -> Error {
+    Error::Corrupt { what: format!("the receipt of volume {uid}"), reason: error.to_string() }
 }
 
 /// Keeps two agents from serving one disk: the old one may still be ending while the new one starts.

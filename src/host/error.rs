@@ -65,7 +65,7 @@ pub enum Error {
     },
 
     /// A volume that was ready once has lost its data, or part of it. It is never made anew (V9).
-    #[error("the data of volume {uid} is lost ({reason}): restore it, or destroy the volume")]
+    #[error("the data of volume {uid} is lost ({reason}): restore it, or give the volume up")]
     BackingLost {
         /// The volume.
         uid: VolumeUid,

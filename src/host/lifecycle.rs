@@ -19,8 +19,7 @@ impl Host {
     pub fn create(&self, disk: &str, spec: &VolumeSpec) -> Result<()> {
         spec.validate()?;
         let _volume = self.volume_locks.lock(&spec.uid);
-        let slot = self.disks.iter().find(|slot| slot.config.name == disk);
-        let disk = slot.ok_or_else(|| Error::NotFound(format!("disk {disk}")))?.get()?;
+        let disk = self.slot(disk)?.get()?;
         let elsewhere = |other: &Disk| other.name() != disk.name();
         for other in self.served().into_iter().filter(|other| elsewhere(other)) {
             if other.volume(&spec.uid)?.is_some() {
@@ -65,7 +64,7 @@ impl Host {
         Ok(())
     }
 
-    /// Refuses new users from now on (X2), and says who is left. May be repeated, to see whether they are gone.
+    /// Refuses new users from now on (X2), and says who is left: uses whose mount is gone are dropped from the journal. May be repeated, to see whether they are gone.
     pub fn fence(&self, uid: &VolumeUid) -> Result<FenceReport> {
         let _volume = self.volume_locks.lock(uid);
         let (disk, volume) = self.existing(uid)?;
@@ -74,6 +73,7 @@ impl Host {
             record.fenced = true;
             volume.write(&record)?;
         }
+        self.drop_unmounted(&disk, &volume, &mut record)?;
         let in_use = disk.backing.release(&volume)?;
         Ok(FenceReport { users: record.publishes, in_use })
     }
@@ -96,18 +96,23 @@ impl Host {
         Ok(())
     }
 
-    /// Erases a volume that is fenced and that nobody uses (X3, X4, S10). One that does not exist is erased already.
+    /// Erases a volume that is fenced and that nobody uses (X3, X4, S10). For one that is erased already the receipt is
+    /// the same, until it is [forgotten](Self::forget).
     ///
     /// # Errors
-    /// [`Error::NotFenced`]; [`Error::InUse`] if the journal names users; [`Error::Busy`] if the kernel still has it
+    /// [`Error::NotFound`] if no disk has it or a receipt of it; [`Error::NotFenced`]; [`Error::InUse`] if the journal names users; [`Error::Busy`] if the kernel still has it
     /// mounted or open, in whatever mount namespace; [`Error::Corrupt`] if its record cannot be read or something foreign
     /// is in its directory; [`Error::DiskUnavailable`] if it may be on a disk that cannot be read. In all of these
     /// nothing is lost.
     pub fn erase(&self, uid: &VolumeUid, policy: ErasePolicy) -> Result<Receipt> {
         let started = Instant::now();
         let _volume = self.volume_locks.lock(uid);
-        let Some((disk, volume)) = self.find(uid)? else {
-            return Ok(Receipt { bytes: 0, duration: started.elapsed(), policy });
+        let (disk, volume) = match self.existing(uid) {
+            Err(absent @ (Error::NotFound(_) | Error::DiskUnavailable { .. })) => {
+                let bytes = self.receipt(uid)?.ok_or(absent)?;
+                return Ok(Receipt { bytes, duration: started.elapsed(), policy });
+            }
+            found => found?,
         };
         let mut record = volume.record()?;
         if !record.fenced {
@@ -125,8 +130,30 @@ impl Host {
             volume.write(&record)?;
         }
         disk.backing.erase(&volume, &record, policy)?;
+        let bytes = record.spec.size_bytes;
+        disk.write_receipt(uid, bytes)?;
         disk.remove(&volume)?;
-        Ok(Receipt { bytes: record.spec.size_bytes, duration: started.elapsed(), policy })
+        Ok(Receipt { bytes, duration: started.elapsed(), policy })
+    }
+
+    fn receipt(&self, uid: &VolumeUid) -> Result<Option<u64>> {
+        for disk in self.served() {
+            if let Some(bytes) = disk.receipt(uid)? {
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The volumes that were erased and are not forgotten, on the disks that are served.
+    pub fn erased(&self) -> Vec<VolumeUid> {
+        self.served().iter().flat_map(|disk| disk.receipts().unwrap_or_default()).collect()
+    }
+
+    /// Forgets that a volume was erased: nobody will ask for it again.
+    pub fn forget(&self, uid: &VolumeUid) -> Result<()> {
+        let _volume = self.volume_locks.lock(uid);
+        self.served().iter().try_for_each(|disk| disk.forget_receipt(uid))
     }
 
     /// Bytes and inodes of a volume, mounted or not (M6).

@@ -157,6 +157,18 @@ impl Backing for Loop {
         Ok(in_use)
     }
 
+    fn allocated(&self, volume: &Volume) -> Result<u64> {
+        let mut blocks = 0;
+        for name in self.names() {
+            match rustix::fs::statat(&volume.dir, *name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => blocks += stat.st_blocks as u64,
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(error).context(|| format!("look at {name}")),
+            }
+        }
+        Ok(blocks * 512)
+    }
+
     /// `Discard` gives the blocks back to the disk; `Zero` overwrites them first. What a disk keeps of overwritten
     /// blocks on its own account, as flash does, is out of reach of either.
     fn erase(&self, volume: &Volume, record: &Record, policy: ErasePolicy) -> Result<()> {

@@ -8,6 +8,8 @@
 //! - Data is erased only when the volume is fenced, nobody is in its journal, and the *kernel* knows of no mount or open
 //!   file of it in any mount namespace (X3, S10).
 //! - Read-only mounts are read-only before they can be seen (S9); nosuid and nodev are on every mount (V12).
+//! - Nothing on a disk is looked at that is not the one which was [expected](Host::expect) there (D3); and what is on no
+//!   disk is erased only if there is a receipt.
 //! - Everything is reached by descriptor beneath a disk or beneath the targets' root, following no symbolic link (M7,
 //!   S12); a mount or loop device that is not ours is never touched (M5).
 //!
@@ -41,7 +43,7 @@ mod targets;
 mod types;
 mod uid;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use disk::{Disk, Volume};
@@ -70,7 +72,13 @@ pub struct Host {
 /// A configured disk, served or not.
 struct Slot {
     config: DiskConfig,
-    disk: Mutex<Result<Arc<Disk>>>,
+    serving: Mutex<Serving>,
+}
+
+struct Serving {
+    disk: Result<Arc<Disk>>,
+    /// Identity of the disk that belongs here, once that is known.
+    expected: Option<String>,
 }
 
 impl Host {
@@ -91,7 +99,10 @@ impl Host {
             .disks
             .into_iter()
             .map(|disk| Slot {
-                disk: Mutex::new(Disk::open(&disk, config.lock_timeout).map(Arc::new)),
+                serving: Mutex::new(Serving {
+                    disk: Disk::open(&disk, config.lock_timeout).map(Arc::new),
+                    expected: None,
+                }),
                 config: disk,
             })
             .collect();
@@ -102,11 +113,30 @@ impl Host {
     pub fn disks(&self) -> Vec<DiskReport> {
         self.disks
             .iter()
-            .map(|slot| match slot.retry() {
-                Ok(disk) => disk.report(),
-                Err(error) => DiskReport { error: Some(error.to_string()), ..DiskReport::of(&slot.config) },
+            .map(|slot| {
+                let found = slot.retry();
+                let report = found.as_ref().map_or_else(|_| DiskReport::of(&slot.config), |d| d.report());
+                match slot.get() {
+                    Ok(_) => report,
+                    Err(error) => DiskReport { error: Some(error.to_string()), ..report },
+                }
             })
             .collect()
+    }
+
+    /// Says which disk belongs where (D3): another one is reported with its ID and an error, and nothing that it has
+    /// is looked at or touched. `None`: any disk will do.
+    pub fn expect(&self, disk: &str, id: Option<&str>) -> Result<()> {
+        self.slot(disk)?.lock().expected = id.map(str::to_owned);
+        Ok(())
+    }
+
+    /// The journal of a volume on a disk, if there is one.
+    ///
+    /// # Errors
+    /// The disk is unavailable, or the journal cannot be read: neither means that there is none.
+    pub fn look(&self, disk: &str, uid: &VolumeUid) -> Result<Option<Record>> {
+        self.slot(disk)?.get()?.volume(uid)?.map(|volume| volume.record()).transpose()
     }
 
     /// Every volume on the disks that are served, whether or not its record can be read. What Kubernetes does not know
@@ -122,15 +152,18 @@ impl Host {
                 }
             };
             for uid in uids {
-                let record = match disk.volume(&uid) {
+                let (allocated, record) = match disk.volume(&uid) {
                     Ok(None) => continue,
-                    Ok(Some(volume)) => volume.record(),
-                    Err(error) => Err(error),
+                    Ok(Some(volume)) => {
+                        (disk.backing.allocated(&volume).unwrap_or_default(), volume.record())
+                    }
+                    Err(error) => (0, Err(error)),
                 };
                 reports.push(VolumeReport {
                     disk: disk.name().to_owned(),
                     disk_id: disk.id().to_owned(),
                     uid,
+                    allocated,
                     record,
                 });
             }
@@ -163,6 +196,11 @@ impl Host {
         self.find(uid)?.ok_or_else(|| Error::NotFound(format!("volume {uid}")))
     }
 
+    fn slot(&self, disk: &str) -> Result<&Slot> {
+        let slot = self.disks.iter().find(|slot| slot.config.name == disk);
+        slot.ok_or_else(|| Error::NotFound(format!("disk {disk}")))
+    }
+
     fn served(&self) -> Vec<Arc<Disk>> {
         self.disks.iter().filter_map(|slot| slot.get().ok()).collect()
     }
@@ -174,14 +212,34 @@ impl Host {
 
 impl Slot {
     fn get(&self) -> Result<Arc<Disk>> {
-        self.disk.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().accepted()
     }
 
+    /// What is there, be it the right disk or not; looks anew unless it is the right one.
     fn retry(&self) -> Result<Arc<Disk>> {
-        let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
-        if disk.is_err() {
-            *disk = Disk::open(&self.config, Duration::ZERO).map(Arc::new);
+        let mut serving = self.lock();
+        if let Err(refused) = serving.accepted() {
+            // Let go of first: it may be the very same disk that is opened again.
+            serving.disk = Err(refused);
+            serving.disk = Disk::open(&self.config, Duration::ZERO).map(Arc::new);
         }
-        disk.clone()
+        serving.disk.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Serving> {
+        self.serving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Serving {
+    fn accepted(&self) -> Result<Arc<Disk>> {
+        let disk = self.disk.clone()?;
+        match &self.expected {
+            Some(expected) if expected != disk.id() => Err(Error::DiskUnavailable {
+                disk: disk.name().to_owned(),
+                reason: format!("it is another one (ID {}) than belongs here (ID {expected})", disk.id()),
+            }),
+            _ => Ok(disk),
+        }
     }
 }

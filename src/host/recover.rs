@@ -1,7 +1,8 @@
-//! What an agent does when it starts, after whatever happened to the one before (M5).
+//! What an agent does when it starts to serve a disk, after whatever happened to the one before (M5).
 
 use super::error::Result;
 use super::mounts::Found;
+use super::record::Record;
 use super::uid::VolumeUid;
 use super::{Disk, Host, Recovery, Volume};
 
@@ -26,18 +27,29 @@ impl Host {
         let _volume = self.volume_locks.lock(uid);
         let (disk, volume) = self.existing(uid)?;
         let mut record = volume.record()?;
+        let dropped = self.drop_unmounted(&disk, &volume, &mut record)?;
+        let in_use = disk.backing.release(&volume)?;
+        Ok(Recovery { dropped, in_use })
+    }
+
+    /// Takes the targets out of the journal at which the volume is not mounted any more. The volume is locked.
+    pub(super) fn drop_unmounted(
+        &self,
+        disk: &Disk,
+        volume: &Volume,
+        record: &mut Record,
+    ) -> Result<Vec<String>> {
         let mut dropped = Vec::new();
         for target in record.publishes.keys() {
-            if !self.is_mounted(&disk, &volume, target)? {
+            if !self.is_mounted(disk, volume, target)? {
                 dropped.push(target.clone());
             }
         }
         if !dropped.is_empty() {
             record.publishes.retain(|target, _| !dropped.contains(target));
-            volume.write(&record)?;
+            volume.write(record)?;
         }
-        let in_use = disk.backing.release(&volume)?;
-        Ok(Recovery { dropped, in_use })
+        Ok(dropped)
     }
 
     fn is_mounted(&self, disk: &Disk, volume: &Volume, target: &str) -> Result<bool> {

@@ -77,6 +77,8 @@ pub struct VolumeReport {
     pub disk_id: String,
     /// The volume.
     pub uid: VolumeUid,
+    /// Bytes of the disk that it takes now.
+    pub allocated: u64,
     /// Its journal, or why it cannot be read.
     pub record: Result<Record>,
 }
@@ -117,7 +119,7 @@ pub enum ErasePolicy {
 /// That a volume is gone from this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// Bytes given back to the disk: the volume's size, or 0 if there was no such volume.
+    /// Bytes given back to the disk: the volume's size.
     pub bytes: u64,
     /// How long it took.
     pub duration: Duration,

@@ -2,7 +2,9 @@
 //!
 //! Needs root: the agents make loop devices and mounts.
 
+mod agent_rights;
 mod bad_input;
+mod disks;
 mod faults;
 mod lifecycle;
 mod quiet;

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use reservoir::host::{ErasePolicy, Host, HostConfig, State};
+use reservoir::host::{ErasePolicy, Error, Host, HostConfig, State};
 
 use crate::support::*;
 
@@ -82,7 +82,10 @@ fn an_agent_may_be_killed_at_any_moment() {
             if host.volumes().iter().any(|volume| volume.uid == uid(2)) {
                 host.fence(&uid(2)).unwrap();
             }
-            host.erase(&uid(2), ErasePolicy::Discard).unwrap();
+            match host.erase(&uid(2), ErasePolicy::Discard) {
+                Ok(receipt) => assert_eq!(receipt.bytes, ext4(2).size_bytes),
+                Err(error) => assert!(matches!(error, Error::NotFound(_)), "{error}"),
+            }
             assert_eq!(host.volumes().len(), 1);
             node.assert_base_line();
         }

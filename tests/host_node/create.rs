@@ -22,6 +22,8 @@ fn creates_once() {
             let before = std::fs::metadata(node.data(&spec.uid)).unwrap();
             assert_eq!(before.len(), spec.size_bytes);
             assert!(before.blocks() * 512 >= spec.size_bytes, "preallocated");
+            let report = host.volumes().into_iter().find(|volume| volume.uid == spec.uid).unwrap();
+            assert_eq!(report.allocated, before.blocks() * 512);
             host.create("d", &spec).unwrap();
             let after = std::fs::metadata(node.data(&spec.uid)).unwrap();
             assert_eq!((before.ino(), before.mtime_nsec()), (after.ino(), after.mtime_nsec()));

@@ -36,6 +36,40 @@ fn a_disk_keeps_its_identity() {
 }
 
 #[test]
+fn another_disk_is_not_touched() {
+    on_a_node(|node| {
+        let host = node.host();
+        let id = host.disks()[0].id.clone().unwrap();
+        for i in [1, 2] {
+            host.create("d", &ext4(i)).unwrap();
+        }
+        host.fence(&uid(2)).unwrap();
+        drop(host);
+        // The directory without the file system that belongs there.
+        let away = node.dir().join("away");
+        std::fs::rename(node.disk(), &away).unwrap();
+        std::fs::create_dir(node.disk()).unwrap();
+        let host = node.host();
+        host.expect("d", Some(&id)).unwrap();
+        let report = host.disks().remove(0);
+        assert!(report.error.unwrap().contains("another one"));
+        assert!(report.id.is_some_and(|other| other != id));
+        assert_error!(host.create("d", &ext4(3)), Error::DiskUnavailable { .. });
+        assert_error!(host.look("d", &uid(1)), Error::DiskUnavailable { .. });
+        assert_error!(host.fence(&uid(1)), Error::DiskUnavailable { .. });
+        assert_error!(host.erase(&uid(2), ErasePolicy::Discard), Error::DiskUnavailable { .. });
+        assert_eq!(host.volumes(), []);
+        // And then with it: no new agent is needed.
+        std::fs::rename(node.disk(), node.dir().join("wrong")).unwrap();
+        std::fs::rename(&away, node.disk()).unwrap();
+        assert_eq!(host.disks()[0].error, None);
+        assert_eq!(host.look("d", &uid(1)).unwrap().unwrap().spec.uid, uid(1));
+        assert_eq!(host.look("d", &uid(3)).unwrap(), None);
+        assert_eq!(host.erase(&uid(2), ErasePolicy::Discard).unwrap().bytes, ext4(2).size_bytes);
+    });
+}
+
+#[test]
 fn sizes_are_reported() {
     on_a_node(|node| {
         let capacity = Some(1024 * MIB);

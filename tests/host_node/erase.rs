@@ -26,7 +26,8 @@ fn erases_what_is_fenced_and_unused() {
             assert_eq!((receipt.bytes, receipt.policy), (spec.size_bytes, policy));
             assert!(!node.volume(&spec.uid).exists());
             assert!(free > 0);
-            assert_eq!(host.erase(&spec.uid, policy).unwrap().bytes, 0);
+            // Asked again, it says the same.
+            assert_eq!(host.erase(&spec.uid, policy).unwrap().bytes, spec.size_bytes);
             assert_error!(host.fence(&spec.uid), Error::NotFound(_));
             // The same UID again is possible, and empty.
             host.create("d", &spec).unwrap();
@@ -110,8 +111,27 @@ fn erasing_goes_on_after_a_crash_at_any_point() {
             assert_eq!(host.erase(&uid(i), ErasePolicy::Zero).unwrap().bytes, ext4(i).size_bytes);
             assert!(!node.volume(&uid(i)).exists());
         }
-        assert_eq!(host.erase(&uid(4), ErasePolicy::Discard).unwrap().bytes, 0);
+        assert_error!(host.erase(&uid(4), ErasePolicy::Discard), Error::NotFound(_));
         host.create("d", &ext4(4)).unwrap();
+    });
+}
+
+#[test]
+fn a_receipt_stays_until_it_is_forgotten() {
+    on_a_node(|node| {
+        let host = node.host();
+        host.create("d", &ext4(1)).unwrap();
+        host.fence(&uid(1)).unwrap();
+        host.erase(&uid(1), ErasePolicy::Discard).unwrap();
+        drop(host);
+        let host = node.host();
+        assert_eq!(host.erase(&uid(1), ErasePolicy::Discard).unwrap().bytes, ext4(1).size_bytes);
+        assert_eq!(host.erased(), [uid(1)]);
+        host.forget(&uid(1)).unwrap();
+        host.forget(&uid(1)).unwrap();
+        assert_eq!(host.erased(), []);
+        // What was never here, or was taken away by somebody else, was not erased.
+        assert_error!(host.erase(&uid(1), ErasePolicy::Discard), Error::NotFound(_));
     });
 }
 

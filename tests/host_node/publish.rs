@@ -216,6 +216,11 @@ fn a_fence_lets_nobody_in() {
         }
         let report = host.fence(&uid(1)).unwrap();
         assert!(report.users.is_empty() && !report.in_use);
+        // A use whose mount is gone is none any more.
+        host.unfence(&uid(1)).unwrap();
+        host.publish(&node.request(&uid(1), "r", 0, false)).unwrap();
+        node.unmount_lazily(&node.target("r", 0));
+        assert!(host.fence(&uid(1)).unwrap().users.is_empty());
         drop(host);
         // It outlives the agent.
         assert_error!(node.host().publish(&node.request(&uid(1), "p", 0, false)), Error::Fenced(_));
