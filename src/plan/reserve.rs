@@ -53,7 +53,7 @@ pub fn choose<'a>(
     match best {
         Some(best) if room(best) >= wanted => Ok(best.disk),
         _ => {
-            let lines: Vec<String> = fitting
+            let mut lines: Vec<String> = fitting
                 .iter()
                 .map(|c| {
                     let (name, free) = (c.disk.name_any(), room(c));
@@ -61,6 +61,8 @@ pub fn choose<'a>(
                     format!("{name} has {} free, {missing} too little", Size::from_bytes(free))
                 })
                 .collect();
+            // Caches have no order; a sentence that changes by itself would be written again and again.
+            lines.sort();
             Err(Verdict::no(
                 reason::NOT_ENOUGH_ROOM,
                 format!(
@@ -92,7 +94,8 @@ fn no_such_disk(reservation: &DiskReservation, candidates: &[Candidate]) -> Stri
         (_, _, Some(_)) => "no node with a NodeDisk has all labels of nodeSelector".to_owned(),
         _ => "there is no NodeDisk: is the agent running?".to_owned(),
     };
-    let known: Vec<String> = candidates.iter().map(|c| c.disk.name_any()).collect();
+    let mut known: Vec<String> = candidates.iter().map(|c| c.disk.name_any()).collect();
+    known.sort();
     if known.is_empty() { asked } else { format!("{asked}; there are {}", names(&known, known.len())) }
 }
 
