@@ -187,9 +187,12 @@ impl Router {
         self.with(|to, stores| {
             if let Some(claim) = stores.claims.get(&key) {
                 to.claims.poke(&claim);
-                let bound = claim.status.as_ref().and_then(|s| s.volume.as_ref());
-                bound.into_iter().for_each(|v| to.volumes.poke_name(&v.name));
             }
+            // The claim may be gone already, its finalizer taken off by hand: the volume's side knows it still.
+            to.volumes.poke_all(&stores.volumes, |v| {
+                let claims = v.status.iter().flat_map(|s| &s.claims);
+                claims.into_iter().any(|c| c.namespace == namespace && c.name == claim)
+            });
         });
     }
 

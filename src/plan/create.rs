@@ -61,10 +61,12 @@ pub fn choose<'a>(
         .filter(|r| free(r) >= bytes)
         .min_by_key(|r| (distance(r), free(r), r.name_any()))
         .ok_or_else(|| {
-            let lines: Vec<String> = holders
+            let mut lines: Vec<String> = holders
                 .iter()
                 .map(|r| format!("{} has {} left", r.name_any(), Size::from_bytes(free(r))))
                 .collect();
+            // Caches have no order; a sentence that changes by itself would be written again and again.
+            lines.sort();
             Verdict::no(
                 reason::RESERVATION_FULL,
                 format!(

@@ -55,7 +55,7 @@ pub fn choose<'a>(
     match best {
         Some(best) if room(best) >= wanted => Ok(best.disk),
         _ => {
-            let lines: Vec<String> = fitting
+            let mut lines: Vec<String> = fitting
                 .iter()
                 .map(|c| {
                     let (name, free) = (c.disk.name_any(), room(c));
@@ -66,6 +66,8 @@ pub fn choose<'a>(
                     format!("{name} has {} free, {missing} too little", Size::from_bytes(free))
                 })
                 .collect();
+            // Caches have no order; a sentence that changes by itself would be written again and again.
+            lines.sort();
             Err(Verdict::no(
                 reason::NOT_ENOUGH_ROOM,
                 format!(

@@ -1,1 +1,462 @@
-//! x
+//! What nobody should ask for, and the one sentence that each gets.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::core::DynamicObject;
+use kube::{Api, ResourceExt};
+use reservoir::api::{
+    DiskReservation, NodeDisk, RoleSubscription, SharedPersistentVolume, VolumeClaim, VolumeRole,
+};
+use serde_json::{Value, json};
+
+use crate::support::{Agent, Cluster, until, until_reason};
+
+/// What has to come of a manifest.
+enum Answer {
+    /// The API server refuses it, and says this.
+    Refused(&'static str),
+    /// It is taken, and its `Ready` is `False` for this reason and says this.
+    Says(&'static str, &'static str),
+}
+use Answer::{Refused, Says};
+
+struct Row {
+    manifest: Value,
+    /// Changes an object that is there, instead of making one.
+    change: bool,
+    answer: Answer,
+}
+
+#[derive(Default)]
+struct Table(Vec<Row>);
+
+impl Table {
+    fn make(&mut self, manifest: Value, answer: Answer) {
+        self.0.push(Row { manifest, change: false, answer });
+    }
+
+    fn change(&mut self, manifest: Value, answer: Answer) {
+        self.0.push(Row { manifest, change: true, answer });
+    }
+}
+
+fn object(kind: &str, namespace: Option<&str>, name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": kind,
+        "metadata": {"name": name, "namespace": namespace}, "spec": spec})
+}
+
+fn reservation(name: &str, spec: Value) -> Value {
+    object("DiskReservation", None, name, spec)
+}
+
+fn volume(name: &str, spec: Value) -> Value {
+    object("SharedPersistentVolume", None, name, spec)
+}
+
+fn claim(namespace: &str, name: &str, spec: Value) -> Value {
+    object("VolumeClaim", Some(namespace), name, spec)
+}
+
+fn subscription(name: &str, spec: Value) -> Value {
+    object("RoleSubscription", Some("team"), name, spec)
+}
+
+/// A name for the object of the row, since what is refused never takes one.
+fn n(table: &Table) -> String {
+    format!("bad-{}", table.0.len())
+}
+
+const SIZE: &str =
+    "a size is a whole positive number of bytes below 8Ei, or a quantity such as 512Mi or 10Gi";
+const ROLE: &str = "a role is one or more components of letters, digits, `-`, `_`, `.` joined by `/`, such as eng/ml; \
+                    no component is empty or starts with `-` or `.`";
+const NAME: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters";
+
+fn sizes(table: &mut Table) {
+    for size in [
+        json!("0"),
+        json!(0),
+        json!(-5),
+        json!("-1Gi"),
+        json!("8Ei"),
+        json!("9Ei"),
+        json!("99999999999999999999999999"),
+        json!("1e30"),
+        json!("lots"),
+        json!("10GB"),
+        json!("0x10"),
+        json!(""),
+        json!(" 1Gi"),
+        json!("NaN"),
+        json!("١Gi"),
+    ] {
+        table.make(reservation(&n(table), json!({"role": "eng", "size": size})), Refused(SIZE));
+        table.make(volume(&n(table), json!({"role": "eng", "size": size})), Refused(SIZE));
+        let asked = json!({"selector": {"minSize": size}});
+        table.make(claim("team", &n(table), asked), Refused(SIZE));
+    }
+    table.make(reservation(&n(table), json!({"role": "eng", "size": true})), Refused("spec.size"));
+    table.make(reservation(&n(table), json!({"role": "eng", "size": 1.5})), Refused("spec.size"));
+    table.make(reservation(&n(table), json!({"role": "eng"})), Refused("spec.size: Required value"));
+    // What Kubernetes takes for a quantity, and what nevertheless is no number of bytes.
+    let not_whole = "`0.5` is not a whole positive number of bytes";
+    table.make(reservation(&n(table), json!({"role": "eng", "size": "0.5"})), Says("Invalid", not_whole));
+    let milli = "`1500m` is not a size; write a number of bytes or a quantity such as 10Gi";
+    table.make(reservation(&n(table), json!({"role": "eng", "size": "1500m"})), Says("Invalid", milli));
+
+    for size in [json!(1), json!("8Mi"), json!(16777215)] {
+        let small = Refused("a volume has at least 16Mi");
+        table.make(volume(&n(table), json!({"role": "eng", "size": size})), small);
+    }
+    let xfs = json!({"role": "eng", "size": "100Mi", "fsType": "xfs"});
+    let small = "an xfs volume has at least 300Mi: ask for more, or for fsType ext4";
+    table.make(volume(&n(table), xfs), Refused(small));
+}
+
+fn names(table: &mut Table) {
+    let long = "n".repeat(254);
+    for name in ["..", "../../etc", "Upper", "a b", "-a", "a_b", "ä", "a\nb", "a\0b"] {
+        for (kind, spec) in [
+            ("DiskReservation", json!({"role": "eng", "size": "16Mi"})),
+            ("SharedPersistentVolume", json!({"role": "eng", "size": "16Mi"})),
+        ] {
+            table.make(object(kind, None, name, spec), Refused(NAME));
+        }
+        table.make(claim("team", name, json!({"volume": "kept"})), Refused(NAME));
+    }
+    let spec = json!({"role": "eng", "size": "16Mi"});
+    table.make(volume(&long, spec.clone()), Refused("must be no more than 253 "));
+    table.make(reservation(&long, spec), Refused("must be no more than 253 "));
+    table.make(claim("team", &long, json!({"volume": "kept"})), Refused("must be no more than 253 "));
+    // Names of others, in specs.
+    table.make(claim("team", &n(table), json!({"volume": ""})), Refused("spec.volume"));
+    table.make(claim("team", &n(table), json!({"volume": long})), Refused("spec.volume: Too long"));
+    let away = json!({"role": "eng", "size": "16Mi", "reservation": "../../eng"});
+    let said = "there is no DiskReservation ../../eng; make it, or leave spec.reservation out";
+    table.make(volume(&n(table), away), Says("NoReservation", said));
+    let said = "there is no SharedPersistentVolume ../kept; the claim waits for it";
+    table.make(claim("team", &n(table), json!({"volume": "../kept"})), Says("NoSuchVolume", said));
+}
+
+fn roles(table: &mut Table) {
+    let long = vec!["r".repeat(60); 5].join("/");
+    for role in [
+        "*", ".", "..", "a//b", "/a", "a/", "-a", "a/-b", "a/../b", "a b", "a\tb", "a\n", "é", "eng/机",
+        "a/*",
+    ] {
+        let spec = json!({"role": role, "size": "16Mi"});
+        table.make(reservation(&n(table), spec.clone()), Refused(ROLE));
+        table.make(volume(&n(table), spec), Refused(ROLE));
+        table.make(subscription(&n(table), json!({"roles": ["eng", role]})), Refused(ROLE));
+        table.make(object("VolumeRole", None, &n(table), json!({"role": role})), Refused(ROLE));
+        table.make(claim("team", &n(table), json!({"selector": {"role": role}})), Refused(ROLE));
+    }
+    for role in [&*long, ""] {
+        let spec = json!({"role": role, "size": "16Mi"});
+        table.make(reservation(&n(table), spec), Refused("spec.role"));
+        table.make(subscription(&n(table), json!({"roles": [role]})), Refused("spec.roles[0]"));
+    }
+    table.make(subscription(&n(table), json!({"roles": []})), Refused("spec.roles"));
+    let taken = "VolumeRole eng speaks for role eng already; delete this one";
+    table.make(object("VolumeRole", None, "eng-again", json!({"role": "eng"})), Says("RoleTaken", taken));
+    let fixed = "the role that a VolumeRole speaks for cannot be changed: make another one";
+    table.change(object("VolumeRole", None, "eng", json!({"role": "ops"})), Refused(fixed));
+}
+
+fn fields(table: &mut Table) {
+    let unknown = r#"strict decoding error: unknown field "spec.shard""#;
+    let spec = json!({"role": "eng", "size": "16Mi", "shard": {}});
+    table.make(volume(&n(table), spec.clone()), Refused(unknown));
+    table.make(reservation(&n(table), spec), Refused(unknown));
+    let spec = json!({"volume": "kept", "shard": 1});
+    table.make(claim("team", &n(table), spec), Refused(unknown));
+    let spec = json!({"role": "eng", "size": "16Mi", "shared": {"with": "all"}});
+    table.make(volume(&n(table), spec), Refused(r#"unknown field "spec.shared.with""#));
+    let spec = json!({"roles": ["eng"], "capability": []});
+    table.make(subscription(&n(table), spec), Refused(r#"unknown field "spec.capability""#));
+    let kept = json!({"role": "eng", "size": "32Mi", "shared": {}, "shard": 1});
+    table.change(volume("kept", kept), Refused(".spec.shard: field not declared in schema"));
+
+    let spec = json!({"role": "eng", "size": "16Mi", "fsType": "ntfs"});
+    let one_of = r#"spec.fsType: Unsupported value: "ntfs": supported values: "ext4", "xfs""#;
+    table.make(volume(&n(table), spec), Refused(one_of));
+    let spec = json!({"role": "eng", "size": "16Mi", "erasePolicy": "Shred"});
+    let one_of = r#"spec.erasePolicy: Unsupported value: "Shred": supported values: "Discard", "Zero""#;
+    table.make(volume(&n(table), spec), Refused(one_of));
+    let one_of = r#"spec.mode: Unsupported value: "Write": supported values: "ReadWrite", "ReadOnly""#;
+    table.make(claim("team", &n(table), json!({"volume": "kept", "mode": "Write"})), Refused(one_of));
+    let spec = json!({"roles": ["eng"], "capabilities": ["SHARED"]});
+    let one_of = r#"spec.capabilities[0]: Unsupported value: "SHARED": supported values: "SHARED_RESOURCES""#;
+    table.make(subscription(&n(table), spec), Refused(one_of));
+}
+
+fn changes(table: &mut Table) {
+    let kept = json!({"role": "eng", "size": "32Mi", "shared": {}});
+    let solo = json!({"role": "eng", "size": "16Mi", "reservation": "eng"});
+    let with = |spec: &Value, key: &str, value: Value| {
+        let mut spec = spec.clone();
+        spec[key] = value;
+        spec
+    };
+    let without = |spec: &Value, key: &str| {
+        let mut spec = spec.clone();
+        spec.as_object_mut().unwrap().remove(key);
+        spec
+    };
+    let shared = "whether a volume is shared never changes after it is created (V2): create another volume";
+    table.change(volume("kept", without(&kept, "shared")), Refused(shared));
+    table.change(volume("solo", with(&solo, "shared", json!({}))), Refused(shared));
+    let role = "the role of a volume cannot be changed: create another volume";
+    table.change(volume("kept", with(&kept, "role", json!("eng/ml"))), Refused(role));
+    let size = "the size of a volume cannot be changed in this version: create another volume";
+    table.change(volume("kept", with(&kept, "size", json!("64Mi"))), Refused(size));
+    let fs = "the file system of a volume cannot be changed: create another volume";
+    let xfs = json!({"role": "eng", "size": "32Mi", "shared": {}, "fsType": "xfs"});
+    table.change(volume("kept", xfs), Refused(fs));
+    let home = "the reservation of a volume cannot be changed: create another volume";
+    table.change(volume("kept", with(&kept, "reservation", json!("eng"))), Refused(home));
+    table.change(volume("solo", with(&solo, "reservation", json!("other"))), Refused(home));
+    table.change(volume("solo", without(&solo, "reservation")), Refused(home));
+
+    let eng = json!({"role": "eng", "size": "256Mi", "nodeName": "n1"});
+    let role = "the role of a reservation cannot be changed: delete it and reserve anew";
+    table.change(reservation("eng", with(&eng, "role", json!("ops"))), Refused(role));
+    let size = "the size of a reservation cannot be changed in this version: reserve more beside it, or delete it and \
+                reserve anew";
+    table.change(reservation("eng", with(&eng, "size", json!("512Mi"))), Refused(size));
+    let place = "where a reservation is cannot be changed: delete it and reserve anew";
+    table.change(reservation("eng", with(&eng, "nodeName", json!("n2"))), Refused(place));
+    table.change(reservation("eng", without(&eng, "nodeName")), Refused(place));
+    table.change(
+        reservation("other", json!({"role": "ops", "size": "32Mi", "nodeDisk": "n1.default"})),
+        Refused(place),
+    );
+    let both = "give at most one of nodeDisk, nodeName and nodeSelector";
+    let spec = json!({"role": "eng", "size": "16Mi", "nodeDisk": "n1.default", "nodeName": "n1"});
+    table.make(reservation(&n(table), spec), Refused(both));
+
+    let fixed = "a claim cannot be changed: make another one";
+    table.change(claim("team", "kept", json!({"volume": "solo"})), Refused(fixed));
+    table.change(claim("team", "kept", json!({"volume": "kept", "mode": "ReadOnly"})), Refused(fixed));
+    table.change(claim("team", "kept", json!({"selector": {"role": "eng"}})), Refused(fixed));
+}
+
+fn claims(table: &mut Table) {
+    let either = "give either volume or selector";
+    table.make(claim("team", &n(table), json!({})), Refused(either));
+    let both = json!({"volume": "kept", "selector": {"role": "eng"}});
+    table.make(claim("team", &n(table), both), Refused(either));
+
+    let kept = json!({"volume": "kept"});
+    let said =
+        "volume kept is for role eng, to which this namespace is not subscribed; make a RoleSubscription";
+    table.make(claim("bare", "kept", kept.clone()), Says("NoSubscription", said));
+    let said = "this namespace is subscribed to no role; make a RoleSubscription";
+    table.make(claim("bare", "any", json!({"selector": {}})), Says("NoSubscription", said));
+    let said = "volume kept is shared; add SHARED_RESOURCES to the capabilities of RoleSubscription plain";
+    table.make(claim("plain", "kept", kept), Says("NoCapability", said));
+    let said = "there is no SharedPersistentVolume nope; the claim waits for it";
+    table.make(claim("team", &n(table), json!({"volume": "nope"})), Says("NoSuchVolume", said));
+    let said = "no volume on offer to this namespace fits the selector; see `kubectl get volumeoffers`";
+    for selector in [
+        json!({"minSize": "1Ti"}),
+        json!({"role": "ops"}),
+        json!({"matchLabels": {"tier": "gold"}}),
+        json!({"minSize": "0.5", "role": "ops"}),
+    ] {
+        table.make(claim("team", &n(table), json!({"selector": selector})), Says("NoMatch", said));
+    }
+    let said =
+        "volume solo is exclusive and held by claim team/solo; this claim is bound when that one is deleted";
+    table.make(claim("plain", "solo", json!({"volume": "solo"})), Says("VolumeHeld", said));
+    let said = "a PersistentVolumeClaim mine that Reservoir did not make is in the way; delete it, or claim under \
+                another name";
+    table.make(claim("team", "mine", json!({"volume": "kept"})), Says("NameTaken", said));
+}
+
+fn room(table: &mut Table) {
+    let said = "1Ti asked for: n1.default has 224Mi free, ";
+    table.make(reservation("huge", json!({"role": "eng", "size": "1Ti"})), Says("NotEnoughRoom", said));
+    let said = "no NodeDisk is called n9.default; there are n1.default";
+    let spec = json!({"role": "eng", "size": "16Mi", "nodeDisk": "n9.default"});
+    table.make(reservation(&n(table), spec), Says("NoSuchDisk", said));
+    let said = "node n9 has no NodeDisk; there are n1.default";
+    let spec = json!({"role": "eng", "size": "16Mi", "nodeName": "n9"});
+    table.make(reservation(&n(table), spec), Says("NoSuchDisk", said));
+    let said = "no node with a NodeDisk has all labels of nodeSelector; there are n1.default";
+    let spec = json!({"role": "eng", "size": "16Mi", "nodeSelector": {"disk": "fast"}});
+    table.make(reservation(&n(table), spec), Says("NoSuchDisk", said));
+
+    let said = "nothing is reserved for role lonely or an ancestor of it; make a DiskReservation first";
+    table.make(volume("lonely", json!({"role": "lonely", "size": "16Mi"})), Says("NoReservation", said));
+    let said = "volume lonely is for role lonely, to which this namespace is not subscribed; make a RoleSubscription";
+    table.make(claim("team", &n(table), json!({"volume": "lonely"})), Says("NoSubscription", said));
+    let said = "there is no DiskReservation dangling; make it, or leave spec.reservation out";
+    let spec = json!({"role": "eng", "size": "16Mi", "reservation": "dangling"});
+    table.make(volume(&n(table), spec), Says("NoReservation", said));
+    let said = "DiskReservation other is for role ops, which does not cover role eng";
+    let spec = json!({"role": "eng", "size": "16Mi", "reservation": "other"});
+    table.make(volume(&n(table), spec), Says("NoReservation", said));
+    let said = "DiskReservation huge is itself still waiting for room";
+    let spec = json!({"role": "eng", "size": "16Mi", "reservation": "huge"});
+    table.make(volume(&n(table), spec), Says("NoReservation", said));
+    let said = "1Gi asked for, eng has 208Mi left; reserve more for role eng or destroy a volume in it";
+    table.make(volume("wide", json!({"role": "eng", "size": "1Gi"})), Says("ReservationFull", said));
+    let said = "volume wide is not ready, the claim waits for it: 1Gi asked for";
+    table.make(claim("plain", "wide", json!({"volume": "wide"})), Says("VolumeNotReady", said));
+    // The reverse of R3: what is a sub-role's is not its parent's.
+    let said = "DiskReservation other is for role ops, which does not cover role op";
+    let spec = json!({"role": "op", "size": "16Mi", "reservation": "other"});
+    table.make(volume(&n(table), spec), Says("NoReservation", said));
+}
+
+const GOOD: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: team}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: bare}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: plain}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {name: eng},
+ spec: {role: eng, size: 256Mi, nodeName: n1}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {name: other}, spec: {role: ops, size: 32Mi}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: VolumeRole, metadata: {name: eng}, spec: {role: eng}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: kept},
+ spec: {role: eng, size: 32Mi, shared: {}}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: solo},
+ spec: {role: eng, size: 16Mi, reservation: eng}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: RoleSubscription, metadata: {name: team, namespace: team},
+ spec: {roles: [eng], capabilities: [SHARED_RESOURCES]}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: RoleSubscription, metadata: {name: plain, namespace: plain},
+ spec: {roles: [eng]}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {name: kept, namespace: team}, spec: {volume: kept}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {name: solo, namespace: team}, spec: {volume: solo}}
+---
+{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: mine, namespace: team},
+ spec: {accessModes: [ReadWriteOnce], storageClassName: manual, resources: {requests: {storage: 1Gi}}}}
+";
+
+/// What must not change: UID, spec, and the parts of the status that decide.
+async fn standing(cluster: &Cluster) -> BTreeMap<String, Value> {
+    let mut all = BTreeMap::new();
+    macro_rules! note {
+        ($kind:ty, $api:expr, $names:expr, $fields:expr) => {
+            let api: Api<$kind> = $api;
+            for name in $names {
+                let object = serde_json::to_value(api.get(name).await.unwrap()).unwrap();
+                let fields: Vec<Value> =
+                    $fields.iter().map(|field| object["status"][field].clone()).collect();
+                let kept = json!([object["metadata"]["uid"], object["spec"], fields]);
+                all.insert(format!("{} {name}", stringify!($kind)), kept);
+            }
+        };
+    }
+    note!(DiskReservation, cluster.all(), ["eng", "other"], ["phase", "volumes", "free", "conditions"]);
+    note!(NodeDisk, cluster.all(), ["n1.default"], ["reservations", "free", "conditions"]);
+    note!(VolumeRole, cluster.all(), ["eng"], ["reserved", "used", "conditions"]);
+    note!(SharedPersistentVolume, cluster.all(), ["solo"], ["claims", "users", "conditions"]);
+    note!(SharedPersistentVolume, cluster.all(), ["kept"], ["users", "conditions"]);
+    note!(VolumeClaim, cluster.within("team"), ["kept", "solo"], ["volume", "conditions"]);
+    note!(RoleSubscription, cluster.within("team"), ["team"], ["offers", "conditions"]);
+    note!(PersistentVolumeClaim, cluster.within("team"), ["mine", "kept", "solo"], ["phase"]);
+    all
+}
+
+async fn answered(cluster: &Cluster, row: &Row) -> Result<(), String> {
+    let text = row.manifest.to_string();
+    let object: DynamicObject = serde_json::from_value(row.manifest.clone()).unwrap();
+    let applied = if row.change { cluster.try_apply(&text).await } else { cluster.try_create(&text).await };
+    match (&row.answer, applied) {
+        (Refused(sentence), Err(kube::Error::Api(refusal)))
+            if refusal.message.contains(sentence) && (400..500).contains(&refusal.code) =>
+        {
+            Ok(())
+        }
+        (Refused(sentence), answer) => Err(format!("{text}\n  not refused with `{sentence}`: {answer:?}")),
+        (Says(..), Err(error)) => Err(format!("{text}\n  {error}")),
+        (Says(reason, sentence), Ok(())) => {
+            let api = cluster.untyped(&object);
+            let ready = until(&format!("{text} to be {reason}"), || async {
+                let now = api.get(&object.name_any()).await.unwrap();
+                let conditions = now.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
+                conditions.into_iter().find(|c| c["type"] == "Ready" && c["reason"] == *reason)
+            })
+            .await;
+            let said = ready["message"].as_str().unwrap();
+            let fits = said.starts_with(sentence) && ready["status"] == "False";
+            fits.then_some(()).ok_or(format!("{text}\n  should say `{sentence}`: {ready}"))
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_gets_one_clear_sentence() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1", true).await;
+    let mut agent = Agent::start(&cluster, "n1", "512Mi").await;
+    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    cluster.apply_text(GOOD).await;
+    for claim in ["kept", "solo"] {
+        until_reason(&cluster.within::<VolumeClaim>("team"), claim, "Bound").await;
+    }
+    let kept = cluster.within::<VolumeClaim>("team").get("kept").await.unwrap();
+    let pod = cluster.pod("team", "user", &["kept"]).await;
+    let target = agent.publish(&cluster, &kept, &pod, false).await.unwrap();
+    std::fs::write(target.join("file"), "kept").unwrap();
+    until("the pod is counted", || async {
+        let volume = cluster.all::<SharedPersistentVolume>().get("kept").await.unwrap();
+        (volume.status.unwrap().user_count == 1).then_some(())
+    })
+    .await;
+    cluster.quiet_for(Duration::from_millis(1500)).await;
+    let before = standing(&cluster).await;
+
+    let mut table = Table::default();
+    for part in [sizes, names, roles, fields, changes, room, claims] {
+        part(&mut table);
+    }
+    let mut wrong = Vec::new();
+    for row in &table.0 {
+        if let Err(what) = answered(&cluster, row).await {
+            wrong.push(what);
+        }
+    }
+    println!("{} rows", table.0.len());
+    assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), table.0.len(), wrong.join("\n"));
+
+    // Only what was taken is there, nothing crashed, nothing goes round in circles, and the good stand as they stood.
+    let taken = table.0.iter().filter(|row| !row.change && matches!(row.answer, Says(..))).count();
+    let there = cluster.all::<DiskReservation>().list(&Default::default()).await.unwrap().items.len()
+        + cluster.all::<SharedPersistentVolume>().list(&Default::default()).await.unwrap().items.len()
+        + Api::<VolumeClaim>::all(cluster.client.clone())
+            .list(&Default::default())
+            .await
+            .unwrap()
+            .items
+            .len()
+        + cluster.all::<VolumeRole>().list(&Default::default()).await.unwrap().items.len();
+    assert_eq!(there, taken + 7);
+    cluster.quiet_for(Duration::from_secs(5)).await;
+    assert_eq!(cluster.controllers_alive(), 1);
+    assert!(agent.alive());
+    assert_eq!(standing(&cluster).await, before);
+    assert_eq!(std::fs::read_to_string(target.join("file")).unwrap(), "kept");
+
+    // A claim whose name is taken leaves the other's PersistentVolumeClaim alone, in its end too.
+    let claims = cluster.within::<VolumeClaim>("team");
+    claims.delete("mine", &Default::default()).await.unwrap();
+    crate::support::until_gone(&claims, "mine").await;
+    let mine = cluster.within::<PersistentVolumeClaim>("team").get("mine").await.unwrap();
+    assert_eq!(json!(mine.metadata.uid), before["PersistentVolumeClaim mine"][0]);
+    assert!(mine.metadata.deletion_timestamp.is_none());
+}

@@ -13,7 +13,7 @@ use crate::support::{Agent, Cluster, until, until_gone, until_reason};
 async fn the_main_job() {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
-    let agent = Agent::start(&cluster, "n1", "4Gi");
+    let agent = Agent::start(&cluster, "n1", "4Gi").await;
     let disks: Api<NodeDisk> = cluster.all();
     until_reason(&disks, "n1.default", "Ready").await;
     let free = |disk: NodeDisk| disk.status.unwrap().free.unwrap().to_string();

@@ -4,17 +4,21 @@
 use std::fmt::Debug;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, Pod};
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::discovery::ApiResource;
 use kube::core::object::HasStatus;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{Event, watcher};
 use kube::{Client, Resource, ResourceExt};
-use reservoir::api::VolumeClaim;
 use reservoir::api::condition::{self, READY};
+use reservoir::api::{DiskReservation, LedgerEntry, NodeDisk, SharedPersistentVolume, Size, VolumeClaim};
 use reservoir::csi::proto::csi::node_client::NodeClient;
 use reservoir::csi::proto::csi::volume_capability::access_mode::Mode;
 use reservoir::csi::proto::csi::volume_capability::{AccessMode, AccessType, MountVolume};
@@ -31,7 +35,20 @@ use tonic::transport::{Channel, Endpoint};
 pub struct Cluster {
     pub server: ApiServer,
     pub client: Client,
-    controller: Option<JoinHandle<()>>,
+    controllers: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What the controller calls itself towards the API server, in the tests.
+pub const CONTROLLER_AGENT: &str = "reservoir-controller/test";
+/// What the agents call themselves towards the API server, in the tests.
+pub const AGENT_AGENT: &str = "reservoir-agent/test";
+
+/// A client that the audit log tells from others.
+async fn client_called(server: &ApiServer, name: &'static str) -> Client {
+    let kubeconfig = server.kubeconfig().unwrap();
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+    config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(name)));
+    Client::try_from(config).unwrap()
 }
 
 impl Cluster {
@@ -45,11 +62,12 @@ impl Cluster {
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
             .try_init();
+        assert!(rustix::process::geteuid().is_root(), "these tests mount filesystems: run them as root");
         let server = ApiServer::start(options).await.unwrap();
-        let client = server.client().await.unwrap();
-        let mut cluster = Self { server, client, controller: None };
+        let client = client_called(&server, "test").await;
+        let cluster = Self { server, client, controllers: Mutex::default() };
         cluster.install().await;
-        cluster.start_controller();
+        cluster.start_controller().await;
         cluster
     }
 
@@ -96,21 +114,55 @@ impl Cluster {
         volumes.delete("probe", &Default::default()).await.unwrap();
     }
 
-    pub fn start_controller(&mut self) {
+    /// Starts a controller; another one if one is running.
+    pub async fn start_controller(&self) {
         let options = controller::Options { identity: "test".into(), concurrency: 8 };
-        let running = controller::run(self.client.clone(), options, Arc::new(Metrics::default()));
-        self.controller = Some(tokio::spawn(running));
+        let client = client_called(&self.server, CONTROLLER_AGENT).await;
+        let running = controller::run(client, options, Arc::new(Metrics::default()));
+        self.controllers.lock().unwrap().push(tokio::spawn(running));
     }
 
-    /// Ends the controller where it is, as a crash would.
-    pub async fn kill_controller(&mut self) {
-        if let Some(task) = self.controller.take() {
+    /// Ends every controller where it is, as a crash would.
+    pub async fn kill_controller(&self) {
+        let tasks = std::mem::take(&mut *self.controllers.lock().unwrap());
+        for task in tasks {
             task.abort();
             let _ = task.await;
         }
     }
 
-    /// A Node object that is Ready, and a namespace for each of the names.
+    /// How many controllers run.
+    pub fn controllers_alive(&self) -> usize {
+        self.controllers.lock().unwrap().iter().filter(|task| !task.is_finished()).count()
+    }
+
+    /// The writes in the audit log, oldest first, refused ones too.
+    pub fn writes(&self) -> Vec<Write> {
+        let log = std::fs::read_to_string(self.server.audit_log()).unwrap();
+        log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).map(Write::from).collect()
+    }
+
+    /// How many of the writes are the controller's and the agents'.
+    pub fn our_writes(&self) -> Vec<Write> {
+        self.writes().into_iter().filter(Write::is_ours).collect()
+    }
+
+    /// Waits until the controller and the agents have written nothing for that long.
+    pub async fn quiet_for(&self, pause: Duration) {
+        let started = Instant::now();
+        let (mut last, mut since) = (self.our_writes().len(), Instant::now());
+        while since.elapsed() < pause {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            let writes = self.our_writes();
+            if writes.len() != last {
+                (last, since) = (writes.len(), Instant::now());
+            }
+            let tail = &writes[writes.len().saturating_sub(20)..];
+            assert!(started.elapsed() < pause + Duration::from_secs(30), "it writes and writes: {tail:#?}");
+        }
+    }
+
+    /// A Node object.
     pub async fn node(&self, name: &str, ready: bool) {
         let nodes: Api<Node> = Api::all(self.client.clone());
         let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
@@ -173,28 +225,40 @@ impl Cluster {
                 continue;
             }
             let object: DynamicObject = serde_json::from_value(value).unwrap();
-            let types = object.types.clone().unwrap();
-            let (group, version) = types.api_version.rsplit_once('/').unwrap_or(("", &types.api_version));
-            let gvk = kube::core::GroupVersionKind::gvk(group, version, &types.kind);
-            let plural = match types.kind.as_str() {
-                kind if kind.ends_with("Policy") => {
-                    format!("{}ies", kind.trim_end_matches('y').to_lowercase())
-                }
-                kind => format!("{}s", kind.to_lowercase()),
-            };
-            let resource = ApiResource::from_gvk_with_plural(&gvk, &plural);
-            let name = object.name_any();
-            let api: Api<DynamicObject> = match object.namespace() {
-                Some(namespace) => Api::namespaced_with(self.client.clone(), &namespace, &resource),
-                None => Api::all_with(self.client.clone(), &resource),
-            };
             let params = PatchParams {
                 field_validation: Some(kube::api::ValidationDirective::Strict),
                 ..PatchParams::apply("test").force()
             };
-            api.patch(&name, &params, &Patch::Apply(&object)).await?;
+            self.untyped(&object).patch(&object.name_any(), &params, &Patch::Apply(&object)).await?;
         }
         Ok(())
+    }
+
+    /// Creates an object as `kubectl create` does, with the same strictness.
+    pub async fn try_create(&self, text: &str) -> Result<(), kube::Error> {
+        let object: DynamicObject = serde_yaml::from_str(text).unwrap();
+        let url =
+            format!("{}?fieldValidation=Strict&fieldManager=test", self.untyped(&object).resource_url());
+        let request = http::Request::post(url).body(serde_json::to_vec(&object).unwrap()).unwrap();
+        self.client.request::<Value>(request).await.map(|_| ())
+    }
+
+    /// The API of an object's kind and namespace.
+    pub fn untyped(&self, object: &DynamicObject) -> Api<DynamicObject> {
+        let types = object.types.clone().unwrap();
+        let (group, version) = types.api_version.rsplit_once('/').unwrap_or(("", &types.api_version));
+        let gvk = kube::core::GroupVersionKind::gvk(group, version, &types.kind);
+        let plural = match types.kind.as_str() {
+            kind if kind.ends_with("Policy") => {
+                format!("{}ies", kind.trim_end_matches('y').to_lowercase())
+            }
+            kind => format!("{}s", kind.to_lowercase()),
+        };
+        let resource = ApiResource::from_gvk_with_plural(&gvk, &plural);
+        match object.namespace() {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), &namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        }
     }
 
     /// Applies a file of examples/ as it is.
@@ -206,9 +270,36 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if let Some(task) = &self.controller {
-            task.abort();
-        }
+        self.controllers.lock().unwrap().iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// A write to the API server, as the audit log has it.
+#[derive(Clone, Debug)]
+pub struct Write {
+    pub user_agent: String,
+    pub what: String,
+}
+
+impl From<Value> for Write {
+    fn from(entry: Value) -> Self {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let object = &entry["objectRef"];
+        let parts = [
+            &entry["verb"],
+            &object["resource"],
+            &object["subresource"],
+            &object["namespace"],
+            &object["name"],
+        ];
+        let what: Vec<String> = parts.into_iter().map(text).filter(|part| !part.is_empty()).collect();
+        Self { user_agent: text(&entry["userAgent"]), what: what.join(" ") }
+    }
+}
+
+impl Write {
+    fn is_ours(&self) -> bool {
+        [CONTROLLER_AGENT, AGENT_AGENT].contains(&self.user_agent.as_str())
     }
 }
 
@@ -219,61 +310,157 @@ pub const AGENT_USER: &str = "system:serviceaccount:reservoir-system:reservoir-a
 pub struct Agent {
     pub node: String,
     pub dir: PathBuf,
-    task: Option<JoinHandle<()>>,
-    client: Client,
-    capacity: String,
-    _temp: Arc<tempfile::TempDir>,
+    running: Option<Running>,
+    client: Option<Client>,
+    kubeconfig: PathBuf,
+    _temp: tempfile::TempDir,
+}
+
+enum Running {
+    Task(JoinHandle<()>),
+    Process(Child),
 }
 
 impl Agent {
     /// Starts it; the disk directory is on a file system with direct I/O, not in memory.
-    pub fn start(cluster: &Cluster, node: &str, capacity: &str) -> Self {
-        let temp =
-            Arc::new(tempfile::Builder::new().prefix("reservoir-test-").tempdir_in("/var/tmp").unwrap());
+    pub async fn start(cluster: &Cluster, node: &str, capacity: &str) -> Self {
+        let client = client_called(&cluster.server, AGENT_AGENT).await;
+        Self::start_as(cluster, node, capacity, Some(client))
+    }
+
+    /// Starts it as a process of its own: the program, which can be killed for good.
+    pub fn start_process(cluster: &Cluster, node: &str, capacity: &str) -> Self {
+        Self::start_as(cluster, node, capacity, None)
+    }
+
+    fn start_as(cluster: &Cluster, node: &str, capacity: &str, client: Option<Client>) -> Self {
+        let temp = tempfile::Builder::new().prefix("reservoir-test-").tempdir_in("/var/tmp").unwrap();
         let dir = temp.path().to_owned();
         for sub in ["disk", "kubelet/plugins", "kubelet/plugins_registry", "kubelet/pods"] {
             std::fs::create_dir_all(dir.join(sub)).unwrap();
         }
-        let mut agent = Self {
-            node: node.into(),
-            dir,
-            task: None,
-            client: cluster.client.clone(),
-            capacity: capacity.into(),
-            _temp: temp,
-        };
+        let path = dir.join("disk");
+        let config = format!(
+            "disks: [{{name: default, path: {}, capacity: {capacity}, systemReserved: 0}}]",
+            path.display()
+        );
+        std::fs::write(dir.join("agent.yaml"), config).unwrap();
+        let kubeconfig = cluster.server.kubeconfig_path();
+        let mut agent = Self { node: node.into(), dir, running: None, client, kubeconfig, _temp: temp };
         agent.run();
         agent
     }
 
+    /// Starts it again after it was killed.
     pub fn run(&mut self) {
-        let text = format!(
-            "disks: [{{name: default, path: {}, capacity: {}, systemReserved: 0}}]",
-            self.dir.join("disk").display(),
-            self.capacity
-        );
+        self.running = Some(match self.client.clone() {
+            Some(client) => Running::Task(tokio::spawn(self.task(client))),
+            None => Running::Process(self.process()),
+        });
+    }
+
+    fn task(&self, client: Client) -> impl Future<Output = ()> + use<> {
         let options = agent::Options {
             node: self.node.clone(),
-            config: agent::Config::parse(&text).unwrap(),
+            config: agent::Config::read(&self.dir.join("agent.yaml")).unwrap(),
             kubelet_dir: self.dir.join("kubelet"),
             measure_every: Duration::from_secs(5),
         };
-        let client = self.client.clone();
-        self.task = Some(tokio::spawn(async move {
+        async move {
             let ready = Arc::new(AtomicBool::new(false));
             let ran =
                 agent::run(client, options, Arc::new(Metrics::default()), ready, std::future::pending())
                     .await;
             ran.unwrap();
-        }));
+        }
     }
 
-    /// Ends it where it is, as a crash would.
+    fn process(&self) -> Child {
+        let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
+        // setpriv becomes the program: it ends with the test, however that ends.
+        Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_reservoir"), "agent"])
+            .args([
+                "--node-name",
+                &self.node,
+                "--measure-seconds",
+                "5",
+                "--metrics-bind-address",
+                "127.0.0.1:0",
+            ])
+            .arg("--config")
+            .arg(self.dir.join("agent.yaml"))
+            .arg("--kubelet-dir")
+            .arg(self.dir.join("kubelet"))
+            .env("KUBECONFIG", &self.kubeconfig)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.join("agent.log")
+    }
+
+    /// Ends it where it is, as a crash would; a process by SIGKILL.
     pub async fn kill(&mut self) {
-        if let Some(task) = self.task.take() {
-            task.abort();
-            let _ = task.await;
+        match self.running.take() {
+            Some(Running::Task(task)) => {
+                task.abort();
+                let _ = task.await;
+            }
+            Some(Running::Process(mut child)) => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+            }
+            None => {}
         }
+    }
+
+    /// Whether it runs.
+    pub fn alive(&mut self) -> bool {
+        match &mut self.running {
+            Some(Running::Task(task)) => !task.is_finished(),
+            Some(Running::Process(child)) => child.try_wait().unwrap().is_none(),
+            None => false,
+        }
+    }
+
+    /// UIDs of the volumes that are on its disk.
+    pub fn backings(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.dir.join("disk/volumes")).unwrap();
+        let mut found: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        found.sort();
+        found
+    }
+
+    fn mounts(&self) -> Vec<String> {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let targets = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        targets.filter(|target| Path::new(target).starts_with(&self.dir)).map(str::to_owned).collect()
+    }
+
+    fn loops(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+            let file = std::fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
+            if Path::new(file.trim()).starts_with(&self.dir) {
+                found.push(Path::new("/dev").join(entry.file_name()));
+            }
+        }
+        found
+    }
+
+    /// Nothing is mounted, no loop device is attached, no volume is on the disk.
+    pub async fn nothing_left(&self) {
+        until("the node has nothing left", || async {
+            let left = (self.backings(), self.mounts(), self.loops());
+            (left.0.is_empty() && left.1.is_empty() && left.2.is_empty()).then_some(())
+        })
+        .await;
     }
 
     pub fn data_file(&self, volume_uid: &str) -> PathBuf {
@@ -352,23 +539,26 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
+        match &mut self.running {
+            Some(Running::Task(task)) => task.abort(),
+            Some(Running::Process(child)) => {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            None => {}
+        }
+        if std::thread::panicking()
+            && let Ok(log) = std::fs::read_to_string(self.log())
+        {
+            eprintln!("the agent's log:\n{log}");
         }
         // A test that failed in the middle leaves nothing behind either: what is mounted beneath this directory, then
         // the loop devices of files in it.
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        for target in mounts.lines().filter_map(|line| line.split(' ').nth(1)) {
-            if Path::new(target).starts_with(&self.dir) {
-                let _ = rustix::mount::unmount(target, rustix::mount::UnmountFlags::empty());
-            }
+        for target in self.mounts() {
+            let _ = rustix::mount::unmount(target, rustix::mount::UnmountFlags::empty());
         }
-        for entry in std::fs::read_dir("/sys/block").into_iter().flatten().flatten() {
-            let file = std::fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
-            if Path::new(file.trim()).starts_with(&self.dir) {
-                let device = Path::new("/dev").join(entry.file_name());
-                let _ = std::process::Command::new("losetup").arg("-d").arg(device).status();
-            }
+        for device in self.loops() {
+            let _ = Command::new("losetup").arg("-d").arg(device).status();
         }
     }
 }
@@ -425,4 +615,115 @@ where
         api.get_opt(name).await.unwrap().is_none().then_some(())
     })
     .await;
+}
+
+/// Looks at every revision of objects that the API server tells of, and notes what must never be.
+#[derive(Default)]
+pub struct Watch {
+    seen: Arc<std::sync::atomic::AtomicUsize>,
+    broken: Arc<Mutex<Vec<String>>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Watch {
+    /// S1 of every disk and every reservation, and of volumes that an exclusive one has one claim at most and that a
+    /// tombstone stays.
+    pub fn safety(cluster: &Cluster) -> Self {
+        let mut watch = Self::default();
+        let mut roomy = std::collections::HashMap::new();
+        watch.each(cluster.all::<NodeDisk>(), move |disk| {
+            let status = disk.status.clone().unwrap_or_default();
+            // What others fill makes room smaller later; what counts is what there was when it was promised.
+            let room = status.allocatable.as_ref().map_or(0, Size::bytes_or_zero);
+            let most = roomy.entry(disk.uid()).or_insert(room);
+            *most = room.max(*most);
+            within(&status.reservations, *most)
+        });
+        watch.each(cluster.all::<DiskReservation>(), |reservation| {
+            let status = reservation.status.clone().unwrap_or_default();
+            within(&status.volumes, status.size.as_ref().map_or(0, Size::bytes_or_zero))
+        });
+        let mut dead = std::collections::HashSet::new();
+        watch.each(cluster.all::<SharedPersistentVolume>(), move |volume| {
+            let status = volume.status.clone().unwrap_or_default();
+            if status.destroy.is_some_and(|d| d.tombstone.is_some()) {
+                dead.insert(volume.uid());
+            } else if dead.contains(&volume.uid()) {
+                return Err("the tombstone was taken back".into());
+            }
+            match (volume.spec.shared, status.claims.len()) {
+                (None, claims @ 2..) => Err(format!("exclusive, with {claims} claims")),
+                _ => Ok(()),
+            }
+        });
+        watch
+    }
+
+    /// Has `check` look at every revision of every object.
+    pub fn each<K>(&mut self, api: Api<K>, mut check: impl FnMut(&K) -> Result<(), String> + Send + 'static)
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
+        let (seen, broken) = (self.seen.clone(), self.broken.clone());
+        self.tasks.push(tokio::spawn(async move {
+            let stream = watcher(api, Default::default()).default_backoff();
+            futures::pin_mut!(stream);
+            while let Some(event) = stream.next().await {
+                if let Ok(Event::Apply(object) | Event::InitApply(object)) = event {
+                    seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if let Err(what) = check(&object) {
+                        let kind = K::kind(&()).into_owned();
+                        broken.lock().unwrap().push(format!("{kind} {}: {what}", object.name_any()));
+                    }
+                }
+            }
+        }));
+    }
+
+    /// How many revisions were seen; fails if any was wrong.
+    pub fn assert_unbroken(&self) -> usize {
+        assert_eq!(*self.broken.lock().unwrap(), Vec::<String>::new());
+        self.seen.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+fn within(ledger: &[LedgerEntry], capacity: u64) -> Result<(), String> {
+    let total: u64 = ledger.iter().map(|entry| entry.size.bytes_or_zero()).sum();
+    let uids: std::collections::BTreeSet<_> = ledger.iter().map(|entry| &entry.uid).collect();
+    if total > capacity {
+        return Err(format!("{total} bytes of {capacity} are given away: {ledger:?}"));
+    }
+    if uids.len() < ledger.len() {
+        return Err(format!("charged twice: {ledger:?}"));
+    }
+    Ok(())
+}
+
+/// Numbers that look random and can be had again: the seed is printed, `RESERVOIR_TEST_SEED` sets it.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(what: &str) -> Self {
+        let given = std::env::var("RESERVOIR_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+        let now =
+            || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+        let seed = given.unwrap_or_else(now);
+        println!("{what}: RESERVOIR_TEST_SEED={seed}");
+        Self(seed)
+    }
+
+    /// A number from `range` (splitmix64).
+    pub fn within(&mut self, range: std::ops::Range<u64>) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        range.start + (z ^ (z >> 31)) % (range.end - range.start)
+    }
 }
