@@ -12,7 +12,7 @@ demo-down: ## Removes the demo's cluster and everything that was started for it
 
 test: lint unit test-e2e ## All tests: style, unit, api tier, node tier
 
-lint: ## Formatting, lints, licences, generated files
+lint: ## Formatting, lints, generated files
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	tools/check-crds
