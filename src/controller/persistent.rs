@@ -24,7 +24,11 @@ use super::context::Context;
 
 /// Name of the PersistentVolume of a claim.
 fn pv_name(claim: &VolumeClaim) -> String {
-    format!("reservoir-{}", claim.uid().unwrap_or_default())
+    pv_name_of(&claim.uid().unwrap_or_default())
+}
+
+fn pv_name_of(claim_uid: &str) -> String {
+    format!("reservoir-{claim_uid}")
 }
 
 fn apis(claim: &VolumeClaim, ctx: &Context) -> (Api<PersistentVolume>, Api<PersistentVolumeClaim>) {
@@ -101,6 +105,12 @@ pub(super) async fn remove(claim: &VolumeClaim, ctx: &Context) -> Result<bool, E
     }
     cluster::delete(&volumes, &pv_name(claim), None).await?;
     Ok(true)
+}
+
+/// Removes the PersistentVolume of a claim whose object is gone; its PersistentVolumeClaim goes with its owner.
+pub(super) async fn forget(claim_uid: &str, ctx: &Context) -> Result<(), Error> {
+    let volumes: Api<PersistentVolume> = Api::all(ctx.client.clone());
+    Ok(cluster::delete(&volumes, &pv_name_of(claim_uid), None).await?)
 }
 
 fn access_mode(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> String {
