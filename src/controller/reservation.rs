@@ -1,10 +1,12 @@
 //! Reservations: RESERVE and UNRESERVE (R1, R6).
 //!
 //! The ledger in the `NodeDisk` decides. The line there is written before the reservation says that it stands, and
-//! carries its UID: whoever dies in between finds the line when he comes back.
+//! carries its UID: whoever dies in between finds the line when he comes back. Where the reservation is, its own
+//! status decides, once: of two controllers that put it on two disks, one finds that out and takes its line back.
 
 use std::sync::Arc;
 
+use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
 use crate::api::condition::{Verdict, reason};
@@ -48,20 +50,46 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
         }
     };
     status.conditions = ready(&status.conditions, verdict, reservation.metadata.generation);
-    Ok(ctx.commit(&api, &*reservation, &status).await?)
+    let committed = ctx.commit(&api, &*reservation, &status).await;
+    if let (Err(_), Some(disk)) = (&committed, &status.node_disk) {
+        give_back(&api, &reservation, disk, ctx).await?;
+    }
+    Ok(committed?)
+}
+
+/// Takes the line on `disk` back if the reservation went meanwhile or stands on another disk: whoever let it go may not
+/// have seen the line.
+async fn give_back(
+    api: &Api<DiskReservation>,
+    reservation: &DiskReservation,
+    disk: &str,
+    ctx: &Context,
+) -> Result<(), Error> {
+    let now = cluster::get(api, &reservation.name_any()).await?.filter(|now| now.uid() == reservation.uid());
+    let wanted = now.is_some_and(|now| match now.status.and_then(|s| s.node_disk) {
+        Some(home) => home == disk,
+        None => now.metadata.deletion_timestamp.is_none(),
+    });
+    match wanted {
+        true => Ok(()),
+        false => credit(disk, &reservation.uid().unwrap_or_default(), ctx).await,
+    }
 }
 
 /// The disk whose ledger has the reservation, which this puts there if none has it yet.
 async fn take(reservation: &DiskReservation, ctx: &Context) -> Result<Result<Arc<NodeDisk>, Verdict>, Error> {
     let disks = ctx.stores.disks.state();
     let uid = reservation.uid().unwrap_or_default();
-    let has = |disk: &NodeDisk| disk.status.iter().any(|s| s.reservations.iter().any(|r| r.uid == uid));
-    if let Some(disk) = disks.iter().find(|disk| has(disk)) {
-        return Ok(Ok(disk.clone()));
+    let held: Vec<String> = disks.iter().filter(|d| holds(d, &uid)).map(|d| d.name_any()).collect();
+    if let Some(home) = reservation.status.as_ref().and_then(|s| s.node_disk.clone()) {
+        for elsewhere in held.iter().filter(|disk| **disk != home) {
+            credit(elsewhere, &uid, ctx).await?;
+        }
+        // It stands there: it is never moved, whatever became of that disk.
+        return Ok(settled(disks, &home));
     }
-    if let Some(disk) = reservation.status.as_ref().and_then(|s| s.node_disk.clone()) {
-        // It stood there: it is never moved, whatever became of that disk.
-        return Ok(settled(disks, &disk));
+    if let Some(disk) = held.iter().min() {
+        return Ok(settled(disks, disk));
     }
     let entry = match reserve::entry(reservation) {
         Ok(entry) => entry,
@@ -99,6 +127,23 @@ async fn take(reservation: &DiskReservation, ctx: &Context) -> Result<Result<Arc
             format!("NodeDisk {name} has just gone; another is looked for"),
         )),
     })
+}
+
+/// Whether the disk's ledger has the reservation.
+pub(super) fn holds(disk: &NodeDisk, uid: &str) -> bool {
+    disk.status.iter().any(|s| s.reservations.iter().any(|r| r.uid == uid))
+}
+
+/// Takes the reservation out of the disk's ledger.
+async fn credit(disk: &str, uid: &str, ctx: &Context) -> Result<(), Error> {
+    let disks: Api<NodeDisk> = Api::all(ctx.client.clone());
+    let _ = cluster::update(&disks, disk, CONTROLLER_MANAGER, |disk| {
+        let status = disk.status.clone().unwrap_or_default();
+        let reservations = ledger::credit(&status.reservations, uid);
+        Ok::<_, ()>(Some(with_ledger(disk, NodeDiskStatus { reservations, ..status })))
+    })
+    .await?;
+    Ok(())
 }
 
 fn settled(disks: Vec<Arc<NodeDisk>>, name: &str) -> Result<Arc<NodeDisk>, Verdict> {
@@ -140,17 +185,9 @@ async fn unreserve(
     if current.as_ref().and_then(ResourceExt::resource_version) != reservation.resource_version() {
         return Err(cluster::Error::Conflict(format!("DiskReservation {}", reservation.name_any())).into());
     }
-    for disk in ctx.stores.disks.state() {
-        let disks: Api<NodeDisk> = Api::all(ctx.client.clone());
-        let holds = |disk: &NodeDisk| disk.status.iter().any(|s| s.reservations.iter().any(|r| r.uid == uid));
-        if holds(&disk) || before.node_disk.as_deref() == Some(&disk.name_any()) {
-            let _ = cluster::update(&disks, &disk.name_any(), CONTROLLER_MANAGER, |disk| {
-                let status = disk.status.clone().unwrap_or_default();
-                let reservations = ledger::credit(&status.reservations, &uid);
-                Ok::<_, ()>(Some(with_ledger(disk, NodeDiskStatus { reservations, ..status })))
-            })
-            .await?;
-        }
+    let disks: Api<NodeDisk> = Api::all(ctx.client.clone());
+    for disk in cluster::list(&disks, &ListParams::default()).await?.iter().filter(|d| holds(d, &uid)) {
+        credit(&disk.name_any(), &uid, ctx).await?;
     }
     Ok(cluster::set_finalizer(api, reservation, false).await?)
 }
