@@ -156,7 +156,8 @@ async fn keep(ctx: Arc<Context>, metrics: Arc<Metrics>) {
         }
     };
     let again = |_: Arc<SharedPersistentVolume>, error: &cluster::Error, _: Arc<Context>| match error {
-        cluster::Error::Conflict(_) => Action::requeue(Duration::from_millis(50)),
+        // The version that was missed comes by the watch, and with it the next look.
+        cluster::Error::Conflict(_) => Action::requeue(Duration::from_secs(1)),
         cluster::Error::Api { .. } => Action::requeue(Duration::from_secs(2)),
     };
     Controller::new(api, mine)

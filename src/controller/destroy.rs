@@ -11,15 +11,14 @@ use kube::{Api, ResourceExt};
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
-    CONTROLLER_MANAGER, DiskReservation, DiskReservationStatus, ErasePolicy, LABEL_VOLUME_UID, PodRef,
-    SharedPersistentVolume, Size, VolumeOffer, VolumePhase,
+    DiskReservation, ErasePolicy, LABEL_VOLUME_UID, PodRef, SharedPersistentVolume, Size, VolumeOffer,
+    VolumePhase,
 };
 use crate::cluster::{self, claims_of, is_terminal, pod_ref};
 use crate::plan::destroy::{Seen, Step, next};
-use crate::plan::ledger;
 
 use super::context::{Context, ready};
-use super::volume::{count_users, forget_lost_claims, holds, with_ledger};
+use super::volume::{count_users, credit, forget_lost_claims, holds};
 use super::{Again, Error};
 
 pub(super) async fn reconcile(
@@ -130,24 +129,22 @@ async fn finish(
 ) -> Result<(), Error> {
     let uid = volume.uid().unwrap_or_default();
     let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
-    // By quorum: a line that no cache has seen yet is found too.
-    let all = cluster::list(&reservations, &ListParams::default()).await?;
-    for holder in all.into_iter().filter(|r| holds(r, &uid)) {
-        let _ = cluster::update(&reservations, &holder.name_any(), CONTROLLER_MANAGER, |reservation| {
-            let status = reservation.status.clone().unwrap_or_default();
-            let volumes = ledger::credit(&status.volumes, &uid);
-            Ok::<_, ()>(Some(with_ledger(DiskReservationStatus { volumes, ..status })))
-        })
-        .await?;
-        let node = volume.status.as_ref().and_then(|s| s.node.clone());
-        let bytes = node.and_then(|n| n.erased).unwrap_or(Size::from_bytes(0));
+    // By quorum, since the cache may be behind: a line that is left would hold the bytes for ever.
+    let mut holders = cluster::list(&reservations, &ListParams::default()).await?;
+    holders.retain(|reservation| holds(reservation, &uid));
+    for holder in &holders {
+        credit(&holder.name_any(), &uid, ctx).await?;
+    }
+    if let Some(holder) = holders.first() {
+        let status = volume.status.clone().unwrap_or_default();
+        let bytes = status.node.and_then(|n| n.erased).unwrap_or(Size::from_bytes(0));
         let how = match volume.spec.erase_policy {
             ErasePolicy::Discard => "given back to the disk",
             ErasePolicy::Zero => "overwritten with zeroes and given back to the disk",
         };
         let receipt = format!("volume {} ({uid}) is destroyed: {bytes} {how}", volume.name_any());
         ctx.events.publish(volume, true, "Destroy", "Destroyed", &receipt).await;
-        ctx.events.publish(&holder, true, "Destroy", "Destroyed", &receipt).await;
+        ctx.events.publish(holder, true, "Destroy", "Destroyed", &receipt).await;
     }
     Ok(cluster::set_finalizer(api, volume, false).await?)
 }

@@ -24,7 +24,11 @@ use super::context::Context;
 
 /// Name of the PersistentVolume of a claim.
 fn pv_name(claim: &VolumeClaim) -> String {
-    format!("reservoir-{}", claim.uid().unwrap_or_default())
+    pv_name_of(&claim.uid().unwrap_or_default())
+}
+
+fn pv_name_of(claim_uid: &str) -> String {
+    format!("reservoir-{claim_uid}")
 }
 
 fn apis(claim: &VolumeClaim, ctx: &Context) -> (Api<PersistentVolume>, Api<PersistentVolumeClaim>) {

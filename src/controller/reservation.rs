@@ -1,7 +1,8 @@
 //! Reservations: RESERVE and UNRESERVE (R1, R6).
 //!
 //! The ledger in the `NodeDisk` decides. The line there is written before the reservation says that it stands, and
-//! carries its UID: whoever dies in between finds the line when he comes back.
+//! carries its UID: whoever dies in between finds the line when he comes back. Where the reservation is, its own
+//! status decides, once: of two controllers that put it on two disks, one finds that out and takes its line back.
 
 use std::sync::Arc;
 
@@ -49,7 +50,30 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
         }
     };
     status.conditions = ready(&status.conditions, verdict, reservation.metadata.generation);
-    Ok(ctx.commit(&api, &*reservation, &status).await?)
+    let committed = ctx.commit(&api, &*reservation, &status).await;
+    if let (Err(_), Some(disk)) = (&committed, &status.node_disk) {
+        give_back(&api, &reservation, disk, ctx).await?;
+    }
+    Ok(committed?)
+}
+
+/// Takes the line on `disk` back if the reservation went meanwhile or stands on another disk: whoever let it go may not
+/// have seen the line.
+async fn give_back(
+    api: &Api<DiskReservation>,
+    reservation: &DiskReservation,
+    disk: &str,
+    ctx: &Context,
+) -> Result<(), Error> {
+    let now = cluster::get(api, &reservation.name_any()).await?.filter(|now| now.uid() == reservation.uid());
+    let wanted = now.is_some_and(|now| match now.status.and_then(|s| s.node_disk) {
+        Some(home) => home == disk,
+        None => now.metadata.deletion_timestamp.is_none(),
+    });
+    match wanted {
+        true => Ok(()),
+        false => credit(disk, &reservation.uid().unwrap_or_default(), ctx).await,
+    }
 }
 
 /// The disk whose ledger has the reservation, which this puts there if none has it yet.
@@ -64,6 +88,9 @@ async fn take(reservation: &DiskReservation, ctx: &Context) -> Result<Result<Arc
     if let Some(name) = reservation.status.as_ref().and_then(|s| s.node_disk.clone()) {
         // It stood there: it is never moved, whatever became of that disk. If the disk's object was made anew, its
         // line is put back, room or not: the bytes were promised.
+        for elsewhere in disks.iter().filter(|disk| disk.name_any() != name && holds(disk, &uid)) {
+            credit(&elsewhere.name_any(), &uid, ctx).await?;
+        }
         if disks.iter().any(|disk| disk.name_any() == name && !holds(disk, &uid)) {
             let _ = cluster::update(&api, &name, CONTROLLER_MANAGER, |disk| {
                 let status = disk.status.clone().unwrap_or_default();
@@ -113,8 +140,20 @@ async fn take(reservation: &DiskReservation, ctx: &Context) -> Result<Result<Arc
 }
 
 /// Whether the disk's ledger has the reservation.
-fn holds(disk: &NodeDisk, uid: &str) -> bool {
+pub(super) fn holds(disk: &NodeDisk, uid: &str) -> bool {
     disk.status.iter().any(|s| s.reservations.iter().any(|r| r.uid == uid))
+}
+
+/// Takes the reservation out of the disk's ledger.
+async fn credit(disk: &str, uid: &str, ctx: &Context) -> Result<(), Error> {
+    let disks: Api<NodeDisk> = Api::all(ctx.client.clone());
+    let _ = cluster::update(&disks, disk, CONTROLLER_MANAGER, |disk| {
+        let status = disk.status.clone().unwrap_or_default();
+        let reservations = ledger::credit(&status.reservations, uid);
+        Ok::<_, ()>(Some(with_ledger(disk, NodeDiskStatus { reservations, ..status })))
+    })
+    .await?;
+    Ok(())
 }
 
 fn settled(disks: Vec<Arc<NodeDisk>>, name: &str) -> Result<Arc<NodeDisk>, Verdict> {
@@ -157,14 +196,8 @@ async fn unreserve(
         return Err(cluster::Error::Conflict(format!("DiskReservation {}", reservation.name_any())).into());
     }
     let disks: Api<NodeDisk> = Api::all(ctx.client.clone());
-    let written = cluster::list(&disks, &ListParams::default()).await?;
-    for disk in written.iter().filter(|disk| holds(disk, &uid)) {
-        let _ = cluster::update(&disks, &disk.name_any(), CONTROLLER_MANAGER, |disk| {
-            let status = disk.status.clone().unwrap_or_default();
-            let reservations = ledger::credit(&status.reservations, &uid);
-            Ok::<_, ()>(Some(with_ledger(disk, NodeDiskStatus { reservations, ..status })))
-        })
-        .await?;
+    for disk in cluster::list(&disks, &ListParams::default()).await?.iter().filter(|d| holds(d, &uid)) {
+        credit(&disk.name_any(), &uid, ctx).await?;
     }
     Ok(cluster::set_finalizer(api, reservation, false).await?)
 }

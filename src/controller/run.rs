@@ -111,6 +111,7 @@ impl Router {
             let there = |held: Option<&String>| held.is_none_or(|held| *held == name);
             to.reservations.poke_all(&stores.reservations, |r| {
                 there(r.status.as_ref().and_then(|s| s.node_disk.as_ref()))
+                    || reservation::holds(disk, &r.uid().unwrap_or_default())
             });
             to.volumes.poke_all(&stores.volumes, |v| {
                 v.status.as_ref().and_then(|s| s.node_disk.as_ref()).is_some_and(|held| *held == name)
@@ -125,8 +126,9 @@ impl Router {
         self.with(|to, stores| {
             to.volumes.poke_all(&stores.volumes, |v| {
                 let home = v.status.as_ref().and_then(|s| s.reservation.as_ref());
-                home.is_none_or(|home| {
-                    Some(&home.uid) == uid.as_ref() && v.metadata.deletion_timestamp.is_some()
+                home.is_none_or(|home| match Some(&home.uid) == uid.as_ref() {
+                    true => v.metadata.deletion_timestamp.is_some(),
+                    false => v.uid().is_some_and(|v| volume::holds(reservation, &v)),
                 })
             });
             to.subscriptions.poke_all(&stores.subscriptions, |s| concerns(s, &reservation.spec.role));
@@ -373,7 +375,9 @@ impl Running {
         };
         let again = |_: Arc<K>, error: &Error, _: Arc<Context>| {
             Action::requeue(match error {
-                Error::Cluster(ClusterError::Conflict(_)) => Duration::from_millis(50),
+                // The version that was missed comes by the watch, and with it the next look. As long as the watch is
+                // down, looking again does nothing but write in vain.
+                Error::Cluster(ClusterError::Conflict(_)) => Duration::from_secs(1),
                 Error::Cluster(_) => Duration::from_secs(2),
             })
         };

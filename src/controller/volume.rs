@@ -49,7 +49,18 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
             }
         };
         status.conditions = ready(&status.conditions, verdict, volume.metadata.generation);
-        return Ok(ctx.commit(&api, &*volume, &status).await.map(|()| None)?);
+        let committed = ctx.commit(&api, &*volume, &status).await;
+        if let (Err(_), Some(home)) = (&committed, &status.reservation) {
+            give_back(&api, &volume, home, ctx).await?;
+        }
+        return Ok(committed.map(|()| None)?);
+    }
+    let uid = volume.uid().unwrap_or_default();
+    for held in ctx.stores.reservations.state().iter().filter(|r| holds(r, &uid)) {
+        // Of two controllers that put it into two reservations, one finds that out here and takes its line back.
+        if status.reservation.as_ref().is_some_and(|home| Some(&home.uid) != held.metadata.uid.as_ref()) {
+            credit(&held.name_any(), &uid, ctx).await?;
+        }
     }
     restore(&volume, &status, ctx).await?;
     forget_lost_claims(&volume.uid().unwrap_or_default(), &mut status, ctx).await?;
@@ -185,8 +196,39 @@ pub(super) fn holds(reservation: &DiskReservation, uid: &str) -> bool {
     reservation.status.iter().any(|s| s.volumes.iter().any(|v| v.uid == uid))
 }
 
+/// Takes the line in `taken` back if the volume went meanwhile or lives in another reservation: whoever let it go may
+/// not have seen the line.
+async fn give_back(
+    api: &Api<SharedPersistentVolume>,
+    volume: &SharedPersistentVolume,
+    taken: &UidRef,
+    ctx: &Context,
+) -> Result<(), Error> {
+    let now = cluster::get(api, &volume.name_any()).await?.filter(|now| now.uid() == volume.uid());
+    let wanted = now.is_some_and(|now| match now.status.and_then(|s| s.reservation) {
+        Some(home) => home.uid == taken.uid,
+        None => now.metadata.deletion_timestamp.is_none(),
+    });
+    match wanted {
+        true => Ok(()),
+        false => credit(&taken.name, &volume.uid().unwrap_or_default(), ctx).await,
+    }
+}
+
+/// Takes the volume out of the reservation's ledger.
+pub(super) async fn credit(reservation: &str, uid: &str, ctx: &Context) -> Result<(), Error> {
+    let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
+    let _ = cluster::update(&reservations, reservation, CONTROLLER_MANAGER, |reservation| {
+        let status = reservation.status.clone().unwrap_or_default();
+        let volumes = ledger::credit(&status.volumes, uid);
+        Ok::<_, ()>(Some(with_ledger(DiskReservationStatus { volumes, ..status })))
+    })
+    .await?;
+    Ok(())
+}
+
 /// The reservation's status with its sums as the ledger has them, so that both change in one write.
-pub(super) fn with_ledger(status: DiskReservationStatus) -> DiskReservationStatus {
+fn with_ledger(status: DiskReservationStatus) -> DiskReservationStatus {
     let size = status.size.as_ref().map_or(0, Size::bytes_or_zero);
     DiskReservationStatus {
         used: Some(Size::from_bytes(ledger::total(&status.volumes))),

@@ -10,7 +10,7 @@ use crate::support::{Agent, Cluster, until, until_gone, until_reason};
 async fn d3_another_disk_in_the_place_of_a_known_one_is_refused() {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
-    let mut agent = Agent::start(&cluster, "n1", "4Gi");
+    let mut agent = Agent::start(&cluster, "n1", "4Gi").await;
     let disks: Api<NodeDisk> = cluster.all();
     let reservations: Api<DiskReservation> = cluster.all();
     let volumes: Api<SharedPersistentVolume> = cluster.all();
