@@ -1,1 +1,140 @@
-//! x
+//! When nothing changes, nobody writes; and every kind tells how it stands (T1, T2).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::events::v1::Event;
+use kube::core::DynamicObject;
+use kube::{Api, ResourceExt};
+use reservoir::api::{NodeDisk, SharedPersistentVolume, VolumeClaim};
+use serde_json::{Value, json};
+
+use crate::support::{Agent, Cluster, until, until_reason};
+
+/// How long nobody may write.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Every object of ours, as `kind namespace/name`.
+async fn everything(cluster: &Cluster) -> BTreeMap<String, DynamicObject> {
+    let mut all = BTreeMap::new();
+    for crd in reservoir::api::crds() {
+        let kind = &crd.spec.names.kind;
+        let one = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": kind, "metadata": {"name": "any"}});
+        let api = cluster.untyped(&serde_json::from_value(one).unwrap());
+        let found = api.list(&Default::default()).await.unwrap().items;
+        assert!(!found.is_empty(), "there is no {kind} to look at");
+        for object in found {
+            let name = format!("{kind} {}/{}", object.namespace().unwrap_or_default(), object.name_any());
+            all.insert(name, object);
+        }
+    }
+    all
+}
+
+fn ready(object: &DynamicObject) -> Value {
+    let conditions = object.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.into_iter().find(|c| c["type"] == "Ready").unwrap_or_default()
+}
+
+/// Our events, with how often each was told.
+async fn told(cluster: &Cluster) -> BTreeMap<String, i32> {
+    let events = Api::<Event>::all(cluster.client.clone()).list(&Default::default()).await.unwrap();
+    let ours = events
+        .iter()
+        .filter(|e| e.reporting_controller.as_deref().is_some_and(|by| by.starts_with("reservoir-")));
+    ours.map(|e| (e.name_any(), e.series.as_ref().map_or(1, |s| s.count))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_means_not_one_write() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1", true).await;
+    let mut agent = Agent::start(&cluster, "n1", "4Gi").await;
+    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    // What waits is there too: a reservation that is too large, a claim to a volume that another holds.
+    for step in ["01-reservation", "02-reservation-too-large", "03-volumes", "04-subscriptions", "05-claims"]
+    {
+        cluster.example(&format!("{step}.yaml")).await;
+    }
+    let (a, b): (Api<VolumeClaim>, Api<VolumeClaim>) = (cluster.within("team-a"), cluster.within("team-b"));
+    for (claims, name) in [(&a, "datasets"), (&b, "datasets"), (&a, "scratch")] {
+        until_reason(claims, name, "Bound").await;
+    }
+    cluster.example("09-second-claim.yaml").await;
+    until_reason(&b, "scratch", "VolumeHeld").await;
+    let pods = [("team-a", "writer", false), ("team-b", "reader", true)];
+    for (namespace, name, read_only) in pods {
+        let pod = cluster.pod(namespace, name, &["datasets"]).await;
+        let claim = cluster.within::<VolumeClaim>(namespace).get("datasets").await.unwrap();
+        agent.publish(&cluster, &claim, &pod, read_only).await.unwrap();
+    }
+    let volumes = cluster.all::<SharedPersistentVolume>();
+    until("the pods are counted", || async {
+        (volumes.get("datasets").await.unwrap().status.unwrap().user_count == 2).then_some(())
+    })
+    .await;
+    cluster.quiet_for(Duration::from_secs(3)).await;
+
+    let (before, events, writes) = (everything(&cluster).await, told(&cluster).await, cluster.our_writes());
+    assert!(
+        writes.iter().any(|w| w.user_agent == crate::support::CONTROLLER_AGENT),
+        "the log tells them apart"
+    );
+    assert!(writes.iter().any(|w| w.user_agent == crate::support::AGENT_AGENT), "the log tells them apart");
+    tokio::time::sleep(IDLE).await;
+    let since = cluster.our_writes().split_off(writes.len());
+    assert!(since.is_empty(), "idle for {IDLE:?}, and yet: {since:#?}");
+    assert_eq!(told(&cluster).await, events, "nothing new was told");
+
+    // Who starts anew finds all as it should be: still no write, and no time of a transition moved.
+    cluster.kill_controller().await;
+    cluster.start_controller().await;
+    agent.kill().await;
+    agent.run();
+    agent.csi().await;
+    let late =
+        "{apiVersion: reservoir.dev/v1alpha1, kind: VolumeRole, metadata: {name: late}, spec: {role: late}}";
+    cluster.apply_text(late).await;
+    until_reason(&cluster.all::<reservoir::api::VolumeRole>(), "late", "Ready").await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let since = cluster.our_writes().split_off(writes.len());
+    assert_eq!(since.len(), 1, "only the new role was written: {since:#?}");
+    let mut after = everything(&cluster).await;
+    assert!(after.remove("VolumeRole /late").is_some());
+    assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
+    for (name, object) in &after {
+        assert_eq!(object.resource_version(), before[name].resource_version(), "{name}");
+        assert_eq!(ready(object)["lastTransitionTime"], ready(&before[name])["lastTransitionTime"], "{name}");
+    }
+
+    // T1: every kind has `Ready`, and says for which generation.
+    for (name, object) in &after {
+        let ready = ready(object);
+        for field in ["status", "reason", "message", "lastTransitionTime"] {
+            assert!(ready[field].as_str().is_some_and(|text| !text.is_empty()), "{name}: {field} of {ready}");
+        }
+        // An offer is written whole, by its only writer: there is no spec of others that it could lag behind.
+        if !name.starts_with("VolumeOffer") {
+            assert_eq!(ready["observedGeneration"], json!(object.metadata.generation), "{name}");
+        }
+    }
+    println!("{} objects, {} writes until all stood, none in {IDLE:?}", after.len(), writes.len());
+
+    // A new generation is observed; nothing flipped, so the time stays.
+    let policy = json!({"spec": {"erasePolicy": "Zero"}});
+    let params = kube::api::PatchParams::default();
+    let changed = volumes.patch("datasets", &params, &kube::api::Patch::Merge(&policy)).await.unwrap();
+    assert_eq!(changed.metadata.generation, Some(2));
+    until("the new generation is observed", || async {
+        let now = volumes.get("datasets").await.unwrap().status.unwrap();
+        let ready = reservoir::api::condition::get(&now.conditions, "Ready").cloned().unwrap();
+        let then = ready_time(&before["SharedPersistentVolume /datasets"]);
+        assert_eq!(json!(ready.last_transition_time), then);
+        (ready.observed_generation == Some(2)).then_some(())
+    })
+    .await;
+}
+
+fn ready_time(object: &DynamicObject) -> Value {
+    ready(object)["lastTransitionTime"].clone()
+}

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod};
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::discovery::ApiResource;
 use kube::core::object::HasStatus;
@@ -173,12 +173,6 @@ impl Cluster {
         nodes.patch_status(name, &PatchParams::default(), &Patch::Strategic(&status)).await.unwrap();
     }
 
-    pub async fn namespace(&self, name: &str) {
-        let api: Api<Namespace> = Api::all(self.client.clone());
-        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        api.patch(name, &PatchParams::apply("test"), &Patch::Apply(&object)).await.unwrap();
-    }
-
     /// A pod that names the claims; nobody runs it. It is Pending until told otherwise.
     pub async fn pod(&self, namespace: &str, name: &str, claims: &[&str]) -> Pod {
         let volumes: Vec<Value> = claims
@@ -275,7 +269,7 @@ impl Drop for Cluster {
 }
 
 /// A write to the API server, as the audit log has it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Write {
     pub user_agent: String,
     pub what: String,
@@ -294,6 +288,12 @@ impl From<Value> for Write {
         ];
         let what: Vec<String> = parts.into_iter().map(text).filter(|part| !part.is_empty()).collect();
         Self { user_agent: text(&entry["userAgent"]), what: what.join(" ") }
+    }
+}
+
+impl Debug for Write {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.user_agent, self.what)
     }
 }
 
