@@ -379,7 +379,12 @@ async fn the_api_server_restarts_in_the_middle() {
     .await;
     cluster.quiet_for(Duration::from_secs(3)).await;
     let since = cluster.our_writes().split_off(before);
-    assert!(since.len() <= 2, "one pod came, and that was written: {since:#?}");
+    // Until the watch of the volumes is back too, what was decided on an old one is refused, about once a second.
+    let written = since.iter().filter(|write| write.code < 300).count();
+    assert!(
+        (1..=2).contains(&written) && since.len() <= 20,
+        "one pod came, and that was written: {since:#?}"
+    );
     agent.unpublish(&data, &pod).await.unwrap();
     cluster.end_pod("team-a", "writer").await;
 

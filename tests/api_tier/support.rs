@@ -273,6 +273,8 @@ impl Drop for Cluster {
 pub struct Write {
     pub user_agent: String,
     pub what: String,
+    /// The API server's answer, as HTTP has it.
+    pub code: u64,
 }
 
 impl From<Value> for Write {
@@ -287,13 +289,14 @@ impl From<Value> for Write {
             &object["name"],
         ];
         let what: Vec<String> = parts.into_iter().map(text).filter(|part| !part.is_empty()).collect();
-        Self { user_agent: text(&entry["userAgent"]), what: what.join(" ") }
+        let code = entry["responseStatus"]["code"].as_u64().unwrap_or_default();
+        Self { user_agent: text(&entry["userAgent"]), what: what.join(" "), code }
     }
 }
 
 impl Debug for Write {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.user_agent, self.what)
+        write!(f, "{}: {} ({})", self.user_agent, self.what, self.code)
     }
 }
 
