@@ -88,14 +88,15 @@ pub fn build_test_image(docker: &Docker) -> anyhow::Result<&'static str> {
     fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
     let archive = work.path().join("test.tar");
     fs::set_permissions(root.join("tmp"), Permissions::from_mode(0o1777))?;
-    symlink(Cmd::new(go_program()?).args(["env", "GOROOT"]).run()?.trim(), work.path().join("dataset"))?;
+    let go = fs::canonicalize(Cmd::new(go_program()?).args(["env", "GOROOT"]).run()?.trim())?;
+    let name = go.file_name().context("GOROOT is no directory")?.to_string_lossy();
     tar(&archive)
-        .args(["--transform=s,^dataset/,./dataset/,", "--directory"])
-        .arg(&root)
-        .arg(".")
         .arg("--directory")
-        .arg(work.path())
-        .arg("dataset/")
+        .arg(&root)
+        .args([".", &format!("--transform=s,^{name}/,./dataset/,S")])
+        .arg("--directory")
+        .arg(go.parent().unwrap_or(&go))
+        .arg(format!("{name}/"))
         .progress("packing the test image")
         .run()?;
     let label = format!("LABEL dev.reservoir.image=test dev.reservoir.contents={contents}");
