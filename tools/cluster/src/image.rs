@@ -93,7 +93,7 @@ pub fn build_test_image(docker: &Docker) -> anyhow::Result<&'static str> {
     tar(&archive)
         .arg("--directory")
         .arg(&root)
-        .args([".", &format!("--transform=s,^{name}/,./dataset/,S")])
+        .args([".", &format!("--transform=s,^{name},./dataset,S")])
         .arg("--directory")
         .arg(go.parent().unwrap_or(&go))
         .arg(format!("{name}/"))
