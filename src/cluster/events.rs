@@ -1,5 +1,6 @@
 //! Events on transitions (T2).
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
@@ -20,10 +21,11 @@ impl Events {
         Self(Recorder::new(client, reporter))
     }
 
-    /// One event.
+    /// One event about `object`; of the same about different `related` objects each is kept.
     pub async fn publish<K: Resource<DynamicType = ()>>(
         &self,
         object: &K,
+        related: Option<ObjectReference>,
         ok: bool,
         action: &str,
         reason: &str,
@@ -34,7 +36,7 @@ impl Events {
             reason: reason.to_owned(),
             note: Some(message.chars().take(1000).collect()),
             action: action.to_owned(),
-            secondary: None,
+            secondary: related,
         };
         if let Err(error) = self.0.publish(&event, &object.object_ref(&())).await {
             tracing::warn!(kind = %K::kind(&()), reason, %error, "failed to publish an event");
@@ -52,7 +54,7 @@ impl Events {
         let Some(is) = is else { return };
         let same = was.is_some_and(|was| was.status == is.status && was.reason == is.reason);
         if !same && !QUIET.contains(&is.reason.as_str()) {
-            self.publish(object, is.status == "True", "Reconcile", &is.reason, &is.message).await;
+            self.publish(object, None, is.status == "True", "Reconcile", &is.reason, &is.message).await;
         }
     }
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ListParams;
-use kube::{Api, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
@@ -143,8 +143,10 @@ async fn finish(
             ErasePolicy::Zero => "overwritten with zeroes and given back to the disk",
         };
         let receipt = format!("volume {} ({uid}) is destroyed: {bytes} {how}", volume.name_any());
-        ctx.events.publish(volume, true, "Destroy", "Destroyed", &receipt).await;
-        ctx.events.publish(holder, true, "Destroy", "Destroyed", &receipt).await;
+        ctx.events.publish(volume, None, true, "Destroy", "Destroyed", &receipt).await;
+        ctx.events
+            .publish(holder, Some(volume.object_ref(&())), true, "Destroy", "Destroyed", &receipt)
+            .await;
     }
     Ok(cluster::set_finalizer(api, volume, false).await?)
 }

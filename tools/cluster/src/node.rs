@@ -145,7 +145,15 @@ impl Cluster {
 
     /// Puts an image of Docker's on every node that lacks it.
     pub fn load_image(&self, name: &str) -> anyhow::Result<()> {
-        let load = self.kind()?.args(["load", "docker-image", "--name", &self.own()?.name, name]);
+        let Made { name: cluster, docker, .. } = self.own()?;
+        let id = docker.cmd(["image", "inspect", "--format", "{{.Id}}", name]).run()?;
+        // containerd keeps every image under its ID too, so a node that has it needs no more than the name.
+        let tag = ["ctr", "--namespace=k8s.io", "images", "tag", "--force", id.trim(), name];
+        let has = |node: &String| docker.cmd(["exec", node]).args(tag).succeeds();
+        if self.containers(&[])?.iter().all(has) {
+            return Ok(());
+        }
+        let load = self.kind()?.args(["load", "docker-image", "--name", cluster, name]);
         load.progress(format!("loading {name} into the nodes")).run()?;
         Ok(())
     }
