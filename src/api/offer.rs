@@ -24,8 +24,8 @@ use super::Size;
     doc = "The free reserved disk and the volumes that a subscription may claim on one node; Mesos' Offer. Made by the controller.",
     printcolumn(name = "Subscription", type_ = "string", json_path = ".spec.subscription"),
     printcolumn(name = "Node", type_ = "string", json_path = ".spec.nodeName"),
-    printcolumn(name = "Free", type_ = "string", json_path = ".spec.reservations[*].free"),
-    printcolumn(name = "Volumes", type_ = "string", json_path = ".spec.volumes[*].name"),
+    printcolumn(name = "Free", type_ = "string", json_path = ".status.free"),
+    printcolumn(name = "Volumes", type_ = "string", json_path = ".status.volumes"),
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -84,6 +84,11 @@ pub struct OfferedVolume {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct VolumeOfferStatus {
+    /// What all its reservations have left, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub free: Option<Size>,
+    /// The names of its volumes, for people: the first three, and how many more.
+    pub volumes: String,
     /// `Ready`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

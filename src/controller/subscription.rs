@@ -7,11 +7,11 @@ use kube::{Api, Resource, ResourceExt};
 
 use crate::api::condition::{self, READY, Verdict, reason};
 use crate::api::{
-    CONTROLLER_MANAGER, LABEL_MANAGED_BY, MANAGED_BY, RoleSubscription, VolumeOffer, VolumeOfferSpec,
+    CONTROLLER_MANAGER, LABEL_MANAGED_BY, MANAGED_BY, RoleSubscription, Size, VolumeOffer, VolumeOfferSpec,
     VolumeOfferStatus,
 };
 use crate::cluster;
-use crate::plan::offer;
+use crate::plan::{names, offer};
 
 use super::Error;
 use super::context::{Context, named, ready, refs};
@@ -73,7 +73,10 @@ fn make(subscription: &RoleSubscription, spec: VolumeOfferSpec, old: Option<&Vol
     let mut conditions = old.and_then(|o| o.status.clone()).unwrap_or_default().conditions;
     let verdict = Verdict::yes(reason::OFFERED, "what it lists can be claimed");
     condition::set(&mut conditions, READY, verdict, None, Timestamp::now());
-    offer.status = Some(VolumeOfferStatus { conditions });
+    let volumes: Vec<&str> = offer.spec.volumes.iter().map(|v| v.name.as_str()).collect();
+    let volumes = if volumes.is_empty() { String::new() } else { names(&volumes, volumes.len()) };
+    let free = offer.spec.reservations.iter().map(|r| r.free.bytes_or_zero()).fold(0, u64::saturating_add);
+    offer.status = Some(VolumeOfferStatus { free: Some(Size::from_bytes(free)), volumes, conditions });
     offer
 }
 
