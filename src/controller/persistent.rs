@@ -56,10 +56,20 @@ pub(super) async fn ensure(
         return Ok(Ok(name));
     }
     let (volumes, claims) = apis(claim, ctx);
+    let there = cluster::get(&claims, &claim.name_any()).await?;
+    if there.as_ref().is_some_and(|pvc| !made_for(pvc, claim)) {
+        return Ok(Err(Verdict::no(
+            reason::NAME_TAKEN,
+            format!(
+                "a PersistentVolumeClaim {} that Reservoir did not make is in the way; delete it, or claim under another name",
+                claim.name_any()
+            ),
+        )));
+    }
     if cluster::create(&volumes, &persistent_volume(claim, volume)).await?.is_none()
         && let Some(pv) = cluster::get(&volumes, &name).await?
         && let Some(bound_to) = pv.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()?.uid.clone())
-        && cluster::get(&claims, &claim.name_any()).await?.and_then(|pvc| pvc.uid()) != Some(bound_to)
+        && there.as_ref().and_then(|pvc| pvc.uid()) != Some(bound_to)
     {
         // Somebody deleted the PersistentVolumeClaim: Kubernetes never binds its PersistentVolume to another one.
         cluster::delete(&volumes, &name, pv.uid()).await?;
@@ -68,21 +78,10 @@ pub(super) async fn ensure(
             "its PersistentVolumeClaim was deleted and is being made anew",
         )));
     }
-    let made = match cluster::create(&claims, &persistent_volume_claim(claim, volume)).await? {
-        Some(_) => true,
-        None => cluster::get(&claims, &claim.name_any()).await?.is_some_and(|pvc| made_for(&pvc, claim)),
-    };
-    Ok(if made {
-        Ok(name)
-    } else {
-        Err(Verdict::no(
-            reason::NAME_TAKEN,
-            format!(
-                "a PersistentVolumeClaim {} that Reservoir did not make is in the way; delete it, or claim under another name",
-                claim.name_any()
-            ),
-        ))
-    })
+    if there.is_none() {
+        cluster::create(&claims, &persistent_volume_claim(claim, volume)).await?;
+    }
+    Ok(Ok(name))
 }
 
 /// How a bound claim stands.
