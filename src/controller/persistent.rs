@@ -46,52 +46,62 @@ fn cached(claim: &VolumeClaim, ctx: &Context) -> Option<std::sync::Arc<Persisten
 }
 
 /// Makes both if they are not there; says the name of the PersistentVolume, or why they cannot be made.
+///
+/// The PersistentVolumeClaim comes first, and the PersistentVolume names its UID: else Kubernetes would bind another
+/// one that happens to have the name. Nothing is written as long as the name is taken.
 pub(super) async fn ensure(
     claim: &VolumeClaim,
     volume: &SharedPersistentVolume,
     ctx: &Context,
 ) -> Result<Result<String, Verdict>, Error> {
     let name = pv_name(claim);
-    if cached(claim, ctx).is_some() {
+    if cached(claim, ctx).is_some_and(|pvc| is_bound(&pvc)) {
         return Ok(Ok(name));
     }
     let (volumes, claims) = apis(claim, ctx);
-    if cluster::create(&volumes, &persistent_volume(claim, volume)).await?.is_none()
-        && let Some(pv) = cluster::get(&volumes, &name).await?
-        && let Some(bound_to) = pv.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()?.uid.clone())
-        && cluster::get(&claims, &claim.name_any()).await?.and_then(|pvc| pvc.uid()) != Some(bound_to)
-    {
-        // Somebody deleted the PersistentVolumeClaim: Kubernetes never binds its PersistentVolume to another one.
-        cluster::delete(&volumes, &name, pv.uid()).await?;
-        return Ok(Err(Verdict::no(
-            reason::BINDING,
-            "its PersistentVolumeClaim was deleted and is being made anew",
-        )));
+    let mut there = cluster::get(&claims, &claim.name_any()).await?;
+    if there.is_none() {
+        there = cluster::create(&claims, &persistent_volume_claim(claim, volume)).await?;
     }
-    let made = match cluster::create(&claims, &persistent_volume_claim(claim, volume)).await? {
-        Some(_) => true,
-        None => cluster::get(&claims, &claim.name_any()).await?.is_some_and(|pvc| made_for(&pvc, claim)),
-    };
-    Ok(if made {
-        Ok(name)
-    } else {
-        Err(Verdict::no(
+    if there.is_none() {
+        there = cluster::get(&claims, &claim.name_any()).await?;
+    }
+    let Some(pvc) = there.filter(|pvc| made_for(pvc, claim)) else {
+        return Ok(Err(Verdict::no(
             reason::NAME_TAKEN,
             format!(
                 "a PersistentVolumeClaim {} that Reservoir did not make is in the way; delete it, or claim under another name",
                 claim.name_any()
             ),
-        ))
-    })
+        )));
+    };
+    match cluster::get(&volumes, &name).await? {
+        None => {
+            cluster::create(&volumes, &persistent_volume(claim, volume, &pvc)).await?;
+        }
+        Some(pv) if pv.spec.as_ref().and_then(|s| s.claim_ref.as_ref()?.uid.clone()) != pvc.uid() => {
+            // Somebody deleted the PersistentVolumeClaim: Kubernetes never binds its PersistentVolume to another one.
+            cluster::delete(&volumes, &name, pv.uid()).await?;
+            return Ok(Err(Verdict::no(
+                reason::BINDING,
+                "its PersistentVolumeClaim was deleted and is being made anew",
+            )));
+        }
+        Some(_) => {}
+    }
+    Ok(Ok(name))
+}
+
+fn is_bound(pvc: &PersistentVolumeClaim) -> bool {
+    pvc.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Bound"))
 }
 
 /// How a bound claim stands.
 pub(super) fn standing(claim: &VolumeClaim, ctx: &Context) -> Verdict {
     let name = claim.name_any();
-    let phase = cached(claim, ctx).and_then(|pvc| pvc.status.as_ref()?.phase.clone());
-    match phase.as_deref() {
-        Some("Bound") => Verdict::yes(reason::BOUND, format!("pods may use PersistentVolumeClaim {name}")),
-        _ => Verdict::no(reason::BINDING, format!("PersistentVolumeClaim {name} is being bound")),
+    match cached(claim, ctx).is_some_and(|pvc| is_bound(&pvc)) {
+        true => Verdict::yes(reason::BOUND, format!("pods may use PersistentVolumeClaim {name}")),
+        false => Verdict::no(reason::BINDING, format!("PersistentVolumeClaim {name} is being bound")),
     }
 }
 
@@ -153,7 +163,11 @@ fn storage(volume: &SharedPersistentVolume) -> BTreeMap<String, Quantity> {
     BTreeMap::from([("storage".to_owned(), Quantity(Size::as_str(size).to_owned()))])
 }
 
-fn persistent_volume(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> PersistentVolume {
+fn persistent_volume(
+    claim: &VolumeClaim,
+    volume: &SharedPersistentVolume,
+    bound_to: &PersistentVolumeClaim,
+) -> PersistentVolume {
     let (volume_uid, claim_uid) = (volume.uid().unwrap_or_default(), claim.uid().unwrap_or_default());
     let node = volume.status.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
     let here = NodeSelectorRequirement {
@@ -175,6 +189,7 @@ fn persistent_volume(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> Pe
                 kind: Some("PersistentVolumeClaim".to_owned()),
                 name: Some(claim.name_any()),
                 namespace: claim.namespace(),
+                uid: bound_to.uid(),
                 ..Default::default()
             }),
             csi: Some(CSIPersistentVolumeSource {
