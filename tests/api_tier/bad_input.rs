@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::core::DynamicObject;
 use kube::{Api, ResourceExt};
 use reservoir::api::{
@@ -344,7 +344,7 @@ const GOOD: &str = "
 {apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {name: solo, namespace: team}, spec: {volume: solo}}
 ---
 {apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: mine, namespace: team},
- spec: {accessModes: [ReadWriteOnce], storageClassName: manual, resources: {requests: {storage: 1Gi}}}}
+ spec: {accessModes: [ReadWriteOnce], storageClassName: manual, resources: {requests: {storage: 1Mi}}}}
 ";
 
 /// What must not change: UID, spec, and the parts of the status that decide.
@@ -448,11 +448,15 @@ async fn each_gets_one_clear_sentence() {
             .len()
         + cluster.all::<VolumeRole>().list(&Default::default()).await.unwrap().items.len();
     assert_eq!(there, taken + 7);
-    cluster.quiet_for(Duration::from_secs(5)).await;
+    cluster.quiet_for(Duration::from_secs(7)).await;
     assert_eq!(cluster.controllers_alive(), 1);
     assert!(agent.alive());
     assert_eq!(standing(&cluster).await, before);
     assert_eq!(std::fs::read_to_string(target.join("file")).unwrap(), "kept");
+
+    // Nothing was made that Kubernetes could bind the other's PersistentVolumeClaim to.
+    let volumes = cluster.all::<PersistentVolume>().list(&Default::default()).await.unwrap();
+    assert_eq!(volumes.items.len(), 2, "those of the claims kept and solo");
 
     // A claim whose name is taken leaves the other's PersistentVolumeClaim alone, in its end too.
     let claims = cluster.within::<VolumeClaim>("team");

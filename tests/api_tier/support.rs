@@ -89,8 +89,13 @@ impl Cluster {
             .await;
         }
         let policies = std::fs::read_to_string(root.join("charts/reservoir/files/admission.yaml")).unwrap();
-        self.apply_text(&policies.replace("AGENT_USER", AGENT_USER)).await;
-        // A policy is in force a moment after it is there: a volume that is said to be used is the probe.
+        let policies = policies.replace("AGENT_USER", AGENT_USER);
+        // A policy is in force a moment after it is there. The one that the probe meets comes last, so that all are: a
+        // volume that is said to be used.
+        let (last, rest): (Vec<&str>, Vec<&str>) =
+            policies.split("\n---\n").partition(|policy| policy.contains("name: reservoir-volume-in-use"));
+        assert_eq!(last.len(), 2, "a policy and its binding");
+        self.apply_text(&[rest, last].concat().join("\n---\n")).await;
         let probe = "apiVersion: reservoir.dev/v1alpha1\nkind: SharedPersistentVolume\nmetadata: {name: probe}\n\
                      spec: {role: probe, size: 1Gi}\n";
         self.apply_text(probe).await;
