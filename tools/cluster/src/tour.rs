@@ -193,7 +193,9 @@ impl Tour {
 /// Who of Reservoir wrote what in the audit log, its leader election left out.
 pub fn writes(audit_log: &str) -> anyhow::Result<Vec<String>> {
     let mut writes = Vec::new();
-    for line in audit_log.lines() {
+    // The last line may still be being written.
+    let complete = audit_log.rsplit_once('\n').map_or("", |(complete, _)| complete);
+    for line in complete.lines() {
         let event: serde_json::Value = serde_json::from_str(line).context("the audit log is not JSON")?;
         let user = event["user"]["username"].as_str().unwrap_or_default();
         let of = |field: &str| event["objectRef"][field].as_str().unwrap_or_default().to_owned();

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -121,6 +122,7 @@ pub(super) fn stop(cache: &Cache) -> anyhow::Result<()> {
     }
     let dir = run_dir(cache);
     end_helpers(&dir.join("exec"))?;
+    end_containers(&cache.root().join("docker"));
     unmount_below(&[&dir, &cache.root().join("docker")])?;
     firewall.restore();
     remove_cgroups();
@@ -139,6 +141,23 @@ fn end_helpers(exec_root: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Ends the processes of containers whose dockerd was killed: they go on without it, and keep their addresses. Their
+/// control groups carry the containers' ids, and the ids are those in the daemon's own directory.
+fn end_containers(data_root: &Path) {
+    let names = |dir: &Path| -> Vec<String> {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    };
+    let ids: Vec<String> =
+        names(&data_root.join("containers")).into_iter().filter(|id| id.len() == 64).collect();
+    for pid in names(Path::new("/proc")).iter().filter_map(|name| name.parse::<i32>().ok()) {
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        if let Some(pid) = Pid::from_raw(pid).filter(|_| ids.iter().any(|id| groups.contains(id.as_str()))) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
 }
 
 fn unmount_below(dirs: &[&Path]) -> anyhow::Result<()> {
