@@ -91,7 +91,7 @@ impl Docker {
     /// A `docker build` command that lacks its context.
     pub fn build(&self) -> Cmd {
         // The classic builder: BuildKit is a plug-in that Debian's Docker lacks.
-        self.cmd(["build", "--network=host"]).env("DOCKER_BUILDKIT", "0").stdout_in_errors()
+        self.cmd(["build", "--force-rm", "--network=host"]).env("DOCKER_BUILDKIT", "0").stdout_in_errors()
     }
 
     /// Makes another program that uses Docker use this daemon.
