@@ -148,7 +148,7 @@ async fn delete_against_a_new_user_has_one_winner() {
     let mut random = Random::new("delete against a new user");
     let mut winners = Vec::new();
     // Between these, who wins is open; it moves to where both do.
-    let mut middle = -100;
+    let mut middle = -250;
     for batch in made.chunks(AT_ONCE) {
         let races =
             batch.iter().map(|v| race(&cluster, &agent, v, middle + random.within(0..200) as i64 - 100));

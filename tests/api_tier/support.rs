@@ -625,6 +625,22 @@ where
     .await;
 }
 
+/// Every object of ours, as `kind namespace/name`.
+pub async fn everything(cluster: &Cluster) -> std::collections::BTreeMap<String, DynamicObject> {
+    let mut all = std::collections::BTreeMap::new();
+    for crd in reservoir::api::crds() {
+        let kind = &crd.spec.names.kind;
+        let one = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": kind, "metadata": {"name": "any"}});
+        let api = cluster.untyped(&serde_json::from_value(one).unwrap());
+        let found = api.list(&Default::default()).await.unwrap().items;
+        for object in found {
+            let name = format!("{kind} {}/{}", object.namespace().unwrap_or_default(), object.name_any());
+            all.insert(name, object);
+        }
+    }
+    all
+}
+
 /// Looks at every revision of objects that the API server tells of, and notes what must never be.
 #[derive(Default)]
 pub struct Watch {
