@@ -20,7 +20,7 @@ use crate::api::{DRIVER, SharedPersistentVolume};
 use crate::cluster;
 use crate::csi::{self, ServeConfig, ServeError};
 use crate::host::{self, Host, HostConfig};
-use crate::telemetry::Metrics;
+use crate::telemetry::{self, Metrics};
 
 /// How the agent runs.
 #[derive(Clone, Debug)]
@@ -122,13 +122,9 @@ async fn measure(disks: &mut Disks, every: Duration) {
 async fn report(disks: &mut Disks) -> bool {
     let reported = disks.report().await;
     if let Err(error) = &reported {
-        tracing::warn!(%error, source = error_source(error), "failed to report the disks");
+        tracing::warn!(error = telemetry::chain(error), "failed to report the disks");
     }
     reported.is_ok()
-}
-
-fn error_source(error: &dyn std::error::Error) -> String {
-    error.source().map(ToString::to_string).unwrap_or_default()
 }
 
 /// Keeps the volumes of this node.
@@ -148,7 +144,7 @@ async fn keep(ctx: Arc<Context>, metrics: Arc<Metrics>) {
             );
             match &done {
                 Err(error) if !matches!(error, cluster::Error::Conflict(_)) => {
-                    tracing::warn!(name, %error, source = error_source(error), "reconcile failed");
+                    tracing::warn!(name, error = telemetry::chain(error), "reconcile failed");
                 }
                 _ => {}
             }

@@ -137,13 +137,17 @@ pub fn set(
     };
     let condition = &mut conditions[index];
     if condition.status != status {
-        // Kubernetes stores whole seconds: anything finer would read back as a difference for ever.
-        condition.last_transition_time = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
+        condition.last_transition_time = stored(now);
     }
     condition.status = status.to_owned();
     condition.reason = verdict.reason.to_owned();
     condition.message = verdict.message;
     condition.observed_generation = generation;
+}
+
+/// A time as Kubernetes stores it, in whole seconds: anything finer would read back as a difference for ever.
+pub fn stored(now: Timestamp) -> Time {
+    Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
 }
 
 /// Finds a condition.

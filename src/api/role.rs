@@ -42,6 +42,11 @@ impl Role {
         other.0.strip_prefix(&self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
+    /// [`Role::covers`] for names as they are written; what is no role name covers nothing and is covered by nothing.
+    pub fn name_covers(owner: &str, role: &str) -> bool {
+        Self::parse(owner).is_ok_and(|owner| Self::parse(role).is_ok_and(|role| owner.covers(&role)))
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
@@ -15,7 +14,7 @@ use crate::api::{
     CONTROLLER_MANAGER, ClaimPhase, PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, UidRef,
     VolumeClaim, VolumeClaimStatus,
 };
-use crate::cluster::{self, claims_of, is_terminal, pod_ref};
+use crate::cluster;
 use crate::plan::{LISTED_PODS, bind, release};
 
 use super::context::{Context, named, ready, refs};
@@ -156,7 +155,7 @@ async fn unclaim(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> 
     let before = claim.status.clone().unwrap_or_default();
     let mut users = ctx.stores.pods.users(&namespace, &claim.name_any());
     if users.is_empty() && before.volume.is_some() {
-        users = pods_by_quorum(claim, ctx).await?;
+        users = ctx.users_by_quorum(&[(namespace, claim.name_any())].into()).await?;
     }
     if persistent::is_ours(claim, ctx).await?
         && let Some(why) = release::claim_held(&users)
@@ -205,11 +204,4 @@ async fn commit_releasing(
     let conditions = ready(&before.conditions, why, claim.metadata.generation);
     let status = VolumeClaimStatus { phase: ClaimPhase::Releasing, users, conditions, ..before };
     Ok(ctx.commit(api, claim, &status).await?)
-}
-
-async fn pods_by_quorum(claim: &VolumeClaim, ctx: &Context) -> Result<Vec<PodRef>, Error> {
-    let key = (claim.namespace().unwrap_or_default(), claim.name_any());
-    let pods: Api<Pod> = cluster::namespaced(&ctx.client, &key.0);
-    let list = cluster::list(&pods, &ListParams::default()).await?;
-    Ok(list.iter().filter(|p| !is_terminal(p) && claims_of(p).contains(&key)).map(pod_ref).collect())
 }

@@ -1,10 +1,12 @@
 //! What reconciles share: the client, the caches, events.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
+use kube::api::ListParams;
 use kube::core::object::HasStatus;
 use kube::runtime::reflector::Store;
 use kube::{Api, Client, Resource, ResourceExt};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::api::condition::{self, READY, Verdict};
@@ -12,7 +14,7 @@ use crate::api::{
     CONTROLLER_MANAGER, ClaimBinding, DiskReservation, NodeDisk, PodRef, RoleSubscription,
     SharedPersistentVolume, VolumeClaim, VolumeOffer, VolumeRole,
 };
-use crate::cluster::{self, Events, Owned, PodIndex};
+use crate::cluster::{self, Events, Owned, PodIndex, claims_of, is_terminal, pod_ref};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 /// The caches.
@@ -91,6 +93,22 @@ impl Context {
     /// The running and pending pods that use the claims.
     pub fn users(&self, claims: &[ClaimBinding]) -> Vec<PodRef> {
         claims.iter().flat_map(|c| self.stores.pods.users(&c.namespace, &c.name)).collect()
+    }
+
+    /// The running and pending pods that use these PersistentVolumeClaims, given as (namespace, name), read by quorum.
+    pub async fn users_by_quorum(
+        &self,
+        claims: &BTreeSet<(String, String)>,
+    ) -> Result<Vec<PodRef>, cluster::Error> {
+        let mut users = Vec::new();
+        for namespace in claims.iter().map(|(namespace, _)| namespace).collect::<BTreeSet<_>>() {
+            let pods: Api<Pod> = cluster::namespaced(&self.client, namespace);
+            let list = cluster::list(&pods, &ListParams::default()).await?;
+            let uses =
+                |pod: &&Pod| !is_terminal(pod) && claims_of(pod).iter().any(|claim| claims.contains(claim));
+            users.extend(list.iter().filter(uses).map(pod_ref));
+        }
+        Ok(users)
     }
 
     /// The subscriptions of a namespace.

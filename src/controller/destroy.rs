@@ -4,17 +4,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::api::ListParams;
 use kube::{Api, Resource, ResourceExt};
 
-use crate::api::condition::{Verdict, reason};
+use crate::api::condition::{self, Verdict, reason};
 use crate::api::{
     DiskReservation, ErasePolicy, LABEL_VOLUME_UID, PodRef, SharedPersistentVolume, Size, VolumeOffer,
     VolumePhase,
 };
-use crate::cluster::{self, claims_of, is_terminal, pod_ref};
+use crate::cluster;
 use crate::plan::destroy::{Seen, Step, next};
 
 use super::context::{Context, ready};
@@ -60,8 +59,7 @@ pub(super) async fn reconcile(
         }
         Step::Tombstone(said) => {
             // From the very object on which nothing was seen: whoever got in between makes this fail.
-            let now = Timestamp::now();
-            destroy.tombstone = Some(Time(Timestamp::from_second(now.as_second()).unwrap_or(now)));
+            destroy.tombstone = Some(condition::stored(Timestamp::now()));
             status.phase = VolumePhase::Destroyed;
             said
         }
@@ -108,17 +106,7 @@ async fn pods_by_quorum(uid: &str, ctx: &Context) -> Result<Vec<PodRef>, Error> 
             claims.insert((namespace, name));
         }
     }
-    let mut users = Vec::new();
-    for namespace in claims.iter().map(|(namespace, _)| namespace).collect::<BTreeSet<_>>() {
-        let pods: Api<Pod> = Api::namespaced(ctx.client.clone(), namespace);
-        let list = cluster::list(&pods, &ListParams::default()).await?;
-        users.extend(
-            list.iter()
-                .filter(|p| !is_terminal(p) && claims_of(p).iter().any(|c| claims.contains(c)))
-                .map(pod_ref),
-        );
-    }
-    Ok(users)
+    Ok(ctx.users_by_quorum(&claims).await?)
 }
 
 /// Gives the bytes back to the reservation, leaves the receipt, and lets the object go.

@@ -5,18 +5,16 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, ResourceExt};
 
-use crate::api::{NodeDisk, Size};
-use crate::plan::{ledger, reserve, summary};
+use crate::api::NodeDisk;
+use crate::plan::summary;
 
 use super::Error;
 use super::context::{Context, named, ready};
+use super::reservation::with_ledger;
 
 pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<(), Error> {
     let node = &disk.spec.node_name;
-    let mut status = disk.status.clone().unwrap_or_default();
-    let allocatable = reserve::allocatable(&disk);
-    status.reserved = Some(Size::from_bytes(ledger::total(&status.reservations)));
-    status.free = Some(Size::from_bytes(ledger::free(&status.reservations, allocatable)));
+    let mut status = with_ledger(&disk, disk.status.clone().unwrap_or_default());
     let node_ready = named(&ctx.stores.nodes, node).map(|n| is_ready(&n));
     let verdict = summary::disk_standing(&status.conditions, node, node_ready);
     status.conditions = ready(&status.conditions, verdict, disk.metadata.generation);

@@ -11,15 +11,15 @@ use kube::{Api, ResourceExt};
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
-    CONTROLLER_MANAGER, DiskReservation, DiskReservationStatus, NodeDisk, NodeDiskStatus, ReservationPhase,
-    Size,
+    CONTROLLER_MANAGER, DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, NodeDiskStatus,
+    ReservationPhase, Size,
 };
 use crate::cluster;
 use crate::plan::{ledger, release, reserve};
 
-use super::Error;
 use super::context::{Context, ready};
 use super::disk::node_labels;
+use super::{Error, volume};
 
 pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) -> Result<(), Error> {
     let api: Api<DiskReservation> = Api::all(ctx.client.clone());
@@ -37,8 +37,7 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
             status.node_disk = Some(disk.name_any());
             status.node_name = Some(disk.spec.node_name.clone());
             status.size = Some(Size::from_bytes(size));
-            status.used = Some(Size::from_bytes(ledger::total(&status.volumes)));
-            status.free = Some(Size::from_bytes(ledger::free(&status.volumes, size)));
+            status = volume::with_ledger(status);
             Verdict::yes(
                 reason::READY,
                 format!("{} of {} are the role's", reservation.spec.size, disk.name_any()),
@@ -92,12 +91,7 @@ async fn take(reservation: &DiskReservation, ctx: &Context) -> Result<Result<Arc
             credit(&elsewhere.name_any(), &uid, ctx).await?;
         }
         if disks.iter().any(|disk| disk.name_any() == name && !holds(disk, &uid)) {
-            let _ = cluster::update(&api, &name, CONTROLLER_MANAGER, |disk| {
-                let status = disk.status.clone().unwrap_or_default();
-                let reservations = ledger::restore(&status.reservations, entry.clone());
-                Ok::<_, ()>(Some(with_ledger(disk, NodeDiskStatus { reservations, ..status })))
-            })
-            .await?;
+            change_ledger(&name, ctx, |reservations| ledger::restore(reservations, entry.clone())).await?;
         }
         return Ok(settled(disks, &name));
     }
@@ -146,10 +140,19 @@ pub(super) fn holds(disk: &NodeDisk, uid: &str) -> bool {
 
 /// Takes the reservation out of the disk's ledger.
 async fn credit(disk: &str, uid: &str, ctx: &Context) -> Result<(), Error> {
+    change_ledger(disk, ctx, |reservations| ledger::credit(reservations, uid)).await
+}
+
+/// Commits a change of the disk's ledger that cannot be refused; a disk that is gone has none.
+async fn change_ledger(
+    disk: &str,
+    ctx: &Context,
+    change: impl Fn(&[LedgerEntry]) -> Vec<LedgerEntry>,
+) -> Result<(), Error> {
     let disks: Api<NodeDisk> = Api::all(ctx.client.clone());
     let _ = cluster::update(&disks, disk, CONTROLLER_MANAGER, |disk| {
         let status = disk.status.clone().unwrap_or_default();
-        let reservations = ledger::credit(&status.reservations, uid);
+        let reservations = change(&status.reservations);
         Ok::<_, ()>(Some(with_ledger(disk, NodeDiskStatus { reservations, ..status })))
     })
     .await?;
@@ -166,7 +169,7 @@ fn settled(disks: Vec<Arc<NodeDisk>>, name: &str) -> Result<Arc<NodeDisk>, Verdi
 }
 
 /// The disk's status with its sums as the ledger has them, so that both change in one write.
-fn with_ledger(disk: &NodeDisk, status: NodeDiskStatus) -> NodeDiskStatus {
+pub(super) fn with_ledger(disk: &NodeDisk, status: NodeDiskStatus) -> NodeDiskStatus {
     NodeDiskStatus {
         reserved: Some(Size::from_bytes(ledger::total(&status.reservations))),
         free: Some(Size::from_bytes(ledger::free(&status.reservations, reserve::allocatable(disk)))),

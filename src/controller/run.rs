@@ -20,7 +20,8 @@ use crate::api::{
     VolumeClaim, VolumeOffer, VolumeRole,
 };
 use crate::cluster::{Cached, Error as ClusterError, Events, Kind, PodIndex, cache};
-use crate::telemetry::Metrics;
+use crate::plan::offer::covers;
+use crate::telemetry::{self, Metrics};
 
 use super::context::{Context, Stores};
 use super::{Again, Error, claim, disk, reservation, role, subscription, volume};
@@ -131,8 +132,8 @@ impl Router {
                     false => v.uid().is_some_and(|v| volume::holds(reservation, &v)),
                 })
             });
-            to.subscriptions.poke_all(&stores.subscriptions, |s| concerns(s, &reservation.spec.role));
-            to.roles.poke_all(&stores.roles, |r| covers(&r.spec.role, &reservation.spec.role));
+            to.subscriptions.poke_all(&stores.subscriptions, |s| covers(s, &reservation.spec.role));
+            to.roles.poke_all(&stores.roles, |r| Role::name_covers(&r.spec.role, &reservation.spec.role));
         });
     }
 
@@ -147,7 +148,7 @@ impl Router {
                 (Some(wanted), _) => *wanted == name,
                 (None, _) => true,
             });
-            to.subscriptions.poke_all(&stores.subscriptions, |s| concerns(s, role));
+            to.subscriptions.poke_all(&stores.subscriptions, |s| covers(s, role));
         });
     }
 
@@ -206,14 +207,6 @@ impl Router {
 
 fn is_pending(reservation: &DiskReservation) -> bool {
     reservation.status.as_ref().is_none_or(|s| s.node_disk.is_none())
-}
-
-fn covers(owner: &str, role: &str) -> bool {
-    Role::parse(owner).is_ok_and(|owner| Role::parse(role).is_ok_and(|role| owner.covers(&role)))
-}
-
-fn concerns(subscription: &RoleSubscription, role: &str) -> bool {
-    subscription.spec.roles.iter().any(|subscribed| covers(role, subscribed))
 }
 
 /// Runs the controller until dropped.
@@ -368,7 +361,9 @@ impl Running {
                     Err(Error::Cluster(ClusterError::Conflict(_))) => {
                         tracing::debug!(kind, name, "lost a race, looking again")
                     }
-                    Err(error) => tracing::warn!(kind, name, error = chain(error), "reconcile failed"),
+                    Err(error) => {
+                        tracing::warn!(kind, name, error = telemetry::chain(error), "reconcile failed")
+                    }
                 }
                 done.map(|again| again.map_or_else(Action::await_change, Action::requeue))
             }
@@ -390,8 +385,4 @@ impl Running {
             .for_each(|_| std::future::ready(()))
             .boxed()
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -8,7 +8,7 @@ use kube::{Api, ResourceExt};
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
-    CONTROLLER_MANAGER, ClaimBinding, ClaimPhase, DiskReservation, DiskReservationStatus,
+    CONTROLLER_MANAGER, ClaimBinding, ClaimPhase, DiskReservation, DiskReservationStatus, LedgerEntry,
     SharedPersistentVolume, SharedPersistentVolumeStatus, Size, UidRef, VolumeClaim, VolumePhase,
 };
 use crate::cluster;
@@ -39,9 +39,8 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
                 status.node_disk = held.node_disk;
                 status.reservation =
                     Some(UidRef { name: reservation.name_any(), uid: reservation.uid().unwrap_or_default() });
-                let disk = status.node_disk.as_deref().and_then(|name| named(&ctx.stores.disks, name));
-                let conditions = disk.as_ref().and_then(|d| d.status.as_ref()).map(|s| &s.conditions[..]);
-                create::standing(&with_status(&volume, &status), conditions).1
+                let placed = SharedPersistentVolume { status: Some(status.clone()), ..(*volume).clone() };
+                standing(&placed, ctx).1
             }
             Err(why) => {
                 status.phase = VolumePhase::Pending;
@@ -63,14 +62,20 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
         }
     }
     restore(&volume, &status, ctx).await?;
-    forget_lost_claims(&volume.uid().unwrap_or_default(), &mut status, ctx).await?;
+    forget_lost_claims(&uid, &mut status, ctx).await?;
     count_users(&mut status, ctx);
-    let disk = status.node_disk.as_deref().and_then(|name| named(&ctx.stores.disks, name));
-    let conditions = disk.as_ref().and_then(|d| d.status.as_ref()).map(|s| &s.conditions[..]);
-    let (phase, verdict) = create::standing(&volume, conditions);
+    let (phase, verdict) = standing(&volume, ctx);
     status.phase = phase;
     status.conditions = ready(&status.conditions, verdict, volume.metadata.generation);
     Ok(ctx.commit(&api, &*volume, &status).await.map(|()| None)?)
+}
+
+/// How a volume stands that is in a reservation.
+fn standing(volume: &SharedPersistentVolume, ctx: &Context) -> (VolumePhase, Verdict) {
+    let name = volume.status.as_ref().and_then(|s| s.node_disk.as_deref());
+    let disk = name.and_then(|name| named(&ctx.stores.disks, name));
+    let conditions = disk.as_ref().and_then(|d| d.status.as_ref()).map(|s| &s.conditions[..]);
+    create::standing(volume, conditions)
 }
 
 /// Takes claims off the list that are not its own any more: their object is gone without our having seen it go,
@@ -112,19 +117,13 @@ async fn restore(
     let (Some(home), Ok(entry)) = (&status.reservation, create::entry(volume)) else { return Ok(()) };
     let missing = named(&ctx.stores.reservations, &home.name)
         .is_some_and(|r| r.uid().as_ref() == Some(&home.uid) && !holds(&r, &entry.uid));
-    let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     if !missing {
         return Ok(());
     }
+    let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     let now = cluster::get(&volumes, &volume.name_any()).await?;
     if now.is_some_and(|v| v.uid() == volume.uid() && v.metadata.deletion_timestamp.is_none()) {
-        let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
-        let _ = cluster::update(&reservations, &home.name, CONTROLLER_MANAGER, |reservation| {
-            let status = reservation.status.clone().unwrap_or_default();
-            let volumes = ledger::restore(&status.volumes, entry.clone());
-            Ok::<_, ()>(Some(with_ledger(DiskReservationStatus { volumes, ..status })))
-        })
-        .await?;
+        change_ledger(&home.name, ctx, |volumes| ledger::restore(volumes, entry.clone())).await?;
     }
     Ok(())
 }
@@ -140,13 +139,6 @@ pub(super) fn count_users(status: &mut SharedPersistentVolumeStatus, ctx: &Conte
     status.users = users;
 }
 
-fn with_status(
-    volume: &SharedPersistentVolume,
-    status: &SharedPersistentVolumeStatus,
-) -> SharedPersistentVolume {
-    SharedPersistentVolume { status: Some(status.clone()), ..volume.clone() }
-}
-
 /// The reservation whose ledger has the volume, which this puts there if none has it yet.
 async fn take(
     volume: &SharedPersistentVolume,
@@ -155,8 +147,8 @@ async fn take(
     let reservations = ctx.stores.reservations.state();
     let uid = volume.uid().unwrap_or_default();
     // By quorum: a line that was written a moment ago, and that no cache has seen yet, is found too.
-    let written: Api<DiskReservation> = Api::all(ctx.client.clone());
-    let written = cluster::list(&written, &ListParams::default()).await?;
+    let api: Api<DiskReservation> = Api::all(ctx.client.clone());
+    let written = cluster::list(&api, &ListParams::default()).await?;
     if let Some(found) = written.into_iter().find(|r| holds(r, &uid)) {
         return Ok(Ok(Arc::new(found)));
     }
@@ -168,7 +160,6 @@ async fn take(
         Ok(reservation) => reservation.name_any(),
         Err(why) => return Ok(Err(why)),
     };
-    let api: Api<DiskReservation> = Api::all(ctx.client.clone());
     let taken = cluster::update(&api, &name, CONTROLLER_MANAGER, |reservation| {
         // Decided again on what is there now: the cache may be old.
         create::choose(volume, &[reservation])?;
@@ -217,10 +208,19 @@ async fn give_back(
 
 /// Takes the volume out of the reservation's ledger.
 pub(super) async fn credit(reservation: &str, uid: &str, ctx: &Context) -> Result<(), Error> {
+    change_ledger(reservation, ctx, |volumes| ledger::credit(volumes, uid)).await
+}
+
+/// Commits a change of the reservation's ledger that cannot be refused; a reservation that is gone has none.
+async fn change_ledger(
+    reservation: &str,
+    ctx: &Context,
+    change: impl Fn(&[LedgerEntry]) -> Vec<LedgerEntry>,
+) -> Result<(), Error> {
     let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
     let _ = cluster::update(&reservations, reservation, CONTROLLER_MANAGER, |reservation| {
         let status = reservation.status.clone().unwrap_or_default();
-        let volumes = ledger::credit(&status.volumes, uid);
+        let volumes = change(&status.volumes);
         Ok::<_, ()>(Some(with_ledger(DiskReservationStatus { volumes, ..status })))
     })
     .await?;
@@ -228,7 +228,7 @@ pub(super) async fn credit(reservation: &str, uid: &str, ctx: &Context) -> Resul
 }
 
 /// The reservation's status with its sums as the ledger has them, so that both change in one write.
-fn with_ledger(status: DiskReservationStatus) -> DiskReservationStatus {
+pub(super) fn with_ledger(status: DiskReservationStatus) -> DiskReservationStatus {
     let size = status.size.as_ref().map_or(0, Size::bytes_or_zero);
     DiskReservationStatus {
         used: Some(Size::from_bytes(ledger::total(&status.volumes))),

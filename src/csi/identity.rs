@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
+use super::Volumes;
 use super::calls::{Call, Observer};
 use super::proto::csi::identity_server::Identity;
 use super::proto::csi::plugin_capability::service::Type as ServiceType;
@@ -12,7 +13,7 @@ use super::proto::csi::{
     GetPluginCapabilitiesRequest, GetPluginCapabilitiesResponse, GetPluginInfoRequest, GetPluginInfoResponse,
     PluginCapability, ProbeRequest, ProbeResponse,
 };
-use super::{DRIVER_NAME, Volumes};
+use crate::api::DRIVER;
 
 pub(super) struct IdentityService<V> {
     pub(super) volumes: Arc<V>,
@@ -26,7 +27,7 @@ impl<V: Volumes> Identity for IdentityService<V> {
         _: Request<GetPluginInfoRequest>,
     ) -> Result<Response<GetPluginInfoResponse>, Status> {
         let answer = GetPluginInfoResponse {
-            name: DRIVER_NAME.to_owned(),
+            name: DRIVER.to_owned(),
             vendor_version: env!("CARGO_PKG_VERSION").to_owned(),
             ..Default::default()
         };

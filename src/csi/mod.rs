@@ -27,9 +27,3 @@ pub use error::{Cause, Error};
 pub use handle::{InvalidHandle, VolumeHandle};
 pub use server::{ServeConfig, ServeError, serve};
 pub use volumes::{Access, PodInfo, PublishRequest, Stats, Usage, Volumes};
-
-/// The CSI driver's name, as in the `CSIDriver` object and in `spec.csi.driver` of every PersistentVolume.
-pub const DRIVER_NAME: &str = "csi.reservoir.dev";
-
-/// The topology key under which a node says its name; PersistentVolumes may select on it.
-pub const TOPOLOGY_KEY: &str = "topology.reservoir.dev/node";

@@ -20,7 +20,8 @@ use super::proto::csi::{
     NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse, NodeUnstageVolumeRequest,
     NodeUnstageVolumeResponse, Topology, VolumeUsage,
 };
-use super::{Error, Stats, TOPOLOGY_KEY, Usage, Volumes, request};
+use super::{Error, Stats, Usage, Volumes, request};
+use crate::api::TOPOLOGY_NODE;
 
 /// GET_VOLUME_STATS feeds the kubelet's volume metrics (M6). SINGLE_NODE_MULTI_WRITER makes a new enough kubelet tell
 /// ReadWriteOnce from ReadWriteOncePod, which otherwise arrive as one mode.
@@ -135,7 +136,7 @@ impl<V: Volumes> Node for NodeService<V> {
             // The scheduler need not count: the disk's size is the limit.
             max_volumes_per_node: 0,
             accessible_topology: Some(Topology {
-                segments: [(TOPOLOGY_KEY.to_owned(), self.node_name.clone())].into(),
+                segments: [(TOPOLOGY_NODE.to_owned(), self.node_name.clone())].into(),
             }),
         };
         Call::query("NodeGetInfo", &self.observer).answer(async { Ok(answer) }).await

@@ -12,7 +12,8 @@ use super::calls::{Call, Observer};
 use super::proto::registration::registration_server::{Registration, RegistrationServer};
 use super::proto::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
 use super::socket::Socket;
-use super::{DRIVER_NAME, ServeConfig, ServeError};
+use super::{ServeConfig, ServeError};
+use crate::api::DRIVER;
 
 /// What the kubelet calls a CSI driver among its plugins.
 const PLUGIN_TYPE: &str = "CSIPlugin";
@@ -36,7 +37,7 @@ impl Registration for RegistrationService {
     async fn get_info(&self, _: Request<InfoRequest>) -> Result<Response<PluginInfo>, Status> {
         let info = PluginInfo {
             r#type: PLUGIN_TYPE.to_owned(),
-            name: DRIVER_NAME.to_owned(),
+            name: DRIVER.to_owned(),
             endpoint: self.endpoint.clone(),
             supported_versions: SUPPORTED_VERSIONS.map(str::to_owned).to_vec(),
         };
@@ -49,10 +50,10 @@ impl Registration for RegistrationService {
     ) -> Result<Response<RegistrationStatusResponse>, Status> {
         let RegistrationStatus { plugin_registered, error } = request.into_inner();
         if plugin_registered {
-            tracing::info!(driver = DRIVER_NAME, endpoint = self.endpoint, "registered with the kubelet");
+            tracing::info!(driver = DRIVER, endpoint = self.endpoint, "registered with the kubelet");
         } else {
             tracing::error!(
-                driver = DRIVER_NAME,
+                driver = DRIVER,
                 endpoint = self.endpoint,
                 error,
                 "the kubelet refused to register the driver: no pod on this node can mount a volume until it does"

@@ -27,8 +27,7 @@ pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
 /// Whether a reservation may hold volumes of `role`: it stands, and is the role's own or an ancestor's.
 fn may_hold(reservation: &DiskReservation, role: &str) -> bool {
     let reserved = reservation.status.as_ref().is_some_and(|s| s.phase == ReservationPhase::Reserved);
-    let covers = Role::parse(&reservation.spec.role)
-        .is_ok_and(|owner| Role::parse(role).is_ok_and(|r| owner.covers(&r)));
+    let covers = Role::name_covers(&reservation.spec.role, role);
     reserved && covers && reservation.metadata.deletion_timestamp.is_none()
 }
 

@@ -13,9 +13,8 @@ use crate::api::{
 use super::create;
 
 /// Whether one of the subscription's roles may use what belongs to `role`.
-fn covers(subscription: &RoleSubscription, role: &str) -> bool {
-    let Ok(owner) = Role::parse(role) else { return false };
-    subscription.spec.roles.iter().any(|r| Role::parse(r).is_ok_and(|r| owner.covers(&r)))
+pub fn covers(subscription: &RoleSubscription, role: &str) -> bool {
+    subscription.spec.roles.iter().any(|subscribed| Role::name_covers(role, subscribed))
 }
 
 /// Whether the volume is on offer to a namespace with these subscriptions; else why not, and what to do (C4).

@@ -32,12 +32,10 @@ pub fn disk_standing(conditions: &[Condition], node: &str, node_ready: Option<bo
 
 /// What a role has: the reservations of the role and its sub-roles, and the volumes in them, each counted once.
 pub fn role_totals(role: &VolumeRole, reservations: &[&DiskReservation]) -> VolumeRoleStatus {
-    let own = Role::parse(&role.spec.role);
     let (mut reserved, mut used) = (0u64, 0u64);
     for reservation in reservations {
         let Some(status) = &reservation.status else { continue };
-        let counted =
-            own.as_ref().is_ok_and(|own| Role::parse(&reservation.spec.role).is_ok_and(|r| own.covers(&r)));
+        let counted = Role::name_covers(&role.spec.role, &reservation.spec.role);
         if counted && status.node_disk.is_some() {
             reserved = reserved.saturating_add(status.size.as_ref().map_or(0, Size::bytes_or_zero));
             used = used.saturating_add(ledger::total(&status.volumes));
