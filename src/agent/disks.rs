@@ -77,7 +77,7 @@ impl Disks {
                     disk.error = Some(other_disk(&object, entry, &id));
                     object
                 }
-                (Some(id), Some(object)) if object.spec == spec(&self.node, entry, &id) => object,
+                (Some(id), Some(object)) if same(&object.spec, spec(&self.node, entry, &id)) => object,
                 (Some(id), _) => {
                     let object = NodeDisk::new(&name, spec(&self.node, entry, &id));
                     cluster::apply(&api, &object, AGENT_MANAGER).await?
@@ -193,6 +193,7 @@ fn spec(node: &str, entry: &DiskEntry, id: &str) -> NodeDiskSpec {
         kind: entry.kind,
         backing: entry.backing,
         path: entry.path.display().to_string(),
+        gone: false,
     }
 }
 
@@ -266,4 +267,9 @@ fn healthy(orphans: usize) -> String {
 
 fn verdict_reason(status: &NodeDiskStatus) -> String {
     condition::get(&status.conditions, DISK_HEALTHY).map(|c| c.reason.clone()).unwrap_or_default()
+}
+
+/// Whether what the agent says of a disk is there already; that it is gone is not the agent's to say.
+fn same(there: &NodeDiskSpec, ours: NodeDiskSpec) -> bool {
+    *there == NodeDiskSpec { gone: there.gone, ..ours }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{AccessMode, PodRef, Size, UidRef};
 
 /// Which volume, and how.
-#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "reservoir.dev",
     version = "v1alpha1",
@@ -22,6 +22,7 @@ use super::{AccessMode, PodRef, Size, UidRef};
     status = "VolumeClaimStatus",
     derive = "PartialEq",
     doc = "Asks for a volume that is offered to the namespace. Bound, it gives a PersistentVolumeClaim of its own name for ordinary pods.",
+    printcolumn(name = "Role", type_ = "string", json_path = ".spec.role", priority = 1),
     printcolumn(name = "Volume", type_ = "string", json_path = ".status.volume.name"),
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
     printcolumn(name = "Node", type_ = "string", json_path = ".status.nodeName"),
@@ -45,11 +46,17 @@ use super::{AccessMode, PodRef, Size, UidRef};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeClaimSpec {
+    /// Role that the claim is made for: the volume is of this role or of an ancestor, and whoever makes the claim has
+    /// the verb `use` on it, or `use-readonly` for a ReadOnly claim (A1, A2).
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(super::role::RULE).message(super::role::MESSAGE))]
+    pub role: String,
     /// Name of the volume.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub volume: Option<String>,
-    /// What the volume is to be like; the smallest volume on offer that fits is taken.
+    /// What the volume is to be like. Of those on offer that fit, the nearest in role is taken, and of these the
+    /// smallest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<ClaimSelector>,
     /// What the claim's pods may do with it.
@@ -61,11 +68,6 @@ pub struct VolumeClaimSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClaimSelector {
-    /// Role of the volume.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new(super::role::RULE).message(super::role::MESSAGE))]
-    pub role: Option<String>,
     /// Labels that the volume has.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]

@@ -57,6 +57,8 @@ pub mod reason {
     pub const NO_SUBSCRIPTION: &str = "NoSubscription";
     /// Claim: the subscription does not have the capability `SHARED_RESOURCES` (O3).
     pub const NO_CAPABILITY: &str = "NoCapability";
+    /// Claim: the volume that it names is for a role that does not cover the claim's (C4).
+    pub const ROLE_NOT_ALLOWED: &str = "RoleNotAllowed";
     /// Claim: the volume it names does not exist.
     pub const NO_SUCH_VOLUME: &str = "NoSuchVolume";
     /// Claim: no volume on offer to the namespace fits its selector.

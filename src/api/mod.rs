@@ -29,10 +29,10 @@ pub use role::{Role, RoleError};
 pub use size::{Size, SizeError};
 pub use subscription::{Capability, RoleSubscription, RoleSubscriptionSpec, RoleSubscriptionStatus};
 pub use volume::{
-    BackingState, Destroy, ErasePolicy, FsType, NodePart, Shared, SharedPersistentVolume,
+    BackingState, Destroy, ErasePolicy, FsType, NamespaceUse, NodePart, Shared, SharedPersistentVolume,
     SharedPersistentVolumeSpec, SharedPersistentVolumeStatus, VolumePhase,
 };
-pub use volume_role::{VolumeRole, VolumeRoleSpec, VolumeRoleStatus};
+pub use volume_role::{Quota, VolumeRole, VolumeRoleSpec, VolumeRoleStatus};
 
 /// API group of every kind.
 pub const GROUP: &str = "reservoir.dev";

@@ -22,6 +22,7 @@ use super::{LedgerEntry, Size};
     selectable = ".spec.nodeName",
     printcolumn(name = "Node", type_ = "string", json_path = ".spec.nodeName"),
     printcolumn(name = "Kind", type_ = "string", json_path = ".spec.kind"),
+    printcolumn(name = "Gone", type_ = "boolean", json_path = ".spec.gone", priority = 1),
     printcolumn(name = "Backing", type_ = "string", json_path = ".spec.backing", priority = 1),
     printcolumn(name = "Capacity", type_ = "string", json_path = ".status.capacity"),
     printcolumn(name = "System", type_ = "string", json_path = ".status.systemReserved", priority = 1),
@@ -34,6 +35,10 @@ use super::{LedgerEntry, Size};
         json_path = ".status.conditions[?(@.type==\"Ready\")].status"
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = Rule::new("!(has(oldSelf.gone) && oldSelf.gone) || has(self.gone) && self.gone")
+        .message("a disk that was declared gone stays gone: give the agent a new one under another name")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct NodeDiskSpec {
@@ -51,6 +56,10 @@ pub struct NodeDiskSpec {
     pub backing: BackingKind,
     /// Where it is on the node.
     pub path: String,
+    /// An administrator's word that the disk, or its node, will never come back; it cannot be taken back. What was on
+    /// it is lost: its volumes and reservations can be deleted then (D4).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
 }
 
 /// What kind of thing a disk is (D1, D2).

@@ -7,10 +7,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LedgerEntry, Size};
+use super::{LedgerEntry, Size, UidRef};
 
 /// What is to be reserved.
-#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "reservoir.dev",
     version = "v1alpha1",
@@ -40,10 +40,12 @@ use super::{LedgerEntry, Size};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
-    validation = Rule::new("[has(self.nodeDisk), has(self.nodeName), has(self.nodeSelector)].filter(b, b).size() <= 1")
-        .message("give at most one of nodeDisk, nodeName and nodeSelector"),
-    validation = Rule::new("has(self.nodeDisk) == has(oldSelf.nodeDisk) && has(self.nodeName) == has(oldSelf.nodeName) && has(self.nodeSelector) == has(oldSelf.nodeSelector)")
-        .message("where a reservation is cannot be changed: delete it and reserve anew")
+    validation = Rule::new("[has(self.nodeDisk), has(self.nodeName), has(self.nodeSelector), has(self.parent)].filter(b, b).size() <= 1")
+        .message("give at most one of nodeDisk, nodeName, nodeSelector and parent"),
+    validation = Rule::new("has(self.nodeDisk) == has(oldSelf.nodeDisk) && has(self.nodeName) == has(oldSelf.nodeName) && has(self.nodeSelector) == has(oldSelf.nodeSelector) && has(self.parent) == has(oldSelf.parent)")
+        .message("where a reservation is cannot be changed: delete it and reserve anew"),
+    validation = Rule::new("!has(oldSelf.principal) || has(self.principal)").message("who made it cannot be changed"),
+    validation = Rule::new("has(self.static) == has(oldSelf.static)").message("whether a reservation is static cannot be changed")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct DiskReservationSpec {
@@ -54,10 +56,9 @@ pub struct DiskReservationSpec {
         validation = Rule::new("self == oldSelf").message("the role of a reservation cannot be changed: delete it and reserve anew")
     )]
     pub role: String,
-    /// How many bytes.
+    /// How many bytes. It may grow while its disk has room, and shrink to what lives in it (R6).
     #[x_kube(
-        validation = Rule::new(super::size::RULE).message(super::size::MESSAGE),
-        validation = Rule::new("self == oldSelf").message("the size of a reservation cannot be changed in this version: reserve more beside it, or delete it and reserve anew")
+        validation = Rule::new(super::size::RULE).message(super::size::MESSAGE)
     )]
     pub size: Size,
     /// Name of the NodeDisk to take them from.
@@ -74,6 +75,22 @@ pub struct DiskReservationSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("where a reservation is cannot be changed: delete it and reserve anew"))]
     pub node_selector: Option<BTreeMap<String, String>>,
+    /// Name of the reservation that the bytes are carved out of, for a strict sub-role of its role; they go back to it
+    /// when this one goes (R4).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("where a reservation is cannot be changed: delete it and reserve anew"))]
+    pub parent: Option<String>,
+    /// It comes from the agent's configuration: nobody else can make, change or delete it (R2).
+    #[serde(default, rename = "static", skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(rename = "static")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("whether a reservation is static cannot be changed"))]
+    pub is_static: bool,
+    /// Who made it, as the API server knew the caller: written at admission, never by the caller (R5, A3).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("who made it cannot be changed"))]
+    pub principal: Option<String>,
 }
 
 /// Where a reservation stands.
@@ -106,6 +123,12 @@ pub struct DiskReservationStatus {
     /// The ledger: every volume in it. This list, changed by compare-and-swap, decides V1.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<LedgerEntry>,
+    /// The ledger's other half: the reservations carved out of it (R4).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refinements: Vec<LedgerEntry>,
+    /// The reservation that it was carved out of (R4).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<UidRef>,
     /// Sum of the ledger.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub used: Option<Size>,

@@ -1,7 +1,7 @@
 //! Role names: paths of components (R3).
 
 /// A role name that follows R3: components joined by `/`, none of them empty, `.`, `..`, `*` or beginning
-/// with `-`, without white space. A component starts with an ASCII letter, a digit or `_`, goes on with these,
+/// with `-`, without white space, and at most eight of them. A component starts with an ASCII letter, a digit or `_`, goes on with these,
 /// `-` and `.`, and has at most 63 characters; the whole has at most 253.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Role(String);
@@ -15,12 +15,11 @@ pub struct RoleError(String);
 
 /// The same rule as [`Role::parse`] in CEL, for the CRDs' schemas.
 pub(super) const RULE: &str =
-    "self.matches('^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,62})*$')";
+    "self.matches('^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}){0,7}$')";
 /// [`RULE`] for a list of roles.
-pub(super) const LIST_RULE: &str =
-    "self.all(role, role.matches('^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,62})*$'))";
+pub(super) const LIST_RULE: &str = "self.all(role, role.matches('^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}){0,7}$'))";
 /// What the API server says when [`RULE`] does not hold.
-pub(super) const MESSAGE: &str = "a role is one or more components of letters, digits, `-`, `_`, `.` joined by `/`, such as eng/ml; no component is empty or starts with `-` or `.`";
+pub(super) const MESSAGE: &str = "a role is one or more components of letters, digits, `-`, `_`, `.` joined by `/`, such as eng/ml; no component is empty or starts with `-` or `.`, and there are at most eight";
 
 impl Role {
     /// Reads a role name.
@@ -30,7 +29,7 @@ impl Role {
                 && part.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
                 && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
         };
-        if text.len() <= 253 && text.split('/').all(component) {
+        if text.len() <= 253 && text.split('/').count() <= 8 && text.split('/').all(component) {
             Ok(Self(text.to_owned()))
         } else {
             Err(RoleError(text.to_owned()))

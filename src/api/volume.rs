@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{ClaimBinding, PodRef, Size, UidRef};
 
 /// What the volume is to be.
-#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "reservoir.dev",
     version = "v1alpha1",
@@ -51,6 +51,7 @@ use super::{ClaimBinding, PodRef, Size, UidRef};
         .message("whether a volume is shared never changes after it is created (V2): create another volume"),
     validation = Rule::new("has(self.reservation) == has(oldSelf.reservation)")
         .message("the reservation of a volume cannot be changed: create another volume"),
+    validation = Rule::new("!has(oldSelf.principal) || has(self.principal)").message("who made it cannot be changed"),
     validation = Rule::new("self.fsType != 'xfs' || (type(self.size) == int ? int(self.size) >= 314572800 : !isQuantity(string(self.size)) || quantity(string(self.size)).compareTo(quantity('300Mi')) >= 0)")
         .message("an xfs volume has at least 300Mi: ask for more, or for fsType ext4")
 )]
@@ -63,11 +64,11 @@ pub struct SharedPersistentVolumeSpec {
         validation = Rule::new("self == oldSelf").message("the role of a volume cannot be changed: create another volume")
     )]
     pub role: String,
-    /// How many bytes it takes out of the reservation, those of its file system's own tables included.
+    /// How many bytes it takes out of the reservation, those of its file system's own tables included. It may grow,
+    /// also in use, while the reservation has room; unused, it may shrink where its file system can (V7).
     #[x_kube(
         validation = Rule::new(super::size::RULE).message(super::size::MESSAGE),
-        validation = Rule::new("type(self) == int ? int(self) >= 16777216 : !isQuantity(string(self)) || quantity(string(self)).compareTo(quantity('16Mi')) >= 0").message("a volume has at least 16Mi"),
-        validation = Rule::new("self == oldSelf").message("the size of a volume cannot be changed in this version: create another volume")
+        validation = Rule::new("type(self) == int ? int(self) >= 16777216 : !isQuantity(string(self)) || quantity(string(self)).compareTo(quantity('16Mi')) >= 0").message("a volume has at least 16Mi")
     )]
     pub size: Size,
     /// Name of the reservation to take them from; without it, any that fits.
@@ -85,6 +86,15 @@ pub struct SharedPersistentVolumeSpec {
     /// What becomes of its bytes when it is destroyed (X4).
     #[serde(default)]
     pub erase_policy: ErasePolicy,
+    /// It is to be destroyed as soon as nobody uses it: no new claim binds, who has one goes on. Set back to false
+    /// before that, all is as before (X5).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retire: bool,
+    /// Who made it, as the API server knew the caller: written at admission, never by the caller (R5, A3).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("who made it cannot be changed"))]
+    pub principal: Option<String>,
 }
 
 /// Marks a volume as shared, as in Mesos; it has no fields.
@@ -159,6 +169,9 @@ pub struct SharedPersistentVolumeStatus {
     pub users: Vec<PodRef>,
     /// How many running and pending pods use it (controller).
     pub user_count: u32,
+    /// Who uses it, namespace by namespace (Q4; controller).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<NamespaceUse>,
     /// How far its destruction is (controller).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub destroy: Option<Destroy>,
@@ -169,6 +182,18 @@ pub struct SharedPersistentVolumeStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// What one namespace uses of a volume (Q4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NamespaceUse {
+    /// The namespace.
+    pub namespace: String,
+    /// How many of its claims are bound to the volume.
+    pub claims: u32,
+    /// How many of its running and pending pods use it.
+    pub pods: u32,
 }
 
 /// The controller's side of a destruction.
@@ -188,6 +213,9 @@ pub struct Destroy {
 pub struct NodePart {
     /// What of it is on the disk.
     pub backing: BackingState,
+    /// How large it is on the disk now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
     /// The agent refuses new mounts of it; on disk before it is said here.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub fenced: bool,

@@ -3,7 +3,7 @@
 use kube::ResourceExt;
 
 use crate::api::condition::{Verdict, reason};
-use crate::api::{ClaimBinding, RoleSubscription, SharedPersistentVolume, Size, VolumeClaim};
+use crate::api::{ClaimBinding, Role, RoleSubscription, SharedPersistentVolume, Size, VolumeClaim};
 
 use super::offer::offered;
 
@@ -52,6 +52,15 @@ pub fn choose<'a>(
                     format!("there is no SharedPersistentVolume {name}; the claim waits for it"),
                 )
             })?;
+            if !Role::name_covers(&volume.spec.role, &claim.spec.role) {
+                return Err(Verdict::no(
+                    reason::ROLE_NOT_ALLOWED,
+                    format!(
+                        "volume {name} is for role {}, which does not cover the claim's role {}; claim it for a role that may use it",
+                        volume.spec.role, claim.spec.role
+                    ),
+                ));
+            }
             offered(volume, subscriptions).map_err(|why| name_the_holder(why, volume))?;
             match first_in_line(volume, claim, others) {
                 None => Ok(volume),
@@ -65,7 +74,8 @@ pub fn choose<'a>(
             let fitting = volumes.iter().filter(|v| fits(claim, v));
             let open = fitting
                 .filter(|v| offered(v, subscriptions).is_ok() && first_in_line(v, claim, others).is_none());
-            open.min_by_key(|v| (v.spec.size.bytes_or_zero(), v.name_any())).copied().ok_or_else(|| {
+            let distance = |v: &SharedPersistentVolume| claim.spec.role.len() - v.spec.role.len();
+            open.min_by_key(|v| (distance(v), v.spec.size.bytes_or_zero(), v.name_any())).copied().ok_or_else(|| {
                 let roles: Vec<&str> =
                     subscriptions.iter().flat_map(|s| &s.spec.roles).map(String::as_str).collect();
                 if roles.is_empty() {
@@ -84,7 +94,7 @@ pub fn choose<'a>(
 fn fits(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     let Some(selector) = &claim.spec.selector else { return false };
     let labels = volume.labels();
-    selector.role.as_ref().is_none_or(|role| *role == volume.spec.role)
+    Role::name_covers(&volume.spec.role, &claim.spec.role)
         && selector.match_labels.iter().flatten().all(|(k, v)| labels.get(k) == Some(v))
         && selector.min_size.as_ref().map_or(0, Size::bytes_or_zero) <= volume.spec.size.bytes_or_zero()
 }
@@ -145,10 +155,11 @@ mod tests {
         let claim = claim("ns", "c", "v");
         assert_eq!(pick(&claim, &sub, &[ready_volume("v", "eng", true)], &[]), Ok("v".into()));
         assert_eq!(pick(&claim, &sub, &[], &[]).unwrap_err().reason, "NoSuchVolume");
-        assert_eq!(
-            pick(&claim, &sub, &[ready_volume("v", "ops", true)], &[]).unwrap_err().reason,
-            "NoSubscription"
-        );
+        let ops = [ready_volume("v", "ops", true)];
+        assert_eq!(pick(&claim, &sub, &ops, &[]).unwrap_err().reason, "RoleNotAllowed");
+        let mut for_ops = claim.clone();
+        for_ops.spec.role = "ops".into();
+        assert_eq!(pick(&for_ops, &sub, &ops, &[]).unwrap_err().reason, "NoSubscription");
     }
 
     #[test]

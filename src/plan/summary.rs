@@ -44,7 +44,7 @@ pub fn role_totals(role: &VolumeRole, reservations: &[&DiskReservation]) -> Volu
     VolumeRoleStatus {
         reserved: Some(Size::from_bytes(reserved)),
         used: Some(Size::from_bytes(used)),
-        conditions: vec![],
+        ..Default::default()
     }
 }
 

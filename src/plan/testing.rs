@@ -60,6 +60,7 @@ pub fn disk(name: &str, node: &str, allocatable: u64, held: &[(&str, u64)]) -> N
             kind: DiskKind::Path,
             backing: BackingKind::Loop,
             path: "/d".into(),
+            gone: false,
         },
     ));
     let mut status = NodeDiskStatus {
@@ -76,13 +77,7 @@ pub fn disk(name: &str, node: &str, allocatable: u64, held: &[(&str, u64)]) -> N
 pub fn reservation(name: &str, role: &str, size: u64) -> DiskReservation {
     with_uid(DiskReservation::new(
         name,
-        DiskReservationSpec {
-            role: role.into(),
-            size: gi(size),
-            node_disk: None,
-            node_name: None,
-            node_selector: None,
-        },
+        DiskReservationSpec { role: role.into(), size: gi(size), ..Default::default() },
     ))
 }
 
@@ -105,10 +100,8 @@ pub fn volume(name: &str, role: &str, size: u64) -> SharedPersistentVolume {
         SharedPersistentVolumeSpec {
             role: role.into(),
             size: gi(size),
-            reservation: None,
             shared: Some(Shared {}),
-            fs_type: FsType::Ext4,
-            erase_policy: ErasePolicy::Discard,
+            ..Default::default()
         },
     ))
 }
@@ -143,7 +136,7 @@ pub fn subscription(namespace: &str, roles: &[&str], shared: bool) -> RoleSubscr
 }
 
 pub fn claim(namespace: &str, name: &str, volume: &str) -> VolumeClaim {
-    let spec = VolumeClaimSpec { volume: Some(volume.into()), selector: None, mode: AccessMode::ReadWrite };
+    let spec = VolumeClaimSpec { role: "eng".into(), volume: Some(volume.into()), ..Default::default() };
     let mut claim = VolumeClaim::new(name, spec);
     claim.metadata.namespace = Some(namespace.into());
     with_uid(claim)
@@ -163,5 +156,5 @@ pub fn pod(namespace: &str, name: &str) -> PodRef {
 }
 
 pub fn volume_role(name: &str, role: &str) -> VolumeRole {
-    with_uid(VolumeRole::new(name, VolumeRoleSpec { role: role.into() }))
+    with_uid(VolumeRole::new(name, VolumeRoleSpec { role: role.into(), ..Default::default() }))
 }

@@ -42,15 +42,15 @@ const ROOM: &str = "
 ";
 
 const CLAIMS: &str = "
-{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {name: data, namespace: team-a}, spec: {volume: data}}
+{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {name: data, namespace: team-a}, spec: {role: eng/ml, volume: data}}
 ---
 {apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {name: data, namespace: team-b},
- spec: {volume: data, mode: ReadOnly}}
+ spec: {role: eng/ml, volume: data, mode: ReadOnly}}
 ---
 {apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {name: model, namespace: team-a},
- spec: {selector: {role: eng/ml}}}
+ spec: {role: eng/ml, selector: {}}}
 ---
-{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {name: solo, namespace: team-a}, spec: {volume: solo}}
+{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {name: solo, namespace: team-a}, spec: {role: eng/ml, volume: solo}}
 ";
 
 const VOLUMES: [&str; 3] = ["data", "model", "solo"];
@@ -167,7 +167,7 @@ async fn main_job(cluster: &Cluster, agent: &Agent) {
 
     // The exclusive volume goes from one namespace to the other.
     let waiting = "{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim,
-        metadata: {name: solo, namespace: team-b}, spec: {volume: solo}}";
+        metadata: {name: solo, namespace: team-b}, spec: {role: eng/ml, volume: solo}}";
     cluster.apply_text(waiting).await;
     until_reason(&cluster.within::<VolumeClaim>("team-b"), "solo", "VolumeHeld").await;
     delete(&cluster.within::<VolumeClaim>("team-a"), &["solo"]).await;
@@ -575,7 +575,7 @@ async fn an_unreachable_node_loses_nothing() {
         }
         // A new claim waits; a reservation elsewhere would be served, here it waits too.
         let late = "{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim,
-            metadata: {name: late, namespace: team-b}, spec: {volume: data}}";
+            metadata: {name: late, namespace: team-b}, spec: {role: eng/ml, volume: data}}";
         cluster.apply_text(late).await;
         let said = until_reason(&cluster.within::<VolumeClaim>("team-b"), "late", "VolumeNotReady").await;
         assert!(said.contains(why), "{said}");

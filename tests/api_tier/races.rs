@@ -39,7 +39,7 @@ fn volume(name: &str, access: &str) -> String {
 fn claim(name: &str, volume: &str) -> String {
     format!(
         "{{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {{name: {name}, namespace: team}},
-        spec: {{volume: {volume}}}}}"
+        spec: {{role: eng, volume: {volume}}}}}"
     )
 }
 
