@@ -12,10 +12,11 @@ demo-down: ## Removes the demo's cluster and everything that was started for it
 
 test: lint unit test-e2e ## All tests: style, unit, api tier, node tier
 
-lint: ## Formatting, lints, generated files
+lint: ## Formatting, lints, generated files, licences
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	tools/check-crds
+	tools/check-dependencies
 
 unit: ## Unit tests, the node's disks, CSI, and the api tier (real kube-apiserver and etcd); needs root
 	cargo run --quiet --package reservoir-cluster -- packages
