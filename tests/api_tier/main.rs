@@ -3,6 +3,7 @@
 //! Needs root: the agents make loop devices and mounts.
 
 mod agent_rights;
+mod authorisation;
 mod bad_input;
 mod disks;
 mod faults;

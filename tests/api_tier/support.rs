@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod};
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use kube::config::Kubeconfig;
 use kube::core::discovery::ApiResource;
 use kube::core::object::HasStatus;
 use kube::runtime::WatchStreamExt;
@@ -44,8 +45,7 @@ pub const CONTROLLER_AGENT: &str = "reservoir-controller/test";
 pub const AGENT_AGENT: &str = "reservoir-agent/test";
 
 /// A client that the audit log tells from others.
-async fn client_called(server: &ApiServer, name: &'static str) -> Client {
-    let kubeconfig = server.kubeconfig().unwrap();
+async fn client_called(kubeconfig: Kubeconfig, name: &'static str) -> Client {
     let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
     config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(name)));
     Client::try_from(config).unwrap()
@@ -64,7 +64,7 @@ impl Cluster {
             .try_init();
         assert!(rustix::process::geteuid().is_root(), "these tests mount filesystems: run them as root");
         let server = ApiServer::start(options).await.unwrap();
-        let client = client_called(&server, "test").await;
+        let client = client_called(server.kubeconfig().unwrap(), "test").await;
         let cluster = Self { server, client, controllers: Mutex::default() };
         cluster.install().await;
         cluster.start_controller().await;
@@ -98,31 +98,30 @@ impl Cluster {
         self.apply_text(&[rest, last].concat().join("\n---\n")).await;
         let probe = "apiVersion: reservoir.dev/v1alpha1\nkind: SharedPersistentVolume\nmetadata: {name: probe}\n\
                      spec: {role: probe, size: 1Gi}\n";
-        self.apply_text(probe).await;
         let volumes: Api<reservoir::api::SharedPersistentVolume> = Api::all(self.client.clone());
-        let status = json!({"status": {"userCount": 1}});
-        volumes.patch_status("probe", &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+        let used = async |users: u32| {
+            let status = json!({"status": {"userCount": users}});
+            volumes.patch_status("probe", &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+        };
+        // The mutating policies come into force by themselves: the probe has a principal, or is refused without one.
         until("policies are in force", || async {
-            match volumes.delete("probe", &Default::default()).await {
-                Err(refused) if refused.to_string().contains("in use") => Some(()),
-                _ => {
-                    self.apply_text(probe).await;
-                    let _ =
-                        volumes.patch_status("probe", &PatchParams::default(), &Patch::Merge(&status)).await;
-                    None
-                }
+            self.try_apply(probe).await.ok()?;
+            used(1).await;
+            let stamped = volumes.get("probe").await.unwrap().spec.principal.is_some();
+            let refused = volumes.delete("probe", &Default::default()).await.is_err();
+            if refused {
+                used(0).await;
+                volumes.delete("probe", &Default::default()).await.unwrap();
             }
+            (stamped && refused).then_some(())
         })
         .await;
-        let status = json!({"status": {"userCount": 0}});
-        volumes.patch_status("probe", &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
-        volumes.delete("probe", &Default::default()).await.unwrap();
     }
 
     /// Starts a controller; another one if one is running.
     pub async fn start_controller(&self) {
         let options = controller::Options { identity: "test".into(), concurrency: 8 };
-        let client = client_called(&self.server, CONTROLLER_AGENT).await;
+        let client = client_called(self.server.kubeconfig().unwrap(), CONTROLLER_AGENT).await;
         let running = controller::run(client, options, Arc::new(Metrics::default()));
         self.controllers.lock().unwrap().push(tokio::spawn(running));
     }
@@ -314,6 +313,19 @@ impl Write {
 /// The user that the agents' service account is in the tests.
 pub const AGENT_USER: &str = "system:serviceaccount:reservoir-system:reservoir-agent";
 
+/// A kubeconfig of the user that the agent of `node` is, as the API server would know it by its token.
+fn agent_kubeconfig(cluster: &Cluster, node: &str) -> Kubeconfig {
+    let mut kubeconfig = cluster.server.kubeconfig().unwrap();
+    let node = ("authentication.kubernetes.io/node-name".to_owned(), vec![node.to_owned()]);
+    for auth_info in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
+        auth_info.impersonate = Some(AGENT_USER.into());
+        // What the chart's RBAC lets it do is another test's business.
+        auth_info.impersonate_groups = Some(vec!["system:masters".into()]);
+        auth_info.impersonate_user_extra = Some([node.clone()].into());
+    }
+    kubeconfig
+}
+
 /// A real agent for a node that exists in name only, with a disk in a directory.
 pub struct Agent {
     pub node: String,
@@ -332,7 +344,7 @@ enum Running {
 impl Agent {
     /// Starts it; the disk directory is on a file system with direct I/O, not in memory.
     pub async fn start(cluster: &Cluster, node: &str, capacity: &str) -> Self {
-        let client = client_called(&cluster.server, AGENT_AGENT).await;
+        let client = client_called(agent_kubeconfig(cluster, node), AGENT_AGENT).await;
         Self::start_as(cluster, node, capacity, Some(client))
     }
 
@@ -353,7 +365,9 @@ impl Agent {
             path.display()
         );
         std::fs::write(dir.join("agent.yaml"), config).unwrap();
-        let kubeconfig = cluster.server.kubeconfig_path();
+        let kubeconfig = dir.join("kubeconfig");
+        let text = serde_json::to_vec(&agent_kubeconfig(cluster, node)).unwrap();
+        std::fs::write(&kubeconfig, text).unwrap();
         let mut agent = Self { node: node.into(), dir, running: None, client, kubeconfig, _temp: temp };
         agent.run();
         agent
