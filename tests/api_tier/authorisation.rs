@@ -36,7 +36,7 @@ impl Ask {
     }
 
     fn delete(object: &Value) -> Self {
-        Self::new("DELETE", "application/json", path(object), json!({}))
+        Self::new("DELETE", "application/json", path(object), Value::Null)
     }
 
     fn patch(object: &Value, body: Value) -> Self {
@@ -60,9 +60,13 @@ impl Ask {
             .method(self.method)
             .uri(format!("/apis/reservoir.dev/v1alpha1/{}?{manager}{force}{query}", self.path))
             .header("Content-Type", self.content)
-            .body(self.body.to_string().into_bytes())
+            // Options in the body of a DELETE would hide those of the query.
+            .body(if self.method == "DELETE" { vec![] } else { self.body.to_string().into_bytes() })
             .unwrap();
-        client.request::<Value>(request).await.map_err(|e| e.to_string())
+        client.request::<Value>(request).await.map_err(|e| match e {
+            kube::Error::Api(status) => status.message,
+            other => other.to_string(),
+        })
     }
 }
 
@@ -182,7 +186,7 @@ async fn a1_a5_a_verb_on_the_role_or_an_ancestor_decides_and_a_refusal_names_bot
         ("create", Ask::create(&volume("new", ml))),
         ("create", Ask::apply(&volume("new", ml))),
         ("destroy", Ask::delete(&solo)),
-        ("destroy", Ask::new("DELETE", "application/json", collection(&solo), json!({}))),
+        ("destroy", Ask::new("DELETE", "application/json", collection(&solo), Value::Null)),
         ("destroy", Ask::patch(&solo, json!({"spec": {"retire": true}}))),
         ("destroy", Ask::patch(&going, json!({"spec": {"retire": false}}))),
         ("destroy", Ask::patch(&going, json!({"spec": {"retire": null}}))),
