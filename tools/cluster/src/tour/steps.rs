@@ -4,11 +4,15 @@ use anyhow::{Context, ensure};
 
 use super::{NAMESPACE, Tour};
 
+/// A ClusterRoleBinding that lets jane write reservations and volumes, as far as the kinds go.
+const JANE_OPERATES: &str = "jane-operates";
+
 impl Tour {
     /// Walks through the main job; Reservoir must be installed. It leaves nothing of its own in the cluster.
     pub fn walk(&self) -> anyhow::Result<()> {
         self.clean()?;
         let free = self.disks()?;
+        self.authorise()?;
         self.reserve()?;
         self.create()?;
         self.subscribe()?;
@@ -40,17 +44,18 @@ impl Tour {
             }
         }
         for example in [
-            "04-subscriptions.yaml",
             "03-volumes.yaml",
             "02-reservation-too-large.yaml",
             "01-reservation.yaml",
+            "04-subscriptions.yaml",
+            "11-grants.yaml",
         ] {
             let path = self.repository.join("examples").join(example);
             let delete =
                 self.cluster.kubectl()?.args(["delete", "--ignore-not-found", "--timeout=120s", "-f"]);
             delete.arg(path).run()?;
         }
-        Ok(())
+        self.quietly(&["delete", "clusterrolebinding", JANE_OPERATES, "--ignore-not-found"]).map(drop)
     }
 
     fn disks(&self) -> anyhow::Result<String> {
@@ -69,9 +74,37 @@ impl Tour {
         self.field(&["nodedisks"], "{range .items[*]}{.metadata.name}={.status.free} {end}")
     }
 
+    fn authorise(&self) -> anyhow::Result<()> {
+        self.title("Jane may write reservations, but not for role analytics until somebody grants it")?;
+        let operator = "--clusterrole=reservoir-role-operator";
+        self.show(&["create", "clusterrolebinding", JANE_OPERATES, operator, "--user=jane"])?;
+        let path = self.repository.join("examples/01-reservation.yaml");
+        let path = path.to_str().context("the path of the repository is not UTF-8")?;
+        let reserve = ["--as=jane", "apply", "-f", path];
+        // RBAC is in force a moment after it is there.
+        let said = self.until("jane to be refused for want of a grant", || match self.quietly(&reserve) {
+            Err(error) if error.to_string().contains("lacks the verb") => Ok(Ok(error.to_string())),
+            Err(error) => Ok(Err(error.to_string())),
+            Ok(done) => anyhow::bail!("was to be refused, and was done: {done}"),
+        })?;
+        println!("$ kubectl --as=jane apply -f examples/01-reservation.yaml");
+        println!("{}", said.split_once('\n').map_or(said.as_str(), |(_, said)| said).trim());
+        let missing = "user jane lacks the verb reserve on volumeroles.reservoir.dev/analytics";
+        ensure!(said.contains(missing), "it does not name verb and role: {said}");
+        self.apply("11-grants.yaml")?;
+        println!("$ kubectl --as=jane apply -f examples/01-reservation.yaml");
+        let done = self.until("jane's grant to be in force", || {
+            Ok(self.quietly(&reserve).map_err(|error| error.to_string()))
+        })?;
+        print!("{done}");
+        let principal = self.field(&["diskreservation", "analytics"], "{.spec.principal}")?;
+        println!("diskreservation analytics: made by {principal}");
+        ensure!(principal == "jane", "the reservation was made by jane, and says {principal}");
+        Ok(())
+    }
+
     fn reserve(&self) -> anyhow::Result<()> {
-        self.title("Reserve disk for role analytics; one reservation asks for more than there is")?;
-        self.apply("01-reservation.yaml")?;
+        self.title("Disk for role analytics; one reservation asks for more than there is")?;
         self.ready(&["diskreservation/analytics"])?;
         self.apply("02-reservation-too-large.yaml")?;
         let said = self.reason(&["diskreservation", "analytics-archive"], "NotEnoughRoom")?;
@@ -304,6 +337,8 @@ impl Tour {
         self.unapply("02-reservation-too-large.yaml")?;
         self.unapply("01-reservation.yaml")?;
         self.unapply("04-subscriptions.yaml")?;
+        self.unapply("11-grants.yaml")?;
+        self.show(&["delete", "clusterrolebinding", JANE_OPERATES])?;
         self.show(&["get", "nodedisks"])?;
         let after = self.free()?;
         ensure!(after == before, "free before: {before}, after: {after}");
