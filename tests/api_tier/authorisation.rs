@@ -190,6 +190,7 @@ async fn a1_a5_a_verb_on_the_role_or_an_ancestor_decides_and_a_refusal_names_bot
         ("destroy", Ask::patch(&solo, json!({"spec": {"retire": true}}))),
         ("destroy", Ask::patch(&going, json!({"spec": {"retire": false}}))),
         ("destroy", Ask::patch(&going, json!({"spec": {"retire": null}}))),
+        ("destroy", Ask::patch(&solo, json!({"spec": {"erasePolicy": "Zero"}}))),
         ("resize", Ask::patch(&kept, json!({"spec": {"size": "2Gi"}}))),
         ("resize", Ask::patch(&kept, json!({"spec": {"size": 104857600}}))),
         ("resize", Ask::patch(&solo, json!({"spec": {"size": "128Mi"}}))),
