@@ -3,11 +3,14 @@
 //! Needs root: the agents make loop devices and mounts.
 
 mod agent_rights;
+mod ask;
 mod authorisation;
 mod bad_input;
 mod disks;
 mod faults;
+mod guards;
 mod lifecycle;
+mod principals;
 mod quiet;
 mod races;
 mod support;

@@ -1,0 +1,161 @@
+//! Asking the API server as somebody, with the rights of that somebody: for the tests of who may do what.
+
+use kube::Client;
+use serde_json::{Value, json};
+
+use crate::support::{Cluster, until};
+
+pub const SERVER_SIDE: &str = "application/apply-patch+yaml";
+pub const MERGE: &str = "application/merge-patch+json";
+pub const JSON_PATCH: &str = "application/json-patch+json";
+
+/// What a caller asks of the API server.
+#[derive(Clone)]
+pub struct Ask {
+    pub method: &'static str,
+    pub content: &'static str,
+    pub path: String,
+    pub body: Value,
+}
+
+impl Ask {
+    pub fn new(method: &'static str, content: &'static str, path: impl Into<String>, body: Value) -> Self {
+        Self { method, content, path: path.into(), body }
+    }
+
+    pub fn create(object: &Value) -> Self {
+        Self::new("POST", "application/json", collection(object), object.clone())
+    }
+
+    pub fn apply(object: &Value) -> Self {
+        Self::new("PATCH", SERVER_SIDE, path(object), object.clone())
+    }
+
+    pub fn delete(object: &Value) -> Self {
+        Self::new("DELETE", "application/json", path(object), Value::Null)
+    }
+
+    pub fn patch(object: &Value, body: Value) -> Self {
+        Self::new("PATCH", MERGE, path(object), body)
+    }
+
+    /// The API server's answer: the object, or what it says.
+    pub async fn of(&self, client: &Client) -> Result<Value, String> {
+        self.send(client, "").await
+    }
+
+    /// The same, and nothing is done.
+    pub async fn dry(&self, client: &Client) -> Result<Value, String> {
+        self.send(client, "&dryRun=All").await
+    }
+
+    async fn send(&self, client: &Client, query: &str) -> Result<Value, String> {
+        let manager = if self.method == "DELETE" { "" } else { "&fieldManager=test" };
+        let force = if self.content == SERVER_SIDE { "&force=true" } else { "" };
+        let request = http::Request::builder()
+            .method(self.method)
+            .uri(format!("/apis/reservoir.dev/v1alpha1/{}?{manager}{force}{query}", self.path))
+            .header("Content-Type", self.content)
+            // Options in the body of a DELETE would hide those of the query.
+            .body(if self.method == "DELETE" { vec![] } else { self.body.to_string().into_bytes() })
+            .unwrap();
+        client.request::<Value>(request).await.map_err(|e| match e {
+            kube::Error::Api(status) => status.message,
+            other => other.to_string(),
+        })
+    }
+}
+
+pub fn collection(object: &Value) -> String {
+    let kind = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
+    match object["metadata"]["namespace"].as_str() {
+        Some(namespace) => format!("namespaces/{namespace}/{kind}"),
+        None => kind,
+    }
+}
+
+pub fn path(object: &Value) -> String {
+    format!("{}/{}", collection(object), object["metadata"]["name"].as_str().unwrap())
+}
+
+pub fn object(kind: &str, name: &str, spec: Value) -> Value {
+    let namespace = ["VolumeClaim", "RoleSubscription"].contains(&kind).then_some("team");
+    json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": kind,
+        "metadata": {"name": name, "namespace": namespace}, "spec": spec})
+}
+
+pub fn reservation(name: &str, role: &str) -> Value {
+    object("DiskReservation", name, json!({"role": role, "size": "1Gi"}))
+}
+
+pub fn volume(name: &str, role: &str) -> Value {
+    object("SharedPersistentVolume", name, json!({"role": role, "size": "64Mi"}))
+}
+
+pub fn claim(role: &str, mode: &str) -> Value {
+    object("VolumeClaim", "claim", json!({"role": role, "volume": "any", "mode": mode}))
+}
+
+pub fn subscription(name: &str, roles: &[&str]) -> Value {
+    object("RoleSubscription", name, json!({"roles": roles}))
+}
+
+pub fn retiring(mut volume: Value) -> Value {
+    volume["spec"]["retire"] = json!(true);
+    volume
+}
+
+/// A cluster with namespace `team`, the chart's ClusterRoles, and group `people`, who may write every kind of ours as far
+/// as RBAC on the kinds goes. No controller.
+pub async fn cluster() -> Cluster {
+    let cluster = Cluster::start().await;
+    cluster.kill_controller().await;
+    let roles =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/reservoir/files/clusterroles.yaml");
+    cluster.apply_text(&std::fs::read_to_string(roles).unwrap()).await;
+    cluster.apply_text("{apiVersion: v1, kind: Namespace, metadata: {name: team}}").await;
+    for role in ["reservoir-role-user", "reservoir-role-operator"] {
+        bind(&cluster, role, "Group", "people").await;
+    }
+    cluster
+}
+
+pub async fn bind(cluster: &Cluster, role: &str, kind: &str, subject: &str) {
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": {"name": format!("{role}-{subject}")},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": subject}]});
+    cluster.apply_text(&binding.to_string()).await;
+}
+
+/// Gives `user` verbs on roles, as an operator does; returns once the API server knows.
+pub async fn grant(cluster: &Cluster, user: &str, verbs: &[&str], roles: &[&str]) {
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": {"name": format!("grant-{user}")},
+        "rules": [{"apiGroups": ["reservoir.dev"], "resources": ["volumeroles"], "resourceNames": roles, "verbs": verbs}]});
+    cluster.apply_text(&role.to_string()).await;
+    bind(cluster, &format!("grant-{user}"), "User", user).await;
+    let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "metadata": {},
+        "spec": {"user": user, "resourceAttributes": {"group": "reservoir.dev", "resource": "volumeroles",
+            "name": roles[0], "verb": verbs[0]}}});
+    until(&format!("the grant of {user} is in force"), || async {
+        let request = http::Request::post("/apis/authorization.k8s.io/v1/subjectaccessreviews")
+            .header("Content-Type", "application/json")
+            .body(review.to_string().into_bytes())
+            .unwrap();
+        let answer: Value = cluster.client.request(request).await.unwrap();
+        (answer["status"]["allowed"] == true).then_some(())
+    })
+    .await;
+}
+
+pub async fn person(cluster: &Cluster, user: &str) -> Client {
+    cluster.server.client_as(user, &["people"]).await.unwrap()
+}
+
+pub fn lacks(user: &str, verb: &str, role: &str) -> String {
+    format!(
+        "user {user} lacks the verb {verb} on volumeroles.reservoir.dev/{role} (or an ancestor); ask for a ClusterRole \
+         with it, see examples/11-grants.yaml"
+    )
+}

@@ -1,0 +1,184 @@
+//! What is an agent's alone (R2, A4), and what holds something (R6, X7).
+
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use kube::Client;
+use reservoir::api::DiskReservation;
+use serde_json::{Value, json};
+
+use crate::ask::{Ask, MERGE, bind, cluster, object, path, person, reservation};
+use crate::support::{AGENT_USER, Cluster, until};
+
+/// A client with a token that the API server itself made for the agent of `node`.
+async fn agent_of(cluster: &Cluster, node: &str) -> Client {
+    cluster.node(node, true).await;
+    let accounts = kube::Api::<k8s_openapi::api::core::v1::ServiceAccount>::namespaced(
+        cluster.client.clone(),
+        "reservoir-system",
+    );
+    let bound = BoundObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Node".into()),
+        name: Some(node.into()),
+        uid: None,
+    };
+    let request = TokenRequest {
+        spec: Some(TokenRequestSpec { bound_object_ref: Some(bound), ..Default::default() }),
+        ..Default::default()
+    };
+    let answer =
+        accounts.create_token_request("reservoir-agent", &Default::default(), &request).await.unwrap();
+    let mut kubeconfig = cluster.server.kubeconfig().unwrap();
+    for auth_info in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
+        auth_info.token = answer.status.clone().unwrap().token.map(Into::into);
+    }
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+    Client::try_from(config).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r2_a4_static_reservations_are_their_own_agents_alone_and_gone_is_an_administrators_word() {
+    let cluster = cluster().await;
+    cluster
+        .apply_text(
+            "{apiVersion: v1, kind: Namespace, metadata: {name: reservoir-system}}\n---\n\
+             {apiVersion: v1, kind: ServiceAccount, metadata: {name: reservoir-agent, namespace: reservoir-system}}",
+        )
+        .await;
+    // The chart's own RBAC, less what Helm puts in.
+    let rbac = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/reservoir/templates/rbac.yaml");
+    let rbac = std::fs::read_to_string(rbac).unwrap().replace("{{ .Release.Namespace }}", "reservoir-system");
+    let rbac: Vec<&str> = rbac.lines().filter(|line| !line.contains("{{")).collect();
+    cluster.apply_text(&rbac.join("\n")).await;
+    let (one, two) = (agent_of(&cluster, "n1").await, agent_of(&cluster, "n2").await);
+    let fixed = |name: &str, disk: &str| {
+        let mut object = reservation(name, "eng");
+        object["spec"]["static"] = json!(true);
+        object["spec"]["nodeDisk"] = json!(disk);
+        object
+    };
+    let kept = fixed("kept", "n1.default");
+    until("the agent's RBAC is in force", || async { Ask::apply(&kept).of(&one).await.ok() }).await;
+    let answer = Ask::apply(&kept).of(&one).await.unwrap();
+    assert_eq!(answer["spec"]["principal"], AGENT_USER);
+    Ask::patch(&kept, json!({"spec": {"size": "2Gi"}})).of(&one).await.unwrap();
+
+    let mut nowhere = fixed("new", "");
+    nowhere["spec"].as_object_mut().unwrap().remove("nodeDisk");
+    for (ask, sentence) in [
+        (
+            Ask::create(&fixed("new", "n2.default")),
+            "of node n1 may not write new, which is on disk n2.default",
+        ),
+        (
+            Ask::create(&fixed("new", "n1.n2.default")),
+            "of node n1 may not write new, which is on disk n1.n2.default",
+        ),
+        (Ask::create(&fixed("new", "n1")), "of node n1 may not write new, which is on disk n1"),
+        (Ask::create(&nowhere), "of node n1 may not write new, which is on disk"),
+        (Ask::create(&reservation("new", "eng")), "may not write new, which is not static"),
+    ] {
+        let said = ask.dry(&one).await.unwrap_err();
+        assert!(said.contains(sentence), "{said}");
+    }
+    let grow = Ask::patch(&kept, json!({"spec": {"size": "3Gi"}}));
+    for ask in [&grow, &Ask::delete(&kept)] {
+        let said = ask.dry(&two).await.unwrap_err();
+        assert!(said.contains("the agent of node n2 may not write kept"), "{said}");
+        let said = ask.dry(&cluster.client).await.unwrap_err();
+        let sentence = "reservation kept is static, from the agent's configuration: change it there";
+        assert!(said.contains(sentence), "{said}");
+    }
+    let said = Ask::create(&fixed("new", "n1.default")).dry(&cluster.client).await.unwrap_err();
+    assert!(said.contains("reservation new is static"), "{said}");
+    let label = Ask::patch(&kept, json!({"metadata": {"labels": {"a": "b"}}}));
+    assert!(label.dry(&cluster.client).await.unwrap_err().contains("is static"));
+    let controllers = json!({"metadata": {"annotations": {"a": "b"}, "finalizers": ["test/kept"]}});
+    Ask::patch(&kept, controllers).dry(&cluster.client).await.unwrap();
+    let ours = reservation("ours", "eng");
+    Ask::create(&ours).of(&cluster.client).await.unwrap();
+    for ask in [Ask::patch(&ours, json!({"spec": {"size": "3Gi"}})), Ask::delete(&ours)] {
+        assert!(ask.dry(&one).await.unwrap_err().contains("ours"));
+    }
+
+    // D4: the agent cannot say that a disk is gone, nor may just anybody; what it says afterwards leaves that alone.
+    let mut disk = object(
+        "NodeDisk",
+        "n1.default",
+        json!({"nodeName": "n1", "diskName": "default", "diskID": "00112233-4455-6677-8899-aabbccddeeff",
+            "kind": "Path", "backing": "Loop", "path": "/disk"}),
+    );
+    Ask::apply(&disk).of(&one).await.unwrap();
+    let gone = Ask::patch(&disk, json!({"spec": {"gone": true}}));
+    let said = gone.of(&one).await.unwrap_err();
+    assert!(
+        said.contains("of node n1 may not declare n1.default gone: that is for an administrator to say"),
+        "{said}"
+    );
+    let mut other = disk.clone();
+    (other["metadata"]["name"], other["spec"]["gone"]) = (json!("n1.other"), json!(true));
+    assert!(Ask::apply(&other).of(&one).await.unwrap_err().contains("gone"));
+    assert!(gone.of(&person(&cluster, "jane").await).await.unwrap_err().contains("cannot patch"));
+    bind(&cluster, "reservoir-admin", "User", "boss").await;
+    let boss = cluster.server.client_as("boss", &[]).await.unwrap();
+    until("the administrator's RBAC is in force", || async { gone.of(&boss).await.ok() }).await;
+    disk["spec"]["path"] = json!("/elsewhere");
+    let answer = Ask::apply(&disk).of(&one).await.unwrap();
+    assert_eq!(answer["spec"]["gone"], true);
+    assert_eq!(answer["spec"]["path"], "/elsewhere");
+
+    // Nobody's agent is left to take back what was on it, so people can.
+    let status = json!({"status": {"conditions": [{"type": "Ready", "status": "False", "reason": "DiskGone",
+        "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
+    let status = Ask::new("PATCH", MERGE, format!("{}/status", path(&kept)), status);
+    status.of(&cluster.client).await.unwrap();
+    Ask::delete(&kept).dry(&cluster.client).await.unwrap();
+    assert!(grow.dry(&cluster.client).await.unwrap_err().contains("is static"));
+    Ask::delete(&kept).of(&one).await.unwrap();
+    assert!(cluster.all::<DiskReservation>().get_opt("kept").await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r6_x7_what_holds_something_is_neither_deleted_nor_shrunk_below_it() {
+    let cluster = cluster().await;
+    let line = |name: &str| json!({"name": name, "uid": name, "role": "eng", "size": "50Mi"});
+    let kept = reservation("kept", "eng");
+    let role = object("VolumeRole", "eng", json!({"role": "eng", "quota": {"limit": "10Gi"}}));
+    for object in [&kept, &role] {
+        Ask::create(object).of(&cluster.client).await.unwrap();
+    }
+    let status = |object: &Value, status: Value| {
+        Ask::new("PATCH", MERGE, format!("{}/status", path(object)), json!({"status": status}))
+    };
+    let size = |size: Value| Ask::patch(&kept, json!({"spec": {"size": size}}));
+
+    let holds = json!({"volumes": [line("v1")], "refinements": [line("r1")], "used": "100Mi"});
+    status(&kept, holds).of(&cluster.client).await.unwrap();
+    for (shrunk, said) in
+        [(json!("99Mi"), "99Mi"), (json!(104857599), "104857599"), (json!("0.09Gi"), "0.09Gi")]
+    {
+        let refused = size(shrunk).dry(&cluster.client).await.unwrap_err();
+        let sentence = format!(
+            "reservation kept cannot shrink to {said}: 100Mi of it are taken by v1, r1; delete what is not needed any more first"
+        );
+        assert!(refused.contains(&sentence), "{refused}");
+    }
+    for fits in [json!("100Mi"), json!(104857600), json!("2Gi"), json!(2147483648u64)] {
+        size(fits).dry(&cluster.client).await.unwrap();
+    }
+    let refused = Ask::delete(&kept).dry(&cluster.client).await.unwrap_err();
+    assert!(refused.contains("reservation kept holds 1 volume: v1; delete what is not needed"), "{refused}");
+    status(&kept, json!({"volumes": null})).of(&cluster.client).await.unwrap();
+    let refused = Ask::delete(&kept).dry(&cluster.client).await.unwrap_err();
+    assert!(refused.contains("reservation kept holds 1 reservation: r1; delete them first"), "{refused}");
+    status(&kept, json!({"refinements": null, "used": "0"})).of(&cluster.client).await.unwrap();
+    Ask::delete(&kept).dry(&cluster.client).await.unwrap();
+
+    status(&role, json!({"reservations": [line("r1"), line("r2")]})).of(&cluster.client).await.unwrap();
+    let refused = Ask::delete(&role).dry(&cluster.client).await.unwrap_err();
+    let sentence =
+        "VolumeRole eng holds 2 reservations: r1, r2; delete them first, or change its quota instead";
+    assert!(refused.contains(sentence), "{refused}");
+    Ask::patch(&role, json!({"spec": {"quota": {"limit": null}}})).dry(&cluster.client).await.unwrap();
+    status(&role, json!({"reservations": null})).of(&cluster.client).await.unwrap();
+    Ask::delete(&role).dry(&cluster.client).await.unwrap();
+}

@@ -1,0 +1,115 @@
+//! Who made it (R5, A3).
+
+use kube::ResourceExt;
+use kube::core::DynamicObject;
+use serde_json::{Value, json};
+
+use crate::ask::{Ask, JSON_PATCH, MERGE, cluster, grant, path, person, reservation, volume};
+use crate::support::{AGENT_USER, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r5_a3_the_principal_is_the_api_servers_word_and_cannot_be_forged() {
+    let cluster = cluster().await;
+    grant(&cluster, "jane", &["reserve", "create", "resize"], &["eng"]).await;
+    grant(&cluster, "mallory", &["reserve", "create", "resize"], &["eng"]).await;
+    let (jane, mallory) = (person(&cluster, "jane").await, person(&cluster, "mallory").await);
+    let principal = |object: Value| object["spec"]["principal"].as_str().map(str::to_owned);
+    let forged = |object: &Value, who: Value| {
+        let mut object = object.clone();
+        object["spec"]["principal"] = who;
+        object
+    };
+
+    for make in [reservation, volume] {
+        // CREATE, with and without.
+        let (plain, claimed, applied) =
+            (make("plain", "eng"), make("claimed", "eng"), make("applied", "eng"));
+        let asks = [
+            Ask::create(&plain),
+            Ask::create(&forged(&claimed, json!("admin"))),
+            Ask::apply(&forged(&applied, json!("admin"))),
+        ];
+        for ask in asks {
+            assert_eq!(principal(ask.of(&jane).await.unwrap()).as_deref(), Some("jane"), "{}", ask.path);
+        }
+        // Every way to change it leaves it as it is, whoever tries.
+        for (who, name) in [(&jane, "admin"), (&mallory, "mallory"), (&cluster.client, "admin")] {
+            for object in [&plain, &claimed, &applied] {
+                let now = Ask::new("GET", "application/json", path(object), json!({})).of(who).await.unwrap();
+                let mut emptied = now.clone();
+                emptied["spec"].as_object_mut().unwrap().remove("principal");
+                let at = |op: &str| json!([{"op": op, "path": "/spec/principal", "value": name}]);
+                for ask in [
+                    Ask::apply(object),
+                    Ask::apply(&forged(object, json!(name))),
+                    Ask::apply(object),
+                    Ask::patch(object, json!({"spec": {"principal": name}})),
+                    Ask::patch(object, json!({"spec": {"principal": null}})),
+                    Ask::new("PATCH", JSON_PATCH, path(object), at("replace")),
+                    Ask::new("PATCH", JSON_PATCH, path(object), at("remove")),
+                    Ask::new("PUT", "application/json", path(object), forged(&emptied, json!(name))),
+                    Ask::new("PUT", "application/json", path(object), emptied),
+                ] {
+                    // Who comes with an old version is refused, and nothing is done.
+                    let answer = ask.of(who).await;
+                    let right = match &answer {
+                        Ok(answer) => principal(answer.clone()).as_deref() == Some("jane"),
+                        Err(said) => ask.method == "PUT" && said.contains("the object has been modified"),
+                    };
+                    assert!(right, "{} {} {}: {answer:?}", ask.method, ask.path, ask.body);
+                }
+                let status = Ask::new(
+                    "PATCH",
+                    MERGE,
+                    format!("{}/status", path(object)),
+                    json!({"spec": {"principal": name}, "status": {}}),
+                );
+                match status.of(who).await {
+                    Ok(answer) => assert_eq!(principal(answer).as_deref(), Some("jane")),
+                    Err(said) => assert!(said.contains("cannot patch"), "{said}"),
+                }
+            }
+        }
+        // kubectl's own patch of a manifest that never had one.
+        let last = json!({"metadata": {"annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}"}},
+            "spec": {"size": "128Mi"}});
+        let answer = Ask::patch(&plain, last).of(&mallory).await.unwrap();
+        assert_eq!(principal(answer).as_deref(), Some("jane"));
+        let replaced = Ask::new("PUT", "application/json", path(&plain), {
+            let mut object =
+                Ask::new("GET", "application/json", path(&plain), json!({})).of(&jane).await.unwrap();
+            object["spec"].as_object_mut().unwrap().remove("principal");
+            object
+        });
+        assert_eq!(principal(replaced.of(&mallory).await.unwrap()).as_deref(), Some("jane"));
+    }
+
+    // Without the policy that writes it nobody gets in; what has none never gets one.
+    let gone = |kind: &str| {
+        let policy = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": "reservoir-principal"}});
+        let policy: DynamicObject = serde_json::from_value(policy).unwrap();
+        let bindings = format!("/apis/admissionregistration.k8s.io/v1/{}s", kind.to_lowercase());
+        http::Request::delete(format!("{bindings}/{}", policy.name_any())).body(vec![]).unwrap()
+    };
+    cluster.client.request::<Value>(gone("MutatingAdmissionPolicyBinding")).await.unwrap();
+    let said = until("nothing writes the principal", || async {
+        Ask::create(&forged(&reservation("new", "eng"), json!("admin"))).dry(&jane).await.err()
+    })
+    .await;
+    let sentence = "the principal of new is jane, and the MutatingAdmissionPolicy reservoir-principal that writes it is not \
+                    in force";
+    assert!(said.contains(sentence), "{said}");
+    cluster.client.request::<Value>(gone("ValidatingAdmissionPolicyBinding")).await.unwrap();
+    let old = reservation("old", "eng");
+    until("nothing checks it either", || async { Ask::create(&old).of(&jane).await.ok() }).await;
+    let policies =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/reservoir/files/admission.yaml");
+    let policies = std::fs::read_to_string(policies).unwrap().replace("AGENT_USER", AGENT_USER);
+    cluster.apply_text(&policies).await;
+    until("principals are written again", || async {
+        Ask::create(&reservation("again", "eng")).dry(&jane).await.ok().and_then(principal)
+    })
+    .await;
+    let answer = Ask::patch(&old, json!({"spec": {"principal": "jane"}})).of(&jane).await.unwrap();
+    assert_eq!(principal(answer), None);
+}
