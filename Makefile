@@ -1,5 +1,5 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything else is a part of them.
-.PHONY: demo demo-down test lint unit test-e2e crds help
+.PHONY: demo demo-down test lint unit test-agent test-e2e crds help
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1  /p' $(MAKEFILE_LIST) | column -t -l 2
@@ -10,7 +10,7 @@ demo: ## Real Kubernetes on this machine, Reservoir in it, and what it does, ste
 demo-down: ## Removes the demo's cluster and everything that was started for it
 	cargo run --quiet --package reservoir-cluster -- down
 
-test: lint unit test-e2e ## All tests: style, unit, api tier, node tier
+test: lint unit test-agent test-e2e ## All tests: style, unit, api tier, node tier
 
 lint: ## Formatting, lints, generated files, licences
 	cargo fmt --all --check
@@ -21,6 +21,10 @@ lint: ## Formatting, lints, generated files, licences
 unit: ## Unit tests, the node's disks, CSI, and the api tier (real kube-apiserver and etcd); needs root
 	cargo run --quiet --package reservoir-cluster -- packages
 	cargo test --workspace
+
+test-agent: ## The node's half under fault injection: killed at, and failed, in every call that changes something
+	cargo run --quiet --package reservoir-cluster -- packages
+	cargo test --test host_faults
 
 test-e2e: ## The demo's tour as a test, on a kind cluster of its own
 	cargo test --package reservoir --test e2e -- --ignored --nocapture

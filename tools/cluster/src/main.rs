@@ -80,7 +80,7 @@ fn main() -> ExitCode {
         Command::Status(Name { name }) => status(&name),
         Command::Demo(up) => demo(up),
         Command::Build => build(),
-        Command::Packages => packages::ensure(&["e2fsprogs", "openssl", "util-linux", "xfsprogs"]),
+        Command::Packages => packages::ensure(&["e2fsprogs", "openssl", "strace", "util-linux", "xfsprogs"]),
         Command::Image(Name { name }) => load_images(&name),
     });
     match done {

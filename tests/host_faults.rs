@@ -1,0 +1,237 @@
+//! Every system call of the agent's that changes something, killed at or made to fail, one by one.
+//!
+//! A victim process takes a volume through its whole life, `strace` kills it right before the n-th call of a kind or
+//! makes that call fail with an errno. Then another agent starts, as a restarted pod would, tries the step that was cut
+//! short again and goes on to the end. From outside it is checked after every step that no mount is doubled, no loop
+//! device left over, and that what was once written and synced is there until it was asked to be erased.
+//!
+//! `make test-agent` runs it; `cargo test --test host_faults -- WORD` only the points whose name has the word.
+
+#[allow(dead_code)]
+#[path = "host_node/support.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs::{File, Permissions, set_permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use reservoir::host::{ErasePolicy, Error, Host, HostConfig};
+use support::*;
+
+/// Calls that change something outside the process, or wait for a process that does; and the errnos to fail them with.
+/// A call with none is only killed at: no kernel fails it, or what it does is not needed.
+const CALLS: [(&str, &[&str]); 23] = [
+    ("openat", &["EMFILE", "ENOSPC", "EIO", "EROFS"]),
+    ("openat2", &["EMFILE", "EAGAIN", "EIO"]),
+    ("write", &["ENOSPC", "EIO", "EDQUOT"]),
+    ("pwrite64", &["ENOSPC", "EIO"]),
+    ("fsync", &["EIO", "ENOSPC"]),
+    ("fdatasync", &["EIO", "ENOSPC"]),
+    ("ftruncate", &["EFBIG", "EIO"]),
+    ("fallocate", &["ENOSPC", "EIO", "EINTR"]),
+    ("mkdirat", &["ENOSPC", "EIO"]),
+    ("renameat", &["EIO", "ENOSPC"]),
+    ("renameat2", &["EIO", "ENOSPC"]),
+    ("linkat", &["EIO", "ENOSPC"]),
+    ("unlinkat", &["EIO", "EBUSY"]),
+    ("fchmod", &["EIO"]),
+    ("fchown", &["EIO"]),
+    ("ioctl", &["EIO", "EBUSY", "ENOMEM"]),
+    ("fsconfig", &["EINVAL", "EIO"]),
+    ("fsmount", &["ENOMEM", "EIO"]),
+    ("mount_setattr", &["EINVAL", "ENOMEM"]),
+    ("move_mount", &["EBUSY", "ENOMEM"]),
+    ("umount2", &["EBUSY"]),
+    ("clone3", &["EAGAIN", "ENOMEM"]),
+    ("wait4", &[]),
+];
+
+/// What happens to a volume, in order; each step can be repeated.
+const STEPS: [(&str, fn(&Node, &Host) -> Result<(), Error>); 10] = [
+    ("recover", |_, host| {
+        host.recover();
+        Ok(())
+    }),
+    ("create", |_, host| host.create("d", &ext4(1)).map(drop)),
+    ("publish", |node, host| host.publish(&node.request(&uid(1), "p", 0, false)).map(drop)),
+    ("write", |node, _| write_and_sync(node).map_err(|error| Error::InvalidArgument(error.to_string()))),
+    ("publish read-only", |node, host| host.publish(&node.request(&uid(1), "q", 0, true)).map(drop)),
+    ("unpublish", |node, host| host.unpublish(&node.target("p", 0))),
+    ("publish again", |node, host| host.publish(&node.request(&uid(1), "r", 0, false)).map(drop)),
+    ("unpublish all", |node, host| {
+        host.unpublish(&node.target("q", 0))?;
+        host.unpublish(&node.target("r", 0))
+    }),
+    ("fence", |_, host| host.fence(&uid(1)).map(drop)),
+    ("erase", |_, host| host.erase(&uid(1), ErasePolicy::Discard).map(drop)),
+];
+
+const MOUNTED: [&[&str]; 10] = [&[], &[], &["p"], &["p"], &["p", "q"], &["q"], &["q", "r"], &[], &[], &[]];
+/// From this step on the pod's file is there.
+const WRITTEN: usize = 4;
+const KEEPS: &str = "what was synced stays";
+
+fn agent(node: &Node) -> Host {
+    // A mkfs that was just being started may hold the lock for another moment.
+    Host::open(HostConfig { lock_timeout: Duration::from_secs(10), ..node.config() }).unwrap()
+}
+
+/// The process that is killed: tells each step that it is about to take, and ends at the first that fails.
+fn victim(dir: &str) -> ExitCode {
+    let node = Node::at(dir.into());
+    // By a call that is not among those that fail.
+    let tell =
+        |step: usize| set_permissions(node.dir().join("told"), Permissions::from_mode(step as u32)).unwrap();
+    let host = agent(&node);
+    for (i, (_, step)) in STEPS.iter().enumerate() {
+        tell(i);
+        if step(&node, &host).is_err() {
+            return ExitCode::from(3);
+        }
+        tell(i + 1);
+    }
+    ExitCode::SUCCESS
+}
+
+/// Looks from outside, after the first `done` steps.
+fn check(node: &Node, done: usize) {
+    let mounts = node.mounts();
+    let wanted = if done == 0 { &[][..] } else { MOUNTED[done - 1] };
+    let targets: Vec<_> = wanted.iter().map(|pod| node.target(pod, 0)).collect();
+    let mut there: Vec<_> = mounts.iter().map(|(path, _)| path.clone()).collect();
+    there.sort();
+    assert_eq!(there, targets, "each target is mounted once, and nothing else");
+    eventually("loop devices", || loops(node.dir()).len() == usize::from(!wanted.is_empty()));
+    for (path, options) in &mounts {
+        let read_only = options.split(',').any(|option| option == "ro");
+        assert_eq!(read_only, path.ends_with(Path::new("q/volumes/mount-0")), "{path:?} {options}");
+        assert_eq!(std::fs::write(path.join("probe"), "x").is_err(), read_only);
+    }
+    let Some((path, _)) = mounts.iter().find(|(path, _)| !path.ends_with(Path::new("q/volumes/mount-0")))
+    else {
+        return;
+    };
+    if done >= WRITTEN {
+        assert_eq!(std::fs::read_to_string(path.join("keeps")).unwrap(), KEEPS);
+    }
+}
+
+/// What the pod does.
+fn write_and_sync(node: &Node) -> std::io::Result<()> {
+    let target = node.target("p", 0);
+    let mut file = File::create(target.join("keeps"))?;
+    file.write_all(KEEPS.as_bytes())?;
+    file.sync_all()?;
+    File::open(target)?.sync_all()
+}
+
+/// Runs the victim under strace; returns the step that it was in when it ended.
+fn run_victim(node: &Node, strace: &[String]) -> (usize, Option<i32>) {
+    let told = File::create(node.dir().join("told")).unwrap();
+    told.set_permissions(Permissions::from_mode(0)).unwrap();
+    let status = Command::new("strace")
+        .args(strace)
+        .arg(std::env::current_exe().unwrap())
+        .arg("--victim")
+        .arg(node.dir())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(node.dir().join("stderr")).unwrap())
+        .status()
+        .expect("strace runs");
+    let step = told.metadata().unwrap().permissions().mode() as usize & 0o777;
+    (step, status.code())
+}
+
+/// One fault, and what comes after it.
+fn survive(node: &Node, inject: &str) {
+    let log = node.dir().join("strace");
+    let strace = [format!("-einject={inject}"), "-o".into(), log.display().to_string()];
+    let (at, code) = run_victim(node, &strace);
+    let mut said = String::new();
+    File::open(node.dir().join("stderr")).unwrap().read_to_string(&mut said).unwrap();
+    assert!(
+        matches!(code, Some(0 | 3) | None) || code == Some(137),
+        "the agent did not end well: {code:?}: {said}"
+    );
+    let host = agent(node);
+    for (uid, recovered) in host.recover() {
+        recovered.unwrap_or_else(|error| panic!("{uid}: {error}"));
+    }
+    for (i, (name, step)) in STEPS.iter().enumerate().skip(at) {
+        step(node, &host).unwrap_or_else(|error| panic!("{name}, tried again: {error}"));
+        check(node, i + 1);
+    }
+    assert!(host.volumes().is_empty());
+    node.assert_base_line();
+}
+
+/// The faults: every call of a victim that nobody disturbs, killed at, and failed with each errno.
+fn faults() -> Vec<String> {
+    let found = std::sync::Arc::new(Mutex::new(String::new()));
+    let to = found.clone();
+    on_a_node(move |node| {
+        let log = node.dir().join("strace");
+        let calls: Vec<&str> = CALLS.iter().map(|(call, _)| *call).collect();
+        let strace = [format!("-etrace={}", calls.join(",")), "-o".into(), log.display().to_string()];
+        assert_eq!(run_victim(node, &strace), (STEPS.len(), Some(0)), "undisturbed, it gets to the end");
+        *to.lock().unwrap() = std::fs::read_to_string(log).unwrap();
+    });
+    let log = found.lock().unwrap().clone();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut faults = Vec::new();
+    for line in log.lines() {
+        let Some((call, arguments)) = line.split_once('(') else { continue };
+        let Some((_, errnos)) = CALLS.iter().find(|(name, _)| *name == call) else { continue };
+        let n = counts.entry(call).or_default();
+        *n += 1;
+        // What is opened to be looked at changes nothing; nor do the library's own FIOCLEX and FIONBIO.
+        let changes = !call.starts_with("open") && !arguments.contains(", FIO")
+            || ["O_CREAT", "O_WRONLY", "O_RDWR", "O_EXCL"].iter().any(|flag| arguments.contains(flag));
+        if changes {
+            faults.push(format!("{call}:signal=KILL:when={n}"));
+            faults.extend(errnos.iter().map(|errno| format!("{call}:error={errno}:when={n}")));
+        }
+    }
+    faults
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, dir] = &arguments[..]
+        && flag == "--victim"
+    {
+        return victim(dir);
+    }
+    let word = arguments.iter().find(|argument| !argument.starts_with('-'));
+    let mut faults = faults();
+    faults.retain(|fault| word.is_none_or(|word| fault.contains(word)));
+    println!(
+        "{} faults: each mutating system call of create, publish, unpublish, fence and erase",
+        faults.len()
+    );
+    let (next, recovered) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some(fault) = faults.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let inject = fault.clone();
+                    let survived = std::panic::catch_unwind(|| on_a_node(move |node| survive(node, &inject)));
+                    match survived {
+                        Ok(()) => drop(recovered.fetch_add(1, Ordering::Relaxed)),
+                        Err(_) => println!("NOT RECOVERED: {fault}"),
+                    }
+                }
+            });
+        }
+    });
+    let recovered = recovered.into_inner();
+    println!("{recovered} of {} recovered", faults.len());
+    if recovered == faults.len() && !faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
