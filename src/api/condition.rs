@@ -12,6 +12,9 @@ pub const READY: &str = "Ready";
 pub const DISK_HEALTHY: &str = "DiskHealthy";
 /// The agent's word on a volume: its bytes are there, formatted and can be mounted.
 pub const BACKED: &str = "Backed";
+/// A reservation has the size that its spec asks for; it is there once that was changed (R6). While it is `False` the
+/// reservation stays [`READY`] with what it has.
+pub const RESIZED: &str = "Resized";
 
 /// Reasons, each used by exactly one situation.
 pub mod reason {
@@ -37,6 +40,24 @@ pub mod reason {
     pub const NO_SUCH_DISK: &str = "NoSuchDisk";
     /// Reservation: being deleted, and a volume still lives in it (R6).
     pub const HAS_VOLUMES: &str = "HasVolumes";
+    /// Reservation: being deleted, and another one was carved out of it (R4).
+    pub const HAS_REFINEMENTS: &str = "HasRefinements";
+    /// Reservation: its role, or an ancestor of it, would have more than the limit of its VolumeRole (Q2).
+    pub const OVER_QUOTA: &str = "OverQuota";
+    /// Reservation: what is free is guaranteed to other roles (Q2).
+    pub const GUARANTEED: &str = "Guaranteed";
+    /// Reservation: the one that it is to be carved out of does not exist, or is not the same one any more (R4).
+    pub const NO_PARENT: &str = "NoParent";
+    /// Reservation: the one that it is to be carved out of is itself waiting, or being deleted (R4).
+    pub const PARENT_NOT_RESERVED: &str = "ParentNotReserved";
+    /// Reservation: its role is not a strict sub-role of that of the one that it is to be carved out of (R4).
+    pub const NOT_A_SUB_ROLE: &str = "NotASubRole";
+    /// Reservation: the one that it is to be carved out of has not that many bytes left (R4).
+    pub const PARENT_FULL: &str = "ParentFull";
+    /// Reservation: it has the size that its spec asks for.
+    pub const RESIZED: &str = "Resized";
+    /// Reservation: it was asked to shrink to less than what lives in it (R6).
+    pub const BELOW_USED: &str = "BelowUsed";
 
     /// Volume: no reservation of its role, or of an ancestor, exists (S2).
     pub const NO_RESERVATION: &str = "NoReservation";
@@ -88,6 +109,8 @@ pub mod reason {
     pub const OFFERED: &str = "Offered";
     /// Role: another VolumeRole object speaks for the same role; the older one counts.
     pub const ROLE_TAKEN: &str = "RoleTaken";
+    /// Role: it has more than its limit, which was set later; nothing is taken away, but nothing more is given (Q2).
+    pub const OVER_LIMIT: &str = "OverLimit";
 }
 
 /// What a condition is to say.

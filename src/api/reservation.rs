@@ -20,6 +20,7 @@ use super::{LedgerEntry, Size, UidRef};
     category = "reservoir",
     status = "DiskReservationStatus",
     derive = "PartialEq",
+    selectable = ".spec.nodeDisk",
     doc = "Bytes of one disk, reserved for one role: atomically, and never more than is free.",
     printcolumn(name = "Role", type_ = "string", json_path = ".spec.role"),
     printcolumn(name = "Node", type_ = "string", json_path = ".status.nodeName"),
@@ -135,7 +136,7 @@ pub struct DiskReservationStatus {
     /// Size less used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub free: Option<Size>,
-    /// `Ready`.
+    /// `Ready`, and `Resized` once its size was changed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

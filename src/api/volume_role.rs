@@ -76,8 +76,8 @@ pub struct Quota {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct VolumeRoleStatus {
-    /// The ledger: every reservation of the role and its sub-roles that takes from a disk. This list, changed by
-    /// compare-and-swap, decides the limit (Q2).
+    /// The ledger of a role that has a quota: every reservation of the role and its sub-roles that was not carved out of
+    /// another one of these. This list, changed by compare-and-swap, decides the limit (Q2).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reservations: Vec<LedgerEntry>,
     /// Sum of the reservations of the role and its sub-roles.

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 
-use crate::api::condition::{self, READY, reason};
+use crate::api::condition::{self, READY, RESIZED, reason};
 
 /// Publishes events; one that cannot be published is logged and forgotten, for it decides nothing.
 #[derive(Clone)]
@@ -43,18 +43,20 @@ impl Events {
         }
     }
 
-    /// An event if `Ready` says something else than before: another status or another reason.
+    /// An event if `Ready`, or `Resized`, says something else than before: another status or another reason.
     pub async fn on_transition<K: Resource<DynamicType = ()>>(
         &self,
         object: &K,
         before: &[Condition],
         after: &[Condition],
     ) {
-        let (was, is) = (condition::get(before, READY), condition::get(after, READY));
-        let Some(is) = is else { return };
-        let same = was.is_some_and(|was| was.status == is.status && was.reason == is.reason);
-        if !same && !QUIET.contains(&is.reason.as_str()) {
-            self.publish(object, None, is.status == "True", "Reconcile", &is.reason, &is.message).await;
+        for type_ in [READY, RESIZED] {
+            let Some(is) = condition::get(after, type_) else { continue };
+            let was = condition::get(before, type_);
+            let same = was.is_some_and(|was| was.status == is.status && was.reason == is.reason);
+            if !same && !QUIET.contains(&is.reason.as_str()) {
+                self.publish(object, None, is.status == "True", "Reconcile", &is.reason, &is.message).await;
+            }
         }
     }
 }

@@ -17,6 +17,8 @@ use crate::api::{
 use crate::cluster::{self, Events, Owned, PodIndex, claims_of, is_terminal, pod_ref};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
+use super::share::Share;
+
 /// The caches.
 pub struct Stores {
     /// Nodes.
@@ -49,6 +51,11 @@ pub struct Context {
     pub stores: Stores,
     /// Events.
     pub events: Events,
+    /// Who of those that wait is served next.
+    pub share: Share,
+    /// Held while a reservation takes what it was given: a guarantee spans disks, and so no single object decides it
+    /// (Q2).
+    pub turn: tokio::sync::Mutex<()>,
 }
 
 /// An object of a cluster-scoped cache, by name.

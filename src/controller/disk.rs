@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node;
-use kube::{Api, ResourceExt};
+use kube::Api;
 
 use crate::api::NodeDisk;
 use crate::plan::summary;
 
-use super::Error;
 use super::context::{Context, named, ready};
-use super::reservation::with_ledger;
+use super::lines::with_ledger;
+use super::{Error, lines};
 
 pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<(), Error> {
+    lines::sweep::<NodeDisk>(&disk, ctx).await?;
     let node = &disk.spec.node_name;
     let mut status = with_ledger(&disk, disk.status.clone().unwrap_or_default());
     let node_ready = named(&ctx.stores.nodes, node).map(|n| is_ready(&n));
@@ -25,12 +26,4 @@ fn is_ready(node: &Node) -> bool {
     let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
     node.metadata.deletion_timestamp.is_none()
         && conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
-}
-
-/// Labels of a disk's node, for the reservations that select by them.
-pub(super) fn node_labels(
-    ctx: &Context,
-    disk: &NodeDisk,
-) -> Option<std::collections::BTreeMap<String, String>> {
-    named(&ctx.stores.nodes, &disk.spec.node_name).map(|node| node.labels().clone())
 }

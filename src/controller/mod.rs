@@ -7,11 +7,14 @@ mod claim;
 mod context;
 mod destroy;
 mod disk;
+mod lines;
 mod persistent;
 mod reservation;
 mod role;
 mod run;
+mod share;
 mod subscription;
+mod take;
 mod volume;
 
 pub use context::Stores;

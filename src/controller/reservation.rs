@@ -1,24 +1,26 @@
-//! Reservations: RESERVE and UNRESERVE (R1, R6).
+//! Reservations: RESERVE, UNRESERVE, and what lies between (R1, R4, R6).
 //!
-//! The ledger in the `NodeDisk` decides. The line there is written before the reservation says that it stands, and
-//! carries its UID: whoever dies in between finds the line when he comes back. Where the reservation is, its own
-//! status decides, once: of two controllers that put it on two disks, one finds that out and takes its line back.
+//! A ledger decides: that of the `NodeDisk`, or of the reservation that it is carved out of, and before that those of the
+//! VolumeRoles with a quota. The lines there are written before the reservation says that it has the bytes; see
+//! [`super::lines`]. Where the reservation is, its own status decides, once: of two controllers that put it on two disks,
+//! one finds that out and takes its line back.
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
-use crate::api::condition::{Verdict, reason};
+use crate::api::condition::{self, RESIZED, Verdict, reason};
 use crate::api::{
-    CONTROLLER_MANAGER, DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, NodeDiskStatus,
-    ReservationPhase, Size,
+    DiskReservation, DiskReservationStatus, NodeDisk, ReservationPhase, Size, UidRef, VolumeRole,
 };
 use crate::cluster;
 use crate::plan::{ledger, release, reserve};
 
-use super::context::{Context, ready};
-use super::disk::node_labels;
+use super::context::{Context, named, ready};
+use super::lines::{Holder, credit, holds, mend, sweep};
+use super::take::{Taken, take};
 use super::{Error, volume};
 
 pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) -> Result<(), Error> {
@@ -29,152 +31,164 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
     if !cluster::finalizer_present(&*reservation) {
         return Ok(cluster::set_finalizer(&api, &*reservation, true).await?);
     }
+    sweep(&*reservation, ctx).await?;
     let mut status = reservation.status.clone().unwrap_or_default();
-    let verdict = match take(&reservation, ctx).await? {
-        Ok(disk) => {
-            let size = reservation.spec.size.bytes().unwrap_or_default();
+    let stands = match status.node_disk {
+        Some(_) => keep(&reservation, ctx).await?,
+        None => match take(&reservation, ctx).await? {
+            Taken::Later => return Ok(()),
+            Taken::Wait(why) => Err(why),
+            Taken::From(home) => {
+                (status.node_disk, status.node_name, status.parent) =
+                    (Some(home.node_disk), Some(home.node_name), home.parent);
+                status.size = Some(Size::from_bytes(home.size));
+                Ok(())
+            }
+        },
+    };
+    let placed = reservation.status.as_ref().is_some_and(|s| s.node_disk.is_some());
+    if placed && stands.is_ok() {
+        resize(&reservation, &mut status, ctx).await?;
+    }
+    let verdict = match stands {
+        Ok(()) => {
             status.phase = ReservationPhase::Reserved;
-            status.node_disk = Some(disk.name_any());
-            status.node_name = Some(disk.spec.node_name.clone());
-            status.size = Some(Size::from_bytes(size));
-            status = volume::with_ledger(status);
-            Verdict::yes(
-                reason::READY,
-                format!("{} of {} are the role's", reservation.spec.size, disk.name_any()),
-            )
+            Verdict::yes(reason::READY, has(&status))
         }
         Err(why) => {
             status.phase = ReservationPhase::Pending;
             why
         }
     };
+    if status.node_disk.is_some() {
+        status = volume::with_ledger(status);
+    }
     status.conditions = ready(&status.conditions, verdict, reservation.metadata.generation);
     let committed = ctx.commit(&api, &*reservation, &status).await;
-    if let (Err(_), Some(disk)) = (&committed, &status.node_disk) {
-        give_back(&api, &reservation, disk, ctx).await?;
+    if committed.is_err() {
+        give_back(&reservation, &status, ctx).await?;
     }
     Ok(committed?)
 }
 
-/// Takes the line on `disk` back if the reservation went meanwhile or stands on another disk: whoever let it go may not
-/// have seen the line.
-async fn give_back(
-    api: &Api<DiskReservation>,
-    reservation: &DiskReservation,
-    disk: &str,
-    ctx: &Context,
-) -> Result<(), Error> {
-    let now = cluster::get(api, &reservation.name_any()).await?.filter(|now| now.uid() == reservation.uid());
-    let wanted = now.is_some_and(|now| match now.status.and_then(|s| s.node_disk) {
-        Some(home) => home == disk,
-        None => now.metadata.deletion_timestamp.is_none(),
-    });
-    match wanted {
-        true => Ok(()),
-        false => credit(disk, &reservation.uid().unwrap_or_default(), ctx).await,
+fn has(status: &DiskReservationStatus) -> String {
+    let size = Size::from_bytes(reserve::size(status));
+    let disk = status.node_disk.as_deref().unwrap_or("?");
+    match &status.parent {
+        Some(parent) => format!("{size} of reservation {} on {disk} are the role's", parent.name),
+        None => format!("{size} of {disk} are the role's"),
     }
 }
 
-/// The disk whose ledger has the reservation, which this puts there if none has it yet.
-async fn take(reservation: &DiskReservation, ctx: &Context) -> Result<Result<Arc<NodeDisk>, Verdict>, Error> {
+/// A reservation that stands is never moved, whatever becomes of its disk. If its line is too small, because the disk's
+/// object was made anew, it is put back, room or not: the bytes were promised. If it is too large, it has shrunk.
+async fn keep(reservation: &DiskReservation, ctx: &Context) -> Result<Result<(), Verdict>, Error> {
+    let status = reservation.status.clone().unwrap_or_default();
+    if let Some(home) = &status.parent {
+        let ours = |parent: &DiskReservation| parent.uid().as_ref() == Some(&home.uid);
+        let api: Api<DiskReservation> = Api::all(ctx.client.clone());
+        let parent = match named(&ctx.stores.reservations, &home.name).filter(|parent| ours(parent)) {
+            Some(parent) => Some(parent),
+            None => cluster::get(&api, &home.name).await?.filter(ours).map(Arc::new),
+        };
+        return Ok(match parent {
+            Some(parent) => Ok(fit(&*parent, reservation, ctx).await?),
+            None => Err(Verdict::no(
+                reason::NO_PARENT,
+                format!(
+                    "DiskReservation {}, which it was carved out of, is not there any more; what lives in it stays",
+                    home.name
+                ),
+            )),
+        });
+    }
+    let (uid, name) = (reservation.uid().unwrap_or_default(), status.node_disk.unwrap_or_default());
     let disks = ctx.stores.disks.state();
-    let uid = reservation.uid().unwrap_or_default();
-    let entry = match reserve::entry(reservation) {
-        Ok(entry) => entry,
-        Err(why) => return Ok(Err(why)),
-    };
-    let api: Api<NodeDisk> = Api::all(ctx.client.clone());
-    if let Some(name) = reservation.status.as_ref().and_then(|s| s.node_disk.clone()) {
-        // It stood there: it is never moved, whatever became of that disk. If the disk's object was made anew, its
-        // line is put back, room or not: the bytes were promised.
-        for elsewhere in disks.iter().filter(|disk| disk.name_any() != name && holds(disk, &uid)) {
-            credit(&elsewhere.name_any(), &uid, ctx).await?;
-        }
-        if disks.iter().any(|disk| disk.name_any() == name && !holds(disk, &uid)) {
-            change_ledger(&name, ctx, |reservations| ledger::restore(reservations, entry.clone())).await?;
-        }
-        return Ok(settled(disks, &name));
+    for elsewhere in disks.iter().filter(|disk| disk.name_any() != name && holds(&***disk, &uid)) {
+        mend(&**elsewhere, &reserve::line(reservation, 0), ctx).await?;
     }
-    // By quorum: a line that was written a moment ago, and that no cache has seen yet, is found too.
-    let written = cluster::list(&api, &ListParams::default()).await?;
-    if let Some(disk) = written.into_iter().find(|disk| holds(disk, &uid)) {
-        return Ok(Ok(Arc::new(disk)));
-    }
-    let labels: Vec<_> = disks.iter().map(|disk| node_labels(ctx, disk)).collect();
-    let candidates: Vec<_> = disks
-        .iter()
-        .zip(&labels)
-        .map(|(disk, labels)| reserve::Candidate { disk, node_labels: labels.as_ref() })
-        .collect();
-    let name = match reserve::choose(reservation, &candidates) {
-        Ok(disk) => disk.name_any(),
-        Err(why) => return Ok(Err(why)),
-    };
-    let taken = cluster::update(&api, &name, CONTROLLER_MANAGER, |disk| {
-        let status = disk.status.clone().unwrap_or_default();
-        let reservations = ledger::take(&status.reservations, reserve::allocatable(disk), entry.clone())?;
-        Ok::<_, ledger::Shortfall>(Some(with_ledger(disk, NodeDiskStatus { reservations, ..status })))
-    })
-    .await?;
-    Ok(match taken {
-        Some(Ok(())) => settled(disks, &name),
-        Some(Err(short)) => Err(Verdict::no(
-            reason::NOT_ENOUGH_ROOM,
-            format!(
-                "{name} has {} free, {} too little; it is served when room appears",
-                Size::from_bytes(short.free),
-                Size::from_bytes(short.missing)
-            ),
-        )),
+    Ok(match disks.iter().find(|disk| disk.name_any() == name) {
+        Some(disk) => Ok(fit(&**disk, reservation, ctx).await?),
         None => Err(Verdict::no(
             reason::NO_SUCH_DISK,
-            format!("NodeDisk {name} has just gone; another is looked for"),
+            format!("NodeDisk {name} is not there any more; what is on the disk stays on it"),
         )),
     })
 }
 
-/// Whether the disk's ledger has the reservation.
-pub(super) fn holds(disk: &NodeDisk, uid: &str) -> bool {
-    disk.status.iter().any(|s| s.reservations.iter().any(|r| r.uid == uid))
+/// Mends the line of the reservation in the ledger that it takes from, if the cache has it too small or too large.
+async fn fit<K: Holder>(holder: &K, reservation: &DiskReservation, ctx: &Context) -> Result<(), Error> {
+    let (low, high) = reserve::bounds(reservation);
+    let line = ledger::held(holder.lines(), &reservation.uid().unwrap_or_default()).unwrap_or(0);
+    match (low..=high).contains(&line) {
+        true => Ok(()),
+        false => mend(holder, &reserve::line(reservation, low), ctx).await,
+    }
 }
 
-/// Takes the reservation out of the disk's ledger.
-async fn credit(disk: &str, uid: &str, ctx: &Context) -> Result<(), Error> {
-    change_ledger(disk, ctx, |reservations| ledger::credit(reservations, uid)).await
-}
-
-/// Commits a change of the disk's ledger that cannot be refused; a disk that is gone has none.
-async fn change_ledger(
-    disk: &str,
+/// R6: growing takes the room first and says so afterwards; shrinking says so first, on the very object whose ledger has
+/// what lives in it, and gives the room back afterwards.
+async fn resize(
+    reservation: &DiskReservation,
+    status: &mut DiskReservationStatus,
     ctx: &Context,
-    change: impl Fn(&[LedgerEntry]) -> Vec<LedgerEntry>,
 ) -> Result<(), Error> {
-    let disks: Api<NodeDisk> = Api::all(ctx.client.clone());
-    let _ = cluster::update(&disks, disk, CONTROLLER_MANAGER, |disk| {
-        let status = disk.status.clone().unwrap_or_default();
-        let reservations = change(&status.reservations);
-        Ok::<_, ()>(Some(with_ledger(disk, NodeDiskStatus { reservations, ..status })))
-    })
-    .await?;
+    let has = reserve::size(status);
+    let wanted = match reserve::entry(reservation) {
+        Ok(entry) => entry.size.bytes_or_zero(),
+        Err(why) => return Ok(resized(reservation, status, Err(why))),
+    };
+    let done = match wanted.cmp(&has) {
+        std::cmp::Ordering::Equal if condition::get(&status.conditions, RESIZED).is_none() => return Ok(()),
+        std::cmp::Ordering::Equal => Ok(has),
+        std::cmp::Ordering::Less => reserve::shrink(status, wanted).map(|()| wanted),
+        std::cmp::Ordering::Greater => match take(reservation, ctx).await? {
+            Taken::Later => return Ok(()),
+            Taken::Wait(why) => Err(why),
+            Taken::From(home) => Ok(home.size.max(has)),
+        },
+    };
+    resized(reservation, status, done);
     Ok(())
 }
 
-fn settled(disks: Vec<Arc<NodeDisk>>, name: &str) -> Result<Arc<NodeDisk>, Verdict> {
-    disks.into_iter().find(|disk| disk.name_any() == name).ok_or_else(|| {
-        Verdict::no(
-            reason::NO_SUCH_DISK,
-            format!("NodeDisk {name} is not there any more; what is on the disk stays on it"),
-        )
-    })
+fn resized(reservation: &DiskReservation, status: &mut DiskReservationStatus, done: Result<u64, Verdict>) {
+    let verdict = match done {
+        Ok(size) => {
+            status.size = Some(Size::from_bytes(size));
+            Verdict::yes(reason::RESIZED, format!("it has {}", Size::from_bytes(size)))
+        }
+        Err(why) => why,
+    };
+    let generation = reservation.metadata.generation;
+    condition::set(&mut status.conditions, RESIZED, verdict, generation, Timestamp::now());
 }
 
-/// The disk's status with its sums as the ledger has them, so that both change in one write.
-pub(super) fn with_ledger(disk: &NodeDisk, status: NodeDiskStatus) -> NodeDiskStatus {
-    NodeDiskStatus {
-        reserved: Some(Size::from_bytes(ledger::total(&status.reservations))),
-        free: Some(Size::from_bytes(ledger::free(&status.reservations, reserve::allocatable(disk)))),
-        ..status
+/// What was taken for a reservation whose status could not be written: it may have gone meanwhile, or stand elsewhere, and
+/// whoever let it go may not have seen the lines.
+async fn give_back(
+    reservation: &DiskReservation,
+    taken: &DiskReservationStatus,
+    ctx: &Context,
+) -> Result<(), Error> {
+    let line = reserve::line(reservation, 0);
+    match (&taken.parent, &taken.node_disk) {
+        (Some(UidRef { name, .. }), _) => {
+            if let Some(parent) = named(&ctx.stores.reservations, name) {
+                mend(&*parent, &line, ctx).await?;
+            }
+        }
+        (None, Some(name)) => {
+            if let Some(disk) = named(&ctx.stores.disks, name) {
+                mend(&*disk, &line, ctx).await?;
+            }
+        }
+        (None, None) => {}
     }
+    for role in ctx.stores.roles.state().iter().filter(|role| holds(&***role, &line.uid)) {
+        mend(&**role, &line, ctx).await?;
+    }
+    Ok(())
 }
 
 async fn unreserve(
@@ -185,22 +199,34 @@ async fn unreserve(
     if !cluster::finalizer_present(reservation) {
         return Ok(());
     }
+    sweep(reservation, ctx).await?;
     let before = reservation.status.clone().unwrap_or_default();
     if let Some(why) = release::reservation_held(&before) {
         let conditions = ready(&before.conditions, why, reservation.metadata.generation);
         let status = DiskReservationStatus { phase: ReservationPhase::Releasing, conditions, ..before };
         return Ok(ctx.commit(api, reservation, &status).await?);
     }
-    // The finalizer goes only from the very object that was seen empty, and no volume is put into one that is being
+    // The finalizer goes only from the very object that was seen empty, and nothing is put into one that is being
     // deleted; the credit comes first, so that a reservation that is gone never weighs on its disk.
     let uid = reservation.uid().unwrap_or_default();
     let current = cluster::get(api, &reservation.name_any()).await?;
     if current.as_ref().and_then(ResourceExt::resource_version) != reservation.resource_version() {
         return Err(cluster::Error::Conflict(format!("DiskReservation {}", reservation.name_any())).into());
     }
-    let disks: Api<NodeDisk> = Api::all(ctx.client.clone());
-    for disk in cluster::list(&disks, &ListParams::default()).await?.iter().filter(|d| holds(d, &uid)) {
-        credit(&disk.name_any(), &uid, ctx).await?;
+    // R4: what was carved out goes back to where it came from, and never to the disk.
+    match &reservation.spec.parent {
+        Some(parent) => credit::<DiskReservation>(parent, &uid, ctx).await?,
+        None => credit_all::<NodeDisk>(&uid, ctx).await?,
     }
+    credit_all::<VolumeRole>(&uid, ctx).await?;
     Ok(cluster::set_finalizer(api, reservation, false).await?)
+}
+
+/// Takes the line of that UID away wherever it is, by quorum.
+async fn credit_all<K: Holder>(uid: &str, ctx: &Context) -> Result<(), Error> {
+    let api: Api<K> = Api::all(ctx.client.clone());
+    for holder in cluster::list(&api, &ListParams::default()).await?.iter().filter(|h| holds(*h, uid)) {
+        credit::<K>(&holder.name_any(), uid, ctx).await?;
+    }
+    Ok(())
 }

@@ -12,6 +12,7 @@ use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
@@ -24,7 +25,7 @@ use crate::plan::offer::covers;
 use crate::telemetry::{self, Metrics};
 
 use super::context::{Context, Stores};
-use super::{Again, Error, claim, disk, reservation, role, subscription, volume};
+use super::{Again, Error, claim, disk, lines, reservation, role, subscription, volume};
 
 /// How the controller runs.
 #[derive(Clone, Debug)]
@@ -73,6 +74,8 @@ type Late<T> = Arc<std::sync::OnceLock<T>>;
 #[derive(Clone)]
 struct Router {
     inboxes: Arc<Inboxes>,
+    /// Something changed that the sharing out looks at.
+    sharing: Arc<Notify>,
     ctx: Late<Arc<Context>>,
 }
 
@@ -86,6 +89,7 @@ impl Router {
 
     /// Has everything looked at: after a gap in a watch nobody knows what went meanwhile.
     fn everything(&self) {
+        self.sharing.notify_one();
         self.with(|to, stores| {
             to.disks.poke_all(&stores.disks, |_| true);
             to.reservations.poke_all(&stores.reservations, |_| true);
@@ -98,21 +102,19 @@ impl Router {
 
     fn node(&self, node: &Node) {
         let name = node.name_any();
-        self.with(|to, stores| {
-            to.disks.poke_all(&stores.disks, |d| d.spec.node_name == name);
-            to.reservations
-                .poke_all(&stores.reservations, |r| r.spec.node_selector.is_some() && is_pending(r));
-        });
+        self.sharing.notify_one();
+        self.with(|to, stores| to.disks.poke_all(&stores.disks, |d| d.spec.node_name == name));
     }
 
     fn disk(&self, disk: &NodeDisk) {
         let name = disk.name_any();
         self.inboxes.disks.poke(disk);
+        self.sharing.notify_one();
         self.with(|to, stores| {
-            let there = |held: Option<&String>| held.is_none_or(|held| *held == name);
+            let there = |held: Option<&String>| held.is_some_and(|held| *held == name);
             to.reservations.poke_all(&stores.reservations, |r| {
                 there(r.status.as_ref().and_then(|s| s.node_disk.as_ref()))
-                    || reservation::holds(disk, &r.uid().unwrap_or_default())
+                    || lines::holds(disk, &r.uid().unwrap_or_default())
             });
             to.volumes.poke_all(&stores.volumes, |v| {
                 v.status.as_ref().and_then(|s| s.node_disk.as_ref()).is_some_and(|held| *held == name)
@@ -123,8 +125,16 @@ impl Router {
 
     fn reservation(&self, reservation: &DiskReservation) {
         self.inboxes.reservations.poke(reservation);
-        let uid = reservation.uid();
+        let (name, uid) = (reservation.name_any(), reservation.uid());
+        self.sharing.notify_one();
         self.with(|to, stores| {
+            // Those that are carved out of it, and the one that it was carved out of (R4).
+            to.reservations.poke_all(&stores.reservations, |r| r.spec.parent.as_ref() == Some(&name));
+            reservation.spec.parent.iter().for_each(|parent| to.reservations.poke_name(parent));
+            if reservation.metadata.deletion_timestamp.is_some() {
+                let uid = uid.as_deref().unwrap_or_default();
+                to.disks.poke_all(&stores.disks, |disk| lines::holds(disk, uid));
+            }
             to.volumes.poke_all(&stores.volumes, |v| {
                 let home = v.status.as_ref().and_then(|s| s.reservation.as_ref());
                 home.is_none_or(|home| match Some(&home.uid) == uid.as_ref() {
@@ -202,11 +212,14 @@ impl Router {
     fn role(&self, role: &VolumeRole) {
         self.with(|to, stores| to.roles.poke_all(&stores.roles, |r| r.spec.role == role.spec.role));
         self.inboxes.roles.poke(role);
+        self.sharing.notify_one();
+        self.with(|to, stores| {
+            let refinement = |r: &DiskReservation| {
+                r.spec.parent.is_some() && Role::name_covers(&role.spec.role, &r.spec.role)
+            };
+            to.reservations.poke_all(&stores.reservations, refinement);
+        });
     }
-}
-
-fn is_pending(reservation: &DiskReservation) -> bool {
-    reservation.status.as_ref().is_none_or(|s| s.node_disk.is_none())
 }
 
 /// Runs the controller until dropped.
@@ -220,6 +233,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     let router = Router {
         inboxes: Arc::new(Inboxes { disks, reservations, volumes, claims, subscriptions, roles }),
         ctx: Late::default(),
+        sharing: Arc::default(),
     };
     let mut tasks: Vec<BoxFuture<'static, ()>> = Vec::new();
     macro_rules! cached {
@@ -258,7 +272,8 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         pods,
     };
     let events = Events::new(client.clone(), "reservoir-controller", &options.identity);
-    let ctx = Arc::new(Context { client, stores, events });
+    let (share, turn) = Default::default();
+    let ctx = Arc::new(Context { client, stores, events, share, turn });
     let _ = router.ctx.set(ctx.clone());
 
     let running = Running { ctx: ctx.clone(), metrics, concurrency: options.concurrency };
@@ -268,6 +283,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
             let stores = &ctx.stores;
             let all: Vec<BoxFuture<()>> =
                 vec![
+                    share_out(ctx.clone(), router.clone()).boxed(),
                     running.controller(&stores.disks, disks_in, |o, c| async move {
                         disk::reconcile(o, &c).await.map(|()| None)
                     }),
@@ -292,6 +308,16 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     tokio::select! {
         () = work => {}
         _ = select_all(tasks.into_iter().map(tokio::spawn).map(AbortOnDrop)) => {}
+    }
+}
+
+/// Shares out anew whenever something changed that it looks at, and has those looked at for whom the outcome did.
+async fn share_out(ctx: Arc<Context>, router: Router) {
+    loop {
+        for name in ctx.share.renew(&ctx.stores) {
+            router.inboxes.reservations.poke_name(&name);
+        }
+        router.sharing.notified().await;
     }
 }
 

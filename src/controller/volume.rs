@@ -12,7 +12,7 @@ use crate::api::{
     SharedPersistentVolume, SharedPersistentVolumeStatus, Size, UidRef, VolumeClaim, VolumePhase,
 };
 use crate::cluster;
-use crate::plan::{LISTED_PODS, create, ledger};
+use crate::plan::{LISTED_PODS, create, ledger, reserve};
 
 use super::context::{Context, named, ready, refs};
 use super::{Again, Error};
@@ -164,8 +164,8 @@ async fn take(
         // Decided again on what is there now: the cache may be old.
         create::choose(volume, &[reservation])?;
         let status = reservation.status.clone().unwrap_or_default();
-        let size = status.size.as_ref().map_or(0, Size::bytes_or_zero);
-        let volumes = ledger::take(&status.volumes, size, entry.clone()).map_err(|short| {
+        let room = reserve::room_for_volumes(&status);
+        let volumes = ledger::take(&status.volumes, room, entry.clone()).map_err(|short| {
             Verdict::no(reason::RESERVATION_FULL, format!("{name} has {} left", Size::from_bytes(short.free)))
         })?;
         Ok(Some(with_ledger(DiskReservationStatus { volumes, ..status })))
@@ -229,10 +229,9 @@ async fn change_ledger(
 
 /// The reservation's status with its sums as the ledger has them, so that both change in one write.
 pub(super) fn with_ledger(status: DiskReservationStatus) -> DiskReservationStatus {
-    let size = status.size.as_ref().map_or(0, Size::bytes_or_zero);
     DiskReservationStatus {
-        used: Some(Size::from_bytes(ledger::total(&status.volumes))),
-        free: Some(Size::from_bytes(ledger::free(&status.volumes, size))),
+        used: Some(Size::from_bytes(reserve::used(&status))),
+        free: Some(Size::from_bytes(reserve::left(&status))),
         ..status
     }
 }

@@ -9,7 +9,7 @@ use crate::api::{
     VolumePhase,
 };
 
-use super::{ledger, names};
+use super::names;
 
 /// The volume's line in the ledger of its reservation.
 pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
@@ -33,8 +33,7 @@ fn may_hold(reservation: &DiskReservation, role: &str) -> bool {
 
 /// Bytes of a reservation that a new volume may take.
 pub fn free(reservation: &DiskReservation) -> u64 {
-    let Some(status) = &reservation.status else { return 0 };
-    ledger::free(&status.volumes, status.size.as_ref().map_or(0, Size::bytes_or_zero))
+    reservation.status.as_ref().map_or(0, super::reserve::left)
 }
 
 /// The reservation that the volume goes into: the named one, else of those that fit the nearest in role, and of

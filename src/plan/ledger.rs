@@ -1,9 +1,10 @@
 //! The ledgers: who holds how many bytes of something (S1).
 //!
-//! One function for both: a `NodeDisk` holds reservations, a `DiskReservation` holds volumes. The object that
-//! holds the ledger is written by compare-and-swap, so of two that want the last bytes one wins.
+//! The same functions for all: a `NodeDisk` holds reservations, a `DiskReservation` volumes and refinements, a
+//! `VolumeRole` what counts for its limit. The object that holds the ledger is written by compare-and-swap, so of two
+//! that want the last bytes one wins.
 
-use crate::api::LedgerEntry;
+use crate::api::{LedgerEntry, Size};
 
 /// What a ledger cannot give.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,23 +25,47 @@ pub fn free(entries: &[LedgerEntry], capacity: u64) -> u64 {
     capacity.saturating_sub(total(entries))
 }
 
-/// The ledger with `entry` in it, or how much is missing. An entry of that UID that is there already stays as
-/// it is: the step can be repeated.
+/// What the line of that UID holds.
+pub fn held(entries: &[LedgerEntry], uid: &str) -> Option<u64> {
+    entries.iter().find(|held| held.uid == uid).map(|held| held.size.bytes().unwrap_or(u64::MAX))
+}
+
+/// The ledger with a line of at least `entry`'s size, or how much is missing. A line of that UID that is there already
+/// and is large enough stays as it is: the step can be repeated. One that is smaller grows (R6).
 pub fn take(
     entries: &[LedgerEntry],
     capacity: u64,
     entry: LedgerEntry,
 ) -> Result<Vec<LedgerEntry>, Shortfall> {
     let mut next = entries.to_vec();
-    if !next.iter().any(|held| held.uid == entry.uid) {
+    let wanted = entry.size.bytes().unwrap_or(u64::MAX);
+    let more = wanted.saturating_sub(held(entries, &entry.uid).unwrap_or(0));
+    if more > 0 {
         let free = free(entries, capacity);
-        let wanted = entry.size.bytes().unwrap_or(u64::MAX);
-        if wanted > free {
-            return Err(Shortfall { free, missing: wanted - free });
+        if more > free {
+            return Err(Shortfall { free, missing: more - free });
         }
-        next.push(entry);
+        match next.iter_mut().find(|held| held.uid == entry.uid) {
+            Some(line) => line.size = entry.size,
+            None => next.push(entry),
+        }
     }
     Ok(next)
+}
+
+/// The ledger with the line of `entry`'s UID between `low` and `high` bytes: one that is too small, or not there, is
+/// made `low`, room or not, for it was promised; one that is too large is made `high`; none is left of zero bytes.
+pub fn settle(entries: &[LedgerEntry], entry: LedgerEntry, low: u64, high: u64) -> Vec<LedgerEntry> {
+    let line = held(entries, &entry.uid).unwrap_or(0);
+    let settled = line.min(high).max(low);
+    let mut next = entries.to_vec();
+    match next.iter_mut().find(|held| held.uid == entry.uid) {
+        _ if line == settled => {}
+        _ if settled == 0 => return credit(entries, &entry.uid),
+        Some(line) => line.size = Size::from_bytes(settled),
+        None => next.push(LedgerEntry { size: Size::from_bytes(settled), ..entry }),
+    }
+    next
 }
 
 /// The ledger with `entry` in it, room or not: for a line that was there before and got lost with its object.
@@ -56,7 +81,6 @@ pub fn credit(entries: &[LedgerEntry], uid: &str) -> Vec<LedgerEntry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Size;
     use proptest::prelude::*;
 
     fn entry(uid: u8, bytes: u64) -> LedgerEntry {
@@ -70,6 +94,20 @@ mod tests {
         assert_eq!(take(&ledger, 10, entry(2, 5)), Err(Shortfall { free: 4, missing: 1 }));
         assert_eq!(take(&ledger, 10, entry(1, 6)).unwrap(), ledger, "taken twice counts once");
         assert_eq!(free(&take(&ledger, 10, entry(2, 4)).unwrap(), 10), 0);
+    }
+
+    #[test]
+    fn r6_a_line_grows_within_the_room_and_is_settled_between_what_is_held_and_what_is_wanted() {
+        let ledger = take(&take(&[], 10, entry(1, 4)).unwrap(), 10, entry(2, 4)).unwrap();
+        assert_eq!(take(&ledger, 10, entry(1, 7)), Err(Shortfall { free: 2, missing: 1 }));
+        assert_eq!(held(&take(&ledger, 10, entry(1, 6)).unwrap(), "1"), Some(6));
+        for ((low, high), there) in
+            [((4, 4), Some(4)), ((2, 3), Some(3)), ((5, 6), Some(5)), ((0, 9), Some(4)), ((0, 0), None)]
+        {
+            assert_eq!(held(&settle(&ledger, entry(1, 0), low, high), "1"), there, "{low}..={high}");
+        }
+        assert_eq!(held(&settle(&ledger, entry(3, 0), 2, 5), "3"), Some(2), "what was promised is put back");
+        assert_eq!(settle(&ledger, entry(3, 0), 0, 5), ledger, "what is only wanted is not");
     }
 
     proptest! {

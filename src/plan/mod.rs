@@ -9,9 +9,11 @@ pub mod keep;
 pub mod ledger;
 pub mod offer;
 pub mod publish;
+pub mod quota;
 pub mod release;
 pub mod reserve;
 pub mod room;
+pub mod share;
 pub mod summary;
 
 /// At most this many pods are listed in a status; their number is always the whole one.
@@ -29,5 +31,7 @@ pub(crate) fn names<T: std::fmt::Display>(items: &[T], total: usize) -> String {
     }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -15,18 +15,16 @@ pub fn claim_held(users: &[PodRef]) -> Option<Verdict> {
     })
 }
 
-/// Why a reservation that is being deleted stays for now; `None`: no volume lives in it.
+/// Why a reservation that is being deleted stays for now; `None`: nothing lives in it, nothing was carved out of it.
 pub fn reservation_held(status: &DiskReservationStatus) -> Option<Verdict> {
-    let volumes: Vec<&str> = status.volumes.iter().map(|v: &LedgerEntry| v.name.as_str()).collect();
-    (!volumes.is_empty()).then(|| {
-        Verdict::no(
-            reason::HAS_VOLUMES,
-            format!(
-                "volume {} lives in it; delete what is not needed any more first",
-                names(&volumes, volumes.len())
-            ),
-        )
-    })
+    let held = |lines: &[LedgerEntry], reason, what: &str| {
+        let listed: Vec<&str> = lines.iter().map(|line| line.name.as_str()).collect();
+        let listed = names(&listed, listed.len());
+        let said = format!("{what} {listed} lives in it; delete what is not needed any more first");
+        (!lines.is_empty()).then(|| Verdict::no(reason, said))
+    };
+    held(&status.volumes, reason::HAS_VOLUMES, "volume")
+        .or_else(|| held(&status.refinements, reason::HAS_REFINEMENTS, "reservation"))
 }
 
 #[cfg(test)]
@@ -47,5 +45,14 @@ mod tests {
         let held = reserved("r", "eng", 10, &[("v1", 1), ("v2", 1)]).status.unwrap();
         assert!(reservation_held(&held).unwrap().message.starts_with("volume v1 and v2 lives in it"));
         assert_eq!(reservation_held(&DiskReservationStatus::default()), None);
+    }
+
+    #[test]
+    fn r4_a_reservation_waits_for_what_was_carved_out_of_it() {
+        let mut held = reserved("r", "eng", 10, &[("ml", 1)]).status.unwrap();
+        held.refinements = std::mem::take(&mut held.volumes);
+        let said = reservation_held(&held).unwrap();
+        assert_eq!(said.reason, "HasRefinements");
+        assert_eq!(said.message, "reservation ml lives in it; delete what is not needed any more first");
     }
 }

@@ -1,9 +1,12 @@
-//! RESERVE: which disk a reservation is taken from (R1).
+//! RESERVE: where the bytes of a reservation may come from, a disk or another reservation (R1, R4), and how its size
+//! changes (R6).
 
 use std::collections::BTreeMap;
 
 use crate::api::condition::{self, READY, Verdict, reason};
-use crate::api::{DiskReservation, LedgerEntry, NodeDisk, Role, Size};
+use crate::api::{
+    DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, ReservationPhase, Role, Size,
+};
 use kube::ResourceExt;
 
 use super::{ledger, names};
@@ -26,63 +29,155 @@ pub fn entry(reservation: &DiskReservation) -> Result<LedgerEntry, Verdict> {
     let invalid = |error: String| Verdict::no(reason::INVALID, error);
     let role = Role::parse(&reservation.spec.role).map_err(|e| invalid(e.to_string()))?;
     let size = reservation.spec.size.bytes().map_err(|e| invalid(e.to_string()))?;
-    Ok(LedgerEntry {
+    Ok(LedgerEntry { role: role.to_string(), ..line(reservation, size) })
+}
+
+/// A line of the reservation over so many bytes.
+pub fn line(reservation: &DiskReservation, bytes: u64) -> LedgerEntry {
+    LedgerEntry {
         name: reservation.name_any(),
         uid: reservation.uid().unwrap_or_default(),
-        role: role.to_string(),
-        size: Size::from_bytes(size),
+        role: reservation.spec.role.clone(),
+        size: Size::from_bytes(bytes),
+    }
+}
+
+/// What a reservation has.
+pub fn size(status: &DiskReservationStatus) -> u64 {
+    status.size.as_ref().map_or(0, Size::bytes_or_zero)
+}
+
+/// What lives in a reservation: volumes, and what was carved out of it (R4).
+pub fn used(status: &DiskReservationStatus) -> u64 {
+    ledger::total(&status.volumes).saturating_add(ledger::total(&status.refinements))
+}
+
+/// What a reservation has left, for volumes and refinements.
+pub fn left(status: &DiskReservationStatus) -> u64 {
+    size(status).saturating_sub(used(status))
+}
+
+/// What the volumes of a reservation may take in all: what was carved out of it is not theirs (S1).
+pub fn room_for_volumes(status: &DiskReservationStatus) -> u64 {
+    ledger::free(&status.refinements, size(status))
+}
+
+/// What may be carved out of a reservation in all (S1).
+pub fn room_for_refinements(status: &DiskReservationStatus) -> u64 {
+    ledger::free(&status.volumes, size(status))
+}
+
+/// How large the line of a reservation must be at least and may be at most, in every ledger that it belongs in, as the
+/// reservation is `now`: never less than it has, never more than it asks for too.
+///
+/// Whoever makes a line smaller by this has read the ledger before the reservation, and commits on what he read: then a
+/// line that grows for a reservation that grows meanwhile is not his to cut.
+pub fn bounds(now: &DiskReservation) -> (u64, u64) {
+    let status = now.status.clone().unwrap_or_default();
+    let has = if status.node_disk.is_some() { size(&status) } else { 0 };
+    match (&now.metadata.deletion_timestamp, &status.node_disk) {
+        (None, _) => (has, has.max(now.spec.size.bytes().unwrap_or(has))),
+        // Who lets it go takes the line away, once nothing lives in it.
+        (Some(_), Some(_)) => (0, u64::MAX),
+        (Some(_), None) => (0, 0),
+    }
+}
+
+/// What the reservation asks for beyond what it has.
+pub fn asked(reservation: &DiskReservation) -> Result<u64, Verdict> {
+    let has = reservation.status.as_ref().filter(|s| s.node_disk.is_some()).map_or(0, size);
+    Ok(entry(reservation)?.size.bytes_or_zero().saturating_sub(has))
+}
+
+/// Whether a reservation may shrink to `wanted`: not below what lives in it, which the refusal names (R6).
+pub fn shrink(status: &DiskReservationStatus, wanted: u64) -> Result<(), Verdict> {
+    if wanted >= used(status) {
+        return Ok(());
+    }
+    let lines: Vec<&str> =
+        status.volumes.iter().chain(&status.refinements).map(|line| line.name.as_str()).collect();
+    Err(Verdict::no(
+        reason::BELOW_USED,
+        format!(
+            "{} is less than the {} that {} in it take; it keeps its {}, delete what is not needed any more first",
+            Size::from_bytes(wanted),
+            Size::from_bytes(used(status)),
+            names(&lines, lines.len()),
+            Size::from_bytes(size(status))
+        ),
+    ))
+}
+
+/// The parent's ledger with the refinement's line in it, or why not (R4): the parent stands, its role is a strict
+/// ancestor's, and it has that many bytes left. A refinement that grows may do so by the same rule.
+pub fn refine(
+    reservation: &DiskReservation,
+    parent: Option<&DiskReservation>,
+) -> Result<Vec<LedgerEntry>, Verdict> {
+    let line = entry(reservation)?;
+    let name = reservation.spec.parent.as_deref().unwrap_or_default();
+    let Some(parent) = parent else {
+        let said = format!(
+            "there is no DiskReservation {name} to carve it out of; make it, or leave spec.parent out"
+        );
+        return Err(Verdict::no(reason::NO_PARENT, said));
+    };
+    let (ours, theirs) = (&line.role, &parent.spec.role);
+    if ours == theirs || !Role::name_covers(theirs, ours) {
+        return Err(Verdict::no(
+            reason::NOT_A_SUB_ROLE,
+            format!(
+                "DiskReservation {name} is for role {theirs}, and role {ours} is no sub-role of that; \
+                 delete this one and carve it out of one of an ancestor's"
+            ),
+        ));
+    }
+    let status = parent.status.clone().unwrap_or_default();
+    if parent.metadata.deletion_timestamp.is_some() || status.phase != ReservationPhase::Reserved {
+        let state = match parent.metadata.deletion_timestamp {
+            Some(_) => "is being deleted",
+            None => "is itself still waiting",
+        };
+        let said = format!("DiskReservation {name}, which it is to be carved out of, {state}");
+        return Err(Verdict::no(reason::PARENT_NOT_RESERVED, said));
+    }
+    let wanted = line.size.clone();
+    ledger::take(&status.refinements, room_for_refinements(&status), line).map_err(|short| {
+        Verdict::no(
+            reason::PARENT_FULL,
+            format!(
+                "{wanted} asked for: DiskReservation {name} has {} left, {} too little; \
+                 it is served when room appears in it",
+                Size::from_bytes(short.free),
+                Size::from_bytes(short.missing)
+            ),
+        )
     })
 }
 
-/// The disk that serves the reservation: of those that may and have room, the one with the most room.
-pub fn choose<'a>(
-    reservation: &DiskReservation,
-    candidates: &[Candidate<'a>],
-) -> Result<&'a NodeDisk, Verdict> {
-    let wanted = entry(reservation)?.size.bytes_or_zero();
-    let mut fitting: Vec<&Candidate> = candidates.iter().filter(|c| may_serve(reservation, c)).collect();
-    fitting.sort_by_key(|c| c.disk.name_any());
-    if fitting.is_empty() {
-        return Err(Verdict::no(reason::NO_SUCH_DISK, no_such_disk(reservation, candidates)));
-    }
-    let ready =
-        |c: &Candidate| c.disk.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, READY));
-    let room = |c: &Candidate| {
-        let held = c.disk.status.as_ref().map_or(&[][..], |s| &s.reservations);
-        if ready(c) { ledger::free(held, allocatable(c.disk)) } else { 0 }
-    };
-    let best = fitting.iter().copied().max_by_key(|c| (room(c), std::cmp::Reverse(c.disk.name_any())));
-    match best {
-        Some(best) if room(best) >= wanted => Ok(best.disk),
-        _ => {
-            let mut lines: Vec<String> = fitting
-                .iter()
-                .map(|c| {
-                    let (name, free) = (c.disk.name_any(), room(c));
-                    if !ready(c) {
-                        return format!("{name} is not ready");
-                    }
-                    let missing = Size::from_bytes(wanted.saturating_sub(free));
-                    format!("{name} has {} free, {missing} too little", Size::from_bytes(free))
-                })
-                .collect();
-            // Caches have no order; a sentence that changes by itself would be written again and again.
-            lines.sort();
-            Err(Verdict::no(
-                reason::NOT_ENOUGH_ROOM,
-                format!(
-                    "{} asked for: {}; it is served when room appears",
-                    reservation.spec.size,
-                    names(&lines, lines.len())
-                ),
-            ))
-        }
-    }
+/// Whether a disk can serve at all now (D4).
+pub fn is_ready(disk: &NodeDisk) -> bool {
+    disk.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, READY))
 }
 
-fn may_serve(reservation: &DiskReservation, candidate: &Candidate) -> bool {
+/// Why no disk serves the reservation now: `lines` say how each one stands.
+pub fn not_enough_room(asked: &Size, mut lines: Vec<String>) -> Verdict {
+    // Caches have no order; a sentence that changes by itself would be written again and again.
+    lines.sort();
+    Verdict::no(
+        reason::NOT_ENOUGH_ROOM,
+        format!("{asked} asked for: {}; it is served when room appears", names(&lines, lines.len())),
+    )
+}
+
+/// Whether a disk may serve the reservation: it fits its `nodeDisk`, `nodeName` or `nodeSelector`, and is the one that it
+/// is on already.
+pub fn may_serve(reservation: &DiskReservation, candidate: &Candidate) -> bool {
     let spec = &reservation.spec;
     let disk = candidate.disk;
+    if let Some(home) = reservation.status.as_ref().and_then(|s| s.node_disk.as_ref()) {
+        return *home == disk.name_any();
+    }
     disk.metadata.deletion_timestamp.is_none()
         && spec.node_disk.as_ref().is_none_or(|name| *name == disk.name_any())
         && spec.node_name.as_ref().is_none_or(|name| *name == disk.spec.node_name)
@@ -91,7 +186,8 @@ fn may_serve(reservation: &DiskReservation, candidate: &Candidate) -> bool {
         })
 }
 
-fn no_such_disk(reservation: &DiskReservation, candidates: &[Candidate]) -> String {
+/// Why no disk may serve the reservation.
+pub fn no_such_disk(reservation: &DiskReservation, candidates: &[Candidate]) -> Verdict {
     let spec = &reservation.spec;
     let asked = match (&spec.node_disk, &spec.node_name, &spec.node_selector) {
         (Some(disk), _, _) => format!("no NodeDisk is called {disk}"),
@@ -101,12 +197,15 @@ fn no_such_disk(reservation: &DiskReservation, candidates: &[Candidate]) -> Stri
     };
     let mut known: Vec<String> = candidates.iter().map(|c| c.disk.name_any()).collect();
     known.sort();
-    if known.is_empty() { asked } else { format!("{asked}; there are {}", names(&known, known.len())) }
+    let said =
+        if known.is_empty() { asked } else { format!("{asked}; there are {}", names(&known, known.len())) };
+    Verdict::no(reason::NO_SUCH_DISK, said)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::share::{Outcome, share_out};
     use crate::plan::testing::*;
 
     fn pick(reservation: &DiskReservation, disks: &[NodeDisk]) -> Result<String, (String, String)> {
@@ -115,7 +214,10 @@ mod tests {
             .iter()
             .map(|disk| Candidate { disk, node_labels: (disk.spec.node_name == "n1").then_some(&labels) })
             .collect();
-        choose(reservation, &candidates).map(|d| d.name_any()).map_err(|v| (v.reason.to_owned(), v.message))
+        match share_out(&[reservation], &candidates, &[]).remove(&reservation.uid().unwrap()).unwrap() {
+            Outcome::Serve(disk) => Ok(disk),
+            Outcome::Wait(why) => Err((why.reason.to_owned(), why.message)),
+        }
     }
 
     #[test]
@@ -166,5 +268,58 @@ mod tests {
         assert_eq!(pick(&wrong, &[]).unwrap_err().0, "Invalid");
         let wrong = reservation("x", "eng//ml", 1);
         assert_eq!(pick(&wrong, &[]).unwrap_err().0, "Invalid");
+    }
+
+    #[test]
+    fn r4_a_refinement_is_carved_out_of_an_ancestors_reservation_that_has_room() {
+        let mut child = reservation("ml", "eng/ml", 3);
+        child.spec.parent = Some("p".into());
+        let parent = |role, held| reserved("p", role, 10, held);
+        let refused = |parent: Option<&DiskReservation>| refine(&child, parent).map_err(|v| v.reason);
+        assert_eq!(refused(Some(&parent("eng", &[("v", 7)]))).unwrap(), [held_line("ml", "eng/ml", 3)]);
+        assert_eq!(refused(None), Err("NoParent"));
+        for role in ["eng/ml", "ops", "eng/ml/x"] {
+            assert_eq!(refused(Some(&parent(role, &[]))), Err("NotASubRole"), "{role}");
+        }
+        assert_eq!(refused(Some(&reservation("p", "eng", 10))), Err("ParentNotReserved"));
+        let mut gone = parent("eng", &[]);
+        gone.metadata.deletion_timestamp = some_time();
+        assert_eq!(refused(Some(&gone)), Err("ParentNotReserved"));
+        let mut shared = parent("eng", &[("v", 6)]);
+        shared.status.as_mut().unwrap().refinements = vec![held_line("other", "eng/x", 2)];
+        assert_eq!(
+            refine(&child, Some(&shared)).unwrap_err().message,
+            "3Gi asked for: DiskReservation p has 2Gi left, 1Gi too little; it is served when room appears in it"
+        );
+    }
+
+    #[test]
+    fn s1_volumes_and_refinements_share_what_a_reservation_has() {
+        let mut status = reserved("p", "eng", 10, &[("v", 3)]).status.unwrap();
+        status.refinements = vec![held_line("ml", "eng/ml", 2)];
+        let gib = [used(&status), left(&status), room_for_volumes(&status), room_for_refinements(&status)];
+        assert_eq!(gib.map(|bytes| bytes >> 30), [5, 5, 8, 7]);
+    }
+
+    #[test]
+    fn r6_it_shrinks_to_what_lives_in_it_and_names_that() {
+        let mut status = reserved("p", "eng", 10, &[("v", 3)]).status.unwrap();
+        status.refinements = vec![held_line("ml", "eng/ml", 2)];
+        assert_eq!(shrink(&status, 5 << 30), Ok(()));
+        assert_eq!(
+            shrink(&status, 4 << 30).unwrap_err().message,
+            "4Gi is less than the 5Gi that v and ml in it take; it keeps its 10Gi, \
+             delete what is not needed any more first"
+        );
+    }
+
+    #[test]
+    fn r6_a_line_is_never_smaller_than_what_a_reservation_has_nor_larger_than_what_it_asks_for() {
+        let mut r = reserved("r", "eng", 4, &[]);
+        for (asked, low, high) in [(4, 4, 4), (6, 4, 6), (3, 4, 4)] {
+            r.spec.size = gi(asked);
+            assert_eq!(bounds(&r), (low << 30, high << 30), "{asked}");
+        }
+        assert_eq!(bounds(&reservation("r", "eng", 4)), (0, 4 << 30));
     }
 }

@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use crate::api::condition::{self, DISK_HEALTHY, Verdict, reason};
 use crate::api::{DiskReservation, Role, Size, VolumeRole, VolumeRoleStatus};
 
-use super::ledger;
+use super::{ledger, quota, reserve};
 
 /// How a disk stands: the agent's word and whether its node can be reached (D4).
 pub fn disk_standing(conditions: &[Condition], node: &str, node_ready: Option<bool>) -> Verdict {
@@ -30,15 +30,28 @@ pub fn disk_standing(conditions: &[Condition], node: &str, node_ready: Option<bo
     }
 }
 
-/// What a role has: the reservations of the role and its sub-roles, and the volumes in them, each counted once.
+/// The role of the reservation that one was carved out of.
+pub fn parent_role<'a>(
+    reservation: &DiskReservation,
+    all: impl IntoIterator<Item = &'a DiskReservation>,
+) -> Option<&'a str> {
+    let parent = reservation.status.as_ref().and_then(|s| s.parent.as_ref())?;
+    all.into_iter().find(|r| r.metadata.uid.as_ref() == Some(&parent.uid)).map(|r| r.spec.role.as_str())
+}
+
+/// What a role has: the reservations of the role and its sub-roles, and the volumes in them, each counted once, and once
+/// also where one was carved out of another.
 pub fn role_totals(role: &VolumeRole, reservations: &[&DiskReservation]) -> VolumeRoleStatus {
     let (mut reserved, mut used) = (0u64, 0u64);
     for reservation in reservations {
         let Some(status) = &reservation.status else { continue };
-        let counted = Role::name_covers(&role.spec.role, &reservation.spec.role);
-        if counted && status.node_disk.is_some() {
-            reserved = reserved.saturating_add(status.size.as_ref().map_or(0, Size::bytes_or_zero));
-            used = used.saturating_add(ledger::total(&status.volumes));
+        let (of, ours) = (&role.spec.role, &reservation.spec.role);
+        if !Role::name_covers(of, ours) || status.node_disk.is_none() {
+            continue;
+        }
+        used = used.saturating_add(ledger::total(&status.volumes));
+        if quota::charges(of, ours, parent_role(reservation, reservations.iter().copied())) {
+            reserved = reserved.saturating_add(reserve::size(status));
         }
     }
     VolumeRoleStatus {
@@ -50,24 +63,37 @@ pub fn role_totals(role: &VolumeRole, reservations: &[&DiskReservation]) -> Volu
 
 /// How a VolumeRole stands: of two that speak for one role the older counts.
 pub fn role_standing(role: &VolumeRole, all: &[&VolumeRole]) -> Verdict {
-    let age = |r: &VolumeRole| (r.creation_timestamp(), r.name_any());
-    let older = all.iter().find(|other| other.spec.role == role.spec.role && age(other) < age(role));
-    match older {
-        Some(older) => Verdict::no(
-            reason::ROLE_TAKEN,
+    let counts = quota::counting(all).get(role.spec.role.as_str()).copied();
+    if let Some(older) = counts.filter(|counts| counts.metadata.uid != role.metadata.uid) {
+        let (older, of) = (older.name_any(), &role.spec.role);
+        let said = format!("VolumeRole {older} speaks for role {of} already; delete this one");
+        return Verdict::no(reason::ROLE_TAKEN, said);
+    }
+    Verdict::yes(reason::READY, format!("sums up role {}", role.spec.role))
+}
+
+/// The same, once it is known what the role has: more than a limit that was set later is said (Q2).
+pub fn quota_standing(role: &VolumeRole, reserved: u64, standing: Verdict) -> Verdict {
+    let limit = role.spec.quota.limit.as_ref().map_or(u64::MAX, Size::bytes_or_zero);
+    match reserved.saturating_sub(limit) {
+        over if over > 0 && standing.ok => Verdict::no(
+            reason::OVER_LIMIT,
             format!(
-                "VolumeRole {} speaks for role {} already; delete this one",
-                older.name_any(),
-                role.spec.role
+                "role {} has {} reserved, {} more than its limit; nothing is taken away, and nothing more is given until \
+                 that much is unreserved",
+                role.spec.role,
+                Size::from_bytes(reserved),
+                Size::from_bytes(over)
             ),
         ),
-        None => Verdict::yes(reason::READY, format!("sums up role {}", role.spec.role)),
+        _ => standing,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::UidRef;
     use crate::plan::testing::*;
 
     #[test]
@@ -97,6 +123,27 @@ mod tests {
             (totals.reserved.unwrap().as_str().to_owned(), totals.used.unwrap().as_str().to_owned()),
             ("15Gi".into(), "9Gi".into())
         );
+    }
+
+    #[test]
+    fn q1_what_was_carved_out_of_a_roles_own_is_charged_once() {
+        let mut rs = [reserved("a", "eng", 10, &[("v", 4)]), reserved("b", "eng/ml", 5, &[("w", 3)])];
+        rs[0].status.as_mut().unwrap().refinements = vec![held_line("b", "eng/ml", 5)];
+        rs[1].status.as_mut().unwrap().parent = Some(UidRef { name: "a".into(), uid: "uid-a".into() });
+        let refs: Vec<_> = rs.iter().collect();
+        for (role, reserved, used) in [("eng", 10, 7), ("eng/ml", 5, 3)] {
+            let totals = role_totals(&volume_role("r", role), &refs);
+            assert_eq!((totals.reserved, totals.used), (Some(gi(reserved)), Some(gi(used))), "{role}");
+        }
+    }
+
+    #[test]
+    fn q2_a_limit_that_was_set_later_takes_nothing_away_and_says_so() {
+        let eng = with_quota(volume_role("eng", "eng"), Some(5), None, &[("a", 8)]);
+        let standing = |reserved: u64| quota_standing(&eng, reserved << 30, role_standing(&eng, &[&eng]));
+        assert!(standing(5).ok);
+        assert_eq!(standing(8).reason, "OverLimit");
+        assert!(standing(8).message.starts_with("role eng has 8Gi reserved, 3Gi more than its limit"));
     }
 
     #[test]

@@ -32,14 +32,12 @@ fn set_true(conditions: &mut Vec<Condition>, type_: &str) {
     condition::set(conditions, type_, Verdict::yes("Test", "said"), None, Timestamp::UNIX_EPOCH);
 }
 
+pub fn held_line(name: &str, role: &str, size: u64) -> LedgerEntry {
+    LedgerEntry { name: name.into(), uid: format!("uid-{name}"), role: role.into(), size: gi(size) }
+}
+
 fn entries(role: &str, held: &[(&str, u64)]) -> Vec<LedgerEntry> {
-    let entry = |(name, n): &(&str, u64)| LedgerEntry {
-        name: (*name).into(),
-        uid: format!("uid-{name}"),
-        role: role.into(),
-        size: gi(*n),
-    };
-    held.iter().map(entry).collect()
+    held.iter().map(|(name, n)| held_line(name, role, *n)).collect()
 }
 
 fn with_uid<K: kube::Resource>(mut object: K) -> K {
@@ -157,4 +155,19 @@ pub fn pod(namespace: &str, name: &str) -> PodRef {
 
 pub fn volume_role(name: &str, role: &str) -> VolumeRole {
     with_uid(VolumeRole::new(name, VolumeRoleSpec { role: role.into(), ..Default::default() }))
+}
+
+/// A VolumeRole with a quota, whose ledger is up to date.
+pub fn with_quota(
+    mut role: VolumeRole,
+    limit: Option<u64>,
+    guarantee: Option<u64>,
+    held: &[(&str, u64)],
+) -> VolumeRole {
+    role.spec.quota = Quota { limit: limit.map(gi), guarantee: guarantee.map(gi) };
+    let status = role.status.get_or_insert_default();
+    status.reservations = entries(&role.spec.role, held);
+    let said = Verdict::yes("Test", "said");
+    condition::set(&mut status.conditions, READY, said, role.metadata.generation, Timestamp::UNIX_EPOCH);
+    role
 }

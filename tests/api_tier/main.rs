@@ -13,4 +13,5 @@ mod lifecycle;
 mod principals;
 mod quiet;
 mod races;
+mod reservations;
 mod support;

@@ -679,7 +679,8 @@ impl Watch {
         });
         watch.each(cluster.all::<DiskReservation>(), |reservation| {
             let status = reservation.status.clone().unwrap_or_default();
-            within(&status.volumes, status.size.as_ref().map_or(0, Size::bytes_or_zero))
+            let ledger = [status.volumes, status.refinements].concat();
+            within(&ledger, status.size.as_ref().map_or(0, Size::bytes_or_zero))
         });
         let mut dead = std::collections::HashSet::new();
         watch.each(cluster.all::<SharedPersistentVolume>(), move |volume| {

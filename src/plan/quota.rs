@@ -1,0 +1,230 @@
+//! QUOTA: what a role may reserve at most, and what others may not reserve away (Q2).
+//!
+//! The limit is decided by compare-and-swap on the ledger of its `VolumeRole`. The guarantee spans all disks, and is
+//! decided on what was read of them.
+
+use std::collections::BTreeMap;
+
+use kube::ResourceExt;
+
+use crate::api::condition::{self, READY, Verdict, reason};
+use crate::api::{LedgerEntry, Role, Size, VolumeRole};
+
+use super::{ledger, names};
+
+/// The role and its ancestors, the nearest first: `eng/ml`, `eng`.
+pub fn lineage(role: &str) -> impl Iterator<Item = &str> {
+    let ends = role.rmatch_indices('/').map(|(at, _)| at);
+    std::iter::once(role.len()).chain(ends).map(|end| &role[..end])
+}
+
+/// The VolumeRoles that count, by role: of two that speak for one role the older.
+pub fn counting<'a>(roles: &[&'a VolumeRole]) -> BTreeMap<&'a str, &'a VolumeRole> {
+    let age = |r: &VolumeRole| (r.creation_timestamp(), r.name_any());
+    let mut counting: BTreeMap<&str, &VolumeRole> = BTreeMap::new();
+    for role in roles.iter().copied().filter(|r| r.metadata.deletion_timestamp.is_none()) {
+        let counts = counting.entry(&role.spec.role).or_insert(role);
+        if age(role) < age(counts) {
+            *counts = role;
+        }
+    }
+    counting
+}
+
+/// Whether it keeps a ledger: the others only sum up.
+pub fn has_quota(role: &VolumeRole) -> bool {
+    role.spec.quota.limit.is_some() || role.spec.quota.guarantee.is_some()
+}
+
+/// Whether its ledger has taken in what was there when its spec was made or changed; before that nothing is decided on
+/// it.
+pub fn is_current(role: &VolumeRole) -> bool {
+    let ready = role.status.as_ref().and_then(|s| condition::get(&s.conditions, READY));
+    ready.is_some_and(|c| c.observed_generation == role.metadata.generation && c.reason != reason::ROLE_TAKEN)
+}
+
+/// Whether a reservation for `role`, carved out of one for `parent` if that is given, weighs on the VolumeRole of `of`.
+/// Bytes that only move within what it covers are charged once (Q1).
+pub fn charges(of: &str, role: &str, parent: Option<&str>) -> bool {
+    Role::name_covers(of, role) && !parent.is_some_and(|parent| Role::name_covers(of, parent))
+}
+
+/// What a VolumeRole's ledger holds.
+pub fn reserved(role: &VolumeRole) -> u64 {
+    role.status.as_ref().map_or(0, |s| ledger::total(&s.reservations))
+}
+
+/// Why a role that has `reserved` does not get `asked` bytes more; `None`: they are within its limit.
+pub fn over_limit(role: &VolumeRole, reserved: u64, asked: u64) -> Option<Verdict> {
+    let limit = role.spec.quota.limit.as_ref()?.bytes_or_zero();
+    let over = reserved.saturating_add(asked).saturating_sub(limit);
+    (over > 0 && asked > 0).then(|| {
+        Verdict::no(
+            reason::OVER_QUOTA,
+            format!(
+                "role {} has {} of its limit of {} reserved, {} asked for is {} too much; \
+                 unreserve something or raise the limit of VolumeRole {}",
+                role.spec.role,
+                Size::from_bytes(reserved),
+                Size::from_bytes(limit),
+                Size::from_bytes(asked),
+                Size::from_bytes(over.min(asked)),
+                role.name_any()
+            ),
+        )
+    })
+}
+
+/// The VolumeRole's ledger with the reservation's line in it, or why it is over the limit.
+pub fn charge(role: &VolumeRole, entry: LedgerEntry) -> Result<Vec<LedgerEntry>, Verdict> {
+    let lines = role.status.as_ref().map_or(&[][..], |s| &s.reservations);
+    let held = ledger::held(lines, &entry.uid).unwrap_or(0);
+    let asked = entry.size.bytes().unwrap_or(u64::MAX).saturating_sub(held);
+    match over_limit(role, ledger::total(lines), asked) {
+        Some(why) => Err(why),
+        None => ledger::take(lines, u64::MAX, entry)
+            .map_err(|_| Verdict::no(reason::OVER_QUOTA, "the sum is larger than can be counted")),
+    }
+}
+
+/// Why `role` does not get `asked` bytes of the `free` ones of all disks, since roles that do not cover it are sure of
+/// them and have not reserved them yet; `None`: it may have them. `books` are the VolumeRoles that count, with what each
+/// has reserved.
+///
+/// A guarantee of a sub-role is part of that of its ancestor.
+pub fn guaranteed(role: &str, asked: u64, free: u64, books: &[(&VolumeRole, u64)]) -> Option<Verdict> {
+    let mut open: Vec<(&str, u64, &VolumeRole)> = books
+        .iter()
+        .filter(|(of, _)| !Role::name_covers(&of.spec.role, role))
+        .filter_map(|(of, reserved)| {
+            let guarantee = of.spec.quota.guarantee.as_ref()?.bytes_or_zero();
+            Some((of.spec.role.as_str(), guarantee.saturating_sub(*reserved), *of))
+        })
+        .collect();
+    open.sort_by_key(|(of, ..)| std::cmp::Reverse((of.matches('/').count(), *of)));
+    let known: Vec<&str> = open.iter().map(|(of, ..)| *of).collect();
+    let mut within: BTreeMap<&str, u64> = BTreeMap::new();
+    let (mut kept, mut whose) = (0u64, Vec::new());
+    for (of, unmet, object) in open {
+        let need = unmet.max(within.get(of).copied().unwrap_or(0));
+        if need == 0 {
+            continue;
+        }
+        match lineage(of).skip(1).find(|ancestor| known.contains(ancestor)) {
+            Some(ancestor) => {
+                let sum = within.entry(ancestor).or_default();
+                *sum = sum.saturating_add(need);
+            }
+            None => {
+                kept = kept.saturating_add(need);
+                whose.push((format!("{} to role {of}", Size::from_bytes(need)), object.name_any()));
+            }
+        }
+    }
+    let missing = asked.saturating_add(kept).saturating_sub(free);
+    (missing > 0 && kept > 0 && asked > 0).then(|| {
+        whose.sort();
+        let (whose, objects): (Vec<String>, Vec<String>) = whose.into_iter().unzip();
+        Verdict::no(
+            reason::GUARANTEED,
+            format!(
+                "{} asked for is {} too much: of {} free on all disks are guaranteed {}; \
+                 unreserve something or lower the guarantee of VolumeRole {}",
+                Size::from_bytes(asked),
+                Size::from_bytes(missing.min(asked)),
+                Size::from_bytes(free),
+                names(&whose, whose.len()),
+                names(&objects, objects.len())
+            ),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::*;
+
+    #[test]
+    fn q1_bytes_that_move_within_a_role_are_charged_once() {
+        assert_eq!(lineage("eng/ml/x").collect::<Vec<_>>(), ["eng/ml/x", "eng/ml", "eng"]);
+        let table = [
+            ("eng", "eng", None, true),
+            ("eng", "eng/ml", None, true),
+            ("eng/ml", "eng", None, false),
+            ("eng", "engx", None, false),
+            ("eng", "eng/ml", Some("eng"), false),
+            ("eng/ml", "eng/ml", Some("eng"), true),
+            ("eng/ml", "eng/ml/x", Some("eng/ml"), false),
+        ];
+        for (of, role, parent, charged) in table {
+            assert_eq!(charges(of, role, parent), charged, "{of} {role} {parent:?}");
+        }
+    }
+
+    #[test]
+    fn q2_over_the_limit_is_refused_with_the_numbers() {
+        let eng = with_quota(volume_role("eng", "eng"), Some(10), None, &[("a", 8)]);
+        assert!(charge(&eng, held_line("b", "eng", 2)).is_ok());
+        assert_eq!(
+            charge(&eng, held_line("b", "eng", 3)).unwrap_err().message,
+            "role eng has 8Gi of its limit of 10Gi reserved, 3Gi asked for is 1Gi too much; \
+             unreserve something or raise the limit of VolumeRole eng"
+        );
+        assert!(charge(&eng, held_line("a", "eng", 10)).is_ok(), "of a line that grows the growth counts");
+        assert_eq!(charge(&eng, held_line("a", "eng", 11)).unwrap_err().reason, "OverQuota");
+        let lowered = with_quota(volume_role("eng", "eng"), Some(5), None, &[("a", 8)]);
+        assert!(charge(&lowered, held_line("a", "eng", 8)).is_ok(), "what is there stays");
+        assert_eq!(charge(&lowered, held_line("b", "eng", 1)).unwrap_err().reason, "OverQuota");
+    }
+
+    #[test]
+    fn q2_of_two_objects_for_a_role_the_older_counts_and_only_once_it_has_summed_up() {
+        let (a, mut b) = (volume_role("a", "eng"), volume_role("b", "eng"));
+        b.metadata.creation_timestamp = later();
+        assert_eq!(counting(&[&b, &a])["eng"].name_any(), "a");
+        let mut eng = with_quota(volume_role("eng", "eng"), Some(10), None, &[]);
+        assert!(!is_current(&volume_role("eng", "eng")) && is_current(&eng));
+        eng.metadata.generation = Some(2);
+        assert!(!is_current(&eng), "its limit has just been changed");
+    }
+
+    #[test]
+    fn q2_a_guarantee_is_room_that_others_cannot_reserve_away() {
+        let role = |name: &str, guarantee| {
+            with_quota(volume_role(&name.replace('/', "-"), name), None, Some(guarantee), &[])
+        };
+        let (ops, eng, ml) = (role("ops", 4), role("eng", 3), role("eng/ml", 2));
+        let refused = |who, asked: u64, free: u64, books: &[(&VolumeRole, u64)]| {
+            let books: Vec<_> = books.iter().map(|(role, n)| (*role, n << 30)).collect();
+            guaranteed(who, asked << 30, free << 30, &books).map(|v| v.message)
+        };
+        assert_eq!(refused("eng", 6, 10, &[(&ops, 0)]), None);
+        assert_eq!(
+            refused("eng", 7, 10, &[(&ops, 0)]).unwrap(),
+            "7Gi asked for is 1Gi too much: of 10Gi free on all disks are guaranteed 4Gi to role ops; \
+             unreserve something or lower the guarantee of VolumeRole ops"
+        );
+        assert_eq!(
+            refused("eng", 7, 10, &[(&ops, 1)]),
+            None,
+            "what ops has reserved is not kept for it again"
+        );
+        assert_eq!(refused("ops", 10, 10, &[(&ops, 0)]), None, "it is its own");
+        assert_eq!(refused("ops/x", 10, 10, &[(&ops, 0)]), None, "and its sub-roles'");
+        assert_eq!(
+            refused("new", 3, 10, &[(&ops, 0), (&eng, 0), (&ml, 0)]),
+            None,
+            "eng/ml's is part of eng's"
+        );
+        assert!(refused("new", 4, 10, &[(&ops, 0), (&eng, 0), (&ml, 0)]).is_some());
+        assert!(
+            refused("new", 5, 10, &[(&ops, 0), (&eng, 3), (&ml, 0)]).is_some(),
+            "eng has its own, ml not yet"
+        );
+        assert!(
+            refused("eng", 5, 10, &[(&ops, 0), (&ml, 0)]).is_some(),
+            "a parent cannot take its sub-role's"
+        );
+    }
+}

@@ -1,0 +1,464 @@
+//! SHARE OUT: which of the reservations that wait is served next, and by which disk (Q3, L7).
+//!
+//! The role with the lowest share comes first: what it has reserved, divided by its weight (disk is the only resource, so
+//! this is its dominant share, and what all disks have in all cancels out). Within a role, and between equal shares, the
+//! oldest comes first. Whoever fits is given its disk in thought, which raises its role's share, until all have been
+//! looked at.
+//!
+//! Nobody starves: one that does not fit now, and would fit into some disk if that were emptier, collects room on one
+//! disk. Those behind it get none of that disk until it has been served; what can never fit any disk holds nobody up.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+
+use crate::api::condition::Verdict;
+use crate::api::{DiskReservation, NodeDisk, Size, VolumeRole};
+
+use super::reserve::{self, Candidate};
+use super::{ledger, quota};
+
+/// What becomes of a reservation that waits, or that wants to grow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The disk of that name serves it now.
+    Serve(String),
+    /// It waits, for that reason.
+    Wait(Verdict),
+}
+
+/// One that waits.
+struct Request<'a> {
+    reservation: &'a DiskReservation,
+    uid: String,
+    /// Bytes beyond what it has.
+    asked: u64,
+    /// Bytes in all.
+    target: u64,
+}
+
+/// A disk as the sharing out goes on.
+struct Room<'a> {
+    disk: &'a NodeDisk,
+    name: String,
+    ready: bool,
+    allocatable: u64,
+    free: u64,
+    /// Who collects room on it, and how many had been looked at before.
+    kept_for: Option<(usize, &'a DiskReservation)>,
+}
+
+/// A VolumeRole with a quota as the sharing out goes on.
+struct Book<'a> {
+    role: &'a VolumeRole,
+    current: bool,
+    reserved: u64,
+    lines: HashMap<&'a str, u64>,
+}
+
+/// What becomes of each reservation that waits for a disk, by UID. Refinements are no part of it: they take from their
+/// parent, not from a disk. One whose VolumeRole has not summed up yet is left out; it comes when that has.
+pub fn share_out(
+    reservations: &[&DiskReservation],
+    candidates: &[Candidate],
+    roles: &[&VolumeRole],
+) -> BTreeMap<String, Outcome> {
+    let mut outcomes = BTreeMap::new();
+    let counting = quota::counting(roles);
+    let mut rooms = rooms(candidates);
+    let mut books: Vec<Book> = counting.values().filter(|r| quota::has_quota(r)).map(|r| book(r)).collect();
+    let mut shares = shares(reservations);
+    let mut queues = queues(reservations, &rooms, &mut outcomes);
+    let weight = |role: &str| {
+        let nearest = quota::lineage(role).find_map(|of| counting.get(of));
+        u128::from(nearest.map_or(1, |r| r.spec.weight.max(1)))
+    };
+    let mut waiting: Vec<(usize, Request)> = Vec::new();
+    let mut looked_at = 0;
+    while let Some(role) = first_in_line(&queues, &shares, weight) {
+        let Some(request) = queues.get_mut(&role).and_then(VecDeque::pop_front) else { break };
+        looked_at += 1;
+        let charged: Vec<usize> =
+            (0..books.len()).filter(|i| quota::charges(&books[*i].role.spec.role, &role, None)).collect();
+        if charged.iter().any(|i| !books[*i].current) {
+            continue;
+        }
+        let more = |book: &Book| request.target - request.target.min(book.held(&request.uid));
+        let over = charged.iter().find_map(|i| {
+            let book = &books[*i];
+            quota::over_limit(book.role, book.reserved, more(book))
+        });
+        let free: u64 = rooms.iter().map(|room| room.free).fold(0, u64::saturating_add);
+        let known: Vec<(&VolumeRole, u64)> = books.iter().map(|book| (book.role, book.reserved)).collect();
+        if let Some(why) = over.or_else(|| quota::guaranteed(&role, request.asked, free, &known)) {
+            outcomes.insert(request.uid, Outcome::Wait(why));
+            continue;
+        }
+        let may: Vec<usize> = may_serve(&request, &rooms, candidates);
+        if may.is_empty() {
+            let why = reserve::no_such_disk(request.reservation, candidates);
+            outcomes.insert(request.uid, Outcome::Wait(why));
+            continue;
+        }
+        let open = may.iter().copied().filter(|i| rooms[*i].ready && rooms[*i].kept_for.is_none());
+        let roomiest = |i: &usize| (rooms[*i].free, std::cmp::Reverse(rooms[*i].name.clone()));
+        match open.clone().max_by_key(roomiest).filter(|i| rooms[*i].free >= request.asked) {
+            Some(best) => {
+                rooms[best].free -= request.asked;
+                for i in charged {
+                    books[i].reserved = books[i].reserved.saturating_add(more(&books[i]));
+                }
+                charge(&mut shares, &role, None, request.asked);
+                outcomes.insert(request.uid, Outcome::Serve(rooms[best].name.clone()));
+            }
+            None => {
+                let emptied = open.filter(|i| rooms[*i].allocatable >= request.target);
+                if let Some(collects) = emptied.max_by_key(roomiest) {
+                    rooms[collects].kept_for = Some((looked_at, request.reservation));
+                }
+                waiting.push((looked_at, request));
+            }
+        }
+    }
+    // What is said has the room that is left when all that can be served are, so that it stays the same while they are.
+    for (place, request) in waiting {
+        let may = may_serve(&request, &rooms, candidates);
+        let lines = may.into_iter().map(|i| rooms[i].told(place, request.asked)).collect();
+        let asked = match request.asked == request.target {
+            true => request.reservation.spec.size.clone(),
+            false => Size::from_bytes(request.asked),
+        };
+        outcomes.insert(request.uid, Outcome::Wait(reserve::not_enough_room(&asked, lines)));
+    }
+    outcomes
+}
+
+impl Book<'_> {
+    fn held(&self, uid: &str) -> u64 {
+        self.lines.get(uid).copied().unwrap_or(0)
+    }
+}
+
+impl Room<'_> {
+    /// How it stands for the one that was looked at in that place.
+    fn told(&self, place: usize, asked: u64) -> String {
+        let (name, free) = (&self.name, Size::from_bytes(self.free));
+        match self.kept_for.filter(|(kept, _)| *kept < place) {
+            _ if !self.ready => format!("{name} is not ready"),
+            Some((_, first)) if self.free >= asked => format!(
+                "{free} free on {name} are kept for reservation {} of role {}, which is first in line",
+                first.name_any(),
+                first.spec.role
+            ),
+            _ => {
+                let missing = Size::from_bytes(asked.saturating_sub(self.free));
+                format!("{name} has {free} free, {missing} too little")
+            }
+        }
+    }
+}
+
+fn rooms<'a>(candidates: &[Candidate<'a>]) -> Vec<Room<'a>> {
+    let room = |c: &Candidate<'a>| {
+        let held = c.disk.status.as_ref().map_or(&[][..], |s| &s.reservations);
+        let (ready, allocatable) = (reserve::is_ready(c.disk), reserve::allocatable(c.disk));
+        let free = if ready { ledger::free(held, allocatable) } else { 0 };
+        Room { disk: c.disk, name: c.disk.name_any(), ready, allocatable, free, kept_for: None }
+    };
+    candidates.iter().map(room).collect()
+}
+
+fn book(role: &VolumeRole) -> Book<'_> {
+    let lines = role.status.iter().flat_map(|s| &s.reservations);
+    Book {
+        role,
+        current: quota::is_current(role),
+        reserved: quota::reserved(role),
+        lines: lines.map(|line| (line.uid.as_str(), line.size.bytes_or_zero())).collect(),
+    }
+}
+
+fn may_serve(request: &Request, rooms: &[Room], candidates: &[Candidate]) -> Vec<usize> {
+    (0..rooms.len()).filter(|i| reserve::may_serve(request.reservation, &candidates[*i])).collect()
+}
+
+/// What each role has reserved, sub-roles included, each byte once (Q1).
+fn shares(reservations: &[&DiskReservation]) -> HashMap<String, u64> {
+    let by_uid: HashMap<&str, &DiskReservation> =
+        reservations.iter().filter_map(|r| Some((r.metadata.uid.as_deref()?, *r))).collect();
+    let mut shares = HashMap::new();
+    for reservation in reservations {
+        let Some(status) = reservation.status.as_ref().filter(|s| s.node_disk.is_some()) else { continue };
+        let parent = status.parent.as_ref().and_then(|parent| by_uid.get(parent.uid.as_str()));
+        let parent = parent.map(|parent| parent.spec.role.as_str());
+        charge(&mut shares, &reservation.spec.role, parent, reserve::size(status));
+    }
+    shares
+}
+
+fn charge(shares: &mut HashMap<String, u64>, role: &str, parent: Option<&str>, bytes: u64) {
+    for of in quota::lineage(role).filter(|of| quota::charges(of, role, parent)) {
+        let share = shares.entry(of.to_owned()).or_default();
+        *share = share.saturating_add(bytes);
+    }
+}
+
+/// Those that wait, by role, the oldest first. One that a disk's ledger has already needs no place in line.
+fn queues<'a>(
+    reservations: &[&'a DiskReservation],
+    rooms: &[Room],
+    outcomes: &mut BTreeMap<String, Outcome>,
+) -> BTreeMap<String, VecDeque<Request<'a>>> {
+    let mut lines: HashMap<&str, (&str, u64)> = HashMap::new();
+    for room in rooms {
+        for line in room.disk.status.iter().flat_map(|s| &s.reservations) {
+            lines.insert(&line.uid, (&room.name, line.size.bytes_or_zero()));
+        }
+    }
+    let mut queues: BTreeMap<String, VecDeque<Request>> = BTreeMap::new();
+    let waits = |r: &&&DiskReservation| {
+        r.metadata.deletion_timestamp.is_none() && r.spec.parent.is_none() && r.metadata.uid.is_some()
+    };
+    let mut by_age: Vec<&&DiskReservation> = reservations.iter().filter(waits).collect();
+    by_age.sort_by_key(|r| age(r));
+    for reservation in by_age {
+        let uid = reservation.uid().unwrap_or_default();
+        let placed = reservation.status.as_ref().is_some_and(|s| s.node_disk.is_some());
+        let target = match reserve::entry(reservation) {
+            Ok(_) if reserve::asked(reservation) == Ok(0) => continue,
+            Ok(entry) => entry.size.bytes_or_zero(),
+            Err(why) => {
+                outcomes.insert(uid, Outcome::Wait(why));
+                continue;
+            }
+        };
+        match lines.get(uid.as_str()) {
+            Some((disk, line)) if *line >= target || !placed => {
+                outcomes.insert(uid, Outcome::Serve((*disk).to_owned()));
+            }
+            line => {
+                let asked = target - line.map_or(0, |(_, line)| *line);
+                let request = Request { reservation, uid, asked, target };
+                queues.entry(reservation.spec.role.clone()).or_default().push_back(request);
+            }
+        }
+    }
+    queues
+}
+
+fn age(reservation: &DiskReservation) -> (Option<Time>, Option<String>) {
+    (reservation.creation_timestamp(), reservation.uid())
+}
+
+/// The role whose oldest request is looked at next.
+fn first_in_line(
+    queues: &BTreeMap<String, VecDeque<Request>>,
+    shares: &HashMap<String, u64>,
+    weight: impl Fn(&str) -> u128,
+) -> Option<String> {
+    let share = |role: &str| u128::from(shares.get(role).copied().unwrap_or(0));
+    let lower = |(a, first): &(&String, &Request), (b, second): &(&String, &Request)| -> Ordering {
+        let shares = (share(a) * weight(b)).cmp(&(share(b) * weight(a)));
+        shares.then_with(|| age(first.reservation).cmp(&age(second.reservation)))
+    };
+    let heads = queues.iter().filter_map(|(role, queue)| Some((role, queue.front()?)));
+    heads.min_by(lower).map(|(role, _)| role.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::*;
+
+    /// The disk that serves each, or the reason and what is said, in the order that they are given.
+    fn shared(
+        rs: &[DiskReservation],
+        disks: &[NodeDisk],
+        roles: &[VolumeRole],
+    ) -> Vec<Result<String, String>> {
+        let candidates: Vec<Candidate> =
+            disks.iter().map(|disk| Candidate { disk, node_labels: None }).collect();
+        let mut out =
+            share_out(&rs.iter().collect::<Vec<_>>(), &candidates, &roles.iter().collect::<Vec<_>>());
+        let outcome = |r: &DiskReservation| match out.remove(&r.uid().unwrap()) {
+            Some(Outcome::Serve(disk)) => Some(Ok(disk)),
+            Some(Outcome::Wait(why)) => Some(Err(format!("{}: {}", why.reason, why.message))),
+            None => None,
+        };
+        rs.iter().filter_map(outcome).collect()
+    }
+
+    fn asks(name: &str, role: &str, size: u64, second: i64) -> DiskReservation {
+        let mut reservation = reservation(name, role, size);
+        let at = jiff::Timestamp::from_second(second).unwrap();
+        reservation.metadata.creation_timestamp = Some(Time(at));
+        reservation
+    }
+
+    /// Which are served.
+    fn served(rs: &[DiskReservation], disks: &[NodeDisk], roles: &[VolumeRole]) -> Vec<String> {
+        let outcomes = shared(rs, disks, roles);
+        rs.iter().zip(outcomes).filter(|(_, o)| o.is_ok()).map(|(r, _)| r.name_any()).collect()
+    }
+
+    #[test]
+    fn q3_the_lowest_share_comes_first_then_the_oldest() {
+        let disks = [disk("n1.a", "n1", 10, &[("has", 4)])];
+        let has = reserved("has", "eng", 4, &[]);
+        let rs = |asked: &[(&str, &str, u64, i64)]| -> Vec<DiskReservation> {
+            let asked = asked.iter().map(|(name, role, size, age)| asks(name, role, *size, *age));
+            std::iter::once(has.clone()).chain(asked).collect()
+        };
+        // eng has 4 and ops has nothing: ops first, though it is younger, until it has more than eng.
+        let waiting =
+            rs(&[("e", "eng", 3, 1), ("o1", "ops", 3, 2), ("o2", "ops", 2, 3), ("o3", "ops", 1, 4)]);
+        let candidates = [Candidate { disk: &disks[0], node_labels: None }];
+        let out = share_out(&waiting.iter().collect::<Vec<_>>(), &candidates, &[]);
+        let is = |name: &str| matches!(out[&format!("uid-{name}")], Outcome::Serve(_));
+        assert_eq!(
+            ["e", "o1", "o2", "o3"].map(is),
+            [false, true, true, false],
+            "o3 would take what e waits for"
+        );
+        // With the same share the oldest comes first.
+        let waiting = [asks("young", "a", 6, 2), asks("old", "b", 6, 1)];
+        assert_eq!(served(&waiting, &disks, &[]), ["old"]);
+    }
+
+    #[test]
+    fn q3_a_weight_counts_for_the_role_and_its_sub_roles() {
+        let disks = [disk("n1.a", "n1", 9, &[("x", 4), ("y", 3)])];
+        let has = [reserved("x", "eng/ml", 4, &[]), reserved("y", "ops", 3, &[])];
+        let waiting = [has[0].clone(), has[1].clone(), asks("e", "eng/ml", 2, 1), asks("o", "ops", 2, 2)];
+        let outcome = |roles: &[VolumeRole]| {
+            let candidates = [Candidate { disk: &disks[0], node_labels: None }];
+            let out = share_out(
+                &waiting.iter().collect::<Vec<_>>(),
+                &candidates,
+                &roles.iter().collect::<Vec<_>>(),
+            );
+            ["e", "o"].map(|name| matches!(out[&format!("uid-{name}")], Outcome::Serve(_)))
+        };
+        assert_eq!(outcome(&[]), [false, true], "4 against 3");
+        let mut eng = volume_role("eng", "eng");
+        eng.spec.weight = 2;
+        assert_eq!(outcome(&[eng]), [true, false], "4 / 2 against 3");
+    }
+
+    #[test]
+    fn l7_the_first_in_line_collects_room_and_those_behind_cannot_take_it() {
+        let disks = [disk("n1.a", "n1", 10, &[("has", 7)])];
+        let rs = [asks("big", "ops", 8, 1), asks("small", "ops", 2, 2)];
+        let said = shared(&rs, &disks, &[]);
+        assert_eq!(
+            said[0].as_ref().unwrap_err(),
+            "NotEnoughRoom: 8Gi asked for: n1.a has 3Gi free, 5Gi too little; it is served when room appears"
+        );
+        assert_eq!(
+            said[1].as_ref().unwrap_err(),
+            "NotEnoughRoom: 2Gi asked for: 3Gi free on n1.a are kept for reservation big of role ops, \
+             which is first in line; it is served when room appears"
+        );
+        // It collects on one disk only.
+        let two = [disk("n1.a", "n1", 10, &[("has", 7)]), disk("n2.a", "n2", 10, &[("h2", 8)])];
+        assert_eq!(shared(&rs, &two, &[])[1], Ok("n2.a".into()));
+    }
+
+    #[test]
+    fn l7_what_can_never_fit_holds_nobody_up() {
+        let disks = [disk("n1.a", "n1", 10, &[("has", 7)])];
+        assert_eq!(served(&[asks("huge", "ops", 11, 1), asks("small", "ops", 2, 2)], &disks, &[]), ["small"]);
+    }
+
+    #[test]
+    fn l7_whoever_goes_on_asking_for_little_does_not_starve_whoever_asks_for_much() {
+        // A disk of 10 from which one byte after the other is given back and asked for again by small ones.
+        let mut held: Vec<String> = (0..10).map(|i| format!("s{i}")).collect();
+        let big = asks("big", "ops", 6, 1);
+        for round in 10..100 {
+            let gone = held.remove(0);
+            let lines: Vec<(&str, u64)> = held.iter().map(|name| (name.as_str(), 1)).collect();
+            let disks = [disk("n1.a", "n1", 10, &lines)];
+            let mut rs: Vec<DiskReservation> =
+                held.iter().map(|name| reserved(name, "ops", 1, &[])).collect();
+            rs.push(big.clone());
+            rs.push(asks(&format!("s{round}"), "ops", 1, round));
+            let now = served(&rs[held.len()..], &disks, &[]);
+            if now.contains(&"big".to_owned()) {
+                return;
+            }
+            held.extend(now);
+            assert_ne!(gone, "big");
+        }
+        panic!("big was never served");
+    }
+
+    #[test]
+    fn q2_the_limit_and_the_guarantee_hold_nobody_else_up() {
+        let disks = [disk("n1.a", "n1", 10, &[("has", 2)])];
+        let eng = with_quota(volume_role("eng", "eng"), Some(3), None, &[("has", 2)]);
+        let ops = with_quota(volume_role("ops", "ops"), None, Some(5), &[]);
+        let rs = [
+            asks("e", "eng/ml", 2, 1),
+            asks("n", "new", 4, 2),
+            asks("o", "ops", 5, 3),
+            asks("m", "new", 3, 4),
+        ];
+        let said: Vec<String> = shared(&rs, &disks, &[eng, ops])
+            .into_iter()
+            .map(|o| o.unwrap_or_else(|why| why.split(':').next().unwrap().to_owned()))
+            .collect();
+        assert_eq!(said, ["OverQuota", "Guaranteed", "n1.a", "n1.a"]);
+    }
+
+    #[test]
+    fn q2_the_requests_of_one_role_share_its_limit() {
+        let disks = [disk("n1.a", "n1", 10, &[])];
+        let eng = with_quota(volume_role("eng", "eng"), Some(5), None, &[]);
+        let rs = [asks("a", "eng", 3, 1), asks("b", "eng/ml", 3, 2), asks("c", "eng", 2, 3)];
+        assert_eq!(served(&rs, &disks, std::slice::from_ref(&eng)), ["a", "c"]);
+        let mut unknown = eng;
+        unknown.status = None;
+        assert_eq!(shared(&rs, &disks, &[unknown]), [], "before it has summed up nobody is told anything");
+    }
+
+    #[test]
+    fn r6_one_that_grows_stands_in_the_same_line_and_takes_from_its_own_disk() {
+        let disks = [disk("n1.a", "n1", 10, &[("r", 4)]), disk("n2.a", "n2", 20, &[])];
+        let grows = |to| {
+            let mut r = reserved("r", "eng", 4, &[]);
+            r.spec.size = gi(to);
+            r
+        };
+        assert_eq!(shared(&[grows(10)], &disks, &[]), [Ok("n1.a".into())]);
+        assert_eq!(
+            shared(&[grows(11)], &disks, &[]),
+            [Err("NotEnoughRoom: 7Gi asked for: n1.a has 6Gi free, 1Gi too little; \
+                  it is served when room appears"
+                .into())]
+        );
+        assert_eq!(shared(&[grows(4)], &disks, &[]), [], "it has what it asks for");
+    }
+
+    #[test]
+    fn d4_a_disk_that_is_not_ready_serves_nobody() {
+        let mut down = disk("n1.a", "n1", 10, &[]);
+        set_ready(&mut down.status.as_mut().unwrap().conditions, false);
+        let said = shared(&[asks("a", "eng", 1, 1)], &[down], &[]);
+        assert!(said[0].as_ref().unwrap_err().contains("n1.a is not ready"));
+    }
+
+    #[test]
+    fn thousands_that_wait_are_shared_out_in_one_go() {
+        let disks: Vec<NodeDisk> =
+            (0..50).map(|i| disk(&format!("n{i}.a"), &format!("n{i}"), 10, &[("x", 9)])).collect();
+        let rs: Vec<DiskReservation> = (0..3000)
+            .map(|i| asks(&format!("r{i}"), &format!("role-{}", i % 20), 1 + i % 10, i as i64))
+            .collect();
+        let outcomes = shared(&rs, &disks, &[]);
+        assert_eq!(outcomes.len(), 3000);
+        assert!(outcomes.iter().filter(|o| o.is_ok()).count() <= 50);
+    }
+}
