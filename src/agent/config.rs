@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::api::{BackingKind, DiskKind, Size};
+use crate::api::{BackingKind, DiskKind, Role, Size};
 use crate::host::DiskConfig;
 
 /// The configuration file.
@@ -35,6 +35,19 @@ pub struct DiskEntry {
     /// Held back for the system: a quantity, or a percentage of the file system such as `10%`.
     #[serde(default = "ten_percent")]
     pub system_reserved: Size,
+    /// What is reserved on it from the start; the API changes none of it (R2).
+    #[serde(default)]
+    pub reservations: Vec<StaticReservation>,
+}
+
+/// A static reservation.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StaticReservation {
+    /// The role that it is for.
+    pub role: String,
+    /// How many bytes.
+    pub size: Size,
 }
 
 fn path_kind() -> DiskKind {
@@ -107,6 +120,14 @@ impl DiskEntry {
         if !self.path.is_absolute() {
             return Err(wrong(format!("path {} is not absolute", self.path.display())));
         }
+        for (i, reservation) in self.reservations.iter().enumerate() {
+            let role = &reservation.role;
+            Role::parse(role).map_err(|e| wrong(e.to_string()))?;
+            reservation.size.bytes().map_err(|e| wrong(e.to_string()))?;
+            if self.reservations[..i].iter().any(|other| other.role == *role) {
+                return Err(wrong(format!("role {role} has two reservations; make them one")));
+            }
+        }
         std::fs::create_dir_all(&self.path).map_err(|e| wrong(format!("{}: {e}", self.path.display())))?;
         let bytes = |size: &Size| size.bytes().map_err(|e| wrong(e.to_string()));
         let capacity = self.capacity.as_ref().map(bytes).transpose()?;
@@ -160,6 +181,12 @@ mod tests {
             ("{name: a, path: tmp}", "not absolute"),
             ("{name: a, path: /tmp, systemReserved: 101%}", "up to 100"),
             ("{name: a, path: /tmp, capacity: -1Gi}", "not a whole positive number"),
+            ("{name: a, path: /tmp, reservations: [{role: a//b, size: 1Gi}]}", "is not a role name"),
+            ("{name: a, path: /tmp, reservations: [{role: a, size: none}]}", "is not a size"),
+            (
+                "{name: a, path: /tmp, reservations: [{role: a, size: 1}, {role: a, size: 2}]}",
+                "two reservations",
+            ),
         ] {
             let entry: DiskEntry = serde_yaml::from_str(text).unwrap();
             assert!(entry.to_host().unwrap_err().to_string().contains(said), "{text}");

@@ -11,9 +11,10 @@ use crate::api::condition::{self, DISK_HEALTHY, Verdict, reason};
 use crate::api::{AGENT_MANAGER, NodeDisk, NodeDiskSpec, NodeDiskStatus, SharedPersistentVolume, Size};
 use crate::cluster;
 use crate::host::{DiskReport, Host, VolumeReport, VolumeUid};
-use crate::plan::{ledger, room};
+use crate::plan::{ledger, names, room};
 
 use super::config::DiskEntry;
+use super::reservations;
 
 /// Name of the NodeDisk of a disk.
 pub(super) fn name(node: &str, disk: &str) -> String {
@@ -46,6 +47,8 @@ struct Held {
     ours: u64,
     /// How many it does not know (S14).
     orphans: usize,
+    /// Static reservations that are not configured any more, and that something lives in (R2).
+    unconfigured: Vec<String>,
 }
 
 impl Disks {
@@ -68,7 +71,7 @@ impl Disks {
             }
         }
         let measured = self.measure().await;
-        let held = self.take_stock(&measured).await?;
+        let mut held = self.take_stock(&measured).await?;
         for mut disk in measured.disks {
             let Some(entry) = self.entries.iter().find(|entry| entry.name == disk.name) else { continue };
             let name = name(&self.node, &disk.name);
@@ -89,12 +92,17 @@ impl Disks {
                     continue;
                 }
             };
-            write(&api, &object, &disk, held.get(&disk.name).unwrap_or(&Held::default())).await?;
+            let mut held = held.remove(&disk.name).unwrap_or_default();
+            if disk.error.is_none() {
+                held.unconfigured = reservations::keep(&self.client, &name, &entry.reservations).await?;
+            }
+            write(&api, &object, &disk, &held).await?;
         }
         for object in known.values() {
             if !self.entries.iter().any(|entry| object.name_any() == name(&self.node, &entry.name)) {
+                let kept = reservations::keep(&self.client, &object.name_any(), &[]).await?;
                 let said = "it is not in the agent's configuration any more; its data stays";
-                let verdict = Verdict::no(reason::DISK_REFUSED, said);
+                let verdict = Verdict::no(reason::DISK_REFUSED, format!("{said}{}", unconfigured(&kept)));
                 tell(&api, object, object.status.clone().unwrap_or_default(), verdict).await?;
             }
         }
@@ -220,7 +228,10 @@ async fn write(
             status.allocatable = Some(Size::from_bytes(allocatable));
             let reserved = ledger::total(&status.reservations);
             match reserved.checked_sub(allocatable).filter(|missing| *missing > 0) {
-                None => Verdict::yes(reason::DISK_HEALTHY, healthy(held.orphans)),
+                None => Verdict::yes(
+                    reason::DISK_HEALTHY,
+                    healthy(held.orphans) + &unconfigured(&held.unconfigured),
+                ),
                 Some(missing) => Verdict::no(
                     reason::SPACE_TAKEN,
                     format!(
@@ -262,6 +273,16 @@ fn healthy(orphans: usize) -> String {
         n => {
             format!("{healthy}; {n} volumes on it have no object: they are kept, the agent's log names them")
         }
+    }
+}
+
+fn unconfigured(kept: &[String]) -> String {
+    match kept {
+        [] => String::new(),
+        kept => format!(
+            "; reservation {} is not in the agent's configuration any more, and stays until what lives in it is gone",
+            names(kept, kept.len())
+        ),
     }
 }
 

@@ -5,6 +5,7 @@
 mod config;
 mod disks;
 mod publish;
+mod reservations;
 mod run;
 mod volumes;
 

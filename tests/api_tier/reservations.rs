@@ -496,3 +496,60 @@ async fn q2_two_controllers_never_go_past_a_limit() {
     until_free(&cluster, "4Gi").await;
     watch.assert_unbroken();
 }
+
+/// Starts the agent anew with these static reservations on its disk.
+async fn configure(agent: &mut Agent, reservations: &str) {
+    agent.kill().await;
+    let path = agent.dir.join("agent.yaml");
+    let config = std::fs::read_to_string(&path).unwrap();
+    let disk = config.split(", reservations: ").next().unwrap().trim_end_matches("}]").to_owned();
+    std::fs::write(path, format!("{disk}, reservations: [{reservations}]}}]")).unwrap();
+    agent.run();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r2_static_reservations_follow_the_agents_configuration() {
+    let (cluster, mut agent) = start("1Gi").await;
+    let watch = Watch::safety(&cluster);
+    let (all, volumes) = (cluster.all::<DiskReservation>(), cluster.all::<SharedPersistentVolume>());
+    configure(&mut agent, "{role: eng/ml, size: 256Mi}, {role: Ops, size: 128Mi}").await;
+    until_reason(&all, "n1.default.eng.ml", "Ready").await;
+    let listed = until("both are reserved", || async {
+        let listed = all.list(&Default::default()).await.unwrap().items;
+        let stands = |r: &DiskReservation| r.status.as_ref().is_some_and(|s| s.node_disk.is_some());
+        (listed.len() == 2 && listed.iter().all(stands)).then_some(listed)
+    })
+    .await;
+    for reservation in &listed {
+        assert!(reservation.spec.is_static, "{reservation:?}");
+        assert_eq!(reservation.spec.node_disk.as_deref(), Some("n1.default"));
+    }
+    let ops = listed.iter().find(|r| r.spec.role == "Ops").unwrap().name_any();
+    assert!(ops.starts_with("n1.default.ops-x"), "{ops}");
+    until_free(&cluster, "640Mi").await;
+    cluster.apply_text(&volume("v", "eng/ml", "64Mi", "n1.default.eng.ml")).await;
+    until_reason(&volumes, "v", "Ready").await;
+
+    // The configuration changes the size; nothing is written when it does not.
+    configure(&mut agent, "{role: eng/ml, size: 512Mi}").await;
+    until_resized(&cluster, "n1.default.eng.ml", "Resized").await;
+    until_gone(&all, &ops).await;
+    until_free(&cluster, "512Mi").await;
+    cluster.quiet_for(Duration::from_secs(7)).await;
+
+    // What something lives in stays, and the disk says so.
+    configure(&mut agent, "").await;
+    until("the disk names the one that stays", || async {
+        let disk = cluster.all::<NodeDisk>().get("n1.default").await.unwrap();
+        let conditions = disk.status.unwrap().conditions;
+        let said = &condition::get(&conditions, "DiskHealthy")?.message;
+        said.contains("reservation n1.default.eng.ml is not in the agent's configuration any more")
+            .then_some(())
+    })
+    .await;
+    until_numbers(&cluster, "n1.default.eng.ml", ["512Mi", "64Mi", "448Mi"]).await;
+    volumes.delete("v", &DeleteParams::default()).await.unwrap();
+    until_gone(&all, "n1.default.eng.ml").await;
+    until_free(&cluster, "1Gi").await;
+    watch.assert_unbroken();
+}

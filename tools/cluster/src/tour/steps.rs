@@ -14,6 +14,7 @@ impl Tour {
         let free = self.disks()?;
         self.authorise()?;
         self.reserve()?;
+        self.quota()?;
         self.create()?;
         self.subscribe()?;
         self.claim()?;
@@ -44,6 +45,7 @@ impl Tour {
             }
         }
         for example in [
+            "13-quota.yaml",
             "03-volumes.yaml",
             "02-reservation-too-large.yaml",
             "01-reservation.yaml",
@@ -110,6 +112,16 @@ impl Tour {
         let said = self.reason(&["diskreservation", "analytics-archive"], "NotEnoughRoom")?;
         ensure!(said.contains("too little"), "it does not say how much is missing: {said}");
         self.show(&["get", "diskreservations"]).map(drop)
+    }
+
+    fn quota(&self) -> anyhow::Result<()> {
+        self.title("A role with a limit: what is within it is reserved, more is refused with the numbers")?;
+        self.apply("13-quota.yaml")?;
+        self.ready(&["volumerole/reporting", "diskreservation/reporting"])?;
+        let said = self.reason(&["diskreservation", "reporting-archive"], "OverQuota")?;
+        ensure!(said.contains("of its limit of 1Gi") && said.contains("too much"), "no numbers: {said}");
+        self.show(&["get", "volumeroles"])?;
+        self.unapply("13-quota.yaml")
     }
 
     fn create(&self) -> anyhow::Result<()> {
