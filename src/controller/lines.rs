@@ -12,10 +12,10 @@ use crate::api::{
     UidRef, VolumeRole, VolumeRoleStatus,
 };
 use crate::cluster::{self, Kind, Owned};
-use crate::plan::{ledger, quota, reserve, summary};
+use crate::plan::{ledger, quota, reserve};
 
 use super::Error;
-use super::context::{Context, named, refs};
+use super::context::{Context, named};
 use super::volume;
 
 /// An object whose status is a ledger of reservations.
@@ -157,15 +157,15 @@ async fn is_lived_in(uid: &str, ctx: &Context) -> Result<bool, Error> {
 
 /// Mends the lines of reservations that are not what the cache has of them: gone, shrunk, or elsewhere.
 pub(super) async fn sweep<K: Holder>(holder: &K, ctx: &Context) -> Result<(), Error> {
-    let all = ctx.stores.reservations.state();
     for line in holder.lines() {
-        let fits = named(&ctx.stores.reservations, &line.name).is_some_and(|r| {
-            let parent = summary::parent_role(&r, refs(&all));
-            r.uid().as_ref() == Some(&line.uid) && holder.belongs(&r, parent) && {
+        let cached = named(&ctx.stores.reservations, &line.name);
+        let fits = match cached.filter(|r| r.uid().as_ref() == Some(&line.uid)) {
+            Some(r) if holder.belongs(&r, parent_role(&r, ctx).await?.as_deref()) => {
                 let (low, high) = reserve::bounds(&r);
                 (low..=high).contains(&line.size.bytes_or_zero())
             }
-        });
+            _ => false,
+        };
         if !fits {
             mend(holder, line, ctx).await?;
         }

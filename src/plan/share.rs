@@ -6,7 +6,8 @@
 //! looked at.
 //!
 //! Nobody starves: one that does not fit now, and would fit into some disk if that were emptier, collects room on one
-//! disk. Those behind it get none of that disk until it has been served; what can never fit any disk holds nobody up.
+//! disk. Those behind it get none of that disk until it has been served; what can never fit any disk holds nobody up. The
+//! same holds for what is free and guaranteed to nobody: it is collected for the first that needs more of it (Q2).
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -14,7 +15,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
-use crate::api::condition::Verdict;
+use crate::api::condition::{Verdict, reason};
 use crate::api::{DiskReservation, NodeDisk, Size, VolumeRole};
 
 use super::reserve::{self, Candidate};
@@ -69,17 +70,27 @@ pub fn share_out(
     let counting = quota::counting(roles);
     let mut rooms = rooms(candidates);
     let mut books: Vec<Book> = counting.values().filter(|r| quota::has_quota(r)).map(|r| book(r)).collect();
-    let mut shares = shares(reservations);
     let mut queues = queues(reservations, &rooms, &mut outcomes);
+    if queues.is_empty() {
+        return outcomes;
+    }
+    let mut shares = shares(reservations);
     let weight = |role: &str| {
         let nearest = quota::lineage(role).find_map(|of| counting.get(of));
         u128::from(nearest.map_or(1, |r| r.spec.weight.max(1)))
     };
     let mut waiting: Vec<(usize, Request)> = Vec::new();
+    let mut unguaranteed = Unguaranteed::default();
     let mut looked_at = 0;
     while let Some(role) = first_in_line(&queues, &shares, weight) {
         let Some(request) = queues.get_mut(&role).and_then(VecDeque::pop_front) else { break };
         looked_at += 1;
+        let may: Vec<usize> = may_serve(&request, &rooms, candidates);
+        if may.is_empty() {
+            let why = reserve::no_such_disk(request.reservation, candidates);
+            outcomes.insert(request.uid, Outcome::Wait(why));
+            continue;
+        }
         let charged: Vec<usize> =
             (0..books.len()).filter(|i| quota::charges(&books[*i].role.spec.role, &role, None)).collect();
         if charged.iter().any(|i| !books[*i].current) {
@@ -90,15 +101,7 @@ pub fn share_out(
             let book = &books[*i];
             quota::over_limit(book.role, book.reserved, more(book))
         });
-        let free: u64 = rooms.iter().map(|room| room.free).fold(0, u64::saturating_add);
-        let known: Vec<(&VolumeRole, u64)> = books.iter().map(|book| (book.role, book.reserved)).collect();
-        if let Some(why) = over.or_else(|| quota::guaranteed(&role, request.asked, free, &known)) {
-            outcomes.insert(request.uid, Outcome::Wait(why));
-            continue;
-        }
-        let may: Vec<usize> = may_serve(&request, &rooms, candidates);
-        if may.is_empty() {
-            let why = reserve::no_such_disk(request.reservation, candidates);
+        if let Some(why) = over.or_else(|| unguaranteed.refuses(&request, &role, (&rooms, &may), &books)) {
             outcomes.insert(request.uid, Outcome::Wait(why));
             continue;
         }
@@ -138,6 +141,56 @@ pub fn share_out(
 impl Book<'_> {
     fn held(&self, uid: &str) -> u64 {
         self.lines.get(uid).copied().unwrap_or(0)
+    }
+}
+
+/// What is free on all disks and guaranteed to nobody: kept for the first that needs more of it than there is.
+#[derive(Default)]
+struct Unguaranteed<'a> {
+    kept_for: Option<(u64, &'a DiskReservation)>,
+}
+
+impl<'a> Unguaranteed<'a> {
+    /// Why the request does not get what it asks for of what is free.
+    fn refuses(
+        &mut self,
+        request: &Request<'a>,
+        role: &str,
+        (rooms, may): (&[Room], &[usize]),
+        books: &[Book],
+    ) -> Option<Verdict> {
+        let sum = |of: fn(&Room) -> u64| rooms.iter().map(of).fold(0, u64::saturating_add);
+        let known: Vec<(&VolumeRole, u64)> = books.iter().map(|book| (book.role, book.reserved)).collect();
+        let free = sum(|room| room.free);
+        if let Some(why) = quota::guaranteed(role, request.asked, free, &known) {
+            // With everything given back, it would fit beside all guarantees.
+            let none: Vec<(&VolumeRole, u64)> = known.iter().map(|(role, _)| (*role, 0)).collect();
+            let fits = quota::guaranteed(role, request.target, sum(|room| room.allocatable), &none).is_none()
+                && may.iter().any(|i| rooms[*i].ready && rooms[*i].allocatable >= request.target);
+            if self.kept_for.is_none() && fits {
+                self.kept_for = Some((request.asked, request.reservation));
+            }
+            return Some(why);
+        }
+        let (kept, first) = self.kept_for?;
+        // Who takes what is guaranteed to it takes it from nobody.
+        let own = known.iter().any(|(of, reserved)| {
+            let guarantee = of.spec.quota.guarantee.as_ref().map_or(0, Size::bytes_or_zero);
+            quota::charges(&of.spec.role, role, None) && guarantee.saturating_sub(*reserved) >= request.asked
+        });
+        let with_kept = request.asked.saturating_add(kept);
+        (!own && quota::guaranteed(role, with_kept, free, &known).is_some()).then(|| {
+            Verdict::no(
+                reason::GUARANTEED,
+                format!(
+                    "{} asked for: what is free and guaranteed to nobody is kept for reservation {} of role {}, \
+                     which is first in line; it is served when room appears",
+                    Size::from_bytes(request.asked),
+                    first.name_any(),
+                    first.spec.role
+                ),
+            )
+        })
     }
 }
 
@@ -402,7 +455,7 @@ mod tests {
         let ops = with_quota(volume_role("ops", "ops"), None, Some(5), &[]);
         let rs = [
             asks("e", "eng/ml", 2, 1),
-            asks("n", "new", 4, 2),
+            asks("n", "new", 6, 2),
             asks("o", "ops", 5, 3),
             asks("m", "new", 3, 4),
         ];
@@ -411,6 +464,24 @@ mod tests {
             .map(|o| o.unwrap_or_else(|why| why.split(':').next().unwrap().to_owned()))
             .collect();
         assert_eq!(said, ["OverQuota", "Guaranteed", "n1.a", "n1.a"]);
+    }
+
+    #[test]
+    fn l7_what_is_guaranteed_to_nobody_is_collected_too() {
+        let disks = [disk("n1.a", "n1", 10, &[("has", 2)])];
+        let ops = with_quota(volume_role("ops", "ops"), None, Some(5), &[]);
+        let roles = std::slice::from_ref(&ops);
+        let rs = [asks("big", "new", 4, 1), asks("small", "new", 3, 2), asks("o", "ops", 2, 3)];
+        let said = shared(&rs, &disks, roles);
+        assert!(said[0].as_ref().unwrap_err().starts_with("Guaranteed: 4Gi asked for is 1Gi too much"));
+        assert_eq!(
+            said[1].as_ref().unwrap_err(),
+            "Guaranteed: 3Gi asked for: what is free and guaranteed to nobody is kept for reservation big of role new, \
+             which is first in line; it is served when room appears"
+        );
+        assert_eq!(said[2], Ok("n1.a".into()), "what is its own");
+        let never = [asks("never", "new", 6, 1), asks("small", "new", 3, 2)];
+        assert_eq!(served(&never, &disks, roles), ["small"], "what can never be had holds nobody up");
     }
 
     #[test]

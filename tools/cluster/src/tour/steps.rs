@@ -44,6 +44,8 @@ impl Tour {
                 self.quietly(&["-n", namespace, "delete", pods, "--all", "--timeout=120s"])?;
             }
         }
+        let quota = ["diskreservation", "reporting", "reporting-archive"];
+        self.quietly(&[&["delete", "--ignore-not-found", "--timeout=120s"], &quota[..]].concat())?;
         for example in [
             "13-quota.yaml",
             "03-volumes.yaml",
@@ -121,6 +123,7 @@ impl Tour {
         let said = self.reason(&["diskreservation", "reporting-archive"], "OverQuota")?;
         ensure!(said.contains("of its limit of 1Gi") && said.contains("too much"), "no numbers: {said}");
         self.show(&["get", "volumeroles"])?;
+        self.show(&["delete", "diskreservation", "reporting", "reporting-archive", "--timeout=120s"])?;
         self.unapply("13-quota.yaml")
     }
 
