@@ -136,7 +136,10 @@ async fn resize(
     let has = reserve::size(status);
     let wanted = match reserve::entry(reservation) {
         Ok(entry) => entry.size.bytes_or_zero(),
-        Err(why) => return Ok(resized(reservation, status, Err(why))),
+        Err(why) => {
+            resized(reservation, status, Err(why));
+            return Ok(());
+        }
     };
     let done = match wanted.cmp(&has) {
         std::cmp::Ordering::Equal if condition::get(&status.conditions, RESIZED).is_none() => return Ok(()),
