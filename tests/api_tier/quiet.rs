@@ -35,8 +35,15 @@ async fn idle_means_not_one_write() {
     let mut agent = Agent::start(&cluster, "n1", "4Gi").await;
     until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
     // What waits is there too: a reservation that is too large, a claim to a volume that another holds.
-    for step in ["01-reservation", "02-reservation-too-large", "03-volumes", "04-subscriptions", "05-claims"]
-    {
+    for step in [
+        "01-reservation",
+        "02-reservation-too-large",
+        "03-volumes",
+        "04-subscriptions",
+        "05-claims",
+        "12-refinement",
+        "13-quota",
+    ] {
         cluster.example(&format!("{step}.yaml")).await;
     }
     let (a, b): (Api<VolumeClaim>, Api<VolumeClaim>) = (cluster.within("team-a"), cluster.within("team-b"));

@@ -11,7 +11,7 @@ use reservoir::api::{
 };
 use serde_json::json;
 
-use crate::support::{Agent, Cluster, Watch, until, until_gone, until_reason};
+use crate::support::{Agent, Cluster, Random, Watch, until, until_gone, until_reason};
 
 async fn start(capacity: &str) -> (Cluster, Agent) {
     let cluster = Cluster::start().await;
@@ -500,6 +500,73 @@ async fn q2_two_controllers_never_go_past_a_limit() {
     .await;
     until_free(&cluster, "4Gi").await;
     watch.assert_unbroken();
+}
+
+/// Reserves, carves out, grows, shrinks and gives back, again and again.
+async fn rounds(cluster: &Cluster) {
+    let all = cluster.all::<DiskReservation>();
+    for _ in 0..6 {
+        cluster.apply_text(&reservation("eng", "eng", "256Mi")).await;
+        cluster.apply_text(&refinement("ml", "eng/ml", "128Mi", "eng")).await;
+        cluster.apply_text(&refinement("x", "eng/ml/x", "64Mi", "ml")).await;
+        for name in ["eng", "ml", "x"] {
+            until_reason(&all, name, "Ready").await;
+        }
+        for (name, size) in [("eng", "512Mi"), ("ml", "384Mi"), ("x", "256Mi")] {
+            ask_for(cluster, name, size).await;
+        }
+        until_numbers(cluster, "x", ["256Mi", "0", "256Mi"]).await;
+        for (name, size) in [("x", "32Mi"), ("ml", "64Mi"), ("eng", "96Mi")] {
+            ask_for(cluster, name, size).await;
+            until_resized(cluster, name, "Resized").await;
+            // The line that it gives back is what the next one needs to shrink.
+            let of = [("x", "ml", "32Mi"), ("ml", "eng", "64Mi")].into_iter().find(|(of, ..)| *of == name);
+            if let Some((_, parent, used)) = of {
+                until("the parent has it back", || async {
+                    (numbers(cluster, parent).await[1] == used).then_some(())
+                })
+                .await;
+            }
+        }
+        until_numbers(cluster, "eng", ["96Mi", "64Mi", "32Mi"]).await;
+        for name in ["x", "ml", "eng"] {
+            until(&format!("{name} may be deleted"), || async {
+                all.delete(name, &DeleteParams::default()).await.ok()
+            })
+            .await;
+            until_gone(&all, name).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s1_the_controller_dies_while_reservations_take_and_give_back() {
+    let (cluster, _agent) = start("1Gi").await;
+    cluster.apply_text(&role("eng", "eng", "quota: {limit: 768Mi, guarantee: 64Mi}")).await;
+    cluster.apply_text(&role("ml", "eng/ml", "quota: {limit: 512Mi}")).await;
+    let watch = Watch::safety(&cluster);
+    let mut random = Random::new("the controller dies while reservations take and give back");
+    let mut deaths = 0;
+    let dying = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(random.within(30..200))).await;
+            cluster.kill_controller().await;
+            cluster.start_controller().await;
+            deaths += 1;
+        }
+    };
+    tokio::select! {
+        () = rounds(&cluster) => {}
+        () = dying => {}
+    }
+    until_free(&cluster, "1Gi").await;
+    until("nothing is charged", || async {
+        let roles = cluster.all::<VolumeRole>().list(&Default::default()).await.unwrap();
+        roles.iter().all(|r| r.status.as_ref().is_some_and(|s| s.reservations.is_empty())).then_some(())
+    })
+    .await;
+    println!("the controller died {deaths} times, {} revisions", watch.assert_unbroken());
+    assert!(deaths > 10);
 }
 
 /// Starts the agent anew with these static reservations on its disk.
