@@ -9,6 +9,7 @@ pub mod keep;
 pub mod ledger;
 pub mod offer;
 pub mod publish;
+mod queue;
 pub mod quota;
 pub mod release;
 pub mod reserve;

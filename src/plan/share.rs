@@ -1,23 +1,20 @@
 //! SHARE OUT: which of the reservations that wait is served next, and by which disk (Q3, L7).
 //!
-//! The role with the lowest share comes first: what it has reserved, divided by its weight (disk is the only resource, so
-//! this is its dominant share, and what all disks have in all cancels out). Within a role, and between equal shares, the
-//! oldest comes first. Whoever fits is given its disk in thought, which raises its role's share, until all have been
-//! looked at.
+//! They are looked at in the order of [`super::queue`]. Whoever fits is given its disk in thought, which raises its role's
+//! share, until all have been looked at.
 //!
 //! Nobody starves: one that does not fit now, and would fit into some disk if that were emptier, collects room on one
 //! disk. Those behind it get none of that disk until it has been served; what can never fit any disk holds nobody up. The
 //! same holds for what is free and guaranteed to nobody: it is collected for the first that needs more of it (Q2).
 
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{DiskReservation, NodeDisk, Size, VolumeRole};
 
+use super::queue::{Queue, Request};
 use super::reserve::{self, Candidate};
 use super::{ledger, quota};
 
@@ -28,16 +25,6 @@ pub enum Outcome {
     Serve(String),
     /// It waits, for that reason.
     Wait(Verdict),
-}
-
-/// One that waits.
-struct Request<'a> {
-    reservation: &'a DiskReservation,
-    uid: String,
-    /// Bytes beyond what it has.
-    asked: u64,
-    /// Bytes in all.
-    target: u64,
 }
 
 /// A disk as the sharing out goes on.
@@ -70,21 +57,17 @@ pub fn share_out(
     let counting = quota::counting(roles);
     let mut rooms = rooms(candidates);
     let mut books: Vec<Book> = counting.values().filter(|r| quota::has_quota(r)).map(|r| book(r)).collect();
-    let mut queues = queues(reservations, &rooms, &mut outcomes);
-    if queues.is_empty() {
+    let requests = requests(reservations, &rooms, &mut outcomes);
+    if requests.is_empty() {
         return outcomes;
     }
-    let mut shares = shares(reservations);
-    let weight = |role: &str| {
-        let nearest = quota::lineage(role).find_map(|of| counting.get(of));
-        u128::from(nearest.map_or(1, |r| r.spec.weight.max(1)))
-    };
+    let mut queue = Queue::new(requests, reservations, &counting);
     let mut waiting: Vec<(usize, Request)> = Vec::new();
     let mut unguaranteed = Unguaranteed::default();
     let mut looked_at = 0;
-    while let Some(role) = first_in_line(&queues, &shares, weight) {
-        let Some(request) = queues.get_mut(&role).and_then(VecDeque::pop_front) else { break };
+    while let Some(request) = queue.next() {
         looked_at += 1;
+        let role = &request.reservation.spec.role;
         let may: Vec<usize> = may_serve(&request, &rooms, candidates);
         if may.is_empty() {
             let why = reserve::no_such_disk(request.reservation, candidates);
@@ -92,7 +75,7 @@ pub fn share_out(
             continue;
         }
         let charged: Vec<usize> =
-            (0..books.len()).filter(|i| quota::charges(&books[*i].role.spec.role, &role, None)).collect();
+            (0..books.len()).filter(|i| quota::charges(&books[*i].role.spec.role, role, None)).collect();
         if charged.iter().any(|i| !books[*i].current) {
             continue;
         }
@@ -101,24 +84,27 @@ pub fn share_out(
             let book = &books[*i];
             quota::over_limit(book.role, book.reserved, more(book))
         });
-        if let Some(why) = over.or_else(|| unguaranteed.refuses(&request, &role, (&rooms, &may), &books)) {
+        if let Some(why) = over.or_else(|| unguaranteed.refuses(&request, (&rooms, &may), &books)) {
             outcomes.insert(request.uid, Outcome::Wait(why));
             continue;
         }
         let open = may.iter().copied().filter(|i| rooms[*i].ready && rooms[*i].kept_for.is_none());
-        let roomiest = |i: &usize| (rooms[*i].free, std::cmp::Reverse(rooms[*i].name.clone()));
-        match open.clone().max_by_key(roomiest).filter(|i| rooms[*i].free >= request.asked) {
+        let roomier = |a: &usize, b: &usize| {
+            let (a, b) = (&rooms[*a], &rooms[*b]);
+            a.free.cmp(&b.free).then_with(|| b.name.cmp(&a.name))
+        };
+        match open.clone().max_by(roomier).filter(|i| rooms[*i].free >= request.asked) {
             Some(best) => {
                 rooms[best].free -= request.asked;
                 for i in charged {
                     books[i].reserved = books[i].reserved.saturating_add(more(&books[i]));
                 }
-                charge(&mut shares, &role, None, request.asked);
+                queue.served(&request);
                 outcomes.insert(request.uid, Outcome::Serve(rooms[best].name.clone()));
             }
             None => {
                 let emptied = open.filter(|i| rooms[*i].allocatable >= request.target);
-                if let Some(collects) = emptied.max_by_key(roomiest) {
+                if let Some(collects) = emptied.max_by(roomier) {
                     rooms[collects].kept_for = Some((looked_at, request.reservation));
                 }
                 waiting.push((looked_at, request));
@@ -155,10 +141,10 @@ impl<'a> Unguaranteed<'a> {
     fn refuses(
         &mut self,
         request: &Request<'a>,
-        role: &str,
         (rooms, may): (&[Room], &[usize]),
         books: &[Book],
     ) -> Option<Verdict> {
+        let role = &request.reservation.spec.role;
         let sum = |of: fn(&Room) -> u64| rooms.iter().map(of).fold(0, u64::saturating_add);
         let known: Vec<(&VolumeRole, u64)> = books.iter().map(|book| (book.role, book.reserved)).collect();
         let free = sum(|room| room.free);
@@ -237,50 +223,32 @@ fn may_serve(request: &Request, rooms: &[Room], candidates: &[Candidate]) -> Vec
     (0..rooms.len()).filter(|i| reserve::may_serve(request.reservation, &candidates[*i])).collect()
 }
 
-/// What each role has reserved, sub-roles included, each byte once (Q1).
-fn shares(reservations: &[&DiskReservation]) -> HashMap<String, u64> {
-    let by_uid: HashMap<&str, &DiskReservation> =
-        reservations.iter().filter_map(|r| Some((r.metadata.uid.as_deref()?, *r))).collect();
-    let mut shares = HashMap::new();
-    for reservation in reservations {
-        let Some(status) = reservation.status.as_ref().filter(|s| s.node_disk.is_some()) else { continue };
-        let parent = status.parent.as_ref().and_then(|parent| by_uid.get(parent.uid.as_str()));
-        let parent = parent.map(|parent| parent.spec.role.as_str());
-        charge(&mut shares, &reservation.spec.role, parent, reserve::size(status));
-    }
-    shares
-}
-
-fn charge(shares: &mut HashMap<String, u64>, role: &str, parent: Option<&str>, bytes: u64) {
-    for of in quota::lineage(role).filter(|of| quota::charges(of, role, parent)) {
-        let share = shares.entry(of.to_owned()).or_default();
-        *share = share.saturating_add(bytes);
-    }
-}
-
-/// Those that wait, by role, the oldest first. One that a disk's ledger has already needs no place in line.
-fn queues<'a>(
+/// Those that wait. One that a disk's ledger has already needs no place in line.
+fn requests<'a>(
     reservations: &[&'a DiskReservation],
     rooms: &[Room],
     outcomes: &mut BTreeMap<String, Outcome>,
-) -> BTreeMap<String, VecDeque<Request<'a>>> {
+) -> Vec<Request<'a>> {
+    let waits = |r: &&&DiskReservation| {
+        r.metadata.deletion_timestamp.is_none()
+            && r.spec.parent.is_none()
+            && reserve::asked(r).map_or(true, |asked| asked > 0)
+    };
+    let waiting: Vec<&&DiskReservation> = reservations.iter().filter(waits).collect();
+    if waiting.is_empty() {
+        return vec![];
+    }
     let mut lines: HashMap<&str, (&str, u64)> = HashMap::new();
     for room in rooms {
         for line in room.disk.status.iter().flat_map(|s| &s.reservations) {
             lines.insert(&line.uid, (&room.name, line.size.bytes_or_zero()));
         }
     }
-    let mut queues: BTreeMap<String, VecDeque<Request>> = BTreeMap::new();
-    let waits = |r: &&&DiskReservation| {
-        r.metadata.deletion_timestamp.is_none() && r.spec.parent.is_none() && r.metadata.uid.is_some()
-    };
-    let mut by_age: Vec<&&DiskReservation> = reservations.iter().filter(waits).collect();
-    by_age.sort_by_key(|r| age(r));
-    for reservation in by_age {
+    let mut requests = Vec::new();
+    for reservation in waiting {
         let uid = reservation.uid().unwrap_or_default();
         let placed = reservation.status.as_ref().is_some_and(|s| s.node_disk.is_some());
         let target = match reserve::entry(reservation) {
-            Ok(_) if reserve::asked(reservation) == Ok(0) => continue,
             Ok(entry) => entry.size.bytes_or_zero(),
             Err(why) => {
                 outcomes.insert(uid, Outcome::Wait(why));
@@ -293,35 +261,17 @@ fn queues<'a>(
             }
             line => {
                 let asked = target - line.map_or(0, |(_, line)| *line);
-                let request = Request { reservation, uid, asked, target };
-                queues.entry(reservation.spec.role.clone()).or_default().push_back(request);
+                requests.push(Request { reservation, uid, asked, target });
             }
         }
     }
-    queues
-}
-
-fn age(reservation: &DiskReservation) -> (Option<Time>, Option<String>) {
-    (reservation.creation_timestamp(), reservation.uid())
-}
-
-/// The role whose oldest request is looked at next.
-fn first_in_line(
-    queues: &BTreeMap<String, VecDeque<Request>>,
-    shares: &HashMap<String, u64>,
-    weight: impl Fn(&str) -> u128,
-) -> Option<String> {
-    let share = |role: &str| u128::from(shares.get(role).copied().unwrap_or(0));
-    let lower = |(a, first): &(&String, &Request), (b, second): &(&String, &Request)| -> Ordering {
-        let shares = (share(a) * weight(b)).cmp(&(share(b) * weight(a)));
-        shares.then_with(|| age(first.reservation).cmp(&age(second.reservation)))
-    };
-    let heads = queues.iter().filter_map(|(role, queue)| Some((role, queue.front()?)));
-    heads.min_by(lower).map(|(role, _)| role.clone())
+    requests
 }
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
     use super::*;
     use crate::plan::testing::*;
 

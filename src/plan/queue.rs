@@ -1,0 +1,99 @@
+//! Who waits for room, and who of them comes next (Q3).
+//!
+//! The role with the lowest share comes first: what it has reserved, divided by its weight (disk is the only resource, so
+//! this is its dominant share, and what all disks have in all cancels out). Within a role, and between equal shares, the
+//! oldest comes first.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+
+use crate::api::{DiskReservation, VolumeRole};
+
+use super::{quota, reserve};
+
+/// One that waits, or that wants to grow.
+pub(super) struct Request<'a> {
+    pub reservation: &'a DiskReservation,
+    pub uid: String,
+    /// Bytes beyond what it has.
+    pub asked: u64,
+    /// Bytes in all.
+    pub target: u64,
+}
+
+impl<'a> Request<'a> {
+    fn role(&self) -> &'a str {
+        &self.reservation.spec.role
+    }
+
+    fn age(&self) -> (Option<Time>, &str) {
+        (self.reservation.creation_timestamp(), &self.uid)
+    }
+}
+
+/// All that wait, in the order in which they are looked at; the order changes as they are served.
+pub(super) struct Queue<'a> {
+    /// By role: its weight, and those that wait, the oldest first.
+    roles: BTreeMap<&'a str, (u128, VecDeque<Request<'a>>)>,
+    /// What each role has reserved, sub-roles included, each byte once (Q1).
+    shares: HashMap<&'a str, u64>,
+}
+
+impl<'a> Queue<'a> {
+    /// The queue of `requests`, among `reservations`; a role has the weight of its VolumeRole, or its nearest ancestor's.
+    pub fn new(
+        mut requests: Vec<Request<'a>>,
+        reservations: &[&'a DiskReservation],
+        counting: &BTreeMap<&str, &VolumeRole>,
+    ) -> Self {
+        requests.sort_by(|a, b| a.age().cmp(&b.age()));
+        let weight = |role: &str| {
+            let nearest = quota::lineage(role).find_map(|of| counting.get(of));
+            u128::from(nearest.map_or(1, |r| r.spec.weight.max(1)))
+        };
+        let mut queue = Self { roles: BTreeMap::new(), shares: HashMap::new() };
+        for request in requests {
+            let role = request.role();
+            let (_, line) = queue.roles.entry(role).or_insert_with(|| (weight(role), VecDeque::new()));
+            line.push_back(request);
+        }
+        let by_uid: HashMap<&str, &DiskReservation> =
+            reservations.iter().filter_map(|r| Some((r.metadata.uid.as_deref()?, *r))).collect();
+        for reservation in reservations {
+            let Some(status) = reservation.status.as_ref().filter(|s| s.node_disk.is_some()) else {
+                continue;
+            };
+            let parent = status.parent.as_ref().and_then(|parent| by_uid.get(parent.uid.as_str()));
+            let parent = parent.map(|parent| parent.spec.role.as_str());
+            queue.charge(&reservation.spec.role, parent, reserve::size(status));
+        }
+        queue
+    }
+
+    /// The next one.
+    pub fn next(&mut self) -> Option<Request<'a>> {
+        let share = |role: &str| u128::from(self.shares.get(role).copied().unwrap_or(0));
+        let heads = self
+            .roles
+            .iter()
+            .filter_map(|(role, (weight, line))| Some((share(role), *weight, line.front()?.age(), *role)));
+        let (.., role) = heads.min_by(|(a, of_a, age_a, _), (b, of_b, age_b, _)| {
+            (a * of_b).cmp(&(b * of_a)).then_with(|| age_a.cmp(age_b))
+        })?;
+        self.roles.get_mut(role).and_then(|(_, line)| line.pop_front())
+    }
+
+    /// The request is served: its role has more.
+    pub fn served(&mut self, request: &Request<'a>) {
+        self.charge(request.role(), None, request.asked);
+    }
+
+    fn charge(&mut self, role: &'a str, parent: Option<&str>, bytes: u64) {
+        for of in quota::lineage(role).filter(|of| quota::charges(of, role, parent)) {
+            let share = self.shares.entry(of).or_default();
+            *share = share.saturating_add(bytes);
+        }
+    }
+}
