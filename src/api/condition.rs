@@ -16,6 +16,11 @@ pub const BACKED: &str = "Backed";
 /// reservation stays [`READY`] with what it has.
 pub const RESIZED: &str = "Resized";
 
+/// A volume has the size that its spec asks for; there once that was changed (V7).
+pub const RESIZED: &str = "Resized";
+/// A volume is to be destroyed when nobody uses it; there once that was asked for (X5).
+pub const RETIRING: &str = "Retiring";
+
 /// Reasons, each used by exactly one situation.
 pub mod reason {
     /// All is as the spec asks.
@@ -27,6 +32,8 @@ pub mod reason {
     pub const AGENT_SILENT: &str = "AgentSilent";
     /// Disk: its node is not Ready or is not there; nothing is released because of that (D4).
     pub const NODE_UNREACHABLE: &str = "NodeUnreachable";
+    /// Disk: an administrator declared it gone, for good (D4).
+    pub const DISK_GONE: &str = "DiskGone";
     /// Disk: the agent refuses it; the message says why.
     pub const DISK_REFUSED: &str = "DiskRefused";
     /// Disk: the file system no longer has the room that was promised, because others filled it.
@@ -71,6 +78,22 @@ pub mod reason {
     pub const BACKING_FAILED: &str = "BackingFailed";
     /// Volume: it was made once, and its bytes are not on the disk any more; they are never made again over it.
     pub const BACKING_LOST: &str = "BackingLost";
+    /// Volume: its disk was declared gone, and what was on it with it (D4).
+    pub const VOLUME_GONE: &str = "VolumeGone";
+    /// Volume: it has the size that its spec asks for (V7).
+    pub const RESIZED: &str = "Resized";
+    /// Volume: its node is making it larger or smaller (V7).
+    pub const RESIZING: &str = "Resizing";
+    /// Volume: its node could not make it larger or smaller, and left it as it was; the message says why (V7).
+    pub const RESIZE_FAILED: &str = "ResizeFailed";
+    /// Volume: its file system cannot be made smaller (V7).
+    pub const CANNOT_SHRINK: &str = "CannotShrink";
+    /// Volume: it cannot be made smaller while the pods that the message names use it (V7).
+    pub const SHRINK_IN_USE: &str = "ShrinkInUse";
+    /// Volume: to be destroyed when nobody uses it any more; the message says whom that waits for (X5).
+    pub const RETIRING: &str = "Retiring";
+    /// Volume: it was to be retired, and that was taken back (X5).
+    pub const RETIRE_WITHDRAWN: &str = "RetireWithdrawn";
     /// Volume: being destroyed; the message says what that waits for.
     pub const DESTROYING: &str = "Destroying";
 
@@ -86,6 +109,8 @@ pub mod reason {
     pub const NO_MATCH: &str = "NoMatch";
     /// Claim: the volume that it names is not ready yet or sits on an unreachable node.
     pub const VOLUME_NOT_READY: &str = "VolumeNotReady";
+    /// Claim: the volume is being retired: who has it goes on, nobody new gets it (X5).
+    pub const VOLUME_RETIRING: &str = "VolumeRetiring";
     /// Claim: the volume is being destroyed (O6).
     pub const VOLUME_DESTROYING: &str = "VolumeDestroying";
     /// Claim: the exclusive volume is held by another claim, which the message names (C3).

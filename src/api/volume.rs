@@ -156,9 +156,13 @@ pub struct SharedPersistentVolumeStatus {
     /// The node that it is on; its agent makes, mounts and erases it (controller).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
-    /// Its size (controller).
+    /// What it may take of its disk: in the ledger before it is said here (controller).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<Size>,
+    /// The ledger of its reservation may still have more than `size`; it does not grow before that is given back (V7;
+    /// controller).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub credit_due: bool,
     /// The claims that are bound to it. This list, changed by compare-and-swap, decides C1, C3 and X2 (controller).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub claims: Vec<ClaimBinding>,
@@ -178,7 +182,7 @@ pub struct SharedPersistentVolumeStatus {
     /// The node's word (agent).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<NodePart>,
-    /// `Ready` (controller) and `Backed` (agent).
+    /// `Ready` (controller) and `Backed` (agent); where there is something to say, `Resized` and `Retiring` (controller).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -216,6 +220,12 @@ pub struct NodePart {
     /// How large it is on the disk now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<Size>,
+    /// It is being made that large; said before it is begun (V7).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growing: Option<Size>,
+    /// Why it could not be made larger or smaller, last time (V7).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resize_failed: Option<String>,
     /// The agent refuses new mounts of it; on disk before it is said here.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub fenced: bool,

@@ -13,6 +13,7 @@ mod queue;
 pub mod quota;
 pub mod release;
 pub mod reserve;
+pub mod resize;
 pub mod room;
 pub mod share;
 pub mod summary;

@@ -1,0 +1,357 @@
+//! GROW and SHRINK: the next step from the size that a volume has to the one that is wished (V7).
+//!
+//! At every committed revision the line in the reservation's ledger ≥ `status.size` ≥ `status.node.size` and
+//! `status.node.growing` ≥ what is on the disk. Upwards each is written before the next one, downwards after it.
+//! `status.size` and the node's part are in one object, so of a controller that takes room back and an agent that is
+//! about to use it one wins. The ledger is in another: what is left there too much is given back only while the volume
+//! says `creditDue`, and while it does, the volume does not grow.
+
+use kube::ResourceExt;
+
+use crate::api::condition::{Verdict, reason};
+use crate::api::{BackingState, FsType, NodePart, SharedPersistentVolume, SharedPersistentVolumeStatus, Size};
+
+use super::names;
+
+/// What the controller does next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Have the ledger's line say at least that much, then `status.size` exactly that.
+    Grow(u64),
+    /// The disk has no more than that: have `status.size` say so, and that the ledger has to follow.
+    Lower(u64),
+    /// Give back what the ledger's line has beyond `status.size`.
+    GiveBack,
+    /// The ledger has followed: say so.
+    Settle,
+    /// Nothing; what the condition `Resized` says, `None` while there is nothing to say.
+    Rest(Option<Verdict>),
+}
+
+/// What the ledger of the volume's reservation has.
+#[derive(Clone, Copy, Debug)]
+pub struct Ledger {
+    /// The volume's own line.
+    pub line: u64,
+    /// What no line has.
+    pub free: u64,
+}
+
+struct Sizes {
+    wished: u64,
+    granted: u64,
+    on_disk: u64,
+    node: NodePart,
+}
+
+/// `None` before the volume was made, and where a size cannot be read.
+fn sizes(volume: &SharedPersistentVolume) -> Option<Sizes> {
+    let status = volume.status.as_ref()?;
+    let node = status.node.clone().filter(|node| node.backing == BackingState::Made)?;
+    Some(Sizes {
+        wished: volume.spec.size.bytes().ok()?,
+        granted: status.size.as_ref()?.bytes().ok()?,
+        on_disk: node.size.as_ref()?.bytes().ok()?,
+        node,
+    })
+}
+
+/// What the volume has for its users now.
+pub fn size_now(volume: &SharedPersistentVolume) -> &Size {
+    let status = volume.status.as_ref();
+    let on_disk = status.and_then(|s| s.node.as_ref()?.size.as_ref());
+    on_disk.or(status.and_then(|s| s.size.as_ref())).unwrap_or(&volume.spec.size)
+}
+
+/// The controller's next step.
+pub fn next(volume: &SharedPersistentVolume, ledger: Option<Ledger>) -> Step {
+    let status = volume.status.clone().unwrap_or_default();
+    let (Some(sizes), Some(ledger)) = (sizes(volume), ledger) else { return Step::Rest(None) };
+    let Sizes { wished, granted, on_disk, ref node } = sizes;
+    let growing = node.growing.as_ref().map_or(0, Size::bytes_or_zero);
+    let needed = wished.max(on_disk).max(growing);
+    if status.credit_due {
+        return if ledger.line > granted { Step::GiveBack } else { Step::Settle };
+    }
+    if wished > granted {
+        return match wished.saturating_sub(ledger.line) <= ledger.free {
+            true => Step::Grow(wished),
+            false => Step::Rest(Some(full(volume, ledger))),
+        };
+    }
+    if needed < granted || wished == granted && ledger.line > granted {
+        return Step::Lower(needed);
+    }
+    Step::Rest(standing(volume, &status, &sizes))
+}
+
+/// Why it does not grow: the reservation's numbers.
+pub fn full(volume: &SharedPersistentVolume, ledger: Ledger) -> Verdict {
+    let home = volume.status.as_ref().and_then(|s| s.reservation.as_ref()).map_or("?", |r| &r.name);
+    let wished = volume.spec.size.bytes_or_zero();
+    Verdict::no(
+        reason::RESERVATION_FULL,
+        format!(
+            "{} wished, {} more than it has, and reservation {home} has {} left: enlarge the reservation or set \
+             spec.size back; the volume stays usable at {}",
+            volume.spec.size,
+            Size::from_bytes(wished.saturating_sub(ledger.line)),
+            Size::from_bytes(ledger.free),
+            size_now(volume)
+        ),
+    )
+}
+
+fn standing(
+    volume: &SharedPersistentVolume,
+    status: &SharedPersistentVolumeStatus,
+    sizes: &Sizes,
+) -> Option<Verdict> {
+    let on_node = status.node_name.as_deref().unwrap_or("?");
+    let (wished, now) = (&volume.spec.size, size_now(volume));
+    if sizes.on_disk == sizes.wished && sizes.node.growing.is_none() {
+        let said = crate::api::condition::get(&status.conditions, crate::api::condition::RESIZED);
+        return said.map(|_| Verdict::yes(reason::RESIZED, format!("it has {wished}")));
+    }
+    Some(match (&sizes.node.resize_failed, sizes.wished < sizes.on_disk) {
+        (_, true) if volume.spec.fs_type != FsType::Ext4 => Verdict::no(
+            reason::CANNOT_SHRINK,
+            format!("xfs cannot shrink: set spec.size back to {now}, or create a smaller volume and copy"),
+        ),
+        (_, true) if status.user_count > 0 => Verdict::no(
+            reason::SHRINK_IN_USE,
+            format!(
+                "it shrinks to {wished} when pod {} has ended: only an unused volume can",
+                names(&status.users, status.user_count as usize)
+            ),
+        ),
+        (Some(why), _) => Verdict::no(reason::RESIZE_FAILED, format!("it stays at {now}: {why}")),
+        (None, smaller) => Verdict::no(
+            reason::RESIZING,
+            format!("node {on_node} is making it {}", if smaller { "smaller" } else { "larger" }),
+        ),
+    })
+}
+
+/// What the agent does next about the size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnNode {
+    /// Say first that it will be that large.
+    Announce(u64),
+    /// Make it that large or small.
+    Resize(u64),
+}
+
+/// The agent's next step; `unfinished`: its journal says that a resize was begun and not finished.
+pub fn on_node(volume: &SharedPersistentVolume, unfinished: bool) -> Option<OnNode> {
+    let Sizes { wished, granted, on_disk, node } = sizes(volume)?;
+    if volume.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    if let Some(growing) = &node.growing {
+        return Some(OnNode::Resize(growing.bytes().ok()?));
+    }
+    let unused = volume.status.as_ref().is_some_and(|s| s.user_count == 0);
+    if wished < on_disk && unused && volume.spec.fs_type == FsType::Ext4 {
+        return Some(OnNode::Resize(wished));
+    }
+    if on_disk < granted && wished >= granted {
+        return Some(OnNode::Announce(granted));
+    }
+    unfinished.then_some(OnNode::Resize(on_disk))
+}
+
+/// Whether a change of its reservation concerns the volume: it waits for room, or the ledger has another size.
+pub fn waits_for_ledger(volume: &SharedPersistentVolume, line: Option<u64>) -> bool {
+    let granted = volume.status.as_ref().and_then(|s| s.size.as_ref()).map(Size::bytes_or_zero);
+    volume.spec.size.bytes().ok() > granted || line.is_some() && line != granted && volume.uid().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::condition::{RESIZED, set};
+    use crate::plan::testing::*;
+
+    /// Sizes in Gi: what is wished, `status.size`, the node's word, the ledger's line, what else is free there.
+    fn sized(wished: u64, granted: u64, on_disk: u64) -> SharedPersistentVolume {
+        let mut v = ready_volume("v", "eng", true);
+        v.spec.size = gi(wished);
+        let status = v.status.as_mut().unwrap();
+        status.size = Some(gi(granted));
+        status.node.as_mut().unwrap().size = Some(gi(on_disk));
+        v
+    }
+
+    fn step(v: &SharedPersistentVolume, line: u64, free: u64) -> Step {
+        next(v, Some(Ledger { line: line << 30, free: free << 30 }))
+    }
+
+    fn said(step: Step) -> (&'static str, String) {
+        match step {
+            Step::Rest(Some(verdict)) => (verdict.reason, verdict.message),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn v7_growing_goes_ledger_then_status_then_disk() {
+        let g = |n: u64| n << 30;
+        assert_eq!(step(&sized(1, 1, 1), 1, 5), Step::Rest(None), "nothing to do, nothing to say");
+        assert_eq!(step(&sized(3, 1, 1), 1, 5), Step::Grow(g(3)));
+        assert_eq!(step(&sized(3, 1, 1), 3, 0), Step::Grow(g(3)), "died between ledger and status");
+        assert_eq!(said(step(&sized(3, 3, 1), 3, 0)).0, "Resizing");
+        assert_eq!(on_node(&sized(3, 1, 1), false), None, "S1: not before it is granted");
+        assert_eq!(on_node(&sized(3, 3, 1), false), Some(OnNode::Announce(g(3))));
+        let mut v = sized(3, 3, 1);
+        v.status.as_mut().unwrap().node.as_mut().unwrap().growing = Some(gi(3));
+        assert_eq!(on_node(&v, true), Some(OnNode::Resize(g(3))));
+        let v = sized(3, 3, 3);
+        assert_eq!(on_node(&v, false), None);
+        assert_eq!(step(&v, 3, 0), Step::Rest(None));
+    }
+
+    #[test]
+    fn v7_more_than_the_reservation_has_is_refused_with_the_numbers() {
+        let mut v = sized(9, 1, 1);
+        v.status.as_mut().unwrap().reservation =
+            Some(crate::api::UidRef { name: "r".into(), uid: "u".into() });
+        let (reason, message) = said(step(&v, 1, 5));
+        assert_eq!(reason, "ReservationFull");
+        assert!(message.starts_with("9Gi wished, 8Gi more than it has, and reservation r has 5Gi left"));
+        assert_eq!(on_node(&v, false), None);
+    }
+
+    #[test]
+    fn v7_shrinking_goes_disk_then_status_then_ledger() {
+        let g = |n: u64| n << 30;
+        assert_eq!(on_node(&sized(1, 3, 3), false), Some(OnNode::Resize(g(1))));
+        assert_eq!(said(step(&sized(1, 3, 3), 3, 0)).0, "Resizing", "the disk comes first");
+        assert_eq!(step(&sized(1, 3, 1), 3, 0), Step::Lower(g(1)));
+        let mut v = sized(1, 1, 1);
+        v.status.as_mut().unwrap().credit_due = true;
+        assert_eq!(step(&v, 3, 0), Step::GiveBack);
+        assert_eq!(step(&v, 1, 2), Step::Settle);
+        v.spec.size = gi(3);
+        assert_eq!(step(&v, 3, 0), Step::GiveBack, "S1: it does not grow before that");
+    }
+
+    #[test]
+    fn v7_what_cannot_shrink_says_why_and_stays() {
+        let mut used = sized(1, 3, 3);
+        let status = used.status.as_mut().unwrap();
+        (status.users, status.user_count) = (vec![pod("ns", "p")], 1);
+        assert_eq!(
+            said(step(&used, 3, 0)),
+            (
+                "ShrinkInUse",
+                "it shrinks to 1Gi when pod ns/p has ended: only an unused volume can".to_owned()
+            )
+        );
+        assert_eq!(on_node(&used, false), None);
+        let mut xfs = sized(1, 3, 3);
+        xfs.spec.fs_type = FsType::Xfs;
+        assert_eq!(said(step(&xfs, 3, 0)).0, "CannotShrink");
+        assert_eq!(on_node(&xfs, false), None);
+        let mut full = sized(1, 3, 3);
+        full.status.as_mut().unwrap().node.as_mut().unwrap().resize_failed = Some("2Gi are needed".into());
+        assert_eq!(
+            said(step(&full, 3, 0)),
+            ("ResizeFailed", "it stays at 3Gi: 2Gi are needed".to_owned())
+        );
+    }
+
+    #[test]
+    fn v7_a_wish_that_is_taken_back_leaves_nothing() {
+        let g = |n: u64| n << 30;
+        assert_eq!(step(&sized(1, 1, 1), 3, 0), Step::Lower(g(1)), "the ledger has too much");
+        assert_eq!(step(&sized(1, 3, 1), 3, 0), Step::Lower(g(1)), "granted, and not begun");
+        assert_eq!(on_node(&sized(1, 3, 1), false), None, "what will be taken back is not begun");
+        let mut begun = sized(1, 3, 1);
+        begun.status.as_mut().unwrap().node.as_mut().unwrap().growing = Some(gi(3));
+        assert!(matches!(step(&begun, 3, 0), Step::Rest(_)), "what the agent may be using is not taken back");
+        assert_eq!(on_node(&sized(3, 3, 3), true), Some(OnNode::Resize(g(3))), "a shrink that was begun");
+    }
+
+    #[test]
+    fn what_is_not_made_or_goes_is_not_resized() {
+        assert_eq!(step(&volume("v", "eng", 1), 3, 0), Step::Rest(None));
+        let mut going = sized(3, 3, 1);
+        going.metadata.deletion_timestamp = some_time();
+        assert_eq!(on_node(&going, false), None);
+    }
+
+    #[test]
+    fn it_is_resized_only_where_it_was() {
+        let mut v = sized(2, 2, 2);
+        let conditions = &mut v.status.as_mut().unwrap().conditions;
+        set(conditions, RESIZED, Verdict::no("Resizing", ""), None, jiff::Timestamp::UNIX_EPOCH);
+        assert_eq!(said(step(&v, 2, 0)), ("Resized", "it has 2Gi".to_owned()));
+    }
+
+    use proptest::prelude::*;
+
+    proptest! {
+        /// S1: whoever is next and whatever is wished meanwhile, ledger ≥ status ≥ node ≥ disk; and it comes to rest.
+        #[test]
+        fn s1_no_size_overtakes_the_one_above_it(
+            script in proptest::collection::vec((0u8..4, 1u64..8), 0..200)
+        ) {
+            let (mut v, mut line, room, mut disk) = (sized(2, 2, 2), 2u64 << 30, 6u64 << 30, 2u64 << 30);
+            let controller = |v: &mut SharedPersistentVolume, line: &mut u64, die: bool| {
+                let status = v.status.clone().unwrap();
+                match next(v, Some(Ledger { line: *line, free: room - *line })) {
+                    Step::Grow(to) => {
+                        *line = (*line).max(to);
+                        if !die { v.status = Some(SharedPersistentVolumeStatus { size: Some(Size::from_bytes(to)), ..status }); }
+                    }
+                    Step::Lower(to) => v.status = Some(SharedPersistentVolumeStatus {
+                        size: Some(Size::from_bytes(to)), credit_due: true, ..status
+                    }),
+                    Step::GiveBack => *line = status.size.unwrap().bytes().unwrap(),
+                    Step::Settle => v.status = Some(SharedPersistentVolumeStatus { credit_due: false, ..status }),
+                    Step::Rest(_) => return false,
+                }
+                true
+            };
+            let agent = |v: &mut SharedPersistentVolume, disk: &mut u64, die: bool| {
+                let node = |v: &mut SharedPersistentVolume, n: NodePart| v.status.as_mut().unwrap().node = Some(n);
+                let was = v.status.clone().unwrap().node.unwrap();
+                match on_node(v, *disk != was.size.as_ref().unwrap().bytes().unwrap()) {
+                    Some(OnNode::Announce(to)) => node(v, NodePart { growing: Some(Size::from_bytes(to)), ..was }),
+                    Some(OnNode::Resize(to)) => {
+                        *disk = to;
+                        if !die { node(v, NodePart { size: Some(Size::from_bytes(to)), growing: None, ..was }); }
+                    }
+                    None => return false,
+                }
+                true
+            };
+            let holds = |v: &SharedPersistentVolume, line: u64, disk: u64| {
+                let status = v.status.clone().unwrap();
+                let node = status.node.unwrap();
+                let size = status.size.unwrap().bytes().unwrap();
+                let said = node.size.unwrap().bytes().unwrap().max(node.growing.map_or(0, |g| g.bytes().unwrap()));
+                line <= room && line >= size && size >= said && said >= disk
+            };
+            for (who, n) in script {
+                match who {
+                    0 => v.spec.size = gi(n),
+                    1 => v.status.as_mut().unwrap().user_count = (n % 2) as u32,
+                    2 => { controller(&mut v, &mut line, n == 1); }
+                    _ => { agent(&mut v, &mut disk, n == 1); }
+                }
+                prop_assert!(holds(&v, line, disk), "{v:?} line {line} disk {disk}");
+            }
+            v.status.as_mut().unwrap().user_count = 0;
+            let mut turns = 0;
+            while controller(&mut v, &mut line, false) | agent(&mut v, &mut disk, false) {
+                prop_assert!(holds(&v, line, disk));
+                turns += 1;
+                prop_assert!(turns < 50, "it does not come to rest: {v:?}");
+            }
+            let wished = v.spec.size.bytes().unwrap();
+            prop_assert!(disk == wished && line == wished || wished > room && disk == line);
+        }
+    }
+}
