@@ -89,7 +89,9 @@ fn error(error: host::Error) -> Error {
         }
         Host::InUse { .. } => Error::InUse(said),
         Host::Busy { .. } | Host::NotReady(_) => Error::Busy(said),
-        Host::NoSpace { .. } => Error::resource_exhausted("failed to make room", error),
+        Host::NoSpace { .. } | Host::TooSmall { .. } => {
+            Error::resource_exhausted("failed to make room", error)
+        }
         Host::DiskUnavailable { .. } | Host::Corrupt { .. } | Host::Command { .. } | Host::Io { .. } => {
             Error::unavailable("failed on the node's disk", error)
         }

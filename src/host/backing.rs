@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use super::disk::Volume;
-use super::error::Result;
+use super::error::{Error, Result};
 use super::mountinfo::Mount;
 use super::record::Record;
 use super::{ErasePolicy, Usage};
@@ -22,6 +22,29 @@ pub(super) trait Backing: Send + Sync {
 
     /// That a volume which was ready once still has all of its data.
     fn check(&self, volume: &Volume, record: &Record) -> Result<()>;
+
+    /// How many bytes a volume that is ready has, also when a resize of it was interrupted.
+    fn length(&self, _volume: &Volume, record: &Record) -> Result<u64> {
+        Ok(record.spec.size_bytes)
+    }
+
+    /// Makes a volume that is ready larger, mounted or not; its new room is really there afterwards. What is as large
+    /// already is made whole (V7).
+    fn grow(&self, volume: &Volume, _record: &Record, _size: u64) -> Result<()> {
+        Err(fixed(volume))
+    }
+
+    /// Makes a volume that is ready smaller; refused while it is mounted or open. Until `commit`, which is called once,
+    /// nothing of it changes; afterwards its smaller form takes its place, which [`grow`](Self::grow) makes whole (V7).
+    fn shrink(
+        &self,
+        volume: &Volume,
+        _record: &Record,
+        _size: u64,
+        _commit: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        Err(fixed(volume))
+    }
 
     /// A detached mount of the volume's root, with nosuid, nodev and its own options, read-only if so asked.
     fn mount(&self, volume: &Volume, record: &Record, read_only: bool) -> Result<OwnedFd>;
@@ -44,4 +67,9 @@ pub(super) trait Backing: Send + Sync {
 
     /// Removes the data, and only that. The volume is in use by nobody.
     fn erase(&self, volume: &Volume, record: &Record, policy: ErasePolicy) -> Result<()>;
+}
+
+/// What a backing says whose volumes cannot be resized.
+fn fixed(volume: &Volume) -> Error {
+    Error::Unsupported(format!("volume {} takes a whole device: it cannot be resized", volume.uid))
 }

@@ -64,6 +64,19 @@ pub enum Error {
         available: u64,
     },
 
+    /// What is in the volume, and its filesystem's own tables, need more than it is to have; it stays as it is (V7).
+    #[error(
+        "volume {uid} needs {needed} bytes at least for what is in it, more than {wanted}: remove files, or ask for more"
+    )]
+    TooSmall {
+        /// The volume.
+        uid: VolumeUid,
+        /// Bytes that it needs.
+        needed: u64,
+        /// Bytes that were asked for.
+        wanted: u64,
+    },
+
     /// A volume that was ready once has lost its data, or part of it. It is never made anew (V9).
     #[error("the data of volume {uid} is lost ({reason}): restore it, or give the volume up")]
     BackingLost {

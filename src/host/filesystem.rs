@@ -1,7 +1,8 @@
-//! The filesystem inside a volume: making it, and recognizing it.
+//! The filesystem inside a volume: making it, recognizing it, and changing its size.
 
 use std::fmt;
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,6 +10,7 @@ use std::process::{Command, Stdio};
 use serde::{Deserialize, Serialize};
 
 use super::error::{Context, Error, Result};
+use super::sys;
 use super::uid::VolumeUid;
 
 /// Where programs are looked for, whatever the agent's environment says.
@@ -73,26 +75,101 @@ impl fmt::Display for FsType {
 pub(super) fn make(fs_type: FsType, uid: &VolumeUid, file: &File, size: u64) -> Result<()> {
     ensure_blank(file, size, uid)?;
     let (program, arguments) = fs_type.mkfs(uid);
-    let program = find(program)?;
-    // The program gets this very file, whatever happens to its name meanwhile.
-    let stdin = file.try_clone().context(|| "duplicate a file descriptor")?;
-    let output = Command::new(&program)
+    let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    arguments.push(FILE);
+    run(program, &arguments, file, None)
+}
+
+/// How a program is told of the file that it works on: it gets this very file, whatever happens to its name meanwhile.
+const FILE: &str = "/proc/self/fd/0";
+/// The same for the file that it writes to.
+const RESULT: &str = "/proc/self/fd/1";
+
+fn run(program: &str, arguments: &[&str], file: &File, result: Option<&File>) -> Result<()> {
+    let path = find(program)?;
+    let duplicate = |file: &File| file.try_clone().context(|| "duplicate a file descriptor");
+    let output = Command::new(&path)
         .args(arguments)
-        .arg("/proc/self/fd/0")
         .env_clear()
         .env("PATH", PROGRAMS.join(":"))
         .env("LC_ALL", "C")
         .current_dir("/")
-        .stdin(Stdio::from(stdin))
-        .output()
-        .context(|| format!("run {}", program.display()))?;
-    if output.status.success() {
+        .stdin(duplicate(file)?)
+        .stdout(match result {
+            None => Stdio::null(),
+            Some(result) => duplicate(result)?.into(),
+        })
+        .stderr(Stdio::piped())
+        .spawn()
+        .and_then(|child| child.wait_with_output())
+        .context(|| format!("run {}", path.display()))?;
+    // fsck(8): 1 says that something was put right.
+    if output.status.success() || program == "e2fsck" && output.status.code() == Some(1) {
         return Ok(());
     }
+    let program = path;
     let text = String::from_utf8_lossy(&output.stderr);
     let output_text: String =
         text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(500).collect();
     Err(Error::Command { program, status: output.status.to_string(), output: output_text })
+}
+
+/// Grows a filesystem to `size` bytes; `inside` is anything in a mount of it. One that is as large already stays (V7).
+///
+/// # Errors
+/// `EPERM` for ext4 without CAP_SYS_RESOURCE: the kernel asks for no less.
+pub(super) fn grow(fs_type: FsType, inside: impl AsFd, size: u64) -> Result<()> {
+    let inside = inside.as_fd();
+    let context = || format!("grow the mounted {fs_type} of a volume to {size} bytes");
+    match fs_type {
+        FsType::Ext4 => {
+            let stat = rustix::fs::fstatfs(inside).context(context)?;
+            sys::ext4_grow(inside, size / stat.f_bsize as u64).context(context)
+        }
+        FsType::Xfs => {
+            let now = sys::xfs_geometry(inside).context(context)?;
+            let blocks = size / u64::from(now.block_size);
+            match blocks > now.blocks {
+                true => sys::xfs_grow(inside, blocks, now.inode_percent).context(context),
+                false => Ok(()),
+            }
+        }
+    }
+}
+
+/// Puts an ext4 filesystem in order that is mounted nowhere, as a mount would.
+pub(super) fn check(file: &File) -> Result<()> {
+    run("e2fsck", &["-f", "-p", FILE], file, None)
+}
+
+/// How many bytes an ext4 filesystem has, and how many of them are taken.
+pub(super) fn measure(file: &File) -> Result<(u64, u64)> {
+    let mut superblock = [0; 1024];
+    file.read_exact_at(&mut superblock, 1024).context(|| "read a superblock")?;
+    let field = |at: usize| u64::from(u32::from_le_bytes(std::array::from_fn(|i| superblock[at + i])));
+    let high = |at: usize| if field(0x60) & 0x80 != 0 { field(at) << 32 } else { 0 };
+    let (blocks, free) = (field(0x4) | high(0x150), field(0xc) | high(0x158));
+    Ok((blocks * 4096, blocks.saturating_sub(free) * 4096))
+}
+
+/// Copies what is taken of an ext4 filesystem that was [checked](check) into an empty file, and makes that `size` bytes
+/// large. The copy is worthless if this is interrupted.
+pub(super) fn copy_resized(uid: &VolumeUid, from: &File, to: &File, size: u64) -> Result<()> {
+    run("e2image", &["-ra", FILE, RESULT], from, Some(to))?;
+    let set_size = || to.set_len(size).context(|| "set the size of a volume's new file");
+    let blocks = size / 4096;
+    if measure(to)?.0 < size {
+        set_size()?;
+    }
+    match run("resize2fs", &[FILE, &blocks.to_string()], to, None) {
+        Err(Error::Command { output, .. }) if output.contains("smaller than minimum") => {
+            let least = output.split(['(', ')']).nth(1).and_then(|number| number.parse::<u64>().ok());
+            let needed = least.unwrap_or(blocks + 1) * 4096;
+            return Err(Error::TooSmall { uid: uid.clone(), needed, wanted: size });
+        }
+        result => result?,
+    }
+    set_size()
 }
 
 /// That this is the filesystem of this volume. It is asked before every mount; when it is not so, nothing is repaired

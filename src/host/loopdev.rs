@@ -85,6 +85,11 @@ impl LoopDevice {
         Ok(false)
     }
 
+    /// Makes it as large as its file is now, which may have grown since it was bound (V7).
+    pub(super) fn follow_file(&self) -> Result<()> {
+        sys::loop_set_capacity(&self._open).context(|| format!("have {} follow its file", self.path()))
+    }
+
     /// Takes the ability to punch holes into the file from the device.
     ///
     /// Discards, and ext4's own zeroing, would otherwise give preallocated blocks back to the disk, where anybody could

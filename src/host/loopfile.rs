@@ -17,6 +17,8 @@ use rustix::io::Errno;
 use super::backing::Backing;
 use super::disk::Volume;
 use super::error::{Context, Error, Result, settled};
+use super::filesystem::FsType;
+use super::lifecycle::busy;
 use super::loopdev::{self, Identity};
 use super::mountinfo::{Device, Mount};
 use super::record::Record;
@@ -54,33 +56,56 @@ impl Loop {
 
     fn make_file(volume: &Volume, record: &Record) -> Result<()> {
         let (uid, size) = (&volume.uid, file_bytes(record));
-        // Asked for first, because a failing fallocate fills the disk before it gives up.
-        let available = volume.disk_free_bytes()?;
-        let no_space = || Error::NoSpace { disk: volume.disk.clone(), needed: size, available };
-        if available < size {
-            return Err(no_space());
-        }
         let file =
             File::from(beneath::create(&volume.dir, UNFINISHED).context(|| "create the volume's file")?);
-        let allocate = || match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size) {
-            Err(Errno::NOSPC | Errno::DQUOT) => Err(no_space()),
-            result => result.context(|| format!("allocate {size} bytes")),
-        };
-        allocate()?;
+        allocate(volume, &file, size)?;
         filesystem::make(record.spec.fs_type, uid, &file, size)?;
         // Should mkfs have given blocks back in spite of its options, take them again.
-        allocate()?;
-        let stat = rustix::fs::fstat(&file).context(|| "look at the volume's file")?;
-        if (stat.st_blocks as u64) * 512 < size {
-            return Err(Error::Unsupported(
-                "the disk's filesystem does not keep allocated blocks".to_owned(),
-            ));
-        }
-        file.sync_all().context(|| "synchronize the volume's file")?;
+        allocate(volume, &file, size)?;
         filesystem::verify(record.spec.fs_type, uid, &file)?;
         rustix::fs::renameat_with(&volume.dir, UNFINISHED, &volume.dir, DATA, RenameFlags::NOREPLACE)
             .context(|| "complete the volume's file")?;
         rustix::fs::fsync(&volume.dir).context(|| "synchronize the volume's directory")
+    }
+
+    /// Makes an ext4 volume of another size from a copy of what is taken, which then takes its place. The copy needs that
+    /// much room on the disk for a while: after a resize2fs that was killed in the middle, nothing could be trusted.
+    fn remake(
+        &self,
+        volume: &Volume,
+        record: &Record,
+        size: u64,
+        commit: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        let uid = &volume.uid;
+        if self.release(volume)? {
+            return Err(busy(uid));
+        }
+        let file = complete(volume, record)?;
+        filesystem::verify(FsType::Ext4, uid, &file)?;
+        filesystem::check(&file)?;
+        let ((_, needed), available) = (filesystem::measure(&file)?, volume.disk_free_bytes()?);
+        if needed > size {
+            return Err(Error::TooSmall { uid: uid.clone(), needed, wanted: size });
+        }
+        if needed > available {
+            return Err(Error::NoSpace { disk: volume.disk.clone(), needed, available });
+        }
+        let discard = || beneath::remove(&volume.dir, UNFINISHED, AtFlags::empty());
+        discard().context(|| "remove an unfinished file")?;
+        let copy =
+            File::from(beneath::create(&volume.dir, UNFINISHED).context(|| "create the volume's new file")?);
+        let copied = filesystem::copy_resized(uid, &file, &copy, size)
+            .and_then(|()| copy.sync_all().context(|| "synchronize the volume's new file"))
+            .and_then(|()| filesystem::verify(FsType::Ext4, uid, &copy))
+            .and_then(|()| commit());
+        if let Err(error) = copied {
+            discard().context(|| format!("remove an unfinished file after: {error}"))?;
+            return Err(error);
+        }
+        rustix::fs::renameat(&volume.dir, UNFINISHED, &volume.dir, DATA)
+            .and_then(|()| rustix::fs::fsync(&volume.dir))
+            .context(|| "put the volume's new file in its place")
     }
 
     /// Does to the root directory what the volume says (V11, V12); repeating it is fine, nobody has used it yet.
@@ -123,6 +148,54 @@ impl Backing for Loop {
         complete(volume, record).map(drop)
     }
 
+    fn grow(&self, volume: &Volume, record: &Record, size: u64) -> Result<()> {
+        let (fs_type, size) = (record.spec.fs_type, size / BLOCK * BLOCK);
+        beneath::remove(&volume.dir, UNFINISHED, AtFlags::empty()).context(|| "remove an unfinished file")?;
+        let file = complete(volume, record)?;
+        allocate(volume, &file, size)?;
+        if fs_type == FsType::Ext4 && filesystem::measure(&file)?.0 >= size {
+            return Ok(());
+        }
+        // One more mount of what may be mounted already: there is one superblock, and that grows.
+        let mount = self.mount(volume, record, false)?;
+        let root = beneath::open_dir(&mount, ".").context(|| "open the volume's root")?;
+        match filesystem::grow(fs_type, &root, size) {
+            Err(Error::Io { source: Errno::PERM, .. }) if fs_type == FsType::Ext4 => {
+                drop((root, mount, file));
+                self.remake(volume, record, size, &mut || Ok(())).map_err(|error| match error {
+                    Error::Busy { .. } => Error::Busy {
+                        what: "ext4, which only an agent with CAP_SYS_RESOURCE may grow while it is mounted,"
+                            .to_owned(),
+                    },
+                    error => error,
+                })?;
+                allocate(volume, &complete(volume, record)?, size)
+            }
+            result => {
+                result?;
+                rustix::fs::syncfs(&root).context(|| "synchronize the volume")
+            }
+        }
+    }
+
+    fn shrink(
+        &self,
+        volume: &Volume,
+        record: &Record,
+        size: u64,
+        commit: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        match record.spec.fs_type {
+            FsType::Ext4 => self.remake(volume, record, size / BLOCK * BLOCK, commit),
+            FsType::Xfs => Err(Error::Unsupported("xfs cannot be made smaller".to_owned())),
+        }
+    }
+
+    fn length(&self, volume: &Volume, record: &Record) -> Result<u64> {
+        let file = complete(volume, record)?;
+        Ok(file.metadata().context(|| "look at the volume's file")?.len())
+    }
+
     fn mount(&self, volume: &Volume, record: &Record, read_only: bool) -> Result<OwnedFd> {
         let fs_type = record.spec.fs_type;
         let file = complete(volume, record)?;
@@ -131,6 +204,7 @@ impl Backing for Loop {
         if !device.direct_io {
             tracing::warn!(volume = %volume.uid, "direct I/O is not possible here: data is cached twice");
         }
+        device.follow_file()?;
         device.forbid_discards()?;
         let attributes = options::attributes(&record.spec.mount_options, read_only);
         let mount = settled(|| mounts::detached(fs_type, &device.path(), attributes))?;
@@ -211,6 +285,28 @@ fn complete(volume: &Volume, record: &Record) -> Result<File> {
         return Err(lost(format!("its file has {size} bytes of {wanted}")));
     }
     Ok(file)
+}
+
+/// Has every block of a file up to `size` really there, and the file at least that long (V5).
+fn allocate(volume: &Volume, file: &File, size: u64) -> Result<()> {
+    let allocated = || {
+        let stat = rustix::fs::fstat(file).context(|| "look at the volume's file")?;
+        Ok::<_, Error>(stat.st_blocks as u64 * 512)
+    };
+    // Asked for first, because a failing fallocate fills the disk before it gives up.
+    let (needed, available) = (size.saturating_sub(allocated()?), volume.disk_free_bytes()?);
+    let no_space = || Error::NoSpace { disk: volume.disk.clone(), needed, available };
+    if available < needed {
+        return Err(no_space());
+    }
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
+        Err(Errno::NOSPC | Errno::DQUOT) => return Err(no_space()),
+        result => result.context(|| format!("allocate {size} bytes"))?,
+    }
+    if allocated()? < size {
+        return Err(Error::Unsupported("the disk's filesystem does not keep allocated blocks".to_owned()));
+    }
+    file.sync_all().context(|| "synchronize the volume's file")
 }
 
 /// The volume's size in whole blocks: never more than was reserved for it.

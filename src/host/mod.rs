@@ -38,6 +38,7 @@ mod options;
 mod publish;
 mod record;
 mod recover;
+mod resize;
 mod sys;
 mod targets;
 mod types;

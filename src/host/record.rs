@@ -123,6 +123,9 @@ pub struct Record {
     /// Whether new users are refused (X2).
     #[serde(default)]
     pub fenced: bool,
+    /// It is being made that large or small; what is on the disk may be either (V7).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resizing: Option<u64>,
     /// Its uses, by target path.
     #[serde(default)]
     pub publishes: BTreeMap<String, Published>,
@@ -138,6 +141,7 @@ impl Record {
             spec,
             state: State::Creating,
             fenced: false,
+            resizing: None,
             publishes: BTreeMap::new(),
             extra: Map::new(),
         }

@@ -1,4 +1,4 @@
-//! The few ioctls of loop(4) that rustix does not wrap; the only unsafe code of this crate.
+//! The few ioctls of loop(4), ext4 and xfs that rustix does not wrap; the only unsafe code of this crate.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -9,8 +9,12 @@ use rustix::ioctl::{self, Getter, Ioctl, IoctlOutput, NoArg, Opcode, Setter};
 
 const LOOP_CLR_FD: Opcode = 0x4c01;
 const LOOP_GET_STATUS64: Opcode = 0x4c05;
+const LOOP_SET_CAPACITY: Opcode = 0x4c07;
 const LOOP_CONFIGURE: Opcode = 0x4c0a;
 const LOOP_CTL_GET_FREE: Opcode = 0x4c82;
+const EXT4_IOC_RESIZE_FS: Opcode = 0x4008_6610;
+const XFS_IOC_FSGEOMETRY_V1: Opcode = 0x8070_5864;
+const XFS_IOC_FSGROWFSDATA: Opcode = 0x4010_586e;
 
 /// The device lets go of its file when its last user is gone.
 pub(super) const LO_FLAGS_AUTOCLEAR: u32 = 4;
@@ -45,8 +49,28 @@ struct LoopConfig {
     reserved: [u64; 8],
 }
 
+/// The beginning of `struct xfs_fsop_geom_v1` of linux/xfs_fs.h; the rest is not looked at.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct XfsGeometry {
+    pub(super) block_size: u32,
+    rest: [u32; 6],
+    pub(super) inode_percent: u32,
+    pub(super) blocks: u64,
+    end: [u64; 9],
+}
+
+/// `struct xfs_growfs_data` of linux/xfs_fs.h.
+#[repr(C)]
+struct XfsGrow {
+    blocks: u64,
+    inode_percent: u32,
+    padding: u32,
+}
+
 // The sizes are part of the kernel's interface.
 const _: () = assert!(size_of::<LoopInfo64>() == 232 && size_of::<LoopConfig>() == 304);
+const _: () = assert!(size_of::<XfsGeometry>() == 112 && size_of::<XfsGrow>() == 16);
 
 impl LoopInfo64 {
     /// Everything zero but the flags and the name, which is cut to what fits.
@@ -100,6 +124,31 @@ pub(super) fn loop_configure(device: impl AsFd, file: BorrowedFd<'_>, info: Loop
 pub(super) fn loop_clear(device: impl AsFd) -> Result<()> {
     // SAFETY: LOOP_CLR_FD takes no argument.
     unsafe { ioctl::ioctl(device, NoArg::<LOOP_CLR_FD>::new()) }
+}
+
+/// Has the device look how large its file is now.
+pub(super) fn loop_set_capacity(device: impl AsFd) -> Result<()> {
+    // SAFETY: LOOP_SET_CAPACITY takes no argument.
+    unsafe { ioctl::ioctl(device, NoArg::<LOOP_SET_CAPACITY>::new()) }
+}
+
+/// Grows the mounted ext4 filesystem that `file` is in.
+pub(super) fn ext4_grow(file: impl AsFd, blocks: u64) -> Result<()> {
+    // SAFETY: EXT4_IOC_RESIZE_FS reads one u64.
+    unsafe { ioctl::ioctl(file, Setter::<EXT4_IOC_RESIZE_FS, u64>::new(blocks)) }
+}
+
+/// How large the mounted xfs filesystem is that `file` is in.
+pub(super) fn xfs_geometry(file: impl AsFd) -> Result<XfsGeometry> {
+    // SAFETY: XFS_IOC_FSGEOMETRY_V1 writes 112 bytes, the size of XfsGeometry; every bit pattern of it is valid.
+    unsafe { ioctl::ioctl(file, Getter::<XFS_IOC_FSGEOMETRY_V1, XfsGeometry>::new()) }
+}
+
+/// Grows the mounted xfs filesystem that `file` is in.
+pub(super) fn xfs_grow(file: impl AsFd, blocks: u64, inode_percent: u32) -> Result<()> {
+    let wanted = XfsGrow { blocks, inode_percent, padding: 0 };
+    // SAFETY: XFS_IOC_FSGROWFSDATA reads one xfs_growfs_data, which XfsGrow mirrors.
+    unsafe { ioctl::ioctl(file, Setter::<XFS_IOC_FSGROWFSDATA, XfsGrow>::new(wanted)) }
 }
 
 /// LOOP_CTL_GET_FREE answers with its return value, which none of rustix' patterns hands out.

@@ -9,7 +9,9 @@
 use kube::ResourceExt;
 
 use crate::api::condition::{Verdict, reason};
-use crate::api::{BackingState, FsType, NodePart, SharedPersistentVolume, SharedPersistentVolumeStatus, Size};
+use crate::api::{
+    BackingState, FsType, NodePart, SharedPersistentVolume, SharedPersistentVolumeStatus, Size,
+};
 
 use super::names;
 
@@ -255,10 +257,7 @@ mod tests {
         assert_eq!(on_node(&xfs, false), None);
         let mut full = sized(1, 3, 3);
         full.status.as_mut().unwrap().node.as_mut().unwrap().resize_failed = Some("2Gi are needed".into());
-        assert_eq!(
-            said(step(&full, 3, 0)),
-            ("ResizeFailed", "it stays at 3Gi: 2Gi are needed".to_owned())
-        );
+        assert_eq!(said(step(&full, 3, 0)), ("ResizeFailed", "it stays at 3Gi: 2Gi are needed".to_owned()));
     }
 
     #[test]

@@ -7,4 +7,5 @@ mod erase;
 mod hostile;
 mod publish;
 mod recover;
+mod resize;
 mod support;
