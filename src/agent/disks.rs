@@ -66,10 +66,25 @@ impl Disks {
             // Before anything on it is looked at: whose volumes these are is decided by the disk, not by its place (D3).
             let object = known.get(&name(&self.node, &entry.name));
             let expected = object.map(|object| object.spec.disk_id.as_str());
-            if let Err(error) = self.host.expect(&entry.name, expected) {
+            let refused = object.map(|object| object.spec.gone.then(|| declared_gone(object)));
+            let served = self
+                .host
+                .expect(&entry.name, expected)
+                .and_then(|()| refused.map_or(Ok(()), |why| self.host.refuse(&entry.name, why)));
+            if let Err(error) = served {
                 tracing::error!(disk = entry.name, %error, "a disk is not served");
             }
         }
+        let unknown = |entry: &DiskEntry| !known.contains_key(&name(&self.node, &entry.name));
+        // A disk that was declared gone elsewhere, or under another name, is gone here too (D4).
+        let gone: Vec<NodeDisk> = match self.entries.iter().any(unknown) {
+            true => cluster::list(&api, &ListParams::default())
+                .await?
+                .into_iter()
+                .filter(|d| d.spec.gone)
+                .collect(),
+            false => vec![],
+        };
         let measured = self.measure().await;
         let mut held = self.take_stock(&measured).await?;
         for mut disk in measured.disks {
@@ -81,7 +96,16 @@ impl Disks {
                     object
                 }
                 (Some(id), Some(object)) if same(&object.spec, spec(&self.node, entry, &id)) => object,
-                (Some(id), _) => {
+                (Some(id), None) if gone.iter().any(|object| object.spec.disk_id == id) => {
+                    let why = gone.iter().find(|object| object.spec.disk_id == id).map(declared_gone);
+                    tracing::error!(disk = disk.name, why, "a disk is not served");
+                    let _ = self.host.refuse(&disk.name, why);
+                    continue;
+                }
+                (Some(id), known) => {
+                    if known.is_none() {
+                        let _ = self.host.refuse(&disk.name, None);
+                    }
                     let object = NodeDisk::new(&name, spec(&self.node, entry, &id));
                     cluster::apply(&api, &object, AGENT_MANAGER).await?
                 }
@@ -190,6 +214,15 @@ fn other_disk(object: &NodeDisk, entry: &DiskEntry, id: &str) -> String {
         "the disk at {path} is another one (ID {id}) than NodeDisk {name} (ID {}): mount the right disk, or delete \
          NodeDisk {name} when its data is given up",
         object.spec.disk_id
+    )
+}
+
+fn declared_gone(object: &NodeDisk) -> String {
+    let name = object.name_any();
+    format!(
+        "NodeDisk {name}, which it is by its ID, was declared gone: all that is on it is kept and nothing of it is \
+         served; give the agent an empty directory under another disk name, or delete NodeDisk {name} when nothing is \
+         reserved on it any more"
     )
 }
 

@@ -16,6 +16,7 @@ use crate::cluster;
 use crate::host::{self, FenceReport, Host, VolumeSpec, VolumeUid};
 use crate::plan::LISTED_PODS;
 use crate::plan::keep::{self, OnDisk, Task};
+use crate::plan::resize::OnNode;
 
 /// What the reconciles of one node's volumes share.
 pub(super) struct Context {
@@ -54,7 +55,10 @@ pub(super) async fn reconcile(
     let mut status = volume.status.clone().unwrap_or_default();
     let task = next(&volume);
     let done = match task {
-        Ok(task) => perform(task, &volume, &uid, &mut status, &ctx).await,
+        Ok(task) => {
+            let size = on_disk.as_ref().ok().and_then(|on_disk| on_disk.size);
+            perform(task, &volume, &uid, size, &mut status, &ctx).await
+        }
         // It may well be there: it is neither lost nor made.
         Err(error) => Err(error.clone()),
     };
@@ -86,7 +90,12 @@ pub(super) async fn reconcile(
 async fn look(volume: &SharedPersistentVolume, uid: &VolumeUid, ctx: &Context) -> host::Result<OnDisk> {
     let (disk, uid) = (disk(volume, ctx)?, uid.clone());
     let record = blocking(ctx, move |host| host.look(&disk, &uid)).await?;
-    Ok(OnDisk { there: record.is_some(), fenced: record.is_some_and(|record| record.fenced) })
+    Ok(record.map_or(OnDisk::default(), |record| OnDisk {
+        there: true,
+        fenced: record.fenced,
+        size: (record.state != host::State::Creating).then_some(record.spec.size_bytes),
+        resizing: record.resizing.is_some(),
+    }))
 }
 
 /// The disk of this node that the volume is on.
@@ -102,6 +111,7 @@ async fn perform(
     task: Task,
     volume: &SharedPersistentVolume,
     uid: &VolumeUid,
+    on_disk: Option<u64>,
     status: &mut SharedPersistentVolumeStatus,
     ctx: &Context,
 ) -> host::Result<Option<Duration>> {
@@ -113,10 +123,37 @@ async fn perform(
         Task::Rest => return Ok(None),
         Task::Lost => return Err(lost(volume_uid)),
         Task::Make => {
-            let (disk, spec) = wanted(volume, uid, ctx)?;
+            let (disk, mut spec) = wanted(volume, uid, ctx)?;
+            // Another size than it has is not for creating: see plan::resize.
+            spec.size_bytes = on_disk.unwrap_or(spec.size_bytes);
+            let size = Size::from_bytes(spec.size_bytes);
             blocking(ctx, move |host| host.create(&disk, &spec)).await?;
             node.backing = BackingState::Made;
+            node.size = Some(size);
+            node.resize_failed = None;
             set_backed(volume, status, Verdict::yes(reason::BACKED, "its bytes are allocated and formatted"));
+        }
+        Task::Size(OnNode::Announce(size)) => node.growing = Some(Size::from_bytes(size)),
+        Task::Size(OnNode::Withdraw) => (node.growing, node.resize_failed) = (None, None),
+        Task::Size(OnNode::Resize(size)) => {
+            match blocking(ctx, move |host| host.resize(&uid, size)).await {
+                Ok(()) => {
+                    tracing::info!(volume = volume.name_any(), size, "resized");
+                    node.size = Some(Size::from_bytes(size));
+                    (node.growing, node.resize_failed) = (None, None);
+                }
+                // What cannot be used is another matter than what cannot be resized.
+                Err(error @ (host::Error::BackingLost { .. } | host::Error::DiskUnavailable { .. })) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::warn!(volume = volume.name_any(), size, %error, "failed to resize");
+                    let said = node.resize_failed.take();
+                    let now = error.to_string();
+                    node.resize_failed = Some(said.filter(|said| same_words(said, &now)).unwrap_or(now));
+                    again = Some(AFTER_FAILURE);
+                }
+            }
         }
         Task::Fence => {
             let report = match blocking(ctx, move |host| host.fence(&uid)).await {
@@ -198,15 +235,19 @@ fn set_backed(
     status: &mut SharedPersistentVolumeStatus,
     mut verdict: Verdict,
 ) {
-    // Numbers that drift, such as free bytes, are no news: each would be a write, and each write another attempt.
-    let words = |message: &str| message.replace(|c: char| c.is_ascii_digit(), "");
     match condition::get(&status.conditions, BACKED) {
-        Some(said) if said.reason == verdict.reason && words(&said.message) == words(&verdict.message) => {
+        Some(said) if said.reason == verdict.reason && same_words(&said.message, &verdict.message) => {
             verdict.message.clone_from(&said.message);
         }
         _ => {}
     }
     condition::set(&mut status.conditions, BACKED, verdict, volume.meta().generation, Timestamp::now());
+}
+
+/// Numbers that drift, such as free bytes, are no news: each would be a write, and each write another attempt.
+fn same_words(said: &str, now: &str) -> bool {
+    let words = |message: &str| message.replace(|c: char| c.is_ascii_digit(), "");
+    words(said) == words(now)
 }
 
 fn pod_ref(pod: host::Pod) -> PodRef {

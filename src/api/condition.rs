@@ -12,11 +12,8 @@ pub const READY: &str = "Ready";
 pub const DISK_HEALTHY: &str = "DiskHealthy";
 /// The agent's word on a volume: its bytes are there, formatted and can be mounted.
 pub const BACKED: &str = "Backed";
-/// A reservation has the size that its spec asks for; it is there once that was changed (R6). While it is `False` the
-/// reservation stays [`READY`] with what it has.
-pub const RESIZED: &str = "Resized";
-
-/// A volume has the size that its spec asks for; there once that was changed (V7).
+/// A reservation or a volume has the size that its spec asks for; it is there once that was changed (R6, V7). While it is
+/// `False` the object stays [`READY`] with what it has.
 pub const RESIZED: &str = "Resized";
 /// A volume is to be destroyed when nobody uses it; there once that was asked for (X5).
 pub const RETIRING: &str = "Retiring";
@@ -61,7 +58,7 @@ pub mod reason {
     pub const NOT_A_SUB_ROLE: &str = "NotASubRole";
     /// Reservation: the one that it is to be carved out of has not that many bytes left (R4).
     pub const PARENT_FULL: &str = "ParentFull";
-    /// Reservation: it has the size that its spec asks for.
+    /// Reservation, volume: it has the size that its spec asks for (R6, V7).
     pub const RESIZED: &str = "Resized";
     /// Reservation: it was asked to shrink to less than what lives in it (R6).
     pub const BELOW_USED: &str = "BelowUsed";
@@ -80,8 +77,6 @@ pub mod reason {
     pub const BACKING_LOST: &str = "BackingLost";
     /// Volume: its disk was declared gone, and what was on it with it (D4).
     pub const VOLUME_GONE: &str = "VolumeGone";
-    /// Volume: it has the size that its spec asks for (V7).
-    pub const RESIZED: &str = "Resized";
     /// Volume: its node is making it larger or smaller (V7).
     pub const RESIZING: &str = "Resizing";
     /// Volume: its node could not make it larger or smaller, and left it as it was; the message says why (V7).

@@ -5,14 +5,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 
-use crate::api::condition::{self, READY, RESIZED, reason};
+use crate::api::condition::{self, READY, RESIZED, RETIRING, reason};
 
 /// Publishes events; one that cannot be published is logged and forgotten, for it decides nothing.
 #[derive(Clone)]
 pub struct Events(Recorder);
 
 /// Stations on the way that the conditions tell well enough.
-const QUIET: [&str; 4] = [reason::CREATING, reason::BINDING, reason::RELEASING, reason::AGENT_SILENT];
+const QUIET: [&str; 5] =
+    [reason::CREATING, reason::BINDING, reason::RELEASING, reason::AGENT_SILENT, reason::RESIZING];
 
 impl Events {
     /// Events in the name of `controller`, from the instance (pod or node) `instance`.
@@ -43,19 +44,21 @@ impl Events {
         }
     }
 
-    /// An event if `Ready`, or `Resized`, says something else than before: another status or another reason.
+    /// An event for each of these that says something else than before: another status or another reason.
     pub async fn on_transition<K: Resource<DynamicType = ()>>(
         &self,
         object: &K,
         before: &[Condition],
         after: &[Condition],
     ) {
-        for type_ in [READY, RESIZED] {
+        for type_ in [READY, RESIZED, RETIRING] {
             let Some(is) = condition::get(after, type_) else { continue };
             let was = condition::get(before, type_);
             let same = was.is_some_and(|was| was.status == is.status && was.reason == is.reason);
             if !same && !QUIET.contains(&is.reason.as_str()) {
-                self.publish(object, None, is.status == "True", "Reconcile", &is.reason, &is.message).await;
+                // That a retired volume waits is no trouble.
+                let ok = is.status == "True" || is.reason == reason::RETIRE_WITHDRAWN;
+                self.publish(object, None, ok, "Reconcile", &is.reason, &is.message).await;
             }
         }
     }

@@ -9,6 +9,6 @@ pub use cache::{Cached, PodIndex, cache, claims_of, is_terminal, pod_ref};
 pub use events::Events;
 pub use lease::{LeadError, lead};
 pub use write::{
-    Error, Kind, Owned, apply, create, delete, finalizer_present, get, list, namespaced, set_finalizer,
-    update, write_status,
+    Error, Kind, Owned, apply, create, delete, delete_seen, finalizer_present, get, list, namespaced,
+    set_finalizer, update, write_status,
 };

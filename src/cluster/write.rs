@@ -194,6 +194,17 @@ pub async fn delete<K: Kind>(api: &Api<K>, name: &str, uid: Option<String>) -> R
     }
 }
 
+/// Deletes the object if it is still the one that was seen: nobody has written it since.
+pub async fn delete_seen<K: Kind>(api: &Api<K>, seen: &K) -> Result<(), Error> {
+    let preconditions = Preconditions { uid: seen.uid(), resource_version: seen.resource_version() };
+    let params = DeleteParams { preconditions: Some(preconditions), ..Default::default() };
+    match api.delete(&seen.name_any(), &params).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(e) => Err(Error::new::<K>("delete", &seen.name_any(), e)),
+    }
+}
+
 /// Whether our finalizer is on the object.
 pub fn finalizer_present<K: Resource>(object: &K) -> bool {
     object.finalizers().iter().any(|f| f == FINALIZER)

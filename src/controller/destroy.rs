@@ -16,7 +16,7 @@ use crate::api::{
 use crate::cluster;
 use crate::plan::destroy::{Seen, Step, next};
 
-use super::context::{Context, ready};
+use super::context::{Context, named, ready};
 use super::volume::{count_users, credit, forget_lost_claims, holds};
 use super::{Again, Error};
 
@@ -37,6 +37,7 @@ pub(super) async fn reconcile(
     let mut seen = Seen {
         offered: is_offered(&uid, ctx),
         pods: None,
+        disk_gone: is_gone(volume.status.as_ref().and_then(|s| s.node_disk.as_deref()), ctx),
         in_ledger: ctx.stores.reservations.state().iter().any(|r| holds(r, &uid)),
     };
     let mut step = next(&volume, &seen);
@@ -78,6 +79,11 @@ pub(super) async fn reconcile(
 }
 
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// Whether the disk was declared gone: what a cache once saw of that is true for good (D4).
+fn is_gone(disk: Option<&str>, ctx: &Context) -> bool {
+    disk.and_then(|name| named(&ctx.stores.disks, name)).is_some_and(|disk| disk.spec.gone)
+}
 
 /// Whether a subscription's offer lists it; what somebody else calls an offer holds nothing up.
 fn is_offered(uid: &str, ctx: &Context) -> bool {
@@ -125,16 +131,25 @@ async fn finish(
     }
     if let Some(holder) = holders.first() {
         let status = volume.status.clone().unwrap_or_default();
-        let bytes = status.node.and_then(|n| n.erased).unwrap_or(Size::from_bytes(0));
-        let how = match volume.spec.erase_policy {
-            ErasePolicy::Discard => "given back to the disk",
-            ErasePolicy::Zero => "overwritten with zeroes and given back to the disk",
+        let erased = status.node.and_then(|n| n.erased);
+        let how = match (&erased, volume.spec.erase_policy) {
+            (None, _) if is_gone(status.node_disk.as_deref(), ctx) => {
+                "its bytes were not erased, because its disk was declared gone".to_owned()
+            }
+            (bytes, ErasePolicy::Discard) => format!("{} given back to the disk", size_or_zero(bytes)),
+            (bytes, ErasePolicy::Zero) => {
+                format!("{} overwritten with zeroes and given back to the disk", size_or_zero(bytes))
+            }
         };
-        let receipt = format!("volume {} ({uid}) is destroyed: {bytes} {how}", volume.name_any());
+        let receipt = format!("volume {} ({uid}) is destroyed: {how}", volume.name_any());
         ctx.events.publish(volume, None, true, "Destroy", "Destroyed", &receipt).await;
         ctx.events
             .publish(holder, Some(volume.object_ref(&())), true, "Destroy", "Destroyed", &receipt)
             .await;
     }
     Ok(cluster::set_finalizer(api, volume, false).await?)
+}
+
+fn size_or_zero(bytes: &Option<Size>) -> Size {
+    bytes.clone().unwrap_or(Size::from_bytes(0))
 }

@@ -17,7 +17,10 @@ pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<(), 
     let node = &disk.spec.node_name;
     let mut status = with_ledger(&disk, disk.status.clone().unwrap_or_default());
     let node_ready = named(&ctx.stores.nodes, node).map(|n| is_ready(&n));
-    let verdict = summary::disk_standing(&status.conditions, node, node_ready);
+    let verdict = match disk.spec.gone {
+        true => summary::disk_gone(),
+        false => summary::disk_standing(&status.conditions, node, node_ready),
+    };
     status.conditions = ready(&status.conditions, verdict, disk.metadata.generation);
     Ok(ctx.commit(&Api::all(ctx.client.clone()), &*disk, &status).await?)
 }

@@ -10,6 +10,7 @@ mod disk;
 mod lines;
 mod persistent;
 mod reservation;
+mod resize;
 mod role;
 mod run;
 mod share;

@@ -18,6 +18,7 @@ use crate::api::{
     MANAGED_BY, SharedPersistentVolume, Size, TOPOLOGY_NODE, VolumeClaim,
 };
 use crate::cluster;
+use crate::plan::resize::size_now;
 
 use super::Error;
 use super::context::Context;
@@ -148,8 +149,7 @@ fn labels(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> BTreeMap<Stri
 }
 
 fn storage(volume: &SharedPersistentVolume) -> BTreeMap<String, Quantity> {
-    let size = volume.status.as_ref().and_then(|s| s.size.as_ref()).unwrap_or(&volume.spec.size);
-    BTreeMap::from([("storage".to_owned(), Quantity(Size::as_str(size).to_owned()))])
+    BTreeMap::from([("storage".to_owned(), Quantity(Size::as_str(size_now(volume)).to_owned()))])
 }
 
 fn persistent_volume(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> PersistentVolume {

@@ -22,6 +22,7 @@ use crate::api::{
 };
 use crate::cluster::{Cached, Error as ClusterError, Events, Kind, PodIndex, cache};
 use crate::plan::offer::covers;
+use crate::plan::resize;
 use crate::telemetry::{self, Metrics};
 
 use super::context::{Context, Stores};
@@ -138,7 +139,10 @@ impl Router {
             to.volumes.poke_all(&stores.volumes, |v| {
                 let home = v.status.as_ref().and_then(|s| s.reservation.as_ref());
                 home.is_none_or(|home| match Some(&home.uid) == uid.as_ref() {
-                    true => v.metadata.deletion_timestamp.is_some(),
+                    true => {
+                        let line = volume::line(reservation, &v.uid().unwrap_or_default());
+                        v.metadata.deletion_timestamp.is_some() || resize::waits_for_ledger(v, line)
+                    }
                     false => v.uid().is_some_and(|v| volume::holds(reservation, &v)),
                 })
             });

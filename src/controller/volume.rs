@@ -2,21 +2,22 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 
-use crate::api::condition::{Verdict, reason};
+use crate::api::condition::{self, RESIZED, RETIRING, Verdict, reason};
 use crate::api::{
     CONTROLLER_MANAGER, ClaimBinding, ClaimPhase, DiskReservation, DiskReservationStatus, LedgerEntry,
     SharedPersistentVolume, SharedPersistentVolumeStatus, Size, UidRef, VolumeClaim, VolumePhase,
 };
 use crate::cluster;
-use crate::plan::{LISTED_PODS, create, ledger, reserve};
+use crate::plan::{LISTED_PODS, create, ledger, reserve, retire, usage};
 
 use super::context::{Context, named, ready, refs};
 use super::{Again, Error};
-use super::{destroy, persistent};
+use super::{destroy, persistent, resize};
 
 pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context) -> Result<Again, Error> {
     let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
@@ -30,11 +31,10 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
     status.access = Some(if volume.spec.shared.is_some() { "Shared" } else { "Exclusive" }.to_owned());
     if status.reservation.is_none() {
         let verdict = match take(&volume, ctx).await? {
-            Ok(reservation) => {
+            Ok((reservation, size)) => {
                 let held = reservation.status.clone().unwrap_or_default();
                 status.phase = VolumePhase::Creating;
-                status.size =
-                    Some(create::entry(&volume).map_or_else(|_| volume.spec.size.clone(), |e| e.size));
+                status.size = Some(size);
                 status.node_name = held.node_name;
                 status.node_disk = held.node_disk;
                 status.reservation =
@@ -67,7 +67,24 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
     let (phase, verdict) = standing(&volume, ctx);
     status.phase = phase;
     status.conditions = ready(&status.conditions, verdict, volume.metadata.generation);
-    Ok(ctx.commit(&api, &*volume, &status).await.map(|()| None)?)
+    let sized = resize::reconcile(&volume, &mut status, ctx).await?;
+    let retired = retire::next(&volume, &status);
+    let said = match &retired {
+        retire::Step::Nothing => None,
+        retire::Step::Say(verdict) | retire::Step::Delete(verdict) => Some(verdict.clone()),
+    };
+    for (type_, verdict) in [(RESIZED, sized), (RETIRING, said)] {
+        if let Some(verdict) = verdict {
+            let generation = volume.metadata.generation;
+            condition::set(&mut status.conditions, type_, verdict, generation, Timestamp::now());
+        }
+    }
+    ctx.commit(&api, &*volume, &status).await?;
+    if matches!(retired, retire::Step::Delete(_)) && volume.status.as_ref() == Some(&status) {
+        // The very object on which nobody was seen: a claim that is bound or a wish that is withdrawn first wins.
+        cluster::delete_seen(&api, &*volume).await?;
+    }
+    Ok(None)
 }
 
 /// How a volume stands that is in a reservation.
@@ -114,7 +131,9 @@ async fn restore(
     status: &SharedPersistentVolumeStatus,
     ctx: &Context,
 ) -> Result<(), Error> {
-    let (Some(home), Ok(entry)) = (&status.reservation, create::entry(volume)) else { return Ok(()) };
+    let (Some(home), Ok(mut entry)) = (&status.reservation, create::entry(volume)) else { return Ok(()) };
+    // What it was granted, not what it wishes.
+    entry.size = status.size.clone().unwrap_or(entry.size);
     let missing = named(&ctx.stores.reservations, &home.name)
         .is_some_and(|r| r.uid().as_ref() == Some(&home.uid) && !holds(&r, &entry.uid));
     if !missing {
@@ -135,22 +154,24 @@ pub(super) fn count_users(status: &mut SharedPersistentVolumeStatus, ctx: &Conte
     users.dedup();
     status.claim_count = status.claims.len() as u32;
     status.user_count = users.len() as u32;
+    status.namespaces = usage::by_namespace(&status.claims, &users);
     users.truncate(LISTED_PODS);
     status.users = users;
 }
 
-/// The reservation whose ledger has the volume, which this puts there if none has it yet.
+/// The reservation whose ledger has the volume, which this puts there if none has it yet, and what its line says.
 async fn take(
     volume: &SharedPersistentVolume,
     ctx: &Context,
-) -> Result<Result<Arc<DiskReservation>, Verdict>, Error> {
+) -> Result<Result<(Arc<DiskReservation>, Size), Verdict>, Error> {
     let reservations = ctx.stores.reservations.state();
     let uid = volume.uid().unwrap_or_default();
     // By quorum: a line that was written a moment ago, and that no cache has seen yet, is found too.
     let api: Api<DiskReservation> = Api::all(ctx.client.clone());
     let written = cluster::list(&api, &ListParams::default()).await?;
     if let Some(found) = written.into_iter().find(|r| holds(r, &uid)) {
-        return Ok(Ok(Arc::new(found)));
+        let size = line(&found, &uid).unwrap_or_default();
+        return Ok(Ok((Arc::new(found), size)));
     }
     let entry = match create::entry(volume) {
         Ok(entry) => entry,
@@ -172,7 +193,10 @@ async fn take(
     })
     .await?;
     Ok(match taken {
-        Some(Ok(())) => reservations.into_iter().find(|r| r.name_any() == name).ok_or_else(gone),
+        Some(Ok(())) => {
+            let found = reservations.into_iter().find(|r| r.name_any() == name);
+            found.map(|found| (found, entry.size)).ok_or_else(gone)
+        }
         Some(Err(why)) => Err(why),
         None => Err(gone()),
     })
@@ -180,6 +204,12 @@ async fn take(
 
 fn gone() -> Verdict {
     Verdict::no(reason::NO_RESERVATION, "the reservation has just gone; another is looked for")
+}
+
+/// What the volume has in the reservation's ledger.
+pub(super) fn line(reservation: &DiskReservation, uid: &str) -> Option<Size> {
+    let lines = reservation.status.iter().flat_map(|s| &s.volumes);
+    lines.into_iter().find(|v| v.uid == uid).map(|v| v.size.clone())
 }
 
 /// Whether the reservation's ledger has the volume.

@@ -80,6 +80,8 @@ struct Serving {
     disk: Result<Arc<Disk>>,
     /// Identity of the disk that belongs here, once that is known.
     expected: Option<String>,
+    /// Why it is not to be served at all, whichever it is.
+    refused: Option<String>,
 }
 
 impl Host {
@@ -103,6 +105,7 @@ impl Host {
                 serving: Mutex::new(Serving {
                     disk: Disk::open(&disk, config.lock_timeout).map(Arc::new),
                     expected: None,
+                    refused: None,
                 }),
                 config: disk,
             })
@@ -129,6 +132,13 @@ impl Host {
     /// is looked at or touched. `None`: any disk will do.
     pub fn expect(&self, disk: &str, id: Option<&str>) -> Result<()> {
         self.slot(disk)?.lock().expected = id.map(str::to_owned);
+        Ok(())
+    }
+
+    /// Says why what is there is not to be served at all, or with `None` that it may be: what it has is neither looked
+    /// at nor touched, and stays (D4).
+    pub fn refuse(&self, disk: &str, why: Option<String>) -> Result<()> {
+        self.slot(disk)?.lock().refused = why;
         Ok(())
     }
 
@@ -235,6 +245,9 @@ impl Slot {
 impl Serving {
     fn accepted(&self) -> Result<Arc<Disk>> {
         let disk = self.disk.clone()?;
+        if let Some(why) = &self.refused {
+            return Err(Error::DiskUnavailable { disk: disk.name().to_owned(), reason: why.clone() });
+        }
         match &self.expected {
             Some(expected) if expected != disk.id() => Err(Error::DiskUnavailable {
                 disk: disk.name().to_owned(),

@@ -6,6 +6,7 @@ use crate::api::condition::{Verdict, reason};
 use crate::api::{ClaimBinding, Role, RoleSubscription, SharedPersistentVolume, Size, VolumeClaim};
 
 use super::offer::offered;
+use super::resize::size_now;
 
 /// The claim's entry on the volume's side of the binding.
 pub fn binding(claim: &VolumeClaim) -> ClaimBinding {
@@ -75,7 +76,7 @@ pub fn choose<'a>(
             let open = fitting
                 .filter(|v| offered(v, subscriptions).is_ok() && first_in_line(v, claim, others).is_none());
             let distance = |v: &SharedPersistentVolume| claim.spec.role.len() - v.spec.role.len();
-            open.min_by_key(|v| (distance(v), v.spec.size.bytes_or_zero(), v.name_any())).copied().ok_or_else(|| {
+            open.min_by_key(|v| (distance(v), size_now(v).bytes_or_zero(), v.name_any())).copied().ok_or_else(|| {
                 let roles: Vec<&str> =
                     subscriptions.iter().flat_map(|s| &s.spec.roles).map(String::as_str).collect();
                 if roles.is_empty() {
@@ -96,7 +97,7 @@ fn fits(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     let labels = volume.labels();
     Role::name_covers(&volume.spec.role, &claim.spec.role)
         && selector.match_labels.iter().flatten().all(|(k, v)| labels.get(k) == Some(v))
-        && selector.min_size.as_ref().map_or(0, Size::bytes_or_zero) <= volume.spec.size.bytes_or_zero()
+        && selector.min_size.as_ref().map_or(0, Size::bytes_or_zero) <= size_now(volume).bytes_or_zero()
 }
 
 fn first_in_line<'a>(
@@ -195,7 +196,7 @@ mod tests {
             Some(ClaimSelector { min_size: Some(Size::written("2Gi")), ..Default::default() });
         let sized = |name: &str, gi: u64| {
             let mut v = ready_volume(name, "eng", true);
-            v.spec.size = Size::from_bytes(gi << 30);
+            v.status.as_mut().unwrap().size = Some(Size::from_bytes(gi << 30));
             v
         };
         let vs = [sized("big", 9), sized("small", 1), sized("fit", 3)];

@@ -9,7 +9,7 @@ use crate::api::{
     VolumePhase,
 };
 
-use super::names;
+use super::{names, resize};
 
 /// The volume's line in the ledger of its reservation.
 pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
@@ -113,6 +113,10 @@ pub fn standing(
             reason::NODE_UNREACHABLE,
             format!("NodeDisk {disk} is not there; the data stays on it"),
         ),
+        (Some(Some(c)), _) if c.reason == reason::DISK_GONE => Verdict::no(
+            reason::VOLUME_GONE,
+            format!("NodeDisk {disk} was declared gone, and with it what was on it: delete the volume"),
+        ),
         (Some(Some(c)), _) => Verdict::no(
             reason::NODE_UNREACHABLE,
             format!("NodeDisk {disk} is not ready, the data stays on it: {}", c.message),
@@ -123,7 +127,7 @@ pub fn standing(
         (_, Some(c)) if c.status != "True" => Verdict::no(reason::BACKING_FAILED, c.message.clone()),
         (_, Some(_)) if made => Verdict::yes(
             reason::READY,
-            format!("{} on node {}", volume.spec.size, status.node_name.as_deref().unwrap_or("?")),
+            format!("{} on node {}", resize::size_now(volume), status.node_name.as_deref().unwrap_or("?")),
         ),
         _ => Verdict::no(
             reason::CREATING,

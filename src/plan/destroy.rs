@@ -17,6 +17,8 @@ pub struct Seen {
     pub pods: Option<Vec<PodRef>>,
     /// The ledger of its reservation still has it.
     pub in_ledger: bool,
+    /// Its disk was declared gone, which is for good: no agent will answer (D4).
+    pub disk_gone: bool,
 }
 
 /// The next step.
@@ -54,7 +56,9 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
 
     if destroy.tombstone.is_some() || status.node_name.is_none() {
         // Without a node no agent was ever told of it, so there is nothing to erase.
-        return match (status.node_name.is_none() || node.backing == BackingState::Erased, seen.in_ledger) {
+        let nothing_to_erase =
+            status.node_name.is_none() || seen.disk_gone || node.backing == BackingState::Erased;
+        return match (nothing_to_erase, seen.in_ledger) {
             (false, _) => Step::Wait(name(ERASING)),
             (true, true) => Step::Credit,
             (true, false) => Step::LetGo,
@@ -74,6 +78,14 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
         return hold(format!("it waits for pod {} to end", names(&status.users, status.user_count as usize)));
     }
     let waits_for = |pods: &[PodRef]| format!("it waits for pod {} to end", names(pods, pods.len()));
+    if seen.disk_gone {
+        // Nothing is erased: what may still be mounted there loses nothing.
+        return match &seen.pods {
+            None => Step::Look,
+            Some(pods) if pods.is_empty() => Step::Tombstone("its disk was declared gone".to_owned()),
+            Some(pods) => hold(waits_for(pods)),
+        };
+    }
     if !destroy.fence {
         return match &seen.pods {
             None => Step::Look,
@@ -183,6 +195,22 @@ mod tests {
     fn s11_after_the_tombstone_nothing_brings_it_back() {
         let case = Case { tombstone: true, claims: 1, users: 3, ..fenced(quiet()) };
         assert!(matches!(step(case), Step::Wait(said) if said.contains("erased")));
+    }
+
+    #[test]
+    fn d4_on_a_disk_that_was_declared_gone_no_agent_is_waited_for() {
+        let on_gone = |case: Case, pods| {
+            let seen = Seen { disk_gone: true, pods, in_ledger: case.seen.in_ledger, ..Default::default() };
+            step(Case { seen, ..case })
+        };
+        assert!(matches!(on_gone(Case { claims: 1, ..quiet() }, None), Step::Wait(_)), "X1 all the same");
+        assert_eq!(on_gone(quiet(), None), Step::Look);
+        assert!(matches!(on_gone(quiet(), Some(vec![pod("ns", "p")])), Step::Wait(_)));
+        assert!(matches!(on_gone(quiet(), Some(vec![])), Step::Tombstone(_)));
+        let dead = || Case { tombstone: true, ..quiet() };
+        assert_eq!(on_gone(dead(), None), Step::Credit, "without a receipt: nothing was erased");
+        let credited = Case { seen: Seen::default(), ..dead() };
+        assert_eq!(on_gone(credited, None), Step::LetGo);
     }
 
     #[test]

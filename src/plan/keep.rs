@@ -2,11 +2,15 @@
 
 use crate::api::{BackingState, SharedPersistentVolume};
 
+use super::resize::{self, OnNode};
+
 /// The next thing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
     /// Make it, or see that it is whole.
     Make,
+    /// See that it is whole, and change its size (V7).
+    Size(OnNode),
     /// It was made once and its bytes are not there: say so, and never make it again over what may come back.
     Lost,
     /// Refuse new mounts, and tell which there are.
@@ -26,6 +30,10 @@ pub struct OnDisk {
     pub there: bool,
     /// The journal says that new mounts are refused.
     pub fenced: bool,
+    /// How many bytes the journal says that it has.
+    pub size: Option<u64>,
+    /// The journal says that a resize was begun and not finished.
+    pub resizing: bool,
 }
 
 /// The next thing to do.
@@ -34,7 +42,11 @@ pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
     let node = status.node.unwrap_or_default();
     let destroy = status.destroy.unwrap_or_default();
     if volume.metadata.deletion_timestamp.is_none() {
-        return if node.backing == BackingState::Made && !on_disk.there { Task::Lost } else { Task::Make };
+        return match node.backing == BackingState::Made {
+            true if !on_disk.there => Task::Lost,
+            true => resize::on_node(volume, on_disk.resizing).map_or(Task::Make, Task::Size),
+            false => Task::Make,
+        };
     }
     match (destroy.tombstone.is_some(), destroy.fence) {
         (true, _) if node.backing == BackingState::Erased => Task::Rest,
@@ -51,7 +63,7 @@ mod tests {
     use crate::api::Destroy;
     use crate::plan::testing::*;
 
-    const THERE: OnDisk = OnDisk { there: true, fenced: false };
+    const THERE: OnDisk = OnDisk { there: true, fenced: false, size: None, resizing: false };
 
     #[test]
     fn a_volumes_life_as_its_node_sees_it() {
@@ -63,7 +75,7 @@ mod tests {
         v.metadata.deletion_timestamp = some_time();
         assert_eq!(next(&v, THERE), Task::Rest);
         assert_eq!(
-            next(&v, OnDisk { there: true, fenced: true }),
+            next(&v, OnDisk { fenced: true, ..THERE }),
             Task::Unfence,
             "died between saying so and doing so"
         );

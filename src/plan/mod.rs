@@ -14,9 +14,11 @@ pub mod quota;
 pub mod release;
 pub mod reserve;
 pub mod resize;
+pub mod retire;
 pub mod room;
 pub mod share;
 pub mod summary;
+pub mod usage;
 
 /// At most this many pods are listed in a status; their number is always the whole one.
 pub const LISTED_PODS: usize = 16;

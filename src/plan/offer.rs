@@ -10,7 +10,7 @@ use crate::api::{
     SharedPersistentVolume, Size, VolumeOfferSpec,
 };
 
-use super::create;
+use super::{create, resize};
 
 /// Whether one of the subscription's roles may use what belongs to `role`.
 pub fn covers(subscription: &RoleSubscription, role: &str) -> bool {
@@ -45,6 +45,12 @@ pub fn offered(volume: &SharedPersistentVolume, subscriptions: &[&RoleSubscripti
         return Err(Verdict::no(
             reason::VOLUME_DESTROYING,
             format!("volume {name} is being destroyed; claim another one"),
+        ));
+    }
+    if volume.spec.retire {
+        return Err(Verdict::no(
+            reason::VOLUME_RETIRING,
+            format!("volume {name} is being retired and takes no new claim; claim another one"),
         ));
     }
     let conditions = volume.status.as_ref().map_or(&[][..], |s| &s.conditions);
@@ -103,7 +109,7 @@ pub fn offers(
                     name: volume.name_any(),
                     uid: volume.uid().unwrap_or_default(),
                     role: volume.spec.role.clone(),
-                    size: volume.spec.size.clone(),
+                    size: resize::size_now(volume).clone(),
                     shared: volume.spec.shared.is_some(),
                     labels: volume.labels().clone(),
                 });
@@ -145,6 +151,9 @@ mod tests {
         let mut going = ready_volume("v", "eng", true);
         going.metadata.deletion_timestamp = some_time();
         assert_eq!(why(&going, &capable), "VolumeDestroying", "O6");
+        let mut retiring = ready_volume("v", "eng", true);
+        retiring.spec.retire = true;
+        assert_eq!(why(&retiring, &capable), "VolumeRetiring", "X5");
     }
 
     #[test]

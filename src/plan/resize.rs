@@ -6,8 +6,6 @@
 //! about to use it one wins. The ledger is in another: what is left there too much is given back only while the volume
 //! says `creditDue`, and while it does, the volume does not grow.
 
-use kube::ResourceExt;
-
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
     BackingState, FsType, NodePart, SharedPersistentVolume, SharedPersistentVolumeStatus, Size,
@@ -142,6 +140,8 @@ pub enum OnNode {
     Announce(u64),
     /// Make it that large or small.
     Resize(u64),
+    /// Say that it will not become larger after all: it was not begun.
+    Withdraw,
 }
 
 /// The agent's next step; `unfinished`: its journal says that a resize was begun and not finished.
@@ -150,8 +150,12 @@ pub fn on_node(volume: &SharedPersistentVolume, unfinished: bool) -> Option<OnNo
     if volume.metadata.deletion_timestamp.is_some() {
         return None;
     }
-    if let Some(growing) = &node.growing {
-        return Some(OnNode::Resize(growing.bytes().ok()?));
+    if let Some(growing) = node.growing.as_ref().and_then(|size| size.bytes().ok()) {
+        return Some(if wished < growing && !unfinished {
+            OnNode::Withdraw
+        } else {
+            OnNode::Resize(growing)
+        });
     }
     let unused = volume.status.as_ref().is_some_and(|s| s.user_count == 0);
     if wished < on_disk && unused && volume.spec.fs_type == FsType::Ext4 {
@@ -164,9 +168,10 @@ pub fn on_node(volume: &SharedPersistentVolume, unfinished: bool) -> Option<OnNo
 }
 
 /// Whether a change of its reservation concerns the volume: it waits for room, or the ledger has another size.
-pub fn waits_for_ledger(volume: &SharedPersistentVolume, line: Option<u64>) -> bool {
-    let granted = volume.status.as_ref().and_then(|s| s.size.as_ref()).map(Size::bytes_or_zero);
-    volume.spec.size.bytes().ok() > granted || line.is_some() && line != granted && volume.uid().is_some()
+pub fn waits_for_ledger(volume: &SharedPersistentVolume, line: Option<Size>) -> bool {
+    let status = volume.status.clone().unwrap_or_default();
+    let granted = status.size.as_ref().map(Size::bytes_or_zero);
+    status.credit_due || volume.spec.size.bytes().ok() > granted || line.map(|l| l.bytes_or_zero()) != granted
 }
 
 #[cfg(test)]
@@ -268,6 +273,8 @@ mod tests {
         assert_eq!(on_node(&sized(1, 3, 1), false), None, "what will be taken back is not begun");
         let mut begun = sized(1, 3, 1);
         begun.status.as_mut().unwrap().node.as_mut().unwrap().growing = Some(gi(3));
+        assert_eq!(on_node(&begun, false), Some(OnNode::Withdraw));
+        assert_eq!(on_node(&begun, true), Some(OnNode::Resize(g(3))), "what was begun is finished first");
         assert!(matches!(step(&begun, 3, 0), Step::Rest(_)), "what the agent may be using is not taken back");
         assert_eq!(on_node(&sized(3, 3, 3), true), Some(OnNode::Resize(g(3))), "a shrink that was begun");
     }
@@ -322,6 +329,7 @@ mod tests {
                         *disk = to;
                         if !die { node(v, NodePart { size: Some(Size::from_bytes(to)), growing: None, ..was }); }
                     }
+                    Some(OnNode::Withdraw) => node(v, NodePart { growing: None, ..was }),
                     None => return false,
                 }
                 true

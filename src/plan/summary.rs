@@ -30,6 +30,14 @@ pub fn disk_standing(conditions: &[Condition], node: &str, node_ready: Option<bo
     }
 }
 
+/// How a disk stands that an administrator declared gone (D4).
+pub fn disk_gone() -> Verdict {
+    Verdict::no(
+        reason::DISK_GONE,
+        "it was declared gone, for good: delete the volumes and reservations that were on it, then the NodeDisk",
+    )
+}
+
 /// The role of the reservation that one was carved out of.
 pub fn parent_role<'a>(
     reservation: &DiskReservation,
