@@ -15,3 +15,4 @@ mod quiet;
 mod races;
 mod reservations;
 mod support;
+mod volumes;
