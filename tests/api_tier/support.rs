@@ -217,8 +217,10 @@ impl Cluster {
     }
 
     pub async fn try_apply(&self, text: &str) -> Result<(), kube::Error> {
-        for document in serde_yaml::Deserializer::from_str(text) {
-            let value: Value = serde::Deserialize::deserialize(document).unwrap();
+        let documents: Vec<Value> = serde_yaml::Deserializer::from_str(text)
+            .map(|document| serde::Deserialize::deserialize(document).unwrap())
+            .collect();
+        for value in documents {
             if value.is_null() {
                 continue;
             }
@@ -754,6 +756,11 @@ impl Random {
             || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
         let seed = given.unwrap_or_else(now);
         println!("{what}: RESERVOIR_TEST_SEED={seed}");
+        Self(seed)
+    }
+
+    /// Numbers that another one of these began.
+    pub fn seeded(seed: u64) -> Self {
         Self(seed)
     }
 
