@@ -76,6 +76,8 @@ pub fn next(volume: &SharedPersistentVolume, ledger: Option<Ledger>) -> Step {
     if wished > granted {
         return match wished.saturating_sub(ledger.line) <= ledger.free {
             true => Step::Grow(wished),
+            // Enlarged for an earlier wish, which is none any more.
+            false if ledger.line > granted => Step::Lower(granted),
             false => Step::Rest(Some(full(volume, ledger))),
         };
     }
@@ -270,6 +272,7 @@ mod tests {
         let g = |n: u64| n << 30;
         assert_eq!(step(&sized(1, 1, 1), 3, 0), Step::Lower(g(1)), "the ledger has too much");
         assert_eq!(step(&sized(1, 3, 1), 3, 0), Step::Lower(g(1)), "granted, and not begun");
+        assert_eq!(step(&sized(9, 1, 1), 3, 2), Step::Lower(g(1)), "the ledger grew for a wish that is gone");
         assert_eq!(on_node(&sized(1, 3, 1), false), None, "what will be taken back is not begun");
         let mut begun = sized(1, 3, 1);
         begun.status.as_mut().unwrap().node.as_mut().unwrap().growing = Some(gi(3));
