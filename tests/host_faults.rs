@@ -19,9 +19,8 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
-use reservoir::host::{ErasePolicy, Error, Host, HostConfig};
+use reservoir::host::{ErasePolicy, Error, Host};
 use support::*;
 
 /// Calls that change something outside the process, or wait for a process that does; and the errnos to fail them with.
@@ -53,7 +52,7 @@ const CALLS: [(&str, &[&str]); 23] = [
 ];
 
 /// What happens to a volume, in order; each step can be repeated.
-const STEPS: [(&str, fn(&Node, &Host) -> Result<(), Error>); 10] = [
+const STEPS: [(&str, fn(&Node, &Host) -> Result<(), Error>); 14] = [
     ("recover", |_, host| {
         host.recover();
         Ok(())
@@ -68,19 +67,19 @@ const STEPS: [(&str, fn(&Node, &Host) -> Result<(), Error>); 10] = [
         host.unpublish(&node.target("q", 0))?;
         host.unpublish(&node.target("r", 0))
     }),
+    ("grow", |_, host| host.resize(&uid(1), 48 * MIB).map(drop)),
+    ("shrink", |_, host| host.resize(&uid(1), 40 * MIB).map(drop)),
+    ("publish the resized", |node, host| host.publish(&node.request(&uid(1), "p", 0, false)).map(drop)),
+    ("unpublish the resized", |node, host| host.unpublish(&node.target("p", 0))),
     ("fence", |_, host| host.fence(&uid(1)).map(drop)),
     ("erase", |_, host| host.erase(&uid(1), ErasePolicy::Discard).map(drop)),
 ];
 
-const MOUNTED: [&[&str]; 10] = [&[], &[], &["p"], &["p"], &["p", "q"], &["q"], &["q", "r"], &[], &[], &[]];
+const MOUNTED: [&[&str]; 14] =
+    [&[], &[], &["p"], &["p"], &["p", "q"], &["q"], &["q", "r"], &[], &[], &[], &["p"], &[], &[], &[]];
 /// From this step on the pod's file is there.
 const WRITTEN: usize = 4;
 const KEEPS: &str = "what was synced stays";
-
-fn agent(node: &Node) -> Host {
-    // A mkfs that was just being started may hold the lock for another moment.
-    Host::open(HostConfig { lock_timeout: Duration::from_secs(10), ..node.config() }).unwrap()
-}
 
 /// The process that is killed: tells each step that it is about to take, and ends at the first that fails.
 fn victim(dir: &str) -> ExitCode {
@@ -88,7 +87,7 @@ fn victim(dir: &str) -> ExitCode {
     // By a call that is not among those that fail.
     let tell =
         |step: usize| set_permissions(node.dir().join("told"), Permissions::from_mode(step as u32)).unwrap();
-    let host = agent(&node);
+    let host = node.next_host();
     for (i, (_, step)) in STEPS.iter().enumerate() {
         tell(i);
         if step(&node, &host).is_err() {
@@ -160,7 +159,7 @@ fn survive(node: &Node, inject: &str) {
         matches!(code, Some(0 | 3) | None) || code == Some(137),
         "the agent did not end well: {code:?}: {said}"
     );
-    let host = agent(node);
+    let host = node.next_host();
     for (uid, recovered) in host.recover() {
         recovered.unwrap_or_else(|error| panic!("{uid}: {error}"));
     }
@@ -213,7 +212,7 @@ fn main() -> ExitCode {
     let mut faults = faults();
     faults.retain(|fault| word.is_none_or(|word| fault.contains(word)));
     println!(
-        "{} faults: each mutating system call of create, publish, unpublish, fence and erase",
+        "{} faults: each mutating system call of create, publish, unpublish, resize, fence and erase",
         faults.len()
     );
     let (next, recovered) = (AtomicUsize::new(0), AtomicUsize::new(0));

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use reservoir::host::{ErasePolicy, Error, Host, HostConfig, State};
+use reservoir::host::{ErasePolicy, Error, State};
 
 use crate::support::*;
 
@@ -11,7 +11,7 @@ const NODE: &str = "RESERVOIR_TEST_NODE";
 
 /// What the agent that is going to be killed does: everything, over and over.
 fn live(node: &Node) {
-    let host = node.host();
+    let host = node.next_host();
     host.recover();
     for round in 0.. {
         let target = node.target("p", 0);
@@ -54,9 +54,7 @@ fn an_agent_may_be_killed_at_any_moment() {
             victim.kill().unwrap();
             victim.wait().unwrap();
 
-            // A mkfs that was just being started may hold the lock for another moment.
-            let config = HostConfig { lock_timeout: Duration::from_secs(10), ..node.config() };
-            let host = Host::open(config).unwrap();
+            let host = node.next_host();
             for (uid, recovered) in host.recover() {
                 recovered.unwrap_or_else(|error| panic!("{uid}: {error}"));
             }

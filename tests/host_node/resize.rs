@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use reservoir::host::{Error, FsType, Host, HostConfig, VolumeSpec, VolumeUid};
+use reservoir::host::{Error, FsType, Host, VolumeSpec, VolumeUid};
 use serde_json::{Value, json};
 
 use crate::assert_error;
@@ -281,7 +281,7 @@ fn v7_goes_on_after_a_crash_at_any_step() {
 fn victim() {
     if let Ok(path) = std::env::var(NODE) {
         let node = Node::at(path.into());
-        let host = node.host();
+        let host = node.next_host();
         for size in [48, 96, 32, 64].into_iter().cycle() {
             host.resize(&uid(1), size * MIB).unwrap();
         }
@@ -306,8 +306,7 @@ fn v7_an_agent_may_be_killed_while_it_resizes() {
             assert_eq!(victim.try_wait().unwrap(), None, "it ended by itself");
             victim.kill().unwrap();
             victim.wait().unwrap();
-            let config = HostConfig { lock_timeout: Duration::from_secs(10), ..node.config() };
-            let host = Host::open(config).unwrap();
+            let host = node.next_host();
             host.recover()
                 .into_iter()
                 .for_each(|(uid, found)| drop(found.unwrap_or_else(|e| panic!("{uid}: {e}"))));
