@@ -1,5 +1,5 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything else is a part of them.
-.PHONY: demo demo-down test lint unit test-agent test-e2e crds help
+.PHONY: demo demo-down test lint unit test-agent test-e2e rules crds help
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1  /p' $(MAKEFILE_LIST) | column -t -l 2
@@ -12,11 +12,12 @@ demo-down: ## Removes the demo's cluster and everything that was started for it
 
 test: lint unit test-agent test-e2e ## All tests: style, unit, api tier, node tier
 
-lint: ## Formatting, lints, generated files, licences
+lint: ## Formatting, lints, generated files, licences, a test for every rule
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	tools/check-crds
 	tools/check-dependencies
+	tools/rules > /dev/null
 
 unit: ## Unit tests, the node's disks, CSI, and the api tier (real kube-apiserver and etcd); needs root
 	cargo run --quiet --package reservoir-cluster -- packages
@@ -28,6 +29,9 @@ test-agent: ## The node's half under fault injection: killed at, and failed, in 
 
 test-e2e: ## The demo's tour as a test, on a kind cluster of its own
 	cargo test --package reservoir --test e2e -- --ignored --nocapture
+
+rules: ## Which tests show each rule of docs/semantics.md
+	@tools/rules
 
 crds: ## Generates crds/
 	cargo run --quiet -- crds crds

@@ -21,6 +21,7 @@ impl Write for Log {
     }
 }
 
+/// S17.
 #[tokio::test]
 async fn no_secret_reaches_the_log_and_every_change_is_one_line() {
     let log = Log::default();

@@ -91,6 +91,7 @@ controller! {
     controller_modify_volume: ControllerModifyVolumeRequest -> ControllerModifyVolumeResponse,
 }
 
+/// M4, L3.
 #[tokio::test]
 #[ignore = "needs csi-sanity: go install github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@v5.4.0, its path in CSI_SANITY"]
 async fn csi_sanity_passes() {

@@ -141,6 +141,7 @@ async fn a_publish_reaches_the_volumes_as_it_was_meant() {
     agent.stop().await.unwrap();
 }
 
+/// V12, M7.
 #[tokio::test]
 async fn every_field_of_a_publish_is_checked() {
     type Change = fn(&mut NodePublishVolumeRequest);
@@ -275,6 +276,7 @@ async fn unpublish_and_stats_are_checked() {
     agent.stop().await.unwrap();
 }
 
+/// M4, M6.
 #[tokio::test]
 async fn publish_measure_unpublish_each_twice() {
     let dir = tempfile::tempdir().unwrap();
@@ -352,6 +354,7 @@ async fn two_publishes_run_at_once() {
     agent.stop().await.unwrap();
 }
 
+/// M4, L3.
 #[tokio::test]
 async fn a_publish_that_nobody_waits_for_still_ends_and_a_stop_waits_for_it() {
     let dir = tempfile::tempdir().unwrap();

@@ -270,6 +270,7 @@ mod tests {
     use super::*;
     use crate::plan::testing;
 
+    /// T2.
     #[test]
     fn numbers_that_drift_are_no_news() {
         let volume = testing::volume("v", "eng", 1);

@@ -138,6 +138,7 @@ mod tests {
         );
     }
 
+    /// L3.
     #[test]
     fn what_may_still_be_mounted_is_never_final() {
         // csi_client.go, isFinalError: every other code makes the kubelet forget the volume.

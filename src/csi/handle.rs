@@ -86,6 +86,7 @@ mod tests {
         assert_eq!(handle.to_string().parse(), Ok(handle));
     }
 
+    /// M7.
     #[test]
     fn anything_else_is_refused() {
         let upper = VOLUME.to_uppercase();

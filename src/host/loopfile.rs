@@ -365,6 +365,7 @@ fn zero(file: &File) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
+    /// X4.
     #[test]
     fn zeroing_writes_every_byte() {
         let file = tempfile::tempfile().unwrap();

@@ -64,6 +64,7 @@ pub(super) fn attributes(options: &[MountOption], read_only: bool) -> MountAttrF
 mod tests {
     use super::*;
 
+    /// V12.
     #[test]
     fn only_the_safe_list_parses() {
         assert_eq!("noexec".parse::<MountOption>().unwrap(), MountOption::Noexec);
@@ -72,6 +73,7 @@ mod tests {
         }
     }
 
+    /// V12.
     #[test]
     fn nosuid_and_nodev_are_always_on() {
         let attributes = attributes(&[MountOption::Noatime], false);

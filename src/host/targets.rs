@@ -73,6 +73,7 @@ impl Targets {
 mod tests {
     use super::*;
 
+    /// M7, S12.
     #[test]
     fn only_plain_paths_beneath_the_root_are_targets() {
         let targets = Targets::open(Path::new("/proc/")).unwrap();

@@ -85,6 +85,7 @@ mod tests {
         assert_eq!(uid.bytes()[15], 0xff);
     }
 
+    /// V3, S4.
     #[test]
     fn refuses_what_could_be_another_path() {
         for text in [
@@ -103,6 +104,7 @@ mod tests {
     }
 
     proptest! {
+        /// V3, S4.
         #[test]
         fn what_parses_is_one_plain_path_component(text in "\\PC{0,40}|[0-9a-f./-]{36}") {
             if let Ok(uid) = text.parse::<VolumeUid>() {

@@ -150,6 +150,7 @@ mod tests {
         choose(claim, &[sub], &vs, &others).map(|v| v.name_any())
     }
 
+    /// C4.
     #[test]
     fn c1_by_name_only_what_is_offered() {
         let sub = subscription("ns", &["eng"], true);
@@ -163,6 +164,7 @@ mod tests {
         assert_eq!(pick(&for_ops, &sub, &ops, &[]).unwrap_err().reason, "NoSubscription");
     }
 
+    /// C4, L7.
     #[test]
     fn c3_a_held_exclusive_volume_names_its_holder_and_the_oldest_is_next() {
         let sub = subscription("ns", &["eng"], true);

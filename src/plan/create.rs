@@ -147,6 +147,7 @@ mod tests {
         choose(volume, &rs).map(|r| r.name_any()).map_err(|v| (v.reason.to_owned(), v.message))
     }
 
+    /// V1, R3.
     #[test]
     fn v1_the_nearest_role_then_the_fullest() {
         let rs = [
@@ -185,6 +186,7 @@ mod tests {
         }
     }
 
+    /// V1.
     #[test]
     fn a_named_reservation_and_no_other() {
         let rs = [reserved("a", "eng", 10, &[]), reserved("b", "ops", 10, &[])];

@@ -147,6 +147,7 @@ mod tests {
         Case { fence: true, node: NodePart { fenced: true, ..case.node }, ..case }
     }
 
+    /// O6, X2, X4, S10.
     #[test]
     fn x_the_order_of_a_destruction() {
         assert_eq!(
@@ -173,6 +174,7 @@ mod tests {
         assert_eq!(step(Case { node: erased(), seen: Seen::default(), ..dead() }), Step::LetGo);
     }
 
+    /// L4.
     #[test]
     fn x1_claims_and_pods_hold_it_and_lift_the_fence() {
         for case in [Case { claims: 2, ..quiet() }, Case { users: 1, ..quiet() }] {

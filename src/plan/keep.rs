@@ -65,6 +65,7 @@ mod tests {
 
     const THERE: OnDisk = OnDisk { there: true, fenced: false, size: None, resizing: false };
 
+    /// V9, X2, X3.
     #[test]
     fn a_volumes_life_as_its_node_sees_it() {
         let mut v = volume("v", "eng", 1);

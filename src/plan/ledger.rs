@@ -88,6 +88,7 @@ mod tests {
         LedgerEntry { name: uid.clone(), uid, role: "eng".into(), size: Size::from_bytes(bytes) }
     }
 
+    /// R1, V1, S1.
     #[test]
     fn the_last_bytes_go_to_one() {
         let ledger = take(&[], 10, entry(1, 6)).unwrap();

@@ -132,6 +132,7 @@ mod tests {
         offered(volume, &[sub]).map_or_else(|v| v.reason, |()| "offered")
     }
 
+    /// O1, O3, O6, R3, X2.
     #[test]
     fn s5_offered_only_when_everything_holds() {
         let capable = subscription("ns", &["eng"], true);

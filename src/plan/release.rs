@@ -40,6 +40,7 @@ mod tests {
         assert_eq!(said, "the claim goes when pod ns/p0, ns/p1, ns/p2 and 2 more has ended; the data stays");
     }
 
+    /// S3.
     #[test]
     fn r6_a_reservation_waits_for_its_volumes_and_names_them() {
         let held = reserved("r", "eng", 10, &[("v1", 1), ("v2", 1)]).status.unwrap();

@@ -261,6 +261,7 @@ mod tests {
         assert_eq!(pick(&reservation("x", "eng", 1), &[gone]).unwrap_err().0, "NotEnoughRoom");
     }
 
+    /// R3.
     #[test]
     fn a_size_or_role_that_slipped_through_is_refused() {
         let mut wrong = reservation("x", "eng", 1);

@@ -88,3 +88,28 @@ impl crate::csi::Observer for Metrics {
         self.call_seconds.get_or_create(&Method { method: method.to_owned() }).observe(took.as_secs_f64());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::csi::Observer;
+
+    #[test]
+    fn t3_what_was_done_is_counted_by_outcome_and_timed() {
+        let metrics = Metrics::default();
+        for error in [None, None, Some("Conflict")] {
+            metrics.reconciled("VolumeClaim", error, Duration::from_millis(5));
+        }
+        metrics.finished("NodePublishVolume", tonic::Code::Ok, Duration::from_secs(1));
+        let text = metrics.text();
+        for line in [
+            "reservoir_reconciles_total{kind=\"VolumeClaim\",outcome=\"Ok\"} 2",
+            "reservoir_reconciles_total{kind=\"VolumeClaim\",outcome=\"Conflict\"} 1",
+            "reservoir_reconcile_seconds_count{kind=\"VolumeClaim\"} 3",
+            "reservoir_csi_calls_total{method=\"NodePublishVolume\",code=\"Ok\"} 1",
+            "reservoir_csi_call_seconds_count{method=\"NodePublishVolume\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        }
+    }
+}

@@ -11,6 +11,7 @@ use crate::support::until;
 const VERBS: [&str; 8] =
     ["reserve", "unreserve", "create", "destroy", "resize", "subscribe", "use", "use-readonly"];
 
+/// A2.
 #[tokio::test(flavor = "multi_thread")]
 async fn a1_a5_a_verb_on_the_role_or_an_ancestor_decides_and_a_refusal_names_both() {
     let cluster = cluster().await;

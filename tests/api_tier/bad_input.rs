@@ -421,6 +421,7 @@ async fn answered(cluster: &Cluster, row: &Row) -> Result<(), String> {
     }
 }
 
+/// R1, R3, V1, V2, V3, O1, O3, C3, C4, C5, L2.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_gets_one_clear_sentence() {
     let cluster = Cluster::start().await;

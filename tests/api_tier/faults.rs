@@ -196,6 +196,7 @@ async fn main_job(cluster: &Cluster, agent: &Agent) {
     all_goes(cluster, agent).await;
 }
 
+/// V6, C2, S1, S3, S11, S13, L1, L5, L6.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_controller_dies_at_any_moment() {
     let cluster = Cluster::start().await;
@@ -296,6 +297,7 @@ impl Busy {
     }
 }
 
+/// M4, M5, L1, L3.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_agent_dies_and_pods_do_not_notice() {
     let cluster = Cluster::start().await;
@@ -356,6 +358,7 @@ async fn all_but_data(cluster: &Cluster) -> Vec<(String, Option<String>)> {
     all.into_iter().map(|(name, object)| (name, object.resource_version())).collect()
 }
 
+/// O4, O5, T2, S1, L1.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_server_restarts_in_the_middle() {
     let mut cluster = Cluster::start().await;
@@ -412,6 +415,7 @@ async fn the_api_server_restarts_in_the_middle() {
     assert!(agent.alive());
 }
 
+/// R1, V1, S1, S2, S3, S15, L2.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_controllers_never_give_away_more_than_there_is() {
     let cluster = Cluster::start().await;
@@ -530,6 +534,7 @@ async fn two_controllers_never_give_away_more_than_there_is() {
     assert_eq!(cluster.controllers_alive(), 2);
 }
 
+/// D4, O6.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unreachable_node_loses_nothing() {
     let cluster = Cluster::start().await;
@@ -595,6 +600,7 @@ async fn an_unreachable_node_loses_nothing() {
     all_goes(&cluster, &agent).await;
 }
 
+/// X1, L5.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_whose_finalizer_was_stripped_holds_nothing_for_ever() {
     let cluster = Cluster::start().await;

@@ -9,6 +9,7 @@ use reservoir::api::{
 
 use crate::support::{Agent, Cluster, until, until_gone, until_reason};
 
+/// D1, R1, R6, V1, V4, V5, V6, O1, O2, O4, O7, C1, C2, C3, C5, C6, M1, M3, X1, X4, X7, L4, L5.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_main_job() {
     let cluster = Cluster::start().await;

@@ -9,6 +9,7 @@ mod bad_input;
 mod disks;
 mod faults;
 mod guards;
+mod kept;
 mod lifecycle;
 mod principals;
 mod quiet;

@@ -28,6 +28,7 @@ async fn told(cluster: &Cluster) -> BTreeMap<String, i32> {
     ours.map(|e| (e.name_any(), e.series.as_ref().map_or(1, |s| s.count))).collect()
 }
 
+/// O2, T1, T2.
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_means_not_one_write() {
     let cluster = Cluster::start().await;

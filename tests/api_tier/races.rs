@@ -215,6 +215,7 @@ impl Arena {
     }
 }
 
+/// X2, S8, S10, S11, S15, L4, L5.
 #[tokio::test(flavor = "multi_thread")]
 async fn x2_delete_against_a_new_user_has_one_winner() {
     let cluster = Cluster::start_with(ApiOptions { controller_manager: true, audit: false }).await;
@@ -277,6 +278,7 @@ async fn x2_delete_against_a_new_user_has_one_winner() {
     following.abort();
 }
 
+/// C3, S6, L7.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exclusive_volume_has_one_claim_at_a_time_the_oldest_first() {
     let cluster = Cluster::start().await;

@@ -37,6 +37,7 @@ fn victim() {
     }
 }
 
+/// M5, S13, S16, L3.
 #[test]
 fn an_agent_may_be_killed_at_any_moment() {
     on_a_node(|node| {

@@ -13,6 +13,7 @@ fn state(host: &Host, i: u32) -> State {
     volumes.iter().find(|volume| volume.uid == uid(i)).unwrap().record.as_ref().unwrap().state
 }
 
+/// V5, V9, S13.
 #[test]
 fn creates_once() {
     on_a_node(|node| {
@@ -64,6 +65,7 @@ fn unknown_fields_of_a_record_are_carried_along() {
     });
 }
 
+/// V10.
 #[test]
 fn too_little_room_leaves_nothing() {
     on_a_node(|node| {
@@ -80,6 +82,7 @@ fn too_little_room_leaves_nothing() {
     });
 }
 
+/// V10.
 #[test]
 fn a_failed_mkfs_leaves_nothing() {
     on_a_node(|node| {
@@ -98,6 +101,7 @@ fn a_failed_mkfs_leaves_nothing() {
     });
 }
 
+/// V9, S13.
 #[test]
 fn lost_data_is_never_made_anew() {
     on_a_node(|node| {
@@ -118,6 +122,7 @@ fn lost_data_is_never_made_anew() {
     });
 }
 
+/// V9, V10, S13.
 #[test]
 fn a_damaged_or_foreign_superblock_is_never_formatted() {
     on_a_node(|node| {
@@ -143,6 +148,7 @@ fn a_damaged_or_foreign_superblock_is_never_formatted() {
     });
 }
 
+/// L1, S13.
 #[test]
 fn creation_goes_on_after_a_crash_at_any_point() {
     on_a_node(|node| {
@@ -187,6 +193,7 @@ fn creation_goes_on_after_a_crash_at_any_point() {
 }
 
 /// The worst case of V9: a journal restored from before the volume was used.
+/// S13.
 #[test]
 fn a_journal_that_forgot_cannot_cost_data() {
     on_a_node(|node| {
@@ -224,6 +231,7 @@ fn the_root_directory_belongs_to_the_volumes_group() {
     });
 }
 
+/// S13.
 #[test]
 fn different_volumes_are_made_side_by_side_and_one_only_once() {
     on_a_node(|node| {

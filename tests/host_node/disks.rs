@@ -7,6 +7,7 @@ use reservoir::host::{DiskConfig, ErasePolicy, Error, Host, HostConfig};
 use crate::assert_error;
 use crate::support::*;
 
+/// D3.
 #[test]
 fn a_disk_keeps_its_identity() {
     on_a_node(|node| {
@@ -35,6 +36,7 @@ fn a_disk_keeps_its_identity() {
     });
 }
 
+/// D3.
 #[test]
 fn another_disk_is_not_touched() {
     on_a_node(|node| {
@@ -69,6 +71,7 @@ fn another_disk_is_not_touched() {
     });
 }
 
+/// D1.
 #[test]
 fn sizes_are_reported() {
     on_a_node(|node| {
@@ -114,6 +117,7 @@ fn two_agents_cannot_serve_one_disk() {
     });
 }
 
+/// V10.
 #[test]
 fn one_bad_disk_is_not_the_others_problem() {
     on_a_node(|node| {
@@ -138,6 +142,7 @@ fn one_bad_disk_is_not_the_others_problem() {
     });
 }
 
+/// S4.
 #[test]
 fn a_volume_lives_on_one_disk() {
     on_a_node(|node| {

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::assert_error;
 use crate::support::*;
 
+/// X3, X4, S10.
 #[test]
 fn erases_what_is_fenced_and_unused() {
     on_a_node(|node| {
@@ -39,6 +40,7 @@ fn erases_what_is_fenced_and_unused() {
     });
 }
 
+/// X3, S10.
 #[test]
 fn the_kernels_word_counts() {
     on_a_node(|node| {
@@ -64,6 +66,7 @@ fn the_kernels_word_counts() {
     });
 }
 
+/// X3, S10.
 #[test]
 fn an_open_file_of_a_detached_mount_counts() {
     on_a_node(|node| {
@@ -86,6 +89,7 @@ fn an_open_file_of_a_detached_mount_counts() {
     });
 }
 
+/// S11, L5.
 #[test]
 fn erasing_goes_on_after_a_crash_at_any_point() {
     on_a_node(|node| {
@@ -116,6 +120,7 @@ fn erasing_goes_on_after_a_crash_at_any_point() {
     });
 }
 
+/// X4.
 #[test]
 fn a_receipt_stays_until_it_is_forgotten() {
     on_a_node(|node| {
@@ -149,6 +154,7 @@ fn a_volume_that_was_never_ready_can_be_erased() {
     });
 }
 
+/// V3, S17.
 #[test]
 fn a_new_volume_shows_nothing_of_an_old_one() {
     on_a_node(|node| {
@@ -172,6 +178,7 @@ fn a_new_volume_shows_nothing_of_an_old_one() {
     });
 }
 
+/// X4.
 #[test]
 fn zero_overwrites() {
     on_a_node(|node| {

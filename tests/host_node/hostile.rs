@@ -8,6 +8,7 @@ use reservoir::host::{ErasePolicy, Error, FsType, VolumeSpec};
 use crate::assert_error;
 use crate::support::*;
 
+/// M5, M7, S12.
 #[test]
 fn a_target_that_is_something_else_is_refused_and_left() {
     on_a_node(|node| {
@@ -43,6 +44,7 @@ fn a_target_that_is_something_else_is_refused_and_left() {
     });
 }
 
+/// M7, S12.
 #[test]
 fn a_link_on_the_way_to_the_target_is_not_followed() {
     on_a_node(|node| {
@@ -91,6 +93,7 @@ fn odd_names_are_just_names() {
     });
 }
 
+/// V9, V10.
 #[test]
 fn a_record_that_cannot_be_read_is_kept() {
     on_a_node(|node| {
@@ -144,6 +147,7 @@ fn a_record_of_a_newer_version_is_not_touched() {
     });
 }
 
+/// M7, S12.
 #[test]
 fn a_volume_that_was_replaced_is_neither_mounted_nor_erased() {
     on_a_node(|node| {
@@ -184,6 +188,7 @@ fn a_volume_that_was_replaced_is_neither_mounted_nor_erased() {
     });
 }
 
+/// M7, S12.
 #[test]
 fn hostile_content_does_not_matter() {
     on_a_node(|node| {
@@ -212,6 +217,7 @@ fn hostile_content_does_not_matter() {
     });
 }
 
+/// S13.
 #[test]
 fn sizes_that_cannot_be_are_refused() {
     on_a_node(|node| {

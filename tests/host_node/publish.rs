@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::assert_error;
 use crate::support::*;
 
+/// M4, S16, L3.
 #[test]
 fn publishes_and_unpublishes_any_number_of_times() {
     on_a_node(|node| {
@@ -39,6 +40,7 @@ fn publishes_and_unpublishes_any_number_of_times() {
     });
 }
 
+/// V4, V12, M1, M3, S9.
 #[test]
 fn readers_and_writers_come_in_any_order() {
     on_a_node(|node| {
@@ -80,6 +82,7 @@ fn readers_and_writers_come_in_any_order() {
 }
 
 /// As with Bidirectional propagation: what an agent in a container mounts, the kubelet outside has to see.
+/// M3, S9.
 #[test]
 fn mounts_reach_the_machine_and_leave_it_again() {
     on_a_node(|node| {
@@ -116,6 +119,7 @@ fn mounts_reach_the_machine_and_leave_it_again() {
     });
 }
 
+/// M1, V4.
 #[test]
 fn one_pod_may_mount_it_twice_in_both_modes() {
     on_a_node(|node| {
@@ -135,6 +139,7 @@ fn one_pod_may_mount_it_twice_in_both_modes() {
     });
 }
 
+/// M2, S6.
 #[test]
 fn exclusive_is_one_pod_at_a_time() {
     on_a_node(|node| {
@@ -157,6 +162,7 @@ fn exclusive_is_one_pod_at_a_time() {
     });
 }
 
+/// M1, S16.
 #[test]
 fn a_shared_volume_may_be_mounted_beside_a_lingering_pod() {
     on_a_node(|node| {
@@ -177,6 +183,7 @@ fn a_shared_volume_may_be_mounted_beside_a_lingering_pod() {
     });
 }
 
+/// M4, L3.
 #[test]
 fn unpublish_never_claims_success_while_busy() {
     on_a_node(|node| {
@@ -195,6 +202,7 @@ fn unpublish_never_claims_success_while_busy() {
     });
 }
 
+/// X2, S10.
 #[test]
 fn a_fence_lets_nobody_in() {
     on_a_node(|node| {
@@ -228,6 +236,7 @@ fn a_fence_lets_nobody_in() {
     });
 }
 
+/// M1, M4, S16.
 #[test]
 fn sixteen_pods_come_and_go_at_once() {
     on_a_node(|node| {
@@ -264,6 +273,7 @@ fn sixteen_pods_come_and_go_at_once() {
     });
 }
 
+/// V5.
 #[test]
 fn a_full_volume_hurts_nobody_else_and_keeps_its_room() {
     on_a_node(|node| {
@@ -304,6 +314,7 @@ fn a_full_volume_hurts_nobody_else_and_keeps_its_room() {
     });
 }
 
+/// M6.
 #[test]
 fn usage_is_the_volumes_own() {
     on_a_node(|node| {
@@ -328,6 +339,7 @@ fn usage_is_the_volumes_own() {
     });
 }
 
+/// V12.
 #[test]
 fn mount_options_are_the_volumes() {
     on_a_node(|node| {

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::support::*;
 
+/// M5.
 #[test]
 fn pods_keep_their_io_when_the_agent_is_replaced() {
     on_a_node(|node| {
@@ -33,6 +34,7 @@ fn pods_keep_their_io_when_the_agent_is_replaced() {
     });
 }
 
+/// M5.
 #[test]
 fn a_reboot_is_noticed() {
     on_a_node(|node| {
@@ -60,6 +62,7 @@ fn a_reboot_is_noticed() {
     });
 }
 
+/// M4, M5, L3.
 #[test]
 fn a_publish_that_was_interrupted_is_finished_or_dropped() {
     on_a_node(|node| {
@@ -89,6 +92,7 @@ fn a_publish_that_was_interrupted_is_finished_or_dropped() {
     });
 }
 
+/// M4, L3.
 #[test]
 fn an_unpublish_that_was_interrupted_is_finished() {
     on_a_node(|node| {
@@ -109,6 +113,7 @@ fn an_unpublish_that_was_interrupted_is_finished() {
     });
 }
 
+/// M5, S16.
 #[test]
 fn only_loop_devices_of_ours_are_detached() {
     on_a_node(|node| {

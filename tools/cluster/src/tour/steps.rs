@@ -62,6 +62,7 @@ impl Tour {
         self.quietly(&["delete", "clusterrolebinding", JANE_OPERATES, "--ignore-not-found"]).map(drop)
     }
 
+    /// D1.
     fn disks(&self) -> anyhow::Result<String> {
         self.title("What each node has")?;
         let nodes = self.cluster.node_names()?.len();
@@ -78,6 +79,7 @@ impl Tour {
         self.field(&["nodedisks"], "{range .items[*]}{.metadata.name}={.status.free} {end}")
     }
 
+    /// A1, A5, R5.
     fn authorise(&self) -> anyhow::Result<()> {
         self.title("Jane may write reservations, but not for role analytics until somebody grants it")?;
         let operator = "--clusterrole=reservoir-role-operator";
@@ -107,6 +109,7 @@ impl Tour {
         Ok(())
     }
 
+    /// R1.
     fn reserve(&self) -> anyhow::Result<()> {
         self.title("Disk for role analytics; one reservation asks for more than there is")?;
         self.ready(&["diskreservation/analytics"])?;
@@ -116,6 +119,7 @@ impl Tour {
         self.show(&["get", "diskreservations"]).map(drop)
     }
 
+    /// Q2.
     fn quota(&self) -> anyhow::Result<()> {
         self.title("A role with a limit: what is within it is reserved, more is refused with the numbers")?;
         self.apply("13-quota.yaml")?;
@@ -127,6 +131,7 @@ impl Tour {
         self.unapply("13-quota.yaml")
     }
 
+    /// V1.
     fn create(&self) -> anyhow::Result<()> {
         self.title("Create a shared volume and an exclusive one out of the reservation")?;
         self.apply("03-volumes.yaml")?;
@@ -137,6 +142,7 @@ impl Tour {
         Ok(())
     }
 
+    /// O1, O2.
     fn subscribe(&self) -> anyhow::Result<()> {
         self.title("Two namespaces subscribe, and see what is offered to them")?;
         self.apply("04-subscriptions.yaml")?;
@@ -155,6 +161,7 @@ impl Tour {
         self.show(&["get", "rolesubscriptions", "-A"]).map(drop)
     }
 
+    /// C1, C2, C5.
     fn claim(&self) -> anyhow::Result<()> {
         self.title("Claims: ReadWrite in one namespace, ReadOnly in the other")?;
         self.apply("05-claims.yaml")?;
@@ -170,6 +177,7 @@ impl Tour {
     }
 
     /// Readers come first, the writer next; returns how many files it wrote.
+    /// M1, M3, C5.
     fn share(&self) -> anyhow::Result<usize> {
         self.title(
             "Ordinary pods: a Job writes a data set, readers in the other namespace verify it meanwhile",
@@ -226,6 +234,7 @@ impl Tour {
         Ok(last)
     }
 
+    /// V5.
     fn fill(&self) -> anyhow::Result<()> {
         self.title("Writing past the size gives ENOSPC, and hurts nobody")?;
         self.apply("08-fill.yaml")?;
@@ -236,6 +245,7 @@ impl Tour {
         Ok(())
     }
 
+    /// C3.
     fn wait_in_line(&self) -> anyhow::Result<()> {
         self.title("A second claim to the exclusive volume waits and names its holder")?;
         self.apply("09-second-claim.yaml")?;
@@ -244,6 +254,7 @@ impl Tour {
         Ok(())
     }
 
+    /// X1, R6.
     fn refuse_destroy(&self) -> anyhow::Result<()> {
         self.title("Destroying a volume that pods use is refused")?;
         self.until("all users to be counted", || {
@@ -263,6 +274,7 @@ impl Tour {
         Ok(())
     }
 
+    /// M5.
     fn kill_agent(&self) -> anyhow::Result<()> {
         self.title("The agent is killed; readers and writer do not notice")?;
         let home = self.field(&["spv", "datasets"], "{.status.nodeName}")?;
@@ -290,6 +302,7 @@ impl Tour {
         Ok(())
     }
 
+    /// C3, C6.
     fn release(&self) -> anyhow::Result<()> {
         self.title("Pods and claims go; the volume stays, with its data")?;
         self.show(&["-n", "team-a", "exec", "job/writer", "--", "touch", "/data/enough"])?;
@@ -309,6 +322,7 @@ impl Tour {
         Ok(())
     }
 
+    /// V6.
     fn find_again(&self, files: usize) -> anyhow::Result<()> {
         self.title("A new claim and a new pod find the data")?;
         self.apply("10-again.yaml")?;
@@ -319,6 +333,7 @@ impl Tour {
         self.unapply("10-again.yaml")
     }
 
+    /// X4.
     fn destroy(&self) -> anyhow::Result<()> {
         self.title(
             "Unused, the volumes are destroyed: the bytes are gone, the reservation has its room back",
@@ -347,6 +362,7 @@ impl Tour {
         self.show(&["get", "diskreservation", "analytics"]).map(drop)
     }
 
+    /// R6.
     fn unreserve(&self, before: &str) -> anyhow::Result<()> {
         self.title("Unreserved, the disk has its room back")?;
         self.unapply("02-reservation-too-large.yaml")?;
