@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Deref;
 use std::sync::{Arc, RwLock};
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::reflector::{self, Store};
+use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Resource, ResourceExt};
@@ -15,19 +17,111 @@ use serde::de::DeserializeOwned;
 
 use crate::api::PodRef;
 
+/// All objects of a kind as they were seen last, by name as in a [`Store`], and by what they name.
+///
+/// Of the latter it keeps hashes: who asks gets all that fit and, hardly ever, one that does not.
+pub struct Cache<K: Resource<DynamicType = ()> + Clone + 'static> {
+    store: Store<K>,
+    keys: fn(&K, &mut dyn FnMut(Key)),
+    found: RwLock<Found<K>>,
+}
+
+/// What an object is found by: a kind of name, and the name.
+pub type Key<'a> = (&'static str, &'a str);
+
+struct Found<K: Resource<DynamicType = ()>> {
+    by_key: HashMap<u64, Vec<Arc<ObjectRef<K>>>>,
+    keys_of: HashMap<Arc<ObjectRef<K>>, Vec<u64>>,
+}
+
+fn hashed(key: Key) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl<K: Resource<DynamicType = ()> + Clone + 'static> Deref for Cache<K> {
+    type Target = Store<K>;
+
+    fn deref(&self) -> &Store<K> {
+        &self.store
+    }
+}
+
+impl<K: Resource<DynamicType = ()> + Clone + 'static> Cache<K> {
+    /// The objects that have the key.
+    pub fn by(&self, kind: &'static str, name: &str) -> Vec<Arc<K>> {
+        let found = self.found.read().unwrap_or_else(|e| e.into_inner());
+        let objects = found.by_key.get(&hashed((kind, name))).map_or(&[][..], Vec::as_slice);
+        objects.iter().filter_map(|object| self.store.get(object)).collect()
+    }
+
+    /// Takes note of what the store has of an object now.
+    fn note(&self, object: ObjectRef<K>) {
+        let mut keys = Vec::new();
+        if let Some(object) = self.store.get(&object) {
+            (self.keys)(&object, &mut |key| keys.push(hashed(key)));
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        self.found.write().unwrap_or_else(|e| e.into_inner()).note(object, keys);
+    }
+
+    /// Takes note of all that the store has now, and of what it has no more.
+    fn note_all(&self) {
+        let found = self.found.read().unwrap_or_else(|e| e.into_inner());
+        let before: Vec<ObjectRef<K>> = found.keys_of.keys().map(|object| (**object).clone()).collect();
+        drop(found);
+        before.into_iter().for_each(|object| self.note(object));
+        self.store.state().iter().for_each(|object| self.note(named(&**object)));
+    }
+}
+
+impl<K: Resource<DynamicType = ()>> Found<K> {
+    fn note(&mut self, object: ObjectRef<K>, keys: Vec<u64>) {
+        let (object, before) = self.keys_of.remove_entry(&object).unwrap_or_else(|| (object.into(), vec![]));
+        for key in before.iter().filter(|key| !keys.contains(key)) {
+            if let Some(objects) = self.by_key.get_mut(key) {
+                objects.retain(|other| *other != object);
+                if objects.is_empty() {
+                    self.by_key.remove(key);
+                }
+            }
+        }
+        for key in keys.iter().filter(|key| !before.contains(key)) {
+            self.by_key.entry(*key).or_default().push(object.clone());
+        }
+        if !keys.is_empty() {
+            self.keys_of.insert(object, keys);
+        }
+    }
+}
+
+/// An object's namespace and name, without what [`ObjectRef::from_obj`] copies besides.
+pub fn named<K: Resource<DynamicType = ()>>(object: &K) -> ObjectRef<K> {
+    let name = ObjectRef::new(&object.name_any());
+    match object.namespace() {
+        Some(namespace) => name.within(&namespace),
+        None => name,
+    }
+}
+
 /// A cache and the task that keeps it.
 pub struct Cached<K: Resource<DynamicType = ()> + Clone + 'static> {
     /// What was seen last.
-    pub store: Store<K>,
+    pub cache: Arc<Cache<K>>,
     /// Follows the API server; runs until dropped.
     pub task: BoxFuture<'static, ()>,
 }
 
-/// Caches all objects of a kind. `changed` hears of each that appears, changes or goes, after the cache has it;
-/// `listed` of each time that everything was listed anew: what went in between was heard of by nobody.
+/// Caches all objects of a kind, which are found by their `keys`; `trim` takes off what nobody looks at. `changed` hears
+/// of each that appears, changes or goes, after the cache has it; `listed` of each time that everything was listed anew:
+/// what went in between was heard of by nobody.
 pub fn cache<K>(
     api: Api<K>,
     config: watcher::Config,
+    keys: fn(&K, &mut dyn FnMut(Key)),
+    trim: fn(&mut K),
     changed: impl Fn(&K) + Send + 'static,
     listed: impl Fn() + Send + 'static,
 ) -> Cached<K>
@@ -35,16 +129,27 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let (store, writer) = reflector::store();
+    let found = RwLock::new(Found { by_key: HashMap::new(), keys_of: HashMap::new() });
+    let cache = Arc::new(Cache { store, keys, found });
+    let kept = cache.clone();
     let task = watch(api, config)
         .default_backoff()
-        .modify(|object| {
+        .modify(move |object| {
             object.meta_mut().managed_fields = None;
+            object.annotations_mut().remove(LAST_APPLIED);
+            trim(object);
         })
         .reflect(writer)
         .for_each(move |event| {
             match event {
-                Ok(Event::Apply(object) | Event::Delete(object)) => changed(&object),
-                Ok(Event::InitDone) => listed(),
+                Ok(Event::Apply(object) | Event::Delete(object)) => {
+                    kept.note(named(&object));
+                    changed(&object);
+                }
+                Ok(Event::InitDone) => {
+                    kept.note_all();
+                    listed();
+                }
                 Ok(Event::Init | Event::InitApply(_)) => {}
                 // The stream goes on by itself, with back-off.
                 Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted"),
@@ -52,8 +157,11 @@ where
             std::future::ready(())
         })
         .boxed();
-    Cached { store, task }
+    Cached { cache, task }
 }
+
+/// A second copy of an object that `kubectl apply` keeps in it.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Which running or pending pods use which PersistentVolumeClaim.
 ///

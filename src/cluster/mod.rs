@@ -5,7 +5,7 @@ mod events;
 mod lease;
 mod write;
 
-pub use cache::{Cached, PodIndex, cache, claims_of, is_terminal, pod_ref};
+pub use cache::{Cache, Cached, Key, PodIndex, cache, claims_of, is_terminal, pod_ref};
 pub use events::Events;
 pub use lease::{LeadError, lead};
 pub use write::{

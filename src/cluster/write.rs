@@ -4,6 +4,7 @@
 //! never undo each other; the `resourceVersion` in the applied object makes it a compare-and-swap.
 
 use std::fmt::Debug;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
@@ -12,6 +13,7 @@ use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::api::condition::{BACKED, DISK_HEALTHY};
 use crate::api::{
@@ -142,6 +144,7 @@ pub async fn update<K, R>(
 where
     K: Kind + Owned,
 {
+    let _turn = turn_of::<K>(api, name).await;
     let mut attempts = 0;
     loop {
         let Some(current) = get(api, name).await? else { return Ok(None) };
@@ -156,6 +159,15 @@ where
             other => return other.map(|_| Some(Ok(()))),
         }
     }
+}
+
+/// Those of one process that want to change the same object wait for each other, since of two at once one fails and has
+/// to come again. What is safe is decided by the compare-and-swap alone.
+async fn turn_of<K: Kind>(api: &Api<K>, name: &str) -> MutexGuard<'static, ()> {
+    static TURNS: [Mutex<()>; 256] = [const { Mutex::const_new(()) }; 256];
+    let mut hasher = DefaultHasher::new();
+    (api.resource_url(), name).hash(&mut hasher);
+    TURNS[hasher.finish() as usize % TURNS.len()].lock().await
 }
 
 /// Reads an object by quorum; `None`: there is none.

@@ -17,7 +17,7 @@ use crate::api::{
 use crate::cluster;
 use crate::plan::{LISTED_PODS, bind, release};
 
-use super::context::{Context, named, ready, refs};
+use super::context::{CLAIM, Context, WAITING, named, ready, refs};
 use super::{Again, Error, persistent};
 
 pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<Again, Error> {
@@ -95,17 +95,17 @@ async fn bound(
     }
     let subscriptions = ctx.subscriptions_in(&claim.namespace().unwrap_or_default());
     let subscriptions = refs(&subscriptions);
-    let (claims, all) = (ctx.stores.claims.state(), ctx.stores.subscriptions.state());
-    let unbound = |c: &&Arc<VolumeClaim>| c.status.as_ref().is_none_or(|s| s.phase == ClaimPhase::Pending);
+    // Only who names a volume has a place in its line.
+    let cached = candidates(claim, ctx);
+    let contested = cached.iter().filter(|v| v.spec.shared.is_none());
+    let claims: Vec<_> = contested.flat_map(|v| ctx.stores.claims.by(WAITING, &v.name_any())).collect();
+    let theirs: Vec<_> =
+        claims.iter().map(|c| ctx.subscriptions_in(&c.namespace().unwrap_or_default())).collect();
     let rivals: Vec<bind::Rival> = claims
         .iter()
-        .filter(unbound)
-        .map(|c| bind::Rival {
-            claim: c,
-            subscriptions: refs(&all).into_iter().filter(|s| s.namespace() == c.namespace()).collect(),
-        })
+        .zip(&theirs)
+        .map(|(claim, theirs)| bind::Rival { claim, subscriptions: refs(theirs) })
         .collect();
-    let cached = ctx.stores.volumes.state();
     let chosen = match bind::choose(claim, &subscriptions, &refs(&cached), &rivals) {
         Ok(volume) => UidRef { name: volume.name_any(), uid: volume.uid().unwrap_or_default() },
         Err(why) => return Ok(Err(why)),
@@ -140,6 +140,16 @@ async fn bound(
     })
 }
 
+/// The volumes that the claim may be bound to, and those that have it already.
+fn candidates(claim: &VolumeClaim, ctx: &Context) -> Vec<Arc<SharedPersistentVolume>> {
+    let mut volumes = match &claim.spec.volume {
+        Some(name) => Vec::from_iter(named(&ctx.stores.volumes, name)),
+        None => ctx.stores.volumes_for(&claim.spec.role),
+    };
+    volumes.extend(ctx.stores.volumes.by(CLAIM, &bind::binding(claim).to_string()));
+    volumes
+}
+
 /// The numbers that admission looks at change together with the list.
 fn counted(mut status: SharedPersistentVolumeStatus, ctx: &Context) -> SharedPersistentVolumeStatus {
     super::volume::count_users(&mut status, ctx);
@@ -172,8 +182,7 @@ async fn unclaim(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> 
     }
     let uid = claim.uid().unwrap_or_default();
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
-    let cached =
-        ctx.stores.volumes.state().into_iter().find(|v| bind::is_bound(v, claim)).map(|v| v.name_any());
+    let cached = candidates(claim, ctx).into_iter().find(|v| bind::is_bound(v, claim)).map(|v| v.name_any());
     let bound = match cached.or(before.volume.map(|v| v.name)).or(claim.spec.volume.clone()) {
         Some(name) => Some(name),
         // Selected, bound, and deleted before any cache saw it: the volumes themselves know.

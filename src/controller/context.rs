@@ -1,46 +1,131 @@
 //! What reconciles share: the client, the caches, events.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Node, NodeStatus, PersistentVolumeClaim, PersistentVolumeClaimStatus, Pod};
 use kube::api::ListParams;
 use kube::core::object::HasStatus;
 use kube::runtime::reflector::Store;
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Api, Client, Resource};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::api::condition::{self, READY, Verdict};
 use crate::api::{
-    CONTROLLER_MANAGER, ClaimBinding, DiskReservation, NodeDisk, PodRef, RoleSubscription,
-    SharedPersistentVolume, VolumeClaim, VolumeOffer, VolumeRole,
+    CONTROLLER_MANAGER, ClaimBinding, ClaimPhase, DiskReservation, LABEL_CLAIM_UID, NodeDisk, PodRef,
+    RoleSubscription, SharedPersistentVolume, VolumeClaim, VolumeOffer, VolumeRole,
 };
-use crate::cluster::{self, Events, Owned, PodIndex, claims_of, is_terminal, pod_ref};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use crate::cluster::{self, Cache, Events, Key, Owned, PodIndex, claims_of, is_terminal, pod_ref};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 
 use super::share::Share;
 
 /// The caches.
 pub struct Stores {
     /// Nodes.
-    pub nodes: Store<Node>,
+    pub nodes: Arc<Cache<Node>>,
     /// Disks.
-    pub disks: Store<NodeDisk>,
+    pub disks: Arc<Cache<NodeDisk>>,
     /// Reservations.
-    pub reservations: Store<DiskReservation>,
+    pub reservations: Arc<Cache<DiskReservation>>,
     /// Volumes.
-    pub volumes: Store<SharedPersistentVolume>,
+    pub volumes: Arc<Cache<SharedPersistentVolume>>,
     /// Claims.
-    pub claims: Store<VolumeClaim>,
+    pub claims: Arc<Cache<VolumeClaim>>,
     /// Subscriptions.
-    pub subscriptions: Store<RoleSubscription>,
+    pub subscriptions: Arc<Cache<RoleSubscription>>,
     /// Offers.
-    pub offers: Store<VolumeOffer>,
+    pub offers: Arc<Cache<VolumeOffer>>,
     /// Roles.
-    pub roles: Store<VolumeRole>,
+    pub roles: Arc<Cache<VolumeRole>>,
     /// The PersistentVolumeClaims that the controller made.
-    pub pvcs: Store<PersistentVolumeClaim>,
+    pub pvcs: Arc<Cache<PersistentVolumeClaim>>,
     /// Who uses which PersistentVolumeClaim.
     pub pods: PodIndex,
+}
+
+/// Found by it: a subscription, a claim.
+pub const NAMESPACE: &str = "namespace";
+/// Found by it: a volume.
+pub const ROLE: &str = "role";
+/// Found by it: a volume, by the NodeDisk that it is on.
+pub const DISK: &str = "disk";
+/// Found by it: a volume that is in no reservation yet, by its role and by each ancestor of that.
+pub const HOMELESS: &str = "homeless";
+/// Found by it: a volume that is in no reservation yet, by the one that it names.
+pub const HOME_WANTED: &str = "home wanted";
+/// Found by it: a volume, by the UID of the reservation that it lives in.
+pub const HOME: &str = "home";
+/// Found by it: a volume that is being deleted; all under the empty name.
+pub const LEAVING: &str = "leaving";
+/// Found by it: a volume, by a claim that is bound to it, as `namespace/name`.
+pub const CLAIM: &str = "claim";
+/// Found by it: a reservation, by the UID of a volume in its ledger.
+pub const VOLUME_UID: &str = "volume UID";
+/// Found by it: a claim, by the volume that it has or is meant for.
+pub const VOLUME: &str = "volume";
+/// Found by it: a claim that is not bound, by the volume that it names; under the empty name, one that selects.
+pub const WAITING: &str = "waiting";
+
+/// What a volume is found by.
+pub fn volume_keys(volume: &SharedPersistentVolume, key: &mut dyn FnMut(Key)) {
+    let status = volume.status.as_ref();
+    let home = status.and_then(|s| s.reservation.as_ref());
+    key((ROLE, &volume.spec.role));
+    status.and_then(|s| s.node_disk.as_ref()).into_iter().for_each(|disk| key((DISK, disk)));
+    home.into_iter().for_each(|home| key((HOME, &home.uid)));
+    if home.is_none() {
+        with_ancestors(&volume.spec.role).for_each(|role| key((HOMELESS, role)));
+        volume.spec.reservation.iter().for_each(|wanted| key((HOME_WANTED, wanted)));
+    }
+    if volume.metadata.deletion_timestamp.is_some() {
+        key((LEAVING, ""));
+    }
+    for claim in status.iter().flat_map(|s| &s.claims) {
+        key((CLAIM, &claim.to_string()));
+    }
+}
+
+/// What a reservation is found by.
+pub fn reservation_keys(reservation: &DiskReservation, key: &mut dyn FnMut(Key)) {
+    reservation.status.iter().flat_map(|s| &s.volumes).for_each(|line| key((VOLUME_UID, &line.uid)));
+}
+
+/// What a claim is found by.
+pub fn claim_keys(claim: &VolumeClaim, key: &mut dyn FnMut(Key)) {
+    let status = claim.status.as_ref();
+    claim.metadata.namespace.iter().for_each(|namespace| key((NAMESPACE, namespace)));
+    let meant = status.and_then(|s| s.volume.as_ref()).map(|v| &v.name);
+    meant.or(claim.spec.volume.as_ref()).into_iter().for_each(|name| key((VOLUME, name)));
+    if status.is_none_or(|s| s.phase == ClaimPhase::Pending) {
+        key((WAITING, claim.spec.volume.as_deref().unwrap_or_default()));
+    }
+}
+
+/// What a subscription is found by.
+pub fn subscription_keys(subscription: &RoleSubscription, key: &mut dyn FnMut(Key)) {
+    subscription.metadata.namespace.iter().for_each(|namespace| key((NAMESPACE, namespace)));
+}
+
+/// Takes off a node what no decision looks at.
+pub fn trim_node(node: &mut Node) {
+    node.metadata.annotations = None;
+    node.spec = None;
+    if let Some(status) = &mut node.status {
+        *status = NodeStatus { conditions: status.conditions.take(), ..Default::default() };
+    }
+}
+
+/// Takes off a PersistentVolumeClaim all but whose it is and how it stands.
+pub fn trim_pvc(pvc: &mut PersistentVolumeClaim) {
+    let metadata = std::mem::take(&mut pvc.metadata);
+    let (name, namespace, uid) = (metadata.name, metadata.namespace, metadata.uid);
+    let (resource_version, labels) = (metadata.resource_version, metadata.labels);
+    let ours = labels.map(|labels| labels.into_iter().filter(|(key, _)| key == LABEL_CLAIM_UID).collect());
+    pvc.metadata = ObjectMeta { name, namespace, uid, resource_version, labels: ours, ..Default::default() };
+    pvc.spec = None;
+    if let Some(status) = &mut pvc.status {
+        *status = PersistentVolumeClaimStatus { phase: status.phase.take(), ..Default::default() };
+    }
 }
 
 /// What every reconcile is given.
@@ -120,8 +205,19 @@ impl Context {
 
     /// The subscriptions of a namespace.
     pub fn subscriptions_in(&self, namespace: &str) -> Vec<Arc<RoleSubscription>> {
-        let all = self.stores.subscriptions.state();
-        all.into_iter().filter(|s| s.namespace().as_deref() == Some(namespace)).collect()
+        self.stores.subscriptions.by(NAMESPACE, namespace)
+    }
+}
+
+/// The role's ancestors and the role.
+fn with_ancestors(role: &str) -> impl Iterator<Item = &str> {
+    role.match_indices('/').map(|(end, _)| end).chain([role.len()]).map(|end| &role[..end])
+}
+
+impl Stores {
+    /// The volumes of the role and of its ancestors: all that may be used for it (R3).
+    pub fn volumes_for(&self, role: &str) -> Vec<Arc<SharedPersistentVolume>> {
+        with_ancestors(role).flat_map(|role| self.volumes.by(ROLE, role)).collect()
     }
 }
 

@@ -16,7 +16,7 @@ use crate::api::{
 use crate::cluster;
 use crate::plan::destroy::{Seen, Step, next};
 
-use super::context::{Context, named, ready};
+use super::context::{Context, VOLUME_UID, named, ready};
 use super::volume::{count_users, credit, forget_lost_claims, holds};
 use super::{Again, Error};
 
@@ -38,7 +38,7 @@ pub(super) async fn reconcile(
         offered: is_offered(&uid, ctx),
         pods: None,
         disk_gone: is_gone(volume.status.as_ref().and_then(|s| s.node_disk.as_deref()), ctx),
-        in_ledger: ctx.stores.reservations.state().iter().any(|r| holds(r, &uid)),
+        in_ledger: ctx.stores.reservations.by(VOLUME_UID, &uid).iter().any(|r| holds(r, &uid)),
     };
     let mut step = next(&volume, &seen);
     if step == Step::Look {

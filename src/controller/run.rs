@@ -25,7 +25,10 @@ use crate::plan::offer::covers;
 use crate::plan::resize;
 use crate::telemetry::{self, Metrics};
 
-use super::context::{Context, Stores};
+use super::context::{
+    CLAIM, Context, DISK, HOME, HOME_WANTED, HOMELESS, LEAVING, NAMESPACE, Stores, VOLUME, WAITING,
+    claim_keys, named, reservation_keys, subscription_keys, trim_node, trim_pvc, volume_keys,
+};
 use super::{Again, Error, claim, disk, lines, reservation, role, subscription, volume};
 
 /// How the controller runs.
@@ -56,6 +59,10 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Inbox<K> {
 
     fn poke_all(&self, store: &Store<K>, concerned: impl Fn(&K) -> bool) {
         store.state().iter().filter(|object| concerned(object)).for_each(|object| self.poke(object));
+    }
+
+    fn poke_each(&self, objects: Vec<Arc<K>>) {
+        objects.iter().for_each(|object| self.poke(object));
     }
 }
 
@@ -117,35 +124,38 @@ impl Router {
                 there(r.status.as_ref().and_then(|s| s.node_disk.as_ref()))
                     || lines::holds(disk, &r.uid().unwrap_or_default())
             });
-            to.volumes.poke_all(&stores.volumes, |v| {
-                v.status.as_ref().and_then(|s| s.node_disk.as_ref()).is_some_and(|held| *held == name)
-            });
+            to.volumes.poke_each(stores.volumes.by(DISK, &name));
             to.subscriptions.poke_all(&stores.subscriptions, |_| true);
         });
     }
 
     fn reservation(&self, reservation: &DiskReservation) {
         self.inboxes.reservations.poke(reservation);
-        let (name, uid) = (reservation.name_any(), reservation.uid());
+        let (name, uid) = (reservation.name_any(), reservation.uid().unwrap_or_default());
         self.sharing.notify_one();
         self.with(|to, stores| {
             // Those that are carved out of it, and the one that it was carved out of (R4).
             to.reservations.poke_all(&stores.reservations, |r| r.spec.parent.as_ref() == Some(&name));
             reservation.spec.parent.iter().for_each(|parent| to.reservations.poke_name(parent));
             if reservation.metadata.deletion_timestamp.is_some() {
-                let uid = uid.as_deref().unwrap_or_default();
-                to.disks.poke_all(&stores.disks, |disk| lines::holds(disk, uid));
+                to.disks.poke_all(&stores.disks, |disk| lines::holds(disk, &uid));
             }
-            to.volumes.poke_all(&stores.volumes, |v| {
-                let home = v.status.as_ref().and_then(|s| s.reservation.as_ref());
-                home.is_none_or(|home| match Some(&home.uid) == uid.as_ref() {
-                    true => {
-                        let line = volume::line(reservation, &v.uid().unwrap_or_default());
-                        v.metadata.deletion_timestamp.is_some() || resize::waits_for_ledger(v, line)
-                    }
-                    false => v.uid().is_some_and(|v| volume::holds(reservation, &v)),
-                })
-            });
+            to.volumes.poke_each(stores.volumes.by(HOMELESS, &reservation.spec.role));
+            to.volumes.poke_each(stores.volumes.by(HOME_WANTED, &name));
+            // Those that have a line here and live elsewhere.
+            for line in reservation.status.iter().flat_map(|s| &s.volumes) {
+                let there =
+                    named(&stores.volumes, &line.name).and_then(|v| v.status.as_ref()?.reservation.clone());
+                if there.is_some_and(|home| home.uid != uid) {
+                    to.volumes.poke_name(&line.name);
+                }
+            }
+            for v in stores.volumes.by(HOME, &uid) {
+                let line = volume::line(reservation, &v.uid().unwrap_or_default());
+                if v.metadata.deletion_timestamp.is_some() || resize::waits_for_ledger(&v, line) {
+                    to.volumes.poke(&v);
+                }
+            }
             to.subscriptions.poke_all(&stores.subscriptions, |s| covers(s, &reservation.spec.role));
             to.roles.poke_all(&stores.roles, |r| Role::name_covers(&r.spec.role, &reservation.spec.role));
         });
@@ -157,11 +167,8 @@ impl Router {
         let home = volume.status.as_ref().and_then(|s| s.reservation.as_ref());
         self.with(|to, stores| {
             home.into_iter().for_each(|home| to.reservations.poke_name(&home.name));
-            to.claims.poke_all(&stores.claims, |c| match (&c.spec.volume, &c.status) {
-                (_, Some(status)) if status.volume.is_some() => status.volume.iter().any(|v| v.name == name),
-                (Some(wanted), _) => *wanted == name,
-                (None, _) => true,
-            });
+            to.claims.poke_each(stores.claims.by(VOLUME, &name));
+            to.claims.poke_each(stores.claims.by(WAITING, ""));
             to.subscriptions.poke_all(&stores.subscriptions, |s| covers(s, role));
         });
     }
@@ -172,26 +179,22 @@ impl Router {
         bound.into_iter().for_each(|v| self.inboxes.volumes.poke_name(&v.name));
         // Others may be waiting behind it for an exclusive volume (C3).
         self.with(|to, stores| {
-            let behind = |c: &VolumeClaim| c.spec.volume == claim.spec.volume && c.uid() != claim.uid();
-            to.claims.poke_all(&stores.claims, |c| {
-                behind(c) && c.status.as_ref().is_none_or(|s| s.volume.is_none())
-            });
+            let waiting = stores.claims.by(WAITING, claim.spec.volume.as_deref().unwrap_or_default());
+            to.claims.poke_each(waiting.into_iter().filter(|c| c.uid() != claim.uid()).collect());
         });
     }
 
     fn subscription(&self, subscription: &RoleSubscription) {
         self.inboxes.subscriptions.poke(subscription);
-        let namespace = subscription.namespace();
-        self.with(|to, stores| to.claims.poke_all(&stores.claims, |c| c.namespace() == namespace));
+        let namespace = subscription.namespace().unwrap_or_default();
+        self.with(|to, stores| to.claims.poke_each(stores.claims.by(NAMESPACE, &namespace)));
     }
 
     fn offer(&self, offer: &VolumeOffer) {
         let namespace = offer.namespace().unwrap_or_default();
         let _ =
             self.inboxes.subscriptions.0.send(ObjectRef::new(&offer.spec.subscription).within(&namespace));
-        self.with(|to, stores| {
-            to.volumes.poke_all(&stores.volumes, |v| v.metadata.deletion_timestamp.is_some())
-        });
+        self.with(|to, stores| to.volumes.poke_each(stores.volumes.by(LEAVING, "")));
     }
 
     fn pvc(&self, pvc: &PersistentVolumeClaim) {
@@ -206,10 +209,7 @@ impl Router {
                 to.claims.poke(&claim);
             }
             // The claim may be gone already, its finalizer taken off by hand: the volume's side knows it still.
-            to.volumes.poke_all(&stores.volumes, |v| {
-                let claims = v.status.iter().flat_map(|s| &s.claims);
-                claims.into_iter().any(|c| c.namespace == namespace && c.name == claim)
-            });
+            to.volumes.poke_each(stores.volumes.by(CLAIM, &format!("{namespace}/{claim}")));
         });
     }
 
@@ -241,14 +241,26 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     };
     let mut tasks: Vec<BoxFuture<'static, ()>> = Vec::new();
     macro_rules! cached {
-        ($kind:ty, $config:expr, $route:ident) => {{
+        ($kind:ty, $config:expr, $route:ident) => {
+            cached!($kind, $config, $route, |_, _| {}, |_| {})
+        };
+        ($kind:ty, $config:expr, $route:ident, $keys:expr) => {
+            cached!($kind, $config, $route, $keys, |_| {})
+        };
+        ($kind:ty, $config:expr, $route:ident, $keys:expr, $trim:expr) => {{
             let router = router.clone();
             let api: Api<$kind> = Api::all(client.clone());
             let everything = router.clone();
-            let Cached { store, task } =
-                cache(api, $config, move |object| router.$route(object), move || everything.everything());
+            let Cached { cache, task } = cache(
+                api,
+                $config,
+                $keys,
+                $trim,
+                move |object| router.$route(object),
+                move || everything.everything(),
+            );
             tasks.push(task);
-            store
+            cache
         }};
     }
     let all = watcher::Config::default();
@@ -264,26 +276,28 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         },
     ));
     let stores = Stores {
-        nodes: cached!(Node, all.clone(), node),
+        nodes: cached!(Node, all.clone(), node, |_, _| {}, trim_node),
         disks: cached!(NodeDisk, all.clone(), disk),
-        reservations: cached!(DiskReservation, all.clone(), reservation),
-        volumes: cached!(SharedPersistentVolume, all.clone(), volume),
-        claims: cached!(VolumeClaim, all.clone(), claim),
-        subscriptions: cached!(RoleSubscription, all.clone(), subscription),
+        reservations: cached!(DiskReservation, all.clone(), reservation, reservation_keys),
+        volumes: cached!(SharedPersistentVolume, all.clone(), volume, volume_keys),
+        claims: cached!(VolumeClaim, all.clone(), claim, claim_keys),
+        subscriptions: cached!(RoleSubscription, all.clone(), subscription, subscription_keys),
         offers: cached!(VolumeOffer, all.clone(), offer),
         roles: cached!(VolumeRole, all, role),
-        pvcs: cached!(PersistentVolumeClaim, ours, pvc),
+        pvcs: cached!(PersistentVolumeClaim, ours, pvc, |_, _| {}, trim_pvc),
         pods,
     };
     let events = Events::new(client.clone(), "reservoir-controller", &options.identity);
     let (share, turn) = Default::default();
     let ctx = Arc::new(Context { client, stores, events, share, turn });
-    let _ = router.ctx.set(ctx.clone());
 
     let running = Running { ctx: ctx.clone(), metrics, concurrency: options.concurrency };
+    // They wait more than they work, so none waits for another's place.
+    let patient = Running { concurrency: 0, ..running.clone() };
     let work =
         async {
             ready(&ctx.stores, pods_ready).await;
+            let _ = router.ctx.set(ctx.clone());
             let stores = &ctx.stores;
             let all: Vec<BoxFuture<()>> =
                 vec![
@@ -300,7 +314,9 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
                     running.controller(&stores.claims, claims_in, |o, c| async move {
                         claim::reconcile(o, &c).await
                     }),
-                    running.controller(&stores.subscriptions, subscriptions_in, |o, c| async move {
+                    patient.controller(&stores.subscriptions, subscriptions_in, |o, c| async move {
+                        // What happens together is one offer.
+                        tokio::time::sleep(GATHERING).await;
                         subscription::reconcile(o, &c).await.map(|()| None)
                     }),
                     running.controller(&stores.roles, roles_in, |o, c| async move {
@@ -359,6 +375,10 @@ impl Drop for AbortOnDrop {
     }
 }
 
+/// For how long changes that concern a subscription are gathered before its offers are written: each is a large object.
+const GATHERING: Duration = Duration::from_millis(500);
+
+#[derive(Clone)]
 struct Running {
     ctx: Arc<Context>,
     metrics: Arc<Metrics>,

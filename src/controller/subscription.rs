@@ -1,5 +1,6 @@
 //! Offers: one per subscription and node, written only when its content changes (O1–O7).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -19,7 +20,11 @@ use super::context::{Context, named, ready, refs};
 pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context) -> Result<(), Error> {
     let namespace = subscription.namespace().unwrap_or_default();
     let offers: Api<VolumeOffer> = cluster::namespaced(&ctx.client, &namespace);
-    let (volumes, reservations) = (ctx.stores.volumes.state(), ctx.stores.reservations.state());
+    let roles: BTreeSet<&String> = subscription.spec.roles.iter().collect();
+    let mut volumes: Vec<_> = roles.iter().flat_map(|role| ctx.stores.volumes_for(role)).collect();
+    volumes.sort_by_key(|volume| volume.name_any());
+    volumes.dedup_by_key(|volume| volume.name_any());
+    let reservations = ctx.stores.reservations.state();
     let disk_ready = |name: &str| {
         let disk = named(&ctx.stores.disks, name);
         disk.is_some_and(|d| d.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, READY)))

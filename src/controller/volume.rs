@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use kube::api::ListParams;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 
@@ -15,7 +14,7 @@ use crate::api::{
 use crate::cluster;
 use crate::plan::{LISTED_PODS, create, ledger, reserve, retire, usage};
 
-use super::context::{Context, named, ready, refs};
+use super::context::{Context, VOLUME_UID, named, ready, refs};
 use super::{Again, Error};
 use super::{destroy, persistent, resize};
 
@@ -55,7 +54,7 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
         return Ok(committed.map(|()| None)?);
     }
     let uid = volume.uid().unwrap_or_default();
-    for held in ctx.stores.reservations.state().iter().filter(|r| holds(r, &uid)) {
+    for held in ctx.stores.reservations.by(VOLUME_UID, &uid).iter().filter(|r| holds(r, &uid)) {
         // Of two controllers that put it into two reservations, one finds that out here and takes its line back.
         if status.reservation.as_ref().is_some_and(|home| Some(&home.uid) != held.metadata.uid.as_ref()) {
             credit(&held.name_any(), &uid, ctx).await?;
@@ -166,10 +165,12 @@ async fn take(
 ) -> Result<Result<(Arc<DiskReservation>, Size), Verdict>, Error> {
     let reservations = ctx.stores.reservations.state();
     let uid = volume.uid().unwrap_or_default();
-    // By quorum: a line that was written a moment ago, and that no cache has seen yet, is found too.
     let api: Api<DiskReservation> = Api::all(ctx.client.clone());
-    let written = cluster::list(&api, &ListParams::default()).await?;
-    if let Some(found) = written.into_iter().find(|r| holds(r, &uid)) {
+    // A line that no cache has seen yet may be missed. Then there are two, and the volume takes back the one that is not
+    // its home's.
+    if let Some(cached) = ctx.stores.reservations.by(VOLUME_UID, &uid).first()
+        && let Some(found) = cluster::get(&api, &cached.name_any()).await?.filter(|r| holds(r, &uid))
+    {
         let size = line(&found, &uid).unwrap_or_default();
         return Ok(Ok((Arc::new(found), size)));
     }

@@ -214,6 +214,175 @@ fn fields(table: &mut Table) {
     table.make(subscription(&n(table), spec), Refused(one_of));
 }
 
+/// What is not of the type that it should be, or not in its range; field by field.
+fn types(table: &mut Table) {
+    let long = "x".repeat(254);
+    let room = json!({"role": "eng", "size": "16Mi"});
+    for (field, value, said) in [
+        ("role", json!(7), "spec.role: Invalid value"),
+        ("role", json!(["eng"]), "spec.role: Invalid value"),
+        ("nodeDisk", json!(""), "spec.nodeDisk"),
+        ("nodeDisk", json!(1), "spec.nodeDisk: Invalid value"),
+        ("nodeDisk", json!(long), "spec.nodeDisk: Too long"),
+        ("nodeName", json!(""), "spec.nodeName"),
+        ("nodeName", json!({}), "spec.nodeName: Invalid value"),
+        ("nodeName", json!(long), "spec.nodeName: Too long"),
+        ("nodeSelector", json!("disk=fast"), "spec.nodeSelector: Invalid value"),
+        ("nodeSelector", json!({"disk": 1}), "spec.nodeSelector.disk: Invalid value"),
+        ("parent", json!(""), "spec.parent"),
+        ("parent", json!(true), "spec.parent: Invalid value"),
+        ("parent", json!(long), "spec.parent: Too long"),
+        ("static", json!("yes"), "spec.static: Invalid value"),
+        ("principal", json!(0), "spec.principal: Invalid value"),
+    ] {
+        table.make(reservation(&n(table), with(&room, field, value)), Refused(said));
+    }
+    for (field, value, said) in [
+        ("role", json!(null), "spec.role: Required value"),
+        ("size", json!(["16Mi"]), "spec.size"),
+        ("size", json!({"bytes": 1}), "spec.size"),
+        ("shared", json!(true), "spec.shared: Invalid value"),
+        ("shared", json!("yes"), "spec.shared: Invalid value"),
+        ("reservation", json!(""), "spec.reservation"),
+        ("reservation", json!(long), "spec.reservation: Too long"),
+        ("reservation", json!(["eng"]), "spec.reservation: Invalid value"),
+        ("fsType", json!("EXT4"), r#"spec.fsType: Unsupported value: "EXT4""#),
+        ("fsType", json!(4), "spec.fsType: Invalid value"),
+        ("erasePolicy", json!(false), "spec.erasePolicy: Invalid value"),
+        ("retire", json!("true"), "spec.retire: Invalid value"),
+        ("retire", json!(1), "spec.retire: Invalid value"),
+        ("principal", json!(["root"]), "spec.principal: Invalid value"),
+    ] {
+        table.make(volume(&n(table), with(&room, field, value)), Refused(said));
+    }
+    let kept = json!({"role": "eng", "volume": "kept"});
+    for (field, value, said) in [
+        ("role", json!(""), "spec.role"),
+        ("role", json!(1), "spec.role: Invalid value"),
+        ("role", json!("eng\u{7}"), ROLE),
+        ("volume", json!(1), "spec.volume: Invalid value"),
+        ("volume", json!(["kept"]), "spec.volume: Invalid value"),
+        ("mode", json!("readonly"), r#"spec.mode: Unsupported value: "readonly""#),
+        ("mode", json!(["ReadOnly"]), "spec.mode: Invalid value"),
+        ("selector", json!("tier=gold"), "spec.selector: Invalid value"),
+        ("selector", json!({"matchLabels": ["tier"]}), "spec.selector.matchLabels: Invalid value"),
+        ("selector", json!({"matchLabels": {"tier": 1}}), "spec.selector.matchLabels.tier: Invalid value"),
+        ("selector", json!({"matchExpressions": []}), r#"unknown field "spec.selector.matchExpressions""#),
+    ] {
+        table.make(claim("team", &n(table), with(&kept, field, value)), Refused(said));
+    }
+    let spec = json!({"volume": "kept"});
+    table.make(object("VolumeClaim", Some("team"), &n(table), spec), Refused("spec.role: Required value"));
+    for (spec, said) in [
+        (json!({}), "spec.roles: Required value"),
+        (json!({"roles": "eng"}), "spec.roles: Invalid value"),
+        (json!({"roles": [1]}), "spec.roles[0]: Invalid value"),
+        (json!({"roles": vec!["eng"; 33]}), "spec.roles: Too many"),
+        (json!({"roles": ["eng"], "capabilities": "SHARED_RESOURCES"}), "spec.capabilities: Invalid value"),
+        (
+            json!({"roles": ["eng"], "capabilities": vec!["SHARED_RESOURCES"; 9]}),
+            "spec.capabilities: Too many",
+        ),
+    ] {
+        table.make(subscription(&n(table), spec), Refused(said));
+    }
+    let both = "the guarantee of a role is not more than its limit";
+    let weight = "spec.weight";
+    for (field, value, said) in [
+        ("role", json!(null), "spec.role: Required value"),
+        ("quota", json!("1Gi"), "spec.quota: Invalid value"),
+        ("quota", json!({"limits": "1Gi"}), r#"unknown field "spec.quota.limits""#),
+        ("quota", json!({"limit": "0"}), SIZE),
+        ("quota", json!({"limit": "-1Gi"}), SIZE),
+        ("quota", json!({"limit": "all"}), SIZE),
+        ("quota", json!({"limit": 1.5}), "spec.quota.limit"),
+        ("quota", json!({"guarantee": "8Ei"}), SIZE),
+        ("quota", json!({"guarantee": " 1Gi"}), SIZE),
+        ("quota", json!({"guarantee": true}), "spec.quota.guarantee"),
+        ("quota", json!({"limit": "1Gi", "guarantee": "1025Mi"}), both),
+        ("quota", json!({"limit": 1023, "guarantee": "1Ki"}), both),
+        ("weight", json!(0), weight),
+        ("weight", json!(-1), weight),
+        ("weight", json!(1001), weight),
+        ("weight", json!(0.5), weight),
+        ("weight", json!("heavy"), weight),
+    ] {
+        let spec = with(&json!({"role": "odd"}), field, value);
+        table.make(object("VolumeRole", None, &n(table), spec), Refused(said));
+    }
+    let disk = json!({"nodeName": "n1", "diskName": "x", "diskID": "x", "kind": "Path", "backing": "Loop", "path": "/x"});
+    for (field, value, said) in [
+        ("nodeName", json!(null), "spec.nodeName: Required value"),
+        ("nodeName", json!(1), "spec.nodeName: Invalid value"),
+        ("diskName", json!(null), "spec.diskName: Required value"),
+        ("diskName", json!(1), "spec.diskName: Invalid value"),
+        ("diskID", json!(null), "spec.diskID: Required value"),
+        ("diskID", json!(1), "spec.diskID: Invalid value"),
+        ("kind", json!("Tape"), r#"spec.kind: Unsupported value: "Tape""#),
+        ("backing", json!("Zfs"), r#"spec.backing: Unsupported value: "Zfs""#),
+        ("path", json!(["/x"]), "spec.path: Invalid value"),
+        ("gone", json!("yes"), "spec.gone: Invalid value"),
+        ("size", json!("1Gi"), r#"unknown field "spec.size""#),
+    ] {
+        table.make(object("NodeDisk", None, &n(table), with(&disk, field, value)), Refused(said));
+    }
+    let offer = json!({"subscription": "team", "nodeName": "n1", "reservations": [], "volumes": []});
+    for (field, value, said) in [
+        ("subscription", json!(null), "spec.subscription: Required value"),
+        ("nodeName", json!(1), "spec.nodeName: Invalid value"),
+        ("reservations", json!("all"), "spec.reservations: Invalid value"),
+        ("volumes", json!([{"name": "kept"}]), "spec.volumes[0].role: Required value"),
+    ] {
+        table.make(object("VolumeOffer", Some("team"), &n(table), with(&offer, field, value)), Refused(said));
+    }
+    // What every kind has.
+    let labelled = |labels: Value| {
+        let mut manifest = volume("labelled", room.clone());
+        manifest["metadata"]["labels"] = labels;
+        manifest
+    };
+    table.make(
+        labelled(json!({"tier": "g o l d"})),
+        Refused("a valid label must be an empty string or consist of"),
+    );
+    table.make(labelled(json!({"a/b/c": "x"})), Refused("metadata.labels"));
+    table.make(labelled(json!({"tier": "x".repeat(64)})), Refused("must be no more than 63"));
+}
+
+/// What says of itself how it stands is not believed: a status that comes with a new object is dropped.
+fn forged(table: &mut Table) {
+    let ready = json!([{"type": "Ready", "status": "True", "reason": "Ready", "message": "all is well",
+        "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+    let forge = |mut manifest: Value, status: Value| {
+        manifest["status"] = with(&status, "conditions", ready.clone());
+        manifest
+    };
+    let status = json!({"phase": "Reserved", "nodeDisk": "n1.default", "nodeName": "n1", "size": "1Ti"});
+    let manifest = forge(reservation("forged", json!({"role": "forged", "size": "1Ti"})), status);
+    table.make(manifest, Says("NotEnoughRoom", "1Ti asked for: n1.default has "));
+    let home = json!({"name": "forged", "uid": "1"});
+    let status = json!({"phase": "Ready", "nodeName": "n1", "nodeDisk": "n1.default", "reservation": home});
+    let manifest = forge(volume("forged", json!({"role": "outlaws", "size": "16Mi", "shared": {}})), status);
+    let said = "nothing is reserved for role outlaws or an ancestor of it; make a DiskReservation first";
+    table.make(manifest, Says("NoReservation", said));
+    let status = json!({"phase": "Bound", "volume": {"name": "kept", "uid": "1"}, "persistentVolume": "x"});
+    let manifest = forge(claim("bare", "forged", json!({"volume": "kept"})), status);
+    let said =
+        "volume kept is for role eng, to which this namespace is not subscribed; make a RoleSubscription";
+    table.make(manifest, Says("NoSubscription", said));
+    // A name is a name: nothing reaches into another namespace, and control characters stay where they are.
+    let said = "there is no SharedPersistentVolume team/kept; the claim waits for it";
+    table.make(claim("bare", &n(table), json!({"volume": "team/kept"})), Says("NoSuchVolume", said));
+    let said = "there is no SharedPersistentVolume kept\u{0}; the claim waits for it";
+    table.make(claim("team", &n(table), json!({"volume": "kept\u{0}"})), Says("NoSuchVolume", said));
+    let said = "there is no DiskReservation e\u{202e}ng; make it, or leave spec.reservation out";
+    let spec = json!({"role": "eng", "size": "16Mi", "reservation": "e\u{202e}ng"});
+    table.make(volume(&n(table), spec), Says("NoReservation", said));
+    let said = "no NodeDisk is called n1.default\n; there are n1.default";
+    let spec = json!({"role": "eng", "size": "16Mi", "nodeDisk": "n1.default\n"});
+    table.make(reservation(&n(table), spec), Says("NoSuchDisk", said));
+}
+
 fn changes(table: &mut Table) {
     let kept = json!({"role": "eng", "size": "32Mi", "shared": {}});
     let solo = json!({"role": "eng", "size": "16Mi", "reservation": "eng"});
@@ -249,7 +418,15 @@ fn changes(table: &mut Table) {
     let spec = json!({"role": "eng", "size": "16Mi", "nodeDisk": "n1.default", "nodeName": "n1"});
     table.make(reservation(&n(table), spec), Refused(both));
 
+    let fixed = "whether a reservation is static cannot be changed";
+    table.change(reservation("eng", with(&eng, "static", json!(true))), Refused(fixed));
+    table.change(
+        reservation("eng", with(&without(&eng, "nodeName"), "parent", json!("other"))),
+        Refused(place),
+    );
+
     let fixed = "a claim cannot be changed: make another one";
+    table.change(claim("team", "kept", json!({"role": "eng/ml", "volume": "kept"})), Refused(fixed));
     table.change(claim("team", "kept", json!({"volume": "solo"})), Refused(fixed));
     table.change(claim("team", "kept", json!({"volume": "kept", "mode": "ReadOnly"})), Refused(fixed));
     table.change(claim("team", "kept", json!({"selector": {}})), Refused(fixed));
@@ -421,6 +598,43 @@ async fn answered(cluster: &Cluster, row: &Row) -> Result<(), String> {
     }
 }
 
+/// Who may write objects may not write how they stand: that takes a right of its own, which the chart gives to nobody else.
+async fn status_is_not_for_users(cluster: &Cluster) {
+    let rights = "
+{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: mallory},
+ rules: [{apiGroups: [reservoir.dev], verbs: ['*'], resources: [nodedisks, diskreservations, sharedpersistentvolumes,
+   volumeclaims, rolesubscriptions, volumeoffers, volumeroles]}]}
+---
+{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: mallory},
+ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: mallory},
+ subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: mallory}]}
+";
+    cluster.apply_text(rights).await;
+    let mallory = cluster.server.client_as("mallory", &["system:authenticated"]).await.unwrap();
+    let patch = async |path: &str| {
+        let request = http::Request::patch(format!("/apis/reservoir.dev/v1alpha1/{path}"))
+            .header("Content-Type", "application/merge-patch+json")
+            .body(json!({"status": {"phase": "Ready"}}).to_string().into_bytes())
+            .unwrap();
+        mallory.request::<Value>(request).await.map_err(|e| e.to_string())
+    };
+    until("mallory may change a role", || async { patch("volumeroles/eng").await.ok() }).await;
+    for path in [
+        "nodedisks/n1.default",
+        "diskreservations/eng",
+        "sharedpersistentvolumes/kept",
+        "volumeroles/eng",
+        "namespaces/team/volumeclaims/kept",
+        "namespaces/team/rolesubscriptions/team",
+    ] {
+        let refused = patch(&format!("{path}/status")).await.unwrap_err();
+        assert!(
+            refused.contains("is forbidden: User \"mallory\" cannot patch resource"),
+            "{path}: {refused}"
+        );
+    }
+}
+
 /// R1, R3, V1, V2, V3, O1, O3, C3, C4, C5, L2.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_gets_one_clear_sentence() {
@@ -445,7 +659,7 @@ async fn each_gets_one_clear_sentence() {
     let before = standing(&cluster).await;
 
     let mut table = Table::default();
-    for part in [sizes, names, roles, fields, changes, room, claims] {
+    for part in [sizes, names, roles, fields, types, changes, room, forged, claims] {
         part(&mut table);
     }
     let mut wrong = Vec::new();
@@ -454,6 +668,7 @@ async fn each_gets_one_clear_sentence() {
             wrong.push(what);
         }
     }
+    status_is_not_for_users(&cluster).await;
     println!("{} rows", table.0.len());
     assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), table.0.len(), wrong.join("\n"));
 
@@ -478,6 +693,15 @@ async fn each_gets_one_clear_sentence() {
     // Nothing was made that Kubernetes could bind the other's PersistentVolumeClaim to.
     let volumes = cluster.all::<PersistentVolume>().list(&Default::default()).await.unwrap();
     assert_eq!(volumes.items.len(), 2, "those of the claims kept and solo");
+
+    // What is gone is gone.
+    let lost = json!({"nodeName": "n9", "diskName": "old", "diskID": "x", "kind": "Path", "backing": "Loop", "path": "/x",
+        "gone": true});
+    cluster.apply_text(&object("NodeDisk", None, "n9.old", lost.clone()).to_string()).await;
+    let back = object("NodeDisk", None, "n9.old", with(&lost, "gone", json!(false))).to_string();
+    let refused = cluster.try_apply(&back).await.unwrap_err().to_string();
+    let said = "a disk that was declared gone stays gone: give the agent a new one under another name";
+    assert!(refused.contains(said), "{refused}");
 
     // A claim whose name is taken leaves the other's PersistentVolumeClaim alone, in its end too.
     let claims = cluster.within::<VolumeClaim>("team");

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kube::api::DeleteParams;
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 use reservoir::api::condition;
 use reservoir::api::{NodeDisk, SharedPersistentVolume, VolumeClaim};
-use reservoir::cluster::{Cached, cache};
+use reservoir::cluster::{Cache, Cached, cache};
 use reservoir_cluster::api::ApiOptions;
 
 use crate::support::{Agent, Cluster, Random, Watch, until_gone, until_reason};
@@ -71,19 +71,21 @@ enum Winner {
 
 /// What the API server tells of volumes and claims: so many that wait are not to ask it again and again.
 struct Stores {
-    volumes: Store<SharedPersistentVolume>,
-    claims: Store<VolumeClaim>,
+    volumes: Arc<Cache<SharedPersistentVolume>>,
+    claims: Arc<Cache<VolumeClaim>>,
 }
 
 impl Stores {
     fn follow(cluster: &Cluster) -> (Self, tokio::task::JoinHandle<()>) {
-        let volumes: Cached<SharedPersistentVolume> = cache(cluster.all(), Default::default(), |_| {}, || {});
-        let claims: Cached<VolumeClaim> = cache(cluster.within("team"), Default::default(), |_| {}, || {});
+        let volumes: Cached<SharedPersistentVolume> =
+            cache(cluster.all(), Default::default(), |_, _| {}, |_| {}, |_| {}, || {});
+        let claims: Cached<VolumeClaim> =
+            cache(cluster.within("team"), Default::default(), |_, _| {}, |_| {}, |_| {}, || {});
         let following = futures::future::join(volumes.task, claims.task);
         let following = tokio::spawn(async move {
             following.await;
         });
-        (Self { volumes: volumes.store, claims: claims.store }, following)
+        (Self { volumes: volumes.cache, claims: claims.cache }, following)
     }
 
     fn volume(&self, name: &str) -> Option<Arc<SharedPersistentVolume>> {

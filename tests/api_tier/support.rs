@@ -58,6 +58,13 @@ impl Cluster {
     }
 
     pub async fn start_with(options: ApiOptions) -> Self {
+        let cluster = Self::bare(options).await;
+        cluster.start_controller().await;
+        cluster
+    }
+
+    /// Kinds and policies, and nobody who serves them.
+    pub async fn bare(options: ApiOptions) -> Self {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
@@ -67,7 +74,6 @@ impl Cluster {
         let client = client_called(server.kubeconfig().unwrap(), "test").await;
         let cluster = Self { server, client, controllers: Mutex::default() };
         cluster.install().await;
-        cluster.start_controller().await;
         cluster
     }
 

@@ -1,0 +1,565 @@
+//! What the controller costs: writes, memory, and time, at a size that is given. `make bench-api`, docs/performance.md.
+//!
+//! The API server, its etcd and the controller are real, each a process of its own. Nodes, agents and whoever binds
+//! PersistentVolumeClaims are played here: they write what those would write, at once.
+
+#[path = "../tests/api_tier/support.rs"]
+#[allow(dead_code)]
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::future::Future;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use reservoir::api::condition::{self, BACKED, DISK_HEALTHY, READY, Verdict, reason};
+use reservoir::api::{
+    AGENT_MANAGER, BackingState, DiskReservation, LABEL_MANAGED_BY, MANAGED_BY, NodeDisk, NodePart,
+    RoleSubscription, SharedPersistentVolume, Size, VolumeClaim,
+};
+use reservoir::cluster::write_status;
+use reservoir::plan::keep::{OnDisk, Task, next};
+use reservoir_cluster::api::ApiOptions;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use support::{Cluster, until_gone, until_reason};
+
+/// Measures the controller.
+#[derive(Parser)]
+struct Options {
+    /// How many volumes; a hundred to a node.
+    #[arg(long, default_value_t = 500)]
+    volumes: usize,
+    /// How many claims, evenly on the volumes.
+    #[arg(long, default_value_t = 1500)]
+    claims: usize,
+    /// How many pods, evenly on the claims.
+    #[arg(long, default_value_t = 1500)]
+    pods: usize,
+    /// How many claims are timed, one after the other, when all that is there.
+    #[arg(long, default_value_t = 100)]
+    timed: usize,
+    /// For how many seconds nothing happens.
+    #[arg(long, default_value_t = 60)]
+    idle: u64,
+    /// What cargo says to every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// How often a volume and its reservation are written until it is Ready: made, finalizer, ledger, placed, backed, Ready.
+const SAME: usize = 6;
+const PER_NODE: usize = 100;
+/// Requests of this program that are under way at once.
+const AT_ONCE: usize = 16;
+
+#[tokio::main]
+async fn main() {
+    let options = Options::parse();
+    println!("{} volumes, {} claims, {} pods\n", options.volumes, options.claims, options.pods);
+    println!("{:<64} {:>12} {:>10}", "", "measured", "wanted");
+    // A server that is just starting is no news.
+    let quiet = tracing_subscriber::EnvFilter::new("off");
+    tracing_subscriber::fmt().with_env_filter(quiet).init();
+    a_life(options.idle).await;
+    at_size(&options).await;
+}
+
+fn row(what: &str, measured: String, wanted: &str) {
+    println!("{what:<64} {measured:>12} {wanted:>10}");
+}
+
+/// The controller as a process, which ends with this one.
+struct Controller(Child);
+
+impl Controller {
+    fn start(cluster: &Cluster) -> Self {
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_reservoir"), "controller"])
+            .args(["--namespace", "default", "--metrics-bind-address", "127.0.0.1:0"])
+            .env("KUBECONFIG", cluster.server.kubeconfig_path())
+            .env("RUST_LOG", "reservoir=warn")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+
+    /// A number of `/proc/PID/status`, in MiB.
+    fn memory(&self, field: &str) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Does `work` for every number below `count`, some at once.
+async fn each<F: Future<Output = ()>>(count: usize, work: impl Fn(usize) -> F) {
+    stream::iter(0..count).map(work).buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
+}
+
+async fn make<K>(api: &Api<K>, object: Value)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + serde::Serialize,
+{
+    let object: K = serde_json::from_value(object).unwrap();
+    api.create(&PostParams::default(), &object).await.unwrap();
+}
+
+fn object(kind: &str, namespace: Option<&str>, name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": kind,
+        "metadata": {"name": name, "namespace": namespace}, "spec": spec})
+}
+
+fn a_volume(name: &str, group: usize) -> Value {
+    let spec = json!({"role": format!("team-{group}"), "size": "16Mi", "shared": {}});
+    object("SharedPersistentVolume", None, name, spec)
+}
+
+fn a_claim(name: &str, group: usize, volume: &str) -> Value {
+    let spec = json!({"role": format!("team-{group}"), "volume": volume});
+    object("VolumeClaim", Some(&namespace(group)), name, spec)
+}
+
+fn a_pod(name: &str, claim: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {"containers": [{"name": "c", "image": "none"}], "automountServiceAccountToken": false,
+            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]}})
+}
+
+fn namespace(group: usize) -> String {
+    format!("team-{group}")
+}
+
+/// A node with a disk, its reservation, and a namespace that is subscribed to it.
+async fn group(cluster: &Cluster, group: usize) {
+    let (node, role) = (format!("n{group}"), namespace(group));
+    cluster.node(&node, true).await;
+    let disks: Api<NodeDisk> = cluster.all();
+    let disk = format!("{node}.default");
+    let spec = json!({"nodeName": node, "diskName": "default", "diskID": format!("{group:032}"), "kind": "Path",
+        "backing": "Loop", "path": "/disk"});
+    make(&disks, object("NodeDisk", None, &disk, spec)).await;
+    let made = disks.get(&disk).await.unwrap();
+    let mut status = made.status.clone().unwrap_or_default();
+    status.capacity = Some(Size::from_bytes(1 << 40));
+    status.allocatable = status.capacity.clone();
+    let healthy = Verdict::yes(reason::DISK_HEALTHY, "it is played");
+    condition::set(&mut status.conditions, DISK_HEALTHY, healthy, Some(1), Timestamp::now());
+    write_status(&disks, &made, &status, AGENT_MANAGER).await.unwrap();
+    cluster
+        .apply_text(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": role}}).to_string())
+        .await;
+    let spec = json!({"roles": [role], "capabilities": ["SHARED_RESOURCES"]});
+    make(&cluster.within::<RoleSubscription>(&role), object("RoleSubscription", Some(&role), "sub", spec))
+        .await;
+}
+
+async fn reserve(cluster: &Cluster, group: usize) {
+    let size = format!("{}Mi", 16 * PER_NODE);
+    let spec = json!({"role": namespace(group), "size": size, "nodeDisk": format!("n{group}.default")});
+    make(&cluster.all::<DiskReservation>(), object("DiskReservation", None, &namespace(group), spec)).await;
+}
+
+/// What was seen of the cluster, by watching it.
+#[derive(Default)]
+struct Seen {
+    ready: BTreeSet<String>,
+    users: BTreeMap<String, u32>,
+    bound: BTreeSet<String>,
+}
+
+/// Watches, and plays whoever is not there.
+#[derive(Clone, Default)]
+struct World(Arc<Mutex<Seen>>);
+
+impl World {
+    /// The agents: makes, fences and erases without a disk.
+    fn play_agents(&self, client: &Client) {
+        let (volumes, seen) = (Api::<SharedPersistentVolume>::all(client.clone()), self.0.clone());
+        follow(volumes.clone(), watcher::Config::default(), move |volume: SharedPersistentVolume| {
+            let status = volume.status.clone().unwrap_or_default();
+            let mut seen = seen.lock().unwrap();
+            let name = volume.name_any();
+            if condition::is_true(&status.conditions, READY) {
+                seen.ready.insert(name.clone());
+            }
+            seen.users.insert(name, status.user_count);
+            let volumes = volumes.clone();
+            async move {
+                if let Some(status) = as_agent(&volume) {
+                    // Who is too late looks again, at what the watch brings next.
+                    let _ = write_status(&volumes, &volume, &status, AGENT_MANAGER).await;
+                }
+            }
+        });
+        let seen = self.0.clone();
+        follow(
+            Api::<VolumeClaim>::all(client.clone()),
+            watcher::Config::default(),
+            move |claim: VolumeClaim| {
+                if condition::is_true(claim.status.as_ref().map_or(&[], |s| &s.conditions), READY) {
+                    seen.lock().unwrap().bound.insert(claim.name_any());
+                }
+                async {}
+            },
+        );
+    }
+
+    /// Kubernetes' own controller that binds PersistentVolumeClaims.
+    fn play_binder(&self, client: &Client) {
+        let client = client.clone();
+        let ours = watcher::Config::default().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"));
+        follow(Api::all(client.clone()), ours, move |pvc: PersistentVolumeClaim| {
+            let claims: Api<PersistentVolumeClaim> =
+                Api::namespaced(client.clone(), &pvc.namespace().unwrap_or_default());
+            async move {
+                if pvc.status.as_ref().and_then(|s| s.phase.as_deref()) != Some("Bound") {
+                    let bound = Patch::Merge(json!({"status": {"phase": "Bound"}}));
+                    claims.patch_status(&pvc.name_any(), &PatchParams::default(), &bound).await.unwrap();
+                }
+            }
+        });
+    }
+
+    /// Waits, without an end, and says how long it took.
+    async fn until(&self, done: impl Fn(&Seen) -> bool) {
+        while !done(&self.0.lock().unwrap()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+fn follow<K, F>(api: Api<K>, config: watcher::Config, mut act: impl FnMut(K) -> F + Send + 'static)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    tokio::spawn(async move {
+        watcher(api, config)
+            .default_backoff()
+            .filter_map(|event| async {
+                match event {
+                    Ok(Event::Apply(object) | Event::InitApply(object)) => Some(object),
+                    _ => None,
+                }
+            })
+            .map(|object| act(object))
+            .buffer_unordered(AT_ONCE)
+            .for_each(|()| async {})
+            .await
+    });
+}
+
+/// What the agent would write next, if anything.
+fn as_agent(volume: &SharedPersistentVolume) -> Option<reservoir::api::SharedPersistentVolumeStatus> {
+    let mut status = volume.status.clone()?;
+    status.node_name.as_ref()?;
+    let node = status.node.get_or_insert_default();
+    let before = node.clone();
+    let on_disk = OnDisk {
+        there: node.backing == BackingState::Made,
+        fenced: node.fenced,
+        size: node.size.as_ref().map(Size::bytes_or_zero),
+        resizing: false,
+    };
+    match next(volume, on_disk) {
+        Task::Make => {
+            node.backing = BackingState::Made;
+            node.size = status.size.clone();
+            let made = Verdict::yes(reason::BACKED, "it is played");
+            condition::set(
+                &mut status.conditions,
+                BACKED,
+                made,
+                volume.metadata.generation,
+                Timestamp::now(),
+            );
+        }
+        Task::Fence => node.fenced = true,
+        Task::Unfence => *node = NodePart { fenced: false, ..node.clone() },
+        Task::Erase => {
+            node.backing = BackingState::Erased;
+            node.erased = status.size.clone();
+        }
+        Task::Rest | Task::Lost | Task::Size(_) => return None,
+    }
+    (status.node.as_ref() != Some(&before)).then_some(status)
+}
+
+/// The controller's writes in the audit log. A lease that is held is renewed, as by every controller; it is not counted,
+/// and neither are events.
+fn writes(cluster: &Cluster) -> Vec<String> {
+    let not_it = |agent: &str| agent == "test" || agent.starts_with("kube-");
+    let all = cluster.writes().into_iter();
+    all.filter(|w| !not_it(&w.user_agent) && !w.what.contains("leases")).map(|w| format!("{w:?}")).collect()
+}
+
+/// Waits until the controller writes nothing any more.
+async fn settled(cluster: &Cluster) -> Vec<String> {
+    loop {
+        let before = writes(cluster).len();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let now = writes(cluster);
+        if now.len() == before {
+            return now;
+        }
+    }
+}
+
+/// One volume from reserve to unreserve, then nothing; with Kubernetes' own controllers.
+async fn a_life(idle: u64) {
+    let cluster = Cluster::bare(ApiOptions { controller_manager: true, audit: true }).await;
+    let world = World::default();
+    world.play_agents(&cluster.client);
+    let controller = Controller::start(&cluster);
+    group(&cluster, 0).await;
+    let subscriptions: Api<RoleSubscription> = cluster.within("team-0");
+    until_reason(&cluster.all::<NodeDisk>(), "n0.default", "Ready").await;
+    until_reason(&subscriptions, "sub", "Subscribed").await;
+    let before = settled(&cluster).await.len();
+
+    let reservations: Api<DiskReservation> = cluster.all();
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    let claims: Api<VolumeClaim> = cluster.within("team-0");
+    let now = DeleteParams::default();
+    let mut steps: Vec<(&str, usize)> = Vec::new();
+    let mut last = before;
+    let mut step = async |what: &'static str| {
+        let all = settled(&cluster).await;
+        steps.push((what, all.len() - last));
+        if std::env::var_os("BENCH_WRITES").is_some() {
+            println!("{what}: {:#?}", &all[last..]);
+        }
+        last = all.len();
+    };
+    reserve(&cluster, 0).await;
+    until_reason(&reservations, "team-0", "Ready").await;
+    step("reserve").await;
+    make(&volumes, a_volume("v", 0)).await;
+    until_reason(&volumes, "v", "Ready").await;
+    step("create").await;
+    make(&claims, a_claim("c", 0, "v")).await;
+    until_reason(&claims, "c", "Bound").await;
+    step("claim").await;
+    for pod in ["a", "b"] {
+        cluster.pod("team-0", pod, &["c"]).await;
+    }
+    world.until(|seen| seen.users.get("v") == Some(&2)).await;
+    step("two pods").await;
+    let all = settled(&cluster).await.len();
+    tokio::time::sleep(Duration::from_secs(idle)).await;
+    let in_vain = writes(&cluster).len() - all;
+    for pod in ["a", "b"] {
+        cluster.end_pod("team-0", pod).await;
+    }
+    world.until(|seen| seen.users.get("v") == Some(&0)).await;
+    step("the pods end").await;
+    claims.delete("c", &now).await.unwrap();
+    until_gone(&claims, "c").await;
+    step("unclaim").await;
+    volumes.delete("v", &now).await.unwrap();
+    until_gone(&volumes, "v").await;
+    step("destroy").await;
+    reservations.delete("team-0", &now).await.unwrap();
+    until_gone(&reservations, "team-0").await;
+    step("unreserve").await;
+
+    row("writes of the controller in a volume's whole life", (last - before).to_string(), "<= 12");
+    for (what, writes) in steps {
+        row(&format!("  {what}"), writes.to_string(), "");
+    }
+    row(&format!("writes of the controller in {idle} s in which nothing happens"), in_vain.to_string(), "0");
+    drop(controller);
+}
+
+/// How many writes the API server has done, of anybody, leases and events aside.
+async fn writes_done(client: &Client) -> u64 {
+    let request = http::Request::get("/metrics").body(vec![]).unwrap();
+    let text = client.request_text(request).await.unwrap();
+    let counted = |line: &&str| {
+        line.starts_with("apiserver_request_total{")
+            && ["POST", "PUT", "PATCH", "APPLY", "DELETE"]
+                .iter()
+                .any(|verb| line.contains(&format!("verb=\"{verb}\"")))
+            && !line.contains("resource=\"leases\"")
+            && !line.contains("resource=\"events\"")
+    };
+    let numbers =
+        text.lines().filter(counted).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    numbers.sum::<f64>() as u64
+}
+
+/// Volumes per second that one client creates and then updates so many times, with `at_once` volumes under way.
+async fn raw_rate(cluster: &Cluster, count: usize, updates: usize, at_once: usize) -> f64 {
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    let started = Instant::now();
+    let one = |i: usize| {
+        let volumes = volumes.clone();
+        async move {
+            let name = format!("raw-{i}");
+            make(&volumes, a_volume(&name, 0)).await;
+            for update in 0..updates {
+                let conditions = json!([{"type": "Ready", "status": "True", "reason": "Backed",
+                    "message": format!("it is raw {update}"), "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+                let status = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "SharedPersistentVolume",
+                    "metadata": {"name": name}, "status": {"phase": "Ready", "nodeName": "n0",
+                    "nodeDisk": "n0.default", "size": "16Mi", "node": {"backing": "Made"},
+                    "conditions": conditions}});
+                let params = PatchParams::apply("raw").force();
+                volumes.patch_status(&name, &params, &Patch::Apply(&status)).await.unwrap();
+            }
+        }
+    };
+    stream::iter(0..count).map(one).buffer_unordered(at_once).collect::<Vec<()>>().await;
+    let rate = count as f64 / started.elapsed().as_secs_f64();
+    each(count, |i| {
+        let volumes = volumes.clone();
+        async move {
+            volumes.delete(&format!("raw-{i}"), &DeleteParams::default()).await.unwrap();
+        }
+    })
+    .await;
+    rate
+}
+
+async fn at_size(options: &Options) {
+    let cluster = Cluster::bare(ApiOptions::default()).await;
+    let groups = options.volumes.div_ceil(PER_NODE);
+    let count = options.volumes.min(1000);
+    let raw = raw_rate(&cluster, count, 1, 1).await;
+    let raw_many = raw_rate(&cluster, count, 1, AT_ONCE).await;
+    let raw_same = raw_rate(&cluster, count, SAME - 1, AT_ONCE).await;
+    row("raw: volumes/s, 2 writes each, one at a time", format!("{raw:.0}"), "");
+    row(&format!("raw: volumes/s, 2 writes each, {AT_ONCE} at a time"), format!("{raw_many:.0}"), "");
+    row(&format!("raw: volumes/s, {SAME} writes each, {AT_ONCE} at a time"), format!("{raw_same:.0}"), "");
+
+    each(groups, |i| group(&cluster, i)).await;
+    let world = World::default();
+    world.play_agents(&cluster.client);
+    world.play_binder(&cluster.client);
+    let controller = Controller::start(&cluster);
+    each(groups, |i| reserve(&cluster, i)).await;
+    for i in 0..groups {
+        until_reason(&cluster.all::<DiskReservation>(), &namespace(i), "Ready").await;
+    }
+
+    let per_second = |count: usize, started: Instant| count as f64 / started.elapsed().as_secs_f64();
+    let (started, before) = (Instant::now(), writes_done(&cluster.client).await);
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    // One after another in each group, all groups beside each other.
+    let group_of = |i: usize| i % groups;
+    each(options.volumes, |i| make(&volumes, a_volume(&format!("v{i}"), group_of(i)))).await;
+    world.until(|seen| seen.ready.len() == options.volumes).await;
+    let rate = per_second(options.volumes, started);
+    let written = writes_done(&cluster.client).await - before;
+    row("volumes/s from created to Ready", format!("{rate:.0}"), "");
+    row("  against raw, 2 writes each, one at a time", format!("{:.2}", rate / raw), "");
+    row(&format!("  against raw, 2 writes each, {AT_ONCE} at a time"), format!("{:.2}", rate / raw_many), "");
+    row(
+        &format!("  against raw, {SAME} writes each, {AT_ONCE} at a time"),
+        format!("{:.2}", rate / raw_same),
+        ">= 0.8",
+    );
+    row("  writes of everybody per volume", format!("{:.1}", written as f64 / options.volumes as f64), "");
+
+    let (started, before) = (Instant::now(), writes_done(&cluster.client).await);
+    each(options.claims, |i| {
+        let volume = i % options.volumes;
+        let claims: Api<VolumeClaim> = cluster.within(&namespace(group_of(volume)));
+        async move { make(&claims, a_claim(&format!("c{i}"), group_of(volume), &format!("v{volume}"))).await }
+    })
+    .await;
+    world.until(|seen| seen.bound.len() == options.claims).await;
+    let written = writes_done(&cluster.client).await - before;
+    row("claims/s from created to Bound", format!("{:.0}", per_second(options.claims, started)), "");
+    row("  writes of everybody per claim", format!("{:.1}", written as f64 / options.claims as f64), "");
+
+    let started = Instant::now();
+    each(options.pods, |i| {
+        let claim = i % options.claims;
+        let pods: Api<Pod> = cluster.within(&namespace(group_of(claim % options.volumes)));
+        async move { make(&pods, a_pod(&format!("p{i}"), &format!("c{claim}"))).await }
+    })
+    .await;
+    world.until(|seen| seen.users.values().sum::<u32>() as usize == options.pods).await;
+    row("pods/s from created to counted", format!("{:.0}", per_second(options.pods, started)), "");
+    row(
+        "memory of the controller after all that, MiB",
+        format!("{:.0}", controller.memory("VmRSS")),
+        "<= 100",
+    );
+    row("  at most, MiB", format!("{:.0}", controller.memory("VmHWM")), "");
+
+    let mut times = Vec::new();
+    for i in 0..options.timed {
+        let (name, volume) = (format!("timed-{i}"), i % options.volumes);
+        let claims: Api<VolumeClaim> = cluster.within(&namespace(group_of(volume)));
+        let started = Instant::now();
+        make(&claims, a_claim(&name, group_of(volume), &format!("v{volume}"))).await;
+        world.until(|seen| seen.bound.contains(&name)).await;
+        times.push(started.elapsed());
+    }
+    times.sort();
+    let at = |percent: usize| format!("{} ms", times[(times.len() - 1) * percent / 100].as_millis());
+    row("one more claim, from created to Bound, p50", at(50), "");
+    row("one more claim, from created to Bound, p99", at(99), "");
+
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let before = writes_done(&cluster.client).await;
+    tokio::time::sleep(Duration::from_secs(options.idle)).await;
+    let in_vain = writes_done(&cluster.client).await - before;
+    row(
+        &format!("writes of everybody in {} s in which nothing happens", options.idle),
+        in_vain.to_string(),
+        "0",
+    );
+
+    drop(controller);
+    let started = Instant::now();
+    let controller = Controller::start(&cluster);
+    // It looks at everything once, and finds all as it should be.
+    let before = writes_done(&cluster.client).await;
+    let mut cpu = controller.cpu();
+    loop {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let now = controller.cpu();
+        if now - cpu < 0.2 && now > 0.0 {
+            break;
+        }
+        cpu = now;
+    }
+    row("a controller that starts anew: s until it rests", started.elapsed().as_secs().to_string(), "");
+    row("  seconds of CPU", format!("{:.1}", controller.cpu()), "");
+    row("  writes", (writes_done(&cluster.client).await - before).to_string(), "0");
+    row("  its memory, MiB", format!("{:.0}", controller.memory("VmRSS")), "<= 100");
+    row("  at most, MiB", format!("{:.0}", controller.memory("VmHWM")), "");
+}
+
+impl Controller {
+    /// Seconds of CPU that it has used.
+    fn cpu(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+    }
+}
