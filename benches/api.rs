@@ -248,7 +248,7 @@ impl World {
     }
 }
 
-fn follow<K, F>(api: Api<K>, config: watcher::Config, mut act: impl FnMut(K) -> F + Send + 'static)
+fn follow<K, F>(api: Api<K>, config: watcher::Config, act: impl FnMut(K) -> F + Send + 'static)
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
@@ -262,7 +262,7 @@ where
                     _ => None,
                 }
             })
-            .map(|object| act(object))
+            .map(act)
             .buffer_unordered(AT_ONCE)
             .for_each(|()| async {})
             .await

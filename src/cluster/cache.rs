@@ -22,12 +22,15 @@ use crate::api::PodRef;
 /// Of the latter it keeps hashes: who asks gets all that fit and, hardly ever, one that does not.
 pub struct Cache<K: Resource<DynamicType = ()> + Clone + 'static> {
     store: Store<K>,
-    keys: fn(&K, &mut dyn FnMut(Key)),
+    keys: Keys<K>,
     found: RwLock<Found<K>>,
 }
 
 /// What an object is found by: a kind of name, and the name.
 pub type Key<'a> = (&'static str, &'a str);
+
+/// Tells all keys of an object.
+pub type Keys<K> = fn(&K, &mut dyn FnMut(Key));
 
 struct Found<K: Resource<DynamicType = ()>> {
     by_key: HashMap<u64, Vec<Arc<ObjectRef<K>>>>,
@@ -120,7 +123,7 @@ pub struct Cached<K: Resource<DynamicType = ()> + Clone + 'static> {
 pub fn cache<K>(
     api: Api<K>,
     config: watcher::Config,
-    keys: fn(&K, &mut dyn FnMut(Key)),
+    keys: Keys<K>,
     trim: fn(&mut K),
     changed: impl Fn(&K) + Send + 'static,
     listed: impl Fn() + Send + 'static,
@@ -291,4 +294,56 @@ pub fn claims_of(pod: &Pod) -> Vec<(String, String)> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     let claims = volumes.filter_map(|v| v.persistent_volume_claim.as_ref());
     claims.map(|claim| (namespace.clone(), claim.claim_name.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::VolumeClaim;
+
+    fn claim(name: &str, volume: &str) -> VolumeClaim {
+        let mut claim = VolumeClaim::new(name, Default::default());
+        claim.metadata.namespace = Some("team".into());
+        claim.spec.volume = Some(volume.into());
+        claim
+    }
+
+    #[test]
+    fn what_names_something_is_found_by_it_as_long_as_it_does() {
+        let (store, mut writer) = reflector::store::<VolumeClaim>();
+        let keys: Keys<VolumeClaim> = |claim, key| key(("volume", claim.spec.volume.as_deref().unwrap()));
+        let found = RwLock::new(Found { by_key: HashMap::new(), keys_of: HashMap::new() });
+        let cache = Cache { store, keys, found };
+        let by = |volume: &str| {
+            let mut names: Vec<String> = cache.by("volume", volume).iter().map(|c| c.name_any()).collect();
+            names.sort();
+            names
+        };
+        let mut see = |event: Event<VolumeClaim>| {
+            writer.apply_watcher_event(&event);
+            match event {
+                Event::Apply(claim) | Event::Delete(claim) => cache.note(named(&claim)),
+                Event::InitDone => cache.note_all(),
+                _ => {}
+            }
+        };
+        for name in ["a", "b"] {
+            see(Event::Apply(claim(name, "v")));
+        }
+        assert_eq!((by("v"), by("w")), (vec!["a".into(), "b".into()], vec![]));
+        see(Event::Apply(claim("a", "w")));
+        assert_eq!((by("v"), by("w")), (vec!["b".to_owned()], vec!["a".to_owned()]));
+        see(Event::Delete(claim("b", "v")));
+        assert_eq!(by("v"), Vec::<String>::new());
+        // After a gap: one has gone, one has changed, one is new.
+        see(Event::Apply(claim("c", "v")));
+        see(Event::Init);
+        for (name, volume) in [("c", "w"), ("d", "v")] {
+            see(Event::InitApply(claim(name, volume)));
+        }
+        see(Event::InitDone);
+        assert_eq!((by("v"), by("w")), (vec!["d".to_owned()], vec!["c".to_owned()]));
+        let found = cache.found.read().unwrap();
+        assert_eq!((found.keys_of.len(), found.by_key.len()), (2, 2), "nothing is kept of what has gone");
+    }
 }

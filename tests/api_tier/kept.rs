@@ -117,7 +117,7 @@ async fn x6_data_without_an_object_is_kept_and_reported() {
         said.contains("one volume on it has no object: it is kept").then_some(())
     })
     .await;
-    assert_eq!(agent.backings(), [uid.clone()]);
+    assert_eq!(agent.backings(), std::slice::from_ref(&uid));
 
     // Its room is not given away: the reservation holds it, and is held by it.
     let reservations: Api<DiskReservation> = cluster.all();
