@@ -233,7 +233,6 @@ fn types(table: &mut Table) {
         ("parent", json!(true), "spec.parent: Invalid value"),
         ("parent", json!(long), "spec.parent: Too long"),
         ("static", json!("yes"), "spec.static: Invalid value"),
-        ("principal", json!(0), "spec.principal: Invalid value"),
     ] {
         table.make(reservation(&n(table), with(&room, field, value)), Refused(said));
     }
@@ -251,7 +250,6 @@ fn types(table: &mut Table) {
         ("erasePolicy", json!(false), "spec.erasePolicy: Invalid value"),
         ("retire", json!("true"), "spec.retire: Invalid value"),
         ("retire", json!(1), "spec.retire: Invalid value"),
-        ("principal", json!(["root"]), "spec.principal: Invalid value"),
     ] {
         table.make(volume(&n(table), with(&room, field, value)), Refused(said));
     }
