@@ -120,13 +120,18 @@ async fn a_publish_reaches_the_volumes_as_it_was_meant() {
         request.target_path = format!("{}/./pods//{position}/mount/", dir.path().display());
         request.readonly = readonly;
         request.volume_capability = Some(capability(mode));
+        // Every other one wants the device itself.
+        let block = position % 2 == 1;
+        if block {
+            request.volume_capability.as_mut().unwrap().access_type = Some(AccessType::Block(BlockVolume {}));
+        }
         request.volume_context.insert("reservoir.dev/claim".into(), "team-a/data".into());
         request.volume_context.insert("csi.storage.k8s.io/serviceAccount.tokens".into(), "{}".into());
         node.node_publish_volume(request).await.unwrap();
 
         let seen = agent.volumes.published.lock().unwrap()[&target].clone();
         assert_eq!(seen.handle.claim_uid(), format!("7b21de90-1c4f-4a38-8e6b-00000000000{position}"));
-        assert_eq!((seen.access, seen.read_only), (access, read_only), "{mode:?}");
+        assert_eq!((seen.access, seen.read_only, seen.block), (access, read_only, block), "{mode:?}");
         let pod = PodInfo {
             uid: "5a9d2c14-3b7e-4f60-a1c8-9e0d7b6f5432".into(),
             namespace: "team-a".into(),
@@ -177,11 +182,6 @@ async fn every_field_of_a_publish_is_checked() {
         ),
         (|r| r.volume_capability = None, Code::InvalidArgument, "volume_capability is missing".into()),
         (|r| set_type(r, None), Code::InvalidArgument, "volume_capability has no access type".into()),
-        (
-            |r| set_type(r, Some(AccessType::Block(BlockVolume {}))),
-            Code::InvalidArgument,
-            "raw block volumes are not supported: set the PersistentVolume's volumeMode to Filesystem".into(),
-        ),
         (
             |r| set_type(r, mount(|mount| mount.fs_type = "ext4".into())),
             Code::InvalidArgument,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::api::{BackingKind, DiskKind, Role, Size};
-use crate::host::DiskConfig;
+use crate::host::{DiskConfig, Keeping};
 
 /// The configuration file.
 #[derive(Clone, Debug, Deserialize)]
@@ -13,6 +13,9 @@ use crate::host::DiskConfig;
 pub struct Config {
     /// The disks.
     pub disks: Vec<DiskEntry>,
+    /// The directory for the journals of disks of kind `Block`, which have no room for one.
+    #[serde(default = "state_dir")]
+    pub state_dir: PathBuf,
 }
 
 /// One disk.
@@ -24,20 +27,25 @@ pub struct DiskEntry {
     /// What is handed out of it.
     #[serde(default = "path_kind")]
     pub kind: DiskKind,
-    /// How volumes are made.
-    #[serde(default = "loop_backing")]
-    pub backing: BackingKind,
-    /// The directory, on ext4 or xfs.
+    /// How volumes are made; without it, as the kind of disk has it.
+    #[serde(default)]
+    pub backing: Option<BackingKind>,
+    /// A directory, on ext4 or xfs; of kind `Mount` the place where the file system is mounted, of kind `Block` the
+    /// device, best by a name that stays: `/dev/disk/by-id/…`.
     pub path: PathBuf,
-    /// At most this much is used; without it, all that the file system has.
+    /// At most this much is used; without it, all that the file system has. Only of kind `Path`.
     #[serde(default)]
     pub capacity: Option<Size>,
-    /// Held back for the system: a quantity, or a percentage of the file system such as `10%`.
-    #[serde(default = "ten_percent")]
-    pub system_reserved: Size,
+    /// Held back for the system: a quantity, or a percentage of the file system; without it `10%`. Only of kind `Path`.
+    #[serde(default)]
+    pub system_reserved: Option<Size>,
     /// What is reserved on it from the start; the API changes none of it (R2).
     #[serde(default)]
     pub reservations: Vec<StaticReservation>,
+}
+
+fn state_dir() -> PathBuf {
+    PathBuf::from("/var/lib/reservoir-agent")
 }
 
 /// A static reservation.
@@ -52,14 +60,6 @@ pub struct StaticReservation {
 
 fn path_kind() -> DiskKind {
     DiskKind::Path
-}
-
-fn loop_backing() -> BackingKind {
-    BackingKind::Loop
-}
-
-fn ten_percent() -> Size {
-    Size::written("10%")
 }
 
 /// Why a configuration cannot be used.
@@ -106,8 +106,17 @@ impl Config {
 }
 
 impl DiskEntry {
-    /// The disk as `host` takes it; the directory is made if it is not there.
-    pub fn to_host(&self) -> Result<DiskConfig, ConfigError> {
+    /// How volumes are made.
+    pub fn backing(&self) -> BackingKind {
+        self.backing.unwrap_or(match self.kind {
+            DiskKind::Path => BackingKind::Loop,
+            DiskKind::Mount => BackingKind::Mount,
+            DiskKind::Block => BackingKind::Block,
+        })
+    }
+
+    /// The disk as `host` takes it; the directory of a `Path` disk is made if it is not there.
+    pub fn to_host(&self, state_dir: &Path) -> Result<DiskConfig, ConfigError> {
         let wrong = |reason: String| ConfigError::Field { disk: self.name.clone(), reason };
         let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if self.name.is_empty()
@@ -128,18 +137,38 @@ impl DiskEntry {
                 return Err(wrong(format!("role {role} has two reservations; make them one")));
             }
         }
-        std::fs::create_dir_all(&self.path).map_err(|e| wrong(format!("{}: {e}", self.path.display())))?;
+        let keeping = match (self.kind, self.backing()) {
+            (DiskKind::Path, BackingKind::Loop) => Keeping::Loop,
+            (DiskKind::Mount, BackingKind::Mount) => Keeping::Mount,
+            (DiskKind::Block, BackingKind::Block) => Keeping::Block,
+            (kind, backing) => {
+                return Err(wrong(format!(
+                    "a disk of kind {kind:?} cannot have backing {backing:?}: leave backing out"
+                )));
+            }
+        };
+        if self.kind != DiskKind::Path && (self.capacity.is_some() || self.system_reserved.is_some()) {
+            let kind = self.kind;
+            return Err(wrong(format!(
+                "a disk of kind {kind:?} is handed out whole: leave capacity and systemReserved out"
+            )));
+        }
+        if self.kind == DiskKind::Path {
+            std::fs::create_dir_all(&self.path)
+                .map_err(|e| wrong(format!("{}: {e}", self.path.display())))?;
+        }
         let bytes = |size: &Size| size.bytes().map_err(|e| wrong(e.to_string()));
         let capacity = self.capacity.as_ref().map(bytes).transpose()?;
-        let system_reserved = match self.system_reserved.as_str().strip_suffix('%') {
-            None if self.system_reserved.as_str() == "0" => 0,
-            None => bytes(&self.system_reserved)?,
+        let held_back = self
+            .system_reserved
+            .clone()
+            .unwrap_or_else(|| Size::written(if self.kind == DiskKind::Path { "10%" } else { "0" }));
+        let system_reserved = match held_back.as_str().strip_suffix('%') {
+            None if held_back.as_str() == "0" => 0,
+            None => bytes(&held_back)?,
             Some(percent) => {
                 let percent: u64 = percent.parse().ok().filter(|p| *p <= 100).ok_or_else(|| {
-                    wrong(format!(
-                        "systemReserved {}: a percentage is a whole number up to 100",
-                        self.system_reserved
-                    ))
+                    wrong(format!("systemReserved {held_back}: a percentage is a whole number up to 100"))
                 })?;
                 let whole = match capacity {
                     Some(bytes) => bytes,
@@ -151,7 +180,14 @@ impl DiskEntry {
                 (u128::from(whole) * u128::from(percent) / 100) as u64
             }
         };
-        Ok(DiskConfig { name: self.name.clone(), path: self.path.clone(), capacity, system_reserved })
+        Ok(DiskConfig {
+            name: self.name.clone(),
+            path: self.path.clone(),
+            keeping,
+            state: (keeping == Keeping::Block).then(|| state_dir.to_owned()),
+            capacity,
+            system_reserved,
+        })
     }
 }
 
@@ -163,7 +199,7 @@ mod tests {
     fn a_disk_needs_a_name_and_a_path() {
         let dir = tempfile::tempdir().unwrap();
         let text = format!("disks: [{{name: fast, path: {}, capacity: 4Gi}}]", dir.path().display());
-        let host = Config::parse(&text).unwrap().disks[0].to_host().unwrap();
+        let host = Config::parse(&text).unwrap().disks[0].to_host(dir.path()).unwrap();
         assert_eq!((host.capacity, host.system_reserved), (Some(4 << 30), (4 << 30) / 10));
     }
 
@@ -187,9 +223,12 @@ mod tests {
                 "{name: a, path: /tmp, reservations: [{role: a, size: 1}, {role: a, size: 2}]}",
                 "two reservations",
             ),
+            ("{name: a, path: /tmp, kind: Mount, backing: Loop}", "cannot have backing Loop"),
+            ("{name: a, path: /tmp, kind: Mount, capacity: 1Gi}", "is handed out whole"),
+            ("{name: a, path: /tmp, kind: Mount, systemReserved: 10%}", "is handed out whole"),
         ] {
             let entry: DiskEntry = serde_yaml::from_str(text).unwrap();
-            assert!(entry.to_host().unwrap_err().to_string().contains(said), "{text}");
+            assert!(entry.to_host(Path::new("/s")).unwrap_err().to_string().contains(said), "{text}");
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::api::condition::{self, DISK_HEALTHY, Verdict, reason};
 use crate::api::{AGENT_MANAGER, NodeDisk, NodeDiskSpec, NodeDiskStatus, SharedPersistentVolume, Size};
 use crate::cluster;
 use crate::host::{DiskReport, Host, VolumeReport, VolumeUid};
-use crate::plan::{ledger, names, room};
+use crate::plan::{ledger, names, room, whole};
 
 use super::config::DiskEntry;
 use super::reservations;
@@ -232,7 +232,7 @@ fn spec(node: &str, entry: &DiskEntry, id: &str) -> NodeDiskSpec {
         disk_name: entry.name.clone(),
         disk_id: id.to_owned(),
         kind: entry.kind,
-        backing: entry.backing,
+        backing: entry.backing(),
         path: entry.path.display().to_string(),
         gone: false,
     }
@@ -255,7 +255,11 @@ async fn write(
                 ours: held.ours,
             };
             let published = status.allocatable.as_ref().map(Size::bytes_or_zero);
-            let allocatable = room::allocatable(measured, published);
+            let allocatable = match whole::is_whole(object.spec.kind) {
+                // Nobody else fills it, and what its one volume takes of it is its own affair (D2).
+                true => disk.allocatable,
+                false => room::allocatable(measured, published),
+            };
             status.capacity = Some(Size::from_bytes(disk.capacity));
             status.system_reserved = Some(Size::from_bytes(disk.system_reserved));
             status.allocatable = Some(Size::from_bytes(allocatable));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kube::Api;
 
 use super::volumes::{Context, blocking};
-use crate::api::SharedPersistentVolume;
+use crate::api::{SharedPersistentVolume, VolumeMode};
 use crate::cluster;
 use crate::csi::{Error, PublishRequest, Stats, Usage, VolumeHandle, Volumes};
 use crate::host::{self, Pod, Publish, VolumeUid};
@@ -35,6 +35,11 @@ impl Volumes for Node {
         let (_, read_only) =
             authorise(&volume, handle.volume_uid(), handle.claim_uid(), &ctx.node, request.read_only)
                 .map_err(|refusal| Error::FailedPrecondition(refusal.to_string()))?;
+        if request.block != (volume.spec.volume_mode == VolumeMode::Block) {
+            return Err(Error::InvalidArgument(format!(
+                "the volumeMode of the PersistentVolume is not that of SharedPersistentVolume {name}: let Reservoir make it"
+            )));
+        }
         let publish = Publish {
             uid: uid(handle)?,
             target: request.target,
@@ -59,7 +64,7 @@ impl Volumes for Node {
                 used: usage.used_bytes,
                 available: usage.available_bytes,
             },
-            inodes: Some(Usage {
+            inodes: (usage.total_inodes > 0).then_some(Usage {
                 total: usage.total_inodes,
                 used: usage.used_inodes,
                 available: usage.available_inodes,

@@ -64,7 +64,9 @@ pub async fn run(
     ready: Arc<AtomicBool>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    let configured: Result<Vec<_>, _> = options.config.disks.iter().map(|disk| disk.to_host()).collect();
+    let config = &options.config;
+    let configured: Result<Vec<_>, _> =
+        config.disks.iter().map(|disk| disk.to_host(&config.state_dir)).collect();
     let host_config = HostConfig {
         disks: configured?,
         targets_root: options.kubelet_dir.clone(),

@@ -10,7 +10,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use crate::api::condition::{self, BACKED, Verdict, reason};
 use crate::api::{
     AGENT_MANAGER, BackingState, ErasePolicy, FsType, NodePart, PodRef, SharedPersistentVolume,
-    SharedPersistentVolumeStatus, Size,
+    SharedPersistentVolumeStatus, Size, VolumeMode,
 };
 use crate::cluster;
 use crate::host::{self, FenceReport, Host, VolumeSpec, VolumeUid};
@@ -220,6 +220,7 @@ fn wanted(
             FsType::Ext4 => host::FsType::Ext4,
             FsType::Xfs => host::FsType::Xfs,
         },
+        raw: volume.spec.volume_mode == VolumeMode::Block,
         shared: volume.spec.shared.is_some(),
         labels: volume.labels().clone(),
         gid: None,

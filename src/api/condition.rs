@@ -67,6 +67,8 @@ pub mod reason {
     pub const NO_RESERVATION: &str = "NoReservation";
     /// Volume: reservations of its role exist, none has that many bytes left (V1).
     pub const RESERVATION_FULL: &str = "ReservationFull";
+    /// Volume: the reservation is on a kind of disk that cannot do what the volume asks for (D2).
+    pub const WRONG_DISK: &str = "WrongDisk";
     /// Volume: the node's agent is allocating and formatting it.
     pub const CREATING: &str = "Creating";
     /// Volume: its bytes are there and it can be mounted.
@@ -106,6 +108,8 @@ pub mod reason {
     pub const VOLUME_NOT_READY: &str = "VolumeNotReady";
     /// Claim: the volume is being retired: who has it goes on, nobody new gets it (X5).
     pub const VOLUME_RETIRING: &str = "VolumeRetiring";
+    /// Claim: the volume is a raw device, which nobody can be given to read only (M3).
+    pub const ALWAYS_WRITABLE: &str = "AlwaysWritable";
     /// Claim: the volume is being destroyed (O6).
     pub const VOLUME_DESTROYING: &str = "VolumeDestroying";
     /// Claim: the exclusive volume is held by another claim, which the message names (C3).

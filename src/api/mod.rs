@@ -30,7 +30,7 @@ pub use size::{Size, SizeError};
 pub use subscription::{Capability, RoleSubscription, RoleSubscriptionSpec, RoleSubscriptionStatus};
 pub use volume::{
     BackingState, Destroy, ErasePolicy, FsType, NamespaceUse, NodePart, Shared, SharedPersistentVolume,
-    SharedPersistentVolumeSpec, SharedPersistentVolumeStatus, VolumePhase,
+    SharedPersistentVolumeSpec, SharedPersistentVolumeStatus, VolumeMode, VolumePhase,
 };
 pub use volume_role::{Quota, VolumeRole, VolumeRoleSpec, VolumeRoleStatus};
 

@@ -63,10 +63,15 @@ pub struct NodeDiskSpec {
 }
 
 /// What kind of thing a disk is (D1, D2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DiskKind {
     /// A directory on a file system; divisible.
+    #[default]
     Path,
+    /// A whole file system; reserved and created whole, never divided.
+    Mount,
+    /// A raw device; reserved and created whole, never divided.
+    Block,
 }
 
 /// How volumes are made on a disk.
@@ -74,6 +79,10 @@ pub enum DiskKind {
 pub enum BackingKind {
     /// One preallocated file per volume with a file system of its own: a hard limit on any kernel.
     Loop,
+    /// A directory of a file system that nobody else uses: its own size is the limit.
+    Mount,
+    /// A raw device: its own size is the limit.
+    Block,
 }
 
 /// What is known of a disk.

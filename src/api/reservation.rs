@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LedgerEntry, Size, UidRef};
+use super::{DiskKind, LedgerEntry, Size, UidRef};
 
 /// What is to be reserved.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -118,6 +118,9 @@ pub struct DiskReservationStatus {
     /// The node that it is on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
+    /// The kind of that disk: one that is not `Path` is reserved whole (D2).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_kind: Option<DiskKind>,
     /// What was reserved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<Size>,

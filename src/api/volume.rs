@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ClaimBinding, PodRef, Size, UidRef};
+use super::{ClaimBinding, DiskKind, PodRef, Size, UidRef};
 
 /// What the volume is to be.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -79,7 +79,11 @@ pub struct SharedPersistentVolumeSpec {
     /// Present: many claims and pods use the volume at once. Absent: one claim and one pod at a time (V2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shared: Option<Shared>,
-    /// File system on it.
+    /// How pods get it: with a file system, or as the raw device that only a `Block` disk is.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("the mode of a volume cannot be changed: create another volume"))]
+    pub volume_mode: VolumeMode,
+    /// File system on it; without meaning for `volumeMode: Block`.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("the file system of a volume cannot be changed: create another volume"))]
     pub fs_type: FsType,
@@ -100,6 +104,16 @@ pub struct SharedPersistentVolumeSpec {
 /// Marks a volume as shared, as in Mesos; it has no fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Shared {}
+
+/// How pods get a volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum VolumeMode {
+    /// Mounted, with a file system on it.
+    #[default]
+    Filesystem,
+    /// As a raw device, which they read and write themselves.
+    Block,
+}
 
 /// File system of a volume.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -153,6 +167,9 @@ pub struct SharedPersistentVolumeStatus {
     /// The NodeDisk that it is on (controller).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_disk: Option<String>,
+    /// The kind of that disk: of one that is not `Path` the volume takes all (D2; controller).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_kind: Option<DiskKind>,
     /// The node that it is on; its agent makes, mounts and erases it (controller).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,

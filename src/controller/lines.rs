@@ -12,7 +12,7 @@ use crate::api::{
     UidRef, VolumeRole, VolumeRoleStatus,
 };
 use crate::cluster::{self, Kind, Owned};
-use crate::plan::{ledger, quota, reserve};
+use crate::plan::{ledger, quota, reserve, whole};
 
 use super::Error;
 use super::context::{Context, named};
@@ -28,6 +28,10 @@ pub(super) trait Holder:
     fn with(&self, lines: Vec<LedgerEntry>) -> Self::Status;
     /// Whether a line of the reservation belongs here; `parent` is the role of the one that it was carved out of.
     fn belongs(&self, reservation: &DiskReservation, parent: Option<&str>) -> bool;
+    /// How large the line may be of one that asks for so much: as large as that, but for what is handed out whole (D2).
+    fn at_most(&self, asked: u64) -> u64 {
+        asked
+    }
 }
 
 impl Holder for NodeDisk {
@@ -42,6 +46,10 @@ impl Holder for NodeDisk {
     fn belongs(&self, reservation: &DiskReservation, _: Option<&str>) -> bool {
         let home = reservation.status.as_ref().and_then(|s| s.node_disk.as_ref());
         reservation.spec.parent.is_none() && home.is_none_or(|home| *home == self.name_any())
+    }
+
+    fn at_most(&self, asked: u64) -> u64 {
+        if asked == 0 { 0 } else { whole::of_disk(self, asked) }
     }
 }
 
@@ -60,6 +68,10 @@ impl Holder for DiskReservation {
         let home = reservation.status.as_ref().and_then(|s| s.parent.as_ref());
         reservation.spec.parent == self.metadata.name
             && home.is_none_or(|home| Some(&home.uid) == self.metadata.uid.as_ref())
+    }
+
+    fn at_most(&self, asked: u64) -> u64 {
+        if asked == 0 { 0 } else { whole::of_reservation(self, asked) }
     }
 }
 
@@ -138,7 +150,7 @@ pub(super) async fn mend<K: Holder>(holder: &K, line: &LedgerEntry, ctx: &Contex
         Some(now) if holder.belongs(now, parent_role(now, ctx).await?.as_deref()) => reserve::bounds(now),
         _ => (0, 0),
     };
-    let lines = ledger::settle(holder.lines(), line.clone(), low, high);
+    let lines = ledger::settle(holder.lines(), line.clone(), low, holder.at_most(high));
     cluster::write_status(&api, &holder, &holder.with(lines), CONTROLLER_MANAGER).await?;
     Ok(())
 }
@@ -162,7 +174,7 @@ pub(super) async fn sweep<K: Holder>(holder: &K, ctx: &Context) -> Result<(), Er
         let fits = match cached.filter(|r| r.uid().as_ref() == Some(&line.uid)) {
             Some(r) if holder.belongs(&r, parent_role(&r, ctx).await?.as_deref()) => {
                 let (low, high) = reserve::bounds(&r);
-                (low..=high).contains(&line.size.bytes_or_zero())
+                (low..=holder.at_most(high)).contains(&line.size.bytes_or_zero())
             }
             _ => false,
         };

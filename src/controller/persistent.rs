@@ -15,7 +15,7 @@ use kube::{Api, Resource, ResourceExt};
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
     AccessMode, DRIVER, LABEL_CLAIM_NAMESPACE, LABEL_CLAIM_UID, LABEL_MANAGED_BY, LABEL_VOLUME_UID,
-    MANAGED_BY, SharedPersistentVolume, Size, TOPOLOGY_NODE, VolumeClaim,
+    MANAGED_BY, SharedPersistentVolume, Size, TOPOLOGY_NODE, VolumeClaim, VolumeMode,
 };
 use crate::cluster;
 use crate::plan::resize::size_now;
@@ -138,6 +138,14 @@ fn access_mode(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> String {
     .to_owned()
 }
 
+fn volume_mode(volume: &SharedPersistentVolume) -> String {
+    match volume.spec.volume_mode {
+        VolumeMode::Filesystem => "Filesystem",
+        VolumeMode::Block => "Block",
+    }
+    .to_owned()
+}
+
 fn labels(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> BTreeMap<String, String> {
     let pairs = [
         (LABEL_MANAGED_BY, MANAGED_BY.to_owned()),
@@ -192,7 +200,7 @@ fn persistent_volume(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> Pe
                 }),
             }),
             persistent_volume_reclaim_policy: Some("Retain".to_owned()),
-            volume_mode: Some("Filesystem".to_owned()),
+            volume_mode: Some(volume_mode(volume)),
             ..Default::default()
         }),
         ..Default::default()
@@ -213,7 +221,7 @@ fn persistent_volume_claim(claim: &VolumeClaim, volume: &SharedPersistentVolume)
             resources: Some(VolumeResourceRequirements { requests: Some(storage(volume)), limits: None }),
             // Empty, not absent: no default class may turn it into something else.
             storage_class_name: Some(String::new()),
-            volume_mode: Some("Filesystem".to_owned()),
+            volume_mode: Some(volume_mode(volume)),
             volume_name: Some(pv_name(claim)),
             ..Default::default()
         }),

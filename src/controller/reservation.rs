@@ -41,6 +41,7 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
             Taken::From(home) => {
                 (status.node_disk, status.node_name, status.parent) =
                     (Some(home.node_disk), Some(home.node_name), home.parent);
+                status.disk_kind = home.disk_kind;
                 status.size = Some(Size::from_bytes(home.size));
                 Ok(())
             }

@@ -13,10 +13,10 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
 use crate::api::condition::Verdict;
-use crate::api::{DiskReservation, LedgerEntry, NodeDisk, UidRef, VolumeRole};
+use crate::api::{DiskKind, DiskReservation, LedgerEntry, NodeDisk, Size, UidRef, VolumeRole};
 use crate::cluster;
 use crate::plan::share::Outcome;
-use crate::plan::{ledger, quota, reserve};
+use crate::plan::{ledger, quota, reserve, whole};
 
 use super::Error;
 use super::context::Context;
@@ -26,6 +26,7 @@ use super::lines::{Holder, change, holds};
 pub(super) struct Home {
     pub node_disk: String,
     pub node_name: String,
+    pub disk_kind: Option<DiskKind>,
     /// The reservation that it is carved out of (R4).
     pub parent: Option<UidRef>,
     /// How many it has.
@@ -74,12 +75,16 @@ async fn reserve(
     let placed = reservation.status.as_ref().is_some_and(|s| s.node_disk.is_some());
     let home = |disk: &NodeDisk, line: u64| {
         let (node_disk, node_name) = (disk.name_any(), disk.spec.node_name.clone());
-        Taken::From(Home { node_disk, node_name, parent: None, size: line.min(entry.size.bytes_or_zero()) })
+        let size = line.min(whole::of_disk(disk, entry.size.bytes_or_zero()));
+        Taken::From(Home { node_disk, node_name, disk_kind: Some(disk.spec.kind), parent: None, size })
     };
     // By quorum: a line that was written a moment ago, and that no cache has seen yet, is found too.
     let found = disks.iter().find(|disk| holds(*disk, &entry.uid) && (!placed || disk.name_any() == name));
     let line = found.and_then(|disk| ledger::held(disk.lines(), &entry.uid)).unwrap_or(0);
     let wanted = entry.size.bytes_or_zero();
+    // All of a disk that is never divided (D2).
+    let wanted =
+        disks.iter().find(|disk| disk.name_any() == name).map_or(wanted, |disk| whole::of_disk(disk, wanted));
     if let Some(disk) = found.filter(|_| !placed || line >= wanted) {
         return Ok(home(disk, line));
     }
@@ -94,11 +99,13 @@ async fn reserve(
     if quota::guaranteed(&entry.role, wanted - line.min(wanted), free, &books).is_some() {
         return Err(old(reservation));
     }
-    if charge(&roles, &entry, None, ctx).await?.is_err() {
+    let line_of = |bytes: u64| LedgerEntry { size: Size::from_bytes(bytes), ..entry.clone() };
+    if charge(&roles, &line_of(wanted), None, ctx).await?.is_err() {
         return Err(old(reservation));
     }
     let taken = change(name, ctx, |disk: &NodeDisk| {
-        ledger::take(disk.lines(), reserve::allocatable(disk), entry.clone())
+        let line = line_of(whole::of_disk(disk, entry.size.bytes_or_zero()));
+        ledger::take(disk.lines(), reserve::allocatable(disk), line)
     })
     .await?;
     match (taken, disks.iter().find(|disk| disk.name_any() == name)) {
@@ -124,8 +131,9 @@ async fn refine(
         Taken::From(Home {
             node_disk: status.node_disk.unwrap_or_default(),
             node_name: status.node_name.unwrap_or_default(),
+            disk_kind: status.disk_kind,
             parent: Some(UidRef { name: name.to_owned(), uid: parent.uid().unwrap_or_default() }),
-            size: line.min(wanted),
+            size: line.min(whole::of_reservation(parent, wanted)),
         })
     };
     let line = parent.as_ref().and_then(|parent| ledger::held(parent.lines(), &entry.uid));
@@ -148,7 +156,7 @@ async fn refine(
         false => reserve::refine(reservation, None),
     };
     Ok(match change(name, ctx, carve).await? {
-        Some(Ok(())) => in_it(parent, wanted),
+        Some(Ok(())) => in_it(parent, whole::of_reservation(parent, wanted)),
         Some(Err(why)) => Taken::Wait(why),
         None => return Err(old(reservation)),
     })

@@ -12,7 +12,7 @@ use crate::api::{
     SharedPersistentVolume, SharedPersistentVolumeStatus, Size, UidRef, VolumeClaim, VolumePhase,
 };
 use crate::cluster;
-use crate::plan::{LISTED_PODS, create, ledger, reserve, retire, usage};
+use crate::plan::{LISTED_PODS, create, ledger, reserve, retire, usage, whole};
 
 use super::context::{Context, VOLUME_UID, named, ready, refs};
 use super::{Again, Error};
@@ -33,7 +33,9 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
             Ok((reservation, size)) => {
                 let held = reservation.status.clone().unwrap_or_default();
                 status.phase = VolumePhase::Creating;
-                status.size = Some(size);
+                status.size =
+                    Some(Size::from_bytes(whole::of_reservation(&reservation, size.bytes_or_zero())));
+                status.disk_kind = held.disk_kind;
                 status.node_name = held.node_name;
                 status.node_disk = held.node_disk;
                 status.reservation =
@@ -187,7 +189,9 @@ async fn take(
         create::choose(volume, &[reservation])?;
         let status = reservation.status.clone().unwrap_or_default();
         let room = reserve::room_for_volumes(&status);
-        let volumes = ledger::take(&status.volumes, room, entry.clone()).map_err(|short| {
+        let taken = whole::of_reservation(reservation, entry.size.bytes_or_zero());
+        let line = LedgerEntry { size: Size::from_bytes(taken), ..entry.clone() };
+        let volumes = ledger::take(&status.volumes, room, line).map_err(|short| {
             Verdict::no(reason::RESERVATION_FULL, format!("{name} has {} left", Size::from_bytes(short.free)))
         })?;
         Ok(Some(with_ledger(DiskReservationStatus { volumes, ..status })))

@@ -30,6 +30,7 @@ pub(super) fn publish(request: NodePublishVolumeRequest) -> Result<PublishReques
         handle: handle(&volume_id)?,
         target: path("target_path", &target_path)?,
         read_only: readonly,
+        block: matches!(capability.access_type, Some(AccessType::Block(_))),
         access,
         pod: pod(&volume_context)?,
         volume_context: volume_context
@@ -94,11 +95,7 @@ fn path(field: &str, text: &str) -> Result<PathBuf, Error> {
 fn access(capability: &VolumeCapability) -> Result<Access, Error> {
     match &capability.access_type {
         None => return Err(invalid("volume_capability has no access type")),
-        Some(AccessType::Block(_)) => {
-            return Err(invalid(
-                "raw block volumes are not supported: set the PersistentVolume's volumeMode to Filesystem",
-            ));
-        }
+        Some(AccessType::Block(_)) => {}
         Some(AccessType::Mount(mount)) => {
             if !mount.fs_type.is_empty() {
                 return Err(invalid(

@@ -44,6 +44,8 @@ pub struct PublishRequest {
     /// Whether the pod itself calls the volume read-only. A claim that may only read has [`Access::ReaderOnly`]
     /// whatever the pod says.
     pub read_only: bool,
+    /// Whether the device itself is wanted, at a file, and not a file system, at a directory.
+    pub block: bool,
     /// How many may write.
     pub access: Access,
     /// Who asks.

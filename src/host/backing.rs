@@ -1,18 +1,54 @@
 //! What a kind of backing has to be able to do.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::disk::Volume;
-use super::error::{Error, Result};
+use super::error::{Context, Error, Result};
+use super::loopfile;
 use super::mountinfo::Mount;
 use super::record::Record;
-use super::{ErasePolicy, Usage};
+use super::{DiskConfig, ErasePolicy, Keeping, Usage, device, wholefs};
+
+/// A disk that can be served, as its backing found it. Nothing on it was changed.
+pub(super) struct Opened {
+    /// The directory with the disk's identity, journals and receipts.
+    pub(super) root: OwnedFd,
+    pub(super) backing: Box<dyn Backing>,
+}
+
+/// Bytes of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Room {
+    pub(super) total: u64,
+    /// Free for anybody now.
+    pub(super) free: u64,
+}
+
+/// Looks whether the disk is what its configuration says and can keep volumes; refuses it otherwise.
+pub(super) fn open(config: &DiskConfig) -> Result<Opened> {
+    match config.keeping {
+        Keeping::Loop => loopfile::open(&config.path),
+        Keeping::Mount => wholefs::open(&config.path),
+        Keeping::Block => device::open(config),
+    }
+}
 
 /// How volumes are kept on one disk.
 ///
 /// The journal, publishing and the order of steps are the same for all of them and are not a backing's business. A
 /// backing is called with the volume's lock held; every verb can be repeated after a crash in the middle of it.
 pub(super) trait Backing: Send + Sync {
+    /// Whether the disk is handed out whole, to one volume (D2).
+    fn whole(&self) -> bool {
+        false
+    }
+
+    /// What the disk has; `root` is the directory that was opened with it.
+    fn room(&self, root: BorrowedFd<'_>) -> Result<Room> {
+        let stat = rustix::fs::fstatvfs(root).context(|| "look at the disk")?;
+        Ok(Room { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize })
+    }
+
     /// The names that it uses in a volume's directory. Whatever else is found there is not ours to erase.
     fn names(&self) -> &'static [&'static str];
 

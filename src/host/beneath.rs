@@ -10,6 +10,7 @@ use std::path::Path;
 
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, Result};
+use rustix::path::Arg;
 
 const BENEATH: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
@@ -20,7 +21,7 @@ pub(super) fn open(dir: impl AsFd, path: impl AsRef<Path>, flags: OFlags) -> Res
 }
 
 /// Opens what must lie on the same filesystem as `dir`: a mount put over it is refused with `EXDEV`.
-pub(super) fn open_here(dir: impl AsFd, name: &str, flags: OFlags) -> Result<OwnedFd> {
+pub(super) fn open_here(dir: impl AsFd, name: impl Arg, flags: OFlags) -> Result<OwnedFd> {
     let resolve = BENEATH | ResolveFlags::NO_XDEV;
     rustix::fs::openat2(dir, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
 }

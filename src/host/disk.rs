@@ -1,4 +1,5 @@
-//! One disk: a directory that one agent at a time serves, with an identity of its own and volumes in it.
+//! One disk: a directory that one agent at a time serves, with an identity of its own and volumes in it. Of a raw device
+//! it is the directory beside which the device is.
 //!
 //! ```text
 //! <disk>/disk.json                   who this disk is (D3)
@@ -8,22 +9,22 @@
 //! ```
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::backing::Backing;
+use super::backing::{self, Backing, Opened};
 use super::error::{Context, Error, Result};
-use super::loopfile::Loop;
 use super::record::Record;
 use super::uid::VolumeUid;
-use super::{DiskConfig, DiskReport, beneath, journal};
+use super::{DiskConfig, DiskReport, Keeping, beneath, journal};
 
-const IDENTITY: &str = "disk.json";
-const VOLUMES: &str = "volumes";
+pub(super) const IDENTITY: &str = "disk.json";
+pub(super) const VOLUMES: &str = "volumes";
 const RECORD: &str = "record.json";
 const RECEIPTS: &str = "receipts";
 
@@ -37,6 +38,8 @@ pub(super) struct Disk {
     volumes: OwnedFd,
     receipts: OwnedFd,
     pub(super) backing: Box<dyn Backing>,
+    /// Held while a disk that is handed out whole gets its volume.
+    making: Mutex<()>,
     /// Also holds the lock, which goes with the process.
     root: OwnedFd,
 }
@@ -45,6 +48,9 @@ pub(super) struct Disk {
 #[derive(Serialize, Deserialize)]
 struct Identity {
     id: String,
+    /// How volumes are kept on it, for good.
+    #[serde(default)]
+    keeping: Keeping,
     #[serde(flatten)]
     extra: Map<String, Value>,
 }
@@ -74,19 +80,16 @@ impl Disk {
     }
 
     fn serve(config: &DiskConfig, wait: Duration) -> Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(&config.path, flags, Mode::empty())
-            .context(|| format!("open {}", config.path.display()))?;
-        Loop::probe(&root)?;
+        let Opened { root, backing } = backing::open(config)?;
         lock(&root, config, wait)?;
-        let id = identify(&root)?;
+        let id = identify(&root, config.keeping)?;
         for name in [VOLUMES, RECEIPTS] {
             beneath::make_dir(&root, name, Mode::RWXU).context(|| format!("make the directory of {name}"))?;
         }
         rustix::fs::fsync(&root).context(|| "synchronize the disk's directory")?;
         let open = |name| beneath::open_dir(&root, name).context(|| format!("open the directory of {name}"));
         let (volumes, receipts) = (open(VOLUMES)?, open(RECEIPTS)?);
-        Ok(Self { config: config.clone(), id, volumes, receipts, backing: Box::new(Loop), root })
+        Ok(Self { config: config.clone(), id, volumes, receipts, backing, making: Mutex::new(()), root })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -100,14 +103,13 @@ impl Disk {
     pub(super) fn report(&self) -> DiskReport {
         let mut report = DiskReport::of(&self.config);
         report.id = Some(self.id.clone());
-        match rustix::fs::fstatvfs(&self.root) {
-            Ok(stat) => {
-                let total = stat.f_blocks * stat.f_frsize;
-                report.capacity = self.config.capacity.map_or(total, |capacity| capacity.min(total));
+        match self.backing.room(self.root.as_fd()) {
+            Ok(room) => {
+                report.capacity = self.config.capacity.map_or(room.total, |most| most.min(room.total));
                 report.allocatable = report.capacity.saturating_sub(self.config.system_reserved);
-                report.free = stat.f_bavail * stat.f_frsize;
+                report.free = room.free;
             }
-            Err(error) => report.error = Some(format!("failed to look at the disk: {error}")),
+            Err(error) => report.error = Some(error.to_string()),
         }
         report
     }
@@ -131,6 +133,24 @@ impl Disk {
         // A crash just after the directory was made, or just before it would have been removed.
         let exists = volume.names()?.iter().any(|name| *name != *journal::temporary(RECORD));
         Ok(exists.then_some(volume))
+    }
+
+    /// Sees to it that a disk which is handed out whole gets no second volume (D2), whatever the ledgers say. What it
+    /// returns is held until the volume has its record.
+    pub(super) fn alone(&self, uid: &VolumeUid) -> Result<Option<MutexGuard<'_, ()>>> {
+        if !self.backing.whole() {
+            return Ok(None);
+        }
+        let making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        for other in self.uids()?.iter().filter(|other| *other != uid) {
+            if self.volume(other)?.is_some() {
+                let name = self.name();
+                return Err(Error::Conflict(format!(
+                    "disk {name} is handed out whole, and volume {other} has it: use another disk"
+                )));
+            }
+        }
+        Ok(Some(making))
     }
 
     /// Makes the directory of a volume, which then does not exist yet: it has no record.
@@ -195,7 +215,7 @@ impl Volume {
 
     /// Writes the journal; when this returns, it is on stable storage.
     pub(super) fn write(&self, record: &Record) -> Result<()> {
-        journal::replace(self.dir.as_fd(), RECORD, &record.to_bytes()?)
+        journal::swap(self.dir.as_fd(), RECORD, &record.to_bytes()?)
     }
 
     /// Refuses to go on where something is that neither we nor the backing made.
@@ -231,9 +251,10 @@ fn unreadable(uid: &VolumeUid, error: serde_json::Error) -> Error {
     Error::Corrupt { what: format!("the receipt of volume {uid}"), reason: error.to_string() }
 }
 
-/// Keeps two agents from serving one disk: the old one may still be ending while the new one starts.
+/// Keeps two agents from serving one disk: the old one may still be ending while the new one starts. A process that is
+/// just being started has a copy of the lock, too, until it executes its program.
 fn lock(root: &OwnedFd, config: &DiskConfig, wait: Duration) -> Result<()> {
-    let deadline = Instant::now() + wait;
+    let deadline = Instant::now() + wait.max(LOCK_INTERVAL);
     loop {
         match rustix::fs::flock(root, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(()),
@@ -249,13 +270,17 @@ fn lock(root: &OwnedFd, config: &DiskConfig, wait: Duration) -> Result<()> {
 }
 
 /// Reads the disk's ID; a disk that never had one gets one.
-fn identify(root: &OwnedFd) -> Result<String> {
+fn identify(root: &OwnedFd, keeping: Keeping) -> Result<String> {
     if let Some(bytes) = journal::read(root.as_fd(), IDENTITY)? {
         // A damaged identity is not a missing one: a new one would disown every volume here.
         let corrupt = |reason: String| Error::Corrupt { what: IDENTITY.to_owned(), reason };
         let identity: Identity =
             serde_json::from_slice(&bytes).map_err(|error| corrupt(error.to_string()))?;
         return match identity.id.parse::<VolumeUid>() {
+            Ok(_) if identity.keeping != keeping => Err(Error::Unsupported(format!(
+                "it was taken over with backing {:?}, which cannot become {keeping:?}: configure it as it was",
+                identity.keeping
+            ))),
             Ok(_) => Ok(identity.id),
             Err(error) => Err(corrupt(error.to_string())),
         };
@@ -267,7 +292,7 @@ fn identify(root: &OwnedFd) -> Result<String> {
         return Err(Error::Corrupt { what: IDENTITY.to_owned(), reason });
     }
     let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid").context(|| "ask for a new disk ID")?;
-    let identity = Identity { id: id.trim().to_owned(), extra: Map::new() };
+    let identity = Identity { id: id.trim().to_owned(), keeping, extra: Map::new() };
     let bytes = serde_json::to_vec_pretty(&identity)
         .map_err(|error| Error::Corrupt { what: IDENTITY.to_owned(), reason: error.to_string() })?;
     journal::replace(root.as_fd(), IDENTITY, &bytes)?;

@@ -7,9 +7,11 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::fs::{Gid, Mode};
 use serde::{Deserialize, Serialize};
 
 use super::error::{Context, Error, Result};
+use super::record::Record;
 use super::sys;
 use super::uid::VolumeUid;
 
@@ -49,14 +51,15 @@ impl FsType {
     }
 
     /// Discards are off: they would punch holes into what was preallocated (V5).
-    fn mkfs(self, uid: &VolumeUid) -> (&'static str, Vec<String>) {
+    fn mkfs(self, uid: &VolumeUid, zeroed: bool) -> (&'static str, Vec<String>) {
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         match self {
-            // The file is new, hence zero already. ext4 turns itself read-only at the first sign of corruption.
+            // A file is new, hence zero already; a device is not. ext4 turns itself read-only at the first sign of corruption.
             Self::Ext4 => (
                 "mkfs.ext4",
                 words(&format!(
-                    "-q -F -b 4096 -m 0 -e remount-ro -E nodiscard,assume_storage_prezeroed=1 -U {uid}"
+                    "-q -F -b 4096 -m 0 -e remount-ro -E nodiscard,assume_storage_prezeroed={} -U {uid}",
+                    u8::from(zeroed)
                 )),
             ),
             // Sectors of 4096 bytes suit every disk on which this file may be.
@@ -71,10 +74,54 @@ impl fmt::Display for FsType {
     }
 }
 
-/// Makes a filesystem, whose UUID is the volume's UID, in a file that nothing was ever written to (V9, S13).
-pub(super) fn make(fs_type: FsType, uid: &VolumeUid, file: &File, size: u64) -> Result<()> {
-    ensure_blank(file, size, uid)?;
-    let (program, arguments) = fs_type.mkfs(uid);
+/// Superblock magics of the filesystems on which a file's blocks stay where fallocate put them. On copy-on-write ones
+/// they do not, and their `st_dev` is not their device.
+const EXT4_MAGIC: u64 = 0xef53;
+const XFS_MAGIC: u64 = 0x5846_5342;
+
+/// The filesystem that a file is on; its magic number if it is neither ext4 nor xfs.
+pub(super) fn kind_of(file: impl AsFd) -> Result<Result<FsType, u64>> {
+    let found = rustix::fs::fstatfs(file).context(|| "look at the disk's filesystem")?.f_type as u64;
+    Ok(match found {
+        EXT4_MAGIC => Ok(FsType::Ext4),
+        XFS_MAGIC => Ok(FsType::Xfs),
+        other => Err(other),
+    })
+}
+
+/// Refuses a volume that is to be a raw device.
+pub(super) fn wanted(record: &Record) -> Result<()> {
+    match record.spec.raw {
+        true => Err(Error::Unsupported(
+            "only a disk that is a raw device can be a volume without a filesystem: use a disk of kind Block"
+                .to_owned(),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Does to the root directory of a volume what the volume says (V11, V12).
+pub(super) fn set_root(root: impl AsFd, record: &Record) -> Result<()> {
+    let (gid, mode) = (record.spec.gid, record.spec.mode);
+    if gid.is_none() && mode.is_none() {
+        return Ok(());
+    }
+    let mode = mode.unwrap_or(0o775) | if gid.is_some() { 0o2000 } else { 0 };
+    // The owner first: changing it clears the set-group-ID bit.
+    rustix::fs::fchown(&root, None, gid.map(Gid::from_raw))
+        .and_then(|()| rustix::fs::fchmod(&root, Mode::from_raw_mode(mode)))
+        .and_then(|()| rustix::fs::syncfs(&root))
+        .context(|| "set the permissions of the volume's root")
+}
+
+/// Makes a filesystem, whose UUID is the volume's UID, in a file that nothing was ever written to, or on a device with
+/// blank ends (V9, S13); `zeroed` says that there are zeroes in between, too.
+pub(super) fn make(fs_type: FsType, uid: &VolumeUid, file: &File, size: u64, zeroed: bool) -> Result<()> {
+    if !is_blank(file, size)? {
+        let reason = "what was just allocated for it is not empty".to_owned();
+        return Err(Error::Corrupt { what: format!("volume {uid}"), reason });
+    }
+    let (program, arguments) = fs_type.mkfs(uid, zeroed);
     let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     arguments.push(FILE);
     run(program, &arguments, file, None)
@@ -198,16 +245,16 @@ fn identify(start: &[u8; 2048]) -> Option<(FsType, [u8; 16])> {
     }
 }
 
-fn ensure_blank(file: &File, size: u64, uid: &VolumeUid) -> Result<()> {
-    let mut bytes = vec![0; SIGNATURES];
-    for offset in [0, size - SIGNATURES as u64] {
-        file.read_exact_at(&mut bytes, offset).context(|| format!("read the new file of volume {uid}"))?;
+/// Whether there is no signature of anything, nor anything else, at both ends.
+pub(super) fn is_blank(file: &File, size: u64) -> Result<bool> {
+    let mut bytes = vec![0; SIGNATURES.min(size as usize)];
+    for offset in [0, size - bytes.len() as u64] {
+        file.read_exact_at(&mut bytes, offset).context(|| "look whether there is a signature")?;
         if bytes.iter().any(|&byte| byte != 0) {
-            let reason = "a newly allocated file is not empty".to_owned();
-            return Err(Error::Corrupt { what: format!("volume {uid}"), reason });
+            return Ok(false);
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 fn find(program: &str) -> Result<PathBuf> {

@@ -26,6 +26,7 @@ impl Host {
                 return Err(Error::Conflict(format!("volume {} exists on disk {}", spec.uid, other.name())));
             }
         }
+        let alone = disk.alone(&spec.uid)?;
         let (volume, mut record) = match disk.volume(&spec.uid)? {
             Some(volume) => {
                 let record = volume.record()?;
@@ -40,6 +41,8 @@ impl Host {
             State::Creating => {
                 // It was never usable, so the wish may have changed since.
                 record.spec = spec.clone();
+                volume.write(&record)?;
+                drop(alone);
                 make(&disk, &volume, record)
             }
         }
@@ -174,7 +177,6 @@ pub(super) fn busy(uid: &VolumeUid) -> Error {
 }
 
 fn make(disk: &Disk, volume: &Volume, mut record: Record) -> Result<()> {
-    volume.write(&record)?;
     if let Err(error) = disk.backing.create(volume, &record) {
         // The backing left nothing, unless it found something: then it stays, and so does the record.
         if let Err(kept) = disk.remove(volume) {

@@ -119,36 +119,62 @@ pub(super) fn find(identity: &Identity) -> Result<Vec<LoopDevice>> {
     Ok(found)
 }
 
+/// Device and inode of the file behind a loop device; `None` if it is not one.
+pub(super) fn file_of(device: Device) -> Result<Option<(Device, u64)>> {
+    let Some(number) = number_of(device)? else { return Ok(None) };
+    let found = status(number)?.filter(|(_, found, _)| *found == device);
+    Ok(found.map(|(_, _, status)| (Device::from_raw(status.device), status.inode)))
+}
+
+/// Whether a loop device of this machine is bound to what `wanted` says.
+pub(super) fn any_bound(wanted: impl Fn(&sys::LoopInfo64) -> bool) -> Result<bool> {
+    for number in bound_numbers()? {
+        if status(number)?.is_some_and(|(_, _, status)| wanted(&status)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Whether this is the number of a device bound to the file, or carrying its name.
 pub(super) fn is_bound(device: Device, identity: &Identity) -> Result<bool> {
-    let link = format!("/sys/dev/block/{}:{}", device.major, device.minor);
-    let path = match std::fs::read_link(&link) {
-        Ok(path) => path,
-        // Gone, or the device of a filesystem without one.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error).context(|| format!("read {link}")),
-    };
-    match path.file_name().and_then(|name| name.to_str()).and_then(number) {
+    match number_of(device)? {
         Some(number) => Ok(examine(number, identity)?.is_some_and(|found| found.device == device)),
         None => Ok(false),
     }
 }
 
+/// The `N` of `loopN`, if that is what the device is.
+fn number_of(device: Device) -> Result<Option<u32>> {
+    let link = format!("/sys/dev/block/{}:{}", device.major, device.minor);
+    match std::fs::read_link(&link) {
+        Ok(path) => Ok(path.file_name().and_then(|name| name.to_str()).and_then(number)),
+        // Gone, or the device of a filesystem without one.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context(|| format!("read {link}")),
+    }
+}
+
 /// Opens a device if it is bound to the file, or carries its name.
 fn examine(number: u32, identity: &Identity) -> Result<Option<LoopDevice>> {
+    let Some((fd, device, status)) = status(number)? else { return Ok(None) };
+    let direct_io = status.flags & sys::LO_FLAGS_DIRECT_IO != 0;
+    Ok(identity.matches(&status).map(|found| LoopDevice { number, device, found, direct_io, _open: fd }))
+}
+
+/// Opens a device and says what it is bound to, if it is.
+fn status(number: u32) -> Result<Option<(OwnedFd, Device, sys::LoopInfo64)>> {
     let (fd, device) = match open_node(number, OFlags::RDONLY) {
         Ok(opened) => opened,
         // Unbound or removed meanwhile.
         Err(Error::Io { source: Errno::NXIO | Errno::NODEV | Errno::NOENT, .. }) => return Ok(None),
         Err(error) => return Err(error),
     };
-    let status = match sys::loop_status(&fd) {
-        Ok(status) => status,
-        Err(Errno::NXIO) => return Ok(None),
-        Err(error) => return Err(error).context(|| format!("ask what loop{number} is bound to")),
-    };
-    let direct_io = status.flags & sys::LO_FLAGS_DIRECT_IO != 0;
-    Ok(identity.matches(&status).map(|found| LoopDevice { number, device, found, direct_io, _open: fd }))
+    match sys::loop_status(&fd) {
+        Ok(status) => Ok(Some((fd, device, status))),
+        Err(Errno::NXIO) => Ok(None),
+        Err(error) => Err(error).context(|| format!("ask what loop{number} is bound to")),
+    }
 }
 
 /// Binds a free device to `file`, or returns the one that is bound already (S16).

@@ -9,12 +9,12 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::path::Path;
 
-use rustix::fs::{AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::backing::Backing;
+use super::backing::{Backing, Opened};
 use super::disk::Volume;
 use super::error::{Context, Error, Result, settled};
 use super::filesystem::FsType;
@@ -22,7 +22,7 @@ use super::lifecycle::busy;
 use super::loopdev::{self, Identity};
 use super::mountinfo::{Device, Mount};
 use super::record::Record;
-use super::{ErasePolicy, beneath, filesystem, mounts, options};
+use super::{ErasePolicy, beneath, filesystem, mounts, options, zero};
 
 /// The volume's file, complete.
 const DATA: &str = "data";
@@ -32,34 +32,27 @@ const UNFINISHED: &str = "data.new";
 /// Both filesystems are made of blocks of this many bytes.
 const BLOCK: u64 = 4096;
 
-/// How much is written before it is waited for, so that erasing does not fill the machine's memory.
-const ZERO_BATCH: u64 = 64 << 20;
+struct Loop;
 
-/// Superblock magics of the filesystems on which a file's blocks stay where fallocate put them. On copy-on-write ones
-/// they do not, and their `st_dev` is not their device.
-const EXT4_MAGIC: u64 = 0xef53;
-const XFS_MAGIC: u64 = 0x5846_5342;
-
-pub(super) struct Loop;
+/// Opens the directory; refuses one on which a preallocated file would be no promise.
+pub(super) fn open(path: &Path) -> Result<Opened> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(path, flags, Mode::empty()).context(|| format!("open {}", path.display()))?;
+    match filesystem::kind_of(&root)? {
+        Ok(_) => Ok(Opened { root, backing: Box::new(Loop) }),
+        Err(found) => Err(Error::Unsupported(format!(
+            "its filesystem (type {found:#x}) is neither ext4 nor xfs: preallocated room would not stay"
+        ))),
+    }
+}
 
 impl Loop {
-    /// Refuses a disk on which a preallocated file would be no promise.
-    pub(super) fn probe(disk: impl AsFd) -> Result<()> {
-        let found = rustix::fs::fstatfs(disk).context(|| "look at the disk's filesystem")?.f_type as u64;
-        if ![EXT4_MAGIC, XFS_MAGIC].contains(&found) {
-            return Err(Error::Unsupported(format!(
-                "its filesystem (type {found:#x}) is neither ext4 nor xfs: preallocated room would not stay"
-            )));
-        }
-        Ok(())
-    }
-
     fn make_file(volume: &Volume, record: &Record) -> Result<()> {
         let (uid, size) = (&volume.uid, file_bytes(record));
         let file =
             File::from(beneath::create(&volume.dir, UNFINISHED).context(|| "create the volume's file")?);
         allocate(volume, &file, size)?;
-        filesystem::make(record.spec.fs_type, uid, &file, size)?;
+        filesystem::make(record.spec.fs_type, uid, &file, size, true)?;
         // Should mkfs have given blocks back in spite of its options, take them again.
         allocate(volume, &file, size)?;
         filesystem::verify(record.spec.fs_type, uid, &file)?;
@@ -110,18 +103,12 @@ impl Loop {
 
     /// Does to the root directory what the volume says (V11, V12); repeating it is fine, nobody has used it yet.
     fn set_root(&self, volume: &Volume, record: &Record) -> Result<()> {
-        let (gid, mode) = (record.spec.gid, record.spec.mode);
-        if gid.is_none() && mode.is_none() {
+        if record.spec.gid.is_none() && record.spec.mode.is_none() {
             return Ok(());
         }
         let mount = self.mount(volume, record, false)?;
         let root = beneath::open_dir(&mount, ".").context(|| "open the volume's root")?;
-        let mode = mode.unwrap_or(0o775) | if gid.is_some() { 0o2000 } else { 0 };
-        // The owner first: changing it clears the set-group-ID bit.
-        rustix::fs::fchown(&root, None, gid.map(Gid::from_raw))
-            .and_then(|()| rustix::fs::fchmod(&root, Mode::from_raw_mode(mode)))
-            .and_then(|()| rustix::fs::syncfs(&root))
-            .context(|| "set the permissions of the volume's root")
+        filesystem::set_root(&root, record)
     }
 }
 
@@ -131,6 +118,7 @@ impl Backing for Loop {
     }
 
     fn create(&self, volume: &Volume, record: &Record) -> Result<()> {
+        filesystem::wanted(record)?;
         let discard = || beneath::remove(&volume.dir, UNFINISHED, AtFlags::empty());
         if open_data(volume)?.is_none() {
             discard().context(|| "remove an unfinished file")?;
@@ -248,7 +236,8 @@ impl Backing for Loop {
     fn erase(&self, volume: &Volume, record: &Record, policy: ErasePolicy) -> Result<()> {
         if let Some(file) = open_data(volume)? {
             if policy == ErasePolicy::Zero {
-                zero(&file).context(|| format!("overwrite volume {}", record.spec.uid))?;
+                let size = file.metadata().context(|| "look at the volume's file")?.len();
+                zero::overwrite(&file, size).context(|| format!("overwrite volume {}", record.spec.uid))?;
             }
             // Unlinking alone would keep the blocks for as long as somebody has the file open.
             rustix::fs::ftruncate(&file, 0).context(|| "free the volume's blocks")?;
@@ -343,37 +332,4 @@ fn identity(volume: &Volume, file: Option<&File>) -> Result<Identity> {
     let (device, directory) = inode(&volume.dir)?;
     let label = format!("{}/{:x}:{directory:x}", volume.uid, device.to_raw());
     Ok(Identity { file: file.map(inode).transpose()?, label })
-}
-
-/// Real writes: the kernel's own ways of zeroing a range merely mark it as empty.
-fn zero(file: &File) -> std::io::Result<()> {
-    let zeroes = vec![0; 1 << 20];
-    let size = file.metadata()?.len();
-    let mut offset = 0;
-    while offset < size {
-        let length = zeroes.len().min((size - offset) as usize);
-        file.write_all_at(&zeroes[..length], offset)?;
-        offset += length as u64;
-        if offset % ZERO_BATCH == 0 {
-            file.sync_data()?;
-        }
-    }
-    file.sync_data()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// X4.
-    #[test]
-    fn zeroing_writes_every_byte() {
-        let file = tempfile::tempfile().unwrap();
-        file.write_all_at(&[0xaa; (3 << 20) + 17], 0).unwrap();
-        zero(&file).unwrap();
-        let mut bytes = vec![1; (3 << 20) + 17];
-        file.read_exact_at(&mut bytes, 0).unwrap();
-        assert!(bytes.iter().all(|&byte| byte == 0));
-        assert_eq!(file.metadata().unwrap().len(), bytes.len() as u64);
-    }
 }

@@ -24,9 +24,12 @@
 
 mod backing;
 mod beneath;
+mod device;
 mod disk;
+mod empty;
 mod error;
 mod filesystem;
+mod inuse;
 mod journal;
 mod lifecycle;
 mod locks;
@@ -43,6 +46,8 @@ mod sys;
 mod targets;
 mod types;
 mod uid;
+mod wholefs;
+mod zero;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -56,7 +61,7 @@ pub use filesystem::FsType;
 pub use options::MountOption;
 pub use record::{Pod, Published, Record, State, VolumeSpec};
 pub use types::{
-    DiskConfig, DiskReport, ErasePolicy, FenceReport, HostConfig, Publish, Receipt, Recovery, Usage,
+    DiskConfig, DiskReport, ErasePolicy, FenceReport, HostConfig, Keeping, Publish, Receipt, Recovery, Usage,
     VolumeReport,
 };
 pub use uid::VolumeUid;

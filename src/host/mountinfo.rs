@@ -44,6 +44,8 @@ pub(super) struct Mount {
     pub(super) point: PathBuf,
     /// Whether this mount is read-only; its filesystem need not be.
     pub(super) read_only: bool,
+    /// Of a mount of a block device's node, the device; the table itself does not say.
+    pub(super) node: Option<Device>,
 }
 
 /// Every mount of the mount namespace of the calling thread.
@@ -68,7 +70,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let root = unescape(fields.next()?);
     let point = unescape(fields.next()?);
     let read_only = fields.next()?.split(|&byte| byte == b',').any(|option| option == b"ro");
-    Some(Mount { id, device, root, point, read_only })
+    Some(Mount { id, device, root, point, read_only, node: None })
 }
 
 /// Undoes the kernel's `\ooo` for space, tab, newline, backslash and `#`.
@@ -123,6 +125,7 @@ mod tests {
                 root: "/".into(),
                 point: "/a b\nc\\d".into(),
                 read_only: true,
+                node: None,
             }
         );
     }

@@ -5,14 +5,14 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
-use super::beneath;
 use super::error::{Context, Error, Result, settled};
 use super::filesystem::FsType;
-use super::mountinfo::{self, Mount};
+use super::mountinfo::{self, Device, Mount};
+use super::{beneath, sys};
 
 /// A mount of a block device's filesystem that is in no directory yet, and goes away when it is dropped.
 ///
@@ -30,6 +30,16 @@ pub(super) fn detached(fs_type: FsType, device: &str, attributes: MountAttrFlags
     })
 }
 
+/// A view of a directory or file that is open, in no directory yet; it goes away when it is dropped. What is mounted
+/// beneath is not in it.
+pub(super) fn view(of: &OwnedFd, attributes: MountAttrFlags) -> Result<OwnedFd> {
+    let here = OpenTreeFlags::from_bits_retain(AtFlags::EMPTY_PATH.bits());
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | here;
+    let mount = rustix::mount::open_tree(of, "", flags).context(|| "make a view of a volume")?;
+    sys::set_mount_attributes(&mount, attributes).context(|| "set the attributes of a view of a volume")?;
+    Ok(mount)
+}
+
 /// What the kernel has to say about a failed mount.
 fn kernel_log(context: &OwnedFd) -> String {
     let mut log = String::new();
@@ -42,6 +52,7 @@ fn kernel_log(context: &OwnedFd) -> String {
 
 /// The mount whose root `fd` is, or `None` if `fd` lies inside one.
 pub(super) fn rooted_at(fd: impl AsFd) -> Result<Option<Mount>> {
+    let fd = fd.as_fd();
     let found = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
         .context(|| "ask for the mount of a directory")?;
     if !found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT)
@@ -54,12 +65,17 @@ pub(super) fn rooted_at(fd: impl AsFd) -> Result<Option<Mount>> {
     }
     let id = found.stx_mnt_id;
     match mountinfo::mounts()?.into_iter().find(|mount| mount.id == id) {
-        Some(mount) => Ok(Some(mount)),
+        Some(mount) => {
+            let stat = rustix::fs::fstat(fd).context(|| "look at what is mounted")?;
+            let is_block = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
+            Ok(Some(Mount { node: is_block.then(|| Device::from_raw(stat.st_rdev)), ..mount }))
+        }
         None => Err(Error::Busy { what: "a mount that is just going away".to_owned() }),
     }
 }
 
-/// A place for a mount: a name in a directory that is open.
+/// A place for a mount: a name in a directory that is open. A directory is mounted on a directory, a device on an empty
+/// file.
 pub(super) struct Target {
     pub(super) parent: OwnedFd,
     pub(super) name: String,
@@ -74,35 +90,56 @@ pub(super) enum Found {
     Missing,
     /// A directory, nothing mounted on it.
     Directory(OwnedFd),
+    /// An empty file, nothing mounted on it.
+    File(OwnedFd),
     /// The uppermost mount on it.
     Mount(Mount),
 }
 
 impl Target {
-    /// Says what is there; a file or a symbolic link is refused.
+    /// Says what is there; a symbolic link, or a file in which there is something, is refused.
     pub(super) fn look(&self) -> Result<Found> {
-        let refuse = |what: &str| Err(Error::Conflict(format!("target {} is {what}: remove it", self.path)));
-        match beneath::open(&self.parent, &self.name, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW) {
-            Err(Errno::NOENT) => Ok(Found::Missing),
-            Err(Errno::LOOP) => refuse("a symbolic link"),
-            Err(Errno::NOTDIR) => refuse("not a directory"),
-            Err(error) => Err(error).context(|| format!("open target {}", self.path)),
-            Ok(fd) => Ok(match rooted_at(&fd)? {
-                Some(mount) => Found::Mount(mount),
-                None => Found::Directory(fd),
-            }),
+        let fd = match beneath::open(&self.parent, &self.name, OFlags::PATH | OFlags::NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(Found::Missing),
+            result => result.context(|| format!("open target {}", self.path))?,
+        };
+        let stat = rustix::fs::fstat(&fd).context(|| format!("look at target {}", self.path))?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind == FileType::Symlink {
+            return Err(self.is_wrongly("a symbolic link"));
+        }
+        match (rooted_at(&fd)?, kind) {
+            (Some(mount), _) => Ok(Found::Mount(mount)),
+            (None, FileType::Directory) => Ok(Found::Directory(fd)),
+            (None, FileType::RegularFile) if stat.st_size == 0 => Ok(Found::File(fd)),
+            (None, _) => Err(self.is_wrongly("not a directory")),
         }
     }
 
-    /// Moves a detached mount here, onto a directory that is made if it is missing.
-    pub(super) fn attach(&self, mount: &OwnedFd) -> Result<()> {
-        beneath::make_dir(&self.parent, &self.name, Mode::RWXU | Mode::RGRP | Mode::XGRP)
-            .context(|| format!("make target {}", self.path))?;
-        let Found::Directory(directory) = self.look()? else {
-            return Err(Error::Conflict(format!("target {} changed meanwhile: try again", self.path)));
+    /// That what is at the target is in the way.
+    pub(super) fn is_wrongly(&self, what: &str) -> Error {
+        Error::Conflict(format!("target {} is {what}: remove it", self.path))
+    }
+
+    /// Moves a detached mount here, onto a directory or, for a device, a file, which is made if it is missing.
+    pub(super) fn attach(&self, mount: &OwnedFd, is_device: bool) -> Result<()> {
+        let made = match is_device {
+            true => beneath::create(&self.parent, &self.name).map(drop),
+            false => {
+                beneath::make_dir(&self.parent, &self.name, Mode::RWXU | Mode::RGRP | Mode::XGRP).map(drop)
+            }
+        };
+        match made {
+            Err(Errno::EXIST) => {}
+            result => result.context(|| format!("make target {}", self.path))?,
+        }
+        let place = match self.look()? {
+            Found::Directory(place) if !is_device => place,
+            Found::File(place) if is_device => place,
+            _ => return Err(Error::Conflict(format!("target {} changed meanwhile: try again", self.path))),
         };
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        rustix::mount::move_mount(mount, "", &directory, "", flags)
+        rustix::mount::move_mount(mount, "", &place, "", flags)
             .context(|| format!("put the mount onto {}", self.path))
     }
 
@@ -122,9 +159,12 @@ impl Target {
         })
     }
 
-    /// Removes the directory, which must be empty.
+    /// Removes the directory or file, which must be empty.
     pub(super) fn remove(&self) -> Result<()> {
-        beneath::remove(&self.parent, &self.name, AtFlags::REMOVEDIR)
-            .context(|| format!("remove target {}", self.path))
+        let flags = match self.look()? {
+            Found::File(_) => AtFlags::empty(),
+            _ => AtFlags::REMOVEDIR,
+        };
+        beneath::remove(&self.parent, &self.name, flags).context(|| format!("remove target {}", self.path))
     }
 }

@@ -52,6 +52,12 @@ impl Host {
             }
         }
         admit(&record, request)?;
+        let raw = record.spec.raw;
+        match &found {
+            Found::File(_) if !raw => return Err(target.is_wrongly("not a directory")),
+            Found::Directory(_) if raw => return Err(target.is_wrongly("a directory")),
+            _ => {}
+        }
         let first = record.publishes.is_empty();
         if !record.spec.shared && first && disk.backing.release(&volume)? {
             // A pod that was deleted by force may still have it: its mounts outlive the journal (S6).
@@ -68,8 +74,10 @@ impl Host {
         if matches!(found, Found::Mount(_)) {
             return Ok(());
         }
-        let mounted =
-            disk.backing.mount(&volume, &record, request.read_only).and_then(|mount| target.attach(&mount));
+        let mounted = disk
+            .backing
+            .mount(&volume, &record, request.read_only)
+            .and_then(|mount| target.attach(&mount, raw));
         if mounted.is_err() {
             withdraw(&volume, record, &target, &found);
         }
@@ -93,7 +101,7 @@ impl Host {
                             "what is mounted at target {key} is not a volume: unmount it"
                         ))
                     })),
-                    Found::Missing | Found::Directory(_) => target.remove(),
+                    Found::Missing | Found::Directory(_) | Found::File(_) => target.remove(),
                 },
             };
         };
@@ -147,6 +155,12 @@ fn admit(record: &Record, request: &Publish) -> Result<()> {
     if record.state != State::Ready {
         return Err(Error::NotReady(uid));
     }
+    if record.spec.raw && request.read_only {
+        // The kernel lets a device be written through a read-only mount of its node.
+        return Err(Error::InvalidArgument(format!(
+            "volume {uid} is a raw device, which cannot be read-only for one pod: claim it with mode ReadWrite"
+        )));
+    }
     let others = record.publishes.values().any(|published| published.pod.uid != request.pod.uid);
     if !record.spec.shared && others {
         return Err(Error::InUse { uid, holder: record.users() });
@@ -159,7 +173,7 @@ fn clear(disk: &Disk, volume: &Volume, target: &Target) -> Result<()> {
     for _ in 0..MAX_STACKED {
         match target.look()? {
             Found::Missing => return Ok(()),
-            Found::Directory(_) => return target.remove(),
+            Found::Directory(_) | Found::File(_) => return target.remove(),
             Found::Mount(mount) if disk.backing.owns(volume, &mount)? => target.unmount()?,
             Found::Mount(_) => {
                 let what = format!("what is mounted at target {} is not volume {}", target.path, volume.uid);
@@ -177,7 +191,7 @@ fn withdraw(volume: &Volume, mut record: Record, target: &Target, before: &Found
     record.publishes.remove(&target.path);
     let withdrawn = volume.write(&record).and_then(|()| match before {
         Found::Missing => target.remove(),
-        Found::Directory(_) | Found::Mount(_) => Ok(()),
+        Found::Directory(_) | Found::File(_) | Found::Mount(_) => Ok(()),
     });
     if let Err(error) = withdrawn {
         tracing::warn!(volume = %volume.uid, target = target.path, %error, "a failed publish is still in the journal");

@@ -30,6 +30,9 @@ pub struct VolumeSpec {
     pub size_bytes: u64,
     /// Its filesystem.
     pub fs_type: FsType,
+    /// Whether pods get the device itself, without a filesystem.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub raw: bool,
     /// Whether several pods may use it at once (V2); otherwise one pod at a time (M2).
     pub shared: bool,
     /// Carried along, not looked at.
@@ -68,7 +71,8 @@ impl VolumeSpec {
 
     /// What can never differ between two specs of one volume, as far as the disk is concerned.
     pub(super) fn same_volume(&self, other: &Self) -> bool {
-        (self.size_bytes, self.fs_type, self.shared) == (other.size_bytes, other.fs_type, other.shared)
+        (self.size_bytes, self.fs_type, self.raw, self.shared)
+            == (other.size_bytes, other.fs_type, other.raw, other.shared)
     }
 }
 

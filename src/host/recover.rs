@@ -55,7 +55,7 @@ impl Host {
     fn is_mounted(&self, disk: &Disk, volume: &Volume, target: &str) -> Result<bool> {
         let Some(target) = self.targets.locate(target)? else { return Ok(false) };
         match target.look()? {
-            Found::Missing | Found::Directory(_) => Ok(false),
+            Found::Missing | Found::Directory(_) | Found::File(_) => Ok(false),
             Found::Mount(mount) => disk.backing.owns(volume, &mount),
         }
     }

@@ -1,11 +1,13 @@
-//! The few ioctls of loop(4), ext4 and xfs that rustix does not wrap; the only unsafe code of this crate.
+//! The few ioctls of loop(4), ext4 and xfs, and mount_setattr(2), that rustix does not wrap; the only unsafe code of this
+//! crate.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 use rustix::ioctl::{self, Getter, Ioctl, IoctlOutput, NoArg, Opcode, Setter};
+use rustix::mount::MountAttrFlags;
 
 const LOOP_CLR_FD: Opcode = 0x4c01;
 const LOOP_GET_STATUS64: Opcode = 0x4c05;
@@ -149,6 +151,44 @@ pub(super) fn xfs_grow(file: impl AsFd, blocks: u64, inode_percent: u32) -> Resu
     let wanted = XfsGrow { blocks, inode_percent, padding: 0 };
     // SAFETY: XFS_IOC_FSGROWFSDATA reads one xfs_growfs_data, which XfsGrow mirrors.
     unsafe { ioctl::ioctl(file, Setter::<XFS_IOC_FSGROWFSDATA, XfsGrow>::new(wanted)) }
+}
+
+/// `struct mount_attr` of linux/mount.h.
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    user_namespace: u64,
+}
+
+/// The bits that say how access times are kept: one value of several, so old ones are cleared.
+const MOUNT_ATTR_ATIME: u64 = 0x70;
+
+/// Gives a mount that nobody can see yet these attributes and no peers.
+pub(super) fn set_mount_attributes(mount: impl AsFd, attributes: MountAttrFlags) -> Result<()> {
+    let attr = MountAttr {
+        set: attributes.bits().into(),
+        clear: MOUNT_ATTR_ATIME,
+        propagation: libc::MS_PRIVATE,
+        user_namespace: 0,
+    };
+    // SAFETY: mount_setattr(2) reads the path, which is empty and ends with NUL, and as many bytes of `attr` as it is told
+    // that it has; it writes no memory, and the descriptor is open during the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
+    }
 }
 
 /// LOOP_CTL_GET_FREE answers with its return value, which none of rustix' patterns hands out.

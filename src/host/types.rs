@@ -22,17 +22,33 @@ pub struct HostConfig {
     pub lock_timeout: Duration,
 }
 
-/// A directory in which volumes are kept, on ext4 or xfs.
+/// A disk on which volumes are kept.
 #[derive(Clone, Debug)]
 pub struct DiskConfig {
     /// Its name on this node.
     pub name: String,
     /// Where it is.
     pub path: PathBuf,
+    /// How volumes are kept on it.
+    pub keeping: Keeping,
+    /// Where the journals of raw devices are, which have no room for one. Only [`Keeping::Block`] needs it.
+    pub state: Option<PathBuf>,
     /// Bytes that may be handed out, if fewer than the filesystem has.
     pub capacity: Option<u64>,
     /// Bytes held back for the system.
     pub system_reserved: u64,
+}
+
+/// How volumes are kept on a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Keeping {
+    /// The disk is a directory on ext4 or xfs; every volume is a preallocated file with a filesystem of its own.
+    #[default]
+    Loop,
+    /// The disk is a whole filesystem, and its one volume a directory in it (D2).
+    Mount,
+    /// The disk is a raw device, and so is its one volume (D2).
+    Block,
 }
 
 /// A disk as it is now (D1); all sizes in bytes.
@@ -137,7 +153,7 @@ pub struct Recovery {
 }
 
 /// Room in a volume (M6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes of the filesystem.
     pub total_bytes: u64,

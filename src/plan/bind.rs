@@ -3,10 +3,13 @@
 use kube::ResourceExt;
 
 use crate::api::condition::{Verdict, reason};
-use crate::api::{ClaimBinding, Role, RoleSubscription, SharedPersistentVolume, Size, VolumeClaim};
+use crate::api::{
+    ClaimBinding, Role, RoleSubscription, SharedPersistentVolume, Size, VolumeClaim, VolumeMode,
+};
 
 use super::offer::offered;
 use super::resize::size_now;
+use super::whole;
 
 /// The claim's entry on the volume's side of the binding.
 pub fn binding(claim: &VolumeClaim) -> ClaimBinding {
@@ -62,6 +65,7 @@ pub fn choose<'a>(
                     ),
                 ));
             }
+            whole::claimable(volume, claim.spec.mode)?;
             offered(volume, subscriptions).map_err(|why| name_the_holder(why, volume))?;
             match first_in_line(volume, claim, others) {
                 None => Ok(volume),
@@ -95,7 +99,9 @@ pub fn choose<'a>(
 fn fits(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     let Some(selector) = &claim.spec.selector else { return false };
     let labels = volume.labels();
-    Role::name_covers(&volume.spec.role, &claim.spec.role)
+    // Who wants a raw device says so, by its name: a pod has to use it as one.
+    volume.spec.volume_mode == VolumeMode::Filesystem
+        && Role::name_covers(&volume.spec.role, &claim.spec.role)
         && selector.match_labels.iter().flatten().all(|(k, v)| labels.get(k) == Some(v))
         && selector.min_size.as_ref().map_or(0, Size::bytes_or_zero) <= size_now(volume).bytes_or_zero()
 }

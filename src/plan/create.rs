@@ -9,13 +9,14 @@ use crate::api::{
     VolumePhase,
 };
 
-use super::{names, resize};
+use super::{names, resize, whole};
 
 /// The volume's line in the ledger of its reservation.
 pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
     let invalid = |error: String| Verdict::no(reason::INVALID, error);
     let role = Role::parse(&volume.spec.role).map_err(|e| invalid(e.to_string()))?;
     let size = volume.spec.size.bytes().map_err(|e| invalid(e.to_string()))?;
+    let size = whole::of_volume(volume, size);
     Ok(LedgerEntry {
         name: volume.name_any(),
         uid: volume.uid().unwrap_or_default(),
@@ -36,8 +37,8 @@ pub fn free(reservation: &DiskReservation) -> u64 {
     reservation.status.as_ref().map_or(0, super::reserve::left)
 }
 
-/// The reservation that the volume goes into: the named one, else of those that fit the nearest in role, and of
-/// these the fullest, so that large rooms stay whole.
+/// The reservation that the volume goes into: the named one, else of those that fit the nearest in role, of these one
+/// that can be divided (D2), and of these the fullest, so that large rooms stay whole.
 pub fn choose<'a>(
     volume: &SharedPersistentVolume,
     reservations: &[&'a DiskReservation],
@@ -52,29 +53,31 @@ pub fn choose<'a>(
     if holders.is_empty() {
         return Err(Verdict::no(reason::NO_RESERVATION, no_reservation(volume, reservations)));
     }
+    let (mut suited, refused): (Vec<_>, Vec<_>) =
+        holders.iter().copied().partition(|r| whole::suits(volume, r).is_ok());
+    if let (true, Some(unsuited)) = (suited.is_empty(), refused.first()) {
+        whole::suits(volume, unsuited)?;
+    }
     let distance = |r: &DiskReservation| wanted.role.len() - r.spec.role.len();
-    holders
-        .iter()
-        .copied()
-        .filter(|r| free(r) >= bytes)
-        .min_by_key(|r| (distance(r), free(r), r.name_any()))
-        .ok_or_else(|| {
-            let mut lines: Vec<String> = holders
-                .iter()
-                .map(|r| format!("{} has {} left", r.name_any(), Size::from_bytes(free(r))))
-                .collect();
-            // Caches have no order; a sentence that changes by itself would be written again and again.
-            lines.sort();
-            Verdict::no(
-                reason::RESERVATION_FULL,
-                format!(
-                    "{} asked for, {}; reserve more for role {} or destroy a volume in it",
-                    volume.spec.size,
-                    names(&lines, lines.len()),
-                    wanted.role
-                ),
-            )
-        })
+    let is_whole = |r: &DiskReservation| whole::of_reservation(r, 0) > 0;
+    suited.retain(|r| free(r) >= whole::of_reservation(r, bytes));
+    suited.into_iter().min_by_key(|r| (distance(r), is_whole(r), free(r), r.name_any())).ok_or_else(|| {
+        let mut lines: Vec<String> = holders
+            .iter()
+            .map(|r| format!("{} has {} left", r.name_any(), Size::from_bytes(free(r))))
+            .collect();
+        // Caches have no order; a sentence that changes by itself would be written again and again.
+        lines.sort();
+        Verdict::no(
+            reason::RESERVATION_FULL,
+            format!(
+                "{} asked for, {}; reserve more for role {} or destroy a volume in it",
+                volume.spec.size,
+                names(&lines, lines.len()),
+                wanted.role
+            ),
+        )
+    })
 }
 
 fn no_reservation(volume: &SharedPersistentVolume, reservations: &[&DiskReservation]) -> String {
@@ -140,6 +143,7 @@ pub fn standing(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{DiskKind, VolumeMode};
     use crate::plan::testing::*;
 
     fn pick(volume: &SharedPersistentVolume, rs: &[DiskReservation]) -> Result<String, (String, String)> {
@@ -163,6 +167,25 @@ mod tests {
             Ok("wide".into()),
             "an ancestor's, never a sub-role's"
         );
+    }
+
+    #[test]
+    fn d2_a_whole_disks_reservation_holds_one_volume() {
+        let on = |kind, mut reservation: DiskReservation| {
+            reservation.status.as_mut().unwrap().disk_kind = Some(kind);
+            reservation
+        };
+        let whole = on(DiskKind::Mount, reserved("whole", "eng", 20, &[]));
+        let divided = on(DiskKind::Path, reserved("divided", "eng", 100, &[]));
+        assert_eq!(pick(&volume("v", "eng", 5), &[whole.clone(), divided.clone()]), Ok("divided".into()));
+        assert_eq!(pick(&volume("v", "eng", 5), std::slice::from_ref(&whole)), Ok("whole".into()));
+        let taken = on(DiskKind::Mount, reserved("whole", "eng", 20, &[("w", 20)]));
+        assert_eq!(pick(&volume("v", "eng", 5), &[taken]).unwrap_err().0, "ReservationFull");
+        let mut raw = volume("v", "eng", 5);
+        raw.spec.volume_mode = VolumeMode::Block;
+        assert_eq!(pick(&raw, &[whole.clone(), divided.clone()]).unwrap_err().0, "WrongDisk");
+        let device = on(DiskKind::Block, reserved("device", "eng", 30, &[]));
+        assert_eq!(pick(&raw, &[whole, divided, device]), Ok("device".into()));
     }
 
     #[test]

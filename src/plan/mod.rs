@@ -19,6 +19,7 @@ pub mod room;
 pub mod share;
 pub mod summary;
 pub mod usage;
+pub mod whole;
 
 /// At most this many pods are listed in a status; their number is always the whole one.
 pub const LISTED_PODS: usize = 16;

@@ -9,7 +9,7 @@ use crate::api::{
 };
 use kube::ResourceExt;
 
-use super::{ledger, names};
+use super::{ledger, names, whole};
 
 /// A disk as a reservation sees it.
 pub struct Candidate<'a> {
@@ -29,6 +29,7 @@ pub fn entry(reservation: &DiskReservation) -> Result<LedgerEntry, Verdict> {
     let invalid = |error: String| Verdict::no(reason::INVALID, error);
     let role = Role::parse(&reservation.spec.role).map_err(|e| invalid(e.to_string()))?;
     let size = reservation.spec.size.bytes().map_err(|e| invalid(e.to_string()))?;
+    let size = whole::of_reservation(reservation, size);
     Ok(LedgerEntry { role: role.to_string(), ..line(reservation, size) })
 }
 
@@ -141,7 +142,10 @@ pub fn refine(
         let said = format!("DiskReservation {name}, which it is to be carved out of, {state}");
         return Err(Verdict::no(reason::PARENT_NOT_RESERVED, said));
     }
+    // What is handed out whole stays whole (D2).
+    let all = whole::of_reservation(parent, line.size.bytes_or_zero());
     let wanted = line.size.clone();
+    let line = LedgerEntry { size: Size::from_bytes(all), ..line };
     ledger::take(&status.refinements, room_for_refinements(&status), line).map_err(|short| {
         Verdict::no(
             reason::PARENT_FULL,
@@ -205,6 +209,7 @@ pub fn no_such_disk(reservation: &DiskReservation, candidates: &[Candidate]) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::DiskKind;
     use crate::plan::share::{Outcome, share_out};
     use crate::plan::testing::*;
 
@@ -224,6 +229,30 @@ mod tests {
     fn r1_the_disk_with_the_most_room_serves() {
         let disks = [disk("n1.a", "n1", 10, &[("r", 8)]), disk("n2.a", "n2", 10, &[("q", 2)])];
         assert_eq!(pick(&reservation("x", "eng", 2), &disks), Ok("n2.a".into()));
+    }
+
+    #[test]
+    fn d2_a_whole_disk_serves_one_reservation_and_only_if_no_other_disk_can() {
+        let mut disks = [
+            disk("n1.a", "n1", 10, &[("r", 7)]),
+            disk("n1.small", "n1", 20, &[]),
+            disk("n1.large", "n1", 40, &[]),
+        ];
+        disks[1].spec.kind = DiskKind::Mount;
+        disks[2].spec.kind = DiskKind::Block;
+        assert_eq!(pick(&reservation("x", "eng", 3), &disks), Ok("n1.a".into()));
+        assert_eq!(pick(&reservation("x", "eng", 4), &disks), Ok("n1.small".into()));
+        assert_eq!(pick(&reservation("x", "eng", 21), &disks), Ok("n1.large".into()));
+        let mut taken = disk("n1.small", "n1", 20, &[("r", 20)]);
+        taken.spec.kind = DiskKind::Mount;
+        assert_eq!(
+            pick(&reservation("x", "eng", 4), &[taken]).unwrap_err().1,
+            "4Gi asked for: n1.small is handed out whole and taken; it is served when room appears"
+        );
+        assert_eq!(
+            pick(&reservation("x", "eng", 41), &disks[2..]).unwrap_err().1,
+            "41Gi asked for: n1.large has 40Gi free, 1Gi too little; it is served when room appears"
+        );
     }
 
     #[test]

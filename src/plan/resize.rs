@@ -11,7 +11,7 @@ use crate::api::{
     BackingState, FsType, NodePart, SharedPersistentVolume, SharedPersistentVolumeStatus, Size,
 };
 
-use super::names;
+use super::{names, whole};
 
 /// What the controller does next.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,7 +49,8 @@ fn sizes(volume: &SharedPersistentVolume) -> Option<Sizes> {
     let status = volume.status.as_ref()?;
     let node = status.node.clone().filter(|node| node.backing == BackingState::Made)?;
     Some(Sizes {
-        wished: volume.spec.size.bytes().ok()?,
+        // One that has all of a disk wishes for no less (D2).
+        wished: whole::of_volume(volume, volume.spec.size.bytes().ok()?),
         granted: status.size.as_ref()?.bytes().ok()?,
         on_disk: node.size.as_ref()?.bytes().ok()?,
         node,

@@ -16,7 +16,7 @@ use crate::api::{DiskReservation, NodeDisk, Size, VolumeRole};
 
 use super::queue::{Queue, Request};
 use super::reserve::{self, Candidate};
-use super::{ledger, quota};
+use super::{ledger, quota, whole};
 
 /// What becomes of a reservation that waits, or that wants to grow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,10 +79,10 @@ pub fn share_out(
         if charged.iter().any(|i| !books[*i].current) {
             continue;
         }
-        let more = |book: &Book| request.target - request.target.min(book.held(&request.uid));
+        let more = |book: &Book, target: u64| target - target.min(book.held(&request.uid));
         let over = charged.iter().find_map(|i| {
             let book = &books[*i];
-            quota::over_limit(book.role, book.reserved, more(book))
+            quota::over_limit(book.role, book.reserved, more(book, request.target))
         });
         if let Some(why) = over.or_else(|| unguaranteed.refuses(&request, (&rooms, &may), &books)) {
             outcomes.insert(request.uid, Outcome::Wait(why));
@@ -93,11 +93,31 @@ pub fn share_out(
             let (a, b) = (&rooms[*a], &rooms[*b]);
             a.free.cmp(&b.free).then_with(|| b.name.cmp(&a.name))
         };
-        match open.clone().max_by(roomier).filter(|i| rooms[*i].free >= request.asked) {
+        // All of a disk that is handed out whole weighs on the quotas, however little of it was asked for (D2, Q1).
+        let known: Vec<(&VolumeRole, u64)> = books.iter().map(|book| (book.role, book.reserved)).collect();
+        let free = rooms.iter().map(|room| room.free).fold(0, u64::saturating_add);
+        let allowed = |room: &Room| {
+            let within = |i: &usize| {
+                let more = more(&books[*i], room.target(&request));
+                quota::over_limit(books[*i].role, books[*i].reserved, more).is_none()
+            };
+            !room.is_whole()
+                || charged.iter().all(within)
+                    && quota::guaranteed(role, room.takes(&request), free, &known).is_none()
+        };
+        let fits = |i: &usize| rooms[*i].free >= rooms[*i].takes(&request) && allowed(&rooms[*i]);
+        // A whole disk serves what no other can, and of those the smallest.
+        let better = |a: &usize, b: &usize| match (rooms[*a].is_whole(), rooms[*b].is_whole()) {
+            (true, true) => roomier(b, a),
+            (false, false) => roomier(a, b),
+            (a, b) => b.cmp(&a),
+        };
+        match open.clone().filter(fits).max_by(better) {
             Some(best) => {
-                rooms[best].free -= request.asked;
+                let target = rooms[best].target(&request);
+                rooms[best].free -= rooms[best].takes(&request);
                 for i in charged {
-                    books[i].reserved = books[i].reserved.saturating_add(more(&books[i]));
+                    books[i].reserved = books[i].reserved.saturating_add(more(&books[i], target));
                 }
                 queue.served(&request);
                 outcomes.insert(request.uid, Outcome::Serve(rooms[best].name.clone()));
@@ -181,6 +201,20 @@ impl<'a> Unguaranteed<'a> {
 }
 
 impl Room<'_> {
+    fn is_whole(&self) -> bool {
+        whole::is_whole(self.disk.spec.kind)
+    }
+
+    /// What the request would have in all, if it were served here.
+    fn target(&self, request: &Request) -> u64 {
+        whole::of_disk(self.disk, request.target)
+    }
+
+    /// What it would take beyond what it has.
+    fn takes(&self, request: &Request) -> u64 {
+        self.target(request) - (request.target - request.asked)
+    }
+
     /// How it stands for the one that was looked at in that place.
     fn told(&self, place: usize, asked: u64) -> String {
         let (name, free) = (&self.name, Size::from_bytes(self.free));
@@ -191,6 +225,12 @@ impl Room<'_> {
                 first.name_any(),
                 first.spec.role
             ),
+            _ if self.is_whole() && self.allocatable >= asked && self.free < self.allocatable => {
+                format!("{name} is handed out whole and taken")
+            }
+            _ if self.is_whole() && self.free >= asked => {
+                format!("all {free} of {name} would have to be taken, more than the quotas of roles leave")
+            }
             _ => {
                 let missing = Size::from_bytes(asked.saturating_sub(self.free));
                 format!("{name} has {free} free, {missing} too little")
@@ -304,6 +344,25 @@ mod tests {
     fn served(rs: &[DiskReservation], disks: &[NodeDisk], roles: &[VolumeRole]) -> Vec<String> {
         let outcomes = shared(rs, disks, roles);
         rs.iter().zip(outcomes).filter(|(_, o)| o.is_ok()).map(|(r, _)| r.name_any()).collect()
+    }
+
+    #[test]
+    fn d2_q1_all_of_a_whole_disk_weighs_on_the_quota() {
+        let mut ssd = disk("n1.ssd", "n1", 20, &[]);
+        ssd.spec.kind = crate::api::DiskKind::Mount;
+        let (small, next) = (asks("small", "eng", 5, 1), asks("next", "eng", 5, 2));
+        let told = |limit| {
+            shared(
+                &[small.clone(), next.clone()],
+                std::slice::from_ref(&ssd),
+                &[with_quota(volume_role("eng", "eng"), Some(limit), None, &[])],
+            )
+        };
+        let [first, second] = &told(20)[..] else { panic!() };
+        assert_eq!(first, &Ok("n1.ssd".to_owned()));
+        assert!(second.as_ref().unwrap_err().contains("OverQuota"), "{second:?}: the first has all 20");
+        let refused = told(19).remove(0).unwrap_err();
+        assert!(refused.contains("all 20Gi of n1.ssd would have to be taken"), "{refused}");
     }
 
     #[test]

@@ -17,3 +17,4 @@ mod races;
 mod reservations;
 mod support;
 mod volumes;
+mod whole_disks;

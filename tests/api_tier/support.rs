@@ -22,7 +22,7 @@ use reservoir::api::condition::{self, READY};
 use reservoir::api::{DiskReservation, LedgerEntry, NodeDisk, SharedPersistentVolume, Size, VolumeClaim};
 use reservoir::csi::proto::csi::node_client::NodeClient;
 use reservoir::csi::proto::csi::volume_capability::access_mode::Mode;
-use reservoir::csi::proto::csi::volume_capability::{AccessMode, AccessType, MountVolume};
+use reservoir::csi::proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use reservoir::csi::proto::csi::{NodePublishVolumeRequest, NodeUnpublishVolumeRequest, VolumeCapability};
 use reservoir::telemetry::Metrics;
 use reservoir::{agent, controller};
@@ -356,23 +356,37 @@ impl Agent {
         Self::start_as(cluster, node, capacity, Some(client))
     }
 
+    /// Starts it with disks of one's own: YAML, a list.
+    pub async fn start_with_disks(cluster: &Cluster, node: &str, disks: &str) -> Self {
+        let client = client_called(agent_kubeconfig(cluster, node), AGENT_AGENT).await;
+        Self::start_with(cluster, node, |_| disks.to_owned(), Some(client))
+    }
+
     /// Starts it as a process of its own: the program, which can be killed for good.
     pub fn start_process(cluster: &Cluster, node: &str, capacity: &str) -> Self {
         Self::start_as(cluster, node, capacity, None)
     }
 
     fn start_as(cluster: &Cluster, node: &str, capacity: &str, client: Option<Client>) -> Self {
+        let disks = |dir: &Path| {
+            let path = dir.join("disk");
+            format!("[{{name: default, path: {}, capacity: {capacity}, systemReserved: 0}}]", path.display())
+        };
+        Self::start_with(cluster, node, disks, client)
+    }
+
+    fn start_with(
+        cluster: &Cluster,
+        node: &str,
+        disks: impl FnOnce(&Path) -> String,
+        client: Option<Client>,
+    ) -> Self {
         let temp = tempfile::Builder::new().prefix("reservoir-test-").tempdir_in("/var/tmp").unwrap();
         let dir = temp.path().to_owned();
         for sub in ["disk", "kubelet/plugins", "kubelet/plugins_registry", "kubelet/pods"] {
             std::fs::create_dir_all(dir.join(sub)).unwrap();
         }
-        let path = dir.join("disk");
-        let config = format!(
-            "disks: [{{name: default, path: {}, capacity: {capacity}, systemReserved: 0}}]",
-            path.display()
-        );
-        std::fs::write(dir.join("agent.yaml"), config).unwrap();
+        std::fs::write(dir.join("agent.yaml"), format!("disks: {}", disks(&dir))).unwrap();
         let kubeconfig = dir.join("kubeconfig");
         let text = serde_json::to_vec(&agent_kubeconfig(cluster, node)).unwrap();
         std::fs::write(&kubeconfig, text).unwrap();
@@ -528,7 +542,12 @@ impl Agent {
     ) -> Result<PathBuf, tonic::Status> {
         let name = claim.status.as_ref().and_then(|s| s.persistent_volume.clone()).unwrap();
         let volumes: Api<PersistentVolume> = cluster.all();
-        let source = volumes.get(&name).await.unwrap().spec.unwrap().csi.unwrap();
+        let spec = volumes.get(&name).await.unwrap().spec.unwrap();
+        let source = spec.csi.unwrap();
+        let access_type = match spec.volume_mode.as_deref() {
+            Some("Block") => AccessType::Block(BlockVolume {}),
+            _ => AccessType::Mount(MountVolume::default()),
+        };
         let pod_uid = pod.uid().unwrap();
         let mut context = source.volume_attributes.unwrap();
         for (key, value) in
@@ -544,7 +563,7 @@ impl Agent {
             readonly: read_only,
             volume_capability: Some(VolumeCapability {
                 access_mode: Some(AccessMode { mode: Mode::MultiNodeMultiWriter.into() }),
-                access_type: Some(AccessType::Mount(MountVolume::default())),
+                access_type: Some(access_type),
             }),
             volume_context: context.into_iter().collect(),
             ..Default::default()

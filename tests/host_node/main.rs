@@ -2,6 +2,7 @@
 
 mod crash;
 mod create;
+mod device;
 mod disks;
 mod erase;
 mod hostile;
@@ -9,3 +10,4 @@ mod publish;
 mod recover;
 mod resize;
 mod support;
+mod whole;

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use reservoir::host::{DiskConfig, FsType, Host, HostConfig, Pod, Publish, VolumeSpec, VolumeUid};
+use reservoir::host::{DiskConfig, FsType, Host, HostConfig, Keeping, Pod, Publish, VolumeSpec, VolumeUid};
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use serde_json::Value;
 
@@ -175,7 +175,14 @@ impl Node {
     }
 
     pub fn disk_config(&self, name: &str, path: PathBuf) -> DiskConfig {
-        DiskConfig { name: name.to_owned(), path, capacity: None, system_reserved: 0 }
+        DiskConfig {
+            name: name.to_owned(),
+            path,
+            keeping: Keeping::Loop,
+            state: None,
+            capacity: None,
+            system_reserved: 0,
+        }
     }
 
     pub fn config(&self) -> HostConfig {
@@ -247,9 +254,20 @@ impl Node {
             .collect()
     }
 
+    /// What is mounted beneath a directory, but for itself.
+    pub fn mounted_beneath(&self, directory: &Path) -> Vec<PathBuf> {
+        let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let points = table.lines().map(|line| PathBuf::from(line.split(' ').nth(4).unwrap()));
+        points.filter(|point| point.starts_with(directory) && point != directory).collect()
+    }
+
+    pub fn assert_no_mounts(&self) {
+        assert_eq!(self.mounts(), []);
+    }
+
     /// Nothing mounted, no loop device: as before the first publish.
     pub fn assert_base_line(&self) {
-        assert_eq!(self.mounts(), []);
+        self.assert_no_mounts();
         eventually("loop devices are left", || loops(&self.dir).is_empty());
     }
 
@@ -272,6 +290,7 @@ pub fn ext4(i: u32) -> VolumeSpec {
         reservation: "reservation".to_owned(),
         size_bytes: 32 * MIB,
         fs_type: FsType::Ext4,
+        raw: false,
         shared: true,
         labels: Default::default(),
         gid: None,

@@ -1,0 +1,162 @@
+//! Emptying a directory of whatever size and depth (S12).
+//!
+//! Nobody walks down: the subdirectories of a subdirectory are moved up into the directory that is being emptied, and
+//! come up for removal there. So the tree never is deeper than two levels where we are, neither depth nor number of
+//! files costs memory or descriptors, and what a crash leaves is emptied in the same way.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, IFlags, Mode, OFlags, RenameFlags};
+use rustix::io::{Errno, Result};
+
+use super::beneath;
+
+/// Removes everything in `root`. No symbolic link is followed and no mount crossed: one that is found inside is an
+/// error, `EXDEV` or `EBUSY`.
+pub(super) fn empty(root: impl AsFd) -> Result<()> {
+    let root = root.as_fd();
+    let mut serial = 0;
+    each(root, |name| match remove(root, name, AtFlags::empty()) {
+        Err(Errno::ISDIR) => {
+            let directory = beneath::open_here(root, name, OFlags::RDONLY | OFlags::DIRECTORY)?;
+            each(&directory, |inner| match remove(&directory, inner, AtFlags::empty()) {
+                Err(Errno::ISDIR) => move_up(&directory, inner, root, &mut serial),
+                result => result,
+            })?;
+            remove(root, name, AtFlags::REMOVEDIR)
+        }
+        result => result,
+    })
+}
+
+/// Has `dispose` take every entry out of a directory, until there is none.
+fn each(directory: impl AsFd, mut dispose: impl FnMut(&CStr) -> Result<()>) -> Result<()> {
+    let mut entries = Dir::read_from(directory)?;
+    loop {
+        let mut any = false;
+        while let Some(entry) = entries.read() {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name != c"." && name != c".." {
+                any = true;
+                dispose(name)?;
+            }
+        }
+        if !any {
+            return Ok(());
+        }
+        // POSIX leaves open whether what changed meanwhile was seen.
+        entries.rewind();
+    }
+}
+
+/// Moves a directory into `root` under a name that nothing has.
+fn move_up(from: &OwnedFd, name: &CStr, root: impl AsFd, serial: &mut u64) -> Result<()> {
+    let moved = |serial: u64| CString::new(format!("{serial:x}")).unwrap_or_default();
+    loop {
+        *serial += 1;
+        let attempt =
+            || rustix::fs::renameat_with(from, name, root.as_fd(), moved(*serial), RenameFlags::NOREPLACE);
+        match softened(from, name, attempt) {
+            Err(Errno::EXIST) => {}
+            result => return result,
+        }
+    }
+}
+
+fn remove(directory: impl AsFd, name: &CStr, flags: AtFlags) -> Result<()> {
+    let directory = directory.as_fd();
+    match softened(directory, name, || rustix::fs::unlinkat(directory, name, flags)) {
+        Err(Errno::NOENT) => Ok(()),
+        result => result,
+    }
+}
+
+/// Tries again without the flags "immutable" and "append only", which a pod may have set, if they were what forbade it.
+fn softened(directory: impl AsFd, name: &CStr, attempt: impl Fn() -> Result<()>) -> Result<()> {
+    match attempt() {
+        Err(Errno::PERM) => {}
+        result => return result,
+    }
+    soften(directory.as_fd(), c".")?;
+    soften(directory.as_fd(), name)?;
+    attempt()
+}
+
+fn soften(directory: impl AsFd, name: &CStr) -> Result<()> {
+    // A device that merely is opened may do something: first it is seen what it is.
+    let found = beneath::open_here(directory, name, OFlags::PATH | OFlags::NOFOLLOW)?;
+    match FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) {
+        FileType::RegularFile | FileType::Directory => {}
+        _ => return Ok(()),
+    }
+    let this = format!("/proc/thread-self/fd/{}", found.as_raw_fd());
+    let file = rustix::fs::openat(CWD, this, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let (flags, hard) = (rustix::fs::ioctl_getflags(&file)?, IFlags::IMMUTABLE | IFlags::APPEND);
+    match flags.intersects(hard) {
+        true => rustix::fs::ioctl_setflags(&file, flags.difference(hard)),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn open(path: &Path) -> OwnedFd {
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap()
+    }
+
+    #[test]
+    fn s12_a_deep_tree_needs_no_depth() {
+        let temp = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let canary = temp.path().join("canary");
+        std::fs::write(&canary, "alive").unwrap();
+        let top = temp.path().join("top");
+        std::fs::create_dir(&top).unwrap();
+        let mut here = open(&top);
+        for level in 0..10_000 {
+            let name = if level % 2 == 0 { "1" } else { "a directory" };
+            rustix::fs::mkdirat(&here, name, Mode::RWXU).unwrap();
+            rustix::fs::symlinkat(&canary, &here, "link").unwrap();
+            here = beneath::open_dir(&here, name).unwrap();
+        }
+        empty(open(&top)).unwrap();
+        assert_eq!(std::fs::read_dir(&top).unwrap().count(), 0);
+        assert_eq!(std::fs::read_to_string(&canary).unwrap(), "alive");
+    }
+
+    #[test]
+    fn s12_many_files_odd_names_and_kinds() {
+        let temp = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let top = open(temp.path());
+        for (i, wide) in ["1", "2", "\n", "\u{fc}", "x"].into_iter().enumerate() {
+            rustix::fs::mkdirat(&top, wide, Mode::empty()).unwrap();
+            let wide = temp.path().join(wide);
+            for j in 0..if i == 0 { 2_000 } else { 10 } {
+                std::fs::write(wide.join(format!("file {j}")), "").unwrap();
+                std::fs::create_dir_all(wide.join(format!("{j:x}")).join("1")).unwrap();
+            }
+            rustix::fs::mknodat(CWD, wide.join("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+            rustix::fs::mknodat(CWD, wide.join("device"), FileType::BlockDevice, Mode::RUSR, 0).unwrap();
+        }
+        let hard = temp.path().join("hard");
+        std::fs::create_dir_all(hard.join("inner/most")).unwrap();
+        std::fs::write(hard.join("inner/file"), "").unwrap();
+        for (path, flag) in [
+            ("inner/file", IFlags::IMMUTABLE),
+            ("inner/most", IFlags::APPEND),
+            ("inner", IFlags::APPEND),
+            ("", IFlags::IMMUTABLE),
+        ] {
+            let file = std::fs::File::open(hard.join(path)).unwrap();
+            let flags = rustix::fs::ioctl_getflags(&file).unwrap();
+            rustix::fs::ioctl_setflags(&file, flags | flag).unwrap();
+        }
+        empty(&top).unwrap();
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);
+    }
+}
