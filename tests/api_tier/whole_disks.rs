@@ -191,7 +191,7 @@ async fn d2_a_block_disk_is_a_raw_device_in_a_pod() {
         format!("[{{name: raw, kind: Block, path: {}}}]\nstateDir: {}", device.path, device.state.display());
     let agent = Agent::start_with_disks(&cluster, "n1", &disks).await;
     until_reason(&cluster.all::<NodeDisk>(), "n1.raw", "Ready").await;
-    cluster.example("12-whole-disks.yaml").await;
+    cluster.example("16-whole-disks.yaml").await;
     let reservations = cluster.all::<DiskReservation>();
     until_reason(&reservations, "analytics-device", "Ready").await;
     let reserved = reservations.get("analytics-device").await.unwrap();
