@@ -15,6 +15,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags};
 use rustix::io::Errno;
@@ -43,13 +44,26 @@ pub(super) fn ensure_sight() -> Result<()> {
 }
 
 /// Whether some mount is `mounted` or some file of another process is `open`.
+///
+/// What is found is looked for again a moment later: a process that is just being started has copies of all our
+/// descriptors until it executes its program.
 pub(super) fn anywhere(mounted: impl Fn(&Mount) -> bool, open: impl Fn(OpenFile) -> bool) -> Result<bool> {
     ensure_sight()?;
+    for _ in 0..2 {
+        if !once(&mounted, &open)? {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    once(&mounted, &open)
+}
+
+fn once(mounted: &impl Fn(&Mount) -> bool, open: &impl Fn(OpenFile) -> bool) -> Result<bool> {
     let myself = rustix::process::getpid().as_raw_nonzero().get().to_string();
     let mut seen = BTreeSet::new();
     for process in numbers(Path::new("/proc"))?.unwrap_or_default() {
         let own = process.ends_with(&myself);
-        match uses(&process, own, &mut seen, &mounted, &open) {
+        match uses(&process, own, &mut seen, mounted, open) {
             Ok(false) => {}
             Err(Error::Io { source: Errno::ACCESS | Errno::PERM, .. }) if process.ends_with("1") => {}
             found => return found,

@@ -52,6 +52,7 @@ pub(super) fn discard(device: &File, size: u64) -> rustix::io::Result<()> {
 mod tests {
     use super::*;
 
+    /// X4.
     #[test]
     fn overwriting_writes_every_byte() {
         let file = tempfile::tempfile().unwrap();

@@ -190,6 +190,7 @@ fn x3_the_kernels_word_counts_for_a_directory_too() {
         assert!(busy(&host));
         assert!(Command::new("losetup").arg("-d").arg(format!("/dev/{device}")).status().unwrap().success());
         assert_eq!(std::fs::read_to_string(whole.data(1).join("f")).unwrap(), "still here");
+        eventually("still in use", || !host.fence(&spec.uid).unwrap().in_use);
         host.erase(&spec.uid, ErasePolicy::Discard).unwrap();
         assert!(!whole.data(1).exists());
     });
