@@ -1,5 +1,5 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything else is a part of them.
-.PHONY: demo demo-down test lint unit test-agent test-e2e rules bench-api crds help
+.PHONY: bench-pods demo demo-down test lint unit test-agent test-e2e rules bench-api crds help
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1  /p' $(MAKEFILE_LIST) | column -t -l 2
@@ -32,6 +32,9 @@ test-e2e: ## The demo's tour as a test, on a kind cluster of its own
 
 rules: ## Which tests show each rule of docs/semantics.md
 	@tools/rules
+
+bench-pods: ## Pods with volumes against pods without, on the demo's cluster
+	cargo run --quiet --package reservoir-cluster -- bench-pods
 
 bench-api: ## What the controller costs; SIZE="--volumes 10000 --claims 30000 --pods 30000" for a large one
 	cargo bench --bench api -- $(SIZE)

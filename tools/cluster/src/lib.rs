@@ -8,6 +8,7 @@
 //! Everything that is started here is ended here, by the id that was recorded for it, and nothing else is.
 
 pub mod api;
+pub mod bench;
 pub mod cache;
 pub mod command;
 mod debian;

@@ -11,7 +11,7 @@ use reservoir_cluster::docker::Docker;
 use reservoir_cluster::node::{self, Cluster, NodeOptions};
 use reservoir_cluster::progress::say;
 use reservoir_cluster::tour::Tour;
-use reservoir_cluster::{image, interrupt, packages, tools};
+use reservoir_cluster::{bench, image, interrupt, packages, tools};
 
 /// A real Kubernetes on this machine, for Reservoir's demo and tests.
 #[derive(Parser)]
@@ -35,6 +35,14 @@ enum Command {
     Packages,
     /// Bring a cluster up, install Reservoir and walk through what it does.
     Demo(Up),
+    /// Measure how long pods with volumes take to start, against pods without.
+    BenchPods {
+        #[command(flatten)]
+        up: Up,
+        /// How many pods at once.
+        #[arg(long, default_value_t = 50)]
+        pods: usize,
+    },
     /// Build the product's and the test image and load them into a cluster that is up.
     Image(Name),
 }
@@ -79,6 +87,7 @@ fn main() -> ExitCode {
         Command::Down(Name { name }) => Cluster::down(&name),
         Command::Status(Name { name }) => status(&name),
         Command::Demo(up) => demo(up),
+        Command::BenchPods { up, pods } => node_cluster(up).and_then(|cluster| bench::pods(&cluster, pods)),
         Command::Build => build(),
         Command::Packages => packages::ensure(&["e2fsprogs", "openssl", "strace", "util-linux", "xfsprogs"]),
         Command::Image(Name { name }) => load_images(&name),
