@@ -24,6 +24,8 @@ impl Tour {
         self.refuse_destroy()?;
         self.kill_agent()?;
         self.release()?;
+        self.refine()?;
+        self.grow()?;
         self.find_again(files)?;
         self.destroy()?;
         self.unreserve(&free)
@@ -320,6 +322,34 @@ impl Tour {
         let claims = self.field(&["spv", "datasets"], "{.status.claimCount}")?;
         ensure!(claims == "0", "datasets has {claims} claims");
         Ok(())
+    }
+
+    /// R4.
+    fn refine(&self) -> anyhow::Result<()> {
+        self.title("Some of the reservation is set aside for a sub-role, and goes back to it")?;
+        let free = || self.field(&["diskreservation", "analytics"], "{.status.free}");
+        let before = free()?;
+        self.apply("12-refinement.yaml")?;
+        self.ready(&["diskreservation/analytics-ml"])?;
+        self.show(&["get", "diskreservations"])?;
+        let during = free()?;
+        ensure!(before != during, "the reservation has {during} left, as before");
+        self.unapply("12-refinement.yaml")?;
+        let after = free()?;
+        ensure!(after == before, "free before: {before}, after: {after}");
+        Ok(())
+    }
+
+    /// V7.
+    fn grow(&self) -> anyhow::Result<()> {
+        self.title("The volume grows, with all that is in it")?;
+        self.apply("14-resize.yaml")?;
+        self.until("datasets to have 1280Mi on its node", || {
+            let has = self.field(&["spv", "datasets"], "{.status.node.size}")?;
+            Ok(if has == "1280Mi" { Ok(()) } else { Err(has) })
+        })?;
+        self.show(&["wait", "--for=condition=Resized", "spv/datasets", "--timeout=60s"])?;
+        self.show(&["get", "spv"]).map(drop)
     }
 
     /// V6.
