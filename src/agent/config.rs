@@ -1,6 +1,6 @@
 //! The agent's configuration file: which disks there are.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -39,6 +39,13 @@ pub struct DiskEntry {
     /// Held back for the system: a quantity, or a percentage of the file system; without it `10%`. Only of kind `Path`.
     #[serde(default)]
     pub system_reserved: Option<Size>,
+    /// Directories of the disk's file system beneath which a volume may adopt one that holds data (V8). Only of kind
+    /// `Path`.
+    #[serde(default)]
+    pub adopt_roots: Vec<PathBuf>,
+    /// There may be volumes whose size is not enforced, such as adopted directories (D5).
+    #[serde(default)]
+    pub allow_unenforced: bool,
     /// What is reserved on it from the start; the API changes none of it (R2).
     #[serde(default)]
     pub reservations: Vec<StaticReservation>,
@@ -153,6 +160,21 @@ impl DiskEntry {
                 "a disk of kind {kind:?} is handed out whole: leave capacity and systemReserved out"
             )));
         }
+        if self.kind != DiskKind::Path && !self.adopt_roots.is_empty() {
+            let kind = self.kind;
+            return Err(wrong(format!(
+                "a disk of kind {kind:?} is handed out whole, and adopts no directory: leave adoptRoots out"
+            )));
+        }
+        let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+        for root in &self.adopt_roots {
+            if !root.is_absolute() || root.parent().is_none() || !root.components().all(plain) {
+                return Err(wrong(format!(
+                    "adoptRoots: {} is not the plain absolute path of a directory below /",
+                    root.display()
+                )));
+            }
+        }
         if self.kind == DiskKind::Path {
             std::fs::create_dir_all(&self.path)
                 .map_err(|e| wrong(format!("{}: {e}", self.path.display())))?;
@@ -187,6 +209,8 @@ impl DiskEntry {
             state: (keeping == Keeping::Block).then(|| state_dir.to_owned()),
             capacity,
             system_reserved,
+            adopt_roots: self.adopt_roots.clone(),
+            allow_unenforced: self.allow_unenforced,
         })
     }
 }
@@ -225,6 +249,10 @@ mod tests {
             ),
             ("{name: a, path: /tmp, kind: Mount, backing: Loop}", "cannot have backing Loop"),
             ("{name: a, path: /tmp, kind: Mount, capacity: 1Gi}", "is handed out whole"),
+            ("{name: a, path: /tmp, kind: Mount, adoptRoots: [/srv]}", "leave adoptRoots out"),
+            ("{name: a, path: /tmp, adoptRoots: [srv]}", "not the plain absolute path"),
+            ("{name: a, path: /tmp, adoptRoots: [/srv/../etc]}", "not the plain absolute path"),
+            ("{name: a, path: /tmp, adoptRoots: [/]}", "not the plain absolute path"),
             ("{name: a, path: /tmp, kind: Mount, systemReserved: 10%}", "is handed out whole"),
         ] {
             let entry: DiskEntry = serde_yaml::from_str(text).unwrap();

@@ -234,6 +234,8 @@ fn spec(node: &str, entry: &DiskEntry, id: &str) -> NodeDiskSpec {
         kind: entry.kind,
         backing: entry.backing(),
         path: entry.path.display().to_string(),
+        adopt_roots: entry.adopt_roots.iter().map(|root| root.display().to_string()).collect(),
+        allow_unenforced: entry.allow_unenforced,
         gone: false,
     }
 }

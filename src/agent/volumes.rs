@@ -131,7 +131,7 @@ async fn perform(
             node.backing = BackingState::Made;
             node.size = Some(size);
             node.resize_failed = None;
-            set_backed(volume, status, Verdict::yes(reason::BACKED, "its bytes are allocated and formatted"));
+            set_backed(volume, status, Verdict::yes(reason::BACKED, backed(volume)));
         }
         Task::Size(OnNode::Announce(size)) => node.growing = Some(Size::from_bytes(size)),
         Task::Size(OnNode::Withdraw) => (node.growing, node.resize_failed) = (None, None),
@@ -202,6 +202,14 @@ fn lost(uid: &VolumeUid) -> host::Error {
     }
 }
 
+/// How the bytes of a volume are there.
+fn backed(volume: &SharedPersistentVolume) -> String {
+    match &volume.spec.adopt {
+        None => "its bytes are allocated and formatted".to_owned(),
+        Some(adopt) => format!("{} is adopted as it is; its size is not enforced", adopt.path),
+    }
+}
+
 fn wanted(
     volume: &SharedPersistentVolume,
     uid: VolumeUid,
@@ -222,6 +230,7 @@ fn wanted(
         },
         raw: volume.spec.volume_mode == VolumeMode::Block,
         shared: volume.spec.shared.is_some(),
+        adopt: volume.spec.adopt.as_ref().map(|adopt| adopt.path.clone()),
         labels: volume.labels().clone(),
         gid: None,
         // Pods of any user share it: who may mount it at all is decided by claims.

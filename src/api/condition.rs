@@ -67,7 +67,7 @@ pub mod reason {
     pub const NO_RESERVATION: &str = "NoReservation";
     /// Volume: reservations of its role exist, none has that many bytes left (V1).
     pub const RESERVATION_FULL: &str = "ReservationFull";
-    /// Volume: the reservation is on a kind of disk that cannot do what the volume asks for (D2).
+    /// Volume: the reservation is on a disk that cannot, or is not allowed to, do what the volume asks for (D2, V8).
     pub const WRONG_DISK: &str = "WrongDisk";
     /// Volume: the node's agent is allocating and formatting it.
     pub const CREATING: &str = "Creating";

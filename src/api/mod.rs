@@ -29,8 +29,9 @@ pub use role::{Role, RoleError};
 pub use size::{Size, SizeError};
 pub use subscription::{Capability, RoleSubscription, RoleSubscriptionSpec, RoleSubscriptionStatus};
 pub use volume::{
-    BackingState, Destroy, ErasePolicy, FsType, NamespaceUse, NodePart, Shared, SharedPersistentVolume,
-    SharedPersistentVolumeSpec, SharedPersistentVolumeStatus, VolumeMode, VolumePhase,
+    Adopt, BackingState, Destroy, ErasePolicy, FsType, NamespaceUse, NodePart, Shared,
+    SharedPersistentVolume, SharedPersistentVolumeSpec, SharedPersistentVolumeStatus, VolumeMode,
+    VolumePhase,
 };
 pub use volume_role::{Quota, VolumeRole, VolumeRoleSpec, VolumeRoleStatus};
 

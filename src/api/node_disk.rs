@@ -56,6 +56,12 @@ pub struct NodeDiskSpec {
     pub backing: BackingKind,
     /// Where it is on the node.
     pub path: String,
+    /// Directories beneath which a volume may adopt one that holds data (V8).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adopt_roots: Vec<String>,
+    /// There may be volumes on it whose size is not enforced, such as adopted directories (D5).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_unenforced: bool,
     /// An administrator's word that the disk, or its node, will never come back; it cannot be taken back. What was on
     /// it is lost: its volumes and reservations can be deleted then (D4).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

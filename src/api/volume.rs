@@ -52,6 +52,14 @@ use super::{ClaimBinding, DiskKind, PodRef, Size, UidRef};
     validation = Rule::new("has(self.reservation) == has(oldSelf.reservation)")
         .message("the reservation of a volume cannot be changed: create another volume"),
     validation = Rule::new("!has(oldSelf.principal) || has(self.principal)").message("who made it cannot be changed"),
+    validation = Rule::new("has(self.adopt) == has(oldSelf.adopt)")
+        .message("what a volume adopts cannot be changed: create another volume"),
+    validation = Rule::new("!has(self.adopt) || self.volumeMode == 'Filesystem'")
+        .message("a directory that is adopted is no raw device: leave volumeMode out"),
+    validation = Rule::new("!has(self.adopt) || self.erasePolicy == 'Discard'")
+        .message("a directory that is adopted is let go as it is and never overwritten: leave erasePolicy out"),
+    validation = Rule::new("!has(self.adopt) || self.size == oldSelf.size")
+        .message("a volume that adopted a directory cannot be resized: let it go, and adopt the directory with another size"),
     validation = Rule::new("self.fsType != 'xfs' || (type(self.size) == int ? int(self.size) >= 314572800 : !isQuantity(string(self.size)) || quantity(string(self.size)).compareTo(quantity('300Mi')) >= 0)")
         .message("an xfs volume has at least 300Mi: ask for more, or for fsType ext4")
 )]
@@ -83,10 +91,15 @@ pub struct SharedPersistentVolumeSpec {
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("the mode of a volume cannot be changed: create another volume"))]
     pub volume_mode: VolumeMode,
-    /// File system on it; without meaning for `volumeMode: Block`.
+    /// File system on it; without meaning for `volumeMode: Block` and with `adopt`.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("the file system of a volume cannot be changed: create another volume"))]
     pub fs_type: FsType,
+    /// The directory that it is, instead of one that is made: it holds data already, is adopted as it is, and stays when
+    /// the volume goes (V8).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("what a volume adopts cannot be changed: create another volume"))]
+    pub adopt: Option<Adopt>,
     /// What becomes of its bytes when it is destroyed (X4).
     #[serde(default)]
     pub erase_policy: ErasePolicy,
@@ -104,6 +117,17 @@ pub struct SharedPersistentVolumeSpec {
 /// Marks a volume as shared, as in Mesos; it has no fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Shared {}
+
+/// A directory that holds data already (V8).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Adopt {
+    /// Its path on the node, beneath one of the `adoptRoots` of the disk that the reservation is on.
+    #[schemars(length(min = 2, max = 1024))]
+    #[x_kube(validation = Rule::new("self.matches('^(/[^/]+)+$') && !(self + '/').contains('/./') && !(self + '/').contains('/../')")
+        .message("a plain absolute path: no `.`, no `..`, no `//`, no `/` at its end"))]
+    pub path: String,
+}
 
 /// How pods get a volume.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -133,6 +133,7 @@ async fn finish(
         let status = volume.status.clone().unwrap_or_default();
         let erased = status.node.and_then(|n| n.erased);
         let how = match (&erased, volume.spec.erase_policy) {
+            _ if volume.spec.adopt.is_some() => left(volume),
             (None, _) if is_gone(status.node_disk.as_deref(), ctx) => {
                 "its bytes were not erased, because its disk was declared gone".to_owned()
             }
@@ -148,6 +149,12 @@ async fn finish(
             .await;
     }
     Ok(cluster::set_finalizer(api, volume, false).await?)
+}
+
+/// What becomes of a directory that was adopted (V8).
+fn left(volume: &SharedPersistentVolume) -> String {
+    let path = volume.spec.adopt.as_ref().map_or("?", |adopt| &adopt.path);
+    format!("it was adopted from {path}; its data stays there")
 }
 
 fn size_or_zero(bytes: &Option<Size>) -> Size {

@@ -125,6 +125,10 @@ impl Router {
                     || lines::holds(disk, &r.uid().unwrap_or_default())
             });
             to.volumes.poke_each(stores.volumes.by(DISK, &name));
+            // What its agent allows is in the disk (V8).
+            to.volumes.poke_all(&stores.volumes, |v| {
+                v.spec.adopt.is_some() && v.status.as_ref().is_none_or(|s| s.reservation.is_none())
+            });
             to.subscriptions.poke_all(&stores.subscriptions, |_| true);
         });
     }

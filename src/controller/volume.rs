@@ -166,6 +166,7 @@ async fn take(
     ctx: &Context,
 ) -> Result<Result<(Arc<DiskReservation>, Size), Verdict>, Error> {
     let reservations = ctx.stores.reservations.state();
+    let disks = ctx.stores.disks.state();
     let uid = volume.uid().unwrap_or_default();
     let api: Api<DiskReservation> = Api::all(ctx.client.clone());
     // A line that no cache has seen yet may be missed. Then there are two, and the volume takes back the one that is not
@@ -180,13 +181,13 @@ async fn take(
         Ok(entry) => entry,
         Err(why) => return Ok(Err(why)),
     };
-    let name = match create::choose(volume, &refs(&reservations)) {
+    let name = match create::choose(volume, &refs(&reservations), &refs(&disks)) {
         Ok(reservation) => reservation.name_any(),
         Err(why) => return Ok(Err(why)),
     };
     let taken = cluster::update(&api, &name, CONTROLLER_MANAGER, |reservation| {
         // Decided again on what is there now: the cache may be old.
-        create::choose(volume, &[reservation])?;
+        create::choose(volume, &[reservation], &refs(&disks))?;
         let status = reservation.status.clone().unwrap_or_default();
         let room = reserve::room_for_volumes(&status);
         let taken = whole::of_reservation(reservation, entry.size.bytes_or_zero());

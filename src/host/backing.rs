@@ -6,8 +6,9 @@ use super::disk::Volume;
 use super::error::{Context, Error, Result};
 use super::loopfile;
 use super::mountinfo::Mount;
+use super::mounts::Place;
 use super::record::Record;
-use super::{DiskConfig, ErasePolicy, Keeping, Usage, device, wholefs};
+use super::{DiskConfig, ErasePolicy, Keeping, Usage, adopt, device, wholefs};
 
 /// A disk that can be served, as its backing found it. Nothing on it was changed.
 pub(super) struct Opened {
@@ -27,7 +28,7 @@ pub(super) struct Room {
 /// Looks whether the disk is what its configuration says and can keep volumes; refuses it otherwise.
 pub(super) fn open(config: &DiskConfig) -> Result<Opened> {
     match config.keeping {
-        Keeping::Loop => loopfile::open(&config.path),
+        Keeping::Loop => loopfile::open(&config.path).map(|opened| adopt::open(config, opened)),
         Keeping::Mount => wholefs::open(&config.path),
         Keeping::Block => device::open(config),
     }
@@ -50,7 +51,12 @@ pub(super) trait Backing: Send + Sync {
     }
 
     /// The names that it uses in a volume's directory. Whatever else is found there is not ours to erase.
-    fn names(&self) -> &'static [&'static str];
+    fn names(&self) -> Vec<&'static str>;
+
+    /// Where the directory is that the volume adopted, if it did (V8).
+    fn adopted(&self, _volume: &Volume) -> Result<Option<Place>> {
+        Ok(None)
+    }
 
     /// Makes the volume: its room is really there afterwards, it carries an empty filesystem, and what the volume says
     /// about its root directory is done. What is complete already is left alone; on an error nothing new remains.

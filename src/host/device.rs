@@ -167,8 +167,8 @@ impl Backing for Raw {
         Ok(Room { total: self.size, free: self.size })
     }
 
-    fn names(&self) -> &'static [&'static str] {
-        &[FORMATTING, FORMATTED, "formatting.new"]
+    fn names(&self) -> Vec<&'static str> {
+        vec![FORMATTING, FORMATTED, "formatting.new"]
     }
 
     fn create(&self, volume: &Volume, record: &Record) -> Result<()> {
@@ -256,7 +256,7 @@ impl Backing for Raw {
         }
         zero::discard(&file, self.size).context(|| format!("erase volume {}", volume.uid))?;
         for name in self.names() {
-            beneath::remove(&volume.dir, *name, AtFlags::empty()).context(|| format!("remove {name}"))?;
+            beneath::remove(&volume.dir, name, AtFlags::empty()).context(|| format!("remove {name}"))?;
         }
         rustix::fs::fsync(&volume.dir).context(|| "synchronize the volume's directory")
     }

@@ -33,7 +33,7 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A disk that is being served.
 pub(super) struct Disk {
-    config: DiskConfig,
+    pub(super) config: DiskConfig,
     id: String,
     volumes: OwnedFd,
     receipts: OwnedFd,
@@ -41,7 +41,7 @@ pub(super) struct Disk {
     /// Held while a disk that is handed out whole gets its volume.
     making: Mutex<()>,
     /// Also holds the lock, which goes with the process.
-    root: OwnedFd,
+    pub(super) root: OwnedFd,
 }
 
 /// Content of `disk.json`.

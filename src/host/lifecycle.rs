@@ -27,11 +27,14 @@ impl Host {
             }
         }
         let alone = disk.alone(&spec.uid)?;
-        let (volume, mut record) = match disk.volume(&spec.uid)? {
-            Some(volume) => {
-                let record = volume.record()?;
-                (volume, record)
-            }
+        let found = disk.volume(&spec.uid)?.map(|volume| volume.record().map(|record| (volume, record)));
+        let found = found.transpose()?;
+        let _adopting = match &found {
+            Some((_, record)) if record.state != State::Creating => None,
+            _ => self.adopting(&disk, spec)?,
+        };
+        let (volume, mut record) = match found {
+            Some(found) => found,
             None => (disk.make(&spec.uid)?, Record::new(spec.clone())),
         };
         match record.state {
@@ -133,7 +136,7 @@ impl Host {
             volume.write(&record)?;
         }
         disk.backing.erase(&volume, &record, policy)?;
-        let bytes = record.spec.size_bytes;
+        let bytes = if record.spec.adopt.is_some() { 0 } else { record.spec.size_bytes };
         disk.write_receipt(uid, bytes)?;
         disk.remove(&volume)?;
         Ok(Receipt { bytes, duration: started.elapsed(), policy })

@@ -113,8 +113,8 @@ impl Loop {
 }
 
 impl Backing for Loop {
-    fn names(&self) -> &'static [&'static str] {
-        &[DATA, UNFINISHED]
+    fn names(&self) -> Vec<&'static str> {
+        vec![DATA, UNFINISHED]
     }
 
     fn create(&self, volume: &Volume, record: &Record) -> Result<()> {
@@ -222,7 +222,7 @@ impl Backing for Loop {
     fn allocated(&self, volume: &Volume) -> Result<u64> {
         let mut blocks = 0;
         for name in self.names() {
-            match rustix::fs::statat(&volume.dir, *name, AtFlags::SYMLINK_NOFOLLOW) {
+            match rustix::fs::statat(&volume.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => blocks += stat.st_blocks as u64,
                 Err(Errno::NOENT) => {}
                 Err(error) => return Err(error).context(|| format!("look at {name}")),

@@ -5,6 +5,7 @@
 //!   middle of it (M4). Calls on one volume come one after another, different volumes go on side by side.
 //! - A volume that was ready once is never formatted again (V9). A record that cannot be read is an error of that volume
 //!   (V10), never taken for absent, and never erased (S14).
+//! - What was there before a volume adopted it is never changed nor erased (V8).
 //! - Data is erased only when the volume is fenced, nobody is in its journal, and the *kernel* knows of no mount or open
 //!   file of it in any mount namespace (X3, S10).
 //! - Read-only mounts are read-only before they can be seen (S9); nosuid and nodev are on every mount (V12).
@@ -22,6 +23,7 @@
 //! - A loop device that was ours does not discard any more when it later serves somebody else.
 //! - Erasing with [`ErasePolicy::Zero`] overwrites what the filesystem shows; what a flash disk remaps is its own affair.
 
+mod adopt;
 mod backing;
 mod beneath;
 mod device;
@@ -73,6 +75,8 @@ pub struct Host {
     /// Taken before `target_locks`.
     volume_locks: Locks<VolumeUid>,
     target_locks: Locks<String>,
+    /// Held while a volume adopts a directory, so that no two adopt parts of one; taken after `volume_locks`.
+    adopting: Mutex<()>,
 }
 
 /// A configured disk, served or not.
@@ -115,7 +119,13 @@ impl Host {
                 config: disk,
             })
             .collect();
-        Ok(Self { disks, targets, volume_locks: Locks::new(), target_locks: Locks::new() })
+        Ok(Self {
+            disks,
+            targets,
+            volume_locks: Locks::new(),
+            target_locks: Locks::new(),
+            adopting: Mutex::default(),
+        })
     }
 
     /// Every configured disk as it is now (D1). One that could not be served before is tried again.

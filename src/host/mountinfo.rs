@@ -3,6 +3,7 @@
 //! The output of `mount(8)` is never parsed: it cannot tell a space in a path from the next column.
 
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
@@ -18,6 +19,12 @@ pub(super) struct Device {
 impl Device {
     pub(super) fn from_raw(device: u64) -> Self {
         Self { major: rustix::fs::major(device), minor: rustix::fs::minor(device) }
+    }
+
+    /// Of the filesystem that a file is on.
+    pub(super) fn of(file: impl AsFd) -> Result<Self> {
+        let stat = rustix::fs::fstat(file).context(|| "look at a file's filesystem")?;
+        Ok(Self::from_raw(stat.st_dev))
     }
 
     pub(super) fn to_raw(self) -> u64 {
@@ -46,6 +53,8 @@ pub(super) struct Mount {
     pub(super) read_only: bool,
     /// Of a mount of a block device's node, the device; the table itself does not say.
     pub(super) node: Option<Device>,
+    /// Number of the inode that is mounted; the table itself does not say.
+    pub(super) inode: Option<u64>,
 }
 
 /// Every mount of the mount namespace of the calling thread.
@@ -70,7 +79,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let root = unescape(fields.next()?);
     let point = unescape(fields.next()?);
     let read_only = fields.next()?.split(|&byte| byte == b',').any(|option| option == b"ro");
-    Some(Mount { id, device, root, point, read_only, node: None })
+    Some(Mount { id, device, root, point, read_only, node: None, inode: None })
 }
 
 /// Undoes the kernel's `\ooo` for space, tab, newline, backslash and `#`.
@@ -126,6 +135,7 @@ mod tests {
                 point: "/a b\nc\\d".into(),
                 read_only: true,
                 node: None,
+                inode: None,
             }
         );
     }

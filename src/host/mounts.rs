@@ -4,6 +4,7 @@
 //! never visible without its mode (S9, M3), and no path is resolved twice (M7).
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
@@ -68,9 +69,52 @@ pub(super) fn rooted_at(fd: impl AsFd) -> Result<Option<Mount>> {
         Some(mount) => {
             let stat = rustix::fs::fstat(fd).context(|| "look at what is mounted")?;
             let is_block = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
-            Ok(Some(Mount { node: is_block.then(|| Device::from_raw(stat.st_rdev)), ..mount }))
+            let node = is_block.then(|| Device::from_raw(stat.st_rdev));
+            Ok(Some(Mount { node, inode: Some(stat.st_ino), ..mount }))
         }
         None => Err(Error::Busy { what: "a mount that is just going away".to_owned() }),
+    }
+}
+
+/// A directory as its filesystem knows it, however it is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) device: Device,
+    pub(super) path: PathBuf,
+}
+
+impl Place {
+    /// What a mount shows.
+    pub(super) fn of(mount: &Mount) -> Self {
+        Self { device: mount.device, path: mount.root.clone() }
+    }
+
+    /// Whether it is the other one or a part of it.
+    pub(super) fn is_in(&self, other: &Self) -> bool {
+        self.device == other.device && self.path.starts_with(&other.path)
+    }
+
+    /// Whether they have something in common.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        self.is_in(other) || other.is_in(self)
+    }
+}
+
+/// Where a directory that is open is.
+pub(super) fn place(of: impl AsFd) -> Result<Place> {
+    let of = of.as_fd();
+    let found = rustix::fs::statx(of, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
+        .context(|| "ask for the mount of a directory")?;
+    let path = std::fs::read_link(format!("/proc/thread-self/fd/{}", of.as_raw_fd()))
+        .context(|| "ask for the path of a directory")?;
+    let mounts = mountinfo::mounts()?;
+    let mount = mounts.iter().find(|mount| mount.id == found.stx_mnt_id);
+    match mount.and_then(|mount| Some((mount, path.strip_prefix(&mount.point).ok()?))) {
+        Some((mount, inside)) => {
+            let path = mount.root.components().chain(inside.components()).collect();
+            Ok(Place { device: mount.device, path })
+        }
+        None => Err(Error::Busy { what: format!("{}, whose mount is just changing,", path.display()) }),
     }
 }
 

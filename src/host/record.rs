@@ -35,6 +35,9 @@ pub struct VolumeSpec {
     pub raw: bool,
     /// Whether several pods may use it at once (V2); otherwise one pod at a time (M2).
     pub shared: bool,
+    /// The directory that it is, data and all, instead of one that is made (V8); an absolute path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopt: Option<String>,
     /// Carried along, not looked at.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -71,8 +74,8 @@ impl VolumeSpec {
 
     /// What can never differ between two specs of one volume, as far as the disk is concerned.
     pub(super) fn same_volume(&self, other: &Self) -> bool {
-        (self.size_bytes, self.fs_type, self.raw, self.shared)
-            == (other.size_bytes, other.fs_type, other.raw, other.shared)
+        (self.size_bytes, self.fs_type, self.raw, self.shared, &self.adopt)
+            == (other.size_bytes, other.fs_type, other.raw, other.shared, &other.adopt)
     }
 }
 

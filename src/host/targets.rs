@@ -26,6 +26,10 @@ impl Targets {
         Ok(Self { path: path.to_owned(), root })
     }
 
+    pub(super) fn root(&self) -> &OwnedFd {
+        &self.root
+    }
+
     /// The one spelling of a target, under which it is in the journal.
     pub(super) fn key(&self, target: &Path) -> Result<String> {
         let refuse = |why: &str| Err(Error::InvalidArgument(format!("target {} {why}", target.display())));

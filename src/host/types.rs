@@ -37,6 +37,10 @@ pub struct DiskConfig {
     pub capacity: Option<u64>,
     /// Bytes held back for the system.
     pub system_reserved: u64,
+    /// Directories beneath which volumes may adopt others (V8). Only of [`Keeping::Loop`].
+    pub adopt_roots: Vec<PathBuf>,
+    /// Whether there may be volumes whose size is not enforced.
+    pub allow_unenforced: bool,
 }
 
 /// How volumes are kept on a disk.
@@ -135,7 +139,7 @@ pub enum ErasePolicy {
 /// That a volume is gone from this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// Bytes given back to the disk: the volume's size.
+    /// Bytes given back to the disk: the volume's size, or none if it was an adopted directory.
     pub bytes: u64,
     /// How long it took.
     pub duration: Duration,

@@ -60,8 +60,8 @@ impl Backing for WholeFs {
         true
     }
 
-    fn names(&self) -> &'static [&'static str] {
-        &[DATA]
+    fn names(&self) -> Vec<&'static str> {
+        vec![DATA]
     }
 
     fn create(&self, volume: &Volume, record: &Record) -> Result<()> {

@@ -5,11 +5,11 @@ use kube::ResourceExt;
 
 use crate::api::condition::{self, BACKED, READY, Verdict, reason};
 use crate::api::{
-    BackingState, DiskReservation, LedgerEntry, ReservationPhase, Role, SharedPersistentVolume, Size,
-    VolumePhase,
+    BackingState, DiskReservation, LedgerEntry, NodeDisk, ReservationPhase, Role, SharedPersistentVolume,
+    Size, VolumePhase,
 };
 
-use super::{names, resize, whole};
+use super::{adopt, names, resize, whole};
 
 /// The volume's line in the ledger of its reservation.
 pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
@@ -37,11 +37,13 @@ pub fn free(reservation: &DiskReservation) -> u64 {
     reservation.status.as_ref().map_or(0, super::reserve::left)
 }
 
-/// The reservation that the volume goes into: the named one, else of those that fit the nearest in role, of these one
+/// The reservation that the volume goes into: the named one, else of those that fit, on a disk that can do what it asks
+/// for, the nearest in role, of these one
 /// that can be divided (D2), and of these the fullest, so that large rooms stay whole.
 pub fn choose<'a>(
     volume: &SharedPersistentVolume,
     reservations: &[&'a DiskReservation],
+    disks: &[&NodeDisk],
 ) -> Result<&'a DiskReservation, Verdict> {
     let wanted = entry(volume)?;
     let bytes = wanted.size.bytes_or_zero();
@@ -53,10 +55,10 @@ pub fn choose<'a>(
     if holders.is_empty() {
         return Err(Verdict::no(reason::NO_RESERVATION, no_reservation(volume, reservations)));
     }
-    let (mut suited, refused): (Vec<_>, Vec<_>) =
-        holders.iter().copied().partition(|r| whole::suits(volume, r).is_ok());
+    let suits = |r: &DiskReservation| whole::suits(volume, r).and_then(|()| adopt::suits(volume, r, disks));
+    let (mut suited, refused): (Vec<_>, Vec<_>) = holders.iter().copied().partition(|r| suits(r).is_ok());
     if let (true, Some(unsuited)) = (suited.is_empty(), refused.first()) {
-        whole::suits(volume, unsuited)?;
+        suits(unsuited)?;
     }
     let distance = |r: &DiskReservation| wanted.role.len() - r.spec.role.len();
     let is_whole = |r: &DiskReservation| whole::of_reservation(r, 0) > 0;
@@ -130,7 +132,12 @@ pub fn standing(
         (_, Some(c)) if c.status != "True" => Verdict::no(reason::BACKING_FAILED, c.message.clone()),
         (_, Some(_)) if made => Verdict::yes(
             reason::READY,
-            format!("{} on node {}", resize::size_now(volume), status.node_name.as_deref().unwrap_or("?")),
+            format!(
+                "{} on node {}{}",
+                resize::size_now(volume),
+                status.node_name.as_deref().unwrap_or("?"),
+                if volume.spec.adopt.is_some() { "; its size is not enforced" } else { "" }
+            ),
         ),
         _ => Verdict::no(
             reason::CREATING,
@@ -148,7 +155,7 @@ mod tests {
 
     fn pick(volume: &SharedPersistentVolume, rs: &[DiskReservation]) -> Result<String, (String, String)> {
         let rs: Vec<&DiskReservation> = rs.iter().collect();
-        choose(volume, &rs).map(|r| r.name_any()).map_err(|v| (v.reason.to_owned(), v.message))
+        choose(volume, &rs, &[]).map(|r| r.name_any()).map_err(|v| (v.reason.to_owned(), v.message))
     }
 
     /// V1, R3.

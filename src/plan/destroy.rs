@@ -42,12 +42,14 @@ pub enum Step {
 
 const FENCING: &str = "new mounts are being refused";
 const ERASING: &str = "its bytes are being erased";
+const LETTING_GO: &str = "the directory that it adopted is being let go";
 
 /// The next step for a volume whose deletion was accepted.
 pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     let status = volume.status.clone().unwrap_or_default();
     let destroy = status.destroy.clone().unwrap_or_default();
     let node = status.node.clone().unwrap_or_default();
+    let ending = if volume.spec.adopt.is_some() { LETTING_GO } else { ERASING };
     let trouble = condition::get(&status.conditions, BACKED).filter(|c| c.status != "True");
     let name = |what: &str| {
         let on = format!("{what} on node {}", status.node_name.as_deref().unwrap_or("?"));
@@ -59,7 +61,7 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
         let nothing_to_erase =
             status.node_name.is_none() || seen.disk_gone || node.backing == BackingState::Erased;
         return match (nothing_to_erase, seen.in_ledger) {
-            (false, _) => Step::Wait(name(ERASING)),
+            (false, _) => Step::Wait(name(ending)),
             (true, true) => Step::Credit,
             (true, false) => Step::LetGo,
         };
@@ -106,7 +108,7 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     }
     match &seen.pods {
         None => Step::Look,
-        Some(pods) if pods.is_empty() => Step::Tombstone(name(ERASING)),
+        Some(pods) if pods.is_empty() => Step::Tombstone(name(ending)),
         Some(pods) => Step::Unfence(waits_for(pods)),
     }
 }
@@ -213,6 +215,15 @@ mod tests {
         assert_eq!(on_gone(dead(), None), Step::Credit, "without a receipt: nothing was erased");
         let credited = Case { seen: Seen::default(), ..dead() };
         assert_eq!(on_gone(credited, None), Step::LetGo);
+    }
+
+    #[test]
+    fn v8_what_was_adopted_is_let_go_and_not_erased() {
+        let mut v = ready_volume("v", "eng", true);
+        v.spec.adopt = Some(crate::api::Adopt { path: "/srv/a".into() });
+        v.status.as_mut().unwrap().destroy = Some(Destroy { fence: true, tombstone: some_time() });
+        let seen = Seen { in_ledger: true, ..Default::default() };
+        assert!(matches!(next(&v, &seen), Step::Wait(said) if said.contains("is being let go on node n1")));
     }
 
     #[test]

@@ -126,7 +126,8 @@ impl Model {
         {
             return;
         }
-        let chosen = create::choose(&wanted, &self.all.iter().collect::<Vec<_>>()).map(ResourceExt::name_any);
+        let chosen =
+            create::choose(&wanted, &self.all.iter().collect::<Vec<_>>(), &[]).map(ResourceExt::name_any);
         let Ok(name) = chosen else { return };
         let status =
             self.all.iter_mut().find(|r| r.name_any() == name).and_then(|r| r.status.as_mut()).unwrap();

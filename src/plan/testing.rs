@@ -58,6 +58,8 @@ pub fn disk(name: &str, node: &str, allocatable: u64, held: &[(&str, u64)]) -> N
             kind: DiskKind::Path,
             backing: BackingKind::Loop,
             path: "/d".into(),
+            adopt_roots: vec![],
+            allow_unenforced: false,
             gone: false,
         },
     ));

@@ -1,5 +1,6 @@
 //! The node's disks against the real kernel: loop devices, ext4 and xfs, mount namespaces. Needs root.
 
+mod adopt;
 mod crash;
 mod create;
 mod device;

@@ -182,6 +182,8 @@ impl Node {
             state: None,
             capacity: None,
             system_reserved: 0,
+            adopt_roots: vec![],
+            allow_unenforced: false,
         }
     }
 
@@ -292,6 +294,7 @@ pub fn ext4(i: u32) -> VolumeSpec {
         fs_type: FsType::Ext4,
         raw: false,
         shared: true,
+        adopt: None,
         labels: Default::default(),
         gid: None,
         mode: None,
