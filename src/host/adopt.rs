@@ -54,9 +54,9 @@ struct Adopting {
 }
 
 /// What was in a directory, and when that was known.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Counted {
-    bytes: u64,
+    bytes: Result<u64>,
     at: Instant,
     took: Duration,
 }
@@ -178,14 +178,14 @@ impl Adopting {
 
     /// Bytes in a directory, as they were not long ago.
     fn count(&self, uid: &VolumeUid, directory: &OwnedFd) -> Result<u64> {
-        let known = self.counted().get(uid).copied();
+        let known = self.counted().get(uid).cloned();
         if let Some(known) = known.filter(|known| known.at.elapsed() < known.took * RARELY) {
-            return Ok(known.bytes);
+            return known.bytes;
         }
         let at = Instant::now();
-        let bytes = bytes_in(directory)?;
-        self.counted().insert(uid.clone(), Counted { bytes, at, took: at.elapsed() });
-        Ok(bytes)
+        let bytes = bytes_in(directory);
+        self.counted().insert(uid.clone(), Counted { bytes: bytes.clone(), at, took: at.elapsed() });
+        bytes
     }
 }
 

@@ -37,9 +37,9 @@ pub fn free(reservation: &DiskReservation) -> u64 {
     reservation.status.as_ref().map_or(0, super::reserve::left)
 }
 
-/// The reservation that the volume goes into: the named one, else of those that fit, on a disk that can do what it asks
-/// for, the nearest in role, of these one
-/// that can be divided (D2), and of these the fullest, so that large rooms stay whole.
+/// The reservation that the volume goes into: the named one, else of those that fit, on disks that can do what it asks
+/// for, the nearest in role, of these one that can be divided (D2), and of these the fullest, so that large rooms stay
+/// whole.
 pub fn choose<'a>(
     volume: &SharedPersistentVolume,
     reservations: &[&'a DiskReservation],
