@@ -23,9 +23,10 @@ unit: ## Unit tests, the node's disks, CSI, and the api tier (real kube-apiserve
 	cargo run --quiet --package reservoir-cluster -- packages
 	cargo test --workspace
 
-test-agent: ## The node's half under fault injection: killed at, and failed, in every call that changes something
+test-agent: ## The node's half: fault injection at every call that changes something, csi-sanity
 	cargo run --quiet --package reservoir-cluster -- packages
 	cargo test --test host_faults
+	cargo test --test csi_sanity -- --ignored --nocapture
 
 test-e2e: ## The demo's tour as a test, on a kind cluster of its own
 	cargo test --package reservoir --test e2e -- --ignored --nocapture

@@ -55,9 +55,9 @@ impl Volumes for Node {
         blocking(&self.0, move |host| host.unpublish(&target)).await.map_err(error)
     }
 
-    async fn stats(&self, handle: &VolumeHandle, _: &Path) -> Result<Stats, Error> {
-        let uid = uid(handle)?;
-        let usage = blocking(&self.0, move |host| host.usage(&uid)).await.map_err(error)?;
+    async fn stats(&self, handle: &VolumeHandle, path: &Path) -> Result<Stats, Error> {
+        let (uid, path) = (uid(handle)?, path.to_owned());
+        let usage = blocking(&self.0, move |host| host.usage_at(&uid, &path)).await.map_err(error)?;
         Ok(Stats {
             bytes: Usage {
                 total: usage.total_bytes,

@@ -1,5 +1,6 @@
 //! A volume's life: made, fenced, erased.
 
+use std::path::Path;
 use std::time::Instant;
 
 use super::disk::Disk;
@@ -171,6 +172,22 @@ impl Host {
             return Err(Error::NotReady(uid.clone()));
         }
         disk.backing.usage(&volume, &record)
+    }
+
+    /// The same, of a volume that is published at a target. Of a raw device the kubelet asks for another path than the one
+    /// at which it wanted it, so there any will do.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if it is not published there.
+    pub fn usage_at(&self, uid: &VolumeUid, target: &Path) -> Result<Usage> {
+        let absent = || Error::NotFound(format!("volume {uid} at {}", target.display()));
+        let key = self.targets.key(target).map_err(|_| absent())?;
+        let (_, volume) = self.existing(uid)?;
+        let record = volume.record()?;
+        if !record.spec.raw && !record.publishes.contains_key(&key) {
+            return Err(absent());
+        }
+        self.usage(uid)
     }
 }
 
