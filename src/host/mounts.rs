@@ -184,7 +184,26 @@ impl Target {
         };
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         rustix::mount::move_mount(mount, "", &place, "", flags)
-            .context(|| format!("put the mount onto {}", self.path))
+            .context(|| format!("put the mount onto {}", self.path))?;
+        // What is mounted on cannot be renamed; a moment before it could be, and the mount be under another name now. A
+        // rename that was under way has ended when the parent is locked once more, which making what is there does.
+        let id = |fd: &OwnedFd| {
+            rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map(|found| found.stx_mnt_id)
+        };
+        let is_here = || {
+            beneath::make_dir(&self.parent, &self.name, Mode::RWXU)?;
+            let here = beneath::open(&self.parent, &self.name, OFlags::PATH | OFlags::NOFOLLOW)?;
+            Ok(id(&here)? == id(mount)?)
+        };
+        let found: rustix::io::Result<bool> = is_here();
+        if found == Ok(true) {
+            return Ok(());
+        }
+        let path = format!("/proc/thread-self/fd/{}", mount.as_raw_fd());
+        rustix::mount::unmount(path, UnmountFlags::DETACH)
+            .context(|| "take back a mount that went astray")?;
+        found.context(|| format!("see whether the mount is at {}", self.path))?;
+        Err(Error::Conflict(format!("target {} changed meanwhile: try again", self.path)))
     }
 
     /// Takes the uppermost mount away. While somebody works in it, that is refused and nothing changes.
