@@ -23,10 +23,11 @@ unit: ## Unit tests, the node's disks, CSI, and the api tier (real kube-apiserve
 	cargo run --quiet --package reservoir-cluster -- packages
 	cargo test --workspace
 
-test-agent: ## The node's half: fault injection at every call that changes something, csi-sanity
+test-agent: ## The node's half: faults at every call that changes something, csi-sanity, hostile pods, kills under I/O
 	cargo run --quiet --package reservoir-cluster -- packages
 	cargo test --test host_faults
 	cargo test --test csi_sanity -- --ignored --nocapture
+	cargo test --test host_node long:: -- --ignored --nocapture --test-threads=1
 
 test-e2e: ## The demo's tour as a test, on a kind cluster of its own
 	cargo test --package reservoir --test e2e -- --ignored --nocapture

@@ -7,6 +7,7 @@ mod device;
 mod disks;
 mod erase;
 mod hostile;
+mod long;
 mod publish;
 mod recover;
 mod resize;

@@ -11,13 +11,13 @@ use crate::assert_error;
 use crate::support::*;
 
 /// A file system of its own, mounted where the disk is.
-struct Whole<'a> {
+pub struct Whole<'a> {
     node: &'a Node,
-    path: PathBuf,
+    pub path: PathBuf,
 }
 
 impl<'a> Whole<'a> {
-    fn new(node: &'a Node, fs_type: FsType) -> Self {
+    pub fn new(node: &'a Node, fs_type: FsType) -> Self {
         let (path, image) = (node.dir().join("whole"), node.dir().join("image"));
         std::fs::create_dir(&path).unwrap();
         File::create(&image).unwrap().set_len(400 * MIB).unwrap();
@@ -29,18 +29,18 @@ impl<'a> Whole<'a> {
         Self { node, path }
     }
 
-    fn config(&self) -> HostConfig {
+    pub fn config(&self) -> HostConfig {
         let disk = self.node.disk_config("w", self.path.clone());
         HostConfig { disks: vec![DiskConfig { keeping: Keeping::Mount, ..disk }], ..self.node.config() }
     }
 
-    fn host(&self) -> Host {
+    pub fn host(&self) -> Host {
         let host = Host::open(self.config()).unwrap();
         assert_eq!(host.disks()[0].error, None);
         host
     }
 
-    fn data(&self, i: u32) -> PathBuf {
+    pub fn data(&self, i: u32) -> PathBuf {
         self.path.join("volumes").join(uid(i).as_str()).join("data")
     }
 }
