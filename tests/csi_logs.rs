@@ -21,9 +21,9 @@ impl Write for Log {
     }
 }
 
-/// S17.
+/// S17. Tokens of pods in the log: CVE-2023-2878, CVE-2024-3744.
 #[tokio::test]
-async fn no_secret_reaches_the_log_and_every_change_is_one_line() {
+async fn cve_2023_2878_cve_2024_3744_no_secret_reaches_the_log_and_every_change_is_one_line() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()

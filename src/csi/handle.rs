@@ -78,17 +78,19 @@ mod tests {
     const VOLUME: &str = "0f3c8a52-6d1e-4b7a-9c55-2e8d4f6a1b03";
     const CLAIM: &str = "7b21de90-1c4f-4a38-8e6b-d5a09c3f7e12";
 
+    /// kubernetes 105868: one handle for two PersistentVolumes of a node.
     #[test]
-    fn a_handle_is_what_it_was_made_of() {
+    fn kubernetes_105868_each_claim_has_a_handle_of_its_own() {
         let handle = VolumeHandle::new(VOLUME, CLAIM).unwrap();
         assert_eq!(handle.volume_uid(), VOLUME);
         assert_eq!(handle.claim_uid(), CLAIM);
+        assert_ne!(handle, VolumeHandle::new(VOLUME, VOLUME).unwrap());
         assert_eq!(handle.to_string().parse(), Ok(handle));
     }
 
-    /// M7.
+    /// M7. Volume IDs that are paths: CVE-2026-3864 of NFS, CVE-2026-3865 of SMB.
     #[test]
-    fn anything_else_is_refused() {
+    fn cve_2026_3864_cve_2026_3865_anything_else_is_refused() {
         let upper = VOLUME.to_uppercase();
         for text in [
             String::new(),

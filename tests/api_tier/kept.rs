@@ -94,9 +94,9 @@ async fn c7_what_is_made_again_under_an_old_name_is_new() {
     assert_eq!(agent.backings().len(), 1, "the data is kept");
 }
 
-/// X6, X7, S14, L8.
+/// X6, X7, S14, L8. harvester 11128: a garbage collector that would have eaten live data.
 #[tokio::test(flavor = "multi_thread")]
-async fn x6_data_without_an_object_is_kept_and_reported() {
+async fn x6_harvester_11128_data_without_an_object_is_kept_and_reported() {
     let (cluster, agent) = room().await;
     let kinds: Api<CustomResourceDefinition> = cluster.all();
     for crd in reservoir::api::crds() {

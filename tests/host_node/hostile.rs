@@ -44,9 +44,9 @@ fn a_target_that_is_something_else_is_refused_and_left() {
     });
 }
 
-/// M7, S12.
+/// M7, S12. Paths that users give lead out of the directory: CVE-2025-62878 of local-path.
 #[test]
-fn a_link_on_the_way_to_the_target_is_not_followed() {
+fn cve_2025_62878_a_link_on_the_way_to_the_target_is_not_followed() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
@@ -72,8 +72,9 @@ fn a_link_on_the_way_to_the_target_is_not_followed() {
     });
 }
 
+/// S16. rawfile-localpv 370: what `mount` printed was parsed, not mountinfo.
 #[test]
-fn odd_names_are_just_names() {
+fn rawfile_370_odd_names_are_just_names() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();

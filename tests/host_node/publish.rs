@@ -11,9 +11,9 @@ use serde_json::json;
 use crate::assert_error;
 use crate::support::*;
 
-/// M4, S16, L3.
+/// M4, S16, L3. spiffe-csi 331: mounts doubled at every publish.
 #[test]
-fn publishes_and_unpublishes_any_number_of_times() {
+fn spiffe_csi_331_publishes_and_unpublishes_any_number_of_times() {
     on_a_node(|node| {
         let host = node.host();
         for spec in [ext4(1), xfs(25)] {
@@ -183,9 +183,9 @@ fn a_shared_volume_may_be_mounted_beside_a_lingering_pod() {
     });
 }
 
-/// M4, L3.
+/// M4, L3. lvm-localpv 461: unpublish reported success after EBUSY.
 #[test]
-fn unpublish_never_claims_success_while_busy() {
+fn lvm_localpv_461_unpublish_never_claims_success_while_busy() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
@@ -333,6 +333,10 @@ fn usage_is_the_volumes_own() {
             let used = host.usage(&spec.uid).unwrap();
             assert!(used.used_bytes >= idle.used_bytes + (4 << 20), "{idle:?} {used:?}");
             assert_eq!(used.used_inodes, idle.used_inodes + 1);
+            assert_eq!(host.usage_at(&spec.uid, &node.target("p", 0)).unwrap(), used);
+            for elsewhere in [node.target("q", 0), node.dir().to_owned()] {
+                assert_error!(host.usage_at(&spec.uid, &elsewhere), Error::NotFound(_));
+            }
             host.unpublish(&node.target("p", 0)).unwrap();
         }
         assert_error!(host.usage(&uid(3)), Error::NotFound(_));

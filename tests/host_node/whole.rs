@@ -197,7 +197,7 @@ fn x3_the_kernels_word_counts_for_a_directory_too() {
 }
 
 #[test]
-fn s12_erasing_stays_inside() {
+fn s12_kubelet_102576_erasing_stays_inside() {
     on_a_node(|node| {
         let whole = Whole::new(node, FsType::Ext4);
         let host = whole.host();
