@@ -1,6 +1,6 @@
 //! Caches that follow the API server. They tell what to look at, never what is safe.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Deref;
@@ -8,14 +8,11 @@ use std::sync::{Arc, RwLock};
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
-use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-
-use crate::api::PodRef;
 
 /// All objects of a kind as they were seen last, by name as in a [`Store`], and by what they name.
 ///
@@ -165,136 +162,6 @@ where
 
 /// A second copy of an object that `kubectl apply` keeps in it.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-
-/// Which running or pending pods use which PersistentVolumeClaim.
-///
-/// It keeps a few strings per pod instead of the pods themselves.
-#[derive(Clone, Default)]
-pub struct PodIndex {
-    inner: Arc<RwLock<Index>>,
-}
-
-#[derive(Default)]
-struct Index {
-    by_claim: BTreeMap<(String, String), BTreeSet<PodRef>>,
-    claims_of: HashMap<String, Vec<(String, String)>>,
-}
-
-impl PodIndex {
-    /// The pods that use the PersistentVolumeClaim `name`.
-    pub fn users(&self, namespace: &str, name: &str) -> Vec<PodRef> {
-        let inner = self.inner.read().unwrap_or_else(|e| e.into_inner());
-        let key = (namespace.to_owned(), name.to_owned());
-        inner.by_claim.get(&key).map_or_else(Vec::new, |pods| pods.iter().cloned().collect())
-    }
-
-    /// Takes note of a pod; returns the claims whose users changed.
-    fn note(&self, pod: &Pod, gone: bool) -> Vec<(String, String)> {
-        let this = pod_ref(pod);
-        let used = if gone || is_terminal(pod) { vec![] } else { claims_of(pod) };
-        let mut inner = self.inner.write().unwrap_or_else(|e| e.into_inner());
-        let before = inner.claims_of.remove(&this.uid).unwrap_or_default();
-        if before == used {
-            if !used.is_empty() {
-                inner.claims_of.insert(this.uid, used);
-            }
-            return vec![];
-        }
-        for key in &before {
-            if let Some(pods) = inner.by_claim.get_mut(key) {
-                pods.remove(&this);
-                if pods.is_empty() {
-                    inner.by_claim.remove(key);
-                }
-            }
-        }
-        for key in &used {
-            inner.by_claim.entry(key.clone()).or_default().insert(this.clone());
-        }
-        if !used.is_empty() {
-            inner.claims_of.insert(this.uid, used.clone());
-        }
-        before.into_iter().chain(used).collect::<BTreeSet<_>>().into_iter().collect()
-    }
-
-    /// Forgets pods that a new listing does not have any more; returns the claims whose users changed.
-    fn retain(&self, alive: &BTreeSet<String>) -> Vec<(String, String)> {
-        let mut inner = self.inner.write().unwrap_or_else(|e| e.into_inner());
-        let gone: Vec<String> = inner.claims_of.keys().filter(|uid| !alive.contains(*uid)).cloned().collect();
-        let changed: BTreeSet<_> =
-            gone.iter().filter_map(|uid| inner.claims_of.remove(uid)).flatten().collect();
-        for key in &changed {
-            if let Some(pods) = inner.by_claim.get_mut(key) {
-                pods.retain(|pod| alive.contains(&pod.uid));
-            }
-        }
-        changed.into_iter().collect()
-    }
-
-    /// Follows all pods; `changed` hears of each claim (namespace, name) whose users changed, and `ready` is
-    /// called when the first listing is complete.
-    pub fn follow(
-        &self,
-        api: Api<Pod>,
-        changed: impl Fn(&str, &str) + Send + 'static,
-        ready: impl Fn() + Send + 'static,
-    ) -> BoxFuture<'static, ()> {
-        let index = self.clone();
-        let mut listing = BTreeSet::new();
-        watch(api, watcher::Config::default())
-            .default_backoff()
-            .for_each(move |event| {
-                let touched = match event {
-                    Ok(Event::Apply(pod)) => index.note(&pod, false),
-                    Ok(Event::Delete(pod)) => index.note(&pod, true),
-                    Ok(Event::Init) => {
-                        listing.clear();
-                        vec![]
-                    }
-                    Ok(Event::InitApply(pod)) => {
-                        listing.insert(pod.uid().unwrap_or_default());
-                        index.note(&pod, false)
-                    }
-                    Ok(Event::InitDone) => {
-                        let touched = index.retain(&listing);
-                        listing.clear();
-                        ready();
-                        touched
-                    }
-                    Err(error) => {
-                        tracing::warn!(kind = "Pod", %error, "watch interrupted");
-                        vec![]
-                    }
-                };
-                touched.iter().for_each(|(namespace, name)| changed(namespace, name));
-                std::future::ready(())
-            })
-            .boxed()
-    }
-}
-
-/// A pod by namespace, name and UID.
-pub fn pod_ref(pod: &Pod) -> PodRef {
-    PodRef {
-        namespace: pod.namespace().unwrap_or_default(),
-        name: pod.name_any(),
-        uid: pod.uid().unwrap_or_default(),
-    }
-}
-
-/// Whether a pod has ended for good and so uses nothing any more.
-pub fn is_terminal(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
-}
-
-/// The PersistentVolumeClaims that a pod names, as (namespace, name).
-pub fn claims_of(pod: &Pod) -> Vec<(String, String)> {
-    let namespace = pod.namespace().unwrap_or_default();
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let claims = volumes.filter_map(|v| v.persistent_volume_claim.as_ref());
-    claims.map(|claim| (namespace.clone(), claim.claim_name.clone())).collect()
-}
 
 #[cfg(test)]
 mod tests {

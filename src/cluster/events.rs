@@ -1,5 +1,7 @@
 //! Events on transitions (T2).
 
+use std::sync::Mutex;
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -8,8 +10,15 @@ use kube::{Client, Resource};
 use crate::api::condition::{self, READY, RESIZED, RETIRING, reason};
 
 /// Publishes events; one that cannot be published is logged and forgotten, for it decides nothing.
-#[derive(Clone)]
-pub struct Events(Recorder);
+pub struct Events {
+    client: Client,
+    reporter: Reporter,
+    recorder: Mutex<(Recorder, usize)>,
+}
+
+/// A recorder keeps every event whole for minutes, and goes through all of them with each new one, to count what is told
+/// again. After so many it is replaced, so that this stays small whatever happens at once.
+const REMEMBERED: usize = 200;
 
 /// Stations on the way that the conditions tell well enough.
 const QUIET: [&str; 5] =
@@ -19,7 +28,17 @@ impl Events {
     /// Events in the name of `controller`, from the instance (pod or node) `instance`.
     pub fn new(client: Client, controller: &str, instance: &str) -> Self {
         let reporter = Reporter { controller: controller.to_owned(), instance: Some(instance.to_owned()) };
-        Self(Recorder::new(client, reporter))
+        let recorder = Mutex::new((Recorder::new(client.clone(), reporter.clone()), 0));
+        Self { client, reporter, recorder }
+    }
+
+    fn recorder(&self) -> Recorder {
+        let mut current = self.recorder.lock().unwrap_or_else(|e| e.into_inner());
+        if current.1 == REMEMBERED {
+            *current = (Recorder::new(self.client.clone(), self.reporter.clone()), 0);
+        }
+        current.1 += 1;
+        current.0.clone()
     }
 
     /// One event about `object`; of the same about different `related` objects each is kept.
@@ -39,7 +58,7 @@ impl Events {
             action: action.to_owned(),
             secondary: related,
         };
-        if let Err(error) = self.0.publish(&event, &object.object_ref(&())).await {
+        if let Err(error) = self.recorder().publish(&event, &object.object_ref(&())).await {
             tracing::warn!(kind = %K::kind(&()), reason, %error, "failed to publish an event");
         }
     }

@@ -2,11 +2,13 @@
 
 mod cache;
 mod events;
+mod index;
 mod lease;
 mod write;
 
-pub use cache::{Cache, Cached, Key, PodIndex, cache, claims_of, is_terminal, pod_ref};
+pub use cache::{Cache, Cached, Key, cache, named};
 pub use events::Events;
+pub use index::{PodIndex, PvcIndex, claims_of, is_terminal, pod_ref};
 pub use lease::{LeadError, lead};
 pub use write::{
     Error, Kind, Owned, apply, create, delete, delete_seen, finalizer_present, get, list, namespaced,

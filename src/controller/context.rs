@@ -1,7 +1,7 @@
 //! What reconciles share: the client, the caches, events.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, NodeStatus, PersistentVolumeClaim, PersistentVolumeClaimStatus, Pod};
+use k8s_openapi::api::core::v1::{Node, NodeStatus, Pod};
 use kube::api::ListParams;
 use kube::core::object::HasStatus;
 use kube::runtime::reflector::Store;
@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use crate::api::condition::{self, READY, Verdict};
 use crate::api::{
-    CONTROLLER_MANAGER, ClaimBinding, ClaimPhase, DiskReservation, LABEL_CLAIM_UID, NodeDisk, PodRef,
-    RoleSubscription, SharedPersistentVolume, VolumeClaim, VolumeOffer, VolumeRole,
+    CONTROLLER_MANAGER, ClaimBinding, ClaimPhase, DiskReservation, NodeDisk, PodRef, RoleSubscription,
+    SharedPersistentVolume, VolumeClaim, VolumeOffer, VolumeRole,
 };
-use crate::cluster::{self, Cache, Events, Key, Owned, PodIndex, claims_of, is_terminal, pod_ref};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
+use crate::cluster::{self, Cache, Events, Key, Owned, PodIndex, PvcIndex, claims_of, is_terminal, pod_ref};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::share::Share;
 
@@ -38,7 +38,7 @@ pub struct Stores {
     /// Roles.
     pub roles: Arc<Cache<VolumeRole>>,
     /// The PersistentVolumeClaims that the controller made.
-    pub pvcs: Arc<Cache<PersistentVolumeClaim>>,
+    pub pvcs: PvcIndex,
     /// Who uses which PersistentVolumeClaim.
     pub pods: PodIndex,
 }
@@ -115,17 +115,10 @@ pub fn trim_node(node: &mut Node) {
     }
 }
 
-/// Takes off a PersistentVolumeClaim all but whose it is and how it stands.
-pub fn trim_pvc(pvc: &mut PersistentVolumeClaim) {
-    let metadata = std::mem::take(&mut pvc.metadata);
-    let (name, namespace, uid) = (metadata.name, metadata.namespace, metadata.uid);
-    let (resource_version, labels) = (metadata.resource_version, metadata.labels);
-    let ours = labels.map(|labels| labels.into_iter().filter(|(key, _)| key == LABEL_CLAIM_UID).collect());
-    pvc.metadata = ObjectMeta { name, namespace, uid, resource_version, labels: ours, ..Default::default() };
-    pvc.spec = None;
-    if let Some(status) = &mut pvc.status {
-        *status = PersistentVolumeClaimStatus { phase: status.phase.take(), ..Default::default() };
-    }
+/// Takes off a claim what people put on it for themselves: there are many claims.
+pub fn trim_claim(claim: &mut VolumeClaim) {
+    let metadata = &mut claim.metadata;
+    (metadata.annotations, metadata.labels, metadata.owner_references) = Default::default();
 }
 
 /// What every reconcile is given.

@@ -9,7 +9,6 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Resource, ResourceExt};
 
 use crate::api::condition::{Verdict, reason};
@@ -41,9 +40,10 @@ fn made_for<K: Resource>(object: &K, claim: &VolumeClaim) -> bool {
     object.labels().get(LABEL_CLAIM_UID).is_some_and(|uid| Some(uid) == claim.uid().as_ref())
 }
 
-fn cached(claim: &VolumeClaim, ctx: &Context) -> Option<std::sync::Arc<PersistentVolumeClaim>> {
-    let key = ObjectRef::new(&claim.name_any()).within(&claim.namespace().unwrap_or_default());
-    ctx.stores.pvcs.get(&key).filter(|pvc| made_for(&**pvc, claim))
+/// Whether the PersistentVolumeClaim that was made for the claim is bound, as it was seen last; `None`: none was seen.
+fn seen_bound(claim: &VolumeClaim, ctx: &Context) -> Option<bool> {
+    let (namespace, uid) = (claim.namespace().unwrap_or_default(), claim.uid().unwrap_or_default());
+    ctx.stores.pvcs.is_bound(&namespace, &claim.name_any(), &uid)
 }
 
 /// Makes both if they are not there; says the name of the PersistentVolume, or why they cannot be made.
@@ -53,7 +53,7 @@ pub(super) async fn ensure(
     ctx: &Context,
 ) -> Result<Result<String, Verdict>, Error> {
     let name = pv_name(claim);
-    if cached(claim, ctx).is_some() {
+    if seen_bound(claim, ctx).is_some() {
         return Ok(Ok(name));
     }
     let (volumes, claims) = apis(claim, ctx);
@@ -88,9 +88,8 @@ pub(super) async fn ensure(
 /// How a bound claim stands.
 pub(super) fn standing(claim: &VolumeClaim, ctx: &Context) -> Verdict {
     let name = claim.name_any();
-    let phase = cached(claim, ctx).and_then(|pvc| pvc.status.as_ref()?.phase.clone());
-    match phase.as_deref() {
-        Some("Bound") => Verdict::yes(reason::BOUND, format!("pods may use PersistentVolumeClaim {name}")),
+    match seen_bound(claim, ctx) {
+        Some(true) => Verdict::yes(reason::BOUND, format!("pods may use PersistentVolumeClaim {name}")),
         _ => Verdict::no(reason::BINDING, format!("PersistentVolumeClaim {name} is being bound")),
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, join_all, select_all};
 use futures::{FutureExt, StreamExt};
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::Node;
 use kube::runtime::Controller;
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -20,14 +20,14 @@ use crate::api::{
     DiskReservation, LABEL_MANAGED_BY, MANAGED_BY, NodeDisk, Role, RoleSubscription, SharedPersistentVolume,
     VolumeClaim, VolumeOffer, VolumeRole,
 };
-use crate::cluster::{Cached, Error as ClusterError, Events, Kind, PodIndex, cache};
+use crate::cluster::{self, Cached, Error as ClusterError, Events, Kind, PodIndex, PvcIndex, cache};
 use crate::plan::offer::covers;
 use crate::plan::resize;
 use crate::telemetry::{self, Metrics};
 
 use super::context::{
     CLAIM, Context, DISK, HOME, HOME_WANTED, HOMELESS, LEAVING, NAMESPACE, Stores, VOLUME, WAITING,
-    claim_keys, named, reservation_keys, subscription_keys, trim_node, trim_pvc, volume_keys,
+    claim_keys, named, reservation_keys, subscription_keys, trim_claim, trim_node, volume_keys,
 };
 use super::{Again, Error, claim, disk, lines, reservation, role, subscription, volume};
 
@@ -50,7 +50,7 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Inbox<K> {
 
     /// Has the object reconciled; once, however often it is asked for meanwhile.
     fn poke(&self, object: &K) {
-        let _ = self.0.send(ObjectRef::from_obj(object));
+        let _ = self.0.send(cluster::named(object));
     }
 
     fn poke_name(&self, name: &str) {
@@ -201,9 +201,8 @@ impl Router {
         self.with(|to, stores| to.volumes.poke_each(stores.volumes.by(LEAVING, "")));
     }
 
-    fn pvc(&self, pvc: &PersistentVolumeClaim) {
-        let namespace = pvc.namespace().unwrap_or_default();
-        let _ = self.inboxes.claims.0.send(ObjectRef::new(&pvc.name_any()).within(&namespace));
+    fn pvc(&self, namespace: &str, name: &str) {
+        let _ = self.inboxes.claims.0.send(ObjectRef::new(name).within(namespace));
     }
 
     fn users(&self, namespace: &str, claim: &str) {
@@ -267,28 +266,32 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
             cache
         }};
     }
-    let all = watcher::Config::default();
+    // Small pages: what a page has is in memory three times, as text, as objects, and as what is kept of them.
+    let all = watcher::Config::default().page_size(100);
     let ours = all.clone().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"));
-    let pods = PodIndex::default();
-    let (pods_listed, pods_ready) = tokio::sync::watch::channel(false);
-    let pod_router = router.clone();
-    tasks.push(pods.follow(
-        Api::all(client.clone()),
-        move |namespace, name| pod_router.users(namespace, name),
-        move || {
-            pods_listed.send_replace(true);
-        },
-    ));
+    let listed = || {
+        let (sender, receiver) = tokio::sync::watch::channel(false);
+        let tell = move || {
+            sender.send_replace(true);
+        };
+        (tell, receiver)
+    };
+    let (pods, (tell, pods_listed)) = (PodIndex::default(), listed());
+    let to = router.clone();
+    tasks.push(pods.follow(Api::all(client.clone()), all.clone(), move |ns, name| to.users(ns, name), tell));
+    let (pvcs, (tell, pvcs_listed)) = (PvcIndex::default(), listed());
+    let to = router.clone();
+    tasks.push(pvcs.follow(Api::all(client.clone()), ours, move |ns, name| to.pvc(ns, name), tell));
     let stores = Stores {
         nodes: cached!(Node, all.clone(), node, |_, _| {}, trim_node),
         disks: cached!(NodeDisk, all.clone(), disk),
         reservations: cached!(DiskReservation, all.clone(), reservation, reservation_keys),
         volumes: cached!(SharedPersistentVolume, all.clone(), volume, volume_keys),
-        claims: cached!(VolumeClaim, all.clone(), claim, claim_keys),
+        claims: cached!(VolumeClaim, all.clone(), claim, claim_keys, trim_claim),
         subscriptions: cached!(RoleSubscription, all.clone(), subscription, subscription_keys),
         offers: cached!(VolumeOffer, all.clone(), offer),
         roles: cached!(VolumeRole, all, role),
-        pvcs: cached!(PersistentVolumeClaim, ours, pvc, |_, _| {}, trim_pvc),
+        pvcs,
         pods,
     };
     let events = Events::new(client.clone(), "reservoir-controller", &options.identity);
@@ -300,7 +303,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     let patient = Running { concurrency: 0, ..running.clone() };
     let work =
         async {
-            ready(&ctx.stores, pods_ready).await;
+            ready(&ctx.stores, [pods_listed, pvcs_listed]).await;
             let _ = router.ctx.set(ctx.clone());
             let stores = &ctx.stores;
             let all: Vec<BoxFuture<()>> =
@@ -346,7 +349,9 @@ async fn share_out(ctx: Arc<Context>, router: Router) {
 }
 
 /// Waits until each cache has been filled once: nothing is decided on half a picture.
-async fn ready(stores: &Stores, mut pods: tokio::sync::watch::Receiver<bool>) {
+async fn ready(stores: &Stores, mut listed: [tokio::sync::watch::Receiver<bool>; 2]) {
+    let listed =
+        listed.iter_mut().map(|listed| async { listed.wait_for(|listed| *listed).await.map(|_| ()) });
     let _ = tokio::join!(
         stores.nodes.wait_until_ready(),
         stores.disks.wait_until_ready(),
@@ -356,8 +361,7 @@ async fn ready(stores: &Stores, mut pods: tokio::sync::watch::Receiver<bool>) {
         stores.subscriptions.wait_until_ready(),
         stores.offers.wait_until_ready(),
         stores.roles.wait_until_ready(),
-        stores.pvcs.wait_until_ready(),
-        async { pods.wait_for(|listed| *listed).await.map(|_| ()) },
+        join_all(listed),
     );
     tracing::info!("caches are filled");
 }
@@ -431,7 +435,7 @@ impl Running {
             })
         };
         // Everything that is there is looked at once; the store was filled before.
-        let first: Vec<_> = store.state().iter().map(|o| ObjectRef::from_obj(&**o)).collect();
+        let first: Vec<_> = store.state().iter().map(|o| cluster::named(&**o)).collect();
         Controller::for_stream(futures::stream::pending(), store.clone())
             .with_config(Config::default().concurrency(self.concurrency))
             .reconcile_on(futures::stream::iter(first).chain(UnboundedReceiverStream::new(inbox)))

@@ -1,0 +1,333 @@
+//! What is known of pods and PersistentVolumeClaims: a few strings of each, for there are many and they are large.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt::Debug;
+use std::sync::{Arc, RwLock};
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch};
+use kube::{Api, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+
+use crate::api::{LABEL_CLAIM_UID, PodRef};
+
+/// A namespace and a name, with a slash between them, which neither has.
+type Name = Arc<str>;
+
+fn name_of(namespace: &str, name: &str) -> Name {
+    format!("{namespace}/{name}").into()
+}
+
+/// Takes note of objects, each by its UID; says which names that concerns.
+trait Index<K>: Default + Send + Sync + 'static {
+    fn note(&mut self, object: &K, gone: bool) -> Vec<Name>;
+    /// Forgets all that are not `alive`.
+    fn retain(&mut self, alive: &HashSet<Box<str>>) -> Vec<Name>;
+}
+
+/// An index that a task keeps.
+#[derive(Clone, Default)]
+pub struct Indexed<I>(Arc<RwLock<I>>);
+
+impl<I> Indexed<I> {
+    /// Follows all objects; `changed` hears of each (namespace, name) that something else is known of now, and `ready`
+    /// is called when a listing is complete.
+    fn keep<K>(
+        &self,
+        api: Api<K>,
+        config: watcher::Config,
+        changed: impl Fn(&str, &str) + Send + 'static,
+        ready: impl Fn() + Send + 'static,
+    ) -> BoxFuture<'static, ()>
+    where
+        I: Index<K>,
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
+        let index = self.0.clone();
+        let mut alive = HashSet::new();
+        watch(api, config)
+            .default_backoff()
+            .for_each(move |event| {
+                let mut index = index.write().unwrap_or_else(|e| e.into_inner());
+                let mut listed = false;
+                let touched = match event {
+                    Ok(Event::Apply(object)) => index.note(&object, false),
+                    Ok(Event::Delete(object)) => index.note(&object, true),
+                    Ok(Event::Init) => {
+                        alive = HashSet::new();
+                        vec![]
+                    }
+                    Ok(Event::InitApply(object)) => {
+                        alive.insert(object.uid().unwrap_or_default().into());
+                        index.note(&object, false)
+                    }
+                    Ok(Event::InitDone) => {
+                        listed = true;
+                        index.retain(&std::mem::take(&mut alive))
+                    }
+                    Err(error) => {
+                        tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted");
+                        vec![]
+                    }
+                };
+                drop(index);
+                if listed {
+                    ready();
+                }
+                for (namespace, name) in touched.iter().filter_map(|name| name.split_once('/')) {
+                    changed(namespace, name);
+                }
+                std::future::ready(())
+            })
+            .boxed()
+    }
+}
+
+/// Which running or pending pods use which PersistentVolumeClaim.
+pub type PodIndex = Indexed<Pods>;
+
+/// See [`PodIndex`].
+#[derive(Default)]
+pub struct Pods {
+    /// A pod uses claims of its own namespace only.
+    users: HashMap<Name, Vec<User>>,
+    claims_of: HashMap<Arc<str>, Box<[Name]>>,
+}
+
+struct User {
+    name: Box<str>,
+    uid: Arc<str>,
+}
+
+impl PodIndex {
+    /// The pods that use the PersistentVolumeClaim `name`, by name.
+    pub fn users(&self, namespace: &str, name: &str) -> Vec<PodRef> {
+        let index = self.0.read().unwrap_or_else(|e| e.into_inner());
+        let users = index.users.get(&name_of(namespace, name)).map_or(&[][..], Vec::as_slice);
+        let pod = |user: &User| PodRef {
+            namespace: namespace.to_owned(),
+            name: user.name.to_string(),
+            uid: user.uid.to_string(),
+        };
+        users.iter().map(pod).collect()
+    }
+
+    /// Follows all pods; see [`Indexed`].
+    pub fn follow(
+        &self,
+        api: Api<Pod>,
+        config: watcher::Config,
+        changed: impl Fn(&str, &str) + Send + 'static,
+        ready: impl Fn() + Send + 'static,
+    ) -> BoxFuture<'static, ()> {
+        self.keep(api, config, changed, ready)
+    }
+}
+
+impl Pods {
+    fn forget(&mut self, uid: &str, used: &[Name]) {
+        for name in used {
+            if let Some(users) = self.users.get_mut(name) {
+                users.retain(|user| *user.uid != *uid);
+                if users.is_empty() {
+                    self.users.remove(name);
+                }
+            }
+        }
+    }
+}
+
+impl Index<Pod> for Pods {
+    fn note(&mut self, pod: &Pod, gone: bool) -> Vec<Name> {
+        let uid: Arc<str> = pod.uid().unwrap_or_default().into();
+        let ends = gone || is_terminal(pod);
+        let used: BTreeSet<(String, String)> =
+            if ends { [].into() } else { claims_of(pod).into_iter().collect() };
+        let used: Box<[Name]> = used.iter().map(|(namespace, name)| name_of(namespace, name)).collect();
+        let before = self.claims_of.get(&uid).map_or(&[][..], |names| names);
+        if *before == *used {
+            return vec![];
+        }
+        let before = self.claims_of.remove(&uid).unwrap_or_default();
+        self.forget(&uid, &before);
+        for name in &used {
+            let users = self.users.entry(name.clone()).or_insert_with(|| Vec::with_capacity(1));
+            users.push(User { name: pod.name_any().into(), uid: uid.clone() });
+            users.sort_by(|a, b| (&a.name, &a.uid).cmp(&(&b.name, &b.uid)));
+        }
+        let touched: BTreeSet<Name> = before.iter().chain(&used).cloned().collect();
+        if !used.is_empty() {
+            self.claims_of.insert(uid, used);
+        }
+        touched.into_iter().collect()
+    }
+
+    fn retain(&mut self, alive: &HashSet<Box<str>>) -> Vec<Name> {
+        let gone: Vec<Arc<str>> =
+            self.claims_of.keys().filter(|uid| !alive.contains(&***uid)).cloned().collect();
+        let mut touched = BTreeSet::new();
+        for uid in gone {
+            let used = self.claims_of.remove(&uid).unwrap_or_default();
+            self.forget(&uid, &used);
+            touched.extend(used);
+        }
+        touched.into_iter().collect()
+    }
+}
+
+/// Which PersistentVolumeClaims were made for which claim, and whether they are bound.
+pub type PvcIndex = Indexed<Pvcs>;
+
+/// See [`PvcIndex`].
+#[derive(Default)]
+pub struct Pvcs(HashMap<Name, Pvc>);
+
+#[derive(PartialEq)]
+struct Pvc {
+    uid: Box<str>,
+    claim: Box<str>,
+    bound: bool,
+}
+
+impl PvcIndex {
+    /// Whether the PersistentVolumeClaim that was made for the claim of that UID is bound; `None`: there is none.
+    pub fn is_bound(&self, namespace: &str, name: &str, claim: &str) -> Option<bool> {
+        let index = self.0.read().unwrap_or_else(|e| e.into_inner());
+        index.0.get(&name_of(namespace, name)).filter(|pvc| *pvc.claim == *claim).map(|pvc| pvc.bound)
+    }
+
+    /// Follows PersistentVolumeClaims; see [`Indexed`].
+    pub fn follow(
+        &self,
+        api: Api<PersistentVolumeClaim>,
+        config: watcher::Config,
+        changed: impl Fn(&str, &str) + Send + 'static,
+        ready: impl Fn() + Send + 'static,
+    ) -> BoxFuture<'static, ()> {
+        self.keep(api, config, changed, ready)
+    }
+}
+
+impl Index<PersistentVolumeClaim> for Pvcs {
+    fn note(&mut self, pvc: &PersistentVolumeClaim, gone: bool) -> Vec<Name> {
+        let name = name_of(&pvc.namespace().unwrap_or_default(), &pvc.name_any());
+        let is = Pvc {
+            uid: pvc.uid().unwrap_or_default().into(),
+            claim: pvc.labels().get(LABEL_CLAIM_UID).map(String::as_str).unwrap_or_default().into(),
+            bound: pvc.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound"),
+        };
+        // One that is being deleted is looked at whenever something happens to it.
+        let same = !gone && pvc.metadata.deletion_timestamp.is_none() && self.0.get(&name) == Some(&is);
+        if same {
+            return vec![];
+        }
+        match gone {
+            true => self.0.remove(&name),
+            false => self.0.insert(name.clone(), is),
+        };
+        vec![name]
+    }
+
+    fn retain(&mut self, alive: &HashSet<Box<str>>) -> Vec<Name> {
+        let gone = self.0.extract_if(|_, pvc| !alive.contains(&pvc.uid));
+        gone.map(|(name, _)| name).collect()
+    }
+}
+
+/// A pod by namespace, name and UID.
+pub fn pod_ref(pod: &Pod) -> PodRef {
+    PodRef {
+        namespace: pod.namespace().unwrap_or_default(),
+        name: pod.name_any(),
+        uid: pod.uid().unwrap_or_default(),
+    }
+}
+
+/// Whether a pod has ended for good and so uses nothing any more.
+pub fn is_terminal(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// The PersistentVolumeClaims that a pod names, as (namespace, name).
+pub fn claims_of(pod: &Pod) -> Vec<(String, String)> {
+    let namespace = pod.namespace().unwrap_or_default();
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let claims = volumes.filter_map(|v| v.persistent_volume_claim.as_ref());
+    claims.map(|claim| (namespace.clone(), claim.claim_name.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, from_value, json};
+
+    fn pod(uid: &str, claims: &[&str], phase: &str) -> Pod {
+        let volume = |claim: &&str| json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}});
+        let volumes: Vec<Value> = claims.iter().map(volume).collect();
+        from_value(json!({"metadata": {"namespace": "team", "name": format!("pod-{uid}"), "uid": uid},
+            "spec": {"containers": [], "volumes": volumes}, "status": {"phase": phase}}))
+        .unwrap()
+    }
+
+    fn pvc(name: &str, uid: &str, claim: &str, phase: &str) -> PersistentVolumeClaim {
+        from_value(json!({"metadata": {"namespace": "team", "name": name, "uid": uid,
+            "labels": {LABEL_CLAIM_UID: claim}}, "status": {"phase": phase}}))
+        .unwrap()
+    }
+
+    fn told(touched: Vec<Name>) -> Vec<String> {
+        touched.iter().map(|name| name.to_string()).collect()
+    }
+
+    #[test]
+    fn pods_are_known_by_the_claims_that_they_use_as_long_as_they_run() {
+        let index = PodIndex::default();
+        let note = |pod: Pod, gone| told(index.0.write().unwrap().note(&pod, gone));
+        let users = |claim: &str| {
+            index
+                .users("team", claim)
+                .into_iter()
+                .map(|pod| pod.to_string() + " " + &pod.uid)
+                .collect::<Vec<_>>()
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(note(pod("2", &["a", "a"], "Pending"), false), ["team/a"]);
+        assert_eq!(note(pod("1", &["a", "b"], "Pending"), false), ["team/a", "team/b"]);
+        assert_eq!(note(pod("1", &["a", "b"], "Running"), false), none, "nothing is new");
+        assert_eq!(users("a"), ["team/pod-1 1", "team/pod-2 2"]);
+        assert_eq!(index.users("other", "a"), []);
+        assert_eq!(note(pod("2", &["a"], "Succeeded"), false), ["team/a"]);
+        assert_eq!(note(pod("2", &["a"], "Succeeded"), true), none);
+        assert_eq!((users("a"), users("b")), (vec!["team/pod-1 1".into()], vec!["team/pod-1 1".to_owned()]));
+        assert_eq!(note(pod("3", &["b"], "Running"), false), ["team/b"]);
+        // After a gap: one has gone.
+        assert_eq!(told(index.0.write().unwrap().retain(&["3".into()].into())), ["team/a", "team/b"]);
+        assert_eq!((users("a"), users("b")), (vec![], vec!["team/pod-3 3".to_owned()]));
+        assert_eq!(note(pod("3", &["b"], "Running"), true), ["team/b"]);
+        let index = index.0.read().unwrap();
+        assert_eq!((index.users.len(), index.claims_of.len()), (0, 0), "nothing is kept of what has gone");
+    }
+
+    #[test]
+    fn what_was_made_for_a_claim_is_known_by_its_name_and_uid() {
+        let index = PvcIndex::default();
+        let note = |pvc: PersistentVolumeClaim, gone| told(index.0.write().unwrap().note(&pvc, gone));
+        let none: [&str; 0] = [];
+        assert_eq!(note(pvc("a", "1", "claim-a", "Pending"), false), ["team/a"]);
+        assert_eq!(index.is_bound("team", "a", "claim-a"), Some(false));
+        assert_eq!(note(pvc("a", "1", "claim-a", "Bound"), false), ["team/a"]);
+        assert_eq!(note(pvc("a", "1", "claim-a", "Bound"), false), none, "nothing is new");
+        assert_eq!(index.is_bound("team", "a", "claim-a"), Some(true));
+        assert_eq!(index.is_bound("team", "a", "another"), None);
+        assert_eq!(note(pvc("b", "2", "claim-b", "Bound"), false), ["team/b"]);
+        // After a gap: one has gone.
+        assert_eq!(told(index.0.write().unwrap().retain(&["2".into()].into())), ["team/a"]);
+        assert_eq!(index.is_bound("team", "a", "claim-a"), None);
+        assert_eq!(note(pvc("b", "2", "claim-b", "Bound"), true), ["team/b"]);
+        assert!(index.0.read().unwrap().0.is_empty(), "nothing is kept of what has gone");
+    }
+}
