@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
@@ -15,6 +16,7 @@ use crate::api::{
     VolumeClaim, VolumeClaimStatus,
 };
 use crate::cluster;
+use crate::plan::moment::{self, MOMENT};
 use crate::plan::{LISTED_PODS, bind, release};
 
 use super::context::{CLAIM, Context, WAITING, named, ready, refs};
@@ -24,7 +26,7 @@ pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<
     let namespace = claim.namespace().unwrap_or_default();
     let api: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &namespace);
     if claim.metadata.deletion_timestamp.is_some() {
-        return unclaim(&api, &claim, ctx).await.map(|()| None);
+        return unclaim(&api, &claim, ctx).await;
     }
     if !cluster::finalizer_present(&*claim) {
         return Ok(cluster::set_finalizer(&api, &*claim, true).await.map(|()| None)?);
@@ -51,6 +53,10 @@ pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<
         }
         Err(why) => why,
     };
+    let binding = verdict.reason == reason::BINDING;
+    if binding && moment::is_passing(claim.metadata.creation_timestamp.as_ref(), Timestamp::now()) {
+        return Ok(Some(MOMENT));
+    }
     status.conditions = ready(&status.conditions, verdict, claim.metadata.generation);
     ctx.commit(&api, &*claim, &status).await?;
     Ok(again)
@@ -69,6 +75,13 @@ async fn bound(
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     let meant = before.volume.clone();
     let lost = before.phase == ClaimPhase::Bound;
+    // On the list of the one that it names, and that was not told yet.
+    let named_one = claim.spec.volume.as_ref().filter(|_| meant.is_none());
+    if let Some(volume) = named_one.and_then(|name| named(&ctx.stores.volumes, name))
+        && bind::is_bound(&volume, claim)
+    {
+        return Ok(Ok(volume));
+    }
     if let Some(meant) = &meant {
         let cached = named(&ctx.stores.volumes, &meant.name);
         if let Some(volume) =
@@ -157,29 +170,34 @@ fn counted(mut status: SharedPersistentVolumeStatus, ctx: &Context) -> SharedPer
 }
 
 /// The end of a claim: pods first, then its PersistentVolumeClaim and PersistentVolume, then its place on the volume.
-async fn unclaim(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> Result<(), Error> {
-    if !cluster::finalizer_present(claim) {
-        return Ok(());
+async fn unclaim(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> Result<Again, Error> {
+    // The cache may have one that has just gone.
+    let now = cluster::get(api, &claim.name_any()).await?.filter(|now| now.uid() == claim.uid());
+    if !now.is_some_and(|now| cluster::finalizer_present(&now)) {
+        return Ok(None);
     }
     let namespace = claim.namespace().unwrap_or_default();
-    let before = claim.status.clone().unwrap_or_default();
-    let mut users = ctx.stores.pods.users(&namespace, &claim.name_any());
-    if users.is_empty() && before.volume.is_some() {
-        users = ctx.users_by_quorum(&[(namespace, claim.name_any())].into()).await?;
-    }
-    if persistent::is_ours(claim, ctx).await?
-        && let Some(why) = release::claim_held(&users)
-    {
-        users.truncate(LISTED_PODS);
-        return commit_releasing(api, claim, users, why, ctx).await;
+    if persistent::is_ours(claim, ctx).await? {
+        let mut users = ctx.stores.pods.users(&namespace, &claim.name_any());
+        if users.is_empty() {
+            users = ctx.users_by_quorum(&[(namespace, claim.name_any())].into()).await?;
+        }
+        if let Some(why) = release::claim_held(&users) {
+            users.truncate(LISTED_PODS);
+            return commit_releasing(api, claim, users, why, ctx).await;
+        }
     }
     if !persistent::remove(claim, ctx).await? {
+        if moment::is_passing(claim.metadata.deletion_timestamp.as_ref(), Timestamp::now()) {
+            return Ok(Some(MOMENT));
+        }
         let why = Verdict::no(
             reason::RELEASING,
             "its PersistentVolumeClaim and PersistentVolume are being removed",
         );
         return commit_releasing(api, claim, vec![], why, ctx).await;
     }
+    let before = claim.status.clone().unwrap_or_default();
     let uid = claim.uid().unwrap_or_default();
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     let cached = candidates(claim, ctx).into_iter().find(|v| bind::is_bound(v, claim)).map(|v| v.name_any());
@@ -199,7 +217,8 @@ async fn unclaim(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> 
         })
         .await?;
     }
-    Ok(cluster::set_finalizer(api, claim, false).await?)
+    cluster::set_finalizer(api, claim, false).await?;
+    Ok(None)
 }
 
 async fn commit_releasing(
@@ -208,9 +227,10 @@ async fn commit_releasing(
     users: Vec<PodRef>,
     why: Verdict,
     ctx: &Context,
-) -> Result<(), Error> {
+) -> Result<Again, Error> {
     let before = claim.status.clone().unwrap_or_default();
     let conditions = ready(&before.conditions, why, claim.metadata.generation);
     let status = VolumeClaimStatus { phase: ClaimPhase::Releasing, users, conditions, ..before };
-    Ok(ctx.commit(api, claim, &status).await?)
+    ctx.commit(api, claim, &status).await?;
+    Ok(None)
 }

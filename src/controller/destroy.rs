@@ -15,6 +15,7 @@ use crate::api::{
 };
 use crate::cluster;
 use crate::plan::destroy::{Seen, Step, next};
+use crate::plan::moment::{self, MOMENT};
 
 use super::context::{Context, VOLUME_UID, named, ready};
 use super::volume::{count_users, credit, forget_lost_claims, holds};
@@ -47,7 +48,12 @@ pub(super) async fn reconcile(
     }
     let mut status = volume.status.clone().unwrap_or_default();
     let mut destroy = status.destroy.clone().unwrap_or_default();
+    let passing = moment::is_passing(volume.metadata.deletion_timestamp.as_ref(), Timestamp::now());
     let said = match step {
+        // The offers go by the deletion itself (O6).
+        Step::Wait(_) if passing && seen.offered && Some(&status) == seen_as.status.as_ref() => {
+            return Ok(Some(MOMENT));
+        }
         Step::Wait(why) => why,
         Step::Look => "its pods are being looked for".to_owned(),
         Step::Fence(said) => {
@@ -121,6 +127,11 @@ async fn finish(
     volume: &SharedPersistentVolume,
     ctx: &Context,
 ) -> Result<(), Error> {
+    // The cache may have one that has just gone.
+    let now = cluster::get(api, &volume.name_any()).await?.filter(|now| now.uid() == volume.uid());
+    if !now.is_some_and(|now| cluster::finalizer_present(&now)) {
+        return Ok(());
+    }
     let uid = volume.uid().unwrap_or_default();
     let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
     // By quorum, since the cache may be behind: a line that is left would hold the bytes for ever.

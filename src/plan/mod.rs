@@ -8,6 +8,7 @@ pub mod create;
 pub mod destroy;
 pub mod keep;
 pub mod ledger;
+pub mod moment;
 pub mod offer;
 pub mod publish;
 mod queue;

@@ -1,0 +1,33 @@
+//! What passes in a moment is not told: a status is written once something really waits (T1).
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+/// How long it is not told.
+pub const MOMENT: Duration = Duration::from_secs(2);
+
+/// Whether what began at `since` has gone on for a moment only. By a clock that is wrong it is told at once, or a moment
+/// later; nothing else depends on it.
+pub fn is_passing(since: Option<&Time>, now: Timestamp) -> bool {
+    let moment = SignedDuration::try_from(MOMENT).unwrap_or_default();
+    since.is_some_and(|since| (SignedDuration::ZERO..moment).contains(&now.duration_since(since.0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t1_what_lasts_is_told() {
+        let at = |second: i64| Timestamp::from_second(1_000_000 + second).unwrap();
+        for (began, expected) in
+            [(Some(-1), true), (Some(0), true), (Some(-2), false), (Some(-86_400), false)]
+        {
+            assert_eq!(is_passing(began.map(|s| Time(at(s))).as_ref(), at(0)), expected, "{began:?}");
+        }
+        assert!(!is_passing(Some(&Time(at(1))), at(0)), "the clock is behind");
+        assert!(!is_passing(None, at(0)));
+    }
+}
