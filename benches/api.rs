@@ -58,8 +58,8 @@ struct Options {
     bench: bool,
 }
 
-/// How often a volume and its reservation are written until it is Ready: made, finalizer, ledger, placed, backed, Ready.
-const SAME: usize = 6;
+/// How often a volume and its reservation are written until it is Ready: made, ledger, placed, backed, Ready.
+const SAME: usize = 5;
 const PER_NODE: usize = 100;
 /// Requests of this program that are under way at once.
 const AT_ONCE: usize = 16;
@@ -434,7 +434,10 @@ async fn raw_rate(cluster: &Cluster, count: usize, updates: usize, at_once: usiz
     each(count, |i| {
         let volumes = volumes.clone();
         async move {
-            volumes.delete(&format!("raw-{i}"), &DeleteParams::default()).await.unwrap();
+            let name = format!("raw-{i}");
+            let strip = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+            volumes.patch(&name, &PatchParams::default(), &strip).await.unwrap();
+            volumes.delete(&name, &DeleteParams::default()).await.unwrap();
         }
     })
     .await;

@@ -2,10 +2,10 @@
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use kube::Client;
-use reservoir::api::DiskReservation;
+use reservoir::api::{DiskReservation, FINALIZER};
 use serde_json::{Value, json};
 
-use crate::ask::{Ask, MERGE, bind, cluster, object, path, person, reservation};
+use crate::ask::{Ask, MERGE, bind, claim, cluster, object, path, person, reservation, volume};
 use crate::support::{AGENT_USER, Cluster, until};
 
 /// A client with a token that the API server itself made for the agent of `node`.
@@ -137,7 +137,9 @@ async fn r2_a4_static_reservations_are_their_own_agents_alone_and_gone_is_an_adm
     Ask::delete(&kept).dry(&cluster.client).await.unwrap();
     assert!(grow.dry(&cluster.client).await.unwrap_err().contains("is static"));
     Ask::delete(&kept).of(&one).await.unwrap();
-    assert!(cluster.all::<DiskReservation>().get_opt("kept").await.unwrap().is_none());
+    // The rest is the controller's, and there is none here.
+    let kept = cluster.all::<DiskReservation>().get_opt("kept").await.unwrap();
+    assert!(kept.is_none_or(|kept| kept.metadata.deletion_timestamp.is_some()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,4 +186,37 @@ async fn r6_x7_what_holds_something_is_neither_deleted_nor_shrunk_below_it() {
     Ask::patch(&role, json!({"spec": {"quota": {"limit": null}}})).dry(&cluster.client).await.unwrap();
     status(&role, json!({"reservations": null})).of(&cluster.client).await.unwrap();
     Ask::delete(&role).dry(&cluster.client).await.unwrap();
+}
+
+/// X1, R6: nothing goes before its end was seen to, not even in the moment before the controller sees that it is there;
+/// and no way to apply a manifest that knows nothing of that takes it away.
+#[tokio::test(flavor = "multi_thread")]
+async fn x1_r6_what_has_to_be_seen_to_is_guarded_from_the_start() {
+    let cluster = cluster().await;
+    cluster.apply_text("{apiVersion: v1, kind: Namespace, metadata: {name: team}}").await;
+    let guards = |object: Value| object["metadata"]["finalizers"].clone();
+    let kinds = [reservation("eng", "eng"), volume("data", "eng"), claim("eng", "ReadWrite")];
+    until("the policy is in force", || async {
+        let answer = Ask::create(&kinds[0]).dry(&cluster.client).await.unwrap();
+        (!guards(answer).is_null()).then_some(())
+    })
+    .await;
+    for object in kinds {
+        let mut with_another = object.clone();
+        with_another["metadata"]["finalizers"] = json!(["test/kept"]);
+        let answer = Ask::create(&with_another).dry(&cluster.client).await.unwrap();
+        assert_eq!(guards(answer), json!(["test/kept", FINALIZER]));
+        with_another["metadata"]["finalizers"] = json!([FINALIZER]);
+        let answer = Ask::create(&with_another).dry(&cluster.client).await.unwrap();
+        assert_eq!(guards(answer), json!([FINALIZER]));
+        // Server-side apply, twice; what kubectl's own apply sends.
+        for _ in 0..2 {
+            let answer = Ask::apply(&object).of(&cluster.client).await.unwrap();
+            assert_eq!(guards(answer), json!([FINALIZER]));
+        }
+        let last =
+            json!({"metadata": {"annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}"}}});
+        let answer = Ask::patch(&object, last).of(&cluster.client).await.unwrap();
+        assert_eq!(guards(answer), json!([FINALIZER]));
+    }
 }
