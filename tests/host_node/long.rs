@@ -66,7 +66,7 @@ fn m4_two_thousand_publishes_leave_nothing_behind() {
         let started = Instant::now();
         let mut took: Vec<Duration> = std::thread::scope(|scope| {
             let cycle = |pod: &str, i: usize| {
-                let request = node.request(&uid(1), pod, 0, i % 3 == 0);
+                let request = node.request(&uid(1), pod, 0, i.is_multiple_of(3));
                 let started = Instant::now();
                 host.publish(&request).unwrap();
                 let took = started.elapsed();
