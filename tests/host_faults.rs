@@ -19,6 +19,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use reservoir::host::{ErasePolicy, Error, Host};
 use support::*;
@@ -51,8 +52,10 @@ const CALLS: [(&str, &[&str]); 23] = [
     ("wait4", &[]),
 ];
 
+type Step = fn(&Node, &Host) -> Result<(), Error>;
+
 /// What happens to a volume, in order; each step can be repeated.
-const STEPS: [(&str, fn(&Node, &Host) -> Result<(), Error>); 14] = [
+const STEPS: [(&str, Step); 14] = [
     ("recover", |_, host| {
         host.recover();
         Ok(())
@@ -133,7 +136,7 @@ fn write_and_sync(node: &Node) -> std::io::Result<()> {
 /// Runs the victim under strace; returns the step that it was in when it ended.
 fn run_victim(node: &Node, strace: &[String]) -> (usize, Option<i32>) {
     let told = File::create(node.dir().join("told")).unwrap();
-    told.set_permissions(Permissions::from_mode(0)).unwrap();
+    told.set_permissions(Permissions::from_mode(0o000)).unwrap();
     let status = Command::new("strace")
         .args(strace)
         .arg(std::env::current_exe().unwrap())
@@ -164,7 +167,14 @@ fn survive(node: &Node, inject: &str) {
         recovered.unwrap_or_else(|error| panic!("{uid}: {error}"));
     }
     for (i, (name, step)) in STEPS.iter().enumerate().skip(at) {
-        step(node, &host).unwrap_or_else(|error| panic!("{name}, tried again: {error}"));
+        // As the kubelet and the agent would, a few times: while another process is being started beside this one, it
+        // has copies of all descriptors, and what they refer to is busy.
+        let mut tries = 0;
+        while let Err(error) = step(node, &host) {
+            tries += 1;
+            assert!(tries < 10, "{name}, tried again: {error}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
         check(node, i + 1);
     }
     assert!(host.volumes().is_empty());

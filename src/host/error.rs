@@ -148,12 +148,12 @@ impl<T> Context<T> for std::io::Result<T> {
     }
 }
 
-/// Repeats what the kernel refuses as busy, for a tenth of a second.
+/// Repeats what the kernel refuses as busy, for three tenths of a second.
 ///
 /// A process that is just being started has copies of all our descriptors until it executes its program. Whatever they
 /// refer to is busy for that moment, without anybody using it.
 pub(super) fn settled<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-    for _ in 0..5 {
+    for _ in 0..15 {
         match attempt() {
             Err(Error::Io { source: Errno::BUSY, .. }) => std::thread::sleep(Duration::from_millis(20)),
             result => return result,
