@@ -15,6 +15,7 @@ test: lint unit test-agent test-e2e ## All tests: style, unit, api tier, node ti
 lint: ## Formatting, lints, generated files, licences, a test for every rule
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --test host_faults -- -D warnings
 	tools/check-crds
 	tools/check-dependencies
 	tools/rules > /dev/null
