@@ -41,10 +41,13 @@ pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
     let status = volume.status.clone().unwrap_or_default();
     let node = status.node.unwrap_or_default();
     let destroy = status.destroy.unwrap_or_default();
+    // Resized, and ended before that was said: what was announced is not to be withdrawn then.
+    let unsaid =
+        on_disk.size.is_some() && on_disk.size != node.size.as_ref().and_then(|size| size.bytes().ok());
     if volume.metadata.deletion_timestamp.is_none() {
         return match node.backing == BackingState::Made {
             true if !on_disk.there => Task::Lost,
-            true => resize::on_node(volume, on_disk.resizing).map_or(Task::Make, Task::Size),
+            true => resize::on_node(volume, on_disk.resizing || unsaid).map_or(Task::Make, Task::Size),
             false => Task::Make,
         };
     }
@@ -62,6 +65,20 @@ mod tests {
     use super::*;
     use crate::api::Destroy;
     use crate::plan::testing::*;
+
+    #[test]
+    fn v7_what_became_larger_and_was_not_said_yet_is_said_before_the_wish_is_followed() {
+        let mut v = ready_volume("v", "eng", true);
+        v.spec.size = gi(1);
+        let status = v.status.as_mut().unwrap();
+        status.size = Some(gi(3));
+        let node = status.node.as_mut().unwrap();
+        (node.size, node.growing) = (Some(gi(1)), Some(gi(3)));
+        let grown = OnDisk { size: Some(3 << 30), ..THERE };
+        assert_eq!(next(&v, grown), Task::Size(OnNode::Resize(3 << 30)));
+        let not_begun = OnDisk { size: Some(1 << 30), ..THERE };
+        assert_eq!(next(&v, not_begun), Task::Size(OnNode::Withdraw));
+    }
 
     const THERE: OnDisk = OnDisk { there: true, fenced: false, size: None, resizing: false };
 
