@@ -3,7 +3,7 @@
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
-use crate::api::{AGENT_MANAGER, DiskReservation, DiskReservationSpec};
+use crate::api::{AGENT_MANAGER, DiskReservation, DiskReservationSpec, stable_hash};
 use crate::cluster;
 use crate::telemetry;
 
@@ -19,7 +19,7 @@ fn name(disk: &str, role: &str) -> String {
     if role.split('/').all(whole) && name.len() <= LONGEST {
         return name;
     }
-    let hash = format!("x{:016x}", fnv(role));
+    let hash = format!("x{:016x}", stable_hash(role));
     let kept = LONGEST.saturating_sub(disk.len() + hash.len() + 2);
     let role: String =
         role.to_lowercase().chars().map(|c| if plain(c) { c } else { '-' }).take(kept).collect();
@@ -27,12 +27,6 @@ fn name(disk: &str, role: &str) -> String {
         "" => format!("{disk}.{hash}"),
         role => format!("{disk}.{role}-{hash}"),
     }
-}
-
-/// FNV-1a: the same from build to build.
-fn fnv(text: &str) -> u64 {
-    text.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Brings the static reservations of a disk to what is configured; writes nothing when nothing changed. One that is

@@ -23,7 +23,7 @@ pub use claim::{ClaimPhase, ClaimSelector, VolumeClaim, VolumeClaimSpec, VolumeC
 pub use crds::{all as crds, file_name as crd_file_name};
 pub use node_disk::{BackingKind, DiskKind, NodeDisk, NodeDiskSpec, NodeDiskStatus};
 pub use offer::{OfferedReservation, OfferedVolume, VolumeOffer, VolumeOfferSpec, VolumeOfferStatus};
-pub use refs::{AccessMode, ClaimBinding, LedgerEntry, PodRef, UidRef};
+pub use refs::{AccessMode, ClaimBinding, LedgerEntry, PodRef, UidRef, stable_hash};
 pub use reservation::{DiskReservation, DiskReservationSpec, DiskReservationStatus, ReservationPhase};
 pub use role::{Role, RoleError};
 pub use size::{Size, SizeError};

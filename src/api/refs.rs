@@ -19,6 +19,12 @@ pub struct LedgerEntry {
     pub size: Size,
 }
 
+/// FNV-1a of a text, for names that have to be told apart: the same from build to build.
+pub fn stable_hash(text: &str) -> u64 {
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
 /// An object by name and UID.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UidRef {

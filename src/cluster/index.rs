@@ -15,14 +15,15 @@ use serde::de::DeserializeOwned;
 use crate::api::{LABEL_CLAIM_UID, PodRef};
 
 /// A namespace and a name, with a slash between them, which neither has.
-type Name = Arc<str>;
+pub type Name = Arc<str>;
 
 fn name_of(namespace: &str, name: &str) -> Name {
     format!("{namespace}/{name}").into()
 }
 
 /// Takes note of objects, each by its UID; says which names that concerns.
-trait Index<K>: Default + Send + Sync + 'static {
+pub trait Index<K>: Default + Send + Sync + 'static {
+    /// The object is as it is now, or is gone.
     fn note(&mut self, object: &K, gone: bool) -> Vec<Name>;
     /// Forgets all that are not `alive`.
     fn retain(&mut self, alive: &HashSet<Box<str>>) -> Vec<Name>;
@@ -35,7 +36,7 @@ pub struct Indexed<I>(Arc<RwLock<I>>);
 impl<I> Indexed<I> {
     /// Follows all objects; `changed` hears of each (namespace, name) that something else is known of now, and `ready`
     /// is called when a listing is complete.
-    fn keep<K>(
+    pub fn follow<K>(
         &self,
         api: Api<K>,
         config: watcher::Config,
@@ -114,17 +115,6 @@ impl PodIndex {
         };
         users.iter().map(pod).collect()
     }
-
-    /// Follows all pods; see [`Indexed`].
-    pub fn follow(
-        &self,
-        api: Api<Pod>,
-        config: watcher::Config,
-        changed: impl Fn(&str, &str) + Send + 'static,
-        ready: impl Fn() + Send + 'static,
-    ) -> BoxFuture<'static, ()> {
-        self.keep(api, config, changed, ready)
-    }
 }
 
 impl Pods {
@@ -197,17 +187,6 @@ impl PvcIndex {
     pub fn is_bound(&self, namespace: &str, name: &str, claim: &str) -> Option<bool> {
         let index = self.0.read().unwrap_or_else(|e| e.into_inner());
         index.0.get(&name_of(namespace, name)).filter(|pvc| *pvc.claim == *claim).map(|pvc| pvc.bound)
-    }
-
-    /// Follows PersistentVolumeClaims; see [`Indexed`].
-    pub fn follow(
-        &self,
-        api: Api<PersistentVolumeClaim>,
-        config: watcher::Config,
-        changed: impl Fn(&str, &str) + Send + 'static,
-        ready: impl Fn() + Send + 'static,
-    ) -> BoxFuture<'static, ()> {
-        self.keep(api, config, changed, ready)
     }
 }
 

@@ -11,6 +11,6 @@ pub use events::Events;
 pub use index::{PodIndex, PvcIndex, claims_of, is_terminal, pod_ref};
 pub use lease::{LeadError, lead};
 pub use write::{
-    Error, Kind, Owned, apply, create, delete, delete_seen, finalizer_present, get, list, namespaced,
-    set_finalizer, update, write_status,
+    Error, Kind, Owned, apply, create, delete, delete_seen, finalizer_present, get, get_same, list,
+    namespaced, set_finalizer, update, write_status,
 };

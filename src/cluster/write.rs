@@ -175,6 +175,11 @@ pub async fn get<K: Kind>(api: &Api<K>, name: &str) -> Result<Option<K>, Error> 
     api.get_opt(name).await.map_err(|e| Error::new::<K>("read", name, e))
 }
 
+/// Reads an object anew by quorum; `None`: it is gone, whatever has its name now.
+pub async fn get_same<K: Kind>(api: &Api<K>, seen: &K) -> Result<Option<K>, Error> {
+    Ok(get(api, &seen.name_any()).await?.filter(|now| now.uid() == seen.uid()))
+}
+
 /// Lists objects by quorum: no resourceVersion is given, so the answer is not from a cache.
 pub async fn list<K: Kind>(api: &Api<K>, params: &ListParams) -> Result<Vec<K>, Error> {
     api.list(params).await.map(|list| list.items).map_err(|e| Error::new::<K>("list", "objects", e))
@@ -199,21 +204,27 @@ pub async fn create<K: Kind>(api: &Api<K>, object: &K) -> Result<Option<K>, Erro
 /// Deletes the object of that UID, and no other of its name; one that is gone already is fine.
 pub async fn delete<K: Kind>(api: &Api<K>, name: &str, uid: Option<String>) -> Result<(), Error> {
     let preconditions = uid.map(|uid| Preconditions { uid: Some(uid), resource_version: None });
-    match api.delete(name, &DeleteParams { preconditions, ..Default::default() }).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
-        Err(e) => Err(Error::new::<K>("delete", name, e)),
+    match delete_if(api, name, preconditions).await {
+        Err(Error::Conflict(_)) => Ok(()),
+        result => result,
     }
 }
 
 /// Deletes the object if it is still the one that was seen: nobody has written it since.
 pub async fn delete_seen<K: Kind>(api: &Api<K>, seen: &K) -> Result<(), Error> {
     let preconditions = Preconditions { uid: seen.uid(), resource_version: seen.resource_version() };
-    let params = DeleteParams { preconditions: Some(preconditions), ..Default::default() };
-    match api.delete(&seen.name_any(), &params).await {
+    delete_if(api, &seen.name_any(), Some(preconditions)).await
+}
+
+async fn delete_if<K: Kind>(
+    api: &Api<K>,
+    name: &str,
+    preconditions: Option<Preconditions>,
+) -> Result<(), Error> {
+    match api.delete(name, &DeleteParams { preconditions, ..Default::default() }).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-        Err(e) => Err(Error::new::<K>("delete", &seen.name_any(), e)),
+        Err(e) => Err(Error::new::<K>("delete", name, e)),
     }
 }
 

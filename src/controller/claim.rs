@@ -172,7 +172,7 @@ fn counted(mut status: SharedPersistentVolumeStatus, ctx: &Context) -> SharedPer
 /// The end of a claim: pods first, then its PersistentVolumeClaim and PersistentVolume, then its place on the volume.
 async fn unclaim(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> Result<Again, Error> {
     // The cache may have one that has just gone.
-    let now = cluster::get(api, &claim.name_any()).await?.filter(|now| now.uid() == claim.uid());
+    let now = cluster::get_same(api, claim).await?;
     if !now.is_some_and(|now| cluster::finalizer_present(&now)) {
         return Ok(None);
     }

@@ -15,6 +15,7 @@ use crate::api::{
     SharedPersistentVolume, VolumeClaim, VolumeOffer, VolumeRole,
 };
 use crate::cluster::{self, Cache, Events, Key, Owned, PodIndex, PvcIndex, claims_of, is_terminal, pod_ref};
+use crate::plan::quota::lineage;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::share::Share;
@@ -55,6 +56,8 @@ pub const HOMELESS: &str = "homeless";
 pub const HOME_WANTED: &str = "home wanted";
 /// Found by it: a volume, by the UID of the reservation that it lives in.
 pub const HOME: &str = "home";
+/// Found by it: a volume that is to adopt a directory and is in no reservation yet; all under the empty name.
+pub const ADOPTING: &str = "adopting";
 /// Found by it: a volume that is being deleted; all under the empty name.
 pub const LEAVING: &str = "leaving";
 /// Found by it: a volume, by a claim that is bound to it, as `namespace/name`.
@@ -74,8 +77,11 @@ pub fn volume_keys(volume: &SharedPersistentVolume, key: &mut dyn FnMut(Key)) {
     status.and_then(|s| s.node_disk.as_ref()).into_iter().for_each(|disk| key((DISK, disk)));
     home.into_iter().for_each(|home| key((HOME, &home.uid)));
     if home.is_none() {
-        with_ancestors(&volume.spec.role).for_each(|role| key((HOMELESS, role)));
+        lineage(&volume.spec.role).for_each(|role| key((HOMELESS, role)));
         volume.spec.reservation.iter().for_each(|wanted| key((HOME_WANTED, wanted)));
+        if volume.spec.adopt.is_some() {
+            key((ADOPTING, ""));
+        }
     }
     if volume.metadata.deletion_timestamp.is_some() {
         key((LEAVING, ""));
@@ -202,15 +208,10 @@ impl Context {
     }
 }
 
-/// The role's ancestors and the role.
-fn with_ancestors(role: &str) -> impl Iterator<Item = &str> {
-    role.match_indices('/').map(|(end, _)| end).chain([role.len()]).map(|end| &role[..end])
-}
-
 impl Stores {
     /// The volumes of the role and of its ancestors: all that may be used for it (R3).
     pub fn volumes_for(&self, role: &str) -> Vec<Arc<SharedPersistentVolume>> {
-        with_ancestors(role).flat_map(|role| self.volumes.by(ROLE, role)).collect()
+        lineage(role).flat_map(|role| self.volumes.by(ROLE, role)).collect()
     }
 }
 

@@ -128,7 +128,7 @@ async fn finish(
     ctx: &Context,
 ) -> Result<(), Error> {
     // The cache may have one that has just gone.
-    let now = cluster::get(api, &volume.name_any()).await?.filter(|now| now.uid() == volume.uid());
+    let now = cluster::get_same(api, volume).await?;
     if !now.is_some_and(|now| cluster::finalizer_present(&now)) {
         return Ok(());
     }

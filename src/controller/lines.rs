@@ -4,6 +4,8 @@
 //! A line is written before the reservation says that it has the bytes, and carries its UID: whoever dies in between
 //! finds the line when he comes back. What became too many is taken away afterwards, by whoever sees it.
 
+use std::sync::Arc;
+
 use kube::api::ListParams;
 use kube::{Api, Resource, ResourceExt};
 
@@ -101,7 +103,7 @@ pub(super) fn with_ledger(disk: &NodeDisk, status: NodeDiskStatus) -> NodeDiskSt
 
 /// Whether the ledger has the reservation.
 pub(super) fn holds<K: Holder>(holder: &K, uid: &str) -> bool {
-    holder.lines().iter().any(|line| line.uid == uid)
+    ledger::held(holder.lines(), uid).is_some()
 }
 
 /// Commits what `decide` makes of the ledger as it is now. `None`: there is no such object.
@@ -121,21 +123,25 @@ pub(super) async fn credit<K: Holder>(name: &str, uid: &str, ctx: &Context) -> R
     change(name, ctx, credit).await.map(drop)
 }
 
-/// The role of the reservation that this one is, or is to be, carved out of.
-pub(super) async fn parent_role(
+/// The reservation that this one is, or is to be, carved out of.
+pub(super) async fn parent(
     reservation: &DiskReservation,
     ctx: &Context,
-) -> Result<Option<String>, Error> {
+) -> Result<Option<Arc<DiskReservation>>, Error> {
     let Some(name) = &reservation.spec.parent else { return Ok(None) };
     let home = reservation.status.as_ref().and_then(|s| s.parent.as_ref());
     let same =
         |parent: &DiskReservation| home.is_none_or(|home| parent.metadata.uid.as_ref() == Some(&home.uid));
     if let Some(parent) = named(&ctx.stores.reservations, name).filter(|parent| same(parent)) {
-        return Ok(Some(parent.spec.role.clone()));
+        return Ok(Some(parent));
     }
     let api: Api<DiskReservation> = Api::all(ctx.client.clone());
-    let parent = cluster::get(&api, name).await?.filter(same);
-    Ok(parent.map(|parent| parent.spec.role))
+    Ok(cluster::get(&api, name).await?.filter(same).map(Arc::new))
+}
+
+/// Its role.
+async fn parent_role(reservation: &DiskReservation, ctx: &Context) -> Result<Option<String>, Error> {
+    Ok(parent(reservation, ctx).await?.map(|parent| parent.spec.role.clone()))
 }
 
 /// Brings one line to what it must be as the reservation is now; see [`reserve::bounds`] for the order of the reads.

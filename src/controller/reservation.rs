@@ -19,7 +19,7 @@ use crate::cluster;
 use crate::plan::{ledger, release, reserve};
 
 use super::context::{Context, named, ready};
-use super::lines::{Holder, credit, holds, mend, sweep};
+use super::lines::{Holder, credit, holds, mend, parent, sweep};
 use super::take::{Taken, take};
 use super::{Error, volume};
 
@@ -86,13 +86,7 @@ fn has(status: &DiskReservationStatus) -> String {
 async fn keep(reservation: &DiskReservation, ctx: &Context) -> Result<Result<(), Verdict>, Error> {
     let status = reservation.status.clone().unwrap_or_default();
     if let Some(home) = &status.parent {
-        let ours = |parent: &DiskReservation| parent.uid().as_ref() == Some(&home.uid);
-        let api: Api<DiskReservation> = Api::all(ctx.client.clone());
-        let parent = match named(&ctx.stores.reservations, &home.name).filter(|parent| ours(parent)) {
-            Some(parent) => Some(parent),
-            None => cluster::get(&api, &home.name).await?.filter(ours).map(Arc::new),
-        };
-        return Ok(match parent {
+        return Ok(match parent(reservation, ctx).await? {
             Some(parent) => Ok(fit(&*parent, reservation, ctx).await?),
             None => Err(Verdict::no(
                 reason::NO_PARENT,

@@ -70,7 +70,7 @@ async fn give_back(
     ctx: &Context,
 ) -> Result<(), Error> {
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
-    let now = cluster::get(&volumes, &volume.name_any()).await?.filter(|now| now.uid() == volume.uid());
+    let now = cluster::get_same(&volumes, volume).await?;
     let Some(status) = now.and_then(|now| now.status).filter(|status| status.credit_due) else {
         return Ok(());
     };

@@ -29,8 +29,9 @@ pub(super) async fn reconcile(role: Arc<VolumeRole>, ctx: &Context) -> Result<()
         sweep(&*role, ctx).await?;
         // What exists is taken in, also above the limit: then only new ones are refused.
         let mut lines = before.reservations;
-        for reservation in &reservations {
-            let parent = summary::parent_role(reservation, refs(&reservations));
+        let all = refs(&reservations);
+        for reservation in &all {
+            let parent = summary::parent_role(reservation, all.iter().copied());
             if role.belongs(reservation, parent) {
                 let (low, _) = reserve::bounds(reservation);
                 lines = ledger::settle(&lines, reserve::line(reservation, low), low, u64::MAX);

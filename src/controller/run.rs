@@ -26,7 +26,7 @@ use crate::plan::resize;
 use crate::telemetry::{self, Metrics};
 
 use super::context::{
-    CLAIM, Context, DISK, HOME, HOME_WANTED, HOMELESS, LEAVING, NAMESPACE, Stores, VOLUME, WAITING,
+    ADOPTING, CLAIM, Context, DISK, HOME, HOME_WANTED, HOMELESS, LEAVING, NAMESPACE, Stores, VOLUME, WAITING,
     claim_keys, named, reservation_keys, subscription_keys, trim_claim, trim_node, volume_keys,
 };
 use super::{Again, Error, claim, disk, lines, reservation, role, subscription, volume};
@@ -126,9 +126,7 @@ impl Router {
             });
             to.volumes.poke_each(stores.volumes.by(DISK, &name));
             // What its agent allows is in the disk (V8).
-            to.volumes.poke_all(&stores.volumes, |v| {
-                v.spec.adopt.is_some() && v.status.as_ref().is_none_or(|s| s.reservation.is_none())
-            });
+            to.volumes.poke_each(stores.volumes.by(ADOPTING, ""));
             to.subscriptions.poke_all(&stores.subscriptions, |_| true);
         });
     }
@@ -217,10 +215,10 @@ impl Router {
     }
 
     fn role(&self, role: &VolumeRole) {
-        self.with(|to, stores| to.roles.poke_all(&stores.roles, |r| r.spec.role == role.spec.role));
         self.inboxes.roles.poke(role);
         self.sharing.notify_one();
         self.with(|to, stores| {
+            to.roles.poke_all(&stores.roles, |r| r.spec.role == role.spec.role);
             let refinement = |r: &DiskReservation| {
                 r.spec.parent.is_some() && Role::name_covers(&role.spec.role, &r.spec.role)
             };

@@ -9,7 +9,7 @@ use kube::{Api, Resource, ResourceExt};
 use crate::api::condition::{self, READY, Verdict, reason};
 use crate::api::{
     CONTROLLER_MANAGER, LABEL_MANAGED_BY, MANAGED_BY, RoleSubscription, Size, VolumeOffer, VolumeOfferSpec,
-    VolumeOfferStatus,
+    VolumeOfferStatus, stable_hash,
 };
 use crate::cluster;
 use crate::plan::{names, offer};
@@ -91,11 +91,9 @@ fn name(subscription: &str, node: &str) -> String {
     if !subscription.contains('.') && plain.len() <= 253 {
         return plain;
     }
-    let fnv = format!("{subscription}/{node}").bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = stable_hash(&format!("{subscription}/{node}"));
     let start: String = plain.chars().take(230).collect();
-    format!("{}-{fnv:016x}", start.trim_end_matches(['.', '-']))
+    format!("{}-{hash:016x}", start.trim_end_matches(['.', '-']))
 }
 
 #[cfg(test)]

@@ -141,8 +141,8 @@ async fn restore(
         return Ok(());
     }
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
-    let now = cluster::get(&volumes, &volume.name_any()).await?;
-    if now.is_some_and(|v| v.uid() == volume.uid() && v.metadata.deletion_timestamp.is_none()) {
+    let now = cluster::get_same(&volumes, volume).await?;
+    if now.is_some_and(|v| v.metadata.deletion_timestamp.is_none()) {
         change_ledger(&home.name, ctx, |volumes| ledger::restore(volumes, entry.clone())).await?;
     }
     Ok(())
@@ -220,7 +220,7 @@ pub(super) fn line(reservation: &DiskReservation, uid: &str) -> Option<Size> {
 
 /// Whether the reservation's ledger has the volume.
 pub(super) fn holds(reservation: &DiskReservation, uid: &str) -> bool {
-    reservation.status.iter().any(|s| s.volumes.iter().any(|v| v.uid == uid))
+    line(reservation, uid).is_some()
 }
 
 /// Takes the line in `taken` back if the volume went meanwhile or lives in another reservation: whoever let it go may
@@ -231,7 +231,7 @@ async fn give_back(
     taken: &UidRef,
     ctx: &Context,
 ) -> Result<(), Error> {
-    let now = cluster::get(api, &volume.name_any()).await?.filter(|now| now.uid() == volume.uid());
+    let now = cluster::get_same(api, volume).await?;
     let wanted = now.is_some_and(|now| match now.status.and_then(|s| s.reservation) {
         Some(home) => home.uid == taken.uid,
         None => now.metadata.deletion_timestamp.is_none(),

@@ -406,10 +406,7 @@ fn unreadable(volume: &Volume, error: &serde_json::Error) -> Error {
 }
 
 fn forget(volume: &Volume) -> Result<()> {
-    for name in [UNFINISHED, NOTE] {
-        beneath::remove(&volume.dir, name, AtFlags::empty()).context(|| format!("remove {name}"))?;
-    }
-    rustix::fs::fsync(&volume.dir).context(|| "synchronize the volume's directory")
+    volume.remove(&[UNFINISHED, NOTE])
 }
 
 fn fixed(volume: &Volume) -> Error {

@@ -8,7 +8,7 @@ use super::loopfile;
 use super::mountinfo::Mount;
 use super::mounts::Place;
 use super::record::Record;
-use super::{DiskConfig, ErasePolicy, Keeping, Usage, adopt, device, wholefs};
+use super::{DiskConfig, ErasePolicy, Keeping, Usage, adopt, beneath, device, filesystem, wholefs};
 
 /// A disk that can be served, as its backing found it. Nothing on it was changed.
 pub(super) struct Opened {
@@ -61,6 +61,16 @@ pub(super) trait Backing: Send + Sync {
     /// Makes the volume: its room is really there afterwards, it carries an empty filesystem, and what the volume says
     /// about its root directory is done. What is complete already is left alone; on an error nothing new remains.
     fn create(&self, volume: &Volume, record: &Record) -> Result<()>;
+
+    /// Does to the root directory what the volume says (V11, V12); repeating it is fine, nobody has used it yet.
+    fn set_root(&self, volume: &Volume, record: &Record) -> Result<()> {
+        if record.spec.gid.is_none() && record.spec.mode.is_none() {
+            return Ok(());
+        }
+        let mount = self.mount(volume, record, false)?;
+        let root = beneath::open_dir(&mount, ".").context(|| "open the volume's root")?;
+        filesystem::set_root(&root, record)
+    }
 
     /// That a volume which was ready once still has all of its data.
     fn check(&self, volume: &Volume, record: &Record) -> Result<()>;

@@ -13,7 +13,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, SeekFrom};
+use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags, SeekFrom};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
@@ -177,12 +177,7 @@ impl Backing for Raw {
             return Err(Error::NoSpace { disk: volume.disk.clone(), needed, available });
         }
         self.format(volume, record)?;
-        if record.spec.raw || record.spec.gid.is_none() && record.spec.mode.is_none() {
-            return Ok(());
-        }
-        let mount = self.mount(volume, record, false)?;
-        let root = beneath::open_dir(&mount, ".").context(|| "open the volume's root")?;
-        filesystem::set_root(&root, record)
+        if record.spec.raw { Ok(()) } else { self.set_root(volume, record) }
     }
 
     fn check(&self, volume: &Volume, record: &Record) -> Result<()> {
@@ -255,10 +250,7 @@ impl Backing for Raw {
             zero::overwrite(&file, self.size).context(|| format!("overwrite volume {}", volume.uid))?;
         }
         zero::discard(&file, self.size).context(|| format!("erase volume {}", volume.uid))?;
-        for name in self.names() {
-            beneath::remove(&volume.dir, name, AtFlags::empty()).context(|| format!("remove {name}"))?;
-        }
-        rustix::fs::fsync(&volume.dir).context(|| "synchronize the volume's directory")
+        volume.remove(&self.names())
     }
 }
 

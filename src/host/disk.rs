@@ -232,6 +232,14 @@ impl Volume {
         }
     }
 
+    /// Removes files of a backing's from the volume's directory, for good; those that are not there are fine.
+    pub(super) fn remove(&self, names: &[&str]) -> Result<()> {
+        for name in names {
+            beneath::remove(&self.dir, name, AtFlags::empty()).context(|| format!("remove {name}"))?;
+        }
+        rustix::fs::fsync(&self.dir).context(|| "synchronize the volume's directory")
+    }
+
     /// Bytes that the disk has free for anybody.
     pub(super) fn disk_free_bytes(&self) -> Result<u64> {
         let stat = rustix::fs::fstatvfs(&self.dir).context(|| format!("look at disk {}", self.disk))?;

@@ -100,16 +100,6 @@ impl Loop {
             .and_then(|()| rustix::fs::fsync(&volume.dir))
             .context(|| "put the volume's new file in its place")
     }
-
-    /// Does to the root directory what the volume says (V11, V12); repeating it is fine, nobody has used it yet.
-    fn set_root(&self, volume: &Volume, record: &Record) -> Result<()> {
-        if record.spec.gid.is_none() && record.spec.mode.is_none() {
-            return Ok(());
-        }
-        let mount = self.mount(volume, record, false)?;
-        let root = beneath::open_dir(&mount, ".").context(|| "open the volume's root")?;
-        filesystem::set_root(&root, record)
-    }
 }
 
 impl Backing for Loop {
@@ -243,10 +233,7 @@ impl Backing for Loop {
             rustix::fs::ftruncate(&file, 0).context(|| "free the volume's blocks")?;
             file.sync_all().context(|| "synchronize the emptied file")?;
         }
-        for name in self.names() {
-            beneath::remove(&volume.dir, name, AtFlags::empty()).context(|| format!("remove {name}"))?;
-        }
-        rustix::fs::fsync(&volume.dir).context(|| "synchronize the volume's directory")
+        volume.remove(&self.names())
     }
 }
 
