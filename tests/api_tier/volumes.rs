@@ -80,15 +80,21 @@ async fn events_say(cluster: &Cluster, reason: &str, note: &str) {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn v7_volumes_grow_and_shrink() {
+/// A cluster with a node whose agent serves a disk, and these examples.
+async fn with_examples(steps: &[&str]) -> (Cluster, Agent) {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     let agent = Agent::start(&cluster, "n1", "4Gi").await;
     until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
-    for step in ["01-reservation", "03-volumes", "04-subscriptions"] {
+    for step in steps {
         cluster.example(&format!("{step}.yaml")).await;
     }
+    (cluster, agent)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn v7_volumes_grow_and_shrink() {
+    let (cluster, agent) = with_examples(&["01-reservation", "03-volumes", "04-subscriptions"]).await;
     let volumes: Api<SharedPersistentVolume> = cluster.all();
     for name in ["datasets", "scratch"] {
         until_reason(&volumes, name, "Ready").await;
@@ -159,12 +165,7 @@ async fn v7_volumes_grow_and_shrink() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn v7_a_shared_volume_grows_while_pods_write_and_xfs_never_shrinks() {
-    let cluster = Cluster::start().await;
-    cluster.node("n1", true).await;
-    let agent = Agent::start(&cluster, "n1", "4Gi").await;
-    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
-    cluster.example("01-reservation.yaml").await;
-    cluster.example("04-subscriptions.yaml").await;
+    let (cluster, agent) = with_examples(&["01-reservation", "04-subscriptions"]).await;
     cluster
         .apply_text(
             "{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: logs}, \
@@ -252,13 +253,7 @@ async fn v7_the_controller_and_the_agent_die_while_a_volume_is_resized() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x5_a_volume_that_retires_waits_for_its_users_and_can_be_kept() {
-    let cluster = Cluster::start().await;
-    cluster.node("n1", true).await;
-    let agent = Agent::start(&cluster, "n1", "4Gi").await;
-    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
-    for step in ["01-reservation", "03-volumes", "04-subscriptions"] {
-        cluster.example(&format!("{step}.yaml")).await;
-    }
+    let (cluster, agent) = with_examples(&["01-reservation", "03-volumes", "04-subscriptions"]).await;
     let volumes: Api<SharedPersistentVolume> = cluster.all();
     until_reason(&volumes, "datasets", "Ready").await;
     let claim = |namespace: &str| {
@@ -344,16 +339,11 @@ async fn x5_a_volume_that_retires_waits_for_its_users_and_can_be_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn d4_a_disk_that_was_declared_gone_holds_nothing_up_and_loses_nothing() {
-    let cluster = Cluster::start().await;
-    cluster.node("n1", true).await;
-    let mut agent = Agent::start(&cluster, "n1", "4Gi").await;
+    let examples = ["01-reservation", "03-volumes", "04-subscriptions", "05-claims"];
+    let (cluster, mut agent) = with_examples(&examples).await;
     let disks: Api<NodeDisk> = cluster.all();
     let reservations: Api<DiskReservation> = cluster.all();
     let volumes: Api<SharedPersistentVolume> = cluster.all();
-    until_reason(&disks, "n1.default", "Ready").await;
-    for step in ["01-reservation", "03-volumes", "04-subscriptions", "05-claims"] {
-        cluster.example(&format!("{step}.yaml")).await;
-    }
     let claims: Api<VolumeClaim> = cluster.within("team-a");
     until_reason(&claims, "datasets", "Bound").await;
     until_reason(&volumes, "scratch", "Ready").await;

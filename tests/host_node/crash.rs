@@ -1,13 +1,10 @@
 //! An agent that is killed at any moment.
 
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use reservoir::host::{ErasePolicy, Error, State};
 
 use crate::support::*;
-
-const NODE: &str = "RESERVOIR_TEST_NODE";
 
 /// What the agent that is going to be killed does: everything, over and over.
 fn live(node: &Node) {
@@ -32,8 +29,8 @@ fn live(node: &Node) {
 #[test]
 #[ignore = "it is the process that the next test kills"]
 fn victim() {
-    if let Ok(path) = std::env::var(NODE) {
-        live(&Node::at(path.into()));
+    if let Some(node) = Node::of_victim() {
+        live(&node);
     }
 }
 
@@ -43,17 +40,7 @@ fn an_agent_may_be_killed_at_any_moment() {
     on_a_node(|node| {
         let mut kept = false;
         for i in 0..60u64 {
-            let mut victim = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "crash::victim", "--ignored"])
-                .env(NODE, node.dir())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            std::thread::sleep(Duration::from_micros(5_000 + i * i * 7919 % 90_000));
-            assert_eq!(victim.try_wait().unwrap(), None, "it ended by itself");
-            victim.kill().unwrap();
-            victim.wait().unwrap();
+            node.kill_after("crash::victim", Duration::from_micros(5_000 + i * i * 7919 % 90_000));
 
             let host = node.next_host();
             for (uid, recovered) in host.recover() {

@@ -1,10 +1,9 @@
 //! What takes a while: `make test-agent` runs it. Each prints its numbers.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -336,14 +335,11 @@ fn s12_what_is_being_erased_is_swapped() {
     });
 }
 
-const NODE: &str = "RESERVOIR_TEST_NODE";
-
 /// An agent that mounts what a pod writes to into other pods, over and over, and measures it.
 #[test]
 #[ignore = "it is the process that the next test kills"]
 fn agent() {
-    let Ok(path) = std::env::var(NODE) else { return };
-    let node = Node::at(path.into());
+    let Some(node) = Node::of_victim() else { return };
     let host = node.next_host();
     for (uid, recovered) in host.recover() {
         recovered.unwrap_or_else(|error| panic!("{uid}: {error}"));
@@ -357,16 +353,6 @@ fn agent() {
         let rounds = node.dir().join(format!("rounds-{}", std::process::id()));
         std::fs::write(rounds, (round + 1).to_string()).unwrap();
     }
-}
-
-fn start_agent(node: &Node) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "long::agent", "--ignored"])
-        .env(NODE, node.dir())
-        .stdout(Stdio::null())
-        .stderr(File::options().create(true).append(true).open(node.dir().join("stderr")).unwrap())
-        .spawn()
-        .unwrap()
 }
 
 /// A line per file: its name and a checksum of what is in it.
@@ -400,13 +386,8 @@ fn m5_pods_do_not_notice_that_agents_are_killed() {
             .expect("fio is installed");
         let mut agents = 0;
         let ended = loop {
-            let mut agent = start_agent(node);
             agents += 1;
-            std::thread::sleep(Duration::from_secs(2));
-            let said = || std::fs::read_to_string(node.dir().join("stderr")).unwrap();
-            assert_eq!(agent.try_wait().unwrap(), None, "it ended by itself: {}", said());
-            agent.kill().unwrap();
-            agent.wait().unwrap();
+            node.kill_after("long::agent", Duration::from_secs(2));
             if let Some(ended) = fio.try_wait().unwrap() {
                 break ended;
             }

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -12,8 +12,6 @@ use serde_json::{Value, json};
 
 use crate::assert_error;
 use crate::support::*;
-
-const NODE: &str = "RESERVOIR_TEST_NODE";
 
 /// Bytes that tell where they belong.
 fn pattern(seed: u64, length: usize) -> Vec<u8> {
@@ -279,8 +277,7 @@ fn v7_goes_on_after_a_crash_at_any_step() {
 #[test]
 #[ignore = "it is the process that the next test kills"]
 fn victim() {
-    if let Ok(path) = std::env::var(NODE) {
-        let node = Node::at(path.into());
+    if let Some(node) = Node::of_victim() {
         let host = node.next_host();
         for size in [48, 96, 32, 64].into_iter().cycle() {
             host.resize(&uid(1), size * MIB).unwrap();
@@ -295,17 +292,7 @@ fn v7_an_agent_may_be_killed_while_it_resizes() {
         with_data(node, &host, 1);
         drop(host);
         for i in 0..40u64 {
-            let mut victim = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "resize::victim", "--ignored"])
-                .env(NODE, node.dir())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            std::thread::sleep(Duration::from_micros(10_000 + i * i * 7919 % 200_000));
-            assert_eq!(victim.try_wait().unwrap(), None, "it ended by itself");
-            victim.kill().unwrap();
-            victim.wait().unwrap();
+            node.kill_after("resize::victim", Duration::from_micros(10_000 + i * i * 7919 % 200_000));
             let host = node.next_host();
             host.recover()
                 .into_iter()

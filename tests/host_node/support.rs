@@ -1,8 +1,9 @@
 //! A node of one's own for every test: a disk, a kubelet directory and a mount namespace.
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -12,6 +13,9 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use serde_json::Value;
 
 pub const MIB: u64 = 1 << 20;
+
+/// Tells a process that is going to be killed where its node is.
+const VICTIM: &str = "RESERVOIR_TEST_NODE";
 
 pub struct Node {
     dir: PathBuf,
@@ -160,6 +164,28 @@ impl Node {
     /// A node that another process has set up, in whose mount namespace this one runs.
     pub fn at(dir: PathBuf) -> Self {
         Self { dir }
+    }
+
+    /// The node of the test that [`kill_after`](Self::kill_after) started this process for; `None` in any other process.
+    pub fn of_victim() -> Option<Self> {
+        std::env::var(VICTIM).ok().map(|dir| Self::at(dir.into()))
+    }
+
+    /// Runs a test of this program, which is ignored otherwise, as another process on this node, and kills it.
+    pub fn kill_after(&self, test: &str, while_it_runs: Duration) {
+        let stderr = self.dir.join("stderr");
+        let mut victim = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--ignored"])
+            .env(VICTIM, &self.dir)
+            .stdout(Stdio::null())
+            .stderr(File::options().create(true).append(true).open(&stderr).unwrap())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(while_it_runs);
+        let said = || std::fs::read_to_string(&stderr).unwrap();
+        assert_eq!(victim.try_wait().unwrap(), None, "it ended by itself: {}", said());
+        victim.kill().unwrap();
+        victim.wait().unwrap();
     }
 
     pub fn dir(&self) -> &Path {
