@@ -49,7 +49,7 @@ struct ControllerArgs {
     #[arg(long, env = "POD_NAME", default_value = "reservoir-controller")]
     identity: String,
     /// How many objects of one kind are reconciled at once.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 32)]
     concurrency: u16,
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, default_value = "0.0.0.0:8080")]

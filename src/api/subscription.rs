@@ -20,8 +20,6 @@ use serde::{Deserialize, Serialize};
     doc = "Subscribes a namespace to the offers of roles; Mesos' FrameworkInfo.",
     printcolumn(name = "Roles", type_ = "string", json_path = ".spec.roles"),
     printcolumn(name = "Capabilities", type_ = "string", json_path = ".spec.capabilities"),
-    printcolumn(name = "Offers", type_ = "integer", json_path = ".status.offers"),
-    printcolumn(name = "Volumes", type_ = "integer", json_path = ".status.volumes"),
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -49,14 +47,10 @@ pub enum Capability {
     SharedResources,
 }
 
-/// What is known of a subscription; all of it is the controller's.
+/// What is known of a subscription; all of it is the controller's. What it is offered is in its VolumeOffers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RoleSubscriptionStatus {
-    /// How many offers there are: one per node that has something.
-    pub offers: u32,
-    /// How many volumes they list.
-    pub volumes: u32,
     /// `Ready`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

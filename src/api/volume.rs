@@ -245,8 +245,10 @@ pub struct NamespaceUse {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Destroy {
-    /// The agent is asked to refuse new mounts and to look for those that there are.
-    pub fence: bool,
+    /// Somebody uses it after all: the agent, which refuses new mounts once the deletion was accepted, allows them again
+    /// (X2).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub in_use: bool,
     /// When it was decided, by compare-and-swap, that nothing uses the volume and nothing ever will (S10, S11).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tombstone: Option<Time>,

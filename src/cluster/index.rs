@@ -12,7 +12,7 @@ use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
-use crate::api::{LABEL_CLAIM_UID, PodRef};
+use crate::api::{LABEL_CLAIM_UID, PodRef, Size};
 
 /// A namespace and a name, with a slash between them, which neither has.
 pub type Name = Arc<str>;
@@ -168,7 +168,7 @@ impl Index<Pod> for Pods {
     }
 }
 
-/// Which PersistentVolumeClaims were made for which claim, and whether they are bound.
+/// Which PersistentVolumeClaims were made for which claim, and how they are.
 pub type PvcIndex = Indexed<Pvcs>;
 
 /// See [`PvcIndex`].
@@ -179,24 +179,38 @@ pub struct Pvcs(HashMap<Name, Pvc>);
 struct Pvc {
     uid: Box<str>,
     claim: Box<str>,
-    bound: bool,
+    seen: SeenPvc,
+}
+
+/// How a PersistentVolumeClaim was seen last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenPvc {
+    /// Whether it is bound.
+    pub bound: bool,
+    /// How many bytes Kubernetes takes it for, once that was said.
+    pub capacity: Option<u64>,
 }
 
 impl PvcIndex {
-    /// Whether the PersistentVolumeClaim that was made for the claim of that UID is bound; `None`: there is none.
-    pub fn is_bound(&self, namespace: &str, name: &str, claim: &str) -> Option<bool> {
+    /// The PersistentVolumeClaim that was made for the claim of that UID; `None`: there is none.
+    pub fn made_for(&self, namespace: &str, name: &str, claim: &str) -> Option<SeenPvc> {
         let index = self.0.read().unwrap_or_else(|e| e.into_inner());
-        index.0.get(&name_of(namespace, name)).filter(|pvc| *pvc.claim == *claim).map(|pvc| pvc.bound)
+        index.0.get(&name_of(namespace, name)).filter(|pvc| *pvc.claim == *claim).map(|pvc| pvc.seen)
     }
 }
 
 impl Index<PersistentVolumeClaim> for Pvcs {
     fn note(&mut self, pvc: &PersistentVolumeClaim, gone: bool) -> Vec<Name> {
         let name = name_of(&pvc.namespace().unwrap_or_default(), &pvc.name_any());
+        let status = pvc.status.as_ref();
+        let capacity = status.and_then(|s| s.capacity.as_ref()?.get("storage"));
         let is = Pvc {
             uid: pvc.uid().unwrap_or_default().into(),
             claim: pvc.labels().get(LABEL_CLAIM_UID).map(String::as_str).unwrap_or_default().into(),
-            bound: pvc.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound"),
+            seen: SeenPvc {
+                bound: status.and_then(|s| s.phase.as_deref()) == Some("Bound"),
+                capacity: capacity.and_then(|quantity| Size::written(&quantity.0).bytes().ok()),
+            },
         };
         // One that is being deleted is looked at whenever something happens to it.
         let same = !gone && pvc.metadata.deletion_timestamp.is_none() && self.0.get(&name) == Some(&is);
@@ -297,15 +311,16 @@ mod tests {
         let note = |pvc: PersistentVolumeClaim, gone| told(index.0.write().unwrap().note(&pvc, gone));
         let none: [&str; 0] = [];
         assert_eq!(note(pvc("a", "1", "claim-a", "Pending"), false), ["team/a"]);
-        assert_eq!(index.is_bound("team", "a", "claim-a"), Some(false));
+        let bound = |name: &str, claim: &str| index.made_for("team", name, claim).map(|seen| seen.bound);
+        assert_eq!(bound("a", "claim-a"), Some(false));
         assert_eq!(note(pvc("a", "1", "claim-a", "Bound"), false), ["team/a"]);
         assert_eq!(note(pvc("a", "1", "claim-a", "Bound"), false), none, "nothing is new");
-        assert_eq!(index.is_bound("team", "a", "claim-a"), Some(true));
-        assert_eq!(index.is_bound("team", "a", "another"), None);
+        assert_eq!(bound("a", "claim-a"), Some(true));
+        assert_eq!(bound("a", "another"), None);
         assert_eq!(note(pvc("b", "2", "claim-b", "Bound"), false), ["team/b"]);
         // After a gap: one has gone.
         assert_eq!(told(index.0.write().unwrap().retain(&["2".into()].into())), ["team/a"]);
-        assert_eq!(index.is_bound("team", "a", "claim-a"), None);
+        assert_eq!(bound("a", "claim-a"), None);
         assert_eq!(note(pvc("b", "2", "claim-b", "Bound"), true), ["team/b"]);
         assert!(index.0.read().unwrap().0.is_empty(), "nothing is kept of what has gone");
     }

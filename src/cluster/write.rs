@@ -4,7 +4,7 @@
 //! never undo each other; the `resourceVersion` in the applied object makes it a compare-and-swap.
 
 use std::fmt::Debug;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
@@ -13,7 +13,6 @@ use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, MutexGuard};
 
 use crate::api::condition::{BACKED, DISK_HEALTHY};
 use crate::api::{
@@ -22,7 +21,7 @@ use crate::api::{
 };
 
 /// Why something could not be read or written.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// Somebody else wrote the object in between; look again.
     #[error("{0} was changed meanwhile")]
@@ -35,7 +34,7 @@ pub enum Error {
         /// Kind and name.
         object: String,
         /// The API server's word.
-        source: Box<kube::Error>,
+        source: Arc<kube::Error>,
     },
 }
 
@@ -44,7 +43,7 @@ impl Error {
         let object = format!("{} {name}", K::kind(&()));
         match source {
             kube::Error::Api(status) if status.is_conflict() => Self::Conflict(object),
-            source => Self::Api { action, object, source: Box::new(source) },
+            source => Self::Api { action, object, source: Arc::new(source) },
         }
     }
 
@@ -133,43 +132,6 @@ pub async fn write_status<K: Kind + Owned>(
     Ok(true)
 }
 
-/// Reads the object anew and commits what `decide` makes of it, again when somebody was faster. `decide` says
-/// `Ok(None)` when nothing is to be written. `None` in the result: there is no such object.
-pub async fn update<K, R>(
-    api: &Api<K>,
-    name: &str,
-    manager: &str,
-    mut decide: impl FnMut(&K) -> Result<Option<K::Status>, R>,
-) -> Result<Option<Result<(), R>>, Error>
-where
-    K: Kind + Owned,
-{
-    let _turn = turn_of::<K>(api, name).await;
-    let mut attempts = 0;
-    loop {
-        let Some(current) = get(api, name).await? else { return Ok(None) };
-        let desired = match decide(&current) {
-            Ok(Some(desired)) => desired,
-            Ok(None) => return Ok(Some(Ok(()))),
-            Err(refusal) => return Ok(Some(Err(refusal))),
-        };
-        attempts += 1;
-        match write_status(api, &current, &desired, manager).await {
-            Err(Error::Conflict(_)) if attempts < 5 => {}
-            other => return other.map(|_| Some(Ok(()))),
-        }
-    }
-}
-
-/// Those of one process that want to change the same object wait for each other, since of two at once one fails and has
-/// to come again. What is safe is decided by the compare-and-swap alone.
-async fn turn_of<K: Kind>(api: &Api<K>, name: &str) -> MutexGuard<'static, ()> {
-    static TURNS: [Mutex<()>; 256] = [const { Mutex::const_new(()) }; 256];
-    let mut hasher = DefaultHasher::new();
-    (api.resource_url(), name).hash(&mut hasher);
-    TURNS[hasher.finish() as usize % TURNS.len()].lock().await
-}
-
 /// Reads an object by quorum; `None`: there is none.
 pub async fn get<K: Kind>(api: &Api<K>, name: &str) -> Result<Option<K>, Error> {
     api.get_opt(name).await.map_err(|e| Error::new::<K>("read", name, e))
@@ -190,6 +152,24 @@ pub async fn apply<K: Kind>(api: &Api<K>, object: &K, manager: &str) -> Result<K
     let name = object.name_any();
     let params = PatchParams::apply(manager).force();
     api.patch(&name, &params, &Patch::Apply(object)).await.map_err(|e| Error::new::<K>("apply", &name, e))
+}
+
+/// Changes fields of an object that somebody else decides on as a whole; one that is gone is left at that.
+pub async fn merge<K: Kind>(api: &Api<K>, name: &str, fields: &Value) -> Result<(), Error> {
+    merged::<K>(name, api.patch(name, &PatchParams::default(), &Patch::Merge(fields)).await)
+}
+
+/// The same in its status.
+pub async fn merge_status<K: Kind>(api: &Api<K>, name: &str, fields: &Value) -> Result<(), Error> {
+    merged::<K>(name, api.patch_status(name, &PatchParams::default(), &Patch::Merge(fields)).await)
+}
+
+fn merged<K: Kind>(name: &str, done: kube::Result<K>) -> Result<(), Error> {
+    match done {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(e) => Err(Error::new::<K>("change", name, e)),
+    }
 }
 
 /// Creates an object; `None`: one of that name is there already.

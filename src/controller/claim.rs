@@ -130,7 +130,7 @@ async fn bound(
         return Err(cluster::Error::Conflict(format!("VolumeClaim {}", claim.name_any())).into());
     }
     let name = chosen.name;
-    let bound = cluster::update(&volumes, &name, CONTROLLER_MANAGER, |volume| {
+    let decide = |volume: &SharedPersistentVolume| {
         // Decided again on what is there now: the cache may be old.
         let mut status = volume.status.clone().unwrap_or_default();
         if !bind::is_bound(volume, claim) {
@@ -138,8 +138,8 @@ async fn bound(
             status.claims.push(bind::binding(claim));
         }
         Ok(Some(counted(status, ctx)))
-    })
-    .await?;
+    };
+    let bound = ctx.commits.volumes.update(&volumes, &name, decide).await?;
     let gone = || {
         Verdict::no(
             reason::NO_SUCH_VOLUME,
@@ -210,12 +210,12 @@ async fn unclaim(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> 
         }
     };
     if let Some(name) = bound {
-        let _ = cluster::update(&volumes, &name, CONTROLLER_MANAGER, |volume| {
+        let leave = |volume: &SharedPersistentVolume| {
             let mut status = volume.status.clone().unwrap_or_default();
             status.claims.retain(|b| b.uid != uid);
             Ok::<_, ()>(Some(counted(status, ctx)))
-        })
-        .await?;
+        };
+        let _ = ctx.commits.volumes.update(&volumes, &name, leave).await?;
     }
     cluster::set_finalizer(api, claim, false).await?;
     Ok(None)

@@ -14,7 +14,9 @@ use crate::api::{
     CONTROLLER_MANAGER, ClaimBinding, ClaimPhase, DiskReservation, NodeDisk, PodRef, RoleSubscription,
     SharedPersistentVolume, VolumeClaim, VolumeOffer, VolumeRole,
 };
-use crate::cluster::{self, Cache, Events, Key, Owned, PodIndex, PvcIndex, claims_of, is_terminal, pod_ref};
+use crate::cluster::{
+    self, Cache, Commits, Events, Key, Owned, PodIndex, PvcIndex, claims_of, is_terminal, pod_ref,
+};
 use crate::plan::quota::lineage;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
@@ -127,6 +129,19 @@ pub fn trim_claim(claim: &mut VolumeClaim) {
     (metadata.annotations, metadata.labels, metadata.owner_references) = Default::default();
 }
 
+/// Where commits to the objects that several reconciles decide on meet.
+#[derive(Default)]
+pub struct Meeting {
+    /// The ledgers of disks.
+    pub disks: Commits<NodeDisk>,
+    /// The ledgers of reservations.
+    pub reservations: Commits<DiskReservation>,
+    /// Who is bound to which volume.
+    pub volumes: Commits<SharedPersistentVolume>,
+    /// The ledgers of quotas.
+    pub roles: Commits<VolumeRole>,
+}
+
 /// What every reconcile is given.
 pub struct Context {
     /// The client.
@@ -140,6 +155,8 @@ pub struct Context {
     /// Held while a reservation takes what it was given: a guarantee spans disks, and so no single object decides it
     /// (Q2).
     pub turn: tokio::sync::Mutex<()>,
+    /// What is committed together.
+    pub commits: Meeting,
 }
 
 /// An object of a cluster-scoped cache, by name.

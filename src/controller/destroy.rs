@@ -57,11 +57,11 @@ pub(super) async fn reconcile(
         Step::Wait(why) => why,
         Step::Look => "its pods are being looked for".to_owned(),
         Step::Fence(said) => {
-            destroy.fence = true;
+            destroy.in_use = false;
             said
         }
         Step::Unfence(why) => {
-            destroy.fence = false;
+            destroy.in_use = true;
             why
         }
         Step::Tombstone(said) => {

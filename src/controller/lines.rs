@@ -13,7 +13,7 @@ use crate::api::{
     CONTROLLER_MANAGER, DiskReservation, LedgerEntry, NodeDisk, NodeDiskStatus, SharedPersistentVolume, Size,
     UidRef, VolumeRole, VolumeRoleStatus,
 };
-use crate::cluster::{self, Kind, Owned};
+use crate::cluster::{self, Commits, Kind, Owned};
 use crate::plan::{ledger, quota, reserve, whole};
 
 use super::Error;
@@ -24,6 +24,8 @@ use super::volume;
 pub(super) trait Holder:
     Kind + Owned<Status: Send + Sync> + Resource<Scope = k8s_openapi::ClusterResourceScope>
 {
+    /// Where the commits to objects of this kind meet.
+    fn commits(ctx: &Context) -> &Commits<Self>;
     /// The ledger.
     fn lines(&self) -> &[LedgerEntry];
     /// The status with another ledger, and the sums of that.
@@ -37,6 +39,10 @@ pub(super) trait Holder:
 }
 
 impl Holder for NodeDisk {
+    fn commits(ctx: &Context) -> &Commits<Self> {
+        &ctx.commits.disks
+    }
+
     fn lines(&self) -> &[LedgerEntry] {
         self.status.as_ref().map_or(&[], |s| &s.reservations)
     }
@@ -57,6 +63,10 @@ impl Holder for NodeDisk {
 
 /// A reservation holds those that are carved out of it.
 impl Holder for DiskReservation {
+    fn commits(ctx: &Context) -> &Commits<Self> {
+        &ctx.commits.reservations
+    }
+
     fn lines(&self) -> &[LedgerEntry] {
         self.status.as_ref().map_or(&[], |s| &s.refinements)
     }
@@ -78,6 +88,10 @@ impl Holder for DiskReservation {
 }
 
 impl Holder for VolumeRole {
+    fn commits(ctx: &Context) -> &Commits<Self> {
+        &ctx.commits.roles
+    }
+
     fn lines(&self) -> &[LedgerEntry] {
         self.status.as_ref().map_or(&[], |s| &s.reservations)
     }
@@ -114,7 +128,7 @@ pub(super) async fn change<K: Holder, R>(
 ) -> Result<Option<Result<(), R>>, Error> {
     let api: Api<K> = Api::all(ctx.client.clone());
     let change = |holder: &K| decide(holder).map(|lines| Some(holder.with(lines)));
-    Ok(cluster::update(&api, name, CONTROLLER_MANAGER, change).await?)
+    Ok(K::commits(ctx).update(&api, name, change).await?)
 }
 
 /// Takes the line of that UID away; for a reservation that is being deleted, or is elsewhere for good.

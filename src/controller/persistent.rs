@@ -10,13 +10,14 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Api, Resource, ResourceExt};
+use serde_json::json;
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
     AccessMode, DRIVER, LABEL_CLAIM_NAMESPACE, LABEL_CLAIM_UID, LABEL_MANAGED_BY, LABEL_VOLUME_UID,
     MANAGED_BY, SharedPersistentVolume, Size, TOPOLOGY_NODE, VolumeClaim, VolumeMode,
 };
-use crate::cluster;
+use crate::cluster::{self, SeenPvc};
 use crate::plan::resize::size_now;
 
 use super::Error;
@@ -40,10 +41,10 @@ fn made_for<K: Resource>(object: &K, claim: &VolumeClaim) -> bool {
     object.labels().get(LABEL_CLAIM_UID).is_some_and(|uid| Some(uid) == claim.uid().as_ref())
 }
 
-/// Whether the PersistentVolumeClaim that was made for the claim is bound, as it was seen last; `None`: none was seen.
-fn seen_bound(claim: &VolumeClaim, ctx: &Context) -> Option<bool> {
+/// The PersistentVolumeClaim that was made for the claim, as it was seen last; `None`: none was seen.
+fn seen(claim: &VolumeClaim, ctx: &Context) -> Option<SeenPvc> {
     let (namespace, uid) = (claim.namespace().unwrap_or_default(), claim.uid().unwrap_or_default());
-    ctx.stores.pvcs.is_bound(&namespace, &claim.name_any(), &uid)
+    ctx.stores.pvcs.made_for(&namespace, &claim.name_any(), &uid)
 }
 
 /// Makes both if they are not there; says the name of the PersistentVolume, or why they cannot be made.
@@ -53,10 +54,17 @@ pub(super) async fn ensure(
     ctx: &Context,
 ) -> Result<Result<String, Verdict>, Error> {
     let name = pv_name(claim);
-    if seen_bound(claim, ctx).is_some() {
+    let (volumes, claims) = apis(claim, ctx);
+    if let Some(seen) = seen(claim, ctx) {
+        let other = seen.capacity.is_some_and(|bytes| bytes != size_now(volume).bytes_or_zero());
+        if seen.bound && other {
+            // What people see of a size that changed (V7).
+            cluster::merge(&volumes, &name, &json!({ "spec": { "capacity": storage(volume) } })).await?;
+            let status = json!({ "status": { "capacity": storage(volume) } });
+            cluster::merge_status(&claims, &claim.name_any(), &status).await?;
+        }
         return Ok(Ok(name));
     }
-    let (volumes, claims) = apis(claim, ctx);
     let there = cluster::get(&claims, &claim.name_any()).await?;
     if there.as_ref().is_some_and(|pvc| !made_for(pvc, claim)) {
         return Ok(Err(Verdict::no(
@@ -88,8 +96,10 @@ pub(super) async fn ensure(
 /// How a bound claim stands.
 pub(super) fn standing(claim: &VolumeClaim, ctx: &Context) -> Verdict {
     let name = claim.name_any();
-    match seen_bound(claim, ctx) {
-        Some(true) => Verdict::yes(reason::BOUND, format!("pods may use PersistentVolumeClaim {name}")),
+    match seen(claim, ctx) {
+        Some(seen) if seen.bound => {
+            Verdict::yes(reason::BOUND, format!("pods may use PersistentVolumeClaim {name}"))
+        }
         _ => Verdict::no(reason::BINDING, format!("PersistentVolumeClaim {name} is being bound")),
     }
 }

@@ -209,8 +209,13 @@ impl Router {
             if let Some(claim) = stores.claims.get(&key) {
                 to.claims.poke(&claim);
             }
-            // The claim may be gone already, its finalizer taken off by hand: the volume's side knows it still.
-            to.volumes.poke_each(stores.volumes.by(CLAIM, &format!("{namespace}/{claim}")));
+        });
+        // The claim may be gone already, its finalizer taken off by hand: the volume's side knows it still.
+        let (router, claim) = (self.clone(), format!("{namespace}/{claim}"));
+        tokio::spawn(async move {
+            // Pods that come and go together are counted together. Their claim holds the volume meanwhile (X1).
+            tokio::time::sleep(GATHERING).await;
+            router.with(|to, stores| to.volumes.poke_each(stores.volumes.by(CLAIM, &claim)));
         });
     }
 
@@ -293,8 +298,8 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         pods,
     };
     let events = Events::new(client.clone(), "reservoir-controller", &options.identity);
-    let (share, turn) = Default::default();
-    let ctx = Arc::new(Context { client, stores, events, share, turn });
+    let (share, turn, commits) = Default::default();
+    let ctx = Arc::new(Context { client, stores, events, share, turn, commits });
 
     let running = Running { ctx: ctx.clone(), metrics, concurrency: options.concurrency };
     // They wait more than they work, so none waits for another's place.
@@ -381,7 +386,8 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// For how long changes that concern a subscription are gathered before its offers are written: each is a large object.
+/// For how long changes are gathered before they are written: those that concern a subscription, since an offer is a large
+/// object, and pods, of which there are many.
 const GATHERING: Duration = Duration::from_millis(500);
 
 #[derive(Clone)]

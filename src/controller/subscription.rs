@@ -61,8 +61,6 @@ pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context
         }
     }
     let mut status = subscription.status.clone().unwrap_or_default();
-    status.offers = wanted.len() as u32;
-    status.volumes = wanted.values().map(|o| o.volumes.len() as u32).sum();
     let said = format!("subscribed to {}", subscription.spec.roles.join(", "));
     status.conditions =
         ready(&status.conditions, Verdict::yes(reason::SUBSCRIBED, said), subscription.metadata.generation);

@@ -8,8 +8,8 @@ use kube::{Api, ResourceExt};
 
 use crate::api::condition::{self, RESIZED, RETIRING, Verdict, reason};
 use crate::api::{
-    CONTROLLER_MANAGER, ClaimBinding, ClaimPhase, DiskReservation, DiskReservationStatus, LedgerEntry,
-    SharedPersistentVolume, SharedPersistentVolumeStatus, Size, UidRef, VolumeClaim, VolumePhase,
+    ClaimBinding, ClaimPhase, DiskReservation, DiskReservationStatus, LedgerEntry, SharedPersistentVolume,
+    SharedPersistentVolumeStatus, Size, UidRef, VolumeClaim, VolumePhase,
 };
 use crate::cluster;
 use crate::plan::{LISTED_PODS, create, ledger, reserve, retire, usage, whole};
@@ -185,19 +185,25 @@ async fn take(
         Ok(reservation) => reservation.name_any(),
         Err(why) => return Ok(Err(why)),
     };
-    let taken = cluster::update(&api, &name, CONTROLLER_MANAGER, |reservation| {
-        // Decided again on what is there now: the cache may be old.
-        create::choose(volume, &[reservation], &refs(&disks))?;
-        let status = reservation.status.clone().unwrap_or_default();
-        let room = reserve::room_for_volumes(&status);
-        let taken = whole::of_reservation(reservation, entry.size.bytes_or_zero());
-        let line = LedgerEntry { size: Size::from_bytes(taken), ..entry.clone() };
-        let volumes = ledger::take(&status.volumes, room, line).map_err(|short| {
-            Verdict::no(reason::RESERVATION_FULL, format!("{name} has {} left", Size::from_bytes(short.free)))
-        })?;
-        Ok(Some(with_ledger(DiskReservationStatus { volumes, ..status })))
-    })
-    .await?;
+    let taken = ctx
+        .commits
+        .reservations
+        .update(&api, &name, |reservation| {
+            // Decided again on what is there now: the cache may be old.
+            create::choose(volume, &[reservation], &refs(&disks))?;
+            let status = reservation.status.clone().unwrap_or_default();
+            let room = reserve::room_for_volumes(&status);
+            let taken = whole::of_reservation(reservation, entry.size.bytes_or_zero());
+            let line = LedgerEntry { size: Size::from_bytes(taken), ..entry.clone() };
+            let volumes = ledger::take(&status.volumes, room, line).map_err(|short| {
+                Verdict::no(
+                    reason::RESERVATION_FULL,
+                    format!("{name} has {} left", Size::from_bytes(short.free)),
+                )
+            })?;
+            Ok(Some(with_ledger(DiskReservationStatus { volumes, ..status })))
+        })
+        .await?;
     Ok(match taken {
         Some(Ok(())) => {
             let found = reservations.into_iter().find(|r| r.name_any() == name);
@@ -254,12 +260,12 @@ async fn change_ledger(
     change: impl Fn(&[LedgerEntry]) -> Vec<LedgerEntry>,
 ) -> Result<(), Error> {
     let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
-    let _ = cluster::update(&reservations, reservation, CONTROLLER_MANAGER, |reservation| {
+    let change = |reservation: &DiskReservation| {
         let status = reservation.status.clone().unwrap_or_default();
         let volumes = change(&status.volumes);
         Ok::<_, ()>(Some(with_ledger(DiskReservationStatus { volumes, ..status })))
-    })
-    .await?;
+    };
+    let _ = ctx.commits.reservations.update(&reservations, reservation, change).await?;
     Ok(())
 }
 

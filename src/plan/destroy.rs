@@ -1,6 +1,7 @@
 //! DESTROY: the next step towards a volume's end (X1–X4, S10, S11).
 //!
-//! The order is: rescind → fence → look → tombstone → erase → credit → let go. Each step is taken only when the
+//! The order is: rescind → fence → look → tombstone → erase → credit → let go. The fence is the agent's own answer to the
+//! deletion; it is lifted for whoever is found to use the volume after all. Each step is taken only when the
 //! one before is seen to be committed, so the whole can be interrupted anywhere and begun again.
 
 use crate::api::condition::{self, BACKED};
@@ -26,12 +27,12 @@ pub struct Seen {
 pub enum Step {
     /// Wait: something else must happen first; the sentence says what.
     Wait(String),
-    /// Ask the agent to refuse new mounts and to look for those that there are.
-    Fence(String),
     /// Read the pods that may use it, by quorum, and decide again.
     Look,
-    /// Something uses it: let the agent allow mounts again, so that its users are not disturbed.
+    /// Something uses it: the agent is to allow mounts, so that its users are not disturbed.
     Unfence(String),
+    /// Nothing uses it any more: the agent is to refuse new mounts again.
+    Fence(String),
     /// Nothing uses it and nothing ever will: commit that.
     Tombstone(String),
     /// Give the bytes back to the reservation.
@@ -69,7 +70,7 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     if seen.offered {
         return Step::Wait("it is being taken out of the offers".to_owned());
     }
-    let hold = |why: String| if destroy.fence { Step::Unfence(why) } else { Step::Wait(why) };
+    let hold = |why: String| if destroy.in_use { Step::Wait(why) } else { Step::Unfence(why) };
     if !status.claims.is_empty() {
         return hold(format!(
             "it waits for claim {} to be deleted",
@@ -88,7 +89,7 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
             Some(pods) => hold(waits_for(pods)),
         };
     }
-    if !destroy.fence {
+    if destroy.in_use {
         return match &seen.pods {
             None => Step::Look,
             Some(pods) if pods.is_empty() => Step::Fence(name(FENCING)),
@@ -109,7 +110,7 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     match &seen.pods {
         None => Step::Look,
         Some(pods) if pods.is_empty() => Step::Tombstone(name(ending)),
-        Some(pods) => Step::Unfence(waits_for(pods)),
+        Some(pods) => hold(waits_for(pods)),
     }
 }
 
@@ -120,7 +121,7 @@ mod tests {
     use crate::plan::testing::*;
 
     struct Case {
-        fence: bool,
+        in_use: bool,
         tombstone: bool,
         node: NodePart,
         claims: usize,
@@ -132,7 +133,7 @@ mod tests {
         let mut v = ready_volume("v", "eng", true);
         let status = v.status.as_mut().unwrap();
         status.destroy =
-            Some(Destroy { fence: case.fence, tombstone: case.tombstone.then(some_time).flatten() });
+            Some(Destroy { in_use: case.in_use, tombstone: case.tombstone.then(some_time).flatten() });
         status.node = Some(case.node);
         status.claims = (0..case.claims).map(|i| bound_by("ns", &format!("c{i}"), &i.to_string())).collect();
         status.user_count = case.users;
@@ -142,11 +143,11 @@ mod tests {
     fn quiet() -> Case {
         let node = NodePart { backing: BackingState::Made, ..Default::default() };
         let seen = Seen { in_ledger: true, ..Default::default() };
-        Case { fence: false, tombstone: false, node, claims: 0, users: 0, seen }
+        Case { in_use: false, tombstone: false, node, claims: 0, users: 0, seen }
     }
 
     fn fenced(case: Case) -> Case {
-        Case { fence: true, node: NodePart { fenced: true, ..case.node }, ..case }
+        Case { node: NodePart { fenced: true, ..case.node }, ..case }
     }
 
     /// O6, X2, X4, S10.
@@ -156,15 +157,15 @@ mod tests {
             step(Case { seen: Seen { offered: true, ..quiet().seen }, ..quiet() }),
             Step::Wait("it is being taken out of the offers".into())
         );
-        assert_eq!(step(quiet()), Step::Look);
-        let looked_first = |pods| Case { seen: Seen { pods: Some(pods), ..quiet().seen }, ..quiet() };
-        assert!(matches!(step(looked_first(vec![])), Step::Fence(_)));
-        assert!(matches!(step(looked_first(vec![pod("ns", "p")])), Step::Wait(_)));
-        assert!(matches!(step(Case { fence: true, ..quiet() }), Step::Wait(_)));
+        assert!(matches!(step(quiet()), Step::Wait(_)), "the agent has not answered yet");
         assert_eq!(step(fenced(quiet())), Step::Look);
         let looked = |pods| Case { seen: Seen { pods: Some(pods), ..quiet().seen }, ..fenced(quiet()) };
         assert!(matches!(step(looked(vec![])), Step::Tombstone(_)));
         assert!(matches!(step(looked(vec![pod("ns", "p")])), Step::Unfence(_)), "X2: the user won");
+        let used = |pods| Case { in_use: true, seen: Seen { pods, ..quiet().seen }, ..quiet() };
+        assert_eq!(step(used(None)), Step::Look);
+        assert!(matches!(step(used(Some(vec![pod("ns", "p")]))), Step::Wait(_)));
+        assert!(matches!(step(used(Some(vec![]))), Step::Fence(_)), "and has ended");
         let dead = || Case { tombstone: true, ..fenced(quiet()) };
         assert!(matches!(step(dead()), Step::Wait(_)));
         let erased = || NodePart { backing: BackingState::Erased, fenced: true, ..Default::default() };
@@ -180,7 +181,7 @@ mod tests {
     #[test]
     fn x1_claims_and_pods_hold_it_and_lift_the_fence() {
         for case in [Case { claims: 2, ..quiet() }, Case { users: 1, ..quiet() }] {
-            assert!(matches!(step(case), Step::Wait(_)));
+            assert!(matches!(step(Case { in_use: true, ..case }), Step::Wait(_)));
         }
         assert_eq!(
             step(Case { claims: 2, ..fenced(quiet()) }),
@@ -207,9 +208,9 @@ mod tests {
             let seen = Seen { disk_gone: true, pods, in_ledger: case.seen.in_ledger, ..Default::default() };
             step(Case { seen, ..case })
         };
-        assert!(matches!(on_gone(Case { claims: 1, ..quiet() }, None), Step::Wait(_)), "X1 all the same");
+        assert!(matches!(on_gone(Case { claims: 1, ..quiet() }, None), Step::Unfence(_)), "X1 all the same");
         assert_eq!(on_gone(quiet(), None), Step::Look);
-        assert!(matches!(on_gone(quiet(), Some(vec![pod("ns", "p")])), Step::Wait(_)));
+        assert!(matches!(on_gone(quiet(), Some(vec![pod("ns", "p")])), Step::Unfence(_)));
         assert!(matches!(on_gone(quiet(), Some(vec![])), Step::Tombstone(_)));
         let dead = || Case { tombstone: true, ..quiet() };
         assert_eq!(on_gone(dead(), None), Step::Credit, "without a receipt: nothing was erased");
@@ -221,7 +222,7 @@ mod tests {
     fn v8_what_was_adopted_is_let_go_and_not_erased() {
         let mut v = ready_volume("v", "eng", true);
         v.spec.adopt = Some(crate::api::Adopt { path: "/srv/a".into() });
-        v.status.as_mut().unwrap().destroy = Some(Destroy { fence: true, tombstone: some_time() });
+        v.status.as_mut().unwrap().destroy = Some(Destroy { in_use: false, tombstone: some_time() });
         let seen = Seen { in_ledger: true, ..Default::default() };
         assert!(matches!(next(&v, &seen), Step::Wait(said) if said.contains("is being let go on node n1")));
     }

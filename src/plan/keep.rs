@@ -51,12 +51,12 @@ pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
             false => Task::Make,
         };
     }
-    match (destroy.tombstone.is_some(), destroy.fence) {
+    match (destroy.tombstone.is_some(), destroy.in_use) {
         (true, _) if node.backing == BackingState::Erased => Task::Rest,
         (true, _) => Task::Erase,
-        (false, true) => Task::Fence,
-        (false, false) if node.fenced || on_disk.fenced => Task::Unfence,
-        (false, false) => Task::Rest,
+        (false, false) => Task::Fence,
+        (false, true) if node.fenced || on_disk.fenced => Task::Unfence,
+        (false, true) => Task::Rest,
     }
 }
 
@@ -91,27 +91,27 @@ mod tests {
         assert_eq!(next(&v, THERE), Task::Make, "again and again: it looks whether all is there");
         assert_eq!(next(&v, OnDisk::default()), Task::Lost, "V9: what was made once is never made again");
         v.metadata.deletion_timestamp = some_time();
-        assert_eq!(next(&v, THERE), Task::Rest);
-        assert_eq!(
-            next(&v, OnDisk { fenced: true, ..THERE }),
-            Task::Unfence,
-            "died between saying so and doing so"
-        );
-        let mut with = |fence, dead, fenced, backing| {
+        assert_eq!(next(&v, THERE), Task::Fence, "X2: the deletion was accepted, so nobody comes any more");
+        let mut with = |in_use, dead, fenced, backing| {
             let status = v.status.as_mut().unwrap();
-            status.destroy = Some(Destroy { fence, tombstone: if dead { some_time() } else { None } });
+            status.destroy = Some(Destroy { in_use, tombstone: if dead { some_time() } else { None } });
             let node = status.node.as_mut().unwrap();
             (node.fenced, node.backing) = (fenced, backing);
-            next(&v, THERE)
+            (next(&v, THERE), next(&v, OnDisk { fenced: true, ..THERE }))
         };
-        assert_eq!(with(true, false, false, BackingState::Made), Task::Fence);
+        let both = |task| (task, task);
         assert_eq!(
-            with(true, false, true, BackingState::Made),
-            Task::Fence,
+            with(false, false, true, BackingState::Made),
+            both(Task::Fence),
             "looks again until all mounts are gone"
         );
-        assert_eq!(with(false, false, true, BackingState::Made), Task::Unfence);
-        assert_eq!(with(true, true, true, BackingState::Made), Task::Erase);
-        assert_eq!(with(true, true, true, BackingState::Erased), Task::Rest);
+        assert_eq!(with(true, false, true, BackingState::Made), both(Task::Unfence));
+        assert_eq!(
+            with(true, false, false, BackingState::Made),
+            (Task::Rest, Task::Unfence),
+            "died between saying so and doing so"
+        );
+        assert_eq!(with(false, true, true, BackingState::Made), both(Task::Erase));
+        assert_eq!(with(false, true, true, BackingState::Erased), both(Task::Rest));
     }
 }

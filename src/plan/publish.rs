@@ -90,7 +90,7 @@ mod tests {
         let mut v = ready_volume("v", "eng", true);
         let status = v.status.as_mut().unwrap();
         status.claims = vec![bound_by("ns", "w", "c")];
-        status.destroy = Some(crate::api::Destroy { fence: true, tombstone: some_time() });
+        status.destroy = Some(crate::api::Destroy { in_use: false, tombstone: some_time() });
         let uid = v.uid().unwrap();
         assert!(matches!(authorise(&v, &uid, "c", "n1", false), Err(Refusal::Destroyed(_))));
     }

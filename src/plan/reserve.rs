@@ -159,6 +159,20 @@ pub fn refine(
     })
 }
 
+/// Why nothing is carved out of a reservation any more: its disk was declared gone, which is for good (D4).
+pub fn parent_gone(parent: &DiskReservation, disk: &NodeDisk) -> Option<Verdict> {
+    let (parent, name) = (parent.name_any(), disk.name_any());
+    disk.spec.gone.then(|| {
+        Verdict::no(
+            reason::DISK_GONE,
+            format!(
+                "NodeDisk {name}, on which DiskReservation {parent} is, was declared gone: delete this one and carve it \
+                 out of one on another disk"
+            ),
+        )
+    })
+}
+
 /// Whether a disk can serve at all now (D4).
 pub fn is_ready(disk: &NodeDisk) -> bool {
     disk.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, READY))
@@ -223,6 +237,14 @@ mod tests {
             Outcome::Serve(disk) => Ok(disk),
             Outcome::Wait(why) => Err((why.reason.to_owned(), why.message)),
         }
+    }
+
+    #[test]
+    fn d4_nothing_is_carved_out_of_a_reservation_on_a_disk_that_is_gone() {
+        let (parent, mut disk) = (reserved("p", "eng", 5, &[]), disk("n1.a", "n1", 10, &[]));
+        assert_eq!(parent_gone(&parent, &disk), None);
+        disk.spec.gone = true;
+        assert_eq!(parent_gone(&parent, &disk).unwrap().reason, "DiskGone");
     }
 
     #[test]
