@@ -43,7 +43,8 @@ pub struct DiskEntry {
     /// `Path`.
     #[serde(default)]
     pub adopt_roots: Vec<PathBuf>,
-    /// There may be volumes whose size is not enforced, such as adopted directories (D5).
+    /// There may be volumes whose size is not enforced: adopted directories, and all of them if the disk turns out to
+    /// enforce no size (D5).
     #[serde(default)]
     pub allow_unenforced: bool,
     /// What is reserved on it from the start; the API changes none of it (R2).

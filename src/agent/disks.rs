@@ -8,9 +8,12 @@ use kube::api::ListParams;
 use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::api::condition::{self, DISK_HEALTHY, Verdict, reason};
-use crate::api::{AGENT_MANAGER, NodeDisk, NodeDiskSpec, NodeDiskStatus, SharedPersistentVolume, Size};
+use crate::api::{
+    AGENT_MANAGER, Enforcement, EnforcementState, NodeDisk, NodeDiskSpec, NodeDiskStatus,
+    SharedPersistentVolume, Size,
+};
 use crate::cluster;
-use crate::host::{DiskReport, Host, VolumeReport, VolumeUid};
+use crate::host::{self, DiskReport, Host, VolumeReport, VolumeUid};
 use crate::plan::{ledger, names, room, whole};
 
 use super::config::DiskEntry;
@@ -247,6 +250,7 @@ async fn write(
     held: &Held,
 ) -> Result<(), cluster::Error> {
     let mut status = object.status.clone().unwrap_or_default();
+    status.enforcement = disk.enforcement.as_ref().map(|found| enforcement(found, object));
     let verdict = match &disk.error {
         Some(error) => Verdict::no(reason::DISK_REFUSED, error.clone()),
         None => {
@@ -269,7 +273,9 @@ async fn write(
             match reserved.checked_sub(allocatable).filter(|missing| *missing > 0) {
                 None => Verdict::yes(
                     reason::DISK_HEALTHY,
-                    healthy(held.orphans) + &unconfigured(&held.unconfigured),
+                    healthy(held.orphans)
+                        + &unenforced(status.enforcement.as_ref())
+                        + &unconfigured(&held.unconfigured),
                 ),
                 Some(missing) => Verdict::no(
                     reason::SPACE_TAKEN,
@@ -302,6 +308,37 @@ async fn tell(
         tracing::info!(disk = object.name_any(), reason = verdict_reason(&status), "disk");
     }
     cluster::write_status(api, object, &status, AGENT_MANAGER).await.map(|_| ())
+}
+
+/// How it is known whether sizes are enforced (D5).
+fn enforcement(found: &host::Enforcement, disk: &NodeDisk) -> Enforcement {
+    let (state, message) = match found {
+        host::Enforcement::Whole => {
+            (EnforcementState::Whole, "it is handed out whole, so its own size is the limit".to_owned())
+        }
+        host::Enforcement::Proven(errno) => (
+            EnforcementState::Proven,
+            format!("the writer on a scratch volume was stopped at its size with {errno}"),
+        ),
+        host::Enforcement::Untried => (
+            EnforcementState::Untried,
+            "it is too full to try; no volume is made on it until there is room to".to_owned(),
+        ),
+        host::Enforcement::Broken(how) if disk.spec.allow_unenforced => {
+            (EnforcementState::Broken, format!("{how}; allowUnenforced says that it may be used like that"))
+        }
+        host::Enforcement::Broken(how) => (EnforcementState::Broken, how.clone()),
+    };
+    Enforcement { state, message }
+}
+
+fn unenforced(enforcement: Option<&Enforcement>) -> String {
+    match enforcement {
+        Some(found) if matches!(found.state, EnforcementState::Untried | EnforcementState::Broken) => {
+            format!("; the size of volumes is not known to be enforced: {}", found.message)
+        }
+        _ => String::new(),
+    }
 }
 
 fn healthy(orphans: usize) -> String {

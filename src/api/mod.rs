@@ -21,7 +21,9 @@ mod volume_role;
 
 pub use claim::{ClaimPhase, ClaimSelector, VolumeClaim, VolumeClaimSpec, VolumeClaimStatus};
 pub use crds::{all as crds, file_name as crd_file_name};
-pub use node_disk::{BackingKind, DiskKind, NodeDisk, NodeDiskSpec, NodeDiskStatus};
+pub use node_disk::{
+    BackingKind, DiskKind, Enforcement, EnforcementState, NodeDisk, NodeDiskSpec, NodeDiskStatus, RoleOnDisk,
+};
 pub use offer::{OfferedReservation, OfferedVolume, VolumeOffer, VolumeOfferSpec, VolumeOfferStatus};
 pub use refs::{AccessMode, ClaimBinding, LedgerEntry, PodRef, UidRef, stable_hash};
 pub use reservation::{DiskReservation, DiskReservationSpec, DiskReservationStatus, ReservationPhase};

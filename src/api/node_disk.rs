@@ -24,6 +24,7 @@ use super::{LedgerEntry, Size};
     printcolumn(name = "Kind", type_ = "string", json_path = ".spec.kind"),
     printcolumn(name = "Gone", type_ = "boolean", json_path = ".spec.gone", priority = 1),
     printcolumn(name = "Backing", type_ = "string", json_path = ".spec.backing", priority = 1),
+    printcolumn(name = "Enforced", type_ = "string", json_path = ".status.enforcement.state", priority = 1),
     printcolumn(name = "Capacity", type_ = "string", json_path = ".status.capacity"),
     printcolumn(name = "System", type_ = "string", json_path = ".status.systemReserved", priority = 1),
     printcolumn(name = "Allocatable", type_ = "string", json_path = ".status.allocatable"),
@@ -59,7 +60,8 @@ pub struct NodeDiskSpec {
     /// Directories beneath which a volume may adopt one that holds data (V8).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub adopt_roots: Vec<String>,
-    /// There may be volumes on it whose size is not enforced, such as adopted directories (D5).
+    /// There may be volumes on it whose size is not enforced: adopted directories, and all of them if the disk turns out
+    /// to enforce no size (D5).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_unenforced: bool,
     /// An administrator's word that the disk, or its node, will never come back; it cannot be taken back. What was on
@@ -91,6 +93,41 @@ pub enum BackingKind {
     Block,
 }
 
+/// What a role has on a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RoleOnDisk {
+    /// The role, as its reservations name it; what was carved out of these for a sub-role is in it.
+    pub role: String,
+    /// Sum of its reservations on this disk.
+    pub reserved: Size,
+    /// How many these are.
+    pub reservations: u32,
+}
+
+/// Whether the size of volumes is enforced on a disk (D5).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Enforcement {
+    /// What came of trying it.
+    pub state: EnforcementState,
+    /// How that is known, in a sentence.
+    pub message: String,
+}
+
+/// What came of trying whether a writer is stopped at the limit of his volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum EnforcementState {
+    /// He was.
+    Proven,
+    /// The disk is handed out whole: it is the limit itself.
+    Whole,
+    /// There was no room to try; no volume is made before there is.
+    Untried,
+    /// He was not. Such a disk is refused, unless `spec.allowUnenforced` says that it may be used.
+    Broken,
+}
+
 /// What is known of a disk.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -113,6 +150,12 @@ pub struct NodeDiskStatus {
     /// Allocatable less reserved (controller).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub free: Option<Size>,
+    /// What each role reserved on this disk: the ledger, summed up (controller).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<RoleOnDisk>,
+    /// Whether the size of volumes is enforced, and how that is known (D5; agent).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enforcement: Option<Enforcement>,
     /// `Ready` (controller) and `DiskHealthy` (agent).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

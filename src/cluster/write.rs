@@ -80,7 +80,8 @@ pub trait Owned: HasStatus<Status: Clone + Default + Serialize> {
 }
 
 impl Owned for NodeDisk {
-    const AGENT_FIELDS: &'static [&'static str] = &["capacity", "systemReserved", "allocatable"];
+    const AGENT_FIELDS: &'static [&'static str] =
+        &["capacity", "systemReserved", "allocatable", "enforcement"];
     const AGENT_CONDITION: &'static str = DISK_HEALTHY;
 }
 

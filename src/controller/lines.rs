@@ -14,7 +14,7 @@ use crate::api::{
     UidRef, VolumeRole, VolumeRoleStatus,
 };
 use crate::cluster::{self, Commits, Kind, Owned};
-use crate::plan::{ledger, quota, reserve, whole};
+use crate::plan::{ledger, quota, reserve, summary, whole};
 
 use super::Error;
 use super::context::{Context, named};
@@ -110,6 +110,7 @@ impl Holder for VolumeRole {
 pub(super) fn with_ledger(disk: &NodeDisk, status: NodeDiskStatus) -> NodeDiskStatus {
     NodeDiskStatus {
         reserved: Some(Size::from_bytes(ledger::total(&status.reservations))),
+        roles: summary::disk_roles(&status.reservations),
         free: Some(Size::from_bytes(ledger::free(&status.reservations, reserve::allocatable(disk)))),
         ..status
     }

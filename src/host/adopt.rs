@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use super::backing::{Backing, Opened, Room};
 use super::disk::{Disk, Volume};
 use super::error::{Context, Error, Result};
+use super::filesystem::FsType;
 use super::mountinfo::{Device, Mount};
 use super::mounts::{self, Place};
 use super::record::Record;
@@ -192,6 +193,10 @@ impl Adopting {
 impl Backing for Adopting {
     fn whole(&self) -> bool {
         self.kept.whole()
+    }
+
+    fn scratch(&self) -> Option<FsType> {
+        self.kept.scratch()
     }
 
     fn room(&self, root: std::os::fd::BorrowedFd<'_>) -> Result<Room> {

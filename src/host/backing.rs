@@ -4,6 +4,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::disk::Volume;
 use super::error::{Context, Error, Result};
+use super::filesystem::FsType;
 use super::loopfile;
 use super::mountinfo::Mount;
 use super::mounts::Place;
@@ -42,6 +43,12 @@ pub(super) trait Backing: Send + Sync {
     /// Whether the disk is handed out whole, to one volume (D2).
     fn whole(&self) -> bool {
         false
+    }
+
+    /// The filesystem of the scratch volume on which its limit is tried out (D5). `None`: the disk is handed out whole, so
+    /// the only limit is the disk itself, and nobody is there to be protected from who reaches it.
+    fn scratch(&self) -> Option<FsType> {
+        Some(FsType::Ext4)
     }
 
     /// What the disk has; `root` is the directory that was opened with it.

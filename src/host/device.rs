@@ -20,6 +20,7 @@ use rustix::mount::MountAttrFlags;
 use super::backing::{Backing, Opened, Room};
 use super::disk::{VOLUMES, Volume};
 use super::error::{Context, Error, Result, settled};
+use super::filesystem::FsType;
 use super::inuse::{self, OpenFile};
 use super::mountinfo::{Device, Mount};
 use super::record::Record;
@@ -165,6 +166,10 @@ impl Backing for Raw {
 
     fn room(&self, _: BorrowedFd<'_>) -> Result<Room> {
         Ok(Room { total: self.size, free: self.size })
+    }
+
+    fn scratch(&self) -> Option<FsType> {
+        None
     }
 
     fn names(&self) -> Vec<&'static str> {

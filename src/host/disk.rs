@@ -19,7 +19,9 @@ use serde_json::{Map, Value};
 
 use super::backing::{self, Backing, Opened};
 use super::error::{Context, Error, Result};
+use super::proof;
 use super::record::Record;
+use super::types::Enforcement;
 use super::uid::VolumeUid;
 use super::{DiskConfig, DiskReport, Keeping, beneath, journal};
 
@@ -38,6 +40,8 @@ pub(super) struct Disk {
     volumes: OwnedFd,
     receipts: OwnedFd,
     pub(super) backing: Box<dyn Backing>,
+    /// Whether sizes are enforced, once that was tried (D5).
+    enforcement: Mutex<Option<Enforcement>>,
     /// Held while a disk that is handed out whole gets its volume.
     making: Mutex<()>,
     /// Also holds the lock, which goes with the process.
@@ -89,7 +93,43 @@ impl Disk {
         rustix::fs::fsync(&root).context(|| "synchronize the disk's directory")?;
         let open = |name| beneath::open_dir(&root, name).context(|| format!("open the directory of {name}"));
         let (volumes, receipts) = (open(VOLUMES)?, open(RECEIPTS)?);
-        Ok(Self { config: config.clone(), id, volumes, receipts, backing, making: Mutex::new(()), root })
+        let (config, enforcement, making) = (config.clone(), Mutex::default(), Mutex::default());
+        Ok(Self { config, id, volumes, receipts, backing, enforcement, making, root })
+    }
+
+    /// Refuses a disk that does not enforce sizes, unless its configuration allows that (D5). It is tried the first time,
+    /// and with `again` also where there was no room to try before.
+    pub(super) fn ensure_enforced(&self, again: bool) -> Result<()> {
+        let mut known = self.enforcement.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_none() || again && *known == Some(Enforcement::Untried) {
+            *known = Some(proof::attempt(self));
+        }
+        match &*known {
+            Some(Enforcement::Broken(how)) if !self.config.allow_unenforced => Err(Error::DiskUnavailable {
+                disk: self.name().to_owned(),
+                reason: format!(
+                    "it does not enforce the size of volumes: {how}; put that right, or set allowUnenforced on the agent's \
+                     disk"
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses to make a volume where there was no room to see whether its size would be enforced.
+    pub(super) fn ensure_tried(&self) -> Result<()> {
+        match self.enforcement() {
+            Some(Enforcement::Untried) => Err(Error::NoSpace {
+                disk: self.name().to_owned(),
+                needed: proof::ROOM,
+                available: self.backing.room(self.root.as_fd())?.free,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn enforcement(&self) -> Option<Enforcement> {
+        self.enforcement.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn name(&self) -> &str {
@@ -103,6 +143,7 @@ impl Disk {
     pub(super) fn report(&self) -> DiskReport {
         let mut report = DiskReport::of(&self.config);
         report.id = Some(self.id.clone());
+        report.enforcement = self.enforcement();
         match self.backing.room(self.root.as_fd()) {
             Ok(room) => {
                 report.capacity = self.config.capacity.map_or(room.total, |most| most.min(room.total));

@@ -36,7 +36,10 @@ impl Host {
         };
         let (volume, mut record) = match found {
             Some(found) => found,
-            None => (disk.make(&spec.uid)?, Record::new(spec.clone())),
+            None => {
+                disk.ensure_tried()?;
+                (disk.make(&spec.uid)?, Record::new(spec.clone()))
+            }
         };
         match record.state {
             State::Ready => self.keep(&disk, &volume, record, spec),

@@ -9,6 +9,7 @@
 //! - Data is erased only when the volume is fenced, nobody is in its journal, and the *kernel* knows of no mount or open
 //!   file of it in any mount namespace (X3, S10).
 //! - Read-only mounts are read-only before they can be seen (S9); nosuid and nodev are on every mount (V12).
+//! - A disk on which no writer is stopped at the size of his volume is not served, unless that is allowed (D5).
 //! - Nothing on a disk is looked at that is not the one which was [expected](Host::expect) there (D3); and what is on no
 //!   disk is erased only if there is a receipt.
 //! - Everything is reached by descriptor beneath a disk or beneath the targets' root, following no symbolic link (M7,
@@ -40,6 +41,7 @@ mod loopfile;
 mod mountinfo;
 mod mounts;
 mod options;
+mod proof;
 mod publish;
 mod record;
 mod recover;
@@ -63,8 +65,8 @@ pub use filesystem::FsType;
 pub use options::MountOption;
 pub use record::{Pod, Published, Record, State, VolumeSpec};
 pub use types::{
-    DiskConfig, DiskReport, ErasePolicy, FenceReport, HostConfig, Keeping, Publish, Receipt, Recovery, Usage,
-    VolumeReport,
+    DiskConfig, DiskReport, Enforcement, ErasePolicy, FenceReport, HostConfig, Keeping, Publish, Receipt,
+    Recovery, Usage, VolumeReport,
 };
 pub use uid::VolumeUid;
 
@@ -134,8 +136,9 @@ impl Host {
             .iter()
             .map(|slot| {
                 let found = slot.retry();
+                let accepted = slot.get();
                 let report = found.as_ref().map_or_else(|_| DiskReport::of(&slot.config), |d| d.report());
-                match slot.get() {
+                match accepted {
                     Ok(_) => report,
                     Err(error) => DiskReport { error: Some(error.to_string()), ..report },
                 }
@@ -244,10 +247,14 @@ impl Slot {
     /// What is there, be it the right disk or not; looks anew unless it is the right one.
     fn retry(&self) -> Result<Arc<Disk>> {
         let mut serving = self.lock();
-        if let Err(refused) = serving.accepted() {
-            // Let go of first: it may be the very same disk that is opened again.
-            serving.disk = Err(refused);
-            serving.disk = Disk::open(&self.config, Duration::ZERO).map(Arc::new);
+        match serving.accepted() {
+            // What comes of it is known from then on.
+            Ok(disk) => drop(disk.ensure_enforced(true)),
+            Err(refused) => {
+                // Let go of first: it may be the very same disk that is opened again.
+                serving.disk = Err(refused);
+                serving.disk = Disk::open(&self.config, Duration::ZERO).map(Arc::new);
+            }
         }
         serving.disk.clone()
     }
@@ -268,7 +275,8 @@ impl Serving {
                 disk: disk.name().to_owned(),
                 reason: format!("it is another one (ID {}) than belongs here (ID {expected})", disk.id()),
             }),
-            _ => Ok(disk),
+            // Last: nothing is tried on a disk that does not belong here.
+            _ => disk.ensure_enforced(false).map(|()| disk),
         }
     }
 }

@@ -70,8 +70,23 @@ pub struct DiskReport {
     pub allocatable: u64,
     /// What the filesystem has free now, whoever took the rest.
     pub free: u64,
+    /// How the size of volumes is enforced; `None` if that was not looked at.
+    pub enforcement: Option<Enforcement>,
     /// Why it cannot be served.
     pub error: Option<String>,
+}
+
+/// Whether the size of volumes is enforced on a disk (D5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Enforcement {
+    /// The disk is handed out whole, and is the limit itself.
+    Whole,
+    /// The writer on a scratch volume was stopped at the limit, by this errno.
+    Proven(&'static str),
+    /// The disk is too full to try.
+    Untried,
+    /// It is not: how that was seen.
+    Broken(String),
 }
 
 impl DiskReport {
@@ -83,6 +98,7 @@ impl DiskReport {
             system_reserved: config.system_reserved,
             allocatable: 0,
             free: 0,
+            enforcement: None,
             error: None,
         }
     }

@@ -60,6 +60,10 @@ impl Backing for WholeFs {
         true
     }
 
+    fn scratch(&self) -> Option<FsType> {
+        None
+    }
+
     fn names(&self) -> Vec<&'static str> {
         vec![DATA]
     }

@@ -1,10 +1,12 @@
 //! Sums and standings that statuses tell: of a disk, of a role (D1, Q1).
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use crate::api::condition::{self, DISK_HEALTHY, Verdict, reason};
-use crate::api::{DiskReservation, Role, Size, VolumeRole, VolumeRoleStatus};
+use crate::api::{DiskReservation, LedgerEntry, Role, RoleOnDisk, Size, VolumeRole, VolumeRoleStatus};
 
 use super::{ledger, quota, reserve};
 
@@ -36,6 +38,20 @@ pub fn disk_gone() -> Verdict {
         reason::DISK_GONE,
         "it was declared gone, for good: delete the volumes and reservations that were on it, then the NodeDisk",
     )
+}
+
+/// What each role reserved on a disk, by name (D1).
+pub fn disk_roles(ledger: &[LedgerEntry]) -> Vec<RoleOnDisk> {
+    let mut lines: BTreeMap<&str, Vec<LedgerEntry>> = BTreeMap::new();
+    for line in ledger {
+        lines.entry(&line.role).or_default().push(line.clone());
+    }
+    let sum = |(role, lines): (&str, Vec<LedgerEntry>)| RoleOnDisk {
+        role: role.to_owned(),
+        reserved: Size::from_bytes(ledger::total(&lines)),
+        reservations: u32::try_from(lines.len()).unwrap_or(u32::MAX),
+    };
+    lines.into_iter().map(sum).collect()
 }
 
 /// The role of the reservation that one was carved out of.
@@ -115,6 +131,16 @@ mod tests {
         ] {
             assert_eq!(disk_standing(conditions, "n1", node).reason, reason);
         }
+    }
+
+    #[test]
+    fn d1_what_each_role_has_on_a_disk_is_summed_up() {
+        let ledger = [held_line("b", "ops", 7), held_line("a", "eng", 10), held_line("c", "eng", 5)];
+        let roles = disk_roles(&ledger);
+        let told: Vec<_> =
+            roles.iter().map(|r| (r.role.as_str(), r.reserved.as_str(), r.reservations)).collect();
+        assert_eq!(told, [("eng", "15Gi", 2), ("ops", "7Gi", 1)]);
+        assert!(disk_roles(&[]).is_empty());
     }
 
     #[test]

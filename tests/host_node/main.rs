@@ -8,6 +8,7 @@ mod disks;
 mod erase;
 mod hostile;
 mod long;
+mod proof;
 mod publish;
 mod recover;
 mod resize;
