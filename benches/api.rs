@@ -50,6 +50,9 @@ struct Options {
     /// How many claims are timed, one after the other, when all that is there.
     #[arg(long, default_value_t = 100)]
     timed: usize,
+    /// How many lives of volumes are counted at a time, after one alone; 0: none.
+    #[arg(long, default_value_t = PER_NODE)]
+    lives: usize,
     /// For how many seconds nothing happens.
     #[arg(long, default_value_t = 60)]
     idle: u64,
@@ -72,8 +75,10 @@ async fn main() {
     // A server that is just starting is no news.
     let quiet = tracing_subscriber::EnvFilter::new("off");
     tracing_subscriber::fmt().with_env_filter(quiet).init();
-    lives(1, options.idle).await;
-    lives(PER_NODE, 0).await;
+    if options.lives > 0 {
+        lives(1, options.idle).await;
+        lives(options.lives, 0).await;
+    }
     at_size(&options).await;
 }
 

@@ -1,20 +1,30 @@
 //! Events on transitions (T2).
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
+use tokio::sync::mpsc;
 
 use crate::api::condition::{self, READY, RESIZED, RETIRING, reason};
 
 /// Publishes events; one that cannot be published is logged and forgotten, for it decides nothing.
 pub struct Events {
+    publisher: Arc<Publisher>,
+    /// Those that nobody waits for.
+    queue: mpsc::Sender<(Event, ObjectReference)>,
+}
+
+struct Publisher {
     client: Client,
     reporter: Reporter,
     recorder: Mutex<(Recorder, usize)>,
 }
+
+/// How many may wait to be published. What comes on top of that is logged only.
+const QUEUED: usize = 1000;
 
 /// A recorder keeps every event whole for minutes, and goes through all of them with each new one, to count what is told
 /// again. After so many it is replaced, so that this stays small whatever happens at once.
@@ -29,9 +39,20 @@ impl Events {
     pub fn new(client: Client, controller: &str, instance: &str) -> Self {
         let reporter = Reporter { controller: controller.to_owned(), instance: Some(instance.to_owned()) };
         let recorder = Mutex::new((Recorder::new(client.clone(), reporter.clone()), 0));
-        Self { client, reporter, recorder }
+        let publisher = Arc::new(Publisher { client, reporter, recorder });
+        let (queue, mut queued) = mpsc::channel::<(Event, ObjectReference)>(QUEUED);
+        let published_by = publisher.clone();
+        // Ends with the sender.
+        tokio::spawn(async move {
+            while let Some((event, object)) = queued.recv().await {
+                published_by.publish(&event, &object).await;
+            }
+        });
+        Self { publisher, queue }
     }
+}
 
+impl Publisher {
     fn recorder(&self) -> Recorder {
         let mut current = self.recorder.lock().unwrap_or_else(|e| e.into_inner());
         if current.1 == REMEMBERED {
@@ -41,7 +62,26 @@ impl Events {
         current.0.clone()
     }
 
-    /// One event about `object`; of the same about different `related` objects each is kept.
+    async fn publish(&self, event: &Event, object: &ObjectReference) {
+        if let Err(error) = self.recorder().publish(event, object).await {
+            let (kind, reason) = (object.kind.as_deref(), &event.reason);
+            tracing::warn!(kind, reason, %error, "failed to publish an event");
+        }
+    }
+}
+
+fn event(ok: bool, action: &str, reason: &str, message: &str, related: Option<ObjectReference>) -> Event {
+    Event {
+        type_: if ok { EventType::Normal } else { EventType::Warning },
+        reason: reason.to_owned(),
+        note: Some(message.chars().take(1000).collect()),
+        action: action.to_owned(),
+        secondary: related,
+    }
+}
+
+impl Events {
+    /// One event about `object`, before this returns; of the same about different `related` objects each is kept.
     pub async fn publish<K: Resource<DynamicType = ()>>(
         &self,
         object: &K,
@@ -51,20 +91,13 @@ impl Events {
         reason: &str,
         message: &str,
     ) {
-        let event = Event {
-            type_: if ok { EventType::Normal } else { EventType::Warning },
-            reason: reason.to_owned(),
-            note: Some(message.chars().take(1000).collect()),
-            action: action.to_owned(),
-            secondary: related,
-        };
-        if let Err(error) = self.recorder().publish(&event, &object.object_ref(&())).await {
-            tracing::warn!(kind = %K::kind(&()), reason, %error, "failed to publish an event");
-        }
+        let event = event(ok, action, reason, message, related);
+        self.publisher.publish(&event, &object.object_ref(&())).await;
     }
 
-    /// An event for each of these that says something else than before: another status or another reason.
-    pub async fn on_transition<K: Resource<DynamicType = ()>>(
+    /// An event for each of these that says something else than before: another status or another reason. Nobody waits
+    /// for it.
+    pub fn on_transition<K: Resource<DynamicType = ()>>(
         &self,
         object: &K,
         before: &[Condition],
@@ -77,7 +110,10 @@ impl Events {
             if !same && !QUIET.contains(&is.reason.as_str()) {
                 // That a retired volume waits is no trouble.
                 let ok = is.status == "True" || is.reason == reason::RETIRE_WITHDRAWN;
-                self.publish(object, None, ok, "Reconcile", &is.reason, &is.message).await;
+                let event = event(ok, "Reconcile", &is.reason, &is.message, None);
+                if self.queue.try_send((event, object.object_ref(&()))).is_err() {
+                    tracing::warn!(kind = %K::kind(&()), is.reason, is.message, "too many events wait to be published");
+                }
             }
         }
     }

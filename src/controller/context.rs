@@ -5,9 +5,9 @@ use k8s_openapi::api::core::v1::{Node, NodeStatus, Pod};
 use kube::api::ListParams;
 use kube::core::object::HasStatus;
 use kube::runtime::reflector::Store;
-use kube::{Api, Client, Resource};
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use kube::{Api, Client, Resource, ResourceExt};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::api::condition::{self, READY, Verdict};
 use crate::api::{
@@ -157,6 +157,8 @@ pub struct Context {
     pub turn: tokio::sync::Mutex<()>,
     /// What is committed together.
     pub commits: Meeting,
+    /// By UID, the version of an object that we wrote over, until a cache has a later one.
+    pub replaced: Mutex<HashMap<String, String>>,
 }
 
 /// An object of a cluster-scoped cache, by name.
@@ -192,10 +194,29 @@ impl Context {
         K::Status: Conditions,
     {
         if cluster::write_status(api, current, desired, CONTROLLER_MANAGER).await? {
+            if let (Some(uid), Some(version)) = (current.uid(), current.resource_version()) {
+                self.replaced().insert(uid, version);
+            }
             let before = current.status().map_or(&[][..], Conditions::conditions);
-            self.events.on_transition(current, before, desired.conditions()).await;
+            self.events.on_transition(current, before, desired.conditions());
         }
         Ok(())
+    }
+
+    /// Whether we have written a later version of the object than this one, so that whatever is decided on it comes too
+    /// late. The later one comes by the watch.
+    pub fn is_old<K: Resource>(&self, object: &K) -> bool {
+        let mut replaced = self.replaced();
+        let uid = object.meta().uid.as_deref().unwrap_or_default();
+        let old = replaced.get(uid).is_some_and(|version| Some(version) == object.meta().resource_version.as_ref());
+        if !old {
+            replaced.remove(uid);
+        }
+        old
+    }
+
+    fn replaced(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The running and pending pods that use the claims.

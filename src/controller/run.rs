@@ -298,8 +298,8 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         pods,
     };
     let events = Events::new(client.clone(), "reservoir-controller", &options.identity);
-    let (share, turn, commits) = Default::default();
-    let ctx = Arc::new(Context { client, stores, events, share, turn, commits });
+    let (share, turn, commits, replaced) = Default::default();
+    let ctx = Arc::new(Context { client, stores, events, share, turn, commits, replaced });
 
     let running = Running { ctx: ctx.clone(), metrics, concurrency: options.concurrency };
     // They wait more than they work, so none waits for another's place.
@@ -414,6 +414,9 @@ impl Running {
         let timed = move |object: Arc<K>, ctx: Arc<Context>| {
             let (reconcile, metrics, kind) = (reconcile.clone(), metrics.clone(), kind.clone());
             async move {
+                if ctx.is_old(&*object) {
+                    return Ok(Action::await_change());
+                }
                 let started = Instant::now();
                 let name = object.name_any();
                 let done = reconcile(object, ctx).await;
