@@ -404,7 +404,11 @@ async fn lives(count: usize, idle: u64) {
         row(&format!("  {what}"), per_life(writes), "");
     }
     if idle > 0 {
-        row(&format!("writes of the controller in {idle} s in which nothing happens"), in_vain.to_string(), "0");
+        row(
+            &format!("writes of the controller in {idle} s in which nothing happens"),
+            in_vain.to_string(),
+            "0",
+        );
     }
     drop(controller);
 }

@@ -2,11 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::api::condition::{self, READY, RESIZED, RETIRING, reason};
 
@@ -23,8 +25,10 @@ struct Publisher {
     recorder: Mutex<(Recorder, usize)>,
 }
 
-/// How many may wait to be published. What comes on top of that is logged only.
+/// How many may wait to be published; whoever comes on top of that waits, too.
 const QUEUED: usize = 1000;
+/// How many are published at once.
+const AT_ONCE: usize = 8;
 
 /// A recorder keeps every event whole for minutes, and goes through all of them with each new one, to count what is told
 /// again. After so many it is replaced, so that this stays small whatever happens at once.
@@ -40,14 +44,14 @@ impl Events {
         let reporter = Reporter { controller: controller.to_owned(), instance: Some(instance.to_owned()) };
         let recorder = Mutex::new((Recorder::new(client.clone(), reporter.clone()), 0));
         let publisher = Arc::new(Publisher { client, reporter, recorder });
-        let (queue, mut queued) = mpsc::channel::<(Event, ObjectReference)>(QUEUED);
+        let (queue, queued) = mpsc::channel::<(Event, ObjectReference)>(QUEUED);
         let published_by = publisher.clone();
+        let publish = move |(event, object)| {
+            let publisher = published_by.clone();
+            async move { publisher.publish(&event, &object).await }
+        };
         // Ends with the sender.
-        tokio::spawn(async move {
-            while let Some((event, object)) = queued.recv().await {
-                published_by.publish(&event, &object).await;
-            }
-        });
+        tokio::spawn(ReceiverStream::new(queued).for_each_concurrent(AT_ONCE, publish));
         Self { publisher, queue }
     }
 }
@@ -95,9 +99,9 @@ impl Events {
         self.publisher.publish(&event, &object.object_ref(&())).await;
     }
 
-    /// An event for each of these that says something else than before: another status or another reason. Nobody waits
-    /// for it.
-    pub fn on_transition<K: Resource<DynamicType = ()>>(
+    /// An event for each of these that says something else than before: another status or another reason. It is
+    /// published by the way.
+    pub async fn on_transition<K: Resource<DynamicType = ()>>(
         &self,
         object: &K,
         before: &[Condition],
@@ -111,9 +115,8 @@ impl Events {
                 // That a retired volume waits is no trouble.
                 let ok = is.status == "True" || is.reason == reason::RETIRE_WITHDRAWN;
                 let event = event(ok, "Reconcile", &is.reason, &is.message, None);
-                if self.queue.try_send((event, object.object_ref(&()))).is_err() {
-                    tracing::warn!(kind = %K::kind(&()), is.reason, is.message, "too many events wait to be published");
-                }
+                // It is received for as long as there is a sender.
+                let _ = self.queue.send((event, object.object_ref(&()))).await;
             }
         }
     }

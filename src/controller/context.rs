@@ -198,7 +198,7 @@ impl Context {
                 self.replaced().insert(uid, version);
             }
             let before = current.status().map_or(&[][..], Conditions::conditions);
-            self.events.on_transition(current, before, desired.conditions());
+            self.events.on_transition(current, before, desired.conditions()).await;
         }
         Ok(())
     }
@@ -208,7 +208,8 @@ impl Context {
     pub fn is_old<K: Resource>(&self, object: &K) -> bool {
         let mut replaced = self.replaced();
         let uid = object.meta().uid.as_deref().unwrap_or_default();
-        let old = replaced.get(uid).is_some_and(|version| Some(version) == object.meta().resource_version.as_ref());
+        let old =
+            replaced.get(uid).is_some_and(|version| Some(version) == object.meta().resource_version.as_ref());
         if !old {
             replaced.remove(uid);
         }
