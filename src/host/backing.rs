@@ -9,9 +9,9 @@ use super::loopfile;
 use super::mountinfo::Mount;
 use super::mounts::Place;
 use super::record::Record;
-use super::{DiskConfig, ErasePolicy, Keeping, Usage, adopt, beneath, device, filesystem, wholefs};
+use super::{DiskConfig, ErasePolicy, Keeping, Usage, adopt, beneath, btrfs, device, filesystem, wholefs};
 
-/// A disk that can be served, as its backing found it. Nothing on it was changed.
+/// A disk that can be served, as its backing found it. Nothing that is on it was changed.
 pub(super) struct Opened {
     /// The directory with the disk's identity, journals and receipts.
     pub(super) root: OwnedFd,
@@ -30,6 +30,7 @@ pub(super) struct Room {
 pub(super) fn open(config: &DiskConfig) -> Result<Opened> {
     match config.keeping {
         Keeping::Loop => loopfile::open(&config.path).map(|opened| adopt::open(config, opened)),
+        Keeping::Btrfs => btrfs::open(config),
         Keeping::Mount => wholefs::open(&config.path),
         Keeping::Block => device::open(config),
     }

@@ -122,6 +122,9 @@ impl Raw {
         let (fs_type, uid) = (record.spec.fs_type, &volume.uid);
         let there = |name| beneath::open_here(&volume.dir, name, OFlags::PATH | OFlags::NOFOLLOW).is_ok();
         let file = self.writable()?;
+        if !record.spec.raw {
+            filesystem::wanted_inside(record)?;
+        }
         if there(FORMATTED) {
             return filesystem::verify(fs_type, uid, &file);
         }

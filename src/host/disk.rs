@@ -118,6 +118,7 @@ impl Disk {
 
     /// Refuses to make a volume where there was no room to see whether its size would be enforced.
     pub(super) fn ensure_tried(&self) -> Result<()> {
+        self.ensure_enforced(true)?;
         match self.enforcement() {
             Some(Enforcement::Untried) => Err(Error::NoSpace {
                 disk: self.name().to_owned(),

@@ -30,13 +30,15 @@ pub enum FsType {
     Ext4,
     /// XFS.
     Xfs,
+    /// A part of a disk's own btrfs; none is made.
+    Btrfs,
 }
 
 impl FsType {
     /// The least size in bytes that it can be made with.
     pub const fn min_bytes(self) -> u64 {
         match self {
-            Self::Ext4 => 16 << 20,
+            Self::Ext4 | Self::Btrfs => 16 << 20,
             // What mkfs.xfs insists on since xfsprogs 5.19.
             Self::Xfs => 300 << 20,
         }
@@ -47,13 +49,14 @@ impl FsType {
         match self {
             Self::Ext4 => "ext4",
             Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
         }
     }
 
     /// Discards are off: they would punch holes into what was preallocated (V5).
-    fn mkfs(self, uid: &VolumeUid, zeroed: bool) -> (&'static str, Vec<String>) {
+    fn mkfs(self, uid: &VolumeUid, zeroed: bool) -> Result<(&'static str, Vec<String>)> {
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        match self {
+        Ok(match self {
             // A file is new, hence zero already; a device is not. ext4 turns itself read-only at the first sign of corruption.
             Self::Ext4 => (
                 "mkfs.ext4",
@@ -64,7 +67,8 @@ impl FsType {
             ),
             // Sectors of 4096 bytes suit every disk on which this file may be.
             Self::Xfs => ("mkfs.xfs", words(&format!("-q -K -s size=4096 -m uuid={uid}"))),
-        }
+            Self::Btrfs => return Err(no_btrfs()),
+        })
     }
 }
 
@@ -100,6 +104,20 @@ pub(super) fn wanted(record: &Record) -> Result<()> {
     }
 }
 
+/// Refuses a volume that is to have no filesystem of its own, where each has one.
+pub(super) fn wanted_inside(record: &Record) -> Result<()> {
+    match record.spec.fs_type {
+        FsType::Ext4 | FsType::Xfs => wanted(record),
+        FsType::Btrfs => Err(no_btrfs()),
+    }
+}
+
+fn no_btrfs() -> Error {
+    Error::Unsupported(
+        "btrfs is not made inside a volume: create it with fsType ext4 or xfs, or on a disk with backing Btrfs".to_owned(),
+    )
+}
+
 /// Does to the root directory of a volume what the volume says (V11, V12).
 pub(super) fn set_root(root: impl AsFd, record: &Record) -> Result<()> {
     let (gid, mode) = (record.spec.gid, record.spec.mode);
@@ -121,7 +139,7 @@ pub(super) fn make(fs_type: FsType, uid: &VolumeUid, file: &File, size: u64, zer
         let reason = "what was just allocated for it is not empty".to_owned();
         return Err(Error::Corrupt { what: format!("volume {uid}"), reason });
     }
-    let (program, arguments) = fs_type.mkfs(uid, zeroed);
+    let (program, arguments) = fs_type.mkfs(uid, zeroed)?;
     let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     arguments.push(FILE);
     run(program, &arguments, file, None)
@@ -181,6 +199,7 @@ pub(super) fn grow(fs_type: FsType, inside: impl AsFd, size: u64) -> Result<()> 
                 false => Ok(()),
             }
         }
+        FsType::Btrfs => Err(no_btrfs()),
     }
 }
 

@@ -108,7 +108,7 @@ impl Backing for Loop {
     }
 
     fn create(&self, volume: &Volume, record: &Record) -> Result<()> {
-        filesystem::wanted(record)?;
+        filesystem::wanted_inside(record)?;
         let discard = || beneath::remove(&volume.dir, UNFINISHED, AtFlags::empty());
         if open_data(volume)?.is_none() {
             discard().context(|| "remove an unfinished file")?;
@@ -165,7 +165,9 @@ impl Backing for Loop {
     ) -> Result<()> {
         match record.spec.fs_type {
             FsType::Ext4 => self.remake(volume, record, size / BLOCK * BLOCK, commit),
-            FsType::Xfs => Err(Error::Unsupported("xfs cannot be made smaller".to_owned())),
+            FsType::Xfs | FsType::Btrfs => {
+                Err(Error::Unsupported(format!("{} cannot be made smaller", record.spec.fs_type)))
+            }
         }
     }
 

@@ -27,6 +27,7 @@
 mod adopt;
 mod backing;
 mod beneath;
+mod btrfs;
 mod device;
 mod disk;
 mod empty;
@@ -46,6 +47,7 @@ mod publish;
 mod record;
 mod recover;
 mod resize;
+mod subvol;
 mod sys;
 mod targets;
 mod types;

@@ -1,4 +1,4 @@
-//! The few ioctls of loop(4), ext4 and xfs, and mount_setattr(2), that rustix does not wrap; the only unsafe code of this
+//! The few ioctls of loop(4), ext4, xfs and btrfs, and mount_setattr(2), that rustix does not wrap; the only unsafe code of this
 //! crate.
 #![allow(unsafe_code)]
 
@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::io::{Errno, Result};
-use rustix::ioctl::{self, Getter, Ioctl, IoctlOutput, NoArg, Opcode, Setter};
+use rustix::ioctl::{self, Getter, Ioctl, IoctlOutput, NoArg, Opcode, Setter, Updater};
 use rustix::mount::MountAttrFlags;
 
 const LOOP_CLR_FD: Opcode = 0x4c01;
@@ -17,6 +17,16 @@ const LOOP_CTL_GET_FREE: Opcode = 0x4c82;
 const EXT4_IOC_RESIZE_FS: Opcode = 0x4008_6610;
 const XFS_IOC_FSGEOMETRY_V1: Opcode = 0x8070_5864;
 const XFS_IOC_FSGROWFSDATA: Opcode = 0x4010_586e;
+const BTRFS_IOC_SYNC: Opcode = 0x9408;
+const BTRFS_IOC_SUBVOL_CREATE: Opcode = 0x5000_940e;
+const BTRFS_IOC_TREE_SEARCH: Opcode = 0xd000_9411;
+const BTRFS_IOC_INO_LOOKUP: Opcode = 0xd000_9412;
+const BTRFS_IOC_FS_INFO: Opcode = 0x8400_941f;
+const BTRFS_IOC_QUOTA_CTL: Opcode = 0xc010_9428;
+const BTRFS_IOC_QGROUP_ASSIGN: Opcode = 0x4018_9429;
+const BTRFS_IOC_QGROUP_CREATE: Opcode = 0x4010_942a;
+const BTRFS_IOC_QGROUP_LIMIT: Opcode = 0x8030_942b;
+const BTRFS_IOC_SNAP_DESTROY_V2: Opcode = 0x5000_943f;
 
 /// The device lets go of its file when its last user is gone.
 pub(super) const LO_FLAGS_AUTOCLEAR: u32 = 4;
@@ -151,6 +161,176 @@ pub(super) fn xfs_grow(file: impl AsFd, blocks: u64, inode_percent: u32) -> Resu
     let wanted = XfsGrow { blocks, inode_percent, padding: 0 };
     // SAFETY: XFS_IOC_FSGROWFSDATA reads one xfs_growfs_data, which XfsGrow mirrors.
     unsafe { ioctl::ioctl(file, Setter::<XFS_IOC_FSGROWFSDATA, XfsGrow>::new(wanted)) }
+}
+
+/// `struct btrfs_ioctl_vol_args` of linux/btrfs.h.
+#[repr(C)]
+struct BtrfsName {
+    fd: i64,
+    name: [u8; 4088],
+}
+
+/// `struct btrfs_ioctl_vol_args_v2`, where a subvolume is told by its number.
+#[repr(C)]
+struct BtrfsById {
+    fd: i64,
+    transaction: u64,
+    flags: u64,
+    unused: [u64; 4],
+    id: u64,
+    rest: [u64; 504],
+}
+
+/// `struct btrfs_ioctl_ino_lookup_args`.
+#[repr(C)]
+struct BtrfsInode {
+    tree: u64,
+    inode: u64,
+    path: [u8; 4080],
+}
+
+/// `struct btrfs_ioctl_search_args`: which items of a tree, and then these.
+#[repr(C)]
+struct BtrfsSearch {
+    tree: u64,
+    objects: [u64; 2],
+    offsets: [u64; 2],
+    transactions: [u64; 2],
+    kinds: [u32; 2],
+    items: u32,
+    unused: [u32; 9],
+    found: [u8; 3992],
+}
+
+/// The beginning of `struct btrfs_ioctl_fs_info_args`; the rest is not looked at.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct BtrfsInfo {
+    highest: u64,
+    devices: u64,
+    id: [u8; 16],
+    rest: [u64; 124],
+}
+
+/// `struct btrfs_ioctl_qgroup_limit_args`.
+#[repr(C)]
+struct BtrfsLimit {
+    group: u64,
+    flags: u64,
+    referenced: u64,
+    rest: [u64; 3],
+}
+
+const _: () = assert!(size_of::<BtrfsName>() == 4096 && size_of::<BtrfsById>() == 4096);
+const _: () = assert!(size_of::<BtrfsInode>() == 4096 && size_of::<BtrfsSearch>() == 4096);
+const _: () = assert!(size_of::<BtrfsInfo>() == 1024 && size_of::<BtrfsLimit>() == 48);
+
+/// An item of one of btrfs' trees.
+pub(super) struct BtrfsItem {
+    pub(super) object: u64,
+    pub(super) kind: u32,
+    pub(super) offset: u64,
+    pub(super) data: Vec<u8>,
+}
+
+/// Commits what is pending, and has the kernel go on with what is to be cleaned up.
+pub(super) fn btrfs_sync(file: impl AsFd) -> Result<()> {
+    // SAFETY: BTRFS_IOC_SYNC takes no argument.
+    unsafe { ioctl::ioctl(file, NoArg::<BTRFS_IOC_SYNC>::new()) }
+}
+
+/// The file system's UUID.
+pub(super) fn btrfs_id(file: impl AsFd) -> Result<[u8; 16]> {
+    // SAFETY: BTRFS_IOC_FS_INFO writes 1024 bytes, the size of BtrfsInfo; every bit pattern of it is valid.
+    Ok(unsafe { ioctl::ioctl(file, Getter::<BTRFS_IOC_FS_INFO, BtrfsInfo>::new()) }?.id)
+}
+
+/// Makes an empty subvolume.
+pub(super) fn btrfs_make_subvolume(directory: impl AsFd, name: &str) -> Result<()> {
+    let mut args = BtrfsName { fd: 0, name: [0; 4088] };
+    args.name.get_mut(..name.len()).ok_or(Errno::NAMETOOLONG)?.copy_from_slice(name.as_bytes());
+    // SAFETY: BTRFS_IOC_SUBVOL_CREATE reads one btrfs_ioctl_vol_args, which BtrfsName mirrors.
+    unsafe { ioctl::ioctl(directory, Setter::<BTRFS_IOC_SUBVOL_CREATE, BtrfsName>::new(args)) }
+}
+
+/// Removes a subvolume, wherever it is; its bytes go later.
+pub(super) fn btrfs_remove_subvolume(directory: impl AsFd, id: u64) -> Result<()> {
+    const BY_ID: u64 = 1 << 4;
+    let args = BtrfsById { fd: 0, transaction: 0, flags: BY_ID, unused: [0; 4], id, rest: [0; 504] };
+    // SAFETY: BTRFS_IOC_SNAP_DESTROY_V2 reads one btrfs_ioctl_vol_args_v2, which BtrfsById mirrors for this flag.
+    unsafe { ioctl::ioctl(directory, Setter::<BTRFS_IOC_SNAP_DESTROY_V2, BtrfsById>::new(args)) }
+}
+
+/// The number of a subvolume (0: the one that `file` is in), and the path from its root to a directory in it.
+pub(super) fn btrfs_lookup(file: impl AsFd, subvolume: u64, inode: u64) -> Result<(u64, Vec<u8>)> {
+    let mut args = BtrfsInode { tree: subvolume, inode, path: [0; 4080] };
+    // SAFETY: BTRFS_IOC_INO_LOOKUP reads and writes one btrfs_ioctl_ino_lookup_args, which BtrfsInode mirrors.
+    unsafe { ioctl::ioctl(file, Updater::<BTRFS_IOC_INO_LOOKUP, BtrfsInode>::new(&mut args)) }?;
+    Ok((args.tree, args.path.split(|&byte| byte == 0).next().unwrap_or_default().to_vec()))
+}
+
+/// The items of a tree from the object `first` on.
+pub(super) fn btrfs_items(file: impl AsFd, tree: u64, first: u64) -> Result<Vec<BtrfsItem>> {
+    const HEADER: usize = 32;
+    let file = file.as_fd();
+    let (mut all, mut from) = (Vec::new(), (first, 0u32, 0u64));
+    loop {
+        let mut args = BtrfsSearch {
+            tree,
+            objects: [from.0, u64::MAX],
+            offsets: [from.2, u64::MAX],
+            transactions: [0, u64::MAX],
+            kinds: [from.1, u32::MAX],
+            items: u32::MAX,
+            unused: [0; 9],
+            found: [0; 3992],
+        };
+        // SAFETY: BTRFS_IOC_TREE_SEARCH reads and writes one btrfs_ioctl_search_args, which BtrfsSearch mirrors.
+        unsafe { ioctl::ioctl(file, Updater::<BTRFS_IOC_TREE_SEARCH, BtrfsSearch>::new(&mut args)) }?;
+        let mut rest = &args.found[..];
+        for _ in 0..args.items {
+            let (header, after) = rest.split_at_checked(HEADER).ok_or(Errno::IO)?;
+            let long = |at: usize| u64::from_ne_bytes(std::array::from_fn(|i| header[at + i]));
+            let word = |at: usize| u32::from_ne_bytes(std::array::from_fn(|i| header[at + i]));
+            let (data, after) = after.split_at_checked(word(28) as usize).ok_or(Errno::IO)?;
+            all.push(BtrfsItem { object: long(8), offset: long(16), kind: word(24), data: data.to_vec() });
+            rest = after;
+        }
+        from = match all.last().filter(|_| args.items > 0) {
+            None => return Ok(all),
+            Some(BtrfsItem { object, kind, offset: u64::MAX, .. }) => (*object, kind + 1, 0),
+            Some(BtrfsItem { object, kind, offset, .. }) => (*object, *kind, offset + 1),
+        };
+    }
+}
+
+/// Counts from now on, and without looking at what is there already, which subvolume allocated what; Linux 6.7.
+pub(super) fn btrfs_count(file: impl AsFd) -> Result<()> {
+    const ENABLE_SIMPLE_QUOTA: u64 = 4;
+    let mut args = [ENABLE_SIMPLE_QUOTA, 0];
+    // SAFETY: BTRFS_IOC_QUOTA_CTL reads and writes one btrfs_ioctl_quota_ctl_args, which is two u64.
+    unsafe { ioctl::ioctl(file, Updater::<BTRFS_IOC_QUOTA_CTL, [u64; 2]>::new(&mut args)) }
+}
+
+/// Makes or removes a group of subvolumes that are counted together.
+pub(super) fn btrfs_group(file: impl AsFd, group: u64, exists: bool) -> Result<()> {
+    // SAFETY: BTRFS_IOC_QGROUP_CREATE reads one btrfs_ioctl_qgroup_create_args, which is two u64.
+    unsafe { ioctl::ioctl(file, Setter::<BTRFS_IOC_QGROUP_CREATE, [u64; 2]>::new([exists.into(), group])) }
+}
+
+/// Puts a subvolume's own group into another one, or takes it out.
+pub(super) fn btrfs_assign(file: impl AsFd, member: u64, group: u64, belongs: bool) -> Result<()> {
+    let args = [belongs.into(), member, group];
+    // SAFETY: BTRFS_IOC_QGROUP_ASSIGN reads one btrfs_ioctl_qgroup_assign_args, which is three u64.
+    unsafe { ioctl::ioctl(file, Setter::<BTRFS_IOC_QGROUP_ASSIGN, [u64; 3]>::new(args)) }
+}
+
+/// Limits how many bytes a group has.
+pub(super) fn btrfs_limit(file: impl AsFd, group: u64, bytes: u64) -> Result<()> {
+    const REFERENCED: u64 = 1;
+    let args = BtrfsLimit { group, flags: REFERENCED, referenced: bytes, rest: [0; 3] };
+    // SAFETY: BTRFS_IOC_QGROUP_LIMIT reads one btrfs_ioctl_qgroup_limit_args, which BtrfsLimit mirrors.
+    unsafe { ioctl::ioctl(file, Setter::<BTRFS_IOC_QGROUP_LIMIT, BtrfsLimit>::new(args)) }
 }
 
 /// `struct mount_attr` of linux/mount.h.

@@ -49,6 +49,8 @@ pub enum Keeping {
     /// The disk is a directory on ext4 or xfs; every volume is a preallocated file with a filesystem of its own.
     #[default]
     Loop,
+    /// The disk is a btrfs of its own; every volume is a subvolume with a limit.
+    Btrfs,
     /// The disk is a whole filesystem, and its one volume a directory in it (D2).
     Mount,
     /// The disk is a raw device, and so is its one volume (D2).

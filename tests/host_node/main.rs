@@ -1,6 +1,7 @@
 //! The node's disks against the real kernel: loop devices, ext4 and xfs, mount namespaces. Needs root.
 
 mod adopt;
+mod btrfs;
 mod crash;
 mod create;
 mod device;

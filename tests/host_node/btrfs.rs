@@ -1,0 +1,616 @@
+//! Disks that are a btrfs, of which a volume is a subvolume.
+
+use std::fs::File;
+use std::io::{Error as IoError, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use reservoir::host::{
+    DiskConfig, Enforcement, ErasePolicy, Error, FsType, Host, HostConfig, Keeping, VolumeSpec,
+};
+use rustix::fs::FallocateFlags;
+
+use crate::assert_error;
+use crate::support::*;
+
+const EDQUOT: Option<i32> = Some(122);
+
+/// A btrfs of its own, mounted where the disk is.
+struct Btrfs<'a> {
+    node: &'a Node,
+    path: PathBuf,
+}
+
+impl<'a> Btrfs<'a> {
+    fn new(node: &'a Node) -> Self {
+        let (path, image) = (node.dir().join("btrfs"), node.dir().join("image"));
+        std::fs::create_dir(&path).unwrap();
+        File::create(&image).unwrap().set_len(1024 * MIB).unwrap();
+        run("mkfs.btrfs", &["-q", text(&image)]);
+        run("mount", &["-o", "loop", text(&image), text(&path)]);
+        Self { node, path }
+    }
+
+    fn config(&self) -> HostConfig {
+        let disk = self.node.disk_config("b", self.path.clone());
+        let disks = vec![DiskConfig { keeping: Keeping::Btrfs, ..disk }];
+        HostConfig { disks, lock_timeout: Duration::from_secs(10), ..self.node.config() }
+    }
+
+    fn host(&self) -> Host {
+        let host = Host::open(self.config()).unwrap();
+        assert_eq!(host.disks()[0].error, None);
+        host
+    }
+
+    fn data(&self, i: u32) -> PathBuf {
+        self.path.join("volumes").join(uid(i).as_str()).join("data")
+    }
+
+    /// Publishes a volume for writing, and says where.
+    fn publish(&self, host: &Host, i: u32) -> PathBuf {
+        host.publish(&self.node.request(&uid(i), &format!("p{i}"), i, false)).unwrap();
+        self.node.target(&format!("p{i}"), i)
+    }
+
+    fn unpublish(&self, host: &Host, i: u32) {
+        host.unpublish(&self.node.target(&format!("p{i}"), i)).unwrap();
+    }
+
+    /// Names of groups of volumes that the kernel has.
+    fn groups(&self) -> Vec<String> {
+        let fs = std::fs::read_dir("/sys/fs/btrfs").unwrap().map(|entry| entry.unwrap().path());
+        let uuid = said("findmnt", &["-n", "-o", "UUID", text(&self.path)]);
+        let mine = fs.filter(|path| path.ends_with(uuid.trim())).map(|path| path.join("qgroups"));
+        let groups = mine.flat_map(|path| std::fs::read_dir(path).into_iter().flatten());
+        let names = groups.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("1_")).collect()
+    }
+
+    fn subvolumes(&self) -> usize {
+        said("btrfs", &["subvolume", "list", text(&self.path)]).lines().count()
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    said(program, arguments);
+}
+
+fn said(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A shared volume that anybody may write to.
+fn spec(i: u32) -> VolumeSpec {
+    VolumeSpec { fs_type: FsType::Btrfs, size_bytes: 64 * MIB, mode: Some(0o777), ..ext4(i) }
+}
+
+/// Writes to a file until something stops it; says how much went in.
+fn fill(path: &Path) -> (u64, IoError) {
+    let mut file = match File::options().create(true).append(true).open(path) {
+        Ok(file) => file,
+        Err(error) => return (0, error),
+    };
+    let mut written = 0;
+    loop {
+        match file.write(&[7; 1 << 16]) {
+            Ok(length) => written += length as u64,
+            Err(error) => return (written, error),
+        }
+        assert!(written < 1000 * MIB, "nothing stops it");
+    }
+}
+
+fn free(host: &Host) -> u64 {
+    host.disks()[0].free
+}
+
+#[test]
+fn v5_a_full_volume_gets_edquot_and_its_neighbour_has_all_of_its_room() {
+    on_a_node(|node| {
+        let disk = Btrfs::new(node);
+        let host = disk.host();
+        for i in [1, 2] {
+            host.create("b", &spec(i)).unwrap();
+            host.create("b", &spec(i)).unwrap();
+        }
+        let (one, two) = (disk.publish(&host, 1), disk.publish(&host, 2));
+        assert_eq!(std::fs::metadata(&one).unwrap().mode() & 0o777, 0o777);
+        std::fs::write(one.join("spare"), vec![6; 1 << 20]).unwrap();
+        let (written, error) = fill(&one.join("fill"));
+        assert_eq!(error.raw_os_error(), EDQUOT);
+        assert!((60 * MIB..=63 * MIB).contains(&written), "{written}");
+        // What is nearly full can be overwritten, all of it, and emptied.
+        std::fs::remove_file(one.join("spare")).unwrap();
+        rustix::fs::syncfs(File::open(&one).unwrap()).unwrap();
+        let file = File::options().write(true).open(one.join("fill")).unwrap();
+        for offset in (0..written).step_by(1 << 16) {
+            file.write_all_at(&[8; 1 << 16], offset).unwrap();
+        }
+        file.sync_all().unwrap();
+        drop(file);
+        assert_eq!(fill(&two.join("fill")).1.raw_os_error(), EDQUOT);
+        assert!(std::fs::metadata(two.join("fill")).unwrap().len() >= 60 * MIB);
+        let usage = host.usage(&uid(1)).unwrap();
+        assert_eq!(usage.total_bytes, 64 * MIB);
+        assert!(usage.used_bytes > 60 * MIB && usage.available_bytes < 4 * MIB, "{usage:?}");
+        std::fs::remove_file(one.join("fill")).unwrap();
+        eventually("its room does not come back", || {
+            rustix::fs::syncfs(File::open(&one).unwrap()).unwrap();
+            host.usage(&uid(1)).unwrap().used_bytes < MIB
+        });
+        assert!(fill(&one.join("again")).0 >= 60 * MIB);
+        for i in [1, 2] {
+            disk.unpublish(&host, i);
+        }
+        node.assert_no_mounts();
+    });
+}
+
+#[test]
+fn v5_no_more_is_promised_than_there_is() {
+    on_a_node(|node| {
+        let disk = Btrfs::new(node);
+        let host = disk.host();
+        let room = host.disks()[0].allocatable;
+        assert!((700 * MIB..960 * MIB).contains(&room), "{room}");
+        host.create("b", &VolumeSpec { size_bytes: room - 100 * MIB, ..spec(1) }).unwrap();
+        let more = VolumeSpec { size_bytes: 200 * MIB, ..spec(2) };
+        assert_error!(host.create("b", &more), Error::NoSpace { needed, .. } if needed == 200 * MIB);
+        assert_eq!(
+            (host.volumes().len(), disk.groups().len()),
+            (1, 1),
+            "nothing is left of what did not fit"
+        );
+        host.create("b", &spec(3)).unwrap();
+        assert_error!(host.resize(&uid(3), 264 * MIB), Error::NoSpace { .. });
+        // All of it is there, for everybody.
+        let (one, three) = (disk.publish(&host, 1), disk.publish(&host, 3));
+        let (written, error) = fill(&one.join("fill"));
+        assert_eq!(error.raw_os_error(), EDQUOT);
+        assert!(written >= (room - 100 * MIB) / 100 * 98, "{written}");
+        assert_eq!(fill(&three.join("fill")).1.raw_os_error(), EDQUOT);
+        assert!(std::fs::metadata(three.join("fill")).unwrap().len() > 60 * MIB);
+        File::open(three.join("fill")).unwrap().sync_all().unwrap();
+        // X4, D5: with such a disk an agent starts, too, and what is given back can be promised again.
+        for i in [1, 3] {
+            disk.unpublish(&host, i);
+        }
+        drop(host);
+        let host = disk.host();
+        assert!(matches!(host.disks()[0].enforcement, Some(Enforcement::Proven(_) | Enforcement::Untried)));
+        disk.publish(&host, 3);
+        disk.unpublish(&host, 3);
+        host.fence(&uid(1)).unwrap();
+        host.erase(&uid(1), ErasePolicy::Discard).unwrap();
+        host.create("b", &more).unwrap();
+    });
+}
+
+/// V5, X4.
+#[test]
+fn v5_subvolumes_that_pods_make_are_limited_and_erased_with_the_volume() {
+    on_a_node(|node| {
+        let disk = Btrfs::new(node);
+        let host = disk.host();
+        for i in [1, 2] {
+            host.create("b", &spec(i)).unwrap();
+        }
+        let (one, two) = (disk.publish(&host, 1), disk.publish(&host, 2));
+        let before = free(&host);
+        // As any user can.
+        let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", "btrfs", "subvolume", "create"];
+        let inner = one.join("inner");
+        run("setpriv", &[&nobody[..], &[text(&inner)]].concat());
+        std::fs::set_permissions(&inner, std::fs::Permissions::from_mode(0o777)).unwrap();
+        run("btrfs", &["subvolume", "create", text(&inner.join("innermost"))]);
+        assert_eq!(fill(&inner.join("innermost/fill")).1.raw_os_error(), EDQUOT);
+        assert_eq!(fill(&one.join("fill")).1.raw_os_error(), EDQUOT);
+        assert!(host.usage(&uid(1)).unwrap().used_bytes <= 64 * MIB);
+        std::fs::remove_file(inner.join("innermost/fill")).unwrap();
+        rustix::fs::syncfs(File::open(&one).unwrap()).unwrap();
+        std::fs::write(one.join("f"), vec![1; 20 << 20]).unwrap();
+        std::fs::create_dir(one.join("in a directory")).unwrap();
+        run(
+            "btrfs",
+            &["subvolume", "snapshot", "-r", text(&one), text(&one.join("in a directory/snapshot"))],
+        );
+        // What the snapshot still has is the volume's.
+        std::fs::remove_file(one.join("f")).unwrap();
+        rustix::fs::syncfs(File::open(&one).unwrap()).unwrap();
+        assert!(fill(&one.join("fill")).0 < 48 * MIB);
+        // Who tells the kernel to count it nowhere, or as his neighbour's, is found.
+        for (name, group) in [("nowhere", None), ("neighbour's", Some(group_of(&disk.data(2))))] {
+            make_elsewhere(&two, name, group);
+            eventually("it is not limited", || {
+                fill(&two.join(name).join("fill")).1.raw_os_error() == EDQUOT
+                    && host.usage(&uid(2)).unwrap().used_bytes > 60 * MIB
+            });
+            std::fs::remove_file(two.join(name).join("fill")).unwrap();
+            rustix::fs::syncfs(File::open(&two).unwrap()).unwrap();
+        }
+        std::fs::remove_file(one.join("fill")).unwrap();
+        rustix::fs::syncfs(File::open(&one).unwrap()).unwrap();
+        make_elsewhere(&one, "stolen", Some(group_of(&disk.data(2))));
+        eventually("it is still its neighbour's", || {
+            std::fs::write(one.join("stolen/f"), vec![1; 1 << 20]).is_err()
+                || host.usage(&uid(2)).unwrap().used_bytes < MIB
+        });
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(host.usage(&uid(2)).unwrap().used_bytes < MIB, "{:?}", host.usage(&uid(2)));
+        assert!(fill(&two.join("mine")).0 > 60 * MIB);
+        for i in [1, 2] {
+            disk.unpublish(&host, i);
+            host.fence(&uid(i)).unwrap();
+            host.erase(&uid(i), ErasePolicy::Discard).unwrap();
+        }
+        assert_eq!((disk.subvolumes(), disk.groups()), (0, vec![]));
+        assert!(free(&host) + 2 * MIB > before, "{} of {before}", free(&host));
+    });
+}
+
+/// The group of the volume whose subvolume this is.
+fn group_of(data: &Path) -> u64 {
+    1 << 48 | said("btrfs", &["inspect-internal", "rootid", text(data)]).trim().parse::<u64>().unwrap()
+}
+
+/// Makes a subvolume that is in this group alone.
+#[allow(unsafe_code)]
+fn make_elsewhere(directory: &Path, name: &str, group: Option<u64>) {
+    const QGROUP_INHERIT: u64 = 1 << 2;
+    let mut inherit = vec![0u64; 9];
+    inherit[1] = u64::from(group.is_some());
+    inherit.extend(group);
+    let mut args = [0u64; 512];
+    args[2] = QGROUP_INHERIT;
+    args[3] = inherit.len() as u64 * 8;
+    args[4] = inherit.as_ptr() as u64;
+    for (i, byte) in name.bytes().enumerate() {
+        args[7 + i / 8] |= u64::from(byte) << (i % 8 * 8);
+    }
+    // SAFETY: BTRFS_IOC_SUBVOL_CREATE_V2 reads one btrfs_ioctl_vol_args_v2 of 4096 bytes, and what it points to.
+    let made = unsafe {
+        let call = rustix::ioctl::Setter::<0x5000_9418, [u64; 512]>::new(args);
+        rustix::ioctl::ioctl(File::open(directory).unwrap(), call)
+    };
+    made.unwrap();
+}
+
+/// M3, M4, V12.
+#[test]
+fn m3_readers_and_writers_come_in_any_order() {
+    on_a_node(|node| {
+        let disk = Btrfs::new(node);
+        let host = disk.host();
+        host.create("b", &spec(1)).unwrap();
+        let mounts = [("r", 0, true), ("w", 1, false), ("r", 2, true)];
+        for (pod, i, read_only) in mounts {
+            let request = node.request(&uid(1), pod, i, read_only);
+            host.publish(&request).unwrap();
+            host.publish(&request).unwrap();
+        }
+        let (writer, reader) = (node.target("w", 1), node.target("r", 0));
+        write(&writer, "f", "hello");
+        assert_eq!(read(&reader, "f"), "hello");
+        assert_eq!(std::fs::write(reader.join("g"), "").unwrap_err().raw_os_error(), Some(30), "EROFS");
+        assert!(!writer.join("../record.json").exists() && !writer.join("disk.json").exists());
+        let seen = node.mounts();
+        assert_eq!(seen.len(), 3);
+        assert!(seen.iter().all(|(_, options)| options.contains("nosuid,nodev")), "{seen:?}");
+        // M5.
+        drop(host);
+        write(&writer, "g", "nobody serves");
+        let host = disk.host();
+        let recovery = host.recover().remove(0).1.unwrap();
+        assert!(recovery.in_use && recovery.dropped.is_empty());
+        for (pod, i, _) in mounts {
+            host.unpublish(&node.target(pod, i)).unwrap();
+            host.unpublish(&node.target(pod, i)).unwrap();
+        }
+        node.assert_no_mounts();
+        assert!(!host.recover().remove(0).1.unwrap().in_use);
+    });
+}
+
+#[test]
+fn x3_the_kernels_word_counts_for_a_subvolume_too() {
+    on_a_node(|node| {
+        let disk = Btrfs::new(node);
+        let host = disk.host();
+        for i in [1, 2] {
+            host.create("b", &VolumeSpec { shared: false, ..spec(i) }).unwrap();
+        }
+        let busy = |host: &Host| {
+            let report = host.fence(&uid(1)).unwrap();
+            let erased = host.erase(&uid(1), ErasePolicy::Discard);
+            assert!(report.users.is_empty());
+            assert_eq!(report.in_use, matches!(erased, Err(Error::Busy { .. })), "{erased:?}");
+            host.unfence(&uid(1)).unwrap();
+            report.in_use
+        };
+        // A neighbour that is in use does not count.
+        let neighbour = disk.publish(&host, 2);
+        write(&neighbour, "f", "x");
+        let open = Process::with(&neighbour.join("f"));
+        // A container's mount of a part of it that outlives the pod, in a namespace of its own.
+        let target = disk.publish(&host, 1);
+        write(&target, "f", "still here");
+        run("btrfs", &["subvolume", "create", text(&target.join("inner"))]);
+        write(&target.join("inner"), "f", "inside");
+        let lingering = Elsewhere::new(node, &target.join("inner"));
+        disk.unpublish(&host, 1);
+        assert!(busy(&host));
+        // M2: nor may the next pod have an exclusive volume meanwhile.
+        assert_error!(host.publish(&node.request(&uid(1), "q", 1, false)), Error::Busy { .. });
+        drop(lingering);
+        // A process whose file outlives its mount, in the volume or in a subvolume of it.
+        for file in ["f", "inner/f"] {
+            let target = disk.publish(&host, 1);
+            let process = Process::with(&target.join(file));
+            node.unmount_lazily(&target);
+            disk.unpublish(&host, 1);
+            assert!(busy(&host), "{file}");
+            drop(process);
+        }
+        // A file in it that is somebody's disk.
+        let image = disk.data(1).join("image");
+        File::create(&image).unwrap().set_len(MIB).unwrap();
+        let device = attach_by_hand(&image);
+        assert!(busy(&host));
+        run("losetup", &["-d", &format!("/dev/{device}")]);
+        assert_eq!(read(&disk.data(1), "f"), "still here");
+        eventually("still in use", || !host.fence(&uid(1)).unwrap().in_use);
+        host.erase(&uid(1), ErasePolicy::Discard).unwrap();
+        assert!(!disk.data(1).exists());
+        assert_eq!(read(&neighbour, "f"), "x");
+        drop(open);
+        disk.unpublish(&host, 2);
+    });
+}
+
+/// A process that has a file open as its standard input.
+struct Process(std::process::Child);
+
+impl Process {
+    fn with(file: &Path) -> Self {
+        Self(Command::new("sleep").arg("60").stdin(File::open(file).unwrap()).spawn().unwrap())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn x4_credit_comes_after_the_bytes_are_gone() {
+    on_a_node(|node| {
+        let disk = Btrfs::new(node);
+        let host = disk.host();
+        let large = VolumeSpec { size_bytes: 400 * MIB, ..spec(1) };
+        host.create("b", &large).unwrap();
+        host.create("b", &spec(2)).unwrap();
+        let before = free(&host);
+        let (one, two) = (disk.publish(&host, 1), disk.publish(&host, 2));
+        assert!(fill(&one.join("fill")).0 > 380 * MIB);
+        std::fs::write(one.join("shared"), "").unwrap_err();
+        std::fs::remove_file(one.join("fill")).unwrap();
+        rustix::fs::syncfs(File::open(&one).unwrap()).unwrap();
+        std::fs::write(one.join("fill"), vec![1; 300 << 20]).unwrap();
+        std::fs::write(one.join("shared"), vec![2; 8 << 20]).unwrap();
+        rustix::fs::syncfs(File::open(&one).unwrap()).unwrap();
+        assert!(free(&host) < before - 290 * MIB);
+        run("cp", &["--reflink=always", text(&one.join("shared")), text(&two.join("copy"))]);
+        disk.unpublish(&host, 1);
+        host.fence(&uid(1)).unwrap();
+        let refused = host.erase(&uid(1), ErasePolicy::Zero);
+        assert_error!(refused, Error::Unsupported(why) if why.contains("set erasePolicy to Discard"));
+        assert_eq!(std::fs::metadata(disk.data(1).join("fill")).unwrap().len(), 300 << 20);
+        // Bytes that somebody else has are not gone.
+        let held = host.erase(&uid(1), ErasePolicy::Discard);
+        assert_error!(held, Error::Busy { what } if what.contains("a copy in another volume"));
+        assert_eq!(host.volumes().len(), 2);
+        assert_eq!(std::fs::read(two.join("copy")).unwrap(), vec![2; 8 << 20]);
+        std::fs::remove_file(two.join("copy")).unwrap();
+        let started = Instant::now();
+        let receipt = host.erase(&uid(1), ErasePolicy::Discard).unwrap();
+        println!("erased in {:?}", started.elapsed());
+        assert_eq!(receipt.bytes, 400 * MIB);
+        assert!(free(&host) + 2 * MIB > before, "{} of {before}", free(&host));
+        assert_eq!((disk.groups().len(), host.volumes().len(), host.erased()), (1, 1, vec![uid(1)]));
+        assert_eq!(host.erase(&uid(1), ErasePolicy::Discard).unwrap().bytes, 400 * MIB);
+        disk.unpublish(&host, 2);
+    });
+}
+
+#[test]
+fn v7_grows_and_shrinks_under_its_writers() {
+    on_a_node(|node| {
+        let disk = Btrfs::new(node);
+        let host = disk.host();
+        host.create("b", &spec(1)).unwrap();
+        let target = disk.publish(&host, 1);
+        std::fs::write(target.join("keeps"), vec![9; 10 << 20]).unwrap();
+        assert_eq!(fill(&target.join("fill")).1.raw_os_error(), EDQUOT);
+        host.resize(&uid(1), 128 * MIB).unwrap();
+        assert!(fill(&target.join("fill")).0 > 60 * MIB);
+        assert_eq!(host.usage(&uid(1)).unwrap().total_bytes, 128 * MIB);
+        assert_eq!(node_record(&disk, 1)["sizeBytes"], serde_json::json!(128 * MIB));
+        // Not below what is in it.
+        assert_error!(host.resize(&uid(1), 64 * MIB), Error::TooSmall { needed, .. } if needed > 120 * MIB);
+        assert_eq!(host.usage(&uid(1)).unwrap().total_bytes, 128 * MIB);
+        assert_eq!(fill(&target.join("fill")).1.raw_os_error(), EDQUOT);
+        std::fs::remove_file(target.join("fill")).unwrap();
+        eventually("it does not shrink", || {
+            rustix::fs::syncfs(File::open(&target).unwrap()).unwrap();
+            host.resize(&uid(1), 48 * MIB).is_ok()
+        });
+        assert!((30 * MIB..38 * MIB).contains(&fill(&target.join("fill")).0));
+        assert_eq!(std::fs::read(target.join("keeps")).unwrap(), vec![9; 10 << 20]);
+        // Interrupted in the middle, it is asked for again.
+        for (size, resizing) in [(48 * MIB, 96 * MIB), (48 * MIB, 48 * MIB)] {
+            let record = disk.path.join("volumes").join(uid(1).as_str()).join("record.json");
+            let mut said: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+            (said["sizeBytes"], said["resizing"]) = (size.into(), resizing.into());
+            std::fs::write(&record, said.to_string()).unwrap();
+            host.resize(&uid(1), resizing).unwrap();
+            assert_eq!(host.usage(&uid(1)).unwrap().total_bytes, resizing);
+            std::fs::remove_file(target.join("fill")).unwrap_or_default();
+            rustix::fs::syncfs(File::open(&target).unwrap()).unwrap();
+        }
+        disk.unpublish(&host, 1);
+    });
+}
+
+fn node_record(disk: &Btrfs, i: u32) -> serde_json::Value {
+    let path = disk.path.join("volumes").join(uid(i).as_str()).join("record.json");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// V9, S13, V10.
+#[test]
+fn v9_what_was_made_once_is_never_made_again() {
+    on_a_node(|node| {
+        let disk = Btrfs::new(node);
+        let host = disk.host();
+        let ext4 = VolumeSpec { fs_type: FsType::Ext4, ..spec(1) };
+        assert_error!(host.create("b", &ext4), Error::Unsupported(why) if why.contains("create the volume with fsType btrfs"));
+        host.create("b", &spec(1)).unwrap();
+        write(&disk.data(1), "f", "x");
+        host.create("b", &spec(1)).unwrap();
+        assert_eq!(read(&disk.data(1), "f"), "x");
+        // Another subvolume in its place is not it.
+        let away = disk.path.join("away");
+        std::fs::rename(disk.data(1), &away).unwrap();
+        assert_error!(host.create("b", &spec(1)), Error::BackingLost { .. });
+        run("btrfs", &["subvolume", "create", text(&disk.data(1))]);
+        assert_error!(host.create("b", &spec(1)), Error::Corrupt { .. });
+        assert_error!(host.publish(&node.request(&uid(1), "p", 0, false)), Error::Corrupt { .. });
+        run("btrfs", &["subvolume", "delete", text(&disk.data(1))]);
+        std::fs::rename(away, disk.data(1)).unwrap();
+        host.create("b", &spec(1)).unwrap();
+        // One that was being made when its agent ended is made anew, and nothing of the first try remains.
+        let volume = disk.path.join("volumes").join(uid(2).as_str());
+        host.create("b", &spec(2)).unwrap();
+        write(&disk.data(2), "f", "x");
+        std::fs::rename(disk.data(2), volume.join("data.new")).unwrap();
+        let record = volume.join("record.json");
+        let said = std::fs::read_to_string(&record).unwrap().replace("\"Ready\"", "\"Creating\"");
+        std::fs::write(&record, said).unwrap();
+        host.create("b", &spec(2)).unwrap();
+        assert!(!disk.data(2).join("f").exists());
+        assert_eq!((disk.subvolumes(), disk.groups().len()), (2, 2));
+    });
+}
+
+#[test]
+fn d5_a_btrfs_whose_quotas_are_off_is_refused_unless_that_is_allowed() {
+    on_a_node(|node| {
+        let disk = Btrfs::new(node);
+        let started = Instant::now();
+        let host = disk.host();
+        println!("opened, proven and looked at in {:?}", started.elapsed());
+        assert_eq!(host.disks()[0].enforcement, Some(Enforcement::Proven("EDQUOT")));
+        assert_eq!((disk.subvolumes(), disk.groups()), (0, vec![]), "nothing remains of the proof");
+        host.create("b", &spec(1)).unwrap();
+        write(&disk.data(1), "f", "x");
+        run("btrfs", &["quota", "disable", text(&disk.path)]);
+        assert!(
+            host.disks()[0].error.as_ref().unwrap().contains("were switched off"),
+            "also while it is served"
+        );
+        drop(host);
+
+        let host = Host::open(disk.config()).unwrap();
+        let report = host.disks().remove(0);
+        assert!(
+            report.error.as_ref().unwrap().contains("does not enforce the size of volumes"),
+            "{report:?}"
+        );
+        assert!(matches!(report.enforcement, Some(Enforcement::Broken(_))) && report.id.is_some());
+        assert_error!(host.create("b", &spec(2)), Error::DiskUnavailable { .. });
+        assert_error!(host.erase(&uid(1), ErasePolicy::Discard), Error::DiskUnavailable { .. });
+        assert_eq!(read(&disk.data(1), "f"), "x");
+        drop(host);
+
+        let mut allowed = disk.config();
+        allowed.disks[0].allow_unenforced = true;
+        let host = Host::open(allowed).unwrap();
+        let report = host.disks().remove(0);
+        assert_eq!(report.error, None);
+        let Some(Enforcement::Broken(how)) = report.enforcement else { panic!("{report:?}") };
+        assert!(how.contains("bytes into a scratch volume of 16777216"), "{how}");
+        host.create("b", &spec(1)).unwrap();
+        host.create("b", &spec(2)).unwrap();
+        let target = disk.publish(&host, 2);
+        std::fs::write(target.join("f"), vec![1; 80 << 20]).unwrap();
+        disk.unpublish(&host, 2);
+        host.fence(&uid(2)).unwrap();
+        host.erase(&uid(2), ErasePolicy::Discard).unwrap();
+        assert_eq!(disk.subvolumes(), 1);
+    });
+}
+
+#[test]
+fn d5_a_full_btrfs_is_served() {
+    on_a_node(|node| {
+        let disk = Btrfs::new(node);
+        let host = disk.host();
+        host.create("b", &spec(1)).unwrap();
+        drop(host);
+        let fill = disk.path.join("somebody's");
+        let stat = rustix::fs::statvfs(&disk.path).unwrap();
+        let most = stat.f_bavail * stat.f_frsize - 40 * MIB;
+        rustix::fs::fallocate(File::create(&fill).unwrap(), FallocateFlags::empty(), 0, most).unwrap();
+        let host = disk.host();
+        assert_eq!(host.disks()[0].enforcement, Some(Enforcement::Untried));
+        disk.publish(&host, 1);
+        disk.unpublish(&host, 1);
+        assert_error!(host.create("b", &spec(2)), Error::NoSpace { .. });
+        std::fs::remove_file(fill).unwrap();
+        rustix::fs::syncfs(File::open(&disk.path).unwrap()).unwrap();
+        assert_eq!(host.disks()[0].enforcement, Some(Enforcement::Proven("EDQUOT")));
+        host.create("b", &spec(2)).unwrap();
+    });
+}
+
+#[test]
+fn d1_what_is_no_btrfs_of_its_own_is_refused() {
+    on_a_node(|node| {
+        let disk = Btrfs::new(node);
+        let why = |path: &Path| {
+            let mut config = disk.config();
+            config.disks[0].path = path.to_owned();
+            Host::open(config).unwrap().disks()[0].error.clone().unwrap()
+        };
+        assert!(why(&node.disk()).contains("is not on btrfs"));
+        let inner = disk.path.join("inner");
+        run("btrfs", &["subvolume", "create", text(&inner)]);
+        assert!(why(&inner).contains("is not where the top level of a btrfs is mounted"));
+        assert!(why(&disk.path).contains("holds files"));
+        let elsewhere = node.dir().join("elsewhere");
+        std::fs::create_dir(&elsewhere).unwrap();
+        rustix::mount::mount_bind(&inner, &elsewhere).unwrap();
+        assert!(why(&elsewhere).contains("mount one there with subvolid=5"));
+        node.unmount_lazily(&elsewhere);
+        run("btrfs", &["subvolume", "delete", text(&inner)]);
+        run("btrfs", &["quota", "enable", text(&disk.path)]);
+        assert!(why(&disk.path).contains("has full quotas"));
+        run("btrfs", &["quota", "disable", text(&disk.path)]);
+        disk.host();
+        let mut divided = disk.config();
+        divided.disks[0].keeping = Keeping::Loop;
+        assert!(Host::open(divided).unwrap().disks()[0].error.is_some());
+    });
+}
