@@ -28,7 +28,7 @@ test-agent: ## The node's half: faults at every call that changes something, csi
 	cargo run --quiet --package reservoir-cluster -- packages
 	cargo test --test host_faults
 	cargo test --test csi_sanity -- --ignored --nocapture
-	cargo test --test host_node long:: -- --ignored --nocapture --test-threads=1
+	cargo test --test host_node -- --ignored --nocapture --test-threads=1 long:: btrfs::
 
 test-e2e: ## The demo's tour as a test, on a kind cluster of its own
 	cargo test --package reservoir --test e2e -- --ignored --nocapture

@@ -5,6 +5,8 @@
 //! short again and goes on to the end. From outside it is checked after every step that no mount is doubled, no loop
 //! device left over, and that what was once written and synced is there until it was asked to be erased.
 //!
+//! First with backing `loop`, then with `btrfs`: of that the calls that it has for itself.
+//!
 //! `make test-agent` runs it; `cargo test --test host_faults -- WORD` only the points whose name has the word.
 
 #[allow(dead_code)]
@@ -21,7 +23,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use reservoir::host::{ErasePolicy, Error, Host};
+use reservoir::host::{DiskConfig, ErasePolicy, Error, FsType, Host, HostConfig, Keeping, VolumeSpec};
 use support::*;
 
 /// Calls that change something outside the process, or wait for a process that does; and the errnos to fail them with.
@@ -52,6 +54,18 @@ const CALLS: [(&str, &[&str]); 23] = [
     ("wait4", &[]),
 ];
 
+/// What of these is btrfs' own, in which each call takes longer.
+const BTRFS_CALLS: [(&str, &[&str]); 5] = [
+    ("ioctl", &["EIO"]),
+    ("syncfs", &["EIO"]),
+    ("renameat2", &["EIO"]),
+    ("mount_setattr", &["ENOMEM"]),
+    ("move_mount", &["ENOMEM"]),
+];
+/// Calls that only look.
+const LOOKS: [&str; 5] =
+    [", FIO", "BTRFS_IOC_TREE_SEARCH", "BTRFS_IOC_INO_LOOKUP", "BTRFS_IOC_FS_INFO", "FS_IOC_GETFLAGS"];
+
 type Step = fn(&Node, &Host) -> Result<(), Error>;
 
 /// What happens to a volume, in order; each step can be repeated.
@@ -60,7 +74,7 @@ const STEPS: [(&str, Step); 14] = [
         host.recover();
         Ok(())
     }),
-    ("create", |_, host| host.create("d", &ext4(1)).map(drop)),
+    ("create", |node, host| host.create("d", &wanted(node)).map(drop)),
     ("publish", |node, host| host.publish(&node.request(&uid(1), "p", 0, false)).map(drop)),
     ("write", |node, _| write_and_sync(node).map_err(|error| Error::InvalidArgument(error.to_string()))),
     ("publish read-only", |node, host| host.publish(&node.request(&uid(1), "q", 0, true)).map(drop)),
@@ -84,13 +98,38 @@ const MOUNTED: [&[&str]; 14] =
 const WRITTEN: usize = 4;
 const KEEPS: &str = "what was synced stays";
 
+/// What the node's disk is, is seen on it.
+fn is_btrfs(node: &Node) -> bool {
+    rustix::fs::statfs(node.disk()).unwrap().f_type as u64 == 0x9123_683e
+}
+
+fn wanted(node: &Node) -> VolumeSpec {
+    VolumeSpec { fs_type: if is_btrfs(node) { FsType::Btrfs } else { FsType::Ext4 }, ..ext4(1) }
+}
+
+fn host(node: &Node) -> Host {
+    let keeping = if is_btrfs(node) { Keeping::Btrfs } else { Keeping::Loop };
+    let disk = DiskConfig { keeping, ..node.disk_config("d", node.disk()) };
+    let lock_timeout = Duration::from_secs(10);
+    Host::open(HostConfig { disks: vec![disk], lock_timeout, ..node.config() }).unwrap()
+}
+
+/// Has a node's disk be a btrfs, in memory: it is committed again and again.
+fn make_btrfs(node: &Node) {
+    let image = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
+    image.as_file().set_len(512 * MIB).unwrap();
+    assert!(Command::new("mkfs.btrfs").arg("-q").arg(image.path()).status().unwrap().success());
+    let mount = Command::new("mount").args(["-o", "loop"]).arg(image.path()).arg(node.disk()).status();
+    assert!(mount.unwrap().success());
+}
+
 /// The process that is killed: tells each step that it is about to take, and ends at the first that fails.
 fn victim(dir: &str) -> ExitCode {
     let node = Node::at(dir.into());
     // By a call that is not among those that fail.
     let tell =
         |step: usize| set_permissions(node.dir().join("told"), Permissions::from_mode(step as u32)).unwrap();
-    let host = node.next_host();
+    let host = host(&node);
     for (i, (_, step)) in STEPS.iter().enumerate() {
         tell(i);
         if step(&node, &host).is_err() {
@@ -109,7 +148,8 @@ fn check(node: &Node, done: usize) {
     let mut there: Vec<_> = mounts.iter().map(|(path, _)| path.clone()).collect();
     there.sort();
     assert_eq!(there, targets, "each target is mounted once, and nothing else");
-    eventually("loop devices", || loops(node.dir()).len() == usize::from(!wanted.is_empty()));
+    let of_volumes = usize::from(!wanted.is_empty() && !is_btrfs(node));
+    eventually("loop devices", || loops(node.dir()).len() == of_volumes);
     for (path, options) in &mounts {
         let read_only = options.split(',').any(|option| option == "ro");
         assert_eq!(read_only, path.ends_with(Path::new("q/volumes/mount-0")), "{path:?} {options}");
@@ -162,7 +202,7 @@ fn survive(node: &Node, inject: &str) {
         matches!(code, Some(0 | 3) | None) || code == Some(137),
         "the agent did not end well: {code:?}: {said}"
     );
-    let host = node.next_host();
+    let host = host(node);
     for (uid, recovered) in host.recover() {
         recovered.unwrap_or_else(|error| panic!("{uid}: {error}"));
     }
@@ -182,12 +222,13 @@ fn survive(node: &Node, inject: &str) {
 }
 
 /// The faults: every call of a victim that nobody disturbs, killed at, and failed with each errno.
-fn faults() -> Vec<String> {
+fn faults(prepare: Prepare, those: &[(&str, &[&str])]) -> Vec<String> {
     let found = std::sync::Arc::new(Mutex::new(String::new()));
     let to = found.clone();
+    let calls: Vec<String> = those.iter().map(|(call, _)| (*call).to_owned()).collect();
     on_a_node(move |node| {
+        prepare(node);
         let log = node.dir().join("strace");
-        let calls: Vec<&str> = CALLS.iter().map(|(call, _)| *call).collect();
         let strace = [format!("-etrace={}", calls.join(",")), "-o".into(), log.display().to_string()];
         assert_eq!(run_victim(node, &strace), (STEPS.len(), Some(0)), "undisturbed, it gets to the end");
         *to.lock().unwrap() = std::fs::read_to_string(log).unwrap();
@@ -197,11 +238,11 @@ fn faults() -> Vec<String> {
     let mut faults = Vec::new();
     for line in log.lines() {
         let Some((call, arguments)) = line.split_once('(') else { continue };
-        let Some((_, errnos)) = CALLS.iter().find(|(name, _)| *name == call) else { continue };
+        let Some((_, errnos)) = those.iter().find(|(name, _)| *name == call) else { continue };
         let n = counts.entry(call).or_default();
         *n += 1;
         // What is opened to be looked at changes nothing; nor do the library's own FIOCLEX and FIONBIO.
-        let changes = !call.starts_with("open") && !arguments.contains(", FIO")
+        let changes = !call.starts_with("open") && !LOOKS.iter().any(|look| arguments.contains(look))
             || ["O_CREAT", "O_WRONLY", "O_RDWR", "O_EXCL"].iter().any(|flag| arguments.contains(flag));
         if changes {
             faults.push(format!("{call}:signal=KILL:when={n}"));
@@ -211,6 +252,9 @@ fn faults() -> Vec<String> {
     faults
 }
 
+/// What is done to a node before its first agent comes.
+type Prepare = fn(&Node);
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [flag, dir] = &arguments[..]
@@ -219,19 +263,37 @@ fn main() -> ExitCode {
         return victim(dir);
     }
     let word = arguments.iter().find(|argument| !argument.starts_with('-'));
-    let mut faults = faults();
-    faults.retain(|fault| word.is_none_or(|word| fault.contains(word)));
-    println!(
-        "{} faults: each mutating system call of create, publish, unpublish, resize, fence and erase",
-        faults.len()
-    );
+    let (mut all_recovered, mut any) = (true, false);
+    for (backing, prepare, calls) in
+        [("loop", (|_| {}) as Prepare, &CALLS[..]), ("btrfs", make_btrfs, &BTRFS_CALLS[..])]
+    {
+        let mut faults = faults(prepare, calls);
+        let named = |fault: &String| word.is_none_or(|word| backing == word || fault.contains(word));
+        faults.retain(named);
+        println!(
+            "{} faults with backing {backing}: each mutating system call of create, publish, unpublish, resize, fence and \
+             erase",
+            faults.len()
+        );
+        any |= !faults.is_empty();
+        all_recovered &= survive_all(prepare, &faults) && (word.is_some() || !faults.is_empty());
+    }
+    if all_recovered && any { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn survive_all(prepare: Prepare, faults: &[String]) -> bool {
     let (next, recovered) = (AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 while let Some(fault) = faults.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let inject = fault.clone();
-                    let survived = std::panic::catch_unwind(|| on_a_node(move |node| survive(node, &inject)));
+                    let survived = std::panic::catch_unwind(|| {
+                        on_a_node(move |node| {
+                            prepare(node);
+                            survive(node, &inject);
+                        });
+                    });
                     match survived {
                         Ok(()) => drop(recovered.fetch_add(1, Ordering::Relaxed)),
                         Err(_) => println!("NOT RECOVERED: {fault}"),
@@ -242,5 +304,5 @@ fn main() -> ExitCode {
     });
     let recovered = recovered.into_inner();
     println!("{recovered} of {} recovered", faults.len());
-    if recovered == faults.len() && !faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    recovered == faults.len()
 }

@@ -30,7 +30,7 @@ pub struct DiskEntry {
     /// How volumes are made; without it, as the kind of disk has it.
     #[serde(default)]
     pub backing: Option<BackingKind>,
-    /// A directory, on ext4 or xfs; of kind `Mount` the place where the file system is mounted, of kind `Block` the
+    /// A directory, on ext4 or xfs; with backing `Btrfs` the place where the top level of a btrfs is mounted; of kind `Mount` the place where the file system is mounted, of kind `Block` the
     /// device, best by a name that stays: `/dev/disk/by-id/…`.
     pub path: PathBuf,
     /// At most this much is used; without it, all that the file system has. Only of kind `Path`.
@@ -147,6 +147,7 @@ impl DiskEntry {
         }
         let keeping = match (self.kind, self.backing()) {
             (DiskKind::Path, BackingKind::Loop) => Keeping::Loop,
+            (DiskKind::Path, BackingKind::Btrfs) => Keeping::Btrfs,
             (DiskKind::Mount, BackingKind::Mount) => Keeping::Mount,
             (DiskKind::Block, BackingKind::Block) => Keeping::Block,
             (kind, backing) => {
@@ -160,6 +161,10 @@ impl DiskEntry {
             return Err(wrong(format!(
                 "a disk of kind {kind:?} is handed out whole: leave capacity and systemReserved out"
             )));
+        }
+        if keeping == Keeping::Btrfs && !self.adopt_roots.is_empty() {
+            let why = "a disk with backing Btrfs has nothing on it but volumes: leave adoptRoots out";
+            return Err(wrong(why.to_owned()));
         }
         if self.kind != DiskKind::Path && !self.adopt_roots.is_empty() {
             let kind = self.kind;
@@ -249,6 +254,8 @@ mod tests {
                 "two reservations",
             ),
             ("{name: a, path: /tmp, kind: Mount, backing: Loop}", "cannot have backing Loop"),
+            ("{name: a, path: /tmp, kind: Block, backing: Btrfs}", "cannot have backing Btrfs"),
+            ("{name: a, path: /tmp, backing: Btrfs, adoptRoots: [/srv]}", "leave adoptRoots out"),
             ("{name: a, path: /tmp, kind: Mount, capacity: 1Gi}", "is handed out whole"),
             ("{name: a, path: /tmp, kind: Mount, adoptRoots: [/srv]}", "leave adoptRoots out"),
             ("{name: a, path: /tmp, adoptRoots: [srv]}", "not the plain absolute path"),

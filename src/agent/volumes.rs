@@ -227,6 +227,7 @@ fn wanted(
         fs_type: match volume.spec.fs_type {
             FsType::Ext4 => host::FsType::Ext4,
             FsType::Xfs => host::FsType::Xfs,
+            FsType::Btrfs => host::FsType::Btrfs,
         },
         raw: volume.spec.volume_mode == VolumeMode::Block,
         shared: volume.spec.shared.is_some(),

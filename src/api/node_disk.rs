@@ -87,6 +87,9 @@ pub enum DiskKind {
 pub enum BackingKind {
     /// One preallocated file per volume with a file system of its own: a hard limit on any kernel.
     Loop,
+    /// A subvolume per volume, of a btrfs that nobody else uses: the kernel's simple quotas are the limit, with nothing in
+    /// between. Linux 6.7 or newer.
+    Btrfs,
     /// A directory of a file system that nobody else uses: its own size is the limit.
     Mount,
     /// A raw device: its own size is the limit.

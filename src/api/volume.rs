@@ -148,6 +148,8 @@ pub enum FsType {
     Ext4,
     /// XFS; at least 300Mi.
     Xfs,
+    /// A part of the disk's own btrfs, on a disk whose backing is `Btrfs`; there it is the only one.
+    Btrfs,
 }
 
 /// How a destroyed volume's bytes go (X4).

@@ -115,8 +115,11 @@ fn fill(mount: &OwnedFd) -> Result<(u64, Option<Errno>)> {
         }
         Ok((written, None))
     };
-    std::thread::scope(|scope| scope.spawn(write).join())
-        .unwrap_or_else(|_| Err(Error::Unsupported("the writer ended in the middle of it".to_owned())))
+    std::thread::scope(|scope| {
+        let writer = std::thread::Builder::new().name("writer".to_owned()).spawn_scoped(scope, write);
+        let ended = || Error::Unsupported("the writer ended in the middle of it".to_owned());
+        writer.context(|| "start a writer")?.join().unwrap_or_else(|_| Err(ended()))
+    })
 }
 
 fn clear(disk: &Disk, scratch: &Volume, record: &Record) -> Result<()> {

@@ -9,7 +9,7 @@ use crate::api::{
     Size, VolumePhase,
 };
 
-use super::{adopt, names, resize, whole};
+use super::{adopt, backing, names, resize, whole};
 
 /// The volume's line in the ledger of its reservation.
 pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
@@ -55,7 +55,11 @@ pub fn choose<'a>(
     if holders.is_empty() {
         return Err(Verdict::no(reason::NO_RESERVATION, no_reservation(volume, reservations)));
     }
-    let suits = |r: &DiskReservation| whole::suits(volume, r).and_then(|()| adopt::suits(volume, r, disks));
+    let suits = |r: &DiskReservation| {
+        whole::suits(volume, r)
+            .and_then(|()| adopt::suits(volume, r, disks))
+            .and_then(|()| backing::suits(volume, r, disks))
+    };
     let (mut suited, refused): (Vec<_>, Vec<_>) = holders.iter().copied().partition(|r| suits(r).is_ok());
     if let (true, Some(unsuited)) = (suited.is_empty(), refused.first()) {
         suits(unsuited)?;

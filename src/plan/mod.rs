@@ -3,6 +3,7 @@
 //! Each file is one decision. The controller and the agent gather what it looks at and apply what it says.
 
 pub mod adopt;
+pub mod backing;
 pub mod bind;
 pub mod create;
 pub mod destroy;

@@ -105,6 +105,14 @@ pub fn full(volume: &SharedPersistentVolume, ledger: Ledger) -> Verdict {
     )
 }
 
+/// Whether its file system can be made smaller.
+fn can_shrink(volume: &SharedPersistentVolume) -> bool {
+    match volume.spec.fs_type {
+        FsType::Ext4 | FsType::Btrfs => true,
+        FsType::Xfs => false,
+    }
+}
+
 fn standing(
     volume: &SharedPersistentVolume,
     status: &SharedPersistentVolumeStatus,
@@ -117,7 +125,7 @@ fn standing(
         return said.map(|_| Verdict::yes(reason::RESIZED, format!("it has {wished}")));
     }
     Some(match (&sizes.node.resize_failed, sizes.wished < sizes.on_disk) {
-        (_, true) if volume.spec.fs_type != FsType::Ext4 => Verdict::no(
+        (_, true) if !can_shrink(volume) => Verdict::no(
             reason::CANNOT_SHRINK,
             format!("xfs cannot shrink: set spec.size back to {now}, or create a smaller volume and copy"),
         ),
@@ -161,7 +169,7 @@ pub fn on_node(volume: &SharedPersistentVolume, unfinished: bool) -> Option<OnNo
         });
     }
     let unused = volume.status.as_ref().is_some_and(|s| s.user_count == 0);
-    if wished < on_disk && unused && volume.spec.fs_type == FsType::Ext4 {
+    if wished < on_disk && unused && can_shrink(volume) {
         return Some(OnNode::Resize(wished));
     }
     if on_disk < granted && wished >= granted {

@@ -614,3 +614,58 @@ fn d1_what_is_no_btrfs_of_its_own_is_refused() {
         assert!(Host::open(divided).unwrap().disks()[0].error.is_some());
     });
 }
+
+/// What the limit costs: a published volume against the bare filesystem, each with the same file, in turns.
+#[test]
+#[ignore = "it measures: make test-agent runs it"]
+fn d1_the_speed_is_that_of_the_bare_file_system() {
+    on_a_node(|node| {
+        let disk = Btrfs::new(node);
+        let bare = node.dir().join("bare");
+        let image = node.dir().join("bare image");
+        std::fs::create_dir(&bare).unwrap();
+        File::create(&image).unwrap().set_len(1024 * MIB).unwrap();
+        run("mkfs.btrfs", &["-q", text(&image)]);
+        run("mount", &["-o", "loop", text(&image), text(&bare)]);
+        run("chattr", &["+C", text(&bare)]);
+        let host = disk.host();
+        host.create("b", &VolumeSpec { size_bytes: 640 * MIB, ..spec(1) }).unwrap();
+        let volume = disk.publish(&host, 1);
+        let fio = |directory: &Path, rw: &str, bs: &str| {
+            let arguments = [
+                format!("--directory={}", text(directory)),
+                format!("--rw={rw}"),
+                format!("--bs={bs}"),
+                "--name=f --size=512m --ioengine=libaio --iodepth=16 --direct=1 --time_based --runtime=4 --ramp_time=1"
+                    .to_owned(),
+            ];
+            let arguments = arguments.join(" ");
+            let report = said(
+                "fio",
+                &[&["--output-format=json"][..], &arguments.split(' ').collect::<Vec<_>>()].concat(),
+            );
+            let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+            let job = &report["jobs"][0];
+            job["read"]["bw_bytes"].as_f64().unwrap() + job["write"]["bw_bytes"].as_f64().unwrap()
+        };
+        for directory in [&volume, &bare] {
+            fio(directory, "write", "1m");
+        }
+        for (rw, bs) in [("randread", "4k"), ("randwrite", "4k"), ("read", "1m"), ("write", "1m")] {
+            let mut ratios = Vec::new();
+            for _ in 0..5 {
+                let (ours, bare) = (fio(&volume, rw, bs), fio(&bare, rw, bs));
+                ratios.push((ours / bare, ours / 1e6, bare / 1e6));
+            }
+            ratios.sort_by(|one, other| one.0.total_cmp(&other.0));
+            let (ratio, ours, bare) = ratios[2];
+            println!(
+                "{rw} {bs}: {ours:.1} MB/s against {bare:.1} MB/s, {ratio:.2} (median of 5: {ratios:.2?})"
+            );
+            assert!(ratio > 0.7, "{rw} {bs}");
+        }
+        disk.unpublish(&host, 1);
+        drop(host);
+        node.unmount_lazily(&bare);
+    });
+}

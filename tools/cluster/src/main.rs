@@ -89,9 +89,15 @@ fn main() -> ExitCode {
         Command::Demo(up) => demo(up),
         Command::BenchPods { up, pods } => node_cluster(up).and_then(|cluster| bench::pods(&cluster, pods)),
         Command::Build => build(),
-        Command::Packages => {
-            packages::ensure(&["e2fsprogs", "fio", "openssl", "strace", "util-linux", "xfsprogs"])
-        }
+        Command::Packages => packages::ensure(&[
+            "btrfs-progs",
+            "e2fsprogs",
+            "fio",
+            "openssl",
+            "strace",
+            "util-linux",
+            "xfsprogs",
+        ]),
         Command::Image(Name { name }) => load_images(&name),
     });
     match done {

@@ -1,0 +1,68 @@
+//! What can be made of a volume where the disk's backing leaves no choice (D1).
+
+use kube::ResourceExt;
+
+use crate::api::condition::{Verdict, reason};
+use crate::api::{BackingKind, DiskReservation, ErasePolicy, FsType, NodeDisk, SharedPersistentVolume};
+
+/// Whether a volume can be what it asks for with the backing of the disk that a reservation is on; why not, with the next
+/// step. A disk that is not known here is its agent's affair.
+pub fn suits(
+    volume: &SharedPersistentVolume,
+    reservation: &DiskReservation,
+    disks: &[&NodeDisk],
+) -> Result<(), Verdict> {
+    let on = reservation.status.as_ref().and_then(|s| s.node_disk.as_deref()).unwrap_or("?");
+    let Some(disk) = disks.iter().find(|disk| disk.name_any() == on) else { return Ok(()) };
+    let refuse = |why: &str| {
+        let name = reservation.name_any();
+        Err(Verdict::no(reason::WRONG_DISK, format!("DiskReservation {name} is on NodeDisk {on}, {why}")))
+    };
+    match (disk.spec.backing, volume.spec.fs_type, volume.spec.erase_policy) {
+        (BackingKind::Btrfs, FsType::Btrfs, ErasePolicy::Zero) => refuse(
+            "a btrfs, where nothing can be overwritten for certain: create the volume with erasePolicy Discard, or reserve \
+             another disk",
+        ),
+        (BackingKind::Btrfs, FsType::Btrfs, ErasePolicy::Discard) => Ok(()),
+        (BackingKind::Btrfs, FsType::Ext4 | FsType::Xfs, _) => refuse(
+            "which gives out parts of its own btrfs: create the volume with fsType btrfs, or reserve another disk",
+        ),
+        (_, FsType::Btrfs, _) => refuse(
+            "whose backing is not Btrfs: create the volume with fsType ext4 or xfs, or reserve a disk with that backing",
+        ),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::*;
+
+    #[test]
+    fn d1_a_btrfs_disk_has_btrfs_volumes_and_no_other_disk_has() {
+        let mut btrfs = disk("n1.b", "n1", 10, &[]);
+        btrfs.spec.backing = BackingKind::Btrfs;
+        let disks = [&disk("n1.a", "n1", 10, &[]), &btrfs];
+        for (on, fs_type, erase_policy, said) in [
+            ("n1.a", FsType::Ext4, ErasePolicy::Zero, None),
+            ("n1.b", FsType::Btrfs, ErasePolicy::Discard, None),
+            ("n1.b", FsType::Btrfs, ErasePolicy::Zero, Some("erasePolicy Discard")),
+            ("n1.b", FsType::Ext4, ErasePolicy::Discard, Some("with fsType btrfs")),
+            ("n1.a", FsType::Btrfs, ErasePolicy::Discard, Some("reserve a disk with that backing")),
+            ("n1.c", FsType::Btrfs, ErasePolicy::Discard, None),
+        ] {
+            let (mut volume, mut home) = (volume("v", "eng", 1), reserved("r", "eng", 10, &[]));
+            (volume.spec.fs_type, volume.spec.erase_policy) = (fs_type, erase_policy);
+            home.status.as_mut().unwrap().node_disk = Some(on.to_owned());
+            match (suits(&volume, &home, &disks), said) {
+                (Ok(()), None) => {}
+                (Err(verdict), Some(said)) => {
+                    assert_eq!(verdict.reason, "WrongDisk");
+                    assert!(verdict.message.contains(said), "{}", verdict.message);
+                }
+                (got, said) => panic!("{on} {fs_type:?}: {got:?}, not {said:?}"),
+            }
+        }
+    }
+}
