@@ -118,7 +118,7 @@ fn host(node: &Node) -> Host {
 fn make_btrfs(node: &Node) {
     let image = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
     image.as_file().set_len(512 * MIB).unwrap();
-    assert!(Command::new("mkfs.btrfs").arg("-q").arg(image.path()).status().unwrap().success());
+    assert!(Command::new("mkfs.btrfs").arg(image.path()).output().unwrap().status.success());
     let mount = Command::new("mount").args(["-o", "loop"]).arg(image.path()).arg(node.disk()).status();
     assert!(mount.unwrap().success());
 }

@@ -370,3 +370,23 @@ fn verdict_reason(status: &NodeDiskStatus) -> String {
 fn same(there: &NodeDiskSpec, ours: NodeDiskSpec) -> bool {
     *there == NodeDiskSpec { gone: there.gone, ..ours }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing;
+
+    #[test]
+    fn d5_a_disk_that_is_served_without_limits_says_so() {
+        let mut disk = testing::disk("n1.a", "n1", 10, &[]);
+        let broken = host::Enforcement::Broken("a writer went on".to_owned());
+        let said = |found: &host::Enforcement, disk: &NodeDisk| unenforced(Some(&enforcement(found, disk)));
+        assert_eq!(said(&host::Enforcement::Proven("ENOSPC"), &disk), "");
+        assert_eq!(said(&host::Enforcement::Whole, &disk), "");
+        assert!(said(&host::Enforcement::Untried, &disk).contains("too full to try"));
+        disk.spec.allow_unenforced = true;
+        let message = said(&broken, &disk);
+        assert!(message.contains("a writer went on; allowUnenforced says"), "{message}");
+        assert_eq!(enforcement(&broken, &disk).state, EnforcementState::Broken);
+    }
+}

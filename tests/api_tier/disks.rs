@@ -2,10 +2,11 @@
 
 use kube::Api;
 use kube::api::DeleteParams;
-use reservoir::api::{BackingState, DiskReservation, NodeDisk, SharedPersistentVolume};
+use reservoir::api::{BackingState, DiskReservation, EnforcementState, NodeDisk, SharedPersistentVolume};
 
 use crate::support::{Agent, Cluster, until, until_gone, until_reason};
 
+/// D1, D5.
 #[tokio::test(flavor = "multi_thread")]
 async fn d3_another_disk_in_the_place_of_a_known_one_is_refused() {
     let cluster = Cluster::start().await;
@@ -25,6 +26,11 @@ async fn d3_another_disk_in_the_place_of_a_known_one_is_refused() {
         )
         .await;
     until_reason(&volumes, "v", "Ready").await;
+    let status = disks.get("n1.default").await.unwrap().status.unwrap();
+    assert_eq!(status.enforcement.unwrap().state, EnforcementState::Proven);
+    let roles: Vec<_> =
+        status.roles.iter().map(|r| (r.role.as_str(), r.reserved.as_str(), r.reservations)).collect();
+    assert_eq!(roles, [("eng", "1Gi", 1)]);
 
     // One that the agent's configuration no longer has is marked, not forgotten.
     cluster
