@@ -25,9 +25,13 @@ struct Btrfs<'a> {
 
 impl<'a> Btrfs<'a> {
     fn new(node: &'a Node) -> Self {
-        let (path, image) = (node.dir().join("btrfs"), node.dir().join("image"));
+        Self::sized(node, "btrfs", 1024 * MIB)
+    }
+
+    fn sized(node: &'a Node, name: &str, size: u64) -> Self {
+        let (path, image) = (node.dir().join(name), node.dir().join(format!("image of {name}")));
         std::fs::create_dir(&path).unwrap();
-        File::create(&image).unwrap().set_len(1024 * MIB).unwrap();
+        File::create(&image).unwrap().set_len(size).unwrap();
         run("mkfs.btrfs", &["-q", text(&image)]);
         run("mount", &["-o", "loop", text(&image), text(&path)]);
         Self { node, path }
@@ -616,56 +620,56 @@ fn d1_what_is_no_btrfs_of_its_own_is_refused() {
 }
 
 /// What the limit costs: a published volume against the bare filesystem, each with the same file, in turns.
+///
+/// The kernel puts 16 KiB aside for its trees at each write, until it commits. Where that would pass the limit it commits
+/// first, so a volume that is nearly full writes more slowly at random; that is measured, too.
 #[test]
 #[ignore = "it measures: make test-agent runs it"]
 fn d1_the_speed_is_that_of_the_bare_file_system() {
     on_a_node(|node| {
-        let disk = Btrfs::new(node);
-        let bare = node.dir().join("bare");
-        let image = node.dir().join("bare image");
-        std::fs::create_dir(&bare).unwrap();
-        File::create(&image).unwrap().set_len(1024 * MIB).unwrap();
-        run("mkfs.btrfs", &["-q", text(&image)]);
-        run("mount", &["-o", "loop", text(&image), text(&bare)]);
+        const SIZE: u64 = 24 << 30;
+        let disk = Btrfs::sized(node, "btrfs", SIZE);
+        let bare = Btrfs::sized(node, "bare", SIZE).path;
         run("chattr", &["+C", text(&bare)]);
         let host = disk.host();
-        host.create("b", &VolumeSpec { size_bytes: 640 * MIB, ..spec(1) }).unwrap();
-        let volume = disk.publish(&host, 1);
+        for (i, size_bytes) in [(1, 16 << 30), (2, 640 * MIB)] {
+            host.create("b", &VolumeSpec { size_bytes, ..spec(i) }).unwrap();
+        }
+        let (roomy, tight) = (disk.publish(&host, 1), disk.publish(&host, 2));
         let fio = |directory: &Path, rw: &str, bs: &str| {
-            let arguments = [
-                format!("--directory={}", text(directory)),
-                format!("--rw={rw}"),
-                format!("--bs={bs}"),
-                "--name=f --size=512m --ioengine=libaio --iodepth=16 --direct=1 --time_based --runtime=4 --ramp_time=1"
-                    .to_owned(),
-            ];
-            let arguments = arguments.join(" ");
-            let report = said(
-                "fio",
-                &[&["--output-format=json"][..], &arguments.split(' ').collect::<Vec<_>>()].concat(),
+            let arguments = format!(
+                "--output-format=json --directory={} --rw={rw} --bs={bs} --name=f --size=512m --ioengine=libaio --iodepth=16 \
+                 --direct=1 --time_based --runtime=4 --ramp_time=1",
+                text(directory)
             );
-            let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-            let job = &report["jobs"][0];
+            let report = said("fio", &arguments.split_whitespace().collect::<Vec<_>>());
+            let job = &serde_json::from_str::<serde_json::Value>(&report).unwrap()["jobs"][0];
             job["read"]["bw_bytes"].as_f64().unwrap() + job["write"]["bw_bytes"].as_f64().unwrap()
         };
-        for directory in [&volume, &bare] {
+        for directory in [&roomy, &tight, &bare] {
             fio(directory, "write", "1m");
         }
-        for (rw, bs) in [("randread", "4k"), ("randwrite", "4k"), ("read", "1m"), ("write", "1m")] {
-            let mut ratios = Vec::new();
-            for _ in 0..5 {
-                let (ours, bare) = (fio(&volume, rw, bs), fio(&bare, rw, bs));
-                ratios.push((ours / bare, ours / 1e6, bare / 1e6));
+        let all = [("randread", "4k"), ("randwrite", "4k"), ("read", "1m"), ("write", "1m")];
+        for (name, volume, patterns, least) in
+            [("with room", &roomy, &all[..], 0.8), ("nearly full", &tight, &all[1..2], 0.4)]
+        {
+            for (rw, bs) in patterns {
+                let turn = |_| {
+                    let (ours, theirs) = (fio(volume, rw, bs), fio(&bare, rw, bs));
+                    (ours / theirs, ours / 1e6, theirs / 1e6)
+                };
+                let mut turns: Vec<_> = (0..5).map(turn).collect();
+                turns.sort_by(|one, other| one.0.total_cmp(&other.0));
+                let (ratio, ours, theirs) = turns[2];
+                let ratios: Vec<_> = turns.iter().map(|turn| turn.0).collect();
+                println!(
+                    "{name}, {rw} {bs}: {ours:.0} MB/s against {theirs:.0}, {ratio:.2}, the median of {ratios:.2?}"
+                );
+                assert!(ratio > least, "{name}, {rw} {bs}");
             }
-            ratios.sort_by(|one, other| one.0.total_cmp(&other.0));
-            let (ratio, ours, bare) = ratios[2];
-            println!(
-                "{rw} {bs}: {ours:.1} MB/s against {bare:.1} MB/s, {ratio:.2} (median of 5: {ratios:.2?})"
-            );
-            assert!(ratio > 0.7, "{rw} {bs}");
         }
-        disk.unpublish(&host, 1);
-        drop(host);
-        node.unmount_lazily(&bare);
+        for i in [1, 2] {
+            disk.unpublish(&host, i);
+        }
     });
 }
