@@ -233,12 +233,22 @@ fn wanted(
         shared: volume.spec.shared.is_some(),
         adopt: volume.spec.adopt.as_ref().map(|adopt| adopt.path.clone()),
         labels: volume.labels().clone(),
-        gid: None,
-        // Pods of any user share it: who may mount it at all is decided by claims.
-        mode: Some(0o777),
-        mount_options: vec![],
+        gid: volume.spec.gid.map(u32::try_from).transpose().map_err(|e| invalid(&format!("gid: {e}")))?,
+        mode: Some(permissions(volume)?),
+        mount_options: volume.spec.mount_options.iter().map(|o| o.parse()).collect::<Result<_, _>>()?,
     };
     Ok((disk(volume, ctx)?, spec))
+}
+
+/// Permissions of the volume's root (V12): without a word of its own pods of any user share it, or of its group; who may
+/// mount it at all is decided by claims.
+fn permissions(volume: &SharedPersistentVolume) -> host::Result<u32> {
+    match (&volume.spec.permissions, volume.spec.gid) {
+        (Some(octal), _) => u32::from_str_radix(octal, 8)
+            .map_err(|e| host::Error::InvalidArgument(format!("permissions {octal}: {e}"))),
+        (None, Some(_)) => Ok(0o2770),
+        (None, None) => Ok(0o777),
+    }
 }
 
 fn set_backed(

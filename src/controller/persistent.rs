@@ -23,6 +23,10 @@ use crate::plan::resize::size_now;
 use super::Error;
 use super::context::Context;
 
+/// The annotation of a PersistentVolume by which the kubelet gives a group to every pod that mounts it, whatever its
+/// driver and access mode (kubelet, `getPVVolumeGidAnnotationValue` and `GetExtraSupplementalGroupsForPod`; V11).
+const GID: &str = "pv.beta.kubernetes.io/gid";
+
 /// Name of the PersistentVolume of a claim.
 fn pv_name(claim: &VolumeClaim) -> String {
     pv_name_of(&claim.uid().unwrap_or_default())
@@ -181,6 +185,7 @@ fn persistent_volume(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> Pe
         metadata: ObjectMeta {
             name: Some(pv_name(claim)),
             labels: Some(labels(claim, volume)),
+            annotations: volume.spec.gid.map(|gid| BTreeMap::from([(GID.to_owned(), gid.to_string())])),
             ..Default::default()
         },
         spec: Some(PersistentVolumeSpec {

@@ -62,6 +62,8 @@ impl VolumeSpec {
             format!("a volume has less than 2^63 bytes, {size} were asked for")
         } else if self.mode.is_some_and(|mode| mode & !0o3777 != 0) {
             "a volume's permissions are at most 3777 (octal)".to_owned()
+        } else if self.gid.is_some_and(|gid| gid == 0 || i32::try_from(gid).is_err()) {
+            "a volume's group is from 1 to 2147483647, as a pod's is".to_owned()
         } else if self.mount_options.contains(&MountOption::Noatime)
             && self.mount_options.contains(&MountOption::Strictatime)
         {

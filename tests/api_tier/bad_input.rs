@@ -430,6 +430,42 @@ fn changes(table: &mut Table) {
     table.change(claim("team", "kept", json!({"selector": {}})), Refused(fixed));
 }
 
+/// V11, V12: nothing but what is on the list gets near a mount.
+fn access(table: &mut Table) {
+    let room = json!({"role": "eng", "size": "16Mi"});
+    for gid in [json!(0), json!(-1), json!(2147483648_i64), json!("root"), json!(1.5)] {
+        table.make(volume(&n(table), with(&room, "gid", gid)), Refused("spec.gid"));
+    }
+    let octal = "permissions are octal and at most 3777, such as 0750 or 2770";
+    for permissions in ["", "7", "778", "4755", "u+s", "-1", " 755", "0o77"] {
+        table.make(volume(&n(table), with(&room, "permissions", json!(permissions))), Refused(octal));
+    }
+    table.make(volume(&n(table), with(&room, "permissions", json!("00755"))), Refused("spec.permissions: Too long"));
+    table.make(volume(&n(table), with(&room, "permissions", json!(755))), Refused("spec.permissions: Invalid value"));
+    let listed = "mount options are of noatime, nodiratime, strictatime, noexec, nosymfollow; nosuid and nodev are always on";
+    for option in ["suid", "dev", "exec", "rw", "NOATIME", "noatime,suid", "noatime\u{0}", " noexec", "data=journal", ""] {
+        table.make(volume(&n(table), with(&room, "mountOptions", json!(["noexec", option]))), Refused(listed));
+    }
+    let long = json!(["x".repeat(4096)]);
+    table.make(volume(&n(table), with(&room, "mountOptions", long)), Refused("spec.mountOptions[0]: Too long"));
+    let many = json!(vec!["noexec"; 6]);
+    table.make(volume(&n(table), with(&room, "mountOptions", many)), Refused("spec.mountOptions: Too many"));
+    let both = json!(["noatime", "strictatime"]);
+    let exclude = "noatime and strictatime exclude each other: leave one out";
+    table.make(volume(&n(table), with(&room, "mountOptions", both)), Refused(exclude));
+    let raw = "a raw device is not mounted: leave gid, permissions and mountOptions out, or volumeMode";
+    for (field, value) in [("gid", json!(9)), ("permissions", json!("0700")), ("mountOptions", json!(["noexec"]))] {
+        let spec = with(&with(&room, "volumeMode", json!("Block")), field, value.clone());
+        table.make(volume(&n(table), spec), Refused(raw));
+        let kept = with(&json!({"role": "eng", "size": "32Mi", "shared": {}}), field, value);
+        let fixed = "gid, permissions and mountOptions of a volume cannot be changed: create another volume";
+        table.change(volume("kept", kept), Refused(fixed));
+    }
+    let adopts = with(&with(&room, "adopt", json!({"path": "/srv/a"})), "permissions", json!("0700"));
+    let stays = "a directory that is adopted keeps the permissions that it has: leave permissions out";
+    table.make(volume(&n(table), adopts), Refused(stays));
+}
+
 fn claims(table: &mut Table) {
     let either = "give either volume or selector";
     table.make(claim("team", &n(table), json!({})), Refused(either));
@@ -633,7 +669,7 @@ async fn status_is_not_for_users(cluster: &Cluster) {
     }
 }
 
-/// R1, R3, V1, V2, V3, O1, O3, C3, C4, C5, L2.
+/// R1, R3, V1, V2, V3, V11, V12, O1, O3, C3, C4, C5, L2.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_gets_one_clear_sentence() {
     let cluster = Cluster::start().await;
@@ -657,7 +693,7 @@ async fn each_gets_one_clear_sentence() {
     let before = standing(&cluster).await;
 
     let mut table = Table::default();
-    for part in [sizes, names, roles, fields, types, changes, room, forged, claims] {
+    for part in [sizes, names, roles, fields, types, access, changes, room, forged, claims] {
         part(&mut table);
     }
     let mut wrong = Vec::new();

@@ -2,6 +2,7 @@
 //!
 //! Needs root: the agents make loop devices and mounts.
 
+mod access;
 mod adopt;
 mod agent_rights;
 mod ask;

@@ -1,0 +1,107 @@
+//! The group, the permissions and the mount options of a volume, from its object to the node and to the kubelet (V11, V12).
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use k8s_openapi::api::core::v1::PersistentVolume;
+use kube::Api;
+use reservoir::api::{NodeDisk, RoleSubscription, SharedPersistentVolume, VolumeClaim};
+
+use crate::support::{Agent, Cluster, until_reason};
+
+const MANIFESTS: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: team}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {name: eng}, spec: {role: eng, size: 128Mi}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: grouped},
+ spec: {role: eng, size: 32Mi, shared: {}, gid: 4321}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: narrow},
+ spec: {role: eng, size: 32Mi, shared: {}, permissions: '0750', mountOptions: [noexec, noatime]}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: RoleSubscription, metadata: {name: eng, namespace: team},
+ spec: {roles: [eng], capabilities: [SHARED_RESOURCES]}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {name: grouped, namespace: team},
+ spec: {role: eng, volume: grouped}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {name: narrow, namespace: team},
+ spec: {role: eng, volume: narrow}}
+";
+
+/// V11, V12. That the kubelet gives the group to pods is a step of the tour.
+#[tokio::test(flavor = "multi_thread")]
+async fn v11_v12_group_permissions_and_mount_options_reach_the_mount() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1", true).await;
+    let agent = Agent::start(&cluster, "n1", "256Mi").await;
+    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    cluster.apply_text(MANIFESTS).await;
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    for name in ["grouped", "narrow"] {
+        until_reason(&volumes, name, "Ready").await;
+    }
+    until_reason(&cluster.within::<RoleSubscription>("team"), "eng", "Subscribed").await;
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    let mut targets = Vec::new();
+    for (name, gid) in [("grouped", Some("4321")), ("narrow", None)] {
+        until_reason(&claims, name, "Bound").await;
+        let claim = claims.get(name).await.unwrap();
+        let pv = claim.status.as_ref().unwrap().persistent_volume.clone().unwrap();
+        let annotations = cluster.all::<PersistentVolume>().get(&pv).await.unwrap().metadata.annotations;
+        let said = annotations.unwrap_or_default().get("pv.beta.kubernetes.io/gid").cloned();
+        assert_eq!(said.as_deref(), gid, "{name}");
+        let pod = cluster.pod("team", name, &[name]).await;
+        targets.push((agent.publish(&cluster, &claim, &pod, false).await.unwrap(), claim, pod));
+    }
+
+    // V11: who is in the group shares files, whatever user it is; who is not does not even get in.
+    let grouped = &targets[0].0;
+    let root = std::fs::metadata(grouped).unwrap();
+    assert_eq!((root.gid(), root.permissions().mode() & 0o7777), (4321, 0o2770));
+    let by = |uid: u32, gid: u32, script: &str| {
+        let mut shell = Command::new("/bin/sh");
+        let script = format!("umask 002; {script}");
+        shell.args(["-c", &script]).current_dir("/").env("V", grouped).uid(uid).gid(gid);
+        shell.output().unwrap()
+    };
+    // The way to the volume is the test's own; the kubelet's is open to all.
+    for parent in grouped.ancestors().skip(1).take_while(|path| path.starts_with(&agent.dir)) {
+        std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    // A pod's main group is its own; the volume's group is one more, which for a file's owner check makes no difference.
+    let done = by(1001, 4321, "echo one > $V/file && mkdir $V/dir");
+    assert!(done.status.success(), "{done:?}");
+    let done = by(1002, 4321, "echo two >> $V/file && echo three > $V/dir/other && cat $V/file");
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "one\ntwo\n", "{done:?}");
+    for (path, uid) in [("file", 1001), ("dir/other", 1002)] {
+        let made = std::fs::metadata(grouped.join(path)).unwrap();
+        assert_eq!((made.uid(), made.gid()), (uid, 4321), "{path}");
+    }
+    // As root with another group of its own: the directory's group wins.
+    std::fs::write(grouped.join("roots"), "").unwrap();
+    assert_eq!(std::fs::metadata(grouped.join("roots")).unwrap().gid(), 4321);
+    assert!(!by(1003, 1003, "cat $V/file").status.success());
+
+    // V12.
+    let narrow = &targets[1].0;
+    let root = std::fs::metadata(narrow).unwrap();
+    assert_eq!((root.gid(), root.permissions().mode() & 0o7777), (0, 0o750));
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = mounts.lines().find(|line| line.contains(narrow.to_str().unwrap())).unwrap();
+    let options: Vec<&str> = line.split(' ').nth(5).unwrap().split(',').collect();
+    for option in ["rw", "nosuid", "nodev", "noexec", "noatime"] {
+        assert!(options.contains(&option), "{option} is not among {options:?}");
+    }
+    let script = narrow.join("script");
+    std::fs::write(&script, "#!/bin/sh\n").unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    chown(&script, Some(0), Some(0)).unwrap();
+    assert_eq!(Command::new(&script).status().unwrap_err().raw_os_error(), Some(13), "EACCES: noexec");
+
+    for (_, claim, pod) in &targets {
+        agent.unpublish(claim, pod).await.unwrap();
+    }
+}
