@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use reservoir::plan::{self, recover::Document};
 use reservoir::telemetry::{self, Metrics};
 use reservoir::{agent, api, cluster, controller};
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,6 +31,8 @@ enum Command {
     Controller(ControllerArgs),
     /// Runs the agent of a node.
     Agent(AgentArgs),
+    /// Prints manifests for the data on the cluster's disks that has no object any more, to be looked at and applied.
+    Recover,
     /// Writes the CustomResourceDefinitions, one file each, into a directory, or prints them.
     Crds {
         /// The directory.
@@ -82,6 +85,7 @@ async fn main() -> anyhow::Result<()> {
     match cli.command {
         Command::Controller(args) => run_controller(args).await,
         Command::Agent(args) => run_agent(args).await,
+        Command::Recover => recover().await,
         Command::Crds { directory } => crds(directory),
     }
 }
@@ -139,6 +143,25 @@ async fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
     tokio::try_join!(async { serving.await.context("failed to serve metrics") }, async {
         running.await.context("failed to serve the node")
     },)?;
+    Ok(())
+}
+
+async fn recover() -> anyhow::Result<()> {
+    let client = kube::Client::try_default().await.context("failed to find the cluster")?;
+    async fn all<K: cluster::Kind>(client: &kube::Client) -> Result<Vec<K>, cluster::Error>
+    where
+        K: kube::Resource<Scope = k8s_openapi::ClusterResourceScope>,
+    {
+        cluster::list(&kube::Api::all(client.clone()), &Default::default()).await
+    }
+    let (disks, reservations, volumes) = (all(&client).await?, all(&client).await?, all(&client).await?);
+    for document in plan::recover::documents(&disks, &reservations, &volumes) {
+        match document {
+            Document::Reservation(manifest) => println!("---\n{}", serde_yaml::to_string(&manifest)?),
+            Document::Volume(manifest) => println!("---\n{}", serde_yaml::to_string(&manifest)?),
+            Document::Said(why) => println!("---\n# {why}\n"),
+        }
+    }
     Ok(())
 }
 

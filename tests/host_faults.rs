@@ -69,7 +69,7 @@ const LOOKS: [&str; 5] =
 type Step = fn(&Node, &Host) -> Result<(), Error>;
 
 /// What happens to a volume, in order; each step can be repeated.
-const STEPS: [(&str, Step); 14] = [
+const STEPS: [(&str, Step); 17] = [
     ("recover", |_, host| {
         host.recover();
         Ok(())
@@ -88,12 +88,36 @@ const STEPS: [(&str, Step); 14] = [
     ("shrink", |_, host| host.resize(&uid(1), 40 * MIB).map(drop)),
     ("publish the resized", |node, host| host.publish(&node.request(&uid(1), "p", 0, false)).map(drop)),
     ("unpublish the resized", |node, host| host.unpublish(&node.target("p", 0))),
-    ("fence", |_, host| host.fence(&uid(1)).map(drop)),
-    ("erase", |_, host| host.erase(&uid(1), ErasePolicy::Discard).map(drop)),
+    ("recover the data for another object", |node, host| {
+        let fs_type = wanted(node).fs_type;
+        let heir = VolumeSpec { recover: Some(uid(1)), size_bytes: 40 * MIB, fs_type, ..ext4(2) };
+        host.create("d", &heir).map(drop)
+    }),
+    ("publish the recovered", |node, host| host.publish(&node.request(&uid(2), "p", 0, false)).map(drop)),
+    ("unpublish the recovered", |node, host| host.unpublish(&node.target("p", 0))),
+    ("fence", |_, host| host.fence(&uid(2)).map(drop)),
+    ("erase", |_, host| host.erase(&uid(2), ErasePolicy::Discard).map(drop)),
 ];
 
-const MOUNTED: [&[&str]; 14] =
-    [&[], &[], &["p"], &["p"], &["p", "q"], &["q"], &["q", "r"], &[], &[], &[], &["p"], &[], &[], &[]];
+const MOUNTED: [&[&str]; 17] = [
+    &[],
+    &[],
+    &["p"],
+    &["p"],
+    &["p", "q"],
+    &["q"],
+    &["q", "r"],
+    &[],
+    &[],
+    &[],
+    &["p"],
+    &[],
+    &[],
+    &["p"],
+    &[],
+    &[],
+    &[],
+];
 /// From this step on the pod's file is there.
 const WRITTEN: usize = 4;
 const KEEPS: &str = "what was synced stays";
@@ -271,8 +295,8 @@ fn main() -> ExitCode {
         let named = |fault: &String| word.is_none_or(|word| backing == word || fault.contains(word));
         faults.retain(named);
         println!(
-            "{} faults with backing {backing}: each mutating system call of create, publish, unpublish, resize, fence and \
-             erase",
+            "{} faults with backing {backing}: each mutating system call of create, publish, unpublish, resize, recover, \
+             fence and erase",
             faults.len()
         );
         any |= !faults.is_empty();

@@ -1,7 +1,7 @@
 //! Tells what disks the node has (D1).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use kube::api::ListParams;
@@ -9,19 +9,33 @@ use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::api::condition::{self, DISK_HEALTHY, Verdict, reason};
 use crate::api::{
-    AGENT_MANAGER, Enforcement, EnforcementState, NodeDisk, NodeDiskSpec, NodeDiskStatus,
+    AGENT_MANAGER, Enforcement, EnforcementState, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan,
     SharedPersistentVolume, Size,
 };
-use crate::cluster;
+use crate::cluster::{self, Events};
 use crate::host::{self, DiskReport, Host, VolumeReport, VolumeUid};
 use crate::plan::{ledger, names, room, whole};
+use crate::telemetry;
 
 use super::config::DiskEntry;
+use super::orphans::orphan;
 use super::reservations;
 
-/// Name of the NodeDisk of a disk.
-pub(super) fn name(node: &str, disk: &str) -> String {
-    format!("{node}.{disk}")
+/// What the disks of this node are called there, by the names of their NodeDisks: a disk that comes back in a node of
+/// another name keeps its NodeDisk (D3).
+#[derive(Clone, Default)]
+pub(super) struct Places(Arc<RwLock<BTreeMap<String, String>>>);
+
+impl Places {
+    /// The disk that is that NodeDisk.
+    pub(super) fn of(&self, node_disk: &str) -> Option<String> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(node_disk).cloned()
+    }
+
+    fn set(&self, objects: &BTreeMap<String, NodeDisk>) {
+        let places = objects.iter().map(|(disk, object)| (object.name_any(), disk.clone())).collect();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = places;
+    }
 }
 
 /// The disks of this node, and what was said of them already.
@@ -30,11 +44,18 @@ pub(super) struct Disks {
     node: String,
     entries: Vec<DiskEntry>,
     host: Arc<Host>,
+    events: Events,
+    places: Places,
     /// Those that were taken over from the agent before.
     recovered: BTreeSet<String>,
     /// The orphans that the log has.
     orphans: BTreeSet<VolumeUid>,
+    /// Why disks are not served that have no NodeDisk of this node, as it was told last.
+    refused: BTreeMap<String, String>,
 }
+
+/// So many orphans of a disk are told of; the others take room as other files do.
+const MOST_ORPHANS: usize = 500;
 
 /// What is on the disks.
 struct Measured {
@@ -48,85 +69,57 @@ struct Measured {
 struct Held {
     /// Bytes of those that Kubernetes knows.
     ours: u64,
-    /// How many it does not know (S14).
-    orphans: usize,
+    /// Those that it does not know (S14).
+    orphans: Vec<Orphan>,
     /// Static reservations that are not configured any more, and that something lives in (R2).
     unconfigured: Vec<String>,
 }
 
 impl Disks {
     pub(super) fn new(client: Client, node: String, entries: Vec<DiskEntry>, host: Arc<Host>) -> Self {
-        Self { client, node, entries, host, recovered: BTreeSet::new(), orphans: BTreeSet::new() }
+        let events = Events::new(client.clone(), "reservoir-agent", &node);
+        let (places, recovered, orphans, refused) = Default::default();
+        Self { client, node, entries, host, events, places, recovered, orphans, refused }
+    }
+
+    pub(super) fn places(&self) -> Places {
+        self.places.clone()
     }
 
     /// Brings the NodeDisks of this node up to date; writes nothing when nothing changed.
     pub(super) async fn report(&mut self) -> Result<(), cluster::Error> {
         let api: Api<NodeDisk> = Api::all(self.client.clone());
         let mine = ListParams::default().fields(&format!("spec.nodeName={}", self.node));
-        let known = cluster::list(&api, &mine).await?;
-        let known: BTreeMap<_, _> = known.into_iter().map(|object| (object.name_any(), object)).collect();
-        for entry in &self.entries {
-            // Before anything on it is looked at: whose volumes these are is decided by the disk, not by its place (D3).
-            let object = known.get(&name(&self.node, &entry.name));
-            let expected = object.map(|object| object.spec.disk_id.as_str());
-            let refused = object.map(|object| object.spec.gone.then(|| declared_gone(object)));
-            let served = self
-                .host
-                .expect(&entry.name, expected)
-                .and_then(|()| refused.map_or(Ok(()), |why| self.host.refuse(&entry.name, why)));
-            if let Err(error) = served {
-                tracing::error!(disk = entry.name, %error, "a disk is not served");
-            }
-        }
-        let unknown = |entry: &DiskEntry| !known.contains_key(&name(&self.node, &entry.name));
-        // A disk that was declared gone elsewhere, or under another name, is gone here too (D4).
-        let gone: Vec<NodeDisk> = match self.entries.iter().any(unknown) {
-            true => cluster::list(&api, &ListParams::default())
-                .await?
-                .into_iter()
-                .filter(|d| d.spec.gone)
-                .collect(),
-            false => vec![],
-        };
+        let mine = cluster::list(&api, &mine).await?;
+        // Before anything on it is looked at: whose volumes these are is decided by the disk, not by its place (D3).
+        let objects = self.identify(&api, &mine).await?;
+        self.places.set(&objects);
         let measured = self.measure().await;
-        let mut held = self.take_stock(&measured).await?;
+        let mut held = self.take_stock(&measured, &objects).await?;
         for mut disk in measured.disks {
             let Some(entry) = self.entries.iter().find(|entry| entry.name == disk.name) else { continue };
-            let name = name(&self.node, &disk.name);
-            let object = match (disk.id.clone(), known.get(&name).cloned()) {
-                (Some(id), Some(object)) if id != object.spec.disk_id => {
-                    disk.error = Some(other_disk(&object, entry, &id));
-                    object
+            let Some(object) = objects.get(&disk.name) else { continue };
+            let object = match disk.id.clone() {
+                Some(id) if id != object.spec.disk_id => {
+                    disk.error = Some(other_disk(object, entry, &id));
+                    object.clone()
                 }
-                (Some(id), Some(object)) if same(&object.spec, spec(&self.node, entry, &id)) => object,
-                (Some(id), None) if gone.iter().any(|object| object.spec.disk_id == id) => {
-                    let why = gone.iter().find(|object| object.spec.disk_id == id).map(declared_gone);
-                    tracing::error!(disk = disk.name, why, "a disk is not served");
-                    let _ = self.host.refuse(&disk.name, why);
-                    continue;
-                }
-                (Some(id), known) => {
-                    if known.is_none() {
-                        let _ = self.host.refuse(&disk.name, None);
-                    }
-                    let object = NodeDisk::new(&name, spec(&self.node, entry, &id));
+                Some(id) if !same(&object.spec, spec(&self.node, entry, &id)) => {
+                    let object = NodeDisk::new(&object.name_any(), spec(&self.node, entry, &id));
                     cluster::apply(&api, &object, AGENT_MANAGER).await?
                 }
-                // It cannot even be read whose it is: only what is known already is marked.
-                (None, Some(object)) => object,
-                (None, None) => {
-                    tracing::error!(disk = disk.name, error = disk.error, "a disk cannot be served");
-                    continue;
-                }
+                // Or it cannot even be read whose it is: only what is known already is marked.
+                Some(_) | None => object.clone(),
             };
             let mut held = held.remove(&disk.name).unwrap_or_default();
             if disk.error.is_none() {
+                let name = object.name_any();
                 held.unconfigured = reservations::keep(&self.client, &name, &entry.reservations).await?;
             }
             write(&api, &object, &disk, &held).await?;
         }
-        for object in known.values() {
-            if !self.entries.iter().any(|entry| object.name_any() == name(&self.node, &entry.name)) {
+        for object in &mine {
+            if !objects.values().any(|ours| ours.uid() == object.uid()) {
                 let kept = reservations::keep(&self.client, &object.name_any(), &[]).await?;
                 let said = "it is not in the agent's configuration any more; its data stays";
                 let verdict = Verdict::no(reason::DISK_REFUSED, format!("{said}{}", unconfigured(&kept)));
@@ -134,6 +127,105 @@ impl Disks {
             }
         }
         Ok(())
+    }
+
+    /// The NodeDisk of each configured disk, and says to the host which disk is expected where. What it is known as here
+    /// comes first: another disk in its place is refused. A disk that is not known here is what its ID says, whatever
+    /// node and name it had; one of an ID that nobody knows is new (D3).
+    async fn identify(
+        &mut self,
+        api: &Api<NodeDisk>,
+        mine: &[NodeDisk],
+    ) -> Result<BTreeMap<String, NodeDisk>, cluster::Error> {
+        let host = self.host.clone();
+        let mut found = tokio::task::spawn_blocking(move || host.identities()).await.unwrap_or_default();
+        let mut all = None;
+        let mut objects = BTreeMap::new();
+        for entry in self.entries.clone() {
+            let known = mine.iter().find(|object| object.spec.disk_name == entry.name);
+            let object = match (known, found.remove(&entry.name)) {
+                (Some(known), _) => Ok(known.clone()),
+                (None, None) => Err("the agent failed in the middle of looking at it".to_owned()),
+                (None, Some(Err(error))) => Err(error.to_string()),
+                (None, Some(Ok(id))) => {
+                    if all.is_none() {
+                        all = Some(cluster::list(api, &ListParams::default()).await?);
+                    }
+                    self.take_over(api, &entry, &id, all.as_deref().unwrap_or_default()).await?
+                }
+            };
+            let (expected, refused) = match &object {
+                Ok(object) => (Some(&*object.spec.disk_id), object.spec.gone.then(|| declared_gone(object))),
+                Err(why) => (None, Some(why.clone())),
+            };
+            let told =
+                self.host.expect(&entry.name, expected).and_then(|()| self.host.refuse(&entry.name, refused));
+            if let Err(error) = told {
+                tracing::error!(disk = entry.name, %error, "a disk is not served");
+            }
+            match object {
+                Ok(object) => {
+                    self.refused.remove(&entry.name);
+                    objects.insert(entry.name, object);
+                }
+                Err(why) if self.refused.get(&entry.name) == Some(&why) => {}
+                Err(why) => {
+                    tracing::error!(disk = entry.name, why, "a disk is not served");
+                    self.refused.insert(entry.name, why);
+                }
+            }
+        }
+        Ok(objects)
+    }
+
+    /// The NodeDisk of a disk that is not known in this node: the one that has its ID, or a new one. Whether the node that
+    /// it was in is gone, and this not a copy of it, the API server decides; see `reservoir-agent-takes-over`.
+    async fn take_over(
+        &self,
+        api: &Api<NodeDisk>,
+        entry: &DiskEntry,
+        id: &str,
+        all: &[NodeDisk],
+    ) -> Result<Result<NodeDisk, String>, cluster::Error> {
+        let ours = spec(&self.node, entry, id);
+        let Some(known) = all.iter().find(|object| object.spec.disk_id == id) else {
+            let name = format!("{}.{}", self.node, entry.name);
+            // A disk that had this name may be in another node now.
+            let taken = all.iter().any(|object| object.name_any() == name);
+            let name = if taken { format!("{name}-{}", id.get(..8).unwrap_or(id)) } else { name };
+            return Ok(Ok(cluster::apply(api, &NodeDisk::new(&name, ours), AGENT_MANAGER).await?));
+        };
+        let (name, there) = (known.name_any(), &known.spec);
+        // A disk that was declared gone elsewhere, or under another name, is gone here too (D4).
+        if there.gone {
+            return Ok(Err(declared_gone(known)));
+        }
+        if there.node_name == self.node && self.entries.iter().any(|other| other.name == there.disk_name) {
+            return Ok(Err(format!(
+                "by its ID it is NodeDisk {name}, which the agent's configuration has as disk {}: correct the paths there",
+                there.disk_name
+            )));
+        }
+        match cluster::apply(api, &NodeDisk::new(&name, ours), AGENT_MANAGER).await {
+            Ok(object) => {
+                tracing::info!(
+                    disk = entry.name,
+                    node_disk = name,
+                    was_in = there.node_name,
+                    "a disk came back"
+                );
+                Ok(Ok(object))
+            }
+            Err(error) if error.is_forbidden() => {
+                let why = telemetry::chain(&error);
+                if self.refused.get(&entry.name) != Some(&why) {
+                    let said = format!("node {} has a disk with the ID of this one: {why}", self.node);
+                    self.events.publish(known, None, false, "Report", reason::DISK_REFUSED, &said).await;
+                }
+                Ok(Err(why))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Looks what is there; a disk that is served for the first time is taken over.
@@ -165,11 +257,18 @@ impl Disks {
 
     /// Compares what was found with the volumes that Kubernetes has, which are read afterwards: so what it does not
     /// have is gone for good.
-    async fn take_stock(&mut self, measured: &Measured) -> Result<BTreeMap<String, Held>, cluster::Error> {
+    async fn take_stock(
+        &mut self,
+        measured: &Measured,
+        objects: &BTreeMap<String, NodeDisk>,
+    ) -> Result<BTreeMap<String, Held>, cluster::Error> {
         let api: Api<SharedPersistentVolume> = Api::all(self.client.clone());
-        let mine = ListParams::default().fields(&format!("status.nodeName={}", self.node));
-        let known: BTreeSet<String> =
-            cluster::list(&api, &mine).await?.iter().filter_map(|volume| volume.uid()).collect();
+        let mut known: BTreeSet<String> = BTreeSet::new();
+        for object in objects.values() {
+            // By disk, not by node: of a disk that came back they follow in a moment (D3).
+            let on_it = ListParams::default().fields(&format!("status.nodeDisk={}", object.name_any()));
+            known.extend(cluster::list(&api, &on_it).await?.iter().filter_map(|volume| volume.uid()));
+        }
         let mut held: BTreeMap<String, Held> = BTreeMap::new();
         let mut orphans = BTreeSet::new();
         for volume in &measured.volumes {
@@ -178,7 +277,12 @@ impl Disks {
                 disk.ours += volume.allocated;
             } else if self.host.look(&volume.disk, &volume.uid) != Ok(None) {
                 // Otherwise it was erased, and then its object let go, just now.
-                disk.orphans += 1;
+                let orphan = orphan(volume);
+                if disk.orphans.len() < MOST_ORPHANS && !orphan.reservations.is_empty() {
+                    // Its room is kept, by the ledger or beside it (plan::orphans).
+                    disk.ours += volume.allocated;
+                }
+                disk.orphans.push(orphan);
                 if !self.orphans.contains(&volume.uid) {
                     tracing::warn!(
                         disk = volume.disk,
@@ -266,6 +370,7 @@ async fn write(
                 true => disk.allocatable,
                 false => room::allocatable(measured, published),
             };
+            status.orphans = held.orphans.iter().take(MOST_ORPHANS).cloned().collect();
             status.capacity = Some(Size::from_bytes(disk.capacity));
             status.system_reserved = Some(Size::from_bytes(disk.system_reserved));
             status.allocatable = Some(Size::from_bytes(allocatable));
@@ -273,7 +378,7 @@ async fn write(
             match reserved.checked_sub(allocatable).filter(|missing| *missing > 0) {
                 None => Verdict::yes(
                     reason::DISK_HEALTHY,
-                    healthy(held.orphans)
+                    healthy(held.orphans.len())
                         + &unenforced(status.enforcement.as_ref())
                         + &unconfigured(&held.unconfigured),
                 ),
@@ -345,10 +450,8 @@ fn healthy(orphans: usize) -> String {
     let healthy = "the disk is there, and so is the room on it";
     match orphans {
         0 => healthy.to_owned(),
-        1 => format!("{healthy}; one volume on it has no object: it is kept, the agent's log names it"),
-        n => {
-            format!("{healthy}; {n} volumes on it have no object: they are kept, the agent's log names them")
-        }
+        1 => format!("{healthy}; one volume on it has no object: it is kept, status.orphans names it"),
+        n => format!("{healthy}; {n} volumes on it have no object: they are kept, status.orphans names them"),
     }
 }
 

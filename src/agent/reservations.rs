@@ -73,7 +73,14 @@ pub(super) async fn keep(
             Some(_) => kept.push(old.name_any()),
             None => {
                 tracing::info!(reservation = old.name_any(), "not configured any more, and empty");
-                cluster::delete(&api, &old.name_any(), old.uid()).await?;
+                // The disk is served all the same.
+                if let Err(error) = cluster::delete(&api, &old.name_any(), old.uid()).await {
+                    tracing::error!(
+                        reservation = old.name_any(),
+                        error = telemetry::chain(&error),
+                        "failed to unreserve"
+                    );
+                }
             }
         }
     }

@@ -75,8 +75,9 @@ pub async fn run(
     let opened = tokio::task::spawn_blocking(move || Host::open(host_config));
     let opened = opened.await.unwrap_or_else(|e| Err(host::Error::Unsupported(e.to_string())));
     let host = Arc::new(opened?);
-    let ctx = Arc::new(Context { client: client.clone(), node: options.node.clone(), host: host.clone() });
-    let mut disks = Disks::new(client, options.node.clone(), options.config.disks, host);
+    let mut disks = Disks::new(client.clone(), options.node.clone(), options.config.disks, host.clone());
+    let places = disks.places();
+    let ctx = Arc::new(Context { client, node: options.node.clone(), host, places });
 
     let plugin = options.kubelet_dir.join("plugins").join(DRIVER);
     let serve_config = ServeConfig {

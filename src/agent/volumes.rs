@@ -9,7 +9,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::api::condition::{self, BACKED, Verdict, reason};
 use crate::api::{
-    AGENT_MANAGER, BackingState, ErasePolicy, FsType, NodePart, PodRef, SharedPersistentVolume,
+    AGENT_MANAGER, BackingState, ErasePolicy, FsType, NodePart, PodRef, Reserved, SharedPersistentVolume,
     SharedPersistentVolumeStatus, Size, VolumeMode,
 };
 use crate::cluster;
@@ -17,12 +17,16 @@ use crate::host::{self, FenceReport, Host, VolumeSpec, VolumeUid};
 use crate::plan::LISTED_PODS;
 use crate::plan::keep::{self, OnDisk, Task};
 use crate::plan::resize::OnNode;
+use crate::telemetry;
+
+use super::disks::Places;
 
 /// What the reconciles of one node's volumes share.
 pub(super) struct Context {
     pub(super) client: Client,
     pub(super) node: String,
     pub(super) host: Arc<Host>,
+    pub(super) places: Places,
 }
 
 /// How soon a volume is looked at again while it is still mounted and to be destroyed, or could not be made.
@@ -100,10 +104,9 @@ async fn look(volume: &SharedPersistentVolume, uid: &VolumeUid, ctx: &Context) -
 
 /// The disk of this node that the volume is on.
 fn disk(volume: &SharedPersistentVolume, ctx: &Context) -> host::Result<String> {
-    let name = volume.status.as_ref().and_then(|status| status.node_disk.as_deref());
-    let disk = name.and_then(|name| name.strip_prefix(&ctx.node)?.strip_prefix('.'));
-    let none = || host::Error::InvalidArgument("the volume is on no disk of this node".to_owned());
-    disk.map(str::to_owned).ok_or_else(none)
+    let name = volume.status.as_ref().and_then(|status| status.node_disk.as_deref()).unwrap_or_default();
+    let none = || host::Error::InvalidArgument(format!("NodeDisk {name} is no disk of this node"));
+    ctx.places.of(name).ok_or_else(none)
 }
 
 /// Does the task and notes in `status` what came of it; says when to look again.
@@ -126,6 +129,9 @@ async fn perform(
             let (disk, mut spec) = wanted(volume, uid, ctx)?;
             // Another size than it has is not for creating: see plan::resize.
             spec.size_bytes = on_disk.unwrap_or(spec.size_bytes);
+            if on_disk.is_none() {
+                ensure_orphan(&disk, &spec, ctx).await?;
+            }
             let size = Size::from_bytes(spec.size_bytes);
             blocking(ctx, move |host| host.create(&disk, &spec)).await?;
             node.backing = BackingState::Made;
@@ -175,10 +181,7 @@ async fn perform(
         }
         Task::Unfence => node = NodePart { fenced: false, in_use: false, mounted_by: vec![], ..node },
         Task::Erase => {
-            let policy = match volume.spec.erase_policy {
-                ErasePolicy::Discard => host::ErasePolicy::Discard,
-                ErasePolicy::Zero => host::ErasePolicy::Zero,
-            };
+            let policy = erase_policy(volume);
             let bytes = match blocking(ctx, move |host| host.erase(&uid, policy)).await {
                 Err(host::Error::NotFound(_)) if !made => 0,
                 // What is not there although it was made, and has no receipt, was not erased by us (X4).
@@ -210,6 +213,22 @@ fn backed(volume: &SharedPersistentVolume) -> String {
     }
 }
 
+fn erase_policy(volume: &SharedPersistentVolume) -> host::ErasePolicy {
+    match volume.spec.erase_policy {
+        ErasePolicy::Discard => host::ErasePolicy::Discard,
+        ErasePolicy::Zero => host::ErasePolicy::Zero,
+    }
+}
+
+fn noted(of: &Reserved) -> host::Reserved {
+    host::Reserved {
+        name: of.name.clone(),
+        role: of.role.clone(),
+        size_bytes: of.size.bytes_or_zero(),
+        labels: of.labels.clone(),
+    }
+}
+
 fn wanted(
     volume: &SharedPersistentVolume,
     uid: VolumeUid,
@@ -232,12 +251,37 @@ fn wanted(
         raw: volume.spec.volume_mode == VolumeMode::Block,
         shared: volume.spec.shared.is_some(),
         adopt: volume.spec.adopt.as_ref().map(|adopt| adopt.path.clone()),
+        recover: volume.spec.recover.as_ref().map(|recover| recover.uid.parse()).transpose()?,
+        erase_policy: Some(erase_policy(volume)),
+        reservations: status.reserved.iter().map(noted).collect(),
         labels: volume.labels().clone(),
         gid: volume.spec.gid.map(u32::try_from).transpose().map_err(|e| invalid(&format!("gid: {e}")))?,
         mode: Some(permissions(volume)?),
         mount_options: volume.spec.mount_options.iter().map(|o| o.parse()).collect::<Result<_, _>>()?,
     };
     Ok((disk(volume, ctx)?, spec))
+}
+
+/// Refuses to recover data that has an object still: the journal knows the name that it has, and no object of a UID ever
+/// comes back (X6).
+async fn ensure_orphan(disk: &str, spec: &VolumeSpec, ctx: &Context) -> host::Result<()> {
+    let Some(from) = spec.recover.clone() else { return Ok(()) };
+    let (disk, uid) = (disk.to_owned(), from.clone());
+    let Some(record) = blocking(ctx, move |host| host.look(&disk, &uid)).await? else { return Ok(()) };
+    let name = &record.spec.name;
+    let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
+    let unknown = |error: cluster::Error| {
+        host::Error::Unsupported(format!(
+            "who has the data of {from} is not known now: {}",
+            telemetry::chain(&error)
+        ))
+    };
+    match cluster::get(&api, name).await.map_err(unknown)? {
+        Some(owner) if owner.uid().as_deref() == Some(from.as_str()) => Err(host::Error::Conflict(format!(
+            "the data of {from} is that of SharedPersistentVolume {name}, which is there: claim that one"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Permissions of the volume's root (V12): without a word of its own pods of any user share it, or of its group; who may

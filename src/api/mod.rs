@@ -22,16 +22,17 @@ mod volume_role;
 pub use claim::{ClaimPhase, ClaimSelector, VolumeClaim, VolumeClaimSpec, VolumeClaimStatus};
 pub use crds::{all as crds, file_name as crd_file_name};
 pub use node_disk::{
-    BackingKind, DiskKind, Enforcement, EnforcementState, NodeDisk, NodeDiskSpec, NodeDiskStatus, RoleOnDisk,
+    BackingKind, DiskKind, Enforcement, EnforcementState, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan,
+    RoleOnDisk,
 };
 pub use offer::{OfferedReservation, OfferedVolume, VolumeOffer, VolumeOfferSpec, VolumeOfferStatus};
-pub use refs::{AccessMode, ClaimBinding, LedgerEntry, PodRef, UidRef, stable_hash};
+pub use refs::{AccessMode, ClaimBinding, LedgerEntry, PodRef, Reserved, UidRef, stable_hash};
 pub use reservation::{DiskReservation, DiskReservationSpec, DiskReservationStatus, ReservationPhase};
 pub use role::{Role, RoleError};
 pub use size::{Size, SizeError};
 pub use subscription::{Capability, RoleSubscription, RoleSubscriptionSpec, RoleSubscriptionStatus};
 pub use volume::{
-    Adopt, BackingState, Destroy, ErasePolicy, FsType, NamespaceUse, NodePart, Shared,
+    Adopt, BackingState, Destroy, ErasePolicy, FsType, NamespaceUse, NodePart, Recover, Shared,
     SharedPersistentVolume, SharedPersistentVolumeSpec, SharedPersistentVolumeStatus, VolumeMode,
     VolumePhase,
 };

@@ -1,11 +1,14 @@
 //! `NodeDisk`: one disk of one node (D1).
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::{LedgerEntry, Size};
+use super::{LedgerEntry, Reserved, Size};
 
 /// What a disk is and where; written by the agent of its node.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -48,6 +51,7 @@ pub struct NodeDiskSpec {
     /// Name of the disk in the agent's configuration.
     pub disk_name: String,
     /// Identity of the disk, stored on the disk itself; it decides whose volumes these are (D3).
+    #[x_kube(validation = Rule::new("self == oldSelf").message("a disk is its ID: delete this NodeDisk, and let the agent make one for the other disk"))]
     #[schemars(rename = "diskID")]
     #[serde(rename = "diskID")]
     pub disk_id: String,
@@ -159,8 +163,41 @@ pub struct NodeDiskStatus {
     /// Whether the size of volumes is enforced, and how that is known (D5; agent).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enforcement: Option<Enforcement>,
+    /// Data on it that no object has any more; the room of it is kept (X6, S14; agent).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub orphans: Vec<Orphan>,
     /// `Ready` (controller) and `DiskHealthy` (agent).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// Data without an object, with all that its node knows of it: `reservoir recover` makes manifests of this (X6).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Orphan {
+    /// UID that its volume had.
+    pub uid: String,
+    /// How large it is.
+    pub size: Size,
+    /// Why no more is known of it than that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Name that its volume had.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Labels that its volume had.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The reservation that its volume lived in, then those which that one was carved out of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reservations: Vec<Reserved>,
+    /// The spec of its volume.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    #[schemars(schema_with = "any_object")]
+    pub spec: Value,
+}
+
+fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }

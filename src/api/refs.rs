@@ -1,5 +1,7 @@
 //! What objects say of each other.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +19,21 @@ pub struct LedgerEntry {
     pub role: String,
     /// Bytes that it holds.
     pub size: Size,
+}
+
+/// A reservation as a volume's node writes it down, for the loss of the cluster (X6).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Reserved {
+    /// Its name.
+    pub name: String,
+    /// Its role.
+    pub role: String,
+    /// What it had.
+    pub size: Size,
+    /// Its labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// FNV-1a of a text, for names that have to be told apart: the same from build to build.

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ClaimBinding, DiskKind, PodRef, Size, UidRef};
+use super::{ClaimBinding, DiskKind, PodRef, Reserved, Size, UidRef};
 
 /// What the volume is to be.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -21,6 +21,7 @@ use super::{ClaimBinding, DiskKind, PodRef, Size, UidRef};
     doc = "A volume on one node's disk, made out of a reservation. Many pods use it at once; while one does, it cannot be destroyed.",
     selectable = ".spec.role",
     selectable = ".status.nodeName",
+    selectable = ".status.nodeDisk",
     printcolumn(name = "Role", type_ = "string", json_path = ".spec.role"),
     printcolumn(name = "Node", type_ = "string", json_path = ".status.nodeName"),
     printcolumn(name = "Size", type_ = "string", json_path = ".spec.size"),
@@ -62,6 +63,8 @@ use super::{ClaimBinding, DiskKind, PodRef, Size, UidRef};
         .message("a volume that adopted a directory cannot be resized: let it go, and adopt the directory with another size"),
     validation = Rule::new("self.?gid == oldSelf.?gid && self.?permissions == oldSelf.?permissions && self.?mountOptions == oldSelf.?mountOptions")
         .message("gid, permissions and mountOptions of a volume cannot be changed: create another volume"),
+    validation = Rule::new("self.?recover == oldSelf.?recover")
+        .message("what a volume recovers cannot be changed: create another volume"),
     validation = Rule::new("self.volumeMode == 'Filesystem' || !has(self.gid) && !has(self.permissions) && !has(self.mountOptions)")
         .message("a raw device is not mounted: leave gid, permissions and mountOptions out, or volumeMode"),
     validation = Rule::new("!has(self.adopt) || !has(self.permissions)")
@@ -106,6 +109,10 @@ pub struct SharedPersistentVolumeSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("what a volume adopts cannot be changed: create another volume"))]
     pub adopt: Option<Adopt>,
+    /// The data that it gets, instead of being made new: that of a volume whose object was lost (X6). Admission asks for the
+    /// verb `recover` on the role.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recover: Option<Recover>,
     /// Group that every pod which uses the volume is in, besides its own; the root directory belongs to it and is setgid,
     /// so that what is made in it belongs to it too (V11). An adopted directory stays as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -153,6 +160,16 @@ pub struct Adopt {
     #[x_kube(validation = Rule::new("self.matches('^(/[^/]+)+$') && !(self + '/').contains('/./') && !(self + '/').contains('/../')")
         .message("a plain absolute path: no `.`, no `..`, no `//`, no `/` at its end"))]
     pub path: String,
+}
+
+/// Data that has no object any more (X6).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Recover {
+    /// UID of the object that it had: `status.orphans` of the NodeDisk tells which there are.
+    #[schemars(length(max = 36))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')").message("a UID, in lower case"))]
+    pub uid: String,
 }
 
 /// How pods get a volume.
@@ -216,6 +233,9 @@ pub struct SharedPersistentVolumeStatus {
     /// The reservation that it lives in (controller).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reservation: Option<UidRef>,
+    /// The same and those which it was carved out of, for its node to write down (X6; controller).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reserved: Vec<Reserved>,
     /// The NodeDisk that it is on (controller).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_disk: Option<String>,

@@ -47,6 +47,11 @@ impl Error {
         }
     }
 
+    /// Whether the API server refused it.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.code == 403))
+    }
+
     /// Name of the variant, for metrics.
     pub fn label(&self) -> &'static str {
         match self {
@@ -81,7 +86,7 @@ pub trait Owned: HasStatus<Status: Clone + Default + Serialize> {
 
 impl Owned for NodeDisk {
     const AGENT_FIELDS: &'static [&'static str] =
-        &["capacity", "systemReserved", "allocatable", "enforcement"];
+        &["capacity", "systemReserved", "allocatable", "enforcement", "orphans"];
     const AGENT_CONDITION: &'static str = DISK_HEALTHY;
 }
 

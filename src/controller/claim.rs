@@ -38,9 +38,14 @@ pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<
             let uid = volume.uid().unwrap_or_default();
             status.phase = ClaimPhase::Bound;
             status.volume = Some(UidRef { name: volume.name_any(), uid });
-            status.node_name = volume.status.as_ref().and_then(|s| s.node_name.clone());
-            match persistent::ensure(&claim, &volume, ctx).await? {
+            let node = volume.status.as_ref().and_then(|s| s.node_name.clone());
+            let moved = status.node_name.is_some() && status.node_name != node;
+            if !moved {
+                status.node_name.clone_from(&node);
+            }
+            match persistent::ensure(&claim, &volume, moved, ctx).await? {
                 Ok(name) => {
+                    status.node_name = node;
                     status.persistent_volume = Some(name);
                     persistent::standing(&claim, ctx)
                 }

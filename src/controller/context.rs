@@ -241,6 +241,21 @@ impl Context {
         Ok(users)
     }
 
+    /// The node that a NodeDisk is in, if that is another one than `known`: a disk may come back in a node of another name
+    /// (D3). A cache that is behind moves nothing.
+    pub async fn node_moved(
+        &self,
+        disk: Option<&str>,
+        known: Option<&str>,
+    ) -> Result<Option<String>, cluster::Error> {
+        let cached = disk.and_then(|name| named(&self.stores.disks, name));
+        let Some(cached) = cached.filter(|disk| known.is_some_and(|node| node != disk.spec.node_name)) else {
+            return Ok(None);
+        };
+        let now = cluster::get_same(&Api::all(self.client.clone()), &*cached).await?;
+        Ok(now.map(|disk| disk.spec.node_name).filter(|node| Some(node.as_str()) != known))
+    }
+
     /// The subscriptions of a namespace.
     pub fn subscriptions_in(&self, namespace: &str) -> Vec<Arc<RoleSubscription>> {
         self.stores.subscriptions.by(NAMESPACE, namespace)

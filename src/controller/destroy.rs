@@ -18,7 +18,7 @@ use crate::plan::destroy::{Seen, Step, next};
 use crate::plan::moment::{self, MOMENT};
 
 use super::context::{Context, VOLUME_UID, named, ready};
-use super::volume::{count_users, credit, forget_lost_claims, holds};
+use super::volume::{count_users, credit, follow_disk, forget_lost_claims, holds};
 use super::{Again, Error};
 
 pub(super) async fn reconcile(
@@ -35,6 +35,7 @@ pub(super) async fn reconcile(
     let status = volume.status.get_or_insert_default();
     forget_lost_claims(&uid, status, ctx).await?;
     count_users(status, ctx);
+    follow_disk(status, ctx).await?;
     let mut seen = Seen {
         offered: is_offered(&uid, ctx),
         pods: None,

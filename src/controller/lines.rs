@@ -14,7 +14,7 @@ use crate::api::{
     UidRef, VolumeRole, VolumeRoleStatus,
 };
 use crate::cluster::{self, Commits, Kind, Owned};
-use crate::plan::{ledger, quota, reserve, summary, whole};
+use crate::plan::{ledger, orphans, quota, reserve, summary, whole};
 
 use super::Error;
 use super::context::{Context, named};
@@ -108,10 +108,12 @@ impl Holder for VolumeRole {
 
 /// The disk's status with its sums as the ledger has them, so that both change in one write.
 pub(super) fn with_ledger(disk: &NodeDisk, status: NodeDiskStatus) -> NodeDiskStatus {
+    let free = ledger::free(&status.reservations, reserve::allocatable(disk));
+    let free = free.saturating_sub(orphans::held_in(&status));
     NodeDiskStatus {
         reserved: Some(Size::from_bytes(ledger::total(&status.reservations))),
         roles: summary::disk_roles(&status.reservations),
-        free: Some(Size::from_bytes(ledger::free(&status.reservations, reserve::allocatable(disk)))),
+        free: Some(Size::from_bytes(free)),
         ..status
     }
 }

@@ -51,15 +51,28 @@ fn seen(claim: &VolumeClaim, ctx: &Context) -> Option<SeenPvc> {
     ctx.stores.pvcs.made_for(&namespace, &claim.name_any(), &uid)
 }
 
-/// Makes both if they are not there; says the name of the PersistentVolume, or why they cannot be made.
+/// Makes both if they are not there; says the name of the PersistentVolume, or why they cannot be made. With `moved`, the
+/// volume is in a node of another name now (D3): Kubernetes lets no PersistentVolume go elsewhere, so both are made anew.
+/// Kubernetes keeps the old ones for as long as a pod that runs uses them.
 pub(super) async fn ensure(
     claim: &VolumeClaim,
     volume: &SharedPersistentVolume,
+    moved: bool,
     ctx: &Context,
 ) -> Result<Result<String, Verdict>, Error> {
     let name = pv_name(claim);
     let (volumes, claims) = apis(claim, ctx);
-    if let Some(seen) = seen(claim, ctx) {
+    if moved
+        && let Some(old) = cluster::get(&volumes, &name).await?
+        && !is_here(&old, volume)
+    {
+        remove(claim, ctx).await?;
+        let node = node_of(volume);
+        let said =
+            format!("its volume is on node {node} now; its PersistentVolumeClaim is made anew for that");
+        return Ok(Err(Verdict::no(reason::BINDING, said)));
+    }
+    if let Some(seen) = seen(claim, ctx).filter(|_| !moved) {
         let other = seen.capacity.is_some_and(|bytes| bytes != size_now(volume).bytes_or_zero());
         if seen.bound && other {
             // What people see of a size that changed (V7).
@@ -142,6 +155,25 @@ pub(super) async fn forget(claim_uid: &str, volume_uid: &str, ctx: &Context) -> 
     }
 }
 
+fn node_of(volume: &SharedPersistentVolume) -> String {
+    volume.status.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default()
+}
+
+/// Whether the PersistentVolume sends pods to the volume's node.
+fn is_here(pv: &PersistentVolume, volume: &SharedPersistentVolume) -> bool {
+    pv.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref()) == Some(&affinity(volume))
+}
+
+fn affinity(volume: &SharedPersistentVolume) -> VolumeNodeAffinity {
+    let here = NodeSelectorRequirement {
+        key: TOPOLOGY_NODE.to_owned(),
+        operator: "In".to_owned(),
+        values: Some(vec![node_of(volume)]),
+    };
+    let term = NodeSelectorTerm { match_expressions: Some(vec![here]), match_fields: None };
+    VolumeNodeAffinity { required: Some(NodeSelector { node_selector_terms: vec![term] }) }
+}
+
 fn access_mode(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> String {
     match (volume.spec.shared.is_some(), claim.spec.mode) {
         (false, _) => "ReadWriteOncePod",
@@ -175,12 +207,6 @@ fn storage(volume: &SharedPersistentVolume) -> BTreeMap<String, Quantity> {
 
 fn persistent_volume(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> PersistentVolume {
     let (volume_uid, claim_uid) = (volume.uid().unwrap_or_default(), claim.uid().unwrap_or_default());
-    let node = volume.status.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
-    let here = NodeSelectorRequirement {
-        key: TOPOLOGY_NODE.to_owned(),
-        operator: "In".to_owned(),
-        values: Some(vec![node]),
-    };
     PersistentVolume {
         metadata: ObjectMeta {
             name: Some(pv_name(claim)),
@@ -205,14 +231,7 @@ fn persistent_volume(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> Pe
                 volume_attributes: Some(BTreeMap::from([("volume".to_owned(), volume.name_any())])),
                 ..Default::default()
             }),
-            node_affinity: Some(VolumeNodeAffinity {
-                required: Some(NodeSelector {
-                    node_selector_terms: vec![NodeSelectorTerm {
-                        match_expressions: Some(vec![here]),
-                        match_fields: None,
-                    }],
-                }),
-            }),
+            node_affinity: Some(affinity(volume)),
             persistent_volume_reclaim_policy: Some("Retain".to_owned()),
             volume_mode: Some(volume_mode(volume)),
             ..Default::default()

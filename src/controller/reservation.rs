@@ -47,6 +47,9 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
             }
         },
     };
+    if let Some(node) = ctx.node_moved(status.node_disk.as_deref(), status.node_name.as_deref()).await? {
+        status.node_name = Some(node);
+    }
     let placed = reservation.status.as_ref().is_some_and(|s| s.node_disk.is_some());
     if placed && stands.is_ok() {
         resize(&reservation, &mut status, ctx).await?;

@@ -16,7 +16,7 @@ use crate::api::condition::Verdict;
 use crate::api::{DiskKind, DiskReservation, LedgerEntry, NodeDisk, Size, UidRef, VolumeRole};
 use crate::cluster;
 use crate::plan::share::Outcome;
-use crate::plan::{ledger, quota, reserve, whole};
+use crate::plan::{ledger, orphans, quota, reserve, whole};
 
 use super::Error;
 use super::context::{Context, named};
@@ -89,7 +89,9 @@ async fn reserve(
         return Ok(home(disk, line));
     }
     let ready = disks.iter().filter(|disk| reserve::is_ready(disk));
-    let free = ready.map(|disk| ledger::free(disk.lines(), reserve::allocatable(disk)));
+    let free = ready.map(|disk| {
+        ledger::free(disk.lines(), reserve::allocatable(disk)).saturating_sub(orphans::held(disk))
+    });
     let free = free.fold(0, u64::saturating_add);
     let roles = roles(ctx).await?;
     let refs: Vec<&VolumeRole> = roles.iter().collect();
@@ -105,7 +107,8 @@ async fn reserve(
     }
     let taken = change(name, ctx, |disk: &NodeDisk| {
         let line = line_of(whole::of_disk(disk, entry.size.bytes_or_zero()));
-        ledger::take(disk.lines(), reserve::allocatable(disk), line)
+        let kept = orphans::held(disk) - orphans::held_for(disk, reservation);
+        ledger::take(disk.lines(), reserve::allocatable(disk).saturating_sub(kept), line)
     })
     .await?;
     match (taken, disks.iter().find(|disk| disk.name_any() == name)) {

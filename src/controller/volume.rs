@@ -8,8 +8,8 @@ use kube::{Api, ResourceExt};
 
 use crate::api::condition::{self, RESIZED, RETIRING, Verdict, reason};
 use crate::api::{
-    ClaimBinding, ClaimPhase, DiskReservation, DiskReservationStatus, LedgerEntry, SharedPersistentVolume,
-    SharedPersistentVolumeStatus, Size, UidRef, VolumeClaim, VolumePhase,
+    ClaimBinding, ClaimPhase, DiskReservation, DiskReservationStatus, LedgerEntry, Reserved,
+    SharedPersistentVolume, SharedPersistentVolumeStatus, Size, UidRef, VolumeClaim, VolumePhase,
 };
 use crate::cluster;
 use crate::plan::{LISTED_PODS, create, ledger, reserve, retire, usage, whole};
@@ -40,6 +40,7 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
                 status.node_disk = held.node_disk;
                 status.reservation =
                     Some(UidRef { name: reservation.name_any(), uid: reservation.uid().unwrap_or_default() });
+                status.reserved = reserved(&status, ctx).unwrap_or_default();
                 let placed = SharedPersistentVolume { status: Some(status.clone()), ..(*volume).clone() };
                 standing(&placed, ctx).1
             }
@@ -63,6 +64,10 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
         }
     }
     restore(&volume, &status, ctx).await?;
+    follow_disk(&mut status, ctx).await?;
+    if let Some(reserved) = reserved(&status, ctx) {
+        status.reserved = reserved;
+    }
     forget_lost_claims(&uid, &mut status, ctx).await?;
     count_users(&mut status, ctx);
     let (phase, verdict) = standing(&volume, ctx);
@@ -86,6 +91,36 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
         cluster::delete_seen(&api, &*volume).await?;
     }
     Ok(None)
+}
+
+/// Goes with its disk into a node of another name (D3).
+pub(super) async fn follow_disk(
+    status: &mut SharedPersistentVolumeStatus,
+    ctx: &Context,
+) -> Result<(), Error> {
+    if let Some(node) = ctx.node_moved(status.node_disk.as_deref(), status.node_name.as_deref()).await? {
+        status.node_name = Some(node);
+    }
+    Ok(())
+}
+
+/// The reservation that the volume lives in and those which it was carved out of, if the caches have them all (X6).
+fn reserved(status: &SharedPersistentVolumeStatus, ctx: &Context) -> Option<Vec<Reserved>> {
+    let mut found = Vec::new();
+    let mut next = status.reservation.clone();
+    while let Some(home) = next {
+        let there =
+            named(&ctx.stores.reservations, &home.name).filter(|r| r.uid().as_ref() == Some(&home.uid))?;
+        let held = there.status.clone().unwrap_or_default();
+        found.push(Reserved {
+            name: home.name,
+            role: there.spec.role.clone(),
+            size: held.size.unwrap_or_else(|| there.spec.size.clone()),
+            labels: there.labels().clone(),
+        });
+        next = held.parent;
+    }
+    Some(found)
 }
 
 /// How a volume stands that is in a reservation.
@@ -195,7 +230,8 @@ async fn take(
             let room = reserve::room_for_volumes(&status);
             let taken = whole::of_reservation(reservation, entry.size.bytes_or_zero());
             let line = LedgerEntry { size: Size::from_bytes(taken), ..entry.clone() };
-            let volumes = ledger::take(&status.volumes, room, line).map_err(|short| {
+            let others = create::others(volume, &status.volumes);
+            let volumes = ledger::take(&others, room, line).map_err(|short| {
                 Verdict::no(
                     reason::RESERVATION_FULL,
                     format!("{name} has {} left", Size::from_bytes(short.free)),

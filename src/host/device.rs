@@ -126,7 +126,7 @@ impl Raw {
             filesystem::wanted_inside(record)?;
         }
         if there(FORMATTED) {
-            return filesystem::verify(fs_type, uid, &file);
+            return filesystem::verify(fs_type, record.born(), &file);
         }
         if self.is_claimed()? {
             return Err(Error::Busy {
@@ -145,9 +145,9 @@ impl Raw {
             return Ok(());
         }
         // What lies between the blank ends was not looked at.
-        filesystem::make(fs_type, uid, &file, self.size, false)?;
+        filesystem::make(fs_type, record.born(), &file, self.size, false)?;
         file.sync_all().context(|| "synchronize the new filesystem")?;
-        filesystem::verify(fs_type, uid, &file)?;
+        filesystem::verify(fs_type, record.born(), &file)?;
         rustix::fs::renameat_with(&volume.dir, FORMATTING, &volume.dir, FORMATTED, RenameFlags::NOREPLACE)
             .and_then(|()| rustix::fs::fsync(&volume.dir))
             .context(|| "note that the filesystem is made")
@@ -195,7 +195,7 @@ impl Backing for Raw {
         }
         match record.spec.raw {
             true => Ok(()),
-            false => filesystem::verify(record.spec.fs_type, &volume.uid, &self.writable()?),
+            false => filesystem::verify(record.spec.fs_type, record.born(), &self.writable()?),
         }
     }
 

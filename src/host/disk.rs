@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode};
+use rustix::fs::{AtFlags, FlockOperation, Mode, RenameFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -203,6 +203,14 @@ impl Disk {
         let dir = beneath::open_dir(&self.volumes, uid.as_str())
             .context(|| format!("open the directory of volume {uid}"))?;
         Ok(Volume { uid: uid.clone(), disk: self.name().to_owned(), dir })
+    }
+
+    /// Calls the directory of a volume by another UID, for good; a directory of that name that is there already stays.
+    pub(super) fn rename(&self, from: &VolumeUid, to: &VolumeUid) -> Result<()> {
+        let volumes = &self.volumes;
+        rustix::fs::renameat_with(volumes, from.as_str(), volumes, to.as_str(), RenameFlags::NOREPLACE)
+            .and_then(|()| rustix::fs::fsync(volumes))
+            .context(|| format!("give the directory of volume {from} to volume {to}"))
     }
 
     /// Removes what is left of a volume once its data is gone: its record last, so that it is known until then.

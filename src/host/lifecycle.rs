@@ -1,5 +1,6 @@
 //! A volume's life: made, fenced, erased.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
@@ -15,11 +16,14 @@ impl Host {
     ///
     /// # Errors
     /// [`Error::NoSpace`] and a failed mkfs leave nothing behind. [`Error::Conflict`] if a volume of that UID exists with
-    /// another size, filesystem, sharing or on another disk; [`Error::BackingLost`] if it was ready and its data is not
+    /// another size, filesystem, sharing or on another disk, or the data that it is to recover is
+    /// another's; [`Error::BackingLost`] if it was ready and its data is not
     /// whole; neither changes anything.
     pub fn create(&self, disk: &str, spec: &VolumeSpec) -> Result<()> {
         spec.validate()?;
-        let _volume = self.volume_locks.lock(&spec.uid);
+        // In one order, so that no two wait for each other.
+        let uids = BTreeSet::from_iter([Some(&spec.uid), spec.recover.as_ref()].into_iter().flatten());
+        let _volumes: Vec<_> = uids.into_iter().map(|uid| self.volume_locks.lock(uid)).collect();
         let disk = self.slot(disk)?.get()?;
         let elsewhere = |other: &Disk| other.name() != disk.name();
         for other in self.served().into_iter().filter(|other| elsewhere(other)) {
@@ -27,9 +31,12 @@ impl Host {
                 return Err(Error::Conflict(format!("volume {} exists on disk {}", spec.uid, other.name())));
             }
         }
-        let alone = disk.alone(&spec.uid)?;
         let found = disk.volume(&spec.uid)?.map(|volume| volume.record().map(|record| (volume, record)));
-        let found = found.transpose()?;
+        let found = match (found.transpose()?, &spec.recover) {
+            (None, Some(from)) => Some(self.inherit(&disk, from, spec)?),
+            (found, _) => found,
+        };
+        let alone = disk.alone(&spec.uid)?;
         let _adopting = match &found {
             Some((_, record)) if record.state != State::Creating => None,
             _ => self.adopting(&disk, spec)?,

@@ -48,7 +48,7 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
 
 impl Loop {
     fn make_file(volume: &Volume, record: &Record) -> Result<()> {
-        let (uid, size) = (&volume.uid, file_bytes(record));
+        let (uid, size) = (record.born(), file_bytes(record));
         let file =
             File::from(beneath::create(&volume.dir, UNFINISHED).context(|| "create the volume's file")?);
         allocate(volume, &file, size)?;
@@ -75,7 +75,7 @@ impl Loop {
             return Err(busy(uid));
         }
         let file = complete(volume, record)?;
-        filesystem::verify(FsType::Ext4, uid, &file)?;
+        filesystem::verify(FsType::Ext4, record.born(), &file)?;
         filesystem::check(&file)?;
         let ((_, needed), available) = (filesystem::measure(&file)?, volume.disk_free_bytes()?);
         if needed > size {
@@ -90,7 +90,7 @@ impl Loop {
             File::from(beneath::create(&volume.dir, UNFINISHED).context(|| "create the volume's new file")?);
         let copied = filesystem::copy_resized(uid, &file, &copy, size)
             .and_then(|()| copy.sync_all().context(|| "synchronize the volume's new file"))
-            .and_then(|()| filesystem::verify(FsType::Ext4, uid, &copy))
+            .and_then(|()| filesystem::verify(FsType::Ext4, record.born(), &copy))
             .and_then(|()| commit());
         if let Err(error) = copied {
             discard().context(|| format!("remove an unfinished file after: {error}"))?;
@@ -118,7 +118,7 @@ impl Backing for Loop {
             }
         }
         let file = complete(volume, record)?;
-        filesystem::verify(record.spec.fs_type, &volume.uid, &file)?;
+        filesystem::verify(record.spec.fs_type, record.born(), &file)?;
         self.set_root(volume, record)
     }
 
@@ -179,7 +179,7 @@ impl Backing for Loop {
     fn mount(&self, volume: &Volume, record: &Record, read_only: bool) -> Result<OwnedFd> {
         let fs_type = record.spec.fs_type;
         let file = complete(volume, record)?;
-        filesystem::verify(fs_type, &volume.uid, &file)?;
+        filesystem::verify(fs_type, record.born(), &file)?;
         let device = loopdev::attach(direct(volume, &file)?.as_fd(), &identity(volume, Some(&file))?)?;
         if !device.direct_io {
             tracing::warn!(volume = %volume.uid, "direct I/O is not possible here: data is cached twice");

@@ -33,6 +33,7 @@ mod disk;
 mod empty;
 mod error;
 mod filesystem;
+mod inherit;
 mod inuse;
 mod journal;
 mod lifecycle;
@@ -55,6 +56,7 @@ mod uid;
 mod wholefs;
 mod zero;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -65,7 +67,7 @@ use targets::Targets;
 pub use error::{Error, Result};
 pub use filesystem::FsType;
 pub use options::MountOption;
-pub use record::{Pod, Published, Record, State, VolumeSpec};
+pub use record::{Pod, Published, Record, Reserved, State, VolumeSpec};
 pub use types::{
     DiskConfig, DiskReport, Enforcement, ErasePolicy, FenceReport, HostConfig, Keeping, Publish, Receipt,
     Recovery, Usage, VolumeReport,
@@ -146,6 +148,11 @@ impl Host {
                 }
             })
             .collect()
+    }
+
+    /// The ID of each configured disk, whether it belongs there or not; nothing else of it is looked at or tried (D3).
+    pub fn identities(&self) -> BTreeMap<String, Result<String>> {
+        self.disks.iter().map(|slot| (slot.config.name.clone(), slot.identity())).collect()
     }
 
     /// Says which disk belongs where (D3): another one is reported with its ID and an error, and nothing that it has
@@ -244,6 +251,14 @@ impl Host {
 impl Slot {
     fn get(&self) -> Result<Arc<Disk>> {
         self.lock().accepted()
+    }
+
+    fn identity(&self) -> Result<String> {
+        let mut serving = self.lock();
+        if serving.disk.is_err() {
+            serving.disk = Disk::open(&self.config, Duration::ZERO).map(Arc::new);
+        }
+        serving.disk.as_ref().map(|disk| disk.id().to_owned()).map_err(Error::clone)
     }
 
     /// What is there, be it the right disk or not; looks anew unless it is the right one.

@@ -151,6 +151,9 @@ fn spec(uid: VolumeUid, fs_type: FsType) -> VolumeSpec {
         gid: None,
         mode: None,
         mount_options: vec![],
+        reservations: vec![],
+        recover: None,
+        erase_policy: None,
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::ErasePolicy;
 use super::error::{Error, Result};
 use super::filesystem::FsType;
 use super::options::MountOption;
@@ -26,6 +27,9 @@ pub struct VolumeSpec {
     pub role: String,
     /// Name of the reservation that it lives in.
     pub reservation: String,
+    /// That reservation, then those which it was carved out of; carried along, not looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reservations: Vec<Reserved>,
     /// Bytes of disk that it may take, no less than [`FsType::min_bytes`]; what is no whole block stays free.
     pub size_bytes: u64,
     /// Its filesystem.
@@ -38,6 +42,12 @@ pub struct VolumeSpec {
     /// The directory that it is, data and all, instead of one that is made (V8); an absolute path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopt: Option<String>,
+    /// The volume whose data it gets, instead of being made: one that has no object any more (X6).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recover: Option<VolumeUid>,
+    /// What its data is to become when it is erased; carried along, not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erase_policy: Option<ErasePolicy>,
     /// Carried along, not looked at.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -79,6 +89,21 @@ impl VolumeSpec {
         (self.size_bytes, self.fs_type, self.raw, self.shared, &self.adopt)
             == (other.size_bytes, other.fs_type, other.raw, other.shared, &other.adopt)
     }
+}
+
+/// A reservation as it was when that was written down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reserved {
+    /// Its name.
+    pub name: String,
+    /// Its role.
+    pub role: String,
+    /// Its bytes.
+    pub size_bytes: u64,
+    /// Its labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// How far a volume is. Each state is written before what it announces is done.
@@ -135,6 +160,12 @@ pub struct Record {
     /// It is being made that large or small; what is on the disk may be either (V7).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resizing: Option<u64>,
+    /// The UID under which its file system was made, if it was another volume's then (X6).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub born: Option<VolumeUid>,
+    /// The volume that is about to have its data: it has it as soon as the directory is called by that UID (X6).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heir: Option<VolumeUid>,
     /// Its uses, by target path.
     #[serde(default)]
     pub publishes: BTreeMap<String, Published>,
@@ -151,6 +182,8 @@ impl Record {
             state: State::Creating,
             fenced: false,
             resizing: None,
+            born: None,
+            heir: None,
             publishes: BTreeMap::new(),
             extra: Map::new(),
         }
@@ -170,11 +203,26 @@ impl Record {
             }
             None => return Err(corrupt("it has no version".to_owned())),
         }
-        let record: Self = serde_json::from_value(value).map_err(|error| corrupt(error.to_string()))?;
+        let mut record: Self = serde_json::from_value(value).map_err(|error| corrupt(error.to_string()))?;
+        if record.heir.as_ref() == Some(uid) {
+            record.inherit(uid);
+        }
         if record.spec.uid != *uid {
             return Err(corrupt(format!("it belongs to volume {}", record.spec.uid)));
         }
         Ok(record)
+    }
+
+    /// Makes it the journal of its heir.
+    fn inherit(&mut self, heir: &VolumeUid) {
+        let before = std::mem::replace(&mut self.spec.uid, heir.clone());
+        self.born.get_or_insert(before);
+        self.heir = None;
+    }
+
+    /// The UUID of its file system.
+    pub(super) fn born(&self) -> &VolumeUid {
+        self.born.as_ref().unwrap_or(&self.spec.uid)
     }
 
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>> {
@@ -241,6 +289,30 @@ mod tests {
         assert!(matches!(with("uid", json!(UID.replace('f', "e"))), Err(Error::Corrupt { .. })));
         assert!(matches!(with("uid", json!("../../etc")), Err(Error::Corrupt { .. })));
         assert!(matches!(Record::parse(&UID.parse().unwrap(), b""), Err(Error::Corrupt { .. })));
+    }
+
+    #[test]
+    fn x6_a_record_is_its_heirs_as_soon_as_the_directory_is() {
+        let (heir, other) = (UID.replace('0', "a"), UID.replace('0', "b"));
+        let mut dying = value();
+        dying["heir"] = json!(heir);
+        let read =
+            |uid: &str, value: &Value| Record::parse(&uid.parse().unwrap(), value.to_string().as_bytes());
+        let before = parse(&dying).unwrap();
+        assert_eq!((before.spec.uid.as_str(), before.born().as_str()), (UID, UID));
+        let record = read(&heir, &dying).unwrap();
+        assert_eq!(
+            (record.spec.uid.as_str(), record.born().as_str(), &record.heir),
+            (heir.as_str(), UID, &None)
+        );
+        assert!(matches!(read(&other, &dying), Err(Error::Corrupt { .. })));
+        let mut again: Value = serde_json::from_slice(&record.to_bytes().unwrap()).unwrap();
+        again["heir"] = json!(other);
+        assert_eq!(
+            read(&other, &again).unwrap().born().as_str(),
+            UID,
+            "the file system keeps its first UUID"
+        );
     }
 
     #[test]

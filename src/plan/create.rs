@@ -9,7 +9,7 @@ use crate::api::{
     Size, VolumePhase,
 };
 
-use super::{adopt, backing, names, resize, whole};
+use super::{adopt, backing, ledger, names, resize, whole};
 
 /// The volume's line in the ledger of its reservation.
 pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
@@ -35,6 +35,14 @@ fn may_hold(reservation: &DiskReservation, role: &str) -> bool {
 /// Bytes of a reservation that a new volume may take.
 pub fn free(reservation: &DiskReservation) -> u64 {
     reservation.status.as_ref().map_or(0, super::reserve::left)
+}
+
+/// The lines of a reservation besides the volume's own: not that of the object which the data had that it recovers, for
+/// its own takes the place of that (X6).
+pub fn others(volume: &SharedPersistentVolume, lines: &[LedgerEntry]) -> Vec<LedgerEntry> {
+    let recovered = volume.spec.recover.as_ref().map(|recover| recover.uid.as_str());
+    let had = |line: &&LedgerEntry| recovered == Some(line.uid.as_str()) && line.role == volume.spec.role;
+    lines.iter().filter(|line| !had(line)).cloned().collect()
 }
 
 /// The reservation that the volume goes into: the named one, else of those that fit, on disks that can do what it asks
@@ -66,7 +74,11 @@ pub fn choose<'a>(
     }
     let distance = |r: &DiskReservation| wanted.role.len() - r.spec.role.len();
     let is_whole = |r: &DiskReservation| whole::of_reservation(r, 0) > 0;
-    suited.retain(|r| free(r) >= whole::of_reservation(r, bytes));
+    let room = |r: &DiskReservation| {
+        let lines = r.status.as_ref().map_or(&[][..], |s| &s.volumes);
+        free(r).saturating_add(ledger::total(lines) - ledger::total(&others(volume, lines)))
+    };
+    suited.retain(|r| room(r) >= whole::of_reservation(r, bytes));
     suited.into_iter().min_by_key(|r| (distance(r), is_whole(r), free(r), r.name_any())).ok_or_else(|| {
         let mut lines: Vec<String> = holders
             .iter()

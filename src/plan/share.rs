@@ -16,7 +16,7 @@ use crate::api::{DiskReservation, NodeDisk, Size, VolumeRole};
 
 use super::queue::{Queue, Request};
 use super::reserve::{self, Candidate};
-use super::{ledger, quota, whole};
+use super::{ledger, orphans, quota, whole};
 
 /// What becomes of a reservation that waits, or that wants to grow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +105,8 @@ pub fn share_out(
                 || charged.iter().all(within)
                     && quota::guaranteed(role, room.takes(&request), free, &known).is_none()
         };
-        let fits = |i: &usize| rooms[*i].free >= rooms[*i].takes(&request) && allowed(&rooms[*i]);
+        let fits =
+            |i: &usize| rooms[*i].free_for(&request) >= rooms[*i].takes(&request) && allowed(&rooms[*i]);
         // A whole disk serves what no other can, and of those the smallest.
         let better = |a: &usize, b: &usize| match (rooms[*a].is_whole(), rooms[*b].is_whole()) {
             (true, true) => roomier(b, a),
@@ -115,7 +116,7 @@ pub fn share_out(
         match open.clone().filter(fits).max_by(better) {
             Some(best) => {
                 let target = rooms[best].target(&request);
-                rooms[best].free -= rooms[best].takes(&request);
+                rooms[best].free = rooms[best].free_for(&request) - rooms[best].takes(&request);
                 for i in charged {
                     books[i].reserved = books[i].reserved.saturating_add(more(&books[i], target));
                 }
@@ -215,6 +216,12 @@ impl Room<'_> {
         self.target(request) - (request.target - request.asked)
     }
 
+    /// What is free for it: for nobody else what is kept for orphans that lived in it (X6).
+    fn free_for(&self, request: &Request) -> u64 {
+        let kept = if self.ready { orphans::held_for(self.disk, request.reservation) } else { 0 };
+        self.free.saturating_add(kept)
+    }
+
     /// How it stands for the one that was looked at in that place.
     fn told(&self, place: usize, asked: u64) -> String {
         let (name, free) = (&self.name, Size::from_bytes(self.free));
@@ -243,7 +250,8 @@ fn rooms<'a>(candidates: &[Candidate<'a>]) -> Vec<Room<'a>> {
     let room = |c: &Candidate<'a>| {
         let held = c.disk.status.as_ref().map_or(&[][..], |s| &s.reservations);
         let (ready, allocatable) = (reserve::is_ready(c.disk), reserve::allocatable(c.disk));
-        let free = if ready { ledger::free(held, allocatable) } else { 0 };
+        let free =
+            if ready { ledger::free(held, allocatable).saturating_sub(orphans::held(c.disk)) } else { 0 };
         Room { disk: c.disk, name: c.disk.name_any(), ready, allocatable, free, kept_for: None }
     };
     candidates.iter().map(room).collect()

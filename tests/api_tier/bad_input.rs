@@ -440,21 +440,44 @@ fn access(table: &mut Table) {
     for permissions in ["", "7", "778", "4755", "u+s", "-1", " 755", "0o77"] {
         table.make(volume(&n(table), with(&room, "permissions", json!(permissions))), Refused(octal));
     }
-    table.make(volume(&n(table), with(&room, "permissions", json!("00755"))), Refused("spec.permissions: Too long"));
-    table.make(volume(&n(table), with(&room, "permissions", json!(755))), Refused("spec.permissions: Invalid value"));
+    table.make(
+        volume(&n(table), with(&room, "permissions", json!("00755"))),
+        Refused("spec.permissions: Too long"),
+    );
+    table.make(
+        volume(&n(table), with(&room, "permissions", json!(755))),
+        Refused("spec.permissions: Invalid value"),
+    );
     let listed = "mount options are of noatime, nodiratime, strictatime, noexec, nosymfollow; nosuid and nodev are always on";
-    for option in ["suid", "dev", "exec", "rw", "NOATIME", "noatime,suid", "noatime\u{0}", " noexec", "data=journal", ""] {
-        table.make(volume(&n(table), with(&room, "mountOptions", json!(["noexec", option]))), Refused(listed));
+    for option in [
+        "suid",
+        "dev",
+        "exec",
+        "rw",
+        "NOATIME",
+        "noatime,suid",
+        "noatime\u{0}",
+        " noexec",
+        "data=journal",
+        "",
+    ] {
+        table
+            .make(volume(&n(table), with(&room, "mountOptions", json!(["noexec", option]))), Refused(listed));
     }
     let long = json!(["x".repeat(4096)]);
-    table.make(volume(&n(table), with(&room, "mountOptions", long)), Refused("spec.mountOptions[0]: Too long"));
+    table.make(
+        volume(&n(table), with(&room, "mountOptions", long)),
+        Refused("spec.mountOptions[0]: Too long"),
+    );
     let many = json!(vec!["noexec"; 6]);
     table.make(volume(&n(table), with(&room, "mountOptions", many)), Refused("spec.mountOptions: Too many"));
     let both = json!(["noatime", "strictatime"]);
     let exclude = "noatime and strictatime exclude each other: leave one out";
     table.make(volume(&n(table), with(&room, "mountOptions", both)), Refused(exclude));
     let raw = "a raw device is not mounted: leave gid, permissions and mountOptions out, or volumeMode";
-    for (field, value) in [("gid", json!(9)), ("permissions", json!("0700")), ("mountOptions", json!(["noexec"]))] {
+    for (field, value) in
+        [("gid", json!(9)), ("permissions", json!("0700")), ("mountOptions", json!(["noexec"]))]
+    {
         let spec = with(&with(&room, "volumeMode", json!("Block")), field, value.clone());
         table.make(volume(&n(table), spec), Refused(raw));
         let kept = with(&json!({"role": "eng", "size": "32Mi", "shared": {}}), field, value);

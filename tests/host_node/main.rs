@@ -8,6 +8,7 @@ mod device;
 mod disks;
 mod erase;
 mod hostile;
+mod inherit;
 mod long;
 mod proof;
 mod publish;

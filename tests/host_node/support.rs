@@ -325,6 +325,9 @@ pub fn ext4(i: u32) -> VolumeSpec {
         gid: None,
         mode: None,
         mount_options: Vec::new(),
+        reservations: Vec::new(),
+        recover: None,
+        erase_policy: None,
     }
 }
 
