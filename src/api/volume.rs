@@ -61,9 +61,9 @@ use super::{ClaimBinding, DiskKind, PodRef, Reserved, Size, UidRef};
         .message("a directory that is adopted is let go as it is and never overwritten: leave erasePolicy out"),
     validation = Rule::new("!has(self.adopt) || self.size == oldSelf.size")
         .message("a volume that adopted a directory cannot be resized: let it go, and adopt the directory with another size"),
-    validation = Rule::new("self.?gid == oldSelf.?gid && self.?permissions == oldSelf.?permissions && self.?mountOptions == oldSelf.?mountOptions")
+    validation = Rule::new("has(self.gid) == has(oldSelf.gid) && has(self.permissions) == has(oldSelf.permissions) && has(self.mountOptions) == has(oldSelf.mountOptions)")
         .message("gid, permissions and mountOptions of a volume cannot be changed: create another volume"),
-    validation = Rule::new("self.?recover == oldSelf.?recover")
+    validation = Rule::new("has(self.recover) == has(oldSelf.recover)")
         .message("what a volume recovers cannot be changed: create another volume"),
     validation = Rule::new("self.volumeMode == 'Filesystem' || !has(self.gid) && !has(self.permissions) && !has(self.mountOptions)")
         .message("a raw device is not mounted: leave gid, permissions and mountOptions out, or volumeMode"),
@@ -112,22 +112,24 @@ pub struct SharedPersistentVolumeSpec {
     /// The data that it gets, instead of being made new: that of a volume whose object was lost (X6). Admission asks for the
     /// verb `recover` on the role.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("what a volume recovers cannot be changed: create another volume"))]
     pub recover: Option<Recover>,
     /// Group that every pod which uses the volume is in, besides its own; the root directory belongs to it and is setgid,
     /// so that what is made in it belongs to it too (V11). An adopted directory stays as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2147483647))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("gid, permissions and mountOptions of a volume cannot be changed: create another volume"))]
     pub gid: Option<i64>,
     /// Permissions of the root directory, octal, when the volume is made; without them `0777`, or `2770` with a `gid` (V12).
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self.matches('^[0-3]?[0-7]{3}$')").message("permissions are octal and at most 3777, such as 0750 or 2770"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("gid, permissions and mountOptions of a volume cannot be changed: create another volume"), validation = Rule::new("self.matches('^[0-3]?[0-7]{3}$')").message("permissions are octal and at most 3777, such as 0750 or 2770"))]
     #[schemars(length(max = 4))]
     pub permissions: Option<String>,
     /// Options of every mount of it: `noatime`, `nodiratime`, `strictatime`, `noexec`, `nosymfollow`. `nosuid` and `nodev`
     /// are always on (V12).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 5), inner(length(max = 16)))]
-    #[x_kube(
+    #[x_kube(validation = Rule::new("self == oldSelf").message("gid, permissions and mountOptions of a volume cannot be changed: create another volume"), 
         validation = Rule::new("self.all(option, option in ['noatime', 'nodiratime', 'strictatime', 'noexec', 'nosymfollow'])")
             .message("mount options are of noatime, nodiratime, strictatime, noexec, nosymfollow; nosuid and nodev are always on"),
         validation = Rule::new("!('noatime' in self && 'strictatime' in self)").message("noatime and strictatime exclude each other: leave one out")

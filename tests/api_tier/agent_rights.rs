@@ -1,9 +1,10 @@
 //! What an agent may write, by the API server's own word for its node (A4).
 
+use k8s_openapi::api::core::v1::Node;
 use reservoir::api::{NodeDisk, SharedPersistentVolume};
 use serde_json::{Value, json};
 
-use crate::support::{AGENT_USER, Cluster};
+use crate::support::{AGENT_USER, Cluster, until};
 
 /// Applies as the agent of a node would; says what the API server has against it.
 async fn apply(cluster: &Cluster, node: &str, path: &str, object: Value) -> Result<(), String> {
@@ -19,21 +20,45 @@ async fn apply(cluster: &Cluster, node: &str, path: &str, object: Value) -> Resu
     cluster.client.request::<Value>(request).await.map(drop).map_err(|e| e.to_string())
 }
 
+const ID: &str = "00112233-4455-6677-8899-aabbccddeeff";
+
 async fn disk(cluster: &Cluster, agent: &str, name: &str, node: &str) -> Result<(), String> {
+    disk_of(cluster, agent, name, node, ID).await
+}
+
+async fn disk_of(cluster: &Cluster, agent: &str, name: &str, node: &str, id: &str) -> Result<(), String> {
     let object = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "NodeDisk", "metadata": {"name": name},
-        "spec": {"nodeName": node, "diskName": "default", "diskID": "00112233-4455-6677-8899-aabbccddeeff",
+        "spec": {"nodeName": node, "diskName": "default", "diskID": id,
             "kind": "Path", "backing": "Loop", "path": "/disk"}});
     apply(cluster, agent, &format!("nodedisks/{name}"), object).await
 }
 
+/// A4, D3.
 #[tokio::test(flavor = "multi_thread")]
 async fn a4_an_agent_writes_only_what_is_of_its_own_node() {
     let cluster = Cluster::start().await;
+    cluster.node("n1", true).await;
+    cluster.node("n2", true).await;
+    // The policy hears of nodes a moment after they are there.
+    disk(&cluster, "n1", "n1.default", "n1").await.unwrap();
+    until("n1 keeps its disk", || async {
+        let taken = disk(&cluster, "n2", "n1.default", "n2").await;
+        if taken.is_ok() {
+            disk(&cluster, "n1", "n1.default", "n1").await.ok();
+        }
+        taken.is_err().then_some(())
+    })
+    .await;
     for (agent, name, node, said) in [
         ("n1", "n1.default", "n1", None),
         ("n1", "n1.default", "n1", None),
         ("n2", "n1.default", "n1", Some("of node n1")),
-        ("n2", "n1.default", "n2", Some("of node n1")),
+        (
+            "n2",
+            "n1.default",
+            "n2",
+            Some("NodeDisk n1.default is in node n1, which is still there: delete Node n1 if"),
+        ),
         ("n1", "n2.default", "n1", Some("its disks are called n1.<disk>")),
         ("n1", "n1.n2.default", "n1", Some("its disks are called n1.<disk>")),
         ("n1.n2", "n1.n2.default", "n1.n2", None),
@@ -48,6 +73,23 @@ async fn a4_an_agent_writes_only_what_is_of_its_own_node() {
     assert!(
         disks.items.iter().all(|disk| disk.metadata.name.as_ref().unwrap().starts_with(&disk.spec.node_name))
     );
+
+    // D3: a disk is in a node of another name now, once there is no Node of the old one; and that is all that may change.
+    cluster.all::<Node>().delete("n1", &Default::default()).await.unwrap();
+    until("the old Node is known to be gone", || async {
+        let other = "ffeeddcc-bbaa-9988-7766-554433221100";
+        let refused = disk_of(&cluster, "n2", "n1.default", "n2", other).await.unwrap_err();
+        assert!(
+            refused.contains("may not write n1.default") || refused.contains("a disk is its ID"),
+            "{refused}"
+        );
+        disk(&cluster, "n2", "n1.default", "n2").await.ok()
+    })
+    .await;
+    let refused = disk(&cluster, "n1", "n1.default", "n1").await.unwrap_err();
+    assert!(refused.contains("is in node n2, which is still there"), "{refused}");
+    let moved = cluster.all::<NodeDisk>().get("n1.default").await.unwrap();
+    assert_eq!((moved.spec.node_name.as_str(), moved.spec.disk_id.as_str()), ("n2", ID));
 
     // A volume is of the node that the controller put it on, whatever the agent claims.
     cluster

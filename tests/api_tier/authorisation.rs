@@ -126,6 +126,15 @@ async fn a5_each_missing_role_is_named_and_the_deepest_and_longest_requests_are_
     Ask::create(&claim(deep, "ReadWrite")).dry(&jane).await.unwrap();
     Ask::create(&claim(deep, "ReadOnly")).dry(&jane).await.unwrap();
 
+    // X6: to recover data takes a verb more than to create a volume.
+    grant(&cluster, "jim", &["create"], &["a"]).await;
+    grant(&cluster, "jill", &["create", "recover"], &["a"]).await;
+    let mut lost = volume("lost", deep);
+    lost["spec"]["recover"] = json!({"uid": "00112233-4455-6677-8899-aabbccddeeff"});
+    let said = Ask::create(&lost).dry(&person(&cluster, "jim").await).await.unwrap_err();
+    assert!(said.contains(&lacks("jim", "recover", deep)), "{said}");
+    Ask::create(&lost).dry(&person(&cluster, "jill").await).await.unwrap();
+
     let deeper = ["a/b/c/d/e/f/g/h", "a/b/c/d/e/f/g/i", "a/c/c/d/e/f/g/h", "a/d/c/d/e/f/g/h", "a/e/c"];
     Ask::create(&subscription("full", &deeper[..4])).dry(&jane).await.unwrap();
     let split =

@@ -1,8 +1,11 @@
 //! Disks that are not what they were (D3).
 
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use kube::Api;
 use kube::api::DeleteParams;
-use reservoir::api::{BackingState, DiskReservation, EnforcementState, NodeDisk, SharedPersistentVolume};
+use reservoir::api::{
+    BackingState, DiskReservation, EnforcementState, NodeDisk, SharedPersistentVolume, VolumeClaim,
+};
 
 use crate::support::{Agent, Cluster, until, until_gone, until_reason};
 
@@ -82,4 +85,186 @@ async fn d3_another_disk_in_the_place_of_a_known_one_is_refused() {
         std::fs::read_dir(&receipts).unwrap().next().is_none().then_some(())
     })
     .await;
+}
+
+const RENAMED: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: team}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {name: eng}, spec: {role: eng, size: 128Mi}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {name: ml},
+ spec: {role: eng/ml, size: 64Mi, parent: eng}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: data},
+ spec: {role: eng, size: 32Mi, shared: {}, reservation: eng}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: doomed},
+ spec: {role: eng/ml, size: 16Mi, reservation: ml}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: RoleSubscription, metadata: {name: eng, namespace: team},
+ spec: {roles: [eng], capabilities: [SHARED_RESOURCES]}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {name: data, namespace: team},
+ spec: {role: eng, volume: data}}
+";
+
+/// D3, A4.
+#[tokio::test(flavor = "multi_thread")]
+async fn d3_a_node_of_another_name_brings_its_volumes_along_and_one_of_the_old_name_gets_none() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1", true).await;
+    let mut old = Agent::start(&cluster, "n1", "512Mi").await;
+    let disks: Api<NodeDisk> = cluster.all();
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    until_reason(&disks, "n1.default", "Ready").await;
+    cluster.apply_text(RENAMED).await;
+    for name in ["data", "doomed"] {
+        until_reason(&volumes, name, "Ready").await;
+    }
+    until_reason(&claims, "data", "Bound").await;
+    let before = claims.get("data").await.unwrap();
+    let pod = cluster.pod("team", "writer", &["data"]).await;
+    let target = old.publish(&cluster, &before, &pod, false).await.unwrap();
+    std::fs::write(target.join("file"), "kept").unwrap();
+    old.unpublish(&before, &pod).await.unwrap();
+    cluster.end_pod("team", "writer").await;
+    let disk = disks.get("n1.default").await.unwrap();
+    let pvcs: Api<PersistentVolumeClaim> = cluster.within("team");
+    let pvc_before = pvcs.get("data").await.unwrap().metadata.uid;
+
+    // The same disk in a node of another name. As long as there is a Node of the old one it may be a copy: it is not
+    // served, and that is said.
+    old.kill().await;
+    cluster.node("n2", true).await;
+    let at = old.dir.join("disk");
+    let same_disk = format!("[{{name: data, path: {}, capacity: 512Mi, systemReserved: 0}}]", at.display());
+    let mut new = Agent::start_with_disks(&cluster, "n2", &same_disk).await;
+    let events: Api<k8s_openapi::api::events::v1::Event> = Api::all(cluster.client.clone());
+    until("the refusal is an event", || async {
+        let events = events.list(&Default::default()).await.unwrap().items;
+        let said = events.iter().filter_map(|e| e.note.as_ref()).any(|note| {
+            note.starts_with("node n2 has a disk with the ID of this one")
+                && note
+                    .contains("delete Node n1 if its disk is in node n2 now; a copy of a disk is not served")
+        });
+        said.then_some(())
+    })
+    .await;
+    assert_eq!(disks.get("n1.default").await.unwrap().spec, disk.spec);
+    assert!(disks.get_opt("n2.data").await.unwrap().is_none());
+    assert!(
+        new.publish(&cluster, &before, &pod, false).await.unwrap_err().message().contains("is on node n1")
+    );
+    // What is deleted meanwhile waits for its disk.
+    volumes.delete("doomed", &DeleteParams::default()).await.unwrap();
+
+    // Once the old one is gone, everything follows the disk; the agent does not have to be told.
+    cluster.all::<Node>().delete("n1", &DeleteParams::default()).await.unwrap();
+    until("the disk is taken over", || async {
+        (disks.get("n1.default").await.unwrap().spec.node_name == "n2").then_some(())
+    })
+    .await;
+    until_reason(&disks, "n1.default", "Ready").await;
+    let now = disks.get("n1.default").await.unwrap();
+    assert_eq!((now.spec.disk_name.as_str(), &now.spec.disk_id), ("data", &disk.spec.disk_id));
+    let held = |disk: &NodeDisk| disk.status.clone().unwrap().reservations;
+    assert_eq!(held(&now), held(&disk), "what is reserved stays reserved");
+    until("the volume is on the new node", || async {
+        let status = volumes.get("data").await.unwrap().status.unwrap();
+        (status.node_name.as_deref() == Some("n2")).then_some(())
+    })
+    .await;
+    until_reason(&volumes, "data", "Ready").await;
+    for name in ["eng", "ml"] {
+        until("the reservation is on the new node", || async {
+            let status = cluster.all::<DiskReservation>().get(name).await.unwrap().status.unwrap();
+            (status.node_name.as_deref() == Some("n2")).then_some(())
+        })
+        .await;
+    }
+    until_gone(&volumes, "doomed").await;
+
+    // The claim is the same, and pods are sent to the new node.
+    let claim = until("the claim is bound anew", || async {
+        let claim = claims.get("data").await.unwrap();
+        let status = claim.status.clone().unwrap();
+        let ready = status.conditions.iter().any(|c| c.type_ == "Ready" && c.reason == "Bound");
+        (status.node_name.as_deref() == Some("n2") && ready).then_some(claim)
+    })
+    .await;
+    assert_eq!(claim.metadata.uid, before.metadata.uid);
+    assert_ne!(pvcs.get("data").await.unwrap().metadata.uid, pvc_before);
+    let name = claim.status.as_ref().unwrap().persistent_volume.clone().unwrap();
+    let pv = cluster.all::<PersistentVolume>().get(&name).await.unwrap();
+    let affinity = serde_json::to_string(&pv.spec.unwrap().node_affinity).unwrap();
+    assert!(affinity.contains("\"n2\"") && !affinity.contains("\"n1\""), "{affinity}");
+    let pod = cluster.pod("team", "again", &["data"]).await;
+    let target = new.publish(&cluster, &claim, &pod, false).await.unwrap();
+    assert_eq!(std::fs::read_to_string(target.join("file")).unwrap(), "kept");
+
+    // Another machine of the old name has a disk of its own, and none of these; nor does it when it brings a copy.
+    cluster.node("n1", true).await;
+    let other = Agent::start(&cluster, "n1", "128Mi").await;
+    let another = until("a NodeDisk for the other disk", || async {
+        let all = disks.list(&Default::default()).await.unwrap().items;
+        all.into_iter().find(|disk| disk.spec.node_name == "n1")
+    })
+    .await;
+    let name = another.metadata.name.clone().unwrap();
+    assert!(name.starts_with("n1.default-") && another.spec.disk_id != disk.spec.disk_id, "{name}");
+    until_reason(&disks, &name, "Ready").await;
+    assert_eq!(other.backings(), Vec::<String>::new());
+    let place = old.dir.join("copy");
+    std::fs::create_dir(&place).unwrap();
+    std::fs::copy(at.join("disk.json"), place.join("disk.json")).unwrap();
+    let copy = format!("[{{name: default, path: {}, systemReserved: 0}}]", place.display());
+    let _copy = Agent::start_with_disks(&cluster, "n3", &copy).await;
+    cluster.node("n3", true).await;
+    until("the copy is refused", || async {
+        let events = events.list(&Default::default()).await.unwrap().items;
+        events
+            .iter()
+            .filter_map(|e| e.note.as_ref())
+            .any(|note| note.starts_with("node n3 has a disk with the ID of this one"))
+            .then_some(())
+    })
+    .await;
+    assert_eq!(disks.get("n1.default").await.unwrap().spec, now.spec);
+    until_reason(&volumes, "data", "Ready").await;
+    new.unpublish(&claim, &pod).await.unwrap();
+    assert!(new.alive());
+}
+
+/// D3: the disk is the same, whatever it is called in the configuration.
+#[tokio::test(flavor = "multi_thread")]
+async fn d3_a_disk_that_is_renamed_in_the_configuration_is_the_same_disk() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1", true).await;
+    let mut agent = Agent::start(&cluster, "n1", "128Mi").await;
+    let disks: Api<NodeDisk> = cluster.all();
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    until_reason(&disks, "n1.default", "Ready").await;
+    cluster
+        .apply_text(
+            "{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {name: r}, \
+             spec: {role: eng, size: 64Mi}}\n---\n\
+             {apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: v}, \
+             spec: {role: eng, size: 32Mi, shared: {}}}",
+        )
+        .await;
+    until_reason(&volumes, "v", "Ready").await;
+    agent.kill().await;
+    let config = std::fs::read_to_string(agent.dir.join("agent.yaml")).unwrap();
+    std::fs::write(agent.dir.join("agent.yaml"), config.replace("name: default", "name: fast")).unwrap();
+    agent.run();
+    until("it has its new name", || async {
+        (disks.get("n1.default").await.unwrap().spec.disk_name == "fast").then_some(())
+    })
+    .await;
+    until_reason(&disks, "n1.default", "Ready").await;
+    assert_eq!(disks.list(&Default::default()).await.unwrap().items.len(), 1);
+    volumes.delete("v", &DeleteParams::default()).await.unwrap();
+    until_gone(&volumes, "v").await;
+    agent.nothing_left().await;
 }

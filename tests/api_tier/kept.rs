@@ -9,7 +9,7 @@ use reservoir::api::{ClaimBinding, DiskReservation, NodeDisk, SharedPersistentVo
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::support::{Agent, Cluster, until, until_gone, until_reason};
+use crate::support::{Agent, Cluster, Watch, until, until_gone, until_reason};
 
 const ROOM: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: team}}
@@ -129,4 +129,199 @@ async fn x6_harvester_11128_data_without_an_object_is_kept_and_reported() {
     let mut both = vec![uid, volumes.get("data").await.unwrap().uid().unwrap()];
     both.sort();
     assert_eq!(agent.backings(), both);
+}
+
+/// What `reservoir recover` prints, with an administrator's rights.
+fn recover(cluster: &Cluster) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let kubeconfig = dir.path().join("kubeconfig");
+    std::fs::write(&kubeconfig, serde_json::to_vec(&cluster.server.kubeconfig().unwrap()).unwrap()).unwrap();
+    let program = std::process::Command::new(env!("CARGO_BIN_EXE_reservoir"))
+        .arg("recover")
+        .env("KUBECONFIG", &kubeconfig)
+        .env("RUST_LOG", "error")
+        .output()
+        .unwrap();
+    assert!(program.status.success(), "{program:?}");
+    String::from_utf8(program.stdout).unwrap()
+}
+
+async fn orphans(cluster: &Cluster, how_many: usize) -> Vec<reservoir::api::Orphan> {
+    let disks: Api<NodeDisk> = cluster.all();
+    until(&format!("{how_many} orphans are told of"), || async {
+        let status = disks.get_opt("n1.default").await.unwrap()?.status?;
+        (status.orphans.len() == how_many).then_some(status.orphans)
+    })
+    .await
+}
+
+const LOST: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: team}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {name: eng, labels: {tier: gold}},
+ spec: {role: eng, size: 320Mi}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {name: ml},
+ spec: {role: eng/ml, size: 96Mi, parent: eng}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: data, labels: {set: one}},
+ spec: {role: eng, size: 128Mi, reservation: eng, shared: {}, gid: 4321, mountOptions: [noexec], erasePolicy: Zero}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: model},
+ spec: {role: eng/ml, size: 64Mi, reservation: ml}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: RoleSubscription, metadata: {name: eng, namespace: team},
+ spec: {roles: [eng], capabilities: [SHARED_RESOURCES]}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {name: data, namespace: team}, spec: {role: eng, volume: data}}
+";
+
+/// X6, S4, S14.
+#[tokio::test(flavor = "multi_thread")]
+async fn x6_one_command_makes_the_objects_of_a_lost_cluster_again_from_its_disks() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1", true).await;
+    let mut agent = Agent::start(&cluster, "n1", "384Mi").await;
+    let (disks, reservations): (Api<NodeDisk>, Api<DiskReservation>) = (cluster.all(), cluster.all());
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    until_reason(&disks, "n1.default", "Ready").await;
+    cluster.apply_text(LOST).await;
+    for name in ["data", "model"] {
+        until_reason(&volumes, name, "Ready").await;
+    }
+    until_reason(&claims, "data", "Bound").await;
+    let claim = claims.get("data").await.unwrap();
+    let pod = cluster.pod("team", "writer", &["data"]).await;
+    let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
+    std::fs::write(target.join("file"), "kept").unwrap();
+    agent.unpublish(&claim, &pod).await.unwrap();
+    cluster.end_pod("team", "writer").await;
+    let lost = volumes.get("data").await.unwrap();
+    assert_eq!(recover(&cluster), "", "there is nothing to recover");
+
+    // Everything of ours is gone at once, as when etcd is lost; the agent meets the new cluster as at its start.
+    cluster.kill_controller().await;
+    agent.kill().await;
+    strip_and_delete(&claims, "data").await;
+    for name in ["data", "model"] {
+        strip_and_delete(&volumes, name).await;
+    }
+    let forget = json!({"status": {"volumes": null, "refinements": null, "reservations": null}});
+    for name in ["ml", "eng"] {
+        reservations.patch_status(name, &PatchParams::default(), &Patch::Merge(&forget)).await.unwrap();
+        strip_and_delete(&reservations, name).await;
+    }
+    disks.patch_status("n1.default", &PatchParams::default(), &Patch::Merge(&forget)).await.unwrap();
+    strip_and_delete(&disks, "n1.default").await;
+    let pvcs: Api<PersistentVolumeClaim> = cluster.within("team");
+    pvcs.delete("data", &DeleteParams::default()).await.ok();
+    until_gone(&pvcs, "data").await;
+    let backings = agent.backings();
+    assert_eq!(backings.len(), 2);
+    cluster.start_controller().await;
+    agent.run();
+    let found = orphans(&cluster, 2).await;
+    assert!(found.iter().any(|orphan| Some(&orphan.uid) == lost.metadata.uid.as_ref()));
+
+    // S14: what is not free is not given to anybody else, however long it waits for its objects.
+    until_reason(&disks, "n1.default", "Ready").await;
+    let greedy = "{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {name: greedy}, spec: {role: ops, size: 256Mi}}";
+    cluster.apply_text(greedy).await;
+    let said = until_reason(&reservations, "greedy", "NotEnoughRoom").await;
+    assert!(said.contains("n1.default has 192Mi free, 64Mi too little"), "{said}");
+    assert_eq!(agent.backings(), backings);
+
+    let watch = Watch::safety(&cluster);
+    let manifests = recover(&cluster);
+    cluster.apply_text(&manifests).await;
+    for name in ["data", "model"] {
+        until_reason(&volumes, name, "Ready").await;
+    }
+    let (eng, ml) = (reservations.get("eng").await.unwrap(), reservations.get("ml").await.unwrap());
+    assert_eq!((eng.spec.role.as_str(), eng.spec.size.as_str()), ("eng", "320Mi"), "{manifests}");
+    assert_eq!(eng.labels().get("tier").map(String::as_str), Some("gold"));
+    assert_eq!((ml.spec.size.as_str(), ml.spec.parent.as_deref()), ("96Mi", Some("eng")));
+    let data = volumes.get("data").await.unwrap();
+    let mut spec = data.spec.clone();
+    assert_eq!(spec.recover.take().map(|recover| recover.uid), lost.uid());
+    (spec.permissions, spec.principal) = (lost.spec.permissions.clone(), lost.spec.principal.clone());
+    assert_eq!(spec, lost.spec, "nothing is guessed and nothing lost");
+    assert_eq!(data.labels(), lost.labels());
+    assert_ne!(data.uid(), lost.uid());
+    let mut uids: Vec<_> =
+        [&data, &volumes.get("model").await.unwrap()].iter().map(|v| v.uid().unwrap()).collect();
+    uids.sort();
+    assert_eq!(agent.backings(), uids, "S4: the data is where its UID says");
+    orphans(&cluster, 0).await;
+    assert!(recover(&cluster).is_empty());
+
+    // Pods have the data again.
+    cluster.apply_text(CLAIM).await;
+    until_reason(&claims, "data", "Bound").await;
+    let claim = claims.get("data").await.unwrap();
+    let pod = cluster.pod("team", "reader", &["data"]).await;
+    let target = agent.publish(&cluster, &claim, &pod, true).await.unwrap();
+    assert_eq!(std::fs::read_to_string(target.join("file")).unwrap(), "kept");
+    agent.unpublish(&claim, &pod).await.unwrap();
+    watch.assert_unbroken();
+
+    // To have an orphan removed is to recover it and to destroy that: with all that is looked at then.
+    volumes.delete("model", &DeleteParams::default()).await.unwrap();
+    until_gone(&volumes, "model").await;
+    assert_eq!(agent.backings(), [data.uid().unwrap()]);
+}
+
+/// X6, S4, V3.
+#[tokio::test(flavor = "multi_thread")]
+async fn x6_data_is_recovered_once_for_its_own_role_and_not_while_it_has_an_object() {
+    let (cluster, agent) = room().await;
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    let uid = volumes.get("data").await.unwrap().uid().unwrap();
+    let recovering = |name: &str, more: &str| {
+        format!(
+            "{{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {{name: {name}}}, \
+             spec: {{size: 32Mi, shared: {{}}, recover: {{uid: {uid}}}, {more}}}}}"
+        )
+    };
+    cluster.apply_text(&recovering("thief", "role: eng")).await;
+    let said = until_reason(&volumes, "thief", "BackingFailed").await;
+    assert!(
+        said.contains("is that of SharedPersistentVolume data, which is there: claim that one"),
+        "{said}"
+    );
+    let changed = recovering("thief", "role: eng").replace(&uid, "00112233-4455-6677-8899-aabbccddeeff");
+    let refused = cluster.try_apply(&changed).await.unwrap_err().to_string();
+    assert!(refused.contains("what a volume recovers cannot be changed"), "{refused}");
+    let path = recovering("path", "role: eng").replace(&uid, "../../../../etc/000000000000000000000");
+    let refused = cluster.try_apply(&path).await.unwrap_err().to_string();
+    assert!(refused.contains("a UID, in lower case"), "{refused}");
+    volumes.delete("thief", &DeleteParams::default()).await.unwrap();
+    until_gone(&volumes, "thief").await;
+    assert_eq!(agent.backings(), std::slice::from_ref(&uid), "destroying it took nothing");
+
+    strip_and_delete(&volumes, "data").await;
+    orphans(&cluster, 1).await;
+    cluster.apply_text(&recovering("sub", "role: eng/ml")).await;
+    let said = until_reason(&volumes, "sub", "BackingFailed").await;
+    assert!(said.contains("belongs to role eng: recover it for that one"), "{said}");
+    volumes.delete("sub", &DeleteParams::default()).await.unwrap();
+    until_gone(&volumes, "sub").await;
+
+    // The reservation is full with it; its line goes to the one that recovers it.
+    let reservations: Api<DiskReservation> = cluster.all();
+    let small = json!({"spec": {"size": "32Mi"}});
+    reservations.patch("eng", &PatchParams::default(), &Patch::Merge(&small)).await.unwrap();
+    cluster.apply_text(&recovering("data", "role: eng, reservation: eng")).await;
+    until_reason(&volumes, "data", "Ready").await;
+    let now = volumes.get("data").await.unwrap().uid().unwrap();
+    let ledger = reservations.get("eng").await.unwrap().status.unwrap().volumes;
+    assert_eq!(ledger.iter().map(|line| &line.uid).collect::<Vec<_>>(), [&now]);
+    assert_eq!(agent.backings(), [now]);
+    cluster.apply_text(&recovering("late", "role: eng")).await;
+    until_reason(&volumes, "late", "ReservationFull").await;
+    let larger = json!({"spec": {"size": "64Mi"}});
+    reservations.patch("eng", &PatchParams::default(), &Patch::Merge(&larger)).await.unwrap();
+    let said = until_reason(&volumes, "late", "BackingFailed").await;
+    assert!(said.contains(&format!("data of volume {uid} on disk default")), "{said}");
 }

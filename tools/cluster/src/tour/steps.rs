@@ -25,6 +25,7 @@ impl Tour {
         self.kill_agent()?;
         self.release()?;
         self.refine()?;
+        self.group()?;
         self.grow()?;
         self.find_again(files)?;
         self.destroy()?;
@@ -50,6 +51,7 @@ impl Tour {
         self.quietly(&[&["delete", "--ignore-not-found", "--timeout=120s"], &quota[..]].concat())?;
         for example in [
             "13-quota.yaml",
+            "18-group.yaml",
             "03-volumes.yaml",
             "02-reservation-too-large.yaml",
             "01-reservation.yaml",
@@ -338,6 +340,28 @@ impl Tour {
         let after = free()?;
         ensure!(after == before, "free before: {before}, after: {after}");
         Ok(())
+    }
+
+    /// V11, V12.
+    fn group(&self) -> anyhow::Result<()> {
+        self.title("Pods of two users share the files of a volume with a group")?;
+        self.apply("18-group.yaml")?;
+        for (namespace, job, user) in [("team-a", "first", "1001"), ("team-b", "second", "1002")] {
+            let done = ["-n", namespace, "wait", "--for=condition=Complete", "--timeout=120s"];
+            self.show(&[&done[..], &[&format!("job/{job}")]].concat())?;
+            let said = self.show(&["-n", namespace, "logs", &format!("job/{job}")])?;
+            let first = said.lines().next().unwrap_or_default();
+            let groups = first.strip_prefix(&format!("user {user}, groups ")).unwrap_or_default();
+            ensure!(groups.split(' ').any(|group| group == "4321"), "it is not in the volume's group: {said}");
+            if job == "second" {
+                ensure!(said.contains(" 1001 4321 "), "the file is not the first user's and the group's: {said}");
+                ensure!(said.ends_with("one\ntwo\n"), "the second user did not write to it: {said}");
+            }
+        }
+        for (namespace, job) in [("team-a", "job/first"), ("team-b", "job/second")] {
+            self.show(&["-n", namespace, "delete", job, "vclaim/together", "--timeout=120s"])?;
+        }
+        self.show(&["delete", "spv", "together", "--timeout=120s"]).map(drop)
     }
 
     /// V7.
