@@ -204,10 +204,12 @@ async fn x6_one_command_makes_the_objects_of_a_lost_cluster_again_from_its_disks
     cluster.kill_controller().await;
     agent.kill().await;
     strip_and_delete(&claims, "data").await;
+    let forget = json!({"status": {"volumes": null, "refinements": null, "reservations": null, "claims": null,
+        "claimCount": 0, "userCount": 0}});
     for name in ["data", "model"] {
+        volumes.patch_status(name, &PatchParams::default(), &Patch::Merge(&forget)).await.unwrap();
         strip_and_delete(&volumes, name).await;
     }
-    let forget = json!({"status": {"volumes": null, "refinements": null, "reservations": null}});
     for name in ["ml", "eng"] {
         reservations.patch_status(name, &PatchParams::default(), &Patch::Merge(&forget)).await.unwrap();
         strip_and_delete(&reservations, name).await;
@@ -293,7 +295,7 @@ async fn x6_data_is_recovered_once_for_its_own_role_and_not_while_it_has_an_obje
     let changed = recovering("thief", "role: eng").replace(&uid, "00112233-4455-6677-8899-aabbccddeeff");
     let refused = cluster.try_apply(&changed).await.unwrap_err().to_string();
     assert!(refused.contains("what a volume recovers cannot be changed"), "{refused}");
-    let path = recovering("path", "role: eng").replace(&uid, "../../../../etc/000000000000000000000");
+    let path = recovering("path", "role: eng").replace(&uid, "../../../../etc/00000000000000000000");
     let refused = cluster.try_apply(&path).await.unwrap_err().to_string();
     assert!(refused.contains("a UID, in lower case"), "{refused}");
     volumes.delete("thief", &DeleteParams::default()).await.unwrap();
