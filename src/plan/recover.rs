@@ -37,7 +37,8 @@ pub fn documents(
 ) -> Vec<Document> {
     let mut wanted: BTreeMap<(usize, &str), Wanted> = BTreeMap::new();
     let mut documents = Vec::new();
-    for disk in disks {
+    // What was declared gone is no place to recover anything (D4).
+    for disk in disks.iter().filter(|disk| !disk.spec.gone) {
         let on = disk.name_any();
         for orphan in disk.status.iter().flat_map(|status| &status.orphans) {
             let volume = match manifest(orphan, &on, reservations, volumes) {

@@ -88,7 +88,10 @@ pub fn share_out(
             outcomes.insert(request.uid, Outcome::Wait(why));
             continue;
         }
-        let open = may.iter().copied().filter(|i| rooms[*i].ready && rooms[*i].kept_for.is_none());
+        // Whose data is on a disk already waits for nobody to have it back (X6).
+        let back = |i: usize| orphans::held_for(rooms[i].disk, request.reservation) > 0;
+        let open =
+            may.iter().copied().filter(|i| rooms[*i].ready && (rooms[*i].kept_for.is_none() || back(*i)));
         let roomier = |a: &usize, b: &usize| {
             let (a, b) = (&rooms[*a], &rooms[*b]);
             a.free.cmp(&b.free).then_with(|| b.name.cmp(&a.name))
@@ -124,7 +127,8 @@ pub fn share_out(
                 outcomes.insert(request.uid, Outcome::Serve(rooms[best].name.clone()));
             }
             None => {
-                let emptied = open.filter(|i| rooms[*i].allocatable >= request.target);
+                let emptied =
+                    open.filter(|i| rooms[*i].kept_for.is_none() && rooms[*i].allocatable >= request.target);
                 if let Some(collects) = emptied.max_by(roomier) {
                     rooms[collects].kept_for = Some((looked_at, request.reservation));
                 }
@@ -371,6 +375,28 @@ mod tests {
         assert!(second.as_ref().unwrap_err().contains("OverQuota"), "{second:?}: the first has all 20");
         let refused = told(19).remove(0).unwrap_err();
         assert!(refused.contains("all 20Gi of n1.ssd would have to be taken"), "{refused}");
+    }
+
+    #[test]
+    fn x6_whose_data_is_there_has_its_room_back_whoever_collects_some() {
+        let mut there = disk("n1.a", "n1", 12, &[]);
+        let of = crate::api::Reserved { name: "eng".into(), role: "eng".into(), ..Default::default() };
+        let orphan = crate::api::Orphan { size: gi(6), reservations: vec![of], ..Default::default() };
+        there.status.as_mut().unwrap().orphans = vec![orphan];
+        let outcomes = shared(
+            &[asks("first", "ops", 8, 1), asks("eng", "eng", 10, 3), asks("later", "ops", 1, 2)],
+            std::slice::from_ref(&there),
+            &[],
+        );
+        assert!(
+            outcomes[0].as_ref().unwrap_err().contains("n1.a has 2Gi free, 6Gi too little"),
+            "{outcomes:?}"
+        );
+        assert_eq!(outcomes[1], Ok("n1.a".to_owned()));
+        assert!(outcomes[2].is_err(), "the first collects room still");
+        // What is kept for it is nobody else's.
+        let outcomes = shared(&[asks("x", "ops", 7, 1), asks("eng", "other", 7, 2)], &[there], &[]);
+        assert!(outcomes.iter().all(Result::is_err), "{outcomes:?}");
     }
 
     #[test]

@@ -236,6 +236,7 @@ async fn x6_one_command_makes_the_objects_of_a_lost_cluster_again_from_its_disks
 
     let watch = Watch::safety(&cluster);
     let manifests = recover(&cluster);
+    println!("{manifests}");
     cluster.apply_text(&manifests).await;
     for name in ["data", "model"] {
         until_reason(&volumes, name, "Ready").await;

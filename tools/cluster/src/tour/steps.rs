@@ -352,9 +352,15 @@ impl Tour {
             let said = self.show(&["-n", namespace, "logs", &format!("job/{job}")])?;
             let first = said.lines().next().unwrap_or_default();
             let groups = first.strip_prefix(&format!("user {user}, groups ")).unwrap_or_default();
-            ensure!(groups.split(' ').any(|group| group == "4321"), "it is not in the volume's group: {said}");
+            ensure!(
+                groups.split(' ').any(|group| group == "4321"),
+                "it is not in the volume's group: {said}"
+            );
             if job == "second" {
-                ensure!(said.contains(" 1001 4321 "), "the file is not the first user's and the group's: {said}");
+                ensure!(
+                    said.contains(" 1001 4321 "),
+                    "the file is not the first user's and the group's: {said}"
+                );
                 ensure!(said.ends_with("one\ntwo\n"), "the second user did not write to it: {said}");
             }
         }
