@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use kube::Api;
+use kube::api::ListParams;
 use reservoir::plan::{self, recover::Document};
 use reservoir::telemetry::{self, Metrics};
 use reservoir::{agent, api, cluster, controller};
@@ -148,13 +150,10 @@ async fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
 
 async fn recover() -> anyhow::Result<()> {
     let client = kube::Client::try_default().await.context("failed to find the cluster")?;
-    async fn all<K: cluster::Kind>(client: &kube::Client) -> Result<Vec<K>, cluster::Error>
-    where
-        K: kube::Resource<Scope = k8s_openapi::ClusterResourceScope>,
-    {
-        cluster::list(&kube::Api::all(client.clone()), &Default::default()).await
-    }
-    let (disks, reservations, volumes) = (all(&client).await?, all(&client).await?, all(&client).await?);
+    let all = ListParams::default();
+    let disks = cluster::list(&Api::all(client.clone()), &all).await?;
+    let reservations = cluster::list(&Api::all(client.clone()), &all).await?;
+    let volumes = cluster::list(&Api::all(client), &all).await?;
     for document in plan::recover::documents(&disks, &reservations, &volumes) {
         match document {
             Document::Reservation(manifest) => println!("---\n{}", serde_yaml::to_string(&manifest)?),

@@ -240,7 +240,9 @@ impl Disks {
                 recover(&host);
             }
             // The free bytes are looked at last, beside what the volumes take of them.
-            let (erased, volumes) = (host.erased(), host.volumes());
+            let (erased, mut volumes) = (host.erased(), host.volumes());
+            // What is said of orphans has to stay the same.
+            volumes.sort_by(|a, b| a.uid.cmp(&b.uid));
             (served, Measured { volumes, erased, disks: host.disks() })
         });
         match measured.await {
