@@ -358,7 +358,7 @@ impl Tour {
             );
             if job == "second" {
                 ensure!(
-                    said.contains(" 1001 4321 "),
+                    said.contains("file of user 1001, group 4321\n"),
                     "the file is not the first user's and the group's: {said}"
                 );
                 ensure!(said.ends_with("one\ntwo\n"), "the second user did not write to it: {said}");
