@@ -129,16 +129,27 @@ async fn d3_a_node_of_another_name_brings_its_volumes_along_and_one_of_the_old_n
     std::fs::write(target.join("file"), "kept").unwrap();
     old.unpublish(&before, &pod).await.unwrap();
     cluster.end_pod("team", "writer").await;
-    let disk = disks.get("n1.default").await.unwrap();
     let pvcs: Api<PersistentVolumeClaim> = cluster.within("team");
     let pvc_before = pvcs.get("data").await.unwrap().metadata.uid;
+    // R2: one that its agent's configuration makes.
+    old.kill().await;
+    let config = old.dir.join("agent.yaml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("}]", ", reservations: [{role: ops, size: 16Mi}]}]")).unwrap();
+    old.run();
+    let reservations: Api<DiskReservation> = cluster.all();
+    until_reason(&reservations, "n1.default.ops", "Ready").await;
+    let disk = disks.get("n1.default").await.unwrap();
 
     // The same disk in a node of another name. As long as there is a Node of the old one it may be a copy: it is not
     // served, and that is said.
     old.kill().await;
     cluster.node("n2", true).await;
     let at = old.dir.join("disk");
-    let same_disk = format!("[{{name: data, path: {}, capacity: 512Mi, systemReserved: 0}}]", at.display());
+    let same_disk = format!(
+        "[{{name: data, path: {}, capacity: 512Mi, systemReserved: 0, reservations: [{{role: ops, size: 32Mi}}]}}]",
+        at.display()
+    );
     let mut new = Agent::start_with_disks(&cluster, "n2", &same_disk).await;
     let events: Api<k8s_openapi::api::events::v1::Event> = Api::all(cluster.client.clone());
     until("the refusal is an event", || async {
@@ -168,8 +179,16 @@ async fn d3_a_node_of_another_name_brings_its_volumes_along_and_one_of_the_old_n
     until_reason(&disks, "n1.default", "Ready").await;
     let now = disks.get("n1.default").await.unwrap();
     assert_eq!((now.spec.disk_name.as_str(), &now.spec.disk_id), ("data", &disk.spec.disk_id));
-    let held = |disk: &NodeDisk| disk.status.clone().unwrap().reservations;
+    let held = |disk: &NodeDisk| {
+        let lines = disk.status.clone().unwrap().reservations;
+        lines.into_iter().map(|line| line.uid).collect::<Vec<_>>()
+    };
     assert_eq!(held(&now), held(&disk), "what is reserved stays reserved");
+    until("the new node's agent is the one that says how large the static one is", || async {
+        let ops = reservations.get("n1.default.ops").await.unwrap();
+        (ops.spec.size.as_str() == "32Mi").then_some(())
+    })
+    .await;
     until("the volume is on the new node", || async {
         let status = volumes.get("data").await.unwrap().status.unwrap();
         (status.node_name.as_deref() == Some("n2")).then_some(())
@@ -178,7 +197,7 @@ async fn d3_a_node_of_another_name_brings_its_volumes_along_and_one_of_the_old_n
     until_reason(&volumes, "data", "Ready").await;
     for name in ["eng", "ml"] {
         until("the reservation is on the new node", || async {
-            let status = cluster.all::<DiskReservation>().get(name).await.unwrap().status.unwrap();
+            let status = reservations.get(name).await.unwrap().status.unwrap();
             (status.node_name.as_deref() == Some("n2")).then_some(())
         })
         .await;
