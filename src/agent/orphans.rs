@@ -60,6 +60,7 @@ fn spec(uid: &str, record: &Record) -> SharedPersistentVolumeSpec {
         fs_type: match was.fs_type {
             host::FsType::Ext4 => FsType::Ext4,
             host::FsType::Xfs => FsType::Xfs,
+            host::FsType::Btrfs => FsType::Btrfs,
         },
         adopt: was.adopt.as_ref().map(|path| Adopt { path: path.clone() }),
         recover: Some(Recover { uid: uid.to_owned() }),
