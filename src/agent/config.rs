@@ -148,6 +148,7 @@ impl DiskEntry {
         let keeping = match (self.kind, self.backing()) {
             (DiskKind::Path, BackingKind::Loop) => Keeping::Loop,
             (DiskKind::Path, BackingKind::Btrfs) => Keeping::Btrfs,
+            (DiskKind::Path, BackingKind::Quota) => Keeping::Quota,
             (DiskKind::Mount, BackingKind::Mount) => Keeping::Mount,
             (DiskKind::Block, BackingKind::Block) => Keeping::Block,
             (kind, backing) => {
@@ -256,6 +257,7 @@ mod tests {
             ("{name: a, path: /tmp, kind: Mount, backing: Loop}", "cannot have backing Loop"),
             ("{name: a, path: /tmp, kind: Block, backing: Btrfs}", "cannot have backing Btrfs"),
             ("{name: a, path: /tmp, backing: Btrfs, adoptRoots: [/srv]}", "leave adoptRoots out"),
+            ("{name: a, path: /tmp, kind: Block, backing: Quota}", "cannot have backing Quota"),
             ("{name: a, path: /tmp, kind: Mount, capacity: 1Gi}", "is handed out whole"),
             ("{name: a, path: /tmp, kind: Mount, adoptRoots: [/srv]}", "leave adoptRoots out"),
             ("{name: a, path: /tmp, adoptRoots: [srv]}", "not the plain absolute path"),

@@ -98,6 +98,10 @@ pub enum BackingKind {
     Mount,
     /// A raw device: its own size is the limit.
     Block,
+    /// A directory per volume with a project quota on ext4 or xfs: bare file system speed. A limit, and no reservation
+    /// against others who write to that file system; the owner of a file can leave its project unless his pod has
+    /// `hostUsers: false`.
+    Quota,
 }
 
 /// What a role has on a disk.

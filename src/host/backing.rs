@@ -9,7 +9,9 @@ use super::loopfile;
 use super::mountinfo::Mount;
 use super::mounts::Place;
 use super::record::Record;
-use super::{DiskConfig, ErasePolicy, Keeping, Usage, adopt, beneath, btrfs, device, filesystem, wholefs};
+use super::{
+    DiskConfig, ErasePolicy, Keeping, Usage, adopt, beneath, btrfs, device, filesystem, quota, wholefs,
+};
 
 /// A disk that can be served, as its backing found it. Nothing that is on it was changed.
 pub(super) struct Opened {
@@ -33,6 +35,7 @@ pub(super) fn open(config: &DiskConfig) -> Result<Opened> {
         Keeping::Btrfs => btrfs::open(config),
         Keeping::Mount => wholefs::open(&config.path),
         Keeping::Block => device::open(config),
+        Keeping::Quota => quota::open(&config.path).map(|opened| adopt::open(config, opened)),
     }
 }
 

@@ -24,12 +24,14 @@ use super::error::{Context, Error, Result};
 use super::mountinfo::{self, Device, Mount};
 
 /// A file that some process has open.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct OpenFile {
     /// The filesystem that it is on.
     pub(super) filesystem: Device,
     /// The device that it *is*, if it is a block device.
     pub(super) block_device: Option<Device>,
+    /// What procfs has in its place, if it is a file or directory that can be opened without any effect.
+    pub(super) link: Option<PathBuf>,
 }
 
 /// Refuses a container that sees none but its own processes.
@@ -122,10 +124,13 @@ fn holds_something(thread: &Path, open: &impl Fn(OpenFile) -> bool) -> Result<bo
     for link in links {
         let found = unless_gone(|| {
             let file = look(&link)?;
-            let is_block = FileType::from_raw_mode(file.stx_mode.into()) == FileType::BlockDevice;
+            let kind = FileType::from_raw_mode(file.stx_mode.into());
+            let is_block = kind == FileType::BlockDevice;
+            let is_data = matches!(kind, FileType::RegularFile | FileType::Directory);
             Ok(open(OpenFile {
                 filesystem: device(file.stx_dev_major, file.stx_dev_minor),
                 block_device: is_block.then(|| device(file.stx_rdev_major, file.stx_rdev_minor)),
+                link: is_data.then(|| link.clone()),
             }))
         })?;
         if found {

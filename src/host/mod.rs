@@ -16,7 +16,7 @@
 //!   S12); a mount or loop device that is not ours is never touched (M5).
 //!
 //! # Assumptions
-//! - Linux 5.8 or newer; the privileges to mount and to make loop devices; `/dev`, `/sys` and `/proc` of the machine;
+//! - Linux 5.12 or newer, 5.14 for project quota; the privileges to mount and to make loop devices; `/dev`, `/sys` and `/proc` of the machine;
 //!   mkfs.ext4 (1.47) and mkfs.xfs.
 //! - One agent per disk: it is locked, and a second one is refused.
 //!
@@ -45,6 +45,7 @@ mod mounts;
 mod options;
 mod proof;
 mod publish;
+mod quota;
 mod record;
 mod recover;
 mod resize;

@@ -1,4 +1,4 @@
-//! The few ioctls of loop(4), ext4, xfs and btrfs, and mount_setattr(2), that rustix does not wrap; the only unsafe code of this
+//! The few ioctls of loop(4), ext4, xfs and btrfs, mount_setattr(2) and quotactl_fd(2), that rustix does not wrap; the only unsafe code of this
 //! crate.
 #![allow(unsafe_code)]
 
@@ -27,6 +27,8 @@ const BTRFS_IOC_QGROUP_ASSIGN: Opcode = 0x4018_9429;
 const BTRFS_IOC_QGROUP_CREATE: Opcode = 0x4010_942a;
 const BTRFS_IOC_QGROUP_LIMIT: Opcode = 0x8030_942b;
 const BTRFS_IOC_SNAP_DESTROY_V2: Opcode = 0x5000_943f;
+const FS_IOC_FSGETXATTR: Opcode = 0x801c_581f;
+const FS_IOC_FSSETXATTR: Opcode = 0x401c_5820;
 
 /// The device lets go of its file when its last user is gone.
 pub(super) const LO_FLAGS_AUTOCLEAR: u32 = 4;
@@ -80,7 +82,49 @@ struct XfsGrow {
     padding: u32,
 }
 
+/// `struct fsxattr` of linux/fs.h.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct FileAttributes {
+    pub(super) flags: u32,
+    extent_size: u32,
+    extents: u32,
+    pub(super) project: u32,
+    cow_extent_size: u32,
+    padding: [u8; 8],
+}
+
+/// `FS_XFLAG_PROJINHERIT`: what is made in the directory gets its project.
+pub(super) const INHERIT_PROJECT: u32 = 0x200;
+
+/// `struct if_nextdqblk` of linux/quota.h, whose beginning is `struct if_dqblk`: limits and use of one project. A limit of
+/// 0 is none.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct ProjectQuota {
+    pub(super) kib_limit: u64,
+    pub(super) kib_soft_limit: u64,
+    pub(super) bytes: u64,
+    pub(super) inode_limit: u64,
+    pub(super) inode_soft_limit: u64,
+    pub(super) inodes: u64,
+    times: [u64; 2],
+    valid: u32,
+    pub(super) project: u32,
+}
+
+/// `struct fs_quota_statv` of linux/dqblk_xfs.h, of which only the flags are looked at.
+#[repr(C)]
+struct QuotaState {
+    version: u8,
+    padding: u8,
+    flags: u16,
+    rest: [u32; 39],
+}
+
 // The sizes are part of the kernel's interface.
+const _: () = assert!(size_of::<FileAttributes>() == 28 && size_of::<ProjectQuota>() == 72);
+const _: () = assert!(size_of::<QuotaState>() == 160);
 const _: () = assert!(size_of::<LoopInfo64>() == 232 && size_of::<LoopConfig>() == 304);
 const _: () = assert!(size_of::<XfsGeometry>() == 112 && size_of::<XfsGrow>() == 16);
 
@@ -363,6 +407,66 @@ pub(super) fn set_mount_attributes(mount: impl AsFd, attributes: MountAttrFlags)
             libc::AT_EMPTY_PATH,
             &raw const attr,
             size_of::<MountAttr>(),
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
+    }
+}
+
+/// Flags and project of a file or directory that is open.
+pub(super) fn file_attributes(file: impl AsFd) -> Result<FileAttributes> {
+    // SAFETY: FS_IOC_FSGETXATTR writes one fsxattr, which FileAttributes mirrors; every bit pattern of it is valid.
+    unsafe { ioctl::ioctl(file, Getter::<FS_IOC_FSGETXATTR, FileAttributes>::new()) }
+}
+
+/// Sets them.
+pub(super) fn set_file_attributes(file: impl AsFd, attributes: FileAttributes) -> Result<()> {
+    // SAFETY: FS_IOC_FSSETXATTR reads one fsxattr, which FileAttributes mirrors.
+    unsafe { ioctl::ioctl(file, Setter::<FS_IOC_FSSETXATTR, FileAttributes>::new(attributes)) }
+}
+
+/// Whether the filesystem that `file` is on counts what projects take, and holds them to their limits.
+pub(super) fn enforces_project_quota(file: impl AsFd) -> Result<bool> {
+    const Q_XGETQSTATV: u32 = 0x5808;
+    const FS_QUOTA_PDQ_ACCT_AND_ENFD: u16 = 0x30;
+    let mut state = QuotaState { version: 1, padding: 0, flags: 0, rest: [0; 39] };
+    project_quota_call(file, Q_XGETQSTATV, 0, &mut state)?;
+    Ok(state.flags & FS_QUOTA_PDQ_ACCT_AND_ENFD == FS_QUOTA_PDQ_ACCT_AND_ENFD)
+}
+
+/// Limits and use of the first project from that number on that the filesystem knows.
+pub(super) fn next_project_quota(file: impl AsFd, from: u32) -> Result<Option<ProjectQuota>> {
+    const Q_GETNEXTQUOTA: u32 = 0x80_0009;
+    let mut quota = ProjectQuota::default();
+    match project_quota_call(file, Q_GETNEXTQUOTA, from, &mut quota) {
+        Err(Errno::NOENT) => Ok(None),
+        result => result.map(|()| Some(quota)),
+    }
+}
+
+/// Sets the hard limits of a project; 0 takes one away.
+pub(super) fn set_project_limits(file: impl AsFd, project: u32, kib: u64, inodes: u64) -> Result<()> {
+    const Q_SETQUOTA: u32 = 0x80_0008;
+    const QIF_LIMITS: u32 = 5;
+    let mut quota =
+        ProjectQuota { kib_limit: kib, inode_limit: inodes, valid: QIF_LIMITS, ..ProjectQuota::default() };
+    project_quota_call(file, Q_SETQUOTA, project, &mut quota)
+}
+
+/// quotactl_fd(2), which since Linux 5.14 needs no path of the device; `T` is what `command` reads or writes.
+fn project_quota_call<T>(file: impl AsFd, command: u32, project: u32, argument: &mut T) -> Result<()> {
+    const PRJQUOTA: u32 = 2;
+    // SAFETY: the three commands that this is called with read or write one structure of the type that comes with them,
+    // whose size is asserted above; the descriptor is open during the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_quotactl_fd,
+            file.as_fd().as_raw_fd(),
+            command << 8 | PRJQUOTA,
+            project,
+            &raw mut *argument,
         )
     };
     match result {

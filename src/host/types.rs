@@ -55,6 +55,8 @@ pub enum Keeping {
     Mount,
     /// The disk is a raw device, and so is its one volume (D2).
     Block,
+    /// The disk is a directory on ext4 or xfs with project quota; every volume is a directory with a project of its own.
+    Quota,
 }
 
 /// A disk as it is now (D1); all sizes in bytes.

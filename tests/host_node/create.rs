@@ -93,7 +93,7 @@ fn a_failed_mkfs_leaves_nothing() {
         // mkfs that cannot run: nothing executable where programs are looked for.
         let empty = node.dir().join("empty");
         std::fs::create_dir(&empty).unwrap();
-        for path in ["/usr/sbin", "/usr/bin"] {
+        for path in ["/usr/sbin", "/usr/bin", "/sbin", "/bin"] {
             rustix::mount::mount_bind(&empty, path).unwrap();
         }
         assert_error!(host.create("d", &ext4(1)), Error::Unsupported(_));

@@ -26,7 +26,8 @@ pub struct Node {
 pub fn on_a_node(test: impl FnOnce(&Node) + Send + 'static) {
     assert!(rustix::process::geteuid().is_root(), "these tests mount filesystems: run them as root");
     // On a disk, since loop devices want direct I/O.
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let on_disk = std::env::var_os("RESERVOIR_TEST_DIR").unwrap_or(env!("CARGO_TARGET_TMPDIR").into());
+    let dir = tempfile::tempdir_in(on_disk).unwrap();
     let node = Node { dir: dir.path().canonicalize().unwrap() };
     std::fs::create_dir_all(node.disk()).unwrap();
     std::fs::create_dir_all(node.kubelet().join("pods")).unwrap();

@@ -21,6 +21,7 @@ mod ports;
 mod process;
 pub mod programs;
 pub mod progress;
+pub mod qemu;
 mod recorded;
 pub mod tools;
 pub mod tour;

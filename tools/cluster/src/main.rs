@@ -11,7 +11,7 @@ use reservoir_cluster::docker::Docker;
 use reservoir_cluster::node::{self, Cluster, NodeOptions};
 use reservoir_cluster::progress::say;
 use reservoir_cluster::tour::Tour;
-use reservoir_cluster::{bench, image, interrupt, packages, tools};
+use reservoir_cluster::{bench, image, interrupt, packages, qemu, tools};
 
 /// A real Kubernetes on this machine, for Reservoir's demo and tests.
 #[derive(Parser)]
@@ -42,6 +42,15 @@ enum Command {
         /// How many pods at once.
         #[arg(long, default_value_t = 50)]
         pods: usize,
+    },
+    /// Run the tests of the node's disks in a guest of QEMU, on Debian's own kernel.
+    Qemu {
+        /// For the tests: a part of their names, options.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+        /// Minutes after which they are given up.
+        #[arg(long, default_value_t = 60)]
+        minutes: u64,
     },
     /// Build the product's and the test image and load them into a cluster that is up.
     Image(Name),
@@ -98,6 +107,7 @@ fn main() -> ExitCode {
             "util-linux",
             "xfsprogs",
         ]),
+        Command::Qemu { args, minutes } => qemu::test(&args, Duration::from_secs(60 * minutes)),
         Command::Image(Name { name }) => load_images(&name),
     });
     match done {
