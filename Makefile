@@ -1,5 +1,5 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything else is a part of them.
-.PHONY: bench-pods demo demo-down test lint unit test-agent test-e2e rules bench-api crds help
+.PHONY: bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e rules bench-api crds help
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1  /p' $(MAKEFILE_LIST) | column -t -l 2
@@ -29,6 +29,10 @@ test-agent: ## The node's half: faults at every call that changes something, csi
 	cargo test --test host_faults
 	cargo test --test csi_sanity -- --ignored --nocapture
 	cargo test --test host_node -- --ignored --nocapture --test-threads=1 long:: btrfs::
+
+test-qemu: ## The node's disks on Debian's own kernel, in a guest of QEMU without KVM; then its power is cut 25 times
+	cargo run --quiet --package reservoir-cluster -- qemu
+	cargo run --quiet --package reservoir-cluster -- power-cut
 
 test-e2e: ## The demo's tour as a test, on a kind cluster of its own
 	cargo test --package reservoir --test e2e -- --ignored --nocapture

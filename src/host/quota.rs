@@ -14,6 +14,7 @@
 //!   filesystem of its own, or `loop`, keeps others out.
 //! - The kernel lets the owner of a file give it to another project, unless he is in a user namespace of his own: pods
 //!   that are not trusted need `hostUsers: false`, or another backing. What is given away counts as foreign.
+//! - ext4 lets a process with CAP_SYS_RESOURCE, as in a privileged pod, write past any limit; xfs does not.
 //! - A loop device that a privileged pod bound to a file inside is seen only when that file is gone.
 
 use std::fs::File;

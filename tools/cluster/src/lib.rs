@@ -18,6 +18,7 @@ pub mod interrupt;
 pub mod node;
 pub mod packages;
 mod ports;
+pub mod powercut;
 mod process;
 pub mod programs;
 pub mod progress;

@@ -11,7 +11,7 @@ use reservoir_cluster::docker::Docker;
 use reservoir_cluster::node::{self, Cluster, NodeOptions};
 use reservoir_cluster::progress::say;
 use reservoir_cluster::tour::Tour;
-use reservoir_cluster::{bench, image, interrupt, packages, qemu, tools};
+use reservoir_cluster::{bench, image, interrupt, packages, powercut, qemu, tools};
 
 /// A real Kubernetes on this machine, for Reservoir's demo and tests.
 #[derive(Parser)]
@@ -51,6 +51,15 @@ enum Command {
         /// Minutes after which they are given up.
         #[arg(long, default_value_t = 60)]
         minutes: u64,
+    },
+    /// Cut the power of such a guest while volumes are made, written and erased in it.
+    PowerCut {
+        /// How often.
+        #[arg(long, default_value_t = 25)]
+        cuts: u32,
+        /// Decides the moments; without it, they are others every time.
+        #[arg(long)]
+        seed: Option<u64>,
     },
     /// Build the product's and the test image and load them into a cluster that is up.
     Image(Name),
@@ -108,6 +117,7 @@ fn main() -> ExitCode {
             "xfsprogs",
         ]),
         Command::Qemu { args, minutes } => qemu::test(&args, Duration::from_secs(60 * minutes)),
+        Command::PowerCut { cuts, seed } => powercut::cut(cuts, seed),
         Command::Image(Name { name }) => load_images(&name),
     });
     match done {

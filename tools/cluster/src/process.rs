@@ -39,6 +39,13 @@ impl Process {
         }
     }
 
+    /// Kills it and waits for its end.
+    pub(crate) fn kill(&mut self) {
+        // If it has ended already its id is not another's: it is remembered that it was waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// The end of what it printed.
     pub(crate) fn log_tail(&self) -> String {
         let text = fs::read(&self.log).unwrap_or_default();
@@ -48,9 +55,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The child has not been waited for, so the id cannot have become another process's.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 

@@ -1,7 +1,8 @@
 //! A guest of QEMU as a test machine: Debian's own kernel, which can do what this machine's may not (project quota,
 //! device-mapper), and whose power can be cut.
 //!
-//! Without KVM it runs on QEMU's emulation, some ten times slower. It has no network; what it runs is on a disk that is
+//! It runs on QEMU's own emulation, some ten times slower than this machine: KVM is not everywhere, and where it is
+//! nested it may hang. It has no network; what it runs is on a disk that is
 //! made for it, and what it says comes over a virtio console.
 
 use std::fs::{self, Permissions};
@@ -66,6 +67,11 @@ impl Machine {
         Ok(Self { dir })
     }
 
+    /// Where it is, with room for what belongs to a guest.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Makes the disk on which the guest finds what it is to run: `script`, and `program` beside it. Of it the guest
     /// also has room to work in, below `/work/tmp`.
     pub fn work_disk(&self, at: &Path, script: &str, program: &Path) -> anyhow::Result<()> {
@@ -86,7 +92,7 @@ impl Machine {
         fs::write(&console, "")?;
         let mut args: Vec<String> = [
             "-nodefaults -no-user-config -display none -no-reboot -machine q35 -cpu max -smp 2 -m 2048",
-            "-accel kvm -accel tcg,thread=multi -device virtio-serial-pci -device virtconsole,chardev=console",
+            "-accel tcg,thread=multi -device virtio-serial-pci -device virtconsole,chardev=console",
         ]
         .iter()
         .flat_map(|line| line.split(' ').map(str::to_owned))
@@ -137,12 +143,26 @@ impl Guest {
             }
             if !running || started.elapsed() > limit {
                 let what = if running { format!("is silent after {} s", limit.as_secs()) } else { "ended".into() };
-                let kernel = fs::read(&self.kernel_log).unwrap_or_default();
-                let kernel = String::from_utf8_lossy(&kernel);
-                bail!("the guest {what}; QEMU: {}; kernel: {}", self.process.log_tail(), kernel.trim());
+                bail!("the guest {what}: {}", self.said());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Cuts its power, and hands what it had said by then to `each`.
+    pub fn cut(mut self, mut each: impl FnMut(&str)) -> anyhow::Result<()> {
+        self.process.kill();
+        self.lines()?.0.iter().for_each(|line| each(line));
+        Ok(())
+    }
+
+    /// All that it has said, for an error.
+    pub fn said(&self) -> String {
+        let text = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+        let console = text(&self.console);
+        let end: Vec<&str> = console.lines().rev().take(20).collect();
+        let end: Vec<&str> = end.into_iter().rev().collect();
+        format!("QEMU: {}; kernel: {}; it said: {}", self.process.log_tail(), text(&self.kernel_log).trim(), end.join("\n"))
     }
 
     /// Waits until it has started, and says what it is.

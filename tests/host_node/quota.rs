@@ -1,0 +1,315 @@
+//! Volumes that are directories with a project quota. They need a kernel that has it: `make test-qemu` runs them on one.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use reservoir::host::{DiskConfig, ErasePolicy, Error, FsType, Host, HostConfig, Keeping, VolumeSpec};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+use serde_json::json;
+
+use crate::assert_error;
+use crate::support::*;
+
+/// A file system with project quota, in which the disk is a directory.
+struct Quota<'a> {
+    node: &'a Node,
+    fs_type: FsType,
+    mounted: PathBuf,
+}
+
+impl<'a> Quota<'a> {
+    /// `None`, said aloud, where the kernel has no project quota; in the guest it must have it.
+    fn new(node: &'a Node, fs_type: FsType) -> Option<Self> {
+        let mounted = node.dir().join("with-quota");
+        std::fs::create_dir(&mounted).unwrap();
+        mkfs(node, fs_type, "-O quota,project -E quotatype=prjquota");
+        if !mount(node, &mounted, "loop,prjquota") {
+            assert!(std::env::var_os("RESERVOIR_TEST_GUEST").is_none(), "the guest has project quota");
+            println!("this kernel has no project quota of {fs_type}: `make test-qemu` runs this test on one that has");
+            return None;
+        }
+        std::fs::create_dir(mounted.join("disk")).unwrap();
+        // Of this thread: on ext4 no limit holds who has it, and pods do not unless they are privileged.
+        let mut sets = capabilities(None).unwrap();
+        sets.effective.remove(CapabilitySet::SYS_RESOURCE);
+        set_capabilities(None, sets).unwrap();
+        Some(Self { node, fs_type, mounted })
+    }
+
+    fn config(&self) -> HostConfig {
+        config(self.node, self.mounted.join("disk"))
+    }
+
+    fn host(&self) -> Host {
+        let host = Host::open(self.config()).unwrap();
+        assert_eq!(host.disks()[0].error, None);
+        host
+    }
+
+    fn spec(&self, i: u32, size_bytes: u64) -> VolumeSpec {
+        VolumeSpec { fs_type: self.fs_type, size_bytes, mode: Some(0o777), ..ext4(i) }
+    }
+
+    fn volume(&self, i: u32) -> PathBuf {
+        self.mounted.join("disk/volumes").join(uid(i).as_str())
+    }
+
+    fn project(&self, i: u32) -> u64 {
+        let note: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(self.volume(i).join("project.json")).unwrap()).unwrap();
+        note["project"].as_u64().unwrap()
+    }
+}
+
+fn mkfs(node: &Node, fs_type: FsType, ext4_options: &str) {
+    let image = node.dir().join("quota.image");
+    let _ = std::fs::remove_file(&image);
+    File::create(&image).unwrap().set_len(1600 * MIB).unwrap();
+    let mut mkfs = Command::new(format!("mkfs.{fs_type}"));
+    if fs_type == FsType::Ext4 {
+        mkfs.args(ext4_options.split(' '));
+    }
+    assert!(mkfs.arg("-q").arg(&image).status().unwrap().success());
+}
+
+fn mount(node: &Node, at: &Path, options: &str) -> bool {
+    let mut mount = Command::new("mount");
+    mount.args(["-o", options]).arg(node.dir().join("quota.image")).arg(at).output().unwrap().status.success()
+}
+
+fn config(node: &Node, path: PathBuf) -> HostConfig {
+    let disk = node.disk_config("q", path);
+    HostConfig { disks: vec![DiskConfig { keeping: Keeping::Quota, ..disk }], ..node.config() }
+}
+
+fn on_both(test: fn(&Quota<'_>)) {
+    for fs_type in [FsType::Ext4, FsType::Xfs] {
+        on_a_node(move |node| {
+            if let Some(quota) = Quota::new(node, fs_type) {
+                test(&quota);
+            }
+        });
+    }
+}
+
+/// Writes until the kernel refuses; says how much went in.
+fn fill(directory: &Path) -> u64 {
+    let file = File::create(directory.join("fill")).unwrap();
+    let (chunk, mut offset) = (vec![7; 1 << 20], 0);
+    let error = loop {
+        match file.write_at(&chunk, offset) {
+            Ok(written) => offset += written as u64,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded), "{error}");
+    offset
+}
+
+fn chattr(arguments: &[&str], file: &Path) -> bool {
+    Command::new("chattr").args(arguments).arg(file).output().unwrap().status.success()
+}
+
+/// V5, V12, M3, M6.
+#[test]
+fn v5_a_volume_has_its_limit_and_its_neighbours_have_theirs() {
+    on_both(|quota| {
+        let (host, node) = (quota.host(), quota.node);
+        for i in [1, 2] {
+            host.create("q", &quota.spec(i, 320 * MIB)).unwrap();
+            host.create("q", &quota.spec(i, 320 * MIB)).unwrap();
+            host.publish(&node.request(&uid(i), "w", i, false)).unwrap();
+        }
+        assert_ne!(quota.project(1), quota.project(2));
+        host.publish(&node.request(&uid(1), "r", 0, true)).unwrap();
+        let (writer, reader) = (node.target("w", 1), node.target("r", 0));
+        write(&writer, "f", "hello");
+        assert_eq!(read(&reader, "f"), "hello");
+        assert_eq!(std::fs::write(reader.join("g"), "").unwrap_err().raw_os_error(), Some(30), "EROFS");
+        assert_eq!(std::fs::metadata(&writer).unwrap().mode() & 0o777, 0o777);
+        assert!(node.mounts().iter().all(|(_, options)| options.contains("nosuid,nodev")));
+        // What is reserved in advance and what is beneath is counted too.
+        std::fs::create_dir(writer.join("deep")).unwrap();
+        let file = File::create(writer.join("deep/allocated")).unwrap();
+        assert!(fallocate(&file, FallocateFlags::empty(), 0, 400 * MIB).is_err());
+        fallocate(&file, FallocateFlags::empty(), 0, 100 * MIB).unwrap();
+        let filled = fill(&writer);
+        assert!((210 * MIB..=220 * MIB).contains(&filled), "{filled} of 220 MiB");
+        let usage = host.usage(&uid(1)).unwrap();
+        assert_eq!(usage.total_bytes, 320 * MIB);
+        assert!(usage.available_bytes < 10 * MIB && usage.used_bytes <= 320 * MIB, "{usage:?}");
+        // The kernel tells pods the same.
+        let seen = rustix::fs::statvfs(&writer).unwrap();
+        assert_eq!(seen.f_blocks * seen.f_frsize, 320 * MIB);
+        assert!(host.usage(&uid(2)).unwrap().available_bytes > 318 * MIB);
+        // Nor can a million files take what others need.
+        let inodes = host.usage(&uid(2)).unwrap().total_inodes;
+        let of_disk = rustix::fs::statvfs(&quota.mounted).unwrap().f_files;
+        assert!(inodes > 1_000 && inodes < of_disk / 4, "{inodes} of {of_disk}");
+        // Files do not move between projects.
+        let moved = std::fs::rename(quota.volume(1).join("data/f"), quota.volume(2).join("data/f"));
+        assert_eq!(moved.unwrap_err().kind(), ErrorKind::CrossesDevices);
+        let linked = std::fs::hard_link(quota.volume(1).join("data/f"), quota.volume(2).join("data/f"));
+        assert_eq!(linked.unwrap_err().kind(), ErrorKind::CrossesDevices);
+        // What was promised to both is not promised again.
+        let free = host.disks()[0].free;
+        let refused = host.create("q", &quota.spec(3, free - 100 * MIB));
+        assert_error!(refused, Error::NoSpace { available, .. } if available < free - 300 * MIB);
+        assert!(!quota.volume(3).exists());
+    });
+}
+
+#[test]
+fn v7_grows_while_it_is_used_and_shrinks_when_it_is_not() {
+    on_both(|quota| {
+        let (host, node) = (quota.host(), quota.node);
+        host.create("q", &quota.spec(1, 320 * MIB)).unwrap();
+        let request = node.request(&uid(1), "w", 0, false);
+        host.publish(&request).unwrap();
+        assert!(fill(&request.target) < 321 * MIB);
+        host.resize(&uid(1), 640 * MIB).unwrap();
+        let filled = fill(&request.target);
+        assert!((630 * MIB..=640 * MIB).contains(&filled), "{filled}");
+        assert_error!(host.resize(&uid(1), 1 << 40), Error::NoSpace { .. });
+        assert_error!(host.resize(&uid(1), 400 * MIB), Error::Busy { .. });
+        host.unpublish(&request.target).unwrap();
+        assert_error!(host.resize(&uid(1), 400 * MIB), Error::TooSmall { needed, .. } if needed > 600 * MIB);
+        assert_eq!(host.usage(&uid(1)).unwrap().total_bytes, 640 * MIB);
+        let data = quota.volume(1).join("data");
+        std::fs::write(data.join("fill"), "little").unwrap();
+        host.resize(&uid(1), 400 * MIB).unwrap();
+        let record = host.look("q", &uid(1)).unwrap().unwrap();
+        assert_eq!((record.spec.size_bytes, record.resizing), (400 * MIB, None));
+        assert!(fill(&data) < 401 * MIB);
+    });
+}
+
+/// X3, X4, S4, S12: hostile content, a file that is open, a project that is never used again.
+#[test]
+fn x4_erases_what_is_the_volumes_and_its_limit() {
+    on_both(|quota| {
+        let (host, node) = (quota.host(), quota.node);
+        for i in [1, 2] {
+            host.create("q", &quota.spec(i, 320 * MIB)).unwrap();
+        }
+        let request = node.request(&uid(1), "w", 0, false);
+        host.publish(&request).unwrap();
+        let (data, project) = (quota.volume(1).join("data"), quota.project(1));
+        write(&request.target, "f", "x");
+        write(&quota.volume(2).join("data"), "neighbour", "alive");
+        // What its owner gave to the neighbour's project goes all the same.
+        let given = request.target.join("a/given/away");
+        std::fs::create_dir_all(&given).unwrap();
+        write(&given, "f", "x");
+        let neighbours = quota.project(2).to_string();
+        for path in [given.join("f"), given.clone(), request.target.join("a/given")] {
+            assert!(chattr(&["-p", &neighbours], &path), "{}", path.display());
+        }
+        // A process whose file outlives its mount; one of the neighbour's is nobody's business.
+        let holder = |path: &Path| {
+            Command::new("sleep").arg("600").stdin(File::open(path).unwrap()).spawn().unwrap()
+        };
+        let mut own = holder(&request.target.join("f"));
+        let mut other = holder(&quota.volume(2).join("data/neighbour"));
+        node.unmount_lazily(&request.target);
+        host.unpublish(&request.target).unwrap();
+        assert!(host.fence(&uid(1)).unwrap().in_use);
+        assert_error!(host.erase(&uid(1), ErasePolicy::Discard), Error::Busy { .. });
+        assert_eq!(read(&data, "f"), "x");
+        own.kill().unwrap();
+        own.wait().unwrap();
+        assert_error!(host.erase(&uid(1), ErasePolicy::Zero), Error::Unsupported(why) if why.contains("erasePolicy to Discard"));
+        assert_eq!(host.erase(&uid(1), ErasePolicy::Discard).unwrap().bytes, 320 * MIB);
+        assert!(!quota.volume(1).exists());
+        assert_eq!(read(&quota.volume(2).join("data"), "neighbour"), "alive");
+        other.kill().unwrap();
+        other.wait().unwrap();
+        host.create("q", &quota.spec(1, 320 * MIB)).unwrap();
+        assert!(quota.project(1) > project.max(quota.project(2)), "a number is used once");
+        assert_eq!(std::fs::read_dir(&data).unwrap().count(), 0);
+    });
+}
+
+/// X4: a file without a name still has its bytes.
+#[test]
+fn x4_nothing_is_credited_while_the_kernel_counts_something() {
+    on_both(|quota| {
+        let (host, node) = (quota.host(), quota.node);
+        host.create("q", &quota.spec(1, 320 * MIB)).unwrap();
+        let request = node.request(&uid(1), "w", 0, false);
+        host.publish(&request).unwrap();
+        let inner = request.target.join("inner");
+        File::create(&inner).unwrap().write_all_at(&vec![1; 2 << 20], 0).unwrap();
+        let device = attach_by_hand(&inner);
+        node.unmount_lazily(&request.target);
+        host.unpublish(&request.target).unwrap();
+        host.fence(&uid(1)).unwrap();
+        assert_error!(host.erase(&uid(1), ErasePolicy::Discard), Error::Busy { what } if what.contains("without a name"));
+        assert!(Command::new("losetup").arg("-d").arg(format!("/dev/{device}")).status().unwrap().success());
+        eventually("it is not erased", || host.erase(&uid(1), ErasePolicy::Discard).is_ok());
+        assert_eq!(host.erased(), [uid(1)]);
+    });
+}
+
+/// M5, V9, S13: interrupted at any step, and a limit and a project that somebody changed.
+#[test]
+fn m5_a_new_agent_finds_or_restores_what_has_to_be() {
+    on_both(|quota| {
+        let host = quota.host();
+        host.create("q", &quota.spec(1, 320 * MIB)).unwrap();
+        let (data, project) = (quota.volume(1).join("data"), quota.project(1));
+        drop(host);
+        // Killed before the directory was made; the project stays the same.
+        let edit = |change: &dyn Fn(&mut serde_json::Value)| {
+            let path = quota.volume(1).join("record.json");
+            let mut record = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            change(&mut record);
+            std::fs::write(&path, record.to_string()).unwrap();
+        };
+        edit(&|record| record["state"] = json!("Creating"));
+        std::fs::remove_dir(&data).unwrap();
+        let host = quota.host();
+        host.create("q", &quota.spec(1, 320 * MIB)).unwrap();
+        assert_eq!(quota.project(1), project);
+        write(&data, "keeps", "data");
+        // In the middle of a resize the limit may be either; somebody else's is not.
+        edit(&|record| record["resizing"] = json!(400 * MIB));
+        host.resize(&uid(1), 400 * MIB).unwrap();
+        assert_eq!(host.usage(&uid(1)).unwrap().total_bytes, 400 * MIB);
+        assert!(chattr(&["-p", "0"], &data));
+        let request = quota.node.request(&uid(1), "w", 0, false);
+        host.publish(&request).unwrap();
+        assert!(fill(&request.target) < 401 * MIB, "its directory has its project again");
+        assert_eq!(read(&data, "keeps"), "data");
+        host.unpublish(&request.target).unwrap();
+        // A directory that is lost is never made anew.
+        std::fs::remove_dir_all(&data).unwrap();
+        assert_error!(host.create("q", &quota.spec(1, 400 * MIB)), Error::BackingLost { .. });
+    });
+}
+
+/// D5: what cannot hold anybody to a limit is refused, with the way to enable it.
+#[test]
+fn a_file_system_without_project_quota_is_refused() {
+    for (fs_type, said) in [(FsType::Ext4, "tune2fs -O project,quota"), (FsType::Xfs, "mount it with -o prjquota")] {
+        on_a_node(move |node| {
+            let mounted = node.dir().join("without");
+            std::fs::create_dir(&mounted).unwrap();
+            mkfs(node, fs_type, "-O ^quota");
+            assert!(mount(node, &mounted, "loop"));
+            let why = || Host::open(config(node, mounted.clone())).unwrap().disks()[0].error.clone().unwrap();
+            assert!(why().contains(said), "{}", why());
+            assert_eq!(std::fs::read_dir(&mounted).unwrap().filter(|e| {
+                e.as_ref().unwrap().file_name() != "lost+found"
+            }).count(), 0, "nothing was made there");
+        });
+    }
+    on_a_node(|node| {
+        let host = Host::open(config(node, "/dev/shm".into())).unwrap();
+        assert!(host.disks()[0].error.clone().unwrap().contains("needs ext4 or xfs"));
+    });
+}
