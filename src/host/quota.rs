@@ -80,7 +80,9 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
         Ok(true) => {}
         Ok(false) | Err(Errno::NOSYS | Errno::SRCH | Errno::INVAL | Errno::OPNOTSUPP) => {
             let enable = match fs_type {
-                FsType::Ext4 => "unmount it, `tune2fs -O project,quota -Q prjquota DEVICE`, mount it with -o prjquota",
+                FsType::Ext4 => {
+                    "unmount it, `tune2fs -O project,quota -Q prjquota DEVICE`, mount it with -o prjquota"
+                }
                 FsType::Xfs => "unmount it and mount it with -o prjquota (a remount is not enough)",
             };
             return refuse(format!(
@@ -96,7 +98,8 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
 
 impl Quota {
     fn of(&self, project: u32) -> Result<sys::ProjectQuota> {
-        let found = sys::next_project_quota(&self.root, project).context(|| "ask for the quota of a volume")?;
+        let found =
+            sys::next_project_quota(&self.root, project).context(|| "ask for the quota of a volume")?;
         Ok(found.filter(|quota| quota.project == project).unwrap_or_default())
     }
 
@@ -214,7 +217,8 @@ impl Backing for Quota {
         let made = self.make(volume, record);
         if made.is_err() {
             // Nobody has used it yet; should there be something in it, it stays, and so does its project.
-            beneath::remove(&volume.dir, DATA, AtFlags::REMOVEDIR).context(|| "remove the volume's directory")?;
+            beneath::remove(&volume.dir, DATA, AtFlags::REMOVEDIR)
+                .context(|| "remove the volume's directory")?;
             if let Some(project) = note(volume)? {
                 sys::set_project_limits(&self.root, project, 0, 0).context(|| "give a project up")?;
             }
@@ -228,7 +232,8 @@ impl Backing for Quota {
     }
 
     fn length(&self, volume: &Volume, record: &Record) -> Result<u64> {
-        let limit = note(volume)?.map(|project| self.of(project)).transpose()?.map_or(0, |q| q.kib_limit * 1024);
+        let limit =
+            note(volume)?.map(|project| self.of(project)).transpose()?.map_or(0, |q| q.kib_limit * 1024);
         // What is no whole KiB is no limit of the kernel's.
         let same = limit == 0 || limit == record.spec.size_bytes / 1024 * 1024;
         Ok(if same { record.spec.size_bytes } else { limit })

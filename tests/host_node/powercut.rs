@@ -29,7 +29,8 @@ struct Log {
 impl Log {
     /// Opens it, or makes it for good; what is torn at its end is cut off.
     fn open(path: &Path) -> Self {
-        let mut file = File::options().create(true).truncate(false).read(true).write(true).open(path).unwrap();
+        let mut file =
+            File::options().create(true).truncate(false).read(true).write(true).open(path).unwrap();
         let mut content = vec![];
         file.read_to_end(&mut content).unwrap();
         let whole = content.chunks_exact(BLOCK).zip(0..).take_while(|(block, i)| *block == record(*i));

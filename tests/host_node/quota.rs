@@ -29,7 +29,9 @@ impl<'a> Quota<'a> {
         mkfs(node, fs_type, "-O quota,project -E quotatype=prjquota");
         if !mount(node, &mounted, "loop,prjquota") {
             assert!(std::env::var_os("RESERVOIR_TEST_GUEST").is_none(), "the guest has project quota");
-            println!("this kernel has no project quota of {fs_type}: `make test-qemu` runs this test on one that has");
+            println!(
+                "this kernel has no project quota of {fs_type}: `make test-qemu` runs this test on one that has"
+            );
             return None;
         }
         std::fs::create_dir(mounted.join("disk")).unwrap();
@@ -96,10 +98,14 @@ fn on_both(test: fn(&Quota<'_>)) {
     }
 }
 
-/// Writes until the kernel refuses; says how much went in.
+/// Takes room, at the end by writing, until the kernel refuses; says how much there was.
 fn fill(directory: &Path) -> u64 {
     let file = File::create(directory.join("fill")).unwrap();
-    let (chunk, mut offset) = (vec![7; 1 << 20], 0);
+    let mut offset = 0;
+    while fallocate(&file, FallocateFlags::empty(), offset, MIB).is_ok() {
+        offset += MIB;
+    }
+    let chunk = vec![7; 1 << 16];
     let error = loop {
         match file.write_at(&chunk, offset) {
             Ok(written) => offset += written as u64,
@@ -136,6 +142,7 @@ fn v5_a_volume_has_its_limit_and_its_neighbours_have_theirs() {
         std::fs::create_dir(writer.join("deep")).unwrap();
         let file = File::create(writer.join("deep/allocated")).unwrap();
         assert!(fallocate(&file, FallocateFlags::empty(), 0, 400 * MIB).is_err());
+        file.set_len(0).unwrap();
         fallocate(&file, FallocateFlags::empty(), 0, 100 * MIB).unwrap();
         let filled = fill(&writer);
         assert!((210 * MIB..=220 * MIB).contains(&filled), "{filled} of 220 MiB");
@@ -210,9 +217,8 @@ fn x4_erases_what_is_the_volumes_and_its_limit() {
             assert!(chattr(&["-p", &neighbours], &path), "{}", path.display());
         }
         // A process whose file outlives its mount; one of the neighbour's is nobody's business.
-        let holder = |path: &Path| {
-            Command::new("sleep").arg("600").stdin(File::open(path).unwrap()).spawn().unwrap()
-        };
+        let holder =
+            |path: &Path| Command::new("sleep").arg("600").stdin(File::open(path).unwrap()).spawn().unwrap();
         let mut own = holder(&request.target.join("f"));
         let mut other = holder(&quota.volume(2).join("data/neighbour"));
         node.unmount_lazily(&request.target);
@@ -295,7 +301,9 @@ fn m5_a_new_agent_finds_or_restores_what_has_to_be() {
 /// D5: what cannot hold anybody to a limit is refused, with the way to enable it.
 #[test]
 fn a_file_system_without_project_quota_is_refused() {
-    for (fs_type, said) in [(FsType::Ext4, "tune2fs -O project,quota"), (FsType::Xfs, "mount it with -o prjquota")] {
+    for (fs_type, said) in
+        [(FsType::Ext4, "tune2fs -O project,quota"), (FsType::Xfs, "mount it with -o prjquota")]
+    {
         on_a_node(move |node| {
             let mounted = node.dir().join("without");
             std::fs::create_dir(&mounted).unwrap();
@@ -303,9 +311,14 @@ fn a_file_system_without_project_quota_is_refused() {
             assert!(mount(node, &mounted, "loop"));
             let why = || Host::open(config(node, mounted.clone())).unwrap().disks()[0].error.clone().unwrap();
             assert!(why().contains(said), "{}", why());
-            assert_eq!(std::fs::read_dir(&mounted).unwrap().filter(|e| {
-                e.as_ref().unwrap().file_name() != "lost+found"
-            }).count(), 0, "nothing was made there");
+            assert_eq!(
+                std::fs::read_dir(&mounted)
+                    .unwrap()
+                    .filter(|e| { e.as_ref().unwrap().file_name() != "lost+found" })
+                    .count(),
+                0,
+                "nothing was made there"
+            );
         });
     }
     on_a_node(|node| {

@@ -59,7 +59,8 @@ impl Ledger {
             "erased" => drop(self.erased.insert(volume)),
             "gone" => drop(self.gone.insert(volume)),
             "has" => {
-                let (state, marked) = (words.get(3).copied().unwrap_or_default(), words.get(4) == Some(&"true"));
+                let (state, marked) =
+                    (words.get(3).copied().unwrap_or_default(), words.get(4) == Some(&"true"));
                 self.has.insert(volume, (state.to_owned(), marked));
             }
             "ready" => {
@@ -114,10 +115,8 @@ pub fn cut(cuts: u32, seed: Option<u64>) -> anyhow::Result<()> {
     let dir = tempfile::tempdir_in(machine.dir())?;
     let work = dir.path().join("work.raw");
     machine.work_disk(&work, SCRIPT, &program)?;
-    let bases = [
-        ("mkfs.ext4", "-q -O quota,project -E quotatype=prjquota", "ext4"),
-        ("mkfs.xfs", "-q", "xfs"),
-    ];
+    let bases =
+        [("mkfs.ext4", "-q -O quota,project -E quotatype=prjquota", "ext4"), ("mkfs.xfs", "-q", "xfs")];
     for (mkfs, options, name) in bases {
         let raw = dir.path().join(format!("{name}.raw"));
         std::fs::File::create(&raw)?.set_len(3 << 30)?;
@@ -148,7 +147,10 @@ pub fn cut(cuts: u32, seed: Option<u64>) -> anyhow::Result<()> {
                     ready = Some(booted.elapsed());
                 }
             }
-            if !running || booted.elapsed() > Duration::from_secs(240) || lines.iter().any(|l| l.starts_with("guest: exit")) {
+            if !running
+                || booted.elapsed() > Duration::from_secs(240)
+                || lines.iter().any(|l| l.starts_with("guest: exit"))
+            {
                 bail!("the guest did not go on after cut {cut}: {}", guest.said());
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -241,7 +243,8 @@ mod tests {
             (&["erasing d 1", "erased d 1", "gone d 1", "ready"], 0),
         ] {
             let about_volumes = !lines[0].starts_with("synced");
-            let all: Vec<&str> = if about_volumes { made.iter().chain(lines).copied().collect() } else { lines.to_vec() };
+            let all: Vec<&str> =
+                if about_volumes { made.iter().chain(lines).copied().collect() } else { lines.to_vec() };
             assert_eq!(losses(&all).len(), lost, "{all:?}");
         }
     }
