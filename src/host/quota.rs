@@ -202,6 +202,10 @@ impl Quota {
 }
 
 impl Backing for Quota {
+    fn scratch(&self) -> Option<FsType> {
+        Some(self.fs_type)
+    }
+
     fn names(&self) -> Vec<&'static str> {
         vec![DATA, NOTE, UNFINISHED]
     }
