@@ -21,8 +21,9 @@ mount -o prjquota /dev/vdc /power/ext4 && mount -o prjquota /dev/vdd /power/xfs 
 export RESERVOIR_TEST_NODE=/power RUST_BACKTRACE=0
 exec ./program --exact powercut::victim --ignored --nocapture 2>&1";
 
-/// The latest moment of a cut, after the guest has started; recovery is in the beginning of that.
-const LATEST: Duration = Duration::from_secs(16);
+/// The latest moment of a cut: of every second one after the guest has started, so that it is in recovery; of the others
+/// after it was ready.
+const LATEST: [Duration; 2] = [Duration::from_secs(16), Duration::from_secs(6)];
 
 /// What the guest said was on stable storage, and what it was found to have.
 #[derive(Default)]
@@ -33,8 +34,8 @@ struct Ledger {
     marked: BTreeSet<(String, u64)>,
     erasing: BTreeSet<(String, u64)>,
     erased: BTreeSet<(String, u64)>,
-    /// Volumes that were there at the last start, and whether they were Ready with their data.
-    has: BTreeMap<(String, u64), (String, bool)>,
+    /// Volumes that were there at this start.
+    has: BTreeSet<(String, u64)>,
     gone: BTreeSet<(String, u64)>,
     losses: Vec<String>,
     loose_lost: u64,
@@ -58,11 +59,7 @@ impl Ledger {
             "erasing" => drop(self.erasing.insert(volume)),
             "erased" => drop(self.erased.insert(volume)),
             "gone" => drop(self.gone.insert(volume)),
-            "has" => {
-                let (state, marked) =
-                    (words.get(3).copied().unwrap_or_default(), words.get(4) == Some(&"true"));
-                self.has.insert(volume, (state.to_owned(), marked));
-            }
+            "has" => self.has(volume, words.get(3) == Some(&"Ready"), words.get(4) == Some(&"true")),
             "ready" => {
                 self.compare();
                 return true;
@@ -82,28 +79,34 @@ impl Ledger {
         self.loose.insert(disk, loose);
     }
 
-    /// Compares the volumes that come and go; those that are found are erased by the guest itself.
+    /// One of the volumes that come and go is there; the guest erases it then.
+    fn has(&mut self, volume: (String, u64), ready: bool, marked: bool) {
+        let lost = if self.erased.contains(&volume) {
+            Some("is back after it was erased")
+        } else if ready && self.gone.contains(&volume) {
+            Some("is Ready although there is a receipt")
+        } else if self.made.contains(&volume) && !self.erasing.contains(&volume) {
+            let whole = ready && (marked || !self.marked.contains(&volume));
+            (!whole).then_some("is not what it was")
+        } else {
+            None
+        };
+        self.losses.extend(lost.map(|how| format!("{}: volume {} {how}", volume.0, volume.1)));
+        self.made.insert(volume.clone());
+        self.erasing.insert(volume.clone());
+        self.has.insert(volume);
+    }
+
+    /// All that is there was told.
     fn compare(&mut self) {
-        for volume in &self.made {
-            let (disk, n) = volume;
-            let lost = match (self.has.get(volume), self.gone.contains(volume)) {
-                (Some(_), true) => Some("is there although there is a receipt"),
-                (Some(_), false) if self.erased.contains(volume) => Some("is back after it was erased"),
-                (Some((state, marked)), false) if !self.erasing.contains(volume) => {
-                    let whole = state == "Ready" && (*marked || !self.marked.contains(volume));
-                    (!whole).then_some("is not what it was")
-                }
-                (None, false) => Some("is missing, without a receipt"),
-                (None, true) if !self.erasing.contains(volume) => Some("was erased without a word"),
-                _ => None,
+        for volume in self.made.difference(&self.has) {
+            let lost = match self.gone.contains(volume) {
+                false => Some("is missing, without a receipt"),
+                true if !self.erasing.contains(volume) => Some("was erased without a word"),
+                true => None,
             };
-            if let Some(how) = lost {
-                self.losses.push(format!("{disk}: volume {n} {how}"));
-            }
+            self.losses.extend(lost.map(|how| format!("{}: volume {} {how}", volume.0, volume.1)));
         }
-        // What was found is erased by now: at the next start there is a receipt, or it is half erased.
-        self.erasing.extend(self.has.keys().cloned());
-        self.made.extend(std::mem::take(&mut self.has).into_keys());
         self.starts += 1;
     }
 }
@@ -130,17 +133,23 @@ pub fn cut(cuts: u32, seed: Option<u64>) -> anyhow::Result<()> {
         for (.., name) in bases {
             disks.push(overlay(dir.path(), name)?);
         }
+        ledger.has.clear();
         let mut guest = machine.start(dir.path(), &disks)?;
         let kernel = guest.booted()?;
         if cut == 0 {
             say(format_args!("the guest is up: {kernel}"));
         }
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let moment = LATEST.mul_f64((seed >> 33) as f64 / f64::from(1u32 << 31));
-        let (booted, mut ready) = (Instant::now(), None);
         // The first life has to make the volumes, and the last has to find what all the others left.
-        let must_be_ready = cut == 0 || cut == cuts;
-        while booted.elapsed() < moment || must_be_ready && ready.is_none() {
+        let must_be_ready = cut == 0 || cut % 2 == 1 || cut == cuts;
+        let moment = LATEST[usize::from(must_be_ready)].mul_f64((seed >> 33) as f64 / f64::from(1u32 << 31));
+        let (booted, mut ready) = (Instant::now(), None);
+        let over = |ready: Option<Duration>| match ready {
+            _ if !must_be_ready => booted.elapsed() >= moment,
+            Some(ready) => booted.elapsed() >= ready + moment,
+            None => false,
+        };
+        while !over(ready) {
             let (lines, running) = guest.lines()?;
             for line in &lines {
                 if ledger.hear(line) {
@@ -237,6 +246,8 @@ mod tests {
             (&["ready"], 1),
             (&["gone d 1", "ready"], 1),
             (&["erasing d 1", "gone d 1", "ready"], 0),
+            (&["erasing d 1", "gone d 1", "has d 1 Erasing false", "ready"], 0),
+            (&["gone d 1", "has d 1 Ready true", "ready"], 1),
             (&["erasing d 1", "has d 1 Erasing false", "ready"], 0),
             (&["erasing d 1", "ready"], 1),
             (&["erasing d 1", "erased d 1", "has d 1 Erasing false", "ready"], 1),
