@@ -79,7 +79,7 @@ impl Machine {
         if std::env::consts::ARCH != "x86_64" {
             bail!("the guest is made for x86_64, and this machine is {}", std::env::consts::ARCH);
         }
-        packages::ensure(&["mmdebstrap", "qemu-system-x86", "qemu-utils"])?;
+        packages::ensure(&["e2fsprogs", "mmdebstrap", "qemu-system-x86", "qemu-utils", "xfsprogs"])?;
         let suite = suite()?;
         let parts = [INITRAMFS, INIT, &PACKAGES.join(" "), &MODULES.join(" ")];
         let digest = format!("{:x}", Sha256::digest(parts.join("\n")));
