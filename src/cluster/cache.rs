@@ -138,6 +138,7 @@ where
             object.meta_mut().managed_fields = None;
             object.annotations_mut().remove(LAST_APPLIED);
             trim(object);
+            object.meta_mut().finalizers.iter_mut().for_each(Vec::shrink_to_fit);
         })
         .reflect(writer)
         .for_each(move |event| {

@@ -123,10 +123,23 @@ pub fn trim_node(node: &mut Node) {
     }
 }
 
-/// Takes off a claim what people put on it for themselves: there are many claims.
+/// Takes off a claim what people put on it for themselves, and room for more conditions: there are many claims.
 pub fn trim_claim(claim: &mut VolumeClaim) {
     let metadata = &mut claim.metadata;
     (metadata.annotations, metadata.labels, metadata.owner_references) = Default::default();
+    claim.status.iter_mut().for_each(|status| status.conditions.shrink_to_fit());
+}
+
+/// The same of a volume; its labels are what claims select by.
+pub fn trim_volume(volume: &mut SharedPersistentVolume) {
+    let metadata = &mut volume.metadata;
+    (metadata.annotations, metadata.owner_references) = Default::default();
+    for status in volume.status.iter_mut() {
+        status.conditions.shrink_to_fit();
+        status.claims.shrink_to_fit();
+        status.users.shrink_to_fit();
+        status.namespaces.shrink_to_fit();
+    }
 }
 
 /// Where commits to the objects that several reconciles decide on meet.

@@ -27,7 +27,7 @@ use crate::telemetry::{self, Metrics};
 
 use super::context::{
     ADOPTING, CLAIM, Context, DISK, HOME, HOME_WANTED, HOMELESS, LEAVING, NAMESPACE, Stores, VOLUME, WAITING,
-    claim_keys, named, reservation_keys, subscription_keys, trim_claim, trim_node, volume_keys,
+    claim_keys, named, reservation_keys, subscription_keys, trim_claim, trim_node, trim_volume, volume_keys,
 };
 use super::{Again, Error, claim, disk, lines, reservation, role, subscription, volume};
 
@@ -289,7 +289,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         nodes: cached!(Node, all.clone(), node, |_, _| {}, trim_node),
         disks: cached!(NodeDisk, all.clone(), disk),
         reservations: cached!(DiskReservation, all.clone(), reservation, reservation_keys),
-        volumes: cached!(SharedPersistentVolume, all.clone(), volume, volume_keys),
+        volumes: cached!(SharedPersistentVolume, all.clone(), volume, volume_keys, trim_volume),
         claims: cached!(VolumeClaim, all.clone(), claim, claim_keys, trim_claim),
         subscriptions: cached!(RoleSubscription, all.clone(), subscription, subscription_keys),
         offers: cached!(VolumeOffer, all.clone(), offer),

@@ -79,11 +79,10 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
     match sys::enforces_project_quota(&root) {
         Ok(true) => {}
         Ok(false) | Err(Errno::NOSYS | Errno::SRCH | Errno::INVAL | Errno::OPNOTSUPP) => {
-            let enable = match fs_type {
-                FsType::Ext4 => {
-                    "unmount it, `tune2fs -O project,quota -Q prjquota DEVICE`, mount it with -o prjquota"
-                }
-                FsType::Xfs => "unmount it and mount it with -o prjquota (a remount is not enough)",
+            let enable = if fs_type == FsType::Ext4 {
+                "unmount it, `tune2fs -O project,quota -Q prjquota DEVICE`, mount it with -o prjquota"
+            } else {
+                "unmount it and mount it with -o prjquota (a remount is not enough)"
             };
             return refuse(format!(
                 "this {fs_type} is mounted without project quota: {enable}; where the kernel has none, use backing Loop"

@@ -27,6 +27,10 @@ pub fn suits(
         (BackingKind::Btrfs, FsType::Ext4 | FsType::Xfs, _) => refuse(
             "which gives out parts of its own btrfs: create the volume with fsType btrfs, or reserve another disk",
         ),
+        (BackingKind::Quota, FsType::Ext4 | FsType::Xfs, ErasePolicy::Zero) => refuse(
+            "whose volumes share one file system, where nothing can be overwritten for certain: create the volume with \
+             erasePolicy Discard, or reserve another disk",
+        ),
         (_, FsType::Btrfs, _) => refuse(
             "whose backing is not Btrfs: create the volume with fsType ext4 or xfs, or reserve a disk with that backing",
         ),
@@ -43,13 +47,18 @@ mod tests {
     fn d1_a_btrfs_disk_has_btrfs_volumes_and_no_other_disk_has() {
         let mut btrfs = disk("n1.b", "n1", 10, &[]);
         btrfs.spec.backing = BackingKind::Btrfs;
-        let disks = [&disk("n1.a", "n1", 10, &[]), &btrfs];
+        let mut quota = disk("n1.q", "n1", 10, &[]);
+        quota.spec.backing = BackingKind::Quota;
+        let disks = [&disk("n1.a", "n1", 10, &[]), &btrfs, &quota];
         for (on, fs_type, erase_policy, said) in [
             ("n1.a", FsType::Ext4, ErasePolicy::Zero, None),
             ("n1.b", FsType::Btrfs, ErasePolicy::Discard, None),
             ("n1.b", FsType::Btrfs, ErasePolicy::Zero, Some("erasePolicy Discard")),
             ("n1.b", FsType::Ext4, ErasePolicy::Discard, Some("with fsType btrfs")),
             ("n1.a", FsType::Btrfs, ErasePolicy::Discard, Some("reserve a disk with that backing")),
+            ("n1.q", FsType::Xfs, ErasePolicy::Discard, None),
+            ("n1.q", FsType::Xfs, ErasePolicy::Zero, Some("erasePolicy Discard")),
+            ("n1.q", FsType::Btrfs, ErasePolicy::Discard, Some("reserve a disk with that backing")),
             ("n1.c", FsType::Btrfs, ErasePolicy::Discard, None),
         ] {
             let (mut volume, mut home) = (volume("v", "eng", 1), reserved("r", "eng", 10, &[]));

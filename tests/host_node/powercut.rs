@@ -85,10 +85,7 @@ fn config(node: &Node) -> HostConfig {
 /// Volumes of a disk have numbers from 1000 times its own on; the first is the one that stays.
 fn spec(disk: usize, n: u32, fs_type: FsType) -> VolumeSpec {
     let number = disk as u32 * 100_000 + n;
-    match fs_type {
-        FsType::Ext4 => ext4(number),
-        FsType::Xfs => xfs(number),
-    }
+    VolumeSpec { fs_type, ..if fs_type == FsType::Xfs { xfs(number) } else { ext4(number) } }
 }
 
 fn marker(target: &Path) -> PathBuf {
