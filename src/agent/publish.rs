@@ -50,9 +50,9 @@ impl Volumes for Node {
         blocking(ctx, move |host| host.publish(&publish)).await.map_err(error)
     }
 
-    async fn unpublish(&self, _: &VolumeHandle, target: &Path) -> Result<(), Error> {
-        let target = target.to_owned();
-        blocking(&self.0, move |host| host.unpublish(&target)).await.map_err(error)
+    async fn unpublish(&self, handle: &VolumeHandle, target: &Path) -> Result<(), Error> {
+        let (uid, target) = (uid(handle)?, target.to_owned());
+        blocking(&self.0, move |host| host.unpublish_likely(&target, Some(&uid))).await.map_err(error)
     }
 
     async fn stats(&self, handle: &VolumeHandle, path: &Path) -> Result<Stats, Error> {

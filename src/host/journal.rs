@@ -63,8 +63,9 @@ pub(super) fn swap(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<()> 
     content.resize(slot, b'\n');
     reserve(&file, slot)?;
     file.write_all_at(&content, 0)
-        .and_then(|()| file.set_len(slot as u64))
-        .and_then(|()| file.sync_all())
+        .and_then(|()| if length > slot as u64 { file.set_len(slot as u64) } else { Ok(()) })
+        // Its content, its length and where that is; when it was changed is no reason for a write of its own.
+        .and_then(|()| file.sync_data())
         .context(|| format!("write {spare}"))?;
     match rustix::fs::renameat_with(dir, &spare, dir, name, RenameFlags::EXCHANGE) {
         Err(Errno::NOENT) => rustix::fs::renameat_with(dir, &spare, dir, name, RenameFlags::NOREPLACE),

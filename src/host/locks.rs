@@ -1,14 +1,25 @@
-//! One lock per key, for as long as somebody holds it.
+//! One lock per key, for as long as somebody holds it or waits for it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Locks by key: what concerns different keys goes on side by side.
+/// Locks by key: what concerns different keys goes on side by side, and who comes first is served first. Whoever locks
+/// the same key over and over would otherwise keep others from it: it is running when the lock is released, and they
+/// have to be woken first.
 ///
 /// There is nothing to clean up and nothing to poison: the lock of a thread that panicked is released with its guard.
 pub(super) struct Locks<K: Ord> {
-    held: Mutex<BTreeSet<K>>,
+    queues: Mutex<BTreeMap<K, Queue>>,
     released: Condvar,
+}
+
+/// Those who want one key, as numbers in the order in which they came.
+#[derive(Default)]
+struct Queue {
+    /// Who holds it.
+    serving: u64,
+    /// Who comes next.
+    next: u64,
 }
 
 /// The lock of one key, until it is dropped.
@@ -19,29 +30,39 @@ pub(super) struct Guard<'a, K: Ord> {
 
 impl<K: Ord + Clone> Locks<K> {
     pub(super) fn new() -> Self {
-        Self { held: Mutex::new(BTreeSet::new()), released: Condvar::new() }
+        Self { queues: Mutex::new(BTreeMap::new()), released: Condvar::new() }
     }
 
-    /// Waits until nobody else holds `key`.
+    /// Waits until nobody else who came before holds `key`.
     pub(super) fn lock(&self, key: &K) -> Guard<'_, K> {
-        let held = self.held();
-        let mut held =
-            self.released.wait_while(held, |held| held.contains(key)).unwrap_or_else(PoisonError::into_inner);
-        held.insert(key.clone());
+        let mut queues = self.queues();
+        let queue = queues.entry(key.clone()).or_default();
+        let mine = queue.next;
+        queue.next += 1;
+        let waits =
+            |queues: &mut BTreeMap<K, Queue>| queues.get(key).is_some_and(|queue| queue.serving != mine);
+        drop(self.released.wait_while(queues, waits).unwrap_or_else(PoisonError::into_inner));
         Guard { locks: self, key: key.clone() }
     }
 }
 
 impl<K: Ord> Locks<K> {
-    fn held(&self) -> MutexGuard<'_, BTreeSet<K>> {
-        // The set is consistent between any two of its operations.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queues(&self) -> MutexGuard<'_, BTreeMap<K, Queue>> {
+        // The map is consistent between any two of its operations.
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<K: Ord> Drop for Guard<'_, K> {
     fn drop(&mut self) {
-        self.locks.held().remove(&self.key);
+        let mut queues = self.locks.queues();
+        if let Some(queue) = queues.get_mut(&self.key) {
+            queue.serving += 1;
+            if queue.serving == queue.next {
+                queues.remove(&self.key);
+            }
+        }
+        drop(queues);
         self.locks.released.notify_all();
     }
 }
@@ -68,6 +89,31 @@ mod tests {
                 });
             }
         });
-        assert!(locks.held().is_empty());
+        assert!(locks.queues().is_empty());
+    }
+
+    /// L3, L7.
+    #[test]
+    fn who_comes_first_is_served_first() {
+        let locks = Locks::new();
+        let order = Mutex::new(Vec::new());
+        let waiting = |n: u64| {
+            while locks.queues()[&0].next != n {
+                std::thread::yield_now()
+            }
+        };
+        std::thread::scope(|scope| {
+            let first = locks.lock(&0);
+            for i in 0..5 {
+                let (locks, order) = (&locks, &order);
+                scope.spawn(move || {
+                    let _guard = locks.lock(&0);
+                    order.lock().unwrap().push(i);
+                });
+                waiting(i + 2);
+            }
+            drop(first);
+        });
+        assert_eq!(order.into_inner().unwrap(), [0, 1, 2, 3, 4]);
     }
 }

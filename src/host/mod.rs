@@ -163,8 +163,8 @@ impl Host {
         Ok(())
     }
 
-    /// Says why what is there is not to be served at all, or with `None` that it may be: what it has is neither looked
-    /// at nor touched, and stays (D4).
+    /// Says why what is there is not to be served at all, or with `None` that it may be: what it has is not touched, and
+    /// stays (D4). Pods that have some of it mounted still can be [unmounted](Self::unpublish).
     pub fn refuse(&self, disk: &str, why: Option<String>) -> Result<()> {
         self.slot(disk)?.lock().refused = why;
         Ok(())
@@ -244,6 +244,11 @@ impl Host {
         self.disks.iter().filter_map(|slot| slot.get().ok()).collect()
     }
 
+    /// The disks that belong where they are, those that are refused among them.
+    fn right(&self) -> Vec<Arc<Disk>> {
+        self.disks.iter().filter_map(|slot| slot.lock().right().ok()).collect()
+    }
+
     fn unavailable(&self) -> Option<Error> {
         self.disks.iter().find_map(|slot| slot.get().err())
     }
@@ -285,9 +290,15 @@ impl Slot {
 impl Serving {
     fn accepted(&self) -> Result<Arc<Disk>> {
         let disk = self.disk.clone()?;
-        if let Some(why) = &self.refused {
-            return Err(Error::DiskUnavailable { disk: disk.name().to_owned(), reason: why.clone() });
+        match &self.refused {
+            Some(why) => Err(Error::DiskUnavailable { disk: disk.name().to_owned(), reason: why.clone() }),
+            None => self.right(),
         }
+    }
+
+    /// The disk, if it is the one that belongs here, be it refused or not.
+    fn right(&self) -> Result<Arc<Disk>> {
+        let disk = self.disk.clone()?;
         match &self.expected {
             Some(expected) if expected != disk.id() => Err(Error::DiskUnavailable {
                 disk: disk.name().to_owned(),

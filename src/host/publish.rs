@@ -1,6 +1,7 @@
 //! Volumes into pods, and out again.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Map;
 
@@ -84,14 +85,21 @@ impl Host {
         mounted
     }
 
-    /// Unmounts what was published at a target and removes the target (M4). That nothing is there any more is fine.
+    /// Unmounts what was published at a target and removes the target (M4). That nothing is there any more is fine. Of a
+    /// disk that is [refused](Self::refuse) it is unmounted too, and else nothing is touched: whose journal still has
+    /// the target is found out when the disk is served again.
     ///
     /// # Errors
     /// [`Error::Busy`] while somebody works in that very mount: it stays mounted and published. [`Error::Conflict`] if
     /// what is there is not ours.
     pub fn unpublish(&self, target: &Path) -> Result<()> {
+        self.unpublish_likely(target, None)
+    }
+
+    /// The same, knowing which volume is probably there: if it is, no other one's journal has to be read.
+    pub fn unpublish_likely(&self, target: &Path, likely: Option<&VolumeUid>) -> Result<()> {
         let key = self.targets.key(target)?;
-        let Some(uid) = self.owner(&key)? else {
+        let Some((disk, uid)) = self.owner(&key, likely)? else {
             let _target = self.target_locks.lock(&key);
             return match self.targets.locate(&key)? {
                 None => Ok(()),
@@ -107,9 +115,12 @@ impl Host {
         };
         let _volume = self.volume_locks.lock(&uid);
         let _target = self.target_locks.lock(&key);
-        let (disk, volume) = self.existing(&uid)?;
+        let volume = disk.volume(&uid)?.ok_or_else(|| Error::NotFound(format!("volume {uid}")))?;
         if let Some(target) = self.targets.locate(&key)? {
             clear(&disk, &volume, &target)?;
+        }
+        if self.slot(disk.name())?.get().is_err() {
+            return Ok(());
         }
         let mut record = match volume.record() {
             Ok(record) => record,
@@ -123,14 +134,23 @@ impl Host {
         }
     }
 
-    /// The volume that is, or should be, at a target: by the journals, or by the mount that is there.
-    fn owner(&self, key: &str) -> Result<Option<VolumeUid>> {
+    /// The volume that is, or should be, at a target, and its disk: by the journals, or by the mount that is there.
+    fn owner(&self, key: &str, likely: Option<&VolumeUid>) -> Result<Option<(Arc<Disk>, VolumeUid)>> {
+        let has = |volume: &Volume| volume.record().is_ok_and(|record| record.publishes.contains_key(key));
+        let disks = self.right();
+        if let Some(uid) = likely {
+            for disk in &disks {
+                if disk.volume(uid).is_ok_and(|volume| volume.as_ref().is_some_and(has)) {
+                    return Ok(Some((disk.clone(), uid.clone())));
+                }
+            }
+        }
         let mut volumes = Vec::new();
-        for disk in self.served() {
+        for disk in disks {
             for uid in disk.uids()? {
                 let Ok(Some(volume)) = disk.volume(&uid) else { continue };
-                if volume.record().is_ok_and(|record| record.publishes.contains_key(key)) {
-                    return Ok(Some(uid));
+                if has(&volume) {
+                    return Ok(Some((disk, uid)));
                 }
                 volumes.push((disk.clone(), volume));
             }
@@ -139,7 +159,7 @@ impl Host {
         let Found::Mount(mount) = target.look()? else { return Ok(None) };
         for (disk, volume) in volumes {
             if disk.backing.owns(&volume, &mount)? {
-                return Ok(Some(volume.uid));
+                return Ok(Some((disk, volume.uid)));
             }
         }
         Ok(None)

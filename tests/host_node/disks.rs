@@ -160,3 +160,44 @@ fn a_volume_lives_on_one_disk() {
         );
     });
 }
+
+/// D4, M4, L3.
+#[test]
+fn pods_are_unmounted_from_a_disk_that_was_declared_gone() {
+    on_a_node(|node| {
+        let host = node.host();
+        for i in [1, 2] {
+            host.create("d", &ext4(i)).unwrap();
+        }
+        for (pod, i) in [("p", 1), ("q", 1), ("r", 2)] {
+            host.publish(&node.request(&uid(i), pod, 0, false)).unwrap();
+        }
+        write(&node.target("p", 0), "file", "kept");
+        drop(host);
+        // The node is back, with the pods that it had, and the disk was given up meanwhile.
+        let host = node.next_host();
+        let gone = || Some("it was declared gone".to_owned());
+        host.refuse("d", gone()).unwrap();
+        let before = [1, 2].map(|i| node.record(&uid(i)));
+        assert_error!(host.publish(&node.request(&uid(1), "s", 0, false)), Error::DiskUnavailable { .. });
+        host.unpublish(&node.target("p", 0)).unwrap();
+        host.unpublish_likely(&node.target("q", 0), Some(&uid(2))).unwrap();
+        assert!(host.disks()[0].error.is_some());
+        for _ in 0..2 {
+            host.unpublish(&node.target("r", 0)).unwrap();
+            assert!(!node.target("r", 0).exists());
+        }
+        node.assert_base_line();
+        assert_eq!([1, 2].map(|i| node.record(&uid(i))), before, "what is on the disk stays as it is");
+        // Should it be served again, its journals are brought up to date, and everything is there.
+        host.refuse("d", None).unwrap();
+        let mut dropped: Vec<_> =
+            host.recover().into_iter().flat_map(|(_, recovered)| recovered.unwrap().dropped).collect();
+        dropped.sort();
+        assert_eq!(dropped, ["p", "q", "r"].map(|pod| node.target(pod, 0).display().to_string()));
+        host.publish(&node.request(&uid(1), "p", 0, false)).unwrap();
+        assert_eq!(read(&node.target("p", 0), "file"), "kept");
+        host.unpublish(&node.target("p", 0)).unwrap();
+        node.assert_base_line();
+    });
+}
