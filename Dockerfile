@@ -11,9 +11,9 @@ COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto/ proto/
 COPY tools/cluster/Cargo.toml tools/cluster/
 # Stand-ins for the sources. The other member of the workspace is not built, yet cargo wants to see it.
-RUN mkdir -p src tools/cluster/src tests benches \
+RUN mkdir -p src tools/cluster/src tests benches/node \
     && echo 'fn main() {}' > src/main.rs \
-    && touch src/lib.rs tools/cluster/src/lib.rs tests/host_faults.rs benches/api.rs \
+    && touch src/lib.rs tools/cluster/src/lib.rs tests/host_faults.rs benches/api.rs benches/node/main.rs \
     && cargo build --release --locked --package reservoir --bin reservoir
 
 FROM dependencies AS build

@@ -1,5 +1,5 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything else is a part of them.
-.PHONY: bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e rules bench-api crds help
+.PHONY: bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e rules bench-api crds help bench-node
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1  /p' $(MAKEFILE_LIST) | column -t -l 2
@@ -45,6 +45,10 @@ bench-pods: ## Pods with volumes against pods without, on the demo's cluster
 
 bench-api: ## What the controller costs; SIZE="--volumes 10000 --claims 30000 --pods 30000" for a large one
 	cargo bench --bench api -- $(SIZE)
+
+bench-node: ## What the node's half costs; PART=mounts, memory, life or io for a part of it
+	cargo run --quiet --package reservoir-cluster -- packages
+	cargo bench --bench node -- $(PART)
 
 crds: ## Generates crds/
 	cargo run --quiet -- crds crds

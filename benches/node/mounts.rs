@@ -1,0 +1,74 @@
+//! How long a pod waits for its volume.
+
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use kube::Api;
+use reservoir::api::SharedPersistentVolume;
+
+use crate::agent::{Node, Volume};
+use crate::{ms, row};
+
+/// Calls of the kubelet's that are under way at once, where there are several.
+const AT_ONCE: usize = 8;
+
+pub async fn measure(count: usize) {
+    let node = Node::start().await;
+    let volumes = node.volumes(0..AT_ONCE).await;
+    let (one, keeper) = (&volumes[..1], usize::MAX);
+    // Once for nothing: what is only made the first time is no news.
+    times(&node, &volumes, AT_ONCE, AT_ONCE).await;
+
+    let api: Api<SharedPersistentVolume> = node.cluster.all();
+    let mut gets = Vec::new();
+    for _ in 0..count {
+        let started = Instant::now();
+        api.get(&one[0].name).await.unwrap();
+        gets.push(started.elapsed());
+    }
+    tell("a GET of a volume, which is a part of each publish", gets, "");
+
+    node.publish(&one[0], keeper).await;
+    let (publish, unpublish) = times(&node, one, 1, count).await;
+    tell("publish, the volume is mounted already", publish, "< 5 ms");
+    tell("unpublish, it stays mounted", unpublish, "< 5 ms");
+    let (publish, unpublish) = times(&node, one, AT_ONCE, count).await;
+    tell("publish, 8 at once on a volume that is mounted already", publish, "");
+    tell("unpublish, 8 at once, it stays mounted", unpublish, "");
+    node.unpublish(&one[0], keeper).await;
+
+    let (publish, unpublish) = times(&node, one, 1, count).await;
+    tell("publish, the volume is not mounted", publish, "");
+    tell("unpublish, the last one of a volume", unpublish, "");
+    let (publish, unpublish) = times(&node, one, AT_ONCE, count).await;
+    tell("publish, 8 at once on one volume", publish, "");
+    tell("unpublish, 8 at once on one volume", unpublish, "");
+    let (publish, unpublish) = times(&node, &volumes, AT_ONCE, count).await;
+    tell("publish, 8 at once on 8 volumes", publish, "");
+    tell("unpublish, 8 at once on 8 volumes", unpublish, "");
+}
+
+/// Publishes and unpublishes over and over, each of `at_once` pods its own volume of these; how long each took.
+pub async fn times(
+    node: &Node,
+    volumes: &[Volume],
+    at_once: usize,
+    count: usize,
+) -> (Vec<Duration>, Vec<Duration>) {
+    let pods = (0..at_once).map(|pod| async move {
+        let volume = &volumes[pod % volumes.len()];
+        let mut took = Vec::new();
+        for _ in 0..count.div_ceil(at_once) {
+            took.push((node.publish(volume, pod).await, node.unpublish(volume, pod).await));
+        }
+        took
+    });
+    join_all(pods).await.into_iter().flatten().unzip()
+}
+
+pub fn tell(what: &str, mut times: Vec<Duration>, wanted: &str) {
+    times.sort();
+    let at = |percent: usize| ms(times[(times.len() - 1) * percent / 100]);
+    row(&format!("{what}, p50"), at(50), "");
+    row(&format!("{what}, p99"), at(99), wanted);
+}
