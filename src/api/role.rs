@@ -61,6 +61,7 @@ impl std::fmt::Display for Role {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn r3_names() {
@@ -82,5 +83,21 @@ mod tests {
         assert!(role("eng").covers(&role("eng/ml")));
         assert!(!role("eng/ml").covers(&role("eng")));
         assert!(!role("eng").covers(&role("engx")));
+    }
+
+    proptest! {
+        #[test]
+        fn r3_what_parses_is_a_path_of_plain_components(text in "([a-zA-Z0-9_.*/ -]|\\PC){0,40}") {
+            if let Ok(role) = Role::parse(&text) {
+                prop_assert_eq!(role.as_str(), &text);
+                for part in text.split('/') {
+                    prop_assert!(!part.is_empty() && !part.starts_with(['-', '.', '*']));
+                    prop_assert!(!part.contains(char::is_whitespace));
+                }
+                prop_assert!(role.covers(&role));
+                let below = Role::parse(&format!("{text}/a"));
+                prop_assert!(!below.is_ok_and(|below| below.covers(&role)), "{}", text);
+            }
+        }
     }
 }

@@ -178,8 +178,14 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_survived(text in ".*") {
-            let _ = Size::written(text).bytes();
+        fn any_text_is_survived_and_what_is_a_size_can_be_counted(
+            text in "[-+]?[0-9]{0,20}(\\.[0-9]{0,20})?([eE][-+]?[0-9]{0,3})?(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E)?|.*"
+        ) {
+            if let Ok(bytes) = Size::written(text.clone()).bytes() {
+                prop_assert!((1..=i64::MAX as u64).contains(&bytes), "{text}");
+                prop_assert!(text.is_ascii() && !text.starts_with('-'));
+                prop_assert_eq!(Size::from_bytes(bytes).bytes(), Ok(bytes));
+            }
         }
     }
 }

@@ -123,6 +123,8 @@ fn rename(block: &[u8], decoder: &mut Decoder<'_>, encoder: &mut Encoder<'_>) ->
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
@@ -182,6 +184,21 @@ mod tests {
             vec![0xff; 9],
         ] {
             assert!(passed(&[wrong]).await.is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_frames_are_survived(
+            frames in proptest::collection::vec(
+                (prop_oneof![Just(HEADERS), Just(CONTINUATION), any::<u8>()], any::<u8>(), proptest::collection::vec(any::<u8>(), 0..40)),
+                0..6,
+            ),
+            rest in proptest::collection::vec(any::<u8>(), 0..12),
+        ) {
+            let mut frames: Vec<_> = frames.iter().map(|(kind, flags, payload)| frame(*kind, *flags, payload)).collect();
+            frames.push(rest);
+            let _ = futures::executor::block_on(passed(&frames));
         }
     }
 }

@@ -159,3 +159,97 @@ fn is_name(text: &str) -> bool {
         && text.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
         && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::csi::proto::csi::volume_capability::{BlockVolume, MountVolume};
+
+    const UID: &str = "0f3c8a52-6d1e-4b7a-9c55-2e8d4f6a1b03";
+
+    /// What might be a path: mostly of the pieces that make one, and make it another one than it seems.
+    fn paths() -> impl Strategy<Value = String> {
+        prop_oneof!["(/|\\.\\.|\\.|a|b|\\x00|\n|/\\.\\./){0,12}", ".*"]
+    }
+
+    /// What might be said of a pod.
+    fn words() -> impl Strategy<Value = String> {
+        prop_oneof![Just(UID.to_owned()), "[a-z0-9.-]{0,8}", "[a-zA-Z0-9./\n]{0,8}", ".*"]
+    }
+
+    /// A request, which has no `Debug` of its own: there may be secrets in it.
+    struct Shown(NodePublishVolumeRequest);
+
+    impl std::fmt::Debug for Shown {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "{:?} at {:?}", self.0.volume_id, self.0.target_path)
+        }
+    }
+
+    prop_compose! {
+        fn requests()(
+            ids in prop_oneof![Just(format!("{UID}.{UID}")), words()],
+            target_path in paths(),
+            capability in any::<Option<(Option<bool>, Option<i32>)>>(),
+            mode in 0..9i32,
+            mount in prop_oneof![Just(MountVolume::default()), words().prop_map(|word| MountVolume {
+                mount_flags: vec![word], ..Default::default()
+            })],
+            pod in [words(), words(), words()],
+            others in proptest::collection::hash_map(words(), words(), 0..3),
+            readonly in any::<bool>(),
+        ) -> Shown {
+            let [name, namespace, uid] = pod;
+            let of_pod = [("name", name), ("namespace", namespace), ("uid", uid), ("serviceAccount.tokens", "t".into())];
+            let of_pod = of_pod.map(|(key, value)| (format!("{KUBELET_PREFIX}pod.{key}"), value));
+            Shown(NodePublishVolumeRequest {
+                volume_id: ids,
+                target_path,
+                readonly,
+                volume_context: others.into_iter().chain(of_pod).collect(),
+                volume_capability: capability.map(|(block, unknown)| VolumeCapability {
+                    access_mode: Some(AccessMode { mode: unknown.unwrap_or(mode) }),
+                    access_type: block.map(|block| match block {
+                        true => AccessType::Block(BlockVolume {}),
+                        false => AccessType::Mount(mount.clone()),
+                    }),
+                }),
+                ..Default::default()
+            })
+        }
+    }
+
+    /// A plain absolute path below the root.
+    fn is_plain(path: &Path) -> bool {
+        let text = path.to_str().unwrap();
+        let parts = text.strip_prefix('/').unwrap().split('/');
+        text.len() <= PATH_LIMIT
+            && !text.contains(char::is_control)
+            && parts.into_iter().all(|part| !["", ".", ".."].contains(&part))
+    }
+
+    proptest! {
+        /// M7, S16, S17.
+        #[test]
+        fn what_is_let_through_is_plain(Shown(request) in requests()) {
+            let target = request.target_path.clone();
+            if let Ok(publish) = publish(request) {
+                prop_assert!(is_plain(&publish.target), "{target:?}");
+                prop_assert!([&publish.pod.uid, &publish.pod.namespace, &publish.pod.name].map(|w| is_name(w)) == [true; 3]);
+                prop_assert!(!publish.volume_context.keys().any(|key| key.starts_with(KUBELET_PREFIX)));
+                prop_assert_eq!(publish.handle.to_string().len(), 73);
+            }
+        }
+
+        /// M7, S16.
+        #[test]
+        fn one_place_has_one_spelling(text in paths()) {
+            if let Ok(place) = path("target_path", &text) {
+                prop_assert!(is_plain(&place), "{text:?}");
+                prop_assert_eq!(path("target_path", place.to_str().unwrap()).unwrap(), place);
+            }
+        }
+    }
+}

@@ -63,6 +63,7 @@ pub(super) fn attributes(options: &[MountOption], read_only: bool) -> MountAttrF
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// V12.
     #[test]
@@ -79,5 +80,15 @@ mod tests {
         let attributes = attributes(&[MountOption::Noatime], false);
         assert!(attributes.contains(MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV));
         assert!(!attributes.contains(MountAttrFlags::MOUNT_ATTR_RDONLY));
+    }
+
+    proptest! {
+        /// V12.
+        #[test]
+        fn what_parses_is_written_the_same(text in "(no|strict)?(atime|diratime|exec|symfollow|suid)?|\\PC{0,12}") {
+            if let Ok(option) = text.parse::<MountOption>() {
+                prop_assert_eq!(serde_json::to_value(option).unwrap(), text);
+            }
+        }
     }
 }

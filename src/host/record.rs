@@ -249,6 +249,7 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -335,5 +336,65 @@ mod tests {
             record.publishes.insert(format!("/{i}"), Published { pod, ..one.clone() });
         }
         assert_eq!(record.users(), "n/m, n/p0, n/p1 and 3 more");
+    }
+
+    prop_compose! {
+        fn record()(
+            sizes in any::<(u64, Option<u64>)>(),
+            flags in any::<[bool; 4]>(),
+            texts in any::<[String; 3]>(),
+            labels in proptest::collection::btree_map(any::<String>(), any::<String>(), 0..4),
+            root in any::<(Option<u32>, Option<u32>)>(),
+            adopt in any::<Option<String>>(),
+            publishes in proptest::collection::btree_map(any::<String>(), any::<([String; 4], bool)>(), 0..4),
+            later in any::<Option<u64>>(),
+        ) -> Record {
+            let [name, role, reservation] = texts;
+            let spec = VolumeSpec {
+                uid: UID.parse().unwrap(), name, role, reservation, size_bytes: sizes.0,
+                fs_type: if flags[0] { FsType::Xfs } else { FsType::Ext4 }, raw: flags[1], shared: flags[2], adopt,
+                labels, gid: root.0, mode: root.1, mount_options: vec![MountOption::Noexec],
+            };
+            let extra: Map<String, Value> = later.map(|n| ("later".to_owned(), n.into())).into_iter().collect();
+            let published = |([uid, namespace, name, claim_uid], read_only): ([String; 4], bool)| {
+                Published { pod: Pod { uid, namespace, name }, claim_uid, read_only, extra: extra.clone() }
+            };
+            let publishes = publishes.into_iter().map(|(at, by)| (at, published(by))).collect();
+            let resizing = sizes.1;
+            Record { fenced: flags[3], resizing, publishes, extra: extra.clone(), ..Record::new(spec) }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(record in record()) {
+            let read = Record::parse(&record.spec.uid, &record.to_bytes().unwrap());
+            prop_assert_eq!(read, Ok(record));
+        }
+
+        /// V10, V9.
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let read = Record::parse(&UID.parse().unwrap(), &bytes);
+            let refused = matches!(read, Err(Error::Corrupt { .. } | Error::Unsupported(_)));
+            prop_assert!(refused);
+        }
+
+        /// V10, S4: what was damaged is refused, or is still a whole record of this volume.
+        #[test]
+        fn any_damage_is_survived(
+            record in record(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()
+        ) {
+            let mut bytes = record.to_bytes().unwrap();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            if cut {
+                bytes.truncate(at);
+            }
+            if let Ok(read) = Record::parse(&record.spec.uid, &bytes) {
+                prop_assert!(read.version <= VERSION && read.spec.uid == record.spec.uid);
+                prop_assert_eq!(Record::parse(&read.spec.uid, &read.to_bytes().unwrap()), Ok(read));
+            }
+        }
     }
 }

@@ -75,6 +75,11 @@ impl Targets {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     /// M7, S12.
@@ -95,6 +100,24 @@ mod tests {
             "/proc/\0",
         ] {
             assert!(matches!(targets.key(Path::new(path)), Err(Error::InvalidArgument(_))), "{path:?}");
+        }
+    }
+
+    proptest! {
+        /// M7, S12, S16.
+        #[test]
+        fn a_key_is_one_plain_path_beneath_the_root(
+            bytes in "(/proc)?(/|\\.|a|\\x00|\n|\u{fc}|/\\.\\./){0,12}".prop_map(String::into_bytes)
+                .boxed().prop_union(proptest::collection::vec(any::<u8>(), 0..40).boxed())
+        ) {
+            let targets = Targets::open(Path::new("/proc")).unwrap();
+            if let Ok(key) = targets.key(Path::new(OsStr::from_bytes(&bytes))) {
+                let inside = key.strip_prefix("/proc/").unwrap();
+                prop_assert!(inside.split('/').all(|name| !["", ".", ".."].contains(&name)), "{key:?}");
+                prop_assert!(!key.contains('\0'));
+                prop_assert_eq!(targets.key(Path::new(&key)), Ok(key.clone()));
+                prop_assert!(!matches!(targets.locate(&key), Err(Error::InvalidArgument(_))));
+            }
         }
     }
 }
