@@ -123,6 +123,9 @@ fn volume(i: u32, fs_type: FsType, size_bytes: u64) -> VolumeSpec {
         labels: Default::default(),
         gid: None,
         mode: None,
+        reservations: vec![],
+        recover: None,
+        erase_policy: None,
         mount_options: Vec::new(),
     }
 }

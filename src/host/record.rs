@@ -354,6 +354,7 @@ mod tests {
                 uid: UID.parse().unwrap(), name, role, reservation, size_bytes: sizes.0,
                 fs_type: if flags[0] { FsType::Xfs } else { FsType::Ext4 }, raw: flags[1], shared: flags[2], adopt,
                 labels, gid: root.0, mode: root.1, mount_options: vec![MountOption::Noexec],
+                reservations: vec![], recover: None, erase_policy: None,
             };
             let extra: Map<String, Value> = later.map(|n| ("later".to_owned(), n.into())).into_iter().collect();
             let published = |([uid, namespace, name, claim_uid], read_only): ([String; 4], bool)| {
