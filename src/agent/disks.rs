@@ -41,7 +41,7 @@ pub(super) struct Disks {
 }
 
 /// So many orphans of a disk are told of; the others take room as other files do.
-const MOST_ORPHANS: usize = 500;
+const MOST_ORPHANS: usize = 128;
 
 /// What is on the disks.
 struct Measured {
@@ -82,27 +82,11 @@ impl Disks {
         self.places.set(&objects);
         let measured = self.measure().await;
         let mut held = self.take_stock(&measured, &objects).await?;
-        for mut disk in measured.disks {
-            let Some(entry) = self.entries.iter().find(|entry| entry.name == disk.name) else { continue };
-            let Some(object) = objects.get(&disk.name) else { continue };
-            let object = match disk.id.clone() {
-                Some(id) if id != object.spec.disk_id => {
-                    disk.error = Some(other_disk(object, entry, &id));
-                    object.clone()
-                }
-                Some(id) if !same(&object.spec, spec(&self.node, entry, &id)) => {
-                    let object = NodeDisk::new(&object.name_any(), spec(&self.node, entry, &id));
-                    cluster::apply(&api, &object, AGENT_MANAGER).await?
-                }
-                // Or it cannot even be read whose it is: only what is known already is marked.
-                Some(_) | None => object.clone(),
-            };
-            let mut held = held.remove(&disk.name).unwrap_or_default();
-            if disk.error.is_none() {
-                let name = object.name_any();
-                held.unconfigured = reservations::keep(&self.client, &name, &entry.reservations).await?;
-            }
-            write(&api, &object, &disk, &held).await?;
+        let mut failed = Ok(());
+        for disk in measured.disks {
+            let (Some(object), held) = (objects.get(&disk.name), held.remove(&disk.name)) else { continue };
+            // One that cannot be told of keeps no other from being told of.
+            failed = failed.and(self.tell_of(&api, object, disk, held.unwrap_or_default()).await);
         }
         for object in &mine {
             if !objects.values().any(|ours| ours.uid() == object.uid()) {
@@ -112,7 +96,34 @@ impl Disks {
                 tell(&api, object, object.status.clone().unwrap_or_default(), verdict).await?;
             }
         }
-        Ok(())
+        failed
+    }
+
+    async fn tell_of(
+        &self,
+        api: &Api<NodeDisk>,
+        object: &NodeDisk,
+        mut disk: DiskReport,
+        mut held: Held,
+    ) -> Result<(), cluster::Error> {
+        let Some(entry) = self.entries.iter().find(|entry| entry.name == disk.name) else { return Ok(()) };
+        let object = match disk.id.clone() {
+            Some(id) if id != object.spec.disk_id => {
+                disk.error = Some(other_disk(object, entry, &id));
+                object.clone()
+            }
+            Some(id) if !same(&object.spec, spec(&self.node, entry, &id)) => {
+                let object = NodeDisk::new(&object.name_any(), spec(&self.node, entry, &id));
+                cluster::apply(api, &object, AGENT_MANAGER).await?
+            }
+            // Or it cannot even be read whose it is: only what is known already is marked.
+            Some(_) | None => object.clone(),
+        };
+        if disk.error.is_none() {
+            let name = object.name_any();
+            held.unconfigured = reservations::keep(&self.client, &name, &entry.reservations).await?;
+        }
+        write(api, &object, &disk, &held).await
     }
 
     /// Looks what is there; a disk that is served for the first time is taken over.

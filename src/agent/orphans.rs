@@ -8,8 +8,21 @@ use crate::api::{
 };
 use crate::host::{self, Record, VolumeReport};
 
-/// Everything that its journal knows, so that nothing has to be guessed when it becomes a volume again.
+/// What is told of one takes no more than this: all of them are in one object, which the API server keeps to 1.5 MiB.
+const MOST_BYTES: usize = 8 << 10;
+
+/// Everything that its journal knows, so that nothing has to be guessed when it becomes a volume again; without the labels
+/// where these are too many.
 pub(super) fn orphan(report: &VolumeReport) -> Orphan {
+    let mut orphan = told(report);
+    if json!(orphan).to_string().len() > MOST_BYTES {
+        orphan.labels.clear();
+        orphan.reservations.iter_mut().for_each(|reservation| reservation.labels.clear());
+    }
+    orphan
+}
+
+fn told(report: &VolumeReport) -> Orphan {
     let uid = report.uid.as_str().to_owned();
     match &report.record {
         Ok(record) => Orphan {

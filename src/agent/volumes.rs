@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use kube::api::ListParams;
 use kube::runtime::controller::Action;
 use kube::{Api, Client, Resource, ResourceExt};
 
@@ -262,13 +263,13 @@ fn wanted(
     Ok((disk(volume, ctx)?, spec))
 }
 
-/// Refuses to recover data that has an object still: the journal knows the name that it has, and no object of a UID ever
-/// comes back (X6).
+/// Refuses to recover data that has an object still; no object of a UID ever comes back (X6).
 async fn ensure_orphan(disk: &str, spec: &VolumeSpec, ctx: &Context) -> host::Result<()> {
     let Some(from) = spec.recover.clone() else { return Ok(()) };
     let (disk, uid) = (disk.to_owned(), from.clone());
-    let Some(record) = blocking(ctx, move |host| host.look(&disk, &uid)).await? else { return Ok(()) };
-    let name = &record.spec.name;
+    if blocking(ctx, move |host| host.look(&disk, &uid)).await?.is_none() {
+        return Ok(());
+    }
     let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     let unknown = |error: cluster::Error| {
         host::Error::Unsupported(format!(
@@ -276,11 +277,14 @@ async fn ensure_orphan(disk: &str, spec: &VolumeSpec, ctx: &Context) -> host::Re
             telemetry::chain(&error)
         ))
     };
-    match cluster::get(&api, name).await.map_err(unknown)? {
-        Some(owner) if owner.uid().as_deref() == Some(from.as_str()) => Err(host::Error::Conflict(format!(
-            "the data of {from} is that of SharedPersistentVolume {name}, which is there: claim that one"
+    // By its UID: the name in the journal is that of whoever had the data before, when it was being inherited.
+    let all = cluster::list(&api, &ListParams::default()).await.map_err(unknown)?;
+    match all.iter().find(|owner| owner.metadata.uid.as_deref() == Some(from.as_str())) {
+        Some(owner) => Err(host::Error::Conflict(format!(
+            "the data of {from} is that of SharedPersistentVolume {}, which is there: claim that one",
+            owner.name_any()
         ))),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

@@ -67,6 +67,8 @@ pub mod reason {
     pub const NO_RESERVATION: &str = "NoReservation";
     /// Volume: reservations of its role exist, none has that many bytes left (V1).
     pub const RESERVATION_FULL: &str = "ReservationFull";
+    /// Volume: the data that it is to recover has an object still (X6).
+    pub const NO_ORPHAN: &str = "NoOrphan";
     /// Volume: the reservation is on a disk that cannot, or is not allowed to, do what the volume asks for (D2, V8).
     pub const WRONG_DISK: &str = "WrongDisk";
     /// Volume: the node's agent is allocating and formatting it.

@@ -69,7 +69,8 @@ impl<K: Kind + Owned> Commits<K> {
         decide: impl Fn(&K) -> Result<Option<K::Status>, R>,
     ) -> Result<Option<Result<(), R>>, Error> {
         let place = Place::take(&self.0, name);
-        let mut turn = place.turn.batch.lock().await;
+        let row = place.turn.clone();
+        let mut turn = row.batch.lock().await;
         let mut batch = match turn.take() {
             Some(batch) => batch,
             None => match get(api, name).await? {
@@ -91,9 +92,10 @@ impl<K: Kind + Owned> Commits<K> {
             let (told, written) = oneshot::channel();
             batch.waiting.push(told);
             *turn = Some(batch);
-            // Whoever is left to write has to find itself the last one.
-            drop(turn);
+            // Whoever is left to write has to find itself the last one; and what is left behind goes with the row.
             drop(place);
+            drop(turn);
+            drop(row);
             // Nobody writes it when those behind were dropped.
             written.await.unwrap_or_else(|_| Err(Error::Conflict(format!("{} {name}", K::kind(&())))))
         };

@@ -117,12 +117,12 @@ pub async fn write_status<K: Kind + Owned>(
     current: &K,
     desired: &K::Status,
     manager: &str,
-) -> Result<bool, Error> {
+) -> Result<Option<K>, Error> {
     let name = current.name_any();
     let before = current.status().map_or(Value::Null, |status| K::part_of(manager, status));
     let desired = K::part_of(manager, desired);
     if before == desired {
-        return Ok(false);
+        return Ok(None);
     }
     let patch = json!({
         "apiVersion": K::api_version(&()),
@@ -131,11 +131,12 @@ pub async fn write_status<K: Kind + Owned>(
         "status": desired,
     });
     let params = PatchParams::apply(manager).force();
-    api.patch_status(&name, &params, &Patch::Apply(&patch))
+    let written = api
+        .patch_status(&name, &params, &Patch::Apply(&patch))
         .await
         .map_err(|e| Error::new::<K>("write the status of", &name, e))?;
     tracing::debug!(kind = %K::kind(&()), name, "status written");
-    Ok(true)
+    Ok(Some(written))
 }
 
 /// Reads an object by quorum; `None`: there is none.

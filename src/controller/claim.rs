@@ -152,7 +152,11 @@ async fn bound(
         )
     };
     Ok(match bound {
-        Some(Ok(())) => cluster::get(&volumes, &name).await?.map(Arc::new).ok_or_else(gone),
+        // Another volume may have the name by now.
+        Some(Ok(())) => {
+            let now = cluster::get(&volumes, &name).await?.filter(|v| bind::is_bound(v, claim));
+            now.map(Arc::new).ok_or_else(gone)
+        }
         Some(Err(why)) => Err(why),
         None => Err(gone()),
     })

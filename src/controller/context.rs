@@ -206,8 +206,11 @@ impl Context {
         K: cluster::Kind + Owned,
         K::Status: Conditions,
     {
-        if cluster::write_status(api, current, desired, CONTROLLER_MANAGER).await? {
-            if let (Some(uid), Some(version)) = (current.uid(), current.resource_version()) {
+        if let Some(written) = cluster::write_status(api, current, desired, CONTROLLER_MANAGER).await? {
+            // What the server takes for no change brings no event, and is no later version.
+            if let (Some(uid), Some(version)) = (current.uid(), current.resource_version())
+                && written.resource_version().as_ref() != Some(&version)
+            {
                 self.replaced().insert(uid, version);
             }
             let before = current.status().map_or(&[][..], Conditions::conditions);

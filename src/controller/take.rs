@@ -158,8 +158,9 @@ async fn refine(
     if let Err(why) = charge(&roles, &entry, Some(&role), ctx).await? {
         return Ok(why.map_or(Taken::Later, Taken::Wait));
     }
-    let carve = |parent: &DiskReservation| match ours(parent) {
-        true => reserve::refine(reservation, Some(parent)),
+    // From the very one that was looked at: what is said of where the bytes are is said of that.
+    let carve = |now: &DiskReservation| match now.metadata.uid == parent.metadata.uid {
+        true => reserve::refine(reservation, Some(now)),
         false => reserve::refine(reservation, None),
     };
     Ok(match change(name, ctx, carve).await? {

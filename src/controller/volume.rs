@@ -1,8 +1,9 @@
 //! Volumes: CREATE, and how they stand (V1, V6, X1).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
+use kube::api::ListParams;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 
@@ -216,10 +217,20 @@ async fn take(
         Ok(entry) => entry,
         Err(why) => return Ok(Err(why)),
     };
+    if let Some(owner) = owner_of_what_it_recovers(volume, ctx).await? {
+        return Ok(Err(Verdict::no(
+            reason::NO_ORPHAN,
+            format!(
+                "the data that it is to recover is that of volume {owner}, which is there: claim that one"
+            ),
+        )));
+    }
     let name = match create::choose(volume, &refs(&reservations), &refs(&disks)) {
         Ok(reservation) => reservation.name_any(),
         Err(why) => return Ok(Err(why)),
     };
+    // What has the line is what was decided on last, whatever a cache has under that name.
+    let home = Mutex::new(None);
     let taken = ctx
         .commits
         .reservations
@@ -237,17 +248,31 @@ async fn take(
                     format!("{name} has {} left", Size::from_bytes(short.free)),
                 )
             })?;
+            *home.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(reservation.clone()));
             Ok(Some(with_ledger(DiskReservationStatus { volumes, ..status })))
         })
         .await?;
     Ok(match taken {
         Some(Ok(())) => {
-            let found = reservations.into_iter().find(|r| r.name_any() == name);
-            found.map(|found| (found, entry.size)).ok_or_else(gone)
+            let home = home.into_inner().unwrap_or_else(PoisonError::into_inner);
+            home.map(|home| (home, entry.size)).ok_or_else(gone)
         }
         Some(Err(why)) => Err(why),
         None => Err(gone()),
     })
+}
+
+/// The volume that has the data which this one is to recover, by quorum: then it is no orphan, and its line in the ledger
+/// nobody else's (X6).
+async fn owner_of_what_it_recovers(
+    volume: &SharedPersistentVolume,
+    ctx: &Context,
+) -> Result<Option<String>, Error> {
+    let Some(recover) = &volume.spec.recover else { return Ok(None) };
+    let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
+    let all = cluster::list(&api, &ListParams::default()).await?;
+    let owner = all.iter().find(|owner| owner.metadata.uid.as_ref() == Some(&recover.uid));
+    Ok(owner.map(ResourceExt::name_any))
 }
 
 fn gone() -> Verdict {

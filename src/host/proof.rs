@@ -46,7 +46,7 @@ pub(super) const ROOM: u64 = 4 * SIZE;
 pub(super) fn attempt(disk: &Disk) -> Enforcement {
     let Some(fs_type) = disk.backing.scratch() else { return Enforcement::Whole };
     let outcome = try_out(disk, fs_type).unwrap_or_else(|error| match error {
-        Error::NoSpace { .. } => Enforcement::Untried,
+        Error::NoSpace { .. } | Error::Io { source: Errno::NOSPC | Errno::DQUOT, .. } => Enforcement::Untried,
         error => {
             Enforcement::Broken(format!("whether a writer is stopped at a limit cannot be tried: {error}"))
         }

@@ -1,9 +1,11 @@
 //! The room of data that has no object any more: it is kept for the reservation that had it, and for nobody else (X6,
 //! S14).
 
+use std::collections::BTreeMap;
+
 use kube::ResourceExt;
 
-use crate::api::{DiskReservation, NodeDisk, NodeDiskStatus, Orphan, Reserved};
+use crate::api::{DiskReservation, NodeDisk, NodeDiskStatus, Reserved};
 
 /// Bytes of a disk that are kept for orphans whose reservation its ledger does not have.
 pub fn held(disk: &NodeDisk) -> u64 {
@@ -22,16 +24,24 @@ pub fn held_for(disk: &NodeDisk, reservation: &DiskReservation) -> u64 {
 }
 
 fn sum(status: &NodeDiskStatus, whose: impl Fn(&Reserved) -> bool) -> u64 {
-    let there =
-        |of: &Reserved| status.reservations.iter().any(|line| line.name == of.name && line.role == of.role);
-    let kept = |orphan: &&Orphan| orphan.reservations.last().is_some_and(|of| !there(of) && whose(of));
-    let sizes = status.orphans.iter().filter(kept).map(|orphan| orphan.size.bytes().unwrap_or(u64::MAX));
-    sizes.fold(0, u64::saturating_add)
+    let mut lost: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for orphan in &status.orphans {
+        if let Some(of) = orphan.reservations.last().filter(|of| whose(of)) {
+            let bytes = lost.entry((&of.name, &of.role)).or_default();
+            *bytes = bytes.saturating_add(orphan.size.bytes().unwrap_or(u64::MAX));
+        }
+    }
+    let beside_its_line = |((name, role), bytes): (_, u64)| {
+        let lines = status.reservations.iter().filter(|line| line.name == name && line.role == role);
+        bytes.saturating_sub(lines.map(|line| line.size.bytes_or_zero()).sum())
+    };
+    lost.into_iter().map(beside_its_line).fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::Orphan;
     use crate::plan::testing::*;
 
     #[test]
@@ -46,13 +56,14 @@ mod tests {
         let role = status.reservations[0].role.clone();
         status.orphans = vec![
             orphan("eng", "eng", 30),
-            orphan("there", &role, 20),
+            orphan("there", &role, 15),
+            orphan("there", &role, 7),
             Orphan { size: gi(5), ..Default::default() },
         ];
         assert_eq!(
             held(&disk),
-            30 << 30,
-            "one in a reservation that stands is in its line, one of nobody is others' files"
+            (30 + 2) << 30,
+            "those of a reservation that stands are in its line, as far as that goes; one of nobody is others' files"
         );
         assert_eq!(held_for(&disk, &reservation("eng", "eng", 30)), 30 << 30);
         for (name, role) in [("eng", "ops"), ("other", "eng")] {
