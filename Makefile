@@ -1,5 +1,5 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything else is a part of them.
-.PHONY: bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e rules bench-api crds help bench-node
+.PHONY: bench-btrfs bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e rules bench-api crds help bench-node
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1  /p' $(MAKEFILE_LIST) | column -t -l 2
@@ -28,7 +28,7 @@ test-agent: ## The node's half: faults at every call that changes something, csi
 	cargo run --quiet --package reservoir-cluster -- packages
 	cargo test --test host_faults
 	cargo test --test csi_sanity -- --ignored --nocapture
-	cargo test --test host_node -- --ignored --nocapture --test-threads=1 long:: btrfs::
+	cargo test --test host_node -- --ignored --nocapture --test-threads=1 long::
 
 test-qemu: ## The node's disks on Debian's own kernel, in a guest of QEMU without KVM; then its power is cut 25 times
 	cargo run --quiet --package reservoir-cluster -- qemu
@@ -49,6 +49,10 @@ bench-api: ## What the controller costs; SIZE="--volumes 10000 --claims 30000 --
 bench-node: ## What the node's half costs; PART=mounts, memory, life or io for a part of it
 	cargo run --quiet --package reservoir-cluster -- packages
 	cargo bench --bench node -- $(PART)
+
+bench-btrfs: ## A btrfs volume's I/O against the bare file system
+	cargo run --quiet --package reservoir-cluster -- packages
+	cargo test --test host_node -- --ignored --nocapture btrfs::
 
 crds: ## Generates crds/
 	cargo run --quiet -- crds crds
