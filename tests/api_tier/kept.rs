@@ -288,11 +288,10 @@ async fn x6_data_is_recovered_once_for_its_own_role_and_not_while_it_has_an_obje
         )
     };
     cluster.apply_text(&recovering("thief", "role: eng")).await;
-    let said = until_reason(&volumes, "thief", "BackingFailed").await;
-    assert!(
-        said.contains("is that of SharedPersistentVolume data, which is there: claim that one"),
-        "{said}"
-    );
+    let said = until_reason(&volumes, "thief", "NoOrphan").await;
+    assert!(said.contains("is that of volume data, which is there: claim that one"), "{said}");
+    let ledger = cluster.all::<DiskReservation>().get("eng").await.unwrap().status.unwrap().volumes;
+    assert_eq!(ledger.iter().map(|line| &line.uid).collect::<Vec<_>>(), [&uid], "the line stays whose it is");
     let changed = recovering("thief", "role: eng").replace(&uid, "00112233-4455-6677-8899-aabbccddeeff");
     let refused = cluster.try_apply(&changed).await.unwrap_err().to_string();
     assert!(refused.contains("what a volume recovers cannot be changed"), "{refused}");
