@@ -210,18 +210,12 @@ impl Btrfs {
         }
     }
 
-    /// The devices under which the kernel shows files of the volume; `None` while something in it is being moved.
-    fn devices(&self, volume: &Volume, data: &OwnedFd) -> Result<Option<Vec<Device>>> {
+    /// The devices under which the kernel shows files of the volume; `None` if one in it was just removed.
+    fn devices(&self, data: &OwnedFd) -> Result<Option<Vec<Device>>> {
         let mut devices = vec![Device::of(data)?];
-        let id = Filesystem::number(data)?;
-        for path in self.fs.inside(id)? {
-            match beneath::open(data, path, OFlags::PATH | OFlags::DIRECTORY) {
-                Ok(inner) => devices.push(Device::of(&inner)?),
-                Err(Errno::NOENT) => return Ok(None),
-                Err(error) => {
-                    return Err(error).context(|| format!("look at a subvolume in volume {}", volume.uid));
-                }
-            }
+        for id in self.fs.within(Filesystem::number(data)?)? {
+            let Some(subvolume) = self.fs.subvolume(id)? else { return Ok(None) };
+            devices.push(Device::of(&subvolume)?);
         }
         Ok(Some(devices))
     }
@@ -324,7 +318,7 @@ impl Backing for Btrfs {
     fn release(&self, volume: &Volume) -> Result<bool> {
         let Some(data) = data(volume)? else { return Ok(false) };
         let place: PathBuf = mounts::place(&volume.dir)?.path.join(DATA);
-        let Some(devices) = self.devices(volume, &data)? else { return Ok(true) };
+        let Some(devices) = self.devices(&data)? else { return Ok(true) };
         let mounted = |mount: &Mount| mount.device == self.device && mount.root.starts_with(&place);
         let open = |file: OpenFile| devices.contains(&file.filesystem);
         Ok(loopdev::any_bound(|status| devices.contains(&Device::from_raw(status.device)))?

@@ -5,9 +5,7 @@
 //! has the limit. The kernel puts a new subvolume into the groups of the one in which it is made.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -80,7 +78,7 @@ impl Filesystem {
 
     /// The number of the subvolume that a file is in.
     pub(super) fn number(file: impl AsFd) -> Result<u64> {
-        Ok(sys::btrfs_lookup(file, 0, ROOT_DIRECTORY).context(|| "ask for the number of a subvolume")?.0)
+        sys::btrfs_lookup(file, ROOT_DIRECTORY).context(|| "ask for the number of a subvolume")
     }
 
     /// How the kernel counts now.
@@ -169,19 +167,18 @@ impl Filesystem {
             .context(|| format!("limit subvolume {volume} to {bytes} bytes"))
     }
 
-    /// The paths of the subvolumes inside one, from its root; outer ones first.
-    pub(super) fn inside(&self, volume: u64) -> Result<Vec<PathBuf>> {
-        let links = self.links()?;
-        let mut paths = BTreeMap::from([(volume, PathBuf::new())]);
-        for id in within(volume, &links).into_iter().rev().filter(|id| *id != volume) {
-            let (link, context) = (&links[&id], || "ask where a subvolume is");
-            let (_, directory) =
-                sys::btrfs_lookup(&self.root, link.parent, link.directory).context(context)?;
-            let path = paths[&link.parent].join(OsString::from_vec(directory));
-            paths.insert(id, path.join(OsString::from_vec(link.name.clone())));
+    /// The numbers of a volume's subvolume and of all that are in it; inner ones first.
+    pub(super) fn within(&self, volume: u64) -> Result<Vec<u64>> {
+        Ok(within(volume, &self.links()?))
+    }
+
+    /// The root directory of a subvolume, whose path may be too long to be opened; `None` if it is gone.
+    pub(super) fn subvolume(&self, id: u64) -> Result<Option<OwnedFd>> {
+        match sys::btrfs_open(&self.root, id, ROOT_DIRECTORY) {
+            Ok(root) => Ok(Some(root)),
+            Err(Errno::NOENT | Errno::STALE) => Ok(None),
+            Err(error) => Err(error).context(|| format!("open subvolume {id}")),
         }
-        paths.remove(&volume);
-        Ok(paths.into_values().collect())
     }
 
     /// Removes a volume's subvolume and all that are in it, and waits until their bytes are free again (X4). Which these
@@ -197,9 +194,17 @@ impl Filesystem {
             self.limit(volume, UNLIMITED)?;
         }
         loop {
-            let here = within(volume, &self.links()?);
+            let links = self.links()?;
+            let here = within(volume, &links);
+            // From one that is read-only, as its owner can make it, what is in it cannot be removed.
             for id in &here {
-                match sys::btrfs_remove_subvolume(&self.root, *id) {
+                if let Some(root) = self.subvolume(*id)? {
+                    sys::btrfs_make_writable(root).context(context)?;
+                }
+            }
+            for Link { parent, directory, name } in here.iter().filter_map(|id| links.get(id)) {
+                let directory = sys::btrfs_open(&self.root, *parent, *directory);
+                match directory.and_then(|directory| sys::btrfs_remove_subvolume(directory, name)) {
                     // Somebody made one in it meanwhile: that one is found the next time.
                     Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY) => {}
                     Err(error) => return Err(error).context(context),

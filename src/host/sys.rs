@@ -1,9 +1,9 @@
-//! The few ioctls of loop(4), ext4, xfs and btrfs, mount_setattr(2) and quotactl_fd(2), that rustix does not wrap; the only unsafe code of this
-//! crate.
+//! The few ioctls of loop(4), ext4, xfs and btrfs, mount_setattr(2), quotactl_fd(2) and open_by_handle_at(2), that rustix
+//! does not wrap; the only unsafe code of this crate.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::{Errno, Result};
 use rustix::ioctl::{self, Getter, Ioctl, IoctlOutput, NoArg, Opcode, Setter, Updater};
@@ -19,14 +19,16 @@ const XFS_IOC_FSGEOMETRY_V1: Opcode = 0x8070_5864;
 const XFS_IOC_FSGROWFSDATA: Opcode = 0x4010_586e;
 const BTRFS_IOC_SYNC: Opcode = 0x9408;
 const BTRFS_IOC_SUBVOL_CREATE: Opcode = 0x5000_940e;
+const BTRFS_IOC_SNAP_DESTROY: Opcode = 0x5000_940f;
 const BTRFS_IOC_TREE_SEARCH: Opcode = 0xd000_9411;
 const BTRFS_IOC_INO_LOOKUP: Opcode = 0xd000_9412;
+const BTRFS_IOC_SUBVOL_GETFLAGS: Opcode = 0x8008_9419;
+const BTRFS_IOC_SUBVOL_SETFLAGS: Opcode = 0x4008_941a;
 const BTRFS_IOC_FS_INFO: Opcode = 0x8400_941f;
 const BTRFS_IOC_QUOTA_CTL: Opcode = 0xc010_9428;
 const BTRFS_IOC_QGROUP_ASSIGN: Opcode = 0x4018_9429;
 const BTRFS_IOC_QGROUP_CREATE: Opcode = 0x4010_942a;
 const BTRFS_IOC_QGROUP_LIMIT: Opcode = 0x8030_942b;
-const BTRFS_IOC_SNAP_DESTROY_V2: Opcode = 0x5000_943f;
 const FS_IOC_FSGETXATTR: Opcode = 0x801c_581f;
 const FS_IOC_FSSETXATTR: Opcode = 0x401c_5820;
 
@@ -214,15 +216,22 @@ struct BtrfsName {
     name: [u8; 4088],
 }
 
-/// `struct btrfs_ioctl_vol_args_v2`, where a subvolume is told by its number.
+impl BtrfsName {
+    fn new(name: &[u8]) -> Result<Self> {
+        let mut args = Self { fd: 0, name: [0; 4088] };
+        args.name.get_mut(..name.len()).ok_or(Errno::NAMETOOLONG)?.copy_from_slice(name);
+        Ok(args)
+    }
+}
+
+/// `struct file_handle` of linux/fs.h, and in it the first 20 bytes of `struct btrfs_fid`.
 #[repr(C)]
-struct BtrfsById {
-    fd: i64,
-    transaction: u64,
-    flags: u64,
-    unused: [u64; 4],
-    id: u64,
-    rest: [u64; 504],
+struct BtrfsHandle {
+    bytes: u32,
+    kind: i32,
+    inode: u64,
+    tree: u64,
+    generation: u32,
 }
 
 /// `struct btrfs_ioctl_ino_lookup_args`.
@@ -265,7 +274,7 @@ struct BtrfsLimit {
     rest: [u64; 3],
 }
 
-const _: () = assert!(size_of::<BtrfsName>() == 4096 && size_of::<BtrfsById>() == 4096);
+const _: () = assert!(size_of::<BtrfsName>() == 4096 && size_of::<BtrfsHandle>() >= 28);
 const _: () = assert!(size_of::<BtrfsInode>() == 4096 && size_of::<BtrfsSearch>() == 4096);
 const _: () = assert!(size_of::<BtrfsInfo>() == 1024 && size_of::<BtrfsLimit>() == 48);
 
@@ -291,26 +300,61 @@ pub(super) fn btrfs_id(file: impl AsFd) -> Result<[u8; 16]> {
 
 /// Makes an empty subvolume.
 pub(super) fn btrfs_make_subvolume(directory: impl AsFd, name: &str) -> Result<()> {
-    let mut args = BtrfsName { fd: 0, name: [0; 4088] };
-    args.name.get_mut(..name.len()).ok_or(Errno::NAMETOOLONG)?.copy_from_slice(name.as_bytes());
+    let args = BtrfsName::new(name.as_bytes())?;
     // SAFETY: BTRFS_IOC_SUBVOL_CREATE reads one btrfs_ioctl_vol_args, which BtrfsName mirrors.
     unsafe { ioctl::ioctl(directory, Setter::<BTRFS_IOC_SUBVOL_CREATE, BtrfsName>::new(args)) }
 }
 
-/// Removes a subvolume, wherever it is; its bytes go later.
-pub(super) fn btrfs_remove_subvolume(directory: impl AsFd, id: u64) -> Result<()> {
-    const BY_ID: u64 = 1 << 4;
-    let args = BtrfsById { fd: 0, transaction: 0, flags: BY_ID, unused: [0; 4], id, rest: [0; 504] };
-    // SAFETY: BTRFS_IOC_SNAP_DESTROY_V2 reads one btrfs_ioctl_vol_args_v2, which BtrfsById mirrors for this flag.
-    unsafe { ioctl::ioctl(directory, Setter::<BTRFS_IOC_SNAP_DESTROY_V2, BtrfsById>::new(args)) }
+/// Removes a subvolume; its bytes go later. By its name, as by its number the kernel finds none whose path is long.
+pub(super) fn btrfs_remove_subvolume(directory: impl AsFd, name: &[u8]) -> Result<()> {
+    let args = BtrfsName::new(name)?;
+    // SAFETY: BTRFS_IOC_SNAP_DESTROY reads one btrfs_ioctl_vol_args, which BtrfsName mirrors.
+    unsafe { ioctl::ioctl(directory, Setter::<BTRFS_IOC_SNAP_DESTROY, BtrfsName>::new(args)) }
 }
 
-/// The number of a subvolume (0: the one that `file` is in), and the path from its root to a directory in it.
-pub(super) fn btrfs_lookup(file: impl AsFd, subvolume: u64, inode: u64) -> Result<(u64, Vec<u8>)> {
-    let mut args = BtrfsInode { tree: subvolume, inode, path: [0; 4080] };
+/// Sees to it that a subvolume, whose root directory this is, is not read-only.
+pub(super) fn btrfs_make_writable(subvolume: impl AsFd) -> Result<()> {
+    const READ_ONLY: u64 = 1 << 1;
+    let subvolume = subvolume.as_fd();
+    // SAFETY: BTRFS_IOC_SUBVOL_GETFLAGS writes one u64.
+    let flags = unsafe { ioctl::ioctl(subvolume, Getter::<BTRFS_IOC_SUBVOL_GETFLAGS, u64>::new()) }?;
+    // SAFETY: BTRFS_IOC_SUBVOL_SETFLAGS reads one u64.
+    unsafe { ioctl::ioctl(subvolume, Setter::<BTRFS_IOC_SUBVOL_SETFLAGS, u64>::new(flags & !READ_ONLY)) }
+}
+
+/// Opens a directory of a subvolume by its number, wherever it is; `ESTALE` if it is gone.
+pub(super) fn btrfs_open(file: impl AsFd, subvolume: u64, directory: u64) -> Result<OwnedFd> {
+    const FILEID_BTRFS_WITHOUT_PARENT: i32 = 0x4d;
+    let handle = BtrfsHandle {
+        bytes: 20,
+        kind: FILEID_BTRFS_WITHOUT_PARENT,
+        inode: directory,
+        tree: subvolume,
+        generation: 0,
+    };
+    // SAFETY: open_by_handle_at(2) reads 8 bytes of `handle`, and as many more as these tell: 20, which it has; it writes
+    // no memory, and the descriptor is open during the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_open_by_handle_at,
+            file.as_fd().as_raw_fd(),
+            &raw const handle,
+            libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC,
+        )
+    };
+    match i32::try_from(result) {
+        // SAFETY: the descriptor was just opened, and nobody else knows it.
+        Ok(opened) if opened >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(opened) }),
+        _ => Err(last_error()),
+    }
+}
+
+/// The number of the subvolume that `file` is in; `inode` is that of a directory in it.
+pub(super) fn btrfs_lookup(file: impl AsFd, inode: u64) -> Result<u64> {
+    let mut args = BtrfsInode { tree: 0, inode, path: [0; 4080] };
     // SAFETY: BTRFS_IOC_INO_LOOKUP reads and writes one btrfs_ioctl_ino_lookup_args, which BtrfsInode mirrors.
     unsafe { ioctl::ioctl(file, Updater::<BTRFS_IOC_INO_LOOKUP, BtrfsInode>::new(&mut args)) }?;
-    Ok((args.tree, args.path.split(|&byte| byte == 0).next().unwrap_or_default().to_vec()))
+    Ok(args.tree)
 }
 
 /// The items of a tree from the object `first` on.
@@ -377,6 +421,11 @@ pub(super) fn btrfs_limit(file: impl AsFd, group: u64, bytes: u64) -> Result<()>
     unsafe { ioctl::ioctl(file, Setter::<BTRFS_IOC_QGROUP_LIMIT, BtrfsLimit>::new(args)) }
 }
 
+/// What a system call failed with that was just made.
+fn last_error() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
 /// `struct mount_attr` of linux/mount.h.
 #[repr(C)]
 struct MountAttr {
@@ -411,7 +460,7 @@ pub(super) fn set_mount_attributes(mount: impl AsFd, attributes: MountAttrFlags)
     };
     match result {
         0 => Ok(()),
-        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
+        _ => Err(last_error()),
     }
 }
 
@@ -471,7 +520,7 @@ fn project_quota_call<T>(file: impl AsFd, command: u32, project: u32, argument: 
     };
     match result {
         0 => Ok(()),
-        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
+        _ => Err(last_error()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Error as IoError, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use reservoir::host::{
     DiskConfig, Enforcement, ErasePolicy, Error, FsType, Host, HostConfig, Keeping, VolumeSpec,
 };
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 
 use crate::assert_error;
 use crate::support::*;
@@ -257,6 +258,76 @@ fn v5_subvolumes_that_pods_make_are_limited_and_erased_with_the_volume() {
             host.erase(&uid(i), ErasePolicy::Discard).unwrap();
         }
         assert_eq!((disk.subvolumes(), disk.groups()), (0, vec![]));
+        assert!(free(&host) + 2 * MIB > before, "{} of {before}", free(&host));
+    });
+}
+
+/// L5, S12: what owners can make read-only without a capability is erased nevertheless.
+#[test]
+fn l5_a_read_only_subvolume_is_erased_with_what_is_in_it() {
+    on_a_node(|node| {
+        let disk = Btrfs::new(node);
+        let host = disk.host();
+        host.create("b", &spec(1)).unwrap();
+        let (before, one) = (free(&host), disk.publish(&host, 1));
+        let outer = one.join("outer");
+        let nobody = |arguments: &[&str]| {
+            run("setpriv", &[&["--reuid=65534", "--regid=65534", "--clear-groups"], arguments].concat());
+        };
+        nobody(&["btrfs", "subvolume", "create", text(&outer)]);
+        nobody(&["btrfs", "subvolume", "create", text(&outer.join("inner"))]);
+        std::fs::write(outer.join("inner/f"), vec![1; 20 << 20]).unwrap();
+        nobody(&["btrfs", "property", "set", "-ts", text(&outer), "ro", "true"]);
+        // As root in a pod can.
+        run("btrfs", &["property", "set", "-ts", text(&one), "ro", "true"]);
+        for path in [&one, &outer] {
+            assert_eq!(std::fs::write(path.join("g"), "").unwrap_err().raw_os_error(), Some(30), "EROFS");
+        }
+        disk.unpublish(&host, 1);
+        assert!(!host.fence(&uid(1)).unwrap().in_use);
+        host.erase(&uid(1), ErasePolicy::Discard).unwrap();
+        assert_eq!((disk.subvolumes(), disk.groups(), host.volumes().len()), (0, vec![], 0));
+        assert!(free(&host) + 2 * MIB > before, "{} of {before}", free(&host));
+    });
+}
+
+/// L5, X3.
+#[test]
+fn x3_a_subvolume_that_no_path_leads_to_is_looked_at_and_erased() {
+    on_a_node(|node| {
+        let disk = Btrfs::new(node);
+        let host = disk.host();
+        host.create("b", &VolumeSpec { shared: false, ..spec(1) }).unwrap();
+        let before = free(&host);
+        let (mut directory, name) = (File::open(disk.data(1)).unwrap(), "d".repeat(250));
+        for _ in 0..20 {
+            rustix::fs::mkdirat(&directory, &name, Mode::RWXU).unwrap();
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            directory = rustix::fs::openat(&directory, &name, flags, Mode::empty()).unwrap().into();
+        }
+        let deep = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+        let make = |name| {
+            let made = Command::new("btrfs")
+                .args(["subvolume", "create", name])
+                .current_dir(&deep)
+                .output()
+                .unwrap();
+            assert!(made.status.success(), "{made:?}");
+        };
+        make("deep");
+        make("deep/deeper");
+        std::fs::write(deep.join("deep/deeper/f"), vec![1; 20 << 20]).unwrap();
+        let user = Process::with(&deep.join("deep/deeper/f"));
+        drop(directory);
+        assert!(host.fence(&uid(1)).unwrap().in_use);
+        drop(user);
+        eventually("still in use", || !host.fence(&uid(1)).unwrap().in_use);
+        host.unfence(&uid(1)).unwrap();
+        disk.publish(&host, 1);
+        disk.unpublish(&host, 1);
+        assert!(!host.fence(&uid(1)).unwrap().in_use);
+        host.erase(&uid(1), ErasePolicy::Discard).unwrap();
+        assert_eq!((disk.subvolumes(), disk.groups(), host.volumes().len()), (0, vec![], 0));
         assert!(free(&host) + 2 * MIB > before, "{} of {before}", free(&host));
     });
 }
