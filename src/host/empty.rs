@@ -11,6 +11,8 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, IFlags, Mode, OFlags, RenameFlags}
 use rustix::io::{Errno, Result};
 
 use super::beneath;
+use super::error::{self, Error};
+use super::uid::VolumeUid;
 
 /// Removes everything in `root`. No symbolic link is followed and no mount crossed: one that is found inside is an
 /// error, `EXDEV` or `EBUSY`.
@@ -27,6 +29,16 @@ pub(super) fn empty(root: impl AsFd) -> Result<()> {
             remove(root, name, AtFlags::REMOVEDIR)
         }
         result => result,
+    })
+}
+
+/// The same of a volume's directory, which is in use while something else is mounted inside it.
+pub(super) fn of_volume(data: impl AsFd, uid: &VolumeUid) -> error::Result<()> {
+    empty(data).map_err(|error| match error {
+        Errno::XDEV | Errno::BUSY => {
+            Error::Busy { what: format!("volume {uid}, inside which something else is mounted,") }
+        }
+        source => Error::Io { context: format!("empty volume {uid}"), source },
     })
 }
 

@@ -317,12 +317,7 @@ impl Backing for Quota {
         if let Some(data) = data(volume)? {
             // Emptying moves directories up, which the kernel allows between projects only where none is inherited.
             set_project(&data, project.unwrap_or_default(), false)?;
-            empty::empty(&data).map_err(|error| match error {
-                Errno::XDEV | Errno::BUSY => Error::Busy {
-                    what: format!("volume {}, inside which something else is mounted,", volume.uid),
-                },
-                source => Error::Io { context: format!("empty volume {}", volume.uid), source },
-            })?;
+            empty::of_volume(&data, &volume.uid)?;
         }
         beneath::remove(&volume.dir, DATA, AtFlags::REMOVEDIR).context(|| "remove the volume's directory")?;
         rustix::fs::syncfs(&volume.dir).context(|| "synchronize the disk")?;
