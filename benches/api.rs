@@ -505,6 +505,7 @@ async fn at_size(options: &Options) {
         ">= 0.8",
     );
     row("  writes of everybody per volume", format!("{:.1}", written as f64 / options.volumes as f64), "");
+    row("  memory of the controller, MiB", format!("{:.0}", controller.memory("VmRSS")), "");
 
     let (started, before) = (Instant::now(), writes_done(&cluster.client).await);
     each(options.claims, |i| {
@@ -517,6 +518,7 @@ async fn at_size(options: &Options) {
     let written = writes_done(&cluster.client).await - before;
     row("claims/s from created to Bound", format!("{:.0}", per_second(options.claims, started)), "");
     row("  writes of everybody per claim", format!("{:.1}", written as f64 / options.claims as f64), "");
+    row("  memory of the controller, MiB", format!("{:.0}", controller.memory("VmRSS")), "");
 
     let started = Instant::now();
     each(options.pods, |i| {

@@ -1,37 +1,79 @@
 //! Caches that follow the API server. They tell what to look at, never what is safe.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::ops::Deref;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
-use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Resource, ResourceExt};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::watch::{Receiver, Sender, channel};
 
-/// All objects of a kind as they were seen last, by name as in a [`Store`], and by what they name.
+use super::index::{Name, name_of};
+
+/// All objects of a kind as they were seen last, by name, and by what they name.
 ///
 /// Of the latter it keeps hashes: who asks gets all that fit and, hardly ever, one that does not.
-pub struct Cache<K: Resource<DynamicType = ()> + Clone + 'static> {
-    store: Store<K>,
-    keys: Keys<K>,
-    found: RwLock<Found<K>>,
+pub struct Cache<K> {
+    how: How<K>,
+    seen: RwLock<Seen<K>>,
+    filled: Receiver<bool>,
 }
 
 /// What an object is found by: a kind of name, and the name.
 pub type Key<'a> = (&'static str, &'a str);
 
-/// Tells all keys of an object.
-pub type Keys<K> = fn(&K, &mut dyn FnMut(Key));
+/// How a cache keeps objects.
+pub struct How<K> {
+    /// Tells all keys of an object.
+    pub keys: fn(&K, &mut dyn FnMut(Key)),
+    /// Takes off what nobody looks at.
+    pub trim: fn(&mut K),
+    /// Kept as text, which takes less than half of the memory and has to be read at each look: for kinds of which there
+    /// are many.
+    pub packed: bool,
+}
 
-struct Found<K: Resource<DynamicType = ()>> {
-    by_key: HashMap<u64, Vec<Arc<ObjectRef<K>>>>,
-    keys_of: HashMap<Arc<ObjectRef<K>>, Vec<u64>>,
+impl<K> Default for How<K> {
+    fn default() -> Self {
+        Self { keys: |_, _| {}, trim: |_| {}, packed: false }
+    }
+}
+
+struct Seen<K> {
+    objects: HashMap<Name, Kept<K>>,
+    by_key: HashMap<u64, Vec<Name>>,
+}
+
+struct Kept<K> {
+    object: Form<K>,
+    keys: Box<[u64]>,
+}
+
+enum Form<K> {
+    Whole(Arc<K>),
+    Packed(Box<[u8]>),
+}
+
+impl<K: Serialize + DeserializeOwned> Form<K> {
+    fn of(object: K, packed: bool) -> Self {
+        match packed.then(|| serde_json::to_vec(&object)) {
+            Some(Ok(text)) => Self::Packed(text.into()),
+            _ => Self::Whole(object.into()),
+        }
+    }
+
+    fn object(&self) -> Arc<K> {
+        match self {
+            Self::Whole(object) => object.clone(),
+            Self::Packed(text) => Arc::new(serde_json::from_slice(text).expect("it was written by us")),
+        }
+    }
 }
 
 fn hashed(key: Key) -> u64 {
@@ -40,118 +82,132 @@ fn hashed(key: Key) -> u64 {
     hasher.finish()
 }
 
-impl<K: Resource<DynamicType = ()> + Clone + 'static> Deref for Cache<K> {
-    type Target = Store<K>;
-
-    fn deref(&self) -> &Store<K> {
-        &self.store
+impl<K: Resource<DynamicType = ()> + Serialize + DeserializeOwned> Cache<K> {
+    /// The object of that name, which is not namespaced.
+    pub fn get(&self, name: &str) -> Option<Arc<K>> {
+        self.seen().objects.get(name).map(|kept| kept.object.object())
     }
-}
 
-impl<K: Resource<DynamicType = ()> + Clone + 'static> Cache<K> {
+    /// The object of that name in that namespace.
+    pub fn get_in(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
+        self.get(&name_of(namespace, name))
+    }
+
+    /// All objects.
+    pub fn all(&self) -> Vec<Arc<K>> {
+        self.seen().objects.values().map(|kept| kept.object.object()).collect()
+    }
+
+    /// The names of all objects.
+    pub fn names(&self) -> Vec<Name> {
+        self.seen().objects.keys().cloned().collect()
+    }
+
     /// The objects that have the key.
     pub fn by(&self, kind: &'static str, name: &str) -> Vec<Arc<K>> {
-        let found = self.found.read().unwrap_or_else(|e| e.into_inner());
-        let objects = found.by_key.get(&hashed((kind, name))).map_or(&[][..], Vec::as_slice);
-        objects.iter().filter_map(|object| self.store.get(object)).collect()
+        let seen = self.seen();
+        let named = seen.by_key.get(&hashed((kind, name))).map_or(&[][..], Vec::as_slice);
+        named.iter().filter_map(|name| Some(seen.objects.get(name)?.object.object())).collect()
     }
 
-    /// Takes note of what the store has of an object now.
-    fn note(&self, object: ObjectRef<K>) {
+    /// Their names.
+    pub fn names_by(&self, kind: &'static str, name: &str) -> Vec<Name> {
+        self.seen().by_key.get(&hashed((kind, name))).cloned().unwrap_or_default()
+    }
+
+    /// Waits until all objects have been listed once.
+    pub async fn wait_until_filled(&self) {
+        // That nobody fills it any more ends whoever waits as well.
+        let _ = self.filled.clone().wait_for(|filled| *filled).await;
+    }
+
+    fn seen(&self) -> RwLockReadGuard<'_, Seen<K>> {
+        self.seen.read().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Takes note of what an object is now.
+    fn note(&self, object: K) {
         let mut keys = Vec::new();
-        if let Some(object) = self.store.get(&object) {
-            (self.keys)(&object, &mut |key| keys.push(hashed(key)));
-        }
+        (self.how.keys)(&object, &mut |key| keys.push(hashed(key)));
         keys.sort_unstable();
         keys.dedup();
-        self.found.write().unwrap_or_else(|e| e.into_inner()).note(object, keys);
+        let (name, object) = (named(&object), Form::of(object, self.how.packed));
+        self.change(name, Some(Kept { object, keys: keys.into() }));
     }
 
-    /// Takes note of all that the store has now, and of what it has no more.
-    fn note_all(&self) {
-        let found = self.found.read().unwrap_or_else(|e| e.into_inner());
-        let before: Vec<ObjectRef<K>> = found.keys_of.keys().map(|object| (**object).clone()).collect();
-        drop(found);
-        before.into_iter().for_each(|object| self.note(object));
-        self.store.state().iter().for_each(|object| self.note(named(&**object)));
+    fn forget(&self, name: Name) {
+        self.change(name, None);
     }
-}
 
-impl<K: Resource<DynamicType = ()>> Found<K> {
-    fn note(&mut self, object: ObjectRef<K>, keys: Vec<u64>) {
-        let (object, before) = self.keys_of.remove_entry(&object).unwrap_or_else(|| (object.into(), vec![]));
+    /// Forgets what was not among those that were listed.
+    fn keep_only(&self, listed: &HashSet<Name>) {
+        self.names().into_iter().filter(|name| !listed.contains(name)).for_each(|name| self.forget(name));
+    }
+
+    fn change(&self, name: Name, now: Option<Kept<K>>) {
+        let mut seen = self.seen.write().unwrap_or_else(|e| e.into_inner());
+        let (name, before) =
+            seen.objects.remove_entry(&name).map_or((name, None), |(name, kept)| (name, Some(kept)));
+        let before = before.map(|kept| kept.keys).unwrap_or_default();
+        let keys = now.as_ref().map_or(&[][..], |kept| &kept.keys);
         for key in before.iter().filter(|key| !keys.contains(key)) {
-            if let Some(objects) = self.by_key.get_mut(key) {
-                objects.retain(|other| *other != object);
-                if objects.is_empty() {
-                    self.by_key.remove(key);
+            if let Some(names) = seen.by_key.get_mut(key) {
+                names.retain(|other| *other != name);
+                if names.is_empty() {
+                    seen.by_key.remove(key);
                 }
             }
         }
         for key in keys.iter().filter(|key| !before.contains(key)) {
-            self.by_key.entry(*key).or_default().push(object.clone());
+            seen.by_key.entry(*key).or_insert_with(|| Vec::with_capacity(1)).push(name.clone());
         }
-        if !keys.is_empty() {
-            self.keys_of.insert(object, keys);
+        if let Some(now) = now {
+            seen.objects.insert(name, now);
         }
     }
 }
 
-/// An object's namespace and name, without what [`ObjectRef::from_obj`] copies besides.
-pub fn named<K: Resource<DynamicType = ()>>(object: &K) -> ObjectRef<K> {
-    let name = ObjectRef::new(&object.name_any());
+/// What a cache calls an object: its name, behind its namespace if it has one.
+pub fn named<K: Resource<DynamicType = ()>>(object: &K) -> Name {
     match object.namespace() {
-        Some(namespace) => name.within(&namespace),
-        None => name,
+        Some(namespace) => name_of(&namespace, &object.name_any()),
+        None => object.name_any().into(),
     }
 }
 
 /// A cache and the task that keeps it.
-pub struct Cached<K: Resource<DynamicType = ()> + Clone + 'static> {
+pub struct Cached<K> {
     /// What was seen last.
     pub cache: Arc<Cache<K>>,
     /// Follows the API server; runs until dropped.
     pub task: BoxFuture<'static, ()>,
 }
 
-/// Caches all objects of a kind, which are found by their `keys`; `trim` takes off what nobody looks at. `changed` hears
-/// of each that appears, changes or goes, after the cache has it; `listed` of each time that everything was listed anew:
-/// what went in between was heard of by nobody.
+/// Caches all objects of a kind. `changed` hears of each that appears, changes or goes, after the cache has it; `listed`
+/// of each time that everything was listed anew: what went in between was heard of by nobody.
 pub fn cache<K>(
     api: Api<K>,
     config: watcher::Config,
-    keys: Keys<K>,
-    trim: fn(&mut K),
+    how: How<K>,
     changed: impl Fn(&K) + Send + 'static,
     listed: impl Fn() + Send + 'static,
 ) -> Cached<K>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    let (store, writer) = reflector::store();
-    let found = RwLock::new(Found { by_key: HashMap::new(), keys_of: HashMap::new() });
-    let cache = Arc::new(Cache { store, keys, found });
+    let (filled, is_filled) = channel(false);
+    let cache = Arc::new(Cache::new(how, is_filled));
     let kept = cache.clone();
+    let mut follower = Follower { cache: kept, listing: HashSet::new(), filled };
     let task = watch(api, config)
         .default_backoff()
-        .modify(move |object| {
-            object.meta_mut().managed_fields = None;
-            object.annotations_mut().remove(LAST_APPLIED);
-            trim(object);
-            object.meta_mut().finalizers.iter_mut().for_each(Vec::shrink_to_fit);
-        })
-        .reflect(writer)
         .for_each(move |event| {
             match event {
-                Ok(Event::Apply(object) | Event::Delete(object)) => {
-                    kept.note(named(&object));
-                    changed(&object);
-                }
-                Ok(Event::InitDone) => {
-                    kept.note_all();
-                    listed();
-                }
-                Ok(Event::Init | Event::InitApply(_)) => {}
+                Ok(event) => match follower.follow(event) {
+                    Followed::Changed(object) => changed(&object),
+                    Followed::Listed => listed(),
+                    Followed::Nothing => {}
+                },
                 // The stream goes on by itself, with back-off.
                 Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted"),
             }
@@ -159,6 +215,67 @@ where
         })
         .boxed();
     Cached { cache, task }
+}
+
+impl<K> Cache<K> {
+    fn new(how: How<K>, filled: Receiver<bool>) -> Self {
+        let seen = Seen { objects: HashMap::new(), by_key: HashMap::new() };
+        Self { how, seen: RwLock::new(seen), filled }
+    }
+}
+
+/// Keeps a cache.
+struct Follower<K> {
+    cache: Arc<Cache<K>>,
+    /// What the listing that is under way had so far.
+    listing: HashSet<Name>,
+    filled: Sender<bool>,
+}
+
+enum Followed<K> {
+    Changed(K),
+    Listed,
+    Nothing,
+}
+
+impl<K> Follower<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned,
+{
+    fn follow(&mut self, event: Event<K>) -> Followed<K> {
+        match event {
+            Event::Apply(mut object) => {
+                self.trim(&mut object);
+                self.cache.note(object.clone());
+                Followed::Changed(object)
+            }
+            Event::Delete(object) => {
+                self.cache.forget(named(&object));
+                Followed::Changed(object)
+            }
+            Event::Init => {
+                self.listing = HashSet::new();
+                Followed::Nothing
+            }
+            Event::InitApply(mut object) => {
+                self.trim(&mut object);
+                self.listing.insert(named(&object));
+                self.cache.note(object);
+                Followed::Nothing
+            }
+            Event::InitDone => {
+                self.cache.keep_only(&std::mem::take(&mut self.listing));
+                self.filled.send_replace(true);
+                Followed::Listed
+            }
+        }
+    }
+
+    fn trim(&self, object: &mut K) {
+        object.meta_mut().managed_fields = None;
+        object.annotations_mut().remove(LAST_APPLIED);
+        (self.cache.how.trim)(object);
+    }
 }
 
 /// A second copy of an object that `kubectl apply` keeps in it.
@@ -178,40 +295,43 @@ mod tests {
 
     #[test]
     fn what_names_something_is_found_by_it_as_long_as_it_does() {
-        let (store, mut writer) = reflector::store::<VolumeClaim>();
-        let keys: Keys<VolumeClaim> = |claim, key| key(("volume", claim.spec.volume.as_deref().unwrap()));
-        let found = RwLock::new(Found { by_key: HashMap::new(), keys_of: HashMap::new() });
-        let cache = Cache { store, keys, found };
-        let by = |volume: &str| {
-            let mut names: Vec<String> = cache.by("volume", volume).iter().map(|c| c.name_any()).collect();
-            names.sort();
-            names
-        };
-        let mut see = |event: Event<VolumeClaim>| {
-            writer.apply_watcher_event(&event);
-            match event {
-                Event::Apply(claim) | Event::Delete(claim) => cache.note(named(&claim)),
-                Event::InitDone => cache.note_all(),
-                _ => {}
+        for packed in [false, true] {
+            let how = How::<VolumeClaim> {
+                keys: |claim, key| key(("volume", claim.spec.volume.as_deref().unwrap())),
+                packed,
+                ..Default::default()
+            };
+            let (filled, is_filled) = channel(false);
+            let cache = Arc::new(Cache::new(how, is_filled));
+            let mut follower = Follower { cache: cache.clone(), listing: HashSet::new(), filled };
+            let by = |volume: &str| {
+                let mut names: Vec<String> =
+                    cache.by("volume", volume).iter().map(|c| c.name_any()).collect();
+                names.sort();
+                names
+            };
+            let mut see = |event| drop(follower.follow(event));
+            for name in ["a", "b"] {
+                see(Event::Apply(claim(name, "v")));
             }
-        };
-        for name in ["a", "b"] {
-            see(Event::Apply(claim(name, "v")));
+            assert_eq!((by("v"), by("w")), (vec!["a".into(), "b".into()], vec![]));
+            see(Event::Apply(claim("a", "w")));
+            assert_eq!((by("v"), by("w")), (vec!["b".to_owned()], vec!["a".to_owned()]));
+            see(Event::Delete(claim("b", "v")));
+            assert_eq!((by("v"), cache.get_in("team", "b").is_none()), (vec![], true));
+            // After a gap: one has gone, one has changed, one is new.
+            see(Event::Apply(claim("c", "v")));
+            assert!(!*cache.filled.borrow());
+            see(Event::Init);
+            for (name, volume) in [("c", "w"), ("d", "v")] {
+                see(Event::InitApply(claim(name, volume)));
+            }
+            see(Event::InitDone);
+            assert!(*cache.filled.borrow());
+            assert_eq!((by("v"), by("w")), (vec!["d".to_owned()], vec!["c".to_owned()]));
+            assert_eq!(cache.get_in("team", "d").unwrap().spec, claim("d", "v").spec);
+            let seen = cache.seen();
+            assert_eq!((seen.objects.len(), seen.by_key.len()), (2, 2), "nothing is kept of what has gone");
         }
-        assert_eq!((by("v"), by("w")), (vec!["a".into(), "b".into()], vec![]));
-        see(Event::Apply(claim("a", "w")));
-        assert_eq!((by("v"), by("w")), (vec!["b".to_owned()], vec!["a".to_owned()]));
-        see(Event::Delete(claim("b", "v")));
-        assert_eq!(by("v"), Vec::<String>::new());
-        // After a gap: one has gone, one has changed, one is new.
-        see(Event::Apply(claim("c", "v")));
-        see(Event::Init);
-        for (name, volume) in [("c", "w"), ("d", "v")] {
-            see(Event::InitApply(claim(name, volume)));
-        }
-        see(Event::InitDone);
-        assert_eq!((by("v"), by("w")), (vec!["d".to_owned()], vec!["c".to_owned()]));
-        let found = cache.found.read().unwrap();
-        assert_eq!((found.keys_of.len(), found.by_key.len()), (2, 2), "nothing is kept of what has gone");
     }
 }

@@ -17,7 +17,8 @@ use crate::api::{LABEL_CLAIM_UID, PodRef, Size};
 /// A namespace and a name, with a slash between them, which neither has.
 pub type Name = Arc<str>;
 
-fn name_of(namespace: &str, name: &str) -> Name {
+/// See [`Name`].
+pub fn name_of(namespace: &str, name: &str) -> Name {
     format!("{namespace}/{name}").into()
 }
 

@@ -19,7 +19,7 @@ use crate::cluster;
 use crate::plan::moment::{self, MOMENT};
 use crate::plan::{LISTED_PODS, bind, release};
 
-use super::context::{CLAIM, Context, WAITING, named, ready, refs};
+use super::context::{CLAIM, Context, WAITING, ready, refs};
 use super::{Again, Error, persistent};
 
 pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<Again, Error> {
@@ -82,13 +82,13 @@ async fn bound(
     let lost = before.phase == ClaimPhase::Bound;
     // On the list of the one that it names, and that was not told yet.
     let named_one = claim.spec.volume.as_ref().filter(|_| meant.is_none());
-    if let Some(volume) = named_one.and_then(|name| named(&ctx.stores.volumes, name))
+    if let Some(volume) = named_one.and_then(|name| ctx.stores.volumes.get(name))
         && bind::is_bound(&volume, claim)
     {
         return Ok(Ok(volume));
     }
     if let Some(meant) = &meant {
-        let cached = named(&ctx.stores.volumes, &meant.name);
+        let cached = ctx.stores.volumes.get(&meant.name);
         if let Some(volume) =
             cached.filter(|v| v.uid().as_ref() == Some(&meant.uid) && bind::is_bound(v, claim))
         {
@@ -165,7 +165,7 @@ async fn bound(
 /// The volumes that the claim may be bound to, and those that have it already.
 fn candidates(claim: &VolumeClaim, ctx: &Context) -> Vec<Arc<SharedPersistentVolume>> {
     let mut volumes = match &claim.spec.volume {
-        Some(name) => Vec::from_iter(named(&ctx.stores.volumes, name)),
+        Some(name) => Vec::from_iter(ctx.stores.volumes.get(name)),
         None => ctx.stores.volumes_for(&claim.spec.role),
     };
     volumes.extend(ctx.stores.volumes.by(CLAIM, &bind::binding(claim).to_string()));

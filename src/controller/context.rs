@@ -4,7 +4,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeStatus, Pod};
 use kube::api::ListParams;
 use kube::core::object::HasStatus;
-use kube::runtime::reflector::Store;
 use kube::{Api, Client, Resource, ResourceExt};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -123,23 +122,16 @@ pub fn trim_node(node: &mut Node) {
     }
 }
 
-/// Takes off a claim what people put on it for themselves, and room for more conditions: there are many claims.
+/// Takes off a claim what people put on it for themselves: there are many claims.
 pub fn trim_claim(claim: &mut VolumeClaim) {
     let metadata = &mut claim.metadata;
     (metadata.annotations, metadata.labels, metadata.owner_references) = Default::default();
-    claim.status.iter_mut().for_each(|status| status.conditions.shrink_to_fit());
 }
 
 /// The same of a volume; its labels are what claims select by.
 pub fn trim_volume(volume: &mut SharedPersistentVolume) {
     let metadata = &mut volume.metadata;
     (metadata.annotations, metadata.owner_references) = Default::default();
-    for status in volume.status.iter_mut() {
-        status.conditions.shrink_to_fit();
-        status.claims.shrink_to_fit();
-        status.users.shrink_to_fit();
-        status.namespaces.shrink_to_fit();
-    }
 }
 
 /// Where commits to the objects that several reconciles decide on meet.
@@ -172,14 +164,6 @@ pub struct Context {
     pub commits: Meeting,
     /// By UID, the version of an object that we wrote over, until a cache has a later one.
     pub replaced: Mutex<HashMap<String, String>>,
-}
-
-/// An object of a cluster-scoped cache, by name.
-pub fn named<K: Resource<DynamicType = ()> + Clone + 'static>(
-    store: &Store<K>,
-    name: &str,
-) -> Option<Arc<K>> {
-    store.get(&kube::runtime::reflector::ObjectRef::new(name))
 }
 
 /// Borrows what a cache returned, as the decisions take it.
@@ -264,7 +248,7 @@ impl Context {
         disk: Option<&str>,
         known: Option<&str>,
     ) -> Result<Option<String>, cluster::Error> {
-        let cached = disk.and_then(|name| named(&self.stores.disks, name));
+        let cached = disk.and_then(|name| self.stores.disks.get(name));
         let Some(cached) = cached.filter(|disk| known.is_some_and(|node| node != disk.spec.node_name)) else {
             return Ok(None);
         };

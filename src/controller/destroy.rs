@@ -17,7 +17,7 @@ use crate::cluster;
 use crate::plan::destroy::{Seen, Step, next};
 use crate::plan::moment::{self, MOMENT};
 
-use super::context::{Context, VOLUME_UID, named, ready};
+use super::context::{Context, VOLUME_UID, ready};
 use super::volume::{count_users, credit, follow_disk, forget_lost_claims, holds};
 use super::{Again, Error};
 
@@ -89,17 +89,17 @@ const AGAIN: Duration = Duration::from_secs(5);
 
 /// Whether the disk was declared gone: what a cache once saw of that is true for good (D4).
 fn is_gone(disk: Option<&str>, ctx: &Context) -> bool {
-    disk.and_then(|name| named(&ctx.stores.disks, name)).is_some_and(|disk| disk.spec.gone)
+    disk.and_then(|name| ctx.stores.disks.get(name)).is_some_and(|disk| disk.spec.gone)
 }
 
 /// Whether a subscription's offer lists it; what somebody else calls an offer holds nothing up.
 fn is_offered(uid: &str, ctx: &Context) -> bool {
-    let subscriptions = ctx.stores.subscriptions.state();
+    let subscriptions = ctx.stores.subscriptions.all();
     let ours = |offer: &VolumeOffer| {
         let owners = offer.owner_references();
         owners.iter().any(|owner| subscriptions.iter().any(|s| s.uid().as_ref() == Some(&owner.uid)))
     };
-    let offers = ctx.stores.offers.state();
+    let offers = ctx.stores.offers.all();
     offers.iter().any(|o| o.spec.volumes.iter().any(|v| v.uid == uid) && ours(o))
 }
 

@@ -8,7 +8,7 @@ use kube::Api;
 use crate::api::NodeDisk;
 use crate::plan::summary;
 
-use super::context::{Context, named, ready};
+use super::context::{Context, ready};
 use super::lines::with_ledger;
 use super::{Error, lines};
 
@@ -16,7 +16,7 @@ pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<(), 
     lines::sweep::<NodeDisk>(&disk, ctx).await?;
     let node = &disk.spec.node_name;
     let mut status = with_ledger(&disk, disk.status.clone().unwrap_or_default());
-    let node_ready = named(&ctx.stores.nodes, node).map(|n| is_ready(&n));
+    let node_ready = ctx.stores.nodes.get(node).map(|n| is_ready(&n));
     let verdict = match disk.spec.gone {
         true => summary::disk_gone(),
         false => summary::disk_standing(&status.conditions, node, node_ready),

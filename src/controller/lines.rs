@@ -17,7 +17,7 @@ use crate::cluster::{self, Commits, Kind, Owned};
 use crate::plan::{ledger, orphans, quota, reserve, summary, whole};
 
 use super::Error;
-use super::context::{Context, named};
+use super::context::Context;
 use super::volume;
 
 /// An object whose status is a ledger of reservations.
@@ -149,7 +149,7 @@ pub(super) async fn parent(
     let home = reservation.status.as_ref().and_then(|s| s.parent.as_ref());
     let same =
         |parent: &DiskReservation| home.is_none_or(|home| parent.metadata.uid.as_ref() == Some(&home.uid));
-    if let Some(parent) = named(&ctx.stores.reservations, name).filter(|parent| same(parent)) {
+    if let Some(parent) = ctx.stores.reservations.get(name).filter(|parent| same(parent)) {
         return Ok(Some(parent));
     }
     let api: Api<DiskReservation> = Api::all(ctx.client.clone());
@@ -193,7 +193,7 @@ async fn is_lived_in(uid: &str, ctx: &Context) -> Result<bool, Error> {
 /// Mends the lines of reservations that are not what the cache has of them: gone, shrunk, or elsewhere.
 pub(super) async fn sweep<K: Holder>(holder: &K, ctx: &Context) -> Result<(), Error> {
     for line in holder.lines() {
-        let cached = named(&ctx.stores.reservations, &line.name);
+        let cached = ctx.stores.reservations.get(&line.name);
         let fits = match cached.filter(|r| r.uid().as_ref() == Some(&line.uid)) {
             Some(r) if holder.belongs(&r, parent_role(&r, ctx).await?.as_deref()) => {
                 let (low, high) = reserve::bounds(&r);

@@ -18,7 +18,7 @@ use crate::api::{
 use crate::cluster;
 use crate::plan::{ledger, release, reserve};
 
-use super::context::{Context, named, ready};
+use super::context::{Context, ready};
 use super::lines::{Holder, credit, holds, mend, parent, sweep};
 use super::take::{Taken, take};
 use super::{Error, volume};
@@ -101,7 +101,7 @@ async fn keep(reservation: &DiskReservation, ctx: &Context) -> Result<Result<(),
         });
     }
     let (uid, name) = (reservation.uid().unwrap_or_default(), status.node_disk.unwrap_or_default());
-    let disks = ctx.stores.disks.state();
+    let disks = ctx.stores.disks.all();
     for elsewhere in disks.iter().filter(|disk| disk.name_any() != name && holds(&***disk, &uid)) {
         mend(&**elsewhere, &reserve::line(reservation, 0), ctx).await?;
     }
@@ -175,18 +175,18 @@ async fn give_back(
     let line = reserve::line(reservation, 0);
     match (&taken.parent, &taken.node_disk) {
         (Some(UidRef { name, .. }), _) => {
-            if let Some(parent) = named(&ctx.stores.reservations, name) {
+            if let Some(parent) = ctx.stores.reservations.get(name) {
                 mend(&*parent, &line, ctx).await?;
             }
         }
         (None, Some(name)) => {
-            if let Some(disk) = named(&ctx.stores.disks, name) {
+            if let Some(disk) = ctx.stores.disks.get(name) {
                 mend(&*disk, &line, ctx).await?;
             }
         }
         (None, None) => {}
     }
-    for role in ctx.stores.roles.state().iter().filter(|role| holds(&***role, &line.uid)) {
+    for role in ctx.stores.roles.all().iter().filter(|role| holds(&***role, &line.uid)) {
         mend(&**role, &line, ctx).await?;
     }
     Ok(())

@@ -12,7 +12,7 @@ use crate::plan::create;
 use crate::plan::resize::{Ledger, Step, full, next};
 
 use super::Error;
-use super::context::{Context, named};
+use super::context::Context;
 use super::volume::{line, with_ledger};
 
 /// Takes the next step as far as it is in the ledger, and notes in `status` what of it is in the volume; what the
@@ -25,7 +25,7 @@ pub(super) async fn reconcile(
     let Some(home) = status.reservation.clone() else { return Ok(None) };
     // Who uses it now, not who used it when the volume was written last.
     let seen = SharedPersistentVolume { status: Some(status.clone()), ..volume.clone() };
-    let cached = named(&ctx.stores.reservations, &home.name).filter(|r| r.uid().as_ref() == Some(&home.uid));
+    let cached = ctx.stores.reservations.get(&home.name).filter(|r| r.uid().as_ref() == Some(&home.uid));
     if let Step::Rest(verdict) = next(&seen, cached.and_then(|r| ledger(&r, volume))) {
         return Ok(verdict);
     }

@@ -14,7 +14,7 @@ use super::context::{Context, ready, refs};
 use super::lines::{Holder, sweep};
 
 pub(super) async fn reconcile(role: Arc<VolumeRole>, ctx: &Context) -> Result<(), Error> {
-    let (roles, mut reservations) = (ctx.stores.roles.state(), ctx.stores.reservations.state());
+    let (roles, mut reservations) = (ctx.stores.roles.all(), ctx.stores.reservations.all());
     let before = role.status.clone().unwrap_or_default();
     let standing = summary::role_standing(&role, &refs(&roles));
     let keeps_ledger = standing.ok && quota::has_quota(&role);

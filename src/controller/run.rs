@@ -1,33 +1,34 @@
 //! Runs the controller: which change of which object concerns which reconcile.
 
 use std::future::Future;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use futures::future::{BoxFuture, join_all, select_all};
-use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Node;
-use kube::runtime::Controller;
-use kube::runtime::controller::{Action, Config};
-use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tracing::Instrument;
 
 use crate::api::{
     DiskReservation, LABEL_MANAGED_BY, MANAGED_BY, NodeDisk, Role, RoleSubscription, SharedPersistentVolume,
     VolumeClaim, VolumeOffer, VolumeRole,
 };
-use crate::cluster::{self, Cached, Error as ClusterError, Events, Kind, PodIndex, PvcIndex, cache};
+use crate::cluster::{
+    self, Cache, Cached, Error as ClusterError, Events, How, Kind, Name, PodIndex, PvcIndex, cache, name_of,
+    work_off,
+};
 use crate::plan::offer::covers;
 use crate::plan::resize;
 use crate::telemetry::{self, Metrics};
 
 use super::context::{
     ADOPTING, CLAIM, Context, DISK, HOME, HOME_WANTED, HOMELESS, LEAVING, NAMESPACE, Stores, VOLUME, WAITING,
-    claim_keys, named, reservation_keys, subscription_keys, trim_claim, trim_node, trim_volume, volume_keys,
+    claim_keys, reservation_keys, subscription_keys, trim_claim, trim_node, trim_volume, volume_keys,
 };
 use super::{Again, Error, claim, disk, lines, reservation, role, subscription, volume};
 
@@ -40,29 +41,29 @@ pub struct Options {
     pub concurrency: u16,
 }
 
-struct Inbox<K: Resource<DynamicType = ()>>(UnboundedSender<ObjectRef<K>>);
+struct Inbox<K>(UnboundedSender<Name>, PhantomData<fn(K)>);
 
-impl<K: Resource<DynamicType = ()> + Clone + 'static> Inbox<K> {
-    fn new() -> (Self, UnboundedReceiver<ObjectRef<K>>) {
+impl<K: Kind> Inbox<K> {
+    fn new() -> (Self, UnboundedReceiver<Name>) {
         let (sender, receiver) = unbounded_channel();
-        (Self(sender), receiver)
+        (Self(sender, PhantomData), receiver)
     }
 
     /// Has the object reconciled; once, however often it is asked for meanwhile.
     fn poke(&self, object: &K) {
-        let _ = self.0.send(cluster::named(object));
+        self.poke_name(cluster::named(object));
     }
 
-    fn poke_name(&self, name: &str) {
-        let _ = self.0.send(ObjectRef::new(name));
+    fn poke_name(&self, name: impl Into<Name>) {
+        let _ = self.0.send(name.into());
     }
 
-    fn poke_all(&self, store: &Store<K>, concerned: impl Fn(&K) -> bool) {
-        store.state().iter().filter(|object| concerned(object)).for_each(|object| self.poke(object));
+    fn poke_those(&self, cache: &Cache<K>, concerned: impl Fn(&K) -> bool) {
+        cache.all().iter().filter(|object| concerned(object)).for_each(|object| self.poke(object));
     }
 
-    fn poke_each(&self, objects: Vec<Arc<K>>) {
-        objects.iter().for_each(|object| self.poke(object));
+    fn poke_each(&self, names: Vec<Name>) {
+        names.into_iter().for_each(|name| self.poke_name(name));
     }
 }
 
@@ -99,19 +100,19 @@ impl Router {
     fn everything(&self) {
         self.sharing.notify_one();
         self.with(|to, stores| {
-            to.disks.poke_all(&stores.disks, |_| true);
-            to.reservations.poke_all(&stores.reservations, |_| true);
-            to.volumes.poke_all(&stores.volumes, |_| true);
-            to.claims.poke_all(&stores.claims, |_| true);
-            to.subscriptions.poke_all(&stores.subscriptions, |_| true);
-            to.roles.poke_all(&stores.roles, |_| true);
+            to.disks.poke_each(stores.disks.names());
+            to.reservations.poke_each(stores.reservations.names());
+            to.volumes.poke_each(stores.volumes.names());
+            to.claims.poke_each(stores.claims.names());
+            to.subscriptions.poke_each(stores.subscriptions.names());
+            to.roles.poke_each(stores.roles.names());
         });
     }
 
     fn node(&self, node: &Node) {
         let name = node.name_any();
         self.sharing.notify_one();
-        self.with(|to, stores| to.disks.poke_all(&stores.disks, |d| d.spec.node_name == name));
+        self.with(|to, stores| to.disks.poke_those(&stores.disks, |d| d.spec.node_name == name));
     }
 
     fn disk(&self, disk: &NodeDisk) {
@@ -120,14 +121,14 @@ impl Router {
         self.sharing.notify_one();
         self.with(|to, stores| {
             let there = |held: Option<&String>| held.is_some_and(|held| *held == name);
-            to.reservations.poke_all(&stores.reservations, |r| {
+            to.reservations.poke_those(&stores.reservations, |r| {
                 there(r.status.as_ref().and_then(|s| s.node_disk.as_ref()))
                     || lines::holds(disk, &r.uid().unwrap_or_default())
             });
-            to.volumes.poke_each(stores.volumes.by(DISK, &name));
+            to.volumes.poke_each(stores.volumes.names_by(DISK, &name));
             // What its agent allows is in the disk (V8).
-            to.volumes.poke_each(stores.volumes.by(ADOPTING, ""));
-            to.subscriptions.poke_all(&stores.subscriptions, |_| true);
+            to.volumes.poke_each(stores.volumes.names_by(ADOPTING, ""));
+            to.subscriptions.poke_each(stores.subscriptions.names());
         });
     }
 
@@ -137,19 +138,19 @@ impl Router {
         self.sharing.notify_one();
         self.with(|to, stores| {
             // Those that are carved out of it, and the one that it was carved out of (R4).
-            to.reservations.poke_all(&stores.reservations, |r| r.spec.parent.as_ref() == Some(&name));
-            reservation.spec.parent.iter().for_each(|parent| to.reservations.poke_name(parent));
+            to.reservations.poke_those(&stores.reservations, |r| r.spec.parent.as_ref() == Some(&name));
+            reservation.spec.parent.iter().for_each(|parent| to.reservations.poke_name(parent.as_str()));
             if reservation.metadata.deletion_timestamp.is_some() {
-                to.disks.poke_all(&stores.disks, |disk| lines::holds(disk, &uid));
+                to.disks.poke_those(&stores.disks, |disk| lines::holds(disk, &uid));
             }
-            to.volumes.poke_each(stores.volumes.by(HOMELESS, &reservation.spec.role));
-            to.volumes.poke_each(stores.volumes.by(HOME_WANTED, &name));
+            to.volumes.poke_each(stores.volumes.names_by(HOMELESS, &reservation.spec.role));
+            to.volumes.poke_each(stores.volumes.names_by(HOME_WANTED, &name));
             // Those that have a line here and live elsewhere.
             for line in reservation.status.iter().flat_map(|s| &s.volumes) {
                 let there =
-                    named(&stores.volumes, &line.name).and_then(|v| v.status.as_ref()?.reservation.clone());
+                    stores.volumes.get(&line.name).and_then(|v| v.status.as_ref()?.reservation.clone());
                 if there.is_some_and(|home| home.uid != uid) {
-                    to.volumes.poke_name(&line.name);
+                    to.volumes.poke_name(line.name.as_str());
                 }
             }
             for v in stores.volumes.by(HOME, &uid) {
@@ -158,8 +159,8 @@ impl Router {
                     to.volumes.poke(&v);
                 }
             }
-            to.subscriptions.poke_all(&stores.subscriptions, |s| covers(s, &reservation.spec.role));
-            to.roles.poke_all(&stores.roles, |r| Role::name_covers(&r.spec.role, &reservation.spec.role));
+            to.subscriptions.poke_those(&stores.subscriptions, |s| covers(s, &reservation.spec.role));
+            to.roles.poke_those(&stores.roles, |r| Role::name_covers(&r.spec.role, &reservation.spec.role));
         });
     }
 
@@ -168,54 +169,50 @@ impl Router {
         let (name, role) = (volume.name_any(), &volume.spec.role);
         let home = volume.status.as_ref().and_then(|s| s.reservation.as_ref());
         self.with(|to, stores| {
-            home.into_iter().for_each(|home| to.reservations.poke_name(&home.name));
-            to.claims.poke_each(stores.claims.by(VOLUME, &name));
-            to.claims.poke_each(stores.claims.by(WAITING, ""));
-            to.subscriptions.poke_all(&stores.subscriptions, |s| covers(s, role));
+            home.into_iter().for_each(|home| to.reservations.poke_name(home.name.as_str()));
+            to.claims.poke_each(stores.claims.names_by(VOLUME, &name));
+            to.claims.poke_each(stores.claims.names_by(WAITING, ""));
+            to.subscriptions.poke_those(&stores.subscriptions, |s| covers(s, role));
         });
     }
 
     fn claim(&self, claim: &VolumeClaim) {
         self.inboxes.claims.poke(claim);
         let bound = claim.status.as_ref().and_then(|s| s.volume.as_ref());
-        bound.into_iter().for_each(|v| self.inboxes.volumes.poke_name(&v.name));
+        bound.into_iter().for_each(|v| self.inboxes.volumes.poke_name(v.name.as_str()));
         // Others may be waiting behind it for an exclusive volume (C3).
         self.with(|to, stores| {
-            let waiting = stores.claims.by(WAITING, claim.spec.volume.as_deref().unwrap_or_default());
-            to.claims.poke_each(waiting.into_iter().filter(|c| c.uid() != claim.uid()).collect());
+            let mut waiting =
+                stores.claims.names_by(WAITING, claim.spec.volume.as_deref().unwrap_or_default());
+            waiting.retain(|name| *name != cluster::named(claim));
+            to.claims.poke_each(waiting);
         });
     }
 
     fn subscription(&self, subscription: &RoleSubscription) {
         self.inboxes.subscriptions.poke(subscription);
         let namespace = subscription.namespace().unwrap_or_default();
-        self.with(|to, stores| to.claims.poke_each(stores.claims.by(NAMESPACE, &namespace)));
+        self.with(|to, stores| to.claims.poke_each(stores.claims.names_by(NAMESPACE, &namespace)));
     }
 
     fn offer(&self, offer: &VolumeOffer) {
         let namespace = offer.namespace().unwrap_or_default();
-        let _ =
-            self.inboxes.subscriptions.0.send(ObjectRef::new(&offer.spec.subscription).within(&namespace));
-        self.with(|to, stores| to.volumes.poke_each(stores.volumes.by(LEAVING, "")));
+        self.inboxes.subscriptions.poke_name(name_of(&namespace, &offer.spec.subscription));
+        self.with(|to, stores| to.volumes.poke_each(stores.volumes.names_by(LEAVING, "")));
     }
 
     fn pvc(&self, namespace: &str, name: &str) {
-        let _ = self.inboxes.claims.0.send(ObjectRef::new(name).within(namespace));
+        self.inboxes.claims.poke_name(name_of(namespace, name));
     }
 
     fn users(&self, namespace: &str, claim: &str) {
-        let key = ObjectRef::<VolumeClaim>::new(claim).within(namespace);
-        self.with(|to, stores| {
-            if let Some(claim) = stores.claims.get(&key) {
-                to.claims.poke(&claim);
-            }
-        });
+        self.with(|to, _| to.claims.poke_name(name_of(namespace, claim)));
         // The claim may be gone already, its finalizer taken off by hand: the volume's side knows it still.
         let (router, claim) = (self.clone(), format!("{namespace}/{claim}"));
         tokio::spawn(async move {
             // Pods that come and go together are counted together. Their claim holds the volume meanwhile (X1).
             tokio::time::sleep(GATHERING).await;
-            router.with(|to, stores| to.volumes.poke_each(stores.volumes.by(CLAIM, &claim)));
+            router.with(|to, stores| to.volumes.poke_each(stores.volumes.names_by(CLAIM, &claim)));
         });
     }
 
@@ -223,11 +220,11 @@ impl Router {
         self.inboxes.roles.poke(role);
         self.sharing.notify_one();
         self.with(|to, stores| {
-            to.roles.poke_all(&stores.roles, |r| r.spec.role == role.spec.role);
+            to.roles.poke_those(&stores.roles, |r| r.spec.role == role.spec.role);
             let refinement = |r: &DiskReservation| {
                 r.spec.parent.is_some() && Role::name_covers(&role.spec.role, &r.spec.role)
             };
-            to.reservations.poke_all(&stores.reservations, refinement);
+            to.reservations.poke_those(&stores.reservations, refinement);
         });
     }
 }
@@ -247,24 +244,11 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     };
     let mut tasks: Vec<BoxFuture<'static, ()>> = Vec::new();
     macro_rules! cached {
-        ($kind:ty, $config:expr, $route:ident) => {
-            cached!($kind, $config, $route, |_, _| {}, |_| {})
-        };
-        ($kind:ty, $config:expr, $route:ident, $keys:expr) => {
-            cached!($kind, $config, $route, $keys, |_| {})
-        };
-        ($kind:ty, $config:expr, $route:ident, $keys:expr, $trim:expr) => {{
-            let router = router.clone();
-            let api: Api<$kind> = Api::all(client.clone());
-            let everything = router.clone();
-            let Cached { cache, task } = cache(
-                api,
-                $config,
-                $keys,
-                $trim,
-                move |object| router.$route(object),
-                move || everything.everything(),
-            );
+        ($config:expr, $route:ident, $how:expr) => {{
+            let (changes, everything) = (router.clone(), router.clone());
+            let changed = move |object: &_| changes.$route(object);
+            let listed = move || everything.everything();
+            let Cached { cache, task } = cache(Api::all(client.clone()), $config, $how, changed, listed);
             tasks.push(task);
             cache
         }};
@@ -286,14 +270,14 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     let to = router.clone();
     tasks.push(pvcs.follow(Api::all(client.clone()), ours, move |ns, name| to.pvc(ns, name), tell));
     let stores = Stores {
-        nodes: cached!(Node, all.clone(), node, |_, _| {}, trim_node),
-        disks: cached!(NodeDisk, all.clone(), disk),
-        reservations: cached!(DiskReservation, all.clone(), reservation, reservation_keys),
-        volumes: cached!(SharedPersistentVolume, all.clone(), volume, volume_keys, trim_volume),
-        claims: cached!(VolumeClaim, all.clone(), claim, claim_keys, trim_claim),
-        subscriptions: cached!(RoleSubscription, all.clone(), subscription, subscription_keys),
-        offers: cached!(VolumeOffer, all.clone(), offer),
-        roles: cached!(VolumeRole, all, role),
+        nodes: cached!(all.clone(), node, How { trim: trim_node, ..How::default() }),
+        disks: cached!(all.clone(), disk, How::default()),
+        reservations: cached!(all.clone(), reservation, How { keys: reservation_keys, ..How::default() }),
+        volumes: cached!(all.clone(), volume, How { keys: volume_keys, trim: trim_volume, packed: true }),
+        claims: cached!(all.clone(), claim, How { keys: claim_keys, trim: trim_claim, packed: true }),
+        subscriptions: cached!(all.clone(), subscription, How { keys: subscription_keys, ..How::default() }),
+        offers: cached!(all.clone(), offer, How::default()),
+        roles: cached!(all, role, How::default()),
         pvcs,
         pods,
     };
@@ -308,6 +292,8 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         async {
             ready(&ctx.stores, [pods_listed, pvcs_listed]).await;
             let _ = router.ctx.set(ctx.clone());
+            // Everything that is there is looked at once.
+            router.everything();
             let stores = &ctx.stores;
             let all: Vec<BoxFuture<()>> =
                 vec![
@@ -345,7 +331,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
 async fn share_out(ctx: Arc<Context>, router: Router) {
     loop {
         for name in ctx.share.renew(&ctx.stores) {
-            router.inboxes.reservations.poke_name(&name);
+            router.inboxes.reservations.poke_name(name);
         }
         router.sharing.notified().await;
     }
@@ -356,14 +342,14 @@ async fn ready(stores: &Stores, mut listed: [tokio::sync::watch::Receiver<bool>;
     let listed =
         listed.iter_mut().map(|listed| async { listed.wait_for(|listed| *listed).await.map(|_| ()) });
     let _ = tokio::join!(
-        stores.nodes.wait_until_ready(),
-        stores.disks.wait_until_ready(),
-        stores.reservations.wait_until_ready(),
-        stores.volumes.wait_until_ready(),
-        stores.claims.wait_until_ready(),
-        stores.subscriptions.wait_until_ready(),
-        stores.offers.wait_until_ready(),
-        stores.roles.wait_until_ready(),
+        stores.nodes.wait_until_filled(),
+        stores.disks.wait_until_filled(),
+        stores.reservations.wait_until_filled(),
+        stores.volumes.wait_until_filled(),
+        stores.claims.wait_until_filled(),
+        stores.subscriptions.wait_until_filled(),
+        stores.offers.wait_until_filled(),
+        stores.roles.wait_until_filled(),
         join_all(listed),
     );
     tracing::info!("caches are filled");
@@ -400,8 +386,8 @@ struct Running {
 impl Running {
     fn controller<K, F, R>(
         &self,
-        store: &Store<K>,
-        inbox: UnboundedReceiver<ObjectRef<K>>,
+        cache: &Arc<Cache<K>>,
+        inbox: UnboundedReceiver<Name>,
         reconcile: F,
     ) -> BoxFuture<'static, ()>
     where
@@ -410,44 +396,33 @@ impl Running {
         R: Future<Output = Result<Again, Error>> + Send + 'static,
     {
         let kind = K::kind(&()).into_owned();
-        let (ctx, metrics) = (self.ctx.clone(), self.metrics.clone());
-        let timed = move |object: Arc<K>, ctx: Arc<Context>| {
-            let (reconcile, metrics, kind) = (reconcile.clone(), metrics.clone(), kind.clone());
-            async move {
-                if ctx.is_old(&*object) {
-                    return Ok(Action::await_change());
-                }
+        let (ctx, metrics, cache) = (self.ctx.clone(), self.metrics.clone(), cache.clone());
+        let work = move |name: Name| {
+            let (ctx, metrics, kind) = (ctx.clone(), metrics.clone(), kind.clone());
+            let (cache, reconcile) = (cache.clone(), reconcile.clone());
+            let span = tracing::info_span!("reconcile", kind, name = &*name);
+            let looked_at = async move {
+                let object = cache.get(&name).filter(|object| !ctx.is_old(&**object))?;
                 let started = Instant::now();
-                let name = object.name_any();
                 let done = reconcile(object, ctx).await;
                 metrics.reconciled(&kind, done.as_ref().err().map(Error::label), started.elapsed());
-                match &done {
-                    Ok(_) => {}
+                match done {
+                    Ok(again) => again,
+                    // The version that was missed comes by the watch, and with it the next look. As long as the watch is
+                    // down, looking again does nothing but write in vain.
                     Err(Error::Cluster(ClusterError::Conflict(_))) => {
-                        tracing::debug!(kind, name, "lost a race, looking again")
+                        tracing::debug!("lost a race, looking again");
+                        Some(Duration::from_secs(1))
                     }
                     Err(error) => {
-                        tracing::warn!(kind, name, error = telemetry::chain(error), "reconcile failed")
+                        tracing::warn!(error = telemetry::chain(&error), "reconcile failed");
+                        Some(Duration::from_secs(2))
                     }
                 }
-                done.map(|again| again.map_or_else(Action::await_change, Action::requeue))
-            }
+            };
+            looked_at.instrument(span)
         };
-        let again = |_: Arc<K>, error: &Error, _: Arc<Context>| {
-            Action::requeue(match error {
-                // The version that was missed comes by the watch, and with it the next look. As long as the watch is
-                // down, looking again does nothing but write in vain.
-                Error::Cluster(ClusterError::Conflict(_)) => Duration::from_secs(1),
-                Error::Cluster(_) => Duration::from_secs(2),
-            })
-        };
-        // Everything that is there is looked at once; the store was filled before.
-        let first: Vec<_> = store.state().iter().map(|o| cluster::named(&**o)).collect();
-        Controller::for_stream(futures::stream::pending(), store.clone())
-            .with_config(Config::default().concurrency(self.concurrency))
-            .reconcile_on(futures::stream::iter(first).chain(UnboundedReceiverStream::new(inbox)))
-            .run(timed, again, ctx)
-            .for_each(|_| std::future::ready(()))
-            .boxed()
+        let at_once = self.concurrency.into();
+        async move { work_off(inbox, at_once, work).await }.boxed()
     }
 }

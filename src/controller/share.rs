@@ -11,7 +11,7 @@ use kube::ResourceExt;
 use crate::plan::reserve::Candidate;
 use crate::plan::share::{Outcome, share_out};
 
-use super::context::{Stores, named, refs};
+use super::context::{Stores, refs};
 
 /// What becomes of each reservation that waits.
 #[derive(Default)]
@@ -26,8 +26,8 @@ impl Share {
     /// Shares out anew; returns the names of those for whom the outcome is another one.
     pub fn renew(&self, stores: &Stores) -> Vec<String> {
         let (disks, reservations, roles) =
-            (stores.disks.state(), stores.reservations.state(), stores.roles.state());
-        let nodes: Vec<_> = disks.iter().map(|d| named(&stores.nodes, &d.spec.node_name)).collect();
+            (stores.disks.all(), stores.reservations.all(), stores.roles.all());
+        let nodes: Vec<_> = disks.iter().map(|d| stores.nodes.get(&d.spec.node_name)).collect();
         let mut candidates: Vec<Candidate> = disks
             .iter()
             .zip(&nodes)

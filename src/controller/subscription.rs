@@ -15,7 +15,7 @@ use crate::cluster;
 use crate::plan::{names, offer};
 
 use super::Error;
-use super::context::{Context, named, ready, refs};
+use super::context::{Context, ready, refs};
 
 pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context) -> Result<(), Error> {
     let namespace = subscription.namespace().unwrap_or_default();
@@ -24,9 +24,9 @@ pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context
     let mut volumes: Vec<_> = roles.iter().flat_map(|role| ctx.stores.volumes_for(role)).collect();
     volumes.sort_by_key(|volume| volume.name_any());
     volumes.dedup_by_key(|volume| volume.name_any());
-    let reservations = ctx.stores.reservations.state();
+    let reservations = ctx.stores.reservations.all();
     let disk_ready = |name: &str| {
-        let disk = named(&ctx.stores.disks, name);
+        let disk = ctx.stores.disks.get(name);
         disk.is_some_and(|d| d.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, READY)))
     };
     let wanted = match subscription.metadata.deletion_timestamp {
@@ -39,7 +39,7 @@ pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context
     let there: Vec<Arc<VolumeOffer>> = ctx
         .stores
         .offers
-        .state()
+        .all()
         .into_iter()
         .filter(|o| o.namespace().as_ref() == Some(&namespace) && mine(o))
         .collect();

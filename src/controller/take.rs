@@ -19,7 +19,7 @@ use crate::plan::share::Outcome;
 use crate::plan::{ledger, orphans, quota, reserve, whole};
 
 use super::Error;
-use super::context::{Context, named};
+use super::context::Context;
 use super::lines::{Holder, change, holds};
 
 /// Where the bytes of a reservation come from.
@@ -150,7 +150,7 @@ async fn refine(
         (Err(why), _) => return Ok(Taken::Wait(why)),
         (Ok(_), None) => return Err(old(reservation)),
     };
-    let disk = parent.status.as_ref().and_then(|s| named(&ctx.stores.disks, s.node_disk.as_deref()?));
+    let disk = parent.status.as_ref().and_then(|s| ctx.stores.disks.get(s.node_disk.as_deref()?));
     if let Some(why) = disk.and_then(|disk| reserve::parent_gone(parent, &disk)) {
         return Ok(Taken::Wait(why));
     }

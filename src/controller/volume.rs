@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use kube::api::ListParams;
-use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 
 use crate::api::condition::{self, RESIZED, RETIRING, Verdict, reason};
@@ -15,7 +14,7 @@ use crate::api::{
 use crate::cluster;
 use crate::plan::{LISTED_PODS, create, ledger, reserve, retire, usage, whole};
 
-use super::context::{Context, VOLUME_UID, named, ready, refs};
+use super::context::{Context, VOLUME_UID, ready, refs};
 use super::{Again, Error};
 use super::{destroy, persistent, resize};
 
@@ -111,7 +110,7 @@ fn reserved(status: &SharedPersistentVolumeStatus, ctx: &Context) -> Option<Vec<
     let mut next = status.reservation.clone();
     while let Some(home) = next {
         let there =
-            named(&ctx.stores.reservations, &home.name).filter(|r| r.uid().as_ref() == Some(&home.uid))?;
+            ctx.stores.reservations.get(&home.name).filter(|r| r.uid().as_ref() == Some(&home.uid))?;
         let held = there.status.clone().unwrap_or_default();
         found.push(Reserved {
             name: home.name,
@@ -127,7 +126,7 @@ fn reserved(status: &SharedPersistentVolumeStatus, ctx: &Context) -> Option<Vec<
 /// How a volume stands that is in a reservation.
 fn standing(volume: &SharedPersistentVolume, ctx: &Context) -> (VolumePhase, Verdict) {
     let name = volume.status.as_ref().and_then(|s| s.node_disk.as_deref());
-    let disk = name.and_then(|name| named(&ctx.stores.disks, name));
+    let disk = name.and_then(|name| ctx.stores.disks.get(name));
     let conditions = disk.as_ref().and_then(|d| d.status.as_ref()).map(|s| &s.conditions[..]);
     create::standing(volume, conditions)
 }
@@ -147,9 +146,12 @@ pub(super) async fn forget_lost_claims(
     };
     let mut kept = Vec::new();
     for binding in std::mem::take(&mut status.claims) {
-        let key = ObjectRef::<VolumeClaim>::new(&binding.name).within(&binding.namespace);
         let api: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &binding.namespace);
-        let there = ctx.stores.claims.get(&key).is_some_and(|claim| ours(&claim, &binding))
+        let there = ctx
+            .stores
+            .claims
+            .get_in(&binding.namespace, &binding.name)
+            .is_some_and(|claim| ours(&claim, &binding))
             || cluster::get(&api, &binding.name).await?.is_some_and(|claim| ours(&claim, &binding))
             || !ctx.users(std::slice::from_ref(&binding)).is_empty();
         if there {
@@ -171,7 +173,10 @@ async fn restore(
     let (Some(home), Ok(mut entry)) = (&status.reservation, create::entry(volume)) else { return Ok(()) };
     // What it was granted, not what it wishes.
     entry.size = status.size.clone().unwrap_or(entry.size);
-    let missing = named(&ctx.stores.reservations, &home.name)
+    let missing = ctx
+        .stores
+        .reservations
+        .get(&home.name)
         .is_some_and(|r| r.uid().as_ref() == Some(&home.uid) && !holds(&r, &entry.uid));
     if !missing {
         return Ok(());
@@ -201,8 +206,8 @@ async fn take(
     volume: &SharedPersistentVolume,
     ctx: &Context,
 ) -> Result<Result<(Arc<DiskReservation>, Size), Verdict>, Error> {
-    let reservations = ctx.stores.reservations.state();
-    let disks = ctx.stores.disks.state();
+    let reservations = ctx.stores.reservations.all();
+    let disks = ctx.stores.disks.all();
     let uid = volume.uid().unwrap_or_default();
     let api: Api<DiskReservation> = Api::all(ctx.client.clone());
     // A line that no cache has seen yet may be missed. Then there are two, and the volume takes back the one that is not

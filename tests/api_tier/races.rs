@@ -8,11 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kube::api::DeleteParams;
-use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 use reservoir::api::condition;
 use reservoir::api::{NodeDisk, SharedPersistentVolume, VolumeClaim};
-use reservoir::cluster::{Cache, Cached, cache};
+use reservoir::cluster::{Cache, Cached, How, cache};
 use reservoir_cluster::api::ApiOptions;
 
 use crate::support::{Agent, Cluster, Random, Watch, until_gone, until_reason};
@@ -78,9 +77,9 @@ struct Stores {
 impl Stores {
     fn follow(cluster: &Cluster) -> (Self, tokio::task::JoinHandle<()>) {
         let volumes: Cached<SharedPersistentVolume> =
-            cache(cluster.all(), Default::default(), |_, _| {}, |_| {}, |_| {}, || {});
+            cache(cluster.all(), Default::default(), How::default(), |_| {}, || {});
         let claims: Cached<VolumeClaim> =
-            cache(cluster.within("team"), Default::default(), |_, _| {}, |_| {}, |_| {}, || {});
+            cache(cluster.within("team"), Default::default(), How::default(), |_| {}, || {});
         let following = futures::future::join(volumes.task, claims.task);
         let following = tokio::spawn(async move {
             following.await;
@@ -89,11 +88,11 @@ impl Stores {
     }
 
     fn volume(&self, name: &str) -> Option<Arc<SharedPersistentVolume>> {
-        self.volumes.get(&ObjectRef::new(name))
+        self.volumes.get(name)
     }
 
     fn claim(&self, name: &str) -> Option<Arc<VolumeClaim>> {
-        self.claims.get(&ObjectRef::new(name).within("team"))
+        self.claims.get_in("team", name)
     }
 }
 
