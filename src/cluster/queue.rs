@@ -57,15 +57,14 @@ mod tests {
         let (sender, names) = unbounded_channel();
         let ask = |name: &str| sender.send(Name::from(name)).unwrap();
         let (log, busy, most) = (RefCell::new(vec![]), Cell::new(0), Cell::new(0));
-        let (go, gone) = tokio::sync::watch::channel(0);
+        let (go, gone) = tokio::sync::watch::channel(false);
         // The one that is called "again" comes by itself once.
         let work = async |name: Name| {
-            let nth = log.borrow().len();
             let first = !log.borrow().contains(&name);
             log.borrow_mut().push(name.clone());
             busy.set(busy.get() + 1);
             most.set(most.get().max(busy.get()));
-            let _ = gone.clone().wait_for(|done| *done > nth).await;
+            let _ = gone.clone().wait_for(|go| *go).await;
             busy.set(busy.get() - 1);
             (&*name == "again" && first).then_some(Duration::from_millis(1))
         };
@@ -82,7 +81,7 @@ mod tests {
             // Both are under way and wanted again, a third one waits.
             ["a", "b", "a", "again"].into_iter().for_each(ask);
             seen(2).await;
-            go.send_replace(usize::MAX);
+            go.send_replace(true);
             // Both once more, and the third one twice.
             seen(6).await;
             let count = |name: &str| log.borrow().iter().filter(|n| &***n == name).count();

@@ -1,10 +1,12 @@
 //! Volumes that are resized, retired, or on a disk that was declared gone (V7, X5, D4, Q4).
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use reservoir::api::condition::{self, RESIZED, RETIRING};
@@ -66,6 +68,20 @@ fn watch_sizes(cluster: &Cluster) -> Watch {
         }
     });
     watch
+}
+
+/// Until people see the size at the claim's PersistentVolume and PersistentVolumeClaim, too.
+async fn until_capacity(cluster: &Cluster, claim: &VolumeClaim, size: &str) {
+    let pvs: Api<PersistentVolume> = cluster.all();
+    let pvcs: Api<PersistentVolumeClaim> = cluster.within(&claim.namespace().unwrap());
+    let pv = claim.status.as_ref().unwrap().persistent_volume.as_ref().unwrap();
+    let says =
+        |capacity: Option<BTreeMap<String, Quantity>>| capacity.is_some_and(|c| c["storage"].0 == size);
+    until(&format!("PersistentVolume and PersistentVolumeClaim say {size}"), || async {
+        let (pv, pvc) = (pvs.get(pv).await.unwrap(), pvcs.get(&claim.name_any()).await.unwrap());
+        (says(pv.spec.unwrap().capacity) && says(pvc.status.unwrap().capacity)).then_some(())
+    })
+    .await;
 }
 
 async fn events_say(cluster: &Cluster, reason: &str, note: &str) {
@@ -186,6 +202,7 @@ async fn v7_a_shared_volume_grows_while_pods_write_and_xfs_never_shrinks() {
     std::fs::write(mounted[0].0.join("before"), "there").unwrap();
     set(&volumes, "logs", json!({"size": "400Mi"})).await;
     until_sized(&cluster, &agent, "logs", "400Mi").await;
+    until_capacity(&cluster, &claim, "400Mi").await;
     // More than it had before goes in, through the mount that was there all the time.
     std::fs::write(mounted[1].0.join("large"), vec![1u8; 310 << 20]).unwrap();
     assert_eq!(std::fs::read_to_string(mounted[1].0.join("before")).unwrap(), "there");
