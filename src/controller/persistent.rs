@@ -92,8 +92,12 @@ pub(super) async fn ensure(
             ),
         )));
     }
-    if cluster::create(&volumes, &persistent_volume(claim, volume)).await?.is_none()
-        && let Some(pv) = cluster::get(&volumes, &name).await?
+    // Where the one is, the other is mostly, too.
+    let mut pv = if there.is_some() { cluster::get(&volumes, &name).await? } else { None };
+    if pv.is_none() && cluster::create(&volumes, &persistent_volume(claim, volume)).await?.is_none() {
+        pv = cluster::get(&volumes, &name).await?;
+    }
+    if let Some(pv) = pv
         && let Some(bound_to) = pv.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()?.uid.clone())
         && there.as_ref().and_then(|pvc| pvc.uid()) != Some(bound_to)
     {
