@@ -111,10 +111,14 @@ async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
     let client = kube::Client::try_default().await.context("failed to find the cluster")?;
     let stop = stop_signal()?;
     let metrics = Arc::new(Metrics::default());
+    metrics.stand_by();
     let serving =
         telemetry::serve(args.metrics_bind_address, metrics.clone(), || true, stopped(stop.clone()));
     let options = controller::Options { identity: args.identity.clone(), concurrency: args.concurrency };
-    let work = || controller::run(client.clone(), options.clone(), metrics.clone());
+    let work = || async {
+        let _leading = metrics.lead();
+        controller::run(client.clone(), options.clone(), metrics.clone()).await;
+    };
     let leading =
         cluster::lead(client.clone(), &args.namespace, &args.lease_name, &args.identity, work, stopped(stop));
     tokio::try_join!(async { serving.await.context("failed to serve metrics") }, async {

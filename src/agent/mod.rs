@@ -4,6 +4,7 @@
 
 mod config;
 mod disks;
+mod metrics;
 mod orphans;
 mod publish;
 mod reservations;

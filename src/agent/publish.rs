@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kube::Api;
 
-use super::volumes::{Context, blocking};
+use super::volumes::{Context, blocking, operate};
 use crate::api::{SharedPersistentVolume, VolumeMode};
 use crate::cluster;
 use crate::csi::{Error, PublishRequest, Stats, Usage, VolumeHandle, Volumes};
@@ -47,12 +47,14 @@ impl Volumes for Node {
             pod: Pod { uid: request.pod.uid, namespace: request.pod.namespace, name: request.pod.name },
             claim_uid: handle.claim_uid().to_owned(),
         };
-        blocking(ctx, move |host| host.publish(&publish)).await.map_err(error)
+        operate(ctx, "Mount", move |host| host.publish(&publish)).await.map_err(error)
     }
 
     async fn unpublish(&self, handle: &VolumeHandle, target: &Path) -> Result<(), Error> {
         let (uid, target) = (uid(handle)?, target.to_owned());
-        blocking(&self.0, move |host| host.unpublish_likely(&target, Some(&uid))).await.map_err(error)
+        operate(&self.0, "Unmount", move |host| host.unpublish_likely(&target, Some(&uid)))
+            .await
+            .map_err(error)
     }
 
     async fn stats(&self, handle: &VolumeHandle, path: &Path) -> Result<Stats, Error> {

@@ -13,6 +13,7 @@ use kube::{Api, Client, ResourceExt};
 
 use super::config::{Config, ConfigError};
 use super::disks::Disks;
+use super::metrics::Measured;
 use super::publish::Node;
 use super::volumes;
 use super::volumes::Context;
@@ -77,7 +78,10 @@ pub async fn run(
     let host = Arc::new(opened?);
     let mut disks = Disks::new(client.clone(), options.node.clone(), options.config.disks, host.clone());
     let places = disks.places();
-    let ctx = Arc::new(Context { client, node: options.node.clone(), host, places });
+    let ctx =
+        Arc::new(Context { client, node: options.node.clone(), host, places, metrics: metrics.clone() });
+    let measured = Arc::new(Measured::default());
+    metrics.show(&measured);
 
     let plugin = options.kubelet_dir.join("plugins").join(DRIVER);
     let serve_config = ServeConfig {
@@ -97,7 +101,11 @@ pub async fn run(
         while !report(&mut disks).await {
             tokio::time::sleep(AFTER_FAILURE).await;
         }
-        tokio::join!(measure(&mut disks, options.measure_every), keep(ctx.clone(), metrics));
+        tokio::join!(
+            measure(&mut disks, options.measure_every),
+            measured.keep(&ctx, options.measure_every),
+            keep(ctx.clone(), metrics)
+        );
     };
     let watched = async {
         tokio::select! {

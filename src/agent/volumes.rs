@@ -1,7 +1,7 @@
 //! Makes, fences and erases the volumes of the node, and tells how they are (V5–V10, X2–X4).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use kube::api::ListParams;
@@ -18,7 +18,7 @@ use crate::host::{self, FenceReport, Host, VolumeSpec, VolumeUid};
 use crate::plan::LISTED_PODS;
 use crate::plan::keep::{self, OnDisk, Task};
 use crate::plan::resize::OnNode;
-use crate::telemetry;
+use crate::telemetry::{self, Metrics};
 
 use super::disks::Places;
 
@@ -28,6 +28,7 @@ pub(super) struct Context {
     pub(super) node: String,
     pub(super) host: Arc<Host>,
     pub(super) places: Places,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// How soon a volume is looked at again while it is still mounted and to be destroyed, or could not be made.
@@ -76,8 +77,10 @@ pub(super) async fn reconcile(
     cluster::write_status(&api, &volume, &status, AGENT_MANAGER).await?;
     if task == Ok(Task::Unfence) {
         // Said first, done then: nobody may take it for fenced while it is not.
-        match blocking(&ctx, move |host| host.unfence(&uid)).await {
-            Ok(()) | Err(host::Error::NotFound(_)) => {}
+        match operate(&ctx, "Unfence", move |host| host.unfence(&uid)).await {
+            Ok(()) | Err(host::Error::NotFound(_)) => {
+                tracing::info!(volume = volume.name_any(), "can be mounted again")
+            }
             Err(error) => {
                 tracing::warn!(volume = volume.name_any(), %error, "failed to allow mounts again");
                 return Ok(Action::requeue(AGAIN));
@@ -134,7 +137,10 @@ async fn perform(
                 ensure_orphan(&disk, &spec, ctx).await?;
             }
             let size = Size::from_bytes(spec.size_bytes);
-            blocking(ctx, move |host| host.create(&disk, &spec)).await?;
+            operate(ctx, "Create", move |host| host.create(&disk, &spec)).await?;
+            if on_disk.is_none() {
+                tracing::info!(volume = volume.name_any(), size = size.as_str(), "made");
+            }
             node.backing = BackingState::Made;
             node.size = Some(size);
             node.resize_failed = None;
@@ -143,7 +149,7 @@ async fn perform(
         Task::Size(OnNode::Announce(size)) => node.growing = Some(Size::from_bytes(size)),
         Task::Size(OnNode::Withdraw) => (node.growing, node.resize_failed) = (None, None),
         Task::Size(OnNode::Resize(size)) => {
-            match blocking(ctx, move |host| host.resize(&uid, size)).await {
+            match operate(ctx, "Resize", move |host| host.resize(&uid, size)).await {
                 Ok(()) => {
                     tracing::info!(volume = volume.name_any(), size, "resized");
                     node.size = Some(Size::from_bytes(size));
@@ -163,7 +169,7 @@ async fn perform(
             }
         }
         Task::Fence => {
-            let report = match blocking(ctx, move |host| host.fence(&uid)).await {
+            let report = match operate(ctx, "Fence", move |host| host.fence(&uid)).await {
                 // It was never made: there is nothing that could be mounted.
                 Err(host::Error::NotFound(_)) if !made => {
                     FenceReport { users: Default::default(), in_use: false }
@@ -176,6 +182,7 @@ async fn perform(
             pods.dedup();
             node.fenced = true;
             node.in_use = report.in_use || !pods.is_empty();
+            tracing::info!(volume = volume.name_any(), in_use = node.in_use, "fenced");
             pods.truncate(LISTED_PODS);
             node.mounted_by = pods;
             again = node.in_use.then_some(AGAIN);
@@ -183,7 +190,7 @@ async fn perform(
         Task::Unfence => node = NodePart { fenced: false, in_use: false, mounted_by: vec![], ..node },
         Task::Erase => {
             let policy = erase_policy(volume);
-            let bytes = match blocking(ctx, move |host| host.erase(&uid, policy)).await {
+            let bytes = match operate(ctx, "Erase", move |host| host.erase(&uid, policy)).await {
                 Err(host::Error::NotFound(_)) if !made => 0,
                 // What is not there although it was made, and has no receipt, was not erased by us (X4).
                 Err(host::Error::NotFound(_)) => return Err(lost(volume_uid)),
@@ -332,6 +339,18 @@ pub(super) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(move || work(&host)).await.unwrap_or_else(|error| {
         Err(host::Error::Unsupported(format!("the agent failed in the middle of it: {error}")))
     })
+}
+
+/// The same, counted and timed (T3).
+pub(super) async fn operate<T: Send + 'static>(
+    ctx: &Context,
+    operation: &'static str,
+    work: impl FnOnce(&Host) -> host::Result<T> + Send + 'static,
+) -> host::Result<T> {
+    let started = Instant::now();
+    let done = blocking(ctx, work).await;
+    ctx.metrics.operated(operation, done.as_ref().err().map(host::Error::label), started.elapsed());
+    done
 }
 
 #[cfg(test)]

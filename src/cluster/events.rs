@@ -95,8 +95,10 @@ impl Events {
         reason: &str,
         message: &str,
     ) {
+        let about = object.object_ref(&());
+        tracing::info!(kind = about.kind, object = about.name, reason, "{message}");
         let event = event(ok, action, reason, message, related);
-        self.publisher.publish(&event, &object.object_ref(&())).await;
+        self.publisher.publish(&event, &about).await;
     }
 
     /// An event for each of these that says something else than before: another status or another reason. It is
@@ -111,12 +113,27 @@ impl Events {
             let Some(is) = condition::get(after, type_) else { continue };
             let was = condition::get(before, type_);
             let same = was.is_some_and(|was| was.status == is.status && was.reason == is.reason);
-            if !same && !QUIET.contains(&is.reason.as_str()) {
+            if same {
+                continue;
+            }
+            // One line for each decision, the stations on its way too.
+            let about = object.object_ref(&());
+            tracing::info!(
+                kind = about.kind,
+                namespace = about.namespace,
+                object = about.name,
+                condition = type_,
+                status = is.status,
+                reason = is.reason,
+                "{}",
+                is.message
+            );
+            if !QUIET.contains(&is.reason.as_str()) {
                 // That a retired volume waits is no trouble.
                 let ok = is.status == "True" || is.reason == reason::RETIRE_WITHDRAWN;
                 let event = event(ok, "Reconcile", &is.reason, &is.message, None);
                 // It is received for as long as there is a sender.
-                let _ = self.queue.send((event, object.object_ref(&()))).await;
+                let _ = self.queue.send((event, about)).await;
             }
         }
     }

@@ -17,6 +17,7 @@ use crate::cluster::{
     self, Cache, Commits, Events, Key, Owned, PodIndex, PvcIndex, claims_of, is_terminal, pod_ref,
 };
 use crate::plan::quota::lineage;
+use crate::telemetry::Metrics;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::share::Share;
@@ -164,6 +165,8 @@ pub struct Context {
     pub commits: Meeting,
     /// By UID, the version of an object that we wrote over, until a cache has a later one.
     pub replaced: Mutex<HashMap<String, String>>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Borrows what a cache returned, as the decisions take it.

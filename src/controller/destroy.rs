@@ -62,6 +62,9 @@ pub(super) async fn reconcile(
             said
         }
         Step::Unfence(why) => {
+            if !destroy.in_use {
+                ctx.metrics.destroyed("InUse");
+            }
             destroy.in_use = true;
             why
         }
@@ -144,16 +147,20 @@ async fn finish(
     if let Some(holder) = holders.first() {
         let status = volume.status.clone().unwrap_or_default();
         let erased = status.node.and_then(|n| n.erased);
-        let how = match (&erased, volume.spec.erase_policy) {
-            _ if volume.spec.adopt.is_some() => left(volume),
+        let (outcome, how) = match (&erased, volume.spec.erase_policy) {
+            _ if volume.spec.adopt.is_some() => ("LetGo", left(volume)),
             (None, _) if is_gone(status.node_disk.as_deref(), ctx) => {
-                "its bytes were not erased, because its disk was declared gone".to_owned()
+                ("DiskGone", "its bytes were not erased, because its disk was declared gone".to_owned())
             }
-            (bytes, ErasePolicy::Discard) => format!("{} given back to the disk", size_or_zero(bytes)),
-            (bytes, ErasePolicy::Zero) => {
-                format!("{} overwritten with zeroes and given back to the disk", size_or_zero(bytes))
+            (bytes, ErasePolicy::Discard) => {
+                ("Erased", format!("{} given back to the disk", size_or_zero(bytes)))
             }
+            (bytes, ErasePolicy::Zero) => (
+                "Erased",
+                format!("{} overwritten with zeroes and given back to the disk", size_or_zero(bytes)),
+            ),
         };
+        ctx.metrics.destroyed(outcome);
         let receipt = format!("volume {} ({uid}) is destroyed: {how}", volume.name_any());
         ctx.events.publish(volume, None, true, "Destroy", "Destroyed", &receipt).await;
         ctx.events

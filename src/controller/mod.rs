@@ -8,6 +8,7 @@ mod context;
 mod destroy;
 mod disk;
 mod lines;
+mod metrics;
 mod persistent;
 mod reservation;
 mod resize;

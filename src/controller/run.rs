@@ -283,7 +283,9 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     };
     let events = Events::new(client.clone(), "reservoir-controller", &options.identity);
     let (share, turn, commits, replaced) = Default::default();
-    let ctx = Arc::new(Context { client, stores, events, share, turn, commits, replaced });
+    let told = metrics.clone();
+    let ctx = Arc::new(Context { client, stores, events, share, turn, commits, replaced, metrics: told });
+    metrics.show(&ctx);
 
     let running = Running { ctx: ctx.clone(), metrics, concurrency: options.concurrency };
     // They wait more than they work, so none waits for another's place.
@@ -400,7 +402,7 @@ impl Running {
         let work = move |name: Name| {
             let (ctx, metrics, kind) = (ctx.clone(), metrics.clone(), kind.clone());
             let (cache, reconcile) = (cache.clone(), reconcile.clone());
-            let span = tracing::info_span!("reconcile", kind, name = &*name);
+            let span = tracing::info_span!("reconcile", kind, object = &*name);
             let looked_at = async move {
                 let object = cache.get(&name).filter(|object| !ctx.is_old(&**object))?;
                 let started = Instant::now();

@@ -129,6 +129,30 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Name of the variant, for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) => "NotFound",
+            Self::InvalidArgument(_) => "InvalidArgument",
+            Self::Conflict(_) => "Conflict",
+            Self::NotReady(_) => "NotReady",
+            Self::Fenced(_) => "Fenced",
+            Self::NotFenced(_) => "NotFenced",
+            Self::InUse { .. } => "InUse",
+            Self::Busy { .. } => "Busy",
+            Self::NoSpace { .. } => "NoSpace",
+            Self::TooSmall { .. } => "TooSmall",
+            Self::BackingLost { .. } => "BackingLost",
+            Self::Corrupt { .. } => "Corrupt",
+            Self::DiskUnavailable { .. } => "DiskUnavailable",
+            Self::Unsupported(_) => "Unsupported",
+            Self::Command { .. } => "Command",
+            Self::Io { .. } => "Io",
+        }
+    }
+}
+
 /// Adds what was attempted to a bare errno.
 pub(super) trait Context<T> {
     /// `context` follows "failed to".

@@ -11,7 +11,7 @@ use kube::ResourceExt;
 
 use crate::api::{DiskReservation, VolumeRole};
 
-use super::{quota, reserve};
+use super::{quota, summary};
 
 /// One that waits, or that wants to grow.
 pub(super) struct Request<'a> {
@@ -53,21 +53,12 @@ impl<'a> Queue<'a> {
             let nearest = quota::lineage(role).find_map(|of| counting.get(of));
             u128::from(nearest.map_or(1, |r| r.spec.weight.max(1)))
         };
-        let mut queue = Self { roles: BTreeMap::new(), shares: HashMap::new() };
+        let shares = summary::by_role(reservations).into_iter().map(|(role, sums)| (role, sums.reserved));
+        let mut queue = Self { roles: BTreeMap::new(), shares: shares.collect() };
         for request in requests {
             let role = request.role();
             let (_, line) = queue.roles.entry(role).or_insert_with(|| (weight(role), VecDeque::new()));
             line.push_back(request);
-        }
-        let by_uid: HashMap<&str, &DiskReservation> =
-            reservations.iter().filter_map(|r| Some((r.metadata.uid.as_deref()?, *r))).collect();
-        for reservation in reservations {
-            let Some(status) = reservation.status.as_ref().filter(|s| s.node_disk.is_some()) else {
-                continue;
-            };
-            let parent = status.parent.as_ref().and_then(|parent| by_uid.get(parent.uid.as_str()));
-            let parent = parent.map(|parent| parent.spec.role.as_str());
-            queue.charge(&reservation.spec.role, parent, reserve::size(status));
         }
         queue
     }
@@ -87,13 +78,9 @@ impl<'a> Queue<'a> {
 
     /// The request is served: its role has more.
     pub fn served(&mut self, request: &Request<'a>) {
-        self.charge(request.role(), None, request.asked);
-    }
-
-    fn charge(&mut self, role: &'a str, parent: Option<&str>, bytes: u64) {
-        for of in quota::lineage(role).filter(|of| quota::charges(of, role, parent)) {
+        for of in quota::lineage(request.role()) {
             let share = self.shares.entry(of).or_default();
-            *share = share.saturating_add(bytes);
+            *share = share.saturating_add(request.asked);
         }
     }
 }

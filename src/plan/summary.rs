@@ -1,12 +1,14 @@
 //! Sums and standings that statuses tell: of a disk, of a role (D1, Q1).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use crate::api::condition::{self, DISK_HEALTHY, Verdict, reason};
-use crate::api::{DiskReservation, LedgerEntry, Role, RoleOnDisk, Size, VolumeRole, VolumeRoleStatus};
+use crate::api::{
+    DiskReservation, DiskReservationStatus, LedgerEntry, RoleOnDisk, Size, VolumeRole, VolumeRoleStatus,
+};
 
 use super::{ledger, quota, reserve};
 
@@ -63,24 +65,59 @@ pub fn parent_role<'a>(
     all.into_iter().find(|r| r.metadata.uid.as_ref() == Some(&parent.uid)).map(|r| r.spec.role.as_str())
 }
 
-/// What a role has: the reservations of the role and its sub-roles, and the volumes in them, each counted once, and once
-/// also where one was carved out of another.
-pub fn role_totals(role: &VolumeRole, reservations: &[&DiskReservation]) -> VolumeRoleStatus {
-    let (mut reserved, mut used) = (0u64, 0u64);
-    for reservation in reservations {
-        let Some(status) = &reservation.status else { continue };
-        let (of, ours) = (&role.spec.role, &reservation.spec.role);
-        if !Role::name_covers(of, ours) || status.node_disk.is_none() {
-            continue;
-        }
-        used = used.saturating_add(ledger::total(&status.volumes));
-        if quota::charges(of, ours, parent_role(reservation, reservations.iter().copied())) {
-            reserved = reserved.saturating_add(reserve::size(status));
+/// What a role and its sub-roles have on all disks, in bytes (Q1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoleSums {
+    /// Their reservations.
+    pub reserved: u64,
+    /// The volumes in them, each counted once, and once also where one was carved out of another.
+    pub used: u64,
+}
+
+/// What each role has that has a reservation, and each of its ancestors.
+pub fn by_role<'a>(reservations: &[&'a DiskReservation]) -> BTreeMap<&'a str, RoleSums> {
+    let by_uid: HashMap<&str, &DiskReservation> =
+        reservations.iter().filter_map(|r| Some((r.metadata.uid.as_deref()?, *r))).collect();
+    let mut sums: BTreeMap<&str, RoleSums> = BTreeMap::new();
+    for (reservation, status) in served(reservations) {
+        let parent = status.parent.as_ref().and_then(|parent| by_uid.get(parent.uid.as_str()));
+        let (role, parent) = (&reservation.spec.role, parent.map(|parent| parent.spec.role.as_str()));
+        for of in quota::lineage(role) {
+            let sum = sums.entry(of).or_default();
+            sum.used = sum.used.saturating_add(ledger::total(&status.volumes));
+            if quota::charges(of, role, parent) {
+                sum.reserved = sum.reserved.saturating_add(reserve::size(status));
+            }
         }
     }
+    sums
+}
+
+/// What volumes have of each disk, in bytes.
+pub fn used_on_disks<'a>(reservations: &[&'a DiskReservation]) -> BTreeMap<&'a str, u64> {
+    let mut used: BTreeMap<&str, u64> = BTreeMap::new();
+    for (_, status) in served(reservations) {
+        let sum = used.entry(status.node_disk.as_deref().unwrap_or_default()).or_default();
+        *sum = sum.saturating_add(ledger::total(&status.volumes));
+    }
+    used
+}
+
+/// Those that have a disk.
+fn served<'a>(
+    reservations: &[&'a DiskReservation],
+) -> impl Iterator<Item = (&'a DiskReservation, &'a DiskReservationStatus)> {
+    let status =
+        |r: &&'a DiskReservation| r.status.as_ref().filter(|s| s.node_disk.is_some()).map(|s| (*r, s));
+    reservations.iter().filter_map(status)
+}
+
+/// What a role has.
+pub fn role_totals(role: &VolumeRole, reservations: &[&DiskReservation]) -> VolumeRoleStatus {
+    let sums = by_role(reservations).get(role.spec.role.as_str()).copied().unwrap_or_default();
     VolumeRoleStatus {
-        reserved: Some(Size::from_bytes(reserved)),
-        used: Some(Size::from_bytes(used)),
+        reserved: Some(Size::from_bytes(sums.reserved)),
+        used: Some(Size::from_bytes(sums.used)),
         ..Default::default()
     }
 }
@@ -169,6 +206,8 @@ mod tests {
             let totals = role_totals(&volume_role("r", role), &refs);
             assert_eq!((totals.reserved, totals.used), (Some(gi(reserved)), Some(gi(used))), "{role}");
         }
+        let (disk, of) = (rs[0].status.clone().unwrap().node_disk.unwrap(), used_on_disks(&refs));
+        assert_eq!(of, BTreeMap::from([(disk.as_str(), 7 << 30)]), "what is carved out is on the same disk");
     }
 
     #[test]

@@ -1,12 +1,18 @@
-//! What is counted. Labels have few values: kinds, methods, outcomes; never names of objects.
+//! What is counted. Labels have few values: kinds, methods, outcomes; never names of objects. What is looked up instead,
+//! at each scrape, is a [`View`]'s affair. `docs/metrics.md` lists all of it.
 
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+
+use super::view::{Shown, View};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindOutcome {
@@ -30,26 +36,63 @@ struct Method {
     method: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OperationOutcome {
+    operation: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Operation {
+    operation: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+/// No labels: a metric of its own, which is there once it was set.
+type Alone = [(&'static str, &'static str); 0];
+
 /// The metrics of a process.
 pub struct Metrics {
     registry: Registry,
+    shown: Shown,
+    leading: Family<Alone, Gauge>,
+    destroys: Family<Outcome, Counter>,
+    operations: Family<OperationOutcome, Counter>,
+    operation_seconds: Family<Operation, Histogram>,
     reconciles: Family<KindOutcome, Counter>,
     reconcile_seconds: Family<Kind, Histogram>,
     calls: Family<MethodCode, Counter>,
     call_seconds: Family<Method, Histogram>,
 }
 
+/// From a millisecond to four minutes.
 fn histogram() -> Histogram {
-    Histogram::new(exponential_buckets(0.001, 4.0, 8))
+    Histogram::new(exponential_buckets(0.001, 4.0, 10))
+}
+
+fn histograms<L: Clone + std::hash::Hash + Eq>() -> Family<L, Histogram> {
+    Family::new_with_constructor(histogram as fn() -> Histogram)
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("reservoir");
-        let reconciles = Family::default();
-        let reconcile_seconds = Family::new_with_constructor(histogram as fn() -> Histogram);
-        let calls = Family::default();
-        let call_seconds = Family::new_with_constructor(histogram as fn() -> Histogram);
+        registry.register(
+            "build",
+            "The version that runs",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        let leading = Family::default();
+        registry.register(
+            "leader",
+            "1 in the controller that works, 0 in those that stand by",
+            leading.clone(),
+        );
+        let (reconciles, reconcile_seconds) = (Family::default(), histograms());
         registry.register("reconciles", "Reconciles by kind and outcome", reconciles.clone());
         registry.register_with_unit(
             "reconcile",
@@ -57,9 +100,41 @@ impl Default for Metrics {
             Unit::Seconds,
             reconcile_seconds.clone(),
         );
+        let destroys = Family::default();
+        registry.register(
+            "destroys",
+            "Destructions that were accepted, by what came of them",
+            destroys.clone(),
+        );
+        let (operations, operation_seconds) = (Family::default(), histograms());
+        registry.register(
+            "node_operations",
+            "What was done on the node's disks, by outcome",
+            operations.clone(),
+        );
+        registry.register_with_unit(
+            "node_operation",
+            "Duration of what was done on the node's disks",
+            Unit::Seconds,
+            operation_seconds.clone(),
+        );
+        let (calls, call_seconds) = (Family::default(), histograms());
         registry.register("csi_calls", "CSI calls by method and gRPC code", calls.clone());
         registry.register_with_unit("csi_call", "Duration of CSI calls", Unit::Seconds, call_seconds.clone());
-        Self { registry, reconciles, reconcile_seconds, calls, call_seconds }
+        let shown = Shown::default();
+        registry.register_collector(Box::new(shown.clone()));
+        Self {
+            registry,
+            shown,
+            leading,
+            destroys,
+            operations,
+            operation_seconds,
+            reconciles,
+            reconcile_seconds,
+            calls,
+            call_seconds,
+        }
     }
 }
 
@@ -71,13 +146,51 @@ impl Metrics {
         self.reconcile_seconds.get_or_create(&Kind { kind: kind.to_owned() }).observe(took.as_secs_f64());
     }
 
-    /// The text that Prometheus scrapes.
+    /// Counts something that was done on the node's disks; `error` names what went wrong.
+    pub fn operated(&self, operation: &'static str, error: Option<&'static str>, took: Duration) {
+        let outcome = error.unwrap_or("Ok");
+        self.operations.get_or_create(&OperationOutcome { operation, outcome }).inc();
+        self.operation_seconds.get_or_create(&Operation { operation }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a destruction that was accepted, by what came of it.
+    pub fn destroyed(&self, outcome: &'static str) {
+        self.destroys.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Says that this process leads, until what is returned is dropped.
+    pub fn lead(self: &Arc<Self>) -> Leading {
+        self.leading.get_or_create(&[]).set(1);
+        Leading(self.clone())
+    }
+
+    /// Says that this process takes part in the election of a leader, and does not lead.
+    pub fn stand_by(&self) {
+        self.leading.get_or_create(&[]).set(0);
+    }
+
+    /// Has `view` tell its gauges at each scrape, as long as somebody keeps it, instead of the one before.
+    pub fn show<V: View>(&self, view: &Arc<V>) {
+        let view: Weak<V> = Arc::downgrade(view);
+        self.shown.set(view);
+    }
+
+    /// The text that Prometheus scrapes. It is gathered now, and may take a moment.
     pub fn text(&self) -> String {
         let mut text = String::new();
         match encode(&mut text, &self.registry) {
             Ok(()) => text,
             Err(error) => format!("# {error}\n"),
         }
+    }
+}
+
+/// That this process leads.
+pub struct Leading(Arc<Metrics>);
+
+impl Drop for Leading {
+    fn drop(&mut self) {
+        self.0.stand_by();
     }
 }
 
@@ -91,6 +204,7 @@ impl crate::csi::Observer for Metrics {
 
 #[cfg(test)]
 mod tests {
+    use super::super::view::Sink;
     use super::*;
     use crate::csi::Observer;
 
@@ -111,5 +225,29 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }
+    }
+
+    struct Tells(f64);
+
+    impl View for Tells {
+        fn tell(&self, to: &mut Sink<'_>) {
+            to.gauge("disk_capacity_bytes", "Size", [([("disk", "n1.a\"b")], self.0)]);
+        }
+    }
+
+    #[test]
+    fn t3_what_is_there_is_told_as_long_as_somebody_knows_it() {
+        let metrics = Arc::new(Metrics::default());
+        let told = |line: &str| metrics.text().lines().any(|found| found == line);
+        assert!(!metrics.text().contains("reservoir_leader{"), "an agent is in no election");
+        metrics.stand_by();
+        assert!(told("reservoir_leader{} 0"));
+        let (leading, view) = (metrics.lead(), Arc::new(Tells(1024.0)));
+        metrics.show(&view);
+        assert!(told("reservoir_leader{} 1"));
+        assert!(told("reservoir_disk_capacity_bytes{disk=\"n1.a\\\"b\"} 1024.0"), "{}", metrics.text());
+        drop((leading, view));
+        assert!(told("reservoir_leader{} 0"));
+        assert!(!metrics.text().contains("disk_capacity"));
     }
 }

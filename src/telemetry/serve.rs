@@ -22,10 +22,18 @@ pub async fn serve(
         let status = if is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         async move { status }
     };
+    let scrape = move || async move {
+        // It goes through the caches: nobody else waits for that.
+        let gathered = tokio::task::spawn_blocking(move || metrics.text()).await;
+        gathered
+            .map(|gathered| ([(header::CONTENT_TYPE, text)], gathered))
+            .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+    };
     let app = Router::new()
-        .route("/metrics", get(move || async move { ([(header::CONTENT_TYPE, text)], metrics.text()) }))
+        .route("/metrics", get(scrape))
         .route("/healthz", get(|| async { StatusCode::OK }))
         .route("/readyz", get(ready));
     let listener = tokio::net::TcpListener::bind(address).await?;
+    tracing::info!(address = %listener.local_addr()?, "serving metrics");
     axum::serve(listener, app).with_graceful_shutdown(stop).await
 }

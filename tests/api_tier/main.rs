@@ -13,6 +13,7 @@ mod faults;
 mod guards;
 mod kept;
 mod lifecycle;
+mod metrics;
 mod principals;
 mod quiet;
 mod races;

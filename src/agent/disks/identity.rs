@@ -25,6 +25,12 @@ impl Places {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(node_disk).cloned()
     }
 
+    /// The NodeDisk of that disk.
+    pub(in super::super) fn node_disk(&self, disk: &str) -> Option<String> {
+        let places = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        places.iter().find_map(|(name, place)| (place == disk).then(|| name.clone()))
+    }
+
     pub(super) fn set(&self, objects: &BTreeMap<String, NodeDisk>) {
         let places = objects.iter().map(|(disk, object)| (object.name_any(), disk.clone())).collect();
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = places;

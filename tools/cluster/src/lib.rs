@@ -22,6 +22,7 @@ pub mod powercut;
 mod process;
 pub mod programs;
 pub mod progress;
+pub mod prometheus;
 pub mod qemu;
 mod recorded;
 pub mod tools;

@@ -11,7 +11,7 @@ use reservoir_cluster::docker::Docker;
 use reservoir_cluster::node::{self, Cluster, NodeOptions};
 use reservoir_cluster::progress::say;
 use reservoir_cluster::tour::Tour;
-use reservoir_cluster::{bench, image, interrupt, packages, powercut, qemu, tools};
+use reservoir_cluster::{bench, image, interrupt, packages, powercut, prometheus, qemu, tools};
 
 /// A real Kubernetes on this machine, for Reservoir's demo and tests.
 #[derive(Parser)]
@@ -107,15 +107,7 @@ fn main() -> ExitCode {
         Command::Demo(up) => demo(up),
         Command::BenchPods { up, pods } => node_cluster(up).and_then(|cluster| bench::pods(&cluster, pods)),
         Command::Build => build(),
-        Command::Packages => packages::ensure(&[
-            "btrfs-progs",
-            "e2fsprogs",
-            "fio",
-            "openssl",
-            "strace",
-            "util-linux",
-            "xfsprogs",
-        ]),
+        Command::Packages => install_packages(),
         Command::Qemu { args, minutes } => qemu::test(&args, Duration::from_secs(60 * minutes)),
         Command::PowerCut { cuts, seed } => powercut::cut(cuts, seed),
         Command::Image(Name { name }) => load_images(&name),
@@ -179,6 +171,11 @@ fn build() -> anyhow::Result<()> {
         tool()?;
     }
     node::prepare()
+}
+
+fn install_packages() -> anyhow::Result<()> {
+    packages::ensure(&["btrfs-progs", "e2fsprogs", "fio", "openssl", "strace", "util-linux", "xfsprogs"])?;
+    prometheus::program("promtool").map(drop)
 }
 
 fn load_images(name: &str) -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! Debian packages that the machine lacks.
 
+use std::path::Path;
 use std::sync::Once;
 
 use anyhow::{Context, bail};
@@ -40,6 +41,19 @@ pub fn ensure(names: &[&str]) -> anyhow::Result<()> {
             format!("failed to install {list}; see whether `apt-get install {list}` works by hand")
         })?;
     Ok(())
+}
+
+/// Unpacks a package into the directory `path`, which is made, and installs nothing. Blocks; needs apt.
+pub(crate) fn unpack(name: &str, path: &Path) -> anyhow::Result<()> {
+    update();
+    let dir = tempfile::tempdir().context("failed to make a directory for a Debian package")?;
+    Cmd::new("apt-get")
+        .args(["download", name])
+        .dir(dir.path())
+        .progress(format!("downloading Debian package {name}"))
+        .run()?;
+    let archive = std::fs::read_dir(dir.path())?.next().context("apt-get downloaded nothing")??;
+    Cmd::new("dpkg-deb").arg("--extract").arg(archive.path()).arg(path).run().map(drop)
 }
 
 /// Brings apt's lists up to date, once per process. One source that does not answer spoils nothing yet: whether a package

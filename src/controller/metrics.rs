@@ -1,0 +1,165 @@
+//! What disks, roles and volumes have, as a scrape is told it (T3). It is looked up in the caches at that moment; of what
+//! they keep as text one object at a time is read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::core::object::HasStatus;
+use kube::{Resource, ResourceExt};
+
+use crate::api::condition::{self, READY};
+use crate::api::{NamespaceUse, NodeDisk, Size, VolumeRole};
+use crate::cluster::{Cache, Kind};
+use crate::plan::{ledger, quota, summary};
+use crate::telemetry::{Sink, View};
+
+use super::context::{Conditions, Context, Stores, refs};
+
+/// How many objects of a kind have a reason for being Ready or not.
+type Reasons = BTreeMap<(String, String), u64>;
+
+impl View for Context {
+    fn tell(&self, to: &mut Sink<'_>) {
+        let stores = &self.stores;
+        let mut reasons = Reasons::new();
+        disks_and_roles(stores, to);
+        volumes(stores, &mut reasons, to);
+        count(&stores.disks, &mut reasons, |_| ());
+        count(&stores.reservations, &mut reasons, |_| ());
+        count(&stores.claims, &mut reasons, |_| ());
+        count(&stores.subscriptions, &mut reasons, |_| ());
+        count(&stores.roles, &mut reasons, |_| ());
+        let series = reasons
+            .iter()
+            .map(|((kind, reason), n)| ([("kind", kind.as_str()), ("reason", reason.as_str())], *n as f64));
+        to.gauge("objects", "Objects by kind and by the reason of their condition Ready", series);
+    }
+}
+
+/// Has `look` see each object, and counts the reasons.
+fn count<K>(cache: &Cache<K>, reasons: &mut Reasons, mut look: impl FnMut(Arc<K>))
+where
+    K: Kind + HasStatus,
+    K::Status: Conditions,
+{
+    let kind = K::kind(&()).into_owned();
+    for object in cache.names().iter().filter_map(|name| cache.get(name)) {
+        let ready = object.status().and_then(|s| condition::get(s.conditions(), READY));
+        let reason = ready.map_or(NOT_LOOKED_AT, |ready: &Condition| &ready.reason);
+        *reasons.entry((kind.clone(), reason.to_owned())).or_default() += 1;
+        look(object);
+    }
+}
+
+/// For an object without a condition: nobody has looked at it yet.
+const NOT_LOOKED_AT: &str = "Unknown";
+
+fn bytes(size: Option<&Size>) -> f64 {
+    size.map_or(0, Size::bytes_or_zero) as f64
+}
+
+fn node_of(disk: &NodeDisk) -> &str {
+    &disk.spec.node_name
+}
+
+fn disks_and_roles(stores: &Stores, to: &mut Sink<'_>) {
+    let (mut disks, reservations) = (stores.disks.all(), stores.reservations.all());
+    disks.sort_by_key(|disk| disk.name_any());
+    let named: Vec<(String, &NodeDisk)> = disks.iter().map(|disk| (disk.name_any(), &**disk)).collect();
+    let mut each = |name: &str, help: &str, of: &dyn Fn(&NodeDisk) -> f64| {
+        let labels = |name, disk| [("disk", name), ("node", node_of(disk))];
+        to.gauge(name, help, named.iter().map(|(name, disk)| (labels(name.as_str(), disk), of(disk))));
+    };
+    let status = |disk: &NodeDisk| disk.status.clone().unwrap_or_default();
+    each("disk_capacity_bytes", "Size of the disk", &|d| bytes(status(d).capacity.as_ref()));
+    each("disk_allocatable_bytes", "What of it can be reserved", &|d| bytes(status(d).allocatable.as_ref()));
+    each("disk_reserved_bytes", "What of it is reserved", &|d| ledger::total(&status(d).reservations) as f64);
+    let used = summary::used_on_disks(&refs(&reservations));
+    each("disk_used_bytes", "What volumes in these reservations have of it", &|d| {
+        used.get(d.name_any().as_str()).copied().unwrap_or(0) as f64
+    });
+    each("disk_orphans", "Data on it that no object has any more", &|d| status(d).orphans.len() as f64);
+    let ready = named.iter().map(|(name, disk)| {
+        let ready = disk.status.as_ref().and_then(|s| condition::get(&s.conditions, READY));
+        let reason = ready.map_or(NOT_LOOKED_AT, |ready| ready.reason.as_str());
+        let labels = [("disk", name.as_str()), ("node", node_of(disk)), ("reason", reason)];
+        (labels, f64::from(u8::from(ready.is_some_and(|ready| ready.status == "True"))))
+    });
+    to.gauge("disk_ready", "1 if it can be reserved and used, else 0, and why", ready);
+
+    let roles = stores.roles.all();
+    let roles = refs(&roles);
+    let (counting, mut sums) = (quota::counting(&roles), summary::by_role(&refs(&reservations)));
+    counting.keys().for_each(|role| {
+        sums.entry(role).or_default();
+    });
+    let all: u64 = disks
+        .iter()
+        .map(|d| status(d).allocatable.map_or(0, |s| s.bytes_or_zero()))
+        .fold(0, u64::saturating_add);
+    let each_sum = |of: &dyn Fn(&summary::RoleSums) -> f64| -> Vec<_> {
+        sums.iter().map(|(role, sum)| ([("role", *role)], of(sum))).collect()
+    };
+    to.gauge(
+        "role_reserved_bytes",
+        "What the role and its sub-roles reserved",
+        each_sum(&|s| s.reserved as f64),
+    );
+    to.gauge("role_used_bytes", "What volumes in these reservations have", each_sum(&|s| s.used as f64));
+    let share = |s: &summary::RoleSums| s.reserved as f64 / all.max(1) as f64;
+    to.gauge("role_share_ratio", "What the role reserved of all that can be reserved", each_sum(&share));
+    let quota = |of: fn(&VolumeRole) -> Option<&Size>| {
+        counting.iter().filter_map(move |(role, object)| Some(([("role", *role)], bytes(Some(of(object)?)))))
+    };
+    to.gauge(
+        "role_limit_bytes",
+        "The most that the role may reserve",
+        quota(|r| r.spec.quota.limit.as_ref()),
+    );
+    to.gauge(
+        "role_guarantee_bytes",
+        "What the role can always get",
+        quota(|r| r.spec.quota.guarantee.as_ref()),
+    );
+    let weights = counting.iter().map(|(role, object)| ([("role", *role)], f64::from(object.spec.weight)));
+    to.gauge("role_weight", "What its share is divided by when room is scarce", weights);
+}
+
+/// What is told of a volume.
+struct Told {
+    name: String,
+    role: String,
+    created: f64,
+    retiring: bool,
+    namespaces: Vec<NamespaceUse>,
+}
+
+fn volumes(stores: &Stores, reasons: &mut Reasons, to: &mut Sink<'_>) {
+    let mut all = Vec::new();
+    count(&stores.volumes, reasons, |volume| {
+        let created = volume.meta().creation_timestamp.as_ref();
+        all.push(Told {
+            name: volume.name_any(),
+            role: volume.spec.role.clone(),
+            created: created.map_or(0.0, |time| time.0.as_second() as f64),
+            retiring: volume.spec.retire,
+            namespaces: volume.status.as_ref().map(|s| s.namespaces.clone()).unwrap_or_default(),
+        });
+    });
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    let created = all.iter().map(|v| ([("volume", v.name.as_str()), ("role", v.role.as_str())], v.created));
+    to.gauge("volume_created_timestamp_seconds", "When the volume was asked for, since 1970", created);
+    let used = |of: fn(&NamespaceUse) -> u32| {
+        all.iter().flat_map(move |v| {
+            let labels = |namespace| {
+                [("volume", v.name.as_str()), ("role", v.role.as_str()), ("namespace", namespace)]
+            };
+            v.namespaces.iter().map(move |used| (labels(used.namespace.as_str()), f64::from(of(used))))
+        })
+    };
+    to.gauge("volume_users", "Running and pending pods that use the volume", used(|u| u.pods));
+    to.gauge("volume_claims", "Claims that are bound to the volume", used(|u| u.claims));
+    let retiring = all.iter().filter(|v| v.retiring).count() as f64;
+    to.gauge("volumes_retiring", "Volumes that go when their last user has gone", [([], retiring)]);
+}
