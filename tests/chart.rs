@@ -1,10 +1,14 @@
-//! What the chart must not do: mistakes that others have published.
+//! What the chart makes of its values, and what it must not do: mistakes that others have published.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use reservoir_cluster::chart;
+use serde::Deserialize;
+use serde_json::Value;
+
 /// Every file of the chart, with its text.
-fn chart() -> Vec<(PathBuf, String)> {
+fn files() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
     let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/reservoir")];
     while let Some(directory) = directories.pop() {
@@ -23,7 +27,7 @@ fn chart() -> Vec<(PathBuf, String)> {
 #[test]
 fn cve_2026_44543_there_are_no_helper_pods() {
     let mut rules = 0;
-    for (path, text) in chart() {
+    for (path, text) in files() {
         let mut resources = "";
         for line in text.lines().map(str::trim) {
             if let Some(list) = line.strip_prefix("resources: ") {
@@ -45,12 +49,168 @@ fn cve_2026_44543_there_are_no_helper_pods() {
 #[test]
 fn zfs_localpv_517_topolvm_1206_helm_keeps_the_kinds() {
     let mut kinds = 0;
-    for (path, text) in chart() {
-        assert!(!text.contains("helm.sh/hook-delete-policy"), "{}", path.display());
+    for (path, text) in files() {
+        // What helm test makes is taken away again; nothing else is a hook.
+        let is_test = path.parent().is_some_and(|parent| parent.ends_with("templates/tests"));
+        assert!(is_test || !text.contains("helm.sh/hook"), "{}", path.display());
+        assert!(!is_test || !text.contains("CustomResourceDefinition"), "{}", path.display());
         if text.contains("kind: CustomResourceDefinition") && path.extension().is_some_and(|e| e == "yaml") {
             kinds += 1;
             assert!(text.contains("helm.sh/resource-policy: keep"), "{}", path.display());
         }
     }
     assert_eq!(kinds, reservoir::api::crds().len());
+}
+
+/// The objects that the chart makes with these values.
+fn rendered(values: &[&str]) -> Vec<Value> {
+    let text = chart::render(values).unwrap();
+    let documents =
+        serde_yaml::Deserializer::from_str(&text).map(|document| Value::deserialize(document).unwrap());
+    documents.filter(|document| !document.is_null()).collect()
+}
+
+fn only<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
+    let found: Vec<&Value> = objects.iter().filter(|object| object["kind"] == kind).collect();
+    assert_eq!(found.len(), 1, "{kind}");
+    found[0]
+}
+
+/// X3. Where a volume's users are found among the node's processes the agent sees these, and nowhere else.
+#[test]
+fn x3_the_agent_gets_of_the_node_what_its_disks_need() {
+    let disk = |set: &[&str]| {
+        let values: Vec<String> = set.iter().map(|value| format!("agent.disks[0].{value}")).collect();
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        only(&rendered(&[&["agent.disks[0].name=d"], &values[..]].concat()), "DaemonSet").clone()
+    };
+    let adopting = ["path=/d", "adoptRoots[0]=/srv/data", "allowUnenforced=true"];
+    for (set, host_pid, mounted, propagation) in [
+        (&["path=/d"][..], false, "/d", None),
+        (&["path=/d", "backing=Loop"], false, "/d", None),
+        (&["path=/d", "backing=Quota"], true, "/d", None),
+        (&["path=/d", "backing=Btrfs"], true, "/d", Some("HostToContainer")),
+        (&["path=/d", "kind=Mount"], true, "/d", Some("HostToContainer")),
+        (&["path=/dev/d", "kind=Block"], true, "/dev", None),
+        (&["path=/dev/d", "kind=Block"], true, "/var/lib/reservoir-agent", None),
+        (&adopting, true, "/srv/data", Some("HostToContainer")),
+    ] {
+        let daemons = disk(set);
+        let pod = &daemons["spec"]["template"]["spec"];
+        assert_eq!(pod["hostPID"] == true, host_pid, "{set:?}");
+        let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+        let mount = mounts.iter().find(|mount| mount["mountPath"] == mounted);
+        let mount = mount.unwrap_or_else(|| panic!("{set:?}: {mounted} is not mounted"));
+        assert_eq!(mount["mountPropagation"].as_str(), propagation, "{set:?}");
+        let volumes = pod["volumes"].as_array().unwrap();
+        let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]).unwrap();
+        assert_eq!(volume["hostPath"]["path"], mounted, "{set:?}");
+    }
+}
+
+#[test]
+fn what_is_off_by_default_is_made_when_it_is_asked_for() {
+    let kinds = |values: &[&str]| -> Vec<String> {
+        let objects = rendered(values);
+        objects
+            .iter()
+            .map(|object| format!("{}/{}", object["kind"], object["metadata"]["name"]).replace('"', ""))
+            .collect()
+    };
+    let by_default = kinds(&[]);
+    for (value, brings) in [
+        ("monitoring.podMonitor.enabled=true", "PodMonitor/reservoir"),
+        ("monitoring.alerts.enabled=true", "PrometheusRule/reservoir"),
+        ("monitoring.dashboard.enabled=true", "ConfigMap/reservoir-dashboard"),
+        ("networkPolicy.enabled=true", "NetworkPolicy/reservoir"),
+    ] {
+        let mut with = kinds(&[value]);
+        assert!(
+            with.contains(&brings.to_owned()) && !by_default.contains(&brings.to_owned()),
+            "{value}: {with:?}"
+        );
+        with.retain(|object| object != brings);
+        assert_eq!(with, by_default, "{value}");
+    }
+    assert!(by_default.contains(&"PodDisruptionBudget/reservoir-controller".to_owned()));
+    assert!(
+        !kinds(&["controller.replicas=1"]).contains(&"PodDisruptionBudget/reservoir-controller".to_owned())
+    );
+    let with = rendered(&["monitoring.dashboard.enabled=true", "monitoring.alerts.enabled=true"]);
+    let dashboard = with.iter().find(|object| object["metadata"]["name"] == "reservoir-dashboard").unwrap();
+    let dashboard: Value =
+        serde_json::from_str(dashboard["data"]["reservoir.json"].as_str().unwrap()).unwrap();
+    assert_eq!(dashboard["uid"], "reservoir");
+    let alerts = only(&with, "PrometheusRule")["spec"]["groups"][0]["rules"].as_array().unwrap();
+    assert!(alerts.len() > 10 && alerts.iter().all(|alert| alert["annotations"]["runbook_url"].is_string()));
+}
+
+#[test]
+fn labels_secrets_and_places_reach_the_pods() {
+    let values = [
+        "commonLabels.team=storage",
+        "imagePullSecrets[0].name=registry",
+        "controller.podLabels.a=b",
+        "controller.topologySpreadConstraints=null",
+        "agent.podAnnotations.c=d",
+        "agent.maxUnavailable=10%",
+        "agent.priorityClassName=high",
+        "kubeletDir=/var/lib/k0s/kubelet",
+    ];
+    let objects = rendered(&values);
+    let (controller, agent) = (only(&objects, "Deployment"), only(&objects, "DaemonSet"));
+    for workload in [controller, agent] {
+        let pod = &workload["spec"]["template"];
+        assert_eq!(workload["metadata"]["labels"]["team"], "storage");
+        assert_eq!(pod["metadata"]["labels"]["team"], "storage");
+        assert_eq!(pod["spec"]["imagePullSecrets"][0]["name"], "registry");
+        assert!(
+            workload["spec"]["selector"]["matchLabels"].as_object().unwrap().len() == 2,
+            "it cannot be upgraded"
+        );
+    }
+    assert_eq!(controller["spec"]["template"]["metadata"]["labels"]["a"], "b");
+    assert!(controller["spec"]["template"]["spec"]["topologySpreadConstraints"].is_null());
+    assert_eq!(agent["spec"]["template"]["metadata"]["annotations"]["c"], "d");
+    assert_eq!(agent["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], "10%");
+    let pod = &agent["spec"]["template"]["spec"];
+    assert_eq!(pod["priorityClassName"], "high");
+    let args = pod["containers"][0]["args"].as_array().unwrap();
+    assert!(args.contains(&"--kubelet-dir=/var/lib/k0s/kubelet".into()), "{args:?}");
+}
+
+#[test]
+fn the_schema_describes_each_value_and_refuses_what_is_none() {
+    fn walk(at: &str, schema: &Value, undescribed: &mut Vec<String>) {
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            let at = format!("{at}.{name}");
+            if !property["description"].is_string() {
+                undescribed.push(at.clone());
+            }
+            walk(&at, property, undescribed);
+        }
+        if schema["properties"].is_object() {
+            assert_eq!(schema["additionalProperties"], false, "{at} takes anything");
+        }
+        if schema["items"].is_object() {
+            walk(&format!("{at}[]"), &schema["items"], undescribed);
+        }
+    }
+    let schema = fs::read(chart::path().join("values.schema.json")).unwrap();
+    let mut undescribed = Vec::new();
+    walk("", &serde_json::from_slice(&schema).unwrap(), &mut undescribed);
+    assert_eq!(undescribed, Vec::<String>::new());
+    chart::lint().unwrap();
+    for wrong in [
+        "agent.disk[0].name=typo",
+        "agent.disks[0].name=d,agent.disks[0].path=/d,agent.disks[0].backing=Zfs",
+        "agent.maxUnavailable=some",
+        "controller.replicas=0",
+        "kubeletDir=var/lib/kubelet",
+        "monitoring.enabled=true",
+        "imagePullSecrets[0].nam=registry",
+    ] {
+        let refused = chart::render(&[wrong]).unwrap_err().to_string();
+        assert!(refused.contains("schema"), "{wrong}: {refused}");
+    }
 }

@@ -8,6 +8,8 @@ mod agent_rights;
 mod ask;
 mod authorisation;
 mod bad_input;
+mod chart;
+mod chart_rights;
 mod disks;
 mod faults;
 mod guards;

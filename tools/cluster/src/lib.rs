@@ -10,6 +10,7 @@
 pub mod api;
 pub mod bench;
 pub mod cache;
+pub mod chart;
 pub mod command;
 mod debian;
 pub mod docker;

@@ -136,6 +136,11 @@ pub(crate) fn kubernetes_sources() -> anyhow::Result<PathBuf> {
     download(&format!("k8s.io/kubernetes@{}", KUBERNETES.version("k8s.io/kubernetes")?))
 }
 
+/// The directory of the Prometheus Operator's sources: its kinds are in it.
+pub(crate) fn prometheus_operator_sources() -> anyhow::Result<PathBuf> {
+    download("github.com/prometheus-operator/prometheus-operator@v0.92.0")
+}
+
 fn download(module: &str) -> anyhow::Result<PathBuf> {
     let answer = Cmd::new(go_program()?).args(["mod", "download", "-json", module]).dir("/").run()?;
     let answer: serde_json::Value = serde_json::from_str(&answer).context("failed to read what go says")?;

@@ -20,10 +20,10 @@ pub fn kubectl() -> anyhow::Result<PathBuf> {
     })
 }
 
-/// Helm 3.14 or newer.
+/// Helm 3.17 or newer: it takes away what `helm test` made in the reverse order.
 pub fn helm() -> anyhow::Result<PathBuf> {
     own_or_built(Program::Tool("helm"), &["version", "--template", "{{.Version}}"], |own| {
-        own >= Version { major: 3, minor: 14, patch: 0 }
+        own >= Version { major: 3, minor: 17, patch: 0 }
     })
 }
 

@@ -1,0 +1,72 @@
+//! What the chart makes is what the API server takes, with the strictness of `kubectl apply --validate=strict`.
+
+use kube::ResourceExt;
+use kube::api::{DynamicObject, Patch, PatchParams, ValidationDirective};
+use reservoir_cluster::chart;
+use serde::Deserialize;
+
+use crate::support::*;
+
+/// All that the chart can make, the Prometheus Operator's kinds and helm test's objects too.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_server_takes_all_that_the_chart_makes() {
+    let cluster = Cluster::bare(Default::default()).await;
+    cluster.apply_text("{apiVersion: v1, kind: Namespace, metadata: {name: reservoir-system}}").await;
+    for crd in chart::operator_kinds().unwrap() {
+        cluster.apply_text(&crd).await;
+    }
+    let values = [
+        "monitoring.podMonitor.enabled=true",
+        "monitoring.alerts.enabled=true",
+        "monitoring.dashboard.enabled=true",
+        "networkPolicy.enabled=true",
+        "networkPolicy.from[0].namespaceSelector.matchLabels.name=monitoring",
+        "imagePullSecrets[0].name=registry",
+        "commonLabels.team=storage",
+        "commonAnnotations.note=mine",
+        "agent.disks[0].name=a",
+        "agent.disks[0].path=/a",
+        "agent.disks[0].adoptRoots[0]=/srv",
+        "agent.disks[0].allowUnenforced=true",
+        "agent.disks[1].name=b",
+        "agent.disks[1].path=/b",
+        "agent.disks[1].backing=Btrfs",
+        "agent.disks[2].name=c",
+        "agent.disks[2].path=/dev/c",
+        "agent.disks[2].kind=Block",
+    ];
+    let text = chart::render(&values).unwrap();
+    let mut kinds = std::collections::BTreeMap::<String, usize>::new();
+    for document in serde_yaml::Deserializer::from_str(&text) {
+        let Some(object) = Option::<DynamicObject>::deserialize(document).unwrap() else { continue };
+        let kind = object.types.as_ref().unwrap().kind.clone();
+        let params = PatchParams {
+            dry_run: true,
+            field_validation: Some(ValidationDirective::Strict),
+            ..PatchParams::apply("helm").force()
+        };
+        // The kinds of the operator are served a moment after they are there.
+        let name = object.name_any();
+        until(&format!("{kind} {name} is taken"), || async {
+            match cluster.untyped(&object).patch(&name, &params, &Patch::Apply(&object)).await {
+                Ok(_) => Some(()),
+                Err(kube::Error::Api(status)) if status.code == 404 => None,
+                Err(error) => panic!("{kind} {name}: {error}"),
+            }
+        })
+        .await;
+        *kinds.entry(kind).or_default() += 1;
+    }
+    for kind in [
+        "Deployment",
+        "DaemonSet",
+        "PodMonitor",
+        "PrometheusRule",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "Pod",
+    ] {
+        assert_eq!(kinds.get(kind), Some(&1), "{kinds:?}");
+    }
+    assert_eq!(kinds["CustomResourceDefinition"], reservoir::api::crds().len());
+}
