@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use kube::runtime::controller::{Action, Config as ControllerConfig};
-use kube::runtime::{Controller, watcher};
+use kube::runtime::{Controller, WatchStreamExt, reflector, watcher};
 use kube::{Api, Client, ResourceExt};
 
 use super::config::{Config, ConfigError};
@@ -141,7 +141,10 @@ async fn report(disks: &mut Disks) -> bool {
 /// Keeps the volumes of this node.
 async fn keep(ctx: Arc<Context>, metrics: Arc<Metrics>) {
     let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
-    let mine = watcher::Config::default().fields(&format!("status.nodeName={}", ctx.node));
+    // Small pages, as the controller has them: what a page has is in memory more than once.
+    let mine = watcher::Config::default().fields(&format!("status.nodeName={}", ctx.node)).page_size(50);
+    let (store, writer) = reflector::store();
+    let seen = watcher(api, mine).modify(cluster::trim_metadata).reflect(writer).applied_objects();
     let reconcile = move |volume: Arc<SharedPersistentVolume>, ctx: Arc<Context>| {
         let metrics = metrics.clone();
         async move {
@@ -167,7 +170,7 @@ async fn keep(ctx: Arc<Context>, metrics: Arc<Metrics>) {
         cluster::Error::Conflict(_) => Action::requeue(Duration::from_secs(1)),
         cluster::Error::Api { .. } => Action::requeue(Duration::from_secs(2)),
     };
-    Controller::new(api, mine)
+    Controller::for_stream(seen, store)
         .with_config(ControllerConfig::default().concurrency(4))
         .run(reconcile, again, ctx)
         .for_each(|_| std::future::ready(()))

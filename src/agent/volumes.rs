@@ -285,7 +285,7 @@ async fn ensure_orphan(disk: &str, spec: &VolumeSpec, ctx: &Context) -> host::Re
         ))
     };
     // By its UID: the name in the journal is that of whoever had the data before, when it was being inherited.
-    let all = cluster::list(&api, &ListParams::default()).await.map_err(unknown)?;
+    let all = cluster::list_metadata(&api, &ListParams::default()).await.map_err(unknown)?;
     match all.iter().find(|owner| owner.metadata.uid.as_deref() == Some(from.as_str())) {
         Some(owner) => Err(host::Error::Conflict(format!(
             "the data of {from} is that of SharedPersistentVolume {}, which is there: claim that one",

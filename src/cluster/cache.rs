@@ -272,10 +272,15 @@ where
     }
 
     fn trim(&self, object: &mut K) {
-        object.meta_mut().managed_fields = None;
-        object.annotations_mut().remove(LAST_APPLIED);
+        trim_metadata(object);
         (self.cache.how.trim)(object);
     }
+}
+
+/// Takes off what no decision looks at, of an object that is kept.
+pub fn trim_metadata<K: Resource>(object: &mut K) {
+    object.meta_mut().managed_fields = None;
+    object.annotations_mut().remove(LAST_APPLIED);
 }
 
 /// A second copy of an object that `kubectl apply` keeps in it.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::PartialObjectMeta;
 use kube::core::object::HasStatus;
 use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
@@ -152,6 +153,15 @@ pub async fn get_same<K: Kind>(api: &Api<K>, seen: &K) -> Result<Option<K>, Erro
 /// Lists objects by quorum: no resourceVersion is given, so the answer is not from a cache.
 pub async fn list<K: Kind>(api: &Api<K>, params: &ListParams) -> Result<Vec<K>, Error> {
     api.list(params).await.map(|list| list.items).map_err(|e| Error::new::<K>("list", "objects", e))
+}
+
+/// The same, where names and UIDs are all that is looked at: nothing else is sent.
+pub async fn list_metadata<K: Kind>(
+    api: &Api<K>,
+    params: &ListParams,
+) -> Result<Vec<PartialObjectMeta<K>>, Error> {
+    let listed = api.list_metadata(params).await;
+    listed.map(|list| list.items).map_err(|e| Error::new::<K>("list", "objects", e))
 }
 
 /// Applies an object whole, as its only writer.
