@@ -53,8 +53,7 @@ impl Measured {
 
 fn look(host: &Host, places: &Places) -> Seen {
     let of = |disk: &str| places.node_disk(disk).unwrap_or_else(|| disk.to_owned());
-    let disks = host.disks().into_iter().filter(|disk| disk.error.is_none());
-    let disks = disks.map(|disk| (of(&disk.name), disk.free)).collect();
+    let disks = host.free().into_iter().map(|(disk, free)| (of(&disk), free)).collect();
     let mut volumes = Vec::new();
     for report in host.volumes() {
         let Ok(record) = report.record else { continue };

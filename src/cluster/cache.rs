@@ -28,10 +28,13 @@ pub struct Cache<K> {
 /// What an object is found by: a kind of name, and the name.
 pub type Key<'a> = (&'static str, &'a str);
 
+/// Tells all keys of an object.
+type TellKeys<K> = fn(&K, &mut dyn FnMut(Key));
+
 /// How a cache keeps objects.
 pub struct How<K> {
     /// Tells all keys of an object.
-    pub keys: fn(&K, &mut dyn FnMut(Key)),
+    pub keys: TellKeys<K>,
     /// Takes off what nobody looks at.
     pub trim: fn(&mut K),
     /// Kept as text, which takes less than half of the memory and has to be read at each look: for kinds of which there

@@ -151,6 +151,11 @@ impl Host {
             .collect()
     }
 
+    /// The bytes that each disk which is served has free now, whoever took the rest. None is tried again for this.
+    pub fn free(&self) -> Vec<(String, u64)> {
+        self.served().iter().map(|disk| (disk.name().to_owned(), disk.report().free)).collect()
+    }
+
     /// The ID of each configured disk, whether it belongs there or not; nothing else of it is looked at or tried (D3).
     pub fn identities(&self) -> BTreeMap<String, Result<String>> {
         self.disks.iter().map(|slot| (slot.config.name.clone(), slot.identity())).collect()

@@ -15,6 +15,7 @@ use crate::progress::say;
 use crate::tools;
 
 mod steps;
+mod upgrade;
 
 /// Namespace that Reservoir is installed in.
 pub const NAMESPACE: &str = "reservoir-system";
@@ -47,6 +48,17 @@ impl Tour {
             }
         }
         self.title("Install Reservoir with Helm")?;
+        self.install_chart()?;
+        // The tag stays the same from build to build, so pods of an earlier one are replaced.
+        for workload in ["deployment/reservoir-controller", "daemonset/reservoir-agent"] {
+            self.quietly(&["-n", NAMESPACE, "rollout", "restart", workload])?;
+            self.quietly(&["-n", NAMESPACE, "rollout", "status", workload, "--timeout=120s"])?;
+        }
+        self.show(&["-n", NAMESPACE, "get", "pods", "-o", "wide"])?;
+        Ok(())
+    }
+
+    fn install_chart(&self) -> anyhow::Result<()> {
         let chart = self.repository.join("charts/reservoir");
         let helm = Cmd::new(tools::helm()?)
             .args(["upgrade", "--install", "reservoir"])
@@ -62,12 +74,6 @@ impl Tour {
         );
         println!("    --set 'agent.disks[0].path=/var/lib/reservoir' ...");
         println!("{}", helm.progress("installing the chart").run()?.trim());
-        // The tag stays the same from build to build, so pods of an earlier one are replaced.
-        for workload in ["deployment/reservoir-controller", "daemonset/reservoir-agent"] {
-            self.quietly(&["-n", NAMESPACE, "rollout", "restart", workload])?;
-            self.quietly(&["-n", NAMESPACE, "rollout", "status", workload, "--timeout=120s"])?;
-        }
-        self.show(&["-n", NAMESPACE, "get", "pods", "-o", "wide"])?;
         Ok(())
     }
 
