@@ -193,14 +193,15 @@ fn v5_d5_a_volume_has_its_bytes_and_its_limit() {
         // What others have, and the journals, are not to be handed out.
         assert!((SIZE - 180 * MIB..SIZE - 168 * MIB).contains(&before.capacity), "{before:?}");
         assert_eq!(before.free, before.capacity);
-        let sizes = [33 * MIB + 4096, 304 * MIB];
-        for (i, spec) in [(1, ext4(1)), (2, xfs(2))] {
-            host.create("l", &VolumeSpec { size_bytes: sizes[i as usize - 1], ..spec.clone() }).unwrap();
-            host.create("l", &VolumeSpec { size_bytes: sizes[i as usize - 1], ..spec }).unwrap();
+        let (ext4, xfs) = (VolumeSpec { size_bytes: 33 * MIB + 4096, ..ext4(1) }, xfs(9_101));
+        let volumes = [(1, ext4.clone()), (9_101, xfs)];
+        for (i, spec) in volumes.clone() {
+            host.create("l", &spec).unwrap();
+            host.create("l", &spec).unwrap();
             host.publish(&node.request(&uid(i), "w", i, false)).unwrap();
             host.publish(&node.request(&uid(i), "w", i, false)).unwrap();
         }
-        assert_eq!(group.names(), ["reservoir", &lv(1), &lv(2), "theirs"]);
+        assert_eq!(group.names(), ["reservoir", &lv(1), &lv(9_101), "theirs"]);
         let after = host.disks()[0].clone();
         // Whole extents.
         assert_eq!((after.capacity, after.free), (before.capacity, before.free - (36 + 304) * MIB));
@@ -209,21 +210,21 @@ fn v5_d5_a_volume_has_its_bytes_and_its_limit() {
         assert_eq!(read(&node.target("r", 0), "f"), "hello");
         assert!(std::fs::write(node.target("r", 0).join("g"), "").is_err());
         assert!(node.mounts().iter().all(|(_, options)| options.contains("nosuid,nodev")));
-        for i in [1, 2] {
-            let usage = host.usage(&uid(i)).unwrap();
-            assert!(usage.total_bytes <= sizes[i as usize - 1], "{usage:?}");
-            let filled = fill(&node.target("w", i));
-            assert!((sizes[i as usize - 1] / 2..sizes[i as usize - 1]).contains(&filled), "{filled}");
+        for (i, spec) in &volumes {
+            let usage = host.usage(&uid(*i)).unwrap();
+            assert!(usage.total_bytes <= spec.size_bytes, "{usage:?}");
+            let filled = fill(&node.target("w", *i));
+            assert!((spec.size_bytes / 2..spec.size_bytes).contains(&filled), "{filled}");
         }
         assert_eq!(host.disks()[0].free, after.free, "what is written was there before");
-        let large = VolumeSpec { size_bytes: 2 * SIZE, ..ext4(3) };
+        let large = VolumeSpec { uid: uid(3), size_bytes: 2 * SIZE, ..ext4 };
         assert_error!(host.create("l", &large), Error::NoSpace { .. });
         assert_eq!(host.volumes().len(), 2);
         assert_eq!(group.names().len(), 4);
-        for (pod, i) in [("w", 1), ("w", 2), ("r", 0)] {
+        for (pod, i) in [("w", 1), ("w", 9_101), ("r", 0)] {
             host.unpublish(&node.target(pod, i)).unwrap();
         }
-        for i in [1, 2] {
+        for i in [1, 9_101] {
             host.fence(&uid(i)).unwrap();
             host.erase(&uid(i), ErasePolicy::Discard).unwrap();
         }
@@ -343,7 +344,7 @@ fn v7_grows_and_shrinks_with_all_that_is_in_it() {
         let (host, node) = (group.host(), group.node);
         let contents =
             |i: u32| -> Vec<u8> { (0..20 * MIB).map(|at| (at * 31 + u64::from(i)) as u8).collect() };
-        for (i, spec, larger) in [(1, ext4(1), 70 * MIB), (2, xfs(2), 330 * MIB)] {
+        for (i, spec, larger) in [(1, ext4(1), 70 * MIB), (9_102, xfs(9_102), 330 * MIB)] {
             host.create("l", &spec).unwrap();
             host.publish(&node.request(&uid(i), "p", i, false)).unwrap();
             let target = node.target("p", i);
@@ -361,10 +362,10 @@ fn v7_grows_and_shrinks_with_all_that_is_in_it() {
             assert_eq!(host.look("l", &uid(i)).unwrap().unwrap().spec.size_bytes, larger);
             host.unpublish(&target).unwrap();
         }
-        assert_error!(host.resize(&uid(2), 304 * MIB), Error::Unsupported(_));
+        assert_error!(host.resize(&uid(9_102), 304 * MIB), Error::Unsupported(_));
         assert_error!(host.resize(&uid(1), 17 * MIB), Error::TooSmall { .. });
         host.resize(&uid(1), 42 * MIB).unwrap();
-        assert_eq!(group.names(), ["reservoir", &format!("{}+", lv(1)), &lv(2)]);
+        assert_eq!(group.names(), ["reservoir", &format!("{}+", lv(1)), &lv(9_102)]);
         let check = |name: &str| {
             let device = format!("/dev/{}/{name}", group.name);
             let output = Command::new("e2fsck").args(["-f", "-n", &device]).output().unwrap();
@@ -375,9 +376,9 @@ fn v7_grows_and_shrinks_with_all_that_is_in_it() {
         let heir = VolumeSpec { recover: Some(uid(1)), size_bytes: 42 * MIB, ..ext4(7) };
         host.create("l", &heir).unwrap();
         host.resize(&uid(7), 30 * MIB).unwrap();
-        assert_eq!(group.names(), ["reservoir", &lv(2), &lv(7)]);
+        assert_eq!(group.names(), ["reservoir", &lv(7), &lv(9_102)]);
         check(&lv(7));
-        for i in [7, 2] {
+        for i in [7, 9_102] {
             host.publish(&node.request(&uid(i), "p", i, false)).unwrap();
             let wrote = if i == 7 { 1 } else { i };
             assert!(std::fs::read(node.target("p", i).join("f")).unwrap() == contents(wrote));
@@ -397,7 +398,7 @@ fn v7_grows_and_shrinks_with_all_that_is_in_it() {
         lvm(&["lvcreate", "--yes", "--extents", "3", "--addtag", "reservoir", "--name", &left, &group.name]);
         let host = group.host();
         host.resize(&uid(7), 30 * MIB).unwrap();
-        assert_eq!(group.names(), ["reservoir", &lv(2), &lv(7)]);
+        assert_eq!(group.names(), ["reservoir", &lv(7), &lv(9_102)]);
     });
 }
 
