@@ -25,9 +25,9 @@ RUN find src -name '*.rs' -exec touch {} + \
 
 FROM debian:trixie-slim
 LABEL dev.reservoir.image=product
-# What makes, checks and grows the file systems of volumes.
+# What makes, checks and grows the file systems of volumes, and logical volumes.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends e2fsprogs xfsprogs \
+    && apt-get install --yes --no-install-recommends e2fsprogs lvm2 xfsprogs \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin
 COPY --from=build /build/target/release/reservoir /usr/local/bin/reservoir
 USER 65532:65532

@@ -93,12 +93,19 @@ fn x3_the_agent_gets_of_the_node_what_its_disks_need() {
         (&["path=/d", "kind=Mount"], true, "/d", Some("HostToContainer")),
         (&["path=/dev/d", "kind=Block"], true, "/dev", None),
         (&["path=/dev/d", "kind=Block"], true, "/var/lib/reservoir-agent", None),
+        (&["path=/dev/vg0", "backing=Lvm"], false, "/dev", None),
+        (&["path=/dev/vg0", "backing=Lvm"], false, "/run/lock/lvm", None),
+        (&["path=/dev/vg0", "backing=Lvm"], false, "/etc/lvm", None),
         (&adopting, true, "/srv/data", Some("HostToContainer")),
     ] {
         let daemons = disk(set);
         let pod = &daemons["spec"]["template"]["spec"];
         assert_eq!(pod["hostPID"] == true, host_pid, "{set:?}");
         let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+        assert!(
+            mounts.iter().all(|mount| mount["mountPath"] != "/dev/vg0"),
+            "LVM's own names, and no directory"
+        );
         let mount = mounts.iter().find(|mount| mount["mountPath"] == mounted);
         let mount = mount.unwrap_or_else(|| panic!("{set:?}: {mounted} is not mounted"));
         assert_eq!(mount["mountPropagation"].as_str(), propagation, "{set:?}");

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use crate::api::{BackingKind, DiskKind, Role, Size};
-use crate::host::{DiskConfig, Keeping};
+use crate::host::{self, DiskConfig, Keeping};
 
 /// The configuration file.
 #[derive(Clone, Debug, Deserialize)]
@@ -30,13 +30,15 @@ pub struct DiskEntry {
     /// How volumes are made; without it, as the kind of disk has it.
     #[serde(default)]
     pub backing: Option<BackingKind>,
-    /// A directory, on ext4 or xfs; with backing `Btrfs` the place where the top level of a btrfs is mounted; of kind `Mount` the place where the file system is mounted, of kind `Block` the
-    /// device, best by a name that stays: `/dev/disk/by-id/…`.
+    /// A directory, on ext4 or xfs; with backing `Btrfs` the place where the top level of a btrfs is mounted, with backing
+    /// `Lvm` the volume group's directory in `/dev`; of kind `Mount` the place where the file system is mounted, of kind
+    /// `Block` the device, best by a name that stays: `/dev/disk/by-id/…`.
     pub path: PathBuf,
     /// At most this much is used; without it, all that the file system has. Only of kind `Path`.
     #[serde(default)]
     pub capacity: Option<Size>,
-    /// Held back for the system: a quantity, or a percentage of the file system; without it `10%`. Only of kind `Path`.
+    /// Held back for the system: a quantity, or a percentage of the file system; without it `10%`, of a volume group
+    /// nothing. Only of kind `Path`.
     #[serde(default)]
     pub system_reserved: Option<Size>,
     /// Directories of the disk's file system beneath which a volume may adopt one that holds data (V8). Only of kind
@@ -149,6 +151,7 @@ impl DiskEntry {
             (DiskKind::Path, BackingKind::Loop) => Keeping::Loop,
             (DiskKind::Path, BackingKind::Btrfs) => Keeping::Btrfs,
             (DiskKind::Path, BackingKind::Quota) => Keeping::Quota,
+            (DiskKind::Path, BackingKind::Lvm) => Keeping::Lvm,
             (DiskKind::Mount, BackingKind::Mount) => Keeping::Mount,
             (DiskKind::Block, BackingKind::Block) => Keeping::Block,
             (kind, backing) => {
@@ -163,9 +166,18 @@ impl DiskEntry {
                 "a disk of kind {kind:?} is handed out whole: leave capacity and systemReserved out"
             )));
         }
-        if keeping == Keeping::Btrfs && !self.adopt_roots.is_empty() {
-            let why = "a disk with backing Btrfs has nothing on it but volumes: leave adoptRoots out";
-            return Err(wrong(why.to_owned()));
+        if matches!(keeping, Keeping::Btrfs | Keeping::Lvm) && !self.adopt_roots.is_empty() {
+            return Err(wrong(format!(
+                "a disk with backing {:?} has nothing on it but volumes: leave adoptRoots out",
+                self.backing()
+            )));
+        }
+        let is_group = keeping == Keeping::Lvm;
+        if is_group && host::volume_group_of(&self.path).is_none() {
+            return Err(wrong(format!(
+                "path {} is not /dev/ and the name of a volume group, as backing Lvm needs it",
+                self.path.display()
+            )));
         }
         if self.kind != DiskKind::Path && !self.adopt_roots.is_empty() {
             let kind = self.kind;
@@ -182,7 +194,8 @@ impl DiskEntry {
                 )));
             }
         }
-        if self.kind == DiskKind::Path {
+        let is_directory = self.kind == DiskKind::Path && !is_group;
+        if is_directory {
             std::fs::create_dir_all(&self.path)
                 .map_err(|e| wrong(format!("{}: {e}", self.path.display())))?;
         }
@@ -191,7 +204,7 @@ impl DiskEntry {
         let held_back = self
             .system_reserved
             .clone()
-            .unwrap_or_else(|| Size::written(if self.kind == DiskKind::Path { "10%" } else { "0" }));
+            .unwrap_or_else(|| Size::written(if is_directory { "10%" } else { "0" }));
         let system_reserved = match held_back.as_str().strip_suffix('%') {
             None if held_back.as_str() == "0" => 0,
             None => bytes(&held_back)?,
@@ -201,6 +214,11 @@ impl DiskEntry {
                 })?;
                 let whole = match capacity {
                     Some(bytes) => bytes,
+                    None if is_group => {
+                        return Err(wrong(format!(
+                            "systemReserved {held_back}: of a volume group, say how many bytes, or set capacity"
+                        )));
+                    }
                     None => {
                         let stat = rustix::fs::statvfs(&self.path).map_err(|e| wrong(e.to_string()))?;
                         stat.f_blocks.saturating_mul(stat.f_frsize)
@@ -232,6 +250,10 @@ mod tests {
         let text = format!("disks: [{{name: fast, path: {}, capacity: 4Gi}}]", dir.path().display());
         let host = Config::parse(&text).unwrap().disks[0].to_host(dir.path()).unwrap();
         assert_eq!((host.capacity, host.system_reserved), (Some(4 << 30), (4 << 30) / 10));
+        let group = "disks: [{name: vg, path: /dev/no-such-group, backing: Lvm}]";
+        let host = Config::parse(group).unwrap().disks[0].to_host(dir.path()).unwrap();
+        assert_eq!((host.keeping, host.system_reserved), (Keeping::Lvm, 0));
+        assert!(!host.path.exists());
     }
 
     #[test]
@@ -258,6 +280,10 @@ mod tests {
             ("{name: a, path: /tmp, kind: Block, backing: Btrfs}", "cannot have backing Btrfs"),
             ("{name: a, path: /tmp, backing: Btrfs, adoptRoots: [/srv]}", "leave adoptRoots out"),
             ("{name: a, path: /tmp, kind: Block, backing: Quota}", "cannot have backing Quota"),
+            ("{name: a, path: /dev/vg0, backing: Lvm, kind: Block}", "cannot have backing Lvm"),
+            ("{name: a, path: /dev/vg0, backing: Lvm, adoptRoots: [/srv]}", "leave adoptRoots out"),
+            ("{name: a, path: /dev/vg0, backing: Lvm, systemReserved: 5%}", "say how many bytes"),
+            ("{name: a, path: /srv/vg0, backing: Lvm}", "the name of a volume group"),
             ("{name: a, path: /tmp, kind: Mount, capacity: 1Gi}", "is handed out whole"),
             ("{name: a, path: /tmp, kind: Mount, adoptRoots: [/srv]}", "leave adoptRoots out"),
             ("{name: a, path: /tmp, adoptRoots: [srv]}", "not the plain absolute path"),

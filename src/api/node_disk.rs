@@ -77,7 +77,7 @@ pub struct NodeDiskSpec {
 /// What kind of thing a disk is (D1, D2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DiskKind {
-    /// A directory on a file system; divisible.
+    /// A directory on a file system, or a volume group; divisible.
     #[default]
     Path,
     /// A whole file system; reserved and created whole, never divided.
@@ -102,6 +102,8 @@ pub enum BackingKind {
     /// against others who write to that file system; the owner of a file can leave its project unless his pod has
     /// `hostUsers: false`.
     Quota,
+    /// A logical volume per volume, of an LVM volume group, with a file system of its own: thick, so its bytes are there.
+    Lvm,
 }
 
 /// What a role has on a disk.

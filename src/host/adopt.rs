@@ -106,7 +106,7 @@ impl Host {
             return taken("the kubelet's directory".to_owned());
         }
         for other in self.served() {
-            if wanted.overlaps(&mounts::place(&other.root)?) {
+            if wanted.overlaps(&other.place()?) {
                 return taken(format!("the directory of disk {}", other.name()));
             }
             for root in &other.config.adopt_roots {

@@ -1,6 +1,6 @@
 //! What a kind of backing has to be able to do.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::disk::Volume;
 use super::error::{Context, Error, Result};
@@ -10,7 +10,7 @@ use super::mountinfo::Mount;
 use super::mounts::Place;
 use super::record::Record;
 use super::{
-    DiskConfig, ErasePolicy, Keeping, Usage, adopt, beneath, btrfs, device, filesystem, quota, wholefs,
+    DiskConfig, ErasePolicy, Keeping, Usage, adopt, beneath, btrfs, device, filesystem, lvm, quota, wholefs,
 };
 
 /// A disk that can be served, as its backing found it. Nothing that is on it was changed.
@@ -28,6 +28,13 @@ pub(super) struct Room {
     pub(super) free: u64,
 }
 
+impl Room {
+    pub(super) fn of_filesystem(inside: impl AsFd) -> Result<Self> {
+        let stat = rustix::fs::fstatvfs(inside).context(|| "look at the disk")?;
+        Ok(Self { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize })
+    }
+}
+
 /// Looks whether the disk is what its configuration says and can keep volumes; refuses it otherwise.
 pub(super) fn open(config: &DiskConfig) -> Result<Opened> {
     match config.keeping {
@@ -36,6 +43,7 @@ pub(super) fn open(config: &DiskConfig) -> Result<Opened> {
         Keeping::Mount => wholefs::open(&config.path),
         Keeping::Block => device::open(config),
         Keeping::Quota => quota::open(&config.path).map(|opened| adopt::open(config, opened)),
+        Keeping::Lvm => lvm::open(&config.path),
     }
 }
 
@@ -57,8 +65,7 @@ pub(super) trait Backing: Send + Sync {
 
     /// What the disk has; `root` is the directory that was opened with it.
     fn room(&self, root: BorrowedFd<'_>) -> Result<Room> {
-        let stat = rustix::fs::fstatvfs(root).context(|| "look at the disk")?;
-        Ok(Room { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize })
+        Room::of_filesystem(root)
     }
 
     /// The names that it uses in a volume's directory. Whatever else is found there is not ours to erase.

@@ -1,5 +1,5 @@
 //! One disk: a directory that one agent at a time serves, with an identity of its own and volumes in it. Of a raw device
-//! it is the directory beside which the device is.
+//! it is the directory beside which the device is, of a volume group it is on a logical volume of its own.
 //!
 //! ```text
 //! <disk>/disk.json                   who this disk is (D3)
@@ -19,11 +19,13 @@ use serde_json::{Map, Value};
 
 use super::backing::{self, Backing, Opened};
 use super::error::{Context, Error, Result};
+use super::mountinfo::Device;
+use super::mounts::Place;
 use super::proof;
 use super::record::Record;
 use super::types::Enforcement;
 use super::uid::VolumeUid;
-use super::{DiskConfig, DiskReport, Keeping, beneath, journal};
+use super::{DiskConfig, DiskReport, Keeping, beneath, journal, mounts};
 
 pub(super) const IDENTITY: &str = "disk.json";
 pub(super) const VOLUMES: &str = "volumes";
@@ -123,9 +125,23 @@ impl Disk {
             Some(Enforcement::Untried) => Err(Error::NoSpace {
                 disk: self.name().to_owned(),
                 needed: proof::ROOM,
-                available: self.backing.room(self.root.as_fd())?.free,
+                available: self.free()?,
             }),
             _ => Ok(()),
+        }
+    }
+
+    /// Bytes that are free for anybody.
+    pub(super) fn free(&self) -> Result<u64> {
+        Ok(self.backing.room(self.root.as_fd())?.free)
+    }
+
+    /// Where its own directory is.
+    pub(super) fn place(&self) -> Result<Place> {
+        match self.config.keeping {
+            // Its mount is in no directory.
+            Keeping::Lvm => Ok(Place { device: Device::of(&self.root)?, path: "/".into() }),
+            _ => mounts::place(&self.root),
         }
     }
 
@@ -288,12 +304,6 @@ impl Volume {
             beneath::remove(&self.dir, name, AtFlags::empty()).context(|| format!("remove {name}"))?;
         }
         rustix::fs::fsync(&self.dir).context(|| "synchronize the volume's directory")
-    }
-
-    /// Bytes that the disk has free for anybody.
-    pub(super) fn disk_free_bytes(&self) -> Result<u64> {
-        let stat = rustix::fs::fstatvfs(&self.dir).context(|| format!("look at disk {}", self.disk))?;
-        Ok(stat.f_bavail * stat.f_frsize)
     }
 
     fn is_record(&self, name: &std::ffi::OsStr) -> bool {

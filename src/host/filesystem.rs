@@ -4,23 +4,19 @@ use std::fmt;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use rustix::fs::{Gid, Mode};
 use serde::{Deserialize, Serialize};
 
 use super::error::{Context, Error, Result};
+use super::program::{self, FILE, RESULT};
 use super::record::Record;
 use super::sys;
 use super::uid::VolumeUid;
 
-/// Where programs are looked for, whatever the agent's environment says.
-const PROGRAMS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
-
 /// How much is read at both ends to see that there is no signature: ext, xfs, btrfs, LVM, RAID and ZFS all have one
 /// there.
-const SIGNATURES: usize = 1 << 20;
+pub(super) const SIGNATURES: usize = 1 << 20;
 
 /// A volume's filesystem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,20 +49,24 @@ impl FsType {
         }
     }
 
-    /// Discards are off: they would punch holes into what was preallocated (V5).
-    fn mkfs(self, uid: &VolumeUid, zeroed: bool) -> Result<(&'static str, Vec<String>)> {
+    /// Discards are off: they would punch holes into what was preallocated (V5). What it is in may be larger.
+    fn mkfs(self, uid: &VolumeUid, size: u64, zeroed: bool) -> Result<(&'static str, Vec<String>)> {
+        let blocks = size / 4096;
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         Ok(match self {
             // A file is new, hence zero already; a device is not. ext4 turns itself read-only at the first sign of corruption.
             Self::Ext4 => (
                 "mkfs.ext4",
                 words(&format!(
-                    "-q -F -b 4096 -m 0 -e remount-ro -E nodiscard,assume_storage_prezeroed={} -U {uid}",
+                    "-q -F -b 4096 -m 0 -e remount-ro -E nodiscard,assume_storage_prezeroed={} -U {uid} {FILE} {blocks}",
                     u8::from(zeroed)
                 )),
             ),
             // Sectors of 4096 bytes suit every disk on which this file may be.
-            Self::Xfs => ("mkfs.xfs", words(&format!("-q -K -s size=4096 -m uuid={uid}"))),
+            Self::Xfs => (
+                "mkfs.xfs",
+                words(&format!("-q -K -s size=4096 -d size={} -m uuid={uid} {FILE}", blocks * 4096)),
+            ),
             Self::Btrfs => return Err(no_btrfs()),
         })
     }
@@ -139,44 +139,9 @@ pub(super) fn make(fs_type: FsType, uid: &VolumeUid, file: &File, size: u64, zer
         let reason = "what was just allocated for it is not empty".to_owned();
         return Err(Error::Corrupt { what: format!("volume {uid}"), reason });
     }
-    let (program, arguments) = fs_type.mkfs(uid, zeroed)?;
-    let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    arguments.push(FILE);
-    run(program, &arguments, file, None)
-}
-
-/// How a program is told of the file that it works on: it gets this very file, whatever happens to its name meanwhile.
-const FILE: &str = "/proc/self/fd/0";
-/// The same for the file that it writes to.
-const RESULT: &str = "/proc/self/fd/1";
-
-fn run(program: &str, arguments: &[&str], file: &File, result: Option<&File>) -> Result<()> {
-    let path = find(program)?;
-    let duplicate = |file: &File| file.try_clone().context(|| "duplicate a file descriptor");
-    let output = Command::new(&path)
-        .args(arguments)
-        .env_clear()
-        .env("PATH", PROGRAMS.join(":"))
-        .env("LC_ALL", "C")
-        .current_dir("/")
-        .stdin(duplicate(file)?)
-        .stdout(match result {
-            None => Stdio::null(),
-            Some(result) => duplicate(result)?.into(),
-        })
-        .stderr(Stdio::piped())
-        .spawn()
-        .and_then(|child| child.wait_with_output())
-        .context(|| format!("run {}", path.display()))?;
-    // fsck(8): 1 says that something was put right.
-    if output.status.success() || program == "e2fsck" && output.status.code() == Some(1) {
-        return Ok(());
-    }
-    let program = path;
-    let text = String::from_utf8_lossy(&output.stderr);
-    let output_text: String =
-        text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(500).collect();
-    Err(Error::Command { program, status: output.status.to_string(), output: output_text })
+    let (program, arguments) = fs_type.mkfs(uid, size, zeroed)?;
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    program::run(program, &arguments, file, None)
 }
 
 /// Grows a filesystem to `size` bytes; `inside` is anything in a mount of it. One that is as large already stays (V7).
@@ -205,7 +170,7 @@ pub(super) fn grow(fs_type: FsType, inside: impl AsFd, size: u64) -> Result<()> 
 
 /// Puts an ext4 filesystem in order that is mounted nowhere, as a mount would.
 pub(super) fn check(file: &File) -> Result<()> {
-    run("e2fsck", &["-f", "-p", FILE], file, None)
+    program::run("e2fsck", &["-f", "-p", FILE], file, None)
 }
 
 /// How many bytes an ext4 filesystem has, and how many of them are taken.
@@ -218,16 +183,22 @@ pub(super) fn measure(file: &File) -> Result<(u64, u64)> {
     Ok((blocks * 4096, blocks.saturating_sub(free) * 4096))
 }
 
-/// Copies what is taken of an ext4 filesystem that was [checked](check) into an empty file, and makes that `size` bytes
-/// large. The copy is worthless if this is interrupted.
-pub(super) fn copy_resized(uid: &VolumeUid, from: &File, to: &File, size: u64) -> Result<()> {
-    run("e2image", &["-ra", FILE, RESULT], from, Some(to))?;
-    let set_size = || to.set_len(size).context(|| "set the size of a volume's new file");
+/// Copies what is taken of an ext4 filesystem that was [checked](check), and makes the copy `size` bytes large; what it
+/// is in has room for both sizes, or gets it by `resize`, which is what makes that so large in the end. The copy is
+/// worthless if this is interrupted.
+pub(super) fn copy_resized(
+    uid: &VolumeUid,
+    from: &File,
+    to: &File,
+    size: u64,
+    resize: impl Fn() -> Result<()>,
+) -> Result<()> {
+    program::run("e2image", &["-ra", FILE, RESULT], from, Some(to))?;
     let blocks = size / 4096;
     if measure(to)?.0 < size {
-        set_size()?;
+        resize()?;
     }
-    match run("resize2fs", &[FILE, &blocks.to_string()], to, None) {
+    match program::run("resize2fs", &[FILE, &blocks.to_string()], to, None) {
         Err(Error::Command { output, .. }) if output.contains("smaller than minimum") => {
             let least = output.split(['(', ')']).nth(1).and_then(|number| number.parse::<u64>().ok());
             let needed = least.unwrap_or(blocks + 1) * 4096;
@@ -235,7 +206,7 @@ pub(super) fn copy_resized(uid: &VolumeUid, from: &File, to: &File, size: u64) -
         }
         result => result?,
     }
-    set_size()
+    resize()
 }
 
 /// That this is the filesystem of this volume. It is asked before every mount; when it is not so, nothing is repaired
@@ -274,12 +245,4 @@ pub(super) fn is_blank(file: &File, size: u64) -> Result<bool> {
         }
     }
     Ok(true)
-}
-
-fn find(program: &str) -> Result<PathBuf> {
-    PROGRAMS
-        .iter()
-        .map(|dir| Path::new(dir).join(program))
-        .find(|path| path.is_file())
-        .ok_or_else(|| Error::Unsupported(format!("{program} is not installed in {}", PROGRAMS.join(", "))))
 }

@@ -52,7 +52,7 @@ pub(super) struct LoopDevice {
     pub(super) found: Match,
     pub(super) direct_io: bool,
     /// Keeps it bound.
-    _open: OwnedFd,
+    pub(super) open: OwnedFd,
 }
 
 impl LoopDevice {
@@ -87,7 +87,7 @@ impl LoopDevice {
 
     /// Makes it as large as its file is now, which may have grown since it was bound (V7).
     pub(super) fn follow_file(&self) -> Result<()> {
-        sys::loop_set_capacity(&self._open).context(|| format!("have {} follow its file", self.path()))
+        sys::loop_set_capacity(&self.open).context(|| format!("have {} follow its file", self.path()))
     }
 
     /// Takes the ability to punch holes into the file from the device.
@@ -159,7 +159,7 @@ fn number_of(device: Device) -> Result<Option<u32>> {
 fn examine(number: u32, identity: &Identity) -> Result<Option<LoopDevice>> {
     let Some((fd, device, status)) = status(number)? else { return Ok(None) };
     let direct_io = status.flags & sys::LO_FLAGS_DIRECT_IO != 0;
-    Ok(identity.matches(&status).map(|found| LoopDevice { number, device, found, direct_io, _open: fd }))
+    Ok(identity.matches(&status).map(|found| LoopDevice { number, device, found, direct_io, open: fd }))
 }
 
 /// Opens a device and says what it is bound to, if it is.
@@ -216,7 +216,7 @@ pub(super) fn attach(file: BorrowedFd<'_>, identity: &Identity) -> Result<LoopDe
             )));
         }
         let direct_io = status.flags & sys::LO_FLAGS_DIRECT_IO != 0;
-        return Ok(LoopDevice { number, device, found: Match::File, direct_io, _open: fd });
+        return Ok(LoopDevice { number, device, found: Match::File, direct_io, open: fd });
     }
     Err(Error::Busy { what: "every free loop device".to_owned() })
 }

@@ -1,36 +1,29 @@
 //! Backing `loop`: one preallocated file per volume, its own filesystem in it.
 //!
 //! A volume cannot outgrow its file, and the file's blocks are allocated in advance: neighbours cannot take them and it
-//! cannot take theirs (V5). The file is made and formatted under another name and renamed when it is complete, so
-//! **mkfs only ever sees a file that the same call has just created**, and a file under its final name is never
-//! formatted, whatever the journal says (V9, S13). A mkfs that outlives its agent writes to a file that has no name any
-//! more once the next agent starts over. Newly allocated blocks are extents that were never written; they
-//! read as zeroes, not as what their last owner left there (S17).
+//! cannot take theirs (V5). The file has another name until it is complete (`inside.rs`): a mkfs that outlives its agent
+//! writes to a file that has no name any more once the next agent starts over. Newly allocated blocks are extents that
+//! were never written; they read as zeroes, not as what their last owner left there (S17).
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::backing::{Backing, Opened};
+use super::backing::{Opened, Room};
 use super::disk::Volume;
-use super::error::{Context, Error, Result, settled};
-use super::filesystem::FsType;
-use super::lifecycle::busy;
+use super::error::{Context, Error, Result};
+use super::inside::{Container, Inside};
 use super::loopdev::{self, Identity};
-use super::mountinfo::{Device, Mount};
-use super::record::Record;
-use super::{ErasePolicy, beneath, filesystem, mounts, options, zero};
+use super::mountinfo::Device;
+use super::{beneath, filesystem};
 
 /// The volume's file, complete.
 const DATA: &str = "data";
 /// The same while it is being made; worth nothing after a crash.
 const UNFINISHED: &str = "data.new";
-
-/// Both filesystems are made of blocks of this many bytes.
-const BLOCK: u64 = 4096;
 
 struct Loop;
 
@@ -39,167 +32,75 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(path, flags, Mode::empty()).context(|| format!("open {}", path.display()))?;
     match filesystem::kind_of(&root)? {
-        Ok(_) => Ok(Opened { root, backing: Box::new(Loop) }),
+        Ok(_) => Ok(Opened { root, backing: Box::new(Inside(Loop)) }),
         Err(found) => Err(Error::Unsupported(format!(
             "its filesystem (type {found:#x}) is neither ext4 nor xfs: preallocated room would not stay"
         ))),
     }
 }
 
-impl Loop {
-    fn make_file(volume: &Volume, record: &Record) -> Result<()> {
-        let (uid, size) = (record.born(), file_bytes(record));
-        let file =
-            File::from(beneath::create(&volume.dir, UNFINISHED).context(|| "create the volume's file")?);
-        allocate(volume, &file, size)?;
-        filesystem::make(record.spec.fs_type, uid, &file, size, true)?;
-        // Should mkfs have given blocks back in spite of its options, take them again.
-        allocate(volume, &file, size)?;
-        filesystem::verify(record.spec.fs_type, uid, &file)?;
-        rustix::fs::renameat_with(&volume.dir, UNFINISHED, &volume.dir, DATA, RenameFlags::NOREPLACE)
-            .context(|| "complete the volume's file")?;
-        rustix::fs::fsync(&volume.dir).context(|| "synchronize the volume's directory")
-    }
+impl Container for Loop {
+    const NAME: &'static str = "file";
+    const ZEROED: bool = true;
 
-    /// Makes an ext4 volume of another size from a copy of what is taken, which then takes its place. The copy needs that
-    /// much room on the disk for a while: after a resize2fs that was killed in the middle, nothing could be trusted.
-    fn remake(
-        &self,
-        volume: &Volume,
-        record: &Record,
-        size: u64,
-        commit: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<()> {
-        let uid = &volume.uid;
-        if self.release(volume)? {
-            return Err(busy(uid));
-        }
-        let file = complete(volume, record)?;
-        filesystem::verify(FsType::Ext4, record.born(), &file)?;
-        filesystem::check(&file)?;
-        let ((_, needed), available) = (filesystem::measure(&file)?, volume.disk_free_bytes()?);
-        if needed > size {
-            return Err(Error::TooSmall { uid: uid.clone(), needed, wanted: size });
-        }
-        if needed > available {
-            return Err(Error::NoSpace { disk: volume.disk.clone(), needed, available });
-        }
-        let discard = || beneath::remove(&volume.dir, UNFINISHED, AtFlags::empty());
-        discard().context(|| "remove an unfinished file")?;
-        let copy =
-            File::from(beneath::create(&volume.dir, UNFINISHED).context(|| "create the volume's new file")?);
-        let copied = filesystem::copy_resized(uid, &file, &copy, size)
-            .and_then(|()| copy.sync_all().context(|| "synchronize the volume's new file"))
-            .and_then(|()| filesystem::verify(FsType::Ext4, record.born(), &copy))
-            .and_then(|()| commit());
-        if let Err(error) = copied {
-            discard().context(|| format!("remove an unfinished file after: {error}"))?;
-            return Err(error);
-        }
-        rustix::fs::renameat(&volume.dir, UNFINISHED, &volume.dir, DATA)
-            .and_then(|()| rustix::fs::fsync(&volume.dir))
-            .context(|| "put the volume's new file in its place")
-    }
-}
-
-impl Backing for Loop {
     fn names(&self) -> Vec<&'static str> {
         vec![DATA, UNFINISHED]
     }
 
-    fn create(&self, volume: &Volume, record: &Record) -> Result<()> {
-        filesystem::wanted_inside(record)?;
-        let discard = || beneath::remove(&volume.dir, UNFINISHED, AtFlags::empty());
-        if open_data(volume)?.is_none() {
-            discard().context(|| "remove an unfinished file")?;
-            if let Err(error) = Self::make_file(volume, record) {
-                discard().context(|| format!("remove an unfinished file after: {error}"))?;
-                return Err(error);
-            }
-        }
-        let file = complete(volume, record)?;
-        filesystem::verify(record.spec.fs_type, record.born(), &file)?;
-        self.set_root(volume, record)
+    fn room(&self, root: BorrowedFd<'_>) -> Result<Room> {
+        Room::of_filesystem(root)
     }
 
-    fn check(&self, volume: &Volume, record: &Record) -> Result<()> {
-        complete(volume, record).map(drop)
+    fn length(&self, size: u64) -> u64 {
+        size
     }
 
-    fn grow(&self, volume: &Volume, record: &Record, size: u64) -> Result<()> {
-        let (fs_type, size) = (record.spec.fs_type, size / BLOCK * BLOCK);
-        beneath::remove(&volume.dir, UNFINISHED, AtFlags::empty()).context(|| "remove an unfinished file")?;
-        let file = complete(volume, record)?;
+    fn open(&self, volume: &Volume) -> Result<Option<File>> {
+        open_data(volume)
+    }
+
+    fn begin(&self, volume: &Volume, size: u64) -> Result<File> {
+        let file = create(volume)?;
         allocate(volume, &file, size)?;
-        if fs_type == FsType::Ext4 && filesystem::measure(&file)?.0 >= size {
-            return Ok(());
-        }
-        // One more mount of what may be mounted already: there is one superblock, and that grows.
-        let mount = self.mount(volume, record, false)?;
-        let root = beneath::open_dir(&mount, ".").context(|| "open the volume's root")?;
-        match filesystem::grow(fs_type, &root, size) {
-            Err(Error::Io { source: Errno::PERM, .. }) if fs_type == FsType::Ext4 => {
-                drop((root, mount, file));
-                self.remake(volume, record, size, &mut || Ok(())).map_err(|error| match error {
-                    Error::Busy { .. } => Error::Busy {
-                        what: "ext4, which only an agent with CAP_SYS_RESOURCE may grow while it is mounted,"
-                            .to_owned(),
-                    },
-                    error => error,
-                })?;
-                allocate(volume, &complete(volume, record)?, size)
-            }
-            result => {
-                result?;
-                rustix::fs::syncfs(&root).context(|| "synchronize the volume")
-            }
-        }
+        Ok(file)
     }
 
-    fn shrink(
-        &self,
-        volume: &Volume,
-        record: &Record,
-        size: u64,
-        commit: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<()> {
-        match record.spec.fs_type {
-            FsType::Ext4 => self.remake(volume, record, size / BLOCK * BLOCK, commit),
-            FsType::Xfs | FsType::Btrfs => {
-                Err(Error::Unsupported(format!("{} cannot be made smaller", record.spec.fs_type)))
-            }
-        }
+    /// Holes stay holes until the copy is made, so it needs no more than what is taken.
+    fn begin_copy(&self, volume: &Volume, _: u64, taken: u64) -> Result<File> {
+        ensure_free(volume, taken)?;
+        create(volume)
     }
 
-    fn length(&self, volume: &Volume, record: &Record) -> Result<u64> {
-        let file = complete(volume, record)?;
-        Ok(file.metadata().context(|| "look at the volume's file")?.len())
+    fn cut(&self, _: &Volume, unfinished: &File, size: u64) -> Result<()> {
+        unfinished.set_len(size).context(|| "set the size of a volume's new file")
     }
 
-    fn mount(&self, volume: &Volume, record: &Record, read_only: bool) -> Result<OwnedFd> {
-        let fs_type = record.spec.fs_type;
-        let file = complete(volume, record)?;
-        filesystem::verify(fs_type, record.born(), &file)?;
-        let device = loopdev::attach(direct(volume, &file)?.as_fd(), &identity(volume, Some(&file))?)?;
+    fn give_up(&self, volume: &Volume) -> Result<()> {
+        beneath::remove(&volume.dir, UNFINISHED, AtFlags::empty()).context(|| "remove an unfinished file")
+    }
+
+    fn complete(&self, volume: &Volume) -> Result<()> {
+        rustix::fs::renameat(&volume.dir, UNFINISHED, &volume.dir, DATA)
+            .and_then(|()| rustix::fs::fsync(&volume.dir))
+            .context(|| "put the volume's file in its place")
+    }
+
+    fn extend(&self, volume: &Volume, file: &File, size: u64) -> Result<()> {
+        allocate(volume, file, size)
+    }
+
+    fn attach(&self, volume: &Volume, file: &File) -> Result<(String, Device, OwnedFd)> {
+        let device = loopdev::attach(direct(volume, file)?.as_fd(), &identity(volume, Some(file))?)?;
         if !device.direct_io {
             tracing::warn!(volume = %volume.uid, "direct I/O is not possible here: data is cached twice");
         }
         device.follow_file()?;
         device.forbid_discards()?;
-        let attributes = options::attributes(&record.spec.mount_options, read_only);
-        let mount = settled(|| mounts::detached(fs_type, &device.path(), attributes))?;
-        // The device is named by a path, and a path can lie.
-        let mounted = rustix::fs::fstat(&mount).context(|| "look at the new mount")?;
-        if Device::from_raw(mounted.st_dev) != device.device {
-            return Err(Error::Conflict(format!("{} was replaced while it was mounted", device.path())));
-        }
-        Ok(mount)
+        Ok((device.path(), device.device, device.open))
     }
 
-    fn owns(&self, volume: &Volume, mount: &Mount) -> Result<bool> {
-        let file = open_data(volume)?;
-        Ok(mount.root.as_os_str() == "/"
-            && loopdev::is_bound(mount.device, &identity(volume, file.as_ref())?)?)
+    fn is_attached(&self, volume: &Volume, device: Device) -> Result<bool> {
+        loopdev::is_bound(device, &identity(volume, open_data(volume)?.as_ref())?)
     }
 
     fn release(&self, volume: &Volume) -> Result<bool> {
@@ -223,20 +124,18 @@ impl Backing for Loop {
         Ok(blocks * 512)
     }
 
-    /// `Discard` gives the blocks back to the disk; `Zero` overwrites them first. What a disk keeps of overwritten
-    /// blocks on its own account, as flash does, is out of reach of either.
-    fn erase(&self, volume: &Volume, record: &Record, policy: ErasePolicy) -> Result<()> {
-        if let Some(file) = open_data(volume)? {
-            if policy == ErasePolicy::Zero {
-                let size = file.metadata().context(|| "look at the volume's file")?.len();
-                zero::overwrite(&file, size).context(|| format!("overwrite volume {}", record.spec.uid))?;
-            }
+    fn erase(&self, volume: &Volume, file: Option<File>) -> Result<()> {
+        if let Some(file) = file {
             // Unlinking alone would keep the blocks for as long as somebody has the file open.
             rustix::fs::ftruncate(&file, 0).context(|| "free the volume's blocks")?;
             file.sync_all().context(|| "synchronize the emptied file")?;
         }
         volume.remove(&self.names())
     }
+}
+
+fn create(volume: &Volume) -> Result<File> {
+    beneath::create(&volume.dir, UNFINISHED).map(File::from).context(|| "create the volume's file")
 }
 
 /// Opens the volume's file if there is one.
@@ -254,15 +153,12 @@ fn open_data(volume: &Volume) -> Result<Option<File>> {
     Ok(Some(file))
 }
 
-/// Opens the volume's file, which must be all there.
-fn complete(volume: &Volume, record: &Record) -> Result<File> {
-    let lost = |reason: String| Error::BackingLost { uid: volume.uid.clone(), reason };
-    let file = open_data(volume)?.ok_or_else(|| lost("its file is missing".to_owned()))?;
-    let (size, wanted) = (file.metadata().context(|| "look at the volume's file")?.len(), file_bytes(record));
-    if size < wanted {
-        return Err(lost(format!("its file has {size} bytes of {wanted}")));
+fn ensure_free(volume: &Volume, needed: u64) -> Result<()> {
+    let available = Room::of_filesystem(&volume.dir)?.free;
+    match available < needed {
+        true => Err(Error::NoSpace { disk: volume.disk.clone(), needed, available }),
+        false => Ok(()),
     }
-    Ok(file)
 }
 
 /// Has every block of a file up to `size` really there, and the file at least that long (V5).
@@ -272,24 +168,19 @@ fn allocate(volume: &Volume, file: &File, size: u64) -> Result<()> {
         Ok::<_, Error>(stat.st_blocks as u64 * 512)
     };
     // Asked for first, because a failing fallocate fills the disk before it gives up.
-    let (needed, available) = (size.saturating_sub(allocated()?), volume.disk_free_bytes()?);
-    let no_space = || Error::NoSpace { disk: volume.disk.clone(), needed, available };
-    if available < needed {
-        return Err(no_space());
-    }
+    let needed = size.saturating_sub(allocated()?);
+    ensure_free(volume, needed)?;
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
-        Err(Errno::NOSPC | Errno::DQUOT) => return Err(no_space()),
+        Err(Errno::NOSPC | Errno::DQUOT) => {
+            let available = Room::of_filesystem(&volume.dir)?.free;
+            return Err(Error::NoSpace { disk: volume.disk.clone(), needed, available });
+        }
         result => result.context(|| format!("allocate {size} bytes"))?,
     }
     if allocated()? < size {
         return Err(Error::Unsupported("the disk's filesystem does not keep allocated blocks".to_owned()));
     }
     file.sync_all().context(|| "synchronize the volume's file")
-}
-
-/// The volume's size in whole blocks: never more than was reserved for it.
-fn file_bytes(record: &Record) -> u64 {
-    record.spec.size_bytes / BLOCK * BLOCK
 }
 
 /// The same file for a loop device: opened for direct I/O the kernel picks a block size that suits the disk beneath.

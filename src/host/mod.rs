@@ -17,7 +17,7 @@
 //!
 //! # Assumptions
 //! - Linux 5.12 or newer, 5.14 for project quota; the privileges to mount and to make loop devices; `/dev`, `/sys` and `/proc` of the machine;
-//!   mkfs.ext4 (1.47) and mkfs.xfs.
+//!   mkfs.ext4 (1.47) and mkfs.xfs; for volume groups LVM (2.03), and the node's `/run/lock/lvm`.
 //! - One agent per disk: it is locked, and a second one is refused.
 //!
 //! # Caveats
@@ -34,15 +34,18 @@ mod empty;
 mod error;
 mod filesystem;
 mod inherit;
+mod inside;
 mod inuse;
 mod journal;
 mod lifecycle;
 mod locks;
 mod loopdev;
 mod loopfile;
+mod lvm;
 mod mountinfo;
 mod mounts;
 mod options;
+mod program;
 mod proof;
 mod publish;
 mod quota;
@@ -54,6 +57,7 @@ mod sys;
 mod targets;
 mod types;
 mod uid;
+mod volume_group;
 mod wholefs;
 mod zero;
 
@@ -74,6 +78,7 @@ pub use types::{
     Recovery, Usage, VolumeReport,
 };
 pub use uid::VolumeUid;
+pub use volume_group::name_of as volume_group_of;
 
 /// A node's disks and the volumes on them. See the [module](self) for what it guarantees.
 pub struct Host {

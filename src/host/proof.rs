@@ -65,12 +65,12 @@ fn try_out(disk: &Disk, fs_type: FsType) -> Result<Enforcement> {
     if left_over {
         clear(disk, &scratch, &record)?;
     }
-    let outcome = if scratch.disk_free_bytes()? < ROOM {
+    let outcome = if disk.free()? < ROOM {
         Ok(Enforcement::Untried)
     } else {
         disk.backing.create(&scratch, &record).and_then(|()| {
             let mount = disk.backing.mount(&scratch, &record, false)?;
-            judge(fill(&mount)?, scratch.disk_free_bytes()?)
+            judge(fill(&mount)?, disk.free()?)
         })
     };
     let cleared = clear(disk, &scratch, &record).and_then(|()| {

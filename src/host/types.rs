@@ -57,6 +57,8 @@ pub enum Keeping {
     Block,
     /// The disk is a directory on ext4 or xfs with project quota; every volume is a directory with a project of its own.
     Quota,
+    /// The disk is an LVM volume group; every volume is a logical volume with a filesystem of its own.
+    Lvm,
 }
 
 /// A disk as it is now (D1); all sizes in bytes.

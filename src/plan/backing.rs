@@ -49,13 +49,17 @@ mod tests {
         btrfs.spec.backing = BackingKind::Btrfs;
         let mut quota = disk("n1.q", "n1", 10, &[]);
         quota.spec.backing = BackingKind::Quota;
-        let disks = [&disk("n1.a", "n1", 10, &[]), &btrfs, &quota];
+        let mut lvm = disk("n1.l", "n1", 10, &[]);
+        lvm.spec.backing = BackingKind::Lvm;
+        let disks = [&disk("n1.a", "n1", 10, &[]), &btrfs, &quota, &lvm];
         for (on, fs_type, erase_policy, said) in [
             ("n1.a", FsType::Ext4, ErasePolicy::Zero, None),
             ("n1.b", FsType::Btrfs, ErasePolicy::Discard, None),
             ("n1.b", FsType::Btrfs, ErasePolicy::Zero, Some("erasePolicy Discard")),
             ("n1.b", FsType::Ext4, ErasePolicy::Discard, Some("with fsType btrfs")),
             ("n1.a", FsType::Btrfs, ErasePolicy::Discard, Some("reserve a disk with that backing")),
+            ("n1.l", FsType::Xfs, ErasePolicy::Zero, None),
+            ("n1.l", FsType::Btrfs, ErasePolicy::Discard, Some("ext4 or xfs")),
             ("n1.q", FsType::Xfs, ErasePolicy::Discard, None),
             ("n1.q", FsType::Xfs, ErasePolicy::Zero, Some("erasePolicy Discard")),
             ("n1.q", FsType::Btrfs, ErasePolicy::Discard, Some("reserve a disk with that backing")),

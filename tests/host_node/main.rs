@@ -10,6 +10,7 @@ mod erase;
 mod hostile;
 mod inherit;
 mod long;
+mod lvm;
 mod powercut;
 mod proof;
 mod publish;

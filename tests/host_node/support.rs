@@ -174,10 +174,16 @@ impl Node {
 
     /// Runs a test of this program, which is ignored otherwise, as another process on this node, and kills it.
     pub fn kill_after(&self, test: &str, while_it_runs: Duration) {
+        self.kill_with(test, while_it_runs, &[]);
+    }
+
+    /// The same, with more in its environment.
+    pub fn kill_with(&self, test: &str, while_it_runs: Duration, environment: &[(&str, &str)]) {
         let stderr = self.dir.join("stderr");
         let mut victim = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", test, "--ignored"])
             .env(VICTIM, &self.dir)
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(File::options().create(true).append(true).open(&stderr).unwrap())
             .spawn()
