@@ -283,7 +283,8 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent_and_durations_are_read() {
         Cli::command().debug_assert();
-        for (text, seconds) in [("30s", Some(30)), ("5m", Some(300)), ("1h", Some(3600)), ("5", None), ("m", None)]
+        for (text, seconds) in
+            [("30s", Some(30)), ("5m", Some(300)), ("1h", Some(3600)), ("5", None), ("m", None)]
         {
             assert_eq!(duration(text).ok().map(|d| d.as_secs()), seconds, "{text}");
         }

@@ -122,7 +122,12 @@ impl World {
             items.push(Item::new(&ROLE, o, Some(&o.spec.role), o.status.as_ref().map(|s| &s.conditions)));
         }
         for o in &self.reservations {
-            items.push(Item::new(&RESERVATION, o, Some(&o.spec.role), o.status.as_ref().map(|s| &s.conditions)));
+            items.push(Item::new(
+                &RESERVATION,
+                o,
+                Some(&o.spec.role),
+                o.status.as_ref().map(|s| &s.conditions),
+            ));
         }
         for o in &self.volumes {
             items.push(Item::new(&VOLUME, o, Some(&o.spec.role), o.status.as_ref().map(|s| &s.conditions)));
@@ -143,7 +148,9 @@ impl World {
     /// The object of that kind and name.
     pub fn find(&self, kind: &Kind, namespace: Option<&str>, name: &str) -> Option<Item<'_>> {
         self.items().into_iter().find(|item| {
-            item.kind == kind && item.name == name && (!kind.namespaced || item.namespace.as_deref() == namespace)
+            item.kind == kind
+                && item.name == name
+                && (!kind.namespaced || item.namespace.as_deref() == namespace)
         })
     }
 }

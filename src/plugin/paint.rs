@@ -51,7 +51,9 @@ impl Paint {
     pub fn bar(self, part: u64, whole: u64) -> String {
         let share = |of: u64| match whole {
             0 => 0,
-            _ => u64::try_from(u128::from(part) * u128::from(of) / u128::from(whole)).unwrap_or(u64::MAX).min(of),
+            _ => u64::try_from(u128::from(part) * u128::from(of) / u128::from(whole))
+                .unwrap_or(u64::MAX)
+                .min(of),
         };
         let cells = share(BAR).max(u64::from(part > 0 && whole > 0)) as usize;
         let percent = share(100);

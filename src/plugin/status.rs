@@ -96,7 +96,10 @@ pub(super) fn status(world: &World) -> Status {
             .map(|item| Waiting {
                 object: item.title(),
                 reason: item.ready().map_or("", |c| &c.reason).to_owned(),
-                message: item.ready().map_or("nobody looked at it yet: does the controller run?", |c| &c.message).to_owned(),
+                message: item
+                    .ready()
+                    .map_or("nobody looked at it yet: does the controller run?", |c| &c.message)
+                    .to_owned(),
                 asked: item.asked(),
             })
             .collect(),
@@ -133,13 +136,18 @@ pub(super) fn text(status: &Status, paint: Paint) -> String {
     let row = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>();
     let mut disks = vec![row(&["DISK", "RESERVED", "", "OF", "FREE", "STATE"])];
     for disk in &status.disks {
-        let state = if disk.state == condition::reason::READY { paint.good(&disk.state) } else { paint.bad(&disk.state) };
+        let state = if disk.state == condition::reason::READY {
+            paint.good(&disk.state)
+        } else {
+            paint.bad(&disk.state)
+        };
         let bar = paint.bar(disk.reserved, disk.allocatable);
         let (reserved, of, free) = (human(disk.reserved), human(disk.allocatable), human(disk.free));
         disks.push(vec![paint.bold(&disk.name), bar, reserved, of, free, state]);
     }
     let all: u64 = status.disks.iter().map(|d| d.allocatable).fold(0, u64::saturating_add);
-    let mut roles = vec![row(&["ROLE", "SHARE OF ALL DISKS", "RESERVED", "USED", "", "LIMIT", "GUARANTEE", "WEIGHT"])];
+    let mut roles =
+        vec![row(&["ROLE", "SHARE OF ALL DISKS", "RESERVED", "USED", "", "LIMIT", "GUARANTEE", "WEIGHT"])];
     for role in &status.roles {
         let or_none = |bytes: Option<u64>| bytes.map_or("-".to_owned(), human);
         roles.push(vec![

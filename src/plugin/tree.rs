@@ -43,7 +43,8 @@ pub(super) struct Filter<'a> {
 /// The disks, with all that is on them, then what is on none yet.
 pub(super) fn tree(world: &World, filter: &Filter) -> Vec<Node> {
     let mut roots: Vec<Node> = world.disks.iter().map(|disk| of_disk(world, &disk.name_any())).collect();
-    let known = |name: Option<&String>| name.is_some_and(|name| world.disks.iter().any(|d| d.name_any() == *name));
+    let known =
+        |name: Option<&String>| name.is_some_and(|name| world.disks.iter().any(|d| d.name_any() == *name));
     for reservation in &world.reservations {
         let status = reservation.status.as_ref();
         let inside = status.and_then(|s| s.parent.as_ref()).is_some();
@@ -91,8 +92,11 @@ fn node(world: &World, kind: &Kind, namespace: Option<&str>, name: &str, about: 
     let item = world.find(kind, namespace, name);
     let ready = item.as_ref().is_some_and(|item| item.is_ready());
     let deleting = item.as_ref().is_some_and(|item| item.deleting);
-    let said = item.as_ref().and_then(|item| condition::get(item.conditions, READY)).map(|c| c.reason.clone());
-    let said = said.filter(|_| !ready).unwrap_or_else(|| if deleting { "Deleting" } else { "not looked at yet" }.into());
+    let said =
+        item.as_ref().and_then(|item| condition::get(item.conditions, READY)).map(|c| c.reason.clone());
+    let said = said
+        .filter(|_| !ready)
+        .unwrap_or_else(|| if deleting { "Deleting" } else { "not looked at yet" }.into());
     Node {
         kind: kind.name,
         namespace: namespace.map(str::to_owned),
@@ -136,7 +140,12 @@ fn of_disk(world: &World, name: &str) -> Node {
 fn of_reservation(world: &World, reservation: &DiskReservation) -> Node {
     let status = reservation.status.clone().unwrap_or_default();
     let about = match status.node_disk {
-        Some(_) => format!("{}, {} of {} free", reservation.spec.role, human(reserve::left(&status)), human(reserve::size(&status))),
+        Some(_) => format!(
+            "{}, {} of {} free",
+            reservation.spec.role,
+            human(reserve::left(&status)),
+            human(reserve::size(&status))
+        ),
         None => format!("{}, {} asked for", reservation.spec.role, reservation.spec.size),
     };
     let mut node = node(world, &item::RESERVATION, None, &reservation.name_any(), about);
@@ -165,7 +174,8 @@ fn of_volume(world: &World, volume: &SharedPersistentVolume) -> Node {
 fn of_claim(world: &World, namespace: &str, name: &str, mode: AccessMode) -> Node {
     let mut node = node(world, &item::CLAIM, Some(namespace), name, format!("{mode:?}"));
     let named = (namespace.to_owned(), name.to_owned());
-    let users = world.pods.iter().filter(|p| !cluster::is_terminal(p) && cluster::claims_of(p).contains(&named));
+    let users =
+        world.pods.iter().filter(|p| !cluster::is_terminal(p) && cluster::claims_of(p).contains(&named));
     node.children = users
         .map(|pod| {
             let phase = pod.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_else(|| "Pending".into());
@@ -246,7 +256,11 @@ mod tests {
         };
         World {
             disks: vec![disk],
-            reservations: vec![ready(reserved("eng", "eng", 4, &[("data", 1)])), ml, reservation("big", "ops", 99)],
+            reservations: vec![
+                ready(reserved("eng", "eng", 4, &[("data", 1)])),
+                ml,
+                reservation("big", "ops", 99),
+            ],
             volumes: vec![data, volume("early", "ops", 1)],
             claims: vec![bound, claim("b", "waits", "early")],
             pods: vec![pod("p", "Running"), pod("done", "Succeeded")],

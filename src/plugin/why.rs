@@ -82,7 +82,14 @@ pub(super) fn why(world: &World, target: &Target) -> Result<Why, String> {
         Some((reason, message)) => format!("{reason}: {message}"),
         None => "nothing is said of it".into(),
     };
-    Ok(Why { object: title(target), stands, ready, because: if ready { vec![] } else { because }, held, next })
+    Ok(Why {
+        object: title(target),
+        stands,
+        ready,
+        because: if ready { vec![] } else { because },
+        held,
+        next,
+    })
 }
 
 /// The next step about an object that says that reason.
@@ -125,7 +132,11 @@ fn said(world: &World, target: &Target) -> Option<Vec<(bool, Said)>> {
     let mut all: Vec<(bool, Said)> =
         item.conditions.iter().filter(trouble).map(|c| told(true, &c.reason, &c.message)).collect();
     all.push(match item.ready() {
-        None => told(true, "NotLookedAt", "the controller has said nothing about it: is it running? `kubectl reservoir doctor` looks"),
+        None => told(
+            true,
+            "NotLookedAt",
+            "the controller has said nothing about it: is it running? `kubectl reservoir doctor` looks",
+        ),
         Some(ready) => told(ready.status != "True", &ready.reason, &ready.message),
     });
     Some(all)
@@ -134,6 +145,10 @@ fn said(world: &World, target: &Target) -> Option<Vec<(bool, Said)>> {
 /// What the object may wait for, nearest first: those of them that are not as they should be.
 fn upstream(world: &World, target: &Target) -> Vec<Target> {
     let namespace = target.namespace.as_deref();
+    let own = said(world, target).is_some_and(|said| said.iter().any(|(trouble, _)| *trouble));
+    if !own && [&VOLUME, &RESERVATION].contains(&target.kind) {
+        return vec![];
+    }
     let there = |kind: &'static Kind, namespace: Option<&str>, name: &str| {
         let item = world.find(kind, namespace, name)?;
         Some(Target { kind, namespace: item.namespace, name: item.name })
@@ -146,7 +161,10 @@ fn upstream(world: &World, target: &Target) -> Vec<Target> {
         // Its claim's word is what there is to tell.
         return there(&CLAIM, namespace, &target.name).into_iter().collect();
     } else if target.kind == &CLAIM {
-        let claim = world.claims.iter().find(|c| c.name_any() == target.name && c.namespace().as_deref() == namespace);
+        let claim = world
+            .claims
+            .iter()
+            .find(|c| c.name_any() == target.name && c.namespace().as_deref() == namespace);
         let bound = claim.and_then(|c| c.status.as_ref()?.volume.as_ref()).map(|v| v.name.as_str());
         vec![named(&VOLUME, bound.or(claim.and_then(|c| c.spec.volume.as_deref())))]
     } else if target.kind == &VOLUME {
@@ -154,7 +172,8 @@ fn upstream(world: &World, target: &Target) -> Vec<Target> {
         let status = volume.status.as_ref();
         let home = status.and_then(|s| s.reservation.as_ref()).map(|r| r.name.as_str());
         let may = |role: &str| Role::name_covers(role, &volume.spec.role);
-        let waits = world.reservations.iter().find(|r| may(&r.spec.role)).map(|r| r.name_any());
+        let waits = world.reservations.iter().find(|r| may(&r.spec.role)).map(ResourceExt::name_any);
+        let waits = waits.filter(|_| status.is_none_or(|s| s.node_disk.is_none()));
         let home = home.or(volume.spec.reservation.as_deref()).map(str::to_owned).or(waits);
         vec![named(&RESERVATION, home.as_deref()), named(&DISK, status.and_then(|s| s.node_disk.as_deref()))]
     } else if target.kind == &RESERVATION {
@@ -165,8 +184,11 @@ fn upstream(world: &World, target: &Target) -> Vec<Target> {
         vec![]
     };
     let troubled = |t: &Target| {
-        let own = said(world, t).is_some_and(|said| said.iter().any(|(trouble, _)| *trouble));
-        own || !upstream(world, t).is_empty()
+        let said = said(world, t).unwrap_or_default();
+        let not_ready = said.last().is_some_and(|(trouble, _)| *trouble);
+        not_ready
+            || own && said.iter().any(|(trouble, _)| *trouble)
+            || t.kind == &CLAIM && !upstream(world, t).is_empty()
     };
     found.into_iter().flatten().filter(troubled).collect()
 }
@@ -178,7 +200,8 @@ fn find_pod<'a>(world: &'a World, target: &Target) -> Option<&'a Pod> {
 /// The pod's phase, and why it does not run.
 fn pod_says(pod: &Pod) -> (String, String) {
     let status = pod.status.clone().unwrap_or_default();
-    let scheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
+    let scheduled =
+        status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
     let containers = status.container_statuses.iter().flatten();
     let waiting = containers.filter_map(|c| c.state.as_ref()?.waiting.as_ref()).next();
     let message = scheduled.and_then(|c| c.message.clone());
@@ -199,17 +222,23 @@ fn held(world: &World, target: &Target) -> Vec<String> {
         }
     };
     if target.kind == &CLAIM {
-        let claim = world.claims.iter().find(|c| c.name_any() == target.name && c.namespace() == target.namespace);
+        let claim =
+            world.claims.iter().find(|c| c.name_any() == target.name && c.namespace() == target.namespace);
         let named = (target.namespace.clone().unwrap_or_default(), target.name.clone());
-        let users = world.pods.iter().filter(|p| !cluster::is_terminal(p) && cluster::claims_of(p).contains(&named));
+        let users =
+            world.pods.iter().filter(|p| !cluster::is_terminal(p) && cluster::claims_of(p).contains(&named));
         let users: Vec<String> = users.map(|p| cluster::pod_ref(p).to_string()).collect();
         say("used by pod", plan_names(&users));
         let volume = claim.and_then(|c| c.spec.volume.as_ref());
         let volume = world.volumes.iter().find(|v| Some(&v.name_any()) == volume && v.spec.shared.is_none());
         let uid = claim.and_then(|c| c.metadata.uid.as_deref());
         if let Some(status) = volume.and_then(|v| v.status.as_ref()) {
-            let others: Vec<String> =
-                status.claims.iter().filter(|b| Some(b.uid.as_str()) != uid).map(ToString::to_string).collect();
+            let others: Vec<String> = status
+                .claims
+                .iter()
+                .filter(|b| Some(b.uid.as_str()) != uid)
+                .map(ToString::to_string)
+                .collect();
             say("its volume is held by claim", plan_names(&others));
             let users: Vec<String> = status.users.iter().map(ToString::to_string).collect();
             if !others.is_empty() && !users.is_empty() {
@@ -217,7 +246,8 @@ fn held(world: &World, target: &Target) -> Vec<String> {
             }
         }
     } else if target.kind == &VOLUME {
-        let status = world.volumes.iter().find(|v| v.name_any() == target.name).and_then(|v| v.status.as_ref());
+        let status =
+            world.volumes.iter().find(|v| v.name_any() == target.name).and_then(|v| v.status.as_ref());
         if let Some(status) = status {
             let claims: Vec<String> = status.claims.iter().map(|c| format!("{c} ({:?})", c.mode)).collect();
             say("claimed by", plan_names(&claims));
@@ -232,7 +262,8 @@ fn held(world: &World, target: &Target) -> Vec<String> {
         say("holds volume", lines(&status.volumes));
         say("was carved for", lines(&status.refinements));
         let all: Vec<_> = world.reservations.iter().collect();
-        let candidates: Vec<_> = world.disks.iter().map(|disk| Candidate { disk, node_labels: None }).collect();
+        let candidates: Vec<_> =
+            world.disks.iter().map(|disk| Candidate { disk, node_labels: None }).collect();
         let line: Vec<String> = share::line(&all, &candidates, &world.roles.iter().collect::<Vec<_>>())
             .into_iter()
             .map(|r| format!("{} ({}, {})", r.name_any(), r.spec.role, r.spec.size))
@@ -263,7 +294,9 @@ fn plan_names(items: &[String]) -> String {
 /// What lets it go that is held.
 fn to_go(target: &Target) -> Option<&'static str> {
     Some(match target.kind.short {
-        "spv" => "it cannot be deleted while it is used; to have it go when nobody uses it any more: kubectl reservoir retire {name}",
+        "spv" => {
+            "it cannot be deleted while it is used; to have it go when nobody uses it any more: kubectl reservoir retire {name}"
+        }
         "dr" => "it cannot be deleted while it holds something: kubectl reservoir tree --role {role}",
         "nd" => "it cannot be deleted while something is reserved on it: kubectl reservoir tree",
         "vclaim" => "it goes when the pods that use it have ended: kubectl delete {ref}",
@@ -305,7 +338,10 @@ fn filled(step: &str, world: &World, target: &Target) -> String {
             facts.extend(home.map(|home| ("reservation", home)));
         }
         "vclaim" => {
-            let c = world.claims.iter().find(|c| named(c.metadata.name.clone()) && c.namespace() == target.namespace);
+            let c = world
+                .claims
+                .iter()
+                .find(|c| named(c.metadata.name.clone()) && c.namespace() == target.namespace);
             facts.extend(c.and_then(|c| c.spec.volume.clone()).map(|volume| ("volume", volume)));
         }
         _ => {}
@@ -320,7 +356,8 @@ fn filled(step: &str, world: &World, target: &Target) -> String {
 
 /// That there is no such object, with the nearest name.
 fn missing(world: &World, target: &Target) -> String {
-    let pods: Vec<String> = world.pods.iter().filter(|p| p.namespace() == target.namespace).map(|p| p.name_any()).collect();
+    let pods: Vec<String> =
+        world.pods.iter().filter(|p| p.namespace() == target.namespace).map(|p| p.name_any()).collect();
     let items = world.items();
     let same = items.iter().filter(|i| i.kind == if target.kind == &PVC { &CLAIM } else { target.kind });
     let here: Vec<&str> = match target.kind == &POD {
@@ -358,14 +395,18 @@ pub(super) fn text(why: &Why, paint: Paint) -> String {
 mod tests {
     use super::*;
     use crate::api::condition::{READY, Verdict, reason, set};
-    use crate::api::*;
     use crate::plan::testing::*;
 
     fn says(conditions: &mut Vec<Condition>, reason: &'static str, message: &str) {
         set(conditions, READY, Verdict::no(reason, message), None, jiff::Timestamp::UNIX_EPOCH);
     }
 
-    fn ask(world: &World, kind: &'static Kind, namespace: Option<&str>, name: &str) -> Result<String, String> {
+    fn ask(
+        world: &World,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<String, String> {
         let target = Target { kind, namespace: namespace.map(str::to_owned), name: name.into() };
         why(world, &target).map(|why| text(&why, Paint::plain()))
     }
@@ -385,7 +426,11 @@ mod tests {
         let status = volume.status.as_mut().unwrap();
         says(&mut status.conditions, reason::NODE_UNREACHABLE, "NodeDisk n1.a is not ready");
         let mut waits = claim("team", "data", "data");
-        says(&mut waits.status.get_or_insert_default().conditions, reason::VOLUME_NOT_READY, "volume data is not ready");
+        says(
+            &mut waits.status.get_or_insert_default().conditions,
+            reason::VOLUME_NOT_READY,
+            "volume data is not ready",
+        );
         let pods = vec![pod_of("data", "Pending")];
         World { disks: vec![disk], volumes: vec![volume], claims: vec![waits], pods, ..World::default() }
     }
@@ -403,9 +448,14 @@ mod tests {
              --type=merge -p '{\"spec\":{\"gone\":true}}'\n"
         );
         let pvc = ask(&unreachable(), &PVC, Some("team"), "data").unwrap();
-        assert!(pvc.contains("because NodeDisk n1.a") && pvc.contains("so PersistentVolumeClaim team/data"), "{pvc}");
+        assert!(
+            pvc.contains("because NodeDisk n1.a") && pvc.contains("so PersistentVolumeClaim team/data"),
+            "{pvc}"
+        );
         let fine = World { pods: vec![pod_of("none", "Pending")], ..World::default() };
-        assert!(ask(&fine, &POD, Some("team"), "web").unwrap().contains("next: kubectl describe pod web -n team"));
+        assert!(
+            ask(&fine, &POD, Some("team"), "web").unwrap().contains("next: kubectl describe pod web -n team")
+        );
     }
 
     /// T4: for every reason, of an object of every kind: what it says itself is told, and a whole next step, unless
@@ -434,7 +484,10 @@ mod tests {
                 (&CLAIM, Some("team"), "x"),
             ] {
                 let told = ask(&world, kind, namespace, name).unwrap();
-                assert!(told.contains(&format!(" {name} is {said}: its own word")) || namespace.is_some(), "{told}");
+                assert!(
+                    told.contains(&format!(" {name} is {said}: its own word")) || namespace.is_some(),
+                    "{told}"
+                );
                 assert!(told.contains("its own word") && told.contains("\nnext: "), "{said}: {told}");
                 assert!(!told.contains("{name}") && !told.contains("{ref}"), "{said}: {told}");
             }
@@ -462,7 +515,11 @@ mod tests {
         let told = ask(&world, &CLAIM, Some("team"), "c").unwrap();
         assert!(told.contains("held by claim other/holder\n  and used by pod other/p\n"), "{told}");
         let told = ask(&world, &VOLUME, None, "v").unwrap();
-        assert!(told.contains("claimed by other/holder (ReadWrite)") && told.contains("kubectl reservoir retire v"), "{told}");
+        assert!(
+            told.contains("claimed by other/holder (ReadWrite)")
+                && told.contains("kubectl reservoir retire v"),
+            "{told}"
+        );
         let told = ask(&world, &RESERVATION, None, "last").unwrap();
         assert!(told.contains("before it in line, by the shares of the roles: first (eng, 50Gi)"), "{told}");
     }

@@ -48,10 +48,7 @@ where
 {
     match cluster::list(&Api::<K>::all(client.clone()), &ListParams::default()).await {
         Err(error) if error.is_forbidden() => {
-            unseen.push(format!(
-                "you may not list {}: ask for ClusterRole reservoir-viewer",
-                K::plural(&())
-            ));
+            unseen.push(format!("you may not list {}: ask for ClusterRole reservoir-viewer", K::plural(&())));
             Ok(vec![])
         }
         other => other.map_err(|error| explained(&error)),
@@ -71,7 +68,9 @@ where
     if only.is_none() {
         match cluster::list(&Api::<K>::all(client.clone()), &all).await {
             Err(error) if error.is_forbidden() => {
-                unseen.push(format!("you may not list the {plural} of all namespaces, only {home} is looked at"));
+                unseen.push(format!(
+                    "you may not list the {plural} of all namespaces, only {home} is looked at"
+                ));
             }
             other => return other.map_err(|error| explained(&error)),
         }

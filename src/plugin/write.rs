@@ -78,13 +78,15 @@ pub(super) fn claim(args: &Claim, namespace: &str) -> Value {
 
 /// The subscription, called after its first role if it has no name.
 pub(super) fn subscription(roles: &[String], name: Option<&str>, namespace: &str) -> Value {
-    let called = || roles.first().map(|role| role.to_lowercase().replace(['/', '_'], "-")).unwrap_or_default();
+    let called =
+        || roles.first().map(|role| role.to_lowercase().replace(['/', '_'], "-")).unwrap_or_default();
     let spec = json!({"roles": roles, "capabilities": ["SHARED_RESOURCES"]});
     manifest(&item::SUBSCRIPTION, Some(namespace), &name.map_or_else(called, str::to_owned), spec)
 }
 
 fn api(client: &Client, kind: &Kind, namespace: Option<&str>) -> Api<DynamicObject> {
-    let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, "v1alpha1", kind.name), kind.plural);
+    let resource =
+        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, "v1alpha1", kind.name), kind.plural);
     match namespace {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
         None => Api::all_with(client.clone(), &resource),
@@ -119,8 +121,11 @@ pub(super) async fn change(
         let names: Vec<String> = there.iter().map(ResourceExt::name_any).collect();
         bail!("there is no {} {name}{}", kind.name, did_you_mean(name, names.iter().map(String::as_str)));
     };
-    let params =
-        PatchParams { dry_run: write.dry_run.is_some(), field_manager: Some(MANAGER.into()), ..Default::default() };
+    let params = PatchParams {
+        dry_run: write.dry_run.is_some(),
+        field_manager: Some(MANAGER.into()),
+        ..Default::default()
+    };
     let changed = match write.dry_run {
         Some(DryRun::Client) => {
             before.data["spec"][field] = value;
@@ -245,12 +250,18 @@ mod tests {
     fn t4_a_line_is_the_manifest() {
         let table = [
             ("reserve r --role eng --size 5Gi", json!({"role": "eng", "size": "5Gi"})),
-            ("reserve r --role eng --size 5Gi --disk n.a", json!({"role": "eng", "size": "5Gi", "nodeDisk": "n.a"})),
+            (
+                "reserve r --role eng --size 5Gi --disk n.a",
+                json!({"role": "eng", "size": "5Gi", "nodeDisk": "n.a"}),
+            ),
             (
                 "reserve r --role eng --size 5Gi --node-selector a=b --node-selector c=d",
                 json!({"role": "eng", "size": "5Gi", "nodeSelector": {"a": "b", "c": "d"}}),
             ),
-            ("create v --role eng --size 1Gi", json!({"role": "eng", "size": "1Gi", "shared": {}, "fsType": "ext4"})),
+            (
+                "create v --role eng --size 1Gi",
+                json!({"role": "eng", "size": "1Gi", "shared": {}, "fsType": "ext4"}),
+            ),
             (
                 "create v --role eng --size 1Gi --exclusive --block",
                 json!({"role": "eng", "size": "1Gi", "volumeMode": "Block"}),
