@@ -196,6 +196,9 @@ fn of_claim(world: &World, namespace: &str, name: &str, mode: AccessMode) -> Nod
 
 /// The tree as text.
 pub(super) fn text(roots: &[Node], paint: Paint) -> String {
+    if roots.is_empty() {
+        return "there is nothing to show\n".into();
+    }
     let mut text = String::new();
     for root in roots {
         draw(root, "", "", paint, &mut text);
@@ -298,6 +301,6 @@ mod tests {
         let within = drawn(&Filter { role: None, namespace: Some("a") });
         assert!(within.contains("VolumeClaim a/data") && within.contains("Pod a/p"), "{within}");
         assert!(!within.contains("b/") && !within.contains("ml") && within.contains("NodeDisk"), "{within}");
-        assert_eq!(drawn(&Filter { role: Some("nobody"), namespace: None }), "");
+        assert_eq!(drawn(&Filter { role: Some("nobody"), namespace: None }), "there is nothing to show\n");
     }
 }

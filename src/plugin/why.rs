@@ -50,6 +50,13 @@ pub(super) struct Said {
 
 /// The answer, or that there is no such object, with the nearest one that there is.
 pub(super) fn why(world: &World, target: &Target) -> Result<Why, String> {
+    if target.kind == &PVC {
+        // It is its claim's, and has its name.
+        let claim = Target { kind: &CLAIM, ..target.clone() };
+        let mut answer = why(world, &claim).map_err(|_| missing(world, target))?;
+        answer.held.insert(0, format!("it is that of {}", title(&claim)));
+        return Ok(Why { object: title(target), ..answer });
+    }
     let mut chain = vec![target.clone()];
     while let Some(next) = upstream(world, &chain[chain.len() - 1]).into_iter().find(|t| !chain.contains(t)) {
         chain.push(next);
@@ -77,7 +84,7 @@ pub(super) fn why(world: &World, target: &Target) -> Result<Why, String> {
         next.extend(to_go(target).map(str::to_owned).map(|step| filled(&step, world, target)));
     }
     let stands = match own {
-        Some((reason, _)) if !ready => format!("{reason}, for the reasons below"),
+        Some((reason, _)) if because.len() > 1 => format!("{reason}, for the reasons below"),
         Some((reason, message)) if message.is_empty() => reason,
         Some((reason, message)) => format!("{reason}: {message}"),
         None => "nothing is said of it".into(),
@@ -119,10 +126,6 @@ fn said(world: &World, target: &Target) -> Option<Vec<(bool, Said)>> {
         let (phase, message) = pod_says(pod);
         return Some(vec![told(!["Running", "Succeeded"].contains(&phase.as_str()), &phase, &message)]);
     }
-    if target.kind == &PVC {
-        let found = world.find(&CLAIM, target.namespace.as_deref(), &target.name)?;
-        return Some(vec![told(false, "OfAClaim", &format!("it belongs to {}", found.title()))]);
-    }
     let item = world.find(target.kind, target.namespace.as_deref(), &target.name)?;
     let trouble = |c: &&Condition| match c.type_.as_str() {
         RESIZED => c.status != "True",
@@ -131,14 +134,16 @@ fn said(world: &World, target: &Target) -> Option<Vec<(bool, Said)>> {
     };
     let mut all: Vec<(bool, Said)> =
         item.conditions.iter().filter(trouble).map(|c| told(true, &c.reason, &c.message)).collect();
-    all.push(match item.ready() {
-        None => told(
+    // That it is ready besides is not why it waits.
+    match item.ready() {
+        Some(ready) if ready.status == "True" && !all.is_empty() => {}
+        Some(ready) => all.push(told(ready.status != "True", &ready.reason, &ready.message)),
+        None => all.push(told(
             true,
             "NotLookedAt",
             "the controller has said nothing about it: is it running? `kubectl reservoir doctor` looks",
-        ),
-        Some(ready) => told(ready.status != "True", &ready.reason, &ready.message),
-    });
+        )),
+    }
     Some(all)
 }
 
@@ -157,9 +162,6 @@ fn upstream(world: &World, target: &Target) -> Vec<Target> {
     let found: Vec<Option<Target>> = if target.kind == &POD {
         let claims = find_pod(world, target).map(cluster::claims_of).unwrap_or_default();
         claims.iter().map(|(namespace, name)| there(&CLAIM, Some(namespace), name)).collect()
-    } else if target.kind == &PVC {
-        // Its claim's word is what there is to tell.
-        return there(&CLAIM, namespace, &target.name).into_iter().collect();
     } else if target.kind == &CLAIM {
         let claim = world
             .claims
@@ -184,10 +186,10 @@ fn upstream(world: &World, target: &Target) -> Vec<Target> {
         vec![]
     };
     let troubled = |t: &Target| {
-        let said = said(world, t).unwrap_or_default();
-        let not_ready = said.last().is_some_and(|(trouble, _)| *trouble);
+        let not_ready =
+            world.find(t.kind, t.namespace.as_deref(), &t.name).is_some_and(|item| !item.is_ready());
         not_ready
-            || own && said.iter().any(|(trouble, _)| *trouble)
+            || own && said(world, t).is_some_and(|said| said.iter().any(|(trouble, _)| *trouble))
             || t.kind == &CLAIM && !upstream(world, t).is_empty()
     };
     found.into_iter().flatten().filter(troubled).collect()
@@ -377,7 +379,8 @@ fn missing(world: &World, target: &Target) -> String {
 pub(super) fn text(why: &Why, paint: Paint) -> String {
     let stands = if why.ready { paint.good(&why.stands) } else { paint.warn(&why.stands) };
     let mut text = format!("{}: {stands}\n", paint.bold(&why.object));
-    for (i, said) in why.because.iter().enumerate() {
+    // One link is what the first line says.
+    for (i, said) in why.because.iter().enumerate().filter(|_| why.because.len() > 1) {
         let so = if i == 0 { "because" } else { "so" };
         let message = if said.message.is_empty() { String::new() } else { format!(": {}", said.message) };
         text.push_str(&format!("  {so} {} is {}{message}\n", said.object, paint.bold(&said.reason)));
@@ -449,7 +452,7 @@ mod tests {
         );
         let pvc = ask(&unreachable(), &PVC, Some("team"), "data").unwrap();
         assert!(
-            pvc.contains("because NodeDisk n1.a") && pvc.contains("so PersistentVolumeClaim team/data"),
+            pvc.contains("because NodeDisk n1.a") && pvc.contains("it is that of VolumeClaim team/data"),
             "{pvc}"
         );
         let fine = World { pods: vec![pod_of("none", "Pending")], ..World::default() };
@@ -466,7 +469,7 @@ mod tests {
             let mut world = World {
                 disks: vec![disk("n1.a", "n1", 10, &[])],
                 roles: vec![volume_role("x", "eng")],
-                reservations: vec![reservation("x", "eng", 1)],
+                reservations: vec![reservation("x", "ops", 1)],
                 volumes: vec![volume("x", "eng", 1)],
                 claims: vec![claim("team", "x", "gone")],
                 ..World::default()
@@ -485,10 +488,11 @@ mod tests {
             ] {
                 let told = ask(&world, kind, namespace, name).unwrap();
                 assert!(
-                    told.contains(&format!(" {name} is {said}: its own word")) || namespace.is_some(),
+                    told.starts_with(&format!("{} ", kind.name))
+                        && told.contains(&format!("{name}: {said}: its own word")),
                     "{told}"
                 );
-                assert!(told.contains("its own word") && told.contains("\nnext: "), "{said}: {told}");
+                assert!(told.contains("\nnext: "), "{said}: {told}");
                 assert!(!told.contains("{name}") && !told.contains("{ref}"), "{said}: {told}");
             }
         }

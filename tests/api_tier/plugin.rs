@@ -96,7 +96,7 @@ async fn t4_a_line_each_from_an_empty_disk_to_a_pod_and_back() {
     assert_eq!(lines.len(), 5, "{tree}");
     assert!(lines[0].starts_with("NodeDisk n1.default  256Mi of 512Mi free on node n1"), "{tree}");
     assert!(lines[4].ends_with("   └─ Pod team/web  Pending"), "{tree}");
-    assert_eq!(does(&cluster, "tree --role ops -n team"), "");
+    assert_eq!(does(&cluster, "tree --role ops -n team"), "there is nothing to show\n");
     let nested = parsed(&cluster, "tree -n team --role eng");
     assert_eq!(
         nested[0]["children"][0]["children"][0]["children"][0]["children"][0]["name"], "web",

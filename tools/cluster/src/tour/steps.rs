@@ -276,7 +276,7 @@ impl Tour {
         ensure!(way.is_sorted(), "it is not in its order");
         let why = self.plugin(&directory, &["why", "vclaim/scratch", "-n", "team-b"])?;
         ensure!(
-            why.contains("is VolumeHeld") && why.contains("its volume is held by claim team-a/scratch"),
+            why.contains("VolumeHeld: ") && why.contains("its volume is held by claim team-a/scratch"),
             "it does not name the holder"
         );
         Ok(())
