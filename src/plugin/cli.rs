@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Shows Reservoir's disks, reservations, volumes and claims, says why something waits, and does in a line what takes a
 /// manifest otherwise.
 #[derive(Parser)]
-#[command(name = "kubectl-reservoir", bin_name = "kubectl reservoir", version, about)]
+#[command(name = "kubectl-reservoir", bin_name = "kubectl reservoir", version)]
 pub(super) struct Cli {
     #[command(flatten)]
     pub connection: Connection,

@@ -83,7 +83,11 @@ async fn connect(connection: &Connection) -> anyhow::Result<(Client, String)> {
 
 async fn done(cli: Cli) -> anyhow::Result<ExitCode> {
     if let Command::Completion { shell } = cli.command {
-        clap_complete::generate(shell, &mut Cli::command(), "kubectl-reservoir", &mut std::io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "kubectl-reservoir", &mut script);
+        // clap_complete 4.6 calls a program with a hyphen in two ways in its script for bash, of which one finds nothing.
+        let script = String::from_utf8(script)?.replace("kubectl__subcmd__reservoir", "kubectl__reservoir");
+        print!("{script}");
         return Ok(ExitCode::SUCCESS);
     }
     let only = cli.connection.namespace.as_deref();

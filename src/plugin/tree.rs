@@ -7,7 +7,7 @@ use super::item::{self, Kind};
 use super::paint::{Paint, human};
 use super::world::World;
 use crate::api::condition::{self, READY};
-use crate::api::{AccessMode, DiskReservation, Role, SharedPersistentVolume, Size};
+use crate::api::{AccessMode, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size};
 use crate::cluster;
 use crate::plan::{reserve, resize};
 
@@ -42,7 +42,7 @@ pub(super) struct Filter<'a> {
 
 /// The disks, with all that is on them, then what is on none yet.
 pub(super) fn tree(world: &World, filter: &Filter) -> Vec<Node> {
-    let mut roots: Vec<Node> = world.disks.iter().map(|disk| of_disk(world, &disk.name_any())).collect();
+    let mut roots: Vec<Node> = world.disks.iter().map(|disk| of_disk(world, disk)).collect();
     let known =
         |name: Option<&String>| name.is_some_and(|name| world.disks.iter().any(|d| d.name_any() == *name));
     for reservation in &world.reservations {
@@ -109,8 +109,8 @@ fn node(world: &World, kind: &Kind, namespace: Option<&str>, name: &str, about: 
     }
 }
 
-fn of_disk(world: &World, name: &str) -> Node {
-    let Some(disk) = world.disks.iter().find(|d| d.name_any() == name) else { unreachable!() };
+fn of_disk(world: &World, disk: &NodeDisk) -> Node {
+    let name = &disk.name_any();
     let status = disk.status.clone().unwrap_or_default();
     let free = status.free.as_ref().map_or(0, Size::bytes_or_zero);
     let about = format!(
@@ -121,7 +121,7 @@ fn of_disk(world: &World, name: &str) -> Node {
     );
     let mut node = node(world, &item::DISK, None, name, about);
     let on = |r: &&DiskReservation| {
-        r.status.as_ref().is_some_and(|s| s.node_disk.as_deref() == Some(name) && s.parent.is_none())
+        r.status.as_ref().is_some_and(|s| s.node_disk.as_ref() == Some(name) && s.parent.is_none())
     };
     node.children.extend(world.reservations.iter().filter(on).map(|r| of_reservation(world, r)));
     node.children.extend(status.orphans.iter().map(|orphan| Node {

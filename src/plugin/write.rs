@@ -236,14 +236,13 @@ mod tests {
     /// The manifest that a line stands for.
     fn spec(line: &str) -> Value {
         let args = line.split(' ');
-        let made = match Cli::try_parse_from(["kubectl-reservoir"].into_iter().chain(args)).unwrap().command {
+        match Cli::try_parse_from(["kubectl-reservoir"].into_iter().chain(args)).unwrap().command {
             Command::Reserve(args) => reservation(&args),
             Command::Create(args) => volume(&args),
             Command::Claim(args) => claim(&args, "team"),
             Command::Subscribe { roles, name, .. } => subscription(&roles, name.as_deref(), "team"),
             _ => unreachable!(),
-        };
-        made
+        }
     }
 
     #[test]

@@ -320,6 +320,11 @@ async fn t4_kubectl_runs_it_and_a_watch_shows_changes() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(does(&cluster, &format!("completion {shell}")).contains("unretire"));
     }
+    // A script that a shell can do nothing with would have that word, too.
+    let script = "source <(kubectl-reservoir completion bash); COMP_WORDS=(kubectl-reservoir tree --ro); COMP_CWORD=2; \
+                  _kubectl__reservoir kubectl-reservoir --ro tree; echo \"${COMPREPLY[@]}\"";
+    let bash = Command::new("bash").args(["-c", script]).env("PATH", &path).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&bash.stdout), "--role\n", "{bash:?}");
 
     let log = bin.path().join("log");
     let out = std::fs::File::create(&log).unwrap();

@@ -110,7 +110,8 @@ impl Tour {
         let cargo = Cmd::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         let said = cargo.args(build).dir(&self.repository).progress("building kubectl-reservoir").run()?;
         let messages = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let made = messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).last();
+        let made =
+            messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back();
         let made = made.context("cargo does not say where it put kubectl-reservoir")?;
         Ok(made.parent().context("kubectl-reservoir is in no directory")?.to_owned())
     }
