@@ -1,6 +1,7 @@
 //! Reservoir: Apache Mesos' shared persistent volumes for Kubernetes.
 //!
 //! Dependencies point one way: `main` → `controller`, `agent`, `csi` → `cluster`, `host` → `plan` → `api`.
+//! `kubectl-reservoir` → `plugin` → `cluster`, `plan`, `api`.
 
 pub mod agent;
 pub mod api;
@@ -9,4 +10,5 @@ pub mod controller;
 pub mod csi;
 pub mod host;
 pub mod plan;
+pub mod plugin;
 pub mod telemetry;

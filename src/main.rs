@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use kube::Api;
 use kube::api::ListParams;
-use reservoir::plan::{self, recover::Document};
+use reservoir::plan;
 use reservoir::telemetry::{self, Metrics};
 use reservoir::{agent, api, cluster, controller};
 use tokio::signal::unix::{SignalKind, signal};
@@ -158,13 +158,7 @@ async fn recover() -> anyhow::Result<()> {
     let disks = cluster::list(&Api::all(client.clone()), &all).await?;
     let reservations = cluster::list(&Api::all(client.clone()), &all).await?;
     let volumes = cluster::list(&Api::all(client), &all).await?;
-    for document in plan::recover::documents(&disks, &reservations, &volumes) {
-        match document {
-            Document::Reservation(manifest) => println!("---\n{}", serde_yaml::to_string(&manifest)?),
-            Document::Volume(manifest) => println!("---\n{}", serde_yaml::to_string(&manifest)?),
-            Document::Said(why) => println!("---\n# {why}\n"),
-        }
-    }
+    print!("{}", plan::recover::text(&plan::recover::documents(&disks, &reservations, &volumes))?);
     Ok(())
 }
 

@@ -54,3 +54,26 @@ fn s12_no_shell_is_started_and_programs_see_no_environment() {
     }
     assert!(starting > 0);
 }
+
+/// T4. What the plug-in is made of: it never reaches what runs on nodes, and nothing that runs in the cluster has a part of
+/// it.
+#[test]
+fn the_plug_in_uses_api_plan_and_cluster_and_nobody_uses_it() {
+    let (ours, others): (Vec<_>, Vec<_>) =
+        sources().into_iter().partition(|(path, _)| path.starts_with("plugin") || path.starts_with("bin"));
+    assert!(ours.len() > 10, "{} files are the plug-in's", ours.len());
+    for (path, text) in ours {
+        for (i, _) in text.match_indices("crate::") {
+            let used =
+                text[i + "crate::".len()..].split([':', ';', ',', '{', ' ']).next().unwrap_or_default();
+            assert!(
+                ["api", "plan", "cluster", "plugin", ""].contains(&used),
+                "{}: crate::{used}",
+                path.display()
+            );
+        }
+    }
+    for (path, text) in others {
+        assert!(!text.contains("plugin::"), "{}", path.display());
+    }
+}

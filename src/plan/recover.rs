@@ -66,6 +66,16 @@ pub fn documents(
     first.chain(documents).collect()
 }
 
+/// The manifests as YAML, to be looked at and applied; what cannot be made is said in a comment.
+pub fn text(documents: &[Document]) -> Result<String, serde_yaml::Error> {
+    let each = documents.iter().map(|document| match document {
+        Document::Reservation(manifest) => Ok(format!("---\n{}\n", serde_yaml::to_string(manifest)?)),
+        Document::Volume(manifest) => Ok(format!("---\n{}\n", serde_yaml::to_string(manifest)?)),
+        Document::Said(why) => Ok(format!("---\n# {why}\n\n")),
+    });
+    each.collect()
+}
+
 impl Wanted<'_> {
     fn manifest(self) -> DiskReservation {
         let spec = DiskReservationSpec {

@@ -149,6 +149,23 @@ pub fn share_out(
     outcomes
 }
 
+/// Those that wait, in the order in which their turn comes if there is room for all (Q3).
+pub fn line<'a>(
+    reservations: &[&'a DiskReservation],
+    candidates: &[Candidate],
+    roles: &[&VolumeRole],
+) -> Vec<&'a DiskReservation> {
+    let requests = requests(reservations, &rooms(candidates), &mut BTreeMap::new());
+    let counting = quota::counting(roles);
+    let mut queue = Queue::new(requests, reservations, &counting);
+    let next = || {
+        let request = queue.next()?;
+        queue.served(&request);
+        Some(request.reservation)
+    };
+    std::iter::from_fn(next).collect()
+}
+
 impl Book<'_> {
     fn held(&self, uid: &str) -> u64 {
         self.lines.get(uid).copied().unwrap_or(0)

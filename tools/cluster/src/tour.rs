@@ -109,6 +109,32 @@ impl Tour {
         self.cluster.kubectl()?.args(args).run()
     }
 
+    /// Builds the plug-in and returns the directory that it is in.
+    fn build_plugin(&self) -> anyhow::Result<PathBuf> {
+        let build =
+            ["build", "--package", "reservoir", "--bin", "kubectl-reservoir", "--message-format=json"];
+        let cargo = Cmd::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let said = cargo.args(build).dir(&self.repository).progress("building kubectl-reservoir").run()?;
+        let messages = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let made =
+            messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back();
+        let made = made.context("cargo does not say where it put kubectl-reservoir")?;
+        Ok(made.parent().context("kubectl-reservoir is in no directory")?.to_owned())
+    }
+
+    /// Runs the plug-in through kubectl and shows the command and what it printed.
+    fn plugin(&self, directory: &Path, args: &[&str]) -> anyhow::Result<String> {
+        println!("$ kubectl reservoir {}", args.join(" "));
+        let others = std::env::var_os("PATH").unwrap_or_default();
+        let path =
+            std::env::join_paths([directory.to_owned()].into_iter().chain(std::env::split_paths(&others)))?;
+        let kubectl =
+            Cmd::new(tools::kubectl()?).env("PATH", path).env("KUBECONFIG", self.cluster.kubeconfig());
+        let printed = kubectl.arg("reservoir").args(args).run()?;
+        println!("{}", printed.trim_end());
+        Ok(printed)
+    }
+
     /// Runs kubectl, which must fail, and shows what it said.
     fn refused(&self, args: &[&str]) -> anyhow::Result<String> {
         println!("$ kubectl {}", args.join(" "));

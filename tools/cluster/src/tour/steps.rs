@@ -21,6 +21,7 @@ impl Tour {
         let files = self.share()?;
         self.fill()?;
         self.wait_in_line()?;
+        self.plug_in()?;
         self.refuse_destroy()?;
         self.kill_agent()?;
         self.release()?;
@@ -255,6 +256,29 @@ impl Tour {
         self.apply("09-second-claim.yaml")?;
         let said = self.reason(&["-n", "team-b", "vclaim", "scratch"], "VolumeHeld")?;
         ensure!(said.contains("team-a/scratch"), "it does not name the holder: {said}");
+        Ok(())
+    }
+
+    /// T4.
+    fn plug_in(&self) -> anyhow::Result<()> {
+        self.title("kubectl reservoir shows where everything is, and says why the claim waits")?;
+        let directory = self.build_plugin()?;
+        self.plugin(&directory, &["status"])?;
+        let tree = self.plugin(&directory, &["tree", "--role", "analytics"])?;
+        let place = |what: &str| tree.find(what).with_context(|| format!("the tree has no {what}"));
+        let way = [
+            place("NodeDisk ")?,
+            place("DiskReservation analytics ")?,
+            place("SharedPersistentVolume datasets ")?,
+            place("VolumeClaim team-a/datasets ")?,
+            place("Pod team-a/writer-")?,
+        ];
+        ensure!(way.is_sorted(), "it is not in its order");
+        let why = self.plugin(&directory, &["why", "vclaim/scratch", "-n", "team-b"])?;
+        ensure!(
+            why.contains("VolumeHeld: ") && why.contains("its volume is held by claim team-a/scratch"),
+            "it does not name the holder"
+        );
         Ok(())
     }
 

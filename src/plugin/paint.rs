@@ -1,0 +1,137 @@
+//! Text for people: bars, tables, sizes, and colours where somebody looks.
+
+use std::io::IsTerminal;
+
+/// Whether there are colours.
+#[derive(Clone, Copy)]
+pub(super) struct Paint(bool);
+
+/// Width of a bar.
+const BAR: u64 = 20;
+
+impl Paint {
+    /// For standard output: colours only on a terminal, and not if `NO_COLOR` is set (no-color.org).
+    pub fn stdout() -> Self {
+        let no = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        Self(std::io::stdout().is_terminal() && !no && !dumb)
+    }
+
+    /// Without colours.
+    #[cfg(test)]
+    pub fn plain() -> Self {
+        Self(false)
+    }
+
+    fn code(self, code: &str, text: &str) -> String {
+        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    pub fn good(self, text: &str) -> String {
+        self.code("32", text)
+    }
+
+    pub fn bad(self, text: &str) -> String {
+        self.code("31", text)
+    }
+
+    pub fn warn(self, text: &str) -> String {
+        self.code("33", text)
+    }
+
+    pub fn bold(self, text: &str) -> String {
+        self.code("1", text)
+    }
+
+    pub fn dim(self, text: &str) -> String {
+        self.code("2", text)
+    }
+
+    /// `██████░░░░  29%`: no bar says full that is not, and none empty that is not.
+    pub fn bar(self, part: u64, whole: u64) -> String {
+        let share = |of: u64| match whole {
+            0 => 0,
+            _ => u64::try_from(u128::from(part) * u128::from(of) / u128::from(whole))
+                .unwrap_or(u64::MAX)
+                .min(of),
+        };
+        let cells = share(BAR).max(u64::from(part > 0 && whole > 0)) as usize;
+        let percent = share(100);
+        let bar = format!("{}{}", "█".repeat(cells), "░".repeat(BAR as usize - cells));
+        let bar = match percent {
+            95.. => self.bad(&bar),
+            80.. => self.warn(&bar),
+            _ => self.good(&bar),
+        };
+        format!("{bar} {percent:>3}%")
+    }
+}
+
+/// Bytes for people: exact where that is short, else three digits.
+pub(super) fn human(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    let largest = (0..UNITS.len()).rev().find(|i| bytes >> (10 * i) > 0).unwrap_or(0);
+    let exact = (0..=largest).rev().find(|i| bytes.is_multiple_of(1 << (10 * i))).unwrap_or(0);
+    if bytes >> (10 * exact) < 10_000 {
+        return format!("{}{}", bytes >> (10 * exact), UNITS[exact]);
+    }
+    let value = bytes as f64 / (1u64 << (10 * largest)) as f64;
+    let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+    format!("{value:.digits$}{}", UNITS[largest])
+}
+
+/// How wide a text is on a terminal: colours are not.
+fn width(text: &str) -> usize {
+    let (mut width, mut escape) = (0, false);
+    for c in text.chars() {
+        match (escape, c) {
+            (false, '\x1b') => escape = true,
+            (true, 'm') => escape = false,
+            (true, _) => {}
+            (false, _) => width += 1,
+        }
+    }
+    width
+}
+
+/// Columns under each other, three spaces apart, as kubectl has them.
+pub(super) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let widest =
+        |i: usize| rows.iter().filter_map(|row| row.get(i)).map(|cell| width(cell)).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(widest).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, column) in row.iter().zip(&widths) {
+            line.push_str(cell);
+            line.push_str(&" ".repeat(column - width(cell) + 3));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t4_bars_sizes_and_columns() {
+        let bar = |part, whole| Paint::plain().bar(part, whole);
+        assert_eq!(bar(1, 2), "██████████░░░░░░░░░░  50%");
+        assert_eq!(bar(1, 1000), "█░░░░░░░░░░░░░░░░░░░   0%", "a little is not nothing");
+        assert_eq!(bar(999, 1000), "███████████████████░  99%", "nearly all is not all");
+        assert_eq!(bar(0, 0), "░░░░░░░░░░░░░░░░░░░░   0%");
+        assert_eq!(bar(u64::MAX, 1), "████████████████████ 100%");
+        for (bytes, said) in
+            [(0, "0"), (1 << 30, "1Gi"), (1088 << 20, "1088Mi"), (15_823_949_824, "14.7Gi"), (1500, "1500")]
+        {
+            assert_eq!(human(bytes), said);
+        }
+        let red = Paint(true).bad("x");
+        let rows = [vec![red, "b".into()], vec!["long".into(), "c".into()]];
+        assert_eq!(table(&rows), "\x1b[31mx\x1b[0m      b\nlong   c\n");
+    }
+}

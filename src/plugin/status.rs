@@ -1,0 +1,232 @@
+//! How much there is, who has it, and what waits.
+
+use std::collections::BTreeSet;
+
+use kube::ResourceExt;
+use serde::Serialize;
+
+use super::paint::{Paint, human, table};
+use super::world::World;
+use crate::api::condition;
+use crate::api::{Size, VolumeRole, VolumeRoleSpec};
+use crate::plan::{quota, reserve, summary};
+
+/// The whole of it, in bytes.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Status {
+    pub disks: Vec<Disk>,
+    pub roles: Vec<RoleShare>,
+    pub volumes: Count,
+    pub claims: Count,
+    pub orphans: usize,
+    pub waiting: Vec<Waiting>,
+}
+
+/// A disk.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Disk {
+    pub name: String,
+    pub allocatable: u64,
+    pub reserved: u64,
+    pub free: u64,
+    pub state: String,
+}
+
+/// What a role has.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RoleShare {
+    pub role: String,
+    pub reserved: u64,
+    pub used: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guarantee: Option<u64>,
+    pub weight: u32,
+}
+
+/// How many there are, and how many of them are ready.
+#[derive(Debug, Serialize)]
+pub(super) struct Count {
+    pub all: usize,
+    pub ready: usize,
+}
+
+/// Something that waits.
+#[derive(Debug, Serialize)]
+pub(super) struct Waiting {
+    pub object: String,
+    pub reason: String,
+    pub message: String,
+    /// As `why` is asked about it.
+    #[serde(skip)]
+    pub asked: String,
+}
+
+/// Sums it up; of what is in namespaces only what was read.
+pub(super) fn status(world: &World) -> Status {
+    let disk = |disk: &crate::api::NodeDisk| {
+        let status = disk.status.clone().unwrap_or_default();
+        let bytes = |size: Option<&Size>| size.map_or(0, Size::bytes_or_zero);
+        let ready = condition::get(&status.conditions, condition::READY);
+        Disk {
+            name: disk.name_any(),
+            allocatable: reserve::allocatable(disk),
+            reserved: bytes(status.reserved.as_ref()),
+            free: bytes(status.free.as_ref()),
+            state: ready.map_or("not looked at yet", |c| &c.reason).to_owned(),
+        }
+    };
+    let items = world.items();
+    let count = |kind| {
+        let of: Vec<_> = items.iter().filter(|item| item.kind == kind).collect();
+        Count { all: of.len(), ready: of.iter().filter(|item| item.is_ready()).count() }
+    };
+    let waits = items.iter().filter(|item| !item.is_ready());
+    Status {
+        disks: world.disks.iter().map(disk).collect(),
+        roles: roles(world),
+        volumes: count(&super::item::VOLUME),
+        claims: count(&super::item::CLAIM),
+        orphans: world.disks.iter().flat_map(|d| &d.status).map(|s| s.orphans.len()).sum(),
+        waiting: waits
+            .map(|item| Waiting {
+                object: item.title(),
+                reason: item.ready().map_or("", |c| &c.reason).to_owned(),
+                message: item
+                    .ready()
+                    .map_or("nobody looked at it yet: does the controller run?", |c| &c.message)
+                    .to_owned(),
+                asked: item.asked(),
+            })
+            .collect(),
+    }
+}
+
+/// Every role that something is reserved for, or that has a VolumeRole.
+fn roles(world: &World) -> Vec<RoleShare> {
+    let objects: Vec<&VolumeRole> = world.roles.iter().collect();
+    let counting = quota::counting(&objects);
+    let reserved = world.reservations.iter().map(|r| r.spec.role.as_str());
+    let names: BTreeSet<&str> = reserved.chain(counting.keys().copied()).collect();
+    let reservations: Vec<_> = world.reservations.iter().collect();
+    let share = |name: &str| {
+        let spec = VolumeRoleSpec { role: name.to_owned(), weight: 1, ..Default::default() };
+        let nobodys = VolumeRole::new("", spec);
+        let object = counting.get(name).copied().unwrap_or(&nobodys);
+        let totals = summary::role_totals(object, &reservations);
+        let quota = &object.spec.quota;
+        RoleShare {
+            role: name.to_owned(),
+            reserved: totals.reserved.as_ref().map_or(0, Size::bytes_or_zero),
+            used: totals.used.as_ref().map_or(0, Size::bytes_or_zero),
+            limit: quota.limit.as_ref().map(Size::bytes_or_zero),
+            guarantee: quota.guarantee.as_ref().map(Size::bytes_or_zero),
+            weight: object.spec.weight,
+        }
+    };
+    names.into_iter().map(share).collect()
+}
+
+/// The same as text.
+pub(super) fn text(status: &Status, paint: Paint) -> String {
+    let row = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>();
+    let mut disks = vec![row(&["DISK", "RESERVED", "", "OF", "FREE", "STATE"])];
+    for disk in &status.disks {
+        let state = if disk.state == condition::reason::READY {
+            paint.good(&disk.state)
+        } else {
+            paint.bad(&disk.state)
+        };
+        let bar = paint.bar(disk.reserved, disk.allocatable);
+        let (reserved, of, free) = (human(disk.reserved), human(disk.allocatable), human(disk.free));
+        disks.push(vec![paint.bold(&disk.name), bar, reserved, of, free, state]);
+    }
+    let all: u64 = status.disks.iter().map(|d| d.allocatable).fold(0, u64::saturating_add);
+    let mut roles =
+        vec![row(&["ROLE", "SHARE OF ALL DISKS", "RESERVED", "USED", "", "LIMIT", "GUARANTEE", "WEIGHT"])];
+    for role in &status.roles {
+        let or_none = |bytes: Option<u64>| bytes.map_or("-".to_owned(), human);
+        roles.push(vec![
+            paint.bold(&role.role),
+            paint.bar(role.reserved, all),
+            human(role.reserved),
+            paint.bar(role.used, role.reserved),
+            human(role.used),
+            or_none(role.limit),
+            or_none(role.guarantee),
+            role.weight.to_string(),
+        ]);
+    }
+    let mut text = match status.disks.is_empty() {
+        true => "no disks: is the agent running? `kubectl reservoir doctor` looks\n".to_owned(),
+        false => table(&disks),
+    };
+    if !status.roles.is_empty() {
+        text.push_str(&format!("\n{}", table(&roles)));
+    }
+    text.push_str(&format!(
+        "\n{} of {} volumes ready, {} of {} claims bound\n",
+        status.volumes.ready, status.volumes.all, status.claims.ready, status.claims.all
+    ));
+    if status.orphans > 0 {
+        let said = format!("{} times data without an object: `kubectl reservoir orphans`", status.orphans);
+        text.push_str(&format!("{}\n", paint.warn(&said)));
+    }
+    for waiting in &status.waiting {
+        text.push_str(&format!(
+            "{} {}: {}\n  {}\n",
+            paint.bold(&waiting.object),
+            paint.warn(&waiting.reason),
+            waiting.message,
+            paint.dim(&format!("kubectl reservoir why {}", waiting.asked))
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::*;
+
+    #[test]
+    fn t4_disks_roles_and_what_waits() {
+        let mut disk = disk("n1.a", "n1", 10, &[("eng", 4)]);
+        let status_of = disk.status.as_mut().unwrap();
+        (status_of.free, status_of.reserved) = (Some(gi(6)), Some(gi(4)));
+        let mut eng = reserved("eng", "eng", 4, &[("data", 1)]);
+        set_ready(&mut eng.status.as_mut().unwrap().conditions, true);
+        let mut role = with_quota(volume_role("eng", "eng"), Some(8), Some(2), &[]);
+        role.spec.weight = 3;
+        let mut waits = claim("team", "data", "none");
+        set_ready(&mut waits.status.get_or_insert_default().conditions, false);
+        let world = World {
+            disks: vec![disk],
+            reservations: vec![eng, reservation("big", "ops", 99)],
+            roles: vec![role],
+            volumes: vec![ready_volume("data", "eng", true)],
+            claims: vec![waits],
+            ..World::default()
+        };
+        let said = text(&status(&world), Paint::plain());
+        assert_eq!(
+            said,
+            "DISK   RESERVED                          OF     FREE   STATE\n\
+             n1.a   ████████░░░░░░░░░░░░  40%   4Gi   10Gi   6Gi    Test\n\
+             \n\
+             ROLE   SHARE OF ALL DISKS          RESERVED   USED                              LIMIT   GUARANTEE   WEIGHT\n\
+             eng    ████████░░░░░░░░░░░░  40%   4Gi        █████░░░░░░░░░░░░░░░  25%   1Gi   8Gi     2Gi         3\n\
+             ops    ░░░░░░░░░░░░░░░░░░░░   0%   0          ░░░░░░░░░░░░░░░░░░░░   0%   0     -       -           1\n\
+             \n\
+             1 of 1 volumes ready, 0 of 1 claims bound\n\
+             DiskReservation big : nobody looked at it yet: does the controller run?\n  \
+             kubectl reservoir why dr/big\n\
+             VolumeClaim team/data Test: said\n  \
+             kubectl reservoir why vclaim/data -n team\n"
+        );
+    }
+}

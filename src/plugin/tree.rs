@@ -1,0 +1,306 @@
+//! Everything in its place: disk → reservation → refinement, volume → claim → pod.
+
+use kube::ResourceExt;
+use serde::Serialize;
+
+use super::item::{self, Kind};
+use super::paint::{Paint, human};
+use super::world::World;
+use crate::api::condition::{self, READY};
+use crate::api::{AccessMode, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size};
+use crate::cluster;
+use crate::plan::{reserve, resize};
+
+/// A place in the tree.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Node {
+    pub kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// What is to be said of it, in a few words.
+    pub about: String,
+    pub ready: bool,
+    /// Why it is not ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub children: Vec<Node>,
+}
+
+/// What is to be seen of it.
+#[derive(Default)]
+pub(super) struct Filter<'a> {
+    /// Only of this role, or of one beneath it.
+    pub role: Option<&'a str>,
+    /// Only what has to do with this namespace.
+    pub namespace: Option<&'a str>,
+}
+
+/// The disks, with all that is on them, then what is on none yet.
+pub(super) fn tree(world: &World, filter: &Filter) -> Vec<Node> {
+    let mut roots: Vec<Node> = world.disks.iter().map(|disk| of_disk(world, disk)).collect();
+    let known =
+        |name: Option<&String>| name.is_some_and(|name| world.disks.iter().any(|d| d.name_any() == *name));
+    for reservation in &world.reservations {
+        let status = reservation.status.as_ref();
+        let inside = status.and_then(|s| s.parent.as_ref()).is_some();
+        if !inside && !known(status.and_then(|s| s.node_disk.as_ref())) {
+            roots.push(of_reservation(world, reservation));
+        }
+    }
+    let there = |name: &str| world.reservations.iter().any(|r| r.name_any() == name);
+    let homeless = |v: &&SharedPersistentVolume| home(v).is_none_or(|home| !there(home));
+    roots.extend(world.volumes.iter().filter(homeless).map(|v| of_volume(world, v)));
+    let known: Vec<&str> = world.volumes.iter().filter_map(|v| v.metadata.uid.as_deref()).collect();
+    for claim in &world.claims {
+        let bound = claim.status.as_ref().and_then(|s| s.volume.as_ref());
+        if bound.is_none_or(|volume| !known.contains(&volume.uid.as_str())) {
+            let mode = claim.spec.mode;
+            roots.push(of_claim(world, &claim.namespace().unwrap_or_default(), &claim.name_any(), mode));
+        }
+    }
+    if let Some(role) = filter.role {
+        let of_role = |node: &Node| node.role.as_deref().is_some_and(|of| Role::name_covers(role, of));
+        roots.retain_mut(|node| keep(node, &of_role));
+    }
+    if let Some(namespace) = filter.namespace {
+        let within = |node: &Node| node.namespace.as_deref() == Some(namespace);
+        roots.retain_mut(|node| keep(node, &within));
+    }
+    roots
+}
+
+/// Keeps what is wanted, with all beneath it, and the way to it; says whether there is any.
+fn keep(node: &mut Node, wanted: &dyn Fn(&Node) -> bool) -> bool {
+    if wanted(node) {
+        return true;
+    }
+    node.children.retain_mut(|child| keep(child, wanted));
+    !node.children.is_empty()
+}
+
+fn home(volume: &SharedPersistentVolume) -> Option<&str> {
+    volume.status.as_ref()?.reservation.as_ref().map(|home| home.name.as_str())
+}
+
+/// A node of an object of ours.
+fn node(world: &World, kind: &Kind, namespace: Option<&str>, name: &str, about: String) -> Node {
+    let item = world.find(kind, namespace, name);
+    let ready = item.as_ref().is_some_and(|item| item.is_ready());
+    let deleting = item.as_ref().is_some_and(|item| item.deleting);
+    let said =
+        item.as_ref().and_then(|item| condition::get(item.conditions, READY)).map(|c| c.reason.clone());
+    let said = said
+        .filter(|_| !ready)
+        .unwrap_or_else(|| if deleting { "Deleting" } else { "not looked at yet" }.into());
+    Node {
+        kind: kind.name,
+        namespace: namespace.map(str::to_owned),
+        name: name.to_owned(),
+        role: item.as_ref().and_then(|item| item.role).map(str::to_owned),
+        about,
+        ready,
+        reason: (!ready).then_some(said),
+        children: vec![],
+    }
+}
+
+fn of_disk(world: &World, disk: &NodeDisk) -> Node {
+    let name = &disk.name_any();
+    let status = disk.status.clone().unwrap_or_default();
+    let free = status.free.as_ref().map_or(0, Size::bytes_or_zero);
+    let about = format!(
+        "{} of {} free on node {}",
+        human(free),
+        human(reserve::allocatable(disk)),
+        disk.spec.node_name
+    );
+    let mut node = node(world, &item::DISK, None, name, about);
+    let on = |r: &&DiskReservation| {
+        r.status.as_ref().is_some_and(|s| s.node_disk.as_ref() == Some(name) && s.parent.is_none())
+    };
+    node.children.extend(world.reservations.iter().filter(on).map(|r| of_reservation(world, r)));
+    node.children.extend(status.orphans.iter().map(|orphan| Node {
+        kind: "Orphan",
+        namespace: None,
+        name: orphan.uid.clone(),
+        role: orphan.reservations.first().map(|r| r.role.clone()),
+        about: format!("{} {}", orphan.name, human(orphan.size.bytes_or_zero())).trim().to_owned(),
+        ready: false,
+        reason: Some("NoObject".into()),
+        children: vec![],
+    }));
+    node
+}
+
+fn of_reservation(world: &World, reservation: &DiskReservation) -> Node {
+    let status = reservation.status.clone().unwrap_or_default();
+    let about = match status.node_disk {
+        Some(_) => format!(
+            "{}, {} of {} free",
+            reservation.spec.role,
+            human(reserve::left(&status)),
+            human(reserve::size(&status))
+        ),
+        None => format!("{}, {} asked for", reservation.spec.role, reservation.spec.size),
+    };
+    let mut node = node(world, &item::RESERVATION, None, &reservation.name_any(), about);
+    let uid = reservation.metadata.uid.as_deref();
+    let inside = |r: &&DiskReservation| {
+        uid.is_some() && r.status.as_ref().and_then(|s| s.parent.as_ref()).map(|p| p.uid.as_str()) == uid
+    };
+    node.children.extend(world.reservations.iter().filter(inside).map(|r| of_reservation(world, r)));
+    let lives = |v: &&SharedPersistentVolume| home(v) == Some(&reservation.name_any());
+    node.children.extend(world.volumes.iter().filter(lives).map(|v| of_volume(world, v)));
+    node
+}
+
+fn of_volume(world: &World, volume: &SharedPersistentVolume) -> Node {
+    let status = volume.status.clone().unwrap_or_default();
+    let access = if volume.spec.shared.is_some() { "shared" } else { "exclusive" };
+    let retiring = if volume.spec.retire { ", retiring" } else { "" };
+    let size = human(resize::size_now(volume).bytes_or_zero());
+    let about = format!("{}, {size} {access}{retiring}", volume.spec.role);
+    let mut node = node(world, &item::VOLUME, None, &volume.name_any(), about);
+    let claims = status.claims.iter();
+    node.children = claims.map(|c| of_claim(world, &c.namespace, &c.name, c.mode)).collect();
+    node
+}
+
+fn of_claim(world: &World, namespace: &str, name: &str, mode: AccessMode) -> Node {
+    let mut node = node(world, &item::CLAIM, Some(namespace), name, format!("{mode:?}"));
+    let named = (namespace.to_owned(), name.to_owned());
+    let users =
+        world.pods.iter().filter(|p| !cluster::is_terminal(p) && cluster::claims_of(p).contains(&named));
+    node.children = users
+        .map(|pod| {
+            let phase = pod.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_else(|| "Pending".into());
+            Node {
+                kind: item::POD.name,
+                namespace: Some(namespace.to_owned()),
+                name: pod.name_any(),
+                role: None,
+                about: String::new(),
+                ready: phase == "Running",
+                reason: Some(phase),
+                children: vec![],
+            }
+        })
+        .collect();
+    node
+}
+
+/// The tree as text.
+pub(super) fn text(roots: &[Node], paint: Paint) -> String {
+    if roots.is_empty() {
+        return "there is nothing to show\n".into();
+    }
+    let mut text = String::new();
+    for root in roots {
+        draw(root, "", "", paint, &mut text);
+    }
+    text
+}
+
+fn draw(node: &Node, branch: &str, indent: &str, paint: Paint, text: &mut String) {
+    let name = node.namespace.iter().map(|n| format!("{n}/")).collect::<String>() + &node.name;
+    let mut line = format!("{}{} {}", paint.dim(branch), paint.dim(node.kind), paint.bold(&name));
+    if !node.about.is_empty() {
+        line.push_str(&format!("  {}", node.about));
+    }
+    if let Some(reason) = &node.reason {
+        let reason = if node.ready { paint.good(reason) } else { paint.warn(reason) };
+        line.push_str(&format!("  {reason}"));
+    }
+    text.push_str(&line);
+    text.push('\n');
+    for (i, child) in node.children.iter().enumerate() {
+        let last = i + 1 == node.children.len();
+        let (branch, below) = if last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+        draw(child, &format!("{indent}{branch}"), &format!("{indent}{below}"), paint, text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Orphan, UidRef};
+    use crate::plan::testing::*;
+
+    fn world() -> World {
+        let mut disk = disk("n1.a", "n1", 10, &[("eng", 4)]);
+        let status = disk.status.as_mut().unwrap();
+        status.free = Some(gi(6));
+        let orphan = Orphan { uid: "dark".into(), size: gi(1), name: "lost".into(), ..Default::default() };
+        status.orphans = vec![orphan];
+        let ready = |mut r: DiskReservation| {
+            set_ready(&mut r.status.as_mut().unwrap().conditions, true);
+            r
+        };
+        let mut ml = ready(reserved("ml", "eng/ml", 1, &[]));
+        ml.status.as_mut().unwrap().parent = Some(UidRef { name: "eng".into(), uid: "uid-eng".into() });
+        let mut data = ready_volume("data", "eng", true);
+        let status = data.status.as_mut().unwrap();
+        status.reservation = Some(UidRef { name: "eng".into(), uid: "uid-eng".into() });
+        status.claims = vec![bound_by("a", "data", "uid-data"), bound_by("b", "data", "other")];
+        let mut bound = claim("a", "data", "data");
+        let status = bound.status.get_or_insert_default();
+        status.volume = Some(UidRef { name: "data".into(), uid: "uid-data".into() });
+        set_ready(&mut status.conditions, true);
+        let pod = |name: &str, phase: &str| {
+            serde_json::from_value(serde_json::json!({"metadata": {"namespace": "a", "name": name},
+                "spec": {"containers": [], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]},
+                "status": {"phase": phase}}))
+            .unwrap()
+        };
+        World {
+            disks: vec![disk],
+            reservations: vec![
+                ready(reserved("eng", "eng", 4, &[("data", 1)])),
+                ml,
+                reservation("big", "ops", 99),
+            ],
+            volumes: vec![data, volume("early", "ops", 1)],
+            claims: vec![bound, claim("b", "waits", "early")],
+            pods: vec![pod("p", "Running"), pod("done", "Succeeded")],
+            ..World::default()
+        }
+    }
+
+    fn drawn(filter: &Filter) -> String {
+        text(&tree(&world(), filter), Paint::plain())
+    }
+
+    #[test]
+    fn t4_everything_has_its_place() {
+        assert_eq!(
+            drawn(&Filter::default()),
+            "NodeDisk n1.a  6Gi of 10Gi free on node n1\n\
+             ├─ DiskReservation eng  eng, 3Gi of 4Gi free\n\
+             │  ├─ DiskReservation ml  eng/ml, 1Gi of 1Gi free\n\
+             │  └─ SharedPersistentVolume data  eng, 1Gi shared\n\
+             │     ├─ VolumeClaim a/data  ReadWrite\n\
+             │     │  └─ Pod a/p  Running\n\
+             │     └─ VolumeClaim b/data  ReadWrite  not looked at yet\n\
+             └─ Orphan dark  lost 1Gi  NoObject\n\
+             DiskReservation big  ops, 99Gi asked for  not looked at yet\n\
+             SharedPersistentVolume early  ops, 1Gi shared  not looked at yet\n\
+             VolumeClaim b/waits  ReadWrite  not looked at yet\n"
+        );
+    }
+
+    #[test]
+    fn t4_a_filter_keeps_what_is_wanted_and_the_way_to_it() {
+        let of = |role| drawn(&Filter { role: Some(role), namespace: None });
+        assert_eq!(of("eng/ml").lines().count(), 3, "the disk, its reservation, what was carved out of that");
+        assert!(of("ops").starts_with("DiskReservation big") && !of("ops").contains("eng"), "{}", of("ops"));
+        let within = drawn(&Filter { role: None, namespace: Some("a") });
+        assert!(within.contains("VolumeClaim a/data") && within.contains("Pod a/p"), "{within}");
+        assert!(!within.contains("b/") && !within.contains("ml") && within.contains("NodeDisk"), "{within}");
+        assert_eq!(drawn(&Filter { role: Some("nobody"), namespace: None }), "there is nothing to show\n");
+    }
+}

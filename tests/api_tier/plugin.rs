@@ -1,0 +1,350 @@
+//! `kubectl reservoir` as people run it: the program itself, and kubectl, against the real API server (T4).
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use reservoir::api::{DiskReservation, NodeDisk, RoleSubscription, SharedPersistentVolume, VolumeClaim};
+use reservoir_cluster::api::ApiOptions;
+use serde_json::{Value, json};
+
+use crate::ask::{cluster as with_people, grant};
+use crate::support::{Agent, Cluster, until, until_gone, until_reason};
+
+const PLUGIN: &str = env!("CARGO_BIN_EXE_kubectl-reservoir");
+
+/// What it printed, and what it said on standard error.
+struct Ran {
+    out: String,
+    err: String,
+    ok: bool,
+}
+
+fn program(cluster: &Cluster, line: &str) -> Command {
+    let mut command = Command::new(PLUGIN);
+    command.args(line.split_whitespace()).env("KUBECONFIG", cluster.server.kubeconfig_path());
+    command.env("NO_COLOR", "1").stdin(Stdio::null());
+    command
+}
+
+fn run(cluster: &Cluster, line: &str) -> Ran {
+    let done = program(cluster, line).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ran { out: text(done.stdout), err: text(done.stderr), ok: done.status.success() }
+}
+
+/// Runs it, which must do.
+fn does(cluster: &Cluster, line: &str) -> String {
+    let ran = run(cluster, line);
+    println!("$ kubectl reservoir {line}\n{}{}", ran.err, ran.out);
+    assert!(ran.ok, "{line}: {}{}", ran.out, ran.err);
+    ran.out
+}
+
+/// Runs it, which must not do, and returns the error.
+fn fails(cluster: &Cluster, line: &str) -> String {
+    let ran = run(cluster, line);
+    println!("$ kubectl reservoir {line}\n{}{}", ran.err, ran.out);
+    assert!(!ran.ok, "{line}: {}", ran.out);
+    ran.err
+}
+
+fn parsed(cluster: &Cluster, line: &str) -> Value {
+    serde_json::from_str(&does(cluster, &format!("{line} -o json"))).unwrap()
+}
+
+/// T4: from nothing to a pod that uses a volume in six lines, and back.
+#[tokio::test(flavor = "multi_thread")]
+async fn t4_a_line_each_from_an_empty_disk_to_a_pod_and_back() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1", true).await;
+    let _agent = Agent::start(&cluster, "n1", "512Mi").await;
+    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    cluster.apply_text("{apiVersion: v1, kind: Namespace, metadata: {name: team}}").await;
+
+    // Nothing is written by a dry run, wherever it is checked.
+    for place in ["client", "server"] {
+        let said = does(&cluster, &format!("reserve eng --role eng --size 256Mi --dry-run={place} --wait"));
+        assert!(said.starts_with("diskreservation.reservoir.dev/eng created ("), "{said}");
+    }
+    let said = parsed(&cluster, "reserve eng --role eng --size 256Mi --dry-run=server");
+    assert_eq!(
+        (&said["kind"], &said["spec"]["principal"]),
+        (&json!("DiskReservation"), &json!("admin")),
+        "{said}"
+    );
+    assert!(cluster.all::<DiskReservation>().get_opt("eng").await.unwrap().is_none());
+
+    does(&cluster, "reserve eng --role eng --size 256Mi --wait");
+    does(&cluster, "create data --role eng --size 64Mi --label kind=set --wait --timeout 60s");
+    assert_eq!(
+        does(&cluster, "subscribe eng -n team --wait"),
+        "rolesubscription.reservoir.dev/eng created\n"
+    );
+    let made = run(&cluster, "claim data --role eng --volume data -n team --wait");
+    assert!(made.ok && made.err.contains(" s  Bound: "), "it tells of what it waits for: {}", made.err);
+    let pod = cluster.pod("team", "web", &["data"]).await;
+    let volumes = cluster.all::<SharedPersistentVolume>();
+    until("the pod is counted", || async {
+        let status = volumes.get("data").await.unwrap().status.unwrap();
+        (status.user_count == 1).then_some(())
+    })
+    .await;
+
+    let tree = does(&cluster, "tree");
+    let lines: Vec<&str> = tree.lines().collect();
+    assert_eq!(lines.len(), 5, "{tree}");
+    assert!(lines[0].starts_with("NodeDisk n1.default  256Mi of 512Mi free on node n1"), "{tree}");
+    assert!(lines[4].ends_with("   └─ Pod team/web  Pending"), "{tree}");
+    assert_eq!(does(&cluster, "tree --role ops -n team"), "there is nothing to show\n");
+    let nested = parsed(&cluster, "tree -n team --role eng");
+    assert_eq!(
+        nested[0]["children"][0]["children"][0]["children"][0]["children"][0]["name"], "web",
+        "{nested}"
+    );
+
+    let status = does(&cluster, "status");
+    assert!(
+        status.contains("██████████░░░░░░░░░░  50%") && status.contains("1 of 1 claims bound"),
+        "{status}"
+    );
+    let summed = parsed(&cluster, "status");
+    assert_eq!(summed["roles"][0]["used"], 64 << 20, "{summed}");
+    let yaml: Value = serde_yaml::from_str(&does(&cluster, "status -o yaml")).unwrap();
+    assert_eq!(yaml, summed);
+
+    // Why it does not go, and what lets it go.
+    let why = does(&cluster, "why spv data");
+    assert!(
+        why.contains("claimed by team/data (ReadWrite)") && why.contains("used by pod team/web"),
+        "{why}"
+    );
+    assert!(why.contains("next: ") && why.contains("kubectl reservoir retire data"), "{why}");
+
+    does(&cluster, "resize data 96Mi --wait --timeout 60s");
+    assert!(does(&cluster, "resize data 96Mi --wait").contains("is so already"));
+    does(&cluster, "resize dr/eng 200Mi --wait --timeout 60s");
+    let said = does(&cluster, "resize data 1Gi");
+    assert!(said.contains("is being resized"));
+    let full = fails(&cluster, "resize data 2Gi --wait --timeout 5s");
+    assert!(
+        full.contains("not done after 5 s (ReservationFull: ")
+            && full.contains("kubectl reservoir why spv/data"),
+        "{full}"
+    );
+    let why = parsed(&cluster, "why spv/data");
+    assert_eq!(why["because"][0]["reason"], "ReservationFull", "{why}");
+    does(&cluster, "resize data 96Mi --wait --timeout 60s");
+
+    does(&cluster, "retire data");
+    until("it is said that it is to be retired", || async {
+        does(&cluster, "why spv/data").contains("kubectl reservoir unretire data").then_some(())
+    })
+    .await;
+    does(&cluster, "unretire data");
+    cluster.end_pod("team", &pod.metadata.name.unwrap()).await;
+    let claims = cluster.within::<VolumeClaim>("team");
+    claims.delete("data", &Default::default()).await.unwrap();
+    until_gone(&claims, "data").await;
+    let gone = run(&cluster, "retire data --wait --timeout 60s");
+    assert!(gone.ok && gone.err.ends_with(" s  gone\n"), "{}", gone.err);
+    assert!(volumes.get_opt("data").await.unwrap().is_none());
+}
+
+/// T4: what waits is explained from its root, and wrong names and kinds are told the nearest.
+#[tokio::test(flavor = "multi_thread")]
+async fn t4_why_goes_to_the_root_and_wrong_names_are_told_the_nearest() {
+    let cluster = Cluster::start().await;
+    cluster.apply_text("{apiVersion: v1, kind: Namespace, metadata: {name: team}}").await;
+    does(&cluster, "reserve big --role eng --size 5Gi");
+    does(&cluster, "create data --role eng --size 64Mi");
+    does(&cluster, "subscribe eng -n team");
+    until_reason(&cluster.within::<RoleSubscription>("team"), "eng", "Subscribed").await;
+    does(&cluster, "claim data --role eng --volume data -n team");
+    until_reason(&cluster.all::<DiskReservation>(), "big", "NoSuchDisk").await;
+    until_reason(&cluster.within::<VolumeClaim>("team"), "data", "VolumeNotReady").await;
+    cluster.pod("team", "web", &["data"]).await;
+    let why = does(&cluster, "why pod/web -n team");
+    let lines: Vec<&str> = why.lines().collect();
+    assert!(lines[0].starts_with("Pod team/web: Pending"), "{why}");
+    for (line, said) in [
+        (1, "because DiskReservation big is NoSuchDisk: "),
+        (2, "so SharedPersistentVolume data is NoReservation: "),
+        (3, "so VolumeClaim team/data is VolumeNotReady: "),
+        (4, "so Pod team/web is Pending"),
+        (5, "next: kubectl get nodedisks"),
+    ] {
+        assert!(lines[line].trim_start().starts_with(said), "{why}");
+    }
+    for object in ["pvc/data", "vclaim data", "rsub/eng"] {
+        does(&cluster, &format!("why {object} -n team"));
+    }
+    assert!(does(&cluster, "status").contains("kubectl reservoir why vclaim/data -n team"));
+
+    for (line, said) in [
+        ("why spv/dta", "there is no SharedPersistentVolume dta; did you mean data?"),
+        ("why vclaim/data", "there is one in namespace team: add -n team"),
+        ("why vclam/data", "did you mean vclaim?"),
+        ("why data", "write KIND/NAME"),
+        ("retire dta", "there is no SharedPersistentVolume dta; did you mean data?"),
+        ("resize nd/x 1Gi", "a NodeDisk has no size: resize spv/NAME or dr/NAME"),
+        ("create data --role eng --size 64Mi", "already exists"),
+        ("create other --role eng --size lots", "a size is a whole positive number of bytes"),
+        ("recover nothing", "kubectl reservoir orphans lists what there is"),
+        ("status --context none", "none"),
+        ("status --kubeconfig /none", "/none"),
+    ] {
+        let error = fails(&cluster, line);
+        assert!(error.contains(said), "{line}: {error}");
+    }
+}
+
+/// T4, A5: who lacks a right is told which, and sees what there is for him to see.
+#[tokio::test(flavor = "multi_thread")]
+async fn t4_with_the_rights_of_the_caller() {
+    let cluster = with_people().await;
+    grant(&cluster, "jane", &["reserve"], &["eng"]).await;
+    let jane = "--as jane --as-group people";
+    does(&cluster, &format!("reserve eng --role eng --size 1Gi {jane}"));
+    let error = fails(&cluster, &format!("reserve ops --role ops --size 1Gi {jane}"));
+    assert!(error.contains("user jane lacks the verb reserve on volumeroles.reservoir.dev/ops"), "{error}");
+    // Of pods she sees none, and of the rest all that she may.
+    let seen = run(&cluster, &format!("tree {jane}"));
+    assert!(seen.ok && seen.out.contains("DiskReservation eng"), "{}", seen.err);
+    assert!(seen.err.contains("you may not list the pods of namespace default"), "{}", seen.err);
+    let blind = run(&cluster, "status --as nobody");
+    assert!(blind.ok && blind.err.contains("ask for ClusterRole reservoir-viewer"), "{}", blind.err);
+    let looked: Vec<Value> =
+        serde_json::from_str(&run(&cluster, &format!("doctor -o json {jane}")).out).unwrap();
+    let lacks =
+        looked.iter().find(|finding| finding["what"].as_str().unwrap().starts_with("for role eng you lack"));
+    let lacks = lacks.unwrap()["what"].as_str().unwrap();
+    assert!(lacks.contains("use-readonly") && !lacks.contains("lack reserve"), "{lacks}");
+}
+
+/// T4: what is wrong with the installation is found; without the kinds every command says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn t4_the_doctor_and_a_cluster_without_reservoir() {
+    let cluster = Cluster::bare(ApiOptions { controller_manager: false, audit: false }).await;
+    let found = run(&cluster, "doctor");
+    println!("{}", found.out);
+    assert!(!found.ok, "no controller is not fine: {}", found.out);
+    for said in [
+        "✓ all kinds are there, with the fields that this plug-in knows",
+        "✓ all admission policies are there, and bound",
+        "✗ there is no controller",
+        "✗ there is no agent",
+        "✗ there are no disks",
+    ] {
+        assert!(found.out.contains(said), "{said}: {}", found.out);
+    }
+    let empty = reservoir_cluster::api::ApiServer::start(ApiOptions::default()).await.unwrap();
+    let run = |line: &str| {
+        let mut command = Command::new(PLUGIN);
+        command.args(line.split(' ')).env("KUBECONFIG", empty.kubeconfig_path()).output().unwrap()
+    };
+    for line in ["status", "why spv/x", "create v --role eng --size 1Gi", "retire v", "orphans", "recover"] {
+        let done = run(line);
+        let error = String::from_utf8(done.stderr).unwrap();
+        assert!(!done.status.success() && error.contains("install the chart"), "{line}: {error}");
+    }
+    let doctor = String::from_utf8(run("doctor").stdout).unwrap();
+    assert!(doctor.contains("✗ the kind NodeDisk is not there"), "{doctor}");
+}
+
+/// X6: the manifests bring back what has no object; only that which was asked for, if something was.
+#[tokio::test(flavor = "multi_thread")]
+async fn t4_orphans_and_what_recovers_them() {
+    let cluster = Cluster::bare(ApiOptions { controller_manager: false, audit: false }).await;
+    cluster
+        .apply_text(
+            "{apiVersion: reservoir.dev/v1alpha1, kind: NodeDisk, metadata: {name: n1.a},
+              spec: {nodeName: n1, diskName: a, diskID: d, kind: Path, backing: Loop, path: /d}}",
+        )
+        .await;
+    let orphan = |uid: &str, name: &str| {
+        json!({"uid": format!("{uid}-0000-4000-8000-000000000000"), "name": name, "size": "1Gi",
+            "reservations": [{"name": "eng", "role": "eng", "size": "4Gi"}],
+            "spec": {"role": "eng", "size": "1Gi", "reservation": "eng", "shared": {},
+                "recover": {"uid": format!("{uid}-0000-4000-8000-000000000000")}}})
+    };
+    let status = json!({"status": {"orphans": [orphan("0000000a", "one"), orphan("0000000b", "two"),
+        {"uid": "dark", "size": "1Gi", "problem": "it is damaged"}]}});
+    let disks = cluster.all::<NodeDisk>();
+    disks.patch_status("n1.a", &Default::default(), &kube::api::Patch::Merge(&status)).await.unwrap();
+    let told = does(&cluster, "orphans");
+    assert_eq!(told.lines().count(), 6, "{told}");
+    assert!(told.contains("it is damaged") && told.contains("kubectl reservoir recover"), "{told}");
+    assert_eq!(parsed(&cluster, "orphans")[0]["disk"], "n1.a");
+    let all = does(&cluster, "recover");
+    assert_eq!(all.matches("kind: SharedPersistentVolume").count(), 2, "{all}");
+    assert!(all.contains("# data dark on NodeDisk n1.a cannot be recovered"), "{all}");
+    let one = does(&cluster, "recover one");
+    assert!(one.contains("name: one") && !one.contains("name: two"), "{one}");
+    // What it prints is what can be applied.
+    cluster.apply_text(&one).await;
+    let list = parsed(&cluster, "recover two");
+    assert_eq!(list["items"].as_array().unwrap().len(), 1, "the reservation is there by now: {list}");
+    let same = Command::new(env!("CARGO_BIN_EXE_reservoir"))
+        .arg("recover")
+        .env("KUBECONFIG", cluster.server.kubeconfig_path())
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(same.stdout).unwrap(), does(&cluster, "recover"));
+}
+
+/// T4: kubectl finds it, completes it, and what is watched is shown again when it changes.
+#[tokio::test(flavor = "multi_thread")]
+async fn t4_kubectl_runs_it_and_a_watch_shows_changes() {
+    let cluster = Cluster::bare(ApiOptions { controller_manager: false, audit: false }).await;
+    let bin = tempfile::tempdir().unwrap();
+    for name in ["kubectl-reservoir", "kubectl_complete-reservoir"] {
+        std::os::unix::fs::symlink(PLUGIN, bin.path().join(name)).unwrap();
+    }
+    let kubectl = tokio::task::spawn_blocking(reservoir_cluster::tools::kubectl).await.unwrap().unwrap();
+    let path = format!("{}:{}", bin.path().display(), std::env::var("PATH").unwrap());
+    let kubectl = |args: &[&str]| {
+        let mut command = Command::new(&kubectl);
+        let done = command
+            .args(args)
+            .env("PATH", &path)
+            .env("KUBECONFIG", cluster.server.kubeconfig_path())
+            .output();
+        let done = done.unwrap();
+        assert!(done.status.success(), "{done:?}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    does(&cluster, "reserve eng --role eng --size 1Gi");
+    assert!(kubectl(&["reservoir", "tree"]).starts_with("DiskReservation eng"), "kubectl runs it");
+    assert!(kubectl(&["__complete", "reservoir", "why", "dr/"]).contains("dr/eng"), "kubectl completes it");
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(does(&cluster, &format!("completion {shell}")).contains("unretire"));
+    }
+    // A script that a shell can do nothing with would have that word, too.
+    let script = "source <(kubectl-reservoir completion bash); COMP_WORDS=(kubectl-reservoir tree --ro); COMP_CWORD=2; \
+                  _kubectl__reservoir kubectl-reservoir --ro tree; echo \"${COMPREPLY[@]}\"";
+    let bash = Command::new("bash").args(["-c", script]).env("PATH", &path).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&bash.stdout), "--role\n", "{bash:?}");
+
+    let log = bin.path().join("log");
+    let out = std::fs::File::create(&log).unwrap();
+    let mut watching = program(&cluster, "tree --watch").stdout(out).spawn().unwrap();
+    let shows = async |what: &str| {
+        let started = Instant::now();
+        while !read(&log).contains(what) && started.elapsed() < Duration::from_secs(30) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        read(&log)
+    };
+    let first = shows("DiskReservation eng").await;
+    does(&cluster, "reserve ops --role ops --size 2Gi");
+    let then = shows("DiskReservation ops").await;
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+    assert_eq!(first.lines().count(), 1, "{first}");
+    assert!(then.contains("---\nDiskReservation eng") && then.contains("DiskReservation ops"), "{then}");
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap()
+}
