@@ -39,6 +39,9 @@ enum Command {
     Crds {
         /// The directory.
         directory: Option<PathBuf>,
+        /// Prints the API reference instead.
+        #[arg(long, conflicts_with = "directory")]
+        reference: bool,
     },
 }
 
@@ -88,7 +91,8 @@ async fn main() -> anyhow::Result<()> {
         Command::Controller(args) => run_controller(args).await,
         Command::Agent(args) => run_agent(args).await,
         Command::Recover => recover().await,
-        Command::Crds { directory } => crds(directory),
+        Command::Crds { reference: true, .. } => Ok(print!("{}", api::reference::markdown())),
+        Command::Crds { directory, .. } => crds(directory),
     }
 }
 
