@@ -207,6 +207,17 @@ pub mod reason {
 }
 
 /// What a condition is to say.
+///
+/// ```
+/// use jiff::Timestamp;
+/// use reservoir::api::condition::{self, READY, Verdict, reason};
+///
+/// let mut conditions = Vec::new();
+/// let waits = Verdict::no(reason::NO_RESERVATION, "no reservation of role eng exists; make one");
+/// condition::set(&mut conditions, READY, waits, Some(1), Timestamp::UNIX_EPOCH);
+/// assert!(!condition::is_true(&conditions, READY));
+/// assert_eq!(condition::get(&conditions, READY).unwrap().reason, "NoReservation");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// `True` or `False`.

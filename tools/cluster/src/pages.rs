@@ -108,7 +108,8 @@ impl Page {
 
     /// Whether anything on it can be run on an API server alone.
     pub fn is_for_api_tier(&self) -> bool {
-        let runs = |b: &Block| matches!(b.needs, Needs::Nothing | Needs::New) && !matches!(b.code, Code::Text);
+        let runs =
+            |b: &Block| matches!(b.needs, Needs::Nothing | Needs::New) && !matches!(b.code, Code::Text);
         self.blocks.iter().any(runs)
     }
 
@@ -222,7 +223,14 @@ impl Shell {
         for name in ["charts", "crds", "docs", "examples"] {
             std::os::unix::fs::symlink(repository.join(name), directory.path().join(name))?;
         }
-        Ok(Self { kubeconfig, programs, within, names: Vec::new(), repository: repository.to_owned(), directory })
+        Ok(Self {
+            kubeconfig,
+            programs,
+            within,
+            names: Vec::new(),
+            repository: repository.to_owned(),
+            directory,
+        })
     }
 
     fn bash(&self, script: &str, flags: &str) -> anyhow::Result<Cmd> {

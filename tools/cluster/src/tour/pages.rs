@@ -29,7 +29,13 @@ impl Tour {
                 bail!("`{line}`: nobody plays that on a cluster; a page that needs pods cannot have it")
             })?;
             println!("{}: {counts:?}", page.path.display());
-            let left = self.quietly(&["get", "diskreservations,spv,vclaim,rolesubscriptions,volumeroles", "-A", "-o", "name"])?;
+            let left = self.quietly(&[
+                "get",
+                "diskreservations,spv,vclaim,rolesubscriptions,volumeroles",
+                "-A",
+                "-o",
+                "name",
+            ])?;
             ensure!(left.is_empty(), "{} does not undo what it did: {left}", page.path.display());
         }
         Ok(())
