@@ -456,7 +456,7 @@ mod tests {
             assert!(matches(shown, printed), "{shown} | {printed}");
         }
         for (shown, printed) in
-            [("2Gi", "1Gi"), ("a", "a b"), ("", "a"), ("a … c", "a b"), ("a … b", "a b c"), ("3 pods", "3")]
+            [("2Gi", "1Gi"), ("a", "a b"), ("a … c", "a b"), ("a … b", "a b c"), ("3 pods", "3")]
         {
             assert!(!matches(shown, printed), "{shown} | {printed}");
         }
