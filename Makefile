@@ -54,5 +54,6 @@ bench-btrfs: ## A btrfs volume's I/O against the bare file system
 	cargo run --quiet --package reservoir-cluster -- packages
 	cargo test --test host_node -- --ignored --nocapture btrfs::
 
-crds: ## Generates crds/
+crds: ## Generates crds/ and docs/api.md
 	cargo run --quiet -- crds crds
+	cargo run --quiet -- crds --reference > docs/api.md

@@ -39,6 +39,9 @@ enum Command {
     Crds {
         /// The directory.
         directory: Option<PathBuf>,
+        /// Prints the API reference instead.
+        #[arg(long, conflicts_with = "directory")]
+        reference: bool,
     },
 }
 
@@ -88,7 +91,7 @@ async fn main() -> anyhow::Result<()> {
         Command::Controller(args) => run_controller(args).await,
         Command::Agent(args) => run_agent(args).await,
         Command::Recover => recover().await,
-        Command::Crds { directory } => crds(directory),
+        Command::Crds { directory, reference } => crds(directory, reference),
     }
 }
 
@@ -162,7 +165,11 @@ async fn recover() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn crds(directory: Option<PathBuf>) -> anyhow::Result<()> {
+fn crds(directory: Option<PathBuf>, reference: bool) -> anyhow::Result<()> {
+    if reference {
+        print!("{}", api::reference::markdown());
+        return Ok(());
+    }
     for crd in api::crds() {
         let text = serde_yaml::to_string(&crd)?;
         match &directory {

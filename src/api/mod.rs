@@ -11,6 +11,7 @@ pub mod condition;
 mod crds;
 mod node_disk;
 mod offer;
+pub mod reference;
 mod refs;
 mod reservation;
 mod role;

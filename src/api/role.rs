@@ -3,6 +3,16 @@
 /// A role name that follows R3: components joined by `/`, none of them empty, `.`, `..`, `*` or beginning
 /// with `-`, without white space, and at most eight of them. A component starts with an ASCII letter, a digit or `_`, goes on with these,
 /// `-` and `.`, and has at most 63 characters; the whole has at most 253.
+///
+/// ```
+/// use reservoir::api::Role;
+///
+/// let (eng, ml) = (Role::parse("eng")?, Role::parse("eng/ml")?);
+/// assert!(eng.covers(&ml));
+/// assert!(!ml.covers(&eng), "what is reserved for a sub-role is for it alone");
+/// assert!(Role::parse("eng/../ml").is_err());
+/// # Ok::<(), reservoir::api::RoleError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Role(String);
 

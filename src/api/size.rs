@@ -9,6 +9,16 @@ use serde::{Deserialize, Deserializer, Serialize};
 ///
 /// It keeps what was written, so that an object whose size is not a quantity can still be read, reported
 /// and refused; [`Size::bytes`] is where it is understood. The schema refuses such objects at apply time.
+///
+/// ```
+/// use reservoir::api::Size;
+///
+/// assert_eq!(Size::written("1.5Gi").bytes(), Ok(1_610_612_736));
+/// assert_eq!(Size::from_bytes(1_610_612_736).as_str(), "1536Mi");
+///
+/// let wrong = Size::written("1GiB").bytes().unwrap_err();
+/// assert_eq!(wrong.to_string(), "`1GiB` is not a size; write a number of bytes or a quantity such as 10Gi");
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Size(String);
 

@@ -11,6 +11,7 @@ mod bad_input;
 mod chart;
 mod chart_rights;
 mod disks;
+mod docs;
 mod faults;
 mod guards;
 mod kept;

@@ -325,7 +325,7 @@ impl Write {
 pub const AGENT_USER: &str = "system:serviceaccount:reservoir-system:reservoir-agent";
 
 /// A kubeconfig of the user that the agent of `node` is, as the API server would know it by its token.
-fn agent_kubeconfig(cluster: &Cluster, node: &str) -> Kubeconfig {
+pub fn agent_kubeconfig(cluster: &Cluster, node: &str) -> Kubeconfig {
     let mut kubeconfig = cluster.server.kubeconfig().unwrap();
     let node = ("authentication.kubernetes.io/node-name".to_owned(), vec![node.to_owned()]);
     for auth_info in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {

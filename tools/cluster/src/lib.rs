@@ -18,6 +18,7 @@ pub mod image;
 pub mod interrupt;
 pub mod node;
 pub mod packages;
+pub mod pages;
 mod ports;
 pub mod powercut;
 mod process;

@@ -35,6 +35,8 @@ enum Command {
     Packages,
     /// Bring a cluster up, install Reservoir and walk through what it does.
     Demo(Up),
+    /// Bring a cluster up, install Reservoir and run the pages of the documentation that need pods.
+    Pages(Up),
     /// Measure how long pods with volumes take to start, against pods without.
     BenchPods {
         #[command(flatten)]
@@ -105,6 +107,7 @@ fn main() -> ExitCode {
         Command::Down(Name { name }) => Cluster::down(&name),
         Command::Status(Name { name }) => status(&name),
         Command::Demo(up) => demo(up),
+        Command::Pages(up) => pages(up),
         Command::BenchPods { up, pods } => node_cluster(up).and_then(|cluster| bench::pods(&cluster, pods)),
         Command::Build => build(),
         Command::Packages => install_packages(),
@@ -156,6 +159,13 @@ fn demo(up: Up) -> anyhow::Result<()> {
         "kubectl get reservoir -A\n\nmake demo-down removes it, and everything that was started for it."
     );
     Ok(())
+}
+
+fn pages(up: Up) -> anyhow::Result<()> {
+    let tour = Tour::new(node_cluster(up)?, false);
+    tour.install()?;
+    tour.clean()?;
+    tour.pages()
 }
 
 fn status(name: &str) -> anyhow::Result<()> {

@@ -14,6 +14,7 @@ use crate::node::Cluster;
 use crate::progress::say;
 use crate::tools;
 
+mod pages;
 mod steps;
 mod upgrade;
 
