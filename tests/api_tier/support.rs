@@ -129,7 +129,8 @@ impl Cluster {
 
     /// Starts a controller; another one if one is running.
     pub async fn start_controller(&self) {
-        let options = controller::Options { identity: "test".into(), concurrency: 8 };
+        let options =
+            controller::Options { identity: "test".into(), namespace: "default".into(), concurrency: 8 };
         let client = client_called(self.server.kubeconfig().unwrap(), CONTROLLER_AGENT).await;
         let running = controller::run(client, options, Arc::new(Metrics::default()));
         self.controllers.lock().unwrap().push(tokio::spawn(running));
