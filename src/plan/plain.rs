@@ -233,7 +233,8 @@ mod tests {
     use serde_json::{Value, from_value, json};
 
     use super::*;
-    use crate::plan::testing::*;
+    use super::{claim, volume};
+    use crate::plan::testing::{gi, ready_volume, reserved};
 
     fn class(parameters: Value) -> StorageClass {
         from_value(json!({"metadata": {"name": "fast"}, "provisioner": DRIVER, "parameters": parameters,

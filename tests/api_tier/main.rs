@@ -16,6 +16,7 @@ mod guards;
 mod kept;
 mod lifecycle;
 mod metrics;
+mod plain;
 mod principals;
 mod quiet;
 mod races;
