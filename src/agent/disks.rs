@@ -167,7 +167,8 @@ impl Disks {
         for object in objects.values() {
             // By disk, not by node: of a disk that came back they follow in a moment (D3).
             let on_it = ListParams::default().fields(&format!("status.nodeDisk={}", object.name_any()));
-            known.extend(cluster::list_metadata(&api, &on_it).await?.iter().filter_map(|volume| volume.uid()));
+            known
+                .extend(cluster::list_metadata(&api, &on_it).await?.iter().filter_map(|volume| volume.uid()));
         }
         let mut held: BTreeMap<String, Held> = BTreeMap::new();
         let mut orphans = BTreeSet::new();

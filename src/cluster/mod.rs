@@ -15,6 +15,6 @@ pub use index::{Name, PodIndex, PvcIndex, SeenPvc, claims_of, is_terminal, name_
 pub use lease::{LeadError, lead};
 pub use queue::work_off;
 pub use write::{
-    Error, Kind, Owned, apply, create, delete, delete_seen, finalizer_present, get, get_same, list, list_metadata, merge,
-    merge_status, namespaced, set_finalizer, write_status,
+    Error, Kind, Owned, apply, create, delete, delete_seen, finalizer_present, get, get_same, list,
+    list_metadata, merge, merge_status, namespaced, set_finalizer, write_status,
 };
