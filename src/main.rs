@@ -117,7 +117,11 @@ async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
     metrics.stand_by();
     let serving =
         telemetry::serve(args.metrics_bind_address, metrics.clone(), || true, stopped(stop.clone()));
-    let options = controller::Options { identity: args.identity.clone(), concurrency: args.concurrency };
+    let options = controller::Options {
+        identity: args.identity.clone(),
+        namespace: args.namespace.clone(),
+        concurrency: args.concurrency,
+    };
     let work = || async {
         let _leading = metrics.lead();
         controller::run(client.clone(), options.clone(), metrics.clone()).await;

@@ -57,6 +57,13 @@ pub const LABEL_VOLUME_UID: &str = "reservoir.dev/volume-uid";
 pub const LABEL_CLAIM_UID: &str = "reservoir.dev/claim-uid";
 /// Label on a claim's PersistentVolume: the namespace of the claim.
 pub const LABEL_CLAIM_NAMESPACE: &str = "reservoir.dev/claim-namespace";
+/// Label on a volume and on a claim that were made for a PersistentVolumeClaim of a class: its UID. Admission lets
+/// nobody but the controller write it.
+pub const LABEL_PVC_UID: &str = "reservoir.dev/pvc-uid";
+/// What the name of a volume that was made for a PersistentVolumeClaim begins with, before the UID of that.
+pub const PVC_PREFIX: &str = "pvc-";
+/// Annotation by which Kubernetes says whose work it is to make a volume for a PersistentVolumeClaim, once it is time.
+pub const STORAGE_PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
 /// The usual label that tells who manages an object; its value here is [`MANAGED_BY`].
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Value of [`LABEL_MANAGED_BY`] on what the controller makes.

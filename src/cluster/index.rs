@@ -1,18 +1,19 @@
 //! What is known of pods and PersistentVolumeClaims: a few strings of each, for there are many and they are large.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::{Arc, RwLock};
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
-use crate::api::{LABEL_CLAIM_UID, PodRef, Size};
+use crate::api::{DRIVER, LABEL_CLAIM_UID, PVC_PREFIX, PodRef, STORAGE_PROVISIONER, Size};
 
 /// A namespace and a name, with a slash between them, which neither has.
 pub type Name = Arc<str>;
@@ -169,7 +170,8 @@ impl Index<Pod> for Pods {
     }
 }
 
-/// Which PersistentVolumeClaims were made for which claim, and how they are.
+/// Which PersistentVolumeClaims were made for which claim, which are to get a volume from us, and how they are. Of others
+/// nothing is kept.
 pub type PvcIndex = Indexed<Pvcs>;
 
 /// See [`PvcIndex`].
@@ -179,7 +181,8 @@ pub struct Pvcs(HashMap<Name, Pvc>);
 #[derive(PartialEq)]
 struct Pvc {
     uid: Box<str>,
-    claim: Box<str>,
+    /// UID of the claim that it was made for, or name of the volume that is made for it.
+    stands_for: Box<str>,
     seen: SeenPvc,
 }
 
@@ -190,38 +193,67 @@ pub struct SeenPvc {
     pub bound: bool,
     /// How many bytes Kubernetes takes it for, once that was said.
     pub capacity: Option<u64>,
+    /// How many bytes it asks for.
+    pub requested: u64,
 }
 
 impl PvcIndex {
-    /// The PersistentVolumeClaim that was made for the claim of that UID; `None`: there is none.
-    pub fn made_for(&self, namespace: &str, name: &str, claim: &str) -> Option<SeenPvc> {
+    /// The PersistentVolumeClaim of that name that was made for the claim of that UID, or for which the volume of that
+    /// name is made; `None`: there is none.
+    pub fn standing_for(&self, namespace: &str, name: &str, what: &str) -> Option<SeenPvc> {
         let index = self.0.read().unwrap_or_else(|e| e.into_inner());
-        index.0.get(&name_of(namespace, name)).filter(|pvc| *pvc.claim == *claim).map(|pvc| pvc.seen)
+        index.0.get(&name_of(namespace, name)).filter(|pvc| *pvc.stands_for == *what).map(|pvc| pvc.seen)
+    }
+
+    /// The UID of the PersistentVolumeClaim of that name, if it gets its volume from us, and how it was seen last.
+    pub fn plain(&self, name: &str) -> Option<(String, SeenPvc)> {
+        let index = self.0.read().unwrap_or_else(|e| e.into_inner());
+        index.0.get(name).filter(|pvc| pvc.is_plain()).map(|pvc| (pvc.uid.to_string(), pvc.seen))
+    }
+
+    /// The names of those that get their volume from us.
+    pub fn names_of_plain(&self) -> Vec<Name> {
+        let index = self.0.read().unwrap_or_else(|e| e.into_inner());
+        index.0.iter().filter(|(_, pvc)| pvc.is_plain()).map(|(name, _)| name.clone()).collect()
+    }
+}
+
+impl Pvc {
+    fn of(pvc: &PersistentVolumeClaim) -> Option<Self> {
+        let uid = pvc.uid().unwrap_or_default();
+        let ours =
+            pvc.annotations().get(STORAGE_PROVISIONER).is_some_and(|provisioner| provisioner == DRIVER);
+        let made_for = pvc.labels().get(LABEL_CLAIM_UID).cloned();
+        let stands_for = made_for.or_else(|| ours.then(|| format!("{PVC_PREFIX}{uid}")))?;
+        let bytes = |quantities: Option<&BTreeMap<String, Quantity>>| {
+            Size::written(&quantities?.get("storage")?.0).bytes().ok()
+        };
+        let (spec, status) = (pvc.spec.as_ref(), pvc.status.as_ref());
+        let seen = SeenPvc {
+            bound: status.and_then(|s| s.phase.as_deref()) == Some("Bound"),
+            capacity: bytes(status.and_then(|s| s.capacity.as_ref())),
+            requested: bytes(spec.and_then(|s| s.resources.as_ref()?.requests.as_ref())).unwrap_or(0),
+        };
+        Some(Self { uid: uid.into(), stands_for: stands_for.into(), seen })
+    }
+
+    fn is_plain(&self) -> bool {
+        self.stands_for.strip_prefix(PVC_PREFIX) == Some(&self.uid)
     }
 }
 
 impl Index<PersistentVolumeClaim> for Pvcs {
     fn note(&mut self, pvc: &PersistentVolumeClaim, gone: bool) -> Vec<Name> {
         let name = name_of(&pvc.namespace().unwrap_or_default(), &pvc.name_any());
-        let status = pvc.status.as_ref();
-        let capacity = status.and_then(|s| s.capacity.as_ref()?.get("storage"));
-        let is = Pvc {
-            uid: pvc.uid().unwrap_or_default().into(),
-            claim: pvc.labels().get(LABEL_CLAIM_UID).map(String::as_str).unwrap_or_default().into(),
-            seen: SeenPvc {
-                bound: status.and_then(|s| s.phase.as_deref()) == Some("Bound"),
-                capacity: capacity.and_then(|quantity| Size::written(&quantity.0).bytes().ok()),
-            },
+        let Some(is) = Pvc::of(pvc).filter(|_| !gone) else {
+            return self.0.remove_entry(&name).map(|(name, _)| name).into_iter().collect();
         };
-        // One that is being deleted is looked at whenever something happens to it.
-        let same = !gone && pvc.metadata.deletion_timestamp.is_none() && self.0.get(&name) == Some(&is);
-        if same {
+        // One that is being deleted, or waits for its volume, is looked at whenever something happens to it.
+        let settled = pvc.metadata.deletion_timestamp.is_none() && (is.seen.bound || !is.is_plain());
+        if settled && self.0.get(&name) == Some(&is) {
             return vec![];
         }
-        match gone {
-            true => self.0.remove(&name),
-            false => self.0.insert(name.clone(), is),
-        };
+        self.0.insert(name.clone(), is);
         vec![name]
     }
 
@@ -312,7 +344,7 @@ mod tests {
         let note = |pvc: PersistentVolumeClaim, gone| told(index.0.write().unwrap().note(&pvc, gone));
         let none: [&str; 0] = [];
         assert_eq!(note(pvc("a", "1", "claim-a", "Pending"), false), ["team/a"]);
-        let bound = |name: &str, claim: &str| index.made_for("team", name, claim).map(|seen| seen.bound);
+        let bound = |name: &str, claim: &str| index.standing_for("team", name, claim).map(|seen| seen.bound);
         assert_eq!(bound("a", "claim-a"), Some(false));
         assert_eq!(note(pvc("a", "1", "claim-a", "Bound"), false), ["team/a"]);
         assert_eq!(note(pvc("a", "1", "claim-a", "Bound"), false), none, "nothing is new");
@@ -324,5 +356,33 @@ mod tests {
         assert_eq!(bound("a", "claim-a"), None);
         assert_eq!(note(pvc("b", "2", "claim-b", "Bound"), true), ["team/b"]);
         assert!(index.0.read().unwrap().0.is_empty(), "nothing is kept of what has gone");
+    }
+
+    #[test]
+    fn p1_what_gets_its_volume_from_us_is_known_and_nothing_of_others() {
+        let index = PvcIndex::default();
+        let note = |pvc: &PersistentVolumeClaim| told(index.0.write().unwrap().note(pvc, false));
+        let none: [&str; 0] = [];
+        let mut plain = pvc("a", "1", "", "Pending");
+        plain.metadata.labels = None;
+        assert_eq!(
+            (note(&plain), index.plain("team/a")),
+            (told(vec![]), None),
+            "nobody said that it is ours"
+        );
+        let provisioner = |name: &str| Some([(STORAGE_PROVISIONER.to_owned(), name.to_owned())].into());
+        plain.metadata.annotations = provisioner("another.example");
+        assert_eq!((note(&plain), index.plain("team/a")), (told(vec![]), None));
+        plain.metadata.annotations = provisioner(DRIVER);
+        for _ in 0..2 {
+            assert_eq!(note(&plain), ["team/a"], "it waits: whatever happens to it may be what it waits for");
+        }
+        assert_eq!(index.plain("team/a").map(|(uid, seen)| (uid, seen.bound)), Some(("1".into(), false)));
+        assert!(index.standing_for("team", "a", "pvc-1").is_some());
+        plain.status.as_mut().unwrap().phase = Some("Bound".into());
+        assert_eq!((note(&plain), note(&plain)), (vec!["team/a".to_owned()], told(vec![])));
+        assert_eq!(note(&pvc("b", "2", "claim-b", "Bound")), ["team/b"]);
+        assert_eq!(index.names_of_plain().iter().map(|n| &**n).collect::<Vec<_>>(), ["team/a"]);
+        assert_eq!(note(&pvc("b", "2", "claim-b", "Bound")), none);
     }
 }

@@ -53,6 +53,17 @@ impl Error {
         matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.code == 403))
     }
 
+    /// What the API server said when it refused it for good: a right is missing, or a field is not as it has to be.
+    pub fn refusal(&self) -> Option<String> {
+        match self {
+            Self::Api { source, .. } => match &**source {
+                kube::Error::Api(status) if [403, 422].contains(&status.code) => Some(status.message.clone()),
+                _ => None,
+            },
+            Self::Conflict(_) => None,
+        }
+    }
+
     /// Name of the variant, for metrics.
     pub fn label(&self) -> &'static str {
         match self {

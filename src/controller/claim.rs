@@ -17,6 +17,7 @@ use crate::api::{
 };
 use crate::cluster;
 use crate::plan::moment::{self, MOMENT};
+use crate::plan::plain::pvc_of;
 use crate::plan::{LISTED_PODS, bind, release};
 
 use super::context::{CLAIM, Context, WAITING, ready, refs};
@@ -30,6 +31,10 @@ pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<
     }
     if !cluster::finalizer_present(&*claim) {
         return Ok(cluster::set_finalizer(&api, &*claim, true).await.map(|()| None)?);
+    }
+    if pvc_of(&*claim).is_some() && !persistent::is_there(&claim, ctx).await? {
+        // It goes with its PersistentVolumeClaim (P4).
+        return Ok(cluster::delete(&api, &claim.name_any(), claim.uid()).await.map(|()| None)?);
     }
     let mut status = claim.status.clone().unwrap_or_default();
     let mut again = None;
@@ -186,7 +191,15 @@ async fn unclaim(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> 
         return Ok(None);
     }
     let namespace = claim.namespace().unwrap_or_default();
-    if persistent::is_ours(claim, ctx).await? {
+    if pvc_of(claim).is_some() {
+        if persistent::is_ours(claim, ctx).await? {
+            let name = claim.name_any();
+            let said =
+                format!("it is that of PersistentVolumeClaim {name} and goes with it: delete that one");
+            return commit_releasing(api, claim, vec![], Verdict::no(reason::IN_USE, said), ctx).await;
+        }
+        persistent::let_go(claim, ctx).await?;
+    } else if persistent::is_ours(claim, ctx).await? {
         let mut users = ctx.stores.pods.users(&namespace, &claim.name_any());
         if users.is_empty() {
             users = ctx.users_by_quorum(&[(namespace, claim.name_any())].into()).await?;

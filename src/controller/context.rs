@@ -2,16 +2,17 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeStatus, Pod};
+use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
 use kube::api::ListParams;
 use kube::core::object::HasStatus;
 use kube::{Api, Client, Resource, ResourceExt};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::api::condition::{self, READY, Verdict};
 use crate::api::{
-    CONTROLLER_MANAGER, ClaimBinding, ClaimPhase, DiskReservation, NodeDisk, PodRef, RoleSubscription,
-    SharedPersistentVolume, VolumeClaim, VolumeOffer, VolumeRole,
+    CONTROLLER_MANAGER, ClaimBinding, ClaimPhase, DiskReservation, LABEL_PVC_UID, NodeDisk, PodRef,
+    RoleSubscription, SharedPersistentVolume, VolumeClaim, VolumeOffer, VolumeRole,
 };
 use crate::cluster::{
     self, Cache, Commits, Events, Key, Owned, PodIndex, PvcIndex, claims_of, is_terminal, pod_ref,
@@ -40,7 +41,11 @@ pub struct Stores {
     pub offers: Arc<Cache<VolumeOffer>>,
     /// Roles.
     pub roles: Arc<Cache<VolumeRole>>,
-    /// The PersistentVolumeClaims that the controller made.
+    /// StorageClasses.
+    pub classes: Arc<Cache<StorageClass>>,
+    /// What schedulers were told of the room for them.
+    pub capacities: Arc<Cache<CSIStorageCapacity>>,
+    /// The PersistentVolumeClaims that the controller made, and those for which it makes a volume.
     pub pvcs: PvcIndex,
     /// Who uses which PersistentVolumeClaim.
     pub pods: PodIndex,
@@ -126,7 +131,9 @@ pub fn trim_node(node: &mut Node) {
 /// Takes off a claim what people put on it for themselves: there are many claims.
 pub fn trim_claim(claim: &mut VolumeClaim) {
     let metadata = &mut claim.metadata;
-    (metadata.annotations, metadata.labels, metadata.owner_references) = Default::default();
+    (metadata.annotations, metadata.owner_references) = Default::default();
+    let for_pvc = metadata.labels.take().and_then(|mut labels| labels.remove_entry(LABEL_PVC_UID));
+    metadata.labels = for_pvc.map(|label| BTreeMap::from([label]));
 }
 
 /// The same of a volume; its labels are what claims select by.
@@ -152,6 +159,8 @@ pub struct Meeting {
 pub struct Context {
     /// The client.
     pub client: Client,
+    /// The namespace that Reservoir is in.
+    pub namespace: String,
     /// The caches.
     pub stores: Stores,
     /// Events.
@@ -266,6 +275,12 @@ impl Context {
 }
 
 impl Stores {
+    /// Whether the disk of that name can be used now.
+    pub fn disk_ready(&self, name: &str) -> bool {
+        let disk = self.disks.get(name);
+        disk.is_some_and(|d| d.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, READY)))
+    }
+
     /// The volumes of the role and of its ancestors: all that may be used for it (R3).
     pub fn volumes_for(&self, role: &str) -> Vec<Arc<SharedPersistentVolume>> {
         lineage(role).flat_map(|role| self.volumes.by(ROLE, role)).collect()

@@ -14,10 +14,12 @@ use serde_json::json;
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
-    AccessMode, DRIVER, LABEL_CLAIM_NAMESPACE, LABEL_CLAIM_UID, LABEL_MANAGED_BY, LABEL_VOLUME_UID,
-    MANAGED_BY, SharedPersistentVolume, Size, TOPOLOGY_NODE, VolumeClaim, VolumeMode,
+    AccessMode, DRIVER, LABEL_CLAIM_NAMESPACE, LABEL_CLAIM_UID, LABEL_MANAGED_BY, LABEL_PVC_UID,
+    LABEL_VOLUME_UID, MANAGED_BY, PVC_PREFIX, SharedPersistentVolume, Size, TOPOLOGY_NODE, VolumeClaim,
+    VolumeMode,
 };
 use crate::cluster::{self, SeenPvc};
+use crate::plan::plain::{self, Fate, pvc_of};
 use crate::plan::resize::size_now;
 
 use super::Error;
@@ -26,6 +28,9 @@ use super::context::Context;
 /// The annotation of a PersistentVolume by which the kubelet gives a group to every pod that mounts it, whatever its
 /// driver and access mode (kubelet, `getPVVolumeGidAnnotationValue` and `GetExtraSupplementalGroupsForPod`; V11).
 const GID: &str = "pv.beta.kubernetes.io/gid";
+
+/// The annotation of a PersistentVolume by which Kubernetes leaves its end to whom it names.
+const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 
 /// Name of the PersistentVolume of a claim.
 fn pv_name(claim: &VolumeClaim) -> String {
@@ -41,14 +46,26 @@ fn apis(claim: &VolumeClaim, ctx: &Context) -> (Api<PersistentVolume>, Api<Persi
     (Api::all(ctx.client.clone()), cluster::namespaced(&ctx.client, &namespace))
 }
 
-fn made_for<K: Resource>(object: &K, claim: &VolumeClaim) -> bool {
-    object.labels().get(LABEL_CLAIM_UID).is_some_and(|uid| Some(uid) == claim.uid().as_ref())
+/// Whether the PersistentVolumeClaim was made for the claim, or the claim for it (P1).
+fn made_for(pvc: &PersistentVolumeClaim, claim: &VolumeClaim) -> bool {
+    match pvc_of(claim) {
+        Some(uid) => pvc.metadata.uid.as_deref() == Some(uid),
+        None => pvc.labels().get(LABEL_CLAIM_UID).is_some_and(|uid| Some(uid) == claim.uid().as_ref()),
+    }
 }
 
-/// The PersistentVolumeClaim that was made for the claim, as it was seen last; `None`: none was seen.
+/// The claim's PersistentVolumeClaim, as it was seen last; `None`: none was seen.
 fn seen(claim: &VolumeClaim, ctx: &Context) -> Option<SeenPvc> {
-    let (namespace, uid) = (claim.namespace().unwrap_or_default(), claim.uid().unwrap_or_default());
-    ctx.stores.pvcs.made_for(&namespace, &claim.name_any(), &uid)
+    let stands_for = match pvc_of(claim) {
+        Some(uid) => format!("{PVC_PREFIX}{uid}"),
+        None => claim.uid().unwrap_or_default(),
+    };
+    ctx.stores.pvcs.standing_for(&claim.namespace().unwrap_or_default(), &claim.name_any(), &stands_for)
+}
+
+/// Whether the claim's PersistentVolumeClaim is there.
+pub(super) async fn is_there(claim: &VolumeClaim, ctx: &Context) -> Result<bool, Error> {
+    Ok(seen(claim, ctx).is_some() || is_ours(claim, ctx).await?)
 }
 
 /// Makes both if they are not there; says the name of the PersistentVolume, or why they cannot be made. With `moved`, the
@@ -66,13 +83,26 @@ pub(super) async fn ensure(
         && let Some(old) = cluster::get(&volumes, &name).await?
         && !is_here(&old, volume)
     {
-        remove(claim, ctx).await?;
         let node = node_of(volume);
+        if pvc_of(claim).is_some() {
+            // It is somebody's, and what it is bound to is never changed.
+            return Ok(Err(Verdict::no(
+                reason::BINDING,
+                format!(
+                    "its volume is on node {node} now, where its PersistentVolume does not lead: set that one's reclaim policy \
+                     to Retain, delete the PersistentVolumeClaim, and claim volume {} with a VolumeClaim",
+                    volume.name_any()
+                ),
+            )));
+        }
+        remove(claim, ctx).await?;
         let said =
             format!("its volume is on node {node} now; its PersistentVolumeClaim is made anew for that");
         return Ok(Err(Verdict::no(reason::BINDING, said)));
     }
-    if let Some(seen) = seen(claim, ctx).filter(|_| !moved) {
+    // One of ours is made after its PersistentVolume, a plain one is there before.
+    let made = |seen: &SeenPvc| !moved && (seen.bound || pvc_of(claim).is_none());
+    if let Some(seen) = seen(claim, ctx).filter(made) {
         let other = seen.capacity.is_some_and(|bytes| bytes != size_now(volume).bytes_or_zero());
         if seen.bound && other {
             // What people see of a size that changed (V7).
@@ -92,9 +122,16 @@ pub(super) async fn ensure(
             ),
         )));
     }
+    let mut wanted = persistent_volume(claim, volume);
+    if pvc_of(claim).is_some() {
+        let Some(pvc) = &there else {
+            return Ok(Err(Verdict::no(reason::BINDING, "its PersistentVolumeClaim has just gone")));
+        };
+        provision_for(&mut wanted, pvc, ctx);
+    }
     // Where the one is, the other is mostly, too.
     let mut pv = if there.is_some() { cluster::get(&volumes, &name).await? } else { None };
-    if pv.is_none() && cluster::create(&volumes, &persistent_volume(claim, volume)).await?.is_none() {
+    if pv.is_none() && cluster::create(&volumes, &wanted).await?.is_none() {
         pv = cluster::get(&volumes, &name).await?;
     }
     if let Some(pv) = pv
@@ -146,6 +183,56 @@ pub(super) async fn remove(claim: &VolumeClaim, ctx: &Context) -> Result<bool, E
     }
     cluster::delete(&volumes, &pv_name(claim), None).await?;
     Ok(true)
+}
+
+/// What a PersistentVolumeClaim that is gone leaves of its volume: it is destroyed, under the guard that is for all (X5), or
+/// like any other from now on (P4). To be called before its PersistentVolume goes, which has the word.
+pub(super) async fn let_go(claim: &VolumeClaim, ctx: &Context) -> Result<(), Error> {
+    let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
+    let name = claim.spec.volume.clone().unwrap_or_default();
+    let Some(volume) = cluster::get(&volumes, &name).await?.filter(|volume| plain::is_own(claim, volume))
+    else {
+        return Ok(());
+    };
+    if volume.spec.retire || volume.metadata.deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    let pvs: Api<PersistentVolume> = Api::all(ctx.client.clone());
+    let pv = cluster::get(&pvs, &pv_name(claim)).await?;
+    let had_one = claim.status.as_ref().is_some_and(|status| status.persistent_volume.is_some());
+    match plain::fate(pv.as_ref(), had_one) {
+        Fate::Retire => cluster::merge(&volumes, &name, &json!({ "spec": { "retire": true } })).await?,
+        Fate::Keep => {
+            let labels = json!({ LABEL_PVC_UID: null, LABEL_CLAIM_NAMESPACE: null });
+            cluster::merge(&volumes, &name, &json!({ "metadata": { "labels": labels } })).await?;
+            let said = format!(
+                "PersistentVolumeClaim {}/{} is gone and its data stays: claim volume {name} with a VolumeClaim, or delete it",
+                claim.namespace().unwrap_or_default(),
+                claim.name_any()
+            );
+            ctx.events.publish(&volume, None, true, "Release", "Retained", &said).await;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the PersistentVolume what a PersistentVolumeClaim that was there before is bound to: Kubernetes looks at its class,
+/// its access modes and the UID, and leaves to us what it says about the end.
+fn provision_for(pv: &mut PersistentVolume, pvc: &PersistentVolumeClaim, ctx: &Context) {
+    let asked = pvc.spec.clone().unwrap_or_default();
+    let class = asked.storage_class_name.as_deref().and_then(|name| ctx.stores.classes.get(name));
+    pv.annotations_mut().insert(PROVISIONED_BY.to_owned(), DRIVER.to_owned());
+    if let Some(spec) = &mut pv.spec {
+        // When in doubt, it is kept.
+        let policy =
+            class.and_then(|class| class.reclaim_policy.clone()).unwrap_or_else(|| "Retain".to_owned());
+        spec.persistent_volume_reclaim_policy = Some(policy);
+        spec.storage_class_name = asked.storage_class_name;
+        spec.access_modes = asked.access_modes;
+        if let Some(claim_ref) = &mut spec.claim_ref {
+            claim_ref.uid = pvc.uid();
+        }
+    }
 }
 
 /// Removes the PersistentVolume that was made for a claim of that UID on that volume, if there is one.

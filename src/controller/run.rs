@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all, select_all};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::Notify;
@@ -23,6 +24,7 @@ use crate::cluster::{
     work_off,
 };
 use crate::plan::offer::covers;
+use crate::plan::plain::pvc_of;
 use crate::plan::resize;
 use crate::telemetry::{self, Metrics};
 
@@ -30,13 +32,15 @@ use super::context::{
     ADOPTING, CLAIM, Context, DISK, HOME, HOME_WANTED, HOMELESS, LEAVING, NAMESPACE, Stores, VOLUME, WAITING,
     claim_keys, reservation_keys, subscription_keys, trim_claim, trim_node, trim_volume, volume_keys,
 };
-use super::{Again, Error, claim, disk, lines, reservation, role, subscription, volume};
+use super::{Again, Error, claim, disk, lines, plain, reservation, role, room, subscription, volume};
 
 /// How the controller runs.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Name of this instance, for events: the pod's.
     pub identity: String,
+    /// The namespace that it is in.
+    pub namespace: String,
     /// How many objects of one kind are reconciled at once.
     pub concurrency: u16,
 }
@@ -75,6 +79,9 @@ struct Inboxes {
     claims: Inbox<VolumeClaim>,
     subscriptions: Inbox<RoleSubscription>,
     roles: Inbox<VolumeRole>,
+    classes: Inbox<StorageClass>,
+    /// Those that get their volume from us.
+    pvcs: Inbox<PersistentVolumeClaim>,
 }
 
 type Late<T> = Arc<std::sync::OnceLock<T>>;
@@ -106,6 +113,8 @@ impl Router {
             to.claims.poke_each(stores.claims.names());
             to.subscriptions.poke_each(stores.subscriptions.names());
             to.roles.poke_each(stores.roles.names());
+            to.classes.poke_each(stores.classes.names());
+            to.pvcs.poke_each(stores.pvcs.names_of_plain());
         });
     }
 
@@ -129,6 +138,7 @@ impl Router {
             // What its agent allows is in the disk (V8).
             to.volumes.poke_each(stores.volumes.names_by(ADOPTING, ""));
             to.subscriptions.poke_each(stores.subscriptions.names());
+            to.classes.poke_each(stores.classes.names());
         });
     }
 
@@ -161,6 +171,7 @@ impl Router {
             }
             to.subscriptions.poke_those(&stores.subscriptions, |s| covers(s, &reservation.spec.role));
             to.roles.poke_those(&stores.roles, |r| Role::name_covers(&r.spec.role, &reservation.spec.role));
+            to.classes.poke_each(stores.classes.names());
         });
     }
 
@@ -172,6 +183,9 @@ impl Router {
             home.into_iter().for_each(|home| to.reservations.poke_name(home.name.as_str()));
             to.claims.poke_each(stores.claims.names_by(VOLUME, &name));
             to.claims.poke_each(stores.claims.names_by(WAITING, ""));
+            if pvc_of(volume).is_some() {
+                to.pvcs.poke_each(stores.claims.names_by(VOLUME, &name));
+            }
             to.subscriptions.poke_those(&stores.subscriptions, |s| covers(s, role));
         });
     }
@@ -203,6 +217,17 @@ impl Router {
 
     fn pvc(&self, namespace: &str, name: &str) {
         self.inboxes.claims.poke_name(name_of(namespace, name));
+        self.inboxes.pvcs.poke_name(name_of(namespace, name));
+    }
+
+    fn class(&self, class: &StorageClass) {
+        self.inboxes.classes.poke(class);
+        self.with(|to, stores| to.pvcs.poke_each(stores.pvcs.names_of_plain()));
+    }
+
+    /// What schedulers were told was changed; by somebody else, maybe.
+    fn capacity(&self, said: &CSIStorageCapacity) {
+        self.inboxes.classes.poke_name(said.storage_class_name.as_str());
     }
 
     fn users(&self, namespace: &str, claim: &str) {
@@ -237,18 +262,32 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     let (claims, claims_in) = Inbox::new();
     let (subscriptions, subscriptions_in) = Inbox::new();
     let (roles, roles_in) = Inbox::new();
+    let (classes, classes_in) = Inbox::new();
+    let (pvcs, pvcs_in) = Inbox::new();
     let router = Router {
-        inboxes: Arc::new(Inboxes { disks, reservations, volumes, claims, subscriptions, roles }),
+        inboxes: Arc::new(Inboxes {
+            disks,
+            reservations,
+            volumes,
+            claims,
+            subscriptions,
+            roles,
+            classes,
+            pvcs,
+        }),
         ctx: Late::default(),
         sharing: Arc::default(),
     };
     let mut tasks: Vec<BoxFuture<'static, ()>> = Vec::new();
     macro_rules! cached {
-        ($config:expr, $route:ident, $how:expr) => {{
+        ($config:expr, $route:ident, $how:expr) => {
+            cached!(Api::all(client.clone()), $config, $route, $how)
+        };
+        ($api:expr, $config:expr, $route:ident, $how:expr) => {{
             let (changes, everything) = (router.clone(), router.clone());
             let changed = move |object: &_| changes.$route(object);
             let listed = move || everything.everything();
-            let Cached { cache, task } = cache(Api::all(client.clone()), $config, $how, changed, listed);
+            let Cached { cache, task } = cache($api, $config, $how, changed, listed);
             tasks.push(task);
             cache
         }};
@@ -268,7 +307,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     tasks.push(pods.follow(Api::all(client.clone()), all.clone(), move |ns, name| to.users(ns, name), tell));
     let (pvcs, (tell, pvcs_listed)) = (PvcIndex::default(), listed());
     let to = router.clone();
-    tasks.push(pvcs.follow(Api::all(client.clone()), ours, move |ns, name| to.pvc(ns, name), tell));
+    tasks.push(pvcs.follow(Api::all(client.clone()), all.clone(), move |ns, name| to.pvc(ns, name), tell));
     let stores = Stores {
         nodes: cached!(all.clone(), node, How { trim: trim_node, ..How::default() }),
         disks: cached!(all.clone(), disk, How::default()),
@@ -277,14 +316,17 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         claims: cached!(all.clone(), claim, How { keys: claim_keys, trim: trim_claim, packed: true }),
         subscriptions: cached!(all.clone(), subscription, How { keys: subscription_keys, ..How::default() }),
         offers: cached!(all.clone(), offer, How::default()),
-        roles: cached!(all, role, How::default()),
+        roles: cached!(all.clone(), role, How::default()),
+        classes: cached!(all, class, How::default()),
+        capacities: cached!(cluster::namespaced(&client, &options.namespace), ours, capacity, How::default()),
         pvcs,
         pods,
     };
     let events = Events::new(client.clone(), "reservoir-controller", &options.identity);
     let (share, turn, commits, replaced) = Default::default();
-    let told = metrics.clone();
-    let ctx = Arc::new(Context { client, stores, events, share, turn, commits, replaced, metrics: told });
+    let (told, namespace) = (metrics.clone(), options.namespace);
+    let ctx = Context { client, namespace, stores, events, share, turn, commits, replaced, metrics: told };
+    let ctx = Arc::new(ctx);
     metrics.show(&ctx);
 
     let running = Running { ctx: ctx.clone(), metrics, concurrency: options.concurrency };
@@ -320,6 +362,13 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
                     running.controller(&stores.roles, roles_in, |o, c| async move {
                         role::reconcile(o, &c).await.map(|()| None)
                     }),
+                    patient.controller(&stores.classes, classes_in, |o, c| async move {
+                        tokio::time::sleep(GATHERING).await;
+                        room::reconcile(o, &c).await.map(|()| None)
+                    }),
+                    running.named::<PersistentVolumeClaim, _, _>(pvcs_in, |name, c| async move {
+                        plain::reconcile(name, &c).await
+                    }),
                 ];
             join_all(all).await;
         };
@@ -352,6 +401,8 @@ async fn ready(stores: &Stores, mut listed: [tokio::sync::watch::Receiver<bool>;
         stores.subscriptions.wait_until_filled(),
         stores.offers.wait_until_filled(),
         stores.roles.wait_until_filled(),
+        stores.classes.wait_until_filled(),
+        stores.capacities.wait_until_filled(),
         join_all(listed),
     );
     tracing::info!("caches are filled");
@@ -397,16 +448,35 @@ impl Running {
         F: Fn(Arc<K>, Arc<Context>) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = Result<Again, Error>> + Send + 'static,
     {
+        let cache = cache.clone();
+        self.named::<K, _, _>(inbox, move |name, ctx| {
+            let object = cache.get(&name).filter(|object| !ctx.is_old(&**object));
+            let reconciled = object.map(|object| reconcile(object, ctx));
+            async move {
+                match reconciled {
+                    Some(reconciled) => reconciled.await,
+                    None => Ok(None),
+                }
+            }
+        })
+    }
+
+    /// The same with what is no object of a cache.
+    fn named<K, F, R>(&self, inbox: UnboundedReceiver<Name>, reconcile: F) -> BoxFuture<'static, ()>
+    where
+        K: Kind,
+        F: Fn(Name, Arc<Context>) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output = Result<Again, Error>> + Send + 'static,
+    {
         let kind = K::kind(&()).into_owned();
-        let (ctx, metrics, cache) = (self.ctx.clone(), self.metrics.clone(), cache.clone());
+        let (ctx, metrics) = (self.ctx.clone(), self.metrics.clone());
         let work = move |name: Name| {
             let (ctx, metrics, kind) = (ctx.clone(), metrics.clone(), kind.clone());
-            let (cache, reconcile) = (cache.clone(), reconcile.clone());
+            let reconcile = reconcile.clone();
             let span = tracing::info_span!("reconcile", kind, object = &*name);
             let looked_at = async move {
-                let object = cache.get(&name).filter(|object| !ctx.is_old(&**object))?;
                 let started = Instant::now();
-                let done = reconcile(object, ctx).await;
+                let done = reconcile(name, ctx).await;
                 metrics.reconciled(&kind, done.as_ref().err().map(Error::label), started.elapsed());
                 match done {
                     Ok(again) => again,

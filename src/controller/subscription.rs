@@ -25,12 +25,10 @@ pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context
     volumes.sort_by_key(|volume| volume.name_any());
     volumes.dedup_by_key(|volume| volume.name_any());
     let reservations = ctx.stores.reservations.all();
-    let disk_ready = |name: &str| {
-        let disk = ctx.stores.disks.get(name);
-        disk.is_some_and(|d| d.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, READY)))
-    };
     let wanted = match subscription.metadata.deletion_timestamp {
-        None => offer::offers(&subscription, &refs(&volumes), &refs(&reservations), disk_ready),
+        None => offer::offers(&subscription, &refs(&volumes), &refs(&reservations), |disk| {
+            ctx.stores.disk_ready(disk)
+        }),
         Some(_) => Default::default(),
     };
     let mine = |o: &VolumeOffer| {

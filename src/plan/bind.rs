@@ -7,9 +7,9 @@ use crate::api::{
     ClaimBinding, Role, RoleSubscription, SharedPersistentVolume, Size, VolumeClaim, VolumeMode,
 };
 
-use super::offer::offered;
+use super::offer::{self, offered};
 use super::resize::size_now;
-use super::whole;
+use super::{plain, whole};
 
 /// The claim's entry on the volume's side of the binding.
 pub fn binding(claim: &VolumeClaim) -> ClaimBinding {
@@ -56,6 +56,9 @@ pub fn choose<'a>(
                     format!("there is no SharedPersistentVolume {name}; the claim waits for it"),
                 )
             })?;
+            if plain::is_own(claim, volume) {
+                return offer::available(volume).map(|()| *volume);
+            }
             if !Role::name_covers(&volume.spec.role, &claim.spec.role) {
                 return Err(Verdict::no(
                     reason::ROLE_NOT_ALLOWED,

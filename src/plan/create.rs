@@ -45,6 +45,27 @@ pub fn others(volume: &SharedPersistentVolume, lines: &[LedgerEntry]) -> Vec<Led
     lines.iter().filter(|line| !had(line)).cloned().collect()
 }
 
+/// Whether a reservation is on a disk that can do what the volume asks for; why not, with the next step.
+fn suits(
+    volume: &SharedPersistentVolume,
+    reservation: &DiskReservation,
+    disks: &[&NodeDisk],
+) -> Result<(), Verdict> {
+    whole::suits(volume, reservation)
+        .and_then(|()| adopt::suits(volume, reservation, disks))
+        .and_then(|()| backing::suits(volume, reservation, disks))
+}
+
+/// Whether the volume could live in the reservation, apart from the room that it has.
+pub fn could_hold(
+    volume: &SharedPersistentVolume,
+    reservation: &DiskReservation,
+    disks: &[&NodeDisk],
+) -> bool {
+    let named = volume.spec.reservation.as_ref().is_none_or(|name| *name == reservation.name_any());
+    named && may_hold(reservation, &volume.spec.role) && suits(volume, reservation, disks).is_ok()
+}
+
 /// The reservation that the volume goes into: the named one, else of those that fit, on disks that can do what it asks
 /// for, the nearest in role, of these one that can be divided (D2), and of these the fullest, so that large rooms stay
 /// whole.
@@ -63,14 +84,10 @@ pub fn choose<'a>(
     if holders.is_empty() {
         return Err(Verdict::no(reason::NO_RESERVATION, no_reservation(volume, reservations)));
     }
-    let suits = |r: &DiskReservation| {
-        whole::suits(volume, r)
-            .and_then(|()| adopt::suits(volume, r, disks))
-            .and_then(|()| backing::suits(volume, r, disks))
-    };
-    let (mut suited, refused): (Vec<_>, Vec<_>) = holders.iter().copied().partition(|r| suits(r).is_ok());
+    let (mut suited, refused): (Vec<_>, Vec<_>) =
+        holders.iter().copied().partition(|r| suits(volume, r, disks).is_ok());
     if let (true, Some(unsuited)) = (suited.is_empty(), refused.first()) {
-        suits(unsuited)?;
+        suits(volume, unsuited, disks)?;
     }
     let distance = |r: &DiskReservation| wanted.role.len() - r.spec.role.len();
     let is_whole = |r: &DiskReservation| whole::of_reservation(r, 0) > 0;

@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod moment;
 pub mod offer;
 pub mod orphans;
+pub mod plain;
 pub mod publish;
 mod queue;
 pub mod quota;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kube::ResourceExt;
 
 use crate::api::{
-    DiskReservation, DiskReservationSpec, NodeDisk, Orphan, Reserved, SharedPersistentVolume,
+    DiskReservation, DiskReservationSpec, LABEL_PVC_UID, NodeDisk, Orphan, Reserved, SharedPersistentVolume,
     SharedPersistentVolumeSpec, Size,
 };
 
@@ -125,7 +125,10 @@ fn manifest(
     let spec: SharedPersistentVolumeSpec = serde_json::from_value(orphan.spec.clone())
         .map_err(|error| format!("{data} was written down by another version, and stays: {error}"))?;
     let mut volume = SharedPersistentVolume::new(name, spec);
-    volume.metadata.labels = Some(orphan.labels.clone()).filter(|labels| !labels.is_empty());
+    let mut labels = orphan.labels.clone();
+    // It is no PersistentVolumeClaim's any more (P4).
+    labels.remove(LABEL_PVC_UID);
+    volume.metadata.labels = Some(labels).filter(|labels| !labels.is_empty());
     Ok(volume)
 }
 

@@ -34,6 +34,15 @@ async fn the_api_server_takes_all_that_the_chart_makes() {
         "agent.disks[2].name=c",
         "agent.disks[2].path=/dev/c",
         "agent.disks[2].kind=Block",
+        "storageClasses[0].name=eng",
+        "storageClasses[0].role=eng",
+        "storageClasses[0].shared=true",
+        "storageClasses[0].fsType=xfs",
+        "storageClasses[0].reservation=eng",
+        "storageClasses[0].reclaimPolicy=Retain",
+        "storageClasses[0].volumeBindingMode=Immediate",
+        "storageClasses[0].default=true",
+        "storageClasses[0].namespaces={team-a,team-b}",
     ];
     let text = chart::render(&values).unwrap();
     let mut kinds = std::collections::BTreeMap::<String, usize>::new();

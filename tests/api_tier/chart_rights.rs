@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::events::v1::Event;
+use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::config::Kubeconfig;
 use reservoir::api::{
     DiskReservation, NodeDisk, RoleSubscription, SharedPersistentVolume, VolumeClaim, VolumeRole,
 };
 use reservoir::controller;
+use reservoir::plan::plain::SELECTED_NODE;
 use reservoir::telemetry::Metrics;
 use reservoir_cluster::api::ApiOptions;
 use reservoir_cluster::chart;
@@ -18,13 +20,16 @@ use serde_json::json;
 
 use crate::support::*;
 
-const CONTROLLER: &str = "system:serviceaccount:reservoir-system:reservoir-controller";
-
-/// The chart's roles and bindings.
+/// The chart's roles and bindings, and a StorageClass.
 fn rbac() -> String {
-    let rendered = chart::render(&[]).unwrap();
-    let is_rbac = |document: &&str| document.contains("apiVersion: rbac.authorization.k8s.io/v1");
-    rendered.split("\n---\n").filter(is_rbac).collect::<Vec<_>>().join("\n---\n")
+    let class =
+        ["storageClasses[0].name=eng", "storageClasses[0].role=eng", "storageClasses[0].namespaces={team}"];
+    let rendered = chart::render(&class).unwrap();
+    let wanted = |document: &&str| {
+        document.contains("apiVersion: rbac.authorization.k8s.io/v1")
+            || document.contains("kind: StorageClass")
+    };
+    rendered.split("\n---\n").filter(wanted).collect::<Vec<_>>().join("\n---\n")
 }
 
 /// A kubeconfig with the rights of a user and nothing else.
@@ -53,10 +58,11 @@ async fn a1_a4_what_the_chart_grants_is_enough() {
     let cluster = Cluster::bare(ApiOptions { controller_manager: true, audit: true }).await;
     cluster.apply_text("{apiVersion: v1, kind: Namespace, metadata: {name: reservoir-system}}").await;
     cluster.apply_text(&rbac()).await;
-    let kubeconfig = plain(cluster.server.kubeconfig().unwrap(), CONTROLLER);
+    let kubeconfig = plain(cluster.server.kubeconfig().unwrap(), CONTROLLER_USER);
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
     let client = kube::Client::try_from(config).unwrap();
-    let options = controller::Options { identity: "test".into(), concurrency: 8 };
+    let options =
+        controller::Options { identity: "test".into(), namespace: "reservoir-system".into(), concurrency: 8 };
     let controller = tokio::spawn(controller::run(client, options, Arc::new(Metrics::default())));
 
     cluster.node("n1", true).await;
@@ -104,6 +110,37 @@ async fn a1_a4_what_the_chart_grants_is_enough() {
     assert_eq!(cluster.all::<PersistentVolume>().list(&Default::default()).await.unwrap().items, []);
     let left = cluster.within::<PersistentVolumeClaim>("team").list(&Default::default()).await.unwrap();
     assert_eq!(left.items, []);
+    // A PersistentVolumeClaim of the class, from its volume to the end of that; one that is too large in between.
+    let pvcs = cluster.within::<PersistentVolumeClaim>("team");
+    for (name, size) in [("small", "32Mi"), ("large", "1Gi")] {
+        let pvc = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": name, "namespace": "team"},
+            "spec": {"storageClassName": "eng", "accessModes": ["ReadWriteOnce"],
+                "resources": {"requests": {"storage": size}}}});
+        cluster.apply_text(&pvc.to_string()).await;
+        let selected = Patch::Merge(json!({"metadata": {"annotations": {SELECTED_NODE: "n1"}}}));
+        pvcs.patch(name, &PatchParams::default(), &selected).await.unwrap();
+    }
+    until_reason(&claims, "small", "Bound").await;
+    until("the scheduler is to look for another node", || async {
+        let pvc = pvcs.get("large").await.unwrap();
+        (!pvc.annotations().contains_key(SELECTED_NODE)).then_some(())
+    })
+    .await;
+    let more = Patch::Merge(json!({"spec": {"resources": {"requests": {"storage": "48Mi"}}}}));
+    pvcs.patch("small", &PatchParams::default(), &more).await.unwrap();
+    until("it grew", || async {
+        (pvcs.get("small").await.unwrap().status?.capacity?["storage"].0 == "48Mi").then_some(())
+    })
+    .await;
+    for name in ["small", "large"] {
+        pvcs.delete(name, &DeleteParams::default()).await.unwrap();
+    }
+    until_gone(&claims, "small").await;
+    until("its volume is gone", || async {
+        volumes.list(&Default::default()).await.unwrap().items.is_empty().then_some(())
+    })
+    .await;
     reservations.delete("eng", &DeleteParams::default()).await.unwrap();
     until_gone(&reservations, "eng").await;
     agent.kill().await;

@@ -18,6 +18,7 @@ mod kept;
 mod lifecycle;
 mod metrics;
 mod plugin;
+mod plain;
 mod principals;
 mod quiet;
 mod races;

@@ -5,7 +5,7 @@ use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
 use crate::ask::{Ask, JSON_PATCH, MERGE, cluster, grant, path, person, reservation, volume};
-use crate::support::{AGENT_USER, until};
+use crate::support::{AGENT_USER, CONTROLLER_USER, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r5_a3_the_principal_is_the_api_servers_word_and_cannot_be_forged() {
@@ -104,7 +104,10 @@ async fn r5_a3_the_principal_is_the_api_servers_word_and_cannot_be_forged() {
     until("nothing checks it either", || async { Ask::create(&old).of(&jane).await.ok() }).await;
     let policies =
         std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/reservoir/files/admission.yaml");
-    let policies = std::fs::read_to_string(policies).unwrap().replace("AGENT_USER", AGENT_USER);
+    let policies = std::fs::read_to_string(policies)
+        .unwrap()
+        .replace("AGENT_USER", AGENT_USER)
+        .replace("CONTROLLER_USER", CONTROLLER_USER);
     cluster.apply_text(&policies).await;
     until("principals are written again", || async {
         Ask::create(&reservation("again", "eng")).dry(&jane).await.ok().and_then(principal)

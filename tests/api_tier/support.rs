@@ -95,7 +95,7 @@ impl Cluster {
             .await;
         }
         let policies = std::fs::read_to_string(root.join("charts/reservoir/files/admission.yaml")).unwrap();
-        let policies = policies.replace("AGENT_USER", AGENT_USER);
+        let policies = policies.replace("AGENT_USER", AGENT_USER).replace("CONTROLLER_USER", CONTROLLER_USER);
         // A policy is in force a moment after it is there. The one that the probe meets comes last, so that all are: a
         // volume that is said to be used.
         let (last, rest): (Vec<&str>, Vec<&str>) =
@@ -127,10 +127,21 @@ impl Cluster {
         .await;
     }
 
+    /// A kubeconfig of the user that the controller is; what the chart's RBAC lets it do is another test's business.
+    fn controller_kubeconfig(&self) -> Kubeconfig {
+        let mut kubeconfig = self.server.kubeconfig().unwrap();
+        for auth_info in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
+            auth_info.impersonate = Some(CONTROLLER_USER.into());
+            auth_info.impersonate_groups = Some(vec!["system:masters".into()]);
+        }
+        kubeconfig
+    }
+
     /// Starts a controller; another one if one is running.
     pub async fn start_controller(&self) {
-        let options = controller::Options { identity: "test".into(), concurrency: 8 };
-        let client = client_called(self.server.kubeconfig().unwrap(), CONTROLLER_AGENT).await;
+        let options =
+            controller::Options { identity: "test".into(), namespace: "default".into(), concurrency: 8 };
+        let client = client_called(self.controller_kubeconfig(), CONTROLLER_AGENT).await;
         let running = controller::run(client, options, Arc::new(Metrics::default()));
         self.controllers.lock().unwrap().push(tokio::spawn(running));
     }
@@ -261,6 +272,7 @@ impl Cluster {
             kind if kind.ends_with("Policy") => {
                 format!("{}ies", kind.trim_end_matches('y').to_lowercase())
             }
+            kind if kind.ends_with('s') => format!("{}es", kind.to_lowercase()),
             kind => format!("{}s", kind.to_lowercase()),
         };
         let resource = ApiResource::from_gvk_with_plural(&gvk, &plural);
@@ -323,6 +335,9 @@ impl Write {
 
 /// The user that the agents' service account is in the tests.
 pub const AGENT_USER: &str = "system:serviceaccount:reservoir-system:reservoir-agent";
+
+/// The user that the controller's service account is in the tests.
+pub const CONTROLLER_USER: &str = "system:serviceaccount:reservoir-system:reservoir-controller";
 
 /// A kubeconfig of the user that the agent of `node` is, as the API server would know it by its token.
 pub fn agent_kubeconfig(cluster: &Cluster, node: &str) -> Kubeconfig {

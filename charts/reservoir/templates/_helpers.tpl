@@ -25,3 +25,7 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- define "reservoir.agentUser" -}}
 system:serviceaccount:{{ .Release.Namespace }}:reservoir-agent
 {{- end -}}
+
+{{- define "reservoir.controllerUser" -}}
+system:serviceaccount:{{ .Release.Namespace }}:reservoir-controller
+{{- end -}}

@@ -1,0 +1,385 @@
+//! Plain PersistentVolumeClaims (P1–P6): the real API server binds, the test plays scheduler and kubelet.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::storage::v1::CSIStorageCapacity;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use reservoir::api::{
+    DRIVER, DiskReservation, LABEL_PVC_UID, NodeDisk, SharedPersistentVolume, Size, VolumeClaim,
+};
+use reservoir::plan::plain::SELECTED_NODE;
+use serde_json::{Value, json};
+
+use crate::support::{Agent, Cluster, until, until_gone, until_reason};
+
+/// A cluster with a node, its agent, and 2Gi for role analytics; classes as in the example.
+async fn start() -> (Cluster, Agent) {
+    let cluster = Cluster::start().await;
+    cluster.node("n1", true).await;
+    let agent = Agent::start(&cluster, "n1", "4Gi").await;
+    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    cluster.apply_text("{apiVersion: v1, kind: Namespace, metadata: {name: team-a}}").await;
+    cluster.apply_text("{apiVersion: v1, kind: Namespace, metadata: {name: team-b}}").await;
+    cluster.example("01-reservation.yaml").await;
+    until_reason(&cluster.all::<DiskReservation>(), "analytics", "Ready").await;
+    cluster.example("19-storage-class.yaml").await;
+    (cluster, agent)
+}
+
+fn pvc(name: &str, class: &str, mode: &str, size: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name, "namespace": "team-a"},
+        "spec": {"storageClassName": class, "accessModes": [mode], "resources": {"requests": {"storage": size}}}})
+}
+
+/// A class like `analytics`, but for that.
+fn class(name: &str, but: Value) -> Value {
+    let mut class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name},
+        "provisioner": DRIVER, "parameters": {"role": "analytics"}, "volumeBindingMode": "Immediate"});
+    class.as_object_mut().unwrap().extend(but.as_object().unwrap().clone());
+    class
+}
+
+struct Story<'a> {
+    cluster: &'a Cluster,
+    pvcs: Api<PersistentVolumeClaim>,
+    claims: Api<VolumeClaim>,
+    pvs: Api<PersistentVolume>,
+    volumes: Api<SharedPersistentVolume>,
+}
+
+impl<'a> Story<'a> {
+    fn of(cluster: &'a Cluster) -> Self {
+        Self {
+            cluster,
+            pvcs: cluster.within("team-a"),
+            claims: cluster.within("team-a"),
+            pvs: cluster.all(),
+            volumes: cluster.all(),
+        }
+    }
+
+    /// Makes it, once the policies let the namespace: a grant is seen a moment after it is there.
+    async fn make(&self, pvc: Value) -> PersistentVolumeClaim {
+        let name = pvc["metadata"]["name"].as_str().unwrap().to_owned();
+        until(&format!("PersistentVolumeClaim {name} is taken"), || async {
+            self.cluster.try_apply(&pvc.to_string()).await.ok()
+        })
+        .await;
+        self.pvcs.get(&name).await.unwrap()
+    }
+
+    /// What the scheduler does when it has found a node for the first pod.
+    async fn select(&self, name: &str, node: &str) {
+        let selected = json!({"metadata": {"annotations": {SELECTED_NODE: node}}});
+        self.pvcs.patch(name, &PatchParams::default(), &Patch::Merge(&selected)).await.unwrap();
+    }
+
+    async fn bound(&self, name: &str) -> (PersistentVolume, SharedPersistentVolume, VolumeClaim) {
+        let pvc = until(&format!("PersistentVolumeClaim {name} is bound"), || async {
+            let pvc = self.pvcs.get(name).await.unwrap();
+            (pvc.status.as_ref()?.phase.as_deref() == Some("Bound")).then_some(pvc)
+        })
+        .await;
+        until_reason(&self.claims, name, "Bound").await;
+        let pv = self.pvs.get(&pvc.spec.as_ref().unwrap().volume_name.clone().unwrap()).await.unwrap();
+        let volume = self.volumes.get(&format!("pvc-{}", pvc.uid().unwrap())).await.unwrap();
+        (pv, volume, self.claims.get(name).await.unwrap())
+    }
+
+    /// What the events say of the PersistentVolumeClaim, once they say that.
+    async fn said(&self, name: &str, what: &str) -> String {
+        let events: Api<Event> = self.cluster.within("team-a");
+        until(&format!("an event of {name} says: {what}"), || async {
+            let all = events.list(&Default::default()).await.unwrap();
+            let notes = all.iter().filter(|e| {
+                e.reason.as_deref() == Some("ProvisioningFailed")
+                    && e.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some(name)
+            });
+            notes.filter_map(|e| e.note.clone()).find(|note| note.contains(what))
+        })
+        .await
+    }
+
+    /// Waits until schedulers are told that there is so much room on the node for volumes of the class.
+    async fn room(&self, class: &str, node: &str, room: &str) {
+        let said: Api<CSIStorageCapacity> = self.cluster.within("default");
+        until(&format!("{room} are there for {class}"), || async {
+            let all = said.list(&Default::default()).await.unwrap();
+            let mut found = all.iter().filter(|said| {
+                let labels = said.node_topology.as_ref().and_then(|t| t.match_labels.as_ref());
+                said.storage_class_name == class
+                    && labels.and_then(|l| l.get("topology.reservoir.dev/node")).map(String::as_str)
+                        == Some(node)
+            });
+            let said = found.next()?;
+            let bytes = |q: &Option<k8s_openapi::apimachinery::pkg::api::resource::Quantity>| {
+                q.as_ref().map(|q| Size::written(q.0.clone()).bytes_or_zero())
+            };
+            let room = Some(Size::written(room).bytes_or_zero());
+            (bytes(&said.capacity) == room && bytes(&said.maximum_volume_size) == room).then_some(())
+        })
+        .await;
+    }
+}
+
+/// P1, P2, P3, P4, T2: the way of a StatefulSet's claim from its creation to its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn p1_p3_p4_a_claim_becomes_a_volume_is_bound_grows_and_takes_it_along() {
+    let (cluster, agent) = start().await;
+    let story = Story::of(&cluster);
+    story.room("analytics", "n1", "2Gi").await;
+    let plain = story.make(pvc("data-db-0", "analytics", "ReadWriteOnce", "64Mi")).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(story.claims.get_opt("data-db-0").await.unwrap().is_none(), "nobody wants it yet");
+
+    let pod = cluster.pod("team-a", "db-0", &["data-db-0"]).await;
+    story.select("data-db-0", "n1").await;
+    let (pv, volume, claim) = story.bound("data-db-0").await;
+    let spec = pv.spec.clone().unwrap();
+    assert_eq!(spec.claim_ref.unwrap().uid, plain.uid());
+    assert_eq!(spec.access_modes.unwrap(), ["ReadWriteOnce"]);
+    assert_eq!(spec.storage_class_name.as_deref(), Some("analytics"));
+    assert_eq!(spec.persistent_volume_reclaim_policy.as_deref(), Some("Delete"));
+    assert_eq!(pv.annotations()["pv.kubernetes.io/provisioned-by"], DRIVER);
+    assert!(serde_json::to_string(&spec.node_affinity).unwrap().contains("\"n1\""));
+    assert_eq!((volume.spec.role.as_str(), volume.spec.shared), ("analytics", None));
+    assert_eq!(volume.spec.principal.as_deref(), Some(crate::support::CONTROLLER_USER), "A3: who made it");
+    story.room("analytics", "n1", "1984Mi").await;
+    let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
+    std::fs::write(target.join("file"), "kept").unwrap();
+
+    // It grows; whether while its pod runs depends on the machine (V7).
+    let more = json!({"spec": {"resources": {"requests": {"storage": "128Mi"}}}});
+    story.pvcs.patch("data-db-0", &PatchParams::default(), &Patch::Merge(&more)).await.unwrap();
+    agent.unpublish(&claim, &pod).await.unwrap();
+    until("the PersistentVolumeClaim has 128Mi", || async {
+        let status = story.pvcs.get("data-db-0").await.unwrap().status.unwrap();
+        (status.capacity.unwrap()["storage"].0 == "128Mi").then_some(())
+    })
+    .await;
+    let capacity = story.pvs.get(&pv.name_any()).await.unwrap().spec.unwrap().capacity.unwrap();
+    assert_eq!(capacity["storage"].0, "128Mi");
+    story.room("analytics", "n1", "1920Mi").await;
+    let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
+    assert_eq!(std::fs::read_to_string(target.join("file")).unwrap(), "kept");
+
+    // Nothing happens: nothing is written.
+    cluster.quiet_for(Duration::from_secs(5)).await;
+
+    // The guard is that of all volumes, and the claim goes with its PersistentVolumeClaim alone.
+    let refused = story.volumes.delete(&volume.name_any(), &Default::default()).await.unwrap_err();
+    assert!(refused.to_string().contains("is in use by 1 pod: team-a/db-0"), "X1: {refused}");
+    agent.unpublish(&claim, &pod).await.unwrap();
+    cluster.end_pod("team-a", "db-0").await;
+    story.pvcs.delete("data-db-0", &Default::default()).await.unwrap();
+    until_gone(&story.pvcs, "data-db-0").await;
+    until_gone(&story.volumes, &volume.name_any()).await;
+    until_gone(&story.claims, "data-db-0").await;
+    until_gone(&story.pvs, &pv.name_any()).await;
+    agent.nothing_left().await;
+    story.room("analytics", "n1", "2Gi").await;
+}
+
+/// P4: what its PersistentVolume says counts; what stays is a volume like any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_retain_keeps_the_volume_and_it_can_be_claimed_again() {
+    let (cluster, agent) = start().await;
+    let story = Story::of(&cluster);
+    story.make(pvc("kept", "analytics", "ReadWriteOnce", "64Mi")).await;
+    story.select("kept", "n1").await;
+    let (pv, volume, claim) = story.bound("kept").await;
+    let pod = cluster.pod("team-a", "writer", &["kept"]).await;
+    let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
+    std::fs::write(target.join("file"), "kept").unwrap();
+    agent.unpublish(&claim, &pod).await.unwrap();
+    cluster.end_pod("team-a", "writer").await;
+
+    // While it is its PersistentVolumeClaim's, nobody else gets it, whatever he is subscribed to.
+    cluster.example("04-subscriptions.yaml").await;
+    let name = volume.name_any();
+    let other = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "VolumeClaim",
+        "metadata": {"name": "other", "namespace": "team-b"}, "spec": {"role": "analytics", "volume": name}});
+    cluster.apply_text(&other.to_string()).await;
+    let others: Api<VolumeClaim> = cluster.within("team-b");
+    until_reason(&others, "other", "VolumeHeld").await;
+
+    // The claim is not deleted under it.
+    story.claims.delete("kept", &Default::default()).await.unwrap();
+    let said = until_reason(&story.claims, "kept", "InUse").await;
+    assert!(said.contains("that of PersistentVolumeClaim kept"), "{said}");
+    assert_eq!(story.pvcs.get("kept").await.unwrap().status.unwrap().phase.as_deref(), Some("Bound"));
+
+    let retain = json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}});
+    story.pvs.patch(&pv.name_any(), &PatchParams::default(), &Patch::Merge(&retain)).await.unwrap();
+    story.pvcs.delete("kept", &Default::default()).await.unwrap();
+    until_gone(&story.claims, "kept").await;
+    until_gone(&story.pvs, &pv.name_any()).await;
+    until_reason(&others, "other", "Bound").await;
+    let volume = story.volumes.get(&name).await.unwrap();
+    assert!(!volume.spec.retire && !volume.labels().contains_key(LABEL_PVC_UID));
+    let (pod, claim) =
+        (cluster.pod("team-b", "reader", &["other"]).await, others.get("other").await.unwrap());
+    let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
+    assert_eq!(std::fs::read_to_string(target.join("file")).unwrap(), "kept");
+    agent.unpublish(&claim, &pod).await.unwrap();
+    cluster.end_pod("team-b", "reader").await;
+}
+
+/// P5, A5.
+#[tokio::test(flavor = "multi_thread")]
+async fn p5_a_namespace_without_the_verbs_is_refused_whoever_asks() {
+    let (cluster, _agent) = start().await;
+    let story = Story::of(&cluster);
+    story.make(pvc("mine", "analytics", "ReadWriteOnce", "64Mi")).await;
+    let mut theirs = pvc("theirs", "analytics", "ReadWriteOnce", "64Mi");
+    theirs["metadata"]["namespace"] = json!("team-b");
+    let said = cluster.try_apply(&theirs.to_string()).await.unwrap_err().to_string();
+    for part in [
+        "the service accounts of namespace team-b lack the verb create on volumeroles.reservoir.dev/analytics",
+        "which StorageClass analytics takes",
+        "for group system:serviceaccounts:team-b",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    // A class that is younger than its PersistentVolumeClaim asks for the same when the volume is made.
+    theirs["spec"]["storageClassName"] = json!("later");
+    cluster.apply_text(&theirs.to_string()).await;
+    cluster.apply_text(&class("later", json!({})).to_string()).await;
+    let events: Api<Event> = cluster.within("team-b");
+    let lacks =
+        "the service accounts of namespace team-b lack the verb use on volumeroles.reservoir.dev/analytics";
+    until("the refusal is told", || async {
+        let all = events.list(&Default::default()).await.unwrap();
+        all.iter().any(|e| e.note.as_ref().is_some_and(|note| note.contains(lacks))).then_some(())
+    })
+    .await;
+    assert!(cluster.within::<VolumeClaim>("team-b").get_opt("theirs").await.unwrap().is_none());
+    assert_eq!(story.volumes.list(&Default::default()).await.unwrap().items.len(), 0);
+
+    // Nobody makes a volume or a claim look as if it were a PersistentVolumeClaim's.
+    let uid = story.pvcs.get("mine").await.unwrap().uid().unwrap();
+    for (kind, namespace, spec) in [
+        ("SharedPersistentVolume", None, json!({"role": "analytics", "size": "64Mi"})),
+        ("VolumeClaim", Some("team-a"), json!({"role": "analytics", "volume": format!("pvc-{uid}")})),
+    ] {
+        let forged = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": kind, "spec": spec,
+            "metadata": {"name": format!("pvc-{uid}"), "namespace": namespace, "labels": {LABEL_PVC_UID: uid}}});
+        let said = cluster.try_apply(&forged.to_string()).await.unwrap_err().to_string();
+        assert!(said.contains("is the controller's alone"), "{said}");
+    }
+}
+
+/// P2: who finds no room says so and has the scheduler look elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn p2_p6_what_cannot_be_made_is_told_and_the_scheduler_looks_for_another_node() {
+    let (cluster, agent) = start().await;
+    let story = Story::of(&cluster);
+    story.make(pvc("large", "analytics", "ReadWriteOnce", "3Gi")).await;
+    story.select("large", "n1").await;
+    let said = story.said("large", "no reservation for role analytics on node n1 has 3Gi left").await;
+    assert!(said.ends_with("reserve more for the role"), "{said}");
+    until("the scheduler is to look again", || async {
+        let pvc = story.pvcs.get("large").await.unwrap();
+        (!pvc.annotations().contains_key(SELECTED_NODE)).then_some(())
+    })
+    .await;
+    assert!(story.claims.get_opt("large").await.unwrap().is_none());
+
+    for (name, but, spec, said) in [
+        (
+            "typo",
+            json!({"parameters": {"role": "analytics", "fstype": "xfs"}}),
+            json!({}),
+            "has the parameter `fstype`",
+        ),
+        ("nobody", json!({"parameters": {"shared": "true"}}), json!({}), "names no role"),
+        ("slash", json!({"parameters": {"role": "analytics//x"}}), json!({}), "components"),
+        ("opts", json!({"mountOptions": ["suid"]}), json!({}), "mount options are of"),
+        (
+            "many",
+            json!({}),
+            json!({"accessModes": ["ReadWriteMany"]}),
+            "are exclusive: ask for ReadWriteOnce",
+        ),
+        (
+            "source",
+            json!({}),
+            json!({"dataSource": {"kind": "PersistentVolumeClaim", "name": "large"}}),
+            "is empty",
+        ),
+        ("raw", json!({}), json!({"volumeMode": "Block"}), "volumeMode Block needs a raw device"),
+    ] {
+        cluster.apply_text(&class(name, but).to_string()).await;
+        let mut asked = pvc(name, name, "ReadWriteOnce", "64Mi");
+        asked["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        story.make(asked).await;
+        story.said(name, said).await;
+    }
+
+    // Of a class that does not wait for a pod it waits for room, and is served when there is some.
+    cluster.apply_text(&class("now", json!({"reclaimPolicy": "Delete"})).to_string()).await;
+    story.make(pvc("waits", "now", "ReadWriteOnce", "2100Mi")).await;
+    story.said("waits", "2100Mi asked for").await;
+    let more = json!({"spec": {"size": "3Gi"}});
+    let reservations: Api<DiskReservation> = cluster.all();
+    reservations.patch("analytics", &PatchParams::default(), &Patch::Merge(&more)).await.unwrap();
+    let (_, volume, _) = story.bound("waits").await;
+    // One that goes while it is made takes all of it along.
+    story.make(pvc("hasty", "now", "ReadWriteOnce", "64Mi")).await;
+    story.pvcs.delete("hasty", &Default::default()).await.unwrap();
+    story.pvcs.delete("waits", &Default::default()).await.unwrap();
+    for name in ["hasty", "waits"] {
+        until_gone(&story.claims, name).await;
+    }
+    until_gone(&story.volumes, &volume.name_any()).await;
+    until("only what cannot be made is left", || async {
+        let left = story.volumes.list(&Default::default()).await.unwrap();
+        left.iter().all(|v| v.status.as_ref().is_some_and(|s| s.reservation.is_none())).then_some(())
+    })
+    .await;
+    agent.nothing_left().await;
+}
+
+/// P1, M1: a shared one, from the first pod on, and the controller dies before each step.
+#[tokio::test(flavor = "multi_thread")]
+async fn p1_many_pods_use_a_shared_one_and_whoever_is_interrupted_goes_on() {
+    let (cluster, agent) = start().await;
+    let story = Story::of(&cluster);
+    story.make(pvc("together", "analytics-shared", "ReadWriteMany", "64Mi")).await;
+    story.select("together", "n1").await;
+    let mut last = 0;
+    for _ in 0..40 {
+        // After each write a new one takes over.
+        until("it writes, or all is done", || async {
+            let bound = story.pvcs.get("together").await.unwrap().status?.phase.as_deref() == Some("Bound");
+            (bound || cluster.our_writes().len() > last).then_some(())
+        })
+        .await;
+        cluster.kill_controller().await;
+        last = cluster.our_writes().len();
+        cluster.start_controller().await;
+    }
+    let (pv, volume, claim) = story.bound("together").await;
+    assert_eq!(pv.spec.unwrap().access_modes.unwrap(), ["ReadWriteMany"]);
+    assert_eq!(story.volumes.list(&Default::default()).await.unwrap().items.len(), 1);
+    let mut pods = Vec::new();
+    for name in ["a", "b", "c"] {
+        let pod = cluster.pod("team-a", name, &["together"]).await;
+        let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
+        std::fs::write(target.join(name), name).unwrap();
+        assert_eq!(std::fs::read_to_string(target.join("a")).unwrap(), "a");
+        pods.push(pod);
+    }
+    until("all are counted", || async {
+        let status = story.volumes.get(&volume.name_any()).await.unwrap().status?;
+        (status.user_count == 3).then_some(())
+    })
+    .await;
+    for pod in pods {
+        agent.unpublish(&claim, &pod).await.unwrap();
+        cluster.end_pod("team-a", &pod.name_any()).await;
+    }
+}
