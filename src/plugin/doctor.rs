@@ -32,6 +32,8 @@ const POLICIES: &[(&str, &str)] = &[
     ("Validating", "reservoir-static"),
     ("Validating", "reservoir-role-verbs"),
     ("Validating", "reservoir-principal"),
+    ("Validating", "reservoir-made-for-pvc"),
+    ("Validating", "reservoir-storage-class"),
     ("Mutating", "reservoir-principal"),
     ("Mutating", "reservoir-guard"),
     ("Mutating", "reservoir-read-only-claims"),
