@@ -23,11 +23,15 @@ pub const PRODUCT: &str = "localhost/reservoir:dev";
 /// A shell and the usual small tools, for pods.
 pub const TEST: &str = "localhost/reservoir-test:dev";
 
+/// A small database, for a StatefulSet.
+pub const STORE: &str = "localhost/reservoir-valkey:dev";
+
 /// The build stage of the product's image; the name keeps its layers, and with them the built dependencies.
 const PRODUCT_BUILD: &str = "localhost/reservoir-build:dev";
 
 const DEBIAN: &str = "debian:trixie-slim";
 const RUST_DOCKERFILE: &str = include_str!("../assets/rust.Dockerfile");
+const STORE_DOCKERFILE: &str = include_str!("../assets/valkey.Dockerfile");
 
 /// The bases of both images. The first time on a machine takes a minute.
 pub(crate) fn ensure_bases(docker: &Docker) -> anyhow::Result<()> {
@@ -44,8 +48,13 @@ pub(crate) fn ensure_bases(docker: &Docker) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Makes all images that pods of the tour have.
+pub fn build_all(docker: &Docker) -> anyhow::Result<[&'static str; 3]> {
+    Ok([build_product(docker)?, build_test_image(docker)?, build_store(docker)?])
+}
+
 /// Builds [`PRODUCT`] from the repository that this crate was compiled in.
-pub fn build_product(docker: &Docker) -> anyhow::Result<&'static str> {
+fn build_product(docker: &Docker) -> anyhow::Result<&'static str> {
     let _lock = docker::lock(docker.cache())?;
     ensure_bases(docker)?;
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -65,7 +74,7 @@ pub fn build_product(docker: &Docker) -> anyhow::Result<&'static str> {
 
 /// Makes [`TEST`]: Debian's static busybox and its applets, and in `/dataset` the Go tool chain, as a data set of many
 /// files that is on the machine anyway.
-pub fn build_test_image(docker: &Docker) -> anyhow::Result<&'static str> {
+fn build_test_image(docker: &Docker) -> anyhow::Result<&'static str> {
     let _lock = docker::lock(docker.cache())?;
     let contents = test_contents()?;
     let label = ["image", "inspect", "--format", "{{index .Config.Labels \"dev.reservoir.contents\"}}", TEST];
@@ -102,6 +111,17 @@ pub fn build_test_image(docker: &Docker) -> anyhow::Result<&'static str> {
     let label = format!("LABEL dev.reservoir.image=test dev.reservoir.contents={contents}");
     docker.import(&archive, &["ENV PATH=/bin", "CMD [\"sh\"]", &label], TEST)?;
     Ok(TEST)
+}
+
+/// Makes [`STORE`] from Debian's package.
+fn build_store(docker: &Docker) -> anyhow::Result<&'static str> {
+    let _lock = docker::lock(docker.cache())?;
+    ensure_bases(docker)?;
+    let context = tempfile::tempdir_in(docker.cache().root())?;
+    fs::write(context.path().join("Dockerfile"), STORE_DOCKERFILE)?;
+    let build = docker.build().args(["--tag", STORE, "."]).dir(context.path());
+    build.progress("building the image of the database").run()?;
+    Ok(STORE)
 }
 
 /// Changes when anything does that [`TEST`] is made of: this file, or the Go tool chain.

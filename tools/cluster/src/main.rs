@@ -190,7 +190,7 @@ fn install_packages() -> anyhow::Result<()> {
 
 fn load_images(name: &str) -> anyhow::Result<()> {
     let cluster = running(name)?;
-    for image in [image::build_product(cluster.docker()?)?, image::build_test_image(cluster.docker()?)?] {
+    for image in image::build_all(cluster.docker()?)? {
         cluster.load_image(image)?;
     }
     Ok(())

@@ -15,6 +15,7 @@ use crate::progress::say;
 use crate::tools;
 
 mod pages;
+mod plain;
 mod steps;
 mod upgrade;
 
@@ -44,7 +45,7 @@ impl Tour {
     /// On a cluster of the user's own the images must be there already.
     pub fn install(&self) -> anyhow::Result<()> {
         if let Ok(docker) = self.cluster.docker() {
-            for image in [image::build_product(docker)?, image::build_test_image(docker)?] {
+            for image in image::build_all(docker)? {
                 self.cluster.load_image(image)?;
             }
         }
@@ -194,6 +195,21 @@ impl Tour {
             let said = self.field(what, &format!("{condition}.message}}"))?;
             println!("{} {}: {said}", what.join(" "), is);
             Ok(Ok(said))
+        })
+    }
+
+    /// Kills the agent of the node and waits for the next one.
+    fn replace_agent(&self, node: &str) -> anyhow::Result<()> {
+        let there = format!("--field-selector=spec.nodeName={node}");
+        let agent = ["-n", NAMESPACE, "pods", "-l", "app.kubernetes.io/component=agent", &there];
+        let old = self.field(&agent, "{.items[0].metadata.name}")?;
+        self.show(&["-n", NAMESPACE, "delete", "pod", &old, "--grace-period=0", "--force"])?;
+        self.until("a new agent to be ready", || {
+            let path = "{range .items[*]}{.metadata.name}={.status.containerStatuses[0].ready} {end}";
+            let pods = self.field(&agent, path)?;
+            let ready =
+                pods.split_whitespace().any(|p| p.ends_with("=true") && !p.starts_with(&format!("{old}=")));
+            Ok(if ready { Ok(()) } else { Err(pods) })
         })
     }
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, ensure};
 
-use super::{NAMESPACE, Tour};
+use super::Tour;
 
 /// A ClusterRoleBinding that lets jane write reservations and volumes, as far as the kinds go.
 const JANE_OPERATES: &str = "jane-operates";
@@ -29,6 +29,8 @@ impl Tour {
         self.group()?;
         self.grow()?;
         self.find_again(files)?;
+        self.stateful()?;
+        self.fan_out()?;
         self.destroy()?;
         self.unreserve(&free)
     }
@@ -44,13 +46,19 @@ impl Tour {
     /// Removes what an earlier tour may have left.
     pub fn clean(&self) -> anyhow::Result<()> {
         for namespace in ["team-a", "team-b"] {
-            for pods in ["deployments,jobs,pods", "vclaim"] {
+            for pods in ["deployments,jobs,statefulsets,pods", "pvc", "vclaim"] {
                 self.quietly(&["-n", namespace, "delete", pods, "--all", "--timeout=120s"])?;
             }
+        }
+        let volumes = self.quietly(&["get", "spv", "-o", "name"])?;
+        for kept in volumes.lines().filter(|name| name.contains("/pvc-")) {
+            self.quietly(&["delete", kept, "--timeout=120s", "--ignore-not-found"])?;
         }
         let quota = ["diskreservation", "reporting", "reporting-archive"];
         self.quietly(&[&["delete", "--ignore-not-found", "--timeout=120s"], &quota[..]].concat())?;
         for example in [
+            "21-statefulset.yaml",
+            "19-storage-class.yaml",
             "13-quota.yaml",
             "18-group.yaml",
             "03-volumes.yaml",
@@ -305,18 +313,7 @@ impl Tour {
     /// M5.
     fn kill_agent(&self) -> anyhow::Result<()> {
         self.title("The agent is killed; readers and writer do not notice")?;
-        let home = self.field(&["spv", "datasets"], "{.status.nodeName}")?;
-        let on_home = format!("--field-selector=spec.nodeName={home}");
-        let agent = ["-n", NAMESPACE, "pods", "-l", "app.kubernetes.io/component=agent", &on_home];
-        let old = self.field(&agent, "{.items[0].metadata.name}")?;
-        self.show(&["-n", NAMESPACE, "delete", "pod", &old, "--grace-period=0", "--force"])?;
-        self.until("a new agent to be ready", || {
-            let path = "{range .items[*]}{.metadata.name}={.status.containerStatuses[0].ready} {end}";
-            let pods = self.field(&agent, path)?;
-            let ready =
-                pods.split_whitespace().any(|p| p.ends_with("=true") && !p.starts_with(&format!("{old}=")));
-            Ok(if ready { Ok(()) } else { Err(pods) })
-        })?;
+        self.replace_agent(&self.field(&["spv", "datasets"], "{.status.nodeName}")?)?;
         println!("reader: {}", self.verified()?);
         // It took its volumes over: one more reader gets in.
         self.show(&["-n", "team-b", "scale", "deployment/readers", "--replicas=3"])?;
