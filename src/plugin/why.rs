@@ -371,8 +371,15 @@ fn missing(world: &World, target: &Target) -> String {
         Some(namespace) => format!("; there is one in namespace {namespace}: add -n {namespace}"),
         None => did_you_mean(&target.name, here.iter().copied()),
     };
-    let ours = if target.kind == &PVC { " of Reservoir's" } else { "" };
-    format!("there is no {}{ours}{nearest}", title(target))
+    if target.kind == &PVC && nearest.is_empty() {
+        let namespace = target.namespace.as_deref().unwrap_or("default");
+        return format!(
+            "no volume of Reservoir's was made for {} yet; its events say why: kubectl describe pvc {} -n {namespace}",
+            title(target),
+            target.name
+        );
+    }
+    format!("there is no {}{nearest}", title(target))
 }
 
 /// The answer as text.
@@ -454,6 +461,12 @@ mod tests {
         assert!(
             pvc.contains("because NodeDisk n1.a") && pvc.contains("it is that of VolumeClaim team/data"),
             "{pvc}"
+        );
+        // A plain one that waits for its first pod, or is refused (P1, P6).
+        assert_eq!(
+            ask(&World::default(), &PVC, Some("team"), "data-db-0").unwrap_err(),
+            "no volume of Reservoir's was made for PersistentVolumeClaim team/data-db-0 yet; its events say why: \
+             kubectl describe pvc data-db-0 -n team"
         );
         let fine = World { pods: vec![pod_of("none", "Pending")], ..World::default() };
         assert!(
