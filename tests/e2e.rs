@@ -32,7 +32,6 @@ fn the_tour_with_a_controller_that_is_killed_before_each_step() {
     std::thread::sleep(Duration::from_secs(30));
     tour::quiet(&cluster, Duration::from_secs(300)).unwrap();
     tour.clean().unwrap();
-    tour.pages().unwrap();
     drop(down);
     assert!(Cluster::find("reservoir-test").unwrap().is_none());
 }

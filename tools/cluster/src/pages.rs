@@ -204,8 +204,6 @@ pub struct Shell {
     pub programs: Vec<PathBuf>,
     /// What bash is started by, if by something.
     pub within: Vec<String>,
-    /// What pages call nodes, and what they are called here.
-    pub names: Vec<(String, String)>,
     /// The repository.
     pub repository: PathBuf,
     directory: tempfile::TempDir,
@@ -223,14 +221,7 @@ impl Shell {
         for name in ["charts", "crds", "docs", "examples"] {
             std::os::unix::fs::symlink(repository.join(name), directory.path().join(name))?;
         }
-        Ok(Self {
-            kubeconfig,
-            programs,
-            within,
-            names: Vec::new(),
-            repository: repository.to_owned(),
-            directory,
-        })
+        Ok(Self { kubeconfig, programs, within, repository: repository.to_owned(), directory })
     }
 
     fn bash(&self, script: &str, flags: &str) -> anyhow::Result<Cmd> {

@@ -6,23 +6,15 @@ use super::Tour;
 use crate::pages::{self, Page, Shell, Tier};
 use crate::tools;
 
-/// What pages call the cluster of the demo, by which its nodes are named.
-const DEMO: &str = "reservoir-";
-
 impl Tour {
-    /// Runs each of these pages; Reservoir must be installed. Each leaves nothing of its own.
+    /// Runs each of these pages on the demo's cluster, by whose name they call nodes; Reservoir must be installed. Each leaves nothing of its own.
     pub fn pages(&self) -> anyhow::Result<()> {
         let mut programs = Vec::new();
         for program in [tools::kubectl()?, tools::helm()?] {
             programs.push(program.parent().context("a program is in a directory")?.to_owned());
         }
         let kubeconfig = self.cluster.kubeconfig().to_owned();
-        let mut shell = Shell::new(&self.repository, kubeconfig, programs, vec!["env".to_owned()])?;
-        for node in self.cluster.node_names()? {
-            if let Some(at) = ["control-plane", "worker"].iter().find_map(|role| node.find(role)) {
-                shell.names.push((format!("{DEMO}{}", &node[at..]), node));
-            }
-        }
+        let shell = Shell::new(&self.repository, kubeconfig, programs, vec!["env".to_owned()])?;
         for page in Page::all(&self.repository)?.iter().filter(|page| page.is_for_node_tier()) {
             self.title(&page.path.display().to_string())?;
             let counts = pages::run(page, Tier::Node, &shell, |line| {
