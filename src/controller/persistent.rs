@@ -238,7 +238,7 @@ fn provision_for(pv: &mut PersistentVolume, pvc: &PersistentVolumeClaim, ctx: &C
 /// Removes the PersistentVolume that was made for a claim of that UID on that volume, if there is one.
 pub(super) async fn forget(claim_uid: &str, volume_uid: &str, ctx: &Context) -> Result<(), Error> {
     let volumes: Api<PersistentVolume> = Api::all(ctx.client.clone());
-    let name = format!("reservoir-{claim_uid}");
+    let name = pv_name_of(claim_uid);
     let found = cluster::get(&volumes, &name).await?;
     match found.filter(|pv| pv.labels().get(LABEL_VOLUME_UID).is_some_and(|uid| uid == volume_uid)) {
         Some(pv) => Ok(cluster::delete(&volumes, &name, pv.uid()).await?),

@@ -157,10 +157,7 @@ impl Btrfs {
             sum.saturating_add(if group.limit == UNLIMITED { 0 } else { group.left() })
         });
         let available = self.room(volume.dir.as_fd())?.free.saturating_sub(promised);
-        match needed > available {
-            true => Err(Error::NoSpace { disk: volume.disk.clone(), needed, available }),
-            false => Ok(promising),
-        }
+        volume.ensure_free(needed, available).map(|()| promising)
     }
 
     fn make(&self, volume: &Volume, record: &Record) -> Result<()> {

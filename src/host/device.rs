@@ -180,10 +180,7 @@ impl Backing for Raw {
     }
 
     fn create(&self, volume: &Volume, record: &Record) -> Result<()> {
-        let (needed, available) = (record.spec.size_bytes, self.size);
-        if needed > available {
-            return Err(Error::NoSpace { disk: volume.disk.clone(), needed, available });
-        }
+        volume.ensure_free(record.spec.size_bytes, self.size)?;
         self.format(volume, record)?;
         if record.spec.raw { Ok(()) } else { self.set_root(volume, record) }
     }

@@ -279,6 +279,14 @@ impl Volume {
         Record::parse(&self.uid, &bytes)
     }
 
+    /// Sees that so many bytes are available as are needed.
+    pub(super) fn ensure_free(&self, needed: u64, available: u64) -> Result<()> {
+        match needed > available {
+            true => Err(Error::NoSpace { disk: self.disk.clone(), needed, available }),
+            false => Ok(()),
+        }
+    }
+
     /// Writes the journal; when this returns, it is on stable storage.
     pub(super) fn write(&self, record: &Record) -> Result<()> {
         journal::swap(self.dir.as_fd(), RECORD, &record.to_bytes()?)

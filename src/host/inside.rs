@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::backing::{Backing, Room};
 use super::disk::Volume;
-use super::error::{Context, Error, Result, settled};
+use super::error::{Context, Error, Result};
 use super::filesystem::FsType;
 use super::lifecycle::busy;
 use super::mountinfo::{Device, Mount};
@@ -221,12 +221,7 @@ impl<C: Container> Backing for Inside<C> {
         filesystem::verify(fs_type, record.born(), &file)?;
         let (path, device, _open) = self.0.attach(volume, &file)?;
         let attributes = options::attributes(&record.spec.mount_options, read_only);
-        let mount = settled(|| mounts::detached(fs_type, &path, attributes))?;
-        // The device is named by a path, and a path can lie.
-        match Device::of(&mount)? == device {
-            true => Ok(mount),
-            false => Err(Error::Conflict(format!("{path} was replaced while it was mounted"))),
-        }
+        mounts::of_device(fs_type, &path, device, attributes)
     }
 
     fn owns(&self, volume: &Volume, mount: &Mount) -> Result<bool> {

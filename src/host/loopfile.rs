@@ -154,11 +154,7 @@ fn open_data(volume: &Volume) -> Result<Option<File>> {
 }
 
 fn ensure_free(volume: &Volume, needed: u64) -> Result<()> {
-    let available = Room::of_filesystem(&volume.dir)?.free;
-    match available < needed {
-        true => Err(Error::NoSpace { disk: volume.disk.clone(), needed, available }),
-        false => Ok(()),
-    }
+    volume.ensure_free(needed, Room::of_filesystem(&volume.dir)?.free)
 }
 
 /// Has every block of a file up to `size` really there, and the file at least that long (V5).

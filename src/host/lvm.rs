@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backing::{Opened, Room};
 use super::disk::Volume;
-use super::error::{Context, Error, Result, settled};
+use super::error::{Context, Error, Result};
 use super::filesystem::{self, FsType};
 use super::inside::{Container, Inside, bytes_of};
 use super::mountinfo::Device;
@@ -79,10 +79,7 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let mount = settled(|| mounts::detached(FsType::Ext4, &node.path.to_string_lossy(), attributes))?;
-    if Device::of(&mount)? != node.device {
-        return Err(Error::Conflict(format!("{} was replaced while it was mounted", node.path.display())));
-    }
+    let mount = mounts::of_device(FsType::Ext4, &node.path.to_string_lossy(), node.device, attributes)?;
     let root = beneath::open_dir(&mount, ".").context(|| "open the directory of journals")?;
     Ok(Opened { root, backing: Box::new(Inside(Lvm { group, _journals: mount })) })
 }
@@ -141,7 +138,7 @@ impl Container for Lvm {
 
     fn begin(&self, volume: &Volume, size: u64) -> Result<File> {
         let content = self.group.look()?;
-        ensure_free(volume, self.group.whole_extents(size), content.free)?;
+        volume.ensure_free(self.group.whole_extents(size), content.free)?;
         let name = new_name(&volume.uid, |name| content.has(name));
         set_note(volume, &Note { spare: Some(name.clone()), ..note(volume)? })?;
         self.group.make(&name, size)?;
@@ -181,7 +178,7 @@ impl Container for Lvm {
     fn extend(&self, volume: &Volume, file: &File, size: u64) -> Result<()> {
         let (has, wanted) = (bytes_of(file)?, self.length(size));
         if has < wanted {
-            ensure_free(volume, wanted - has, self.group.look()?.free)?;
+            volume.ensure_free(wanted - has, self.group.look()?.free)?;
             let lost = || Error::NotFound(format!("logical volume of volume {}", volume.uid));
             self.group.resize(&note(volume)?.data.ok_or_else(lost)?, size)?;
         }
@@ -216,13 +213,6 @@ impl Container for Lvm {
             self.group.remove(&name)?;
         }
         volume.remove(&self.names())
-    }
-}
-
-fn ensure_free(volume: &Volume, needed: u64, available: u64) -> Result<()> {
-    match available < needed {
-        true => Err(Error::NoSpace { disk: volume.disk.clone(), needed, available }),
-        false => Ok(()),
     }
 }
 

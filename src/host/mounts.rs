@@ -31,6 +31,20 @@ pub(super) fn detached(fs_type: FsType, device: &str, attributes: MountAttrFlags
     })
 }
 
+/// The same of the device of that number: it is named by a path, and a path can lie.
+pub(super) fn of_device(
+    fs_type: FsType,
+    path: &str,
+    device: Device,
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd> {
+    let mount = settled(|| detached(fs_type, path, attributes))?;
+    match Device::of(&mount)? == device {
+        true => Ok(mount),
+        false => Err(Error::Conflict(format!("{path} was replaced while it was mounted"))),
+    }
+}
+
 /// A view of a directory or file that is open, in no directory yet; it goes away when it is dropped. What is mounted
 /// beneath is not in it.
 pub(super) fn view(of: &OwnedFd, attributes: MountAttrFlags) -> Result<OwnedFd> {

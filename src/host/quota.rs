@@ -134,9 +134,7 @@ impl Quota {
             }
             let needed = size.saturating_sub(now.bytes);
             let available = (stat.f_bavail * stat.f_frsize).saturating_sub(promised);
-            if needed > available {
-                return Err(Error::NoSpace { disk: volume.disk.clone(), needed, available });
-            }
+            volume.ensure_free(needed, available)?;
         }
         let total = u128::from(stat.f_blocks) * u128::from(stat.f_frsize);
         let share = u128::from(stat.f_files) * u128::from(size) / total.max(1);

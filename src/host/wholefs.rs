@@ -76,10 +76,7 @@ impl Backing for WholeFs {
                 "disk {disk} is handed out whole, with the {there} that is on it: create the volume with fsType {there}"
             )));
         }
-        let (needed, available) = (record.spec.size_bytes, self.room(volume.dir.as_fd())?.total);
-        if needed > available {
-            return Err(Error::NoSpace { disk: volume.disk.clone(), needed, available });
-        }
+        volume.ensure_free(record.spec.size_bytes, self.room(volume.dir.as_fd())?.total)?;
         beneath::make_dir(&volume.dir, DATA, Mode::RWXU).context(|| "make the volume's directory")?;
         let data = data(volume)?.ok_or_else(|| lost(volume))?;
         filesystem::set_root(&data, record)?;

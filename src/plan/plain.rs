@@ -11,9 +11,8 @@ use crate::api::{
     SharedPersistentVolume, SharedPersistentVolumeSpec, Size, VolumeClaim, VolumeClaimSpec, VolumeMode,
 };
 
-use super::create::{could_hold, free};
+use super::create::{self, could_hold, free};
 use super::resize::size_now;
-use super::whole;
 
 /// Annotation by which the scheduler says for which node it wants the volume.
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
@@ -179,8 +178,7 @@ pub fn rooms(
     rooms
 }
 
-/// The reservation on the node that the volume is to be taken from: of those that have room the fullest, so that large
-/// rooms stay whole; `None`: none has.
+/// The reservation on the node that the volume is to be taken from, chosen as for any other volume; `None`: none has room.
 pub fn place(
     volume: &SharedPersistentVolume,
     node: &str,
@@ -188,19 +186,13 @@ pub fn place(
     disks: &[&NodeDisk],
     disk_ready: impl Fn(&str) -> bool,
 ) -> Option<String> {
-    let bytes = volume.spec.size.bytes_or_zero();
-    let there = |r: &&&DiskReservation| {
-        let Some(status) = &r.status else { return false };
-        status.node_name.as_deref() == Some(node)
-            && status.node_disk.as_deref().is_some_and(&disk_ready)
-            && could_hold(volume, r, disks)
-            && free(r) >= whole::of_reservation(r, bytes)
+    let is_there = |r: &&&DiskReservation| {
+        r.status.as_ref().is_some_and(|status| {
+            status.node_name.as_deref() == Some(node) && status.node_disk.as_deref().is_some_and(&disk_ready)
+        })
     };
-    let distance = |r: &DiskReservation| volume.spec.role.len() - r.spec.role.len();
-    let is_whole = |r: &DiskReservation| whole::of_reservation(r, 0) > 0;
-    let fitting = reservations.iter().filter(there);
-    let best = fitting.min_by_key(|r| (distance(r), is_whole(r), free(r), r.name_any()));
-    best.map(|reservation| reservation.name_any())
+    let there: Vec<&DiskReservation> = reservations.iter().filter(is_there).copied().collect();
+    create::choose(volume, &there, disks).ok().map(ResourceExt::name_any)
 }
 
 /// The size that a volume is to have because its PersistentVolumeClaim asks for more than it does; it never shrinks by that.

@@ -33,8 +33,7 @@ impl Tour {
         ensure!(found == digest, "the digest was {digest} and is {found}");
 
         self.title("The agent is killed while the database writes, each write synchronized")?;
-        let uid = self.field(&["-n", "team-a", "pvc", "data-store-0"], "{.metadata.uid}")?;
-        let volume = format!("pvc-{uid}");
+        let volume = self.volume_of("data-store-0")?;
         let home = self.field(&["spv", &volume], "{.status.nodeName}")?;
         let said = std::thread::scope(|scope| -> anyhow::Result<String> {
             let writer = scope.spawn(|| self.store("store-0", &["-r", WRITES, "-i", "0.01", "INCR", "n"]));
@@ -114,8 +113,7 @@ impl Tour {
         let all = said.lines().filter(|line| *line == "20").count();
         println!("{all} pods saw the parts of all 20");
         ensure!(all == 20, "the pods say {said}");
-        let uid = self.field(&["-n", "team-a", "pvc", "results"], "{.metadata.uid}")?;
-        let volume = format!("pvc-{uid}");
+        let volume = self.volume_of("results")?;
         self.unapply("22-fan-out.yaml")?;
 
         self.title("Its class retains: the volume stays, and is anybody's of the role")?;
@@ -128,6 +126,11 @@ impl Tour {
         self.show(&["delete", "spv", &volume, "--timeout=60s"])?;
         self.no_plain_volume()?;
         self.unapply("19-storage-class.yaml")
+    }
+
+    /// The volume that was made for a PersistentVolumeClaim.
+    fn volume_of(&self, pvc: &str) -> anyhow::Result<String> {
+        Ok(format!("pvc-{}", self.field(&["-n", "team-a", "pvc", pvc], "{.metadata.uid}")?))
     }
 
     fn no_plain_volume(&self) -> anyhow::Result<()> {
