@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use reservoir_cluster::chart;
+use reservoir_cluster::command::Cmd;
+use reservoir_cluster::{chart, prometheus};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -219,5 +220,26 @@ fn the_schema_describes_each_value_and_refuses_what_is_none() {
     ] {
         let refused = chart::render(&[wrong]).unwrap_err().to_string();
         assert!(refused.contains("schema"), "{wrong}: {refused}");
+    }
+}
+
+/// T3.
+#[test]
+fn t3_alerts_fire_when_they_should_and_else_do_not() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let promtool = prometheus::program("promtool").unwrap();
+    let told =
+        Cmd::new(promtool).args(["test", "rules"]).arg(root.join("tests/alerts.yaml")).stdout_in_errors();
+    told.run().unwrap();
+
+    let tested = fs::read_to_string(root.join("tests/alerts.yaml")).unwrap();
+    let alerts = fs::read_to_string(root.join("charts/reservoir/files/alerts.yaml")).unwrap();
+    let names: Vec<_> = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in names {
+        assert!(
+            tested.contains(&format!("alertname=\"{name}\"")),
+            "{name} is in no test of tests/alerts.yaml"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! End to end on the node tier: a real kind cluster, the chart, the agents, ordinary pods.
 //!
 //! It runs the very tour that `make demo` shows, with the controller killed before each step, then upgrades, removes and
-//! reinstalls the chart under a pod that writes. It takes minutes, so it runs as a test of its own: `make test-e2e`.
+//! reinstalls the chart under a pod that writes, and runs the pages of docs/ that need pods. It takes minutes, so it runs as a test of its own: `make test-e2e`.
 
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ fn the_tour_with_a_controller_that_is_killed_before_each_step() {
     std::thread::sleep(Duration::from_secs(30));
     tour::quiet(&cluster, Duration::from_secs(300)).unwrap();
     tour.clean().unwrap();
+    tour.pages().unwrap();
     drop(down);
     assert!(Cluster::find("reservoir-test").unwrap().is_none());
 }

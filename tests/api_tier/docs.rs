@@ -213,7 +213,7 @@ async fn lose(cluster: &Cluster, kind: &str, name: &str) {
 #[test]
 fn the_commands_of_every_page() {
     let only = std::env::var("RESERVOIR_PAGE").ok();
-    let pages = Page::all(repository()).unwrap();
+    let pages = Page::all(repository(), &[]).unwrap();
     let wanted = |page: &&Page| only.as_ref().is_none_or(|only| page.path == Path::new(only));
     let mut report = String::new();
     for page in pages.iter().filter(wanted) {
@@ -237,7 +237,7 @@ fn read(page: &Page) -> BTreeMap<&'static str, usize> {
 #[test]
 fn links_lead_somewhere() {
     let mut links = 0;
-    for page in Page::all(repository()).unwrap() {
+    for page in Page::all(repository(), &[]).unwrap() {
         let path = repository().join(&page.path);
         let text = std::fs::read_to_string(&path).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

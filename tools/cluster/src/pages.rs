@@ -9,8 +9,8 @@
 //! | `text`, `rust` | nothing |
 //!
 //! A second word says what a `sh` or `console` block needs: `cluster` pods that run, so only the node tier runs it; `make` the
-//! repository, so it is looked up in the Makefile; `new` a cluster without Reservoir, so only the api tier runs it; `elsewhere`
-//! something that no test has, such as a registry. What is not run is at least read by bash.
+//! repository, so it is looked up in the Makefile; `api` what only the api tier has, a cluster without Reservoir or the nodes'
+//! directories; `elsewhere` something that no test has, such as a registry. What is not run is at least read by bash.
 //!
 //! Blocks in comments of a page (`<!-- … -->`) are run like others: what a reader has already and a test has not.
 
@@ -51,8 +51,8 @@ pub enum Needs {
     Nothing,
     /// Pods that run.
     Cluster,
-    /// A cluster in which Reservoir is not installed by Helm yet.
-    New,
+    /// A cluster in which Reservoir is not installed by Helm yet, or nodes whose directories are this machine's.
+    Api,
     /// The repository; it is a target of the Makefile.
     Make,
     /// What no test has.
@@ -81,8 +81,8 @@ pub struct Page {
 
 impl Page {
     /// README, CONTRIBUTING, the chart's README and every page beneath docs/, in order of their names. A block that nothing is known to be done with
-    /// is an error.
-    pub fn all(repository: &Path) -> anyhow::Result<Vec<Self>> {
+    /// is an error. `names` is what pages call something, and what it is called where they are run.
+    pub fn all(repository: &Path, names: &[(String, String)]) -> anyhow::Result<Vec<Self>> {
         let mut paths: Vec<PathBuf> =
             ["CONTRIBUTING.md", "README.md", "charts/reservoir/README.md"].map(PathBuf::from).into();
         let mut directories = vec![PathBuf::from("docs")];
@@ -97,11 +97,12 @@ impl Page {
             }
         }
         paths.sort();
-        paths.into_iter().map(|path| Self::read(repository, path)).collect()
+        paths.into_iter().map(|path| Self::read(repository, path, names)).collect()
     }
 
-    fn read(repository: &Path, path: PathBuf) -> anyhow::Result<Self> {
+    fn read(repository: &Path, path: PathBuf, names: &[(String, String)]) -> anyhow::Result<Self> {
         let text = fs::read_to_string(repository.join(&path))?;
+        let text = names.iter().fold(text, |text, (page, here)| text.replace(page, here));
         let blocks = parse(&text).with_context(|| format!("in {}", path.display()))?;
         Ok(Self { path, blocks })
     }
@@ -109,7 +110,7 @@ impl Page {
     /// Whether anything on it can be run on an API server alone.
     pub fn is_for_api_tier(&self) -> bool {
         let runs =
-            |b: &Block| matches!(b.needs, Needs::Nothing | Needs::New) && !matches!(b.code, Code::Text);
+            |b: &Block| matches!(b.needs, Needs::Nothing | Needs::Api) && !matches!(b.code, Code::Text);
         self.blocks.iter().any(runs)
     }
 
@@ -153,10 +154,10 @@ fn block(line: usize, info: &str, code: String) -> anyhow::Result<Block> {
     let needs = match needs.trim() {
         "" => Needs::Nothing,
         "cluster" => Needs::Cluster,
-        "new" => Needs::New,
+        "api" => Needs::Api,
         "make" => Needs::Make,
         "elsewhere" => Needs::Elsewhere,
-        other => bail!("`{other}` is not known: say cluster, new, make or elsewhere, or leave it out"),
+        other => bail!("`{other}` is not known: say cluster, api, make or elsewhere, or leave it out"),
     };
     let can_need = matches!(code, Code::Script(_) | Code::Console(_));
     ensure!(can_need || needs == Needs::Nothing, "only sh and console need something");
@@ -275,7 +276,7 @@ fn treat(
     let runs = match block.needs {
         Needs::Nothing => true,
         Needs::Cluster => tier == Tier::Node,
-        Needs::New => tier == Tier::Api,
+        Needs::Api => tier == Tier::Api,
         Needs::Make | Needs::Elsewhere => false,
     };
     match &block.code {
@@ -298,7 +299,7 @@ fn treat(
         _ if runs => "run",
         (_, Needs::Make) => "found in the Makefile",
         (_, Needs::Cluster) => "left to the node tier",
-        (_, Needs::New) => "left to the api tier",
+        (_, Needs::Api) => "left to the api tier",
         _ => "read by bash",
     })
 }

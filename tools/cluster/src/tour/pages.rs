@@ -6,8 +6,11 @@ use super::Tour;
 use crate::pages::{self, Page, Shell, Tier};
 use crate::tools;
 
+/// What pages call the demo's cluster, by which its nodes are named.
+const DEMO: &str = "reservoir-";
+
 impl Tour {
-    /// Runs each of these pages on the demo's cluster, by whose name they call nodes; Reservoir must be installed. Each leaves nothing of its own.
+    /// Runs each of these pages; Reservoir must be installed. Each leaves nothing of its own.
     pub fn pages(&self) -> anyhow::Result<()> {
         let mut programs = Vec::new();
         for program in [tools::kubectl()?, tools::helm()?] {
@@ -15,7 +18,13 @@ impl Tour {
         }
         let kubeconfig = self.cluster.kubeconfig().to_owned();
         let shell = Shell::new(&self.repository, kubeconfig, programs, vec!["env".to_owned()])?;
-        for page in Page::all(&self.repository)?.iter().filter(|page| page.is_for_node_tier()) {
+        let mut names = Vec::new();
+        for node in self.cluster.node_names()? {
+            if let Some(at) = ["control-plane", "worker"].iter().find_map(|role| node.find(role)) {
+                names.push((format!("{DEMO}{}", &node[at..]), node));
+            }
+        }
+        for page in Page::all(&self.repository, &names)?.iter().filter(|page| page.is_for_node_tier()) {
             self.title(&page.path.display().to_string())?;
             let counts = pages::run(page, Tier::Node, &shell, |line| {
                 bail!("`{line}`: nobody plays that on a cluster; a page that needs pods cannot have it")
