@@ -23,12 +23,26 @@ COPY src/ src/
 RUN find src -name '*.rs' -exec touch {} + \
     && cargo build --release --locked --package reservoir --bin reservoir
 
-FROM debian:trixie-slim
-LABEL dev.reservoir.image=product
 # What makes, checks and grows the file systems of volumes, and logical volumes.
+FROM debian:trixie-slim AS tools
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends e2fsprogs lvm2 xfsprogs \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin
+
+# The programs with the libraries that they load, and nothing else: there is no shell, and no package manager.
+FROM tools AS files
+LABEL dev.reservoir.image=files
 COPY --from=build /build/target/release/reservoir /usr/local/bin/reservoir
+RUN mkdir /files \
+    && for program in e2fsck e2image lvm mkfs.ext4 mkfs.xfs reservoir resize2fs; do \
+         path=$(command -v $program) \
+         && libraries=$(ldd $path | grep --only-matching '/[^ ]*') \
+         && cp --dereference --parents --target-directory=/files $path $libraries || exit 1; \
+       done \
+    && cp --parents --target-directory=/files /etc/mke2fs.conf
+
+FROM scratch
+LABEL dev.reservoir.image=product
+COPY --from=files /files/ /
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/reservoir"]

@@ -26,8 +26,9 @@ pub const TEST: &str = "localhost/reservoir-test:dev";
 /// A small database, for a StatefulSet.
 pub const STORE: &str = "localhost/reservoir-valkey:dev";
 
-/// The build stage of the product's image; the name keeps its layers, and with them the built dependencies.
-const PRODUCT_BUILD: &str = "localhost/reservoir-build:dev";
+/// Stages of the product's image; a name keeps the layers, and with them the built dependencies and the installed packages.
+const STAGES: [(&str, &str); 2] =
+    [("build", "localhost/reservoir-build:dev"), ("tools", "localhost/reservoir-tools:dev")];
 
 const DEBIAN: &str = "debian:trixie-slim";
 const RUST_DOCKERFILE: &str = include_str!("../assets/rust.Dockerfile");
@@ -62,10 +63,11 @@ fn build_product(docker: &Docker) -> anyhow::Result<&'static str> {
         let rust = format!("RUST={}", rust_version()?);
         Ok(docker.build().args(["--build-arg", &rust]).dir(&repository))
     };
-    build()?
-        .args(["--target=build", "--tag", PRODUCT_BUILD, "."])
-        .progress("compiling the product for its image")
-        .run()?;
+    for (stage, name) in STAGES {
+        let target = format!("--target={stage}");
+        let progress = format!("building the stage {stage} of the product's image");
+        build()?.args([&target, "--tag", name, "."]).progress(progress).run()?;
+    }
     build()?.args(["--tag", PRODUCT, "."]).progress("building the product's image").run()?;
     // The images that had these names before.
     docker.cmd(["image", "prune", "--force", "--filter", "label=dev.reservoir.image"]).run()?;

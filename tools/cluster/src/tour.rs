@@ -69,6 +69,7 @@ impl Tour {
             .args(["--set", "image.tag=dev", "--set", "agent.disks[0].name=default"])
             .args(["--set", "agent.disks[0].path=/var/lib/reservoir", "--set", "agent.disks[0].capacity=8Gi"])
             .args(["--set", "agent.disks[0].systemReserved=1Gi"])
+            .args(["--set", &format!("test.image={}", image::TEST)])
             .arg("--kubeconfig")
             .arg(self.cluster.kubeconfig());
         println!(

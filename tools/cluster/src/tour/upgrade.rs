@@ -83,7 +83,7 @@ impl Tour {
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "on-and-on", "namespace": "team-a"},
             "spec": {
                 "restartPolicy": "Never", "terminationGracePeriodSeconds": 1,
-                "containers": [{"name": "writer", "image": crate::image::PRODUCT,
+                "containers": [{"name": "writer", "image": crate::image::STORE,
                     "command": ["perl", "-MIO::Handle", "-e", WRITER],
                     "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
                 "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "datasets"}}],
