@@ -202,12 +202,22 @@ impl Guest {
     }
 }
 
-/// Runs the tests of `tests/host_node` in a guest, with `args` for them, and fails if they do.
+/// What these tests take came with Linux 6.7, simple quotas; Debian bookworm has 6.1.
+const TOO_NEW: &str = "btrfs::";
+
+/// Runs the tests of `tests/host_node` in a guest, with `args` for them, and fails if they do. Without `args`, all but [`TOO_NEW`].
 pub fn test(args: &[String], limit: Duration) -> anyhow::Result<()> {
     let program = host_node()?;
     let machine = Machine::prepare()?;
     let dir = tempfile::tempdir_in(&machine.dir)?;
     let disk = dir.path().join("work.raw");
+    let args = match args {
+        [] => {
+            say(format_args!("not in the guest, but in make unit: {TOO_NEW}, which needs Linux 6.7"));
+            &["--skip", TOO_NEW].map(str::to_owned)
+        }
+        args => args,
+    };
     let quoted: Vec<String> = args.iter().map(|arg| format!("'{}'", arg.replace('\'', "'\\''"))).collect();
     let script = format!(
         "export RESERVOIR_TEST_DIR=/work/tmp RESERVOIR_TEST_GUEST=1 RUST_BACKTRACE=0\nexec ./program {} 2>&1",
