@@ -32,6 +32,7 @@ use reservoir::plan::keep::{OnDisk, Task, next};
 use reservoir_cluster::api::ApiOptions;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tracing_subscriber::filter::LevelFilter;
 
 use support::{Cluster, until_gone, until_reason};
 
@@ -73,8 +74,7 @@ async fn main() {
     println!("{} volumes, {} claims, {} pods\n", options.volumes, options.claims, options.pods);
     println!("{:<64} {:>12} {:>10}", "", "measured", "wanted");
     // A server that is just starting is no news.
-    let quiet = tracing_subscriber::EnvFilter::new("off");
-    tracing_subscriber::fmt().with_env_filter(quiet).init();
+    tracing_subscriber::fmt().with_max_level(LevelFilter::OFF).init();
     if options.lives > 0 {
         lives(1, options.idle).await;
         lives(options.lives, 0).await;
@@ -96,6 +96,8 @@ impl Controller {
             .args(["--namespace", "default", "--metrics-bind-address", "127.0.0.1:0"])
             .env("KUBECONFIG", cluster.server.kubeconfig_path())
             .env("RUST_LOG", "reservoir=warn")
+            // As the chart does.
+            .env("MALLOC_ARENA_MAX", "1")
             .stdin(Stdio::null())
             .spawn()
             .unwrap();

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use reservoir::host::{DiskConfig, FsType, Host, HostConfig, Keeping, VolumeSpec, VolumeUid};
+use tracing_subscriber::filter::LevelFilter;
 
 /// Measures the node's half.
 #[derive(Parser)]
@@ -61,9 +62,9 @@ async fn main() {
     let wanted = |part| options.parts.is_empty() || options.parts.contains(&part);
     println!("{:<68} {:>10} {:>10}", "", "measured", "wanted");
     // A server that is just starting is no news.
-    let quiet = tracing_subscriber::EnvFilter::new("off");
-    tracing_subscriber::fmt().with_env_filter(quiet).init();
+    tracing_subscriber::fmt().with_max_level(LevelFilter::OFF).init();
     if wanted(Part::Mounts) {
+        tokio::task::block_in_place(|| mounts::on_the_node(options.mounts));
         mounts::measure(options.mounts).await;
     }
     if wanted(Part::Memory) {

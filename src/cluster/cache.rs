@@ -3,13 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Resource, ResourceExt};
+use lz4_flex::block::{compress_prepend_size_with_dict, decompress_size_prepended_with_dict};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch::{Receiver, Sender, channel};
@@ -21,6 +22,7 @@ use super::index::{Name, name_of};
 /// Of the latter it keeps hashes: who asks gets all that fit and, hardly ever, one that does not.
 pub struct Cache<K> {
     how: How<K>,
+    sample: Mutex<Arc<[u8]>>,
     seen: RwLock<Seen<K>>,
     filled: Receiver<bool>,
 }
@@ -37,8 +39,8 @@ pub struct How<K> {
     pub keys: TellKeys<K>,
     /// Takes off what nobody looks at.
     pub trim: fn(&mut K),
-    /// Kept as text, which takes less than half of the memory and has to be read at each look: for kinds of which there
-    /// are many.
+    /// Kept as compressed text, which takes a fraction of the memory and has to be read at each look: for kinds of which
+    /// there are many.
     pub packed: bool,
 }
 
@@ -58,24 +60,46 @@ struct Kept<K> {
     keys: Box<[u64]>,
 }
 
-enum Form<K> {
-    Whole(Arc<K>),
-    Packed(Box<[u8]>),
-}
-
-impl<K: Serialize + DeserializeOwned> Form<K> {
-    fn of(object: K, packed: bool) -> Self {
-        match packed.then(|| serde_json::to_vec(&object)) {
-            Some(Ok(text)) => Self::Packed(text.into()),
-            _ => Self::Whole(object.into()),
+impl<K: DeserializeOwned> Kept<K> {
+    fn object(&self) -> Arc<K> {
+        match &self.object {
+            Form::Whole(object) => object.clone(),
+            Form::Packed(packed) => packed.object::<K>().into(),
         }
     }
+}
 
-    fn object(&self) -> Arc<K> {
-        match self {
-            Self::Whole(object) => object.clone(),
-            Self::Packed(text) => Arc::new(serde_json::from_slice(text).expect("it was written by us")),
+enum Form<K> {
+    Whole(Arc<K>),
+    Packed(Packed),
+}
+
+const LONGEST_SAMPLE: usize = 16 * 1024;
+
+/// An object's JSON text, compressed: what of it is not in the sample.
+struct Packed {
+    text: Box<[u8]>,
+    sample: Arc<[u8]>,
+}
+
+impl Packed {
+    /// `sample` is the text of another object of that kind. It is replaced by a text that is clearly longer: objects gain
+    /// status while they live, and the first one that is seen may have none yet. One with a list that is longer than any
+    /// other's would be a poor sample.
+    fn of<K: Serialize>(object: &K, sample: &Mutex<Arc<[u8]>>) -> Option<Self> {
+        let text = serde_json::to_vec(object).ok()?;
+        let mut kept = sample.lock().unwrap_or_else(|e| e.into_inner());
+        if text.len() > kept.len() + kept.len() / 4 && text.len() < LONGEST_SAMPLE {
+            *kept = text.as_slice().into();
         }
+        let sample = kept.clone();
+        drop(kept);
+        Some(Self { text: compress_prepend_size_with_dict(&text, &sample).into(), sample })
+    }
+
+    fn object<K: DeserializeOwned>(&self) -> K {
+        let text = decompress_size_prepended_with_dict(&self.text, &self.sample);
+        serde_json::from_slice(&text.expect("it was packed by us")).expect("it was written by us")
     }
 }
 
@@ -88,7 +112,7 @@ fn hashed(key: Key) -> u64 {
 impl<K: Resource<DynamicType = ()> + Serialize + DeserializeOwned> Cache<K> {
     /// The object of that name, which is not namespaced.
     pub fn get(&self, name: &str) -> Option<Arc<K>> {
-        self.seen().objects.get(name).map(|kept| kept.object.object())
+        self.seen().objects.get(name).map(Kept::object)
     }
 
     /// The object of that name in that namespace.
@@ -98,7 +122,7 @@ impl<K: Resource<DynamicType = ()> + Serialize + DeserializeOwned> Cache<K> {
 
     /// All objects.
     pub fn all(&self) -> Vec<Arc<K>> {
-        self.seen().objects.values().map(|kept| kept.object.object()).collect()
+        self.seen().objects.values().map(Kept::object).collect()
     }
 
     /// The names of all objects.
@@ -110,7 +134,7 @@ impl<K: Resource<DynamicType = ()> + Serialize + DeserializeOwned> Cache<K> {
     pub fn by(&self, kind: &'static str, name: &str) -> Vec<Arc<K>> {
         let seen = self.seen();
         let named = seen.by_key.get(&hashed((kind, name))).map_or(&[][..], Vec::as_slice);
-        named.iter().filter_map(|name| Some(seen.objects.get(name)?.object.object())).collect()
+        named.iter().filter_map(|name| seen.objects.get(name).map(Kept::object)).collect()
     }
 
     /// Their names.
@@ -134,7 +158,9 @@ impl<K: Resource<DynamicType = ()> + Serialize + DeserializeOwned> Cache<K> {
         (self.how.keys)(&object, &mut |key| keys.push(hashed(key)));
         keys.sort_unstable();
         keys.dedup();
-        let (name, object) = (named(&object), Form::of(object, self.how.packed));
+        let name = named(&object);
+        let packed = if self.how.packed { Packed::of(&object, &self.sample) } else { None };
+        let object = packed.map_or_else(|| Form::Whole(object.into()), Form::Packed);
         self.change(name, Some(Kept { object, keys: keys.into() }));
     }
 
@@ -223,7 +249,7 @@ where
 impl<K> Cache<K> {
     fn new(how: How<K>, filled: Receiver<bool>) -> Self {
         let seen = Seen { objects: HashMap::new(), by_key: HashMap::new() };
-        Self { how, seen: RwLock::new(seen), filled }
+        Self { how, sample: Mutex::new([].into()), seen: RwLock::new(seen), filled }
     }
 }
 
@@ -292,13 +318,40 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::VolumeClaim;
+    use crate::api::{VolumeClaim, VolumeClaimStatus};
 
     fn claim(name: &str, volume: &str) -> VolumeClaim {
         let mut claim = VolumeClaim::new(name, Default::default());
         claim.metadata.namespace = Some("team".into());
         claim.spec.volume = Some(volume.into());
         claim
+    }
+
+    #[test]
+    fn what_objects_have_in_common_is_kept_once() {
+        let sample = Mutex::new([].into());
+        let full = |i: usize| {
+            let mut claim = claim(&format!("c{i}"), &format!("v{i}"));
+            claim.status = Some(VolumeClaimStatus {
+                node_name: Some("node-1".into()),
+                persistent_volume: Some(format!("reservoir-{i}")),
+                ..Default::default()
+            });
+            claim
+        };
+        let packed = |claim: &VolumeClaim| Packed::of(claim, &sample).unwrap();
+        // The first one seen has no status yet, and is no good sample.
+        let kept: Vec<_> =
+            [claim("c", "v")].into_iter().chain((0..9).map(full)).map(|c| (packed(&c), c)).collect();
+        for (packed, claim) in &kept {
+            assert_eq!(packed.object::<VolumeClaim>().spec, claim.spec);
+            assert_eq!(packed.object::<VolumeClaim>().status, claim.status);
+        }
+        let text = |i: usize| serde_json::to_vec(&kept[i].1).unwrap().len();
+        assert!(kept[9].0.text.len() < text(9) / 4, "{} of {}", kept[9].0.text.len(), text(9));
+        let mut samples: Vec<_> = kept.iter().map(|(packed, _)| packed.sample.as_ptr()).collect();
+        samples.dedup();
+        assert_eq!(samples.len(), 2);
     }
 
     #[test]

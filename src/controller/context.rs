@@ -69,7 +69,9 @@ pub const ADOPTING: &str = "adopting";
 pub const LEAVING: &str = "leaving";
 /// Found by it: a volume, by a claim that is bound to it, as `namespace/name`.
 pub const CLAIM: &str = "claim";
-/// Found by it: a reservation, by the UID of a volume in its ledger.
+/// Found by it: an offer, by the UID of the subscription that it is for.
+pub const OWNER: &str = "owner";
+/// Found by it: a reservation, by the UID of a volume in its ledger; an offer, by one that it lists.
 pub const VOLUME_UID: &str = "volume UID";
 /// Found by it: a claim, by the volume that it has or is meant for.
 pub const VOLUME: &str = "volume";
@@ -117,6 +119,12 @@ pub fn claim_keys(claim: &VolumeClaim, key: &mut dyn FnMut(Key)) {
 /// What a subscription is found by.
 pub fn subscription_keys(subscription: &RoleSubscription, key: &mut dyn FnMut(Key)) {
     subscription.metadata.namespace.iter().for_each(|namespace| key((NAMESPACE, namespace)));
+}
+
+/// What an offer is found by.
+pub fn offer_keys(offer: &VolumeOffer, key: &mut dyn FnMut(Key)) {
+    offer.owner_references().iter().for_each(|owner| key((OWNER, &owner.uid)));
+    offer.spec.volumes.iter().for_each(|volume| key((VOLUME_UID, &volume.uid)));
 }
 
 /// Takes off a node what no decision looks at.

@@ -102,7 +102,7 @@ fn is_offered(uid: &str, ctx: &Context) -> bool {
         let owners = offer.owner_references();
         owners.iter().any(|owner| subscriptions.iter().any(|s| s.uid().as_ref() == Some(&owner.uid)))
     };
-    let offers = ctx.stores.offers.all();
+    let offers = ctx.stores.offers.by(VOLUME_UID, uid);
     offers.iter().any(|o| o.spec.volumes.iter().any(|v| v.uid == uid) && ours(o))
 }
 

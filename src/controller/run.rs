@@ -30,7 +30,8 @@ use crate::telemetry::{self, Metrics};
 
 use super::context::{
     ADOPTING, CLAIM, Context, DISK, HOME, HOME_WANTED, HOMELESS, LEAVING, NAMESPACE, Stores, VOLUME, WAITING,
-    claim_keys, reservation_keys, subscription_keys, trim_claim, trim_node, trim_volume, volume_keys,
+    claim_keys, offer_keys, reservation_keys, subscription_keys, trim_claim, trim_node, trim_volume,
+    volume_keys,
 };
 use super::{Again, Error, claim, disk, lines, plain, reservation, role, room, subscription, volume};
 
@@ -232,6 +233,9 @@ impl Router {
 
     fn users(&self, namespace: &str, claim: &str) {
         self.with(|to, _| to.claims.poke_name(name_of(namespace, claim)));
+        if self.ctx.get().is_none() {
+            return;
+        }
         // The claim may be gone already, its finalizer taken off by hand: the volume's side knows it still.
         let (router, claim) = (self.clone(), format!("{namespace}/{claim}"));
         tokio::spawn(async move {
@@ -315,7 +319,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         volumes: cached!(all.clone(), volume, How { keys: volume_keys, trim: trim_volume, packed: true }),
         claims: cached!(all.clone(), claim, How { keys: claim_keys, trim: trim_claim, packed: true }),
         subscriptions: cached!(all.clone(), subscription, How { keys: subscription_keys, ..How::default() }),
-        offers: cached!(all.clone(), offer, How::default()),
+        offers: cached!(all.clone(), offer, How { keys: offer_keys, packed: true, ..How::default() }),
         roles: cached!(all.clone(), role, How::default()),
         classes: cached!(all, class, How::default()),
         capacities: cached!(cluster::namespaced(&client, &options.namespace), ours, capacity, How::default()),

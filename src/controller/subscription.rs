@@ -1,6 +1,6 @@
 //! Offers: one per subscription and node, written only when its content changes (O1–O7).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -15,32 +15,22 @@ use crate::cluster;
 use crate::plan::{names, offer};
 
 use super::Error;
-use super::context::{Context, ready, refs};
+use super::context::{Context, OWNER, ready, refs};
 
 pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context) -> Result<(), Error> {
     let namespace = subscription.namespace().unwrap_or_default();
     let offers: Api<VolumeOffer> = cluster::namespaced(&ctx.client, &namespace);
-    let roles: BTreeSet<&String> = subscription.spec.roles.iter().collect();
-    let mut volumes: Vec<_> = roles.iter().flat_map(|role| ctx.stores.volumes_for(role)).collect();
-    volumes.sort_by_key(|volume| volume.name_any());
-    volumes.dedup_by_key(|volume| volume.name_any());
-    let reservations = ctx.stores.reservations.all();
     let wanted = match subscription.metadata.deletion_timestamp {
-        None => offer::offers(&subscription, &refs(&volumes), &refs(&reservations), |disk| {
-            ctx.stores.disk_ready(disk)
-        }),
-        Some(_) => Default::default(),
+        None => wanted(&subscription, ctx),
+        Some(_) => BTreeMap::new(),
     };
+    let uid = subscription.uid().unwrap_or_default();
     let mine = |o: &VolumeOffer| {
-        o.owner_references().iter().any(|owner| Some(&owner.uid) == subscription.metadata.uid.as_ref())
+        o.namespace().as_ref() == Some(&namespace)
+            && o.owner_references().iter().any(|owner| owner.uid == uid)
     };
-    let there: Vec<Arc<VolumeOffer>> = ctx
-        .stores
-        .offers
-        .all()
-        .into_iter()
-        .filter(|o| o.namespace().as_ref() == Some(&namespace) && mine(o))
-        .collect();
+    let there: Vec<Arc<VolumeOffer>> =
+        ctx.stores.offers.by(OWNER, &uid).into_iter().filter(|o| mine(o)).collect();
     // Rescinding comes first (O6).
     for old in &there {
         if !wanted.contains_key(&old.spec.node_name) {
@@ -64,6 +54,16 @@ pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context
         ready(&status.conditions, Verdict::yes(reason::SUBSCRIBED, said), subscription.metadata.generation);
     let api: Api<RoleSubscription> = cluster::namespaced(&ctx.client, &namespace);
     Ok(ctx.commit(&api, &*subscription, &status).await?)
+}
+
+/// What is to be offered to a subscription, by node.
+fn wanted(subscription: &RoleSubscription, ctx: &Context) -> BTreeMap<String, VolumeOfferSpec> {
+    let roles: BTreeSet<&String> = subscription.spec.roles.iter().collect();
+    let mut volumes: Vec<_> = roles.iter().flat_map(|role| ctx.stores.volumes_for(role)).collect();
+    volumes.sort_by_key(|volume| volume.name_any());
+    volumes.dedup_by_key(|volume| volume.name_any());
+    let reservations = ctx.stores.reservations.all();
+    offer::offers(subscription, &refs(&volumes), &refs(&reservations), |disk| ctx.stores.disk_ready(disk))
 }
 
 fn make(subscription: &RoleSubscription, spec: VolumeOfferSpec, old: Option<&VolumeOffer>) -> VolumeOffer {

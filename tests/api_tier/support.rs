@@ -24,13 +24,17 @@ use reservoir::csi::proto::csi::node_client::NodeClient;
 use reservoir::csi::proto::csi::volume_capability::access_mode::Mode;
 use reservoir::csi::proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use reservoir::csi::proto::csi::{NodePublishVolumeRequest, NodeUnpublishVolumeRequest, VolumeCapability};
-use reservoir::telemetry::Metrics;
+use reservoir::telemetry::{Metrics, log_filter};
 use reservoir::{agent, controller};
 use reservoir_cluster::api::{ApiOptions, ApiServer};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt};
 
 /// A cluster of the api tier with Reservoir in it.
 pub struct Cluster {
@@ -65,10 +69,8 @@ impl Cluster {
 
     /// Kinds and policies, and nobody who serves them.
     pub async fn bare(options: ApiOptions) -> Self {
-        let _ = tracing_subscriber::fmt()
-            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-            .with_test_writer()
-            .try_init();
+        let logs = fmt::layer().with_test_writer().with_filter(log_filter(LevelFilter::ERROR).unwrap());
+        let _ = tracing_subscriber::registry().with(logs).try_init();
         assert!(rustix::process::geteuid().is_root(), "these tests mount filesystems: run them as root");
         let server = ApiServer::start(options).await.unwrap();
         let client = client_called(server.kubeconfig().unwrap(), "test").await;
