@@ -74,6 +74,7 @@ enum Form<K> {
     Packed(Packed),
 }
 
+/// An object that is longer has a longer list than others, and would be a poor sample of them; LZ4 looks back 64 KiB.
 const LONGEST_SAMPLE: usize = 16 * 1024;
 
 /// An object's JSON text, compressed: what of it is not in the sample.
@@ -84,8 +85,7 @@ struct Packed {
 
 impl Packed {
     /// `sample` is the text of another object of that kind. It is replaced by a text that is clearly longer: objects gain
-    /// status while they live, and the first one that is seen may have none yet. One with a list that is longer than any
-    /// other's would be a poor sample.
+    /// status while they live, and the first one that is seen may have none yet.
     fn of<K: Serialize>(object: &K, sample: &Mutex<Arc<[u8]>>) -> Option<Self> {
         let text = serde_json::to_vec(object).ok()?;
         let mut kept = sample.lock().unwrap_or_else(|e| e.into_inner());
