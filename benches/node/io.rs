@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use reservoir::host::{FsType, Pod, Publish};
+use reservoir::host::FsType;
 use serde_json::Value;
 
-use crate::{host, row, volume};
+use crate::{host, publish, row, volume};
 
 /// What fio does, and what of its report counts.
 const PATTERNS: [(&str, &[&str], &str); 9] = [
@@ -39,18 +39,10 @@ pub fn measure(rounds: usize, seconds: u32) {
     for (i, fs_type) in [(1, FsType::Ext4), (2, FsType::Xfs)] {
         let spec = volume(i, fs_type, 1 << 30);
         host.create("d", &spec).unwrap();
-        let target = temp.path().join("kubelet").join(fs_type.name());
-        let pod = Pod { uid: "pod".to_owned(), namespace: "team".to_owned(), name: "pod".to_owned() };
-        let publish = Publish {
-            uid: spec.uid,
-            target: target.clone(),
-            read_only: false,
-            pod,
-            claim_uid: "c".to_owned(),
-        };
+        let publish = publish(temp.path(), &spec, fs_type.name());
         host.publish(&publish).unwrap();
-        places.push(Place { name: fs_type.name().to_owned(), file: target.join("file") });
-        targets.push(target);
+        places.push(Place { name: fs_type.name().to_owned(), file: publish.target.join("file") });
+        targets.push(publish.target);
     }
     let outcome = std::panic::catch_unwind(|| compare(&places, rounds, seconds));
     for target in targets {

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use reservoir::host::{DiskConfig, FsType, Host, HostConfig, Keeping, VolumeSpec, VolumeUid};
+use reservoir::host::{DiskConfig, FsType, Host, HostConfig, Keeping, Pod, Publish, VolumeSpec, VolumeUid};
 use tracing_subscriber::filter::LevelFilter;
 
 /// Measures the node's half.
@@ -106,6 +106,17 @@ fn host(dir: &Path) -> Host {
     };
     let host = Host::open(HostConfig { disks: vec![disk], targets_root, lock_timeout: Duration::ZERO });
     host.unwrap()
+}
+
+/// A pod that is to have the volume for writing, at a target in [`host`]'s directory that has the pod's name.
+fn publish(dir: &Path, volume: &VolumeSpec, pod: &str) -> Publish {
+    Publish {
+        uid: volume.uid.clone(),
+        target: dir.join("kubelet").join(pod),
+        read_only: false,
+        pod: Pod { uid: pod.to_owned(), namespace: "team".to_owned(), name: pod.to_owned() },
+        claim_uid: "c".to_owned(),
+    }
 }
 
 /// A shared volume of that size.

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use kube::Api;
 use reservoir::api::SharedPersistentVolume;
-use reservoir::host::{FsType, Pod, Publish};
+use reservoir::host::FsType;
 
 use crate::agent::{Node, Volume};
-use crate::{host, ms, row, volume};
+use crate::{host, ms, publish, row, volume};
 
 /// Calls of the kubelet's that are under way at once, where there are several.
 const AT_ONCE: usize = 8;
@@ -55,14 +55,7 @@ pub fn on_the_node(count: usize) {
     let host = host(temp.path());
     let spec = volume(1, FsType::Ext4, 16 << 20);
     host.create("d", &spec).unwrap();
-    let request = |pod: &str| Publish {
-        uid: spec.uid.clone(),
-        target: temp.path().join("kubelet").join(pod),
-        read_only: false,
-        pod: Pod { uid: pod.to_owned(), namespace: "team".to_owned(), name: pod.to_owned() },
-        claim_uid: "c".to_owned(),
-    };
-    let (keeper, pod) = (request("keeper"), request("pod"));
+    let (keeper, pod) = (publish(temp.path(), &spec, "keeper"), publish(temp.path(), &spec, "pod"));
     host.publish(&keeper).unwrap();
     let timed = |work: &dyn Fn()| {
         let started = Instant::now();
@@ -71,10 +64,10 @@ pub fn on_the_node(count: usize) {
     };
     let times = (0..count)
         .map(|_| (timed(&|| host.publish(&pod).unwrap()), timed(&|| host.unpublish(&pod.target).unwrap())));
-    let (publish, unpublish): (Vec<_>, Vec<_>) = times.unzip();
+    let (published, unpublished): (Vec<_>, Vec<_>) = times.unzip();
     host.unpublish(&keeper.target).unwrap();
-    tell("publish, what of it is the node's, the volume is mounted already", publish, "");
-    tell("unpublish, what of it is the node's, it stays mounted", unpublish, "");
+    tell("publish, what of it is the node's, the volume is mounted already", published, "");
+    tell("unpublish, what of it is the node's, it stays mounted", unpublished, "");
 }
 
 /// Publishes and unpublishes over and over, each of `at_once` pods its own volume of these; how long each took.

@@ -232,16 +232,15 @@ impl Router {
     }
 
     fn users(&self, namespace: &str, claim: &str) {
-        self.with(|to, _| to.claims.poke_name(name_of(namespace, claim)));
-        if self.ctx.get().is_none() {
-            return;
-        }
-        // The claim may be gone already, its finalizer taken off by hand: the volume's side knows it still.
-        let (router, claim) = (self.clone(), format!("{namespace}/{claim}"));
-        tokio::spawn(async move {
-            // Pods that come and go together are counted together. Their claim holds the volume meanwhile (X1).
-            tokio::time::sleep(GATHERING).await;
-            router.with(|to, stores| to.volumes.poke_each(stores.volumes.names_by(CLAIM, &claim)));
+        self.with(|to, _| {
+            let (router, claim) = (self.clone(), name_of(namespace, claim));
+            to.claims.poke_name(claim.clone());
+            // The claim may be gone already, its finalizer taken off by hand: the volume's side knows it still.
+            tokio::spawn(async move {
+                // Pods that come and go together are counted together. Their claim holds the volume meanwhile (X1).
+                tokio::time::sleep(GATHERING).await;
+                router.with(|to, stores| to.volumes.poke_each(stores.volumes.names_by(CLAIM, &claim)));
+            });
         });
     }
 

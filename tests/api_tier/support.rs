@@ -457,6 +457,8 @@ impl Agent {
             .arg("--kubelet-dir")
             .arg(self.dir.join("kubelet"))
             .env("KUBECONFIG", &self.kubeconfig)
+            // As the chart does.
+            .env("MALLOC_ARENA_MAX", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
