@@ -182,7 +182,10 @@ impl Btrfs {
 
     /// Removes what there is of the volume, and waits until its bytes are gone.
     fn discard(&self, volume: &Volume) -> Result<()> {
-        if let Some(note) = note(volume)? {
+        // Ours may be gone since before a reboot; the kernel gives out the highest numbers again then.
+        if let Some(note) = note(volume)?
+            && !self.fs.is_elsewhere(note.id, &volume.dir)?
+        {
             self.fs.remove(note.id)?;
         }
         // Made, and not noted yet.

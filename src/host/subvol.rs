@@ -172,6 +172,13 @@ impl Filesystem {
         Ok(within(volume, &self.links()?))
     }
 
+    /// Whether the number is that of a subvolume which is not in this directory of the top level.
+    pub(super) fn is_elsewhere(&self, id: u64, directory: impl AsFd) -> Result<bool> {
+        let here = rustix::fs::fstat(directory).context(|| "look at the directory of a subvolume")?.st_ino;
+        let links = self.links()?;
+        Ok(links.get(&id).is_some_and(|link| (link.parent, link.directory) != (TOP_LEVEL, here)))
+    }
+
     /// The root directory of a subvolume, whose path may be too long to be opened; `None` if it is gone.
     pub(super) fn subvolume(&self, id: u64) -> Result<Option<OwnedFd>> {
         match sys::btrfs_open(&self.root, id, ROOT_DIRECTORY) {

@@ -742,3 +742,24 @@ fn d1_the_speed_is_that_of_the_bare_file_system() {
         }
     });
 }
+
+/// S4, S12. Killed when the subvolume was gone and its note was not; then the node was booted anew.
+#[test]
+fn s12_what_another_volume_has_is_not_erased_by_its_number() {
+    on_a_node(|node| {
+        let disk = Btrfs::new(node);
+        let host = disk.host();
+        for i in [1, 2] {
+            host.create("b", &spec(i)).unwrap();
+        }
+        std::fs::write(disk.publish(&host, 2).join("file"), "data").unwrap();
+        disk.unpublish(&host, 2);
+        run("btrfs", &["subvolume", "delete", text(&disk.data(1))]);
+        let note = |i| disk.data(i).with_file_name("subvolume.json");
+        std::fs::copy(note(2), note(1)).unwrap();
+        host.fence(&uid(1)).unwrap();
+        host.erase(&uid(1), ErasePolicy::Discard).unwrap();
+        assert_eq!(read(&disk.publish(&host, 2), "file"), "data");
+        disk.unpublish(&host, 2);
+    });
+}
