@@ -6,7 +6,7 @@
 
 use super::error::{Error, Result};
 use super::lifecycle::busy;
-use super::record::{Record, State};
+use super::record::Record;
 use super::uid::VolumeUid;
 use super::{Disk, Host, Volume, VolumeSpec};
 
@@ -57,9 +57,7 @@ impl Host {
         disk.rename(from, &spec.uid)?;
         let volume =
             disk.volume(&spec.uid)?.ok_or_else(|| Error::NotFound(format!("volume {}", spec.uid)))?;
-        let mut record = volume.record()?;
-        // Whoever kept new users out went with the object.
-        record.fenced = record.state == State::Erasing;
+        let record = volume.record()?;
         volume.write(&record)?;
         tracing::info!(volume = %spec.uid, %from, "has the data of a volume without an object");
         Ok((volume, record))

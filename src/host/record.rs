@@ -218,6 +218,8 @@ impl Record {
         let before = std::mem::replace(&mut self.spec.uid, heir.clone());
         self.born.get_or_insert(before);
         self.heir = None;
+        // Whoever kept new users out went with the object.
+        self.fenced = self.state == State::Erasing;
     }
 
     /// The UUID of its file system.

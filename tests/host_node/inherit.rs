@@ -138,3 +138,22 @@ fn x6_what_was_interrupted_goes_on_and_nobody_else_gets_in_between() {
         assert!(host.volumes().is_empty());
     });
 }
+
+/// X6, L3. Its object was being destroyed when it was lost.
+#[test]
+fn x6_l3_interrupted_or_not_the_heir_is_not_fenced() {
+    on_a_node(|node| {
+        let host = node.host();
+        lost(node, &host, &ext4(1));
+        host.fence(&uid(1)).unwrap();
+        drop(host);
+        // Killed when the directory had its new name.
+        node.edit(&uid(1), |record| record["heir"] = json!(uid(2).as_str()));
+        std::fs::rename(node.volume(&uid(1)), node.volume(&uid(2))).unwrap();
+        let host = node.next_host();
+        host.create("d", &heir(2)).unwrap();
+        has_the_data(node, &host, 2);
+        host.fence(&uid(2)).unwrap();
+        assert_error!(host.publish(&node.request(&uid(2), "p", 0, false)), Error::Fenced(_));
+    });
+}
