@@ -84,9 +84,9 @@ pub use volume_group::name_of as volume_group_of;
 pub struct Host {
     disks: Vec<Slot>,
     targets: Targets,
-    /// Taken before `target_locks`.
-    volume_locks: Locks<VolumeUid>,
+    /// Taken before `volume_locks`.
     target_locks: Locks<String>,
+    volume_locks: Locks<VolumeUid>,
     /// Held while a volume adopts a directory, so that no two adopt parts of one; taken after `volume_locks`.
     adopting: Mutex<()>,
 }

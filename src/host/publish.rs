@@ -27,8 +27,8 @@ impl Host {
     pub fn publish(&self, request: &Publish) -> Result<()> {
         let uid = &request.uid;
         let key = self.targets.key(&request.target)?;
-        let _volume = self.volume_locks.lock(uid);
         let _target = self.target_locks.lock(&key);
+        let _volume = self.volume_locks.lock(uid);
         let (disk, volume) = self.existing(uid)?;
         let mut record = volume.record()?;
         let target = self.targets.locate(&key)?.ok_or_else(|| {
@@ -99,8 +99,9 @@ impl Host {
     /// The same, knowing which volume is probably there: if it is, no other one's journal has to be read.
     pub fn unpublish_likely(&self, target: &Path, likely: Option<&VolumeUid>) -> Result<()> {
         let key = self.targets.key(target)?;
+        // A publish that came before, and still waits for its volume, is waited for: nothing would unmount what it mounts.
+        let _target = self.target_locks.lock(&key);
         let Some((disk, uid)) = self.owner(&key, likely)? else {
-            let _target = self.target_locks.lock(&key);
             return match self.targets.locate(&key)? {
                 None => Ok(()),
                 Some(target) => match target.look()? {
@@ -114,7 +115,6 @@ impl Host {
             };
         };
         let _volume = self.volume_locks.lock(&uid);
-        let _target = self.target_locks.lock(&key);
         let volume = disk.volume(&uid)?.ok_or_else(|| Error::NotFound(format!("volume {uid}")))?;
         if let Some(target) = self.targets.locate(&key)? {
             clear(&disk, &volume, &target)?;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Barrier;
+use std::time::Duration;
 
 use reservoir::host::{Error, MountOption, VolumeSpec};
 use serde_json::json;
@@ -389,5 +390,24 @@ fn a_missing_device_node_is_made() {
         }
         assert_error!(host.publish(&node.request(&uid(1), "p", 0, false)), Error::Unsupported(_));
         assert_eq!(node.mounts(), []);
+    });
+}
+
+/// M4, L3. The kubelet's deadline passed while its call waited for a resize, and the pod was deleted.
+#[test]
+fn m4_an_unpublish_does_not_overtake_the_publish_before_it() {
+    on_a_node(|node| {
+        let host = node.host();
+        host.create("d", &ext4(1)).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| host.resize(&uid(1), 24 * MIB).unwrap());
+            eventually("it does not begin", || node.record(&uid(1))["resizing"].is_u64());
+            let published = scope.spawn(|| host.publish(&node.request(&uid(1), "p", 0, false)));
+            std::thread::sleep(Duration::from_millis(20));
+            host.unpublish_likely(&node.target("p", 0), Some(&uid(1))).unwrap();
+            drop(published.join().unwrap());
+        });
+        node.assert_base_line();
+        assert!(node.record(&uid(1))["publishes"].as_object().unwrap().is_empty());
     });
 }
