@@ -161,7 +161,8 @@ impl Disk {
         let mut report = DiskReport::of(&self.config);
         report.id = Some(self.id.clone());
         report.enforcement = self.enforcement();
-        match self.backing.room(self.root.as_fd()) {
+        // Of one that shut itself down the kernel still says how large it is.
+        match self.uids().and_then(|_| self.backing.room(self.root.as_fd())) {
             Ok(room) => {
                 report.capacity = self.config.capacity.map_or(room.total, |most| most.min(room.total));
                 report.allocatable = report.capacity.saturating_sub(self.config.system_reserved);

@@ -27,7 +27,8 @@ impl Host {
         let disk = self.slot(disk)?.get()?;
         let elsewhere = |other: &Disk| other.name() != disk.name();
         for other in self.served().into_iter().filter(|other| elsewhere(other)) {
-            if other.volume(&spec.uid)?.is_some() {
+            // One that failed is no more in the way than one that is not served.
+            if let Ok(Some(_)) = other.volume(&spec.uid) {
                 return Err(Error::Conflict(format!("volume {} exists on disk {}", spec.uid, other.name())));
             }
         }
@@ -125,7 +126,7 @@ impl Host {
         let started = Instant::now();
         let _volume = self.volume_locks.lock(uid);
         let (disk, volume) = match self.existing(uid) {
-            Err(absent @ (Error::NotFound(_) | Error::DiskUnavailable { .. })) => {
+            Err(absent @ (Error::NotFound(_) | Error::DiskUnavailable { .. } | Error::Io { .. })) => {
                 let bytes = self.receipt(uid)?.ok_or(absent)?;
                 return Ok(Receipt { bytes, duration: started.elapsed(), policy });
             }
@@ -153,13 +154,17 @@ impl Host {
         Ok(Receipt { bytes, duration: started.elapsed(), policy })
     }
 
+    /// Whichever disk has it: one that cannot be read keeps no other from being asked.
     fn receipt(&self, uid: &VolumeUid) -> Result<Option<u64>> {
+        let mut failed = None;
         for disk in self.served() {
-            if let Some(bytes) = disk.receipt(uid)? {
-                return Ok(Some(bytes));
+            match disk.receipt(uid) {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                Err(error) => failed = Some(error),
             }
         }
-        Ok(None)
+        failed.map_or(Ok(None), Err)
     }
 
     /// The volumes that were erased and are not forgotten, on the disks that are served.
@@ -170,7 +175,7 @@ impl Host {
     /// Forgets that a volume was erased: nobody will ask for it again.
     pub fn forget(&self, uid: &VolumeUid) -> Result<()> {
         let _volume = self.volume_locks.lock(uid);
-        self.served().iter().try_for_each(|disk| disk.forget_receipt(uid))
+        self.served().iter().fold(Ok(()), |so_far, disk| so_far.and(disk.forget_receipt(uid)))
     }
 
     /// Bytes and inodes of a volume, mounted or not (M6).

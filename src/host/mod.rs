@@ -223,19 +223,21 @@ impl Host {
     /// Finds a volume on the disks.
     ///
     /// # Errors
-    /// It is on none, yet a disk is unavailable: it may be there, and is not taken for absent.
+    /// It is on none, yet a disk is unavailable, or failed: it may be there, and is not taken for absent.
     fn find(&self, uid: &VolumeUid) -> Result<Option<(Arc<Disk>, Volume)>> {
-        let mut found = None;
+        let (mut found, mut failed) = (None, None);
         for disk in self.served() {
-            if let Some(volume) = disk.volume(uid)? {
-                if found.is_some() {
+            match disk.volume(uid) {
+                Ok(None) => {}
+                Ok(Some(_)) if found.is_some() => {
                     let reason = "it is on two disks".to_owned();
                     return Err(Error::Corrupt { what: format!("volume {uid}"), reason });
                 }
-                found = Some((disk, volume));
+                Ok(Some(volume)) => found = Some((disk, volume)),
+                Err(error) => failed = Some(error),
             }
         }
-        match (found, self.unavailable()) {
+        match (found, failed.or_else(|| self.unavailable())) {
             (None, Some(error)) => Err(error),
             (found, _) => Ok(found),
         }

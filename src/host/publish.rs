@@ -145,9 +145,13 @@ impl Host {
                 }
             }
         }
-        let mut volumes = Vec::new();
+        let (mut volumes, mut failed) = (Vec::new(), None);
         for disk in disks {
-            for uid in disk.uids()? {
+            let uids = disk.uids().unwrap_or_else(|error| {
+                failed = Some(error);
+                vec![]
+            });
+            for uid in uids {
                 let Ok(Some(volume)) = disk.volume(&uid) else { continue };
                 if has(&volume) {
                     return Ok(Some((disk, uid)));
@@ -162,7 +166,7 @@ impl Host {
                 return Ok(Some((disk, volume.uid)));
             }
         }
-        Ok(None)
+        failed.map_or(Ok(None), Err)
     }
 }
 

@@ -142,6 +142,48 @@ fn one_bad_disk_is_not_the_others_problem() {
     });
 }
 
+/// V10, L3, L5. Once it was served: its file system shut itself down, and all that is asked of it is EIO.
+#[test]
+fn v10_a_disk_that_failed_is_not_the_others_problem() {
+    on_a_node(|node| {
+        let (bad, image) = (node.dir().join("bad"), node.dir().join("image"));
+        std::fs::create_dir(&bad).unwrap();
+        std::fs::File::create(&image).unwrap().set_len(400 * MIB).unwrap();
+        let run = |program: &str, arguments: &[&str], path: &std::path::Path| {
+            let output = std::process::Command::new(program).args(arguments).arg(path).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+        };
+        run("mkfs.xfs", &["-q"], &image);
+        run("mount", &["-o", "loop", image.to_str().unwrap()], &bad);
+        let disks = vec![node.disk_config("bad", bad.clone()), node.disk_config("d", node.disk())];
+        let host = Host::open(HostConfig { disks, ..node.config() }).unwrap();
+        host.create("bad", &ext4(9)).unwrap();
+        host.create("d", &ext4(1)).unwrap();
+        host.publish(&node.request(&uid(1), "p", 0, false)).unwrap();
+        run("xfs_io", &["-x", "-c", "shutdown"], &bad);
+        assert!(std::fs::read_dir(&bad).is_err());
+
+        assert!(host.disks()[0].error.is_some(), "it is told of");
+        host.create("d", &ext4(1)).unwrap();
+        host.create("d", &ext4(2)).unwrap();
+        host.publish(&node.request(&uid(1), "q", 0, true)).unwrap();
+        for pod in ["p", "q", "q", "never"] {
+            host.unpublish(&node.target(pod, 0)).unwrap();
+        }
+        host.fence(&uid(1)).unwrap();
+        for _ in 0..2 {
+            host.erase(&uid(1), ErasePolicy::Discard).unwrap();
+        }
+        let _ = host.forget(&uid(1));
+        assert_eq!(host.erased(), []);
+        // What is found nowhere may be there.
+        let absent = host.erase(&uid(8), ErasePolicy::Discard).unwrap_err();
+        assert!(!matches!(absent, Error::NotFound(_)), "{absent}");
+        drop(host);
+        run("umount", &[], &bad);
+    });
+}
+
 /// S4.
 #[test]
 fn a_volume_lives_on_one_disk() {
