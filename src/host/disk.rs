@@ -272,7 +272,21 @@ impl Disk {
 
 impl Volume {
     /// Reads the journal. That there is none, although there is a volume, is an error too.
+    ///
+    /// Who does not hold the volume's lock may read a file that is written over just then: only what stays as it is is
+    /// damaged.
     pub(super) fn record(&self) -> Result<Record> {
+        let mut found = self.read();
+        for _ in 0..3 {
+            match found {
+                Err(Error::Corrupt { .. }) => found = self.read(),
+                _ => break,
+            }
+        }
+        found
+    }
+
+    fn read(&self) -> Result<Record> {
         let bytes = journal::read(self.dir.as_fd(), RECORD)?.ok_or_else(|| Error::Corrupt {
             what: format!("volume {}", self.uid),
             reason: format!("its {RECORD} is missing"),
@@ -374,4 +388,43 @@ fn identify(root: &OwnedFd, keeping: Keeping) -> Result<String> {
         .map_err(|error| Error::Corrupt { what: IDENTITY.to_owned(), reason: error.to_string() })?;
     journal::replace(root.as_fd(), IDENTITY, &bytes)?;
     Ok(identity.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use serde_json::json;
+
+    use super::*;
+
+    /// M4, V10. Who only looks has no lock, and a file is written over that he may still be reading.
+    #[test]
+    fn v10_a_journal_that_is_replaced_meanwhile_is_not_taken_for_damaged() {
+        let temp = tempfile::tempdir_in("/dev/shm").unwrap();
+        let uid: VolumeUid = "00112233-4455-4677-8899-aabbccddeeff".parse().unwrap();
+        let dir = || std::fs::File::open(temp.path()).unwrap().into();
+        let volume = || Volume { uid: uid.clone(), disk: "d".to_owned(), dir: dir() };
+        let record = |label: usize| {
+            let text = json!({"version": 1, "uid": uid, "name": "a", "role": "r", "reservation": "r", "fsType": "ext4",
+                "sizeBytes": 1, "shared": true, "state": "Ready", "labels": {"a": "x".repeat(label)}});
+            Record::parse(&uid, text.to_string().as_bytes()).unwrap()
+        };
+        let (short, long) = (record(1), record(12_000));
+        volume().write(&short).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for i in 0..8_000 {
+                    volume().write(if i % 3 == 0 { &short } else { &long }).unwrap();
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            let mut wrong = 0;
+            while !done.load(Ordering::Relaxed) {
+                wrong += u32::from(!volume().record().is_ok_and(|found| found == short || found == long));
+            }
+            assert_eq!(wrong, 0);
+        });
+    }
 }
