@@ -44,6 +44,11 @@ const UNFINISHED: &str = "adopted.json.new";
 
 /// More than this is not counted.
 const MOST_FILES: u64 = 10_000_000;
+/// Nor is what would take more memory than this: the paths of directories that are still to be looked at, and the
+/// inodes that have several names.
+const MOST_MEMORY: usize = 32 << 20;
+/// What an inode takes in a set of them.
+const LINKED: usize = 16;
 /// Counting takes at most one part in so many of the time.
 const RARELY: u32 = 100;
 
@@ -366,7 +371,10 @@ fn bytes_in(directory: &OwnedFd) -> Result<u64> {
     let device = rustix::fs::fstat(directory).context(count)?.st_dev;
     let mut pending = vec![PathBuf::from(".")];
     let (mut bytes, mut files, mut linked) = (0u64, 0u64, BTreeSet::new());
+    let mut memory = 0;
+    let taken = |path: &Path| size_of::<PathBuf>() + path.as_os_str().len();
     while let Some(path) = pending.pop() {
+        memory -= taken(&path).min(memory);
         let here = match beneath::open_here(directory, path.as_path(), OFlags::RDONLY | OFlags::DIRECTORY) {
             // Somebody works in it.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => continue,
@@ -383,9 +391,9 @@ fn bytes_in(directory: &OwnedFd) -> Result<u64> {
                 result => result.context(count)?,
             };
             files += 1;
-            if files > MOST_FILES {
+            if files > MOST_FILES || memory + linked.len() * LINKED > MOST_MEMORY {
                 return Err(Error::Unsupported(format!(
-                    "it has more than {MOST_FILES} files, which are not counted: adopt its parts"
+                    "it has more than {MOST_FILES} files, or too many directories, which are not counted: adopt its parts"
                 )));
             }
             let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
@@ -394,7 +402,9 @@ fn bytes_in(directory: &OwnedFd) -> Result<u64> {
             }
             bytes += stat.st_blocks as u64 * 512;
             if is_directory {
-                pending.push(path.join(std::ffi::OsStr::from_bytes(name.to_bytes())));
+                let inner = path.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
+                memory += taken(&inner);
+                pending.push(inner);
             }
         }
     }
@@ -416,4 +426,27 @@ fn forget(volume: &Volume) -> Result<()> {
 
 fn fixed(volume: &Volume) -> Error {
     Error::Unsupported(format!("volume {} is an adopted directory: it cannot be resized", volume.uid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// V8, V10. A pod can make as many directories as it likes, as deep as it likes.
+    #[test]
+    fn v8_counting_takes_no_more_memory_than_the_agent_has() {
+        let temp = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let top = directory_at(&temp.path().to_owned()).unwrap();
+        let mut here = beneath::open_dir(&top, ".").unwrap();
+        let long = "x".repeat(250);
+        for _ in 0..15 {
+            beneath::make_dir(&here, &long, Mode::RWXU).unwrap();
+            here = beneath::open_dir(&here, &long).unwrap();
+        }
+        for i in 0..10_000 {
+            beneath::make_dir(&here, format!("{i}"), Mode::RWXU).unwrap();
+        }
+        let counted = bytes_in(&beneath::open_dir(&top, ".").unwrap());
+        assert!(matches!(counted, Err(Error::Unsupported(_))), "{counted:?}");
+    }
 }
