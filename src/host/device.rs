@@ -300,7 +300,7 @@ fn identity(device: Device) -> Result<Option<String>> {
     };
     if let Some(number) = attribute(device, "partition") {
         let uevent = attribute(device, "uevent").unwrap_or_default();
-        if let Some(uuid) = uevent.lines().find_map(|line| line.strip_prefix("PARTUUID=")) {
+        if let Some(uuid) = partition_uuid(&uevent) {
             return Ok(named("partuuid", uuid.to_owned()));
         }
         let disk = attribute(device, "../dev").as_deref().and_then(Device::parse);
@@ -323,6 +323,12 @@ fn identity(device: Device) -> Result<Option<String>> {
     Ok(file.map(|(filesystem, inode)| format!("loop-{}.{}-{inode}", filesystem.major, filesystem.minor)))
 }
 
+/// The UUID of a partition; those of a disk whose table has none are alike on all such disks.
+fn partition_uuid(uevent: &str) -> Option<&str> {
+    let uuid = uevent.lines().find_map(|line| line.strip_prefix("PARTUUID="))?;
+    Some(uuid).filter(|uuid| !uuid.starts_with("00000000-"))
+}
+
 /// One name per text: whatever is no plain character is written as its number.
 fn escape(text: &str) -> String {
     text.bytes()
@@ -342,6 +348,15 @@ mod tests {
         assert_eq!(escape("naa.5000c500a1b2c3d4"), "naa.5000c500a1b2c3d4");
         assert_eq!(escape("t10.ATA  x/../y"), "t10.ATA_20_20x_2f.._2fy");
         assert_ne!(escape("a b"), escape("a_20b"));
+    }
+
+    /// A DOS partition table that was made by hand, or by an old tool, has signature 0.
+    #[test]
+    fn d3_partitions_of_a_table_without_a_signature_are_not_taken_for_each_other() {
+        let of = |uuid: &str| partition_uuid(&format!("MAJOR=8\nPARTN=1\nPARTUUID={uuid}\n")).map(str::to_owned);
+        assert_eq!(of("00000000-01"), None);
+        assert_eq!(of("5e1ec7ed-01").as_deref(), Some("5e1ec7ed-01"));
+        assert_eq!(partition_uuid("MAJOR=8\n"), None);
     }
 
     #[test]
