@@ -162,6 +162,8 @@ impl Container for Lvm {
     fn give_up(&self, volume: &Volume) -> Result<()> {
         let mut noted = note(volume)?;
         let Some(name) = noted.spare.take() else { return Ok(()) };
+        // The note may be there and not last: that it could not be synchronized is a reason to be here.
+        rustix::fs::fsync(&volume.dir).context(|| "synchronize the note of what has to go")?;
         self.group.remove(&name)?;
         match &noted.data {
             Some(_) => set_note(volume, &noted),
