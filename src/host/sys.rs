@@ -488,6 +488,10 @@ pub(super) fn enforces_project_quota(file: impl AsFd) -> Result<bool> {
 /// Limits and use of the first project from that number on that the filesystem knows.
 pub(super) fn next_project_quota(file: impl AsFd, from: u32) -> Result<Option<ProjectQuota>> {
     const Q_GETNEXTQUOTA: u32 = 0x80_0009;
+    if from == u32::MAX {
+        // No project has it, and the kernel does not even want to be asked.
+        return Ok(None);
+    }
     let mut quota = ProjectQuota::default();
     match project_quota_call(file, Q_GETNEXTQUOTA, from, &mut quota) {
         Err(Errno::NOENT) => Ok(None),

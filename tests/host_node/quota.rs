@@ -326,3 +326,19 @@ fn a_file_system_without_project_quota_is_refused() {
         assert!(host.disks()[0].error.clone().unwrap().contains("needs ext4 or xfs"));
     });
 }
+
+/// V10. A file's owner can give it to any project there can be, also to the last.
+#[test]
+fn v10_a_file_of_the_last_project_keeps_no_volume_from_being_made() {
+    on_both(|quota| {
+        let (host, node) = (quota.host(), quota.node);
+        host.create("q", &quota.spec(1, 320 * MIB)).unwrap();
+        host.publish(&node.request(&uid(1), "w", 0, false)).unwrap();
+        let file = node.target("w", 0).join("file");
+        std::fs::write(&file, "data").unwrap();
+        assert!(chattr(&["-p", "4294967294"], &file));
+        host.create("q", &quota.spec(2, 320 * MIB)).unwrap();
+        host.resize(&uid(1), 330 * MIB).unwrap();
+        host.unpublish(&node.target("w", 0)).unwrap();
+    });
+}
