@@ -46,7 +46,7 @@ const UNFINISHED: &str = "adopted.json.new";
 const MOST_FILES: u64 = 10_000_000;
 /// Nor is what would take more memory than this: the paths of directories that are still to be looked at, and the
 /// inodes that have several names.
-const MOST_MEMORY: usize = 32 << 20;
+const MOST_MEMORY: usize = 64 << 20;
 /// What an inode takes in a set of them.
 const LINKED: usize = 16;
 /// Counting takes at most one part in so many of the time.
@@ -279,13 +279,17 @@ impl Backing for Adopting {
         inuse::anywhere(|mount| Place::of(mount).is_in(&adopted), |_| false)
     }
 
-    /// What is in it and was promised to it: what it has beyond its size somebody else has not.
+    /// What is in it and was promised to it: what it has beyond its size somebody else has not. What a pod has made
+    /// uncountable is all that was promised, and not somebody else's files.
     fn allocated(&self, volume: &Volume) -> Result<u64> {
         if note(volume)?.is_none() {
             return self.kept.allocated(volume);
         }
-        let bytes = self.count(&volume.uid, &self.directory(volume)?)?;
-        Ok(bytes.min(volume.record()?.spec.size_bytes))
+        let size = volume.record()?.spec.size_bytes;
+        match self.count(&volume.uid, &self.directory(volume)?) {
+            Err(Error::Unsupported(_)) => Ok(size),
+            counted => counted.map(|bytes| bytes.min(size)),
+        }
     }
 
     /// Those of the filesystem that it is on: nothing else bounds it.
@@ -371,6 +375,11 @@ fn bytes_in(directory: &OwnedFd) -> Result<u64> {
     let device = rustix::fs::fstat(directory).context(count)?.st_dev;
     let mut pending = vec![PathBuf::from(".")];
     let (mut bytes, mut files, mut linked) = (0u64, 0u64, BTreeSet::new());
+    let uncounted = || {
+        Error::Unsupported(format!(
+            "it has more than {MOST_FILES} files, or too many or too deep directories, which are not counted: adopt its parts"
+        ))
+    };
     let mut memory = 0;
     let taken = |path: &Path| size_of::<PathBuf>() + path.as_os_str().len();
     while let Some(path) = pending.pop() {
@@ -378,6 +387,7 @@ fn bytes_in(directory: &OwnedFd) -> Result<u64> {
         let here = match beneath::open_here(directory, path.as_path(), OFlags::RDONLY | OFlags::DIRECTORY) {
             // Somebody works in it.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => continue,
+            Err(Errno::NAMETOOLONG) => return Err(uncounted()),
             result => result.context(count)?,
         };
         for entry in Dir::read_from(&here).context(count)? {
@@ -392,9 +402,7 @@ fn bytes_in(directory: &OwnedFd) -> Result<u64> {
             };
             files += 1;
             if files > MOST_FILES || memory + linked.len() * LINKED > MOST_MEMORY {
-                return Err(Error::Unsupported(format!(
-                    "it has more than {MOST_FILES} files, or too many directories, which are not counted: adopt its parts"
-                )));
+                return Err(uncounted());
             }
             let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
             if stat.st_dev != device || !is_directory && stat.st_nlink > 1 && !linked.insert(stat.st_ino) {
@@ -443,7 +451,7 @@ mod tests {
             beneath::make_dir(&here, &long, Mode::RWXU).unwrap();
             here = beneath::open_dir(&here, &long).unwrap();
         }
-        for i in 0..10_000 {
+        for i in 0..20_000 {
             beneath::make_dir(&here, format!("{i}"), Mode::RWXU).unwrap();
         }
         let counted = bytes_in(&beneath::open_dir(&top, ".").unwrap());

@@ -4,6 +4,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::PathBuf;
 
 use reservoir::host::{DiskConfig, ErasePolicy, Error, Host, HostConfig, State, VolumeSpec};
+use rustix::fs::{Mode, OFlags};
 
 use crate::assert_error;
 use crate::support::*;
@@ -282,5 +283,26 @@ fn v8_every_step_can_be_interrupted_and_repeated() {
         assert_eq!(host.erase(&uid(1), ErasePolicy::Discard).unwrap().bytes, 0);
         assert_eq!(read(&path, "old"), "data");
         assert!(host.volumes().is_empty());
+    });
+}
+
+/// V8, V10. Else its bytes were taken for files of others, and the whole disk for one that lacks room.
+#[test]
+fn v8_what_a_pod_has_made_uncountable_is_its_volumes_all_the_same() {
+    on_a_node(|node| {
+        let path = data(node, "set");
+        let host = host(node);
+        let spec = adopting(1, &path);
+        host.create("d", &spec).unwrap();
+        let mut deep = rustix::fs::open(&path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        for _ in 0..20 {
+            let name = "x".repeat(250);
+            rustix::fs::mkdirat(&deep, &name, Mode::RWXU).unwrap();
+            deep = rustix::fs::openat(&deep, &name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        }
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        assert_eq!(host.volumes()[0].allocated, spec.size_bytes);
+        host.publish(&node.request(&uid(1), "p", 0, true)).unwrap();
+        host.unpublish(&node.target("p", 0)).unwrap();
     });
 }
