@@ -162,8 +162,10 @@ impl Host {
         let Some(target) = self.targets.locate(key)? else { return Ok(None) };
         let Found::Mount(mount) = target.look()? else { return Ok(None) };
         for (disk, volume) in volumes {
-            if disk.backing.owns(&volume, &mount)? {
-                return Ok(Some((disk, volume.uid)));
+            match disk.backing.owns(&volume, &mount) {
+                Ok(false) => {}
+                Ok(true) => return Ok(Some((disk, volume.uid))),
+                Err(error) => failed = Some(error),
             }
         }
         failed.map_or(Ok(None), Err)

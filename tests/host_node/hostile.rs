@@ -244,3 +244,20 @@ fn sizes_that_cannot_be_are_refused() {
         }
     });
 }
+
+/// V10, L3. Both have trouble, and each its own.
+#[test]
+fn v10_a_damaged_volume_keeps_no_pod_of_another_one_from_ending() {
+    on_a_node(|node| {
+        let host = node.host();
+        for i in [1, 2] {
+            host.create("d", &ext4(i)).unwrap();
+        }
+        host.publish(&node.request(&uid(2), "p", 0, false)).unwrap();
+        std::fs::write(node.volume(&uid(2)).join("record.json"), "torn").unwrap();
+        std::fs::remove_file(node.data(&uid(1))).unwrap();
+        std::fs::create_dir(node.data(&uid(1))).unwrap();
+        host.unpublish_likely(&node.target("p", 0), Some(&uid(2))).unwrap();
+        node.assert_base_line();
+    });
+}
