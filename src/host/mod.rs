@@ -282,7 +282,12 @@ impl Slot {
     /// What is there, be it the right disk or not; looks anew unless it is the right one.
     fn retry(&self) -> Result<Arc<Disk>> {
         let mut serving = self.lock();
-        match serving.accepted() {
+        // One that failed since is let go, too: it could not be unmounted, and mounted again, otherwise.
+        let healthy = |disk: Arc<Disk>| match disk.report().error {
+            None => Ok(disk),
+            Some(reason) => Err(Error::DiskUnavailable { disk: disk.name().to_owned(), reason }),
+        };
+        match serving.accepted().and_then(healthy) {
             // What comes of it is known from then on.
             Ok(disk) => drop(disk.ensure_enforced(true)),
             Err(refused) => {

@@ -179,6 +179,12 @@ fn v10_a_disk_that_failed_is_not_the_others_problem() {
         // What is found nowhere may be there.
         let absent = host.erase(&uid(8), ErasePolicy::Discard).unwrap_err();
         assert!(!matches!(absent, Error::NotFound(_)), "{absent}");
+        // Nothing is in the way of who puts it right, and then it is as before.
+        run("umount", &[], &bad);
+        run("mount", &["-o", "loop", image.to_str().unwrap()], &bad);
+        assert_eq!(host.disks()[0].error, None);
+        assert_eq!(host.look("bad", &uid(9)).unwrap().unwrap().spec.uid, uid(9));
+        assert_error!(host.erase(&uid(8), ErasePolicy::Discard), Error::NotFound(_));
         drop(host);
         run("umount", &[], &bad);
     });
