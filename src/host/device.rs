@@ -353,7 +353,8 @@ mod tests {
     /// A DOS partition table that was made by hand, or by an old tool, has signature 0.
     #[test]
     fn d3_partitions_of_a_table_without_a_signature_are_not_taken_for_each_other() {
-        let of = |uuid: &str| partition_uuid(&format!("MAJOR=8\nPARTN=1\nPARTUUID={uuid}\n")).map(str::to_owned);
+        let of =
+            |uuid: &str| partition_uuid(&format!("MAJOR=8\nPARTN=1\nPARTUUID={uuid}\n")).map(str::to_owned);
         assert_eq!(of("00000000-01"), None);
         assert_eq!(of("5e1ec7ed-01").as_deref(), Some("5e1ec7ed-01"));
         assert_eq!(partition_uuid("MAJOR=8\n"), None);

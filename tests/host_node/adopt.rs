@@ -298,7 +298,8 @@ fn v8_what_a_pod_has_made_uncountable_is_its_volumes_all_the_same() {
         for _ in 0..20 {
             let name = "x".repeat(250);
             rustix::fs::mkdirat(&deep, &name, Mode::RWXU).unwrap();
-            deep = rustix::fs::openat(&deep, &name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+            deep =
+                rustix::fs::openat(&deep, &name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
         }
         std::thread::sleep(std::time::Duration::from_secs(1));
         assert_eq!(host.volumes()[0].allocated, spec.size_bytes);
