@@ -175,7 +175,8 @@ impl Host {
     /// Forgets that a volume was erased: nobody will ask for it again.
     pub fn forget(&self, uid: &VolumeUid) -> Result<()> {
         let _volume = self.volume_locks.lock(uid);
-        self.served().iter().fold(Ok(()), |so_far, disk| so_far.and(disk.forget_receipt(uid)))
+        let each: Vec<_> = self.served().iter().map(|disk| disk.forget_receipt(uid)).collect();
+        each.into_iter().collect()
     }
 
     /// Bytes and inodes of a volume, mounted or not (M6).
