@@ -283,11 +283,7 @@ impl Slot {
     fn retry(&self) -> Result<Arc<Disk>> {
         let mut serving = self.lock();
         // One that failed since is let go, too: it could not be unmounted, and mounted again, otherwise.
-        let healthy = |disk: Arc<Disk>| match disk.report().error {
-            None => Ok(disk),
-            Some(reason) => Err(Error::DiskUnavailable { disk: disk.name().to_owned(), reason }),
-        };
-        match serving.accepted().and_then(healthy) {
+        match serving.accepted().and_then(|disk| disk.uids().map(|_| disk)) {
             // What comes of it is known from then on.
             Ok(disk) => drop(disk.ensure_enforced(true)),
             Err(refused) => {
