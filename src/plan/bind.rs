@@ -59,17 +59,7 @@ pub fn choose<'a>(
             if plain::is_own(claim, volume) {
                 return offer::available(volume).map(|()| *volume);
             }
-            if !Role::name_covers(&volume.spec.role, &claim.spec.role) {
-                return Err(Verdict::no(
-                    reason::ROLE_NOT_ALLOWED,
-                    format!(
-                        "volume {name} is for role {}, which does not cover the claim's role {}; claim it for a role that may use it",
-                        volume.spec.role, claim.spec.role
-                    ),
-                ));
-            }
-            whole::claimable(volume, claim.spec.mode)?;
-            offered(volume, subscriptions).map_err(|why| name_the_holder(why, volume))?;
+            may_have(claim, subscriptions, volume).map_err(|why| name_the_holder(why, volume))?;
             match first_in_line(volume, claim, others) {
                 None => Ok(volume),
                 Some(first) => Err(Verdict::no(
@@ -99,6 +89,26 @@ pub fn choose<'a>(
     }
 }
 
+/// Whether a claim that names the volume could be bound to it now, but for those that are older; else why not.
+fn may_have(
+    claim: &VolumeClaim,
+    subscriptions: &[&RoleSubscription],
+    volume: &SharedPersistentVolume,
+) -> Result<(), Verdict> {
+    let (ours, theirs) = (&claim.spec.role, &volume.spec.role);
+    if !Role::name_covers(theirs, ours) {
+        return Err(Verdict::no(
+            reason::ROLE_NOT_ALLOWED,
+            format!(
+                "volume {} is for role {theirs}, which does not cover the claim's role {ours}; claim it for a role that may use it",
+                volume.name_any()
+            ),
+        ));
+    }
+    whole::claimable(volume, claim.spec.mode)?;
+    offered(volume, subscriptions)
+}
+
 fn fits(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     let Some(selector) = &claim.spec.selector else { return false };
     let labels = volume.labels();
@@ -121,7 +131,7 @@ fn first_in_line<'a>(
     let age = |c: &VolumeClaim| (c.creation_timestamp(), c.uid());
     others
         .iter()
-        .filter(|rival| offered(volume, &rival.subscriptions).is_ok())
+        .filter(|rival| may_have(rival.claim, &rival.subscriptions, volume).is_ok())
         .map(|rival| rival.claim)
         .filter(|c| c.uid() != claim.uid() && c.metadata.deletion_timestamp.is_none() && wants(c))
         .filter(|c| age(c) < age(claim))
@@ -196,6 +206,19 @@ mod tests {
             pick(&younger, &sub, &[free], &[waiting, younger.clone()]).unwrap_err().reason,
             "VolumeHeld"
         );
+    }
+
+    /// L7: neither a role that does not cover it nor a mode that it does not have.
+    #[test]
+    fn c3_l7_an_older_claim_that_could_not_have_it_holds_nobody_up() {
+        let sub = subscription("ns", &["eng", "ops"], true);
+        let mut free = ready_volume("v", "eng", false);
+        free.spec.volume_mode = VolumeMode::Block;
+        let mut younger = claim("ns", "d", "v");
+        younger.metadata.creation_timestamp = later();
+        let (mut ops, mut reader) = (claim("ns", "ops", "v"), claim("ns", "reader", "v"));
+        (ops.spec.role, reader.spec.mode) = ("ops".into(), crate::api::AccessMode::ReadOnly);
+        assert_eq!(pick(&younger, &sub, &[free], &[ops, reader, younger.clone()]), Ok("v".into()));
     }
 
     #[test]
