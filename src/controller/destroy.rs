@@ -33,7 +33,7 @@ pub(super) async fn reconcile(
     let seen_as = volume;
     let mut volume = volume.clone();
     let status = volume.status.get_or_insert_default();
-    forget_lost_claims(&uid, status, ctx).await?;
+    forget_lost_claims(seen_as, status, ctx).await?;
     count_users(status, ctx);
     follow_disk(status, ctx).await?;
     let mut seen = Seen {

@@ -8,11 +8,11 @@ use kube::{Api, ResourceExt};
 
 use crate::api::condition::{self, RESIZED, RETIRING, Verdict, reason};
 use crate::api::{
-    ClaimBinding, ClaimPhase, DiskReservation, DiskReservationStatus, LedgerEntry, Reserved,
-    SharedPersistentVolume, SharedPersistentVolumeStatus, Size, UidRef, VolumeClaim, VolumePhase,
+    DiskReservation, DiskReservationStatus, LedgerEntry, Reserved, SharedPersistentVolume,
+    SharedPersistentVolumeStatus, Size, UidRef, VolumeClaim, VolumePhase,
 };
 use crate::cluster;
-use crate::plan::{LISTED_PODS, create, ledger, reserve, retire, usage, whole};
+use crate::plan::{LISTED_PODS, bind, create, ledger, reserve, retire, usage, whole};
 
 use super::context::{Context, VOLUME_UID, ready, refs};
 use super::{Again, Error};
@@ -68,7 +68,7 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
     if let Some(reserved) = reserved(&status, ctx) {
         status.reserved = reserved;
     }
-    forget_lost_claims(&uid, &mut status, ctx).await?;
+    forget_lost_claims(&volume, &mut status, ctx).await?;
     count_users(&mut status, ctx);
     let (phase, verdict) = standing(&volume, ctx);
     status.phase = phase;
@@ -135,15 +135,10 @@ fn standing(volume: &SharedPersistentVolume, ctx: &Context) -> (VolumePhase, Ver
 /// because somebody took the finalizer off by hand, or it is bound to another volume, because two leaders chose at
 /// once. Else the volume could never be destroyed. A claim that pods still use stays.
 pub(super) async fn forget_lost_claims(
-    volume_uid: &str,
+    volume: &SharedPersistentVolume,
     status: &mut SharedPersistentVolumeStatus,
     ctx: &Context,
 ) -> Result<(), Error> {
-    let ours = |claim: &VolumeClaim, binding: &ClaimBinding| {
-        let bound =
-            claim.status.as_ref().filter(|s| s.phase == ClaimPhase::Bound).and_then(|s| s.volume.as_ref());
-        claim.uid().as_ref() == Some(&binding.uid) && bound.is_none_or(|volume| volume.uid == volume_uid)
-    };
     let mut kept = Vec::new();
     for binding in std::mem::take(&mut status.claims) {
         let api: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &binding.namespace);
@@ -151,13 +146,15 @@ pub(super) async fn forget_lost_claims(
             .stores
             .claims
             .get_in(&binding.namespace, &binding.name)
-            .is_some_and(|claim| ours(&claim, &binding))
-            || cluster::get(&api, &binding.name).await?.is_some_and(|claim| ours(&claim, &binding))
+            .is_some_and(|claim| bind::is_of(&binding, &claim, volume))
+            || cluster::get(&api, &binding.name)
+                .await?
+                .is_some_and(|claim| bind::is_of(&binding, &claim, volume))
             || !ctx.users(std::slice::from_ref(&binding)).is_empty();
         if there {
             kept.push(binding);
         } else {
-            persistent::forget(&binding.uid, volume_uid, ctx).await?;
+            persistent::forget(&binding.uid, &volume.uid().unwrap_or_default(), ctx).await?;
         }
     }
     status.claims = kept;

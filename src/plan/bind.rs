@@ -4,7 +4,7 @@ use kube::ResourceExt;
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
-    ClaimBinding, Role, RoleSubscription, SharedPersistentVolume, Size, VolumeClaim, VolumeMode,
+    ClaimBinding, ClaimPhase, Role, RoleSubscription, SharedPersistentVolume, Size, VolumeClaim, VolumeMode,
 };
 
 use super::offer::{self, offered};
@@ -25,6 +25,16 @@ pub fn binding(claim: &VolumeClaim) -> ClaimBinding {
 pub fn is_bound(volume: &SharedPersistentVolume, claim: &VolumeClaim) -> bool {
     let uid = claim.uid().unwrap_or_default();
     volume.status.as_ref().is_some_and(|s| s.claims.iter().any(|b| b.uid == uid))
+}
+
+/// Whether an entry on the volume's list is that of the claim still: not that of one which had its name before, nor of one
+/// that two leaders put on the lists of two volumes at once. One that names the volume never chose, whatever its status,
+/// which others may have written, says.
+pub fn is_of(binding: &ClaimBinding, claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
+    let bound =
+        claim.status.as_ref().filter(|s| s.phase == ClaimPhase::Bound).and_then(|s| s.volume.as_ref());
+    let elsewhere = bound.is_some_and(|bound| Some(&bound.uid) != volume.metadata.uid.as_ref());
+    claim.uid().as_ref() == Some(&binding.uid) && (claim.spec.volume == volume.metadata.name || !elsewhere)
 }
 
 /// A claim that is not bound yet, and the subscriptions of its namespace.
@@ -155,7 +165,7 @@ fn name_the_holder(why: Verdict, volume: &SharedPersistentVolume) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::ClaimSelector;
+    use crate::api::{ClaimSelector, UidRef, VolumeClaimStatus};
     use crate::plan::testing::*;
 
     fn pick(
@@ -237,6 +247,25 @@ mod tests {
         assert_eq!(pick(&claim, &sub, &vs, &[]), Ok("fit".into()));
         claim.spec.selector.as_mut().unwrap().match_labels = Some([("a".into(), "b".into())].into());
         assert_eq!(pick(&claim, &sub, &vs, &[]).unwrap_err().reason, "NoMatch");
+    }
+
+    #[test]
+    fn s8_c7_an_entry_is_its_own_claims_whatever_that_ones_status_says() {
+        let v = ready_volume("v", "eng", true);
+        let mut named = claim("ns", "c", "v");
+        let entry = super::binding(&named);
+        assert!(is_of(&entry, &named, &v));
+        named.status = Some(VolumeClaimStatus {
+            phase: ClaimPhase::Bound,
+            volume: Some(UidRef { name: "other".into(), uid: "uid-other".into() }),
+            ..Default::default()
+        });
+        assert!(is_of(&entry, &named, &v), "somebody wrote that");
+        let mut selects = named.clone();
+        selects.spec.volume = None;
+        assert!(!is_of(&entry, &selects, &v), "two leaders chose at once");
+        named.metadata.uid = Some("uid-later".into());
+        assert!(!is_of(&entry, &named, &v));
     }
 
     #[test]
