@@ -18,6 +18,7 @@ use crate::plan::destroy::{Seen, Step, next};
 use crate::plan::moment::{self, MOMENT};
 
 use super::context::{Context, VOLUME_UID, ready};
+use super::subscription::is_offer_of;
 use super::volume::{count_users, credit, follow_disk, forget_lost_claims, holds};
 use super::{Again, Error};
 
@@ -97,10 +98,10 @@ fn is_gone(disk: Option<&str>, ctx: &Context) -> bool {
 
 /// Whether a subscription's offer lists it; what somebody else calls an offer holds nothing up.
 fn is_offered(uid: &str, ctx: &Context) -> bool {
-    let subscriptions = ctx.stores.subscriptions.all();
     let ours = |offer: &VolumeOffer| {
-        let owners = offer.owner_references();
-        owners.iter().any(|owner| subscriptions.iter().any(|s| s.uid().as_ref() == Some(&owner.uid)))
+        let namespace = offer.namespace().unwrap_or_default();
+        let subscription = ctx.stores.subscriptions.get_in(&namespace, &offer.spec.subscription);
+        subscription.is_some_and(|subscription| is_offer_of(offer, &subscription))
     };
     let offers = ctx.stores.offers.by(VOLUME_UID, uid);
     offers.iter().any(|o| o.spec.volumes.iter().any(|v| v.uid == uid) && ours(o))

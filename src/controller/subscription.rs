@@ -25,20 +25,16 @@ pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context
         Some(_) => BTreeMap::new(),
     };
     let uid = subscription.uid().unwrap_or_default();
-    let mine = |o: &VolumeOffer| {
-        o.namespace().as_ref() == Some(&namespace)
-            && o.owner_references().iter().any(|owner| owner.uid == uid)
-    };
-    let there: Vec<Arc<VolumeOffer>> =
-        ctx.stores.offers.by(OWNER, &uid).into_iter().filter(|o| mine(o)).collect();
-    // Rescinding comes first (O6).
+    let mut there = ctx.stores.offers.by(OWNER, &uid);
+    there.retain(|o| o.namespace().as_ref() == Some(&namespace));
+    // Rescinding comes first (O6), also of what somebody else wrote in the subscription's name.
     for old in &there {
-        if !wanted.contains_key(&old.spec.node_name) {
+        if !wanted.contains_key(&old.spec.node_name) || !is_offer_of(old, &subscription) {
             cluster::delete(&offers, &old.name_any(), old.uid()).await?;
         }
     }
     for (node, spec) in &wanted {
-        let old = there.iter().find(|o| o.spec.node_name == *node);
+        let old = there.iter().find(|o| o.spec.node_name == *node && is_offer_of(o, &subscription));
         if old.is_none_or(|old| old.spec != *spec) {
             cluster::apply(
                 &offers,
@@ -54,6 +50,15 @@ pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context
         ready(&status.conditions, Verdict::yes(reason::SUBSCRIBED, said), subscription.metadata.generation);
     let api: Api<RoleSubscription> = cluster::namespaced(&ctx.client, &namespace);
     Ok(ctx.commit(&api, &*subscription, &status).await?)
+}
+
+/// Whether that is the subscription's offer of its node, and not what somebody else calls so.
+pub(super) fn is_offer_of(offer: &VolumeOffer, subscription: &RoleSubscription) -> bool {
+    let owned =
+        offer.owner_references().iter().any(|owner| Some(&owner.uid) == subscription.metadata.uid.as_ref());
+    owned
+        && offer.spec.subscription == subscription.name_any()
+        && offer.name_any() == name(&offer.spec.subscription, &offer.spec.node_name)
 }
 
 /// What is to be offered to a subscription, by node.

@@ -2,10 +2,14 @@
 
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::{Resource, ResourceExt};
 use reservoir::api::condition::{self, DISK_HEALTHY};
-use reservoir::api::{ClaimBinding, DiskReservation, NodeDisk, SharedPersistentVolume, VolumeClaim};
+use reservoir::api::{
+    ClaimBinding, DiskReservation, NodeDisk, RoleSubscription, SharedPersistentVolume, VolumeClaim,
+    VolumeOffer,
+};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
@@ -326,4 +330,30 @@ async fn x6_data_is_recovered_once_for_its_own_role_and_not_while_it_has_an_obje
     reservations.patch("eng", &PatchParams::default(), &Patch::Merge(&larger)).await.unwrap();
     let said = until_reason(&volumes, "late", "BackingFailed").await;
     assert!(said.contains(&format!("data of volume {uid} on disk default")), "{said}");
+}
+
+/// L5, O6: a namespace's owner writes an offer in the name of his subscription.
+#[tokio::test(flavor = "multi_thread")]
+async fn l5_o6_what_somebody_else_calls_an_offer_holds_no_destruction_up() {
+    let (cluster, agent) = room().await;
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    let uid = volumes.get("data").await.unwrap().uid().unwrap();
+    let subscription = cluster.within::<RoleSubscription>("team").get("eng").await.unwrap();
+    let offers: Api<VolumeOffer> = cluster.within("team");
+    until("it is offered", || async {
+        let offer = offers.get_opt("eng.n1").await.unwrap()?;
+        (!offer.spec.volumes.is_empty()).then_some(())
+    })
+    .await;
+    let mut forged = offers.get("eng.n1").await.unwrap();
+    assert_eq!(forged.owner_references()[0].uid, subscription.uid().unwrap());
+    assert_eq!(forged.spec.volumes[0].uid, uid);
+    let owners = forged.metadata.owner_references.take();
+    forged.metadata =
+        ObjectMeta { name: Some("forged".into()), owner_references: owners, ..Default::default() };
+    offers.create(&Default::default(), &forged).await.unwrap();
+    volumes.delete("data", &DeleteParams::default()).await.unwrap();
+    until_gone(&volumes, "data").await;
+    until_gone(&offers, "forged").await;
+    agent.nothing_left().await;
 }
