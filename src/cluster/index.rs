@@ -278,18 +278,37 @@ pub fn is_terminal(pod: &Pod) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-/// The PersistentVolumeClaims that a pod names, as (namespace, name).
+/// The PersistentVolumeClaims that a pod names, as (namespace, name); those too that Kubernetes makes for it alone, and calls
+/// after it and its volume.
 pub fn claims_of(pod: &Pod) -> Vec<(String, String)> {
     let namespace = pod.namespace().unwrap_or_default();
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let claims = volumes.filter_map(|v| v.persistent_volume_claim.as_ref());
-    claims.map(|claim| (namespace.clone(), claim.claim_name.clone())).collect()
+    let claims = volumes.filter_map(|v| match (&v.persistent_volume_claim, &v.ephemeral) {
+        (Some(claim), _) => Some(claim.claim_name.clone()),
+        (None, Some(_)) => Some(format!("{}-{}", pod.name_any(), v.name)),
+        (None, None) => None,
+    });
+    claims.map(|name| (namespace.clone(), name)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::{Value, from_value, json};
+
+    /// X1, Q4.
+    #[test]
+    fn a_pod_uses_what_is_made_for_it_alone_too() {
+        let volumes = json!([
+            {"name": "a", "persistentVolumeClaim": {"claimName": "data"}},
+            {"name": "b", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}},
+            {"name": "c", "emptyDir": {}},
+        ]);
+        let pod: Pod = from_value(json!({"metadata": {"namespace": "team", "name": "p"},
+            "spec": {"containers": [], "volumes": volumes}}))
+        .unwrap();
+        assert_eq!(claims_of(&pod), [("team".into(), "data".into()), ("team".into(), "p-b".into())]);
+    }
 
     fn pod(uid: &str, claims: &[&str], phase: &str) -> Pod {
         let volume = |claim: &&str| json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}});
