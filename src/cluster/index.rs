@@ -205,6 +205,13 @@ impl PvcIndex {
         index.0.get(&name_of(namespace, name)).filter(|pvc| *pvc.stands_for == *what).map(|pvc| pvc.seen)
     }
 
+    /// The names of those for which the volume of that name is made.
+    pub fn names_for(&self, volume: &str) -> Vec<Name> {
+        let index = self.0.read().unwrap_or_else(|e| e.into_inner());
+        let named = index.0.iter().filter(|(_, pvc)| pvc.is_plain() && *pvc.stands_for == *volume);
+        named.map(|(name, _)| name.clone()).collect()
+    }
+
     /// The UID of the PersistentVolumeClaim of that name, if it gets its volume from us, and how it was seen last.
     pub fn plain(&self, name: &str) -> Option<(String, SeenPvc)> {
         let index = self.0.read().unwrap_or_else(|e| e.into_inner());

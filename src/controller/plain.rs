@@ -109,12 +109,10 @@ async fn provision(
         Some(made) => Some(made),
         None => cluster::get(&claims, &pvc.name_any()).await?,
     };
-    let ours = claim.filter(|claim| plain::pvc_of(claim) == plain::pvc_of(&wanted));
-    if ours.is_none_or(|claim| claim.metadata.deletion_timestamp.is_some()) {
-        return Ok(Err(format!(
-            "a VolumeClaim {} that is another's is in the way: delete it",
-            pvc.name_any()
-        )));
+    // One that has gone in between has us told.
+    let Some(claim) = claim else { return Ok(Ok(())) };
+    if let Some(said) = plain::in_the_way(&claim, pvc) {
+        return Ok(Err(said));
     }
     cluster::create(&volumes, &wanted).await?;
     Ok(Ok(()))

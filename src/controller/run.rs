@@ -16,8 +16,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::Instrument;
 
 use crate::api::{
-    DiskReservation, LABEL_MANAGED_BY, MANAGED_BY, NodeDisk, Role, RoleSubscription, SharedPersistentVolume,
-    VolumeClaim, VolumeOffer, VolumeRole,
+    DiskReservation, LABEL_MANAGED_BY, MANAGED_BY, NodeDisk, PVC_PREFIX, Role, RoleSubscription,
+    SharedPersistentVolume, VolumeClaim, VolumeOffer, VolumeRole,
 };
 use crate::cluster::{
     self, Cache, Cached, Error as ClusterError, Events, How, Kind, Name, PodIndex, PvcIndex, cache, name_of,
@@ -184,8 +184,11 @@ impl Router {
             home.into_iter().for_each(|home| to.reservations.poke_name(home.name.as_str()));
             to.claims.poke_each(stores.claims.names_by(VOLUME, &name));
             to.claims.poke_each(stores.claims.names_by(WAITING, ""));
-            if pvc_of(volume).is_some() {
-                to.pvcs.poke_each(stores.claims.names_by(VOLUME, &name));
+            match pvc_of(volume) {
+                Some(_) => to.pvcs.poke_each(stores.claims.names_by(VOLUME, &name)),
+                // It may be in the way.
+                None if name.starts_with(PVC_PREFIX) => to.pvcs.poke_each(stores.pvcs.names_for(&name)),
+                None => {}
             }
             to.subscriptions.poke_those(&stores.subscriptions, |s| covers(s, role));
         });
@@ -195,6 +198,8 @@ impl Router {
         self.inboxes.claims.poke(claim);
         let bound = claim.status.as_ref().and_then(|s| s.volume.as_ref());
         bound.into_iter().for_each(|v| self.inboxes.volumes.poke_name(v.name.as_str()));
+        // It may be in the way of one of its name.
+        self.inboxes.pvcs.poke_name(cluster::named(claim));
         // Others may be waiting behind it for an exclusive volume (C3).
         self.with(|to, stores| {
             let mut waiting =

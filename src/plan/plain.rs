@@ -150,6 +150,23 @@ pub fn claim(pvc: &PersistentVolumeClaim, volume: &SharedPersistentVolume) -> Vo
     claim
 }
 
+/// Why a VolumeClaim that has the name of a PersistentVolumeClaim is not the one that is made for it; `None`: it is.
+pub fn in_the_way(claim: &VolumeClaim, pvc: &PersistentVolumeClaim) -> Option<String> {
+    let name = claim.name_any();
+    let ours = pvc_of(claim).is_some() && pvc_of(claim) == pvc.metadata.uid.as_deref();
+    match (ours, claim.metadata.deletion_timestamp.is_some()) {
+        (true, false) => None,
+        (true, true) => Some(format!(
+            "VolumeClaim {name}, which goes with this PersistentVolumeClaim alone, was deleted: delete this one too, and make it \
+             anew"
+        )),
+        (false, false) if pvc_of(claim).is_none() => {
+            Some(format!("a VolumeClaim {name} that is another's is in the way: delete it"))
+        }
+        (false, _) => Some(format!("a VolumeClaim {name} from before has not gone yet; it is waited for")),
+    }
+}
+
 /// What schedulers are told of a node: all that volumes of a class may still take there, and how much one may.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Room {
@@ -264,6 +281,23 @@ mod tests {
             let asked = json!({"resources": {"requests": {"storage": "1"}}});
             let small = volume(&pvc(asked), &class(json!({"role": "eng", "fsType": fs_type}))).unwrap();
             assert_eq!(small.spec.size.as_str(), least);
+        }
+    }
+
+    #[test]
+    fn p6_a_claim_of_its_name_is_its_own_in_the_way_or_on_its_way_out() {
+        let pvc = pvc(json!({}));
+        let of = |uid: Option<&str>, deleted: bool| {
+            let mut claim = crate::plan::testing::claim("team", "data", "v");
+            claim.metadata.labels = uid.map(|uid| [(LABEL_PVC_UID.to_owned(), uid.to_owned())].into());
+            claim.metadata.deletion_timestamp = deleted.then(crate::plan::testing::some_time).flatten();
+            in_the_way(&claim, &pvc).unwrap_or_default()
+        };
+        assert_eq!(of(Some("u"), false), "");
+        assert!(of(Some("u"), true).contains("delete this one too"));
+        assert!(of(None, false).contains("that is another's is in the way: delete it"));
+        for (uid, deleted) in [(None, true), (Some("earlier"), false), (Some("earlier"), true)] {
+            assert!(of(uid, deleted).contains("it is waited for"), "{uid:?} {deleted}");
         }
     }
 

@@ -383,3 +383,27 @@ async fn p1_many_pods_use_a_shared_one_and_whoever_is_interrupted_goes_on() {
         cluster.end_pod("team-a", &pod.name_any()).await;
     }
 }
+
+/// P6, L1: who deletes what is in the way, as he was told to, need not do anything else.
+#[tokio::test(flavor = "multi_thread")]
+async fn p6_l1_what_is_in_the_way_is_waited_for() {
+    let (cluster, _agent) = start().await;
+    let story = Story::of(&cluster);
+    let claim = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "VolumeClaim",
+        "metadata": {"name": "taken", "namespace": "team-a"}, "spec": {"role": "analytics", "volume": "none"}});
+    cluster.apply_text(&claim.to_string()).await;
+    story.make(pvc("taken", "analytics", "ReadWriteOnce", "64Mi")).await;
+    story.select("taken", "n1").await;
+    story.said("taken", "a VolumeClaim taken that is another's is in the way: delete it").await;
+    story.claims.delete("taken", &Default::default()).await.unwrap();
+    story.bound("taken").await;
+
+    let uid = story.make(pvc("named", "analytics", "ReadWriteOnce", "64Mi")).await.uid().unwrap();
+    let volume = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "SharedPersistentVolume",
+        "metadata": {"name": format!("pvc-{uid}")}, "spec": {"role": "analytics", "size": "64Mi"}});
+    cluster.apply_text(&volume.to_string()).await;
+    story.select("named", "n1").await;
+    story.said("named", "was made by somebody else and is in the way: delete it").await;
+    story.volumes.delete(&format!("pvc-{uid}"), &Default::default()).await.unwrap();
+    story.bound("named").await;
+}
