@@ -19,6 +19,7 @@ use crate::api::{
     VolumeMode,
 };
 use crate::cluster::{self, SeenPvc};
+use crate::plan::bind;
 use crate::plan::plain::{self, Fate, pvc_of};
 use crate::plan::resize::size_now;
 
@@ -199,8 +200,10 @@ pub(super) async fn let_go(claim: &VolumeClaim, ctx: &Context) -> Result<(), Err
     }
     let pvs: Api<PersistentVolume> = Api::all(ctx.client.clone());
     let pv = cluster::get(&pvs, &pv_name(claim)).await?;
-    let had_one = claim.status.as_ref().is_some_and(|status| status.persistent_volume.is_some());
-    match plain::fate(pv.as_ref(), had_one) {
+    // From when it is on the volume's list it may have one, whoever was interrupted before he said so.
+    let may_have_had_one = bind::is_bound(&volume, claim)
+        || claim.status.as_ref().is_some_and(|status| status.persistent_volume.is_some());
+    match plain::fate(pv.as_ref(), may_have_had_one) {
         Fate::Retire => cluster::merge(&volumes, &name, &json!({ "spec": { "retire": true } })).await?,
         Fate::Keep => {
             let labels = json!({ LABEL_PVC_UID: null, LABEL_CLAIM_NAMESPACE: null });

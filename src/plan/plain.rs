@@ -227,11 +227,11 @@ pub enum Fate {
     Keep,
 }
 
-/// The PersistentVolume has the word, so that it can be changed there. If there never was one, no pod ever got to the
-/// volume; if it is gone, who knows what it said.
-pub fn fate(pv: Option<&PersistentVolume>, ever_had_one: bool) -> Fate {
+/// The PersistentVolume has the word, so that it can be changed there. If there cannot have been one, no pod ever got to the
+/// volume; if there may have been, who knows what it said.
+pub fn fate(pv: Option<&PersistentVolume>, may_have_had_one: bool) -> Fate {
     let policy = pv.and_then(|pv| pv.spec.as_ref()?.persistent_volume_reclaim_policy.as_deref());
-    match (policy, ever_had_one) {
+    match (policy, may_have_had_one) {
         (Some("Delete"), _) | (None, false) => Fate::Retire,
         _ => Fate::Keep,
     }

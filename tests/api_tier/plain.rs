@@ -384,6 +384,42 @@ async fn p1_many_pods_use_a_shared_one_and_whoever_is_interrupted_goes_on() {
     }
 }
 
+/// Has the object go although its finalizers are there to prevent it.
+async fn strip_and_delete<K>(api: &Api<K>, name: &str)
+where
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    api.delete(name, &Default::default()).await.unwrap();
+    let strip = json!({"metadata": {"finalizers": null}});
+    let _ = api.patch(name, &PatchParams::default(), &Patch::Merge(&strip)).await;
+    until_gone(api, name).await;
+}
+
+/// P4: whoever was interrupted between making the PersistentVolume and saying so, and does not find it again, keeps the data.
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_when_the_word_of_the_persistent_volume_is_lost_the_data_is_kept() {
+    let (cluster, agent) = start().await;
+    let story = Story::of(&cluster);
+    story.make(pvc("kept", "analytics", "ReadWriteOnce", "64Mi")).await;
+    story.select("kept", "n1").await;
+    let (pv, volume, claim) = story.bound("kept").await;
+    cluster.kill_controller().await;
+    let unsaid = json!({"status": {"persistentVolume": null}});
+    story.claims.patch_status("kept", &PatchParams::default(), &Patch::Merge(&unsaid)).await.unwrap();
+    let pod = cluster.pod("team-a", "writer", &["kept"]).await;
+    agent.publish(&cluster, &claim, &pod, false).await.unwrap();
+    agent.unpublish(&claim, &pod).await.unwrap();
+    cluster.end_pod("team-a", "writer").await;
+    story.pvcs.delete("kept", &Default::default()).await.unwrap();
+    until_gone(&story.pvcs, "kept").await;
+    strip_and_delete(&story.pvs, &pv.name_any()).await;
+    cluster.start_controller().await;
+    until_gone(&story.claims, "kept").await;
+    let now = story.volumes.get(&volume.name_any()).await.unwrap();
+    assert!(!now.spec.retire && now.metadata.deletion_timestamp.is_none(), "{now:?}");
+    assert!(!now.labels().contains_key(LABEL_PVC_UID), "it is like any other");
+}
+
 /// P6, L1: who deletes what is in the way, as he was told to, need not do anything else.
 #[tokio::test(flavor = "multi_thread")]
 async fn p6_l1_what_is_in_the_way_is_waited_for() {
