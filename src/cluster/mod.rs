@@ -16,5 +16,5 @@ pub use lease::{LeadError, lead};
 pub use queue::work_off;
 pub use write::{
     Error, Kind, Owned, apply, create, delete, delete_seen, finalizer_present, get, get_same, list,
-    list_metadata, merge, merge_status, namespaced, set_finalizer, write_status,
+    list_metadata, merge, merge_seen, merge_status, namespaced, set_finalizer, write_status,
 };

@@ -187,7 +187,13 @@ pub async fn merge<K: Kind>(api: &Api<K>, name: &str, fields: &Value) -> Result<
     merged::<K>(name, api.patch(name, &PatchParams::default(), &Patch::Merge(fields)).await)
 }
 
-/// The same in its status.
+/// The same of the very object that was seen: who wrote it since wins (S15).
+pub async fn merge_seen<K: Kind>(api: &Api<K>, seen: &K, mut fields: Value) -> Result<(), Error> {
+    fields["metadata"]["resourceVersion"] = json!(seen.resource_version());
+    merge(api, &seen.name_any(), &fields).await
+}
+
+/// The same as [`merge`] in its status.
 pub async fn merge_status<K: Kind>(api: &Api<K>, name: &str, fields: &Value) -> Result<(), Error> {
     merged::<K>(name, api.patch_status(name, &PatchParams::default(), &Patch::Merge(fields)).await)
 }

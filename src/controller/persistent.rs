@@ -204,10 +204,13 @@ pub(super) async fn let_go(claim: &VolumeClaim, ctx: &Context) -> Result<(), Err
     let may_have_had_one = bind::is_bound(&volume, claim)
         || claim.status.as_ref().is_some_and(|status| status.persistent_volume.is_some());
     match plain::fate(pv.as_ref(), may_have_had_one) {
-        Fate::Retire => cluster::merge(&volumes, &name, &json!({ "spec": { "retire": true } })).await?,
+        Fate::Retire => {
+            cluster::merge_seen(&volumes, &volume, json!({ "spec": { "retire": true } })).await?;
+        }
         Fate::Keep => {
             let labels = json!({ LABEL_PVC_UID: null, LABEL_CLAIM_NAMESPACE: null });
-            cluster::merge(&volumes, &name, &json!({ "metadata": { "labels": labels } })).await?;
+            let released = json!({ "metadata": { "labels": labels } });
+            cluster::merge_seen(&volumes, &volume, released).await?;
             let said = format!(
                 "PersistentVolumeClaim {}/{} is gone and its data stays: claim volume {name} with a VolumeClaim, or delete it",
                 claim.namespace().unwrap_or_default(),

@@ -28,7 +28,7 @@ pub(super) async fn reconcile(name: Name, ctx: &Context) -> Result<Again, Error>
             && let Some(size) = plain::grown(seen.requested, &volume)
         {
             let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
-            cluster::merge(&volumes, &volume.name_any(), &json!({ "spec": { "size": size } })).await?;
+            cluster::merge_seen(&volumes, &*volume, json!({ "spec": { "size": size } })).await?;
         }
         return Ok(None);
     }
@@ -120,8 +120,6 @@ async fn provision(
 
 /// Has the scheduler look for another node.
 async fn reschedule(pvcs: &Api<PersistentVolumeClaim>, pvc: &PersistentVolumeClaim) -> Result<(), Error> {
-    let fields = json!({ "metadata": {
-        "resourceVersion": pvc.resource_version(), "annotations": { SELECTED_NODE: null }
-    } });
-    Ok(cluster::merge(pvcs, &pvc.name_any(), &fields).await?)
+    let fields = json!({ "metadata": { "annotations": { SELECTED_NODE: null } } });
+    Ok(cluster::merge_seen(pvcs, pvc, fields).await?)
 }

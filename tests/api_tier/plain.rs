@@ -395,9 +395,10 @@ where
     until_gone(api, name).await;
 }
 
-/// P4: whoever was interrupted between making the PersistentVolume and saying so, and does not find it again, keeps the data.
+/// P4: whoever was interrupted between making the PersistentVolume and saying so, and does not find it again, keeps the data;
+/// nor does one that slept meanwhile decide on what he read before (S15).
 #[tokio::test(flavor = "multi_thread")]
-async fn p4_when_the_word_of_the_persistent_volume_is_lost_the_data_is_kept() {
+async fn p4_s15_when_the_word_of_the_persistent_volume_is_lost_the_data_is_kept() {
     let (cluster, agent) = start().await;
     let story = Story::of(&cluster);
     story.make(pvc("kept", "analytics", "ReadWriteOnce", "64Mi")).await;
@@ -418,6 +419,9 @@ async fn p4_when_the_word_of_the_persistent_volume_is_lost_the_data_is_kept() {
     let now = story.volumes.get(&volume.name_any()).await.unwrap();
     assert!(!now.spec.retire && now.metadata.deletion_timestamp.is_none(), "{now:?}");
     assert!(!now.labels().contains_key(LABEL_PVC_UID), "it is like any other");
+    let late =
+        reservoir::cluster::merge_seen(&story.volumes, &volume, json!({"spec": {"retire": true}})).await;
+    assert!(matches!(late, Err(reservoir::cluster::Error::Conflict(_))), "{late:?}");
 }
 
 /// P6, L1: who deletes what is in the way, as he was told to, need not do anything else.
