@@ -128,7 +128,7 @@ pub(super) async fn ensure(
         let Some(pvc) = &there else {
             return Ok(Err(Verdict::no(reason::BINDING, "its PersistentVolumeClaim has just gone")));
         };
-        provision_for(&mut wanted, pvc, ctx);
+        provision_for(&mut wanted, pvc, claim, ctx);
     }
     // Where the one is, the other is mostly, too.
     let mut pv = if there.is_some() { cluster::get(&volumes, &name).await? } else { None };
@@ -224,14 +224,15 @@ pub(super) async fn let_go(claim: &VolumeClaim, ctx: &Context) -> Result<(), Err
 
 /// Makes the PersistentVolume what a PersistentVolumeClaim that was there before is bound to: Kubernetes looks at its class,
 /// its access modes and the UID, and leaves to us what it says about the end.
-fn provision_for(pv: &mut PersistentVolume, pvc: &PersistentVolumeClaim, ctx: &Context) {
+fn provision_for(pv: &mut PersistentVolume, pvc: &PersistentVolumeClaim, claim: &VolumeClaim, ctx: &Context) {
     let asked = pvc.spec.clone().unwrap_or_default();
     let class = asked.storage_class_name.as_deref().and_then(|name| ctx.stores.classes.get(name));
     pv.annotations_mut().insert(PROVISIONED_BY.to_owned(), DRIVER.to_owned());
     if let Some(spec) = &mut pv.spec {
-        // When in doubt, it is kept.
-        let policy =
-            class.and_then(|class| class.reclaim_policy.clone()).unwrap_or_else(|| "Retain".to_owned());
+        // When in doubt, it is kept: there may have been one that said so.
+        let is_first = claim.status.as_ref().is_none_or(|status| status.persistent_volume.is_none());
+        let policy = class.filter(|_| is_first).and_then(|class| class.reclaim_policy.clone());
+        let policy = policy.unwrap_or_else(|| "Retain".to_owned());
         spec.persistent_volume_reclaim_policy = Some(policy);
         spec.storage_class_name = asked.storage_class_name;
         spec.access_modes = asked.access_modes;

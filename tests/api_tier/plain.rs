@@ -424,6 +424,22 @@ async fn p4_s15_when_the_word_of_the_persistent_volume_is_lost_the_data_is_kept(
     assert!(matches!(late, Err(reservoir::cluster::Error::Conflict(_))), "{late:?}");
 }
 
+/// P4: a PersistentVolume that has to be made again may have said something else than its class does.
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_a_persistent_volume_that_is_made_again_keeps_the_data() {
+    let (cluster, _agent) = start().await;
+    let story = Story::of(&cluster);
+    story.make(pvc("data", "analytics", "ReadWriteOnce", "64Mi")).await;
+    story.select("data", "n1").await;
+    let (pv, ..) = story.bound("data").await;
+    let retain = json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}});
+    story.pvs.patch(&pv.name_any(), &PatchParams::default(), &Patch::Merge(&retain)).await.unwrap();
+    strip_and_delete(&story.pvs, &pv.name_any()).await;
+    let again =
+        until("it is there again", || async { story.pvs.get_opt(&pv.name_any()).await.unwrap() }).await;
+    assert_eq!(again.spec.unwrap().persistent_volume_reclaim_policy.as_deref(), Some("Retain"));
+}
+
 /// P6, L1: who deletes what is in the way, as he was told to, need not do anything else.
 #[tokio::test(flavor = "multi_thread")]
 async fn p6_l1_what_is_in_the_way_is_waited_for() {
