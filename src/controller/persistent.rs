@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::ListParams;
 use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 
@@ -24,7 +25,7 @@ use crate::plan::plain::{self, Fate, pvc_of};
 use crate::plan::resize::size_now;
 
 use super::Error;
-use super::context::Context;
+use super::context::{Context, VOLUME};
 
 /// The annotation of a PersistentVolume by which the kubelet gives a group to every pod that mounts it, whatever its
 /// driver and access mode (kubelet, `getPVVolumeGidAnnotationValue` and `GetExtraSupplementalGroupsForPod`; V11).
@@ -208,18 +209,46 @@ pub(super) async fn let_go(claim: &VolumeClaim, ctx: &Context) -> Result<(), Err
             cluster::merge_seen(&volumes, &volume, json!({ "spec": { "retire": true } })).await?;
         }
         Fate::Keep => {
-            let labels = json!({ LABEL_PVC_UID: null, LABEL_CLAIM_NAMESPACE: null });
-            let released = json!({ "metadata": { "labels": labels } });
-            cluster::merge_seen(&volumes, &volume, released).await?;
-            let said = format!(
-                "PersistentVolumeClaim {}/{} is gone and its data stays: claim volume {name} with a VolumeClaim, or delete it",
-                claim.namespace().unwrap_or_default(),
-                claim.name_any()
-            );
-            ctx.events.publish(&volume, None, true, "Release", "Retained", &said).await;
+            let gone = format!("{}/{}", claim.namespace().unwrap_or_default(), claim.name_any());
+            release(&volume, &format!("PersistentVolumeClaim {gone} is gone"), ctx).await?;
         }
     }
     Ok(())
+}
+
+/// Makes a volume that was made for a PersistentVolumeClaim one like any other, for the reason that `why` says.
+async fn release(volume: &SharedPersistentVolume, why: &str, ctx: &Context) -> Result<(), Error> {
+    let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
+    let labels = json!({ LABEL_PVC_UID: null, LABEL_CLAIM_NAMESPACE: null });
+    cluster::merge_seen(&volumes, volume, json!({ "metadata": { "labels": labels } })).await?;
+    let name = volume.name_any();
+    let said = format!("{why} and its data stays: claim volume {name} with a VolumeClaim, or delete it");
+    ctx.events.publish(volume, None, true, "Release", "Retained", &said).await;
+    Ok(())
+}
+
+/// Releases a volume that was made for a PersistentVolumeClaim and has nobody any more who sees to its end, because the
+/// claim's finalizer was taken off by hand, its end was called off, or it came into being after all when its claim was gone:
+/// nobody could claim it, ever. The claim is there before the volume is, and for good. Whether this was so.
+pub(super) async fn release_lost(volume: &SharedPersistentVolume, ctx: &Context) -> Result<bool, Error> {
+    let Some(uid) = pvc_of(volume) else { return Ok(false) };
+    let claimed = volume.status.as_ref().is_some_and(|status| !status.claims.is_empty());
+    if volume.spec.retire || claimed {
+        return Ok(false);
+    }
+    let cached = ctx.stores.claims.by(VOLUME, &volume.name_any());
+    if cached.iter().any(|claim| plain::is_own(claim, volume)) {
+        return Ok(false);
+    }
+    if let Some(namespace) = volume.labels().get(LABEL_CLAIM_NAMESPACE) {
+        let claims: Api<VolumeClaim> = cluster::namespaced(&ctx.client, namespace);
+        let own = ListParams::default().labels(&format!("{LABEL_PVC_UID}={uid}"));
+        if !cluster::list_metadata(&claims, &own).await?.is_empty() {
+            return Ok(false);
+        }
+    }
+    release(volume, "the VolumeClaim of the PersistentVolumeClaim that it was made for is gone", ctx).await?;
+    Ok(true)
 }
 
 /// Makes the PersistentVolume what a PersistentVolumeClaim that was there before is bound to: Kubernetes looks at its class,

@@ -202,6 +202,11 @@ impl Router {
         self.inboxes.pvcs.poke_name(cluster::named(claim));
         // Others may be waiting behind it for an exclusive volume (C3).
         self.with(|to, stores| {
+            // It may be gone, its finalizer taken off by hand, before it said what it has.
+            to.volumes.poke_each(stores.volumes.names_by(CLAIM, &cluster::named(claim)));
+            if pvc_of(claim).is_some() {
+                claim.spec.volume.iter().for_each(|name| to.volumes.poke_name(name.as_str()));
+            }
             let mut waiting =
                 stores.claims.names_by(WAITING, claim.spec.volume.as_deref().unwrap_or_default());
             waiting.retain(|name| *name != cluster::named(claim));

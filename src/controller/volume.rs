@@ -26,6 +26,9 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
     if !cluster::finalizer_present(&*volume) {
         return Ok(cluster::set_finalizer(&api, &*volume, true).await.map(|()| None)?);
     }
+    if persistent::release_lost(&volume, ctx).await? {
+        return Ok(None);
+    }
     let mut status = volume.status.clone().unwrap_or_default();
     status.access = Some(if volume.spec.shared.is_some() { "Shared" } else { "Exclusive" }.to_owned());
     if status.reservation.is_none() {

@@ -463,3 +463,34 @@ async fn p6_l1_what_is_in_the_way_is_waited_for() {
     story.volumes.delete(&format!("pvc-{uid}"), &Default::default()).await.unwrap();
     story.bound("named").await;
 }
+
+/// L7: without its own claim nobody could ever have it again, for nobody else may take the label off.
+#[tokio::test(flavor = "multi_thread")]
+async fn l7_a_volume_whose_claim_was_stripped_is_any_volume_of_its_role() {
+    let (cluster, agent) = start().await;
+    let story = Story::of(&cluster);
+    story.make(pvc("data", "analytics", "ReadWriteOnce", "64Mi")).await;
+    story.select("data", "n1").await;
+    let (_, volume, claim) = story.bound("data").await;
+    let pod = cluster.pod("team-a", "writer", &["data"]).await;
+    let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
+    std::fs::write(target.join("file"), "kept").unwrap();
+    agent.unpublish(&claim, &pod).await.unwrap();
+    cluster.end_pod("team-a", "writer").await;
+
+    strip_and_delete(&story.claims, "data").await;
+    story.pvcs.delete("data", &Default::default()).await.unwrap();
+    cluster.example("04-subscriptions.yaml").await;
+    let other = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "VolumeClaim",
+        "metadata": {"name": "other", "namespace": "team-b"},
+        "spec": {"role": "analytics", "volume": volume.name_any()}});
+    cluster.apply_text(&other.to_string()).await;
+    let others: Api<VolumeClaim> = cluster.within("team-b");
+    until_reason(&others, "other", "Bound").await;
+    let (pod, claim) =
+        (cluster.pod("team-b", "reader", &["other"]).await, others.get("other").await.unwrap());
+    let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
+    assert_eq!(std::fs::read_to_string(target.join("file")).unwrap(), "kept");
+    agent.unpublish(&claim, &pod).await.unwrap();
+    cluster.end_pod("team-b", "reader").await;
+}
