@@ -47,6 +47,11 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
             }
         },
     };
+    let disk = status.node_disk.as_deref().and_then(|name| ctx.stores.disks.get(name));
+    let stands = match disk.and_then(|disk| reserve::gone(&disk)) {
+        Some(why) => stands.and(Err(why)),
+        None => stands,
+    };
     if let Some(node) = ctx.node_moved(status.node_disk.as_deref(), status.node_name.as_deref()).await? {
         status.node_name = Some(node);
     }

@@ -145,15 +145,17 @@ async fn refine(
     {
         return Ok(in_it(parent, line));
     }
+    if let Some(parent) = &parent
+        && let Some(disk) = parent.status.as_ref().and_then(|s| ctx.stores.disks.get(s.node_disk.as_deref()?))
+        && let Some(why) = reserve::parent_gone(parent, &disk)
+    {
+        return Ok(Taken::Wait(why));
+    }
     let (parent, role) = match (reserve::refine(reservation, parent.as_ref()), &parent) {
         (Ok(_), Some(parent)) => (parent, parent.spec.role.clone()),
         (Err(why), _) => return Ok(Taken::Wait(why)),
         (Ok(_), None) => return Err(old(reservation)),
     };
-    let disk = parent.status.as_ref().and_then(|s| ctx.stores.disks.get(s.node_disk.as_deref()?));
-    if let Some(why) = disk.and_then(|disk| reserve::parent_gone(parent, &disk)) {
-        return Ok(Taken::Wait(why));
-    }
     let roles = roles(ctx).await?;
     if let Err(why) = charge(&roles, &entry, Some(&role), ctx).await? {
         return Ok(why.map_or(Taken::Later, Taken::Wait));

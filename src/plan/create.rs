@@ -130,7 +130,13 @@ fn no_reservation(volume: &SharedPersistentVolume, reservations: &[&DiskReservat
         Some(r) if may_hold(r, &r.spec.role) => {
             format!("DiskReservation {name} is for role {}, which does not cover role {role}", r.spec.role)
         }
-        Some(_) => format!("DiskReservation {name} is itself still waiting for room"),
+        Some(r) => match r.status.as_ref().filter(|s| s.node_disk.is_some()) {
+            None => format!("DiskReservation {name} is itself still waiting for room"),
+            Some(status) => {
+                let why = condition::get(&status.conditions, READY).map_or("it is not ready", |c| &c.message);
+                format!("DiskReservation {name} serves nobody now: {why}")
+            }
+        },
     }
 }
 

@@ -159,6 +159,15 @@ pub fn refine(
     })
 }
 
+/// Why a reservation on the disk serves nobody any more: it was declared gone, which is for good (D4).
+pub fn gone(disk: &NodeDisk) -> Option<Verdict> {
+    let said = format!(
+        "NodeDisk {}, on which it is, was declared gone: delete the volumes that were in it, then this reservation",
+        disk.name_any()
+    );
+    disk.spec.gone.then(|| Verdict::no(reason::DISK_GONE, said))
+}
+
 /// Why nothing is carved out of a reservation any more: its disk was declared gone, which is for good (D4).
 pub fn parent_gone(parent: &DiskReservation, disk: &NodeDisk) -> Option<Verdict> {
     let (parent, name) = (parent.name_any(), disk.name_any());
@@ -243,8 +252,10 @@ mod tests {
     fn d4_nothing_is_carved_out_of_a_reservation_on_a_disk_that_is_gone() {
         let (parent, mut disk) = (reserved("p", "eng", 5, &[]), disk("n1.a", "n1", 10, &[]));
         assert_eq!(parent_gone(&parent, &disk), None);
+        assert_eq!(gone(&disk), None);
         disk.spec.gone = true;
         assert_eq!(parent_gone(&parent, &disk).unwrap().reason, "DiskGone");
+        assert_eq!(gone(&disk).unwrap().reason, "DiskGone", "admission looks at that");
     }
 
     #[test]

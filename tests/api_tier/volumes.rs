@@ -392,6 +392,18 @@ async fn d4_a_disk_that_was_declared_gone_holds_nothing_up_and_loses_nothing() {
         )
         .await;
     until_reason(&reservations, "late", "NotEnoughRoom").await;
+    // What is said here lets people delete one that is static, too: no agent does that any more.
+    let said = until_reason(&reservations, "analytics", "DiskGone").await;
+    assert!(said.contains("n1.default") && said.contains("then this reservation"), "{said}");
+    cluster
+        .apply_text(
+            "{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: late}, \
+             spec: {role: analytics, size: 16Mi, reservation: analytics}}",
+        )
+        .await;
+    let said = until_reason(&volumes, "late", "NoReservation").await;
+    assert!(said.contains("serves nobody now: NodeDisk n1.default"), "{said}");
+    volumes.delete("late", &DeleteParams::default()).await.unwrap();
 
     // Who uses it holds it, as ever; then it goes without an agent, and the event says what was not done.
     let refused = volumes.delete("datasets", &DeleteParams::default()).await.unwrap_err().to_string();
