@@ -9,7 +9,7 @@ use crate::api::{
     Size, VolumePhase,
 };
 
-use super::{adopt, backing, ledger, names, resize, whole};
+use super::{adopt, backing, ledger, names, reserve, resize, whole};
 
 /// The volume's line in the ledger of its reservation.
 pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
@@ -34,7 +34,7 @@ fn may_hold(reservation: &DiskReservation, role: &str) -> bool {
 
 /// Bytes of a reservation that a new volume may take.
 pub fn free(reservation: &DiskReservation) -> u64 {
-    reservation.status.as_ref().map_or(0, super::reserve::left)
+    reservation.status.as_ref().map_or(0, reserve::left)
 }
 
 /// The lines of a reservation besides the volume's own: not that of the object which the data had that it recovers, for
@@ -67,8 +67,8 @@ pub fn could_hold(
 }
 
 /// The reservation that the volume goes into: the named one, else of those that fit, on disks that can do what it asks
-/// for, the nearest in role, of these one that can be divided (D2), and of these the fullest, so that large rooms stay
-/// whole.
+/// for, one whose disk is there now (D4), of these the nearest in role, of these one that can be divided (D2), and of these
+/// the fullest, so that large rooms stay whole.
 pub fn choose<'a>(
     volume: &SharedPersistentVolume,
     reservations: &[&'a DiskReservation],
@@ -91,12 +91,17 @@ pub fn choose<'a>(
     }
     let distance = |r: &DiskReservation| wanted.role.len() - r.spec.role.len();
     let is_whole = |r: &DiskReservation| whole::of_reservation(r, 0) > 0;
+    let is_away = |r: &DiskReservation| {
+        let on = r.status.as_ref().and_then(|s| s.node_disk.as_ref());
+        !disks.iter().any(|disk| disk.metadata.name.as_ref() == on && reserve::is_ready(disk))
+    };
     let room = |r: &DiskReservation| {
         let lines = r.status.as_ref().map_or(&[][..], |s| &s.volumes);
         free(r).saturating_add(ledger::total(lines) - ledger::total(&others(volume, lines)))
     };
     suited.retain(|r| room(r) >= whole::of_reservation(r, bytes));
-    suited.into_iter().min_by_key(|r| (distance(r), is_whole(r), free(r), r.name_any())).ok_or_else(|| {
+    let order = |r: &&DiskReservation| (is_away(r), distance(r), is_whole(r), free(r), r.name_any());
+    suited.into_iter().min_by_key(order).ok_or_else(|| {
         let mut lines: Vec<String> = holders
             .iter()
             .map(|r| format!("{} has {} left", r.name_any(), Size::from_bytes(free(r))))
@@ -213,6 +218,18 @@ mod tests {
             Ok("wide".into()),
             "an ancestor's, never a sub-role's"
         );
+    }
+
+    #[test]
+    fn d4_a_disk_that_cannot_be_reached_gets_a_volume_only_if_no_other_can_have_it() {
+        let mut rs = [reserved("near", "eng/ml", 10, &[]), reserved("above", "eng", 20, &[])];
+        rs[1].status.as_mut().unwrap().node_disk = Some("n2.a".into());
+        let (mut away, there) = (disk("n1.a", "n1", 10, &[]), disk("n2.a", "n2", 20, &[]));
+        set_ready(&mut away.status.as_mut().unwrap().conditions, false);
+        let rs: Vec<&DiskReservation> = rs.iter().collect();
+        let v = volume("v", "eng/ml", 1);
+        let on = |rs: &[&DiskReservation]| choose(&v, rs, &[&away, &there]).unwrap().name_any();
+        assert_eq!((on(&rs), on(&rs[..1])), ("above".into(), "near".into()));
     }
 
     #[test]
