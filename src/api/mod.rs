@@ -62,6 +62,8 @@ pub const LABEL_CLAIM_NAMESPACE: &str = "reservoir.dev/claim-namespace";
 pub const LABEL_PVC_UID: &str = "reservoir.dev/pvc-uid";
 /// What the name of a volume that was made for a PersistentVolumeClaim begins with, before the UID of that.
 pub const PVC_PREFIX: &str = "pvc-";
+/// What the name of a claim's PersistentVolume begins with, before the UID of the claim.
+pub const PV_PREFIX: &str = "reservoir-";
 /// Annotation by which Kubernetes says whose work it is to make a volume for a PersistentVolumeClaim, once it is time.
 pub const STORAGE_PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
 /// The usual label that tells who manages an object; its value here is [`MANAGED_BY`].

@@ -13,7 +13,7 @@ use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
-use crate::api::{DRIVER, LABEL_CLAIM_UID, PVC_PREFIX, PodRef, STORAGE_PROVISIONER, Size};
+use crate::api::{DRIVER, LABEL_CLAIM_UID, PV_PREFIX, PVC_PREFIX, PodRef, STORAGE_PROVISIONER, Size};
 
 /// A namespace and a name, with a slash between them, which neither has.
 pub type Name = Arc<str>;
@@ -231,7 +231,9 @@ impl Pvc {
         let ours =
             pvc.annotations().get(STORAGE_PROVISIONER).is_some_and(|provisioner| provisioner == DRIVER);
         let made_for = pvc.labels().get(LABEL_CLAIM_UID).cloned();
-        let stands_for = made_for.or_else(|| ours.then(|| format!("{PVC_PREFIX}{uid}")))?;
+        // Label and annotation are people's to take off; what it is bound to never changes.
+        let has = || pvc.spec.as_ref()?.volume_name.as_ref()?.strip_prefix(PV_PREFIX).map(str::to_owned);
+        let stands_for = made_for.or_else(|| ours.then(|| format!("{PVC_PREFIX}{uid}"))).or_else(has)?;
         let bytes = |quantities: Option<&BTreeMap<String, Quantity>>| {
             Size::written(&quantities?.get("storage")?.0).bytes().ok()
         };
@@ -381,6 +383,12 @@ mod tests {
         assert_eq!(told(index.0.write().unwrap().retain(&["2".into()].into())), ["team/a"]);
         assert_eq!(bound("a", "claim-a"), None);
         assert_eq!(note(pvc("b", "2", "claim-b", "Bound"), true), ["team/b"]);
+        // Somebody took the label off: it has its PersistentVolume still.
+        let mut bare = pvc("c", "3", "", "Bound");
+        bare.metadata.labels = None;
+        bare.spec.get_or_insert_default().volume_name = Some("reservoir-claim-c".into());
+        assert_eq!((note(bare.clone(), false), bound("c", "claim-c")), (vec!["team/c".into()], Some(true)));
+        assert_eq!(note(bare, true), ["team/c"]);
         assert!(index.0.read().unwrap().0.is_empty(), "nothing is kept of what has gone");
     }
 

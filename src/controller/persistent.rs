@@ -16,8 +16,8 @@ use serde_json::json;
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
     AccessMode, DRIVER, LABEL_CLAIM_NAMESPACE, LABEL_CLAIM_UID, LABEL_MANAGED_BY, LABEL_PVC_UID,
-    LABEL_VOLUME_UID, MANAGED_BY, PVC_PREFIX, SharedPersistentVolume, Size, TOPOLOGY_NODE, VolumeClaim,
-    VolumeMode,
+    LABEL_VOLUME_UID, MANAGED_BY, PV_PREFIX, PVC_PREFIX, SharedPersistentVolume, Size, TOPOLOGY_NODE,
+    VolumeClaim, VolumeMode,
 };
 use crate::cluster::{self, SeenPvc};
 use crate::plan::bind;
@@ -40,7 +40,7 @@ fn pv_name(claim: &VolumeClaim) -> String {
 }
 
 fn pv_name_of(claim_uid: &str) -> String {
-    format!("reservoir-{claim_uid}")
+    format!("{PV_PREFIX}{claim_uid}")
 }
 
 fn apis(claim: &VolumeClaim, ctx: &Context) -> (Api<PersistentVolume>, Api<PersistentVolumeClaim>) {
@@ -48,11 +48,14 @@ fn apis(claim: &VolumeClaim, ctx: &Context) -> (Api<PersistentVolume>, Api<Persi
     (Api::all(ctx.client.clone()), cluster::namespaced(&ctx.client, &namespace))
 }
 
-/// Whether the PersistentVolumeClaim was made for the claim, or the claim for it (P1).
+/// Whether the PersistentVolumeClaim was made for the claim, or the claim for it (P1). Its label is people's to take off; which
+/// PersistentVolume it has never changes.
 fn made_for(pvc: &PersistentVolumeClaim, claim: &VolumeClaim) -> bool {
+    let labelled = || pvc.labels().get(LABEL_CLAIM_UID).is_some_and(|uid| Some(uid) == claim.uid().as_ref());
+    let has = || pvc.spec.as_ref().and_then(|spec| spec.volume_name.as_ref()) == Some(&pv_name(claim));
     match pvc_of(claim) {
         Some(uid) => pvc.metadata.uid.as_deref() == Some(uid),
-        None => pvc.labels().get(LABEL_CLAIM_UID).is_some_and(|uid| Some(uid) == claim.uid().as_ref()),
+        None => labelled() || has(),
     }
 }
 

@@ -357,3 +357,25 @@ async fn l5_o6_what_somebody_else_calls_an_offer_holds_no_destruction_up() {
     until_gone(&offers, "forged").await;
     agent.nothing_left().await;
 }
+
+/// C6, X1: whoever may write a PersistentVolumeClaim can take the label off it.
+#[tokio::test(flavor = "multi_thread")]
+async fn c6_a_claim_waits_for_its_pods_whatever_label_its_persistent_volume_claim_has() {
+    let (cluster, _agent) = room().await;
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    cluster.apply_text(CLAIM).await;
+    until_reason(&claims, "data", "Bound").await;
+    cluster.pod("team", "user", &["data"]).await;
+    let pvcs: Api<PersistentVolumeClaim> = cluster.within("team");
+    let bare = json!({"metadata": {"labels": null, "ownerReferences": null}});
+    pvcs.patch("data", &PatchParams::default(), &Patch::Merge(&bare)).await.unwrap();
+    claims.delete("data", &DeleteParams::default()).await.unwrap();
+    let said = until_reason(&claims, "data", "InUse").await;
+    assert!(said.contains("pod team/user"), "{said}");
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    let refused = volumes.delete("data", &DeleteParams::default()).await.unwrap_err().to_string();
+    assert!(refused.contains("team/user"), "{refused}");
+    cluster.end_pod("team", "user").await;
+    until_gone(&claims, "data").await;
+    until_gone(&pvcs, "data").await;
+}
