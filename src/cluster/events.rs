@@ -1,5 +1,6 @@
 //! Events on transitions (T2).
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use futures::StreamExt;
@@ -22,7 +23,7 @@ pub struct Events {
 struct Publisher {
     client: Client,
     reporter: Reporter,
-    recorder: Mutex<(Recorder, usize)>,
+    recorders: Mutex<HashMap<Told, Recorder>>,
 }
 
 /// How many may wait to be published; whoever comes on top of that waits, too.
@@ -30,8 +31,12 @@ const QUEUED: usize = 1000;
 /// How many are published at once.
 const AT_ONCE: usize = 8;
 
-/// A recorder keeps every event whole for minutes, and goes through all of them with each new one, to count what is told
-/// again. After so many it is replaced, so that this stays small whatever happens at once.
+/// What is counted as told again: the object, a related one, the reason, and the sentence. A recorder by itself does not look at
+/// the sentence, and what is new would never be read.
+type Told = (Option<String>, Option<String>, String, Option<String>);
+
+/// A recorder keeps its event whole for minutes. After so many all are forgotten, so that this stays small whatever happens
+/// at once.
 const REMEMBERED: usize = 200;
 
 /// Stations on the way that the conditions tell well enough.
@@ -42,8 +47,7 @@ impl Events {
     /// Events in the name of `controller`, from the instance (pod or node) `instance`.
     pub fn new(client: Client, controller: &str, instance: &str) -> Self {
         let reporter = Reporter { controller: controller.to_owned(), instance: Some(instance.to_owned()) };
-        let recorder = Mutex::new((Recorder::new(client.clone(), reporter.clone()), 0));
-        let publisher = Arc::new(Publisher { client, reporter, recorder });
+        let publisher = Arc::new(Publisher { client, reporter, recorders: Mutex::default() });
         let (queue, queued) = mpsc::channel::<(Event, ObjectReference)>(QUEUED);
         let published_by = publisher.clone();
         let publish = move |(event, object)| {
@@ -57,17 +61,19 @@ impl Events {
 }
 
 impl Publisher {
-    fn recorder(&self) -> Recorder {
-        let mut current = self.recorder.lock().unwrap_or_else(|e| e.into_inner());
-        if current.1 == REMEMBERED {
-            *current = (Recorder::new(self.client.clone(), self.reporter.clone()), 0);
+    fn recorder(&self, event: &Event, object: &ObjectReference) -> Recorder {
+        let related = event.secondary.as_ref().and_then(|related| related.uid.clone());
+        let told = (object.uid.clone(), related, event.reason.clone(), event.note.clone());
+        let mut recorders = self.recorders.lock().unwrap_or_else(|e| e.into_inner());
+        if recorders.len() == REMEMBERED && !recorders.contains_key(&told) {
+            recorders.clear();
         }
-        current.1 += 1;
-        current.0.clone()
+        let new = || Recorder::new(self.client.clone(), self.reporter.clone());
+        recorders.entry(told).or_insert_with(new).clone()
     }
 
     async fn publish(&self, event: &Event, object: &ObjectReference) {
-        if let Err(error) = self.recorder().publish(event, object).await {
+        if let Err(error) = self.recorder(event, object).publish(event, object).await {
             let (kind, reason) = (object.kind.as_deref(), &event.reason);
             tracing::warn!(kind, reason, %error, "failed to publish an event");
         }
