@@ -68,6 +68,11 @@ async fn provision(
     if selected.is_none() && plain::is_delayed(class) {
         return Ok(Ok(()));
     }
+    let namespace = pvc.namespace().unwrap_or_default();
+    let cached = ctx.stores.claims.get_in(&namespace, &pvc.name_any());
+    if let Some(said) = cached.and_then(|claim| plain::in_the_way(&claim, pvc)) {
+        return Ok(Err(said));
+    }
     let name = wanted.name_any();
     if let Some(there) = cluster::get(&volumes, &name).await? {
         if plain::pvc_of(&there) != plain::pvc_of(&wanted) {
@@ -103,7 +108,7 @@ async fn provision(
         };
         wanted.spec.reservation = Some(home);
     }
-    let claims: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &pvc.namespace().unwrap_or_default());
+    let claims: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &namespace);
     let made = cluster::create(&claims, &plain::claim(pvc, &wanted)).await?;
     let claim = match made {
         Some(made) => Some(made),

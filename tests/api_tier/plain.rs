@@ -464,6 +464,20 @@ async fn p6_l1_what_is_in_the_way_is_waited_for() {
     story.bound("named").await;
 }
 
+/// P6: its VolumeClaim is deleted before it is bound, so nothing comes of it any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn p6_who_deletes_the_claim_under_it_is_told_what_to_do() {
+    let (cluster, _agent) = start().await;
+    let story = Story::of(&cluster);
+    cluster.apply_text(&class("now", json!({"reclaimPolicy": "Delete"})).to_string()).await;
+    story.make(pvc("waits", "now", "ReadWriteOnce", "3Gi")).await;
+    story.said("waits", "3Gi asked for").await;
+    story.claims.delete("waits", &Default::default()).await.unwrap();
+    story.said("waits", "was deleted: delete this one too, and make it anew").await;
+    story.pvcs.delete("waits", &Default::default()).await.unwrap();
+    until_gone(&story.claims, "waits").await;
+}
+
 /// L7: without its own claim nobody could ever have it again, for nobody else may take the label off.
 #[tokio::test(flavor = "multi_thread")]
 async fn l7_a_volume_whose_claim_was_stripped_is_any_volume_of_its_role() {
