@@ -70,3 +70,8 @@ pub const STORAGE_PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner"
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Value of [`LABEL_MANAGED_BY`] on what the controller makes.
 pub const MANAGED_BY: &str = "reservoir";
+
+/// Name of the volume that is made for the PersistentVolumeClaim of that UID.
+pub fn volume_for_pvc(uid: &str) -> String {
+    format!("{PVC_PREFIX}{uid}")
+}

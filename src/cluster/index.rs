@@ -13,7 +13,9 @@ use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
-use crate::api::{DRIVER, LABEL_CLAIM_UID, PV_PREFIX, PVC_PREFIX, PodRef, STORAGE_PROVISIONER, Size};
+use crate::api::{
+    DRIVER, LABEL_CLAIM_UID, PV_PREFIX, PVC_PREFIX, PodRef, STORAGE_PROVISIONER, Size, volume_for_pvc,
+};
 
 /// A namespace and a name, with a slash between them, which neither has.
 pub type Name = Arc<str>;
@@ -233,7 +235,7 @@ impl Pvc {
         let made_for = pvc.labels().get(LABEL_CLAIM_UID).cloned();
         // Label and annotation are people's to take off; what it is bound to never changes.
         let has = || pvc.spec.as_ref()?.volume_name.as_ref()?.strip_prefix(PV_PREFIX).map(str::to_owned);
-        let stands_for = made_for.or_else(|| ours.then(|| format!("{PVC_PREFIX}{uid}"))).or_else(has)?;
+        let stands_for = made_for.or_else(|| ours.then(|| volume_for_pvc(&uid))).or_else(has)?;
         let bytes = |quantities: Option<&BTreeMap<String, Quantity>>| {
             Size::written(&quantities?.get("storage")?.0).bytes().ok()
         };

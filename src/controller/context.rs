@@ -57,14 +57,12 @@ pub const NAMESPACE: &str = "namespace";
 pub const ROLE: &str = "role";
 /// Found by it: a volume, by the NodeDisk that it is on.
 pub const DISK: &str = "disk";
-/// Found by it: a volume that is in no reservation yet, by its role and by each ancestor of that.
+/// Found by it: a volume that is in no reservation yet, by its role and by each ancestor of that; all under the empty name.
 pub const HOMELESS: &str = "homeless";
 /// Found by it: a volume that is in no reservation yet, by the one that it names.
 pub const HOME_WANTED: &str = "home wanted";
 /// Found by it: a volume, by the UID of the reservation that it lives in.
 pub const HOME: &str = "home";
-/// Found by it: a volume that is to adopt a directory and is in no reservation yet; all under the empty name.
-pub const ADOPTING: &str = "adopting";
 /// Found by it: a volume that is being deleted; all under the empty name.
 pub const LEAVING: &str = "leaving";
 /// Found by it: a volume, by a claim that is bound to it, as `namespace/name`.
@@ -88,9 +86,7 @@ pub fn volume_keys(volume: &SharedPersistentVolume, key: &mut dyn FnMut(Key)) {
     if home.is_none() {
         lineage(&volume.spec.role).for_each(|role| key((HOMELESS, role)));
         volume.spec.reservation.iter().for_each(|wanted| key((HOME_WANTED, wanted)));
-        if volume.spec.adopt.is_some() {
-            key((ADOPTING, ""));
-        }
+        key((HOMELESS, ""));
     }
     if volume.metadata.deletion_timestamp.is_some() {
         key((LEAVING, ""));

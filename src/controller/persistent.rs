@@ -16,8 +16,8 @@ use serde_json::json;
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
     AccessMode, DRIVER, LABEL_CLAIM_NAMESPACE, LABEL_CLAIM_UID, LABEL_MANAGED_BY, LABEL_PVC_UID,
-    LABEL_VOLUME_UID, MANAGED_BY, PV_PREFIX, PVC_PREFIX, SharedPersistentVolume, Size, TOPOLOGY_NODE,
-    VolumeClaim, VolumeMode,
+    LABEL_VOLUME_UID, MANAGED_BY, PV_PREFIX, SharedPersistentVolume, Size, TOPOLOGY_NODE, VolumeClaim,
+    VolumeMode, volume_for_pvc,
 };
 use crate::cluster::{self, SeenPvc};
 use crate::plan::bind;
@@ -62,7 +62,7 @@ fn made_for(pvc: &PersistentVolumeClaim, claim: &VolumeClaim) -> bool {
 /// The claim's PersistentVolumeClaim, as it was seen last; `None`: none was seen.
 fn seen(claim: &VolumeClaim, ctx: &Context) -> Option<SeenPvc> {
     let stands_for = match pvc_of(claim) {
-        Some(uid) => format!("{PVC_PREFIX}{uid}"),
+        Some(uid) => volume_for_pvc(uid),
         None => claim.uid().unwrap_or_default(),
     };
     ctx.stores.pvcs.standing_for(&claim.namespace().unwrap_or_default(), &claim.name_any(), &stands_for)

@@ -10,7 +10,7 @@ use serde_json::json;
 use std::time::Duration;
 
 use crate::api::condition::{self, READY, reason};
-use crate::api::{PVC_PREFIX, SharedPersistentVolume, VolumeClaim};
+use crate::api::{SharedPersistentVolume, VolumeClaim, volume_for_pvc};
 use crate::cluster::{self, Name};
 use crate::plan::plain::{self, SELECTED_NODE};
 
@@ -22,7 +22,7 @@ const RETRY: Duration = Duration::from_secs(60);
 
 pub(super) async fn reconcile(name: Name, ctx: &Context) -> Result<Again, Error> {
     let Some((uid, seen)) = ctx.stores.pvcs.plain(&name) else { return Ok(None) };
-    let made = ctx.stores.volumes.get(&format!("{PVC_PREFIX}{uid}"));
+    let made = ctx.stores.volumes.get(&volume_for_pvc(&uid));
     if seen.bound {
         if let Some(volume) = made.filter(|volume| plain::pvc_of(&**volume) == Some(&uid))
             && let Some(size) = plain::grown(seen.requested, &volume)

@@ -29,7 +29,7 @@ use crate::plan::resize;
 use crate::telemetry::{self, Metrics};
 
 use super::context::{
-    ADOPTING, CLAIM, Context, DISK, HOME, HOME_WANTED, HOMELESS, LEAVING, NAMESPACE, Stores, VOLUME, WAITING,
+    CLAIM, Context, DISK, HOME, HOME_WANTED, HOMELESS, LEAVING, NAMESPACE, Stores, VOLUME, WAITING,
     claim_keys, offer_keys, reservation_keys, subscription_keys, trim_claim, trim_node, trim_volume,
     volume_keys,
 };
@@ -136,8 +136,8 @@ impl Router {
                     || lines::holds(disk, &r.uid().unwrap_or_default())
             });
             to.volumes.poke_each(stores.volumes.names_by(DISK, &name));
-            // What its agent allows is in the disk (V8).
-            to.volumes.poke_each(stores.volumes.names_by(ADOPTING, ""));
+            // What it can do and its agent allows may be what they waited for (V8, D2).
+            to.volumes.poke_each(stores.volumes.names_by(HOMELESS, ""));
             to.subscriptions.poke_each(stores.subscriptions.names());
             to.classes.poke_each(stores.classes.names());
         });

@@ -7,8 +7,9 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Resource, ResourceExt};
 
 use crate::api::{
-    DRIVER, DiskReservation, FsType, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, NodeDisk, PVC_PREFIX, Shared,
+    DRIVER, DiskReservation, FsType, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, NodeDisk, Shared,
     SharedPersistentVolume, SharedPersistentVolumeSpec, Size, VolumeClaim, VolumeClaimSpec, VolumeMode,
+    volume_for_pvc,
 };
 
 use super::create::{self, could_hold, free};
@@ -123,7 +124,7 @@ pub fn volume(pvc: &PersistentVolumeClaim, class: &StorageClass) -> Result<Share
     let bytes = asked.bytes().map_err(|error| error.to_string())?;
     spec.size = Size::from_bytes(bytes.max(least(spec.fs_type)));
     let uid = pvc.uid().unwrap_or_default();
-    let mut volume = SharedPersistentVolume::new(&format!("{PVC_PREFIX}{uid}"), spec);
+    let mut volume = SharedPersistentVolume::new(&volume_for_pvc(&uid), spec);
     let labels = [(LABEL_PVC_UID, uid), (LABEL_CLAIM_NAMESPACE, pvc.namespace().unwrap_or_default())];
     volume.metadata.labels = Some(labels.map(|(key, value)| (key.to_owned(), value)).into());
     Ok(volume)

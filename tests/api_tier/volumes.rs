@@ -462,3 +462,23 @@ async fn d4_a_disk_that_was_declared_gone_holds_nothing_up_and_loses_nothing() {
     .await;
     assert!(data.exists(), "and it is kept");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l1_a_volume_that_its_disk_cannot_make_is_looked_at_again_when_the_disk_can() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1", true).await;
+    let mut agent = Agent::start(&cluster, "n1", "1Gi").await;
+    let disks: Api<NodeDisk> = cluster.all();
+    until_reason(&disks, "n1.default", "Ready").await;
+    let text = "apiVersion: reservoir.dev/v1alpha1\nkind: DiskReservation\nmetadata: {name: r}\nspec: {role: eng, size: 64Mi}\n---\n\
+         apiVersion: reservoir.dev/v1alpha1\nkind: SharedPersistentVolume\nmetadata: {name: v}\n\
+         spec: {role: eng, size: 32Mi, fsType: btrfs}\n";
+    cluster.apply_text(text).await;
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    until_reason(&volumes, "v", "WrongDisk").await;
+    // Its agent comes back with another configuration.
+    agent.kill().await;
+    let backing = Patch::Merge(json!({ "spec": { "backing": "Btrfs" } }));
+    disks.patch("n1.default", &PatchParams::default(), &backing).await.unwrap();
+    until_reason(&volumes, "v", "Creating").await;
+}
