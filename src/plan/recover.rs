@@ -71,9 +71,15 @@ pub fn text(documents: &[Document]) -> Result<String, serde_yaml::Error> {
     let each = documents.iter().map(|document| match document {
         Document::Reservation(manifest) => Ok(format!("---\n{}\n", serde_yaml::to_string(manifest)?)),
         Document::Volume(manifest) => Ok(format!("---\n{}\n", serde_yaml::to_string(manifest)?)),
-        Document::Said(why) => Ok(format!("---\n# {why}\n\n")),
+        Document::Said(why) => Ok(format!("---\n# {}\n\n", one_line(why))),
     });
     each.collect()
+}
+
+/// What a node says of its data is applied by an administrator: nothing in it may end the comment. YAML 1.1 knows these line
+/// breaks, too.
+fn one_line(text: &str) -> String {
+    text.replace(|c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'), " ")
 }
 
 impl Wanted<'_> {
@@ -202,5 +208,24 @@ mod tests {
         let foreign = [reserved("eng", "ops", 10, &[])];
         let again = told(&documents(std::slice::from_ref(&disk), &foreign, &[]));
         assert!(again[0].contains("a name that one of role ops has now"), "{again:?}");
+    }
+
+    /// X6. Who applies this has rights that no node has.
+    #[test]
+    fn x6_a4_what_a_node_says_of_its_data_is_never_a_manifest() {
+        let mut disk = disk("n1.a", "n1", 100, &[]);
+        let manifest = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: mine}";
+        disk.status.as_mut().unwrap().orphans = ["\n", "\r", "\u{85}", "\u{2028}", "\u{2029}"]
+            .map(|end| Orphan {
+                uid: format!("dark{end}{manifest}"),
+                problem: Some(format!("it is damaged{end}{}", manifest.replace('\n', end))),
+                ..Default::default()
+            })
+            .into();
+        let text = text(&documents(std::slice::from_ref(&disk), &[], &[])).unwrap();
+        assert!(text.contains("it is damaged"));
+        let plain = |line: &str| line.is_empty() || line == "---" || line.starts_with("# ");
+        let ends = |c: char| matches!(c, '\n' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}');
+        assert!(text.split(ends).all(plain), "{text}");
     }
 }
