@@ -104,4 +104,48 @@ async fn a4_an_agent_writes_only_what_is_of_its_own_node() {
     assert!(refused.contains("may not write v"), "{refused}");
     let volume = cluster.all::<SharedPersistentVolume>().get("v").await.unwrap();
     assert_eq!(volume.status.and_then(|status| status.node_name), None);
+
+    // And on its own node it does not say what is the controller's to say: that it is on another one, or who is bound to it.
+    let said = async |path: &str, status: Value| {
+        let body = json!({"status": status}).to_string().into_bytes();
+        let request = http::Request::patch(format!("/apis/reservoir.dev/v1alpha1/{path}/status"))
+            .header("Content-Type", "application/merge-patch+json")
+            .body(body)
+            .unwrap();
+        cluster.client.request::<Value>(request).await.unwrap();
+    };
+    cluster.kill_controller().await;
+    let volume = |status: Value| {
+        json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "SharedPersistentVolume",
+            "metadata": {"name": "v"}, "status": status})
+    };
+    let binding = json!({"namespace": "team", "name": "c", "uid": "u", "mode": "ReadWrite"});
+    let placed =
+        json!({"nodeName": "n2", "nodeDisk": "n1.default", "userCount": 1, "claims": [binding.clone()]});
+    said("sharedpersistentvolumes/v", placed).await;
+    let own = volume(json!({"node": {"backing": "Made"}}));
+    for _ in 0..2 {
+        apply(&cluster, "n2", "sharedpersistentvolumes/v/status", own.clone()).await.unwrap();
+    }
+    for status in [
+        json!({"nodeName": "n3"}),
+        json!({"nodeDisk": "n3.default"}),
+        json!({"userCount": 0}),
+        json!({"claims": [binding.clone(), binding]}),
+        json!({"destroy": {"tombstone": "2026-01-01T00:00:00Z"}}),
+    ] {
+        let refused = apply(&cluster, "n2", "sharedpersistentvolumes/v/status", volume(status.clone())).await;
+        let refused = refused.expect_err(&status.to_string());
+        assert!(refused.contains("may not write what the controller says of v"), "{refused}");
+    }
+    let disk_says = |status: Value| {
+        json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "NodeDisk", "metadata": {"name": "n1.default"},
+            "status": status})
+    };
+    let path = "nodedisks/n1.default/status";
+    apply(&cluster, "n2", path, disk_says(json!({"capacity": "1Gi"}))).await.unwrap();
+    let line = json!({"name": "r", "uid": "r", "role": "eng", "size": "1Gi"});
+    let refused = apply(&cluster, "n2", path, disk_says(json!({"reservations": [line]}))).await.unwrap_err();
+    assert!(refused.contains("may not write what the controller says of n1.default"), "{refused}");
+    disk(&cluster, "n2", "n1.default", "n2").await.unwrap();
 }
