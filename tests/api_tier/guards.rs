@@ -5,7 +5,7 @@ use kube::Client;
 use reservoir::api::{DiskReservation, FINALIZER};
 use serde_json::{Value, json};
 
-use crate::ask::{Ask, MERGE, bind, claim, cluster, object, path, person, reservation, volume};
+use crate::ask::{Ask, MERGE, bind, claim, cluster, lacks, object, path, person, reservation, volume};
 use crate::support::{AGENT_USER, Cluster, until};
 
 /// A client with a token that the API server itself made for the agent of `node`.
@@ -36,7 +36,7 @@ async fn agent_of(cluster: &Cluster, node: &str) -> Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r2_a4_static_reservations_are_their_own_agents_alone_and_gone_is_an_administrators_word() {
+async fn r2_a1_a4_static_reservations_are_their_own_agents_alone_and_gone_is_an_administrators_word() {
     let cluster = cluster().await;
     cluster
         .apply_text(
@@ -135,6 +135,9 @@ async fn r2_a4_static_reservations_are_their_own_agents_alone_and_gone_is_an_adm
     let status = Ask::new("PATCH", MERGE, format!("{}/status", path(&kept)), status);
     status.of(&cluster.client).await.unwrap();
     Ask::delete(&kept).dry(&cluster.client).await.unwrap();
+    // A1: not just anybody, though.
+    let said = Ask::delete(&kept).dry(&person(&cluster, "jane").await).await.unwrap_err();
+    assert!(said.contains(&lacks("jane", "unreserve", "eng")), "{said}");
     assert!(grow.dry(&cluster.client).await.unwrap_err().contains("is static"));
     Ask::delete(&kept).of(&one).await.unwrap();
     // The rest is the controller's, and there is none here.
