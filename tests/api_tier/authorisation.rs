@@ -36,6 +36,8 @@ async fn a1_a5_a_verb_on_the_role_or_an_ancestor_decides_and_a_refusal_names_bot
         ("destroy", Ask::patch(&going, json!({"spec": {"retire": false}}))),
         ("destroy", Ask::patch(&going, json!({"spec": {"retire": null}}))),
         ("destroy", Ask::patch(&solo, json!({"spec": {"erasePolicy": "Zero"}}))),
+        // C1: by their labels claims choose among volumes.
+        ("create", Ask::patch(&solo, json!({"metadata": {"labels": {"set": "best"}}}))),
         ("resize", Ask::patch(&kept, json!({"spec": {"size": "2Gi"}}))),
         ("resize", Ask::patch(&kept, json!({"spec": {"size": 104857600}}))),
         ("resize", Ask::patch(&solo, json!({"spec": {"size": "128Mi"}}))),
@@ -97,7 +99,8 @@ async fn a1_a5_a_verb_on_the_role_or_an_ancestor_decides_and_a_refusal_names_bot
         assert!(said.contains(&lacks("nobody", verb, ml)), "{said}");
     }
 
-    // What no verb speaks for needs none: the same size written otherwise, labels, a shorter list, a claim that goes.
+    // What no verb speaks for needs none: the same size written otherwise, a reservation's labels, a shorter list, a claim
+    // that goes.
     Ask::create(&claim(ml, "ReadWrite")).of(&cluster.client).await.unwrap();
     for ask in [
         Ask::patch(&kept, json!({"spec": {"size": "1024Mi"}, "metadata": {"labels": {"a": "b"}}})),
