@@ -8,7 +8,8 @@ use k8s_openapi::api::storage::v1::CSIStorageCapacity;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use reservoir::api::{
-    DRIVER, DiskReservation, LABEL_PVC_UID, NodeDisk, SharedPersistentVolume, Size, VolumeClaim,
+    DRIVER, DiskReservation, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, NodeDisk, SharedPersistentVolume, Size,
+    VolumeClaim,
 };
 use reservoir::plan::plain::SELECTED_NODE;
 use serde_json::{Value, json};
@@ -270,6 +271,13 @@ async fn p5_a_namespace_without_the_verbs_is_refused_whoever_asks() {
         let said = cluster.try_apply(&forged.to_string()).await.unwrap_err().to_string();
         assert!(said.contains("is the controller's alone"), "{said}");
     }
+    // Nor as another namespace's: nobody would see to its end.
+    story.select("mine", "n1").await;
+    story.bound("mine").await;
+    let labels = Patch::Merge(json!({"metadata": {"labels": {LABEL_CLAIM_NAMESPACE: "team-b"}}}));
+    let moved = story.volumes.patch(&format!("pvc-{uid}"), &PatchParams::default(), &labels).await;
+    let said = moved.unwrap_err().to_string();
+    assert!(said.contains("with reservoir.dev/claim-namespace, is the controller's alone"), "{said}");
 }
 
 /// P2: who finds no room says so and has the scheduler look elsewhere.
