@@ -153,6 +153,28 @@ fn what_is_off_by_default_is_made_when_it_is_asked_for() {
     assert!(alerts.len() > 10 && alerts.iter().all(|alert| alert["annotations"]["runbook_url"].is_string()));
 }
 
+/// What YAML takes for a number is a name all the same.
+#[test]
+fn names_and_roles_that_look_like_numbers_stay_what_they_are() {
+    let objects = rendered(&[
+        "storageClasses[0].name=1e3",
+        "storageClasses[0].role=1e3",
+        "storageClasses[0].reservation=1e3",
+        "storageClasses[0].namespaces={1e3}",
+        "test.role=1e3",
+    ]);
+    let class = only(&objects, "StorageClass");
+    for said in
+        [&class["metadata"]["name"], &class["parameters"]["role"], &class["parameters"]["reservation"]]
+    {
+        assert_eq!(said, "1e3", "{class}");
+    }
+    for kind in ["DiskReservation", "SharedPersistentVolume", "VolumeClaim"] {
+        assert_eq!(only(&objects, kind)["spec"]["role"], "1e3", "{kind}");
+    }
+    assert_eq!(only(&objects, "RoleSubscription")["spec"]["roles"][0], "1e3");
+}
+
 #[test]
 fn labels_secrets_and_places_reach_the_pods() {
     let values = [
@@ -217,6 +239,9 @@ fn the_schema_describes_each_value_and_refuses_what_is_none() {
         "kubeletDir=var/lib/kubelet",
         "monitoring.enabled=true",
         "imagePullSecrets[0].nam=registry",
+        "agent.disks[0].name=d,agent.disks[0].path=/d,agent.disks[0].reservations[0].role=a//b,agent.disks[0].reservations[0].size=1Gi",
+        "storageClasses[0].name=eng,storageClasses[0].role=eng/-ml",
+        "test.role=a b",
     ] {
         let refused = chart::render(&[wrong]).unwrap_err().to_string();
         assert!(refused.contains("schema"), "{wrong}: {refused}");
