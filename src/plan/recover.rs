@@ -127,6 +127,14 @@ fn manifest(
                 noted.name, noted.role, there.spec.role
             ));
         }
+        let now_on = there.and_then(|there| there.status.as_ref()?.node_disk.as_deref());
+        if let Some(other) = now_on.filter(|disk| *disk != on) {
+            return Err(format!(
+                "{data} was in DiskReservation {}, which is on NodeDisk {other} now: create the volume in another one on this \
+                 disk, with the spec that status.orphans has",
+                noted.name
+            ));
+        }
     }
     let spec: SharedPersistentVolumeSpec = serde_json::from_value(orphan.spec.clone())
         .map_err(|error| format!("{data} was written down by another version, and stays: {error}"))?;
@@ -208,6 +216,15 @@ mod tests {
         let foreign = [reserved("eng", "ops", 10, &[])];
         let again = told(&documents(std::slice::from_ref(&disk), &foreign, &[]));
         assert!(again[0].contains("a name that one of role ops has now"), "{again:?}");
+        // Somebody made it anew, and it found room elsewhere.
+        let mut elsewhere = reserved("eng", "eng", 10, &[]);
+        elsewhere.status.as_mut().unwrap().node_disk = Some("n2.b".into());
+        let again = told(&documents(std::slice::from_ref(&disk), &[elsewhere], &[]));
+        assert_eq!(
+            again.iter().filter(|said| said.contains("which is on NodeDisk n2.b now")).count(),
+            2,
+            "{again:?}"
+        );
     }
 
     /// X6. Who applies this has rights that no node has.
