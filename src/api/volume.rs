@@ -69,7 +69,7 @@ use super::{ClaimBinding, DiskKind, PodRef, Reserved, Size, UidRef};
         .message("a raw device is not mounted: leave gid, permissions and mountOptions out, or volumeMode"),
     validation = Rule::new("!has(self.adopt) || !has(self.permissions)")
         .message("a directory that is adopted keeps the permissions that it has: leave permissions out"),
-    validation = Rule::new("self.fsType != 'xfs' || (type(self.size) == int ? int(self.size) >= 314572800 : !isQuantity(string(self.size)) || quantity(string(self.size)).compareTo(quantity('300Mi')) >= 0)")
+    validation = Rule::new(concat!("self.fsType != 'xfs' || (type(self.size) == int ? int(self.size) >= 314572800 : !(", super::size::is_quantity!("self.size"), ") || quantity(string(self.size)).compareTo(quantity('300Mi')) >= 0)"))
         .message("an xfs volume has at least 300Mi: ask for more, or for fsType ext4")
 )]
 #[serde(rename_all = "camelCase")]
@@ -85,7 +85,7 @@ pub struct SharedPersistentVolumeSpec {
     /// also in use, while the reservation has room; unused, it may shrink where its file system can (V7).
     #[x_kube(
         validation = Rule::new(super::size::RULE).message(super::size::MESSAGE),
-        validation = Rule::new("type(self) == int ? int(self) >= 16777216 : !isQuantity(string(self)) || quantity(string(self)).compareTo(quantity('16Mi')) >= 0").message("a volume has at least 16Mi")
+        validation = Rule::new(concat!("type(self) == int ? int(self) >= 16777216 : !(", super::size::is_quantity!("self"), ") || quantity(string(self)).compareTo(quantity('16Mi')) >= 0")).message("a volume has at least 16Mi")
     )]
     pub size: Size,
     /// Name of the reservation to take them from; without it, any that fits.

@@ -44,7 +44,7 @@ pub struct VolumeRoleSpec {
     /// How much the role and its sub-roles may reserve, and how much room they are sure of (Q2).
     #[serde(default)]
     #[x_kube(
-        validation = Rule::new("!has(self.limit) || !has(self.guarantee) || (type(self.limit) == int || isQuantity(string(self.limit))) && (type(self.guarantee) == int || isQuantity(string(self.guarantee))) && quantity(string(self.guarantee)).compareTo(quantity(string(self.limit))) <= 0")
+        validation = Rule::new(concat!("!has(self.limit) || !has(self.guarantee) || (type(self.limit) == int || ", super::size::is_quantity!("self.limit"), ") && (type(self.guarantee) == int || ", super::size::is_quantity!("self.guarantee"), ") && quantity(string(self.guarantee)).compareTo(quantity(string(self.limit))) <= 0"))
             .message("the guarantee of a role is not more than its limit")
     )]
     pub quota: Quota,

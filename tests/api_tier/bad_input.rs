@@ -91,6 +91,7 @@ fn sizes(table: &mut Table) {
         json!("9Ei"),
         json!("99999999999999999999999999"),
         json!("1e30"),
+        json!("1e100"),
         json!("lots"),
         json!("10GB"),
         json!("0x10"),

@@ -1,5 +1,7 @@
 //! What is an agent's alone (R2, A4), and what holds something (R6, X7).
 
+use std::time::{Duration, Instant};
+
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use kube::Client;
 use reservoir::api::{DiskReservation, FINALIZER};
@@ -189,6 +191,32 @@ async fn r6_x7_what_holds_something_is_neither_deleted_nor_shrunk_below_it() {
     Ask::patch(&role, json!({"spec": {"quota": {"limit": null}}})).dry(&cluster.client).await.unwrap();
     status(&role, json!({"reservations": null})).of(&cluster.client).await.unwrap();
     Ask::delete(&role).dry(&cluster.client).await.unwrap();
+}
+
+/// A size is compared before anybody is asked for a right: one that takes minutes to write out is refused at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a1_nobody_keeps_the_api_server_busy_with_a_size() {
+    let cluster = cluster().await;
+    let nobody = person(&cluster, "nobody").await;
+    let started = Instant::now();
+    for size in ["1e30000000", "9E+30000000", "0.1e-30000000"] {
+        let mut selecting = claim("eng", "ReadWrite");
+        selecting["spec"] = json!({"role": "eng", "selector": {"minSize": size}});
+        let sized = |mut object: Value| {
+            object["spec"]["size"] = json!(size);
+            object
+        };
+        let mut xfs = sized(volume("new", "eng"));
+        xfs["spec"]["fsType"] = json!("xfs");
+        for object in [selecting, sized(reservation("new", "eng")), xfs] {
+            let said = Ask::create(&object).dry(&nobody).await.unwrap_err();
+            assert!(said.contains("a size is a whole positive number of bytes below 8Ei"), "{said}");
+        }
+        let quota = json!({"role": "eng", "quota": {"limit": size, "guarantee": size}});
+        let said = Ask::create(&object("VolumeRole", "eng", quota)).dry(&cluster.client).await.unwrap_err();
+        assert!(said.contains("a size is a whole positive number of bytes below 8Ei"), "{said}");
+        assert!(started.elapsed() < Duration::from_secs(5), "{size} took {:?}", started.elapsed());
+    }
 }
 
 /// X1, R6: nothing goes before its end was seen to, not even in the moment before the controller sees that it is there;
