@@ -32,8 +32,10 @@ impl Volumes for Node {
                 Error::NotFound(format!("there is no SharedPersistentVolume {name}: claim anew"))
             })?;
         let handle = &request.handle;
+        let (volume_uid, claim_uid) = (handle.volume_uid(), handle.claim_uid());
+        let namespace = &request.pod.namespace;
         let (_, read_only) =
-            authorise(&volume, handle.volume_uid(), handle.claim_uid(), &ctx.node, request.read_only)
+            authorise(&volume, volume_uid, claim_uid, &ctx.node, namespace, request.read_only)
                 .map_err(|refusal| Error::FailedPrecondition(refusal.to_string()))?;
         if request.block != (volume.spec.volume_mode == VolumeMode::Block) {
             return Err(Error::InvalidArgument(format!(

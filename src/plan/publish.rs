@@ -20,7 +20,8 @@ pub enum Refusal {
         /// Where it is.
         node: String,
     },
-    /// The volume's side of the binding does not have the claim.
+    /// The volume's side of the binding does not have the claim, or the pod is of another namespace than that: somebody
+    /// made, or changed, a PersistentVolume by hand.
     #[error("volume {0} is not bound to this claim any more: delete the claim and claim anew")]
     NotBound(String),
     /// The tombstone is set.
@@ -41,6 +42,7 @@ pub fn authorise<'a>(
     volume_uid: &str,
     claim_uid: &str,
     node: &str,
+    namespace: &str,
     pod_says_read_only: bool,
 ) -> Result<(&'a ClaimBinding, bool), Refusal> {
     let name = volume.name_any();
@@ -55,7 +57,8 @@ pub fn authorise<'a>(
     if status.destroy.as_ref().is_some_and(|d| d.tombstone.is_some()) {
         return Err(Refusal::Destroyed(name));
     }
-    let binding = status.claims.iter().find(|b| b.uid == claim_uid).ok_or(Refusal::NotBound(name))?;
+    let binding = status.claims.iter().find(|b| b.uid == claim_uid && b.namespace == namespace);
+    let binding = binding.ok_or(Refusal::NotBound(name))?;
     if binding.mode == AccessMode::ReadOnly && !pod_says_read_only {
         return Err(Refusal::SayReadOnly(binding.clone()));
     }
@@ -75,14 +78,17 @@ mod tests {
             bound_by("ns", "w", "c-rw"),
         ];
         let uid = v.uid().unwrap();
-        let ask = |claim, node, ro| authorise(&v, &uid, claim, node, ro).map(|(b, ro)| (b.name.clone(), ro));
+        let ask =
+            |claim, node, ro| authorise(&v, &uid, claim, node, "ns", ro).map(|(b, ro)| (b.name.clone(), ro));
         assert_eq!(ask("c-rw", "n1", false), Ok(("w".into(), false)));
         assert_eq!(ask("c-rw", "n1", true), Ok(("w".into(), true)));
         assert_eq!(ask("c-ro", "n1", true), Ok(("r".into(), true)));
         assert!(matches!(ask("c-ro", "n1", false), Err(Refusal::SayReadOnly(_))), "M3");
         assert!(matches!(ask("c-xx", "n1", true), Err(Refusal::NotBound(_))));
         assert!(matches!(ask("c-rw", "n2", true), Err(Refusal::OtherNode { .. })));
-        assert!(matches!(authorise(&v, "other", "c-rw", "n1", true), Err(Refusal::OtherVolume(_))));
+        assert!(matches!(authorise(&v, "other", "c-rw", "n1", "ns", true), Err(Refusal::OtherVolume(_))));
+        let foreign = authorise(&v, &uid, "c-rw", "n1", "other", false);
+        assert!(matches!(foreign, Err(Refusal::NotBound(_))), "the claim is another namespace's");
     }
 
     #[test]
@@ -92,6 +98,6 @@ mod tests {
         status.claims = vec![bound_by("ns", "w", "c")];
         status.destroy = Some(crate::api::Destroy { in_use: false, tombstone: some_time() });
         let uid = v.uid().unwrap();
-        assert!(matches!(authorise(&v, &uid, "c", "n1", false), Err(Refusal::Destroyed(_))));
+        assert!(matches!(authorise(&v, &uid, "c", "n1", "ns", false), Err(Refusal::Destroyed(_))));
     }
 }
