@@ -149,7 +149,11 @@ async fn perform(
         Task::Size(OnNode::Announce(size)) => node.growing = Some(Size::from_bytes(size)),
         Task::Size(OnNode::Withdraw) => (node.growing, node.resize_failed) = (None, None),
         Task::Size(OnNode::Resize(size)) => {
-            match operate(ctx, "Resize", move |host| host.resize(&uid, size)).await {
+            // Its journal first has what the object says now: how the bytes go that a copy replaces, among others (X4).
+            let (disk, mut spec) = wanted(volume, uid.clone(), ctx)?;
+            spec.size_bytes = on_disk.unwrap_or(spec.size_bytes);
+            let resize = move |host: &Host| host.create(&disk, &spec).and_then(|()| host.resize(&uid, size));
+            match operate(ctx, "Resize", resize).await {
                 Ok(()) => {
                     tracing::info!(volume = volume.name_any(), size, "resized");
                     node.size = Some(Size::from_bytes(size));

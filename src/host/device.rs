@@ -252,7 +252,7 @@ impl Backing for Raw {
     fn erase(&self, volume: &Volume, _: &Record, policy: ErasePolicy) -> Result<()> {
         let file = self.writable()?;
         if policy == ErasePolicy::Zero {
-            zero::overwrite(&file, self.size).context(|| format!("overwrite volume {}", volume.uid))?;
+            zero::overwrite(&file, 0..self.size).context(|| format!("overwrite volume {}", volume.uid))?;
         }
         zero::discard(&file, self.size).context(|| format!("erase volume {}", volume.uid))?;
         volume.remove(&self.names())

@@ -2,7 +2,8 @@
 //!
 //! It is made and formatted under another name and put in its place when it is complete, so **mkfs only ever sees what the
 //! same call has just made**, and what is in its place is never formatted, whatever the journal says (V9, S13). A
-//! smaller one is made of a copy, which takes its place in the same way (V7).
+//! smaller one is made of a copy, which takes its place in the same way (V7), and what it replaced is erased as the volume
+//! is to be (X4). Not so what a program writes into a copy that outlives its agent: a container takes its programs along.
 
 use std::fs::File;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -16,7 +17,7 @@ use super::error::{Context, Error, Result};
 use super::filesystem::FsType;
 use super::lifecycle::busy;
 use super::mountinfo::{Device, Mount};
-use super::record::Record;
+use super::record::{Record, State};
 use super::{ErasePolicy, beneath, filesystem, mounts, options, zero};
 
 /// Both filesystems are made of blocks of this many bytes.
@@ -44,16 +45,18 @@ pub(super) trait Container: Send + Sync {
     fn begin(&self, volume: &Volume, size: u64) -> Result<File>;
 
     /// Begins something for a copy of a filesystem of `size` bytes of which so many are `taken`.
-    fn begin_copy(&self, volume: &Volume, size: u64, taken: u64) -> Result<File>;
+    fn begin_copy(&self, volume: &Volume, size: u64, taken: u64, policy: ErasePolicy) -> Result<File>;
 
     /// Gives what is unfinished another size.
-    fn cut(&self, volume: &Volume, unfinished: &File, size: u64) -> Result<()>;
+    fn cut(&self, volume: &Volume, unfinished: &File, size: u64, policy: ErasePolicy) -> Result<()>;
 
-    /// Removes what is unfinished, if there is something.
-    fn give_up(&self, volume: &Volume) -> Result<()>;
+    /// Removes what is not in its place, be it unfinished or replaced, if there is something. First of all, what is in
+    /// its place is there for good: a replacement that a power cut could undo must not cost the one that it replaced.
+    fn give_up(&self, volume: &Volume, policy: ErasePolicy) -> Result<()>;
 
-    /// Puts what is unfinished in its place, in one step, and removes what was there.
-    fn complete(&self, volume: &Volume) -> Result<()>;
+    /// Puts what is unfinished in its place, in one step after which what was there is what is not in its place, and
+    /// [gives that up](Self::give_up).
+    fn complete(&self, volume: &Volume, policy: ErasePolicy) -> Result<()>;
 
     /// Has all bytes up to `size` really there (V5).
     fn extend(&self, volume: &Volume, file: &File, size: u64) -> Result<()>;
@@ -91,14 +94,15 @@ impl<C: Container> Inside<C> {
     fn replace(
         &self,
         volume: &Volume,
+        policy: ErasePolicy,
         begin: impl FnOnce() -> Result<File>,
         fill: impl FnOnce(&File) -> Result<()>,
     ) -> Result<()> {
-        self.0.give_up(volume)?;
+        self.0.give_up(volume, policy)?;
         let begun = begin().and_then(|file| fill(&file));
-        begun.and_then(|()| self.0.complete(volume)).or_else(|error| {
+        begun.and_then(|()| self.0.complete(volume, policy)).or_else(|error| {
             let left = |left| Error::Unsupported(format!("{error}; what was begun is left: {left}"));
-            self.0.give_up(volume).map_err(left)?;
+            self.0.give_up(volume, policy).map_err(left)?;
             Err(error)
         })
     }
@@ -112,7 +116,7 @@ impl<C: Container> Inside<C> {
         size: u64,
         commit: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
-        let uid = &volume.uid;
+        let (uid, policy) = (&volume.uid, policy(record));
         if self.release(volume)? {
             return Err(busy(uid));
         }
@@ -123,9 +127,9 @@ impl<C: Container> Inside<C> {
         if taken > size {
             return Err(Error::TooSmall { uid: uid.clone(), needed: taken, wanted: size });
         }
-        let begin = || self.0.begin_copy(volume, has.max(size), taken);
-        self.replace(volume, begin, move |copy| {
-            filesystem::copy_resized(uid, &file, copy, size, || self.0.cut(volume, copy, size))?;
+        let begin = || self.0.begin_copy(volume, has.max(size), taken, policy);
+        self.replace(volume, policy, begin, move |copy| {
+            filesystem::copy_resized(uid, &file, copy, size, || self.0.cut(volume, copy, size, policy))?;
             copy.sync_all().context(|| format!("synchronize the volume's new {}", C::NAME))?;
             filesystem::verify(FsType::Ext4, record.born(), copy)?;
             commit()
@@ -148,6 +152,7 @@ impl<C: Container> Backing for Inside<C> {
         if self.0.open(volume)?.is_none() {
             self.replace(
                 volume,
+                policy(record),
                 || self.0.begin(volume, size),
                 |file| {
                     filesystem::make(fs_type, uid, file, size, C::ZEROED)?;
@@ -172,7 +177,7 @@ impl<C: Container> Backing for Inside<C> {
 
     fn grow(&self, volume: &Volume, record: &Record, size: u64) -> Result<()> {
         let (fs_type, size) = (record.spec.fs_type, size / BLOCK * BLOCK);
-        self.0.give_up(volume)?;
+        self.0.give_up(volume, policy(record))?;
         let file = self.whole(volume, record)?;
         self.0.extend(volume, &file, size)?;
         if fs_type == FsType::Ext4 && filesystem::measure(&file)?.0 >= size {
@@ -239,9 +244,10 @@ impl<C: Container> Backing for Inside<C> {
     /// `Discard` gives the blocks back to the disk; `Zero` overwrites them first. What a disk keeps of overwritten
     /// blocks on its own account, as flash does, is out of reach of either.
     fn erase(&self, volume: &Volume, record: &Record, policy: ErasePolicy) -> Result<()> {
+        self.0.give_up(volume, policy)?;
         let file = self.0.open(volume)?;
         if let Some(file) = file.as_ref().filter(|_| policy == ErasePolicy::Zero) {
-            zero::overwrite(file, bytes_of(file)?)
+            zero::overwrite(file, 0..bytes_of(file)?)
                 .context(|| format!("overwrite volume {}", record.spec.uid))?;
         }
         self.0.erase(volume, file)
@@ -251,6 +257,14 @@ impl<C: Container> Backing for Inside<C> {
 /// The volume's size in whole blocks: never more than was reserved for it.
 fn size(record: &Record) -> u64 {
     record.spec.size_bytes / BLOCK * BLOCK
+}
+
+/// What becomes of a copy of the volume's bytes that is not needed any more (X4). Before it is ready it has none.
+fn policy(record: &Record) -> ErasePolicy {
+    match record.state {
+        State::Creating => ErasePolicy::Discard,
+        State::Ready | State::Erasing => record.spec.erase_policy.unwrap_or(ErasePolicy::Discard),
+    }
 }
 
 /// Bytes of a file or a block device.

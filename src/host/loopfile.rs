@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::backing::{Opened, Room};
@@ -18,11 +18,11 @@ use super::error::{Context, Error, Result};
 use super::inside::{Container, Inside};
 use super::loopdev::{self, Identity};
 use super::mountinfo::Device;
-use super::{beneath, filesystem};
+use super::{ErasePolicy, beneath, filesystem, zero};
 
 /// The volume's file, complete.
 const DATA: &str = "data";
-/// The same while it is being made; worth nothing after a crash.
+/// The same while it is being made, or since another one took its place; worth nothing after a crash.
 const UNFINISHED: &str = "data.new";
 
 struct Loop;
@@ -65,24 +65,41 @@ impl Container for Loop {
         Ok(file)
     }
 
-    /// Holes stay holes until the copy is made, so it needs no more than what is taken.
-    fn begin_copy(&self, volume: &Volume, _: u64, taken: u64) -> Result<File> {
+    /// Holes stay holes until the copy is made, so it needs no more than what is taken. Not so if it is to be overwritten: of
+    /// blocks that are new when they are written nobody knows after a power cut that they were its own.
+    fn begin_copy(&self, volume: &Volume, size: u64, taken: u64, policy: ErasePolicy) -> Result<File> {
+        if policy == ErasePolicy::Zero {
+            return self.begin(volume, size);
+        }
         ensure_free(volume, taken)?;
         create(volume)
     }
 
-    fn cut(&self, _: &Volume, unfinished: &File, size: u64) -> Result<()> {
+    fn cut(&self, _: &Volume, unfinished: &File, size: u64, policy: ErasePolicy) -> Result<()> {
+        if policy == ErasePolicy::Zero {
+            zero::overwrite_from(unfinished, size).context(|| "overwrite the end of a volume's new file")?;
+        }
         unfinished.set_len(size).context(|| "set the size of a volume's new file")
     }
 
-    fn give_up(&self, volume: &Volume) -> Result<()> {
-        beneath::remove(&volume.dir, UNFINISHED, AtFlags::empty()).context(|| "remove an unfinished file")
+    fn give_up(&self, volume: &Volume, policy: ErasePolicy) -> Result<()> {
+        rustix::fs::fsync(&volume.dir).context(|| "synchronize the volume's directory")?;
+        if policy == ErasePolicy::Zero
+            && let Some(file) = open_file(volume, UNFINISHED)?
+        {
+            zero::overwrite_from(&file, 0).context(|| format!("overwrite {UNFINISHED}"))?;
+        }
+        beneath::remove(&volume.dir, UNFINISHED, AtFlags::empty()).context(|| format!("remove {UNFINISHED}"))
     }
 
-    fn complete(&self, volume: &Volume) -> Result<()> {
-        rustix::fs::renameat(&volume.dir, UNFINISHED, &volume.dir, DATA)
-            .and_then(|()| rustix::fs::fsync(&volume.dir))
-            .context(|| "put the volume's file in its place")
+    fn complete(&self, volume: &Volume, policy: ErasePolicy) -> Result<()> {
+        let put = |how| rustix::fs::renameat_with(&volume.dir, UNFINISHED, &volume.dir, DATA, how);
+        match put(RenameFlags::EXCHANGE) {
+            Err(Errno::NOENT) => put(RenameFlags::NOREPLACE),
+            result => result,
+        }
+        .context(|| "put the volume's file in its place")?;
+        self.give_up(volume, policy)
     }
 
     fn extend(&self, volume: &Volume, file: &File, size: u64) -> Result<()> {
@@ -140,14 +157,18 @@ fn create(volume: &Volume) -> Result<File> {
 
 /// Opens the volume's file if there is one.
 fn open_data(volume: &Volume) -> Result<Option<File>> {
-    let file = match beneath::open_here(&volume.dir, DATA, OFlags::RDWR | OFlags::NONBLOCK) {
+    open_file(volume, DATA)
+}
+
+fn open_file(volume: &Volume, name: &str) -> Result<Option<File>> {
+    let file = match beneath::open_here(&volume.dir, name, OFlags::RDWR | OFlags::NONBLOCK) {
         Ok(file) => File::from(file),
         Err(Errno::NOENT) => return Ok(None),
-        Err(error) => return Err(error).context(|| format!("open the data of volume {}", volume.uid)),
+        Err(error) => return Err(error).context(|| format!("open {name} of volume {}", volume.uid)),
     };
     let stat = rustix::fs::fstat(&file).context(|| "look at the volume's file")?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        let what = format!("the data of volume {}", volume.uid);
+        let what = format!("{name} of volume {}", volume.uid);
         return Err(Error::Corrupt { what, reason: "it is not a regular file".to_owned() });
     }
     Ok(Some(file))

@@ -33,7 +33,7 @@ use super::inside::{Container, Inside, bytes_of};
 use super::mountinfo::Device;
 use super::uid::VolumeUid;
 use super::volume_group::{Node, VolumeGroup};
-use super::{beneath, journal, mounts};
+use super::{ErasePolicy, beneath, journal, mounts, zero};
 
 /// The logical volume with the journals; the names of all others of ours begin with it.
 const JOURNALS: &str = "reservoir";
@@ -148,22 +148,35 @@ impl Container for Lvm {
         Ok(file)
     }
 
-    fn begin_copy(&self, volume: &Volume, size: u64, _: u64) -> Result<File> {
+    fn begin_copy(&self, volume: &Volume, size: u64, _: u64, _: ErasePolicy) -> Result<File> {
         self.begin(volume, size)
     }
 
-    fn cut(&self, volume: &Volume, unfinished: &File, size: u64) -> Result<()> {
+    fn cut(&self, volume: &Volume, unfinished: &File, size: u64, policy: ErasePolicy) -> Result<()> {
+        let (has, wanted) = (bytes_of(unfinished)?, self.length(size));
         match note(volume)?.spare {
-            Some(name) if bytes_of(unfinished)? != self.length(size) => self.group.resize(&name, size),
+            Some(name) if has != wanted => {
+                if policy == ErasePolicy::Zero {
+                    zero::overwrite(unfinished, wanted..has)
+                        .context(|| "overwrite the end of a new logical volume")?;
+                }
+                self.group.resize(&name, size)
+            }
             _ => Ok(()),
         }
     }
 
-    fn give_up(&self, volume: &Volume) -> Result<()> {
+    fn give_up(&self, volume: &Volume, policy: ErasePolicy) -> Result<()> {
         let mut noted = note(volume)?;
         let Some(name) = noted.spare.take() else { return Ok(()) };
         // The note may be there and not last: that it could not be synchronized is a reason to be here.
         rustix::fs::fsync(&volume.dir).context(|| "synchronize the note of what has to go")?;
+        if policy == ErasePolicy::Zero
+            && let Some(node) = self.group.node(&name)?
+        {
+            let file = node.open()?;
+            zero::overwrite(&file, 0..bytes_of(&file)?).context(|| format!("overwrite {name}"))?;
+        }
         self.group.remove(&name)?;
         match &noted.data {
             Some(_) => set_note(volume, &noted),
@@ -171,10 +184,10 @@ impl Container for Lvm {
         }
     }
 
-    fn complete(&self, volume: &Volume) -> Result<()> {
+    fn complete(&self, volume: &Volume, policy: ErasePolicy) -> Result<()> {
         let Note { data, spare } = note(volume)?;
         set_note(volume, &Note { data: spare, spare: data })?;
-        self.give_up(volume)
+        self.give_up(volume, policy)
     }
 
     fn extend(&self, volume: &Volume, file: &File, size: u64) -> Result<()> {

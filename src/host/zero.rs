@@ -1,9 +1,10 @@
 //! Overwriting bytes, and giving blocks of a device back.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
 /// How much is written before it is waited for, so that erasing does not fill the machine's memory.
@@ -13,18 +14,40 @@ const BATCH: u64 = 64 << 20;
 const STEP: u64 = 1 << 30;
 
 /// Real writes: the kernel's own ways of zeroing a range merely mark it as empty.
-pub(super) fn overwrite(file: &File, size: u64) -> std::io::Result<()> {
+pub(super) fn overwrite(file: &File, range: Range<u64>) -> std::io::Result<()> {
     let zeroes = vec![0; 1 << 20];
-    let mut offset = 0;
-    while offset < size {
-        let length = zeroes.len().min((size - offset) as usize);
+    let Range { start: mut offset, end } = range;
+    let mut unsynced = 0;
+    while offset < end {
+        let length = zeroes.len().min((end - offset) as usize);
         file.write_all_at(&zeroes[..length], offset)?;
         offset += length as u64;
-        if offset % BATCH == 0 {
+        unsynced += length as u64;
+        if unsynced >= BATCH {
             file.sync_data()?;
+            unsynced = 0;
         }
     }
     file.sync_data()
+}
+
+/// The same for a regular file, from an offset to its end. Where one with holes has none of its own, nothing is written:
+/// there may be no room for that.
+pub(super) fn overwrite_from(file: &File, from: u64) -> std::io::Result<()> {
+    let metadata = file.metadata()?;
+    if metadata.blocks() * 512 >= metadata.len() {
+        return overwrite(file, from..metadata.len());
+    }
+    let mut end = from;
+    loop {
+        let start = match rustix::fs::seek(file, SeekFrom::Data(end)) {
+            // Nothing but a hole from there on.
+            Err(Errno::NXIO) => return Ok(()),
+            result => result?,
+        };
+        end = rustix::fs::seek(file, SeekFrom::Hole(start))?;
+        overwrite(file, start..end)?;
+    }
 }
 
 /// Makes a device read as zeroes: by giving its blocks back where it promises zeroes for those, else by having it, or the
@@ -58,10 +81,33 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let size = (3 << 20) + 17;
         file.write_all_at(&vec![0xaa; size], 0).unwrap();
-        overwrite(&file, size as u64).unwrap();
+        overwrite(&file, 0..size as u64).unwrap();
         let mut bytes = vec![1; size];
         file.read_exact_at(&mut bytes, 0).unwrap();
         assert!(bytes.iter().all(|&byte| byte == 0));
         assert_eq!(file.metadata().unwrap().len(), bytes.len() as u64);
+    }
+
+    /// X4.
+    #[test]
+    fn overwriting_fills_no_hole() {
+        let file = tempfile::tempfile().unwrap();
+        let (hole, size) = (64 << 20, 1 << 20);
+        for start in [hole, 3 * hole] {
+            file.write_all_at(&vec![0xaa; size], start).unwrap();
+        }
+        file.set_len(4 * hole).unwrap();
+        file.sync_all().unwrap();
+        let blocks = file.metadata().unwrap().blocks();
+        let is_blank = |at: u64| {
+            let mut bytes = vec![1; size];
+            file.read_exact_at(&mut bytes, at).unwrap();
+            bytes.iter().all(|&byte| byte == 0)
+        };
+        overwrite_from(&file, 2 * hole).unwrap();
+        assert!(!is_blank(hole) && is_blank(3 * hole));
+        overwrite_from(&file, 0).unwrap();
+        assert!(is_blank(hole));
+        assert_eq!((file.metadata().unwrap().blocks(), file.metadata().unwrap().len()), (blocks, 4 * hole));
     }
 }

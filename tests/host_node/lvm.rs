@@ -262,6 +262,60 @@ fn x3_x4_erased_when_nobody_has_it_and_gone_then() {
     });
 }
 
+/// X4: also of what another one replaces, and of what a killed agent left.
+#[test]
+fn x4_a_smaller_volume_leaves_nothing_of_the_larger_one() {
+    on_a_group(|group| {
+        let (host, node) = (group.host(), group.node);
+        let mut secret = b"the secret of a volume".to_vec();
+        secret.resize(4096, 0);
+        let count = |path: &str| {
+            let file = File::open(path).unwrap();
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            let (mut bytes, mut offset, mut found) = (vec![0; 4 << 20], 0, 0);
+            loop {
+                match file.read_at(&mut bytes, offset).unwrap() {
+                    0 => return found,
+                    read => {
+                        found += bytes[..read].chunks(4096).filter(|block| **block == secret).count();
+                        offset += read as u64;
+                    }
+                }
+            }
+        };
+        let on_devices = || count(&format!("/dev/{}", group.loop_device));
+        let erase_policy = Some(ErasePolicy::Zero);
+        host.create("l", &VolumeSpec { size_bytes: 64 * MIB, erase_policy, ..ext4(1) }).unwrap();
+        host.publish(&node.request(&uid(1), "p", 1, false)).unwrap();
+        std::fs::write(node.target("p", 1).join("f"), secret.repeat(2048)).unwrap();
+        host.unpublish(&node.target("p", 1)).unwrap();
+        assert_eq!(on_devices(), 2048);
+        host.resize(&uid(1), 40 * MIB).unwrap();
+        let now = format!("{}+", lv(1));
+        assert_eq!(group.names(), ["reservoir", &now]);
+        let inside = count(&format!("/dev/{}/{now}", group.name));
+        assert!(inside >= 2048);
+        assert_eq!(on_devices(), inside);
+
+        // Killed when a copy was made, and erased before anybody asked for that size again.
+        drop(host);
+        let left = group.make("left", "10");
+        std::fs::write(&left, secret.repeat(100)).unwrap();
+        File::open(&left).unwrap().sync_all().unwrap();
+        assert_eq!(on_devices(), inside + 100);
+        lvm(&["lvchange", "--addtag", "reservoir", &group.of("left")]);
+        group.in_journals(1, |volume| {
+            let note = json!({"data": now, "spare": "left"});
+            std::fs::write(volume.join("logical-volumes.json"), note.to_string()).unwrap();
+        });
+        let host = group.host();
+        host.fence(&uid(1)).unwrap();
+        host.erase(&uid(1), ErasePolicy::Zero).unwrap();
+        assert_eq!(group.names(), ["reservoir"]);
+        assert_eq!(on_devices(), 0);
+    });
+}
+
 /// V9, S13, S14, X6: after a crash at any step.
 #[test]
 fn v9_s13_what_is_in_its_place_is_never_made_again() {

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use reservoir::host::{Error, FsType, Host, VolumeSpec, VolumeUid};
+use reservoir::host::{ErasePolicy, Error, FsType, Host, VolumeSpec, VolumeUid};
 use serde_json::{Value, json};
 
 use crate::assert_error;
@@ -279,7 +279,7 @@ fn v7_goes_on_after_a_crash_at_any_step() {
 fn victim() {
     if let Some(node) = Node::of_victim() {
         let host = node.next_host();
-        for size in [48, 96, 32, 64].into_iter().cycle() {
+        for size in [48, 96, 40, 64].into_iter().cycle() {
             host.resize(&uid(1), size * MIB).unwrap();
         }
     }
@@ -305,5 +305,108 @@ fn v7_an_agent_may_be_killed_while_it_resizes() {
             }
             node.assert_base_line();
         }
+    });
+}
+
+/// What each block of the data begins with that must not stay.
+const SECRET: &[u8] = b"a secret of the volume";
+
+/// A volume of 64 MiB that is to be overwritten, with a file of 24 MiB of secrets.
+fn with_secrets(node: &Node, host: &Host, i: u32) {
+    let erase_policy = Some(ErasePolicy::Zero);
+    host.create("d", &VolumeSpec { size_bytes: 64 * MIB, erase_policy, ..ext4(i) }).unwrap();
+    host.publish(&node.request(&uid(i), "p", i, false)).unwrap();
+    let mut block = vec![0; 4096];
+    block[..SECRET.len()].copy_from_slice(SECRET);
+    std::fs::write(node.target("p", i).join("secrets"), block.repeat(6 << 10)).unwrap();
+    std::fs::write(node.target("p", i).join("precious"), pattern(u64::from(i), 4 << 20)).unwrap();
+    host.unpublish(&node.target("p", i)).unwrap();
+}
+
+/// The secrets are in the volume, and nowhere else on the disk.
+fn assert_only_in(node: &Node, disk: &RawDisk<'_>, i: u32) {
+    let (everywhere, inside) = disk.count(SECRET, &node.data(&uid(i)));
+    assert!(
+        inside >= 6 << 10 && everywhere == inside,
+        "{everywhere} blocks on the disk, {inside} in volume {i}"
+    );
+}
+
+/// Whether a process has a file open beneath a directory, by whatever name.
+fn is_open(directory: &Path) -> bool {
+    let open = |process: std::fs::DirEntry| {
+        let files = std::fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
+        files
+            .map(|file| file.path())
+            .any(|file| std::fs::read_link(file).is_ok_and(|at| at.starts_with(directory)))
+    };
+    std::fs::read_dir("/proc").unwrap().flatten().any(open)
+}
+
+#[test]
+fn x4_a_smaller_volume_leaves_nothing_of_the_larger_one() {
+    on_a_node(|node| {
+        let disk = RawDisk::new(node, 320 * MIB);
+        let host = node.host();
+        with_secrets(node, &host, 1);
+        assert_only_in(node, &disk, 1);
+        // Copies are made of which nothing comes, up to one that is large enough.
+        let sizes = (32..64).map(|size| size * MIB);
+        let mut tried = sizes.skip_while(|size| match host.resize(&uid(1), *size) {
+            Err(Error::TooSmall { .. }) => {
+                assert_only_in(node, &disk, 1);
+                true
+            }
+            result => result.map(|()| false).unwrap(),
+        });
+        let size = tried.next().unwrap();
+        assert_allocated(node, &uid(1), size);
+        assert_only_in(node, &disk, 1);
+        assert_data(node, &host, 1);
+
+        // A killed agent left another copy, and it is erased before it is asked for that size again.
+        host.resize(&uid(1), 64 * MIB).unwrap();
+        std::fs::copy(node.data(&uid(1)), node.volume(&uid(1)).join("data.new")).unwrap();
+        let (everywhere, inside) = disk.count(SECRET, &node.data(&uid(1)));
+        assert_eq!(everywhere, inside * 2);
+        host.fence(&uid(1)).unwrap();
+        host.erase(&uid(1), ErasePolicy::Zero).unwrap();
+        assert_eq!(disk.count(SECRET, &node.data(&uid(1))), (0, 0));
+        node.assert_base_line();
+    });
+}
+
+#[test]
+fn x4_v7_an_agent_may_be_killed_while_it_overwrites_and_power_may_be_cut() {
+    on_a_node(|node| {
+        let disk = RawDisk::new(node, 512 * MIB);
+        let host = node.host();
+        with_secrets(node, &host, 1);
+        drop(host);
+        for i in 0..24u64 {
+            node.kill_after("resize::victim", Duration::from_micros(10_000 + i * i * 7919 % 400_000));
+            match i % 2 {
+                0 => disk.cut_power(),
+                // A container takes what its agent started along.
+                _ => eventually("a program goes on without its agent", || !is_open(&node.disk())),
+            }
+            let host = node.next_host();
+            host.recover()
+                .into_iter()
+                .for_each(|(uid, found)| drop(found.unwrap_or_else(|e| panic!("{uid}: {e}"))));
+            assert_data(node, &host, 1);
+            if i % 4 < 2 {
+                host.resize(&uid(1), 80 * MIB).unwrap();
+                assert_allocated(node, &uid(1), 80 * MIB);
+                assert_only_in(node, &disk, 1);
+                assert_data(node, &host, 1);
+            }
+            node.assert_base_line();
+        }
+        let host = node.next_host();
+        host.fence(&uid(1)).unwrap();
+        host.erase(&uid(1), ErasePolicy::Zero).unwrap();
+        assert_eq!(disk.count(SECRET, &node.data(&uid(1))), (0, 0));
+        node.assert_base_line();
     });
 }

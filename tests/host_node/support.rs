@@ -161,6 +161,61 @@ impl Drop for Elsewhere {
     }
 }
 
+/// A disk of a node's own: an ext4 in memory, of which every byte can be read, and whose power can be cut.
+pub struct RawDisk<'a> {
+    node: &'a Node,
+    image: tempfile::NamedTempFile,
+}
+
+impl<'a> RawDisk<'a> {
+    pub fn new(node: &'a Node, size: u64) -> Self {
+        let image = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
+        image.as_file().set_len(size).unwrap();
+        assert!(
+            Command::new("mkfs.ext4")
+                .args(["-q", "-b", "4096"])
+                .arg(image.path())
+                .status()
+                .unwrap()
+                .success()
+        );
+        let disk = Self { node, image };
+        disk.mount();
+        disk
+    }
+
+    /// What nobody synchronizes is not on it for a long time.
+    fn mount(&self) {
+        let mut mount = Command::new("mount");
+        mount.args(["-o", "loop,commit=300"]).arg(self.image.path()).arg(self.node.disk());
+        assert!(mount.status().unwrap().success());
+    }
+
+    /// How many blocks of it, whosever they are, begin with this text; and how many of a file.
+    pub fn count(&self, text: &[u8], file: &Path) -> (usize, usize) {
+        rustix::fs::syncfs(File::open(self.node.disk()).unwrap()).unwrap();
+        let count = |path: &Path| {
+            let bytes = std::fs::read(path).unwrap_or_default();
+            bytes.chunks(4096).filter(|block| block.starts_with(text)).count()
+        };
+        (count(self.image.path()), count(file))
+    }
+
+    /// What was not synchronized is lost. No agent serves it.
+    pub fn cut_power(&self) {
+        // EXT4_IOC_SHUTDOWN, without writing the journal.
+        let without_log = 2_u32;
+        // SAFETY: it takes a pointer to a number.
+        unsafe {
+            let call = rustix::ioctl::Setter::<0x8004_587d, u32>::new(without_log);
+            rustix::ioctl::ioctl(File::open(self.node.disk()).unwrap(), call).unwrap();
+        }
+        let unmounted = || rustix::mount::unmount(self.node.disk(), UnmountFlags::empty()).is_ok();
+        eventually("the disk cannot be unmounted", unmounted);
+        self.mount();
+    }
+}
+
 impl Node {
     /// A node that another process has set up, in whose mount namespace this one runs.
     pub fn at(dir: PathBuf) -> Self {
