@@ -307,6 +307,11 @@ impl Volume {
         journal::swap(self.dir.as_fd(), RECORD, &record.to_bytes()?)
     }
 
+    /// Has the journal that can be read on stable storage: whoever wrote it may have failed to synchronize it.
+    pub(super) fn settle(&self) -> Result<()> {
+        rustix::fs::fsync(&self.dir).context(|| "synchronize the volume's directory")
+    }
+
     /// Refuses to go on where something is that neither we nor the backing made.
     pub(super) fn ensure_nothing_foreign(&self, backing: &dyn Backing) -> Result<()> {
         let ours = |name: &std::ffi::OsStr| {

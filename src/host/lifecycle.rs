@@ -87,7 +87,9 @@ impl Host {
         let _volume = self.volume_locks.lock(uid);
         let (disk, volume) = self.existing(uid)?;
         let mut record = volume.record()?;
-        if !record.fenced {
+        if record.fenced {
+            volume.settle()?;
+        } else {
             record.fenced = true;
             volume.write(&record)?;
         }
@@ -143,7 +145,9 @@ impl Host {
             return Err(busy(uid));
         }
         volume.ensure_nothing_foreign(&*disk.backing)?;
-        if record.state != State::Erasing {
+        if record.state == State::Erasing {
+            volume.settle()?;
+        } else {
             record.state = State::Erasing;
             volume.write(&record)?;
         }

@@ -83,7 +83,7 @@ impl Container for Loop {
     }
 
     fn give_up(&self, volume: &Volume, policy: ErasePolicy) -> Result<()> {
-        rustix::fs::fsync(&volume.dir).context(|| "synchronize the volume's directory")?;
+        volume.settle()?;
         if policy == ErasePolicy::Zero
             && let Some(file) = open_file(volume, UNFINISHED)?
         {

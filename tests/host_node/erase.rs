@@ -120,6 +120,30 @@ fn erasing_goes_on_after_a_crash_at_any_point() {
     });
 }
 
+/// X2, S11: a fence that could be written and not synchronized, when it is asked for again.
+#[test]
+fn x2_what_is_said_to_be_fenced_is_so_after_a_power_cut() {
+    on_a_node(|node| {
+        let disk = RawDisk::new(node, 128 * MIB);
+        let host = node.host();
+        host.create("d", &ext4(1)).unwrap();
+        let mut record = node.record(&uid(1));
+        record["fenced"] = json!(true);
+        let [name, spare] = ["record.json", "record.json.new"].map(|name| node.volume(&uid(1)).join(name));
+        std::fs::write(&spare, record.to_string()).unwrap();
+        File::open(&spare).unwrap().sync_all().unwrap();
+        let (cwd, how) = (rustix::fs::CWD, rustix::fs::RenameFlags::EXCHANGE);
+        rustix::fs::renameat_with(cwd, &spare, cwd, &name, how).unwrap();
+        assert!(!host.fence(&uid(1)).unwrap().in_use);
+        drop(host);
+        disk.cut_power();
+        let host = node.host();
+        assert_eq!(node.record(&uid(1))["fenced"], json!(true));
+        host.erase(&uid(1), ErasePolicy::Discard).unwrap();
+        node.assert_base_line();
+    });
+}
+
 /// X4.
 #[test]
 fn a_receipt_stays_until_it_is_forgotten() {
