@@ -354,6 +354,39 @@ async fn two_publishes_run_at_once() {
     agent.stop().await.unwrap();
 }
 
+/// M4, L3. The kubelet's deadline passed while its publish looked something up, and the pod was deleted.
+#[tokio::test]
+async fn m4_an_unpublish_does_not_overtake_the_publish_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&dir).await;
+    let target = dir.path().join("mount");
+    let mut slow = publish_request(&target);
+    slow.volume_context.insert("test".into(), "wait".into());
+    let mut node = agent.node().await;
+    let kubelet = tokio::spawn(async move { node.node_publish_volume(slow).await });
+    agent.volumes.entered.notified().await;
+    kubelet.abort();
+
+    let unpublish = |target: &Path| NodeUnpublishVolumeRequest {
+        volume_id: handle(),
+        target_path: target.display().to_string(),
+    };
+    let (request, mut node) = (unpublish(&target), agent.node().await);
+    let ending = tokio::spawn(async move { node.node_unpublish_volume(request).await });
+    // Others go on meanwhile.
+    let other = dir.path().join("other");
+    let mut node = agent.node().await;
+    node.node_publish_volume(publish_request(&other)).await.unwrap();
+    node.node_unpublish_volume(unpublish(&other)).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    assert!(!ending.is_finished());
+    agent.volumes.release.notify_one();
+    ending.await.unwrap().unwrap();
+    assert!(agent.volumes.published.lock().unwrap().is_empty());
+    assert!(!target.exists());
+    agent.stop().await.unwrap();
+}
+
 /// M4, L3.
 #[tokio::test]
 async fn a_publish_that_nobody_waits_for_still_ends_and_a_stop_waits_for_it() {

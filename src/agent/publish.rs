@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::Api;
 
@@ -11,6 +12,9 @@ use crate::cluster;
 use crate::csi::{Error, PublishRequest, Stats, Usage, VolumeHandle, Volumes};
 use crate::host::{self, Pod, Publish, VolumeUid};
 use crate::plan::publish::authorise;
+
+/// How long an answer of the API server is waited for. Nothing is unmounted at the target meanwhile.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The node's volumes as CSI sees them.
 pub(super) struct Node(pub(super) Arc<Context>);
@@ -25,9 +29,11 @@ impl Volumes for Node {
         })?;
         // Read by quorum: a claim that was bound a moment ago is known here, and one that is gone is not.
         let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
-        let volume = cluster::get(&volumes, name)
+        let failed = "failed to look whether the pod's claim is bound";
+        let volume = tokio::time::timeout(PATIENCE, cluster::get(&volumes, name))
             .await
-            .map_err(|e| Error::unavailable("failed to look whether the pod's claim is bound", e))?
+            .map_err(|late| Error::unavailable(failed, late))?
+            .map_err(|error| Error::unavailable(failed, error))?
             .ok_or_else(|| {
                 Error::NotFound(format!("there is no SharedPersistentVolume {name}: claim anew"))
             })?;

@@ -20,6 +20,7 @@ mod registration;
 mod request;
 mod server;
 mod socket;
+mod turns;
 mod volumes;
 
 pub use calls::Observer;

@@ -20,6 +20,7 @@ use super::proto::csi::{
     NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse, NodeUnstageVolumeRequest,
     NodeUnstageVolumeResponse, Topology, VolumeUsage,
 };
+use super::turns::Turns;
 use super::{Error, Stats, Usage, Volumes, request};
 use crate::api::TOPOLOGY_NODE;
 
@@ -39,6 +40,8 @@ pub(super) struct NodeService<V> {
     pub(super) observer: Arc<dyn Observer>,
     /// Calls that change mounts and have not ended, whether or not their caller still waits.
     pub(super) running: TaskTracker,
+    /// Of the calls that change mounts: what a publish does before it mounts, an unpublish that came later waits for (M4).
+    pub(super) turns: Arc<Turns>,
 }
 
 impl<V> NodeService<V> {
@@ -75,9 +78,11 @@ impl<V: Volumes> Node for NodeService<V> {
         let request = request.into_inner();
         let call =
             Call::change("NodePublishVolume", &request.volume_id, &request.target_path, &self.observer);
-        let volumes = Arc::clone(&self.volumes);
+        let (volumes, turns) = (Arc::clone(&self.volumes), Arc::clone(&self.turns));
         self.to_the_end(call, async move {
-            volumes.publish(request::publish(request)?).await?;
+            let request = request::publish(request)?;
+            let _turn = turns.take(&request.target).await;
+            volumes.publish(request).await?;
             Ok(NodePublishVolumeResponse {})
         })
         .await
@@ -90,9 +95,10 @@ impl<V: Volumes> Node for NodeService<V> {
         let request = request.into_inner();
         let call =
             Call::change("NodeUnpublishVolume", &request.volume_id, &request.target_path, &self.observer);
-        let volumes = Arc::clone(&self.volumes);
+        let (volumes, turns) = (Arc::clone(&self.volumes), Arc::clone(&self.turns));
         self.to_the_end(call, async move {
             let (handle, target) = request::unpublish(&request)?;
+            let _turn = turns.take(&target).await;
             volumes.unpublish(&handle, &target).await?;
             Ok(NodeUnpublishVolumeResponse {})
         })

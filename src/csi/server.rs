@@ -98,6 +98,7 @@ pub async fn serve<V: Volumes>(
         volumes,
         observer: Arc::clone(&observer),
         running: running.clone(),
+        turns: Arc::default(),
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let mut services = pin!(

@@ -10,11 +10,12 @@ use super::{Error, VolumeHandle};
 ///
 /// # Guarantees to the implementation
 /// - Requests are checked: handles parse, paths are absolute and without `..` or control characters.
-/// - A publish or unpublish runs to its end even when the kubelet hangs up on its deadline (two minutes); the kubelet's
-///   next try may then arrive while the first still runs.
+/// - A publish or unpublish runs to its end even when the kubelet hangs up on its deadline (two minutes). What it tries next
+///   at the same target waits for that end, so an unpublish leaves nothing for a publish before it to mount (M4).
 ///
 /// # Assumptions about the implementation
-/// - Every call can be repeated, and calls may run at once, also for one handle and one target (M4).
+/// - Every call can be repeated, and calls may run at once, also for one handle (M4).
+/// - A call ends, whatever it waits for: others wait for it.
 /// - The kind of [`Error`] says truthfully whether something may be left mounted.
 pub trait Volumes: Send + Sync + 'static {
     /// Mounts the volume at the target, read-only before it can be seen if so asked (M3, S9).
