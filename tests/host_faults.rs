@@ -128,7 +128,11 @@ fn is_btrfs(node: &Node) -> bool {
 }
 
 fn wanted(node: &Node) -> VolumeSpec {
-    VolumeSpec { fs_type: if is_btrfs(node) { FsType::Btrfs } else { FsType::Ext4 }, ..ext4(1) }
+    match is_btrfs(node) {
+        true => VolumeSpec { fs_type: FsType::Btrfs, ..ext4(1) },
+        // What a resize replaces is overwritten (X4).
+        false => VolumeSpec { erase_policy: Some(ErasePolicy::Zero), ..ext4(1) },
+    }
 }
 
 fn host(node: &Node) -> Host {
