@@ -5,7 +5,8 @@
 //! short again and goes on to the end. From outside it is checked after every step that no mount is doubled, no loop
 //! device left over, and that what was once written and synced is there until it was asked to be erased.
 //!
-//! First with backing `loop`, then with `btrfs`: of that the calls that it has for itself.
+//! First with backing `loop`, then with `btrfs`: of that the calls that it has for itself. Then with `loop` again, where
+//! power is cut when the victim is killed: before or after the calls that take a name from something.
 //!
 //! `make test-agent` runs it; `cargo test --test host_faults -- WORD` only the points whose name has the word.
 
@@ -62,6 +63,8 @@ const BTRFS_CALLS: [(&str, &[&str]); 5] = [
     ("mount_setattr", &["ENOMEM"]),
     ("move_mount", &["ENOMEM"]),
 ];
+/// Before these, what came earlier has to be on stable storage.
+const POWER_CALLS: [(&str, &[&str]); 2] = [("renameat2", &[]), ("unlinkat", &[])];
 /// Calls that only look.
 const LOOKS: [&str; 5] =
     [", FIO", "BTRFS_IOC_TREE_SEARCH", "BTRFS_IOC_INO_LOOKUP", "BTRFS_IOC_FS_INFO", "FS_IOC_GETFLAGS"];
@@ -69,7 +72,7 @@ const LOOKS: [&str; 5] =
 type Step = fn(&Node, &Host) -> Result<(), Error>;
 
 /// What happens to a volume, in order; each step can be repeated.
-const STEPS: [(&str, Step); 17] = [
+const STEPS: [(&str, Step); 18] = [
     ("recover", |_, host| {
         host.recover();
         Ok(())
@@ -85,6 +88,9 @@ const STEPS: [(&str, Step); 17] = [
         host.unpublish(&node.target("r", 0))
     }),
     ("grow", |_, host| host.resize(&uid(1), 48 * MIB).map(drop)),
+    ("write every block", |node, _| {
+        write_every_block(node).map_err(|error| Error::InvalidArgument(error.to_string()))
+    }),
     ("shrink", |_, host| host.resize(&uid(1), 40 * MIB).map(drop)),
     ("publish the resized", |node, host| host.publish(&node.request(&uid(1), "p", 0, false)).map(drop)),
     ("unpublish the resized", |node, host| host.unpublish(&node.target("p", 0))),
@@ -99,7 +105,7 @@ const STEPS: [(&str, Step); 17] = [
     ("erase", |_, host| host.erase(&uid(2), ErasePolicy::Discard).map(drop)),
 ];
 
-const MOUNTED: [&[&str]; 17] = [
+const MOUNTED: [&[&str]; 18] = [
     &[],
     &[],
     &["p"],
@@ -107,6 +113,7 @@ const MOUNTED: [&[&str]; 17] = [
     &["p", "q"],
     &["q"],
     &["q", "r"],
+    &[],
     &[],
     &[],
     &[],
@@ -143,12 +150,13 @@ fn host(node: &Node) -> Host {
 }
 
 /// Has a node's disk be a btrfs, in memory: it is committed again and again.
-fn make_btrfs(node: &Node) {
+fn make_btrfs(node: &Node) -> Option<RawDisk<'_>> {
     let image = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
     image.as_file().set_len(512 * MIB).unwrap();
     assert!(Command::new("mkfs.btrfs").arg(image.path()).output().unwrap().status.success());
     let mount = Command::new("mount").args(["-o", "loop"]).arg(image.path()).arg(node.disk()).status();
     assert!(mount.unwrap().success());
+    None
 }
 
 /// The process that is killed: tells each step that it is about to take, and ends at the first that fails.
@@ -201,6 +209,18 @@ fn write_and_sync(node: &Node) -> std::io::Result<()> {
     File::open(target)?.sync_all()
 }
 
+/// What pods do in the long run, behind the back of a file system: once each block was written, to synchronize a file does
+/// nothing for its name.
+fn write_every_block(node: &Node) -> std::io::Result<()> {
+    if is_btrfs(node) {
+        return Ok(());
+    }
+    let bytes = std::fs::read(node.data(&uid(1)))?;
+    let mut file = File::options().write(true).open(node.data(&uid(1)))?;
+    file.write_all(&bytes)?;
+    file.sync_all()
+}
+
 /// Runs the victim under strace; returns the step that it was in when it ended.
 fn run_victim(node: &Node, strace: &[String]) -> (usize, Option<i32>) {
     let told = File::create(node.dir().join("told")).unwrap();
@@ -220,7 +240,7 @@ fn run_victim(node: &Node, strace: &[String]) -> (usize, Option<i32>) {
 }
 
 /// One fault, and what comes after it.
-fn survive(node: &Node, inject: &str) {
+fn survive(node: &Node, disk: Option<RawDisk<'_>>, inject: &str) {
     let log = node.dir().join("strace");
     let strace = [format!("-einject={inject}"), "-o".into(), log.display().to_string()];
     let (at, code) = run_victim(node, &strace);
@@ -230,6 +250,13 @@ fn survive(node: &Node, inject: &str) {
         matches!(code, Some(0 | 3) | None) || code == Some(137),
         "the agent did not end well: {code:?}: {said}"
     );
+    if let Some(disk) = disk {
+        if !node.mounts().is_empty() {
+            // Pods would have to end with it.
+            return;
+        }
+        disk.cut_power();
+    }
     let host = host(node);
     for (uid, recovered) in host.recover() {
         recovered.unwrap_or_else(|error| panic!("{uid}: {error}"));
@@ -255,7 +282,7 @@ fn faults(prepare: Prepare, those: &[(&str, &[&str])]) -> Vec<String> {
     let to = found.clone();
     let calls: Vec<String> = those.iter().map(|(call, _)| (*call).to_owned()).collect();
     on_a_node(move |node| {
-        prepare(node);
+        let _disk = prepare(node);
         let log = node.dir().join("strace");
         let strace = [format!("-etrace={}", calls.join(",")), "-o".into(), log.display().to_string()];
         assert_eq!(run_victim(node, &strace), (STEPS.len(), Some(0)), "undisturbed, it gets to the end");
@@ -281,7 +308,7 @@ fn faults(prepare: Prepare, those: &[(&str, &[&str])]) -> Vec<String> {
 }
 
 /// What is done to a node before its first agent comes.
-type Prepare = fn(&Node);
+type Prepare = for<'a> fn(&'a Node) -> Option<RawDisk<'a>>;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -292,9 +319,12 @@ fn main() -> ExitCode {
     }
     let word = arguments.iter().find(|argument| !argument.starts_with('-'));
     let (mut all_recovered, mut any) = (true, false);
-    for (backing, prepare, calls) in
-        [("loop", (|_| {}) as Prepare, &CALLS[..]), ("btrfs", make_btrfs, &BTRFS_CALLS[..])]
-    {
+    let backings: [(&str, Prepare, &[_]); 3] = [
+        ("loop", |_| None, &CALLS),
+        ("btrfs", make_btrfs, &BTRFS_CALLS),
+        ("loop, and power cuts", |node| Some(RawDisk::new(node, 256 * MIB)), &POWER_CALLS),
+    ];
+    for (backing, prepare, calls) in backings {
         let mut faults = faults(prepare, calls);
         let named = |fault: &String| word.is_none_or(|word| backing == word || fault.contains(word));
         faults.retain(named);
@@ -318,8 +348,8 @@ fn survive_all(prepare: Prepare, faults: &[String]) -> bool {
                     let inject = fault.clone();
                     let survived = std::panic::catch_unwind(|| {
                         on_a_node(move |node| {
-                            prepare(node);
-                            survive(node, &inject);
+                            let disk = prepare(node);
+                            survive(node, disk, &inject);
                         });
                     });
                     match survived {
