@@ -96,6 +96,10 @@ impl Tour {
         self.title("The StatefulSet goes, its data stays; the PersistentVolumeClaims go, and take it along")?;
         self.unapply("21-statefulset.yaml")?;
         self.show(&["-n", "team-a", "wait", "--for=delete", "pod", "-l", "app=store", "--timeout=60s"])?;
+        self.until("the volume to say that no pod uses it", || {
+            let users = self.field(&["spv", &volume], "{.status.userCount}")?;
+            Ok(if users == "0" { Ok(()) } else { Err(format!("{users} pods")) })
+        })?;
         let said = self.refused(&["delete", "spv", &volume])?;
         ensure!(said.contains("claim"), "it does not say what holds it: {said}");
         self.show(&["-n", "team-a", "delete", "pvc", "-l", "app=store", "--timeout=60s"])?;
