@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Resource, ResourceExt};
 use reservoir::api::condition::{self, DISK_HEALTHY};
 use reservoir::api::{
@@ -47,8 +47,13 @@ where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
 {
     let strip = json!({"metadata": {"finalizers": null}});
-    api.patch(name, &PatchParams::default(), &Patch::Merge(&strip)).await.unwrap();
-    api.delete(name, &DeleteParams::default()).await.unwrap();
+    // The controller may have put it on again, and would see to the end then.
+    until("it is deleted without one", || async {
+        let bare = api.patch(name, &PatchParams::default(), &Patch::Merge(&strip)).await.unwrap();
+        let seen = Preconditions { uid: None, resource_version: bare.resource_version() };
+        api.delete(name, &DeleteParams { preconditions: Some(seen), ..Default::default() }).await.ok()
+    })
+    .await;
     until_gone(api, name).await;
 }
 
