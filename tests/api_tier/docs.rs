@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use kube::ResourceExt;
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use reservoir::api::NodeDisk;
 use reservoir_cluster::pages::{self, Page, Shell, Tier};
 use reservoir_cluster::tools;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use crate::support::{Cluster, agent_kubeconfig, everything, until_reason};
+use crate::support::{Cluster, agent_kubeconfig, everything, until, until_reason};
 
 /// The nodes of the demo's cluster, so that what is printed is what it prints.
 const NODES: [&str; 2] = ["reservoir-control-plane", "reservoir-worker"];
@@ -205,8 +205,13 @@ async fn lose(cluster: &Cluster, kind: &str, name: &str) {
     let object: DynamicObject = serde_json::from_value(one).unwrap();
     let strip = json!({"metadata": {"finalizers": null}});
     let api = cluster.untyped(&object);
-    api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(&strip)).await.unwrap();
-    api.delete(&object.name_any(), &DeleteParams::default()).await.unwrap();
+    // The controller may have put it on again, and would see to the end then.
+    until("it is deleted without one", || async {
+        let bare = api.patch(name, &PatchParams::default(), &Patch::Merge(&strip)).await.unwrap();
+        let seen = Preconditions { uid: None, resource_version: bare.resource_version() };
+        api.delete(name, &DeleteParams { preconditions: Some(seen), ..Default::default() }).await.ok()
+    })
+    .await;
 }
 
 /// Each page is run in a cluster of its own, and undoes what it did.
