@@ -170,7 +170,7 @@ impl Container for Lvm {
         let mut noted = note(volume)?;
         let Some(name) = noted.spare.take() else { return Ok(()) };
         // The note may be there and not last: that it could not be synchronized is a reason to be here.
-        rustix::fs::fsync(&volume.dir).context(|| "synchronize the note of what has to go")?;
+        volume.settle()?;
         if policy == ErasePolicy::Zero
             && let Some(node) = self.group.node(&name)?
         {

@@ -80,7 +80,7 @@ impl Backing for WholeFs {
         beneath::make_dir(&volume.dir, DATA, Mode::RWXU).context(|| "make the volume's directory")?;
         let data = data(volume)?.ok_or_else(|| lost(volume))?;
         filesystem::set_root(&data, record)?;
-        rustix::fs::fsync(&volume.dir).context(|| "synchronize the volume's directory")
+        volume.settle()
     }
 
     fn check(&self, volume: &Volume, _: &Record) -> Result<()> {

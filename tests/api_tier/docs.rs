@@ -8,15 +8,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use kube::ResourceExt;
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::api::DynamicObject;
 use reservoir::api::NodeDisk;
 use reservoir_cluster::pages::{self, Page, Shell, Tier};
 use reservoir_cluster::tools;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use crate::support::{Cluster, agent_kubeconfig, everything, until, until_reason};
+use crate::support::{Cluster, agent_kubeconfig, everything, strip_and_delete, until_reason};
 
 /// The nodes of the demo's cluster, so that what is printed is what it prints.
 const NODES: [&str; 2] = ["reservoir-control-plane", "reservoir-worker"];
@@ -203,15 +202,7 @@ async fn start() -> Cluster {
 async fn lose(cluster: &Cluster, kind: &str, name: &str) {
     let one = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": kind, "metadata": {"name": name}});
     let object: DynamicObject = serde_json::from_value(one).unwrap();
-    let strip = json!({"metadata": {"finalizers": null}});
-    let api = cluster.untyped(&object);
-    // The controller may have put it on again, and would see to the end then.
-    until("it is deleted without one", || async {
-        let bare = api.patch(name, &PatchParams::default(), &Patch::Merge(&strip)).await.unwrap();
-        let seen = Preconditions { uid: None, resource_version: bare.resource_version() };
-        api.delete(name, &DeleteParams { preconditions: Some(seen), ..Default::default() }).await.ok()
-    })
-    .await;
+    strip_and_delete(&cluster.untyped(&object), name).await;
 }
 
 /// Each page is run in a cluster of its own, and undoes what it did.

@@ -14,7 +14,9 @@ use reservoir::api::{
 };
 use serde_json::json;
 
-use crate::support::{Agent, Cluster, Random, Watch, everything, until, until_gone, until_reason};
+use crate::support::{
+    Agent, Cluster, Random, Watch, everything, strip_and_delete, until, until_gone, until_reason,
+};
 
 const ROOM: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: team-a}}
@@ -624,12 +626,8 @@ async fn a_claim_whose_finalizer_was_stripped_holds_nothing_for_ever() {
 
     // The controller does not see how they go.
     cluster.kill_controller().await;
-    let strip = json!({"metadata": {"finalizers": null}});
     for (namespace, name) in CLAIMED {
-        let claims: Api<VolumeClaim> = cluster.within(namespace);
-        claims.patch(name, &PatchParams::default(), &Patch::Merge(&strip)).await.unwrap();
-        claims.delete(name, &DeleteParams::default()).await.unwrap();
-        until_gone(&claims, name).await;
+        strip_and_delete(&cluster.within::<VolumeClaim>(namespace), name).await;
     }
     cluster.start_controller().await;
     until("only the claim that a pod uses is remembered", || async {

@@ -3,17 +3,16 @@
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use reservoir::api::condition::{self, DISK_HEALTHY};
 use reservoir::api::{
     ClaimBinding, DiskReservation, NodeDisk, RoleSubscription, SharedPersistentVolume, VolumeClaim,
     VolumeOffer,
 };
-use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::support::{Agent, Cluster, Watch, until, until_gone, until_reason};
+use crate::support::{Agent, Cluster, Watch, strip_and_delete, until, until_gone, until_reason};
 
 const ROOM: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: team}}
@@ -39,22 +38,6 @@ async fn room() -> (Cluster, Agent) {
     cluster.apply_text(ROOM).await;
     until_reason(&cluster.all::<SharedPersistentVolume>(), "data", "Ready").await;
     (cluster, agent)
-}
-
-/// Has the object go although its finalizer is there to prevent it, as somebody in a hurry does.
-async fn strip_and_delete<K>(api: &Api<K>, name: &str)
-where
-    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
-{
-    let strip = json!({"metadata": {"finalizers": null}});
-    // The controller may have put it on again, and would see to the end then.
-    until("it is deleted without one", || async {
-        let bare = api.patch(name, &PatchParams::default(), &Patch::Merge(&strip)).await.unwrap();
-        let seen = Preconditions { uid: None, resource_version: bare.resource_version() };
-        api.delete(name, &DeleteParams { preconditions: Some(seen), ..Default::default() }).await.ok()
-    })
-    .await;
-    until_gone(api, name).await;
 }
 
 async fn bindings(cluster: &Cluster) -> Vec<ClaimBinding> {

@@ -14,7 +14,7 @@ use reservoir::api::{
 use reservoir::plan::plain::SELECTED_NODE;
 use serde_json::{Value, json};
 
-use crate::support::{Agent, Cluster, until, until_gone, until_reason};
+use crate::support::{Agent, Cluster, strip_and_delete, until, until_gone, until_reason};
 
 /// A cluster with a node, its agent, and 2Gi for role analytics; classes as in the example.
 async fn start() -> (Cluster, Agent) {
@@ -70,6 +70,29 @@ impl<'a> Story<'a> {
         })
         .await;
         self.pvcs.get(&name).await.unwrap()
+    }
+
+    /// A PersistentVolumeClaim of that name on n1, whose volume a pod has written a file into and left.
+    async fn written(&self, agent: &Agent, name: &str) -> (PersistentVolume, SharedPersistentVolume) {
+        self.make(pvc(name, "analytics", "ReadWriteOnce", "64Mi")).await;
+        self.select(name, "n1").await;
+        let (pv, volume, claim) = self.bound(name).await;
+        let pod = self.cluster.pod("team-a", "writer", &[name]).await;
+        let target = agent.publish(self.cluster, &claim, &pod, false).await.unwrap();
+        std::fs::write(target.join("file"), "kept").unwrap();
+        agent.unpublish(&claim, &pod).await.unwrap();
+        self.cluster.end_pod("team-a", "writer").await;
+        (pv, volume)
+    }
+
+    /// The same file is what a pod in the namespace of another claim reads.
+    async fn read_by(&self, agent: &Agent, claim: &VolumeClaim) {
+        let namespace = claim.namespace().unwrap();
+        let pod = self.cluster.pod(&namespace, "reader", &[&claim.name_any()]).await;
+        let target = agent.publish(self.cluster, claim, &pod, false).await.unwrap();
+        assert_eq!(std::fs::read_to_string(target.join("file")).unwrap(), "kept");
+        agent.unpublish(claim, &pod).await.unwrap();
+        self.cluster.end_pod(&namespace, "reader").await;
     }
 
     /// What the scheduler does when it has found a node for the first pod.
@@ -189,14 +212,7 @@ async fn p1_p3_p4_a_claim_becomes_a_volume_is_bound_grows_and_takes_it_along() {
 async fn p4_retain_keeps_the_volume_and_it_can_be_claimed_again() {
     let (cluster, agent) = start().await;
     let story = Story::of(&cluster);
-    story.make(pvc("kept", "analytics", "ReadWriteOnce", "64Mi")).await;
-    story.select("kept", "n1").await;
-    let (pv, volume, claim) = story.bound("kept").await;
-    let pod = cluster.pod("team-a", "writer", &["kept"]).await;
-    let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
-    std::fs::write(target.join("file"), "kept").unwrap();
-    agent.unpublish(&claim, &pod).await.unwrap();
-    cluster.end_pod("team-a", "writer").await;
+    let (pv, volume) = story.written(&agent, "kept").await;
 
     // While it is its PersistentVolumeClaim's, nobody else gets it, whatever he is subscribed to.
     cluster.example("04-subscriptions.yaml").await;
@@ -221,12 +237,7 @@ async fn p4_retain_keeps_the_volume_and_it_can_be_claimed_again() {
     until_reason(&others, "other", "Bound").await;
     let volume = story.volumes.get(&name).await.unwrap();
     assert!(!volume.spec.retire && !volume.labels().contains_key(LABEL_PVC_UID));
-    let (pod, claim) =
-        (cluster.pod("team-b", "reader", &["other"]).await, others.get("other").await.unwrap());
-    let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
-    assert_eq!(std::fs::read_to_string(target.join("file")).unwrap(), "kept");
-    agent.unpublish(&claim, &pod).await.unwrap();
-    cluster.end_pod("team-b", "reader").await;
+    story.read_by(&agent, &others.get("other").await.unwrap()).await;
 }
 
 /// P5, A5.
@@ -392,17 +403,6 @@ async fn p1_many_pods_use_a_shared_one_and_whoever_is_interrupted_goes_on() {
     }
 }
 
-/// Has the object go although its finalizers are there to prevent it.
-async fn strip_and_delete<K>(api: &Api<K>, name: &str)
-where
-    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
-{
-    api.delete(name, &Default::default()).await.unwrap();
-    let strip = json!({"metadata": {"finalizers": null}});
-    let _ = api.patch(name, &PatchParams::default(), &Patch::Merge(&strip)).await;
-    until_gone(api, name).await;
-}
-
 /// P4: whoever was interrupted between making the PersistentVolume and saying so, and does not find it again, keeps the data;
 /// nor does one that slept meanwhile decide on what he read before (S15).
 #[tokio::test(flavor = "multi_thread")]
@@ -491,14 +491,7 @@ async fn p6_who_deletes_the_claim_under_it_is_told_what_to_do() {
 async fn l7_a_volume_whose_claim_was_stripped_is_any_volume_of_its_role() {
     let (cluster, agent) = start().await;
     let story = Story::of(&cluster);
-    story.make(pvc("data", "analytics", "ReadWriteOnce", "64Mi")).await;
-    story.select("data", "n1").await;
-    let (_, volume, claim) = story.bound("data").await;
-    let pod = cluster.pod("team-a", "writer", &["data"]).await;
-    let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
-    std::fs::write(target.join("file"), "kept").unwrap();
-    agent.unpublish(&claim, &pod).await.unwrap();
-    cluster.end_pod("team-a", "writer").await;
+    let (_, volume) = story.written(&agent, "data").await;
 
     strip_and_delete(&story.claims, "data").await;
     story.pvcs.delete("data", &Default::default()).await.unwrap();
@@ -509,10 +502,5 @@ async fn l7_a_volume_whose_claim_was_stripped_is_any_volume_of_its_role() {
     cluster.apply_text(&other.to_string()).await;
     let others: Api<VolumeClaim> = cluster.within("team-b");
     until_reason(&others, "other", "Bound").await;
-    let (pod, claim) =
-        (cluster.pod("team-b", "reader", &["other"]).await, others.get("other").await.unwrap());
-    let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
-    assert_eq!(std::fs::read_to_string(target.join("file")).unwrap(), "kept");
-    agent.unpublish(&claim, &pod).await.unwrap();
-    cluster.end_pod("team-b", "reader").await;
+    story.read_by(&agent, &others.get("other").await.unwrap()).await;
 }

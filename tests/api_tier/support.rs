@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod};
-use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::config::Kubeconfig;
 use kube::core::discovery::ApiResource;
 use kube::core::object::HasStatus;
@@ -686,6 +686,23 @@ where
         api.get_opt(name).await.unwrap().is_none().then_some(())
     })
     .await;
+}
+
+/// Has the object go although its finalizers are there to prevent it, as somebody in a hurry does.
+pub async fn strip_and_delete<K>(api: &Api<K>, name: &str)
+where
+    K: Resource + Clone + Debug + DeserializeOwned,
+{
+    let strip = json!({"metadata": {"finalizers": null}});
+    // The controller may have put one on again, and would see to the end then.
+    until(&format!("{name} is deleted without a finalizer"), || async {
+        let bare = api.patch(name, &PatchParams::default(), &Patch::Merge(&strip)).await.unwrap();
+        let seen = Preconditions { uid: None, resource_version: bare.resource_version() };
+        api.delete(name, &DeleteParams { preconditions: Some(seen), ..Default::default() }).await.ok()
+    })
+    .await;
+    until(&format!("{name} is gone"), || async { api.get_opt(name).await.unwrap().is_none().then_some(()) })
+        .await;
 }
 
 /// Every object of ours, as `kind namespace/name`.
