@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::ListParams;
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, CustomResourceExt, Resource, ResourceExt};
 
 use crate::api::condition::{self, Verdict, reason};
 use crate::api::{
@@ -14,7 +15,7 @@ use crate::api::{
     VolumePhase,
 };
 use crate::cluster;
-use crate::plan::destroy::{Seen, Step, next};
+use crate::plan::destroy::{Live, Seen, Step, next};
 use crate::plan::moment::{self, MOMENT};
 
 use super::context::{Context, VOLUME_UID, ready};
@@ -39,13 +40,14 @@ pub(super) async fn reconcile(
     follow_disk(status, ctx).await?;
     let mut seen = Seen {
         offered: is_offered(&uid, ctx),
-        pods: None,
+        live: None,
         disk_gone: is_gone(volume.status.as_ref().and_then(|s| s.node_disk.as_deref()), ctx),
         in_ledger: ctx.stores.reservations.by(VOLUME_UID, &uid).iter().any(|r| holds(r, &uid)),
     };
     let mut step = next(&volume, &seen);
     if step == Step::Look {
-        seen.pods = Some(pods_by_quorum(&uid, ctx).await?);
+        let pods = pods_by_quorum(&uid, ctx).await?;
+        seen.live = Some(Live { pods, kind_deleted: is_kind_deleted(ctx).await? });
         step = next(&volume, &seen);
     }
     let mut status = volume.status.clone().unwrap_or_default();
@@ -76,6 +78,12 @@ pub(super) async fn reconcile(
             said
         }
         Step::Credit | Step::LetGo => return finish(api, seen_as, ctx).await.map(|()| None),
+        Step::Orphan(receipt) => {
+            ctx.metrics.destroyed("Orphaned");
+            ctx.events.publish(seen_as, None, false, "Destroy", "Orphaned", &receipt).await;
+            cluster::set_finalizer(api, seen_as, false).await?;
+            return Ok(None);
+        }
     };
     if status.phase != VolumePhase::Destroyed {
         status.phase = VolumePhase::Destroying;
@@ -105,6 +113,13 @@ fn is_offered(uid: &str, ctx: &Context) -> bool {
     };
     let offers = ctx.stores.offers.by(VOLUME_UID, uid);
     offers.iter().any(|o| o.spec.volumes.iter().any(|v| v.uid == uid) && ours(o))
+}
+
+/// Whether the CustomResourceDefinition of volumes is being deleted, by a live read (X9).
+async fn is_kind_deleted(ctx: &Context) -> Result<bool, Error> {
+    let kinds: Api<CustomResourceDefinition> = Api::all(ctx.client.clone());
+    let kind = cluster::get(&kinds, SharedPersistentVolume::crd_name()).await?;
+    Ok(kind.is_none_or(|kind| kind.metadata.deletion_timestamp.is_some()))
 }
 
 /// The pods that use any claim's PersistentVolume of this volume, read by quorum.

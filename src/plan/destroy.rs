@@ -3,9 +3,13 @@
 //! The order is: rescind → fence → look → tombstone → erase → credit → let go. The fence is the agent's own answer to the
 //! deletion; it is lifted for whoever is found to use the volume after all. Each step is taken only when the
 //! one before is seen to be committed, so the whole can be interrupted anywhere and begun again.
+//!
+//! The API server deletes the objects of a deleted CustomResourceDefinition without asking admission. Such a deletion
+//! erases nothing: the object goes without a tombstone, and its data becomes an orphan (X9).
 
 use crate::api::condition::{self, BACKED};
-use crate::api::{BackingState, PodRef, SharedPersistentVolume};
+use crate::api::{BackingState, PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus};
+use kube::ResourceExt;
 
 use super::names;
 
@@ -14,12 +18,21 @@ use super::names;
 pub struct Seen {
     /// An offer still lists the volume.
     pub offered: bool,
-    /// Pods that use it, read by quorum after the volume was read; `None` if not looked yet.
-    pub pods: Option<Vec<PodRef>>,
+    /// Live reads, made after the volume was read; `None` before [`Step::Look`].
+    pub live: Option<Live>,
     /// The ledger of its reservation still has it.
     pub in_ledger: bool,
     /// Its disk was declared gone, which is for good: no agent will answer (D4).
     pub disk_gone: bool,
+}
+
+/// Answers of the API server itself, not of a cache.
+#[derive(Debug, Default)]
+pub struct Live {
+    /// Pods that use the volume.
+    pub pods: Vec<PodRef>,
+    /// The CustomResourceDefinition of volumes is being deleted, or is not there.
+    pub kind_deleted: bool,
 }
 
 /// The next step.
@@ -27,7 +40,7 @@ pub struct Seen {
 pub enum Step {
     /// Wait: something else must happen first; the sentence says what.
     Wait(String),
-    /// Read the pods that may use it, by quorum, and decide again.
+    /// Read [`Live`] and decide again.
     Look,
     /// Something uses it: the agent is to allow mounts, so that its users are not disturbed.
     Unfence(String),
@@ -39,6 +52,9 @@ pub enum Step {
     Credit,
     /// Remove the finalizer.
     LetGo,
+    /// Remove the finalizer, and nothing else: the deletion was not admitted, so the data stays as an orphan (X9). The
+    /// sentence says so.
+    Orphan(String),
 }
 
 const FENCING: &str = "new mounts are being refused";
@@ -80,21 +96,18 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     if status.user_count > 0 {
         return hold(format!("it waits for pod {} to end", names(&status.users, status.user_count as usize)));
     }
-    let waits_for = |pods: &[PodRef]| format!("it waits for pod {} to end", names(pods, pods.len()));
+    let users = |live: &Live| (!live.pods.is_empty()).then(|| waits_for_pods(&live.pods));
+    // Decided only on what was read after the deletion: the kind's own deletion comes before that of its objects.
+    let orphaned = |live: &Live| live.kind_deleted.then(|| Step::Orphan(orphan(volume, &status)));
     if seen.disk_gone {
         // Nothing is erased: what may still be mounted there loses nothing.
-        return match &seen.pods {
-            None => Step::Look,
-            Some(pods) if pods.is_empty() => Step::Tombstone("its disk was declared gone".to_owned()),
-            Some(pods) => hold(waits_for(pods)),
-        };
+        let Some(live) = &seen.live else { return Step::Look };
+        let tombstone = || Step::Tombstone("its disk was declared gone".to_owned());
+        return users(live).map(hold).or_else(|| orphaned(live)).unwrap_or_else(tombstone);
     }
     if destroy.in_use {
-        return match &seen.pods {
-            None => Step::Look,
-            Some(pods) if pods.is_empty() => Step::Fence(name(FENCING)),
-            Some(pods) => Step::Wait(waits_for(pods)),
-        };
+        let Some(live) = &seen.live else { return Step::Look };
+        return users(live).map_or_else(|| Step::Fence(name(FENCING)), Step::Wait);
     }
     if !node.fenced {
         return Step::Wait(name(FENCING));
@@ -107,11 +120,22 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
         };
         return Step::Wait(name(&format!("it is still mounted by {by}")));
     }
-    match &seen.pods {
-        None => Step::Look,
-        Some(pods) if pods.is_empty() => Step::Tombstone(name(ending)),
-        Some(pods) => hold(waits_for(pods)),
-    }
+    let Some(live) = &seen.live else { return Step::Look };
+    users(live).map(hold).or_else(|| orphaned(live)).unwrap_or_else(|| Step::Tombstone(name(ending)))
+}
+
+fn waits_for_pods(pods: &[PodRef]) -> String {
+    format!("it waits for pod {} to end", names(pods, pods.len()))
+}
+
+/// The receipt of a volume whose data stays without an object.
+fn orphan(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus) -> String {
+    format!(
+        "the kind SharedPersistentVolume was deleted, and nothing is erased because of that: the data of volume {} stays on \
+         NodeDisk {}; install the kind again and run `reservoir recover`",
+        volume.name_any(),
+        status.node_disk.as_deref().unwrap_or("?")
+    )
 }
 
 #[cfg(test)]
@@ -150,6 +174,25 @@ mod tests {
         Case { node: NodePart { fenced: true, ..case.node }, ..case }
     }
 
+    fn live(pods: Vec<PodRef>) -> Option<Live> {
+        Some(Live { pods, kind_deleted: false })
+    }
+
+    #[test]
+    fn x9_a_volume_whose_kind_is_deleted_becomes_an_orphan() {
+        let looked = |case: Case, pods| {
+            let live = Some(Live { pods, kind_deleted: true });
+            step(Case { seen: Seen { live, ..case.seen }, ..case })
+        };
+        let Step::Orphan(receipt) = looked(fenced(quiet()), vec![]) else { panic!() };
+        assert!(receipt.contains("volume v stays on NodeDisk n1.a"), "{receipt}");
+        let gone = Case { seen: Seen { disk_gone: true, ..quiet().seen }, ..quiet() };
+        assert!(matches!(looked(gone, vec![]), Step::Orphan(_)));
+        assert!(matches!(looked(fenced(quiet()), vec![pod("ns", "p")]), Step::Unfence(_)), "X1 all the same");
+        let dead = Case { tombstone: true, ..fenced(quiet()) };
+        assert!(matches!(looked(dead, vec![]), Step::Wait(_)), "S11: its DELETE was admitted");
+    }
+
     /// O6, X2, X4, S10.
     #[test]
     fn x_the_order_of_a_destruction() {
@@ -159,13 +202,13 @@ mod tests {
         );
         assert!(matches!(step(quiet()), Step::Wait(_)), "the agent has not answered yet");
         assert_eq!(step(fenced(quiet())), Step::Look);
-        let looked = |pods| Case { seen: Seen { pods: Some(pods), ..quiet().seen }, ..fenced(quiet()) };
+        let looked = |pods| Case { seen: Seen { live: live(pods), ..quiet().seen }, ..fenced(quiet()) };
         assert!(matches!(step(looked(vec![])), Step::Tombstone(_)));
         assert!(matches!(step(looked(vec![pod("ns", "p")])), Step::Unfence(_)), "X2: the user won");
-        let used = |pods| Case { in_use: true, seen: Seen { pods, ..quiet().seen }, ..quiet() };
+        let used = |live| Case { in_use: true, seen: Seen { live, ..quiet().seen }, ..quiet() };
         assert_eq!(step(used(None)), Step::Look);
-        assert!(matches!(step(used(Some(vec![pod("ns", "p")]))), Step::Wait(_)));
-        assert!(matches!(step(used(Some(vec![]))), Step::Fence(_)), "and has ended");
+        assert!(matches!(step(used(live(vec![pod("ns", "p")]))), Step::Wait(_)));
+        assert!(matches!(step(used(live(vec![]))), Step::Fence(_)), "and has ended");
         let dead = || Case { tombstone: true, ..fenced(quiet()) };
         assert!(matches!(step(dead()), Step::Wait(_)));
         let erased = || NodePart { backing: BackingState::Erased, fenced: true, ..Default::default() };
@@ -204,14 +247,14 @@ mod tests {
 
     #[test]
     fn d4_on_a_disk_that_was_declared_gone_no_agent_is_waited_for() {
-        let on_gone = |case: Case, pods| {
-            let seen = Seen { disk_gone: true, pods, in_ledger: case.seen.in_ledger, ..Default::default() };
+        let on_gone = |case: Case, live| {
+            let seen = Seen { disk_gone: true, live, in_ledger: case.seen.in_ledger, ..Default::default() };
             step(Case { seen, ..case })
         };
         assert!(matches!(on_gone(Case { claims: 1, ..quiet() }, None), Step::Unfence(_)), "X1 all the same");
         assert_eq!(on_gone(quiet(), None), Step::Look);
-        assert!(matches!(on_gone(quiet(), Some(vec![pod("ns", "p")])), Step::Unfence(_)));
-        assert!(matches!(on_gone(quiet(), Some(vec![])), Step::Tombstone(_)));
+        assert!(matches!(on_gone(quiet(), live(vec![pod("ns", "p")])), Step::Unfence(_)));
+        assert!(matches!(on_gone(quiet(), live(vec![])), Step::Tombstone(_)));
         let dead = || Case { tombstone: true, ..quiet() };
         assert_eq!(on_gone(dead(), None), Step::Credit, "without a receipt: nothing was erased");
         let credited = Case { seen: Seen::default(), ..dead() };
