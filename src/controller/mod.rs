@@ -15,14 +15,16 @@ mod reservation;
 mod resize;
 mod role;
 mod room;
+mod routes;
 mod run;
 mod share;
+mod stores;
 mod subscription;
 mod take;
 mod volume;
 
-pub use context::Stores;
 pub use run::{Options, run};
+pub use stores::Stores;
 
 use crate::cluster;
 

@@ -1,39 +1,30 @@
-//! Runs the controller: which change of which object concerns which reconcile.
+//! Runs the controller: wires the caches to the routes, and the work queues to the reconciles.
 
 use std::future::Future;
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all, select_all};
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
-use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::runtime::watcher;
-use kube::{Api, Client, ResourceExt};
-use tokio::sync::Notify;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use kube::{Api, Client};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::Instrument;
 
-use crate::api::{
-    DiskReservation, LABEL_MANAGED_BY, MANAGED_BY, NodeDisk, PVC_PREFIX, Role, RoleSubscription,
-    SharedPersistentVolume, VolumeClaim, VolumeOffer, VolumeRole,
-};
+use crate::api::{LABEL_MANAGED_BY, MANAGED_BY};
 use crate::cluster::{
-    self, Cache, Cached, Error as ClusterError, Events, How, Kind, Name, PodIndex, PvcIndex, cache, name_of,
-    work_off,
+    self, Cache, Cached, Error as ClusterError, Events, How, Kind, Name, PodIndex, PvcIndex, cache, work_off,
 };
-use crate::plan::offer::covers;
-use crate::plan::plain::pvc_of;
-use crate::plan::resize;
 use crate::telemetry::{self, Metrics};
 
-use super::context::{
-    CLAIM, Context, DISK, HOME, HOME_WANTED, HOMELESS, LEAVING, NAMESPACE, Stores, VOLUME, WAITING,
-    claim_keys, offer_keys, reservation_keys, subscription_keys, trim_claim, trim_node, trim_volume,
+use super::context::Context;
+use super::routes::{GATHERING, Router, WorkQueue, WorkQueues};
+use super::stores::{
+    Stores, claim_keys, offer_keys, reservation_keys, subscription_keys, trim_claim, trim_node, trim_volume,
     volume_keys,
 };
-use super::{Again, Error, claim, disk, lines, plain, reservation, role, room, subscription, volume};
+use super::{Again, Error, claim, disk, plain, reservation, role, room, subscription, volume};
 
 /// How the controller runs.
 #[derive(Clone, Debug)]
@@ -46,251 +37,18 @@ pub struct Options {
     pub concurrency: u16,
 }
 
-struct Inbox<K>(UnboundedSender<Name>, PhantomData<fn(K)>);
-
-impl<K: Kind> Inbox<K> {
-    fn new() -> (Self, UnboundedReceiver<Name>) {
-        let (sender, receiver) = unbounded_channel();
-        (Self(sender, PhantomData), receiver)
-    }
-
-    /// Has the object reconciled; once, however often it is asked for meanwhile.
-    fn poke(&self, object: &K) {
-        self.poke_name(cluster::named(object));
-    }
-
-    fn poke_name(&self, name: impl Into<Name>) {
-        let _ = self.0.send(name.into());
-    }
-
-    fn poke_those(&self, cache: &Cache<K>, concerned: impl Fn(&K) -> bool) {
-        cache.all().iter().filter(|object| concerned(object)).for_each(|object| self.poke(object));
-    }
-
-    fn poke_each(&self, names: Vec<Name>) {
-        names.into_iter().for_each(|name| self.poke_name(name));
-    }
-}
-
-/// Where a change is told to.
-struct Inboxes {
-    disks: Inbox<NodeDisk>,
-    reservations: Inbox<DiskReservation>,
-    volumes: Inbox<SharedPersistentVolume>,
-    claims: Inbox<VolumeClaim>,
-    subscriptions: Inbox<RoleSubscription>,
-    roles: Inbox<VolumeRole>,
-    classes: Inbox<StorageClass>,
-    /// Those that get their volume from us.
-    pvcs: Inbox<PersistentVolumeClaim>,
-}
-
-type Late<T> = Arc<std::sync::OnceLock<T>>;
-
-/// Tells the reconciles that a change concerns. The caches exist only after the routes that fill them.
-#[derive(Clone)]
-struct Router {
-    inboxes: Arc<Inboxes>,
-    /// Something changed that the sharing out looks at.
-    sharing: Arc<Notify>,
-    ctx: Late<Arc<Context>>,
-}
-
-impl Router {
-    /// Runs `tell` once the caches are there; before that the first reconcile of each object covers it.
-    fn with(&self, tell: impl FnOnce(&Inboxes, &Stores)) {
-        if let Some(ctx) = self.ctx.get() {
-            tell(&self.inboxes, &ctx.stores);
-        }
-    }
-
-    /// Has everything looked at: after a gap in a watch nobody knows what went meanwhile.
-    fn everything(&self) {
-        self.sharing.notify_one();
-        self.with(|to, stores| {
-            to.disks.poke_each(stores.disks.names());
-            to.reservations.poke_each(stores.reservations.names());
-            to.volumes.poke_each(stores.volumes.names());
-            to.claims.poke_each(stores.claims.names());
-            to.subscriptions.poke_each(stores.subscriptions.names());
-            to.roles.poke_each(stores.roles.names());
-            to.classes.poke_each(stores.classes.names());
-            to.pvcs.poke_each(stores.pvcs.names_of_plain());
-        });
-    }
-
-    fn node(&self, node: &Node) {
-        let name = node.name_any();
-        self.sharing.notify_one();
-        self.with(|to, stores| to.disks.poke_those(&stores.disks, |d| d.spec.node_name == name));
-    }
-
-    fn disk(&self, disk: &NodeDisk) {
-        let name = disk.name_any();
-        self.inboxes.disks.poke(disk);
-        self.sharing.notify_one();
-        self.with(|to, stores| {
-            let there = |held: Option<&String>| held.is_some_and(|held| *held == name);
-            to.reservations.poke_those(&stores.reservations, |r| {
-                there(r.status.as_ref().and_then(|s| s.node_disk.as_ref()))
-                    || lines::holds(disk, &r.uid().unwrap_or_default())
-            });
-            to.volumes.poke_each(stores.volumes.names_by(DISK, &name));
-            // What it can do and its agent allows may be what they waited for (V8, D2).
-            to.volumes.poke_each(stores.volumes.names_by(HOMELESS, ""));
-            to.subscriptions.poke_each(stores.subscriptions.names());
-            to.classes.poke_each(stores.classes.names());
-        });
-    }
-
-    fn reservation(&self, reservation: &DiskReservation) {
-        self.inboxes.reservations.poke(reservation);
-        let (name, uid) = (reservation.name_any(), reservation.uid().unwrap_or_default());
-        self.sharing.notify_one();
-        self.with(|to, stores| {
-            // Those that are carved out of it, and the one that it was carved out of (R4).
-            to.reservations.poke_those(&stores.reservations, |r| r.spec.parent.as_ref() == Some(&name));
-            reservation.spec.parent.iter().for_each(|parent| to.reservations.poke_name(parent.as_str()));
-            if reservation.metadata.deletion_timestamp.is_some() {
-                to.disks.poke_those(&stores.disks, |disk| lines::holds(disk, &uid));
-            }
-            to.volumes.poke_each(stores.volumes.names_by(HOMELESS, &reservation.spec.role));
-            to.volumes.poke_each(stores.volumes.names_by(HOME_WANTED, &name));
-            // Those that have a line here and live elsewhere.
-            for line in reservation.status.iter().flat_map(|s| &s.volumes) {
-                let there =
-                    stores.volumes.get(&line.name).and_then(|v| v.status.as_ref()?.reservation.clone());
-                if there.is_some_and(|home| home.uid != uid) {
-                    to.volumes.poke_name(line.name.as_str());
-                }
-            }
-            for v in stores.volumes.by(HOME, &uid) {
-                let line = volume::line(reservation, &v.uid().unwrap_or_default());
-                if v.metadata.deletion_timestamp.is_some() || resize::waits_for_ledger(&v, line) {
-                    to.volumes.poke(&v);
-                }
-            }
-            to.subscriptions.poke_those(&stores.subscriptions, |s| covers(s, &reservation.spec.role));
-            to.roles.poke_those(&stores.roles, |r| Role::name_covers(&r.spec.role, &reservation.spec.role));
-            to.classes.poke_each(stores.classes.names());
-        });
-    }
-
-    fn volume(&self, volume: &SharedPersistentVolume) {
-        self.inboxes.volumes.poke(volume);
-        let (name, role) = (volume.name_any(), &volume.spec.role);
-        let home = volume.status.as_ref().and_then(|s| s.reservation.as_ref());
-        self.with(|to, stores| {
-            home.into_iter().for_each(|home| to.reservations.poke_name(home.name.as_str()));
-            to.claims.poke_each(stores.claims.names_by(VOLUME, &name));
-            to.claims.poke_each(stores.claims.names_by(WAITING, ""));
-            match pvc_of(volume) {
-                Some(_) => to.pvcs.poke_each(stores.claims.names_by(VOLUME, &name)),
-                // It may be in the way.
-                None if name.starts_with(PVC_PREFIX) => to.pvcs.poke_each(stores.pvcs.names_for(&name)),
-                None => {}
-            }
-            to.subscriptions.poke_those(&stores.subscriptions, |s| covers(s, role));
-        });
-    }
-
-    fn claim(&self, claim: &VolumeClaim) {
-        self.inboxes.claims.poke(claim);
-        let bound = claim.status.as_ref().and_then(|s| s.volume.as_ref());
-        bound.into_iter().for_each(|v| self.inboxes.volumes.poke_name(v.name.as_str()));
-        // It may be in the way of one of its name.
-        self.inboxes.pvcs.poke_name(cluster::named(claim));
-        // Others may be waiting behind it for an exclusive volume (C3).
-        self.with(|to, stores| {
-            // It may be gone, its finalizer taken off by hand, before it said what it has.
-            to.volumes.poke_each(stores.volumes.names_by(CLAIM, &cluster::named(claim)));
-            if pvc_of(claim).is_some() {
-                claim.spec.volume.iter().for_each(|name| to.volumes.poke_name(name.as_str()));
-            }
-            let mut waiting =
-                stores.claims.names_by(WAITING, claim.spec.volume.as_deref().unwrap_or_default());
-            waiting.retain(|name| *name != cluster::named(claim));
-            to.claims.poke_each(waiting);
-        });
-    }
-
-    fn subscription(&self, subscription: &RoleSubscription) {
-        self.inboxes.subscriptions.poke(subscription);
-        let namespace = subscription.namespace().unwrap_or_default();
-        self.with(|to, stores| to.claims.poke_each(stores.claims.names_by(NAMESPACE, &namespace)));
-    }
-
-    fn offer(&self, offer: &VolumeOffer) {
-        let namespace = offer.namespace().unwrap_or_default();
-        self.inboxes.subscriptions.poke_name(name_of(&namespace, &offer.spec.subscription));
-        self.with(|to, stores| to.volumes.poke_each(stores.volumes.names_by(LEAVING, "")));
-    }
-
-    fn pvc(&self, namespace: &str, name: &str) {
-        self.inboxes.claims.poke_name(name_of(namespace, name));
-        self.inboxes.pvcs.poke_name(name_of(namespace, name));
-    }
-
-    fn class(&self, class: &StorageClass) {
-        self.inboxes.classes.poke(class);
-        self.with(|to, stores| to.pvcs.poke_each(stores.pvcs.names_of_plain()));
-    }
-
-    /// What schedulers were told was changed; by somebody else, maybe.
-    fn capacity(&self, said: &CSIStorageCapacity) {
-        self.inboxes.classes.poke_name(said.storage_class_name.as_str());
-    }
-
-    fn users(&self, namespace: &str, claim: &str) {
-        self.with(|to, _| {
-            let (router, claim) = (self.clone(), name_of(namespace, claim));
-            to.claims.poke_name(claim.clone());
-            // The claim may be gone already, its finalizer taken off by hand: the volume's side knows it still.
-            tokio::spawn(async move {
-                // Pods that come and go together are counted together. Their claim holds the volume meanwhile (X1).
-                tokio::time::sleep(GATHERING).await;
-                router.with(|to, stores| to.volumes.poke_each(stores.volumes.names_by(CLAIM, &claim)));
-            });
-        });
-    }
-
-    fn role(&self, role: &VolumeRole) {
-        self.inboxes.roles.poke(role);
-        self.sharing.notify_one();
-        self.with(|to, stores| {
-            to.roles.poke_those(&stores.roles, |r| r.spec.role == role.spec.role);
-            let refinement = |r: &DiskReservation| {
-                r.spec.parent.is_some() && Role::name_covers(&role.spec.role, &r.spec.role)
-            };
-            to.reservations.poke_those(&stores.reservations, refinement);
-        });
-    }
-}
-
 /// Runs the controller until dropped.
 pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
-    let (disks, disks_in) = Inbox::new();
-    let (reservations, reservations_in) = Inbox::new();
-    let (volumes, volumes_in) = Inbox::new();
-    let (claims, claims_in) = Inbox::new();
-    let (subscriptions, subscriptions_in) = Inbox::new();
-    let (roles, roles_in) = Inbox::new();
-    let (classes, classes_in) = Inbox::new();
-    let (pvcs, pvcs_in) = Inbox::new();
-    let router = Router {
-        inboxes: Arc::new(Inboxes {
-            disks,
-            reservations,
-            volumes,
-            claims,
-            subscriptions,
-            roles,
-            classes,
-            pvcs,
-        }),
-        ctx: Late::default(),
-        sharing: Arc::default(),
-    };
+    let (disks, disks_in) = WorkQueue::new();
+    let (reservations, reservations_in) = WorkQueue::new();
+    let (volumes, volumes_in) = WorkQueue::new();
+    let (claims, claims_in) = WorkQueue::new();
+    let (subscriptions, subscriptions_in) = WorkQueue::new();
+    let (roles, roles_in) = WorkQueue::new();
+    let (classes, classes_in) = WorkQueue::new();
+    let (pvcs, pvcs_in) = WorkQueue::new();
+    let queues = WorkQueues { disks, reservations, volumes, claims, subscriptions, roles, classes, pvcs };
+    let router = Router { queues: Arc::new(queues), ctx: Arc::default(), sharing: Arc::default() };
     let mut tasks: Vec<BoxFuture<'static, ()>> = Vec::new();
     macro_rules! cached {
         ($config:expr, $route:ident, $how:expr) => {
@@ -395,7 +153,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
 async fn share_out(ctx: Arc<Context>, router: Router) {
     loop {
         for name in ctx.share.renew(&ctx.stores) {
-            router.inboxes.reservations.poke_name(name);
+            router.queues.reservations.enqueue_name(name);
         }
         router.sharing.notified().await;
     }
@@ -437,10 +195,6 @@ impl Drop for AbortOnDrop {
         self.0.abort();
     }
 }
-
-/// For how long changes are gathered before they are written: those that concern a subscription, since an offer is a large
-/// object, and pods, of which there are many.
-const GATHERING: Duration = Duration::from_millis(500);
 
 #[derive(Clone)]
 struct Running {
