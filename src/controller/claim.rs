@@ -64,6 +64,10 @@ pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<
         Err(why) => why,
     };
     let binding = verdict.reason == reason::BINDING;
+    if binding {
+        // PersistentVolumes are not watched: that one goes, or is bound to another claim, brings no event.
+        again = Some(Duration::from_secs(5));
+    }
     if binding && moment::is_passing(claim.metadata.creation_timestamp.as_ref(), Timestamp::now()) {
         return Ok(Some(MOMENT));
     }

@@ -105,11 +105,10 @@ pub(super) async fn ensure(
             format!("its volume is on node {node} now; its PersistentVolumeClaim is made anew for that");
         return Ok(Err(Verdict::no(reason::BINDING, said)));
     }
-    // One of ours is made after its PersistentVolume, a plain one is there before.
-    let made = |seen: &SeenPvc| !moved && (seen.bound || pvc_of(claim).is_none());
-    if let Some(seen) = seen(claim, ctx).filter(made) {
+    // One that is not bound yet proves nothing of its PersistentVolume, which may be bound to one that was deleted.
+    if let Some(seen) = seen(claim, ctx).filter(|seen| seen.bound && !moved) {
         let other = seen.capacity.is_some_and(|bytes| bytes != size_now(volume).bytes_or_zero());
-        if seen.bound && other {
+        if other {
             // What people see of a size that changed (V7).
             cluster::merge(&volumes, &name, &json!({ "spec": { "capacity": storage(volume) } })).await?;
             let status = json!({ "status": { "capacity": storage(volume) } });
@@ -139,10 +138,12 @@ pub(super) async fn ensure(
     if pv.is_none() && cluster::create(&volumes, &wanted).await?.is_none() {
         pv = cluster::get(&volumes, &name).await?;
     }
-    if let Some(pv) = pv
-        && let Some(bound_to) = pv.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()?.uid.clone())
-        && there.as_ref().and_then(|pvc| pvc.uid()) != Some(bound_to)
-    {
+    let bound_to = |pv: &PersistentVolume| pv.spec.as_ref()?.claim_ref.as_ref()?.uid.clone();
+    let useless = |pv: &PersistentVolume| {
+        let other = bound_to(pv).is_some_and(|uid| there.as_ref().and_then(ResourceExt::uid) != Some(uid));
+        other || pv.metadata.deletion_timestamp.is_some()
+    };
+    if let Some(pv) = pv.filter(useless) {
         // Somebody deleted the PersistentVolumeClaim: Kubernetes never binds its PersistentVolume to another one.
         cluster::delete(&volumes, &name, pv.uid()).await?;
         return Ok(Err(Verdict::no(
