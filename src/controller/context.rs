@@ -15,7 +15,7 @@ use crate::api::{
     RoleSubscription, SharedPersistentVolume, VolumeClaim, VolumeOffer, VolumeRole,
 };
 use crate::cluster::{
-    self, Cache, Commits, Events, Key, Owned, PodIndex, PvcIndex, claims_of, is_terminal, pod_ref,
+    self, Cache, Events, Key, Owned, PodUse, Pvc, StatusBatcher, claims_of, is_terminal, pod_ref,
 };
 use crate::plan::quota::lineage;
 use crate::telemetry::Metrics;
@@ -46,9 +46,9 @@ pub struct Stores {
     /// What schedulers were told of the room for them.
     pub capacities: Arc<Cache<CSIStorageCapacity>>,
     /// The PersistentVolumeClaims that the controller made, and those for which it makes a volume.
-    pub pvcs: PvcIndex,
+    pub pvcs: Arc<Cache<Pvc>>,
     /// Who uses which PersistentVolumeClaim.
-    pub pods: PodIndex,
+    pub pods: Arc<Cache<PodUse>>,
 }
 
 /// Found by it: a subscription, a claim.
@@ -124,39 +124,42 @@ pub fn offer_keys(offer: &VolumeOffer, key: &mut dyn FnMut(Key)) {
 }
 
 /// Takes off a node what no decision looks at.
-pub fn trim_node(node: &mut Node) {
+pub fn trim_node(mut node: Node) -> Option<Node> {
     node.metadata.annotations = None;
     node.spec = None;
     if let Some(status) = &mut node.status {
         *status = NodeStatus { conditions: status.conditions.take(), ..Default::default() };
     }
+    Some(node)
 }
 
 /// Takes off a claim what people put on it for themselves: there are many claims.
-pub fn trim_claim(claim: &mut VolumeClaim) {
+pub fn trim_claim(mut claim: VolumeClaim) -> Option<VolumeClaim> {
     let metadata = &mut claim.metadata;
     (metadata.annotations, metadata.owner_references) = Default::default();
     let for_pvc = metadata.labels.take().and_then(|mut labels| labels.remove_entry(LABEL_PVC_UID));
     metadata.labels = for_pvc.map(|label| BTreeMap::from([label]));
+    Some(claim)
 }
 
 /// The same of a volume; its labels are what claims select by.
-pub fn trim_volume(volume: &mut SharedPersistentVolume) {
+pub fn trim_volume(mut volume: SharedPersistentVolume) -> Option<SharedPersistentVolume> {
     let metadata = &mut volume.metadata;
     (metadata.annotations, metadata.owner_references) = Default::default();
+    Some(volume)
 }
 
-/// Where commits to the objects that several reconciles decide on meet.
+/// One batcher for each kind whose status several reconciles write.
 #[derive(Default)]
-pub struct Meeting {
+pub struct StatusBatchers {
     /// The ledgers of disks.
-    pub disks: Commits<NodeDisk>,
+    pub disks: StatusBatcher<NodeDisk>,
     /// The ledgers of reservations.
-    pub reservations: Commits<DiskReservation>,
+    pub reservations: StatusBatcher<DiskReservation>,
     /// Who is bound to which volume.
-    pub volumes: Commits<SharedPersistentVolume>,
+    pub volumes: StatusBatcher<SharedPersistentVolume>,
     /// The ledgers of quotas.
-    pub roles: Commits<VolumeRole>,
+    pub roles: StatusBatcher<VolumeRole>,
 }
 
 /// What every reconcile is given.
@@ -174,8 +177,8 @@ pub struct Context {
     /// Held while a reservation takes what it was given: a guarantee spans disks, and so no single object decides it
     /// (Q2).
     pub turn: tokio::sync::Mutex<()>,
-    /// What is committed together.
-    pub commits: Meeting,
+    /// Joins status writes that are asked for at the same time.
+    pub batchers: StatusBatchers,
     /// By UID, the version of an object that we wrote over, until a cache has a later one.
     pub replaced: Mutex<HashMap<String, String>>,
     /// What is counted.

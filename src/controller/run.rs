@@ -1,32 +1,29 @@
 //! Runs the controller: which change of which object concerns which reconcile.
 
 use std::future::Future;
-use std::marker::PhantomData;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use futures::FutureExt;
 use futures::future::{BoxFuture, join_all, select_all};
+use futures::{FutureExt, TryFutureExt};
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::Notify;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tracing::Instrument;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::api::{
     DiskReservation, LABEL_MANAGED_BY, MANAGED_BY, NodeDisk, PVC_PREFIX, Role, RoleSubscription,
     SharedPersistentVolume, VolumeClaim, VolumeOffer, VolumeRole,
 };
 use crate::cluster::{
-    self, Cache, Cached, Error as ClusterError, Events, How, Kind, Name, PodIndex, PvcIndex, cache, name_of,
-    work_off,
+    self, Cache, CacheConfig, Change, Events, Kind, Name, PodUse, Pvc, WorkQueue, cache, name_of, run_workers,
 };
 use crate::plan::offer::covers;
 use crate::plan::plain::pvc_of;
 use crate::plan::resize;
-use crate::telemetry::{self, Metrics};
+use crate::telemetry::Metrics;
 
 use super::context::{
     CLAIM, Context, DISK, HOME, HOME_WANTED, HOMELESS, LEAVING, NAMESPACE, Stores, VOLUME, WAITING,
@@ -46,61 +43,33 @@ pub struct Options {
     pub concurrency: u16,
 }
 
-struct Inbox<K>(UnboundedSender<Name>, PhantomData<fn(K)>);
-
-impl<K: Kind> Inbox<K> {
-    fn new() -> (Self, UnboundedReceiver<Name>) {
-        let (sender, receiver) = unbounded_channel();
-        (Self(sender, PhantomData), receiver)
-    }
-
-    /// Has the object reconciled; once, however often it is asked for meanwhile.
-    fn poke(&self, object: &K) {
-        self.poke_name(cluster::named(object));
-    }
-
-    fn poke_name(&self, name: impl Into<Name>) {
-        let _ = self.0.send(name.into());
-    }
-
-    fn poke_those(&self, cache: &Cache<K>, concerned: impl Fn(&K) -> bool) {
-        cache.all().iter().filter(|object| concerned(object)).for_each(|object| self.poke(object));
-    }
-
-    fn poke_each(&self, names: Vec<Name>) {
-        names.into_iter().for_each(|name| self.poke_name(name));
-    }
-}
-
-/// Where a change is told to.
-struct Inboxes {
-    disks: Inbox<NodeDisk>,
-    reservations: Inbox<DiskReservation>,
-    volumes: Inbox<SharedPersistentVolume>,
-    claims: Inbox<VolumeClaim>,
-    subscriptions: Inbox<RoleSubscription>,
-    roles: Inbox<VolumeRole>,
-    classes: Inbox<StorageClass>,
+/// The work queues.
+struct Queues {
+    disks: WorkQueue<NodeDisk>,
+    reservations: WorkQueue<DiskReservation>,
+    volumes: WorkQueue<SharedPersistentVolume>,
+    claims: WorkQueue<VolumeClaim>,
+    subscriptions: WorkQueue<RoleSubscription>,
+    roles: WorkQueue<VolumeRole>,
+    classes: WorkQueue<StorageClass>,
     /// Those that get their volume from us.
-    pvcs: Inbox<PersistentVolumeClaim>,
+    pvcs: WorkQueue<PersistentVolumeClaim>,
 }
-
-type Late<T> = Arc<std::sync::OnceLock<T>>;
 
 /// Tells the reconciles that a change concerns. The caches exist only after the routes that fill them.
 #[derive(Clone)]
 struct Router {
-    inboxes: Arc<Inboxes>,
+    queues: Arc<Queues>,
     /// Something changed that the sharing out looks at.
     sharing: Arc<Notify>,
-    ctx: Late<Arc<Context>>,
+    ctx: Arc<OnceLock<Arc<Context>>>,
 }
 
 impl Router {
     /// Runs `tell` once the caches are there; before that the first reconcile of each object covers it.
-    fn with(&self, tell: impl FnOnce(&Inboxes, &Stores)) {
+    fn with(&self, tell: impl FnOnce(&Queues, &Stores)) {
         if let Some(ctx) = self.ctx.get() {
-            tell(&self.inboxes, &ctx.stores);
+            tell(&self.queues, &ctx.stores);
         }
     }
 
@@ -108,177 +77,179 @@ impl Router {
     fn everything(&self) {
         self.sharing.notify_one();
         self.with(|to, stores| {
-            to.disks.poke_each(stores.disks.names());
-            to.reservations.poke_each(stores.reservations.names());
-            to.volumes.poke_each(stores.volumes.names());
-            to.claims.poke_each(stores.claims.names());
-            to.subscriptions.poke_each(stores.subscriptions.names());
-            to.roles.poke_each(stores.roles.names());
-            to.classes.poke_each(stores.classes.names());
-            to.pvcs.poke_each(stores.pvcs.names_of_plain());
+            to.disks.enqueue_names(stores.disks.names());
+            to.reservations.enqueue_names(stores.reservations.names());
+            to.volumes.enqueue_names(stores.volumes.names());
+            to.claims.enqueue_names(stores.claims.names());
+            to.subscriptions.enqueue_names(stores.subscriptions.names());
+            to.roles.enqueue_names(stores.roles.names());
+            to.classes.enqueue_names(stores.classes.names());
+            to.pvcs.enqueue_names(stores.pvcs.names_provisioned());
         });
     }
 
     fn node(&self, node: &Node) {
         let name = node.name_any();
         self.sharing.notify_one();
-        self.with(|to, stores| to.disks.poke_those(&stores.disks, |d| d.spec.node_name == name));
+        self.with(|to, stores| to.disks.enqueue_if(&stores.disks, |d| d.spec.node_name == name));
     }
 
     fn disk(&self, disk: &NodeDisk) {
         let name = disk.name_any();
-        self.inboxes.disks.poke(disk);
+        self.queues.disks.enqueue(disk);
         self.sharing.notify_one();
         self.with(|to, stores| {
             let there = |held: Option<&String>| held.is_some_and(|held| *held == name);
-            to.reservations.poke_those(&stores.reservations, |r| {
+            to.reservations.enqueue_if(&stores.reservations, |r| {
                 there(r.status.as_ref().and_then(|s| s.node_disk.as_ref()))
                     || lines::holds(disk, &r.uid().unwrap_or_default())
             });
-            to.volumes.poke_each(stores.volumes.names_by(DISK, &name));
+            to.volumes.enqueue_names(stores.volumes.names_by(DISK, &name));
             // What it can do and its agent allows may be what they waited for (V8, D2).
-            to.volumes.poke_each(stores.volumes.names_by(HOMELESS, ""));
-            to.subscriptions.poke_each(stores.subscriptions.names());
-            to.classes.poke_each(stores.classes.names());
+            to.volumes.enqueue_names(stores.volumes.names_by(HOMELESS, ""));
+            to.subscriptions.enqueue_names(stores.subscriptions.names());
+            to.classes.enqueue_names(stores.classes.names());
         });
     }
 
     fn reservation(&self, reservation: &DiskReservation) {
-        self.inboxes.reservations.poke(reservation);
+        self.queues.reservations.enqueue(reservation);
         let (name, uid) = (reservation.name_any(), reservation.uid().unwrap_or_default());
         self.sharing.notify_one();
         self.with(|to, stores| {
             // Those that are carved out of it, and the one that it was carved out of (R4).
-            to.reservations.poke_those(&stores.reservations, |r| r.spec.parent.as_ref() == Some(&name));
-            reservation.spec.parent.iter().for_each(|parent| to.reservations.poke_name(parent.as_str()));
+            to.reservations.enqueue_if(&stores.reservations, |r| r.spec.parent.as_ref() == Some(&name));
+            reservation.spec.parent.iter().for_each(|parent| to.reservations.enqueue_name(parent.as_str()));
             if reservation.metadata.deletion_timestamp.is_some() {
-                to.disks.poke_those(&stores.disks, |disk| lines::holds(disk, &uid));
+                to.disks.enqueue_if(&stores.disks, |disk| lines::holds(disk, &uid));
             }
-            to.volumes.poke_each(stores.volumes.names_by(HOMELESS, &reservation.spec.role));
-            to.volumes.poke_each(stores.volumes.names_by(HOME_WANTED, &name));
+            to.volumes.enqueue_names(stores.volumes.names_by(HOMELESS, &reservation.spec.role));
+            to.volumes.enqueue_names(stores.volumes.names_by(HOME_WANTED, &name));
             // Those that have a line here and live elsewhere.
             for line in reservation.status.iter().flat_map(|s| &s.volumes) {
                 let there =
                     stores.volumes.get(&line.name).and_then(|v| v.status.as_ref()?.reservation.clone());
                 if there.is_some_and(|home| home.uid != uid) {
-                    to.volumes.poke_name(line.name.as_str());
+                    to.volumes.enqueue_name(line.name.as_str());
                 }
             }
             for v in stores.volumes.by(HOME, &uid) {
                 let line = volume::line(reservation, &v.uid().unwrap_or_default());
                 if v.metadata.deletion_timestamp.is_some() || resize::waits_for_ledger(&v, line) {
-                    to.volumes.poke(&v);
+                    to.volumes.enqueue(&v);
                 }
             }
-            to.subscriptions.poke_those(&stores.subscriptions, |s| covers(s, &reservation.spec.role));
-            to.roles.poke_those(&stores.roles, |r| Role::name_covers(&r.spec.role, &reservation.spec.role));
-            to.classes.poke_each(stores.classes.names());
+            to.subscriptions.enqueue_if(&stores.subscriptions, |s| covers(s, &reservation.spec.role));
+            to.roles.enqueue_if(&stores.roles, |r| Role::name_covers(&r.spec.role, &reservation.spec.role));
+            to.classes.enqueue_names(stores.classes.names());
         });
     }
 
     fn volume(&self, volume: &SharedPersistentVolume) {
-        self.inboxes.volumes.poke(volume);
+        self.queues.volumes.enqueue(volume);
         let (name, role) = (volume.name_any(), &volume.spec.role);
         let home = volume.status.as_ref().and_then(|s| s.reservation.as_ref());
         self.with(|to, stores| {
-            home.into_iter().for_each(|home| to.reservations.poke_name(home.name.as_str()));
-            to.claims.poke_each(stores.claims.names_by(VOLUME, &name));
-            to.claims.poke_each(stores.claims.names_by(WAITING, ""));
+            home.into_iter().for_each(|home| to.reservations.enqueue_name(home.name.as_str()));
+            to.claims.enqueue_names(stores.claims.names_by(VOLUME, &name));
+            to.claims.enqueue_names(stores.claims.names_by(WAITING, ""));
             match pvc_of(volume) {
-                Some(_) => to.pvcs.poke_each(stores.claims.names_by(VOLUME, &name)),
+                Some(_) => to.pvcs.enqueue_names(stores.claims.names_by(VOLUME, &name)),
                 // It may be in the way.
-                None if name.starts_with(PVC_PREFIX) => to.pvcs.poke_each(stores.pvcs.names_for(&name)),
+                None if name.starts_with(PVC_PREFIX) => to.pvcs.enqueue_names(stores.pvcs.names_for(&name)),
                 None => {}
             }
-            to.subscriptions.poke_those(&stores.subscriptions, |s| covers(s, role));
+            to.subscriptions.enqueue_if(&stores.subscriptions, |s| covers(s, role));
         });
     }
 
     fn claim(&self, claim: &VolumeClaim) {
-        self.inboxes.claims.poke(claim);
+        self.queues.claims.enqueue(claim);
         let bound = claim.status.as_ref().and_then(|s| s.volume.as_ref());
-        bound.into_iter().for_each(|v| self.inboxes.volumes.poke_name(v.name.as_str()));
+        bound.into_iter().for_each(|v| self.queues.volumes.enqueue_name(v.name.as_str()));
         // It may be in the way of one of its name.
-        self.inboxes.pvcs.poke_name(cluster::named(claim));
+        self.queues.pvcs.enqueue_name(cluster::named(claim));
         // Others may be waiting behind it for an exclusive volume (C3).
         self.with(|to, stores| {
             // It may be gone, its finalizer taken off by hand, before it said what it has.
-            to.volumes.poke_each(stores.volumes.names_by(CLAIM, &cluster::named(claim)));
+            to.volumes.enqueue_names(stores.volumes.names_by(CLAIM, &cluster::named(claim)));
             if pvc_of(claim).is_some() {
-                claim.spec.volume.iter().for_each(|name| to.volumes.poke_name(name.as_str()));
+                claim.spec.volume.iter().for_each(|name| to.volumes.enqueue_name(name.as_str()));
             }
             let mut waiting =
                 stores.claims.names_by(WAITING, claim.spec.volume.as_deref().unwrap_or_default());
             waiting.retain(|name| *name != cluster::named(claim));
-            to.claims.poke_each(waiting);
+            to.claims.enqueue_names(waiting);
         });
     }
 
     fn subscription(&self, subscription: &RoleSubscription) {
-        self.inboxes.subscriptions.poke(subscription);
+        self.queues.subscriptions.enqueue(subscription);
         let namespace = subscription.namespace().unwrap_or_default();
-        self.with(|to, stores| to.claims.poke_each(stores.claims.names_by(NAMESPACE, &namespace)));
+        self.with(|to, stores| to.claims.enqueue_names(stores.claims.names_by(NAMESPACE, &namespace)));
     }
 
     fn offer(&self, offer: &VolumeOffer) {
         let namespace = offer.namespace().unwrap_or_default();
-        self.inboxes.subscriptions.poke_name(name_of(&namespace, &offer.spec.subscription));
-        self.with(|to, stores| to.volumes.poke_each(stores.volumes.names_by(LEAVING, "")));
+        self.queues.subscriptions.enqueue_name(name_of(&namespace, &offer.spec.subscription));
+        self.with(|to, stores| to.volumes.enqueue_names(stores.volumes.names_by(LEAVING, "")));
     }
 
-    fn pvc(&self, namespace: &str, name: &str) {
-        self.inboxes.claims.poke_name(name_of(namespace, name));
-        self.inboxes.pvcs.poke_name(name_of(namespace, name));
+    fn pvc(&self, name: &Name) {
+        self.with(|to, _| {
+            to.claims.enqueue_name(name.clone());
+            to.pvcs.enqueue_name(name.clone());
+        });
     }
 
     fn class(&self, class: &StorageClass) {
-        self.inboxes.classes.poke(class);
-        self.with(|to, stores| to.pvcs.poke_each(stores.pvcs.names_of_plain()));
+        self.queues.classes.enqueue(class);
+        self.with(|to, stores| to.pvcs.enqueue_names(stores.pvcs.names_provisioned()));
     }
 
     /// What schedulers were told was changed; by somebody else, maybe.
     fn capacity(&self, said: &CSIStorageCapacity) {
-        self.inboxes.classes.poke_name(said.storage_class_name.as_str());
+        self.queues.classes.enqueue_name(said.storage_class_name.as_str());
     }
 
-    fn users(&self, namespace: &str, claim: &str) {
+    fn pod(&self, claim: &Name) {
         self.with(|to, _| {
-            let (router, claim) = (self.clone(), name_of(namespace, claim));
-            to.claims.poke_name(claim.clone());
+            let (router, claim) = (self.clone(), claim.clone());
+            to.claims.enqueue_name(claim.clone());
             // The claim may be gone already, its finalizer taken off by hand: the volume's side knows it still.
             tokio::spawn(async move {
                 // Pods that come and go together are counted together. Their claim holds the volume meanwhile (X1).
                 tokio::time::sleep(GATHERING).await;
-                router.with(|to, stores| to.volumes.poke_each(stores.volumes.names_by(CLAIM, &claim)));
+                router.with(|to, stores| to.volumes.enqueue_names(stores.volumes.names_by(CLAIM, &claim)));
             });
         });
     }
 
     fn role(&self, role: &VolumeRole) {
-        self.inboxes.roles.poke(role);
+        self.queues.roles.enqueue(role);
         self.sharing.notify_one();
         self.with(|to, stores| {
-            to.roles.poke_those(&stores.roles, |r| r.spec.role == role.spec.role);
+            to.roles.enqueue_if(&stores.roles, |r| r.spec.role == role.spec.role);
             let refinement = |r: &DiskReservation| {
                 r.spec.parent.is_some() && Role::name_covers(&role.spec.role, &r.spec.role)
             };
-            to.reservations.poke_those(&stores.reservations, refinement);
+            to.reservations.enqueue_if(&stores.reservations, refinement);
         });
     }
 }
 
 /// Runs the controller until dropped.
 pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
-    let (disks, disks_in) = Inbox::new();
-    let (reservations, reservations_in) = Inbox::new();
-    let (volumes, volumes_in) = Inbox::new();
-    let (claims, claims_in) = Inbox::new();
-    let (subscriptions, subscriptions_in) = Inbox::new();
-    let (roles, roles_in) = Inbox::new();
-    let (classes, classes_in) = Inbox::new();
-    let (pvcs, pvcs_in) = Inbox::new();
+    let (disks, disks_in) = WorkQueue::new();
+    let (reservations, reservations_in) = WorkQueue::new();
+    let (volumes, volumes_in) = WorkQueue::new();
+    let (claims, claims_in) = WorkQueue::new();
+    let (subscriptions, subscriptions_in) = WorkQueue::new();
+    let (roles, roles_in) = WorkQueue::new();
+    let (classes, classes_in) = WorkQueue::new();
+    let (pvcs, pvcs_in) = WorkQueue::new();
     let router = Router {
-        inboxes: Arc::new(Inboxes {
+        queues: Arc::new(Queues {
             disks,
             reservations,
             volumes,
@@ -288,7 +259,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
             classes,
             pvcs,
         }),
-        ctx: Late::default(),
+        ctx: Arc::default(),
         sharing: Arc::default(),
     };
     let mut tasks: Vec<BoxFuture<'static, ()>> = Vec::new();
@@ -298,47 +269,62 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         };
         ($api:expr, $config:expr, $route:ident, $how:expr) => {{
             let (changes, everything) = (router.clone(), router.clone());
-            let changed = move |object: &_| changes.$route(object);
-            let listed = move || everything.everything();
-            let Cached { cache, task } = cache($api, $config, $how, changed, listed);
+            let changed = move |change: Change<_>| {
+                // Once the caches are there, everything is looked at.
+                let started = changes.ctx.get().is_some();
+                change.latest().filter(|_| started).into_iter().for_each(|object| changes.$route(object));
+            };
+            let (cache, task) = cache($api, $config, $how, changed, move || everything.everything());
             tasks.push(task);
             cache
         }};
     }
-    // Small pages: what a page has is in memory three times, as text, as objects, and as what is kept of them.
+    // Small pages: the objects of a page are in memory three times, as text, as objects, and in the cache.
     let all = watcher::Config::default().page_size(100);
     let ours = all.clone().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"));
-    let listed = || {
-        let (sender, receiver) = tokio::sync::watch::channel(false);
-        let tell = move || {
-            sender.send_replace(true);
-        };
-        (tell, receiver)
+    let to = router.clone();
+    let changed = move |change: Change<_>| PodUse::concerned(change).for_each(|claim| to.pod(claim));
+    let (pods, task) = cache(Api::all(client.clone()), all.clone(), PodUse::config(), changed, || {});
+    tasks.push(task);
+    let to = router.clone();
+    let changed = move |change: Change<_>| {
+        if Pvc::matters(&change) {
+            to.pvc(change.name);
+        }
     };
-    let (pods, (tell, pods_listed)) = (PodIndex::default(), listed());
-    let to = router.clone();
-    tasks.push(pods.follow(Api::all(client.clone()), all.clone(), move |ns, name| to.users(ns, name), tell));
-    let (pvcs, (tell, pvcs_listed)) = (PvcIndex::default(), listed());
-    let to = router.clone();
-    tasks.push(pvcs.follow(Api::all(client.clone()), all.clone(), move |ns, name| to.pvc(ns, name), tell));
+    let (pvcs, task) = cache(Api::all(client.clone()), all.clone(), Pvc::config(), changed, || {});
+    tasks.push(task);
     let stores = Stores {
-        nodes: cached!(all.clone(), node, How { trim: trim_node, ..How::default() }),
-        disks: cached!(all.clone(), disk, How::default()),
-        reservations: cached!(all.clone(), reservation, How { keys: reservation_keys, ..How::default() }),
-        volumes: cached!(all.clone(), volume, How { keys: volume_keys, trim: trim_volume, packed: true }),
-        claims: cached!(all.clone(), claim, How { keys: claim_keys, trim: trim_claim, packed: true }),
-        subscriptions: cached!(all.clone(), subscription, How { keys: subscription_keys, ..How::default() }),
-        offers: cached!(all.clone(), offer, How { keys: offer_keys, packed: true, ..How::default() }),
-        roles: cached!(all.clone(), role, How::default()),
-        classes: cached!(all, class, How::default()),
-        capacities: cached!(cluster::namespaced(&client, &options.namespace), ours, capacity, How::default()),
+        nodes: cached!(all.clone(), node, CacheConfig { keep: trim_node, ..Default::default() }),
+        disks: cached!(all.clone(), disk, CacheConfig::default()),
+        reservations: cached!(
+            all.clone(),
+            reservation,
+            CacheConfig { keys: reservation_keys, ..Default::default() }
+        ),
+        volumes: cached!(all.clone(), volume, CacheConfig { keep: trim_volume, keys: volume_keys }),
+        claims: cached!(all.clone(), claim, CacheConfig { keep: trim_claim, keys: claim_keys }),
+        subscriptions: cached!(
+            all.clone(),
+            subscription,
+            CacheConfig { keys: subscription_keys, ..Default::default() }
+        ),
+        offers: cached!(all.clone(), offer, CacheConfig { keys: offer_keys, ..Default::default() }),
+        roles: cached!(all.clone(), role, CacheConfig::default()),
+        classes: cached!(all, class, CacheConfig::default()),
+        capacities: cached!(
+            cluster::namespaced(&client, &options.namespace),
+            ours,
+            capacity,
+            CacheConfig::default()
+        ),
         pvcs,
         pods,
     };
     let events = Events::new(client.clone(), "reservoir-controller", &options.identity);
-    let (share, turn, commits, replaced) = Default::default();
+    let (share, turn, batchers, replaced) = Default::default();
     let (told, namespace) = (metrics.clone(), options.namespace);
-    let ctx = Context { client, namespace, stores, events, share, turn, commits, replaced, metrics: told };
+    let ctx = Context { client, namespace, stores, events, share, turn, batchers, replaced, metrics: told };
     let ctx = Arc::new(ctx);
     metrics.show(&ctx);
 
@@ -347,7 +333,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     let patient = Running { concurrency: 0, ..running.clone() };
     let work =
         async {
-            ready(&ctx.stores, [pods_listed, pvcs_listed]).await;
+            ready(&ctx.stores).await;
             let _ = router.ctx.set(ctx.clone());
             // Everything that is there is looked at once.
             router.everything();
@@ -395,16 +381,14 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
 async fn share_out(ctx: Arc<Context>, router: Router) {
     loop {
         for name in ctx.share.renew(&ctx.stores) {
-            router.inboxes.reservations.poke_name(name);
+            router.queues.reservations.enqueue_name(name);
         }
         router.sharing.notified().await;
     }
 }
 
 /// Waits until each cache has been filled once: nothing is decided on half a picture.
-async fn ready(stores: &Stores, mut listed: [tokio::sync::watch::Receiver<bool>; 2]) {
-    let listed =
-        listed.iter_mut().map(|listed| async { listed.wait_for(|listed| *listed).await.map(|_| ()) });
+async fn ready(stores: &Stores) {
     let _ = tokio::join!(
         stores.nodes.wait_until_filled(),
         stores.disks.wait_until_filled(),
@@ -416,7 +400,8 @@ async fn ready(stores: &Stores, mut listed: [tokio::sync::watch::Receiver<bool>;
         stores.roles.wait_until_filled(),
         stores.classes.wait_until_filled(),
         stores.capacities.wait_until_filled(),
-        join_all(listed),
+        stores.pvcs.wait_until_filled(),
+        stores.pods.wait_until_filled(),
     );
     tracing::info!("caches are filled");
 }
@@ -453,7 +438,7 @@ impl Running {
     fn controller<K, F, R>(
         &self,
         cache: &Arc<Cache<K>>,
-        inbox: UnboundedReceiver<Name>,
+        names: UnboundedReceiver<Name>,
         reconcile: F,
     ) -> BoxFuture<'static, ()>
     where
@@ -462,7 +447,7 @@ impl Running {
         R: Future<Output = Result<Again, Error>> + Send + 'static,
     {
         let cache = cache.clone();
-        self.named::<K, _, _>(inbox, move |name, ctx| {
+        self.named::<K, _, _>(names, move |name, ctx| {
             let object = cache.get(&name).filter(|object| !ctx.is_old(&**object));
             let reconciled = object.map(|object| reconcile(object, ctx));
             async move {
@@ -475,39 +460,14 @@ impl Running {
     }
 
     /// The same with what is no object of a cache.
-    fn named<K, F, R>(&self, inbox: UnboundedReceiver<Name>, reconcile: F) -> BoxFuture<'static, ()>
+    fn named<K, F, R>(&self, names: UnboundedReceiver<Name>, reconcile: F) -> BoxFuture<'static, ()>
     where
         K: Kind,
         F: Fn(Name, Arc<Context>) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = Result<Again, Error>> + Send + 'static,
     {
-        let kind = K::kind(&()).into_owned();
-        let (ctx, metrics) = (self.ctx.clone(), self.metrics.clone());
-        let work = move |name: Name| {
-            let (ctx, metrics, kind) = (ctx.clone(), metrics.clone(), kind.clone());
-            let reconcile = reconcile.clone();
-            let span = tracing::info_span!("reconcile", kind, object = &*name);
-            let looked_at = async move {
-                let started = Instant::now();
-                let done = reconcile(name, ctx).await;
-                metrics.reconciled(&kind, done.as_ref().err().map(Error::label), started.elapsed());
-                match done {
-                    Ok(again) => again,
-                    // The version that was missed comes by the watch, and with it the next look. As long as the watch is
-                    // down, looking again does nothing but write in vain.
-                    Err(Error::Cluster(ClusterError::Conflict(_))) => {
-                        tracing::debug!("lost a race, looking again");
-                        Some(Duration::from_secs(1))
-                    }
-                    Err(error) => {
-                        tracing::warn!(error = telemetry::chain(&error), "reconcile failed");
-                        Some(Duration::from_secs(2))
-                    }
-                }
-            };
-            looked_at.instrument(span)
-        };
-        let at_once = self.concurrency.into();
-        async move { work_off(inbox, at_once, work).await }.boxed()
+        let (ctx, metrics, at_once) = (self.ctx.clone(), self.metrics.clone(), self.concurrency);
+        let reconcile = move |name| reconcile(name, ctx.clone()).map_err(|Error::Cluster(error)| error);
+        async move { run_workers::<K, _>(names, at_once, metrics, reconcile).await }.boxed()
     }
 }
