@@ -153,7 +153,7 @@ async fn bound(
         }
         Ok(Some(counted(status, ctx)))
     };
-    let bound = ctx.commits.volumes.update(&volumes, &name, decide).await?;
+    let bound = ctx.batchers.volumes.update(&volumes, &name, decide).await?;
     let gone = || {
         Verdict::no(
             reason::NO_SUCH_VOLUME,
@@ -241,7 +241,7 @@ async fn unclaim(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> 
             status.claims.retain(|b| b.uid != uid);
             Ok::<_, ()>(Some(counted(status, ctx)))
         };
-        let _ = ctx.commits.volumes.update(&volumes, &name, leave).await?;
+        let _ = ctx.batchers.volumes.update(&volumes, &name, leave).await?;
     }
     cluster::set_finalizer(api, claim, false).await?;
     Ok(None)

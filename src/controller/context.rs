@@ -15,23 +15,23 @@ use crate::api::{
     CONTROLLER_MANAGER, ClaimBinding, DiskReservation, NodeDisk, PodRef, RoleSubscription,
     SharedPersistentVolume, VolumeClaim, VolumeRole,
 };
-use crate::cluster::{self, Commits, Events, Owned, claims_of, is_terminal, pod_ref};
+use crate::cluster::{self, Events, Owned, StatusBatcher, claims_of, is_terminal, pod_ref};
 use crate::telemetry::Metrics;
 
 use super::share::Share;
 pub use super::stores::*;
 
-/// The batchers of writes to objects that several reconciles decide on.
+/// One batcher for each kind whose status several reconciles write.
 #[derive(Default)]
-pub struct Meeting {
+pub struct StatusBatchers {
     /// The ledgers of disks.
-    pub disks: Commits<NodeDisk>,
+    pub disks: StatusBatcher<NodeDisk>,
     /// The ledgers of reservations.
-    pub reservations: Commits<DiskReservation>,
+    pub reservations: StatusBatcher<DiskReservation>,
     /// Who is bound to which volume.
-    pub volumes: Commits<SharedPersistentVolume>,
+    pub volumes: StatusBatcher<SharedPersistentVolume>,
     /// The ledgers of quotas.
-    pub roles: Commits<VolumeRole>,
+    pub roles: StatusBatcher<VolumeRole>,
 }
 
 /// The client, the caches, and what reconciles share.
@@ -48,8 +48,8 @@ pub struct Context {
     pub share: Share,
     /// Held while a reservation takes its entries: a guarantee spans disks, and so no single object decides it (Q2).
     pub turn: tokio::sync::Mutex<()>,
-    /// Writes that are committed together.
-    pub commits: Meeting,
+    /// Joins status writes that are asked for at the same time.
+    pub batchers: StatusBatchers,
     /// By UID, the version of an object that this controller replaced, until a cache has a later one.
     pub replaced: Mutex<HashMap<String, String>>,
     /// The controller's metrics.

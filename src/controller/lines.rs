@@ -13,7 +13,7 @@ use crate::api::{
     CONTROLLER_MANAGER, DiskReservation, LedgerEntry, NodeDisk, NodeDiskStatus, SharedPersistentVolume, Size,
     UidRef, VolumeRole, VolumeRoleStatus,
 };
-use crate::cluster::{self, Commits, Kind, Owned};
+use crate::cluster::{self, Kind, Owned, StatusBatcher};
 use crate::plan::{ledger, orphans, quota, reserve, summary, whole};
 
 use super::Error;
@@ -24,8 +24,8 @@ use super::volume;
 pub(super) trait Holder:
     Kind + Owned<Status: Send + Sync> + Resource<Scope = k8s_openapi::ClusterResourceScope>
 {
-    /// Where the commits to objects of this kind meet.
-    fn commits(ctx: &Context) -> &Commits<Self>;
+    /// Joins the status writes to objects of this kind.
+    fn batcher(ctx: &Context) -> &StatusBatcher<Self>;
     /// The ledger.
     fn lines(&self) -> &[LedgerEntry];
     /// The status with another ledger, and the sums of that.
@@ -39,8 +39,8 @@ pub(super) trait Holder:
 }
 
 impl Holder for NodeDisk {
-    fn commits(ctx: &Context) -> &Commits<Self> {
-        &ctx.commits.disks
+    fn batcher(ctx: &Context) -> &StatusBatcher<Self> {
+        &ctx.batchers.disks
     }
 
     fn lines(&self) -> &[LedgerEntry] {
@@ -63,8 +63,8 @@ impl Holder for NodeDisk {
 
 /// A reservation holds those that are carved out of it.
 impl Holder for DiskReservation {
-    fn commits(ctx: &Context) -> &Commits<Self> {
-        &ctx.commits.reservations
+    fn batcher(ctx: &Context) -> &StatusBatcher<Self> {
+        &ctx.batchers.reservations
     }
 
     fn lines(&self) -> &[LedgerEntry] {
@@ -88,8 +88,8 @@ impl Holder for DiskReservation {
 }
 
 impl Holder for VolumeRole {
-    fn commits(ctx: &Context) -> &Commits<Self> {
-        &ctx.commits.roles
+    fn batcher(ctx: &Context) -> &StatusBatcher<Self> {
+        &ctx.batchers.roles
     }
 
     fn lines(&self) -> &[LedgerEntry] {
@@ -131,7 +131,7 @@ pub(super) async fn change<K: Holder, R>(
 ) -> Result<Option<Result<(), R>>, Error> {
     let api: Api<K> = Api::all(ctx.client.clone());
     let change = |holder: &K| decide(holder).map(|lines| Some(holder.with(lines)));
-    Ok(K::commits(ctx).update(&api, name, change).await?)
+    Ok(K::batcher(ctx).update(&api, name, change).await?)
 }
 
 /// Takes the line of that UID away; for a reservation that is being deleted, or is elsewhere for good.

@@ -65,7 +65,7 @@ fn seen(claim: &VolumeClaim, ctx: &Context) -> Option<SeenPvc> {
         Some(uid) => volume_for_pvc(uid),
         None => claim.uid().unwrap_or_default(),
     };
-    ctx.stores.pvcs.standing_for(&claim.namespace().unwrap_or_default(), &claim.name_any(), &stands_for)
+    ctx.stores.pvcs.made_for(&claim.namespace().unwrap_or_default(), &claim.name_any(), &stands_for)
 }
 
 /// Whether the claim's PersistentVolumeClaim is there.

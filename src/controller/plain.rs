@@ -21,7 +21,7 @@ use super::{Again, Error};
 const RETRY: Duration = Duration::from_secs(60);
 
 pub(super) async fn reconcile(name: Name, ctx: &Context) -> Result<Again, Error> {
-    let Some((uid, seen)) = ctx.stores.pvcs.plain(&name) else { return Ok(None) };
+    let Some((uid, seen)) = ctx.stores.pvcs.provisioned(&name) else { return Ok(None) };
     let made = ctx.stores.volumes.get(&volume_for_pvc(&uid));
     if seen.bound {
         if let Some(volume) = made.filter(|volume| plain::pvc_of(&**volume) == Some(&uid))

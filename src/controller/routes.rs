@@ -1,6 +1,5 @@
 //! Routes: the reconciles that a change of an object concerns.
 
-use std::marker::PhantomData;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -8,13 +7,12 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
 use kube::ResourceExt;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::api::{
     DiskReservation, NodeDisk, PVC_PREFIX, Role, RoleSubscription, SharedPersistentVolume, VolumeClaim,
     VolumeOffer, VolumeRole,
 };
-use crate::cluster::{self, Cache, Kind, Name, name_of};
+use crate::cluster::{self, Name, WorkQueue, name_of};
 use crate::plan::offer::covers;
 use crate::plan::plain::pvc_of;
 use crate::plan::resize;
@@ -28,34 +26,6 @@ use super::{lines, volume};
 /// For how long changes are gathered before they are reconciled: those that concern a subscription, since an offer is a
 /// large object, and pods, of which there are many.
 pub const GATHERING: Duration = Duration::from_millis(500);
-
-/// The sending half of a work queue: names of objects of one kind that are to be reconciled.
-pub struct WorkQueue<K>(UnboundedSender<Name>, PhantomData<fn(K)>);
-
-impl<K: Kind> WorkQueue<K> {
-    /// The queue, and the half that the workers read.
-    pub fn new() -> (Self, UnboundedReceiver<Name>) {
-        let (sender, receiver) = unbounded_channel();
-        (Self(sender, PhantomData), receiver)
-    }
-
-    fn enqueue(&self, object: &K) {
-        self.enqueue_name(cluster::named(object));
-    }
-
-    /// Has the object of that name reconciled once, however often it is enqueued meanwhile.
-    pub fn enqueue_name(&self, name: impl Into<Name>) {
-        let _ = self.0.send(name.into());
-    }
-
-    fn enqueue_where(&self, cache: &Cache<K>, concerned: impl Fn(&K) -> bool) {
-        cache.all().iter().filter(|object| concerned(object)).for_each(|object| self.enqueue(object));
-    }
-
-    fn enqueue_names(&self, names: Vec<Name>) {
-        names.into_iter().for_each(|name| self.enqueue_name(name));
-    }
-}
 
 /// The work queues of the controller.
 pub struct WorkQueues {
@@ -107,7 +77,7 @@ impl Router {
             queues.subscriptions.enqueue_names(stores.subscriptions.names());
             queues.roles.enqueue_names(stores.roles.names());
             queues.classes.enqueue_names(stores.classes.names());
-            queues.pvcs.enqueue_names(stores.pvcs.names_of_plain());
+            queues.pvcs.enqueue_names(stores.pvcs.names_provisioned());
         });
     }
 
@@ -115,7 +85,7 @@ impl Router {
     pub fn node(&self, node: &Node) {
         let name = node.name_any();
         self.sharing.notify_one();
-        self.with(|queues, stores| queues.disks.enqueue_where(&stores.disks, |d| d.spec.node_name == name));
+        self.with(|queues, stores| queues.disks.enqueue_if(&stores.disks, |d| d.spec.node_name == name));
     }
 
     /// A disk changed.
@@ -125,7 +95,7 @@ impl Router {
         self.sharing.notify_one();
         self.with(|queues, stores| {
             let on_it = |disk: Option<&String>| disk.is_some_and(|disk| *disk == name);
-            queues.reservations.enqueue_where(&stores.reservations, |r| {
+            queues.reservations.enqueue_if(&stores.reservations, |r| {
                 on_it(r.status.as_ref().and_then(|s| s.node_disk.as_ref()))
                     || lines::holds(disk, &r.uid().unwrap_or_default())
             });
@@ -144,16 +114,14 @@ impl Router {
         self.sharing.notify_one();
         self.with(|queues, stores| {
             // Its refinements and its parent (R4).
-            queues
-                .reservations
-                .enqueue_where(&stores.reservations, |r| r.spec.parent.as_ref() == Some(&name));
+            queues.reservations.enqueue_if(&stores.reservations, |r| r.spec.parent.as_ref() == Some(&name));
             reservation
                 .spec
                 .parent
                 .iter()
                 .for_each(|parent| queues.reservations.enqueue_name(parent.as_str()));
             if reservation.metadata.deletion_timestamp.is_some() {
-                queues.disks.enqueue_where(&stores.disks, |disk| lines::holds(disk, &uid));
+                queues.disks.enqueue_if(&stores.disks, |disk| lines::holds(disk, &uid));
             }
             queues.volumes.enqueue_names(stores.volumes.names_by(UNPLACED, &reservation.spec.role));
             queues.volumes.enqueue_names(stores.volumes.names_by(REQUESTED_RESERVATION, &name));
@@ -171,10 +139,10 @@ impl Router {
                     queues.volumes.enqueue(&v);
                 }
             }
-            queues.subscriptions.enqueue_where(&stores.subscriptions, |s| covers(s, &reservation.spec.role));
+            queues.subscriptions.enqueue_if(&stores.subscriptions, |s| covers(s, &reservation.spec.role));
             queues
                 .roles
-                .enqueue_where(&stores.roles, |r| Role::name_covers(&r.spec.role, &reservation.spec.role));
+                .enqueue_if(&stores.roles, |r| Role::name_covers(&r.spec.role, &reservation.spec.role));
             queues.classes.enqueue_names(stores.classes.names());
         });
     }
@@ -196,7 +164,7 @@ impl Router {
                 }
                 None => {}
             }
-            queues.subscriptions.enqueue_where(&stores.subscriptions, |s| covers(s, role));
+            queues.subscriptions.enqueue_if(&stores.subscriptions, |s| covers(s, role));
         });
     }
 
@@ -238,15 +206,17 @@ impl Router {
     }
 
     /// A PersistentVolumeClaim changed.
-    pub fn pvc(&self, namespace: &str, name: &str) {
-        self.queues.claims.enqueue_name(name_of(namespace, name));
-        self.queues.pvcs.enqueue_name(name_of(namespace, name));
+    pub fn pvc(&self, name: &Name) {
+        self.with(|queues, _| {
+            queues.claims.enqueue_name(name.clone());
+            queues.pvcs.enqueue_name(name.clone());
+        });
     }
 
     /// A StorageClass changed.
     pub fn class(&self, class: &StorageClass) {
         self.queues.classes.enqueue(class);
-        self.with(|queues, stores| queues.pvcs.enqueue_names(stores.pvcs.names_of_plain()));
+        self.with(|queues, stores| queues.pvcs.enqueue_names(stores.pvcs.names_provisioned()));
     }
 
     /// The storage capacity of a StorageClass changed, perhaps by another writer.
@@ -254,10 +224,10 @@ impl Router {
         self.queues.classes.enqueue_name(capacity.storage_class_name.as_str());
     }
 
-    /// The pods that use a PersistentVolumeClaim changed.
-    pub fn users(&self, namespace: &str, claim: &str) {
+    /// The pods that use the PersistentVolumeClaim `claim` changed.
+    pub fn pod(&self, claim: &Name) {
         self.with(|queues, _| {
-            let (router, claim) = (self.clone(), name_of(namespace, claim));
+            let (router, claim) = (self.clone(), claim.clone());
             queues.claims.enqueue_name(claim.clone());
             // A claim whose finalizer was removed by hand may be gone; the volume's list still has it.
             tokio::spawn(async move {
@@ -275,11 +245,11 @@ impl Router {
         self.queues.roles.enqueue(role);
         self.sharing.notify_one();
         self.with(|queues, stores| {
-            queues.roles.enqueue_where(&stores.roles, |r| r.spec.role == role.spec.role);
+            queues.roles.enqueue_if(&stores.roles, |r| r.spec.role == role.spec.role);
             let refinement = |r: &DiskReservation| {
                 r.spec.parent.is_some() && Role::name_covers(&role.spec.role, &r.spec.role)
             };
-            queues.reservations.enqueue_where(&stores.reservations, refinement);
+            queues.reservations.enqueue_if(&stores.reservations, refinement);
         });
     }
 }

@@ -2,24 +2,22 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use futures::FutureExt;
 use futures::future::{BoxFuture, join_all, select_all};
+use futures::{FutureExt, TryFutureExt};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tracing::Instrument;
 
 use crate::api::{LABEL_MANAGED_BY, MANAGED_BY};
 use crate::cluster::{
-    self, Cache, Cached, Error as ClusterError, Events, How, Kind, Name, PodIndex, PvcIndex, cache, work_off,
+    self, Cache, CacheConfig, Change, Events, Kind, Name, PodUse, Pvc, WorkQueue, cache, run_workers,
 };
-use crate::telemetry::{self, Metrics};
+use crate::telemetry::Metrics;
 
 use super::context::Context;
-use super::routes::{GATHERING, Router, WorkQueue, WorkQueues};
+use super::routes::{GATHERING, Router, WorkQueues};
 use super::stores::{
     Stores, claim_keys, offer_keys, reservation_keys, subscription_keys, trim_claim, trim_node, trim_volume,
     volume_keys,
@@ -56,58 +54,73 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         };
         ($api:expr, $config:expr, $route:ident, $how:expr) => {{
             let (changes, everything) = (router.clone(), router.clone());
-            let changed = move |object: &_| changes.$route(object);
-            let listed = move || everything.everything();
-            let Cached { cache, task } = cache($api, $config, $how, changed, listed);
+            let changed = move |change: Change<_>| {
+                // Once all caches are filled, everything is enqueued.
+                let started = changes.ctx.get().is_some();
+                change.latest().filter(|_| started).into_iter().for_each(|object| changes.$route(object));
+            };
+            let (cache, task) = cache($api, $config, $how, changed, move || everything.everything());
             tasks.push(task);
             cache
         }};
     }
-    // Small pages: what a page has is in memory three times, as text, as objects, and as what is kept of them.
+    // Small pages: the objects of a page are in memory three times, as text, as objects, and in the cache.
     let all = watcher::Config::default().page_size(100);
     let ours = all.clone().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"));
-    let listed = || {
-        let (sender, receiver) = tokio::sync::watch::channel(false);
-        let tell = move || {
-            sender.send_replace(true);
-        };
-        (tell, receiver)
+    let to = router.clone();
+    let changed = move |change: Change<_>| PodUse::concerned(change).for_each(|claim| to.pod(claim));
+    let (pods, task) = cache(Api::all(client.clone()), all.clone(), PodUse::config(), changed, || {});
+    tasks.push(task);
+    let to = router.clone();
+    let changed = move |change: Change<_>| {
+        if Pvc::matters(&change) {
+            to.pvc(change.name);
+        }
     };
-    let (pods, (tell, pods_listed)) = (PodIndex::default(), listed());
-    let to = router.clone();
-    tasks.push(pods.follow(Api::all(client.clone()), all.clone(), move |ns, name| to.users(ns, name), tell));
-    let (pvcs, (tell, pvcs_listed)) = (PvcIndex::default(), listed());
-    let to = router.clone();
-    tasks.push(pvcs.follow(Api::all(client.clone()), all.clone(), move |ns, name| to.pvc(ns, name), tell));
+    let (pvcs, task) = cache(Api::all(client.clone()), all.clone(), Pvc::config(), changed, || {});
+    tasks.push(task);
     let stores = Stores {
-        nodes: cached!(all.clone(), node, How { trim: trim_node, ..How::default() }),
-        disks: cached!(all.clone(), disk, How::default()),
-        reservations: cached!(all.clone(), reservation, How { keys: reservation_keys, ..How::default() }),
-        volumes: cached!(all.clone(), volume, How { keys: volume_keys, trim: trim_volume, packed: true }),
-        claims: cached!(all.clone(), claim, How { keys: claim_keys, trim: trim_claim, packed: true }),
-        subscriptions: cached!(all.clone(), subscription, How { keys: subscription_keys, ..How::default() }),
-        offers: cached!(all.clone(), offer, How { keys: offer_keys, packed: true, ..How::default() }),
-        roles: cached!(all.clone(), role, How::default()),
-        classes: cached!(all, class, How::default()),
-        capacities: cached!(cluster::namespaced(&client, &options.namespace), ours, capacity, How::default()),
+        nodes: cached!(all.clone(), node, CacheConfig { keep: trim_node, ..Default::default() }),
+        disks: cached!(all.clone(), disk, CacheConfig::default()),
+        reservations: cached!(
+            all.clone(),
+            reservation,
+            CacheConfig { keys: reservation_keys, ..Default::default() }
+        ),
+        volumes: cached!(all.clone(), volume, CacheConfig { keep: trim_volume, keys: volume_keys }),
+        claims: cached!(all.clone(), claim, CacheConfig { keep: trim_claim, keys: claim_keys }),
+        subscriptions: cached!(
+            all.clone(),
+            subscription,
+            CacheConfig { keys: subscription_keys, ..Default::default() }
+        ),
+        offers: cached!(all.clone(), offer, CacheConfig { keys: offer_keys, ..Default::default() }),
+        roles: cached!(all.clone(), role, CacheConfig::default()),
+        classes: cached!(all, class, CacheConfig::default()),
+        capacities: cached!(
+            cluster::namespaced(&client, &options.namespace),
+            ours,
+            capacity,
+            CacheConfig::default()
+        ),
         pvcs,
         pods,
     };
     let events = Events::new(client.clone(), "reservoir-controller", &options.identity);
-    let (share, turn, commits, replaced) = Default::default();
-    let (told, namespace) = (metrics.clone(), options.namespace);
-    let ctx = Context { client, namespace, stores, events, share, turn, commits, replaced, metrics: told };
+    let (share, turn, batchers, replaced) = Default::default();
+    let (counters, namespace) = (metrics.clone(), options.namespace);
+    let ctx =
+        Context { client, namespace, stores, events, share, turn, batchers, replaced, metrics: counters };
     let ctx = Arc::new(ctx);
     metrics.show(&ctx);
 
     let running = Running { ctx: ctx.clone(), metrics, concurrency: options.concurrency };
-    // They wait more than they work, so none waits for another's place.
-    let patient = Running { concurrency: 0, ..running.clone() };
+    // These reconciles mostly sleep, so all of them run at once.
+    let unlimited = Running { concurrency: 0, ..running.clone() };
     let work =
         async {
-            ready(&ctx.stores, [pods_listed, pvcs_listed]).await;
+            ready(&ctx.stores).await;
             let _ = router.ctx.set(ctx.clone());
-            // Everything that is there is looked at once.
             router.everything();
             let stores = &ctx.stores;
             let all: Vec<BoxFuture<()>> =
@@ -125,15 +138,15 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
                     running.controller(&stores.claims, claims_in, |o, c| async move {
                         claim::reconcile(o, &c).await
                     }),
-                    patient.controller(&stores.subscriptions, subscriptions_in, |o, c| async move {
-                        // What happens together is one offer.
+                    unlimited.controller(&stores.subscriptions, subscriptions_in, |o, c| async move {
+                        // Changes that come together become one offer.
                         tokio::time::sleep(GATHERING).await;
                         subscription::reconcile(o, &c).await.map(|()| None)
                     }),
                     running.controller(&stores.roles, roles_in, |o, c| async move {
                         role::reconcile(o, &c).await.map(|()| None)
                     }),
-                    patient.controller(&stores.classes, classes_in, |o, c| async move {
+                    unlimited.controller(&stores.classes, classes_in, |o, c| async move {
                         tokio::time::sleep(GATHERING).await;
                         room::reconcile(o, &c).await.map(|()| None)
                     }),
@@ -149,7 +162,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     }
 }
 
-/// Shares out anew whenever something changed that it looks at, and has those looked at for whom the outcome did.
+/// Shares out anew after each change that the sharing out depends on, and enqueues the reservations with another outcome.
 async fn share_out(ctx: Arc<Context>, router: Router) {
     loop {
         for name in ctx.share.renew(&ctx.stores) {
@@ -159,10 +172,8 @@ async fn share_out(ctx: Arc<Context>, router: Router) {
     }
 }
 
-/// Waits until each cache has been filled once: nothing is decided on half a picture.
-async fn ready(stores: &Stores, mut listed: [tokio::sync::watch::Receiver<bool>; 2]) {
-    let listed =
-        listed.iter_mut().map(|listed| async { listed.wait_for(|listed| *listed).await.map(|_| ()) });
+/// Waits until each cache has been filled once: no decision rests on a part of the objects.
+async fn ready(stores: &Stores) {
     let _ = tokio::join!(
         stores.nodes.wait_until_filled(),
         stores.disks.wait_until_filled(),
@@ -174,7 +185,8 @@ async fn ready(stores: &Stores, mut listed: [tokio::sync::watch::Receiver<bool>;
         stores.roles.wait_until_filled(),
         stores.classes.wait_until_filled(),
         stores.capacities.wait_until_filled(),
-        join_all(listed),
+        stores.pvcs.wait_until_filled(),
+        stores.pods.wait_until_filled(),
     );
     tracing::info!("caches are filled");
 }
@@ -207,7 +219,7 @@ impl Running {
     fn controller<K, F, R>(
         &self,
         cache: &Arc<Cache<K>>,
-        inbox: UnboundedReceiver<Name>,
+        names: UnboundedReceiver<Name>,
         reconcile: F,
     ) -> BoxFuture<'static, ()>
     where
@@ -216,7 +228,7 @@ impl Running {
         R: Future<Output = Result<Again, Error>> + Send + 'static,
     {
         let cache = cache.clone();
-        self.named::<K, _, _>(inbox, move |name, ctx| {
+        self.named::<K, _, _>(names, move |name, ctx| {
             let object = cache.get(&name).filter(|object| !ctx.is_old(&**object));
             let reconciled = object.map(|object| reconcile(object, ctx));
             async move {
@@ -228,40 +240,15 @@ impl Running {
         })
     }
 
-    /// The same with what is no object of a cache.
-    fn named<K, F, R>(&self, inbox: UnboundedReceiver<Name>, reconcile: F) -> BoxFuture<'static, ()>
+    /// The same for names that need no object in a cache.
+    fn named<K, F, R>(&self, names: UnboundedReceiver<Name>, reconcile: F) -> BoxFuture<'static, ()>
     where
         K: Kind,
         F: Fn(Name, Arc<Context>) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = Result<Again, Error>> + Send + 'static,
     {
-        let kind = K::kind(&()).into_owned();
-        let (ctx, metrics) = (self.ctx.clone(), self.metrics.clone());
-        let work = move |name: Name| {
-            let (ctx, metrics, kind) = (ctx.clone(), metrics.clone(), kind.clone());
-            let reconcile = reconcile.clone();
-            let span = tracing::info_span!("reconcile", kind, object = &*name);
-            let looked_at = async move {
-                let started = Instant::now();
-                let done = reconcile(name, ctx).await;
-                metrics.reconciled(&kind, done.as_ref().err().map(Error::label), started.elapsed());
-                match done {
-                    Ok(again) => again,
-                    // The version that was missed comes by the watch, and with it the next look. As long as the watch is
-                    // down, looking again does nothing but write in vain.
-                    Err(Error::Cluster(ClusterError::Conflict(_))) => {
-                        tracing::debug!("lost a race, looking again");
-                        Some(Duration::from_secs(1))
-                    }
-                    Err(error) => {
-                        tracing::warn!(error = telemetry::chain(&error), "reconcile failed");
-                        Some(Duration::from_secs(2))
-                    }
-                }
-            };
-            looked_at.instrument(span)
-        };
-        let at_once = self.concurrency.into();
-        async move { work_off(inbox, at_once, work).await }.boxed()
+        let (ctx, metrics, at_once) = (self.ctx.clone(), self.metrics.clone(), self.concurrency);
+        let reconcile = move |name| reconcile(name, ctx.clone()).map_err(|Error::Cluster(error)| error);
+        async move { run_workers::<K, _>(names, at_once, metrics, reconcile).await }.boxed()
     }
 }

@@ -12,7 +12,7 @@ use crate::api::{
     ClaimPhase, DiskReservation, LABEL_PVC_UID, NodeDisk, RoleSubscription, SharedPersistentVolume,
     VolumeClaim, VolumeOffer, VolumeRole,
 };
-use crate::cluster::{Cache, Key, PodIndex, PvcIndex};
+use crate::cluster::{Cache, Key, PodUse, Pvc};
 use crate::plan::quota::lineage;
 
 /// The caches.
@@ -38,9 +38,9 @@ pub struct Stores {
     /// The storage capacity of StorageClasses that schedulers see.
     pub capacities: Arc<Cache<CSIStorageCapacity>>,
     /// PersistentVolumeClaims that the controller made or provisions.
-    pub pvcs: PvcIndex,
+    pub pvcs: Arc<Cache<Pvc>>,
     /// Pods by the PersistentVolumeClaims that they use.
-    pub pods: PodIndex,
+    pub pods: Arc<Cache<PodUse>>,
 }
 
 /// Key of a subscription and a claim: the namespace.
@@ -116,26 +116,29 @@ pub fn offer_keys(offer: &VolumeOffer, key: &mut dyn FnMut(Key)) {
 }
 
 /// Drops the fields of a Node that no decision reads.
-pub fn trim_node(node: &mut Node) {
+pub fn trim_node(mut node: Node) -> Option<Node> {
     node.metadata.annotations = None;
     node.spec = None;
     if let Some(status) = &mut node.status {
         *status = NodeStatus { conditions: status.conditions.take(), ..Default::default() };
     }
+    Some(node)
 }
 
 /// Drops the metadata of a claim that no decision reads: there are many claims.
-pub fn trim_claim(claim: &mut VolumeClaim) {
+pub fn trim_claim(mut claim: VolumeClaim) -> Option<VolumeClaim> {
     let metadata = &mut claim.metadata;
     (metadata.annotations, metadata.owner_references) = Default::default();
     let for_pvc = metadata.labels.take().and_then(|mut labels| labels.remove_entry(LABEL_PVC_UID));
     metadata.labels = for_pvc.map(|label| BTreeMap::from([label]));
+    Some(claim)
 }
 
 /// Drops the metadata of a volume that no decision reads; claims select by its labels.
-pub fn trim_volume(volume: &mut SharedPersistentVolume) {
+pub fn trim_volume(mut volume: SharedPersistentVolume) -> Option<SharedPersistentVolume> {
     let metadata = &mut volume.metadata;
     (metadata.annotations, metadata.owner_references) = Default::default();
+    Some(volume)
 }
 
 impl Stores {

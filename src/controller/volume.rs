@@ -237,7 +237,7 @@ async fn take(
     // What has the line is what was decided on last, whatever a cache has under that name.
     let home = Mutex::new(None);
     let taken = ctx
-        .commits
+        .batchers
         .reservations
         .update(&api, &name, |reservation| {
             // Decided again on what is there now: the cache may be old.
@@ -331,7 +331,7 @@ async fn change_ledger(
         let volumes = change(&status.volumes);
         Ok::<_, ()>(Some(with_ledger(DiskReservationStatus { volumes, ..status })))
     };
-    let _ = ctx.commits.reservations.update(&reservations, reservation, change).await?;
+    let _ = ctx.batchers.reservations.update(&reservations, reservation, change).await?;
     Ok(())
 }
 
