@@ -37,7 +37,7 @@ test-qemu: ## The node's disks on Debian's own kernel, in a guest of QEMU withou
 test-e2e: ## The demo's tour as a test, on a kind cluster of its own
 	cargo test --package reservoir --test e2e -- --ignored --nocapture
 
-rules: ## Which tests show each rule of docs/semantics.md
+rules: ## Which tests show each rule of docs/semantics.md, and which correspond to the tests of Apache Mesos
 	@tools/rules
 
 bench-pods: ## Pods with volumes against pods without, on the demo's cluster

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::Api;
 use reservoir::api::{NodeDisk, RoleSubscription, SharedPersistentVolume, VolumeClaim};
 
-use crate::support::{Agent, Cluster, until_reason};
+use crate::support::{Agent, Cluster, until, until_reason};
 
 const MANIFESTS: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: team}}
@@ -31,12 +31,12 @@ const MANIFESTS: &str = "
  spec: {role: eng, volume: narrow}}
 ";
 
-/// V11, V12. That the kubelet gives the group to pods is a step of the tour.
+/// V11, V12, M5. That the kubelet gives the group to pods is a step of the tour.
 #[tokio::test(flavor = "multi_thread")]
 async fn v11_v12_group_permissions_and_mount_options_reach_the_mount() {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
-    let agent = Agent::start(&cluster, "n1", "256Mi").await;
+    let mut agent = Agent::start(&cluster, "n1", "256Mi").await;
     until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
     cluster.apply_text(MANIFESTS).await;
     let volumes: Api<SharedPersistentVolume> = cluster.all();
@@ -101,7 +101,20 @@ async fn v11_v12_group_permissions_and_mount_options_reach_the_mount() {
     chown(&script, Some(0), Some(0)).unwrap();
     assert_eq!(Command::new(&script).status().unwrap_err().raw_os_error(), Some(13), "EACCES: noexec");
 
+    // The group is the volume's as long as there is the volume: the next agent neither takes it back nor gives another one.
     for (_, claim, pod) in &targets {
         agent.unpublish(claim, pod).await.unwrap();
     }
+    agent.kill().await;
+    agent.run();
+    let claim = &targets[0].1;
+    let pod = cluster.pod("team", "again", &["grouped"]).await;
+    let grouped =
+        until("the next agent serves", || async { agent.publish(&cluster, claim, &pod, false).await.ok() })
+            .await;
+    let root = std::fs::metadata(&grouped).unwrap();
+    assert_eq!((root.gid(), root.permissions().mode() & 0o7777), (4321, 0o2770));
+    let file = std::fs::metadata(grouped.join("file")).unwrap();
+    assert_eq!((file.uid(), file.gid()), (1001, 4321));
+    agent.unpublish(claim, &pod).await.unwrap();
 }

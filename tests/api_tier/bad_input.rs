@@ -693,7 +693,7 @@ async fn status_is_not_for_users(cluster: &Cluster) {
     }
 }
 
-/// R1, R3, V1, V2, V3, V11, V12, O1, O3, C3, C4, C5, L2.
+/// R1, R3, V1, V2, V3, V11, V12, O1, O3, C3, C4, C5, Q2, Q3, L2.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_gets_one_clear_sentence() {
     let cluster = Cluster::start().await;

@@ -1,11 +1,13 @@
 //! Who made it (R5, A3).
 
 use kube::ResourceExt;
+use kube::api::DeleteParams;
 use kube::core::DynamicObject;
+use reservoir::api::{DiskReservation, NodeDisk, SharedPersistentVolume};
 use serde_json::{Value, json};
 
 use crate::ask::{Ask, JSON_PATCH, MERGE, cluster, grant, path, person, reservation, volume};
-use crate::support::{AGENT_USER, CONTROLLER_USER, until};
+use crate::support::{AGENT_USER, Agent, CONTROLLER_USER, until, until_gone, until_reason};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r5_a3_the_principal_is_the_api_servers_word_and_cannot_be_forged() {
@@ -115,4 +117,53 @@ async fn r5_a3_the_principal_is_the_api_servers_word_and_cannot_be_forged() {
     .await;
     let answer = Ask::patch(&old, json!({"spec": {"principal": "jane"}})).of(&jane).await.unwrap();
     assert_eq!(principal(answer), None);
+}
+
+/// R5. Three reservations of one role on one disk, two of them of the same principal and with the same labels, stay three:
+/// each has its own bytes, a volume lies in one of them, and one goes without the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn r5_reservations_of_two_principals_never_merge() {
+    let cluster = cluster().await;
+    let all = cluster.all::<DiskReservation>();
+    let volumes = cluster.all::<SharedPersistentVolume>();
+    for (name, user, team) in [("one", "jane", "x"), ("two", "joe", "y"), ("three", "jane", "x")] {
+        grant(&cluster, user, &["reserve", "unreserve"], &["eng"]).await;
+        let mut object = reservation(name, "eng");
+        object["spec"]["size"] = json!("64Mi");
+        object["metadata"]["labels"] = json!({"team": team});
+        Ask::create(&object).of(&person(&cluster, user).await).await.unwrap();
+    }
+    cluster.start_controller().await;
+    cluster.node("n1", true).await;
+    let _agent = Agent::start(&cluster, "n1", "256Mi").await;
+    let identity = async |name: &str| {
+        until_reason(&all, name, "Ready").await;
+        let reservation = all.get(name).await.unwrap();
+        let team = reservation.labels()["team"].clone();
+        (reservation.spec.principal.unwrap(), team, reservation.status.unwrap().size.unwrap().to_string())
+    };
+    let of = |principal: &str, team: &str| (principal.to_owned(), team.to_owned(), "64Mi".to_owned());
+    assert_eq!(identity("one").await, of("jane", "x"));
+    assert_eq!(identity("two").await, of("joe", "y"));
+    assert_eq!(identity("three").await, of("jane", "x"));
+    let entries = async || {
+        let disk = cluster.all::<NodeDisk>().get("n1.default").await.unwrap().status.unwrap();
+        let mut entries: Vec<_> =
+            disk.reservations.iter().map(|entry| (entry.name.clone(), entry.size.to_string())).collect();
+        entries.sort();
+        entries
+    };
+    let entry = |name: &str| (name.to_owned(), "64Mi".to_owned());
+    assert_eq!(entries().await, [entry("one"), entry("three"), entry("two")]);
+
+    let mut wide = volume("wide", "eng");
+    wide["spec"]["size"] = json!("96Mi");
+    Ask::create(&wide).of(&cluster.client).await.unwrap();
+    until_reason(&volumes, "wide", "ReservationFull").await;
+    let joe = person(&cluster, "joe").await;
+    Ask::delete(&reservation("two", "eng")).of(&joe).await.unwrap();
+    until_gone(&all, "two").await;
+    assert_eq!(entries().await, [entry("one"), entry("three")]);
+    volumes.delete("wide", &DeleteParams::default()).await.unwrap();
+    until_gone(&volumes, "wide").await;
 }

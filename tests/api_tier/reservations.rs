@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use kube::{Api, ResourceExt};
 use reservoir::api::condition::{self, RESIZED};
 use reservoir::api::{
     DiskReservation, DiskReservationStatus, NodeDisk, SharedPersistentVolume, Size, VolumeRole,
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::support::{Agent, Cluster, Random, Watch, until, until_gone, until_reason};
 
-async fn start(capacity: &str) -> (Cluster, Agent) {
+pub(crate) async fn start(capacity: &str) -> (Cluster, Agent) {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     let agent = Agent::start(&cluster, "n1", capacity).await;
@@ -21,28 +21,28 @@ async fn start(capacity: &str) -> (Cluster, Agent) {
     (cluster, agent)
 }
 
-fn reservation(name: &str, role: &str, size: &str) -> String {
+pub(crate) fn reservation(name: &str, role: &str, size: &str) -> String {
     format!(
         "{{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {{name: {name}}},
         spec: {{role: {role}, size: {size}}}}}"
     )
 }
 
-fn refinement(name: &str, role: &str, size: &str, parent: &str) -> String {
+pub(crate) fn refinement(name: &str, role: &str, size: &str, parent: &str) -> String {
     format!(
         "{{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {{name: {name}}},
         spec: {{role: {role}, size: {size}, parent: {parent}}}}}"
     )
 }
 
-fn volume(name: &str, role: &str, size: &str, home: &str) -> String {
+pub(crate) fn volume(name: &str, role: &str, size: &str, home: &str) -> String {
     format!(
         "{{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {{name: {name}}},
         spec: {{role: {role}, size: {size}, reservation: {home}, shared: {{}}}}}}"
     )
 }
 
-fn role(name: &str, role: &str, spec: &str) -> String {
+pub(crate) fn role(name: &str, role: &str, spec: &str) -> String {
     format!(
         "{{apiVersion: reservoir.dev/v1alpha1, kind: VolumeRole, metadata: {{name: {name}}},
         spec: {{role: {role}, {spec}}}}}"
@@ -53,18 +53,18 @@ async fn status(cluster: &Cluster, name: &str) -> DiskReservationStatus {
     cluster.all::<DiskReservation>().get(name).await.unwrap().status.unwrap()
 }
 
-fn text(size: &Option<Size>) -> String {
+pub(crate) fn text(size: &Option<Size>) -> String {
     size.as_ref().map(ToString::to_string).unwrap_or_default()
 }
 
 /// What a reservation has, what lives in it and what is left.
-async fn numbers(cluster: &Cluster, name: &str) -> [String; 3] {
+pub(crate) async fn numbers(cluster: &Cluster, name: &str) -> [String; 3] {
     let status = status(cluster, name).await;
     [text(&status.size), text(&status.used), text(&status.free)]
 }
 
 /// Waits until a reservation has these numbers.
-async fn until_numbers(cluster: &Cluster, name: &str, wanted: [&str; 3]) {
+pub(crate) async fn until_numbers(cluster: &Cluster, name: &str, wanted: [&str; 3]) {
     until(&format!("DiskReservation {name} to have {wanted:?}"), || async {
         (numbers(cluster, name).await == wanted).then_some(())
     })
@@ -72,7 +72,7 @@ async fn until_numbers(cluster: &Cluster, name: &str, wanted: [&str; 3]) {
 }
 
 /// Waits until a disk, n1.default, has that much free.
-async fn until_free(cluster: &Cluster, wanted: &str) {
+pub(crate) async fn until_free(cluster: &Cluster, wanted: &str) {
     until(&format!("{wanted} free on n1.default"), || async {
         let disk = cluster.all::<NodeDisk>().get("n1.default").await.unwrap();
         (text(&disk.status.unwrap().free) == wanted).then_some(())
@@ -80,14 +80,14 @@ async fn until_free(cluster: &Cluster, wanted: &str) {
     .await;
 }
 
-async fn ask_for(cluster: &Cluster, name: &str, size: &str) {
+pub(crate) async fn ask_for(cluster: &Cluster, name: &str, size: &str) {
     let patch = json!({"spec": {"size": size}});
     let all = cluster.all::<DiskReservation>();
     all.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
 }
 
 /// Waits until `Resized` has the reason; returns its message.
-async fn until_resized(cluster: &Cluster, name: &str, reason: &str) -> String {
+pub(crate) async fn until_resized(cluster: &Cluster, name: &str, reason: &str) -> String {
     until(&format!("DiskReservation {name} to be Resized: {reason}"), || async {
         let now = cluster.all::<DiskReservation>().get(name).await.unwrap();
         let conditions = now.status.clone().unwrap().conditions;
@@ -99,7 +99,7 @@ async fn until_resized(cluster: &Cluster, name: &str, reason: &str) -> String {
     .await
 }
 
-async fn gone(cluster: &Cluster, name: &str) {
+pub(crate) async fn gone(cluster: &Cluster, name: &str) {
     let all = cluster.all::<DiskReservation>();
     all.delete(name, &DeleteParams::default()).await.unwrap();
     until_gone(&all, name).await;
@@ -228,277 +228,6 @@ async fn r6_a_reservation_grows_and_shrinks_within_bounds() {
     until_reason(&all, "ops", "Ready").await;
     until_free(&cluster, "64Mi").await;
     cluster.quiet_for(Duration::from_secs(2)).await;
-    watch.assert_unbroken();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn q2_a_limit_is_refused_with_the_numbers_and_takes_in_what_was_there() {
-    let (cluster, _agent) = start("6Gi").await;
-    let watch = Watch::safety(&cluster);
-    let (all, roles) = (cluster.all::<DiskReservation>(), cluster.all::<VolumeRole>());
-    cluster.example("13-quota.yaml").await;
-    until_reason(&all, "reporting", "Ready").await;
-    let said = until_reason(&all, "reporting-archive", "OverQuota").await;
-    until("the sentence has the numbers", || async {
-        let said = until_reason(&all, "reporting-archive", "OverQuota").await;
-        (said
-            == "role reporting has 768Mi of its limit of 1Gi reserved, 2Gi asked for is 1792Mi too much; \
-                unreserve something or raise the limit of VolumeRole reporting")
-            .then_some(())
-    })
-    .await;
-    assert!(said.contains("limit of 1Gi"), "{said}");
-    let raised = json!({"spec": {"quota": {"limit": "4Gi"}}});
-    roles.patch("reporting", &PatchParams::default(), &Patch::Merge(&raised)).await.unwrap();
-    until_reason(&all, "reporting-archive", "Ready").await;
-
-    // A limit for what is there already, and below it: what is there stays.
-    cluster.apply_text(&role("archive", "reporting/archive", "quota: {limit: 1Gi}")).await;
-    let said = until_reason(&roles, "archive", "OverLimit").await;
-    assert!(said.starts_with("role reporting/archive has 2Gi reserved, 1Gi more than its limit"), "{said}");
-    cluster.apply_text(&reservation("more", "reporting/archive", "64Mi")).await;
-    let said = until_reason(&all, "more", "OverQuota").await;
-    assert!(said.contains("has 2Gi of its limit of 1Gi reserved, 64Mi asked for is 64Mi too much"), "{said}");
-
-    // Q1: what moves from a role to its sub-role is charged to the role once, and to the sub-role's own limit.
-    let reserved = || async {
-        let mut sums = Vec::new();
-        for name in ["reporting", "archive"] {
-            sums.push(text(&roles.get(name).await.unwrap().status.unwrap().reserved));
-        }
-        sums
-    };
-    assert_eq!(reserved().await, ["2816Mi", "2Gi"]);
-    cluster.apply_text(&refinement("inner", "reporting/archive", "64Mi", "reporting")).await;
-    let said = until_reason(&all, "inner", "OverQuota").await;
-    assert!(said.contains("VolumeRole archive"), "{said}");
-    gone(&cluster, "more").await;
-    gone(&cluster, "reporting-archive").await;
-    until_reason(&all, "inner", "Ready").await;
-    until("768Mi and 64Mi are charged", || async { (reserved().await == ["768Mi", "64Mi"]).then_some(()) })
-        .await;
-
-    // Growth is charged too, and what shrinks is given back.
-    ask_for(&cluster, "reporting", "5Gi").await;
-    let said = until_resized(&cluster, "reporting", "OverQuota").await;
-    assert!(
-        said.contains("has 768Mi of its limit of 4Gi reserved, 4352Mi asked for is 1Gi too much"),
-        "{said}"
-    );
-    ask_for(&cluster, "reporting", "1Gi").await;
-    until_resized(&cluster, "reporting", "Resized").await;
-    until("the growth is charged", || async { (reserved().await[0] == "1Gi").then_some(()) }).await;
-    ask_for(&cluster, "reporting", "128Mi").await;
-    until_resized(&cluster, "reporting", "Resized").await;
-    until("the shrinking is credited", || async { (reserved().await == ["128Mi", "64Mi"]).then_some(()) })
-        .await;
-    gone(&cluster, "inner").await;
-    gone(&cluster, "reporting").await;
-    until("nothing is charged", || async { (reserved().await == ["0", "0"]).then_some(()) }).await;
-    cluster.quiet_for(Duration::from_secs(2)).await;
-    watch.assert_unbroken();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn q2_a_guarantee_is_kept_from_other_roles_and_from_nobody_else() {
-    let (cluster, _agent) = start("1Gi").await;
-    let (all, roles) = (cluster.all::<DiskReservation>(), cluster.all::<VolumeRole>());
-    cluster.apply_text(&role("ops", "ops", "quota: {guarantee: 512Mi}")).await;
-    until_reason(&roles, "ops", "Ready").await;
-    cluster.apply_text(&reservation("eng", "eng", "768Mi")).await;
-    let said = until_reason(&all, "eng", "Guaranteed").await;
-    assert_eq!(
-        said,
-        "768Mi asked for is 256Mi too much: of 1Gi free on all disks are guaranteed 512Mi to role ops; \
-         unreserve something or lower the guarantee of VolumeRole ops"
-    );
-    cluster.apply_text(&reservation("small", "eng", "512Mi")).await;
-    until_reason(&all, "small", "Ready").await;
-    ask_for(&cluster, "small", "640Mi").await;
-    until_resized(&cluster, "small", "Guaranteed").await;
-    ask_for(&cluster, "small", "512Mi").await;
-    until_resized(&cluster, "small", "Resized").await;
-    cluster.apply_text(&reservation("ops-x", "ops/x", "512Mi")).await;
-    until_reason(&all, "ops-x", "Ready").await;
-    until_free(&cluster, "0").await;
-    // Without the guarantee, and with room again, it is served.
-    gone(&cluster, "ops-x").await;
-    gone(&cluster, "small").await;
-    roles.delete("ops", &DeleteParams::default()).await.unwrap();
-    until_reason(&all, "eng", "Ready").await;
-}
-
-/// Names of those that are served, in the order in which that was seen.
-fn order_of_service(watch: &mut Watch, cluster: &Cluster) -> std::sync::Arc<std::sync::Mutex<Vec<String>>> {
-    let order = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let noted = order.clone();
-    watch.each(cluster.all::<DiskReservation>(), move |reservation| {
-        let placed = reservation.status.as_ref().is_some_and(|s| s.node_disk.is_some());
-        let mut noted = noted.lock().unwrap();
-        if placed && !noted.contains(&reservation.name_any()) {
-            noted.push(reservation.name_any());
-        }
-        Ok(())
-    });
-    order
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn q3_room_goes_to_the_lowest_share_then_the_oldest_and_nobody_starves() {
-    let (cluster, _agent) = start("1Gi").await;
-    let all = cluster.all::<DiskReservation>();
-    let mut watch = Watch::safety(&cluster);
-    let order = order_of_service(&mut watch, &cluster);
-    for (name, of, size) in [("eng-0", "eng", "512Mi"), ("ops-0", "ops", "256Mi"), ("dev-0", "dev", "256Mi")]
-    {
-        cluster.apply_text(&reservation(name, of, size)).await;
-        until_reason(&all, name, "Ready").await;
-    }
-    // Nothing is free. The ones that ask next are of different seconds, the unit of an age.
-    let waiting = [("eng-1", "eng", "128Mi"), ("dev-1", "dev", "128Mi"), ("ops-1", "ops", "128Mi")];
-    for (name, of, size) in waiting {
-        cluster.apply_text(&reservation(name, of, size)).await;
-        until_reason(&all, name, "NotEnoughRoom").await;
-        tokio::time::sleep(Duration::from_millis(1100)).await;
-    }
-    // Of 512Mi, 256Mi and 256Mi that the roles have, those of eng are the most, and dev asked before ops. What ops gives
-    // back makes its share the lowest: ops, then dev, and eng is last though it is the oldest.
-    gone(&cluster, "ops-0").await;
-    for name in ["dev-1", "ops-1"] {
-        until_reason(&all, name, "Ready").await;
-    }
-    let said = until_reason(&all, "eng-1", "NotEnoughRoom").await;
-    assert!(said.contains("n1.default has 0 free, 128Mi too little"), "{said}");
-
-    // One that asks for much is not overtaken for ever by those that ask for little.
-    cluster.apply_text(&reservation("big", "ops", "384Mi")).await;
-    until_reason(&all, "big", "NotEnoughRoom").await;
-    cluster.apply_text(&reservation("huge", "new", "2Gi")).await;
-    until_reason(&all, "huge", "NotEnoughRoom").await;
-    gone(&cluster, "eng-1").await;
-    gone(&cluster, "dev-1").await;
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    for i in 0..4 {
-        let name = format!("late-{i}");
-        cluster.apply_text(&reservation(&name, "ops", "64Mi")).await;
-        let said = until_reason(&all, &name, "NotEnoughRoom").await;
-        assert!(
-            said.contains(
-                "128Mi free on n1.default are kept for reservation big of role ops, which is first in line"
-            ),
-            "{said}"
-        );
-    }
-    gone(&cluster, "dev-0").await;
-    until_reason(&all, "big", "Ready").await;
-    until_free(&cluster, "0").await;
-    gone(&cluster, "big").await;
-    for i in 0..4 {
-        until_reason(&all, &format!("late-{i}"), "Ready").await;
-    }
-    let order: Vec<String> = order.lock().unwrap().clone();
-    let at = |name: &str| order.iter().position(|n| n == name).unwrap();
-    assert!((0..4).all(|i| at("big") < at(&format!("late-{i}"))), "{order:?}");
-    cluster.quiet_for(Duration::from_secs(2)).await;
-    watch.assert_unbroken();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn q2_two_controllers_never_go_past_a_limit() {
-    let (cluster, _agent) = start("4Gi").await;
-    cluster.start_controller().await;
-    let all = cluster.all::<DiskReservation>();
-    let roles: Api<VolumeRole> = cluster.all();
-    cluster.apply_text(&role("eng", "eng", "quota: {limit: 640Mi}")).await;
-    cluster.apply_text(&role("ml", "eng/ml", "quota: {limit: 384Mi}")).await;
-    for name in ["eng", "ml"] {
-        until_reason(&roles, name, "Ready").await;
-    }
-    let mut watch = Watch::safety(&cluster);
-    // The ledger at every revision; and what the reservations themselves say that they have.
-    watch.each(roles.clone(), |role| {
-        let limit = role.spec.quota.limit.as_ref().unwrap().bytes_or_zero();
-        let lines = role.status.clone().unwrap_or_default().reservations;
-        let total: u64 = lines.iter().map(|line| line.size.bytes_or_zero()).sum();
-        if total > limit { Err(format!("{total} of {limit}")) } else { Ok(()) }
-    });
-    let mut has = std::collections::BTreeMap::new();
-    watch.each(all.clone(), move |reservation| {
-        let status = reservation.status.clone().unwrap_or_default();
-        let size = status.node_disk.and(status.size).map_or(0, |s| s.bytes_or_zero());
-        let gone = reservation.metadata.deletion_timestamp.is_some();
-        has.insert(reservation.name_any(), (reservation.spec.role.clone(), if gone { 0 } else { size }));
-        let sum = |of: &str| -> u64 {
-            has.values().filter(|(role, _)| role.starts_with(of)).map(|(_, size)| size).sum()
-        };
-        match (sum("eng") > 640 << 20, sum("eng/ml") > 384 << 20) {
-            (false, false) => Ok(()),
-            _ => Err(format!("more than the limit: {has:?}")),
-        }
-    });
-    let wanted: Vec<String> = (0..16)
-        .map(|i| reservation(&format!("r-{i}"), if i % 2 == 0 { "eng" } else { "eng/ml" }, "64Mi"))
-        .collect();
-    futures::future::join_all(wanted.iter().map(|manifest| cluster.apply_text(manifest))).await;
-    let settled = |served: usize| {
-        let all = all.clone();
-        async move {
-            until(&format!("{served} of 16 are served and the rest over the limit"), || async {
-                let now = all.list(&Default::default()).await.unwrap();
-                let reasons: Vec<String> = now
-                    .iter()
-                    .filter_map(|r| condition::get(&r.status.as_ref()?.conditions, "Ready"))
-                    .map(|c| c.reason.clone())
-                    .collect();
-                let is = |reason: &str| reasons.iter().filter(|r| *r == reason).count();
-                (is("Ready") == served && is("Ready") + is("OverQuota") == now.items.len()).then_some(())
-            })
-            .await;
-        }
-    };
-    settled(10).await;
-    // Some grow, some go, one controller dies in the middle.
-    let served: Vec<String> = all
-        .list(&Default::default())
-        .await
-        .unwrap()
-        .iter()
-        .filter(|r| r.status.as_ref().is_some_and(|s| s.node_disk.is_some()))
-        .map(ResourceExt::name_any)
-        .collect();
-    for name in &served[..4] {
-        ask_for(&cluster, name, "128Mi").await;
-    }
-    for name in &served[4..7] {
-        all.delete(name, &DeleteParams::default()).await.unwrap();
-    }
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    cluster.kill_controller().await;
-    cluster.start_controller().await;
-    cluster.start_controller().await;
-    for name in &served[4..7] {
-        until_gone(&all, name).await;
-    }
-    for name in &served[..4] {
-        ask_for(&cluster, name, "64Mi").await;
-    }
-    settled(10).await;
-    for r in all.list(&Default::default()).await.unwrap() {
-        all.delete(&r.name_any(), &DeleteParams::default()).await.unwrap();
-    }
-    until("all is given back", || async {
-        let left = all.list(&Default::default()).await.unwrap().items.len();
-        let charged: usize = roles
-            .list(&Default::default())
-            .await
-            .unwrap()
-            .iter()
-            .map(|r| r.status.as_ref().map_or(0, |s| s.reservations.len()))
-            .sum();
-        (left + charged == 0).then_some(())
-    })
-    .await;
-    until_free(&cluster, "4Gi").await;
     watch.assert_unbroken();
 }
 

@@ -268,6 +268,7 @@ async fn v7_the_controller_and_the_agent_die_while_a_volume_is_resized() {
     cluster.quiet_for(Duration::from_secs(3)).await;
 }
 
+/// Q4, X5.
 #[tokio::test(flavor = "multi_thread")]
 async fn x5_a_volume_that_retires_waits_for_its_users_and_can_be_kept() {
     let (cluster, agent) = with_examples(&["01-reservation", "03-volumes", "04-subscriptions"]).await;
