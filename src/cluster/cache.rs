@@ -238,7 +238,7 @@ impl<K: Resource<DynamicType = ()>, T, F: Fn(Change<T>)> Follower<K, T, F> {
         };
         let entries = |object: &Option<Arc<T>>| {
             let mut entries = BTreeSet::new();
-            for object in object {
+            if let Some(object) = object {
                 (self.how.keys)(object, &mut |(index, value)| {
                     entries.insert((index, value.into(), name.clone()));
                 });

@@ -109,7 +109,7 @@ impl Cache<Pvc> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::cell::Cell;
 
     use kube::runtime::watcher::Event;
     use serde_json::{from_value, json};
@@ -125,9 +125,8 @@ mod tests {
 
     /// Runs `story` with a cache that was filled once, and a function that says whether an event matters.
     fn with_cache(story: impl FnOnce(&Cache<Pvc>, &mut dyn FnMut(Event<PersistentVolumeClaim>) -> bool)) {
-        let matters = RefCell::new(false);
-        let (cache, mut follower) =
-            Follower::new(Pvc::config(), |change| drop(matters.replace(Pvc::matters(&change))));
+        let matters = Cell::new(false);
+        let (cache, mut follower) = Follower::new(Pvc::config(), |change| matters.set(Pvc::matters(&change)));
         [Event::Init, Event::InitDone].into_iter().for_each(|event| follower.follow(event));
         story(&cache, &mut |event| {
             follower.follow(event);
@@ -195,7 +194,7 @@ mod tests {
                 (names(cache.names_for("pvc-2")), names(cache.names_for("claim-b"))),
                 (vec![], vec![])
             );
-            [ours, claims].into_iter().for_each(|pvc| drop(see(Event::Delete(pvc))));
+            assert_eq!([ours, claims].map(|pvc| see(Event::Delete(pvc))), [true, true]);
             assert_eq!(names(cache.names_for("pvc-1")), none);
         });
     }

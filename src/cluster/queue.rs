@@ -127,6 +127,8 @@ where
 mod tests {
     use std::cell::{Cell, RefCell};
 
+    use k8s_openapi::api::core::v1::Pod;
+
     use super::*;
 
     #[tokio::test]
@@ -168,5 +170,30 @@ mod tests {
             () = run(names, 2, &work) => unreachable!("workers run until dropped"),
             () = story => {}
         }
+    }
+
+    /// S15.
+    #[tokio::test]
+    async fn a_lost_race_is_reconciled_again_and_counted() {
+        let (queue, names) = WorkQueue::<Pod>::new();
+        let (metrics, tries) = (Arc::new(Metrics::default()), Cell::new(0));
+        let reconcile = async |_| {
+            tries.set(tries.get() + 1);
+            if tries.get() == 1 { Err(Error::Conflict("Pod team/p".into())) } else { Ok(None) }
+        };
+        queue.enqueue_name("team/p");
+        let twice = async {
+            while tries.get() < 2 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let started = Instant::now();
+        tokio::select! {
+            () = run_workers::<Pod, _>(names, 1, metrics.clone(), reconcile) => unreachable!("workers run until dropped"),
+            () = twice => {}
+        }
+        assert!(started.elapsed() >= AFTER_CONFLICT, "{:?}", started.elapsed());
+        let count = "reservoir_reconciles_total{kind=\"Pod\",outcome=\"Conflict\"} 1";
+        assert!(metrics.text().contains(count), "{}", metrics.text());
     }
 }
