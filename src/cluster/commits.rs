@@ -150,8 +150,8 @@ mod tests {
 
     use super::*;
     use crate::api::{DiskReservation, LedgerEntry};
-    use crate::plan::ledger;
-    use crate::plan::testing::{gi, held_line, reserved};
+    use crate::plan::ledger::{Ledger, Shortfall};
+    use crate::plan::testing::{gi, ledger_entry, reserved};
 
     /// What an API server has of one reservation, and how often it was written.
     struct Server {
@@ -212,9 +212,9 @@ mod tests {
     ) -> Result<bool, Error> {
         let decide = |r: &DiskReservation| {
             let status = r.status.clone().unwrap_or_default();
-            let line = LedgerEntry { size: gi(1), ..held_line(&name, "eng", 1) };
-            let volumes = ledger::take(&status.volumes, 10 << 30, line)?;
-            Ok::<_, ledger::Shortfall>(Some(crate::api::DiskReservationStatus { volumes, ..status }))
+            let entry = LedgerEntry { size: gi(1), ..ledger_entry(&name, "eng", 1) };
+            let volumes = Ledger::new(&status.volumes, 10 << 30).take(entry)?.into_entries();
+            Ok::<_, Shortfall>(Some(crate::api::DiskReservationStatus { volumes, ..status }))
         };
         Ok(commits.update(api, "r", decide).await?.unwrap().is_ok())
     }

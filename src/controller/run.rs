@@ -23,6 +23,7 @@ use crate::cluster::{
     self, Cache, Cached, Error as ClusterError, Events, How, Kind, Name, PodIndex, PvcIndex, cache, name_of,
     work_off,
 };
+use crate::plan::holder::{Holder, held_by_volume};
 use crate::plan::offer::covers;
 use crate::plan::plain::pvc_of;
 use crate::plan::resize;
@@ -33,7 +34,7 @@ use super::context::{
     claim_keys, offer_keys, reservation_keys, subscription_keys, trim_claim, trim_node, trim_volume,
     volume_keys,
 };
-use super::{Again, Error, claim, disk, lines, plain, reservation, role, room, subscription, volume};
+use super::{Again, Error, claim, disk, plain, reservation, role, storage_capacity, subscription, volume};
 
 /// How the controller runs.
 #[derive(Clone, Debug)]
@@ -133,7 +134,7 @@ impl Router {
             let there = |held: Option<&String>| held.is_some_and(|held| *held == name);
             to.reservations.poke_those(&stores.reservations, |r| {
                 there(r.status.as_ref().and_then(|s| s.node_disk.as_ref()))
-                    || lines::holds(disk, &r.uid().unwrap_or_default())
+                    || disk.ledger().get(&r.uid().unwrap_or_default()).is_some()
             });
             to.volumes.poke_each(stores.volumes.names_by(DISK, &name));
             // What it can do and its agent allows may be what they waited for (V8, D2).
@@ -152,7 +153,7 @@ impl Router {
             to.reservations.poke_those(&stores.reservations, |r| r.spec.parent.as_ref() == Some(&name));
             reservation.spec.parent.iter().for_each(|parent| to.reservations.poke_name(parent.as_str()));
             if reservation.metadata.deletion_timestamp.is_some() {
-                to.disks.poke_those(&stores.disks, |disk| lines::holds(disk, &uid));
+                to.disks.poke_those(&stores.disks, |disk| disk.ledger().get(&uid).is_some());
             }
             to.volumes.poke_each(stores.volumes.names_by(HOMELESS, &reservation.spec.role));
             to.volumes.poke_each(stores.volumes.names_by(HOME_WANTED, &name));
@@ -165,7 +166,7 @@ impl Router {
                 }
             }
             for v in stores.volumes.by(HOME, &uid) {
-                let line = volume::line(reservation, &v.uid().unwrap_or_default());
+                let line = held_by_volume(reservation, &v.uid().unwrap_or_default());
                 if v.metadata.deletion_timestamp.is_some() || resize::waits_for_ledger(&v, line) {
                     to.volumes.poke(&v);
                 }
@@ -359,7 +360,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
                         disk::reconcile(o, &c).await.map(|()| None)
                     }),
                     running.controller(&stores.reservations, reservations_in, |o, c| async move {
-                        reservation::reconcile(o, &c).await.map(|()| None)
+                        reservation::reconcile(o, &c).await
                     }),
                     running.controller(&stores.volumes, volumes_in, |o, c| async move {
                         volume::reconcile(o, &c).await
@@ -377,7 +378,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
                     }),
                     patient.controller(&stores.classes, classes_in, |o, c| async move {
                         tokio::time::sleep(GATHERING).await;
-                        room::reconcile(o, &c).await.map(|()| None)
+                        storage_capacity::reconcile(o, &c).await.map(|()| None)
                     }),
                     running.named::<PersistentVolumeClaim, _, _>(pvcs_in, |name, c| async move {
                         plain::reconcile(name, &c).await

@@ -8,7 +8,7 @@ use std::sync::{Arc, RwLock};
 
 use kube::ResourceExt;
 
-use crate::plan::reserve::Candidate;
+use crate::plan::candidate::Candidate;
 use crate::plan::share::{Outcome, share_out};
 
 use super::context::{Stores, refs};

@@ -9,14 +9,14 @@ use crate::api::{
     Size, VolumePhase,
 };
 
-use super::{adopt, backing, ledger, names, reserve, resize, whole};
+use super::{adopt, backing, candidate, holder, ledger, names, resize, undivided};
 
 /// The volume's line in the ledger of its reservation.
 pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
     let invalid = |error: String| Verdict::no(reason::INVALID, error);
     let role = Role::parse(&volume.spec.role).map_err(|e| invalid(e.to_string()))?;
     let size = volume.spec.size.bytes().map_err(|e| invalid(e.to_string()))?;
-    let size = whole::of_volume(volume, size);
+    let size = undivided::of_volume(volume, size);
     Ok(LedgerEntry {
         name: volume.name_any(),
         uid: volume.uid().unwrap_or_default(),
@@ -34,7 +34,7 @@ fn may_hold(reservation: &DiskReservation, role: &str) -> bool {
 
 /// Bytes of a reservation that a new volume may take.
 pub fn free(reservation: &DiskReservation) -> u64 {
-    reservation.status.as_ref().map_or(0, reserve::left)
+    reservation.status.as_ref().map_or(0, holder::free)
 }
 
 /// The lines of a reservation besides the volume's own: not that of the object which the data had that it recovers, for
@@ -51,7 +51,7 @@ fn suits(
     reservation: &DiskReservation,
     disks: &[&NodeDisk],
 ) -> Result<(), Verdict> {
-    whole::suits(volume, reservation)
+    undivided::suits(volume, reservation)
         .and_then(|()| adopt::suits(volume, reservation, disks))
         .and_then(|()| backing::suits(volume, reservation, disks))
 }
@@ -90,16 +90,16 @@ pub fn choose<'a>(
         suits(volume, unsuited, disks)?;
     }
     let distance = |r: &DiskReservation| wanted.role.len() - r.spec.role.len();
-    let is_whole = |r: &DiskReservation| whole::of_reservation(r, 0) > 0;
+    let is_whole = |r: &DiskReservation| undivided::of_reservation(r, 0) > 0;
     let is_away = |r: &DiskReservation| {
         let on = r.status.as_ref().and_then(|s| s.node_disk.as_ref());
-        !disks.iter().any(|disk| disk.metadata.name.as_ref() == on && reserve::is_ready(disk))
+        !disks.iter().any(|disk| disk.metadata.name.as_ref() == on && candidate::is_ready(disk))
     };
     let room = |r: &DiskReservation| {
         let lines = r.status.as_ref().map_or(&[][..], |s| &s.volumes);
         free(r).saturating_add(ledger::total(lines) - ledger::total(&others(volume, lines)))
     };
-    suited.retain(|r| room(r) >= whole::of_reservation(r, bytes));
+    suited.retain(|r| room(r) >= undivided::of_reservation(r, bytes));
     let order = |r: &&DiskReservation| (is_away(r), distance(r), is_whole(r), free(r), r.name_any());
     suited.into_iter().min_by_key(order).ok_or_else(|| {
         let mut lines: Vec<String> = holders
