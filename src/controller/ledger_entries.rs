@@ -63,32 +63,28 @@ pub(super) async fn change<K: Committed + Holder<Held>, Held, R>(
     Ok(written.and_then(|decided| decided.map(|()| changed).transpose()))
 }
 
-/// Takes the entry from the holder; `false`: it refuses. What was seen has the entry then.
+/// Takes the entry from the holder. What was seen has the entry then, or, when the holder refuses, is live no more.
 pub(super) async fn take<K: Committed + Gives>(
     name: &str,
     entry: &LedgerEntry,
     seen: &mut Seen,
     ctx: &Context,
-) -> Result<bool, Error> {
+) -> Result<(), Error> {
     let give = |holder: &K| holder.give(seen, entry).map(|ledger| ledger.into_entries());
     let taken = change::<K, DiskReservation, _>(name, ctx, give).await?;
-    Ok(see(name, taken.and_then(Result::ok), seen))
-}
-
-/// Releases the entry of the reservation that was seen. What was seen has the entry no more then.
-pub(super) async fn release_seen<K: Committed + Gives>(
-    name: &str,
-    uid: &str,
-    seen: &mut Seen,
-    ctx: &Context,
-) -> Result<(), Error> {
-    let released = release::<K, DiskReservation>(name, uid, ctx).await?;
-    seen.live = see(name, released, seen);
+    K::see(name, taken.and_then(Result::ok), seen);
     Ok(())
 }
 
-fn see<K: Gives>(name: &str, now: Option<K>, seen: &mut Seen) -> bool {
-    now.zip(K::slot(seen, name)).map(|(now, slot)| *slot = Arc::new(now)).is_some()
+/// Releases the entry of the reservation that was seen, and from what was seen.
+pub(super) async fn release_seen<K: Committed + Gives>(
+    name: &str,
+    seen: &mut Seen,
+    ctx: &Context,
+) -> Result<(), Error> {
+    let uid = seen.reservation.metadata.uid.clone().unwrap_or_default();
+    K::see(name, release::<K, DiskReservation>(name, &uid, ctx).await?, seen);
+    Ok(())
 }
 
 /// Releases the entry of that UID: its owner is being deleted, or is elsewhere for good.

@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
-use crate::api::{DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, VolumeRole};
+use crate::api::{DiskReservation, NodeDisk, VolumeRole};
 use crate::cluster;
 use crate::plan::entry::entry_of;
-use crate::plan::reservation::{LedgerOf, Seen, Step, next};
+use crate::plan::reservation::{LedgerOf, Seen, Step, next, of_kind};
 
 use super::context::Context;
 use super::ledger_entries::{self as entries, sweep};
@@ -42,7 +42,11 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
             }
             Step::Report(status) => {
                 drop(turn);
-                return report(&api, &seen, &status, ctx).await.map(|()| None);
+                let committed = ctx.commit(&api, &*seen.reservation, &status).await;
+                if committed.is_err() {
+                    settle(&seen.holders(), &seen, ctx).await?;
+                }
+                return Ok(committed.map(|()| None)?);
             }
             Step::ReadLive => {
                 // One reservation takes at a time: a guarantee spans disks (Q2).
@@ -55,15 +59,15 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
                 }
             }
             Step::Take(of, entry) => {
-                if !take(&of, &entry, &mut seen, ctx).await? {
-                    seen.live = false;
-                }
+                of_kind!(&of, |name: K| entries::take::<K>(name, &entry, &mut seen, ctx).await)?;
             }
             Step::Settle(holders) => {
                 settle(&holders, &seen, ctx).await?;
                 seen.settled = true;
             }
-            Step::Release(holders) => release(&holders, &mut seen, ctx).await?,
+            Step::Release(of) => {
+                of_kind!(&of, |name: K| entries::release_seen::<K>(name, &mut seen, ctx).await)?
+            }
         }
     }
     Ok(Some(AGAIN))
@@ -123,47 +127,11 @@ async fn live_sources(
     })
 }
 
-async fn report(
-    api: &Api<DiskReservation>,
-    seen: &Seen,
-    status: &DiskReservationStatus,
-    ctx: &Context,
-) -> Result<(), Error> {
-    let committed = ctx.commit(api, &*seen.reservation, status).await;
-    if committed.is_err() {
-        settle(&seen.holders(), seen, ctx).await?;
-    }
-    Ok(committed?)
-}
-
-async fn take(of: &LedgerOf, entry: &LedgerEntry, seen: &mut Seen, ctx: &Context) -> Result<bool, Error> {
-    match of {
-        LedgerOf::Disk(name) => entries::take::<NodeDisk>(name, entry, seen, ctx).await,
-        LedgerOf::Parent(name) => entries::take::<DiskReservation>(name, entry, seen, ctx).await,
-        LedgerOf::Role(name) => entries::take::<VolumeRole>(name, entry, seen, ctx).await,
-    }
-}
-
+/// Settles the entries of the reservation in these ledgers.
 async fn settle(holders: &[LedgerOf], seen: &Seen, ctx: &Context) -> Result<(), Error> {
     let entry = entry_of(&seen.reservation, 0);
     for of in holders {
-        match of {
-            LedgerOf::Disk(name) => entries::settle::<NodeDisk>(name, &entry, ctx).await?,
-            LedgerOf::Parent(name) => entries::settle::<DiskReservation>(name, &entry, ctx).await?,
-            LedgerOf::Role(name) => entries::settle::<VolumeRole>(name, &entry, ctx).await?,
-        }
-    }
-    Ok(())
-}
-
-async fn release(holders: &[LedgerOf], seen: &mut Seen, ctx: &Context) -> Result<(), Error> {
-    let uid = seen.reservation.uid().unwrap_or_default();
-    for of in holders {
-        match of {
-            LedgerOf::Disk(name) => entries::release_seen::<NodeDisk>(name, &uid, seen, ctx).await?,
-            LedgerOf::Parent(name) => entries::release_seen::<DiskReservation>(name, &uid, seen, ctx).await?,
-            LedgerOf::Role(name) => entries::release_seen::<VolumeRole>(name, &uid, seen, ctx).await?,
-        }
+        of_kind!(of, |name: K| entries::settle::<K>(name, &entry, ctx).await)?;
     }
     Ok(())
 }

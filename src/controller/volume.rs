@@ -8,11 +8,11 @@ use kube::{Api, ResourceExt};
 
 use crate::api::condition::{self, RESIZED, RETIRING, Verdict, reason};
 use crate::api::{
-    DiskReservation, DiskReservationStatus, LedgerEntry, Reserved, SharedPersistentVolume,
-    SharedPersistentVolumeStatus, Size, UidRef, VolumeClaim, VolumePhase,
+    DiskReservation, Reserved, SharedPersistentVolume, SharedPersistentVolumeStatus, Size, UidRef,
+    VolumeClaim, VolumePhase,
 };
 use crate::cluster;
-use crate::plan::holder::{self, Holder, held_by_volume};
+use crate::plan::holder::{Holder, held_by_volume};
 use crate::plan::{LISTED_PODS, bind, create, retire, undivided, usage};
 
 use super::context::{Context, VOLUME_UID, ready, refs};
@@ -244,18 +244,9 @@ async fn take(
         Ok(reservation) => reservation.name_any(),
         Err(why) => return Ok(Err(why)),
     };
+    // Decided again on what is there now: the cache may be old.
     let taken = change::<DiskReservation, SharedPersistentVolume, _>(&name, ctx, |reservation| {
-        // Decided again on what is there now: the cache may be old.
-        create::choose(volume, &[reservation], &refs(&disks))?;
-        let status = reservation.status.clone().unwrap_or_default();
-        let taken = undivided::of_reservation(reservation, entry.size.bytes_or_zero());
-        let entry = LedgerEntry { size: Size::from_bytes(taken), ..entry.clone() };
-        let others = create::others(volume, &status.volumes);
-        let volumes = DiskReservationStatus { volumes: others, ..status };
-        let taken = holder::volumes(&volumes).take(entry).map_err(|short| {
-            Verdict::no(reason::RESERVATION_FULL, format!("{name} has {} left", Size::from_bytes(short.free)))
-        })?;
-        Ok(taken.into_entries())
+        create::take(volume, reservation, &refs(&disks))
     })
     .await?;
     Ok(match taken {

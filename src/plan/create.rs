@@ -5,10 +5,11 @@ use kube::ResourceExt;
 
 use crate::api::condition::{self, BACKED, READY, Verdict, reason};
 use crate::api::{
-    BackingState, DiskReservation, LedgerEntry, NodeDisk, ReservationPhase, Role, SharedPersistentVolume,
-    Size, VolumePhase,
+    BackingState, DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, ReservationPhase, Role,
+    SharedPersistentVolume, Size, VolumePhase,
 };
 
+use super::ledger::Ledger;
 use super::{adopt, backing, candidate, holder, ledger, names, resize, undivided};
 
 /// The volume's line in the ledger of its reservation.
@@ -117,6 +118,23 @@ pub fn choose<'a>(
                 wanted.role
             ),
         )
+    })
+}
+
+/// The volumes' entries of the reservation with the volume's own among them, or why not.
+pub fn take(
+    volume: &SharedPersistentVolume,
+    reservation: &DiskReservation,
+    disks: &[&NodeDisk],
+) -> Result<Vec<LedgerEntry>, Verdict> {
+    choose(volume, &[reservation], disks)?;
+    let (status, entry) = (reservation.status.clone().unwrap_or_default(), entry(volume)?);
+    let size = Size::from_bytes(undivided::of_reservation(reservation, entry.size.bytes_or_zero()));
+    let others = DiskReservationStatus { volumes: others(volume, &status.volumes), ..status };
+    let taken = holder::volumes(&others).take(LedgerEntry { size, ..entry });
+    taken.map(Ledger::into_entries).map_err(|short| {
+        let left = Size::from_bytes(short.free);
+        Verdict::no(reason::RESERVATION_FULL, format!("{} has {left} left", reservation.name_any()))
     })
 }
 

@@ -110,3 +110,57 @@ pub fn is_lived_in(uid: &str, volumes: &[SharedPersistentVolume], reservations: 
 pub fn is_parent(parent: &DiskReservation, refinement: &DiskReservation) -> bool {
     refinement.spec.parent.is_some() && parent.belongs(refinement, None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::DiskKind;
+    use crate::plan::testing::*;
+
+    #[test]
+    fn r6_an_entry_is_between_what_is_held_and_what_is_asked_for() {
+        let (there, mut r) = (disk("n1.a", "n1", 10, &[]), reserved("r", "eng", 4, &[]));
+        let range = |r: &DiskReservation| {
+            let (low, high) = bounds(&there, r, None).into_inner();
+            (low >> 30, high >> 30)
+        };
+        for (asked, low, high) in [(4, 4, 4), (6, 4, 6), (3, 4, 4)] {
+            r.spec.size = gi(asked);
+            assert_eq!(range(&r), (low, high), "{asked}");
+        }
+        let mut waits = reservation("r", "eng", 4);
+        assert_eq!(range(&waits), (0, 4));
+        waits.metadata.deletion_timestamp = some_time();
+        assert_eq!(range(&waits), (0, 0), "nothing is taken for it any more");
+        r.metadata.deletion_timestamp = some_time();
+        assert_eq!(range(&r), (0, u64::MAX >> 30), "it is released in a step of its own");
+        r.status.as_mut().unwrap().node_disk = Some("n2.b".into());
+        assert_eq!(range(&r), (0, 0), "elsewhere");
+    }
+
+    #[test]
+    fn d2_the_entry_of_one_that_waits_is_as_large_as_an_undivided_disk() {
+        let (mut there, waits) = (disk("n1.a", "n1", 10, &[]), reservation("r", "eng", 4));
+        there.spec.kind = DiskKind::Mount;
+        assert_eq!(*bounds(&there, &waits, None).end() >> 30, 10);
+        let role = volume_role("eng", "eng");
+        assert_eq!(*bounds(&role, &waits, None).end(), u64::MAX, "the role does not see the disk");
+        assert_eq!(*bounds(&role, &reserved("r", "eng", 4, &[]), None).end() >> 30, 4);
+    }
+
+    #[test]
+    fn s3_the_entry_of_a_reservation_that_is_gone_stays_while_it_is_lived_in() {
+        let there = disk("n1.a", "n1", 10, &[("r", 4)]);
+        let left =
+            |lived_in| settled(&there, &ledger_entry("r", "eng", 0), &Owner::Gone { lived_in }).reservations;
+        assert_eq!((left(true).len(), left(false).len()), (1, 0));
+        let mut volume = volume("v", "eng", 1);
+        assert!(!is_lived_in("uid-r", std::slice::from_ref(&volume), &[]));
+        let of = UidRef { name: "r".into(), uid: "uid-r".into() };
+        volume.status.get_or_insert_default().reservation = Some(of.clone());
+        assert!(is_lived_in("uid-r", &[volume], &[]));
+        let mut refinement = reserved("ml", "eng/ml", 1, &[]);
+        refinement.status.as_mut().unwrap().parent = Some(of);
+        assert!(is_lived_in("uid-r", &[], &[refinement]));
+    }
+}
