@@ -132,9 +132,10 @@ impl Router {
         self.sharing.notify_one();
         self.with(|to, stores| {
             let there = |held: Option<&String>| held.is_some_and(|held| *held == name);
+            let ledger = disk.ledger();
             to.reservations.poke_those(&stores.reservations, |r| {
                 there(r.status.as_ref().and_then(|s| s.node_disk.as_ref()))
-                    || disk.ledger().get(&r.uid().unwrap_or_default()).is_some()
+                    || ledger.get(&r.uid().unwrap_or_default()).is_some()
             });
             to.volumes.poke_each(stores.volumes.names_by(DISK, &name));
             // What it can do and its agent allows may be what they waited for (V8, D2).

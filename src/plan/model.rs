@@ -520,6 +520,9 @@ impl Model {
             let (name, status) = (reservation.name_any(), reservation.status.clone().unwrap_or_default());
             let size = holder::size(&status);
             prop_assert!(holder::used(&status) <= size, "S1: {name} gave too much: {status:?}");
+            // One that is being deleted and is empty loses its entries before its finalizer.
+            let leaves = reservation.metadata.deletion_timestamp.is_some() && holder::used(&status) == 0;
+            let size = if leaves { 0 } else { size };
             let entry = self.entry(reservation).unwrap_or(u64::MAX);
             prop_assert!(size <= entry, "{name} has more than its entry of {entry}: {status:?}");
             for volume in &status.volumes {
@@ -628,7 +631,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     /// S1, S2, Q2, L1: at every write, whatever the order and wherever a controller dies.
     #[test]

@@ -125,13 +125,9 @@ pub fn next(seen: &Seen) -> Step {
 
 fn reserve(seen: &Seen) -> Step {
     match take(seen) {
-        Taking::Do(step) => step,
-        Taking::Later => Step::Rest,
-        Taking::Waits(why) => seen.report(seen.status(), Err(why)),
-        Taking::Has(status) => {
-            let lost = lost(seen, &status);
-            seen.report(*status, lost.map_or(Ok(()), Err))
-        }
+        Ok(status) => seen.report(status.clone(), lost(seen, &status).map_or(Ok(()), Err)),
+        Err(Lacks::Step(step)) => step,
+        Err(Lacks::Bytes(why)) => seen.report(seen.status(), Err(why)),
     }
 }
 
@@ -166,10 +162,11 @@ fn resize(seen: &Seen, status: &mut DiskReservationStatus) -> Option<Step> {
         Ok((_, Ordering::Equal)) => Ok(has),
         Ok((wanted, Ordering::Less)) => below_used(status, wanted).map_or(Ok(wanted), Err),
         Ok((_, Ordering::Greater)) => match take(seen) {
-            Taking::Do(step) => return Some(step),
-            Taking::Later => return None,
-            Taking::Waits(why) => Err(why),
-            Taking::Has(taken) => Ok(size(&taken).max(has)),
+            Ok(taken) => Ok(size(&taken).max(has)),
+            // The rest of the status is reported meanwhile.
+            Err(Lacks::Step(Step::Rest)) => return None,
+            Err(Lacks::Step(step)) => return Some(step),
+            Err(Lacks::Bytes(why)) => Err(why),
         },
     };
     let verdict = resized.map(|size| {
@@ -196,84 +193,76 @@ fn unreserve(seen: &Seen) -> Step {
     }
 }
 
-/// How far a reservation is with the bytes that it asks for.
-enum Taking {
-    /// The entries are there: the status to be written.
-    Has(Box<DiskReservationStatus>),
+/// Why a reservation does not have all its entries.
+enum Lacks {
     /// A step comes first.
-    Do(Step),
+    Step(Step),
     /// It waits.
-    Waits(Verdict),
-    /// Nothing can be said yet.
-    Later,
+    Bytes(Verdict),
 }
 
-fn take(seen: &Seen) -> Taking {
-    let entry = match entry(&seen.reservation) {
-        Ok(entry) => entry,
-        Err(why) => return Taking::Waits(why),
-    };
+/// The status of a reservation that has all its entries.
+fn take(seen: &Seen) -> Result<DiskReservationStatus, Lacks> {
+    let entry = entry(&seen.reservation).map_err(Lacks::Bytes)?;
     match (&seen.reservation.spec.parent, &seen.outcome) {
-        (None, None) => Taking::Later,
-        (None, Some(Outcome::Wait(why))) => Taking::Waits(why.clone()),
-        _ if !seen.live => Taking::Do(Step::ReadLive),
+        (None, None) => Err(Lacks::Step(Step::Rest)),
+        (None, Some(Outcome::Wait(why))) => Err(Lacks::Bytes(why.clone())),
+        _ if !seen.live => Err(Lacks::Step(Step::ReadLive)),
         (None, Some(Outcome::Serve(disk))) => take_from_disk(seen, disk, entry),
         (Some(parent), _) => take_from_parent(seen, parent, entry),
     }
 }
 
 /// The sharing out chose the disk from the caches. Where live reads refuse, the caches are behind.
-fn take_from_disk(seen: &Seen, name: &str, entry: LedgerEntry) -> Taking {
+fn take_from_disk(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskReservationStatus, Lacks> {
     let placed = is_placed(&seen.reservation);
     // An entry that no cache has seen yet says where a reservation is to be.
     let taken = seen.disks.iter().find(|disk| !placed && disk.ledger().get(&entry.uid).is_some());
-    let Some(disk) = taken.map(AsRef::as_ref).or(seen.disk(Some(name))) else {
-        return Taking::Do(Step::LookAgain);
-    };
+    let disk = taken.map(AsRef::as_ref).or(seen.disk(Some(name)));
+    let disk = disk.ok_or(Lacks::Step(Step::LookAgain))?;
     let wanted = disk.at_most(&*seen.reservation, entry.size.bytes_or_zero());
     let held = disk.ledger().get(&entry.uid);
     if let Some(held) = held.filter(|held| !placed || *held >= wanted) {
-        return Taking::Has(Box::new(DiskReservationStatus {
+        return Ok(DiskReservationStatus {
             node_disk: Some(disk.name_any()),
             node_name: Some(disk.spec.node_name.clone()),
             disk_kind: Some(disk.spec.kind),
             size: Some(Size::from_bytes(held.min(wanted))),
             ..seen.status()
-        }));
+        });
     }
     let free = seen.disks.iter().map(|disk| free_space(disk)).fold(0, u64::saturating_add);
     let more = wanted.saturating_sub(held.unwrap_or(0));
     if quota::guaranteed(&entry.role, more, free, &quota::ledgers(&seen.roles())).is_some() {
-        return Taking::Do(Step::LookAgain);
+        return Err(Lacks::Step(Step::LookAgain));
     }
     let entry = LedgerEntry { size: Size::from_bytes(wanted), ..entry };
-    Taking::Do(seen.take(LedgerOf::Disk(disk.name_any()), disk, entry).unwrap_or(Step::LookAgain))
+    let step = seen.take(LedgerOf::Disk(disk.name_any()), disk, entry);
+    Err(Lacks::Step(step.unwrap_or(Step::LookAgain)))
 }
 
 /// A refinement has no part in the sharing out: nobody else's free space gets less.
-fn take_from_parent(seen: &Seen, name: &str, entry: LedgerEntry) -> Taking {
-    let Some(parent) = seen.parent() else { return Taking::Waits(no_parent(name)) };
+fn take_from_parent(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskReservationStatus, Lacks> {
+    let parent = seen.parent().ok_or_else(|| Lacks::Bytes(no_parent(name)))?;
     let in_parent = parent.status.clone().unwrap_or_default();
     let wanted = parent.at_most(&*seen.reservation, entry.size.bytes_or_zero());
     let held = holder::refinements(&in_parent).get(&entry.uid);
     if let Some(held) = held.filter(|held| !is_placed(&seen.reservation) || *held >= wanted) {
-        return Taking::Has(Box::new(DiskReservationStatus {
+        return Ok(DiskReservationStatus {
             size: Some(Size::from_bytes(held.min(wanted))),
             parent: Some(UidRef { name: name.to_owned(), uid: parent.uid().unwrap_or_default() }),
             node_disk: in_parent.node_disk,
             node_name: in_parent.node_name,
             disk_kind: in_parent.disk_kind,
             ..seen.status()
-        }));
+        });
     }
     if let Some(why) = seen.disk(in_parent.node_disk.as_deref()).and_then(|disk| disk_gone(disk, parent)) {
-        return Taking::Waits(why);
+        return Err(Lacks::Bytes(why));
     }
     let entry = LedgerEntry { size: Size::from_bytes(wanted), ..entry };
-    match seen.take(LedgerOf::Parent(name.to_owned()), parent, entry) {
-        Ok(step) => Taking::Do(step),
-        Err(refused) => refused.map_or(Taking::Later, Taking::Waits),
-    }
+    let step = seen.take(LedgerOf::Parent(name.to_owned()), parent, entry);
+    Err(step.map_or_else(|refused| refused.map_or(Lacks::Step(Step::Rest), Lacks::Bytes), Lacks::Step))
 }
 
 impl Seen {
@@ -320,17 +309,16 @@ impl Seen {
     /// refuses.
     fn take<H: Gives>(&self, of: LedgerOf, holder: &H, entry: LedgerEntry) -> Result<Step, Refusal> {
         let (role, parent) = (&self.reservation.spec.role, self.parent().map(|p| p.spec.role.as_str()));
-        let mut charged: Vec<&VolumeRole> =
-            quota::ledgers(&self.roles()).into_iter().map(|(r, _)| r).collect();
-        charged.retain(|charged| quota::charges(&charged.spec.role, role, parent));
         holder.give(self, &entry)?;
-        for role in &charged {
-            role.give(self, &entry)?;
+        let mut lacking = None;
+        for (charged, _) in quota::ledgers(&self.roles()) {
+            if quota::charges(&charged.spec.role, role, parent)
+                && charged.give(self, &entry)? != charged.ledger()
+            {
+                lacking = lacking.or(Some(LedgerOf::Role(charged.name_any())));
+            }
         }
-        let lacks =
-            |role: &&&VolumeRole| role.ledger().get(&entry.uid).unwrap_or(0) < entry.size.bytes_or_zero();
-        let first = charged.iter().find(lacks).map(|role| LedgerOf::Role(role.name_any()));
-        Ok(Step::Take(first.unwrap_or(of), entry))
+        Ok(Step::Take(lacking.unwrap_or(of), entry))
     }
 
     /// The step that writes the status: `Ready`, or why not.
