@@ -153,8 +153,8 @@ mod tests {
 
     use super::*;
     use crate::api::{DiskReservation, LedgerEntry};
-    use crate::plan::ledger;
-    use crate::plan::testing::{gi, held_line, reserved};
+    use crate::plan::ledger::{Ledger, Shortfall};
+    use crate::plan::testing::{gi, ledger_entry, reserved};
 
     /// An API server with one reservation, which counts the writes.
     struct Server {
@@ -215,9 +215,9 @@ mod tests {
     ) -> Result<bool, Error> {
         let decide = |r: &DiskReservation| {
             let status = r.status.clone().unwrap_or_default();
-            let line = LedgerEntry { size: gi(1), ..held_line(&name, "eng", 1) };
-            let volumes = ledger::take(&status.volumes, 10 << 30, line)?;
-            Ok::<_, ledger::Shortfall>(Some(crate::api::DiskReservationStatus { volumes, ..status }))
+            let entry = LedgerEntry { size: gi(1), ..ledger_entry(&name, "eng", 1) };
+            let volumes = Ledger::new(&status.volumes, 10 << 30).take(entry)?.into_entries();
+            Ok::<_, Shortfall>(Some(crate::api::DiskReservationStatus { volumes, ..status }))
         };
         Ok(batcher.update(api, "r", decide).await?.unwrap().is_ok())
     }

@@ -16,11 +16,12 @@ use crate::api::{
 };
 use crate::cluster;
 use crate::plan::destroy::{Live, Seen, Step, next};
+use crate::plan::holder::held_by_volume;
 use crate::plan::moment::{self, MOMENT};
+use crate::plan::offer::is_offer_of;
 
 use super::context::{Context, VOLUME_UID, ready};
-use super::subscription::is_offer_of;
-use super::volume::{count_users, credit, follow_disk, forget_lost_claims, holds};
+use super::volume::{count_users, follow_disk, forget_lost_claims, release};
 use super::{Again, Error};
 
 pub(super) async fn reconcile(
@@ -42,7 +43,12 @@ pub(super) async fn reconcile(
         offered: is_offered(&uid, ctx),
         live: None,
         disk_gone: is_gone(volume.status.as_ref().and_then(|s| s.node_disk.as_deref()), ctx),
-        in_ledger: ctx.stores.reservations.by(VOLUME_UID, &uid).iter().any(|r| holds(r, &uid)),
+        in_ledger: ctx
+            .stores
+            .reservations
+            .by(VOLUME_UID, &uid)
+            .iter()
+            .any(|r| held_by_volume(r, &uid).is_some()),
     };
     let mut step = next(&volume, &seen);
     if step == Step::Look {
@@ -156,9 +162,9 @@ async fn finish(
     let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
     // By quorum, since the cache may be behind: a line that is left would hold the bytes for ever.
     let mut holders = cluster::list(&reservations, &ListParams::default()).await?;
-    holders.retain(|reservation| holds(reservation, &uid));
+    holders.retain(|reservation| held_by_volume(reservation, &uid).is_some());
     for holder in &holders {
-        credit(&holder.name_any(), &uid, ctx).await?;
+        release(&holder.name_any(), &uid, ctx).await?;
     }
     if let Some(holder) = holders.first() {
         let status = volume.status.clone().unwrap_or_default();

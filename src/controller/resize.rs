@@ -4,16 +4,15 @@ use kube::{Api, ResourceExt};
 
 use crate::api::condition::Verdict;
 use crate::api::{
-    CONTROLLER_MANAGER, DiskReservation, DiskReservationStatus, SharedPersistentVolume,
-    SharedPersistentVolumeStatus, Size,
+    CONTROLLER_MANAGER, DiskReservation, SharedPersistentVolume, SharedPersistentVolumeStatus, Size,
 };
 use crate::cluster;
 use crate::plan::create;
+use crate::plan::holder::{Holder, held_by_volume};
 use crate::plan::resize::{Ledger, Step, full, next};
 
 use super::Error;
 use super::context::Context;
-use super::volume::{line, with_ledger};
 
 /// Takes the next step as far as it is in the ledger, and notes in `status` what of it is in the volume; what the
 /// condition `Resized` is to say.
@@ -57,8 +56,8 @@ pub(super) async fn reconcile(
 }
 
 fn ledger(reservation: &DiskReservation, volume: &SharedPersistentVolume) -> Option<Ledger> {
-    let line = line(reservation, &volume.uid().unwrap_or_default())?;
-    Some(Ledger { line: line.bytes_or_zero(), free: create::free(reservation) })
+    let line = held_by_volume(reservation, &volume.uid().unwrap_or_default())?;
+    Some(Ledger { line, free: create::free(reservation) })
 }
 
 /// Makes the volume's line smaller. The reservation was read before the volume that still says `creditDue`: whoever
@@ -92,12 +91,12 @@ async fn write_line(
     if size.saturating_sub(ledger.line) > ledger.free {
         return Ok(Err(full(volume, ledger)));
     }
-    let mut status: DiskReservationStatus = read.status.clone().unwrap_or_default();
-    status
-        .volumes
-        .iter_mut()
-        .filter(|held| held.uid == uid)
-        .for_each(|held| held.size = Size::from_bytes(size));
-    cluster::write_status(reservations, read, &with_ledger(status), CONTROLLER_MANAGER).await?;
+    let entries = Holder::<SharedPersistentVolume>::ledger(read);
+    let Some(entry) = entries.entries().iter().find(|entry| entry.uid == uid).cloned() else {
+        return Ok(Ok(()));
+    };
+    let entries = entries.set_within(entry, size, size).into_entries();
+    let status = Holder::<SharedPersistentVolume>::with_entries(read, entries);
+    cluster::write_status(reservations, read, &status, CONTROLLER_MANAGER).await?;
     Ok(Ok(()))
 }

@@ -13,6 +13,7 @@ use crate::api::{
     VolumeOffer, VolumeRole,
 };
 use crate::cluster::{self, Name, WorkQueue, name_of};
+use crate::plan::holder::{Holder, held_by_volume};
 use crate::plan::offer::covers;
 use crate::plan::plain::pvc_of;
 use crate::plan::resize;
@@ -21,7 +22,6 @@ use super::context::Context;
 use super::stores::{
     CLAIM, DELETING, DISK, NAMESPACE, REQUESTED_RESERVATION, RESERVATION, Stores, UNPLACED, VOLUME, WAITING,
 };
-use super::{lines, volume};
 
 /// For how long changes are gathered before they are reconciled: those that concern a subscription, since an offer is a
 /// large object, and pods, of which there are many.
@@ -95,9 +95,10 @@ impl Router {
         self.sharing.notify_one();
         self.with(|queues, stores| {
             let on_it = |disk: Option<&String>| disk.is_some_and(|disk| *disk == name);
+            let ledger = disk.ledger();
             queues.reservations.enqueue_if(&stores.reservations, |r| {
                 on_it(r.status.as_ref().and_then(|s| s.node_disk.as_ref()))
-                    || lines::holds(disk, &r.uid().unwrap_or_default())
+                    || ledger.get(&r.uid().unwrap_or_default()).is_some()
             });
             queues.volumes.enqueue_names(stores.volumes.names_by(DISK, &name));
             // Unplaced volumes may wait for a disk of this kind or with these permissions (V8, D2).
@@ -121,7 +122,7 @@ impl Router {
                 .iter()
                 .for_each(|parent| queues.reservations.enqueue_name(parent.as_str()));
             if reservation.metadata.deletion_timestamp.is_some() {
-                queues.disks.enqueue_if(&stores.disks, |disk| lines::holds(disk, &uid));
+                queues.disks.enqueue_if(&stores.disks, |disk| disk.ledger().get(&uid).is_some());
             }
             queues.volumes.enqueue_names(stores.volumes.names_by(UNPLACED, &reservation.spec.role));
             queues.volumes.enqueue_names(stores.volumes.names_by(REQUESTED_RESERVATION, &name));
@@ -134,8 +135,8 @@ impl Router {
                 }
             }
             for v in stores.volumes.by(RESERVATION, &uid) {
-                let line = volume::line(reservation, &v.uid().unwrap_or_default());
-                if v.metadata.deletion_timestamp.is_some() || resize::waits_for_ledger(&v, line) {
+                let entry = held_by_volume(reservation, &v.uid().unwrap_or_default());
+                if v.metadata.deletion_timestamp.is_some() || resize::waits_for_ledger(&v, entry) {
                     queues.volumes.enqueue(&v);
                 }
             }

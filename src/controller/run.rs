@@ -22,7 +22,7 @@ use super::stores::{
     Stores, claim_keys, offer_keys, reservation_keys, subscription_keys, trim_claim, trim_node, trim_volume,
     volume_keys,
 };
-use super::{Again, Error, claim, disk, plain, reservation, role, room, subscription, volume};
+use super::{Again, Error, claim, disk, plain, reservation, role, storage_capacity, subscription, volume};
 
 /// How the controller runs.
 #[derive(Clone, Debug)]
@@ -130,7 +130,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
                         disk::reconcile(o, &c).await.map(|()| None)
                     }),
                     running.controller(&stores.reservations, reservations_in, |o, c| async move {
-                        reservation::reconcile(o, &c).await.map(|()| None)
+                        reservation::reconcile(o, &c).await
                     }),
                     running.controller(&stores.volumes, volumes_in, |o, c| async move {
                         volume::reconcile(o, &c).await
@@ -148,7 +148,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
                     }),
                     unlimited.controller(&stores.classes, classes_in, |o, c| async move {
                         tokio::time::sleep(GATHERING).await;
-                        room::reconcile(o, &c).await.map(|()| None)
+                        storage_capacity::reconcile(o, &c).await.map(|()| None)
                     }),
                     running.named::<PersistentVolumeClaim, _, _>(pvcs_in, |name, c| async move {
                         plain::reconcile(name, &c).await

@@ -1,6 +1,6 @@
 //! Volumes: CREATE, and how they stand (V1, V6, X1).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube::api::ListParams;
@@ -8,13 +8,15 @@ use kube::{Api, ResourceExt};
 
 use crate::api::condition::{self, RESIZED, RETIRING, Verdict, reason};
 use crate::api::{
-    DiskReservation, DiskReservationStatus, LedgerEntry, Reserved, SharedPersistentVolume,
-    SharedPersistentVolumeStatus, Size, UidRef, VolumeClaim, VolumePhase,
+    DiskReservation, Reserved, SharedPersistentVolume, SharedPersistentVolumeStatus, Size, UidRef,
+    VolumeClaim, VolumePhase,
 };
 use crate::cluster;
-use crate::plan::{LISTED_PODS, bind, create, ledger, reserve, retire, usage, whole};
+use crate::plan::holder::{Holder, held_by_volume};
+use crate::plan::{LISTED_PODS, bind, create, retire, undivided, usage};
 
 use super::context::{Context, VOLUME_UID, ready, refs};
+use super::ledger_entries::{self, change};
 use super::{Again, Error};
 use super::{destroy, persistent, resize};
 
@@ -37,7 +39,7 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
                 let held = reservation.status.clone().unwrap_or_default();
                 status.phase = VolumePhase::Creating;
                 status.size =
-                    Some(Size::from_bytes(whole::of_reservation(&reservation, size.bytes_or_zero())));
+                    Some(Size::from_bytes(undivided::of_reservation(&reservation, size.bytes_or_zero())));
                 status.disk_kind = held.disk_kind;
                 status.node_name = held.node_name;
                 status.node_disk = held.node_disk;
@@ -60,10 +62,12 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
         return Ok(committed.map(|()| None)?);
     }
     let uid = volume.uid().unwrap_or_default();
-    for held in ctx.stores.reservations.by(VOLUME_UID, &uid).iter().filter(|r| holds(r, &uid)) {
+    for held in
+        ctx.stores.reservations.by(VOLUME_UID, &uid).iter().filter(|r| held_by_volume(r, &uid).is_some())
+    {
         // Of two controllers that put it into two reservations, one finds that out here and takes its line back.
         if status.reservation.as_ref().is_some_and(|home| Some(&home.uid) != held.metadata.uid.as_ref()) {
-            credit(&held.name_any(), &uid, ctx).await?;
+            release(&held.name_any(), &uid, ctx).await?;
         }
     }
     restore(&volume, &status, ctx).await?;
@@ -177,14 +181,19 @@ async fn restore(
         .stores
         .reservations
         .get(&home.name)
-        .is_some_and(|r| r.uid().as_ref() == Some(&home.uid) && !holds(&r, &entry.uid));
+        .is_some_and(|r| r.uid().as_ref() == Some(&home.uid) && held_by_volume(&r, &entry.uid).is_none());
     if !missing {
         return Ok(());
     }
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     let now = cluster::get_same(&volumes, volume).await?;
     if now.is_some_and(|v| v.metadata.deletion_timestamp.is_none()) {
-        change_ledger(&home.name, ctx, |volumes| ledger::restore(volumes, entry.clone())).await?;
+        let (name, size) = (&home.name, entry.size.bytes_or_zero());
+        change::<DiskReservation, SharedPersistentVolume, ()>(name, ctx, |reservation| {
+            let ledger = Holder::<SharedPersistentVolume>::ledger(reservation);
+            Ok(ledger.set_within(entry.clone(), size, u64::MAX).into_entries())
+        })
+        .await?;
     }
     Ok(())
 }
@@ -213,9 +222,10 @@ async fn take(
     // A line that no cache has seen yet may be missed. Then there are two, and the volume takes back the one that is not
     // its home's.
     if let Some(cached) = ctx.stores.reservations.by(VOLUME_UID, &uid).first()
-        && let Some(found) = cluster::get(&api, &cached.name_any()).await?.filter(|r| holds(r, &uid))
+        && let Some(found) =
+            cluster::get(&api, &cached.name_any()).await?.filter(|r| held_by_volume(r, &uid).is_some())
     {
-        let size = line(&found, &uid).unwrap_or_default();
+        let size = Size::from_bytes(held_by_volume(&found, &uid).unwrap_or_default());
         return Ok(Ok((Arc::new(found), size)));
     }
     let entry = match create::entry(volume) {
@@ -234,34 +244,13 @@ async fn take(
         Ok(reservation) => reservation.name_any(),
         Err(why) => return Ok(Err(why)),
     };
-    // What has the line is what was decided on last, whatever a cache has under that name.
-    let home = Mutex::new(None);
-    let taken = ctx
-        .batchers
-        .reservations
-        .update(&api, &name, |reservation| {
-            // Decided again on what is there now: the cache may be old.
-            create::choose(volume, &[reservation], &refs(&disks))?;
-            let status = reservation.status.clone().unwrap_or_default();
-            let room = reserve::room_for_volumes(&status);
-            let taken = whole::of_reservation(reservation, entry.size.bytes_or_zero());
-            let line = LedgerEntry { size: Size::from_bytes(taken), ..entry.clone() };
-            let others = create::others(volume, &status.volumes);
-            let volumes = ledger::take(&others, room, line).map_err(|short| {
-                Verdict::no(
-                    reason::RESERVATION_FULL,
-                    format!("{name} has {} left", Size::from_bytes(short.free)),
-                )
-            })?;
-            *home.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(reservation.clone()));
-            Ok(Some(with_ledger(DiskReservationStatus { volumes, ..status })))
-        })
-        .await?;
+    // Decided again on what is there now: the cache may be old.
+    let taken = change::<DiskReservation, SharedPersistentVolume, _>(&name, ctx, |reservation| {
+        create::take(volume, reservation, &refs(&disks))
+    })
+    .await?;
     Ok(match taken {
-        Some(Ok(())) => {
-            let home = home.into_inner().unwrap_or_else(PoisonError::into_inner);
-            home.map(|home| (home, entry.size)).ok_or_else(gone)
-        }
+        Some(Ok(home)) => Ok((Arc::new(home), entry.size)),
         Some(Err(why)) => Err(why),
         None => Err(gone()),
     })
@@ -284,17 +273,6 @@ fn gone() -> Verdict {
     Verdict::no(reason::NO_RESERVATION, "the reservation has just gone; another is looked for")
 }
 
-/// What the volume has in the reservation's ledger.
-pub(super) fn line(reservation: &DiskReservation, uid: &str) -> Option<Size> {
-    let lines = reservation.status.iter().flat_map(|s| &s.volumes);
-    lines.into_iter().find(|v| v.uid == uid).map(|v| v.size.clone())
-}
-
-/// Whether the reservation's ledger has the volume.
-pub(super) fn holds(reservation: &DiskReservation, uid: &str) -> bool {
-    line(reservation, uid).is_some()
-}
-
 /// Takes the line in `taken` back if the volume went meanwhile or lives in another reservation: whoever let it go may
 /// not have seen the line.
 async fn give_back(
@@ -310,36 +288,11 @@ async fn give_back(
     });
     match wanted {
         true => Ok(()),
-        false => credit(&taken.name, &volume.uid().unwrap_or_default(), ctx).await,
+        false => release(&taken.name, &volume.uid().unwrap_or_default(), ctx).await,
     }
 }
 
 /// Takes the volume out of the reservation's ledger.
-pub(super) async fn credit(reservation: &str, uid: &str, ctx: &Context) -> Result<(), Error> {
-    change_ledger(reservation, ctx, |volumes| ledger::credit(volumes, uid)).await
-}
-
-/// Commits a change of the reservation's ledger that cannot be refused; a reservation that is gone has none.
-async fn change_ledger(
-    reservation: &str,
-    ctx: &Context,
-    change: impl Fn(&[LedgerEntry]) -> Vec<LedgerEntry>,
-) -> Result<(), Error> {
-    let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
-    let change = |reservation: &DiskReservation| {
-        let status = reservation.status.clone().unwrap_or_default();
-        let volumes = change(&status.volumes);
-        Ok::<_, ()>(Some(with_ledger(DiskReservationStatus { volumes, ..status })))
-    };
-    let _ = ctx.batchers.reservations.update(&reservations, reservation, change).await?;
-    Ok(())
-}
-
-/// The reservation's status with its sums as the ledger has them, so that both change in one write.
-pub(super) fn with_ledger(status: DiskReservationStatus) -> DiskReservationStatus {
-    DiskReservationStatus {
-        used: Some(Size::from_bytes(reserve::used(&status))),
-        free: Some(Size::from_bytes(reserve::left(&status))),
-        ..status
-    }
+pub(super) async fn release(reservation: &str, uid: &str, ctx: &Context) -> Result<(), Error> {
+    ledger_entries::release::<DiskReservation, SharedPersistentVolume>(reservation, uid, ctx).await.map(drop)
 }

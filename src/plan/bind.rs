@@ -9,7 +9,7 @@ use crate::api::{
 
 use super::offer::{self, offered};
 use super::resize::size_now;
-use super::{plain, whole};
+use super::{plain, undivided};
 
 /// The claim's entry on the volume's side of the binding.
 pub fn binding(claim: &VolumeClaim) -> ClaimBinding {
@@ -115,7 +115,7 @@ fn may_have(
             ),
         ));
     }
-    whole::claimable(volume, claim.spec.mode)?;
+    undivided::claimable(volume, claim.spec.mode)?;
     offered(volume, subscriptions)
 }
 

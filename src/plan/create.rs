@@ -5,18 +5,19 @@ use kube::ResourceExt;
 
 use crate::api::condition::{self, BACKED, READY, Verdict, reason};
 use crate::api::{
-    BackingState, DiskReservation, LedgerEntry, NodeDisk, ReservationPhase, Role, SharedPersistentVolume,
-    Size, VolumePhase,
+    BackingState, DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, ReservationPhase, Role,
+    SharedPersistentVolume, Size, VolumePhase,
 };
 
-use super::{adopt, backing, ledger, names, reserve, resize, whole};
+use super::ledger::Ledger;
+use super::{adopt, backing, candidate, holder, ledger, names, resize, undivided};
 
 /// The volume's line in the ledger of its reservation.
 pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
     let invalid = |error: String| Verdict::no(reason::INVALID, error);
     let role = Role::parse(&volume.spec.role).map_err(|e| invalid(e.to_string()))?;
     let size = volume.spec.size.bytes().map_err(|e| invalid(e.to_string()))?;
-    let size = whole::of_volume(volume, size);
+    let size = undivided::of_volume(volume, size);
     Ok(LedgerEntry {
         name: volume.name_any(),
         uid: volume.uid().unwrap_or_default(),
@@ -34,7 +35,7 @@ fn may_hold(reservation: &DiskReservation, role: &str) -> bool {
 
 /// Bytes of a reservation that a new volume may take.
 pub fn free(reservation: &DiskReservation) -> u64 {
-    reservation.status.as_ref().map_or(0, reserve::left)
+    reservation.status.as_ref().map_or(0, holder::free)
 }
 
 /// The lines of a reservation besides the volume's own: not that of the object which the data had that it recovers, for
@@ -51,7 +52,7 @@ fn suits(
     reservation: &DiskReservation,
     disks: &[&NodeDisk],
 ) -> Result<(), Verdict> {
-    whole::suits(volume, reservation)
+    undivided::suits(volume, reservation)
         .and_then(|()| adopt::suits(volume, reservation, disks))
         .and_then(|()| backing::suits(volume, reservation, disks))
 }
@@ -90,16 +91,16 @@ pub fn choose<'a>(
         suits(volume, unsuited, disks)?;
     }
     let distance = |r: &DiskReservation| wanted.role.len() - r.spec.role.len();
-    let is_whole = |r: &DiskReservation| whole::of_reservation(r, 0) > 0;
+    let is_whole = |r: &DiskReservation| undivided::of_reservation(r, 0) > 0;
     let is_away = |r: &DiskReservation| {
         let on = r.status.as_ref().and_then(|s| s.node_disk.as_ref());
-        !disks.iter().any(|disk| disk.metadata.name.as_ref() == on && reserve::is_ready(disk))
+        !disks.iter().any(|disk| disk.metadata.name.as_ref() == on && candidate::is_ready(disk))
     };
     let room = |r: &DiskReservation| {
         let lines = r.status.as_ref().map_or(&[][..], |s| &s.volumes);
         free(r).saturating_add(ledger::total(lines) - ledger::total(&others(volume, lines)))
     };
-    suited.retain(|r| room(r) >= whole::of_reservation(r, bytes));
+    suited.retain(|r| room(r) >= undivided::of_reservation(r, bytes));
     let order = |r: &&DiskReservation| (is_away(r), distance(r), is_whole(r), free(r), r.name_any());
     suited.into_iter().min_by_key(order).ok_or_else(|| {
         let mut lines: Vec<String> = holders
@@ -117,6 +118,23 @@ pub fn choose<'a>(
                 wanted.role
             ),
         )
+    })
+}
+
+/// The volumes' entries of the reservation with the volume's own among them, or why not.
+pub fn take(
+    volume: &SharedPersistentVolume,
+    reservation: &DiskReservation,
+    disks: &[&NodeDisk],
+) -> Result<Vec<LedgerEntry>, Verdict> {
+    choose(volume, &[reservation], disks)?;
+    let (status, entry) = (reservation.status.clone().unwrap_or_default(), entry(volume)?);
+    let size = Size::from_bytes(undivided::of_reservation(reservation, entry.size.bytes_or_zero()));
+    let others = DiskReservationStatus { volumes: others(volume, &status.volumes), ..status };
+    let taken = holder::volumes(&others).take(LedgerEntry { size, ..entry });
+    taken.map(Ledger::into_entries).map_err(|short| {
+        let left = Size::from_bytes(short.free);
+        Verdict::no(reason::RESERVATION_FULL, format!("{} has {left} left", reservation.name_any()))
     })
 }
 

@@ -1,12 +1,16 @@
-//! What to do, decided from what was seen: no client, no clock, no I/O. Imports only [`crate::api`].
+//! Decisions, made from what was seen: no client, no clock, no I/O. Imports only [`crate::api`].
 //!
-//! Each file is one decision. The controller and the agent gather what it looks at and apply what it says.
+//! Each file is one decision. The controller and the agent gather what a decision looks at, and apply it.
 
 pub mod adopt;
+pub mod allocatable;
 pub mod backing;
 pub mod bind;
+pub mod candidate;
 pub mod create;
 pub mod destroy;
+pub mod entry;
+pub mod holder;
 pub mod keep;
 pub mod ledger;
 pub mod moment;
@@ -18,14 +22,14 @@ mod queue;
 pub mod quota;
 pub mod recover;
 pub mod release;
-pub mod reserve;
+pub mod reservation;
 pub mod resize;
 pub mod retire;
-pub mod room;
 pub mod share;
+pub mod storage_capacity;
 pub mod summary;
+pub mod undivided;
 pub mod usage;
-pub mod whole;
 
 /// At most this many pods are listed in a status; their number is always the whole one.
 pub const LISTED_PODS: usize = 16;

@@ -1,7 +1,5 @@
 //! Plain PersistentVolumeClaims: what a StorageClass of ours makes of one, where, and what becomes of it (P1–P6).
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Resource, ResourceExt};
@@ -12,7 +10,7 @@ use crate::api::{
     volume_for_pvc,
 };
 
-use super::create::{self, could_hold, free};
+use super::create;
 use super::resize::size_now;
 
 /// Annotation by which the scheduler says for which node it wants the volume.
@@ -168,34 +166,6 @@ pub fn in_the_way(claim: &VolumeClaim, pvc: &PersistentVolumeClaim) -> Option<St
     }
 }
 
-/// What schedulers are told of a node: all that volumes of a class may still take there, and how much one may.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Room {
-    /// In all reservations together.
-    pub total: u64,
-    /// In the one that has most.
-    pub largest: u64,
-}
-
-/// The room for volumes such as this one, whatever its size, on each node where there is a reservation for them.
-pub fn rooms(
-    volume: &SharedPersistentVolume,
-    reservations: &[&DiskReservation],
-    disks: &[&NodeDisk],
-    disk_ready: impl Fn(&str) -> bool,
-) -> BTreeMap<String, Room> {
-    let mut rooms: BTreeMap<String, Room> = BTreeMap::new();
-    for reservation in reservations.iter().filter(|r| could_hold(volume, r, disks)) {
-        let Some(status) = &reservation.status else { continue };
-        let (Some(node), Some(disk)) = (&status.node_name, &status.node_disk) else { continue };
-        let room = rooms.entry(node.clone()).or_default();
-        let free = if disk_ready(disk) { free(reservation) } else { 0 };
-        room.total = room.total.saturating_add(free);
-        room.largest = room.largest.max(free);
-    }
-    rooms
-}
-
 /// The reservation on the node that the volume is to be taken from, chosen as for any other volume; `None`: none has room.
 pub fn place(
     volume: &SharedPersistentVolume,
@@ -345,7 +315,7 @@ mod tests {
 
     /// P2.
     #[test]
-    fn p2_there_is_room_where_a_reservation_of_the_role_or_above_has_some() {
+    fn p2_a_volume_is_placed_in_the_nearest_role_with_free_space() {
         let mut far = reserved("far", "eng", 5, &[("x", 4)]);
         far.status.as_mut().unwrap().node_name = Some("n2".into());
         let all = [
@@ -356,14 +326,6 @@ mod tests {
         ];
         let all: Vec<_> = all.iter().collect();
         let wish = |gi| crate::plan::testing::volume("pvc-u", "eng/ml", gi);
-        let gib = |total: u64, largest: u64| Room { total: total << 30, largest: largest << 30 };
-        let found = rooms(&wish(1), &all, &[], |_| true);
-        assert_eq!(found, [("n1".to_owned(), gib(13, 10)), ("n2".to_owned(), gib(1, 1))].into());
-        assert_eq!(
-            rooms(&wish(1), &all, &[], |_| false)["n1"],
-            gib(0, 0),
-            "D4: nothing on a disk that is not there"
-        );
         let at = |gi, node: &str| place(&wish(gi), node, &all, &[], |_| true);
         assert_eq!((at(1, "n1").as_deref(), at(4, "n1").as_deref()), (Some("near"), Some("above")));
         assert_eq!((at(11, "n1"), at(1, "n2").as_deref(), at(2, "n2")), (None, Some("far"), None));

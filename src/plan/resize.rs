@@ -11,7 +11,7 @@ use crate::api::{
     BackingState, FsType, NodePart, SharedPersistentVolume, SharedPersistentVolumeStatus, Size,
 };
 
-use super::{names, whole};
+use super::{names, undivided};
 
 /// What the controller does next.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ fn sizes(volume: &SharedPersistentVolume) -> Option<Sizes> {
     let node = status.node.clone().filter(|node| node.backing == BackingState::Made)?;
     Some(Sizes {
         // One that has all of a disk wishes for no less (D2).
-        wished: whole::of_volume(volume, volume.spec.size.bytes().ok()?),
+        wished: undivided::of_volume(volume, volume.spec.size.bytes().ok()?),
         granted: status.size.as_ref()?.bytes().ok()?,
         on_disk: node.size.as_ref()?.bytes().ok()?,
         node,
@@ -179,10 +179,10 @@ pub fn on_node(volume: &SharedPersistentVolume, unfinished: bool) -> Option<OnNo
 }
 
 /// Whether a change of its reservation concerns the volume: it waits for room, or the ledger has another size.
-pub fn waits_for_ledger(volume: &SharedPersistentVolume, line: Option<Size>) -> bool {
+pub fn waits_for_ledger(volume: &SharedPersistentVolume, line: Option<u64>) -> bool {
     let status = volume.status.clone().unwrap_or_default();
     let granted = status.size.as_ref().map(Size::bytes_or_zero);
-    status.credit_due || volume.spec.size.bytes().ok() > granted || line.map(|l| l.bytes_or_zero()) != granted
+    status.credit_due || volume.spec.size.bytes().ok() > granted || line != granted
 }
 
 #[cfg(test)]
