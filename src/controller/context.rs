@@ -18,6 +18,7 @@ use crate::cluster::{
     self, Cache, Commits, Events, Key, Owned, PodIndex, PvcIndex, claims_of, is_terminal, pod_ref,
 };
 use crate::plan::quota::lineage;
+pub use crate::plan::refs;
 use crate::telemetry::Metrics;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
@@ -180,11 +181,6 @@ pub struct Context {
     pub replaced: Mutex<HashMap<String, String>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-}
-
-/// Borrows what a cache returned, as the decisions take it.
-pub fn refs<K>(items: &[Arc<K>]) -> Vec<&K> {
-    items.iter().map(AsRef::as_ref).collect()
 }
 
 /// The condition `Ready` as `verdict` has it, beside the conditions that there are.

@@ -18,7 +18,7 @@ use crate::plan::{ledger, orphans, quota, reserve, summary, whole};
 
 use super::Error;
 use super::context::Context;
-use super::volume;
+use super::volume_entry;
 
 /// An object whose status is a ledger of reservations.
 pub(super) trait Holder:
@@ -73,7 +73,7 @@ impl Holder for DiskReservation {
 
     fn with(&self, refinements: Vec<LedgerEntry>) -> Self::Status {
         let status = self.status.clone().unwrap_or_default();
-        volume::with_ledger(Self::Status { refinements, ..status })
+        volume_entry::with_ledger(Self::Status { refinements, ..status })
     }
 
     fn belongs(&self, reservation: &DiskReservation, _: Option<&str>) -> bool {

@@ -21,7 +21,7 @@ use crate::plan::{ledger, release, reserve};
 use super::context::{Context, ready};
 use super::lines::{Holder, credit, holds, mend, parent, sweep};
 use super::take::{Taken, take};
-use super::{Error, volume};
+use super::{Error, volume_entry};
 
 pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) -> Result<(), Error> {
     let api: Api<DiskReservation> = Api::all(ctx.client.clone());
@@ -70,7 +70,7 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
         }
     };
     if status.node_disk.is_some() {
-        status = volume::with_ledger(status);
+        status = volume_entry::with_ledger(status);
     }
     status.conditions = ready(&status.conditions, verdict, reservation.metadata.generation);
     let committed = ctx.commit(&api, &*reservation, &status).await;

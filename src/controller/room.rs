@@ -13,19 +13,21 @@ use crate::api::{
     stable_hash,
 };
 use crate::cluster;
-use crate::plan::plain::{self, Room};
+use crate::plan::pvc_provisioner::class::{self as classes, StorageCapacity};
 
 use super::Error;
 use super::context::{Context, refs};
 
 pub(super) async fn reconcile(class: Arc<StorageClass>, ctx: &Context) -> Result<(), Error> {
     let api: Api<CSIStorageCapacity> = cluster::namespaced(&ctx.client, &ctx.namespace);
-    let wish = plain::is_ours(&class).then(|| plain::of_class(&class));
-    let wish = wish.and_then(Result::ok).filter(|_| plain::is_delayed(&class));
+    let wish = classes::is_ours(&class).then(|| classes::of_class(&class));
+    let wish = wish.and_then(Result::ok).filter(|_| classes::is_delayed(&class));
     let (reservations, disks) = (ctx.stores.reservations.all(), ctx.stores.disks.all());
     let rooms = wish.map(|spec| {
         let wish = SharedPersistentVolume::new("any", spec);
-        plain::rooms(&wish, &refs(&reservations), &refs(&disks), |disk| ctx.stores.disk_ready(disk))
+        classes::storage_capacity(&wish, &refs(&reservations), &refs(&disks), |disk| {
+            ctx.stores.disk_ready(disk)
+        })
     });
     let rooms = rooms.unwrap_or_default();
     let name = class.name_any();
@@ -48,14 +50,14 @@ fn node(said: &CSIStorageCapacity) -> Option<&String> {
 }
 
 /// What it says; in bytes, for the API server writes quantities in its own way.
-fn says(said: &CSIStorageCapacity) -> Room {
+fn says(said: &CSIStorageCapacity) -> StorageCapacity {
     let bytes = |quantity: &Option<Quantity>| {
         quantity.as_ref().map_or(0, |quantity| Size::written(&quantity.0).bytes_or_zero())
     };
-    Room { total: bytes(&said.capacity), largest: bytes(&said.maximum_volume_size) }
+    StorageCapacity { total: bytes(&said.capacity), largest: bytes(&said.maximum_volume_size) }
 }
 
-fn capacity(class: &StorageClass, node: &str, room: Room) -> CSIStorageCapacity {
+fn capacity(class: &StorageClass, node: &str, room: StorageCapacity) -> CSIStorageCapacity {
     let hash = stable_hash(&format!("{}/{node}", class.uid().unwrap_or_default()));
     let quantity = |bytes| Some(Quantity(Size::from_bytes(bytes).as_str().to_owned()));
     CSIStorageCapacity {

@@ -24,7 +24,7 @@ use crate::cluster::{
     work_off,
 };
 use crate::plan::offer::covers;
-use crate::plan::plain::pvc_of;
+use crate::plan::pvc_provisioner::pvc_of;
 use crate::plan::resize;
 use crate::telemetry::{self, Metrics};
 
@@ -33,7 +33,10 @@ use super::context::{
     claim_keys, offer_keys, reservation_keys, subscription_keys, trim_claim, trim_node, trim_volume,
     volume_keys,
 };
-use super::{Again, Error, claim, disk, lines, plain, reservation, role, room, subscription, volume};
+use super::{
+    Again, Error, claim, disk, lines, pvc_provisioner, reservation, role, room, subscription, volume,
+    volume_entry,
+};
 
 /// How the controller runs.
 #[derive(Clone, Debug)]
@@ -165,7 +168,7 @@ impl Router {
                 }
             }
             for v in stores.volumes.by(HOME, &uid) {
-                let line = volume::line(reservation, &v.uid().unwrap_or_default());
+                let line = volume_entry::line(reservation, &v.uid().unwrap_or_default());
                 if v.metadata.deletion_timestamp.is_some() || resize::waits_for_ledger(&v, line) {
                     to.volumes.poke(&v);
                 }
@@ -380,7 +383,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
                         room::reconcile(o, &c).await.map(|()| None)
                     }),
                     running.named::<PersistentVolumeClaim, _, _>(pvcs_in, |name, c| async move {
-                        plain::reconcile(name, &c).await
+                        pvc_provisioner::reconcile(name, &c).await
                     }),
                 ];
             join_all(all).await;

@@ -10,7 +10,7 @@ use crate::api::{
     SharedPersistentVolume, Size, VolumeOfferSpec,
 };
 
-use super::{create, plain, resize};
+use super::{create, pvc_provisioner, resize};
 
 /// Whether one of the subscription's roles may use what belongs to `role`.
 pub fn covers(subscription: &RoleSubscription, role: &str) -> bool {
@@ -22,10 +22,8 @@ pub fn covers(subscription: &RoleSubscription, role: &str) -> bool {
 /// For a volume that is held it does not say who holds it: that is for the claim to say.
 pub fn offered(volume: &SharedPersistentVolume, subscriptions: &[&RoleSubscription]) -> Result<(), Verdict> {
     let (name, role) = (volume.name_any(), &volume.spec.role);
-    if volume.spec.shared.is_none() && plain::pvc_of(volume).is_some() {
-        let said =
-            format!("volume {name} is exclusive, and was made for a PersistentVolumeClaim that has it");
-        return Err(Verdict::no(reason::VOLUME_HELD, said));
+    if let Some(held) = pvc_provisioner::held(volume) {
+        return Err(held);
     }
     let covering: Vec<&&RoleSubscription> = subscriptions.iter().filter(|s| covers(s, role)).collect();
     if covering.is_empty() {
