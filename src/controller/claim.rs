@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::api::{SharedPersistentVolume, VolumeClaim, volume_for_pvc};
 use crate::cluster;
-use crate::plan::claim::{Offers, Seen, Step, next};
+use crate::plan::claim::{Offers, Seen, Step, has, next};
 use crate::plan::debounce::DEBOUNCE;
 use crate::plan::pvc_provisioner::pvc_of;
 use crate::plan::{bind, persistent_volume, pv_binding};
@@ -20,9 +20,9 @@ use super::{Again, Error, unclaim};
 
 /// A claim that is not being deleted; see [`unclaim::reconcile`] for the others.
 ///
-/// 1. Gather: its volume and its PersistentVolumeClaim from the caches.
+/// 1. Gather: its volume, or what it competes for, and its PersistentVolumeClaim.
 /// 2. Decide: [`next`].
-/// 3. Apply: one read or write. Most steps are followed by another decision, with what was read or written.
+/// 3. Apply: one step. Those that only prepare the status are followed by another decision.
 pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<Again, Error> {
     let namespace = claim.namespace().unwrap_or_default();
     let api: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &namespace);
@@ -31,39 +31,21 @@ pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<
     }
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, &namespace);
-    let mut seen = gather(&claim, ctx);
+    let mut seen = gather(&claim, &pvcs, ctx).await?;
     loop {
         match next(&claim, &seen) {
             Step::Guard => cluster::set_finalizer(&api, &*claim, true).await?,
             Step::Delete => cluster::delete(&api, &claim.name_any(), claim.uid()).await?,
-            Step::GatherOffers => {
-                seen.offers = Some(offers(&claim, ctx));
-                continue;
-            }
-            Step::LookAtVolume(noted) => {
-                let volume = cluster::get(&volumes, &noted.name).await?;
-                seen.live_volume = Some(volume.map(Arc::new));
-                continue;
-            }
             Step::Note(status) => ctx.commit(&api, &*claim, &status).await?,
             Step::Bind(name) => {
-                let offers = seen.offers.get_or_insert_default();
                 let decide = |volume: &SharedPersistentVolume| {
-                    offers.bind(&claim, volume).map(|status| Some(counted(status, ctx)))
+                    seen.offers.bind(&claim, volume).map(|status| Some(counted(status, ctx)))
                 };
                 seen.bound = Some(match ctx.commits.volumes.update(&volumes, &name, decide).await? {
                     Some(Ok(())) => Ok(cluster::get(&volumes, &name).await?.map(Arc::new)),
                     Some(Err(why)) => Err(why),
                     None => Ok(None),
                 });
-                continue;
-            }
-            Step::LookAtPvc => {
-                let pvc = cluster::get(&pvcs, &claim.name_any()).await?;
-                seen.binding.class = pvc.as_ref().and_then(|pvc| {
-                    ctx.stores.classes.get(pvc.spec.as_ref()?.storage_class_name.as_deref()?)
-                });
-                seen.binding.pvc = Some(pvc);
                 continue;
             }
             Step::Binding(step, volume) => {
@@ -80,18 +62,51 @@ pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<
     }
 }
 
-fn gather(claim: &VolumeClaim, ctx: &Context) -> Seen {
-    let noted = claim.status.as_ref().and_then(|s| s.volume.as_ref()).map(|volume| &volume.name);
-    let named = noted.or(claim.spec.volume.as_ref());
-    Seen {
-        guarded: cluster::finalizer_present(claim),
-        volume: named.and_then(|name| ctx.stores.volumes.get(name)),
-        offers: None,
-        live_volume: None,
-        bound: None,
-        binding: pv_binding::Seen { cached: cached_pvc(claim, ctx), ..Default::default() },
-        now: Timestamp::now(),
+async fn gather(
+    claim: &VolumeClaim,
+    pvcs: &Api<PersistentVolumeClaim>,
+    ctx: &Context,
+) -> Result<Seen, Error> {
+    let volume = volume(claim, ctx).await?;
+    let is_bound = volume.as_ref().is_some_and(|volume| has(volume, claim));
+    let mut binding = pv_binding::Seen { cached: cached_pvc(claim, ctx), ..Default::default() };
+    if pvc_of(claim).is_some() && binding.cached.is_none() {
+        look_at_pvc(claim, pvcs, &mut binding, ctx).await?;
     }
+    Ok(Seen {
+        guarded: cluster::finalizer_present(claim),
+        volume,
+        offers: if is_bound { Offers::default() } else { offers(claim, ctx) },
+        bound: None,
+        binding,
+        now: Timestamp::now(),
+    })
+}
+
+/// The volume that the claim's status notes, else the one that it names. The cache may be behind, so one that is noted is read
+/// live if the claim is not on its list there.
+async fn volume(claim: &VolumeClaim, ctx: &Context) -> Result<Option<Arc<SharedPersistentVolume>>, Error> {
+    let noted = claim.status.as_ref().and_then(|s| s.volume.as_ref()).map(|volume| &volume.name);
+    let Some(name) = noted.or(claim.spec.volume.as_ref()) else { return Ok(None) };
+    let cached = ctx.stores.volumes.get(name);
+    if noted.is_none() || cached.as_ref().is_some_and(|volume| has(volume, claim)) {
+        return Ok(cached);
+    }
+    Ok(cluster::get(&Api::all(ctx.client.clone()), name).await?.map(Arc::new))
+}
+
+/// Reads the PersistentVolumeClaim of the claim's name live.
+async fn look_at_pvc(
+    claim: &VolumeClaim,
+    pvcs: &Api<PersistentVolumeClaim>,
+    seen: &mut pv_binding::Seen,
+    ctx: &Context,
+) -> Result<(), Error> {
+    let pvc = cluster::get(pvcs, &claim.name_any()).await?;
+    let class = pvc.as_ref().and_then(|pvc| pvc.spec.as_ref()?.storage_class_name.as_deref());
+    seen.class = class.and_then(|class| ctx.stores.classes.get(class));
+    seen.pvc = Some(pvc);
+    Ok(())
 }
 
 /// The claim's PersistentVolumeClaim in the cache.
@@ -131,6 +146,7 @@ async fn apply_binding(
     let pvs: Api<PersistentVolume> = Api::all(ctx.client.clone());
     let (pv, pvc) = (persistent_volume::name(claim), claim.name_any());
     match step {
+        pv_binding::Step::LookAtPvc => look_at_pvc(claim, pvcs, seen, ctx).await?,
         pv_binding::Step::LookAtPv => seen.pv = Some(cluster::get(&pvs, &pv).await?),
         pv_binding::Step::CreatePv(wanted) => {
             seen.pv = Some(match cluster::create(&pvs, &*wanted).await? {
@@ -158,7 +174,7 @@ async fn apply_binding(
             cluster::delete(pvcs, &pvc, uid).await?;
             seen.deleted = Some(why);
         }
-        pv_binding::Step::LookAtPvc | pv_binding::Step::Wait(_) | pv_binding::Step::Done => {}
+        pv_binding::Step::Wait(_) | pv_binding::Step::Done => {}
     }
     Ok(())
 }

@@ -11,8 +11,8 @@ use crate::api::{
     UidRef, VolumeClaim,
 };
 use crate::cluster;
-use crate::plan::pvc_provisioner::{is_own, pvc_of};
-use crate::plan::volume::{Live, Seen, Step, keeps_entry, next};
+use crate::plan::pvc_provisioner::{is_own, may_be_abandoned, pvc_of};
+use crate::plan::volume::{Seen, Step, keeps_entry, next};
 use crate::plan::{create, ledger, refs};
 
 use super::context::{Context, VOLUME, VOLUME_UID};
@@ -22,9 +22,9 @@ use super::{Again, Error, destroy, pvc_provisioner};
 
 /// A volume that is not being deleted; see [`destroy::reconcile`] for the others.
 ///
-/// 1. Gather: reservations, disks, claims and users from the caches; a claim that no cache has is read live.
+/// 1. Gather: reservations, disks, claims and users from the caches; what no cache has is looked for live.
 /// 2. Decide: [`next`].
-/// 3. Apply: one read or write. Most steps are followed by another decision, with what was read or written.
+/// 3. Apply: one step. Those that only prepare the status are followed by another decision.
 pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context) -> Result<Again, Error> {
     let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     if volume.metadata.deletion_timestamp.is_some() {
@@ -35,24 +35,7 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
     loop {
         match next(&volume, &seen) {
             Step::Guard => cluster::set_finalizer(&api, &*volume, true).await?,
-            Step::LookForOwnClaim => {
-                seen.live.own_claim = Some(has_own_claim(&volume, ctx).await?);
-                continue;
-            }
             Step::Release(event) => pvc_provisioner::release(&volume, &event, ctx).await?,
-            Step::LookForEntry(name) => {
-                let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
-                let found = cluster::get(&reservations, &name).await?.filter(|r| holds(r, &uid));
-                seen.live.entry = Some(found.map(|found| Ok(Arc::new(found))));
-                continue;
-            }
-            Step::LookForOwner => {
-                let recovered = volume.spec.recover.as_ref().map(|recover| &recover.uid);
-                let all = cluster::list(&api, &ListParams::default()).await?;
-                let owner = all.iter().find(|owner| owner.metadata.uid.as_ref() == recovered);
-                seen.live.owner = Some(owner.map(ResourceExt::name_any));
-                continue;
-            }
             Step::TakeEntry(name) => {
                 take_entry(&volume, &name, &mut seen, ctx).await?;
                 continue;
@@ -74,18 +57,18 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
                 if now.is_some_and(|now| now.metadata.deletion_timestamp.is_none()) {
                     change_ledger(&name, ctx, |volumes| ledger::restore(volumes, entry.clone())).await?;
                 }
-                seen.live.restored = true;
+                seen.restored = true;
                 continue;
             }
             Step::LookToResize(name) => {
                 let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
                 let reservation = cluster::get(&reservations, &name).await?;
                 let now = cluster::get_same(&api, &*volume).await?;
-                seen.live.resized = Some((reservation, now.and_then(|now| now.status)));
+                seen.live = Some((reservation, now.and_then(|now| now.status)));
                 continue;
             }
             Step::ResizeEntry(bytes) => {
-                if let Some((Some(read), _)) = &mut seen.live.resized
+                if let Some((Some(read), _)) = &mut seen.live
                     && let Some(written) = resize_entry(read, &uid, bytes, ctx).await?
                 {
                     *read = written;
@@ -104,43 +87,73 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
 
 async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, Error> {
     let (stores, status) = (&ctx.stores, volume.status.clone().unwrap_or_default());
-    let (reservations, disks) = match &status.reservation {
-        None => (stores.reservations.all(), stores.disks.all()),
-        Some(own) => {
-            let mut reservations = stores.reservations.by(VOLUME_UID, &volume.uid().unwrap_or_default());
-            reservations.extend(lineage(own.clone(), ctx));
-            (reservations, status.node_disk.iter().filter_map(|name| stores.disks.get(name)).collect())
-        }
-    };
+    let with_entry = stores.reservations.by(VOLUME_UID, &volume.uid().unwrap_or_default());
     let lost_claims = lost_claims(volume, ctx).await?;
-    Ok(Seen {
+    let mut seen = Seen {
         guarded: cluster::finalizer_present(volume),
-        reservations,
-        disks,
+        abandoned: is_abandoned(volume, ctx).await?,
+        reservations: with_entry,
+        disks: status.node_disk.iter().filter_map(|name| stores.disks.get(name)).collect(),
+        entry: None,
+        owner: None,
+        restored: false,
+        live: None,
         moved_to: ctx.node_moved(status.node_disk.as_deref(), status.node_name.as_deref()).await?,
         users: users(volume, &lost_claims, ctx),
         lost_claims,
-        own_claim: stores.claims.by(VOLUME, &volume.name_any()).iter().any(|claim| is_own(claim, volume)),
-        live: Live::default(),
         now: Timestamp::now(),
-    })
+    };
+    if let Some(own) = &status.reservation {
+        seen.reservations.extend(lineage(own, ctx));
+    } else {
+        seen.entry = entry(volume, &seen.reservations, ctx).await?.map(Ok);
+        seen.owner = owner(volume, ctx).await?;
+        (seen.reservations, seen.disks) = (stores.reservations.all(), stores.disks.all());
+    }
+    Ok(seen)
+}
+
+/// The reservation whose ledger has the volume, by a live read of the one that has it in the cache. An entry that no cache has
+/// yet is missed here. Then there are two, and the placed volume releases one.
+async fn entry(
+    volume: &SharedPersistentVolume,
+    cached: &[Arc<DiskReservation>],
+    ctx: &Context,
+) -> Result<Option<Arc<DiskReservation>>, Error> {
+    let Some(cached) = cached.first() else { return Ok(None) };
+    let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
+    let found = cluster::get(&reservations, &cached.name_any()).await?;
+    Ok(found.filter(|r| holds(r, &volume.uid().unwrap_or_default())).map(Arc::new))
+}
+
+/// The name of the volume with the data that this one is to recover, by a live read: then the data is no orphan (X6).
+async fn owner(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Option<String>, Error> {
+    let Some(recover) = &volume.spec.recover else { return Ok(None) };
+    let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
+    let all = cluster::list(&volumes, &ListParams::default()).await?;
+    let owner = all.iter().find(|owner| owner.metadata.uid.as_ref() == Some(&recover.uid));
+    Ok(owner.map(ResourceExt::name_any))
 }
 
 /// The reservation and those that it was carved out of, as far as the cache has them.
-fn lineage(own: UidRef, ctx: &Context) -> Vec<Arc<DiskReservation>> {
+fn lineage(own: &UidRef, ctx: &Context) -> Vec<Arc<DiskReservation>> {
     let find = |UidRef { name, uid }: &UidRef| {
         ctx.stores.reservations.get(name).filter(|r| r.metadata.uid.as_ref() == Some(uid))
     };
     let parent = |r: &Arc<DiskReservation>| find(r.status.as_ref()?.parent.as_ref()?);
-    std::iter::successors(find(&own), parent).collect()
+    std::iter::successors(find(own), parent).collect()
 }
 
-/// Whether a claim that was made for the same PersistentVolumeClaim as the volume is there, by a live read.
-async fn has_own_claim(volume: &SharedPersistentVolume, ctx: &Context) -> Result<bool, Error> {
-    let Some(namespace) = volume.labels().get(LABEL_CLAIM_NAMESPACE) else { return Ok(false) };
+/// Whether the volume's own claim is gone: by the cache, and then by a live read (P4).
+async fn is_abandoned(volume: &SharedPersistentVolume, ctx: &Context) -> Result<bool, Error> {
+    let cached = || ctx.stores.claims.by(VOLUME, &volume.name_any());
+    if !may_be_abandoned(volume) || cached().iter().any(|claim| is_own(claim, volume)) {
+        return Ok(false);
+    }
+    let Some(namespace) = volume.labels().get(LABEL_CLAIM_NAMESPACE) else { return Ok(true) };
     let claims: Api<VolumeClaim> = cluster::namespaced(&ctx.client, namespace);
     let selector = format!("{LABEL_PVC_UID}={}", pvc_of(volume).unwrap_or_default());
-    Ok(!cluster::list_metadata(&claims, &ListParams::default().labels(&selector)).await?.is_empty())
+    Ok(cluster::list_metadata(&claims, &ListParams::default().labels(&selector)).await?.is_empty())
 }
 
 /// Takes an entry in the ledger of the reservation of that name, and notes the reservation that gave it.
@@ -162,7 +175,7 @@ async fn take_entry(
     let taken = ctx.commits.reservations.update(&reservations, name, decide).await?;
     let decided_on = decided_on.into_inner().unwrap_or_else(PoisonError::into_inner);
     let gone = create::reservation_gone();
-    seen.live.entry = Some(Some(taken.unwrap_or(Err(gone.clone())).and_then(|()| decided_on.ok_or(gone))));
+    seen.entry = Some(taken.unwrap_or(Err(gone.clone())).and_then(|()| decided_on.ok_or(gone)));
     Ok(())
 }
 

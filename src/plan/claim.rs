@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 
 use crate::api::condition::{self, READY, Verdict, reason};
@@ -23,17 +24,16 @@ use super::{bind, debounce, pv_binding, refs};
 /// After this time an object of others that is in the way is looked at again: no watch has it.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// What was seen of a claim besides its object.
+/// The state of a claim besides its object.
 #[derive(Debug)]
 pub struct Seen {
     /// Our finalizer is on the object.
     pub guarded: bool,
-    /// From the cache: the volume of its status, else the one that it names.
+    /// The volume that its status notes, else the one that it names: from the cache, or read live if the cache has it without
+    /// the claim.
     pub volume: Option<Arc<SharedPersistentVolume>>,
-    /// Volumes and rivals; `None` before [`Step::GatherOffers`].
-    pub offers: Option<Offers>,
-    /// The volume of its status, read live; `None` before [`Step::LookAtVolume`].
-    pub live_volume: Option<Option<Arc<SharedPersistentVolume>>>,
+    /// Of a claim that is not on that volume's list.
+    pub offers: Offers,
     /// The outcome of [`Step::Bind`]: the volume of that name afterwards, or why the claim is not on its list.
     pub bound: Option<Result<Option<Arc<SharedPersistentVolume>>, Verdict>>,
     /// Its PersistentVolume and PersistentVolumeClaim.
@@ -60,17 +60,11 @@ pub enum Step {
     Guard,
     /// Delete the claim: its PersistentVolumeClaim is gone (P4).
     Delete,
-    /// Gather [`Offers`] from the caches and decide again.
-    GatherOffers,
-    /// Read the volume of the claim's status live and decide again.
-    LookAtVolume(UidRef),
     /// Write the status, which notes the chosen volume. The watch brings the claim again.
     Note(Box<VolumeClaimStatus>),
     /// Put the claim on the list of the volume of that name and decide again.
     Bind(String),
-    /// Read the PersistentVolumeClaim of the claim's name live and decide again.
-    LookAtPvc,
-    /// Take this step with its PersistentVolume and PersistentVolumeClaim, on that volume, and decide again.
+    /// Take this step with its PersistentVolume and PersistentVolumeClaim on that volume, and decide again.
     Binding(pv_binding::Step, Arc<SharedPersistentVolume>),
     /// Write the status; look again after that time.
     Report(Box<VolumeClaimStatus>, Option<Duration>),
@@ -84,12 +78,10 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
         return Step::Guard;
     }
     let binding = &seen.binding;
-    if pvc_of(claim).is_some() && binding.cached.is_none() {
-        match &binding.pvc {
-            None => return Step::LookAtPvc,
-            Some(pvc) if !pvc.as_ref().is_some_and(|pvc| is_of_claim(pvc, claim)) => return Step::Delete,
-            Some(_) => {}
-        }
+    // Both the cache and a live read lack the PersistentVolumeClaim.
+    let own = |pvc: &PersistentVolumeClaim| is_of_claim(pvc, claim);
+    if pvc_of(claim).is_some() && binding.cached.is_none() && !binding.pvc.iter().flatten().any(own) {
+        return Step::Delete;
     }
     let mut status = claim.status.clone().unwrap_or_default();
     let volume = match volume_of(claim, seen) {
@@ -100,7 +92,6 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
     let node = volume.status.as_ref().and_then(|s| s.node_name.clone());
     let moved = status.node_name.is_some() && status.node_name != node;
     let outcome = match pv_binding::next(claim, &volume, moved, binding) {
-        pv_binding::Step::LookAtPvc => return Step::LookAtPvc,
         pv_binding::Step::Wait(why) => Err(why),
         pv_binding::Step::Done => Ok(()),
         step => return Step::Binding(step, volume),
@@ -132,45 +123,28 @@ enum Unbound {
 fn volume_of(claim: &VolumeClaim, seen: &Seen) -> Result<Arc<SharedPersistentVolume>, Unbound> {
     let before = claim.status.clone().unwrap_or_default();
     let noted = before.volume.as_ref();
-    let has = |v: &&Arc<SharedPersistentVolume>| {
-        noted.is_none_or(|noted| v.metadata.uid.as_ref() == Some(&noted.uid)) && bind::is_bound(v, claim)
-    };
-    if let Some(volume) = seen.volume.as_ref().filter(has) {
+    if let Some(volume) = seen.volume.as_ref().filter(|volume| has(volume, claim)) {
         return Ok(volume.clone());
     }
     match &seen.bound {
         None => {}
         Some(Err(why)) => return Err(Unbound::Because(why.clone())),
+        Some(Ok(Some(volume))) if bind::is_bound(volume, claim) => return Ok(volume.clone()),
         // Another volume may have the name by now.
-        Some(Ok(volume)) => {
-            return volume.as_ref().filter(|v| bind::is_bound(v, claim)).cloned().ok_or_else(|| {
-                let name = claim.spec.volume.as_deref().or(noted.map(|noted| noted.name.as_str()));
-                let why = format!(
-                    "volume {} has just gone; the claim waits for another one",
-                    name.unwrap_or_default()
-                );
-                Unbound::Because(Verdict::no(reason::NO_SUCH_VOLUME, why))
-            });
+        Some(Ok(_)) => {
+            let name = claim.spec.volume.as_ref().or(noted.map(|noted| &noted.name)).map_or("?", |name| name);
+            let why = format!("volume {name} has just gone; the claim waits for another one");
+            return Err(Unbound::Because(Verdict::no(reason::NO_SUCH_VOLUME, why)));
         }
     }
-    if let Some(noted) = noted {
-        match &seen.live_volume {
-            None => return Err(Unbound::For(Step::LookAtVolume(noted.clone()))),
-            Some(volume) => {
-                if let Some(volume) = volume.as_ref().filter(has) {
-                    return Ok(volume.clone());
-                }
-            }
-        }
-        if before.phase == ClaimPhase::Bound {
-            let why = format!(
-                "the volume {} that it was bound to is gone; delete this claim and make another one",
-                noted.name
-            );
-            return Err(Unbound::Because(Verdict::no(reason::VOLUME_LOST, why)));
-        }
+    if let Some(noted) = noted.filter(|_| before.phase == ClaimPhase::Bound) {
+        let why = format!(
+            "the volume {} that it was bound to is gone; delete this claim and make another one",
+            noted.name
+        );
+        return Err(Unbound::Because(Verdict::no(reason::VOLUME_LOST, why)));
     }
-    let Some(offers) = &seen.offers else { return Err(Unbound::For(Step::GatherOffers)) };
+    let offers = &seen.offers;
     let chosen = offers.choose(claim, &refs(&offers.volumes)).map_err(Unbound::Because)?;
     let chosen = UidRef { name: chosen.name_any(), uid: chosen.uid().unwrap_or_default() };
     if claim.spec.volume.is_none() && noted != Some(&chosen) {
@@ -178,6 +152,13 @@ fn volume_of(claim: &VolumeClaim, seen: &Seen) -> Result<Arc<SharedPersistentVol
         return Err(Unbound::For(Step::Note(Box::new(status))));
     }
     Err(Unbound::For(Step::Bind(chosen.name)))
+}
+
+/// Whether the volume is the one that the claim's status notes, if any, and has the claim on its list.
+pub fn has(volume: &SharedPersistentVolume, claim: &VolumeClaim) -> bool {
+    let noted = claim.status.as_ref().and_then(|s| s.volume.as_ref());
+    noted.is_none_or(|noted| volume.metadata.uid.as_ref() == Some(&noted.uid))
+        && bind::is_bound(volume, claim)
 }
 
 impl Offers {
@@ -224,7 +205,6 @@ fn report(
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::PersistentVolumeClaim;
     use serde_json::{from_value, json};
 
     use super::*;
@@ -237,18 +217,17 @@ mod tests {
         Seen {
             guarded: true,
             volume: None,
-            offers: None,
-            live_volume: None,
+            offers: offers(&[]),
             bound: None,
             binding: pv_binding::Seen::default(),
             now: Timestamp::from_second(60).unwrap(),
         }
     }
 
-    fn offers(volumes: &[&SharedPersistentVolume]) -> Option<Offers> {
+    fn offers(volumes: &[&SharedPersistentVolume]) -> Offers {
         let volumes = volumes.iter().map(|v| Arc::new((*v).clone())).collect();
         let subscriptions = vec![Arc::new(subscription("ns", &["eng"], true))];
-        Some(Offers { subscriptions, volumes, rivals: vec![] })
+        Offers { subscriptions, volumes, rivals: vec![] }
     }
 
     /// A volume with the claim on its list.
@@ -271,16 +250,14 @@ mod tests {
     fn c1_a_named_volume_is_bound_then_given_to_pods() {
         let (c, mut s) = (claim("ns", "c", "v"), seen());
         assert_eq!(next(&c, &Seen { guarded: false, ..seen() }), Step::Guard);
-        assert_eq!(next(&c, &s), Step::GatherOffers);
-        s.offers = offers(&[]);
         assert_eq!(reason(next(&c, &s)).0, "NoSuchVolume");
         let free = ready_volume("v", "eng", true);
         s.offers = offers(&[&free]);
         assert_eq!(next(&c, &s), Step::Bind("v".into()));
-        let bound = s.offers.as_ref().unwrap().bind(&c, &free).unwrap();
+        let bound = s.offers.bind(&c, &free).unwrap();
         assert_eq!(bound.claims, [bind::binding(&c)]);
         s.bound = Some(Ok(Some(having(&c))));
-        assert_eq!(next(&c, &s), Step::LookAtPvc);
+        assert!(matches!(next(&c, &s), Step::Binding(Pv::LookAtPvc, _)));
         s.binding.pvc = Some(None);
         let Step::Binding(Pv::CreatePv(pv), _) = next(&c, &s) else { panic!() };
         s.binding.pv = Some(Some(*pv));
@@ -310,12 +287,10 @@ mod tests {
         let Step::Note(status) = next(&c, &s) else { panic!() };
         assert_eq!(status.volume.as_ref().unwrap().name, "v");
         c.status = Some(*status);
-        let Step::LookAtVolume(noted) = next(&c, &s) else { panic!() };
-        assert_eq!(noted.uid, "uid-v");
-        s.live_volume = Some(Some(Arc::new(free)));
+        s.volume = Some(Arc::new(free));
         assert_eq!(next(&c, &s), Step::Bind("v".into()));
-        s.live_volume = Some(Some(having(&c)));
-        assert_eq!(next(&c, &s), Step::LookAtPvc, "it is on the list already, though no cache has that");
+        s.volume = Some(having(&c));
+        assert!(matches!(next(&c, &s), Step::Binding(..)), "it is on the list, though no cache has that");
     }
 
     #[test]
@@ -324,10 +299,8 @@ mod tests {
         let noted = Some(UidRef { name: "v".into(), uid: "uid-old".into() });
         c.status = Some(VolumeClaimStatus { phase: ClaimPhase::Bound, volume: noted, ..Default::default() });
         s.volume = Some(having(&c));
-        assert!(matches!(next(&c, &s), Step::LookAtVolume(_)));
-        s.live_volume = Some(Some(having(&c)));
-        assert_eq!(reason(next(&c, &s)).0, "VolumeLost");
-        s.live_volume = Some(None);
+        assert_eq!(reason(next(&c, &s)).0, "VolumeLost", "another volume has the name");
+        s.volume = None;
         assert_eq!(reason(next(&c, &s)).0, "VolumeLost");
     }
 
@@ -394,7 +367,7 @@ mod tests {
         let with = |pv, pvc| pv_binding::Seen { cached: is_bound(true), pvc, pv, ..Default::default() };
         let moved = |pv, pvc| step(&c, Some("n0"), with(pv, pvc));
         assert!(matches!(moved(None, None), Step::Binding(Pv::LookAtPv, _)));
-        assert_eq!(moved(Some(Some(old.clone())), None), Step::LookAtPvc);
+        assert!(matches!(moved(Some(Some(old.clone())), None), Step::Binding(Pv::LookAtPvc, _)));
         assert!(matches!(
             moved(Some(Some(old.clone())), Some(Some(pvc.clone()))),
             Step::Binding(Pv::DeletePvc(_), _)
@@ -416,12 +389,11 @@ mod tests {
     fn p4_a_claim_goes_with_its_persistent_volume_claim() {
         let mut c = claim("ns", "c", "v");
         c.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
-        assert_eq!(next(&c, &seen()), Step::LookAtPvc);
         let with = |uid: Option<&str>| {
             let pvc = uid.map(|uid| from_value(json!({"metadata": {"name": "c", "uid": uid}})).unwrap());
             next(&c, &Seen { binding: pv_binding::Seen { pvc: Some(pvc), ..Default::default() }, ..seen() })
         };
         assert_eq!((with(None), with(Some("later"))), (Step::Delete, Step::Delete));
-        assert_eq!(with(Some("u")), Step::GatherOffers);
+        assert_eq!(reason(with(Some("u"))).0, "NoSuchVolume");
     }
 }

@@ -50,54 +50,41 @@ pub fn held(volume: &SharedPersistentVolume) -> Option<Verdict> {
     })
 }
 
-/// What was seen of one PersistentVolumeClaim and its objects.
+/// The state of one PersistentVolumeClaim and its objects.
 #[derive(Debug)]
 pub struct Seen {
-    /// Its UID in the cache.
+    /// Its UID, by the cache.
     pub uid: String,
     /// Kubernetes has bound it, by the cache.
     pub bound: bool,
     /// Bytes that it requests, by the cache.
     pub requested: u64,
-    /// Its volume in the cache.
-    pub made: Option<Arc<SharedPersistentVolume>>,
-    /// The claim of its name in the cache.
-    pub claim: Option<Arc<VolumeClaim>>,
+    /// The object of its name, read live if it is unbound, with the class from the cache.
+    pub pvc: Option<(PersistentVolumeClaim, Arc<StorageClass>)>,
+    /// The object of its volume's name, read live if it is unbound.
+    pub volume: Option<SharedPersistentVolume>,
+    /// The claim of its name, by the cache; read live after [`Step::CreateClaim`].
+    pub claim: Option<VolumeClaim>,
+    /// [`Step::CreateClaim`] was taken.
+    pub claim_created: bool,
     /// All reservations in the cache.
     pub reservations: Vec<Arc<DiskReservation>>,
     /// All disks in the cache.
     pub disks: Vec<Arc<NodeDisk>>,
-    /// Answers of the API server.
-    pub live: Live,
-}
-
-/// Live reads; `None` before their [`Step`], `Some(None)`: there is no such object.
-#[derive(Debug, Default)]
-pub struct Live {
-    /// The PersistentVolumeClaim, and its class from the cache.
-    pub pvc: Option<Option<(PersistentVolumeClaim, Arc<StorageClass>)>>,
-    /// The object of its volume's name.
-    pub volume: Option<Option<SharedPersistentVolume>>,
-    /// The claim of its name, after an attempt to create it.
-    pub claim: Option<Option<VolumeClaim>>,
 }
 
 /// The next step.
 #[derive(Debug, PartialEq)]
 pub enum Step {
-    /// Read the PersistentVolumeClaim live, with its class, and decide again.
-    LookAtPvc,
-    /// Read the volume of that name live and decide again.
-    LookAtVolume(String),
     /// Create the claim, or read the one that is there, and decide again.
     CreateClaim(Box<VolumeClaim>),
     /// Create the volume; then all is there.
     CreateVolume(Box<SharedPersistentVolume>),
-    /// Have the cached volume grow to that size (P3).
+    /// Have the volume that was seen grow to that size (P3).
     Grow(Size),
     /// Publish why there is no volume; the next change brings the next attempt.
     Refuse(String),
-    /// Have the scheduler choose another node, and publish why. The unplaced volume that was read goes first.
+    /// Delete the unplaced volume that was read, have the scheduler choose another node, and publish why.
     Reschedule(String),
     /// Nothing.
     Rest,
@@ -106,11 +93,10 @@ pub enum Step {
 /// The next step for a PersistentVolumeClaim.
 pub fn next(seen: &Seen) -> Step {
     if seen.bound {
-        let made = seen.made.as_ref().filter(|volume| pvc_of(&***volume) == Some(&seen.uid));
-        return made.and_then(|volume| grown(seen.requested, volume)).map_or(Step::Rest, Step::Grow);
+        let own = seen.volume.as_ref().filter(|volume| pvc_of(*volume) == Some(&seen.uid));
+        return own.and_then(|volume| grown(seen.requested, volume)).map_or(Step::Rest, Step::Grow);
     }
-    let Some(pvc) = &seen.live.pvc else { return Step::LookAtPvc };
-    let Some((pvc, class)) = pvc.as_ref().filter(|(pvc, class)| {
+    let Some((pvc, class)) = seen.pvc.as_ref().filter(|(pvc, class)| {
         let same = pvc.metadata.uid.as_ref() == Some(&seen.uid);
         same && pvc.metadata.deletion_timestamp.is_none() && class::is_ours(class)
     }) else {
@@ -124,20 +110,17 @@ pub fn next(seen: &Seen) -> Step {
     if selected.is_none() && class::is_delayed(class) {
         return Step::Rest;
     }
-    let claim = seen.live.claim.as_ref().map_or(seen.claim.as_deref(), |claim| claim.as_ref());
-    if let Some(why) = claim.and_then(|claim| in_the_way(claim, pvc)) {
+    if let Some(why) = seen.claim.as_ref().and_then(|claim| in_the_way(claim, pvc)) {
         return Step::Refuse(why);
     }
-    let name = wanted.name_any();
-    match &seen.live.volume {
-        None => return Step::LookAtVolume(name),
-        Some(Some(volume)) if pvc_of(volume) != pvc_of(&wanted) => {
-            return Step::Refuse(format!(
-                "SharedPersistentVolume {name} was made by somebody else and is in the way: delete it"
-            ));
-        }
-        Some(Some(volume)) => return follow(volume, selected),
-        Some(None) => {}
+    if let Some(volume) = &seen.volume {
+        return match pvc_of(volume) == pvc_of(&wanted) {
+            true => follow(volume, selected),
+            false => Step::Refuse(format!(
+                "SharedPersistentVolume {} was made by somebody else and is in the way: delete it",
+                volume.name_any()
+            )),
+        };
     }
     if let Some(node) = selected {
         let (reservations, disks) = (super::refs(&seen.reservations), super::refs(&seen.disks));
@@ -150,11 +133,11 @@ pub fn next(seen: &Seen) -> Step {
         };
         wanted.spec.reservation = Some(reservation);
     }
-    match &seen.live.claim {
-        None => Step::CreateClaim(Box::new(class::claim(pvc, &wanted))),
-        Some(Some(_)) => Step::CreateVolume(Box::new(wanted)),
-        // The deletion of the claim that was there is an event, and brings the next attempt.
-        Some(None) => Step::Rest,
+    match (seen.claim_created, &seen.claim) {
+        (false, _) => Step::CreateClaim(Box::new(class::claim(pvc, &wanted))),
+        (true, Some(_)) => Step::CreateVolume(Box::new(wanted)),
+        // The end of the claim that was there is an event, and brings the next attempt.
+        (true, None) => Step::Rest,
     }
 }
 
@@ -311,11 +294,12 @@ mod tests {
             uid: "u".into(),
             bound: false,
             requested: 1 << 30,
-            made: None,
+            pvc: Some((pvc(), Arc::new(class))),
+            volume: None,
             claim: None,
+            claim_created: false,
             reservations: vec![Arc::new(reserved("r", "eng", 2, &[]))],
             disks: vec![Arc::new(crate::plan::testing::disk("n1.a", "n1", 9, &[]))],
-            live: Live { pvc: Some(Some((pvc(), Arc::new(class)))), volume: Some(None), claim: None },
         }
     }
 
@@ -324,12 +308,12 @@ mod tests {
         let mut s = seen(true);
         let Step::CreateClaim(made) = next(&s) else { panic!() };
         assert_eq!((made.name_any().as_str(), made.spec.volume.as_deref()), ("data", Some("pvc-u")));
-        s.live.claim = Some(Some(*made));
+        (s.claim, s.claim_created) = (Some(*made), true);
         let Step::CreateVolume(made) = next(&s) else { panic!() };
         assert_eq!((made.name_any().as_str(), made.spec.reservation.as_deref()), ("pvc-u", Some("r")));
-        s.live.claim = Some(None);
+        s.claim = None;
         assert_eq!(next(&s), Step::Rest, "the claim went meanwhile");
-        s.live.claim = Some(Some(claim_of(None, false)));
+        s.claim = Some(claim_of(None, false));
         assert!(matches!(next(&s), Step::Refuse(why) if why.contains("in the way")));
     }
 
@@ -339,18 +323,18 @@ mod tests {
         s.reservations = vec![Arc::new(reserved("r", "eng", 2, &[("x", 2)]))];
         assert!(matches!(next(&s), Step::Reschedule(why) if why.contains("on node n1 has 1Gi left")));
         let mut waiting = own(volume("pvc-u", "eng", 1));
-        s.live.volume = Some(Some(waiting.clone()));
+        s.volume = Some(waiting.clone());
         assert_eq!(next(&s), Step::Rest, "nothing is known of it yet");
         let status = waiting.status.get_or_insert_default();
         crate::plan::testing::set_ready(&mut status.conditions, false);
-        s.live.volume = Some(Some(waiting.clone()));
+        s.volume = Some(waiting.clone());
         assert_eq!(next(&s), Step::Reschedule("another node is looked for: said".into()));
-        let now = Seen { live: Live { volume: s.live.volume.clone(), ..seen(false).live }, ..seen(false) };
-        assert_eq!(next(&now), Step::Refuse("said".into()), "no scheduler chooses for this class");
+        let at_once = Seen { volume: s.volume.clone(), ..seen(false) };
+        assert_eq!(next(&at_once), Step::Refuse("said".into()), "no scheduler chooses for this class");
         waiting.metadata.deletion_timestamp = some_time();
-        s.live.volume = Some(Some(waiting));
+        s.volume = Some(waiting);
         assert_eq!(next(&s), Step::Rest);
-        s.live.volume = Some(Some(volume("pvc-u", "eng", 1)));
+        s.volume = Some(volume("pvc-u", "eng", 1));
         assert!(matches!(next(&s), Step::Refuse(why) if why.contains("somebody else")));
     }
 
@@ -362,10 +346,10 @@ mod tests {
         unselected.metadata.annotations = None;
         for pvc in [deleted, other, unselected] {
             let mut s = seen(true);
-            s.live.pvc.as_mut().unwrap().as_mut().unwrap().0 = pvc;
+            s.pvc.as_mut().unwrap().0 = pvc;
             assert_eq!(next(&s), Step::Rest);
         }
-        assert_eq!(next(&Seen { live: Live::default(), ..seen(true) }), Step::LookAtPvc);
+        assert_eq!(next(&Seen { pvc: None, ..seen(true) }), Step::Rest);
     }
 
     #[test]
@@ -383,9 +367,8 @@ mod tests {
     fn p3_a_volume_grows_with_its_persistent_volume_claim_and_never_shrinks() {
         let v = own(ready_volume("pvc-u", "eng", true));
         assert_eq!((grown(1 << 30, &v), grown(1 << 29, &v)), (None, None));
-        let bound = |requested, made| {
-            next(&Seen { bound: true, requested, made: Some(Arc::new(made)), ..seen(true) })
-        };
+        let bound =
+            |requested, made| next(&Seen { bound: true, requested, volume: Some(made), ..seen(true) });
         assert_eq!(bound(2 << 30, v.clone()), Step::Grow(gi(2)));
         assert_eq!(bound(1 << 29, v), Step::Rest);
         assert_eq!(bound(2 << 30, ready_volume("pvc-u", "eng", true)), Step::Rest, "it is another's");

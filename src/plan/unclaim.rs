@@ -13,47 +13,32 @@ use crate::api::{
     ClaimPhase, PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim, VolumeClaimStatus,
 };
 
-use super::persistent_volume::is_of_claim;
 use super::pvc_provisioner::{Fate, fate, pvc_of};
 use super::{LISTED_PODS, bind, debounce, names};
 
-/// What was seen of a claim besides its object.
+/// The state of a claim besides its object.
 #[derive(Debug)]
 pub struct Seen {
     /// The object is there with our finalizer, read live: the cache may have one that has just gone.
     pub guarded: bool,
-    /// Running and pending pods that use its PersistentVolumeClaim, by the cache.
+    /// The PersistentVolumeClaim that was made for it, or it for that, read live.
+    pub pvc: Option<PersistentVolumeClaim>,
+    /// Running and pending pods that use that, by the cache, and if that has none, by a live read.
     pub users: Vec<PodRef>,
-    /// The name of the volume whose list has the claim, by the cache.
+    /// Of a claim whose PersistentVolumeClaim is gone: the volume and then the PersistentVolume that were made for that, read live.
+    pub provisioned: Option<(SharedPersistentVolume, Option<PersistentVolume>)>,
+    /// The name of the volume whose list has the claim.
     pub volume: Option<String>,
     /// The time.
     pub now: Timestamp,
-    /// The PersistentVolumeClaim of its name, read live; `None` before [`Step::LookAtPvc`].
-    pub pvc: Option<Option<PersistentVolumeClaim>>,
-    /// The PersistentVolumeClaim was just deleted.
-    pub deleted: bool,
-    /// The same pods, read live; `None` before [`Step::LookForUsers`].
-    pub live_users: Option<Vec<PodRef>>,
-    /// The volume that it names and its PersistentVolume, read live; `None` before [`Step::LookAtVolume`].
-    pub own: Option<(Option<SharedPersistentVolume>, Option<PersistentVolume>)>,
-    /// The name of the volume whose list has the claim, read live; `None` before [`Step::LookForVolume`].
-    pub live_volume: Option<Option<String>>,
 }
 
 /// The next step.
 #[derive(Debug, PartialEq)]
 pub enum Step {
-    /// Read the PersistentVolumeClaim of the claim's name live and decide again.
-    LookAtPvc,
-    /// Read the pods of the namespace live and decide again.
-    LookForUsers,
-    /// Read the volume that it names live, then its PersistentVolume, and decide again.
-    LookAtVolume,
-    /// List the volumes live, for the one whose list has the claim, and decide again.
-    LookForVolume,
     /// Retire the very volume that was read, and decide again.
     Retire,
-    /// Take the labels of the claim off the very volume that was read, publish that, and decide again.
+    /// Make the very volume that was read one like any other, publish the event, and decide again (P4).
     Release(String),
     /// Delete the PersistentVolumeClaim that was read, and decide again.
     DeletePvc,
@@ -61,9 +46,9 @@ pub enum Step {
     Report(Box<VolumeClaimStatus>),
     /// Nothing yet: Kubernetes removes the PersistentVolumeClaim within moments.
     Debounce,
-    /// Delete the PersistentVolume, take the claim off the list of the volume of that name, remove the finalizer. Kubernetes
-    /// may keep the PersistentVolume for a moment: without its PersistentVolumeClaim no pod gets to it.
-    End(Option<String>),
+    /// Delete the PersistentVolume, take the claim off the volume's list, remove the finalizer. Kubernetes may keep the
+    /// PersistentVolume for a moment: without its PersistentVolumeClaim no pod gets to it.
+    End,
     /// Nothing.
     Rest,
 }
@@ -74,48 +59,29 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
         return Step::Rest;
     }
     let name = claim.name_any();
-    let Some(pvc) = &seen.pvc else { return Step::LookAtPvc };
-    let pvc = pvc.as_ref().filter(|pvc| is_of_claim(pvc, claim));
-    match (pvc_of(claim), pvc) {
-        (Some(_), Some(_)) => {
-            let why = format!("it is that of PersistentVolumeClaim {name} and goes with it: delete that one");
-            return report(claim, vec![], Verdict::no(reason::IN_USE, why), seen);
-        }
-        (Some(_), None) => {
-            let Some((volume, pv)) = &seen.own else { return Step::LookAtVolume };
-            match volume.as_ref().map(|v| fate(claim, v, bind::is_bound(v, claim), pv.as_ref())) {
-                Some(Fate::Retire) => return Step::Retire,
-                Some(Fate::Keep(event)) => return Step::Release(event),
-                Some(Fate::Decided) | None => {}
-            }
-        }
-        (None, Some(pvc)) => {
-            let users = match (seen.users.is_empty(), &seen.live_users) {
-                (false, _) => &seen.users,
-                (true, Some(users)) => users,
-                (true, None) => return Step::LookForUsers,
-            };
-            if let Some(why) = held(users) {
-                return report(claim, users.clone(), why, seen);
-            }
-            if pvc.metadata.deletion_timestamp.is_none() && !seen.deleted {
-                return Step::DeletePvc;
-            }
-            if debounce::is_passing(claim.metadata.deletion_timestamp.as_ref(), seen.now) {
-                return Step::Debounce;
-            }
-            let why = format!("PersistentVolumeClaim {name} and its PersistentVolume are being removed");
-            return report(claim, vec![], Verdict::no(reason::RELEASING, why), seen);
-        }
-        (None, None) => {}
+    let Some(pvc) = &seen.pvc else {
+        let provisioned = seen.provisioned.as_ref();
+        return match provisioned.map(|(v, pv)| fate(claim, v, bind::is_bound(v, claim), pv.as_ref())) {
+            Some(Fate::Retire) => Step::Retire,
+            Some(Fate::Keep(event)) => Step::Release(event),
+            Some(Fate::Decided) | None => Step::End,
+        };
+    };
+    if pvc_of(claim).is_some() {
+        let why = format!("it is that of PersistentVolumeClaim {name} and goes with it: delete that one");
+        return report(claim, vec![], Verdict::no(reason::IN_USE, why), seen);
     }
-    let noted = claim.status.as_ref().and_then(|s| s.volume.as_ref()).map(|volume| &volume.name);
-    match (seen.volume.as_ref().or(noted).or(claim.spec.volume.as_ref()), &seen.live_volume) {
-        (Some(volume), _) => Step::End(Some(volume.clone())),
-        // Selected, bound, and deleted before any cache had that.
-        (None, None) => Step::LookForVolume,
-        (None, Some(volume)) => Step::End(volume.clone()),
+    if let Some(why) = held(&seen.users) {
+        return report(claim, seen.users.clone(), why, seen);
     }
+    if pvc.metadata.deletion_timestamp.is_none() {
+        return Step::DeletePvc;
+    }
+    if debounce::is_passing(claim.metadata.deletion_timestamp.as_ref(), seen.now) {
+        return Step::Debounce;
+    }
+    let why = format!("PersistentVolumeClaim {name} and its PersistentVolume are being removed");
+    report(claim, vec![], Verdict::no(reason::RELEASING, why), seen)
 }
 
 /// The volume's status without the claim on its list.
@@ -149,14 +115,11 @@ mod tests {
     fn seen() -> Seen {
         Seen {
             guarded: true,
+            pvc: None,
             users: vec![],
+            provisioned: None,
             volume: None,
             now: Timestamp::from_second(60).unwrap(),
-            pvc: Some(None),
-            deleted: false,
-            live_users: None,
-            own: None,
-            live_volume: None,
         }
     }
 
@@ -180,35 +143,21 @@ mod tests {
         let mut c = claim("ns", "c", "v");
         c.metadata.deletion_timestamp = some_time();
         let pvc = persistent_volume_claim(&c, &ready_volume("v", "eng", true));
-        let mut s = Seen { pvc: Some(Some(pvc)), users: vec![pod("ns", "p")], ..seen() };
-        assert_eq!(next(&c, &Seen { pvc: None, ..seen() }), Step::LookAtPvc);
+        let mut s = Seen { pvc: Some(pvc), users: vec![pod("ns", "p")], ..seen() };
         assert!(message(next(&c, &s)).contains("when pod ns/p has ended"));
         s.users.clear();
-        assert_eq!(next(&c, &s), Step::LookForUsers);
-        s.live_users = Some(vec![pod("ns", "q")]);
-        assert!(message(next(&c, &s)).contains("when pod ns/q has ended"), "no cache has the pod yet");
-        s.live_users = Some(vec![]);
         assert_eq!(next(&c, &s), Step::DeletePvc);
-        s.deleted = true;
+        s.pvc.as_mut().unwrap().metadata.deletion_timestamp = some_time();
         assert!(message(next(&c, &s)).contains("are being removed"));
         s.now = Timestamp::UNIX_EPOCH;
         assert_eq!(next(&c, &s), Step::Debounce);
-        s.pvc = Some(Some(PersistentVolumeClaim::default()));
-        assert_eq!(
-            next(&c, &s),
-            Step::End(Some("v".into())),
-            "C5: another PersistentVolumeClaim is left alone"
-        );
+        assert_eq!(next(&c, &seen()), Step::End);
         assert_eq!(next(&c, &Seen { guarded: false, ..seen() }), Step::Rest);
     }
 
     #[test]
     fn s8_a_claim_leaves_the_list_that_has_it() {
-        let mut c = claim("ns", "c", "v");
-        assert_eq!(next(&c, &Seen { volume: Some("w".into()), ..seen() }), Step::End(Some("w".into())));
-        c.spec.volume = None;
-        assert_eq!(next(&c, &seen()), Step::LookForVolume);
-        assert_eq!(next(&c, &Seen { live_volume: Some(None), ..seen() }), Step::End(None));
+        let c = claim("ns", "c", "v");
         let mut v = ready_volume("v", "eng", true);
         v.status.as_mut().unwrap().claims = vec![bound_by("ns", "c", "uid-c"), bound_by("ns", "d", "uid-d")];
         assert_eq!(unbind(&c, &v).claims, [bound_by("ns", "d", "uid-d")]);
@@ -218,23 +167,17 @@ mod tests {
     fn p4_the_fate_of_the_volume_is_decided_before_its_persistent_volume_goes() {
         let mut c = claim("ns", "c", "v");
         c.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
-        let pvc = PersistentVolumeClaim {
-            metadata: kube::core::ObjectMeta { uid: Some("u".into()), ..Default::default() },
-            ..Default::default()
-        };
-        let there = Seen { pvc: Some(Some(pvc)), ..seen() };
+        let there = Seen { pvc: Some(PersistentVolumeClaim::default()), ..seen() };
         assert!(message(next(&c, &there)).contains("that of PersistentVolumeClaim c and goes with it"));
-        assert_eq!(next(&c, &seen()), Step::LookAtVolume);
         let mut v = ready_volume("v", "eng", true);
         let labels = [(LABEL_PVC_UID, "u"), (LABEL_CLAIM_NAMESPACE, "ns")];
         v.metadata.labels = Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
-        let own = |v: &SharedPersistentVolume| Seen { own: Some((Some(v.clone()), None)), ..seen() };
+        let own = |v: &SharedPersistentVolume| Seen { provisioned: Some((v.clone(), None)), ..seen() };
         assert_eq!(next(&c, &own(&v)), Step::Retire);
         v.spec.retire = true;
-        assert_eq!(next(&c, &own(&v)), Step::End(Some("v".into())));
+        assert_eq!(next(&c, &own(&v)), Step::End);
         v.spec.retire = false;
         v.status.as_mut().unwrap().claims = vec![bind::binding(&c)];
         assert!(matches!(next(&c, &own(&v)), Step::Release(_)));
-        assert_eq!(next(&c, &Seen { own: Some((None, None)), ..seen() }), Step::End(Some("v".into())));
     }
 }

@@ -17,43 +17,33 @@ use crate::api::{
 
 use super::{LISTED_PODS, create, ledger, names, pvc_provisioner, refs, resize, usage, whole};
 
-/// What was seen of a volume besides its object.
+/// The state of a volume besides its object.
 #[derive(Debug)]
 pub struct Seen {
     /// Our finalizer is on the object.
     pub guarded: bool,
-    /// From the caches, for an unplaced volume: all reservations. For a placed one: its own, those that its own was carved
-    /// out of, and all others with an entry of it.
+    /// It was made for a PersistentVolumeClaim whose own claim is gone, and so is that of the volume (P4).
+    pub abandoned: bool,
+    /// Of an unplaced volume: all. Of a placed one: its own, the ancestors of that, and others with an entry of it.
     pub reservations: Vec<Arc<DiskReservation>>,
-    /// From the cache, for an unplaced volume: all disks. For a placed one: its own.
+    /// Of an unplaced volume: all. Of a placed one: its own.
     pub disks: Vec<Arc<NodeDisk>>,
+    /// Of an unplaced volume: the reservation with its entry, read live, or why a reservation gave it none.
+    pub entry: Option<Result<Arc<DiskReservation>, Verdict>>,
+    /// Of an unplaced volume: the name of the volume with the data that it is to recover, read live.
+    pub owner: Option<String>,
+    /// The entry that its reservation had lost is back.
+    pub restored: bool,
+    /// Its reservation and then its status, read live; `None` before [`Step::LookToResize`].
+    pub live: Option<(Option<DiskReservation>, Option<SharedPersistentVolumeStatus>)>,
     /// The node that its disk moved to, read live (D3).
     pub moved_to: Option<String>,
     /// Claims on its list that are gone, or bound to another volume.
     pub lost_claims: Vec<ClaimBinding>,
-    /// Running and pending pods of the claims on its list.
+    /// Running and pending pods of the other claims on its list.
     pub users: Vec<PodRef>,
-    /// The cache has a claim that was made for the same PersistentVolumeClaim.
-    pub own_claim: bool,
-    /// Answers of the API server.
-    pub live: Live,
     /// The time.
     pub now: Timestamp,
-}
-
-/// Live reads, and the outcome of steps; `None` before their [`Step`].
-#[derive(Debug, Default)]
-pub struct Live {
-    /// A claim that was made for the same PersistentVolumeClaim is there.
-    pub own_claim: Option<bool>,
-    /// The name of the volume that has the data which this one is to recover, if there is one.
-    pub owner: Option<Option<String>>,
-    /// The reservation with the volume's entry, or why there is none; `Some(None)`: the cache was behind.
-    pub entry: Option<Option<Result<Arc<DiskReservation>, Verdict>>>,
-    /// The entry that its reservation had lost is back.
-    pub restored: bool,
-    /// The reservation of a volume that is resized, and after it the volume's own status.
-    pub resized: Option<(Option<DiskReservation>, Option<SharedPersistentVolumeStatus>)>,
 }
 
 /// The next step.
@@ -61,21 +51,15 @@ pub struct Live {
 pub enum Step {
     /// Put the finalizer on.
     Guard,
-    /// Look live for the volume's own claim and decide again.
-    LookForOwnClaim,
-    /// Its PersistentVolumeClaim is gone: take the labels off, and publish that (P4).
+    /// Make it a volume like any other, and publish the event (P4).
     Release(String),
-    /// Read the reservation of that name live, which may have the volume's entry, and decide again.
-    LookForEntry(String),
-    /// List all volumes live, for the owner of the data to recover, and decide again.
-    LookForOwner,
-    /// Take an entry in the ledger of the reservation of that name and decide again.
+    /// Take an entry in the ledger of the reservation of that name, and decide again.
     TakeEntry(String),
     /// Write the status, which places the volume. If that fails, release the entry unless the volume keeps it.
     Place(Box<SharedPersistentVolumeStatus>),
     /// Release the entry in the reservation of that name, where the volume is not, and decide again.
     ReleaseEntry(String),
-    /// Put the entry back into the ledger of the reservation of that name, unless the volume is being deleted now.
+    /// Put the entry back into the reservation of that name, unless the volume is being deleted; decide again.
     RestoreEntry(String, LedgerEntry),
     /// Read the reservation of that name live, then the volume, and decide again.
     LookToResize(String),
@@ -92,12 +76,8 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     if !seen.guarded {
         return Step::Guard;
     }
-    if pvc_provisioner::may_be_abandoned(volume) && !seen.own_claim {
-        match seen.live.own_claim {
-            None => return Step::LookForOwnClaim,
-            Some(false) => return Step::Release(pvc_provisioner::abandoned(volume)),
-            Some(true) => {}
-        }
+    if seen.abandoned {
+        return Step::Release(pvc_provisioner::abandoned(volume));
     }
     let mut status = volume.status.clone().unwrap_or_default();
     status.access = Some(if volume.spec.shared.is_some() { "Shared" } else { "Exclusive" }.to_owned());
@@ -144,32 +124,17 @@ fn place(
     status: &SharedPersistentVolumeStatus,
     seen: &Seen,
 ) -> Result<Step, Verdict> {
-    let uid = volume.uid().unwrap_or_default();
-    match &seen.live.entry {
-        Some(Some(Ok(reservation))) => {
-            return Ok(Step::Place(Box::new(placed(volume, status, reservation, seen))));
-        }
-        Some(Some(Err(why))) => return Err(why.clone()),
-        Some(None) => {}
-        // An entry that no cache has yet is missed here. Then there are two, and the volume releases the one where it is not.
-        None => {
-            if let Some(found) = seen.reservations.iter().find(|r| entry_of(r, &uid).is_some()) {
-                return Ok(Step::LookForEntry(found.name_any()));
-            }
-        }
+    match &seen.entry {
+        Some(Ok(r)) => return Ok(Step::Place(Box::new(placed(volume, status, r, seen)))),
+        Some(Err(why)) => return Err(why.clone()),
+        None => {}
     }
     create::entry(volume)?;
-    if volume.spec.recover.is_some() {
-        match &seen.live.owner {
-            None => return Ok(Step::LookForOwner),
-            Some(Some(owner)) => {
-                let why = format!(
-                    "the data that it is to recover is that of volume {owner}, which is there: claim that one"
-                );
-                return Err(Verdict::no(reason::NO_ORPHAN, why));
-            }
-            Some(None) => {}
-        }
+    if let Some(owner) = &seen.owner {
+        let why = format!(
+            "the data that it is to recover is that of volume {owner}, which is there: claim that one"
+        );
+        return Err(Verdict::no(reason::NO_ORPHAN, why));
     }
     let chosen = create::choose(volume, &refs(&seen.reservations), &refs(&seen.disks))?;
     Ok(Step::TakeEntry(chosen.name_any()))
@@ -216,7 +181,7 @@ fn correct_entries(volume: &SharedPersistentVolume, reservation: &UidRef, seen: 
     }
     // The reservation's object was made anew, without the entry. The volume gets the size that it was granted.
     let lost = seen.reservations.iter().any(|r| is_own(r) && entry_of(r, &uid).is_none());
-    let mut entry = create::entry(volume).ok().filter(|_| lost && !seen.live.restored)?;
+    let mut entry = create::entry(volume).ok().filter(|_| lost && !seen.restored)?;
     entry.size = volume.status.as_ref().and_then(|s| s.size.clone()).unwrap_or(entry.size);
     Some(Step::RestoreEntry(reservation.name.clone(), entry))
 }
@@ -288,14 +253,14 @@ fn resize(
     // By the pods that use the volume now, not when it was written last.
     let counted = SharedPersistentVolume { status: Some(status.clone()), ..volume.clone() };
     let cached = || seen.reservations.iter().map(AsRef::as_ref).find(is_own);
-    let reservation = match &seen.live.resized {
+    let reservation = match &seen.live {
         Some((reservation, _)) => reservation.as_ref().filter(is_own),
         None => cached(),
     };
     let entry = reservation.and_then(|r| entry_of(r, &uid));
     let ledger = entry.zip(reservation).map(|(entry, r)| resize::Ledger { entry, free: create::free(r) });
     let step = resize::next(&counted, ledger);
-    match (step, &seen.live.resized) {
+    match (step, &seen.live) {
         (resize::Step::Rest(verdict), _) => return Ok(verdict),
         (_, None) => return Err(Step::LookToResize(own.name)),
         (resize::Step::Grow(size), _) if entry < Some(size) => return Err(Step::ResizeEntry(size)),
@@ -429,8 +394,11 @@ mod tests {
             moved_to: None,
             lost_claims: vec![],
             users: vec![],
-            own_claim: false,
-            live: Live::default(),
+            abandoned: false,
+            entry: None,
+            owner: None,
+            restored: false,
+            live: None,
             now: Timestamp::UNIX_EPOCH,
         }
     }
@@ -458,37 +426,31 @@ mod tests {
         let (v, mut s) = (volume("v", "eng", 2), seen());
         assert_eq!(next(&v, &Seen { guarded: false, ..seen() }), Step::Guard);
         assert_eq!(next(&v, &s), Step::TakeEntry("r".into()));
-        s.live.entry = Some(Some(Ok(s.reservations[0].clone())));
+        s.entry = Some(Ok(s.reservations[0].clone()));
         let placed = reported(next(&v, &s));
         assert_eq!((placed.node_name.as_deref(), placed.size.clone()), (Some("n1"), Some(gi(2))));
         assert_eq!((ready(&placed), placed.reserved.len()), ("Creating", 1));
-        s.live.entry = Some(Some(Err(create::reservation_gone())));
+        s.entry = Some(Err(create::reservation_gone()));
         assert_eq!(ready(&reported(next(&v, &s))), "NoReservation");
         s.reservations.clear();
-        s.live.entry = None;
+        s.entry = None;
         assert_eq!(ready(&reported(next(&v, &s))), "NoReservation");
     }
 
     #[test]
-    fn v1_an_entry_from_before_is_found_again() {
+    fn v1_an_entry_from_before_is_used_again() {
         let (v, mut s) = (volume("v", "eng", 2), seen());
-        let r = Arc::new(reserved("q", "eng", 10, &[("v", 3)]));
-        s.reservations.push(r.clone());
-        assert_eq!(next(&v, &s), Step::LookForEntry("q".into()));
-        s.live.entry = Some(Some(Ok(r)));
-        assert_eq!(reported(next(&v, &s)).size, Some(gi(3)));
-        s.live.entry = Some(None);
-        assert!(matches!(next(&v, &s), Step::TakeEntry(_)), "the cache was behind");
+        s.entry = Some(Ok(Arc::new(reserved("q", "eng", 10, &[("v", 3)]))));
+        assert_eq!(reported(next(&v, &s)).size, Some(gi(3)), "as large as it was granted");
     }
 
     #[test]
     fn x6_data_that_has_a_volume_is_not_recovered() {
         let (mut v, mut s) = (volume("v", "eng", 2), seen());
         v.spec.recover = Some(crate::api::Recover { uid: "lost".into() });
-        assert_eq!(next(&v, &s), Step::LookForOwner);
-        s.live.owner = Some(Some("data".into()));
+        s.owner = Some("data".into());
         assert_eq!(ready(&reported(next(&v, &s))), "NoOrphan");
-        s.live.owner = Some(None);
+        s.owner = None;
         assert_eq!(next(&v, &s), Step::TakeEntry("r".into()));
     }
 
@@ -500,7 +462,7 @@ mod tests {
         s.reservations = vec![Arc::new(reserved("r", "eng", 10, &[]))];
         let Step::RestoreEntry(name, entry) = next(&v, &s) else { panic!() };
         assert_eq!((name.as_str(), entry.size), ("r", gi(1)));
-        s.live.restored = true;
+        s.restored = true;
         reported(next(&v, &s));
         assert!(keeps_entry(Some(&v), v.status.as_ref().unwrap().reservation.as_ref().unwrap()));
         let elsewhere = UidRef { name: "x".into(), uid: "uid-x".into() };
@@ -524,19 +486,10 @@ mod tests {
     }
 
     #[test]
-    fn p4_a_volume_without_its_own_claim_becomes_any_volume() {
-        let (mut v, mut s) = placed_volume();
-        v.metadata.labels = Some([(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
-        assert_eq!(next(&v, &s), Step::LookForOwnClaim);
-        s.live.own_claim = Some(false);
-        assert!(
-            matches!(next(&v, &s), Step::Release(why) if why.contains("claim volume v with a VolumeClaim"))
-        );
-        s.live.own_claim = Some(true);
-        reported(next(&v, &s));
-        v.spec.retire = true;
-        s.live.own_claim = None;
-        reported(next(&v, &s));
+    fn p4_an_abandoned_volume_becomes_any_volume() {
+        let (v, s) = placed_volume();
+        let Step::Release(event) = next(&v, &Seen { abandoned: true, ..s }) else { panic!() };
+        assert!(event.contains("claim volume v with a VolumeClaim"), "{event}");
     }
 
     #[test]
@@ -549,21 +502,21 @@ mod tests {
         let live = |entry, status: &SharedPersistentVolume| {
             Some((Some(reserved("r", "eng", 10, &[("v", entry)])), status.status.clone()))
         };
-        s.live.resized = live(1, &v);
+        s.live = live(1, &v);
         assert_eq!(next(&v, &s), Step::ResizeEntry(3 << 30));
-        s.live.resized = live(3, &v);
+        s.live = live(3, &v);
         assert_eq!(reported(next(&v, &s)).size, Some(gi(3)));
         v.spec.size = gi(1);
         let lowered = reported(next(&v, &s));
         assert_eq!((lowered.size.clone(), lowered.credit_due), (Some(gi(1)), true));
         v.status = Some(lowered);
-        s.live.resized = live(3, &v);
+        s.live = live(3, &v);
         assert_eq!(next(&v, &s), Step::ResizeEntry(1 << 30));
-        s.live.resized = live(1, &v);
+        s.live = live(1, &v);
         assert!(!reported(next(&v, &s)).credit_due);
         let mut grown = v.clone();
         grown.status.as_mut().unwrap().credit_due = false;
-        s.live.resized = live(3, &grown);
+        s.live = live(3, &grown);
         assert!(reported(next(&v, &s)).credit_due, "another controller settled it meanwhile");
     }
 
