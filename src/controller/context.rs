@@ -3,14 +3,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ListParams;
 use kube::core::object::HasStatus;
 use kube::{Api, Client, Resource, ResourceExt};
 
-use crate::api::condition::{self, READY, Verdict};
 use crate::api::{
     CONTROLLER_MANAGER, ClaimBinding, DiskReservation, NodeDisk, PodRef, RoleSubscription,
     SharedPersistentVolume, VolumeClaim, VolumeRole,
@@ -20,6 +18,7 @@ use crate::telemetry::Metrics;
 
 use super::share::Share;
 pub use super::stores::*;
+pub use crate::plan::refs;
 
 /// One batcher for each kind whose status several reconciles write.
 #[derive(Default)]
@@ -54,13 +53,6 @@ pub struct Context {
     pub replaced: Mutex<HashMap<String, String>>,
     /// The controller's metrics.
     pub metrics: Arc<Metrics>,
-}
-
-/// The condition `Ready` as `verdict` has it, beside the conditions that there are.
-pub fn ready(conditions: &[Condition], verdict: Verdict, generation: Option<i64>) -> Vec<Condition> {
-    let mut conditions = conditions.to_vec();
-    condition::set(&mut conditions, READY, verdict, generation, Timestamp::now());
-    conditions
 }
 
 impl Context {

@@ -15,7 +15,7 @@ use crate::api::{
 use crate::cluster::{self, Name, WorkQueue, name_of};
 use crate::plan::holder::{Holder, held_by_volume};
 use crate::plan::offer::covers;
-use crate::plan::plain::pvc_of;
+use crate::plan::pvc_provisioner::pvc_of;
 use crate::plan::resize;
 
 use super::context::Context;

@@ -22,7 +22,9 @@ use super::stores::{
     Stores, claim_keys, offer_keys, reservation_keys, subscription_keys, trim_claim, trim_node, trim_volume,
     volume_keys,
 };
-use super::{Again, Error, claim, disk, plain, reservation, role, storage_capacity, subscription, volume};
+use super::{
+    Again, Error, claim, disk, pvc_provisioner, reservation, role, storage_capacity, subscription, volume,
+};
 
 /// How the controller runs.
 #[derive(Clone, Debug)]
@@ -151,7 +153,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
                         storage_capacity::reconcile(o, &c).await.map(|()| None)
                     }),
                     running.named::<PersistentVolumeClaim, _, _>(pvcs_in, |name, c| async move {
-                        plain::reconcile(name, &c).await
+                        pvc_provisioner::reconcile(name, &c).await
                     }),
                 ];
             join_all(all).await;

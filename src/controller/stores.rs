@@ -153,8 +153,3 @@ impl Stores {
         lineage(role).flat_map(|role| self.volumes.by(ROLE, role)).collect()
     }
 }
-
-/// Borrows the objects of a cache, as the functions of `plan` take them.
-pub fn refs<K>(items: &[Arc<K>]) -> Vec<&K> {
-    items.iter().map(AsRef::as_ref).collect()
-}

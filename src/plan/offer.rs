@@ -13,7 +13,7 @@ use crate::api::{
 };
 
 use super::holder::{self, serves};
-use super::{names, plain, resize};
+use super::{names, pvc_provisioner, resize};
 
 /// Whether one of the subscription's roles may use what belongs to `role`.
 pub fn covers(subscription: &RoleSubscription, role: &str) -> bool {
@@ -24,10 +24,8 @@ pub fn covers(subscription: &RoleSubscription, role: &str) -> bool {
 /// exclusive volume in use names no user: the claim does.
 pub fn offered(volume: &SharedPersistentVolume, subscriptions: &[&RoleSubscription]) -> Result<(), Verdict> {
     let (name, role) = (volume.name_any(), &volume.spec.role);
-    if volume.spec.shared.is_none() && plain::pvc_of(volume).is_some() {
-        let message =
-            format!("volume {name} is exclusive, and was made for a PersistentVolumeClaim that has it");
-        return Err(Verdict::no(reason::VOLUME_HELD, message));
+    if let Some(held) = pvc_provisioner::held(volume) {
+        return Err(held);
     }
     let covering: Vec<&&RoleSubscription> = subscriptions.iter().filter(|s| covers(s, role)).collect();
     if covering.is_empty() {

@@ -13,7 +13,8 @@ use crate::api::{
 };
 
 use super::create::could_hold;
-use super::{holder, plain};
+use super::holder;
+use super::pvc_provisioner::class as classes;
 
 /// Bytes that volumes of a class may still take on a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,8 +42,8 @@ pub fn changes<'a>(
     disks: &[&NodeDisk],
     disk_ready: impl Fn(&str) -> bool,
 ) -> Changes<'a> {
-    let delayed = plain::is_ours(class) && plain::is_delayed(class);
-    let spec = delayed.then(|| plain::of_class(class)).and_then(Result::ok);
+    let delayed = classes::is_ours(class) && classes::is_delayed(class);
+    let spec = delayed.then(|| classes::of_class(class)).and_then(Result::ok);
     let volume = spec.map(|spec| SharedPersistentVolume::new("any", spec));
     let wanted =
         volume.map(|volume| capacities(&volume, reservations, disks, disk_ready)).unwrap_or_default();
