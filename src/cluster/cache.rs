@@ -15,7 +15,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch::{Receiver, Sender, channel};
 
-/// The name of an object; for an object in a namespace `namespace/name`.
+/// The name of an object. In a namespace it is `namespace/name`.
 pub type Name = Arc<str>;
 
 /// See [`Name`].
@@ -98,7 +98,7 @@ impl<T> Cache<T> {
         self.state().objects.keys().cloned().collect()
     }
 
-    /// The objects that have the key, in the order of their names, and no other object.
+    /// Exactly the objects that have the key, in the order of their names.
     pub fn by(&self, index: &'static str, value: &str) -> Vec<Arc<T>> {
         let state = self.state();
         state.names_by(index, value).filter_map(|name| state.objects.get(name).cloned()).collect()
