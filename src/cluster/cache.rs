@@ -15,7 +15,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch::{Receiver, Sender, channel};
 
-/// The name of an object; for an object in a namespace `namespace/name`.
+/// The name of an object. In a namespace it is `namespace/name`.
 pub type Name = Arc<str>;
 
 /// See [`Name`].
@@ -73,8 +73,8 @@ impl<'a, T> Change<'a, T> {
 
 struct State<T> {
     objects: HashMap<Name, Arc<T>>,
-    /// Index, value, and name of an object that has the two as a key.
-    index: BTreeSet<(&'static str, Box<str>, Name)>,
+    /// For each index the values that objects have, each with the name of the object.
+    indexes: HashMap<&'static str, BTreeSet<(Box<str>, Name)>>,
 }
 
 impl<T> Cache<T> {
@@ -98,7 +98,7 @@ impl<T> Cache<T> {
         self.state().objects.keys().cloned().collect()
     }
 
-    /// The objects that have the key, in the order of their names, and no other object.
+    /// Exactly the objects that have the key, in the order of their names.
     pub fn by(&self, index: &'static str, value: &str) -> Vec<Arc<T>> {
         let state = self.state();
         state.names_by(index, value).filter_map(|name| state.objects.get(name).cloned()).collect()
@@ -121,11 +121,12 @@ impl<T> Cache<T> {
 }
 
 impl<T> State<T> {
-    fn names_by<'a>(&'a self, index: &'static str, value: &'a str) -> impl Iterator<Item = &'a Name> {
-        self.index
-            .range((index, value.into(), "".into())..)
-            .take_while(move |(i, v, _)| *i == index && **v == *value)
-            .map(|(_, _, name)| name)
+    fn names_by<'a>(&'a self, index: &str, value: &'a str) -> impl Iterator<Item = &'a Name> {
+        let entries = self.indexes.get(index).into_iter();
+        entries
+            .flat_map(move |entries| entries.range((value.into(), "".into())..))
+            .take_while(move |(other, _)| **other == *value)
+            .map(|(_, name)| name)
     }
 }
 
@@ -142,7 +143,7 @@ pub fn cache<K, T>(
 ) -> (Arc<Cache<T>>, BoxFuture<'static, ()>)
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
-    T: Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
 {
     let (cache, mut follower) = Follower::new(how, changed);
     let task = watch(api, config)
@@ -175,10 +176,10 @@ pub(super) struct Follower<K, T, F> {
     filled: Sender<bool>,
 }
 
-impl<K: Resource<DynamicType = ()>, T, F: Fn(Change<T>)> Follower<K, T, F> {
+impl<K: Resource<DynamicType = ()>, T: Clone, F: Fn(Change<T>)> Follower<K, T, F> {
     pub(super) fn new(how: CacheConfig<K, T>, changed: F) -> (Arc<Cache<T>>, Self) {
         let (filled, is_filled) = channel(false);
-        let state = State { objects: HashMap::new(), index: BTreeSet::new() };
+        let state = State { objects: HashMap::new(), indexes: HashMap::new() };
         let cache = Arc::new(Cache { state: state.into(), filled: is_filled });
         (cache.clone(), Self { cache, how, changed, listed: HashSet::new(), filled })
     }
@@ -190,7 +191,7 @@ impl<K: Resource<DynamicType = ()>, T, F: Fn(Change<T>)> Follower<K, T, F> {
                 let name = named(&object);
                 let before = self.store(name.clone(), None);
                 // The event has the object's last state, which the cache may not have had.
-                let last = self.keep(object).map(Arc::new);
+                let last = self.keep(object);
                 self.report(&name, last.or(before), None);
             }
             Event::Init => self.listed.clear(),
@@ -211,14 +212,15 @@ impl<K: Resource<DynamicType = ()>, T, F: Fn(Change<T>)> Follower<K, T, F> {
     }
 
     fn see(&self, name: Name, object: K) {
-        let now = self.keep(object).map(Arc::new);
+        let now = self.keep(object);
         let before = self.store(name.clone(), now.clone());
         self.report(&name, before, now);
     }
 
-    fn keep(&self, mut object: K) -> Option<T> {
+    fn keep(&self, mut object: K) -> Option<Arc<T>> {
         trim_metadata(&mut object);
-        (self.how.keep)(object)
+        // A clone has no spare capacity; serde's lists have space for four.
+        (self.how.keep)(object).map(|kept| Arc::new(kept.clone()))
     }
 
     fn report(&self, name: &Name, before: Option<Arc<T>>, now: Option<Arc<T>>) {
@@ -240,16 +242,18 @@ impl<K: Resource<DynamicType = ()>, T, F: Fn(Change<T>)> Follower<K, T, F> {
             let mut entries = BTreeSet::new();
             if let Some(object) = object {
                 (self.how.keys)(object, &mut |(index, value)| {
-                    entries.insert((index, value.into(), name.clone()));
+                    entries.insert((index, (Box::from(value), name.clone())));
                 });
             }
             entries
         };
         let (old, new) = (entries(&before), entries(&now));
-        for entry in old.difference(&new) {
-            state.index.remove(entry);
+        for (index, entry) in old.difference(&new) {
+            state.indexes.entry(index).or_default().remove(entry);
         }
-        state.index.extend(new.difference(&old).cloned());
+        for (index, entry) in new.difference(&old) {
+            state.indexes.entry(index).or_default().insert(entry.clone());
+        }
         before
     }
 }
@@ -305,7 +309,8 @@ mod tests {
         assert_eq!(cache.get_in("team", "a").unwrap().spec, claim("a", "w").spec);
         ["a", "c", "d"].into_iter().for_each(|name| see(Event::Delete(claim(name, ""))));
         let state = cache.state();
-        assert!(state.objects.is_empty() && state.index.is_empty(), "something is kept of deleted objects");
+        let empty = state.objects.is_empty() && state.indexes.values().all(BTreeSet::is_empty);
+        assert!(empty, "something is kept of deleted objects");
     }
 
     #[test]

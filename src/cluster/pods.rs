@@ -8,9 +8,9 @@ use super::cache::{Cache, CacheConfig, Change, Name, name_of};
 use crate::api::PodRef;
 
 /// A running or pending pod that uses PersistentVolumeClaims.
-#[derive(PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct PodUse {
-    pod: PodRef,
+    uid: Box<str>,
     /// PersistentVolumeClaims of the pod's own namespace.
     claims: Box<[Name]>,
 }
@@ -32,7 +32,7 @@ impl PodUse {
         claims.sort();
         claims.dedup();
         let uses = !is_terminal(&pod) && !claims.is_empty();
-        uses.then(|| Self { pod: pod_ref(&pod), claims: claims.into() })
+        uses.then(|| Self { uid: pod.uid().unwrap_or_default().into(), claims: claims.into() })
     }
 
     /// The PersistentVolumeClaims whose users a change concerns.
@@ -45,7 +45,11 @@ impl PodUse {
 impl Cache<PodUse> {
     /// The pods that use the PersistentVolumeClaim `name`, by name.
     pub fn users(&self, namespace: &str, name: &str) -> Vec<PodRef> {
-        self.by(CLAIM, &name_of(namespace, name)).iter().map(|user| user.pod.clone()).collect()
+        let user = |user: &Name| {
+            let uid = self.get(user)?.uid.to_string();
+            Some(PodRef { namespace: namespace.to_owned(), name: user.split_once('/')?.1.to_owned(), uid })
+        };
+        self.names_by(CLAIM, &name_of(namespace, name)).iter().filter_map(user).collect()
     }
 }
 

@@ -11,7 +11,7 @@ use super::cache::{Cache, CacheConfig, Change, Name};
 use crate::api::{DRIVER, LABEL_CLAIM_UID, PV_PREFIX, PVC_PREFIX, STORAGE_PROVISIONER, Size, volume_for_pvc};
 
 /// A PersistentVolumeClaim of the controller's.
-#[derive(PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Pvc {
     uid: Box<str>,
     /// UID of the VolumeClaim that it was made for, or name of the volume that is made for it.

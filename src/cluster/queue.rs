@@ -1,7 +1,8 @@
 //! Work queues: a name is reconciled once, however often it is enqueued, and never twice at the same time.
 //!
-//! `kube::runtime::Controller` does this for the objects of a `reflector::Store` only; [`super::Cache`] has indexes, and of
-//! PersistentVolumeClaims no objects at all. The loop is kube's scheduler, and a runner as kube keeps one to itself.
+//! `kube::runtime::Controller` does the same, but only for the objects of a `reflector::Store`. [`super::Cache`] has indexes
+//! instead, and of PersistentVolumeClaims no objects. So the loop here takes names. It is built on kube's scheduler; kube's
+//! runner, which would be the rest of it, is private.
 
 use std::collections::HashSet;
 use std::future::Future;
