@@ -14,7 +14,7 @@ use crate::api::{
 };
 use crate::cluster::{self, Events};
 use crate::host::{self, DiskReport, Host, VolumeReport, VolumeUid};
-use crate::plan::{ledger, names, room, whole};
+use crate::plan::{allocatable, ledger, names, undivided};
 
 use super::config::DiskEntry;
 use super::orphans::orphan;
@@ -250,17 +250,17 @@ async fn write(
     let verdict = match &disk.error {
         Some(error) => Verdict::no(reason::DISK_REFUSED, error.clone()),
         None => {
-            let measured = room::Measured {
+            let measured = allocatable::Measured {
                 capacity: disk.capacity,
                 system_reserved: disk.system_reserved,
                 free: disk.free,
                 ours: held.ours,
             };
             let published = status.allocatable.as_ref().map(Size::bytes_or_zero);
-            let allocatable = match whole::is_whole(object.spec.kind) {
+            let allocatable = match undivided::is_undivided(object.spec.kind) {
                 // Nobody else fills it, and what its one volume takes of it is its own affair (D2).
                 true => disk.allocatable,
-                false => room::allocatable(measured, published),
+                false => allocatable::of_measured(measured, published),
             };
             status.orphans = held.orphans.iter().take(MOST_ORPHANS).cloned().collect();
             status.capacity = Some(Size::from_bytes(disk.capacity));

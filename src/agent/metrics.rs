@@ -76,7 +76,7 @@ fn look(host: &Host, places: &Places) -> Seen {
 }
 
 impl View for Measured {
-    fn tell(&self, to: &mut Sink<'_>) {
+    fn report(&self, to: &mut Sink<'_>) {
         let seen = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let free = seen.disks.iter().map(|(disk, free)| ([("disk", disk.as_str())], *free as f64));
         to.gauge("disk_free_bytes", "What the disk's file system has free, whoever took the rest", free);

@@ -4,12 +4,10 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures::StreamExt;
-use kube::runtime::controller::{Action, Config as ControllerConfig};
-use kube::runtime::{Controller, WatchStreamExt, reflector, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::runtime::watcher;
+use kube::{Api, Client};
 
 use super::config::{Config, ConfigError};
 use super::disks::Disks;
@@ -18,7 +16,7 @@ use super::publish::Node;
 use super::volumes;
 use super::volumes::Context;
 use crate::api::{DRIVER, SharedPersistentVolume};
-use crate::cluster;
+use crate::cluster::{CacheConfig, Change, Name, WorkQueue, cache, run_workers};
 use crate::csi::{self, ServeConfig, ServeError};
 use crate::host::{self, Host, HostConfig};
 use crate::telemetry::{self, Metrics};
@@ -52,6 +50,8 @@ pub enum Error {
 
 /// How long to wait for the agent before this one to let go of a disk.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(20);
+/// How many volumes are reconciled at once.
+const AT_ONCE: u16 = 4;
 /// How soon the disks are reported again when that failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
@@ -143,36 +143,17 @@ async fn keep(ctx: Arc<Context>, metrics: Arc<Metrics>) {
     let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     // Small pages, as the controller has them: what a page has is in memory more than once.
     let mine = watcher::Config::default().fields(&format!("status.nodeName={}", ctx.node)).page_size(50);
-    let (store, writer) = reflector::store();
-    let seen = watcher(api, mine).modify(cluster::trim_metadata).reflect(writer).applied_objects();
-    let reconcile = move |volume: Arc<SharedPersistentVolume>, ctx: Arc<Context>| {
-        let metrics = metrics.clone();
+    let (queue, names) = WorkQueue::<SharedPersistentVolume>::new();
+    let changed = move |change: Change<_>| queue.enqueue_name(change.name.clone());
+    let (cache, task) = cache(api, mine, CacheConfig::default(), changed, || {});
+    let reconcile = move |name: Name| {
+        let (volume, ctx) = (cache.get(&name), ctx.clone());
         async move {
-            let started = Instant::now();
-            let name = volume.name_any();
-            let done = volumes::reconcile(volume, ctx).await;
-            metrics.reconciled(
-                "SharedPersistentVolume",
-                done.as_ref().err().map(cluster::Error::label),
-                started.elapsed(),
-            );
-            match &done {
-                Err(error) if !matches!(error, cluster::Error::Conflict(_)) => {
-                    tracing::warn!(name, error = telemetry::chain(error), "reconcile failed");
-                }
-                _ => {}
+            match volume {
+                Some(volume) => volumes::reconcile(volume, ctx).await,
+                None => Ok(None),
             }
-            done
         }
     };
-    let again = |_: Arc<SharedPersistentVolume>, error: &cluster::Error, _: Arc<Context>| match error {
-        // The version that was missed comes by the watch, and with it the next look.
-        cluster::Error::Conflict(_) => Action::requeue(Duration::from_secs(1)),
-        cluster::Error::Api { .. } => Action::requeue(Duration::from_secs(2)),
-    };
-    Controller::for_stream(seen, store)
-        .with_config(ControllerConfig::default().concurrency(4))
-        .run(reconcile, again, ctx)
-        .for_each(|_| std::future::ready(()))
-        .await;
+    tokio::join!(task, run_workers::<SharedPersistentVolume, _>(names, AT_ONCE, metrics, reconcile));
 }

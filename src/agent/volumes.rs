@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use kube::api::ListParams;
-use kube::runtime::controller::Action;
 use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::api::condition::{self, BACKED, Verdict, reason};
@@ -38,16 +37,16 @@ const AFTER_FAILURE: Duration = Duration::from_secs(15);
 pub(super) async fn reconcile(
     volume: Arc<SharedPersistentVolume>,
     ctx: Arc<Context>,
-) -> Result<Action, cluster::Error> {
+) -> Result<Option<Duration>, cluster::Error> {
     let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     let Ok(uid) = volume.uid().unwrap_or_default().parse::<VolumeUid>() else {
         tracing::error!(volume = volume.name_any(), "its UID is no UUID: it is left alone");
-        return Ok(Action::await_change());
+        return Ok(None);
     };
     let mut volume = (*volume).clone();
     if volume.status.as_ref().and_then(|s| s.node.as_ref()).is_some_and(|n| n.backing == BackingState::Erased)
     {
-        return Ok(Action::await_change());
+        return Ok(None);
     }
     let on_disk = look(&volume, &uid, &ctx).await;
     let next = |volume: &_| on_disk.as_ref().map(|on_disk| keep::next(volume, *on_disk));
@@ -55,7 +54,7 @@ pub(super) async fn reconcile(
         // Nothing is made on the word of a cache: the object may have been destroyed since.
         match cluster::get(&api, &volume.name_any()).await? {
             Some(now) if now.uid() == volume.uid() => volume = now,
-            _ => return Ok(Action::await_change()),
+            _ => return Ok(None),
         }
     }
     let mut status = volume.status.clone().unwrap_or_default();
@@ -83,15 +82,11 @@ pub(super) async fn reconcile(
             }
             Err(error) => {
                 tracing::warn!(volume = volume.name_any(), %error, "failed to allow mounts again");
-                return Ok(Action::requeue(AGAIN));
+                return Ok(Some(AGAIN));
             }
         }
     }
-    Ok(match done {
-        Ok(None) => Action::await_change(),
-        Ok(Some(after)) => Action::requeue(after),
-        Err(_) => Action::requeue(AFTER_FAILURE),
-    })
+    Ok(done.unwrap_or(Some(AFTER_FAILURE)))
 }
 
 /// What the volume's own disk has of it.

@@ -7,6 +7,23 @@ use serde::{Deserialize, Serialize};
 
 use super::{ClaimBinding, DiskKind, PodRef, Reserved, Size, UidRef};
 
+/// The smallest volumes, in bytes and as messages have it: the only place.
+macro_rules! smallest {
+    (any, bytes) => {
+        16777216
+    };
+    (any, text) => {
+        "16Mi"
+    };
+    // mkfs.xfs insists on it since xfsprogs 5.19.
+    (xfs, bytes) => {
+        314572800
+    };
+    (xfs, text) => {
+        "300Mi"
+    };
+}
+
 /// What the volume is to be.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
@@ -69,8 +86,8 @@ use super::{ClaimBinding, DiskKind, PodRef, Reserved, Size, UidRef};
         .message("a raw device is not mounted: leave gid, permissions and mountOptions out, or volumeMode"),
     validation = Rule::new("!has(self.adopt) || !has(self.permissions)")
         .message("a directory that is adopted keeps the permissions that it has: leave permissions out"),
-    validation = Rule::new(concat!("self.fsType != 'xfs' || (type(self.size) == int ? int(self.size) >= 314572800 : !(", super::size::is_quantity!("self.size"), ") || quantity(string(self.size)).compareTo(quantity('300Mi')) >= 0)"))
-        .message("an xfs volume has at least 300Mi: ask for more, or for fsType ext4")
+    validation = Rule::new(concat!("self.fsType != 'xfs' || (type(self.size) == int ? int(self.size) >= ", smallest!(xfs, bytes), " : !(", super::size::is_quantity!("self.size"), ") || quantity(string(self.size)).compareTo(quantity('", smallest!(xfs, text), "')) >= 0)"))
+        .message(concat!("an xfs volume has at least ", smallest!(xfs, text), ": ask for more, or for fsType ext4"))
 )]
 #[serde(rename_all = "camelCase")]
 pub struct SharedPersistentVolumeSpec {
@@ -85,7 +102,7 @@ pub struct SharedPersistentVolumeSpec {
     /// also in use, while the reservation has room; unused, it may shrink where its file system can (V7).
     #[x_kube(
         validation = Rule::new(super::size::RULE).message(super::size::MESSAGE),
-        validation = Rule::new(concat!("type(self) == int ? int(self) >= 16777216 : !(", super::size::is_quantity!("self"), ") || quantity(string(self)).compareTo(quantity('16Mi')) >= 0")).message("a volume has at least 16Mi")
+        validation = Rule::new(concat!("type(self) == int ? int(self) >= ", smallest!(any, bytes), " : !(", super::size::is_quantity!("self"), ") || quantity(string(self)).compareTo(quantity('", smallest!(any, text), "')) >= 0")).message(concat!("a volume has at least ", smallest!(any, text)))
     )]
     pub size: Size,
     /// Name of the reservation to take them from; without it, any that fits.
@@ -195,6 +212,16 @@ pub enum FsType {
     Xfs,
     /// A part of the disk's own btrfs, on a disk whose backing is `Btrfs`; there it is the only one.
     Btrfs,
+}
+
+impl FsType {
+    /// The size in bytes of the smallest volume with it.
+    pub const fn min_bytes(self) -> u64 {
+        match self {
+            Self::Ext4 | Self::Btrfs => smallest!(any, bytes),
+            Self::Xfs => smallest!(xfs, bytes),
+        }
+    }
 }
 
 /// How a destroyed volume's bytes go (X4).

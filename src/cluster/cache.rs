@@ -1,202 +1,29 @@
-//! Caches that follow the API server. They tell what to look at, never what is safe.
+//! Caches that follow the API server. A cache says which objects to look at; no safety rests on one.
+//!
+//! `kube::runtime::reflector::Store` finds an object by its name only, and holds all objects twice while a list runs.
+//! This cache has indexes, and keeps of an object no more than decisions look at.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
+use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Resource, ResourceExt};
-use lz4_flex::block::{compress_prepend_size_with_dict, decompress_size_prepended_with_dict};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch::{Receiver, Sender, channel};
 
-use super::index::{Name, name_of};
+/// The name of an object; for an object in a namespace `namespace/name`.
+pub type Name = Arc<str>;
 
-/// All objects of a kind as they were seen last, by name, and by what they name.
-///
-/// Of the latter it keeps hashes: who asks gets all that fit and, hardly ever, one that does not.
-pub struct Cache<K> {
-    how: How<K>,
-    sample: Mutex<Arc<[u8]>>,
-    seen: RwLock<Seen<K>>,
-    filled: Receiver<bool>,
+/// See [`Name`].
+pub fn name_of(namespace: &str, name: &str) -> Name {
+    format!("{namespace}/{name}").into()
 }
 
-/// What an object is found by: a kind of name, and the name.
-pub type Key<'a> = (&'static str, &'a str);
-
-/// Tells all keys of an object.
-type TellKeys<K> = fn(&K, &mut dyn FnMut(Key));
-
-/// How a cache keeps objects.
-pub struct How<K> {
-    /// Tells all keys of an object.
-    pub keys: TellKeys<K>,
-    /// Takes off what nobody looks at.
-    pub trim: fn(&mut K),
-    /// Kept as compressed text, which takes a fraction of the memory and has to be read at each look: for kinds of which
-    /// there are many.
-    pub packed: bool,
-}
-
-impl<K> Default for How<K> {
-    fn default() -> Self {
-        Self { keys: |_, _| {}, trim: |_| {}, packed: false }
-    }
-}
-
-struct Seen<K> {
-    objects: HashMap<Name, Kept<K>>,
-    by_key: HashMap<u64, Vec<Name>>,
-}
-
-struct Kept<K> {
-    object: Form<K>,
-    keys: Box<[u64]>,
-}
-
-impl<K: DeserializeOwned> Kept<K> {
-    fn object(&self) -> Arc<K> {
-        match &self.object {
-            Form::Whole(object) => object.clone(),
-            Form::Packed(packed) => packed.object::<K>().into(),
-        }
-    }
-}
-
-enum Form<K> {
-    Whole(Arc<K>),
-    Packed(Packed),
-}
-
-/// An object that is longer has a longer list than others, and would be a poor sample of them; LZ4 looks back 64 KiB.
-const LONGEST_SAMPLE: usize = 16 * 1024;
-
-/// An object's JSON text, compressed: what of it is not in the sample.
-struct Packed {
-    text: Box<[u8]>,
-    sample: Arc<[u8]>,
-}
-
-impl Packed {
-    /// `sample` is the text of another object of that kind. It is replaced by a text that is clearly longer: objects gain
-    /// status while they live, and the first one that is seen may have none yet.
-    fn of<K: Serialize>(object: &K, sample: &Mutex<Arc<[u8]>>) -> Option<Self> {
-        let text = serde_json::to_vec(object).ok()?;
-        let mut kept = sample.lock().unwrap_or_else(|e| e.into_inner());
-        if text.len() > kept.len() + kept.len() / 4 && text.len() < LONGEST_SAMPLE {
-            *kept = text.as_slice().into();
-        }
-        let sample = kept.clone();
-        drop(kept);
-        Some(Self { text: compress_prepend_size_with_dict(&text, &sample).into(), sample })
-    }
-
-    fn object<K: DeserializeOwned>(&self) -> K {
-        let text = decompress_size_prepended_with_dict(&self.text, &self.sample);
-        serde_json::from_slice(&text.expect("it was packed by us")).expect("it was written by us")
-    }
-}
-
-fn hashed(key: Key) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    key.hash(&mut hasher);
-    hasher.finish()
-}
-
-impl<K: Resource<DynamicType = ()> + Serialize + DeserializeOwned> Cache<K> {
-    /// The object of that name, which is not namespaced.
-    pub fn get(&self, name: &str) -> Option<Arc<K>> {
-        self.seen().objects.get(name).map(Kept::object)
-    }
-
-    /// The object of that name in that namespace.
-    pub fn get_in(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
-        self.get(&name_of(namespace, name))
-    }
-
-    /// All objects.
-    pub fn all(&self) -> Vec<Arc<K>> {
-        self.seen().objects.values().map(Kept::object).collect()
-    }
-
-    /// The names of all objects.
-    pub fn names(&self) -> Vec<Name> {
-        self.seen().objects.keys().cloned().collect()
-    }
-
-    /// The objects that have the key.
-    pub fn by(&self, kind: &'static str, name: &str) -> Vec<Arc<K>> {
-        let seen = self.seen();
-        let named = seen.by_key.get(&hashed((kind, name))).map_or(&[][..], Vec::as_slice);
-        named.iter().filter_map(|name| seen.objects.get(name).map(Kept::object)).collect()
-    }
-
-    /// Their names.
-    pub fn names_by(&self, kind: &'static str, name: &str) -> Vec<Name> {
-        self.seen().by_key.get(&hashed((kind, name))).cloned().unwrap_or_default()
-    }
-
-    /// Waits until all objects have been listed once.
-    pub async fn wait_until_filled(&self) {
-        // That nobody fills it any more ends whoever waits as well.
-        let _ = self.filled.clone().wait_for(|filled| *filled).await;
-    }
-
-    fn seen(&self) -> RwLockReadGuard<'_, Seen<K>> {
-        self.seen.read().unwrap_or_else(|e| e.into_inner())
-    }
-
-    /// Takes note of what an object is now.
-    fn note(&self, object: K) {
-        let mut keys = Vec::new();
-        (self.how.keys)(&object, &mut |key| keys.push(hashed(key)));
-        keys.sort_unstable();
-        keys.dedup();
-        let name = named(&object);
-        let packed = if self.how.packed { Packed::of(&object, &self.sample) } else { None };
-        let object = packed.map_or_else(|| Form::Whole(object.into()), Form::Packed);
-        self.change(name, Some(Kept { object, keys: keys.into() }));
-    }
-
-    fn forget(&self, name: Name) {
-        self.change(name, None);
-    }
-
-    /// Forgets what was not among those that were listed.
-    fn keep_only(&self, listed: &HashSet<Name>) {
-        self.names().into_iter().filter(|name| !listed.contains(name)).for_each(|name| self.forget(name));
-    }
-
-    fn change(&self, name: Name, now: Option<Kept<K>>) {
-        let mut seen = self.seen.write().unwrap_or_else(|e| e.into_inner());
-        let (name, before) =
-            seen.objects.remove_entry(&name).map_or((name, None), |(name, kept)| (name, Some(kept)));
-        let before = before.map(|kept| kept.keys).unwrap_or_default();
-        let keys = now.as_ref().map_or(&[][..], |kept| &kept.keys);
-        for key in before.iter().filter(|key| !keys.contains(key)) {
-            if let Some(names) = seen.by_key.get_mut(key) {
-                names.retain(|other| *other != name);
-                if names.is_empty() {
-                    seen.by_key.remove(key);
-                }
-            }
-        }
-        for key in keys.iter().filter(|key| !before.contains(key)) {
-            seen.by_key.entry(*key).or_insert_with(|| Vec::with_capacity(1)).push(name.clone());
-        }
-        if let Some(now) = now {
-            seen.objects.insert(name, now);
-        }
-    }
-}
-
-/// What a cache calls an object: its name, behind its namespace if it has one.
+/// The name by which caches and queues call an object.
 pub fn named<K: Resource<DynamicType = ()>>(object: &K) -> Name {
     match object.namespace() {
         Some(namespace) => name_of(&namespace, &object.name_any()),
@@ -204,110 +31,231 @@ pub fn named<K: Resource<DynamicType = ()>>(object: &K) -> Name {
     }
 }
 
-/// A cache and the task that keeps it.
-pub struct Cached<K> {
-    /// What was seen last.
-    pub cache: Arc<Cache<K>>,
-    /// Follows the API server; runs until dropped.
-    pub task: BoxFuture<'static, ()>,
+/// The objects of a kind as they were seen last, by name and by key. A `T` is kept of each object.
+pub struct Cache<T> {
+    state: RwLock<State<T>>,
+    filled: Receiver<bool>,
 }
 
-/// Caches all objects of a kind. `changed` hears of each that appears, changes or goes, after the cache has it; `listed`
-/// of each time that everything was listed anew: what went in between was heard of by nobody.
-pub fn cache<K>(
+/// Name of an index, and the value by which that index finds objects.
+pub type Key<'a> = (&'static str, &'a str);
+
+/// What a cache keeps of each object of kind `K`.
+pub struct CacheConfig<K, T = K> {
+    /// The part of the object that is kept; `None`: the object is not kept at all.
+    pub keep: fn(K) -> Option<T>,
+    /// Calls its second argument with each key of the object.
+    pub keys: fn(&T, &mut dyn FnMut(Key)),
+}
+
+impl<K> Default for CacheConfig<K> {
+    fn default() -> Self {
+        Self { keep: Some, keys: |_, _| {} }
+    }
+}
+
+/// A change of an object. `None` stands for an object that is not kept.
+pub struct Change<'a, T> {
+    /// Name of the object.
+    pub name: &'a Name,
+    /// The object as the cache had it.
+    pub before: Option<&'a T>,
+    /// The object as it is now.
+    pub now: Option<&'a T>,
+}
+
+impl<'a, T> Change<'a, T> {
+    /// The object as it is now, or as it was last.
+    pub fn latest(&self) -> Option<&'a T> {
+        self.now.or(self.before)
+    }
+}
+
+struct State<T> {
+    objects: HashMap<Name, Arc<T>>,
+    /// Index, value, and name of an object that has the two as a key.
+    index: BTreeSet<(&'static str, Box<str>, Name)>,
+}
+
+impl<T> Cache<T> {
+    /// The object of that name, which has no namespace.
+    pub fn get(&self, name: &str) -> Option<Arc<T>> {
+        self.state().objects.get(name).cloned()
+    }
+
+    /// The object of that name in that namespace.
+    pub fn get_in(&self, namespace: &str, name: &str) -> Option<Arc<T>> {
+        self.get(&name_of(namespace, name))
+    }
+
+    /// All objects.
+    pub fn all(&self) -> Vec<Arc<T>> {
+        self.state().objects.values().cloned().collect()
+    }
+
+    /// The names of all objects.
+    pub fn names(&self) -> Vec<Name> {
+        self.state().objects.keys().cloned().collect()
+    }
+
+    /// The objects that have the key, in the order of their names, and no other object.
+    pub fn by(&self, index: &'static str, value: &str) -> Vec<Arc<T>> {
+        let state = self.state();
+        state.names_by(index, value).filter_map(|name| state.objects.get(name).cloned()).collect()
+    }
+
+    /// The names of the objects that have the key.
+    pub fn names_by(&self, index: &'static str, value: &str) -> Vec<Name> {
+        self.state().names_by(index, value).cloned().collect()
+    }
+
+    /// Waits until all objects have been listed once.
+    pub async fn wait_until_filled(&self) {
+        // The wait ends as well when the task that fills the cache is dropped.
+        let _ = self.filled.clone().wait_for(|filled| *filled).await;
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State<T>> {
+        self.state.read().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl<T> State<T> {
+    fn names_by<'a>(&'a self, index: &'static str, value: &'a str) -> impl Iterator<Item = &'a Name> {
+        self.index
+            .range((index, value.into(), "".into())..)
+            .take_while(move |(i, v, _)| *i == index && **v == *value)
+            .map(|(_, _, name)| name)
+    }
+}
+
+/// Caches all objects of a kind in the cache that is returned, as long as the future is polled.
+///
+/// `changed` is called after each change, and for each object of a list. `listed` is called after each list: the first one,
+/// and those after a gap in the watch.
+pub fn cache<K, T>(
     api: Api<K>,
     config: watcher::Config,
-    how: How<K>,
-    changed: impl Fn(&K) + Send + 'static,
+    how: CacheConfig<K, T>,
+    changed: impl Fn(Change<T>) + Send + 'static,
     listed: impl Fn() + Send + 'static,
-) -> Cached<K>
+) -> (Arc<Cache<T>>, BoxFuture<'static, ()>)
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    T: Send + Sync + 'static,
 {
-    let (filled, is_filled) = channel(false);
-    let cache = Arc::new(Cache::new(how, is_filled));
-    let kept = cache.clone();
-    let mut follower = Follower { cache: kept, listing: HashSet::new(), filled };
+    let (cache, mut follower) = Follower::new(how, changed);
     let task = watch(api, config)
         .default_backoff()
         .for_each(move |event| {
             match event {
-                Ok(event) => match follower.follow(event) {
-                    Followed::Changed(object) => changed(&object),
-                    Followed::Listed => listed(),
-                    Followed::Nothing => {}
-                },
+                Ok(event) => {
+                    let done = matches!(event, Event::InitDone);
+                    follower.follow(event);
+                    if done {
+                        listed();
+                    }
+                }
                 // The stream goes on by itself, with back-off.
-                Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted"),
+                Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "the watch was interrupted"),
             }
             std::future::ready(())
         })
         .boxed();
-    Cached { cache, task }
+    (cache, task)
 }
 
-impl<K> Cache<K> {
-    fn new(how: How<K>, filled: Receiver<bool>) -> Self {
-        let seen = Seen { objects: HashMap::new(), by_key: HashMap::new() };
-        Self { how, sample: Mutex::new([].into()), seen: RwLock::new(seen), filled }
-    }
-}
-
-/// Keeps a cache.
-struct Follower<K> {
-    cache: Arc<Cache<K>>,
-    /// What the listing that is under way had so far.
-    listing: HashSet<Name>,
+/// Fills a cache from the events of a watch.
+pub(super) struct Follower<K, T, F> {
+    cache: Arc<Cache<T>>,
+    how: CacheConfig<K, T>,
+    changed: F,
+    /// The objects that the running list has shown so far.
+    listed: HashSet<Name>,
     filled: Sender<bool>,
 }
 
-enum Followed<K> {
-    Changed(K),
-    Listed,
-    Nothing,
-}
+impl<K: Resource<DynamicType = ()>, T, F: Fn(Change<T>)> Follower<K, T, F> {
+    pub(super) fn new(how: CacheConfig<K, T>, changed: F) -> (Arc<Cache<T>>, Self) {
+        let (filled, is_filled) = channel(false);
+        let state = State { objects: HashMap::new(), index: BTreeSet::new() };
+        let cache = Arc::new(Cache { state: state.into(), filled: is_filled });
+        (cache.clone(), Self { cache, how, changed, listed: HashSet::new(), filled })
+    }
 
-impl<K> Follower<K>
-where
-    K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned,
-{
-    fn follow(&mut self, event: Event<K>) -> Followed<K> {
+    pub(super) fn follow(&mut self, event: Event<K>) {
         match event {
-            Event::Apply(mut object) => {
-                self.trim(&mut object);
-                self.cache.note(object.clone());
-                Followed::Changed(object)
-            }
+            Event::Apply(object) => self.see(named(&object), object),
             Event::Delete(object) => {
-                self.cache.forget(named(&object));
-                Followed::Changed(object)
+                let name = named(&object);
+                let before = self.store(name.clone(), None);
+                // The event has the object's last state, which the cache may not have had.
+                let last = self.keep(object).map(Arc::new);
+                self.report(&name, last.or(before), None);
             }
-            Event::Init => {
-                self.listing = HashSet::new();
-                Followed::Nothing
-            }
-            Event::InitApply(mut object) => {
-                self.trim(&mut object);
-                self.listing.insert(named(&object));
-                self.cache.note(object);
-                Followed::Nothing
+            Event::Init => self.listed.clear(),
+            Event::InitApply(object) => {
+                let name = named(&object);
+                self.listed.insert(name.clone());
+                self.see(name, object);
             }
             Event::InitDone => {
-                self.cache.keep_only(&std::mem::take(&mut self.listing));
+                let listed = std::mem::take(&mut self.listed);
+                for name in self.cache.names().into_iter().filter(|name| !listed.contains(name)) {
+                    let before = self.store(name.clone(), None);
+                    self.report(&name, before, None);
+                }
                 self.filled.send_replace(true);
-                Followed::Listed
             }
         }
     }
 
-    fn trim(&self, object: &mut K) {
-        trim_metadata(object);
-        (self.cache.how.trim)(object);
+    fn see(&self, name: Name, object: K) {
+        let now = self.keep(object).map(Arc::new);
+        let before = self.store(name.clone(), now.clone());
+        self.report(&name, before, now);
+    }
+
+    fn keep(&self, mut object: K) -> Option<T> {
+        trim_metadata(&mut object);
+        (self.how.keep)(object)
+    }
+
+    fn report(&self, name: &Name, before: Option<Arc<T>>, now: Option<Arc<T>>) {
+        if before.is_some() || now.is_some() {
+            (self.changed)(Change { name, before: before.as_deref(), now: now.as_deref() });
+        }
+    }
+
+    /// Replaces the object of that name, in the indexes too; returns the object that was replaced.
+    fn store(&self, name: Name, now: Option<Arc<T>>) -> Option<Arc<T>> {
+        let mut state = self.cache.state.write().unwrap_or_else(|e| e.into_inner());
+        // One allocation for the name, however often the object changes.
+        let name = state.objects.get_key_value(&name).map_or(name, |(known, _)| known.clone());
+        let before = match &now {
+            Some(now) => state.objects.insert(name.clone(), now.clone()),
+            None => state.objects.remove(&name),
+        };
+        let entries = |object: &Option<Arc<T>>| {
+            let mut entries = BTreeSet::new();
+            if let Some(object) = object {
+                (self.how.keys)(object, &mut |(index, value)| {
+                    entries.insert((index, value.into(), name.clone()));
+                });
+            }
+            entries
+        };
+        let (old, new) = (entries(&before), entries(&now));
+        for entry in old.difference(&new) {
+            state.index.remove(entry);
+        }
+        state.index.extend(new.difference(&old).cloned());
+        before
     }
 }
 
-/// Takes off what no decision looks at, of an object that is kept.
-pub fn trim_metadata<K: Resource>(object: &mut K) {
+/// Takes off what no decision looks at.
+fn trim_metadata<K: Resource>(object: &mut K) {
     object.meta_mut().managed_fields = None;
     object.annotations_mut().remove(LAST_APPLIED);
 }
@@ -317,8 +265,10 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
-    use crate::api::{VolumeClaim, VolumeClaimStatus};
+    use crate::api::VolumeClaim;
 
     fn claim(name: &str, volume: &str) -> VolumeClaim {
         let mut claim = VolumeClaim::new(name, Default::default());
@@ -327,72 +277,77 @@ mod tests {
         claim
     }
 
+    const VOLUME: &str = "volume";
+
     #[test]
-    fn what_objects_have_in_common_is_kept_once() {
-        let sample = Mutex::new([].into());
-        let full = |i: usize| {
-            let mut claim = claim(&format!("c{i}"), &format!("v{i}"));
-            claim.status = Some(VolumeClaimStatus {
-                node_name: Some("node-1".into()),
-                persistent_volume: Some(format!("reservoir-{i}")),
-                ..Default::default()
-            });
-            claim
+    fn an_index_finds_exactly_the_objects_that_have_the_key() {
+        let how = CacheConfig::<VolumeClaim> {
+            keys: |claim, key| key((VOLUME, claim.spec.volume.as_deref().unwrap())),
+            ..Default::default()
         };
-        let packed = |claim: &VolumeClaim| Packed::of(claim, &sample).unwrap();
-        // The first one seen has no status yet, and is no good sample.
-        let kept: Vec<_> =
-            [claim("c", "v")].into_iter().chain((0..9).map(full)).map(|c| (packed(&c), c)).collect();
-        for (packed, claim) in &kept {
-            assert_eq!(packed.object::<VolumeClaim>().spec, claim.spec);
-            assert_eq!(packed.object::<VolumeClaim>().status, claim.status);
+        let (cache, mut follower) = Follower::new(how, |_| {});
+        let mut see = |event| follower.follow(event);
+        let by = |index, volume: &str| {
+            let names: Vec<_> = cache.by(index, volume).iter().map(|claim| claim.name_any()).collect();
+            names.join(" ")
+        };
+        // Values that begin alike, and none.
+        for (name, volume) in [("b", "v"), ("a", "v"), ("c", "v1"), ("d", "")] {
+            see(Event::Apply(claim(name, volume)));
         }
-        let text = |i: usize| serde_json::to_vec(&kept[i].1).unwrap().len();
-        assert!(kept[9].0.text.len() < text(9) / 4, "{} of {}", kept[9].0.text.len(), text(9));
-        let mut samples: Vec<_> = kept.iter().map(|(packed, _)| packed.sample.as_ptr()).collect();
-        samples.dedup();
-        assert_eq!(samples.len(), 2);
+        assert_eq!(["v", "v1", "", "v2", "u"].map(|v| by(VOLUME, v)), ["a b", "c", "d", "", ""]);
+        assert_eq!(["volum", "volume ", "w"].map(|index| by(index, "v")), ["", "", ""]);
+        see(Event::Apply(claim("a", "w")));
+        assert_eq!(["v", "w"].map(|v| by(VOLUME, v)), ["b", "a"]);
+        assert_eq!(cache.names_by(VOLUME, "w"), ["team/a".into()]);
+        see(Event::Delete(claim("b", "v")));
+        assert_eq!((by(VOLUME, "v"), cache.get_in("team", "b")), (String::new(), None));
+        assert_eq!(cache.get_in("team", "a").unwrap().spec, claim("a", "w").spec);
+        ["a", "c", "d"].into_iter().for_each(|name| see(Event::Delete(claim(name, ""))));
+        let state = cache.state();
+        assert!(state.objects.is_empty() && state.index.is_empty(), "something is kept of deleted objects");
     }
 
     #[test]
-    fn what_names_something_is_found_by_it_as_long_as_it_does() {
-        for packed in [false, true] {
-            let how = How::<VolumeClaim> {
-                keys: |claim, key| key(("volume", claim.spec.volume.as_deref().unwrap())),
-                packed,
-                ..Default::default()
-            };
-            let (filled, is_filled) = channel(false);
-            let cache = Arc::new(Cache::new(how, is_filled));
-            let mut follower = Follower { cache: cache.clone(), listing: HashSet::new(), filled };
-            let by = |volume: &str| {
-                let mut names: Vec<String> =
-                    cache.by("volume", volume).iter().map(|c| c.name_any()).collect();
-                names.sort();
-                names
-            };
-            let mut see = |event| drop(follower.follow(event));
-            for name in ["a", "b"] {
-                see(Event::Apply(claim(name, "v")));
-            }
-            assert_eq!((by("v"), by("w")), (vec!["a".into(), "b".into()], vec![]));
-            see(Event::Apply(claim("a", "w")));
-            assert_eq!((by("v"), by("w")), (vec!["b".to_owned()], vec!["a".to_owned()]));
-            see(Event::Delete(claim("b", "v")));
-            assert_eq!((by("v"), cache.get_in("team", "b").is_none()), (vec![], true));
-            // After a gap: one has gone, one has changed, one is new.
-            see(Event::Apply(claim("c", "v")));
-            assert!(!*cache.filled.borrow());
-            see(Event::Init);
-            for (name, volume) in [("c", "w"), ("d", "v")] {
-                see(Event::InitApply(claim(name, volume)));
-            }
-            see(Event::InitDone);
-            assert!(*cache.filled.borrow());
-            assert_eq!((by("v"), by("w")), (vec!["d".to_owned()], vec!["c".to_owned()]));
-            assert_eq!(cache.get_in("team", "d").unwrap().spec, claim("d", "v").spec);
-            let seen = cache.seen();
-            assert_eq!((seen.objects.len(), seen.by_key.len()), (2, 2), "nothing is kept of what has gone");
-        }
+    fn each_change_is_reported_with_the_state_before_and_now() {
+        let how = CacheConfig::<VolumeClaim, String> {
+            keep: |claim| claim.spec.volume.filter(|volume| !volume.is_empty()),
+            keys: |volume, key| key((VOLUME, volume)),
+        };
+        let reports = RefCell::new(vec![]);
+        let report = |change: Change<String>| {
+            let or_none = |volume: Option<&String>| volume.map_or("-", |v| v).to_owned();
+            let report = format!("{} {} {}", change.name, or_none(change.before), or_none(change.now));
+            reports.borrow_mut().push(report);
+        };
+        let (cache, mut follower) = Follower::new(how, report);
+        let mut reported = |events: Vec<Event<VolumeClaim>>| {
+            events.into_iter().for_each(|event| follower.follow(event));
+            (reports.take(), *follower.cache.filled.borrow())
+        };
+        let none = Vec::<String>::new;
+        let listed = |name: &str, volume: &str| Event::InitApply(claim(name, volume));
+        let first = vec![Event::Init, listed("a", "u"), listed("b", ""), listed("c", "v")];
+        assert_eq!(reported(first), (vec!["team/a - u".into(), "team/c - v".into()], false));
+        // The list broke off, and starts again.
+        let again = vec![Event::Init, listed("a", "v"), listed("b", ""), Event::InitDone];
+        assert_eq!(reported(again), (vec!["team/a u v".into(), "team/c v -".into()], true));
+        assert_eq!(cache.names(), ["team/a".into()], "no more is kept than the configuration says");
+        let change = |name: &str, volume: &str| vec![Event::Apply(claim(name, volume))];
+        assert_eq!(reported(change("a", "w")).0, ["team/a v w"]);
+        assert_eq!(reported(change("b", "")).0, none());
+        assert_eq!(reported(change("b", "v")).0, ["team/b - v"]);
+        assert_eq!(reported(change("b", "")).0, ["team/b v -"]);
+        assert_eq!(reported(vec![Event::Delete(claim("b", ""))]).0, none());
+        assert_eq!(
+            reported(vec![Event::Delete(claim("a", "x"))]).0,
+            ["team/a x -"],
+            "the last state is the event's"
+        );
+        // After a gap in the watch: one has gone, one has changed, one is new.
+        ["c", "d"].into_iter().for_each(|name| drop(reported(change(name, "v"))));
+        let list = vec![Event::Init, listed("d", "w"), listed("e", "v"), Event::InitDone];
+        assert_eq!(reported(list).0, ["team/d v w", "team/e - v", "team/c v -"]);
+        assert_eq!(["v", "w"].map(|v| cache.names_by(VOLUME, v)), [["team/e".into()], ["team/d".into()]]);
     }
 }

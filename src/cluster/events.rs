@@ -1,4 +1,4 @@
-//! Events on transitions (T2).
+//! Kubernetes Events on transitions (T2).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -13,38 +13,37 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::api::condition::{self, READY, RESIZED, RETIRING, reason};
 
-/// Publishes events; one that cannot be published is logged and forgotten, for it decides nothing.
+/// Publishes events. An event that cannot be published is logged and forgotten: it decides nothing.
 pub struct Events {
     publisher: Arc<Publisher>,
-    /// Those that nobody waits for.
+    /// Events whose publication nobody waits for.
     queue: mpsc::Sender<(Event, ObjectReference)>,
 }
 
 struct Publisher {
     client: Client,
     reporter: Reporter,
-    recorders: Mutex<HashMap<Told, Recorder>>,
+    recorders: Mutex<HashMap<Series, Recorder>>,
 }
 
-/// How many may wait to be published; whoever comes on top of that waits, too.
+/// How many events may wait in the queue; a reconcile with one more waits for space in it.
 const QUEUED: usize = 1000;
-/// How many are published at once.
+/// How many events of the queue are published at once.
 const AT_ONCE: usize = 8;
 
-/// What is counted as told again: the object, a related one, the reason, and the sentence. A recorder by itself does not look at
-/// the sentence, and what is new would never be read.
-type Told = (Option<String>, Option<String>, String, Option<String>);
+/// Events that are counted as one series: those of one object, related object, reason and message. kube's recorder leaves
+/// the message out, and a new message would never be read.
+type Series = (Option<String>, Option<String>, String, Option<String>);
 
-/// A recorder keeps its event whole for minutes. After so many all are forgotten, so that this stays small whatever happens
-/// at once.
+/// A recorder keeps its event for minutes. After so many recorders all are forgotten, which bounds the memory.
 const REMEMBERED: usize = 200;
 
-/// Stations on the way that the conditions tell well enough.
+/// Reasons without an event: the conditions are enough for a step on the way.
 const QUIET: [&str; 5] =
     [reason::CREATING, reason::BINDING, reason::RELEASING, reason::AGENT_SILENT, reason::RESIZING];
 
 impl Events {
-    /// Events in the name of `controller`, from the instance (pod or node) `instance`.
+    /// Events of the component `controller`, from the pod or node `instance`.
     pub fn new(client: Client, controller: &str, instance: &str) -> Self {
         let reporter = Reporter { controller: controller.to_owned(), instance: Some(instance.to_owned()) };
         let publisher = Arc::new(Publisher { client, reporter, recorders: Mutex::default() });
@@ -54,7 +53,7 @@ impl Events {
             let publisher = published_by.clone();
             async move { publisher.publish(&event, &object).await }
         };
-        // Ends with the sender.
+        // The task ends with the sender.
         tokio::spawn(ReceiverStream::new(queued).for_each_concurrent(AT_ONCE, publish));
         Self { publisher, queue }
     }
@@ -63,19 +62,19 @@ impl Events {
 impl Publisher {
     fn recorder(&self, event: &Event, object: &ObjectReference) -> Recorder {
         let related = event.secondary.as_ref().and_then(|related| related.uid.clone());
-        let told = (object.uid.clone(), related, event.reason.clone(), event.note.clone());
+        let series = (object.uid.clone(), related, event.reason.clone(), event.note.clone());
         let mut recorders = self.recorders.lock().unwrap_or_else(|e| e.into_inner());
-        if recorders.len() == REMEMBERED && !recorders.contains_key(&told) {
+        if recorders.len() == REMEMBERED && !recorders.contains_key(&series) {
             recorders.clear();
         }
         let new = || Recorder::new(self.client.clone(), self.reporter.clone());
-        recorders.entry(told).or_insert_with(new).clone()
+        recorders.entry(series).or_insert_with(new).clone()
     }
 
     async fn publish(&self, event: &Event, object: &ObjectReference) {
         if let Err(error) = self.recorder(event, object).publish(event, object).await {
-            let (kind, reason) = (object.kind.as_deref(), &event.reason);
-            tracing::warn!(kind, reason, %error, "failed to publish an event");
+            let (kind, name, reason) = (object.kind.as_deref(), object.name.as_deref(), &event.reason);
+            tracing::warn!(kind, object = name, reason, %error, "failed to publish an event");
         }
     }
 }
@@ -91,7 +90,7 @@ fn event(ok: bool, action: &str, reason: &str, message: &str, related: Option<Ob
 }
 
 impl Events {
-    /// One event about `object`, before this returns; of the same about different `related` objects each is kept.
+    /// Publishes an event about `object` before it returns. Events with different `related` objects are separate series.
     pub async fn publish<K: Resource<DynamicType = ()>>(
         &self,
         object: &K,
@@ -107,8 +106,7 @@ impl Events {
         self.publisher.publish(&event, &about).await;
     }
 
-    /// An event for each of these that says something else than before: another status or another reason. It is
-    /// published by the way.
+    /// Queues an event for each condition whose status or reason is another than before.
     pub async fn on_transition<K: Resource<DynamicType = ()>>(
         &self,
         object: &K,
@@ -122,7 +120,7 @@ impl Events {
             if same {
                 continue;
             }
-            // One line for each decision, the stations on its way too.
+            // The log has each transition, also those without an event.
             let about = object.object_ref(&());
             tracing::info!(
                 kind = about.kind,
@@ -135,10 +133,10 @@ impl Events {
                 is.message
             );
             if !QUIET.contains(&is.reason.as_str()) {
-                // That a retired volume waits is no trouble.
+                // A retired volume that waits for its users needs nobody's help.
                 let ok = is.status == "True" || is.reason == reason::RETIRE_WITHDRAWN;
                 let event = event(ok, "Reconcile", &is.reason, &is.message, None);
-                // It is received for as long as there is a sender.
+                // The receiver lives as long as this sender.
                 let _ = self.queue.send((event, about)).await;
             }
         }

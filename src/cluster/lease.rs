@@ -1,20 +1,20 @@
-//! Leader election: one controller works at a time, so that they do not get in each other's way.
+//! Leader election: one controller works at a time.
 //!
-//! It is a matter of quiet, not of safety: two that believe they lead are kept apart by compare-and-swap.
+//! It saves conflicts. Safety does not rest on it: two controllers that both lead are kept apart by compare-and-swap.
 
 use std::future::Future;
 
 use kube::Client;
 use kube_lease_manager::{LeaseManagerBuilder, LeaseManagerError};
 
-/// Why this instance takes no part any more.
+/// The reason why this instance left the election.
 #[derive(Debug, thiserror::Error)]
 pub enum LeadError {
     /// The Lease could not be read or written.
     #[error(transparent)]
     Lease(#[from] LeaseManagerError),
-    /// The work, or the election itself, ended though nobody had asked it to; a restart is the way out.
-    #[error("the work ended by itself")]
+    /// The work or the election ended without a request to stop; the process has to restart.
+    #[error("the controller's work or its leader election ended unexpectedly, it has to start again")]
     Ended,
 }
 
@@ -41,13 +41,13 @@ pub async fn lead<F: Future<Output = ()>>(
             if leading.wait_for(|leads| *leads).await.is_err() {
                 return;
             }
-            tracing::info!(identity, "leading");
+            tracing::info!(identity, "this instance leads now");
             let lost = async {
                 let _ = leading.wait_for(|leads| !*leads).await;
             };
             tokio::select! {
                 () = work() => return,
-                () = lost => tracing::warn!(identity, "not leading any more"),
+                () = lost => tracing::warn!(identity, "this instance lost the lease, its work ends"),
             }
         }
     };

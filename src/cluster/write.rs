@@ -1,13 +1,13 @@
-//! Writes that decide something carry the resourceVersion that they were decided on (S15).
+//! Requests to the API server: live reads, and writes.
 //!
-//! Status is written by server-side apply with a field manager for each writer, so the controller and the agent
-//! never undo each other; the `resourceVersion` in the applied object makes it a compare-and-swap.
+//! A write that decides something is a compare-and-swap: it carries the resourceVersion that was decided on (S15). Status is
+//! written by server-side apply with a field manager for each writer, so controller and agent never undo each other.
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use k8s_openapi::NamespaceResourceScope;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::PartialObjectMeta;
 use kube::core::object::HasStatus;
 use kube::{Client, Resource, ResourceExt};
@@ -24,17 +24,17 @@ use crate::api::{
 /// Why something could not be read or written.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// Somebody else wrote the object in between; look again.
-    #[error("{0} was changed meanwhile")]
+    /// Somebody else wrote the object since it was read: the reconcile starts again.
+    #[error("somebody else changed {0} at the same time, it is looked at again")]
     Conflict(String),
-    /// The API server did not do it.
+    /// The API server refused, or was not reached.
     #[error("failed to {action} {object}")]
     Api {
         /// Verb.
         action: &'static str,
         /// Kind and name.
         object: String,
-        /// The API server's word.
+        /// The API server's answer.
         source: Arc<kube::Error>,
     },
 }
@@ -48,12 +48,12 @@ impl Error {
         }
     }
 
-    /// Whether the API server refused it.
+    /// Whether the API server answered 403.
     pub fn is_forbidden(&self) -> bool {
         matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.code == 403))
     }
 
-    /// What the API server said when it refused it for good: a right is missing, or a field is not as it has to be.
+    /// The API server's message when a further try cannot help: a right is missing, or a field is invalid.
     pub fn refusal(&self) -> Option<String> {
         match self {
             Self::Api { source, .. } => match &**source {
@@ -73,14 +73,14 @@ impl Error {
     }
 }
 
-/// A kind of ours with a status: which part of it the agent writes. All else is the controller's.
+/// A kind of ours with a status. The agent writes the fields that are named here, the controller writes all others.
 pub trait Owned: HasStatus<Status: Clone + Default + Serialize> {
-    /// The agent's fields, as they are called in JSON.
+    /// The JSON names of the agent's fields.
     const AGENT_FIELDS: &'static [&'static str] = &[];
     /// The agent's condition type.
     const AGENT_CONDITION: &'static str = "";
 
-    /// What of `status` belongs to the field manager.
+    /// The part of `status` that the field manager writes.
     fn part_of(manager: &str, status: &Self::Status) -> Value {
         let is_agent = manager == AGENT_MANAGER;
         let mut part = serde_json::to_value(status).unwrap_or_default();
@@ -122,8 +122,8 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serializ
 {
 }
 
-/// Writes `desired` as the manager's part of the status, if it differs from what `current` has; fails with
-/// [`Error::Conflict`] when the object is not the one that `current` is any more.
+/// Writes `desired` as the manager's part of the status, unless `current` has it already. Fails with [`Error::Conflict`]
+/// when the object has changed since `current` was read.
 pub async fn write_status<K: Kind + Owned>(
     api: &Api<K>,
     current: &K,
@@ -151,27 +151,39 @@ pub async fn write_status<K: Kind + Owned>(
     Ok(Some(written))
 }
 
-/// Reads an object by quorum; `None`: there is none.
-pub async fn get<K: Kind>(api: &Api<K>, name: &str) -> Result<Option<K>, Error> {
-    api.get_opt(name).await.map_err(|e| Error::new::<K>("read", name, e))
+/// A live read gives no resourceVersion: the answer is as new as etcd's quorum, and from no older cache of the API server.
+const LIVE: GetParams = GetParams { resource_version: None };
+
+fn live(params: &ListParams) -> ListParams {
+    ListParams { resource_version: LIVE.resource_version, version_match: None, ..params.clone() }
 }
 
-/// Reads an object anew by quorum; `None`: it is gone, whatever has its name now.
+/// Reads an object live; `None`: there is none.
+pub async fn get<K: Kind>(api: &Api<K>, name: &str) -> Result<Option<K>, Error> {
+    match api.get_with(name, &LIVE).await {
+        Ok(object) => Ok(Some(object)),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
+        Err(e) => Err(Error::new::<K>("read", name, e)),
+    }
+}
+
+/// Reads an object live; `None`: the object is gone, though another one may have its name.
 pub async fn get_same<K: Kind>(api: &Api<K>, seen: &K) -> Result<Option<K>, Error> {
     Ok(get(api, &seen.name_any()).await?.filter(|now| now.uid() == seen.uid()))
 }
 
-/// Lists objects by quorum: no resourceVersion is given, so the answer is not from a cache.
+/// Lists objects live.
 pub async fn list<K: Kind>(api: &Api<K>, params: &ListParams) -> Result<Vec<K>, Error> {
-    api.list(params).await.map(|list| list.items).map_err(|e| Error::new::<K>("list", "objects", e))
+    let listed = api.list(&live(params)).await;
+    listed.map(|list| list.items).map_err(|e| Error::new::<K>("list", "objects", e))
 }
 
-/// The same, where names and UIDs are all that is looked at: nothing else is sent.
+/// Lists the metadata of objects live.
 pub async fn list_metadata<K: Kind>(
     api: &Api<K>,
     params: &ListParams,
 ) -> Result<Vec<PartialObjectMeta<K>>, Error> {
-    let listed = api.list_metadata(params).await;
+    let listed = api.list_metadata(&live(params)).await;
     listed.map(|list| list.items).map_err(|e| Error::new::<K>("list", "objects", e))
 }
 
@@ -182,18 +194,18 @@ pub async fn apply<K: Kind>(api: &Api<K>, object: &K, manager: &str) -> Result<K
     api.patch(&name, &params, &Patch::Apply(object)).await.map_err(|e| Error::new::<K>("apply", &name, e))
 }
 
-/// Changes fields of an object that somebody else decides on as a whole; one that is gone is left at that.
+/// Changes fields of an object that somebody else owns. That the object is gone is no error.
 pub async fn merge<K: Kind>(api: &Api<K>, name: &str, fields: &Value) -> Result<(), Error> {
     merged::<K>(name, api.patch(name, &PatchParams::default(), &Patch::Merge(fields)).await)
 }
 
-/// The same of the very object that was seen: who wrote it since wins (S15).
+/// The same as [`merge`], as a compare-and-swap on the object that was seen (S15).
 pub async fn merge_seen<K: Kind>(api: &Api<K>, seen: &K, mut fields: Value) -> Result<(), Error> {
     fields["metadata"]["resourceVersion"] = json!(seen.resource_version());
     merge(api, &seen.name_any(), &fields).await
 }
 
-/// The same as [`merge`] in its status.
+/// The same as [`merge`], for fields of the status.
 pub async fn merge_status<K: Kind>(api: &Api<K>, name: &str, fields: &Value) -> Result<(), Error> {
     merged::<K>(name, api.patch_status(name, &PatchParams::default(), &Patch::Merge(fields)).await)
 }
@@ -206,7 +218,7 @@ fn merged<K: Kind>(name: &str, done: kube::Result<K>) -> Result<(), Error> {
     }
 }
 
-/// Creates an object; `None`: one of that name is there already.
+/// Creates an object; `None`: an object of that name is there already.
 pub async fn create<K: Kind>(api: &Api<K>, object: &K) -> Result<Option<K>, Error> {
     match api.create(&PostParams::default(), object).await {
         Ok(made) => Ok(Some(made)),
@@ -215,7 +227,7 @@ pub async fn create<K: Kind>(api: &Api<K>, object: &K) -> Result<Option<K>, Erro
     }
 }
 
-/// Deletes the object of that UID, and no other of its name; one that is gone already is fine.
+/// Deletes the object of that UID, and no other object of its name. That the object is gone is no error.
 pub async fn delete<K: Kind>(api: &Api<K>, name: &str, uid: Option<String>) -> Result<(), Error> {
     let preconditions = uid.map(|uid| Preconditions { uid: Some(uid), resource_version: None });
     match delete_if(api, name, preconditions).await {
@@ -224,7 +236,7 @@ pub async fn delete<K: Kind>(api: &Api<K>, name: &str, uid: Option<String>) -> R
     }
 }
 
-/// Deletes the object if it is still the one that was seen: nobody has written it since.
+/// Deletes the object if nobody has written it since it was seen.
 pub async fn delete_seen<K: Kind>(api: &Api<K>, seen: &K) -> Result<(), Error> {
     let preconditions = Preconditions { uid: seen.uid(), resource_version: seen.resource_version() };
     delete_if(api, &seen.name_any(), Some(preconditions)).await

@@ -1,258 +1,180 @@
-//! Claims: ACCEPT and its end (C1–C7).
-//!
-//! The list of claims in the volume's status decides who is bound, by compare-and-swap on the volume. A binding is
-//! written once and by UID; it is never moved to another volume.
+//! Claims: ACCEPT, and the PersistentVolume and PersistentVolumeClaim that come of it (C1–C5).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::api::ListParams;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::{Api, ResourceExt};
+use serde_json::json;
 
-use crate::api::condition::{Verdict, reason};
-use crate::api::{
-    CONTROLLER_MANAGER, ClaimPhase, PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, UidRef,
-    VolumeClaim, VolumeClaimStatus,
-};
+use crate::api::{SharedPersistentVolume, VolumeClaim, volume_for_pvc};
 use crate::cluster;
-use crate::plan::moment::{self, MOMENT};
-use crate::plan::plain::pvc_of;
-use crate::plan::{LISTED_PODS, bind, release};
+use crate::plan::claim::{Offers, Seen, Step, has, next};
+use crate::plan::debounce::DEBOUNCE;
+use crate::plan::pvc_provisioner::pvc_of;
+use crate::plan::{bind, persistent_volume, pv_binding};
 
-use super::context::{CLAIM, Context, WAITING, ready, refs};
-use super::{Again, Error, persistent};
+use super::context::{CLAIM, Context, WAITING};
+use super::volume_users::counted;
+use super::{Again, Error, unclaim};
 
+/// A claim that is not being deleted; see [`unclaim::reconcile`] for the others.
+///
+/// 1. Gather: its volume, or what it competes for, and its PersistentVolumeClaim.
+/// 2. Decide: [`next`].
+/// 3. Apply: one step. Those that only prepare the status are followed by another decision.
 pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<Again, Error> {
     let namespace = claim.namespace().unwrap_or_default();
     let api: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &namespace);
     if claim.metadata.deletion_timestamp.is_some() {
-        return unclaim(&api, &claim, ctx).await;
+        return unclaim::reconcile(&api, &claim, ctx).await;
     }
-    if !cluster::finalizer_present(&*claim) {
-        return Ok(cluster::set_finalizer(&api, &*claim, true).await.map(|()| None)?);
-    }
-    if pvc_of(&*claim).is_some() && !persistent::is_there(&claim, ctx).await? {
-        // It goes with its PersistentVolumeClaim (P4).
-        return Ok(cluster::delete(&api, &claim.name_any(), claim.uid()).await.map(|()| None)?);
-    }
-    let mut status = claim.status.clone().unwrap_or_default();
-    let mut again = None;
-    let verdict = match bound(&api, &claim, ctx).await? {
-        Ok(volume) => {
-            let uid = volume.uid().unwrap_or_default();
-            status.phase = ClaimPhase::Bound;
-            status.volume = Some(UidRef { name: volume.name_any(), uid });
-            let node = volume.status.as_ref().and_then(|s| s.node_name.clone());
-            let moved = status.node_name.is_some() && status.node_name != node;
-            if !moved {
-                status.node_name.clone_from(&node);
+    let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
+    let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, &namespace);
+    let mut seen = gather(&claim, &pvcs, ctx).await?;
+    loop {
+        match next(&claim, &seen) {
+            Step::Guard => cluster::set_finalizer(&api, &*claim, true).await?,
+            Step::Delete => cluster::delete(&api, &claim.name_any(), claim.uid()).await?,
+            Step::Note(status) => ctx.commit(&api, &*claim, &status).await?,
+            Step::Bind(name) => {
+                let decide = |volume: &SharedPersistentVolume| {
+                    seen.offers.bind(&claim, volume).map(|status| Some(counted(status, ctx)))
+                };
+                seen.bound = Some(match ctx.batchers.volumes.update(&volumes, &name, decide).await? {
+                    Some(Ok(())) => Ok(cluster::get(&volumes, &name).await?.map(Arc::new)),
+                    Some(Err(why)) => Err(why),
+                    None => Ok(None),
+                });
+                continue;
             }
-            match persistent::ensure(&claim, &volume, moved, ctx).await? {
-                Ok(name) => {
-                    status.node_name = node;
-                    status.persistent_volume = Some(name);
-                    persistent::standing(&claim, ctx)
-                }
-                Err(why) => {
-                    // What is in the way is not ours, so nobody tells us when it goes.
-                    again = Some(Duration::from_secs(5));
-                    why
-                }
+            Step::Binding(step, volume) => {
+                apply_binding(step, &claim, &volume, &pvcs, &mut seen.binding, ctx).await?;
+                continue;
             }
+            Step::Report(status, again) => {
+                ctx.commit(&api, &*claim, &status).await?;
+                return Ok(again);
+            }
+            Step::Debounce => return Ok(Some(DEBOUNCE)),
         }
-        Err(why) => why,
-    };
-    let binding = verdict.reason == reason::BINDING;
-    if binding && moment::is_passing(claim.metadata.creation_timestamp.as_ref(), Timestamp::now()) {
-        return Ok(Some(MOMENT));
+        return Ok(None);
     }
-    status.conditions = ready(&status.conditions, verdict, claim.metadata.generation);
-    ctx.commit(&api, &*claim, &status).await?;
-    Ok(again)
 }
 
-/// The volume whose list has the claim, on which this puts it if it may be bound now.
-///
-/// A claim that selects writes down first which volume it means, so that whoever dies or looks at an old cache in
-/// between goes on with that one: a claim is never on the lists of two volumes (S8).
-async fn bound(
-    api: &Api<VolumeClaim>,
+async fn gather(
     claim: &VolumeClaim,
+    pvcs: &Api<PersistentVolumeClaim>,
     ctx: &Context,
-) -> Result<Result<Arc<SharedPersistentVolume>, Verdict>, Error> {
-    let before = claim.status.clone().unwrap_or_default();
-    let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
-    let meant = before.volume.clone();
-    let lost = before.phase == ClaimPhase::Bound;
-    // On the list of the one that it names, and that was not told yet.
-    let named_one = claim.spec.volume.as_ref().filter(|_| meant.is_none());
-    if let Some(volume) = named_one.and_then(|name| ctx.stores.volumes.get(name))
-        && bind::is_bound(&volume, claim)
-    {
-        return Ok(Ok(volume));
+) -> Result<Seen, Error> {
+    let volume = volume(claim, ctx).await?;
+    let is_bound = volume.as_ref().is_some_and(|volume| has(volume, claim));
+    let mut binding = pv_binding::Seen { cached: cached_pvc(claim, ctx), ..Default::default() };
+    if pvc_of(claim).is_some() && binding.cached.is_none() {
+        look_at_pvc(claim, pvcs, &mut binding, ctx).await?;
     }
-    if let Some(meant) = &meant {
-        let cached = ctx.stores.volumes.get(&meant.name);
-        if let Some(volume) =
-            cached.filter(|v| v.uid().as_ref() == Some(&meant.uid) && bind::is_bound(v, claim))
-        {
-            return Ok(Ok(volume));
-        }
-        // The cache may be behind, the volume itself is not.
-        let volume =
-            cluster::get(&volumes, &meant.name).await?.filter(|v| v.uid().as_ref() == Some(&meant.uid));
-        match volume {
-            Some(volume) if bind::is_bound(&volume, claim) => return Ok(Ok(Arc::new(volume))),
-            _ if lost => {
-                return Ok(Err(Verdict::no(
-                    reason::VOLUME_LOST,
-                    format!(
-                        "the volume {} that it was bound to is gone; delete this claim and make another one",
-                        meant.name
-                    ),
-                )));
-            }
-            _ => {}
-        }
-    }
-    let subscriptions = ctx.subscriptions_in(&claim.namespace().unwrap_or_default());
-    let subscriptions = refs(&subscriptions);
-    // Only who names a volume has a place in its line.
-    let cached = candidates(claim, ctx);
-    let contested = cached.iter().filter(|v| v.spec.shared.is_none());
-    let claims: Vec<_> = contested.flat_map(|v| ctx.stores.claims.by(WAITING, &v.name_any())).collect();
-    let theirs: Vec<_> =
-        claims.iter().map(|c| ctx.subscriptions_in(&c.namespace().unwrap_or_default())).collect();
-    let rivals: Vec<bind::Rival> = claims
-        .iter()
-        .zip(&theirs)
-        .map(|(claim, theirs)| bind::Rival { claim, subscriptions: refs(theirs) })
-        .collect();
-    let chosen = match bind::choose(claim, &subscriptions, &refs(&cached), &rivals) {
-        Ok(volume) => UidRef { name: volume.name_any(), uid: volume.uid().unwrap_or_default() },
-        Err(why) => return Ok(Err(why)),
-    };
-    if claim.spec.volume.is_none() && meant.as_ref() != Some(&chosen) {
-        let status = VolumeClaimStatus { volume: Some(chosen), ..before };
-        cluster::write_status(api, claim, &status, CONTROLLER_MANAGER).await?;
-        // This is an old copy now; the new one comes by itself.
-        return Err(cluster::Error::Conflict(format!("VolumeClaim {}", claim.name_any())).into());
-    }
-    let name = chosen.name;
-    let decide = |volume: &SharedPersistentVolume| {
-        // Decided again on what is there now: the cache may be old.
-        let mut status = volume.status.clone().unwrap_or_default();
-        if !bind::is_bound(volume, claim) {
-            bind::choose(claim, &subscriptions, &[volume], &rivals)?;
-            status.claims.push(bind::binding(claim));
-        }
-        Ok(Some(counted(status, ctx)))
-    };
-    let bound = ctx.commits.volumes.update(&volumes, &name, decide).await?;
-    let gone = || {
-        Verdict::no(
-            reason::NO_SUCH_VOLUME,
-            format!("volume {name} has just gone; the claim waits for another one"),
-        )
-    };
-    Ok(match bound {
-        // Another volume may have the name by now.
-        Some(Ok(())) => {
-            let now = cluster::get(&volumes, &name).await?.filter(|v| bind::is_bound(v, claim));
-            now.map(Arc::new).ok_or_else(gone)
-        }
-        Some(Err(why)) => Err(why),
-        None => Err(gone()),
+    Ok(Seen {
+        guarded: cluster::finalizer_present(claim),
+        volume,
+        offers: if is_bound { Offers::default() } else { offers(claim, ctx) },
+        bound: None,
+        binding,
+        now: Timestamp::now(),
     })
 }
 
-/// The volumes that the claim may be bound to, and those that have it already.
-fn candidates(claim: &VolumeClaim, ctx: &Context) -> Vec<Arc<SharedPersistentVolume>> {
+/// The volume that the claim's status notes, else the one that it names. The cache may be behind, so one that is noted is read
+/// live if the claim is not on its list there.
+async fn volume(claim: &VolumeClaim, ctx: &Context) -> Result<Option<Arc<SharedPersistentVolume>>, Error> {
+    let noted = claim.status.as_ref().and_then(|s| s.volume.as_ref()).map(|volume| &volume.name);
+    let Some(name) = noted.or(claim.spec.volume.as_ref()) else { return Ok(None) };
+    let cached = ctx.stores.volumes.get(name);
+    if noted.is_none() || cached.as_ref().is_some_and(|volume| has(volume, claim)) {
+        return Ok(cached);
+    }
+    Ok(cluster::get(&Api::all(ctx.client.clone()), name).await?.map(Arc::new))
+}
+
+/// Reads the PersistentVolumeClaim of the claim's name live.
+async fn look_at_pvc(
+    claim: &VolumeClaim,
+    pvcs: &Api<PersistentVolumeClaim>,
+    seen: &mut pv_binding::Seen,
+    ctx: &Context,
+) -> Result<(), Error> {
+    let pvc = cluster::get(pvcs, &claim.name_any()).await?;
+    let class = pvc.as_ref().and_then(|pvc| pvc.spec.as_ref()?.storage_class_name.as_deref());
+    seen.class = class.and_then(|class| ctx.stores.classes.get(class));
+    seen.pvc = Some(pvc);
+    Ok(())
+}
+
+/// The claim's PersistentVolumeClaim in the cache.
+fn cached_pvc(claim: &VolumeClaim, ctx: &Context) -> Option<pv_binding::Pvc> {
+    let stands_for = match pvc_of(claim) {
+        Some(uid) => volume_for_pvc(uid),
+        None => claim.uid().unwrap_or_default(),
+    };
+    let namespace = claim.namespace().unwrap_or_default();
+    let pvc = ctx.stores.pvcs.made_for(&namespace, &claim.name_any(), &stands_for)?;
+    Some(pv_binding::Pvc { bound: pvc.bound, capacity: pvc.capacity })
+}
+
+fn offers(claim: &VolumeClaim, ctx: &Context) -> Offers {
     let mut volumes = match &claim.spec.volume {
         Some(name) => Vec::from_iter(ctx.stores.volumes.get(name)),
         None => ctx.stores.volumes_for(&claim.spec.role),
     };
     volumes.extend(ctx.stores.volumes.by(CLAIM, &bind::binding(claim).to_string()));
-    volumes
+    // Only a claim that names a volume has a position in the volume's queue.
+    let contested = volumes.iter().filter(|v| v.spec.shared.is_none());
+    let rivals = contested.flat_map(|v| ctx.stores.claims.by(WAITING, &v.name_any()));
+    let subscriptions = |claim: &VolumeClaim| ctx.subscriptions_in(&claim.namespace().unwrap_or_default());
+    let rivals = rivals.map(|rival| (rival.clone(), subscriptions(&rival))).collect();
+    Offers { subscriptions: subscriptions(claim), volumes, rivals }
 }
 
-/// The numbers that admission looks at change together with the list.
-fn counted(mut status: SharedPersistentVolumeStatus, ctx: &Context) -> SharedPersistentVolumeStatus {
-    super::volume::count_users(&mut status, ctx);
-    status
-}
-
-/// The end of a claim: pods first, then its PersistentVolumeClaim and PersistentVolume, then its place on the volume.
-async fn unclaim(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> Result<Again, Error> {
-    // The cache may have one that has just gone.
-    let now = cluster::get_same(api, claim).await?;
-    if !now.is_some_and(|now| cluster::finalizer_present(&now)) {
-        return Ok(None);
-    }
-    let namespace = claim.namespace().unwrap_or_default();
-    if pvc_of(claim).is_some() {
-        if persistent::is_ours(claim, ctx).await? {
-            let name = claim.name_any();
-            let said =
-                format!("it is that of PersistentVolumeClaim {name} and goes with it: delete that one");
-            return commit_releasing(api, claim, vec![], Verdict::no(reason::IN_USE, said), ctx).await;
-        }
-        persistent::let_go(claim, ctx).await?;
-    } else if persistent::is_ours(claim, ctx).await? {
-        let mut users = ctx.stores.pods.users(&namespace, &claim.name_any());
-        if users.is_empty() {
-            users = ctx.users_by_quorum(&[(namespace, claim.name_any())].into()).await?;
-        }
-        if let Some(why) = release::claim_held(&users) {
-            users.truncate(LISTED_PODS);
-            return commit_releasing(api, claim, users, why, ctx).await;
-        }
-    }
-    if !persistent::remove(claim, ctx).await? {
-        if moment::is_passing(claim.metadata.deletion_timestamp.as_ref(), Timestamp::now()) {
-            return Ok(Some(MOMENT));
-        }
-        let why = Verdict::no(
-            reason::RELEASING,
-            "its PersistentVolumeClaim and PersistentVolume are being removed",
-        );
-        return commit_releasing(api, claim, vec![], why, ctx).await;
-    }
-    let before = claim.status.clone().unwrap_or_default();
-    let uid = claim.uid().unwrap_or_default();
-    let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
-    let cached = candidates(claim, ctx).into_iter().find(|v| bind::is_bound(v, claim)).map(|v| v.name_any());
-    let bound = match cached.or(before.volume.map(|v| v.name)).or(claim.spec.volume.clone()) {
-        Some(name) => Some(name),
-        // Selected, bound, and deleted before any cache saw it: the volumes themselves know.
-        None => {
-            let all = cluster::list(&volumes, &ListParams::default()).await?;
-            all.iter().find(|v| bind::is_bound(v, claim)).map(ResourceExt::name_any)
-        }
-    };
-    if let Some(name) = bound {
-        let leave = |volume: &SharedPersistentVolume| {
-            let mut status = volume.status.clone().unwrap_or_default();
-            status.claims.retain(|b| b.uid != uid);
-            Ok::<_, ()>(Some(counted(status, ctx)))
-        };
-        let _ = ctx.commits.volumes.update(&volumes, &name, leave).await?;
-    }
-    cluster::set_finalizer(api, claim, false).await?;
-    Ok(None)
-}
-
-async fn commit_releasing(
-    api: &Api<VolumeClaim>,
+/// Takes a step with the claim's PersistentVolume and PersistentVolumeClaim, and notes the outcome in `seen`.
+async fn apply_binding(
+    step: pv_binding::Step,
     claim: &VolumeClaim,
-    users: Vec<PodRef>,
-    why: Verdict,
+    volume: &SharedPersistentVolume,
+    pvcs: &Api<PersistentVolumeClaim>,
+    seen: &mut pv_binding::Seen,
     ctx: &Context,
-) -> Result<Again, Error> {
-    let before = claim.status.clone().unwrap_or_default();
-    let conditions = ready(&before.conditions, why, claim.metadata.generation);
-    let status = VolumeClaimStatus { phase: ClaimPhase::Releasing, users, conditions, ..before };
-    ctx.commit(api, claim, &status).await?;
-    Ok(None)
+) -> Result<(), Error> {
+    let pvs: Api<PersistentVolume> = Api::all(ctx.client.clone());
+    let (pv, pvc) = (persistent_volume::name(claim), claim.name_any());
+    match step {
+        pv_binding::Step::LookAtPvc => look_at_pvc(claim, pvcs, seen, ctx).await?,
+        pv_binding::Step::LookAtPv => seen.pv = Some(cluster::get(&pvs, &pv).await?),
+        pv_binding::Step::CreatePv(wanted) => {
+            seen.pv = Some(match cluster::create(&pvs, &*wanted).await? {
+                Some(made) => Some(made),
+                None => cluster::get(&pvs, &pv).await?,
+            });
+        }
+        pv_binding::Step::CreatePvc(wanted) => {
+            let made = cluster::create(pvcs, &*wanted).await?;
+            seen.pvc = Some(made.or(Some(*wanted)));
+        }
+        pv_binding::Step::ShowSize => {
+            let capacity = persistent_volume::storage(volume);
+            cluster::merge(&pvs, &pv, &json!({ "spec": { "capacity": capacity } })).await?;
+            cluster::merge_status(pvcs, &pvc, &json!({ "status": { "capacity": capacity } })).await?;
+            seen.cached.iter_mut().for_each(|cached| cached.capacity = None);
+        }
+        pv_binding::Step::DeletePv(why) => {
+            let uid = seen.pv.as_ref().and_then(|pv| pv.as_ref()?.uid());
+            cluster::delete(&pvs, &pv, uid).await?;
+            seen.deleted = Some(why);
+        }
+        pv_binding::Step::DeletePvc(why) => {
+            let uid = seen.pvc.as_ref().and_then(|pvc| pvc.as_ref()?.uid());
+            cluster::delete(pvcs, &pvc, uid).await?;
+            seen.deleted = Some(why);
+        }
+        pv_binding::Step::Wait(_) | pv_binding::Step::Done => {}
+    }
+    Ok(())
 }

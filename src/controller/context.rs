@@ -1,165 +1,39 @@
-//! What reconciles share: the client, the caches, events.
+//! What every reconcile is given: the client, the caches, events, and the commit of a status.
 
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, NodeStatus, Pod};
-use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ListParams;
 use kube::core::object::HasStatus;
 use kube::{Api, Client, Resource, ResourceExt};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::api::condition::{self, READY, Verdict};
 use crate::api::{
-    CONTROLLER_MANAGER, ClaimBinding, ClaimPhase, DiskReservation, LABEL_PVC_UID, NodeDisk, PodRef,
-    RoleSubscription, SharedPersistentVolume, VolumeClaim, VolumeOffer, VolumeRole,
+    CONTROLLER_MANAGER, ClaimBinding, DiskReservation, NodeDisk, PodRef, RoleSubscription,
+    SharedPersistentVolume, VolumeClaim, VolumeRole,
 };
-use crate::cluster::{
-    self, Cache, Commits, Events, Key, Owned, PodIndex, PvcIndex, claims_of, is_terminal, pod_ref,
-};
-use crate::plan::quota::lineage;
+use crate::cluster::{self, Events, Owned, StatusBatcher, claims_of, is_terminal, pod_ref};
 use crate::telemetry::Metrics;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::share::Share;
+pub use super::stores::*;
+pub use crate::plan::refs;
 
-/// The caches.
-pub struct Stores {
-    /// Nodes.
-    pub nodes: Arc<Cache<Node>>,
-    /// Disks.
-    pub disks: Arc<Cache<NodeDisk>>,
-    /// Reservations.
-    pub reservations: Arc<Cache<DiskReservation>>,
-    /// Volumes.
-    pub volumes: Arc<Cache<SharedPersistentVolume>>,
-    /// Claims.
-    pub claims: Arc<Cache<VolumeClaim>>,
-    /// Subscriptions.
-    pub subscriptions: Arc<Cache<RoleSubscription>>,
-    /// Offers.
-    pub offers: Arc<Cache<VolumeOffer>>,
-    /// Roles.
-    pub roles: Arc<Cache<VolumeRole>>,
-    /// StorageClasses.
-    pub classes: Arc<Cache<StorageClass>>,
-    /// What schedulers were told of the room for them.
-    pub capacities: Arc<Cache<CSIStorageCapacity>>,
-    /// The PersistentVolumeClaims that the controller made, and those for which it makes a volume.
-    pub pvcs: PvcIndex,
-    /// Who uses which PersistentVolumeClaim.
-    pub pods: PodIndex,
-}
-
-/// Found by it: a subscription, a claim.
-pub const NAMESPACE: &str = "namespace";
-/// Found by it: a volume.
-pub const ROLE: &str = "role";
-/// Found by it: a volume, by the NodeDisk that it is on.
-pub const DISK: &str = "disk";
-/// Found by it: a volume that is in no reservation yet, by its role and by each ancestor of that; all under the empty name.
-pub const HOMELESS: &str = "homeless";
-/// Found by it: a volume that is in no reservation yet, by the one that it names.
-pub const HOME_WANTED: &str = "home wanted";
-/// Found by it: a volume, by the UID of the reservation that it lives in.
-pub const HOME: &str = "home";
-/// Found by it: a volume that is being deleted; all under the empty name.
-pub const LEAVING: &str = "leaving";
-/// Found by it: a volume, by a claim that is bound to it, as `namespace/name`.
-pub const CLAIM: &str = "claim";
-/// Found by it: an offer, by the UID of the subscription that it is for.
-pub const OWNER: &str = "owner";
-/// Found by it: a reservation, by the UID of a volume in its ledger; an offer, by one that it lists.
-pub const VOLUME_UID: &str = "volume UID";
-/// Found by it: a claim, by the volume that it has or is meant for.
-pub const VOLUME: &str = "volume";
-/// Found by it: a claim that is not bound, by the volume that it names; under the empty name, one that selects.
-pub const WAITING: &str = "waiting";
-
-/// What a volume is found by.
-pub fn volume_keys(volume: &SharedPersistentVolume, key: &mut dyn FnMut(Key)) {
-    let status = volume.status.as_ref();
-    let home = status.and_then(|s| s.reservation.as_ref());
-    key((ROLE, &volume.spec.role));
-    status.and_then(|s| s.node_disk.as_ref()).into_iter().for_each(|disk| key((DISK, disk)));
-    home.into_iter().for_each(|home| key((HOME, &home.uid)));
-    if home.is_none() {
-        lineage(&volume.spec.role).for_each(|role| key((HOMELESS, role)));
-        volume.spec.reservation.iter().for_each(|wanted| key((HOME_WANTED, wanted)));
-        key((HOMELESS, ""));
-    }
-    if volume.metadata.deletion_timestamp.is_some() {
-        key((LEAVING, ""));
-    }
-    for claim in status.iter().flat_map(|s| &s.claims) {
-        key((CLAIM, &claim.to_string()));
-    }
-}
-
-/// What a reservation is found by.
-pub fn reservation_keys(reservation: &DiskReservation, key: &mut dyn FnMut(Key)) {
-    reservation.status.iter().flat_map(|s| &s.volumes).for_each(|line| key((VOLUME_UID, &line.uid)));
-}
-
-/// What a claim is found by.
-pub fn claim_keys(claim: &VolumeClaim, key: &mut dyn FnMut(Key)) {
-    let status = claim.status.as_ref();
-    claim.metadata.namespace.iter().for_each(|namespace| key((NAMESPACE, namespace)));
-    let meant = status.and_then(|s| s.volume.as_ref()).map(|v| &v.name);
-    meant.or(claim.spec.volume.as_ref()).into_iter().for_each(|name| key((VOLUME, name)));
-    if status.is_none_or(|s| s.phase == ClaimPhase::Pending) {
-        key((WAITING, claim.spec.volume.as_deref().unwrap_or_default()));
-    }
-}
-
-/// What a subscription is found by.
-pub fn subscription_keys(subscription: &RoleSubscription, key: &mut dyn FnMut(Key)) {
-    subscription.metadata.namespace.iter().for_each(|namespace| key((NAMESPACE, namespace)));
-}
-
-/// What an offer is found by.
-pub fn offer_keys(offer: &VolumeOffer, key: &mut dyn FnMut(Key)) {
-    offer.owner_references().iter().for_each(|owner| key((OWNER, &owner.uid)));
-    offer.spec.volumes.iter().for_each(|volume| key((VOLUME_UID, &volume.uid)));
-}
-
-/// Takes off a node what no decision looks at.
-pub fn trim_node(node: &mut Node) {
-    node.metadata.annotations = None;
-    node.spec = None;
-    if let Some(status) = &mut node.status {
-        *status = NodeStatus { conditions: status.conditions.take(), ..Default::default() };
-    }
-}
-
-/// Takes off a claim what people put on it for themselves: there are many claims.
-pub fn trim_claim(claim: &mut VolumeClaim) {
-    let metadata = &mut claim.metadata;
-    (metadata.annotations, metadata.owner_references) = Default::default();
-    let for_pvc = metadata.labels.take().and_then(|mut labels| labels.remove_entry(LABEL_PVC_UID));
-    metadata.labels = for_pvc.map(|label| BTreeMap::from([label]));
-}
-
-/// The same of a volume; its labels are what claims select by.
-pub fn trim_volume(volume: &mut SharedPersistentVolume) {
-    let metadata = &mut volume.metadata;
-    (metadata.annotations, metadata.owner_references) = Default::default();
-}
-
-/// Where commits to the objects that several reconciles decide on meet.
+/// One batcher for each kind whose status several reconciles write.
 #[derive(Default)]
-pub struct Meeting {
+pub struct StatusBatchers {
     /// The ledgers of disks.
-    pub disks: Commits<NodeDisk>,
+    pub disks: StatusBatcher<NodeDisk>,
     /// The ledgers of reservations.
-    pub reservations: Commits<DiskReservation>,
+    pub reservations: StatusBatcher<DiskReservation>,
     /// Who is bound to which volume.
-    pub volumes: Commits<SharedPersistentVolume>,
+    pub volumes: StatusBatcher<SharedPersistentVolume>,
     /// The ledgers of quotas.
-    pub roles: Commits<VolumeRole>,
+    pub roles: StatusBatcher<VolumeRole>,
 }
 
-/// What every reconcile is given.
+/// The client, the caches, and what reconciles share.
 pub struct Context {
     /// The client.
     pub client: Client,
@@ -169,29 +43,16 @@ pub struct Context {
     pub stores: Stores,
     /// Events.
     pub events: Events,
-    /// Who of those that wait is served next.
+    /// The outcome of the sharing out for each reservation that waits.
     pub share: Share,
-    /// Held while a reservation takes what it was given: a guarantee spans disks, and so no single object decides it
-    /// (Q2).
+    /// Held while a reservation takes its entries: a guarantee spans disks, and so no single object decides it (Q2).
     pub turn: tokio::sync::Mutex<()>,
-    /// What is committed together.
-    pub commits: Meeting,
-    /// By UID, the version of an object that we wrote over, until a cache has a later one.
+    /// Joins status writes that are asked for at the same time.
+    pub batchers: StatusBatchers,
+    /// By UID, the version of an object that this controller replaced, until a cache has a later one.
     pub replaced: Mutex<HashMap<String, String>>,
-    /// What is counted.
+    /// The controller's metrics.
     pub metrics: Arc<Metrics>,
-}
-
-/// Borrows what a cache returned, as the decisions take it.
-pub fn refs<K>(items: &[Arc<K>]) -> Vec<&K> {
-    items.iter().map(AsRef::as_ref).collect()
-}
-
-/// The condition `Ready` as `verdict` has it, beside the conditions that there are.
-pub fn ready(conditions: &[Condition], verdict: Verdict, generation: Option<i64>) -> Vec<Condition> {
-    let mut conditions = conditions.to_vec();
-    condition::set(&mut conditions, READY, verdict, generation, Timestamp::now());
-    conditions
 }
 
 impl Context {
@@ -275,19 +136,6 @@ impl Context {
     /// The subscriptions of a namespace.
     pub fn subscriptions_in(&self, namespace: &str) -> Vec<Arc<RoleSubscription>> {
         self.stores.subscriptions.by(NAMESPACE, namespace)
-    }
-}
-
-impl Stores {
-    /// Whether the disk of that name can be used now.
-    pub fn disk_ready(&self, name: &str) -> bool {
-        let disk = self.disks.get(name);
-        disk.is_some_and(|d| d.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, READY)))
-    }
-
-    /// The volumes of the role and of its ancestors: all that may be used for it (R3).
-    pub fn volumes_for(&self, role: &str) -> Vec<Arc<SharedPersistentVolume>> {
-        lineage(role).flat_map(|role| self.volumes.by(ROLE, role)).collect()
     }
 }
 

@@ -1,102 +1,98 @@
-//! Takes the steps of a destruction that `plan::destroy` names (X1–X4).
+//! Volumes whose deletion was accepted (X1–X4, X9).
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::ListParams;
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, CustomResourceExt, Resource, ResourceExt};
 
-use crate::api::condition::{self, Verdict, reason};
-use crate::api::{
-    DiskReservation, ErasePolicy, LABEL_VOLUME_UID, PodRef, SharedPersistentVolume, Size, VolumeOffer,
-    VolumePhase,
-};
+use crate::api::{DiskReservation, SharedPersistentVolume, VolumeOffer};
 use crate::cluster;
-use crate::plan::destroy::{Seen, Step, next};
-use crate::plan::moment::{self, MOMENT};
+use crate::plan::debounce::DEBOUNCE;
+use crate::plan::destroy::{Live, Seen, Step, next};
+use crate::plan::holder::held_by_volume;
+use crate::plan::offer::is_offer_of;
 
-use super::context::{Context, VOLUME_UID, ready};
-use super::subscription::is_offer_of;
-use super::volume::{count_users, credit, follow_disk, forget_lost_claims, holds};
+use super::context::{Context, VOLUME_UID};
+use super::volume_entry::release_entry;
+use super::volume_users::{delete_lost, live_users, lost_claims, users};
 use super::{Again, Error};
 
+/// A process or a pod that no watch of ours has may hold the volume.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// A volume that is being deleted.
+///
+/// 1. Gather: offers, ledgers, the disk, claims and users from the caches; a claim that no cache has is read live.
+/// 2. Decide: [`next`].
+/// 3. Apply: live reads and another decision; or writes, after which the watch brings the volume again.
 pub(super) async fn reconcile(
     api: &Api<SharedPersistentVolume>,
     volume: &SharedPersistentVolume,
     ctx: &Context,
 ) -> Result<Again, Error> {
-    if !cluster::finalizer_present(volume) {
-        return Ok(None);
-    }
-    let uid = volume.uid().unwrap_or_default();
-    let seen_as = volume;
-    let mut volume = volume.clone();
-    let status = volume.status.get_or_insert_default();
-    forget_lost_claims(seen_as, status, ctx).await?;
-    count_users(status, ctx);
-    follow_disk(status, ctx).await?;
-    let mut seen = Seen {
-        offered: is_offered(&uid, ctx),
-        pods: None,
-        disk_gone: is_gone(volume.status.as_ref().and_then(|s| s.node_disk.as_deref()), ctx),
-        in_ledger: ctx.stores.reservations.by(VOLUME_UID, &uid).iter().any(|r| holds(r, &uid)),
-    };
-    let mut step = next(&volume, &seen);
-    if step == Step::Look {
-        seen.pods = Some(pods_by_quorum(&uid, ctx).await?);
-        step = next(&volume, &seen);
-    }
-    let mut status = volume.status.clone().unwrap_or_default();
-    let mut destroy = status.destroy.clone().unwrap_or_default();
-    let passing = moment::is_passing(volume.metadata.deletion_timestamp.as_ref(), Timestamp::now());
-    let said = match step {
-        // The offers go by the deletion itself (O6).
-        Step::Wait(_) if passing && seen.offered && Some(&status) == seen_as.status.as_ref() => {
-            return Ok(Some(MOMENT));
-        }
-        Step::Wait(why) => why,
-        Step::Look => "its pods are being looked for".to_owned(),
-        Step::Fence(said) => {
-            destroy.in_use = false;
-            said
-        }
-        Step::Unfence(why) => {
-            if !destroy.in_use {
-                ctx.metrics.destroyed("InUse");
+    let mut seen = gather(volume, ctx).await?;
+    loop {
+        match next(volume, &seen) {
+            Step::LookForUsers => {
+                let pods = live_users(volume, ctx).await?;
+                seen.live = Some(Live { pods, kind_deleted: is_kind_deleted(ctx).await? });
             }
-            destroy.in_use = true;
-            why
+            Step::LookForEntries => seen.entries = Some(entries(api, volume, ctx).await?),
+            Step::Report { status, refused } => {
+                delete_lost(&seen.lost_claims, volume, ctx).await?;
+                if refused {
+                    ctx.metrics.destroyed("InUse");
+                }
+                ctx.commit(api, volume, &status).await?;
+                return Ok(Some(AGAIN));
+            }
+            Step::Debounce => return Ok(Some(DEBOUNCE)),
+            Step::Orphan(receipt) => {
+                delete_lost(&seen.lost_claims, volume, ctx).await?;
+                ctx.metrics.destroyed("Orphaned");
+                ctx.events.publish(volume, None, false, "Destroy", "Orphaned", &receipt).await;
+                cluster::set_finalizer(api, volume, false).await?;
+                return Ok(None);
+            }
+            Step::End { reservations, outcome, receipt } => {
+                delete_lost(&seen.lost_claims, volume, ctx).await?;
+                end(volume, &reservations, outcome, &receipt, ctx).await?;
+                cluster::set_finalizer(api, volume, false).await?;
+                return Ok(None);
+            }
+            Step::Rest => return Ok(None),
         }
-        Step::Tombstone(said) => {
-            // From the very object on which nothing was seen: whoever got in between makes this fail.
-            destroy.tombstone = Some(condition::stored(Timestamp::now()));
-            status.phase = VolumePhase::Destroyed;
-            said
-        }
-        Step::Credit | Step::LetGo => return finish(api, seen_as, ctx).await.map(|()| None),
-    };
-    if status.phase != VolumePhase::Destroyed {
-        status.phase = VolumePhase::Destroying;
     }
-    status.destroy = Some(destroy);
-    let verdict =
-        Verdict::no(reason::DESTROYING, format!("volume {} is being destroyed: {said}", volume.name_any()));
-    status.conditions = ready(&status.conditions, verdict, volume.metadata.generation);
-    ctx.commit(api, seen_as, &status).await?;
-    // Who it waits for may not be seen by any watch of ours.
-    Ok(Some(AGAIN))
 }
 
-const AGAIN: Duration = Duration::from_secs(5);
-
-/// Whether the disk was declared gone: what a cache once saw of that is true for good (D4).
-fn is_gone(disk: Option<&str>, ctx: &Context) -> bool {
-    disk.and_then(|name| ctx.stores.disks.get(name)).is_some_and(|disk| disk.spec.gone)
+async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, Error> {
+    let (uid, status) = (volume.uid().unwrap_or_default(), volume.status.clone().unwrap_or_default());
+    let guarded = cluster::finalizer_present(volume);
+    let lost_claims = if guarded { lost_claims(volume, ctx).await? } else { vec![] };
+    let disk = status.node_disk.as_ref().and_then(|name| ctx.stores.disks.get(name));
+    Ok(Seen {
+        guarded,
+        offered: is_offered(&uid, ctx),
+        in_ledger: ctx
+            .stores
+            .reservations
+            .by(VOLUME_UID, &uid)
+            .iter()
+            .any(|r| held_by_volume(r, &uid).is_some()),
+        disk_gone: disk.is_some_and(|disk| disk.spec.gone),
+        moved_to: ctx.node_moved(status.node_disk.as_deref(), status.node_name.as_deref()).await?,
+        users: users(volume, &lost_claims, ctx),
+        lost_claims,
+        live: None,
+        entries: None,
+        now: Timestamp::now(),
+    })
 }
 
-/// Whether a subscription's offer lists it; what somebody else calls an offer holds nothing up.
+/// Whether the offer of a subscription lists the volume; an offer that somebody else made holds nothing up.
 fn is_offered(uid: &str, ctx: &Context) -> bool {
     let ours = |offer: &VolumeOffer| {
         let namespace = offer.namespace().unwrap_or_default();
@@ -107,76 +103,47 @@ fn is_offered(uid: &str, ctx: &Context) -> bool {
     offers.iter().any(|o| o.spec.volumes.iter().any(|v| v.uid == uid) && ours(o))
 }
 
-/// The pods that use any claim's PersistentVolume of this volume, read by quorum.
-async fn pods_by_quorum(uid: &str, ctx: &Context) -> Result<Vec<PodRef>, Error> {
-    let volumes: Api<PersistentVolume> = Api::all(ctx.client.clone());
-    let selector = ListParams::default().labels(&format!("{LABEL_VOLUME_UID}={uid}"));
-    let list = cluster::list(&volumes, &selector).await?;
-    let mut claims = BTreeSet::new();
-    for pv in list {
-        let Some(claim) = pv.spec.as_ref().and_then(|spec| spec.claim_ref.clone()) else { continue };
-        let (namespace, name) = (claim.namespace.unwrap_or_default(), claim.name.unwrap_or_default());
-        // Only a PersistentVolumeClaim that is bound to this very PersistentVolume brings a pod to the volume.
-        let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, &namespace);
-        let pvc = cluster::get(&pvcs, &name).await?;
-        if pvc.and_then(|pvc| pvc.spec?.volume_name) == pv.metadata.name {
-            claims.insert((namespace, name));
-        }
-    }
-    Ok(ctx.users_by_quorum(&claims).await?)
+/// Whether the CustomResourceDefinition of volumes is being deleted, by a live read (X9).
+async fn is_kind_deleted(ctx: &Context) -> Result<bool, Error> {
+    let kinds: Api<CustomResourceDefinition> = Api::all(ctx.client.clone());
+    let kind = cluster::get(&kinds, SharedPersistentVolume::crd_name()).await?;
+    Ok(kind.is_none_or(|kind| kind.metadata.deletion_timestamp.is_some()))
 }
 
-/// Gives the bytes back to the reservation, leaves the receipt, and lets the object go.
-async fn finish(
+/// The reservations whose ledgers have the volume, by live reads: an entry that is missed would hold the bytes for ever.
+/// `None`: the object has just gone, or its finalizer.
+async fn entries(
     api: &Api<SharedPersistentVolume>,
     volume: &SharedPersistentVolume,
     ctx: &Context,
-) -> Result<(), Error> {
-    // The cache may have one that has just gone.
+) -> Result<Option<Vec<Arc<DiskReservation>>>, Error> {
     let now = cluster::get_same(api, volume).await?;
     if !now.is_some_and(|now| cluster::finalizer_present(&now)) {
-        return Ok(());
+        return Ok(None);
     }
     let uid = volume.uid().unwrap_or_default();
     let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
-    // By quorum, since the cache may be behind: a line that is left would hold the bytes for ever.
-    let mut holders = cluster::list(&reservations, &ListParams::default()).await?;
-    holders.retain(|reservation| holds(reservation, &uid));
-    for holder in &holders {
-        credit(&holder.name_any(), &uid, ctx).await?;
+    let all = cluster::list(&reservations, &ListParams::default()).await?;
+    Ok(Some(all.into_iter().filter(|r| held_by_volume(r, &uid).is_some()).map(Arc::new).collect()))
+}
+
+/// Gives the bytes back to the reservations, and publishes the receipt on the volume and the first of them (X4).
+async fn end(
+    volume: &SharedPersistentVolume,
+    reservations: &[Arc<DiskReservation>],
+    outcome: &'static str,
+    receipt: &str,
+    ctx: &Context,
+) -> Result<(), Error> {
+    let uid = volume.uid().unwrap_or_default();
+    for reservation in reservations {
+        release_entry(&reservation.name_any(), &uid, ctx).await?;
     }
-    if let Some(holder) = holders.first() {
-        let status = volume.status.clone().unwrap_or_default();
-        let erased = status.node.and_then(|n| n.erased);
-        let (outcome, how) = match (&erased, volume.spec.erase_policy) {
-            _ if volume.spec.adopt.is_some() => ("LetGo", left(volume)),
-            (None, _) if is_gone(status.node_disk.as_deref(), ctx) => {
-                ("DiskGone", "its bytes were not erased, because its disk was declared gone".to_owned())
-            }
-            (bytes, ErasePolicy::Discard) => {
-                ("Erased", format!("{} given back to the disk", size_or_zero(bytes)))
-            }
-            (bytes, ErasePolicy::Zero) => (
-                "Erased",
-                format!("{} overwritten with zeroes and given back to the disk", size_or_zero(bytes)),
-            ),
-        };
+    if let Some(first) = reservations.first() {
         ctx.metrics.destroyed(outcome);
-        let receipt = format!("volume {} ({uid}) is destroyed: {how}", volume.name_any());
-        ctx.events.publish(volume, None, true, "Destroy", "Destroyed", &receipt).await;
-        ctx.events
-            .publish(holder, Some(volume.object_ref(&())), true, "Destroy", "Destroyed", &receipt)
-            .await;
+        ctx.events.publish(volume, None, true, "Destroy", "Destroyed", receipt).await;
+        let related = Some(volume.object_ref(&()));
+        ctx.events.publish(&**first, related, true, "Destroy", "Destroyed", receipt).await;
     }
-    Ok(cluster::set_finalizer(api, volume, false).await?)
-}
-
-/// What becomes of a directory that was adopted (V8).
-fn left(volume: &SharedPersistentVolume) -> String {
-    let path = volume.spec.adopt.as_ref().map_or("?", |adopt| &adopt.path);
-    format!("it was adopted from {path}; its data stays there")
-}
-
-fn size_or_zero(bytes: &Option<Size>) -> Size {
-    bytes.clone().unwrap_or(Size::from_bytes(0))
+    Ok(())
 }

@@ -1,27 +1,27 @@
-//! Disks: sums of the ledger, and whether the disk can be used (D1, D4).
+//! Disks: the ledger, its sums, and the condition `Ready` (D1, D4).
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 
 use crate::api::NodeDisk;
-use crate::plan::summary;
+use crate::plan::summary::disk_status;
 
-use super::context::{Context, ready};
-use super::lines::with_ledger;
-use super::{Error, lines};
+use super::Error;
+use super::context::Context;
+use super::ledger_entries::sweep;
 
+/// 1. Gather: the disk's Node, from the cache. Entries of the ledger that do not fit are settled first.
+/// 2. Decide: [`disk_status`].
+/// 3. Apply: the status.
 pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<(), Error> {
-    lines::sweep::<NodeDisk>(&disk, ctx).await?;
-    let node = &disk.spec.node_name;
-    let mut status = with_ledger(&disk, disk.status.clone().unwrap_or_default());
-    let node_ready = ctx.stores.nodes.get(node).map(|n| is_ready(&n));
-    let verdict = match disk.spec.gone {
-        true => summary::disk_gone(),
-        false => summary::disk_standing(&status.conditions, node, node_ready),
-    };
-    status.conditions = ready(&status.conditions, verdict, disk.metadata.generation);
+    sweep(&*disk, ctx).await?;
+    let node_ready = ctx.stores.nodes.get(&disk.spec.node_name).map(|node| is_ready(&node));
+
+    let status = disk_status(&disk, node_ready, Timestamp::now());
+
     Ok(ctx.commit(&Api::all(ctx.client.clone()), &*disk, &status).await?)
 }
 

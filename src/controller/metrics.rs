@@ -20,7 +20,7 @@ use super::context::{Conditions, Context, Stores, refs};
 type Reasons = BTreeMap<(String, String), u64>;
 
 impl View for Context {
-    fn tell(&self, to: &mut Sink<'_>) {
+    fn report(&self, to: &mut Sink<'_>) {
         let stores = &self.stores;
         let mut reasons = Reasons::new();
         disks_and_roles(stores, to);

@@ -7,22 +7,24 @@ mod claim;
 mod context;
 mod destroy;
 mod disk;
-mod lines;
+mod ledger_entries;
 mod metrics;
-mod persistent;
-mod plain;
+mod pvc_provisioner;
 mod reservation;
-mod resize;
 mod role;
-mod room;
+mod routes;
 mod run;
 mod share;
+mod storage_capacity;
+mod stores;
 mod subscription;
-mod take;
+mod unclaim;
 mod volume;
+mod volume_entry;
+mod volume_users;
 
-pub use context::Stores;
 pub use run::{Options, run};
+pub use stores::Stores;
 
 use crate::cluster;
 

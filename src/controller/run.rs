@@ -1,39 +1,30 @@
-//! Runs the controller: which change of which object concerns which reconcile.
+//! Runs the controller: wires the caches to the routes, and the work queues to the reconciles.
 
 use std::future::Future;
-use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use futures::FutureExt;
 use futures::future::{BoxFuture, join_all, select_all};
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
-use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
+use futures::{FutureExt, TryFutureExt};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::runtime::watcher;
-use kube::{Api, Client, ResourceExt};
-use tokio::sync::Notify;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tracing::Instrument;
+use kube::{Api, Client};
+use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::api::{
-    DiskReservation, LABEL_MANAGED_BY, MANAGED_BY, NodeDisk, PVC_PREFIX, Role, RoleSubscription,
-    SharedPersistentVolume, VolumeClaim, VolumeOffer, VolumeRole,
-};
+use crate::api::{LABEL_MANAGED_BY, MANAGED_BY};
 use crate::cluster::{
-    self, Cache, Cached, Error as ClusterError, Events, How, Kind, Name, PodIndex, PvcIndex, cache, name_of,
-    work_off,
+    self, Cache, CacheConfig, Change, Events, Kind, Name, PodUse, Pvc, WorkQueue, cache, run_workers,
 };
-use crate::plan::offer::covers;
-use crate::plan::plain::pvc_of;
-use crate::plan::resize;
-use crate::telemetry::{self, Metrics};
+use crate::telemetry::Metrics;
 
-use super::context::{
-    CLAIM, Context, DISK, HOME, HOME_WANTED, HOMELESS, LEAVING, NAMESPACE, Stores, VOLUME, WAITING,
-    claim_keys, offer_keys, reservation_keys, subscription_keys, trim_claim, trim_node, trim_volume,
+use super::context::Context;
+use super::routes::{GATHERING, Router, WorkQueues};
+use super::stores::{
+    Stores, claim_keys, offer_keys, reservation_keys, subscription_keys, trim_claim, trim_node, trim_volume,
     volume_keys,
 };
-use super::{Again, Error, claim, disk, lines, plain, reservation, role, room, subscription, volume};
+use super::{
+    Again, Error, claim, disk, pvc_provisioner, reservation, role, storage_capacity, subscription, volume,
+};
 
 /// How the controller runs.
 #[derive(Clone, Debug)]
@@ -46,251 +37,18 @@ pub struct Options {
     pub concurrency: u16,
 }
 
-struct Inbox<K>(UnboundedSender<Name>, PhantomData<fn(K)>);
-
-impl<K: Kind> Inbox<K> {
-    fn new() -> (Self, UnboundedReceiver<Name>) {
-        let (sender, receiver) = unbounded_channel();
-        (Self(sender, PhantomData), receiver)
-    }
-
-    /// Has the object reconciled; once, however often it is asked for meanwhile.
-    fn poke(&self, object: &K) {
-        self.poke_name(cluster::named(object));
-    }
-
-    fn poke_name(&self, name: impl Into<Name>) {
-        let _ = self.0.send(name.into());
-    }
-
-    fn poke_those(&self, cache: &Cache<K>, concerned: impl Fn(&K) -> bool) {
-        cache.all().iter().filter(|object| concerned(object)).for_each(|object| self.poke(object));
-    }
-
-    fn poke_each(&self, names: Vec<Name>) {
-        names.into_iter().for_each(|name| self.poke_name(name));
-    }
-}
-
-/// Where a change is told to.
-struct Inboxes {
-    disks: Inbox<NodeDisk>,
-    reservations: Inbox<DiskReservation>,
-    volumes: Inbox<SharedPersistentVolume>,
-    claims: Inbox<VolumeClaim>,
-    subscriptions: Inbox<RoleSubscription>,
-    roles: Inbox<VolumeRole>,
-    classes: Inbox<StorageClass>,
-    /// Those that get their volume from us.
-    pvcs: Inbox<PersistentVolumeClaim>,
-}
-
-type Late<T> = Arc<std::sync::OnceLock<T>>;
-
-/// Tells the reconciles that a change concerns. The caches exist only after the routes that fill them.
-#[derive(Clone)]
-struct Router {
-    inboxes: Arc<Inboxes>,
-    /// Something changed that the sharing out looks at.
-    sharing: Arc<Notify>,
-    ctx: Late<Arc<Context>>,
-}
-
-impl Router {
-    /// Runs `tell` once the caches are there; before that the first reconcile of each object covers it.
-    fn with(&self, tell: impl FnOnce(&Inboxes, &Stores)) {
-        if let Some(ctx) = self.ctx.get() {
-            tell(&self.inboxes, &ctx.stores);
-        }
-    }
-
-    /// Has everything looked at: after a gap in a watch nobody knows what went meanwhile.
-    fn everything(&self) {
-        self.sharing.notify_one();
-        self.with(|to, stores| {
-            to.disks.poke_each(stores.disks.names());
-            to.reservations.poke_each(stores.reservations.names());
-            to.volumes.poke_each(stores.volumes.names());
-            to.claims.poke_each(stores.claims.names());
-            to.subscriptions.poke_each(stores.subscriptions.names());
-            to.roles.poke_each(stores.roles.names());
-            to.classes.poke_each(stores.classes.names());
-            to.pvcs.poke_each(stores.pvcs.names_of_plain());
-        });
-    }
-
-    fn node(&self, node: &Node) {
-        let name = node.name_any();
-        self.sharing.notify_one();
-        self.with(|to, stores| to.disks.poke_those(&stores.disks, |d| d.spec.node_name == name));
-    }
-
-    fn disk(&self, disk: &NodeDisk) {
-        let name = disk.name_any();
-        self.inboxes.disks.poke(disk);
-        self.sharing.notify_one();
-        self.with(|to, stores| {
-            let there = |held: Option<&String>| held.is_some_and(|held| *held == name);
-            to.reservations.poke_those(&stores.reservations, |r| {
-                there(r.status.as_ref().and_then(|s| s.node_disk.as_ref()))
-                    || lines::holds(disk, &r.uid().unwrap_or_default())
-            });
-            to.volumes.poke_each(stores.volumes.names_by(DISK, &name));
-            // What it can do and its agent allows may be what they waited for (V8, D2).
-            to.volumes.poke_each(stores.volumes.names_by(HOMELESS, ""));
-            to.subscriptions.poke_each(stores.subscriptions.names());
-            to.classes.poke_each(stores.classes.names());
-        });
-    }
-
-    fn reservation(&self, reservation: &DiskReservation) {
-        self.inboxes.reservations.poke(reservation);
-        let (name, uid) = (reservation.name_any(), reservation.uid().unwrap_or_default());
-        self.sharing.notify_one();
-        self.with(|to, stores| {
-            // Those that are carved out of it, and the one that it was carved out of (R4).
-            to.reservations.poke_those(&stores.reservations, |r| r.spec.parent.as_ref() == Some(&name));
-            reservation.spec.parent.iter().for_each(|parent| to.reservations.poke_name(parent.as_str()));
-            if reservation.metadata.deletion_timestamp.is_some() {
-                to.disks.poke_those(&stores.disks, |disk| lines::holds(disk, &uid));
-            }
-            to.volumes.poke_each(stores.volumes.names_by(HOMELESS, &reservation.spec.role));
-            to.volumes.poke_each(stores.volumes.names_by(HOME_WANTED, &name));
-            // Those that have a line here and live elsewhere.
-            for line in reservation.status.iter().flat_map(|s| &s.volumes) {
-                let there =
-                    stores.volumes.get(&line.name).and_then(|v| v.status.as_ref()?.reservation.clone());
-                if there.is_some_and(|home| home.uid != uid) {
-                    to.volumes.poke_name(line.name.as_str());
-                }
-            }
-            for v in stores.volumes.by(HOME, &uid) {
-                let line = volume::line(reservation, &v.uid().unwrap_or_default());
-                if v.metadata.deletion_timestamp.is_some() || resize::waits_for_ledger(&v, line) {
-                    to.volumes.poke(&v);
-                }
-            }
-            to.subscriptions.poke_those(&stores.subscriptions, |s| covers(s, &reservation.spec.role));
-            to.roles.poke_those(&stores.roles, |r| Role::name_covers(&r.spec.role, &reservation.spec.role));
-            to.classes.poke_each(stores.classes.names());
-        });
-    }
-
-    fn volume(&self, volume: &SharedPersistentVolume) {
-        self.inboxes.volumes.poke(volume);
-        let (name, role) = (volume.name_any(), &volume.spec.role);
-        let home = volume.status.as_ref().and_then(|s| s.reservation.as_ref());
-        self.with(|to, stores| {
-            home.into_iter().for_each(|home| to.reservations.poke_name(home.name.as_str()));
-            to.claims.poke_each(stores.claims.names_by(VOLUME, &name));
-            to.claims.poke_each(stores.claims.names_by(WAITING, ""));
-            match pvc_of(volume) {
-                Some(_) => to.pvcs.poke_each(stores.claims.names_by(VOLUME, &name)),
-                // It may be in the way.
-                None if name.starts_with(PVC_PREFIX) => to.pvcs.poke_each(stores.pvcs.names_for(&name)),
-                None => {}
-            }
-            to.subscriptions.poke_those(&stores.subscriptions, |s| covers(s, role));
-        });
-    }
-
-    fn claim(&self, claim: &VolumeClaim) {
-        self.inboxes.claims.poke(claim);
-        let bound = claim.status.as_ref().and_then(|s| s.volume.as_ref());
-        bound.into_iter().for_each(|v| self.inboxes.volumes.poke_name(v.name.as_str()));
-        // It may be in the way of one of its name.
-        self.inboxes.pvcs.poke_name(cluster::named(claim));
-        // Others may be waiting behind it for an exclusive volume (C3).
-        self.with(|to, stores| {
-            // It may be gone, its finalizer taken off by hand, before it said what it has.
-            to.volumes.poke_each(stores.volumes.names_by(CLAIM, &cluster::named(claim)));
-            if pvc_of(claim).is_some() {
-                claim.spec.volume.iter().for_each(|name| to.volumes.poke_name(name.as_str()));
-            }
-            let mut waiting =
-                stores.claims.names_by(WAITING, claim.spec.volume.as_deref().unwrap_or_default());
-            waiting.retain(|name| *name != cluster::named(claim));
-            to.claims.poke_each(waiting);
-        });
-    }
-
-    fn subscription(&self, subscription: &RoleSubscription) {
-        self.inboxes.subscriptions.poke(subscription);
-        let namespace = subscription.namespace().unwrap_or_default();
-        self.with(|to, stores| to.claims.poke_each(stores.claims.names_by(NAMESPACE, &namespace)));
-    }
-
-    fn offer(&self, offer: &VolumeOffer) {
-        let namespace = offer.namespace().unwrap_or_default();
-        self.inboxes.subscriptions.poke_name(name_of(&namespace, &offer.spec.subscription));
-        self.with(|to, stores| to.volumes.poke_each(stores.volumes.names_by(LEAVING, "")));
-    }
-
-    fn pvc(&self, namespace: &str, name: &str) {
-        self.inboxes.claims.poke_name(name_of(namespace, name));
-        self.inboxes.pvcs.poke_name(name_of(namespace, name));
-    }
-
-    fn class(&self, class: &StorageClass) {
-        self.inboxes.classes.poke(class);
-        self.with(|to, stores| to.pvcs.poke_each(stores.pvcs.names_of_plain()));
-    }
-
-    /// What schedulers were told was changed; by somebody else, maybe.
-    fn capacity(&self, said: &CSIStorageCapacity) {
-        self.inboxes.classes.poke_name(said.storage_class_name.as_str());
-    }
-
-    fn users(&self, namespace: &str, claim: &str) {
-        self.with(|to, _| {
-            let (router, claim) = (self.clone(), name_of(namespace, claim));
-            to.claims.poke_name(claim.clone());
-            // The claim may be gone already, its finalizer taken off by hand: the volume's side knows it still.
-            tokio::spawn(async move {
-                // Pods that come and go together are counted together. Their claim holds the volume meanwhile (X1).
-                tokio::time::sleep(GATHERING).await;
-                router.with(|to, stores| to.volumes.poke_each(stores.volumes.names_by(CLAIM, &claim)));
-            });
-        });
-    }
-
-    fn role(&self, role: &VolumeRole) {
-        self.inboxes.roles.poke(role);
-        self.sharing.notify_one();
-        self.with(|to, stores| {
-            to.roles.poke_those(&stores.roles, |r| r.spec.role == role.spec.role);
-            let refinement = |r: &DiskReservation| {
-                r.spec.parent.is_some() && Role::name_covers(&role.spec.role, &r.spec.role)
-            };
-            to.reservations.poke_those(&stores.reservations, refinement);
-        });
-    }
-}
-
 /// Runs the controller until dropped.
 pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
-    let (disks, disks_in) = Inbox::new();
-    let (reservations, reservations_in) = Inbox::new();
-    let (volumes, volumes_in) = Inbox::new();
-    let (claims, claims_in) = Inbox::new();
-    let (subscriptions, subscriptions_in) = Inbox::new();
-    let (roles, roles_in) = Inbox::new();
-    let (classes, classes_in) = Inbox::new();
-    let (pvcs, pvcs_in) = Inbox::new();
-    let router = Router {
-        inboxes: Arc::new(Inboxes {
-            disks,
-            reservations,
-            volumes,
-            claims,
-            subscriptions,
-            roles,
-            classes,
-            pvcs,
-        }),
-        ctx: Late::default(),
-        sharing: Arc::default(),
-    };
+    let (disks, disks_in) = WorkQueue::new();
+    let (reservations, reservations_in) = WorkQueue::new();
+    let (volumes, volumes_in) = WorkQueue::new();
+    let (claims, claims_in) = WorkQueue::new();
+    let (subscriptions, subscriptions_in) = WorkQueue::new();
+    let (roles, roles_in) = WorkQueue::new();
+    let (classes, classes_in) = WorkQueue::new();
+    let (pvcs, pvcs_in) = WorkQueue::new();
+    let queues = WorkQueues { disks, reservations, volumes, claims, subscriptions, roles, classes, pvcs };
+    let router = Router { queues: Arc::new(queues), ctx: Arc::default(), sharing: Arc::default() };
     let mut tasks: Vec<BoxFuture<'static, ()>> = Vec::new();
     macro_rules! cached {
         ($config:expr, $route:ident, $how:expr) => {
@@ -298,58 +56,73 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         };
         ($api:expr, $config:expr, $route:ident, $how:expr) => {{
             let (changes, everything) = (router.clone(), router.clone());
-            let changed = move |object: &_| changes.$route(object);
-            let listed = move || everything.everything();
-            let Cached { cache, task } = cache($api, $config, $how, changed, listed);
+            let changed = move |change: Change<_>| {
+                // Once all caches are filled, everything is enqueued.
+                let started = changes.ctx.get().is_some();
+                change.latest().filter(|_| started).into_iter().for_each(|object| changes.$route(object));
+            };
+            let (cache, task) = cache($api, $config, $how, changed, move || everything.everything());
             tasks.push(task);
             cache
         }};
     }
-    // Small pages: what a page has is in memory three times, as text, as objects, and as what is kept of them.
+    // Small pages: the objects of a page are in memory three times, as text, as objects, and in the cache.
     let all = watcher::Config::default().page_size(100);
     let ours = all.clone().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"));
-    let listed = || {
-        let (sender, receiver) = tokio::sync::watch::channel(false);
-        let tell = move || {
-            sender.send_replace(true);
-        };
-        (tell, receiver)
+    let to = router.clone();
+    let changed = move |change: Change<_>| PodUse::concerned(change).for_each(|claim| to.pod(claim));
+    let (pods, task) = cache(Api::all(client.clone()), all.clone(), PodUse::config(), changed, || {});
+    tasks.push(task);
+    let to = router.clone();
+    let changed = move |change: Change<_>| {
+        if Pvc::matters(&change) {
+            to.pvc(change.name);
+        }
     };
-    let (pods, (tell, pods_listed)) = (PodIndex::default(), listed());
-    let to = router.clone();
-    tasks.push(pods.follow(Api::all(client.clone()), all.clone(), move |ns, name| to.users(ns, name), tell));
-    let (pvcs, (tell, pvcs_listed)) = (PvcIndex::default(), listed());
-    let to = router.clone();
-    tasks.push(pvcs.follow(Api::all(client.clone()), all.clone(), move |ns, name| to.pvc(ns, name), tell));
+    let (pvcs, task) = cache(Api::all(client.clone()), all.clone(), Pvc::config(), changed, || {});
+    tasks.push(task);
     let stores = Stores {
-        nodes: cached!(all.clone(), node, How { trim: trim_node, ..How::default() }),
-        disks: cached!(all.clone(), disk, How::default()),
-        reservations: cached!(all.clone(), reservation, How { keys: reservation_keys, ..How::default() }),
-        volumes: cached!(all.clone(), volume, How { keys: volume_keys, trim: trim_volume, packed: true }),
-        claims: cached!(all.clone(), claim, How { keys: claim_keys, trim: trim_claim, packed: true }),
-        subscriptions: cached!(all.clone(), subscription, How { keys: subscription_keys, ..How::default() }),
-        offers: cached!(all.clone(), offer, How { keys: offer_keys, packed: true, ..How::default() }),
-        roles: cached!(all.clone(), role, How::default()),
-        classes: cached!(all, class, How::default()),
-        capacities: cached!(cluster::namespaced(&client, &options.namespace), ours, capacity, How::default()),
+        nodes: cached!(all.clone(), node, CacheConfig { keep: trim_node, ..Default::default() }),
+        disks: cached!(all.clone(), disk, CacheConfig::default()),
+        reservations: cached!(
+            all.clone(),
+            reservation,
+            CacheConfig { keys: reservation_keys, ..Default::default() }
+        ),
+        volumes: cached!(all.clone(), volume, CacheConfig { keep: trim_volume, keys: volume_keys }),
+        claims: cached!(all.clone(), claim, CacheConfig { keep: trim_claim, keys: claim_keys }),
+        subscriptions: cached!(
+            all.clone(),
+            subscription,
+            CacheConfig { keys: subscription_keys, ..Default::default() }
+        ),
+        offers: cached!(all.clone(), offer, CacheConfig { keys: offer_keys, ..Default::default() }),
+        roles: cached!(all.clone(), role, CacheConfig::default()),
+        classes: cached!(all, class, CacheConfig::default()),
+        capacities: cached!(
+            cluster::namespaced(&client, &options.namespace),
+            ours,
+            capacity,
+            CacheConfig::default()
+        ),
         pvcs,
         pods,
     };
     let events = Events::new(client.clone(), "reservoir-controller", &options.identity);
-    let (share, turn, commits, replaced) = Default::default();
-    let (told, namespace) = (metrics.clone(), options.namespace);
-    let ctx = Context { client, namespace, stores, events, share, turn, commits, replaced, metrics: told };
+    let (share, turn, batchers, replaced) = Default::default();
+    let (counters, namespace) = (metrics.clone(), options.namespace);
+    let ctx =
+        Context { client, namespace, stores, events, share, turn, batchers, replaced, metrics: counters };
     let ctx = Arc::new(ctx);
     metrics.show(&ctx);
 
     let running = Running { ctx: ctx.clone(), metrics, concurrency: options.concurrency };
-    // They wait more than they work, so none waits for another's place.
-    let patient = Running { concurrency: 0, ..running.clone() };
+    // These reconciles mostly sleep, so all of them run at once.
+    let unlimited = Running { concurrency: 0, ..running.clone() };
     let work =
         async {
-            ready(&ctx.stores, [pods_listed, pvcs_listed]).await;
+            ready(&ctx.stores).await;
             let _ = router.ctx.set(ctx.clone());
-            // Everything that is there is looked at once.
             router.everything();
             let stores = &ctx.stores;
             let all: Vec<BoxFuture<()>> =
@@ -359,7 +132,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
                         disk::reconcile(o, &c).await.map(|()| None)
                     }),
                     running.controller(&stores.reservations, reservations_in, |o, c| async move {
-                        reservation::reconcile(o, &c).await.map(|()| None)
+                        reservation::reconcile(o, &c).await
                     }),
                     running.controller(&stores.volumes, volumes_in, |o, c| async move {
                         volume::reconcile(o, &c).await
@@ -367,20 +140,20 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
                     running.controller(&stores.claims, claims_in, |o, c| async move {
                         claim::reconcile(o, &c).await
                     }),
-                    patient.controller(&stores.subscriptions, subscriptions_in, |o, c| async move {
-                        // What happens together is one offer.
+                    unlimited.controller(&stores.subscriptions, subscriptions_in, |o, c| async move {
+                        // Changes that come together become one offer.
                         tokio::time::sleep(GATHERING).await;
                         subscription::reconcile(o, &c).await.map(|()| None)
                     }),
                     running.controller(&stores.roles, roles_in, |o, c| async move {
                         role::reconcile(o, &c).await.map(|()| None)
                     }),
-                    patient.controller(&stores.classes, classes_in, |o, c| async move {
+                    unlimited.controller(&stores.classes, classes_in, |o, c| async move {
                         tokio::time::sleep(GATHERING).await;
-                        room::reconcile(o, &c).await.map(|()| None)
+                        storage_capacity::reconcile(o, &c).await.map(|()| None)
                     }),
                     running.named::<PersistentVolumeClaim, _, _>(pvcs_in, |name, c| async move {
-                        plain::reconcile(name, &c).await
+                        pvc_provisioner::reconcile(name, &c).await
                     }),
                 ];
             join_all(all).await;
@@ -391,20 +164,18 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     }
 }
 
-/// Shares out anew whenever something changed that it looks at, and has those looked at for whom the outcome did.
+/// Shares out anew after each change that the sharing out depends on, and enqueues the reservations with another outcome.
 async fn share_out(ctx: Arc<Context>, router: Router) {
     loop {
         for name in ctx.share.renew(&ctx.stores) {
-            router.inboxes.reservations.poke_name(name);
+            router.queues.reservations.enqueue_name(name);
         }
         router.sharing.notified().await;
     }
 }
 
-/// Waits until each cache has been filled once: nothing is decided on half a picture.
-async fn ready(stores: &Stores, mut listed: [tokio::sync::watch::Receiver<bool>; 2]) {
-    let listed =
-        listed.iter_mut().map(|listed| async { listed.wait_for(|listed| *listed).await.map(|_| ()) });
+/// Waits until each cache has been filled once: no decision rests on a part of the objects.
+async fn ready(stores: &Stores) {
     let _ = tokio::join!(
         stores.nodes.wait_until_filled(),
         stores.disks.wait_until_filled(),
@@ -416,7 +187,8 @@ async fn ready(stores: &Stores, mut listed: [tokio::sync::watch::Receiver<bool>;
         stores.roles.wait_until_filled(),
         stores.classes.wait_until_filled(),
         stores.capacities.wait_until_filled(),
-        join_all(listed),
+        stores.pvcs.wait_until_filled(),
+        stores.pods.wait_until_filled(),
     );
     tracing::info!("caches are filled");
 }
@@ -438,10 +210,6 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// For how long changes are gathered before they are written: those that concern a subscription, since an offer is a large
-/// object, and pods, of which there are many.
-const GATHERING: Duration = Duration::from_millis(500);
-
 #[derive(Clone)]
 struct Running {
     ctx: Arc<Context>,
@@ -453,7 +221,7 @@ impl Running {
     fn controller<K, F, R>(
         &self,
         cache: &Arc<Cache<K>>,
-        inbox: UnboundedReceiver<Name>,
+        names: UnboundedReceiver<Name>,
         reconcile: F,
     ) -> BoxFuture<'static, ()>
     where
@@ -462,7 +230,7 @@ impl Running {
         R: Future<Output = Result<Again, Error>> + Send + 'static,
     {
         let cache = cache.clone();
-        self.named::<K, _, _>(inbox, move |name, ctx| {
+        self.named::<K, _, _>(names, move |name, ctx| {
             let object = cache.get(&name).filter(|object| !ctx.is_old(&**object));
             let reconciled = object.map(|object| reconcile(object, ctx));
             async move {
@@ -474,40 +242,15 @@ impl Running {
         })
     }
 
-    /// The same with what is no object of a cache.
-    fn named<K, F, R>(&self, inbox: UnboundedReceiver<Name>, reconcile: F) -> BoxFuture<'static, ()>
+    /// The same for names that need no object in a cache.
+    fn named<K, F, R>(&self, names: UnboundedReceiver<Name>, reconcile: F) -> BoxFuture<'static, ()>
     where
         K: Kind,
         F: Fn(Name, Arc<Context>) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = Result<Again, Error>> + Send + 'static,
     {
-        let kind = K::kind(&()).into_owned();
-        let (ctx, metrics) = (self.ctx.clone(), self.metrics.clone());
-        let work = move |name: Name| {
-            let (ctx, metrics, kind) = (ctx.clone(), metrics.clone(), kind.clone());
-            let reconcile = reconcile.clone();
-            let span = tracing::info_span!("reconcile", kind, object = &*name);
-            let looked_at = async move {
-                let started = Instant::now();
-                let done = reconcile(name, ctx).await;
-                metrics.reconciled(&kind, done.as_ref().err().map(Error::label), started.elapsed());
-                match done {
-                    Ok(again) => again,
-                    // The version that was missed comes by the watch, and with it the next look. As long as the watch is
-                    // down, looking again does nothing but write in vain.
-                    Err(Error::Cluster(ClusterError::Conflict(_))) => {
-                        tracing::debug!("lost a race, looking again");
-                        Some(Duration::from_secs(1))
-                    }
-                    Err(error) => {
-                        tracing::warn!(error = telemetry::chain(&error), "reconcile failed");
-                        Some(Duration::from_secs(2))
-                    }
-                }
-            };
-            looked_at.instrument(span)
-        };
-        let at_once = self.concurrency.into();
-        async move { work_off(inbox, at_once, work).await }.boxed()
+        let (ctx, metrics, at_once) = (self.ctx.clone(), self.metrics.clone(), self.concurrency);
+        let reconcile = move |name| reconcile(name, ctx.clone()).map_err(|Error::Cluster(error)| error);
+        async move { run_workers::<K, _>(names, at_once, metrics, reconcile).await }.boxed()
     }
 }

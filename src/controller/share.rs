@@ -1,29 +1,29 @@
-//! The sharing out of what is free, kept up to date beside the caches (Q3).
+//! The sharing out of free space, kept up to date beside the caches (Q3).
 //!
-//! It is advice on the order in which reservations take; what is safe is decided when they do. It is worked out once for
-//! all that wait, not once for each of them.
+//! A share is advice on the order in which reservations take; the ledgers decide whether they can. All shares are worked
+//! out at once, not one for each reservation that waits.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
 use kube::ResourceExt;
 
-use crate::plan::reserve::Candidate;
+use crate::plan::candidate::Candidate;
 use crate::plan::share::{Outcome, share_out};
 
 use super::context::{Stores, refs};
 
-/// What becomes of each reservation that waits.
+/// The share of each reservation that waits, by UID.
 #[derive(Default)]
 pub struct Share(RwLock<BTreeMap<String, Outcome>>);
 
 impl Share {
-    /// What becomes of the reservation of that UID, as far as the caches know; `None`: it was not looked at yet.
+    /// The share of the reservation of that UID; `None`: the sharing out has not looked at it yet.
     pub fn of(&self, uid: &str) -> Option<Outcome> {
         self.0.read().unwrap_or_else(|e| e.into_inner()).get(uid).cloned()
     }
 
-    /// Shares out anew; returns the names of those for whom the outcome is another one.
+    /// Shares out anew. Returns the names of the reservations whose share changed.
     pub fn renew(&self, stores: &Stores) -> Vec<String> {
         let (disks, reservations, roles) =
             (stores.disks.all(), stores.reservations.all(), stores.roles.all());

@@ -1,345 +1,190 @@
-//! Volumes: CREATE, and how they stand (V1, V6, X1).
+//! Volumes: from CREATE to Ready, resizes and retirement (V1, V6, V7, X5).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
-use crate::api::condition::{self, RESIZED, RETIRING, Verdict, reason};
 use crate::api::{
-    DiskReservation, DiskReservationStatus, LedgerEntry, Reserved, SharedPersistentVolume,
-    SharedPersistentVolumeStatus, Size, UidRef, VolumeClaim, VolumePhase,
+    DiskReservation, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, SharedPersistentVolume, UidRef, VolumeClaim,
 };
 use crate::cluster;
-use crate::plan::{LISTED_PODS, bind, create, ledger, reserve, retire, usage, whole};
+use crate::plan::holder::{Holder, held_by_volume};
+use crate::plan::pvc_provisioner::{is_own, may_be_abandoned, pvc_of};
+use crate::plan::volume::{Seen, Step, keeps_entry, next};
+use crate::plan::{create, refs};
 
-use super::context::{Context, VOLUME_UID, ready, refs};
-use super::{Again, Error};
-use super::{destroy, persistent, resize};
+use super::context::{Context, VOLUME, VOLUME_UID};
+use super::ledger_entries::change;
+use super::volume_entry::{release_entry, resize_entry};
+use super::volume_users::{delete_lost, lost_claims, users};
+use super::{Again, Error, destroy, pvc_provisioner};
 
+/// A volume that is not being deleted; see [`destroy::reconcile`] for the others.
+///
+/// 1. Gather: reservations, disks, claims and users from the caches; what no cache has is looked for live.
+/// 2. Decide: [`next`].
+/// 3. Apply: one step. Those that only prepare the status are followed by another decision.
 pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context) -> Result<Again, Error> {
     let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     if volume.metadata.deletion_timestamp.is_some() {
         return destroy::reconcile(&api, &volume, ctx).await;
     }
-    if !cluster::finalizer_present(&*volume) {
-        return Ok(cluster::set_finalizer(&api, &*volume, true).await.map(|()| None)?);
-    }
-    if persistent::release_lost(&volume, ctx).await? {
+    let uid = volume.uid().unwrap_or_default();
+    let mut seen = gather(&volume, ctx).await?;
+    loop {
+        match next(&volume, &seen) {
+            Step::Guard => cluster::set_finalizer(&api, &*volume, true).await?,
+            Step::Release(event) => pvc_provisioner::release(&volume, &event, ctx).await?,
+            Step::TakeEntry(name) => {
+                take_entry(&volume, &name, &mut seen, ctx).await?;
+                continue;
+            }
+            Step::Place(status) => {
+                let placed = ctx.commit(&api, &*volume, &status).await;
+                if let (Err(_), Some(reservation)) = (&placed, &status.reservation) {
+                    release_unused_entry(&api, &volume, reservation, ctx).await?;
+                }
+                placed?;
+            }
+            Step::ReleaseEntry(name) => {
+                release_entry(&name, &uid, ctx).await?;
+                seen.reservations.retain(|r| r.name_any() != name);
+                continue;
+            }
+            Step::RestoreEntry(name, entry) => {
+                let now = cluster::get_same(&api, &*volume).await?;
+                if now.is_some_and(|now| now.metadata.deletion_timestamp.is_none()) {
+                    let restore = |reservation: &DiskReservation| {
+                        let ledger = Holder::<SharedPersistentVolume>::ledger(reservation);
+                        let size = entry.size.bytes_or_zero();
+                        Ok::<_, ()>(ledger.set_within(entry.clone(), size, u64::MAX).into_entries())
+                    };
+                    change::<DiskReservation, SharedPersistentVolume, _>(&name, ctx, restore).await?;
+                }
+                seen.restored = true;
+                continue;
+            }
+            Step::LookToResize(name) => {
+                let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
+                let reservation = cluster::get(&reservations, &name).await?;
+                let now = cluster::get_same(&api, &*volume).await?;
+                seen.live = Some((reservation, now.and_then(|now| now.status)));
+                continue;
+            }
+            Step::ResizeEntry(bytes) => {
+                if let Some((Some(read), _)) = &mut seen.live
+                    && let Some(written) = resize_entry(read, &uid, bytes, ctx).await?
+                {
+                    *read = written;
+                }
+                continue;
+            }
+            Step::Report(status) => {
+                delete_lost(&seen.lost_claims, &volume, ctx).await?;
+                ctx.commit(&api, &*volume, &status).await?;
+            }
+            Step::Delete => cluster::delete_seen(&api, &*volume).await?,
+        }
         return Ok(None);
     }
-    let mut status = volume.status.clone().unwrap_or_default();
-    status.access = Some(if volume.spec.shared.is_some() { "Shared" } else { "Exclusive" }.to_owned());
-    if status.reservation.is_none() {
-        let verdict = match take(&volume, ctx).await? {
-            Ok((reservation, size)) => {
-                let held = reservation.status.clone().unwrap_or_default();
-                status.phase = VolumePhase::Creating;
-                status.size =
-                    Some(Size::from_bytes(whole::of_reservation(&reservation, size.bytes_or_zero())));
-                status.disk_kind = held.disk_kind;
-                status.node_name = held.node_name;
-                status.node_disk = held.node_disk;
-                status.reservation =
-                    Some(UidRef { name: reservation.name_any(), uid: reservation.uid().unwrap_or_default() });
-                status.reserved = reserved(&status, ctx).unwrap_or_default();
-                let placed = SharedPersistentVolume { status: Some(status.clone()), ..(*volume).clone() };
-                standing(&placed, ctx).1
-            }
-            Err(why) => {
-                status.phase = VolumePhase::Pending;
-                why
-            }
-        };
-        status.conditions = ready(&status.conditions, verdict, volume.metadata.generation);
-        let committed = ctx.commit(&api, &*volume, &status).await;
-        if let (Err(_), Some(home)) = (&committed, &status.reservation) {
-            give_back(&api, &volume, home, ctx).await?;
-        }
-        return Ok(committed.map(|()| None)?);
-    }
-    let uid = volume.uid().unwrap_or_default();
-    for held in ctx.stores.reservations.by(VOLUME_UID, &uid).iter().filter(|r| holds(r, &uid)) {
-        // Of two controllers that put it into two reservations, one finds that out here and takes its line back.
-        if status.reservation.as_ref().is_some_and(|home| Some(&home.uid) != held.metadata.uid.as_ref()) {
-            credit(&held.name_any(), &uid, ctx).await?;
-        }
-    }
-    restore(&volume, &status, ctx).await?;
-    follow_disk(&mut status, ctx).await?;
-    if let Some(reserved) = reserved(&status, ctx) {
-        status.reserved = reserved;
-    }
-    forget_lost_claims(&volume, &mut status, ctx).await?;
-    count_users(&mut status, ctx);
-    let (phase, verdict) = standing(&volume, ctx);
-    status.phase = phase;
-    status.conditions = ready(&status.conditions, verdict, volume.metadata.generation);
-    let sized = resize::reconcile(&volume, &mut status, ctx).await?;
-    let retired = retire::next(&volume, &status);
-    let said = match &retired {
-        retire::Step::Nothing => None,
-        retire::Step::Say(verdict) | retire::Step::Delete(verdict) => Some(verdict.clone()),
+}
+
+async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, Error> {
+    let (stores, status) = (&ctx.stores, volume.status.clone().unwrap_or_default());
+    let with_entry = stores.reservations.by(VOLUME_UID, &volume.uid().unwrap_or_default());
+    let lost_claims = lost_claims(volume, ctx).await?;
+    let mut seen = Seen {
+        guarded: cluster::finalizer_present(volume),
+        abandoned: is_abandoned(volume, ctx).await?,
+        reservations: with_entry,
+        disks: status.node_disk.iter().filter_map(|name| stores.disks.get(name)).collect(),
+        entry: None,
+        owner: None,
+        restored: false,
+        live: None,
+        moved_to: ctx.node_moved(status.node_disk.as_deref(), status.node_name.as_deref()).await?,
+        users: users(volume, &lost_claims, ctx),
+        lost_claims,
+        now: Timestamp::now(),
     };
-    for (type_, verdict) in [(RESIZED, sized), (RETIRING, said)] {
-        if let Some(verdict) = verdict {
-            let generation = volume.metadata.generation;
-            condition::set(&mut status.conditions, type_, verdict, generation, Timestamp::now());
-        }
+    if let Some(own) = &status.reservation {
+        seen.reservations.extend(lineage(own, ctx));
+    } else {
+        seen.entry = entry(volume, &seen.reservations, ctx).await?.map(Ok);
+        seen.owner = owner(volume, ctx).await?;
+        (seen.reservations, seen.disks) = (stores.reservations.all(), stores.disks.all());
     }
-    ctx.commit(&api, &*volume, &status).await?;
-    if matches!(retired, retire::Step::Delete(_)) && volume.status.as_ref() == Some(&status) {
-        // The very object on which nobody was seen: a claim that is bound or a wish that is withdrawn first wins.
-        cluster::delete_seen(&api, &*volume).await?;
-    }
-    Ok(None)
+    Ok(seen)
 }
 
-/// Goes with its disk into a node of another name (D3).
-pub(super) async fn follow_disk(
-    status: &mut SharedPersistentVolumeStatus,
-    ctx: &Context,
-) -> Result<(), Error> {
-    if let Some(node) = ctx.node_moved(status.node_disk.as_deref(), status.node_name.as_deref()).await? {
-        status.node_name = Some(node);
-    }
-    Ok(())
-}
-
-/// The reservation that the volume lives in and those which it was carved out of, if the caches have them all (X6).
-fn reserved(status: &SharedPersistentVolumeStatus, ctx: &Context) -> Option<Vec<Reserved>> {
-    let mut found = Vec::new();
-    let mut next = status.reservation.clone();
-    while let Some(home) = next {
-        let there =
-            ctx.stores.reservations.get(&home.name).filter(|r| r.uid().as_ref() == Some(&home.uid))?;
-        let held = there.status.clone().unwrap_or_default();
-        found.push(Reserved {
-            name: home.name,
-            role: there.spec.role.clone(),
-            size: held.size.unwrap_or_else(|| there.spec.size.clone()),
-            labels: there.labels().clone(),
-        });
-        next = held.parent;
-    }
-    Some(found)
-}
-
-/// How a volume stands that is in a reservation.
-fn standing(volume: &SharedPersistentVolume, ctx: &Context) -> (VolumePhase, Verdict) {
-    let name = volume.status.as_ref().and_then(|s| s.node_disk.as_deref());
-    let disk = name.and_then(|name| ctx.stores.disks.get(name));
-    let conditions = disk.as_ref().and_then(|d| d.status.as_ref()).map(|s| &s.conditions[..]);
-    create::standing(volume, conditions)
-}
-
-/// Takes claims off the list that are not its own any more: their object is gone without our having seen it go,
-/// because somebody took the finalizer off by hand, or it is bound to another volume, because two leaders chose at
-/// once. Else the volume could never be destroyed. A claim that pods still use stays.
-pub(super) async fn forget_lost_claims(
+/// The reservation whose ledger has the volume, by a live read of the one that has it in the cache. An entry that no cache has
+/// yet is missed here. Then there are two, and the placed volume releases one.
+async fn entry(
     volume: &SharedPersistentVolume,
-    status: &mut SharedPersistentVolumeStatus,
+    cached: &[Arc<DiskReservation>],
     ctx: &Context,
-) -> Result<(), Error> {
-    let mut kept = Vec::new();
-    for binding in std::mem::take(&mut status.claims) {
-        let api: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &binding.namespace);
-        let there = ctx
-            .stores
-            .claims
-            .get_in(&binding.namespace, &binding.name)
-            .is_some_and(|claim| bind::is_of(&binding, &claim, volume))
-            || cluster::get(&api, &binding.name)
-                .await?
-                .is_some_and(|claim| bind::is_of(&binding, &claim, volume))
-            || !ctx.users(std::slice::from_ref(&binding)).is_empty();
-        if there {
-            kept.push(binding);
-        } else {
-            persistent::forget(&binding.uid, &volume.uid().unwrap_or_default(), ctx).await?;
-        }
-    }
-    status.claims = kept;
-    Ok(())
+) -> Result<Option<Arc<DiskReservation>>, Error> {
+    let Some(cached) = cached.first() else { return Ok(None) };
+    let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
+    let found = cluster::get(&reservations, &cached.name_any()).await?;
+    Ok(found.filter(|r| held_by_volume(r, &volume.uid().unwrap_or_default()).is_some()).map(Arc::new))
 }
 
-/// Puts the volume's line back into the ledger of its reservation, if that object was made anew without it.
-async fn restore(
-    volume: &SharedPersistentVolume,
-    status: &SharedPersistentVolumeStatus,
-    ctx: &Context,
-) -> Result<(), Error> {
-    let (Some(home), Ok(mut entry)) = (&status.reservation, create::entry(volume)) else { return Ok(()) };
-    // What it was granted, not what it wishes.
-    entry.size = status.size.clone().unwrap_or(entry.size);
-    let missing = ctx
-        .stores
-        .reservations
-        .get(&home.name)
-        .is_some_and(|r| r.uid().as_ref() == Some(&home.uid) && !holds(&r, &entry.uid));
-    if !missing {
-        return Ok(());
-    }
-    let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
-    let now = cluster::get_same(&volumes, volume).await?;
-    if now.is_some_and(|v| v.metadata.deletion_timestamp.is_none()) {
-        change_ledger(&home.name, ctx, |volumes| ledger::restore(volumes, entry.clone())).await?;
-    }
-    Ok(())
-}
-
-/// Writes who uses the volume into its status: what admission looks at when somebody deletes it (X1).
-pub(super) fn count_users(status: &mut SharedPersistentVolumeStatus, ctx: &Context) {
-    let mut users = ctx.users(&status.claims);
-    users.sort();
-    users.dedup();
-    status.claim_count = status.claims.len() as u32;
-    status.user_count = users.len() as u32;
-    status.namespaces = usage::by_namespace(&status.claims, &users);
-    users.truncate(LISTED_PODS);
-    status.users = users;
-}
-
-/// The reservation whose ledger has the volume, which this puts there if none has it yet, and what its line says.
-async fn take(
-    volume: &SharedPersistentVolume,
-    ctx: &Context,
-) -> Result<Result<(Arc<DiskReservation>, Size), Verdict>, Error> {
-    let reservations = ctx.stores.reservations.all();
-    let disks = ctx.stores.disks.all();
-    let uid = volume.uid().unwrap_or_default();
-    let api: Api<DiskReservation> = Api::all(ctx.client.clone());
-    // A line that no cache has seen yet may be missed. Then there are two, and the volume takes back the one that is not
-    // its home's.
-    if let Some(cached) = ctx.stores.reservations.by(VOLUME_UID, &uid).first()
-        && let Some(found) = cluster::get(&api, &cached.name_any()).await?.filter(|r| holds(r, &uid))
-    {
-        let size = line(&found, &uid).unwrap_or_default();
-        return Ok(Ok((Arc::new(found), size)));
-    }
-    let entry = match create::entry(volume) {
-        Ok(entry) => entry,
-        Err(why) => return Ok(Err(why)),
-    };
-    if let Some(owner) = owner_of_what_it_recovers(volume, ctx).await? {
-        return Ok(Err(Verdict::no(
-            reason::NO_ORPHAN,
-            format!(
-                "the data that it is to recover is that of volume {owner}, which is there: claim that one"
-            ),
-        )));
-    }
-    let name = match create::choose(volume, &refs(&reservations), &refs(&disks)) {
-        Ok(reservation) => reservation.name_any(),
-        Err(why) => return Ok(Err(why)),
-    };
-    // What has the line is what was decided on last, whatever a cache has under that name.
-    let home = Mutex::new(None);
-    let taken = ctx
-        .commits
-        .reservations
-        .update(&api, &name, |reservation| {
-            // Decided again on what is there now: the cache may be old.
-            create::choose(volume, &[reservation], &refs(&disks))?;
-            let status = reservation.status.clone().unwrap_or_default();
-            let room = reserve::room_for_volumes(&status);
-            let taken = whole::of_reservation(reservation, entry.size.bytes_or_zero());
-            let line = LedgerEntry { size: Size::from_bytes(taken), ..entry.clone() };
-            let others = create::others(volume, &status.volumes);
-            let volumes = ledger::take(&others, room, line).map_err(|short| {
-                Verdict::no(
-                    reason::RESERVATION_FULL,
-                    format!("{name} has {} left", Size::from_bytes(short.free)),
-                )
-            })?;
-            *home.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(reservation.clone()));
-            Ok(Some(with_ledger(DiskReservationStatus { volumes, ..status })))
-        })
-        .await?;
-    Ok(match taken {
-        Some(Ok(())) => {
-            let home = home.into_inner().unwrap_or_else(PoisonError::into_inner);
-            home.map(|home| (home, entry.size)).ok_or_else(gone)
-        }
-        Some(Err(why)) => Err(why),
-        None => Err(gone()),
-    })
-}
-
-/// The volume that has the data which this one is to recover, by quorum: then it is no orphan, and its line in the ledger
-/// nobody else's (X6).
-async fn owner_of_what_it_recovers(
-    volume: &SharedPersistentVolume,
-    ctx: &Context,
-) -> Result<Option<String>, Error> {
+/// The name of the volume with the data that this one is to recover, by a live read: then the data is no orphan (X6).
+async fn owner(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Option<String>, Error> {
     let Some(recover) = &volume.spec.recover else { return Ok(None) };
-    let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
-    let all = cluster::list(&api, &ListParams::default()).await?;
+    let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
+    let all = cluster::list(&volumes, &ListParams::default()).await?;
     let owner = all.iter().find(|owner| owner.metadata.uid.as_ref() == Some(&recover.uid));
     Ok(owner.map(ResourceExt::name_any))
 }
 
-fn gone() -> Verdict {
-    Verdict::no(reason::NO_RESERVATION, "the reservation has just gone; another is looked for")
-}
-
-/// What the volume has in the reservation's ledger.
-pub(super) fn line(reservation: &DiskReservation, uid: &str) -> Option<Size> {
-    let lines = reservation.status.iter().flat_map(|s| &s.volumes);
-    lines.into_iter().find(|v| v.uid == uid).map(|v| v.size.clone())
-}
-
-/// Whether the reservation's ledger has the volume.
-pub(super) fn holds(reservation: &DiskReservation, uid: &str) -> bool {
-    line(reservation, uid).is_some()
-}
-
-/// Takes the line in `taken` back if the volume went meanwhile or lives in another reservation: whoever let it go may
-/// not have seen the line.
-async fn give_back(
-    api: &Api<SharedPersistentVolume>,
-    volume: &SharedPersistentVolume,
-    taken: &UidRef,
-    ctx: &Context,
-) -> Result<(), Error> {
-    let now = cluster::get_same(api, volume).await?;
-    let wanted = now.is_some_and(|now| match now.status.and_then(|s| s.reservation) {
-        Some(home) => home.uid == taken.uid,
-        None => now.metadata.deletion_timestamp.is_none(),
-    });
-    match wanted {
-        true => Ok(()),
-        false => credit(&taken.name, &volume.uid().unwrap_or_default(), ctx).await,
-    }
-}
-
-/// Takes the volume out of the reservation's ledger.
-pub(super) async fn credit(reservation: &str, uid: &str, ctx: &Context) -> Result<(), Error> {
-    change_ledger(reservation, ctx, |volumes| ledger::credit(volumes, uid)).await
-}
-
-/// Commits a change of the reservation's ledger that cannot be refused; a reservation that is gone has none.
-async fn change_ledger(
-    reservation: &str,
-    ctx: &Context,
-    change: impl Fn(&[LedgerEntry]) -> Vec<LedgerEntry>,
-) -> Result<(), Error> {
-    let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
-    let change = |reservation: &DiskReservation| {
-        let status = reservation.status.clone().unwrap_or_default();
-        let volumes = change(&status.volumes);
-        Ok::<_, ()>(Some(with_ledger(DiskReservationStatus { volumes, ..status })))
+/// The reservation and those that it was carved out of, as far as the cache has them.
+fn lineage(own: &UidRef, ctx: &Context) -> Vec<Arc<DiskReservation>> {
+    let find = |UidRef { name, uid }: &UidRef| {
+        ctx.stores.reservations.get(name).filter(|r| r.metadata.uid.as_ref() == Some(uid))
     };
-    let _ = ctx.commits.reservations.update(&reservations, reservation, change).await?;
+    let parent = |r: &Arc<DiskReservation>| find(r.status.as_ref()?.parent.as_ref()?);
+    std::iter::successors(find(own), parent).collect()
+}
+
+/// Whether the volume's own claim is gone: by the cache, and then by a live read (P4).
+async fn is_abandoned(volume: &SharedPersistentVolume, ctx: &Context) -> Result<bool, Error> {
+    let cached = || ctx.stores.claims.by(VOLUME, &volume.name_any());
+    if !may_be_abandoned(volume) || cached().iter().any(|claim| is_own(claim, volume)) {
+        return Ok(false);
+    }
+    let Some(namespace) = volume.labels().get(LABEL_CLAIM_NAMESPACE) else { return Ok(true) };
+    let claims: Api<VolumeClaim> = cluster::namespaced(&ctx.client, namespace);
+    let selector = format!("{LABEL_PVC_UID}={}", pvc_of(volume).unwrap_or_default());
+    Ok(cluster::list_metadata(&claims, &ListParams::default().labels(&selector)).await?.is_empty())
+}
+
+/// Takes an entry in the ledger of the reservation of that name, and notes the reservation that gave it.
+async fn take_entry(
+    volume: &SharedPersistentVolume,
+    name: &str,
+    seen: &mut Seen,
+    ctx: &Context,
+) -> Result<(), Error> {
+    let take = |reservation: &DiskReservation| create::take_entry(volume, reservation, &refs(&seen.disks));
+    let taken = change::<DiskReservation, SharedPersistentVolume, _>(name, ctx, take).await?;
+    seen.entry = Some(taken.unwrap_or_else(|| Err(create::reservation_gone())).map(Arc::new));
     Ok(())
 }
 
-/// The reservation's status with its sums as the ledger has them, so that both change in one write.
-pub(super) fn with_ledger(status: DiskReservationStatus) -> DiskReservationStatus {
-    DiskReservationStatus {
-        used: Some(Size::from_bytes(reserve::used(&status))),
-        free: Some(Size::from_bytes(reserve::left(&status))),
-        ..status
+/// Releases the entry of a volume whose status could not be written, unless the volume keeps the entry.
+async fn release_unused_entry(
+    api: &Api<SharedPersistentVolume>,
+    volume: &SharedPersistentVolume,
+    reservation: &UidRef,
+    ctx: &Context,
+) -> Result<(), Error> {
+    let now = cluster::get_same(api, volume).await?;
+    match keeps_entry(now.as_ref(), reservation) {
+        true => Ok(()),
+        false => release_entry(&reservation.name, &volume.uid().unwrap_or_default(), ctx).await,
     }
 }

@@ -1,4 +1,4 @@
-//! Where a volume may adopt a directory that holds data already (V8).
+//! The disks on which a volume may adopt a directory that holds data already (V8).
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use kube::ResourceExt;
 use crate::api::condition::{Verdict, reason};
 use crate::api::{DiskReservation, NodeDisk, SharedPersistentVolume};
 
-/// Whether a volume can be what it asks for on the disk that a reservation is on; why not, with the next step. The
-/// agent has its own word on it, by its own configuration.
+/// Whether the volume may adopt its directory on the reservation's disk; else why not, with the next step. The agent
+/// decides again by its own configuration.
 pub fn suits(
     volume: &SharedPersistentVolume,
     reservation: &DiskReservation,
@@ -46,7 +46,7 @@ mod tests {
     use crate::plan::testing::*;
 
     #[test]
-    fn v8_only_beneath_the_roots_of_the_reservations_own_disk() {
+    fn v8_a_directory_lies_beneath_a_root_of_its_own_disk() {
         let reservation = reserved("r", "eng", 10, &[]);
         let with = |name: &str, roots: &[&str], allow_unenforced| {
             let mut disk = disk(name, "n1", 10, &[]);

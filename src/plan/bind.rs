@@ -1,4 +1,4 @@
-//! ACCEPT: which volume a claim is bound to (C1–C4).
+//! ACCEPT: the volume for a claim (C1–C4).
 
 use kube::ResourceExt;
 
@@ -9,7 +9,7 @@ use crate::api::{
 
 use super::offer::{self, offered};
 use super::resize::size_now;
-use super::{plain, whole};
+use super::{pvc_provisioner, undivided};
 
 /// The claim's entry on the volume's side of the binding.
 pub fn binding(claim: &VolumeClaim) -> ClaimBinding {
@@ -27,9 +27,9 @@ pub fn is_bound(volume: &SharedPersistentVolume, claim: &VolumeClaim) -> bool {
     volume.status.as_ref().is_some_and(|s| s.claims.iter().any(|b| b.uid == uid))
 }
 
-/// Whether an entry on the volume's list is that of the claim still: not that of one which had its name before, nor of one
-/// that two leaders put on the lists of two volumes at once. One that names the volume never chose, whatever its status,
-/// which others may have written, says.
+/// Whether an entry on the volume's list is still that of the claim. An earlier claim may have had its name, and two leaders
+/// may have put it on the lists of two volumes at once. A claim that names the volume never chose, whatever its status says:
+/// others may have written that.
 pub fn is_of(binding: &ClaimBinding, claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     let bound =
         claim.status.as_ref().filter(|s| s.phase == ClaimPhase::Bound).and_then(|s| s.volume.as_ref());
@@ -37,7 +37,7 @@ pub fn is_of(binding: &ClaimBinding, claim: &VolumeClaim, volume: &SharedPersist
     claim.uid().as_ref() == Some(&binding.uid) && (claim.spec.volume == volume.metadata.name || !elsewhere)
 }
 
-/// A claim that is not bound yet, and the subscriptions of its namespace.
+/// An unbound claim, and the subscriptions of its namespace.
 pub struct Rival<'a> {
     /// The claim.
     pub claim: &'a VolumeClaim,
@@ -47,8 +47,8 @@ pub struct Rival<'a> {
 
 /// The volume to bind to, or why there is none now.
 ///
-/// Of `others` that may want the same exclusive volume and could have it, the oldest comes first (C3); one that could
-/// not have it holds nobody up (L7).
+/// Of `others` that name the same exclusive volume the oldest comes first (C3). A claim that could not have the volume holds
+/// nobody up (L7).
 pub fn choose<'a>(
     claim: &VolumeClaim,
     subscriptions: &[&RoleSubscription],
@@ -66,11 +66,11 @@ pub fn choose<'a>(
                     format!("there is no SharedPersistentVolume {name}; the claim waits for it"),
                 )
             })?;
-            if plain::is_own(claim, volume) {
+            if pvc_provisioner::is_own(claim, volume) {
                 return offer::available(volume).map(|()| *volume);
             }
-            may_have(claim, subscriptions, volume).map_err(|why| name_the_holder(why, volume))?;
-            match first_in_line(volume, claim, others) {
+            may_have(claim, subscriptions, volume).map_err(|why| with_holder(why, volume))?;
+            match older_rival(volume, claim, others) {
                 None => Ok(volume),
                 Some(first) => Err(Verdict::no(
                     reason::VOLUME_HELD,
@@ -81,7 +81,7 @@ pub fn choose<'a>(
         None => {
             let fitting = volumes.iter().filter(|v| fits(claim, v));
             let open = fitting
-                .filter(|v| offered(v, subscriptions).is_ok() && first_in_line(v, claim, others).is_none());
+                .filter(|v| offered(v, subscriptions).is_ok() && older_rival(v, claim, others).is_none());
             let distance = |v: &SharedPersistentVolume| claim.spec.role.len() - v.spec.role.len();
             open.min_by_key(|v| (distance(v), size_now(v).bytes_or_zero(), v.name_any())).copied().ok_or_else(|| {
                 let roles: Vec<&str> =
@@ -99,7 +99,7 @@ pub fn choose<'a>(
     }
 }
 
-/// Whether a claim that names the volume could be bound to it now, but for those that are older; else why not.
+/// Whether the volume could be bound to the claim now, if no older claim named it; else why not.
 fn may_have(
     claim: &VolumeClaim,
     subscriptions: &[&RoleSubscription],
@@ -115,21 +115,21 @@ fn may_have(
             ),
         ));
     }
-    whole::claimable(volume, claim.spec.mode)?;
+    undivided::claimable(volume, claim.spec.mode)?;
     offered(volume, subscriptions)
 }
 
 fn fits(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     let Some(selector) = &claim.spec.selector else { return false };
     let labels = volume.labels();
-    // Who wants a raw device says so, by its name: a pod has to use it as one.
+    // A raw device is claimed by its name: the pod has to use it as a device.
     volume.spec.volume_mode == VolumeMode::Filesystem
         && Role::name_covers(&volume.spec.role, &claim.spec.role)
         && selector.match_labels.iter().flatten().all(|(k, v)| labels.get(k) == Some(v))
         && selector.min_size.as_ref().map_or(0, Size::bytes_or_zero) <= size_now(volume).bytes_or_zero()
 }
 
-fn first_in_line<'a>(
+fn older_rival<'a>(
     volume: &SharedPersistentVolume,
     claim: &VolumeClaim,
     others: &[Rival<'a>],
@@ -148,7 +148,7 @@ fn first_in_line<'a>(
         .min_by_key(|c| age(c))
 }
 
-fn name_the_holder(why: Verdict, volume: &SharedPersistentVolume) -> Verdict {
+fn with_holder(why: Verdict, volume: &SharedPersistentVolume) -> Verdict {
     let holder = volume.status.as_ref().and_then(|s| s.claims.first());
     match holder {
         Some(holder) if why.reason == reason::VOLUME_HELD => Verdict::no(
@@ -181,7 +181,7 @@ mod tests {
 
     /// C4.
     #[test]
-    fn c1_by_name_only_what_is_offered() {
+    fn c1_a_named_volume_is_bound_only_if_offered() {
         let sub = subscription("ns", &["eng"], true);
         let claim = claim("ns", "c", "v");
         assert_eq!(pick(&claim, &sub, &[ready_volume("v", "eng", true)], &[]), Ok("v".into()));
@@ -195,7 +195,7 @@ mod tests {
 
     /// C4, L7.
     #[test]
-    fn c3_a_held_exclusive_volume_names_its_holder_and_the_oldest_is_next() {
+    fn c3_a_held_volume_names_its_holder_and_the_oldest_is_next() {
         let sub = subscription("ns", &["eng"], true);
         let mut held = ready_volume("v", "eng", false);
         held.status.as_mut().unwrap().claims = vec![bound_by("other", "holder", "u0")];
@@ -220,7 +220,7 @@ mod tests {
 
     /// L7: neither a role that does not cover it nor a mode that it does not have.
     #[test]
-    fn c3_l7_an_older_claim_that_could_not_have_it_holds_nobody_up() {
+    fn l7_an_older_claim_that_cannot_bind_holds_nobody_up() {
         let sub = subscription("ns", &["eng", "ops"], true);
         let mut free = ready_volume("v", "eng", false);
         free.spec.volume_mode = VolumeMode::Block;
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn c1_by_selector_the_smallest_that_fits() {
+    fn c1_a_selector_gets_the_smallest_that_fits() {
         let sub = subscription("ns", &["eng"], true);
         let mut claim = claim("ns", "c", "v");
         claim.spec.volume = None;
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn s8_c7_an_entry_is_its_own_claims_whatever_that_ones_status_says() {
+    fn s8_an_entry_on_the_list_belongs_to_one_claim() {
         let v = ready_volume("v", "eng", true);
         let mut named = claim("ns", "c", "v");
         let entry = super::binding(&named);
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn s8_bound_stays_bound_whatever_changes() {
+    fn s8_a_binding_stays_whatever_changes() {
         let mut v = ready_volume("v", "eng", true);
         let c = claim("ns", "c", "v");
         v.status.as_mut().unwrap().claims = vec![super::binding(&c)];

@@ -1,22 +1,22 @@
-//! CREATE: which reservation a volume is taken from, and how it stands then (V1, S2).
+//! CREATE: the reservation that a volume is taken from (V1, S2).
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
-use crate::api::condition::{self, BACKED, READY, Verdict, reason};
+use crate::api::condition::{self, READY, Verdict, reason};
 use crate::api::{
-    BackingState, DiskReservation, LedgerEntry, NodeDisk, ReservationPhase, Role, SharedPersistentVolume,
-    Size, VolumePhase,
+    DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, ReservationPhase, Role,
+    SharedPersistentVolume, Size,
 };
 
-use super::{adopt, backing, ledger, names, reserve, resize, whole};
+use super::ledger::Ledger;
+use super::{adopt, backing, candidate, holder, ledger, names, undivided};
 
-/// The volume's line in the ledger of its reservation.
+/// The volume's entry in the ledger of its reservation.
 pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
     let invalid = |error: String| Verdict::no(reason::INVALID, error);
     let role = Role::parse(&volume.spec.role).map_err(|e| invalid(e.to_string()))?;
     let size = volume.spec.size.bytes().map_err(|e| invalid(e.to_string()))?;
-    let size = whole::of_volume(volume, size);
+    let size = undivided::of_volume(volume, size);
     Ok(LedgerEntry {
         name: volume.name_any(),
         uid: volume.uid().unwrap_or_default(),
@@ -25,7 +25,7 @@ pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
     })
 }
 
-/// Whether a reservation may hold volumes of `role`: it stands, and is the role's own or an ancestor's.
+/// Whether a reservation may hold volumes of `role`: it is reserved, for the role or an ancestor.
 fn may_hold(reservation: &DiskReservation, role: &str) -> bool {
     let reserved = reservation.status.as_ref().is_some_and(|s| s.phase == ReservationPhase::Reserved);
     let covers = Role::name_covers(&reservation.spec.role, role);
@@ -34,29 +34,29 @@ fn may_hold(reservation: &DiskReservation, role: &str) -> bool {
 
 /// Bytes of a reservation that a new volume may take.
 pub fn free(reservation: &DiskReservation) -> u64 {
-    reservation.status.as_ref().map_or(0, reserve::left)
+    reservation.status.as_ref().map_or(0, holder::free)
 }
 
-/// The lines of a reservation besides the volume's own: not that of the object which the data had that it recovers, for
-/// its own takes the place of that (X6).
-pub fn others(volume: &SharedPersistentVolume, lines: &[LedgerEntry]) -> Vec<LedgerEntry> {
+/// The entries of a reservation that stay beside the volume's. The volume's entry replaces that of the lost object whose
+/// data the volume recovers (X6).
+fn others(volume: &SharedPersistentVolume, entries: &[LedgerEntry]) -> Vec<LedgerEntry> {
     let recovered = volume.spec.recover.as_ref().map(|recover| recover.uid.as_str());
-    let had = |line: &&LedgerEntry| recovered == Some(line.uid.as_str()) && line.role == volume.spec.role;
-    lines.iter().filter(|line| !had(line)).cloned().collect()
+    let lost = |e: &&LedgerEntry| recovered == Some(e.uid.as_str()) && e.role == volume.spec.role;
+    entries.iter().filter(|entry| !lost(entry)).cloned().collect()
 }
 
-/// Whether a reservation is on a disk that can do what the volume asks for; why not, with the next step.
+/// Whether the reservation's disk can hold the volume; else why not, with the next step.
 fn suits(
     volume: &SharedPersistentVolume,
     reservation: &DiskReservation,
     disks: &[&NodeDisk],
 ) -> Result<(), Verdict> {
-    whole::suits(volume, reservation)
+    undivided::suits(volume, reservation)
         .and_then(|()| adopt::suits(volume, reservation, disks))
         .and_then(|()| backing::suits(volume, reservation, disks))
 }
 
-/// Whether the volume could live in the reservation, apart from the room that it has.
+/// Whether the reservation may hold the volume, however much of it is free.
 pub fn could_hold(
     volume: &SharedPersistentVolume,
     reservation: &DiskReservation,
@@ -66,9 +66,8 @@ pub fn could_hold(
     named && may_hold(reservation, &volume.spec.role) && suits(volume, reservation, disks).is_ok()
 }
 
-/// The reservation that the volume goes into: the named one, else of those that fit, on disks that can do what it asks
-/// for, one whose disk is there now (D4), of these the nearest in role, of these one that can be divided (D2), and of these
-/// the fullest, so that large rooms stay whole.
+/// The reservation for the volume: the named one, else one that fits. Of those that fit, one whose disk is ready comes first
+/// (D4), then the nearest in role, then one that can be divided (D2), then the fullest: large free space stays whole.
 pub fn choose<'a>(
     volume: &SharedPersistentVolume,
     reservations: &[&'a DiskReservation],
@@ -90,33 +89,51 @@ pub fn choose<'a>(
         suits(volume, unsuited, disks)?;
     }
     let distance = |r: &DiskReservation| wanted.role.len() - r.spec.role.len();
-    let is_whole = |r: &DiskReservation| whole::of_reservation(r, 0) > 0;
+    let is_whole = |r: &DiskReservation| undivided::of_reservation(r, 0) > 0;
     let is_away = |r: &DiskReservation| {
         let on = r.status.as_ref().and_then(|s| s.node_disk.as_ref());
-        !disks.iter().any(|disk| disk.metadata.name.as_ref() == on && reserve::is_ready(disk))
+        !disks.iter().any(|disk| disk.metadata.name.as_ref() == on && candidate::is_ready(disk))
     };
-    let room = |r: &DiskReservation| {
-        let lines = r.status.as_ref().map_or(&[][..], |s| &s.volumes);
-        free(r).saturating_add(ledger::total(lines) - ledger::total(&others(volume, lines)))
+    let available = |r: &DiskReservation| {
+        let entries = r.status.as_ref().map_or(&[][..], |s| &s.volumes);
+        free(r).saturating_add(ledger::total(entries) - ledger::total(&others(volume, entries)))
     };
-    suited.retain(|r| room(r) >= whole::of_reservation(r, bytes));
+    suited.retain(|r| available(r) >= undivided::of_reservation(r, bytes));
     let order = |r: &&DiskReservation| (is_away(r), distance(r), is_whole(r), free(r), r.name_any());
     suited.into_iter().min_by_key(order).ok_or_else(|| {
-        let mut lines: Vec<String> = holders
+        let mut left: Vec<String> = holders
             .iter()
             .map(|r| format!("{} has {} left", r.name_any(), Size::from_bytes(free(r))))
             .collect();
         // Caches have no order; a sentence that changes by itself would be written again and again.
-        lines.sort();
+        left.sort();
         Verdict::no(
             reason::RESERVATION_FULL,
             format!(
                 "{} asked for, {}; reserve more for role {} or destroy a volume in it",
                 volume.spec.size,
-                names(&lines, lines.len()),
+                names(&left, left.len()),
                 wanted.role
             ),
         )
+    })
+}
+
+/// The ledger's entries with the volume's own among them, decided again on the reservation as it is now: the cache may be
+/// old.
+pub fn take_entry(
+    volume: &SharedPersistentVolume,
+    reservation: &DiskReservation,
+    disks: &[&NodeDisk],
+) -> Result<Vec<LedgerEntry>, Verdict> {
+    choose(volume, &[reservation], disks)?;
+    let (status, entry) = (reservation.status.clone().unwrap_or_default(), entry(volume)?);
+    let size = Size::from_bytes(undivided::of_reservation(reservation, entry.size.bytes_or_zero()));
+    let others = DiskReservationStatus { volumes: others(volume, &status.volumes), ..status };
+    let taken = holder::volumes(&others).take(LedgerEntry { size, ..entry });
+    taken.map(Ledger::into_entries).map_err(|short| {
+        let left = Size::from_bytes(short.free);
+        Verdict::no(reason::RESERVATION_FULL, format!("{} has {left} left", reservation.name_any()))
     })
 }
 
@@ -145,50 +162,9 @@ fn no_reservation(volume: &SharedPersistentVolume, reservations: &[&DiskReservat
     }
 }
 
-/// How a volume that is in a reservation stands, from the node's word and the state of its disk.
-pub fn standing(
-    volume: &SharedPersistentVolume,
-    disk_conditions: Option<&[Condition]>,
-) -> (VolumePhase, Verdict) {
-    let status = volume.status.clone().unwrap_or_default();
-    let made = status.node.as_ref().is_some_and(|n| n.backing == BackingState::Made);
-    let phase = if made { VolumePhase::Ready } else { VolumePhase::Creating };
-    let disk = status.node_disk.as_deref().unwrap_or("?");
-    // A disk that is short of room for new volumes has those that are allocated all the same.
-    let disk_ready = |c: &&Condition| c.status != "True" && c.reason != reason::SPACE_TAKEN;
-    let disk_trouble = disk_conditions.map(|c| condition::get(c, READY).filter(disk_ready));
-    let verdict = match (disk_trouble, condition::get(&status.conditions, BACKED)) {
-        (None, _) => Verdict::no(
-            reason::NODE_UNREACHABLE,
-            format!("NodeDisk {disk} is not there; the data stays on it"),
-        ),
-        (Some(Some(c)), _) if c.reason == reason::DISK_GONE => Verdict::no(
-            reason::VOLUME_GONE,
-            format!("NodeDisk {disk} was declared gone, and with it what was on it: delete the volume"),
-        ),
-        (Some(Some(c)), _) => Verdict::no(
-            reason::NODE_UNREACHABLE,
-            format!("NodeDisk {disk} is not ready, the data stays on it: {}", c.message),
-        ),
-        (_, Some(c)) if c.status != "True" && c.reason == reason::BACKING_LOST => {
-            Verdict::no(reason::BACKING_LOST, c.message.clone())
-        }
-        (_, Some(c)) if c.status != "True" => Verdict::no(reason::BACKING_FAILED, c.message.clone()),
-        (_, Some(_)) if made => Verdict::yes(
-            reason::READY,
-            format!(
-                "{} on node {}{}",
-                resize::size_now(volume),
-                status.node_name.as_deref().unwrap_or("?"),
-                if volume.spec.adopt.is_some() { "; its size is not enforced" } else { "" }
-            ),
-        ),
-        _ => Verdict::no(
-            reason::CREATING,
-            format!("node {} is making it", status.node_name.as_deref().unwrap_or("?")),
-        ),
-    };
-    (phase, verdict)
+/// Why there is no entry in a reservation that was deleted meanwhile.
+pub fn reservation_gone() -> Verdict {
+    Verdict::no(reason::NO_RESERVATION, "the reservation has just gone; another is looked for")
 }
 
 #[cfg(test)]

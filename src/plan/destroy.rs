@@ -1,44 +1,112 @@
-//! DESTROY: the next step towards a volume's end (X1–X4, S10, S11).
+//! DESTROY: the next step of a volume whose deletion was accepted (X1–X4, S10, S11).
 //!
-//! The order is: rescind → fence → look → tombstone → erase → credit → let go. The fence is the agent's own answer to the
-//! deletion; it is lifted for whoever is found to use the volume after all. Each step is taken only when the
-//! one before is seen to be committed, so the whole can be interrupted anywhere and begun again.
+//! The order is: rescind → fence → look → tombstone → erase → credit → let go. The agent fences the volume as soon as it
+//! sees the deletion; a user that is found after all lifts the fence. Each step is taken only when the one before is
+//! committed, so an interruption at any point does no harm.
+//!
+//! The API server deletes the objects of a deleted CustomResourceDefinition without asking admission. Such a deletion
+//! erases nothing: the object goes without a tombstone, and its data becomes an orphan (X9).
 
-use crate::api::condition::{self, BACKED};
-use crate::api::{BackingState, PodRef, SharedPersistentVolume};
+use std::sync::Arc;
 
-use super::names;
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use crate::api::condition::{self, BACKED, READY, Verdict, reason};
+use crate::api::{
+    BackingState, ClaimBinding, DiskReservation, ErasePolicy, PodRef, SharedPersistentVolume,
+    SharedPersistentVolumeStatus, Size, VolumePhase,
+};
+
+use super::volume::count_users;
+use super::{debounce, names};
 
 /// What was seen besides the volume itself.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Seen {
+    /// Our finalizer is on the object.
+    pub guarded: bool,
     /// An offer still lists the volume.
     pub offered: bool,
-    /// Pods that use it, read by quorum after the volume was read; `None` if not looked yet.
-    pub pods: Option<Vec<PodRef>>,
-    /// The ledger of its reservation still has it.
+    /// The ledger of a reservation still has it, by the cache.
     pub in_ledger: bool,
     /// Its disk was declared gone, which is for good: no agent will answer (D4).
     pub disk_gone: bool,
+    /// The node that its disk moved to, read live (D3).
+    pub moved_to: Option<String>,
+    /// Claims on its list that are gone, or bound to another volume.
+    pub lost_claims: Vec<ClaimBinding>,
+    /// Running and pending pods of the claims on its list.
+    pub users: Vec<PodRef>,
+    /// Live reads, made after the volume was read; `None` before [`Step::LookForUsers`].
+    pub live: Option<Live>,
+    /// The reservations whose ledgers have it, read live; `None` before [`Step::LookForEntries`]. `Some(None)`: the object is
+    /// gone, or its finalizer.
+    pub entries: Option<Option<Vec<Arc<DiskReservation>>>>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Answers of the API server itself, not of a cache.
+#[derive(Debug, Default)]
+pub struct Live {
+    /// Pods that use the volume.
+    pub pods: Vec<PodRef>,
+    /// The CustomResourceDefinition of volumes is being deleted, or is not there.
+    pub kind_deleted: bool,
 }
 
 /// The next step.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Step {
-    /// Wait: something else must happen first; the sentence says what.
+    /// Read [`Live`] and decide again.
+    LookForUsers,
+    /// Read the object and the reservations live and decide again.
+    LookForEntries,
+    /// Delete the PersistentVolumes of the lost claims, then write the status. `refused`: users were found, so the fence is
+    /// lifted.
+    Report {
+        /// The status.
+        status: Box<SharedPersistentVolumeStatus>,
+        /// A destruction that is counted as refused.
+        refused: bool,
+    },
+    /// Nothing yet: the offers follow the deletion within moments (O6).
+    Debounce,
+    /// Publish the receipt, then remove the finalizer and nothing else: the data stays as an orphan (X9).
+    Orphan(String),
+    /// Release the entries in these reservations, publish the receipt, then remove the finalizer.
+    End {
+        /// The reservations; without any, an earlier attempt has published the receipt.
+        reservations: Vec<Arc<DiskReservation>>,
+        /// The outcome, for the metric.
+        outcome: &'static str,
+        /// The receipt.
+        receipt: String,
+    },
+    /// Nothing.
+    Rest,
+}
+
+/// How far the destruction is.
+#[derive(Debug, PartialEq, Eq)]
+enum Stage {
+    /// Something else must happen first; the sentence says what.
     Wait(String),
-    /// Read the pods that may use it, by quorum, and decide again.
+    /// [`Live`] is needed.
     Look,
-    /// Something uses it: the agent is to allow mounts, so that its users are not disturbed.
+    /// Something uses the volume: the agent is to allow mounts, so that its users are not disturbed.
     Unfence(String),
-    /// Nothing uses it any more: the agent is to refuse new mounts again.
+    /// Nothing uses the volume any more: the agent is to refuse new mounts again.
     Fence(String),
-    /// Nothing uses it and nothing ever will: commit that.
+    /// Nothing uses the volume and nothing ever will: commit that.
     Tombstone(String),
-    /// Give the bytes back to the reservation.
+    /// The reservation gets the bytes back.
     Credit,
-    /// Remove the finalizer.
+    /// The finalizer goes.
     LetGo,
+    /// The deletion was not admitted, so the data stays as an orphan (X9). The sentence says so.
+    Orphan(String),
 }
 
 const FENCING: &str = "new mounts are being refused";
@@ -47,6 +115,77 @@ const LETTING_GO: &str = "the directory that it adopted is being let go";
 
 /// The next step for a volume whose deletion was accepted.
 pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
+    if !seen.guarded {
+        return Step::Rest;
+    }
+    let mut status = volume.status.clone().unwrap_or_default();
+    status.claims.retain(|claim| !seen.lost_claims.contains(claim));
+    status.node_name = seen.moved_to.clone().or(status.node_name);
+    let mut status = count_users(status, seen.users.clone());
+    let counted = SharedPersistentVolume { status: Some(status.clone()), ..volume.clone() };
+    let mut destroy = status.destroy.clone().unwrap_or_default();
+    let was_in_use = destroy.in_use;
+    let why = match stage(&counted, seen) {
+        Stage::Wait(_)
+            if seen.offered
+                && volume.status.as_ref() == Some(&status)
+                && debounce::is_passing(volume.metadata.deletion_timestamp.as_ref(), seen.now) =>
+        {
+            return Step::Debounce;
+        }
+        Stage::Look => return Step::LookForUsers,
+        Stage::Orphan(receipt) => return Step::Orphan(receipt),
+        Stage::Credit | Stage::LetGo => return end(volume, seen),
+        Stage::Wait(why) => why,
+        Stage::Fence(why) => {
+            destroy.in_use = false;
+            why
+        }
+        Stage::Unfence(why) => {
+            destroy.in_use = true;
+            why
+        }
+        Stage::Tombstone(why) => {
+            // The write is of the very object on which no user was seen: a user that came in between makes it fail.
+            destroy.tombstone = Some(condition::stored(seen.now));
+            status.phase = VolumePhase::Destroyed;
+            why
+        }
+    };
+    let refused = destroy.in_use && !was_in_use;
+    if status.phase != VolumePhase::Destroyed {
+        status.phase = VolumePhase::Destroying;
+    }
+    status.destroy = Some(destroy);
+    let why = format!("volume {} is being destroyed: {why}", volume.name_any());
+    let verdict = Verdict::no(reason::DESTROYING, why);
+    condition::set(&mut status.conditions, READY, verdict, volume.metadata.generation, seen.now);
+    Step::Report { status: Box::new(status), refused }
+}
+
+/// The last step, with the receipt (X4).
+fn end(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
+    let Some(entries) = &seen.entries else { return Step::LookForEntries };
+    let Some(reservations) = entries.clone() else { return Step::Rest };
+    let erased = volume.status.as_ref().and_then(|s| s.node.as_ref()?.erased.clone());
+    let bytes = erased.clone().unwrap_or(Size::from_bytes(0));
+    let (outcome, event) = match (&volume.spec.adopt, volume.spec.erase_policy) {
+        (Some(adopt), _) => ("LetGo", format!("it was adopted from {}; its data stays there", adopt.path)),
+        (None, _) if erased.is_none() && seen.disk_gone => {
+            ("DiskGone", "its bytes were not erased, because its disk was declared gone".to_owned())
+        }
+        (None, ErasePolicy::Discard) => ("Erased", format!("{bytes} given back to the disk")),
+        (None, ErasePolicy::Zero) => {
+            ("Erased", format!("{bytes} overwritten with zeroes and given back to the disk"))
+        }
+    };
+    let uid = volume.uid().unwrap_or_default();
+    let receipt = format!("volume {} ({uid}) is destroyed: {event}", volume.name_any());
+    Step::End { reservations, outcome, receipt }
+}
+
+/// How far the destruction is; `volume` has the users now.
+fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Stage {
     let status = volume.status.clone().unwrap_or_default();
     let destroy = status.destroy.clone().unwrap_or_default();
     let node = status.node.clone().unwrap_or_default();
@@ -58,19 +197,19 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     };
 
     if destroy.tombstone.is_some() || status.node_name.is_none() {
-        // Without a node no agent was ever told of it, so there is nothing to erase.
+        // Without a node no agent ever saw the volume: there is nothing to erase.
         let nothing_to_erase =
             status.node_name.is_none() || seen.disk_gone || node.backing == BackingState::Erased;
         return match (nothing_to_erase, seen.in_ledger) {
-            (false, _) => Step::Wait(name(ending)),
-            (true, true) => Step::Credit,
-            (true, false) => Step::LetGo,
+            (false, _) => Stage::Wait(name(ending)),
+            (true, true) => Stage::Credit,
+            (true, false) => Stage::LetGo,
         };
     }
     if seen.offered {
-        return Step::Wait("it is being taken out of the offers".to_owned());
+        return Stage::Wait("it is being taken out of the offers".to_owned());
     }
-    let hold = |why: String| if destroy.in_use { Step::Wait(why) } else { Step::Unfence(why) };
+    let hold = |why: String| if destroy.in_use { Stage::Wait(why) } else { Stage::Unfence(why) };
     if !status.claims.is_empty() {
         return hold(format!(
             "it waits for claim {} to be deleted",
@@ -80,38 +219,46 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     if status.user_count > 0 {
         return hold(format!("it waits for pod {} to end", names(&status.users, status.user_count as usize)));
     }
-    let waits_for = |pods: &[PodRef]| format!("it waits for pod {} to end", names(pods, pods.len()));
+    let users = |live: &Live| (!live.pods.is_empty()).then(|| waits_for_pods(&live.pods));
+    // The kind is read after the volume: its deletion comes before that of its objects.
+    let orphaned = |live: &Live| live.kind_deleted.then(|| Stage::Orphan(orphan(volume, &status)));
     if seen.disk_gone {
-        // Nothing is erased: what may still be mounted there loses nothing.
-        return match &seen.pods {
-            None => Step::Look,
-            Some(pods) if pods.is_empty() => Step::Tombstone("its disk was declared gone".to_owned()),
-            Some(pods) => hold(waits_for(pods)),
-        };
+        // Nothing is erased, so a process that still has it mounted loses nothing.
+        let Some(live) = &seen.live else { return Stage::Look };
+        let tombstone = || Stage::Tombstone("its disk was declared gone".to_owned());
+        return users(live).map(hold).or_else(|| orphaned(live)).unwrap_or_else(tombstone);
     }
     if destroy.in_use {
-        return match &seen.pods {
-            None => Step::Look,
-            Some(pods) if pods.is_empty() => Step::Fence(name(FENCING)),
-            Some(pods) => Step::Wait(waits_for(pods)),
-        };
+        let Some(live) = &seen.live else { return Stage::Look };
+        return users(live).map_or_else(|| Stage::Fence(name(FENCING)), Stage::Wait);
     }
     if !node.fenced {
-        return Step::Wait(name(FENCING));
+        return Stage::Wait(name(FENCING));
     }
     if node.in_use {
-        // Its pods are gone from the API, yet the kernel still has it mounted: no erasing under a lingering process.
+        // Its pods are gone from the API, yet the kernel still has a mount: a lingering process keeps its data.
         let by = match node.mounted_by.is_empty() {
             true => "a process".to_owned(),
             false => names(&node.mounted_by, node.mounted_by.len()),
         };
-        return Step::Wait(name(&format!("it is still mounted by {by}")));
+        return Stage::Wait(name(&format!("it is still mounted by {by}")));
     }
-    match &seen.pods {
-        None => Step::Look,
-        Some(pods) if pods.is_empty() => Step::Tombstone(name(ending)),
-        Some(pods) => hold(waits_for(pods)),
-    }
+    let Some(live) = &seen.live else { return Stage::Look };
+    users(live).map(hold).or_else(|| orphaned(live)).unwrap_or_else(|| Stage::Tombstone(name(ending)))
+}
+
+fn waits_for_pods(pods: &[PodRef]) -> String {
+    format!("it waits for pod {} to end", names(pods, pods.len()))
+}
+
+/// The receipt of a volume whose data stays without an object.
+fn orphan(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus) -> String {
+    format!(
+        "the kind SharedPersistentVolume was deleted, and nothing is erased because of that: the data of volume {} stays on \
+         NodeDisk {}; install the kind again and run `reservoir recover`",
+        volume.name_any(),
+        status.node_disk.as_deref().unwrap_or("?")
+    )
 }
 
 #[cfg(test)]
@@ -129,7 +276,22 @@ mod tests {
         seen: Seen,
     }
 
-    fn step(case: Case) -> Step {
+    fn nothing() -> Seen {
+        Seen {
+            guarded: true,
+            offered: false,
+            in_ledger: false,
+            disk_gone: false,
+            moved_to: None,
+            lost_claims: vec![],
+            users: vec![],
+            live: None,
+            entries: None,
+            now: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn step(case: Case) -> Stage {
         let mut v = ready_volume("v", "eng", true);
         let status = v.status.as_mut().unwrap();
         status.destroy =
@@ -137,12 +299,12 @@ mod tests {
         status.node = Some(case.node);
         status.claims = (0..case.claims).map(|i| bound_by("ns", &format!("c{i}"), &i.to_string())).collect();
         status.user_count = case.users;
-        next(&v, &case.seen)
+        stage(&v, &case.seen)
     }
 
     fn quiet() -> Case {
         let node = NodePart { backing: BackingState::Made, ..Default::default() };
-        let seen = Seen { in_ledger: true, ..Default::default() };
+        let seen = Seen { in_ledger: true, ..nothing() };
         Case { in_use: false, tombstone: false, node, claims: 0, users: 0, seen }
     }
 
@@ -150,87 +312,192 @@ mod tests {
         Case { node: NodePart { fenced: true, ..case.node }, ..case }
     }
 
+    fn live(pods: Vec<PodRef>) -> Option<Live> {
+        Some(Live { pods, kind_deleted: false })
+    }
+
+    #[test]
+    fn x9_a_volume_whose_kind_is_deleted_becomes_an_orphan() {
+        let looked = |case: Case, pods| {
+            let live = Some(Live { pods, kind_deleted: true });
+            step(Case { seen: Seen { live, ..case.seen }, ..case })
+        };
+        let Stage::Orphan(receipt) = looked(fenced(quiet()), vec![]) else { panic!() };
+        assert!(receipt.contains("volume v stays on NodeDisk n1.a"), "{receipt}");
+        let gone = Case { seen: Seen { disk_gone: true, ..quiet().seen }, ..quiet() };
+        assert!(matches!(looked(gone, vec![]), Stage::Orphan(_)));
+        assert!(
+            matches!(looked(fenced(quiet()), vec![pod("ns", "p")]), Stage::Unfence(_)),
+            "X1 all the same"
+        );
+        let dead = Case { tombstone: true, ..fenced(quiet()) };
+        assert!(matches!(looked(dead, vec![]), Stage::Wait(_)), "S11: its DELETE was admitted");
+    }
+
     /// O6, X2, X4, S10.
     #[test]
-    fn x_the_order_of_a_destruction() {
+    fn x4_a_destruction_has_one_order() {
         assert_eq!(
             step(Case { seen: Seen { offered: true, ..quiet().seen }, ..quiet() }),
-            Step::Wait("it is being taken out of the offers".into())
+            Stage::Wait("it is being taken out of the offers".into())
         );
-        assert!(matches!(step(quiet()), Step::Wait(_)), "the agent has not answered yet");
-        assert_eq!(step(fenced(quiet())), Step::Look);
-        let looked = |pods| Case { seen: Seen { pods: Some(pods), ..quiet().seen }, ..fenced(quiet()) };
-        assert!(matches!(step(looked(vec![])), Step::Tombstone(_)));
-        assert!(matches!(step(looked(vec![pod("ns", "p")])), Step::Unfence(_)), "X2: the user won");
-        let used = |pods| Case { in_use: true, seen: Seen { pods, ..quiet().seen }, ..quiet() };
-        assert_eq!(step(used(None)), Step::Look);
-        assert!(matches!(step(used(Some(vec![pod("ns", "p")]))), Step::Wait(_)));
-        assert!(matches!(step(used(Some(vec![]))), Step::Fence(_)), "and has ended");
+        assert!(matches!(step(quiet()), Stage::Wait(_)), "the agent has not answered yet");
+        assert_eq!(step(fenced(quiet())), Stage::Look);
+        let looked = |pods| Case { seen: Seen { live: live(pods), ..quiet().seen }, ..fenced(quiet()) };
+        assert!(matches!(step(looked(vec![])), Stage::Tombstone(_)));
+        assert!(matches!(step(looked(vec![pod("ns", "p")])), Stage::Unfence(_)), "X2: the user won");
+        let used = |live| Case { in_use: true, seen: Seen { live, ..quiet().seen }, ..quiet() };
+        assert_eq!(step(used(None)), Stage::Look);
+        assert!(matches!(step(used(live(vec![pod("ns", "p")]))), Stage::Wait(_)));
+        assert!(matches!(step(used(live(vec![]))), Stage::Fence(_)), "and has ended");
         let dead = || Case { tombstone: true, ..fenced(quiet()) };
-        assert!(matches!(step(dead()), Step::Wait(_)));
+        assert!(matches!(step(dead()), Stage::Wait(_)));
         let erased = || NodePart { backing: BackingState::Erased, fenced: true, ..Default::default() };
         assert_eq!(
             step(Case { node: erased(), ..dead() }),
-            Step::Credit,
+            Stage::Credit,
             "X4: credited after the bytes are gone"
         );
-        assert_eq!(step(Case { node: erased(), seen: Seen::default(), ..dead() }), Step::LetGo);
+        assert_eq!(step(Case { node: erased(), seen: nothing(), ..dead() }), Stage::LetGo);
     }
 
     /// L4.
     #[test]
-    fn x1_claims_and_pods_hold_it_and_lift_the_fence() {
+    fn x1_claims_and_pods_lift_the_fence() {
         for case in [Case { claims: 2, ..quiet() }, Case { users: 1, ..quiet() }] {
-            assert!(matches!(step(Case { in_use: true, ..case }), Step::Wait(_)));
+            assert!(matches!(step(Case { in_use: true, ..case }), Stage::Wait(_)));
         }
         assert_eq!(
             step(Case { claims: 2, ..fenced(quiet()) }),
-            Step::Unfence("it waits for claim ns/c0 and ns/c1 to be deleted".into())
+            Stage::Unfence("it waits for claim ns/c0 and ns/c1 to be deleted".into())
         );
     }
 
     #[test]
-    fn x3_a_lingering_mount_holds_it_though_its_pod_is_gone() {
+    fn x3_a_lingering_mount_delays_the_tombstone() {
         let case = fenced(quiet());
         let node = NodePart { in_use: true, mounted_by: vec![pod("ns", "p")], ..case.node.clone() };
-        assert_eq!(step(Case { node, ..case }), Step::Wait("it is still mounted by ns/p on node n1".into()));
+        assert_eq!(step(Case { node, ..case }), Stage::Wait("it is still mounted by ns/p on node n1".into()));
     }
 
     #[test]
-    fn s11_after_the_tombstone_nothing_brings_it_back() {
+    fn s11_nothing_follows_the_tombstone_but_the_end() {
         let case = Case { tombstone: true, claims: 1, users: 3, ..fenced(quiet()) };
-        assert!(matches!(step(case), Step::Wait(said) if said.contains("erased")));
+        assert!(matches!(step(case), Stage::Wait(said) if said.contains("erased")));
     }
 
     #[test]
-    fn d4_on_a_disk_that_was_declared_gone_no_agent_is_waited_for() {
-        let on_gone = |case: Case, pods| {
-            let seen = Seen { disk_gone: true, pods, in_ledger: case.seen.in_ledger, ..Default::default() };
+    fn d4_a_disk_that_was_declared_gone_needs_no_agent() {
+        let on_gone = |case: Case, live| {
+            let seen = Seen { disk_gone: true, live, in_ledger: case.seen.in_ledger, ..nothing() };
             step(Case { seen, ..case })
         };
-        assert!(matches!(on_gone(Case { claims: 1, ..quiet() }, None), Step::Unfence(_)), "X1 all the same");
-        assert_eq!(on_gone(quiet(), None), Step::Look);
-        assert!(matches!(on_gone(quiet(), Some(vec![pod("ns", "p")])), Step::Unfence(_)));
-        assert!(matches!(on_gone(quiet(), Some(vec![])), Step::Tombstone(_)));
+        assert!(matches!(on_gone(Case { claims: 1, ..quiet() }, None), Stage::Unfence(_)), "X1 all the same");
+        assert_eq!(on_gone(quiet(), None), Stage::Look);
+        assert!(matches!(on_gone(quiet(), live(vec![pod("ns", "p")])), Stage::Unfence(_)));
+        assert!(matches!(on_gone(quiet(), live(vec![])), Stage::Tombstone(_)));
         let dead = || Case { tombstone: true, ..quiet() };
-        assert_eq!(on_gone(dead(), None), Step::Credit, "without a receipt: nothing was erased");
-        let credited = Case { seen: Seen::default(), ..dead() };
-        assert_eq!(on_gone(credited, None), Step::LetGo);
+        assert_eq!(on_gone(dead(), None), Stage::Credit, "without a receipt: nothing was erased");
+        let credited = Case { seen: nothing(), ..dead() };
+        assert_eq!(on_gone(credited, None), Stage::LetGo);
     }
 
     #[test]
-    fn v8_what_was_adopted_is_let_go_and_not_erased() {
+    fn v8_an_adopted_directory_is_let_go_and_not_erased() {
         let mut v = ready_volume("v", "eng", true);
         v.spec.adopt = Some(crate::api::Adopt { path: "/srv/a".into() });
         v.status.as_mut().unwrap().destroy = Some(Destroy { in_use: false, tombstone: some_time() });
-        let seen = Seen { in_ledger: true, ..Default::default() };
-        assert!(matches!(next(&v, &seen), Step::Wait(said) if said.contains("is being let go on node n1")));
+        let seen = Seen { in_ledger: true, ..nothing() };
+        assert!(matches!(stage(&v, &seen), Stage::Wait(said) if said.contains("is being let go on node n1")));
     }
 
     #[test]
-    fn a_volume_that_no_agent_was_told_of_just_goes() {
+    fn x10_a_volume_without_a_node_just_goes() {
         let v = volume("v", "eng", 1);
-        assert_eq!(next(&v, &Seen { in_ledger: true, ..Default::default() }), Step::Credit);
-        assert_eq!(next(&v, &Seen::default()), Step::LetGo);
+        assert_eq!(stage(&v, &Seen { in_ledger: true, ..nothing() }), Stage::Credit);
+        assert_eq!(stage(&v, &nothing()), Stage::LetGo);
+    }
+
+    fn report(step: Step) -> (SharedPersistentVolumeStatus, bool) {
+        match step {
+            Step::Report { status, refused } => (*status, refused),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn x1_users_are_counted_before_the_stage_is_decided() {
+        let mut v = ready_volume("v", "eng", true);
+        let claims = vec![bound_by("a", "x", "1"), bound_by("b", "y", "2")];
+        let node = NodePart { backing: BackingState::Made, fenced: true, ..Default::default() };
+        let status = v.status.as_mut().unwrap();
+        (status.claims, status.node) = (claims.clone(), Some(node));
+        let seen = Seen { lost_claims: claims[..1].to_vec(), ..nothing() };
+        let (status, refused) = report(next(&v, &seen));
+        assert!(refused && status.destroy.as_ref().unwrap().in_use);
+        assert_eq!(status.claims, claims[1..], "L4: a claim that is gone holds nothing up");
+        let ready = condition::get(&status.conditions, READY).unwrap();
+        assert!(ready.message.contains("waits for claim b/y to be deleted"), "{}", ready.message);
+        v.status = Some(status);
+        assert!(!report(next(&v, &seen)).1, "counted once");
+        assert_eq!(next(&v, &Seen { lost_claims: claims, ..nothing() }), Step::LookForUsers);
+        assert_eq!(next(&v, &Seen { guarded: false, ..nothing() }), Step::Rest);
+    }
+
+    #[test]
+    fn s10_the_tombstone_is_in_the_status_that_is_reported() {
+        let mut v = ready_volume("v", "eng", true);
+        v.status.as_mut().unwrap().node.as_mut().unwrap().fenced = true;
+        let (status, refused) = report(next(&v, &Seen { live: live(vec![]), ..nothing() }));
+        assert!(!refused && status.destroy.unwrap().tombstone.is_some());
+        assert_eq!(status.phase, VolumePhase::Destroyed);
+    }
+
+    #[test]
+    fn t1_offers_that_are_about_to_go_are_not_reported() {
+        let mut v = ready_volume("v", "eng", true);
+        v.metadata.deletion_timestamp = some_time();
+        let offered = |now| Seen { offered: true, now, ..nothing() };
+        assert_eq!(next(&v, &offered(Timestamp::UNIX_EPOCH)), Step::Debounce);
+        report(next(&v, &offered(Timestamp::from_second(9).unwrap())));
+    }
+
+    #[test]
+    fn x4_the_receipt_says_what_became_of_the_bytes() {
+        let end = |policy, erased, disk_gone, adopt: Option<&str>| {
+            let mut v = ready_volume("v", "eng", true);
+            v.spec.erase_policy = policy;
+            v.spec.adopt = adopt.map(|path| crate::api::Adopt { path: path.into() });
+            let status = v.status.as_mut().unwrap();
+            status.destroy = Some(Destroy { in_use: false, tombstone: some_time() });
+            status.node = Some(NodePart { backing: BackingState::Erased, erased, ..Default::default() });
+            let entries = Some(Some(vec![Arc::new(reserved("r", "eng", 1, &[("v", 1)]))]));
+            match next(&v, &Seen { disk_gone, entries, ..nothing() }) {
+                Step::End { outcome, receipt, .. } => (outcome, receipt),
+                other => panic!("{other:?}"),
+            }
+        };
+        for (policy, erased, disk_gone, adopt, outcome, said) in [
+            (ErasePolicy::Discard, Some(gi(1)), false, None, "Erased", "1Gi given back to the disk"),
+            (ErasePolicy::Zero, Some(gi(1)), true, None, "Erased", "1Gi overwritten with zeroes and"),
+            (ErasePolicy::Discard, None, true, None, "DiskGone", "its bytes were not erased"),
+            (
+                ErasePolicy::Discard,
+                None,
+                false,
+                Some("/srv/a"),
+                "LetGo",
+                "adopted from /srv/a; its data stays",
+            ),
+        ] {
+            let (found, receipt) = end(policy, erased, disk_gone, adopt);
+            let said = format!("volume v (uid-v) is destroyed: {said}");
+            assert!(found == outcome && (receipt.starts_with(&said) || adopt.is_some()), "{receipt}");
+            assert!(adopt.is_none_or(|path| receipt.contains(path)), "{receipt}");
+        }
+        let mut v = volume("v", "eng", 1);
+        assert_eq!(next(&v, &nothing()), Step::LookForEntries);
+        v.status = None;
+        assert_eq!(next(&v, &Seen { entries: Some(None), ..nothing() }), Step::Rest, "it has gone meanwhile");
     }
 }

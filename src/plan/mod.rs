@@ -1,31 +1,39 @@
-//! What to do, decided from what was seen: no client, no clock, no I/O. Imports only [`crate::api`].
+//! Decisions, made from what was seen: no client, no clock, no I/O. Imports only [`crate::api`].
 //!
-//! Each file is one decision. The controller and the agent gather what it looks at and apply what it says.
+//! Each file is one decision. The controller and the agent gather what a decision looks at, and apply it.
 
 pub mod adopt;
+pub mod allocatable;
 pub mod backing;
 pub mod bind;
+pub mod candidate;
+pub mod claim;
 pub mod create;
+pub mod debounce;
 pub mod destroy;
+pub mod entry;
+pub mod holder;
 pub mod keep;
 pub mod ledger;
-pub mod moment;
 pub mod offer;
 pub mod orphans;
-pub mod plain;
+pub mod persistent_volume;
 pub mod publish;
+pub mod pv_binding;
+pub mod pvc_provisioner;
 mod queue;
 pub mod quota;
 pub mod recover;
 pub mod release;
-pub mod reserve;
+pub mod reservation;
 pub mod resize;
-pub mod retire;
-pub mod room;
 pub mod share;
+pub mod storage_capacity;
 pub mod summary;
+pub mod unclaim;
+pub mod undivided;
 pub mod usage;
-pub mod whole;
+pub mod volume;
 
 /// At most this many pods are listed in a status; their number is always the whole one.
 pub const LISTED_PODS: usize = 16;
@@ -40,6 +48,11 @@ pub(crate) fn names<T: std::fmt::Display>(items: &[T], total: usize) -> String {
         (Some((last, [])), 0) => last.clone(),
         (Some((last, rest)), 0) => format!("{} and {last}", rest.join(", ")),
     }
+}
+
+/// Borrows what a cache returned, as the decisions take it.
+pub fn refs<K>(items: &[std::sync::Arc<K>]) -> Vec<&K> {
+    items.iter().map(AsRef::as_ref).collect()
 }
 
 #[cfg(test)]

@@ -1,31 +1,31 @@
-//! OFFER: what a subscription may claim, node by node (O1–O7, S5).
+//! OFFER: the free reserved disk and the volumes that a subscription may claim, node by node (O1–O7, S5).
 
 use std::collections::BTreeMap;
 
-use kube::ResourceExt;
+use jiff::Timestamp;
+use kube::{Resource, ResourceExt};
 
 use crate::api::condition::{self, READY, Verdict, reason};
 use crate::api::{
-    Capability, DiskReservation, OfferedReservation, OfferedVolume, ReservationPhase, Role, RoleSubscription,
-    SharedPersistentVolume, Size, VolumeOfferSpec,
+    Capability, DiskReservation, LABEL_MANAGED_BY, MANAGED_BY, OfferedReservation, OfferedVolume, Role,
+    RoleSubscription, RoleSubscriptionStatus, SharedPersistentVolume, Size, VolumeOffer, VolumeOfferSpec,
+    VolumeOfferStatus, stable_hash,
 };
 
-use super::{create, plain, resize};
+use super::holder::{self, serves};
+use super::{names, pvc_provisioner, resize};
 
 /// Whether one of the subscription's roles may use what belongs to `role`.
 pub fn covers(subscription: &RoleSubscription, role: &str) -> bool {
     subscription.spec.roles.iter().any(|subscribed| Role::name_covers(role, subscribed))
 }
 
-/// Whether the volume is on offer to a namespace with these subscriptions; else why not, and what to do (C4).
-///
-/// For a volume that is held it does not say who holds it: that is for the claim to say.
+/// Why the volume is not on offer to a namespace with these subscriptions, with the next step (C4). The refusal of an
+/// exclusive volume in use names no user: the claim does.
 pub fn offered(volume: &SharedPersistentVolume, subscriptions: &[&RoleSubscription]) -> Result<(), Verdict> {
     let (name, role) = (volume.name_any(), &volume.spec.role);
-    if volume.spec.shared.is_none() && plain::pvc_of(volume).is_some() {
-        let said =
-            format!("volume {name} is exclusive, and was made for a PersistentVolumeClaim that has it");
-        return Err(Verdict::no(reason::VOLUME_HELD, said));
+    if let Some(held) = pvc_provisioner::held(volume) {
+        return Err(held);
     }
     let covering: Vec<&&RoleSubscription> = subscriptions.iter().filter(|s| covers(s, role)).collect();
     if covering.is_empty() {
@@ -49,7 +49,7 @@ pub fn offered(volume: &SharedPersistentVolume, subscriptions: &[&RoleSubscripti
     available(volume)
 }
 
-/// Whether the volume can be claimed by somebody who may; else why not.
+/// Why nobody can claim the volume now.
 pub fn available(volume: &SharedPersistentVolume) -> Result<(), Verdict> {
     let name = volume.name_any();
     if volume.metadata.deletion_timestamp.is_some() {
@@ -79,14 +79,92 @@ pub fn available(volume: &SharedPersistentVolume) -> Result<(), Verdict> {
     Ok(())
 }
 
-/// The offers of one subscription: one per node that has anything for it, in a stable order.
-pub fn offers(
+/// The writes for one subscription: deletions first, since rescinding comes before anything else (O6).
+pub struct Changes<'a> {
+    /// Offers to be deleted, also those that somebody else wrote in the subscription's name.
+    pub delete: Vec<&'a VolumeOffer>,
+    /// Offers to be applied: new ones, and those whose content changed.
+    pub apply: Vec<VolumeOffer>,
+    /// The status of the subscription.
+    pub status: RoleSubscriptionStatus,
+}
+
+/// The writes that make `there`, the offers in the subscription's name, what they are to be.
+pub fn changes<'a>(
+    subscription: &RoleSubscription,
+    there: &[&'a VolumeOffer],
+    volumes: &[&SharedPersistentVolume],
+    reservations: &[&DiskReservation],
+    disk_ready: impl Fn(&str) -> bool,
+    now: Timestamp,
+) -> Changes<'a> {
+    let wanted = wanted(subscription, volumes, reservations, disk_ready);
+    let stays =
+        |old: &VolumeOffer| wanted.contains_key(&old.spec.node_name) && is_offer_of(old, subscription);
+    let (kept, delete): (Vec<&VolumeOffer>, Vec<&VolumeOffer>) = there.iter().partition(|old| stays(old));
+    let changed = wanted.into_iter().filter_map(|(node, spec)| {
+        let old = kept.iter().copied().find(|old| old.spec.node_name == node);
+        old.is_none_or(|old| old.spec != spec).then(|| object(subscription, spec, old, now))
+    });
+    let apply = changed.collect();
+    let mut status = subscription.status.clone().unwrap_or_default();
+    let message = format!("subscribed to {}", subscription.spec.roles.join(", "));
+    let verdict = Verdict::yes(reason::SUBSCRIBED, message);
+    condition::set(&mut status.conditions, READY, verdict, subscription.metadata.generation, now);
+    Changes { delete, apply, status }
+}
+
+/// Whether the offer is the subscription's offer of its node, and not somebody else's object of that name.
+pub fn is_offer_of(offer: &VolumeOffer, subscription: &RoleSubscription) -> bool {
+    let uid = subscription.metadata.uid.as_ref();
+    offer.owner_references().iter().any(|owner| Some(&owner.uid) == uid)
+        && offer.spec.subscription == subscription.name_any()
+        && offer.name_any() == object_name(&offer.spec.subscription, &offer.spec.node_name)
+}
+
+fn object(
+    subscription: &RoleSubscription,
+    spec: VolumeOfferSpec,
+    old: Option<&VolumeOffer>,
+    now: Timestamp,
+) -> VolumeOffer {
+    let mut conditions = old.and_then(|o| o.status.clone()).unwrap_or_default().conditions;
+    let verdict = Verdict::yes(reason::OFFERED, "what it lists can be claimed");
+    condition::set(&mut conditions, READY, verdict, None, now);
+    let volumes: Vec<&str> = spec.volumes.iter().map(|v| v.name.as_str()).collect();
+    let volumes = if volumes.is_empty() { String::new() } else { names(&volumes, volumes.len()) };
+    let free = spec.reservations.iter().map(|r| r.free.bytes_or_zero()).fold(0, u64::saturating_add);
+    let status = VolumeOfferStatus { free: Some(Size::from_bytes(free)), volumes, conditions };
+    let mut offer = VolumeOffer::new(&object_name(&spec.subscription, &spec.node_name), spec);
+    offer.metadata.namespace = subscription.namespace();
+    offer.metadata.owner_references = subscription.controller_owner_ref(&()).map(|owner| vec![owner]);
+    offer.metadata.labels = Some([(LABEL_MANAGED_BY.to_owned(), MANAGED_BY.to_owned())].into());
+    offer.status = Some(status);
+    offer
+}
+
+/// `<subscription>.<node>`; with a hash where another pair could have the same name, or where the name is too long.
+fn object_name(subscription: &str, node: &str) -> String {
+    let plain = format!("{subscription}.{node}");
+    if !subscription.contains('.') && plain.len() <= 253 {
+        return plain;
+    }
+    let hash = stable_hash(&format!("{subscription}/{node}"));
+    let start: String = plain.chars().take(230).collect();
+    format!("{}-{hash:016x}", start.trim_end_matches(['.', '-']))
+}
+
+/// The content of a subscription's offers, in a stable order: one per node that has anything for it.
+fn wanted(
     subscription: &RoleSubscription,
     volumes: &[&SharedPersistentVolume],
     reservations: &[&DiskReservation],
     disk_ready: impl Fn(&str) -> bool,
 ) -> BTreeMap<String, VolumeOfferSpec> {
     let mut by_node: BTreeMap<String, VolumeOfferSpec> = BTreeMap::new();
+    if subscription.metadata.deletion_timestamp.is_some() {
+        return by_node;
+    }
     let mut offer = |node: &str, add: &mut dyn FnMut(&mut VolumeOfferSpec)| {
         add(by_node.entry(node.to_owned()).or_insert_with(|| VolumeOfferSpec {
             subscription: subscription.name_any(),
@@ -98,10 +176,9 @@ pub fn offers(
     for reservation in reservations {
         let Some(status) = &reservation.status else { continue };
         let (Some(node), Some(disk)) = (&status.node_name, &status.node_disk) else { continue };
-        let stands =
-            status.phase == ReservationPhase::Reserved && reservation.metadata.deletion_timestamp.is_none();
-        let free = create::free(reservation);
-        if stands && free > 0 && disk_ready(disk) && covers(subscription, &reservation.spec.role) {
+        let free = holder::free(status);
+        if serves(reservation) && free > 0 && disk_ready(disk) && covers(subscription, &reservation.spec.role)
+        {
             offer(node, &mut |o| {
                 o.reservations.push(OfferedReservation {
                     name: reservation.name_any(),
@@ -183,10 +260,41 @@ mod tests {
         let sub = subscription("ns", &["eng"], true);
         let (a, b) = (ready_volume("b", "eng", true), ready_volume("a", "eng", true));
         let r = reserved("r", "eng", 10, &[("x", 4)]);
-        let offers_ = offers(&sub, &[&a, &b], &[&r], |_| true);
-        let offer = &offers_["n1"];
+        let wanted_ = wanted(&sub, &[&a, &b], &[&r], |_| true);
+        let offer = &wanted_["n1"];
         assert_eq!(offer.volumes.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(offer.reservations[0].free.as_str(), "6Gi");
-        assert!(offers(&sub, &[], &[&r], |_| false).is_empty(), "D4: an unreachable node is in no offer");
+        assert!(wanted(&sub, &[], &[&r], |_| false).is_empty(), "D4: an unreachable node is in no offer");
+    }
+
+    #[test]
+    fn o6_foreign_and_outdated_offers_are_deleted_and_unchanged_ones_left_alone() {
+        let sub = subscription("ns", &["eng"], true);
+        let (volume, r) = (ready_volume("v", "eng", true), reserved("r", "eng", 10, &[]));
+        let changes_of = |sub: &RoleSubscription, there: &[&VolumeOffer]| {
+            let found = changes(sub, there, &[&volume], &[&r], |_| true, Timestamp::UNIX_EPOCH);
+            let deleted: Vec<String> = found.delete.iter().map(|offer| offer.name_any()).collect();
+            (deleted, found.apply)
+        };
+        let made = changes_of(&sub, &[]).1.remove(0);
+        assert_eq!(made.status.as_ref().unwrap().volumes, "v");
+        assert_eq!(changes_of(&sub, &[&made]), (vec![], vec![]));
+        let (mut foreign, mut outdated, mut elsewhere) = (made.clone(), made.clone(), made.clone());
+        foreign.metadata.name = Some("foreign".into());
+        outdated.spec.volumes.clear();
+        elsewhere.spec.node_name = "n9".into();
+        assert_eq!(changes_of(&sub, &[&foreign, &outdated]).0, ["foreign"]);
+        assert_eq!(changes_of(&sub, &[&outdated]).1.len(), 1);
+        assert_eq!(changes_of(&sub, &[&elsewhere, &made]), (vec!["sub.n1".into()], vec![]));
+        let mut leaving = sub.clone();
+        leaving.metadata.deletion_timestamp = some_time();
+        assert_eq!(changes_of(&leaving, &[&made]), (vec!["sub.n1".into()], vec![]));
+    }
+
+    #[test]
+    fn o2_names_of_offers_are_distinct_and_fit() {
+        assert_eq!(object_name("sub", "node-1.example"), "sub.node-1.example");
+        assert_ne!(object_name("a.b", "c"), object_name("a", "b.c"));
+        assert!(object_name(&"s".repeat(253), &"n".repeat(253)).len() <= 253);
     }
 }

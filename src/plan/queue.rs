@@ -1,4 +1,4 @@
-//! Who waits for room, and who of them comes next (Q3).
+//! The reservations that wait for free space, and their order (Q3).
 //!
 //! The role with the lowest share comes first: what it has reserved, divided by its weight (disk is the only resource, so
 //! this is its dominant share, and what all disks have in all cancels out). Within a role, and between equal shares, the
@@ -13,7 +13,7 @@ use crate::api::{DiskReservation, VolumeRole};
 
 use super::{quota, summary};
 
-/// One that waits, or that wants to grow.
+/// A reservation that waits, or that is to grow.
 pub(super) struct Request<'a> {
     pub reservation: &'a DiskReservation,
     pub uid: String,
@@ -33,11 +33,11 @@ impl<'a> Request<'a> {
     }
 }
 
-/// All that wait, in the order in which they are looked at; the order changes as they are served.
+/// All requests, in the order in which they are looked at. The order changes as requests are served.
 pub(super) struct Queue<'a> {
-    /// By role: its weight, and those that wait, the oldest first.
+    /// By role: its weight, and its requests, the oldest first.
     roles: BTreeMap<&'a str, (u128, VecDeque<Request<'a>>)>,
-    /// What each role has reserved, sub-roles included, each byte once (Q1).
+    /// Bytes that each role has reserved, sub-roles included, each byte once (Q1).
     shares: HashMap<&'a str, u64>,
 }
 
@@ -57,27 +57,26 @@ impl<'a> Queue<'a> {
         let mut queue = Self { roles: BTreeMap::new(), shares: shares.collect() };
         for request in requests {
             let role = request.role();
-            let (_, line) = queue.roles.entry(role).or_insert_with(|| (weight(role), VecDeque::new()));
-            line.push_back(request);
+            let (_, requests) = queue.roles.entry(role).or_insert_with(|| (weight(role), VecDeque::new()));
+            requests.push_back(request);
         }
         queue
     }
 
-    /// The next one.
-    pub fn next(&mut self) -> Option<Request<'a>> {
+    /// Takes the next request out of the queue.
+    pub fn pop(&mut self) -> Option<Request<'a>> {
         let share = |role: &str| u128::from(self.shares.get(role).copied().unwrap_or(0));
-        let heads = self
-            .roles
-            .iter()
-            .filter_map(|(role, (weight, line))| Some((share(role), *weight, line.front()?.age(), *role)));
+        let heads = self.roles.iter().filter_map(|(role, (weight, requests))| {
+            Some((share(role), *weight, requests.front()?.age(), *role))
+        });
         let (.., role) = heads.min_by(|(a, of_a, age_a, _), (b, of_b, age_b, _)| {
             (a * of_b).cmp(&(b * of_a)).then_with(|| age_a.cmp(age_b))
         })?;
-        self.roles.get_mut(role).and_then(|(_, line)| line.pop_front())
+        self.roles.get_mut(role).and_then(|(_, requests)| requests.pop_front())
     }
 
-    /// The request is served: its role has more.
-    pub fn served(&mut self, request: &Request<'a>) {
+    /// Counts the bytes of a request that is served.
+    pub fn count_served(&mut self, request: &Request<'a>) {
         for of in quota::lineage(request.role()) {
             let share = self.shares.entry(of).or_default();
             *share = share.saturating_add(request.asked);

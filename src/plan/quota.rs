@@ -8,17 +8,17 @@ use std::collections::BTreeMap;
 use kube::ResourceExt;
 
 use crate::api::condition::{self, READY, Verdict, reason};
-use crate::api::{LedgerEntry, Role, Size, VolumeRole};
+use crate::api::{Role, Size, VolumeRole};
 
 use super::{ledger, names};
 
-/// The role and its ancestors, the nearest first: `eng/ml`, `eng`.
+/// A role and its ancestors, the nearest first: `eng/ml`, `eng`.
 pub fn lineage(role: &str) -> impl Iterator<Item = &str> {
     let ends = role.rmatch_indices('/').map(|(at, _)| at);
     std::iter::once(role.len()).chain(ends).map(|end| &role[..end])
 }
 
-/// The VolumeRoles that count, by role: of two that speak for one role the older.
+/// The VolumeRoles that count, by role: the older of two objects for one role.
 pub fn counting<'a>(roles: &[&'a VolumeRole]) -> BTreeMap<&'a str, &'a VolumeRole> {
     let age = |r: &VolumeRole| (r.creation_timestamp(), r.name_any());
     let mut counting: BTreeMap<&str, &VolumeRole> = BTreeMap::new();
@@ -31,30 +31,31 @@ pub fn counting<'a>(roles: &[&'a VolumeRole]) -> BTreeMap<&'a str, &'a VolumeRol
     counting
 }
 
-/// Whether it keeps a ledger: the others only sum up.
+/// Whether a VolumeRole keeps a ledger; one without a quota has sums alone.
 pub fn has_quota(role: &VolumeRole) -> bool {
     role.spec.quota.limit.is_some() || role.spec.quota.guarantee.is_some()
 }
 
-/// Whether its ledger has taken in what was there when its spec was made or changed; before that nothing is decided on
-/// it.
+/// Whether the ledger has the reservations that were there when the VolumeRole was made or changed. Nothing is decided on
+/// a ledger before that.
 pub fn is_current(role: &VolumeRole) -> bool {
     let ready = role.status.as_ref().and_then(|s| condition::get(&s.conditions, READY));
     ready.is_some_and(|c| c.observed_generation == role.metadata.generation && c.reason != reason::ROLE_TAKEN)
 }
 
-/// Whether a reservation for `role`, carved out of one for `parent` if that is given, weighs on the VolumeRole of `of`.
-/// Bytes that only move within what it covers are charged once (Q1).
+/// Whether a reservation for `role`, carved out of one for `parent` if any, counts towards the quota of role `of`. Bytes
+/// that move within the roles that `of` covers are charged once (Q1).
 pub fn charges(of: &str, role: &str, parent: Option<&str>) -> bool {
     Role::name_covers(of, role) && !parent.is_some_and(|parent| Role::name_covers(of, parent))
 }
 
-/// What a VolumeRole's ledger holds.
-pub fn reserved(role: &VolumeRole) -> u64 {
-    role.status.as_ref().map_or(0, |s| ledger::total(&s.reservations))
+/// The VolumeRoles that keep a ledger, each with the bytes in it.
+pub fn ledgers<'a>(roles: &[&'a VolumeRole]) -> Vec<(&'a VolumeRole, u64)> {
+    let keeping = counting(roles).into_values().filter(|role| has_quota(role));
+    keeping.map(|role| (role, role.status.as_ref().map_or(0, |s| ledger::total(&s.reservations)))).collect()
 }
 
-/// Why a role that has `reserved` does not get `asked` bytes more; `None`: they are within its limit.
+/// Why a role that has `reserved` bytes does not get `asked` more; `None`: they are within its limit.
 pub fn over_limit(role: &VolumeRole, reserved: u64, asked: u64) -> Option<Verdict> {
     let limit = role.spec.quota.limit.as_ref()?.bytes_or_zero();
     let over = reserved.saturating_add(asked).saturating_sub(limit);
@@ -75,25 +76,12 @@ pub fn over_limit(role: &VolumeRole, reserved: u64, asked: u64) -> Option<Verdic
     })
 }
 
-/// The VolumeRole's ledger with the reservation's line in it, or why it is over the limit.
-pub fn charge(role: &VolumeRole, entry: LedgerEntry) -> Result<Vec<LedgerEntry>, Verdict> {
-    let lines = role.status.as_ref().map_or(&[][..], |s| &s.reservations);
-    let held = ledger::held(lines, &entry.uid).unwrap_or(0);
-    let asked = entry.size.bytes().unwrap_or(u64::MAX).saturating_sub(held);
-    match over_limit(role, ledger::total(lines), asked) {
-        Some(why) => Err(why),
-        None => ledger::take(lines, u64::MAX, entry)
-            .map_err(|_| Verdict::no(reason::OVER_QUOTA, "the sum is larger than can be counted")),
-    }
-}
-
-/// Why `role` does not get `asked` bytes of the `free` ones of all disks, since roles that do not cover it are sure of
-/// them and have not reserved them yet; `None`: it may have them. `books` are the VolumeRoles that count, with what each
-/// has reserved.
+/// Why `role` does not get `asked` of the `free` bytes of all disks: they are guaranteed to roles that do not cover `role`
+/// and have not reserved them yet. `None`: the role may have them. `ledgers` are those of [`ledgers`].
 ///
-/// A guarantee of a sub-role is part of that of its ancestor.
-pub fn guaranteed(role: &str, asked: u64, free: u64, books: &[(&VolumeRole, u64)]) -> Option<Verdict> {
-    let mut open: Vec<(&str, u64, &VolumeRole)> = books
+/// The guarantee of a sub-role is part of the guarantee of its ancestor.
+pub fn guaranteed(role: &str, asked: u64, free: u64, ledgers: &[(&VolumeRole, u64)]) -> Option<Verdict> {
+    let mut open: Vec<(&str, u64, &VolumeRole)> = ledgers
         .iter()
         .filter(|(of, _)| !Role::name_covers(&of.spec.role, role))
         .filter_map(|(of, reserved)| {
@@ -163,23 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn q2_over_the_limit_is_refused_with_the_numbers() {
-        let eng = with_quota(volume_role("eng", "eng"), Some(10), None, &[("a", 8)]);
-        assert!(charge(&eng, held_line("b", "eng", 2)).is_ok());
-        assert_eq!(
-            charge(&eng, held_line("b", "eng", 3)).unwrap_err().message,
-            "role eng has 8Gi of its limit of 10Gi reserved, 3Gi asked for is 1Gi too much; \
-             unreserve something or raise the limit of VolumeRole eng"
-        );
-        assert!(charge(&eng, held_line("a", "eng", 10)).is_ok(), "of a line that grows the growth counts");
-        assert_eq!(charge(&eng, held_line("a", "eng", 11)).unwrap_err().reason, "OverQuota");
-        let lowered = with_quota(volume_role("eng", "eng"), Some(5), None, &[("a", 8)]);
-        assert!(charge(&lowered, held_line("a", "eng", 8)).is_ok(), "what is there stays");
-        assert_eq!(charge(&lowered, held_line("b", "eng", 1)).unwrap_err().reason, "OverQuota");
-    }
-
-    #[test]
-    fn q2_of_two_objects_for_a_role_the_older_counts_and_only_once_it_has_summed_up() {
+    fn q2_the_older_object_of_a_role_counts_once_it_has_summed_up() {
         let (a, mut b) = (volume_role("a", "eng"), volume_role("b", "eng"));
         b.metadata.creation_timestamp = later();
         assert_eq!(counting(&[&b, &a])["eng"].name_any(), "a");
@@ -190,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn q2_a_guarantee_is_room_that_others_cannot_reserve_away() {
+    fn q2_others_cannot_reserve_a_guarantee_away() {
         let role = |name: &str, guarantee| {
             with_quota(volume_role(&name.replace('/', "-"), name), None, Some(guarantee), &[])
         };

@@ -17,11 +17,13 @@ pub fn claim_held(users: &[PodRef]) -> Option<Verdict> {
 
 /// Why a reservation that is being deleted stays for now; `None`: nothing lives in it, nothing was carved out of it.
 pub fn reservation_held(status: &DiskReservationStatus) -> Option<Verdict> {
-    let held = |lines: &[LedgerEntry], reason, what: &str| {
-        let listed: Vec<&str> = lines.iter().map(|line| line.name.as_str()).collect();
+    let held = |entries: &[LedgerEntry], reason, kind: &str| {
+        let listed: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+        let (plural, live) = if listed.len() == 1 { ("", "lives") } else { ("s", "live") };
         let listed = names(&listed, listed.len());
-        let said = format!("{what} {listed} lives in it; delete what is not needed any more first");
-        (!lines.is_empty()).then(|| Verdict::no(reason, said))
+        let message =
+            format!("{kind}{plural} {listed} {live} in it; delete what is not needed any more first");
+        (!entries.is_empty()).then(|| Verdict::no(reason, message))
     };
     held(&status.volumes, reason::HAS_VOLUMES, "volume")
         .or_else(|| held(&status.refinements, reason::HAS_REFINEMENTS, "reservation"))
@@ -44,7 +46,9 @@ mod tests {
     #[test]
     fn r6_a_reservation_waits_for_its_volumes_and_names_them() {
         let held = reserved("r", "eng", 10, &[("v1", 1), ("v2", 1)]).status.unwrap();
-        assert!(reservation_held(&held).unwrap().message.starts_with("volume v1 and v2 lives in it"));
+        assert!(reservation_held(&held).unwrap().message.starts_with("volumes v1 and v2 live in it"));
+        let held = reserved("r", "eng", 10, &[("v1", 1)]).status.unwrap();
+        assert!(reservation_held(&held).unwrap().message.starts_with("volume v1 lives in it"));
         assert_eq!(reservation_held(&DiskReservationStatus::default()), None);
     }
 

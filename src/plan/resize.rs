@@ -1,39 +1,39 @@
-//! GROW and SHRINK: the next step from the size that a volume has to the one that is wished (V7).
+//! GROW and SHRINK: the next step from the size that a volume has to the size in its spec (V7).
 //!
-//! At every committed revision the line in the reservation's ledger ≥ `status.size` ≥ `status.node.size` and
-//! `status.node.growing` ≥ what is on the disk. Upwards each is written before the next one, downwards after it.
-//! `status.size` and the node's part are in one object, so of a controller that takes room back and an agent that is
-//! about to use it one wins. The ledger is in another: what is left there too much is given back only while the volume
-//! says `creditDue`, and while it does, the volume does not grow.
+//! At every committed revision the entry in the reservation's ledger ≥ `status.size` ≥ `status.node.size` and
+//! `status.node.growing` ≥ the bytes on the disk. Upwards each is written before the next one, downwards after it.
+//! `status.size` and the node's part are in one object: of a controller that takes bytes back and an agent that is about to
+//! use them one wins. The ledger is in another object. It gets smaller only while the volume says `creditDue`, and
+//! meanwhile the volume does not grow.
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
     BackingState, FsType, NodePart, SharedPersistentVolume, SharedPersistentVolumeStatus, Size,
 };
 
-use super::{names, whole};
+use super::{names, undivided};
 
-/// What the controller does next.
+/// The controller's next step.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Have the ledger's line say at least that much, then `status.size` exactly that.
+    /// Set the ledger's entry to at least that much, then `status.size` to exactly that.
     Grow(u64),
-    /// The disk has no more than that: have `status.size` say so, and that the ledger has to follow.
+    /// The disk has no more than that: set `status.size`, and note that the ledger has to follow.
     Lower(u64),
-    /// Give back what the ledger's line has beyond `status.size`.
-    GiveBack,
-    /// The ledger has followed: say so.
+    /// Shrink the ledger's entry to `status.size`.
+    ShrinkEntry,
+    /// The ledger has followed: note that.
     Settle,
-    /// Nothing; what the condition `Resized` says, `None` while there is nothing to say.
+    /// Nothing; the condition `Resized`, if there is one.
     Rest(Option<Verdict>),
 }
 
-/// What the ledger of the volume's reservation has.
+/// Bytes in the ledger of the volume's reservation.
 #[derive(Clone, Copy, Debug)]
 pub struct Ledger {
-    /// The volume's own line.
-    pub line: u64,
-    /// What no line has.
+    /// In the volume's own entry.
+    pub entry: u64,
+    /// In no entry.
     pub free: u64,
 }
 
@@ -49,15 +49,15 @@ fn sizes(volume: &SharedPersistentVolume) -> Option<Sizes> {
     let status = volume.status.as_ref()?;
     let node = status.node.clone().filter(|node| node.backing == BackingState::Made)?;
     Some(Sizes {
-        // One that has all of a disk wishes for no less (D2).
-        wished: whole::of_volume(volume, volume.spec.size.bytes().ok()?),
+        // A volume that has an undivided disk asks for no less (D2).
+        wished: undivided::of_volume(volume, volume.spec.size.bytes().ok()?),
         granted: status.size.as_ref()?.bytes().ok()?,
         on_disk: node.size.as_ref()?.bytes().ok()?,
         node,
     })
 }
 
-/// What the volume has for its users now.
+/// The size that the volume has for its users now.
 pub fn size_now(volume: &SharedPersistentVolume) -> &Size {
     let status = volume.status.as_ref();
     let on_disk = status.and_then(|s| s.node.as_ref()?.size.as_ref());
@@ -72,24 +72,24 @@ pub fn next(volume: &SharedPersistentVolume, ledger: Option<Ledger>) -> Step {
     let growing = node.growing.as_ref().map_or(0, Size::bytes_or_zero);
     let needed = wished.max(on_disk).max(growing);
     if status.credit_due {
-        return if ledger.line > granted { Step::GiveBack } else { Step::Settle };
+        return if ledger.entry > granted { Step::ShrinkEntry } else { Step::Settle };
     }
     if wished > granted {
-        return match wished.saturating_sub(ledger.line) <= ledger.free {
+        return match wished.saturating_sub(ledger.entry) <= ledger.free {
             true => Step::Grow(wished),
-            // Enlarged for an earlier wish, which is none any more.
-            false if ledger.line > granted => Step::Lower(granted),
+            // The entry grew for a larger spec.size, which was set back since.
+            false if ledger.entry > granted => Step::Lower(granted),
             false => Step::Rest(Some(full(volume, ledger))),
         };
     }
-    if needed < granted || wished == granted && ledger.line > granted {
+    if needed < granted || wished == granted && ledger.entry > granted {
         return Step::Lower(needed);
     }
-    Step::Rest(standing(volume, &status, &sizes))
+    Step::Rest(report(volume, &status, &sizes))
 }
 
 /// Why it does not grow: the reservation's numbers.
-pub fn full(volume: &SharedPersistentVolume, ledger: Ledger) -> Verdict {
+fn full(volume: &SharedPersistentVolume, ledger: Ledger) -> Verdict {
     let home = volume.status.as_ref().and_then(|s| s.reservation.as_ref()).map_or("?", |r| &r.name);
     let wished = volume.spec.size.bytes_or_zero();
     Verdict::no(
@@ -98,7 +98,7 @@ pub fn full(volume: &SharedPersistentVolume, ledger: Ledger) -> Verdict {
             "{} wished, {} more than it has, and reservation {home} has {} left: enlarge the reservation or set \
              spec.size back; the volume stays usable at {}",
             volume.spec.size,
-            Size::from_bytes(wished.saturating_sub(ledger.line)),
+            Size::from_bytes(wished.saturating_sub(ledger.entry)),
             Size::from_bytes(ledger.free),
             size_now(volume)
         ),
@@ -113,7 +113,7 @@ fn can_shrink(volume: &SharedPersistentVolume) -> bool {
     }
 }
 
-fn standing(
+fn report(
     volume: &SharedPersistentVolume,
     status: &SharedPersistentVolumeStatus,
     sizes: &Sizes,
@@ -144,18 +144,18 @@ fn standing(
     })
 }
 
-/// What the agent does next about the size.
+/// The agent's next step about the size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnNode {
-    /// Say first that it will be that large.
+    /// Report first that it will be that large.
     Announce(u64),
-    /// Make it that large or small.
+    /// Resize it to that.
     Resize(u64),
-    /// Say that it will not become larger after all: it was not begun.
+    /// Report that it will not become larger after all: that was not begun.
     Withdraw,
 }
 
-/// The agent's next step; `unfinished`: its journal says that a resize was begun and not finished.
+/// The agent's next step; `unfinished`: by the volume record a resize was begun and not finished.
 pub fn on_node(volume: &SharedPersistentVolume, unfinished: bool) -> Option<OnNode> {
     let Sizes { wished, granted, on_disk, node } = sizes(volume)?;
     if volume.metadata.deletion_timestamp.is_some() {
@@ -178,11 +178,11 @@ pub fn on_node(volume: &SharedPersistentVolume, unfinished: bool) -> Option<OnNo
     unfinished.then_some(OnNode::Resize(on_disk))
 }
 
-/// Whether a change of its reservation concerns the volume: it waits for room, or the ledger has another size.
-pub fn waits_for_ledger(volume: &SharedPersistentVolume, line: Option<Size>) -> bool {
+/// Whether a change of its reservation concerns the volume: it waits for free space, or its entry has another size.
+pub fn waits_for_ledger(volume: &SharedPersistentVolume, entry: Option<u64>) -> bool {
     let status = volume.status.clone().unwrap_or_default();
     let granted = status.size.as_ref().map(Size::bytes_or_zero);
-    status.credit_due || volume.spec.size.bytes().ok() > granted || line.map(|l| l.bytes_or_zero()) != granted
+    status.credit_due || volume.spec.size.bytes().ok() > granted || entry != granted
 }
 
 #[cfg(test)]
@@ -191,7 +191,7 @@ mod tests {
     use crate::api::condition::{RESIZED, set};
     use crate::plan::testing::*;
 
-    /// Sizes in Gi: what is wished, `status.size`, the node's word, the ledger's line, what else is free there.
+    /// Sizes in Gi: in spec, in status, on the node.
     fn sized(wished: u64, granted: u64, on_disk: u64) -> SharedPersistentVolume {
         let mut v = ready_volume("v", "eng", true);
         v.spec.size = gi(wished);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     fn step(v: &SharedPersistentVolume, line: u64, free: u64) -> Step {
-        next(v, Some(Ledger { line: line << 30, free: free << 30 }))
+        next(v, Some(Ledger { entry: line << 30, free: free << 30 }))
     }
 
     fn said(step: Step) -> (&'static str, String) {
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn v7_more_than_the_reservation_has_is_refused_with_the_numbers() {
+    fn v7_a_refusal_to_grow_names_the_numbers() {
         let mut v = sized(9, 1, 1);
         v.status.as_mut().unwrap().reservation =
             Some(crate::api::UidRef { name: "r".into(), uid: "u".into() });
@@ -248,14 +248,14 @@ mod tests {
         assert_eq!(step(&sized(1, 3, 1), 3, 0), Step::Lower(g(1)));
         let mut v = sized(1, 1, 1);
         v.status.as_mut().unwrap().credit_due = true;
-        assert_eq!(step(&v, 3, 0), Step::GiveBack);
+        assert_eq!(step(&v, 3, 0), Step::ShrinkEntry);
         assert_eq!(step(&v, 1, 2), Step::Settle);
         v.spec.size = gi(3);
-        assert_eq!(step(&v, 3, 0), Step::GiveBack, "S1: it does not grow before that");
+        assert_eq!(step(&v, 3, 0), Step::ShrinkEntry, "S1: it does not grow before that");
     }
 
     #[test]
-    fn v7_what_cannot_shrink_says_why_and_stays() {
+    fn v7_a_volume_that_cannot_shrink_says_why() {
         let mut used = sized(1, 3, 3);
         let status = used.status.as_mut().unwrap();
         (status.users, status.user_count) = (vec![pod("ns", "p")], 1);
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn v7_a_wish_that_is_taken_back_leaves_nothing() {
+    fn v7_a_size_that_is_set_back_leaves_nothing() {
         let g = |n: u64| n << 30;
         assert_eq!(step(&sized(1, 1, 1), 3, 0), Step::Lower(g(1)), "the ledger has too much");
         assert_eq!(step(&sized(1, 3, 1), 3, 0), Step::Lower(g(1)), "granted, and not begun");
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_made_or_goes_is_not_resized() {
+    fn v7_unmade_and_deleted_volumes_are_not_resized() {
         assert_eq!(step(&volume("v", "eng", 1), 3, 0), Step::Rest(None));
         let mut going = sized(3, 3, 1);
         going.metadata.deletion_timestamp = some_time();
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_resized_only_where_it_was() {
+    fn v7_resized_is_reported_only_after_a_resize() {
         let mut v = sized(2, 2, 2);
         let conditions = &mut v.status.as_mut().unwrap().conditions;
         set(conditions, RESIZED, Verdict::no("Resizing", ""), None, jiff::Timestamp::UNIX_EPOCH);
@@ -318,7 +318,7 @@ mod tests {
             let (mut v, mut line, room, mut disk) = (sized(2, 2, 2), 2u64 << 30, 6u64 << 30, 2u64 << 30);
             let controller = |v: &mut SharedPersistentVolume, line: &mut u64, die: bool| {
                 let status = v.status.clone().unwrap();
-                match next(v, Some(Ledger { line: *line, free: room - *line })) {
+                match next(v, Some(Ledger { entry: *line, free: room - *line })) {
                     Step::Grow(to) => {
                         *line = (*line).max(to);
                         if !die { v.status = Some(SharedPersistentVolumeStatus { size: Some(Size::from_bytes(to)), ..status }); }
@@ -326,7 +326,7 @@ mod tests {
                     Step::Lower(to) => v.status = Some(SharedPersistentVolumeStatus {
                         size: Some(Size::from_bytes(to)), credit_due: true, ..status
                     }),
-                    Step::GiveBack => *line = status.size.unwrap().bytes().unwrap(),
+                    Step::ShrinkEntry => *line = status.size.unwrap().bytes().unwrap(),
                     Step::Settle => v.status = Some(SharedPersistentVolumeStatus { credit_due: false, ..status }),
                     Step::Rest(_) => return false,
                 }

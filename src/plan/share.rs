@@ -1,11 +1,11 @@
-//! SHARE OUT: which of the reservations that wait is served next, and by which disk (Q3, L7).
+//! SHARE OUT: the reservation that is served next, and the disk that serves it (Q3, L7).
 //!
-//! They are looked at in the order of [`super::queue`]. Whoever fits is given its disk in thought, which raises its role's
-//! share, until all have been looked at.
+//! Requests are looked at in the order of [`super::queue`]. A request that fits is given its disk in thought, which raises
+//! the share of its role, until all have been looked at.
 //!
-//! Nobody starves: one that does not fit now, and would fit into some disk if that were emptier, collects room on one
-//! disk. Those behind it get none of that disk until it has been served; what can never fit any disk holds nobody up. The
-//! same holds for what is free and guaranteed to nobody: it is collected for the first that needs more of it (Q2).
+//! Nobody starves. A request that does not fit now, and would fit into some disk if that were emptier, collects free space
+//! on one disk; requests behind it get none of that disk until it has been served. A request that can never fit any disk
+//! holds nobody up. Free space that is guaranteed to nobody is collected likewise, for the first that needs more of it (Q2).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,40 +14,40 @@ use kube::ResourceExt;
 use crate::api::condition::{Verdict, reason};
 use crate::api::{DiskReservation, NodeDisk, Size, VolumeRole};
 
+use super::candidate::{self, Candidate, free_space, is_ready, no_such_disk, not_enough_room};
+use super::entry::{asked, entry, is_placed};
 use super::queue::{Queue, Request};
-use super::reserve::{self, Candidate};
-use super::{ledger, orphans, quota, whole};
+use super::{allocatable, orphans, quota, undivided};
 
-/// What becomes of a reservation that waits, or that wants to grow.
+/// The share of a reservation that waits, or that is to grow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The disk of that name serves it now.
     Serve(String),
-    /// It waits, for that reason.
+    /// The reservation waits, for that reason.
     Wait(Verdict),
 }
 
-/// A disk as the sharing out goes on.
-struct Room<'a> {
+/// The free space of a disk as the sharing out goes on.
+struct DiskSpace<'a> {
     disk: &'a NodeDisk,
     name: String,
     ready: bool,
     allocatable: u64,
     free: u64,
-    /// Who collects room on it, and how many had been looked at before.
+    /// The reservation that collects free space on it, and its position in the queue.
     kept_for: Option<(usize, &'a DiskReservation)>,
 }
 
-/// A VolumeRole with a quota as the sharing out goes on.
-struct Book<'a> {
+/// The ledger of a VolumeRole as the sharing out goes on.
+struct RoleSpace<'a> {
     role: &'a VolumeRole,
-    current: bool,
     reserved: u64,
-    lines: HashMap<&'a str, u64>,
+    entries: HashMap<&'a str, u64>,
 }
 
-/// What becomes of each reservation that waits for a disk, by UID. Refinements are no part of it: they take from their
-/// parent, not from a disk. One whose VolumeRole has not summed up yet is left out; it comes when that has.
+/// The share of each reservation that waits for a disk, by UID. Refinements have none: they take from their parent, not
+/// from a disk. Nor has a reservation whose VolumeRole has not summed up yet.
 pub fn share_out(
     reservations: &[&DiskReservation],
     candidates: &[Candidate],
@@ -55,164 +55,168 @@ pub fn share_out(
 ) -> BTreeMap<String, Outcome> {
     let mut outcomes = BTreeMap::new();
     let counting = quota::counting(roles);
-    let mut rooms = rooms(candidates);
-    let mut books: Vec<Book> = counting.values().filter(|r| quota::has_quota(r)).map(|r| book(r)).collect();
-    let requests = requests(reservations, &rooms, &mut outcomes);
+    let mut disks = disk_spaces(candidates);
+    let mut ledgers: Vec<RoleSpace> = quota::ledgers(roles).into_iter().map(RoleSpace::new).collect();
+    let requests = requests(reservations, &disks, &mut outcomes);
     if requests.is_empty() {
         return outcomes;
     }
     let mut queue = Queue::new(requests, reservations, &counting);
     let mut waiting: Vec<(usize, Request)> = Vec::new();
     let mut unguaranteed = Unguaranteed::default();
-    let mut looked_at = 0;
-    while let Some(request) = queue.next() {
-        looked_at += 1;
+    let mut position = 0;
+    while let Some(request) = queue.pop() {
+        position += 1;
         let role = &request.reservation.spec.role;
-        let may: Vec<usize> = may_serve(&request, &rooms, candidates);
+        let may: Vec<usize> = may_serve(&request, candidates);
         if may.is_empty() {
-            let why = reserve::no_such_disk(request.reservation, candidates);
+            let why = no_such_disk(request.reservation, candidates);
             outcomes.insert(request.uid, Outcome::Wait(why));
             continue;
         }
         let charged: Vec<usize> =
-            (0..books.len()).filter(|i| quota::charges(&books[*i].role.spec.role, role, None)).collect();
-        if charged.iter().any(|i| !books[*i].current) {
+            (0..ledgers.len()).filter(|i| quota::charges(&ledgers[*i].role.spec.role, role, None)).collect();
+        if charged.iter().any(|i| !quota::is_current(ledgers[*i].role)) {
             continue;
         }
-        let more = |book: &Book, target: u64| target - target.min(book.held(&request.uid));
-        let over = charged.iter().find_map(|i| {
-            let book = &books[*i];
-            quota::over_limit(book.role, book.reserved, more(book, request.target))
-        });
-        if let Some(why) = over.or_else(|| unguaranteed.refuses(&request, (&rooms, &may), &books)) {
+        let over = charged.iter().find_map(|i| ledgers[*i].over_limit(&request, request.target));
+        let known: Vec<(&VolumeRole, u64)> = ledgers.iter().map(|of| (of.role, of.reserved)).collect();
+        if let Some(why) = over.or_else(|| unguaranteed.refuses(&request, (&disks, &may), &known)) {
             outcomes.insert(request.uid, Outcome::Wait(why));
             continue;
         }
-        // Whose data is on a disk already waits for nobody to have it back (X6).
-        let back = |i: usize| orphans::held_for(rooms[i].disk, request.reservation) > 0;
+        // A reservation whose data is on a disk already has its bytes back, whoever collects free space there (X6).
+        let back = |i: usize| orphans::kept_for(disks[i].disk, request.reservation) > 0;
         let open =
-            may.iter().copied().filter(|i| rooms[*i].ready && (rooms[*i].kept_for.is_none() || back(*i)));
-        let roomier = |a: &usize, b: &usize| {
-            let (a, b) = (&rooms[*a], &rooms[*b]);
+            may.iter().copied().filter(|i| disks[*i].ready && (disks[*i].kept_for.is_none() || back(*i)));
+        let freer = |a: &usize, b: &usize| {
+            let (a, b) = (&disks[*a], &disks[*b]);
             a.free.cmp(&b.free).then_with(|| b.name.cmp(&a.name))
         };
-        // All of a disk that is handed out whole weighs on the quotas, however little of it was asked for (D2, Q1).
-        let known: Vec<(&VolumeRole, u64)> = books.iter().map(|book| (book.role, book.reserved)).collect();
-        let free = rooms.iter().map(|room| room.free).fold(0, u64::saturating_add);
-        let allowed = |room: &Room| {
-            let within = |i: &usize| {
-                let more = more(&books[*i], room.target(&request));
-                quota::over_limit(books[*i].role, books[*i].reserved, more).is_none()
-            };
-            !room.is_whole()
+        // All of an undivided disk counts towards the quotas, however little of it was asked for (D2, Q1).
+        let free = disks.iter().map(|disk| disk.free).fold(0, u64::saturating_add);
+        let allowed = |disk: &DiskSpace| {
+            let within = |i: &usize| ledgers[*i].over_limit(&request, disk.target(&request)).is_none();
+            !disk.is_undivided()
                 || charged.iter().all(within)
-                    && quota::guaranteed(role, room.takes(&request), free, &known).is_none()
+                    && quota::guaranteed(role, disk.takes(&request), free, &known).is_none()
         };
         let fits =
-            |i: &usize| rooms[*i].free_for(&request) >= rooms[*i].takes(&request) && allowed(&rooms[*i]);
-        // A whole disk serves what no other can, and of those the smallest.
-        let better = |a: &usize, b: &usize| match (rooms[*a].is_whole(), rooms[*b].is_whole()) {
-            (true, true) => roomier(b, a),
-            (false, false) => roomier(a, b),
+            |i: &usize| disks[*i].free_for(&request) >= disks[*i].takes(&request) && allowed(&disks[*i]);
+        // An undivided disk serves what no other can, and of those the smallest.
+        let better = |a: &usize, b: &usize| match (disks[*a].is_undivided(), disks[*b].is_undivided()) {
+            (true, true) => freer(b, a),
+            (false, false) => freer(a, b),
             (a, b) => b.cmp(&a),
         };
         match open.clone().filter(fits).max_by(better) {
             Some(best) => {
-                let target = rooms[best].target(&request);
-                rooms[best].free = rooms[best].free_for(&request) - rooms[best].takes(&request);
+                let target = disks[best].target(&request);
+                disks[best].free = disks[best].free_for(&request) - disks[best].takes(&request);
                 for i in charged {
-                    books[i].reserved = books[i].reserved.saturating_add(more(&books[i], target));
+                    ledgers[i].reserved =
+                        ledgers[i].reserved.saturating_add(ledgers[i].more(&request, target));
                 }
-                queue.served(&request);
-                outcomes.insert(request.uid, Outcome::Serve(rooms[best].name.clone()));
+                queue.count_served(&request);
+                outcomes.insert(request.uid, Outcome::Serve(disks[best].name.clone()));
             }
             None => {
                 let emptied =
-                    open.filter(|i| rooms[*i].kept_for.is_none() && rooms[*i].allocatable >= request.target);
-                if let Some(collects) = emptied.max_by(roomier) {
-                    rooms[collects].kept_for = Some((looked_at, request.reservation));
+                    open.filter(|i| disks[*i].kept_for.is_none() && disks[*i].allocatable >= request.target);
+                if let Some(collects) = emptied.max_by(freer) {
+                    disks[collects].kept_for = Some((position, request.reservation));
                 }
-                waiting.push((looked_at, request));
+                waiting.push((position, request));
             }
         }
     }
-    // What is said has the room that is left when all that can be served are, so that it stays the same while they are.
-    for (place, request) in waiting {
-        let may = may_serve(&request, &rooms, candidates);
-        let lines = may.into_iter().map(|i| rooms[i].told(place, request.asked)).collect();
+    // A refusal has the free space that is left once all who can be served are, so that it does not change meanwhile.
+    for (position, request) in waiting {
+        let may = may_serve(&request, candidates);
+        let refusals = may.into_iter().map(|i| disks[i].refusal(position, request.asked)).collect();
         let asked = match request.asked == request.target {
             true => request.reservation.spec.size.clone(),
             false => Size::from_bytes(request.asked),
         };
-        outcomes.insert(request.uid, Outcome::Wait(reserve::not_enough_room(&asked, lines)));
+        outcomes.insert(request.uid, Outcome::Wait(not_enough_room(&asked, refusals)));
     }
     outcomes
 }
 
-/// Those that wait, in the order in which their turn comes if there is room for all (Q3).
-pub fn line<'a>(
+/// The reservations that wait, in the order in which they are served if there is free space for all (Q3).
+pub fn in_order<'a>(
     reservations: &[&'a DiskReservation],
     candidates: &[Candidate],
     roles: &[&VolumeRole],
 ) -> Vec<&'a DiskReservation> {
-    let requests = requests(reservations, &rooms(candidates), &mut BTreeMap::new());
+    let requests = requests(reservations, &disk_spaces(candidates), &mut BTreeMap::new());
     let counting = quota::counting(roles);
     let mut queue = Queue::new(requests, reservations, &counting);
     let next = || {
-        let request = queue.next()?;
-        queue.served(&request);
+        let request = queue.pop()?;
+        queue.count_served(&request);
         Some(request.reservation)
     };
     std::iter::from_fn(next).collect()
 }
 
-impl Book<'_> {
-    fn held(&self, uid: &str) -> u64 {
-        self.lines.get(uid).copied().unwrap_or(0)
+impl<'a> RoleSpace<'a> {
+    fn new((role, reserved): (&'a VolumeRole, u64)) -> Self {
+        let entries = role.status.iter().flat_map(|s| &s.reservations);
+        let entries = entries.map(|entry| (entry.uid.as_str(), entry.size.bytes_or_zero())).collect();
+        Self { role, reserved, entries }
+    }
+
+    /// Bytes beyond its entry, when the request has `target` bytes in all.
+    fn more(&self, request: &Request, target: u64) -> u64 {
+        target.saturating_sub(self.entries.get(request.uid.as_str()).copied().unwrap_or(0))
+    }
+
+    fn over_limit(&self, request: &Request, target: u64) -> Option<Verdict> {
+        quota::over_limit(self.role, self.reserved, self.more(request, target))
     }
 }
 
-/// What is free on all disks and guaranteed to nobody: kept for the first that needs more of it than there is.
+/// Free space of all disks that is guaranteed to nobody: kept for the first request that needs more of it than there is.
 #[derive(Default)]
 struct Unguaranteed<'a> {
     kept_for: Option<(u64, &'a DiskReservation)>,
 }
 
 impl<'a> Unguaranteed<'a> {
-    /// Why the request does not get what it asks for of what is free.
+    /// Why the request does not get what it asks for; `ledgers` are those of [`quota::ledgers`], as it goes on.
     fn refuses(
         &mut self,
         request: &Request<'a>,
-        (rooms, may): (&[Room], &[usize]),
-        books: &[Book],
+        (disks, may): (&[DiskSpace], &[usize]),
+        ledgers: &[(&VolumeRole, u64)],
     ) -> Option<Verdict> {
         let role = &request.reservation.spec.role;
-        let sum = |of: fn(&Room) -> u64| rooms.iter().map(of).fold(0, u64::saturating_add);
-        let known: Vec<(&VolumeRole, u64)> = books.iter().map(|book| (book.role, book.reserved)).collect();
-        let free = sum(|room| room.free);
-        if let Some(why) = quota::guaranteed(role, request.asked, free, &known) {
-            // With everything given back, it would fit beside all guarantees.
-            let none: Vec<(&VolumeRole, u64)> = known.iter().map(|(role, _)| (*role, 0)).collect();
-            let fits = quota::guaranteed(role, request.target, sum(|room| room.allocatable), &none).is_none()
-                && may.iter().any(|i| rooms[*i].ready && rooms[*i].allocatable >= request.target);
+        let sum = |of: fn(&DiskSpace) -> u64| disks.iter().map(of).fold(0, u64::saturating_add);
+        let free = sum(|disk| disk.free);
+        if let Some(why) = quota::guaranteed(role, request.asked, free, ledgers) {
+            // Once all is released, the request would fit beside all guarantees.
+            let none: Vec<(&VolumeRole, u64)> = ledgers.iter().map(|(role, _)| (*role, 0)).collect();
+            let fits = quota::guaranteed(role, request.target, sum(|disk| disk.allocatable), &none).is_none()
+                && may.iter().any(|i| disks[*i].ready && disks[*i].allocatable >= request.target);
             if self.kept_for.is_none() && fits {
                 self.kept_for = Some((request.asked, request.reservation));
             }
             return Some(why);
         }
         let (kept, first) = self.kept_for?;
-        // Who takes what is guaranteed to it takes it from nobody.
-        let own = known.iter().any(|(of, reserved)| {
+        // Bytes that are guaranteed to the role itself are nobody else's.
+        let own = ledgers.iter().any(|(of, reserved)| {
             let guarantee = of.spec.quota.guarantee.as_ref().map_or(0, Size::bytes_or_zero);
             quota::charges(&of.spec.role, role, None) && guarantee.saturating_sub(*reserved) >= request.asked
         });
         let with_kept = request.asked.saturating_add(kept);
-        (!own && quota::guaranteed(role, with_kept, free, &known).is_some()).then(|| {
+        (!own && quota::guaranteed(role, with_kept, free, ledgers).is_some()).then(|| {
             Verdict::no(
                 reason::GUARANTEED,
                 format!(
                     "{} asked for: what is free and guaranteed to nobody is kept for reservation {} of role {}, \
-                     which is first in line; it is served when room appears",
+                     which is first in the queue; it is served when room appears",
                     Size::from_bytes(request.asked),
                     first.name_any(),
                     first.spec.role
@@ -222,41 +226,41 @@ impl<'a> Unguaranteed<'a> {
     }
 }
 
-impl Room<'_> {
-    fn is_whole(&self) -> bool {
-        whole::is_whole(self.disk.spec.kind)
+impl DiskSpace<'_> {
+    fn is_undivided(&self) -> bool {
+        undivided::is_undivided(self.disk.spec.kind)
     }
 
-    /// What the request would have in all, if it were served here.
+    /// Bytes that the request would have in all, if it were served here.
     fn target(&self, request: &Request) -> u64 {
-        whole::of_disk(self.disk, request.target)
+        undivided::of_disk(self.disk, request.target)
     }
 
-    /// What it would take beyond what it has.
+    /// Bytes that it would take beyond what it has.
     fn takes(&self, request: &Request) -> u64 {
         self.target(request) - (request.target - request.asked)
     }
 
-    /// What is free for it: for nobody else what is kept for orphans that lived in it (X6).
+    /// Bytes that are free for it, with those of orphans that lived in it, which nobody else gets (X6).
     fn free_for(&self, request: &Request) -> u64 {
-        let kept = if self.ready { orphans::held_for(self.disk, request.reservation) } else { 0 };
+        let kept = if self.ready { orphans::kept_for(self.disk, request.reservation) } else { 0 };
         self.free.saturating_add(kept)
     }
 
-    /// How it stands for the one that was looked at in that place.
-    fn told(&self, place: usize, asked: u64) -> String {
+    /// Why the disk does not serve the request at that position.
+    fn refusal(&self, position: usize, asked: u64) -> String {
         let (name, free) = (&self.name, Size::from_bytes(self.free));
-        match self.kept_for.filter(|(kept, _)| *kept < place) {
+        match self.kept_for.filter(|(kept, _)| *kept < position) {
             _ if !self.ready => format!("{name} is not ready"),
             Some((_, first)) if self.free >= asked => format!(
-                "{free} free on {name} are kept for reservation {} of role {}, which is first in line",
+                "{free} free on {name} are kept for reservation {} of role {}, which is first in the queue",
                 first.name_any(),
                 first.spec.role
             ),
-            _ if self.is_whole() && self.allocatable >= asked && self.free < self.allocatable => {
+            _ if self.is_undivided() && self.allocatable >= asked && self.free < self.allocatable => {
                 format!("{name} is handed out whole and taken")
             }
-            _ if self.is_whole() && self.free >= asked => {
+            _ if self.is_undivided() && self.free >= asked => {
                 format!("all {free} of {name} would have to be taken, more than the quotas of roles leave")
             }
             _ => {
@@ -267,69 +271,60 @@ impl Room<'_> {
     }
 }
 
-fn rooms<'a>(candidates: &[Candidate<'a>]) -> Vec<Room<'a>> {
-    let room = |c: &Candidate<'a>| {
-        let held = c.disk.status.as_ref().map_or(&[][..], |s| &s.reservations);
-        let (ready, allocatable) = (reserve::is_ready(c.disk), reserve::allocatable(c.disk));
-        let free =
-            if ready { ledger::free(held, allocatable).saturating_sub(orphans::held(c.disk)) } else { 0 };
-        Room { disk: c.disk, name: c.disk.name_any(), ready, allocatable, free, kept_for: None }
+fn disk_spaces<'a>(candidates: &[Candidate<'a>]) -> Vec<DiskSpace<'a>> {
+    let space = |Candidate { disk, .. }: &Candidate<'a>| DiskSpace {
+        disk,
+        name: disk.name_any(),
+        ready: is_ready(disk),
+        allocatable: allocatable::of_disk(disk),
+        free: free_space(disk),
+        kept_for: None,
     };
-    candidates.iter().map(room).collect()
+    candidates.iter().map(space).collect()
 }
 
-fn book(role: &VolumeRole) -> Book<'_> {
-    let lines = role.status.iter().flat_map(|s| &s.reservations);
-    Book {
-        role,
-        current: quota::is_current(role),
-        reserved: quota::reserved(role),
-        lines: lines.map(|line| (line.uid.as_str(), line.size.bytes_or_zero())).collect(),
-    }
+/// The disks that may serve the request, by their index.
+fn may_serve(request: &Request, candidates: &[Candidate]) -> Vec<usize> {
+    (0..candidates.len()).filter(|i| candidate::may_serve(request.reservation, &candidates[*i])).collect()
 }
 
-fn may_serve(request: &Request, rooms: &[Room], candidates: &[Candidate]) -> Vec<usize> {
-    (0..rooms.len()).filter(|i| reserve::may_serve(request.reservation, &candidates[*i])).collect()
-}
-
-/// Those that wait. One that a disk's ledger has already needs no place in line.
+/// The requests. A reservation that the ledger of a disk has already needs no place in the queue.
 fn requests<'a>(
     reservations: &[&'a DiskReservation],
-    rooms: &[Room],
+    disks: &[DiskSpace],
     outcomes: &mut BTreeMap<String, Outcome>,
 ) -> Vec<Request<'a>> {
     let waits = |r: &&&DiskReservation| {
         r.metadata.deletion_timestamp.is_none()
             && r.spec.parent.is_none()
-            && reserve::asked(r).map_or(true, |asked| asked > 0)
+            && asked(r).map_or(true, |asked| asked > 0)
     };
     let waiting: Vec<&&DiskReservation> = reservations.iter().filter(waits).collect();
     if waiting.is_empty() {
         return vec![];
     }
-    let mut lines: HashMap<&str, (&str, u64)> = HashMap::new();
-    for room in rooms {
-        for line in room.disk.status.iter().flat_map(|s| &s.reservations) {
-            lines.insert(&line.uid, (&room.name, line.size.bytes_or_zero()));
+    let mut entries: HashMap<&str, (&str, u64)> = HashMap::new();
+    for of in disks {
+        for entry in of.disk.status.iter().flat_map(|s| &s.reservations) {
+            entries.insert(&entry.uid, (&of.name, entry.size.bytes_or_zero()));
         }
     }
     let mut requests = Vec::new();
     for reservation in waiting {
         let uid = reservation.uid().unwrap_or_default();
-        let placed = reservation.status.as_ref().is_some_and(|s| s.node_disk.is_some());
-        let target = match reserve::entry(reservation) {
+        let target = match entry(reservation) {
             Ok(entry) => entry.size.bytes_or_zero(),
             Err(why) => {
                 outcomes.insert(uid, Outcome::Wait(why));
                 continue;
             }
         };
-        match lines.get(uid.as_str()) {
-            Some((disk, line)) if *line >= target || !placed => {
+        match entries.get(uid.as_str()) {
+            Some((disk, held)) if *held >= target || !is_placed(reservation) => {
                 outcomes.insert(uid, Outcome::Serve((*disk).to_owned()));
             }
-            line => {
-                let asked = target - line.map_or(0, |(_, line)| *line);
+            held => {
+                let asked = target - held.map_or(0, |(_, held)| *held);
                 requests.push(Request { reservation, uid, asked, target });
             }
         }
@@ -376,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn d2_q1_all_of_a_whole_disk_weighs_on_the_quota() {
+    fn d2_q1_all_of_an_undivided_disk_counts_towards_the_quota() {
         let mut ssd = disk("n1.ssd", "n1", 20, &[]);
         ssd.spec.kind = crate::api::DiskKind::Mount;
         let (small, next) = (asks("small", "eng", 5, 1), asks("next", "eng", 5, 2));
@@ -395,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn x6_whose_data_is_there_has_its_room_back_whoever_collects_some() {
+    fn x6_a_reservation_has_the_bytes_of_its_orphans_back() {
         let mut there = disk("n1.a", "n1", 12, &[]);
         let of = crate::api::Reserved { name: "eng".into(), role: "eng".into(), ..Default::default() };
         let orphan = crate::api::Orphan { size: gi(6), reservations: vec![of], ..Default::default() };
@@ -410,7 +405,7 @@ mod tests {
             "{outcomes:?}"
         );
         assert_eq!(outcomes[1], Ok("n1.a".to_owned()));
-        assert!(outcomes[2].is_err(), "the first collects room still");
+        assert!(outcomes[2].is_err(), "the first still collects free space");
         // What is kept for it is nobody else's.
         let outcomes = shared(&[asks("x", "ops", 7, 1), asks("eng", "other", 7, 2)], &[there], &[]);
         assert!(outcomes.iter().all(Result::is_err), "{outcomes:?}");
@@ -461,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn l7_the_first_in_line_collects_room_and_those_behind_cannot_take_it() {
+    fn l7_the_first_in_the_queue_collects_free_space() {
         let disks = [disk("n1.a", "n1", 10, &[("has", 7)])];
         let rs = [asks("big", "ops", 8, 1), asks("small", "ops", 2, 2)];
         let said = shared(&rs, &disks, &[]);
@@ -472,7 +467,7 @@ mod tests {
         assert_eq!(
             said[1].as_ref().unwrap_err(),
             "NotEnoughRoom: 2Gi asked for: 3Gi free on n1.a are kept for reservation big of role ops, \
-             which is first in line; it is served when room appears"
+             which is first in the queue; it is served when room appears"
         );
         // It collects on one disk only.
         let two = [disk("n1.a", "n1", 10, &[("has", 7)]), disk("n2.a", "n2", 10, &[("h2", 8)])];
@@ -480,13 +475,13 @@ mod tests {
     }
 
     #[test]
-    fn l7_what_can_never_fit_holds_nobody_up() {
+    fn l7_a_request_that_never_fits_holds_nobody_up() {
         let disks = [disk("n1.a", "n1", 10, &[("has", 7)])];
         assert_eq!(served(&[asks("huge", "ops", 11, 1), asks("small", "ops", 2, 2)], &disks, &[]), ["small"]);
     }
 
     #[test]
-    fn l7_whoever_goes_on_asking_for_little_does_not_starve_whoever_asks_for_much() {
+    fn l7_small_requests_do_not_starve_a_large_one() {
         // A disk of 10 from which one byte after the other is given back and asked for again by small ones.
         let mut held: Vec<String> = (0..10).map(|i| format!("s{i}")).collect();
         let big = asks("big", "ops", 6, 1);
@@ -509,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn q2_the_limit_and_the_guarantee_hold_nobody_else_up() {
+    fn q2_limit_and_guarantee_hold_nobody_else_up() {
         let disks = [disk("n1.a", "n1", 10, &[("has", 2)])];
         let eng = with_quota(volume_role("eng", "eng"), Some(3), None, &[("has", 2)]);
         let ops = with_quota(volume_role("ops", "ops"), None, Some(5), &[]);
@@ -527,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn l7_what_is_guaranteed_to_nobody_is_collected_too() {
+    fn l7_free_space_guaranteed_to_nobody_is_collected_too() {
         let disks = [disk("n1.a", "n1", 10, &[("has", 2)])];
         let ops = with_quota(volume_role("ops", "ops"), None, Some(5), &[]);
         let roles = std::slice::from_ref(&ops);
@@ -537,7 +532,7 @@ mod tests {
         assert_eq!(
             said[1].as_ref().unwrap_err(),
             "Guaranteed: 3Gi asked for: what is free and guaranteed to nobody is kept for reservation big of role new, \
-             which is first in line; it is served when room appears"
+             which is first in the queue; it is served when room appears"
         );
         assert_eq!(said[2], Ok("n1.a".into()), "what is its own");
         let never = [asks("never", "new", 6, 1), asks("small", "new", 3, 2)];
@@ -552,11 +547,11 @@ mod tests {
         assert_eq!(served(&rs, &disks, std::slice::from_ref(&eng)), ["a", "c"]);
         let mut unknown = eng;
         unknown.status = None;
-        assert_eq!(shared(&rs, &disks, &[unknown]), [], "before it has summed up nobody is told anything");
+        assert_eq!(shared(&rs, &disks, &[unknown]), [], "nothing is decided before the role has summed up");
     }
 
     #[test]
-    fn r6_one_that_grows_stands_in_the_same_line_and_takes_from_its_own_disk() {
+    fn r6_growth_is_queued_too_and_takes_from_its_own_disk() {
         let disks = [disk("n1.a", "n1", 10, &[("r", 4)]), disk("n2.a", "n2", 20, &[])];
         let grows = |to| {
             let mut r = reserved("r", "eng", 4, &[]);
@@ -582,7 +577,7 @@ mod tests {
     }
 
     #[test]
-    fn thousands_that_wait_are_shared_out_in_one_go() {
+    fn q3_thousands_are_shared_out_at_once() {
         let disks: Vec<NodeDisk> =
             (0..50).map(|i| disk(&format!("n{i}.a"), &format!("n{i}"), 10, &[("x", 9)])).collect();
         let rs: Vec<DiskReservation> = (0..3000)

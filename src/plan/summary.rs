@@ -1,21 +1,36 @@
-//! Sums and standings that statuses tell: of a disk, of a role (D1, Q1).
+//! The statuses of disks and roles: sums and the condition `Ready` (D1, D4, Q1, Q2).
 
 use std::collections::{BTreeMap, HashMap};
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
-use crate::api::condition::{self, DISK_HEALTHY, Verdict, reason};
+use crate::api::condition::{self, DISK_HEALTHY, READY, Verdict, reason};
 use crate::api::{
-    DiskReservation, DiskReservationStatus, LedgerEntry, RoleOnDisk, Size, VolumeRole, VolumeRoleStatus,
+    DiskReservation, DiskReservationStatus, NodeDisk, NodeDiskSpec, NodeDiskStatus, Size, VolumeRole,
+    VolumeRoleStatus,
 };
 
-use super::{ledger, quota, reserve};
+use super::holder::{Holder, size};
+use super::{entry, ledger, quota};
 
-/// How a disk stands: the agent's word and whether its node can be reached (D4).
-pub fn disk_standing(conditions: &[Condition], node: &str, node_ready: Option<bool>) -> Verdict {
-    let stays = "its reservations and data stay";
+/// The status of a disk: the sums of its ledger, and the condition `Ready` (D1). `node_ready` is `None` without a Node.
+pub fn disk_status(disk: &NodeDisk, node_ready: Option<bool>, now: Timestamp) -> NodeDiskStatus {
+    let mut status = disk.with_entries(disk.ledger().into_entries());
+    let verdict = disk_condition(&disk.spec, &status.conditions, node_ready);
+    condition::set(&mut status.conditions, READY, verdict, disk.metadata.generation, now);
+    status
+}
+
+/// Whether a disk can be reserved and used: by an administrator's word, its node and its agent (D4).
+fn disk_condition(spec: &NodeDiskSpec, conditions: &[Condition], node_ready: Option<bool>) -> Verdict {
+    let (node, stays) = (&spec.node_name, "its reservations and data stay");
     match (node_ready, condition::get(conditions, DISK_HEALTHY)) {
+        _ if spec.gone => Verdict::no(
+            reason::DISK_GONE,
+            "it was declared gone, for good: delete the volumes and reservations that were on it, then the NodeDisk",
+        ),
         (None, _) => Verdict::no(reason::NODE_UNREACHABLE, format!("there is no Node {node}; {stays}")),
         (Some(false), _) => {
             Verdict::no(reason::NODE_UNREACHABLE, format!("node {node} is not Ready; {stays}"))
@@ -34,30 +49,8 @@ pub fn disk_standing(conditions: &[Condition], node: &str, node_ready: Option<bo
     }
 }
 
-/// How a disk stands that an administrator declared gone (D4).
-pub fn disk_gone() -> Verdict {
-    Verdict::no(
-        reason::DISK_GONE,
-        "it was declared gone, for good: delete the volumes and reservations that were on it, then the NodeDisk",
-    )
-}
-
-/// What each role reserved on a disk, by name (D1).
-pub fn disk_roles(ledger: &[LedgerEntry]) -> Vec<RoleOnDisk> {
-    let mut lines: BTreeMap<&str, Vec<LedgerEntry>> = BTreeMap::new();
-    for line in ledger {
-        lines.entry(&line.role).or_default().push(line.clone());
-    }
-    let sum = |(role, lines): (&str, Vec<LedgerEntry>)| RoleOnDisk {
-        role: role.to_owned(),
-        reserved: Size::from_bytes(ledger::total(&lines)),
-        reservations: u32::try_from(lines.len()).unwrap_or(u32::MAX),
-    };
-    lines.into_iter().map(sum).collect()
-}
-
-/// The role of the reservation that one was carved out of.
-pub fn parent_role<'a>(
+/// The role of the reservation that a refinement was carved out of.
+fn parent_role<'a>(
     reservation: &DiskReservation,
     all: impl IntoIterator<Item = &'a DiskReservation>,
 ) -> Option<&'a str> {
@@ -65,7 +58,7 @@ pub fn parent_role<'a>(
     all.into_iter().find(|r| r.metadata.uid.as_ref() == Some(&parent.uid)).map(|r| r.spec.role.as_str())
 }
 
-/// What a role and its sub-roles have on all disks, in bytes (Q1).
+/// Bytes that a role and its sub-roles have on all disks (Q1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RoleSums {
     /// Their reservations.
@@ -74,7 +67,7 @@ pub struct RoleSums {
     pub used: u64,
 }
 
-/// What each role has that has a reservation, and each of its ancestors.
+/// The sums of each role that has a reservation, and of each ancestor.
 pub fn by_role<'a>(reservations: &[&'a DiskReservation]) -> BTreeMap<&'a str, RoleSums> {
     let by_uid: HashMap<&str, &DiskReservation> =
         reservations.iter().filter_map(|r| Some((r.metadata.uid.as_deref()?, *r))).collect();
@@ -86,14 +79,14 @@ pub fn by_role<'a>(reservations: &[&'a DiskReservation]) -> BTreeMap<&'a str, Ro
             let sum = sums.entry(of).or_default();
             sum.used = sum.used.saturating_add(ledger::total(&status.volumes));
             if quota::charges(of, role, parent) {
-                sum.reserved = sum.reserved.saturating_add(reserve::size(status));
+                sum.reserved = sum.reserved.saturating_add(size(status));
             }
         }
     }
     sums
 }
 
-/// What volumes have of each disk, in bytes.
+/// Bytes that volumes have of each disk.
 pub fn used_on_disks<'a>(reservations: &[&'a DiskReservation]) -> BTreeMap<&'a str, u64> {
     let mut used: BTreeMap<&str, u64> = BTreeMap::new();
     for (_, status) in served(reservations) {
@@ -103,7 +96,7 @@ pub fn used_on_disks<'a>(reservations: &[&'a DiskReservation]) -> BTreeMap<&'a s
     used
 }
 
-/// Those that have a disk.
+/// The reservations that have a disk.
 fn served<'a>(
     reservations: &[&'a DiskReservation],
 ) -> impl Iterator<Item = (&'a DiskReservation, &'a DiskReservationStatus)> {
@@ -112,7 +105,7 @@ fn served<'a>(
     reservations.iter().filter_map(status)
 }
 
-/// What a role has.
+/// The sums of a role.
 pub fn role_totals(role: &VolumeRole, reservations: &[&DiskReservation]) -> VolumeRoleStatus {
     let sums = by_role(reservations).get(role.spec.role.as_str()).copied().unwrap_or_default();
     VolumeRoleStatus {
@@ -122,32 +115,64 @@ pub fn role_totals(role: &VolumeRole, reservations: &[&DiskReservation]) -> Volu
     }
 }
 
-/// How a VolumeRole stands: of two that speak for one role the older counts.
-pub fn role_standing(role: &VolumeRole, all: &[&VolumeRole]) -> Verdict {
-    let counts = quota::counting(all).get(role.spec.role.as_str()).copied();
-    if let Some(older) = counts.filter(|counts| counts.metadata.uid != role.metadata.uid) {
-        let (older, of) = (older.name_any(), &role.spec.role);
-        let said = format!("VolumeRole {older} speaks for role {of} already; delete this one");
-        return Verdict::no(reason::ROLE_TAKEN, said);
-    }
-    Verdict::yes(reason::READY, format!("sums up role {}", role.spec.role))
+/// Whether a VolumeRole keeps a ledger: it has a quota, and is the object that counts for its role.
+pub fn keeps_ledger(role: &VolumeRole, all: &[&VolumeRole]) -> bool {
+    quota::has_quota(role) && rival(role, all).is_none()
 }
 
-/// The same, once it is known what the role has: more than a limit that was set later is said (Q2).
-pub fn quota_standing(role: &VolumeRole, reserved: u64, standing: Verdict) -> Verdict {
-    let limit = role.spec.quota.limit.as_ref().map_or(u64::MAX, Size::bytes_or_zero);
-    match reserved.saturating_sub(limit) {
-        over if over > 0 && standing.ok => Verdict::no(
+/// The status of a VolumeRole: its sums, its ledger if it keeps one, and the condition `Ready` (Q1, Q2).
+///
+/// The ledger takes in what exists, also beyond the limit: then only new reservations are refused.
+pub fn role_status(
+    role: &VolumeRole,
+    all: &[&VolumeRole],
+    reservations: &[&DiskReservation],
+    now: Timestamp,
+) -> VolumeRoleStatus {
+    let mut status = role_totals(role, reservations);
+    if keeps_ledger(role, all) {
+        let mut ledger = role.ledger();
+        for reservation in reservations {
+            let parent = parent_role(reservation, reservations.iter().copied());
+            if role.belongs(reservation, parent) {
+                let low = *entry::bounds(role, reservation, parent).start();
+                ledger = ledger.set_within(entry::entry_of(reservation, low), low, u64::MAX);
+            }
+        }
+        let with_ledger = role.with_entries(ledger.into_entries());
+        (status.reservations, status.reserved) = (with_ledger.reservations, with_ledger.reserved);
+    }
+    let verdict = role_condition(role, all, ledger::total(&status.reservations));
+    status.conditions = role.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
+    condition::set(&mut status.conditions, READY, verdict, role.metadata.generation, now);
+    status
+}
+
+/// The older VolumeRole for the same role, which counts.
+fn rival<'a>(role: &VolumeRole, all: &[&'a VolumeRole]) -> Option<&'a VolumeRole> {
+    let counts = quota::counting(all).get(role.spec.role.as_str()).copied();
+    counts.filter(|counts| counts.metadata.uid != role.metadata.uid)
+}
+
+/// Whether a VolumeRole counts, and has no more than a limit that was set later (Q2).
+fn role_condition(role: &VolumeRole, all: &[&VolumeRole], reserved: u64) -> Verdict {
+    let (of, limit) = (&role.spec.role, role.spec.quota.limit.as_ref());
+    let over = reserved.saturating_sub(limit.map_or(u64::MAX, Size::bytes_or_zero));
+    match rival(role, all) {
+        Some(older) => Verdict::no(
+            reason::ROLE_TAKEN,
+            format!("VolumeRole {} speaks for role {of} already; delete this one", older.name_any()),
+        ),
+        None if over > 0 => Verdict::no(
             reason::OVER_LIMIT,
             format!(
-                "role {} has {} reserved, {} more than its limit; nothing is taken away, and nothing more is given until \
+                "role {of} has {} reserved, {} more than its limit; nothing is taken away, and nothing more is given until \
                  that much is unreserved",
-                role.spec.role,
                 Size::from_bytes(reserved),
                 Size::from_bytes(over)
             ),
         ),
-        _ => standing,
+        None => Verdict::yes(reason::READY, format!("sums up role {of}")),
     }
 }
 
@@ -158,26 +183,17 @@ mod tests {
     use crate::plan::testing::*;
 
     #[test]
-    fn d4_a_vanished_or_unready_node_makes_its_disk_unready_and_nothing_else() {
-        let healthy = disk("n1.a", "n1", 10, &[]).status.unwrap().conditions;
-        assert!(disk_standing(&healthy, "n1", Some(true)).ok);
+    fn d4_a_vanished_or_unready_node_makes_its_disk_unready() {
+        let NodeDisk { spec, status, .. } = disk("n1.a", "n1", 10, &[]);
+        let healthy = status.unwrap().conditions;
+        assert!(disk_condition(&spec, &healthy, Some(true)).ok);
         for (conditions, node, reason) in [
             (&healthy[..], None, "NodeUnreachable"),
             (&healthy[..], Some(false), "NodeUnreachable"),
             (&[][..], Some(true), "AgentSilent"),
         ] {
-            assert_eq!(disk_standing(conditions, "n1", node).reason, reason);
+            assert_eq!(disk_condition(&spec, conditions, node).reason, reason);
         }
-    }
-
-    #[test]
-    fn d1_what_each_role_has_on_a_disk_is_summed_up() {
-        let ledger = [held_line("b", "ops", 7), held_line("a", "eng", 10), held_line("c", "eng", 5)];
-        let roles = disk_roles(&ledger);
-        let told: Vec<_> =
-            roles.iter().map(|r| (r.role.as_str(), r.reserved.as_str(), r.reservations)).collect();
-        assert_eq!(told, [("eng", "15Gi", 2), ("ops", "7Gi", 1)]);
-        assert!(disk_roles(&[]).is_empty());
     }
 
     #[test]
@@ -199,7 +215,7 @@ mod tests {
     #[test]
     fn q1_what_was_carved_out_of_a_roles_own_is_charged_once() {
         let mut rs = [reserved("a", "eng", 10, &[("v", 4)]), reserved("b", "eng/ml", 5, &[("w", 3)])];
-        rs[0].status.as_mut().unwrap().refinements = vec![held_line("b", "eng/ml", 5)];
+        rs[0].status.as_mut().unwrap().refinements = vec![ledger_entry("b", "eng/ml", 5)];
         rs[1].status.as_mut().unwrap().parent = Some(UidRef { name: "a".into(), uid: "uid-a".into() });
         let refs: Vec<_> = rs.iter().collect();
         for (role, reserved, used) in [("eng", 10, 7), ("eng/ml", 5, 3)] {
@@ -211,19 +227,34 @@ mod tests {
     }
 
     #[test]
-    fn q2_a_limit_that_was_set_later_takes_nothing_away_and_says_so() {
+    fn q2_a_limit_that_was_set_later_takes_nothing_away() {
         let eng = with_quota(volume_role("eng", "eng"), Some(5), None, &[("a", 8)]);
-        let standing = |reserved: u64| quota_standing(&eng, reserved << 30, role_standing(&eng, &[&eng]));
-        assert!(standing(5).ok);
-        assert_eq!(standing(8).reason, "OverLimit");
-        assert!(standing(8).message.starts_with("role eng has 8Gi reserved, 3Gi more than its limit"));
+        let verdict = |reserved: u64| role_condition(&eng, &[&eng], reserved << 30);
+        assert!(verdict(5).ok);
+        assert_eq!(verdict(8).reason, "OverLimit");
+        assert!(verdict(8).message.starts_with("role eng has 8Gi reserved, 3Gi more than its limit"));
     }
 
     #[test]
-    fn one_object_speaks_for_a_role() {
+    fn q1_one_object_speaks_for_a_role() {
         let (a, mut b) = (volume_role("a", "eng"), volume_role("b", "eng"));
         b.metadata.creation_timestamp = later();
-        assert!(role_standing(&a, &[&a, &b]).ok);
-        assert_eq!(role_standing(&b, &[&a, &b]).reason, "RoleTaken");
+        assert!(role_condition(&a, &[&a, &b], 0).ok);
+        assert_eq!(role_condition(&b, &[&a, &b], 0).reason, "RoleTaken");
+    }
+
+    #[test]
+    fn q2_a_ledger_takes_in_what_is_there_also_beyond_the_limit() {
+        let eng = with_quota(volume_role("eng", "eng"), Some(5), None, &[("a", 3)]);
+        let mut waits = reserved("b", "eng/ml", 7, &[]);
+        waits.status.as_mut().unwrap().node_disk = None;
+        let (a, c) = (reserved("a", "eng", 2, &[]), reserved("c", "eng/ml", 6, &[]));
+        let status = role_status(&eng, &[&eng], &[&a, &waits, &c], Timestamp::UNIX_EPOCH);
+        let expected = [ledger_entry("a", "eng", 3), ledger_entry("c", "eng/ml", 6)];
+        assert_eq!(
+            status.reservations, expected,
+            "an entry is cut elsewhere, and none is made for one that waits"
+        );
+        assert_eq!(condition::get(&status.conditions, READY).unwrap().reason, "OverLimit");
     }
 }

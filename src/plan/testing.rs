@@ -32,12 +32,12 @@ fn set_true(conditions: &mut Vec<Condition>, type_: &str) {
     condition::set(conditions, type_, Verdict::yes("Test", "said"), None, Timestamp::UNIX_EPOCH);
 }
 
-pub fn held_line(name: &str, role: &str, size: u64) -> LedgerEntry {
+pub fn ledger_entry(name: &str, role: &str, size: u64) -> LedgerEntry {
     LedgerEntry { name: name.into(), uid: format!("uid-{name}"), role: role.into(), size: gi(size) }
 }
 
 fn entries(role: &str, held: &[(&str, u64)]) -> Vec<LedgerEntry> {
-    held.iter().map(|(name, n)| held_line(name, role, *n)).collect()
+    held.iter().map(|(name, n)| ledger_entry(name, role, *n)).collect()
 }
 
 fn with_uid<K: kube::Resource>(mut object: K) -> K {

@@ -1,4 +1,4 @@
-//! Who uses a shared volume, namespace by namespace (Q4).
+//! The users of a shared volume, namespace by namespace (Q4).
 
 use std::collections::BTreeMap;
 
@@ -23,12 +23,12 @@ mod tests {
     use crate::plan::testing::*;
 
     #[test]
-    fn q4_each_namespace_with_its_claims_and_pods_in_order() {
+    fn q4_each_namespace_is_listed_with_its_claims_and_pods() {
         let claims = [bound_by("b", "x", "1"), bound_by("a", "x", "2"), bound_by("b", "y", "3")];
         let pods = [pod("b", "p"), pod("b", "q"), pod("c", "r")];
-        let said: Vec<_> =
+        let listed: Vec<_> =
             by_namespace(&claims, &pods).into_iter().map(|n| (n.namespace, n.claims, n.pods)).collect();
-        assert_eq!(said, [("a".into(), 1, 0), ("b".into(), 2, 2), ("c".into(), 0, 1)]);
+        assert_eq!(listed, [("a".into(), 1, 0), ("b".into(), 2, 2), ("c".into(), 0, 1)]);
         assert_eq!(by_namespace(&[], &[]), []);
     }
 }

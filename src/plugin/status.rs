@@ -9,7 +9,7 @@ use super::paint::{Paint, human, table};
 use super::world::World;
 use crate::api::condition;
 use crate::api::{Size, VolumeRole, VolumeRoleSpec};
-use crate::plan::{quota, reserve, summary};
+use crate::plan::{allocatable, quota, summary};
 
 /// The whole of it, in bytes.
 #[derive(Debug, Serialize)]
@@ -74,7 +74,7 @@ pub(super) fn status(world: &World) -> Status {
         let ready = condition::get(&status.conditions, condition::READY);
         Disk {
             name: disk.name_any(),
-            allocatable: reserve::allocatable(disk),
+            allocatable: allocatable::of_disk(disk),
             reserved: bytes(status.reserved.as_ref()),
             free: bytes(status.free.as_ref()),
             state: ready.map_or("not looked at yet", |c| &c.reason).to_owned(),

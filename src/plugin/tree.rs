@@ -9,7 +9,7 @@ use super::world::World;
 use crate::api::condition::{self, READY};
 use crate::api::{AccessMode, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size};
 use crate::cluster;
-use crate::plan::{reserve, resize};
+use crate::plan::{allocatable, holder, resize};
 
 /// A place in the tree.
 #[derive(Debug, Serialize)]
@@ -116,7 +116,7 @@ fn of_disk(world: &World, disk: &NodeDisk) -> Node {
     let about = format!(
         "{} of {} free on node {}",
         human(free),
-        human(reserve::allocatable(disk)),
+        human(allocatable::of_disk(disk)),
         disk.spec.node_name
     );
     let mut node = node(world, &item::DISK, None, name, about);
@@ -143,8 +143,8 @@ fn of_reservation(world: &World, reservation: &DiskReservation) -> Node {
         Some(_) => format!(
             "{}, {} of {} free",
             reservation.spec.role,
-            human(reserve::left(&status)),
-            human(reserve::size(&status))
+            human(holder::free(&status)),
+            human(holder::size(&status))
         ),
         None => format!("{}, {} asked for", reservation.spec.role, reservation.spec.size),
     };

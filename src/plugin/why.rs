@@ -15,7 +15,7 @@ use crate::api::condition::{RESIZED, RETIRING};
 use crate::api::{LedgerEntry, Role};
 use crate::cluster;
 use crate::plan;
-use crate::plan::{reserve::Candidate, share};
+use crate::plan::{candidate::Candidate, share};
 
 /// What is asked about.
 #[derive(Clone, Debug, PartialEq)]
@@ -266,7 +266,7 @@ fn held(world: &World, target: &Target) -> Vec<String> {
         let all: Vec<_> = world.reservations.iter().collect();
         let candidates: Vec<_> =
             world.disks.iter().map(|disk| Candidate { disk, node_labels: None }).collect();
-        let line: Vec<String> = share::line(&all, &candidates, &world.roles.iter().collect::<Vec<_>>())
+        let line: Vec<String> = share::in_order(&all, &candidates, &world.roles.iter().collect::<Vec<_>>())
             .into_iter()
             .map(|r| format!("{} ({}, {})", r.name_any(), r.spec.role, r.spec.size))
             .collect();

@@ -1,5 +1,5 @@
-//! What is counted. Labels have few values: kinds, methods, outcomes; never names of objects. What is looked up instead,
-//! at each scrape, is a [`View`]'s affair. `docs/metrics.md` lists all of it.
+//! Counters and histograms. Their labels have few values: kinds, methods, outcomes; never names of objects. A [`View`] adds
+//! gauges at each scrape. `docs/metrics.md` lists all metrics.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -52,14 +52,14 @@ struct Outcome {
     outcome: &'static str,
 }
 
-/// No labels: a metric of its own, which is there once it was set.
-type Alone = [(&'static str, &'static str); 0];
+/// No labels. A family of them is scraped only after its first value.
+type NoLabels = [(&'static str, &'static str); 0];
 
 /// The metrics of a process.
 pub struct Metrics {
     registry: Registry,
     shown: Shown,
-    leading: Family<Alone, Gauge>,
+    leading: Family<NoLabels, Gauge>,
     destroys: Family<Outcome, Counter>,
     operations: Family<OperationOutcome, Counter>,
     operation_seconds: Family<Operation, Histogram>,
@@ -139,43 +139,43 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts a reconcile; `error` names what went wrong.
+    /// Counts a reconcile; `error` is the label of its failure.
     pub fn reconciled(&self, kind: &str, error: Option<&str>, took: Duration) {
         let outcome = error.unwrap_or("Ok").to_owned();
         self.reconciles.get_or_create(&KindOutcome { kind: kind.to_owned(), outcome }).inc();
         self.reconcile_seconds.get_or_create(&Kind { kind: kind.to_owned() }).observe(took.as_secs_f64());
     }
 
-    /// Counts something that was done on the node's disks; `error` names what went wrong.
+    /// Counts an operation on the node's disks; `error` is the label of its failure.
     pub fn operated(&self, operation: &'static str, error: Option<&'static str>, took: Duration) {
         let outcome = error.unwrap_or("Ok");
         self.operations.get_or_create(&OperationOutcome { operation, outcome }).inc();
         self.operation_seconds.get_or_create(&Operation { operation }).observe(took.as_secs_f64());
     }
 
-    /// Counts a destruction that was accepted, by what came of it.
+    /// Counts an accepted destruction by its outcome.
     pub fn destroyed(&self, outcome: &'static str) {
         self.destroys.get_or_create(&Outcome { outcome }).inc();
     }
 
-    /// Says that this process leads, until what is returned is dropped.
+    /// Sets the gauge of the leader until the guard is dropped.
     pub fn lead(self: &Arc<Self>) -> Leading {
         self.leading.get_or_create(&[]).set(1);
         Leading(self.clone())
     }
 
-    /// Says that this process takes part in the election of a leader, and does not lead.
+    /// Clears the gauge of the leader: this process takes part in the election, and does not lead.
     pub fn stand_by(&self) {
         self.leading.get_or_create(&[]).set(0);
     }
 
-    /// Has `view` tell its gauges at each scrape, as long as somebody keeps it, instead of the one before.
+    /// Replaces the view whose gauges are part of each scrape. A view that somebody else drops is part of none.
     pub fn show<V: View>(&self, view: &Arc<V>) {
         let view: Weak<V> = Arc::downgrade(view);
         self.shown.set(view);
     }
 
-    /// The text that Prometheus scrapes. It is gathered now, and may take a moment.
+    /// The text that Prometheus scrapes. It is gathered now: call this on a thread that may block.
     pub fn text(&self) -> String {
         let mut text = String::new();
         match encode(&mut text, &self.registry) {
@@ -185,7 +185,7 @@ impl Metrics {
     }
 }
 
-/// That this process leads.
+/// Guard of [`Metrics::lead`].
 pub struct Leading(Arc<Metrics>);
 
 impl Drop for Leading {
@@ -209,7 +209,7 @@ mod tests {
     use crate::csi::Observer;
 
     #[test]
-    fn t3_what_was_done_is_counted_by_outcome_and_timed() {
+    fn t3_reconciles_and_calls_are_counted_by_outcome_and_timed() {
         let metrics = Metrics::default();
         for error in [None, None, Some("Conflict")] {
             metrics.reconciled("VolumeClaim", error, Duration::from_millis(5));
@@ -227,27 +227,27 @@ mod tests {
         }
     }
 
-    struct Tells(f64);
+    struct OneDisk(f64);
 
-    impl View for Tells {
-        fn tell(&self, to: &mut Sink<'_>) {
+    impl View for OneDisk {
+        fn report(&self, to: &mut Sink<'_>) {
             to.gauge("disk_capacity_bytes", "Size", [([("disk", "n1.a\"b")], self.0)]);
         }
     }
 
     #[test]
-    fn t3_what_is_there_is_told_as_long_as_somebody_knows_it() {
+    fn t3_a_view_is_scraped_until_it_is_dropped() {
         let metrics = Arc::new(Metrics::default());
-        let told = |line: &str| metrics.text().lines().any(|found| found == line);
+        let scraped = |line: &str| metrics.text().lines().any(|found| found == line);
         assert!(!metrics.text().contains("reservoir_leader{"), "an agent is in no election");
         metrics.stand_by();
-        assert!(told("reservoir_leader{} 0"));
-        let (leading, view) = (metrics.lead(), Arc::new(Tells(1024.0)));
+        assert!(scraped("reservoir_leader{} 0"));
+        let (leading, view) = (metrics.lead(), Arc::new(OneDisk(1024.0)));
         metrics.show(&view);
-        assert!(told("reservoir_leader{} 1"));
-        assert!(told("reservoir_disk_capacity_bytes{disk=\"n1.a\\\"b\"} 1024.0"), "{}", metrics.text());
+        assert!(scraped("reservoir_leader{} 1"));
+        assert!(scraped("reservoir_disk_capacity_bytes{disk=\"n1.a\\\"b\"} 1024.0"), "{}", metrics.text());
         drop((leading, view));
-        assert!(told("reservoir_leader{} 0"));
+        assert!(scraped("reservoir_leader{} 0"));
         assert!(!metrics.text().contains("disk_capacity"));
     }
 }

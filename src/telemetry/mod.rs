@@ -15,7 +15,7 @@ pub use metrics::{Leading, Metrics};
 pub use serve::serve;
 pub use view::{Sink, View};
 
-/// Logs go to standard error: `RUST_LOG` says what (default `info`), `json` says how.
+/// Logs to standard error, as JSON if `json` is set. `RUST_LOG` filters the lines; its default is `info`.
 pub fn init_logs(json: bool) {
     let (filter, wrong) = match log_filter(LevelFilter::INFO) {
         Ok(filter) => (filter, None),
@@ -25,14 +25,14 @@ pub fn init_logs(json: bool) {
     let logs = if json { logs.json().boxed() } else { logs.boxed() };
     tracing_subscriber::registry().with(logs.with_filter(filter)).init();
     if let Some(error) = wrong {
-        tracing::warn!(%error, "RUST_LOG is not understood, info is logged: say for example info,reservoir::cluster=debug");
+        tracing::warn!(%error, "RUST_LOG cannot be parsed, the level is info: set it for example to info,reservoir::cluster=debug");
     }
 }
 
-/// What `RUST_LOG` says is to be logged, in general or by module; without it, `default`.
+/// The filter in `RUST_LOG`, in general or by module; `default` if it is not set.
 ///
 /// # Errors
-/// If it is not understood.
+/// If `RUST_LOG` cannot be parsed.
 pub fn log_filter(default: LevelFilter) -> Result<Targets, ParseError> {
     match std::env::var("RUST_LOG") {
         Ok(filter) if !filter.is_empty() => filter.parse(),
@@ -40,7 +40,7 @@ pub fn log_filter(default: LevelFilter) -> Result<Targets, ParseError> {
     }
 }
 
-/// An error and everything behind it, in one line.
+/// An error and its sources in one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

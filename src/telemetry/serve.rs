@@ -8,7 +8,7 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::routing::get;
 
-use super::Metrics;
+use super::metrics::Metrics;
 
 /// Serves until `stop` resolves. `is_ready` answers `/readyz`.
 pub async fn serve(
@@ -23,7 +23,7 @@ pub async fn serve(
         async move { status }
     };
     let scrape = move || async move {
-        // It goes through the caches: nobody else waits for that.
+        // A scrape goes through all caches, which would block this thread.
         let gathered = tokio::task::spawn_blocking(move || metrics.text()).await;
         gathered
             .map(|gathered| ([(header::CONTENT_TYPE, text)], gathered))

@@ -1,4 +1,4 @@
-//! What is not counted but looked up, when somebody scrapes.
+//! Gauges that are looked up at each scrape.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -7,20 +7,20 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 
-/// Something that tells gauges at each scrape. Nothing is kept of what it tells.
+/// A source of gauges. No value is kept between scrapes.
 pub trait View: Send + Sync + 'static {
-    /// Tells what there is now; called on a thread that may block.
-    fn tell(&self, to: &mut Sink<'_>);
+    /// Writes the gauges as they are now. It is called on a thread that may block.
+    fn report(&self, to: &mut Sink<'_>);
 }
 
-/// Takes down what a [`View`] tells.
+/// Takes the gauges of a [`View`].
 pub struct Sink<'a> {
     encoder: DescriptorEncoder<'a>,
     written: fmt::Result,
 }
 
 impl Sink<'_> {
-    /// A gauge: a value for each set of labels. Its name ends with its unit.
+    /// Writes a gauge with a value for each set of labels. Its name ends with its unit.
     pub fn gauge<'s, const N: usize>(
         &mut self,
         name: &str,
@@ -46,7 +46,7 @@ impl Sink<'_> {
     }
 }
 
-/// The view of a process, as long as somebody else keeps it: a controller that leads no more has nothing to tell.
+/// The view of a process, as long as its owner keeps it: a controller that lost its lease drops it.
 #[derive(Clone, Default)]
 pub(super) struct Shown(Arc<Mutex<Option<Weak<dyn View>>>>);
 
@@ -70,7 +70,7 @@ impl Collector for Shown {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut sink = Sink { encoder, written: Ok(()) };
         if let Some(view) = self.get() {
-            view.tell(&mut sink);
+            view.report(&mut sink);
         }
         sink.written
     }

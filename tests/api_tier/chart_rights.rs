@@ -12,7 +12,7 @@ use reservoir::api::{
     DiskReservation, NodeDisk, RoleSubscription, SharedPersistentVolume, VolumeClaim, VolumeRole,
 };
 use reservoir::controller;
-use reservoir::plan::plain::SELECTED_NODE;
+use reservoir::plan::pvc_provisioner::SELECTED_NODE;
 use reservoir::telemetry::Metrics;
 use reservoir_cluster::api::ApiOptions;
 use reservoir_cluster::chart;

@@ -3,8 +3,8 @@
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::{CustomResourceExt, ResourceExt};
 use reservoir::api::condition::{self, DISK_HEALTHY};
 use reservoir::api::{
     ClaimBinding, DiskReservation, NodeDisk, RoleSubscription, SharedPersistentVolume, VolumeClaim,
@@ -121,6 +121,48 @@ async fn x6_harvester_11128_orphans_are_kept_and_reported() {
     let mut both = vec![uid, volumes.get("data").await.unwrap().uid().unwrap()];
     both.sort();
     assert_eq!(agent.backings(), both);
+}
+
+/// X9, X6: an administrator deletes the kind of volumes on purpose, which no DELETE of a volume goes with. Its data stays, and
+/// comes back with the kind.
+#[tokio::test(flavor = "multi_thread")]
+async fn x9_data_outlives_the_kind_of_its_volume() {
+    let (cluster, agent) = room().await;
+    let (volumes, claims): (Api<SharedPersistentVolume>, Api<VolumeClaim>) =
+        (cluster.all(), cluster.within("team"));
+    cluster.apply_text(CLAIM).await;
+    until_reason(&claims, "data", "Bound").await;
+    let claim = claims.get("data").await.unwrap();
+    let pod = cluster.pod("team", "writer", &["data"]).await;
+    let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
+    std::fs::write(target.join("file"), "kept").unwrap();
+    agent.unpublish(&claim, &pod).await.unwrap();
+    cluster.end_pod("team", "writer").await;
+    claims.delete("data", &DeleteParams::default()).await.unwrap();
+    until_gone(&claims, "data").await;
+    let uid = volumes.get("data").await.unwrap().uid().unwrap();
+
+    let kinds: Api<CustomResourceDefinition> = cluster.all();
+    let kind = SharedPersistentVolume::crd_name();
+    let allow = json!({"metadata": {"annotations": {"reservoir.dev/allow-deletion": "true"}}});
+    kinds.patch(kind, &PatchParams::default(), &Patch::Merge(&allow)).await.unwrap();
+    kinds.delete(kind, &DeleteParams::default()).await.unwrap();
+    until_gone(&kinds, kind).await;
+    assert_eq!(agent.backings(), std::slice::from_ref(&uid), "nothing is erased");
+
+    kinds.create(&Default::default(), &SharedPersistentVolume::crd()).await.unwrap();
+    let found = orphans(&cluster, 1).await;
+    assert_eq!(found[0].uid, uid);
+    until("its manifest is taken", || async { cluster.try_apply(&recover(&cluster)).await.ok() }).await;
+    until_reason(&volumes, "data", "Ready").await;
+    cluster.apply_text(CLAIM).await;
+    until_reason(&claims, "data", "Bound").await;
+    let claim = claims.get("data").await.unwrap();
+    let pod = cluster.pod("team", "reader", &["data"]).await;
+    let target = agent.publish(&cluster, &claim, &pod, true).await.unwrap();
+    assert_eq!(std::fs::read_to_string(target.join("file")).unwrap(), "kept");
+    agent.unpublish(&claim, &pod).await.unwrap();
+    orphans(&cluster, 0).await;
 }
 
 /// What `reservoir recover` prints, with an administrator's rights.

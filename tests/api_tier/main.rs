@@ -10,6 +10,7 @@ mod authorisation;
 mod bad_input;
 mod chart;
 mod chart_rights;
+mod claims;
 mod csi_sanity;
 mod disks;
 mod docs;

@@ -11,7 +11,7 @@ use reservoir::api::{
     DRIVER, DiskReservation, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, NodeDisk, SharedPersistentVolume, Size,
     VolumeClaim,
 };
-use reservoir::plan::plain::SELECTED_NODE;
+use reservoir::plan::pvc_provisioner::SELECTED_NODE;
 use serde_json::{Value, json};
 
 use crate::support::{Agent, Cluster, strip_and_delete, until, until_gone, until_reason};

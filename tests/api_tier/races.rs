@@ -11,7 +11,7 @@ use kube::api::DeleteParams;
 use kube::{Api, ResourceExt};
 use reservoir::api::condition;
 use reservoir::api::{NodeDisk, SharedPersistentVolume, VolumeClaim};
-use reservoir::cluster::{Cache, Cached, How, cache};
+use reservoir::cluster::{Cache, CacheConfig, cache};
 use reservoir_cluster::api::ApiOptions;
 
 use crate::support::{Agent, Cluster, Random, Watch, until_gone, until_reason};
@@ -76,15 +76,15 @@ struct Stores {
 
 impl Stores {
     fn follow(cluster: &Cluster) -> (Self, tokio::task::JoinHandle<()>) {
-        let volumes: Cached<SharedPersistentVolume> =
-            cache(cluster.all(), Default::default(), How::default(), |_| {}, || {});
-        let claims: Cached<VolumeClaim> =
-            cache(cluster.within("team"), Default::default(), How::default(), |_| {}, || {});
-        let following = futures::future::join(volumes.task, claims.task);
+        let (volumes, following_volumes) =
+            cache(cluster.all(), Default::default(), CacheConfig::default(), |_| {}, || {});
+        let (claims, following_claims) =
+            cache(cluster.within("team"), Default::default(), CacheConfig::default(), |_| {}, || {});
+        let following = futures::future::join(following_volumes, following_claims);
         let following = tokio::spawn(async move {
             following.await;
         });
-        (Self { volumes: volumes.cache, claims: claims.cache }, following)
+        (Self { volumes, claims }, following)
     }
 
     fn volume(&self, name: &str) -> Option<Arc<SharedPersistentVolume>> {

@@ -1,18 +1,18 @@
-//! What passes in a moment is not told: a status is written once something really waits (T1).
+//! A state that passes by itself within seconds is not reported: a status is written once something really waits (T1).
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-/// How long it is not told.
-pub const MOMENT: Duration = Duration::from_secs(2);
+/// For how long a state is not reported.
+pub const DEBOUNCE: Duration = Duration::from_secs(2);
 
-/// Whether what began at `since` has gone on for a moment only. By a clock that is wrong it is told at once, or a moment
-/// later; nothing else depends on it.
+/// Whether a state that began at `since` is too young to be reported. With a wrong clock the report comes at once, or a
+/// moment later; nothing else depends on the clock.
 pub fn is_passing(since: Option<&Time>, now: Timestamp) -> bool {
-    let moment = SignedDuration::try_from(MOMENT).unwrap_or_default();
-    since.is_some_and(|since| (SignedDuration::ZERO..moment).contains(&now.duration_since(since.0)))
+    let window = SignedDuration::try_from(DEBOUNCE).unwrap_or_default();
+    since.is_some_and(|since| (SignedDuration::ZERO..window).contains(&now.duration_since(since.0)))
 }
 
 #[cfg(test)]
@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn t1_what_lasts_is_told() {
+    fn t1_only_a_state_that_lasts_is_reported() {
         let at = |second: i64| Timestamp::from_second(1_000_000 + second).unwrap();
         for (began, expected) in
             [(Some(-1), true), (Some(0), true), (Some(-2), false), (Some(-86_400), false)]

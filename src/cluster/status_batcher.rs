@@ -1,11 +1,13 @@
-//! Commits to one object that are asked for at the same time: one write for all of them.
+//! One write for all changes of an object's status that are asked for at the same time.
 //!
-//! Each decides on what those before it decided, in a row, and the last one writes; what is safe is decided by the
-//! compare-and-swap of that write. None is told how it went before the write is done, a refusal included: it may rest on
-//! what one before it wanted. When the write fails, each decides again on what is there then.
+//! The callers decide one after another, each on the status that the callers before it decided, and the last one writes.
+//! Safety is decided by the compare-and-swap of that write. A caller gets its answer after the write, a refusal included:
+//! the refusal may rest on a change that is not written. After a failed write each caller decides again.
+//!
+//! A volume's life takes 25 writes alone, and 16 beside 99 others of its reservation (docs/performance.md). A keyed lock
+//! would not do: a caller has to see whether others wait behind it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube::Api;
@@ -14,39 +16,39 @@ use tokio::sync::oneshot;
 use super::write::{Error, Kind, Owned, get, write_status};
 use crate::api::CONTROLLER_MANAGER;
 
-/// How many decisions are in one write at most, so that the first of them does not wait for ever.
+/// The most decisions in one write: the first of them does not wait for ever.
 const MOST: usize = 64;
-/// How often one is decided again before its reconcile comes again as a whole.
+/// How often a caller decides before its reconcile starts again as a whole.
 const ATTEMPTS: usize = 5;
 
-/// The commits of one controller to the objects of a kind, which is not namespaced.
-pub struct Commits<K>(Turns<K>);
+/// The status writes of one controller to the objects of a kind without namespaces.
+pub struct StatusBatcher<K>(Mutex<HashMap<String, Row<K>>>);
 
-type Turns<K> = Mutex<HashMap<String, Arc<Turn<K>>>>;
-
-/// Those who want to commit to one object.
-struct Turn<K> {
-    /// Counted under the lock of the map.
-    here: AtomicUsize,
-    batch: tokio::sync::Mutex<Option<Batch<K>>>,
+/// The callers for one object.
+struct Row<K> {
+    callers: usize,
+    batch: Shared<K>,
 }
 
-/// What is to be written, and who waits for that.
+/// Locked by the caller that decides.
+type Shared<K> = Arc<tokio::sync::Mutex<Option<Batch<K>>>>;
+
+/// A status that is not written yet, and the callers that wait for the write.
 struct Batch<K> {
     read: K,
     decided: K,
     waiting: Vec<oneshot::Sender<Result<(), Error>>>,
 }
 
-impl<K> Default for Commits<K> {
+impl<K> Default for StatusBatcher<K> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<K: Kind + Owned> Commits<K> {
-    /// Reads the object by quorum and commits what `decide` makes of it, again when somebody was faster. `decide` says
-    /// `Ok(None)` when nothing is to be written. `None` in the result: there is no such object.
+impl<K: Kind + Owned> StatusBatcher<K> {
+    /// Has the status of the object of that name be what `decide` returns for a live read of it. `decide` is called again
+    /// when somebody else was faster; `Ok(None)` leaves the status as it is. `None` in the result: there is no such object.
     pub async fn update<R>(
         &self,
         api: &Api<K>,
@@ -68,73 +70,74 @@ impl<K: Kind + Owned> Commits<K> {
         name: &str,
         decide: impl Fn(&K) -> Result<Option<K::Status>, R>,
     ) -> Result<Option<Result<(), R>>, Error> {
-        let place = Place::take(&self.0, name);
-        let row = place.turn.clone();
-        let mut turn = row.batch.lock().await;
-        let mut batch = match turn.take() {
+        let (caller, shared) = self.join(name);
+        let mut shared = shared.lock_owned().await;
+        let mut batch = match shared.take() {
             Some(batch) => batch,
             None => match get(api, name).await? {
                 Some(read) => Batch { decided: read.clone(), read, waiting: vec![] },
                 None => return Ok(None),
             },
         };
-        let said = decide(&batch.decided).map(|status| {
+        let decided = decide(&batch.decided).map(|status| {
             if status.is_some() {
                 *batch.decided.status_mut() = status;
             }
         });
-        let written = if place.is_last() || batch.waiting.len() == MOST {
+        let written = if caller.is_last() || batch.waiting.len() == MOST {
             let status = batch.decided.status().cloned().unwrap_or_default();
             let written = write_status(api, &batch.read, &status, CONTROLLER_MANAGER).await.map(drop);
-            batch.waiting.into_iter().for_each(|waits| drop(waits.send(written.clone())));
+            batch.waiting.into_iter().for_each(|caller| drop(caller.send(written.clone())));
             written
         } else {
-            let (told, written) = oneshot::channel();
-            batch.waiting.push(told);
-            *turn = Some(batch);
-            // Whoever is left to write has to find itself the last one; and what is left behind goes with the row.
-            drop(place);
-            drop(turn);
-            drop(row);
-            // Nobody writes it when those behind were dropped.
+            let (answer, written) = oneshot::channel();
+            batch.waiting.push(answer);
+            *shared = Some(batch);
+            // In this order: the next caller to get the lock may be the last one.
+            drop(caller);
+            drop(shared);
+            // The batch goes unwritten when all later callers were dropped.
             written.await.unwrap_or_else(|_| Err(Error::Conflict(format!("{} {name}", K::kind(&())))))
         };
-        written.map(|()| Some(said))
+        written.map(|()| Some(decided))
+    }
+
+    fn join<'a>(&'a self, name: &'a str) -> (Caller<'a, K>, Shared<K>) {
+        let mut rows = self.rows();
+        let row = rows.entry(name.to_owned()).or_insert_with(|| Row { callers: 0, batch: Arc::default() });
+        row.callers += 1;
+        (Caller { batcher: self, name }, row.batch.clone())
     }
 }
 
-/// A place in the row of those who want to commit to one object, until it is dropped.
-struct Place<'a, K> {
-    turns: &'a Turns<K>,
+impl<K> StatusBatcher<K> {
+    fn rows(&self) -> MutexGuard<'_, HashMap<String, Row<K>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts as a caller in its row until it is dropped.
+struct Caller<'a, K> {
+    batcher: &'a StatusBatcher<K>,
     name: &'a str,
-    turn: Arc<Turn<K>>,
 }
 
-impl<'a, K> Place<'a, K> {
-    fn take(turns: &'a Turns<K>, name: &'a str) -> Self {
-        let mut all = lock(turns);
-        let empty = || Turn { here: AtomicUsize::new(0), batch: Default::default() };
-        let turn = all.entry(name.to_owned()).or_insert_with(|| Arc::new(empty())).clone();
-        turn.here.fetch_add(1, Ordering::Relaxed);
-        Self { turns, name, turn }
-    }
-
+impl<K> Caller<'_, K> {
     fn is_last(&self) -> bool {
-        self.turn.here.load(Ordering::Relaxed) == 1
+        self.batcher.rows()[self.name].callers == 1
     }
 }
 
-impl<K> Drop for Place<'_, K> {
+impl<K> Drop for Caller<'_, K> {
     fn drop(&mut self) {
-        let mut all = lock(self.turns);
-        if self.turn.here.fetch_sub(1, Ordering::Relaxed) == 1 {
-            all.remove(self.name);
+        let mut rows = self.batcher.rows();
+        if let Some(row) = rows.get_mut(self.name) {
+            row.callers -= 1;
+            if row.callers == 0 {
+                rows.remove(self.name);
+            }
         }
     }
-}
-
-fn lock<K>(turns: &Turns<K>) -> MutexGuard<'_, HashMap<String, Arc<Turn<K>>>> {
-    turns.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -150,15 +153,15 @@ mod tests {
 
     use super::*;
     use crate::api::{DiskReservation, LedgerEntry};
-    use crate::plan::ledger;
-    use crate::plan::testing::{gi, held_line, reserved};
+    use crate::plan::ledger::{Ledger, Shortfall};
+    use crate::plan::testing::{gi, ledger_entry, reserved};
 
-    /// What an API server has of one reservation, and how often it was written.
+    /// An API server with one reservation, which counts the writes.
     struct Server {
         object: DiskReservation,
         version: u64,
         writes: usize,
-        /// How many writes still find that somebody else was faster.
+        /// How many more writes lose a race.
         faster: usize,
     }
 
@@ -204,28 +207,28 @@ mod tests {
         }
     }
 
-    /// Takes one Gi of the ten for the volume of that name.
+    /// Takes one of ten GiB for the volume of that name.
     async fn take(
-        commits: &Commits<DiskReservation>,
+        batcher: &StatusBatcher<DiskReservation>,
         api: &Api<DiskReservation>,
         name: String,
     ) -> Result<bool, Error> {
         let decide = |r: &DiskReservation| {
             let status = r.status.clone().unwrap_or_default();
-            let line = LedgerEntry { size: gi(1), ..held_line(&name, "eng", 1) };
-            let volumes = ledger::take(&status.volumes, 10 << 30, line)?;
-            Ok::<_, ledger::Shortfall>(Some(crate::api::DiskReservationStatus { volumes, ..status }))
+            let entry = LedgerEntry { size: gi(1), ..ledger_entry(&name, "eng", 1) };
+            let volumes = Ledger::new(&status.volumes, 10 << 30).take(entry)?.into_entries();
+            Ok::<_, Shortfall>(Some(crate::api::DiskReservationStatus { volumes, ..status }))
         };
-        Ok(commits.update(api, "r", decide).await?.unwrap().is_ok())
+        Ok(batcher.update(api, "r", decide).await?.unwrap().is_ok())
     }
 
-    /// S1, S15: ten find room, whoever else is faster, and the other ten are refused.
+    /// S1, S15: there is space for ten of twenty, and the other ten are refused, also after lost races.
     #[tokio::test]
-    async fn what_is_asked_for_together_is_decided_one_after_another_and_written_once() {
+    async fn concurrent_changes_are_decided_in_a_row_and_written_once() {
         for faster in [0, 3] {
             let (server, api) = Server::start(faster);
-            let commits = Commits::default();
-            let all = join_all((0..20).map(|i| take(&commits, &api, format!("v{i:02}")))).await;
+            let batcher = StatusBatcher::default();
+            let all = join_all((0..20).map(|i| take(&batcher, &api, format!("v{i:02}")))).await;
             let taken: BTreeSet<String> = all
                 .into_iter()
                 .enumerate()
@@ -233,25 +236,29 @@ mod tests {
                 .collect();
             let server = server.lock().unwrap();
             let lines: BTreeSet<String> = server.lines().into_iter().map(|line| line.name).collect();
-            assert_eq!((taken.len(), &taken), (10, &lines), "who was told so has a line, and nobody else");
+            assert_eq!(
+                (taken.len(), &taken),
+                (10, &lines),
+                "exactly those that were accepted are in the ledger"
+            );
             assert!(server.writes <= 2, "{} writes", server.writes);
-            assert!(lock(&commits.0).is_empty(), "nothing is kept of what is done");
+            assert!(batcher.rows().is_empty(), "a row is left behind");
         }
     }
 
     /// S15.
     #[tokio::test]
-    async fn who_is_dropped_in_the_row_takes_nobody_along() {
+    async fn a_caller_that_is_dropped_fails_no_other() {
         let (server, api) = Server::start(0);
-        let commits = Commits::default();
-        let mut rows: Vec<_> =
-            (0..6).map(|i| Box::pin(take(&commits, &api, format!("v{i}")))).map(Some).collect();
-        // The first reads, the others stand behind it.
-        for row in rows.iter_mut().flatten() {
-            assert!(futures::poll!(row).is_pending());
+        let batcher = StatusBatcher::default();
+        let mut callers: Vec<_> =
+            (0..6).map(|i| Box::pin(take(&batcher, &api, format!("v{i}")))).map(Some).collect();
+        // The first one reads, the others wait behind it.
+        for caller in callers.iter_mut().flatten() {
+            assert!(futures::poll!(caller).is_pending());
         }
-        (rows[0], rows[5]) = (None, None);
-        for taken in join_all(rows.into_iter().flatten()).await {
+        (callers[0], callers[5]) = (None, None);
+        for taken in join_all(callers.into_iter().flatten()).await {
             assert!(taken.unwrap());
         }
         let names: Vec<String> = server.lock().unwrap().lines().into_iter().map(|line| line.name).collect();

@@ -1,47 +1,27 @@
-//! Plain PersistentVolumeClaims: what a StorageClass of ours makes of one, where, and what becomes of it (P1–P6).
+//! What a StorageClass of ours makes of a PersistentVolumeClaim, and where (P1, P2, P6).
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt;
 
 use crate::api::{
     DRIVER, DiskReservation, FsType, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, NodeDisk, Shared,
     SharedPersistentVolume, SharedPersistentVolumeSpec, Size, VolumeClaim, VolumeClaimSpec, VolumeMode,
     volume_for_pvc,
 };
+use crate::plan::create;
 
-use super::create::{self, could_hold, free};
-use super::resize::size_now;
-
-/// Annotation by which the scheduler says for which node it wants the volume.
-pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
-
-/// Whether volumes of the class are ours to make.
+/// Whether Reservoir makes the volumes of the class.
 pub fn is_ours(class: &StorageClass) -> bool {
     class.provisioner == DRIVER
 }
 
-/// Whether a volume of the class is made only when a pod wants it, and for the node that the scheduler chose.
+/// Whether a volume of the class is made only when a pod wants it, on the node that the scheduler chose.
 pub fn is_delayed(class: &StorageClass) -> bool {
     class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer")
 }
 
-/// The UID of the PersistentVolumeClaim that a volume or a claim was made for.
-pub fn pvc_of<K: Resource>(object: &K) -> Option<&str> {
-    object.labels().get(LABEL_PVC_UID).map(String::as_str)
-}
-
-/// Whether the volume and the claim were made for the same PersistentVolumeClaim: then the claim needs no subscription, and
-/// the volume, if it is exclusive, is for nobody else.
-pub fn is_own(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
-    pvc_of(claim).is_some()
-        && pvc_of(claim) == pvc_of(volume)
-        && claim.namespace().as_ref() == volume.labels().get(LABEL_CLAIM_NAMESPACE)
-}
-
-/// What every volume of the class is: its spec with no size yet, or what is wrong with the class.
+/// The spec of every volume of the class, without a size; or the fault of the class.
 pub fn of_class(class: &StorageClass) -> Result<SharedPersistentVolumeSpec, String> {
     let name = class.name_any();
     let wrong = |what: String| Err(format!("StorageClass {name} {what}; make the class anew"));
@@ -82,19 +62,16 @@ pub fn of_class(class: &StorageClass) -> Result<SharedPersistentVolumeSpec, Stri
     Ok(spec)
 }
 
-/// The volume that is made for a PersistentVolumeClaim, or why none can be.
+/// The volume of a PersistentVolumeClaim, or why there can be none.
 pub fn volume(pvc: &PersistentVolumeClaim, class: &StorageClass) -> Result<SharedPersistentVolume, String> {
     let mut spec = of_class(class)?;
     let asked = pvc.spec.clone().unwrap_or_default();
     if asked.data_source.is_some() || asked.data_source_ref.is_some() {
-        return Err(
-            "a new volume is empty: leave dataSource out, and have a pod copy what is to be in it".into()
-        );
+        return Err("a new volume is empty: leave dataSource out, and let a pod copy the data into it".into());
     }
     if asked.selector.is_some() {
         return Err(
-            "a selector chooses among volumes that are there: leave it out, or make a VolumeClaim with one"
-                .into(),
+            "a selector chooses among existing volumes: leave it out, or make a VolumeClaim with one".into(),
         );
     }
     if asked.volume_mode.as_deref() == Some("Block") {
@@ -122,7 +99,7 @@ pub fn volume(pvc: &PersistentVolumeClaim, class: &StorageClass) -> Result<Share
     let requests = asked.resources.and_then(|resources| resources.requests).unwrap_or_default();
     let asked = Size::written(requests.get("storage").map(|q| q.0.clone()).unwrap_or_default());
     let bytes = asked.bytes().map_err(|error| error.to_string())?;
-    spec.size = Size::from_bytes(bytes.max(least(spec.fs_type)));
+    spec.size = Size::from_bytes(bytes.max(spec.fs_type.min_bytes()));
     let uid = pvc.uid().unwrap_or_default();
     let mut volume = SharedPersistentVolume::new(&volume_for_pvc(&uid), spec);
     let labels = [(LABEL_PVC_UID, uid), (LABEL_CLAIM_NAMESPACE, pvc.namespace().unwrap_or_default())];
@@ -130,15 +107,7 @@ pub fn volume(pvc: &PersistentVolumeClaim, class: &StorageClass) -> Result<Share
     Ok(volume)
 }
 
-/// The smallest volume that there is, as the volume's own schema has it; who asks for less gets that.
-fn least(fs_type: FsType) -> u64 {
-    match fs_type {
-        FsType::Xfs => 300 << 20,
-        FsType::Ext4 | FsType::Btrfs => 16 << 20,
-    }
-}
-
-/// The claim by which the namespace of the PersistentVolumeClaim has the volume; it has the same name.
+/// The claim of the PersistentVolumeClaim's namespace to the volume; it has the PersistentVolumeClaim's name.
 pub fn claim(pvc: &PersistentVolumeClaim, volume: &SharedPersistentVolume) -> VolumeClaim {
     let spec = VolumeClaimSpec {
         role: volume.spec.role.clone(),
@@ -151,52 +120,7 @@ pub fn claim(pvc: &PersistentVolumeClaim, volume: &SharedPersistentVolume) -> Vo
     claim
 }
 
-/// Why a VolumeClaim that has the name of a PersistentVolumeClaim is not the one that is made for it; `None`: it is.
-pub fn in_the_way(claim: &VolumeClaim, pvc: &PersistentVolumeClaim) -> Option<String> {
-    let name = claim.name_any();
-    let ours = pvc_of(claim).is_some() && pvc_of(claim) == pvc.metadata.uid.as_deref();
-    match (ours, claim.metadata.deletion_timestamp.is_some()) {
-        (true, false) => None,
-        (true, true) => Some(format!(
-            "VolumeClaim {name}, which goes with this PersistentVolumeClaim alone, was deleted: delete this one too, and make it \
-             anew"
-        )),
-        (false, false) if pvc_of(claim).is_none() => {
-            Some(format!("a VolumeClaim {name} that is another's is in the way: delete it"))
-        }
-        (false, _) => Some(format!("a VolumeClaim {name} from before has not gone yet; it is waited for")),
-    }
-}
-
-/// What schedulers are told of a node: all that volumes of a class may still take there, and how much one may.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Room {
-    /// In all reservations together.
-    pub total: u64,
-    /// In the one that has most.
-    pub largest: u64,
-}
-
-/// The room for volumes such as this one, whatever its size, on each node where there is a reservation for them.
-pub fn rooms(
-    volume: &SharedPersistentVolume,
-    reservations: &[&DiskReservation],
-    disks: &[&NodeDisk],
-    disk_ready: impl Fn(&str) -> bool,
-) -> BTreeMap<String, Room> {
-    let mut rooms: BTreeMap<String, Room> = BTreeMap::new();
-    for reservation in reservations.iter().filter(|r| could_hold(volume, r, disks)) {
-        let Some(status) = &reservation.status else { continue };
-        let (Some(node), Some(disk)) = (&status.node_name, &status.node_disk) else { continue };
-        let room = rooms.entry(node.clone()).or_default();
-        let free = if disk_ready(disk) { free(reservation) } else { 0 };
-        room.total = room.total.saturating_add(free);
-        room.largest = room.largest.max(free);
-    }
-    rooms
-}
-
-/// The reservation on the node that the volume is to be taken from, chosen as for any other volume; `None`: none has room.
+/// The reservation on the node for the volume, chosen as for any other; `None`: none has enough free space.
 pub fn place(
     volume: &SharedPersistentVolume,
     node: &str,
@@ -213,38 +137,13 @@ pub fn place(
     create::choose(volume, &there, disks).ok().map(ResourceExt::name_any)
 }
 
-/// The size that a volume is to have because its PersistentVolumeClaim asks for more than it does; it never shrinks by that.
-pub fn grown(requested: u64, volume: &SharedPersistentVolume) -> Option<Size> {
-    let has = volume.spec.size.bytes_or_zero().max(size_now(volume).bytes_or_zero());
-    (requested > has).then(|| Size::from_bytes(requested))
-}
-
-/// What becomes of a volume when its PersistentVolumeClaim is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It is destroyed as soon as nobody uses it.
-    Retire,
-    /// It stays, like any other volume.
-    Keep,
-}
-
-/// The PersistentVolume has the word, so that it can be changed there. If there cannot have been one, no pod ever got to the
-/// volume; if there may have been, who knows what it said.
-pub fn fate(pv: Option<&PersistentVolume>, may_have_had_one: bool) -> Fate {
-    let policy = pv.and_then(|pv| pv.spec.as_ref()?.persistent_volume_reclaim_policy.as_deref());
-    match (policy, may_have_had_one) {
-        (Some("Delete"), _) | (None, false) => Fate::Retire,
-        _ => Fate::Keep,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, from_value, json};
 
     use super::*;
     use super::{claim, volume};
-    use crate::plan::testing::{gi, ready_volume, reserved};
+    use crate::plan::testing::reserved;
 
     fn class(parameters: Value) -> StorageClass {
         from_value(json!({"metadata": {"name": "fast"}, "provisioner": DRIVER, "parameters": parameters,
@@ -261,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn p1_the_class_says_what_the_volume_is_and_the_claim_how_large() {
+    fn p1_the_class_gives_the_spec_and_the_claim_the_size() {
         let made =
             volume(&pvc(json!({})), &class(json!({"role": "eng", "fsType": "xfs", "reservation": "r"})))
                 .unwrap();
@@ -270,40 +169,23 @@ mod tests {
         assert_eq!((made.spec.reservation.as_deref(), made.spec.size.as_str()), (Some("r"), "1Gi"));
         let claim = claim(&pvc(json!({})), &made);
         assert_eq!((claim.name_any().as_str(), claim.spec.volume.as_deref()), ("data", Some("pvc-u")));
-        assert!(is_own(&claim, &made));
+        assert!(super::super::is_own(&claim, &made));
         let mut elsewhere = claim.clone();
         elsewhere.metadata.namespace = Some("other".into());
-        assert!(!is_own(&elsewhere, &made));
-        assert!(!is_own(
+        assert!(!super::super::is_own(&elsewhere, &made));
+        assert!(!super::super::is_own(
             &super::claim(&pvc(json!({})), &made),
             &crate::plan::testing::volume("pvc-u", "eng", 1)
         ));
-        for (fs_type, least) in [("ext4", "16Mi"), ("xfs", "300Mi")] {
+        for (fs_type, smallest) in [("ext4", "16Mi"), ("xfs", "300Mi")] {
             let asked = json!({"resources": {"requests": {"storage": "1"}}});
             let small = volume(&pvc(asked), &class(json!({"role": "eng", "fsType": fs_type}))).unwrap();
-            assert_eq!(small.spec.size.as_str(), least);
+            assert_eq!(small.spec.size.as_str(), smallest);
         }
     }
 
     #[test]
-    fn p6_a_claim_of_its_name_is_its_own_in_the_way_or_on_its_way_out() {
-        let pvc = pvc(json!({}));
-        let of = |uid: Option<&str>, deleted: bool| {
-            let mut claim = crate::plan::testing::claim("team", "data", "v");
-            claim.metadata.labels = uid.map(|uid| [(LABEL_PVC_UID.to_owned(), uid.to_owned())].into());
-            claim.metadata.deletion_timestamp = deleted.then(crate::plan::testing::some_time).flatten();
-            in_the_way(&claim, &pvc).unwrap_or_default()
-        };
-        assert_eq!(of(Some("u"), false), "");
-        assert!(of(Some("u"), true).contains("delete this one too"));
-        assert!(of(None, false).contains("that is another's is in the way: delete it"));
-        for (uid, deleted) in [(None, true), (Some("earlier"), false), (Some("earlier"), true)] {
-            assert!(of(uid, deleted).contains("it is waited for"), "{uid:?} {deleted}");
-        }
-    }
-
-    #[test]
-    fn p6_what_cannot_be_is_refused_with_the_next_step() {
+    fn p6_a_refusal_says_the_next_step() {
         let eng = json!({"role": "eng"});
         let shared = json!({"role": "eng", "shared": "true"});
         for (parameters, spec, said) in [
@@ -343,9 +225,8 @@ mod tests {
         }
     }
 
-    /// P2.
     #[test]
-    fn p2_there_is_room_where_a_reservation_of_the_role_or_above_has_some() {
+    fn p2_a_volume_is_placed_in_the_nearest_role_with_free_space() {
         let mut far = reserved("far", "eng", 5, &[("x", 4)]);
         far.status.as_mut().unwrap().node_name = Some("n2".into());
         let all = [
@@ -356,14 +237,6 @@ mod tests {
         ];
         let all: Vec<_> = all.iter().collect();
         let wish = |gi| crate::plan::testing::volume("pvc-u", "eng/ml", gi);
-        let gib = |total: u64, largest: u64| Room { total: total << 30, largest: largest << 30 };
-        let found = rooms(&wish(1), &all, &[], |_| true);
-        assert_eq!(found, [("n1".to_owned(), gib(13, 10)), ("n2".to_owned(), gib(1, 1))].into());
-        assert_eq!(
-            rooms(&wish(1), &all, &[], |_| false)["n1"],
-            gib(0, 0),
-            "D4: nothing on a disk that is not there"
-        );
         let at = |gi, node: &str| place(&wish(gi), node, &all, &[], |_| true);
         assert_eq!((at(1, "n1").as_deref(), at(4, "n1").as_deref()), (Some("near"), Some("above")));
         assert_eq!((at(11, "n1"), at(1, "n2").as_deref(), at(2, "n2")), (None, Some("far"), None));
@@ -373,19 +246,5 @@ mod tests {
             place(&wish, "n1", &all, &[], |_| true)
         };
         assert_eq!((named("above").as_deref(), named("others")), (Some("above"), None));
-    }
-
-    #[test]
-    fn p3_p4_it_grows_and_goes_as_its_objects_say() {
-        let v = ready_volume("v", "eng", true);
-        assert_eq!((grown(1 << 30, &v), grown(1 << 29, &v)), (None, None));
-        assert_eq!(grown(2 << 30, &v), Some(gi(2)));
-        let pv = |policy: &str| -> PersistentVolume {
-            from_value(json!({"spec": {"persistentVolumeReclaimPolicy": policy}})).unwrap()
-        };
-        assert_eq!(fate(Some(&pv("Delete")), true), Fate::Retire);
-        assert_eq!(fate(Some(&pv("Retain")), true), Fate::Keep);
-        assert_eq!(fate(None, true), Fate::Keep, "when in doubt");
-        assert_eq!(fate(None, false), Fate::Retire);
     }
 }

@@ -1,7 +1,6 @@
-//! Disks that are handed out whole: what is asked for is the least that is wanted, what is given is all (D2).
+//! Undivided disks, `Mount` and `Block`: a request names the least that is wanted, and is given all (D2).
 //!
-//! A reservation and a volume say in their status on what kind of disk they are, so that whoever looks at them knows
-//! that they take the whole of it, without the disk.
+//! A reservation and a volume have the kind of their disk in their status, so that their size is decided without the disk.
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
@@ -9,46 +8,46 @@ use crate::api::{
 };
 use kube::ResourceExt;
 
-use super::reserve;
+use super::allocatable;
 
-/// Whether a disk of that kind is never divided.
-pub fn is_whole(kind: DiskKind) -> bool {
+/// Whether a disk of that kind is handed out as one piece.
+pub fn is_undivided(kind: DiskKind) -> bool {
     match kind {
         DiskKind::Path => false,
         DiskKind::Mount | DiskKind::Block => true,
     }
 }
 
-/// `asked`, or all that there is where that is enough and is never divided.
+/// `asked`, or `all` of an undivided disk if that is more.
 fn all_or(kind: Option<DiskKind>, asked: u64, all: u64) -> u64 {
-    if kind.is_some_and(is_whole) { asked.max(all) } else { asked }
+    if kind.is_some_and(is_undivided) { asked.max(all) } else { asked }
 }
 
 /// Bytes that a reservation takes of a disk when it asks for so many.
 pub fn of_disk(disk: &NodeDisk, asked: u64) -> u64 {
-    all_or(Some(disk.spec.kind), asked, reserve::allocatable(disk))
+    all_or(Some(disk.spec.kind), asked, allocatable::of_disk(disk))
 }
 
-/// Bytes that something takes of a reservation when it asks for so many; of itself, too: whoever has all of a disk asks
-/// for no less.
+/// Bytes that a volume or a refinement takes of a reservation when it asks for so many. A reservation that has all of a
+/// disk asks for no less itself.
 pub fn of_reservation(reservation: &DiskReservation, asked: u64) -> u64 {
     let status = reservation.status.as_ref();
     let all = status.and_then(|s| s.size.as_ref()).map_or(0, Size::bytes_or_zero);
     all_or(status.and_then(|s| s.disk_kind), asked, all)
 }
 
-/// Bytes that a volume asks for: no less than it has, once that is all of a disk.
+/// Bytes that a volume asks for: no less than it has, once it has all of a disk.
 pub fn of_volume(volume: &SharedPersistentVolume, asked: u64) -> u64 {
     let status = volume.status.as_ref();
     let all = status.and_then(|s| s.size.as_ref()).map_or(0, Size::bytes_or_zero);
     all_or(status.and_then(|s| s.disk_kind), asked, all)
 }
 
-/// Whether a volume can be made at all on the kind of disk that a reservation is on; why not, with the next step.
+/// Why a volume cannot be made on the kind of disk that a reservation is on, with the next step.
 pub fn suits(volume: &SharedPersistentVolume, reservation: &DiskReservation) -> Result<(), Verdict> {
     let kind = reservation.status.as_ref().and_then(|s| s.disk_kind).unwrap_or_default();
     let name = reservation.name_any();
-    let refuse = |said: String| Err(Verdict::no(reason::WRONG_DISK, said));
+    let refuse = |message: String| Err(Verdict::no(reason::WRONG_DISK, message));
     match (kind, volume.spec.volume_mode, volume.spec.erase_policy) {
         (DiskKind::Path | DiskKind::Mount, VolumeMode::Block, _) => refuse(format!(
             "volumeMode Block needs a raw device, and DiskReservation {name} is on a {kind:?} disk: \
@@ -62,8 +61,8 @@ pub fn suits(volume: &SharedPersistentVolume, reservation: &DiskReservation) -> 
     }
 }
 
-/// Whether a volume can be used in that mode; why not, with the next step. A device is written through whatever mount
-/// of its node, so that no mode but ReadWrite could be kept (M3).
+/// Why a volume cannot be claimed in that mode, with the next step. The kernel lets a device be written through a
+/// read-only mount of its node, so ReadOnly could not be kept (M3).
 pub fn claimable(volume: &SharedPersistentVolume, mode: AccessMode) -> Result<(), Verdict> {
     match (volume.spec.volume_mode, mode) {
         (VolumeMode::Block, AccessMode::ReadOnly) => Err(Verdict::no(
@@ -85,7 +84,7 @@ mod tests {
     const GI: u64 = 1 << 30;
 
     #[test]
-    fn d2_what_is_never_divided_is_given_whole() {
+    fn d2_an_undivided_disk_is_given_as_one_piece() {
         for (kind, asked, taken) in [
             (DiskKind::Path, 3, 3),
             (DiskKind::Mount, 3, 10),
@@ -111,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn m3_a_raw_device_is_claimed_to_be_written() {
+    fn m3_a_raw_device_is_claimed_read_write_only() {
         let mut v = volume("v", "eng", 1);
         assert!(claimable(&v, AccessMode::ReadOnly).is_ok());
         v.spec.volume_mode = VolumeMode::Block;
@@ -120,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn d2_not_every_disk_suits_every_volume() {
+    fn d2_a_disk_refuses_volumes_that_it_cannot_make() {
         use DiskKind::*;
         for (kind, mode, erase, refused) in [
             (Path, VolumeMode::Filesystem, ErasePolicy::Zero, None),

@@ -1,0 +1,144 @@
+//! Pods that have not ended, and the PersistentVolumeClaims that they use: no more is kept of a pod, for pods are many
+//! and large.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+
+use super::cache::{Cache, CacheConfig, Change, Name, name_of};
+use crate::api::PodRef;
+
+/// A running or pending pod that uses PersistentVolumeClaims.
+#[derive(PartialEq)]
+pub struct PodUse {
+    pod: PodRef,
+    /// PersistentVolumeClaims of the pod's own namespace.
+    claims: Box<[Name]>,
+}
+
+/// The index of [`PodUse`] by PersistentVolumeClaim.
+const CLAIM: &str = "claim";
+
+impl PodUse {
+    /// Keeps the pods that count as users (X1).
+    pub fn config() -> CacheConfig<Pod, Self> {
+        CacheConfig {
+            keep: Self::of,
+            keys: |pod, key| pod.claims.iter().for_each(|claim| key((CLAIM, claim))),
+        }
+    }
+
+    fn of(pod: Pod) -> Option<Self> {
+        let mut claims: Vec<Name> = claims_of(&pod).iter().map(|(ns, name)| name_of(ns, name)).collect();
+        claims.sort();
+        claims.dedup();
+        let uses = !is_terminal(&pod) && !claims.is_empty();
+        uses.then(|| Self { pod: pod_ref(&pod), claims: claims.into() })
+    }
+
+    /// The PersistentVolumeClaims whose users a change concerns.
+    pub fn concerned<'a>(change: Change<'a, Self>) -> impl Iterator<Item = &'a Name> {
+        let states = [change.before, change.now].into_iter().flatten();
+        states.filter(move |_| change.before != change.now).flat_map(|pod| &pod.claims)
+    }
+}
+
+impl Cache<PodUse> {
+    /// The pods that use the PersistentVolumeClaim `name`, by name.
+    pub fn users(&self, namespace: &str, name: &str) -> Vec<PodRef> {
+        self.by(CLAIM, &name_of(namespace, name)).iter().map(|user| user.pod.clone()).collect()
+    }
+}
+
+/// A pod by namespace, name and UID.
+pub fn pod_ref(pod: &Pod) -> PodRef {
+    PodRef {
+        namespace: pod.namespace().unwrap_or_default(),
+        name: pod.name_any(),
+        uid: pod.uid().unwrap_or_default(),
+    }
+}
+
+/// Whether a pod has ended for good and so uses nothing any more.
+pub fn is_terminal(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// The PersistentVolumeClaims that a pod names, as (namespace, name). Among them are the claims that Kubernetes makes for
+/// ephemeral volumes, and names after pod and volume.
+pub fn claims_of(pod: &Pod) -> Vec<(String, String)> {
+    let namespace = pod.namespace().unwrap_or_default();
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let claims = volumes.filter_map(|v| match (&v.persistent_volume_claim, &v.ephemeral) {
+        (Some(claim), _) => Some(claim.claim_name.clone()),
+        (None, Some(_)) => Some(format!("{}-{}", pod.name_any(), v.name)),
+        (None, None) => None,
+    });
+    claims.map(|name| (namespace.clone(), name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use kube::runtime::watcher::Event;
+
+    use super::super::cache::Follower;
+    use super::*;
+    use serde_json::{Value, from_value, json};
+
+    /// X1, Q4.
+    #[test]
+    fn a_pod_uses_the_claims_of_its_ephemeral_volumes_too() {
+        let volumes = json!([
+            {"name": "a", "persistentVolumeClaim": {"claimName": "data"}},
+            {"name": "b", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}},
+            {"name": "c", "emptyDir": {}},
+        ]);
+        let pod: Pod = from_value(json!({"metadata": {"namespace": "team", "name": "p"},
+            "spec": {"containers": [], "volumes": volumes}}))
+        .unwrap();
+        assert_eq!(claims_of(&pod), [("team".into(), "data".into()), ("team".into(), "p-b".into())]);
+    }
+
+    fn pod(name: &str, uid: &str, claims: &[&str], phase: &str) -> Pod {
+        let volume = |claim: &&str| json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}});
+        let volumes: Vec<Value> = claims.iter().map(volume).collect();
+        from_value(json!({"metadata": {"namespace": "team", "name": name, "uid": uid},
+            "spec": {"containers": [], "volumes": volumes}, "status": {"phase": phase}}))
+        .unwrap()
+    }
+
+    /// X1, Q4.
+    #[test]
+    fn a_pod_uses_its_claims_until_it_ends_or_is_gone() {
+        let concerned = RefCell::new(vec![]);
+        let (cache, mut follower) = Follower::new(PodUse::config(), |change| {
+            concerned.borrow_mut().extend(PodUse::concerned(change).map(|claim| claim.to_string()));
+        });
+        let users = |claim: &str| {
+            let users = cache.users("team", claim).into_iter();
+            users.map(|pod| pod.to_string() + " " + &pod.uid).collect::<Vec<_>>()
+        };
+        let mut see = |event| {
+            follower.follow(event);
+            concerned.take()
+        };
+        let none: [&str; 0] = [];
+        assert_eq!((see(Event::Init), see(Event::InitDone)), (vec![], vec![]));
+        assert_eq!(see(Event::Apply(pod("q", "2", &["a", "a"], "Pending"))), ["team/a"]);
+        assert_eq!(see(Event::Apply(pod("p", "1", &["a", "b"], "Pending"))), ["team/a", "team/b"]);
+        assert_eq!(see(Event::Apply(pod("p", "1", &["a", "b"], "Running"))), none, "nothing is new");
+        assert_eq!(users("a"), ["team/p 1", "team/q 2"]);
+        assert_eq!(cache.users("other", "a"), []);
+        assert_eq!(see(Event::Apply(pod("q", "2", &["a"], "Succeeded"))), ["team/a"]);
+        assert_eq!(see(Event::Delete(pod("q", "2", &["a"], "Succeeded"))), none);
+        assert_eq!((users("a"), users("b")), (vec!["team/p 1".into()], vec!["team/p 1".to_owned()]));
+        // After a gap in the watch: another pod has the name.
+        let listed = [Event::Init, Event::InitApply(pod("p", "3", &["b"], "Running")), Event::InitDone];
+        assert_eq!(listed.map(&mut see).concat(), ["team/a", "team/b", "team/b"]);
+        assert_eq!((users("a"), users("b")), (vec![], vec!["team/p 3".to_owned()]));
+        assert_eq!(see(Event::Delete(pod("p", "3", &["b"], "Running"))), ["team/b"]);
+        assert!(cache.names().is_empty());
+    }
+}

@@ -1,0 +1,201 @@
+//! The PersistentVolumeClaims that the controller made, and those that get their volume from it. Of others nothing is
+//! kept.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::ResourceExt;
+
+use super::cache::{Cache, CacheConfig, Change, Name};
+use crate::api::{DRIVER, LABEL_CLAIM_UID, PV_PREFIX, PVC_PREFIX, STORAGE_PROVISIONER, Size, volume_for_pvc};
+
+/// A PersistentVolumeClaim of the controller's.
+#[derive(PartialEq)]
+pub struct Pvc {
+    uid: Box<str>,
+    /// UID of the VolumeClaim that it was made for, or name of the volume that is made for it.
+    made_for: Box<str>,
+    deleting: bool,
+    seen: SeenPvc,
+}
+
+/// How a PersistentVolumeClaim was seen last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenPvc {
+    /// Whether it is bound.
+    pub bound: bool,
+    /// The capacity in its status, in bytes; `None`: Kubernetes has not written it yet.
+    pub capacity: Option<u64>,
+    /// The bytes that it requests.
+    pub requested: u64,
+}
+
+/// The index of PersistentVolumeClaims that get a volume, by that volume's name.
+const VOLUME: &str = "volume";
+/// The index of all of them, under the empty value.
+const PROVISIONED: &str = "provisioned";
+
+impl Pvc {
+    /// Keeps the controller's own, and those that it provisions.
+    pub fn config() -> CacheConfig<PersistentVolumeClaim, Self> {
+        CacheConfig {
+            keep: Self::of,
+            keys: |pvc, key| {
+                if pvc.is_provisioned() {
+                    key((VOLUME, &pvc.made_for));
+                    key((PROVISIONED, ""));
+                }
+            },
+        }
+    }
+
+    fn of(pvc: PersistentVolumeClaim) -> Option<Self> {
+        let uid = pvc.uid().unwrap_or_default();
+        let ours =
+            pvc.annotations().get(STORAGE_PROVISIONER).is_some_and(|provisioner| provisioner == DRIVER);
+        let claim = pvc.labels().get(LABEL_CLAIM_UID).cloned();
+        // People can take off label and annotation; the name of its PersistentVolume never changes.
+        let of_pv = || pvc.spec.as_ref()?.volume_name.as_ref()?.strip_prefix(PV_PREFIX).map(str::to_owned);
+        let made_for = claim.or_else(|| ours.then(|| volume_for_pvc(&uid))).or_else(of_pv)?;
+        let bytes = |quantities: Option<&BTreeMap<String, Quantity>>| {
+            Size::written(&quantities?.get("storage")?.0).bytes().ok()
+        };
+        let (spec, status) = (pvc.spec.as_ref(), pvc.status.as_ref());
+        let seen = SeenPvc {
+            bound: status.and_then(|s| s.phase.as_deref()) == Some("Bound"),
+            capacity: bytes(status.and_then(|s| s.capacity.as_ref())),
+            requested: bytes(spec.and_then(|s| s.resources.as_ref()?.requests.as_ref())).unwrap_or(0),
+        };
+        let deleting = pvc.metadata.deletion_timestamp.is_some();
+        Some(Self { uid: uid.into(), made_for: made_for.into(), deleting, seen })
+    }
+
+    fn is_provisioned(&self) -> bool {
+        self.made_for.strip_prefix(PVC_PREFIX) == Some(&self.uid)
+    }
+
+    /// Whether a reconcile has to look at a change. A change of what is not kept matters to a PersistentVolumeClaim that
+    /// is being deleted, or waits for its volume.
+    pub fn matters(change: &Change<Self>) -> bool {
+        let waits = |pvc: &Self| pvc.deleting || (pvc.is_provisioned() && !pvc.seen.bound);
+        change.before != change.now || change.now.is_some_and(waits)
+    }
+}
+
+impl Cache<Pvc> {
+    /// The PersistentVolumeClaim of that name, if it was made for the VolumeClaim of that UID, or if the volume of that
+    /// name is made for it.
+    pub fn made_for(&self, namespace: &str, name: &str, claim_or_volume: &str) -> Option<SeenPvc> {
+        let pvc = self.get_in(namespace, name)?;
+        (*pvc.made_for == *claim_or_volume).then_some(pvc.seen)
+    }
+
+    /// The names of those that get the volume of that name.
+    pub fn names_for(&self, volume: &str) -> Vec<Name> {
+        self.names_by(VOLUME, volume)
+    }
+
+    /// The UID of the PersistentVolumeClaim of that name, if it gets its volume from us, and how it was seen last.
+    pub fn provisioned(&self, name: &str) -> Option<(String, SeenPvc)> {
+        self.get(name).filter(|pvc| pvc.is_provisioned()).map(|pvc| (pvc.uid.to_string(), pvc.seen))
+    }
+
+    /// The names of those that get their volume from us.
+    pub fn names_provisioned(&self) -> Vec<Name> {
+        self.names_by(PROVISIONED, "")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use kube::runtime::watcher::Event;
+    use serde_json::{from_value, json};
+
+    use super::super::cache::Follower;
+    use super::*;
+
+    fn pvc(name: &str, uid: &str, claim: &str, phase: &str) -> PersistentVolumeClaim {
+        from_value(json!({"metadata": {"namespace": "team", "name": name, "uid": uid,
+            "labels": {LABEL_CLAIM_UID: claim}}, "status": {"phase": phase}}))
+        .unwrap()
+    }
+
+    /// Runs `story` with a cache that was filled once, and a function that says whether an event matters.
+    fn with_cache(story: impl FnOnce(&Cache<Pvc>, &mut dyn FnMut(Event<PersistentVolumeClaim>) -> bool)) {
+        let matters = Cell::new(false);
+        let (cache, mut follower) = Follower::new(Pvc::config(), |change| matters.set(Pvc::matters(&change)));
+        [Event::Init, Event::InitDone].into_iter().for_each(|event| follower.follow(event));
+        story(&cache, &mut |event| {
+            follower.follow(event);
+            matters.take()
+        });
+        assert!(cache.names().is_empty(), "something is kept of deleted objects");
+    }
+
+    #[test]
+    fn a_claims_pvc_is_found_by_name_and_the_claims_uid() {
+        with_cache(|cache, see| {
+            let bound = |name: &str, claim: &str| cache.made_for("team", name, claim).map(|seen| seen.bound);
+            assert!(see(Event::Apply(pvc("a", "1", "claim-a", "Pending"))));
+            assert_eq!(bound("a", "claim-a"), Some(false));
+            assert!(see(Event::Apply(pvc("a", "1", "claim-a", "Bound"))));
+            assert!(!see(Event::Apply(pvc("a", "1", "claim-a", "Bound"))), "nothing is new");
+            assert_eq!((bound("a", "claim-a"), bound("a", "another")), (Some(true), None));
+            let mut deleting = pvc("a", "1", "claim-a", "Bound");
+            deleting.metadata.deletion_timestamp = Some(from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+            for _ in 0..2 {
+                assert!(
+                    see(Event::Apply(deleting.clone())),
+                    "whatever happens to it may be what it waits for"
+                );
+            }
+            assert!(see(Event::Delete(deleting)));
+            assert_eq!(bound("a", "claim-a"), None);
+            // Somebody took the label off: it has its PersistentVolume still.
+            let mut bare = pvc("c", "3", "", "Bound");
+            bare.metadata.labels = None;
+            bare.spec.get_or_insert_default().volume_name = Some("reservoir-claim-c".into());
+            assert!(see(Event::Apply(bare.clone())));
+            assert_eq!(bound("c", "claim-c"), Some(true));
+            assert!(see(Event::Delete(bare)));
+        });
+    }
+
+    #[test]
+    fn p1_a_pvc_that_names_our_provisioner_is_provisioned_no_other() {
+        with_cache(|cache, see| {
+            let names = |names: Vec<Name>| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+            let none: [&str; 0] = [];
+            let mut ours = pvc("a", "1", "", "Pending");
+            ours.metadata.labels = None;
+            let provisioner = |name: &str| Some([(STORAGE_PROVISIONER.to_owned(), name.to_owned())].into());
+            for other in [None, provisioner("another.example")] {
+                ours.metadata.annotations = other;
+                assert!(!see(Event::Apply(ours.clone())));
+                assert_eq!((cache.names().len(), cache.provisioned("team/a")), (0, None));
+            }
+            ours.metadata.annotations = provisioner(DRIVER);
+            for _ in 0..2 {
+                assert!(see(Event::Apply(ours.clone())), "whatever happens to it may be what it waits for");
+            }
+            let found = cache.provisioned("team/a").map(|(uid, seen)| (uid, seen.bound));
+            assert_eq!(found, Some(("1".into(), false)));
+            assert!(cache.made_for("team", "a", "pvc-1").is_some());
+            ours.status.as_mut().unwrap().phase = Some("Bound".into());
+            assert_eq!((see(Event::Apply(ours.clone())), see(Event::Apply(ours.clone()))), (true, false));
+            let claims = pvc("b", "2", "claim-b", "Bound");
+            assert_eq!((see(Event::Apply(claims.clone())), see(Event::Apply(claims.clone()))), (true, false));
+            assert_eq!(names(cache.names_provisioned()), ["team/a"]);
+            assert_eq!(names(cache.names_for("pvc-1")), ["team/a"]);
+            assert_eq!(
+                (names(cache.names_for("pvc-2")), names(cache.names_for("claim-b"))),
+                (vec![], vec![])
+            );
+            assert_eq!([ours, claims].map(|pvc| see(Event::Delete(pvc))), [true, true]);
+            assert_eq!(names(cache.names_for("pvc-1")), none);
+        });
+    }
+}

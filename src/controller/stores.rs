@@ -1,0 +1,155 @@
+//! The controller's caches: the kinds that they hold, the keys that objects are found by, and the fields that they drop.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, NodeStatus};
+use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
+use kube::ResourceExt;
+
+use crate::api::condition::{self, READY};
+use crate::api::{
+    ClaimPhase, DiskReservation, LABEL_PVC_UID, NodeDisk, RoleSubscription, SharedPersistentVolume,
+    VolumeClaim, VolumeOffer, VolumeRole,
+};
+use crate::cluster::{Cache, Key, PodUse, Pvc};
+use crate::plan::quota::lineage;
+
+/// The caches.
+pub struct Stores {
+    /// Nodes.
+    pub nodes: Arc<Cache<Node>>,
+    /// Disks.
+    pub disks: Arc<Cache<NodeDisk>>,
+    /// Reservations.
+    pub reservations: Arc<Cache<DiskReservation>>,
+    /// Volumes.
+    pub volumes: Arc<Cache<SharedPersistentVolume>>,
+    /// Claims.
+    pub claims: Arc<Cache<VolumeClaim>>,
+    /// Subscriptions.
+    pub subscriptions: Arc<Cache<RoleSubscription>>,
+    /// Offers.
+    pub offers: Arc<Cache<VolumeOffer>>,
+    /// Roles.
+    pub roles: Arc<Cache<VolumeRole>>,
+    /// StorageClasses.
+    pub classes: Arc<Cache<StorageClass>>,
+    /// The storage capacity of StorageClasses that schedulers see.
+    pub capacities: Arc<Cache<CSIStorageCapacity>>,
+    /// PersistentVolumeClaims that the controller made or provisions.
+    pub pvcs: Arc<Cache<Pvc>>,
+    /// Pods by the PersistentVolumeClaims that they use.
+    pub pods: Arc<Cache<PodUse>>,
+}
+
+/// Key of a subscription and a claim: the namespace.
+pub const NAMESPACE: &str = "namespace";
+/// Key of a volume: the role.
+pub const ROLE: &str = "role";
+/// Key of a volume: the NodeDisk that it is on.
+pub const DISK: &str = "disk";
+/// Key of a volume that is in no reservation yet: its role, each ancestor of the role, and the empty name.
+pub const UNPLACED: &str = "unplaced";
+/// Key of a volume that is in no reservation yet: the reservation that its spec names.
+pub const REQUESTED_RESERVATION: &str = "requested reservation";
+/// Key of a volume: the UID of its reservation.
+pub const RESERVATION: &str = "reservation";
+/// Key of a volume that is being deleted: the empty name.
+pub const DELETING: &str = "deleting";
+/// Key of a volume: a claim that is bound to it, as `namespace/name`.
+pub const CLAIM: &str = "claim";
+/// Key of an offer: the UID of its subscription.
+pub const OWNER: &str = "owner";
+/// Key of a reservation: the UID of a volume in its ledger. Key of an offer: the UID of a volume that it lists.
+pub const VOLUME_UID: &str = "volume UID";
+/// Key of a claim: the volume that it is bound to or names.
+pub const VOLUME: &str = "volume";
+/// Key of an unbound claim: the volume that it names, or the empty name if it selects.
+pub const WAITING: &str = "waiting";
+
+/// Calls `key` with each key of a volume.
+pub fn volume_keys(volume: &SharedPersistentVolume, key: &mut dyn FnMut(Key)) {
+    let status = volume.status.as_ref();
+    let reservation = status.and_then(|s| s.reservation.as_ref());
+    key((ROLE, &volume.spec.role));
+    status.and_then(|s| s.node_disk.as_ref()).into_iter().for_each(|disk| key((DISK, disk)));
+    reservation.into_iter().for_each(|reservation| key((RESERVATION, &reservation.uid)));
+    if reservation.is_none() {
+        lineage(&volume.spec.role).for_each(|role| key((UNPLACED, role)));
+        volume.spec.reservation.iter().for_each(|name| key((REQUESTED_RESERVATION, name)));
+        key((UNPLACED, ""));
+    }
+    if volume.metadata.deletion_timestamp.is_some() {
+        key((DELETING, ""));
+    }
+    for claim in status.iter().flat_map(|s| &s.claims) {
+        key((CLAIM, &claim.to_string()));
+    }
+}
+
+/// Calls `key` with each key of a reservation.
+pub fn reservation_keys(reservation: &DiskReservation, key: &mut dyn FnMut(Key)) {
+    reservation.status.iter().flat_map(|s| &s.volumes).for_each(|entry| key((VOLUME_UID, &entry.uid)));
+}
+
+/// Calls `key` with each key of a claim.
+pub fn claim_keys(claim: &VolumeClaim, key: &mut dyn FnMut(Key)) {
+    let status = claim.status.as_ref();
+    claim.metadata.namespace.iter().for_each(|namespace| key((NAMESPACE, namespace)));
+    let chosen = status.and_then(|s| s.volume.as_ref()).map(|v| &v.name);
+    chosen.or(claim.spec.volume.as_ref()).into_iter().for_each(|name| key((VOLUME, name)));
+    if status.is_none_or(|s| s.phase == ClaimPhase::Pending) {
+        key((WAITING, claim.spec.volume.as_deref().unwrap_or_default()));
+    }
+}
+
+/// Calls `key` with each key of a subscription.
+pub fn subscription_keys(subscription: &RoleSubscription, key: &mut dyn FnMut(Key)) {
+    subscription.metadata.namespace.iter().for_each(|namespace| key((NAMESPACE, namespace)));
+}
+
+/// Calls `key` with each key of an offer.
+pub fn offer_keys(offer: &VolumeOffer, key: &mut dyn FnMut(Key)) {
+    offer.owner_references().iter().for_each(|owner| key((OWNER, &owner.uid)));
+    offer.spec.volumes.iter().for_each(|volume| key((VOLUME_UID, &volume.uid)));
+}
+
+/// Drops the fields of a Node that no decision reads.
+pub fn trim_node(mut node: Node) -> Option<Node> {
+    node.metadata.annotations = None;
+    node.spec = None;
+    if let Some(status) = &mut node.status {
+        *status = NodeStatus { conditions: status.conditions.take(), ..Default::default() };
+    }
+    Some(node)
+}
+
+/// Drops the metadata of a claim that no decision reads: there are many claims.
+pub fn trim_claim(mut claim: VolumeClaim) -> Option<VolumeClaim> {
+    let metadata = &mut claim.metadata;
+    (metadata.annotations, metadata.owner_references) = Default::default();
+    let for_pvc = metadata.labels.take().and_then(|mut labels| labels.remove_entry(LABEL_PVC_UID));
+    metadata.labels = for_pvc.map(|label| BTreeMap::from([label]));
+    Some(claim)
+}
+
+/// Drops the metadata of a volume that no decision reads; claims select by its labels.
+pub fn trim_volume(mut volume: SharedPersistentVolume) -> Option<SharedPersistentVolume> {
+    let metadata = &mut volume.metadata;
+    (metadata.annotations, metadata.owner_references) = Default::default();
+    Some(volume)
+}
+
+impl Stores {
+    /// Whether the disk of that name is `Ready`.
+    pub fn disk_ready(&self, name: &str) -> bool {
+        let disk = self.disks.get(name);
+        disk.is_some_and(|d| d.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, READY)))
+    }
+
+    /// The volumes of the role and of its ancestors, which the role may use (R3).
+    pub fn volumes_for(&self, role: &str) -> Vec<Arc<SharedPersistentVolume>> {
+        lineage(role).flat_map(|role| self.volumes.by(ROLE, role)).collect()
+    }
+}

@@ -1,0 +1,115 @@
+//! Claims that are being deleted (C6, P4).
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+use serde_json::json;
+
+use crate::api::{SharedPersistentVolume, VolumeClaim};
+use crate::cluster;
+use crate::plan::debounce::DEBOUNCE;
+use crate::plan::pvc_provisioner::pvc_of;
+use crate::plan::unclaim::{Seen, Step, next, unbind};
+use crate::plan::{bind, persistent_volume};
+
+use super::context::{CLAIM, Context};
+use super::volume_users::counted;
+use super::{Again, Error, pvc_provisioner};
+
+/// A claim that is being deleted.
+///
+/// 1. Gather: the object and its PersistentVolumeClaim by live reads, the pods that use it, the fate of its volume.
+/// 2. Decide: [`next`].
+/// 3. Apply: one step. Those before the last are followed by another decision.
+pub(super) async fn reconcile(
+    api: &Api<VolumeClaim>,
+    claim: &VolumeClaim,
+    ctx: &Context,
+) -> Result<Again, Error> {
+    let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
+    let mut seen = gather(api, claim, ctx).await?;
+    loop {
+        match next(claim, &seen) {
+            Step::Retire => {
+                if let Some((volume, _)) = seen.provisioned.take() {
+                    cluster::merge_seen(&volumes, &volume, json!({ "spec": { "retire": true } })).await?;
+                }
+            }
+            Step::Release(event) => {
+                if let Some((volume, _)) = seen.provisioned.take() {
+                    pvc_provisioner::release(&volume, &event, ctx).await?;
+                }
+            }
+            Step::DeletePvc => {
+                if let Some(pvc) = &mut seen.pvc {
+                    let pvcs: Api<PersistentVolumeClaim> =
+                        cluster::namespaced(&ctx.client, &claim.namespace().unwrap_or_default());
+                    cluster::delete(&pvcs, &claim.name_any(), pvc.uid()).await?;
+                    pvc.metadata.deletion_timestamp = Some(Time(seen.now));
+                }
+            }
+            Step::Report(status) => return Ok(ctx.commit(api, claim, &status).await.map(|()| None)?),
+            Step::Debounce => return Ok(Some(DEBOUNCE)),
+            Step::End => {
+                let pvs: Api<PersistentVolume> = Api::all(ctx.client.clone());
+                cluster::delete(&pvs, &persistent_volume::name(claim), None).await?;
+                if let Some(volume) = &seen.volume {
+                    let leave =
+                        |v: &SharedPersistentVolume| Ok::<_, ()>(Some(counted(unbind(claim, v), ctx)));
+                    let _ = ctx.batchers.volumes.update(&volumes, volume, leave).await?;
+                }
+                return Ok(cluster::set_finalizer(api, claim, false).await.map(|()| None)?);
+            }
+            Step::Rest => return Ok(None),
+        }
+    }
+}
+
+async fn gather(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> Result<Seen, Error> {
+    let (namespace, name) = (claim.namespace().unwrap_or_default(), claim.name_any());
+    let now = cluster::get_same(api, claim).await?;
+    let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, &namespace);
+    let pvc = cluster::get(&pvcs, &name).await?.filter(|pvc| persistent_volume::is_of_claim(pvc, claim));
+    let is_provisioned = pvc_of(claim).is_some();
+    let mut users = ctx.stores.pods.users(&namespace, &name);
+    if pvc.is_some() && !is_provisioned && users.is_empty() {
+        users = ctx.users_by_quorum(&[(namespace, name)].into()).await?;
+    }
+    let gone = is_provisioned && pvc.is_none();
+    Ok(Seen {
+        guarded: now.is_some_and(|now| cluster::finalizer_present(&now)),
+        pvc,
+        users,
+        provisioned: if gone { provisioned(claim, ctx).await? } else { None },
+        volume: volume(claim, ctx).await?,
+        now: Timestamp::now(),
+    })
+}
+
+/// The volume that the claim names and then its PersistentVolume, by live reads.
+async fn provisioned(
+    claim: &VolumeClaim,
+    ctx: &Context,
+) -> Result<Option<(SharedPersistentVolume, Option<PersistentVolume>)>, Error> {
+    let (volumes, pvs) = (Api::all(ctx.client.clone()), Api::all(ctx.client.clone()));
+    let Some(volume) = cluster::get(&volumes, claim.spec.volume.as_deref().unwrap_or_default()).await? else {
+        return Ok(None);
+    };
+    Ok(Some((volume, cluster::get(&pvs, &persistent_volume::name(claim)).await?)))
+}
+
+/// The name of the volume whose list has the claim: by the cache, the claim's status or its spec. One that selected, was bound
+/// and deleted before any cache had that is looked for live.
+async fn volume(claim: &VolumeClaim, ctx: &Context) -> Result<Option<String>, Error> {
+    let cached = ctx.stores.volumes.by(CLAIM, &bind::binding(claim).to_string());
+    let cached = cached.iter().find(|v| bind::is_bound(v, claim)).map(|v| v.name_any());
+    let noted = claim.status.as_ref().and_then(|s| s.volume.as_ref()).map(|volume| volume.name.clone());
+    if let Some(name) = cached.or(noted).or(claim.spec.volume.clone()) {
+        return Ok(Some(name));
+    }
+    let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
+    let all = cluster::list(&volumes, &ListParams::default()).await?;
+    Ok(all.iter().find(|v| bind::is_bound(v, claim)).map(ResourceExt::name_any))
+}

@@ -1,0 +1,83 @@
+//! The claims on a volume's list, and the pods that use it through them (X1).
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+
+use crate::api::{
+    ClaimBinding, LABEL_VOLUME_UID, PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim,
+};
+use crate::cluster;
+use crate::plan::{bind, persistent_volume, volume};
+
+use super::Error;
+use super::context::Context;
+
+/// The claims on the volume's list that are gone, or bound to another volume. A finalizer was taken off by hand, or two
+/// leaders chose at once; such a claim would keep the volume for ever. A claim that pods still use stays.
+pub(super) async fn lost_claims(
+    volume: &SharedPersistentVolume,
+    ctx: &Context,
+) -> Result<Vec<ClaimBinding>, Error> {
+    let mut lost = Vec::new();
+    for binding in volume.status.iter().flat_map(|s| &s.claims) {
+        let claims: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &binding.namespace);
+        let cached = ctx.stores.claims.get_in(&binding.namespace, &binding.name);
+        let is_there = cached.is_some_and(|claim| bind::is_of(binding, &claim, volume))
+            || cluster::get(&claims, &binding.name).await?.is_some_and(|c| bind::is_of(binding, &c, volume))
+            || !ctx.users(std::slice::from_ref(binding)).is_empty();
+        if !is_there {
+            lost.push(binding.clone());
+        }
+    }
+    Ok(lost)
+}
+
+/// The running and pending pods of the other claims on the volume's list, by the cache.
+pub(super) fn users(volume: &SharedPersistentVolume, lost: &[ClaimBinding], ctx: &Context) -> Vec<PodRef> {
+    let claims = volume.status.iter().flat_map(|s| &s.claims).filter(|claim| !lost.contains(claim));
+    ctx.users(&claims.cloned().collect::<Vec<_>>())
+}
+
+/// The status with its users by the cache, as it is committed together with a change of the list.
+pub(super) fn counted(status: SharedPersistentVolumeStatus, ctx: &Context) -> SharedPersistentVolumeStatus {
+    let users = ctx.users(&status.claims);
+    volume::count_users(status, users)
+}
+
+/// Deletes the PersistentVolumes of lost claims on the volume: once the list has forgotten a claim, nothing leads there.
+pub(super) async fn delete_lost(
+    lost: &[ClaimBinding],
+    volume: &SharedPersistentVolume,
+    ctx: &Context,
+) -> Result<(), Error> {
+    let volumes: Api<PersistentVolume> = Api::all(ctx.client.clone());
+    for claim in lost {
+        let name = persistent_volume::name_for(&claim.uid);
+        let found = cluster::get(&volumes, &name).await?;
+        if let Some(pv) = found.filter(|pv| pv.labels().get(LABEL_VOLUME_UID) == volume.uid().as_ref()) {
+            cluster::delete(&volumes, &name, pv.uid()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The pods that use the PersistentVolume of any claim of this volume, by live reads.
+pub(super) async fn live_users(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Vec<PodRef>, Error> {
+    let volumes: Api<PersistentVolume> = Api::all(ctx.client.clone());
+    let selector = format!("{LABEL_VOLUME_UID}={}", volume.uid().unwrap_or_default());
+    let mut claims = BTreeSet::new();
+    for pv in cluster::list(&volumes, &ListParams::default().labels(&selector)).await? {
+        let Some(claim) = pv.spec.as_ref().and_then(|spec| spec.claim_ref.clone()) else { continue };
+        let (namespace, name) = (claim.namespace.unwrap_or_default(), claim.name.unwrap_or_default());
+        // Only a PersistentVolumeClaim that is bound to this very PersistentVolume brings a pod to the volume.
+        let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, &namespace);
+        let pvc = cluster::get(&pvcs, &name).await?;
+        if pvc.and_then(|pvc| pvc.spec?.volume_name) == pv.metadata.name {
+            claims.insert((namespace, name));
+        }
+    }
+    Ok(ctx.users_by_quorum(&claims).await?)
+}

@@ -1,0 +1,64 @@
+//! How much of a disk can be promised (D1, S1).
+//!
+//! A `Path` disk shares its file system with others. Bytes that others fill cannot be reserved; yet a promise that
+//! changes with every log line is no promise, and every change is a write. So the number moves in steps.
+
+use crate::api::{NodeDisk, Size};
+
+/// The agent's measurements of a disk, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measured {
+    /// Size of the disk.
+    pub capacity: u64,
+    /// Held back for the system.
+    pub system_reserved: u64,
+    /// Free now.
+    pub free: u64,
+    /// Held by our own volumes; free again after them.
+    pub ours: u64,
+}
+
+const STEP: u64 = 64 << 20;
+
+/// Bytes that can be reserved in all; `published` is the last such number.
+pub fn of_measured(measured: Measured, published: Option<u64>) -> u64 {
+    let usable = measured.capacity.min(measured.free.saturating_add(measured.ours));
+    let target = usable.saturating_sub(measured.system_reserved) / STEP * STEP;
+    match published {
+        // Small drifts stay within what is held back for the system.
+        Some(before) if before.abs_diff(target) <= measured.capacity / 20 && before <= usable => before,
+        _ => target,
+    }
+}
+
+/// Bytes of a disk that reservations may take in all, as its agent published them.
+pub fn of_disk(disk: &NodeDisk) -> u64 {
+    disk.status.as_ref().and_then(|s| s.allocatable.as_ref()).map_or(0, Size::bytes_or_zero)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    const GI: u64 = 1 << 30;
+
+    fn disk(free: u64, ours: u64) -> Measured {
+        Measured { capacity: 100 * GI, system_reserved: 10 * GI, free: free * GI, ours: ours * GI }
+    }
+
+    #[test]
+    fn d1_what_others_filled_is_not_there() {
+        assert_eq!(of_measured(disk(100, 0), None), 90 * GI);
+        assert_eq!(of_measured(disk(60, 0), None), 50 * GI);
+        assert_eq!(of_measured(disk(40, 20), None), 50 * GI, "our own volumes are part of it");
+        assert_eq!(of_measured(disk(5, 0), None), 0);
+    }
+
+    #[test]
+    fn d1_s1_it_moves_in_steps_and_promises_nothing_that_is_gone() {
+        assert_eq!(of_measured(disk(96, 0), Some(90 * GI)), 90 * GI);
+        assert_eq!(of_measured(disk(94, 0), Some(90 * GI)), 84 * GI);
+        assert_eq!(of_measured(disk(100, 0), Some(84 * GI)), 90 * GI);
+        let tight = Measured { system_reserved: 0, ..disk(88, 0) };
+        assert_eq!(of_measured(tight, Some(90 * GI)), 88 * GI);
+    }
+}

@@ -1,0 +1,165 @@
+//! Which disks may serve a reservation (R1), and why none does.
+
+use std::collections::BTreeMap;
+
+use kube::ResourceExt;
+
+use crate::api::condition::{self, READY, Verdict, reason};
+use crate::api::{DiskReservation, NodeDisk, Size};
+
+use super::holder::Holder;
+use super::names;
+
+/// A disk as a reservation sees it.
+pub struct Candidate<'a> {
+    /// The disk.
+    pub disk: &'a NodeDisk,
+    /// Labels of its node; `None` when there is no such Node object.
+    pub node_labels: Option<&'a BTreeMap<String, String>>,
+}
+
+/// Whether a disk can serve at all now (D4).
+pub fn is_ready(disk: &NodeDisk) -> bool {
+    disk.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, READY))
+}
+
+/// Bytes of a disk that anybody may reserve now.
+pub fn free_space(disk: &NodeDisk) -> u64 {
+    if is_ready(disk) { disk.ledger().free() } else { 0 }
+}
+
+/// Whether a disk may serve the reservation: the disk fits `nodeDisk`, `nodeName` or `nodeSelector`, or has the
+/// reservation already.
+pub fn may_serve(reservation: &DiskReservation, candidate: &Candidate) -> bool {
+    let spec = &reservation.spec;
+    let disk = candidate.disk;
+    if let Some(on) = reservation.status.as_ref().and_then(|s| s.node_disk.as_ref()) {
+        return *on == disk.name_any();
+    }
+    disk.metadata.deletion_timestamp.is_none()
+        && spec.node_disk.as_ref().is_none_or(|name| *name == disk.name_any())
+        && spec.node_name.as_ref().is_none_or(|name| *name == disk.spec.node_name)
+        && spec.node_selector.as_ref().is_none_or(|selector| {
+            candidate.node_labels.is_some_and(|labels| selector.iter().all(|(k, v)| labels.get(k) == Some(v)))
+        })
+}
+
+/// Why no disk may serve the reservation.
+pub fn no_such_disk(reservation: &DiskReservation, candidates: &[Candidate]) -> Verdict {
+    let spec = &reservation.spec;
+    let asked = match (&spec.node_disk, &spec.node_name, &spec.node_selector) {
+        (Some(disk), _, _) => format!("no NodeDisk is called {disk}"),
+        (_, Some(node), _) => format!("node {node} has no NodeDisk"),
+        (_, _, Some(_)) => "no node with a NodeDisk has all labels of nodeSelector".to_owned(),
+        _ => "there is no NodeDisk: is the agent running?".to_owned(),
+    };
+    let mut known: Vec<String> = candidates.iter().map(|c| c.disk.name_any()).collect();
+    known.sort();
+    let message =
+        if known.is_empty() { asked } else { format!("{asked}; there are {}", names(&known, known.len())) };
+    Verdict::no(reason::NO_SUCH_DISK, message)
+}
+
+/// Why no disk serves the reservation now, with a sentence for each disk.
+pub fn not_enough_room(asked: &Size, mut disks: Vec<String>) -> Verdict {
+    // Caches have no order; a sentence that changes by itself would be written again and again.
+    disks.sort();
+    Verdict::no(
+        reason::NOT_ENOUGH_ROOM,
+        format!("{asked} asked for: {}; it is served when room appears", names(&disks, disks.len())),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::DiskKind;
+    use crate::plan::share::{Outcome, share_out};
+    use crate::plan::testing::*;
+
+    fn pick(reservation: &DiskReservation, disks: &[NodeDisk]) -> Result<String, (String, String)> {
+        let labels = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
+        let candidates: Vec<Candidate> = disks
+            .iter()
+            .map(|disk| Candidate { disk, node_labels: (disk.spec.node_name == "n1").then_some(&labels) })
+            .collect();
+        match share_out(&[reservation], &candidates, &[]).remove(&reservation.uid().unwrap()).unwrap() {
+            Outcome::Serve(disk) => Ok(disk),
+            Outcome::Wait(why) => Err((why.reason.to_owned(), why.message)),
+        }
+    }
+
+    #[test]
+    fn r1_the_disk_with_the_most_free_space_serves() {
+        let disks = [disk("n1.a", "n1", 10, &[("r", 8)]), disk("n2.a", "n2", 10, &[("q", 2)])];
+        assert_eq!(pick(&reservation("x", "eng", 2), &disks), Ok("n2.a".into()));
+    }
+
+    #[test]
+    fn d2_an_undivided_disk_serves_one_and_only_if_no_other_disk_can() {
+        let mut disks = [
+            disk("n1.a", "n1", 10, &[("r", 7)]),
+            disk("n1.small", "n1", 20, &[]),
+            disk("n1.large", "n1", 40, &[]),
+        ];
+        disks[1].spec.kind = DiskKind::Mount;
+        disks[2].spec.kind = DiskKind::Block;
+        assert_eq!(pick(&reservation("x", "eng", 3), &disks), Ok("n1.a".into()));
+        assert_eq!(pick(&reservation("x", "eng", 4), &disks), Ok("n1.small".into()));
+        assert_eq!(pick(&reservation("x", "eng", 21), &disks), Ok("n1.large".into()));
+        let mut taken = disk("n1.small", "n1", 20, &[("r", 20)]);
+        taken.spec.kind = DiskKind::Mount;
+        assert_eq!(
+            pick(&reservation("x", "eng", 4), &[taken]).unwrap_err().1,
+            "4Gi asked for: n1.small is handed out whole and taken; it is served when room appears"
+        );
+        assert_eq!(
+            pick(&reservation("x", "eng", 41), &disks[2..]).unwrap_err().1,
+            "41Gi asked for: n1.large has 40Gi free, 1Gi too little; it is served when room appears"
+        );
+    }
+
+    #[test]
+    fn r1_a_refusal_says_how_much_is_missing_where() {
+        let disks = [disk("n1.a", "n1", 10, &[("r", 8)]), disk("n2.a", "n2", 10, &[("q", 5)])];
+        let (reason, message) = pick(&reservation("x", "eng", 6), &disks).unwrap_err();
+        assert_eq!(reason, "NotEnoughRoom");
+        assert_eq!(
+            message,
+            "6Gi asked for: n1.a has 2Gi free, 4Gi too little and n2.a has 5Gi free, 1Gi too little; \
+             it is served when room appears"
+        );
+    }
+
+    #[test]
+    fn r1_a_disk_is_chosen_by_name_node_or_labels() {
+        let disks = [disk("n1.a", "n1", 10, &[]), disk("n2.a", "n2", 20, &[])];
+        let mut wanted = reservation("x", "eng", 6);
+        wanted.spec.node_selector = Some(BTreeMap::from([("zone".into(), "a".into())]));
+        assert_eq!(pick(&wanted, &disks), Ok("n1.a".into()));
+        wanted.spec.node_selector = None;
+        wanted.spec.node_name = Some("n1".into());
+        assert_eq!(pick(&wanted, &disks), Ok("n1.a".into()));
+        wanted.spec.node_name = Some("n9".into());
+        assert_eq!(
+            pick(&wanted, &disks).unwrap_err(),
+            ("NoSuchDisk".into(), "node n9 has no NodeDisk; there are n1.a and n2.a".into())
+        );
+    }
+
+    #[test]
+    fn d4_an_unready_disk_serves_nothing() {
+        let mut gone = disk("n1.a", "n1", 10, &[]);
+        set_ready(&mut gone.status.as_mut().unwrap().conditions, false);
+        assert_eq!(pick(&reservation("x", "eng", 1), &[gone]).unwrap_err().0, "NotEnoughRoom");
+    }
+
+    #[test]
+    fn r3_an_invalid_size_or_role_is_refused() {
+        let mut wrong = reservation("x", "eng", 1);
+        wrong.spec.size = Size::written("-1Gi");
+        assert_eq!(pick(&wrong, &[]).unwrap_err().0, "Invalid");
+        let wrong = reservation("x", "eng//ml", 1);
+        assert_eq!(pick(&wrong, &[]).unwrap_err().0, "Invalid");
+    }
+}

@@ -1,0 +1,402 @@
+//! The next step of a claim that is not being deleted: ACCEPT, then its PersistentVolume and PersistentVolumeClaim (C1–C7).
+//!
+//! The list of claims in the volume's status decides who is bound, by compare-and-swap on the volume. A binding is written
+//! once and by UID; it is never moved to another volume. A claim that selects notes the chosen volume first: after an
+//! interruption, and with an old cache, it goes on with that volume, and is never on the lists of two (S8).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::ResourceExt;
+
+use crate::api::condition::{self, READY, Verdict, reason};
+use crate::api::{
+    ClaimPhase, RoleSubscription, SharedPersistentVolume, SharedPersistentVolumeStatus, UidRef, VolumeClaim,
+    VolumeClaimStatus,
+};
+
+use super::persistent_volume::{self, is_of_claim};
+use super::pvc_provisioner::pvc_of;
+use super::{bind, debounce, pv_binding, refs};
+
+/// After this time an object that no watch has is looked at again: one in the way, or a PersistentVolume.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The state of a claim besides its object.
+#[derive(Debug)]
+pub struct Seen {
+    /// Our finalizer is on the object.
+    pub guarded: bool,
+    /// The volume that its status notes, else the one that it names: from the cache, or read live if the cache has it without
+    /// the claim.
+    pub volume: Option<Arc<SharedPersistentVolume>>,
+    /// Of a claim that is not on that volume's list.
+    pub offers: Offers,
+    /// The outcome of [`Step::Bind`]: the volume of that name afterwards, or why the claim is not on its list.
+    pub bound: Option<Result<Option<Arc<SharedPersistentVolume>>, Verdict>>,
+    /// Its PersistentVolume and PersistentVolumeClaim.
+    pub binding: pv_binding::Seen,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Volumes, and the claims that compete for them, from the caches.
+#[derive(Debug, Default)]
+pub struct Offers {
+    /// The subscriptions of the claim's namespace.
+    pub subscriptions: Vec<Arc<RoleSubscription>>,
+    /// Volumes for the claim, and volumes whose lists have it.
+    pub volumes: Vec<Arc<SharedPersistentVolume>>,
+    /// Claims that name the same exclusive volume, each with the subscriptions of its namespace.
+    pub rivals: Vec<(Arc<VolumeClaim>, Vec<Arc<RoleSubscription>>)>,
+}
+
+/// The next step.
+#[derive(Debug, PartialEq)]
+pub enum Step {
+    /// Put the finalizer on.
+    Guard,
+    /// Delete the claim: its PersistentVolumeClaim is gone (P4).
+    Delete,
+    /// Write the status, which notes the chosen volume. The watch brings the claim again.
+    Note(Box<VolumeClaimStatus>),
+    /// Put the claim on the list of the volume of that name and decide again.
+    Bind(String),
+    /// Take this step with its PersistentVolume and PersistentVolumeClaim on that volume, and decide again.
+    Binding(pv_binding::Step, Arc<SharedPersistentVolume>),
+    /// Write the status; look again after that time.
+    Report(Box<VolumeClaimStatus>, Option<Duration>),
+    /// Nothing yet: Kubernetes binds within moments.
+    Debounce,
+}
+
+/// The next step.
+pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
+    if !seen.guarded {
+        return Step::Guard;
+    }
+    let binding = &seen.binding;
+    // Both the cache and a live read lack the PersistentVolumeClaim.
+    let own = |pvc: &PersistentVolumeClaim| is_of_claim(pvc, claim);
+    if pvc_of(claim).is_some() && binding.cached.is_none() && !binding.pvc.iter().flatten().any(own) {
+        return Step::Delete;
+    }
+    let mut status = claim.status.clone().unwrap_or_default();
+    let volume = match volume_of(claim, seen) {
+        Ok(volume) => volume,
+        Err(Unbound::For(step)) => return step,
+        Err(Unbound::Because(why)) => return report(claim, status, why, None, seen),
+    };
+    let node = volume.status.as_ref().and_then(|s| s.node_name.clone());
+    let moved = status.node_name.is_some() && status.node_name != node;
+    let outcome = match pv_binding::next(claim, &volume, moved, binding) {
+        pv_binding::Step::Wait(why) => Err(why),
+        pv_binding::Step::Done => Ok(()),
+        step => return Step::Binding(step, volume),
+    };
+    status.phase = ClaimPhase::Bound;
+    status.volume = Some(UidRef { name: volume.name_any(), uid: volume.uid().unwrap_or_default() });
+    // The node of the PersistentVolume: that of the volume only once there is one which leads there.
+    if outcome.is_ok() || !moved {
+        status.node_name = node;
+    }
+    match outcome {
+        Ok(()) => {
+            status.persistent_volume = Some(persistent_volume::name(claim));
+            let verdict = pv_binding::report(claim, binding);
+            // No watch has PersistentVolumes, on which the binding depends.
+            let again = (!verdict.ok).then_some(RETRY);
+            report(claim, status, verdict, again, seen)
+        }
+        Err(why) => report(claim, status, why, Some(RETRY), seen),
+    }
+}
+
+/// No volume has the claim on its list.
+enum Unbound {
+    /// This step may change that.
+    For(Step),
+    /// And cannot now.
+    Because(Verdict),
+}
+
+/// The volume whose list has the claim.
+fn volume_of(claim: &VolumeClaim, seen: &Seen) -> Result<Arc<SharedPersistentVolume>, Unbound> {
+    let before = claim.status.clone().unwrap_or_default();
+    let noted = before.volume.as_ref();
+    if let Some(volume) = seen.volume.as_ref().filter(|volume| has(volume, claim)) {
+        return Ok(volume.clone());
+    }
+    match &seen.bound {
+        None => {}
+        Some(Err(why)) => return Err(Unbound::Because(why.clone())),
+        Some(Ok(Some(volume))) if bind::is_bound(volume, claim) => return Ok(volume.clone()),
+        // Another volume may have the name by now.
+        Some(Ok(_)) => {
+            let name = claim.spec.volume.as_ref().or(noted.map(|noted| &noted.name)).map_or("?", |name| name);
+            let why = format!("volume {name} has just gone; the claim waits for another one");
+            return Err(Unbound::Because(Verdict::no(reason::NO_SUCH_VOLUME, why)));
+        }
+    }
+    if let Some(noted) = noted.filter(|_| before.phase == ClaimPhase::Bound) {
+        let why = format!(
+            "the volume {} that it was bound to is gone; delete this claim and make another one",
+            noted.name
+        );
+        return Err(Unbound::Because(Verdict::no(reason::VOLUME_LOST, why)));
+    }
+    let offers = &seen.offers;
+    let chosen = offers.choose(claim, &refs(&offers.volumes)).map_err(Unbound::Because)?;
+    let chosen = UidRef { name: chosen.name_any(), uid: chosen.uid().unwrap_or_default() };
+    if claim.spec.volume.is_none() && noted != Some(&chosen) {
+        let status = VolumeClaimStatus { volume: Some(chosen), ..before };
+        return Err(Unbound::For(Step::Note(Box::new(status))));
+    }
+    Err(Unbound::For(Step::Bind(chosen.name)))
+}
+
+/// Whether the volume is the one that the claim's status notes, if any, and has the claim on its list.
+pub fn has(volume: &SharedPersistentVolume, claim: &VolumeClaim) -> bool {
+    let noted = claim.status.as_ref().and_then(|s| s.volume.as_ref());
+    noted.is_none_or(|noted| volume.metadata.uid.as_ref() == Some(&noted.uid))
+        && bind::is_bound(volume, claim)
+}
+
+impl Offers {
+    fn choose<'a>(
+        &self,
+        claim: &VolumeClaim,
+        volumes: &[&'a SharedPersistentVolume],
+    ) -> Result<&'a SharedPersistentVolume, Verdict> {
+        let rivals = self.rivals.iter();
+        let rivals: Vec<bind::Rival> =
+            rivals.map(|(claim, theirs)| bind::Rival { claim, subscriptions: refs(theirs) }).collect();
+        bind::choose(claim, &refs(&self.subscriptions), volumes, &rivals)
+    }
+
+    /// The volume's status with the claim on its list, decided again on the volume as it is now: the cache may be old.
+    pub fn bind(
+        &self,
+        claim: &VolumeClaim,
+        volume: &SharedPersistentVolume,
+    ) -> Result<SharedPersistentVolumeStatus, Verdict> {
+        let mut status = volume.status.clone().unwrap_or_default();
+        if !bind::is_bound(volume, claim) {
+            self.choose(claim, &[volume])?;
+            status.claims.push(bind::binding(claim));
+        }
+        Ok(status)
+    }
+}
+
+fn report(
+    claim: &VolumeClaim,
+    mut status: VolumeClaimStatus,
+    why: Verdict,
+    again: Option<Duration>,
+    seen: &Seen,
+) -> Step {
+    let young = debounce::is_passing(claim.metadata.creation_timestamp.as_ref(), seen.now);
+    if why.reason == reason::BINDING && young {
+        return Step::Debounce;
+    }
+    condition::set(&mut status.conditions, READY, why, claim.metadata.generation, seen.now);
+    Step::Report(Box::new(status), again)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json};
+
+    use super::*;
+    use crate::api::{ClaimSelector, LABEL_PVC_UID};
+    use crate::plan::persistent_volume::{persistent_volume, persistent_volume_claim};
+    use crate::plan::pv_binding::{Pvc, Step as Pv};
+    use crate::plan::testing::*;
+
+    fn seen() -> Seen {
+        Seen {
+            guarded: true,
+            volume: None,
+            offers: offers(&[]),
+            bound: None,
+            binding: pv_binding::Seen::default(),
+            now: Timestamp::from_second(60).unwrap(),
+        }
+    }
+
+    fn offers(volumes: &[&SharedPersistentVolume]) -> Offers {
+        let volumes = volumes.iter().map(|v| Arc::new((*v).clone())).collect();
+        let subscriptions = vec![Arc::new(subscription("ns", &["eng"], true))];
+        Offers { subscriptions, volumes, rivals: vec![] }
+    }
+
+    /// A volume with the claim on its list.
+    fn having(claim: &VolumeClaim) -> Arc<SharedPersistentVolume> {
+        let mut v = ready_volume("v", "eng", true);
+        v.status.as_mut().unwrap().claims = vec![bind::binding(claim)];
+        Arc::new(v)
+    }
+
+    fn reason(step: Step) -> (String, VolumeClaimStatus) {
+        match step {
+            Step::Report(status, _) => {
+                (condition::get(&status.conditions, READY).unwrap().reason.clone(), *status)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn c1_a_named_volume_is_bound_then_given_to_pods() {
+        let (c, mut s) = (claim("ns", "c", "v"), seen());
+        assert_eq!(next(&c, &Seen { guarded: false, ..seen() }), Step::Guard);
+        assert_eq!(reason(next(&c, &s)).0, "NoSuchVolume");
+        let free = ready_volume("v", "eng", true);
+        s.offers = offers(&[&free]);
+        assert_eq!(next(&c, &s), Step::Bind("v".into()));
+        let bound = s.offers.bind(&c, &free).unwrap();
+        assert_eq!(bound.claims, [bind::binding(&c)]);
+        s.bound = Some(Ok(Some(having(&c))));
+        assert!(matches!(next(&c, &s), Step::Binding(Pv::LookAtPvc, _)));
+        s.binding.pvc = Some(None);
+        let Step::Binding(Pv::CreatePv(pv), _) = next(&c, &s) else { panic!() };
+        s.binding.pv = Some(Some(*pv));
+        let Step::Binding(Pv::CreatePvc(pvc), _) = next(&c, &s) else { panic!() };
+        s.binding.pvc = Some(Some(*pvc));
+        let (said, status) = reason(next(&c, &s));
+        assert_eq!((said.as_str(), status.phase), ("Binding", ClaimPhase::Bound));
+        assert_eq!(status.persistent_volume.as_deref(), Some("reservoir-uid-c"));
+        assert_eq!(next(&c, &Seen { now: Timestamp::UNIX_EPOCH, ..s }), Step::Debounce);
+    }
+
+    #[test]
+    fn c1_a_volume_that_went_while_it_was_bound_is_reported() {
+        let c = claim("ns", "c", "v");
+        let bound = |bound| reason(next(&c, &Seen { bound: Some(bound), ..seen() })).0;
+        assert_eq!(bound(Ok(None)), "NoSuchVolume");
+        assert_eq!(bound(Ok(Some(Arc::new(ready_volume("v", "eng", true))))), "NoSuchVolume");
+        assert_eq!(bound(Err(Verdict::no("VolumeHeld", ""))), "VolumeHeld");
+    }
+
+    #[test]
+    fn s8_a_claim_that_selects_notes_its_volume_first() {
+        let (mut c, mut s) = (claim("ns", "c", "v"), seen());
+        (c.spec.volume, c.spec.selector) = (None, Some(ClaimSelector::default()));
+        let free = ready_volume("v", "eng", true);
+        s.offers = offers(&[&free]);
+        let Step::Note(status) = next(&c, &s) else { panic!() };
+        assert_eq!(status.volume.as_ref().unwrap().name, "v");
+        c.status = Some(*status);
+        s.volume = Some(Arc::new(free));
+        assert_eq!(next(&c, &s), Step::Bind("v".into()));
+        s.volume = Some(having(&c));
+        assert!(matches!(next(&c, &s), Step::Binding(..)), "it is on the list, though no cache has that");
+    }
+
+    #[test]
+    fn c7_a_binding_is_never_moved_to_another_volume() {
+        let (mut c, mut s) = (claim("ns", "c", "v"), seen());
+        let noted = Some(UidRef { name: "v".into(), uid: "uid-old".into() });
+        c.status = Some(VolumeClaimStatus { phase: ClaimPhase::Bound, volume: noted, ..Default::default() });
+        s.volume = Some(having(&c));
+        assert_eq!(reason(next(&c, &s)).0, "VolumeLost", "another volume has the name");
+        s.volume = None;
+        assert_eq!(reason(next(&c, &s)).0, "VolumeLost");
+    }
+
+    fn is_bound(bound: bool) -> Option<Pvc> {
+        Some(Pvc { bound, capacity: Some(1 << 30) })
+    }
+
+    #[test]
+    fn c5_a_bound_claim_reads_and_writes_nothing() {
+        let c = claim("ns", "c", "v");
+        let binding = pv_binding::Seen { cached: is_bound(true), ..Default::default() };
+        let (said, status) = reason(next(&c, &Seen { volume: Some(having(&c)), binding, ..seen() }));
+        assert_eq!((said.as_str(), status.node_name.as_deref()), ("Bound", Some("n1")));
+    }
+
+    /// The step with the two objects of a claim whose volume has it; `node`: where the claim was before.
+    fn step(c: &VolumeClaim, node: Option<&str>, binding: pv_binding::Seen) -> Step {
+        let mut c = c.clone();
+        let status = c.status.get_or_insert_default();
+        status.node_name = node.map(str::to_owned);
+        next(&c, &Seen { volume: Some(having(&c)), binding, ..seen() })
+    }
+
+    #[test]
+    fn l1_a_deleted_persistent_volume_claim_is_made_anew() {
+        let (c, v) = (claim("ns", "c", "v"), having(&claim("ns", "c", "v")));
+        let mut old = persistent_volume(&c, &v);
+        old.spec.as_mut().unwrap().claim_ref.as_mut().unwrap().uid = Some("old".into());
+        let with = |pv| pv_binding::Seen { pvc: Some(None), pv: Some(pv), ..Default::default() };
+        let Step::Binding(Pv::DeletePv(why), _) = step(&c, None, with(Some(old.clone()))) else { panic!() };
+        assert!(why.message.contains("c was deleted and is being made anew"), "{}", why.message);
+        let deleted = pv_binding::Seen { deleted: Some(why), ..with(Some(old)) };
+        assert!(
+            matches!(step(&c, None, deleted), Step::Report(_, Some(RETRY))),
+            "no watch has the PersistentVolume"
+        );
+        assert!(matches!(step(&c, None, with(None)), Step::Binding(Pv::CreatePv(_), _)), "it went meanwhile");
+    }
+
+    #[test]
+    fn c5_a_persistent_volume_claim_of_others_is_left_alone() {
+        let c = claim("ns", "c", "v");
+        let binding =
+            pv_binding::Seen { pvc: Some(Some(PersistentVolumeClaim::default())), ..Default::default() };
+        assert_eq!(reason(step(&c, None, binding)).0, "NameTaken");
+    }
+
+    #[test]
+    fn v7_the_size_is_shown_once_kubernetes_has_bound_both() {
+        let c = claim("ns", "c", "v");
+        for (bound, shown) in [(true, true), (false, false)] {
+            let cached = Some(Pvc { bound, capacity: Some(1) });
+            let found = step(&c, None, pv_binding::Seen { cached, ..Default::default() });
+            assert_eq!(matches!(found, Step::Binding(Pv::ShowSize, _)), shown);
+        }
+    }
+
+    #[test]
+    fn d3_both_are_made_anew_on_the_node_that_the_volume_moved_to() {
+        let (c, v) = (claim("ns", "c", "v"), having(&claim("ns", "c", "v")));
+        let (pv, mut pvc) = (persistent_volume(&c, &v), persistent_volume_claim(&c, &v));
+        let mut old = pv.clone();
+        old.spec.as_mut().unwrap().node_affinity = None;
+        let with = |pv, pvc| pv_binding::Seen { cached: is_bound(true), pvc, pv, ..Default::default() };
+        let moved = |pv, pvc| step(&c, Some("n0"), with(pv, pvc));
+        assert!(matches!(moved(None, None), Step::Binding(Pv::LookAtPv, _)));
+        assert!(matches!(moved(Some(Some(old.clone())), None), Step::Binding(Pv::LookAtPvc, _)));
+        assert!(matches!(
+            moved(Some(Some(old.clone())), Some(Some(pvc.clone()))),
+            Step::Binding(Pv::DeletePvc(_), _)
+        ));
+        pvc.metadata.deletion_timestamp = some_time();
+        let (said, status) = reason(moved(Some(Some(old.clone())), Some(Some(pvc.clone()))));
+        assert_eq!((said.as_str(), status.node_name.as_deref()), ("Binding", Some("n0")));
+        assert!(matches!(moved(Some(Some(old.clone())), Some(None)), Step::Binding(Pv::DeletePv(_), _)));
+        let done = moved(Some(Some(pv)), Some(Some(pvc)));
+        assert_eq!(reason(done).1.node_name.as_deref(), Some("n1"));
+        let mut provisioned = c.clone();
+        provisioned.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+        let found = step(&provisioned, Some("n0"), with(Some(Some(old)), None));
+        let Step::Report(status, Some(_)) = found else { panic!("{found:?}") };
+        assert!(status.conditions[0].message.contains("claim volume v with a VolumeClaim"));
+    }
+
+    #[test]
+    fn p4_a_claim_goes_with_its_persistent_volume_claim() {
+        let mut c = claim("ns", "c", "v");
+        c.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+        let with = |uid: Option<&str>| {
+            let pvc = uid.map(|uid| from_value(json!({"metadata": {"name": "c", "uid": uid}})).unwrap());
+            next(&c, &Seen { binding: pv_binding::Seen { pvc: Some(pvc), ..Default::default() }, ..seen() })
+        };
+        assert_eq!((with(None), with(Some("later"))), (Step::Delete, Step::Delete));
+        assert_eq!(reason(with(Some("u"))).0, "NoSuchVolume");
+    }
+}

@@ -1,0 +1,166 @@
+//! The entry that a reservation has in the ledgers of others: its disk or its parent, and the VolumeRoles whose quota
+//! counts it (R1, R4, Q2).
+//!
+//! The entry is written before the reservation says that it has the bytes, and carries its UID: whoever dies in between
+//! finds the entry again. Bytes too many are taken off the entry afterwards, by whoever sees them.
+
+use std::ops::RangeInclusive;
+
+use kube::ResourceExt;
+
+use crate::api::condition::{Verdict, reason};
+use crate::api::{DiskReservation, LedgerEntry, Role, SharedPersistentVolume, Size, UidRef};
+
+use super::holder::{Holder, size};
+use super::undivided;
+
+/// The entry that a reservation asks for.
+pub fn entry(reservation: &DiskReservation) -> Result<LedgerEntry, Verdict> {
+    let invalid = |error: String| Verdict::no(reason::INVALID, error);
+    Role::parse(&reservation.spec.role).map_err(|e| invalid(e.to_string()))?;
+    let asked = reservation.spec.size.bytes().map_err(|e| invalid(e.to_string()))?;
+    Ok(entry_of(reservation, undivided::of_reservation(reservation, asked)))
+}
+
+/// An entry of the reservation over so many bytes.
+pub fn entry_of(reservation: &DiskReservation, bytes: u64) -> LedgerEntry {
+    LedgerEntry {
+        name: reservation.name_any(),
+        uid: reservation.uid().unwrap_or_default(),
+        role: reservation.spec.role.clone(),
+        size: Size::from_bytes(bytes),
+    }
+}
+
+/// Bytes that the reservation asks for beyond what it has.
+pub fn asked(reservation: &DiskReservation) -> Result<u64, Verdict> {
+    let has = reservation.status.as_ref().filter(|s| s.node_disk.is_some()).map_or(0, size);
+    Ok(entry(reservation)?.size.bytes_or_zero().saturating_sub(has))
+}
+
+/// Whether a reservation has its bytes.
+pub fn is_placed(reservation: &DiskReservation) -> bool {
+    reservation.status.as_ref().is_some_and(|s| s.node_disk.is_some())
+}
+
+/// The owner of an entry, read live after the ledger.
+pub enum Owner<'a> {
+    /// The reservation, and the role of the one that it was carved out of.
+    Is(&'a DiskReservation, Option<&'a str>),
+    /// The reservation is gone; `lived_in`: somebody took its finalizer off by hand, and its bytes are still in use (S3).
+    Gone {
+        /// Whether a volume or a refinement is in it.
+        lived_in: bool,
+    },
+}
+
+/// The holder's status with the entry brought within its bounds.
+///
+/// The ledger is read before the reservation, and written by compare-and-swap: an entry that grows for a reservation that
+/// grows meanwhile is not cut.
+pub fn settled<H: Holder<DiskReservation>>(holder: &H, entry: &LedgerEntry, owner: &Owner) -> H::Status {
+    let ledger = holder.ledger();
+    let ledger = match owner {
+        Owner::Is(reservation, parent) => {
+            let (low, high) = bounds(holder, reservation, *parent).into_inner();
+            ledger.set_within(entry.clone(), low, high)
+        }
+        Owner::Gone { lived_in: true } => ledger,
+        Owner::Gone { lived_in: false } => ledger.release(&entry.uid),
+    };
+    holder.with_entries(ledger.into_entries())
+}
+
+/// Whether the entry of the reservation, if there is one, is within its bounds.
+pub fn fits<H: Holder<DiskReservation>>(holder: &H, of: &DiskReservation, parent: Option<&str>) -> bool {
+    let held = holder.ledger().get(of.metadata.uid.as_deref().unwrap_or_default()).unwrap_or(0);
+    bounds(holder, of, parent).contains(&held)
+}
+
+/// The least and the most that the entry may hold: never less than the reservation has, never more than it asks for
+/// besides.
+pub fn bounds<H: Holder<DiskReservation>>(
+    holder: &H,
+    reservation: &DiskReservation,
+    parent: Option<&str>,
+) -> RangeInclusive<u64> {
+    let has = reservation.status.as_ref().filter(|s| s.node_disk.is_some()).map(size);
+    let is_deleted = reservation.metadata.deletion_timestamp.is_some();
+    match has {
+        _ if !holder.belongs(reservation, parent) => 0..=0,
+        None if is_deleted => 0..=0,
+        // The entry goes in its own step, once nothing lives in the reservation.
+        Some(_) if is_deleted => 0..=u64::MAX,
+        has => {
+            let has = has.unwrap_or(0);
+            let asked = reservation.spec.size.bytes().unwrap_or(has);
+            has..=holder.at_most(reservation, asked.max(has))
+        }
+    }
+}
+
+/// Whether a volume or a refinement is in the reservation of that UID.
+pub fn is_lived_in(uid: &str, volumes: &[SharedPersistentVolume], reservations: &[DiskReservation]) -> bool {
+    let is = |of: Option<&UidRef>| of.is_some_and(|of| of.uid == uid);
+    volumes.iter().any(|volume| is(volume.status.as_ref().and_then(|s| s.reservation.as_ref())))
+        || reservations.iter().any(|r| is(r.status.as_ref().and_then(|s| s.parent.as_ref())))
+}
+
+/// Whether `parent` is the reservation that the other is, or is to be, carved out of.
+pub fn is_parent(parent: &DiskReservation, refinement: &DiskReservation) -> bool {
+    refinement.spec.parent.is_some() && parent.belongs(refinement, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::DiskKind;
+    use crate::plan::testing::*;
+
+    #[test]
+    fn r6_an_entry_is_between_what_is_held_and_what_is_asked_for() {
+        let (there, mut r) = (disk("n1.a", "n1", 10, &[]), reserved("r", "eng", 4, &[]));
+        let range = |r: &DiskReservation| {
+            let (low, high) = bounds(&there, r, None).into_inner();
+            (low >> 30, high >> 30)
+        };
+        for (asked, low, high) in [(4, 4, 4), (6, 4, 6), (3, 4, 4)] {
+            r.spec.size = gi(asked);
+            assert_eq!(range(&r), (low, high), "{asked}");
+        }
+        let mut waits = reservation("r", "eng", 4);
+        assert_eq!(range(&waits), (0, 4));
+        waits.metadata.deletion_timestamp = some_time();
+        assert_eq!(range(&waits), (0, 0), "nothing is taken for it any more");
+        r.metadata.deletion_timestamp = some_time();
+        assert_eq!(range(&r), (0, u64::MAX >> 30), "it is released in a step of its own");
+        r.status.as_mut().unwrap().node_disk = Some("n2.b".into());
+        assert_eq!(range(&r), (0, 0), "elsewhere");
+    }
+
+    #[test]
+    fn d2_the_entry_of_one_that_waits_is_as_large_as_an_undivided_disk() {
+        let (mut there, waits) = (disk("n1.a", "n1", 10, &[]), reservation("r", "eng", 4));
+        there.spec.kind = DiskKind::Mount;
+        assert_eq!(*bounds(&there, &waits, None).end() >> 30, 10);
+        let role = volume_role("eng", "eng");
+        assert_eq!(*bounds(&role, &waits, None).end(), u64::MAX, "the role does not see the disk");
+        assert_eq!(*bounds(&role, &reserved("r", "eng", 4, &[]), None).end() >> 30, 4);
+    }
+
+    #[test]
+    fn s3_the_entry_of_a_reservation_that_is_gone_stays_while_it_is_lived_in() {
+        let there = disk("n1.a", "n1", 10, &[("r", 4)]);
+        let left =
+            |lived_in| settled(&there, &ledger_entry("r", "eng", 0), &Owner::Gone { lived_in }).reservations;
+        assert_eq!((left(true).len(), left(false).len()), (1, 0));
+        let mut volume = volume("v", "eng", 1);
+        assert!(!is_lived_in("uid-r", std::slice::from_ref(&volume), &[]));
+        let of = UidRef { name: "r".into(), uid: "uid-r".into() };
+        volume.status.get_or_insert_default().reservation = Some(of.clone());
+        assert!(is_lived_in("uid-r", &[volume], &[]));
+        let mut refinement = reserved("ml", "eng/ml", 1, &[]);
+        refinement.status.as_mut().unwrap().parent = Some(of);
+        assert!(is_lived_in("uid-r", &[], &[refinement]));
+    }
+}

@@ -1,0 +1,214 @@
+//! The objects that have a ledger: one trait for all of them (S1).
+
+use std::collections::BTreeMap;
+
+use kube::ResourceExt;
+use kube::core::object::HasStatus;
+
+use crate::api::{
+    DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, NodeDiskStatus, ReservationPhase,
+    Reserved, RoleOnDisk, SharedPersistentVolume, Size, VolumeRole, VolumeRoleStatus,
+};
+
+use super::ledger::{self, Ledger};
+use super::{orphans, quota, undivided};
+
+/// An object that has a ledger of `Held` objects.
+pub trait Holder<Held>: HasStatus {
+    /// The ledger.
+    fn ledger(&self) -> Ledger<'_>;
+    /// The status with these entries and the sums that follow from them, so that both change in one write.
+    fn with_entries(&self, entries: Vec<LedgerEntry>) -> Self::Status;
+    /// Whether an entry of `held` belongs here. `parent` is the role of the reservation that a refinement is carved out of.
+    fn belongs(&self, held: &Held, parent: Option<&str>) -> bool;
+    /// The largest entry of a `held` that asks for `asked` bytes.
+    fn at_most(&self, held: &Held, asked: u64) -> u64;
+}
+
+impl Holder<DiskReservation> for NodeDisk {
+    /// Bytes of data without an object are kept for the reservation that the data lived in (X6).
+    fn ledger(&self) -> Ledger<'_> {
+        let kept = |status| orphans::kept(status, |_| true);
+        self.status.as_ref().map_or(Ledger::new(&[], 0), |status| on_disk(status, kept(status)))
+    }
+
+    fn with_entries(&self, reservations: Vec<LedgerEntry>) -> NodeDiskStatus {
+        let status = NodeDiskStatus { reservations, ..self.status.clone().unwrap_or_default() };
+        let ledger = on_disk(&status, orphans::kept(&status, |_| true));
+        NodeDiskStatus {
+            reserved: Some(Size::from_bytes(ledger.total())),
+            free: Some(Size::from_bytes(ledger.free())),
+            roles: roles_on_disk(&status.reservations),
+            ..status
+        }
+    }
+
+    fn belongs(&self, reservation: &DiskReservation, _: Option<&str>) -> bool {
+        let on = reservation.status.as_ref().and_then(|s| s.node_disk.as_ref());
+        reservation.spec.parent.is_none() && on.is_none_or(|on| *on == self.name_any())
+    }
+
+    fn at_most(&self, _: &DiskReservation, asked: u64) -> u64 {
+        if asked == 0 { 0 } else { undivided::of_disk(self, asked) }
+    }
+}
+
+/// A reservation has the ledger of its refinements (R4).
+impl Holder<DiskReservation> for DiskReservation {
+    fn ledger(&self) -> Ledger<'_> {
+        self.status.as_ref().map_or(Ledger::new(&[], 0), refinements)
+    }
+
+    fn with_entries(&self, refinements: Vec<LedgerEntry>) -> DiskReservationStatus {
+        with_sums(DiskReservationStatus { refinements, ..self.status.clone().unwrap_or_default() })
+    }
+
+    fn belongs(&self, refinement: &DiskReservation, _: Option<&str>) -> bool {
+        let parent = refinement.status.as_ref().and_then(|s| s.parent.as_ref());
+        refinement.spec.parent == self.metadata.name
+            && parent.is_none_or(|parent| Some(&parent.uid) == self.metadata.uid.as_ref())
+    }
+
+    fn at_most(&self, _: &DiskReservation, asked: u64) -> u64 {
+        if asked == 0 { 0 } else { undivided::of_reservation(self, asked) }
+    }
+}
+
+/// A reservation has the ledger of its volumes (V1).
+impl Holder<SharedPersistentVolume> for DiskReservation {
+    fn ledger(&self) -> Ledger<'_> {
+        self.status.as_ref().map_or(Ledger::new(&[], 0), volumes)
+    }
+
+    fn with_entries(&self, volumes: Vec<LedgerEntry>) -> DiskReservationStatus {
+        with_sums(DiskReservationStatus { volumes, ..self.status.clone().unwrap_or_default() })
+    }
+
+    fn belongs(&self, volume: &SharedPersistentVolume, _: Option<&str>) -> bool {
+        let reservation = volume.status.as_ref().and_then(|s| s.reservation.as_ref());
+        reservation.is_none_or(|reservation| Some(&reservation.uid) == self.metadata.uid.as_ref())
+    }
+
+    fn at_most(&self, _: &SharedPersistentVolume, asked: u64) -> u64 {
+        undivided::of_reservation(self, asked)
+    }
+}
+
+impl Holder<DiskReservation> for VolumeRole {
+    fn ledger(&self) -> Ledger<'_> {
+        let limit = self.spec.quota.limit.as_ref().map_or(u64::MAX, Size::bytes_or_zero);
+        Ledger::new(self.status.as_ref().map_or(&[], |s| &s.reservations), limit)
+    }
+
+    fn with_entries(&self, reservations: Vec<LedgerEntry>) -> VolumeRoleStatus {
+        let reserved = Some(Size::from_bytes(ledger::total(&reservations)));
+        VolumeRoleStatus { reservations, reserved, ..self.status.clone().unwrap_or_default() }
+    }
+
+    fn belongs(&self, reservation: &DiskReservation, parent: Option<&str>) -> bool {
+        quota::charges(&self.spec.role, &reservation.spec.role, parent)
+    }
+
+    /// A reservation that waits may be about to take all of an undivided disk or reservation, which its role cannot see
+    /// (D2): its entry is not cut.
+    fn at_most(&self, reservation: &DiskReservation, asked: u64) -> u64 {
+        let waits = reservation.status.as_ref().is_none_or(|s| s.node_disk.is_none());
+        if waits && asked > 0 { u64::MAX } else { asked }
+    }
+}
+
+/// The ledger of a disk.
+fn on_disk(status: &NodeDiskStatus, kept: u64) -> Ledger<'_> {
+    let allocatable = status.allocatable.as_ref().map_or(0, Size::bytes_or_zero);
+    Ledger::new(&status.reservations, allocatable.saturating_sub(kept))
+}
+
+/// The ledger of a disk as one reservation finds it: bytes that are kept for its own data are free to it (X6).
+pub fn ledger_for<'a>(disk: &'a NodeDisk, reservation: &DiskReservation) -> Ledger<'a> {
+    let others = |of: &Reserved| !orphans::is_of(of, reservation);
+    disk.status.as_ref().map_or(Ledger::new(&[], 0), |status| on_disk(status, orphans::kept(status, others)))
+}
+
+/// The ledger of a reservation's volumes: bytes of refinements are not theirs (S1).
+pub fn volumes(status: &DiskReservationStatus) -> Ledger<'_> {
+    Ledger::new(&status.volumes, size(status).saturating_sub(ledger::total(&status.refinements)))
+}
+
+/// The ledger of a reservation's refinements: bytes of volumes are not theirs (S1).
+pub fn refinements(status: &DiskReservationStatus) -> Ledger<'_> {
+    Ledger::new(&status.refinements, size(status).saturating_sub(ledger::total(&status.volumes)))
+}
+
+/// Bytes that a volume has in the ledger of a reservation.
+pub fn held_by_volume(reservation: &DiskReservation, uid: &str) -> Option<u64> {
+    reservation.status.as_ref().and_then(|status| volumes(status).get(uid))
+}
+
+/// Bytes that a reservation has.
+pub fn size(status: &DiskReservationStatus) -> u64 {
+    status.size.as_ref().map_or(0, Size::bytes_or_zero)
+}
+
+/// Bytes that volumes and refinements have of a reservation.
+pub fn used(status: &DiskReservationStatus) -> u64 {
+    ledger::total(&status.volumes).saturating_add(ledger::total(&status.refinements))
+}
+
+/// Bytes of a reservation that neither a volume nor a refinement has.
+pub fn free(status: &DiskReservationStatus) -> u64 {
+    size(status).saturating_sub(used(status))
+}
+
+/// Whether volumes may be made in a reservation, and others carved out of it.
+pub fn serves(reservation: &DiskReservation) -> bool {
+    let phase = reservation.status.as_ref().map(|s| s.phase);
+    phase == Some(ReservationPhase::Reserved) && reservation.metadata.deletion_timestamp.is_none()
+}
+
+/// The reservation's status with the sums of its ledgers.
+pub fn with_sums(status: DiskReservationStatus) -> DiskReservationStatus {
+    DiskReservationStatus {
+        used: Some(Size::from_bytes(used(&status))),
+        free: Some(Size::from_bytes(free(&status))),
+        ..status
+    }
+}
+
+/// Bytes that each role reserved on a disk, by name (D1).
+fn roles_on_disk(entries: &[LedgerEntry]) -> Vec<RoleOnDisk> {
+    let mut by_role: BTreeMap<&str, Vec<LedgerEntry>> = BTreeMap::new();
+    for entry in entries {
+        by_role.entry(&entry.role).or_default().push(entry.clone());
+    }
+    let sum = |(role, entries): (&str, Vec<LedgerEntry>)| RoleOnDisk {
+        role: role.to_owned(),
+        reserved: Size::from_bytes(ledger::total(&entries)),
+        reservations: u32::try_from(entries.len()).unwrap_or(u32::MAX),
+    };
+    by_role.into_iter().map(sum).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::*;
+
+    #[test]
+    fn d1_what_each_role_has_on_a_disk_is_summed_up() {
+        let entries =
+            [ledger_entry("b", "ops", 7), ledger_entry("a", "eng", 10), ledger_entry("c", "eng", 5)];
+        let roles = disk("n1.a", "n1", 30, &[]).with_entries(entries.to_vec()).roles;
+        let found: Vec<_> =
+            roles.iter().map(|r| (r.role.as_str(), r.reserved.as_str(), r.reservations)).collect();
+        assert_eq!(found, [("eng", "15Gi", 2), ("ops", "7Gi", 1)]);
+        assert!(disk("n1.a", "n1", 30, &[]).with_entries(vec![]).roles.is_empty());
+    }
+
+    #[test]
+    fn s1_volumes_and_refinements_share_what_a_reservation_has() {
+        let mut status = reserved("p", "eng", 10, &[("v", 3)]).status.unwrap();
+        status.refinements = vec![ledger_entry("ml", "eng/ml", 2)];
+        let gib = [used(&status), free(&status), volumes(&status).free(), refinements(&status).free()];
+        assert_eq!(gib.map(|bytes| bytes >> 30), [5, 5, 5, 5]);
+    }
+}

@@ -1,0 +1,162 @@
+//! The PersistentVolume and the PersistentVolumeClaim of a bound claim, by which ordinary pods use the volume (C5).
+//!
+//! Pure and infallible: the schemas of claim and volume have checked what is read here.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    CSIPersistentVolumeSource, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectReference,
+    PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeSpec,
+    VolumeNodeAffinity, VolumeResourceRequirements,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{Resource, ResourceExt};
+
+use crate::api::{
+    AccessMode, DRIVER, LABEL_CLAIM_NAMESPACE, LABEL_CLAIM_UID, LABEL_MANAGED_BY, LABEL_VOLUME_UID,
+    MANAGED_BY, PV_PREFIX, SharedPersistentVolume, Size, TOPOLOGY_NODE, VolumeClaim, VolumeMode,
+};
+
+use super::pvc_provisioner::pvc_of;
+use super::resize::size_now;
+
+/// The annotation of a PersistentVolume by which the kubelet gives a group to every pod that mounts it, whatever its
+/// driver and access mode (kubelet, `getPVVolumeGidAnnotationValue` and `GetExtraSupplementalGroupsForPod`; V11).
+const GID: &str = "pv.beta.kubernetes.io/gid";
+
+/// Name of the PersistentVolume of the claim with that UID.
+pub fn name_for(claim_uid: &str) -> String {
+    format!("{PV_PREFIX}{claim_uid}")
+}
+
+/// Name of the claim's PersistentVolume.
+pub fn name(claim: &VolumeClaim) -> String {
+    name_for(&claim.uid().unwrap_or_default())
+}
+
+/// Whether the PersistentVolumeClaim was made for the claim, or the claim for it (P1). Users may remove its label; its
+/// PersistentVolume never changes.
+pub fn is_of_claim(pvc: &PersistentVolumeClaim, claim: &VolumeClaim) -> bool {
+    let labelled = || pvc.labels().get(LABEL_CLAIM_UID).is_some_and(|uid| Some(uid) == claim.uid().as_ref());
+    let names_ours = || pvc.spec.as_ref().and_then(|spec| spec.volume_name.as_ref()) == Some(&name(claim));
+    match pvc_of(claim) {
+        Some(uid) => pvc.metadata.uid.as_deref() == Some(uid),
+        None => labelled() || names_ours(),
+    }
+}
+
+/// Whether the PersistentVolume sends pods to the volume's node.
+pub fn is_on_node_of(pv: &PersistentVolume, volume: &SharedPersistentVolume) -> bool {
+    pv.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref()) == Some(&affinity(volume))
+}
+
+/// The UID of the PersistentVolumeClaim that the PersistentVolume is bound to.
+pub fn bound_to(pv: &PersistentVolume) -> Option<&String> {
+    pv.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()?.uid.as_ref())
+}
+
+/// The volume's size as capacity and request.
+pub fn storage(volume: &SharedPersistentVolume) -> BTreeMap<String, Quantity> {
+    BTreeMap::from([("storage".to_owned(), Quantity(Size::as_str(size_now(volume)).to_owned()))])
+}
+
+/// The claim's PersistentVolume.
+pub fn persistent_volume(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> PersistentVolume {
+    let (volume_uid, claim_uid) = (volume.uid().unwrap_or_default(), claim.uid().unwrap_or_default());
+    PersistentVolume {
+        metadata: ObjectMeta {
+            name: Some(name(claim)),
+            labels: Some(labels(claim, volume)),
+            annotations: volume.spec.gid.map(|gid| BTreeMap::from([(GID.to_owned(), gid.to_string())])),
+            ..Default::default()
+        },
+        spec: Some(PersistentVolumeSpec {
+            access_modes: Some(vec![access_mode(claim, volume)]),
+            capacity: Some(storage(volume)),
+            claim_ref: Some(ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("PersistentVolumeClaim".to_owned()),
+                name: Some(claim.name_any()),
+                namespace: claim.namespace(),
+                ..Default::default()
+            }),
+            csi: Some(CSIPersistentVolumeSource {
+                driver: DRIVER.to_owned(),
+                // One handle per claim: the kubelet takes two volumes of one handle on a node for one.
+                volume_handle: format!("{volume_uid}.{claim_uid}"),
+                volume_attributes: Some(BTreeMap::from([("volume".to_owned(), volume.name_any())])),
+                ..Default::default()
+            }),
+            node_affinity: Some(affinity(volume)),
+            persistent_volume_reclaim_policy: Some("Retain".to_owned()),
+            volume_mode: Some(volume_mode(volume)),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// The claim's PersistentVolumeClaim; it has the claim's own name.
+pub fn persistent_volume_claim(
+    claim: &VolumeClaim,
+    volume: &SharedPersistentVolume,
+) -> PersistentVolumeClaim {
+    PersistentVolumeClaim {
+        metadata: ObjectMeta {
+            name: Some(claim.name_any()),
+            namespace: claim.namespace(),
+            labels: Some(labels(claim, volume)),
+            owner_references: claim.controller_owner_ref(&()).map(|owner| vec![owner]),
+            ..Default::default()
+        },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec![access_mode(claim, volume)]),
+            resources: Some(VolumeResourceRequirements { requests: Some(storage(volume)), limits: None }),
+            // Empty, not absent: Kubernetes would fill in the default class and provision another volume.
+            storage_class_name: Some(String::new()),
+            volume_mode: Some(volume_mode(volume)),
+            volume_name: Some(name(claim)),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn affinity(volume: &SharedPersistentVolume) -> VolumeNodeAffinity {
+    let node = volume.status.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
+    let here = NodeSelectorRequirement {
+        key: TOPOLOGY_NODE.to_owned(),
+        operator: "In".to_owned(),
+        values: Some(vec![node]),
+    };
+    let term = NodeSelectorTerm { match_expressions: Some(vec![here]), match_fields: None };
+    VolumeNodeAffinity { required: Some(NodeSelector { node_selector_terms: vec![term] }) }
+}
+
+fn access_mode(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> String {
+    match (volume.spec.shared.is_some(), claim.spec.mode) {
+        (false, _) => "ReadWriteOncePod",
+        (true, AccessMode::ReadWrite) => "ReadWriteMany",
+        (true, AccessMode::ReadOnly) => "ReadOnlyMany",
+    }
+    .to_owned()
+}
+
+fn volume_mode(volume: &SharedPersistentVolume) -> String {
+    match volume.spec.volume_mode {
+        VolumeMode::Filesystem => "Filesystem",
+        VolumeMode::Block => "Block",
+    }
+    .to_owned()
+}
+
+fn labels(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> BTreeMap<String, String> {
+    let pairs = [
+        (LABEL_MANAGED_BY, MANAGED_BY.to_owned()),
+        (LABEL_VOLUME_UID, volume.uid().unwrap_or_default()),
+        (LABEL_CLAIM_UID, claim.uid().unwrap_or_default()),
+        (LABEL_CLAIM_NAMESPACE, claim.namespace().unwrap_or_default()),
+    ];
+    pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+}

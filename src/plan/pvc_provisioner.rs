@@ -1,0 +1,404 @@
+//! PersistentVolumeClaims of a StorageClass of ours: a volume and a VolumeClaim for each, from the first step to the end
+//! (P1–P6).
+//!
+//! Both objects are named after the PersistentVolumeClaim, so an interrupted controller does the same again. The claim is
+//! created before the volume: the end of the claim is the end of the volume.
+
+pub mod class;
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::{Resource, ResourceExt};
+
+use crate::api::condition::{self, READY, Verdict, reason};
+use crate::api::{
+    DRIVER, DiskReservation, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, NodeDisk, SharedPersistentVolume, Size,
+    VolumeClaim,
+};
+
+use super::candidate;
+use super::resize::size_now;
+
+/// Annotation of a PersistentVolumeClaim in which the scheduler names the node for the volume.
+pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+
+/// Annotation of a PersistentVolume by which Kubernetes leaves its end to the named driver.
+const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+
+/// The UID of the PersistentVolumeClaim that a volume or a claim was made for.
+pub fn pvc_of<K: Resource>(object: &K) -> Option<&str> {
+    object.labels().get(LABEL_PVC_UID).map(String::as_str)
+}
+
+/// Whether volume and claim were made for the same PersistentVolumeClaim: such a claim needs no subscription, and such an
+/// exclusive volume is for no other claim.
+pub fn is_own(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
+    pvc_of(claim).is_some()
+        && pvc_of(claim) == pvc_of(volume)
+        && claim.namespace().as_ref() == volume.labels().get(LABEL_CLAIM_NAMESPACE)
+}
+
+/// Why no claim but its own gets an exclusive volume that was made for a PersistentVolumeClaim.
+pub fn held(volume: &SharedPersistentVolume) -> Option<Verdict> {
+    let held = volume.spec.shared.is_none() && pvc_of(volume).is_some();
+    held.then(|| {
+        let name = volume.name_any();
+        let why = format!("volume {name} is exclusive, and was made for a PersistentVolumeClaim that has it");
+        Verdict::no(reason::VOLUME_HELD, why)
+    })
+}
+
+/// The state of one PersistentVolumeClaim and its objects.
+#[derive(Debug)]
+pub struct Seen {
+    /// Its UID, by the cache.
+    pub uid: String,
+    /// Kubernetes has bound it, by the cache.
+    pub bound: bool,
+    /// Bytes that it requests, by the cache.
+    pub requested: u64,
+    /// The object of its name, read live if it is unbound, with the class from the cache.
+    pub pvc: Option<(PersistentVolumeClaim, Arc<StorageClass>)>,
+    /// The object of its volume's name, read live if it is unbound.
+    pub volume: Option<SharedPersistentVolume>,
+    /// The claim of its name, by the cache; read live after [`Step::CreateClaim`].
+    pub claim: Option<VolumeClaim>,
+    /// [`Step::CreateClaim`] was taken.
+    pub claim_created: bool,
+    /// All reservations in the cache.
+    pub reservations: Vec<Arc<DiskReservation>>,
+    /// All disks in the cache.
+    pub disks: Vec<Arc<NodeDisk>>,
+}
+
+/// The next step.
+#[derive(Debug, PartialEq)]
+pub enum Step {
+    /// Create the claim, or read the one that is there, and decide again.
+    CreateClaim(Box<VolumeClaim>),
+    /// Create the volume; then all is there.
+    CreateVolume(Box<SharedPersistentVolume>),
+    /// Have the volume that was seen grow to that size (P3).
+    Grow(Size),
+    /// Publish why there is no volume; the next change brings the next attempt.
+    Refuse(String),
+    /// Delete the unplaced volume that was read, have the scheduler choose another node, and publish why.
+    Reschedule(String),
+    /// Nothing.
+    Rest,
+}
+
+/// The next step for a PersistentVolumeClaim.
+pub fn next(seen: &Seen) -> Step {
+    if seen.bound {
+        let own = seen.volume.as_ref().filter(|volume| pvc_of(*volume) == Some(&seen.uid));
+        return own.and_then(|volume| grown(seen.requested, volume)).map_or(Step::Rest, Step::Grow);
+    }
+    let Some((pvc, class)) = seen.pvc.as_ref().filter(|(pvc, class)| {
+        let same = pvc.metadata.uid.as_ref() == Some(&seen.uid);
+        same && pvc.metadata.deletion_timestamp.is_none() && class::is_ours(class)
+    }) else {
+        return Step::Rest;
+    };
+    let mut wanted = match class::volume(pvc, class) {
+        Ok(wanted) => wanted,
+        Err(why) => return Step::Refuse(why),
+    };
+    let selected = pvc.annotations().get(SELECTED_NODE).filter(|_| class::is_delayed(class));
+    if selected.is_none() && class::is_delayed(class) {
+        return Step::Rest;
+    }
+    if let Some(why) = seen.claim.as_ref().and_then(|claim| in_the_way(claim, pvc)) {
+        return Step::Refuse(why);
+    }
+    if let Some(volume) = &seen.volume {
+        return match pvc_of(volume) == pvc_of(&wanted) {
+            true => follow(volume, selected),
+            false => Step::Refuse(format!(
+                "SharedPersistentVolume {} was made by somebody else and is in the way: delete it",
+                volume.name_any()
+            )),
+        };
+    }
+    if let Some(node) = selected {
+        let (reservations, disks) = (super::refs(&seen.reservations), super::refs(&seen.disks));
+        let ready = |name: &str| disks.iter().any(|d| d.name_any() == name && candidate::is_ready(d));
+        let Some(reservation) = class::place(&wanted, node, &reservations, &disks, ready) else {
+            return Step::Reschedule(format!(
+                "no reservation for role {} on node {node} has {} left, another node is looked for: reserve more for the role",
+                wanted.spec.role, wanted.spec.size
+            ));
+        };
+        wanted.spec.reservation = Some(reservation);
+    }
+    match (seen.claim_created, &seen.claim) {
+        (false, _) => Step::CreateClaim(Box::new(class::claim(pvc, &wanted))),
+        (true, Some(_)) => Step::CreateVolume(Box::new(wanted)),
+        // The end of the claim that was there is an event, and brings the next attempt.
+        (true, None) => Step::Rest,
+    }
+}
+
+/// The next step once the volume is there.
+fn follow(volume: &SharedPersistentVolume, selected: Option<&String>) -> Step {
+    let status = volume.status.clone().unwrap_or_default();
+    let placed = status.reservation.is_some() || volume.metadata.deletion_timestamp.is_some();
+    let refused = condition::get(&status.conditions, READY).filter(|c| c.reason != reason::CREATING);
+    match (selected, refused) {
+        (None, Some(why)) if !placed => Step::Refuse(why.message.clone()),
+        // Another volume took the last bytes of the node.
+        (Some(_), Some(why)) if !placed => {
+            Step::Reschedule(format!("another node is looked for: {}", why.message))
+        }
+        _ => Step::Rest,
+    }
+}
+
+/// Why a VolumeClaim of the PersistentVolumeClaim's name is not the one that is made for it; `None`: it is.
+fn in_the_way(claim: &VolumeClaim, pvc: &PersistentVolumeClaim) -> Option<String> {
+    let name = claim.name_any();
+    let ours = pvc_of(claim).is_some() && pvc_of(claim) == pvc.metadata.uid.as_deref();
+    match (ours, claim.metadata.deletion_timestamp.is_some()) {
+        (true, false) => None,
+        (true, true) => Some(format!(
+            "VolumeClaim {name}, which goes with this PersistentVolumeClaim alone, was deleted: delete this one too, and make it \
+             anew"
+        )),
+        (false, false) if pvc_of(claim).is_none() => {
+            Some(format!("a VolumeClaim {name} that is another's is in the way: delete it"))
+        }
+        (false, _) => Some(format!("a VolumeClaim {name} from before has not gone yet; it is waited for")),
+    }
+}
+
+/// The new size of a volume whose PersistentVolumeClaim requests more than the volume has; a volume never shrinks by that.
+fn grown(requested: u64, volume: &SharedPersistentVolume) -> Option<Size> {
+    let has = volume.spec.size.bytes_or_zero().max(size_now(volume).bytes_or_zero());
+    (requested > has).then(|| Size::from_bytes(requested))
+}
+
+/// Makes a claim's PersistentVolume fit the PersistentVolumeClaim that was there before. Kubernetes compares class, access
+/// modes and UID, and leaves the end to the driver in the annotation.
+pub(super) fn provision(
+    pv: &mut PersistentVolume,
+    pvc: &PersistentVolumeClaim,
+    claim: &VolumeClaim,
+    class: Option<&StorageClass>,
+) {
+    let asked = pvc.spec.clone().unwrap_or_default();
+    pv.annotations_mut().insert(PROVISIONED_BY.to_owned(), DRIVER.to_owned());
+    let Some(spec) = &mut pv.spec else { return };
+    // A second PersistentVolume keeps the data: a user may have set that in the first.
+    let is_first = claim.status.as_ref().is_none_or(|status| status.persistent_volume.is_none());
+    let policy = class.filter(|_| is_first).and_then(|class| class.reclaim_policy.clone());
+    spec.persistent_volume_reclaim_policy = policy.or_else(|| Some("Retain".to_owned()));
+    spec.storage_class_name = asked.storage_class_name;
+    spec.access_modes = asked.access_modes;
+    if let Some(claim_ref) = &mut spec.claim_ref {
+        claim_ref.uid = pvc.uid();
+    }
+}
+
+/// The fate of a volume whose PersistentVolumeClaim is gone (P4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The volume is destroyed as soon as nobody uses it, under the guard of all volumes (X5).
+    Retire,
+    /// The volume becomes one like any other; the sentence says so.
+    Keep(String),
+    /// That was decided before.
+    Decided,
+}
+
+/// The fate of `volume` once the PersistentVolumeClaim of `claim` is gone; `listed`: the volume's list has the claim. The
+/// reclaim policy of the PersistentVolume decides, so that users can change it there. Without a PersistentVolume the data is
+/// kept, unless no pod can have had the volume.
+pub fn fate(
+    claim: &VolumeClaim,
+    volume: &SharedPersistentVolume,
+    listed: bool,
+    pv: Option<&PersistentVolume>,
+) -> Fate {
+    if !is_own(claim, volume) || volume.spec.retire || volume.metadata.deletion_timestamp.is_some() {
+        return Fate::Decided;
+    }
+    // The PersistentVolume is created after the claim is on the volume's list, and before the claim's status names it.
+    let may_have_had_one =
+        listed || claim.status.as_ref().is_some_and(|status| status.persistent_volume.is_some());
+    let policy = pv.and_then(|pv| pv.spec.as_ref()?.persistent_volume_reclaim_policy.as_deref());
+    match (policy, may_have_had_one) {
+        (Some("Delete"), _) | (None, false) => Fate::Retire,
+        _ => {
+            let (namespace, name) = (claim.namespace().unwrap_or_default(), claim.name_any());
+            Fate::Keep(kept(volume, &format!("PersistentVolumeClaim {namespace}/{name} is gone")))
+        }
+    }
+}
+
+/// Whether a volume may have lost its own claim, whose end is its own: the claim's finalizer was taken off by hand, the
+/// retirement was withdrawn, or the volume was created after the end of the claim. No other claim could ever have such a
+/// volume.
+pub fn may_be_abandoned(volume: &SharedPersistentVolume) -> bool {
+    let claimed = volume.status.as_ref().is_some_and(|status| !status.claims.is_empty());
+    pvc_of(volume).is_some() && !volume.spec.retire && !claimed
+}
+
+/// The event of a volume whose own claim is gone.
+pub fn abandoned(volume: &SharedPersistentVolume) -> String {
+    kept(volume, "the VolumeClaim of the PersistentVolumeClaim that it was made for is gone")
+}
+
+fn kept(volume: &SharedPersistentVolume, why: &str) -> String {
+    let name = volume.name_any();
+    format!("{why} and its data stays: claim volume {name} with a VolumeClaim, or delete it")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json};
+
+    use super::*;
+    use crate::plan::testing::{claim, gi, ready_volume, reserved, some_time, volume};
+
+    fn pvc() -> PersistentVolumeClaim {
+        from_value(json!({"metadata": {"name": "data", "namespace": "team", "uid": "u",
+            "annotations": {SELECTED_NODE: "n1"}}, "spec": {"storageClassName": "fast",
+            "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}))
+        .unwrap()
+    }
+
+    /// A claim of the PersistentVolumeClaim's name, made for the one with that UID.
+    fn claim_of(uid: Option<&str>, deleted: bool) -> VolumeClaim {
+        let mut claim = claim("team", "data", "pvc-u");
+        claim.metadata.labels = uid.map(|uid| [(LABEL_PVC_UID.to_owned(), uid.to_owned())].into());
+        claim.metadata.deletion_timestamp = deleted.then(some_time).flatten();
+        claim
+    }
+
+    /// A volume that was made for the PersistentVolumeClaim.
+    fn own(mut volume: SharedPersistentVolume) -> SharedPersistentVolume {
+        let labels = [(LABEL_PVC_UID, "u"), (LABEL_CLAIM_NAMESPACE, "team")];
+        volume.metadata.labels = Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+        volume
+    }
+
+    /// Nothing was made yet; the class waits for the scheduler, if `delayed`.
+    fn seen(delayed: bool) -> Seen {
+        let mode = if delayed { "WaitForFirstConsumer" } else { "Immediate" };
+        let class = from_value(json!({"metadata": {"name": "fast"}, "provisioner": DRIVER,
+            "parameters": {"role": "eng"}, "volumeBindingMode": mode}))
+        .unwrap();
+        Seen {
+            uid: "u".into(),
+            bound: false,
+            requested: 1 << 30,
+            pvc: Some((pvc(), Arc::new(class))),
+            volume: None,
+            claim: None,
+            claim_created: false,
+            reservations: vec![Arc::new(reserved("r", "eng", 2, &[]))],
+            disks: vec![Arc::new(crate::plan::testing::disk("n1.a", "n1", 9, &[]))],
+        }
+    }
+
+    #[test]
+    fn p1_the_claim_is_created_before_the_volume() {
+        let mut s = seen(true);
+        let Step::CreateClaim(made) = next(&s) else { panic!() };
+        assert_eq!((made.name_any().as_str(), made.spec.volume.as_deref()), ("data", Some("pvc-u")));
+        (s.claim, s.claim_created) = (Some(*made), true);
+        let Step::CreateVolume(made) = next(&s) else { panic!() };
+        assert_eq!((made.name_any().as_str(), made.spec.reservation.as_deref()), ("pvc-u", Some("r")));
+        s.claim = None;
+        assert_eq!(next(&s), Step::Rest, "the claim went meanwhile");
+        s.claim = Some(claim_of(None, false));
+        assert!(matches!(next(&s), Step::Refuse(why) if why.contains("in the way")));
+    }
+
+    #[test]
+    fn p2_without_free_space_on_the_node_the_scheduler_chooses_again() {
+        let mut s = seen(true);
+        s.reservations = vec![Arc::new(reserved("r", "eng", 2, &[("x", 2)]))];
+        assert!(matches!(next(&s), Step::Reschedule(why) if why.contains("on node n1 has 1Gi left")));
+        let mut waiting = own(volume("pvc-u", "eng", 1));
+        s.volume = Some(waiting.clone());
+        assert_eq!(next(&s), Step::Rest, "nothing is known of it yet");
+        let status = waiting.status.get_or_insert_default();
+        crate::plan::testing::set_ready(&mut status.conditions, false);
+        s.volume = Some(waiting.clone());
+        assert_eq!(next(&s), Step::Reschedule("another node is looked for: said".into()));
+        let at_once = Seen { volume: s.volume.clone(), ..seen(false) };
+        assert_eq!(next(&at_once), Step::Refuse("said".into()), "no scheduler chooses for this class");
+        waiting.metadata.deletion_timestamp = some_time();
+        s.volume = Some(waiting);
+        assert_eq!(next(&s), Step::Rest);
+        s.volume = Some(volume("pvc-u", "eng", 1));
+        assert!(matches!(next(&s), Step::Refuse(why) if why.contains("somebody else")));
+    }
+
+    #[test]
+    fn p1_nothing_is_made_before_it_is_time_or_for_another() {
+        let (mut deleted, mut other, mut unselected) = (pvc(), pvc(), pvc());
+        deleted.metadata.deletion_timestamp = some_time();
+        other.metadata.uid = Some("later".into());
+        unselected.metadata.annotations = None;
+        for pvc in [deleted, other, unselected] {
+            let mut s = seen(true);
+            s.pvc.as_mut().unwrap().0 = pvc;
+            assert_eq!(next(&s), Step::Rest);
+        }
+        assert_eq!(next(&Seen { pvc: None, ..seen(true) }), Step::Rest);
+    }
+
+    #[test]
+    fn p6_a_claim_of_its_name_is_its_own_or_in_the_way() {
+        let of = |uid, deleted| in_the_way(&claim_of(uid, deleted), &pvc()).unwrap_or_default();
+        assert_eq!(of(Some("u"), false), "");
+        assert!(of(Some("u"), true).contains("delete this one too"));
+        assert!(of(None, false).contains("that is another's is in the way: delete it"));
+        for (uid, deleted) in [(None, true), (Some("earlier"), false), (Some("earlier"), true)] {
+            assert!(of(uid, deleted).contains("it is waited for"), "{uid:?} {deleted}");
+        }
+    }
+
+    #[test]
+    fn p3_a_volume_grows_with_its_persistent_volume_claim_and_never_shrinks() {
+        let v = own(ready_volume("pvc-u", "eng", true));
+        assert_eq!((grown(1 << 30, &v), grown(1 << 29, &v)), (None, None));
+        let bound =
+            |requested, made| next(&Seen { bound: true, requested, volume: Some(made), ..seen(true) });
+        assert_eq!(bound(2 << 30, v.clone()), Step::Grow(gi(2)));
+        assert_eq!(bound(1 << 29, v), Step::Rest);
+        assert_eq!(bound(2 << 30, ready_volume("pvc-u", "eng", true)), Step::Rest, "it is another's");
+    }
+
+    #[test]
+    fn p4_the_reclaim_policy_of_the_persistent_volume_decides_the_fate() {
+        let pv = |policy: &str| -> PersistentVolume {
+            from_value(json!({"spec": {"persistentVolumeReclaimPolicy": policy}})).unwrap()
+        };
+        let (mut v, c) = (own(ready_volume("pvc-u", "eng", false)), claim_of(Some("u"), true));
+        assert_eq!(fate(&c, &v, false, None), Fate::Retire, "no pod can have had it");
+        assert_eq!(fate(&c, &v, true, Some(&pv("Delete"))), Fate::Retire);
+        assert!(matches!(fate(&c, &v, true, Some(&pv("Retain"))), Fate::Keep(_)));
+        let mut named = c.clone();
+        named.status.get_or_insert_default().persistent_volume = Some("pv".into());
+        assert!(matches!(fate(&named, &v, false, None), Fate::Keep(_)), "when in doubt");
+        let Fate::Keep(said) = fate(&c, &v, true, None) else { panic!("when in doubt") };
+        assert_eq!(
+            said,
+            "PersistentVolumeClaim team/data is gone and its data stays: claim volume pvc-u with a VolumeClaim, or delete it"
+        );
+        v.status.as_mut().unwrap().claims = vec![crate::plan::testing::bound_by("team", "data", "uid-data")];
+        assert!(!may_be_abandoned(&v), "its claim is on its list");
+        v.spec.retire = true;
+        assert_eq!(fate(&c, &v, true, Some(&pv("Retain"))), Fate::Decided);
+        assert_eq!(
+            fate(&c, &ready_volume("pvc-u", "eng", false), true, None),
+            Fate::Decided,
+            "it is like any other"
+        );
+    }
+}

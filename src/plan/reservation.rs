@@ -1,0 +1,832 @@
+//! RESERVE, UNRESERVE and all that lies between: the machine of a `DiskReservation` (R1, R4, R6, Q2).
+//!
+//! [`next`] decides one step at a time. The order of the steps keeps S1 and the limits at every revision:
+//!
+//! - To reserve and to grow: an entry in each VolumeRole with a quota that counts the bytes, then the entry in the
+//!   NodeDisk, or for a refinement in its parent, then the status of the reservation.
+//! - To shrink: the status, which has what lives in the reservation and is written by compare-and-swap, then the entries.
+//! - To unreserve: the entries, then the finalizer.
+//!
+//! An entry carries the UID of its reservation, so a controller that dies in between finds the entry again. The entry of
+//! a reservation that waits stays until the reservation is served or deleted: another controller may be about to go on
+//! from there.
+//!
+//! A guarantee spans all disks, and no single object decides it. It is decided on live reads, for one reservation at a
+//! time. Two controllers that both believe to lead can overshoot a guarantee; never S1, and never a limit.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use crate::api::condition::{self, READY, RESIZED, Verdict, reason};
+use crate::api::{
+    DiskReservation, DiskReservationStatus, FINALIZER, LedgerEntry, NodeDisk, ReservationPhase, Role, Size,
+    UidRef, VolumeRole,
+};
+
+use super::candidate::free_space;
+use super::entry::{entry, fits, is_parent, is_placed};
+use super::holder::{self, Holder, serves, size, used, with_sums};
+use super::ledger::Ledger;
+use super::share::Outcome;
+use super::{names, quota, release};
+
+/// What was seen of a reservation and of the objects that decide on it.
+#[derive(Clone)]
+pub struct Seen {
+    /// The reservation.
+    pub reservation: Arc<DiskReservation>,
+    /// All disks; for a refinement that was read live, at least the disk of its parent.
+    pub disks: Vec<Arc<NodeDisk>>,
+    /// The reservation that `spec.parent` names.
+    pub parent: Option<Arc<DiskReservation>>,
+    /// All VolumeRoles.
+    pub roles: Vec<Arc<VolumeRole>>,
+    /// The share that it is given; `None`: the sharing out has not looked at it yet.
+    pub outcome: Option<Outcome>,
+    /// All of these were read live, not from a cache.
+    pub live: bool,
+    /// Its entries were settled after that.
+    pub settled: bool,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// The object with a ledger, by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LedgerOf {
+    /// A NodeDisk.
+    Disk(String),
+    /// The DiskReservation that a refinement is carved out of.
+    Parent(String),
+    /// A VolumeRole with a quota.
+    Role(String),
+}
+
+/// Evaluates the expression for the kind and the name of the object with the ledger.
+macro_rules! of_kind {
+    ($of:expr, |$name:ident: $Kind:ident| $value:expr) => {
+        match $of {
+            $crate::plan::reservation::LedgerOf::Disk($name) => {
+                type $Kind = $crate::api::NodeDisk;
+                $value
+            }
+            $crate::plan::reservation::LedgerOf::Parent($name) => {
+                type $Kind = $crate::api::DiskReservation;
+                $value
+            }
+            $crate::plan::reservation::LedgerOf::Role($name) => {
+                type $Kind = $crate::api::VolumeRole;
+                $value
+            }
+        }
+    };
+}
+pub(crate) use of_kind;
+
+/// The next step for a reservation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Put our finalizer on the reservation.
+    AddFinalizer,
+    /// Read everything live, and decide again.
+    ReadLive,
+    /// Take the entry from the ledger, by [`Gives::give`] on the object as it is then.
+    Take(LedgerOf, LedgerEntry),
+    /// Settle the entries in these ledgers by [`super::entry::settled`].
+    Settle(Vec<LedgerOf>),
+    /// Write the status. When that fails, settle the entries in [`Seen::holders`]: whoever let the reservation go may not
+    /// have seen them.
+    Report(Box<DiskReservationStatus>),
+    /// Release the entry in that ledger.
+    Release(LedgerOf),
+    /// Take our finalizer off the reservation, which is the last thing that is done for it.
+    RemoveFinalizer,
+    /// The caches are behind: look again in a moment.
+    LookAgain,
+    /// Nothing, until something changes.
+    Rest,
+}
+
+/// The next step.
+pub fn next(seen: &Seen) -> Step {
+    let reservation = &*seen.reservation;
+    let guarded = reservation.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
+    match (reservation.metadata.deletion_timestamp.is_some(), guarded) {
+        (true, false) => Step::Rest,
+        (true, true) => unreserve(seen),
+        (false, false) => Step::AddFinalizer,
+        (false, true) if is_placed(reservation) => keep(seen),
+        (false, true) => reserve(seen),
+    }
+}
+
+fn reserve(seen: &Seen) -> Step {
+    match take(seen) {
+        Ok(status) => seen.report(status.clone(), lost(seen, &status).map_or(Ok(()), Err)),
+        Err(Lacks::Step(step)) => step,
+        Err(Lacks::Bytes(why)) => seen.report(seen.status(), Err(why)),
+    }
+}
+
+/// A reservation that has its bytes is never moved, whatever becomes of its disk.
+fn keep(seen: &Seen) -> Step {
+    let misfits = seen.misfits();
+    if !seen.settled && !misfits.is_empty() {
+        return Step::Settle(misfits);
+    }
+    let mut status = seen.status();
+    let lost = lost(seen, &status);
+    let node = seen.disk(status.node_disk.as_deref()).map(|disk| &disk.spec.node_name);
+    let moved = node.filter(|node| status.node_name.as_ref().is_some_and(|known| known != *node)).cloned();
+    // A cache that is behind moves nothing (D3), and makes nothing vanish.
+    if !seen.live && (moved.is_some() || lost.as_ref().is_some_and(|why| why.reason != reason::DISK_GONE)) {
+        return Step::ReadLive;
+    }
+    status.node_name = moved.or(status.node_name);
+    match lost {
+        Some(why) => seen.report(status, Err(why)),
+        None => resize(seen, &mut status).unwrap_or_else(|| seen.report(status, Ok(()))),
+    }
+}
+
+/// R6: to grow takes first and reports afterwards; to shrink reports first and releases afterwards.
+fn resize(seen: &Seen, status: &mut DiskReservationStatus) -> Option<Step> {
+    let has = size(status);
+    let wanted = entry(&seen.reservation).map(|entry| entry.size.bytes_or_zero());
+    let resized = match wanted.map(|wanted| (wanted, wanted.cmp(&has))) {
+        Err(why) => Err(why),
+        Ok((_, Ordering::Equal)) if condition::get(&status.conditions, RESIZED).is_none() => return None,
+        Ok((_, Ordering::Equal)) => Ok(has),
+        Ok((wanted, Ordering::Less)) => below_used(status, wanted).map_or(Ok(wanted), Err),
+        Ok((_, Ordering::Greater)) => match take(seen) {
+            Ok(taken) => Ok(size(&taken).max(has)),
+            // The rest of the status is reported meanwhile.
+            Err(Lacks::Step(Step::Rest)) => return None,
+            Err(Lacks::Step(step)) => return Some(step),
+            Err(Lacks::Bytes(why)) => Err(why),
+        },
+    };
+    let verdict = resized.map(|size| {
+        status.size = Some(Size::from_bytes(size));
+        Verdict::yes(reason::RESIZED, format!("it has {}", Size::from_bytes(size)))
+    });
+    let (verdict, generation) = (verdict.unwrap_or_else(|why| why), seen.reservation.metadata.generation);
+    condition::set(&mut status.conditions, RESIZED, verdict, generation, seen.now);
+    None
+}
+
+/// Nothing is put into a reservation that is being deleted, so one that was read live and is empty stays empty. The
+/// entries go before the finalizer: a reservation that is gone never weighs on its disk. Bytes of a refinement go back to
+/// its parent, never to the disk (R4).
+fn unreserve(seen: &Seen) -> Step {
+    let status = seen.status();
+    if let Some(why) = release::reservation_held(&status) {
+        return seen.report(status, Err(why));
+    }
+    match seen.holders().into_iter().next() {
+        _ if !seen.live => Step::ReadLive,
+        Some(holder) => Step::Release(holder),
+        None => Step::RemoveFinalizer,
+    }
+}
+
+/// Why a reservation does not have all its entries.
+enum Lacks {
+    /// A step comes first.
+    Step(Step),
+    /// It waits.
+    Bytes(Verdict),
+}
+
+/// The status of a reservation that has all its entries.
+fn take(seen: &Seen) -> Result<DiskReservationStatus, Lacks> {
+    let entry = entry(&seen.reservation).map_err(Lacks::Bytes)?;
+    match (&seen.reservation.spec.parent, &seen.outcome) {
+        (None, None) => Err(Lacks::Step(Step::Rest)),
+        (None, Some(Outcome::Wait(why))) => Err(Lacks::Bytes(why.clone())),
+        _ if !seen.live => Err(Lacks::Step(Step::ReadLive)),
+        (None, Some(Outcome::Serve(disk))) => take_from_disk(seen, disk, entry),
+        (Some(parent), _) => take_from_parent(seen, parent, entry),
+    }
+}
+
+/// The sharing out chose the disk from the caches. Where live reads refuse, the caches are behind.
+fn take_from_disk(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskReservationStatus, Lacks> {
+    let placed = is_placed(&seen.reservation);
+    // An entry that no cache has seen yet says where a reservation is to be.
+    let taken = seen.disks.iter().find(|disk| !placed && disk.ledger().get(&entry.uid).is_some());
+    let disk = taken.map(AsRef::as_ref).or(seen.disk(Some(name)));
+    let disk = disk.ok_or(Lacks::Step(Step::LookAgain))?;
+    let wanted = disk.at_most(&*seen.reservation, entry.size.bytes_or_zero());
+    let held = disk.ledger().get(&entry.uid);
+    if let Some(held) = held.filter(|held| !placed || *held >= wanted) {
+        return Ok(DiskReservationStatus {
+            node_disk: Some(disk.name_any()),
+            node_name: Some(disk.spec.node_name.clone()),
+            disk_kind: Some(disk.spec.kind),
+            size: Some(Size::from_bytes(held.min(wanted))),
+            ..seen.status()
+        });
+    }
+    let free = seen.disks.iter().map(|disk| free_space(disk)).fold(0, u64::saturating_add);
+    let more = wanted.saturating_sub(held.unwrap_or(0));
+    if quota::guaranteed(&entry.role, more, free, &quota::ledgers(&seen.roles())).is_some() {
+        return Err(Lacks::Step(Step::LookAgain));
+    }
+    let entry = LedgerEntry { size: Size::from_bytes(wanted), ..entry };
+    let step = seen.take(LedgerOf::Disk(disk.name_any()), disk, entry);
+    Err(Lacks::Step(step.unwrap_or(Step::LookAgain)))
+}
+
+/// A refinement has no part in the sharing out: nobody else's free space gets less.
+fn take_from_parent(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskReservationStatus, Lacks> {
+    let parent = seen.parent().ok_or_else(|| Lacks::Bytes(no_parent(name)))?;
+    let in_parent = parent.status.clone().unwrap_or_default();
+    let wanted = parent.at_most(&*seen.reservation, entry.size.bytes_or_zero());
+    let held = holder::refinements(&in_parent).get(&entry.uid);
+    if let Some(held) = held.filter(|held| !is_placed(&seen.reservation) || *held >= wanted) {
+        return Ok(DiskReservationStatus {
+            size: Some(Size::from_bytes(held.min(wanted))),
+            parent: Some(UidRef { name: name.to_owned(), uid: parent.uid().unwrap_or_default() }),
+            node_disk: in_parent.node_disk,
+            node_name: in_parent.node_name,
+            disk_kind: in_parent.disk_kind,
+            ..seen.status()
+        });
+    }
+    if let Some(why) = seen.disk(in_parent.node_disk.as_deref()).and_then(|disk| disk_gone(disk, parent)) {
+        return Err(Lacks::Bytes(why));
+    }
+    let entry = LedgerEntry { size: Size::from_bytes(wanted), ..entry };
+    let step = seen.take(LedgerOf::Parent(name.to_owned()), parent, entry);
+    Err(step.map_or_else(|refused| refused.map_or(Lacks::Step(Step::Rest), Lacks::Bytes), Lacks::Step))
+}
+
+impl Seen {
+    fn status(&self) -> DiskReservationStatus {
+        self.reservation.status.clone().unwrap_or_default()
+    }
+
+    fn disk(&self, name: Option<&str>) -> Option<&NodeDisk> {
+        self.disks.iter().find(|disk| disk.metadata.name.as_deref() == name).map(AsRef::as_ref)
+    }
+
+    fn roles(&self) -> Vec<&VolumeRole> {
+        self.roles.iter().map(AsRef::as_ref).collect()
+    }
+
+    /// The reservation that this one is, or is to be, carved out of: none that was made anew under the old name.
+    fn parent(&self) -> Option<&DiskReservation> {
+        self.parent.as_deref().filter(|parent| is_parent(parent, &self.reservation))
+    }
+
+    /// The ledgers that have an entry of the reservation.
+    pub fn holders(&self) -> Vec<LedgerOf> {
+        let uid = self.reservation.uid().unwrap_or_default();
+        let roles = self.roles.iter().filter(|role| role.ledger().get(&uid).is_some());
+        let in_parent = |parent: &&DiskReservation| {
+            parent.status.as_ref().is_some_and(|status| holder::refinements(status).get(&uid).is_some())
+        };
+        let parent = self.parent().filter(in_parent).map(|parent| LedgerOf::Parent(parent.name_any()));
+        let disks = self.disks.iter().filter(|disk| disk.ledger().get(&uid).is_some());
+        let disks = disks.map(|disk| LedgerOf::Disk(disk.name_any()));
+        disks.chain(parent).chain(roles.map(|role| LedgerOf::Role(role.name_any()))).collect()
+    }
+
+    /// The ledgers of disks and of the parent in which the entry is lost, too small, too large, or not where it belongs.
+    fn misfits(&self) -> Vec<LedgerOf> {
+        let reservation = &*self.reservation;
+        let disks = self.disks.iter().filter(|disk| !fits(&***disk, reservation, None));
+        let parent = self.parent().filter(|parent| !fits(*parent, reservation, None));
+        let disks = disks.map(|disk| LedgerOf::Disk(disk.name_any()));
+        disks.chain(parent.map(|parent| LedgerOf::Parent(parent.name_any()))).collect()
+    }
+
+    /// The step that takes the entry from `holder`, or first from a VolumeRole that lacks it; from none while one of them
+    /// refuses.
+    fn take<H: Gives>(&self, of: LedgerOf, holder: &H, entry: LedgerEntry) -> Result<Step, Refusal> {
+        let (role, parent) = (&self.reservation.spec.role, self.parent().map(|p| p.spec.role.as_str()));
+        holder.give(self, &entry)?;
+        let mut lacking = None;
+        for (charged, _) in quota::ledgers(&self.roles()) {
+            if quota::charges(&charged.spec.role, role, parent)
+                && charged.give(self, &entry)? != charged.ledger()
+            {
+                lacking = lacking.or(Some(LedgerOf::Role(charged.name_any())));
+            }
+        }
+        Ok(Step::Take(lacking.unwrap_or(of), entry))
+    }
+
+    /// The step that writes the status: `Ready`, or why not.
+    fn report(&self, mut status: DiskReservationStatus, outcome: Result<(), Verdict>) -> Step {
+        let is_deleted = self.reservation.metadata.deletion_timestamp.is_some();
+        status.phase = match outcome {
+            _ if is_deleted => ReservationPhase::Releasing,
+            Ok(()) => ReservationPhase::Reserved,
+            Err(_) => ReservationPhase::Pending,
+        };
+        if status.node_disk.is_some() {
+            status = with_sums(status);
+        }
+        let verdict = outcome.map_or_else(|why| why, |()| Verdict::yes(reason::READY, has(&status)));
+        let generation = self.reservation.metadata.generation;
+        condition::set(&mut status.conditions, READY, verdict, generation, self.now);
+        Step::Report(Box::new(status))
+    }
+}
+
+/// Why a ledger gives nothing; `None`: that is not known yet.
+pub type Refusal = Option<Verdict>;
+
+/// A holder from which a reservation takes an entry.
+pub trait Gives: Holder<DiskReservation> + Sized {
+    /// The ledger with the entry of the reservation that was seen.
+    fn give(&self, seen: &Seen, entry: &LedgerEntry) -> Result<Ledger<'_>, Refusal>;
+    /// The object of that name among what was seen.
+    fn slot<'a>(seen: &'a mut Seen, name: &str) -> Option<&'a mut Arc<Self>>;
+
+    /// Puts the object, as it was written, among what was seen. Without one, what was seen is live no more.
+    fn see(name: &str, written: Option<Self>, seen: &mut Seen) {
+        let slot = written.zip(Self::slot(seen, name)).map(|(written, slot)| *slot = Arc::new(written));
+        seen.live = slot.is_some();
+    }
+}
+
+impl Gives for NodeDisk {
+    fn give(&self, seen: &Seen, entry: &LedgerEntry) -> Result<Ledger<'_>, Refusal> {
+        let size = self.at_most(&*seen.reservation, entry.size.bytes_or_zero());
+        let entry = LedgerEntry { size: Size::from_bytes(size), ..entry.clone() };
+        match self.spec.gone {
+            true => Err(None),
+            false => holder::ledger_for(self, &seen.reservation).take(entry).map_err(|_| None),
+        }
+    }
+
+    fn slot<'a>(seen: &'a mut Seen, name: &str) -> Option<&'a mut Arc<Self>> {
+        seen.disks.iter_mut().find(|disk| disk.metadata.name.as_deref() == Some(name))
+    }
+}
+
+/// R4: the parent serves, its role is a strict ancestor's, and it has that many bytes left.
+impl Gives for DiskReservation {
+    fn give(&self, seen: &Seen, entry: &LedgerEntry) -> Result<Ledger<'_>, Refusal> {
+        let refuse = |reason, message| Err(Some(Verdict::no(reason, message)));
+        let (name, role, theirs) = (self.name_any(), &entry.role, &self.spec.role);
+        // The status of the reservation names the one that was looked at.
+        if seen.parent().map(|parent| &parent.metadata.uid) != Some(&self.metadata.uid) {
+            return Err(Some(no_parent(&name)));
+        }
+        if role == theirs || !Role::name_covers(theirs, role) {
+            return refuse(
+                reason::NOT_A_SUB_ROLE,
+                format!(
+                    "DiskReservation {name} is for role {theirs}, and role {role} is no sub-role of that; \
+                     delete this one and carve it out of one of an ancestor's"
+                ),
+            );
+        }
+        if !serves(self) {
+            let state = match self.metadata.deletion_timestamp {
+                Some(_) => "is being deleted",
+                None => "is itself still waiting",
+            };
+            let message = format!("DiskReservation {name}, which it is to be carved out of, {state}");
+            return refuse(reason::PARENT_NOT_RESERVED, message);
+        }
+        // What is handed out as one piece stays one piece (D2).
+        let size = self.at_most(&*seen.reservation, entry.size.bytes_or_zero());
+        let asked = seen.reservation.spec.size.bytes_or_zero();
+        Holder::<DiskReservation>::ledger(self)
+            .take(LedgerEntry { size: Size::from_bytes(size), ..entry.clone() })
+            .or_else(|short| {
+                refuse(
+                    reason::PARENT_FULL,
+                    format!(
+                        "{} asked for: DiskReservation {name} has {} left, {} too little; \
+                         it is served when room appears in it",
+                        Size::from_bytes(asked),
+                        Size::from_bytes(short.free),
+                        Size::from_bytes(short.missing)
+                    ),
+                )
+            })
+    }
+
+    fn slot<'a>(seen: &'a mut Seen, _: &str) -> Option<&'a mut Arc<Self>> {
+        seen.parent.as_mut()
+    }
+}
+
+impl Gives for VolumeRole {
+    fn give(&self, _: &Seen, entry: &LedgerEntry) -> Result<Ledger<'_>, Refusal> {
+        let ledger = self.ledger();
+        match (quota::has_quota(self), quota::is_current(self)) {
+            (false, _) => Ok(ledger),
+            (true, false) => Err(None),
+            (true, true) => {
+                let held = ledger.get(&entry.uid).unwrap_or(0);
+                let more = entry.size.bytes_or_zero().saturating_sub(held);
+                let over = quota::over_limit(self, ledger.total(), more);
+                over.map_or_else(|| ledger.take(entry.clone()).map_err(|_| None), |why| Err(Some(why)))
+            }
+        }
+    }
+
+    fn slot<'a>(seen: &'a mut Seen, name: &str) -> Option<&'a mut Arc<Self>> {
+        seen.roles.iter_mut().find(|role| role.metadata.name.as_deref() == Some(name))
+    }
+}
+
+fn has(status: &DiskReservationStatus) -> String {
+    let size = Size::from_bytes(size(status));
+    let disk = status.node_disk.as_deref().unwrap_or("?");
+    match &status.parent {
+        Some(parent) => format!("{size} of reservation {} on {disk} are the role's", parent.name),
+        None => format!("{size} of {disk} are the role's"),
+    }
+}
+
+/// Why a reservation does not shrink to `wanted`: volumes and refinements have more (R6).
+fn below_used(status: &DiskReservationStatus, wanted: u64) -> Option<Verdict> {
+    let entries: Vec<&str> =
+        status.volumes.iter().chain(&status.refinements).map(|entry| entry.name.as_str()).collect();
+    (wanted < used(status)).then(|| {
+        Verdict::no(
+            reason::BELOW_USED,
+            format!(
+                "{} is less than the {} that {} in it take; it keeps its {}, delete what is not needed any more first",
+                Size::from_bytes(wanted),
+                Size::from_bytes(used(status)),
+                names(&entries, entries.len()),
+                Size::from_bytes(size(status))
+            ),
+        )
+    })
+}
+
+/// Why a reservation that has its bytes serves nobody now: its disk or its parent is not there any more.
+fn lost(seen: &Seen, status: &DiskReservationStatus) -> Option<Verdict> {
+    let disk = seen.disk(status.node_disk.as_deref());
+    match (&status.parent, &status.node_disk, disk) {
+        (Some(parent), ..) if seen.parent().is_none() => Some(Verdict::no(
+            reason::NO_PARENT,
+            format!(
+                "DiskReservation {}, which it was carved out of, is not there any more; what lives in it stays",
+                parent.name
+            ),
+        )),
+        (None, Some(name), None) => Some(Verdict::no(
+            reason::NO_SUCH_DISK,
+            format!("NodeDisk {name} is not there any more; what is on the disk stays on it"),
+        )),
+        _ => disk.and_then(|disk| disk_gone(disk, &seen.reservation)),
+    }
+}
+
+/// Why nothing is served by a reservation, nor carved out of it: its disk was declared gone, which is for good (D4).
+fn disk_gone(disk: &NodeDisk, reservation: &DiskReservation) -> Option<Verdict> {
+    let (disk, name) = (disk.spec.gone.then(|| disk.name_any())?, reservation.name_any());
+    let message = format!(
+        "NodeDisk {disk}, which DiskReservation {name} is on, was declared gone: delete the volumes and refinements of \
+         DiskReservation {name}, then the reservation itself"
+    );
+    Some(Verdict::no(reason::DISK_GONE, message))
+}
+
+fn no_parent(name: &str) -> Verdict {
+    let message =
+        format!("there is no DiskReservation {name} to carve it out of; make it, or leave spec.parent out");
+    Verdict::no(reason::NO_PARENT, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::candidate::Candidate;
+    use crate::plan::share::share_out;
+    use crate::plan::testing::*;
+
+    fn guarded(mut reservation: DiskReservation) -> DiskReservation {
+        reservation.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
+        reservation
+    }
+
+    /// All was read live. The disk is n1.a of 10 Gi, unless there are others.
+    fn seen(reservation: DiskReservation, disks: &[NodeDisk], roles: &[VolumeRole]) -> Seen {
+        let candidates: Vec<_> = disks.iter().map(|disk| Candidate { disk, node_labels: None }).collect();
+        let mut outcomes = share_out(&[&reservation], &candidates, &roles.iter().collect::<Vec<_>>());
+        Seen {
+            outcome: outcomes.remove(&reservation.uid().unwrap()),
+            reservation: Arc::new(guarded(reservation)),
+            disks: disks.iter().cloned().map(Arc::new).collect(),
+            parent: None,
+            roles: roles.iter().cloned().map(Arc::new).collect(),
+            live: true,
+            settled: false,
+            now: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    /// The refinement ml of 3 Gi for eng/ml, to be carved out of p.
+    fn refining(parent: Option<DiskReservation>, roles: &[VolumeRole]) -> Seen {
+        let mut child = reservation("ml", "eng/ml", 3);
+        child.spec.parent = Some("p".into());
+        let disks = [disk("n1.a", "n1", 20, &[("p", 10)])];
+        Seen { parent: parent.map(Arc::new), ..seen(child, &disks, roles) }
+    }
+
+    /// Reason and message of a condition in the status that is reported.
+    fn reported(seen: &Seen, type_: &str) -> (String, String) {
+        match next(seen) {
+            Step::Report(status) => {
+                let condition = condition::get(&status.conditions, type_).unwrap();
+                (condition.reason.clone(), condition.message.clone())
+            }
+            step => panic!("{step:?}"),
+        }
+    }
+
+    fn reason_of(seen: &Seen) -> String {
+        reported(seen, READY).0
+    }
+
+    fn take_from(of: LedgerOf, name: &str, role: &str, size: u64) -> Step {
+        Step::Take(of, ledger_entry(name, role, size))
+    }
+
+    #[test]
+    fn r1_quota_entries_come_first_then_the_disk_then_the_status() {
+        let roles = [
+            with_quota(volume_role("eng", "eng"), Some(5), None, &[]),
+            with_quota(volume_role("eng-ml", "eng/ml"), Some(5), None, &[]),
+            with_quota(volume_role("ops", "ops"), Some(1), None, &[]),
+        ];
+        let mut seen = seen(reservation("r", "eng/ml", 3), &[disk("n1.a", "n1", 10, &[])], &roles);
+        let entry = ledger_entry("r", "eng/ml", 3);
+        for (i, name) in ["eng", "eng-ml"].into_iter().enumerate() {
+            assert_eq!(next(&seen), take_from(LedgerOf::Role(name.into()), "r", "eng/ml", 3));
+            let mut role = roles[i].clone();
+            role.status.as_mut().unwrap().reservations = vec![entry.clone()];
+            VolumeRole::see(name, Some(role), &mut seen);
+        }
+        assert_eq!(next(&seen), take_from(LedgerOf::Disk("n1.a".into()), "r", "eng/ml", 3));
+        let mut taken = disk("n1.a", "n1", 10, &[]);
+        taken.status = Some(taken.with_entries(vec![entry]));
+        NodeDisk::see("n1.a", Some(taken), &mut seen);
+        assert_eq!(reported(&seen, READY), ("Ready".into(), "3Gi of n1.a are the role's".into()));
+        seen.live = false;
+        assert_eq!(next(&seen), Step::ReadLive, "nothing is taken on the word of a cache");
+        seen.outcome = None;
+        assert_eq!(next(&seen), Step::Rest, "it was not shared out yet");
+    }
+
+    #[test]
+    fn r1_live_reads_that_refuse_say_that_the_caches_are_behind() {
+        let role = |limit, guarantee, held| with_quota(volume_role("q", "eng"), limit, guarantee, held);
+        let mut unknown = role(Some(9), None, &[]);
+        unknown.status = None;
+        let mut others = role(None, Some(9), &[]);
+        others.spec.role = "ops".into();
+        let mut gone = disk("n1.a", "n1", 10, &[]);
+        gone.spec.gone = true;
+        let free = || disk("n1.a", "n1", 10, &[]);
+        for (disks, roles, why) in [
+            (vec![disk("n1.a", "n1", 10, &[("x", 8)])], vec![], "the disk is full"),
+            (vec![], vec![], "the disk is not there"),
+            (vec![gone], vec![], "D4: the disk was declared gone"),
+            (vec![free()], vec![role(Some(9), None, &[("x", 7)])], "Q2: the limit"),
+            (vec![free()], vec![unknown], "Q2: the role has not summed up"),
+            (vec![free()], vec![others], "Q2: the guarantee"),
+        ] {
+            let outcome = Some(Outcome::Serve("n1.a".into()));
+            let seen = Seen { outcome, ..seen(reservation("r", "eng", 3), &disks, &roles) };
+            assert_eq!(next(&seen), Step::LookAgain, "{why}");
+        }
+    }
+
+    #[test]
+    fn r1_an_entry_that_no_cache_has_seen_says_where_a_reservation_is() {
+        let mut held = disk("n2.b", "n2", 10, &[]);
+        held.status = Some(held.with_entries(vec![ledger_entry("r", "eng", 2)]));
+        let outcome = Some(Outcome::Serve("n1.a".into()));
+        let seen =
+            Seen { outcome, ..seen(reservation("r", "eng", 3), &[disk("n1.a", "n1", 10, &[]), held], &[]) };
+        let Step::Report(status) = next(&seen) else { panic!() };
+        assert_eq!((status.node_disk.as_deref(), status.size), (Some("n2.b"), Some(gi(2))));
+    }
+
+    #[test]
+    fn x6_only_its_own_reservation_takes_the_bytes_of_an_orphan() {
+        let mut there = disk("n1.a", "n1", 10, &[]);
+        let of = |name: &str, size| crate::api::Orphan {
+            size: gi(size),
+            reservations: vec![crate::api::Reserved {
+                name: name.into(),
+                role: "eng".into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        there.status.as_mut().unwrap().orphans = vec![of("own", 4), of("far", 9)];
+        let outcome = || Some(Outcome::Serve("n1.a".into()));
+        let seen = |name, size| Seen {
+            outcome: outcome(),
+            ..seen(reservation(name, "eng", size), std::slice::from_ref(&there), &[])
+        };
+        assert_eq!(next(&seen("own", 1)), take_from(LedgerOf::Disk("n1.a".into()), "own", "eng", 1));
+        assert_eq!(next(&seen("own", 2)), Step::LookAgain, "9 of 10 Gi are kept for another");
+        assert_eq!(next(&seen("other", 1)), Step::LookAgain);
+    }
+
+    #[test]
+    fn r4_a_refinement_is_carved_out_of_an_ancestors_reservation() {
+        let parent = |role, held| reserved("p", role, 10, held);
+        let carved = take_from(LedgerOf::Parent("p".into()), "ml", "eng/ml", 3);
+        assert_eq!(next(&refining(Some(parent("eng", &[("v", 7)])), &[])), carved);
+        assert_eq!(reason_of(&refining(None, &[])), "NoParent");
+        for role in ["eng/ml", "ops", "eng/ml/x"] {
+            assert_eq!(reason_of(&refining(Some(parent(role, &[])), &[])), "NotASubRole", "{role}");
+        }
+        assert_eq!(reason_of(&refining(Some(reservation("p", "eng", 10)), &[])), "ParentNotReserved");
+        let mut leaving = parent("eng", &[]);
+        leaving.metadata.deletion_timestamp = some_time();
+        assert_eq!(reason_of(&refining(Some(leaving), &[])), "ParentNotReserved");
+        let mut shared = parent("eng", &[("v", 6)]);
+        shared.status.as_mut().unwrap().refinements = vec![ledger_entry("other", "eng/x", 2)];
+        assert_eq!(
+            reported(&refining(Some(shared), &[]), READY).1,
+            "3Gi asked for: DiskReservation p has 2Gi left, 1Gi too little; it is served when room appears in it"
+        );
+        let mut seen = refining(Some(parent("eng", &[])), &[]);
+        let mut anew = parent("eng", &[]);
+        anew.metadata.uid = Some("another".into());
+        let refused = anew.give(&seen, &ledger_entry("ml", "eng/ml", 3)).unwrap_err();
+        assert_eq!(refused.unwrap().reason, "NoParent", "the parent was made anew meanwhile");
+        Arc::make_mut(&mut seen.disks[0]).spec.gone = true;
+        assert_eq!(reason_of(&seen), "DiskGone", "D4");
+    }
+
+    #[test]
+    fn r4_q2_a_refinement_is_charged_to_the_quotas_that_its_parent_is_not() {
+        let role = |role: &str, limit, held| {
+            with_quota(volume_role(&role.replace('/', "-"), role), Some(limit), None, held)
+        };
+        let parent = || Some(reserved("p", "eng", 10, &[]));
+        let charged = take_from(LedgerOf::Role("eng-ml".into()), "ml", "eng/ml", 3);
+        let roles = [role("eng", 1, &[]), role("eng/ml", 3, &[])];
+        assert_eq!(next(&refining(parent(), &roles)), charged, "its parent was charged to eng");
+        let full = [role("eng/ml", 9, &[("a", 8)])];
+        assert_eq!(
+            reported(&refining(parent(), &full), READY).1,
+            "role eng/ml has 8Gi of its limit of 9Gi reserved, 3Gi asked for is 2Gi too much; \
+             unreserve something or raise the limit of VolumeRole eng-ml"
+        );
+        let mut unknown = role("eng/ml", 9, &[]);
+        unknown.metadata.generation = Some(2);
+        assert_eq!(next(&refining(parent(), &[unknown])), Step::Rest, "its limit has just been changed");
+        // D2: all of an undivided parent is charged.
+        let mut undivided = reserved("p", "eng", 10, &[]);
+        undivided.status.as_mut().unwrap().disk_kind = Some(crate::api::DiskKind::Mount);
+        let roles = [role("eng/ml", 9, &[])];
+        assert_eq!(reason_of(&refining(Some(undivided), &roles)), "OverQuota");
+    }
+
+    #[test]
+    fn q2_an_entry_that_grows_is_charged_for_the_growth() {
+        let eng = with_quota(volume_role("eng", "eng"), Some(10), None, &[("a", 8)]);
+        let seen = seen(reservation("a", "eng", 10), &[], &[]);
+        let given = |role: &VolumeRole, name, size| {
+            role.give(&seen, &ledger_entry(name, "eng", size))
+                .map(|ledger| ledger.total() >> 30)
+                .map_err(|_| ())
+        };
+        assert_eq!([given(&eng, "b", 2), given(&eng, "b", 3)], [Ok(10), Err(())]);
+        assert_eq!([given(&eng, "a", 10), given(&eng, "a", 11)], [Ok(10), Err(())]);
+        let lowered = with_quota(volume_role("eng", "eng"), Some(5), None, &[("a", 8)]);
+        assert_eq!(
+            [given(&lowered, "a", 8), given(&lowered, "b", 1)],
+            [Ok(8), Err(())],
+            "what is there stays"
+        );
+    }
+
+    fn placed(asked: u64, held: &[(&str, u64)], entry: u64) -> Seen {
+        let mut reservation = reserved("r", "eng", 4, held);
+        reservation.spec.size = gi(asked);
+        seen(reservation, &[disk("n1.a", "n1", 10, &[("r", entry)])], &[])
+    }
+
+    #[test]
+    fn r6_growth_takes_first_and_shrinking_reports_first() {
+        assert_eq!(next(&placed(6, &[], 4)), take_from(LedgerOf::Disk("n1.a".into()), "r", "eng", 6));
+        assert_eq!(reported(&placed(6, &[], 6), RESIZED), ("Resized".into(), "it has 6Gi".into()));
+        assert_eq!(reported(&placed(11, &[], 4), RESIZED).0, "NotEnoughRoom");
+        assert_eq!(reported(&placed(11, &[], 4), READY).0, "Ready", "it keeps what it has");
+        let Step::Report(status) = next(&placed(3, &[("v", 2)], 4)) else { panic!() };
+        assert_eq!((status.size, status.free), (Some(gi(3)), Some(gi(1))));
+        let mut invalid = placed(4, &[], 4);
+        Arc::make_mut(&mut invalid.reservation).spec.size = Size::written("-1Gi");
+        assert_eq!(reported(&invalid, RESIZED).0, "Invalid");
+        let Step::Report(status) = next(&placed(4, &[], 4)) else { panic!() };
+        assert_eq!(condition::get(&status.conditions, RESIZED), None, "its size was never changed");
+    }
+
+    #[test]
+    fn r6_it_shrinks_to_what_lives_in_it_and_names_that() {
+        let mut seen = placed(4, &[("v", 3)], 4);
+        let reservation = Arc::make_mut(&mut seen.reservation);
+        reservation.status.as_mut().unwrap().refinements = vec![ledger_entry("ml", "eng/ml", 1)];
+        reservation.spec.size = gi(3);
+        assert_eq!(
+            reported(&seen, RESIZED),
+            (
+                "BelowUsed".into(),
+                "3Gi is less than the 4Gi that v and ml in it take; it keeps its 4Gi, \
+                 delete what is not needed any more first"
+                    .into()
+            )
+        );
+    }
+
+    #[test]
+    fn r6_an_entry_that_does_not_fit_is_settled_once() {
+        for (entry, wherever) in [(5, "too large"), (3, "too small"), (0, "lost")] {
+            let mut seen = placed(4, &[], entry);
+            assert_eq!(next(&seen), Step::Settle(vec![LedgerOf::Disk("n1.a".into())]), "{wherever}");
+            seen.settled = true;
+            assert!(matches!(next(&seen), Step::Report(_)));
+        }
+        let mut seen = placed(4, &[], 4);
+        seen.disks.push(Arc::new(disk("n2.b", "n2", 10, &[("r", 4)])));
+        assert_eq!(next(&seen), Step::Settle(vec![LedgerOf::Disk("n2.b".into())]), "elsewhere");
+        let mut child = reserved("ml", "eng/ml", 3, &[]);
+        child.spec.parent = Some("p".into());
+        child.status.as_mut().unwrap().parent = Some(UidRef { name: "p".into(), uid: "uid-p".into() });
+        let mut seen = seen_child(child);
+        assert_eq!(next(&seen), Step::Settle(vec![LedgerOf::Parent("p".into())]), "lost from its parent");
+        Arc::make_mut(seen.parent.as_mut().unwrap()).metadata.uid = Some("another".into());
+        assert_eq!(reason_of(&seen), "NoParent");
+        seen.live = false;
+        assert_eq!(next(&seen), Step::ReadLive, "a cache may be behind");
+    }
+
+    fn seen_child(child: DiskReservation) -> Seen {
+        let parent = reserved("p", "eng", 10, &[]);
+        Seen { parent: Some(Arc::new(parent)), ..seen(child, &[disk("n1.a", "n1", 10, &[("p", 10)])], &[]) }
+    }
+
+    #[test]
+    fn d3_d4_a_reservation_follows_its_disk_and_is_never_moved() {
+        let mut seen = placed(4, &[], 4);
+        Arc::make_mut(&mut seen.disks[0]).spec.node_name = "n2".into();
+        let Step::Report(status) = next(&seen) else { panic!() };
+        assert_eq!(status.node_name.as_deref(), Some("n2"));
+        seen.live = false;
+        assert_eq!(next(&seen), Step::ReadLive, "a cache that is behind moves nothing");
+        Arc::make_mut(&mut seen.disks[0]).spec.gone = true;
+        Arc::make_mut(&mut seen.disks[0]).spec.node_name = "n1".into();
+        let (reason, message) = reported(&seen, READY);
+        assert_eq!(reason, "DiskGone", "admission looks at that");
+        assert!(
+            message.starts_with("NodeDisk n1.a, which DiskReservation r is on, was declared gone"),
+            "{message}"
+        );
+        seen.disks.clear();
+        assert_eq!(next(&seen), Step::ReadLive);
+        seen.live = true;
+        let Step::Report(status) = next(&seen) else { panic!() };
+        assert_eq!((status.phase, status.node_disk.as_deref()), (ReservationPhase::Pending, Some("n1.a")));
+        assert_eq!(reason_of(&seen), "NoSuchDisk");
+    }
+
+    #[test]
+    fn s3_an_empty_reservation_goes_entries_first() {
+        let leaving = |mut seen: Seen| {
+            Arc::make_mut(&mut seen.reservation).metadata.deletion_timestamp = some_time();
+            seen
+        };
+        let Step::Report(status) = next(&leaving(placed(4, &[("v", 1)], 4))) else { panic!() };
+        assert_eq!(status.phase, ReservationPhase::Releasing);
+        assert_eq!(reason_of(&leaving(placed(4, &[("v", 1)], 4))), "HasVolumes");
+        let mut seen = leaving(placed(4, &[], 4));
+        seen.roles = vec![Arc::new(with_quota(volume_role("eng", "eng"), Some(9), None, &[("r", 4)]))];
+        seen.live = false;
+        assert_eq!(next(&seen), Step::ReadLive, "a cache may not have seen what lives in it");
+        seen.live = true;
+        assert_eq!(next(&seen), Step::Release(LedgerOf::Disk("n1.a".into())));
+        NodeDisk::see("n1.a", Some(disk("n1.a", "n1", 10, &[])), &mut seen);
+        assert_eq!(next(&seen), Step::Release(LedgerOf::Role("eng".into())));
+        VolumeRole::see("eng", Some(volume_role("eng", "eng")), &mut seen);
+        assert_eq!(next(&seen), Step::RemoveFinalizer);
+        VolumeRole::see("eng", None, &mut seen);
+        assert_eq!(next(&seen), Step::ReadLive, "a ledger that is gone was read too long ago");
+        Arc::make_mut(&mut seen.reservation).metadata.finalizers = None;
+        assert_eq!(next(&seen), Step::Rest);
+        Arc::make_mut(&mut seen.reservation).metadata.deletion_timestamp = None;
+        assert_eq!(next(&seen), Step::AddFinalizer);
+    }
+}

@@ -1,0 +1,577 @@
+//! The next step in the life of a volume that is not being deleted (V1, V6, V7, X5, X10).
+//!
+//! The order is: guard → entry in a reservation's ledger → place → report, resize, retire. The entry comes first and carries
+//! the volume's UID, so an interrupted controller finds it. Where the volume is, its own status decides, once: of two
+//! controllers that put it into two reservations, one finds that out here and releases its entry.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use crate::api::condition::{self, BACKED, READY, RESIZED, RETIRING, Verdict, reason};
+use crate::api::{
+    BackingState, ClaimBinding, DiskReservation, LedgerEntry, NodeDisk, PodRef, Reserved,
+    SharedPersistentVolume, SharedPersistentVolumeStatus, Size, UidRef, VolumePhase,
+};
+
+use super::holder::held_by_volume;
+use super::{LISTED_PODS, create, names, pvc_provisioner, refs, resize, undivided, usage};
+
+/// The state of a volume besides its object.
+#[derive(Debug)]
+pub struct Seen {
+    /// Our finalizer is on the object.
+    pub guarded: bool,
+    /// It was made for a PersistentVolumeClaim whose own claim is gone, and so is that of the volume (P4).
+    pub abandoned: bool,
+    /// Of an unplaced volume: all. Of a placed one: its own, the ancestors of that, and others with an entry of it.
+    pub reservations: Vec<Arc<DiskReservation>>,
+    /// Of an unplaced volume: all. Of a placed one: its own.
+    pub disks: Vec<Arc<NodeDisk>>,
+    /// Of an unplaced volume: the reservation with its entry, read live, or why a reservation gave it none.
+    pub entry: Option<Result<Arc<DiskReservation>, Verdict>>,
+    /// Of an unplaced volume: the name of the volume with the data that it is to recover, read live.
+    pub owner: Option<String>,
+    /// The entry that its reservation had lost is back.
+    pub restored: bool,
+    /// Its reservation and then its status, read live; `None` before [`Step::LookToResize`].
+    pub live: Option<(Option<DiskReservation>, Option<SharedPersistentVolumeStatus>)>,
+    /// The node that its disk moved to, read live (D3).
+    pub moved_to: Option<String>,
+    /// Claims on its list that are gone, or bound to another volume.
+    pub lost_claims: Vec<ClaimBinding>,
+    /// Running and pending pods of the other claims on its list.
+    pub users: Vec<PodRef>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// The next step.
+#[derive(Debug, PartialEq)]
+pub enum Step {
+    /// Put the finalizer on.
+    Guard,
+    /// Make it a volume like any other, and publish the event (P4).
+    Release(String),
+    /// Take an entry in the ledger of the reservation of that name, and decide again.
+    TakeEntry(String),
+    /// Write the status, which places the volume. If that fails, release the entry unless the volume keeps it.
+    Place(Box<SharedPersistentVolumeStatus>),
+    /// Release the entry in the reservation of that name, where the volume is not, and decide again.
+    ReleaseEntry(String),
+    /// Put the entry back into the reservation of that name, unless the volume is being deleted; decide again.
+    RestoreEntry(String, LedgerEntry),
+    /// Read the reservation of that name live, then the volume, and decide again.
+    LookToResize(String),
+    /// Set the entry in the very reservation that was read live, and decide again.
+    ResizeEntry(u64),
+    /// Delete the PersistentVolumes of the lost claims, then write the status.
+    Report(Box<SharedPersistentVolumeStatus>),
+    /// Delete the object, if it is still the very one on which no user was seen (X5).
+    Delete,
+}
+
+/// The next step.
+pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
+    if !seen.guarded {
+        return Step::Guard;
+    }
+    if seen.abandoned {
+        return Step::Release(pvc_provisioner::abandoned(volume));
+    }
+    let mut status = volume.status.clone().unwrap_or_default();
+    status.access = Some(if volume.spec.shared.is_some() { "Shared" } else { "Exclusive" }.to_owned());
+    let (phase, verdict) = match status.reservation.clone() {
+        // X10: nobody can have used a volume without a place.
+        None if volume.spec.retire => (VolumePhase::Pending, unplaced_retires()),
+        None => match place(volume, &status, seen) {
+            Ok(step) => return step,
+            Err(why) => (VolumePhase::Pending, why),
+        },
+        Some(reservation) => {
+            if let Some(step) = correct_entries(volume, &reservation, seen) {
+                return step;
+            }
+            status.node_name = seen.moved_to.clone().or(status.node_name);
+            status.reserved = reserved_chain(&status, &seen.reservations).unwrap_or(status.reserved);
+            report(volume, disk_of(&status, seen))
+        }
+    };
+    status.claims.retain(|claim| !seen.lost_claims.contains(claim));
+    let mut status = count_users(status, seen.users.clone());
+    status.phase = phase;
+    let sized = match resize(volume, &mut status, seen) {
+        Ok(sized) => sized,
+        Err(step) => return step,
+    };
+    let retiring = retire(volume, &status);
+    let delete = matches!(retiring, Retire::Delete(_));
+    for (type_, verdict) in [(READY, Some(verdict)), (RESIZED, sized), (RETIRING, retiring.verdict())] {
+        if let Some(verdict) = verdict {
+            let generation = volume.metadata.generation;
+            condition::set(&mut status.conditions, type_, verdict, generation, seen.now);
+        }
+    }
+    match delete && volume.status.as_ref() == Some(&status) {
+        true => Step::Delete,
+        false => Step::Report(Box::new(status)),
+    }
+}
+
+/// CREATE (V1): the step that takes an unplaced volume into a reservation, or why there is none.
+fn place(
+    volume: &SharedPersistentVolume,
+    status: &SharedPersistentVolumeStatus,
+    seen: &Seen,
+) -> Result<Step, Verdict> {
+    match &seen.entry {
+        Some(Ok(r)) => return Ok(Step::Place(Box::new(placed(volume, status, r, seen)))),
+        Some(Err(why)) => return Err(why.clone()),
+        None => {}
+    }
+    create::entry(volume)?;
+    if let Some(owner) = &seen.owner {
+        let why = format!(
+            "the data that it is to recover is that of volume {owner}, which is there: claim that one"
+        );
+        return Err(Verdict::no(reason::NO_ORPHAN, why));
+    }
+    let chosen = create::choose(volume, &refs(&seen.reservations), &refs(&seen.disks))?;
+    Ok(Step::TakeEntry(chosen.name_any()))
+}
+
+/// The status of a volume that has an entry in the reservation's ledger.
+fn placed(
+    volume: &SharedPersistentVolume,
+    status: &SharedPersistentVolumeStatus,
+    reservation: &Arc<DiskReservation>,
+    seen: &Seen,
+) -> SharedPersistentVolumeStatus {
+    let uid = volume.uid().unwrap_or_default();
+    let wanted = || create::entry(volume).map_or(0, |entry| entry.size.bytes_or_zero());
+    let size = held_by_volume(reservation, &uid).unwrap_or_else(wanted);
+    let has = reservation.status.clone().unwrap_or_default();
+    let mut status = SharedPersistentVolumeStatus {
+        phase: VolumePhase::Creating,
+        size: Some(Size::from_bytes(undivided::of_reservation(reservation, size))),
+        disk_kind: has.disk_kind,
+        node_name: has.node_name,
+        node_disk: has.node_disk,
+        reservation: Some(UidRef {
+            name: reservation.name_any(),
+            uid: reservation.uid().unwrap_or_default(),
+        }),
+        ..status.clone()
+    };
+    status.reserved = reserved_chain(&status, &seen.reservations).unwrap_or_default();
+    let mut volume = volume.clone();
+    volume.status = Some(status.clone());
+    let (_, verdict) = report(&volume, disk_of(&status, seen));
+    condition::set(&mut status.conditions, READY, verdict, volume.metadata.generation, seen.now);
+    status
+}
+
+/// The step that brings the ledgers into line with the status of a placed volume.
+fn correct_entries(volume: &SharedPersistentVolume, reservation: &UidRef, seen: &Seen) -> Option<Step> {
+    let uid = volume.uid().unwrap_or_default();
+    let is_own = |r: &DiskReservation| r.metadata.uid.as_ref() == Some(&reservation.uid);
+    let foreign = seen.reservations.iter().find(|r| !is_own(r) && held_by_volume(r, &uid).is_some());
+    if let Some(foreign) = foreign {
+        return Some(Step::ReleaseEntry(foreign.name_any()));
+    }
+    // The reservation's object was made anew, without the entry. The volume gets the size that it was granted.
+    let lost = seen.reservations.iter().any(|r| is_own(r) && held_by_volume(r, &uid).is_none());
+    let mut entry = create::entry(volume).ok().filter(|_| lost && !seen.restored)?;
+    entry.size = volume.status.as_ref().and_then(|s| s.size.clone()).unwrap_or(entry.size);
+    Some(Step::RestoreEntry(reservation.name.clone(), entry))
+}
+
+/// Whether a volume keeps the entry in that reservation, if its own status could not be written: another controller may have
+/// placed the volume elsewhere, or destroyed it without having seen the entry. `now` was read live.
+pub fn keeps_entry(now: Option<&SharedPersistentVolume>, reservation: &UidRef) -> bool {
+    now.is_some_and(|now| match now.status.as_ref().and_then(|s| s.reservation.as_ref()) {
+        Some(placed) => placed.uid == reservation.uid,
+        None => now.metadata.deletion_timestamp.is_none(),
+    })
+}
+
+fn disk_of<'a>(status: &SharedPersistentVolumeStatus, seen: &'a Seen) -> Option<&'a NodeDisk> {
+    seen.disks.iter().map(AsRef::as_ref).find(|disk: &&NodeDisk| disk.metadata.name == status.node_disk)
+}
+
+/// The volume's reservation and those that it was carved out of, if the caches have them all (X6).
+fn reserved_chain(
+    status: &SharedPersistentVolumeStatus,
+    reservations: &[Arc<DiskReservation>],
+) -> Option<Vec<Reserved>> {
+    let mut found = Vec::new();
+    let mut next = status.reservation.clone();
+    while let Some(UidRef { name, uid }) = next {
+        let there = reservations.iter().find(|r| r.uid().as_ref() == Some(&uid))?;
+        let has = there.status.clone().unwrap_or_default();
+        found.push(Reserved {
+            name,
+            role: there.spec.role.clone(),
+            size: has.size.unwrap_or_else(|| there.spec.size.clone()),
+            labels: there.labels().clone(),
+        });
+        next = has.parent;
+    }
+    Some(found)
+}
+
+/// The status with the pods that use the volume: admission looks there when somebody deletes the volume (X1).
+pub fn count_users(
+    mut status: SharedPersistentVolumeStatus,
+    mut users: Vec<PodRef>,
+) -> SharedPersistentVolumeStatus {
+    users.sort();
+    users.dedup();
+    status.claim_count = status.claims.len() as u32;
+    status.user_count = users.len() as u32;
+    status.namespaces = usage::by_namespace(&status.claims, &users);
+    users.truncate(LISTED_PODS);
+    status.users = users;
+    status
+}
+
+/// The step of a resize that is in the ledger; else notes in `status` what is in the volume, and returns the condition
+/// `Resized` (V7).
+fn resize(
+    volume: &SharedPersistentVolume,
+    status: &mut SharedPersistentVolumeStatus,
+    seen: &Seen,
+) -> Result<Option<Verdict>, Step> {
+    let Some(own) = status.reservation.clone() else { return Ok(None) };
+    let uid = volume.uid().unwrap_or_default();
+    let is_own = |r: &&DiskReservation| r.metadata.uid.as_ref() == Some(&own.uid);
+    // By the pods that use the volume now, not when it was written last.
+    let counted = SharedPersistentVolume { status: Some(status.clone()), ..volume.clone() };
+    let cached = || seen.reservations.iter().map(AsRef::as_ref).find(is_own);
+    let reservation = match &seen.live {
+        Some((reservation, _)) => reservation.as_ref().filter(is_own),
+        None => cached(),
+    };
+    let entry = reservation.and_then(|r| held_by_volume(r, &uid));
+    let ledger = entry.zip(reservation).map(|(entry, r)| resize::Ledger { entry, free: create::free(r) });
+    let step = resize::next(&counted, ledger);
+    match (step, &seen.live) {
+        (resize::Step::Rest(verdict), _) => return Ok(verdict),
+        (_, None) => return Err(Step::LookToResize(own.name)),
+        (resize::Step::Grow(size), _) if entry < Some(size) => return Err(Step::ResizeEntry(size)),
+        (resize::Step::Grow(size), _) => {
+            (status.size, status.credit_due) = (Some(Size::from_bytes(size)), false);
+        }
+        (resize::Step::Lower(size), _) => {
+            (status.size, status.credit_due) = (Some(Size::from_bytes(size)), true);
+        }
+        // The reservation was read before the volume that still says `creditDue`. A controller that grows the volume later
+        // settles that first, which takes a write of the reservation; and the write of this entry fails.
+        (resize::Step::ShrinkEntry, Some((_, now))) => {
+            let due =
+                now.as_ref().filter(|now| now.credit_due).and_then(|now| now.size.as_ref()?.bytes().ok());
+            if let Some(size) = due.filter(|size| Some(*size) < entry) {
+                return Err(Step::ResizeEntry(size));
+            }
+        }
+        (resize::Step::Settle, _) => status.credit_due = false,
+    }
+    // The write brings the next look, which reports.
+    Ok(None)
+}
+
+/// How far the retirement of a volume is (X5).
+#[derive(Debug, PartialEq, Eq)]
+enum Retire {
+    /// Nobody ever asked for it.
+    No,
+    /// The volume stays for now.
+    Stays(Verdict),
+    /// The volume can be deleted.
+    Delete(Verdict),
+}
+
+impl Retire {
+    /// The condition `Retiring`.
+    fn verdict(self) -> Option<Verdict> {
+        match self {
+            Self::No => None,
+            Self::Stays(verdict) | Self::Delete(verdict) => Some(verdict),
+        }
+    }
+}
+
+/// RETIRE: a destruction that waits for the users, and can be withdrawn until then. `status` has the users now.
+fn retire(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus) -> Retire {
+    if !volume.spec.retire {
+        let withdrawn = Verdict::no(
+            reason::RETIRE_WITHDRAWN,
+            "it is not to be retired any more: it is on offer as before",
+        );
+        return condition::get(&status.conditions, RETIRING).map_or(Retire::No, |_| Retire::Stays(withdrawn));
+    }
+    let waits = |event: String| {
+        let why = format!(
+            "no new claim binds to it, and it is destroyed when {event}; set spec.retire to false to keep it"
+        );
+        Retire::Stays(Verdict::yes(reason::RETIRING, why))
+    };
+    if !status.claims.is_empty() {
+        return waits(format!("claim {} is deleted", names(&status.claims, status.claims.len())));
+    }
+    if status.user_count > 0 {
+        return waits(format!("pod {} has ended", names(&status.users, status.user_count as usize)));
+    }
+    Retire::Delete(Verdict::yes(reason::RETIRING, "nobody uses it any more: it is being destroyed"))
+}
+
+/// The condition `Ready` of a volume that is retired before it was placed.
+fn unplaced_retires() -> Verdict {
+    Verdict::no(reason::RETIRING, "it was never made, and is not wanted any more: it is being destroyed")
+}
+
+/// Phase and condition `Ready` of a placed volume, from its node's report and the state of its disk.
+fn report(volume: &SharedPersistentVolume, on: Option<&NodeDisk>) -> (VolumePhase, Verdict) {
+    let status = volume.status.clone().unwrap_or_default();
+    let made = status.node.as_ref().is_some_and(|n| n.backing == BackingState::Made);
+    let phase = if made { VolumePhase::Ready } else { VolumePhase::Creating };
+    let disk = status.node_disk.as_deref().unwrap_or("?");
+    let disk_trouble = on.and_then(|disk| disk.status.as_ref()).map(|on| {
+        // Bytes of a volume are allocated; a disk without free space has them all the same.
+        let ready = condition::get(&on.conditions, READY);
+        ready.filter(|c| c.status != "True" && c.reason != reason::SPACE_TAKEN)
+    });
+    let verdict = match (disk_trouble, condition::get(&status.conditions, BACKED)) {
+        (None, _) => Verdict::no(
+            reason::NODE_UNREACHABLE,
+            format!("NodeDisk {disk} is not there; the data stays on it"),
+        ),
+        (Some(Some(c)), _) if c.reason == reason::DISK_GONE => Verdict::no(
+            reason::VOLUME_GONE,
+            format!("NodeDisk {disk} was declared gone, and the data with it: delete the volume"),
+        ),
+        (Some(Some(c)), _) => Verdict::no(
+            reason::NODE_UNREACHABLE,
+            format!("NodeDisk {disk} is not ready, the data stays on it: {}", c.message),
+        ),
+        (_, Some(c)) if c.status != "True" && c.reason == reason::BACKING_LOST => {
+            Verdict::no(reason::BACKING_LOST, c.message.clone())
+        }
+        (_, Some(c)) if c.status != "True" => Verdict::no(reason::BACKING_FAILED, c.message.clone()),
+        (_, Some(_)) if made => Verdict::yes(
+            reason::READY,
+            format!(
+                "{} on node {}{}",
+                resize::size_now(volume),
+                status.node_name.as_deref().unwrap_or("?"),
+                if volume.spec.adopt.is_some() { "; its size is not enforced" } else { "" }
+            ),
+        ),
+        _ => Verdict::no(
+            reason::CREATING,
+            format!("node {} is making it", status.node_name.as_deref().unwrap_or("?")),
+        ),
+    };
+    (phase, verdict)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::NodePart;
+    use crate::plan::testing::*;
+
+    fn seen() -> Seen {
+        Seen {
+            guarded: true,
+            reservations: vec![Arc::new(reserved("r", "eng", 10, &[]))],
+            disks: vec![Arc::new(disk("n1.a", "n1", 10, &[]))],
+            moved_to: None,
+            lost_claims: vec![],
+            users: vec![],
+            abandoned: false,
+            entry: None,
+            owner: None,
+            restored: false,
+            live: None,
+            now: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    /// A volume that is ready in reservation `r`, whose ledger has it.
+    fn placed_volume() -> (SharedPersistentVolume, Seen) {
+        let mut v = ready_volume("v", "eng", true);
+        v.status.as_mut().unwrap().reservation = Some(UidRef { name: "r".into(), uid: "uid-r".into() });
+        (v, Seen { reservations: vec![Arc::new(reserved("r", "eng", 10, &[("v", 1)]))], ..seen() })
+    }
+
+    fn reported(step: Step) -> SharedPersistentVolumeStatus {
+        match step {
+            Step::Report(status) | Step::Place(status) => *status,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn ready(status: &SharedPersistentVolumeStatus) -> &str {
+        &condition::get(&status.conditions, READY).unwrap().reason
+    }
+
+    #[test]
+    fn v1_the_entry_comes_before_the_place() {
+        let (v, mut s) = (volume("v", "eng", 2), seen());
+        assert_eq!(next(&v, &Seen { guarded: false, ..seen() }), Step::Guard);
+        assert_eq!(next(&v, &s), Step::TakeEntry("r".into()));
+        s.entry = Some(Ok(s.reservations[0].clone()));
+        let placed = reported(next(&v, &s));
+        assert_eq!((placed.node_name.as_deref(), placed.size.clone()), (Some("n1"), Some(gi(2))));
+        assert_eq!((ready(&placed), placed.reserved.len()), ("Creating", 1));
+        s.entry = Some(Err(create::reservation_gone()));
+        assert_eq!(ready(&reported(next(&v, &s))), "NoReservation");
+        s.reservations.clear();
+        s.entry = None;
+        assert_eq!(ready(&reported(next(&v, &s))), "NoReservation");
+    }
+
+    #[test]
+    fn v1_an_entry_from_before_is_used_again() {
+        let (v, mut s) = (volume("v", "eng", 2), seen());
+        s.entry = Some(Ok(Arc::new(reserved("q", "eng", 10, &[("v", 3)]))));
+        assert_eq!(reported(next(&v, &s)).size, Some(gi(3)), "as large as it was granted");
+    }
+
+    #[test]
+    fn x6_data_that_has_a_volume_is_not_recovered() {
+        let (mut v, mut s) = (volume("v", "eng", 2), seen());
+        v.spec.recover = Some(crate::api::Recover { uid: "lost".into() });
+        s.owner = Some("data".into());
+        assert_eq!(ready(&reported(next(&v, &s))), "NoOrphan");
+        s.owner = None;
+        assert_eq!(next(&v, &s), Step::TakeEntry("r".into()));
+    }
+
+    #[test]
+    fn s2_ledgers_follow_the_status_of_a_placed_volume() {
+        let (v, mut s) = placed_volume();
+        s.reservations.push(Arc::new(reserved("other", "eng", 10, &[("v", 1)])));
+        assert_eq!(next(&v, &s), Step::ReleaseEntry("other".into()), "two controllers placed it");
+        s.reservations = vec![Arc::new(reserved("r", "eng", 10, &[]))];
+        let Step::RestoreEntry(name, entry) = next(&v, &s) else { panic!() };
+        assert_eq!((name.as_str(), entry.size), ("r", gi(1)));
+        s.restored = true;
+        reported(next(&v, &s));
+        assert!(keeps_entry(Some(&v), v.status.as_ref().unwrap().reservation.as_ref().unwrap()));
+        let elsewhere = UidRef { name: "x".into(), uid: "uid-x".into() };
+        assert!(!keeps_entry(Some(&v), &elsewhere) && !keeps_entry(None, &elsewhere));
+        let mut unplaced = volume("v", "eng", 1);
+        assert!(keeps_entry(Some(&unplaced), &elsewhere));
+        unplaced.metadata.deletion_timestamp = some_time();
+        assert!(!keeps_entry(Some(&unplaced), &elsewhere));
+    }
+
+    #[test]
+    fn l4_lost_claims_leave_the_list_and_the_count() {
+        let (mut v, mut s) = placed_volume();
+        let claims = vec![bound_by("a", "x", "1"), bound_by("b", "y", "2")];
+        v.status.as_mut().unwrap().claims = claims.clone();
+        (s.lost_claims, s.users) = (claims[..1].to_vec(), vec![pod("b", "p"), pod("b", "p")]);
+        s.moved_to = Some("n2".into());
+        let status = reported(next(&v, &s));
+        assert_eq!((status.claims, status.claim_count, status.user_count), (claims[1..].to_vec(), 1, 1));
+        assert_eq!(status.node_name.as_deref(), Some("n2"), "D3");
+    }
+
+    #[test]
+    fn p4_an_abandoned_volume_becomes_any_volume() {
+        let (v, s) = placed_volume();
+        let Step::Release(event) = next(&v, &Seen { abandoned: true, ..s }) else { panic!() };
+        assert!(event.contains("claim volume v with a VolumeClaim"), "{event}");
+    }
+
+    #[test]
+    fn v7_the_ledger_is_read_live_before_it_changes() {
+        let (mut v, mut s) = placed_volume();
+        let node = NodePart { size: Some(gi(1)), ..v.status.clone().unwrap().node.unwrap() };
+        v.status.as_mut().unwrap().node = Some(node);
+        v.spec.size = gi(3);
+        assert_eq!(next(&v, &s), Step::LookToResize("r".into()));
+        let live = |entry, status: &SharedPersistentVolume| {
+            Some((Some(reserved("r", "eng", 10, &[("v", entry)])), status.status.clone()))
+        };
+        s.live = live(1, &v);
+        assert_eq!(next(&v, &s), Step::ResizeEntry(3 << 30));
+        s.live = live(3, &v);
+        assert_eq!(reported(next(&v, &s)).size, Some(gi(3)));
+        v.spec.size = gi(1);
+        let lowered = reported(next(&v, &s));
+        assert_eq!((lowered.size.clone(), lowered.credit_due), (Some(gi(1)), true));
+        v.status = Some(lowered);
+        s.live = live(3, &v);
+        assert_eq!(next(&v, &s), Step::ResizeEntry(1 << 30));
+        s.live = live(1, &v);
+        assert!(!reported(next(&v, &s)).credit_due);
+        let mut grown = v.clone();
+        grown.status.as_mut().unwrap().credit_due = false;
+        s.live = live(3, &grown);
+        assert!(reported(next(&v, &s)).credit_due, "another controller settled it meanwhile");
+    }
+
+    #[test]
+    fn x5_retirement_waits_for_claims_then_pods_and_can_be_withdrawn() {
+        let mut v = ready_volume("v", "eng", true);
+        let ask = |v: &SharedPersistentVolume| retire(v, &v.status.clone().unwrap());
+        let said = |step| match step {
+            Retire::Stays(verdict) => verdict,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(ask(&v), Retire::No);
+        v.spec.retire = true;
+        assert!(matches!(ask(&v), Retire::Delete(_)));
+        v.status.as_mut().unwrap().claims = vec![bound_by("a", "b", "u")];
+        let waits = said(ask(&v));
+        assert!(waits.ok && waits.message.contains("destroyed when claim a/b is deleted"), "{waits:?}");
+        let status = v.status.as_mut().unwrap();
+        (status.claims, status.users, status.user_count) = (vec![], vec![pod("a", "p")], 1);
+        assert!(said(ask(&v)).message.contains("destroyed when pod a/p has ended"));
+        let conditions = &mut v.status.as_mut().unwrap().conditions;
+        condition::set(conditions, RETIRING, waits, None, jiff::Timestamp::UNIX_EPOCH);
+        v.spec.retire = false;
+        let withdrawn = said(ask(&v));
+        assert_eq!((withdrawn.ok, withdrawn.reason), (false, "RetireWithdrawn"));
+    }
+
+    #[test]
+    fn x5_a_retired_volume_is_deleted_as_it_was_reported() {
+        let (mut v, s) = placed_volume();
+        v.spec.retire = true;
+        let status = reported(next(&v, &s));
+        v.status = Some(status);
+        assert_eq!(next(&v, &s), Step::Delete);
+        let used = Seen { users: vec![pod("a", "p")], ..s };
+        assert!(matches!(next(&v, &used), Step::Report(_)));
+    }
+
+    /// X10: no reservation is taken for it, however much is free.
+    #[test]
+    fn x10_a_retired_volume_without_a_place_goes() {
+        for s in [seen(), Seen { reservations: vec![], ..seen() }] {
+            let mut v = volume("v", "eng", 1);
+            v.spec.retire = true;
+            let status = reported(next(&v, &s));
+            assert_eq!((status.phase, ready(&status)), (VolumePhase::Pending, "Retiring"));
+            v.status = Some(status);
+            assert_eq!(next(&v, &s), Step::Delete);
+        }
+    }
+
+    #[test]
+    fn d4_a_volume_is_as_ready_as_its_disk() {
+        let (v, s) = placed_volume();
+        assert_eq!(ready(&reported(next(&v, &s))), "Ready");
+        let of = |disks| ready(&reported(next(&v, &Seen { disks, ..placed_volume().1 }))).to_owned();
+        assert_eq!(of(vec![]), "NodeUnreachable");
+        let mut away = disk("n1.a", "n1", 10, &[]);
+        set_ready(&mut away.status.as_mut().unwrap().conditions, false);
+        assert_eq!(of(vec![Arc::new(away)]), "NodeUnreachable");
+    }
+}

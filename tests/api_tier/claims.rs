@@ -1,0 +1,80 @@
+//! Claims whose PersistentVolumeClaim somebody deletes: both come back by themselves (C5, L1).
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams};
+use reservoir::api::{NodeDisk, SharedPersistentVolume, VolumeClaim};
+
+use crate::support::{Agent, Cluster, until_reason};
+
+const TEAM: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: team}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {name: eng}, spec: {role: eng, size: 64Mi}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: data},
+ spec: {role: eng, size: 32Mi, shared: {}}}
+---
+{apiVersion: reservoir.dev/v1alpha1, kind: RoleSubscription, metadata: {name: eng, namespace: team},
+ spec: {roles: [eng], capabilities: [SHARED_RESOURCES]}}
+";
+
+fn claim(name: &str) -> String {
+    format!(
+        "{{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {{name: {name}, namespace: team}},
+        spec: {{role: eng, volume: data}}}}"
+    )
+}
+
+/// C5, L1: whether the PersistentVolumeClaim is deleted when it is bound, or a moment after it was made, while Kubernetes binds
+/// it. Many times over, since the controllers race each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn l1_a_deleted_persistent_volume_claim_comes_back() {
+    const CLAIMS: usize = 12;
+    const ROUNDS: usize = 8;
+    let cluster = Cluster::start().await;
+    cluster.node("n1", true).await;
+    let _agent = Agent::start(&cluster, "n1", "128Mi").await;
+    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    cluster.apply_text(TEAM).await;
+    until_reason(&cluster.all::<SharedPersistentVolume>(), "data", "Ready").await;
+    let (pvcs, claims): (Api<PersistentVolumeClaim>, Api<VolumeClaim>) =
+        (cluster.within("team"), cluster.within("team"));
+    let rounds = (0..CLAIMS).map(|i| {
+        let (cluster, pvcs, claims) = (&cluster, &pvcs, &claims);
+        async move {
+            let name = format!("c{i}");
+            cluster.apply_text(&claim(&name)).await;
+            let (mut slowest, mut deleted) = (Duration::ZERO, String::new());
+            for round in 0..ROUNDS {
+                let bound = round % 2 == 0;
+                let started = Instant::now();
+                let uid = loop {
+                    let pvc = pvcs.get_opt(&name).await.unwrap();
+                    let phase = pvc.as_ref().and_then(|pvc| pvc.status.as_ref()?.phase.clone());
+                    let uid = pvc.and_then(|pvc| pvc.uid()).filter(|uid| *uid != deleted);
+                    match uid {
+                        Some(uid) if !bound || phase.as_deref() == Some("Bound") => break uid,
+                        _ if started.elapsed() < Duration::from_secs(60) => {}
+                        _ => panic!(
+                            "{name}, round {round}: {phase:?}, {:?}",
+                            claims.get(&name).await.unwrap().status
+                        ),
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                };
+                slowest = slowest.max(started.elapsed());
+                // At another moment of the binding each time.
+                tokio::time::sleep(Duration::from_millis(if bound { 0 } else { 7 * i as u64 })).await;
+                pvcs.delete(&name, &DeleteParams::default()).await.unwrap();
+                deleted = uid;
+            }
+            until_reason(claims, &name, "Bound").await;
+            slowest
+        }
+    });
+    let slowest = futures::future::join_all(rounds).await;
+    println!("{} deletions, the slowest came back after {:?}", CLAIMS * ROUNDS, slowest.iter().max());
+}
