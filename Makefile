@@ -4,38 +4,57 @@
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1  /p' $(MAKEFILE_LIST) | column -t -l 2
 
+# The test cluster's program, as `cargo test --workspace` builds it.
+CLUSTER = $${CARGO_TARGET_DIR:-target}/debug/reservoir-cluster
+# A test binary tells how long each test took.
+TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+TEST = env CARGO_TARGET_$(TRIPLE)_RUNNER=$(CURDIR)/tools/run-test cargo test
+# API servers at a time: a test waits for most of its time.
+API_SERVERS := $(shell n=$$(($$(nproc) * 3)); echo $$((n < 12 ? n : 12)))
+# What make test-e2e makes while its cluster is idle.
+MEANWHILE =
+
 demo: ## Real Kubernetes on this machine, Reservoir in it, and what it does, step by step
 	cargo run --quiet --package reservoir-cluster -- demo
 
 demo-down: ## Removes the demo's cluster and everything that was started for it
 	cargo run --quiet --package reservoir-cluster -- down
 
-test: lint unit test-agent test-e2e ## All tests: style, unit, api tier, node tier
+test: ## All tests: style, unit, api tier, node tier; says what took longest
+	@tools/slowest --forget
+	@$(MAKE) --no-print-directory lint unit && $(MAKE) --no-print-directory test-e2e MEANWHILE=test-agent; \
+	  status=$$?; tools/slowest; exit $$status
 
-lint: ## Formatting, lints, generated files, licences, a test for every rule
+lint: ## Formatting, a test for every rule, lints, licences
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
-	cargo clippy --test host_faults -- -D warnings
-	tools/check-crds
-	tools/check-dependencies
 	tools/rules > /dev/null
+	tools/timed clippy cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --test host_faults -- -D warnings
+	tools/timed dependencies tools/check-dependencies
 
+# All programs and tests are built at once, so each dependency is built once: `cargo run --package` would build many anew, with
+# fewer features. What is quick and fails often runs first.
 unit: ## Unit tests, the node's disks, CSI, and the api tier (real kube-apiserver and etcd); needs root
-	cargo run --quiet --package reservoir-cluster -- packages
-	cargo test --workspace
+	tools/timed build cargo test --workspace --no-run
+	tools/timed packages $(CLUSTER) packages
+	tools/timed "unit tests" $(TEST) --workspace --lib --bins
+	tools/timed "source and chart" $(TEST) --test source --test chart
+	tools/timed "doc tests" cargo test --workspace --doc
+	tools/timed "CSI and disks" $(TEST) --test 'csi_*' --test host_node
+	tools/timed "api tier" $(TEST) --workspace --test api_tier -- --test-threads=$(API_SERVERS)
 
-test-agent: ## The node's half: faults at every call that changes something, csi-sanity, hostile pods, kills under I/O
-	cargo run --quiet --package reservoir-cluster -- packages
-	cargo test --test host_faults
-	cargo test --test csi_sanity -- --ignored --nocapture
-	cargo test --test host_node -- --ignored --nocapture --test-threads=1 long::
+test-agent: ## The node's half: faults at every call that changes something, hostile pods, kills under I/O
+	tools/timed build cargo test --workspace --no-run
+	tools/timed packages $(CLUSTER) packages
+	tools/timed "host faults" cargo test --test host_faults
+	tools/timed "long host tests" $(TEST) --test host_node -- --ignored --nocapture --test-threads=1 long::
 
 test-qemu: ## The node's disks on Debian's own kernel, in a guest of QEMU without KVM; then its power is cut 25 times
 	cargo run --quiet --package reservoir-cluster -- qemu
 	cargo run --quiet --package reservoir-cluster -- power-cut
 
 test-e2e: ## The demo's tour as a test, on a kind cluster of its own
-	cargo test --package reservoir --test e2e -- --ignored --nocapture
+	tools/timed "end to end" env RESERVOIR_MEANWHILE="$(MEANWHILE)" cargo test --test e2e -- --ignored --nocapture
 
 rules: ## Which tests show each rule of docs/semantics.md, and which correspond to the tests of Apache Mesos
 	@tools/rules

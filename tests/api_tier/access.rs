@@ -33,7 +33,7 @@ const MANIFESTS: &str = "
 
 /// V11, V12, M5. That the kubelet gives the group to pods is a step of the tour.
 #[tokio::test(flavor = "multi_thread")]
-async fn v11_v12_group_permissions_and_mount_options_reach_the_mount() {
+async fn v11_v12_group_and_mount_options_reach_the_mount() {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     let mut agent = Agent::start(&cluster, "n1", "256Mi").await;

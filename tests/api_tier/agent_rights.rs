@@ -35,7 +35,7 @@ async fn disk_of(cluster: &Cluster, agent: &str, name: &str, node: &str, id: &st
 
 /// A4, D3.
 #[tokio::test(flavor = "multi_thread")]
-async fn a4_an_agent_writes_only_what_is_of_its_own_node() {
+async fn a4_an_agent_writes_objects_of_its_own_node_only() {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     cluster.node("n2", true).await;

@@ -13,7 +13,7 @@ const VERBS: [&str; 8] =
 
 /// A2.
 #[tokio::test(flavor = "multi_thread")]
-async fn a1_a5_a_verb_on_the_role_or_an_ancestor_decides_and_a_refusal_names_both() {
+async fn a1_a5_verbs_on_a_role_or_its_ancestor_decide() {
     let cluster = cluster().await;
     let ml = "eng/ml";
     let (kept, solo, going) = (reservation("kept", ml), volume("solo", ml), retiring(volume("going", ml)));
@@ -114,7 +114,7 @@ async fn a1_a5_a_verb_on_the_role_or_an_ancestor_decides_and_a_refusal_names_bot
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a5_each_missing_role_is_named_and_the_deepest_and_longest_requests_are_decided() {
+async fn a5_a_refusal_names_each_missing_role() {
     let cluster = cluster().await;
     grant(&cluster, "jane", &["subscribe", "resize", "destroy", "use"], &["a"]).await;
     grant(&cluster, "joe", &["resize"], &["a"]).await;
@@ -163,7 +163,7 @@ async fn a5_each_missing_role_is_named_and_the_deepest_and_longest_requests_are_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a1_the_charts_cluster_roles_and_the_example_of_grants() {
+async fn a1_the_charts_cluster_roles_grant_what_they_say() {
     let cluster = cluster().await;
     for (role, user) in [("view", "vera"), ("edit", "ed"), ("admin", "adam")] {
         let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",

@@ -695,7 +695,7 @@ async fn status_is_not_for_users(cluster: &Cluster) {
 
 /// R1, R3, V1, V2, V3, V11, V12, O1, O3, C3, C4, C5, Q2, Q3, L2.
 #[tokio::test(flavor = "multi_thread")]
-async fn each_gets_one_clear_sentence() {
+async fn c4_l2_bad_input_gets_one_clear_sentence() {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     let mut agent = Agent::start(&cluster, "n1", "512Mi").await;

@@ -9,7 +9,7 @@ use crate::support::*;
 
 /// All that the chart can make, the Prometheus Operator's kinds and helm test's objects too.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_api_server_takes_all_that_the_chart_makes() {
+async fn the_api_server_accepts_every_object_of_the_chart() {
     let cluster = Cluster::bare(Default::default()).await;
     cluster.apply_text("{apiVersion: v1, kind: Namespace, metadata: {name: reservoir-system}}").await;
     for crd in chart::operator_kinds().unwrap() {

@@ -54,7 +54,7 @@ const CLAIM: &str = "apiVersion: reservoir.dev/v1alpha1\nkind: VolumeClaim\nmeta
 
 /// A1, A4.
 #[tokio::test(flavor = "multi_thread")]
-async fn a1_a4_what_the_chart_grants_is_enough() {
+async fn a1_a4_the_charts_grants_suffice() {
     let cluster = Cluster::bare(ApiOptions { controller_manager: true, audit: true }).await;
     cluster.apply_text("{apiVersion: v1, kind: Namespace, metadata: {name: reservoir-system}}").await;
     cluster.apply_text(&rbac()).await;

@@ -11,7 +11,7 @@ use crate::support::{Agent, Cluster, until, until_gone, until_reason};
 
 /// D1, D5.
 #[tokio::test(flavor = "multi_thread")]
-async fn d3_another_disk_in_the_place_of_a_known_one_is_refused() {
+async fn d3_another_disk_in_a_known_place_is_refused() {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     let mut agent = Agent::start(&cluster, "n1", "4Gi").await;
@@ -110,7 +110,7 @@ const RENAMED: &str = "
 
 /// D3, A4.
 #[tokio::test(flavor = "multi_thread")]
-async fn d3_a_node_of_another_name_brings_its_volumes_along_and_one_of_the_old_name_gets_none() {
+async fn d3_volumes_follow_their_disk_to_a_renamed_node() {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     let mut old = Agent::start(&cluster, "n1", "512Mi").await;
@@ -257,7 +257,7 @@ async fn d3_a_node_of_another_name_brings_its_volumes_along_and_one_of_the_old_n
 
 /// D3: the disk is the same, whatever it is called in the configuration.
 #[tokio::test(flavor = "multi_thread")]
-async fn d3_a_disk_that_is_renamed_in_the_configuration_is_the_same_disk() {
+async fn d3_a_disk_renamed_in_the_configuration_is_the_same_disk() {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     let mut agent = Agent::start(&cluster, "n1", "128Mi").await;

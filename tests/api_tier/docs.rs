@@ -1,7 +1,7 @@
 //! Every command of the documentation, run as a reader would, page by page in the order of the page: with a real API server,
 //! the real controller and real agents, and no kubelet. What `reservoir_cluster::pages` says of fences decides how.
 //!
-//! `RESERVOIR_PAGE=docs/how-to/give-a-team-a-quota.md` runs one page, `--nocapture` shows what is printed.
+//! Each page is a test, so `cargo test --test api_tier docs::give_a_team_a_quota` runs one; `--nocapture` shows what is printed.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -205,25 +205,59 @@ async fn lose(cluster: &Cluster, kind: &str, name: &str) {
     strip_and_delete(&cluster.untyped(&object), name).await;
 }
 
-/// Each page is run in a cluster of its own, and undoes what it did.
-#[test]
-fn the_commands_of_every_page() {
-    let only = std::env::var("RESERVOIR_PAGE").ok();
-    let pages = Page::all(repository(), &[]).unwrap();
-    let wanted = |page: &&Page| only.as_ref().is_none_or(|only| page.path == Path::new(only));
-    let mut report = String::new();
-    for page in pages.iter().filter(wanted) {
-        let counts = match page.is_for_api_tier() {
-            true => Place::new().run(page),
-            false => read(page),
-        };
-        report.push_str(&format!("{}: {counts:?}\n", page.path.display()));
-    }
-    println!("{report}");
-    assert!(!report.is_empty(), "there is no such page");
+/// A test for each page. A page runs in a cluster of its own, and undoes what it did.
+macro_rules! pages {
+    ($($name:ident: $path:literal,)*) => {
+        const PAGES: &[&str] = &[$($path),*];
+        $(#[test]
+        fn $name() {
+            run($path);
+        })*
+    };
 }
 
-/// A page on which nothing is run here.
+pages! {
+    contributing: "CONTRIBUTING.md",
+    readme: "README.md",
+    chart_readme: "charts/reservoir/README.md",
+    docs_readme: "docs/README.md",
+    api: "docs/api.md",
+    comparison: "docs/comparison.md",
+    concepts: "docs/concepts.md",
+    design: "docs/design.md",
+    give_a_team_a_quota: "docs/how-to/give-a-team-a-quota.md",
+    move_existing_data: "docs/how-to/move-existing-data.md",
+    recover_a_cluster: "docs/how-to/recover-a-cluster.md",
+    replace_a_node: "docs/how-to/replace-a-node.md",
+    share_a_data_set: "docs/how-to/share-a-data-set.md",
+    kubectl: "docs/kubectl.md",
+    metrics: "docs/metrics.md",
+    operations: "docs/operations.md",
+    performance: "docs/performance.md",
+    security: "docs/security.md",
+    semantics: "docs/semantics.md",
+}
+
+fn all_pages() -> Vec<Page> {
+    Page::all(repository(), &[]).unwrap()
+}
+
+fn run(path: &str) {
+    let page = all_pages().into_iter().find(|page| page.path == Path::new(path)).unwrap();
+    let counts = match page.is_for_api_tier() {
+        true => Place::new().run(&page),
+        false => read(&page),
+    };
+    println!("{path}: {counts:?}");
+}
+
+#[test]
+fn every_page_has_a_test() {
+    let there: Vec<_> = all_pages().iter().map(|page| page.path.display().to_string()).collect();
+    assert_eq!(there, PAGES);
+}
+
+/// Parses the blocks of a page on which nothing is run here.
 fn read(page: &Page) -> BTreeMap<&'static str, usize> {
     let shell = Shell::new(repository(), PathBuf::new(), Vec::new(), vec!["env".into()]).unwrap();
     pages::run(page, Tier::Api, &shell, |line| panic!("{line}: nothing to play it with")).unwrap()
@@ -233,7 +267,7 @@ fn read(page: &Page) -> BTreeMap<&'static str, usize> {
 #[test]
 fn links_lead_somewhere() {
     let mut links = 0;
-    for page in Page::all(repository(), &[]).unwrap() {
+    for page in all_pages() {
         let path = repository().join(&page.path);
         let text = std::fs::read_to_string(&path).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

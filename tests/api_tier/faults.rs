@@ -200,7 +200,7 @@ async fn main_job(cluster: &Cluster, agent: &Agent) {
 
 /// V6, C2, S1, S3, S11, S13, L1, L5, L6.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_controller_dies_at_any_moment() {
+async fn l1_s1_the_controller_may_die_at_any_moment() {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     let agent = Agent::start(&cluster, "n1", "256Mi").await;
@@ -301,7 +301,7 @@ impl Busy {
 
 /// M4, M5, L1, L3.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_agent_dies_and_pods_do_not_notice() {
+async fn m5_pods_do_not_notice_that_the_agent_dies() {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     let mut agent = Agent::start_process(&cluster, "n1", "256Mi");
@@ -362,7 +362,7 @@ async fn all_but_data(cluster: &Cluster) -> Vec<(String, Option<String>)> {
 
 /// O4, O5, T2, S1, L1.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_api_server_restarts_in_the_middle() {
+async fn l1_t2_a_restart_of_the_api_server_changes_nothing() {
     let mut cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     let mut agent = Agent::start(&cluster, "n1", "256Mi").await;
@@ -419,7 +419,7 @@ async fn the_api_server_restarts_in_the_middle() {
 
 /// R1, V1, S1, S2, S3, S15, L2.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_controllers_never_give_away_more_than_there_is() {
+async fn s1_two_controllers_never_give_away_too_much() {
     let cluster = Cluster::start().await;
     cluster.start_controller().await;
     let mut agents = Vec::new();
@@ -538,7 +538,7 @@ async fn two_controllers_never_give_away_more_than_there_is() {
 
 /// D4, O6.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unreachable_node_loses_nothing() {
+async fn d4_o6_an_unreachable_node_loses_nothing() {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     let agent = Agent::start(&cluster, "n1", "256Mi").await;
@@ -604,7 +604,7 @@ async fn an_unreachable_node_loses_nothing() {
 
 /// X1, L5.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_whose_finalizer_was_stripped_holds_nothing_for_ever() {
+async fn x1_l5_a_claim_that_was_stripped_blocks_nothing() {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     let agent = Agent::start(&cluster, "n1", "256Mi").await;

@@ -38,7 +38,7 @@ async fn agent_of(cluster: &Cluster, node: &str) -> Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r2_a1_a4_static_reservations_are_their_own_agents_alone_and_gone_is_an_administrators_word() {
+async fn r2_a1_a4_static_reservations_belong_to_their_agent() {
     let cluster = cluster().await;
     cluster
         .apply_text(
@@ -148,7 +148,7 @@ async fn r2_a1_a4_static_reservations_are_their_own_agents_alone_and_gone_is_an_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r6_x7_what_holds_something_is_neither_deleted_nor_shrunk_below_it() {
+async fn r6_x7_a_holder_is_neither_deleted_nor_shrunk_below_use() {
     let cluster = cluster().await;
     let line = |name: &str| json!({"name": name, "uid": name, "role": "eng", "size": "50Mi"});
     let kept = reservation("kept", "eng");
@@ -195,7 +195,7 @@ async fn r6_x7_what_holds_something_is_neither_deleted_nor_shrunk_below_it() {
 
 /// A size is compared before anybody is asked for a right: one that takes minutes to write out is refused at once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a1_nobody_keeps_the_api_server_busy_with_a_size() {
+async fn a1_an_enormous_size_is_refused_at_once() {
     let cluster = cluster().await;
     let nobody = person(&cluster, "nobody").await;
     let started = Instant::now();
@@ -222,7 +222,7 @@ async fn a1_nobody_keeps_the_api_server_busy_with_a_size() {
 /// X1, R6: nothing goes before its end was seen to, not even in the moment before the controller sees that it is there;
 /// and no way to apply a manifest that knows nothing of that takes it away.
 #[tokio::test(flavor = "multi_thread")]
-async fn x1_r6_what_has_to_be_seen_to_is_guarded_from_the_start() {
+async fn x1_r6_each_object_has_its_finalizer_from_the_start() {
     let cluster = cluster().await;
     cluster.apply_text("{apiVersion: v1, kind: Namespace, metadata: {name: team}}").await;
     let guards = |object: Value| object["metadata"]["finalizers"].clone();

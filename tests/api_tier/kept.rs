@@ -46,7 +46,7 @@ async fn bindings(cluster: &Cluster) -> Vec<ClaimBinding> {
 
 /// C7, S8.
 #[tokio::test(flavor = "multi_thread")]
-async fn c7_what_is_made_again_under_an_old_name_is_new() {
+async fn c7_an_object_remade_under_an_old_name_is_new() {
     let (cluster, agent) = room().await;
     let claims: Api<VolumeClaim> = cluster.within("team");
     cluster.apply_text(CLAIM).await;
@@ -88,7 +88,7 @@ async fn c7_what_is_made_again_under_an_old_name_is_new() {
 
 /// X6, X7, S14, L8. harvester 11128: a garbage collector that would have eaten live data.
 #[tokio::test(flavor = "multi_thread")]
-async fn x6_harvester_11128_data_without_an_object_is_kept_and_reported() {
+async fn x6_harvester_11128_orphans_are_kept_and_reported() {
     let (cluster, agent) = room().await;
     let kinds: Api<CustomResourceDefinition> = cluster.all();
     for crd in reservoir::api::crds() {
@@ -212,7 +212,7 @@ const LOST: &str = "
 
 /// X6, S4, S14.
 #[tokio::test(flavor = "multi_thread")]
-async fn x6_one_command_makes_the_objects_of_a_lost_cluster_again_from_its_disks() {
+async fn x6_one_command_rebuilds_a_lost_cluster_from_its_disks() {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     let mut agent = Agent::start(&cluster, "n1", "384Mi").await;
@@ -311,7 +311,7 @@ async fn x6_one_command_makes_the_objects_of_a_lost_cluster_again_from_its_disks
 
 /// X6, S4, V3.
 #[tokio::test(flavor = "multi_thread")]
-async fn x6_data_is_recovered_once_for_its_own_role_and_not_while_it_has_an_object() {
+async fn x6_an_orphan_is_recovered_once_and_by_its_own_role() {
     let (cluster, agent) = room().await;
     let volumes: Api<SharedPersistentVolume> = cluster.all();
     let uid = volumes.get("data").await.unwrap().uid().unwrap();
@@ -364,7 +364,7 @@ async fn x6_data_is_recovered_once_for_its_own_role_and_not_while_it_has_an_obje
 
 /// L5, O6: a namespace's owner writes an offer in the name of his subscription.
 #[tokio::test(flavor = "multi_thread")]
-async fn l5_o6_what_somebody_else_calls_an_offer_holds_no_destruction_up() {
+async fn l5_o6_a_forged_offer_blocks_no_destruction() {
     let (cluster, agent) = room().await;
     let volumes: Api<SharedPersistentVolume> = cluster.all();
     let uid = volumes.get("data").await.unwrap().uid().unwrap();
@@ -390,7 +390,7 @@ async fn l5_o6_what_somebody_else_calls_an_offer_holds_no_destruction_up() {
 
 /// C6, X1: whoever may write a PersistentVolumeClaim can take the label off it.
 #[tokio::test(flavor = "multi_thread")]
-async fn c6_a_claim_waits_for_its_pods_whatever_label_its_persistent_volume_claim_has() {
+async fn c6_x1_a_claim_without_its_label_waits_for_its_pods() {
     let (cluster, _agent) = room().await;
     let claims: Api<VolumeClaim> = cluster.within("team");
     cluster.apply_text(CLAIM).await;

@@ -11,6 +11,7 @@ mod bad_input;
 mod chart;
 mod chart_rights;
 mod claims;
+mod csi_sanity;
 mod disks;
 mod docs;
 mod faults;

@@ -187,7 +187,7 @@ const CLAIM: &str = "apiVersion: reservoir.dev/v1alpha1\nkind: VolumeClaim\nmeta
 
 /// T3.
 #[tokio::test(flavor = "multi_thread")]
-async fn t3_metrics_alerts_and_dashboard() {
+async fn t3_docs_alerts_and_dashboard_name_served_metrics() {
     let cluster = Cluster::bare(Default::default()).await;
     let controller = Controller::start(&cluster);
     cluster.node("n1", true).await;

@@ -151,7 +151,7 @@ impl<'a> Story<'a> {
 
 /// P1, P2, P3, P4, T2: the way of a StatefulSet's claim from its creation to its end.
 #[tokio::test(flavor = "multi_thread")]
-async fn p1_p3_p4_a_claim_becomes_a_volume_is_bound_grows_and_takes_it_along() {
+async fn p1_p3_p4_a_volume_is_made_grows_and_goes_with_its_pvc() {
     let (cluster, agent) = start().await;
     let story = Story::of(&cluster);
     story.room("analytics", "n1", "2Gi").await;
@@ -209,7 +209,7 @@ async fn p1_p3_p4_a_claim_becomes_a_volume_is_bound_grows_and_takes_it_along() {
 
 /// P4: what its PersistentVolume says counts; what stays is a volume like any other.
 #[tokio::test(flavor = "multi_thread")]
-async fn p4_retain_keeps_the_volume_and_it_can_be_claimed_again() {
+async fn p4_a_retained_volume_can_be_claimed_again() {
     let (cluster, agent) = start().await;
     let story = Story::of(&cluster);
     let (pv, volume) = story.written(&agent, "kept").await;
@@ -242,7 +242,7 @@ async fn p4_retain_keeps_the_volume_and_it_can_be_claimed_again() {
 
 /// P5, A5.
 #[tokio::test(flavor = "multi_thread")]
-async fn p5_a_namespace_without_the_verbs_is_refused_whoever_asks() {
+async fn p5_a_namespace_without_the_verbs_is_refused() {
     let (cluster, _agent) = start().await;
     let story = Story::of(&cluster);
     story.make(pvc("mine", "analytics", "ReadWriteOnce", "64Mi")).await;
@@ -293,7 +293,7 @@ async fn p5_a_namespace_without_the_verbs_is_refused_whoever_asks() {
 
 /// P2: who finds no room says so and has the scheduler look elsewhere.
 #[tokio::test(flavor = "multi_thread")]
-async fn p2_p6_what_cannot_be_made_is_told_and_the_scheduler_looks_for_another_node() {
+async fn p2_p6_a_full_node_is_reported_and_another_one_chosen() {
     let (cluster, agent) = start().await;
     let story = Story::of(&cluster);
     story.make(pvc("large", "analytics", "ReadWriteOnce", "3Gi")).await;
@@ -364,7 +364,7 @@ async fn p2_p6_what_cannot_be_made_is_told_and_the_scheduler_looks_for_another_n
 
 /// P1, M1: a shared one, from the first pod on, and the controller dies before each step.
 #[tokio::test(flavor = "multi_thread")]
-async fn p1_many_pods_use_a_shared_one_and_whoever_is_interrupted_goes_on() {
+async fn p1_m1_a_shared_pvc_serves_pods_across_controller_deaths() {
     let (cluster, agent) = start().await;
     let story = Story::of(&cluster);
     story.make(pvc("together", "analytics-shared", "ReadWriteMany", "64Mi")).await;
@@ -406,7 +406,7 @@ async fn p1_many_pods_use_a_shared_one_and_whoever_is_interrupted_goes_on() {
 /// P4: whoever was interrupted between making the PersistentVolume and saying so, and does not find it again, keeps the data;
 /// nor does one that slept meanwhile decide on what he read before (S15).
 #[tokio::test(flavor = "multi_thread")]
-async fn p4_s15_when_the_word_of_the_persistent_volume_is_lost_the_data_is_kept() {
+async fn p4_s15_without_a_persistent_volume_the_data_is_kept() {
     let (cluster, agent) = start().await;
     let story = Story::of(&cluster);
     story.make(pvc("kept", "analytics", "ReadWriteOnce", "64Mi")).await;
@@ -434,7 +434,7 @@ async fn p4_s15_when_the_word_of_the_persistent_volume_is_lost_the_data_is_kept(
 
 /// P4: a PersistentVolume that has to be made again may have said something else than its class does.
 #[tokio::test(flavor = "multi_thread")]
-async fn p4_a_persistent_volume_that_is_made_again_keeps_the_data() {
+async fn p4_a_remade_persistent_volume_keeps_the_data() {
     let (cluster, _agent) = start().await;
     let story = Story::of(&cluster);
     story.make(pvc("data", "analytics", "ReadWriteOnce", "64Mi")).await;
@@ -450,7 +450,7 @@ async fn p4_a_persistent_volume_that_is_made_again_keeps_the_data() {
 
 /// P6, L1: who deletes what is in the way, as he was told to, need not do anything else.
 #[tokio::test(flavor = "multi_thread")]
-async fn p6_l1_what_is_in_the_way_is_waited_for() {
+async fn p6_l1_a_pvc_waits_for_an_object_in_its_way() {
     let (cluster, _agent) = start().await;
     let story = Story::of(&cluster);
     let claim = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "VolumeClaim",
@@ -474,7 +474,7 @@ async fn p6_l1_what_is_in_the_way_is_waited_for() {
 
 /// P6: its VolumeClaim is deleted before it is bound, so nothing comes of it any more.
 #[tokio::test(flavor = "multi_thread")]
-async fn p6_who_deletes_the_claim_under_it_is_told_what_to_do() {
+async fn p6_a_pvc_without_its_claim_names_the_next_step() {
     let (cluster, _agent) = start().await;
     let story = Story::of(&cluster);
     cluster.apply_text(&class("now", json!({"reclaimPolicy": "Delete"})).to_string()).await;
@@ -488,7 +488,7 @@ async fn p6_who_deletes_the_claim_under_it_is_told_what_to_do() {
 
 /// L7: without its own claim nobody could ever have it again, for nobody else may take the label off.
 #[tokio::test(flavor = "multi_thread")]
-async fn l7_a_volume_whose_claim_was_stripped_is_any_volume_of_its_role() {
+async fn l7_a_volume_without_its_claim_is_free_for_its_role() {
     let (cluster, agent) = start().await;
     let story = Story::of(&cluster);
     let (_, volume) = story.written(&agent, "data").await;

@@ -55,7 +55,7 @@ fn parsed(cluster: &Cluster, line: &str) -> Value {
 
 /// T4: from nothing to a pod that uses a volume in six lines, and back.
 #[tokio::test(flavor = "multi_thread")]
-async fn t4_a_line_each_from_an_empty_disk_to_a_pod_and_back() {
+async fn t4_one_line_each_from_an_empty_disk_to_a_pod() {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     let _agent = Agent::start(&cluster, "n1", "512Mi").await;
@@ -153,7 +153,7 @@ async fn t4_a_line_each_from_an_empty_disk_to_a_pod_and_back() {
 
 /// T4: what waits is explained from its root, and wrong names and kinds are told the nearest.
 #[tokio::test(flavor = "multi_thread")]
-async fn t4_why_goes_to_the_root_and_wrong_names_are_told_the_nearest() {
+async fn t4_why_finds_the_root_cause_and_the_nearest_name() {
     let cluster = Cluster::start().await;
     cluster.apply_text("{apiVersion: v1, kind: Namespace, metadata: {name: team}}").await;
     does(&cluster, "reserve big --role eng --size 5Gi");
@@ -201,7 +201,7 @@ async fn t4_why_goes_to_the_root_and_wrong_names_are_told_the_nearest() {
 
 /// T4, A5: who lacks a right is told which, and sees what there is for him to see.
 #[tokio::test(flavor = "multi_thread")]
-async fn t4_with_the_rights_of_the_caller() {
+async fn t4_the_plug_in_has_the_rights_of_its_caller() {
     let cluster = with_people().await;
     grant(&cluster, "jane", &["reserve"], &["eng"]).await;
     let jane = "--as jane --as-group people";
@@ -224,7 +224,7 @@ async fn t4_with_the_rights_of_the_caller() {
 
 /// T4: what is wrong with the installation is found; without the kinds every command says so.
 #[tokio::test(flavor = "multi_thread")]
-async fn t4_the_doctor_and_a_cluster_without_reservoir() {
+async fn t4_the_doctor_finds_a_missing_installation() {
     let cluster = Cluster::bare(ApiOptions { controller_manager: false, audit: false }).await;
     let found = run(&cluster, "doctor");
     println!("{}", found.out);
@@ -254,7 +254,7 @@ async fn t4_the_doctor_and_a_cluster_without_reservoir() {
 
 /// X6: the manifests bring back what has no object; only that which was asked for, if something was.
 #[tokio::test(flavor = "multi_thread")]
-async fn t4_orphans_and_what_recovers_them() {
+async fn t4_orphans_are_listed_with_their_recovery() {
     let cluster = Cluster::bare(ApiOptions { controller_manager: false, audit: false }).await;
     cluster
         .apply_text(

@@ -10,7 +10,7 @@ use crate::ask::{Ask, JSON_PATCH, MERGE, cluster, grant, path, person, reservati
 use crate::support::{AGENT_USER, Agent, CONTROLLER_USER, until, until_gone, until_reason};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r5_a3_the_principal_is_the_api_servers_word_and_cannot_be_forged() {
+async fn r5_a3_the_principal_cannot_be_forged() {
     let cluster = cluster().await;
     grant(&cluster, "jane", &["reserve", "create", "resize"], &["eng"]).await;
     grant(&cluster, "mallory", &["reserve", "create", "resize"], &["eng"]).await;

@@ -30,7 +30,7 @@ async fn told(cluster: &Cluster) -> BTreeMap<String, i32> {
 
 /// O2, T1, T2.
 #[tokio::test(flavor = "multi_thread")]
-async fn idle_means_not_one_write() {
+async fn t2_an_idle_cluster_is_not_written_to() {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     let mut agent = Agent::start(&cluster, "n1", "4Gi").await;

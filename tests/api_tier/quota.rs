@@ -17,7 +17,7 @@ use crate::support::{Agent, Cluster, Watch, until, until_gone, until_reason};
 
 /// Q1, Q2.
 #[tokio::test(flavor = "multi_thread")]
-async fn q2_a_limit_is_refused_with_the_numbers_and_takes_in_what_was_there() {
+async fn q2_a_limit_counts_what_was_reserved_before_it() {
     let (cluster, _agent) = start("6Gi").await;
     let watch = Watch::safety(&cluster);
     let (all, roles) = (cluster.all::<DiskReservation>(), cluster.all::<VolumeRole>());
@@ -85,7 +85,7 @@ async fn q2_a_limit_is_refused_with_the_numbers_and_takes_in_what_was_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn q2_a_guarantee_is_kept_from_other_roles_and_from_nobody_else() {
+async fn q2_a_guarantee_is_kept_from_other_roles() {
     let (cluster, _agent) = start("1Gi").await;
     let (all, roles) = (cluster.all::<DiskReservation>(), cluster.all::<VolumeRole>());
     cluster.apply_text(&role("ops", "ops", "quota: {guarantee: 512Mi}")).await;
@@ -129,7 +129,7 @@ fn order_of_service(watch: &mut Watch, cluster: &Cluster) -> std::sync::Arc<std:
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn q3_room_goes_to_the_lowest_share_then_the_oldest_and_nobody_starves() {
+async fn q3_the_lowest_share_then_the_oldest_is_served() {
     let (cluster, _agent) = start("1Gi").await;
     let all = cluster.all::<DiskReservation>();
     let mut watch = Watch::safety(&cluster);

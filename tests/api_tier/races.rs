@@ -281,7 +281,7 @@ async fn x2_delete_against_a_new_user_has_one_winner() {
 
 /// C3, S6, L7.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_exclusive_volume_has_one_claim_at_a_time_the_oldest_first() {
+async fn c3_an_exclusive_volume_goes_to_the_oldest_claim() {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     let agent = Agent::start(&cluster, "n1", "64Mi").await;

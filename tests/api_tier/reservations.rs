@@ -106,7 +106,7 @@ pub(crate) async fn gone(cluster: &Cluster, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r4_a_refinement_is_carved_out_of_its_parent_and_goes_back_to_it() {
+async fn r4_a_refinement_takes_from_its_parent_and_gives_back() {
     let (cluster, _agent) = start("4Gi").await;
     let watch = Watch::safety(&cluster);
     let (all, volumes) = (cluster.all::<DiskReservation>(), cluster.all::<SharedPersistentVolume>());
@@ -269,7 +269,7 @@ async fn rounds(cluster: &Cluster) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s1_the_controller_dies_while_reservations_take_and_give_back() {
+async fn s1_ledgers_hold_while_the_controller_dies() {
     let (cluster, _agent) = start("1Gi").await;
     cluster.apply_text(&role("eng", "eng", "quota: {limit: 768Mi, guarantee: 64Mi}")).await;
     cluster.apply_text(&role("ml", "eng/ml", "quota: {limit: 512Mi}")).await;

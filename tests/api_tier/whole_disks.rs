@@ -74,7 +74,7 @@ fn bytes_used(path: &Path) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn d2_a_mount_disk_is_reserved_created_shared_and_destroyed_whole() {
+async fn d2_a_mount_disk_is_handed_out_whole() {
     let file_system = FileSystem::new(400 << 20);
     let before = bytes_used(&file_system.path);
     let cluster = Cluster::start().await;

@@ -1,10 +1,6 @@
 //! The Kubernetes project's own conformance tests, csi-sanity, on the real agent: its volumes are on a real disk, and a
 //! real API server says whose they are.
 
-#[allow(dead_code, reason = "a part of it is used here")]
-#[path = "api_tier/support.rs"]
-mod support;
-
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -20,11 +16,12 @@ use reservoir::csi::proto::csi::node_client::NodeClient;
 use reservoir::csi::proto::csi::node_server::{Node, NodeServer};
 use reservoir::csi::proto::csi::plugin_capability::service::Type as ServiceType;
 use reservoir::csi::proto::csi::*;
-use support::{Agent, Cluster, until_reason};
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
+
+use crate::support::{Agent, Cluster, until_reason};
 
 /// Reservoir has no controller service; csi-sanity needs one to get at a volume. It gets the one of a claim. And it goes
 /// through a volume's whole way only with a driver that announces such a service: this is one, whose node service is the
@@ -197,7 +194,6 @@ async fn sanity(program: &Path, dir: &Path, endpoint: &Path, focus: &[&str]) -> 
 
 /// M4, M6, L3.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "it takes a while: make test-agent runs it"]
 async fn csi_sanity_passes() {
     let program = tokio::task::spawn_blocking(reservoir_cluster::tools::csi_sanity).await.unwrap().unwrap();
     let cluster = Cluster::start().await;
