@@ -85,9 +85,9 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
     }
     let mut status = claim.status.clone().unwrap_or_default();
     let volume = match volume_of(claim, seen) {
-        Ok(volume) => volume,
-        Err(Unbound::For(step)) => return step,
-        Err(Unbound::Because(why)) => return report(claim, status, why, None, seen),
+        Ok(Ok(volume)) => volume,
+        Ok(Err(why)) => return report(claim, status, why, None, seen),
+        Err(step) => return step,
     };
     let node = volume.status.as_ref().and_then(|s| s.node_name.clone());
     let moved = status.node_name.is_some() && status.node_name != node;
@@ -111,30 +111,22 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
     }
 }
 
-/// No volume has the claim on its list.
-enum Unbound {
-    /// This step may change that.
-    For(Step),
-    /// And cannot now.
-    Because(Verdict),
-}
-
-/// The volume whose list has the claim.
-fn volume_of(claim: &VolumeClaim, seen: &Seen) -> Result<Arc<SharedPersistentVolume>, Unbound> {
+/// The volume whose list has the claim, or why there is none; else the step that may put the claim on one.
+fn volume_of(claim: &VolumeClaim, seen: &Seen) -> Result<Result<Arc<SharedPersistentVolume>, Verdict>, Step> {
     let before = claim.status.clone().unwrap_or_default();
     let noted = before.volume.as_ref();
     if let Some(volume) = seen.volume.as_ref().filter(|volume| has(volume, claim)) {
-        return Ok(volume.clone());
+        return Ok(Ok(volume.clone()));
     }
     match &seen.bound {
         None => {}
-        Some(Err(why)) => return Err(Unbound::Because(why.clone())),
-        Some(Ok(Some(volume))) if bind::is_bound(volume, claim) => return Ok(volume.clone()),
+        Some(Err(why)) => return Ok(Err(why.clone())),
+        Some(Ok(Some(volume))) if bind::is_bound(volume, claim) => return Ok(Ok(volume.clone())),
         // Another volume may have the name by now.
         Some(Ok(_)) => {
             let name = claim.spec.volume.as_ref().or(noted.map(|noted| &noted.name)).map_or("?", |name| name);
             let why = format!("volume {name} has just gone; the claim waits for another one");
-            return Err(Unbound::Because(Verdict::no(reason::NO_SUCH_VOLUME, why)));
+            return Ok(Err(Verdict::no(reason::NO_SUCH_VOLUME, why)));
         }
     }
     if let Some(noted) = noted.filter(|_| before.phase == ClaimPhase::Bound) {
@@ -142,16 +134,18 @@ fn volume_of(claim: &VolumeClaim, seen: &Seen) -> Result<Arc<SharedPersistentVol
             "the volume {} that it was bound to is gone; delete this claim and make another one",
             noted.name
         );
-        return Err(Unbound::Because(Verdict::no(reason::VOLUME_LOST, why)));
+        return Ok(Err(Verdict::no(reason::VOLUME_LOST, why)));
     }
-    let offers = &seen.offers;
-    let chosen = offers.choose(claim, &refs(&offers.volumes)).map_err(Unbound::Because)?;
+    let chosen = match seen.offers.choose(claim, &refs(&seen.offers.volumes)) {
+        Ok(chosen) => chosen,
+        Err(why) => return Ok(Err(why)),
+    };
     let chosen = UidRef { name: chosen.name_any(), uid: chosen.uid().unwrap_or_default() };
     if claim.spec.volume.is_none() && noted != Some(&chosen) {
         let status = VolumeClaimStatus { volume: Some(chosen), ..before };
-        return Err(Unbound::For(Step::Note(Box::new(status))));
+        return Err(Step::Note(Box::new(status)));
     }
-    Err(Unbound::For(Step::Bind(chosen.name)))
+    Err(Step::Bind(chosen.name))
 }
 
 /// Whether the volume is the one that the claim's status notes, if any, and has the claim on its list.

@@ -34,7 +34,7 @@ fn volume(name: &str, more: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn v8_a_directory_becomes_a_volume_and_stays_when_that_goes() {
+async fn v8_an_adopted_directory_outlives_its_volume() {
     let temp = tempfile::Builder::new().prefix("reservoir-test-").tempdir_in("/var/tmp").unwrap();
     let data = temp.path().join("data");
     std::fs::create_dir_all(data.join("set1")).unwrap();

@@ -180,7 +180,7 @@ async fn v7_volumes_grow_and_shrink() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn v7_a_shared_volume_grows_while_pods_write_and_xfs_never_shrinks() {
+async fn v7_a_shared_volume_grows_in_use_and_xfs_never_shrinks() {
     let (cluster, agent) = with_examples(&["01-reservation", "04-subscriptions"]).await;
     cluster
         .apply_text(
@@ -220,7 +220,7 @@ async fn v7_a_shared_volume_grows_while_pods_write_and_xfs_never_shrinks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn v7_the_controller_and_the_agent_die_while_a_volume_is_resized() {
+async fn v7_resizes_survive_killed_controllers_and_agents() {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     let mut agent = Agent::start_process(&cluster, "n1", "256Mi");
@@ -269,7 +269,7 @@ async fn v7_the_controller_and_the_agent_die_while_a_volume_is_resized() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn x5_a_volume_that_retires_waits_for_its_users_and_can_be_kept() {
+async fn x5_retirement_waits_for_users_and_can_be_withdrawn() {
     let (cluster, agent) = with_examples(&["01-reservation", "03-volumes", "04-subscriptions"]).await;
     let volumes: Api<SharedPersistentVolume> = cluster.all();
     until_reason(&volumes, "datasets", "Ready").await;
@@ -355,7 +355,7 @@ async fn x5_a_volume_that_retires_waits_for_its_users_and_can_be_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn d4_a_disk_that_was_declared_gone_holds_nothing_up_and_loses_nothing() {
+async fn d4_a_disk_that_was_declared_gone_loses_nothing() {
     let examples = ["01-reservation", "03-volumes", "04-subscriptions", "05-claims"];
     let (cluster, mut agent) = with_examples(&examples).await;
     let disks: Api<NodeDisk> = cluster.all();
@@ -464,7 +464,7 @@ async fn d4_a_disk_that_was_declared_gone_holds_nothing_up_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn l1_a_volume_that_its_disk_cannot_make_is_looked_at_again_when_the_disk_can() {
+async fn l1_a_volume_is_made_once_its_disk_can_make_it() {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     let mut agent = Agent::start(&cluster, "n1", "1Gi").await;
@@ -481,4 +481,17 @@ async fn l1_a_volume_that_its_disk_cannot_make_is_looked_at_again_when_the_disk_
     let backing = Patch::Merge(json!({ "spec": { "backing": "Btrfs" } }));
     disks.patch("n1.default", &PatchParams::default(), &backing).await.unwrap();
     until_reason(&volumes, "v", "Creating").await;
+}
+
+/// X10: nobody can have used a volume that no reservation has room for, so nothing is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn x10_a_retired_volume_without_a_place_goes() {
+    let cluster = Cluster::start().await;
+    let text = "{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: never}, \
+         spec: {role: eng, size: 64Mi}}";
+    cluster.apply_text(text).await;
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    until_reason(&volumes, "never", "NoReservation").await;
+    set(&volumes, "never", json!({"retire": true})).await;
+    until_gone(&volumes, "never").await;
 }

@@ -1,4 +1,4 @@
-//! Plain PersistentVolumeClaims (P1–P6): the real API server binds, the test plays scheduler and kubelet.
+//! PersistentVolumeClaims of a StorageClass of ours (P1–P6): the real API server binds, the test plays scheduler and kubelet.
 
 use std::time::Duration;
 
@@ -127,10 +127,10 @@ impl<'a> Story<'a> {
         .await
     }
 
-    /// Waits until schedulers are told that there is so much room on the node for volumes of the class.
-    async fn room(&self, class: &str, node: &str, room: &str) {
+    /// Waits until the CSIStorageCapacity of the class and node has that size.
+    async fn free_space(&self, class: &str, node: &str, size: &str) {
         let said: Api<CSIStorageCapacity> = self.cluster.within("default");
-        until(&format!("{room} are there for {class}"), || async {
+        until(&format!("{size} are there for {class}"), || async {
             let all = said.list(&Default::default()).await.unwrap();
             let mut found = all.iter().filter(|said| {
                 let labels = said.node_topology.as_ref().and_then(|t| t.match_labels.as_ref());
@@ -142,8 +142,8 @@ impl<'a> Story<'a> {
             let bytes = |q: &Option<k8s_openapi::apimachinery::pkg::api::resource::Quantity>| {
                 q.as_ref().map(|q| Size::written(q.0.clone()).bytes_or_zero())
             };
-            let room = Some(Size::written(room).bytes_or_zero());
-            (bytes(&said.capacity) == room && bytes(&said.maximum_volume_size) == room).then_some(())
+            let size = Some(Size::written(size).bytes_or_zero());
+            (bytes(&said.capacity) == size && bytes(&said.maximum_volume_size) == size).then_some(())
         })
         .await;
     }
@@ -151,10 +151,10 @@ impl<'a> Story<'a> {
 
 /// P1, P2, P3, P4, T2: the way of a StatefulSet's claim from its creation to its end.
 #[tokio::test(flavor = "multi_thread")]
-async fn p1_p3_p4_a_claim_becomes_a_volume_is_bound_grows_and_takes_it_along() {
+async fn p1_p3_p4_a_claim_gets_a_volume_that_grows_and_goes_with_it() {
     let (cluster, agent) = start().await;
     let story = Story::of(&cluster);
-    story.room("analytics", "n1", "2Gi").await;
+    story.free_space("analytics", "n1", "2Gi").await;
     let plain = story.make(pvc("data-db-0", "analytics", "ReadWriteOnce", "64Mi")).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(story.claims.get_opt("data-db-0").await.unwrap().is_none(), "nobody wants it yet");
@@ -171,7 +171,7 @@ async fn p1_p3_p4_a_claim_becomes_a_volume_is_bound_grows_and_takes_it_along() {
     assert!(serde_json::to_string(&spec.node_affinity).unwrap().contains("\"n1\""));
     assert_eq!((volume.spec.role.as_str(), volume.spec.shared), ("analytics", None));
     assert_eq!(volume.spec.principal.as_deref(), Some(crate::support::CONTROLLER_USER), "A3: who made it");
-    story.room("analytics", "n1", "1984Mi").await;
+    story.free_space("analytics", "n1", "1984Mi").await;
     let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
     std::fs::write(target.join("file"), "kept").unwrap();
 
@@ -186,7 +186,7 @@ async fn p1_p3_p4_a_claim_becomes_a_volume_is_bound_grows_and_takes_it_along() {
     .await;
     let capacity = story.pvs.get(&pv.name_any()).await.unwrap().spec.unwrap().capacity.unwrap();
     assert_eq!(capacity["storage"].0, "128Mi");
-    story.room("analytics", "n1", "1920Mi").await;
+    story.free_space("analytics", "n1", "1920Mi").await;
     let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
     assert_eq!(std::fs::read_to_string(target.join("file")).unwrap(), "kept");
 
@@ -204,7 +204,7 @@ async fn p1_p3_p4_a_claim_becomes_a_volume_is_bound_grows_and_takes_it_along() {
     until_gone(&story.claims, "data-db-0").await;
     until_gone(&story.pvs, &pv.name_any()).await;
     agent.nothing_left().await;
-    story.room("analytics", "n1", "2Gi").await;
+    story.free_space("analytics", "n1", "2Gi").await;
 }
 
 /// P4: what its PersistentVolume says counts; what stays is a volume like any other.
@@ -242,7 +242,7 @@ async fn p4_retain_keeps_the_volume_and_it_can_be_claimed_again() {
 
 /// P5, A5.
 #[tokio::test(flavor = "multi_thread")]
-async fn p5_a_namespace_without_the_verbs_is_refused_whoever_asks() {
+async fn p5_a_namespace_without_the_verbs_is_refused() {
     let (cluster, _agent) = start().await;
     let story = Story::of(&cluster);
     story.make(pvc("mine", "analytics", "ReadWriteOnce", "64Mi")).await;
@@ -293,7 +293,7 @@ async fn p5_a_namespace_without_the_verbs_is_refused_whoever_asks() {
 
 /// P2: who finds no room says so and has the scheduler look elsewhere.
 #[tokio::test(flavor = "multi_thread")]
-async fn p2_p6_what_cannot_be_made_is_told_and_the_scheduler_looks_for_another_node() {
+async fn p2_p6_a_refusal_is_an_event_and_the_scheduler_chooses_again() {
     let (cluster, agent) = start().await;
     let story = Story::of(&cluster);
     story.make(pvc("large", "analytics", "ReadWriteOnce", "3Gi")).await;
@@ -364,7 +364,7 @@ async fn p2_p6_what_cannot_be_made_is_told_and_the_scheduler_looks_for_another_n
 
 /// P1, M1: a shared one, from the first pod on, and the controller dies before each step.
 #[tokio::test(flavor = "multi_thread")]
-async fn p1_many_pods_use_a_shared_one_and_whoever_is_interrupted_goes_on() {
+async fn p1_a_shared_volume_survives_a_controller_killed_at_each_write() {
     let (cluster, agent) = start().await;
     let story = Story::of(&cluster);
     story.make(pvc("together", "analytics-shared", "ReadWriteMany", "64Mi")).await;
@@ -406,7 +406,7 @@ async fn p1_many_pods_use_a_shared_one_and_whoever_is_interrupted_goes_on() {
 /// P4: whoever was interrupted between making the PersistentVolume and saying so, and does not find it again, keeps the data;
 /// nor does one that slept meanwhile decide on what he read before (S15).
 #[tokio::test(flavor = "multi_thread")]
-async fn p4_s15_when_the_word_of_the_persistent_volume_is_lost_the_data_is_kept() {
+async fn p4_s15_data_is_kept_when_the_reclaim_policy_is_lost() {
     let (cluster, agent) = start().await;
     let story = Story::of(&cluster);
     story.make(pvc("kept", "analytics", "ReadWriteOnce", "64Mi")).await;
@@ -450,7 +450,7 @@ async fn p4_a_persistent_volume_that_is_made_again_keeps_the_data() {
 
 /// P6, L1: who deletes what is in the way, as he was told to, need not do anything else.
 #[tokio::test(flavor = "multi_thread")]
-async fn p6_l1_what_is_in_the_way_is_waited_for() {
+async fn p6_l1_provisioning_waits_until_the_way_is_free() {
     let (cluster, _agent) = start().await;
     let story = Story::of(&cluster);
     let claim = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "VolumeClaim",
@@ -474,7 +474,7 @@ async fn p6_l1_what_is_in_the_way_is_waited_for() {
 
 /// P6: its VolumeClaim is deleted before it is bound, so nothing comes of it any more.
 #[tokio::test(flavor = "multi_thread")]
-async fn p6_who_deletes_the_claim_under_it_is_told_what_to_do() {
+async fn p6_a_deleted_claim_is_reported_with_the_next_step() {
     let (cluster, _agent) = start().await;
     let story = Story::of(&cluster);
     cluster.apply_text(&class("now", json!({"reclaimPolicy": "Delete"})).to_string()).await;
@@ -488,7 +488,7 @@ async fn p6_who_deletes_the_claim_under_it_is_told_what_to_do() {
 
 /// L7: without its own claim nobody could ever have it again, for nobody else may take the label off.
 #[tokio::test(flavor = "multi_thread")]
-async fn l7_a_volume_whose_claim_was_stripped_is_any_volume_of_its_role() {
+async fn l7_a_volume_whose_claim_was_stripped_can_be_claimed() {
     let (cluster, agent) = start().await;
     let story = Story::of(&cluster);
     let (_, volume) = story.written(&agent, "data").await;
