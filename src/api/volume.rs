@@ -7,21 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{ClaimBinding, DiskKind, PodRef, Reserved, Size, UidRef};
 
-/// The smallest volumes, in bytes and as messages have it: the only place.
+/// The smallest volumes, in bytes and as people read it; mkfs.xfs insists on its own since xfsprogs 5.19.
+#[rustfmt::skip]
 macro_rules! smallest {
-    (any, bytes) => {
-        16777216
-    };
-    (any, text) => {
-        "16Mi"
-    };
-    // mkfs.xfs insists on it since xfsprogs 5.19.
-    (xfs, bytes) => {
-        314572800
-    };
-    (xfs, text) => {
-        "300Mi"
-    };
+    (any, bytes) => { 16777216 };
+    (any, text) => { "16Mi" };
+    (xfs, bytes) => { 314572800 };
+    (xfs, text) => { "300Mi" };
 }
 
 /// What the volume is to be.

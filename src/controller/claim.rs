@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::api::{SharedPersistentVolume, VolumeClaim, volume_for_pvc};
 use crate::cluster;
-use crate::plan::claim::{Offers, Seen, Step, has, next};
+use crate::plan::claim::{Offers, Seen, Step, has, next, volume_gone};
 use crate::plan::debounce::DEBOUNCE;
 use crate::plan::pvc_provisioner::pvc_of;
 use crate::plan::{bind, persistent_volume, pv_binding};
@@ -20,7 +20,7 @@ use super::{Again, Error, unclaim};
 
 /// A claim that is not being deleted; see [`unclaim::reconcile`] for the others.
 ///
-/// 1. Gather: its volume, or what it competes for, and its PersistentVolumeClaim.
+/// 1. Gather: its volume, or the offers; its PersistentVolumeClaim, and both objects by live reads where the cache lacks it.
 /// 2. Decide: [`next`].
 /// 3. Apply: one step. Those that only prepare the status are followed by another decision.
 pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<Again, Error> {
@@ -41,11 +41,11 @@ pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<
                 let decide = |volume: &SharedPersistentVolume| {
                     seen.offers.bind(&claim, volume).map(|status| Some(counted(status, ctx)))
                 };
-                seen.bound = Some(match ctx.batchers.volumes.update(&volumes, &name, decide).await? {
-                    Some(Ok(())) => Ok(cluster::get(&volumes, &name).await?.map(Arc::new)),
-                    Some(Err(why)) => Err(why),
-                    None => Ok(None),
-                });
+                match ctx.batchers.volumes.update(&volumes, &name, decide).await? {
+                    Some(Ok(())) => return Ok(None),
+                    Some(Err(why)) => seen.refused = Some(why),
+                    None => seen.refused = Some(volume_gone(&name)),
+                }
                 continue;
             }
             Step::Binding(step, volume) => {
@@ -68,16 +68,21 @@ async fn gather(
     ctx: &Context,
 ) -> Result<Seen, Error> {
     let volume = volume(claim, ctx).await?;
-    let is_bound = volume.as_ref().is_some_and(|volume| has(volume, claim));
+    let bound = volume.as_ref().filter(|volume| has(volume, claim));
     let mut binding = pv_binding::Seen { cached: cached_pvc(claim, ctx), ..Default::default() };
-    if pvc_of(claim).is_some() && binding.cached.is_none() {
-        look_at_pvc(claim, pvcs, &mut binding, ctx).await?;
+    let is_made = bound.is_some_and(|volume| pv_binding::is_made(claim, volume, binding.cached));
+    if !is_made && (bound.is_some() || pvc_of(claim).is_some() && binding.cached.is_none()) {
+        let pvc = cluster::get(pvcs, &claim.name_any()).await?;
+        let class = pvc.as_ref().and_then(|pvc| pvc.spec.as_ref()?.storage_class_name.as_deref());
+        binding.class = class.and_then(|class| ctx.stores.classes.get(class));
+        binding.pvc = pvc;
+        binding.pv = cluster::get(&Api::all(ctx.client.clone()), &persistent_volume::name(claim)).await?;
     }
     Ok(Seen {
         guarded: cluster::finalizer_present(claim),
+        offers: if bound.is_some() { Offers::default() } else { offers(claim, ctx) },
         volume,
-        offers: if is_bound { Offers::default() } else { offers(claim, ctx) },
-        bound: None,
+        refused: None,
         binding,
         now: Timestamp::now(),
     })
@@ -93,20 +98,6 @@ async fn volume(claim: &VolumeClaim, ctx: &Context) -> Result<Option<Arc<SharedP
         return Ok(cached);
     }
     Ok(cluster::get(&Api::all(ctx.client.clone()), name).await?.map(Arc::new))
-}
-
-/// Reads the PersistentVolumeClaim of the claim's name live.
-async fn look_at_pvc(
-    claim: &VolumeClaim,
-    pvcs: &Api<PersistentVolumeClaim>,
-    seen: &mut pv_binding::Seen,
-    ctx: &Context,
-) -> Result<(), Error> {
-    let pvc = cluster::get(pvcs, &claim.name_any()).await?;
-    let class = pvc.as_ref().and_then(|pvc| pvc.spec.as_ref()?.storage_class_name.as_deref());
-    seen.class = class.and_then(|class| ctx.stores.classes.get(class));
-    seen.pvc = Some(pvc);
-    Ok(())
 }
 
 /// The claim's PersistentVolumeClaim in the cache.
@@ -146,17 +137,14 @@ async fn apply_binding(
     let pvs: Api<PersistentVolume> = Api::all(ctx.client.clone());
     let (pv, pvc) = (persistent_volume::name(claim), claim.name_any());
     match step {
-        pv_binding::Step::LookAtPvc => look_at_pvc(claim, pvcs, seen, ctx).await?,
-        pv_binding::Step::LookAtPv => seen.pv = Some(cluster::get(&pvs, &pv).await?),
         pv_binding::Step::CreatePv(wanted) => {
-            seen.pv = Some(match cluster::create(&pvs, &*wanted).await? {
+            seen.pv = match cluster::create(&pvs, &*wanted).await? {
                 Some(made) => Some(made),
                 None => cluster::get(&pvs, &pv).await?,
-            });
+            };
         }
         pv_binding::Step::CreatePvc(wanted) => {
-            let made = cluster::create(pvcs, &*wanted).await?;
-            seen.pvc = Some(made.or(Some(*wanted)));
+            seen.pvc = cluster::create(pvcs, &*wanted).await?.or(Some(*wanted));
         }
         pv_binding::Step::ShowSize => {
             let capacity = persistent_volume::storage(volume);
@@ -165,12 +153,12 @@ async fn apply_binding(
             seen.cached.iter_mut().for_each(|cached| cached.capacity = None);
         }
         pv_binding::Step::DeletePv(why) => {
-            let uid = seen.pv.as_ref().and_then(|pv| pv.as_ref()?.uid());
+            let uid = seen.pv.as_ref().and_then(ResourceExt::uid);
             cluster::delete(&pvs, &pv, uid).await?;
             seen.deleted = Some(why);
         }
         pv_binding::Step::DeletePvc(why) => {
-            let uid = seen.pvc.as_ref().and_then(|pvc| pvc.as_ref()?.uid());
+            let uid = seen.pvc.as_ref().and_then(ResourceExt::uid);
             cluster::delete(pvcs, &pvc, uid).await?;
             seen.deleted = Some(why);
         }

@@ -76,12 +76,6 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
     Ok(Seen {
         guarded,
         offered: is_offered(&uid, ctx),
-        in_ledger: ctx
-            .stores
-            .reservations
-            .by(VOLUME_UID, &uid)
-            .iter()
-            .any(|r| held_by_volume(r, &uid).is_some()),
         disk_gone: disk.is_some_and(|disk| disk.spec.gone),
         moved_to: ctx.node_moved(status.node_disk.as_deref(), status.node_name.as_deref()).await?,
         users: users(volume, &lost_claims, ctx),

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use crate::api::{LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, SharedPersistentVolume, VolumeClaim, volume_for_pvc};
+use crate::api::{LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, SharedPersistentVolume, volume_for_pvc};
 use crate::cluster::{self, Name};
 use crate::plan::pvc_provisioner::{SELECTED_NODE, Seen, Step, next};
 
@@ -21,10 +21,10 @@ const RETRY: Duration = Duration::from_secs(60);
 ///
 /// 1. Gather: itself, its volume and its claim; of an unbound one by live reads.
 /// 2. Decide: [`next`].
-/// 3. Apply: one step. Only the creation of the claim is followed by another decision.
+/// 3. Apply: one step, and the event of a refusal.
 pub(super) async fn reconcile(name: Name, ctx: &Context) -> Result<Again, Error> {
-    let Some(mut seen) = gather(&name, ctx).await? else { return Ok(None) };
-    let (event, again) = match provision(&mut seen, ctx).await {
+    let Some(seen) = gather(&name, ctx).await? else { return Ok(None) };
+    let (event, again) = match apply(next(&seen), &seen, ctx).await {
         Ok(event) => (event, None),
         // A grant is missing, or the schema of volumes refuses a field.
         Err(Error::Cluster(error)) => (Some(error.refusal().ok_or(error)?), Some(RETRY)),
@@ -36,7 +36,7 @@ pub(super) async fn reconcile(name: Name, ctx: &Context) -> Result<Again, Error>
 }
 
 async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
-    let (stores, volumes) = (&ctx.stores, Api::all(ctx.client.clone()));
+    let stores = &ctx.stores;
     let Some((namespace, pvc)) = name.split_once('/') else { return Ok(None) };
     let Some((uid, cached)) = stores.pvcs.provisioned(name) else { return Ok(None) };
     let volume = volume_for_pvc(&uid);
@@ -45,65 +45,55 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
         bound: cached.bound,
         requested: cached.requested,
         pvc: None,
-        volume: stores.volumes.get(&volume).map(Arc::unwrap_or_clone),
-        claim: stores.claims.get_in(namespace, pvc).map(Arc::unwrap_or_clone),
-        claim_created: false,
+        volume: stores.volumes.get(&volume),
+        claim: stores.claims.get_in(namespace, pvc),
         reservations: vec![],
         disks: vec![],
     };
     if !cached.bound {
-        let found: Option<PersistentVolumeClaim> =
-            cluster::get(&cluster::namespaced(&ctx.client, namespace), pvc).await?;
+        let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, namespace);
         let class = |pvc: &PersistentVolumeClaim| {
             stores.classes.get(pvc.spec.as_ref()?.storage_class_name.as_deref()?)
         };
+        let found = cluster::get(&pvcs, pvc).await?;
         seen.pvc = found.and_then(|pvc| class(&pvc).map(|class| (pvc, class)));
-        seen.volume = cluster::get(&volumes, &volume).await?;
+        seen.volume = cluster::get(&Api::all(ctx.client.clone()), &volume).await?.map(Arc::new);
         (seen.reservations, seen.disks) = (stores.reservations.all(), stores.disks.all());
     }
     Ok(Some(seen))
 }
 
-/// Decides and applies; returns the reason of a refusal.
-async fn provision(seen: &mut Seen, ctx: &Context) -> Result<Option<String>, Error> {
+/// Takes the step; returns the reason of a refusal.
+async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<Option<String>, Error> {
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
-    loop {
-        match next(seen) {
-            Step::CreateClaim(claim) => {
-                let claims: Api<VolumeClaim> =
-                    cluster::namespaced(&ctx.client, &claim.namespace().unwrap_or_default());
-                seen.claim_created = true;
-                seen.claim = match cluster::create(&claims, &*claim).await? {
-                    Some(made) => Some(made),
-                    None => cluster::get(&claims, &claim.name_any()).await?,
-                };
-                continue;
-            }
-            Step::CreateVolume(volume) => {
-                cluster::create(&volumes, &*volume).await?;
-            }
-            Step::Grow(size) => {
-                if let Some(volume) = &seen.volume {
-                    cluster::merge_seen(&volumes, volume, json!({ "spec": { "size": size } })).await?;
-                }
-            }
-            Step::Refuse(event) => return Ok(Some(event)),
-            Step::Reschedule(event) => {
-                if let Some(unplaced) = &seen.volume {
-                    cluster::delete_seen(&volumes, unplaced).await?;
-                }
-                if let Some((pvc, _)) = &seen.pvc {
-                    let pvcs: Api<PersistentVolumeClaim> =
-                        cluster::namespaced(&ctx.client, &pvc.namespace().unwrap_or_default());
-                    let unselect = json!({ "metadata": { "annotations": { SELECTED_NODE: null } } });
-                    cluster::merge_seen(&pvcs, pvc, unselect).await?;
-                }
-                return Ok(Some(event));
-            }
-            Step::Rest => {}
+    match step {
+        Step::CreateClaim(claim) => {
+            let namespace = claim.namespace().unwrap_or_default();
+            cluster::create(&cluster::namespaced(&ctx.client, &namespace), &*claim).await?;
         }
-        return Ok(None);
+        Step::CreateVolume(volume) => {
+            cluster::create(&volumes, &*volume).await?;
+        }
+        Step::Grow(size) => {
+            if let Some(volume) = &seen.volume {
+                cluster::merge_seen(&volumes, &**volume, json!({ "spec": { "size": size } })).await?;
+            }
+        }
+        Step::Refuse(event) => return Ok(Some(event)),
+        Step::Reschedule(event) => {
+            if let Some(unplaced) = &seen.volume {
+                cluster::delete_seen(&volumes, &**unplaced).await?;
+            }
+            if let Some((pvc, _)) = &seen.pvc {
+                let pvcs = cluster::namespaced(&ctx.client, &pvc.namespace().unwrap_or_default());
+                let unselect = json!({ "metadata": { "annotations": { SELECTED_NODE: null } } });
+                cluster::merge_seen(&pvcs, pvc, unselect).await?;
+            }
+            return Ok(Some(event));
+        }
+        Step::Rest => {}
     }
+    Ok(None)
 }
 
 /// Makes the very volume that was seen one like any other, and publishes that (P4).

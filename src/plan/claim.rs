@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 
 use crate::api::condition::{self, READY, Verdict, reason};
@@ -34,8 +33,8 @@ pub struct Seen {
     pub volume: Option<Arc<SharedPersistentVolume>>,
     /// Of a claim that is not on that volume's list.
     pub offers: Offers,
-    /// The outcome of [`Step::Bind`]: the volume of that name afterwards, or why the claim is not on its list.
-    pub bound: Option<Result<Option<Arc<SharedPersistentVolume>>, Verdict>>,
+    /// Why [`Step::Bind`] did not put the claim on the volume's list.
+    pub refused: Option<Verdict>,
     /// Its PersistentVolume and PersistentVolumeClaim.
     pub binding: pv_binding::Seen,
     /// The time.
@@ -62,7 +61,8 @@ pub enum Step {
     Delete,
     /// Write the status, which notes the chosen volume. The watch brings the claim again.
     Note(Box<VolumeClaimStatus>),
-    /// Put the claim on the list of the volume of that name and decide again.
+    /// Put the claim on the list of the volume of that name. The watch of volumes brings the claim again; after a refusal, or
+    /// if there is no such volume any more, decide again.
     Bind(String),
     /// Take this step with its PersistentVolume and PersistentVolumeClaim on that volume, and decide again.
     Binding(pv_binding::Step, Arc<SharedPersistentVolume>),
@@ -79,19 +79,18 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
     }
     let binding = &seen.binding;
     // Both the cache and a live read lack the PersistentVolumeClaim.
-    let own = |pvc: &PersistentVolumeClaim| is_of_claim(pvc, claim);
-    if pvc_of(claim).is_some() && binding.cached.is_none() && !binding.pvc.iter().flatten().any(own) {
+    let is_gone = !binding.pvc.as_ref().is_some_and(|pvc| is_of_claim(pvc, claim));
+    if pvc_of(claim).is_some() && binding.cached.is_none() && is_gone {
         return Step::Delete;
     }
     let mut status = claim.status.clone().unwrap_or_default();
     let volume = match volume_of(claim, seen) {
-        Ok(volume) => volume,
-        Err(Unbound::For(step)) => return step,
-        Err(Unbound::Because(why)) => return report(claim, status, why, None, seen),
+        Ok(Ok(volume)) => volume,
+        Ok(Err(why)) => return report(claim, status, why, None, seen),
+        Err(step) => return step,
     };
     let node = volume.status.as_ref().and_then(|s| s.node_name.clone());
-    let moved = status.node_name.is_some() && status.node_name != node;
-    let outcome = match pv_binding::next(claim, &volume, moved, binding) {
+    let outcome = match pv_binding::next(claim, &volume, binding) {
         pv_binding::Step::Wait(why) => Err(why),
         pv_binding::Step::Done => Ok(()),
         step => return Step::Binding(step, volume),
@@ -99,7 +98,7 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
     status.phase = ClaimPhase::Bound;
     status.volume = Some(UidRef { name: volume.name_any(), uid: volume.uid().unwrap_or_default() });
     // The node of the PersistentVolume: that of the volume only once there is one which leads there.
-    if outcome.is_ok() || !moved {
+    if outcome.is_ok() || !pv_binding::is_moved(claim, &volume) {
         status.node_name = node;
     }
     match outcome {
@@ -114,47 +113,39 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
     }
 }
 
-/// No volume has the claim on its list.
-enum Unbound {
-    /// This step may change that.
-    For(Step),
-    /// And cannot now.
-    Because(Verdict),
-}
-
-/// The volume whose list has the claim.
-fn volume_of(claim: &VolumeClaim, seen: &Seen) -> Result<Arc<SharedPersistentVolume>, Unbound> {
+/// The volume whose list has the claim, or why there is none; else the step that may put the claim on one.
+fn volume_of(claim: &VolumeClaim, seen: &Seen) -> Result<Result<Arc<SharedPersistentVolume>, Verdict>, Step> {
     let before = claim.status.clone().unwrap_or_default();
     let noted = before.volume.as_ref();
     if let Some(volume) = seen.volume.as_ref().filter(|volume| has(volume, claim)) {
-        return Ok(volume.clone());
+        return Ok(Ok(volume.clone()));
     }
-    match &seen.bound {
-        None => {}
-        Some(Err(why)) => return Err(Unbound::Because(why.clone())),
-        Some(Ok(Some(volume))) if bind::is_bound(volume, claim) => return Ok(volume.clone()),
-        // Another volume may have the name by now.
-        Some(Ok(_)) => {
-            let name = claim.spec.volume.as_ref().or(noted.map(|noted| &noted.name)).map_or("?", |name| name);
-            let why = format!("volume {name} has just gone; the claim waits for another one");
-            return Err(Unbound::Because(Verdict::no(reason::NO_SUCH_VOLUME, why)));
-        }
+    if let Some(why) = &seen.refused {
+        return Ok(Err(why.clone()));
     }
     if let Some(noted) = noted.filter(|_| before.phase == ClaimPhase::Bound) {
         let why = format!(
             "the volume {} that it was bound to is gone; delete this claim and make another one",
             noted.name
         );
-        return Err(Unbound::Because(Verdict::no(reason::VOLUME_LOST, why)));
+        return Ok(Err(Verdict::no(reason::VOLUME_LOST, why)));
     }
-    let offers = &seen.offers;
-    let chosen = offers.choose(claim, &refs(&offers.volumes)).map_err(Unbound::Because)?;
+    let chosen = match seen.offers.choose(claim, &refs(&seen.offers.volumes)) {
+        Ok(chosen) => chosen,
+        Err(why) => return Ok(Err(why)),
+    };
     let chosen = UidRef { name: chosen.name_any(), uid: chosen.uid().unwrap_or_default() };
     if claim.spec.volume.is_none() && noted != Some(&chosen) {
         let status = VolumeClaimStatus { volume: Some(chosen), ..before };
-        return Err(Unbound::For(Step::Note(Box::new(status))));
+        return Err(Step::Note(Box::new(status)));
     }
-    Err(Unbound::For(Step::Bind(chosen.name)))
+    Err(Step::Bind(chosen.name))
+}
+
+/// Why a claim is not bound to a volume that was deleted meanwhile.
+pub fn volume_gone(name: &str) -> Verdict {
+    let why = format!("volume {name} has just gone; the claim waits for another one");
+    Verdict::no(reason::NO_SUCH_VOLUME, why)
 }
 
 /// Whether the volume is the one that the claim's status notes, if any, and has the claim on its list.
@@ -208,6 +199,7 @@ fn report(
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::PersistentVolumeClaim;
     use serde_json::{from_value, json};
 
     use super::*;
@@ -221,7 +213,7 @@ mod tests {
             guarded: true,
             volume: None,
             offers: offers(&[]),
-            bound: None,
+            refused: None,
             binding: pv_binding::Seen::default(),
             now: Timestamp::from_second(60).unwrap(),
         }
@@ -259,13 +251,11 @@ mod tests {
         assert_eq!(next(&c, &s), Step::Bind("v".into()));
         let bound = s.offers.bind(&c, &free).unwrap();
         assert_eq!(bound.claims, [bind::binding(&c)]);
-        s.bound = Some(Ok(Some(having(&c))));
-        assert!(matches!(next(&c, &s), Step::Binding(Pv::LookAtPvc, _)));
-        s.binding.pvc = Some(None);
+        s.volume = Some(having(&c));
         let Step::Binding(Pv::CreatePv(pv), _) = next(&c, &s) else { panic!() };
-        s.binding.pv = Some(Some(*pv));
+        s.binding.pv = Some(*pv);
         let Step::Binding(Pv::CreatePvc(pvc), _) = next(&c, &s) else { panic!() };
-        s.binding.pvc = Some(Some(*pvc));
+        s.binding.pvc = Some(*pvc);
         let (said, status) = reason(next(&c, &s));
         assert_eq!((said.as_str(), status.phase), ("Binding", ClaimPhase::Bound));
         assert_eq!(status.persistent_volume.as_deref(), Some("reservoir-uid-c"));
@@ -273,12 +263,10 @@ mod tests {
     }
 
     #[test]
-    fn c1_a_volume_that_went_while_it_was_bound_is_reported() {
-        let c = claim("ns", "c", "v");
-        let bound = |bound| reason(next(&c, &Seen { bound: Some(bound), ..seen() })).0;
-        assert_eq!(bound(Ok(None)), "NoSuchVolume");
-        assert_eq!(bound(Ok(Some(Arc::new(ready_volume("v", "eng", true))))), "NoSuchVolume");
-        assert_eq!(bound(Err(Verdict::no("VolumeHeld", ""))), "VolumeHeld");
+    fn c1_a_volume_that_was_lost_to_another_is_reported() {
+        let (c, v) = (claim("ns", "c", "v"), ready_volume("v", "eng", true));
+        let refused = Some(volume_gone("v"));
+        assert_eq!(reason(next(&c, &Seen { offers: offers(&[&v]), refused, ..seen() })).0, "NoSuchVolume");
     }
 
     #[test]
@@ -332,7 +320,7 @@ mod tests {
         let (c, v) = (claim("ns", "c", "v"), having(&claim("ns", "c", "v")));
         let mut old = persistent_volume(&c, &v);
         old.spec.as_mut().unwrap().claim_ref.as_mut().unwrap().uid = Some("old".into());
-        let with = |pv| pv_binding::Seen { pvc: Some(None), pv: Some(pv), ..Default::default() };
+        let with = |pv| pv_binding::Seen { pv, ..Default::default() };
         let Step::Binding(Pv::DeletePv(why), _) = step(&c, None, with(Some(old.clone()))) else { panic!() };
         assert!(why.message.contains("c was deleted and is being made anew"), "{}", why.message);
         let deleted = pv_binding::Seen { deleted: Some(why), ..with(Some(old)) };
@@ -346,8 +334,7 @@ mod tests {
     #[test]
     fn c5_a_persistent_volume_claim_of_others_is_left_alone() {
         let c = claim("ns", "c", "v");
-        let binding =
-            pv_binding::Seen { pvc: Some(Some(PersistentVolumeClaim::default())), ..Default::default() };
+        let binding = pv_binding::Seen { pvc: Some(PersistentVolumeClaim::default()), ..Default::default() };
         assert_eq!(reason(step(&c, None, binding)).0, "NameTaken");
     }
 
@@ -369,21 +356,20 @@ mod tests {
         old.spec.as_mut().unwrap().node_affinity = None;
         let with = |pv, pvc| pv_binding::Seen { cached: is_bound(true), pvc, pv, ..Default::default() };
         let moved = |pv, pvc| step(&c, Some("n0"), with(pv, pvc));
-        assert!(matches!(moved(None, None), Step::Binding(Pv::LookAtPv, _)));
-        assert!(matches!(moved(Some(Some(old.clone())), None), Step::Binding(Pv::LookAtPvc, _)));
-        assert!(matches!(
-            moved(Some(Some(old.clone())), Some(Some(pvc.clone()))),
-            Step::Binding(Pv::DeletePvc(_), _)
-        ));
+        let deletes = |step| match step {
+            Step::Binding(Pv::DeletePvc(_), _) => "claim",
+            Step::Binding(Pv::DeletePv(_), _) => "volume",
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(deletes(moved(Some(old.clone()), Some(pvc.clone()))), "claim");
         pvc.metadata.deletion_timestamp = some_time();
-        let (said, status) = reason(moved(Some(Some(old.clone())), Some(Some(pvc.clone()))));
+        let (said, status) = reason(moved(Some(old.clone()), Some(pvc.clone())));
         assert_eq!((said.as_str(), status.node_name.as_deref()), ("Binding", Some("n0")));
-        assert!(matches!(moved(Some(Some(old.clone())), Some(None)), Step::Binding(Pv::DeletePv(_), _)));
-        let done = moved(Some(Some(pv)), Some(Some(pvc)));
-        assert_eq!(reason(done).1.node_name.as_deref(), Some("n1"));
+        assert_eq!(deletes(moved(Some(old.clone()), None)), "volume");
+        assert_eq!(reason(moved(Some(pv), Some(pvc))).1.node_name.as_deref(), Some("n1"));
         let mut provisioned = c.clone();
         provisioned.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
-        let found = step(&provisioned, Some("n0"), with(Some(Some(old)), None));
+        let found = step(&provisioned, Some("n0"), with(Some(old), None));
         let Step::Report(status, Some(_)) = found else { panic!("{found:?}") };
         assert!(status.conditions[0].message.contains("claim volume v with a VolumeClaim"));
     }
@@ -394,7 +380,7 @@ mod tests {
         c.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
         let with = |uid: Option<&str>| {
             let pvc = uid.map(|uid| from_value(json!({"metadata": {"name": "c", "uid": uid}})).unwrap());
-            next(&c, &Seen { binding: pv_binding::Seen { pvc: Some(pvc), ..Default::default() }, ..seen() })
+            next(&c, &Seen { binding: pv_binding::Seen { pvc, ..Default::default() }, ..seen() })
         };
         assert_eq!((with(None), with(Some("later"))), (Step::Delete, Step::Delete));
         assert_eq!(reason(with(Some("u"))).0, "NoSuchVolume");

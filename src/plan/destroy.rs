@@ -28,8 +28,6 @@ pub struct Seen {
     pub guarded: bool,
     /// An offer still lists the volume.
     pub offered: bool,
-    /// The ledger of a reservation still has it, by the cache.
-    pub in_ledger: bool,
     /// Its disk was declared gone, which is for good: no agent will answer (D4).
     pub disk_gone: bool,
     /// The node that its disk moved to, read live (D3).
@@ -88,25 +86,17 @@ pub enum Step {
     Rest,
 }
 
-/// How far the destruction is.
+/// How far the destruction is, with the sentence that says so.
 #[derive(Debug, PartialEq, Eq)]
 enum Stage {
-    /// Something else must happen first; the sentence says what.
+    /// Something else must happen first.
     Wait(String),
-    /// [`Live`] is needed.
-    Look,
     /// Something uses the volume: the agent is to allow mounts, so that its users are not disturbed.
     Unfence(String),
     /// Nothing uses the volume any more: the agent is to refuse new mounts again.
     Fence(String),
     /// Nothing uses the volume and nothing ever will: commit that.
     Tombstone(String),
-    /// The reservation gets the bytes back.
-    Credit,
-    /// The finalizer goes.
-    LetGo,
-    /// The deletion was not admitted, so the data stays as an orphan (X9). The sentence says so.
-    Orphan(String),
 }
 
 const FENCING: &str = "new mounts are being refused";
@@ -125,17 +115,14 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     let counted = SharedPersistentVolume { status: Some(status.clone()), ..volume.clone() };
     let mut destroy = status.destroy.clone().unwrap_or_default();
     let was_in_use = destroy.in_use;
-    let why = match stage(&counted, seen) {
-        Stage::Wait(_)
-            if seen.offered
-                && volume.status.as_ref() == Some(&status)
-                && debounce::is_passing(volume.metadata.deletion_timestamp.as_ref(), seen.now) =>
-        {
-            return Step::Debounce;
-        }
-        Stage::Look => return Step::LookForUsers,
-        Stage::Orphan(receipt) => return Step::Orphan(receipt),
-        Stage::Credit | Stage::LetGo => return end(volume, seen),
+    let stage = match stage(&counted, seen) {
+        Ok(stage) => stage,
+        Err(step) => return step,
+    };
+    let young = debounce::is_passing(volume.metadata.deletion_timestamp.as_ref(), seen.now);
+    let unchanged = volume.status.as_ref() == Some(&status);
+    let why = match stage {
+        Stage::Wait(_) if seen.offered && unchanged && young => return Step::Debounce,
         Stage::Wait(why) => why,
         Stage::Fence(why) => {
             destroy.in_use = false;
@@ -184,8 +171,8 @@ fn end(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     Step::End { reservations, outcome, receipt }
 }
 
-/// How far the destruction is; `volume` has the users now.
-fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Stage {
+/// How far the destruction is, or a step without a status; `volume` has the users now.
+fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
     let status = volume.status.clone().unwrap_or_default();
     let destroy = status.destroy.clone().unwrap_or_default();
     let node = status.node.clone().unwrap_or_default();
@@ -200,16 +187,12 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Stage {
         // Without a node no agent ever saw the volume: there is nothing to erase.
         let nothing_to_erase =
             status.node_name.is_none() || seen.disk_gone || node.backing == BackingState::Erased;
-        return match (nothing_to_erase, seen.in_ledger) {
-            (false, _) => Stage::Wait(name(ending)),
-            (true, true) => Stage::Credit,
-            (true, false) => Stage::LetGo,
-        };
+        return if nothing_to_erase { Err(end(volume, seen)) } else { Ok(Stage::Wait(name(ending))) };
     }
     if seen.offered {
-        return Stage::Wait("it is being taken out of the offers".to_owned());
+        return Ok(Stage::Wait("it is being taken out of the offers".to_owned()));
     }
-    let hold = |why: String| if destroy.in_use { Stage::Wait(why) } else { Stage::Unfence(why) };
+    let hold = |why: String| Ok(if destroy.in_use { Stage::Wait(why) } else { Stage::Unfence(why) });
     if !status.claims.is_empty() {
         return hold(format!(
             "it waits for claim {} to be deleted",
@@ -221,19 +204,19 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Stage {
     }
     let users = |live: &Live| (!live.pods.is_empty()).then(|| waits_for_pods(&live.pods));
     // The kind is read after the volume: its deletion comes before that of its objects.
-    let orphaned = |live: &Live| live.kind_deleted.then(|| Stage::Orphan(orphan(volume, &status)));
+    let orphaned = |live: &Live| live.kind_deleted.then(|| Err(Step::Orphan(orphan(volume, &status))));
     if seen.disk_gone {
         // Nothing is erased, so a process that still has it mounted loses nothing.
-        let Some(live) = &seen.live else { return Stage::Look };
-        let tombstone = || Stage::Tombstone("its disk was declared gone".to_owned());
+        let Some(live) = &seen.live else { return Err(Step::LookForUsers) };
+        let tombstone = || Ok(Stage::Tombstone("its disk was declared gone".to_owned()));
         return users(live).map(hold).or_else(|| orphaned(live)).unwrap_or_else(tombstone);
     }
     if destroy.in_use {
-        let Some(live) = &seen.live else { return Stage::Look };
-        return users(live).map_or_else(|| Stage::Fence(name(FENCING)), Stage::Wait);
+        let Some(live) = &seen.live else { return Err(Step::LookForUsers) };
+        return Ok(users(live).map_or_else(|| Stage::Fence(name(FENCING)), Stage::Wait));
     }
     if !node.fenced {
-        return Stage::Wait(name(FENCING));
+        return Ok(Stage::Wait(name(FENCING)));
     }
     if node.in_use {
         // Its pods are gone from the API, yet the kernel still has a mount: a lingering process keeps its data.
@@ -241,10 +224,10 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Stage {
             true => "a process".to_owned(),
             false => names(&node.mounted_by, node.mounted_by.len()),
         };
-        return Stage::Wait(name(&format!("it is still mounted by {by}")));
+        return Ok(Stage::Wait(name(&format!("it is still mounted by {by}"))));
     }
-    let Some(live) = &seen.live else { return Stage::Look };
-    users(live).map(hold).or_else(|| orphaned(live)).unwrap_or_else(|| Stage::Tombstone(name(ending)))
+    let Some(live) = &seen.live else { return Err(Step::LookForUsers) };
+    users(live).map(hold).or_else(|| orphaned(live)).unwrap_or_else(|| Ok(Stage::Tombstone(name(ending))))
 }
 
 fn waits_for_pods(pods: &[PodRef]) -> String {
@@ -280,7 +263,6 @@ mod tests {
         Seen {
             guarded: true,
             offered: false,
-            in_ledger: false,
             disk_gone: false,
             moved_to: None,
             lost_claims: vec![],
@@ -291,7 +273,7 @@ mod tests {
         }
     }
 
-    fn step(case: Case) -> Stage {
+    fn step(case: Case) -> Result<Stage, Step> {
         let mut v = ready_volume("v", "eng", true);
         let status = v.status.as_mut().unwrap();
         status.destroy =
@@ -304,8 +286,7 @@ mod tests {
 
     fn quiet() -> Case {
         let node = NodePart { backing: BackingState::Made, ..Default::default() };
-        let seen = Seen { in_ledger: true, ..nothing() };
-        Case { in_use: false, tombstone: false, node, claims: 0, users: 0, seen }
+        Case { in_use: false, tombstone: false, node, claims: 0, users: 0, seen: nothing() }
     }
 
     fn fenced(case: Case) -> Case {
@@ -316,22 +297,35 @@ mod tests {
         Some(Live { pods, kind_deleted: false })
     }
 
+    /// A reservation whose ledger has the volume.
+    fn held() -> Vec<Arc<DiskReservation>> {
+        vec![Arc::new(reserved("r", "eng", 1, &[("v", 1)]))]
+    }
+
+    /// The reservations that get the bytes back in the last step.
+    fn credited(step: Result<Stage, Step>) -> Vec<String> {
+        match step {
+            Err(Step::End { reservations, .. }) => reservations.iter().map(|r| r.name_any()).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn x9_a_volume_whose_kind_is_deleted_becomes_an_orphan() {
         let looked = |case: Case, pods| {
             let live = Some(Live { pods, kind_deleted: true });
             step(Case { seen: Seen { live, ..case.seen }, ..case })
         };
-        let Stage::Orphan(receipt) = looked(fenced(quiet()), vec![]) else { panic!() };
+        let Err(Step::Orphan(receipt)) = looked(fenced(quiet()), vec![]) else { panic!() };
         assert!(receipt.contains("volume v stays on NodeDisk n1.a"), "{receipt}");
         let gone = Case { seen: Seen { disk_gone: true, ..quiet().seen }, ..quiet() };
-        assert!(matches!(looked(gone, vec![]), Stage::Orphan(_)));
+        assert!(matches!(looked(gone, vec![]), Err(Step::Orphan(_))));
         assert!(
-            matches!(looked(fenced(quiet()), vec![pod("ns", "p")]), Stage::Unfence(_)),
+            matches!(looked(fenced(quiet()), vec![pod("ns", "p")]), Ok(Stage::Unfence(_))),
             "X1 all the same"
         );
         let dead = Case { tombstone: true, ..fenced(quiet()) };
-        assert!(matches!(looked(dead, vec![]), Stage::Wait(_)), "S11: its DELETE was admitted");
+        assert!(matches!(looked(dead, vec![]), Ok(Stage::Wait(_))), "S11: its DELETE was admitted");
     }
 
     /// O6, X2, X4, S10.
@@ -339,37 +333,35 @@ mod tests {
     fn x4_a_destruction_has_one_order() {
         assert_eq!(
             step(Case { seen: Seen { offered: true, ..quiet().seen }, ..quiet() }),
-            Stage::Wait("it is being taken out of the offers".into())
+            Ok(Stage::Wait("it is being taken out of the offers".into()))
         );
-        assert!(matches!(step(quiet()), Stage::Wait(_)), "the agent has not answered yet");
-        assert_eq!(step(fenced(quiet())), Stage::Look);
+        assert!(matches!(step(quiet()), Ok(Stage::Wait(_))), "the agent has not answered yet");
+        assert_eq!(step(fenced(quiet())), Err(Step::LookForUsers));
         let looked = |pods| Case { seen: Seen { live: live(pods), ..quiet().seen }, ..fenced(quiet()) };
-        assert!(matches!(step(looked(vec![])), Stage::Tombstone(_)));
-        assert!(matches!(step(looked(vec![pod("ns", "p")])), Stage::Unfence(_)), "X2: the user won");
+        assert!(matches!(step(looked(vec![])), Ok(Stage::Tombstone(_))));
+        assert!(matches!(step(looked(vec![pod("ns", "p")])), Ok(Stage::Unfence(_))), "X2: the user won");
         let used = |live| Case { in_use: true, seen: Seen { live, ..quiet().seen }, ..quiet() };
-        assert_eq!(step(used(None)), Stage::Look);
-        assert!(matches!(step(used(live(vec![pod("ns", "p")]))), Stage::Wait(_)));
-        assert!(matches!(step(used(live(vec![]))), Stage::Fence(_)), "and has ended");
+        assert_eq!(step(used(None)), Err(Step::LookForUsers));
+        assert!(matches!(step(used(live(vec![pod("ns", "p")]))), Ok(Stage::Wait(_))));
+        assert!(matches!(step(used(live(vec![]))), Ok(Stage::Fence(_))), "and has ended");
         let dead = || Case { tombstone: true, ..fenced(quiet()) };
-        assert!(matches!(step(dead()), Stage::Wait(_)));
+        assert!(matches!(step(dead()), Ok(Stage::Wait(_))));
         let erased = || NodePart { backing: BackingState::Erased, fenced: true, ..Default::default() };
-        assert_eq!(
-            step(Case { node: erased(), ..dead() }),
-            Stage::Credit,
-            "X4: credited after the bytes are gone"
-        );
-        assert_eq!(step(Case { node: erased(), seen: nothing(), ..dead() }), Stage::LetGo);
+        assert_eq!(step(Case { node: erased(), ..dead() }), Err(Step::LookForEntries));
+        let found = |entries| Case { node: erased(), seen: Seen { entries, ..nothing() }, ..dead() };
+        assert_eq!(credited(step(found(Some(Some(held()))))), ["r"], "X4: after the bytes are gone");
+        assert_eq!(credited(step(found(Some(Some(vec![]))))), [""; 0]);
     }
 
     /// L4.
     #[test]
     fn x1_claims_and_pods_lift_the_fence() {
         for case in [Case { claims: 2, ..quiet() }, Case { users: 1, ..quiet() }] {
-            assert!(matches!(step(Case { in_use: true, ..case }), Stage::Wait(_)));
+            assert!(matches!(step(Case { in_use: true, ..case }), Ok(Stage::Wait(_))));
         }
         assert_eq!(
             step(Case { claims: 2, ..fenced(quiet()) }),
-            Stage::Unfence("it waits for claim ns/c0 and ns/c1 to be deleted".into())
+            Ok(Stage::Unfence("it waits for claim ns/c0 and ns/c1 to be deleted".into()))
         );
     }
 
@@ -377,29 +369,35 @@ mod tests {
     fn x3_a_lingering_mount_delays_the_tombstone() {
         let case = fenced(quiet());
         let node = NodePart { in_use: true, mounted_by: vec![pod("ns", "p")], ..case.node.clone() };
-        assert_eq!(step(Case { node, ..case }), Stage::Wait("it is still mounted by ns/p on node n1".into()));
+        assert_eq!(
+            step(Case { node, ..case }),
+            Ok(Stage::Wait("it is still mounted by ns/p on node n1".into()))
+        );
     }
 
     #[test]
     fn s11_nothing_follows_the_tombstone_but_the_end() {
         let case = Case { tombstone: true, claims: 1, users: 3, ..fenced(quiet()) };
-        assert!(matches!(step(case), Stage::Wait(said) if said.contains("erased")));
+        assert!(matches!(step(case), Ok(Stage::Wait(said)) if said.contains("erased")));
     }
 
     #[test]
     fn d4_a_disk_that_was_declared_gone_needs_no_agent() {
         let on_gone = |case: Case, live| {
-            let seen = Seen { disk_gone: true, live, in_ledger: case.seen.in_ledger, ..nothing() };
+            let seen = Seen { disk_gone: true, live, entries: case.seen.entries, ..nothing() };
             step(Case { seen, ..case })
         };
-        assert!(matches!(on_gone(Case { claims: 1, ..quiet() }, None), Stage::Unfence(_)), "X1 all the same");
-        assert_eq!(on_gone(quiet(), None), Stage::Look);
-        assert!(matches!(on_gone(quiet(), live(vec![pod("ns", "p")])), Stage::Unfence(_)));
-        assert!(matches!(on_gone(quiet(), live(vec![])), Stage::Tombstone(_)));
+        assert!(
+            matches!(on_gone(Case { claims: 1, ..quiet() }, None), Ok(Stage::Unfence(_))),
+            "X1 all the same"
+        );
+        assert_eq!(on_gone(quiet(), None), Err(Step::LookForUsers));
+        assert!(matches!(on_gone(quiet(), live(vec![pod("ns", "p")])), Ok(Stage::Unfence(_))));
+        assert!(matches!(on_gone(quiet(), live(vec![])), Ok(Stage::Tombstone(_))));
         let dead = || Case { tombstone: true, ..quiet() };
-        assert_eq!(on_gone(dead(), None), Stage::Credit, "without a receipt: nothing was erased");
-        let credited = Case { seen: nothing(), ..dead() };
-        assert_eq!(on_gone(credited, None), Stage::LetGo);
+        let seen = Seen { entries: Some(Some(held())), ..nothing() };
+        let dead = on_gone(Case { seen, ..dead() }, None);
+        assert_eq!(credited(dead), ["r"], "without a receipt of the agent: nothing was erased");
     }
 
     #[test]
@@ -407,15 +405,16 @@ mod tests {
         let mut v = ready_volume("v", "eng", true);
         v.spec.adopt = Some(crate::api::Adopt { path: "/srv/a".into() });
         v.status.as_mut().unwrap().destroy = Some(Destroy { in_use: false, tombstone: some_time() });
-        let seen = Seen { in_ledger: true, ..nothing() };
-        assert!(matches!(stage(&v, &seen), Stage::Wait(said) if said.contains("is being let go on node n1")));
+        assert!(
+            matches!(stage(&v, &nothing()), Ok(Stage::Wait(said)) if said.contains("is being let go on node n1"))
+        );
     }
 
     #[test]
     fn x10_a_volume_without_a_node_just_goes() {
         let v = volume("v", "eng", 1);
-        assert_eq!(stage(&v, &Seen { in_ledger: true, ..nothing() }), Stage::Credit);
-        assert_eq!(stage(&v, &nothing()), Stage::LetGo);
+        assert_eq!(stage(&v, &nothing()), Err(Step::LookForEntries));
+        assert_eq!(credited(stage(&v, &Seen { entries: Some(Some(held())), ..nothing() })), ["r"]);
     }
 
     fn report(step: Step) -> (SharedPersistentVolumeStatus, bool) {
@@ -471,7 +470,7 @@ mod tests {
             let status = v.status.as_mut().unwrap();
             status.destroy = Some(Destroy { in_use: false, tombstone: some_time() });
             status.node = Some(NodePart { backing: BackingState::Erased, erased, ..Default::default() });
-            let entries = Some(Some(vec![Arc::new(reserved("r", "eng", 1, &[("v", 1)]))]));
+            let entries = Some(Some(held()));
             match next(&v, &Seen { disk_gone, entries, ..nothing() }) {
                 Step::End { outcome, receipt, .. } => (outcome, receipt),
                 other => panic!("{other:?}"),

@@ -18,14 +18,14 @@ use super::resize::size_now;
 /// The state of the claim's two objects.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// Its PersistentVolumeClaim in the cache.
+    /// Its PersistentVolumeClaim, by the cache.
     pub cached: Option<Pvc>,
-    /// The class of its PersistentVolumeClaim, if that was there before the claim (P1).
+    /// The PersistentVolumeClaim of its name, read live unless it [`is_made`].
+    pub pvc: Option<PersistentVolumeClaim>,
+    /// The class of that, by the cache.
     pub class: Option<Arc<StorageClass>>,
-    /// The PersistentVolumeClaim of its name, read live; `None` before [`Step::LookAtPvc`].
-    pub pvc: Option<Option<PersistentVolumeClaim>>,
-    /// Its PersistentVolume, read live; `None` before [`Step::LookAtPv`].
-    pub pv: Option<Option<PersistentVolume>>,
+    /// Its PersistentVolume, read live unless it [`is_made`].
+    pub pv: Option<PersistentVolume>,
     /// The reason of a deletion that was just requested, which the claim waits for.
     pub deleted: Option<Verdict>,
 }
@@ -42,11 +42,7 @@ pub struct Pvc {
 /// The next step.
 #[derive(Debug, PartialEq)]
 pub enum Step {
-    /// Read the PersistentVolumeClaim live and decide again.
-    LookAtPvc,
-    /// Read the PersistentVolume live and decide again.
-    LookAtPv,
-    /// Create the PersistentVolume and decide again; one of its name may be there already.
+    /// Create the PersistentVolume, or read the one that is there, and decide again.
     CreatePv(Box<PersistentVolume>),
     /// Create the PersistentVolumeClaim and decide again.
     CreatePvc(Box<PersistentVolumeClaim>),
@@ -62,51 +58,58 @@ pub enum Step {
     Done,
 }
 
-/// The next step. `moved`: the volume is on another node than before (D3). A PersistentVolume's node never changes, so both
-/// objects are made anew. Kubernetes keeps the old ones while a running pod uses them.
-pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, moved: bool, seen: &Seen) -> Step {
+/// Whether the volume is on another node than the claim's PersistentVolume was made for (D3).
+pub fn is_moved(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
+    let node = claim.status.as_ref().and_then(|s| s.node_name.as_ref());
+    node.is_some() && node != volume.status.as_ref().and_then(|s| s.node_name.as_ref())
+}
+
+/// Whether both objects are there, by the cache. The PersistentVolume of an unbound PersistentVolumeClaim may be missing, or
+/// bound to a deleted one of its name.
+pub fn is_made(claim: &VolumeClaim, volume: &SharedPersistentVolume, cached: Option<Pvc>) -> bool {
+    !is_moved(claim, volume) && cached.is_some_and(|pvc| pvc.bound)
+}
+
+/// The next step. The node of a PersistentVolume never changes, so for a volume that moved both objects are made anew.
+/// Kubernetes keeps the old ones while a running pod uses them.
+pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     if let Some(why) = &seen.deleted {
         return Step::Wait(why.clone());
     }
-    if moved {
-        match &seen.pv {
-            None => return Step::LookAtPv,
-            Some(Some(pv)) if !is_on_node_of(pv, volume) => return move_to_node(claim, volume, seen),
-            Some(_) => {}
-        }
-    }
-    // The PersistentVolume of an unbound PersistentVolumeClaim may be missing, or bound to a deleted one of that name.
-    if let Some(pvc) = seen.cached.as_ref().filter(|pvc| pvc.bound && !moved) {
+    if let Some(pvc) = seen.cached.filter(|_| is_made(claim, volume, seen.cached)) {
         let resized = pvc.capacity.is_some_and(|bytes| bytes != size_now(volume).bytes_or_zero());
         return if resized { Step::ShowSize } else { Step::Done };
     }
-    let name = claim.name_any();
-    let Some(pvc) = &seen.pvc else { return Step::LookAtPvc };
-    if pvc.as_ref().is_some_and(|pvc| !is_of_claim(pvc, claim)) {
+    let (name, provisioned) = (claim.name_any(), pvc_of(claim).is_some());
+    let pvc = seen.pvc.as_ref();
+    if is_moved(claim, volume) && seen.pv.as_ref().is_some_and(|pv| !is_on_node_of(pv, volume)) {
+        return move_to_node(claim, volume, pvc);
+    }
+    if pvc.is_some_and(|pvc| !is_of_claim(pvc, claim)) {
         let why = format!(
             "a PersistentVolumeClaim {name} that Reservoir did not make is in the way; delete it, or claim under another name"
         );
         return Step::Wait(Verdict::no(reason::NAME_TAKEN, why));
     }
-    let mut wanted = persistent_volume(claim, volume);
-    match pvc {
-        Some(pvc) if pvc_of(claim).is_some() => provision(&mut wanted, pvc, claim, seen.class.as_deref()),
-        None if pvc_of(claim).is_some() => {
-            let why = format!("PersistentVolumeClaim {name} has just gone; the claim goes with it");
-            return Step::Wait(Verdict::no(reason::BINDING, why));
-        }
-        _ => {}
+    if provisioned && pvc.is_none() {
+        let why = format!("PersistentVolumeClaim {name} has just gone; the claim goes with it");
+        return Step::Wait(Verdict::no(reason::BINDING, why));
     }
-    match (&seen.pv, pvc) {
-        (None, Some(_)) => Step::LookAtPv,
-        (None | Some(None), _) => Step::CreatePv(Box::new(wanted)),
-        (Some(Some(pv)), _) if is_useless(pv, pvc.as_ref()) => {
-            // Kubernetes never binds a PersistentVolume to a second PersistentVolumeClaim.
-            let why = format!("PersistentVolumeClaim {name} was deleted and is being made anew");
-            Step::DeletePv(Verdict::no(reason::BINDING, why))
+    let Some(pv) = &seen.pv else {
+        let mut wanted = persistent_volume(claim, volume);
+        if let Some(pvc) = pvc.filter(|_| provisioned) {
+            provision(&mut wanted, pvc, claim, seen.class.as_deref());
         }
-        (Some(Some(_)), None) => Step::CreatePvc(Box::new(persistent_volume_claim(claim, volume))),
-        (Some(Some(_)), Some(_)) => Step::Done,
+        return Step::CreatePv(Box::new(wanted));
+    };
+    if is_useless(pv, pvc) {
+        // Kubernetes never binds a PersistentVolume to a second PersistentVolumeClaim.
+        let why = format!("PersistentVolumeClaim {name} was deleted and is being made anew");
+        return Step::DeletePv(Verdict::no(reason::BINDING, why));
+    }
+    match pvc {
+        None => Step::CreatePvc(Box::new(persistent_volume_claim(claim, volume))),
+        Some(_) => Step::Done,
     }
 }
 
@@ -117,7 +120,11 @@ fn is_useless(pv: &PersistentVolume, pvc: Option<&PersistentVolumeClaim>) -> boo
 }
 
 /// The next step where the PersistentVolume leads to the node that the volume was on before.
-fn move_to_node(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -> Step {
+fn move_to_node(
+    claim: &VolumeClaim,
+    volume: &SharedPersistentVolume,
+    pvc: Option<&PersistentVolumeClaim>,
+) -> Step {
     let node = volume.status.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
     let name = claim.name_any();
     let wait = |why: String| Verdict::no(reason::BINDING, why);
@@ -131,8 +138,7 @@ fn move_to_node(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &See
     }
     let why =
         wait(format!("its volume is on node {node} now; PersistentVolumeClaim {name} is made anew for that"));
-    let Some(pvc) = &seen.pvc else { return Step::LookAtPvc };
-    match pvc.as_ref().filter(|pvc| is_of_claim(pvc, claim)) {
+    match pvc.filter(|pvc| is_of_claim(pvc, claim)) {
         Some(pvc) if pvc.metadata.deletion_timestamp.is_none() => Step::DeletePvc(why),
         Some(_) => Step::Wait(why),
         None => Step::DeletePv(why),
@@ -155,34 +161,26 @@ mod tests {
 
     /// L1: somebody deleted the first one while Kubernetes bound it.
     #[test]
-    fn l1_an_unbound_pvc_whose_pv_has_another_gets_a_new_pv() {
+    fn l1_a_new_pvc_gets_a_new_persistent_volume() {
         let (claim, volume) = (claim("ns", "c", "v"), ready_volume("v", "eng", true));
-        let pvc = persistent_volume_claim(&claim, &volume);
-        let mut seen = Seen { cached: Some(Pvc { bound: false, capacity: None }), ..Default::default() };
-        assert_eq!(next(&claim, &volume, false, &seen), Step::LookAtPvc);
-        let mut second = pvc.clone();
-        second.metadata.uid = Some("second".into());
-        seen.pvc = Some(Some(second));
-        assert_eq!(next(&claim, &volume, false, &seen), Step::LookAtPv);
-        let pv = |uid: Option<&str>| {
+        let mut pvc = persistent_volume_claim(&claim, &volume);
+        pvc.metadata.uid = Some("second".into());
+        let unbound = Some(Pvc { bound: false, capacity: None });
+        let mut seen = Seen { cached: unbound, pvc: Some(pvc), ..Default::default() };
+        assert!(!is_made(&claim, &volume, seen.cached), "so both are read live");
+        assert!(matches!(next(&claim, &volume, &seen), Step::CreatePv(_)));
+        for (uid, useless) in [(None, false), (Some("second"), false), (Some("first"), true)] {
             let mut pv = persistent_volume(&claim, &volume);
             pv.spec.as_mut().unwrap().claim_ref.as_mut().unwrap().uid = uid.map(str::to_owned);
-            Some(Some(pv))
-        };
-        for (uid, useless) in [(None, false), (Some("second"), false), (Some("first"), true)] {
-            seen.pv = pv(uid);
-            let step = next(&claim, &volume, false, &seen);
+            seen.pv = Some(pv);
+            let step = next(&claim, &volume, &seen);
             assert_eq!(matches!(step, Step::DeletePv(_)), useless, "{uid:?}: {step:?}");
         }
-        seen.pv = pv(None);
-        seen.pv.as_mut().unwrap().as_mut().unwrap().metadata.deletion_timestamp = some_time();
-        assert!(
-            matches!(next(&claim, &volume, false, &seen), Step::DeletePv(_)),
-            "no pod gets to one that goes"
-        );
-        seen.pv = Some(None);
-        assert!(matches!(next(&claim, &volume, false, &seen), Step::CreatePv(_)));
+        let mut going = persistent_volume(&claim, &volume);
+        going.metadata.deletion_timestamp = some_time();
+        seen.pv = Some(going);
+        assert!(matches!(next(&claim, &volume, &seen), Step::DeletePv(_)), "Kubernetes binds none that goes");
         seen.cached = Some(Pvc { bound: true, capacity: None });
-        assert_eq!(next(&claim, &volume, false, &seen), Step::Done);
+        assert_eq!(next(&claim, &volume, &seen), Step::Done);
     }
 }

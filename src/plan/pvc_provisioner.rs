@@ -62,11 +62,9 @@ pub struct Seen {
     /// The object of its name, read live if it is unbound, with the class from the cache.
     pub pvc: Option<(PersistentVolumeClaim, Arc<StorageClass>)>,
     /// The object of its volume's name, read live if it is unbound.
-    pub volume: Option<SharedPersistentVolume>,
-    /// The claim of its name, by the cache; read live after [`Step::CreateClaim`].
-    pub claim: Option<VolumeClaim>,
-    /// [`Step::CreateClaim`] was taken.
-    pub claim_created: bool,
+    pub volume: Option<Arc<SharedPersistentVolume>>,
+    /// The claim of its name, by the cache.
+    pub claim: Option<Arc<VolumeClaim>>,
     /// All reservations in the cache.
     pub reservations: Vec<Arc<DiskReservation>>,
     /// All disks in the cache.
@@ -76,7 +74,7 @@ pub struct Seen {
 /// The next step.
 #[derive(Debug, PartialEq)]
 pub enum Step {
-    /// Create the claim, or read the one that is there, and decide again.
+    /// Create the claim. The watch of claims brings the next step.
     CreateClaim(Box<VolumeClaim>),
     /// Create the volume; then all is there.
     CreateVolume(Box<SharedPersistentVolume>),
@@ -93,7 +91,7 @@ pub enum Step {
 /// The next step for a PersistentVolumeClaim.
 pub fn next(seen: &Seen) -> Step {
     if seen.bound {
-        let own = seen.volume.as_ref().filter(|volume| pvc_of(*volume) == Some(&seen.uid));
+        let own = seen.volume.as_ref().filter(|volume| pvc_of(&***volume) == Some(&seen.uid));
         return own.and_then(|volume| grown(seen.requested, volume)).map_or(Step::Rest, Step::Grow);
     }
     let Some((pvc, class)) = seen.pvc.as_ref().filter(|(pvc, class)| {
@@ -114,7 +112,7 @@ pub fn next(seen: &Seen) -> Step {
         return Step::Refuse(why);
     }
     if let Some(volume) = &seen.volume {
-        return match pvc_of(volume) == pvc_of(&wanted) {
+        return match pvc_of(&**volume) == pvc_of(&wanted) {
             true => follow(volume, selected),
             false => Step::Refuse(format!(
                 "SharedPersistentVolume {} was made by somebody else and is in the way: delete it",
@@ -133,11 +131,9 @@ pub fn next(seen: &Seen) -> Step {
         };
         wanted.spec.reservation = Some(reservation);
     }
-    match (seen.claim_created, &seen.claim) {
-        (false, _) => Step::CreateClaim(Box::new(class::claim(pvc, &wanted))),
-        (true, Some(_)) => Step::CreateVolume(Box::new(wanted)),
-        // The end of the claim that was there is an event, and brings the next attempt.
-        (true, None) => Step::Rest,
+    match &seen.claim {
+        None => Step::CreateClaim(Box::new(class::claim(pvc, &wanted))),
+        Some(_) => Step::CreateVolume(Box::new(wanted)),
     }
 }
 
@@ -297,7 +293,6 @@ mod tests {
             pvc: Some((pvc(), Arc::new(class))),
             volume: None,
             claim: None,
-            claim_created: false,
             reservations: vec![Arc::new(reserved("r", "eng", 2, &[]))],
             disks: vec![Arc::new(crate::plan::testing::disk("n1.a", "n1", 9, &[]))],
         }
@@ -308,12 +303,10 @@ mod tests {
         let mut s = seen(true);
         let Step::CreateClaim(made) = next(&s) else { panic!() };
         assert_eq!((made.name_any().as_str(), made.spec.volume.as_deref()), ("data", Some("pvc-u")));
-        (s.claim, s.claim_created) = (Some(*made), true);
+        s.claim = Some(Arc::new(*made));
         let Step::CreateVolume(made) = next(&s) else { panic!() };
         assert_eq!((made.name_any().as_str(), made.spec.reservation.as_deref()), ("pvc-u", Some("r")));
-        s.claim = None;
-        assert_eq!(next(&s), Step::Rest, "the claim went meanwhile");
-        s.claim = Some(claim_of(None, false));
+        s.claim = Some(Arc::new(claim_of(None, false)));
         assert!(matches!(next(&s), Step::Refuse(why) if why.contains("in the way")));
     }
 
@@ -323,18 +316,18 @@ mod tests {
         s.reservations = vec![Arc::new(reserved("r", "eng", 2, &[("x", 2)]))];
         assert!(matches!(next(&s), Step::Reschedule(why) if why.contains("on node n1 has 1Gi left")));
         let mut waiting = own(volume("pvc-u", "eng", 1));
-        s.volume = Some(waiting.clone());
+        s.volume = Some(Arc::new(waiting.clone()));
         assert_eq!(next(&s), Step::Rest, "nothing is known of it yet");
         let status = waiting.status.get_or_insert_default();
         crate::plan::testing::set_ready(&mut status.conditions, false);
-        s.volume = Some(waiting.clone());
+        s.volume = Some(Arc::new(waiting.clone()));
         assert_eq!(next(&s), Step::Reschedule("another node is looked for: said".into()));
         let at_once = Seen { volume: s.volume.clone(), ..seen(false) };
         assert_eq!(next(&at_once), Step::Refuse("said".into()), "no scheduler chooses for this class");
         waiting.metadata.deletion_timestamp = some_time();
-        s.volume = Some(waiting);
+        s.volume = Some(Arc::new(waiting));
         assert_eq!(next(&s), Step::Rest);
-        s.volume = Some(volume("pvc-u", "eng", 1));
+        s.volume = Some(Arc::new(volume("pvc-u", "eng", 1)));
         assert!(matches!(next(&s), Step::Refuse(why) if why.contains("somebody else")));
     }
 
@@ -367,8 +360,9 @@ mod tests {
     fn p3_a_volume_grows_with_its_persistent_volume_claim_and_never_shrinks() {
         let v = own(ready_volume("pvc-u", "eng", true));
         assert_eq!((grown(1 << 30, &v), grown(1 << 29, &v)), (None, None));
-        let bound =
-            |requested, made| next(&Seen { bound: true, requested, volume: Some(made), ..seen(true) });
+        let bound = |requested, made| {
+            next(&Seen { bound: true, requested, volume: Some(Arc::new(made)), ..seen(true) })
+        };
         assert_eq!(bound(2 << 30, v.clone()), Step::Grow(gi(2)));
         assert_eq!(bound(1 << 29, v), Step::Rest);
         assert_eq!(bound(2 << 30, ready_volume("pvc-u", "eng", true)), Step::Rest, "it is another's");

@@ -105,9 +105,8 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
         Ok(sized) => sized,
         Err(step) => return step,
     };
-    let retiring = retire(volume, &status);
-    let delete = matches!(retiring, Retire::Delete(_));
-    for (type_, verdict) in [(READY, Some(verdict)), (RESIZED, sized), (RETIRING, retiring.verdict())] {
+    let (retiring, delete) = retire(volume, &status);
+    for (type_, verdict) in [(READY, Some(verdict)), (RESIZED, sized), (RETIRING, retiring)] {
         if let Some(verdict) = verdict {
             let generation = volume.metadata.generation;
             condition::set(&mut status.conditions, type_, verdict, generation, seen.now);
@@ -281,49 +280,26 @@ fn resize(
     Ok(None)
 }
 
-/// How far the retirement of a volume is (X5).
-#[derive(Debug, PartialEq, Eq)]
-enum Retire {
-    /// Nobody ever asked for it.
-    No,
-    /// The volume stays for now.
-    Stays(Verdict),
-    /// The volume can be deleted.
-    Delete(Verdict),
-}
-
-impl Retire {
-    /// The condition `Retiring`.
-    fn verdict(self) -> Option<Verdict> {
-        match self {
-            Self::No => None,
-            Self::Stays(verdict) | Self::Delete(verdict) => Some(verdict),
+/// RETIRE: a destruction that waits for the users, and can be withdrawn until then (X5). The condition `Retiring`, and whether
+/// the volume can be deleted; `status` has the users now.
+fn retire(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus) -> (Option<Verdict>, bool) {
+    let waits_for = match (status.claims.len(), status.user_count as usize) {
+        _ if !volume.spec.retire => {
+            let withdrawn = "it is not to be retired any more: it is on offer as before";
+            let before = condition::get(&status.conditions, RETIRING);
+            return (before.map(|_| Verdict::no(reason::RETIRE_WITHDRAWN, withdrawn)), false);
         }
-    }
-}
-
-/// RETIRE: a destruction that waits for the users, and can be withdrawn until then. `status` has the users now.
-fn retire(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus) -> Retire {
-    if !volume.spec.retire {
-        let withdrawn = Verdict::no(
-            reason::RETIRE_WITHDRAWN,
-            "it is not to be retired any more: it is on offer as before",
-        );
-        return condition::get(&status.conditions, RETIRING).map_or(Retire::No, |_| Retire::Stays(withdrawn));
-    }
-    let waits = |event: String| {
-        let why = format!(
-            "no new claim binds to it, and it is destroyed when {event}; set spec.retire to false to keep it"
-        );
-        Retire::Stays(Verdict::yes(reason::RETIRING, why))
+        (0, 0) => {
+            let why = "nobody uses it any more: it is being destroyed";
+            return (Some(Verdict::yes(reason::RETIRING, why)), true);
+        }
+        (0, users) => format!("pod {} has ended", names(&status.users, users)),
+        (claims, _) => format!("claim {} is deleted", names(&status.claims, claims)),
     };
-    if !status.claims.is_empty() {
-        return waits(format!("claim {} is deleted", names(&status.claims, status.claims.len())));
-    }
-    if status.user_count > 0 {
-        return waits(format!("pod {} has ended", names(&status.users, status.user_count as usize)));
-    }
-    Retire::Delete(Verdict::yes(reason::RETIRING, "nobody uses it any more: it is being destroyed"))
+    let why = format!(
+        "no new claim binds to it, and it is destroyed when {waits_for}; set spec.retire to false to keep it"
+    );
+    (Some(Verdict::yes(reason::RETIRING, why)), false)
 }
 
 /// The condition `Ready` of a volume that is retired before it was placed.
@@ -520,13 +496,13 @@ mod tests {
     fn x5_retirement_waits_for_claims_then_pods_and_can_be_withdrawn() {
         let mut v = ready_volume("v", "eng", true);
         let ask = |v: &SharedPersistentVolume| retire(v, &v.status.clone().unwrap());
-        let said = |step| match step {
-            Retire::Stays(verdict) => verdict,
-            other => panic!("{other:?}"),
+        let said = |(verdict, delete): (Option<Verdict>, bool)| {
+            assert!(!delete);
+            verdict.unwrap()
         };
-        assert_eq!(ask(&v), Retire::No);
+        assert_eq!(ask(&v), (None, false));
         v.spec.retire = true;
-        assert!(matches!(ask(&v), Retire::Delete(_)));
+        assert!(ask(&v).1);
         v.status.as_mut().unwrap().claims = vec![bound_by("a", "b", "u")];
         let waits = said(ask(&v));
         assert!(waits.ok && waits.message.contains("destroyed when claim a/b is deleted"), "{waits:?}");

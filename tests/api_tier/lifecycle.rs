@@ -11,7 +11,7 @@ use crate::support::{Agent, Cluster, until, until_gone, until_reason};
 
 /// D1, R1, R6, V1, V4, V5, V6, O1, O2, O4, O7, C1, C2, C3, C5, C6, M1, M3, X1, X4, X7, L4, L5.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_main_job() {
+async fn l1_the_main_job_works_with_the_examples_as_they_are() {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     let agent = Agent::start(&cluster, "n1", "4Gi").await;

@@ -483,3 +483,16 @@ async fn l1_a_volume_is_made_once_its_disk_can_make_it() {
     disks.patch("n1.default", &PatchParams::default(), &backing).await.unwrap();
     until_reason(&volumes, "v", "Creating").await;
 }
+
+/// X10: nobody can have used a volume that no reservation has room for, so nothing is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn x10_a_retired_volume_without_a_place_goes() {
+    let cluster = Cluster::start().await;
+    let text = "{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: never}, \
+         spec: {role: eng, size: 64Mi}}";
+    cluster.apply_text(text).await;
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    until_reason(&volumes, "never", "NoReservation").await;
+    set(&volumes, "never", json!({"retire": true})).await;
+    until_gone(&volumes, "never").await;
+}

@@ -1,4 +1,4 @@
-//! Plain PersistentVolumeClaims (P1–P6): the real API server binds, the test plays scheduler and kubelet.
+//! PersistentVolumeClaims of a StorageClass of ours (P1–P6): the real API server binds, the test plays scheduler and kubelet.
 
 use std::time::Duration;
 
@@ -127,10 +127,10 @@ impl<'a> Story<'a> {
         .await
     }
 
-    /// Waits until schedulers are told that there is so much room on the node for volumes of the class.
-    async fn room(&self, class: &str, node: &str, room: &str) {
+    /// Waits until the CSIStorageCapacity of the class and node has that size.
+    async fn free_space(&self, class: &str, node: &str, size: &str) {
         let said: Api<CSIStorageCapacity> = self.cluster.within("default");
-        until(&format!("{room} are there for {class}"), || async {
+        until(&format!("{size} are there for {class}"), || async {
             let all = said.list(&Default::default()).await.unwrap();
             let mut found = all.iter().filter(|said| {
                 let labels = said.node_topology.as_ref().and_then(|t| t.match_labels.as_ref());
@@ -142,8 +142,8 @@ impl<'a> Story<'a> {
             let bytes = |q: &Option<k8s_openapi::apimachinery::pkg::api::resource::Quantity>| {
                 q.as_ref().map(|q| Size::written(q.0.clone()).bytes_or_zero())
             };
-            let room = Some(Size::written(room).bytes_or_zero());
-            (bytes(&said.capacity) == room && bytes(&said.maximum_volume_size) == room).then_some(())
+            let size = Some(Size::written(size).bytes_or_zero());
+            (bytes(&said.capacity) == size && bytes(&said.maximum_volume_size) == size).then_some(())
         })
         .await;
     }
@@ -154,7 +154,7 @@ impl<'a> Story<'a> {
 async fn p1_p3_p4_a_volume_is_made_grows_and_goes_with_its_pvc() {
     let (cluster, agent) = start().await;
     let story = Story::of(&cluster);
-    story.room("analytics", "n1", "2Gi").await;
+    story.free_space("analytics", "n1", "2Gi").await;
     let plain = story.make(pvc("data-db-0", "analytics", "ReadWriteOnce", "64Mi")).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(story.claims.get_opt("data-db-0").await.unwrap().is_none(), "nobody wants it yet");
@@ -171,7 +171,7 @@ async fn p1_p3_p4_a_volume_is_made_grows_and_goes_with_its_pvc() {
     assert!(serde_json::to_string(&spec.node_affinity).unwrap().contains("\"n1\""));
     assert_eq!((volume.spec.role.as_str(), volume.spec.shared), ("analytics", None));
     assert_eq!(volume.spec.principal.as_deref(), Some(crate::support::CONTROLLER_USER), "A3: who made it");
-    story.room("analytics", "n1", "1984Mi").await;
+    story.free_space("analytics", "n1", "1984Mi").await;
     let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
     std::fs::write(target.join("file"), "kept").unwrap();
 
@@ -186,7 +186,7 @@ async fn p1_p3_p4_a_volume_is_made_grows_and_goes_with_its_pvc() {
     .await;
     let capacity = story.pvs.get(&pv.name_any()).await.unwrap().spec.unwrap().capacity.unwrap();
     assert_eq!(capacity["storage"].0, "128Mi");
-    story.room("analytics", "n1", "1920Mi").await;
+    story.free_space("analytics", "n1", "1920Mi").await;
     let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
     assert_eq!(std::fs::read_to_string(target.join("file")).unwrap(), "kept");
 
@@ -204,7 +204,7 @@ async fn p1_p3_p4_a_volume_is_made_grows_and_goes_with_its_pvc() {
     until_gone(&story.claims, "data-db-0").await;
     until_gone(&story.pvs, &pv.name_any()).await;
     agent.nothing_left().await;
-    story.room("analytics", "n1", "2Gi").await;
+    story.free_space("analytics", "n1", "2Gi").await;
 }
 
 /// P4: what its PersistentVolume says counts; what stays is a volume like any other.
