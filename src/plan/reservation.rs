@@ -162,7 +162,7 @@ fn resize(seen: &Seen, status: &mut DiskReservationStatus) -> Option<Step> {
         Ok((_, Ordering::Equal)) => Ok(has),
         Ok((wanted, Ordering::Less)) => below_used(status, wanted).map_or(Ok(wanted), Err),
         Ok((_, Ordering::Greater)) => match take(seen) {
-            Ok(taken) => Ok(size(&taken).max(has)),
+            Ok(taken) => Ok(size(&taken)),
             // The rest of the status is reported meanwhile.
             Err(Lacks::Step(Step::Rest)) => return None,
             Err(Lacks::Step(step)) => return Some(step),
@@ -733,6 +733,11 @@ mod tests {
         assert_eq!(reported(&invalid, RESIZED).0, "Invalid");
         let Step::Report(status) = next(&placed(4, &[], 4)) else { panic!() };
         assert_eq!(condition::get(&status.conditions, RESIZED), None, "its size was never changed");
+        let mut withdrawn = placed(4, &[], 4);
+        let status = Arc::make_mut(&mut withdrawn.reservation).status.as_mut().unwrap();
+        let waits = Verdict::no(reason::NOT_ENOUGH_ROOM, "said");
+        condition::set(&mut status.conditions, RESIZED, waits, None, Timestamp::UNIX_EPOCH);
+        assert_eq!(reported(&withdrawn, RESIZED), ("Resized".into(), "it has 4Gi".into()));
     }
 
     #[test]
