@@ -300,7 +300,7 @@ impl Controller {
                 let cached = self.cache.get::<DiskReservation>(&entry.name);
                 let cached = cached.filter(|r| r.uid().as_ref() == Some(&entry.uid));
                 let role = cached.as_ref().and_then(|r| self.cache.parent_of(r)).map(|p| p.spec.role.clone());
-                !cached.is_some_and(|r| fits(&*holder, &*r, role.as_deref()))
+                !cached.is_some_and(|r| fits(&*holder, &r, role.as_deref()))
             });
             misfits.collect()
         });
