@@ -134,7 +134,7 @@ pub(super) async fn sweep<K: Committed + Holder<DiskReservation>>(
     for entry in holder.ledger().entries() {
         let cached = ctx.stores.reservations.get(&entry.name);
         let fits = match cached.filter(|r| r.metadata.uid.as_deref() == Some(&entry.uid)) {
-            Some(r) => fits(holder, &*r, parent_role(&r, ctx).await?.as_deref()),
+            Some(r) => fits(holder, &r, parent_role(&r, ctx).await?.as_deref()),
             None => false,
         };
         if !fits {

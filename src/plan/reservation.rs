@@ -126,7 +126,7 @@ pub fn next(seen: &Seen) -> Step {
 fn reserve(seen: &Seen) -> Step {
     match take(seen) {
         Ok(status) => seen.report(status.clone(), lost(seen, &status).map_or(Ok(()), Err)),
-        Err(Lacks::Step(step)) => step,
+        Err(Lacks::Step(step)) => *step,
         Err(Lacks::Bytes(why)) => seen.report(seen.status(), Err(why)),
     }
 }
@@ -162,10 +162,9 @@ fn resize(seen: &Seen, status: &mut DiskReservationStatus) -> Option<Step> {
         Ok((_, Ordering::Equal)) => Ok(has),
         Ok((wanted, Ordering::Less)) => below_used(status, wanted).map_or(Ok(wanted), Err),
         Ok((_, Ordering::Greater)) => match take(seen) {
-            Ok(taken) => Ok(size(&taken).max(has)),
+            Ok(taken) => Ok(size(&taken)),
             // The rest of the status is reported meanwhile.
-            Err(Lacks::Step(Step::Rest)) => return None,
-            Err(Lacks::Step(step)) => return Some(step),
+            Err(Lacks::Step(step)) => return Some(*step).filter(|step| *step != Step::Rest),
             Err(Lacks::Bytes(why)) => Err(why),
         },
     };
@@ -196,18 +195,24 @@ fn unreserve(seen: &Seen) -> Step {
 /// Why a reservation does not have all its entries.
 enum Lacks {
     /// A step comes first.
-    Step(Step),
+    Step(Box<Step>),
     /// It waits.
     Bytes(Verdict),
+}
+
+impl From<Step> for Lacks {
+    fn from(step: Step) -> Self {
+        Self::Step(Box::new(step))
+    }
 }
 
 /// The status of a reservation that has all its entries.
 fn take(seen: &Seen) -> Result<DiskReservationStatus, Lacks> {
     let entry = entry(&seen.reservation).map_err(Lacks::Bytes)?;
     match (&seen.reservation.spec.parent, &seen.outcome) {
-        (None, None) => Err(Lacks::Step(Step::Rest)),
+        (None, None) => Err(Step::Rest.into()),
         (None, Some(Outcome::Wait(why))) => Err(Lacks::Bytes(why.clone())),
-        _ if !seen.live => Err(Lacks::Step(Step::ReadLive)),
+        _ if !seen.live => Err(Step::ReadLive.into()),
         (None, Some(Outcome::Serve(disk))) => take_from_disk(seen, disk, entry),
         (Some(parent), _) => take_from_parent(seen, parent, entry),
     }
@@ -219,7 +224,7 @@ fn take_from_disk(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskRes
     // An entry that no cache has seen yet says where a reservation is to be.
     let taken = seen.disks.iter().find(|disk| !placed && disk.ledger().get(&entry.uid).is_some());
     let disk = taken.map(AsRef::as_ref).or(seen.disk(Some(name)));
-    let disk = disk.ok_or(Lacks::Step(Step::LookAgain))?;
+    let disk = disk.ok_or(Step::LookAgain)?;
     let wanted = disk.at_most(&*seen.reservation, entry.size.bytes_or_zero());
     let held = disk.ledger().get(&entry.uid);
     if let Some(held) = held.filter(|held| !placed || *held >= wanted) {
@@ -234,11 +239,11 @@ fn take_from_disk(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskRes
     let free = seen.disks.iter().map(|disk| free_space(disk)).fold(0, u64::saturating_add);
     let more = wanted.saturating_sub(held.unwrap_or(0));
     if quota::guaranteed(&entry.role, more, free, &quota::ledgers(&seen.roles())).is_some() {
-        return Err(Lacks::Step(Step::LookAgain));
+        return Err(Step::LookAgain.into());
     }
     let entry = LedgerEntry { size: Size::from_bytes(wanted), ..entry };
     let step = seen.take(LedgerOf::Disk(disk.name_any()), disk, entry);
-    Err(Lacks::Step(step.unwrap_or(Step::LookAgain)))
+    Err(step.unwrap_or(Step::LookAgain).into())
 }
 
 /// A refinement has no part in the sharing out: nobody else's free space gets less.
@@ -262,7 +267,7 @@ fn take_from_parent(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskR
     }
     let entry = LedgerEntry { size: Size::from_bytes(wanted), ..entry };
     let step = seen.take(LedgerOf::Parent(name.to_owned()), parent, entry);
-    Err(step.map_or_else(|refused| refused.map_or(Lacks::Step(Step::Rest), Lacks::Bytes), Lacks::Step))
+    Err(step.map_or_else(|refused| refused.map_or(Step::Rest.into(), Lacks::Bytes), Lacks::from))
 }
 
 impl Seen {
@@ -733,6 +738,11 @@ mod tests {
         assert_eq!(reported(&invalid, RESIZED).0, "Invalid");
         let Step::Report(status) = next(&placed(4, &[], 4)) else { panic!() };
         assert_eq!(condition::get(&status.conditions, RESIZED), None, "its size was never changed");
+        let mut withdrawn = placed(4, &[], 4);
+        let status = Arc::make_mut(&mut withdrawn.reservation).status.as_mut().unwrap();
+        let waits = Verdict::no(reason::NOT_ENOUGH_ROOM, "said");
+        condition::set(&mut status.conditions, RESIZED, waits, None, Timestamp::UNIX_EPOCH);
+        assert_eq!(reported(&withdrawn, RESIZED), ("Resized".into(), "it has 4Gi".into()));
     }
 
     #[test]
