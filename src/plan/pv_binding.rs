@@ -58,13 +58,14 @@ pub enum Step {
     Done,
 }
 
-/// Whether the volume is on another node than the claim's PersistentVolume was made for (D3).
+/// True if the volume is on another node than the claim's PersistentVolume was made for (D3).
 pub fn is_moved(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     let node = claim.status.as_ref().and_then(|s| s.node_name.as_ref());
     node.is_some() && node != volume.status.as_ref().and_then(|s| s.node_name.as_ref())
 }
 
-/// Whether both objects are there, by the cache. Ours is made after its PersistentVolume; that of a class is there before.
+/// True if both objects are there, by the cache. Ours is made after its PersistentVolume; that of a class is there
+/// before.
 pub fn is_made(claim: &VolumeClaim, volume: &SharedPersistentVolume, cached: Option<Pvc>) -> bool {
     !is_moved(claim, volume) && cached.is_some_and(|pvc| pvc.bound || pvc_of(claim).is_none())
 }

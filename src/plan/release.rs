@@ -7,12 +7,12 @@ use super::names;
 
 /// Why a reservation that is being deleted stays for now; `None`: nothing lives in it, nothing was carved out of it.
 pub fn reservation_held(status: &DiskReservationStatus) -> Option<Verdict> {
-    let held = |lines: &[LedgerEntry], reason, what: &str| {
-        let listed: Vec<&str> = lines.iter().map(|line| line.name.as_str()).collect();
+    let held = |entries: &[LedgerEntry], reason, what: &str| {
+        let listed: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
         let listed = names(&listed, listed.len());
-        let (plural, live) = if lines.len() == 1 { ("", "lives") } else { ("s", "live") };
+        let (plural, live) = if entries.len() == 1 { ("", "lives") } else { ("s", "live") };
         let said = format!("{what}{plural} {listed} {live} in it; delete what is not needed any more first");
-        (!lines.is_empty()).then(|| Verdict::no(reason, said))
+        (!entries.is_empty()).then(|| Verdict::no(reason, said))
     };
     held(&status.volumes, reason::HAS_VOLUMES, "volume")
         .or_else(|| held(&status.refinements, reason::HAS_REFINEMENTS, "reservation"))
