@@ -370,4 +370,16 @@ mod tests {
         assert_eq!(says("disk d has 345 bytes free"), "disk d has 12 bytes free");
         assert_eq!(says("mkfs failed"), "mkfs failed");
     }
+
+    /// The API refuses a volume that no node could make.
+    #[test]
+    fn v1_the_smallest_volumes_of_api_and_host_are_the_same() {
+        for (api, host) in [
+            (FsType::Ext4, host::FsType::Ext4),
+            (FsType::Xfs, host::FsType::Xfs),
+            (FsType::Btrfs, host::FsType::Btrfs),
+        ] {
+            assert_eq!(api.min_bytes(), host.min_bytes(), "{host:?}");
+        }
+    }
 }

@@ -20,7 +20,7 @@ use super::{Again, Error, unclaim};
 
 /// A claim that is not being deleted; see [`unclaim::reconcile`] for the others.
 ///
-/// 1. Gather: its volume, or the offers; its PersistentVolumeClaim, and both objects by live reads where the cache lacks it.
+/// 1. Gather: its volume, or the offers; its PersistentVolumeClaim, by live reads where the cache lacks that.
 /// 2. Decide: [`next`].
 /// 3. Apply: one step. Those that only prepare the status are followed by another decision.
 pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<Again, Error> {
@@ -88,8 +88,8 @@ async fn gather(
     })
 }
 
-/// The volume that the claim's status notes, else the one that it names. The cache may be behind, so one that is noted is read
-/// live if the claim is not on its list there.
+/// The volume that the claim's status notes, else the one that it names. The cache may be behind, so one that is noted
+/// is read live if the claim is not on its list there.
 async fn volume(claim: &VolumeClaim, ctx: &Context) -> Result<Option<Arc<SharedPersistentVolume>>, Error> {
     let noted = claim.status.as_ref().and_then(|s| s.volume.as_ref()).map(|volume| &volume.name);
     let Some(name) = noted.or(claim.spec.volume.as_ref()) else { return Ok(None) };

@@ -86,7 +86,7 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
     })
 }
 
-/// Whether the offer of a subscription lists the volume; an offer that somebody else made holds nothing up.
+/// True if the offer of a subscription lists the volume; an offer that somebody else made holds nothing up.
 fn is_offered(uid: &str, ctx: &Context) -> bool {
     let ours = |offer: &VolumeOffer| {
         let namespace = offer.namespace().unwrap_or_default();
@@ -97,15 +97,15 @@ fn is_offered(uid: &str, ctx: &Context) -> bool {
     offers.iter().any(|o| o.spec.volumes.iter().any(|v| v.uid == uid) && ours(o))
 }
 
-/// Whether the CustomResourceDefinition of volumes is being deleted, by a live read (X9).
+/// True if the CustomResourceDefinition of volumes is being deleted, by a live read (X9).
 async fn is_kind_deleted(ctx: &Context) -> Result<bool, Error> {
     let kinds: Api<CustomResourceDefinition> = Api::all(ctx.client.clone());
     let kind = cluster::get(&kinds, SharedPersistentVolume::crd_name()).await?;
     Ok(kind.is_none_or(|kind| kind.metadata.deletion_timestamp.is_some()))
 }
 
-/// The reservations whose ledgers have the volume, by live reads: an entry that is missed would hold the bytes for ever.
-/// `None`: the object has just gone, or its finalizer.
+/// The reservations whose ledgers have the volume, by live reads: an entry that is missed would hold the bytes for
+/// ever. `None`: the object has just gone, or its finalizer.
 async fn entries(
     api: &Api<SharedPersistentVolume>,
     volume: &SharedPersistentVolume,

@@ -119,8 +119,8 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
     Ok(seen)
 }
 
-/// The reservation whose ledger has the volume, by a live read of the one that has it in the cache. An entry that no cache has
-/// yet is missed here. Then there are two, and the placed volume releases one.
+/// The reservation whose ledger has the volume, by a live read of the one that has it in the cache. An entry that no
+/// cache has yet is missed here. Then there are two, and the placed volume releases one.
 async fn entry(
     volume: &SharedPersistentVolume,
     cached: &[Arc<DiskReservation>],
@@ -150,7 +150,7 @@ fn lineage(own: &UidRef, ctx: &Context) -> Vec<Arc<DiskReservation>> {
     std::iter::successors(find(own), parent).collect()
 }
 
-/// Whether the volume's own claim is gone: by the cache, and then by a live read (P4).
+/// True if the volume's own claim is gone: by the cache, and then by a live read (P4).
 async fn is_abandoned(volume: &SharedPersistentVolume, ctx: &Context) -> Result<bool, Error> {
     let cached = || ctx.stores.claims.by(VOLUME, &volume.name_any());
     if !may_be_abandoned(volume) || cached().iter().any(|claim| is_own(claim, volume)) {

@@ -47,7 +47,8 @@ pub(super) fn counted(status: SharedPersistentVolumeStatus, ctx: &Context) -> Sh
     volume::count_users(status, users)
 }
 
-/// Deletes the PersistentVolumes of lost claims on the volume: once the list has forgotten a claim, nothing leads there.
+/// Deletes the PersistentVolumes of lost claims on the volume: once the list has forgotten a claim, nothing leads
+/// there.
 pub(super) async fn delete_lost(
     lost: &[ClaimBinding],
     volume: &SharedPersistentVolume,

@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use crate::api::condition::{Verdict, reason};
 use crate::api::{DiskReservation, NodeDisk, SharedPersistentVolume};
 
-/// Whether the volume may adopt its directory on the reservation's disk; else why not, with the next step. The agent
+/// Refuses a reservation on whose disk the volume may not adopt its directory, with the next step. The agent
 /// decides again by its own configuration.
 pub fn suits(
     volume: &SharedPersistentVolume,

@@ -21,15 +21,15 @@ pub fn binding(claim: &VolumeClaim) -> ClaimBinding {
     }
 }
 
-/// Whether the volume's side has the claim.
+/// True if the volume's side has the claim.
 pub fn is_bound(volume: &SharedPersistentVolume, claim: &VolumeClaim) -> bool {
     let uid = claim.uid().unwrap_or_default();
     volume.status.as_ref().is_some_and(|s| s.claims.iter().any(|b| b.uid == uid))
 }
 
-/// Whether an entry on the volume's list is still that of the claim. An earlier claim may have had its name, and two leaders
-/// may have put it on the lists of two volumes at once. A claim that names the volume never chose, whatever its status says:
-/// others may have written that.
+/// True if an entry on the volume's list is still that of the claim. An earlier claim may have had its name, and two
+/// leaders may have put it on the lists of two volumes at once. A claim that names the volume never chose, whatever its
+/// status says: others may have written that.
 pub fn is_of(binding: &ClaimBinding, claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     let bound =
         claim.status.as_ref().filter(|s| s.phase == ClaimPhase::Bound).and_then(|s| s.volume.as_ref());
@@ -47,8 +47,8 @@ pub struct Rival<'a> {
 
 /// The volume to bind to, or why there is none now.
 ///
-/// Of `others` that name the same exclusive volume the oldest comes first (C3). A claim that could not have the volume holds
-/// nobody up (L7).
+/// Of `others` that name the same exclusive volume the oldest comes first (C3). A claim that could not have the volume
+/// holds nobody up (L7).
 pub fn choose<'a>(
     claim: &VolumeClaim,
     subscriptions: &[&RoleSubscription],
@@ -99,7 +99,7 @@ pub fn choose<'a>(
     }
 }
 
-/// Whether the volume could be bound to the claim now, if no older claim named it; else why not.
+/// Refuses a volume that could not be bound to the claim now, even if no older claim named it.
 fn may_have(
     claim: &VolumeClaim,
     subscriptions: &[&RoleSubscription],

@@ -1,8 +1,9 @@
-//! The next step of a claim that is not being deleted: ACCEPT, then its PersistentVolume and PersistentVolumeClaim (C1–C7).
+//! The next step of a claim that is not being deleted: ACCEPT, then its PersistentVolume and PersistentVolumeClaim
+//! (C1–C7).
 //!
-//! The list of claims in the volume's status decides who is bound, by compare-and-swap on the volume. A binding is written
-//! once and by UID; it is never moved to another volume. A claim that selects notes the chosen volume first: after an
-//! interruption, and with an old cache, it goes on with that volume, and is never on the lists of two (S8).
+//! The list of claims in the volume's status decides who is bound, by compare-and-swap on the volume. A binding is
+//! written once and by UID; it is never moved to another volume. A claim that selects notes the chosen volume first:
+//! after an interruption, and with an old cache, it goes on with that volume, and is never on the lists of two (S8).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +29,8 @@ const RETRY: Duration = Duration::from_secs(5);
 pub struct Seen {
     /// Our finalizer is on the object.
     pub guarded: bool,
-    /// The volume that its status notes, else the one that it names: from the cache, or read live if the cache has it without
-    /// the claim.
+    /// The volume that its status notes, else the one that it names: from the cache, or read live if the cache has it
+    /// without the claim.
     pub volume: Option<Arc<SharedPersistentVolume>>,
     /// Of a claim that is not on that volume's list.
     pub offers: Offers,
@@ -61,8 +62,8 @@ pub enum Step {
     Delete,
     /// Write the status, which notes the chosen volume. The watch brings the claim again.
     Note(Box<VolumeClaimStatus>),
-    /// Put the claim on the list of the volume of that name. The watch of volumes brings the claim again; after a refusal, or
-    /// if there is no such volume any more, decide again.
+    /// Put the claim on the list of the volume of that name. The watch of volumes brings the claim again; after a
+    /// refusal, or if there is no such volume any more, decide again.
     Bind(String),
     /// Take this step with its PersistentVolume and PersistentVolumeClaim on that volume, and decide again.
     Binding(pv_binding::Step, Arc<SharedPersistentVolume>),
@@ -148,7 +149,7 @@ pub fn volume_gone(name: &str) -> Verdict {
     Verdict::no(reason::NO_SUCH_VOLUME, why)
 }
 
-/// Whether the volume is the one that the claim's status notes, if any, and has the claim on its list.
+/// True if the volume is the one that the claim's status notes, if any, and has the claim on its list.
 pub fn has(volume: &SharedPersistentVolume, claim: &VolumeClaim) -> bool {
     let noted = claim.status.as_ref().and_then(|s| s.volume.as_ref());
     noted.is_none_or(|noted| volume.metadata.uid.as_ref() == Some(&noted.uid))

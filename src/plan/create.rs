@@ -25,7 +25,7 @@ pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
     })
 }
 
-/// Whether a reservation may hold volumes of `role`: it is reserved, for the role or an ancestor.
+/// True if a reservation may hold volumes of `role`: it is reserved, for the role or an ancestor.
 fn may_hold(reservation: &DiskReservation, role: &str) -> bool {
     let reserved = reservation.status.as_ref().is_some_and(|s| s.phase == ReservationPhase::Reserved);
     let covers = Role::name_covers(&reservation.spec.role, role);
@@ -37,15 +37,15 @@ pub fn free(reservation: &DiskReservation) -> u64 {
     reservation.status.as_ref().map_or(0, holder::free)
 }
 
-/// The entries of a reservation that stay beside the volume's. The volume's entry replaces that of the lost object whose
-/// data the volume recovers (X6).
+/// The entries of a reservation that stay beside the volume's. The volume's entry replaces that of the lost object
+/// whose data the volume recovers (X6).
 fn others(volume: &SharedPersistentVolume, entries: &[LedgerEntry]) -> Vec<LedgerEntry> {
     let recovered = volume.spec.recover.as_ref().map(|recover| recover.uid.as_str());
     let lost = |e: &&LedgerEntry| recovered == Some(e.uid.as_str()) && e.role == volume.spec.role;
     entries.iter().filter(|entry| !lost(entry)).cloned().collect()
 }
 
-/// Whether the reservation's disk can hold the volume; else why not, with the next step.
+/// Refuses a reservation whose disk cannot hold the volume, with the next step.
 fn suits(
     volume: &SharedPersistentVolume,
     reservation: &DiskReservation,
@@ -56,7 +56,7 @@ fn suits(
         .and_then(|()| backing::suits(volume, reservation, disks))
 }
 
-/// Whether the reservation may hold the volume, however much of it is free.
+/// True if the reservation may hold the volume, however much of it is free.
 pub fn could_hold(
     volume: &SharedPersistentVolume,
     reservation: &DiskReservation,
@@ -66,8 +66,9 @@ pub fn could_hold(
     named && may_hold(reservation, &volume.spec.role) && suits(volume, reservation, disks).is_ok()
 }
 
-/// The reservation for the volume: the named one, else one that fits. Of those that fit, one whose disk is ready comes first
-/// (D4), then the nearest in role, then one that can be divided (D2), then the fullest: large free space stays whole.
+/// The reservation for the volume: the named one, else one that fits. Of those that fit, one whose disk is ready comes
+/// first (D4), then the nearest in role, then one that can be divided (D2), then the fullest: large free space stays
+/// whole.
 pub fn choose<'a>(
     volume: &SharedPersistentVolume,
     reservations: &[&'a DiskReservation],
@@ -153,7 +154,7 @@ fn no_reservation(volume: &SharedPersistentVolume, reservations: &[&DiskReservat
             format!("DiskReservation {name} is for role {}, which does not cover role {role}", r.spec.role)
         }
         Some(r) => match r.status.as_ref().filter(|s| s.node_disk.is_some()) {
-            None => format!("DiskReservation {name} is itself still waiting for room"),
+            None => format!("DiskReservation {name} is itself still waiting for free space"),
             Some(status) => {
                 let why = condition::get(&status.conditions, READY).map_or("it is not ready", |c| &c.message);
                 format!("DiskReservation {name} serves nobody now: {why}")

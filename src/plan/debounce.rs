@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 /// For how long a state is not reported.
 pub const DEBOUNCE: Duration = Duration::from_secs(2);
 
-/// Whether a state that began at `since` is too young to be reported. With a wrong clock the report comes at once, or a
+/// True if a state that began at `since` is too young to be reported. With a wrong clock the report comes at once, or a
 /// moment later; nothing else depends on the clock.
 pub fn is_passing(since: Option<&Time>, now: Timestamp) -> bool {
     let window = SignedDuration::try_from(DEBOUNCE).unwrap_or_default();

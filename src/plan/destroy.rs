@@ -1,7 +1,7 @@
 //! DESTROY: the next step of a volume whose deletion was accepted (X1–X4, S10, S11).
 //!
-//! The order is: rescind → fence → look → tombstone → erase → credit → let go. The agent fences the volume as soon as it
-//! sees the deletion; a user that is found after all lifts the fence. Each step is taken only when the one before is
+//! The order is: rescind → fence → look → tombstone → erase → credit → let go. The agent fences the volume as soon as
+//! it sees the deletion; a user that is found after all lifts the fence. Each step is taken only when the one before is
 //! committed, so an interruption at any point does no harm.
 //!
 //! The API server deletes the objects of a deleted CustomResourceDefinition without asking admission. Such a deletion
@@ -21,7 +21,7 @@ use crate::api::{
 use super::volume::count_users;
 use super::{debounce, names};
 
-/// What was seen besides the volume itself.
+/// The state of a volume besides its object.
 #[derive(Debug)]
 pub struct Seen {
     /// Our finalizer is on the object.
@@ -38,8 +38,8 @@ pub struct Seen {
     pub users: Vec<PodRef>,
     /// Live reads, made after the volume was read; `None` before [`Step::LookForUsers`].
     pub live: Option<Live>,
-    /// The reservations whose ledgers have it, read live; `None` before [`Step::LookForEntries`]. `Some(None)`: the object is
-    /// gone, or its finalizer.
+    /// The reservations whose ledgers have it, read live; `None` before [`Step::LookForEntries`]. `Some(None)`: the
+    /// object is gone, or its finalizer.
     pub entries: Option<Option<Vec<Arc<DiskReservation>>>>,
     /// The time.
     pub now: Timestamp,
@@ -61,8 +61,8 @@ pub enum Step {
     LookForUsers,
     /// Read the object and the reservations live and decide again.
     LookForEntries,
-    /// Delete the PersistentVolumes of the lost claims, then write the status. `refused`: users were found, so the fence is
-    /// lifted.
+    /// Delete the PersistentVolumes of the lost claims, then write the status. `refused`: users were found, so the
+    /// fence is lifted.
     Report {
         /// The status.
         status: Box<SharedPersistentVolumeStatus>,
@@ -86,7 +86,7 @@ pub enum Step {
     Rest,
 }
 
-/// How far the destruction is, with the sentence that says so.
+/// A stage of the destruction, with the sentence for the condition.
 #[derive(Debug, PartialEq, Eq)]
 enum Stage {
     /// Something else must happen first.
@@ -171,7 +171,7 @@ fn end(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     Step::End { reservations, outcome, receipt }
 }
 
-/// How far the destruction is, or a step without a status; `volume` has the users now.
+/// The stage of the destruction, or a step that writes no status; `volume` has the users now.
 fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
     let status = volume.status.clone().unwrap_or_default();
     let destroy = status.destroy.clone().unwrap_or_default();

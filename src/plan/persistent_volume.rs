@@ -35,7 +35,7 @@ pub fn name(claim: &VolumeClaim) -> String {
     name_for(&claim.uid().unwrap_or_default())
 }
 
-/// Whether the PersistentVolumeClaim was made for the claim, or the claim for it (P1). Users may remove its label; its
+/// True if the PersistentVolumeClaim was made for the claim, or the claim for it (P1). Users may remove its label; its
 /// PersistentVolume never changes.
 pub fn is_of_claim(pvc: &PersistentVolumeClaim, claim: &VolumeClaim) -> bool {
     let labelled = || pvc.labels().get(LABEL_CLAIM_UID).is_some_and(|uid| Some(uid) == claim.uid().as_ref());
@@ -46,7 +46,7 @@ pub fn is_of_claim(pvc: &PersistentVolumeClaim, claim: &VolumeClaim) -> bool {
     }
 }
 
-/// Whether the PersistentVolume sends pods to the volume's node.
+/// True if the PersistentVolume sends pods to the volume's node.
 pub fn is_on_node_of(pv: &PersistentVolume, volume: &SharedPersistentVolume) -> bool {
     pv.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref()) == Some(&affinity(volume))
 }

@@ -58,7 +58,7 @@ pub enum Step {
     Done,
 }
 
-/// Whether the volume is on another node than the claim's PersistentVolume was made for (D3).
+/// True if the volume is on another node than the claim's PersistentVolume was made for (D3).
 pub fn is_moved(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     let node = claim.status.as_ref().and_then(|s| s.node_name.as_ref());
     node.is_some() && node != volume.status.as_ref().and_then(|s| s.node_name.as_ref())

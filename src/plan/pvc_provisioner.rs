@@ -1,8 +1,8 @@
-//! PersistentVolumeClaims of a StorageClass of ours: a volume and a VolumeClaim for each, from the first step to the end
-//! (P1–P6).
+//! PersistentVolumeClaims of a StorageClass of ours: a volume and a VolumeClaim for each, from the first step to the
+//! end (P1–P6).
 //!
-//! Both objects are named after the PersistentVolumeClaim, so an interrupted controller does the same again. The claim is
-//! created before the volume: the end of the claim is the end of the volume.
+//! Both objects are named after the PersistentVolumeClaim, so an interrupted controller does the same again. The claim
+//! is created before the volume: the end of the claim is the end of the volume.
 
 pub mod class;
 
@@ -32,8 +32,8 @@ pub fn pvc_of<K: Resource>(object: &K) -> Option<&str> {
     object.labels().get(LABEL_PVC_UID).map(String::as_str)
 }
 
-/// Whether volume and claim were made for the same PersistentVolumeClaim: such a claim needs no subscription, and such an
-/// exclusive volume is for no other claim.
+/// True if volume and claim were made for the same PersistentVolumeClaim: such a claim needs no subscription, and such
+/// an exclusive volume is for no other claim.
 pub fn is_own(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     pvc_of(claim).is_some()
         && pvc_of(claim) == pvc_of(volume)
@@ -169,14 +169,15 @@ fn in_the_way(claim: &VolumeClaim, pvc: &PersistentVolumeClaim) -> Option<String
     }
 }
 
-/// The new size of a volume whose PersistentVolumeClaim requests more than the volume has; a volume never shrinks by that.
+/// The new size of a volume whose PersistentVolumeClaim requests more than the volume has; a volume never shrinks by
+/// that.
 fn grown(requested: u64, volume: &SharedPersistentVolume) -> Option<Size> {
     let has = volume.spec.size.bytes_or_zero().max(size_now(volume).bytes_or_zero());
     (requested > has).then(|| Size::from_bytes(requested))
 }
 
-/// Makes a claim's PersistentVolume fit the PersistentVolumeClaim that was there before. Kubernetes compares class, access
-/// modes and UID, and leaves the end to the driver in the annotation.
+/// Makes a claim's PersistentVolume fit the PersistentVolumeClaim that was there before. Kubernetes compares class,
+/// access modes and UID, and leaves the end to the driver in the annotation.
 pub(super) fn provision(
     pv: &mut PersistentVolume,
     pvc: &PersistentVolumeClaim,
@@ -208,9 +209,9 @@ pub enum Fate {
     Decided,
 }
 
-/// The fate of `volume` once the PersistentVolumeClaim of `claim` is gone; `listed`: the volume's list has the claim. The
-/// reclaim policy of the PersistentVolume decides, so that users can change it there. Without a PersistentVolume the data is
-/// kept, unless no pod can have had the volume.
+/// The fate of `volume` once the PersistentVolumeClaim of `claim` is gone; `listed`: the volume's list has the claim.
+/// The reclaim policy of the PersistentVolume decides, so that users can change it there. Without a PersistentVolume
+/// the data is kept, unless no pod can have had the volume.
 pub fn fate(
     claim: &VolumeClaim,
     volume: &SharedPersistentVolume,
@@ -233,9 +234,9 @@ pub fn fate(
     }
 }
 
-/// Whether a volume may have lost its own claim, whose end is its own: the claim's finalizer was taken off by hand, the
-/// retirement was withdrawn, or the volume was created after the end of the claim. No other claim could ever have such a
-/// volume.
+/// True if a volume may have lost its own claim, whose end is its own: the claim's finalizer was taken off by hand, the
+/// retirement was withdrawn, or the volume was created after the end of the claim. No other claim could ever have such
+/// a volume.
 pub fn may_be_abandoned(volume: &SharedPersistentVolume) -> bool {
     let claimed = volume.status.as_ref().is_some_and(|status| !status.claims.is_empty());
     pvc_of(volume).is_some() && !volume.spec.retire && !claimed

@@ -2,9 +2,9 @@
 //!
 //! At every committed revision the entry in the reservation's ledger ≥ `status.size` ≥ `status.node.size` and
 //! `status.node.growing` ≥ the bytes on the disk. Upwards each is written before the next one, downwards after it.
-//! `status.size` and the node's part are in one object: of a controller that takes bytes back and an agent that is about to
-//! use them one wins. The ledger is in another object. It gets smaller only while the volume says `creditDue`, and
-//! meanwhile the volume does not grow.
+//! `status.size` and the node's part are in one object: of a controller that takes bytes back and an agent that is
+//! about to use them one wins. The ledger is in another object. It gets smaller only while the volume says `creditDue`,
+//! and meanwhile the volume does not grow.
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
@@ -90,12 +90,12 @@ pub fn next(volume: &SharedPersistentVolume, ledger: Option<Ledger>) -> Step {
 
 /// Why it does not grow: the reservation's numbers.
 fn full(volume: &SharedPersistentVolume, ledger: Ledger) -> Verdict {
-    let home = volume.status.as_ref().and_then(|s| s.reservation.as_ref()).map_or("?", |r| &r.name);
+    let reservation = volume.status.as_ref().and_then(|s| s.reservation.as_ref()).map_or("?", |r| &r.name);
     let wished = volume.spec.size.bytes_or_zero();
     Verdict::no(
         reason::RESERVATION_FULL,
         format!(
-            "{} wished, {} more than it has, and reservation {home} has {} left: enlarge the reservation or set \
+            "{} wished, {} more than it has, and reservation {reservation} has {} left: enlarge the reservation or set \
              spec.size back; the volume stays usable at {}",
             volume.spec.size,
             Size::from_bytes(wished.saturating_sub(ledger.entry)),
@@ -105,7 +105,7 @@ fn full(volume: &SharedPersistentVolume, ledger: Ledger) -> Verdict {
     )
 }
 
-/// Whether its file system can be made smaller.
+/// True if its file system can be made smaller.
 fn can_shrink(volume: &SharedPersistentVolume) -> bool {
     match volume.spec.fs_type {
         FsType::Ext4 | FsType::Btrfs => true,
@@ -201,8 +201,8 @@ mod tests {
         v
     }
 
-    fn step(v: &SharedPersistentVolume, line: u64, free: u64) -> Step {
-        next(v, Some(Ledger { entry: line << 30, free: free << 30 }))
+    fn step(v: &SharedPersistentVolume, entry: u64, free: u64) -> Step {
+        next(v, Some(Ledger { entry: entry << 30, free: free << 30 }))
     }
 
     fn said(step: Step) -> (&'static str, String) {
@@ -315,18 +315,18 @@ mod tests {
         fn s1_no_size_overtakes_the_one_above_it(
             script in proptest::collection::vec((0u8..4, 1u64..8), 0..200)
         ) {
-            let (mut v, mut line, room, mut disk) = (sized(2, 2, 2), 2u64 << 30, 6u64 << 30, 2u64 << 30);
-            let controller = |v: &mut SharedPersistentVolume, line: &mut u64, die: bool| {
+            let (mut v, mut entry, all, mut disk) = (sized(2, 2, 2), 2u64 << 30, 6u64 << 30, 2u64 << 30);
+            let controller = |v: &mut SharedPersistentVolume, entry: &mut u64, die: bool| {
                 let status = v.status.clone().unwrap();
-                match next(v, Some(Ledger { entry: *line, free: room - *line })) {
+                match next(v, Some(Ledger { entry: *entry, free: all - *entry })) {
                     Step::Grow(to) => {
-                        *line = (*line).max(to);
+                        *entry = (*entry).max(to);
                         if !die { v.status = Some(SharedPersistentVolumeStatus { size: Some(Size::from_bytes(to)), ..status }); }
                     }
                     Step::Lower(to) => v.status = Some(SharedPersistentVolumeStatus {
                         size: Some(Size::from_bytes(to)), credit_due: true, ..status
                     }),
-                    Step::ShrinkEntry => *line = status.size.unwrap().bytes().unwrap(),
+                    Step::ShrinkEntry => *entry = status.size.unwrap().bytes().unwrap(),
                     Step::Settle => v.status = Some(SharedPersistentVolumeStatus { credit_due: false, ..status }),
                     Step::Rest(_) => return false,
                 }
@@ -346,31 +346,31 @@ mod tests {
                 }
                 true
             };
-            let holds = |v: &SharedPersistentVolume, line: u64, disk: u64| {
+            let holds = |v: &SharedPersistentVolume, entry: u64, disk: u64| {
                 let status = v.status.clone().unwrap();
                 let node = status.node.unwrap();
                 let size = status.size.unwrap().bytes().unwrap();
                 let said = node.size.unwrap().bytes().unwrap().max(node.growing.map_or(0, |g| g.bytes().unwrap()));
-                line <= room && line >= size && size >= said && said >= disk
+                entry <= all && entry >= size && size >= said && said >= disk
             };
             for (who, n) in script {
                 match who {
                     0 => v.spec.size = gi(n),
                     1 => v.status.as_mut().unwrap().user_count = (n % 2) as u32,
-                    2 => { controller(&mut v, &mut line, n == 1); }
+                    2 => { controller(&mut v, &mut entry, n == 1); }
                     _ => { agent(&mut v, &mut disk, n == 1); }
                 }
-                prop_assert!(holds(&v, line, disk), "{v:?} line {line} disk {disk}");
+                prop_assert!(holds(&v, entry, disk), "{v:?} entry {entry} disk {disk}");
             }
             v.status.as_mut().unwrap().user_count = 0;
             let mut turns = 0;
-            while controller(&mut v, &mut line, false) | agent(&mut v, &mut disk, false) {
-                prop_assert!(holds(&v, line, disk));
+            while controller(&mut v, &mut entry, false) | agent(&mut v, &mut disk, false) {
+                prop_assert!(holds(&v, entry, disk));
                 turns += 1;
                 prop_assert!(turns < 50, "it does not come to rest: {v:?}");
             }
             let wished = v.spec.size.bytes().unwrap();
-            prop_assert!(disk == wished && line == wished || wished > room && disk == line);
+            prop_assert!(disk == wished && entry == wished || wished > all && disk == entry);
         }
     }
 }

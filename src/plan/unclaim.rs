@@ -1,8 +1,8 @@
 //! The next step of a claim that is being deleted (C6, P4).
 //!
-//! The order is: the pods end, the PersistentVolumeClaim goes, then the PersistentVolume, then the claim's entry on the list of
-//! its volume, then the finalizer. A claim of a class waits for its PersistentVolumeClaim instead, and decides the fate of its
-//! volume.
+//! The order is: the pods end, the PersistentVolumeClaim goes, then the PersistentVolume, then the claim's entry on the
+//! list of its volume, then the finalizer. A claim of a class waits for its PersistentVolumeClaim instead, and decides
+//! the fate of its volume.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
@@ -25,7 +25,8 @@ pub struct Seen {
     pub pvc: Option<PersistentVolumeClaim>,
     /// Running and pending pods that use that, by the cache, and if that has none, by a live read.
     pub users: Vec<PodRef>,
-    /// Of a claim whose PersistentVolumeClaim is gone: the volume and then the PersistentVolume that were made for that, read live.
+    /// Of a claim whose PersistentVolumeClaim is gone: the volume and then the PersistentVolume that were made for
+    /// that, read live.
     pub provisioned: Option<(SharedPersistentVolume, Option<PersistentVolume>)>,
     /// The name of the volume whose list has the claim.
     pub volume: Option<String>,

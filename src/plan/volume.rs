@@ -1,8 +1,8 @@
 //! The next step in the life of a volume that is not being deleted (V1, V6, V7, X5, X10).
 //!
-//! The order is: guard → entry in a reservation's ledger → place → report, resize, retire. The entry comes first and carries
-//! the volume's UID, so an interrupted controller finds it. Where the volume is, its own status decides, once: of two
-//! controllers that put it into two reservations, one finds that out here and releases its entry.
+//! The order is: guard → entry in a reservation's ledger → place → report, resize, retire. The entry comes first and
+//! carries the volume's UID, so an interrupted controller finds it. Where the volume is, its own status decides, once:
+//! of two controllers that put it into two reservations, one finds that out here and releases its entry.
 
 use std::sync::Arc;
 
@@ -171,7 +171,7 @@ fn placed(
     status
 }
 
-/// The step that brings the ledgers into line with the status of a placed volume.
+/// The step that makes the ledgers agree with the status of a placed volume.
 fn correct_entries(volume: &SharedPersistentVolume, reservation: &UidRef, seen: &Seen) -> Option<Step> {
     let uid = volume.uid().unwrap_or_default();
     let is_own = |r: &DiskReservation| r.metadata.uid.as_ref() == Some(&reservation.uid);
@@ -186,8 +186,8 @@ fn correct_entries(volume: &SharedPersistentVolume, reservation: &UidRef, seen: 
     Some(Step::RestoreEntry(reservation.name.clone(), entry))
 }
 
-/// Whether a volume keeps the entry in that reservation, if its own status could not be written: another controller may have
-/// placed the volume elsewhere, or destroyed it without having seen the entry. `now` was read live.
+/// True if a volume keeps the entry in that reservation, if its own status could not be written: another controller may
+/// have placed the volume elsewhere, or destroyed it without having seen the entry. `now` was read live.
 pub fn keeps_entry(now: Option<&SharedPersistentVolume>, reservation: &UidRef) -> bool {
     now.is_some_and(|now| match now.status.as_ref().and_then(|s| s.reservation.as_ref()) {
         Some(placed) => placed.uid == reservation.uid,
@@ -265,8 +265,8 @@ fn resize(
         (resize::Step::Lower(size), _) => {
             (status.size, status.credit_due) = (Some(Size::from_bytes(size)), true);
         }
-        // The reservation was read before the volume that still says `creditDue`. A controller that grows the volume later
-        // settles that first, which takes a write of the reservation; and the write of this entry fails.
+        // The reservation was read before the volume that still says `creditDue`. A controller that grows the volume
+        // later settles that first, which takes a write of the reservation; and the write of this entry fails.
         (resize::Step::ShrinkEntry, Some((_, now))) => {
             let due =
                 now.as_ref().filter(|now| now.credit_due).and_then(|now| now.size.as_ref()?.bytes().ok());
@@ -280,8 +280,8 @@ fn resize(
     Ok(None)
 }
 
-/// RETIRE: a destruction that waits for the users, and can be withdrawn until then (X5). The condition `Retiring`, and whether
-/// the volume can be deleted; `status` has the users now.
+/// RETIRE: a destruction that waits for the users, and can be withdrawn until then (X5). The condition `Retiring`, and
+/// whether the volume can be deleted; `status` has the users now.
 fn retire(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus) -> (Option<Verdict>, bool) {
     let waits_for = match (status.claims.len(), status.user_count as usize) {
         _ if !volume.spec.retire => {

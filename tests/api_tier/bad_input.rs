@@ -555,7 +555,7 @@ fn room(table: &mut Table) {
     let said = "DiskReservation other is for role ops, which does not cover role eng";
     let spec = json!({"role": "eng", "size": "16Mi", "reservation": "other"});
     table.make(volume(&n(table), spec), Says("NoReservation", said));
-    let said = "DiskReservation huge is itself still waiting for room";
+    let said = "DiskReservation huge is itself still waiting for free space";
     let spec = json!({"role": "eng", "size": "16Mi", "reservation": "huge"});
     table.make(volume(&n(table), spec), Says("NoReservation", said));
     let said = "1Gi asked for, eng has 208Mi left; reserve more for role eng or destroy a volume in it";

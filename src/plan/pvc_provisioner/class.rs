@@ -1,4 +1,5 @@
-//! What a StorageClass of ours makes of a PersistentVolumeClaim, and where (P1, P2, P6).
+//! A StorageClass of ours: the volume and the claim for a PersistentVolumeClaim, and the free space for them (P1, P2,
+//! P6).
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -11,12 +12,12 @@ use crate::api::{
 };
 use crate::plan::create;
 
-/// Whether Reservoir makes the volumes of the class.
+/// True if Reservoir makes the volumes of the class.
 pub fn is_ours(class: &StorageClass) -> bool {
     class.provisioner == DRIVER
 }
 
-/// Whether a volume of the class is made only when a pod wants it, on the node that the scheduler chose.
+/// True if a volume of the class is made only when a pod wants it, on the node that the scheduler chose.
 pub fn is_delayed(class: &StorageClass) -> bool {
     class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer")
 }
