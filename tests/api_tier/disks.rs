@@ -171,7 +171,7 @@ async fn d3_volumes_follow_their_disk_to_a_renamed_node() {
     assert!(
         new.publish(&cluster, &before, &pod, false).await.unwrap_err().message().contains("is on node n1")
     );
-    // What is deleted meanwhile waits for its disk.
+    // A volume that is deleted meanwhile waits for its disk.
     volumes.delete("doomed", &DeleteParams::default()).await.unwrap();
 
     // Once the old one is gone, everything follows the disk; the agent does not have to be told.

@@ -1,4 +1,4 @@
-//! What is killed, lost or doubled in the middle, and what holds all the same.
+//! Controller, agent or API server dies in the middle, and every promise holds.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -224,7 +224,7 @@ async fn l1_s1_the_controller_may_die_at_any_moment() {
     assert!(deaths > 10 && revisions > 50);
 }
 
-/// What a pod does all day: it appends numbered lines and fsyncs them, or reads and verifies them.
+/// A pod's work: a writer appends numbered lines and fsyncs them, readers verify them.
 struct Busy {
     stop: Arc<AtomicBool>,
     done: Vec<Arc<AtomicU64>>,
@@ -284,7 +284,7 @@ impl Busy {
         .await;
     }
 
-    /// How often each did what it does; fails if one of them met an error.
+    /// Ends the work; returns the count of each thread, and fails if one of them met an error.
     fn end(self) -> Vec<u64> {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {

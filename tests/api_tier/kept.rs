@@ -1,4 +1,4 @@
-//! What stays when its object goes, and what a new object of an old name does not get (C7, X6, X7).
+//! Data that outlives its object, and new objects under old names, which inherit nothing (C7, X6, X7).
 
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -166,7 +166,7 @@ async fn x9_data_outlives_the_kind_of_its_volume() {
     orphans(&cluster, 0).await;
 }
 
-/// What `reservoir recover` prints, with an administrator's rights.
+/// The output of `reservoir recover`, run with an administrator's rights.
 fn recover(cluster: &Cluster) -> String {
     let dir = tempfile::tempdir().unwrap();
     let kubeconfig = dir.path().join("kubeconfig");

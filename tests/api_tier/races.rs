@@ -1,4 +1,4 @@
-//! Who comes first wins, and the other one learns it (X1, X2, C3).
+//! Races of deletions, claims and controllers: one wins, and the others get a reason (X1, X2, C3).
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
@@ -71,7 +71,7 @@ enum Winner {
     Delete,
 }
 
-/// What the API server tells of volumes and claims: so many that wait are not to ask it again and again.
+/// Caches of volumes and claims, so that hundreds of waiting tasks do not poll the API server.
 struct Stores {
     volumes: Arc<Cache<SharedPersistentVolume>>,
     claims: Arc<Cache<VolumeClaim>>,
@@ -270,7 +270,7 @@ async fn x2_delete_against_a_new_user_has_one_winner() {
     assert_eq!(users + deletes, RACES);
     assert!(users.min(deletes) > RACES / 10, "there was hardly a race");
 
-    // What is left is exactly what users won last.
+    // The volumes that are left are those of the last users that won.
     let uids =
         |list: Vec<SharedPersistentVolume>| list.iter().filter_map(ResourceExt::uid).collect::<BTreeSet<_>>();
     let left = uids(volumes.list(&Default::default()).await.unwrap().items);

@@ -1,4 +1,4 @@
-//! What nobody should ask for, and the one sentence that each gets.
+//! Bad input, and the one sentence with which each is refused.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,7 +19,7 @@ mod values;
 use objects::{changes, claims, forged, free_space};
 use values::{access, fields, names, roles, sizes, types};
 
-/// What has to come of a manifest.
+/// The expected answer to a manifest.
 enum Answer {
     /// The API server refuses it, and says this.
     Refused(&'static str),
@@ -115,7 +115,7 @@ const GOOD: &str = "
  spec: {accessModes: [ReadWriteOnce], storageClassName: manual, resources: {requests: {storage: 1Mi}}}}
 ";
 
-/// What must not change: UID, spec, and the parts of the status that decide.
+/// UID, spec and the deciding parts of the status of the good objects, which bad input must not change.
 async fn standing(cluster: &Cluster) -> BTreeMap<String, Value> {
     let mut all = BTreeMap::new();
     macro_rules! note {
@@ -169,7 +169,7 @@ async fn answered(cluster: &Cluster, row: &Row) -> Result<(), String> {
     }
 }
 
-/// Who may write objects may not write how they stand: that takes a right of its own, which the chart gives to nobody else.
+/// A right to write objects is none to write their status: the chart gives that to controller and agents only.
 async fn status_is_not_for_users(cluster: &Cluster) {
     let rights = "
 {apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: mallory},
@@ -265,7 +265,7 @@ async fn c4_l2_bad_input_gets_one_clear_sentence() {
     let volumes = cluster.all::<PersistentVolume>().list(&Default::default()).await.unwrap();
     assert_eq!(volumes.items.len(), 2, "those of the claims kept and solo");
 
-    // What is gone is gone.
+    // A disk that was declared gone stays gone.
     let lost = json!({"nodeName": "n9", "diskName": "old", "diskID": "x", "kind": "Path", "backing": "Loop", "path": "/x",
         "gone": true});
     cluster.apply_text(&object("NodeDisk", None, "n9.old", lost.clone()).to_string()).await;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::Answer::{Refused, Says};
 use super::{Table, claim, n, reservation, volume, with};
 
-/// What says of itself how it stands is not believed: a status that comes with a new object is dropped.
+/// A status that comes with a new object is dropped.
 pub(super) fn forged(table: &mut Table) {
     let ready = json!([{"type": "Ready", "status": "True", "reason": "Ready", "message": "all is well",
         "lastTransitionTime": "2026-01-01T00:00:00Z"}]);

@@ -38,7 +38,7 @@ pub(super) fn sizes(table: &mut Table) {
     table.make(reservation(&n(table), json!({"role": "eng", "size": true})), Refused("spec.size"));
     table.make(reservation(&n(table), json!({"role": "eng", "size": 1.5})), Refused("spec.size"));
     table.make(reservation(&n(table), json!({"role": "eng"})), Refused("spec.size: Required value"));
-    // What Kubernetes takes for a quantity, and what nevertheless is no number of bytes.
+    // Quantities of Kubernetes that are no number of bytes.
     let not_whole = "`0.5` is not a whole positive number of bytes";
     table.make(reservation(&n(table), json!({"role": "eng", "size": "0.5"})), Says("Invalid", not_whole));
     let milli = "`1500m` is not a size; write a number of bytes or a quantity such as 10Gi";
@@ -145,7 +145,7 @@ pub(super) fn fields(table: &mut Table) {
     table.make(subscription(&n(table), spec), Refused(one_of));
 }
 
-/// What is not of the type that it should be, or not in its range; field by field.
+/// Values of a wrong type or out of range, field by field.
 pub(super) fn types(table: &mut Table) {
     let long = "x".repeat(254);
     let room = json!({"role": "eng", "size": "16Mi"});
@@ -264,7 +264,7 @@ pub(super) fn types(table: &mut Table) {
     ] {
         table.make(object("VolumeOffer", Some("team"), &n(table), with(&offer, field, value)), Refused(said));
     }
-    // What every kind has.
+    // Metadata, which every kind has.
     let labelled = |labels: Value| {
         let mut manifest = volume("labelled", room.clone());
         manifest["metadata"]["labels"] = labels;

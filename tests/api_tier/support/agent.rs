@@ -36,7 +36,7 @@ pub fn agent_kubeconfig(cluster: &Cluster, node: &str) -> Kubeconfig {
     let node = ("authentication.kubernetes.io/node-name".to_owned(), vec![node.to_owned()]);
     for auth_info in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
         auth_info.impersonate = Some(AGENT_USER.into());
-        // What the chart's RBAC lets it do is another test's business.
+        // Another test runs agents with the chart's RBAC.
         auth_info.impersonate_groups = Some(vec!["system:masters".into()]);
         auth_info.impersonate_user_extra = Some([node.clone()].into());
     }
@@ -174,7 +174,7 @@ impl Agent {
         }
     }
 
-    /// Whether it runs.
+    /// True while the agent runs.
     pub fn alive(&mut self) -> bool {
         match &mut self.running {
             Some(Running::Task(task)) => !task.is_finished(),

@@ -29,9 +29,9 @@ pub struct Cluster {
     controllers: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// What the controller calls itself towards the API server, in the tests.
+/// The user agent of the controller in the tests.
 pub const CONTROLLER_AGENT: &str = "reservoir-controller/test";
-/// What the agents call themselves towards the API server, in the tests.
+/// The user agent of the agents in the tests.
 pub const AGENT_AGENT: &str = "reservoir-agent/test";
 
 /// A client that the audit log tells from others.
@@ -143,7 +143,7 @@ impl Cluster {
         }
     }
 
-    /// How many controllers run.
+    /// The number of running controllers.
     pub fn controllers_alive(&self) -> usize {
         self.controllers.lock().unwrap().iter().filter(|task| !task.is_finished()).count()
     }
@@ -154,7 +154,7 @@ impl Cluster {
         log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).map(Write::from).collect()
     }
 
-    /// How many of the writes are the controller's and the agents'.
+    /// The writes of the controller and the agents.
     pub fn our_writes(&self) -> Vec<Write> {
         self.writes().into_iter().filter(Write::is_ours).collect()
     }

@@ -1,4 +1,4 @@
-//! What the tests of the api tier share, and the benchmarks with them.
+//! Code that the tests of the api tier and the benchmarks share.
 
 mod agent;
 mod cluster;

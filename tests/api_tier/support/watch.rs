@@ -1,4 +1,4 @@
-//! What must hold at every stored revision of an object.
+//! Checks of every stored revision of an object.
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
@@ -30,7 +30,7 @@ impl Watch {
         let mut roomy = std::collections::HashMap::new();
         watch.each(cluster.all::<NodeDisk>(), move |disk| {
             let status = disk.status.clone().unwrap_or_default();
-            // What others fill makes room smaller later; what counts is what there was when it was promised.
+            // Foreign files may shrink a disk later. A reservation counts against the size at the time when it was made.
             let room = status.allocatable.as_ref().map_or(0, Size::bytes_or_zero);
             let most = roomy.entry(disk.uid()).or_insert(room);
             *most = room.max(*most);
@@ -78,7 +78,7 @@ impl Watch {
         }));
     }
 
-    /// How many revisions were seen; fails if any was wrong.
+    /// Returns the number of revisions seen; fails if a check failed.
     pub fn assert_unbroken(&self) -> usize {
         assert_eq!(*self.broken.lock().unwrap(), Vec::<String>::new());
         self.seen.load(std::sync::atomic::Ordering::Relaxed)
