@@ -3,7 +3,7 @@
 //! The API server, its etcd and the controller are real, each a process of its own. Nodes, agents and the binder of
 //! PersistentVolumeClaims are played here: they write what the real ones would write, at once.
 
-#[path = "../tests/api_tier/support.rs"]
+#[path = "../tests/api_tier/support/mod.rs"]
 #[allow(dead_code)]
 mod support;
 

@@ -1,4 +1,4 @@
-//! What the chart makes of its values, and what it must not do: mistakes that others have published.
+//! The objects that the chart makes of its values, and published mistakes of other charts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -77,7 +77,7 @@ fn cve_2026_44543_there_are_no_helper_pods() {
 fn zfs_localpv_517_topolvm_1206_helm_keeps_the_kinds() {
     let mut kinds = 0;
     for (path, text) in files() {
-        // What helm test makes is taken away again; nothing else is a hook.
+        // Objects of helm test are removed again; nothing else is a hook.
         let is_test = path.parent().is_some_and(|parent| parent.ends_with("templates/tests"));
         assert!(is_test || !text.contains("helm.sh/hook"), "{}", path.display());
         assert!(!is_test || !text.contains("CustomResourceDefinition"), "{}", path.display());
@@ -179,7 +179,7 @@ fn optional_objects_are_made_when_asked_for() {
     assert!(alerts.len() > 10 && alerts.iter().all(|alert| alert["annotations"]["runbook_url"].is_string()));
 }
 
-/// What YAML takes for a number is a name all the same.
+/// A name that YAML reads as a number stays a name.
 #[test]
 fn numbers_as_names_stay_text_in_the_manifests() {
     let objects = rendered(&[

@@ -4,7 +4,7 @@
 //! real. The controller is played here: this writes what that would write. What has no Kubernetes in it is measured on
 //! the same code, `reservoir::host`, in this process.
 
-#[path = "../../tests/api_tier/support.rs"]
+#[path = "../../tests/api_tier/support/mod.rs"]
 #[allow(dead_code)]
 mod support;
 

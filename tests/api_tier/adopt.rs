@@ -74,7 +74,7 @@ async fn v8_an_adopted_directory_outlives_its_volume() {
     let backed = condition::get(&set1.status.as_ref().unwrap().conditions, BACKED).unwrap();
     assert!(backed.message.ends_with("set1 is adopted as it is; its size is not enforced"), "{backed:?}");
 
-    // What makes no sense is refused at once.
+    // Contradictory fields are refused at once.
     for (more, said) in [
         ("adopt: {path: srv}", "a plain absolute path"),
         ("adopt: {path: /srv/../etc}", "a plain absolute path"),

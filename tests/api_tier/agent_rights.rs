@@ -1,4 +1,4 @@
-//! What an agent may write, by the API server's own word for its node (A4).
+//! Writes of an agent, which the API server decides by the node of the agent's token (A4).
 
 use k8s_openapi::api::core::v1::Node;
 use reservoir::api::{NodeDisk, SharedPersistentVolume};

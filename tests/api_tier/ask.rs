@@ -9,7 +9,7 @@ pub const SERVER_SIDE: &str = "application/apply-patch+yaml";
 pub const MERGE: &str = "application/merge-patch+json";
 pub const JSON_PATCH: &str = "application/json-patch+json";
 
-/// What a caller asks of the API server.
+/// A request of a caller to the API server.
 #[derive(Clone)]
 pub struct Ask {
     pub method: &'static str,

@@ -47,7 +47,7 @@ async fn a1_a5_verbs_on_a_role_or_its_ancestor_decide() {
         ("use-readonly", Ask::create(&claim(ml, "ReadOnly"))),
     ];
 
-    // Who has what for each verb, and whether that is enough for eng/ml.
+    // For each verb: users, the roles that they have it on, and if that suffices for eng/ml.
     let grants: [(&str, &[&str], bool); 5] = [
         ("exact", &["eng/ml"], true),
         ("ancestor", &["eng"], true),
@@ -99,7 +99,7 @@ async fn a1_a5_verbs_on_a_role_or_its_ancestor_decide() {
         assert!(said.contains(&lacks("nobody", verb, ml)), "{said}");
     }
 
-    // What no verb speaks for needs none: the same size written otherwise, a reservation's labels, a shorter list, a claim
+    // Some changes need no verb: the same size written otherwise, a reservation's labels, a shorter list, a claim
     // that goes.
     Ask::create(&claim(ml, "ReadWrite")).of(&cluster.client).await.unwrap();
     for ask in [
@@ -148,7 +148,7 @@ async fn a5_a_refusal_names_each_missing_role() {
     Ask::create(&subscription("eight", &nine[1..])).of(&jane).await.unwrap();
     let said = Ask::create(&subscription("nine", &nine)).dry(&jane).await.unwrap_err();
     assert!(said.contains(split), "{said}");
-    // What is there already is not asked for again.
+    // Roles that a subscription has already are not checked again.
     Ask::patch(&subscription("eight", &[]), json!({"spec": {"roles": nine}})).dry(&jane).await.unwrap();
 
     for (roles, missing) in [

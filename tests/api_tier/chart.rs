@@ -1,4 +1,4 @@
-//! What the chart makes is what the API server takes, with the strictness of `kubectl apply --validate=strict`.
+//! The API server accepts every object of the chart, with the strictness of `kubectl apply --validate=strict`.
 
 use kube::ResourceExt;
 use kube::api::{DynamicObject, Patch, PatchParams, ValidationDirective};

@@ -166,7 +166,7 @@ async fn provision(cluster: &Cluster, agent: &Agent) -> Provisioner {
     Provisioner { handle: source.volume_handle, context, agent: agent.csi().await }
 }
 
-/// What the agent does not announce; csi-sanity skips its tests, and without a controller service two more.
+/// Capabilities that the agent does not announce; csi-sanity skips their tests, and without a controller service two more.
 const NOT_ANNOUNCED: [&str; 3] =
     ["NodeStageVolume not supported", "NodeUnstageVolume not supported", "NodeExpandVolume not supported"];
 const WHOLE_WAY: &str = "Controller Service not provided: CreateVolume not supported";

@@ -1,12 +1,16 @@
-//! Disks that are not what they were (D3).
+//! Disks that are not what they were, and disks that cannot be reached (D3, D4).
+
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use kube::Api;
 use kube::api::DeleteParams;
 use reservoir::api::{
     BackingState, DiskReservation, EnforcementState, NodeDisk, SharedPersistentVolume, VolumeClaim,
+    VolumeOffer,
 };
 
+use crate::faults::{CLAIMED, CLAIMS, OBJECTS, VOLUMES, all_goes, bound, delete, served};
 use crate::support::{Agent, Cluster, until, until_gone, until_reason};
 
 /// D1, D5.
@@ -167,7 +171,7 @@ async fn d3_volumes_follow_their_disk_to_a_renamed_node() {
     assert!(
         new.publish(&cluster, &before, &pod, false).await.unwrap_err().message().contains("is on node n1")
     );
-    // What is deleted meanwhile waits for its disk.
+    // A volume that is deleted meanwhile waits for its disk.
     volumes.delete("doomed", &DeleteParams::default()).await.unwrap();
 
     // Once the old one is gone, everything follows the disk; the agent does not have to be told.
@@ -286,4 +290,70 @@ async fn d3_a_disk_renamed_in_the_configuration_is_the_same_disk() {
     volumes.delete("v", &DeleteParams::default()).await.unwrap();
     until_gone(&volumes, "v").await;
     agent.nothing_left().await;
+}
+
+/// D4, O6.
+#[tokio::test(flavor = "multi_thread")]
+async fn d4_o6_an_unreachable_node_loses_nothing() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1", true).await;
+    let agent = Agent::start(&cluster, "n1", "256Mi").await;
+    let disks: Api<NodeDisk> = cluster.all();
+    until_reason(&disks, "n1.default", "Ready").await;
+    cluster.apply_text(OBJECTS).await;
+    served(&cluster).await;
+    let claims = CLAIMS.split("---").next().unwrap();
+    cluster.apply_text(claims).await;
+    bound(&cluster, &CLAIMED[..1]).await;
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    let offers: Api<VolumeOffer> = cluster.within("team-b");
+    let nodes: Api<Node> = cluster.all();
+    // The exclusive one nobody holds, and both shared ones, whether held or not.
+    let offered = || async {
+        let offer = offers.get_opt("ml.n1").await.unwrap()?;
+        (offer.spec.volumes.len() == 3).then_some(())
+    };
+    until("all volumes are offered", offered).await;
+    let ledgers = || async {
+        let disk = disks.get("n1.default").await.unwrap().status.unwrap();
+        let eng = cluster.all::<DiskReservation>().get("eng").await.unwrap().status.unwrap();
+        (disk.reservations, disk.reserved, eng.volumes, eng.used)
+    };
+    let (before, backings) = (ledgers().await, agent.backings());
+    for (what, why) in [("is not Ready", "node n1 is not Ready"), ("is not there", "there is no Node n1")] {
+        if what == "is not Ready" {
+            cluster.node("n1", false).await;
+        } else {
+            nodes.delete("n1", &DeleteParams::default()).await.unwrap();
+        }
+        let said = until_reason(&disks, "n1.default", "NodeUnreachable").await;
+        assert_eq!(said, format!("{why}; its reservations and data stay"));
+        until(&format!("the node {what}: no offer"), || async {
+            offers.get_opt("ml.n1").await.unwrap().is_none().then_some(())
+        })
+        .await;
+        for name in VOLUMES {
+            let said = until_reason(&volumes, name, "NodeUnreachable").await;
+            assert!(said.contains("the data stays on it"), "{said}");
+        }
+        // A new claim waits; a reservation elsewhere would be served, here it waits too.
+        let late = "{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim,
+            metadata: {name: late, namespace: team-b}, spec: {role: eng/ml, volume: data}}";
+        cluster.apply_text(late).await;
+        let said = until_reason(&cluster.within::<VolumeClaim>("team-b"), "late", "VolumeNotReady").await;
+        assert!(said.contains(why), "{said}");
+        cluster.quiet_for(Duration::from_secs(1)).await;
+        assert_eq!((ledgers().await, agent.backings()), (before.clone(), backings.clone()));
+        let held = volumes.get("data").await.unwrap().status.unwrap();
+        assert_eq!((held.claims.len(), held.node_name.as_deref()), (1, Some("n1")));
+
+        cluster.node("n1", true).await;
+        until_reason(&disks, "n1.default", "Ready").await;
+        served(&cluster).await;
+        until("all volumes are offered again", offered).await;
+        bound(&cluster, &[("team-a", "data"), ("team-b", "late")]).await;
+        delete(&cluster.within::<VolumeClaim>("team-b"), &["late"]).await;
+        assert_eq!((ledgers().await, agent.backings()), (before.clone(), backings.clone()));
+    }
+    all_goes(&cluster, &agent).await;
 }

@@ -43,7 +43,7 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What a page is run in.
+/// The cluster and directories that a page runs in.
 struct Place {
     runtime: Runtime,
     cluster: Cluster,
@@ -97,7 +97,7 @@ impl Place {
         std::fs::write(self.kubeconfig(), text).unwrap();
     }
 
-    /// What is started with /srv of the page's own.
+    /// The command prefix with which a page's programs get a /srv of their own.
     fn within(&self) -> Vec<String> {
         let srv = self.dir.path().join("srv").display().to_string();
         ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", SRV, &srv]
@@ -135,7 +135,7 @@ impl Place {
         self.runtime.block_on(self.cluster.node(node, true));
     }
 
-    /// What no command does: a line of a `play` block.
+    /// Plays an event that no command causes: a line of a `play` block.
     fn play(&mut self, line: &str) {
         match line.split(' ').collect::<Vec<_>>()[..] {
             ["lost", "node", node] => {
@@ -289,7 +289,7 @@ fn links_lead_somewhere() {
     assert!(links > 10, "{links} links were found");
 }
 
-/// What GitHub makes of a heading.
+/// The anchor that GitHub makes of a heading.
 fn anchor(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
     let text = text.replace(' ', "-");

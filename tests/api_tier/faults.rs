@@ -1,4 +1,4 @@
-//! What is killed, lost or doubled in the middle, and what holds all the same.
+//! Controller, agent or API server dies in the middle, and every promise holds.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -6,19 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use kube::api::{Api, DeleteParams};
 use kube::{Resource, ResourceExt};
-use reservoir::api::{
-    DiskReservation, NodeDisk, RoleSubscription, SharedPersistentVolume, VolumeClaim, VolumeOffer,
-};
-use serde_json::json;
+use reservoir::api::{DiskReservation, NodeDisk, SharedPersistentVolume, VolumeClaim, VolumeOffer};
 
-use crate::support::{
-    Agent, Cluster, Random, Watch, everything, strip_and_delete, until, until_gone, until_reason,
-};
+use crate::support::{Agent, Cluster, Random, Watch, everything, until, until_gone, until_reason};
 
-const ROOM: &str = "
+pub(crate) const OBJECTS: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: team-a}}
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: team-b}}
@@ -43,7 +38,7 @@ const ROOM: &str = "
  spec: {roles: [eng/ml], capabilities: [SHARED_RESOURCES]}}
 ";
 
-const CLAIMS: &str = "
+pub(crate) const CLAIMS: &str = "
 {apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {name: data, namespace: team-a}, spec: {role: eng/ml, volume: data}}
 ---
 {apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {name: data, namespace: team-b},
@@ -55,24 +50,24 @@ const CLAIMS: &str = "
 {apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {name: solo, namespace: team-a}, spec: {role: eng/ml, volume: solo}}
 ";
 
-const VOLUMES: [&str; 3] = ["data", "model", "solo"];
-const CLAIMED: [(&str, &str); 4] =
+pub(crate) const VOLUMES: [&str; 3] = ["data", "model", "solo"];
+pub(crate) const CLAIMED: [(&str, &str); 4] =
     [("team-a", "data"), ("team-b", "data"), ("team-a", "model"), ("team-a", "solo")];
 
-async fn served(cluster: &Cluster) {
+pub(crate) async fn served(cluster: &Cluster) {
     let volumes: Api<SharedPersistentVolume> = cluster.all();
     for name in VOLUMES {
         until_reason(&volumes, name, "Ready").await;
     }
 }
 
-async fn bound(cluster: &Cluster, claims: &[(&str, &str)]) {
+pub(crate) async fn bound(cluster: &Cluster, claims: &[(&str, &str)]) {
     for (namespace, name) in claims {
         until_reason(&cluster.within::<VolumeClaim>(namespace), name, "Bound").await;
     }
 }
 
-async fn claim(cluster: &Cluster, namespace: &str, name: &str) -> VolumeClaim {
+pub(crate) async fn claim(cluster: &Cluster, namespace: &str, name: &str) -> VolumeClaim {
     cluster.within(namespace).get(name).await.unwrap()
 }
 
@@ -85,7 +80,7 @@ async fn volume_uids(cluster: &Cluster) -> Vec<String> {
 }
 
 /// Deletes what admission may refuse for a while yet, until it does not, and waits for its end.
-async fn delete<K>(api: &Api<K>, names: &[&str])
+pub(crate) async fn delete<K>(api: &Api<K>, names: &[&str])
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
@@ -101,7 +96,7 @@ where
 }
 
 /// Claims, volumes and reservations go, and nothing of them is left anywhere.
-async fn all_goes(cluster: &Cluster, agent: &Agent) {
+pub(crate) async fn all_goes(cluster: &Cluster, agent: &Agent) {
     for (namespace, name) in CLAIMED {
         let claims: Api<VolumeClaim> = cluster.within(namespace);
         let _ = claims.delete(name, &DeleteParams::default()).await;
@@ -116,7 +111,7 @@ async fn all_goes(cluster: &Cluster, agent: &Agent) {
 }
 
 /// The disk has all its room back, and of volumes and claims there is no trace.
-async fn nothing_left(cluster: &Cluster) {
+pub(crate) async fn nothing_left(cluster: &Cluster) {
     until("the disks have their room back", || async {
         let disks = cluster.all::<NodeDisk>().list(&Default::default()).await.unwrap();
         let whole = |disk: &NodeDisk| {
@@ -139,7 +134,7 @@ async fn nothing_left(cluster: &Cluster) {
 
 /// The whole main job; returns the inode of the volume's file, which is never another one.
 async fn main_job(cluster: &Cluster, agent: &Agent) {
-    cluster.apply_text(ROOM).await;
+    cluster.apply_text(OBJECTS).await;
     served(cluster).await;
     assert_eq!(agent.backings(), volume_uids(cluster).await, "one backing for each volume");
     let inode = |uid: &str| {
@@ -229,7 +224,7 @@ async fn l1_s1_the_controller_may_die_at_any_moment() {
     assert!(deaths > 10 && revisions > 50);
 }
 
-/// What a pod does all day: it appends numbered lines and fsyncs them, or reads and verifies them.
+/// A pod's work: a writer appends numbered lines and fsyncs them, readers verify them.
 struct Busy {
     stop: Arc<AtomicBool>,
     done: Vec<Arc<AtomicU64>>,
@@ -289,7 +284,7 @@ impl Busy {
         .await;
     }
 
-    /// How often each did what it does; fails if one of them met an error.
+    /// Ends the work; returns the count of each thread, and fails if one of them met an error.
     fn end(self) -> Vec<u64> {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
@@ -306,7 +301,7 @@ async fn m5_pods_do_not_notice_that_the_agent_dies() {
     cluster.node("n1", true).await;
     let mut agent = Agent::start_process(&cluster, "n1", "256Mi");
     until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
-    cluster.apply_text(ROOM).await;
+    cluster.apply_text(OBJECTS).await;
     served(&cluster).await;
     cluster.apply_text(CLAIMS).await;
     bound(&cluster, &CLAIMED).await;
@@ -370,7 +365,7 @@ async fn l1_t2_a_restart_of_the_api_server_changes_nothing() {
     let watch = Watch::safety(&cluster);
 
     // Everything at once, and off.
-    cluster.apply_text(&format!("{ROOM}---{CLAIMS}")).await;
+    cluster.apply_text(&format!("{OBJECTS}---{CLAIMS}")).await;
     cluster.server.restart_apiserver().await.unwrap();
     served(&cluster).await;
     bound(&cluster, &CLAIMED).await;
@@ -415,233 +410,4 @@ async fn l1_t2_a_restart_of_the_api_server_changes_nothing() {
     watch.assert_unbroken();
     assert_eq!(cluster.controllers_alive(), 1);
     assert!(agent.alive());
-}
-
-/// R1, V1, S1, S2, S3, S15, L2.
-#[tokio::test(flavor = "multi_thread")]
-async fn s1_two_controllers_never_give_away_too_much() {
-    let cluster = Cluster::start().await;
-    cluster.start_controller().await;
-    let mut agents = Vec::new();
-    // Three places of 128Mi on each of two disks, and one disk for the volumes: 20 places of 16Mi in four rooms.
-    for (node, capacity) in [("n1", "448Mi"), ("n2", "448Mi"), ("n3", "320Mi")] {
-        cluster.node(node, true).await;
-        agents.push(Agent::start(&cluster, node, capacity).await);
-        until_reason(&cluster.all::<NodeDisk>(), &format!("{node}.default"), "Ready").await;
-    }
-    let nodes: Api<Node> = cluster.all();
-    for node in ["n1", "n2"] {
-        let label = json!({"metadata": {"labels": {"disk": "burst"}}});
-        nodes.patch(node, &PatchParams::default(), &Patch::Merge(&label)).await.unwrap();
-    }
-    let watch = Watch::safety(&cluster);
-    let reservation = |name: &str, role: &str, size: &str, place: &str| {
-        format!(
-            "{{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {{name: {name}}},
-            spec: {{role: {role}, size: {size}, {place}}}}}"
-        )
-    };
-    let burst = (0..10).map(|i| {
-        let place = "nodeSelector: {disk: burst}";
-        reservation(&format!("burst-{i}"), &format!("role-{i}"), "128Mi", place)
-    });
-    let rooms = (0..4).map(|i| reservation(&format!("room-{i}"), "eng", "80Mi", "nodeName: n3"));
-    let volumes = (0..30).map(|i| {
-        format!(
-            "{{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {{name: v-{i}}},
-            spec: {{role: eng, size: 16Mi, shared: {{}}}}}}"
-        )
-    });
-    let manifests: Vec<String> = burst.chain(rooms).chain(volumes).collect();
-    futures::future::join_all(manifests.iter().map(|manifest| cluster.apply_text(manifest))).await;
-
-    // All that fit are served, and the rest say why.
-    let reservations: Api<DiskReservation> = cluster.all();
-    let reasons = |conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]| {
-        let ready = reservoir::api::condition::get(conditions, "Ready").cloned();
-        ready.map_or_else(String::new, |c| format!("{}: {}", c.reason, c.message))
-    };
-    let (served, waiting) = until("six of ten reservations are served", || async {
-        let all = reservations.list(&Default::default()).await.unwrap();
-        let burst = all.iter().filter(|r| r.name_any().starts_with("burst-"));
-        let said = burst.map(|r| r.status.as_ref().map_or_else(String::new, |s| reasons(&s.conditions)));
-        let (served, waiting): (Vec<_>, Vec<_>) = said.partition(|said| said.starts_with("Ready: "));
-        (served.len() == 6 && waiting.iter().all(|w| w.starts_with("NotEnoughRoom: ")))
-            .then_some((served, waiting))
-    })
-    .await;
-    assert_eq!((served.len(), waiting.len()), (6, 4));
-    for said in &waiting {
-        assert!(said.contains("has 64Mi free, 64Mi too little"), "{said}");
-    }
-    let all_volumes: Api<SharedPersistentVolume> = cluster.all();
-    until("20 of 30 volumes are made, and the rest say why", || async {
-        let all = all_volumes.list(&Default::default()).await.unwrap();
-        let said = all.iter().map(|v| v.status.as_ref().map_or_else(String::new, |s| reasons(&s.conditions)));
-        let (ready, rest): (Vec<_>, Vec<_>) = said.partition(|said| said.starts_with("Ready: "));
-        let full =
-            |said: &String| said.starts_with("ReservationFull: 16Mi asked for, ") && said.contains("room-");
-        (ready.len() == 20 && rest.iter().all(full)).then_some(())
-    })
-    .await;
-    cluster.quiet_for(Duration::from_secs(2)).await;
-    assert_eq!(agents[2].backings().len(), 20);
-
-    // Nobody is charged in two places, and what the objects say is what the ledgers say.
-    let disks = cluster.all::<NodeDisk>().list(&Default::default()).await.unwrap();
-    let mut charged: Vec<(String, String)> = Vec::new();
-    for disk in &disks {
-        let entries = disk.status.iter().flat_map(|s| &s.reservations);
-        charged.extend(entries.map(|entry| (entry.name.clone(), disk.name_any())));
-    }
-    let all = reservations.list(&Default::default()).await.unwrap();
-    let mut told: Vec<(String, String)> =
-        all.iter().filter_map(|r| Some((r.name_any(), r.status.as_ref()?.node_disk.clone()?))).collect();
-    charged.sort();
-    told.sort();
-    assert_eq!(charged, told);
-    let mut charged: Vec<(String, String)> = Vec::new();
-    for reservation in &all {
-        let entries = reservation.status.iter().flat_map(|s| &s.volumes);
-        charged.extend(entries.map(|entry| (entry.name.clone(), reservation.name_any())));
-    }
-    let all = all_volumes.list(&Default::default()).await.unwrap();
-    let mut told: Vec<(String, String)> = all
-        .iter()
-        .filter_map(|v| Some((v.name_any(), v.status.as_ref()?.reservation.as_ref()?.name.clone())))
-        .collect();
-    charged.sort();
-    told.sort();
-    assert_eq!(charged, told);
-
-    // All of it goes; those that waited are served in between and go too.
-    for volume in all {
-        all_volumes.delete(&volume.name_any(), &DeleteParams::default()).await.unwrap();
-    }
-    until("all volumes are gone", || async {
-        all_volumes.list(&Default::default()).await.unwrap().items.is_empty().then_some(())
-    })
-    .await;
-    for (i, reservation) in reservations.list(&Default::default()).await.unwrap().iter().enumerate() {
-        until(&format!("reservation {i} may be deleted"), || async {
-            reservations.delete(&reservation.name_any(), &DeleteParams::default()).await.ok()
-        })
-        .await;
-    }
-    for agent in &agents {
-        agent.nothing_left().await;
-    }
-    nothing_left(&cluster).await;
-    println!("{} revisions", watch.assert_unbroken());
-    assert_eq!(cluster.controllers_alive(), 2);
-}
-
-/// D4, O6.
-#[tokio::test(flavor = "multi_thread")]
-async fn d4_o6_an_unreachable_node_loses_nothing() {
-    let cluster = Cluster::start().await;
-    cluster.node("n1", true).await;
-    let agent = Agent::start(&cluster, "n1", "256Mi").await;
-    let disks: Api<NodeDisk> = cluster.all();
-    until_reason(&disks, "n1.default", "Ready").await;
-    cluster.apply_text(ROOM).await;
-    served(&cluster).await;
-    let claims = CLAIMS.split("---").next().unwrap();
-    cluster.apply_text(claims).await;
-    bound(&cluster, &CLAIMED[..1]).await;
-    let volumes: Api<SharedPersistentVolume> = cluster.all();
-    let offers: Api<VolumeOffer> = cluster.within("team-b");
-    let nodes: Api<Node> = cluster.all();
-    // The exclusive one nobody holds, and both shared ones, whether held or not.
-    let offered = || async {
-        let offer = offers.get_opt("ml.n1").await.unwrap()?;
-        (offer.spec.volumes.len() == 3).then_some(())
-    };
-    until("all volumes are offered", offered).await;
-    let ledgers = || async {
-        let disk = disks.get("n1.default").await.unwrap().status.unwrap();
-        let eng = cluster.all::<DiskReservation>().get("eng").await.unwrap().status.unwrap();
-        (disk.reservations, disk.reserved, eng.volumes, eng.used)
-    };
-    let (before, backings) = (ledgers().await, agent.backings());
-    for (what, why) in [("is not Ready", "node n1 is not Ready"), ("is not there", "there is no Node n1")] {
-        if what == "is not Ready" {
-            cluster.node("n1", false).await;
-        } else {
-            nodes.delete("n1", &DeleteParams::default()).await.unwrap();
-        }
-        let said = until_reason(&disks, "n1.default", "NodeUnreachable").await;
-        assert_eq!(said, format!("{why}; its reservations and data stay"));
-        until(&format!("the node {what}: no offer"), || async {
-            offers.get_opt("ml.n1").await.unwrap().is_none().then_some(())
-        })
-        .await;
-        for name in VOLUMES {
-            let said = until_reason(&volumes, name, "NodeUnreachable").await;
-            assert!(said.contains("the data stays on it"), "{said}");
-        }
-        // A new claim waits; a reservation elsewhere would be served, here it waits too.
-        let late = "{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim,
-            metadata: {name: late, namespace: team-b}, spec: {role: eng/ml, volume: data}}";
-        cluster.apply_text(late).await;
-        let said = until_reason(&cluster.within::<VolumeClaim>("team-b"), "late", "VolumeNotReady").await;
-        assert!(said.contains(why), "{said}");
-        cluster.quiet_for(Duration::from_secs(1)).await;
-        assert_eq!((ledgers().await, agent.backings()), (before.clone(), backings.clone()));
-        let held = volumes.get("data").await.unwrap().status.unwrap();
-        assert_eq!((held.claims.len(), held.node_name.as_deref()), (1, Some("n1")));
-
-        cluster.node("n1", true).await;
-        until_reason(&disks, "n1.default", "Ready").await;
-        served(&cluster).await;
-        until("all volumes are offered again", offered).await;
-        bound(&cluster, &[("team-a", "data"), ("team-b", "late")]).await;
-        delete(&cluster.within::<VolumeClaim>("team-b"), &["late"]).await;
-        assert_eq!((ledgers().await, agent.backings()), (before.clone(), backings.clone()));
-    }
-    all_goes(&cluster, &agent).await;
-}
-
-/// X1, L5.
-#[tokio::test(flavor = "multi_thread")]
-async fn x1_l5_a_claim_that_was_stripped_blocks_nothing() {
-    let cluster = Cluster::start().await;
-    cluster.node("n1", true).await;
-    let agent = Agent::start(&cluster, "n1", "256Mi").await;
-    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
-    cluster.apply_text(ROOM).await;
-    served(&cluster).await;
-    cluster.apply_text(CLAIMS).await;
-    bound(&cluster, &CLAIMED).await;
-    let pods: Api<Pod> = cluster.within("team-a");
-    let user = cluster.pod("team-a", "user", &["data"]).await;
-    let data = claim(&cluster, "team-a", "data").await;
-    let at = agent.publish(&cluster, &data, &user, false).await.unwrap();
-    std::fs::write(at.join("file"), "used").unwrap();
-    let volumes: Api<SharedPersistentVolume> = cluster.all();
-    until("the pod is counted", || async {
-        (volumes.get("data").await.unwrap().status.unwrap().user_count == 1).then_some(())
-    })
-    .await;
-
-    // The controller does not see how they go.
-    cluster.kill_controller().await;
-    for (namespace, name) in CLAIMED {
-        strip_and_delete(&cluster.within::<VolumeClaim>(namespace), name).await;
-    }
-    cluster.start_controller().await;
-    until("only the claim that a pod uses is remembered", || async {
-        let all = volumes.list(&Default::default()).await.unwrap();
-        let kept = all.iter().map(|v| v.status.as_ref().map_or(9, |s| s.claims.len()));
-        (kept.collect::<Vec<_>>() == [1, 0, 0]).then_some(())
-    })
-    .await;
-    let refused = volumes.delete("data", &DeleteParams::default()).await.unwrap_err().to_string();
-    assert!(refused.contains("in use by 1 pod: team-a/user"), "{refused}");
-    assert_eq!(std::fs::read_to_string(at.join("file")).unwrap(), "used");
-    agent.unpublish(&data, &user).await.unwrap();
-    cluster.end_pod("team-a", "user").await;
-    until_gone(&pods, "user").await;
-    all_goes(&cluster, &agent).await;
-    let _: Option<RoleSubscription> = cluster.within("team-a").get_opt("ml").await.unwrap();
 }

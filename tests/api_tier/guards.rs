@@ -1,4 +1,4 @@
-//! What is an agent's alone (R2, A4), and what holds something (R6, X7).
+//! Objects of an agent (R2, A4), and objects that hold others (R6, X7).
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
-//! What stays when its object goes, and what a new object of an old name does not get (C7, X6, X7).
+//! Data that outlives its object, and new objects under old names, which inherit nothing (C7, X6, X7).
 
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
@@ -12,9 +12,10 @@ use reservoir::api::{
 };
 use serde_json::json;
 
+use crate::faults::{CLAIMED, CLAIMS, OBJECTS, all_goes, bound, claim, served};
 use crate::support::{Agent, Cluster, Watch, strip_and_delete, until, until_gone, until_reason};
 
-const ROOM: &str = "
+const MANIFESTS: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: team}}
 ---
 {apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {name: eng}, spec: {role: eng, size: 64Mi}}
@@ -30,12 +31,12 @@ const CLAIM: &str =
     "{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {name: data, namespace: team},
     spec: {role: eng, volume: data}}";
 
-async fn room() -> (Cluster, Agent) {
+async fn start() -> (Cluster, Agent) {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     let agent = Agent::start(&cluster, "n1", "128Mi").await;
     until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
-    cluster.apply_text(ROOM).await;
+    cluster.apply_text(MANIFESTS).await;
     until_reason(&cluster.all::<SharedPersistentVolume>(), "data", "Ready").await;
     (cluster, agent)
 }
@@ -47,7 +48,7 @@ async fn bindings(cluster: &Cluster) -> Vec<ClaimBinding> {
 /// C7, S8.
 #[tokio::test(flavor = "multi_thread")]
 async fn c7_an_object_remade_under_an_old_name_is_new() {
-    let (cluster, agent) = room().await;
+    let (cluster, agent) = start().await;
     let claims: Api<VolumeClaim> = cluster.within("team");
     cluster.apply_text(CLAIM).await;
     until_reason(&claims, "data", "Bound").await;
@@ -89,7 +90,7 @@ async fn c7_an_object_remade_under_an_old_name_is_new() {
 /// X6, X7, S14, L8. harvester 11128: a garbage collector that would have eaten live data.
 #[tokio::test(flavor = "multi_thread")]
 async fn x6_harvester_11128_orphans_are_kept_and_reported() {
-    let (cluster, agent) = room().await;
+    let (cluster, agent) = start().await;
     let kinds: Api<CustomResourceDefinition> = cluster.all();
     for crd in reservoir::api::crds() {
         let name = crd.name_any();
@@ -116,7 +117,7 @@ async fn x6_harvester_11128_orphans_are_kept_and_reported() {
     let refused = reservations.delete("eng", &DeleteParams::default()).await.unwrap_err().to_string();
     assert!(refused.contains("reservation eng holds 1 volume: data"), "{refused}");
     // One of the same name is another one.
-    cluster.apply_text(ROOM).await;
+    cluster.apply_text(MANIFESTS).await;
     until_reason(&volumes, "data", "Ready").await;
     let mut both = vec![uid, volumes.get("data").await.unwrap().uid().unwrap()];
     both.sort();
@@ -127,7 +128,7 @@ async fn x6_harvester_11128_orphans_are_kept_and_reported() {
 /// comes back with the kind.
 #[tokio::test(flavor = "multi_thread")]
 async fn x9_data_outlives_the_kind_of_its_volume() {
-    let (cluster, agent) = room().await;
+    let (cluster, agent) = start().await;
     let (volumes, claims): (Api<SharedPersistentVolume>, Api<VolumeClaim>) =
         (cluster.all(), cluster.within("team"));
     cluster.apply_text(CLAIM).await;
@@ -165,7 +166,7 @@ async fn x9_data_outlives_the_kind_of_its_volume() {
     orphans(&cluster, 0).await;
 }
 
-/// What `reservoir recover` prints, with an administrator's rights.
+/// The output of `reservoir recover`, run with an administrator's rights.
 fn recover(cluster: &Cluster) -> String {
     let dir = tempfile::tempdir().unwrap();
     let kubeconfig = dir.path().join("kubeconfig");
@@ -312,7 +313,7 @@ async fn x6_one_command_rebuilds_a_lost_cluster_from_its_disks() {
 /// X6, S4, V3.
 #[tokio::test(flavor = "multi_thread")]
 async fn x6_an_orphan_is_recovered_once_and_by_its_own_role() {
-    let (cluster, agent) = room().await;
+    let (cluster, agent) = start().await;
     let volumes: Api<SharedPersistentVolume> = cluster.all();
     let uid = volumes.get("data").await.unwrap().uid().unwrap();
     let recovering = |name: &str, more: &str| {
@@ -365,7 +366,7 @@ async fn x6_an_orphan_is_recovered_once_and_by_its_own_role() {
 /// L5, O6: a namespace's owner writes an offer in the name of his subscription.
 #[tokio::test(flavor = "multi_thread")]
 async fn l5_o6_a_forged_offer_blocks_no_destruction() {
-    let (cluster, agent) = room().await;
+    let (cluster, agent) = start().await;
     let volumes: Api<SharedPersistentVolume> = cluster.all();
     let uid = volumes.get("data").await.unwrap().uid().unwrap();
     let subscription = cluster.within::<RoleSubscription>("team").get("eng").await.unwrap();
@@ -391,7 +392,7 @@ async fn l5_o6_a_forged_offer_blocks_no_destruction() {
 /// C6, X1: whoever may write a PersistentVolumeClaim can take the label off it.
 #[tokio::test(flavor = "multi_thread")]
 async fn c6_x1_a_claim_without_its_label_waits_for_its_pods() {
-    let (cluster, _agent) = room().await;
+    let (cluster, _agent) = start().await;
     let claims: Api<VolumeClaim> = cluster.within("team");
     cluster.apply_text(CLAIM).await;
     until_reason(&claims, "data", "Bound").await;
@@ -408,4 +409,47 @@ async fn c6_x1_a_claim_without_its_label_waits_for_its_pods() {
     cluster.end_pod("team", "user").await;
     until_gone(&claims, "data").await;
     until_gone(&pvcs, "data").await;
+}
+
+/// X1, L5.
+#[tokio::test(flavor = "multi_thread")]
+async fn x1_l5_a_claim_that_was_stripped_blocks_nothing() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1", true).await;
+    let agent = Agent::start(&cluster, "n1", "256Mi").await;
+    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    cluster.apply_text(OBJECTS).await;
+    served(&cluster).await;
+    cluster.apply_text(CLAIMS).await;
+    bound(&cluster, &CLAIMED).await;
+    let pods: Api<Pod> = cluster.within("team-a");
+    let user = cluster.pod("team-a", "user", &["data"]).await;
+    let data = claim(&cluster, "team-a", "data").await;
+    let at = agent.publish(&cluster, &data, &user, false).await.unwrap();
+    std::fs::write(at.join("file"), "used").unwrap();
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    until("the pod is counted", || async {
+        (volumes.get("data").await.unwrap().status.unwrap().user_count == 1).then_some(())
+    })
+    .await;
+
+    // The controller does not see how they go.
+    cluster.kill_controller().await;
+    for (namespace, name) in CLAIMED {
+        strip_and_delete(&cluster.within::<VolumeClaim>(namespace), name).await;
+    }
+    cluster.start_controller().await;
+    until("only the claim that a pod uses is remembered", || async {
+        let all = volumes.list(&Default::default()).await.unwrap();
+        let kept = all.iter().map(|v| v.status.as_ref().map_or(9, |s| s.claims.len()));
+        (kept.collect::<Vec<_>>() == [1, 0, 0]).then_some(())
+    })
+    .await;
+    let refused = volumes.delete("data", &DeleteParams::default()).await.unwrap_err().to_string();
+    assert!(refused.contains("in use by 1 pod: team-a/user"), "{refused}");
+    assert_eq!(std::fs::read_to_string(at.join("file")).unwrap(), "used");
+    agent.unpublish(&data, &user).await.unwrap();
+    cluster.end_pod("team-a", "user").await;
+    until_gone(&pods, "user").await;
+    all_goes(&cluster, &agent).await;
 }

@@ -1,4 +1,4 @@
-//! What is measured (T3): a real Prometheus scrapes a real controller, a real agent and the API server, and is asked for
+//! Metrics (T3): a real Prometheus scrapes a real controller, a real agent and the API server, and is asked for
 //! every expression of the chart's alerts and dashboard.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +53,7 @@ impl Drop for Controller {
     }
 }
 
-/// Where the process serves its metrics: it says so in its log.
+/// The address of the process' metrics, which it logs.
 async fn serves_at(log: &Path) -> String {
     until("the address of the metrics", || async {
         let text = std::fs::read_to_string(log).ok()?;
@@ -79,7 +79,7 @@ fn scrape(address: &str) -> String {
 /// A metric: its type and its labels.
 type Described = BTreeMap<String, (String, BTreeSet<String>)>;
 
-/// What a process serves.
+/// The metrics of a process, from the text that it serves.
 fn served(text: &str) -> Described {
     let mut found = Described::new();
     let mut names = BTreeMap::new();
@@ -112,7 +112,7 @@ fn served(text: &str) -> Described {
     found
 }
 
-/// What docs/metrics.md says of the controller or the agent.
+/// The metrics of the controller or the agent in docs/metrics.md.
 fn documented(of: &str) -> Described {
     let text = std::fs::read_to_string(in_repository("docs/metrics.md")).unwrap();
     let section = text.split("\n## ").find(|section| section.starts_with(of)).unwrap();

@@ -13,7 +13,7 @@ use crate::support::{Agent, Cluster, until, until_gone, until_reason};
 
 const PLUGIN: &str = env!("CARGO_BIN_EXE_kubectl-reservoir");
 
-/// What it printed, and what it said on standard error.
+/// Standard output and standard error of a run.
 struct Ran {
     out: String,
     err: String,
@@ -281,7 +281,7 @@ async fn t4_orphans_are_listed_with_their_recovery() {
     assert!(all.contains("# data dark on NodeDisk n1.a cannot be recovered"), "{all}");
     let one = does(&cluster, "recover one");
     assert!(one.contains("name: one") && !one.contains("name: two"), "{one}");
-    // What it prints is what can be applied.
+    // The output can be applied as it is.
     cluster.apply_text(&one).await;
     let list = parsed(&cluster, "recover two");
     assert_eq!(list["items"].as_array().unwrap().len(), 1, "the reservation is there by now: {list}");

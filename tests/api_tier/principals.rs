@@ -1,4 +1,4 @@
-//! Who made it (R5, A3).
+//! The principal of reservations and volumes (R5, A3).
 
 use kube::ResourceExt;
 use kube::api::DeleteParams;
@@ -52,7 +52,7 @@ async fn r5_a3_the_principal_cannot_be_forged() {
                     Ask::new("PUT", "application/json", path(object), forged(&emptied, json!(name))),
                     Ask::new("PUT", "application/json", path(object), emptied),
                 ] {
-                    // Who comes with an old version is refused, and nothing is done.
+                    // A write of an old version is refused, and nothing is done.
                     let answer = ask.of(who).await;
                     let right = match &answer {
                         Ok(answer) => principal(answer.clone()).as_deref() == Some("jane"),

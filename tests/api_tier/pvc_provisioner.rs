@@ -95,7 +95,7 @@ impl<'a> Story<'a> {
         self.cluster.end_pod(&namespace, "reader").await;
     }
 
-    /// What the scheduler does when it has found a node for the first pod.
+    /// Writes the annotation with which the scheduler names the node of the first pod.
     async fn select(&self, name: &str, node: &str) {
         let selected = json!({"metadata": {"annotations": {SELECTED_NODE: node}}});
         self.pvcs.patch(name, &PatchParams::default(), &Patch::Merge(&selected)).await.unwrap();
@@ -113,7 +113,7 @@ impl<'a> Story<'a> {
         (pv, volume, self.claims.get(name).await.unwrap())
     }
 
-    /// What the events say of the PersistentVolumeClaim, once they say that.
+    /// Waits for an event of the PersistentVolumeClaim with these words; returns its note.
     async fn said(&self, name: &str, what: &str) -> String {
         let events: Api<Event> = self.cluster.within("team-a");
         until(&format!("an event of {name} says: {what}"), || async {

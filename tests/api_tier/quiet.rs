@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Agent, Cluster, everything, until, until_reason};
 
-/// How long nobody may write.
+/// The time in which Reservoir may not write.
 const IDLE: Duration = Duration::from_secs(60);
 
 fn ready(object: &DynamicObject) -> Value {
@@ -35,7 +35,7 @@ async fn t2_an_idle_cluster_is_not_written_to() {
     cluster.node("n1", true).await;
     let mut agent = Agent::start(&cluster, "n1", "4Gi").await;
     until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
-    // What waits is there too: a reservation that is too large, a claim to a volume that another holds.
+    // Waiting objects are there too: a reservation that is too large, a claim to a volume that another one holds.
     for step in [
         "01-reservation",
         "02-reservation-too-large",
@@ -77,7 +77,7 @@ async fn t2_an_idle_cluster_is_not_written_to() {
     assert!(since.is_empty(), "idle for {IDLE:?}, and yet: {since:#?}");
     assert_eq!(told(&cluster).await, events, "nothing new was told");
 
-    // Who starts anew finds all as it should be: still no write, and no time of a transition moved.
+    // A new controller and a new agent write nothing either, and move no time of a transition.
     cluster.kill_controller().await;
     cluster.start_controller().await;
     agent.kill().await;

@@ -1,4 +1,4 @@
-//! What roles may reserve at most, what they are sure of, and who is served first (Q1–Q3).
+//! Limits and guarantees of roles, and the order of waiting reservations (Q1–Q3).
 
 use std::time::Duration;
 
@@ -325,7 +325,7 @@ async fn q2_a_guarantee_counts_what_sub_roles_have() {
     assert!(message.starts_with(guaranteed), "{message}");
     reserve(&reservation("new", "new", "128Mi"), "new").await;
 
-    // What eng/ml has is a part of what eng is sure of, so 128Mi are guaranteed to nobody, as before.
+    // The bytes of eng/ml count towards eng's guarantee, so 128Mi are guaranteed to nobody, as before.
     reserve(&reservation("ml", "eng/ml", "128Mi"), "ml").await;
     let message = refused("129Mi").await;
     assert!(message.contains("1024Mi free") || message.contains("1Gi free"), "{message}");
@@ -349,7 +349,7 @@ async fn q2_a_guarantee_counts_what_sub_roles_have() {
     until_free(&cluster, "0").await;
 }
 
-/// What the role of each VolumeRole has reserved, and what volumes take of it.
+/// Reserved and used bytes of the role of each VolumeRole.
 async fn consumption(cluster: &Cluster, names: &[&str]) -> Vec<[String; 2]> {
     let mut all = Vec::new();
     for name in names {

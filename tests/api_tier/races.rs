@@ -1,4 +1,4 @@
-//! Who comes first wins, and the other one learns it (X1, X2, C3).
+//! Races of deletions, claims and controllers: one wins, and the others get a reason (X1, X2, C3).
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
@@ -7,14 +7,17 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use kube::api::DeleteParams;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use reservoir::api::condition;
-use reservoir::api::{NodeDisk, SharedPersistentVolume, VolumeClaim};
+use reservoir::api::{DiskReservation, NodeDisk, SharedPersistentVolume, VolumeClaim};
 use reservoir::cluster::{Cache, CacheConfig, cache};
 use reservoir_cluster::api::ApiOptions;
+use serde_json::json;
 
-use crate::support::{Agent, Cluster, Random, Watch, until_gone, until_reason};
+use crate::faults::nothing_left;
+use crate::support::{Agent, Cluster, Random, Watch, until, until_gone, until_reason};
 
 const RACES: usize = 1_000;
 /// As many at the same time.
@@ -68,7 +71,7 @@ enum Winner {
     Delete,
 }
 
-/// What the API server tells of volumes and claims: so many that wait are not to ask it again and again.
+/// Caches of volumes and claims, so that hundreds of waiting tasks do not poll the API server.
 struct Stores {
     volumes: Arc<Cache<SharedPersistentVolume>>,
     claims: Arc<Cache<VolumeClaim>>,
@@ -267,7 +270,7 @@ async fn x2_delete_against_a_new_user_has_one_winner() {
     assert_eq!(users + deletes, RACES);
     assert!(users.min(deletes) > RACES / 10, "there was hardly a race");
 
-    // What is left is exactly what users won last.
+    // The volumes that are left are those of the last users that won.
     let uids =
         |list: Vec<SharedPersistentVolume>| list.iter().filter_map(ResourceExt::uid).collect::<BTreeSet<_>>();
     let left = uids(volumes.list(&Default::default()).await.unwrap().items);
@@ -329,4 +332,123 @@ async fn c3_an_exclusive_volume_goes_to_the_oldest_claim() {
     watch.assert_unbroken();
     assert_eq!(*order.lock().unwrap(), by_age, "in order of age");
     assert_eq!(std::fs::metadata(&data).unwrap().ino(), made, "the data stayed");
+}
+
+/// R1, V1, S1, S2, S3, S15, L2.
+#[tokio::test(flavor = "multi_thread")]
+async fn s1_two_controllers_never_give_away_too_much() {
+    let cluster = Cluster::start().await;
+    cluster.start_controller().await;
+    let mut agents = Vec::new();
+    // Three places of 128Mi on each of two disks, and one disk for the volumes: 20 places of 16Mi in four rooms.
+    for (node, capacity) in [("n1", "448Mi"), ("n2", "448Mi"), ("n3", "320Mi")] {
+        cluster.node(node, true).await;
+        agents.push(Agent::start(&cluster, node, capacity).await);
+        until_reason(&cluster.all::<NodeDisk>(), &format!("{node}.default"), "Ready").await;
+    }
+    let nodes: Api<Node> = cluster.all();
+    for node in ["n1", "n2"] {
+        let label = json!({"metadata": {"labels": {"disk": "burst"}}});
+        nodes.patch(node, &PatchParams::default(), &Patch::Merge(&label)).await.unwrap();
+    }
+    let watch = Watch::safety(&cluster);
+    let reservation = |name: &str, role: &str, size: &str, place: &str| {
+        format!(
+            "{{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {{name: {name}}},
+            spec: {{role: {role}, size: {size}, {place}}}}}"
+        )
+    };
+    let burst = (0..10).map(|i| {
+        let place = "nodeSelector: {disk: burst}";
+        reservation(&format!("burst-{i}"), &format!("role-{i}"), "128Mi", place)
+    });
+    let rooms = (0..4).map(|i| reservation(&format!("room-{i}"), "eng", "80Mi", "nodeName: n3"));
+    let volumes = (0..30).map(|i| {
+        format!(
+            "{{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {{name: v-{i}}},
+            spec: {{role: eng, size: 16Mi, shared: {{}}}}}}"
+        )
+    });
+    let manifests: Vec<String> = burst.chain(rooms).chain(volumes).collect();
+    futures::future::join_all(manifests.iter().map(|manifest| cluster.apply_text(manifest))).await;
+
+    // All that fit are served, and the rest say why.
+    let reservations: Api<DiskReservation> = cluster.all();
+    let reasons = |conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]| {
+        let ready = reservoir::api::condition::get(conditions, "Ready").cloned();
+        ready.map_or_else(String::new, |c| format!("{}: {}", c.reason, c.message))
+    };
+    let (served, waiting) = until("six of ten reservations are served", || async {
+        let all = reservations.list(&Default::default()).await.unwrap();
+        let burst = all.iter().filter(|r| r.name_any().starts_with("burst-"));
+        let said = burst.map(|r| r.status.as_ref().map_or_else(String::new, |s| reasons(&s.conditions)));
+        let (served, waiting): (Vec<_>, Vec<_>) = said.partition(|said| said.starts_with("Ready: "));
+        (served.len() == 6 && waiting.iter().all(|w| w.starts_with("NotEnoughRoom: ")))
+            .then_some((served, waiting))
+    })
+    .await;
+    assert_eq!((served.len(), waiting.len()), (6, 4));
+    for said in &waiting {
+        assert!(said.contains("has 64Mi free, 64Mi too little"), "{said}");
+    }
+    let all_volumes: Api<SharedPersistentVolume> = cluster.all();
+    until("20 of 30 volumes are made, and the rest say why", || async {
+        let all = all_volumes.list(&Default::default()).await.unwrap();
+        let said = all.iter().map(|v| v.status.as_ref().map_or_else(String::new, |s| reasons(&s.conditions)));
+        let (ready, rest): (Vec<_>, Vec<_>) = said.partition(|said| said.starts_with("Ready: "));
+        let full =
+            |said: &String| said.starts_with("ReservationFull: 16Mi asked for, ") && said.contains("room-");
+        (ready.len() == 20 && rest.iter().all(full)).then_some(())
+    })
+    .await;
+    cluster.quiet_for(Duration::from_secs(2)).await;
+    assert_eq!(agents[2].backings().len(), 20);
+
+    // Nobody is charged in two places, and what the objects say is what the ledgers say.
+    let disks = cluster.all::<NodeDisk>().list(&Default::default()).await.unwrap();
+    let mut charged: Vec<(String, String)> = Vec::new();
+    for disk in &disks {
+        let entries = disk.status.iter().flat_map(|s| &s.reservations);
+        charged.extend(entries.map(|entry| (entry.name.clone(), disk.name_any())));
+    }
+    let all = reservations.list(&Default::default()).await.unwrap();
+    let mut told: Vec<(String, String)> =
+        all.iter().filter_map(|r| Some((r.name_any(), r.status.as_ref()?.node_disk.clone()?))).collect();
+    charged.sort();
+    told.sort();
+    assert_eq!(charged, told);
+    let mut charged: Vec<(String, String)> = Vec::new();
+    for reservation in &all {
+        let entries = reservation.status.iter().flat_map(|s| &s.volumes);
+        charged.extend(entries.map(|entry| (entry.name.clone(), reservation.name_any())));
+    }
+    let all = all_volumes.list(&Default::default()).await.unwrap();
+    let mut told: Vec<(String, String)> = all
+        .iter()
+        .filter_map(|v| Some((v.name_any(), v.status.as_ref()?.reservation.as_ref()?.name.clone())))
+        .collect();
+    charged.sort();
+    told.sort();
+    assert_eq!(charged, told);
+
+    // All of it goes; those that waited are served in between and go too.
+    for volume in all {
+        all_volumes.delete(&volume.name_any(), &DeleteParams::default()).await.unwrap();
+    }
+    until("all volumes are gone", || async {
+        all_volumes.list(&Default::default()).await.unwrap().items.is_empty().then_some(())
+    })
+    .await;
+    for (i, reservation) in reservations.list(&Default::default()).await.unwrap().iter().enumerate() {
+        until(&format!("reservation {i} may be deleted"), || async {
+            reservations.delete(&reservation.name_any(), &DeleteParams::default()).await.ok()
+        })
+        .await;
+    }
+    for agent in &agents {
+        agent.nothing_left().await;
+    }
+    nothing_left(&cluster).await;
+    println!("{} revisions", watch.assert_unbroken());
+    assert_eq!(cluster.controllers_alive(), 2);
 }

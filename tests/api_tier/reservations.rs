@@ -1,4 +1,4 @@
-//! What a reservation takes and gives back: refinements, sizes that change, quotas, the order of those that wait, and
+//! A reservation's bytes: refinements, changes of size, a controller that dies meanwhile, and
 //! what the agents' configuration reserves (R2, R4, R6, Q1–Q3).
 
 use std::time::Duration;
@@ -57,7 +57,7 @@ pub(crate) fn text(size: &Option<Size>) -> String {
     size.as_ref().map(ToString::to_string).unwrap_or_default()
 }
 
-/// What a reservation has, what lives in it and what is left.
+/// Size, used and free bytes of a reservation.
 pub(crate) async fn numbers(cluster: &Cluster, name: &str) -> [String; 3] {
     let status = status(cluster, name).await;
     [text(&status.size), text(&status.used), text(&status.free)]
@@ -133,7 +133,7 @@ async fn r4_a_refinement_takes_from_its_parent_and_gives_back() {
     until_reason(&volumes, "v", "Ready").await;
     until_numbers(&cluster, "analytics-ml", ["512Mi", "128Mi", "384Mi"]).await;
 
-    // What a volume and a refinement may take is what is left of both.
+    // Volumes and refinements share what is free in a reservation.
     cluster.apply_text(&volume("large", "analytics", "1600Mi", "analytics")).await;
     let said = until_reason(&volumes, "large", "ReservationFull").await;
     assert!(said.contains("analytics has 1536Mi left"), "{said}");
@@ -221,7 +221,7 @@ async fn r6_a_reservation_grows_and_shrinks_within_bounds() {
     until_resized(&cluster, "ml", "Resized").await;
     until_numbers(&cluster, "eng", ["256Mi", "160Mi", "96Mi"]).await;
 
-    // What waits for room gets what a shrinking one gives back.
+    // A waiting reservation gets the bytes that a shrinking one releases.
     cluster.apply_text(&reservation("ops", "ops", "800Mi")).await;
     until_reason(&all, "ops", "NotEnoughRoom").await;
     ask_for(&cluster, "eng", "160Mi").await;
@@ -338,7 +338,7 @@ async fn r2_static_reservations_follow_the_agents_configuration() {
     until_free(&cluster, "512Mi").await;
     cluster.quiet_for(Duration::from_secs(7)).await;
 
-    // What something lives in stays, and the disk says so.
+    // A reservation that holds a volume stays, and the disk reports it.
     configure(&mut agent, "").await;
     until("the disk names the one that stays", || async {
         let disk = cluster.all::<NodeDisk>().get("n1.default").await.unwrap();

@@ -242,7 +242,7 @@ async fn v7_a_resize_outlives_controller_and_agent() {
     let watch = watch_sizes(&cluster);
     let mut random = Random::new("resizes");
     for round in 0..24 {
-        // What two wish together is now and then more than there is.
+        // Now and then the two sizes exceed the reservation.
         for name in ["a", "b"] {
             set(&volumes, name, json!({"size": format!("{}Mi", 16 * random.within(2..9))})).await;
         }
@@ -393,7 +393,7 @@ async fn d4_a_disk_declared_gone_blocks_nothing_and_keeps_data() {
         )
         .await;
     until_reason(&reservations, "late", "NotEnoughRoom").await;
-    // What is said here lets people delete one that is static, too: no agent does that any more.
+    // With this reason people may delete a static reservation too, because no agent is left to delete it.
     let said = until_reason(&reservations, "analytics", "DiskGone").await;
     assert!(said.contains("n1.default") && said.contains("then this reservation"), "{said}");
     cluster
@@ -406,7 +406,7 @@ async fn d4_a_disk_declared_gone_blocks_nothing_and_keeps_data() {
     assert!(said.contains("serves nobody now: NodeDisk n1.default"), "{said}");
     volumes.delete("late", &DeleteParams::default()).await.unwrap();
 
-    // Who uses it holds it, as ever; then it goes without an agent, and the event says what was not done.
+    // Claims hold the volume as always. Then it goes without an agent, and the event names the missing erasure.
     let refused = volumes.delete("datasets", &DeleteParams::default()).await.unwrap_err().to_string();
     assert!(refused.contains("is bound to 2 claims"), "{refused}");
     let refused = disks.delete("n1.default", &DeleteParams::default()).await.unwrap_err().to_string();

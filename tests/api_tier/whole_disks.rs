@@ -98,7 +98,7 @@ async fn d2_a_mount_disk_is_handed_out_whole() {
     assert_eq!(said, "1Mi asked for: n1.ssd is handed out whole and taken; it is served when room appears");
     reservations.delete("second", &DeleteParams::default()).await.unwrap();
 
-    // What the disk cannot do is said before anything is made.
+    // A volume that the disk cannot make is refused before anything is made.
     let volumes = cluster.all::<SharedPersistentVolume>();
     cluster.apply_text(&volume("zeroed", ", erasePolicy: Zero")).await;
     let said = until_reason(&volumes, "zeroed", "WrongDisk").await;

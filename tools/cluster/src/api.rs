@@ -20,7 +20,7 @@ use crate::programs::Program;
 
 mod files;
 
-/// How long a process may take until it is ready, on a machine that is busy with other tests.
+/// The longest start of a process, on a machine that is busy with other tests.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 
 /// Puts what an API server and a controller manager are started from into the cache. Blocks, the first time for minutes.
@@ -28,7 +28,7 @@ pub fn prepare() -> anyhow::Result<()> {
     Programs::find(true).map(drop)
 }
 
-/// What an [`ApiServer`] consists of.
+/// The parts of an [`ApiServer`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ApiOptions {
     /// Runs kube-controller-manager too: garbage collection, binding of PVs and PVCs, service accounts.
@@ -103,7 +103,7 @@ impl ApiServer {
         self.dir.path().join(files::ADMIN_KUBECONFIG)
     }
 
-    /// What is in [`Self::kubeconfig_path`].
+    /// The content of [`Self::kubeconfig_path`].
     pub fn kubeconfig(&self) -> anyhow::Result<Kubeconfig> {
         Kubeconfig::read_from(self.kubeconfig_path()).context("failed to read the kubeconfig")
     }

@@ -1,4 +1,4 @@
-//! How long pods with volumes take to start, against pods without: one run on one node cluster.
+//! The start times of pods with volumes and of pods without, in one run on a cluster of one node.
 
 use std::fmt::Write as _;
 use std::io::{Seek, Write as _};

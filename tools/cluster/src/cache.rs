@@ -1,4 +1,4 @@
-//! Where built things are kept, outside the work tree and keyed by version.
+//! The cache of built files, outside the work tree and keyed by version.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::progress::say;
 
 /// The cache directory.
 ///
-/// What is in it is complete: it is made under a temporary name and renamed when it is done.
+/// Every file in it is complete: it is made under a temporary name and renamed in the end.
 #[derive(Clone, Debug)]
 pub struct Cache {
     root: PathBuf,
@@ -67,7 +67,7 @@ impl Cache {
         fs::create_dir_all(parent).with_context(|| format!("failed to make {}", parent.display()))?;
         let file = path.file_name().unwrap_or_default();
         let temporary = parent.join(format!(".building-{}", file.to_string_lossy()));
-        // What a build that was killed has left: the lock says that nobody is at it.
+        // Remains of a killed build; the lock excludes a running one.
         remove(&temporary)?;
         fs::create_dir(&temporary).with_context(|| format!("failed to make {}", temporary.display()))?;
         let made = temporary.join(file);

@@ -9,7 +9,7 @@ use crate::programs;
 use crate::tools;
 use crate::tour::NAMESPACE;
 
-/// Where it is.
+/// The directory of the chart.
 pub fn path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/reservoir")
 }

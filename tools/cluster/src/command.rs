@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use crate::interrupt;
 use crate::progress::Progress;
 
-/// How much of a failed command's output an error carries.
+/// The most of a failed command's output that an error carries.
 const TAIL: usize = 2000;
 
 /// A command with its output captured.
@@ -181,7 +181,7 @@ pub(crate) fn tail(text: &str) -> &str {
     rest.split_once('\n').map_or(rest, |(_, lines)| lines)
 }
 
-/// Where `program` is in PATH.
+/// The path of `program`, looked up in PATH.
 pub(crate) fn which(program: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::command::Cmd;
 use crate::packages;
 
-/// What a root file system is made of.
+/// The description of a root file system.
 pub(crate) struct Rootfs<'a> {
     /// The release's code name.
     pub(crate) suite: &'a str,
@@ -47,7 +47,7 @@ fn mirror() -> Option<String> {
     listed.lines().next().map(str::to_owned)
 }
 
-/// How this machine's apt reaches its mirror.
+/// The options with which this machine's apt reaches its mirror.
 fn apt_settings() -> Vec<String> {
     let dump = Cmd::new("apt-config").arg("dump").run().unwrap_or_default();
     settings(&dump).map(str::to_owned).collect()

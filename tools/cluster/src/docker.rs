@@ -37,7 +37,7 @@ impl Docker {
             if which("docker").is_none() {
                 packages::ensure(&["docker-cli"])?;
             }
-            // Where there is a service manager, the package has started it.
+            // A service manager, if there is one, has started the package's daemon.
             if let Some(docker) = Self::running(cache)? {
                 return Ok(docker);
             }
@@ -102,14 +102,14 @@ impl Docker {
         }
     }
 
-    /// Whether there is an image of this name.
+    /// True if there is an image of this name.
     pub fn has_image(&self, name: &str) -> bool {
         self.cmd(["image", "inspect", name]).succeeds()
     }
 
     /// Pulls an image, if images can be pulled on this machine at all.
     ///
-    /// Whether they can is found out once a day: without a network, asking takes its time.
+    /// The answer is kept for a day, because a pull without a network takes long to fail.
     pub fn pull(&self, name: &str) -> anyhow::Result<bool> {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
         let refused = self.cache.root().join("no-registry");
@@ -146,7 +146,7 @@ pub(crate) fn lock(cache: &Cache) -> anyhow::Result<Lock> {
     cache.lock("docker")
 }
 
-/// Where Debian keeps what a daemon needs, for a caller whose PATH is a user's.
+/// Debian's directories of programs for daemons, which a user's PATH lacks.
 fn path() -> anyhow::Result<std::ffi::OsString> {
     let own = std::env::var_os("PATH").unwrap_or_default();
     let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);

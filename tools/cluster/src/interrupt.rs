@@ -44,7 +44,7 @@ pub fn watch() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether a signal has asked this process to stop.
+/// True once a signal has asked this process to stop.
 pub fn requested() -> bool {
     REQUESTED.load(Ordering::SeqCst)
 }

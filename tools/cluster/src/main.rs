@@ -41,7 +41,7 @@ enum Command {
     BenchPods {
         #[command(flatten)]
         up: Up,
-        /// How many pods at once.
+        /// The number of pods at once.
         #[arg(long, default_value_t = 50)]
         pods: usize,
     },
@@ -56,7 +56,7 @@ enum Command {
     },
     /// Cut the power of such a guest while volumes are made, written and erased in it.
     PowerCut {
-        /// How often.
+        /// The number of repetitions.
         #[arg(long, default_value_t = 25)]
         cuts: u32,
         /// Decides the moments; without it, they are others every time.
@@ -71,10 +71,10 @@ enum Command {
 struct Up {
     #[command(flatten)]
     name: Name,
-    /// What to bring up.
+    /// The tier to bring up.
     #[arg(long, value_enum, default_value_t = Tier::Node)]
     tier: Tier,
-    /// How many nodes; tier node only.
+    /// The number of nodes; tier node only.
     #[arg(long, default_value_t = NodeOptions::default().nodes)]
     nodes: usize,
     /// Use the cluster that KUBECONFIG names; none is made.
@@ -203,7 +203,7 @@ fn running(name: &str) -> anyhow::Result<Cluster> {
     }
 }
 
-/// What a shell needs to use the cluster.
+/// The variables with which a shell uses the cluster.
 fn print(cluster: &Cluster) -> anyhow::Result<()> {
     println!("export KUBECONFIG={}", cluster.kubeconfig().display());
     if let Some(host) = cluster.docker().ok().and_then(Docker::host) {

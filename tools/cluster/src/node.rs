@@ -21,7 +21,7 @@ mod image;
 mod loops;
 mod network;
 
-/// How long the nodes and the cluster's DNS may take.
+/// The longest wait for the nodes and the cluster's DNS.
 const READY_WITHIN: Duration = Duration::from_secs(240);
 
 /// Puts what nodes and images are made from into Docker. The first time on a machine takes many minutes.
@@ -39,7 +39,7 @@ pub fn prepare() -> anyhow::Result<()> {
 pub struct NodeOptions {
     /// Its name, and the beginning of its nodes' names.
     pub name: String,
-    /// How many nodes, all of which take pods.
+    /// The number of nodes, all of which take pods.
     pub nodes: usize,
 }
 
@@ -56,7 +56,7 @@ pub struct Cluster {
     made: Option<Made>,
 }
 
-/// What is known of a cluster that was made here.
+/// The record of a cluster that was made here.
 #[derive(Clone, Debug)]
 struct Made {
     name: String,
@@ -158,7 +158,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Who wrote what through the API server, one JSON object per line.
+    /// The audit log of the API server, one JSON object per line.
     pub fn audit_log(&self) -> anyhow::Result<String> {
         self.exec(&format!("{}-control-plane", self.own()?.name), &["cat", config::AUDIT_LOG])
     }

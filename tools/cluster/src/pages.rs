@@ -23,13 +23,13 @@ use anyhow::{Context, bail, ensure};
 
 use crate::command::Cmd;
 
-/// How long a command that looks may take to find what the page says.
+/// The longest wait for a command that looks to print the page's text.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long one block may take.
+/// The longest run of a block.
 const BLOCK_LIMIT: Duration = Duration::from_secs(300);
 
-/// What a fenced block is.
+/// The kind of a fenced block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Code {
     /// A script.
@@ -38,13 +38,13 @@ pub enum Code {
     Console(Vec<(String, String)>),
     /// A manifest, or values of the chart.
     Yaml(String),
-    /// What happens to the cluster, a line each.
+    /// Events of the cluster, a line each.
     Play(Vec<String>),
     /// Not code that could be run.
     Text,
 }
 
-/// What a block needs besides an API server with Reservoir.
+/// The need of a block besides an API server with Reservoir.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Needs {
     /// Nothing.
@@ -55,7 +55,7 @@ pub enum Needs {
     Api,
     /// The repository; it is a target of the Makefile.
     Make,
-    /// What no test has.
+    /// Something that no test has.
     Elsewhere,
 }
 
@@ -64,9 +64,9 @@ pub enum Needs {
 pub struct Block {
     /// The line of its fence.
     pub line: usize,
-    /// What it is.
+    /// The kind of the block.
     pub code: Code,
-    /// What it needs.
+    /// The need of the block.
     pub needs: Needs,
 }
 
@@ -107,14 +107,14 @@ impl Page {
         Ok(Self { path, blocks })
     }
 
-    /// Whether anything on it can be run on an API server alone.
+    /// True if a block of the page runs on an API server alone.
     pub fn is_for_api_tier(&self) -> bool {
         let runs =
             |b: &Block| matches!(b.needs, Needs::Nothing | Needs::Api) && !matches!(b.code, Code::Text);
         self.blocks.iter().any(runs)
     }
 
-    /// Whether something on it needs pods that run.
+    /// True if a block of the page needs running pods.
     pub fn is_for_node_tier(&self) -> bool {
         self.blocks.iter().any(|block| block.needs == Needs::Cluster)
     }
@@ -188,7 +188,7 @@ fn commands(code: &str) -> anyhow::Result<Vec<(String, String)>> {
     Ok(commands)
 }
 
-/// Where a page is run.
+/// The tier that a page is run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tier {
     /// An API server, without pods that run.
@@ -197,13 +197,13 @@ pub enum Tier {
     Node,
 }
 
-/// What the commands of a page are run with.
+/// The environment of a page's commands.
 pub struct Shell {
-    /// How the API server is reached.
+    /// The kubeconfig of the API server.
     pub kubeconfig: PathBuf,
-    /// Where kubectl, helm and what else they use is found, before PATH.
+    /// Directories of kubectl, helm and other programs, before those of PATH.
     pub programs: Vec<PathBuf>,
-    /// What bash is started by, if by something.
+    /// The command prefix with which bash is started.
     pub within: Vec<String>,
     /// The repository.
     pub repository: PathBuf,
@@ -239,7 +239,7 @@ impl Shell {
             .timeout(BLOCK_LIMIT))
     }
 
-    /// Whether it succeeded, and all that it printed.
+    /// The success of the command, and its whole output.
     fn ask(&self, command: &str) -> anyhow::Result<(bool, String)> {
         // Both streams in the order in which they were written, as on a terminal.
         let script = format!("exec 2>&1\n{command}\n");
@@ -325,7 +325,7 @@ fn console(shell: &Shell, command: &str, shown: &str) -> anyhow::Result<()> {
     }
 }
 
-/// What is not run is at least read.
+/// A block that is not run is at least parsed.
 fn read(needs: Needs, script: &str, shell: &Shell) -> anyhow::Result<()> {
     shell.bash(script, "-en")?.run()?;
     if needs == Needs::Make {
@@ -349,7 +349,7 @@ fn yaml(text: &str, shell: &Shell) -> anyhow::Result<()> {
     shell.bash(script, "-e")?.run().map(drop)
 }
 
-/// Whether `printed` is what the page shows.
+/// True if `printed` is what the page shows.
 fn matches(shown: &str, printed: &str) -> bool {
     let (shown, printed) = (plain(shown), plain(printed));
     if shown.is_empty() {

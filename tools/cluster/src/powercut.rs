@@ -15,7 +15,7 @@ use crate::command::Cmd;
 use crate::progress::say;
 use crate::qemu::{Machine, host_node};
 
-/// What the guest runs: `tests/host_node/powercut.rs`.
+/// The test that the guest runs, in `tests/host_node/powercut.rs`.
 const SCRIPT: &str = "mkdir -p /power/ext4 /power/xfs
 mount -o prjquota /dev/vdc /power/ext4 && mount -o prjquota /dev/vdd /power/xfs || exit 1
 export RESERVOIR_TEST_NODE=/power RUST_BACKTRACE=0
@@ -25,7 +25,7 @@ exec ./program --exact powercut::victim --ignored --nocapture 2>&1";
 /// after it was ready.
 const LATEST: [Duration; 2] = [Duration::from_secs(16), Duration::from_secs(6)];
 
-/// What the guest said was on stable storage, and what it was found to have.
+/// The state that the guest reported to be on stable storage, and the state that was found.
 #[derive(Default)]
 struct Ledger {
     synced: BTreeMap<String, u64>,

@@ -50,14 +50,14 @@ pub enum Program {
     Containerd(&'static str),
     /// A CNI plugin, by its directory among the plugins.
     Cni(&'static str),
-    /// What starts containers, with seccomp.
+    /// runc, built with seccomp.
     Runc,
     /// A stand-alone tool, by its name.
     Tool(&'static str),
 }
 
 impl Program {
-    /// What the file is called.
+    /// The name of the file.
     pub fn name(self) -> &'static str {
         match self {
             Self::Kubernetes(name) | Self::Containerd(name) | Self::Tool(name) => name,

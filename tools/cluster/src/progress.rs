@@ -1,8 +1,8 @@
-//! What is being done and for how long, said on the terminal.
+//! Progress on the terminal: the current work, and its duration.
 
 use std::time::{Duration, Instant};
 
-/// How often something that takes long says that it is still going on.
+/// The interval of reports on work that takes long.
 const EVERY: Duration = Duration::from_secs(15);
 
 /// Says one line about the tool's own doings.

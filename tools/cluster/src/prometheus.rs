@@ -14,7 +14,7 @@ use crate::packages;
 use crate::ports;
 use crate::process::Process;
 
-/// How long it may take until it answers.
+/// The longest wait for an answer.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// A Prometheus on a free port of 127.0.0.1. Dropping it ends the process and removes its data.
@@ -58,7 +58,7 @@ impl Prometheus {
         Ok(prometheus)
     }
 
-    /// What the expression is now: a list of `{metric, value}`, or an error if it is none. Blocks.
+    /// The present value of an expression, a list of `{metric, value}`, or an error if the expression is invalid. Blocks.
     pub fn query(&self, expression: &str) -> anyhow::Result<Vec<Value>> {
         let query = Cmd::new(program("promtool")?).args(["query", "instant", "--format=json"]);
         let answer = query.args([self.url.as_str(), expression]).stdout_in_errors().run()?;

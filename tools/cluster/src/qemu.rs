@@ -21,7 +21,7 @@ use crate::packages;
 use crate::process::Process;
 use crate::progress::say;
 
-/// What the guest consists of: its kernel, and what volumes need.
+/// The packages of the guest: its kernel, and the programs that volumes need.
 const PACKAGES: &[&str] = &[
     "bash",
     "btrfs-progs",
@@ -38,7 +38,7 @@ const PACKAGES: &[&str] = &[
     "util-linux",
     "xfsprogs",
 ];
-/// What the kernel needs to find its root and to speak, in this order.
+/// The modules that the kernel needs to find its root and to use the console, in this order.
 const MODULES: &[&str] = &[
     "virtio_ring",
     "virtio",
@@ -54,7 +54,7 @@ const INIT: &str = include_str!("../assets/guest-init.sh");
 /// On a busy machine emulated timers are late, which is no sign of broken ones.
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check nowatchdog";
 
-/// How long a guest may take to start.
+/// The longest start of a guest.
 const BOOT: Duration = Duration::from_secs(180);
 
 /// A kernel and a root file system, from which guests are started.
@@ -69,7 +69,7 @@ pub struct Guest {
     process: Process,
     console: PathBuf,
     kernel_log: PathBuf,
-    /// How much of the console was read.
+    /// The length of the console's text that was read.
     read: usize,
 }
 
@@ -87,7 +87,7 @@ impl Machine {
         Ok(Self { dir })
     }
 
-    /// Where it is, with room for what belongs to a guest.
+    /// The directory of the guest's files.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -202,7 +202,7 @@ impl Guest {
     }
 }
 
-/// What these tests take came with Linux 6.7, simple quotas; Debian bookworm has 6.1.
+/// These tests need simple quotas, which came with Linux 6.7; Debian bookworm has 6.1.
 const TOO_NEW: &str = "btrfs::";
 
 /// Runs the tests of `tests/host_node` in a guest, with `args` for them, and fails if they do. Without `args`, all but [`TOO_NEW`].

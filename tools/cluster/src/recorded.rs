@@ -22,7 +22,7 @@ impl Recorded {
         Ok(Self { pid: pid as i32, started })
     }
 
-    /// Whether it is still running.
+    /// True while the process runs.
     pub(crate) fn is_alive(self) -> bool {
         started(self.pid) == Some(self.started)
     }

@@ -22,7 +22,7 @@ mod upgrade;
 /// Namespace that Reservoir is installed in.
 pub const NAMESPACE: &str = "reservoir-system";
 
-/// How long any step may take until what it waits for is there.
+/// The longest wait of a step.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A walk through a cluster.
@@ -240,7 +240,7 @@ impl Tour {
     }
 }
 
-/// Who of Reservoir wrote what in the audit log, its leader election left out.
+/// The writes of Reservoir in the audit log, without those of its leader election.
 pub fn writes(audit_log: &str) -> anyhow::Result<Vec<String>> {
     let mut writes = Vec::new();
     // The last line may still be being written.

@@ -20,7 +20,7 @@ const TOKENS: &str = "tokens.csv";
 const ADMIN: &str = "admin";
 const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
 
-/// What has to be there before the first start.
+/// Writes the files that the first start needs.
 pub(super) fn write_inputs(dir: &Path) -> anyhow::Result<()> {
     let key = dir.join(SERVICE_ACCOUNT_KEY);
     // "EC PRIVATE KEY", which kube-apiserver takes for the public half too, unlike PKCS #8.
@@ -37,7 +37,7 @@ pub(super) fn write_inputs(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What has to be there before the first client. Needs the certificate that kube-apiserver makes.
+/// Writes the files that the first client needs, with the certificate that kube-apiserver makes.
 pub(super) fn write_kubeconfigs(dir: &Path, port: u16) -> anyhow::Result<()> {
     for (user, file) in [(ADMIN, ADMIN_KUBECONFIG), (CONTROLLER_MANAGER, CONTROLLER_MANAGER_KUBECONFIG)] {
         let kubeconfig = serde_json::json!({

@@ -26,7 +26,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const ENDED_WITHIN: Duration = Duration::from_secs(30);
 const RUNC_WITHOUT_RESOURCE: &str = include_str!("../../assets/runc-without-resource.sh");
 
-/// What is kept about the running daemon.
+/// The record of the running daemon.
 #[derive(Serialize, Deserialize)]
 struct State {
     daemon: Recorded,
@@ -179,7 +179,7 @@ fn remove_cgroups() {
     }
 }
 
-/// Whether not even root has CAP_SYS_RESOURCE here, as in some sandboxes.
+/// True if not even root has CAP_SYS_RESOURCE here, as in some sandboxes.
 pub(crate) fn lacks_resource_capability() -> anyhow::Result<bool> {
     const CAP_SYS_RESOURCE: u32 = 24;
     let status =

@@ -1,4 +1,4 @@
-//! What a Docker daemon changes in the kernel's network settings and leaves behind when it stops.
+//! The kernel's network settings that a Docker daemon changes and leaves behind when it stops.
 
 use std::fs;
 use std::time::Duration;
@@ -17,12 +17,12 @@ pub(super) struct Firewall {
     ip_forward: Option<String>,
     /// The policy of the FORWARD chain, such as `ACCEPT`.
     forward_policy: Option<String>,
-    /// Whether another Docker had its chains there already.
+    /// True if another Docker had its chains there already.
     docker_chains: bool,
 }
 
 impl Firewall {
-    /// What is set now.
+    /// The current settings.
     pub(super) fn now() -> Self {
         let filter = rules("iptables", "filter");
         Self {

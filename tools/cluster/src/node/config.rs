@@ -1,10 +1,10 @@
-//! What kind is told to make.
+//! The configuration of a kind cluster.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-/// Where the control plane's node has the audit log.
+/// The path of the audit log on the control plane's node.
 pub(super) const AUDIT_LOG: &str = "/var/log/kubernetes/audit.log";
 
 const AUDIT_DIR: &str = "/var/log/kubernetes";

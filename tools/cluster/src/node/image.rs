@@ -21,7 +21,7 @@ const POD_ROUTES: &str = include_str!("../../assets/pod-routes.service");
 /// bookworm: its systemd is the last that boots on cgroup v1.
 const SUITE: &str = "bookworm";
 
-/// What kind's base image installs, less what needs a network's storage, plus what volumes need.
+/// The packages of kind's base image without those for network storage, and the packages that volumes need.
 const PACKAGES: &[&str] = &[
     "bash",
     "btrfs-progs",

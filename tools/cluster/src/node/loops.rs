@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::command::Cmd;
 
-/// What losetup says of a loop device. Its path is of no use: it is that of another mount namespace.
+/// The output of losetup for a loop device, without its path, which is one of another mount namespace.
 #[derive(Debug, Deserialize)]
 struct LoopDevice {
     name: PathBuf,

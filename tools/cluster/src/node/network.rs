@@ -56,7 +56,7 @@ fn places(nodes: &Value) -> anyhow::Result<Vec<Place>> {
     found.context("a node has no address or no range of pod addresses yet")
 }
 
-/// What `ip -batch` is given.
+/// The input of `ip -batch`.
 fn routes(own: &Place, all: &[Place]) -> String {
     let others = all.iter().filter(|other| other.name != own.name);
     others.map(|other| format!("route replace {} via {}\n", other.pods, other.address)).collect()

@@ -6,7 +6,7 @@ use super::Tour;
 use crate::pages::{self, Page, Shell, Tier};
 use crate::tools;
 
-/// What pages call the demo's cluster, by which its nodes are named.
+/// The prefix of node names in pages, from the name of the demo's cluster.
 const DEMO: &str = "reservoir-";
 
 impl Tour {

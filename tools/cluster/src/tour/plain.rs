@@ -4,10 +4,10 @@ use anyhow::{Context, ensure};
 
 use super::{NAMESPACE, Tour};
 
-/// What the database is asked from within the pod.
+/// The client of the database, in its pod.
 const CLIENT: &str = "valkey-cli";
 
-/// How many writes are made while the agent is killed, one after the other.
+/// The number of writes, one after the other, while the agent is killed.
 const WRITES: &str = "2000";
 
 impl Tour {

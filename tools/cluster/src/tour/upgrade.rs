@@ -100,7 +100,7 @@ impl Tour {
         self.title(title)?;
         let told = self.pauses()?.len();
         work()?;
-        // What the last second was like is told in the next one.
+        // The writer reports each second in the next one.
         std::thread::sleep(Duration::from_millis(2500));
         let (longest, seconds) = self.longest_pause(told)?;
         println!("longest pause of the writer in {seconds} s: {longest} ms");
@@ -108,7 +108,7 @@ impl Tour {
         Ok(())
     }
 
-    /// What the writer told, second by second: its longest pause in milliseconds.
+    /// The writer's report: for each second its longest pause in milliseconds.
     fn pauses(&self) -> anyhow::Result<Vec<u64>> {
         let phase = self.field(&["-n", "team-a", "pod/on-and-on"], "{.status.phase}")?;
         let log = self.quietly(&["-n", "team-a", "logs", "on-and-on"])?;

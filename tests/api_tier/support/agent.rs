@@ -1,0 +1,324 @@
+//! A real agent that keeps real volumes in a directory. Only the kubelet is missing: the tests call CSI themselves.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
+use kube::api::Api;
+use kube::config::Kubeconfig;
+use kube::{Client, ResourceExt};
+use reservoir::agent;
+use reservoir::api::VolumeClaim;
+use reservoir::csi::proto::csi::node_client::NodeClient;
+use reservoir::csi::proto::csi::volume_capability::access_mode::Mode;
+use reservoir::csi::proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
+use reservoir::csi::proto::csi::{NodePublishVolumeRequest, NodeUnpublishVolumeRequest, VolumeCapability};
+use reservoir::telemetry::Metrics;
+use tokio::task::JoinHandle;
+use tonic::transport::{Channel, Endpoint};
+
+use super::cluster::client_called;
+use super::{AGENT_AGENT, Cluster, until};
+
+/// The user that the agents' service account is in the tests.
+pub const AGENT_USER: &str = "system:serviceaccount:reservoir-system:reservoir-agent";
+
+/// The user that the controller's service account is in the tests.
+pub const CONTROLLER_USER: &str = "system:serviceaccount:reservoir-system:reservoir-controller";
+
+/// A kubeconfig of the user that the agent of `node` is, as the API server would know it by its token.
+pub fn agent_kubeconfig(cluster: &Cluster, node: &str) -> Kubeconfig {
+    let mut kubeconfig = cluster.server.kubeconfig().unwrap();
+    let node = ("authentication.kubernetes.io/node-name".to_owned(), vec![node.to_owned()]);
+    for auth_info in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
+        auth_info.impersonate = Some(AGENT_USER.into());
+        // Another test runs agents with the chart's RBAC.
+        auth_info.impersonate_groups = Some(vec!["system:masters".into()]);
+        auth_info.impersonate_user_extra = Some([node.clone()].into());
+    }
+    kubeconfig
+}
+
+/// A real agent for a node that exists in name only, with a disk in a directory.
+pub struct Agent {
+    pub node: String,
+    pub dir: PathBuf,
+    running: Option<Running>,
+    client: Option<Client>,
+    kubeconfig: PathBuf,
+    _temp: tempfile::TempDir,
+}
+
+enum Running {
+    Task(JoinHandle<()>),
+    Process(Child),
+}
+
+impl Agent {
+    /// Starts it; the disk directory is on a file system with direct I/O, not in memory.
+    pub async fn start(cluster: &Cluster, node: &str, capacity: &str) -> Self {
+        let client = client_called(agent_kubeconfig(cluster, node), AGENT_AGENT).await;
+        Self::start_as(cluster, node, capacity, Some(client))
+    }
+
+    /// Starts it with disks of one's own: YAML, a list.
+    pub async fn start_with_disks(cluster: &Cluster, node: &str, disks: &str) -> Self {
+        let client = client_called(agent_kubeconfig(cluster, node), AGENT_AGENT).await;
+        Self::start_with(cluster, node, |_| disks.to_owned(), Some(client))
+    }
+
+    /// Starts it as a process of its own: the program, which can be killed for good.
+    pub fn start_process(cluster: &Cluster, node: &str, capacity: &str) -> Self {
+        Self::start_as(cluster, node, capacity, None)
+    }
+
+    fn start_as(cluster: &Cluster, node: &str, capacity: &str, client: Option<Client>) -> Self {
+        let disks = |dir: &Path| {
+            let path = dir.join("disk");
+            format!("[{{name: default, path: {}, capacity: {capacity}, systemReserved: 0}}]", path.display())
+        };
+        Self::start_with(cluster, node, disks, client)
+    }
+
+    fn start_with(
+        cluster: &Cluster,
+        node: &str,
+        disks: impl FnOnce(&Path) -> String,
+        client: Option<Client>,
+    ) -> Self {
+        let temp = tempfile::Builder::new().prefix("reservoir-test-").tempdir_in("/var/tmp").unwrap();
+        let dir = temp.path().to_owned();
+        for sub in ["disk", "kubelet/plugins", "kubelet/plugins_registry", "kubelet/pods"] {
+            std::fs::create_dir_all(dir.join(sub)).unwrap();
+        }
+        std::fs::write(dir.join("agent.yaml"), format!("disks: {}", disks(&dir))).unwrap();
+        let kubeconfig = dir.join("kubeconfig");
+        let text = serde_json::to_vec(&agent_kubeconfig(cluster, node)).unwrap();
+        std::fs::write(&kubeconfig, text).unwrap();
+        let mut agent = Self { node: node.into(), dir, running: None, client, kubeconfig, _temp: temp };
+        agent.run();
+        agent
+    }
+
+    /// Starts it again after it was killed.
+    pub fn run(&mut self) {
+        self.running = Some(match self.client.clone() {
+            Some(client) => Running::Task(tokio::spawn(self.task(client))),
+            None => Running::Process(self.process()),
+        });
+    }
+
+    fn task(&self, client: Client) -> impl Future<Output = ()> + use<> {
+        let options = agent::Options {
+            node: self.node.clone(),
+            config: agent::Config::read(&self.dir.join("agent.yaml")).unwrap(),
+            kubelet_dir: self.dir.join("kubelet"),
+            measure_every: Duration::from_secs(5),
+        };
+        async move {
+            let ready = Arc::new(AtomicBool::new(false));
+            let ran =
+                agent::run(client, options, Arc::new(Metrics::default()), ready, std::future::pending())
+                    .await;
+            ran.unwrap();
+        }
+    }
+
+    fn process(&self) -> Child {
+        let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
+        // setpriv becomes the program: it ends with the test, however that ends.
+        Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_reservoir"), "agent"])
+            .args([
+                "--node-name",
+                &self.node,
+                "--measure-seconds",
+                "5",
+                "--metrics-bind-address",
+                "127.0.0.1:0",
+            ])
+            .arg("--config")
+            .arg(self.dir.join("agent.yaml"))
+            .arg("--kubelet-dir")
+            .arg(self.dir.join("kubelet"))
+            .env("KUBECONFIG", &self.kubeconfig)
+            // As the chart does.
+            .env("MALLOC_ARENA_MAX", "1")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.join("agent.log")
+    }
+
+    /// Ends it where it is, as a crash would; a process by SIGKILL.
+    pub async fn kill(&mut self) {
+        match self.running.take() {
+            Some(Running::Task(task)) => {
+                task.abort();
+                let _ = task.await;
+            }
+            Some(Running::Process(mut child)) => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+            }
+            None => {}
+        }
+    }
+
+    /// True while the agent runs.
+    pub fn alive(&mut self) -> bool {
+        match &mut self.running {
+            Some(Running::Task(task)) => !task.is_finished(),
+            Some(Running::Process(child)) => child.try_wait().unwrap().is_none(),
+            None => false,
+        }
+    }
+
+    /// UIDs of the volumes that are on its disk.
+    pub fn backings(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.dir.join("disk/volumes")).unwrap();
+        let mut found: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        found.sort();
+        found
+    }
+
+    fn mounts(&self) -> Vec<String> {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let targets = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        targets.filter(|target| Path::new(target).starts_with(&self.dir)).map(str::to_owned).collect()
+    }
+
+    fn loops(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+            let file = std::fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
+            if Path::new(file.trim()).starts_with(&self.dir) {
+                found.push(Path::new("/dev").join(entry.file_name()));
+            }
+        }
+        found
+    }
+
+    /// Nothing is mounted, no loop device is attached, no volume is on the disk.
+    pub async fn nothing_left(&self) {
+        until("the node has nothing left", || async {
+            let left = (self.backings(), self.mounts(), self.loops());
+            (left.0.is_empty() && left.1.is_empty() && left.2.is_empty()).then_some(())
+        })
+        .await;
+    }
+
+    pub fn data_file(&self, volume_uid: &str) -> PathBuf {
+        self.dir.join("disk/volumes").join(volume_uid).join("data")
+    }
+}
+
+impl Agent {
+    /// A client of its CSI socket, as the kubelet would be.
+    pub async fn csi(&self) -> NodeClient<Channel> {
+        let path = self.dir.join("kubelet/plugins/csi.reservoir.dev/csi.sock");
+        let channel = until("the agent serves CSI", || async {
+            let path = path.clone();
+            let connect = tower::service_fn(move |_| {
+                let path = path.clone();
+                async move {
+                    Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(
+                        tokio::net::UnixStream::connect(path).await?,
+                    ))
+                }
+            });
+            Endpoint::from_static("http://agent").connect_with_connector(connect).await.ok()
+        })
+        .await;
+        NodeClient::new(channel)
+    }
+
+    /// Publishes the PersistentVolume of a claim for a pod, as the kubelet does; returns the target.
+    pub async fn publish(
+        &self,
+        cluster: &Cluster,
+        claim: &VolumeClaim,
+        pod: &Pod,
+        read_only: bool,
+    ) -> Result<PathBuf, tonic::Status> {
+        let name = claim.status.as_ref().and_then(|s| s.persistent_volume.clone()).unwrap();
+        let volumes: Api<PersistentVolume> = cluster.all();
+        let spec = volumes.get(&name).await.unwrap().spec.unwrap();
+        let source = spec.csi.unwrap();
+        let access_type = match spec.volume_mode.as_deref() {
+            Some("Block") => AccessType::Block(BlockVolume {}),
+            _ => AccessType::Mount(MountVolume::default()),
+        };
+        let pod_uid = pod.uid().unwrap();
+        let mut context = source.volume_attributes.unwrap();
+        for (key, value) in
+            [("name", pod.name_any()), ("namespace", pod.namespace().unwrap()), ("uid", pod_uid.clone())]
+        {
+            context.insert(format!("csi.storage.k8s.io/pod.{key}"), value);
+        }
+        let target = self.target(claim, pod);
+        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+        let request = NodePublishVolumeRequest {
+            volume_id: source.volume_handle,
+            target_path: target.display().to_string(),
+            readonly: read_only,
+            volume_capability: Some(VolumeCapability {
+                access_mode: Some(AccessMode { mode: Mode::MultiNodeMultiWriter.into() }),
+                access_type: Some(access_type),
+            }),
+            volume_context: context.into_iter().collect(),
+            ..Default::default()
+        };
+        self.csi().await.node_publish_volume(request).await.map(|_| target)
+    }
+
+    pub async fn unpublish(&self, claim: &VolumeClaim, pod: &Pod) -> Result<(), tonic::Status> {
+        let volume = claim.status.as_ref().and_then(|s| s.volume.clone()).unwrap();
+        let request = NodeUnpublishVolumeRequest {
+            volume_id: format!("{}.{}", volume.uid, claim.uid().unwrap()),
+            target_path: self.target(claim, pod).display().to_string(),
+        };
+        self.csi().await.node_unpublish_volume(request).await.map(|_| ())
+    }
+
+    fn target(&self, claim: &VolumeClaim, pod: &Pod) -> PathBuf {
+        let pod = self.dir.join("kubelet/pods").join(pod.uid().unwrap());
+        pod.join("volumes/kubernetes.io~csi").join(claim.name_any()).join("mount")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        match &mut self.running {
+            Some(Running::Task(task)) => task.abort(),
+            Some(Running::Process(child)) => {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            None => {}
+        }
+        if std::thread::panicking()
+            && let Ok(log) = std::fs::read_to_string(self.log())
+        {
+            eprintln!("the agent's log:\n{log}");
+        }
+        // A test that failed in the middle leaves nothing behind either: what is mounted beneath this directory, then
+        // the loop devices of files in it.
+        for target in self.mounts() {
+            let _ = rustix::mount::unmount(target, rustix::mount::UnmountFlags::empty());
+        }
+        for device in self.loops() {
+            let _ = Command::new("losetup").arg("-d").arg(device).status();
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! A real API server with Reservoir's kinds and policies, and the real controller.
+
+use std::fmt::Debug;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use kube::config::Kubeconfig;
+use kube::core::discovery::ApiResource;
+use kube::{Client, Resource, ResourceExt};
+use reservoir::controller;
+use reservoir::telemetry::{Metrics, log_filter};
+use reservoir_cluster::api::{ApiOptions, ApiServer};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt};
+
+use super::{AGENT_USER, CONTROLLER_USER, until};
+
+/// A cluster of the api tier with Reservoir in it.
+pub struct Cluster {
+    pub server: ApiServer,
+    pub client: Client,
+    controllers: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// The user agent of the controller in the tests.
+pub const CONTROLLER_AGENT: &str = "reservoir-controller/test";
+/// The user agent of the agents in the tests.
+pub const AGENT_AGENT: &str = "reservoir-agent/test";
+
+/// A client that the audit log tells from others.
+pub(super) async fn client_called(kubeconfig: Kubeconfig, name: &'static str) -> Client {
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+    config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(name)));
+    Client::try_from(config).unwrap()
+}
+
+impl Cluster {
+    /// Starts it: kinds, policies, controller.
+    pub async fn start() -> Self {
+        Self::start_with(ApiOptions { controller_manager: true, audit: true }).await
+    }
+
+    pub async fn start_with(options: ApiOptions) -> Self {
+        let cluster = Self::bare(options).await;
+        cluster.start_controller().await;
+        cluster
+    }
+
+    /// Kinds and policies, and nobody who serves them.
+    pub async fn bare(options: ApiOptions) -> Self {
+        let logs = fmt::layer().with_test_writer().with_filter(log_filter(LevelFilter::ERROR).unwrap());
+        let _ = tracing_subscriber::registry().with(logs).try_init();
+        assert!(rustix::process::geteuid().is_root(), "these tests mount filesystems: run them as root");
+        let server = ApiServer::start(options).await.unwrap();
+        let client = client_called(server.kubeconfig().unwrap(), "test").await;
+        let cluster = Self { server, client, controllers: Mutex::default() };
+        cluster.install().await;
+        cluster
+    }
+
+    /// The kinds, then the policies; waits until both are in force.
+    async fn install(&self) {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for crd in reservoir::api::crds() {
+            let api: Api<
+                k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+            > = Api::all(self.client.clone());
+            api.create(&PostParams::default(), &crd).await.unwrap();
+        }
+        for kind in ["nodedisks", "volumeclaims", "sharedpersistentvolumes", "volumeoffers"] {
+            until(&format!("{kind} are served"), || async {
+                let path = format!("/apis/reservoir.dev/v1alpha1/{kind}");
+                let request = http::Request::get(path).body(vec![]).unwrap();
+                self.client.request::<Value>(request).await.ok()
+            })
+            .await;
+        }
+        let policies = std::fs::read_to_string(root.join("charts/reservoir/files/admission.yaml")).unwrap();
+        let policies = policies.replace("AGENT_USER", AGENT_USER).replace("CONTROLLER_USER", CONTROLLER_USER);
+        // A policy is in force a moment after it is there. The one that the probe meets comes last, so that all are: a
+        // volume that is said to be used.
+        let (last, rest): (Vec<&str>, Vec<&str>) =
+            policies.split("\n---\n").partition(|policy| policy.contains("name: reservoir-volume-in-use"));
+        assert_eq!(last.len(), 2, "a policy and its binding");
+        self.apply_text(&[rest, last].concat().join("\n---\n")).await;
+        let probe = "apiVersion: reservoir.dev/v1alpha1\nkind: SharedPersistentVolume\nmetadata: {name: probe}\n\
+                     spec: {role: probe, size: 1Gi}\n";
+        let volumes: Api<reservoir::api::SharedPersistentVolume> = Api::all(self.client.clone());
+        let used = async |users: u32| {
+            let status = json!({"status": {"userCount": users}});
+            volumes.patch_status("probe", &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+        };
+        // The mutating policies come into force by themselves: the probe has a principal, or is refused without one.
+        until("policies are in force", || async {
+            self.try_apply(probe).await.ok()?;
+            used(1).await;
+            // Nobody is there to take it off.
+            let strip = json!({"metadata": {"finalizers": null}});
+            volumes.patch("probe", &PatchParams::default(), &Patch::Merge(&strip)).await.unwrap();
+            let stamped = volumes.get("probe").await.unwrap().spec.principal.is_some();
+            let refused = volumes.delete("probe", &Default::default()).await.is_err();
+            if refused {
+                used(0).await;
+                volumes.delete("probe", &Default::default()).await.unwrap();
+            }
+            (stamped && refused).then_some(())
+        })
+        .await;
+    }
+
+    /// A kubeconfig of the user that the controller is; what the chart's RBAC lets it do is another test's business.
+    fn controller_kubeconfig(&self) -> Kubeconfig {
+        let mut kubeconfig = self.server.kubeconfig().unwrap();
+        for auth_info in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
+            auth_info.impersonate = Some(CONTROLLER_USER.into());
+            auth_info.impersonate_groups = Some(vec!["system:masters".into()]);
+        }
+        kubeconfig
+    }
+
+    /// Starts a controller; another one if one is running.
+    pub async fn start_controller(&self) {
+        let options =
+            controller::Options { identity: "test".into(), namespace: "default".into(), concurrency: 8 };
+        let client = client_called(self.controller_kubeconfig(), CONTROLLER_AGENT).await;
+        let running = controller::run(client, options, Arc::new(Metrics::default()));
+        self.controllers.lock().unwrap().push(tokio::spawn(running));
+    }
+
+    /// Ends every controller where it is, as a crash would.
+    pub async fn kill_controller(&self) {
+        let tasks = std::mem::take(&mut *self.controllers.lock().unwrap());
+        for task in tasks {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+
+    /// The number of running controllers.
+    pub fn controllers_alive(&self) -> usize {
+        self.controllers.lock().unwrap().iter().filter(|task| !task.is_finished()).count()
+    }
+
+    /// The writes in the audit log, oldest first, refused ones too.
+    pub fn writes(&self) -> Vec<Write> {
+        let log = std::fs::read_to_string(self.server.audit_log()).unwrap();
+        log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).map(Write::from).collect()
+    }
+
+    /// The writes of the controller and the agents.
+    pub fn our_writes(&self) -> Vec<Write> {
+        self.writes().into_iter().filter(Write::is_ours).collect()
+    }
+
+    /// Waits until the controller and the agents have written nothing for that long.
+    pub async fn quiet_for(&self, pause: Duration) {
+        let started = Instant::now();
+        let (mut last, mut since) = (self.our_writes().len(), Instant::now());
+        while since.elapsed() < pause {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            let writes = self.our_writes();
+            if writes.len() != last {
+                (last, since) = (writes.len(), Instant::now());
+            }
+            let tail = &writes[writes.len().saturating_sub(20)..];
+            assert!(started.elapsed() < pause + Duration::from_secs(30), "it writes and writes: {tail:#?}");
+        }
+    }
+
+    /// A Node object.
+    pub async fn node(&self, name: &str, ready: bool) {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+        nodes.patch(name, &PatchParams::apply("test"), &Patch::Apply(&node)).await.unwrap();
+        let status = if ready { "True" } else { "False" };
+        let status = json!({"status": {"conditions": [{"type": "Ready", "status": status, "reason": "Test",
+            "message": "", "lastHeartbeatTime": null, "lastTransitionTime": null}]}});
+        nodes.patch_status(name, &PatchParams::default(), &Patch::Strategic(&status)).await.unwrap();
+    }
+
+    /// A pod that names the claims; nobody runs it. It is Pending until told otherwise.
+    pub async fn pod(&self, namespace: &str, name: &str, claims: &[&str]) -> Pod {
+        let volumes: Vec<Value> = claims
+            .iter()
+            .enumerate()
+            .map(|(i, claim)| json!({"name": format!("v{i}"), "persistentVolumeClaim": {"claimName": claim}}))
+            .collect();
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace},
+            "spec": {"containers": [{"name": "c", "image": "none"}], "volumes": volumes,
+                "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0}});
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        until("the default service account", || async {
+            api.create(&PostParams::default(), &serde_json::from_value(pod.clone()).unwrap()).await.ok()
+        })
+        .await
+    }
+
+    pub async fn end_pod(&self, namespace: &str, name: &str) {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let now = kube::api::DeleteParams { grace_period_seconds: Some(0), ..Default::default() };
+        api.delete(name, &now).await.unwrap();
+    }
+
+    pub fn all<K: Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope>>(&self) -> Api<K> {
+        Api::all(self.client.clone())
+    }
+
+    pub fn within<K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>>(
+        &self,
+        namespace: &str,
+    ) -> Api<K> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// Applies manifests as `kubectl apply --server-side` does, with the same strictness.
+    pub async fn apply_text(&self, text: &str) {
+        self.try_apply(text).await.unwrap_or_else(|e| panic!("{e}\n{text}"));
+    }
+
+    pub async fn try_apply(&self, text: &str) -> Result<(), kube::Error> {
+        let documents: Vec<Value> = serde_yaml::Deserializer::from_str(text)
+            .map(|document| serde::Deserialize::deserialize(document).unwrap())
+            .collect();
+        for value in documents {
+            if value.is_null() {
+                continue;
+            }
+            let object: DynamicObject = serde_json::from_value(value).unwrap();
+            let params = PatchParams {
+                field_validation: Some(kube::api::ValidationDirective::Strict),
+                ..PatchParams::apply("test").force()
+            };
+            self.untyped(&object).patch(&object.name_any(), &params, &Patch::Apply(&object)).await?;
+        }
+        Ok(())
+    }
+
+    /// Creates an object as `kubectl create` does, with the same strictness.
+    pub async fn try_create(&self, text: &str) -> Result<(), kube::Error> {
+        let object: DynamicObject = serde_yaml::from_str(text).unwrap();
+        let url =
+            format!("{}?fieldValidation=Strict&fieldManager=test", self.untyped(&object).resource_url());
+        let request = http::Request::post(url).body(serde_json::to_vec(&object).unwrap()).unwrap();
+        self.client.request::<Value>(request).await.map(|_| ())
+    }
+
+    /// The API of an object's kind and namespace.
+    pub fn untyped(&self, object: &DynamicObject) -> Api<DynamicObject> {
+        let types = object.types.clone().unwrap();
+        let (group, version) = types.api_version.rsplit_once('/').unwrap_or(("", &types.api_version));
+        let gvk = kube::core::GroupVersionKind::gvk(group, version, &types.kind);
+        let plural = match types.kind.as_str() {
+            kind if kind.ends_with("Policy") => {
+                format!("{}ies", kind.trim_end_matches('y').to_lowercase())
+            }
+            kind if kind.ends_with('s') => format!("{}es", kind.to_lowercase()),
+            kind => format!("{}s", kind.to_lowercase()),
+        };
+        let resource = ApiResource::from_gvk_with_plural(&gvk, &plural);
+        match object.namespace() {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), &namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        }
+    }
+
+    /// Applies a file of examples/ as it is.
+    pub async fn example(&self, file: &str) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(file);
+        self.apply_text(&std::fs::read_to_string(path).unwrap()).await;
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.controllers.lock().unwrap().iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// A write to the API server, as the audit log has it.
+#[derive(Clone)]
+pub struct Write {
+    pub user_agent: String,
+    pub what: String,
+    /// The API server's answer, as HTTP has it.
+    pub code: u64,
+}
+
+impl From<Value> for Write {
+    fn from(entry: Value) -> Self {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let object = &entry["objectRef"];
+        let parts = [
+            &entry["verb"],
+            &object["resource"],
+            &object["subresource"],
+            &object["namespace"],
+            &object["name"],
+        ];
+        let what: Vec<String> = parts.into_iter().map(text).filter(|part| !part.is_empty()).collect();
+        let code = entry["responseStatus"]["code"].as_u64().unwrap_or_default();
+        Self { user_agent: text(&entry["userAgent"]), what: what.join(" "), code }
+    }
+}
+
+impl Debug for Write {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {} ({})", self.user_agent, self.what, self.code)
+    }
+}
+
+impl Write {
+    fn is_ours(&self) -> bool {
+        [CONTROLLER_AGENT, AGENT_AGENT].contains(&self.user_agent.as_str())
+    }
+}

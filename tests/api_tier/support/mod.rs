@@ -1,0 +1,10 @@
+//! Code that the tests of the api tier and the benchmarks share.
+
+mod agent;
+mod cluster;
+mod random;
+mod wait;
+mod watch;
+
+#[allow(unused_imports, reason = "the benchmarks use a part")]
+pub use self::{agent::*, cluster::*, random::*, wait::*, watch::*};
