@@ -1,10 +1,10 @@
-//! The agent's configuration file: which disks there are.
+//! The agent's configuration file: the disks of its node.
 
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::api::{BackingKind, DiskKind, Role, Size};
+use crate::api::{BackingKind, DiskKind, NodeDiskSpec, Role, Size};
 use crate::host::{self, DiskConfig, Keeping};
 
 /// The configuration file.
@@ -13,7 +13,7 @@ use crate::host::{self, DiskConfig, Keeping};
 pub struct Config {
     /// The disks.
     pub disks: Vec<DiskEntry>,
-    /// The directory for the journals of disks of kind `Block`, which have no room for one.
+    /// The directory for the records of disks of kind `Block`, which have no place for them.
     #[serde(default = "state_dir")]
     pub state_dir: PathBuf,
 }
@@ -24,20 +24,20 @@ pub struct Config {
 pub struct DiskEntry {
     /// Its name: a DNS label.
     pub name: String,
-    /// What is handed out of it.
-    #[serde(default = "path_kind")]
+    /// A part of a file system or volume group, or an undivided disk.
+    #[serde(default)]
     pub kind: DiskKind,
-    /// How volumes are made; without it, as the kind of disk has it.
+    /// The backing of volumes; by default that of the kind.
     #[serde(default)]
     pub backing: Option<BackingKind>,
     /// A directory, on ext4 or xfs; with backing `Btrfs` the place where the top level of a btrfs is mounted, with backing
     /// `Lvm` the volume group's directory in `/dev`; of kind `Mount` the place where the file system is mounted, of kind
     /// `Block` the device, best by a name that stays: `/dev/disk/by-id/…`.
     pub path: PathBuf,
-    /// At most this much is used; without it, all that the file system has. Only of kind `Path`.
+    /// The most that is used; by default all of the file system. Only of kind `Path`.
     #[serde(default)]
     pub capacity: Option<Size>,
-    /// Held back for the system: a quantity, or a percentage of the file system; without it `10%`, of a volume group
+    /// Held back for the system: a quantity, or a percentage of the file system; by default `10%`, of a volume group
     /// nothing. Only of kind `Path`.
     #[serde(default)]
     pub system_reserved: Option<Size>,
@@ -49,7 +49,7 @@ pub struct DiskEntry {
     /// enforce no size (D5).
     #[serde(default)]
     pub allow_unenforced: bool,
-    /// What is reserved on it from the start; the API changes none of it (R2).
+    /// Static reservations: the API changes none of them (R2).
     #[serde(default)]
     pub reservations: Vec<StaticReservation>,
 }
@@ -62,14 +62,10 @@ fn state_dir() -> PathBuf {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StaticReservation {
-    /// The role that it is for.
+    /// Its role.
     pub role: String,
-    /// How many bytes.
+    /// Its size.
     pub size: Size,
-}
-
-fn path_kind() -> DiskKind {
-    DiskKind::Path
 }
 
 /// Why a configuration cannot be used.
@@ -80,15 +76,15 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The kernel's answer.
         source: std::io::Error,
     },
-    /// It is not the YAML that is expected.
+    /// The file is not YAML of this form.
     #[error("failed to understand {path}")]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// The place and the mistake.
         source: serde_yaml::Error,
     },
     /// A field makes no sense.
@@ -96,13 +92,13 @@ pub enum ConfigError {
     Field {
         /// Name of the disk.
         disk: String,
-        /// What is wrong.
+        /// The mistake.
         reason: String,
     },
 }
 
 impl Config {
-    /// Reads the file.
+    /// Reads the file; blocks.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
@@ -116,7 +112,7 @@ impl Config {
 }
 
 impl DiskEntry {
-    /// How volumes are made.
+    /// The backing of volumes.
     pub fn backing(&self) -> BackingKind {
         self.backing.unwrap_or(match self.kind {
             DiskKind::Path => BackingKind::Loop,
@@ -125,7 +121,22 @@ impl DiskEntry {
         })
     }
 
-    /// The disk as `host` takes it; the directory of a `Path` disk is made if it is not there.
+    /// The spec of its NodeDisk, in `node` and with the ID that is stored on it.
+    pub(super) fn spec(&self, node: &str, id: &str) -> NodeDiskSpec {
+        NodeDiskSpec {
+            node_name: node.to_owned(),
+            disk_name: self.name.clone(),
+            disk_id: id.to_owned(),
+            kind: self.kind,
+            backing: self.backing(),
+            path: self.path.display().to_string(),
+            adopt_roots: self.adopt_roots.iter().map(|root| root.display().to_string()).collect(),
+            allow_unenforced: self.allow_unenforced,
+            gone: false,
+        }
+    }
+
+    /// The disk in the host's terms; makes the directory of a `Path` disk if it is missing, and blocks.
     pub fn to_host(&self, state_dir: &Path) -> Result<DiskConfig, ConfigError> {
         let wrong = |reason: String| ConfigError::Field { disk: self.name.clone(), reason };
         let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -245,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_needs_a_name_and_a_path() {
+    fn a_disk_with_a_name_and_a_path_gets_the_defaults() {
         let dir = tempfile::tempdir().unwrap();
         let text = format!("disks: [{{name: fast, path: {}, capacity: 4Gi}}]", dir.path().display());
         let host = Config::parse(&text).unwrap().disks[0].to_host(dir.path()).unwrap();
@@ -257,15 +268,15 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
-        for (text, said) in [
+    fn a_mistake_in_the_configuration_is_named() {
+        for (text, part) in [
             ("disks: [{name: a}]", "missing field `path`"),
             ("disks: [{name: a, path: /x, size: 1}]", "unknown field `size`"),
             ("disks: [{name: a, path: /x, kind: Floppy}]", "unknown variant `Floppy`"),
         ] {
-            assert!(Config::parse(text).unwrap_err().to_string().contains(said), "{text}");
+            assert!(Config::parse(text).unwrap_err().to_string().contains(part), "{text}");
         }
-        for (text, said) in [
+        for (text, part) in [
             ("{name: A/b, path: /tmp}", "a name is a DNS label"),
             ("{name: a, path: tmp}", "not absolute"),
             ("{name: a, path: /tmp, systemReserved: 101%}", "up to 100"),
@@ -292,7 +303,7 @@ mod tests {
             ("{name: a, path: /tmp, kind: Mount, systemReserved: 10%}", "is handed out whole"),
         ] {
             let entry: DiskEntry = serde_yaml::from_str(text).unwrap();
-            assert!(entry.to_host(Path::new("/s")).unwrap_err().to_string().contains(said), "{text}");
+            assert!(entry.to_host(Path::new("/s")).unwrap_err().to_string().contains(part), "{text}");
         }
     }
 }
