@@ -24,8 +24,8 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use reservoir::api::condition::{self, DISK_HEALTHY, READY, Verdict, reason};
 use reservoir::api::{
-    AGENT_MANAGER, BackingState, DiskReservation, LABEL_MANAGED_BY, MANAGED_BY, NodeDisk,
-    RoleSubscription, SharedPersistentVolume, Size, VolumeClaim,
+    AGENT_MANAGER, BackingState, DiskReservation, LABEL_MANAGED_BY, MANAGED_BY, NodeDisk, RoleSubscription,
+    SharedPersistentVolume, Size, VolumeClaim,
 };
 use reservoir::cluster::write_status;
 use reservoir::plan::node_task::{OnDisk, Outcome, Task, next, report};

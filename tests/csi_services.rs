@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use csi_support::{Agent, CLAIM, VOLUME, capability, handle, publish_request, until};
+use reservoir::csi::PodInfo;
 use reservoir::csi::proto::csi::plugin_capability::Type as PluginType;
 use reservoir::csi::proto::csi::plugin_capability::service::Type as PluginService;
 use reservoir::csi::proto::csi::volume_capability::access_mode::Mode;
@@ -17,7 +18,6 @@ use reservoir::csi::proto::csi::{
     NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest,
     ProbeRequest,
 };
-use reservoir::csi::PodInfo;
 use tonic::{Code, Status};
 
 fn assert_refused<T>(case: &str, result: Result<T, Status>, code: Code, sentence: &str) {
@@ -342,11 +342,8 @@ async fn l3_a_panic_in_a_call_is_an_uncertain_error() {
     let mut request = publish_request(&dir.path().join("mount"));
     request.volume_context.insert("test".into(), "panic".into());
     assert_refused("publish", node.node_publish_volume(request).await, Code::Unavailable, sentence);
-    let request = NodeGetVolumeStatsRequest {
-        volume_id: handle(),
-        volume_path: "/panic".into(),
-        ..Default::default()
-    };
+    let request =
+        NodeGetVolumeStatsRequest { volume_id: handle(), volume_path: "/panic".into(), ..Default::default() };
     assert_refused("stats", node.node_get_volume_stats(request).await, Code::Unavailable, sentence);
     node.node_publish_volume(publish_request(&dir.path().join("mount"))).await.unwrap();
     let seen = agent.seen.0.lock().unwrap().clone();

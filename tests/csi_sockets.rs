@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use csi_support::{Agent, Memory, config, endpoint, until};
+use csi_support::{Agent, Memory, Seen, config, endpoint, until};
 use reservoir::csi::proto::csi::ProbeRequest;
 use reservoir::csi::proto::registration::registration_client::RegistrationClient;
 use reservoir::csi::proto::registration::{InfoRequest, RegistrationStatus};
@@ -18,7 +18,8 @@ use tonic::Code;
 
 /// Serves until it fails, which it must.
 async fn failure(config: ServeConfig) -> ServeError {
-    let serving = serve(config, Arc::new(Memory::default()), Arc::new(()), std::future::pending());
+    let serving =
+        serve(config, Arc::new(Memory::default()), Arc::new(Seen::default()), std::future::pending());
     tokio::time::timeout(Duration::from_secs(10), serving).await.expect("did not fail").unwrap_err()
 }
 

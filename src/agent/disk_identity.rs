@@ -57,7 +57,8 @@ impl DiskIdentities {
                 || Err("the agent has not opened it".to_owned()),
                 |id| id.map_err(|error| error.to_string()),
             );
-            let identity = identify(&node, &entry.name, &configured, id.as_deref().map_err(Clone::clone), &all);
+            let identity =
+                identify(&node, &entry.name, &configured, id.as_deref().map_err(Clone::clone), &all);
 
             let spec = || entry.spec(&node, id.as_deref().unwrap_or_default());
             let object = match identity {
@@ -71,7 +72,11 @@ impl DiskIdentities {
             match object {
                 Ok(object) => {
                     self.refused.remove(&entry.name);
-                    expected.push((entry.name.clone(), Some(object.spec.disk_id.clone()), declared_gone(&object)));
+                    expected.push((
+                        entry.name.clone(),
+                        Some(object.spec.disk_id.clone()),
+                        declared_gone(&object),
+                    ));
                     objects.insert(entry.name.clone(), object);
                 }
                 Err(why) => {

@@ -8,9 +8,7 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
 use crate::api::condition::{self, DISK_HEALTHY};
-use crate::api::{
-    AGENT_MANAGER, EnforcementState, NodeDisk, NodeDiskStatus, Orphan, SharedPersistentVolume,
-};
+use crate::api::{AGENT_MANAGER, EnforcementState, NodeDisk, NodeDiskStatus, Orphan, SharedPersistentVolume};
 use crate::cluster;
 use crate::host::{self, DiskReport, Host, VolumeReport, VolumeUid};
 use crate::plan::node_disk::{self, MOST_ORPHANS, Seen};
@@ -86,7 +84,8 @@ impl Disks {
             if !objects.values().any(|ours| ours.uid() == object.uid()) {
                 let name = object.name_any();
                 let still_used = static_reservations::reconcile(&self.ctx.client, &name, &[]).await?;
-                write(&api, object, node_disk::report_unconfigured(object, &still_used, Timestamp::now())).await?;
+                write(&api, object, node_disk::report_unconfigured(object, &still_used, Timestamp::now()))
+                    .await?;
             }
         }
         Ok(failed?)
@@ -102,7 +101,8 @@ impl Disks {
         let mut known = BTreeSet::new();
         for disk in disks {
             let on_it = ListParams::default().fields(&format!("status.nodeDisk={}", disk.name_any()));
-            known.extend(cluster::list_metadata(&api, &on_it).await?.iter().filter_map(|volume| volume.uid()));
+            known
+                .extend(cluster::list_metadata(&api, &on_it).await?.iter().filter_map(|volume| volume.uid()));
         }
         Ok(known)
     }
@@ -114,7 +114,13 @@ impl Disks {
                 let Ok(uid) = orphan.uid.parse::<VolumeUid>() else { continue };
                 if !self.orphans.contains(&uid) {
                     let (name, uid, size) = (&orphan.name, &orphan.uid, orphan.size.as_str());
-                    tracing::warn!(disk, name, uid, size, "kept the data of a volume that has no object any more");
+                    tracing::warn!(
+                        disk,
+                        name,
+                        uid,
+                        size,
+                        "kept the data of a volume that has no object any more"
+                    );
                 }
                 orphans.insert(uid);
             }

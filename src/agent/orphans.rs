@@ -102,7 +102,10 @@ mod tests {
         let report =
             VolumeReport { disk: "d".into(), disk_id: "i".into(), uid, allocated: 5, record: Err(error) };
         let orphan = orphan(&report);
-        assert_eq!((orphan.size, orphan.reservations, orphan.name), (Size::from_bytes(5), vec![], String::new()));
+        assert_eq!(
+            (orphan.size, orphan.reservations, orphan.name),
+            (Size::from_bytes(5), vec![], String::new())
+        );
         assert!(orphan.problem.unwrap().contains("its record"));
     }
 }

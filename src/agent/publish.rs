@@ -34,7 +34,8 @@ impl Volumes for Node {
             )
         })?;
         let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
-        let failed = || format!("failed to read SharedPersistentVolume {name}, which the pod's claim is bound to");
+        let failed =
+            || format!("failed to read SharedPersistentVolume {name}, which the pod's claim is bound to");
         let volume = tokio::time::timeout(API_TIMEOUT, cluster::get(&volumes, name))
             .await
             .map_err(|late| Error::unavailable(failed(), late))?
@@ -123,10 +124,11 @@ fn failed_on_node(error: NodeError) -> Error {
         Host::NotFound(_) => Error::NotFound(message),
         Host::InvalidArgument(_) => Error::InvalidArgument(message),
         Host::Conflict(_) => Error::Incompatible(message),
-        Host::Fenced(_) | Host::NotFenced(_) | Host::BackingLost { .. } | Host::Unsupported(_) => {
-            Error::FailedPrecondition(message)
-        }
-        Host::InUse { .. } => Error::InUse(message),
+        Host::Fenced(_)
+        | Host::NotFenced(_)
+        | Host::InUse { .. }
+        | Host::BackingLost { .. }
+        | Host::Unsupported(_) => Error::FailedPrecondition(message),
         Host::Busy { .. } | Host::NotReady(_) => Error::Busy(message),
         Host::NoSpace { .. } | Host::TooSmall { .. } => {
             Error::resource_exhausted("failed to get the space that the volume needs", error)
@@ -154,8 +156,7 @@ mod tests {
         let no_answer = tower::service_fn(async |_: http::Request<kube::client::Body>| {
             Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("there is no API server"))
         });
-        let config =
-            HostConfig { disks: vec![], targets_root: dir.to_owned(), lock_timeout: Duration::ZERO };
+        let config = HostConfig { disks: vec![], targets_root: dir.to_owned(), lock_timeout: Duration::ZERO };
         Node(Arc::new(Context {
             client: Client::new(no_answer, "default"),
             node: "n1".to_owned(),
@@ -166,7 +167,7 @@ mod tests {
     }
 
     fn handle() -> VolumeHandle {
-        VolumeHandle::new(UID, UID).unwrap()
+        format!("{UID}.{UID}").parse().unwrap()
     }
 
     fn code<T>(result: Result<T, Error>) -> Code {

@@ -24,11 +24,7 @@ pub(super) fn volume_spec(
         role: volume.spec.role.clone(),
         reservation: status.reservation.as_ref().map(|r| r.name.clone()).unwrap_or_default(),
         size_bytes: size.map_or_else(|| wanted.bytes(), Ok).map_err(|e| invalid(e.to_string()))?,
-        fs_type: match volume.spec.fs_type {
-            FsType::Ext4 => host::FsType::Ext4,
-            FsType::Xfs => host::FsType::Xfs,
-            FsType::Btrfs => host::FsType::Btrfs,
-        },
+        fs_type: fs_type(volume.spec.fs_type),
         raw: volume.spec.volume_mode == VolumeMode::Block,
         shared: volume.spec.shared.is_some(),
         adopt: volume.spec.adopt.as_ref().map(|adopt| adopt.path.clone()),
@@ -49,6 +45,14 @@ pub(super) fn erase_policy(volume: &SharedPersistentVolume) -> host::ErasePolicy
     }
 }
 
+fn fs_type(fs_type: FsType) -> host::FsType {
+    match fs_type {
+        FsType::Ext4 => host::FsType::Ext4,
+        FsType::Xfs => host::FsType::Xfs,
+        FsType::Btrfs => host::FsType::Btrfs,
+    }
+}
+
 fn reserved(of: &Reserved) -> host::Reserved {
     host::Reserved {
         name: of.name.clone(),
@@ -66,5 +70,17 @@ fn permissions(volume: &SharedPersistentVolume) -> host::Result<u32> {
             .map_err(|e| host::Error::InvalidArgument(format!("permissions {octal}: {e}"))),
         (None, Some(_)) => Ok(0o2770),
         (None, None) => Ok(0o777),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_smallest_volume_is_that_of_the_api() {
+        for kind in [FsType::Ext4, FsType::Xfs, FsType::Btrfs] {
+            assert_eq!(fs_type(kind).min_bytes(), kind.min_bytes(), "{kind:?}");
+        }
     }
 }

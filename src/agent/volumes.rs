@@ -35,7 +35,8 @@ pub(super) async fn reconcile(
         tracing::error!(volume = name, "left a volume alone: its UID is no UUID");
         return Ok(None);
     };
-    if volume.status.as_ref().and_then(|s| s.node.as_ref()).is_some_and(|n| n.backing == BackingState::Erased) {
+    if volume.status.as_ref().and_then(|s| s.node.as_ref()).is_some_and(|n| n.backing == BackingState::Erased)
+    {
         return Ok(None);
     }
     let on_disk = look(volume, &uid, ctx).await;
@@ -70,7 +71,11 @@ pub(super) async fn reconcile(
                 tracing::info!(volume = name, "lifted the fence of a volume: it can be mounted again");
             }
             Err(error) => {
-                tracing::warn!(volume = name, error = error.message(), "failed to lift the fence of a volume");
+                tracing::warn!(
+                    volume = name,
+                    error = error.message(),
+                    "failed to lift the fence of a volume"
+                );
                 return Ok(Some(UNFENCE_AGAIN));
             }
         }
@@ -111,7 +116,9 @@ async fn perform(
 ) -> Result<Outcome, NodeError> {
     let (name, uid) = (volume.name_any(), uid.clone());
     match task {
-        Task::Rest | Task::Unfence | Task::Size(OnNode::Announce(_) | OnNode::Withdraw) => Ok(Outcome::Untouched),
+        Task::Rest | Task::Unfence | Task::Size(OnNode::Announce(_) | OnNode::Withdraw) => {
+            Ok(Outcome::Untouched)
+        }
         Task::Lost => Ok(Outcome::NoRecord),
         Task::Make => {
             let (disk, spec) = (disk_of(volume, ctx)?, volume_spec(volume, uid, size)?);
@@ -142,7 +149,12 @@ async fn perform(
                     error @ (host::Error::BackingLost { .. } | host::Error::DiskUnavailable { .. }),
                 )) => Err(error.into()),
                 Err(error) => {
-                    tracing::warn!(volume = name, bytes, error = error.message(), "failed to resize a volume");
+                    tracing::warn!(
+                        volume = name,
+                        bytes,
+                        error = error.message(),
+                        "failed to resize a volume"
+                    );
                     Ok(Outcome::NotResized(error.message()))
                 }
             }

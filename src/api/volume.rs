@@ -197,6 +197,16 @@ pub enum FsType {
     Btrfs,
 }
 
+impl FsType {
+    /// The size of the smallest volume, in bytes. The rules of the schema have the same numbers.
+    pub const fn min_bytes(self) -> u64 {
+        match self {
+            Self::Xfs => 300 << 20,
+            Self::Ext4 | Self::Btrfs => 16 << 20,
+        }
+    }
+}
+
 /// How a destroyed volume's bytes go (X4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ErasePolicy {
@@ -343,4 +353,21 @@ pub enum BackingState {
     Made,
     /// Erased after the tombstone.
     Erased,
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::CustomResourceExt;
+
+    use super::*;
+
+    #[test]
+    fn the_schemas_smallest_volume_is_that_of_its_file_system() {
+        let schema = serde_json::to_string(&SharedPersistentVolume::crd()).unwrap();
+        for (fs_type, quantity) in [(FsType::Ext4, "16Mi"), (FsType::Btrfs, "16Mi"), (FsType::Xfs, "300Mi")] {
+            assert_eq!(Size::written(quantity).bytes(), Ok(fs_type.min_bytes()));
+            assert!(schema.contains(&format!(">= {}", fs_type.min_bytes())), "{quantity} as a number");
+            assert!(schema.contains(&format!("quantity('{quantity}')")), "{quantity}");
+        }
+    }
 }

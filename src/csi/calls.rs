@@ -16,11 +16,6 @@ pub trait Observer: Send + Sync + 'static {
     fn finished(&self, method: &'static str, code: Code, took: Duration);
 }
 
-/// Counts nothing.
-impl Observer for () {
-    fn finished(&self, _: &'static str, _: Code, _: Duration) {}
-}
-
 /// Longest part of a handle or a path that is logged; the kubelet's own are far shorter.
 const LOGGED_CHARS: usize = 512;
 
@@ -63,7 +58,8 @@ impl Call {
         self,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<Response<T>, Status> {
-        let panicked = |_| Err(Error::unavailable("failed to finish the call", "the agent panicked, see its log"));
+        let panicked =
+            |_| Err(Error::unavailable("failed to finish the call", "the agent panicked, see its log"));
         let done = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(panicked);
         let result = done.map(Response::new).map_err(Status::from);
         let (code, error) = match &result {

@@ -30,11 +30,8 @@ pub enum Error {
     #[error("{0}")]
     Incompatible(String),
 
-    /// The volume is exclusive and another pod has it mounted (M2). Final; `FAILED_PRECONDITION`.
-    #[error("{0}")]
-    InUse(String),
-
-    /// The volume's state forbids it: fenced, being destroyed, not ready. Final; `FAILED_PRECONDITION`.
+    /// The volume's state forbids it: it is fenced, or exclusive and another pod has it (M2). Final;
+    /// `FAILED_PRECONDITION`.
     #[error("{0}")]
     FailedPrecondition(String),
 
@@ -81,7 +78,7 @@ impl Error {
             Self::InvalidArgument(_) => Code::InvalidArgument,
             Self::NotFound(_) => Code::NotFound,
             Self::Incompatible(_) => Code::AlreadyExists,
-            Self::InUse(_) | Self::FailedPrecondition(_) => Code::FailedPrecondition,
+            Self::FailedPrecondition(_) => Code::FailedPrecondition,
             Self::Busy(_) => Code::Aborted,
             Self::ResourceExhausted { .. } => Code::ResourceExhausted,
             Self::Unavailable { .. } => Code::Unavailable,
@@ -139,13 +136,9 @@ mod tests {
         assert!(is_uncertain(Error::Busy(String::new())));
         assert!(is_uncertain(Error::unavailable("", "")));
         assert!(is_uncertain(Error::resource_exhausted("", "")));
-        for refusal in [
-            Error::InvalidArgument,
-            Error::NotFound,
-            Error::Incompatible,
-            Error::InUse,
-            Error::FailedPrecondition,
-        ] {
+        for refusal in
+            [Error::InvalidArgument, Error::NotFound, Error::Incompatible, Error::FailedPrecondition]
+        {
             assert!(!is_uncertain(refusal(String::new())));
         }
         assert!(!is_uncertain(Error::Unimplemented("")));

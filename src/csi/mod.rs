@@ -24,8 +24,8 @@ mod target_locks;
 mod volumes;
 
 pub use calls::Observer;
-pub use error::{Cause, Error};
-pub use handle::{InvalidHandle, VolumeHandle};
+pub use error::Error;
+pub use handle::VolumeHandle;
 pub use serve_error::ServeError;
 pub use server::{ServeConfig, serve};
 pub use volumes::{PodInfo, PublishRequest, Stats, Usage, Volumes};

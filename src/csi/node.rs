@@ -7,6 +7,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use super::calls::{Call, Observer};
+use super::error::Error;
 use super::proto::csi::node_server::Node;
 use super::proto::csi::node_service_capability::rpc::Type as RpcType;
 use super::proto::csi::node_service_capability::{Rpc, Type};
@@ -20,7 +21,6 @@ use super::proto::csi::{
     NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse, NodeUnstageVolumeRequest,
     NodeUnstageVolumeResponse, Topology, VolumeUsage,
 };
-use super::error::Error;
 use super::request;
 use super::target_locks::TargetLocks;
 use super::volumes::{Stats, Usage, Volumes};

@@ -82,9 +82,8 @@ pub(super) async fn offer_driver(path: &Path, csi_socket: &Path, observer: &Arc<
             observer: Arc::clone(observer),
             registered,
         };
-        let server = Server::builder()
-            .add_service(RegistrationServer::new(service))
-            .serve_with_incoming(socket);
+        let server =
+            Server::builder().add_service(RegistrationServer::new(service)).serve_with_incoming(socket);
         tokio::select! {
             ended = server => return ServeError::ended(ended),
             () = refused_for_good(&mut outcomes, &mut pause) => {}

@@ -6,13 +6,13 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::error::Error;
+use super::handle::VolumeHandle;
 use super::proto::csi::volume_capability::access_mode::Mode;
 use super::proto::csi::volume_capability::{AccessMode, AccessType};
 use super::proto::csi::{
     NodeGetVolumeStatsRequest, NodePublishVolumeRequest, NodeUnpublishVolumeRequest, VolumeCapability,
 };
-use super::error::Error;
-use super::handle::VolumeHandle;
 use super::volumes::{PodInfo, PublishRequest};
 
 /// Keys of the volume context that the kubelet adds, the pod's identity and tokens among them.
@@ -55,7 +55,8 @@ pub(super) fn stats(request: &NodeGetVolumeStatsRequest) -> Result<(VolumeHandle
     required("volume_path", &request.volume_path)?;
     let handle = handle(&request.volume_id)?;
     // CSI wants "not found" for every path at which the volume is not mounted.
-    let path = path("volume_path", &request.volume_path).map_err(|error| Error::NotFound(error.to_string()))?;
+    let path =
+        path("volume_path", &request.volume_path).map_err(|error| Error::NotFound(error.to_string()))?;
     Ok((handle, path))
 }
 

@@ -91,7 +91,11 @@ mod tests {
     fn d3_a_disk_is_its_id_whatever_its_node_is_called() {
         let all = [object("n1.a", "n1", "a"), object("n2.a", "n2", "a"), object("n3.a", "old", "a")];
         let ask = |node, disk, id| identify(node, disk, &["a", "b"], Ok(id), &all);
-        assert_eq!(ask("n1", "a", "id-n2.a"), Identity::Known(&all[0]), "another disk there is refused later");
+        assert_eq!(
+            ask("n1", "a", "id-n2.a"),
+            Identity::Known(&all[0]),
+            "another disk there is refused later"
+        );
         assert_eq!(ask("n1", "b", "new-id-of-b"), Identity::New("n1.b".into()));
         assert_eq!(ask("n1", "b", "id-n2.a"), Identity::TakeOver(&all[1]));
         assert_eq!(ask("n3", "a", "new-id-of-a"), Identity::New("n3.a-new-id-o".into()), "the name is taken");
@@ -106,7 +110,10 @@ mod tests {
         let mut gone = object("n1.a", "n1", "a");
         gone.spec.gone = true;
         let all = [gone];
-        assert!(refused(identify("n2", "a", &["a"], Ok("id-n1.a"), &all), "NodeDisk n1.a, which it is by its ID"));
+        assert!(refused(
+            identify("n2", "a", &["a"], Ok("id-n1.a"), &all),
+            "NodeDisk n1.a, which it is by its ID"
+        ));
         assert_eq!(identify("n1", "a", &["a"], Ok("id-n1.a"), &all), Identity::Known(&all[0]));
         assert!(declared_gone(&all[0]).is_some() && declared_gone(&object("n1.b", "n1", "b")).is_none());
     }

@@ -100,7 +100,12 @@ pub fn report_unconfigured(disk: &NodeDisk, still_used: &[String], now: Timestam
     with_verdict(disk, disk.status.clone().unwrap_or_default(), verdict, now)
 }
 
-fn with_verdict(disk: &NodeDisk, mut status: NodeDiskStatus, verdict: Verdict, now: Timestamp) -> NodeDiskStatus {
+fn with_verdict(
+    disk: &NodeDisk,
+    mut status: NodeDiskStatus,
+    verdict: Verdict,
+    now: Timestamp,
+) -> NodeDiskStatus {
     // Numbers that drift are no news.
     let same = condition::get(&status.conditions, DISK_HEALTHY).is_some_and(|present| {
         present.reason == verdict.reason

@@ -117,7 +117,9 @@ pub fn report(
     let was_made = node.backing == BackingState::Made;
     let (mut pause, mut backed) = (None, None);
     match (task, outcome) {
-        (Task::Size(OnNode::Announce(size)), Outcome::Untouched) => node.growing = Some(Size::from_bytes(size)),
+        (Task::Size(OnNode::Announce(size)), Outcome::Untouched) => {
+            node.growing = Some(Size::from_bytes(size))
+        }
         (Task::Size(OnNode::Withdraw), Outcome::Untouched) => {
             (node.growing, node.resize_failed) = (None, None);
         }
@@ -174,7 +176,9 @@ pub fn report(
 
 /// The reason not to recover data that belongs to a volume which is there (X6).
 pub fn has_owner(recovered_uid: &str, owner: &str) -> String {
-    format!("the data of {recovered_uid} is that of SharedPersistentVolume {owner}, which is there: claim that one")
+    format!(
+        "the data of {recovered_uid} is that of SharedPersistentVolume {owner}, which is there: claim that one"
+    )
 }
 
 fn fence(node: &mut NodePart, mut pods: Vec<PodRef>, in_use: bool) {
@@ -283,7 +287,8 @@ mod tests {
         let (status, pause) = report(volume, task, outcome, Timestamp::UNIX_EPOCH);
         let backed = condition::get(&status.conditions, BACKED).cloned();
         let reason = backed.filter(|backed| Some(backed) != before.as_ref()).map(|backed| backed.reason);
-        let reason = reason.map(|r| *["Backed", "BackingLost", "BackingFailed"].iter().find(|k| **k == r).unwrap());
+        let reason =
+            reason.map(|r| *["Backed", "BackingLost", "BackingFailed"].iter().find(|k| **k == r).unwrap());
         (status.node.unwrap_or_default(), reason, pause.map(|pause| pause.as_secs()))
     }
 
@@ -300,7 +305,10 @@ mod tests {
         let (node, reason, pause) = reported(&v, Task::Fence, Outcome::NoRecord);
         assert_eq!((node.fenced, node.in_use, reason, pause), (true, false, None, None));
         let (node, reason, _) = reported(&v, Task::Erase, Outcome::NoRecord);
-        assert_eq!((node.backing, node.erased, reason), (BackingState::Erased, Some(Size::from_bytes(0)), None));
+        assert_eq!(
+            (node.backing, node.erased, reason),
+            (BackingState::Erased, Some(Size::from_bytes(0)), None)
+        );
     }
 
     #[test]
@@ -327,7 +335,11 @@ mod tests {
         assert_eq!(node.resize_failed.as_deref(), Some("12 bytes are free"));
         v.status.as_mut().unwrap().node = Some(node);
         let again = reported(&v, size, Outcome::NotResized("9 bytes are free".into())).0;
-        assert_eq!(again.resize_failed.as_deref(), Some("12 bytes are free"), "T2: other numbers are no news");
+        assert_eq!(
+            again.resize_failed.as_deref(),
+            Some("12 bytes are free"),
+            "T2: other numbers are no news"
+        );
         let resized = reported(&v, size, Outcome::Resized(3 << 30)).0;
         assert_eq!((resized.size, resized.growing, resized.resize_failed), (Some(gi(3)), None, None));
         let lost = reported(&v, size, Outcome::Lost("its file is missing".into()));

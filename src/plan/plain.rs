@@ -122,20 +122,12 @@ pub fn volume(pvc: &PersistentVolumeClaim, class: &StorageClass) -> Result<Share
     let requests = asked.resources.and_then(|resources| resources.requests).unwrap_or_default();
     let asked = Size::written(requests.get("storage").map(|q| q.0.clone()).unwrap_or_default());
     let bytes = asked.bytes().map_err(|error| error.to_string())?;
-    spec.size = Size::from_bytes(bytes.max(least(spec.fs_type)));
+    spec.size = Size::from_bytes(bytes.max(spec.fs_type.min_bytes()));
     let uid = pvc.uid().unwrap_or_default();
     let mut volume = SharedPersistentVolume::new(&volume_for_pvc(&uid), spec);
     let labels = [(LABEL_PVC_UID, uid), (LABEL_CLAIM_NAMESPACE, pvc.namespace().unwrap_or_default())];
     volume.metadata.labels = Some(labels.map(|(key, value)| (key.to_owned(), value)).into());
     Ok(volume)
-}
-
-/// The smallest volume that there is, as the volume's own schema has it; who asks for less gets that.
-fn least(fs_type: FsType) -> u64 {
-    match fs_type {
-        FsType::Xfs => 300 << 20,
-        FsType::Ext4 | FsType::Btrfs => 16 << 20,
-    }
 }
 
 /// The claim by which the namespace of the PersistentVolumeClaim has the volume; it has the same name.

@@ -30,7 +30,9 @@ pub enum Refusal {
     #[error("there is no SharedPersistentVolume {0}: delete the claim and claim another volume")]
     NoVolume(String),
     /// The object of this name is not the volume that the claim was bound to (S4, C7).
-    #[error("volume {0} was destroyed and made again; this claim was bound to the old one: delete it and claim anew")]
+    #[error(
+        "volume {0} was destroyed and made again; this claim was bound to the old one: delete it and claim anew"
+    )]
     OtherVolume(String),
     /// The volume is elsewhere; the scheduler keeps pods from getting here.
     #[error("volume {volume} is on node {node}, not on this one")]
@@ -55,7 +57,9 @@ pub enum Refusal {
     )]
     SayReadOnly(ClaimBinding),
     /// The PersistentVolume was made or changed by hand.
-    #[error("the volumeMode of the PersistentVolume is not that of SharedPersistentVolume {0}: let Reservoir make it")]
+    #[error(
+        "the volumeMode of the PersistentVolume is not that of SharedPersistentVolume {0}: let Reservoir make it"
+    )]
     OtherMode(String),
 }
 

@@ -14,8 +14,7 @@ use reservoir::csi::proto::csi::volume_capability::{AccessMode, AccessType, Moun
 use reservoir::csi::proto::csi::{NodePublishVolumeRequest, VolumeCapability};
 use reservoir::csi::proto::registration::registration_client::RegistrationClient;
 use reservoir::csi::{
-    Error, Observer, PublishRequest, ServeConfig, ServeError, Stats, Usage, VolumeHandle, Volumes,
-    serve,
+    Error, Observer, PublishRequest, ServeConfig, ServeError, Stats, Usage, VolumeHandle, Volumes, serve,
 };
 use tempfile::TempDir;
 use tokio::sync::{Barrier, Notify, oneshot};
@@ -77,7 +76,7 @@ impl Volumes for Memory {
         if request.volume_context.contains_key("exclusive")
             && published.values().any(|other| other.handle == request.handle)
         {
-            return Err(Error::InUse("the volume is exclusive and in use".into()));
+            return Err(Error::FailedPrecondition("the volume is exclusive and in use".into()));
         }
         std::fs::create_dir_all(&request.target)
             .map_err(|error| Error::unavailable("failed to make the target", error))?;
