@@ -23,7 +23,7 @@ impl Write for Log {
 
 /// S17. Tokens of pods in the log: CVE-2023-2878, CVE-2024-3744.
 #[tokio::test]
-async fn s17_a_call_is_one_log_line_without_a_secret() {
+async fn cve_2023_2878_cve_2024_3744_a_call_logs_one_line_no_secret() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()

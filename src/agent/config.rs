@@ -138,105 +138,17 @@ impl DiskEntry {
 
     /// The disk in the host's terms; makes the directory of a `Path` disk if it is missing, and blocks.
     pub fn to_host(&self, state_dir: &Path) -> Result<DiskConfig, ConfigError> {
-        let wrong = |reason: String| ConfigError::Field { disk: self.name.clone(), reason };
-        let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if self.name.is_empty()
-            || self.name.len() > 63
-            || !self.name.chars().all(label)
-            || self.name.starts_with('-')
-        {
-            return Err(wrong("a name is a DNS label of lower-case letters, digits and `-`".to_owned()));
-        }
-        if !self.path.is_absolute() {
-            return Err(wrong(format!("path {} is not absolute", self.path.display())));
-        }
-        for (i, reservation) in self.reservations.iter().enumerate() {
-            let role = &reservation.role;
-            Role::parse(role).map_err(|e| wrong(e.to_string()))?;
-            reservation.size.bytes().map_err(|e| wrong(e.to_string()))?;
-            if self.reservations[..i].iter().any(|other| other.role == *role) {
-                return Err(wrong(format!("role {role} has two reservations; make them one")));
-            }
-        }
-        let keeping = match (self.kind, self.backing()) {
-            (DiskKind::Path, BackingKind::Loop) => Keeping::Loop,
-            (DiskKind::Path, BackingKind::Btrfs) => Keeping::Btrfs,
-            (DiskKind::Path, BackingKind::Quota) => Keeping::Quota,
-            (DiskKind::Path, BackingKind::Lvm) => Keeping::Lvm,
-            (DiskKind::Mount, BackingKind::Mount) => Keeping::Mount,
-            (DiskKind::Block, BackingKind::Block) => Keeping::Block,
-            (kind, backing) => {
-                return Err(wrong(format!(
-                    "a disk of kind {kind:?} cannot have backing {backing:?}: leave backing out"
-                )));
-            }
-        };
-        if self.kind != DiskKind::Path && (self.capacity.is_some() || self.system_reserved.is_some()) {
-            let kind = self.kind;
-            return Err(wrong(format!(
-                "a disk of kind {kind:?} is handed out whole: leave capacity and systemReserved out"
-            )));
-        }
-        if matches!(keeping, Keeping::Btrfs | Keeping::Lvm) && !self.adopt_roots.is_empty() {
-            return Err(wrong(format!(
-                "a disk with backing {:?} has nothing on it but volumes: leave adoptRoots out",
-                self.backing()
-            )));
-        }
-        let is_group = keeping == Keeping::Lvm;
-        if is_group && host::volume_group_of(&self.path).is_none() {
-            return Err(wrong(format!(
-                "path {} is not /dev/ and the name of a volume group, as backing Lvm needs it",
-                self.path.display()
-            )));
-        }
-        if self.kind != DiskKind::Path && !self.adopt_roots.is_empty() {
-            let kind = self.kind;
-            return Err(wrong(format!(
-                "a disk of kind {kind:?} is handed out whole, and adopts no directory: leave adoptRoots out"
-            )));
-        }
-        let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
-        for root in &self.adopt_roots {
-            if !root.is_absolute() || root.parent().is_none() || !root.components().all(plain) {
-                return Err(wrong(format!(
-                    "adoptRoots: {} is not the plain absolute path of a directory below /",
-                    root.display()
-                )));
-            }
-        }
-        let is_directory = self.kind == DiskKind::Path && !is_group;
+        let keeping = self.validate()?;
+        let is_directory = self.kind == DiskKind::Path && keeping != Keeping::Lvm;
         if is_directory {
-            std::fs::create_dir_all(&self.path)
-                .map_err(|e| wrong(format!("{}: {e}", self.path.display())))?;
+            let made = std::fs::create_dir_all(&self.path);
+            made.map_err(|e| self.wrong(format!("failed to make directory {}: {e}", self.path.display())))?;
         }
-        let bytes = |size: &Size| size.bytes().map_err(|e| wrong(e.to_string()));
-        let capacity = self.capacity.as_ref().map(bytes).transpose()?;
-        let held_back = self
-            .system_reserved
-            .clone()
-            .unwrap_or_else(|| Size::written(if is_directory { "10%" } else { "0" }));
-        let system_reserved = match held_back.as_str().strip_suffix('%') {
-            None if held_back.as_str() == "0" => 0,
-            None => bytes(&held_back)?,
-            Some(percent) => {
-                let percent: u64 = percent.parse().ok().filter(|p| *p <= 100).ok_or_else(|| {
-                    wrong(format!("systemReserved {held_back}: a percentage is a whole number up to 100"))
-                })?;
-                let whole = match capacity {
-                    Some(bytes) => bytes,
-                    None if is_group => {
-                        return Err(wrong(format!(
-                            "systemReserved {held_back}: of a volume group, say how many bytes, or set capacity"
-                        )));
-                    }
-                    None => {
-                        let stat = rustix::fs::statvfs(&self.path).map_err(|e| wrong(e.to_string()))?;
-                        stat.f_blocks.saturating_mul(stat.f_frsize)
-                    }
-                };
-                (u128::from(whole) * u128::from(percent) / 100) as u64
-            }
+        let capacity = self.capacity.as_ref().map(|size| self.bytes(size)).transpose()?;
+        let system_reserved = match &self.system_reserved {
+            Some(size) => self.held_back(size, capacity, is_directory)?,
+            None if is_directory => self.held_back(&Size::written("10%"), capacity, true)?,
+            None => 0,
         };
         Ok(DiskConfig {
             name: self.name.clone(),
@@ -248,6 +160,97 @@ impl DiskEntry {
             adopt_roots: self.adopt_roots.clone(),
             allow_unenforced: self.allow_unenforced,
         })
+    }
+
+    fn validate(&self) -> Result<Keeping, ConfigError> {
+        let ensure =
+            |ok: bool, reason: &dyn Fn() -> String| if ok { Ok(()) } else { Err(self.wrong(reason())) };
+        let (kind, backing, path) = (self.kind, self.backing(), self.path.display());
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let is_label = (1..=63).contains(&self.name.len()) && self.name.chars().all(plain);
+        ensure(is_label && !self.name.starts_with('-'), &|| {
+            "a name is a DNS label of lower-case letters, digits and `-`".to_owned()
+        })?;
+        ensure(self.path.is_absolute(), &|| format!("path {path} is not absolute"))?;
+        for (i, StaticReservation { role, size }) in self.reservations.iter().enumerate() {
+            Role::parse(role).map_err(|e| self.wrong(e.to_string()))?;
+            self.bytes(size)?;
+            let is_first = self.reservations[..i].iter().all(|other| other.role != *role);
+            ensure(is_first, &|| format!("role {role} has two reservations; make them one"))?;
+        }
+        let keeping = match (kind, backing) {
+            (DiskKind::Path, BackingKind::Loop) => Keeping::Loop,
+            (DiskKind::Path, BackingKind::Btrfs) => Keeping::Btrfs,
+            (DiskKind::Path, BackingKind::Quota) => Keeping::Quota,
+            (DiskKind::Path, BackingKind::Lvm) => Keeping::Lvm,
+            (DiskKind::Mount, BackingKind::Mount) => Keeping::Mount,
+            (DiskKind::Block, BackingKind::Block) => Keeping::Block,
+            _ => {
+                let reason =
+                    format!("a disk of kind {kind:?} cannot have backing {backing:?}: leave backing out");
+                return Err(self.wrong(reason));
+            }
+        };
+        let (divided, adopts) = (kind == DiskKind::Path, !self.adopt_roots.is_empty());
+        ensure(divided || self.capacity.is_none() && self.system_reserved.is_none(), &|| {
+            format!("a disk of kind {kind:?} is handed out whole: leave capacity and systemReserved out")
+        })?;
+        ensure(!adopts || !matches!(keeping, Keeping::Btrfs | Keeping::Lvm), &|| {
+            format!("a disk with backing {backing:?} has nothing on it but volumes: leave adoptRoots out")
+        })?;
+        ensure(keeping != Keeping::Lvm || host::volume_group_of(&self.path).is_some(), &|| {
+            format!("path {path} is not /dev/ and the name of a volume group, as backing Lvm needs it")
+        })?;
+        ensure(divided || !adopts, &|| {
+            format!(
+                "a disk of kind {kind:?} is handed out whole, and adopts no directory: leave adoptRoots out"
+            )
+        })?;
+        let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+        for root in &self.adopt_roots {
+            ensure(root.is_absolute() && root.parent().is_some() && root.components().all(plain), &|| {
+                format!(
+                    "adoptRoots: {} is not the plain absolute path of a directory below /",
+                    root.display()
+                )
+            })?;
+        }
+        Ok(keeping)
+    }
+
+    /// The bytes of `systemReserved`, which is a size or a percentage of the capacity.
+    fn held_back(
+        &self,
+        held_back: &Size,
+        capacity: Option<u64>,
+        is_directory: bool,
+    ) -> Result<u64, ConfigError> {
+        let Some(percent) = held_back.as_str().strip_suffix('%') else {
+            return if held_back.as_str() == "0" { Ok(0) } else { self.bytes(held_back) };
+        };
+        let wrong = |reason: &str| self.wrong(format!("systemReserved {held_back}: {reason}"));
+        let percent: u64 = percent
+            .parse()
+            .ok()
+            .filter(|percent| *percent <= 100)
+            .ok_or_else(|| wrong("a percentage is a whole number up to 100"))?;
+        let all = match capacity {
+            Some(bytes) => bytes,
+            None if is_directory => {
+                let stat = rustix::fs::statvfs(&self.path).map_err(|e| self.wrong(e.to_string()))?;
+                stat.f_blocks.saturating_mul(stat.f_frsize)
+            }
+            None => return Err(wrong("of a volume group, say how many bytes, or set capacity")),
+        };
+        Ok((u128::from(all) * u128::from(percent) / 100) as u64)
+    }
+
+    fn bytes(&self, size: &Size) -> Result<u64, ConfigError> {
+        size.bytes().map_err(|e| self.wrong(e.to_string()))
+    }
+
+    fn wrong(&self, reason: String) -> ConfigError {
+        ConfigError::Field { disk: self.name.clone(), reason }
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) enum NodeError {
     #[error(transparent)]
     Host(#[from] host::Error),
     /// The state of the disk or the mount is not known; another attempt finds out.
-    #[error("the agent panicked, see its log; it tries again")]
+    #[error("the agent panicked in the middle of its work on the disk: see its log; it tries again")]
     Panicked,
     #[error(transparent)]
     Cluster(#[from] cluster::Error),

@@ -9,7 +9,7 @@ pub type Cause = Box<dyn StdError + Send + Sync>;
 
 /// Why a call was refused or failed.
 ///
-/// The choice of variant is a promise to the kubelet, which knows two sorts of failed publish (`isFinalError` in its
+/// The choice of variant is a promise to the kubelet, which tells two sorts of failed publish apart (`isFinalError` in its
 /// `csi_client.go`):
 /// - *final*: nothing is mounted at the target. The kubelet removes the directory there, and does not unpublish when the
 ///   pod goes. A publish may return a final error only after it has undone its own work.
