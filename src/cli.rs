@@ -55,10 +55,10 @@ struct ControllerArgs {
     /// Name of this instance.
     #[arg(long, env = "POD_NAME", default_value = "reservoir-controller")]
     identity: String,
-    /// How many objects of one kind are reconciled at once.
+    /// Objects of one kind that are reconciled at once.
     #[arg(long, default_value_t = 32)]
     concurrency: u16,
-    /// Where /metrics, /healthz and /readyz are served.
+    /// Address of /metrics, /healthz and /readyz.
     #[arg(long, default_value = "0.0.0.0:8080")]
     metrics_bind_address: SocketAddr,
 }
@@ -77,7 +77,7 @@ struct AgentArgs {
     /// Seconds between two measurements of the disks.
     #[arg(long, default_value_t = 30)]
     measure_seconds: u64,
-    /// Where /metrics, /healthz and /readyz are served.
+    /// Address of /metrics, /healthz and /readyz.
     #[arg(long, default_value = "0.0.0.0:8081")]
     metrics_bind_address: SocketAddr,
 }
@@ -101,7 +101,7 @@ async fn connect() -> anyhow::Result<Client> {
     Client::try_default().await.context("failed to find the cluster")
 }
 
-/// Resolves to `true` on SIGTERM or SIGINT.
+/// Becomes `true` on SIGTERM or SIGINT.
 fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
     let (sender, receiver) = watch::channel(false);
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -117,39 +117,31 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 }
 
 async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
-    let client = connect().await?;
-    let stop = stop_signal()?;
+    let ControllerArgs { namespace, lease_name, identity, concurrency, metrics_bind_address } = args;
+    let (client, stop) = (connect().await?, stop_signal()?);
     let metrics = Arc::new(Metrics::default());
     metrics.stand_by();
-    let serving =
-        telemetry::serve(args.metrics_bind_address, metrics.clone(), || true, stopped(stop.clone()));
-    let options = controller::Options {
-        identity: args.identity.clone(),
-        namespace: args.namespace.clone(),
-        concurrency: args.concurrency,
-    };
+    let serving = telemetry::serve(metrics_bind_address, metrics.clone(), || true, stopped(stop.clone()));
+    let options =
+        controller::Options { identity: identity.clone(), namespace: namespace.clone(), concurrency };
     let work = || async {
         let _leading = metrics.lead();
         controller::run(client.clone(), options.clone(), metrics.clone()).await;
     };
-    let leading =
-        cluster::lead(client.clone(), &args.namespace, &args.lease_name, &args.identity, work, stopped(stop));
+    let leading = cluster::lead(client.clone(), &namespace, &lease_name, &identity, work, stopped(stop));
     tokio::try_join!(async { serving.await.context("failed to serve metrics") }, async {
         leading.await.context("failed to take part in the election of a leader")
-    },)?;
+    })?;
     Ok(())
 }
 
 async fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
     let config = tokio::task::spawn_blocking(move || agent::Config::read(&args.config)).await??;
-    let client = connect().await?;
-    let stop = stop_signal()?;
+    let (client, stop) = (connect().await?, stop_signal()?);
     let metrics = Arc::new(Metrics::default());
     let ready = Arc::new(AtomicBool::new(false));
-    let is_ready = {
-        let ready = ready.clone();
-        move || ready.load(Ordering::Relaxed)
-    };
+    let set_ready = ready.clone();
+    let is_ready = move || ready.load(Ordering::Relaxed);
     let serving =
         telemetry::serve(args.metrics_bind_address, metrics.clone(), is_ready, stopped(stop.clone()));
     let options = agent::Options {
@@ -158,10 +150,10 @@ async fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
         kubelet_dir: args.kubelet_dir,
         measure_every: Duration::from_secs(args.measure_seconds),
     };
-    let running = agent::run(client, options, metrics, ready, stopped(stop));
+    let running = agent::run(client, options, metrics, set_ready, stopped(stop));
     tokio::try_join!(async { serving.await.context("failed to serve metrics") }, async {
         running.await.context("failed to serve the node")
-    },)?;
+    })?;
     Ok(())
 }
 

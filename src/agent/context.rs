@@ -20,16 +20,16 @@ pub(super) struct Context {
     pub(super) metrics: Arc<Metrics>,
 }
 
-/// Why a step on the node failed.
+/// Why a step on the node failed, as a whole sentence: no variant has a source beside it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NodeError {
-    #[error(transparent)]
-    Host(#[from] host::Error),
+    #[error("{0}")]
+    Host(host::Error),
     /// The state of the disk or the mount is not known; another attempt finds out.
     #[error("the agent panicked in the middle of its work on the disk: see its log; it tries again")]
     Panicked,
-    #[error(transparent)]
-    Cluster(#[from] cluster::Error),
+    #[error("{}", telemetry::chain(.0))]
+    Cluster(cluster::Error),
 }
 
 impl NodeError {
@@ -41,14 +41,17 @@ impl NodeError {
             Self::Cluster(error) => error.label(),
         }
     }
+}
 
-    /// The whole error in a sentence.
-    pub(super) fn message(&self) -> String {
-        match self {
-            // It holds its source already.
-            Self::Host(error) => error.to_string(),
-            Self::Panicked | Self::Cluster(_) => telemetry::chain(self),
-        }
+impl From<host::Error> for NodeError {
+    fn from(error: host::Error) -> Self {
+        Self::Host(error)
+    }
+}
+
+impl From<cluster::Error> for NodeError {
+    fn from(error: cluster::Error) -> Self {
+        Self::Cluster(error)
     }
 }
 

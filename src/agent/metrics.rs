@@ -44,7 +44,7 @@ impl NodeGauges {
             let names = ctx.disk_names.clone();
             match ctx.on_host(move |host| measure(host, &names)).await {
                 Ok(measured) => *self.0.write().unwrap_or_else(PoisonError::into_inner) = measured,
-                Err(error) => tracing::warn!(error = error.message(), "failed to measure disks and volumes"),
+                Err(error) => tracing::warn!(%error, "failed to measure disks and volumes"),
             }
             tokio::time::sleep(every).await;
         }

@@ -136,7 +136,7 @@ async fn report_periodically(disks: &mut Disks, every: Duration) {
 async fn report(disks: &mut Disks) -> bool {
     let reported = disks.report().await;
     if let Err(error) = &reported {
-        tracing::warn!(error = error.message(), "failed to report the disks");
+        tracing::warn!(%error, "failed to report the disks");
     }
     reported.is_ok()
 }

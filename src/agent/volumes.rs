@@ -57,10 +57,10 @@ pub(super) async fn reconcile(
         Err(error) => Err(error),
     };
     let outcome = done.unwrap_or_else(|error| {
-        tracing::warn!(volume = name, ?task, error = error.message(), "failed to work on a volume");
+        tracing::warn!(volume = name, ?task, %error, "failed to work on a volume");
         match error {
-            NodeError::Host(host::Error::BackingLost { .. }) => Outcome::Lost(error.message()),
-            error => Outcome::Failed(error.message()),
+            NodeError::Host(host::Error::BackingLost { .. }) => Outcome::Lost(error.to_string()),
+            error => Outcome::Failed(error.to_string()),
         }
     });
     let (status, pause) = node_task::report(volume, task, outcome, Timestamp::now());
@@ -73,7 +73,7 @@ pub(super) async fn reconcile(
             Err(error) => {
                 tracing::warn!(
                     volume = name,
-                    error = error.message(),
+                    %error,
                     "failed to lift the fence of a volume"
                 );
                 return Ok(Some(UNFENCE_AGAIN));
@@ -152,10 +152,10 @@ async fn perform(
                     tracing::warn!(
                         volume = name,
                         bytes,
-                        error = error.message(),
+                        %error,
                         "failed to resize a volume"
                     );
-                    Ok(Outcome::NotResized(error.message()))
+                    Ok(Outcome::NotResized(error.to_string()))
                 }
             }
         }

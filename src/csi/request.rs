@@ -114,19 +114,12 @@ fn check_capability(capability: &VolumeCapability) -> Result<(), Error> {
         return Err(invalid("volume_capability has no access mode"));
     };
     match Mode::try_from(mode) {
-        // A volume that is not shared is exclusive on the node, whatever the access mode says (M2).
-        Ok(
-            Mode::SingleNodeWriter
-            | Mode::SingleNodeSingleWriter
-            | Mode::SingleNodeMultiWriter
-            | Mode::MultiNodeMultiWriter
-            | Mode::SingleNodeReaderOnly
-            | Mode::MultiNodeReaderOnly,
-        ) => Ok(()),
         Ok(Mode::MultiNodeSingleWriter) => {
             Err(invalid("access mode MULTI_NODE_SINGLE_WRITER is not supported"))
         }
         Ok(Mode::Unknown) | Err(_) => Err(invalid("volume_capability has an unknown access mode")),
+        // A volume that is not shared is exclusive on the node, whatever the access mode says (M2).
+        Ok(_) => Ok(()),
     }
 }
 
