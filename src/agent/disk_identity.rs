@@ -50,8 +50,7 @@ impl DiskIdentities {
 
         let node = self.ctx.node.clone();
         let configured: Vec<&str> = self.entries.iter().map(|entry| &*entry.name).collect();
-        let mut objects = BTreeMap::new();
-        let mut expected = Vec::new();
+        let (mut objects, mut expected, mut failed) = (BTreeMap::new(), Vec::new(), Ok(()));
         for entry in &self.entries {
             let id = ids.remove(&entry.name).map_or_else(
                 || Err("the agent has not opened it".to_owned()),
@@ -62,34 +61,32 @@ impl DiskIdentities {
 
             let spec = || entry.spec(&node, id.as_deref().unwrap_or_default());
             let object = match identity {
-                Identity::Known(known) => Ok(known.clone()),
+                Identity::Known(known) => Ok(Ok(known.clone())),
                 Identity::New(name) => {
-                    Ok(cluster::apply(api, &NodeDisk::new(&name, spec()), AGENT_MANAGER).await?)
+                    cluster::apply(api, &NodeDisk::new(&name, spec()), AGENT_MANAGER).await.map(Ok)
                 }
-                Identity::TakeOver(found) => self.take_over(api, found, spec()).await?,
-                Identity::Refused(why) => Err(why),
+                Identity::TakeOver(found) => self.take_over(api, found, spec()).await,
+                Identity::Refused(why) => Ok(Err(why)),
             };
+            let disk = entry.name.clone();
             match object {
-                Ok(object) => {
-                    self.refused.remove(&entry.name);
-                    expected.push((
-                        entry.name.clone(),
-                        Some(object.spec.disk_id.clone()),
-                        declared_gone(&object),
-                    ));
-                    objects.insert(entry.name.clone(), object);
+                Ok(Ok(object)) => {
+                    self.refused.remove(&disk);
+                    expected.push((disk.clone(), Some(object.spec.disk_id.clone()), declared_gone(&object)));
+                    objects.insert(disk, object);
                 }
-                Err(why) => {
-                    if self.refused.get(&entry.name) != Some(&why) {
-                        tracing::error!(disk = entry.name, why, "refused to serve a disk");
-                        self.refused.insert(entry.name.clone(), why.clone());
+                Ok(Err(why)) => {
+                    if self.refused.insert(disk.clone(), why.clone()).as_ref() != Some(&why) {
+                        tracing::error!(disk, why, "refused to serve a disk");
                     }
-                    expected.push((entry.name.clone(), None, Some(why)));
+                    expected.push((disk, None, Some(why)));
                 }
+                // One disk's failure keeps no other from being refused or expected.
+                Err(error) => failed = Err(error.into()),
             }
         }
         self.ctx.on_host(move |host| expect(host, expected)).await?;
-        Ok(objects)
+        failed.map(|()| objects)
     }
 
     /// Takes a disk over that has a NodeDisk elsewhere; returns the API server's refusal if it may not be.
