@@ -22,13 +22,13 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
-use reservoir::api::condition::{self, BACKED, DISK_HEALTHY, READY, Verdict, reason};
+use reservoir::api::condition::{self, DISK_HEALTHY, READY, Verdict, reason};
 use reservoir::api::{
-    AGENT_MANAGER, BackingState, DiskReservation, LABEL_MANAGED_BY, MANAGED_BY, NodeDisk, NodePart,
-    RoleSubscription, SharedPersistentVolume, Size, VolumeClaim,
+    AGENT_MANAGER, BackingState, DiskReservation, LABEL_MANAGED_BY, MANAGED_BY, NodeDisk, RoleSubscription,
+    SharedPersistentVolume, Size, VolumeClaim,
 };
 use reservoir::cluster::write_status;
-use reservoir::plan::keep::{OnDisk, Task, next};
+use reservoir::plan::node_task::{OnDisk, Outcome, Task, next, report};
 use reservoir_cluster::api::ApiOptions;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -280,38 +280,25 @@ where
 
 /// The status that the agent would write next, if any.
 fn as_agent(volume: &SharedPersistentVolume) -> Option<reservoir::api::SharedPersistentVolumeStatus> {
-    let mut status = volume.status.clone()?;
-    status.node_name.as_ref()?;
-    let node = status.node.get_or_insert_default();
-    let before = node.clone();
-    let on_disk = OnDisk {
-        there: node.backing == BackingState::Made,
+    let before = volume.status.as_ref()?;
+    before.node_name.as_ref()?;
+    let node = before.node.clone().unwrap_or_default();
+    let size = before.size.as_ref().map_or(0, Size::bytes_or_zero);
+    let on_disk = (node.backing == BackingState::Made).then(|| OnDisk {
         fenced: node.fenced,
         size: node.size.as_ref().map(Size::bytes_or_zero),
         resizing: false,
-    };
-    match next(volume, on_disk) {
-        Task::Make => {
-            node.backing = BackingState::Made;
-            node.size = status.size.clone();
-            let made = Verdict::yes(reason::BACKED, "it is played");
-            condition::set(
-                &mut status.conditions,
-                BACKED,
-                made,
-                volume.metadata.generation,
-                Timestamp::now(),
-            );
-        }
-        Task::Fence => node.fenced = true,
-        Task::Unfence => *node = NodePart { fenced: false, ..node.clone() },
-        Task::Erase => {
-            node.backing = BackingState::Erased;
-            node.erased = status.size.clone();
-        }
+    });
+    let task = next(volume, on_disk);
+    let outcome = match task {
+        Task::Make => Outcome::Made(size),
+        Task::Fence => Outcome::Fenced { pods: vec![], in_use: false },
+        Task::Unfence => Outcome::Untouched,
+        Task::Erase => Outcome::Erased(size),
         Task::Rest | Task::Lost | Task::Size(_) => return None,
-    }
-    (status.node.as_ref() != Some(&before)).then_some(status)
+    };
+    let (status, _) = report(volume, task, outcome, Timestamp::now());
+    (status.node != before.node).then_some(status)
 }
 
 /// The controller's writes in the audit log, without events, and without the renewals of the lease that every controller

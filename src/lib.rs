@@ -1,10 +1,11 @@
 //! Reservoir: Apache Mesos' shared persistent volumes for Kubernetes.
 //!
-//! Dependencies point one way: `main` → `controller`, `agent`, `csi` → `cluster`, `host` → `plan` → `api`.
+//! Dependencies point one way: `main` → `cli` → `controller`, `agent` → `csi`, `cluster`, `host`, `plan` → `api`.
 //! `kubectl-reservoir` → `plugin` → `cluster`, `plan`, `api`.
 
 pub mod agent;
 pub mod api;
+pub mod cli;
 pub mod cluster;
 pub mod controller;
 pub mod csi;

@@ -1,4 +1,4 @@
-//! What the log says of a call, and what it must not. Alone in its process: the log is the process's.
+//! The log of a call, which has one line and no secret. A process of its own: the log is the process's.
 
 mod csi_support;
 
@@ -23,7 +23,7 @@ impl Write for Log {
 
 /// S17. Tokens of pods in the log: CVE-2023-2878, CVE-2024-3744.
 #[tokio::test]
-async fn cve_2023_2878_cve_2024_3744_no_secret_reaches_the_log_and_every_change_is_one_line() {
+async fn cve_2023_2878_cve_2024_3744_a_call_logs_one_line_no_secret() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()

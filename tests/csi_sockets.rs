@@ -1,4 +1,4 @@
-//! Sockets and registration: what the kubelet's plugin watcher sees, from start to stop.
+//! Sockets and registration, as the kubelet's plugin watcher meets them from start to stop.
 
 mod csi_support;
 
@@ -8,8 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use csi_support::{Agent, Memory, config, until};
+use csi_support::{Agent, Memory, Seen, config, endpoint, until};
 use reservoir::csi::proto::csi::ProbeRequest;
+use reservoir::csi::proto::registration::registration_client::RegistrationClient;
 use reservoir::csi::proto::registration::{InfoRequest, RegistrationStatus};
 use reservoir::csi::{ServeConfig, ServeError, serve};
 use tempfile::TempDir;
@@ -17,7 +18,8 @@ use tonic::Code;
 
 /// Serves until it fails, which it must.
 async fn failure(config: ServeConfig) -> ServeError {
-    let serving = serve(config, Arc::new(Memory::default()), Arc::new(()), std::future::pending());
+    let serving =
+        serve(config, Arc::new(Memory::default()), Arc::new(Seen::default()), std::future::pending());
     tokio::time::timeout(Duration::from_secs(10), serving).await.expect("did not fail").unwrap_err()
 }
 
@@ -27,15 +29,33 @@ fn socket_file(path: &Path) {
     drop(std::os::unix::net::UnixListener::bind(path).unwrap());
 }
 
+/// kubernetes 108254, hyperium/h2 487. The kubelet dials the path; its gRPC library (grpc-go, `encodeAuthority`) sends the
+/// path as `:authority` with all but these characters percent-encoded.
 #[tokio::test]
-async fn the_kubelet_learns_what_this_is_and_says_that_it_registered_it() {
+async fn kubernetes_108254_the_path_is_a_valid_authority() {
+    let dir = TempDir::new().unwrap();
+    let agent = Agent::start(&dir).await;
+    let socket = agent.config.registration_socket();
+    let stays = |c: char| c.is_ascii_alphanumeric() || "-_.~!$&'()*+,;=:[]@".contains(c);
+    let encode = |c: char| if stays(c) { c.to_string() } else { format!("%{:02X}", c as u32) };
+    let authority: String = socket.to_str().unwrap().chars().map(encode).collect();
+    assert!(authority.starts_with("%2F"), "{authority}");
+    let origin = format!("http://{authority}").parse().unwrap();
+    let kubelet = endpoint(&socket).origin(origin).connect().await.unwrap();
+    RegistrationClient::new(kubelet).get_info(InfoRequest {}).await.unwrap();
+    agent.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_kubelet_gets_the_drivers_name_and_socket() {
     let dir = TempDir::new().unwrap();
     let agent = Agent::start(&dir).await;
     let mut kubelet = agent.registration().await;
     let info = kubelet.get_info(InfoRequest {}).await.unwrap().into_inner();
     assert_eq!(info.r#type, "CSIPlugin");
     assert_eq!(info.name, "csi.reservoir.dev");
-    assert_eq!(info.endpoint, "/var/lib/kubelet/plugins/csi.reservoir.dev/csi.sock");
+    assert_eq!(Path::new(&info.endpoint), agent.config.csi_socket());
+    assert!(info.endpoint.ends_with("/plugins/csi.reservoir.dev/csi.sock"), "{}", info.endpoint);
     assert_eq!(info.supported_versions, ["1.0.0"]);
     let registered = RegistrationStatus { plugin_registered: true, error: String::new() };
     kubelet.notify_registration_status(registered).await.unwrap();
@@ -45,16 +65,16 @@ async fn the_kubelet_learns_what_this_is_and_says_that_it_registered_it() {
 }
 
 #[tokio::test]
-async fn a_refused_driver_offers_itself_again() {
+async fn a_refused_driver_is_offered_to_the_kubelet_again() {
     let dir = TempDir::new().unwrap();
     let agent = Agent::start(&dir).await;
     let made = || {
-        fs::metadata(&agent.config.registration_socket).ok().map(|found| (found.ino(), found.ctime_nsec()))
+        fs::metadata(agent.config.registration_socket()).ok().map(|found| (found.ino(), found.ctime_nsec()))
     };
     let refused = || RegistrationStatus { plugin_registered: false, error: "not now".into() };
     let registered = RegistrationStatus { plugin_registered: true, error: String::new() };
 
-    // The kubelet's own next try succeeds: nothing to do.
+    // The kubelet's own next try succeeds: the socket stays.
     let first = made();
     agent.registration().await.notify_registration_status(refused()).await.unwrap();
     agent.registration().await.notify_registration_status(registered).await.unwrap();
@@ -69,10 +89,10 @@ async fn a_refused_driver_offers_itself_again() {
 }
 
 #[tokio::test]
-async fn sockets_are_for_this_user_only_and_gone_after_a_stop() {
+async fn sockets_are_private_and_gone_after_a_stop() {
     let dir = TempDir::new().unwrap();
     let agent = Agent::start(&dir).await;
-    let sockets = [agent.config.csi_socket.clone(), agent.config.registration_socket.clone()];
+    let sockets = [agent.config.csi_socket(), agent.config.registration_socket()];
     for socket in &sockets {
         assert_eq!(fs::metadata(socket).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(socket.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o750);
@@ -84,8 +104,8 @@ async fn sockets_are_for_this_user_only_and_gone_after_a_stop() {
 #[tokio::test]
 async fn sockets_left_by_a_crash_are_replaced() {
     let dir = TempDir::new().unwrap();
-    socket_file(&config(&dir).csi_socket);
-    socket_file(&config(&dir).registration_socket);
+    socket_file(&config(&dir).csi_socket());
+    socket_file(&config(&dir).registration_socket());
     let agent = Agent::start(&dir).await;
     agent.registration().await.get_info(InfoRequest {}).await.unwrap();
     agent.identity().await.probe(ProbeRequest {}).await.unwrap();
@@ -93,42 +113,42 @@ async fn sockets_left_by_a_crash_are_replaced() {
 }
 
 #[tokio::test]
-async fn what_is_not_a_socket_is_left_alone() {
+async fn a_file_in_place_of_a_socket_is_left_alone() {
     let dir = TempDir::new().unwrap();
     let config = config(&dir);
-    for path in [&config.csi_socket, &config.registration_socket] {
+    for path in [config.csi_socket(), config.registration_socket()] {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, "somebody's").unwrap();
+        fs::write(&path, "somebody's").unwrap();
         let error = failure(config.clone()).await;
-        assert!(matches!(&error, ServeError::Foreign { path: named } if named == path), "{error}");
-        assert_eq!(fs::read_to_string(path).unwrap(), "somebody's");
-        fs::remove_file(path).unwrap();
+        assert!(matches!(&error, ServeError::Foreign { path: named } if *named == path), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "somebody's");
+        fs::remove_file(&path).unwrap();
 
-        std::os::unix::fs::symlink("/nowhere", path).unwrap();
+        std::os::unix::fs::symlink("/nowhere", &path).unwrap();
         assert!(matches!(failure(config.clone()).await, ServeError::Foreign { .. }));
-        fs::remove_file(path).unwrap();
+        fs::remove_file(&path).unwrap();
     }
-    assert!(!config.csi_socket.exists(), "a failed start leaves no socket");
+    assert!(!config.csi_socket().exists(), "a failed start leaves no socket");
 }
 
 #[tokio::test]
-async fn a_second_agent_gives_way() {
+async fn a_second_agent_leaves_the_sockets_to_the_first() {
     let dir = TempDir::new().unwrap();
     let agent = Agent::start(&dir).await;
     let error = failure(config(&dir)).await;
     assert_eq!(
         error.to_string(),
-        format!("another process answers on {}", agent.config.csi_socket.display())
+        format!("another process answers on {}", agent.config.csi_socket().display())
     );
     agent.identity().await.probe(ProbeRequest {}).await.unwrap();
     agent.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_stop_leaves_the_successors_socket() {
+async fn a_stop_leaves_the_socket_of_the_next_agent() {
     let dir = TempDir::new().unwrap();
     let agent = Agent::start(&dir).await;
-    let csi_socket = agent.config.csi_socket.clone();
+    let csi_socket = agent.config.csi_socket();
     fs::remove_file(&csi_socket).unwrap();
     socket_file(&csi_socket);
     agent.stop().await.unwrap();
@@ -136,9 +156,9 @@ async fn a_stop_leaves_the_successors_socket() {
 }
 
 #[tokio::test]
-async fn a_path_that_no_socket_can_have_says_so() {
+async fn a_socket_path_that_is_too_long_is_an_error() {
     let dir = TempDir::new().unwrap();
     let mut config = config(&dir);
-    config.csi_socket = dir.path().join("long".repeat(40));
+    config.kubelet_dir = dir.path().join("long".repeat(40));
     assert!(matches!(failure(config).await, ServeError::Listen { .. }));
 }

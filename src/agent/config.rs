@@ -1,10 +1,10 @@
-//! The agent's configuration file: which disks there are.
+//! The agent's configuration file: the disks of its node.
 
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::api::{BackingKind, DiskKind, Role, Size};
+use crate::api::{BackingKind, DiskKind, NodeDiskSpec, Role, Size};
 use crate::host::{self, DiskConfig, Keeping};
 
 /// The configuration file.
@@ -13,7 +13,7 @@ use crate::host::{self, DiskConfig, Keeping};
 pub struct Config {
     /// The disks.
     pub disks: Vec<DiskEntry>,
-    /// The directory for the journals of disks of kind `Block`, which have no room for one.
+    /// The directory for the records of disks of kind `Block`, which have no place for them.
     #[serde(default = "state_dir")]
     pub state_dir: PathBuf,
 }
@@ -24,20 +24,20 @@ pub struct Config {
 pub struct DiskEntry {
     /// Its name: a DNS label.
     pub name: String,
-    /// What is handed out of it.
-    #[serde(default = "path_kind")]
+    /// A part of a file system or volume group, or an undivided disk.
+    #[serde(default)]
     pub kind: DiskKind,
-    /// How volumes are made; without it, as the kind of disk has it.
+    /// The backing of volumes; by default that of the kind.
     #[serde(default)]
     pub backing: Option<BackingKind>,
     /// A directory, on ext4 or xfs; with backing `Btrfs` the place where the top level of a btrfs is mounted, with backing
     /// `Lvm` the volume group's directory in `/dev`; of kind `Mount` the place where the file system is mounted, of kind
     /// `Block` the device, best by a name that stays: `/dev/disk/by-id/…`.
     pub path: PathBuf,
-    /// At most this much is used; without it, all that the file system has. Only of kind `Path`.
+    /// The most that is used; by default all of the file system. Only of kind `Path`.
     #[serde(default)]
     pub capacity: Option<Size>,
-    /// Held back for the system: a quantity, or a percentage of the file system; without it `10%`, of a volume group
+    /// Held back for the system: a quantity, or a percentage of the file system; by default `10%`, of a volume group
     /// nothing. Only of kind `Path`.
     #[serde(default)]
     pub system_reserved: Option<Size>,
@@ -49,7 +49,7 @@ pub struct DiskEntry {
     /// enforce no size (D5).
     #[serde(default)]
     pub allow_unenforced: bool,
-    /// What is reserved on it from the start; the API changes none of it (R2).
+    /// Static reservations: the API changes none of them (R2).
     #[serde(default)]
     pub reservations: Vec<StaticReservation>,
 }
@@ -62,14 +62,10 @@ fn state_dir() -> PathBuf {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StaticReservation {
-    /// The role that it is for.
+    /// Its role.
     pub role: String,
-    /// How many bytes.
+    /// Its size.
     pub size: Size,
-}
-
-fn path_kind() -> DiskKind {
-    DiskKind::Path
 }
 
 /// Why a configuration cannot be used.
@@ -80,15 +76,15 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The kernel's answer.
         source: std::io::Error,
     },
-    /// It is not the YAML that is expected.
+    /// The file is not YAML of this form.
     #[error("failed to understand {path}")]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// The place and the mistake.
         source: serde_yaml::Error,
     },
     /// A field makes no sense.
@@ -96,13 +92,13 @@ pub enum ConfigError {
     Field {
         /// Name of the disk.
         disk: String,
-        /// What is wrong.
+        /// The mistake.
         reason: String,
     },
 }
 
 impl Config {
-    /// Reads the file.
+    /// Reads the file; blocks.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
@@ -116,7 +112,7 @@ impl Config {
 }
 
 impl DiskEntry {
-    /// How volumes are made.
+    /// The backing of volumes.
     pub fn backing(&self) -> BackingKind {
         self.backing.unwrap_or(match self.kind {
             DiskKind::Path => BackingKind::Loop,
@@ -125,107 +121,34 @@ impl DiskEntry {
         })
     }
 
-    /// The disk as `host` takes it; the directory of a `Path` disk is made if it is not there.
+    /// The spec of its NodeDisk, in `node` and with the ID that is stored on it.
+    pub(super) fn spec(&self, node: &str, id: &str) -> NodeDiskSpec {
+        NodeDiskSpec {
+            node_name: node.to_owned(),
+            disk_name: self.name.clone(),
+            disk_id: id.to_owned(),
+            kind: self.kind,
+            backing: self.backing(),
+            path: self.path.display().to_string(),
+            adopt_roots: self.adopt_roots.iter().map(|root| root.display().to_string()).collect(),
+            allow_unenforced: self.allow_unenforced,
+            gone: false,
+        }
+    }
+
+    /// The disk in the host's terms; makes the directory of a `Path` disk if it is missing, and blocks.
     pub fn to_host(&self, state_dir: &Path) -> Result<DiskConfig, ConfigError> {
-        let wrong = |reason: String| ConfigError::Field { disk: self.name.clone(), reason };
-        let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if self.name.is_empty()
-            || self.name.len() > 63
-            || !self.name.chars().all(label)
-            || self.name.starts_with('-')
-        {
-            return Err(wrong("a name is a DNS label of lower-case letters, digits and `-`".to_owned()));
-        }
-        if !self.path.is_absolute() {
-            return Err(wrong(format!("path {} is not absolute", self.path.display())));
-        }
-        for (i, reservation) in self.reservations.iter().enumerate() {
-            let role = &reservation.role;
-            Role::parse(role).map_err(|e| wrong(e.to_string()))?;
-            reservation.size.bytes().map_err(|e| wrong(e.to_string()))?;
-            if self.reservations[..i].iter().any(|other| other.role == *role) {
-                return Err(wrong(format!("role {role} has two reservations; make them one")));
-            }
-        }
-        let keeping = match (self.kind, self.backing()) {
-            (DiskKind::Path, BackingKind::Loop) => Keeping::Loop,
-            (DiskKind::Path, BackingKind::Btrfs) => Keeping::Btrfs,
-            (DiskKind::Path, BackingKind::Quota) => Keeping::Quota,
-            (DiskKind::Path, BackingKind::Lvm) => Keeping::Lvm,
-            (DiskKind::Mount, BackingKind::Mount) => Keeping::Mount,
-            (DiskKind::Block, BackingKind::Block) => Keeping::Block,
-            (kind, backing) => {
-                return Err(wrong(format!(
-                    "a disk of kind {kind:?} cannot have backing {backing:?}: leave backing out"
-                )));
-            }
-        };
-        if self.kind != DiskKind::Path && (self.capacity.is_some() || self.system_reserved.is_some()) {
-            let kind = self.kind;
-            return Err(wrong(format!(
-                "a disk of kind {kind:?} is handed out whole: leave capacity and systemReserved out"
-            )));
-        }
-        if matches!(keeping, Keeping::Btrfs | Keeping::Lvm) && !self.adopt_roots.is_empty() {
-            return Err(wrong(format!(
-                "a disk with backing {:?} has nothing on it but volumes: leave adoptRoots out",
-                self.backing()
-            )));
-        }
-        let is_group = keeping == Keeping::Lvm;
-        if is_group && host::volume_group_of(&self.path).is_none() {
-            return Err(wrong(format!(
-                "path {} is not /dev/ and the name of a volume group, as backing Lvm needs it",
-                self.path.display()
-            )));
-        }
-        if self.kind != DiskKind::Path && !self.adopt_roots.is_empty() {
-            let kind = self.kind;
-            return Err(wrong(format!(
-                "a disk of kind {kind:?} is handed out whole, and adopts no directory: leave adoptRoots out"
-            )));
-        }
-        let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
-        for root in &self.adopt_roots {
-            if !root.is_absolute() || root.parent().is_none() || !root.components().all(plain) {
-                return Err(wrong(format!(
-                    "adoptRoots: {} is not the plain absolute path of a directory below /",
-                    root.display()
-                )));
-            }
-        }
-        let is_directory = self.kind == DiskKind::Path && !is_group;
+        let keeping = self.validate()?;
+        let is_directory = self.kind == DiskKind::Path && keeping != Keeping::Lvm;
         if is_directory {
-            std::fs::create_dir_all(&self.path)
-                .map_err(|e| wrong(format!("{}: {e}", self.path.display())))?;
+            let made = std::fs::create_dir_all(&self.path);
+            made.map_err(|e| self.wrong(format!("failed to make directory {}: {e}", self.path.display())))?;
         }
-        let bytes = |size: &Size| size.bytes().map_err(|e| wrong(e.to_string()));
-        let capacity = self.capacity.as_ref().map(bytes).transpose()?;
-        let held_back = self
-            .system_reserved
-            .clone()
-            .unwrap_or_else(|| Size::written(if is_directory { "10%" } else { "0" }));
-        let system_reserved = match held_back.as_str().strip_suffix('%') {
-            None if held_back.as_str() == "0" => 0,
-            None => bytes(&held_back)?,
-            Some(percent) => {
-                let percent: u64 = percent.parse().ok().filter(|p| *p <= 100).ok_or_else(|| {
-                    wrong(format!("systemReserved {held_back}: a percentage is a whole number up to 100"))
-                })?;
-                let whole = match capacity {
-                    Some(bytes) => bytes,
-                    None if is_group => {
-                        return Err(wrong(format!(
-                            "systemReserved {held_back}: of a volume group, say how many bytes, or set capacity"
-                        )));
-                    }
-                    None => {
-                        let stat = rustix::fs::statvfs(&self.path).map_err(|e| wrong(e.to_string()))?;
-                        stat.f_blocks.saturating_mul(stat.f_frsize)
-                    }
-                };
-                (u128::from(whole) * u128::from(percent) / 100) as u64
-            }
+        let capacity = self.capacity.as_ref().map(|size| self.bytes(size)).transpose()?;
+        let system_reserved = match &self.system_reserved {
+            Some(size) => self.held_back(size, capacity, is_directory)?,
+            None if is_directory => self.held_back(&Size::written("10%"), capacity, true)?,
+            None => 0,
         };
         Ok(DiskConfig {
             name: self.name.clone(),
@@ -238,6 +161,97 @@ impl DiskEntry {
             allow_unenforced: self.allow_unenforced,
         })
     }
+
+    fn validate(&self) -> Result<Keeping, ConfigError> {
+        let ensure =
+            |ok: bool, reason: &dyn Fn() -> String| if ok { Ok(()) } else { Err(self.wrong(reason())) };
+        let (kind, backing, path) = (self.kind, self.backing(), self.path.display());
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let is_label = (1..=63).contains(&self.name.len()) && self.name.chars().all(plain);
+        ensure(is_label && !self.name.starts_with('-'), &|| {
+            "a name is a DNS label of lower-case letters, digits and `-`".to_owned()
+        })?;
+        ensure(self.path.is_absolute(), &|| format!("path {path} is not absolute"))?;
+        for (i, StaticReservation { role, size }) in self.reservations.iter().enumerate() {
+            Role::parse(role).map_err(|e| self.wrong(e.to_string()))?;
+            self.bytes(size)?;
+            let is_first = self.reservations[..i].iter().all(|other| other.role != *role);
+            ensure(is_first, &|| format!("role {role} has two reservations; make them one"))?;
+        }
+        let keeping = match (kind, backing) {
+            (DiskKind::Path, BackingKind::Loop) => Keeping::Loop,
+            (DiskKind::Path, BackingKind::Btrfs) => Keeping::Btrfs,
+            (DiskKind::Path, BackingKind::Quota) => Keeping::Quota,
+            (DiskKind::Path, BackingKind::Lvm) => Keeping::Lvm,
+            (DiskKind::Mount, BackingKind::Mount) => Keeping::Mount,
+            (DiskKind::Block, BackingKind::Block) => Keeping::Block,
+            _ => {
+                let reason =
+                    format!("a disk of kind {kind:?} cannot have backing {backing:?}: leave backing out");
+                return Err(self.wrong(reason));
+            }
+        };
+        let (divided, adopts) = (kind == DiskKind::Path, !self.adopt_roots.is_empty());
+        ensure(divided || self.capacity.is_none() && self.system_reserved.is_none(), &|| {
+            format!("a disk of kind {kind:?} is handed out whole: leave capacity and systemReserved out")
+        })?;
+        ensure(!adopts || !matches!(keeping, Keeping::Btrfs | Keeping::Lvm), &|| {
+            format!("a disk with backing {backing:?} has nothing on it but volumes: leave adoptRoots out")
+        })?;
+        ensure(keeping != Keeping::Lvm || host::volume_group_of(&self.path).is_some(), &|| {
+            format!("path {path} is not /dev/ and the name of a volume group, as backing Lvm needs it")
+        })?;
+        ensure(divided || !adopts, &|| {
+            format!(
+                "a disk of kind {kind:?} is handed out whole, and adopts no directory: leave adoptRoots out"
+            )
+        })?;
+        let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+        for root in &self.adopt_roots {
+            ensure(root.is_absolute() && root.parent().is_some() && root.components().all(plain), &|| {
+                format!(
+                    "adoptRoots: {} is not the plain absolute path of a directory below /",
+                    root.display()
+                )
+            })?;
+        }
+        Ok(keeping)
+    }
+
+    /// The bytes of `systemReserved`, which is a size or a percentage of the capacity.
+    fn held_back(
+        &self,
+        held_back: &Size,
+        capacity: Option<u64>,
+        is_directory: bool,
+    ) -> Result<u64, ConfigError> {
+        let Some(percent) = held_back.as_str().strip_suffix('%') else {
+            return if held_back.as_str() == "0" { Ok(0) } else { self.bytes(held_back) };
+        };
+        let wrong = |reason: &str| self.wrong(format!("systemReserved {held_back}: {reason}"));
+        let percent: u64 = percent
+            .parse()
+            .ok()
+            .filter(|percent| *percent <= 100)
+            .ok_or_else(|| wrong("a percentage is a whole number up to 100"))?;
+        let all = match capacity {
+            Some(bytes) => bytes,
+            None if is_directory => {
+                let stat = rustix::fs::statvfs(&self.path).map_err(|e| self.wrong(e.to_string()))?;
+                stat.f_blocks.saturating_mul(stat.f_frsize)
+            }
+            None => return Err(wrong("of a volume group, say how many bytes, or set capacity")),
+        };
+        Ok((u128::from(all) * u128::from(percent) / 100) as u64)
+    }
+
+    fn bytes(&self, size: &Size) -> Result<u64, ConfigError> {
+        size.bytes().map_err(|e| self.wrong(e.to_string()))
+    }
+
+    fn wrong(&self, reason: String) -> ConfigError {
+        ConfigError::Field { disk: self.name.clone(), reason }
+    }
 }
 
 #[cfg(test)]
@@ -245,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_needs_a_name_and_a_path() {
+    fn a_disk_with_a_name_and_a_path_gets_the_defaults() {
         let dir = tempfile::tempdir().unwrap();
         let text = format!("disks: [{{name: fast, path: {}, capacity: 4Gi}}]", dir.path().display());
         let host = Config::parse(&text).unwrap().disks[0].to_host(dir.path()).unwrap();
@@ -257,15 +271,15 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
-        for (text, said) in [
+    fn a_mistake_in_the_configuration_is_named() {
+        for (text, part) in [
             ("disks: [{name: a}]", "missing field `path`"),
             ("disks: [{name: a, path: /x, size: 1}]", "unknown field `size`"),
             ("disks: [{name: a, path: /x, kind: Floppy}]", "unknown variant `Floppy`"),
         ] {
-            assert!(Config::parse(text).unwrap_err().to_string().contains(said), "{text}");
+            assert!(Config::parse(text).unwrap_err().to_string().contains(part), "{text}");
         }
-        for (text, said) in [
+        for (text, part) in [
             ("{name: A/b, path: /tmp}", "a name is a DNS label"),
             ("{name: a, path: tmp}", "not absolute"),
             ("{name: a, path: /tmp, systemReserved: 101%}", "up to 100"),
@@ -292,7 +306,7 @@ mod tests {
             ("{name: a, path: /tmp, kind: Mount, systemReserved: 10%}", "is handed out whole"),
         ] {
             let entry: DiskEntry = serde_yaml::from_str(text).unwrap();
-            assert!(entry.to_host(Path::new("/s")).unwrap_err().to_string().contains(said), "{text}");
+            assert!(entry.to_host(Path::new("/s")).unwrap_err().to_string().contains(part), "{text}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What the disks of the node and the volumes on them have, as a scrape is told it (T3). It is measured now and then, so
-//! that no scrape waits for a disk.
+//! Gauges of the node's disks and of the volumes on them (T3). They are measured periodically, so that no scrape waits for
+//! a disk.
 
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
@@ -7,16 +7,16 @@ use std::time::Duration;
 use crate::host::{Host, State, Usage};
 use crate::telemetry::{Sink, View};
 
-use super::disks::Places;
-use super::volumes::{Context, blocking};
+use super::context::Context;
+use super::disk_names::DiskNames;
 
-/// What was measured last.
+/// The last measurement.
 #[derive(Default)]
-pub(super) struct Measured(RwLock<Seen>);
+pub(super) struct NodeGauges(RwLock<Measured>);
 
 #[derive(Default)]
-struct Seen {
-    /// What each disk's file system has free.
+struct Measured {
+    /// The free bytes of each NodeDisk's file system.
     disks: Vec<(String, u64)>,
     volumes: Vec<Volume>,
 }
@@ -27,7 +27,7 @@ struct Volume {
     disk: String,
     size: u64,
     allocated: u64,
-    /// Of one that is mounted.
+    /// Of a mounted volume.
     usage: Option<Usage>,
 }
 
@@ -37,58 +37,58 @@ impl Volume {
     }
 }
 
-impl Measured {
-    /// Measures again and again.
-    pub(super) async fn keep(&self, ctx: &Context, every: Duration) {
+impl NodeGauges {
+    /// Measures at once, and then at this interval.
+    pub(super) async fn measure(&self, ctx: &Context, every: Duration) {
         loop {
-            let places = ctx.places.clone();
-            match blocking(ctx, move |host| Ok(look(host, &places))).await {
-                Ok(seen) => *self.0.write().unwrap_or_else(PoisonError::into_inner) = seen,
-                Err(error) => tracing::warn!(%error, "failed to measure the volumes"),
+            let names = ctx.disk_names.clone();
+            match ctx.on_host(move |host| measure(host, &names)).await {
+                Ok(measured) => *self.0.write().unwrap_or_else(PoisonError::into_inner) = measured,
+                Err(error) => tracing::warn!(%error, "failed to measure disks and volumes"),
             }
             tokio::time::sleep(every).await;
         }
     }
 }
 
-fn look(host: &Host, places: &Places) -> Seen {
-    let of = |disk: &str| places.node_disk(disk).unwrap_or_else(|| disk.to_owned());
-    let disks = host.free().into_iter().map(|(disk, free)| (of(&disk), free)).collect();
+fn measure(host: &Host, names: &DiskNames) -> Measured {
+    let node_disk = |disk: &str| names.node_disk_of(disk).unwrap_or_else(|| disk.to_owned());
+    let disks = host.free().into_iter().map(|(disk, free)| (node_disk(&disk), free)).collect();
     let mut volumes = Vec::new();
     for report in host.volumes() {
         let Ok(record) = report.record else { continue };
         if record.state != State::Ready {
             continue;
         }
-        // One that nobody uses is not mounted for this.
+        // An unused volume is not mounted for this.
         let usage = (!record.publishes.is_empty()).then(|| host.usage(&report.uid).ok()).flatten();
         volumes.push(Volume {
             name: record.spec.name,
             role: record.spec.role,
-            disk: of(&report.disk),
+            disk: node_disk(&report.disk),
             size: record.spec.size_bytes,
             allocated: report.allocated,
             usage,
         });
     }
     volumes.sort_by(|a, b| a.name.cmp(&b.name));
-    Seen { disks, volumes }
+    Measured { disks, volumes }
 }
 
-impl View for Measured {
+impl View for NodeGauges {
     fn report(&self, to: &mut Sink<'_>) {
-        let seen = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let free = seen.disks.iter().map(|(disk, free)| ([("disk", disk.as_str())], *free as f64));
+        let measured = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let free = measured.disks.iter().map(|(disk, free)| ([("disk", disk.as_str())], *free as f64));
         to.gauge("disk_free_bytes", "What the disk's file system has free, whoever took the rest", free);
         let mut each = |name: &str, help: &str, of: &dyn Fn(&Volume) -> Option<u64>| {
-            to.gauge(name, help, seen.volumes.iter().filter_map(|v| Some((v.labels(), of(v)? as f64))));
+            to.gauge(name, help, measured.volumes.iter().filter_map(|v| Some((v.labels(), of(v)? as f64))));
         };
         each("volume_size_bytes", "Size of the volume", &|v| Some(v.size));
         each("volume_allocated_bytes", "What of the disk it takes", &|v| Some(v.allocated));
         let used = |of: fn(&Usage) -> u64| move |v: &Volume| v.usage.as_ref().map(of);
         each("volume_used_bytes", "Bytes taken in a volume that is in use", &used(|u| u.used_bytes));
         each("volume_available_bytes", "Bytes that can still be written to it", &used(|u| u.available_bytes));
-        // A file system that counts no inodes has none to tell of.
+        // A file system that counts no inodes has no such gauge.
         let inodes =
             |of: fn(&Usage) -> u64| move |v: &Volume| v.usage.as_ref().filter(|u| u.total_inodes > 0).map(of);
         each("volume_inodes_used", "Inodes taken in a volume that is in use", &inodes(|u| u.used_inodes));

@@ -1,15 +1,19 @@
-//! The agent of one node: its disks, its volumes, and the CSI plug-in that mounts them into pods.
+//! The agent of one node: its disks, its volumes, and the CSI services that mount them into pods.
 //!
-//! It watches only the volumes of its own node. What it says of them it has seen on the disk or heard from the kernel.
+//! The agent watches only the volumes of its own node, and reports only facts of its disks and of the kernel.
 
 mod config;
+mod context;
+mod disk_identity;
+mod disk_names;
 mod disks;
 mod metrics;
 mod orphans;
 mod publish;
-mod reservations;
 mod run;
+mod static_reservations;
+mod volume_spec;
 mod volumes;
 
 pub use config::{Config, ConfigError, DiskEntry};
-pub use run::{Options, run};
+pub use run::{Error, Options, run};

@@ -1,4 +1,4 @@
-//! What is said of data that has no object any more (S14, X6).
+//! The report of data that has no object any more (S14, X6).
 
 use serde_json::json;
 
@@ -8,13 +8,13 @@ use crate::api::{
 };
 use crate::host::{self, Record, VolumeReport};
 
-/// What is told of one takes no more than this: all of them are in one object, which the API server keeps to 1.5 MiB.
+/// The size limit of one orphan's report: all are in one object, which the API server limits to 1.5 MiB.
 const MOST_BYTES: usize = 8 << 10;
 
-/// Everything that its journal knows, so that nothing has to be guessed when it becomes a volume again; without the labels
+/// The whole record of a volume, so that nothing has to be guessed when its data becomes a volume again; without labels
 /// where these are too many.
 pub(super) fn orphan(report: &VolumeReport) -> Orphan {
-    let mut orphan = told(report);
+    let mut orphan = whole_orphan(report);
     if json!(orphan).to_string().len() > MOST_BYTES {
         orphan.labels.clear();
         orphan.reservations.iter_mut().for_each(|reservation| reservation.labels.clear());
@@ -22,7 +22,7 @@ pub(super) fn orphan(report: &VolumeReport) -> Orphan {
     orphan
 }
 
-fn told(report: &VolumeReport) -> Orphan {
+fn whole_orphan(report: &VolumeReport) -> Orphan {
     let uid = report.uid.as_str().to_owned();
     match &report.record {
         Ok(record) => Orphan {
@@ -43,8 +43,8 @@ fn told(report: &VolumeReport) -> Orphan {
     }
 }
 
-/// A journal of an earlier version has but the name of the reservation: it had the volume's size at least, and may have
-/// had the volume's role.
+/// A record of an earlier version has only the name of the reservation, which was as large as the volume at least, and may
+/// have had the volume's role.
 fn reservations(record: &Record) -> Vec<Reserved> {
     let spec = &record.spec;
     if spec.reservations.is_empty() {
@@ -52,13 +52,13 @@ fn reservations(record: &Record) -> Vec<Reserved> {
         let (name, role) = (spec.reservation.clone(), spec.role.clone());
         return vec![Reserved { name, role, size, ..Default::default() }];
     }
-    let noted = |of: &host::Reserved| Reserved {
+    let reserved = |of: &host::Reserved| Reserved {
         name: of.name.clone(),
         role: of.role.clone(),
         size: Size::from_bytes(of.size_bytes),
         labels: of.labels.clone(),
     };
-    spec.reservations.iter().map(noted).collect()
+    spec.reservations.iter().map(reserved).collect()
 }
 
 fn spec(uid: &str, record: &Record) -> SharedPersistentVolumeSpec {
@@ -78,7 +78,7 @@ fn spec(uid: &str, record: &Record) -> SharedPersistentVolumeSpec {
         adopt: was.adopt.as_ref().map(|path| Adopt { path: path.clone() }),
         recover: Some(Recover { uid: uid.to_owned() }),
         gid: was.gid.map(i64::from),
-        // What an adopted directory has is its own, and a raw device has none.
+        // An adopted directory keeps its own permissions, and a raw device has none.
         permissions: was.mode.filter(|_| was.adopt.is_none() && !was.raw).map(|mode| format!("{mode:04o}")),
         mount_options: options.collect(),
         erase_policy: match was.erase_policy {
@@ -94,15 +94,18 @@ fn spec(uid: &str, record: &Record) -> SharedPersistentVolumeSpec {
 mod tests {
     use super::*;
 
-    /// X6. What cannot be read is reported all the same, and takes its room.
+    /// X6. Its space is kept all the same.
     #[test]
-    fn an_unreadable_journal_is_an_orphan_with_a_problem() {
+    fn x6_an_unreadable_record_is_an_orphan_with_a_problem() {
         let uid: host::VolumeUid = "00112233-4455-6677-8899-aabbccddeeff".parse().unwrap();
-        let error = host::Error::NotFound("its journal".to_owned());
+        let error = host::Error::NotFound("its record".to_owned());
         let report =
             VolumeReport { disk: "d".into(), disk_id: "i".into(), uid, allocated: 5, record: Err(error) };
-        let said = orphan(&report);
-        assert_eq!((said.size, said.reservations, said.name), (Size::from_bytes(5), vec![], String::new()));
-        assert!(said.problem.unwrap().contains("its journal"));
+        let orphan = orphan(&report);
+        assert_eq!(
+            (orphan.size, orphan.reservations, orphan.name),
+            (Size::from_bytes(5), vec![], String::new())
+        );
+        assert!(orphan.problem.unwrap().contains("its record"));
     }
 }

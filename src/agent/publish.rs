@@ -1,25 +1,31 @@
-//! The CSI services' view of the node: may this pod, and mount it (M1–M6, S7).
+//! Mounts the node's volumes into pods, for the CSI services (M1–M6, S7).
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Api;
+use tonic::Code;
 
-use super::volumes::{Context, blocking, operate};
-use crate::api::{SharedPersistentVolume, VolumeMode};
+use crate::api::SharedPersistentVolume;
 use crate::cluster;
-use crate::csi::{Error, PublishRequest, Stats, Usage, VolumeHandle, Volumes};
+use crate::csi::{self, Error, PublishRequest, Stats, Usage, VolumeHandle, Volumes};
 use crate::host::{self, Pod, Publish, VolumeUid};
-use crate::plan::publish::authorise;
+use crate::plan::publish::{Refusal, Request, authorise};
+use crate::telemetry::Metrics;
 
-/// How long an answer of the API server is waited for. Nothing is unmounted at the target meanwhile.
-const PATIENCE: Duration = Duration::from_secs(30);
+use super::context::{Context, NodeError};
+
+/// The timeout for the API server's answer. Nothing can be unmounted at the target meanwhile.
+const API_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The node's volumes as CSI sees them.
 pub(super) struct Node(pub(super) Arc<Context>);
 
 impl Volumes for Node {
+    /// 1. Gather: the volume that the PersistentVolume names, read live.
+    /// 2. Decide: `plan::publish::authorise`.
+    /// 3. Apply: the mount, by the host.
     async fn publish(&self, request: PublishRequest) -> Result<(), Error> {
         let ctx = &*self.0;
         let name = request.volume_context.get("volume").ok_or_else(|| {
@@ -27,47 +33,45 @@ impl Volumes for Node {
                 "the PersistentVolume has no volume attribute `volume`: let Reservoir make it".into(),
             )
         })?;
-        // Read by quorum: a claim that was bound a moment ago is known here, and one that is gone is not.
         let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
-        let failed = "failed to look whether the pod's claim is bound";
-        let volume = tokio::time::timeout(PATIENCE, cluster::get(&volumes, name))
+        let failed =
+            || format!("failed to read SharedPersistentVolume {name}, which the pod's claim is bound to");
+        let volume = tokio::time::timeout(API_TIMEOUT, cluster::get(&volumes, name))
             .await
-            .map_err(|late| Error::unavailable(failed, late))?
-            .map_err(|error| Error::unavailable(failed, error))?
-            .ok_or_else(|| {
-                Error::NotFound(format!("there is no SharedPersistentVolume {name}: claim anew"))
-            })?;
-        let handle = &request.handle;
-        let (volume_uid, claim_uid) = (handle.volume_uid(), handle.claim_uid());
-        let namespace = &request.pod.namespace;
-        let (_, read_only) =
-            authorise(&volume, volume_uid, claim_uid, &ctx.node, namespace, request.read_only)
-                .map_err(|refusal| Error::FailedPrecondition(refusal.to_string()))?;
-        if request.block != (volume.spec.volume_mode == VolumeMode::Block) {
-            return Err(Error::InvalidArgument(format!(
-                "the volumeMode of the PersistentVolume is not that of SharedPersistentVolume {name}: let Reservoir make it"
-            )));
-        }
-        let publish = Publish {
-            uid: uid(handle)?,
-            target: request.target,
-            read_only,
-            pod: Pod { uid: request.pod.uid, namespace: request.pod.namespace, name: request.pod.name },
-            claim_uid: handle.claim_uid().to_owned(),
+            .map_err(|late| Error::unavailable(failed(), late))?
+            .map_err(|error| Error::unavailable(failed(), error))?;
+
+        let asked = Request {
+            volume: name,
+            volume_uid: request.handle.volume_uid(),
+            claim_uid: request.handle.claim_uid(),
+            node: &ctx.node,
+            namespace: &request.pod.namespace,
+            read_only: request.read_only,
+            block: request.block,
         };
-        operate(ctx, "Mount", move |host| host.publish(&publish)).await.map_err(error)
+        authorise(volume.as_ref(), asked).map_err(refused)?;
+
+        let publish = Publish {
+            uid: uid(&request.handle)?,
+            target: request.target,
+            read_only: request.read_only,
+            pod: Pod { uid: request.pod.uid, namespace: request.pod.namespace, name: request.pod.name },
+            claim_uid: request.handle.claim_uid().to_owned(),
+        };
+        ctx.operate("Mount", move |host| host.publish(&publish)).await.map_err(failed_on_node)
     }
 
     async fn unpublish(&self, handle: &VolumeHandle, target: &Path) -> Result<(), Error> {
         let (uid, target) = (uid(handle)?, target.to_owned());
-        operate(&self.0, "Unmount", move |host| host.unpublish_likely(&target, Some(&uid)))
-            .await
-            .map_err(error)
+        let unmounted = self.0.operate("Unmount", move |host| host.unpublish_likely(&target, Some(&uid)));
+        unmounted.await.map_err(failed_on_node)
     }
 
     async fn stats(&self, handle: &VolumeHandle, path: &Path) -> Result<Stats, Error> {
         let (uid, path) = (uid(handle)?, path.to_owned());
-        let usage = blocking(&self.0, move |host| host.usage_at(&uid, &path)).await.map_err(error)?;
+        let measured = self.0.on_host(move |host| host.usage_at(&uid, &path)).await;
+        let usage = measured.and_then(|usage| Ok(usage?)).map_err(failed_on_node)?;
         Ok(Stats {
             bytes: Usage {
                 total: usage.total_bytes,
@@ -81,34 +85,140 @@ impl Volumes for Node {
             }),
         })
     }
+}
 
-    async fn ready(&self) -> bool {
-        true
+impl csi::Observer for Metrics {
+    fn finished(&self, method: &'static str, code: Code, took: Duration) {
+        self.csi_called(method, &format!("{code:?}"), took);
     }
 }
 
 fn uid(handle: &VolumeHandle) -> Result<VolumeUid, Error> {
-    handle.volume_uid().parse().map_err(error)
+    handle.volume_uid().parse().map_err(|error: host::Error| failed_on_node(error.into()))
 }
 
-/// What a failure on the node means to the kubelet: the one place that says so.
-fn error(error: host::Error) -> Error {
+fn refused(refusal: Refusal) -> Error {
+    let message = refusal.to_string();
+    match refusal {
+        Refusal::NoVolume(_) => Error::NotFound(message),
+        Refusal::OtherMode(_) => Error::InvalidArgument(message),
+        Refusal::OtherVolume(_)
+        | Refusal::OtherNode { .. }
+        | Refusal::NotBound(_)
+        | Refusal::Destroyed(_)
+        | Refusal::SayReadOnly(_) => Error::FailedPrecondition(message),
+    }
+}
+
+/// The kind of CSI error for each failure on the node. Where a mount may be left, the kind is an uncertain one.
+fn failed_on_node(error: NodeError) -> Error {
     use host::Error as Host;
-    let said = error.to_string();
-    match error {
-        Host::NotFound(_) => Error::NotFound(said),
-        Host::InvalidArgument(_) => Error::InvalidArgument(said),
-        Host::Conflict(_) => Error::Incompatible(said),
-        Host::Fenced(_) | Host::NotFenced(_) | Host::BackingLost { .. } | Host::Unsupported(_) => {
-            Error::FailedPrecondition(said)
+    let error = match error {
+        NodeError::Host(error) => error,
+        error @ (NodeError::Panicked | NodeError::Cluster(_)) => {
+            return Error::unavailable("failed to finish the work on the node", error);
         }
-        Host::InUse { .. } => Error::InUse(said),
-        Host::Busy { .. } | Host::NotReady(_) => Error::Busy(said),
+    };
+    let message = error.to_string();
+    match error {
+        Host::NotFound(_) => Error::NotFound(message),
+        Host::InvalidArgument(_) => Error::InvalidArgument(message),
+        Host::Conflict(_) => Error::Incompatible(message),
+        Host::Fenced(_)
+        | Host::NotFenced(_)
+        | Host::InUse { .. }
+        | Host::BackingLost { .. }
+        | Host::Unsupported(_) => Error::FailedPrecondition(message),
+        Host::Busy { .. } | Host::NotReady(_) => Error::Busy(message),
         Host::NoSpace { .. } | Host::TooSmall { .. } => {
-            Error::resource_exhausted("failed to make room", error)
+            Error::resource_exhausted("failed to get the space that the volume needs", error)
         }
         Host::DiskUnavailable { .. } | Host::Corrupt { .. } | Host::Command { .. } | Host::Io { .. } => {
             Error::unavailable("failed on the node's disk", error)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use kube::Client;
+    use tonic::Status;
+
+    use super::*;
+    use crate::host::{Host, HostConfig};
+
+    const UID: &str = "0f3c8a52-6d1e-4b7a-9c55-2e8d4f6a1b03";
+
+    /// A node without disks, whose kubelet directory is `dir`; no API server answers it.
+    fn node(dir: &Path) -> Node {
+        let no_answer = tower::service_fn(async |_: http::Request<kube::client::Body>| {
+            Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("there is no API server"))
+        });
+        let config = HostConfig { disks: vec![], targets_root: dir.to_owned(), lock_timeout: Duration::ZERO };
+        Node(Arc::new(Context {
+            client: Client::new(no_answer, "default"),
+            node: "n1".to_owned(),
+            host: Arc::new(Host::open(config).unwrap()),
+            disk_names: Default::default(),
+            metrics: Arc::default(),
+        }))
+    }
+
+    fn handle() -> VolumeHandle {
+        format!("{UID}.{UID}").parse().unwrap()
+    }
+
+    fn code<T>(result: Result<T, Error>) -> Code {
+        Status::from(result.err().unwrap()).code()
+    }
+
+    /// L3, V10. A final code would make the kubelet forget the volume, and leave its mount behind.
+    #[tokio::test]
+    async fn l3_a_panic_on_the_node_is_an_uncertain_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = node(dir.path());
+        let panicked = node.0.operate("Mount", |_| -> host::Result<()> { panic!("as asked") }).await;
+        assert_eq!(code(panicked.map_err(failed_on_node)), Code::Unavailable);
+        let metrics = node.0.metrics.text();
+        assert!(metrics.contains("operation=\"Mount\",outcome=\"Panicked\""), "{metrics}");
+    }
+
+    /// M7, S12. The kubelet's directory holds all targets; the host refuses all other paths.
+    #[tokio::test]
+    async fn m7_a_path_that_is_no_target_is_an_invalid_argument() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = node(dir.path());
+        let kubelet = dir.path().display();
+        symlink("/", dir.path().join("link")).unwrap();
+        for target in
+            ["a", "a/b", "/", "/a/..", "/a/../b", "//.", &format!("{kubelet}/../x"), &format!("{kubelet}/")]
+        {
+            let target = Path::new(target);
+            assert_eq!(code(node.unpublish(&handle(), target).await), Code::InvalidArgument, "{target:?}");
+            assert_eq!(code(node.stats(&handle(), target).await), Code::NotFound, "{target:?}");
+        }
+        let outside = dir.path().join("link/etc/mount");
+        assert_eq!(code(node.unpublish(&handle(), &outside).await), Code::AlreadyExists);
+        node.unpublish(&handle(), &dir.path().join("pods/a/mount")).await.unwrap();
+    }
+
+    /// S7. Without the API server's answer nobody is authorised.
+    #[tokio::test]
+    async fn s7_a_publish_without_an_api_server_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut request = PublishRequest {
+            handle: handle(),
+            target: dir.path().join("mount"),
+            read_only: false,
+            block: false,
+            pod: csi::PodInfo { uid: UID.into(), namespace: "ns".into(), name: "p".into() },
+            volume_context: Default::default(),
+        };
+        let node = node(dir.path());
+        assert_eq!(code(node.publish(request.clone()).await), Code::InvalidArgument, "which volume?");
+        request.volume_context.insert("volume".into(), "data".into());
+        assert_eq!(code(node.publish(request).await), Code::Unavailable);
     }
 }

@@ -363,3 +363,20 @@ pub enum BackingState {
     /// Erased after the tombstone.
     Erased,
 }
+
+#[cfg(test)]
+mod tests {
+    use kube::CustomResourceExt;
+
+    use super::*;
+
+    #[test]
+    fn the_schemas_smallest_volume_is_that_of_its_file_system() {
+        let schema = serde_json::to_string(&SharedPersistentVolume::crd()).unwrap();
+        for (fs_type, quantity) in [(FsType::Ext4, "16Mi"), (FsType::Btrfs, "16Mi"), (FsType::Xfs, "300Mi")] {
+            assert_eq!(Size::written(quantity).bytes(), Ok(fs_type.min_bytes()));
+            assert!(schema.contains(&format!(">= {}", fs_type.min_bytes())), "{quantity} as a number");
+            assert!(schema.contains(&format!("quantity('{quantity}')")), "{quantity}");
+        }
+    }
+}

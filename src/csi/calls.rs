@@ -1,37 +1,34 @@
-//! How every call ends: one answer, one log line, one observation.
+//! The end of every call: one answer, one log line, one observation.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use tonic::{Code, Response, Status};
 
-use super::Error;
+use super::error::Error;
 
-/// Hears how each call of the kubelet ended, so that telemetry can count without this module knowing its library.
+/// Counts the kubelet's calls, so that this module needs no metrics library.
 pub trait Observer: Send + Sync + 'static {
     /// A call has ended. `method` is the RPC's name, such as `NodePublishVolume`: a small fixed set, fit for a label.
     fn finished(&self, method: &'static str, code: Code, took: Duration);
 }
 
-/// For those who do not count.
-impl Observer for () {
-    fn finished(&self, _: &'static str, _: Code, _: Duration) {}
-}
-
-/// Longest part of a handle or a path that is logged; what the kubelet sends is far shorter.
-const SHOWN: usize = 512;
+/// Longest part of a handle or a path that is logged; the kubelet's own are far shorter.
+const LOGGED_CHARS: usize = 512;
 
 /// A call that was received and is to be answered.
 pub(super) struct Call {
     method: &'static str,
-    subject: Option<Subject>,
+    mount: Option<Mount>,
     received: Instant,
     observer: Arc<dyn Observer>,
 }
 
-/// The mount that a call changes, as it stands in the log.
-struct Subject {
+/// The mount that a call changes, as the log has it.
+struct Mount {
     handle: String,
     target: String,
 }
@@ -39,26 +36,32 @@ struct Subject {
 impl Call {
     /// A call that only asks: logged at debug.
     pub(super) fn query(method: &'static str, observer: &Arc<dyn Observer>) -> Self {
-        Self { method, subject: None, received: Instant::now(), observer: Arc::clone(observer) }
+        Self { method, mount: None, received: Instant::now(), observer: Arc::clone(observer) }
     }
 
-    /// A call that changes what is mounted: logged at info, a failure at warn. The texts are the caller's, unchecked.
+    /// A call that changes mounts: logged at info, a failure at warn. The texts are the caller's, not validated.
     pub(super) fn change(
         method: &'static str,
         handle: &str,
         target: &str,
         observer: &Arc<dyn Observer>,
     ) -> Self {
-        let subject = Subject { handle: shown(handle), target: shown(target) };
-        Self { subject: Some(subject), ..Self::query(method, observer) }
+        let mount = Mount { handle: shorten(handle), target: shorten(target) };
+        Self { mount: Some(mount), ..Self::query(method, observer) }
     }
 
-    /// Does the work and tells the kubelet, the log and the observer how it ended.
+    /// Does the work, and gives its result to the kubelet, the log and the observer.
+    ///
+    /// A panic concerns this call alone (V10) and leaves open what is mounted: an uncertain error, so that the kubelet
+    /// goes on trying and unpublishes at the end.
     pub(super) async fn answer<T>(
         self,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<Response<T>, Status> {
-        let result = work.await.map(Response::new).map_err(Status::from);
+        let panicked =
+            |_| Err(Error::unavailable("failed to finish the call", "the agent panicked, see its log"));
+        let done = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(panicked);
+        let result = done.map(Response::new).map_err(Status::from);
         let (code, error) = match &result {
             Ok(_) => (Code::Ok, None),
             Err(status) => (status.code(), Some(status.message())),
@@ -71,19 +74,19 @@ impl Call {
 
     fn log(&self, code: Code, error: Option<&str>, took: Duration) {
         let (method, ms) = (self.method, took.as_millis());
-        match &self.subject {
+        match &self.mount {
             None => tracing::debug!(method, ?code, ms, error, "CSI call"),
-            Some(Subject { handle, target }) if error.is_none() => {
+            Some(Mount { handle, target }) if error.is_none() => {
                 tracing::info!(method, handle, target, ?code, ms, "CSI call");
             }
-            Some(Subject { handle, target }) => {
+            Some(Mount { handle, target }) => {
                 tracing::warn!(method, handle, target, ?code, ms, error, "CSI call failed");
             }
         }
     }
 }
 
-/// Cut; the log's formatters escape what is left, so that a newline cannot forge a line.
-fn shown(text: &str) -> String {
-    text.chars().take(SHOWN).collect()
+/// The log's formatters escape what is left, so that a newline cannot forge a line.
+fn shorten(text: &str) -> String {
+    text.chars().take(LOGGED_CHARS).collect()
 }

@@ -1,4 +1,4 @@
-//! What can go wrong with a volume, and the one place where that becomes a gRPC code.
+//! Failures of a call, and the one place that maps them to gRPC codes.
 
 use std::error::Error as StdError;
 
@@ -9,15 +9,16 @@ pub type Cause = Box<dyn StdError + Send + Sync>;
 
 /// Why a call was refused or failed.
 ///
-/// The choice of variant is a promise to the kubelet, which knows two sorts of failed publish:
-/// - *final*: it takes it that nothing is mounted at the target, removes the directory there, and does not unpublish
-///   when the pod goes. Whoever returns a final error from a publish has undone what it did.
-/// - *open*: the volume may or may not be mounted; the kubelet goes on trying, and unpublishes when the pod goes.
+/// The choice of variant is a promise to the kubelet, which tells two sorts of failed publish apart (`isFinalError` in its
+/// `csi_client.go`):
+/// - *final*: nothing is mounted at the target. The kubelet removes the directory there, and does not unpublish when the
+///   pod goes. A publish may return a final error only after it has undone its own work.
+/// - *uncertain*: the volume may be mounted. The kubelet goes on trying, and unpublishes when the pod goes.
 ///
 /// Messages are one lower-case sentence, fit to be read in an event of the pod; none may hold a secret (S17).
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A field of the request is missing or makes no sense. Final; `INVALID_ARGUMENT`.
+    /// A field of the request is missing or cannot be understood. Final; `INVALID_ARGUMENT`.
     #[error("{0}")]
     InvalidArgument(String),
 
@@ -25,50 +26,38 @@ pub enum Error {
     #[error("{0}")]
     NotFound(String),
 
-    /// The target is already published, otherwise than asked for. Final; `ALREADY_EXISTS`.
+    /// The target is already published, and not in the way asked for. Final; `ALREADY_EXISTS`.
     #[error("{0}")]
     Incompatible(String),
 
-    /// The volume is exclusive and another pod has it mounted (M2). Final; `FAILED_PRECONDITION`.
-    #[error("{0}")]
-    InUse(String),
-
-    /// The volume's state forbids it: fenced, being destroyed, not ready. Final; `FAILED_PRECONDITION`.
+    /// The volume's state forbids it: it is fenced, or exclusive and another pod has it (M2). Final;
+    /// `FAILED_PRECONDITION`.
     #[error("{0}")]
     FailedPrecondition(String),
 
-    /// Another operation on the volume is under way; it may end either way. Open; `ABORTED`.
+    /// Another operation on the volume is under way and may end either way. Uncertain; `ABORTED`.
     #[error("{0}")]
     Busy(String),
 
-    /// The node has run out of something: bytes, inodes, loop devices. Open; `RESOURCE_EXHAUSTED`.
+    /// The node has run out of something: bytes, inodes, loop devices. Uncertain; `RESOURCE_EXHAUSTED`.
     #[error("{message}")]
     ResourceExhausted {
-        /// What was not possible, "failed to …".
+        /// The attempt, "failed to …".
         message: String,
-        /// Why.
+        /// Its cause.
         source: Cause,
     },
 
-    /// Not now, or the outcome is not known; trying again may help. Open; `UNAVAILABLE`.
+    /// Not possible now, or the outcome is not known; trying again may help. Uncertain; `UNAVAILABLE`.
     #[error("{message}")]
     Unavailable {
-        /// What was not possible, "failed to …".
+        /// The attempt, "failed to …".
         message: String,
-        /// Why.
+        /// Its cause.
         source: Cause,
     },
 
-    /// Something that should not fail did, and what was begun is undone. Final; `INTERNAL`.
-    #[error("{message}")]
-    Internal {
-        /// What was not possible, "failed to …".
-        message: String,
-        /// Why.
-        source: Cause,
-    },
-
-    /// The call is no part of what this driver does, and the sentence says why. `UNIMPLEMENTED`.
+    /// This driver does not offer the call, and the sentence says why. `UNIMPLEMENTED`.
     #[error("{0}")]
     Unimplemented(&'static str),
 }
@@ -84,21 +73,15 @@ impl Error {
         Self::Unavailable { message: message.into(), source: source.into() }
     }
 
-    /// An [`Error::Internal`].
-    pub fn internal(message: impl Into<String>, source: impl Into<Cause>) -> Self {
-        Self::Internal { message: message.into(), source: source.into() }
-    }
-
     fn code(&self) -> Code {
         match self {
             Self::InvalidArgument(_) => Code::InvalidArgument,
             Self::NotFound(_) => Code::NotFound,
             Self::Incompatible(_) => Code::AlreadyExists,
-            Self::InUse(_) | Self::FailedPrecondition(_) => Code::FailedPrecondition,
+            Self::FailedPrecondition(_) => Code::FailedPrecondition,
             Self::Busy(_) => Code::Aborted,
             Self::ResourceExhausted { .. } => Code::ResourceExhausted,
             Self::Unavailable { .. } => Code::Unavailable,
-            Self::Internal { .. } => Code::Internal,
             Self::Unimplemented(_) => Code::Unimplemented,
         }
     }
@@ -127,7 +110,7 @@ mod tests {
     struct Attach(#[source] std::io::Error);
 
     #[test]
-    fn the_message_is_the_whole_chain() {
+    fn the_message_has_the_whole_chain_of_causes() {
         let cause = Attach(std::io::Error::from_raw_os_error(28));
         let status = Status::from(Error::resource_exhausted("failed to publish the volume", cause));
         assert_eq!(status.code(), Code::ResourceExhausted);
@@ -140,12 +123,24 @@ mod tests {
 
     /// L3.
     #[test]
-    fn what_may_still_be_mounted_is_never_final() {
-        // csi_client.go, isFinalError: every other code makes the kubelet forget the volume.
-        let open = [Code::Unavailable, Code::ResourceExhausted, Code::Aborted];
-        assert!(open.contains(&Error::Busy(String::new()).code()));
-        assert!(open.contains(&Error::unavailable("", "").code()));
-        assert!(open.contains(&Error::resource_exhausted("", "").code()));
-        assert!(!open.contains(&Error::internal("", "").code()));
+    fn l3_an_error_is_uncertain_where_a_mount_may_be_left() {
+        // isFinalError of the kubelet (1.36); every other code makes it forget the volume.
+        let uncertain = [
+            Code::Cancelled,
+            Code::DeadlineExceeded,
+            Code::Unavailable,
+            Code::ResourceExhausted,
+            Code::Aborted,
+        ];
+        let is_uncertain = |error: Error| uncertain.contains(&error.code());
+        assert!(is_uncertain(Error::Busy(String::new())));
+        assert!(is_uncertain(Error::unavailable("", "")));
+        assert!(is_uncertain(Error::resource_exhausted("", "")));
+        for refusal in
+            [Error::InvalidArgument, Error::NotFound, Error::Incompatible, Error::FailedPrecondition]
+        {
+            assert!(!is_uncertain(refusal(String::new())));
+        }
+        assert!(!is_uncertain(Error::Unimplemented("")));
     }
 }

@@ -1,4 +1,4 @@
-//! The volume handle: how the kubelet names one claim's use of one volume.
+//! The volume handle: the kubelet's name for one claim's use of one volume.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,9 +8,9 @@ const UUID_LENGTH: usize = 36;
 /// `<volume UID>.<claim UID>`: two lower-case UUIDs joined by a dot, 73 bytes (CSI allows 128).
 ///
 /// Each claim has a handle of its own, also when claims share a volume, because the kubelet takes two
-/// PersistentVolumes of one handle on a node for one volume (kubernetes 105868). UIDs, not names: a volume created
-/// again under an old name is another volume (V3). A parsed handle holds hexadecimal digits, `-` and one `.`, nothing
-/// else; either UID is safe as a path component.
+/// PersistentVolumes with one handle on a node for one volume (kubernetes 105868). The handle has UIDs, not names: a
+/// volume created again under an old name is another volume (V3). A parsed handle holds hexadecimal digits, `-` and one
+/// `.`, nothing else; either UID is safe as a path component.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VolumeHandle(String);
 
@@ -20,14 +20,6 @@ pub struct VolumeHandle(String);
 pub struct InvalidHandle;
 
 impl VolumeHandle {
-    /// The handle of the claim with `claim_uid` on the volume with `volume_uid`.
-    ///
-    /// # Errors
-    /// [`InvalidHandle`] if either is not a lower-case UUID.
-    pub fn new(volume_uid: &str, claim_uid: &str) -> Result<Self, InvalidHandle> {
-        format!("{volume_uid}.{claim_uid}").parse()
-    }
-
     /// The UID of the SharedPersistentVolume.
     pub fn volume_uid(&self) -> &str {
         &self.0[..UUID_LENGTH]
@@ -36,11 +28,6 @@ impl VolumeHandle {
     /// The UID of the VolumeClaim.
     pub fn claim_uid(&self) -> &str {
         &self.0[UUID_LENGTH + 1..]
-    }
-
-    /// The handle as the PersistentVolume carries it.
-    pub fn as_str(&self) -> &str {
-        &self.0
     }
 }
 
@@ -80,17 +67,17 @@ mod tests {
 
     /// kubernetes 105868: one handle for two PersistentVolumes of a node.
     #[test]
-    fn kubernetes_105868_each_claim_has_a_handle_of_its_own() {
-        let handle = VolumeHandle::new(VOLUME, CLAIM).unwrap();
+    fn kubernetes_105868_each_claim_has_its_own_handle() {
+        let handle: VolumeHandle = format!("{VOLUME}.{CLAIM}").parse().unwrap();
         assert_eq!(handle.volume_uid(), VOLUME);
         assert_eq!(handle.claim_uid(), CLAIM);
-        assert_ne!(handle, VolumeHandle::new(VOLUME, VOLUME).unwrap());
+        assert_ne!(Ok(&handle), format!("{VOLUME}.{VOLUME}").parse().as_ref());
         assert_eq!(handle.to_string().parse(), Ok(handle));
     }
 
     /// M7. Volume IDs that are paths: CVE-2026-3864 of NFS, CVE-2026-3865 of SMB.
     #[test]
-    fn cve_2026_3864_cve_2026_3865_anything_else_is_refused() {
+    fn cve_2026_3864_cve_2026_3865_a_path_is_no_handle() {
         let upper = VOLUME.to_uppercase();
         for text in [
             String::new(),
@@ -113,9 +100,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_parses_is_printed_as_it_was(text in "[0-9a-f.-]{0,80}|\\PC{0,80}") {
+        fn a_parsed_handle_is_printed_unchanged(text in "[0-9a-f.-]{0,80}|\\PC{0,80}") {
             if let Ok(handle) = text.parse::<VolumeHandle>() {
-                prop_assert_eq!(handle.as_str(), text);
+                prop_assert_eq!(handle.to_string(), text);
             }
         }
     }

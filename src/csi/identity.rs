@@ -1,10 +1,9 @@
-//! The CSI Identity service: who this is and whether it is ready.
+//! The CSI Identity service: the driver's name, version and readiness.
 
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::Volumes;
 use super::calls::{Call, Observer};
 use super::proto::csi::identity_server::Identity;
 use super::proto::csi::plugin_capability::service::Type as ServiceType;
@@ -15,13 +14,12 @@ use super::proto::csi::{
 };
 use crate::api::DRIVER;
 
-pub(super) struct IdentityService<V> {
-    pub(super) volumes: Arc<V>,
+pub(super) struct IdentityService {
     pub(super) observer: Arc<dyn Observer>,
 }
 
 #[tonic::async_trait]
-impl<V: Volumes> Identity for IdentityService<V> {
+impl Identity for IdentityService {
     async fn get_plugin_info(
         &self,
         _: Request<GetPluginInfoRequest>,
@@ -48,7 +46,8 @@ impl<V: Volumes> Identity for IdentityService<V> {
 
     async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
         Call::query("Probe", &self.observer)
-            .answer(async { Ok(ProbeResponse { ready: Some(self.volumes.ready().await) }) })
+            // The agent serves CSI once the node's disks are open, so an answer already says that it is ready.
+            .answer(async { Ok(ProbeResponse { ready: Some(true) }) })
             .await
     }
 }

@@ -1,4 +1,4 @@
-//! The CSI Node service: pods' mounts come and go here.
+//! The CSI Node service: mounts and unmounts volumes for pods.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use super::calls::{Call, Observer};
+use super::error::Error;
 use super::proto::csi::node_server::Node;
 use super::proto::csi::node_service_capability::rpc::Type as RpcType;
 use super::proto::csi::node_service_capability::{Rpc, Type};
@@ -20,12 +21,13 @@ use super::proto::csi::{
     NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse, NodeUnstageVolumeRequest,
     NodeUnstageVolumeResponse, Topology, VolumeUsage,
 };
-use super::turns::Turns;
-use super::{Error, Stats, Usage, Volumes, request};
+use super::request;
+use super::target_locks::TargetLocks;
+use super::volumes::{Stats, Usage, Volumes};
 use crate::api::TOPOLOGY_NODE;
 
-/// GET_VOLUME_STATS feeds the kubelet's volume metrics (M6). SINGLE_NODE_MULTI_WRITER makes a new enough kubelet tell
-/// ReadWriteOnce from ReadWriteOncePod, which otherwise arrive as one mode.
+/// GET_VOLUME_STATS feeds the kubelet's volume metrics (M6). With SINGLE_NODE_MULTI_WRITER the kubelet sends ReadWriteOnce
+/// and ReadWriteOncePod as two modes; either is accepted, for the node decides by the volume itself who may write.
 const CAPABILITIES: [RpcType; 2] = [RpcType::GetVolumeStats, RpcType::SingleNodeMultiWriter];
 
 const NOTHING_TO_STAGE: &str = "volumes are not staged: the agent mounts each once per node by itself";
@@ -38,28 +40,21 @@ pub(super) struct NodeService<V> {
     pub(super) node_name: String,
     pub(super) volumes: Arc<V>,
     pub(super) observer: Arc<dyn Observer>,
-    /// Calls that change mounts and have not ended, whether or not their caller still waits.
+    /// Calls that change mounts and have not ended, with or without a caller that still waits.
     pub(super) running: TaskTracker,
-    /// Of the calls that change mounts: what a publish does before it mounts, an unpublish that came later waits for (M4).
-    pub(super) turns: Arc<Turns>,
+    pub(super) target_locks: Arc<TargetLocks>,
 }
 
 impl<V> NodeService<V> {
-    /// Runs `work` to its end. A handler is dropped where it stands when the kubelet hangs up; mounting half a volume
-    /// and letting go of its locks would be worse than an answer that nobody hears (M4). A panic is that call's alone,
-    /// and leaves open what is mounted (V10).
-    async fn to_the_end<T: Send + 'static>(
+    /// Runs `work` to its end. gRPC drops a handler as soon as the kubelet hangs up; half a mount would be worse than an
+    /// answer that nobody hears (M4).
+    async fn run_to_end<T: Send + 'static>(
         &self,
         call: Call,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<Response<T>, Status> {
-        let guarded = async {
-            tokio::spawn(work)
-                .await
-                .unwrap_or_else(|lost| Err(Error::unavailable("failed to finish the call", lost)))
-        };
         self.running
-            .spawn(call.answer(guarded))
+            .spawn(call.answer(work))
             .await
             .unwrap_or_else(|lost| Err(Error::unavailable("failed to finish the call", lost).into()))
     }
@@ -78,10 +73,10 @@ impl<V: Volumes> Node for NodeService<V> {
         let request = request.into_inner();
         let call =
             Call::change("NodePublishVolume", &request.volume_id, &request.target_path, &self.observer);
-        let (volumes, turns) = (Arc::clone(&self.volumes), Arc::clone(&self.turns));
-        self.to_the_end(call, async move {
+        let (volumes, locks) = (Arc::clone(&self.volumes), Arc::clone(&self.target_locks));
+        self.run_to_end(call, async move {
             let request = request::publish(request)?;
-            let _turn = turns.take(&request.target).await;
+            let _target = locks.lock(&request.target).await;
             volumes.publish(request).await?;
             Ok(NodePublishVolumeResponse {})
         })
@@ -95,10 +90,10 @@ impl<V: Volumes> Node for NodeService<V> {
         let request = request.into_inner();
         let call =
             Call::change("NodeUnpublishVolume", &request.volume_id, &request.target_path, &self.observer);
-        let (volumes, turns) = (Arc::clone(&self.volumes), Arc::clone(&self.turns));
-        self.to_the_end(call, async move {
+        let (volumes, locks) = (Arc::clone(&self.volumes), Arc::clone(&self.target_locks));
+        self.run_to_end(call, async move {
             let (handle, target) = request::unpublish(&request)?;
-            let _turn = turns.take(&target).await;
+            let _target = locks.lock(&target).await;
             volumes.unpublish(&handle, &target).await?;
             Ok(NodeUnpublishVolumeResponse {})
         })
@@ -139,7 +134,7 @@ impl<V: Volumes> Node for NodeService<V> {
     ) -> Result<Response<NodeGetInfoResponse>, Status> {
         let answer = NodeGetInfoResponse {
             node_id: self.node_name.clone(),
-            // The scheduler need not count: the disk's size is the limit.
+            // The scheduler need not count volumes: the disk's size is the limit.
             max_volumes_per_node: 0,
             accessible_topology: Some(Topology {
                 segments: [(TOPOLOGY_NODE.to_owned(), self.node_name.clone())].into(),

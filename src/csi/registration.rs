@@ -1,5 +1,6 @@
-//! Registration with the kubelet, which watches a directory for sockets and asks each what it is.
+//! Registration with the kubelet, which watches a directory for sockets and asks each for its driver.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,22 +8,21 @@ use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-use super::authority::localhost;
 use super::calls::{Call, Observer};
 use super::proto::registration::registration_server::{Registration, RegistrationServer};
 use super::proto::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
+use super::serve_error::ServeError;
 use super::socket::Socket;
-use super::{ServeConfig, ServeError};
 use crate::api::DRIVER;
 
-/// What the kubelet calls a CSI driver among its plugins.
+/// The kubelet's word for a CSI driver among its plugins.
 const PLUGIN_TYPE: &str = "CSIPlugin";
 
-/// The CSI versions spoken. The kubelet accepts any 1.x and compares them to tell a newer driver of the same name; this
-/// is what every driver's registrar says.
+/// The CSI versions spoken. The kubelet accepts any 1.x, and compares them with those of another driver of the same name;
+/// every driver's registrar sends this one.
 const SUPPORTED_VERSIONS: [&str; 1] = ["1.0.0"];
 
-/// How long to wait, after a refusal, for the kubelet's own next try before the socket is made anew; doubles each time.
+/// Pause after a refusal for the kubelet's own next try, before the socket is made anew; doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -66,34 +66,34 @@ impl Registration for RegistrationService {
     }
 }
 
-/// Offers the driver to the kubelet for as long as it is polled. The socket stays, so that a restarted kubelet finds it
-/// again; after a refusal that the kubelet does not take back by itself, it is made anew. Dropping this removes it.
-pub(super) async fn keep(config: &ServeConfig, observer: &Arc<dyn Observer>) -> ServeError {
+/// Offers the driver, served at `csi_socket`, to the kubelet for as long as it is polled. The socket stays, so that a
+/// restarted kubelet finds it again. After a refusal that the kubelet does not take back by itself, the socket is made
+/// anew. Dropping this future removes it.
+pub(super) async fn offer_driver(path: &Path, csi_socket: &Path, observer: &Arc<dyn Observer>) -> ServeError {
     let mut pause = FIRST_PAUSE;
     loop {
-        let socket = match Socket::bind(&config.registration_socket).await {
+        let socket = match Socket::bind(path).await {
             Ok(socket) => socket,
             Err(error) => return error,
         };
         let (registered, mut outcomes) = watch::channel(false);
         let service = RegistrationService {
-            endpoint: config.kubelet_csi_socket.to_string_lossy().into_owned(),
+            endpoint: csi_socket.to_string_lossy().into_owned(),
             observer: Arc::clone(observer),
             registered,
         };
-        let server = Server::builder()
-            .add_service(RegistrationServer::new(service))
-            .serve_with_incoming(localhost(socket));
+        let server =
+            Server::builder().add_service(RegistrationServer::new(service)).serve_with_incoming(socket);
         tokio::select! {
             ended = server => return ServeError::ended(ended),
-            () = given_up(&mut outcomes, &mut pause) => {}
+            () = refused_for_good(&mut outcomes, &mut pause) => {}
         }
-        tracing::info!(socket = %config.registration_socket.display(), "asking the kubelet to register the driver again");
+        tracing::info!(socket = %path.display(), "asking the kubelet to register the driver again");
     }
 }
 
-/// Waits until the kubelet has refused the driver and has not changed its mind within the pause.
-async fn given_up(outcomes: &mut watch::Receiver<bool>, pause: &mut Duration) {
+/// Waits until the kubelet has refused the driver and not registered it within the pause.
+async fn refused_for_good(outcomes: &mut watch::Receiver<bool>, pause: &mut Duration) {
     while outcomes.changed().await.is_ok() {
         let registered = *outcomes.borrow_and_update();
         if registered

@@ -1,14 +1,19 @@
-//! From requests to validated types: every field is checked here, nothing behind this needs to.
+//! From requests to validated types.
+//!
+//! Of a path only the form is validated. Whether it is a target the node decides, which reaches every target by
+//! descriptor beneath the kubelet's directory (M7).
 
 use std::collections::HashMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
+use super::error::Error;
+use super::handle::VolumeHandle;
 use super::proto::csi::volume_capability::access_mode::Mode;
 use super::proto::csi::volume_capability::{AccessMode, AccessType};
 use super::proto::csi::{
     NodeGetVolumeStatsRequest, NodePublishVolumeRequest, NodeUnpublishVolumeRequest, VolumeCapability,
 };
-use super::{Access, Error, PodInfo, PublishRequest, VolumeHandle};
+use super::volumes::{PodInfo, PublishRequest};
 
 /// Keys of the volume context that the kubelet adds, the pod's identity and tokens among them.
 const KUBELET_PREFIX: &str = "csi.storage.k8s.io/";
@@ -17,7 +22,7 @@ const KUBELET_PREFIX: &str = "csi.storage.k8s.io/";
 const PATH_LIMIT: usize = 4095;
 
 pub(super) fn publish(request: NodePublishVolumeRequest) -> Result<PublishRequest, Error> {
-    // What is not named goes no further: secrets, and the contexts of services that this driver does not have.
+    // Secrets, and the contexts of services that this driver does not have, go no further.
     let NodePublishVolumeRequest {
         volume_id, target_path, volume_capability, readonly, volume_context, ..
     } = request;
@@ -25,13 +30,12 @@ pub(super) fn publish(request: NodePublishVolumeRequest) -> Result<PublishReques
     required("target_path", &target_path)?;
     let capability = volume_capability.ok_or_else(|| invalid("volume_capability is missing"))?;
 
-    let access = access(&capability)?;
+    check_capability(&capability)?;
     Ok(PublishRequest {
         handle: handle(&volume_id)?,
         target: path("target_path", &target_path)?,
         read_only: readonly,
         block: matches!(capability.access_type, Some(AccessType::Block(_))),
-        access,
         pod: pod(&volume_context)?,
         volume_context: volume_context
             .into_iter()
@@ -50,7 +54,7 @@ pub(super) fn stats(request: &NodeGetVolumeStatsRequest) -> Result<(VolumeHandle
     required("volume_id", &request.volume_id)?;
     required("volume_path", &request.volume_path)?;
     let handle = handle(&request.volume_id)?;
-    // CSI wants "not found" for every path where the volume is not, and it is at no path that publish would refuse.
+    // CSI wants "not found" for every path at which the volume is not mounted.
     let path =
         path("volume_path", &request.volume_path).map_err(|error| Error::NotFound(error.to_string()))?;
     Ok((handle, path))
@@ -64,35 +68,25 @@ fn required(field: &str, value: &str) -> Result<(), Error> {
     if value.is_empty() { Err(invalid(format!("{field} is missing"))) } else { Ok(()) }
 }
 
-/// CSI's word for an ID that this driver never gave out is "not found", not "invalid".
+/// CSI answers an ID that this driver never gave out with "not found", not "invalid".
 fn handle(text: &str) -> Result<VolumeHandle, Error> {
     text.parse().map_err(|error| Error::NotFound(format!("volume_id is {error}")))
 }
 
-/// One spelling per place, so that whoever compares targets compares places (S16).
+/// In one spelling, because calls for one target wait for each other (S16).
 fn path(field: &str, text: &str) -> Result<PathBuf, Error> {
-    let refuse = |why: &str| Err(invalid(format!("{field} {why}")));
-    let path = Path::new(text);
     if text.len() > PATH_LIMIT {
-        return refuse("is longer than a path may be");
+        return Err(invalid(format!("{field} is longer than a path may be")));
     }
     if text.contains(char::is_control) {
-        return refuse("contains a control character");
+        return Err(invalid(format!("{field} contains a control character")));
     }
-    if !path.is_absolute() {
-        return refuse("is not an absolute path");
-    }
-    if path.components().any(|component| component == Component::ParentDir) {
-        return refuse("contains `..`");
-    }
-    if path.parent().is_none() {
-        return refuse("is the root directory");
-    }
-    Ok(path.components().collect())
+    Ok(Path::new(text).components().collect())
 }
 
-/// What a PersistentVolume may ask for. Its mount flags are not repeated in any message: CSI counts them as sensitive.
-fn access(capability: &VolumeCapability) -> Result<Access, Error> {
+/// Refuses capabilities that no PersistentVolume of Reservoir has. Mount flags are not repeated in a message: CSI counts
+/// them as sensitive.
+fn check_capability(capability: &VolumeCapability) -> Result<(), Error> {
     match &capability.access_type {
         None => return Err(invalid("volume_capability has no access type")),
         Some(AccessType::Block(_)) => {}
@@ -120,15 +114,12 @@ fn access(capability: &VolumeCapability) -> Result<Access, Error> {
         return Err(invalid("volume_capability has no access mode"));
     };
     match Mode::try_from(mode) {
-        // SINGLE_NODE_WRITER is what a kubelet that does not know the finer modes says for ReadWriteOnce and
-        // ReadWriteOncePod alike; the stricter reading keeps M2.
-        Ok(Mode::SingleNodeWriter | Mode::SingleNodeSingleWriter) => Ok(Access::SingleWriter),
-        Ok(Mode::SingleNodeMultiWriter | Mode::MultiNodeMultiWriter) => Ok(Access::MultiWriter),
-        Ok(Mode::SingleNodeReaderOnly | Mode::MultiNodeReaderOnly) => Ok(Access::ReaderOnly),
         Ok(Mode::MultiNodeSingleWriter) => {
             Err(invalid("access mode MULTI_NODE_SINGLE_WRITER is not supported"))
         }
         Ok(Mode::Unknown) | Err(_) => Err(invalid("volume_capability has an unknown access mode")),
+        // A volume that is not shared is exclusive on the node, whatever the access mode says (M2).
+        Ok(_) => Ok(()),
     }
 }
 
@@ -136,7 +127,7 @@ fn pod(context: &HashMap<String, String>) -> Result<PodInfo, Error> {
     if context.get("csi.storage.k8s.io/ephemeral").is_some_and(|value| value == "true") {
         return Err(invalid("inline volumes are not supported: use a PersistentVolumeClaim"));
     }
-    let word = |key: &str| {
+    let name = |key: &str| {
         let value = context.get(&format!("{KUBELET_PREFIX}{key}")).map_or("", String::as_str);
         if value.is_empty() {
             return Err(invalid(format!(
@@ -150,10 +141,10 @@ fn pod(context: &HashMap<String, String>) -> Result<PodInfo, Error> {
             Err(invalid(format!("{KUBELET_PREFIX}{key} is not a name")))
         }
     };
-    Ok(PodInfo { uid: word("pod.uid")?, namespace: word("pod.namespace")?, name: word("pod.name")? })
+    Ok(PodInfo { uid: name("pod.uid")?, namespace: name("pod.namespace")?, name: name("pod.name")? })
 }
 
-/// Whether Kubernetes could have given this name, or UID: safe to log, to compare, to put in a path.
+/// A name or UID that Kubernetes could have given: safe to log, to compare, to put in a path.
 fn is_name(text: &str) -> bool {
     text.len() <= 253
         && text.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
@@ -169,17 +160,17 @@ mod tests {
 
     const UID: &str = "0f3c8a52-6d1e-4b7a-9c55-2e8d4f6a1b03";
 
-    /// What might be a path: mostly of the pieces that make one, and make it another one than it seems.
+    /// Paths, mostly of pieces that make a path another one than it seems.
     fn paths() -> impl Strategy<Value = String> {
         prop_oneof!["(/|\\.\\.|\\.|a|b|\\x00|\n|/\\.\\./){0,12}", ".*"]
     }
 
-    /// What might be said of a pod.
+    /// Names of a pod, valid or not.
     fn words() -> impl Strategy<Value = String> {
         prop_oneof![Just(UID.to_owned()), "[a-z0-9.-]{0,8}", "[a-zA-Z0-9./\n]{0,8}", ".*"]
     }
 
-    /// A request, which has no `Debug` of its own: there may be secrets in it.
+    /// A request, which has no `Debug` of its own because it may hold secrets.
     struct Shown(NodePublishVolumeRequest);
 
     impl std::fmt::Debug for Shown {
@@ -221,34 +212,26 @@ mod tests {
         }
     }
 
-    /// A plain absolute path below the root.
-    fn is_plain(path: &Path) -> bool {
-        let text = path.to_str().unwrap();
-        let parts = text.strip_prefix('/').unwrap().split('/');
-        text.len() <= PATH_LIMIT
-            && !text.contains(char::is_control)
-            && parts.into_iter().all(|part| !["", ".", ".."].contains(&part))
-    }
-
     proptest! {
         /// M7, S16, S17.
         #[test]
-        fn what_is_let_through_is_plain(Shown(request) in requests()) {
+        fn s17_a_valid_publish_holds_names_and_no_kubelet_keys(Shown(request) in requests()) {
             let target = request.target_path.clone();
             if let Ok(publish) = publish(request) {
-                prop_assert!(is_plain(&publish.target), "{target:?}");
+                prop_assert!(!target.contains(char::is_control) && target.len() <= PATH_LIMIT, "{target:?}");
                 prop_assert!([&publish.pod.uid, &publish.pod.namespace, &publish.pod.name].map(|w| is_name(w)) == [true; 3]);
                 prop_assert!(!publish.volume_context.keys().any(|key| key.starts_with(KUBELET_PREFIX)));
                 prop_assert_eq!(publish.handle.to_string().len(), 73);
             }
         }
 
-        /// M7, S16.
+        /// S16.
         #[test]
-        fn one_place_has_one_spelling(text in paths()) {
+        fn s16_a_path_has_one_spelling(text in paths()) {
             if let Ok(place) = path("target_path", &text) {
-                prop_assert!(is_plain(&place), "{text:?}");
-                prop_assert_eq!(path("target_path", place.to_str().unwrap()).unwrap(), place);
+                let spelled = place.to_str().unwrap();
+                prop_assert!(!spelled.contains("//") && !spelled.contains("/./"), "{text:?}");
+                prop_assert_eq!(path("target_path", spelled).unwrap(), place);
             }
         }
     }

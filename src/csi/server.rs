@@ -1,7 +1,6 @@
 //! Serving both sockets, from start to graceful stop.
 
 use std::future::Future;
-use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,60 +15,39 @@ use super::identity::IdentityService;
 use super::node::NodeService;
 use super::proto::csi::identity_server::IdentityServer;
 use super::proto::csi::node_server::NodeServer;
+use super::registration;
+use super::serve_error::ServeError;
 use super::socket::Socket;
-use super::{Volumes, registration};
+use super::volumes::Volumes;
+use crate::api::DRIVER;
 
-/// How long a stop waits for calls under way. What is cut off after that is the journal's to finish (M5).
+/// The time that a stop leaves calls under way. The node finishes at its next start what is cut off then (M5).
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Where to serve, and as whom.
+/// The place and the node to serve.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
-    /// The CSI socket, as this process sees it; at most 107 bytes, a limit of unix sockets.
-    pub csi_socket: PathBuf,
-    /// The registration socket, in the directory that the kubelet watches (`plugins_registry`); its name must not begin
-    /// with a dot.
-    pub registration_socket: PathBuf,
-    /// The CSI socket, as the kubelet sees it on the node.
-    pub kubelet_csi_socket: PathBuf,
+    /// The kubelet's directory, at the same path as on the node; with at most 63 bytes, since the path of a unix socket has
+    /// at most 107.
+    pub kubelet_dir: PathBuf,
     /// The Node object's name.
     pub node_name: String,
 }
 
-/// Why serving did not start, or ended.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// There is something at the socket's path that is not a socket. It was left alone.
-    #[error("{} exists and is not a socket: remove it by hand if nothing needs it", .path.display())]
-    Foreign {
-        /// The socket's path.
-        path: PathBuf,
-    },
-    /// Another process serves this socket, probably a second agent on the node. It was left alone.
-    #[error("another process answers on {}", .path.display())]
-    Answered {
-        /// The socket's path.
-        path: PathBuf,
-    },
-    /// The socket could not be made.
-    #[error("failed to listen on {}", .path.display())]
-    Listen {
-        /// The socket's path.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The gRPC server failed.
-    #[error("failed to serve gRPC")]
-    Serve(#[source] tonic::transport::Error),
-    /// The gRPC server returned though nobody had asked it to.
-    #[error("the gRPC server ended by itself")]
-    Ended,
-}
+impl ServeConfig {
+    /// The CSI socket.
+    pub fn csi_socket(&self) -> PathBuf {
+        self.kubelet_dir.join("plugins").join(DRIVER).join("csi.sock")
+    }
 
-impl ServeError {
-    pub(super) fn ended(result: Result<(), tonic::transport::Error>) -> Self {
-        result.map_or_else(Self::Serve, |()| Self::Ended)
+    /// The registration socket, in the directory that the kubelet watches.
+    ///
+    /// The name has an `@` for the kubelet's sake (1.36, `pkg/kubelet/pluginmanager`): it dials by path, and its gRPC
+    /// library sends the percent-encoded path as `:authority`. The HTTP/2 library here resets a stream with a `%` in the
+    /// host part (hyperium/h2 487), but allows one before an `@`, in the user part. For the CSI socket the kubelet sends
+    /// `localhost` (kubernetes 112597).
+    pub fn registration_socket(&self) -> PathBuf {
+        self.kubelet_dir.join("plugins_registry").join(format!("{DRIVER}@reg.sock"))
     }
 }
 
@@ -77,8 +55,8 @@ impl ServeError {
 ///
 /// # Guarantees
 /// - The CSI socket listens before the registration socket can be seen.
-/// - Sockets are 0600, directories made for them 0750. A socket left by a crash is replaced; anything else in the way,
-///   and a socket that somebody serves, is left alone.
+/// - Sockets are 0600, directories made for them 0750. A socket left by a crash is replaced. Anything else in the way, and
+///   a socket that a process serves, is left alone.
 /// - At the end, whatever the reason, the registration socket is removed first (the kubelet then unregisters the
 ///   driver), then the CSI socket; calls under way have ten seconds to end.
 ///
@@ -90,15 +68,16 @@ pub async fn serve<V: Volumes>(
     observer: Arc<dyn Observer>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let socket = Socket::bind(&config.csi_socket).await?;
+    let (csi_socket, registration_socket) = (config.csi_socket(), config.registration_socket());
+    let socket = Socket::bind(&csi_socket).await?;
     let running = TaskTracker::new();
-    let identity = IdentityService { volumes: Arc::clone(&volumes), observer: Arc::clone(&observer) };
+    let identity = IdentityService { observer: Arc::clone(&observer) };
     let node = NodeService {
         node_name: config.node_name.clone(),
         volumes,
         observer: Arc::clone(&observer),
         running: running.clone(),
-        turns: Arc::default(),
+        target_locks: Arc::default(),
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let mut services = pin!(
@@ -109,15 +88,15 @@ pub async fn serve<V: Volumes>(
                 let _ = stopped.await;
             })
     );
-    tracing::info!(socket = %config.csi_socket.display(), node = config.node_name, "serving CSI");
+    tracing::info!(socket = %csi_socket.display(), node = config.node_name, "serving CSI");
 
     let failure = tokio::select! {
         () = shutdown => None,
-        error = registration::keep(&config, &observer) => Some(error),
+        error = registration::offer_driver(&registration_socket, &csi_socket, &observer) => Some(error),
         ended = &mut services => return Err(ServeError::ended(ended)),
     };
 
-    // The registration socket went with its future; now the CSI socket goes, and what runs may finish.
+    // The registration socket went with its future. Now the CSI socket goes, and running calls may finish.
     drop(stop);
     running.close();
     let drained = tokio::time::timeout(DRAIN, async {
@@ -129,7 +108,7 @@ pub async fn serve<V: Volumes>(
         (Some(error), _) => Err(error),
         (None, Ok(ended)) => ended.map_err(ServeError::Serve),
         (None, Err(_elapsed)) => {
-            tracing::warn!(calls = running.len(), "stopped with calls under way");
+            tracing::warn!(calls = running.len(), "stopped before these CSI calls had ended");
             Ok(())
         }
     }

@@ -1,12 +1,12 @@
-//! What can be made of a volume where the disk's backing leaves no choice (D1).
+//! Volumes that the backing of a disk can hold (D1).
 
 use kube::ResourceExt;
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{BackingKind, DiskReservation, ErasePolicy, FsType, NodeDisk, SharedPersistentVolume};
 
-/// Whether a volume can be what it asks for with the backing of the disk that a reservation is on; why not, with the next
-/// step. A disk that is not known here is its agent's affair.
+/// Refuses a volume that the backing of a reservation's disk cannot hold, with the next step. Of a disk that is not in
+/// `disks` the node's agent decides.
 pub fn suits(
     volume: &SharedPersistentVolume,
     reservation: &DiskReservation,
@@ -44,7 +44,7 @@ mod tests {
     use crate::plan::testing::*;
 
     #[test]
-    fn d1_a_btrfs_disk_has_btrfs_volumes_and_no_other_disk_has() {
+    fn d1_btrfs_volumes_go_to_btrfs_disks_and_nowhere_else() {
         let mut btrfs = disk("n1.b", "n1", 10, &[]);
         btrfs.spec.backing = BackingKind::Btrfs;
         let mut quota = disk("n1.q", "n1", 10, &[]);

@@ -153,6 +153,13 @@ impl Metrics {
         self.operation_seconds.get_or_create(&Operation { operation }).observe(took.as_secs_f64());
     }
 
+    /// Counts a call of the kubelet, by its method and gRPC code.
+    pub fn csi_called(&self, method: &'static str, code: &str, took: Duration) {
+        let labels = MethodCode { method: method.to_owned(), code: code.to_owned() };
+        self.calls.get_or_create(&labels).inc();
+        self.call_seconds.get_or_create(&Method { method: method.to_owned() }).observe(took.as_secs_f64());
+    }
+
     /// Counts an accepted destruction by its outcome.
     pub fn destroyed(&self, outcome: &'static str) {
         self.destroys.get_or_create(&Outcome { outcome }).inc();
@@ -194,19 +201,10 @@ impl Drop for Leading {
     }
 }
 
-impl crate::csi::Observer for Metrics {
-    fn finished(&self, method: &'static str, code: tonic::Code, took: Duration) {
-        let labels = MethodCode { method: method.to_owned(), code: format!("{code:?}") };
-        self.calls.get_or_create(&labels).inc();
-        self.call_seconds.get_or_create(&Method { method: method.to_owned() }).observe(took.as_secs_f64());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::view::Sink;
     use super::*;
-    use crate::csi::Observer;
 
     #[test]
     fn t3_reconciles_and_calls_are_counted_by_outcome_and_timed() {
@@ -214,7 +212,7 @@ mod tests {
         for error in [None, None, Some("Conflict")] {
             metrics.reconciled("VolumeClaim", error, Duration::from_millis(5));
         }
-        metrics.finished("NodePublishVolume", tonic::Code::Ok, Duration::from_secs(1));
+        metrics.csi_called("NodePublishVolume", "Ok", Duration::from_secs(1));
         let text = metrics.text();
         for line in [
             "reservoir_reconciles_total{kind=\"VolumeClaim\",outcome=\"Ok\"} 2",

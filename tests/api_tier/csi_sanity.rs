@@ -1,5 +1,4 @@
-//! The Kubernetes project's own conformance tests, csi-sanity, on the real agent: its volumes are on a real disk, and a
-//! real API server says whose they are.
+//! csi-sanity, the Kubernetes project's own conformance tests, on the real agent with a real disk and a real API server.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -23,9 +22,9 @@ use tonic::{Request, Response, Status};
 
 use crate::support::{Agent, Cluster, until_reason};
 
-/// Reservoir has no controller service; csi-sanity needs one to get at a volume. It gets the one of a claim. And it goes
-/// through a volume's whole way only with a driver that announces such a service: this is one, whose node service is the
-/// agent's.
+/// A driver with the agent's node service and a controller service, which Reservoir itself does not have. csi-sanity asks
+/// the controller service for a volume, and gets the volume of a claim. The tests of a volume's whole life run only
+/// against a driver that announces such a service.
 #[derive(Clone)]
 struct Provisioner {
     handle: String,
@@ -56,7 +55,7 @@ impl Identity for Provisioner {
     }
 }
 
-/// A controller that can only make volumes. Having said so, it is asked for none of the methods listed.
+/// A controller that only makes volumes. It announces no more, so csi-sanity calls none of the listed methods.
 macro_rules! controller {
     ($($method:ident: $request:ident -> $response:ident,)*) => {
         #[tonic::async_trait]
@@ -110,7 +109,7 @@ controller! {
     controller_modify_volume: ControllerModifyVolumeRequest -> ControllerModifyVolumeResponse,
 }
 
-/// A node service that is the agent's.
+/// A node service that passes each call on to the agent.
 macro_rules! node {
     ($($method:ident: $request:ident -> $response:ident,)*) => {
         #[tonic::async_trait]
@@ -146,7 +145,7 @@ const OBJECTS: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: team}\n
 const CLAIM: &str = "apiVersion: reservoir.dev/v1alpha1\nkind: VolumeClaim\nmetadata: {name: data, namespace: team}\n\
      spec: {role: eng, volume: data}\n";
 
-/// A volume that is claimed for a pod, as the kubelet gets to know it.
+/// A volume with a claim and a pod, in the kubelet's terms.
 async fn provision(cluster: &Cluster, agent: &Agent) -> Provisioner {
     cluster.apply_text(OBJECTS).await;
     until_reason(&cluster.all::<SharedPersistentVolume>(), "data", "Ready").await;
@@ -166,12 +165,12 @@ async fn provision(cluster: &Cluster, agent: &Agent) -> Provisioner {
     Provisioner { handle: source.volume_handle, context, agent: agent.csi().await }
 }
 
-/// Capabilities that the agent does not announce; csi-sanity skips their tests, and without a controller service two more.
+/// Capabilities that the agent does not announce: csi-sanity skips their tests, and two more without a controller service.
 const NOT_ANNOUNCED: [&str; 3] =
     ["NodeStageVolume not supported", "NodeUnstageVolume not supported", "NodeExpandVolume not supported"];
 const WHOLE_WAY: &str = "Controller Service not provided: CreateVolume not supported";
 
-/// Runs csi-sanity; says what it printed last, and why it skipped what it skipped.
+/// Runs csi-sanity; returns its summary and the reasons of skipped tests.
 async fn sanity(program: &Path, dir: &Path, endpoint: &Path, focus: &[&str]) -> (String, Vec<String>) {
     let mut command = Command::new(program);
     command

@@ -14,8 +14,7 @@ use reservoir::csi::proto::csi::volume_capability::{AccessMode, AccessType, Moun
 use reservoir::csi::proto::csi::{NodePublishVolumeRequest, VolumeCapability};
 use reservoir::csi::proto::registration::registration_client::RegistrationClient;
 use reservoir::csi::{
-    Access, Error, Observer, PublishRequest, ServeConfig, ServeError, Stats, Usage, VolumeHandle, Volumes,
-    serve,
+    Error, Observer, PublishRequest, ServeConfig, ServeError, Stats, Usage, VolumeHandle, Volumes, serve,
 };
 use tempfile::TempDir;
 use tokio::sync::{Barrier, Notify, oneshot};
@@ -30,7 +29,7 @@ pub fn handle() -> String {
     format!("{VOLUME}.{CLAIM}")
 }
 
-/// Volumes that are a map and some directories. What a publish does besides is in its volume context, key `test`.
+/// Volumes that are a map and some directories. The key `test` of a volume context selects what a publish does besides.
 pub struct Memory {
     pub published: Mutex<BTreeMap<PathBuf, PublishRequest>>,
     pub meeting: Barrier,
@@ -74,13 +73,13 @@ impl Volumes for Memory {
                 Err(Error::Incompatible("the target is published otherwise".into()))
             };
         }
-        if request.access == Access::SingleWriter
+        if request.volume_context.contains_key("exclusive")
             && published.values().any(|other| other.handle == request.handle)
         {
-            return Err(Error::InUse("the volume is exclusive and in use".into()));
+            return Err(Error::FailedPrecondition("the volume is exclusive and in use".into()));
         }
         std::fs::create_dir_all(&request.target)
-            .map_err(|error| Error::internal("failed to make the target", error))?;
+            .map_err(|error| Error::unavailable("failed to make the target", error))?;
         published.insert(request.target.clone(), request);
         Ok(())
     }
@@ -94,6 +93,7 @@ impl Volumes for Memory {
     }
 
     async fn stats(&self, handle: &VolumeHandle, path: &Path) -> Result<Stats, Error> {
+        assert_ne!(path, Path::new("/panic"), "as asked");
         match self.published.lock().unwrap().get(path) {
             Some(present) if present.handle == *handle => Ok(Stats {
                 bytes: Usage { total: 1 << 30, used: 1 << 20, available: u64::MAX },
@@ -101,10 +101,6 @@ impl Volumes for Memory {
             }),
             _ => Err(Error::NotFound("the volume is not published there".into())),
         }
-    }
-
-    async fn ready(&self) -> bool {
-        true
     }
 }
 
@@ -126,12 +122,7 @@ pub struct Agent {
 }
 
 pub fn config(dir: &TempDir) -> ServeConfig {
-    ServeConfig {
-        csi_socket: dir.path().join("plugins/csi.reservoir.dev/csi.sock"),
-        registration_socket: dir.path().join("plugins_registry/csi.reservoir.dev-reg.sock"),
-        kubelet_csi_socket: PathBuf::from("/var/lib/kubelet/plugins/csi.reservoir.dev/csi.sock"),
-        node_name: "node-1".into(),
-    }
+    ServeConfig { kubelet_dir: dir.path().to_owned(), node_name: "node-1".into() }
 }
 
 impl Agent {
@@ -142,8 +133,8 @@ impl Agent {
         let observer = Arc::clone(&seen);
         let serving = serve(config(dir), Arc::clone(&volumes), observer, async { stopped.await.unwrap() });
         let agent = Self { volumes, seen, config: config(dir), stop, task: tokio::spawn(serving) };
-        for socket in [&agent.config.csi_socket, &agent.config.registration_socket] {
-            until("the agent listens", async || tokio::net::UnixStream::connect(socket).await.is_ok()).await;
+        for socket in [agent.config.csi_socket(), agent.config.registration_socket()] {
+            until("the agent listens", async || tokio::net::UnixStream::connect(&socket).await.is_ok()).await;
         }
         agent
     }
@@ -154,23 +145,27 @@ impl Agent {
     }
 
     pub async fn identity(&self) -> IdentityClient<Channel> {
-        IdentityClient::new(connect(&self.config.csi_socket).await)
+        IdentityClient::new(connect(&self.config.csi_socket()).await)
     }
 
     pub async fn node(&self) -> NodeClient<Channel> {
-        NodeClient::new(connect(&self.config.csi_socket).await)
+        NodeClient::new(connect(&self.config.csi_socket()).await)
     }
 
     pub async fn registration(&self) -> RegistrationClient<Channel> {
-        RegistrationClient::new(connect(&self.config.registration_socket).await)
+        RegistrationClient::new(connect(&self.config.registration_socket()).await)
     }
 }
 
 async fn connect(socket: &Path) -> Channel {
-    Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap().connect().await.unwrap()
+    endpoint(socket).connect().await.unwrap()
 }
 
-/// Waits for something that will be so soon, and fails if it does not come.
+pub fn endpoint(socket: &Path) -> Endpoint {
+    Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap()
+}
+
+/// Waits until a condition holds, and fails after ten seconds.
 pub async fn until(what: &str, so: impl AsyncFn() -> bool) {
     for _ in 0..500 {
         if so().await {
@@ -199,7 +194,7 @@ pub fn pod_context() -> [(String, String); 5] {
     .map(|(key, value)| (key.to_owned(), value.to_owned()))
 }
 
-/// What the kubelet sends for a pod with a ReadWriteMany claim.
+/// The kubelet's request for a pod with a ReadWriteMany claim.
 pub fn publish_request(target: &Path) -> NodePublishVolumeRequest {
     NodePublishVolumeRequest {
         volume_id: handle(),

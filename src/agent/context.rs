@@ -1,0 +1,79 @@
+//! The state that the agent's tasks share, and their way to the host.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use kube::Client;
+
+use crate::cluster;
+use crate::host::{self, Host};
+use crate::telemetry::{self, Metrics};
+
+use super::disk_names::DiskNames;
+
+/// Shared by all tasks of one node.
+pub(super) struct Context {
+    pub(super) client: Client,
+    pub(super) node: String,
+    pub(super) host: Arc<Host>,
+    pub(super) disk_names: DiskNames,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// Why a step on the node failed, as a whole sentence: no variant has a source beside it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NodeError {
+    #[error("{0}")]
+    Host(host::Error),
+    /// The state of the disk or the mount is not known; another attempt finds out.
+    #[error("the agent panicked in the middle of its work on the disk: see its log; it tries again")]
+    Panicked,
+    #[error("{}", telemetry::chain(.0))]
+    Cluster(cluster::Error),
+}
+
+impl NodeError {
+    /// Name of the variant, for metrics.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Host(error) => error.label(),
+            Self::Panicked => "Panicked",
+            Self::Cluster(error) => error.label(),
+        }
+    }
+}
+
+impl From<host::Error> for NodeError {
+    fn from(error: host::Error) -> Self {
+        Self::Host(error)
+    }
+}
+
+impl From<cluster::Error> for NodeError {
+    fn from(error: cluster::Error) -> Self {
+        Self::Cluster(error)
+    }
+}
+
+impl Context {
+    /// Runs work on the host, which blocks, on a thread for that.
+    pub(super) async fn on_host<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Host) -> T + Send + 'static,
+    ) -> Result<T, NodeError> {
+        let host = self.host.clone();
+        tokio::task::spawn_blocking(move || work(&host)).await.map_err(|_| NodeError::Panicked)
+    }
+
+    /// Runs an operation on the host, counted and timed (T3).
+    pub(super) async fn operate<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Host) -> host::Result<T> + Send + 'static,
+    ) -> Result<T, NodeError> {
+        let started = Instant::now();
+        let done = self.on_host(work).await.and_then(|done| Ok(done?));
+        self.metrics.operated(operation, done.as_ref().err().map(NodeError::label), started.elapsed());
+        done
+    }
+}

@@ -1,0 +1,126 @@
+//! Finds the NodeDisk of each configured disk (D3).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+
+use crate::api::condition::reason;
+use crate::api::{AGENT_MANAGER, NodeDisk, NodeDiskSpec};
+use crate::cluster::{self, Events};
+use crate::host::Host;
+use crate::plan::disk_identity::{Identity, copy_refused, declared_gone, identify};
+use crate::telemetry;
+
+use super::config::DiskEntry;
+use super::context::{Context, NodeError};
+
+pub(super) struct DiskIdentities {
+    ctx: Arc<Context>,
+    entries: Vec<DiskEntry>,
+    events: Events,
+    /// The disks without a NodeDisk of this node, with the reasons that were logged last.
+    refused: BTreeMap<String, String>,
+}
+
+impl DiskIdentities {
+    pub(super) fn new(ctx: Arc<Context>, entries: Vec<DiskEntry>) -> Self {
+        let events = Events::new(ctx.client.clone(), "reservoir-agent", &ctx.node);
+        Self { ctx, entries, events, refused: BTreeMap::new() }
+    }
+
+    /// The NodeDisks by the names of the disks; tells the host which disk to expect where. Nothing else on a disk is looked
+    /// at before: the disk decides whose volumes are on it, not its place.
+    ///
+    /// 1. Gather: the IDs of the disks, and all NodeDisks if one of the disks has none among `mine`.
+    /// 2. Decide: `plan::disk_identity::identify`, for each disk.
+    /// 3. Apply: NodeDisks made or taken over; the host expects or refuses each disk.
+    pub(super) async fn reconcile(
+        &mut self,
+        api: &Api<NodeDisk>,
+        mine: &[NodeDisk],
+    ) -> Result<BTreeMap<String, NodeDisk>, NodeError> {
+        let mut ids = self.ctx.on_host(|host| host.identities()).await?;
+        let known = |entry: &DiskEntry| mine.iter().any(|object| object.spec.disk_name == entry.name);
+        let all = match self.entries.iter().all(known) {
+            true => mine.to_vec(),
+            false => cluster::list(api, &ListParams::default()).await?,
+        };
+
+        let node = self.ctx.node.clone();
+        let configured: Vec<&str> = self.entries.iter().map(|entry| &*entry.name).collect();
+        let (mut objects, mut expected, mut failed) = (BTreeMap::new(), Vec::new(), Ok(()));
+        for entry in &self.entries {
+            let id = ids.remove(&entry.name).map_or_else(
+                || Err("the agent has not opened it".to_owned()),
+                |id| id.map_err(|error| error.to_string()),
+            );
+            let identity =
+                identify(&node, &entry.name, &configured, id.as_deref().map_err(Clone::clone), &all);
+
+            let spec = || entry.spec(&node, id.as_deref().unwrap_or_default());
+            let object = match identity {
+                Identity::Known(known) => Ok(Ok(known.clone())),
+                Identity::New(name) => {
+                    cluster::apply(api, &NodeDisk::new(&name, spec()), AGENT_MANAGER).await.map(Ok)
+                }
+                Identity::TakeOver(found) => self.take_over(api, found, spec()).await,
+                Identity::Refused(why) => Ok(Err(why)),
+            };
+            let disk = entry.name.clone();
+            match object {
+                Ok(Ok(object)) => {
+                    self.refused.remove(&disk);
+                    expected.push((disk.clone(), Some(object.spec.disk_id.clone()), declared_gone(&object)));
+                    objects.insert(disk, object);
+                }
+                Ok(Err(why)) => {
+                    if self.refused.insert(disk.clone(), why.clone()).as_ref() != Some(&why) {
+                        tracing::error!(disk, why, "refused to serve a disk");
+                    }
+                    expected.push((disk, None, Some(why)));
+                }
+                // One disk's failure keeps no other from being refused or expected.
+                Err(error) => failed = Err(error.into()),
+            }
+        }
+        self.ctx.on_host(move |host| expect(host, expected)).await?;
+        failed.map(|()| objects)
+    }
+
+    /// Takes a disk over that has a NodeDisk elsewhere; returns the API server's refusal if it may not be.
+    async fn take_over(
+        &self,
+        api: &Api<NodeDisk>,
+        found: &NodeDisk,
+        spec: NodeDiskSpec,
+    ) -> Result<Result<NodeDisk, String>, cluster::Error> {
+        let (disk, node_disk) = (spec.disk_name.clone(), found.name_any());
+        match cluster::apply(api, &NodeDisk::new(&node_disk, spec), AGENT_MANAGER).await {
+            Ok(object) => {
+                let was_in = &found.spec.node_name;
+                tracing::info!(disk, node_disk, was_in, "took over a disk of another node");
+                Ok(Ok(object))
+            }
+            Err(error) if error.is_forbidden() => {
+                let why = telemetry::chain(&error);
+                if self.refused.get(&disk) != Some(&why) {
+                    let message = copy_refused(&self.ctx.node, &why);
+                    self.events.publish(found, None, false, "Report", reason::DISK_REFUSED, &message).await;
+                }
+                Ok(Err(why))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Disk by disk: the ID that is expected there, and why it is not served.
+fn expect(host: &Host, disks: Vec<(String, Option<String>, Option<String>)>) {
+    for (disk, id, refused) in disks {
+        if let Err(error) = host.expect(&disk, id.as_deref()).and_then(|()| host.refuse(&disk, refused)) {
+            tracing::error!(disk, %error, "failed to set the expected ID of a disk");
+        }
+    }
+}

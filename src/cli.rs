@@ -1,0 +1,186 @@
+//! The command line of the `reservoir` program.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use kube::{Api, Client};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::telemetry::{self, Metrics};
+use crate::{agent, api, cluster, controller, plan};
+
+/// Shared persistent volumes for Kubernetes.
+#[derive(Parser)]
+#[command(version, about)]
+pub struct Cli {
+    /// Logs as JSON.
+    #[arg(long, env = "RESERVOIR_LOG_JSON", global = true)]
+    log_json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the controller.
+    Controller(ControllerArgs),
+    /// Runs the agent of a node.
+    Agent(AgentArgs),
+    /// Prints manifests for the data on the cluster's disks that has no object any more, to be looked at and applied.
+    Recover,
+    /// Writes the CustomResourceDefinitions, one file each, into a directory, or prints them.
+    Crds {
+        /// The directory.
+        directory: Option<PathBuf>,
+        /// Prints the API reference instead.
+        #[arg(long, conflicts_with = "directory")]
+        reference: bool,
+    },
+}
+
+#[derive(Args)]
+struct ControllerArgs {
+    /// Namespace of the Lease by which one of several controllers is chosen.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "reservoir-system")]
+    namespace: String,
+    /// Name of the Lease.
+    #[arg(long, default_value = "reservoir-controller")]
+    lease_name: String,
+    /// Name of this instance.
+    #[arg(long, env = "POD_NAME", default_value = "reservoir-controller")]
+    identity: String,
+    /// Objects of one kind that are reconciled at once.
+    #[arg(long, default_value_t = 32)]
+    concurrency: u16,
+    /// Address of /metrics, /healthz and /readyz.
+    #[arg(long, default_value = "0.0.0.0:8080")]
+    metrics_bind_address: SocketAddr,
+}
+
+#[derive(Args)]
+struct AgentArgs {
+    /// Name of the Node.
+    #[arg(long, env = "NODE_NAME")]
+    node_name: String,
+    /// The configuration file that lists the disks.
+    #[arg(long, default_value = "/etc/reservoir/agent.yaml")]
+    config: PathBuf,
+    /// The kubelet's directory.
+    #[arg(long, default_value = "/var/lib/kubelet")]
+    kubelet_dir: PathBuf,
+    /// Seconds between two measurements of the disks.
+    #[arg(long, default_value_t = 30)]
+    measure_seconds: u64,
+    /// Address of /metrics, /healthz and /readyz.
+    #[arg(long, default_value = "0.0.0.0:8081")]
+    metrics_bind_address: SocketAddr,
+}
+
+impl Cli {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<()> {
+        telemetry::init_logs(self.log_json);
+        match self.command {
+            Command::Controller(args) => run_controller(args).await,
+            Command::Agent(args) => run_agent(args).await,
+            Command::Recover => recover().await,
+            Command::Crds { directory, reference } => {
+                tokio::task::spawn_blocking(move || crds(directory, reference)).await?
+            }
+        }
+    }
+}
+
+async fn connect() -> anyhow::Result<Client> {
+    Client::try_default().await.context("failed to find the cluster")
+}
+
+/// Becomes `true` on SIGTERM or SIGINT.
+fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
+    let (sender, receiver) = watch::channel(false);
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        sender.send_replace(true);
+    });
+    Ok(receiver)
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
+    let ControllerArgs { namespace, lease_name, identity, concurrency, metrics_bind_address } = args;
+    let (client, stop) = (connect().await?, stop_signal()?);
+    let metrics = Arc::new(Metrics::default());
+    metrics.stand_by();
+    let serving = telemetry::serve(metrics_bind_address, metrics.clone(), || true, stopped(stop.clone()));
+    let options =
+        controller::Options { identity: identity.clone(), namespace: namespace.clone(), concurrency };
+    let work = || async {
+        let _leading = metrics.lead();
+        controller::run(client.clone(), options.clone(), metrics.clone()).await;
+    };
+    let leading = cluster::lead(client.clone(), &namespace, &lease_name, &identity, work, stopped(stop));
+    tokio::try_join!(async { serving.await.context("failed to serve metrics") }, async {
+        leading.await.context("failed to take part in the election of a leader")
+    })?;
+    Ok(())
+}
+
+async fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
+    let config = tokio::task::spawn_blocking(move || agent::Config::read(&args.config)).await??;
+    let (client, stop) = (connect().await?, stop_signal()?);
+    let metrics = Arc::new(Metrics::default());
+    let ready = Arc::new(AtomicBool::new(false));
+    let set_ready = ready.clone();
+    let is_ready = move || ready.load(Ordering::Relaxed);
+    let serving =
+        telemetry::serve(args.metrics_bind_address, metrics.clone(), is_ready, stopped(stop.clone()));
+    let options = agent::Options {
+        node: args.node_name,
+        config,
+        kubelet_dir: args.kubelet_dir,
+        measure_every: Duration::from_secs(args.measure_seconds),
+    };
+    let running = agent::run(client, options, metrics, set_ready, stopped(stop));
+    tokio::try_join!(async { serving.await.context("failed to serve metrics") }, async {
+        running.await.context("failed to serve the node")
+    })?;
+    Ok(())
+}
+
+async fn recover() -> anyhow::Result<()> {
+    let client = connect().await?;
+    let all = Default::default();
+    let disks = cluster::list(&Api::all(client.clone()), &all).await?;
+    let reservations = cluster::list(&Api::all(client.clone()), &all).await?;
+    let volumes = cluster::list(&Api::all(client), &all).await?;
+    print!("{}", plan::recover::text(&plan::recover::documents(&disks, &reservations, &volumes))?);
+    Ok(())
+}
+
+fn crds(directory: Option<PathBuf>, reference: bool) -> anyhow::Result<()> {
+    if reference {
+        print!("{}", api::reference::markdown());
+        return Ok(());
+    }
+    for crd in api::crds() {
+        let text = serde_yaml::to_string(&crd)?;
+        match &directory {
+            None => println!("---\n{text}"),
+            Some(directory) => {
+                let path = directory.join(api::crd_file_name(&crd));
+                std::fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))?;
+            }
+        }
+    }
+    Ok(())
+}

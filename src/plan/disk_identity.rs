@@ -1,0 +1,120 @@
+//! The NodeDisk of a disk: decided by the ID stored on the disk, whatever its node and its path are called (D3).
+
+use kube::ResourceExt;
+
+use crate::api::NodeDisk;
+
+/// The NodeDisk of a configured disk.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Identity<'a> {
+    /// This node has a NodeDisk of the disk's name already. Whether the right disk is there, its ID decides later.
+    Known(&'a NodeDisk),
+    /// The disk's ID is new: a NodeDisk of this name is to be made.
+    New(String),
+    /// The disk was in a node of another name, or had another name in this one. The API server decides whether it may be
+    /// taken over: only after the old node is gone may this be no copy (`reservoir-agent-takes-over`).
+    TakeOver(&'a NodeDisk),
+    /// The disk is not served, for this reason.
+    Refused(String),
+}
+
+/// Decides the NodeDisk of the disk that `node`'s configuration calls `disk`. `id` is the ID stored on it, or why it
+/// cannot be read; `configured` are the names of all disks of the node.
+pub fn identify<'a>(
+    node: &str,
+    disk: &str,
+    configured: &[&str],
+    id: Result<&str, String>,
+    all: &'a [NodeDisk],
+) -> Identity<'a> {
+    // The present NodeDisk comes first: another disk at the same path is refused, not adopted.
+    if let Some(known) = all.iter().find(|d| d.spec.node_name == node && d.spec.disk_name == disk) {
+        return Identity::Known(known);
+    }
+    let id = match id {
+        Ok(id) => id,
+        Err(why) => return Identity::Refused(why),
+    };
+    let Some(found) = all.iter().find(|object| object.spec.disk_id == id) else {
+        let name = format!("{node}.{disk}");
+        // A disk that had this name may be in another node now.
+        let taken = all.iter().any(|object| object.name_any() == name);
+        return Identity::New(if taken { format!("{name}-{}", id.get(..8).unwrap_or(id)) } else { name });
+    };
+    // A disk that was declared gone elsewhere, or under another name, is gone here too (D4).
+    if let Some(why) = declared_gone(found) {
+        return Identity::Refused(why);
+    }
+    let (name, spec) = (found.name_any(), &found.spec);
+    if spec.node_name == node && configured.contains(&spec.disk_name.as_str()) {
+        return Identity::Refused(format!(
+            "by its ID it is NodeDisk {name}, which the agent's configuration has as disk {}: correct the paths there",
+            spec.disk_name
+        ));
+    }
+    Identity::TakeOver(found)
+}
+
+/// The refusal of a disk that an administrator declared gone; `None` for any other.
+pub fn declared_gone(object: &NodeDisk) -> Option<String> {
+    let name = object.name_any();
+    object.spec.gone.then(|| {
+        format!(
+            "NodeDisk {name}, which it is by its ID, was declared gone: all that is on it is kept and nothing of it is \
+             served; give the agent an empty directory under another disk name, or delete NodeDisk {name} when nothing \
+             is reserved on it any more"
+        )
+    })
+}
+
+/// The event on a NodeDisk whose ID a disk of another node has, which the API server did not let take over.
+pub fn copy_refused(node: &str, why: &str) -> String {
+    format!("node {node} has a disk with the ID of this one: {why}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing;
+
+    fn object(name: &str, node: &str, disk: &str) -> NodeDisk {
+        let mut object = testing::disk(name, node, 10, &[]);
+        object.spec.disk_name = disk.into();
+        object
+    }
+
+    fn refused(identity: Identity<'_>, part: &str) -> bool {
+        matches!(identity, Identity::Refused(why) if why.contains(part))
+    }
+
+    #[test]
+    fn d3_a_disk_is_its_id_whatever_its_node_is_called() {
+        let all = [object("n1.a", "n1", "a"), object("n2.a", "n2", "a"), object("n3.a", "old", "a")];
+        let ask = |node, disk, id| identify(node, disk, &["a", "b"], Ok(id), &all);
+        assert_eq!(
+            ask("n1", "a", "id-n2.a"),
+            Identity::Known(&all[0]),
+            "another disk there is refused later"
+        );
+        assert_eq!(ask("n1", "b", "new-id-of-b"), Identity::New("n1.b".into()));
+        assert_eq!(ask("n1", "b", "id-n2.a"), Identity::TakeOver(&all[1]));
+        assert_eq!(ask("n3", "a", "new-id-of-a"), Identity::New("n3.a-new-id-o".into()), "the name is taken");
+        assert!(refused(ask("n1", "b", "id-n1.a"), "has as disk a: correct the paths"));
+        assert!(refused(identify("n1", "b", &["b"], Err("it is not readable".into()), &all), "not readable"));
+        let renamed = identify("n1", "b", &["b"], Ok("id-n1.a"), &all);
+        assert_eq!(renamed, Identity::TakeOver(&all[0]), "the configuration calls it otherwise now");
+    }
+
+    #[test]
+    fn d4_a_disk_that_was_declared_gone_stays_gone_elsewhere() {
+        let mut gone = object("n1.a", "n1", "a");
+        gone.spec.gone = true;
+        let all = [gone];
+        assert!(refused(
+            identify("n2", "a", &["a"], Ok("id-n1.a"), &all),
+            "NodeDisk n1.a, which it is by its ID"
+        ));
+        assert_eq!(identify("n1", "a", &["a"], Ok("id-n1.a"), &all), Identity::Known(&all[0]));
+        assert!(declared_gone(&all[0]).is_some() && declared_gone(&object("n1.b", "n1", "b")).is_none());
+    }
+}

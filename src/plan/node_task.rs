@@ -1,0 +1,373 @@
+//! The agent's next step with a volume of its node, and its report of the outcome (V9, X2, X3).
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::{Resource, ResourceExt};
+
+use crate::api::condition::{self, BACKED, Verdict, reason};
+use crate::api::{
+    BackingState, NodePart, PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, Size,
+};
+
+use super::LISTED_PODS;
+use super::resize::{self, OnNode};
+
+/// The next step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Make the volume, or confirm that all of it is there.
+    Make,
+    /// Change the volume's size (V7).
+    Size(OnNode),
+    /// The volume was made once and its bytes are not there: report it, and never make it again over bytes that may come
+    /// back.
+    Lost,
+    /// Refuse new mounts, and report the present ones.
+    Fence,
+    /// Allow mounts again.
+    Unfence,
+    /// Erase the volume.
+    Erase,
+    /// Nothing.
+    Rest,
+}
+
+/// The record of a volume on the node's disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnDisk {
+    /// New mounts are refused.
+    pub fenced: bool,
+    /// The size in bytes, once the volume is made.
+    pub size: Option<u64>,
+    /// A resize was begun and not finished.
+    pub resizing: bool,
+}
+
+/// The outcome of a task on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The task needed nothing of the disk.
+    Untouched,
+    /// The disk has no record of the volume.
+    NoRecord,
+    /// The volume is there with so many bytes.
+    Made(u64),
+    /// The volume has so many bytes now.
+    Resized(u64),
+    /// The volume kept its size and can be used; the reason.
+    NotResized(String),
+    /// New mounts are refused.
+    Fenced {
+        /// The pods that the record has.
+        pods: Vec<PodRef>,
+        /// The kernel has the volume mounted or open somewhere.
+        in_use: bool,
+    },
+    /// So many bytes went back to the disk.
+    Erased(u64),
+    /// The bytes of a volume that was made are gone, or a part of them; the reason.
+    Lost(String),
+    /// The task failed; the reason.
+    Failed(String),
+}
+
+/// The pause before the next look at a volume that is mounted and to be destroyed.
+const WHILE_IN_USE: Duration = Duration::from_secs(2);
+/// The pause after a failure.
+const AFTER_FAILURE: Duration = Duration::from_secs(15);
+
+/// The next step; `on_disk` is `None` where the disk has no record of the volume.
+pub fn next(volume: &SharedPersistentVolume, on_disk: Option<OnDisk>) -> Task {
+    let status = volume.status.clone().unwrap_or_default();
+    let node = status.node.unwrap_or_default();
+    let destroy = status.destroy.unwrap_or_default();
+    if volume.metadata.deletion_timestamp.is_none() {
+        return match (node.backing, on_disk) {
+            (BackingState::Made, None) => Task::Lost,
+            (BackingState::Made, Some(on_disk)) => {
+                // A resize that ended without a report: the announcement must not be withdrawn then.
+                let reported = node.size.as_ref().and_then(|size| size.bytes().ok());
+                let unreported = on_disk.size.is_some() && on_disk.size != reported;
+                resize::on_node(volume, on_disk.resizing || unreported).map_or(Task::Make, Task::Size)
+            }
+            (BackingState::Absent | BackingState::Erased, _) => Task::Make,
+        };
+    }
+    let fenced = node.fenced || on_disk.is_some_and(|on_disk| on_disk.fenced);
+    match (destroy.tombstone.is_some(), destroy.in_use) {
+        (true, _) if node.backing == BackingState::Erased => Task::Rest,
+        (true, _) => Task::Erase,
+        (false, false) => Task::Fence,
+        (false, true) if fenced => Task::Unfence,
+        (false, true) => Task::Rest,
+    }
+}
+
+/// The status after a task, and the pause before the next look if there is to be one without a change of the object.
+pub fn report(
+    volume: &SharedPersistentVolume,
+    task: Task,
+    outcome: Outcome,
+    now: Timestamp,
+) -> (SharedPersistentVolumeStatus, Option<Duration>) {
+    let mut status = volume.status.clone().unwrap_or_default();
+    let before = status.node.clone();
+    let node = status.node.get_or_insert_default();
+    let was_made = node.backing == BackingState::Made;
+    let (mut pause, mut backed) = (None, None);
+    match (task, outcome) {
+        (Task::Size(OnNode::Announce(size)), Outcome::Untouched) => {
+            node.growing = Some(Size::from_bytes(size))
+        }
+        (Task::Size(OnNode::Withdraw), Outcome::Untouched) => {
+            (node.growing, node.resize_failed) = (None, None);
+        }
+        (Task::Unfence, Outcome::Untouched) => {
+            *node = NodePart { fenced: false, in_use: false, mounted_by: vec![], ..node.clone() };
+        }
+        (_, Outcome::Untouched) => status.node = before,
+        (_, Outcome::Made(size)) => {
+            (node.backing, node.size) = (BackingState::Made, Some(Size::from_bytes(size)));
+            node.resize_failed = None;
+            backed = Some(Verdict::yes(reason::BACKED, made(volume)));
+        }
+        (_, Outcome::Resized(size)) => {
+            node.size = Some(Size::from_bytes(size));
+            (node.growing, node.resize_failed) = (None, None);
+        }
+        (_, Outcome::NotResized(why)) => {
+            let reported = node.resize_failed.take().filter(|reported| same_words(reported, &why));
+            node.resize_failed = Some(reported.unwrap_or(why));
+            pause = Some(AFTER_FAILURE);
+        }
+        // A volume that was never made can be mounted nowhere, and gives nothing back.
+        (Task::Fence, Outcome::NoRecord) if !was_made => fence(node, vec![], false),
+        (Task::Erase, Outcome::NoRecord) if !was_made => erase(node, 0),
+        (_, Outcome::Fenced { pods, in_use }) => {
+            fence(node, pods, in_use);
+            pause = node.in_use.then_some(WHILE_IN_USE);
+        }
+        (_, Outcome::Erased(bytes)) => erase(node, bytes),
+        (_, failed) => {
+            let (name, on) = (volume.name_any(), status.node_name.as_deref().unwrap_or("?"));
+            let (reason, message) = match failed {
+                Outcome::Lost(why) => (reason::BACKING_LOST, why),
+                Outcome::Failed(why) => (reason::BACKING_FAILED, why),
+                // Without a receipt of an erase (X4), a volume that was made is lost, never erased.
+                _ => (
+                    reason::BACKING_LOST,
+                    format!(
+                        "the data of volume {name} is lost: no disk of node {on} has a record of it; bring the disk \
+                         back that has one, or delete the volume"
+                    ),
+                ),
+            };
+            status.node = before;
+            backed = Some(Verdict::no(reason, message));
+            pause = Some(AFTER_FAILURE);
+        }
+    }
+    if let Some(verdict) = backed {
+        set_backed(volume, &mut status, verdict, now);
+    }
+    (status, pause)
+}
+
+/// The reason not to recover data that belongs to a volume which is there (X6).
+pub fn has_owner(recovered_uid: &str, owner: &str) -> String {
+    format!(
+        "the data of {recovered_uid} is that of SharedPersistentVolume {owner}, which is there: claim that one"
+    )
+}
+
+fn fence(node: &mut NodePart, mut pods: Vec<PodRef>, in_use: bool) {
+    pods.sort();
+    pods.dedup();
+    node.fenced = true;
+    node.in_use = in_use || !pods.is_empty();
+    pods.truncate(LISTED_PODS);
+    node.mounted_by = pods;
+}
+
+fn erase(node: &mut NodePart, bytes: u64) {
+    (node.backing, node.erased) = (BackingState::Erased, Some(Size::from_bytes(bytes)));
+}
+
+fn made(volume: &SharedPersistentVolume) -> String {
+    match &volume.spec.adopt {
+        None => "its bytes are allocated and formatted".to_owned(),
+        Some(adopt) => format!("{} is adopted as it is; its size is not enforced", adopt.path),
+    }
+}
+
+fn set_backed(
+    volume: &SharedPersistentVolume,
+    status: &mut SharedPersistentVolumeStatus,
+    mut verdict: Verdict,
+    now: Timestamp,
+) {
+    if let Some(present) = condition::get(&status.conditions, BACKED)
+        && present.reason == verdict.reason
+        && same_words(&present.message, &verdict.message)
+    {
+        verdict.message.clone_from(&present.message);
+    }
+    condition::set(&mut status.conditions, BACKED, verdict, volume.meta().generation, now);
+}
+
+/// Numbers that drift, such as free bytes, are no news: each would be a write, and each write another attempt.
+fn same_words(reported: &str, now: &str) -> bool {
+    let words = |message: &str| message.replace(|c: char| c.is_ascii_digit(), "");
+    words(reported) == words(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Adopt, Destroy};
+    use crate::plan::testing::*;
+
+    const RECORD: Option<OnDisk> = Some(OnDisk { fenced: false, size: None, resizing: false });
+
+    #[test]
+    fn v7_a_finished_growth_is_reported_before_a_new_size() {
+        let mut v = ready_volume("v", "eng", true);
+        v.spec.size = gi(1);
+        let status = v.status.as_mut().unwrap();
+        status.size = Some(gi(3));
+        let node = status.node.as_mut().unwrap();
+        (node.size, node.growing) = (Some(gi(1)), Some(gi(3)));
+        let grown = OnDisk { size: Some(3 << 30), ..OnDisk::default() };
+        assert_eq!(next(&v, Some(grown)), Task::Size(OnNode::Resize(3 << 30)));
+        let not_begun = OnDisk { size: Some(1 << 30), ..OnDisk::default() };
+        assert_eq!(next(&v, Some(not_begun)), Task::Size(OnNode::Withdraw));
+    }
+
+    /// V9, X2, X3.
+    #[test]
+    fn v9_x2_x3_each_stage_of_a_volume_has_its_task() {
+        let mut v = volume("v", "eng", 1);
+        assert_eq!(next(&v, None), Task::Make);
+        v = ready_volume("v", "eng", true);
+        assert_eq!(next(&v, RECORD), Task::Make, "again and again: all of the volume has to be there");
+        assert_eq!(next(&v, None), Task::Lost, "V9: a volume that was made once is never made again");
+        v.metadata.deletion_timestamp = some_time();
+        assert_eq!(next(&v, RECORD), Task::Fence, "X2: after an accepted deletion no new user comes");
+        let mut with = |in_use, dead, fenced, backing| {
+            let status = v.status.as_mut().unwrap();
+            status.destroy = Some(Destroy { in_use, tombstone: if dead { some_time() } else { None } });
+            let node = status.node.as_mut().unwrap();
+            (node.fenced, node.backing) = (fenced, backing);
+            (next(&v, RECORD), next(&v, Some(OnDisk { fenced: true, ..OnDisk::default() })))
+        };
+        let both = |task| (task, task);
+        assert_eq!(
+            with(false, false, true, BackingState::Made),
+            both(Task::Fence),
+            "again until all mounts are gone"
+        );
+        assert_eq!(with(true, false, true, BackingState::Made), both(Task::Unfence));
+        assert_eq!(
+            with(true, false, false, BackingState::Made),
+            (Task::Rest, Task::Unfence),
+            "the agent died between the report and the disk"
+        );
+        assert_eq!(with(false, true, true, BackingState::Made), both(Task::Erase));
+        assert_eq!(with(false, true, true, BackingState::Erased), both(Task::Rest));
+    }
+
+    /// The report of an outcome: what the node has, the condition, the pause in seconds.
+    fn reported(
+        volume: &SharedPersistentVolume,
+        task: Task,
+        outcome: Outcome,
+    ) -> (NodePart, Option<&'static str>, Option<u64>) {
+        let before = condition::get(&volume.status.as_ref().unwrap().conditions, BACKED).cloned();
+        let (status, pause) = report(volume, task, outcome, Timestamp::UNIX_EPOCH);
+        let backed = condition::get(&status.conditions, BACKED).cloned();
+        let reason = backed.filter(|backed| Some(backed) != before.as_ref()).map(|backed| backed.reason);
+        let reason =
+            reason.map(|r| *["Backed", "BackingLost", "BackingFailed"].iter().find(|k| **k == r).unwrap());
+        (status.node.unwrap_or_default(), reason, pause.map(|pause| pause.as_secs()))
+    }
+
+    /// V9, X4.
+    #[test]
+    fn x4_only_a_volume_never_made_is_erased_without_a_record() {
+        let mut v = ready_volume("v", "eng", true);
+        for task in [Task::Fence, Task::Erase, Task::Lost] {
+            let (node, reason, pause) = reported(&v, task, Outcome::NoRecord);
+            assert_eq!((node.backing, reason, pause), (BackingState::Made, Some("BackingLost"), Some(15)));
+            assert!(!node.fenced && node.erased.is_none(), "{task:?}");
+        }
+        v.status.as_mut().unwrap().node = None;
+        let (node, reason, pause) = reported(&v, Task::Fence, Outcome::NoRecord);
+        assert_eq!((node.fenced, node.in_use, reason, pause), (true, false, None, None));
+        let (node, reason, _) = reported(&v, Task::Erase, Outcome::NoRecord);
+        assert_eq!(
+            (node.backing, node.erased, reason),
+            (BackingState::Erased, Some(Size::from_bytes(0)), None)
+        );
+    }
+
+    #[test]
+    fn x3_a_fence_waits_for_the_record_and_for_the_kernel() {
+        let v = ready_volume("v", "eng", true);
+        for (pods, in_use, expected) in [
+            (vec![], false, (false, None)),
+            (vec![], true, (true, Some(2))),
+            (vec![pod("ns", "p"), pod("ns", "p")], false, (true, Some(2))),
+        ] {
+            let listed = usize::from(!pods.is_empty());
+            let (node, reason, pause) = reported(&v, Task::Fence, Outcome::Fenced { pods, in_use });
+            assert_eq!(((node.in_use, pause), node.mounted_by.len(), reason), (expected, listed, None));
+            assert!(node.fenced);
+        }
+    }
+
+    #[test]
+    fn v7_a_failed_resize_leaves_the_volume_backed() {
+        let mut v = ready_volume("v", "eng", true);
+        let size = Task::Size(OnNode::Resize(3 << 30));
+        let (node, reason, pause) = reported(&v, size, Outcome::NotResized("12 bytes are free".into()));
+        assert_eq!((reason, pause), (None, Some(15)));
+        assert_eq!(node.resize_failed.as_deref(), Some("12 bytes are free"));
+        v.status.as_mut().unwrap().node = Some(node);
+        let again = reported(&v, size, Outcome::NotResized("9 bytes are free".into())).0;
+        assert_eq!(
+            again.resize_failed.as_deref(),
+            Some("12 bytes are free"),
+            "T2: other numbers are no news"
+        );
+        let resized = reported(&v, size, Outcome::Resized(3 << 30)).0;
+        assert_eq!((resized.size, resized.growing, resized.resize_failed), (Some(gi(3)), None, None));
+        let lost = reported(&v, size, Outcome::Lost("its file is missing".into()));
+        assert_eq!(lost.1, Some("BackingLost"));
+    }
+
+    #[test]
+    fn nothing_done_changes_nothing() {
+        let v = ready_volume("v", "eng", true);
+        let (status, pause) = report(&v, Task::Rest, Outcome::Untouched, Timestamp::UNIX_EPOCH);
+        assert_eq!((Some(status), pause), (v.status, None));
+    }
+
+    /// T2.
+    #[test]
+    fn t2_numbers_that_drift_are_no_news() {
+        let mut v = volume("v", "eng", 1);
+        let mut says = |outcome| {
+            v.status = Some(report(&v, Task::Make, outcome, Timestamp::UNIX_EPOCH).0);
+            condition::get(&v.status.as_ref().unwrap().conditions, BACKED).unwrap().message.clone()
+        };
+        let mut fails = |why: &str| says(Outcome::Failed(why.into()));
+        assert_eq!(fails("disk d has 12 bytes free"), "disk d has 12 bytes free");
+        assert_eq!(fails("disk d has 345 bytes free"), "disk d has 12 bytes free");
+        assert_eq!(fails("mkfs failed"), "mkfs failed");
+        v.spec.adopt = Some(Adopt { path: "/srv/a".into() });
+        let (status, _) = report(&v, Task::Make, Outcome::Made(1), Timestamp::UNIX_EPOCH);
+        let backed = condition::get(&status.conditions, BACKED).unwrap();
+        assert_eq!(backed.message, "/srv/a is adopted as it is; its size is not enforced");
+    }
+}
