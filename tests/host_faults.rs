@@ -24,7 +24,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use reservoir::host::{DiskConfig, ErasePolicy, Error, FsType, Host, HostConfig, Keeping, VolumeSpec};
+use reservoir::host::{BackingKind, DiskConfig, ErasePolicy, Error, FsType, Host, HostConfig, VolumeSpec};
 use support::*;
 
 /// Calls that change something outside the process, or wait for a process that does; and the errnos to fail them with.
@@ -143,8 +143,8 @@ fn wanted(node: &Node) -> VolumeSpec {
 }
 
 fn host(node: &Node) -> Host {
-    let keeping = if is_btrfs(node) { Keeping::Btrfs } else { Keeping::Loop };
-    let disk = DiskConfig { keeping, ..node.disk_config("d", node.disk()) };
+    let backing = if is_btrfs(node) { BackingKind::Btrfs } else { BackingKind::Loop };
+    let disk = DiskConfig { backing, ..node.disk_config("d", node.disk()) };
     let lock_timeout = Duration::from_secs(10);
     Host::open(HostConfig { disks: vec![disk], lock_timeout, ..node.config() }).unwrap()
 }

@@ -18,7 +18,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use reservoir::host::{DiskConfig, FsType, Host, HostConfig, Keeping, Pod, Publish, VolumeSpec, VolumeUid};
+use reservoir::host::{
+    BackingKind, DiskConfig, FsType, Host, HostConfig, Pod, Publish, VolumeSpec, VolumeUid,
+};
 use tracing_subscriber::filter::LevelFilter;
 
 /// Measures the node's half.
@@ -97,7 +99,7 @@ fn host(dir: &Path) -> Host {
     let disk = DiskConfig {
         name: "d".to_owned(),
         path,
-        keeping: Keeping::Loop,
+        backing: BackingKind::Loop,
         state: None,
         capacity: None,
         system_reserved: 0,

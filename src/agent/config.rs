@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use crate::api::{BackingKind, DiskKind, Role, Size};
-use crate::host::{self, DiskConfig, Keeping};
+use crate::host::{self, DiskConfig};
 
 /// The configuration file.
 #[derive(Clone, Debug, Deserialize)]
@@ -147,13 +147,13 @@ impl DiskEntry {
                 return Err(wrong(format!("role {role} has two reservations; make them one")));
             }
         }
-        let keeping = match (self.kind, self.backing()) {
-            (DiskKind::Path, BackingKind::Loop) => Keeping::Loop,
-            (DiskKind::Path, BackingKind::Btrfs) => Keeping::Btrfs,
-            (DiskKind::Path, BackingKind::Quota) => Keeping::Quota,
-            (DiskKind::Path, BackingKind::Lvm) => Keeping::Lvm,
-            (DiskKind::Mount, BackingKind::Mount) => Keeping::Mount,
-            (DiskKind::Block, BackingKind::Block) => Keeping::Block,
+        let backing = match (self.kind, self.backing()) {
+            (DiskKind::Path, BackingKind::Loop) => host::BackingKind::Loop,
+            (DiskKind::Path, BackingKind::Btrfs) => host::BackingKind::Btrfs,
+            (DiskKind::Path, BackingKind::Quota) => host::BackingKind::Quota,
+            (DiskKind::Path, BackingKind::Lvm) => host::BackingKind::Lvm,
+            (DiskKind::Mount, BackingKind::Mount) => host::BackingKind::Mount,
+            (DiskKind::Block, BackingKind::Block) => host::BackingKind::Block,
             (kind, backing) => {
                 return Err(wrong(format!(
                     "a disk of kind {kind:?} cannot have backing {backing:?}: leave backing out"
@@ -166,13 +166,15 @@ impl DiskEntry {
                 "a disk of kind {kind:?} is handed out whole: leave capacity and systemReserved out"
             )));
         }
-        if matches!(keeping, Keeping::Btrfs | Keeping::Lvm) && !self.adopt_roots.is_empty() {
+        if matches!(backing, host::BackingKind::Btrfs | host::BackingKind::Lvm)
+            && !self.adopt_roots.is_empty()
+        {
             return Err(wrong(format!(
                 "a disk with backing {:?} has nothing on it but volumes: leave adoptRoots out",
                 self.backing()
             )));
         }
-        let is_group = keeping == Keeping::Lvm;
+        let is_group = backing == host::BackingKind::Lvm;
         if is_group && host::volume_group_of(&self.path).is_none() {
             return Err(wrong(format!(
                 "path {} is not /dev/ and the name of a volume group, as backing Lvm needs it",
@@ -230,8 +232,8 @@ impl DiskEntry {
         Ok(DiskConfig {
             name: self.name.clone(),
             path: self.path.clone(),
-            keeping,
-            state: (keeping == Keeping::Block).then(|| state_dir.to_owned()),
+            backing,
+            state: (backing == host::BackingKind::Block).then(|| state_dir.to_owned()),
             capacity,
             system_reserved,
             adopt_roots: self.adopt_roots.clone(),
@@ -252,7 +254,7 @@ mod tests {
         assert_eq!((host.capacity, host.system_reserved), (Some(4 << 30), (4 << 30) / 10));
         let group = "disks: [{name: vg, path: /dev/no-such-group, backing: Lvm}]";
         let host = Config::parse(group).unwrap().disks[0].to_host(dir.path()).unwrap();
-        assert_eq!((host.keeping, host.system_reserved), (Keeping::Lvm, 0));
+        assert_eq!((host.backing, host.system_reserved), (host::BackingKind::Lvm, 0));
         assert!(!host.path.exists());
     }
 

@@ -310,7 +310,7 @@ async fn tell(
 /// How it is known whether sizes are enforced (D5).
 fn enforcement(found: &host::Enforcement, disk: &NodeDisk) -> Enforcement {
     let (state, message) = match found {
-        host::Enforcement::Whole => {
+        host::Enforcement::Undivided => {
             (EnforcementState::Whole, "it is handed out whole, so its own size is the limit".to_owned())
         }
         host::Enforcement::Proven(errno) => (
@@ -377,7 +377,7 @@ mod tests {
         let broken = host::Enforcement::Broken("a writer went on".to_owned());
         let said = |found: &host::Enforcement, disk: &NodeDisk| unenforced(Some(&enforcement(found, disk)));
         assert_eq!(said(&host::Enforcement::Proven("ENOSPC"), &disk), "");
-        assert_eq!(said(&host::Enforcement::Whole, &disk), "");
+        assert_eq!(said(&host::Enforcement::Undivided, &disk), "");
         assert!(said(&host::Enforcement::Untried, &disk).contains("too full to try"));
         disk.spec.allow_unenforced = true;
         let message = said(&broken, &disk);

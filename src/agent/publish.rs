@@ -88,7 +88,7 @@ impl Volumes for Node {
 }
 
 fn uid(handle: &VolumeHandle) -> Result<VolumeUid, Error> {
-    handle.volume_uid().parse().map_err(error)
+    handle.volume_uid().parse().map_err(|invalid: host::InvalidUid| error(invalid.into()))
 }
 
 /// What a failure on the node means to the kubelet: the one place that says so.
@@ -107,8 +107,17 @@ fn error(error: host::Error) -> Error {
         Host::NoSpace { .. } | Host::TooSmall { .. } => {
             Error::resource_exhausted("failed to make room", error)
         }
-        Host::DiskUnavailable { .. } | Host::Corrupt { .. } | Host::Command { .. } | Host::Io { .. } => {
-            Error::unavailable("failed on the node's disk", error)
-        }
+        // Open: a mount from before may be there still.
+        Host::DiskUnavailable { .. }
+        | Host::UnsuitableDisk { .. }
+        | Host::Corrupt { .. }
+        | Host::RecordTooNew { .. }
+        | Host::KernelTooOld { .. }
+        | Host::ProcessesHidden
+        | Host::UnusableDevice { .. }
+        | Host::ProgramMissing { .. }
+        | Host::Command { .. }
+        | Host::Panicked
+        | Host::Io { .. } => Error::unavailable("failed on the node's disk", error),
     }
 }

@@ -1,112 +1,19 @@
-//! What a volume's journal says.
+//! The volume record: all that the agent has to remember about one volume, in the volume's own directory.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::ErasePolicy;
-use super::error::{Error, Result};
-use super::filesystem::FsType;
-use super::options::MountOption;
-use super::uid::VolumeUid;
+use crate::host::error::{Error, Result};
+use crate::host::spec::VolumeSpec;
+use crate::host::uid::VolumeUid;
 
-/// The layout of the record that this code writes. It is raised only if older code must not touch what newer code
-/// wrote; mere additions keep it, because unknown fields are carried along.
+/// The layout of the record that this code writes. It is raised only if older code must not touch a newer record.
+/// Additions keep it: older code carries unknown fields along.
 const VERSION: u32 = 1;
 
-/// A volume as it is wanted, and all that is needed to rebuild its Kubernetes object from the disk (X6).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct VolumeSpec {
-    /// UID of the Kubernetes object; names the volume on the disk (S4).
-    pub uid: VolumeUid,
-    /// Name of the Kubernetes object. Never a path.
-    pub name: String,
-    /// The role that it belongs to.
-    pub role: String,
-    /// Name of the reservation that it lives in.
-    pub reservation: String,
-    /// That reservation, then those which it was carved out of; carried along, not looked at.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub reservations: Vec<Reserved>,
-    /// Bytes of disk that it may take, no less than [`FsType::min_bytes`]; what is no whole block stays free.
-    pub size_bytes: u64,
-    /// Its filesystem.
-    pub fs_type: FsType,
-    /// Whether pods get the device itself, without a filesystem.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub raw: bool,
-    /// Whether several pods may use it at once (V2); otherwise one pod at a time (M2).
-    pub shared: bool,
-    /// The directory that it is, data and all, instead of one that is made (V8); an absolute path.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub adopt: Option<String>,
-    /// The volume whose data it gets, instead of being made: one that has no object any more (X6).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recover: Option<VolumeUid>,
-    /// What its data is to become when it is erased; carried along, not looked at.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub erase_policy: Option<ErasePolicy>,
-    /// Carried along, not looked at.
-    #[serde(default)]
-    pub labels: BTreeMap<String, String>,
-    /// Group that owns the root directory, which is then setgid (V11).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gid: Option<u32>,
-    /// Permissions of the root directory (V12), e.g. `0o770`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mode: Option<u32>,
-    /// Mount options from the safe list (V12); nosuid and nodev are always on.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub mount_options: Vec<MountOption>,
-}
-
-impl VolumeSpec {
-    /// Refuses what cannot be made.
-    pub(super) fn validate(&self) -> Result<()> {
-        let (size, min) = (self.size_bytes, self.fs_type.min_bytes());
-        let refusal = if size < min {
-            format!("a volume with {} needs at least {min} bytes, {size} were asked for", self.fs_type)
-        } else if i64::try_from(size).is_err() {
-            format!("a volume has less than 2^63 bytes, {size} were asked for")
-        } else if self.mode.is_some_and(|mode| mode & !0o3777 != 0) {
-            "a volume's permissions are at most 3777 (octal)".to_owned()
-        } else if self.gid.is_some_and(|gid| gid == 0 || i32::try_from(gid).is_err()) {
-            "a volume's group is from 1 to 2147483647, as a pod's is".to_owned()
-        } else if self.mount_options.contains(&MountOption::Noatime)
-            && self.mount_options.contains(&MountOption::Strictatime)
-        {
-            "noatime and strictatime exclude each other".to_owned()
-        } else {
-            return Ok(());
-        };
-        Err(Error::InvalidArgument(refusal))
-    }
-
-    /// What can never differ between two specs of one volume, as far as the disk is concerned.
-    pub(super) fn same_volume(&self, other: &Self) -> bool {
-        (self.size_bytes, self.fs_type, self.raw, self.shared, &self.adopt)
-            == (other.size_bytes, other.fs_type, other.raw, other.shared, &other.adopt)
-    }
-}
-
-/// A reservation as it was when that was written down.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Reserved {
-    /// Its name.
-    pub name: String,
-    /// Its role.
-    pub role: String,
-    /// Its bytes.
-    pub size_bytes: u64,
-    /// Its labels.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
-}
-
-/// How far a volume is. Each state is written before what it announces is done.
+/// The progress of a volume. Each state is written before the change that it announces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
     /// Being allocated and formatted; it has never been mounted for anybody.
@@ -134,16 +41,16 @@ pub struct Pod {
 pub struct Published {
     /// The pod that uses it.
     pub pod: Pod,
-    /// UID of the claim through which it does.
+    /// UID of the pod's claim.
     pub claim_uid: String,
-    /// Whether it may only read.
+    /// The mount is read-only.
     pub read_only: bool,
-    /// What newer versions wrote here.
+    /// Fields of newer versions.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
 
-/// The journal of one volume: `volumes/<uid>/record.json`.
+/// The record of one volume: `volumes/<uid>/record.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
@@ -152,24 +59,24 @@ pub struct Record {
     /// The volume as it was asked for.
     #[serde(flatten)]
     pub spec: VolumeSpec,
-    /// How far it is.
+    /// Its progress.
     pub state: State,
-    /// Whether new users are refused (X2).
+    /// New users are refused (X2).
     #[serde(default)]
     pub fenced: bool,
-    /// It is being made that large or small; what is on the disk may be either (V7).
+    /// The target of a resize under way; the disk may have either size (V7).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resizing: Option<u64>,
-    /// The UID under which its file system was made, if it was another volume's then (X6).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub born: Option<VolumeUid>,
-    /// The volume that is about to have its data: it has it as soon as the directory is called by that UID (X6).
+    /// The UUID of the volume's filesystem, where that was made for another volume (X6).
+    #[serde(default, rename = "born", skip_serializing_if = "Option::is_none")]
+    pub made_as: Option<VolumeUid>,
+    /// The volume that is about to inherit the data. It has them as soon as the directory has its UID (X6).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heir: Option<VolumeUid>,
     /// Its uses, by target path.
     #[serde(default)]
     pub publishes: BTreeMap<String, Published>,
-    /// What newer versions wrote here.
+    /// Fields of newer versions.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -182,7 +89,7 @@ impl Record {
             state: State::Creating,
             fenced: false,
             resizing: None,
-            born: None,
+            made_as: None,
             heir: None,
             publishes: BTreeMap::new(),
             extra: Map::new(),
@@ -196,16 +103,12 @@ impl Record {
         let value: Value = serde_json::from_slice(bytes).map_err(|error| corrupt(error.to_string()))?;
         match value.get("version").and_then(Value::as_u64) {
             Some(version) if version <= u64::from(VERSION) => {}
-            Some(version) => {
-                return Err(Error::Unsupported(format!(
-                    "the record of volume {uid} has version {version}, this agent knows {VERSION}: upgrade it"
-                )));
-            }
+            Some(version) => return Err(Error::RecordTooNew { uid: uid.clone(), version, known: VERSION }),
             None => return Err(corrupt("it has no version".to_owned())),
         }
         let mut record: Self = serde_json::from_value(value).map_err(|error| corrupt(error.to_string()))?;
         if record.heir.as_ref() == Some(uid) {
-            record.inherit(uid);
+            record.pass_to(uid);
         }
         if record.spec.uid != *uid {
             return Err(corrupt(format!("it belongs to volume {}", record.spec.uid)));
@@ -213,18 +116,18 @@ impl Record {
         Ok(record)
     }
 
-    /// Makes it the journal of its heir.
-    fn inherit(&mut self, heir: &VolumeUid) {
+    /// Makes this the record of its heir.
+    fn pass_to(&mut self, heir: &VolumeUid) {
         let before = std::mem::replace(&mut self.spec.uid, heir.clone());
-        self.born.get_or_insert(before);
+        self.made_as.get_or_insert(before);
         self.heir = None;
-        // Whoever kept new users out went with the object.
+        // The fence was for the lost object's deletion.
         self.fenced = self.state == State::Erasing;
     }
 
-    /// The UUID of its file system.
-    pub(super) fn born(&self) -> &VolumeUid {
-        self.born.as_ref().unwrap_or(&self.spec.uid)
+    /// The UUID of the volume's filesystem.
+    pub(super) fn filesystem_uuid(&self) -> &VolumeUid {
+        self.made_as.as_ref().unwrap_or(&self.spec.uid)
     }
 
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>> {
@@ -234,7 +137,7 @@ impl Record {
         })
     }
 
-    /// The pods that use it, for people: the first three, and how many more.
+    /// The pods that use the volume, for people: the first three, and the number of the others.
     pub(super) fn users(&self) -> String {
         let mut pods: Vec<_> =
             self.publishes.values().map(|p| format!("{}/{}", p.pod.namespace, p.pod.name)).collect();
@@ -255,6 +158,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::host::fs_type::FsType;
+    use crate::host::mount_options::MountOption;
 
     const UID: &str = "00112233-4455-6677-8899-aabbccddeeff";
 
@@ -280,13 +185,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_record_is_an_error() {
+    fn another_file_is_no_record() {
         let with = |key: &str, new: Value| {
             let mut value = value();
             value[key] = new;
             parse(&value)
         };
-        assert!(matches!(with("version", json!(2)), Err(Error::Unsupported(_))));
+        assert!(matches!(with("version", json!(2)), Err(Error::RecordTooNew { .. })));
         assert!(matches!(with("version", json!(null)), Err(Error::Corrupt { .. })));
         assert!(matches!(with("state", json!("Melting")), Err(Error::Corrupt { .. })));
         assert!(matches!(with("uid", json!(UID.replace('f', "e"))), Err(Error::Corrupt { .. })));
@@ -295,26 +200,26 @@ mod tests {
     }
 
     #[test]
-    fn x6_a_record_is_its_heirs_as_soon_as_the_directory_is() {
+    fn x6_a_record_belongs_to_the_heir_with_the_directory() {
         let (heir, other) = (UID.replace('0', "a"), UID.replace('0', "b"));
         let mut dying = value();
         dying["heir"] = json!(heir);
         let read =
             |uid: &str, value: &Value| Record::parse(&uid.parse().unwrap(), value.to_string().as_bytes());
         let before = parse(&dying).unwrap();
-        assert_eq!((before.spec.uid.as_str(), before.born().as_str()), (UID, UID));
+        assert_eq!((before.spec.uid.as_str(), before.filesystem_uuid().as_str()), (UID, UID));
         let record = read(&heir, &dying).unwrap();
         assert_eq!(
-            (record.spec.uid.as_str(), record.born().as_str(), &record.heir),
+            (record.spec.uid.as_str(), record.filesystem_uuid().as_str(), &record.heir),
             (heir.as_str(), UID, &None)
         );
         assert!(matches!(read(&other, &dying), Err(Error::Corrupt { .. })));
         let mut again: Value = serde_json::from_slice(&record.to_bytes().unwrap()).unwrap();
         again["heir"] = json!(other);
         assert_eq!(
-            read(&other, &again).unwrap().born().as_str(),
+            read(&other, &again).unwrap().filesystem_uuid().as_str(),
             UID,
-            "the file system keeps its first UUID"
+            "the filesystem keeps its first UUID"
         );
     }
 
@@ -329,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn users_are_named_once_and_shortly() {
+    fn three_pods_are_named_each_once() {
         let mut record = parse(&value()).unwrap();
         assert_eq!(record.users(), "n/m");
         let one = record.publishes["/t"].clone();
@@ -370,22 +275,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(record in record()) {
+        fn a_written_record_is_read_back(record in record()) {
             let read = Record::parse(&record.spec.uid, &record.to_bytes().unwrap());
             prop_assert_eq!(read, Ok(record));
         }
 
         /// V10, V9.
         #[test]
-        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_are_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let read = Record::parse(&UID.parse().unwrap(), &bytes);
-            let refused = matches!(read, Err(Error::Corrupt { .. } | Error::Unsupported(_)));
+            let refused = matches!(read, Err(Error::Corrupt { .. } | Error::RecordTooNew { .. }));
             prop_assert!(refused);
         }
 
-        /// V10, S4: what was damaged is refused, or is still a whole record of this volume.
+        /// V10, S4. A damaged record is refused, or is still a complete record of this volume.
         #[test]
-        fn any_damage_is_survived(
+        fn a_damaged_record_is_refused_or_complete(
             record in record(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()
         ) {
             let mut bytes = record.to_bytes().unwrap();

@@ -1,27 +1,29 @@
-//! The name of a volume on disk.
+//! The UID of a volume, which names its directory on a disk.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::error::Error;
-
 /// The UID of a volume's Kubernetes object: 36 characters, lower-case hexadecimal with dashes.
 ///
-/// It is the only thing that comes from outside and becomes a path (V3, S4), hence it is checked character by
-/// character: nothing that parses can hold a slash, a dot or a NUL.
+/// No other text from outside becomes a path (V3, S4). So every character is checked: no UID holds a slash, a dot or a NUL.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct VolumeUid(String);
 
+/// A text that is no [`VolumeUid`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a lower-case UUID")]
+pub struct InvalidUid(String);
+
 impl VolumeUid {
-    /// The UID as it is written.
+    /// The UID as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The 16 bytes that the filesystem's superblock carries as its own UUID.
+    /// The 16 bytes that the superblock of the volume's filesystem carries as its UUID.
     pub(super) fn bytes(&self) -> [u8; 16] {
         let digits: Vec<u8> =
             self.0.chars().filter_map(|c| c.to_digit(16)).map(|digit| digit as u8).collect();
@@ -30,25 +32,22 @@ impl VolumeUid {
 }
 
 impl FromStr for VolumeUid {
-    type Err = Error;
+    type Err = InvalidUid;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
+    fn from_str(text: &str) -> Result<Self, InvalidUid> {
         let well_formed = text.len() == 36
             && text.bytes().enumerate().all(|(i, byte)| match i {
                 8 | 13 | 18 | 23 => byte == b'-',
                 _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
             });
-        if !well_formed {
-            return Err(Error::InvalidArgument(format!("{text:?} is not a lower-case UUID")));
-        }
-        Ok(Self(text.to_owned()))
+        if well_formed { Ok(Self(text.to_owned())) } else { Err(InvalidUid(text.to_owned())) }
     }
 }
 
 impl TryFrom<String> for VolumeUid {
-    type Error = Error;
+    type Error = InvalidUid;
 
-    fn try_from(text: String) -> Result<Self, Error> {
+    fn try_from(text: String) -> Result<Self, InvalidUid> {
         text.parse()
     }
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use reservoir::host::{
-    DiskConfig, Enforcement, ErasePolicy, Error, FsType, Host, HostConfig, Keeping, VolumeSpec,
+    BackingKind, DiskConfig, Enforcement, ErasePolicy, Error, FsType, Host, HostConfig, VolumeSpec,
 };
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 
@@ -40,7 +40,7 @@ impl<'a> Btrfs<'a> {
 
     fn config(&self) -> HostConfig {
         let disk = self.node.disk_config("b", self.path.clone());
-        let disks = vec![DiskConfig { keeping: Keeping::Btrfs, ..disk }];
+        let disks = vec![DiskConfig { backing: BackingKind::Btrfs, ..disk }];
         HostConfig { disks, lock_timeout: Duration::from_secs(10), ..self.node.config() }
     }
 
@@ -685,7 +685,7 @@ fn d1_what_is_no_btrfs_of_its_own_is_refused() {
         run("btrfs", &["quota", "disable", text(&disk.path)]);
         disk.host();
         let mut divided = disk.config();
-        divided.disks[0].keeping = Keeping::Loop;
+        divided.disks[0].backing = BackingKind::Loop;
         assert!(Host::open(divided).unwrap().disks()[0].error.is_some());
     });
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use reservoir::host::{DiskConfig, ErasePolicy, Error, FsType, Host, HostConfig, Keeping, VolumeSpec};
+use reservoir::host::{BackingKind, DiskConfig, ErasePolicy, Error, FsType, Host, HostConfig, VolumeSpec};
 use serde_json::json;
 
 use crate::assert_error;
@@ -36,7 +36,7 @@ impl<'a> Device<'a> {
         let disk = self.node.disk_config("b", self.path.clone());
         let state = Some(self.node.dir().join("state"));
         HostConfig {
-            disks: vec![DiskConfig { keeping: Keeping::Block, state, ..disk }],
+            disks: vec![DiskConfig { backing: BackingKind::Block, state, ..disk }],
             ..self.node.config()
         }
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use reservoir::host::{
-    DiskConfig, Enforcement, ErasePolicy, Error, Host, HostConfig, Keeping, State, VolumeSpec,
+    BackingKind, DiskConfig, Enforcement, ErasePolicy, Error, Host, HostConfig, State, VolumeSpec,
 };
 use serde_json::{Value, json};
 
@@ -151,7 +151,7 @@ fn memchr(bytes: &[u8], text: &[u8]) -> bool {
 
 fn config(node: &Node, group: &str) -> HostConfig {
     let disk = node.disk_config("l", format!("/dev/{group}").into());
-    HostConfig { disks: vec![DiskConfig { keeping: Keeping::Lvm, ..disk }], ..node.config() }
+    HostConfig { disks: vec![DiskConfig { backing: BackingKind::Lvm, ..disk }], ..node.config() }
 }
 
 fn on_a_group(test: impl FnOnce(&Group<'_>) + Send + 'static) {

@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use reservoir::host::{DiskConfig, ErasePolicy, FsType, Host, HostConfig, Keeping, State, VolumeSpec};
+use reservoir::host::{BackingKind, DiskConfig, ErasePolicy, FsType, Host, HostConfig, State, VolumeSpec};
 use rustix::fs::statfs;
 
 use crate::support::*;
@@ -73,10 +73,10 @@ struct Served {
 fn config(node: &Node) -> HostConfig {
     let mut disks = vec![];
     for fs in ["ext4", "xfs"] {
-        for (keeping, name) in [(Keeping::Loop, "loop"), (Keeping::Quota, "quota")] {
+        for (backing, name) in [(BackingKind::Loop, "loop"), (BackingKind::Quota, "quota")] {
             let path = node.dir().join(fs).join(name);
             std::fs::create_dir_all(&path).unwrap();
-            disks.push(DiskConfig { keeping, ..node.disk_config(&format!("{name}-on-{fs}"), path) });
+            disks.push(DiskConfig { backing, ..node.disk_config(&format!("{name}-on-{fs}"), path) });
         }
     }
     HostConfig { disks, targets_root: node.kubelet(), ..node.config() }
@@ -97,7 +97,7 @@ fn start(node: &Node, host: &Host, disk: usize, config: &DiskConfig) -> Served {
     // A directory with a quota is of the file system that it is on; a file may have another.
     let on_xfs = statfs(&config.path).unwrap().f_type == 0x5846_5342;
     let fs_type = if on_xfs { FsType::Xfs } else { FsType::Ext4 };
-    let churns = if config.keeping == Keeping::Loop { FsType::Ext4 } else { fs_type };
+    let churns = if config.backing == BackingKind::Loop { FsType::Ext4 } else { fs_type };
     let number = |uid: &str| u32::from_str_radix(&uid[24..], 16).unwrap();
     let ours = |uid: &str| (number(uid) / 100_000 == disk as u32).then(|| number(uid) % 100_000);
     let mut next = 1;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::time::Instant;
 
-use reservoir::host::{DiskConfig, Enforcement, Error, FsType, Host, HostConfig, Keeping};
+use reservoir::host::{BackingKind, DiskConfig, Enforcement, Error, FsType, Host, HostConfig};
 use rustix::fs::FallocateFlags;
 
 use crate::assert_error;
@@ -59,7 +59,7 @@ fn d5_what_a_killed_proof_left_is_removed_first() {
 #[test]
 fn d5_a_disk_that_is_handed_out_whole_is_the_limit_itself() {
     on_a_node(|node| {
-        assert_eq!(enforcement(&Whole::new(node, FsType::Ext4).host()), Enforcement::Whole);
+        assert_eq!(enforcement(&Whole::new(node, FsType::Ext4).host()), Enforcement::Undivided);
     });
 }
 
@@ -67,7 +67,7 @@ fn d5_a_disk_that_is_handed_out_whole_is_the_limit_itself() {
 fn d5_a_full_disk_is_served_untried_and_gets_no_new_volume() {
     on_a_node(|node| {
         let whole = Whole::new(node, FsType::Ext4);
-        let disk = DiskConfig { keeping: Keeping::Loop, ..node.disk_config("w", whole.path.clone()) };
+        let disk = DiskConfig { backing: BackingKind::Loop, ..node.disk_config("w", whole.path.clone()) };
         let config = HostConfig { disks: vec![disk], ..node.config() };
         let host = Host::open(config.clone()).unwrap();
         host.create("w", &ext4(1)).unwrap();

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use reservoir::host::{DiskConfig, ErasePolicy, Error, FsType, Host, HostConfig, Keeping, VolumeSpec};
+use reservoir::host::{BackingKind, DiskConfig, ErasePolicy, Error, FsType, Host, HostConfig, VolumeSpec};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use serde_json::json;
@@ -85,7 +85,7 @@ fn mount(node: &Node, at: &Path, options: &str) -> bool {
 
 fn config(node: &Node, path: PathBuf) -> HostConfig {
     let disk = node.disk_config("q", path);
-    HostConfig { disks: vec![DiskConfig { keeping: Keeping::Quota, ..disk }], ..node.config() }
+    HostConfig { disks: vec![DiskConfig { backing: BackingKind::Quota, ..disk }], ..node.config() }
 }
 
 fn on_both(test: fn(&Quota<'_>)) {

@@ -8,7 +8,9 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use reservoir::host::{DiskConfig, FsType, Host, HostConfig, Keeping, Pod, Publish, VolumeSpec, VolumeUid};
+use reservoir::host::{
+    BackingKind, DiskConfig, FsType, Host, HostConfig, Pod, Publish, VolumeSpec, VolumeUid,
+};
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use serde_json::Value;
 
@@ -266,7 +268,7 @@ impl Node {
         DiskConfig {
             name: name.to_owned(),
             path,
-            keeping: Keeping::Loop,
+            backing: BackingKind::Loop,
             state: None,
             capacity: None,
             system_reserved: 0,

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-use reservoir::host::{DiskConfig, ErasePolicy, Error, FsType, Host, HostConfig, Keeping, VolumeSpec};
+use reservoir::host::{BackingKind, DiskConfig, ErasePolicy, Error, FsType, Host, HostConfig, VolumeSpec};
 
 use crate::assert_error;
 use crate::support::*;
@@ -31,7 +31,7 @@ impl<'a> Whole<'a> {
 
     pub fn config(&self) -> HostConfig {
         let disk = self.node.disk_config("w", self.path.clone());
-        HostConfig { disks: vec![DiskConfig { keeping: Keeping::Mount, ..disk }], ..self.node.config() }
+        HostConfig { disks: vec![DiskConfig { backing: BackingKind::Mount, ..disk }], ..self.node.config() }
     }
 
     pub fn host(&self) -> Host {

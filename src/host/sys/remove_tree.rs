@@ -1,8 +1,8 @@
-//! Emptying a directory of whatever size and depth (S12).
+//! Emptying a directory of any size and depth (S12).
 //!
-//! Nobody walks down: the subdirectories of a subdirectory are moved up into the directory that is being emptied, and
-//! come up for removal there. So the tree never is deeper than two levels where we are, neither depth nor number of
-//! files costs memory or descriptors, and what a crash leaves is emptied in the same way.
+//! The walk never goes deeper than two levels: the subdirectories of a subdirectory are moved up into the directory that is
+//! being emptied, and removed there. So neither depth nor number of files costs memory or descriptors, and the rest after
+//! a crash is emptied in the same way.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -10,19 +10,19 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, IFlags, Mode, OFlags, RenameFlags};
 use rustix::io::{Errno, Result};
 
-use super::beneath;
-use super::error::{self, Error};
-use super::uid::VolumeUid;
+use crate::host::error::{self, Error};
+use crate::host::sys::dirfd;
+use crate::host::uid::VolumeUid;
 
-/// Removes everything in `root`. No symbolic link is followed and no mount crossed: one that is found inside is an
-/// error, `EXDEV` or `EBUSY`.
-pub(super) fn empty(root: impl AsFd) -> Result<()> {
+/// Removes everything in `root`. No symbolic link is followed and no mount crossed: a mount inside is an error, `EXDEV`
+/// or `EBUSY`.
+pub(crate) fn empty_dir(root: impl AsFd) -> Result<()> {
     let root = root.as_fd();
     let mut serial = 0;
-    each(root, |name| match remove(root, name, AtFlags::empty()) {
+    dispose_of_entries(root, |name| match remove(root, name, AtFlags::empty()) {
         Err(Errno::ISDIR) => {
-            let directory = beneath::open_here(root, name, OFlags::RDONLY | OFlags::DIRECTORY)?;
-            each(&directory, |inner| match remove(&directory, inner, AtFlags::empty()) {
+            let directory = dirfd::open_here(root, name, OFlags::RDONLY | OFlags::DIRECTORY)?;
+            dispose_of_entries(&directory, |inner| match remove(&directory, inner, AtFlags::empty()) {
                 Err(Errno::ISDIR) => move_up(&directory, inner, root, &mut serial),
                 result => result,
             })?;
@@ -32,9 +32,9 @@ pub(super) fn empty(root: impl AsFd) -> Result<()> {
     })
 }
 
-/// The same of a volume's directory, which is in use while something else is mounted inside it.
-pub(super) fn of_volume(data: impl AsFd, uid: &VolumeUid) -> error::Result<()> {
-    empty(data).map_err(|error| match error {
+/// [Empties](empty_dir) a volume's directory, which is in use while something else is mounted inside it.
+pub(crate) fn empty_volume(data: impl AsFd, uid: &VolumeUid) -> error::Result<()> {
+    empty_dir(data).map_err(|error| match error {
         Errno::XDEV | Errno::BUSY => {
             Error::Busy { what: format!("volume {uid}, inside which something else is mounted,") }
         }
@@ -42,8 +42,8 @@ pub(super) fn of_volume(data: impl AsFd, uid: &VolumeUid) -> error::Result<()> {
     })
 }
 
-/// Has `dispose` take every entry out of a directory, until there is none.
-fn each(directory: impl AsFd, mut dispose: impl FnMut(&CStr) -> Result<()>) -> Result<()> {
+/// Calls `dispose` for every entry of a directory, until there is none.
+fn dispose_of_entries(directory: impl AsFd, mut dispose: impl FnMut(&CStr) -> Result<()>) -> Result<()> {
     let mut entries = Dir::read_from(directory)?;
     loop {
         let mut any = false;
@@ -58,19 +58,19 @@ fn each(directory: impl AsFd, mut dispose: impl FnMut(&CStr) -> Result<()>) -> R
         if !any {
             return Ok(());
         }
-        // POSIX leaves open whether what changed meanwhile was seen.
+        // POSIX leaves open which entries readdir(3) returns that changed meanwhile.
         entries.rewind();
     }
 }
 
-/// Moves a directory into `root` under a name that nothing has.
+/// Moves a directory into `root` under an unused name.
 fn move_up(from: &OwnedFd, name: &CStr, root: impl AsFd, serial: &mut u64) -> Result<()> {
     let moved = |serial: u64| CString::new(format!("{serial:x}")).unwrap_or_default();
     loop {
         *serial += 1;
         let attempt =
             || rustix::fs::renameat_with(from, name, root.as_fd(), moved(*serial), RenameFlags::NOREPLACE);
-        match softened(from, name, attempt) {
+        match without_protection(from, name, attempt) {
             Err(Errno::EXIST) => {}
             result => return result,
         }
@@ -79,35 +79,35 @@ fn move_up(from: &OwnedFd, name: &CStr, root: impl AsFd, serial: &mut u64) -> Re
 
 fn remove(directory: impl AsFd, name: &CStr, flags: AtFlags) -> Result<()> {
     let directory = directory.as_fd();
-    match softened(directory, name, || rustix::fs::unlinkat(directory, name, flags)) {
+    match without_protection(directory, name, || rustix::fs::unlinkat(directory, name, flags)) {
         Err(Errno::NOENT) => Ok(()),
         result => result,
     }
 }
 
-/// Tries again without the flags "immutable" and "append only", which a pod may have set, if they were what forbade it.
-fn softened(directory: impl AsFd, name: &CStr, attempt: impl Fn() -> Result<()>) -> Result<()> {
+/// Tries again without the flags "immutable" and "append only", which a pod may have set, if the first attempt got EPERM.
+fn without_protection(directory: impl AsFd, name: &CStr, attempt: impl Fn() -> Result<()>) -> Result<()> {
     match attempt() {
         Err(Errno::PERM) => {}
         result => return result,
     }
-    soften(directory.as_fd(), c".")?;
-    soften(directory.as_fd(), name)?;
+    clear_protection(directory.as_fd(), c".")?;
+    clear_protection(directory.as_fd(), name)?;
     attempt()
 }
 
-fn soften(directory: impl AsFd, name: &CStr) -> Result<()> {
-    // A device that merely is opened may do something: first it is seen what it is.
-    let found = beneath::open_here(directory, name, OFlags::PATH | OFlags::NOFOLLOW)?;
+fn clear_protection(directory: impl AsFd, name: &CStr) -> Result<()> {
+    // Opening a device can have effects: PATH only looks.
+    let found = dirfd::open_here(directory, name, OFlags::PATH | OFlags::NOFOLLOW)?;
     match FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) {
         FileType::RegularFile | FileType::Directory => {}
         _ => return Ok(()),
     }
     let this = format!("/proc/thread-self/fd/{}", found.as_raw_fd());
     let file = rustix::fs::openat(CWD, this, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let (flags, hard) = (rustix::fs::ioctl_getflags(&file)?, IFlags::IMMUTABLE | IFlags::APPEND);
-    match flags.intersects(hard) {
-        true => rustix::fs::ioctl_setflags(&file, flags.difference(hard)),
+    let (flags, protected) = (rustix::fs::ioctl_getflags(&file)?, IFlags::IMMUTABLE | IFlags::APPEND);
+    match flags.intersects(protected) {
+        true => rustix::fs::ioctl_setflags(&file, flags.difference(protected)),
         false => Ok(()),
     }
 }
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn s12_a_deep_tree_needs_no_depth() {
+    fn s12_a_tree_of_any_depth_is_removed() {
         let temp = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let canary = temp.path().join("canary");
         std::fs::write(&canary, "alive").unwrap();
@@ -134,15 +134,15 @@ mod tests {
             let name = if level % 2 == 0 { "1" } else { "a directory" };
             rustix::fs::mkdirat(&here, name, Mode::RWXU).unwrap();
             rustix::fs::symlinkat(&canary, &here, "link").unwrap();
-            here = beneath::open_dir(&here, name).unwrap();
+            here = dirfd::open_dir(&here, name).unwrap();
         }
-        empty(open(&top)).unwrap();
+        empty_dir(open(&top)).unwrap();
         assert_eq!(std::fs::read_dir(&top).unwrap().count(), 0);
         assert_eq!(std::fs::read_to_string(&canary).unwrap(), "alive");
     }
 
     #[test]
-    fn s12_many_files_odd_names_and_kinds() {
+    fn s12_files_of_any_name_kind_and_flag_are_removed() {
         let temp = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let top = open(temp.path());
         for (i, wide) in ["1", "2", "\n", "\u{fc}", "x"].into_iter().enumerate() {
@@ -168,7 +168,7 @@ mod tests {
             let flags = rustix::fs::ioctl_getflags(&file).unwrap();
             rustix::fs::ioctl_setflags(&file, flags | flag).unwrap();
         }
-        empty(&top).unwrap();
+        empty_dir(&top).unwrap();
         assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);
     }
 }

@@ -4,19 +4,18 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::error::{Context, Error, Result};
+use crate::host::error::{Context, Error, Result};
 
-/// Where programs are looked for, whatever the agent's environment says.
+/// The directories of programs; the agent's PATH does not count.
 const DIRECTORIES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 
-/// How a program is told of the file that it works on: it gets this very file, whatever happens to its name meanwhile.
-pub(super) const FILE: &str = "/proc/self/fd/0";
-/// The same for the file that it writes to.
-pub(super) const RESULT: &str = "/proc/self/fd/1";
+/// The argument for the file that a program works on, whatever happens to the file's name meanwhile.
+pub(crate) const FILE: &str = "/proc/self/fd/0";
+/// The argument for the file that a program writes to.
+pub(crate) const RESULT: &str = "/proc/self/fd/1";
 
-/// Runs a program on a file; with `result` it writes to that one.
-pub(super) fn run(program: &str, arguments: &[&str], file: &File, result: Option<&File>) -> Result<()> {
-    let duplicate = |file: &File| file.try_clone().context(|| "duplicate a file descriptor");
+/// Runs a program on a file; with `result` the program writes to that one.
+pub(crate) fn run(program: &str, arguments: &[&str], file: &File, result: Option<&File>) -> Result<()> {
     let stdout = match result {
         None => Stdio::null(),
         Some(result) => duplicate(result)?.into(),
@@ -24,9 +23,17 @@ pub(super) fn run(program: &str, arguments: &[&str], file: &File, result: Option
     start(program, arguments, duplicate(file)?.into(), stdout).map(drop)
 }
 
-/// Runs a program that works on no file, and returns what it prints.
-pub(super) fn ask(program: &str, arguments: &[&str]) -> Result<Vec<u8>> {
-    start(program, arguments, Stdio::null(), Stdio::piped())
+/// Runs a program, on a file if there is one, and returns its standard output.
+pub(crate) fn ask(program: &str, arguments: &[&str], file: Option<&File>) -> Result<Vec<u8>> {
+    let stdin = match file {
+        None => Stdio::null(),
+        Some(file) => duplicate(file)?.into(),
+    };
+    start(program, arguments, stdin, Stdio::piped())
+}
+
+fn duplicate(file: &File) -> Result<File> {
+    file.try_clone().context(|| "duplicate a file descriptor")
 }
 
 fn start(program: &str, arguments: &[&str], stdin: Stdio, stdout: Stdio) -> Result<Vec<u8>> {
@@ -36,7 +43,7 @@ fn start(program: &str, arguments: &[&str], stdin: Stdio, stdout: Stdio) -> Resu
         .env_clear()
         .env("PATH", DIRECTORIES.join(":"))
         .env("LC_ALL", "C")
-        // Zeroes are written: blocks that are merely marked as empty have still in them what is to be overwritten (X4).
+        // Without it resize2fs marks blocks as empty, and the bytes that have to be overwritten stay in them (X4).
         .envs((program == "resize2fs").then_some(("UNIX_IO_NOZEROOUT", "1")))
         .current_dir("/")
         .stdin(stdin)
@@ -45,13 +52,14 @@ fn start(program: &str, arguments: &[&str], stdin: Stdio, stdout: Stdio) -> Resu
         .spawn()
         .and_then(|child| child.wait_with_output())
         .context(|| format!("run {}", path.display()))?;
-    // fsck(8): 1 says that something was put right.
+    // fsck(8): 1 means that errors were corrected.
     if output.status.success() || program == "e2fsck" && output.status.code() == Some(1) {
         return Ok(output.stdout);
     }
     let text = String::from_utf8_lossy(&output.stderr);
-    let said: String = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(500).collect();
-    Err(Error::Command { program: path, status: output.status.to_string(), output: said })
+    let output_text: String =
+        text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(500).collect();
+    Err(Error::Command { program: path, status: output.status.to_string(), output: output_text })
 }
 
 fn find(program: &str) -> Result<PathBuf> {
@@ -64,5 +72,5 @@ fn find(program: &str) -> Result<PathBuf> {
         .iter()
         .map(|directory| Path::new(directory).join(program))
         .find(|path| path.is_file())
-        .ok_or_else(|| Error::Unsupported(format!("{program} is missing: install the package {package}")))
+        .ok_or_else(|| Error::ProgramMissing { program: program.to_owned(), package })
 }

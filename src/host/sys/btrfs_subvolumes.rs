@@ -1,8 +1,8 @@
 //! Subvolumes of a btrfs filesystem, and the groups in which its kernel counts and limits them ("simple quotas").
 //!
-//! Every subvolume has a group of level 0, which counts what was allocated in it. A volume is a subvolume and what pods
-//! make inside: all of these are in one group of level 1, called by the number of the volume's own subvolume. That group
-//! has the limit. The kernel puts a new subvolume into the groups of the one in which it is made.
+//! Every subvolume has a group of level 0, which counts its allocations. A volume is a subvolume with all that pods make
+//! inside. All of these are in one group of level 1, which has the number of the volume's own subvolume, and the limit. The
+//! kernel puts a new subvolume into the groups of its parent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::error::{Context, Error, Result};
-use super::{beneath, sys};
+use crate::host::error::{Context, Error, Result};
+use crate::host::sys::{dirfd, syscalls};
 
-/// The number of the top level, in which all subvolumes are.
-pub(super) const TOP_LEVEL: u64 = 5;
+/// The number of the top level, which holds all subvolumes.
+pub(crate) const TOP_LEVEL: u64 = 5;
 /// The number of the root directory of each subvolume.
 const ROOT_DIRECTORY: u64 = 256;
 
-/// Trees, and the kinds of their items.
+/// The kernel's numbers of trees and of the kinds of their items.
 const ROOT_TREE: u64 = 1;
 const QUOTA_TREE: u64 = 8;
 const ROOT_ITEM: u32 = 132;
@@ -27,38 +27,38 @@ const ROOT_BACKREF: u32 = 144;
 const GROUP_RELATION: u32 = 246;
 
 /// The limit of a group that has none.
-pub(super) const UNLIMITED: u64 = u64::MAX;
+pub(crate) const UNLIMITED: u64 = u64::MAX;
 
-/// How long it is waited for bytes to go, and how often it is looked.
-const LOOKS: u32 = 600;
+/// Attempts to find the bytes of a removed subvolume free, and the pause between two.
+const ATTEMPTS: u32 = 600;
 const PAUSE: Duration = Duration::from_millis(50);
-/// What is still counted this often after nothing is left to be cleaned up does not go.
-const SHARED: u32 = 5;
+/// Bytes still counted this many attempts after the cleanup are shared with another volume, and stay.
+const SHARED_AFTER: u32 = 5;
 
 /// A mounted btrfs, seen from its top level.
-pub(super) struct Filesystem {
+pub(crate) struct Filesystem {
     root: OwnedFd,
     sysfs: PathBuf,
 }
 
-/// How the kernel counts what subvolumes take.
+/// The kernel's way of counting the bytes of subvolumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Counting {
+pub(crate) enum Counting {
     Off,
-    /// By who allocated it, and at once.
+    /// By the subvolume that allocated them, and at once.
     Simple,
-    /// By who refers to it. A snapshot that somebody makes can stop it for the whole filesystem.
+    /// By the subvolumes that refer to them. A snapshot can stop this for the whole filesystem.
     Full,
 }
 
 /// A volume's group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Group {
-    pub(super) limit: u64,
-    pub(super) used: u64,
+pub(crate) struct Group {
+    pub(crate) limit: u64,
+    pub(crate) used: u64,
 }
 
-/// In which directory of which other one a subvolume is, and as what.
+/// The place of a subvolume: its parent, and directory and name in there.
 struct Link {
     parent: u64,
     directory: u64,
@@ -67,22 +67,21 @@ struct Link {
 
 impl Filesystem {
     /// `root` is its top level.
-    pub(super) fn open(root: &OwnedFd) -> Result<Self> {
-        // Not a duplicate, which would have a part in the disk's lock.
-        let root = beneath::open_dir(root, ".").context(|| "open the disk's top level")?;
-        let id = sys::btrfs_id(&root).context(|| "ask for the ID of a btrfs")?;
+    pub(crate) fn open(root: &OwnedFd) -> Result<Self> {
+        // Not a duplicate, which would share the disk's lock.
+        let root = dirfd::open_dir(root, ".").context(|| "open the disk's top level")?;
+        let id = syscalls::btrfs_id(&root).context(|| "read the ID of a btrfs")?;
         let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
         let uuid = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-");
         Ok(Self { root, sysfs: Path::new("/sys/fs/btrfs").join(uuid) })
     }
 
     /// The number of the subvolume that a file is in.
-    pub(super) fn number(file: impl AsFd) -> Result<u64> {
-        sys::btrfs_lookup(file, ROOT_DIRECTORY).context(|| "ask for the number of a subvolume")
+    pub(crate) fn number(file: impl AsFd) -> Result<u64> {
+        syscalls::btrfs_lookup(file, ROOT_DIRECTORY).context(|| "read the number of a subvolume")
     }
 
-    /// How the kernel counts now.
-    pub(super) fn counting(&self) -> Result<Counting> {
+    pub(crate) fn counting(&self) -> Result<Counting> {
         let read = |name| self.attribute(Path::new("qgroups").join(name));
         match (read("enabled")?.as_deref(), read("mode")?.as_deref()) {
             (None | Some("0"), _) => Ok(Counting::Off),
@@ -91,37 +90,36 @@ impl Filesystem {
         }
     }
 
-    /// Has the kernel count, from now on.
-    pub(super) fn count(&self) -> Result<()> {
-        match sys::btrfs_count(&self.root) {
-            Err(Errno::INVAL | Errno::NOTTY | Errno::OPNOTSUPP) => Err(Error::Unsupported(
-                "its kernel has no simple quotas, which limit also what pods make inside a volume: Linux 6.7 or newer is \
-                 needed"
-                    .to_owned(),
-            )),
+    /// Switches simple quotas on.
+    pub(crate) fn enable_counting(&self) -> Result<()> {
+        match syscalls::btrfs_enable_simple_quotas(&self.root) {
+            Err(Errno::INVAL | Errno::NOTTY | Errno::OPNOTSUPP) => {
+                let feature = "backing Btrfs, by the simple quotas that limit also subvolumes in a volume,";
+                Err(Error::KernelTooOld { feature, needed: "6.7" })
+            }
             result => result.context(|| "switch simple quotas on"),
         }
     }
 
-    /// Bytes of the device that the filesystem's own trees have for themselves.
-    pub(super) fn trees(&self) -> Result<u64> {
+    /// Bytes of the device that the filesystem's own trees have.
+    pub(crate) fn tree_bytes(&self) -> Result<u64> {
         let size = |kind: &str| {
             let name = Path::new("allocation").join(kind).join("disk_total");
             let text = self.attribute(&name)?;
-            text.and_then(|text| text.parse::<u64>().ok()).ok_or_else(|| unreadable(&self.sysfs.join(name)))
+            text.and_then(|text| text.parse::<u64>().ok()).ok_or_else(|| no_number(&self.sysfs.join(name)))
         };
         Ok(size("metadata")?.saturating_add(size("system")?))
     }
 
     /// The group of a volume.
-    pub(super) fn group(&self, volume: u64) -> Result<Option<Group>> {
+    pub(crate) fn group(&self, volume: u64) -> Result<Option<Group>> {
         let read = |name: &str| {
             let path = PathBuf::from(format!("qgroups/1_{volume}")).join(name);
             Ok::<_, Error>(self.attribute(path)?.and_then(|text| text.parse::<u64>().ok()))
         };
         let (limited, limit, used) = (read("limit_flags")?, read("max_referenced")?, read("referenced")?);
         Ok(match (limited, limit, used) {
-            // What is in flight will be there in a moment.
+            // Reserved bytes are about to be written.
             (Some(flags), Some(limit), Some(used)) => Some(Group {
                 limit: if flags & 1 == 1 { limit } else { UNLIMITED },
                 used: used.saturating_add(read("rsv_data")?.unwrap_or(0)),
@@ -131,7 +129,7 @@ impl Filesystem {
     }
 
     /// The groups of all volumes.
-    pub(super) fn groups(&self) -> Result<Vec<Group>> {
+    pub(crate) fn groups(&self) -> Result<Vec<Group>> {
         let entries = match std::fs::read_dir(self.sysfs.join("qgroups")) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
             entries => entries.context(|| "list the groups of a btrfs")?,
@@ -145,74 +143,74 @@ impl Filesystem {
         Ok(groups)
     }
 
-    /// Sees to it that a volume has no more than so many bytes.
-    pub(super) fn confine(&self, volume: u64, bytes: u64) -> Result<()> {
+    /// Puts a new volume into a group with a limit.
+    pub(crate) fn set_group(&self, volume: u64, bytes: u64) -> Result<()> {
         let group = group_of(volume);
         let context = || format!("limit subvolume {volume} to {bytes} bytes");
-        match sys::btrfs_group(&self.root, group, true) {
+        match syscalls::btrfs_group(&self.root, group, true) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error).context(context),
         }
-        // The limit first: there is no moment at which it is in a group that has none.
-        sys::btrfs_limit(&self.root, group, bytes).context(context)?;
-        match sys::btrfs_assign(&self.root, volume, group, true) {
+        // The limit first: no volume is ever in a group without one.
+        syscalls::btrfs_limit(&self.root, group, bytes).context(context)?;
+        match syscalls::btrfs_assign(&self.root, volume, group, true) {
             Ok(()) | Err(Errno::EXIST) => Ok(()),
             Err(error) => Err(error).context(context),
         }
     }
 
-    /// Makes a volume's limit another one.
-    pub(super) fn limit(&self, volume: u64, bytes: u64) -> Result<()> {
-        sys::btrfs_limit(&self.root, group_of(volume), bytes)
+    /// Changes a volume's limit.
+    pub(crate) fn set_limit(&self, volume: u64, bytes: u64) -> Result<()> {
+        syscalls::btrfs_limit(&self.root, group_of(volume), bytes)
             .context(|| format!("limit subvolume {volume} to {bytes} bytes"))
     }
 
-    /// The numbers of a volume's subvolume and of all that are in it; inner ones first.
-    pub(super) fn within(&self, volume: u64) -> Result<Vec<u64>> {
+    /// The numbers of a volume's subvolume and of all subvolumes in it; inner ones first.
+    pub(crate) fn within(&self, volume: u64) -> Result<Vec<u64>> {
         Ok(within(volume, &self.links()?))
     }
 
-    /// Whether the number is that of a subvolume which is not in this directory of the top level.
-    pub(super) fn is_elsewhere(&self, id: u64, directory: impl AsFd) -> Result<bool> {
+    /// True for the number of a subvolume that is not in this directory of the top level.
+    pub(crate) fn is_elsewhere(&self, id: u64, directory: impl AsFd) -> Result<bool> {
         let here = rustix::fs::fstat(directory).context(|| "look at the directory of a subvolume")?.st_ino;
         let links = self.links()?;
         Ok(links.get(&id).is_some_and(|link| (link.parent, link.directory) != (TOP_LEVEL, here)))
     }
 
-    /// The root directory of a subvolume, whose path may be too long to be opened; `None` if it is gone.
-    pub(super) fn subvolume(&self, id: u64) -> Result<Option<OwnedFd>> {
-        match sys::btrfs_open(&self.root, id, ROOT_DIRECTORY) {
+    /// The root directory of a subvolume; `None` if it is gone. Opened by number: its path may be too long.
+    pub(crate) fn subvolume(&self, id: u64) -> Result<Option<OwnedFd>> {
+        match syscalls::btrfs_open(&self.root, id, ROOT_DIRECTORY) {
             Ok(root) => Ok(Some(root)),
             Err(Errno::NOENT | Errno::STALE) => Ok(None),
             Err(error) => Err(error).context(|| format!("open subvolume {id}")),
         }
     }
 
-    /// Removes a volume's subvolume and all that are in it, and waits until their bytes are free again (X4). Which these
-    /// are is told by the volume's group, also after a crash.
+    /// Removes a volume's subvolume and all subvolumes in it, and waits until their bytes are free again (X4). The volume's
+    /// group lists them, also after a crash.
     ///
     /// # Errors
-    /// [`Error::Busy`] if some bytes are held: by a process, or by another volume that shares them.
-    pub(super) fn remove(&self, volume: u64) -> Result<()> {
+    /// [`Error::Busy`] if a process holds some bytes, or another volume shares them.
+    pub(crate) fn remove(&self, volume: u64) -> Result<()> {
         let context = || format!("remove subvolume {volume}");
         let mut doomed = BTreeSet::from([volume]);
         if self.group(volume)?.is_some() {
-            // From a volume that is full, what is in it cannot be removed.
-            self.limit(volume, UNLIMITED)?;
+            // Nothing can be removed from a full subvolume.
+            self.set_limit(volume, UNLIMITED)?;
         }
         loop {
             let links = self.links()?;
             let here = within(volume, &links);
-            // From one that is read-only, as its owner can make it, what is in it cannot be removed.
+            // Nor from a read-only one, and its owner can make it read-only.
             for id in &here {
                 if let Some(root) = self.subvolume(*id)? {
-                    sys::btrfs_make_writable(root).context(context)?;
+                    syscalls::btrfs_make_writable(root).context(context)?;
                 }
             }
             for Link { parent, directory, name } in here.iter().filter_map(|id| links.get(id)) {
-                let directory = sys::btrfs_open(&self.root, *parent, *directory);
-                match directory.and_then(|directory| sys::btrfs_remove_subvolume(directory, name)) {
-                    // Somebody made one in it meanwhile: that one is found the next time.
+                let directory = syscalls::btrfs_open(&self.root, *parent, *directory);
+                match directory.and_then(|directory| syscalls::btrfs_remove_subvolume(directory, name)) {
+                    // A pod made one in it meanwhile, which the next round finds.
                     Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY) => {}
                     Err(error) => return Err(error).context(context),
                 }
@@ -227,12 +225,12 @@ impl Filesystem {
             self.relations()?.into_iter().filter(|(_, of)| *of == group).map(|(member, _)| member).collect();
         doomed.extend(&members);
         let mut clean = 0;
-        for _ in 0..LOOKS {
-            sys::btrfs_sync(&self.root).context(context)?;
+        for _ in 0..ATTEMPTS {
+            syscalls::btrfs_sync(&self.root).context(context)?;
             let used = self.group(volume)?.map_or(0, |group| group.used);
             let dying = self.numbers()?.intersection(&doomed).next().is_some();
             clean += u32::from(!dying);
-            if !dying && (used == 0 || clean > SHARED) {
+            if !dying && (used == 0 || clean > SHARED_AFTER) {
                 break;
             }
             std::thread::sleep(PAUSE);
@@ -246,17 +244,17 @@ impl Filesystem {
             });
         }
         for id in members.into_iter().chain([group]) {
-            match sys::btrfs_group(&self.root, id, false) {
+            match syscalls::btrfs_group(&self.root, id, false) {
                 Ok(()) | Err(Errno::NOENT | Errno::NOTCONN) => {}
                 Err(error) => return Err(error).context(context),
             }
         }
-        sys::btrfs_sync(&self.root).context(context)
+        syscalls::btrfs_sync(&self.root).context(context)
     }
 
-    /// Puts subvolumes where they belong that somebody made inside a volume and told the kernel to count elsewhere, or
-    /// nowhere. Those that are known to be right are not looked at again.
-    pub(super) fn collect(&self, known: &mut BTreeSet<u64>) -> Result<()> {
+    /// Puts subvolumes into their volumes' groups. A pod can make one that the kernel counts elsewhere, or nowhere. Subvolumes
+    /// in `known` have been put right before.
+    pub(crate) fn correct_groups(&self, known: &mut BTreeSet<u64>) -> Result<()> {
         let links = self.links()?;
         known.retain(|id| links.contains_key(id));
         if links.len() == known.len() {
@@ -275,23 +273,23 @@ impl Filesystem {
                 tracing::warn!(
                     subvolume = id,
                     volume,
-                    "a subvolume was made outside its volume's limit: it is in it now"
+                    "a subvolume was made outside its volume's limit, and is inside now"
                 );
-                match sys::btrfs_assign(&self.root, id, right, true) {
+                match syscalls::btrfs_assign(&self.root, id, right, true) {
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(error) => return Err(error).context(context),
                 }
             }
             found.retain(|group| *group != right);
             for wrong in found {
-                sys::btrfs_assign(&self.root, id, wrong, false).context(context)?;
+                syscalls::btrfs_assign(&self.root, id, wrong, false).context(context)?;
             }
             known.insert(id);
         }
         Ok(())
     }
 
-    /// Where each subvolume is that has a name.
+    /// The places of all subvolumes that have a name.
     fn links(&self) -> Result<BTreeMap<u64, Link>> {
         const NAME: usize = 18;
         let items = self.items(ROOT_TREE, ROOT_DIRECTORY)?;
@@ -303,13 +301,13 @@ impl Filesystem {
         Ok(links.collect())
     }
 
-    /// The subvolumes that there are, or are being cleaned up.
+    /// All subvolumes, also those being cleaned up.
     fn numbers(&self) -> Result<BTreeSet<u64>> {
         let items = self.items(ROOT_TREE, ROOT_DIRECTORY)?;
         Ok(items.into_iter().filter(|item| item.kind == ROOT_ITEM).map(|item| item.object).collect())
     }
 
-    /// Which subvolume is in which group.
+    /// The pairs of a subvolume and a group that it is in.
     fn relations(&self) -> Result<Vec<(u64, u64)>> {
         let items = self.items(QUOTA_TREE, 1)?;
         let relations =
@@ -317,9 +315,9 @@ impl Filesystem {
         Ok(relations.map(|item| (item.object, item.offset)).collect())
     }
 
-    fn items(&self, tree: u64, first: u64) -> Result<Vec<sys::BtrfsItem>> {
-        match sys::btrfs_items(&self.root, tree, first) {
-            // There is no such tree while nothing is counted.
+    fn items(&self, tree: u64, first: u64) -> Result<Vec<syscalls::BtrfsItem>> {
+        match syscalls::btrfs_items(&self.root, tree, first) {
+            // The tree of quotas exists only while they are on.
             Err(Errno::NOENT) => Ok(vec![]),
             result => result.context(|| "list the subvolumes of a btrfs"),
         }
@@ -335,16 +333,16 @@ impl Filesystem {
     }
 }
 
-fn unreadable(path: &Path) -> Error {
+fn no_number(path: &Path) -> Error {
     Error::Corrupt { what: path.display().to_string(), reason: "it has no number".to_owned() }
 }
 
-/// The group of level 1 of a volume.
+/// A volume's group, of level 1.
 fn group_of(volume: u64) -> u64 {
     1 << 48 | volume
 }
 
-/// The subvolume beneath the top level that another one is in, or is.
+/// The subvolume beneath the top level that is, or holds, this one.
 fn volume_of(id: u64, links: &BTreeMap<u64, Link>) -> Option<u64> {
     let mut id = id;
     loop {
@@ -355,7 +353,7 @@ fn volume_of(id: u64, links: &BTreeMap<u64, Link>) -> Option<u64> {
     }
 }
 
-/// A subvolume and all that are in it; inner ones first.
+/// A subvolume and all subvolumes in it; inner ones first.
 fn within(volume: u64, links: &BTreeMap<u64, Link>) -> Vec<u64> {
     let mut found: Vec<u64> = links.contains_key(&volume).then_some(volume).into_iter().collect();
     let mut next = 0;
@@ -372,7 +370,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn s12_what_is_in_a_volume_goes_before_it_and_nothing_else_does() {
+    fn s12_inner_subvolumes_go_first_and_no_others() {
         let link = |parent| Link { parent, directory: 0, name: vec![] };
         let links = BTreeMap::from([
             (256, link(5)),

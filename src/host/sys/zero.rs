@@ -7,14 +7,14 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
-/// How much is written before it is waited for, so that erasing does not fill the machine's memory.
+/// Bytes written between two syncs, so that an erase does not fill the page cache.
 const BATCH: u64 = 64 << 20;
 
-/// How much of a device is asked to forget in one call.
+/// Bytes of a device that are discarded in one call.
 const STEP: u64 = 1 << 30;
 
-/// Real writes: the kernel's own ways of zeroing a range merely mark it as empty.
-pub(super) fn overwrite(file: &File, range: Range<u64>) -> std::io::Result<()> {
+/// Writes zeroes. The kernel's own ways of zeroing a range merely mark it as empty.
+pub(crate) fn overwrite(file: &File, range: Range<u64>) -> std::io::Result<()> {
     let zeroes = vec![0; 1 << 20];
     let Range { start: mut offset, end } = range;
     let mut unsynced = 0;
@@ -31,9 +31,8 @@ pub(super) fn overwrite(file: &File, range: Range<u64>) -> std::io::Result<()> {
     file.sync_data()
 }
 
-/// The same for a regular file, from an offset to its end. Where one with holes has none of its own, nothing is written:
-/// there may be no room for that.
-pub(super) fn overwrite_from(file: &File, from: u64) -> std::io::Result<()> {
+/// [Overwrites](overwrite) a regular file from an offset to its end. Holes stay holes: the disk may have no space for them.
+pub(crate) fn overwrite_from(file: &File, from: u64) -> std::io::Result<()> {
     let metadata = file.metadata()?;
     if metadata.blocks() * 512 >= metadata.len() {
         return overwrite(file, from..metadata.len());
@@ -41,7 +40,7 @@ pub(super) fn overwrite_from(file: &File, from: u64) -> std::io::Result<()> {
     let mut end = from;
     loop {
         let start = match rustix::fs::seek(file, SeekFrom::Data(end)) {
-            // Nothing but a hole from there on.
+            // A hole up to the end.
             Err(Errno::NXIO) => return Ok(()),
             result => result?,
         };
@@ -50,10 +49,9 @@ pub(super) fn overwrite_from(file: &File, from: u64) -> std::io::Result<()> {
     }
 }
 
-/// Makes a device read as zeroes: by giving its blocks back where it promises zeroes for those, else by having it, or the
-/// kernel, write them (S17).
-pub(super) fn discard(device: &File, size: u64) -> rustix::io::Result<()> {
-    // On a device the kernel takes the first for an unmap that must leave zeroes, and refuses where none can.
+/// Makes a device read as zeroes (S17): discards its blocks where the device promises zeroes for them, else writes.
+pub(crate) fn discard(device: &File, size: u64) -> rustix::io::Result<()> {
+    // PUNCH_HOLE on a device is an unmap that must leave zeroes; the kernel refuses it where the device cannot promise that.
     let mut how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     let mut offset = 0;
     while offset < size {
@@ -75,9 +73,8 @@ pub(super) fn discard(device: &File, size: u64) -> rustix::io::Result<()> {
 mod tests {
     use super::*;
 
-    /// X4.
     #[test]
-    fn overwriting_writes_every_byte() {
+    fn x4_overwrite_writes_every_byte() {
         let file = tempfile::tempfile().unwrap();
         let size = (3 << 20) + 17;
         file.write_all_at(&vec![0xaa; size], 0).unwrap();
@@ -88,9 +85,8 @@ mod tests {
         assert_eq!(file.metadata().unwrap().len(), bytes.len() as u64);
     }
 
-    /// X4.
     #[test]
-    fn overwriting_fills_no_hole() {
+    fn x4_overwrite_fills_no_hole() {
         let file = tempfile::tempfile().unwrap();
         let (hole, size) = (64 << 20, 1 << 20);
         for start in [hole, 3 * hole] {

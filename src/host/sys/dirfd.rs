@@ -1,44 +1,52 @@
-//! Opening what lies beneath a directory that is already open, and nothing else (M7, S12).
+//! Files beneath a directory that is open, and no others (M7, S12).
 //!
-//! Names are resolved by the kernel with openat2(2): no symbolic link is followed, not even in the middle, no magic
-//! link, no `..` above the start. What is open afterwards stays what it is, whatever is renamed meanwhile.
+//! The kernel resolves the names with openat2(2): it follows no symbolic link, not even in the middle, no magic link, and no
+//! `..` above the start. An open file stays the same file, whatever is renamed meanwhile.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, Result};
 use rustix::path::Arg;
+
+use crate::host::error::{self, Context};
 
 const BENEATH: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
+/// Opens a directory by its path, as the administrator gave it.
+pub(crate) fn open_configured(path: &Path) -> error::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).context(|| format!("open {}", path.display()))
+}
+
 /// Opens `path` beneath `dir`. Mounts are crossed: the kubelet's directory may consist of several filesystems.
-pub(super) fn open(dir: impl AsFd, path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd> {
+pub(crate) fn open(dir: impl AsFd, path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd> {
     rustix::fs::openat2(dir, path.as_ref(), flags | OFlags::CLOEXEC, Mode::empty(), BENEATH)
 }
 
-/// Opens what must lie on the same filesystem as `dir`: a mount put over it is refused with `EXDEV`.
-pub(super) fn open_here(dir: impl AsFd, name: impl Arg, flags: OFlags) -> Result<OwnedFd> {
+/// Opens a file on the same filesystem as `dir`: a mount over it is refused with `EXDEV`.
+pub(crate) fn open_here(dir: impl AsFd, name: impl Arg, flags: OFlags) -> Result<OwnedFd> {
     let resolve = BENEATH | ResolveFlags::NO_XDEV;
     rustix::fs::openat2(dir, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
 /// Opens a directory to list it and to synchronize it.
-pub(super) fn open_dir(dir: impl AsFd, name: &str) -> Result<OwnedFd> {
+pub(crate) fn open_dir(dir: impl AsFd, name: &str) -> Result<OwnedFd> {
     open_here(dir, name, OFlags::RDONLY | OFlags::DIRECTORY)
 }
 
 /// Makes a file that did not exist.
-pub(super) fn create(dir: impl AsFd, name: &str) -> Result<OwnedFd> {
+pub(crate) fn create(dir: impl AsFd, name: &str) -> Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     rustix::fs::openat2(dir, name, flags, Mode::RUSR | Mode::WUSR, BENEATH | ResolveFlags::NO_XDEV)
 }
 
-/// Makes a directory that is there afterwards, and says whether it was missing.
-pub(super) fn make_dir(dir: impl AsFd, name: impl AsRef<Path>, mode: Mode) -> Result<bool> {
+/// Makes a directory, unless it is there already; true if it was missing.
+pub(crate) fn make_dir(dir: impl AsFd, name: impl AsRef<Path>, mode: Mode) -> Result<bool> {
     match rustix::fs::mkdirat(dir, name.as_ref(), mode) {
         Ok(()) => Ok(true),
         Err(Errno::EXIST) => Ok(false),
@@ -46,8 +54,8 @@ pub(super) fn make_dir(dir: impl AsFd, name: impl AsRef<Path>, mode: Mode) -> Re
     }
 }
 
-/// Removes a file or, with `AtFlags::REMOVEDIR`, an empty directory; that it was gone already is fine.
-pub(super) fn remove(dir: impl AsFd, name: impl AsRef<Path>, flags: rustix::fs::AtFlags) -> Result<()> {
+/// Removes a file or, with `AtFlags::REMOVEDIR`, an empty directory, if it is there.
+pub(crate) fn remove(dir: impl AsFd, name: impl AsRef<Path>, flags: AtFlags) -> Result<()> {
     match rustix::fs::unlinkat(dir, name.as_ref(), flags) {
         Err(Errno::NOENT) => Ok(()),
         result => result,
@@ -55,7 +63,7 @@ pub(super) fn remove(dir: impl AsFd, name: impl AsRef<Path>, flags: rustix::fs::
 }
 
 /// The names in a directory, without `.` and `..`.
-pub(super) fn names(dir: impl AsFd) -> Result<Vec<OsString>> {
+pub(crate) fn names(dir: impl AsFd) -> Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(dir)? {
         let name = entry?.file_name().to_bytes().to_vec();

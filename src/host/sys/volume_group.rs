@@ -1,58 +1,55 @@
 //! A volume group of LVM, and the logical volumes in it that are ours.
 //!
-//! LVM's own program does what changes something. Which device a logical volume is, sysfs says: nothing is started to
-//! mount one. A group is what its UUID says; another one that has got its name since is an error, as is a logical volume
-//! that has one of our names and not our tag.
+//! LVM's own program makes the changes. The device of a logical volume is read from sysfs, so that a mount starts no program.
+//! A group is identified by its UUID: another group of its name is an error. So is a logical volume with one of our names
+//! and without our tag.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 
-use super::error::{Context, Error, Result, settled};
-use super::mountinfo::Device;
-use super::program;
+use crate::host::error::{Context, Error, Result, retry_while_busy, unless_busy};
+use crate::host::sys::mountinfo::Device;
+use crate::host::sys::program;
 
-/// What is ours carries it.
+/// The tag of our logical volumes.
 const TAG: &str = "reservoir";
 
-/// What LVM is told, whatever the node has configured: of udev, which is outside of the agent's container, nothing is
-/// waited for; nothing is written but metadata on the group's own devices; and who else changes them is kept out by the
-/// node's own locks.
+/// LVM's settings, whatever the node has configured. LVM waits for no udev, which is outside of the agent's container. It
+/// writes nothing but metadata on the group's own devices. The node's own locks keep other changes out.
 const CONFIG: &str = "global{locking_dir=\"/run/lock/lvm\"} backup{backup=0 archive=0} \
      activation{udev_sync=0 udev_rules=0 verify_udev_operations=0 monitoring=0} \
      devices{hints=\"none\" issue_discards=1 obtain_device_list_from_udev=0 external_device_info_source=\"none\"}";
 
-/// A volume group, by its name, with what never changes of it.
-pub(super) struct VolumeGroup {
+/// A volume group, by its name, with its unchanging properties.
+pub(crate) struct VolumeGroup {
     name: String,
     uuid: String,
     extent: u64,
 }
 
-/// What is in a volume group now.
-pub(super) struct Content {
+/// The content of a volume group now.
+pub(crate) struct Content {
     /// Bytes that no logical volume has.
-    pub(super) free: u64,
+    pub(crate) free: u64,
     /// Bytes of the logical volumes that are ours.
-    pub(super) ours: BTreeMap<String, u64>,
-    /// Names of those that are not.
+    pub(crate) ours: BTreeMap<String, u64>,
+    /// Names of the other logical volumes.
     others: Vec<String>,
 }
 
 /// The block device of a logical volume that is active.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Node {
-    pub(super) device: Device,
-    pub(super) path: PathBuf,
-    pub(super) bytes: u64,
+pub(crate) struct Node {
+    pub(crate) device: Device,
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: u64,
 }
 
-/// What LVM prints.
+/// LVM's standard output.
 #[derive(Deserialize)]
 struct Output {
     report: Vec<Report>,
@@ -68,17 +65,15 @@ struct Report {
 type Row = BTreeMap<String, String>;
 
 impl VolumeGroup {
-    /// Looks for the volume group whose directory in `/dev` this is, and makes what is ours in it active.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    /// Looks for the volume group with this directory in `/dev`, and activates our logical volumes.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let unsuitable = |reason: String| Error::UnsuitableDisk { path: path.to_owned(), reason };
         let name = name_of(path).ok_or_else(|| {
-            Error::Unsupported(format!(
-                "{} is no volume group: the path of one is /dev/ and its name",
-                path.display()
-            ))
+            unsuitable("is no volume group: the path of one is /dev/ and its name".to_owned())
         })?;
         let found = look_for(&name).map_err(|error| match error {
-            Error::Command { output, .. } => Error::Unsupported(format!(
-                "LVM does not show volume group {name} ({output}): make it with `vgcreate {name} DEVICE`, or correct the \
+            Error::Command { output, .. } => unsuitable(format!(
+                "is no volume group that LVM shows ({output}): make it with `vgcreate {name} DEVICE`, or correct the \
                  disk's path"
             )),
             error => error,
@@ -89,16 +84,16 @@ impl VolumeGroup {
         Ok(group)
     }
 
-    /// Bytes that a logical volume has which is to have room for so many.
-    pub(super) fn whole_extents(&self, bytes: u64) -> u64 {
+    /// The size of a logical volume with at least so many bytes.
+    pub(crate) fn whole_extents(&self, bytes: u64) -> u64 {
         bytes.next_multiple_of(self.extent)
     }
 
-    pub(super) fn look(&self) -> Result<Content> {
+    pub(crate) fn look(&self) -> Result<Content> {
         let group = look_for(&self.name)?;
         if field(&group, "vg_uuid")? != self.uuid {
             return Err(Error::Conflict(format!(
-                "volume group {} is another one now: give that another name, or restart the agent",
+                "volume group {} is another one now: give the new one another name, or restart the agent",
                 self.name
             )));
         }
@@ -114,35 +109,34 @@ impl VolumeGroup {
         Ok(content)
     }
 
-    /// Makes a logical volume, of which nothing may be there; what its extents had before is still in it, but for the
-    /// beginning.
-    pub(super) fn make(&self, name: &str, bytes: u64) -> Result<()> {
+    /// Makes a logical volume that does not exist. Its extents keep their old content, but for the beginning.
+    pub(crate) fn make(&self, name: &str, bytes: u64) -> Result<()> {
         let (extents, path) = (self.extents(bytes), self.path(name));
         let kind = ["--type", "linear", "--zero", "y", "--wipesignatures", "y", "--yes"];
         let which = ["--addtag", TAG, "--extents", &extents, "--name", &path];
         lvm("lvcreate", &[&kind[..], &which[..]].concat())
     }
 
-    /// Removes a logical volume of ours, if it is there.
-    pub(super) fn remove(&self, name: &str) -> Result<()> {
+    /// Removes one of our logical volumes, if it exists.
+    pub(crate) fn remove(&self, name: &str) -> Result<()> {
         match self.has(name)? {
             true => lvm("lvremove", &["--force", "--yes", &self.path(name)]),
             false => Ok(()),
         }
     }
 
-    pub(super) fn rename(&self, from: &str, to: &str) -> Result<()> {
+    pub(crate) fn rename(&self, from: &str, to: &str) -> Result<()> {
         lvm("lvrename", &[&self.name, from, to])
     }
 
-    /// Gives a logical volume room for so many bytes; what lies behind is gone.
-    pub(super) fn resize(&self, name: &str, bytes: u64) -> Result<()> {
+    /// Gives a logical volume so many bytes; the content behind them is gone.
+    pub(crate) fn resize(&self, name: &str, bytes: u64) -> Result<()> {
         let (extents, path) = (self.extents(bytes), self.path(name));
         lvm("lvresize", &["--force", "--yes", "--extents", &extents, &path])
     }
 
-    /// The device of a logical volume of ours, made active if need be; `None` if there is no such volume.
-    pub(super) fn node(&self, name: &str) -> Result<Option<Node>> {
+    /// The device of one of our logical volumes, which is activated if need be; `None` if there is no such volume.
+    pub(crate) fn node(&self, name: &str) -> Result<Option<Node>> {
         if let Some(node) = self.active(name)? {
             return Ok(Some(node));
         }
@@ -150,20 +144,22 @@ impl VolumeGroup {
             return Ok(None);
         }
         lvm("lvchange", &["--activate", "y", &self.path(name)])?;
-        let missing =
-            || Error::Unsupported(format!("{} was made active, and has no device", self.path(name)));
+        let missing = || Error::UnusableDevice {
+            device: self.path(name),
+            reason: "it was activated and has no device: look into the kernel's log".to_owned(),
+        };
         self.active(name)?.ok_or_else(missing).map(Some)
     }
 
-    /// The device of a logical volume, if it is active: the kernel's word, and nothing is started for it.
-    pub(super) fn active(&self, name: &str) -> Result<Option<Node>> {
+    /// The device of a logical volume, if it is active, by sysfs alone.
+    pub(crate) fn active(&self, name: &str) -> Result<Option<Node>> {
         let wanted = format!("{}-{}", self.name.replace('-', "--"), name.replace('-', "--"));
         let of_group = format!("LVM-{}", self.uuid.replace('-', ""));
         for entry in std::fs::read_dir("/sys/block").context(|| "list /sys/block")? {
             let directory = entry.context(|| "list /sys/block")?.path();
             let attribute = |name: &str| match std::fs::read_to_string(directory.join(name)) {
                 Ok(text) => text.trim().to_owned(),
-                // Another kind of device, or one that is just going away.
+                // Another kind of device, or a device that is just going away.
                 Err(_) => String::new(),
             };
             let Some(file_name) = directory.file_name().and_then(|name| name.to_str()) else { continue };
@@ -178,7 +174,7 @@ impl VolumeGroup {
             return Ok(device.zip(sectors).map(|(device, sectors)| Node {
                 device,
                 path: Path::new("/dev").join(file_name),
-                bytes: sectors * 512,
+                bytes: sectors.saturating_mul(512),
             }));
         }
         Ok(None)
@@ -205,44 +201,39 @@ impl VolumeGroup {
 }
 
 impl Content {
-    /// Whether there is a logical volume of this name, be it ours or not.
-    pub(super) fn has(&self, name: &str) -> bool {
+    /// True if there is a logical volume of this name, be it ours or not.
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.ours.contains_key(name) || self.others.iter().any(|other| other == name)
     }
 }
 
 impl Node {
-    /// Opens it to be read and written.
-    pub(super) fn open(&self) -> Result<File> {
-        settled(|| self.open_with(OFlags::RDWR))
+    /// Opens the device for reading and writing.
+    pub(crate) fn open(&self) -> Result<File> {
+        retry_while_busy(|| self.open_with(OFlags::RDWR))
     }
 
-    /// Whether a filesystem on it is alive in any mount namespace, or anything else claims it for itself (X3): then the
-    /// kernel refuses the same to us.
-    pub(super) fn is_claimed(&self) -> Result<bool> {
-        match settled(|| self.open_with(OFlags::RDONLY | OFlags::EXCL)) {
-            Ok(_) => Ok(false),
-            Err(Error::Io { source: Errno::BUSY, .. }) => Ok(true),
-            Err(error) => Err(error),
-        }
+    /// True if a filesystem on the device is alive in any mount namespace, or another user has claimed it (X3): the kernel
+    /// then refuses an exclusive open.
+    pub(crate) fn is_claimed(&self) -> Result<bool> {
+        Ok(unless_busy(|| self.open_with(OFlags::RDONLY | OFlags::EXCL))?.is_none())
     }
 
     fn open_with(&self, flags: OFlags) -> Result<File> {
         let path = self.path.display();
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = rustix::fs::open(&self.path, flags, Mode::empty()).context(|| format!("open {path}"))?;
-        let stat = rustix::fs::fstat(file.as_fd()).context(|| format!("look at {path}"))?;
-        let is_block = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
-        match is_block && Device::from_raw(stat.st_rdev) == self.device {
+        match Device::of_node(&file)? == Some(self.device) {
             true => Ok(file.into()),
-            false => Err(Error::Unsupported(format!(
-                "{path} is not the device that the kernel calls so: the agent needs the node's /dev"
-            ))),
+            false => Err(Error::UnusableDevice {
+                device: path.to_string(),
+                reason: "it is another device than in sysfs: mount the node's /dev into the agent".to_owned(),
+            }),
         }
     }
 }
 
-/// Reads `/dev/vg0`. A name has only characters that LVM allows, and nothing that it takes for an option.
+/// The name in `/dev/vg0`: only characters that LVM allows, and no leading `-`, which would make an option of it.
 pub fn name_of(path: &Path) -> Option<String> {
     let name = path.to_str()?.strip_prefix("/dev/")?;
     let allowed = |c: char| c.is_ascii_alphanumeric() || "+_.-".contains(c);
@@ -254,35 +245,38 @@ fn look_for(name: &str) -> Result<Row> {
     let rows = report("vgs", "vg_uuid,vg_free,vg_extent_size", name)?.vg;
     match <[Row; 1]>::try_from(rows) {
         Ok([group]) => Ok(group),
-        Err(rows) => Err(Error::Unsupported(format!("LVM shows {} volume groups {name}", rows.len()))),
+        Err(rows) => Err(Error::Conflict(format!(
+            "LVM shows {} volume groups {name}: give each another name",
+            rows.len()
+        ))),
     }
 }
 
 fn report(command: &str, fields: &str, of: &str) -> Result<Report> {
     let format = ["--reportformat", "json", "--units", "b", "--nosuffix", "--options", fields];
-    let said = program::ask("lvm", &[&[command, "--config", CONFIG], &format[..], &[of]].concat())?;
-    parse(&said)
+    let output = program::ask("lvm", &[&[command, "--config", CONFIG], &format[..], &[of]].concat(), None)?;
+    parse(&output)
 }
 
-fn parse(said: &[u8]) -> Result<Report> {
-    let output: Output = serde_json::from_slice(said).map_err(|error| strange(error.to_string()))?;
+fn parse(output: &[u8]) -> Result<Report> {
+    let output: Output = serde_json::from_slice(output).map_err(|error| malformed(error.to_string()))?;
     Ok(output.report.into_iter().next().unwrap_or_default())
 }
 
 fn lvm(command: &str, arguments: &[&str]) -> Result<()> {
-    program::ask("lvm", &[&[command, "--config", CONFIG], arguments].concat()).map(drop)
+    program::ask("lvm", &[&[command, "--config", CONFIG], arguments].concat(), None).map(drop)
 }
 
 fn field(row: &Row, name: &str) -> Result<String> {
-    row.get(name).cloned().ok_or_else(|| strange(format!("there is no {name}")))
+    row.get(name).cloned().ok_or_else(|| malformed(format!("there is no {name}")))
 }
 
 fn number(row: &Row, name: &str) -> Result<u64> {
-    field(row, name)?.parse().map_err(|_| strange(format!("{name} is no number")))
+    field(row, name)?.parse().map_err(|_| malformed(format!("{name} is no number")))
 }
 
-fn strange(reason: String) -> Error {
-    Error::Corrupt { what: "what LVM says".to_owned(), reason }
+fn malformed(reason: String) -> Error {
+    Error::Corrupt { what: "the output of LVM".to_owned(), reason }
 }
 
 #[cfg(test)]
@@ -298,9 +292,9 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_lvm_prints() {
-        let said = br#"{"report": [{"vg": [{"vg_uuid":"e6urCq-3mCz", "vg_free":"624951296"}]}]}"#;
-        let row = &parse(said).unwrap().vg[0];
+    fn d1_the_output_of_lvm_is_read() {
+        let output = br#"{"report": [{"vg": [{"vg_uuid":"e6urCq-3mCz", "vg_free":"624951296"}]}]}"#;
+        let row = &parse(output).unwrap().vg[0];
         assert_eq!(field(row, "vg_uuid").unwrap(), "e6urCq-3mCz");
         assert_eq!(number(row, "vg_free").unwrap(), 624_951_296);
         assert!(number(row, "vg_uuid").is_err() && field(row, "lv_name").is_err());

@@ -32,28 +32,28 @@ const BTRFS_IOC_QGROUP_LIMIT: Opcode = 0x8030_942b;
 const FS_IOC_FSGETXATTR: Opcode = 0x801c_581f;
 const FS_IOC_FSSETXATTR: Opcode = 0x401c_5820;
 
-/// The device lets go of its file when its last user is gone.
-pub(super) const LO_FLAGS_AUTOCLEAR: u32 = 4;
+/// The device is detached from its file with its last user.
+pub(crate) const LO_FLAGS_AUTOCLEAR: u32 = 4;
 /// The device bypasses the page cache of the filesystem beneath.
-pub(super) const LO_FLAGS_DIRECT_IO: u32 = 16;
+pub(crate) const LO_FLAGS_DIRECT_IO: u32 = 16;
 
 /// `struct loop_info64` of linux/loop.h.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(super) struct LoopInfo64 {
-    pub(super) device: u64,
-    pub(super) inode: u64,
-    pub(super) rdevice: u64,
-    pub(super) offset: u64,
-    pub(super) size_limit: u64,
-    pub(super) number: u32,
-    pub(super) encrypt_type: u32,
-    pub(super) encrypt_key_size: u32,
-    pub(super) flags: u32,
-    pub(super) file_name: [u8; 64],
-    pub(super) crypt_name: [u8; 64],
-    pub(super) encrypt_key: [u8; 32],
-    pub(super) init: [u64; 2],
+pub(crate) struct LoopInfo64 {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) rdevice: u64,
+    pub(crate) offset: u64,
+    pub(crate) size_limit: u64,
+    pub(crate) number: u32,
+    pub(crate) encrypt_type: u32,
+    pub(crate) encrypt_key_size: u32,
+    pub(crate) flags: u32,
+    pub(crate) file_name: [u8; 64],
+    pub(crate) crypt_name: [u8; 64],
+    pub(crate) encrypt_key: [u8; 32],
+    pub(crate) init: [u64; 2],
 }
 
 /// `struct loop_config` of linux/loop.h.
@@ -65,14 +65,14 @@ struct LoopConfig {
     reserved: [u64; 8],
 }
 
-/// The beginning of `struct xfs_fsop_geom_v1` of linux/xfs_fs.h; the rest is not looked at.
+/// The beginning of `struct xfs_fsop_geom_v1` of linux/xfs_fs.h; the rest is not read.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(super) struct XfsGeometry {
-    pub(super) block_size: u32,
+pub(crate) struct XfsGeometry {
+    pub(crate) block_size: u32,
     rest: [u32; 6],
-    pub(super) inode_percent: u32,
-    pub(super) blocks: u64,
+    pub(crate) inode_percent: u32,
+    pub(crate) blocks: u64,
     end: [u64; 9],
 }
 
@@ -87,35 +87,35 @@ struct XfsGrow {
 /// `struct fsxattr` of linux/fs.h.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(super) struct FileAttributes {
-    pub(super) flags: u32,
+pub(crate) struct FileAttributes {
+    pub(crate) flags: u32,
     extent_size: u32,
     extents: u32,
-    pub(super) project: u32,
+    pub(crate) project: u32,
     cow_extent_size: u32,
     padding: [u8; 8],
 }
 
-/// `FS_XFLAG_PROJINHERIT`: what is made in the directory gets its project.
-pub(super) const INHERIT_PROJECT: u32 = 0x200;
+/// `FS_XFLAG_PROJINHERIT`: new files in the directory get its project.
+pub(crate) const INHERIT_PROJECT: u32 = 0x200;
 
 /// `struct if_nextdqblk` of linux/quota.h, whose beginning is `struct if_dqblk`: limits and use of one project. A limit of
 /// 0 is none.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-pub(super) struct ProjectQuota {
-    pub(super) kib_limit: u64,
-    pub(super) kib_soft_limit: u64,
-    pub(super) bytes: u64,
-    pub(super) inode_limit: u64,
-    pub(super) inode_soft_limit: u64,
-    pub(super) inodes: u64,
+pub(crate) struct ProjectQuota {
+    pub(crate) kib_limit: u64,
+    pub(crate) kib_soft_limit: u64,
+    pub(crate) bytes: u64,
+    pub(crate) inode_limit: u64,
+    pub(crate) inode_soft_limit: u64,
+    pub(crate) inodes: u64,
     times: [u64; 2],
     valid: u32,
-    pub(super) project: u32,
+    pub(crate) project: u32,
 }
 
-/// `struct fs_quota_statv` of linux/dqblk_xfs.h, of which only the flags are looked at.
+/// `struct fs_quota_statv` of linux/dqblk_xfs.h, of which only the flags are read.
 #[repr(C)]
 struct QuotaState {
     version: u8,
@@ -130,9 +130,16 @@ const _: () = assert!(size_of::<QuotaState>() == 160);
 const _: () = assert!(size_of::<LoopInfo64>() == 232 && size_of::<LoopConfig>() == 304);
 const _: () = assert!(size_of::<XfsGeometry>() == 112 && size_of::<XfsGrow>() == 16);
 
+impl ProjectQuota {
+    /// The hard limit in bytes.
+    pub(crate) fn byte_limit(&self) -> u64 {
+        self.kib_limit.saturating_mul(1024)
+    }
+}
+
 impl LoopInfo64 {
-    /// Everything zero but the flags and the name, which is cut to what fits.
-    pub(super) fn new(flags: u32, label: &str) -> Self {
+    /// Everything zero but the flags and the label, which is cut to its field.
+    pub(crate) fn new(flags: u32, label: &str) -> Self {
         let mut file_name = [0; 64];
         let length = label.len().min(file_name.len() - 1);
         file_name[..length].copy_from_slice(&label.as_bytes()[..length]);
@@ -153,57 +160,57 @@ impl LoopInfo64 {
         }
     }
 
-    /// The name that whoever set up the device gave it.
-    pub(super) fn label(&self) -> &[u8] {
+    /// The label that the device got when it was bound.
+    pub(crate) fn label(&self) -> &[u8] {
         self.file_name.split(|&byte| byte == 0).next().unwrap_or_default()
     }
 }
 
 /// The number of a loop device that has no file; another process may take it first.
-pub(super) fn loop_get_free(control: impl AsFd) -> Result<u32> {
+pub(crate) fn loop_get_free(control: impl AsFd) -> Result<u32> {
     // SAFETY: GetFree describes LOOP_CTL_GET_FREE; see there.
     unsafe { ioctl::ioctl(control, GetFree) }
 }
 
-/// What the device is bound to; `ENXIO` if to nothing.
-pub(super) fn loop_status(device: impl AsFd) -> Result<LoopInfo64> {
+/// The device's binding; `ENXIO` if it has none.
+pub(crate) fn loop_status(device: impl AsFd) -> Result<LoopInfo64> {
     // SAFETY: LOOP_GET_STATUS64 writes one loop_info64, which LoopInfo64 mirrors; every bit pattern of it is valid.
     unsafe { ioctl::ioctl(device, Getter::<LOOP_GET_STATUS64, LoopInfo64>::new()) }
 }
 
 /// Binds a free device to `file`, with the block size that the file's filesystem needs; `EBUSY` if it is not free.
-pub(super) fn loop_configure(device: impl AsFd, file: BorrowedFd<'_>, info: LoopInfo64) -> Result<()> {
+pub(crate) fn loop_configure(device: impl AsFd, file: BorrowedFd<'_>, info: LoopInfo64) -> Result<()> {
     let config = LoopConfig { fd: file.as_raw_fd() as u32, block_size: 0, info, reserved: [0; 8] };
     // SAFETY: LOOP_CONFIGURE reads one loop_config, which LoopConfig mirrors; `file` is open during the call.
     unsafe { ioctl::ioctl(device, Setter::<LOOP_CONFIGURE, LoopConfig>::new(config)) }
 }
 
 /// Unbinds the device: at once, or with its last close if others have it open.
-pub(super) fn loop_clear(device: impl AsFd) -> Result<()> {
+pub(crate) fn loop_clear(device: impl AsFd) -> Result<()> {
     // SAFETY: LOOP_CLR_FD takes no argument.
     unsafe { ioctl::ioctl(device, NoArg::<LOOP_CLR_FD>::new()) }
 }
 
-/// Has the device look how large its file is now.
-pub(super) fn loop_set_capacity(device: impl AsFd) -> Result<()> {
+/// Gives the device the size that its file has now.
+pub(crate) fn loop_set_capacity(device: impl AsFd) -> Result<()> {
     // SAFETY: LOOP_SET_CAPACITY takes no argument.
     unsafe { ioctl::ioctl(device, NoArg::<LOOP_SET_CAPACITY>::new()) }
 }
 
 /// Grows the mounted ext4 filesystem that `file` is in.
-pub(super) fn ext4_grow(file: impl AsFd, blocks: u64) -> Result<()> {
+pub(crate) fn ext4_grow(file: impl AsFd, blocks: u64) -> Result<()> {
     // SAFETY: EXT4_IOC_RESIZE_FS reads one u64.
     unsafe { ioctl::ioctl(file, Setter::<EXT4_IOC_RESIZE_FS, u64>::new(blocks)) }
 }
 
-/// How large the mounted xfs filesystem is that `file` is in.
-pub(super) fn xfs_geometry(file: impl AsFd) -> Result<XfsGeometry> {
+/// The size of the mounted xfs filesystem that `file` is in.
+pub(crate) fn xfs_geometry(file: impl AsFd) -> Result<XfsGeometry> {
     // SAFETY: XFS_IOC_FSGEOMETRY_V1 writes 112 bytes, the size of XfsGeometry; every bit pattern of it is valid.
     unsafe { ioctl::ioctl(file, Getter::<XFS_IOC_FSGEOMETRY_V1, XfsGeometry>::new()) }
 }
 
 /// Grows the mounted xfs filesystem that `file` is in.
-pub(super) fn xfs_grow(file: impl AsFd, blocks: u64, inode_percent: u32) -> Result<()> {
+pub(crate) fn xfs_grow(file: impl AsFd, blocks: u64, inode_percent: u32) -> Result<()> {
     let wanted = XfsGrow { blocks, inode_percent, padding: 0 };
     // SAFETY: XFS_IOC_FSGROWFSDATA reads one xfs_growfs_data, which XfsGrow mirrors.
     unsafe { ioctl::ioctl(file, Setter::<XFS_IOC_FSGROWFSDATA, XfsGrow>::new(wanted)) }
@@ -242,7 +249,7 @@ struct BtrfsInode {
     path: [u8; 4080],
 }
 
-/// `struct btrfs_ioctl_search_args`: which items of a tree, and then these.
+/// `struct btrfs_ioctl_search_args`: a range of items of a tree, and the items found.
 #[repr(C)]
 struct BtrfsSearch {
     tree: u64,
@@ -255,7 +262,7 @@ struct BtrfsSearch {
     found: [u8; 3992],
 }
 
-/// The beginning of `struct btrfs_ioctl_fs_info_args`; the rest is not looked at.
+/// The beginning of `struct btrfs_ioctl_fs_info_args`; the rest is not read.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct BtrfsInfo {
@@ -279,41 +286,41 @@ const _: () = assert!(size_of::<BtrfsInode>() == 4096 && size_of::<BtrfsSearch>(
 const _: () = assert!(size_of::<BtrfsInfo>() == 1024 && size_of::<BtrfsLimit>() == 48);
 
 /// An item of one of btrfs' trees.
-pub(super) struct BtrfsItem {
-    pub(super) object: u64,
-    pub(super) kind: u32,
-    pub(super) offset: u64,
-    pub(super) data: Vec<u8>,
+pub(crate) struct BtrfsItem {
+    pub(crate) object: u64,
+    pub(crate) kind: u32,
+    pub(crate) offset: u64,
+    pub(crate) data: Vec<u8>,
 }
 
-/// Commits what is pending, and has the kernel go on with what is to be cleaned up.
-pub(super) fn btrfs_sync(file: impl AsFd) -> Result<()> {
+/// Commits pending changes, and wakes the kernel's cleanup of removed subvolumes.
+pub(crate) fn btrfs_sync(file: impl AsFd) -> Result<()> {
     // SAFETY: BTRFS_IOC_SYNC takes no argument.
     unsafe { ioctl::ioctl(file, NoArg::<BTRFS_IOC_SYNC>::new()) }
 }
 
-/// The file system's UUID.
-pub(super) fn btrfs_id(file: impl AsFd) -> Result<[u8; 16]> {
+/// The filesystem's UUID.
+pub(crate) fn btrfs_id(file: impl AsFd) -> Result<[u8; 16]> {
     // SAFETY: BTRFS_IOC_FS_INFO writes 1024 bytes, the size of BtrfsInfo; every bit pattern of it is valid.
     Ok(unsafe { ioctl::ioctl(file, Getter::<BTRFS_IOC_FS_INFO, BtrfsInfo>::new()) }?.id)
 }
 
 /// Makes an empty subvolume.
-pub(super) fn btrfs_make_subvolume(directory: impl AsFd, name: &str) -> Result<()> {
+pub(crate) fn btrfs_make_subvolume(directory: impl AsFd, name: &str) -> Result<()> {
     let args = BtrfsName::new(name.as_bytes())?;
     // SAFETY: BTRFS_IOC_SUBVOL_CREATE reads one btrfs_ioctl_vol_args, which BtrfsName mirrors.
     unsafe { ioctl::ioctl(directory, Setter::<BTRFS_IOC_SUBVOL_CREATE, BtrfsName>::new(args)) }
 }
 
-/// Removes a subvolume; its bytes go later. By its name, as by its number the kernel finds none whose path is long.
-pub(super) fn btrfs_remove_subvolume(directory: impl AsFd, name: &[u8]) -> Result<()> {
+/// Removes a subvolume; its bytes go later. By name: the kernel finds no subvolume with a long path by its number.
+pub(crate) fn btrfs_remove_subvolume(directory: impl AsFd, name: &[u8]) -> Result<()> {
     let args = BtrfsName::new(name)?;
     // SAFETY: BTRFS_IOC_SNAP_DESTROY reads one btrfs_ioctl_vol_args, which BtrfsName mirrors.
     unsafe { ioctl::ioctl(directory, Setter::<BTRFS_IOC_SNAP_DESTROY, BtrfsName>::new(args)) }
 }
 
-/// Sees to it that a subvolume, whose root directory this is, is not read-only.
-pub(super) fn btrfs_make_writable(subvolume: impl AsFd) -> Result<()> {
+/// Makes the subvolume with this root directory writable.
+pub(crate) fn btrfs_make_writable(subvolume: impl AsFd) -> Result<()> {
     const READ_ONLY: u64 = 1 << 1;
     let subvolume = subvolume.as_fd();
     // SAFETY: BTRFS_IOC_SUBVOL_GETFLAGS writes one u64.
@@ -322,8 +329,8 @@ pub(super) fn btrfs_make_writable(subvolume: impl AsFd) -> Result<()> {
     unsafe { ioctl::ioctl(subvolume, Setter::<BTRFS_IOC_SUBVOL_SETFLAGS, u64>::new(flags & !READ_ONLY)) }
 }
 
-/// Opens a directory of a subvolume by its number, wherever it is; `ESTALE` if it is gone.
-pub(super) fn btrfs_open(file: impl AsFd, subvolume: u64, directory: u64) -> Result<OwnedFd> {
+/// Opens a directory of a subvolume by its number; `ESTALE` if it is gone.
+pub(crate) fn btrfs_open(file: impl AsFd, subvolume: u64, directory: u64) -> Result<OwnedFd> {
     const FILEID_BTRFS_WITHOUT_PARENT: i32 = 0x4d;
     let handle = BtrfsHandle {
         bytes: 20,
@@ -332,8 +339,8 @@ pub(super) fn btrfs_open(file: impl AsFd, subvolume: u64, directory: u64) -> Res
         tree: subvolume,
         generation: 0,
     };
-    // SAFETY: open_by_handle_at(2) reads 8 bytes of `handle`, and as many more as these tell: 20, which it has; it writes
-    // no memory, and the descriptor is open during the call.
+    // SAFETY: open_by_handle_at(2) reads 8 bytes of `handle`, and the 20 more that `bytes` announces; it writes no
+    // memory, and the descriptor is open during the call.
     let result = unsafe {
         libc::syscall(
             libc::SYS_open_by_handle_at,
@@ -343,14 +350,14 @@ pub(super) fn btrfs_open(file: impl AsFd, subvolume: u64, directory: u64) -> Res
         )
     };
     match i32::try_from(result) {
-        // SAFETY: the descriptor was just opened, and nobody else knows it.
+        // SAFETY: the descriptor was just opened, and has no other owner.
         Ok(opened) if opened >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(opened) }),
         _ => Err(last_error()),
     }
 }
 
 /// The number of the subvolume that `file` is in; `inode` is that of a directory in it.
-pub(super) fn btrfs_lookup(file: impl AsFd, inode: u64) -> Result<u64> {
+pub(crate) fn btrfs_lookup(file: impl AsFd, inode: u64) -> Result<u64> {
     let mut args = BtrfsInode { tree: 0, inode, path: [0; 4080] };
     // SAFETY: BTRFS_IOC_INO_LOOKUP reads and writes one btrfs_ioctl_ino_lookup_args, which BtrfsInode mirrors.
     unsafe { ioctl::ioctl(file, Updater::<BTRFS_IOC_INO_LOOKUP, BtrfsInode>::new(&mut args)) }?;
@@ -358,7 +365,7 @@ pub(super) fn btrfs_lookup(file: impl AsFd, inode: u64) -> Result<u64> {
 }
 
 /// The items of a tree from the object `first` on.
-pub(super) fn btrfs_items(file: impl AsFd, tree: u64, first: u64) -> Result<Vec<BtrfsItem>> {
+pub(crate) fn btrfs_items(file: impl AsFd, tree: u64, first: u64) -> Result<Vec<BtrfsItem>> {
     const HEADER: usize = 32;
     let file = file.as_fd();
     let (mut all, mut from) = (Vec::new(), (first, 0u32, 0u64));
@@ -392,8 +399,8 @@ pub(super) fn btrfs_items(file: impl AsFd, tree: u64, first: u64) -> Result<Vec<
     }
 }
 
-/// Counts from now on, and without looking at what is there already, which subvolume allocated what; Linux 6.7.
-pub(super) fn btrfs_count(file: impl AsFd) -> Result<()> {
+/// Switches simple quotas on (Linux 6.7): the kernel counts new allocations, and not the existing ones.
+pub(crate) fn btrfs_enable_simple_quotas(file: impl AsFd) -> Result<()> {
     const ENABLE_SIMPLE_QUOTA: u64 = 4;
     let mut args = [ENABLE_SIMPLE_QUOTA, 0];
     // SAFETY: BTRFS_IOC_QUOTA_CTL reads and writes one btrfs_ioctl_quota_ctl_args, which is two u64.
@@ -401,27 +408,27 @@ pub(super) fn btrfs_count(file: impl AsFd) -> Result<()> {
 }
 
 /// Makes or removes a group of subvolumes that are counted together.
-pub(super) fn btrfs_group(file: impl AsFd, group: u64, exists: bool) -> Result<()> {
+pub(crate) fn btrfs_group(file: impl AsFd, group: u64, exists: bool) -> Result<()> {
     // SAFETY: BTRFS_IOC_QGROUP_CREATE reads one btrfs_ioctl_qgroup_create_args, which is two u64.
     unsafe { ioctl::ioctl(file, Setter::<BTRFS_IOC_QGROUP_CREATE, [u64; 2]>::new([exists.into(), group])) }
 }
 
 /// Puts a subvolume's own group into another one, or takes it out.
-pub(super) fn btrfs_assign(file: impl AsFd, member: u64, group: u64, belongs: bool) -> Result<()> {
+pub(crate) fn btrfs_assign(file: impl AsFd, member: u64, group: u64, belongs: bool) -> Result<()> {
     let args = [belongs.into(), member, group];
     // SAFETY: BTRFS_IOC_QGROUP_ASSIGN reads one btrfs_ioctl_qgroup_assign_args, which is three u64.
     unsafe { ioctl::ioctl(file, Setter::<BTRFS_IOC_QGROUP_ASSIGN, [u64; 3]>::new(args)) }
 }
 
 /// Limits how many bytes a group has.
-pub(super) fn btrfs_limit(file: impl AsFd, group: u64, bytes: u64) -> Result<()> {
+pub(crate) fn btrfs_limit(file: impl AsFd, group: u64, bytes: u64) -> Result<()> {
     const REFERENCED: u64 = 1;
     let args = BtrfsLimit { group, flags: REFERENCED, referenced: bytes, rest: [0; 3] };
     // SAFETY: BTRFS_IOC_QGROUP_LIMIT reads one btrfs_ioctl_qgroup_limit_args, which BtrfsLimit mirrors.
     unsafe { ioctl::ioctl(file, Setter::<BTRFS_IOC_QGROUP_LIMIT, BtrfsLimit>::new(args)) }
 }
 
-/// What a system call failed with that was just made.
+/// The error of the last system call.
 fn last_error() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
@@ -435,19 +442,19 @@ struct MountAttr {
     user_namespace: u64,
 }
 
-/// The bits that say how access times are kept: one value of several, so old ones are cleared.
+/// The bits for access times are one value, so the old value is cleared.
 const MOUNT_ATTR_ATIME: u64 = 0x70;
 
-/// Gives a mount that nobody can see yet these attributes and no peers.
-pub(super) fn set_mount_attributes(mount: impl AsFd, attributes: MountAttrFlags) -> Result<()> {
+/// Gives a detached mount these attributes and no peers.
+pub(crate) fn set_mount_attributes(mount: impl AsFd, attributes: MountAttrFlags) -> Result<()> {
     let attr = MountAttr {
         set: attributes.bits().into(),
         clear: MOUNT_ATTR_ATIME,
         propagation: libc::MS_PRIVATE,
         user_namespace: 0,
     };
-    // SAFETY: mount_setattr(2) reads the path, which is empty and ends with NUL, and as many bytes of `attr` as it is told
-    // that it has; it writes no memory, and the descriptor is open during the call.
+    // SAFETY: mount_setattr(2) reads the path, which is empty and ends with NUL, and the given number of bytes of
+    // `attr`, which is its size; it writes no memory, and the descriptor is open during the call.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -465,19 +472,19 @@ pub(super) fn set_mount_attributes(mount: impl AsFd, attributes: MountAttrFlags)
 }
 
 /// Flags and project of a file or directory that is open.
-pub(super) fn file_attributes(file: impl AsFd) -> Result<FileAttributes> {
+pub(crate) fn file_attributes(file: impl AsFd) -> Result<FileAttributes> {
     // SAFETY: FS_IOC_FSGETXATTR writes one fsxattr, which FileAttributes mirrors; every bit pattern of it is valid.
     unsafe { ioctl::ioctl(file, Getter::<FS_IOC_FSGETXATTR, FileAttributes>::new()) }
 }
 
-/// Sets them.
-pub(super) fn set_file_attributes(file: impl AsFd, attributes: FileAttributes) -> Result<()> {
+/// Sets flags and project of a file or directory that is open.
+pub(crate) fn set_file_attributes(file: impl AsFd, attributes: FileAttributes) -> Result<()> {
     // SAFETY: FS_IOC_FSSETXATTR reads one fsxattr, which FileAttributes mirrors.
     unsafe { ioctl::ioctl(file, Setter::<FS_IOC_FSSETXATTR, FileAttributes>::new(attributes)) }
 }
 
-/// Whether the filesystem that `file` is on counts what projects take, and holds them to their limits.
-pub(super) fn enforces_project_quota(file: impl AsFd) -> Result<bool> {
+/// True if the filesystem that `file` is on counts the bytes of projects and enforces their limits.
+pub(crate) fn enforces_project_quota(file: impl AsFd) -> Result<bool> {
     const Q_XGETQSTATV: u32 = 0x5808;
     const FS_QUOTA_PDQ_ACCT_AND_ENFD: u16 = 0x30;
     let mut state = QuotaState { version: 1, padding: 0, flags: 0, rest: [0; 39] };
@@ -486,10 +493,10 @@ pub(super) fn enforces_project_quota(file: impl AsFd) -> Result<bool> {
 }
 
 /// Limits and use of the first project from that number on that the filesystem knows.
-pub(super) fn next_project_quota(file: impl AsFd, from: u32) -> Result<Option<ProjectQuota>> {
+pub(crate) fn next_project_quota(file: impl AsFd, from: u32) -> Result<Option<ProjectQuota>> {
     const Q_GETNEXTQUOTA: u32 = 0x80_0009;
     if from == u32::MAX {
-        // No project has it, and the kernel does not even want to be asked.
+        // The kernel refuses this number, which no project has.
         return Ok(None);
     }
     let mut quota = ProjectQuota::default();
@@ -500,7 +507,7 @@ pub(super) fn next_project_quota(file: impl AsFd, from: u32) -> Result<Option<Pr
 }
 
 /// Sets the hard limits of a project; 0 takes one away.
-pub(super) fn set_project_limits(file: impl AsFd, project: u32, kib: u64, inodes: u64) -> Result<()> {
+pub(crate) fn set_project_limits(file: impl AsFd, project: u32, kib: u64, inodes: u64) -> Result<()> {
     const Q_SETQUOTA: u32 = 0x80_0008;
     const QIF_LIMITS: u32 = 5;
     let mut quota =
@@ -511,8 +518,8 @@ pub(super) fn set_project_limits(file: impl AsFd, project: u32, kib: u64, inodes
 /// quotactl_fd(2), which since Linux 5.14 needs no path of the device; `T` is what `command` reads or writes.
 fn project_quota_call<T>(file: impl AsFd, command: u32, project: u32, argument: &mut T) -> Result<()> {
     const PRJQUOTA: u32 = 2;
-    // SAFETY: the three commands that this is called with read or write one structure of the type that comes with them,
-    // whose size is asserted above; the descriptor is open during the call.
+    // SAFETY: each of the three commands reads or writes one structure of its type, whose size is asserted above; the
+    // descriptor is open during the call.
     let result = unsafe {
         libc::syscall(
             libc::SYS_quotactl_fd,
@@ -528,7 +535,7 @@ fn project_quota_call<T>(file: impl AsFd, command: u32, project: u32, argument: 
     }
 }
 
-/// LOOP_CTL_GET_FREE answers with its return value, which none of rustix' patterns hands out.
+/// LOOP_CTL_GET_FREE answers with its return value, for which rustix has no pattern.
 struct GetFree;
 
 // SAFETY: the call takes no argument, writes no memory, and returns a number that is not negative.

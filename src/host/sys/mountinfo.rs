@@ -1,72 +1,81 @@
-//! The kernel's own table of mounts, read as it is documented in proc_pid_mountinfo(5).
+//! The kernel's own table of mounts, read as proc_pid_mountinfo(5) documents it.
 //!
-//! The output of `mount(8)` is never parsed: it cannot tell a space in a path from the next column.
+//! The output of `mount(8)` is never parsed: a space in a path looks there like the start of the next column.
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use super::error::{Context, Result};
+use rustix::fs::FileType;
 
-/// Number of a block device or of a filesystem, as `st_dev` has it.
+use crate::host::error::{Context, Result};
+
+/// Number of a block device or of a filesystem, as in `st_dev`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Device {
-    pub(super) major: u32,
-    pub(super) minor: u32,
+pub(crate) struct Device {
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
 }
 
 impl Device {
-    pub(super) fn from_raw(device: u64) -> Self {
+    pub(crate) fn from_raw(device: u64) -> Self {
         Self { major: rustix::fs::major(device), minor: rustix::fs::minor(device) }
     }
 
-    /// Of the filesystem that a file is on.
-    pub(super) fn of(file: impl AsFd) -> Result<Self> {
+    /// The device of the filesystem that a file is on.
+    pub(crate) fn of(file: impl AsFd) -> Result<Self> {
         let stat = rustix::fs::fstat(file).context(|| "look at a file's filesystem")?;
         Ok(Self::from_raw(stat.st_dev))
     }
 
-    pub(super) fn to_raw(self) -> u64 {
+    /// The device whose node a file is; `None` for any file that is no block device.
+    pub(crate) fn of_node(file: impl AsFd) -> Result<Option<Self>> {
+        let stat = rustix::fs::fstat(file).context(|| "look at a device node")?;
+        let is_block = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
+        Ok(is_block.then(|| Self::from_raw(stat.st_rdev)))
+    }
+
+    pub(crate) fn to_raw(self) -> u64 {
         rustix::fs::makedev(self.major, self.minor)
     }
 
     /// Reads `major:minor`.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.trim().split_once(':')?;
         Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
     }
 }
 
-/// One mount, as far as this crate wants to know it.
+/// One mount; the columns of the table that nobody here needs are left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mount {
+pub(crate) struct Mount {
     /// Unique among the mounts that are alive.
-    pub(super) id: u64,
+    pub(crate) id: u64,
     /// The filesystem's device.
-    pub(super) device: Device,
-    /// Which directory of that filesystem is mounted.
-    pub(super) root: PathBuf,
-    /// Where, as seen from this process' root.
-    pub(super) point: PathBuf,
-    /// Whether this mount is read-only; its filesystem need not be.
-    pub(super) read_only: bool,
-    /// Of a mount of a block device's node, the device; the table itself does not say.
-    pub(super) node: Option<Device>,
-    /// Number of the inode that is mounted; the table itself does not say.
-    pub(super) inode: Option<u64>,
+    pub(crate) device: Device,
+    /// The mounted directory, as a path on that filesystem.
+    pub(crate) root: PathBuf,
+    /// The mount point, as seen from this process' root.
+    pub(crate) point: PathBuf,
+    /// This mount is read-only; its filesystem need not be.
+    pub(crate) read_only: bool,
+    /// The device, if a block device's node is mounted. The table does not have it.
+    pub(crate) node: Option<Device>,
+    /// Number of the mounted inode. The table does not have it.
+    pub(crate) inode: Option<u64>,
 }
 
 /// Every mount of the mount namespace of the calling thread.
-pub(super) fn mounts() -> Result<Vec<Mount>> {
+pub(crate) fn mounts() -> Result<Vec<Mount>> {
     // Not "self": that is the process' first thread, which may live in another namespace.
     let table =
         std::fs::read("/proc/thread-self/mountinfo").context(|| "read the kernel's table of mounts")?;
     Ok(parse(&table))
 }
 
-/// Reads a whole table. A line that is not understood is left out: each one concerns another mount.
-pub(super) fn parse(table: &[u8]) -> Vec<Mount> {
+/// Reads a table. A malformed line is left out: each line concerns another mount.
+pub(crate) fn parse(table: &[u8]) -> Vec<Mount> {
     table.split(|&byte| byte == b'\n').filter_map(parse_line).collect()
 }
 
@@ -187,7 +196,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_are_parsed_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             parse(&bytes);
         }
     }

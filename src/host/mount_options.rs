@@ -5,10 +5,10 @@ use std::str::FromStr;
 use rustix::mount::MountAttrFlags;
 use serde::{Deserialize, Serialize};
 
-use super::error::Error;
+use crate::host::error::Error;
 
-/// The safe list (V12). Every option is a flag of the mount and none reaches the filesystem as text, so there is
-/// nothing that one could inject.
+/// The safe list (V12). Every option is a flag of the mount. None reaches the filesystem as text, so none can inject
+/// another option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MountOption {
@@ -53,7 +53,7 @@ impl FromStr for MountOption {
     }
 }
 
-/// The attributes of a mount: nosuid and nodev whatever is asked for (V12), read-only from its birth (S9).
+/// The attributes of a mount: always nosuid and nodev (V12), and read-only before the mount can be seen (S9).
 pub(super) fn attributes(options: &[MountOption], read_only: bool) -> MountAttrFlags {
     let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, read_only);
@@ -85,7 +85,7 @@ mod tests {
     proptest! {
         /// V12.
         #[test]
-        fn what_parses_is_written_the_same(text in "(no|strict)?(atime|diratime|exec|symfollow|suid)?|\\PC{0,12}") {
+        fn an_option_is_written_as_it_was_read(text in "(no|strict)?(atime|diratime|exec|symfollow|suid)?|\\PC{0,12}") {
             if let Ok(option) = text.parse::<MountOption>() {
                 prop_assert_eq!(serde_json::to_value(option).unwrap(), text);
             }
