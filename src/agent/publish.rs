@@ -112,10 +112,10 @@ fn error(error: host::Error) -> Error {
         | Host::UnsuitableDisk { .. }
         | Host::Corrupt { .. }
         | Host::RecordTooNew { .. }
-        | Host::KernelTooOld { .. }
+        | Host::KernelTooOld(_)
         | Host::ProcessesHidden
-        | Host::UnusableDevice { .. }
-        | Host::ProgramMissing { .. }
+        | Host::UnusableDevice(_)
+        | Host::ProgramMissing(_)
         | Host::Command { .. }
         | Host::Panicked
         | Host::Io { .. } => Error::unavailable("failed on the node's disk", error),

@@ -8,8 +8,8 @@ use crate::host::backings::adopted;
 use crate::host::disk::Disk;
 use crate::host::error::{Error, Result};
 use crate::host::node::Host;
-use crate::host::spec::VolumeSpec;
 use crate::host::sys::mounts;
+use crate::host::types::VolumeSpec;
 
 impl Host {
     /// Refuses to adopt a directory that overlaps with another one. The guard is held until the volume has its note.

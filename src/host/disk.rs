@@ -1,5 +1,5 @@
-//! One disk: a directory with an identity and volumes, which one agent at a time serves. The directory of a raw device is in
-//! the agent's state directory; that of a volume group is on a logical volume of its own.
+//! One disk: a directory with an identity and volumes, which one agent at a time serves. The directory of a raw
+//! device is in the agent's state directory; that of a volume group is on a logical volume of its own.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,21 +12,15 @@ use serde_json::{Map, Value};
 
 use crate::host::backings::backing::{Backing, Opened};
 use crate::host::backings::open;
-use crate::host::config::{BackingKind, DiskConfig};
 use crate::host::enforcement;
 use crate::host::error::{Context, Error, Result};
 use crate::host::layout::{IDENTITY, RECEIPTS, VOLUMES};
-use crate::host::report::{DiskReport, Enforcement};
-use crate::host::sys::mountinfo::Device;
-use crate::host::sys::mounts::{self, Place};
-use crate::host::sys::{atomic_file, dirfd};
-use crate::host::uid::VolumeUid;
+use crate::host::sys::{Device, Place, atomic_file, dirfd, mounts};
+use crate::host::types::{BackingKind, DiskConfig, DiskReport, Enforcement, VolumeUid};
 use crate::host::volume::Volume;
 
-/// Pause between two attempts to get a lock that another agent holds.
 const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A disk that is being served.
 pub(super) struct Disk {
     pub(super) config: DiskConfig,
     id: String,
@@ -41,7 +35,6 @@ pub(super) struct Disk {
     root: OwnedFd,
 }
 
-/// Content of `disk.json`.
 #[derive(Serialize, Deserialize)]
 struct Identity {
     id: String,
@@ -52,7 +45,6 @@ struct Identity {
     extra: Map<String, Value>,
 }
 
-/// Content of `receipts/<uid>`.
 #[derive(Serialize, Deserialize)]
 struct Erased {
     bytes: u64,
@@ -81,8 +73,8 @@ impl Disk {
         Ok(Self { config, id, volumes, receipts, backing, enforcement, creating, root })
     }
 
-    /// Refuses a disk that does not enforce sizes, unless its configuration allows that (D5). The first call tries it; with
-    /// `again`, also a later call if the disk had no space to try before.
+    /// Refuses a disk that does not enforce sizes, unless its configuration allows that (D5). The first call tries
+    /// it; with `again`, also a later call if the disk had no space to try before.
     pub(super) fn ensure_enforced(&self, again: bool) -> Result<()> {
         let mut known = self.enforcement.lock().unwrap_or_else(PoisonError::into_inner);
         if known.is_none() || again && *known == Some(Enforcement::Untried) {
@@ -113,7 +105,6 @@ impl Disk {
         }
     }
 
-    /// The place of the disk's own directory.
     pub(super) fn place(&self) -> Result<Place> {
         match self.config.backing {
             // A detached mount.
@@ -157,11 +148,9 @@ impl Disk {
 
     /// Opens a volume. `None` if it does not exist; an unreadable one exists.
     pub(super) fn volume(&self, uid: &VolumeUid) -> Result<Option<Volume>> {
-        let dir = match dirfd::open_dir(&self.volumes, uid.as_str()) {
-            Ok(dir) => dir,
-            Err(Errno::NOENT) => return Ok(None),
-            Err(error) => return Err(error).context(|| format!("open the directory of volume {uid}")),
-        };
+        let dir = dirfd::unless_missing(dirfd::open_dir(&self.volumes, uid.as_str()))
+            .context(|| format!("open the directory of volume {uid}"))?;
+        let Some(dir) = dir else { return Ok(None) };
         let volume = Volume { uid: uid.clone(), disk: self.name().to_owned(), dir };
         Ok(volume.exists()?.then_some(volume))
     }
@@ -222,7 +211,6 @@ impl Disk {
         Ok(erased.map(|erased| erased.bytes))
     }
 
-    /// The erased volumes with a receipt.
     pub(super) fn receipts(&self) -> Result<Vec<VolumeUid>> {
         uids_in(&self.receipts).context(|| format!("list the receipts of disk {}", self.name()))
     }
@@ -233,13 +221,12 @@ impl Disk {
     }
 }
 
-/// The names in a directory that are UIDs.
 fn uids_in(directory: &OwnedFd) -> rustix::io::Result<Vec<VolumeUid>> {
     Ok(dirfd::names(directory)?.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
 }
 
-/// Keeps two agents from serving one disk: the old one may still be ending while the new one starts. A new process of ours
-/// has a copy of the lock, too, between fork and exec.
+/// Keeps two agents from serving one disk: the old one may still be ending while the new one starts. A new process of
+/// ours has a copy of the lock, too, between fork and exec.
 fn lock(root: &OwnedFd, config: &DiskConfig, wait: Duration) -> Result<()> {
     let deadline = Instant::now() + wait.max(LOCK_INTERVAL);
     loop {
@@ -256,10 +243,10 @@ fn lock(root: &OwnedFd, config: &DiskConfig, wait: Duration) -> Result<()> {
     }
 }
 
-/// Reads the disk's ID; a disk that never had one gets one. A damaged identity is not a missing one: a new identity would
-/// disown every volume on the disk.
+/// Reads the disk's ID; a disk that never had one gets one. A damaged identity is not a missing one: a new identity
+/// would disown every volume on the disk.
 fn identify(root: &OwnedFd, config: &DiskConfig) -> Result<String> {
-    let corrupt = |reason: String| Error::Corrupt { what: IDENTITY.to_owned(), reason };
+    let corrupt = |reason: String| Error::corrupt(IDENTITY, reason);
     if let Some(identity) =
         atomic_file::read_json::<Identity>(root.as_fd(), IDENTITY, || IDENTITY.to_owned())?
     {

@@ -1,14 +1,14 @@
 //! The enforcement of volume sizes on a disk, tried out on a scratch volume before the disk is served (D5).
 //!
 //! # Guarantees
-//! - The disk's backing makes, mounts and erases the scratch volume like any other. Its directory is no volume's, and its UID
-//!   is the disk's with a version that no Kubernetes object's UID has. Its mount is detached. The next attempt removes
-//!   the scratch volume of a killed agent first.
+//! - The disk's backing makes, mounts and erases the scratch volume like any other. Its directory is no volume's, and
+//!   its UID is the disk's with a version that no Kubernetes object's UID has. Its mount is detached. The next
+//!   attempt removes the scratch volume of a killed agent first.
 //! - The writer has no capability: the kernel lets a writer with CAP_SYS_RESOURCE past some limits.
 //!
 //! # Caveats
-//! - A disk that is too full to try is served untried, for its existing volumes. Each look tries again, and no volume is
-//!   made on the disk before that succeeds.
+//! - A disk that is too full to try is served untried, for its existing volumes. Each look tries again, and no volume
+//!   is made on the disk before that succeeds.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,20 +20,12 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::host::backings::backing::Backing;
 use crate::host::error::{Context, Error, Result};
-use crate::host::fs_type::FsType;
-use crate::host::record::Record;
-use crate::host::report::Enforcement;
-use crate::host::spec::{ErasePolicy, VolumeSpec};
 use crate::host::sys::dirfd;
-use crate::host::uid::VolumeUid;
+use crate::host::types::{Enforcement, ErasePolicy, FsType, Record, VolumeSpec, VolumeUid};
 use crate::host::volume::Volume;
 
-/// The scratch volume's directory.
 const DIRECTORY: &str = "proof";
-/// The file that fills it.
-const FILL: &str = "fill";
 
-/// Bytes of the scratch volume.
 const SIZE: u64 = 16 << 20;
 /// The least that must go into it: an absurdly small volume is no limit of this size.
 const LEAST: u64 = SIZE / 4;
@@ -108,7 +100,7 @@ fn judge((written, stopped_by): (u64, Option<Errno>), disk_free: u64) -> Result<
 /// Writes to a new file in the volume until an error stops the writer; returns the bytes written and that error.
 fn fill(mount: &OwnedFd) -> Result<(u64, Option<Errno>)> {
     let root = dirfd::open_dir(mount, ".").context(|| "open the scratch volume's root")?;
-    let file = File::from(dirfd::create(&root, FILL).context(|| "make a file in the scratch volume")?);
+    let file = File::from(dirfd::create(&root, "fill").context(|| "make a file in the scratch volume")?);
     let write = || {
         // Capabilities belong to a thread, and this one ends with the attempt.
         let none = CapabilitySet::empty();

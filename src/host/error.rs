@@ -1,11 +1,11 @@
 //! Failures on a node's disks, in the terms in which a caller can act on them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::host::uid::{InvalidUid, VolumeUid};
+use crate::host::types::uid::{InvalidUid, VolumeUid};
 
 /// The result of everything in [`host`](super).
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -96,7 +96,9 @@ pub enum Error {
     },
 
     /// The volume's record was written by a newer agent, and is kept as it is.
-    #[error("the record of volume {uid} has version {version}, this agent knows {known}: upgrade the agent")]
+    #[error(
+        "the record of volume {uid} has version {version}, this agent reads versions up to {known}: upgrade the agent"
+    )]
     RecordTooNew {
         /// The volume.
         uid: VolumeUid,
@@ -129,35 +131,20 @@ pub enum Error {
     Unsupported(String),
 
     /// The node's kernel is too old.
-    #[error("{feature} needs Linux {needed} or newer: upgrade the node's kernel")]
-    KernelTooOld {
-        /// The part of the disk's backing that needs it.
-        feature: &'static str,
-        /// The first version that will do.
-        needed: &'static str,
-    },
+    #[error("{0}: upgrade the node's kernel")]
+    KernelTooOld(&'static str),
 
     /// The agent runs in a PID namespace of its own, where the users of a disk are hidden.
     #[error("the agent sees only its own processes, not those that use its disks: run it with hostPID")]
     ProcessesHidden,
 
     /// A device node, or the kernel's own entry of a device, is not what it has to be.
-    #[error("{device} cannot be used: {reason}")]
-    UnusableDevice {
-        /// Path or name of the device.
-        device: String,
-        /// The contradiction, and the next step.
-        reason: String,
-    },
+    #[error("{0}")]
+    UnusableDevice(String),
 
     /// A program is not installed where the agent runs.
-    #[error("{program} is missing: install the package {package}")]
-    ProgramMissing {
-        /// The program's name.
-        program: String,
-        /// The Debian package that has it.
-        package: &'static str,
-    },
+    #[error("{0}")]
+    ProgramMissing(String),
 
     /// A program such as mkfs failed.
     #[error("{program} failed ({status}): {output}")]
@@ -190,33 +177,24 @@ impl Error {
         Self::Busy { what: format!("volume {uid}, which is still mounted or open in some mount namespace,") }
     }
 
+    pub(super) fn corrupt(what: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Corrupt { what: what.into(), reason: reason.into() }
+    }
+
+    pub(super) fn unsuitable_disk(path: &Path, reason: impl Into<String>) -> Self {
+        Self::UnsuitableDisk { path: path.to_owned(), reason: reason.into() }
+    }
+
     /// Name of the variant, for metrics.
     pub fn label(&self) -> &'static str {
-        match self {
-            Self::NotFound(_) => "NotFound",
-            Self::InvalidArgument(_) => "InvalidArgument",
-            Self::Conflict(_) => "Conflict",
-            Self::NotReady(_) => "NotReady",
-            Self::Fenced(_) => "Fenced",
-            Self::NotFenced(_) => "NotFenced",
-            Self::InUse { .. } => "InUse",
-            Self::Busy { .. } => "Busy",
-            Self::NoSpace { .. } => "NoSpace",
-            Self::TooSmall { .. } => "TooSmall",
-            Self::BackingLost { .. } => "BackingLost",
-            Self::Corrupt { .. } => "Corrupt",
-            Self::RecordTooNew { .. } => "RecordTooNew",
-            Self::DiskUnavailable { .. } => "DiskUnavailable",
-            Self::UnsuitableDisk { .. } => "UnsuitableDisk",
-            Self::Unsupported(_) => "Unsupported",
-            Self::KernelTooOld { .. } => "KernelTooOld",
-            Self::ProcessesHidden => "ProcessesHidden",
-            Self::UnusableDevice { .. } => "UnusableDevice",
-            Self::ProgramMissing { .. } => "ProgramMissing",
-            Self::Command { .. } => "Command",
-            Self::Panicked => "Panicked",
-            Self::Io { .. } => "Io",
+        macro_rules! name {
+            ($($variant:ident)*) => {
+                match self { $(Self::$variant { .. } => stringify!($variant),)* }
+            };
         }
+        name!(NotFound InvalidArgument Conflict NotReady Fenced NotFenced InUse Busy NoSpace TooSmall BackingLost
+            Corrupt RecordTooNew DiskUnavailable UnsuitableDisk Unsupported KernelTooOld ProcessesHidden
+            UnusableDevice ProgramMissing Command Panicked Io)
     }
 }
 
@@ -247,8 +225,8 @@ impl<T> Context<T> for std::io::Result<T> {
 
 /// Repeats an attempt that the kernel refuses as busy, for three tenths of a second.
 ///
-/// A new process has copies of all our descriptors between fork and exec. Whatever they refer to is busy for that moment,
-/// without anybody using it.
+/// A new process has copies of all our descriptors between fork and exec. Whatever they refer to is busy for that
+/// moment, without anybody using it.
 pub(super) fn retry_while_busy<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     for _ in 0..15 {
         match attempt() {

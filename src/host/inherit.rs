@@ -1,24 +1,22 @@
 //! The data of a volume whose object is gone becomes another volume's, if that asks for it (X6).
 //!
-//! The directory gets the UID of the heir. That is one step, so of two heirs one gets the data (S4), and the data always has
-//! exactly one owner. Before that step the record names the heir, and with the directory's new name it is the heir's
-//! record. The filesystem keeps the UUID with which it was made.
+//! The directory gets the UID of the heir. That is one step, so of two heirs one gets the data (S4), and the data
+//! always has exactly one owner. Before that step the record names the heir, and with the directory's new name it is
+//! the heir's record. The filesystem keeps the UUID with which it was made.
 
 use crate::host::disk::Disk;
 use crate::host::error::{Error, Result};
 use crate::host::node::Host;
-use crate::host::record::Record;
-use crate::host::spec::VolumeSpec;
-use crate::host::uid::VolumeUid;
+use crate::host::types::{Record, VolumeSpec, VolumeUid};
 use crate::host::volume::Volume;
 
 impl Host {
-    /// Gives a volume, of which nothing exists yet, the data of another one. Both are locked. An interrupted call goes on when
-    /// it is repeated. A creation or an erase under way stays under way.
+    /// Gives a volume, of which nothing exists yet, the data of another one. Both are locked. An interrupted call
+    /// goes on when it is repeated. A creation or an erase under way stays under way.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if the other volume is not on this disk, or was given to another heir; [`Error::Conflict`] if it
-    /// differs from the spec; [`Error::InUse`] or [`Error::Busy`] while it has users. Nothing changes then.
+    /// [`Error::NotFound`] if the other volume is not on this disk, or was given to another heir; [`Error::Conflict`]
+    /// if it differs from the spec; [`Error::InUse`] or [`Error::Busy`] while it has users. Nothing changes then.
     pub(super) fn inherit(
         &self,
         disk: &Disk,
@@ -32,7 +30,7 @@ impl Host {
         let old_spec = &record.spec;
         if old_spec.role != spec.role {
             return Err(Error::Conflict(format!(
-                "the data of volume {from} belongs to role {}: recover it for that one",
+                "the data of volume {from} belongs to role {}: recover it for that role",
                 old_spec.role
             )));
         }

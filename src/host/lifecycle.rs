@@ -7,19 +7,16 @@ use std::time::Instant;
 use crate::host::disk::Disk;
 use crate::host::error::{Error, Result};
 use crate::host::node::Host;
-use crate::host::record::{Record, State};
-use crate::host::report::{FenceReport, Receipt, Usage};
-use crate::host::spec::{ErasePolicy, VolumeSpec};
-use crate::host::uid::VolumeUid;
+use crate::host::types::{ErasePolicy, FenceReport, Receipt, Record, State, Usage, VolumeSpec, VolumeUid};
 use crate::host::volume::Volume;
 
 impl Host {
-    /// Makes a volume: allocated, formatted, ready to be published (V1, V5). A ready volume is left as it is, but its record
-    /// gets the new role, reservation and labels, which X6 needs.
+    /// Makes a volume: allocated, formatted, ready to be published (V1, V5). A ready volume is left as it is, but its
+    /// record gets the new role, reservation and labels, which X6 needs.
     ///
     /// # Errors
-    /// [`Error::NoSpace`] and a failed mkfs leave nothing behind. [`Error::Conflict`] if a volume of that UID exists with
-    /// another size, filesystem or sharing, or on another disk, or the data to recover belongs to another role.
+    /// [`Error::NoSpace`] and a failed mkfs leave nothing behind. [`Error::Conflict`] if a volume of that UID exists
+    /// with another size, filesystem or sharing, or on another disk, or the data to recover belongs to another role.
     /// [`Error::BackingLost`] if the volume was ready and its data is incomplete. Neither changes anything.
     pub fn create(&self, disk: &str, spec: &VolumeSpec) -> Result<()> {
         spec.validate()?;
@@ -64,8 +61,8 @@ impl Host {
         }
     }
 
-    /// Refuses new users from now on (X2), and reports the remaining ones. Uses whose mount is gone are dropped from the
-    /// record. A repetition reports again.
+    /// Refuses new users from now on (X2), and reports the remaining ones. Uses whose mount is gone are dropped from
+    /// the record. A repetition reports again.
     pub fn fence(&self, uid: &VolumeUid) -> Result<FenceReport> {
         let _volume = self.volume_locks.lock(uid);
         let (disk, volume) = self.find(uid)?;
@@ -103,10 +100,10 @@ impl Host {
     /// [forgotten](Self::forget).
     ///
     /// # Errors
-    /// [`Error::NotFound`] if no disk has the volume or its receipt; [`Error::NotFenced`]; [`Error::InUse`] if its record
-    /// names users; [`Error::Busy`] if the kernel has it mounted or open in some mount namespace; [`Error::Corrupt`] if its
-    /// record cannot be read or its directory holds a foreign file; [`Error::DiskUnavailable`] if it may be on a disk
-    /// that cannot be read. In all of these nothing is lost.
+    /// [`Error::NotFound`] if no disk has the volume or its receipt; [`Error::NotFenced`]; [`Error::InUse`] if its
+    /// record names users; [`Error::Busy`] if the kernel has it mounted or open in some mount namespace;
+    /// [`Error::Corrupt`] if its record cannot be read or its directory holds a foreign file;
+    /// [`Error::DiskUnavailable`] if it may be on a disk that cannot be read. In all of these nothing is lost.
     pub fn erase(&self, uid: &VolumeUid, policy: ErasePolicy) -> Result<Receipt> {
         let started = Instant::now();
         let _volume = self.volume_locks.lock(uid);
@@ -177,8 +174,8 @@ impl Host {
         disk.backing.usage(&volume, &record)
     }
 
-    /// The [usage](Self::usage) of a volume that is published at a target. For a raw device any path will do: the kubelet
-    /// asks for another path than the target.
+    /// The [usage](Self::usage) of a volume that is published at a target. For a raw device any path will do: the
+    /// kubelet asks for another path than the target.
     ///
     /// # Errors
     /// [`Error::NotFound`] if it is not published there.

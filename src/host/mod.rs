@@ -1,67 +1,56 @@
 //! The disks of a node: volumes made on them, mounted into pods and erased. Blocking Linux code, no Kubernetes in it.
 //!
 //! # Guarantees
-//! - Every change is recorded on stable storage first, and every call can be repeated, also after a crash in its middle (M4).
-//!   Calls on one volume come one after another; different volumes do not wait for each other.
-//! - A volume that was ready once is never formatted again (V9). A record that cannot be read is an error of that volume
-//!   (V10), never taken for absent, and never erased (S14).
+//! - Every change is recorded on stable storage first, and every call can be repeated, also after a crash in its
+//!   middle (M4). Calls on one volume come one after another; different volumes do not wait for each other.
+//! - A volume that was ready once is never formatted again (V9). A record that cannot be read is an error of that
+//!   volume (V10), never taken for absent, and never erased (S14).
 //! - Data that existed before a volume adopted it is neither changed nor erased (V8).
 //! - Data is erased only when the volume is fenced, no pod is in its record, and the *kernel* has no mount and no open
 //!   file of it in any mount namespace (X3, S10).
 //! - Read-only mounts are read-only before they can be seen (S9); nosuid and nodev are on every mount (V12).
 //! - A disk on which no writer is stopped at the size of its volume is not served, unless that is allowed (D5).
-//! - Only the disk that was [expected](Host::expect) in a place is read (D3). A volume that is on no disk counts as erased only
-//!   if there is a receipt.
-//! - Every file is reached by descriptor beneath a disk or beneath the targets' root, through no symbolic link (M7, S12). A
-//!   foreign mount or loop device is never touched (M5).
+//! - Only the disk that was [expected](Host::expect) in a place is read (D3). A volume that is on no disk counts as
+//!   erased only if there is a receipt.
+//! - Every file is reached by descriptor beneath a disk or beneath the targets' root, through no symbolic link (M7,
+//!   S12). A foreign mount or loop device is never touched (M5).
 //!
 //! # Assumptions
-//! - Linux 5.12 or newer, 5.14 for project quota; the privileges to mount and to make loop devices; `/dev`, `/sys` and `/proc` of
-//!   the machine; mkfs.ext4 (1.47) and mkfs.xfs; for volume groups LVM (2.03), and the node's `/run/lock/lvm`.
+//! - Linux 5.12 or newer, 5.14 for project quota; the privileges to mount and to make loop devices; `/dev`, `/sys`
+//!   and `/proc` of the machine; mkfs.ext4 (1.47) and mkfs.xfs; for volume groups LVM (2.03), and the node's
+//!   `/run/lock/lvm`.
 //! - One agent per disk: the disk is locked, and a second agent is refused.
 //!
 //! # Caveats
 //! - A loop device that was ours does not discard any more when it later serves somebody else.
-//! - Erasing with [`ErasePolicy::Zero`] overwrites the blocks that the filesystem shows, not those that a flash disk has
-//!   remapped.
+//! - Erasing with [`ErasePolicy::Zero`] overwrites the blocks that the filesystem shows, not those that a flash disk
+//!   has remapped.
 //!
 //! # Files
-//! [`Host`] is in `node`. `create`, `erase` and so on are in a file each, on top of `disk` and `volume`. Beneath these are
-//! `backings`, then `sys`, which is the kernel.
+//! [`Host`] is in `node`. `create`, `erase` and so on are in a file each, on top of `disk` and `volume`. Beneath
+//! these are `backings`, then `sys`, which is the kernel.
 
 mod adoption;
 mod backings;
-mod config;
 mod disk;
 mod enforcement;
 mod error;
-mod fs_type;
 mod inherit;
 mod layout;
 mod lifecycle;
 mod locks;
-mod mount_options;
 mod node;
 mod publish;
-mod record;
 mod recover;
-mod report;
 mod resize;
 mod slot;
-mod spec;
 mod sys;
 mod targets;
-mod uid;
+mod types;
 mod volume;
 
-pub use config::{BackingKind, DiskConfig, HostConfig};
 pub use error::{Error, Result};
-pub use fs_type::FsType;
-pub use mount_options::MountOption;
 pub use node::Host;
 pub use publish::Publish;
-pub use record::{Pod, Published, Record, State};
-pub use report::{DiskReport, Enforcement, FenceReport, Receipt, Recovery, Usage, VolumeReport};
-pub use spec::{ErasePolicy, Reserved, VolumeSpec};
 pub use sys::volume_group::name_of as volume_group_of;
-pub use uid::{InvalidUid, VolumeUid};
+pub use types::*;

@@ -3,15 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use crate::host::config::HostConfig;
 use crate::host::disk::Disk;
 use crate::host::error::{Error, Result};
 use crate::host::locks::Locks;
-use crate::host::record::Record;
-use crate::host::report::{DiskReport, VolumeReport};
 use crate::host::slot::Slot;
 use crate::host::targets::Targets;
-use crate::host::uid::VolumeUid;
+use crate::host::types::{DiskReport, HostConfig, Record, VolumeReport, VolumeUid};
 use crate::host::volume::Volume;
 
 /// A node's disks and the volumes on them. See the [module](super) for its guarantees.
@@ -64,15 +61,15 @@ impl Host {
         self.slots.iter().map(|slot| (slot.config.name.clone(), slot.identity())).collect()
     }
 
-    /// Sets the ID of the disk that belongs in a slot (D3). Another disk there is reported with its ID and an error, and
-    /// its volumes are neither read nor touched. `None`: any disk will do.
+    /// Sets the ID of the disk that belongs in a slot (D3). Another disk there is reported with its ID and an error,
+    /// and its volumes are neither read nor touched. `None`: any disk will do.
     pub fn expect(&self, disk: &str, id: Option<&str>) -> Result<()> {
         self.slot(disk)?.expect(id.map(str::to_owned));
         Ok(())
     }
 
-    /// Stops serving a disk for this reason, or with `None` serves it again. Its volumes stay untouched (D4). Pods can still
-    /// be [unmounted](Self::unpublish).
+    /// Stops serving a disk for this reason, or with `None` serves it again. Its volumes stay untouched (D4). Pods
+    /// can still be [unmounted](Self::unpublish).
     pub fn refuse(&self, disk: &str, why: Option<String>) -> Result<()> {
         self.slot(disk)?.refuse(why);
         Ok(())
@@ -86,8 +83,8 @@ impl Host {
         self.slot(disk)?.served()?.volume(uid)?.map(|volume| volume.record()).transpose()
     }
 
-    /// Every volume on the served disks, also those with an unreadable record. A volume without an object in Kubernetes is
-    /// an orphan (S14, X6).
+    /// Every volume on the served disks, also those with an unreadable record. A volume without an object in
+    /// Kubernetes is an orphan (S14, X6).
     pub fn volumes(&self) -> Vec<VolumeReport> {
         let mut reports = Vec::new();
         for disk in self.served_disks() {
@@ -129,7 +126,7 @@ impl Host {
                 Ok(None) => {}
                 Ok(Some(_)) if found.is_some() => {
                     let reason = "it is on two disks".to_owned();
-                    return Err(Error::Corrupt { what: format!("volume {uid}"), reason });
+                    return Err(Error::corrupt(format!("volume {uid}"), reason));
                 }
                 Ok(Some(volume)) => found = Some((disk, volume)),
                 Err(error) => failed = Some(error),
@@ -157,7 +154,6 @@ impl Host {
         self.slots.iter().filter_map(|slot| slot.expected().ok()).collect()
     }
 
-    /// The error of the first disk that is not served.
     pub(super) fn unserved_disk(&self) -> Option<Error> {
         self.slots.iter().find_map(|slot| slot.served().err())
     }

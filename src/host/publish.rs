@@ -8,9 +8,8 @@ use serde_json::Map;
 use crate::host::disk::Disk;
 use crate::host::error::{Error, Result};
 use crate::host::node::Host;
-use crate::host::record::{Pod, Published, Record, State};
-use crate::host::sys::mounts::{Found, Target};
-use crate::host::uid::VolumeUid;
+use crate::host::sys::{Found, Target};
+use crate::host::types::{Pod, Published, Record, State, VolumeUid};
 use crate::host::volume::Volume;
 
 /// The most mounts that unpublish removes from one target.
@@ -32,14 +31,15 @@ pub struct Publish {
 }
 
 impl Host {
-    /// Mounts a volume at a target for a pod (M1–M4). The same mount for the same pod is left alone, also when the volume has
-    /// been fenced since.
+    /// Mounts a volume at a target for a pod (M1–M4). The same mount for the same pod is left alone, also when the
+    /// volume has been fenced since.
     ///
     /// # Errors
-    /// [`Error::Fenced`], [`Error::NotReady`], [`Error::BackingLost`]; [`Error::InUse`] for an exclusive volume that another
-    /// pod uses (M2), or [`Error::Busy`] if the record names no such pod and the kernel has the volume mounted or open;
-    /// [`Error::Conflict`] if a file, a symbolic link, another mount or the other mode is at the target;
-    /// [`Error::InvalidArgument`] if the target is not a plain path beneath the targets' root. Nothing is mounted then.
+    /// [`Error::Fenced`], [`Error::NotReady`], [`Error::BackingLost`]; [`Error::InUse`] for an exclusive volume that
+    /// another pod uses (M2), or [`Error::Busy`] if the record names no such pod and the kernel has the volume
+    /// mounted or open; [`Error::Conflict`] if a file, a symbolic link, another mount or the other mode is at the
+    /// target; [`Error::InvalidArgument`] if the target is not a plain path beneath the targets' root. Nothing is
+    /// mounted then.
     pub fn publish(&self, request: &Publish) -> Result<()> {
         let uid = &request.uid;
         let key = self.targets.key(&request.target)?;
@@ -102,17 +102,17 @@ impl Host {
         mounted
     }
 
-    /// Unmounts a target and removes it, if it is there (M4). On a [refused](Self::refuse) disk the record keeps the target
-    /// until the disk is served again.
+    /// Unmounts a target and removes it, if it is there (M4). On a [refused](Self::refuse) disk the record keeps the
+    /// target until the disk is served again.
     ///
     /// # Errors
-    /// [`Error::Busy`] while that very mount is in use: it stays mounted and published. [`Error::Conflict`] if something else
-    /// is mounted there.
+    /// [`Error::Busy`] while that very mount is in use: it stays mounted and published. [`Error::Conflict`] if
+    /// something else is mounted there.
     pub fn unpublish(&self, target: &Path) -> Result<()> {
         self.unpublish_likely(target, None)
     }
 
-    /// [Unpublishes](Self::unpublish) a target, with a guess at its volume. A right guess saves reading all other records.
+    /// [Unpublishes](Self::unpublish) a target, with a guess at its volume. A right guess saves reading other records.
     pub fn unpublish_likely(&self, target: &Path, likely: Option<&VolumeUid>) -> Result<()> {
         let key = self.targets.key(target)?;
         // An earlier publish may still wait for its volume. Nothing would unmount its mount if this call did not wait.

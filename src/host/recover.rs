@@ -3,15 +3,13 @@
 use crate::host::disk::Disk;
 use crate::host::error::Result;
 use crate::host::node::Host;
-use crate::host::record::Record;
-use crate::host::report::Recovery;
-use crate::host::sys::mounts::Found;
-use crate::host::uid::VolumeUid;
+use crate::host::sys::Found;
+use crate::host::types::{Record, Recovery, VolumeUid};
 use crate::host::volume::Volume;
 
 impl Host {
-    /// Compares every record with the kernel's mounts. Uses whose mount is gone, as after a reboot, are dropped. Mounts stay
-    /// untouched, and so does the I/O of their pods. A loop device of ours without a mount is detached.
+    /// Compares every record with the kernel's mounts. Uses whose mount is gone, as after a reboot, are dropped.
+    /// Mounts stay untouched, and so does the I/O of their pods. A loop device of ours without a mount is detached.
     ///
     /// It may be called at any time, also for disks that became available later. Interrupted creations and erasures
     /// go on with their next request.

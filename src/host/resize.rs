@@ -2,18 +2,16 @@
 
 use crate::host::error::{Error, Result};
 use crate::host::node::Host;
-use crate::host::record::State;
-use crate::host::spec::VolumeSpec;
-use crate::host::uid::VolumeUid;
+use crate::host::types::{State, VolumeSpec, VolumeUid};
 
 impl Host {
-    /// Makes a volume larger, also while pods write to it, or smaller, if nobody uses it. A publish waits meanwhile. Interrupted
-    /// at any point, the volume has one of the two sizes and all of its data. The next request may be for either size, or
-    /// for another.
+    /// Makes a volume larger, also while pods write to it, or smaller, if nobody uses it. A publish waits meanwhile.
+    /// Interrupted at any point, the volume has one of the two sizes and all of its data. The next request may be for
+    /// either size, or for another.
     ///
     /// # Errors
-    /// [`Error::NoSpace`] if the disk lacks space for the new bytes, or for the copy from which a smaller volume is made;
-    /// [`Error::TooSmall`] if the volume's files need more; [`Error::Busy`] for a smaller volume in use;
+    /// [`Error::NoSpace`] if the disk lacks space for the new bytes, or for the copy from which a smaller volume is
+    /// made; [`Error::TooSmall`] if the volume's files need more; [`Error::Busy`] for a smaller volume in use;
     /// [`Error::Unsupported`] where the filesystem or the backing cannot. In all of these the volume stays as it is.
     pub fn resize(&self, uid: &VolumeUid, size_bytes: u64) -> Result<()> {
         let _volume = self.volume_locks.lock(uid);

@@ -3,10 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::host::config::DiskConfig;
 use crate::host::disk::Disk;
 use crate::host::error::{Error, Result};
-use crate::host::report::DiskReport;
+use crate::host::types::{DiskConfig, DiskReport};
 
 /// The place of a disk in a node's configuration.
 pub(super) struct Slot {
@@ -24,13 +23,11 @@ struct State {
 }
 
 impl Slot {
-    /// Opens the disk, waiting up to `wait` for an agent that still serves it.
     pub(super) fn open(config: DiskConfig, wait: Duration) -> Self {
         let disk = Disk::open(&config, wait).map(Arc::new);
         Self { state: Mutex::new(State { disk, expected: None, refused: None }), config }
     }
 
-    /// The disk, if it is served.
     pub(super) fn served(&self) -> Result<Arc<Disk>> {
         self.lock().served()
     }
@@ -59,15 +56,6 @@ impl Slot {
 
     /// The report of the disk that is there; a disk that is not served is tried again.
     pub(super) fn report(&self) -> DiskReport {
-        let found = self.reopen_unless_served();
-        let report = found.as_ref().map_or_else(|_| DiskReport::of(&self.config), |disk| disk.report());
-        match self.served() {
-            Ok(_) => report,
-            Err(error) => DiskReport { error: Some(error.to_string()), ..report },
-        }
-    }
-
-    fn reopen_unless_served(&self) -> Result<Arc<Disk>> {
         let mut state = self.lock();
         // A disk that has failed is closed, too: otherwise nobody could unmount it, and mount it again.
         match state.served().and_then(|disk| disk.uids().map(|_| disk)) {
@@ -79,7 +67,13 @@ impl Slot {
                 state.disk = Disk::open(&self.config, Duration::ZERO).map(Arc::new);
             }
         }
-        state.disk.clone()
+        let (found, served) = (state.disk.clone(), state.served());
+        drop(state);
+        let report = found.map_or_else(|_| DiskReport::of(&self.config), |disk| disk.report());
+        match served {
+            Ok(_) => report,
+            Err(error) => DiskReport { error: Some(error.to_string()), ..report },
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

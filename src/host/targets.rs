@@ -7,8 +7,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::host::error::{Context, Error, Result};
-use crate::host::sys::dirfd;
-use crate::host::sys::mounts::Target;
+use crate::host::sys::{Target, dirfd};
 
 pub(super) struct Targets {
     path: PathBuf,
@@ -51,7 +50,7 @@ impl Targets {
         Ok(plain.to_string_lossy().into_owned())
     }
 
-    /// Opens the parent directory of a target, given its key. `None` if it does not exist: nothing can be mounted there.
+    /// Opens the parent directory of a target, given its key. `None` if it does not exist: nothing is mounted there.
     pub(super) fn locate(&self, key: &str) -> Result<Option<Target>> {
         let refuse =
             || Error::InvalidArgument(format!("target {key} does not lie beneath {}", self.path.display()));

@@ -4,17 +4,14 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::AtFlags;
-use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::host::error::{Context, Error, Result};
 use crate::host::layout::RECORD;
-use crate::host::record::Record;
 use crate::host::sys::{atomic_file, dirfd};
-use crate::host::uid::VolumeUid;
+use crate::host::types::{Record, VolumeUid};
 
-/// A volume on a disk.
 pub(super) struct Volume {
     pub(super) uid: VolumeUid,
     /// Name of the disk, for messages.
@@ -25,7 +22,7 @@ pub(super) struct Volume {
 impl Volume {
     /// Reads the record; a volume without one is an error.
     ///
-    /// A reader without the volume's lock can see a file that is just being overwritten. Only a lasting defect is an error.
+    /// A reader without the volume's lock can see a half overwritten file. Only a lasting defect is an error.
     pub(super) fn record(&self) -> Result<Record> {
         let mut found = self.read_record();
         for _ in 0..3 {
@@ -38,10 +35,8 @@ impl Volume {
     }
 
     fn read_record(&self) -> Result<Record> {
-        let bytes = atomic_file::read(self.dir.as_fd(), RECORD)?.ok_or_else(|| Error::Corrupt {
-            what: format!("volume {}", self.uid),
-            reason: format!("its {RECORD} is missing"),
-        })?;
+        let missing = || Error::corrupt(format!("volume {}", self.uid), format!("its {RECORD} is missing"));
+        let bytes = atomic_file::read(self.dir.as_fd(), RECORD)?.ok_or_else(missing)?;
         Record::parse(&self.uid, &bytes)
     }
 
@@ -67,14 +62,15 @@ impl Volume {
 
     /// Opens a directory of the backing, if it is there and nothing is mounted over it.
     pub(super) fn open_dir(&self, name: &str) -> Result<Option<OwnedFd>> {
-        match dirfd::open_dir(&self.dir, name) {
-            Ok(data) => Ok(Some(data)),
-            Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(error).context(|| format!("open {name} of volume {}", self.uid)),
-        }
+        dirfd::unless_missing(dirfd::open_dir(&self.dir, name))
+            .context(|| format!("open {name} of volume {}", self.uid))
     }
 
-    /// Refuses a volume that needs more bytes than are available.
+    /// The error of a volume that was ready once and has lost data.
+    pub(super) fn lost(&self, reason: impl Into<String>) -> Error {
+        Error::BackingLost { uid: self.uid.clone(), reason: reason.into() }
+    }
+
     pub(super) fn ensure_free(&self, needed: u64, available: u64) -> Result<()> {
         match needed > available {
             true => Err(Error::NoSpace { disk: self.disk.clone(), needed, available }),
@@ -87,10 +83,10 @@ impl Volume {
         let ours = |name: &OsStr| is_record(name) || of_backing.iter().any(|known| name == *known);
         match self.names()?.iter().find(|name| !ours(name)) {
             None => Ok(()),
-            Some(name) => Err(Error::Corrupt {
-                what: format!("the directory of volume {}", self.uid),
-                reason: format!("{name:?} in it is not ours"),
-            }),
+            Some(name) => {
+                let what = format!("the directory of volume {}", self.uid);
+                Err(Error::corrupt(what, format!("{name:?} in it is not ours")))
+            }
         }
     }
 
@@ -105,14 +101,13 @@ impl Volume {
     /// Removes the record, and with it the last file of the volume.
     pub(super) fn remove_record(&self) -> Result<()> {
         if let Some(name) = self.names()?.iter().find(|name| !is_record(name)) {
-            let what = format!("remove volume {}", self.uid);
-            return Err(Error::Corrupt { what, reason: format!("{name:?} is in its directory") });
+            let reason = format!("{name:?} is in its directory");
+            return Err(Error::corrupt(format!("the rest of volume {}", self.uid), reason));
         }
         self.remove_files(&[&atomic_file::temporary(RECORD), RECORD])
     }
 
-    /// True for a directory in which there is more than an unfinished record, as after a crash at the volume's beginning or
-    /// end.
+    /// False for a directory with at most an unfinished record, as after a crash at the volume's beginning or end.
     pub(super) fn exists(&self) -> Result<bool> {
         Ok(self.names()?.iter().any(|name| *name != *atomic_file::temporary(RECORD)))
     }

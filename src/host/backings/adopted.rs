@@ -1,17 +1,18 @@
 //! Backing of volumes that adopt a directory with its data (V8), beside the other volumes of a disk.
 //!
-//! The data is not ours: nothing of it is made, moved, changed or removed. A note beside the record identifies the directory,
-//! and pods get a mount of that very directory. Nothing limits its size, so the disk's configuration has to allow that,
-//! and has to name the roots beneath which directories may be adopted.
+//! The data is not ours: nothing of it is made, moved, changed or removed. A note beside the record identifies the
+//! directory, and pods get a mount of that very directory. Nothing limits its size, so the disk's configuration has
+//! to allow that, and has to name the roots beneath which directories may be adopted.
 //!
 //! # Guarantees
-//! - A directory is reached beneath its root without any symbolic link. Once adopted, it is used only as long as it is the
-//!   same: filesystem, inode and time of birth.
+//! - A directory is reached beneath its root without any symbolic link. Once adopted, it is used only as long as it
+//!   is the same: filesystem, inode and time of birth.
 //!
 //! # Caveats
 //! - Only mounts count as use. A process of the node that works in the directory without a mount is no pod, and loses
 //!   nothing: an erase leaves the directory as it is.
-//! - The kernel identifies an XFS by its device's number alone. Where that changes, the directory has to be adopted anew.
+//! - The kernel identifies an XFS by its device's number alone. Where that changes, the directory has to be adopted
+//!   anew.
 
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -23,21 +24,12 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::host::backings::backing::{Backing, DiskSpace, Opened};
-use crate::host::config::DiskConfig;
+use crate::host::backings::backing::{Backing, Commit, DiskSpace, Opened};
 use crate::host::error::{Context, Error, Result};
-use crate::host::fs_type::FsType;
-use crate::host::mount_options;
-use crate::host::record::Record;
-use crate::host::report::Usage;
-use crate::host::spec::ErasePolicy;
-use crate::host::sys::mountinfo::{Device, Mount};
-use crate::host::sys::mounts::{self, Place};
-use crate::host::sys::{dirfd, disk_usage, in_use};
-use crate::host::uid::VolumeUid;
+use crate::host::sys::{Device, Mount, Place, dirfd, disk_usage, in_use, mounts};
+use crate::host::types::{DiskConfig, ErasePolicy, FsType, Record, Usage, VolumeUid};
 use crate::host::volume::Volume;
 
-/// The note of the adopted directory.
 const NOTE: &str = "adopted.json";
 const UNFINISHED: &str = "adopted.json.new";
 
@@ -59,7 +51,6 @@ struct Count {
     took: Duration,
 }
 
-/// Content of `adopted.json`.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Note {
@@ -79,7 +70,6 @@ struct Identity {
     born: Option<(i64, u32)>,
 }
 
-/// Adds the ability to adopt directories to a disk's backing.
 pub(crate) fn wrap(config: &DiskConfig, opened: Opened) -> Opened {
     let Opened { root, backing: own } = opened;
     let adopting = Adopting { own, config: config.clone(), counts: Mutex::default() };
@@ -120,11 +110,10 @@ impl Adopting {
 
     /// The directory that the volume adopted, if it is still there and the same.
     fn directory(&self, volume: &Volume) -> Result<OwnedFd> {
-        let lost = |reason: String| Error::BackingLost { uid: volume.uid.clone(), reason };
-        let note = note(volume)?.ok_or_else(|| lost(format!("{NOTE} is missing")))?;
+        let note = note(volume)?.ok_or_else(|| volume.lost(format!("{NOTE} is missing")))?;
         let path = &note.path;
         let directory = open_adoptable(&self.config, path).map_err(|error| match error {
-            Error::NotFound(_) => lost(format!("{path} does not exist")),
+            Error::NotFound(_) => volume.lost(format!("{path} does not exist")),
             error => error,
         })?;
         match Identity::of(&directory)? == note.identity {
@@ -153,10 +142,6 @@ impl Adopting {
 }
 
 impl Backing for Adopting {
-    fn is_undivided(&self) -> bool {
-        self.own.is_undivided()
-    }
-
     fn scratch_fs_type(&self) -> Option<FsType> {
         self.own.scratch_fs_type()
     }
@@ -204,13 +189,7 @@ impl Backing for Adopting {
         }
     }
 
-    fn shrink(
-        &self,
-        volume: &Volume,
-        record: &Record,
-        size: u64,
-        commit: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<()> {
+    fn shrink(&self, volume: &Volume, record: &Record, size: u64, commit: Commit<'_>) -> Result<()> {
         match record.spec.adopt {
             Some(_) => Err(cannot_resize(volume)),
             None => self.own.shrink(volume, record, size, commit),
@@ -222,7 +201,7 @@ impl Backing for Adopting {
             return self.own.mount(volume, record, read_only);
         }
         let directory = self.directory(volume)?;
-        mounts::of_open(&directory, mount_options::attributes(&record.spec.mount_options, read_only))
+        mounts::of_open(&directory, record.spec.mount_attributes(read_only))
     }
 
     fn owns(&self, volume: &Volume, mount: &Mount) -> Result<bool> {
@@ -236,8 +215,8 @@ impl Backing for Adopting {
         in_use::in_use(|mount| Place::of(mount).is_in(&adopted), |_| false)
     }
 
-    /// The bytes in the directory, at most the volume's size: the rest is foreign data on the disk. A directory that a pod
-    /// made too large to count has its size.
+    /// The bytes in the directory, at most the volume's size: the rest is foreign data on the disk. A directory that
+    /// a pod made too large to count has its size.
     fn allocated_bytes(&self, volume: &Volume) -> Result<u64> {
         if note(volume)?.is_none() {
             return self.own.allocated_bytes(volume);
@@ -319,7 +298,6 @@ pub(crate) fn open_adoptable(config: &DiskConfig, path: &str) -> Result<OwnedFd>
     }
 }
 
-/// Opens one of the disk's `adoptRoots`.
 pub(crate) fn open_root(path: &PathBuf) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty()).context(|| format!("open {}", path.display()))
@@ -335,7 +313,7 @@ fn remove_note(volume: &Volume) -> Result<()> {
 
 fn cannot_resize(volume: &Volume) -> Error {
     Error::Unsupported(format!(
-        "volume {} is an adopted directory: it cannot be resized; nothing limits its size",
+        "volume {} is an adopted directory, which cannot be resized: delete it, and adopt the directory with another size",
         volume.uid
     ))
 }

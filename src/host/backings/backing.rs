@@ -3,13 +3,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::host::error::{Context, Error, Result};
-use crate::host::fs_type::FsType;
-use crate::host::record::Record;
-use crate::host::report::Usage;
-use crate::host::spec::ErasePolicy;
-use crate::host::sys::mountinfo::Mount;
-use crate::host::sys::mounts::Place;
-use crate::host::sys::{dirfd, filesystem};
+use crate::host::sys::{Mount, Place, dirfd, filesystem};
+use crate::host::types::{ErasePolicy, FsType, Record, Usage};
 use crate::host::volume::Volume;
 
 /// A disk that can be served, unchanged.
@@ -19,7 +14,6 @@ pub(crate) struct Opened {
     pub(crate) backing: Box<dyn Backing>,
 }
 
-/// Bytes of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DiskSpace {
     pub(crate) total: u64,
@@ -28,7 +22,6 @@ pub(crate) struct DiskSpace {
 }
 
 impl DiskSpace {
-    /// The space of the filesystem that `file` is on.
     pub(crate) fn of_filesystem(file: impl AsFd) -> Result<Self> {
         let stat = rustix::fs::fstatvfs(file).context(|| "look at the disk")?;
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
@@ -36,18 +29,21 @@ impl DiskSpace {
     }
 }
 
+/// Records the smaller size of a volume, in a shrink.
+pub(crate) type Commit<'a> = &'a mut dyn FnMut() -> Result<()>;
+
 /// The volumes of one disk.
 ///
-/// Records, publishing and the order of steps are the same for all backings, and not their business. Every method is called
-/// with the volume's lock held, and can be repeated after a crash in its middle.
+/// Records, publishing and the order of steps are the same for all backings, and not their business. Every method is
+/// called with the volume's lock held, and can be repeated after a crash in its middle.
 pub(crate) trait Backing: Send + Sync {
     /// True for a disk that is handed out undivided, to one volume (D2).
     fn is_undivided(&self) -> bool {
         false
     }
 
-    /// The filesystem of the scratch volume on which the disk's limit is tried out (D5). `None` for an undivided disk, which is
-    /// the limit itself, and has no neighbours to protect.
+    /// The filesystem of the scratch volume on which the disk's limit is tried out (D5). `None` for an undivided
+    /// disk, which is the limit itself, and has no neighbours to protect.
     fn scratch_fs_type(&self) -> Option<FsType> {
         Some(FsType::Ext4)
     }
@@ -65,8 +61,8 @@ pub(crate) trait Backing: Send + Sync {
         Ok(None)
     }
 
-    /// Makes the volume: its bytes are there afterwards, it carries an empty filesystem, and its root directory has the spec's
-    /// group and permissions. A complete volume is left alone; after an error nothing new remains.
+    /// Makes the volume: its bytes are there afterwards, it carries an empty filesystem, and its root directory has
+    /// the spec's group and permissions. A complete volume is left alone; after an error nothing new remains.
     fn create(&self, volume: &Volume, record: &Record) -> Result<()>;
 
     /// Sets group and permissions of the root directory (V11, V12). A repetition does no harm: nobody has used it yet.
@@ -93,15 +89,9 @@ pub(crate) trait Backing: Send + Sync {
         Err(cannot_resize(volume))
     }
 
-    /// Makes a ready volume smaller; refused while it is mounted or open. Until `commit`, which is called once, the volume
-    /// stays as it is. Afterwards its smaller form takes its place, which [`grow`](Self::grow) completes (V7).
-    fn shrink(
-        &self,
-        volume: &Volume,
-        _record: &Record,
-        _size: u64,
-        _commit: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<()> {
+    /// Makes a ready volume smaller; refused while it is mounted or open. Until `commit`, which is called once, the
+    /// volume stays as it is. Afterwards its smaller form takes its place, which [`grow`](Self::grow) completes (V7).
+    fn shrink(&self, volume: &Volume, _record: &Record, _size: u64, _commit: Commit<'_>) -> Result<()> {
         Err(cannot_resize(volume))
     }
 
@@ -115,10 +105,8 @@ pub(crate) trait Backing: Send + Sync {
     /// detached.
     fn in_use(&self, volume: &Volume) -> Result<bool>;
 
-    /// Bytes of the disk that the volume takes now.
     fn allocated_bytes(&self, volume: &Volume) -> Result<u64>;
 
-    /// Bytes and inodes of the volume.
     fn usage(&self, volume: &Volume, record: &Record) -> Result<Usage> {
         let mount = self.mount(volume, record, true)?;
         Usage::of_filesystem(&mount)

@@ -1,35 +1,29 @@
 //! Backing `Block`: an undivided raw device (D2), with a filesystem on it or as it is.
 //!
-//! A raw device has no space for the agent's files: pods may write anywhere on it. So its identity, records and receipts are in
-//! the agent's state directory, in a directory that is named by the *hardware's* identity (WWN, serial number, partition
-//! UUID; never `/dev/sdb`, which may be another device tomorrow). Another device at the same path has another directory,
-//! hence another disk ID, and is refused (D3). If the state directory is lost, the device holds data without a record: it
-//! is refused too, and nothing on it is touched (V9, S14).
+//! A raw device has no space for the agent's files: pods may write anywhere on it. So its identity, records and
+//! receipts are in the agent's state directory, in a directory that is named by the *hardware's* identity (WWN,
+//! serial number, partition UUID; never `/dev/sdb`, which may be another device tomorrow). Another device at the same
+//! path has another directory, hence another disk ID, and is refused (D3). If the state directory is lost, the device
+//! holds data without a record: it is refused too, and nothing on it is touched (V9, S14).
 //!
-//! A device is taken over only if both of its ends are blank, and an erased one reads as zeroes everywhere (S17). So a device that
-//! is not blank is never formatted.
+//! A device is taken over only if both of its ends are blank, and an erased one reads as zeroes everywhere (S17). So
+//! a device that is not blank is never formatted.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, SeekFrom};
-use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use crate::host::backings::backing::{Backing, DiskSpace, Opened};
-use crate::host::config::DiskConfig;
 use crate::host::error::{Context, Error, Result, retry_while_busy, unless_busy};
-use crate::host::fs_type::FsType;
 use crate::host::layout::VOLUMES;
-use crate::host::mount_options;
-use crate::host::record::Record;
-use crate::host::report::Usage;
-use crate::host::spec::ErasePolicy;
-use crate::host::sys::in_use::{self, OpenFile};
-use crate::host::sys::mountinfo::{Device, Mount};
-use crate::host::sys::{atomic_file, dirfd, filesystem, loop_device, mounts, syscalls, zero};
-use crate::host::uid::VolumeUid;
+use crate::host::sys::{
+    Device, Mount, OpenFile, atomic_file, dirfd, filesystem, in_use, loop_device, mounts, syscalls, zero,
+};
+use crate::host::types::{DiskConfig, ErasePolicy, FsType, Record, Usage, VolumeUid};
 use crate::host::volume::Volume;
 
 /// A file that exists from before mkfs begins: until it has ended, the device holds nobody's data (S13).
@@ -51,8 +45,7 @@ struct Raw {
 /// Opens the device and its directory; refuses a device without an identity, in use, or with data that has no record.
 pub(super) fn open(config: &DiskConfig) -> Result<Opened> {
     let path = config.path.display();
-    let refuse =
-        |reason: &str| Err(Error::UnsuitableDisk { path: config.path.clone(), reason: reason.to_owned() });
+    let refuse = |reason: &str| Err(Error::unsuitable_disk(&config.path, reason));
     in_use::ensure_processes_visible()?;
     let Some(state) = &config.state else {
         return refuse("is a raw device, and no state directory is configured: set one on the agent");
@@ -93,25 +86,20 @@ pub(super) fn open(config: &DiskConfig) -> Result<Opened> {
 }
 
 impl Raw {
-    /// Opens the device for writing.
-    fn writable(&self) -> Result<File> {
-        let open = || {
-            let path = format!("/proc/thread-self/fd/{}", self.open.as_raw_fd());
-            rustix::fs::openat(CWD, path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-                .context(|| format!("open {} for writing", self.path.display()))
-        };
-        retry_while_busy(open).map(File::from)
+    fn reopen(&self, flags: OFlags) -> Result<File> {
+        let path = format!("/proc/thread-self/fd/{}", self.open.as_raw_fd());
+        rustix::fs::openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty())
+            .map(File::from)
+            .context(|| format!("open {}", self.path.display()))
     }
 
-    /// True if a mounted filesystem, device-mapper, RAID or swap has claimed the device: the kernel then refuses an exclusive
-    /// open.
+    fn writable(&self) -> Result<File> {
+        retry_while_busy(|| self.reopen(OFlags::RDWR))
+    }
+
+    /// True if a filesystem, device-mapper, RAID or swap has claimed the device: an exclusive open is then refused.
     fn is_claimed(&self) -> Result<bool> {
-        let claim = || {
-            let path = format!("/proc/thread-self/fd/{}", self.open.as_raw_fd());
-            rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC, Mode::empty())
-                .context(|| format!("open {} exclusively", self.path.display()))
-        };
-        Ok(unless_busy(claim)?.is_none())
+        Ok(unless_busy(|| self.reopen(OFlags::RDONLY | OFlags::EXCL))?.is_none())
     }
 
     fn format(&self, volume: &Volume, record: &Record) -> Result<()> {
@@ -154,7 +142,7 @@ impl Raw {
             return Ok(());
         }
         let reason = format!("{} holds data, and the volume was never made on it", self.path.display());
-        Err(Error::Corrupt { what: format!("volume {uid}"), reason })
+        Err(Error::corrupt(format!("volume {uid}"), reason))
     }
 }
 
@@ -184,7 +172,7 @@ impl Backing for Raw {
     fn check(&self, volume: &Volume, record: &Record) -> Result<()> {
         if self.size < record.spec.size_bytes {
             let reason = format!("the device has {} bytes of {}", self.size, record.spec.size_bytes);
-            return Err(Error::BackingLost { uid: volume.uid.clone(), reason });
+            return Err(volume.lost(reason));
         }
         match record.spec.raw {
             true => Ok(()),
@@ -209,7 +197,7 @@ impl Backing for Raw {
                 MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
             );
         }
-        let attributes = mount_options::attributes(&record.spec.mount_options, read_only);
+        let attributes = record.spec.mount_attributes(read_only);
         mounts::of_device(record.spec.fs_type, &self.path.to_string_lossy(), self.device, attributes)
     }
 
@@ -218,8 +206,8 @@ impl Backing for Raw {
         Ok(filesystem || mount.node == Some(self.device))
     }
 
-    /// A filesystem, in any namespace, claims the device. Raw users merely have it open, some of them through a loop device, like
-    /// the kubelet.
+    /// A filesystem, in any namespace, claims the device. Raw users merely have it open, some of them through a loop
+    /// device, like the kubelet.
     fn in_use(&self, _: &Volume) -> Result<bool> {
         let open = |file: OpenFile| file.block_device == Some(self.device);
         let bound = |status: &syscalls::LoopInfo64| Device::from_raw(status.rdevice) == self.device;
@@ -250,14 +238,10 @@ impl Backing for Raw {
 }
 
 fn has_volumes(root: &OwnedFd) -> Result<bool> {
-    match dirfd::open_dir(root, VOLUMES) {
-        Ok(volumes) => {
-            let names = dirfd::names(&volumes).context(|| "list the records of a device")?;
-            Ok(names.iter().any(|name| name.to_str().is_some_and(|name| name.parse::<VolumeUid>().is_ok())))
-        }
-        Err(Errno::NOENT) => Ok(false),
-        Err(error) => Err(error).context(|| "open the records of a device"),
-    }
+    let names = dirfd::unless_missing(dirfd::open_dir(root, VOLUMES).and_then(dirfd::names))
+        .context(|| "list the records of a device")?;
+    let is_volume = |name: OsString| name.to_str().is_some_and(|name| name.parse::<VolumeUid>().is_ok());
+    Ok(names.unwrap_or_default().into_iter().any(is_volume))
 }
 
 fn sysfs(device: Device) -> PathBuf {
@@ -281,8 +265,7 @@ fn has_partitions(device: Device) -> Result<bool> {
     Ok(false)
 }
 
-/// The identity of a device as a file's name: by its hardware, the partition table, device-mapper or the file behind a loop
-/// device.
+/// The identity of a device as a file's name: by hardware, partition table, device-mapper or a loop device's file.
 fn identity(device: Device) -> Result<Option<String>> {
     // A long name is refused: two devices could be the same when cut.
     let named = |kind: &str, value: String| {

@@ -3,15 +3,15 @@
 //! # Guarantees
 //! - The limit belongs to a [group](crate::host::sys::btrfs_subvolumes), which holds the volume's subvolume and every
 //!   subvolume that pods make in it. Beyond the limit a writer gets EDQUOT.
-//! - The disk is a filesystem without other users. A limit is given only if all bytes that volumes may still take are free, with
-//!   some held back for the filesystem's own trees. So a volume's bytes are there although they are not allocated in
-//!   advance (V5).
-//! - New files are overwritten in place (`nodatacow`). With copy-on-write a full volume could not even be overwritten, and
-//!   databases would be slow.
+//! - The disk is a filesystem without other users. A limit is given only if all bytes that volumes may still take are
+//!   free, with some held back for the filesystem's own trees. So a volume's bytes are there although they are not
+//!   allocated in advance (V5).
+//! - New files are overwritten in place (`nodatacow`). With copy-on-write a full volume could not even be
+//!   overwritten, and databases would be slow.
 //!
 //! # Caveats
-//! - A pod can have the kernel count its subvolume elsewhere, which no tool does by itself. The agent corrects that a second
-//!   later. Until then the pod's bytes come from the trees' share, or count against another volume.
+//! - A pod can have the kernel count its subvolume elsewhere, which no tool does by itself. The agent corrects that a
+//!   second later. Until then the pod's bytes come from the trees' share, or count against another volume.
 //! - Bytes that another volume shares (`cp --reflink` from one to the other) stay this volume's, and it is not erased
 //!   before they are gone there.
 
@@ -25,28 +25,23 @@ use std::time::Duration;
 use rustix::fs::{IFlags, RenameFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::host::backings::backing::{Backing, DiskSpace, Opened};
-use crate::host::config::DiskConfig;
+use crate::host::backings::backing::{Backing, Commit, DiskSpace, Opened};
 use crate::host::error::{Context, Error, Result};
-use crate::host::fs_type::FsType;
 use crate::host::layout::IDENTITY;
-use crate::host::mount_options;
-use crate::host::record::Record;
-use crate::host::report::Usage;
-use crate::host::spec::ErasePolicy;
 use crate::host::sys::btrfs_subvolumes::{Counting, Filesystem, Group, TOP_LEVEL, UNLIMITED};
-use crate::host::sys::in_use::{self, OpenFile};
-use crate::host::sys::mountinfo::{Device, Mount};
-use crate::host::sys::{atomic_file, dirfd, filesystem, loop_device, mounts, syscalls};
+use crate::host::sys::{
+    Device, Mount, OpenFile, atomic_file, dirfd, filesystem, in_use, loop_device, mounts, syscalls,
+};
+use crate::host::types::{DiskConfig, ErasePolicy, FsType, Record, Usage};
 use crate::host::volume::Volume;
 
-/// The subvolume that pods see.
 const DATA: &str = "data";
 /// Its name while it is being made; worthless after a crash.
 const UNFINISHED: &str = "data.new";
-/// The note of its number.
 const NOTE: &str = "subvolume.json";
 const UNFINISHED_NOTE: &str = "subvolume.json.new";
+
+const MISSING: &str = "its subvolume is missing";
 
 const MAGIC: u64 = 0x9123_683e;
 
@@ -68,7 +63,6 @@ struct Btrfs {
     _corrector: Sender<()>,
 }
 
-/// Content of `subvolume.json`.
 #[derive(Serialize, Deserialize)]
 struct Note {
     id: u64,
@@ -77,8 +71,7 @@ struct Note {
 /// Opens the filesystem; refuses a part of one, one with foreign files, and one that cannot count.
 pub(super) fn open(config: &DiskConfig) -> Result<Opened> {
     let path = config.path.display();
-    let refuse =
-        |reason: &str| Err(Error::UnsuitableDisk { path: config.path.clone(), reason: reason.to_owned() });
+    let refuse = |reason: &str| Err(Error::unsuitable_disk(&config.path, reason));
     in_use::ensure_processes_visible()?;
     let root = dirfd::open_configured(&config.path)?;
     if rustix::fs::fstatfs(&root).context(|| format!("look at {path}"))?.f_type as u64 != MAGIC {
@@ -142,16 +135,15 @@ impl Btrfs {
         match self.fs.counting()? {
             Counting::Simple => Ok(true),
             _ if self.allow_unenforced => Ok(false),
-            _ => Err(Error::UnsuitableDisk {
-                path: self.path.clone(),
-                reason: "has its simple quotas switched off, and their counts are lost: copy its volumes to another disk"
-                    .to_owned(),
-            }),
+            _ => Err(Error::unsuitable_disk(
+                &self.path,
+                "has its simple quotas switched off, and their counts are lost: copy its volumes to another disk",
+            )),
         }
     }
 
-    /// Refuses to promise more bytes than are free beside those that volumes may still take. The guard is held until the volume
-    /// has its limit.
+    /// Refuses to promise more bytes than are free beside those that volumes may still take. The guard is held until
+    /// the volume has its limit.
     fn ensure_free(&self, volume: &Volume, needed: u64) -> Result<MutexGuard<'_, ()>> {
         let limiting = self.limiting.lock().unwrap_or_else(PoisonError::into_inner);
         let promised = self.fs.groups()?.iter().fold(0u64, |sum, group| {
@@ -198,7 +190,7 @@ impl Btrfs {
 
     /// The volume's group; `None` where volumes without a limit are allowed.
     fn group(&self, volume: &Volume) -> Result<Option<(u64, Group)>> {
-        let id = note(volume)?.ok_or_else(|| lost(volume))?.id;
+        let id = note(volume)?.ok_or_else(|| volume.lost(MISSING))?.id;
         match self.fs.group(id)? {
             Some(group) => Ok(Some((id, group))),
             None if self.allow_unenforced => Ok(None),
@@ -261,7 +253,7 @@ impl Backing for Btrfs {
                 return Err(error);
             }
         }
-        let data = data(volume)?.ok_or_else(|| lost(volume))?;
+        let data = data(volume)?.ok_or_else(|| volume.lost(MISSING))?;
         if self.is_counted()? {
             self.fs.set_group(Filesystem::number(&data)?, record.spec.size_bytes)?;
         }
@@ -269,7 +261,7 @@ impl Backing for Btrfs {
     }
 
     fn check(&self, volume: &Volume, _: &Record) -> Result<()> {
-        data(volume)?.ok_or_else(|| lost(volume))?;
+        data(volume)?.ok_or_else(|| volume.lost(MISSING))?;
         self.group(volume).map(drop)
     }
 
@@ -284,13 +276,7 @@ impl Backing for Btrfs {
     }
 
     /// A volume in use can shrink: a writer of more gets EDQUOT meanwhile.
-    fn shrink(
-        &self,
-        volume: &Volume,
-        _: &Record,
-        size: u64,
-        commit: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<()> {
+    fn shrink(&self, volume: &Volume, _: &Record, size: u64, commit: Commit<'_>) -> Result<()> {
         rustix::fs::syncfs(&volume.dir).context(|| "synchronize the disk")?;
         let Some((id, before)) = self.group(volume)? else { return commit() };
         self.fs.set_limit(id, size)?;
@@ -306,8 +292,8 @@ impl Backing for Btrfs {
     }
 
     fn mount(&self, volume: &Volume, record: &Record, read_only: bool) -> Result<OwnedFd> {
-        let data = data(volume)?.ok_or_else(|| lost(volume))?;
-        mounts::of_open(&data, mount_options::attributes(&record.spec.mount_options, read_only))
+        let data = data(volume)?.ok_or_else(|| volume.lost(MISSING))?;
+        mounts::of_open(&data, record.spec.mount_attributes(read_only))
     }
 
     fn owns(&self, volume: &Volume, mount: &Mount) -> Result<bool> {
@@ -346,8 +332,8 @@ impl Backing for Btrfs {
         })
     }
 
-    /// `Discard` removes the subvolume and those in it, and returns when the kernel has freed their bytes. `Zero` is refused: no
-    /// file reaches the blocks of data that was overwritten or removed before.
+    /// `Discard` removes the subvolume and those in it, and returns when the kernel has freed their bytes. `Zero` is
+    /// refused: no file reaches the blocks of data that was overwritten or removed before.
     fn erase(&self, volume: &Volume, _: &Record, policy: ErasePolicy) -> Result<()> {
         if policy == ErasePolicy::Zero {
             return Err(Error::Unsupported(format!(
@@ -366,17 +352,13 @@ fn data(volume: &Volume) -> Result<Option<OwnedFd>> {
     let Some(data) = volume.open_dir(DATA)? else { return Ok(None) };
     match note(volume)? {
         Some(note) if note.id == Filesystem::number(&data)? => Ok(Some(data)),
-        _ => Err(Error::Corrupt {
-            what: format!("the data of volume {}", volume.uid),
-            reason: "it is not the subvolume in the volume's note".to_owned(),
-        }),
+        _ => Err(Error::corrupt(
+            format!("the data of volume {}", volume.uid),
+            "it is not the subvolume in the volume's note",
+        )),
     }
 }
 
 fn note(volume: &Volume) -> Result<Option<Note>> {
     volume.note(NOTE)
-}
-
-fn lost(volume: &Volume) -> Error {
-    Error::BackingLost { uid: volume.uid.clone(), reason: "its subvolume is missing".to_owned() }
 }

@@ -1,9 +1,9 @@
 //! Backing `Loop`: one preallocated file per volume, with a filesystem of its own in it.
 //!
 //! A volume cannot outgrow its file, and the file's blocks are allocated in advance: neither takes blocks from a
-//! neighbour (V5). The file has another name until it is complete (`image.rs`). So a mkfs that outlives its agent writes to a file
-//! without a name once the next agent starts over. Newly allocated blocks are unwritten extents, which read as zeroes and
-//! not as their last owner's bytes (S17).
+//! neighbour (V5). The file has another name until it is complete (`image.rs`). So a mkfs that outlives its agent
+//! writes to a file without a name once the next agent starts over. Newly allocated blocks are unwritten extents,
+//! which read as zeroes and not as their last owner's bytes (S17).
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,10 +15,9 @@ use rustix::io::Errno;
 use crate::host::backings::backing::{DiskSpace, Opened};
 use crate::host::backings::image::{ImageBacking, ImageStore};
 use crate::host::error::{Context, Error, Result};
-use crate::host::spec::ErasePolicy;
 use crate::host::sys::loop_device::{self, Identity};
-use crate::host::sys::mountinfo::Device;
-use crate::host::sys::{dirfd, filesystem, zero};
+use crate::host::sys::{Device, dirfd, filesystem, zero};
+use crate::host::types::ErasePolicy;
 use crate::host::volume::Volume;
 
 /// The installed file.
@@ -33,13 +32,13 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
     let root = dirfd::open_configured(path)?;
     match filesystem::kind_of(&root)? {
         Ok(_) => Ok(Opened { root, backing: Box::new(ImageBacking(LoopFiles)) }),
-        Err(found) => Err(Error::UnsuitableDisk {
-            path: path.to_owned(),
-            reason: format!(
+        Err(found) => Err(Error::unsuitable_disk(
+            path,
+            format!(
                 "has a filesystem (type {found:#x}) that is neither ext4 nor xfs, where preallocated blocks would not \
                  stay: use a directory on one of these"
             ),
-        }),
+        )),
     }
 }
 
@@ -69,15 +68,9 @@ impl ImageStore for LoopFiles {
         Ok(file)
     }
 
-    /// A sparse copy needs no more space than is taken. With `Zero` all blocks are allocated first: after a power cut, blocks
-    /// that were allocated by a write need not be the file's any more, and could not be overwritten.
-    fn make_spare_for_copy(
-        &self,
-        volume: &Volume,
-        size: u64,
-        taken: u64,
-        policy: ErasePolicy,
-    ) -> Result<File> {
+    /// A sparse copy needs no more space than is taken. With `Zero` all blocks are allocated first: after a power
+    /// cut, blocks that were allocated by a write need not be the file's any more, and could not be overwritten.
+    fn make_copy(&self, volume: &Volume, size: u64, taken: u64, policy: ErasePolicy) -> Result<File> {
         if policy == ErasePolicy::Zero {
             return self.make_spare(volume, size);
         }
@@ -142,11 +135,9 @@ impl ImageStore for LoopFiles {
     fn allocated_bytes(&self, volume: &Volume) -> Result<u64> {
         let mut blocks = 0;
         for name in self.file_names() {
-            match rustix::fs::statat(&volume.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => blocks += stat.st_blocks as u64,
-                Err(Errno::NOENT) => {}
-                Err(error) => return Err(error).context(|| format!("look at {name}")),
-            }
+            let stat = rustix::fs::statat(&volume.dir, name, AtFlags::SYMLINK_NOFOLLOW);
+            let stat = dirfd::unless_missing(stat).context(|| format!("look at {name}"))?;
+            blocks += stat.map_or(0, |stat| stat.st_blocks as u64);
         }
         Ok(blocks * 512)
     }
@@ -165,21 +156,17 @@ fn create(volume: &Volume) -> Result<File> {
     dirfd::create(&volume.dir, SPARE).map(File::from).context(|| "create the volume's file")
 }
 
-/// Opens the volume's file if there is one.
 fn open_data(volume: &Volume) -> Result<Option<File>> {
     open_file(volume, DATA)
 }
 
 fn open_file(volume: &Volume, name: &str) -> Result<Option<File>> {
-    let file = match dirfd::open_here(&volume.dir, name, OFlags::RDWR | OFlags::NONBLOCK) {
-        Ok(file) => File::from(file),
-        Err(Errno::NOENT) => return Ok(None),
-        Err(error) => return Err(error).context(|| format!("open {name} of volume {}", volume.uid)),
-    };
+    let file = dirfd::open_here(&volume.dir, name, OFlags::RDWR | OFlags::NONBLOCK);
+    let file = dirfd::unless_missing(file).context(|| format!("open {name} of volume {}", volume.uid))?;
+    let Some(file) = file.map(File::from) else { return Ok(None) };
     let stat = rustix::fs::fstat(&file).context(|| "look at the volume's file")?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        let what = format!("{name} of volume {}", volume.uid);
-        return Err(Error::Corrupt { what, reason: "it is not a regular file".to_owned() });
+        return Err(Error::corrupt(format!("{name} of volume {}", volume.uid), "it is not a regular file"));
     }
     Ok(Some(file))
 }
@@ -213,7 +200,7 @@ fn allocate(volume: &Volume, file: &File, size: u64) -> Result<()> {
     file.sync_all().context(|| "synchronize the volume's file")
 }
 
-/// Opens the file once more for a loop device. With direct I/O the kernel picks a block size that suits the disk beneath.
+/// Opens the file once more for a loop device. With direct I/O the kernel picks a block size that suits the disk.
 fn direct(volume: &Volume, file: &File) -> Result<OwnedFd> {
     let context = || "open the volume's file for a loop device";
     let opened =
@@ -236,8 +223,8 @@ fn inode(file: impl AsFd) -> Result<(Device, u64)> {
     Ok((Device::from_raw(stat.st_dev), stat.st_ino))
 }
 
-/// The label holds the directory's inode beside the UID: a copy of the disk, or another node on the same kernel, may have
-/// another volume of the same UID.
+/// The label holds the directory's inode beside the UID: a copy of the disk, or another node on the same kernel, may
+/// have another volume of the same UID.
 fn identity(volume: &Volume, file: Option<&File>) -> Result<Identity> {
     let (device, directory) = inode(&volume.dir)?;
     let label = format!("{}/{:x}:{directory:x}", volume.uid, device.to_raw());

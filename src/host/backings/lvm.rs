@@ -1,19 +1,20 @@
 //! Backing `Lvm`: one logical volume per volume, with a filesystem of its own on it.
 //!
-//! Logical volumes are thick: no volume takes extents from a neighbour (V5). Records are on a small logical volume beside
-//! them, so they go wherever the volume group goes (D3, X6); its mount is detached.
+//! Logical volumes are thick: no volume takes extents from a neighbour (V5). Records are on a small logical volume
+//! beside them, so they go wherever the volume group goes (D3, X6); its mount is detached.
 //!
 //! # Guarantees
-//! - A note beside a volume's record names its logical volumes before they exist: the one with its data, and the spare. That
-//!   note decides which is which, and changes in one step.
+//! - A note beside a volume's record names its logical volumes before they exist: the one with its data, and the
+//!   spare. That note decides which is which, and changes in one step.
 //! - Only logical volumes with our tag that a note names are changed.
 //! - A new logical volume is overwritten at both ends. No filesystem shows the old content in between (S17).
 //!
 //! # Caveats
-//! - A volume takes whole extents, of 4 MiB unless the group has others; its filesystem has the size that was asked for.
+//! - A volume takes whole extents, of 4 MiB unless the group has others; its filesystem has the size that was asked
+//!   for.
 //! - A smaller volume is made of a copy, which needs as much free space as the volume has, for a while.
-//! - `ErasePolicy::Discard` discards, where the devices can. Where they cannot, the bytes stay in free extents until those are
-//!   used again, like the blocks of a removed file.
+//! - `ErasePolicy::Discard` discards, where the devices can. Where they cannot, the bytes stay in free extents until
+//!   those are used again, like the blocks of a removed file.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,12 +27,9 @@ use serde::{Deserialize, Serialize};
 use crate::host::backings::backing::{DiskSpace, Opened};
 use crate::host::backings::image::{ImageBacking, ImageStore, length_of};
 use crate::host::error::{Context, Error, Result};
-use crate::host::fs_type::FsType;
-use crate::host::spec::ErasePolicy;
-use crate::host::sys::mountinfo::Device;
 use crate::host::sys::volume_group::{Node, VolumeGroup};
-use crate::host::sys::{dirfd, filesystem, mounts, zero};
-use crate::host::uid::VolumeUid;
+use crate::host::sys::{Device, dirfd, filesystem, mounts, zero};
+use crate::host::types::{ErasePolicy, FsType, VolumeUid};
 use crate::host::volume::Volume;
 
 /// The logical volume with the records; the names of all our others begin with it.
@@ -41,7 +39,6 @@ const RECORDS_UNFINISHED: &str = "reservoir.new";
 /// Its size: some 60 KiB for each volume.
 const RECORDS_SIZE: u64 = 128 << 20;
 
-/// The note of a volume's logical volumes.
 const NOTE: &str = "logical-volumes.json";
 const UNFINISHED: &str = "logical-volumes.json.new";
 
@@ -51,7 +48,6 @@ struct Lvm {
     _records: OwnedFd,
 }
 
-/// Content of `logical-volumes.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Note {
     /// The installed image.
@@ -62,19 +58,17 @@ struct Note {
     spare: Option<String>,
 }
 
-/// Opens the volume group and its records, which are made if nothing in the group is ours.
 pub(super) fn open(path: &Path) -> Result<Opened> {
     let group = VolumeGroup::open(path)?;
     let content = group.look()?;
     if !content.ours.contains_key(RECORDS) {
         if let Some(name) = content.ours.keys().find(|name| *name != RECORDS_UNFINISHED) {
             let reason = format!("it is missing, although there is {name}");
-            return Err(Error::Corrupt { what: format!("{}/{RECORDS}", path.display()), reason });
+            return Err(Error::corrupt(format!("{}/{RECORDS}", path.display()), reason));
         }
         make_records(path, &group, content.free)?;
     }
-    let missing = || Error::NotFound(format!("logical volume {RECORDS}"));
-    let node = group.node(RECORDS)?.ok_or_else(missing)?;
+    let node = group.existing_node(RECORDS)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
@@ -90,11 +84,10 @@ fn make_records(path: &Path, group: &VolumeGroup, available: u64) -> Result<()> 
         let reason = format!(
             "has {available} bytes free, and the records of volumes need {needed}: remove a logical volume, or add a device"
         );
-        return Err(Error::UnsuitableDisk { path: path.to_owned(), reason });
+        return Err(Error::unsuitable_disk(path, reason));
     }
     group.make(RECORDS_UNFINISHED, RECORDS_SIZE)?;
-    let missing = || Error::NotFound(format!("logical volume {RECORDS_UNFINISHED}"));
-    let file = group.node(RECORDS_UNFINISHED)?.ok_or_else(missing)?.open()?;
+    let file = group.existing_node(RECORDS_UNFINISHED)?.open()?;
     blank(&file, RECORDS_SIZE)?;
     let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").context(|| "make a new UUID")?;
     filesystem::make(FsType::Ext4, &uuid.trim().parse()?, &file, RECORDS_SIZE, false)?;
@@ -143,13 +136,12 @@ impl ImageStore for Lvm {
         let name = new_name(&volume.uid, |name| content.has(name));
         volume.write_note(NOTE, &Note { spare: Some(name.clone()), ..note(volume)? })?;
         self.group.make(&name, size)?;
-        let missing = || Error::NotFound(format!("logical volume {name}"));
-        let file = self.group.node(&name)?.ok_or_else(missing)?.open()?;
+        let file = self.group.existing_node(&name)?.open()?;
         blank(&file, size)?;
         Ok(file)
     }
 
-    fn make_spare_for_copy(&self, volume: &Volume, size: u64, _: u64, _: ErasePolicy) -> Result<File> {
+    fn make_copy(&self, volume: &Volume, size: u64, _: u64, _: ErasePolicy) -> Result<File> {
         self.make_spare(volume, size)
     }
 

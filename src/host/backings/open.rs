@@ -2,8 +2,8 @@
 
 use crate::host::backings::backing::Opened;
 use crate::host::backings::{adopted, block_device, btrfs, loop_file, lvm, quota, undivided_filesystem};
-use crate::host::config::{BackingKind, DiskConfig};
 use crate::host::error::Result;
+use crate::host::types::{BackingKind, DiskConfig};
 
 /// Opens a disk, and refuses one that is not of the configured kind or can keep no volumes.
 pub(crate) fn open(config: &DiskConfig) -> Result<Opened> {

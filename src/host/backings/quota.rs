@@ -1,19 +1,19 @@
 //! Backing `Quota`: a directory per volume, with a project of its own on an ext4 or xfs that has project quota.
 //!
-//! Pods have the bare filesystem, with nothing in between. The kernel counts a project's bytes and inodes, and refuses more than
-//! its hard limits: the volume's size, and its share of the filesystem's inodes (V5).
+//! Pods have the bare filesystem, with nothing in between. The kernel counts a project's bytes and inodes, and
+//! refuses more than its hard limits: the volume's size, and its share of the filesystem's inodes (V5).
 //!
 //! # Guarantees
-//! - A project's number is noted beside the record before any file has it. Numbers come from a counter of the disk that only
-//!   goes up, past every number that the filesystem has (S4).
+//! - A project's number is noted beside the record before any file has it. Numbers come from a counter of the disk
+//!   that only goes up, past every number that the filesystem has (S4).
 //! - A volume is made or grown only while all bytes that volumes of this backing may still take are free.
 //! - A volume is erased when the kernel counts nothing for its project any more (X4).
 //!
 //! # Caveats
-//! - A limit reserves nothing: volumes lack the bytes that others write to the filesystem later (the disk reports that). A
-//!   filesystem of its own, or `Loop`, keeps others out.
-//! - The kernel lets the owner of a file give it to another project, except in a user namespace of the owner's own. Untrusted
-//!   pods need `hostUsers: false`, or another backing. A file given away counts as foreign.
+//! - A limit reserves nothing: volumes lack the bytes that others write to the filesystem later (the disk reports
+//!   that). A filesystem of its own, or `Loop`, keeps others out.
+//! - The kernel lets the owner of a file give it to another project, except in a user namespace of the owner's own.
+//!   Untrusted pods need `hostUsers: false`, or another backing. A file given away counts as foreign.
 //! - ext4 lets a process with CAP_SYS_RESOURCE, as in a privileged pod, write past any limit; xfs does not.
 //! - A loop device that a privileged pod bound to a file inside is seen only when that file is gone.
 
@@ -27,22 +27,15 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::host::backings::backing::{Backing, DiskSpace, Opened};
+use crate::host::backings::backing::{Backing, Commit, DiskSpace, Opened};
 use crate::host::error::{Context, Error, Result};
-use crate::host::fs_type::FsType;
-use crate::host::mount_options;
-use crate::host::record::Record;
-use crate::host::report::Usage;
-use crate::host::spec::ErasePolicy;
-use crate::host::sys::in_use::{self, OpenFile};
-use crate::host::sys::mountinfo::{Device, Mount};
-use crate::host::sys::mounts::{self, Place};
-use crate::host::sys::{atomic_file, dirfd, filesystem, remove_tree, syscalls};
+use crate::host::sys::{
+    Device, Mount, OpenFile, Place, atomic_file, dirfd, filesystem, in_use, mounts, remove_tree, syscalls,
+};
+use crate::host::types::{ErasePolicy, FsType, Record, Usage};
 use crate::host::volume::Volume;
 
-/// The directory that pods see.
 const DATA: &str = "data";
-/// The note of its project.
 const NOTE: &str = "project.json";
 const UNFINISHED: &str = "project.json.new";
 /// The note of the next project, in the disk's directory.
@@ -73,11 +66,10 @@ struct Note {
 pub(super) fn open(path: &Path) -> Result<Opened> {
     in_use::ensure_processes_visible()?;
     let root = dirfd::open_configured(path)?;
-    let refuse = |reason: String| Err(Error::UnsuitableDisk { path: path.to_owned(), reason });
+    let refuse = |reason: &str| Err(Error::unsuitable_disk(path, reason));
     let Ok(fs_type) = filesystem::kind_of(&root)? else {
         return refuse(
-            "is neither on ext4 nor on xfs, which backing Quota needs: use a directory on one of these"
-                .to_owned(),
+            "is neither on ext4 nor on xfs, which backing Quota needs: use a directory on one of these",
         );
     };
     match syscalls::enforces_project_quota(&root) {
@@ -88,7 +80,7 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
             } else {
                 "unmount it and mount it with -o prjquota (a remount is not enough)"
             };
-            return refuse(format!(
+            return refuse(&format!(
                 "is on an {fs_type} that is mounted without project quota: {enable}; where the kernel has none, use backing Loop"
             ));
         }
@@ -121,7 +113,7 @@ impl Quota {
         Ok(project)
     }
 
-    /// Limits a project to so many bytes, and their share of inodes, if the bytes are free and no other project may take them.
+    /// Limits a project to so many bytes, and their share of inodes, if no other project has or may take the bytes.
     fn set_limit(&self, volume: &Volume, project: u32, size: u64) -> Result<()> {
         let now = self.quota_of(project)?;
         let stat = rustix::fs::fstatvfs(&self.root).context(|| "look at the disk")?;
@@ -162,7 +154,7 @@ impl Quota {
         self.set_limit(volume, project, record.spec.size_bytes)?;
         drop(choosing);
         dirfd::make_dir(&volume.dir, DATA, Mode::RWXU).context(|| "make the volume's directory")?;
-        let data = volume.open_dir(DATA)?.ok_or_else(|| lost(volume, "its directory is missing"))?;
+        let data = volume.open_dir(DATA)?.ok_or_else(|| volume.lost("its directory is missing"))?;
         set_project(&data, project, true)?;
         filesystem::set_root(&data, record.spec.gid, record.spec.mode)?;
         rustix::fs::fsync(&data)
@@ -170,11 +162,11 @@ impl Quota {
             .context(|| "synchronize the volume's directory")
     }
 
-    /// The volume's directory and project, with the right project and limit. Pods can change the directory's project, and a
-    /// repair of the filesystem the limit.
+    /// The volume's directory and project, with the right project and limit. Pods can change the directory's project,
+    /// and a repair of the filesystem the limit.
     fn corrected(&self, volume: &Volume, record: &Record) -> Result<(OwnedFd, u32)> {
-        let data = volume.open_dir(DATA)?.ok_or_else(|| lost(volume, "its directory is missing"))?;
-        let project = note(volume)?.ok_or_else(|| lost(volume, "the note of its project is missing"))?;
+        let data = volume.open_dir(DATA)?.ok_or_else(|| volume.lost("its directory is missing"))?;
+        let project = note(volume)?.ok_or_else(|| volume.lost("the note of its project is missing"))?;
         set_project(&data, project, true)?;
         let limit = self.quota_of(project)?.kib_limit;
         let known = |size: u64| size / 1024 == limit;
@@ -195,7 +187,7 @@ impl Quota {
         Ok(Place { device, path: path.join(DATA) })
     }
 
-    /// Waits until the kernel counts nothing for a project: an unlinked file keeps its bytes while a process has it open.
+    /// Waits until the kernel counts nothing for a project: an unlinked file keeps its bytes while it is open.
     fn wait_until_free(&self, volume: &Volume, project: u32) -> Result<()> {
         for _ in 0..RELEASE.0 {
             let left = self.quota_of(project)?;
@@ -260,13 +252,7 @@ impl Backing for Quota {
     }
 
     /// The new limit is set by [`grow`](Self::grow).
-    fn shrink(
-        &self,
-        volume: &Volume,
-        record: &Record,
-        size: u64,
-        commit: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<()> {
+    fn shrink(&self, volume: &Volume, record: &Record, size: u64, commit: Commit<'_>) -> Result<()> {
         if self.in_use(volume)? {
             return Err(Error::volume_in_use(&volume.uid));
         }
@@ -279,7 +265,7 @@ impl Backing for Quota {
 
     fn mount(&self, volume: &Volume, record: &Record, read_only: bool) -> Result<OwnedFd> {
         let (data, _) = self.corrected(volume, record)?;
-        mounts::of_open(&data, mount_options::attributes(&record.spec.mount_options, read_only))
+        mounts::of_open(&data, record.spec.mount_attributes(read_only))
     }
 
     fn owns(&self, volume: &Volume, mount: &Mount) -> Result<bool> {
@@ -314,8 +300,8 @@ impl Backing for Quota {
         })
     }
 
-    /// `Discard` removes the files, and the limit when the kernel counts nothing for it any more. `Zero` is refused: files that
-    /// pods removed before left their bytes in free blocks, which other files may have by now.
+    /// `Discard` removes the files, and the limit when the kernel counts nothing for it any more. `Zero` is refused:
+    /// files that pods removed before left their bytes in free blocks, which other files may have by now.
     fn erase(&self, volume: &Volume, _: &Record, policy: ErasePolicy) -> Result<()> {
         if policy == ErasePolicy::Zero {
             return Err(Error::Unsupported(format!(
@@ -375,12 +361,6 @@ fn note(volume: &Volume) -> Result<Option<u32>> {
 fn validate(note: &Note, name: &str) -> Result<u32> {
     match note.project {
         FIRST.. if note.project < u32::MAX => Ok(note.project),
-        other => {
-            Err(Error::Corrupt { what: name.to_owned(), reason: format!("{other} is no project of ours") })
-        }
+        other => Err(Error::corrupt(name, format!("{other} is no project of ours"))),
     }
-}
-
-fn lost(volume: &Volume, reason: &str) -> Error {
-    Error::BackingLost { uid: volume.uid.clone(), reason: reason.to_owned() }
 }

@@ -1,7 +1,7 @@
 //! Backing `Mount`: an undivided filesystem (D2). Its one volume is a directory beside the agent's own files.
 //!
-//! The filesystem's own size is the limit (V5, D5). Nobody else has bytes on it: it was empty when it was taken over, and only the
-//! agent and the pods write to it. Pods have the bare filesystem, with nothing in between.
+//! The filesystem's own size is the limit (V5, D5). Nobody else has bytes on it: it was empty when it was taken over,
+//! and only the agent and the pods write to it. Pods have the bare filesystem, with nothing in between.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -10,19 +10,15 @@ use rustix::fs::{AtFlags, Mode};
 
 use crate::host::backings::backing::{Backing, Opened};
 use crate::host::error::{Context, Error, Result};
-use crate::host::fs_type::FsType;
 use crate::host::layout::{IDENTITY, VOLUMES};
-use crate::host::mount_options;
-use crate::host::record::Record;
-use crate::host::report::Usage;
-use crate::host::spec::ErasePolicy;
-use crate::host::sys::in_use::{self, OpenFile};
-use crate::host::sys::mountinfo::{Device, Mount};
-use crate::host::sys::{atomic_file, dirfd, filesystem, loop_device, mounts, remove_tree};
+use crate::host::sys::{
+    Device, Mount, OpenFile, atomic_file, dirfd, filesystem, in_use, loop_device, mounts, remove_tree,
+};
+use crate::host::types::{ErasePolicy, FsType, Record, Usage};
 use crate::host::volume::Volume;
 
-/// The directory that pods see.
 const DATA: &str = "data";
+const MISSING: &str = "its directory is missing";
 
 struct UndividedFilesystem {
     device: Device,
@@ -31,8 +27,7 @@ struct UndividedFilesystem {
 
 /// Opens the filesystem; refuses a part of one, and one with foreign files (V9).
 pub(super) fn open(path: &Path) -> Result<Opened> {
-    let refuse =
-        |reason: &str| Err(Error::UnsuitableDisk { path: path.to_owned(), reason: reason.to_owned() });
+    let refuse = |reason: &str| Err(Error::unsuitable_disk(path, reason));
     in_use::ensure_processes_visible()?;
     let root = dirfd::open_configured(path)?;
     // In a container every directory of the node is a mount; only the mount of a whole filesystem shows its root.
@@ -81,18 +76,18 @@ impl Backing for UndividedFilesystem {
         }
         volume.ensure_free(record.spec.size_bytes, self.space(volume.dir.as_fd())?.total)?;
         dirfd::make_dir(&volume.dir, DATA, Mode::RWXU).context(|| "make the volume's directory")?;
-        let data = volume.open_dir(DATA)?.ok_or_else(|| lost(volume))?;
+        let data = volume.open_dir(DATA)?.ok_or_else(|| volume.lost(MISSING))?;
         filesystem::set_root(&data, record.spec.gid, record.spec.mode)?;
         volume.sync_dir()
     }
 
     fn check(&self, volume: &Volume, _: &Record) -> Result<()> {
-        volume.open_dir(DATA)?.map(drop).ok_or_else(|| lost(volume))
+        volume.open_dir(DATA)?.map(drop).ok_or_else(|| volume.lost(MISSING))
     }
 
     fn mount(&self, volume: &Volume, record: &Record, read_only: bool) -> Result<OwnedFd> {
-        let data = volume.open_dir(DATA)?.ok_or_else(|| lost(volume))?;
-        mounts::of_open(&data, mount_options::attributes(&record.spec.mount_options, read_only))
+        let data = volume.open_dir(DATA)?.ok_or_else(|| volume.lost(MISSING))?;
+        mounts::of_open(&data, record.spec.mount_attributes(read_only))
     }
 
     fn owns(&self, volume: &Volume, mount: &Mount) -> Result<bool> {
@@ -115,11 +110,11 @@ impl Backing for UndividedFilesystem {
     }
 
     fn usage(&self, volume: &Volume, _: &Record) -> Result<Usage> {
-        Usage::of_filesystem(volume.open_dir(DATA)?.ok_or_else(|| lost(volume))?)
+        Usage::of_filesystem(volume.open_dir(DATA)?.ok_or_else(|| volume.lost(MISSING))?)
     }
 
-    /// `Discard` removes the files. `Zero` is refused: files that pods removed before left their bytes in free blocks, and no
-    /// filesystem gives all of those to files that could overwrite them.
+    /// `Discard` removes the files. `Zero` is refused: files that pods removed before left their bytes in free
+    /// blocks, and no filesystem gives all of those to files that could overwrite them.
     fn erase(&self, volume: &Volume, _: &Record, policy: ErasePolicy) -> Result<()> {
         if policy == ErasePolicy::Zero {
             return Err(Error::Unsupported(format!(
@@ -134,8 +129,4 @@ impl Backing for UndividedFilesystem {
         dirfd::remove(&volume.dir, DATA, AtFlags::REMOVEDIR).context(|| "remove the volume's directory")?;
         rustix::fs::syncfs(&volume.dir).context(|| "synchronize the disk")
     }
-}
-
-fn lost(volume: &Volume) -> Error {
-    Error::BackingLost { uid: volume.uid.clone(), reason: "its directory is missing".to_owned() }
 }

@@ -24,16 +24,14 @@ pub(crate) fn temporary(name: &str) -> String {
 /// Reads a file, `None` if there is none.
 pub(crate) fn read(dir: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>> {
     // NONBLOCK: the open of a FIFO in the file's place would block.
-    let file = match dirfd::open_here(dir, name, OFlags::RDONLY | OFlags::NONBLOCK) {
-        Ok(file) => File::from(file),
-        Err(Errno::NOENT) => return Ok(None),
-        Err(error) => return Err(error).context(|| format!("open {name}")),
-    };
+    let file = dirfd::open_here(dir, name, OFlags::RDONLY | OFlags::NONBLOCK);
+    let file = dirfd::unless_missing(file).context(|| format!("open {name}"))?;
+    let Some(file) = file.map(File::from) else { return Ok(None) };
     let mut bytes = Vec::new();
     let length = file.take(MAX_BYTES + 1).read_to_end(&mut bytes).context(|| format!("read {name}"))?;
     if length as u64 > MAX_BYTES {
         let reason = format!("it is longer than {MAX_BYTES} bytes");
-        return Err(Error::Corrupt { what: name.to_owned(), reason });
+        return Err(Error::corrupt(name, reason));
     }
     Ok(Some(bytes))
 }
@@ -45,9 +43,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(
     what: impl FnOnce() -> String,
 ) -> Result<Option<T>> {
     let Some(bytes) = read(dir, name)? else { return Ok(None) };
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|error| Error::Corrupt { what: what(), reason: error.to_string() })
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::corrupt(what(), error.to_string()))
 }
 
 /// Replaces a file atomically. When this returns, the new content is on stable storage.
@@ -63,8 +59,7 @@ pub(crate) fn replace(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<(
 
 /// [Replaces](replace) a file with JSON.
 pub(crate) fn replace_json(dir: BorrowedFd<'_>, name: &str, value: &impl Serialize) -> Result<()> {
-    let bytes = serde_json::to_vec_pretty(value)
-        .map_err(|error| Error::Corrupt { what: name.to_owned(), reason: error.to_string() })?;
+    let bytes = serde_json::to_vec_pretty(value).map_err(|error| Error::corrupt(name, error.to_string()))?;
     replace(dir, name, &bytes)
 }
 

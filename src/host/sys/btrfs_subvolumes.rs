@@ -1,8 +1,8 @@
 //! Subvolumes of a btrfs filesystem, and the groups in which its kernel counts and limits them ("simple quotas").
 //!
-//! Every subvolume has a group of level 0, which counts its allocations. A volume is a subvolume with all that pods make
-//! inside. All of these are in one group of level 1, which has the number of the volume's own subvolume, and the limit. The
-//! kernel puts a new subvolume into the groups of its parent.
+//! Every subvolume has a group of level 0, which counts its allocations. A volume is a subvolume with all that pods
+//! make inside. All of these are in one group of level 1, which has the number of the volume's own subvolume, and the
+//! limit. The kernel puts a new subvolume into the groups of its parent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,10 +16,8 @@ use crate::host::sys::{dirfd, syscalls};
 
 /// The number of the top level, which holds all subvolumes.
 pub(crate) const TOP_LEVEL: u64 = 5;
-/// The number of the root directory of each subvolume.
 const ROOT_DIRECTORY: u64 = 256;
 
-/// The kernel's numbers of trees and of the kinds of their items.
 const ROOT_TREE: u64 = 1;
 const QUOTA_TREE: u64 = 8;
 const ROOT_ITEM: u32 = 132;
@@ -35,7 +33,6 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Bytes still counted this many attempts after the cleanup are shared with another volume, and stay.
 const SHARED_AFTER: u32 = 5;
 
-/// A mounted btrfs, seen from its top level.
 pub(crate) struct Filesystem {
     root: OwnedFd,
     sysfs: PathBuf,
@@ -51,7 +48,6 @@ pub(crate) enum Counting {
     Full,
 }
 
-/// A volume's group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Group {
     pub(crate) limit: u64,
@@ -66,7 +62,6 @@ struct Link {
 }
 
 impl Filesystem {
-    /// `root` is its top level.
     pub(crate) fn open(root: &OwnedFd) -> Result<Self> {
         // Not a duplicate, which would share the disk's lock.
         let root = dirfd::open_dir(root, ".").context(|| "open the disk's top level")?;
@@ -90,13 +85,11 @@ impl Filesystem {
         }
     }
 
-    /// Switches simple quotas on.
     pub(crate) fn enable_counting(&self) -> Result<()> {
         match syscalls::btrfs_enable_simple_quotas(&self.root) {
-            Err(Errno::INVAL | Errno::NOTTY | Errno::OPNOTSUPP) => {
-                let feature = "backing Btrfs, by the simple quotas that limit also subvolumes in a volume,";
-                Err(Error::KernelTooOld { feature, needed: "6.7" })
-            }
+            Err(Errno::INVAL | Errno::NOTTY | Errno::OPNOTSUPP) => Err(Error::KernelTooOld(
+                "backing Btrfs needs simple quotas, which limit also subvolumes in a volume, and so Linux 6.7 or newer",
+            )),
             result => result.context(|| "switch simple quotas on"),
         }
     }
@@ -111,7 +104,6 @@ impl Filesystem {
         Ok(size("metadata")?.saturating_add(size("system")?))
     }
 
-    /// The group of a volume.
     pub(crate) fn group(&self, volume: u64) -> Result<Option<Group>> {
         let read = |name: &str| {
             let path = PathBuf::from(format!("qgroups/1_{volume}")).join(name);
@@ -128,7 +120,6 @@ impl Filesystem {
         })
     }
 
-    /// The groups of all volumes.
     pub(crate) fn groups(&self) -> Result<Vec<Group>> {
         let entries = match std::fs::read_dir(self.sysfs.join("qgroups")) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
@@ -147,19 +138,12 @@ impl Filesystem {
     pub(crate) fn set_group(&self, volume: u64, bytes: u64) -> Result<()> {
         let group = group_of(volume);
         let context = || format!("limit subvolume {volume} to {bytes} bytes");
-        match syscalls::btrfs_group(&self.root, group, true) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error).context(context),
-        }
+        unless(Errno::EXIST, syscalls::btrfs_group(&self.root, group, true)).context(context)?;
         // The limit first: no volume is ever in a group without one.
         syscalls::btrfs_limit(&self.root, group, bytes).context(context)?;
-        match syscalls::btrfs_assign(&self.root, volume, group, true) {
-            Ok(()) | Err(Errno::EXIST) => Ok(()),
-            Err(error) => Err(error).context(context),
-        }
+        unless(Errno::EXIST, syscalls::btrfs_assign(&self.root, volume, group, true)).context(context)
     }
 
-    /// Changes a volume's limit.
     pub(crate) fn set_limit(&self, volume: u64, bytes: u64) -> Result<()> {
         syscalls::btrfs_limit(&self.root, group_of(volume), bytes)
             .context(|| format!("limit subvolume {volume} to {bytes} bytes"))
@@ -186,8 +170,8 @@ impl Filesystem {
         }
     }
 
-    /// Removes a volume's subvolume and all subvolumes in it, and waits until their bytes are free again (X4). The volume's
-    /// group lists them, also after a crash.
+    /// Removes a volume's subvolume and all subvolumes in it, and waits until their bytes are free again (X4). The
+    /// volume's group lists them, also after a crash.
     ///
     /// # Errors
     /// [`Error::Busy`] if a process holds some bytes, or another volume shares them.
@@ -252,8 +236,8 @@ impl Filesystem {
         syscalls::btrfs_sync(&self.root).context(context)
     }
 
-    /// Puts subvolumes into their volumes' groups. A pod can make one that the kernel counts elsewhere, or nowhere. Subvolumes
-    /// in `known` have been put right before.
+    /// Puts subvolumes into their volumes' groups. A pod can make one that the kernel counts elsewhere, or nowhere.
+    /// Subvolumes in `known` have been put right before.
     pub(crate) fn correct_groups(&self, known: &mut BTreeSet<u64>) -> Result<()> {
         let links = self.links()?;
         known.retain(|id| links.contains_key(id));
@@ -275,10 +259,7 @@ impl Filesystem {
                     volume,
                     "a subvolume was made outside its volume's limit, and is inside now"
                 );
-                match syscalls::btrfs_assign(&self.root, id, right, true) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(error) => return Err(error).context(context),
-                }
+                unless(Errno::EXIST, syscalls::btrfs_assign(&self.root, id, right, true)).context(context)?;
             }
             found.retain(|group| *group != right);
             for wrong in found {
@@ -289,7 +270,6 @@ impl Filesystem {
         Ok(())
     }
 
-    /// The places of all subvolumes that have a name.
     fn links(&self) -> Result<BTreeMap<u64, Link>> {
         const NAME: usize = 18;
         let items = self.items(ROOT_TREE, ROOT_DIRECTORY)?;
@@ -333,11 +313,15 @@ impl Filesystem {
     }
 }
 
-fn no_number(path: &Path) -> Error {
-    Error::Corrupt { what: path.display().to_string(), reason: "it has no number".to_owned() }
+/// Ignores this error.
+fn unless(expected: Errno, result: rustix::io::Result<()>) -> rustix::io::Result<()> {
+    if result == Err(expected) { Ok(()) } else { result }
 }
 
-/// A volume's group, of level 1.
+fn no_number(path: &Path) -> Error {
+    Error::corrupt(path.display().to_string(), "it has no number")
+}
+
 fn group_of(volume: u64) -> u64 {
     1 << 48 | volume
 }

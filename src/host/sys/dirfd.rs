@@ -1,7 +1,7 @@
 //! Files beneath a directory that is open, and no others (M7, S12).
 //!
-//! The kernel resolves the names with openat2(2): it follows no symbolic link, not even in the middle, no magic link, and no
-//! `..` above the start. An open file stays the same file, whatever is renamed meanwhile.
+//! The kernel resolves the names with openat2(2): it follows no symbolic link, not even in the middle, no magic link,
+//! and no `..` above the start. An open file stays the same file, whatever is renamed meanwhile.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -34,12 +34,19 @@ pub(crate) fn open_here(dir: impl AsFd, name: impl Arg, flags: OFlags) -> Result
     rustix::fs::openat2(dir, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
+/// `None` for a file that does not exist.
+pub(crate) fn unless_missing<T>(opened: Result<T>) -> Result<Option<T>> {
+    match opened {
+        Err(Errno::NOENT) => Ok(None),
+        result => result.map(Some),
+    }
+}
+
 /// Opens a directory to list it and to synchronize it.
 pub(crate) fn open_dir(dir: impl AsFd, name: &str) -> Result<OwnedFd> {
     open_here(dir, name, OFlags::RDONLY | OFlags::DIRECTORY)
 }
 
-/// Makes a file that did not exist.
 pub(crate) fn create(dir: impl AsFd, name: &str) -> Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     rustix::fs::openat2(dir, name, flags, Mode::RUSR | Mode::WUSR, BENEATH | ResolveFlags::NO_XDEV)
@@ -62,7 +69,6 @@ pub(crate) fn remove(dir: impl AsFd, name: impl AsRef<Path>, flags: AtFlags) -> 
     }
 }
 
-/// The names in a directory, without `.` and `..`.
 pub(crate) fn names(dir: impl AsFd) -> Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(dir)? {

@@ -13,14 +13,13 @@ use crate::host::sys::dirfd;
 
 /// A directory with more files is not counted.
 const MAX_FILES: u64 = 10_000_000;
-/// Nor is one that takes more memory: for the paths of directories that are still to be visited, and for inodes with
-/// several names.
+/// Nor is one that takes more memory, for the paths of pending directories and for inodes with several names.
 const MAX_MEMORY: usize = 64 << 20;
 /// Memory for an inode in a set.
 const INODE_MEMORY: usize = 16;
 
-/// Bytes of the blocks of everything beneath a directory, on its own filesystem; an inode with several names counts once.
-/// `None` if there are more files, or more or deeper directories, than are counted.
+/// Bytes of the blocks of everything beneath a directory, on its own filesystem; an inode with several names counts
+/// once. `None` if there are more files, or more or deeper directories, than are counted.
 pub(crate) fn count(directory: &OwnedFd) -> Result<Option<u64>> {
     let count = || "count the files of an adopted directory";
     let device = rustix::fs::fstat(directory).context(count)?.st_dev;

@@ -7,10 +7,9 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{Gid, Mode};
 
 use crate::host::error::{Context, Error, Result};
-use crate::host::fs_type::FsType;
 use crate::host::sys::program::{self, FILE, RESULT};
 use crate::host::sys::syscalls;
-use crate::host::uid::VolumeUid;
+use crate::host::types::{FsType, VolumeUid};
 
 /// Bytes at both ends that must be blank: ext, xfs, btrfs, LVM, RAID and ZFS all have their signatures there.
 pub(crate) const SIGNATURES: usize = 1 << 20;
@@ -51,7 +50,7 @@ pub(crate) fn set_root(root: impl AsFd, gid: Option<u32>, mode: Option<u32>) -> 
 pub(crate) fn make(fs_type: FsType, uid: &VolumeUid, file: &File, size: u64, zeroed: bool) -> Result<()> {
     if !is_blank(file, size)? {
         let reason = "its new file or device is not empty".to_owned();
-        return Err(Error::Corrupt { what: format!("volume {uid}"), reason });
+        return Err(Error::corrupt(format!("volume {uid}"), reason));
     }
     let (blocks, zeroed) = (size / BLOCK, u8::from(zeroed));
     // No discards: they would punch holes into preallocated blocks (V5). The size is given: a device may be larger.
@@ -120,14 +119,13 @@ pub(crate) fn min_size(file: &File) -> Result<u64> {
     let output = program::ask("resize2fs", &["-P", FILE], Some(file))?;
     let output = String::from_utf8_lossy(&output);
     let blocks = output.trim().rsplit_once(": ").and_then(|(_, number)| number.parse::<u64>().ok());
-    let unknown =
-        || Error::Corrupt { what: "the output of resize2fs -P".to_owned(), reason: output.trim().to_owned() };
+    let unknown = || Error::corrupt("the output of resize2fs -P", output.trim().to_owned());
     Ok(blocks.ok_or_else(unknown)?.saturating_mul(BLOCK))
 }
 
-/// Copies the taken blocks of a [checked](check) ext4 filesystem, and gives the copy `size` bytes. `set_size` gives the
-/// copy's file or device its final size, which is done before the filesystem grows, or after it shrinks. An interrupted copy is
-/// worthless.
+/// Copies the taken blocks of a [checked](check) ext4 filesystem, and gives the copy `size` bytes. `set_size` gives
+/// the copy's file or device its final size, which is done before the filesystem grows, or after it shrinks. An
+/// interrupted copy is worthless.
 pub(crate) fn copy_resized(
     uid: &VolumeUid,
     from: &File,
@@ -148,10 +146,9 @@ pub(crate) fn copy_resized(
     set_size()
 }
 
-/// Compares type and UUID of the filesystem with the volume's before every mount. A wrong filesystem is neither repaired nor
-/// formatted.
+/// Compares type and UUID of the filesystem with the volume's. A wrong one is neither repaired nor formatted.
 pub(crate) fn verify(fs_type: FsType, uid: &VolumeUid, file: &File) -> Result<()> {
-    let corrupt = |reason: String| Error::Corrupt { what: format!("the filesystem of volume {uid}"), reason };
+    let corrupt = |reason: String| Error::corrupt(format!("the filesystem of volume {uid}"), reason);
     let mut start = [0; 2048];
     file.read_exact_at(&mut start, 0).context(|| format!("read the superblock of volume {uid}"))?;
     match identify(&start) {

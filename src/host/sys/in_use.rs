@@ -1,15 +1,13 @@
-//! The in-use check where no exclusive open can ask the kernel: its tables of mounts and of open files, process by
-//! process (X3).
+//! The in-use check without an exclusive open (X3), by the kernel's mounts and open files of each process.
 //!
 //! # Guarantees
 //! - The check covers every mount namespace in which a thread runs, from every root directory in use there. It covers
 //!   every process' open and mapped files, working and root directory.
-//! - A process that cannot be looked at is an error, never "unused". The one exception is the node's init process, which
-//!   some systems shield and which uses no volume.
+//! - A process that cannot be looked at is an error, never "unused". The one exception is the node's init process,
+//!   which some systems shield and which uses no volume.
 //!
 //! # Assumptions
-//! - The agent sees the processes of the whole node (`hostPID`); otherwise the disk is refused
-//!   ([`ensure_processes_visible`]).
+//! - The agent sees the processes of the whole node (`hostPID`): see [`ensure_processes_visible`].
 //!
 //! # Caveats
 //! - No table that can be read has a namespace without a thread that is kept by a file, nor a descriptor on its way
@@ -46,8 +44,7 @@ pub(crate) fn ensure_processes_visible() -> Result<()> {
 
 /// True if some mount is `mounted` or some file of another process is `open`.
 ///
-/// A use counts only if it is found again a moment later: a new process has copies of all our descriptors between fork
-/// and exec.
+/// A use counts only if it is found twice: a new process has copies of all our descriptors between fork and exec.
 pub(crate) fn in_use(mounted: impl Fn(&Mount) -> bool, open: impl Fn(OpenFile) -> bool) -> Result<bool> {
     ensure_processes_visible()?;
     for _ in 0..2 {
@@ -173,7 +170,6 @@ fn entries(directory: &Path) -> Result<Option<Vec<PathBuf>>> {
     })
 }
 
-/// The result of `look`, or nothing if the process ended meanwhile.
 fn unless_process_gone<T: Default>(look: impl FnOnce() -> std::io::Result<T>) -> Result<T> {
     match look() {
         Err(error)

@@ -36,7 +36,6 @@ impl Identity {
     }
 }
 
-/// The property by which a device was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Match {
     /// The device is bound to the file: it is ours.
@@ -51,7 +50,6 @@ pub(crate) struct LoopDevice {
     pub(crate) device: Device,
     pub(crate) found: Match,
     pub(crate) direct_io: bool,
-    /// Keeps it bound.
     pub(crate) open: OwnedFd,
 }
 
@@ -92,12 +90,10 @@ impl LoopDevice {
         if read()?.trim() != "0" {
             std::fs::write(&path, "0").context(|| format!("turn off discards in {path}"))?;
             if read()?.trim() != "0" {
-                return Err(Error::UnusableDevice {
-                    device: self.path(),
-                    reason: format!(
-                        "{path} does not become 0, so the volume could lose blocks: detach the device"
-                    ),
-                });
+                return Err(Error::UnusableDevice(format!(
+                    "{path} does not become 0, so a volume could lose blocks: detach {}",
+                    self.path()
+                )));
             }
         }
         Ok(())
@@ -132,10 +128,8 @@ pub(crate) fn any_bound(wanted: impl Fn(&syscalls::LoopInfo64) -> bool) -> Resul
 
 /// True for the number of a device that is bound to the file, or has its label.
 pub(crate) fn is_bound(device: Device, identity: &Identity) -> Result<bool> {
-    match number_of(device)? {
-        Some(number) => Ok(examine(number, identity)?.is_some_and(|found| found.device == device)),
-        None => Ok(false),
-    }
+    let Some(number) = number_of(device)? else { return Ok(false) };
+    Ok(examine(number, identity)?.is_some_and(|found| found.device == device))
 }
 
 /// The `N` of `loopN`; `None` for any other device.
@@ -176,11 +170,11 @@ pub(crate) fn attach(file: BorrowedFd<'_>, identity: &Identity) -> Result<LoopDe
     let mut existing = find(identity)?;
     if existing.iter().any(|device| device.found == Match::Label) {
         let reason = "a loop device still serves a file that is no longer there".to_owned();
-        return Err(Error::Corrupt { what: identity.label.clone(), reason });
+        return Err(Error::corrupt(identity.label.clone(), reason));
     }
     if existing.len() > 1 {
         let reason = format!("{} loop devices serve it", existing.len());
-        return Err(Error::Corrupt { what: identity.label.clone(), reason });
+        return Err(Error::corrupt(identity.label.clone(), reason));
     }
     if let Some(device) = existing.pop() {
         return Ok(device);
@@ -207,11 +201,9 @@ pub(crate) fn attach(file: BorrowedFd<'_>, identity: &Identity) -> Result<LoopDe
         let status = syscalls::loop_status(&fd).context(|| format!("read the binding of loop{number}"))?;
         if identity.matches(&status) != Some(Match::File) {
             // AUTOCLEAR detaches it when it is closed.
-            let what = &identity.label;
-            let reason = format!(
-                "the kernel and stat(2) disagree on the file of volume {what}: use a disk with ext4 or xfs"
-            );
-            return Err(Error::UnusableDevice { device: format!("/dev/loop{number}"), reason });
+            return Err(Error::UnusableDevice(format!(
+                "the kernel and stat(2) disagree on the file behind loop{number}: use a disk with ext4 or xfs"
+            )));
         }
         let direct_io = status.flags & syscalls::LO_FLAGS_DIRECT_IO != 0;
         return Ok(LoopDevice { number, device, found: Match::File, direct_io, open: fd });
@@ -219,7 +211,6 @@ pub(crate) fn attach(file: BorrowedFd<'_>, identity: &Identity) -> Result<LoopDe
     Err(Error::Busy { what: "every free loop device".to_owned() })
 }
 
-/// The numbers of the devices that have a file now.
 fn bound_numbers() -> Result<Vec<u32>> {
     let mut numbers = Vec::new();
     for entry in std::fs::read_dir("/sys/block").context(|| "list /sys/block")? {
@@ -233,7 +224,6 @@ fn bound_numbers() -> Result<Vec<u32>> {
     Ok(numbers)
 }
 
-/// Reads `loop7`.
 fn number(name: &str) -> Option<u32> {
     name.strip_prefix("loop")?.parse().ok()
 }
@@ -242,7 +232,7 @@ fn number(name: &str) -> Option<u32> {
 fn open_node(number: u32, flags: OFlags) -> Result<(OwnedFd, Device)> {
     let name = format!("/sys/block/loop{number}/dev");
     let text = std::fs::read_to_string(&name).context(|| format!("read {name}"))?;
-    let device = Device::parse(&text).ok_or(Error::Corrupt { what: name, reason: text })?;
+    let device = Device::parse(&text).ok_or_else(|| Error::corrupt(name, text.as_str()))?;
     let path = format!("/dev/loop{number}");
     let open = || rustix::fs::open(&path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty());
     let opened = match open() {
@@ -258,8 +248,7 @@ fn open_node(number: u32, flags: OFlags) -> Result<(OwnedFd, Device)> {
     };
     let fd = opened.context(|| format!("open {path}"))?;
     if Device::of_node(&fd)? != Some(device) {
-        let reason = format!("it is not the device {}:{}: remove it", device.major, device.minor);
-        return Err(Error::UnusableDevice { device: path, reason });
+        return Err(Error::UnusableDevice(format!("{path} is another device than in sysfs: remove it")));
     }
     Ok((fd, device))
 }

@@ -66,7 +66,6 @@ pub(crate) struct Mount {
     pub(crate) inode: Option<u64>,
 }
 
-/// Every mount of the mount namespace of the calling thread.
 pub(crate) fn mounts() -> Result<Vec<Mount>> {
     // Not "self": that is the process' first thread, which may live in another namespace.
     let table =

@@ -1,7 +1,7 @@
 //! Mounts, made and placed by descriptor.
 //!
-//! A mount is made detached, with all its attributes, and then moved onto a directory that is already open. So the mount is
-//! never visible without its mode (S9, M3), and no path is resolved twice (M7).
+//! A mount is made detached, with all its attributes, and then moved onto a directory that is already open. So the
+//! mount is never visible without its mode (S9, M3), and no path is resolved twice (M7).
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -11,14 +11,15 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
 use crate::host::error::{Context, Error, Result, retry_while_busy};
-use crate::host::fs_type::FsType;
 use crate::host::sys::mountinfo::{self, Device, Mount};
 use crate::host::sys::{dirfd, syscalls};
+use crate::host::types::FsType;
 
 /// A detached mount of a block device's filesystem; dropping the mount unmounts it.
 ///
 /// The kernel keeps one superblock per device, so each result is one more view of it. The superblock itself is always
-/// writable; `attributes` concern this view alone. A path can be replaced, so the mounted device is compared with `device`.
+/// writable; `attributes` concern this view alone. A path can be replaced, so the mounted device is compared with
+/// `device`.
 pub(crate) fn of_device(
     fs_type: FsType,
     path: &str,
@@ -72,7 +73,7 @@ pub(crate) fn rooted_at(fd: impl AsFd) -> Result<Option<Mount>> {
     if !found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT)
         || found.stx_mask & StatxFlags::MNT_ID.bits() == 0
     {
-        return Err(Error::KernelTooOld { feature: "mounting volumes", needed: "5.12" });
+        return Err(Error::KernelTooOld("mounting volumes needs Linux 5.12 or newer"));
     }
     if !found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
         return Ok(None);
@@ -95,7 +96,6 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// The directory that a mount shows.
     pub(crate) fn of(mount: &Mount) -> Self {
         Self { device: mount.device, path: mount.root.clone() }
     }
@@ -110,7 +110,6 @@ impl Place {
     }
 }
 
-/// The place of an open directory.
 pub(crate) fn place(directory: impl AsFd) -> Result<Place> {
     let directory = directory.as_fd();
     let found = rustix::fs::statx(directory, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
@@ -174,7 +173,7 @@ impl Target {
         Error::Conflict(format!("target {} is {found}: remove it", self.path))
     }
 
-    /// Moves a detached mount here, onto a directory or, for a device, a file; the mount point is made if it is missing.
+    /// Moves a detached mount here, onto a directory or, for a device, a file. A missing mount point is made.
     pub(crate) fn attach(&self, mount: &OwnedFd, is_device: bool) -> Result<()> {
         let changed = || Error::Conflict(format!("target {} changed meanwhile: try again", self.path));
         let made = match is_device {
@@ -195,8 +194,8 @@ impl Target {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         rustix::mount::move_mount(mount, "", &place, "", flags)
             .context(|| format!("put the mount onto {}", self.path))?;
-        // A mount point cannot be renamed. But a rename just before may have put this one under another name. Such a rename
-        // holds the lock of the parent, so it has ended when mkdir has got that lock.
+        // A mount point cannot be renamed. But a rename just before may have put this one under another name. Such a
+        // rename holds the lock of the parent, so it has ended when mkdir has got that lock.
         let id = |fd: &OwnedFd| {
             rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map(|found| found.stx_mnt_id)
         };
@@ -231,7 +230,6 @@ impl Target {
         })
     }
 
-    /// Removes the directory or file, which must be empty.
     pub(crate) fn remove(&self) -> Result<()> {
         let flags = match self.look()? {
             Found::File(_) => AtFlags::empty(),

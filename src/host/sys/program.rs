@@ -11,7 +11,6 @@ const DIRECTORIES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 
 /// The argument for the file that a program works on, whatever happens to the file's name meanwhile.
 pub(crate) const FILE: &str = "/proc/self/fd/0";
-/// The argument for the file that a program writes to.
 pub(crate) const RESULT: &str = "/proc/self/fd/1";
 
 /// Runs a program on a file; with `result` the program writes to that one.
@@ -72,5 +71,5 @@ fn find(program: &str) -> Result<PathBuf> {
         .iter()
         .map(|directory| Path::new(directory).join(program))
         .find(|path| path.is_file())
-        .ok_or_else(|| Error::ProgramMissing { program: program.to_owned(), package })
+        .ok_or_else(|| Error::ProgramMissing(format!("{program} is missing: install the package {package}")))
 }

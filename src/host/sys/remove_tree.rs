@@ -1,8 +1,8 @@
 //! Emptying a directory of any size and depth (S12).
 //!
-//! The walk never goes deeper than two levels: the subdirectories of a subdirectory are moved up into the directory that is
-//! being emptied, and removed there. So neither depth nor number of files costs memory or descriptors, and the rest after
-//! a crash is emptied in the same way.
+//! The walk never goes deeper than two levels: the subdirectories of a subdirectory are moved up into the directory
+//! that is being emptied, and removed there. So neither depth nor number of files costs memory or descriptors, and
+//! the rest after a crash is emptied in the same way.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -12,7 +12,7 @@ use rustix::io::{Errno, Result};
 
 use crate::host::error::{self, Error};
 use crate::host::sys::dirfd;
-use crate::host::uid::VolumeUid;
+use crate::host::types::VolumeUid;
 
 /// Removes everything in `root`. No symbolic link is followed and no mount crossed: a mount inside is an error, `EXDEV`
 /// or `EBUSY`.
@@ -42,7 +42,6 @@ pub(crate) fn empty_volume(data: impl AsFd, uid: &VolumeUid) -> error::Result<()
     })
 }
 
-/// Calls `dispose` for every entry of a directory, until there is none.
 fn dispose_of_entries(directory: impl AsFd, mut dispose: impl FnMut(&CStr) -> Result<()>) -> Result<()> {
     let mut entries = Dir::read_from(directory)?;
     loop {
@@ -85,7 +84,7 @@ fn remove(directory: impl AsFd, name: &CStr, flags: AtFlags) -> Result<()> {
     }
 }
 
-/// Tries again without the flags "immutable" and "append only", which a pod may have set, if the first attempt got EPERM.
+/// Repeats an attempt that got EPERM without the flags "immutable" and "append only", which a pod may have set.
 fn without_protection(directory: impl AsFd, name: &CStr, attempt: impl Fn() -> Result<()>) -> Result<()> {
     match attempt() {
         Err(Errno::PERM) => {}

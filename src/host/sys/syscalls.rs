@@ -1,5 +1,5 @@
-//! The few ioctls of loop(4), ext4, xfs and btrfs, mount_setattr(2), quotactl_fd(2) and open_by_handle_at(2), that rustix
-//! does not wrap; the only unsafe code of this crate.
+//! The few ioctls of loop(4), ext4, xfs and btrfs, mount_setattr(2), quotactl_fd(2) and open_by_handle_at(2), that
+//! rustix does not wrap; the only unsafe code of this crate.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -44,16 +44,11 @@ pub(crate) struct LoopInfo64 {
     pub(crate) device: u64,
     pub(crate) inode: u64,
     pub(crate) rdevice: u64,
-    pub(crate) offset: u64,
-    pub(crate) size_limit: u64,
-    pub(crate) number: u32,
-    pub(crate) encrypt_type: u32,
-    pub(crate) encrypt_key_size: u32,
+    range: [u64; 2],
+    numbers: [u32; 3],
     pub(crate) flags: u32,
-    pub(crate) file_name: [u8; 64],
-    pub(crate) crypt_name: [u8; 64],
-    pub(crate) encrypt_key: [u8; 32],
-    pub(crate) init: [u64; 2],
+    file_name: [u8; 64],
+    encryption: [u64; 14],
 }
 
 /// `struct loop_config` of linux/loop.h.
@@ -99,8 +94,8 @@ pub(crate) struct FileAttributes {
 /// `FS_XFLAG_PROJINHERIT`: new files in the directory get its project.
 pub(crate) const INHERIT_PROJECT: u32 = 0x200;
 
-/// `struct if_nextdqblk` of linux/quota.h, whose beginning is `struct if_dqblk`: limits and use of one project. A limit of
-/// 0 is none.
+/// `struct if_nextdqblk` of linux/quota.h, whose beginning is `struct if_dqblk`: limits and use of one project. A
+/// limit of 0 is none.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub(crate) struct ProjectQuota {
@@ -143,21 +138,8 @@ impl LoopInfo64 {
         let mut file_name = [0; 64];
         let length = label.len().min(file_name.len() - 1);
         file_name[..length].copy_from_slice(&label.as_bytes()[..length]);
-        Self {
-            device: 0,
-            inode: 0,
-            rdevice: 0,
-            offset: 0,
-            size_limit: 0,
-            number: 0,
-            encrypt_type: 0,
-            encrypt_key_size: 0,
-            flags,
-            file_name,
-            crypt_name: [0; 64],
-            encrypt_key: [0; 32],
-            init: [0; 2],
-        }
+        let (range, numbers, encryption) = ([0; 2], [0; 3], [0; 14]);
+        Self { device: 0, inode: 0, rdevice: 0, range, numbers, flags, file_name, encryption }
     }
 
     /// The label that the device got when it was bound.
@@ -492,7 +474,7 @@ pub(crate) fn enforces_project_quota(file: impl AsFd) -> Result<bool> {
     Ok(state.flags & FS_QUOTA_PDQ_ACCT_AND_ENFD == FS_QUOTA_PDQ_ACCT_AND_ENFD)
 }
 
-/// Limits and use of the first project from that number on that the filesystem knows.
+/// Limits and use of the filesystem's first project from that number on.
 pub(crate) fn next_project_quota(file: impl AsFd, from: u32) -> Result<Option<ProjectQuota>> {
     const Q_GETNEXTQUOTA: u32 = 0x80_0009;
     if from == u32::MAX {

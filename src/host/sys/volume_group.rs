@@ -1,8 +1,8 @@
 //! A volume group of LVM, and the logical volumes in it that are ours.
 //!
-//! LVM's own program makes the changes. The device of a logical volume is read from sysfs, so that a mount starts no program.
-//! A group is identified by its UUID: another group of its name is an error. So is a logical volume with one of our names
-//! and without our tag.
+//! LVM's own program makes the changes. The device of a logical volume is read from sysfs, so that a mount starts no
+//! program. A group is identified by its UUID: another group of its name is an error. So is a logical volume with one
+//! of our names and without our tag.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,8 +18,8 @@ use crate::host::sys::program;
 /// The tag of our logical volumes.
 const TAG: &str = "reservoir";
 
-/// LVM's settings, whatever the node has configured. LVM waits for no udev, which is outside of the agent's container. It
-/// writes nothing but metadata on the group's own devices. The node's own locks keep other changes out.
+/// LVM's settings, whatever the node has configured. LVM waits for no udev, which is outside of the agent's
+/// container. It writes nothing but metadata on the group's own devices. The node's own locks keep other changes out.
 const CONFIG: &str = "global{locking_dir=\"/run/lock/lvm\"} backup{backup=0 archive=0} \
      activation{udev_sync=0 udev_rules=0 verify_udev_operations=0 monitoring=0} \
      devices{hints=\"none\" issue_discards=1 obtain_device_list_from_udev=0 external_device_info_source=\"none\"}";
@@ -31,13 +31,10 @@ pub(crate) struct VolumeGroup {
     extent: u64,
 }
 
-/// The content of a volume group now.
 pub(crate) struct Content {
-    /// Bytes that no logical volume has.
     pub(crate) free: u64,
     /// Bytes of the logical volumes that are ours.
     pub(crate) ours: BTreeMap<String, u64>,
-    /// Names of the other logical volumes.
     others: Vec<String>,
 }
 
@@ -49,7 +46,6 @@ pub(crate) struct Node {
     pub(crate) bytes: u64,
 }
 
-/// LVM's standard output.
 #[derive(Deserialize)]
 struct Output {
     report: Vec<Report>,
@@ -67,7 +63,7 @@ type Row = BTreeMap<String, String>;
 impl VolumeGroup {
     /// Looks for the volume group with this directory in `/dev`, and activates our logical volumes.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let unsuitable = |reason: String| Error::UnsuitableDisk { path: path.to_owned(), reason };
+        let unsuitable = |reason: String| Error::unsuitable_disk(path, reason);
         let name = name_of(path).ok_or_else(|| {
             unsuitable("is no volume group: the path of one is /dev/ and its name".to_owned())
         })?;
@@ -144,11 +140,17 @@ impl VolumeGroup {
             return Ok(None);
         }
         lvm("lvchange", &["--activate", "y", &self.path(name)])?;
-        let missing = || Error::UnusableDevice {
-            device: self.path(name),
-            reason: "it was activated and has no device: look into the kernel's log".to_owned(),
+        let path = self.path(name);
+        let missing = || {
+            Error::UnusableDevice(format!(
+                "{path} was activated and has no device: look into the kernel's log"
+            ))
         };
         self.active(name)?.ok_or_else(missing).map(Some)
+    }
+
+    pub(crate) fn existing_node(&self, name: &str) -> Result<Node> {
+        self.node(name)?.ok_or_else(|| Error::NotFound(format!("logical volume {}", self.path(name))))
     }
 
     /// The device of a logical volume, if it is active, by sysfs alone.
@@ -208,13 +210,12 @@ impl Content {
 }
 
 impl Node {
-    /// Opens the device for reading and writing.
     pub(crate) fn open(&self) -> Result<File> {
         retry_while_busy(|| self.open_with(OFlags::RDWR))
     }
 
-    /// True if a filesystem on the device is alive in any mount namespace, or another user has claimed it (X3): the kernel
-    /// then refuses an exclusive open.
+    /// True if a filesystem on the device is alive in any mount namespace, or another user has claimed it (X3): the
+    /// kernel then refuses an exclusive open.
     pub(crate) fn is_claimed(&self) -> Result<bool> {
         Ok(unless_busy(|| self.open_with(OFlags::RDONLY | OFlags::EXCL))?.is_none())
     }
@@ -225,10 +226,9 @@ impl Node {
         let file = rustix::fs::open(&self.path, flags, Mode::empty()).context(|| format!("open {path}"))?;
         match Device::of_node(&file)? == Some(self.device) {
             true => Ok(file.into()),
-            false => Err(Error::UnusableDevice {
-                device: path.to_string(),
-                reason: "it is another device than in sysfs: mount the node's /dev into the agent".to_owned(),
-            }),
+            false => Err(Error::UnusableDevice(format!(
+                "{path} is another device than in sysfs: mount the node's /dev into the agent"
+            ))),
         }
     }
 }
@@ -276,7 +276,7 @@ fn number(row: &Row, name: &str) -> Result<u64> {
 }
 
 fn malformed(reason: String) -> Error {
-    Error::Corrupt { what: "the output of LVM".to_owned(), reason }
+    Error::corrupt("the output of LVM", reason)
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ pub(crate) fn overwrite(file: &File, range: Range<u64>) -> std::io::Result<()> {
     file.sync_data()
 }
 
-/// [Overwrites](overwrite) a regular file from an offset to its end. Holes stay holes: the disk may have no space for them.
+/// [Overwrites](overwrite) a regular file from an offset to its end. Holes stay: the disk may have no space for them.
 pub(crate) fn overwrite_from(file: &File, from: u64) -> std::io::Result<()> {
     let metadata = file.metadata()?;
     if metadata.blocks() * 512 >= metadata.len() {
@@ -51,7 +51,7 @@ pub(crate) fn overwrite_from(file: &File, from: u64) -> std::io::Result<()> {
 
 /// Makes a device read as zeroes (S17): discards its blocks where the device promises zeroes for them, else writes.
 pub(crate) fn discard(device: &File, size: u64) -> rustix::io::Result<()> {
-    // PUNCH_HOLE on a device is an unmap that must leave zeroes; the kernel refuses it where the device cannot promise that.
+    // PUNCH_HOLE on a device is an unmap that must leave zeroes; the kernel refuses it without that promise.
     let mut how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     let mut offset = 0;
     while offset < size {

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::host::error::{Error, Result};
-use crate::host::spec::VolumeSpec;
-use crate::host::uid::VolumeUid;
+use crate::host::types::spec::VolumeSpec;
+use crate::host::types::uid::VolumeUid;
 
 /// The layout of the record that this code writes. It is raised only if older code must not touch a newer record.
 /// Additions keep it: older code carries unknown fields along.
@@ -82,7 +82,7 @@ pub struct Record {
 }
 
 impl Record {
-    pub(super) fn new(spec: VolumeSpec) -> Self {
+    pub(crate) fn new(spec: VolumeSpec) -> Self {
         Self {
             version: VERSION,
             spec,
@@ -97,8 +97,8 @@ impl Record {
     }
 
     /// Reads a record of `uid`; anything else is kept as it is and reported.
-    pub(super) fn parse(uid: &VolumeUid, bytes: &[u8]) -> Result<Self> {
-        let corrupt = |reason: String| Error::Corrupt { what: format!("the record of volume {uid}"), reason };
+    pub(crate) fn parse(uid: &VolumeUid, bytes: &[u8]) -> Result<Self> {
+        let corrupt = |reason: String| Error::corrupt(format!("the record of volume {uid}"), reason);
         // The version first: a newer layout need not have our fields.
         let value: Value = serde_json::from_slice(bytes).map_err(|error| corrupt(error.to_string()))?;
         match value.get("version").and_then(Value::as_u64) {
@@ -126,19 +126,18 @@ impl Record {
     }
 
     /// The UUID of the volume's filesystem.
-    pub(super) fn filesystem_uuid(&self) -> &VolumeUid {
+    pub(crate) fn filesystem_uuid(&self) -> &VolumeUid {
         self.made_as.as_ref().unwrap_or(&self.spec.uid)
     }
 
-    pub(super) fn to_bytes(&self) -> Result<Vec<u8>> {
-        serde_json::to_vec_pretty(self).map_err(|error| Error::Corrupt {
-            what: format!("the record of volume {}", self.spec.uid),
-            reason: error.to_string(),
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec_pretty(self).map_err(|error| {
+            Error::corrupt(format!("the record of volume {}", self.spec.uid), error.to_string())
         })
     }
 
     /// The pods that use the volume, for people: the first three, and the number of the others.
-    pub(super) fn users(&self) -> String {
+    pub(crate) fn users(&self) -> String {
         let mut pods: Vec<_> =
             self.publishes.values().map(|p| format!("{}/{}", p.pod.namespace, p.pod.name)).collect();
         pods.sort();
@@ -158,8 +157,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::host::fs_type::FsType;
-    use crate::host::mount_options::MountOption;
+    use crate::host::types::fs_type::FsType;
+    use crate::host::types::mount_options::MountOption;
 
     const UID: &str = "00112233-4455-6677-8899-aabbccddeeff";
 

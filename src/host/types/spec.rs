@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use rustix::mount::MountAttrFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::host::error::{Error, Result};
-use crate::host::fs_type::FsType;
-use crate::host::mount_options::MountOption;
-use crate::host::uid::VolumeUid;
+use crate::host::types::fs_type::FsType;
+use crate::host::types::mount_options::{self, MountOption};
+use crate::host::types::uid::VolumeUid;
 
 /// A volume as it is asked for, and all that is needed to rebuild its Kubernetes object from the disk (X6).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,7 +25,7 @@ pub struct VolumeSpec {
     /// That reservation, then those which it was carved out of; kept for X6 alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reservations: Vec<Reserved>,
-    /// Bytes of disk that the volume may take, at least [`FsType::min_bytes`]. The rest after the last whole block stays free.
+    /// Bytes of disk that the volume may take, at least [`FsType::min_bytes`]; the last block may stay incomplete.
     pub size_bytes: u64,
     /// The volume's filesystem.
     pub fs_type: FsType,
@@ -82,7 +83,7 @@ pub struct Reserved {
 
 impl VolumeSpec {
     /// Refuses impossible values.
-    pub(super) fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         let (size, min) = (self.size_bytes, self.fs_type.min_bytes());
         let refusal = if size < min {
             format!("a volume with {} needs at least {min} bytes, {size} were asked for", self.fs_type)
@@ -103,13 +104,18 @@ impl VolumeSpec {
     }
 
     /// Compares the properties that never differ between two specs of one volume on disk.
-    pub(super) fn same_volume(&self, other: &Self) -> bool {
+    pub(crate) fn same_volume(&self, other: &Self) -> bool {
         (self.size_bytes, self.fs_type, self.raw, self.shared, &self.adopt)
             == (other.size_bytes, other.fs_type, other.raw, other.shared, &other.adopt)
     }
 
+    /// The attributes of the volume's mounts (V12).
+    pub(crate) fn mount_attributes(&self, read_only: bool) -> MountAttrFlags {
+        mount_options::attributes(&self.mount_options, read_only)
+    }
+
     /// Refuses a raw volume where volumes are parts of a filesystem.
-    pub(super) fn ensure_not_raw(&self) -> Result<()> {
+    pub(crate) fn ensure_not_raw(&self) -> Result<()> {
         match self.raw {
             true => Err(Error::Unsupported(
                 "only a disk that is a raw device can be a volume without a filesystem: use a disk of kind Block"
@@ -120,7 +126,7 @@ impl VolumeSpec {
     }
 
     /// Refuses a raw volume, and a filesystem that cannot be made for one volume alone.
-    pub(super) fn ensure_own_filesystem(&self) -> Result<()> {
+    pub(crate) fn ensure_own_filesystem(&self) -> Result<()> {
         match self.fs_type {
             FsType::Ext4 | FsType::Xfs => self.ensure_not_raw(),
             FsType::Btrfs => Err(Error::Unsupported(

@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::error::Error;
 
-/// The safe list (V12). Every option is a flag of the mount. None reaches the filesystem as text, so none can inject
-/// another option.
+/// The safe list (V12). Every option is a flag of the mount, and no text that could inject another option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MountOption {
@@ -54,7 +53,7 @@ impl FromStr for MountOption {
 }
 
 /// The attributes of a mount: always nosuid and nodev (V12), and read-only before the mount can be seen (S9).
-pub(super) fn attributes(options: &[MountOption], read_only: bool) -> MountAttrFlags {
+pub(crate) fn attributes(options: &[MountOption], read_only: bool) -> MountAttrFlags {
     let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, read_only);
     options.iter().fold(attributes, |all, option| all | option.flag())

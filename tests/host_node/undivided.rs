@@ -1,4 +1,4 @@
-//! Disks that are a whole file system (D2).
+//! Disks of kind Mount: an undivided filesystem (D2).
 
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -10,13 +10,13 @@ use reservoir::host::{BackingKind, DiskConfig, ErasePolicy, Error, FsType, Host,
 use crate::assert_error;
 use crate::support::*;
 
-/// A file system of its own, mounted where the disk is.
-pub struct Whole<'a> {
+/// A filesystem that is mounted at the disk's path.
+pub struct Undivided<'a> {
     node: &'a Node,
     pub path: PathBuf,
 }
 
-impl<'a> Whole<'a> {
+impl<'a> Undivided<'a> {
     pub fn new(node: &'a Node, fs_type: FsType) -> Self {
         let (path, image) = (node.dir().join("whole"), node.dir().join("image"));
         std::fs::create_dir(&path).unwrap();
@@ -50,11 +50,11 @@ fn why_refused(config: HostConfig) -> String {
 }
 
 #[test]
-fn d2_the_file_system_is_handed_out_whole() {
+fn d2_an_undivided_filesystem_has_one_volume() {
     for fs_type in [FsType::Ext4, FsType::Xfs] {
         on_a_node(move |node| {
-            let whole = Whole::new(node, fs_type);
-            let host = whole.host();
+            let undivided = Undivided::new(node, fs_type);
+            let host = undivided.host();
             let report = host.disks().remove(0);
             assert_eq!(report.allocatable, report.capacity);
             let spec = VolumeSpec { fs_type, size_bytes: report.capacity, mode: Some(0o777), ..ext4(1) };
@@ -87,12 +87,12 @@ fn d2_the_file_system_is_handed_out_whole() {
             assert_eq!(seen.len(), 3);
             assert!(seen.iter().all(|(_, options)| options.contains("nosuid,nodev")), "{seen:?}");
 
-            // V5: the limit is the file system's own.
+            // V5: the filesystem's own size is the limit.
             let full = std::fs::write(writer.join("fill"), vec![1; 450 << 20]).unwrap_err();
             assert_eq!(full.raw_os_error(), Some(28), "ENOSPC");
             let usage = host.usage(&spec.uid).unwrap();
             assert!(usage.available_bytes < 16 * MIB && usage.total_bytes <= report.capacity, "{usage:?}");
-            // L3: nor does a full disk keep a pod from ending, and the next one from coming.
+            // L3: on a full disk a pod can end, and another one start.
             while std::fs::write(writer.join(rand()), vec![1; 1 << 10]).is_ok() {}
             for (pod, i, _) in mounts {
                 host.unpublish(&node.target(pod, i)).unwrap();
@@ -101,7 +101,7 @@ fn d2_the_file_system_is_handed_out_whole() {
             host.unpublish(&node.target("w", 1)).unwrap();
             host.fence(&spec.uid).unwrap();
             assert_eq!(host.erase(&spec.uid, ErasePolicy::Discard).unwrap().bytes, spec.size_bytes);
-            assert!(!whole.data(1).exists());
+            assert!(!undivided.data(1).exists());
             host.create("w", &second).unwrap();
             node.assert_no_mounts();
         });
@@ -113,30 +113,31 @@ fn rand() -> String {
 }
 
 #[test]
-fn d2_a_part_of_a_file_system_is_refused() {
+fn d2_a_part_of_a_filesystem_is_refused() {
     on_a_node(|node| {
-        let whole = Whole::new(node, FsType::Ext4);
+        let undivided = Undivided::new(node, FsType::Ext4);
         let config = |path: &Path| {
-            let mut config = whole.config();
+            let mut config = undivided.config();
             config.disks[0].path = path.to_owned();
             config
         };
-        assert!(why_refused(config(&node.disk())).contains("is not where a whole file system is mounted"));
+        assert!(why_refused(config(&node.disk())).contains("is not where a whole filesystem is mounted"));
         // A directory that a container sees as a mount.
-        let part = whole.path.join("part");
+        let part = undivided.path.join("part");
         std::fs::create_dir(&part).unwrap();
         let bound = node.dir().join("bound");
         std::fs::create_dir(&bound).unwrap();
         rustix::mount::mount_bind(&part, &bound).unwrap();
-        assert!(why_refused(config(&bound)).contains("is not where a whole file system is mounted"));
+        assert!(why_refused(config(&bound)).contains("is not where a whole filesystem is mounted"));
         assert!(why_refused(config(Path::new("/dev/shm"))).contains("neither ext4 nor xfs"));
-        // V9, X6: what is on it is nobody's to erase.
-        assert!(why_refused(whole.config()).contains("holds files"));
-        assert_eq!(std::fs::read_dir(&whole.path).unwrap().count(), 2, "nothing was made there");
+        // V9, X6: a filesystem with files is not taken over.
+        assert!(why_refused(undivided.config()).contains("holds files"));
+        assert_eq!(std::fs::read_dir(&undivided.path).unwrap().count(), 2, "nothing was made there");
         std::fs::remove_dir(&part).unwrap();
-        whole.host();
-        // And what it was taken over for it stays.
-        let divided = HostConfig { disks: vec![node.disk_config("w", whole.path.clone())], ..node.config() };
+        undivided.host();
+        // A disk keeps its backing.
+        let divided =
+            HostConfig { disks: vec![node.disk_config("w", undivided.path.clone())], ..node.config() };
         assert!(why_refused(divided).contains("backing Mount, which cannot become Loop"));
     });
 }
@@ -147,10 +148,10 @@ fn holder(file: &Path) -> Child {
 }
 
 #[test]
-fn x3_the_kernels_word_counts_for_a_directory_too() {
+fn x3_a_directory_in_use_is_not_erased() {
     on_a_node(|node| {
-        let whole = Whole::new(node, FsType::Ext4);
-        let host = whole.host();
+        let undivided = Undivided::new(node, FsType::Ext4);
+        let host = undivided.host();
         let spec = VolumeSpec { shared: false, ..ext4(1) };
         host.create("w", &spec).unwrap();
         let target = node.target("p", 0);
@@ -163,7 +164,7 @@ fn x3_the_kernels_word_counts_for_a_directory_too() {
             );
             report.in_use
         };
-        // A container's mount that outlives the pod, in a namespace of its own.
+        // A container's mount outlives the pod in a namespace of its own.
         host.publish(&node.request(&spec.uid, "p", 0, false)).unwrap();
         write(&target, "f", "still here");
         std::fs::create_dir(target.join("sub")).unwrap();
@@ -172,10 +173,10 @@ fn x3_the_kernels_word_counts_for_a_directory_too() {
         node.assert_no_mounts();
         assert!(busy(&host));
         host.unfence(&spec.uid).unwrap();
-        // M2: nor may the next pod have an exclusive volume meanwhile.
+        // M2: meanwhile no other pod gets the exclusive volume.
         assert_error!(host.publish(&node.request(&spec.uid, "q", 1, false)), Error::Busy { .. });
         drop(lingering);
-        // A process whose file outlives its mount.
+        // A process whose open file outlives its mount.
         host.publish(&node.request(&spec.uid, "p", 0, false)).unwrap();
         let mut process = holder(&target.join("f"));
         node.unmount_lazily(&target);
@@ -183,30 +184,30 @@ fn x3_the_kernels_word_counts_for_a_directory_too() {
         assert!(busy(&host));
         process.kill().unwrap();
         process.wait().unwrap();
-        // A file in the volume that is somebody's disk.
-        let inner = whole.data(1).join("inner");
+        // A file of the volume behind a loop device.
+        let inner = undivided.data(1).join("inner");
         File::create(&inner).unwrap().set_len(MIB).unwrap();
         let device = attach_by_hand(&inner);
         assert!(busy(&host));
         assert!(Command::new("losetup").arg("-d").arg(format!("/dev/{device}")).status().unwrap().success());
-        assert_eq!(std::fs::read_to_string(whole.data(1).join("f")).unwrap(), "still here");
+        assert_eq!(std::fs::read_to_string(undivided.data(1).join("f")).unwrap(), "still here");
         eventually("still in use", || !host.fence(&spec.uid).unwrap().in_use);
         host.erase(&spec.uid, ErasePolicy::Discard).unwrap();
-        assert!(!whole.data(1).exists());
+        assert!(!undivided.data(1).exists());
     });
 }
 
 #[test]
-fn s12_kubelet_102576_erasing_stays_inside() {
+fn s12_kubelet_102576_an_erase_stays_in_the_volume() {
     on_a_node(|node| {
-        let whole = Whole::new(node, FsType::Ext4);
-        let host = whole.host();
+        let undivided = Undivided::new(node, FsType::Ext4);
+        let host = undivided.host();
         host.create("w", &ext4(1)).unwrap();
-        let data = whole.data(1);
+        let data = undivided.data(1);
         let canary = node.dir().join("canary");
         std::fs::create_dir(&canary).unwrap();
         write(&canary, "f", "alive");
-        let beside = whole.path.join("beside");
+        let beside = undivided.path.join("beside");
         std::fs::write(&beside, "alive").unwrap();
         std::fs::create_dir_all(data.join("a/b/mounted")).unwrap();
         symlink(&canary, data.join("a/b/link")).unwrap();
@@ -216,7 +217,7 @@ fn s12_kubelet_102576_erasing_stays_inside() {
         host.fence(&uid(1)).unwrap();
         assert_error!(host.erase(&uid(1), ErasePolicy::Discard), Error::Busy { .. });
         assert_eq!(read(&canary, "f"), "alive");
-        let mounted = node.mounted_beneath(&whole.path);
+        let mounted = node.mounted_beneath(&undivided.path);
         assert_eq!(mounted.len(), 1, "wherever its directory was moved: {mounted:?}");
         node.unmount_lazily(&mounted[0]);
         host.erase(&uid(1), ErasePolicy::Discard).unwrap();
@@ -226,17 +227,17 @@ fn s12_kubelet_102576_erasing_stays_inside() {
 }
 
 #[test]
-fn x4_zero_is_refused_and_loses_nothing() {
+fn x4_a_refused_zero_loses_nothing() {
     on_a_node(|node| {
-        let whole = Whole::new(node, FsType::Ext4);
-        let host = whole.host();
+        let undivided = Undivided::new(node, FsType::Ext4);
+        let host = undivided.host();
         host.create("w", &ext4(1)).unwrap();
-        write(&whole.data(1), "f", "x");
+        write(&undivided.data(1), "f", "x");
         let free = host.disks()[0].free;
         host.fence(&uid(1)).unwrap();
         let refused = host.erase(&uid(1), ErasePolicy::Zero);
         assert_error!(refused, Error::Unsupported(why) if why.contains("set erasePolicy to Discard"));
-        assert_eq!(read(&whole.data(1), "f"), "x");
+        assert_eq!(read(&undivided.data(1), "f"), "x");
         host.erase(&uid(1), ErasePolicy::Discard).unwrap();
         assert!(host.disks()[0].free > free, "its room is given back");
         assert_eq!(host.erased(), [uid(1)]);
@@ -244,29 +245,29 @@ fn x4_zero_is_refused_and_loses_nothing() {
 }
 
 #[test]
-fn m5_a_new_agent_takes_over_and_d3_another_disk_is_noticed() {
+fn m5_d3_a_new_agent_takes_over_its_own_disk_only() {
     on_a_node(|node| {
-        let whole = Whole::new(node, FsType::Ext4);
-        let host = whole.host();
+        let undivided = Undivided::new(node, FsType::Ext4);
+        let host = undivided.host();
         host.create("w", &ext4(1)).unwrap();
         let request = node.request(&uid(1), "p", 0, false);
         host.publish(&request).unwrap();
         let id = host.disks()[0].id.clone();
         drop(host);
         write(&request.target, "f", "nobody serves");
-        let host = whole.host();
+        let host = undivided.host();
         assert_eq!(host.disks()[0].id, id);
         let recovery = host.recover().remove(0).1.unwrap();
         assert!(recovery.in_use && recovery.dropped.is_empty());
         host.unpublish(&request.target).unwrap();
         assert!(!host.recover().remove(0).1.unwrap().in_use);
-        // V9: what was made and is not there any more is never made again.
-        std::fs::remove_dir_all(whole.data(1)).unwrap();
+        // V9: lost data is never made again.
+        std::fs::remove_dir_all(undivided.data(1)).unwrap();
         assert_error!(host.create("w", &ext4(1)), Error::BackingLost { .. });
         drop(host);
-        // After a reboot the file system is not mounted: its mount point is no disk.
-        node.unmount_lazily(&whole.path);
-        assert!(why_refused(whole.config()).contains("is not where a whole file system is mounted"));
-        assert_eq!(std::fs::read_dir(&whole.path).unwrap().count(), 0);
+        // After a reboot the filesystem is not mounted, and its mount point is no disk.
+        node.unmount_lazily(&undivided.path);
+        assert!(why_refused(undivided.config()).contains("is not where a whole filesystem is mounted"));
+        assert_eq!(std::fs::read_dir(&undivided.path).unwrap().count(), 0);
     });
 }

@@ -1,4 +1,4 @@
-//! That sizes are enforced is tried out before a disk is served (D5).
+//! The enforcement of sizes is tried out before a disk is served (D5).
 
 use std::fs::File;
 use std::time::Instant;
@@ -8,14 +8,14 @@ use rustix::fs::FallocateFlags;
 
 use crate::assert_error;
 use crate::support::*;
-use crate::whole::Whole;
+use crate::undivided::Undivided;
 
 fn enforcement(host: &Host) -> Enforcement {
     host.disks().remove(0).enforcement.unwrap()
 }
 
 #[test]
-fn d5_a_limit_is_proven_and_nothing_remains_of_the_proof() {
+fn d5_a_proven_limit_leaves_no_scratch_volume() {
     on_a_node(|node| {
         let started = Instant::now();
         let host = node.host();
@@ -27,7 +27,7 @@ fn d5_a_limit_is_proven_and_nothing_remains_of_the_proof() {
         names.sort();
         assert_eq!(names, ["disk.json", "receipts", "volumes"]);
         node.assert_base_line();
-        // Once per start: the disk would be refused now.
+        // A start tries once: another attempt would fail now.
         std::fs::write(node.disk().join("proof"), "in the way").unwrap();
         assert_eq!(enforcement(&host), Enforcement::Proven("ENOSPC"));
         drop(host);
@@ -36,7 +36,7 @@ fn d5_a_limit_is_proven_and_nothing_remains_of_the_proof() {
         assert!(refused.error.unwrap().contains("does not enforce the size of volumes"));
         assert!(refused.id.is_some() && matches!(refused.enforcement, Some(Enforcement::Broken(_))));
         assert_error!(host.create("d", &ext4(1)), Error::DiskUnavailable { .. });
-        // And tried again as long as it is refused.
+        // A refused disk is tried again at each look.
         std::fs::remove_file(node.disk().join("proof")).unwrap();
         assert_eq!(host.disks()[0].error, None);
         host.create("d", &ext4(1)).unwrap();
@@ -44,7 +44,7 @@ fn d5_a_limit_is_proven_and_nothing_remains_of_the_proof() {
 }
 
 #[test]
-fn d5_what_a_killed_proof_left_is_removed_first() {
+fn d5_the_scratch_volume_of_a_killed_agent_is_removed() {
     on_a_node(|node| {
         let left = node.disk().join("proof");
         for name in ["data", "data.new"] {
@@ -57,23 +57,23 @@ fn d5_what_a_killed_proof_left_is_removed_first() {
 }
 
 #[test]
-fn d5_a_disk_that_is_handed_out_whole_is_the_limit_itself() {
+fn d5_an_undivided_disk_is_its_own_limit() {
     on_a_node(|node| {
-        assert_eq!(enforcement(&Whole::new(node, FsType::Ext4).host()), Enforcement::Undivided);
+        assert_eq!(enforcement(&Undivided::new(node, FsType::Ext4).host()), Enforcement::Undivided);
     });
 }
 
 #[test]
-fn d5_a_full_disk_is_served_untried_and_gets_no_new_volume() {
+fn d5_a_full_disk_is_served_without_new_volumes() {
     on_a_node(|node| {
-        let whole = Whole::new(node, FsType::Ext4);
-        let disk = DiskConfig { backing: BackingKind::Loop, ..node.disk_config("w", whole.path.clone()) };
+        let undivided = Undivided::new(node, FsType::Ext4);
+        let disk = DiskConfig { backing: BackingKind::Loop, ..node.disk_config("w", undivided.path.clone()) };
         let config = HostConfig { disks: vec![disk], ..node.config() };
         let host = Host::open(config.clone()).unwrap();
         host.create("w", &ext4(1)).unwrap();
         drop(host);
-        let fill = whole.path.join("fill");
-        let free = rustix::fs::statvfs(&whole.path).unwrap();
+        let fill = undivided.path.join("fill");
+        let free = rustix::fs::statvfs(&undivided.path).unwrap();
         let most = free.f_bavail * free.f_frsize - 40 * MIB;
         rustix::fs::fallocate(File::create(&fill).unwrap(), FallocateFlags::empty(), 0, most).unwrap();
         let host = Host::open(config).unwrap();

@@ -49,7 +49,7 @@ pub enum BackingKind {
     Mount,
     /// The disk is a raw device, and so is its one volume (D2).
     Block,
-    /// The disk is a directory on ext4 or xfs with project quota; every volume is a directory with a project of its own.
+    /// The disk is a directory on ext4 or xfs with project quota; every volume is a directory with its own project.
     Quota,
     /// The disk is an LVM volume group; every volume is a logical volume with a filesystem of its own.
     Lvm,

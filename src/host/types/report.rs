@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use crate::host::config::DiskConfig;
 use crate::host::error::{Context, Result};
-use crate::host::record::{Published, Record};
-use crate::host::spec::ErasePolicy;
-use crate::host::uid::VolumeUid;
+use crate::host::types::config::DiskConfig;
+use crate::host::types::record::{Published, Record};
+use crate::host::types::spec::ErasePolicy;
+use crate::host::types::uid::VolumeUid;
 
 /// A disk as it is now (D1); all sizes in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub enum Enforcement {
 }
 
 impl DiskReport {
-    pub(super) fn of(config: &DiskConfig) -> Self {
+    pub(crate) fn of(config: &DiskConfig) -> Self {
         Self {
             name: config.name.clone(),
             id: None,
@@ -122,7 +122,7 @@ pub struct Usage {
 
 impl Usage {
     /// The usage of the filesystem that `file` is on.
-    pub(super) fn of_filesystem(file: impl AsFd) -> Result<Self> {
+    pub(crate) fn of_filesystem(file: impl AsFd) -> Result<Self> {
         let stat = rustix::fs::fstatvfs(file).context(|| "read the usage of a volume")?;
         Ok(Self {
             total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
