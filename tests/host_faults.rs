@@ -1,12 +1,12 @@
 //! Every system call of the agent's that changes something, killed at or made to fail, one by one.
 //!
 //! A victim process takes a volume through its whole life, `strace` kills it right before the n-th call of a kind or
-//! makes that call fail with an errno. Then another agent starts, as a restarted pod would, tries the step that was cut
-//! short again and goes on to the end. After every step the test looks from outside: no mount is doubled, no loop device is
-//! left over, and synchronized data is there until its volume is erased.
+//! makes that call fail with an errno. Then another agent starts, as a restarted pod would, tries the step that was
+//! cut short again and goes on to the end. After every step the test looks from outside: no mount is doubled, no loop
+//! device is left over, and synchronized data is there until its volume is erased.
 //!
-//! First with backing `loop`, then with `btrfs` and its own calls. Then with `loop` again, where power is cut when the victim
-//! is killed: before or after the calls that take a name from a file.
+//! First with backing `loop`, then with `btrfs` and its own calls. Then with `loop` again, where power is cut when
+//! the victim is killed: before or after the calls that take a name from a file.
 //!
 //! `make test-agent` runs it; `cargo test --test host_faults -- WORD` only the points whose name has the word.
 
@@ -209,7 +209,8 @@ fn write_and_sync(node: &Node) -> std::io::Result<()> {
     File::open(target)?.sync_all()
 }
 
-/// Writes every block, as pods do in the long run: fsync(2) of a file without new blocks does not make its name durable.
+/// Writes every block, as pods do in the long run: fsync(2) of a file without new blocks does not make its name
+/// durable.
 fn write_every_block(node: &Node) -> std::io::Result<()> {
     if is_btrfs(node) {
         return Ok(());

@@ -1,8 +1,8 @@
 //! The costs of the agent: mounts, memory, making and erasing, I/O. `make bench-node`, docs/performance.md.
 //!
-//! The agent is a process of its own, called over its CSI socket like by the kubelet; its API server is real. The benchmark
-//! writes the objects in the controller's place. Work without Kubernetes is measured on the same code, `reservoir::host`,
-//! in this process.
+//! The agent is a process of its own, called over its CSI socket like by the kubelet; its API server is real. The
+//! benchmark writes the objects in the controller's place. Work without Kubernetes is measured on the same code,
+//! `reservoir::host`, in this process.
 
 #[path = "../../tests/api_tier/support.rs"]
 #[allow(dead_code)]

@@ -351,7 +351,8 @@ fn make_elsewhere(directory: &Path, name: &str, group: Option<u64>) {
     for (i, byte) in name.bytes().enumerate() {
         args[7 + i / 8] |= u64::from(byte) << (i % 8 * 8);
     }
-    // SAFETY: BTRFS_IOC_SUBVOL_CREATE_V2 reads one btrfs_ioctl_vol_args_v2 of 4096 bytes, and the memory that its pointer has.
+    // SAFETY: BTRFS_IOC_SUBVOL_CREATE_V2 reads one btrfs_ioctl_vol_args_v2 of 4096 bytes, and the memory that its
+    // pointer has.
     let made = unsafe {
         let call = rustix::ioctl::Setter::<0x5000_9418, [u64; 512]>::new(args);
         rustix::ioctl::ioctl(File::open(directory).unwrap(), call)
@@ -692,8 +693,8 @@ fn d1_a_disk_that_is_no_btrfs_of_its_own_is_refused() {
 
 /// D1. The cost of the limit: a published volume against the bare filesystem, each with the same file, in turns.
 ///
-/// The kernel puts 16 KiB aside for its trees at each write, until it commits. Where that would pass the limit it commits
-/// first, so a volume that is nearly full writes more slowly at random; that is measured, too.
+/// The kernel puts 16 KiB aside for its trees at each write, until it commits. Where that would pass the limit it
+/// commits first, so a volume that is nearly full writes more slowly at random; that is measured, too.
 #[test]
 #[ignore = "it measures: make bench-btrfs runs it"]
 fn d1_a_volume_is_as_fast_as_the_bare_filesystem() {

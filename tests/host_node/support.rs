@@ -23,8 +23,8 @@ pub struct Node {
     dir: PathBuf,
 }
 
-/// Runs `test` in a mount namespace of its own, whose kubelet directory propagates mounts as a real one does. Afterwards
-/// nothing of it may be left in the kernel.
+/// Runs `test` in a mount namespace of its own, whose kubelet directory propagates mounts as a real one does.
+/// Afterwards nothing of it may be left in the kernel.
 pub fn on_a_node(test: impl FnOnce(&Node) + Send + 'static) {
     assert!(rustix::process::geteuid().is_root(), "these tests mount filesystems: run them as root");
     // On a disk, since loop devices use direct I/O.
@@ -224,7 +224,8 @@ impl Node {
         Self { dir }
     }
 
-    /// The node of the test that [`kill_after`](Self::kill_after) started this process for; `None` in any other process.
+    /// The node of the test that [`kill_after`](Self::kill_after) started this process for; `None` in any other
+    /// process.
     pub fn of_victim() -> Option<Self> {
         std::env::var(VICTIM).ok().map(|dir| Self::at(dir.into()))
     }
@@ -292,7 +293,7 @@ impl Node {
         host
     }
 
-    /// An agent that starts when another has ended: a program that that one had just started, or a test beside this one,
+    /// An agent that starts when another has ended: a program of the other agent, or a test beside this one,
     /// may hold the disk's lock for another moment.
     pub fn next_host(&self) -> Host {
         Host::open(HostConfig { lock_timeout: Duration::from_secs(10), ..self.config() }).unwrap()

@@ -298,7 +298,7 @@ pub(crate) fn open_adoptable(config: &DiskConfig, path: &str) -> Result<OwnedFd>
     }
 }
 
-pub(crate) fn open_root(path: &PathBuf) -> Result<OwnedFd> {
+pub(crate) fn open_root(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty()).context(|| format!("open {}", path.display()))
 }
