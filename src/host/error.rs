@@ -38,7 +38,7 @@ pub enum Error {
     NotFenced(VolumeUid),
 
     /// A pod in the volume's record uses the volume (M2, X1).
-    #[error("volume {uid} is in use by {holder}")]
+    #[error("volume {uid} is in use by {holder}: wait until these pods are gone")]
     InUse {
         /// The volume.
         uid: VolumeUid,

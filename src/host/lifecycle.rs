@@ -27,7 +27,10 @@ impl Host {
         for other in self.served_disks().into_iter().filter(|other| other.name() != disk.name()) {
             // A disk that failed is no more in the way than one that is not served.
             if let Ok(Some(_)) = other.volume(&spec.uid) {
-                return Err(Error::Conflict(format!("volume {} exists on disk {}", spec.uid, other.name())));
+                let (uid, disk) = (&spec.uid, other.name());
+                return Err(Error::Conflict(format!(
+                    "volume {uid} exists on disk {disk}: create another volume"
+                )));
             }
         }
         let found = disk.volume(&spec.uid)?.map(|volume| volume.record().map(|record| (volume, record)));
@@ -195,7 +198,7 @@ impl Host {
 fn update_record(disk: &Disk, volume: &Volume, mut record: Record, spec: &VolumeSpec) -> Result<()> {
     if !record.spec.same_volume(spec) {
         return Err(Error::Conflict(format!(
-            "volume {} exists with {} bytes of {}, {}: neither can be changed by creating it again",
+            "volume {} exists with {} bytes of {}, {}: neither can be changed: create another volume",
             spec.uid,
             record.spec.size_bytes,
             record.spec.fs_type,
