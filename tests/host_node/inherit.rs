@@ -34,7 +34,7 @@ fn x6_one_heir_gets_the_data_of_a_lost_object() {
         lost(node, &host, &ext4(1));
         host.fence(&uid(1)).unwrap();
         for (wrong, said) in [
-            (VolumeSpec { role: "ops".into(), ..heir(2) }, "belongs to role eng: recover it for that one"),
+            (VolumeSpec { role: "ops".into(), ..heir(2) }, "belongs to role eng: recover it for that role"),
             (VolumeSpec { size_bytes: 48 * MIB, ..heir(2) }, "has 33554432 bytes of ext4, shared"),
             (VolumeSpec { shared: false, ..heir(2) }, "recover it as what it is"),
         ] {

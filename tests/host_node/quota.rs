@@ -300,7 +300,7 @@ fn m5_a_new_agent_restores_project_and_limit() {
 
 /// D5. The refusal names the command that enables quotas.
 #[test]
-fn a_file_system_without_project_quota_is_refused() {
+fn d5_a_filesystem_without_project_quota_is_refused() {
     for (fs_type, said) in
         [(FsType::Ext4, "tune2fs -O project,quota"), (FsType::Xfs, "mount it with -o prjquota")]
     {
