@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_documented_line() {
+    fn the_documented_line_is_read() {
         let table = b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n\
                       40 35 7:300 / /a\\040b\\012c\\134d ro,nosuid shared:4 master:1 - xfs /dev/loop300 rw\n";
         let mounts = parse(table);
@@ -149,19 +149,19 @@ mod tests {
     }
 
     #[test]
-    fn a_strange_line_hides_no_other() {
+    fn a_malformed_line_hides_no_other() {
         let table = b"nonsense\n\n1 2 3\n36 35 98:0 / /x rw - ext4 a rw\n";
         assert_eq!(parse(table).len(), 1);
     }
 
     #[test]
-    fn an_escape_cut_short_stays_as_it_is() {
+    fn an_incomplete_escape_is_kept() {
         assert_eq!(unescape(b"a\\04"), PathBuf::from("a\\04"));
         assert_eq!(unescape(b"\\999\\"), PathBuf::from("\\999\\"));
     }
 
     #[test]
-    fn reads_the_table_of_this_machine() {
+    fn the_table_of_this_machine_is_read() {
         assert!(mounts().unwrap().iter().any(|mount| mount.point.as_os_str() == "/"));
     }
 
@@ -179,13 +179,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_path_comes_back(path in proptest::collection::vec(1u8.., 0..60)) {
+        fn any_escaped_path_is_unescaped(path in proptest::collection::vec(1u8.., 0..60)) {
             let unescaped = unescape(&escape(&path));
             prop_assert_eq!(unescaped.as_os_str().as_bytes(), &path[..]);
         }
 
         #[test]
-        fn any_path_survives_in_a_line(path in proptest::collection::vec(1u8.., 1..60)) {
+        fn any_path_in_a_line_is_read(path in proptest::collection::vec(1u8.., 1..60)) {
             let mut line = b"36 35 7:1 / ".to_vec();
             line.extend(escape(&path));
             line.extend(b" ro - ext4 /dev/loop1 rw");

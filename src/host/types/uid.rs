@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_a_uid() {
+    fn a_uid_is_read() {
         let uid: VolumeUid = "00112233-4455-6677-8899-aabbccddeeff".parse().unwrap();
         assert_eq!(uid.to_string(), "00112233-4455-6677-8899-aabbccddeeff");
         assert_eq!(uid.bytes()[..3], [0x00, 0x11, 0x22]);
@@ -86,7 +86,7 @@ mod tests {
 
     /// V3, S4.
     #[test]
-    fn refuses_what_could_be_another_path() {
+    fn a_text_that_could_be_a_path_is_refused() {
         for text in [
             "",
             "..",
@@ -105,7 +105,7 @@ mod tests {
     proptest! {
         /// V3, S4.
         #[test]
-        fn what_parses_is_one_plain_path_component(text in "\\PC{0,40}|[0-9a-f./-]{36}") {
+        fn a_uid_is_one_plain_path_component(text in "\\PC{0,40}|[0-9a-f./-]{36}") {
             if let Ok(uid) = text.parse::<VolumeUid>() {
                 prop_assert_eq!(uid.as_str(), &text);
                 prop_assert!(uid.as_str().bytes().all(|b| b == b'-' || b.is_ascii_hexdigit()));
