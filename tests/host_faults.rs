@@ -1,12 +1,12 @@
 //! Every system call of the agent's that changes something, killed at or made to fail, one by one.
 //!
 //! A victim process takes a volume through its whole life, `strace` kills it right before the n-th call of a kind or
-//! makes that call fail with an errno. Then another agent starts, as a restarted pod would, tries the step that was cut
-//! short again and goes on to the end. From outside it is checked after every step that no mount is doubled, no loop
-//! device left over, and that what was once written and synced is there until it was asked to be erased.
+//! makes that call fail with an errno. Then another agent starts, as a restarted pod would, tries the step that was
+//! cut short again and goes on to the end. After every step the test looks from outside: no mount is doubled, no loop
+//! device is left over, and synchronized data is there until its volume is erased.
 //!
-//! First with backing `loop`, then with `btrfs`: of that the calls that it has for itself. Then with `loop` again, where
-//! power is cut when the victim is killed: before or after the calls that take a name from something.
+//! First with backing `loop`, then with `btrfs` and its own calls. Then with `loop` again, where power is cut when
+//! the victim is killed: before or after the calls that take a name from a file.
 //!
 //! `make test-agent` runs it; `cargo test --test host_faults -- WORD` only the points whose name has the word.
 
@@ -24,11 +24,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use reservoir::host::{DiskConfig, ErasePolicy, Error, FsType, Host, HostConfig, Keeping, VolumeSpec};
+use reservoir::host::{BackingKind, DiskConfig, ErasePolicy, Error, FsType, Host, HostConfig, VolumeSpec};
 use support::*;
 
 /// Calls that change something outside the process, or wait for a process that does; and the errnos to fail them with.
-/// A call with none is only killed at: no kernel fails it, or what it does is not needed.
+/// A call without an errno is only killed at: no kernel fails it, or its effect is not needed.
 const CALLS: [(&str, &[&str]); 23] = [
     ("openat", &["EMFILE", "ENOSPC", "EIO", "EROFS"]),
     ("openat2", &["EMFILE", "EAGAIN", "EIO"]),
@@ -55,7 +55,7 @@ const CALLS: [(&str, &[&str]); 23] = [
     ("wait4", &[]),
 ];
 
-/// What of these is btrfs' own, in which each call takes longer.
+/// The calls that matter on btrfs, where each takes longer.
 const BTRFS_CALLS: [(&str, &[&str]); 5] = [
     ("ioctl", &["EIO"]),
     ("syncfs", &["EIO"]),
@@ -63,15 +63,15 @@ const BTRFS_CALLS: [(&str, &[&str]); 5] = [
     ("mount_setattr", &["ENOMEM"]),
     ("move_mount", &["ENOMEM"]),
 ];
-/// Before these, what came earlier has to be on stable storage.
+/// Calls before which earlier data has to be on stable storage.
 const POWER_CALLS: [(&str, &[&str]); 2] = [("renameat2", &[]), ("unlinkat", &[])];
-/// Calls that only look.
+/// Calls that change nothing.
 const LOOKS: [&str; 5] =
     [", FIO", "BTRFS_IOC_TREE_SEARCH", "BTRFS_IOC_INO_LOOKUP", "BTRFS_IOC_FS_INFO", "FS_IOC_GETFLAGS"];
 
 type Step = fn(&Node, &Host) -> Result<(), Error>;
 
-/// What happens to a volume, in order; each step can be repeated.
+/// The life of a volume, in order; each step can be repeated.
 const STEPS: [(&str, Step); 18] = [
     ("recover", |_, host| {
         host.recover();
@@ -129,7 +129,7 @@ const MOUNTED: [&[&str]; 18] = [
 const WRITTEN: usize = 4;
 const KEEPS: &str = "what was synced stays";
 
-/// What the node's disk is, is seen on it.
+/// The kind of the node's disk, by its filesystem.
 fn is_btrfs(node: &Node) -> bool {
     rustix::fs::statfs(node.disk()).unwrap().f_type as u64 == 0x9123_683e
 }
@@ -137,19 +137,19 @@ fn is_btrfs(node: &Node) -> bool {
 fn wanted(node: &Node) -> VolumeSpec {
     match is_btrfs(node) {
         true => VolumeSpec { fs_type: FsType::Btrfs, ..ext4(1) },
-        // What a resize replaces is overwritten (X4).
+        // A resize overwrites the replaced image (X4).
         false => VolumeSpec { erase_policy: Some(ErasePolicy::Zero), ..ext4(1) },
     }
 }
 
 fn host(node: &Node) -> Host {
-    let keeping = if is_btrfs(node) { Keeping::Btrfs } else { Keeping::Loop };
-    let disk = DiskConfig { keeping, ..node.disk_config("d", node.disk()) };
+    let backing = if is_btrfs(node) { BackingKind::Btrfs } else { BackingKind::Loop };
+    let disk = DiskConfig { backing, ..node.disk_config("d", node.disk()) };
     let lock_timeout = Duration::from_secs(10);
     Host::open(HostConfig { disks: vec![disk], lock_timeout, ..node.config() }).unwrap()
 }
 
-/// Has a node's disk be a btrfs, in memory: it is committed again and again.
+/// Makes the node's disk a btrfs in memory, since btrfs commits again and again.
 fn make_btrfs(node: &Node) -> Option<RawDisk<'_>> {
     let image = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
     image.as_file().set_len(512 * MIB).unwrap();
@@ -159,7 +159,7 @@ fn make_btrfs(node: &Node) -> Option<RawDisk<'_>> {
     None
 }
 
-/// The process that is killed: tells each step that it is about to take, and ends at the first that fails.
+/// The process that is killed: reports each step before it, and ends at the first that fails.
 fn victim(dir: &str) -> ExitCode {
     let node = Node::at(dir.into());
     // By a call that is not among those that fail.
@@ -200,7 +200,7 @@ fn check(node: &Node, done: usize) {
     }
 }
 
-/// What the pod does.
+/// The pod's own write.
 fn write_and_sync(node: &Node) -> std::io::Result<()> {
     let target = node.target("p", 0);
     let mut file = File::create(target.join("keeps"))?;
@@ -209,8 +209,8 @@ fn write_and_sync(node: &Node) -> std::io::Result<()> {
     File::open(target)?.sync_all()
 }
 
-/// What pods do in the long run, behind the back of a file system: once each block was written, to synchronize a file does
-/// nothing for its name.
+/// Writes every block, as pods do in the long run: fsync(2) of a file without new blocks does not make its name
+/// durable.
 fn write_every_block(node: &Node) -> std::io::Result<()> {
     if is_btrfs(node) {
         return Ok(());
@@ -239,7 +239,7 @@ fn run_victim(node: &Node, strace: &[String]) -> (usize, Option<i32>) {
     (step, status.code())
 }
 
-/// One fault, and what comes after it.
+/// One fault, and the recovery from it.
 fn survive(node: &Node, disk: Option<RawDisk<'_>>, inject: &str) {
     let log = node.dir().join("strace");
     let strace = [format!("-einject={inject}"), "-o".into(), log.display().to_string()];
@@ -262,8 +262,8 @@ fn survive(node: &Node, disk: Option<RawDisk<'_>>, inject: &str) {
         recovered.unwrap_or_else(|error| panic!("{uid}: {error}"));
     }
     for (i, (name, step)) in STEPS.iter().enumerate().skip(at) {
-        // As the kubelet and the agent would, a few times: while another process is being started beside this one, it
-        // has copies of all descriptors, and what they refer to is busy.
+        // As the kubelet and the agent would, a few times: a new process beside this one has copies of all descriptors
+        // between fork and exec, and their files are busy.
         let mut tries = 0;
         while let Err(error) = step(node, &host) {
             tries += 1;
@@ -276,7 +276,7 @@ fn survive(node: &Node, disk: Option<RawDisk<'_>>, inject: &str) {
     node.assert_base_line();
 }
 
-/// The faults: every call of a victim that nobody disturbs, killed at, and failed with each errno.
+/// The faults: every call of an undisturbed victim, killed at, and failed with each errno.
 fn faults(prepare: Prepare, those: &[(&str, &[&str])]) -> Vec<String> {
     let found = std::sync::Arc::new(Mutex::new(String::new()));
     let to = found.clone();
@@ -296,7 +296,7 @@ fn faults(prepare: Prepare, those: &[(&str, &[&str])]) -> Vec<String> {
         let Some((_, errnos)) = those.iter().find(|(name, _)| *name == call) else { continue };
         let n = counts.entry(call).or_default();
         *n += 1;
-        // What is opened to be looked at changes nothing; nor do the library's own FIOCLEX and FIONBIO.
+        // An open for reading changes nothing; nor do the library's own FIOCLEX and FIONBIO.
         let changes = !call.starts_with("open") && !LOOKS.iter().any(|look| arguments.contains(look))
             || ["O_CREAT", "O_WRONLY", "O_RDWR", "O_EXCL"].iter().any(|flag| arguments.contains(flag));
         if changes {
@@ -307,7 +307,7 @@ fn faults(prepare: Prepare, those: &[(&str, &[&str])]) -> Vec<String> {
     faults
 }
 
-/// What is done to a node before its first agent comes.
+/// The preparation of a node before its first agent.
 type Prepare = for<'a> fn(&'a Node) -> Option<RawDisk<'a>>;
 
 fn main() -> ExitCode {

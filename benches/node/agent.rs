@@ -28,7 +28,7 @@ pub struct Node {
     pub agent: Agent,
 }
 
-/// A volume as the kubelet knows it, claimed for any pod.
+/// A volume that any pod may use.
 #[derive(Clone)]
 pub struct Volume {
     pub name: String,
@@ -46,7 +46,7 @@ impl Node {
         Self { cluster, agent }
     }
 
-    /// Makes the volumes with these numbers, of 16 MiB each; the agent is asked for some at once.
+    /// Makes the volumes with these numbers, of 16 MiB each, some at once.
     pub async fn volumes(&self, numbers: std::ops::Range<usize>) -> Vec<Volume> {
         stream::iter(numbers).map(|i| self.volume(i)).buffered(8).collect().await
     }
@@ -83,7 +83,7 @@ impl Node {
         self.agent.dir.join(format!("kubelet/pods/{pod}/volumes/kubernetes.io~csi/data/mount"))
     }
 
-    /// Publishes a volume for a pod over a new connection, as the kubelet does, and says how long that took.
+    /// Publishes a volume for a pod over a new connection, as the kubelet does, and returns the time that it took.
     pub async fn publish(&self, volume: &Volume, pod: usize) -> Duration {
         let target = self.target(pod);
         std::fs::create_dir_all(target.parent().unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! I/O in a volume, against the file system beside it that the volume's own file is on.
+//! I/O in a volume, against the filesystem that the volume's own file is on.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{host, publish, row, volume};
 
-/// What fio does, and what of its report counts.
+/// The patterns of fio, and the field of its report that counts.
 const PATTERNS: [(&str, &[&str], &str); 9] = [
     ("4k random read, one at a time", &["--rw=randread", "--bs=4k", "--iodepth=1"], "iops"),
     ("4k random write, one at a time", &["--rw=randwrite", "--bs=4k", "--iodepth=1"], "iops"),
@@ -25,7 +25,7 @@ const PATTERNS: [(&str, &[&str], &str); 9] = [
     ),
 ];
 
-/// Where fio runs.
+/// A directory in which fio runs.
 struct Place {
     name: String,
     file: PathBuf,
@@ -52,13 +52,13 @@ pub fn measure(rounds: usize, seconds: u32) {
 }
 
 fn compare(places: &[Place], rounds: usize, seconds: u32) {
-    // Written once everywhere, so that nowhere a first write is compared with a second.
+    // Every file is written once first: a first write is slower than a second.
     for place in places {
         fio(&place.file, &["--rw=write", "--bs=1M"], None);
     }
     for (what, arguments, field) in PATTERNS {
         let mut results: Vec<Vec<f64>> = vec![Vec::new(); places.len()];
-        // One round for nothing.
+        // The first round does not count.
         for round in 0..=rounds {
             for (place, results) in places.iter().zip(&mut results) {
                 let report = fio(&place.file, arguments, Some(if round == 0 { 1 } else { seconds }));

@@ -8,7 +8,7 @@ use crate::{host, ms, row, volume};
 
 const MIB: u64 = 1 << 20;
 
-/// How often each is done; the median counts.
+/// Repetitions of each; the median counts.
 const TIMES: u32 = 5;
 
 pub fn measure() {

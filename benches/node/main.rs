@@ -1,8 +1,8 @@
-//! What the node's half costs: mounts, memory, making and erasing, I/O. `make bench-node`, docs/performance.md.
+//! The costs of the agent: mounts, memory, making and erasing, I/O. `make bench-node`, docs/performance.md.
 //!
-//! The agent is the program, as a process of its own, asked over its CSI socket as the kubelet would; its API server is
-//! real. The controller is played here: this writes what that would write. What has no Kubernetes in it is measured on
-//! the same code, `reservoir::host`, in this process.
+//! The agent is a process of its own, called over its CSI socket like by the kubelet; its API server is real. The
+//! benchmark writes the objects in the controller's place. Work without Kubernetes is measured on the same code,
+//! `reservoir::host`, in this process.
 
 #[path = "../../tests/api_tier/support/mod.rs"]
 #[allow(dead_code)]
@@ -18,27 +18,29 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use reservoir::host::{DiskConfig, FsType, Host, HostConfig, Keeping, Pod, Publish, VolumeSpec, VolumeUid};
+use reservoir::host::{
+    BackingKind, DiskConfig, FsType, Host, HostConfig, Pod, Publish, VolumeSpec, VolumeUid,
+};
 use tracing_subscriber::filter::LevelFilter;
 
-/// Measures the node's half.
+/// Measures the agent.
 #[derive(Parser)]
 struct Options {
-    /// What is measured; without it, everything.
+    /// The parts to measure; all by default.
     parts: Vec<Part>,
-    /// How many mounts are timed for each row.
+    /// Mounts that are timed for each row.
     #[arg(long, default_value_t = 400)]
     mounts: usize,
-    /// With how many volumes the agent's memory is looked at, each time more.
+    /// Numbers of volumes at which the agent's memory is measured, ascending.
     #[arg(long, value_delimiter = ',', default_value = "100,1000")]
     volumes: Vec<usize>,
-    /// How often each pattern of I/O is run on each file system, by turns.
+    /// Runs of each pattern of I/O on each filesystem, in turns.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Seconds that such a run takes.
+    /// Seconds of such a run.
     #[arg(long, default_value_t = 3)]
     seconds: u32,
-    /// What cargo says to every benchmark.
+    /// Cargo's own flag for every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -52,7 +54,7 @@ enum Part {
     Memory,
     /// Create and erase, by size.
     Life,
-    /// I/O in a volume against the file system beside it.
+    /// I/O in a volume against the filesystem beside it.
     Io,
 }
 
@@ -61,7 +63,7 @@ async fn main() {
     let options = Options::parse();
     let wanted = |part| options.parts.is_empty() || options.parts.contains(&part);
     println!("{:<68} {:>10} {:>10}", "", "measured", "wanted");
-    // A server that is just starting is no news.
+    // Warnings about a server that is just starting are left out.
     tracing_subscriber::fmt().with_max_level(LevelFilter::OFF).init();
     if wanted(Part::Mounts) {
         tokio::task::block_in_place(|| mounts::on_the_node(options.mounts));
@@ -89,7 +91,7 @@ fn ms(time: Duration) -> String {
     format!("{ms:.*} ms", usize::from(ms < 100.0))
 }
 
-/// Serves a disk in a directory, on a file system with direct I/O; with it, the directory in which targets may be.
+/// Serves a disk in a directory, on a filesystem with direct I/O, beside a directory for targets.
 fn host(dir: &Path) -> Host {
     let (path, targets_root) = (dir.join("disk"), dir.join("kubelet"));
     std::fs::create_dir_all(&path).unwrap();
@@ -97,7 +99,7 @@ fn host(dir: &Path) -> Host {
     let disk = DiskConfig {
         name: "d".to_owned(),
         path,
-        keeping: Keeping::Loop,
+        backing: BackingKind::Loop,
         state: None,
         capacity: None,
         system_reserved: 0,
@@ -108,7 +110,7 @@ fn host(dir: &Path) -> Host {
     host.unwrap()
 }
 
-/// A pod that is to have the volume for writing, at a target in [`host`]'s directory that has the pod's name.
+/// A request to publish the volume for writing, at a target in [`host`]'s directory with the pod's name.
 fn publish(dir: &Path, volume: &VolumeSpec, pod: &str) -> Publish {
     Publish {
         uid: volume.uid.clone(),

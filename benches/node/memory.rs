@@ -1,4 +1,4 @@
-//! What the agent's process has in memory, and what many volumes do to the others.
+//! The memory of the agent's process, and the cost of many volumes for the others.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::agent::Node;
 use crate::mounts::{tell, times};
 use crate::row;
 
-/// Longer than the agent rests between two measurements of its disks.
+/// Longer than the agent's pause between two measurements of its disks.
 const REST: Duration = Duration::from_secs(12);
 
 pub async fn measure(counts: &[usize], mounts: usize) {

@@ -1,4 +1,4 @@
-//! How long a pod waits for its volume.
+//! The time that a pod waits for its volume.
 
 use std::time::{Duration, Instant};
 
@@ -10,14 +10,14 @@ use reservoir::host::FsType;
 use crate::agent::{Node, Volume};
 use crate::{host, ms, publish, row, volume};
 
-/// Calls of the kubelet's that are under way at once, where there are several.
+/// Concurrent calls of the kubelet, where there are several.
 const AT_ONCE: usize = 8;
 
 pub async fn measure(count: usize) {
     let node = Node::start().await;
     let volumes = node.volumes(0..AT_ONCE).await;
     let (one, keeper) = (&volumes[..1], usize::MAX);
-    // Once for nothing: what is only made the first time is no news.
+    // The first round does not count: it makes devices and directories.
     times(&node, &volumes, AT_ONCE, AT_ONCE).await;
 
     let api: Api<SharedPersistentVolume> = node.cluster.all();
@@ -49,7 +49,7 @@ pub async fn measure(count: usize) {
     tell("unpublish, 8 at once on 8 volumes", unpublish, "");
 }
 
-/// What of it is done on the node: the journal, synchronized, and the mount. Without a socket and without the API server.
+/// The node's own part: the record, synchronized, and the mount. Without a socket and without the API server.
 pub fn on_the_node(count: usize) {
     let temp = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let host = host(temp.path());
@@ -70,7 +70,7 @@ pub fn on_the_node(count: usize) {
     tell("unpublish, what of it is the node's, it stays mounted", unpublished, "");
 }
 
-/// Publishes and unpublishes over and over, each of `at_once` pods its own volume of these; how long each took.
+/// Publishes and unpublishes over and over, each of `at_once` pods its own volume of these; returns the times.
 pub async fn times(
     node: &Node,
     volumes: &[Volume],

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use crate::api::{BackingKind, DiskKind, NodeDiskSpec, Role, Size};
-use crate::host::{self, DiskConfig, Keeping};
+use crate::host::{self, DiskConfig};
 
 /// The configuration file.
 #[derive(Clone, Debug, Deserialize)]
@@ -139,7 +139,7 @@ impl DiskEntry {
     /// The disk in the host's terms; makes the directory of a `Path` disk if it is missing, and blocks.
     pub fn to_host(&self, state_dir: &Path) -> Result<DiskConfig, ConfigError> {
         let keeping = self.validate()?;
-        let is_directory = self.kind == DiskKind::Path && keeping != Keeping::Lvm;
+        let is_directory = self.kind == DiskKind::Path && keeping != host::BackingKind::Lvm;
         if is_directory {
             let made = std::fs::create_dir_all(&self.path);
             made.map_err(|e| self.wrong(format!("failed to make directory {}: {e}", self.path.display())))?;
@@ -153,8 +153,8 @@ impl DiskEntry {
         Ok(DiskConfig {
             name: self.name.clone(),
             path: self.path.clone(),
-            keeping,
-            state: (keeping == Keeping::Block).then(|| state_dir.to_owned()),
+            backing,
+            state: (backing == host::BackingKind::Block).then(|| state_dir.to_owned()),
             capacity,
             system_reserved,
             adopt_roots: self.adopt_roots.clone(),
@@ -162,7 +162,7 @@ impl DiskEntry {
         })
     }
 
-    fn validate(&self) -> Result<Keeping, ConfigError> {
+    fn validate(&self) -> Result<host::BackingKind, ConfigError> {
         let ensure =
             |ok: bool, reason: &dyn Fn() -> String| if ok { Ok(()) } else { Err(self.wrong(reason())) };
         let (kind, backing, path) = (self.kind, self.backing(), self.path.display());
@@ -179,12 +179,12 @@ impl DiskEntry {
             ensure(is_first, &|| format!("role {role} has two reservations; make them one"))?;
         }
         let keeping = match (kind, backing) {
-            (DiskKind::Path, BackingKind::Loop) => Keeping::Loop,
-            (DiskKind::Path, BackingKind::Btrfs) => Keeping::Btrfs,
-            (DiskKind::Path, BackingKind::Quota) => Keeping::Quota,
-            (DiskKind::Path, BackingKind::Lvm) => Keeping::Lvm,
-            (DiskKind::Mount, BackingKind::Mount) => Keeping::Mount,
-            (DiskKind::Block, BackingKind::Block) => Keeping::Block,
+            (DiskKind::Path, BackingKind::Loop) => host::BackingKind::Loop,
+            (DiskKind::Path, BackingKind::Btrfs) => host::BackingKind::Btrfs,
+            (DiskKind::Path, BackingKind::Quota) => host::BackingKind::Quota,
+            (DiskKind::Path, BackingKind::Lvm) => host::BackingKind::Lvm,
+            (DiskKind::Mount, BackingKind::Mount) => host::BackingKind::Mount,
+            (DiskKind::Block, BackingKind::Block) => host::BackingKind::Block,
             _ => {
                 let reason =
                     format!("a disk of kind {kind:?} cannot have backing {backing:?}: leave backing out");
@@ -195,10 +195,10 @@ impl DiskEntry {
         ensure(divided || self.capacity.is_none() && self.system_reserved.is_none(), &|| {
             format!("a disk of kind {kind:?} is handed out whole: leave capacity and systemReserved out")
         })?;
-        ensure(!adopts || !matches!(keeping, Keeping::Btrfs | Keeping::Lvm), &|| {
+        ensure(!adopts || !matches!(keeping, host::BackingKind::Btrfs | host::BackingKind::Lvm), &|| {
             format!("a disk with backing {backing:?} has nothing on it but volumes: leave adoptRoots out")
         })?;
-        ensure(keeping != Keeping::Lvm || host::volume_group_of(&self.path).is_some(), &|| {
+        ensure(keeping != host::BackingKind::Lvm || host::volume_group_of(&self.path).is_some(), &|| {
             format!("path {path} is not /dev/ and the name of a volume group, as backing Lvm needs it")
         })?;
         ensure(divided || !adopts, &|| {
@@ -266,7 +266,7 @@ mod tests {
         assert_eq!((host.capacity, host.system_reserved), (Some(4 << 30), (4 << 30) / 10));
         let group = "disks: [{name: vg, path: /dev/no-such-group, backing: Lvm}]";
         let host = Config::parse(group).unwrap().disks[0].to_host(dir.path()).unwrap();
-        assert_eq!((host.keeping, host.system_reserved), (Keeping::Lvm, 0));
+        assert_eq!((host.backing, host.system_reserved), (host::BackingKind::Lvm, 0));
         assert!(!host.path.exists());
     }
 

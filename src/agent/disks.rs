@@ -219,7 +219,7 @@ fn sort_by_disk(
 
 fn seen(disk: &DiskReport, usage: Usage) -> Seen {
     let enforcement = disk.enforcement.as_ref().map(|enforcement| match enforcement {
-        host::Enforcement::Whole => (EnforcementState::Whole, String::new()),
+        host::Enforcement::Undivided => (EnforcementState::Whole, String::new()),
         host::Enforcement::Proven(errno) => (EnforcementState::Proven, (*errno).to_owned()),
         host::Enforcement::Untried => (EnforcementState::Untried, String::new()),
         host::Enforcement::Broken(how) => (EnforcementState::Broken, how.clone()),

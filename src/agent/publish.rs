@@ -94,7 +94,7 @@ impl csi::Observer for Metrics {
 }
 
 fn uid(handle: &VolumeHandle) -> Result<VolumeUid, Error> {
-    handle.volume_uid().parse().map_err(|error: host::Error| failed_on_node(error.into()))
+    handle.volume_uid().parse().map_err(|invalid: host::InvalidUid| failed_on_node(host::Error::from(invalid).into()))
 }
 
 fn refused(refusal: Refusal) -> Error {
@@ -133,9 +133,18 @@ fn failed_on_node(error: NodeError) -> Error {
         Host::NoSpace { .. } | Host::TooSmall { .. } => {
             Error::resource_exhausted("failed to get the space that the volume needs", error)
         }
-        Host::DiskUnavailable { .. } | Host::Corrupt { .. } | Host::Command { .. } | Host::Io { .. } => {
-            Error::unavailable("failed on the node's disk", error)
-        }
+        // Open: a mount from before may be there still.
+        Host::DiskUnavailable { .. }
+        | Host::UnsuitableDisk { .. }
+        | Host::Corrupt { .. }
+        | Host::RecordTooNew { .. }
+        | Host::KernelTooOld(_)
+        | Host::ProcessesHidden
+        | Host::UnusableDevice(_)
+        | Host::ProgramMissing(_)
+        | Host::Command { .. }
+        | Host::Panicked
+        | Host::Io { .. } => Error::unavailable("failed on the node's disk", error),
     }
 }
 

@@ -1,11 +1,12 @@
-//! One lock per key, for as long as somebody holds it or waits for it.
+//! One lock per key, for as long as a thread holds it or waits for it.
+//!
+//! A lock is held across blocking system calls, so no async lock fits; and a `Mutex` per key is not fair, so a thread
+//! that locks one key over and over could keep all others from it (L3, L7).
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Locks by key: what concerns different keys goes on side by side, and who comes first is served first. Whoever locks
-/// the same key over and over would otherwise keep others from it: it is running when the lock is released, and they
-/// have to be woken first.
+/// Locks by key, in the order of their requests. Threads with different keys do not wait for each other.
 ///
 /// There is nothing to clean up and nothing to poison: the lock of a thread that panicked is released with its guard.
 pub(super) struct Locks<K: Ord> {
@@ -13,12 +14,12 @@ pub(super) struct Locks<K: Ord> {
     released: Condvar,
 }
 
-/// Those who want one key, as numbers in the order in which they came.
+/// The threads that hold, or wait for, one key, as numbers in the order of their requests.
 #[derive(Default)]
 struct Queue {
-    /// Who holds it.
+    /// The number of the holder.
     serving: u64,
-    /// Who comes next.
+    /// The number of the next request.
     next: u64,
 }
 
@@ -33,7 +34,7 @@ impl<K: Ord + Clone> Locks<K> {
         Self { queues: Mutex::new(BTreeMap::new()), released: Condvar::new() }
     }
 
-    /// Waits until nobody else who came before holds `key`.
+    /// Waits for all earlier holders of `key`.
     pub(super) fn lock(&self, key: &K) -> Guard<'_, K> {
         let mut queues = self.queues();
         let queue = queues.entry(key.clone()).or_default();
@@ -74,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_holder_per_key() {
+    fn a_key_has_one_holder() {
         let locks = Locks::new();
         let inside = [AtomicUsize::new(0), AtomicUsize::new(0)];
         std::thread::scope(|scope| {
@@ -92,9 +93,8 @@ mod tests {
         assert!(locks.queues().is_empty());
     }
 
-    /// L3, L7.
     #[test]
-    fn who_comes_first_is_served_first() {
+    fn l3_l7_the_first_request_is_served_first() {
         let locks = Locks::new();
         let order = Mutex::new(Vec::new());
         let waiting = |n: u64| {

@@ -1,39 +1,56 @@
-//! Volumes into pods, and out again.
+//! Volumes mounted into pods, and unmounted again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Map;
 
-use super::error::{Error, Result};
-use super::lifecycle::busy;
-use super::mounts::{Found, Target};
-use super::record::{Published, Record, State};
-use super::uid::VolumeUid;
-use super::{Disk, Host, Publish, Volume};
+use crate::host::disk::Disk;
+use crate::host::error::{Error, Result};
+use crate::host::node::Host;
+use crate::host::sys::{Found, Target};
+use crate::host::types::{Pod, Published, Record, State, VolumeUid};
+use crate::host::volume::Volume;
 
-/// How many mounts unpublish takes off one target before it gives up.
+/// The most mounts that unpublish removes from one target.
 const MAX_STACKED: usize = 16;
 
+/// A pod's request to have a volume mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// The volume.
+    pub uid: VolumeUid,
+    /// An absolute path beneath [`HostConfig::targets_root`](super::HostConfig::targets_root), whose parent exists.
+    pub target: PathBuf,
+    /// The pod may only read (M3).
+    pub read_only: bool,
+    /// The pod.
+    pub pod: Pod,
+    /// UID of the pod's claim.
+    pub claim_uid: String,
+}
+
 impl Host {
-    /// Mounts a volume at a target for a pod (M1–M4). What is mounted there already, in the same way for the same pod, is
-    /// left alone, also when the volume has been fenced since.
+    /// Mounts a volume at a target for a pod (M1–M4). The same mount for the same pod is left alone, also when the
+    /// volume has been fenced since.
     ///
     /// # Errors
-    /// [`Error::Fenced`], [`Error::NotReady`], [`Error::BackingLost`]; [`Error::InUse`] or, if only the kernel knows by
-    /// whom, [`Error::Busy`] for an exclusive volume that another pod has (M2); [`Error::Conflict`] if a file, a symbolic
-    /// link, another mount or the other mode is at the target; [`Error::InvalidArgument`] if it is not a plain path
-    /// beneath the targets' root. Nothing is mounted then.
+    /// [`Error::Fenced`], [`Error::NotReady`], [`Error::BackingLost`]; [`Error::InUse`] for an exclusive volume that
+    /// another pod uses (M2), or [`Error::Busy`] if the record names no such pod and the kernel has the volume
+    /// mounted or open; [`Error::Conflict`] if a file, a symbolic link, another mount or the other mode is at the
+    /// target; [`Error::InvalidArgument`] if the target is not a plain path beneath the targets' root. Nothing is
+    /// mounted then.
     pub fn publish(&self, request: &Publish) -> Result<()> {
         let uid = &request.uid;
         let key = self.targets.key(&request.target)?;
         let _target = self.target_locks.lock(&key);
         let _volume = self.volume_locks.lock(uid);
-        let (disk, volume) = self.existing(uid)?;
+        let (disk, volume) = self.find(uid)?;
         let mut record = volume.record()?;
-        let target = self.targets.locate(&key)?.ok_or_else(|| {
-            Error::InvalidArgument(format!("the directory in which target {key} would be does not exist"))
-        })?;
+        let target = self
+            .targets
+            .locate(&key)?
+            .ok_or_else(|| Error::InvalidArgument(format!("the directory of target {key} does not exist")))?;
         let found = target.look()?;
         if let Found::Mount(mount) = &found {
             if !disk.backing.owns(&volume, mount)? {
@@ -52,17 +69,17 @@ impl Host {
                 return Ok(());
             }
         }
-        admit(&record, request)?;
+        ensure_admitted(&record, request)?;
         let raw = record.spec.raw;
         match &found {
-            Found::File(_) if !raw => return Err(target.is_wrongly("not a directory")),
-            Found::Directory(_) if raw => return Err(target.is_wrongly("a directory")),
+            Found::File(_) if !raw => return Err(target.obstructed_by("not a directory")),
+            Found::Directory(_) if raw => return Err(target.obstructed_by("a directory")),
             _ => {}
         }
         let first = record.publishes.is_empty();
-        if !record.spec.shared && first && disk.backing.release(&volume)? {
-            // A pod that was deleted by force may still have it: its mounts outlive the journal (S6).
-            return Err(busy(uid));
+        if !record.spec.shared && first && disk.backing.in_use(&volume)? {
+            // The containers of a pod that was deleted by force may keep their mounts, which no record has (S6).
+            return Err(Error::volume_in_use(uid));
         }
         let entry = Published {
             pod: request.pod.clone(),
@@ -71,7 +88,7 @@ impl Host {
             extra: Map::new(),
         };
         record.publishes.insert(key.clone(), entry);
-        volume.write(&record)?;
+        volume.write_record(&record)?;
         if matches!(found, Found::Mount(_)) {
             return Ok(());
         }
@@ -80,32 +97,31 @@ impl Host {
             .mount(&volume, &record, request.read_only)
             .and_then(|mount| target.attach(&mount, raw));
         if mounted.is_err() {
-            withdraw(&volume, record, &target, &found);
+            undo_publish(&volume, record, &target, &found);
         }
         mounted
     }
 
-    /// Unmounts what was published at a target and removes the target (M4). That nothing is there any more is fine. Of a
-    /// disk that is [refused](Self::refuse) it is unmounted too, and else nothing is touched: whose journal still has
-    /// the target is found out when the disk is served again.
+    /// Unmounts a target and removes it, if it is there (M4). On a [refused](Self::refuse) disk the record keeps the
+    /// target until the disk is served again.
     ///
     /// # Errors
-    /// [`Error::Busy`] while somebody works in that very mount: it stays mounted and published. [`Error::Conflict`] if
-    /// what is there is not ours.
+    /// [`Error::Busy`] while that very mount is in use: it stays mounted and published. [`Error::Conflict`] if
+    /// something else is mounted there.
     pub fn unpublish(&self, target: &Path) -> Result<()> {
         self.unpublish_likely(target, None)
     }
 
-    /// The same, knowing which volume is probably there: if it is, no other one's journal has to be read.
+    /// [Unpublishes](Self::unpublish) a target, with a guess at its volume. A right guess saves reading other records.
     pub fn unpublish_likely(&self, target: &Path, likely: Option<&VolumeUid>) -> Result<()> {
         let key = self.targets.key(target)?;
-        // A publish that came before, and still waits for its volume, is waited for: nothing would unmount what it mounts.
+        // An earlier publish may still wait for its volume. Nothing would unmount its mount if this call did not wait.
         let _target = self.target_locks.lock(&key);
         let Some((disk, uid)) = self.owner(&key, likely)? else {
             return match self.targets.locate(&key)? {
                 None => Ok(()),
                 Some(target) => match target.look()? {
-                    Found::Mount(_) => Err(self.unavailable().unwrap_or_else(|| {
+                    Found::Mount(_) => Err(self.unserved_disk().unwrap_or_else(|| {
                         Error::Conflict(format!(
                             "what is mounted at target {key} is not a volume: unmount it"
                         ))
@@ -117,27 +133,27 @@ impl Host {
         let _volume = self.volume_locks.lock(&uid);
         let volume = disk.volume(&uid)?.ok_or_else(|| Error::NotFound(format!("volume {uid}")))?;
         if let Some(target) = self.targets.locate(&key)? {
-            clear(&disk, &volume, &target)?;
+            remove_mounts(&disk, &volume, &target)?;
         }
-        if self.slot(disk.name())?.get().is_err() {
+        if self.slot(disk.name())?.served().is_err() {
             return Ok(());
         }
         let mut record = match volume.record() {
             Ok(record) => record,
             // A damaged record must not keep a pod from ending.
-            Err(Error::Corrupt { .. } | Error::Unsupported(_)) => return Ok(()),
+            Err(Error::Corrupt { .. } | Error::RecordTooNew { .. }) => return Ok(()),
             Err(error) => return Err(error),
         };
         match record.publishes.remove(&key) {
-            Some(_) => volume.write(&record),
+            Some(_) => volume.write_record(&record),
             None => Ok(()),
         }
     }
 
-    /// The volume that is, or should be, at a target, and its disk: by the journals, or by the mount that is there.
+    /// The volume that is, or should be, at a target, and its disk: by the records, or by the mount.
     fn owner(&self, key: &str, likely: Option<&VolumeUid>) -> Result<Option<(Arc<Disk>, VolumeUid)>> {
         let has = |volume: &Volume| volume.record().is_ok_and(|record| record.publishes.contains_key(key));
-        let disks = self.right();
+        let disks = self.expected_disks();
         if let Some(uid) = likely {
             for disk in &disks {
                 if disk.volume(uid).is_ok_and(|volume| volume.as_ref().is_some_and(has)) {
@@ -172,8 +188,8 @@ impl Host {
     }
 }
 
-/// Whether the journal lets a new user in.
-fn admit(record: &Record, request: &Publish) -> Result<()> {
+/// Refuses a new user that the volume's record does not admit.
+fn ensure_admitted(record: &Record, request: &Publish) -> Result<()> {
     let uid = request.uid.clone();
     if record.fenced || record.state == State::Erasing {
         return Err(Error::Fenced(uid));
@@ -182,7 +198,7 @@ fn admit(record: &Record, request: &Publish) -> Result<()> {
         return Err(Error::NotReady(uid));
     }
     if record.spec.raw && request.read_only {
-        // The kernel lets a device be written through a read-only mount of its node.
+        // The kernel allows writes to a device through a read-only mount of its node.
         return Err(Error::InvalidArgument(format!(
             "volume {uid} is a raw device, which cannot be read-only for one pod: claim it with mode ReadWrite"
         )));
@@ -194,8 +210,8 @@ fn admit(record: &Record, request: &Publish) -> Result<()> {
     Ok(())
 }
 
-/// Takes every mount of this volume off a target, normally the one that there is (S16), and removes the target.
-fn clear(disk: &Disk, volume: &Volume, target: &Target) -> Result<()> {
+/// Unmounts this volume from a target, normally once (S16), and removes the target.
+fn remove_mounts(disk: &Disk, volume: &Volume, target: &Target) -> Result<()> {
     for _ in 0..MAX_STACKED {
         match target.look()? {
             Found::Missing => return Ok(()),
@@ -212,14 +228,19 @@ fn clear(disk: &Disk, volume: &Volume, target: &Target) -> Result<()> {
     })
 }
 
-/// Takes a publish back that could not be kept. If that fails too, unpublish or the next start does it.
-fn withdraw(volume: &Volume, mut record: Record, target: &Target, before: &Found) {
+/// Takes a failed publish out of the record. If that fails too, unpublish or the next start does it.
+fn undo_publish(volume: &Volume, mut record: Record, target: &Target, before: &Found) {
     record.publishes.remove(&target.path);
-    let withdrawn = volume.write(&record).and_then(|()| match before {
+    let undone = volume.write_record(&record).and_then(|()| match before {
         Found::Missing => target.remove(),
         Found::Directory(_) | Found::File(_) | Found::Mount(_) => Ok(()),
     });
-    if let Err(error) = withdrawn {
-        tracing::warn!(volume = %volume.uid, target = target.path, %error, "a failed publish is still in the journal");
+    if let Err(error) = undone {
+        tracing::warn!(
+            volume = record.spec.name,
+            target = target.path,
+            %error,
+            "a failed publish is still in the volume's record"
+        );
     }
 }

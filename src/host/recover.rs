@@ -1,18 +1,18 @@
-//! What an agent does when it starts to serve a disk, after whatever happened to the one before (M5).
+//! The start of an agent: the records of volumes are compared with the kernel's mounts (M5).
 
-use super::error::Result;
-use super::mounts::Found;
-use super::record::Record;
-use super::uid::VolumeUid;
-use super::{Disk, Host, Recovery, Volume};
+use crate::host::disk::Disk;
+use crate::host::error::Result;
+use crate::host::node::Host;
+use crate::host::sys::Found;
+use crate::host::types::{Record, Recovery, VolumeUid};
+use crate::host::volume::Volume;
 
 impl Host {
-    /// Compares every journal with what the kernel has: uses whose mount is gone, as after a reboot, are dropped; mounts
-    /// that are there stay untouched, and so does the I/O of the pods that have them; a loop device of ours without a
-    /// mount is detached.
+    /// Compares every record with the kernel's mounts. Uses whose mount is gone, as after a reboot, are dropped.
+    /// Mounts stay untouched, and so does the I/O of their pods. A loop device of ours without a mount is detached.
     ///
     /// It may be called at any time, also for disks that became available later. Interrupted creations and erasures
-    /// go on when they are next asked for.
+    /// go on with their next request.
     pub fn recover(&self) -> Vec<(VolumeUid, Result<Recovery>)> {
         self.volumes()
             .into_iter()
@@ -25,14 +25,14 @@ impl Host {
 
     fn recover_volume(&self, uid: &VolumeUid) -> Result<Recovery> {
         let _volume = self.volume_locks.lock(uid);
-        let (disk, volume) = self.existing(uid)?;
+        let (disk, volume) = self.find(uid)?;
         let mut record = volume.record()?;
         let dropped = self.drop_unmounted(&disk, &volume, &mut record)?;
-        let in_use = disk.backing.release(&volume)?;
+        let in_use = disk.backing.in_use(&volume)?;
         Ok(Recovery { dropped, in_use })
     }
 
-    /// Takes the targets out of the journal at which the volume is not mounted any more. The volume is locked.
+    /// Removes the targets at which the volume is not mounted any more from the record. The volume is locked.
     pub(super) fn drop_unmounted(
         &self,
         disk: &Disk,
@@ -47,7 +47,7 @@ impl Host {
         }
         if !dropped.is_empty() {
             record.publishes.retain(|target, _| !dropped.contains(target));
-            volume.write(record)?;
+            volume.write_record(record)?;
         }
         Ok(dropped)
     }

@@ -6,9 +6,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::beneath;
-use super::error::{Context, Error, Result};
-use super::mounts::Target;
+use crate::host::error::{Context, Error, Result};
+use crate::host::sys::{Target, dirfd};
 
 pub(super) struct Targets {
     path: PathBuf,
@@ -30,7 +29,7 @@ impl Targets {
         &self.root
     }
 
-    /// The one spelling of a target, under which it is in the journal.
+    /// The one spelling of a target, which is its key in the record.
     pub(super) fn key(&self, target: &Path) -> Result<String> {
         let refuse = |why: &str| Err(Error::InvalidArgument(format!("target {} {why}", target.display())));
         let Ok(relative) = target.strip_prefix(&self.path) else {
@@ -51,8 +50,7 @@ impl Targets {
         Ok(plain.to_string_lossy().into_owned())
     }
 
-    /// Opens the directory in which a target is, given its key. `None` if there is no such directory: then nothing can
-    /// be mounted there.
+    /// Opens the parent directory of a target, given its key. `None` if it does not exist: nothing is mounted there.
     pub(super) fn locate(&self, key: &str) -> Result<Option<Target>> {
         let refuse =
             || Error::InvalidArgument(format!("target {key} does not lie beneath {}", self.path.display()));
@@ -62,11 +60,11 @@ impl Targets {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        match beneath::open(&self.root, parent, OFlags::PATH | OFlags::DIRECTORY) {
+        match dirfd::open(&self.root, parent, OFlags::PATH | OFlags::DIRECTORY) {
             Ok(parent) => Ok(Some(Target { parent, name: name.to_owned(), path: key.to_owned() })),
             Err(Errno::NOENT) => Ok(None),
             Err(Errno::LOOP) => {
-                Err(Error::Conflict(format!("a symbolic link is on the way to target {key}")))
+                Err(Error::Conflict(format!("a symbolic link is on the way to target {key}: remove it")))
             }
             Err(error) => Err(error).context(|| format!("open the directory of target {key}")),
         }

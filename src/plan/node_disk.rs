@@ -6,7 +6,7 @@ use kube::{Resource, ResourceExt};
 use crate::api::condition::{self, DISK_HEALTHY, Verdict, reason};
 use crate::api::{Enforcement, EnforcementState, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan, Size};
 
-use super::{ledger, names, room, whole};
+use super::{allocatable, ledger, names, undivided};
 
 /// The most orphans of a disk that are listed; the others take space as other files do.
 pub const MOST_ORPHANS: usize = 128;
@@ -55,17 +55,17 @@ pub fn report(disk: &NodeDisk, seen: Seen, now: Timestamp) -> NodeDiskStatus {
     let verdict = match seen.error {
         Some(error) => Verdict::no(reason::DISK_REFUSED, error),
         None => {
-            let measured = room::Measured {
+            let measured = allocatable::Measured {
                 capacity: seen.capacity,
                 system_reserved: seen.system_reserved,
                 free: seen.free,
                 ours: seen.kept,
             };
             let published = status.allocatable.as_ref().map(Size::bytes_or_zero);
-            let allocatable = match whole::is_whole(disk.spec.kind) {
+            let allocatable = match undivided::is_undivided(disk.spec.kind) {
                 // No other files fill it, and its one volume may take all of it (D2).
                 true => seen.allocatable,
-                false => room::allocatable(measured, published),
+                false => allocatable::of_measured(measured, published),
             };
             let health = healthy(seen.orphans.len())
                 + &unenforced(status.enforcement.as_ref())
@@ -125,7 +125,7 @@ fn enforcement(state: EnforcementState, found: String, disk: &NodeDisk) -> Enfor
             format!("the writer on a scratch volume was stopped at its size with {found}")
         }
         EnforcementState::Untried => {
-            "it is too full to try; no volume is made on it until there is room to".to_owned()
+            "it is too full to try; no volume is made on it until there is free space to".to_owned()
         }
         EnforcementState::Broken if disk.spec.allow_unenforced => {
             format!("{found}; allowUnenforced says that it may be used like that")
@@ -145,7 +145,7 @@ fn unenforced(enforcement: Option<&Enforcement>) -> String {
 }
 
 fn healthy(orphans: usize) -> String {
-    let healthy = "the disk is there, and so is the room on it";
+    let healthy = "the disk is there, and so is its allocatable space";
     match orphans {
         0 => healthy.to_owned(),
         1 => format!("{healthy}; one volume on it has no object: it is kept, status.orphans names it"),
@@ -187,7 +187,7 @@ mod tests {
             let enforcement = Some((state, "a writer went on".to_owned()));
             health(disk, Seen { enforcement, ..seen() }).2
         };
-        let fine = "the disk is there, and so is the room on it";
+        let fine = "the disk is there, and so is its allocatable space";
         assert_eq!(with(EnforcementState::Proven, &disk), fine);
         assert_eq!(with(EnforcementState::Whole, &disk), fine);
         assert!(with(EnforcementState::Untried, &disk).contains("too full to try"));

@@ -99,7 +99,7 @@ async fn v8_an_adopted_directory_outlives_its_volume() {
     let part = format!("adopt: {{path: {}}}", data.join("set1/part").display());
     cluster.apply_text(&volume("part", &part)).await;
     let said = until_reason(&volumes, "part", "BackingFailed").await;
-    assert!(said.contains("overlaps what volume"), "{said}");
+    assert!(said.contains("overlaps the directory that volume"), "{said}");
     volumes.delete("part", &DeleteParams::default()).await.unwrap();
     until_gone(&volumes, "part").await;
 

@@ -1,4 +1,4 @@
-//! Directories that hold data already (V8).
+//! Directories that are adopted with their data (V8).
 
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::PathBuf;
@@ -39,7 +39,7 @@ fn adopting(i: u32, path: &std::path::Path) -> VolumeSpec {
     VolumeSpec { adopt: Some(path.to_str().unwrap().to_owned()), mode: Some(0o777), ..ext4(i) }
 }
 
-/// The sentence of a refusal, which left nothing behind.
+/// The message of a refusal, which leaves nothing behind.
 fn refused(host: &Host, spec: &VolumeSpec) -> String {
     let before = host.volumes().len();
     let said = host.create("d", spec).unwrap_err().to_string();
@@ -49,7 +49,7 @@ fn refused(host: &Host, spec: &VolumeSpec) -> String {
 
 /// V8, M3, V12, S9.
 #[test]
-fn v8_a_directory_is_shared_as_it_is_and_its_data_stays() {
+fn v8_an_adopted_directory_keeps_its_data() {
     on_a_node(|node| {
         let path = data(node, "set");
         let before = std::fs::metadata(&path).unwrap();
@@ -79,13 +79,13 @@ fn v8_a_directory_is_shared_as_it_is_and_its_data_stays() {
         let usage = host.usage(&uid(1)).unwrap();
         assert!(usage.total_bytes > spec.size_bytes, "the file system's: {usage:?}");
 
-        // What it grows beyond its size is not taken for promised.
+        // Bytes beyond the volume's size do not count as the volume's.
         std::fs::write(writer.join("beyond"), vec![7; 40 << 20]).unwrap();
         std::thread::sleep(std::time::Duration::from_secs(1));
         assert_eq!(host.volumes()[0].allocated, spec.size_bytes);
         assert_error!(host.resize(&uid(1), 64 * MIB), Error::Unsupported(why) if why.contains("cannot be resized"));
 
-        // X3: whoever has it mounted, in whatever namespace, keeps it from going.
+        // X3: a mount in any namespace keeps the volume from being erased.
         let fenced = host.fence(&uid(1)).unwrap();
         assert!(fenced.in_use && fenced.users.len() == 3);
         assert_error!(host.erase(&uid(1), ErasePolicy::Discard), Error::InUse { .. });
@@ -105,13 +105,13 @@ fn v8_a_directory_is_shared_as_it_is_and_its_data_stays() {
         assert_eq!(files, [true; 3]);
         node.assert_no_mounts();
 
-        // It may be adopted again.
+        // The directory may be adopted again.
         host.create("d", &VolumeSpec { size_bytes: 64 * MIB, ..adopting(2, &path) }).unwrap();
     });
 }
 
 #[test]
-fn v8_only_what_the_disk_allows() {
+fn v8_a_directory_outside_of_adopt_roots_is_refused() {
     on_a_node(|node| {
         let path = data(node, "set");
         symlink(&path, root(node).join("link")).unwrap();
@@ -152,22 +152,22 @@ fn v8_only_what_the_disk_allows() {
 }
 
 #[test]
-fn v8_no_two_volumes_have_anything_in_common() {
+fn v8_a_directory_that_overlaps_another_is_refused() {
     on_a_node(|node| {
         let path = data(node, "set");
         let (inside, beside) = (path.join("deep"), data(node, "set2"));
         let mut config = config(node);
-        // Everything on the node, its own directories too.
+        // The whole node is an adopt root, the agent's own directories included.
         config.disks[0].adopt_roots = vec![node.dir().to_owned()];
         let host = Host::open(config).unwrap();
         host.create("d", &adopting(1, &inside)).unwrap();
-        // However it is called.
+        // A bind mount hides no overlap.
         let alias = node.dir().join("alias");
         std::fs::create_dir(&alias).unwrap();
         rustix::mount::mount_bind(&path, &alias).unwrap();
         for other in [&inside, &path, &inside.join("er"), &root(node), &alias, &alias.join("deep")] {
             let found = refused(&host, &adopting(2, other));
-            let said = format!("overlaps what volume {} adopted", uid(1));
+            let said = format!("overlaps the directory that volume {} adopted", uid(1));
             assert!(found.contains(&said), "{}: {found}", other.display());
         }
         for (own, said) in [
@@ -185,7 +185,7 @@ fn v8_no_two_volumes_have_anything_in_common() {
 
 /// V8, V9.
 #[test]
-fn v8_what_took_its_place_is_not_used() {
+fn v8_a_replaced_directory_is_not_mounted() {
     on_a_node(|node| {
         let path = data(node, "set");
         let aside = root(node).join("aside");
@@ -196,7 +196,7 @@ fn v8_what_took_its_place_is_not_used() {
         publish().unwrap();
 
         std::fs::rename(&path, &aside).unwrap();
-        assert_error!(host.create("d", &spec), Error::BackingLost { reason, .. } if reason.contains("is not there"));
+        assert_error!(host.create("d", &spec), Error::BackingLost { reason, .. } if reason.contains("does not exist"));
         for in_place in [false, true] {
             match in_place {
                 false => std::fs::create_dir(&path).unwrap(),
@@ -209,7 +209,7 @@ fn v8_what_took_its_place_is_not_used() {
             let other = node.request(&uid(1), "q", 1, false);
             assert_error!(host.publish(&other), Error::Conflict(why) if why.contains(path.to_str().unwrap()));
         }
-        // L3: who has it goes on, and can end.
+        // L3: a pod with the old directory goes on, and can end.
         write(&node.target("p", 0), "late", "data");
         host.unpublish(&node.target("p", 0)).unwrap();
         std::fs::remove_file(&path).unwrap();
@@ -218,7 +218,7 @@ fn v8_what_took_its_place_is_not_used() {
         assert_eq!(read(&node.target("p", 0), "late"), "data");
         host.unpublish(&node.target("p", 0)).unwrap();
 
-        // Nor does what took its place keep the volume from going.
+        // The new directory does not keep the volume from being erased.
         std::fs::rename(&path, &aside).unwrap();
         std::fs::create_dir(&path).unwrap();
         write(&path, "foreign", "alive");
@@ -230,7 +230,7 @@ fn v8_what_took_its_place_is_not_used() {
 
 /// V8, M4, M5.
 #[test]
-fn v8_every_step_can_be_interrupted_and_repeated() {
+fn v8_adoption_goes_on_after_a_crash_at_any_step() {
     on_a_node(|node| {
         let path = data(node, "set");
         let spec = adopting(1, &path);
@@ -244,7 +244,7 @@ fn v8_every_step_can_be_interrupted_and_repeated() {
             host.recover();
             host
         };
-        // Killed before the note, in it, and after it.
+        // Killed before the note was written, while it was, and after it.
         for there in [None, Some(""), Some("note")] {
             node.edit(&uid(1), |record| record["state"] = "Creating".into());
             match there {
@@ -257,7 +257,7 @@ fn v8_every_step_can_be_interrupted_and_repeated() {
             host.create("d", &spec).unwrap();
             assert!(note.exists() && !unfinished.exists());
         }
-        // What was half made and is not allowed any more leaves nothing.
+        // An unfinished adoption that is not allowed any more leaves nothing.
         node.edit(&uid(1), |record| record["state"] = "Creating".into());
         let aside = root(node).join("aside");
         std::fs::rename(&path, &aside).unwrap();
@@ -267,7 +267,7 @@ fn v8_every_step_can_be_interrupted_and_repeated() {
         host.create("d", &spec).unwrap();
         drop(host);
 
-        // Mounted over a restart, and killed while it is let go.
+        // Mounted over a restart of the agent, and killed during the erase.
         let host = restarted();
         host.publish(&node.request(&uid(1), "p", 0, false)).unwrap();
         drop(host);
@@ -286,9 +286,9 @@ fn v8_every_step_can_be_interrupted_and_repeated() {
     });
 }
 
-/// V8, V10. Else its bytes were taken for files of others, and the whole disk for one that lacks room.
+/// V8, V10. Otherwise its bytes would count as foreign files, and the disk as one that lacks space.
 #[test]
-fn v8_what_a_pod_has_made_uncountable_is_its_volumes_all_the_same() {
+fn v8_an_uncountable_directory_counts_as_its_size() {
     on_a_node(|node| {
         let path = data(node, "set");
         let host = host(node);

@@ -1,4 +1,4 @@
-//! Disks that are a btrfs, of which a volume is a subvolume.
+//! Disks with backing Btrfs: a volume is a subvolume.
 
 use std::fs::File;
 use std::io::{Error as IoError, Write};
@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use reservoir::host::{
-    DiskConfig, Enforcement, ErasePolicy, Error, FsType, Host, HostConfig, Keeping, VolumeSpec,
+    BackingKind, DiskConfig, Enforcement, ErasePolicy, Error, FsType, Host, HostConfig, VolumeSpec,
 };
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 
@@ -18,7 +18,7 @@ use crate::support::*;
 
 const EDQUOT: Option<i32> = Some(122);
 
-/// A btrfs of its own, mounted where the disk is.
+/// A btrfs that is mounted at the disk's path.
 struct Btrfs<'a> {
     node: &'a Node,
     path: PathBuf,
@@ -40,7 +40,7 @@ impl<'a> Btrfs<'a> {
 
     fn config(&self) -> HostConfig {
         let disk = self.node.disk_config("b", self.path.clone());
-        let disks = vec![DiskConfig { keeping: Keeping::Btrfs, ..disk }];
+        let disks = vec![DiskConfig { backing: BackingKind::Btrfs, ..disk }];
         HostConfig { disks, lock_timeout: Duration::from_secs(10), ..self.node.config() }
     }
 
@@ -54,7 +54,7 @@ impl<'a> Btrfs<'a> {
         self.path.join("volumes").join(uid(i).as_str()).join("data")
     }
 
-    /// Publishes a volume for writing, and says where.
+    /// Publishes a volume for writing, and returns the target.
     fn publish(&self, host: &Host, i: u32) -> PathBuf {
         host.publish(&self.node.request(&uid(i), &format!("p{i}"), i, false)).unwrap();
         self.node.target(&format!("p{i}"), i)
@@ -64,7 +64,7 @@ impl<'a> Btrfs<'a> {
         host.unpublish(&self.node.target(&format!("p{i}"), i)).unwrap();
     }
 
-    /// Names of groups of volumes that the kernel has.
+    /// The kernel's names of the volumes' groups.
     fn groups(&self) -> Vec<String> {
         let fs = std::fs::read_dir("/sys/fs/btrfs").unwrap().map(|entry| entry.unwrap().path());
         let uuid = said("findmnt", &["-n", "-o", "UUID", text(&self.path)]);
@@ -93,12 +93,12 @@ fn said(program: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A shared volume that anybody may write to.
+/// A shared volume with write permission for everybody.
 fn spec(i: u32) -> VolumeSpec {
     VolumeSpec { fs_type: FsType::Btrfs, size_bytes: 64 * MIB, mode: Some(0o777), ..ext4(i) }
 }
 
-/// Writes to a file until something stops it; says how much went in.
+/// Writes to a file until an error stops it; returns the bytes written and the error.
 fn fill(path: &Path) -> (u64, IoError) {
     let mut file = match File::options().create(true).append(true).open(path) {
         Ok(file) => file,
@@ -119,7 +119,7 @@ fn free(host: &Host) -> u64 {
 }
 
 #[test]
-fn v5_a_full_volume_gets_edquot_and_its_neighbour_has_all_of_its_room() {
+fn v5_a_full_subvolume_takes_no_byte_of_its_neighbour() {
     on_a_node(|node| {
         let disk = Btrfs::new(node);
         let host = disk.host();
@@ -133,7 +133,7 @@ fn v5_a_full_volume_gets_edquot_and_its_neighbour_has_all_of_its_room() {
         let (written, error) = fill(&one.join("fill"));
         assert_eq!(error.raw_os_error(), EDQUOT);
         assert!((60 * MIB..=63 * MIB).contains(&written), "{written}");
-        // What is nearly full can be overwritten, all of it, and emptied.
+        // A nearly full volume can be overwritten as a whole, and emptied.
         std::fs::remove_file(one.join("spare")).unwrap();
         rustix::fs::syncfs(File::open(&one).unwrap()).unwrap();
         let file = File::options().write(true).open(one.join("fill")).unwrap();
@@ -161,7 +161,7 @@ fn v5_a_full_volume_gets_edquot_and_its_neighbour_has_all_of_its_room() {
 }
 
 #[test]
-fn v5_no_more_is_promised_than_there_is() {
+fn v5_a_volume_without_free_bytes_is_refused() {
     on_a_node(|node| {
         let disk = Btrfs::new(node);
         let host = disk.host();
@@ -177,7 +177,7 @@ fn v5_no_more_is_promised_than_there_is() {
         );
         host.create("b", &spec(3)).unwrap();
         assert_error!(host.resize(&uid(3), 264 * MIB), Error::NoSpace { .. });
-        // All of it is there, for everybody.
+        // Each volume gets all of its bytes.
         let (one, three) = (disk.publish(&host, 1), disk.publish(&host, 3));
         let (written, error) = fill(&one.join("fill"));
         assert_eq!(error.raw_os_error(), EDQUOT);
@@ -185,7 +185,7 @@ fn v5_no_more_is_promised_than_there_is() {
         assert_eq!(fill(&three.join("fill")).1.raw_os_error(), EDQUOT);
         assert!(std::fs::metadata(three.join("fill")).unwrap().len() > 60 * MIB);
         File::open(three.join("fill")).unwrap().sync_all().unwrap();
-        // X4, D5: with such a disk an agent starts, too, and what is given back can be promised again.
+        // X4, D5: an agent starts with a full disk too, and erased bytes are free for new volumes.
         for i in [1, 3] {
             disk.unpublish(&host, i);
         }
@@ -202,7 +202,7 @@ fn v5_no_more_is_promised_than_there_is() {
 
 /// V5, X4.
 #[test]
-fn v5_subvolumes_that_pods_make_are_limited_and_erased_with_the_volume() {
+fn v5_x4_inner_subvolumes_are_limited_and_erased() {
     on_a_node(|node| {
         let disk = Btrfs::new(node);
         let host = disk.host();
@@ -211,7 +211,7 @@ fn v5_subvolumes_that_pods_make_are_limited_and_erased_with_the_volume() {
         }
         let (one, two) = (disk.publish(&host, 1), disk.publish(&host, 2));
         let before = free(&host);
-        // As any user can.
+        // Any user can make a subvolume.
         let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", "btrfs", "subvolume", "create"];
         let inner = one.join("inner");
         run("setpriv", &[&nobody[..], &[text(&inner)]].concat());
@@ -228,11 +228,11 @@ fn v5_subvolumes_that_pods_make_are_limited_and_erased_with_the_volume() {
             "btrfs",
             &["subvolume", "snapshot", "-r", text(&one), text(&one.join("in a directory/snapshot"))],
         );
-        // What the snapshot still has is the volume's.
+        // The bytes of the snapshot are the volume's.
         std::fs::remove_file(one.join("f")).unwrap();
         rustix::fs::syncfs(File::open(&one).unwrap()).unwrap();
         assert!(fill(&one.join("fill")).0 < 48 * MIB);
-        // Who tells the kernel to count it nowhere, or as his neighbour's, is found.
+        // A subvolume that counts nowhere, or as a neighbour's, is corrected.
         for (name, group) in [("nowhere", None), ("neighbour's", Some(group_of(&disk.data(2))))] {
             make_elsewhere(&two, name, group);
             eventually("it is not limited", || {
@@ -262,9 +262,9 @@ fn v5_subvolumes_that_pods_make_are_limited_and_erased_with_the_volume() {
     });
 }
 
-/// L5, S12: what owners can make read-only without a capability is erased nevertheless.
+/// L5, S12. The owner of a subvolume can make it read-only without a capability.
 #[test]
-fn l5_a_read_only_subvolume_is_erased_with_what_is_in_it() {
+fn l5_a_read_only_subvolume_is_erased() {
     on_a_node(|node| {
         let disk = Btrfs::new(node);
         let host = disk.host();
@@ -278,7 +278,7 @@ fn l5_a_read_only_subvolume_is_erased_with_what_is_in_it() {
         nobody(&["btrfs", "subvolume", "create", text(&outer.join("inner"))]);
         std::fs::write(outer.join("inner/f"), vec![1; 20 << 20]).unwrap();
         nobody(&["btrfs", "property", "set", "-ts", text(&outer), "ro", "true"]);
-        // As root in a pod can.
+        // Root in a pod can do this.
         run("btrfs", &["property", "set", "-ts", text(&one), "ro", "true"]);
         for path in [&one, &outer] {
             assert_eq!(std::fs::write(path.join("g"), "").unwrap_err().raw_os_error(), Some(30), "EROFS");
@@ -293,7 +293,7 @@ fn l5_a_read_only_subvolume_is_erased_with_what_is_in_it() {
 
 /// L5, X3.
 #[test]
-fn x3_a_subvolume_that_no_path_leads_to_is_looked_at_and_erased() {
+fn x3_a_subvolume_with_a_long_path_is_found_and_erased() {
     on_a_node(|node| {
         let disk = Btrfs::new(node);
         let host = disk.host();
@@ -332,12 +332,12 @@ fn x3_a_subvolume_that_no_path_leads_to_is_looked_at_and_erased() {
     });
 }
 
-/// The group of the volume whose subvolume this is.
+/// The group of the volume with this subvolume.
 fn group_of(data: &Path) -> u64 {
     1 << 48 | said("btrfs", &["inspect-internal", "rootid", text(data)]).trim().parse::<u64>().unwrap()
 }
 
-/// Makes a subvolume that is in this group alone.
+/// Makes a subvolume in this group alone.
 #[allow(unsafe_code)]
 fn make_elsewhere(directory: &Path, name: &str, group: Option<u64>) {
     const QGROUP_INHERIT: u64 = 1 << 2;
@@ -351,7 +351,8 @@ fn make_elsewhere(directory: &Path, name: &str, group: Option<u64>) {
     for (i, byte) in name.bytes().enumerate() {
         args[7 + i / 8] |= u64::from(byte) << (i % 8 * 8);
     }
-    // SAFETY: BTRFS_IOC_SUBVOL_CREATE_V2 reads one btrfs_ioctl_vol_args_v2 of 4096 bytes, and what it points to.
+    // SAFETY: BTRFS_IOC_SUBVOL_CREATE_V2 reads one btrfs_ioctl_vol_args_v2 of 4096 bytes, and the memory that its
+    // pointer has.
     let made = unsafe {
         let call = rustix::ioctl::Setter::<0x5000_9418, [u64; 512]>::new(args);
         rustix::ioctl::ioctl(File::open(directory).unwrap(), call)
@@ -361,7 +362,7 @@ fn make_elsewhere(directory: &Path, name: &str, group: Option<u64>) {
 
 /// M3, M4, V12.
 #[test]
-fn m3_readers_and_writers_come_in_any_order() {
+fn m3_readers_and_writers_share_a_subvolume() {
     on_a_node(|node| {
         let disk = Btrfs::new(node);
         let host = disk.host();
@@ -396,7 +397,7 @@ fn m3_readers_and_writers_come_in_any_order() {
 }
 
 #[test]
-fn x3_the_kernels_word_counts_for_a_subvolume_too() {
+fn x3_a_subvolume_in_use_is_not_erased() {
     on_a_node(|node| {
         let disk = Btrfs::new(node);
         let host = disk.host();
@@ -411,11 +412,11 @@ fn x3_the_kernels_word_counts_for_a_subvolume_too() {
             host.unfence(&uid(1)).unwrap();
             report.in_use
         };
-        // A neighbour that is in use does not count.
+        // A neighbour in use is no use of this volume.
         let neighbour = disk.publish(&host, 2);
         write(&neighbour, "f", "x");
         let open = Process::with(&neighbour.join("f"));
-        // A container's mount of a part of it that outlives the pod, in a namespace of its own.
+        // A container's mount of a part of the volume, which outlives the pod in a namespace of its own.
         let target = disk.publish(&host, 1);
         write(&target, "f", "still here");
         run("btrfs", &["subvolume", "create", text(&target.join("inner"))]);
@@ -423,10 +424,10 @@ fn x3_the_kernels_word_counts_for_a_subvolume_too() {
         let lingering = Elsewhere::new(node, &target.join("inner"));
         disk.unpublish(&host, 1);
         assert!(busy(&host));
-        // M2: nor may the next pod have an exclusive volume meanwhile.
+        // M2: meanwhile no other pod gets the exclusive volume.
         assert_error!(host.publish(&node.request(&uid(1), "q", 1, false)), Error::Busy { .. });
         drop(lingering);
-        // A process whose file outlives its mount, in the volume or in a subvolume of it.
+        // A process whose open file outlives its mount, in the volume or in a subvolume of the volume.
         for file in ["f", "inner/f"] {
             let target = disk.publish(&host, 1);
             let process = Process::with(&target.join(file));
@@ -435,7 +436,7 @@ fn x3_the_kernels_word_counts_for_a_subvolume_too() {
             assert!(busy(&host), "{file}");
             drop(process);
         }
-        // A file in it that is somebody's disk.
+        // A file of the volume behind a loop device.
         let image = disk.data(1).join("image");
         File::create(&image).unwrap().set_len(MIB).unwrap();
         let device = attach_by_hand(&image);
@@ -468,7 +469,7 @@ impl Drop for Process {
 }
 
 #[test]
-fn x4_credit_comes_after_the_bytes_are_gone() {
+fn x4_an_erase_ends_when_the_bytes_are_free() {
     on_a_node(|node| {
         let disk = Btrfs::new(node);
         let host = disk.host();
@@ -491,7 +492,7 @@ fn x4_credit_comes_after_the_bytes_are_gone() {
         let refused = host.erase(&uid(1), ErasePolicy::Zero);
         assert_error!(refused, Error::Unsupported(why) if why.contains("set erasePolicy to Discard"));
         assert_eq!(std::fs::metadata(disk.data(1).join("fill")).unwrap().len(), 300 << 20);
-        // Bytes that somebody else has are not gone.
+        // Bytes that another volume shares are not gone.
         let held = host.erase(&uid(1), ErasePolicy::Discard);
         assert_error!(held, Error::Busy { what } if what.contains("a copy in another volume"));
         assert_eq!(host.volumes().len(), 2);
@@ -509,7 +510,7 @@ fn x4_credit_comes_after_the_bytes_are_gone() {
 }
 
 #[test]
-fn v7_grows_and_shrinks_under_its_writers() {
+fn v7_a_subvolume_is_resized_under_its_writers() {
     on_a_node(|node| {
         let disk = Btrfs::new(node);
         let host = disk.host();
@@ -521,7 +522,7 @@ fn v7_grows_and_shrinks_under_its_writers() {
         assert!(fill(&target.join("fill")).0 > 60 * MIB);
         assert_eq!(host.usage(&uid(1)).unwrap().total_bytes, 128 * MIB);
         assert_eq!(node_record(&disk, 1)["sizeBytes"], serde_json::json!(128 * MIB));
-        // Not below what is in it.
+        // A size below its files' is refused.
         assert_error!(host.resize(&uid(1), 64 * MIB), Error::TooSmall { needed, .. } if needed > 120 * MIB);
         assert_eq!(host.usage(&uid(1)).unwrap().total_bytes, 128 * MIB);
         assert_eq!(fill(&target.join("fill")).1.raw_os_error(), EDQUOT);
@@ -532,7 +533,7 @@ fn v7_grows_and_shrinks_under_its_writers() {
         });
         assert!((30 * MIB..38 * MIB).contains(&fill(&target.join("fill")).0));
         assert_eq!(std::fs::read(target.join("keeps")).unwrap(), vec![9; 10 << 20]);
-        // Interrupted in the middle, it is asked for again.
+        // An interrupted resize is repeated.
         for (size, resizing) in [(48 * MIB, 96 * MIB), (48 * MIB, 48 * MIB)] {
             let record = disk.path.join("volumes").join(uid(1).as_str()).join("record.json");
             let mut said: serde_json::Value =
@@ -555,7 +556,7 @@ fn node_record(disk: &Btrfs, i: u32) -> serde_json::Value {
 
 /// V9, S13, V10.
 #[test]
-fn v9_what_was_made_once_is_never_made_again() {
+fn v9_a_ready_subvolume_is_never_made_again() {
     on_a_node(|node| {
         let disk = Btrfs::new(node);
         let host = disk.host();
@@ -565,7 +566,7 @@ fn v9_what_was_made_once_is_never_made_again() {
         write(&disk.data(1), "f", "x");
         host.create("b", &spec(1)).unwrap();
         assert_eq!(read(&disk.data(1), "f"), "x");
-        // Another subvolume in its place is not it.
+        // Another subvolume in its place is not used.
         let away = disk.path.join("away");
         std::fs::rename(disk.data(1), &away).unwrap();
         assert_error!(host.create("b", &spec(1)), Error::BackingLost { .. });
@@ -575,7 +576,7 @@ fn v9_what_was_made_once_is_never_made_again() {
         run("btrfs", &["subvolume", "delete", text(&disk.data(1))]);
         std::fs::rename(away, disk.data(1)).unwrap();
         host.create("b", &spec(1)).unwrap();
-        // One that was being made when its agent ended is made anew, and nothing of the first try remains.
+        // An unfinished subvolume of a killed agent is made anew, and nothing of the first one remains.
         let volume = disk.path.join("volumes").join(uid(2).as_str());
         host.create("b", &spec(2)).unwrap();
         write(&disk.data(2), "f", "x");
@@ -590,7 +591,7 @@ fn v9_what_was_made_once_is_never_made_again() {
 }
 
 #[test]
-fn d5_a_btrfs_whose_quotas_are_off_is_refused_unless_that_is_allowed() {
+fn d5_a_btrfs_without_quotas_needs_allow_unenforced() {
     on_a_node(|node| {
         let disk = Btrfs::new(node);
         let started = Instant::now();
@@ -602,7 +603,7 @@ fn d5_a_btrfs_whose_quotas_are_off_is_refused_unless_that_is_allowed() {
         write(&disk.data(1), "f", "x");
         run("btrfs", &["quota", "disable", text(&disk.path)]);
         assert!(
-            host.disks()[0].error.as_ref().unwrap().contains("were switched off"),
+            host.disks()[0].error.as_ref().unwrap().contains("simple quotas switched off"),
             "also while it is served"
         );
         drop(host);
@@ -661,7 +662,7 @@ fn d5_a_full_btrfs_is_served() {
 }
 
 #[test]
-fn d1_what_is_no_btrfs_of_its_own_is_refused() {
+fn d1_a_disk_that_is_no_btrfs_of_its_own_is_refused() {
     on_a_node(|node| {
         let disk = Btrfs::new(node);
         let why = |path: &Path| {
@@ -685,18 +686,18 @@ fn d1_what_is_no_btrfs_of_its_own_is_refused() {
         run("btrfs", &["quota", "disable", text(&disk.path)]);
         disk.host();
         let mut divided = disk.config();
-        divided.disks[0].keeping = Keeping::Loop;
+        divided.disks[0].backing = BackingKind::Loop;
         assert!(Host::open(divided).unwrap().disks()[0].error.is_some());
     });
 }
 
-/// What the limit costs: a published volume against the bare filesystem, each with the same file, in turns.
+/// D1. The cost of the limit: a published volume against the bare filesystem, each with the same file, in turns.
 ///
-/// The kernel puts 16 KiB aside for its trees at each write, until it commits. Where that would pass the limit it commits
-/// first, so a volume that is nearly full writes more slowly at random; that is measured, too.
+/// The kernel puts 16 KiB aside for its trees at each write, until it commits. Where that would pass the limit it
+/// commits first, so a volume that is nearly full writes more slowly at random; that is measured, too.
 #[test]
 #[ignore = "it measures: make bench-btrfs runs it"]
-fn d1_the_speed_is_that_of_the_bare_file_system() {
+fn d1_a_volume_is_as_fast_as_the_bare_filesystem() {
     on_a_node(|node| {
         const SIZE: u64 = 24 << 30;
         let disk = Btrfs::sized(node, "btrfs", SIZE);
@@ -743,9 +744,9 @@ fn d1_the_speed_is_that_of_the_bare_file_system() {
     });
 }
 
-/// S4, S12. Killed when the subvolume was gone and its note was not; then the node was booted anew.
+/// S4, S12. The agent was killed between the removal of the subvolume and of its note; then the node was booted anew.
 #[test]
-fn s12_what_another_volume_has_is_not_erased_by_its_number() {
+fn s12_a_reused_subvolume_number_is_not_erased() {
     on_a_node(|node| {
         let disk = Btrfs::new(node);
         let host = disk.host();

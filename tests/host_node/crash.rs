@@ -6,7 +6,7 @@ use reservoir::host::{ErasePolicy, Error, State};
 
 use crate::support::*;
 
-/// What the agent that is going to be killed does: everything, over and over.
+/// The work of the agent that is going to be killed: every call, over and over.
 fn live(node: &Node) {
     let host = node.next_host();
     host.recover();
@@ -50,7 +50,7 @@ fn an_agent_may_be_killed_at_any_moment() {
                 host.unpublish(&node.target(pod, 0)).unwrap();
             }
             node.assert_base_line();
-            // A volume that was ready once is what it was.
+            // A volume that was ready once keeps its data.
             let ready = host
                 .volumes()
                 .iter()

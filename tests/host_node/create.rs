@@ -1,4 +1,4 @@
-//! Making volumes, and not making them again.
+//! Volumes are made, and never made again.
 
 use std::os::unix::fs::{FileExt, MetadataExt};
 
@@ -15,7 +15,7 @@ fn state(host: &Host, i: u32) -> State {
 
 /// V5, V9, S13.
 #[test]
-fn creates_once() {
+fn v9_a_repeated_creation_changes_nothing() {
     on_a_node(|node| {
         let host = node.host();
         for spec in [ext4(1), xfs(21)] {
@@ -35,7 +35,7 @@ fn creates_once() {
 }
 
 #[test]
-fn a_ready_volume_keeps_its_shape_and_follows_its_labels() {
+fn a_ready_volume_keeps_its_size_and_gets_new_labels() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
@@ -67,7 +67,7 @@ fn unknown_fields_of_a_record_are_carried_along() {
 
 /// V10.
 #[test]
-fn too_little_room_leaves_nothing() {
+fn a_creation_without_free_space_leaves_nothing() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
@@ -76,7 +76,7 @@ fn too_little_room_leaves_nothing() {
         let spec = VolumeSpec { size_bytes, ..ext4(2) };
         assert_error!(host.create("d", &spec), Error::NoSpace { needed, .. } if needed == size_bytes);
         assert!(!node.volume(&uid(2)).exists());
-        // The refusal binds nobody: it can be made smaller.
+        // After the refusal a smaller volume can be made.
         host.create("d", &ext4(2)).unwrap();
         host.create("d", &ext4(1)).unwrap();
     });
@@ -87,16 +87,16 @@ fn too_little_room_leaves_nothing() {
 fn a_failed_mkfs_leaves_nothing() {
     on_a_node(|node| {
         let host = node.host();
-        // 16 TiB of ext4 do not fit into a file of the disk's ext4, whatever is free; here it is the room that ends it.
+        // No disk of a test has space for this.
         let spec = VolumeSpec { size_bytes: 1 << 62, ..ext4(1) };
         assert!(host.create("d", &spec).is_err());
-        // mkfs that cannot run: nothing executable where programs are looked for.
+        // mkfs is missing: the directories of programs are empty.
         let empty = node.dir().join("empty");
         std::fs::create_dir(&empty).unwrap();
         for path in ["/usr/sbin", "/usr/bin", "/sbin", "/bin"] {
             rustix::mount::mount_bind(&empty, path).unwrap();
         }
-        assert_error!(host.create("d", &ext4(1)), Error::Unsupported(_));
+        assert_error!(host.create("d", &ext4(1)), Error::ProgramMissing(_));
         assert!(!node.volume(&uid(1)).exists());
     });
 }
@@ -192,10 +192,10 @@ fn creation_goes_on_after_a_crash_at_any_point() {
     });
 }
 
-/// The worst case of V9: a journal restored from before the volume was used.
+/// The worst case of V9: a record was restored from before the volume was used.
 /// S13.
 #[test]
-fn a_journal_that_forgot_cannot_cost_data() {
+fn an_old_record_costs_no_data() {
     on_a_node(|node| {
         let host = node.host();
         for spec in [ext4(1), xfs(22)] {
@@ -214,7 +214,7 @@ fn a_journal_that_forgot_cannot_cost_data() {
 }
 
 #[test]
-fn the_root_directory_belongs_to_the_volumes_group() {
+fn v11_the_root_directory_has_group_and_mode() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &VolumeSpec { gid: Some(4711), ..ext4(1) }).unwrap();
@@ -233,7 +233,7 @@ fn the_root_directory_belongs_to_the_volumes_group() {
 
 /// S13.
 #[test]
-fn different_volumes_are_made_side_by_side_and_one_only_once() {
+fn concurrent_creations_make_each_volume_once() {
     on_a_node(|node| {
         let host = node.host();
         std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Disks that are a raw device (D2); here a loop device is one.
+//! Disks of kind Block (D2); here a loop device is the raw device.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use reservoir::host::{DiskConfig, ErasePolicy, Error, FsType, Host, HostConfig, Keeping, VolumeSpec};
+use reservoir::host::{BackingKind, DiskConfig, ErasePolicy, Error, FsType, Host, HostConfig, VolumeSpec};
 use serde_json::json;
 
 use crate::assert_error;
@@ -36,7 +36,7 @@ impl<'a> Device<'a> {
         let disk = self.node.disk_config("b", self.path.clone());
         let state = Some(self.node.dir().join("state"));
         HostConfig {
-            disks: vec![DiskConfig { keeping: Keeping::Block, state, ..disk }],
+            disks: vec![DiskConfig { backing: BackingKind::Block, state, ..disk }],
             ..self.node.config()
         }
     }
@@ -60,7 +60,7 @@ impl<'a> Device<'a> {
         })
     }
 
-    /// The directory of a volume's journal.
+    /// The directory of a volume's record.
     fn journal(&self, i: u32) -> PathBuf {
         let state = std::fs::read_dir(self.node.dir().join("state")).unwrap();
         let mut found = state.map(|entry| entry.unwrap().path().join("volumes").join(uid(i).as_str()));
@@ -79,7 +79,7 @@ fn raw(i: u32) -> VolumeSpec {
 }
 
 #[test]
-fn d2_a_device_with_a_file_system() {
+fn d2_a_block_disk_has_one_formatted_volume() {
     for fs_type in [FsType::Ext4, FsType::Xfs] {
         on_a_node(move |node| {
             let device = Device::new(node);
@@ -102,7 +102,7 @@ fn d2_a_device_with_a_file_system() {
             let host = device.host();
             assert!(host.recover().remove(0).1.unwrap().in_use);
             assert!(host.usage(&spec.uid).unwrap().total_bytes < SIZE);
-            // X3: another namespace's mount counts.
+            // X3: a mount in another namespace is a use.
             let lingering = Elsewhere::new(node, &node.target("p", 1));
             for n in [0, 1] {
                 host.unpublish(&node.target("p", n)).unwrap();
@@ -120,7 +120,7 @@ fn d2_a_device_with_a_file_system() {
 }
 
 #[test]
-fn d2_a_device_as_it_is() {
+fn d2_a_raw_volume_is_the_device_itself() {
     on_a_node(|node| {
         let device = Device::new(node);
         let host = device.host();
@@ -135,7 +135,7 @@ fn d2_a_device_as_it_is() {
         assert_eq!(node.mounts().len(), 1);
         let other = node.request(&uid(1), "q", 0, false);
         host.publish(&other).unwrap();
-        // What the pods get is the device: they see each other's bytes.
+        // Pods get the device itself: they see each other's bytes.
         let metadata = std::fs::metadata(&request.target).unwrap();
         assert!(metadata.file_type().is_block_device());
         assert_eq!(metadata.rdev(), std::fs::metadata(&device.path).unwrap().rdev());
@@ -152,7 +152,7 @@ fn d2_a_device_as_it_is() {
         drop(file);
         assert_eq!(host.usage(&uid(1)).unwrap().total_bytes, SIZE);
         drop(host);
-        // M5: the next agent knows whose these are, though no byte of the device says so.
+        // M5: the next agent finds the records, although the device holds nothing of the agent's.
         let host = device.host();
         assert!(host.recover().remove(0).1.unwrap().dropped.is_empty());
         let mut process =
@@ -162,7 +162,7 @@ fn d2_a_device_as_it_is() {
             host.unpublish(target).unwrap();
             assert!(!target.exists());
         }
-        // X3: a process that has it open counts, and so does a loop device on it, as the kubelet makes one.
+        // X3: a process with an open file is a use, and so is a loop device, as the kubelet makes one.
         assert!(host.fence(&uid(1)).unwrap().in_use);
         process.kill().unwrap();
         process.wait().unwrap();
@@ -199,7 +199,7 @@ fn m7_a_device_is_mounted_on_an_empty_file_only() {
         host.publish(&request).unwrap();
         host.unpublish(&request.target).unwrap();
         assert_eq!(std::fs::read_to_string(&canary).unwrap(), "alive");
-        // And a disk that is no device makes none.
+        // A disk of another kind makes no raw volume.
         drop(host);
         let host = node.host();
         assert_error!(host.create("d", &raw(2)), Error::Unsupported(_));
@@ -216,7 +216,7 @@ fn v9_a_device_that_holds_data_is_refused() {
             file.seek(SeekFrom::Start(offset)).unwrap();
             file.write_all(b"x").unwrap();
             file.sync_all().unwrap();
-            assert!(device.refused().contains("holds data, and no journal here says whose"));
+            assert!(device.refused().contains("holds data without a record"));
             file.seek(SeekFrom::Start(offset)).unwrap();
             file.write_all(b"\0").unwrap();
             file.sync_all().unwrap();
@@ -225,7 +225,7 @@ fn v9_a_device_that_holds_data_is_refused() {
         not_a_device.disks[0].path = device.image.clone();
         let said = Host::open(not_a_device).unwrap().disks()[0].error.clone().unwrap();
         assert!(said.contains("is not a block device"), "{said}");
-        // Somebody else's already.
+        // Data that was there first.
         let claim = rustix::fs::open(
             &device.path,
             rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::EXCL,
@@ -240,16 +240,16 @@ fn v9_a_device_that_holds_data_is_refused() {
         host.create("b", &ext4(1)).unwrap();
         drop(host);
         assert_eq!(device.host().disks()[0].id, id, "with a journal it is ours");
-        // D3: another device has another identity, whatever its path.
+        // D3: another device at the same path has another identity.
         let other = Device::named(node, "other");
         let host = Host::open(other.config()).unwrap();
         assert_ne!(host.disks()[0].id, id);
         host.expect("b", id.as_deref()).unwrap();
         assert!(host.disks()[0].error.as_ref().unwrap().contains("it is another one"));
         drop(host);
-        // Without the agent's journals nobody knows whose data it is.
+        // Without the agent's records the data has no owner.
         std::fs::rename(node.dir().join("state"), node.dir().join("lost")).unwrap();
-        assert!(device.refused().contains("holds data, and no journal here says whose"));
+        assert!(device.refused().contains("holds data without a record"));
         std::fs::remove_dir_all(node.dir().join("state")).unwrap();
         std::fs::rename(node.dir().join("lost"), node.dir().join("state")).unwrap();
         device.host().publish(&node.request(&uid(1), "p", 0, false)).unwrap();
@@ -258,7 +258,7 @@ fn v9_a_device_that_holds_data_is_refused() {
 }
 
 #[test]
-fn s13_an_interrupted_mkfs_is_repeated_and_a_finished_one_is_not() {
+fn s13_only_an_interrupted_mkfs_is_repeated() {
     on_a_node(|node| {
         let device = Device::new(node);
         let host = device.host();
@@ -276,17 +276,17 @@ fn s13_an_interrupted_mkfs_is_repeated_and_a_finished_one_is_not() {
             start
         };
         let before = content();
-        // Died after mkfs had ended.
+        // Killed after mkfs had ended.
         set_state("Creating");
         host.create("b", &ext4(1)).unwrap();
         assert_eq!(content(), before, "not formatted again");
-        // Died in the middle of it.
+        // Killed in the middle of mkfs.
         set_state("Creating");
         let marker = device.journal(1);
         std::fs::rename(marker.join("formatted"), marker.join("formatting")).unwrap();
         host.create("b", &ext4(1)).unwrap();
         assert_ne!(content(), before, "made anew");
-        // Somebody else wrote there before mkfs began.
+        // Another process wrote to the device before mkfs began.
         set_state("Creating");
         std::fs::remove_file(marker.join("formatted")).unwrap();
         let before = content();

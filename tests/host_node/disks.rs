@@ -1,4 +1,4 @@
-//! Disks: identity, lock, trouble.
+//! Disks: identity, lock, failures.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ fn a_disk_keeps_its_identity() {
         let host = node.host();
         let id = host.disks()[0].id.clone().unwrap();
         drop(host);
-        // Under another name and path: it is the same disk (D3).
+        // D3: the disk is the same under another name and path.
         let moved = node.dir().join("moved");
         std::fs::rename(node.disk(), &moved).unwrap();
         let disks = vec![node.disk_config("other", moved.clone())];
@@ -22,7 +22,7 @@ fn a_disk_keeps_its_identity() {
         assert_eq!(host.disks()[0].id, Some(id));
         host.create("other", &ext4(1)).unwrap();
         drop(host);
-        // A damaged or vanished identity is not replaced by a new one: that would disown the volumes.
+        // A damaged or missing identity is not replaced: a new one would disown the volumes.
         for damage in [Some("{}"), Some("no json"), Some("{\"id\": \"../x\"}"), None] {
             match damage {
                 Some(text) => std::fs::write(moved.join("disk.json"), text).unwrap(),
@@ -38,7 +38,7 @@ fn a_disk_keeps_its_identity() {
 
 /// D3.
 #[test]
-fn another_disk_is_not_touched() {
+fn an_unexpected_disk_is_not_touched() {
     on_a_node(|node| {
         let host = node.host();
         let id = host.disks()[0].id.clone().unwrap();
@@ -47,7 +47,7 @@ fn another_disk_is_not_touched() {
         }
         host.fence(&uid(2)).unwrap();
         drop(host);
-        // The directory without the file system that belongs there.
+        // The mount point, without the disk's own filesystem.
         let away = node.dir().join("away");
         std::fs::rename(node.disk(), &away).unwrap();
         std::fs::create_dir(node.disk()).unwrap();
@@ -61,7 +61,7 @@ fn another_disk_is_not_touched() {
         assert_error!(host.fence(&uid(1)), Error::DiskUnavailable { .. });
         assert_error!(host.erase(&uid(2), ErasePolicy::Discard), Error::DiskUnavailable { .. });
         assert_eq!(host.volumes(), []);
-        // And then with it: no new agent is needed.
+        // With that filesystem the disk is served again, by the same agent.
         std::fs::rename(node.disk(), node.dir().join("wrong")).unwrap();
         std::fs::rename(&away, node.disk()).unwrap();
         assert_eq!(host.disks()[0].error, None);
@@ -73,7 +73,7 @@ fn another_disk_is_not_touched() {
 
 /// D1.
 #[test]
-fn sizes_are_reported() {
+fn d1_capacity_and_allocatable_are_reported() {
     on_a_node(|node| {
         let capacity = Some(1024 * MIB);
         let disk = DiskConfig { capacity, system_reserved: 24 * MIB, ..node.disk_config("d", node.disk()) };
@@ -86,14 +86,14 @@ fn sizes_are_reported() {
 }
 
 impl Node {
-    /// Why the disk cannot be served.
+    /// The reason why the disk cannot be served.
     fn host_error(&self) -> String {
         Host::open(self.config()).unwrap().disks().remove(0).error.unwrap()
     }
 }
 
 #[test]
-fn two_agents_cannot_serve_one_disk() {
+fn a_second_agent_is_refused_until_the_first_ends() {
     on_a_node(|node| {
         let first = node.host();
         assert!(node.host_error().contains("another agent"));
@@ -111,7 +111,7 @@ fn two_agents_cannot_serve_one_disk() {
             assert_eq!(Host::open(config).unwrap().disks()[0].error, None);
             assert!(started.elapsed() < Duration::from_secs(10));
         });
-        // And one that did not wait gets it when it looks again.
+        // The agent that did not wait serves the disk at its next look.
         assert_eq!(second.disks()[0].error, None);
         second.create("d", &ext4(1)).unwrap();
     });
@@ -119,7 +119,7 @@ fn two_agents_cannot_serve_one_disk() {
 
 /// V10.
 #[test]
-fn one_bad_disk_is_not_the_others_problem() {
+fn a_disk_that_cannot_be_served_stops_no_other() {
     on_a_node(|node| {
         let (missing, shm) = (node.dir().join("missing"), tempfile::tempdir_in("/dev/shm").unwrap());
         let disks = vec![
@@ -135,16 +135,16 @@ fn one_bad_disk_is_not_the_others_problem() {
         host.create("d", &ext4(1)).unwrap();
         host.publish(&node.request(&uid(1), "p", 0, false)).unwrap();
         host.unpublish(&node.target("p", 0)).unwrap();
-        // What is found nowhere may be on a disk that cannot be read: it is not reported as erased.
+        // An unknown volume may be on a disk that cannot be read: it is not reported as erased.
         assert_error!(host.erase(&uid(2), ErasePolicy::Discard), Error::DiskUnavailable { .. });
         std::fs::create_dir(missing).unwrap();
         assert_eq!(host.disks()[0].error, None, "it is tried again");
     });
 }
 
-/// V10, L3, L5. Once it was served: its file system shut itself down, and all that is asked of it is EIO.
+/// V10, L3, L5. A disk was served, and then its filesystem shut itself down: every call gets EIO.
 #[test]
-fn v10_a_disk_that_failed_is_not_the_others_problem() {
+fn v10_a_disk_that_fails_later_stops_no_other() {
     on_a_node(|node| {
         let (bad, image) = (node.dir().join("bad"), node.dir().join("image"));
         std::fs::create_dir(&bad).unwrap();
@@ -176,10 +176,10 @@ fn v10_a_disk_that_failed_is_not_the_others_problem() {
         }
         let _ = host.forget(&uid(1));
         assert_eq!(host.erased(), []);
-        // What is found nowhere may be there.
+        // An unknown volume may be on the failed disk.
         let absent = host.erase(&uid(8), ErasePolicy::Discard).unwrap_err();
         assert!(!matches!(absent, Error::NotFound(_)), "{absent}");
-        // Nothing is in the way of who puts it right, and then it is as before.
+        // The disk can be unmounted and mounted again, and is then served as before.
         run("umount", &[], &bad);
         run("mount", &["-o", "loop", image.to_str().unwrap()], &bad);
         assert_eq!(host.disks()[0].error, None);
@@ -192,7 +192,7 @@ fn v10_a_disk_that_failed_is_not_the_others_problem() {
 
 /// S4.
 #[test]
-fn a_volume_lives_on_one_disk() {
+fn a_volume_on_a_second_disk_is_refused() {
     on_a_node(|node| {
         let second = node.dir().join("second");
         std::fs::create_dir(&second).unwrap();
@@ -211,7 +211,7 @@ fn a_volume_lives_on_one_disk() {
 
 /// D4, M4, L3.
 #[test]
-fn pods_are_unmounted_from_a_disk_that_was_declared_gone() {
+fn pods_are_unmounted_from_a_refused_disk() {
     on_a_node(|node| {
         let host = node.host();
         for i in [1, 2] {
@@ -222,7 +222,7 @@ fn pods_are_unmounted_from_a_disk_that_was_declared_gone() {
         }
         write(&node.target("p", 0), "file", "kept");
         drop(host);
-        // The node is back, with the pods that it had, and the disk was given up meanwhile.
+        // The node comes back with its pods, and the disk was declared gone meanwhile.
         let host = node.next_host();
         let gone = || Some("it was declared gone".to_owned());
         host.refuse("d", gone()).unwrap();
@@ -237,7 +237,7 @@ fn pods_are_unmounted_from_a_disk_that_was_declared_gone() {
         }
         node.assert_base_line();
         assert_eq!([1, 2].map(|i| node.record(&uid(i))), before, "what is on the disk stays as it is");
-        // Should it be served again, its journals are brought up to date, and everything is there.
+        // If the disk is served again, its records are corrected, and all data is there.
         host.refuse("d", None).unwrap();
         let mut dropped: Vec<_> =
             host.recover().into_iter().flat_map(|(_, recovered)| recovered.unwrap().dropped).collect();

@@ -11,7 +11,7 @@ use crate::support::*;
 
 /// X3, X4, S10.
 #[test]
-fn erases_what_is_fenced_and_unused() {
+fn only_a_fenced_and_unused_volume_is_erased() {
     on_a_node(|node| {
         let host = node.host();
         for (spec, policy) in [(ext4(1), ErasePolicy::Discard), (xfs(23), ErasePolicy::Zero)] {
@@ -27,10 +27,10 @@ fn erases_what_is_fenced_and_unused() {
             assert_eq!((receipt.bytes, receipt.policy), (spec.size_bytes, policy));
             assert!(!node.volume(&spec.uid).exists());
             assert!(free > 0);
-            // Asked again, it says the same.
+            // A repetition gets the same receipt.
             assert_eq!(host.erase(&spec.uid, policy).unwrap().bytes, spec.size_bytes);
             assert_error!(host.fence(&spec.uid), Error::NotFound(_));
-            // The same UID again is possible, and empty.
+            // A new volume may have the same UID, and is empty.
             host.create("d", &spec).unwrap();
             host.publish(&node.request(&spec.uid, "p", 0, false)).unwrap();
             assert!(!node.target("p", 0).join("f").exists());
@@ -42,7 +42,7 @@ fn erases_what_is_fenced_and_unused() {
 
 /// X3, S10.
 #[test]
-fn the_kernels_word_counts() {
+fn a_volume_mounted_elsewhere_is_not_erased() {
     on_a_node(|node| {
         let host = node.host();
         for spec in [ext4(1), xfs(24)] {
@@ -68,7 +68,7 @@ fn the_kernels_word_counts() {
 
 /// X3, S10.
 #[test]
-fn an_open_file_of_a_detached_mount_counts() {
+fn a_volume_with_an_open_file_is_not_erased() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
@@ -79,7 +79,7 @@ fn an_open_file_of_a_detached_mount_counts() {
         host.unpublish(&target).unwrap();
         host.fence(&uid(1)).unwrap();
         assert_error!(host.erase(&uid(1), ErasePolicy::Discard), Error::Busy { .. });
-        // Even when its file was deleted meanwhile, and only the device's name tells whose it is.
+        // Also if the volume's file was deleted, and only the loop device's label identifies it.
         std::fs::remove_file(node.data(&uid(1))).unwrap();
         assert!(host.fence(&uid(1)).unwrap().in_use);
         assert_error!(host.erase(&uid(1), ErasePolicy::Discard), Error::Busy { .. });
@@ -101,7 +101,7 @@ fn erasing_goes_on_after_a_crash_at_any_point() {
         }
         File::options().write(true).open(node.data(&uid(2))).unwrap().set_len(0).unwrap();
         std::fs::remove_file(node.data(&uid(3))).unwrap();
-        // Only the directory is left.
+        // Only the directory remains.
         std::fs::remove_file(node.data(&uid(4))).unwrap();
         std::fs::remove_file(node.volume(&uid(4)).join("record.json")).unwrap();
         drop(host);
@@ -120,9 +120,9 @@ fn erasing_goes_on_after_a_crash_at_any_point() {
     });
 }
 
-/// X2, S11: a fence that could be written and not synchronized, when it is asked for again.
+/// X2, S11. A fence was written, its synchronization failed, and the fence is repeated.
 #[test]
-fn x2_what_is_said_to_be_fenced_is_so_after_a_power_cut() {
+fn x2_a_reported_fence_survives_a_power_cut() {
     on_a_node(|node| {
         let disk = RawDisk::new(node, 128 * MIB);
         let host = node.host();
@@ -159,7 +159,7 @@ fn a_receipt_stays_until_it_is_forgotten() {
         host.forget(&uid(1)).unwrap();
         host.forget(&uid(1)).unwrap();
         assert_eq!(host.erased(), []);
-        // What was never here, or was taken away by somebody else, was not erased.
+        // A volume that was never here, or was removed by hand, was not erased.
         assert_error!(host.erase(&uid(1), ErasePolicy::Discard), Error::NotFound(_));
     });
 }
@@ -204,7 +204,7 @@ fn a_new_volume_shows_nothing_of_an_old_one() {
 
 /// X4.
 #[test]
-fn zero_overwrites() {
+fn zero_overwrites_every_block() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
@@ -212,7 +212,7 @@ fn zero_overwrites() {
         std::fs::write(node.target("p", 0).join("f"), vec![0xaa; 4 << 20]).unwrap();
         host.unpublish(&node.target("p", 0)).unwrap();
         host.fence(&uid(1)).unwrap();
-        // Another name of the same file shows what became of its blocks.
+        // A hard link shows the content of the erased file's blocks.
         let kept = node.dir().join("kept");
         std::fs::hard_link(node.data(&uid(1)), &kept).unwrap();
         host.erase(&uid(1), ErasePolicy::Zero).unwrap();

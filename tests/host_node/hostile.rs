@@ -1,4 +1,4 @@
-//! Things that are not what they should be: links, files, mounts, records.
+//! Hostile or damaged links, files, mounts and records.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::support::*;
 
 /// M5, M7, S12.
 #[test]
-fn a_target_that_is_something_else_is_refused_and_left() {
+fn a_foreign_target_is_refused_and_left() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
@@ -44,9 +44,9 @@ fn a_target_that_is_something_else_is_refused_and_left() {
     });
 }
 
-/// M7, S12. Paths that users give lead out of the directory: CVE-2025-62878 of local-path.
+/// M7, S12. CVE-2025-62878 of local-path: paths from users led out of the directory.
 #[test]
-fn cve_2025_62878_a_link_on_the_way_to_the_target_is_not_followed() {
+fn cve_2025_62878_a_link_to_the_target_is_not_followed() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
@@ -72,9 +72,9 @@ fn cve_2025_62878_a_link_on_the_way_to_the_target_is_not_followed() {
     });
 }
 
-/// S16. rawfile-localpv 370: what `mount` printed was parsed, not mountinfo.
+/// S16. rawfile-localpv 370: the driver parsed the output of `mount`, and not mountinfo.
 #[test]
-fn rawfile_370_odd_names_are_just_names() {
+fn rawfile_370_odd_target_names_are_published() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
@@ -96,7 +96,7 @@ fn rawfile_370_odd_names_are_just_names() {
 
 /// V9, V10.
 #[test]
-fn a_record_that_cannot_be_read_is_kept() {
+fn an_unreadable_record_is_kept() {
     on_a_node(|node| {
         let host = node.host();
         for i in [1, 2] {
@@ -123,11 +123,11 @@ fn a_record_that_cannot_be_read_is_kept() {
             assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         }
         assert!(node.data(&uid(1)).exists());
-        // Its pod can end all the same, and other volumes do not notice.
+        // Its pod can end all the same, and other volumes are served.
         host.unpublish(&node.target("p", 0)).unwrap();
         host.publish(&node.request(&uid(2), "p", 0, false)).unwrap();
         host.unpublish(&node.target("p", 0)).unwrap();
-        // No record at all, yet data: not an absent volume either.
+        // Data without a record is no absent volume either.
         std::fs::remove_file(&path).unwrap();
         assert_error!(host.create("d", &ext4(1)), Error::Corrupt { .. });
         assert_error!(host.erase(&uid(1), ErasePolicy::Discard), Error::Corrupt { .. });
@@ -142,15 +142,15 @@ fn a_record_of_a_newer_version_is_not_touched() {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
         node.edit(&uid(1), |record| record["version"] = 2.into());
-        assert_error!(host.fence(&uid(1)), Error::Unsupported(_));
-        assert_error!(host.create("d", &ext4(1)), Error::Unsupported(_));
+        assert_error!(host.fence(&uid(1)), Error::RecordTooNew { .. });
+        assert_error!(host.create("d", &ext4(1)), Error::RecordTooNew { .. });
         assert_eq!(node.record(&uid(1))["version"], 2);
     });
 }
 
 /// M7, S12.
 #[test]
-fn a_volume_that_was_replaced_is_neither_mounted_nor_erased() {
+fn a_replaced_volume_is_neither_mounted_nor_erased() {
     on_a_node(|node| {
         let host = node.host();
         let victim = node.dir().join("victim");
@@ -191,7 +191,7 @@ fn a_volume_that_was_replaced_is_neither_mounted_nor_erased() {
 
 /// M7, S12.
 #[test]
-fn hostile_content_does_not_matter() {
+fn a_volume_with_hostile_files_is_erased() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
@@ -220,7 +220,7 @@ fn hostile_content_does_not_matter() {
 
 /// S13.
 #[test]
-fn sizes_that_cannot_be_are_refused() {
+fn impossible_sizes_are_refused() {
     on_a_node(|node| {
         let host = node.host();
         for (fs_type, size_bytes) in [
@@ -234,7 +234,7 @@ fn sizes_that_cannot_be_are_refused() {
             assert_error!(host.create("d", &spec), Error::InvalidArgument(_));
             assert!(!node.volume(&uid(1)).exists());
         }
-        // The smallest that may be is one that works, and so is a size of odd bytes.
+        // The smallest size works, and so does an odd number of bytes.
         for (i, fs_type) in [(1, FsType::Ext4), (40, FsType::Xfs)] {
             let spec = VolumeSpec { fs_type, size_bytes: fs_type.min_bytes() + 4095, ..ext4(i) };
             host.create("d", &spec).unwrap();
@@ -245,9 +245,9 @@ fn sizes_that_cannot_be_are_refused() {
     });
 }
 
-/// V10, L3. Both have trouble, and each its own.
+/// V10, L3. Each of two volumes has a defect of its own.
 #[test]
-fn v10_a_damaged_volume_keeps_no_pod_of_another_one_from_ending() {
+fn v10_a_damaged_volume_stops_no_other_unpublish() {
     on_a_node(|node| {
         let host = node.host();
         for i in [1, 2] {

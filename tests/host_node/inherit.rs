@@ -1,4 +1,4 @@
-//! Data whose object is gone becomes another volume's (X6), and never anybody's by chance (S4).
+//! The data of a lost object becomes another volume's (X6), and never by chance (S4).
 
 use reservoir::host::{ErasePolicy, Error, Host, State, VolumeSpec};
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::assert_error;
 use crate::support::*;
 
-/// A volume that is to have the data of the first.
+/// A volume that recovers the data of the first one.
 fn heir(i: u32) -> VolumeSpec {
     VolumeSpec { recover: Some(uid(1)), ..ext4(i) }
 }
@@ -28,20 +28,20 @@ fn has_the_data(node: &Node, host: &Host, i: u32) {
 }
 
 #[test]
-fn x6_the_data_of_a_lost_object_becomes_that_of_one_other() {
+fn x6_one_heir_gets_the_data_of_a_lost_object() {
     on_a_node(|node| {
         let host = node.host();
         lost(node, &host, &ext4(1));
         host.fence(&uid(1)).unwrap();
         for (wrong, said) in [
-            (VolumeSpec { role: "ops".into(), ..heir(2) }, "belongs to role eng: recover it for that one"),
+            (VolumeSpec { role: "ops".into(), ..heir(2) }, "belongs to role eng: recover it for that role"),
             (VolumeSpec { size_bytes: 48 * MIB, ..heir(2) }, "has 33554432 bytes of ext4, shared"),
             (VolumeSpec { shared: false, ..heir(2) }, "recover it as what it is"),
         ] {
             let Err(Error::Conflict(why)) = host.create("d", &wrong) else { panic!("{wrong:?} was made") };
             assert!(why.contains(said), "{why}");
         }
-        // Nothing is made where there is nothing to recover.
+        // Without data to recover no volume is made.
         assert_error!(host.create("d", &VolumeSpec { recover: Some(uid(9)), ..ext4(2) }), Error::NotFound(_));
         assert_eq!(host.volumes().len(), 1);
         assert_eq!(host.look("d", &uid(1)).unwrap().unwrap().heir, None, "a refusal changes nothing");
@@ -51,15 +51,15 @@ fn x6_the_data_of_a_lost_object_becomes_that_of_one_other() {
         assert!(!node.volume(&uid(1)).exists());
         let record = host.look("d", &uid(2)).unwrap().unwrap();
         assert_eq!(
-            (record.state, record.fenced, record.born, record.heir),
+            (record.state, record.fenced, record.made_as, record.heir),
             (State::Ready, false, Some(uid(1)), None)
         );
         has_the_data(node, &host, 2);
-        // S4: of two that want it one gets it, also afterwards.
+        // S4: one of two heirs gets the data, also later.
         assert_error!(host.create("d", &heir(3)), Error::NotFound(_));
-        // It is lost again, and found again.
+        // The heir's object is lost too, and its data recovered.
         host.create("d", &VolumeSpec { recover: Some(uid(2)), ..ext4(4) }).unwrap();
-        assert_eq!(host.look("d", &uid(4)).unwrap().unwrap().born, Some(uid(1)));
+        assert_eq!(host.look("d", &uid(4)).unwrap().unwrap().made_as, Some(uid(1)));
         drop(host);
         let host = node.next_host();
         host.recover();
@@ -67,7 +67,7 @@ fn x6_the_data_of_a_lost_object_becomes_that_of_one_other() {
         host.resize(&uid(4), 48 * MIB).unwrap();
         has_the_data(node, &host, 4);
 
-        // X4: and destroyed like any other.
+        // X4: the volume is destroyed like any other.
         host.fence(&uid(4)).unwrap();
         assert_eq!(host.erase(&uid(4), ErasePolicy::Discard).unwrap().bytes, 48 * MIB);
         assert!(host.volumes().is_empty());
@@ -76,7 +76,7 @@ fn x6_the_data_of_a_lost_object_becomes_that_of_one_other() {
 }
 
 #[test]
-fn x6_xfs_keeps_its_uuid_and_is_mounted_under_its_new_name() {
+fn x6_an_inherited_xfs_keeps_its_uuid() {
     on_a_node(|node| {
         let host = node.host();
         lost(node, &host, &xfs(1));
@@ -86,13 +86,13 @@ fn x6_xfs_keeps_its_uuid_and_is_mounted_under_its_new_name() {
 }
 
 #[test]
-fn x6_what_a_pod_still_uses_is_not_given_to_another_object() {
+fn x6_a_volume_in_use_is_not_inherited() {
     on_a_node(|node| {
         let host = node.host();
         lost(node, &host, &ext4(1));
         host.publish(&node.request(&uid(1), "old", 0, false)).unwrap();
         assert_error!(host.create("d", &heir(2)), Error::InUse { .. });
-        // Nor what only the kernel knows of.
+        // A use that only the kernel has counts, too.
         let elsewhere = Elsewhere::new(node, &node.target("old", 0));
         node.unmount_lazily(&node.target("old", 0));
         assert_error!(host.create("d", &heir(2)), Error::Busy { .. });
@@ -102,14 +102,14 @@ fn x6_what_a_pod_still_uses_is_not_given_to_another_object() {
     });
 }
 
-/// X6, S4. `tests/host_faults.rs` kills and fails every system call of it.
+/// X6, S4. `tests/host_faults.rs` kills at, and fails, every system call of an inheritance.
 #[test]
-fn x6_what_was_interrupted_goes_on_and_nobody_else_gets_in_between() {
+fn x6_an_interrupted_inheritance_has_one_heir() {
     on_a_node(|node| {
         let host = node.host();
         lost(node, &host, &ext4(1));
         drop(host);
-        // Killed when the heir was in the journal: nothing has happened yet, so another one may get it.
+        // Killed when the record had the heir: nothing has changed yet, so another volume may inherit.
         node.edit(&uid(1), |record| record["heir"] = json!(uid(2).as_str()));
         let host = node.next_host();
         host.recover();
@@ -117,7 +117,7 @@ fn x6_what_was_interrupted_goes_on_and_nobody_else_gets_in_between() {
         host.create("d", &heir(3)).unwrap();
         assert_error!(host.create("d", &heir(2)), Error::NotFound(_));
         drop(host);
-        // Killed when the directory had its new name: it is the heir's, before any journal says so.
+        // Killed when the directory had its new name: the data is the heir's, before the record is rewritten.
         node.edit(&uid(3), |record| record["heir"] = json!(uid(4).as_str()));
         std::fs::rename(node.volume(&uid(3)), node.volume(&uid(4))).unwrap();
         let host = node.next_host();
@@ -129,7 +129,7 @@ fn x6_what_was_interrupted_goes_on_and_nobody_else_gets_in_between() {
         host.create("d", &next).unwrap();
         has_the_data(node, &host, 4);
         assert_error!(host.create("d", &VolumeSpec { recover: Some(uid(3)), ..ext4(5) }), Error::NotFound(_));
-        // What was never whole is made on; what was being erased is not let in, and can be erased to its end.
+        // An unfinished creation goes on. A volume under erase has no new users, and is erased.
         node.edit(&uid(4), |record| record["state"] = json!("Erasing"));
         let after = VolumeSpec { recover: Some(uid(4)), ..ext4(6) };
         assert_error!(host.create("d", &after), Error::Fenced(_));
@@ -139,9 +139,9 @@ fn x6_what_was_interrupted_goes_on_and_nobody_else_gets_in_between() {
     });
 }
 
-/// X6, L3. Its object was being destroyed when it was lost.
+/// X6, L3. The object was being destroyed when it was lost.
 #[test]
-fn x6_l3_interrupted_or_not_the_heir_is_not_fenced() {
+fn x6_l3_the_heir_is_not_fenced() {
     on_a_node(|node| {
         let host = node.host();
         lost(node, &host, &ext4(1));

@@ -1,4 +1,4 @@
-//! What takes a while: `make test-agent` runs it. Each prints its numbers.
+//! Tests that take minutes: `make test-agent` runs them. Each prints its numbers.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -12,9 +12,9 @@ use rustix::fs::{CWD, RenameFlags};
 use serde_json::Value;
 
 use crate::support::*;
-use crate::whole::Whole;
+use crate::undivided::Undivided;
 
-/// What must be the same after any number of publishes.
+/// Numbers that must be the same after any number of publishes.
 #[derive(Debug, PartialEq)]
 struct BaseLine {
     mounts: usize,
@@ -45,7 +45,7 @@ impl BaseLine {
     }
 }
 
-/// M4, S16, L3. spiffe-csi 331: mounts that double at every publish.
+/// M4, S16, L3. spiffe-csi 331: mounts doubled at every publish.
 #[test]
 #[ignore = "it takes a while: make test-agent runs it"]
 fn m4_two_thousand_publishes_leave_nothing_behind() {
@@ -54,7 +54,7 @@ fn m4_two_thousand_publishes_leave_nothing_behind() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
-        // The kubelet's directories of the pods stay, and the journal keeps room for its next version.
+        // The kubelet's directories of the pods stay, and so does the space for the next record.
         let pods: Vec<_> = (0..AT_ONCE).map(|pod| format!("p{pod}")).collect();
         for pod in &pods {
             host.publish(&node.request(&uid(1), pod, 0, false)).unwrap();
@@ -100,14 +100,14 @@ fn m4_two_thousand_publishes_leave_nothing_behind() {
     });
 }
 
-/// A directory that a hostile pod points at, and whatever there is to be seen of it: no change of it goes unnoticed.
+/// A directory that a hostile pod points at, with all metadata that shows a change of it.
 struct Canary {
     path: PathBuf,
     before: String,
 }
 
 impl Canary {
-    /// Names in it are such that whoever follows a link finds what it was looking for.
+    /// Its names are those of a volume, so that a followed link finds a match.
     fn new(path: PathBuf, names: &[&str]) -> Self {
         std::fs::create_dir(&path).unwrap();
         for name in names {
@@ -139,7 +139,7 @@ impl Canary {
     }
 }
 
-/// Swaps pairs of names in a tight loop until it is told to stop.
+/// Swaps pairs of names in a tight loop until `stop`.
 struct Swapper {
     swaps: AtomicUsize,
     stop: AtomicBool,
@@ -153,7 +153,7 @@ impl Swapper {
     fn run(&self, pairs: &[(PathBuf, PathBuf)]) {
         while !self.stop.load(Ordering::Relaxed) {
             for (one, other) in pairs {
-                // What is missing or mounted at the moment cannot be swapped; it may be the next time.
+                // A missing or mounted name cannot be swapped at the moment.
                 if rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).is_ok() {
                     self.swaps.fetch_add(1, Ordering::Relaxed);
                 }
@@ -205,7 +205,7 @@ fn publish_under(node: &Node, host: &Host, canary: &Canary, pairs: &[(PathBuf, P
     [swapper.count(), published, unpublished, refused]
 }
 
-/// Puts things as they were before the swaps: a directory where a directory was.
+/// Undoes the swaps: a directory is again where a directory was.
 fn put_back((directory, link): &(PathBuf, PathBuf)) {
     if directory.is_symlink() {
         rustix::fs::renameat_with(CWD, directory, CWD, link, RenameFlags::EXCHANGE).unwrap();
@@ -215,7 +215,7 @@ fn put_back((directory, link): &(PathBuf, PathBuf)) {
 /// M7, S12, S16. Sub-path races: CVE-2017-1002101, CVE-2021-25741.
 #[test]
 #[ignore = "it takes a while: make test-agent runs it"]
-fn cve_2021_25741_the_directory_of_a_target_is_swapped() {
+fn cve_2021_25741_a_swapped_target_directory_is_safe() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
@@ -238,17 +238,17 @@ fn cve_2021_25741_the_directory_of_a_target_is_swapped() {
     });
 }
 
-/// M7, S12, S16. Races on what is mounted on: CVE-2021-30465, CVE-2025-31133.
+/// M7, S12, S16. Races on the mount point: CVE-2021-30465, CVE-2025-31133.
 #[test]
 #[ignore = "it takes a while: make test-agent runs it"]
-fn cve_2021_30465_the_target_itself_is_swapped() {
+fn cve_2021_30465_a_swapped_target_is_safe() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
         let canary = Canary::new(node.dir().join("canary"), &["mount-0"]);
         let target = node.target("p", 0);
         let parent = target.parent().unwrap();
-        // So that there is always something to swap; the target is there for a moment only.
+        // The target exists for a moment only, so a file is always there to be swapped.
         let pairs: Vec<_> = ["x", "y"]
             .iter()
             .map(|name| (target.clone(), parent.join(name)))
@@ -270,23 +270,23 @@ fn cve_2021_30465_the_target_itself_is_swapped() {
     });
 }
 
-/// X4, S12: nobody has the volume any more, as far as anybody can tell, and yet somebody swaps what is in it.
+/// X4, S12. A process swaps files in the volume, although the kernel has no open file or mount of it.
 #[test]
 #[ignore = "it takes a while: make test-agent runs it"]
-fn s12_what_is_being_erased_is_swapped() {
+fn s12_files_swapped_during_an_erase_are_safe() {
     const SWAPS: usize = 60_000;
     const PAIRS: usize = 200;
     on_a_node(|node| {
-        let whole = Whole::new(node, FsType::Ext4);
-        let host = whole.host();
-        // On the same file system, where no crossing of devices would betray a step outside; and on another one.
-        let near = Canary::new(whole.path.join("canary"), &["sub", "1"]);
+        let undivided = Undivided::new(node, FsType::Ext4);
+        let host = undivided.host();
+        // On the same filesystem, where a step outside crosses no device; and on another one.
+        let near = Canary::new(undivided.path.join("canary"), &["sub", "1"]);
         let far = Canary::new(node.dir().join("canary"), &["sub", "1"]);
         let (mut swaps, mut erased, mut refused) = (0, 0, 0);
         let deadline = Instant::now() + Duration::from_secs(180);
         for round in 1.. {
             host.create("w", &ext4(round)).unwrap();
-            let data = whole.data(round);
+            let data = undivided.data(round);
             let mut pairs = Vec::new();
             for i in 0..PAIRS {
                 let (directory, link) = (data.join(format!("directory {i}")), data.join(format!("link {i}")));
@@ -335,7 +335,7 @@ fn s12_what_is_being_erased_is_swapped() {
     });
 }
 
-/// An agent that mounts what a pod writes to into other pods, over and over, and measures it.
+/// An agent that mounts a written volume into other pods, over and over, and measures it.
 #[test]
 #[ignore = "it is the process that the next test kills"]
 fn agent() {
@@ -355,7 +355,7 @@ fn agent() {
     }
 }
 
-/// A line per file: its name and a checksum of what is in it.
+/// A line per file: its name and a checksum of its content.
 fn checksums(directory: &Path) -> String {
     let output = Command::new("sh").args(["-c", "sha256sum fio*"]).current_dir(directory).output().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -365,7 +365,7 @@ fn checksums(directory: &Path) -> String {
 /// M5, L3.
 #[test]
 #[ignore = "it takes a while: make test-agent runs it"]
-fn m5_pods_do_not_notice_that_agents_are_killed() {
+fn m5_killed_agents_leave_pods_their_io() {
     const SECONDS: u64 = 60;
     on_a_node(|node| {
         let target = node.target("p", 0);
@@ -400,7 +400,7 @@ fn m5_pods_do_not_notice_that_agents_are_killed() {
         let (written, verified) = (count("write"), count("read"));
         assert!(written > 1_000 && verified > 1_000, "{report:#}");
 
-        // What was written is there when the volume is mounted anew, nothing of it from a cache.
+        // The written files are there when the volume is mounted anew, without any cache.
         let sums = checksums(&target);
         let host = node.next_host();
         host.recover();

@@ -9,17 +9,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use reservoir::host::{
-    DiskConfig, Enforcement, ErasePolicy, Error, Host, HostConfig, Keeping, State, VolumeSpec,
+    BackingKind, DiskConfig, Enforcement, ErasePolicy, Error, Host, HostConfig, State, VolumeSpec,
 };
 use serde_json::{Value, json};
 
 use crate::assert_error;
 use crate::support::*;
 
-/// Of the group with its journals; the rest is for volumes.
+/// Bytes of the group with its records; the rest is for volumes.
 const SIZE: u64 = 1600 * MIB;
 
-/// Where a killed agent finds its group.
+/// The variable with the group of a killed agent.
 const GROUP: &str = "RESERVOIR_TEST_GROUP";
 
 /// A volume group on a file.
@@ -30,7 +30,7 @@ struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    /// `None`, said aloud, where the kernel has no device-mapper; in the guest it must have it.
+    /// `None`, with a message, where the kernel has no device-mapper; the guest's kernel must have it.
     fn new(node: &'a Node) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         if !std::fs::read_to_string("/proc/devices").unwrap().contains("device-mapper") {
@@ -72,13 +72,13 @@ impl<'a> Group<'a> {
         names
     }
 
-    /// Makes a logical volume that is none of the agent's.
+    /// Makes a logical volume that is not the agent's.
     fn make(&self, lv: &str, extents: &str) -> PathBuf {
         lvm(&["lvcreate", "--yes", "--extents", extents, "--name", lv, &self.name]);
         PathBuf::from(format!("/dev/{}/{lv}", self.name))
     }
 
-    /// Fills what is free with what others left there.
+    /// Fills the free extents with old content.
     fn soil(&self) {
         let path = self.make("soil", "100%FREE");
         let file = File::options().write(true).open(path).unwrap();
@@ -93,7 +93,7 @@ impl<'a> Group<'a> {
         lvm(&["lvremove", "--yes", &self.of("soil")]);
     }
 
-    /// Whether these bytes are somewhere on the devices of the group.
+    /// True if these bytes are somewhere on the devices of the group.
     fn holds(&self, text: &[u8]) -> bool {
         let file = File::open(format!("/dev/{}", self.loop_device)).unwrap();
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
@@ -108,7 +108,7 @@ impl<'a> Group<'a> {
         false
     }
 
-    /// The journal of volume `i`, where somebody mounts the logical volume with the journals.
+    /// The record of volume `i`, by a mount of the logical volume with the records.
     fn in_journals<T>(&self, i: u32, edit: impl FnOnce(&Path) -> T) -> T {
         let at = self.node.dir().join("journals");
         std::fs::create_dir_all(&at).unwrap();
@@ -135,7 +135,7 @@ impl Drop for Group<'_> {
     }
 }
 
-/// No udev is in the guest.
+/// The guest has no udev.
 const CONFIG: &str = "backup{backup=0 archive=0} activation{udev_sync=0 udev_rules=0 monitoring=0} \
                       devices{hints=\"none\" obtain_device_list_from_udev=0}";
 
@@ -151,7 +151,7 @@ fn memchr(bytes: &[u8], text: &[u8]) -> bool {
 
 fn config(node: &Node, group: &str) -> HostConfig {
     let disk = node.disk_config("l", format!("/dev/{group}").into());
-    HostConfig { disks: vec![DiskConfig { keeping: Keeping::Lvm, ..disk }], ..node.config() }
+    HostConfig { disks: vec![DiskConfig { backing: BackingKind::Lvm, ..disk }], ..node.config() }
 }
 
 fn on_a_group(test: impl FnOnce(&Group<'_>) + Send + 'static) {
@@ -166,7 +166,7 @@ fn lv(i: u32) -> String {
     format!("reservoir-{}", uid(i))
 }
 
-/// Fills what is mounted there until the kernel refuses; says how much there was.
+/// Fills a mounted filesystem until the kernel refuses; returns the bytes written.
 fn fill(mount: &Path) -> u64 {
     let file = File::create(mount.join("fill")).unwrap();
     let (chunk, mut offset) = (vec![7; 1 << 18], 0);
@@ -182,7 +182,7 @@ fn fill(mount: &Path) -> u64 {
 
 /// V5, D1, D5, M3, M6, V12, S17.
 #[test]
-fn v5_d5_a_volume_has_its_bytes_and_its_limit() {
+fn v5_d5_a_logical_volume_has_its_bytes_and_its_limit() {
     on_a_group(|group| {
         let theirs = group.make("theirs", "10");
         std::fs::write(&theirs, "not ours").unwrap();
@@ -190,7 +190,7 @@ fn v5_d5_a_volume_has_its_bytes_and_its_limit() {
         let (host, node) = (group.host(), group.node);
         let before = host.disks()[0].clone();
         assert_eq!(before.enforcement, Some(Enforcement::Proven("ENOSPC")));
-        // What others have, and the journals, are not to be handed out.
+        // Foreign logical volumes, and the records, are not part of the capacity.
         assert!((SIZE - 180 * MIB..SIZE - 168 * MIB).contains(&before.capacity), "{before:?}");
         assert_eq!(before.free, before.capacity);
         let (ext4, xfs) = (VolumeSpec { size_bytes: 33 * MIB + 4096, ..ext4(1) }, xfs(9_101));
@@ -237,7 +237,7 @@ fn v5_d5_a_volume_has_its_bytes_and_its_limit() {
 
 /// X3, X4.
 #[test]
-fn x3_x4_erased_when_nobody_has_it_and_gone_then() {
+fn x3_x4_an_unused_logical_volume_is_erased() {
     on_a_group(|group| {
         let (host, node) = (group.host(), group.node);
         for (i, policy) in [(1, ErasePolicy::Discard), (2, ErasePolicy::Zero)] {
@@ -262,7 +262,7 @@ fn x3_x4_erased_when_nobody_has_it_and_gone_then() {
     });
 }
 
-/// X4: also of what another one replaces, and of what a killed agent left.
+/// X4. This includes replaced images, and those of a killed agent.
 #[test]
 fn x4_a_smaller_volume_leaves_nothing_of_the_larger_one() {
     on_a_group(|group| {
@@ -297,7 +297,7 @@ fn x4_a_smaller_volume_leaves_nothing_of_the_larger_one() {
         assert!(inside >= 2048);
         assert_eq!(on_devices(), inside);
 
-        // Killed when a copy was made, and erased before anybody asked for that size again.
+        // Killed when a copy was made, and erased before the resize was repeated.
         drop(host);
         let left = group.make("left", "10");
         std::fs::write(&left, secret.repeat(100)).unwrap();
@@ -316,9 +316,9 @@ fn x4_a_smaller_volume_leaves_nothing_of_the_larger_one() {
     });
 }
 
-/// V9, S13, S14, X6: after a crash at any step.
+/// V9, S13, S14, X6. This holds after a crash at any step.
 #[test]
-fn v9_s13_what_is_in_its_place_is_never_made_again() {
+fn v9_s13_an_installed_image_is_never_made_again() {
     on_a_group(|group| {
         let (host, node) = (group.host(), group.node);
         host.create("l", &ext4(1)).unwrap();
@@ -328,7 +328,7 @@ fn v9_s13_what_is_in_its_place_is_never_made_again() {
         assert_eq!(group.note(1), json!({"data": lv(1)}));
         drop(host);
 
-        // Killed before its journal said that it was ready.
+        // Killed before the record was Ready.
         let state = |i: u32, state: &str, note: Value| {
             group.in_journals(i, |volume| {
                 let path = volume.join("record.json");
@@ -345,7 +345,7 @@ fn v9_s13_what_is_in_its_place_is_never_made_again() {
         assert_eq!(read(&node.target("p", 1), "f"), "kept");
         host.unpublish(&node.target("p", 1)).unwrap();
 
-        // Killed in the middle of mkfs: what is unfinished goes, and its place is taken anew.
+        // Killed in the middle of mkfs: the unfinished image is removed, and another one made.
         host.create("l", &ext4(2)).unwrap();
         drop(host);
         state(2, "Creating", json!({"spare": lv(2)}));
@@ -354,7 +354,7 @@ fn v9_s13_what_is_in_its_place_is_never_made_again() {
         assert_eq!(group.names(), ["reservoir", &lv(1), &lv(2)]);
         drop(host);
 
-        // One of our names that is somebody else's: neither removed nor used.
+        // A foreign logical volume with one of our names is neither removed nor used.
         state(2, "Creating", json!({"spare": lv(3)}));
         let theirs = group.make(&lv(3), "2");
         std::fs::write(&theirs, "not ours").unwrap();
@@ -382,7 +382,7 @@ fn v9_s13_what_is_in_its_place_is_never_made_again() {
         assert_eq!(group.names(), ["reservoir", &lv(1), &lv(3), &format!("{}+", lv(3))]);
         drop(host);
 
-        // Without its journals nobody knows whose data that is.
+        // Without its records the data has no owner.
         lvm(&["lvrename", &group.name, "reservoir", "hidden"]);
         assert!(group.error().contains("although there is"), "{}", group.error());
         lvm(&["lvrename", &group.name, "hidden", "reservoir"]);
@@ -390,9 +390,9 @@ fn v9_s13_what_is_in_its_place_is_never_made_again() {
     });
 }
 
-/// V7, S17, on extents that are full of what others left there.
+/// V7, S17. The extents are full of old content.
 #[test]
-fn v7_grows_and_shrinks_with_all_that_is_in_it() {
+fn v7_a_logical_volume_keeps_its_files_when_resized() {
     on_a_group(|group| {
         group.soil();
         let (host, node) = (group.host(), group.node);
@@ -407,7 +407,7 @@ fn v7_grows_and_shrinks_with_all_that_is_in_it() {
             host.resize(&uid(i), larger).unwrap();
             host.resize(&uid(i), larger).unwrap();
             let more = host.usage(&uid(i)).unwrap().total_bytes - before;
-            // In xfs and ext4 alike, what is added has tables of its own.
+            // In xfs and ext4 alike, added space has tables of its own.
             assert!(
                 (larger - spec.size_bytes - 2 * MIB..=larger - spec.size_bytes).contains(&more),
                 "{more}"
@@ -426,7 +426,7 @@ fn v7_grows_and_shrinks_with_all_that_is_in_it() {
             assert!(output.status.success(), "{output:?}");
         };
         check(&format!("{}+", lv(1)));
-        // And what is inherited, which keeps its name.
+        // An inherited logical volume keeps its name.
         let heir = VolumeSpec { recover: Some(uid(1)), size_bytes: 42 * MIB, ..ext4(7) };
         host.create("l", &heir).unwrap();
         host.resize(&uid(7), 30 * MIB).unwrap();
@@ -438,7 +438,7 @@ fn v7_grows_and_shrinks_with_all_that_is_in_it() {
             assert!(std::fs::read(node.target("p", i).join("f")).unwrap() == contents(wrote));
             host.unpublish(&node.target("p", i)).unwrap();
         }
-        // Killed after the smaller one took its place, and before the larger one went.
+        // Killed after the smaller image was installed, and before the larger one was removed.
         drop(host);
         let left = group.in_journals(7, |volume| {
             let note = json!({"data": lv(7), "spare": format!("{}+", lv(7))});
@@ -456,9 +456,9 @@ fn v7_grows_and_shrinks_with_all_that_is_in_it() {
     });
 }
 
-/// D3, X6, M5: a node that starts, and a group that is another one.
+/// D3, X6, M5. A node starts, and a group is another one.
 #[test]
-fn d3_the_group_is_known_wherever_it_is() {
+fn d3_a_volume_group_keeps_its_identity() {
     on_a_group(|group| {
         let (host, node) = (group.host(), group.node);
         let id = host.disks()[0].id.clone().unwrap();
@@ -473,7 +473,7 @@ fn d3_the_group_is_known_wherever_it_is() {
         assert_eq!(read(&node.target("p", 1), "f"), "kept");
         host.unpublish(&node.target("p", 1)).unwrap();
         drop(host);
-        // The machine starts again, on which nothing is active, and the group has another name.
+        // The machine starts again: no logical volume is active, and the group has another name.
         lvm(&["vgchange", "--activate", "n", &group.name]);
         let renamed = format!("{}-renamed", group.name);
         lvm(&["vgrename", &group.name, &renamed]);
@@ -484,7 +484,7 @@ fn d3_the_group_is_known_wherever_it_is() {
         host.publish(&node.request(&uid(1), "p", 1, false)).unwrap();
         assert_eq!(read(&node.target("p", 1), "f"), "kept");
         host.unpublish(&node.target("p", 1)).unwrap();
-        // Somebody took it from the kernel behind the agent's back.
+        // The logical volume was deactivated by hand.
         lvm(&["lvchange", "--activate", "n", &format!("{renamed}/{}", lv(1))]);
         host.publish(&node.request(&uid(1), "p", 1, false)).unwrap();
         host.unpublish(&node.target("p", 1)).unwrap();
@@ -495,7 +495,7 @@ fn d3_the_group_is_known_wherever_it_is() {
     });
 }
 
-/// What the agent that is going to be killed does.
+/// The work of the agent that is going to be killed.
 #[test]
 #[ignore = "it is the process that the next test kills"]
 fn victim() {
@@ -561,9 +561,9 @@ fn l3_an_agent_may_be_killed_at_any_moment() {
     });
 }
 
-/// D5: on any kernel.
+/// D5. This needs no device-mapper.
 #[test]
-fn a_group_that_is_not_there_is_refused_with_the_next_step() {
+fn d5_a_missing_volume_group_is_refused() {
     on_a_node(|node| {
         let host = Host::open(config(node, "no-such-group")).unwrap();
         let said = host.disks()[0].error.clone().unwrap();

@@ -1,6 +1,6 @@
-//! What an agent does on a machine whose power is cut: `make test-qemu` runs it in a guest and cuts.
+//! The agent on a machine whose power is cut: `make test-qemu` runs it in a guest and cuts.
 //!
-//! It says on its output what is on stable storage, and when it starts again what it found. Whoever cuts compares
+//! It prints the data that is on stable storage, and after a restart the data that it found. The other side compares
 //! (`tools/cluster/src/powercut.rs`).
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use reservoir::host::{DiskConfig, ErasePolicy, FsType, Host, HostConfig, Keeping, State, VolumeSpec};
+use reservoir::host::{BackingKind, DiskConfig, ErasePolicy, FsType, Host, HostConfig, State, VolumeSpec};
 use rustix::fs::statfs;
 
 use crate::support::*;
@@ -17,7 +17,7 @@ use crate::support::*;
 /// Bytes of one record.
 const BLOCK: usize = 512;
 
-/// How many records are written without being synchronized, for each that is.
+/// Records that are written without being synchronized, for each that is.
 const LOOSE: u64 = 3;
 
 /// A file of records that only grows.
@@ -27,7 +27,7 @@ struct Log {
 }
 
 impl Log {
-    /// Opens it, or makes it for good; what is torn at its end is cut off.
+    /// Opens the file, or makes it durably; a torn record at its end is cut off.
     fn open(path: &Path) -> Self {
         let mut file =
             File::options().create(true).truncate(false).read(true).write(true).open(path).unwrap();
@@ -58,25 +58,25 @@ fn say(line: std::fmt::Arguments<'_>) {
     out.flush().unwrap();
 }
 
-/// A disk with a volume that stays, and others that come and go.
+/// A disk with a volume that stays, and others that are made and erased.
 struct Served {
     name: String,
     fs_type: FsType,
     target: PathBuf,
     synced: Log,
     loose: Log,
-    /// Number of the next volume that comes and goes.
+    /// Number of the next volume to be made and erased.
     next: u32,
 }
 
-/// Two disks on each file system that was mounted for this.
+/// Two disks on each filesystem that was mounted for the test.
 fn config(node: &Node) -> HostConfig {
     let mut disks = vec![];
     for fs in ["ext4", "xfs"] {
-        for (keeping, name) in [(Keeping::Loop, "loop"), (Keeping::Quota, "quota")] {
+        for (backing, name) in [(BackingKind::Loop, "loop"), (BackingKind::Quota, "quota")] {
             let path = node.dir().join(fs).join(name);
             std::fs::create_dir_all(&path).unwrap();
-            disks.push(DiskConfig { keeping, ..node.disk_config(&format!("{name}-on-{fs}"), path) });
+            disks.push(DiskConfig { backing, ..node.disk_config(&format!("{name}-on-{fs}"), path) });
         }
     }
     HostConfig { disks, targets_root: node.kubelet(), ..node.config() }
@@ -94,10 +94,10 @@ fn marker(target: &Path) -> PathBuf {
 
 fn start(node: &Node, host: &Host, disk: usize, config: &DiskConfig) -> Served {
     let name = config.name.clone();
-    // A directory with a quota is of the file system that it is on; a file may have another.
+    // A directory with a quota has its disk's filesystem; a file may have another.
     let on_xfs = statfs(&config.path).unwrap().f_type == 0x5846_5342;
     let fs_type = if on_xfs { FsType::Xfs } else { FsType::Ext4 };
-    let churns = if config.keeping == Keeping::Loop { FsType::Ext4 } else { fs_type };
+    let churns = if config.backing == BackingKind::Loop { FsType::Ext4 } else { fs_type };
     let number = |uid: &str| u32::from_str_radix(&uid[24..], 16).unwrap();
     let ours = |uid: &str| (number(uid) / 100_000 == disk as u32).then(|| number(uid) % 100_000);
     let mut next = 1;

@@ -1,4 +1,4 @@
-//! Volumes into pods: modes, repetition, exclusiveness.
+//! Volumes in pods: modes, repetition, exclusiveness.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -14,7 +14,7 @@ use crate::support::*;
 
 /// M4, S16, L3. spiffe-csi 331: mounts doubled at every publish.
 #[test]
-fn spiffe_csi_331_publishes_and_unpublishes_any_number_of_times() {
+fn spiffe_csi_331_repeated_publishes_mount_once() {
     on_a_node(|node| {
         let host = node.host();
         for spec in [ext4(1), xfs(25)] {
@@ -43,7 +43,7 @@ fn spiffe_csi_331_publishes_and_unpublishes_any_number_of_times() {
 
 /// V4, V12, M1, M3, S9.
 #[test]
-fn readers_and_writers_come_in_any_order() {
+fn readers_and_writers_share_a_volume_in_any_order() {
     on_a_node(|node| {
         let host = node.host();
         for spec in [ext4(1), xfs(26)] {
@@ -82,10 +82,10 @@ fn readers_and_writers_come_in_any_order() {
     });
 }
 
-/// As with Bidirectional propagation: what an agent in a container mounts, the kubelet outside has to see.
+/// As with Bidirectional propagation: the kubelet outside has to see the mounts of an agent in a container.
 /// M3, S9.
 #[test]
-fn mounts_reach_the_machine_and_leave_it_again() {
+fn m3_mounts_propagate_to_the_machine_and_back() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
@@ -122,7 +122,7 @@ fn mounts_reach_the_machine_and_leave_it_again() {
 
 /// M1, V4.
 #[test]
-fn one_pod_may_mount_it_twice_in_both_modes() {
+fn one_pod_may_mount_a_volume_in_both_modes() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &exclusive(1)).unwrap();
@@ -142,7 +142,7 @@ fn one_pod_may_mount_it_twice_in_both_modes() {
 
 /// M2, S6.
 #[test]
-fn exclusive_is_one_pod_at_a_time() {
+fn m2_an_exclusive_volume_has_one_pod_at_a_time() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &exclusive(1)).unwrap();
@@ -165,7 +165,7 @@ fn exclusive_is_one_pod_at_a_time() {
 
 /// M1, S16.
 #[test]
-fn a_shared_volume_may_be_mounted_beside_a_lingering_pod() {
+fn a_shared_volume_is_mounted_beside_a_lingering_pod() {
     on_a_node(|node| {
         let host = node.host();
         for spec in [ext4(1), xfs(27)] {
@@ -186,7 +186,7 @@ fn a_shared_volume_may_be_mounted_beside_a_lingering_pod() {
 
 /// M4, L3. lvm-localpv 461: unpublish reported success after EBUSY.
 #[test]
-fn lvm_localpv_461_unpublish_never_claims_success_while_busy() {
+fn lvm_localpv_461_unpublish_of_a_busy_mount_fails() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
@@ -205,7 +205,7 @@ fn lvm_localpv_461_unpublish_never_claims_success_while_busy() {
 
 /// X2, S10.
 #[test]
-fn a_fence_lets_nobody_in() {
+fn x2_a_fenced_volume_accepts_no_new_user() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
@@ -216,7 +216,7 @@ fn a_fence_lets_nobody_in() {
         assert_eq!(users, ["p"]);
         assert_error!(host.publish(&node.request(&uid(1), "q", 0, false)), Error::Fenced(_));
         assert_error!(host.publish(&node.request(&uid(1), "p", 1, false)), Error::Fenced(_));
-        // The kubelet repeats what it asked for before.
+        // The kubelet repeats an earlier publish.
         host.publish(&node.request(&uid(1), "p", 0, false)).unwrap();
         host.unfence(&uid(1)).unwrap();
         host.publish(&node.request(&uid(1), "q", 0, false)).unwrap();
@@ -225,13 +225,13 @@ fn a_fence_lets_nobody_in() {
         }
         let report = host.fence(&uid(1)).unwrap();
         assert!(report.users.is_empty() && !report.in_use);
-        // A use whose mount is gone is none any more.
+        // A use whose mount is gone is dropped.
         host.unfence(&uid(1)).unwrap();
         host.publish(&node.request(&uid(1), "r", 0, false)).unwrap();
         node.unmount_lazily(&node.target("r", 0));
         assert!(host.fence(&uid(1)).unwrap().users.is_empty());
         drop(host);
-        // It outlives the agent.
+        // The fence outlives the agent.
         assert_error!(node.host().publish(&node.request(&uid(1), "p", 0, false)), Error::Fenced(_));
         node.assert_base_line();
     });
@@ -239,7 +239,7 @@ fn a_fence_lets_nobody_in() {
 
 /// M1, M4, S16.
 #[test]
-fn sixteen_pods_come_and_go_at_once() {
+fn sixteen_concurrent_pods_leave_no_mount() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(0)).unwrap();
@@ -259,7 +259,7 @@ fn sixteen_pods_come_and_go_at_once() {
             });
             node.assert_base_line();
         }
-        // Many for one target: one volume gets it, and is mounted once.
+        // Many publishes at one target: one volume gets it, and is mounted once.
         let published: usize = std::thread::scope(|scope| {
             let publish = |i: u32| host.publish(&node.request(&uid(i % 2), "p", 0, false)).is_ok();
             let threads: Vec<_> = (0..16u32).map(|i| scope.spawn(move || publish(i))).collect();
@@ -276,12 +276,12 @@ fn sixteen_pods_come_and_go_at_once() {
 
 /// V5.
 #[test]
-fn a_full_volume_hurts_nobody_else_and_keeps_its_room() {
+fn v5_a_full_volume_keeps_its_blocks_and_no_others() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
         host.create("d", &ext4(2)).unwrap();
-        // A new device discards; one that we had does not any more.
+        // A new loop device discards; one that was ours does not any more.
         let device = NewLoop::attach(&node.data(&uid(1)));
         let limit = format!("/sys/block/loop{}/queue/discard_max_bytes", device.number);
         assert_ne!(std::fs::read_to_string(&limit).unwrap().trim(), "0");
@@ -302,7 +302,7 @@ fn a_full_volume_hurts_nobody_else_and_keeps_its_room() {
         write(&node.target("p", 2), "neighbour", "fine");
         write(&node.dir().join("disk"), "host", "fine");
         drop(file);
-        // What is freed inside stays reserved outside, whatever is discarded.
+        // Blocks that are free inside stay allocated outside, also after a discard.
         std::fs::remove_file(full.join("big")).unwrap();
         rustix::fs::syncfs(File::open(&full).unwrap()).unwrap();
         let _ = std::process::Command::new("fstrim").arg(&full).output();
@@ -317,7 +317,7 @@ fn a_full_volume_hurts_nobody_else_and_keeps_its_room() {
 
 /// M6.
 #[test]
-fn usage_is_the_volumes_own() {
+fn m6_usage_is_the_volumes_own() {
     on_a_node(|node| {
         let host = node.host();
         for spec in [ext4(1), xfs(28)] {
@@ -346,7 +346,7 @@ fn usage_is_the_volumes_own() {
 
 /// V12.
 #[test]
-fn mount_options_are_the_volumes() {
+fn v12_mounts_have_the_volumes_options() {
     on_a_node(|node| {
         let host = node.host();
         let mount_options = vec![MountOption::Noexec, MountOption::Noatime];
@@ -365,7 +365,7 @@ fn a_missing_device_node_is_made() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
-        // A /dev as a container has it: filled once, long ago.
+        // A container's /dev is filled once, at its start.
         let dev = node.dir().join("dev");
         std::fs::create_dir(&dev).unwrap();
         std::fs::write(dev.join("loop-control"), "").unwrap();
@@ -379,7 +379,7 @@ fn a_missing_device_node_is_made() {
         assert!(std::fs::exists(format!("/dev/{device}")).unwrap());
         host.unpublish(&node.target("p", 0)).unwrap();
         assert!(!host.fence(&uid(1)).unwrap().in_use);
-        // A node of that name which is another device is not used.
+        // A file that is another device than its name is not used.
         host.unfence(&uid(1)).unwrap();
         for i in 0..4096 {
             let _ = std::fs::remove_file(format!("/dev/loop{i}"));
@@ -388,14 +388,14 @@ fn a_missing_device_node_is_made() {
             }
             std::fs::write(format!("/dev/loop{i}"), "a file").unwrap();
         }
-        assert_error!(host.publish(&node.request(&uid(1), "p", 0, false)), Error::Unsupported(_));
+        assert_error!(host.publish(&node.request(&uid(1), "p", 0, false)), Error::UnusableDevice(_));
         assert_eq!(node.mounts(), []);
     });
 }
 
-/// M4, L3. The kubelet's deadline passed while its call waited for a resize, and the pod was deleted.
+/// M4, L3. A publish waits for a resize, the kubelet's deadline passes, and the pod is deleted.
 #[test]
-fn m4_an_unpublish_does_not_overtake_the_publish_before_it() {
+fn m4_an_unpublish_waits_for_the_publish_before_it() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();

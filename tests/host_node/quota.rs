@@ -1,4 +1,4 @@
-//! Volumes that are directories with a project quota. They need a kernel that has it: `make test-qemu` runs them on one.
+//! Volumes that are directories with a project quota. `make test-qemu` runs them on a kernel that has it.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use reservoir::host::{DiskConfig, ErasePolicy, Error, FsType, Host, HostConfig, Keeping, VolumeSpec};
+use reservoir::host::{BackingKind, DiskConfig, ErasePolicy, Error, FsType, Host, HostConfig, VolumeSpec};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use serde_json::json;
@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::assert_error;
 use crate::support::*;
 
-/// A file system with project quota, in which the disk is a directory.
+/// A filesystem with project quota; the disk is a directory in it.
 struct Quota<'a> {
     node: &'a Node,
     fs_type: FsType,
@@ -22,7 +22,7 @@ struct Quota<'a> {
 }
 
 impl<'a> Quota<'a> {
-    /// `None`, said aloud, where the kernel has no project quota; in the guest it must have it.
+    /// `None`, with a message, where the kernel has no project quota; the guest's kernel must have it.
     fn new(node: &'a Node, fs_type: FsType) -> Option<Self> {
         let mounted = node.dir().join("with-quota");
         std::fs::create_dir(&mounted).unwrap();
@@ -35,7 +35,7 @@ impl<'a> Quota<'a> {
             return None;
         }
         std::fs::create_dir(mounted.join("disk")).unwrap();
-        // Of this thread: on ext4 no limit holds who has it, and pods do not unless they are privileged.
+        // Of this thread: ext4 stops no writer that has it, and unprivileged pods do not.
         let mut sets = capabilities(None).unwrap();
         sets.effective.remove(CapabilitySet::SYS_RESOURCE);
         set_capabilities(None, sets).unwrap();
@@ -85,7 +85,7 @@ fn mount(node: &Node, at: &Path, options: &str) -> bool {
 
 fn config(node: &Node, path: PathBuf) -> HostConfig {
     let disk = node.disk_config("q", path);
-    HostConfig { disks: vec![DiskConfig { keeping: Keeping::Quota, ..disk }], ..node.config() }
+    HostConfig { disks: vec![DiskConfig { backing: BackingKind::Quota, ..disk }], ..node.config() }
 }
 
 fn on_both(test: fn(&Quota<'_>)) {
@@ -98,7 +98,7 @@ fn on_both(test: fn(&Quota<'_>)) {
     }
 }
 
-/// Takes room, at the end by writing, until the kernel refuses; says how much there was.
+/// Allocates, and at the end writes, until the kernel refuses; returns the bytes taken.
 fn fill(directory: &Path) -> u64 {
     let file = File::create(directory.join("fill")).unwrap();
     let mut offset = 0;
@@ -122,7 +122,7 @@ fn chattr(arguments: &[&str], file: &Path) -> bool {
 
 /// V5, V12, M3, M6.
 #[test]
-fn v5_a_volume_has_its_limit_and_its_neighbours_have_theirs() {
+fn v5_each_volume_has_a_quota_of_its_own() {
     on_both(|quota| {
         let (host, node) = (quota.host(), quota.node);
         for i in [1, 2] {
@@ -138,7 +138,7 @@ fn v5_a_volume_has_its_limit_and_its_neighbours_have_theirs() {
         assert_eq!(std::fs::write(reader.join("g"), "").unwrap_err().raw_os_error(), Some(30), "EROFS");
         assert_eq!(std::fs::metadata(&writer).unwrap().mode() & 0o777, 0o777);
         assert!(node.mounts().iter().all(|(_, options)| options.contains("nosuid,nodev")));
-        // What is reserved in advance and what is beneath is counted too.
+        // Preallocated blocks and files in directories count, too.
         std::fs::create_dir(writer.join("deep")).unwrap();
         let file = File::create(writer.join("deep/allocated")).unwrap();
         assert!(fallocate(&file, FallocateFlags::empty(), 0, 400 * MIB).is_err());
@@ -149,20 +149,20 @@ fn v5_a_volume_has_its_limit_and_its_neighbours_have_theirs() {
         let usage = host.usage(&uid(1)).unwrap();
         assert_eq!(usage.total_bytes, 320 * MIB);
         assert!(usage.available_bytes < 10 * MIB && usage.used_bytes <= 320 * MIB, "{usage:?}");
-        // The kernel tells pods the same.
+        // statvfs(2) in a pod has the same numbers.
         let seen = rustix::fs::statvfs(&writer).unwrap();
         assert_eq!(seen.f_blocks * seen.f_frsize, 320 * MIB);
         assert!(host.usage(&uid(2)).unwrap().available_bytes > 318 * MIB);
-        // Nor can a million files take what others need.
+        // A million files do not take their neighbours' inodes.
         let inodes = host.usage(&uid(2)).unwrap().total_inodes;
         let of_disk = rustix::fs::statvfs(&quota.mounted).unwrap().f_files;
         assert!(inodes > 1_000 && inodes < of_disk / 4, "{inodes} of {of_disk}");
-        // Files do not move between projects.
+        // The kernel refuses to move files between projects.
         let moved = std::fs::rename(quota.volume(1).join("data/f"), quota.volume(2).join("data/f"));
         assert_eq!(moved.unwrap_err().kind(), ErrorKind::CrossesDevices);
         let linked = std::fs::hard_link(quota.volume(1).join("data/f"), quota.volume(2).join("data/f"));
         assert_eq!(linked.unwrap_err().kind(), ErrorKind::CrossesDevices);
-        // What was promised to both is not promised again.
+        // Bytes promised to both volumes are not promised again.
         let free = host.disks()[0].free;
         let refused = host.create("q", &quota.spec(3, free - 100 * MIB));
         assert_error!(refused, Error::NoSpace { available, .. } if available < free - 300 * MIB);
@@ -171,7 +171,7 @@ fn v5_a_volume_has_its_limit_and_its_neighbours_have_theirs() {
 }
 
 #[test]
-fn v7_grows_while_it_is_used_and_shrinks_when_it_is_not() {
+fn v7_a_quota_grows_in_use_and_shrinks_when_unused() {
     on_both(|quota| {
         let (host, node) = (quota.host(), quota.node);
         host.create("q", &quota.spec(1, 320 * MIB)).unwrap();
@@ -195,9 +195,9 @@ fn v7_grows_while_it_is_used_and_shrinks_when_it_is_not() {
     });
 }
 
-/// X3, X4, S4, S12: hostile content, a file that is open, a project that is never used again.
+/// X3, X4, S4, S12. Hostile content, an open file, and a project that is never used again.
 #[test]
-fn x4_erases_what_is_the_volumes_and_its_limit() {
+fn x4_an_erase_removes_files_and_limit() {
     on_both(|quota| {
         let (host, node) = (quota.host(), quota.node);
         for i in [1, 2] {
@@ -208,7 +208,7 @@ fn x4_erases_what_is_the_volumes_and_its_limit() {
         let (data, project) = (quota.volume(1).join("data"), quota.project(1));
         write(&request.target, "f", "x");
         write(&quota.volume(2).join("data"), "neighbour", "alive");
-        // What its owner gave to the neighbour's project goes all the same.
+        // A file that its owner gave to the neighbour's project is removed, too.
         let given = request.target.join("a/given/away");
         std::fs::create_dir_all(&given).unwrap();
         write(&given, "f", "x");
@@ -216,7 +216,7 @@ fn x4_erases_what_is_the_volumes_and_its_limit() {
         for path in [given.join("f"), given.clone(), request.target.join("a/given")] {
             assert!(chattr(&["-p", &neighbours], &path), "{}", path.display());
         }
-        // A process whose file outlives its mount; one of the neighbour's is nobody's business.
+        // A process whose open file outlives its mount; a file of the neighbour's does not count.
         let holder =
             |path: &Path| Command::new("sleep").arg("600").stdin(File::open(path).unwrap()).spawn().unwrap();
         let mut own = holder(&request.target.join("f"));
@@ -240,9 +240,9 @@ fn x4_erases_what_is_the_volumes_and_its_limit() {
     });
 }
 
-/// X4: a file without a name still has its bytes.
+/// X4. An unlinked file keeps its bytes while a process has it open.
 #[test]
-fn x4_nothing_is_credited_while_the_kernel_counts_something() {
+fn x4_an_erase_waits_until_the_kernel_counts_nothing() {
     on_both(|quota| {
         let (host, node) = (quota.host(), quota.node);
         host.create("q", &quota.spec(1, 320 * MIB)).unwrap();
@@ -261,9 +261,9 @@ fn x4_nothing_is_credited_while_the_kernel_counts_something() {
     });
 }
 
-/// M5, V9, S13: interrupted at any step, and a limit and a project that somebody changed.
+/// M5, V9, S13. A creation is interrupted at any step, and limit and project are changed by hand.
 #[test]
-fn m5_a_new_agent_finds_or_restores_what_has_to_be() {
+fn m5_a_new_agent_restores_project_and_limit() {
     on_both(|quota| {
         let host = quota.host();
         host.create("q", &quota.spec(1, 320 * MIB)).unwrap();
@@ -282,7 +282,7 @@ fn m5_a_new_agent_finds_or_restores_what_has_to_be() {
         host.create("q", &quota.spec(1, 320 * MIB)).unwrap();
         assert_eq!(quota.project(1), project);
         write(&data, "keeps", "data");
-        // In the middle of a resize the limit may be either; somebody else's is not.
+        // In the middle of a resize the limit may be either of two; any other one is corrected.
         edit(&|record| record["resizing"] = json!(400 * MIB));
         host.resize(&uid(1), 400 * MIB).unwrap();
         assert_eq!(host.usage(&uid(1)).unwrap().total_bytes, 400 * MIB);
@@ -298,9 +298,9 @@ fn m5_a_new_agent_finds_or_restores_what_has_to_be() {
     });
 }
 
-/// D5: what cannot hold anybody to a limit is refused, with the way to enable it.
+/// D5. The refusal names the command that enables quotas.
 #[test]
-fn a_file_system_without_project_quota_is_refused() {
+fn d5_a_filesystem_without_project_quota_is_refused() {
     for (fs_type, said) in
         [(FsType::Ext4, "tune2fs -O project,quota"), (FsType::Xfs, "mount it with -o prjquota")]
     {
@@ -323,13 +323,13 @@ fn a_file_system_without_project_quota_is_refused() {
     }
     on_a_node(|node| {
         let host = Host::open(config(node, "/dev/shm".into())).unwrap();
-        assert!(host.disks()[0].error.clone().unwrap().contains("needs ext4 or xfs"));
+        assert!(host.disks()[0].error.clone().unwrap().contains("which backing Quota needs"));
     });
 }
 
-/// V10. A file's owner can give it to any project there can be, also to the last.
+/// V10. The owner of a file can give it to any project, also to the one with the last number.
 #[test]
-fn v10_a_file_of_the_last_project_keeps_no_volume_from_being_made() {
+fn v10_a_file_of_the_last_project_blocks_no_creation() {
     on_both(|quota| {
         let (host, node) = (quota.host(), quota.node);
         host.create("q", &quota.spec(1, 320 * MIB)).unwrap();

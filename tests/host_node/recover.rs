@@ -1,4 +1,4 @@
-//! What an agent finds when it starts.
+//! The start of an agent, after any end of the one before.
 
 use std::fs::File;
 use std::io::Write;
@@ -36,7 +36,7 @@ fn pods_keep_their_io_when_the_agent_is_replaced() {
 
 /// M5.
 #[test]
-fn a_reboot_is_noticed() {
+fn m5_mounts_lost_in_a_reboot_are_dropped() {
     on_a_node(|node| {
         let host = node.host();
         for i in [1, 2] {
@@ -74,15 +74,15 @@ fn a_publish_that_was_interrupted_is_finished_or_dropped() {
             let entry = json!({"pod": pod, "claimUid": "claim", "readOnly": false});
             node.edit(&uid(1), |record| record["publishes"][target] = entry);
         };
-        // The kubelet repeats it.
+        // The kubelet repeats the publish.
         journalled("p");
         host.publish(&node.request(&uid(1), "p", 0, false)).unwrap();
         host.unpublish(&node.target("p", 0)).unwrap();
-        // The kubelet gives it up.
+        // The kubelet unpublishes.
         journalled("q");
         host.unpublish(&node.target("q", 0)).unwrap();
         assert_eq!(node.record(&uid(1))["publishes"], json!({}));
-        // Nobody remembers it.
+        // The kubelet does neither.
         journalled("r");
         std::fs::create_dir(node.target("r", 0)).unwrap();
         assert_eq!(host.recover()[0].1.as_ref().unwrap().dropped.len(), 1);
@@ -99,12 +99,12 @@ fn an_unpublish_that_was_interrupted_is_finished() {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
         let target = node.target("p", 0);
-        // Unmounted, still in the journal.
+        // Unmounted, and still in the record.
         host.publish(&node.request(&uid(1), "p", 0, false)).unwrap();
         node.unmount_lazily(&target);
         host.unpublish(&target).unwrap();
         assert!(!target.exists());
-        // Mounted, no longer in the journal.
+        // Mounted, and no longer in the record.
         host.publish(&node.request(&uid(1), "p", 0, false)).unwrap();
         node.edit(&uid(1), |record| record["publishes"] = json!({}));
         host.unpublish(&target).unwrap();
@@ -115,7 +115,7 @@ fn an_unpublish_that_was_interrupted_is_finished() {
 
 /// M5, S16.
 #[test]
-fn only_loop_devices_of_ours_are_detached() {
+fn only_our_loop_devices_are_detached() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
@@ -123,7 +123,7 @@ fn only_loop_devices_of_ours_are_detached() {
         std::fs::write(&foreign, vec![0; 1 << 20]).unwrap();
         let (ours, theirs) = (attach_by_hand(&node.data(&uid(1))), attach_by_hand(&foreign));
         assert_eq!(loops(node.dir()).len(), 2);
-        // One that is there already is used, not doubled.
+        // An existing loop device is used, not doubled.
         host.publish(&node.request(&uid(1), "p", 0, false)).unwrap();
         assert_eq!(loops(node.dir()).len(), 2);
         let recovery = host.recover().remove(0).1.unwrap();

@@ -13,21 +13,21 @@ use serde_json::{Value, json};
 use crate::assert_error;
 use crate::support::*;
 
-/// Bytes that tell where they belong.
+/// Bytes that differ by seed and position.
 fn pattern(seed: u64, length: usize) -> Vec<u8> {
     let word =
         |i: usize| (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ i as u64).wrapping_mul(0x2545_f491_4f6c_dd1d);
     (0..length / 8).flat_map(|i| word(i).to_le_bytes()).collect()
 }
 
-/// Whether this process has CAP_SYS_RESOURCE, without which the kernel grows no mounted ext4.
+/// True if this process has CAP_SYS_RESOURCE, without which the kernel grows no mounted ext4.
 fn may_grow_ext4() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap();
     u64::from_str_radix(effective, 16).unwrap() & 1 << 24 != 0
 }
 
-/// Fills what is mounted there until it is full; says how many bytes went in.
+/// Fills a mounted filesystem; returns the bytes written.
 fn fill(mount: &Path) -> u64 {
     let path = mount.join("fill");
     let file = std::fs::File::create(&path).unwrap();
@@ -44,7 +44,7 @@ fn fill(mount: &Path) -> u64 {
     offset
 }
 
-/// The volume's file has this length, and every block of it is really there.
+/// The volume's file has this length, and every block of it is allocated.
 fn assert_allocated(node: &Node, uid: &VolumeUid, size: u64) {
     let found = std::fs::metadata(node.data(uid)).unwrap();
     assert_eq!(found.len(), size);
@@ -55,7 +55,7 @@ fn assert_allocated(node: &Node, uid: &VolumeUid, size: u64) {
 }
 
 #[test]
-fn v7_grows_while_pods_write() {
+fn v7_a_volume_grows_while_pods_write() {
     on_a_node(|node| {
         let host = node.host();
         for (spec, larger) in [(ext4(1), 160 * MIB), (xfs(31), 420 * MIB)] {
@@ -101,7 +101,7 @@ fn v7_grows_while_pods_write() {
                 grown = resized.unwrap();
             });
             if !grown {
-                // It does so when the last one has gone, with all that is in it.
+                // The volume grows when its last pod has gone, with its files.
                 for target in [&writes, &reads] {
                     host.unpublish(target).unwrap();
                 }
@@ -119,7 +119,7 @@ fn v7_grows_while_pods_write() {
             for target in [&writes, &reads] {
                 host.unpublish(target).unwrap();
             }
-            // And once more while nobody has it.
+            // The unused volume grows once more.
             host.resize(uid, larger + 8 * MIB).unwrap();
             assert_allocated(node, uid, larger + 8 * MIB);
             host.create("d", &VolumeSpec { size_bytes: larger + 8 * MIB, ..spec.clone() }).unwrap();
@@ -129,13 +129,13 @@ fn v7_grows_while_pods_write() {
 }
 
 #[test]
-fn v7_shrinks_an_unused_volume_with_all_that_is_in_it() {
+fn v7_an_unused_volume_shrinks_with_its_files() {
     on_a_node(|node| {
         let host = node.host();
         let (uid, target) = (&uid(1), node.target("p", 0));
         host.create("d", &VolumeSpec { size_bytes: 160 * MIB, mode: Some(0o1777), ..ext4(1) }).unwrap();
         host.publish(&node.request(uid, "p", 0, false)).unwrap();
-        // Data at the far end too: the middle is freed again.
+        // Data at both ends: the files in the middle are removed.
         for i in 0..14 {
             std::fs::write(target.join(format!("f{i}")), pattern(i, 8 << 20)).unwrap();
         }
@@ -178,8 +178,39 @@ fn v7_shrinks_an_unused_volume_with_all_that_is_in_it() {
     });
 }
 
+/// V7. Two checks refuse a small size: the bytes that are taken, and resize2fs on the copy.
 #[test]
-fn v7_what_cannot_be_done_changes_nothing() {
+fn v7_a_refused_shrink_names_a_size_that_is_accepted() {
+    on_a_node(|node| {
+        let host = node.host();
+        let (uid, target) = (&uid(1), node.target("p", 0));
+        host.create("d", &VolumeSpec { size_bytes: 160 * MIB, ..ext4(1) }).unwrap();
+        host.publish(&node.request(uid, "p", 0, false)).unwrap();
+        std::fs::write(target.join("f"), pattern(1, 20 << 20)).unwrap();
+        host.unpublish(&target).unwrap();
+        let mut refused = 0;
+        for size in (24..40).step_by(2) {
+            match host.resize(uid, size * MIB) {
+                Err(Error::TooSmall { needed, wanted, .. }) => {
+                    assert!(needed > wanted, "{needed} {wanted}");
+                    host.resize(uid, needed).unwrap_or_else(|error| panic!("{size} MiB: {error}"));
+                    assert_allocated(node, uid, needed);
+                    refused += 1;
+                }
+                result => result.unwrap(),
+            }
+            host.resize(uid, 160 * MIB).unwrap();
+        }
+        assert!(refused > 1);
+        host.publish(&node.request(uid, "p", 0, false)).unwrap();
+        assert!(std::fs::read(target.join("f")).unwrap() == pattern(1, 20 << 20));
+        host.unpublish(&target).unwrap();
+        node.assert_base_line();
+    });
+}
+
+#[test]
+fn v7_a_refused_resize_changes_nothing() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &xfs(32)).unwrap();
@@ -192,7 +223,7 @@ fn v7_what_cannot_be_done_changes_nothing() {
         assert_allocated(node, &uid(1), 32 * MIB);
         assert_error!(host.resize(&uid(9), 64 * MIB), Error::NotFound(_));
 
-        // A file system that e2fsck does not dare to repair by itself.
+        // A filesystem that `e2fsck -p` does not repair.
         let file = std::fs::File::options().write(true).open(node.data(&uid(1))).unwrap();
         file.write_all_at(&[0xff; 4096], 4096).unwrap();
         file.write_all_at(&vec![0xff; 1 << 20], 1 << 20).unwrap();
@@ -219,12 +250,12 @@ fn assert_data(node: &Node, host: &Host, i: u32) {
 }
 
 #[test]
-fn v7_goes_on_after_a_crash_at_any_step() {
+fn v7_a_resize_goes_on_after_a_crash_at_any_step() {
     on_a_node(|node| {
         let host = node.host();
         let resizing = |i: u32, size: u64| node.edit(&uid(i), |record| record["resizing"] = json!(size));
         let file = |i: u32| std::fs::File::options().write(true).open(node.data(&uid(i))).unwrap();
-        // What a killed agent leaves, and whether the volume was to be larger.
+        // The remains of a killed agent, and true for a larger wanted size.
         let steps: [(bool, &dyn Fn(u32)); 6] = [
             (true, &|i| resizing(i, 96 * MIB)),
             (true, &|i| {
@@ -236,13 +267,13 @@ fn v7_goes_on_after_a_crash_at_any_step() {
                 std::fs::write(node.volume(&uid(i)).join("data.new"), "half a copy").unwrap();
             }),
             (false, &|i| {
-                // Committed, and the copy was not yet put in its place.
+                // Committed, and the copy was not yet installed.
                 resizing(i, 32 * MIB);
                 node.edit(&uid(i), |record| record["sizeBytes"] = json!(32 * MIB));
                 std::fs::copy(node.data(&uid(i)), node.volume(&uid(i)).join("data.new")).unwrap();
             }),
             (false, &|i| {
-                // In its place, and its holes were not yet filled.
+                // Installed, and its holes were not yet filled.
                 host.resize(&uid(i), 32 * MIB).unwrap();
                 resizing(i, 32 * MIB);
                 assert!(
@@ -251,14 +282,14 @@ fn v7_goes_on_after_a_crash_at_any_step() {
                 assert!(std::fs::metadata(node.data(&uid(i))).unwrap().blocks() * 512 < 32 * MIB);
             }),
             (true, &|i| {
-                // All but the last word.
+                // All but the last write of the record.
                 host.resize(&uid(i), 96 * MIB).unwrap();
                 resizing(i, 96 * MIB);
                 node.edit(&uid(i), |record| record["sizeBytes"] = json!(64 * MIB));
             }),
         ];
         for (step, (larger, left)) in steps.into_iter().enumerate() {
-            // The same wish again, the wish taken back, and a third one; always with a pod in between.
+            // The same size again, the old size, and a third one; always with a pod in between.
             for (way, size) in [if larger { 96 } else { 32 }, 64, 48].into_iter().enumerate() {
                 let i = (step * 3 + way) as u32;
                 with_data(node, &host, i);
@@ -308,10 +339,10 @@ fn v7_an_agent_may_be_killed_while_it_resizes() {
     });
 }
 
-/// What each block of the data begins with that must not stay.
+/// The beginning of each block of data that must not remain.
 const SECRET: &[u8] = b"a secret of the volume";
 
-/// A volume of 64 MiB that is to be overwritten, with a file of 24 MiB of secrets.
+/// A volume of 64 MiB with erase policy Zero, and a file of 24 MiB of secrets.
 fn with_secrets(node: &Node, host: &Host, i: u32) {
     let erase_policy = Some(ErasePolicy::Zero);
     host.create("d", &VolumeSpec { size_bytes: 64 * MIB, erase_policy, ..ext4(i) }).unwrap();
@@ -332,7 +363,7 @@ fn assert_only_in(node: &Node, disk: &RawDisk<'_>, i: u32) {
     );
 }
 
-/// Whether a process has a file open beneath a directory, by whatever name.
+/// True if a process has a file open beneath a directory.
 fn is_open(directory: &Path) -> bool {
     let open = |process: std::fs::DirEntry| {
         let files = std::fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
@@ -350,7 +381,7 @@ fn x4_a_smaller_volume_leaves_nothing_of_the_larger_one() {
         let host = node.host();
         with_secrets(node, &host, 1);
         assert_only_in(node, &disk, 1);
-        // Copies are made of which nothing comes, up to one that is large enough.
+        // Some copies turn out too small, up to one that is large enough.
         let sizes = (32..64).map(|size| size * MIB);
         let mut tried = sizes.skip_while(|size| match host.resize(&uid(1), *size) {
             Err(Error::TooSmall { .. }) => {
@@ -364,7 +395,7 @@ fn x4_a_smaller_volume_leaves_nothing_of_the_larger_one() {
         assert_only_in(node, &disk, 1);
         assert_data(node, &host, 1);
 
-        // A killed agent left another copy, and it is erased before it is asked for that size again.
+        // A killed agent left another copy, and the volume is erased before the resize is repeated.
         host.resize(&uid(1), 64 * MIB).unwrap();
         std::fs::copy(node.data(&uid(1)), node.volume(&uid(1)).join("data.new")).unwrap();
         let (everywhere, inside) = disk.count(SECRET, &node.data(&uid(1)));
@@ -377,7 +408,7 @@ fn x4_a_smaller_volume_leaves_nothing_of_the_larger_one() {
 }
 
 #[test]
-fn x4_v7_an_agent_may_be_killed_while_it_overwrites_and_power_may_be_cut() {
+fn x4_v7_a_killed_resize_leaves_no_secret() {
     on_a_node(|node| {
         let disk = RawDisk::new(node, 512 * MIB);
         let host = node.host();
@@ -387,7 +418,7 @@ fn x4_v7_an_agent_may_be_killed_while_it_overwrites_and_power_may_be_cut() {
             node.kill_after("resize::victim", Duration::from_micros(10_000 + i * i * 7919 % 400_000));
             match i % 2 {
                 0 => disk.cut_power(),
-                // A container takes what its agent started along.
+                // The end of a container ends the agent's programs.
                 _ => eventually("a program goes on without its agent", || !is_open(&node.disk())),
             }
             let host = node.next_host();

@@ -8,24 +8,26 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use reservoir::host::{DiskConfig, FsType, Host, HostConfig, Keeping, Pod, Publish, VolumeSpec, VolumeUid};
+use reservoir::host::{
+    BackingKind, DiskConfig, FsType, Host, HostConfig, Pod, Publish, VolumeSpec, VolumeUid,
+};
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use serde_json::Value;
 
 pub const MIB: u64 = 1 << 20;
 
-/// Tells a process that is going to be killed where its node is.
+/// The variable with the node of a process that is going to be killed.
 const VICTIM: &str = "RESERVOIR_TEST_NODE";
 
 pub struct Node {
     dir: PathBuf,
 }
 
-/// Runs `test` in a mount namespace of its own, whose kubelet directory propagates mounts as a real one does. Afterwards
-/// nothing of it may be left in the kernel.
+/// Runs `test` in a mount namespace of its own, whose kubelet directory propagates mounts as a real one does.
+/// Afterwards nothing of it may be left in the kernel.
 pub fn on_a_node(test: impl FnOnce(&Node) + Send + 'static) {
     assert!(rustix::process::geteuid().is_root(), "these tests mount filesystems: run them as root");
-    // On a disk, since loop devices want direct I/O.
+    // On a disk, since loop devices use direct I/O.
     let on_disk = std::env::var_os("RESERVOIR_TEST_DIR").unwrap_or(env!("CARGO_TARGET_TMPDIR").into());
     let dir = tempfile::tempdir_in(on_disk).unwrap();
     let node = Node { dir: dir.path().canonicalize().unwrap() };
@@ -55,13 +57,13 @@ pub fn on_a_node(test: impl FnOnce(&Node) + Send + 'static) {
     }
 }
 
-/// Gives this thread a copy of the mount namespace. What was shared stays shared.
+/// Gives this thread a copy of the mount namespace. Shared mounts stay shared.
 pub fn new_namespace() {
     // SAFETY: no descriptor table is unshared; only this thread and those that it starts see other mounts.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
 }
 
-/// The same, with nothing shared.
+/// Gives this thread a copy of the mount namespace, with nothing shared.
 pub fn unshare_mounts() {
     new_namespace();
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
@@ -97,7 +99,7 @@ pub fn attach_by_hand(path: &Path) -> String {
     String::from_utf8(output.stdout).unwrap().trim().trim_start_matches("/dev/").to_owned()
 }
 
-/// A loop device that nobody has had before, bound to a file.
+/// A new loop device, bound to a file.
 pub struct NewLoop {
     pub number: i32,
 }
@@ -114,7 +116,7 @@ impl NewLoop {
 
 impl Drop for NewLoop {
     fn drop(&mut self) {
-        // It has to be unbound by then.
+        // The device is unbound by then.
         let _ = loop_control::<0x4c81>(self.number);
     }
 }
@@ -129,7 +131,7 @@ fn loop_control<const OPCODE: u32>(number: i32) -> rustix::io::Result<()> {
     }
 }
 
-/// A container: another mount namespace, in which a target is mounted somewhere else until it is dropped.
+/// A container: another mount namespace, in which a target is mounted somewhere else until this is dropped.
 pub struct Elsewhere {
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -184,14 +186,14 @@ impl<'a> RawDisk<'a> {
         disk
     }
 
-    /// What nobody synchronizes is not on it for a long time.
+    /// Unsynchronized data is not written for a long time.
     fn mount(&self) {
         let mut mount = Command::new("mount");
         mount.args(["-o", "loop,commit=300"]).arg(self.image.path()).arg(self.node.disk());
         assert!(mount.status().unwrap().success());
     }
 
-    /// How many blocks of it, whosever they are, begin with this text; and how many of a file.
+    /// The number of the disk's blocks that begin with this text, and of those of a file.
     pub fn count(&self, text: &[u8], file: &Path) -> (usize, usize) {
         rustix::fs::syncfs(File::open(self.node.disk()).unwrap()).unwrap();
         let count = |path: &Path| {
@@ -201,9 +203,9 @@ impl<'a> RawDisk<'a> {
         (count(self.image.path()), count(file))
     }
 
-    /// What was not synchronized is lost. No agent serves it.
+    /// Loses unsynchronized data. No agent serves the disk.
     pub fn cut_power(&self) {
-        // EXT4_IOC_SHUTDOWN, without writing the journal.
+        // EXT4_IOC_SHUTDOWN, without writing ext4's journal.
         let without_log = 2_u32;
         // SAFETY: it takes a pointer to a number.
         unsafe {
@@ -222,7 +224,8 @@ impl Node {
         Self { dir }
     }
 
-    /// The node of the test that [`kill_after`](Self::kill_after) started this process for; `None` in any other process.
+    /// The node of the test that [`kill_after`](Self::kill_after) started this process for; `None` in any other
+    /// process.
     pub fn of_victim() -> Option<Self> {
         std::env::var(VICTIM).ok().map(|dir| Self::at(dir.into()))
     }
@@ -232,7 +235,7 @@ impl Node {
         self.kill_with(test, while_it_runs, &[]);
     }
 
-    /// The same, with more in its environment.
+    /// [Kills](Self::kill_after) a test that has more in its environment.
     pub fn kill_with(&self, test: &str, while_it_runs: Duration, environment: &[(&str, &str)]) {
         let stderr = self.dir.join("stderr");
         let mut victim = Command::new(std::env::current_exe().unwrap())
@@ -266,7 +269,7 @@ impl Node {
         DiskConfig {
             name: name.to_owned(),
             path,
-            keeping: Keeping::Loop,
+            backing: BackingKind::Loop,
             state: None,
             capacity: None,
             system_reserved: 0,
@@ -290,7 +293,7 @@ impl Node {
         host
     }
 
-    /// An agent that starts when another has ended: whatever that had just begun to start, or a test beside this one,
+    /// An agent that starts when another has ended: a program of the other agent, or a test beside this one,
     /// may hold the disk's lock for another moment.
     pub fn next_host(&self) -> Host {
         Host::open(HostConfig { lock_timeout: Duration::from_secs(10), ..self.config() }).unwrap()
@@ -309,14 +312,14 @@ impl Node {
         serde_json::from_slice(&std::fs::read(self.volume(uid).join("record.json")).unwrap()).unwrap()
     }
 
-    /// Changes a volume's journal behind the agent's back.
+    /// Changes a volume's record behind the agent's back.
     pub fn edit(&self, uid: &VolumeUid, change: impl FnOnce(&mut Value)) {
         let mut record = self.record(uid);
         change(&mut record);
         std::fs::write(self.volume(uid).join("record.json"), record.to_string()).unwrap();
     }
 
-    /// Where the kubelet wants volume `i` of a pod.
+    /// The kubelet's target for volume `i` of a pod.
     pub fn target(&self, pod: &str, i: u32) -> PathBuf {
         let parent = self.kubelet().join("pods").join(pod).join("volumes");
         std::fs::create_dir_all(&parent).unwrap();
@@ -344,7 +347,7 @@ impl Node {
             .collect()
     }
 
-    /// What is mounted beneath a directory, but for itself.
+    /// The mounts beneath a directory, but for itself.
     pub fn mounted_beneath(&self, directory: &Path) -> Vec<PathBuf> {
         let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         let points = table.lines().map(|line| PathBuf::from(line.split(' ').nth(4).unwrap()));
@@ -355,7 +358,7 @@ impl Node {
         assert_eq!(self.mounts(), []);
     }
 
-    /// Nothing mounted, no loop device: as before the first publish.
+    /// No mount and no loop device, as before the first publish.
     pub fn assert_base_line(&self) {
         self.assert_no_mounts();
         eventually("loop devices are left", || loops(&self.dir).is_empty());

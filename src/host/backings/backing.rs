@@ -1,0 +1,125 @@
+//! The abilities of every backing.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::host::error::{Context, Error, Result};
+use crate::host::sys::{Mount, Place, dirfd, filesystem};
+use crate::host::types::{ErasePolicy, FsType, Record, Usage};
+use crate::host::volume::Volume;
+
+/// A disk that can be served, unchanged.
+pub(crate) struct Opened {
+    /// The directory with the disk's identity, records and receipts.
+    pub(crate) root: OwnedFd,
+    pub(crate) backing: Box<dyn Backing>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DiskSpace {
+    pub(crate) total: u64,
+    /// Free for anybody now.
+    pub(crate) free: u64,
+}
+
+impl DiskSpace {
+    pub(crate) fn of_filesystem(file: impl AsFd) -> Result<Self> {
+        let stat = rustix::fs::fstatvfs(file).context(|| "look at the disk")?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(Self { total: bytes(stat.f_blocks), free: bytes(stat.f_bavail) })
+    }
+}
+
+/// Records the smaller size of a volume, in a shrink.
+pub(crate) type Commit<'a> = &'a mut dyn FnMut() -> Result<()>;
+
+/// The volumes of one disk.
+///
+/// Records, publishing and the order of steps are the same for all backings, and not their business. Every method is
+/// called with the volume's lock held, and can be repeated after a crash in its middle.
+pub(crate) trait Backing: Send + Sync {
+    /// True for a disk that is handed out undivided, to one volume (D2).
+    fn is_undivided(&self) -> bool {
+        false
+    }
+
+    /// The filesystem of the scratch volume on which the disk's limit is tried out (D5). `None` for an undivided
+    /// disk, which is the limit itself, and has no neighbours to protect.
+    fn scratch_fs_type(&self) -> Option<FsType> {
+        Some(FsType::Ext4)
+    }
+
+    /// The disk's space; `root` is the directory that was opened with it.
+    fn space(&self, root: BorrowedFd<'_>) -> Result<DiskSpace> {
+        DiskSpace::of_filesystem(root)
+    }
+
+    /// The names of the backing's files in a volume's directory. A file of any other name is not ours to erase.
+    fn file_names(&self) -> Vec<&'static str>;
+
+    /// The place of the directory that the volume adopted, if it did (V8).
+    fn adopted_place(&self, _volume: &Volume) -> Result<Option<Place>> {
+        Ok(None)
+    }
+
+    /// Makes the volume: its bytes are there afterwards, it carries an empty filesystem, and its root directory has
+    /// the spec's group and permissions. A complete volume is left alone; after an error nothing new remains.
+    fn create(&self, volume: &Volume, record: &Record) -> Result<()>;
+
+    /// Sets group and permissions of the root directory (V11, V12). A repetition does no harm: nobody has used it yet.
+    fn set_root(&self, volume: &Volume, record: &Record) -> Result<()> {
+        if record.spec.gid.is_none() && record.spec.mode.is_none() {
+            return Ok(());
+        }
+        let mount = self.mount(volume, record, false)?;
+        let root = dirfd::open_dir(&mount, ".").context(|| "open the volume's root")?;
+        filesystem::set_root(&root, record.spec.gid, record.spec.mode)
+    }
+
+    /// Refuses a ready volume that has lost data.
+    fn check(&self, volume: &Volume, record: &Record) -> Result<()>;
+
+    /// The bytes of a ready volume, also when a resize of it was interrupted.
+    fn size_on_disk(&self, _volume: &Volume, record: &Record) -> Result<u64> {
+        Ok(record.spec.size_bytes)
+    }
+
+    /// Makes a ready volume larger, mounted or not; its new bytes are there afterwards. A volume of that size is
+    /// completed (V7).
+    fn grow(&self, volume: &Volume, _record: &Record, _size: u64) -> Result<()> {
+        Err(cannot_resize(volume))
+    }
+
+    /// Makes a ready volume smaller; refused while it is mounted or open. Until `commit`, which is called once, the
+    /// volume stays as it is. Afterwards its smaller form takes its place, which [`grow`](Self::grow) completes (V7).
+    fn shrink(&self, volume: &Volume, _record: &Record, _size: u64, _commit: Commit<'_>) -> Result<()> {
+        Err(cannot_resize(volume))
+    }
+
+    /// A detached mount of the volume's root, with nosuid, nodev and its own options; read-only on request.
+    fn mount(&self, volume: &Volume, record: &Record, read_only: bool) -> Result<OwnedFd>;
+
+    /// True for a mount of the volume's root.
+    fn owns(&self, volume: &Volume, mount: &Mount) -> Result<bool>;
+
+    /// True if the kernel has the volume mounted or open, in any mount namespace (X3). An idle device of the volume is
+    /// detached.
+    fn in_use(&self, volume: &Volume) -> Result<bool>;
+
+    fn allocated_bytes(&self, volume: &Volume) -> Result<u64>;
+
+    fn usage(&self, volume: &Volume, record: &Record) -> Result<Usage> {
+        let mount = self.mount(volume, record, true)?;
+        Usage::of_filesystem(&mount)
+    }
+
+    /// Removes the data, and nothing else. The volume is not in use.
+    fn erase(&self, volume: &Volume, record: &Record, policy: ErasePolicy) -> Result<()>;
+}
+
+/// The error of an undivided disk's volume.
+fn cannot_resize(volume: &Volume) -> Error {
+    Error::Unsupported(format!(
+        "volume {} takes a whole device: it cannot be resized; create another volume and copy its files",
+        volume.uid
+    ))
+}

@@ -1,0 +1,343 @@
+//! Backing `Block`: an undivided raw device (D2), with a filesystem on it or as it is.
+//!
+//! A raw device has no space for the agent's files: pods may write anywhere on it. So its identity, records and
+//! receipts are in the agent's state directory, in a directory that is named by the *hardware's* identity (WWN,
+//! serial number, partition UUID; never `/dev/sdb`, which may be another device tomorrow). Another device at the same
+//! path has another directory, hence another disk ID, and is refused (D3). If the state directory is lost, the device
+//! holds data without a record: it is refused too, and nothing on it is touched (V9, S14).
+//!
+//! A device is taken over only if both of its ends are blank, and an erased one reads as zeroes everywhere (S17). So
+//! a device that is not blank is never formatted.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, SeekFrom};
+use rustix::mount::MountAttrFlags;
+
+use crate::host::backings::backing::{Backing, DiskSpace, Opened};
+use crate::host::error::{Context, Error, Result, retry_while_busy, unless_busy};
+use crate::host::layout::VOLUMES;
+use crate::host::sys::{
+    Device, Mount, OpenFile, atomic_file, dirfd, filesystem, in_use, loop_device, mounts, syscalls, zero,
+};
+use crate::host::types::{DiskConfig, ErasePolicy, FsType, Record, Usage, VolumeUid};
+use crate::host::volume::Volume;
+
+/// A file that exists from before mkfs begins: until it has ended, the device holds nobody's data (S13).
+const FORMATTING: &str = "formatting";
+/// The same file, renamed once mkfs has ended: from then on the device is never formatted again.
+const FORMATTED: &str = "formatted";
+
+/// The longest name of an identity; a file's name has 255 bytes at most, and a partition adds its number.
+const LONGEST_NAME: usize = 240;
+
+struct Raw {
+    /// Stays the same device, whatever becomes of its path.
+    open: OwnedFd,
+    device: Device,
+    path: PathBuf,
+    size: u64,
+}
+
+/// Opens the device and its directory; refuses a device without an identity, in use, or with data that has no record.
+pub(super) fn open(config: &DiskConfig) -> Result<Opened> {
+    let path = config.path.display();
+    let refuse = |reason: &str| Err(Error::unsuitable_disk(&config.path, reason));
+    in_use::ensure_processes_visible()?;
+    let Some(state) = &config.state else {
+        return refuse("is a raw device, and no state directory is configured: set one on the agent");
+    };
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(&config.path, flags, Mode::empty()).context(|| format!("open {path}"))?;
+    let Some(device) = Device::of_node(&opened)? else {
+        return refuse("is not a block device: use one, or kind Path");
+    };
+    if attribute(device, "ro").as_deref() != Some("0") {
+        return refuse("is read-only: make it writable");
+    }
+    if has_partitions(device)? {
+        return refuse("has partitions: use one of them, or remove them");
+    }
+    let size = rustix::fs::seek(&opened, SeekFrom::End(0)).context(|| format!("measure {path}"))?;
+    let Some(identity) = identity(device)? else {
+        return refuse(
+            "has neither WWN nor serial number nor partition UUID, and could be taken for another one: \
+             make a GPT partition or a logical volume on it and use that",
+        );
+    };
+    let root = state.join(identity);
+    std::fs::create_dir_all(&root).context(|| format!("make {}", root.display()))?;
+    let root = dirfd::open_configured(&root)?;
+    let raw = Raw { open: opened, device, path: config.path.clone(), size };
+    if !has_volumes(&root)? {
+        if raw.is_claimed()? {
+            return refuse("is in use: unmount it, or take it out of its RAID, volume group or swap");
+        }
+        if !filesystem::is_blank(&raw.writable()?, size)? {
+            return refuse(
+                "holds data without a record: if that is to be given up, `blkdiscard --zeroout` makes the device blank",
+            );
+        }
+    }
+    Ok(Opened { root, backing: Box::new(raw) })
+}
+
+impl Raw {
+    fn reopen(&self, flags: OFlags) -> Result<File> {
+        let path = format!("/proc/thread-self/fd/{}", self.open.as_raw_fd());
+        rustix::fs::openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty())
+            .map(File::from)
+            .context(|| format!("open {}", self.path.display()))
+    }
+
+    fn writable(&self) -> Result<File> {
+        retry_while_busy(|| self.reopen(OFlags::RDWR))
+    }
+
+    /// True if a filesystem, device-mapper, RAID or swap has claimed the device: an exclusive open is then refused.
+    fn is_claimed(&self) -> Result<bool> {
+        Ok(unless_busy(|| self.reopen(OFlags::RDONLY | OFlags::EXCL))?.is_none())
+    }
+
+    fn format(&self, volume: &Volume, record: &Record) -> Result<()> {
+        let (fs_type, uid) = (record.spec.fs_type, &volume.uid);
+        let there = |name| dirfd::open_here(&volume.dir, name, OFlags::PATH | OFlags::NOFOLLOW).is_ok();
+        let file = self.writable()?;
+        if !record.spec.raw {
+            record.spec.ensure_own_filesystem()?;
+        }
+        if there(FORMATTED) {
+            return filesystem::verify(fs_type, record.filesystem_uuid(), &file);
+        }
+        if self.is_claimed()? {
+            return Err(Error::Busy {
+                what: format!("{}, on which a volume is to be made,", self.path.display()),
+            });
+        }
+        if there(FORMATTING) {
+            zero::discard(&file, self.size).context(|| "remove an unfinished filesystem")?;
+        } else {
+            self.ensure_blank(&file, uid)?;
+            if !record.spec.raw {
+                atomic_file::replace(volume.dir.as_fd(), FORMATTING, b"")?;
+            }
+        }
+        if record.spec.raw {
+            return Ok(());
+        }
+        // Not zeroed: only the ends were looked at.
+        filesystem::make(fs_type, record.filesystem_uuid(), &file, self.size, false)?;
+        file.sync_all().context(|| "synchronize the new filesystem")?;
+        filesystem::verify(fs_type, record.filesystem_uuid(), &file)?;
+        rustix::fs::renameat_with(&volume.dir, FORMATTING, &volume.dir, FORMATTED, RenameFlags::NOREPLACE)
+            .and_then(|()| rustix::fs::fsync(&volume.dir))
+            .context(|| "note that the filesystem is made")
+    }
+
+    fn ensure_blank(&self, file: &File, uid: &VolumeUid) -> Result<()> {
+        if filesystem::is_blank(file, self.size)? {
+            return Ok(());
+        }
+        let reason = format!("{} holds data, and the volume was never made on it", self.path.display());
+        Err(Error::corrupt(format!("volume {uid}"), reason))
+    }
+}
+
+impl Backing for Raw {
+    fn is_undivided(&self) -> bool {
+        true
+    }
+
+    fn space(&self, _: BorrowedFd<'_>) -> Result<DiskSpace> {
+        Ok(DiskSpace { total: self.size, free: self.size })
+    }
+
+    fn scratch_fs_type(&self) -> Option<FsType> {
+        None
+    }
+
+    fn file_names(&self) -> Vec<&'static str> {
+        vec![FORMATTING, FORMATTED, "formatting.new"]
+    }
+
+    fn create(&self, volume: &Volume, record: &Record) -> Result<()> {
+        volume.ensure_free(record.spec.size_bytes, self.size)?;
+        self.format(volume, record)?;
+        if record.spec.raw { Ok(()) } else { self.set_root(volume, record) }
+    }
+
+    fn check(&self, volume: &Volume, record: &Record) -> Result<()> {
+        if self.size < record.spec.size_bytes {
+            let reason = format!("the device has {} bytes of {}", self.size, record.spec.size_bytes);
+            return Err(volume.lost(reason));
+        }
+        match record.spec.raw {
+            true => Ok(()),
+            false => filesystem::verify(record.spec.fs_type, record.filesystem_uuid(), &self.writable()?),
+        }
+    }
+
+    /// For a raw volume the mount shows the device's own node, without nodev, which would forbid to open it (V12).
+    fn mount(&self, volume: &Volume, record: &Record, read_only: bool) -> Result<OwnedFd> {
+        self.check(volume, record)?;
+        if record.spec.raw {
+            let node = rustix::fs::open(&self.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                .context(|| format!("open {}", self.path.display()))?;
+            if Device::of_node(&node)? != Some(self.device) {
+                let path = self.path.display();
+                return Err(Error::Conflict(format!(
+                    "{path} is another device now: put the disk's own device back"
+                )));
+            }
+            return mounts::of_open(
+                &node,
+                MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+            );
+        }
+        let attributes = record.spec.mount_attributes(read_only);
+        mounts::of_device(record.spec.fs_type, &self.path.to_string_lossy(), self.device, attributes)
+    }
+
+    fn owns(&self, _: &Volume, mount: &Mount) -> Result<bool> {
+        let filesystem = mount.device == self.device && mount.root.as_os_str() == "/";
+        Ok(filesystem || mount.node == Some(self.device))
+    }
+
+    /// A filesystem, in any namespace, claims the device. Raw users merely have it open, some of them through a loop
+    /// device, like the kubelet.
+    fn in_use(&self, _: &Volume) -> Result<bool> {
+        let open = |file: OpenFile| file.block_device == Some(self.device);
+        let bound = |status: &syscalls::LoopInfo64| Device::from_raw(status.rdevice) == self.device;
+        Ok(self.is_claimed()? || loop_device::any_bound(bound)? || in_use::in_use(|_| false, open)?)
+    }
+
+    fn allocated_bytes(&self, _: &Volume) -> Result<u64> {
+        Ok(self.size)
+    }
+
+    /// Nothing but its pods understands the content of a raw device, so all of it counts as used.
+    fn usage(&self, volume: &Volume, record: &Record) -> Result<Usage> {
+        match record.spec.raw {
+            true => Ok(Usage { total_bytes: self.size, used_bytes: self.size, ..Usage::default() }),
+            false => Usage::of_filesystem(self.mount(volume, record, true)?),
+        }
+    }
+
+    /// Either way all of the device reads as zeroes afterwards; `Zero` writes them.
+    fn erase(&self, volume: &Volume, _: &Record, policy: ErasePolicy) -> Result<()> {
+        let file = self.writable()?;
+        if policy == ErasePolicy::Zero {
+            zero::overwrite(&file, 0..self.size).context(|| format!("overwrite volume {}", volume.uid))?;
+        }
+        zero::discard(&file, self.size).context(|| format!("erase volume {}", volume.uid))?;
+        volume.remove_files(&self.file_names())
+    }
+}
+
+fn has_volumes(root: &OwnedFd) -> Result<bool> {
+    let names = dirfd::unless_missing(dirfd::open_dir(root, VOLUMES).and_then(dirfd::names))
+        .context(|| "list the records of a device")?;
+    let is_volume = |name: OsString| name.to_str().is_some_and(|name| name.parse::<VolumeUid>().is_ok());
+    Ok(names.unwrap_or_default().into_iter().any(is_volume))
+}
+
+fn sysfs(device: Device) -> PathBuf {
+    PathBuf::from(format!("/sys/dev/block/{}:{}", device.major, device.minor))
+}
+
+/// An attribute of a device in sysfs, unless it is empty.
+fn attribute(device: Device, name: &str) -> Option<String> {
+    let text = std::fs::read_to_string(sysfs(device).join(name)).ok()?;
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+fn has_partitions(device: Device) -> Result<bool> {
+    let directory = sysfs(device);
+    for entry in std::fs::read_dir(&directory).context(|| format!("list {}", directory.display()))? {
+        let entry = entry.context(|| format!("list {}", directory.display()))?;
+        if entry.path().join("partition").exists() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The identity of a device as a file's name: by hardware, partition table, device-mapper or a loop device's file.
+fn identity(device: Device) -> Result<Option<String>> {
+    // A long name is refused: two devices could be the same when cut.
+    let named = |kind: &str, value: String| {
+        Some(format!("{kind}-{}", escape(&value))).filter(|name| name.len() <= LONGEST_NAME)
+    };
+    if let Some(number) = attribute(device, "partition") {
+        let uevent = attribute(device, "uevent").unwrap_or_default();
+        if let Some(uuid) = partition_uuid(&uevent) {
+            return Ok(named("partuuid", uuid.to_owned()));
+        }
+        let disk = attribute(device, "../dev").as_deref().and_then(Device::parse);
+        let parent = disk.filter(|disk| *disk != device).map(identity).transpose()?.flatten();
+        return Ok(parent.map(|parent| format!("{parent}-part{number}")));
+    }
+    for (kind, name) in [
+        ("wwid", "wwid"),
+        ("wwid", "device/wwid"),
+        ("dm", "dm/uuid"),
+        ("md", "md/uuid"),
+        ("serial", "serial"),
+        ("serial", "device/serial"),
+    ] {
+        if let Some(value) = attribute(device, name) {
+            return Ok(named(kind, value));
+        }
+    }
+    let file = loop_device::file_of(device)?;
+    Ok(file.map(|(filesystem, inode)| format!("loop-{}.{}-{inode}", filesystem.major, filesystem.minor)))
+}
+
+/// The UUID of a partition. A partition table without a signature has UUIDs that other disks have too.
+fn partition_uuid(uevent: &str) -> Option<&str> {
+    let uuid = uevent.lines().find_map(|line| line.strip_prefix("PARTUUID="))?;
+    Some(uuid).filter(|uuid| !uuid.starts_with("00000000-"))
+}
+
+/// Writes every other character as its number, so that two texts never get one name.
+fn escape(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' => char::from(byte).to_string(),
+            other => format!("_{other:02x}"),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d3_two_identities_get_two_plain_names() {
+        assert_eq!(escape("naa.5000c500a1b2c3d4"), "naa.5000c500a1b2c3d4");
+        assert_eq!(escape("t10.ATA  x/../y"), "t10.ATA_20_20x_2f.._2fy");
+        assert_ne!(escape("a b"), escape("a_20b"));
+    }
+
+    /// D3. A DOS partition table that was made by hand, or by an old tool, has signature 0.
+    #[test]
+    fn d3_a_partition_uuid_without_signature_is_none() {
+        let of =
+            |uuid: &str| partition_uuid(&format!("MAJOR=8\nPARTN=1\nPARTUUID={uuid}\n")).map(str::to_owned);
+        assert_eq!(of("00000000-01"), None);
+        assert_eq!(of("5e1ec7ed-01").as_deref(), Some("5e1ec7ed-01"));
+        assert_eq!(partition_uuid("MAJOR=8\n"), None);
+    }
+
+    #[test]
+    fn d3_an_absent_device_has_no_identity() {
+        let none = Device { major: 0, minor: 0 };
+        assert_eq!(identity(none).ok().flatten(), None);
+        assert!(attribute(none, "ro").is_none());
+        assert!(!PathBuf::from("/sys/dev/block/0:0").exists());
+    }
+}

@@ -1,0 +1,160 @@
+//! A node: its disks, the volumes on them, and the locks under which both change.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use crate::host::disk::Disk;
+use crate::host::error::{Error, Result};
+use crate::host::locks::Locks;
+use crate::host::slot::Slot;
+use crate::host::targets::Targets;
+use crate::host::types::{DiskReport, HostConfig, Record, VolumeReport, VolumeUid};
+use crate::host::volume::Volume;
+
+/// A node's disks and the volumes on them. See the [module](super) for its guarantees.
+pub struct Host {
+    slots: Vec<Slot>,
+    pub(super) targets: Targets,
+    /// Taken before `volume_locks`.
+    pub(super) target_locks: Locks<String>,
+    pub(super) volume_locks: Locks<VolumeUid>,
+    /// Held while a volume adopts a directory, so that no two adopt parts of one; taken after `volume_locks`.
+    pub(super) adoption_lock: Mutex<()>,
+}
+
+impl Host {
+    /// Starts to serve the disks, waiting up to `lock_timeout` for an agent that still does.
+    ///
+    /// A disk that cannot be served is an error of that disk, which [`disks`](Self::disks) reports.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if two disks have one name; an I/O error if `targets_root` does not exist.
+    pub fn open(config: HostConfig) -> Result<Self> {
+        let mut names: Vec<_> = config.disks.iter().map(|disk| &disk.name).collect();
+        names.sort();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Error::InvalidArgument(format!("two disks are called {}: rename one", twice[0])));
+        }
+        let targets = Targets::open(&config.targets_root)?;
+        let slots = config.disks.into_iter().map(|disk| Slot::open(disk, config.lock_timeout)).collect();
+        Ok(Self {
+            slots,
+            targets,
+            volume_locks: Locks::new(),
+            target_locks: Locks::new(),
+            adoption_lock: Mutex::default(),
+        })
+    }
+
+    /// Every configured disk as it is now (D1). A disk that could not be served before is tried again.
+    pub fn disks(&self) -> Vec<DiskReport> {
+        self.slots.iter().map(Slot::report).collect()
+    }
+
+    /// The free bytes of each served disk. No other disk is tried again.
+    pub fn free(&self) -> Vec<(String, u64)> {
+        self.served_disks().iter().map(|disk| (disk.name().to_owned(), disk.report().free)).collect()
+    }
+
+    /// The ID of each configured disk, be it the expected one or not; nothing else of the disk is read or tried (D3).
+    pub fn identities(&self) -> BTreeMap<String, Result<String>> {
+        self.slots.iter().map(|slot| (slot.config.name.clone(), slot.identity())).collect()
+    }
+
+    /// Sets the ID of the disk that belongs in a slot (D3). Another disk there is reported with its ID and an error,
+    /// and its volumes are neither read nor touched. `None`: any disk will do.
+    pub fn expect(&self, disk: &str, id: Option<&str>) -> Result<()> {
+        self.slot(disk)?.expect(id.map(str::to_owned));
+        Ok(())
+    }
+
+    /// Stops serving a disk for this reason, or with `None` serves it again. Its volumes stay untouched (D4). Pods
+    /// can still be [unmounted](Self::unpublish).
+    pub fn refuse(&self, disk: &str, why: Option<String>) -> Result<()> {
+        self.slot(disk)?.refuse(why);
+        Ok(())
+    }
+
+    /// The record of a volume on a disk, if the volume exists.
+    ///
+    /// # Errors
+    /// The disk is unavailable, or the record cannot be read. In both cases the volume may exist.
+    pub fn look(&self, disk: &str, uid: &VolumeUid) -> Result<Option<Record>> {
+        self.slot(disk)?.served()?.volume(uid)?.map(|volume| volume.record()).transpose()
+    }
+
+    /// Every volume on the served disks, also those with an unreadable record. A volume without an object in
+    /// Kubernetes is an orphan (S14, X6).
+    pub fn volumes(&self) -> Vec<VolumeReport> {
+        let mut reports = Vec::new();
+        for disk in self.served_disks() {
+            let uids = match disk.uids() {
+                Ok(uids) => uids,
+                Err(error) => {
+                    tracing::warn!(disk = disk.name(), %error, "cannot list the volumes of a disk");
+                    continue;
+                }
+            };
+            for uid in uids {
+                let (allocated, record) = match disk.volume(&uid) {
+                    Ok(None) => continue,
+                    Ok(Some(volume)) => {
+                        (disk.backing.allocated_bytes(&volume).unwrap_or_default(), volume.record())
+                    }
+                    Err(error) => (0, Err(error)),
+                };
+                reports.push(VolumeReport {
+                    disk: disk.name().to_owned(),
+                    disk_id: disk.id().to_owned(),
+                    uid,
+                    allocated,
+                    record,
+                });
+            }
+        }
+        reports
+    }
+
+    /// Finds a volume on the disks.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if no disk has the volume and all can be read; otherwise a disk that may have it failed.
+    pub(super) fn find(&self, uid: &VolumeUid) -> Result<(Arc<Disk>, Volume)> {
+        let (mut found, mut failed) = (None, None);
+        for disk in self.served_disks() {
+            match disk.volume(uid) {
+                Ok(None) => {}
+                Ok(Some(_)) if found.is_some() => {
+                    let reason = "it is on two disks".to_owned();
+                    return Err(Error::corrupt(format!("volume {uid}"), reason));
+                }
+                Ok(Some(volume)) => found = Some((disk, volume)),
+                Err(error) => failed = Some(error),
+            }
+        }
+        let absent = || {
+            failed
+                .or_else(|| self.unserved_disk())
+                .unwrap_or_else(|| Error::NotFound(format!("volume {uid}")))
+        };
+        found.ok_or_else(absent)
+    }
+
+    pub(super) fn slot(&self, disk: &str) -> Result<&Slot> {
+        let slot = self.slots.iter().find(|slot| slot.config.name == disk);
+        slot.ok_or_else(|| Error::NotFound(format!("disk {disk}")))
+    }
+
+    pub(super) fn served_disks(&self) -> Vec<Arc<Disk>> {
+        self.slots.iter().filter_map(|slot| slot.served().ok()).collect()
+    }
+
+    /// The disks that belong where they are, those that are refused among them.
+    pub(super) fn expected_disks(&self) -> Vec<Arc<Disk>> {
+        self.slots.iter().filter_map(|slot| slot.expected().ok()).collect()
+    }
+
+    pub(super) fn unserved_disk(&self) -> Option<Error> {
+        self.slots.iter().find_map(|slot| slot.served().err())
+    }
+}

@@ -1,0 +1,217 @@
+//! The in-use check without an exclusive open (X3), by the kernel's mounts and open files of each process.
+//!
+//! # Guarantees
+//! - The check covers every mount namespace in which a thread runs, from every root directory in use there. It covers
+//!   every process' open and mapped files, working and root directory.
+//! - A process that cannot be looked at is an error, never "unused". The one exception is the node's init process,
+//!   which some systems shield and which uses no volume.
+//!
+//! # Assumptions
+//! - The agent sees the processes of the whole node (`hostPID`): see [`ensure_processes_visible`].
+//!
+//! # Caveats
+//! - No table that can be read has a namespace without a thread that is kept by a file, nor a descriptor on its way
+//!   through a socket. Kubernetes makes neither.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags};
+use rustix::io::Errno;
+
+use crate::host::error::{Context, Error, Result};
+use crate::host::sys::mountinfo::{self, Device, Mount};
+
+/// A file that some process has open.
+#[derive(Clone, Debug)]
+pub(crate) struct OpenFile {
+    /// The filesystem of the file.
+    pub(crate) filesystem: Device,
+    /// The device, if the file is a block device's node.
+    pub(crate) block_device: Option<Device>,
+    /// The file's link in procfs, if it is a regular file or a directory: opening anything else may have an effect.
+    pub(crate) link: Option<PathBuf>,
+}
+
+/// Refuses a PID namespace of the agent's own, in which it is the init process.
+pub(crate) fn ensure_processes_visible() -> Result<()> {
+    match rustix::process::getpid().is_init() {
+        true => Err(Error::ProcessesHidden),
+        false => Ok(()),
+    }
+}
+
+/// True if some mount is `mounted` or some file of another process is `open`.
+///
+/// A use counts only if it is found twice: a new process has copies of all our descriptors between fork and exec.
+pub(crate) fn in_use(mounted: impl Fn(&Mount) -> bool, open: impl Fn(OpenFile) -> bool) -> Result<bool> {
+    ensure_processes_visible()?;
+    for _ in 0..2 {
+        if !any_process_uses(&mounted, &open)? {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    any_process_uses(&mounted, &open)
+}
+
+fn any_process_uses(mounted: &impl Fn(&Mount) -> bool, open: &impl Fn(OpenFile) -> bool) -> Result<bool> {
+    let myself = rustix::process::getpid().as_raw_nonzero().get().to_string();
+    let mut seen = BTreeSet::new();
+    for process in numbered_entries(Path::new("/proc"))?.unwrap_or_default() {
+        let own = process.ends_with(&myself);
+        match process_uses(&process, own, &mut seen, mounted, open) {
+            Ok(false) => {}
+            Err(Error::Io { source: Errno::ACCESS | Errno::PERM, .. }) if process.ends_with("1") => {}
+            found => return found,
+        }
+    }
+    Ok(false)
+}
+
+fn process_uses(
+    process: &Path,
+    own: bool,
+    seen: &mut BTreeSet<(PathBuf, Device, u64)>,
+    mounted: &impl Fn(&Mount) -> bool,
+    open: &impl Fn(OpenFile) -> bool,
+) -> Result<bool> {
+    let Some(threads) = numbered_entries(&process.join("task"))? else { return Ok(false) };
+    for thread in &threads {
+        if unless_process_gone(|| sees_mount(thread, seen, mounted))? {
+            return Ok(true);
+        }
+    }
+    // Our own descriptors are not users. Threads share theirs, and an ended thread shows none.
+    for thread in threads.iter().filter(|_| !own) {
+        if has_open(thread, open)? {
+            return Ok(true);
+        }
+        if !has_ended(thread)? {
+            break;
+        }
+    }
+    Ok(false)
+}
+
+/// Looks at the mounts that a thread sees, unless they are in `seen`.
+fn sees_mount(
+    thread: &Path,
+    seen: &mut BTreeSet<(PathBuf, Device, u64)>,
+    mounted: &impl Fn(&Mount) -> bool,
+) -> std::io::Result<bool> {
+    let namespace = std::fs::read_link(thread.join("ns/mnt"))?;
+    // mountinfo leaves out the mounts outside of a thread's chroot(2).
+    let root = look(&thread.join("root"))?;
+    if !seen.insert((namespace, device(root.stx_dev_major, root.stx_dev_minor), root.stx_ino)) {
+        return Ok(false);
+    }
+    let table = std::fs::read(thread.join("mountinfo"))?;
+    Ok(mountinfo::parse(&table).iter().any(mounted))
+}
+
+fn has_open(thread: &Path, open: &impl Fn(OpenFile) -> bool) -> Result<bool> {
+    let mut links = vec![thread.join("cwd"), thread.join("root")];
+    // Mapped files are listed for the whole process alone.
+    for directory in ["fd", "../../map_files"] {
+        links.extend(entries(&thread.join(directory))?.unwrap_or_default());
+    }
+    for link in links {
+        let found = unless_process_gone(|| {
+            let file = look(&link)?;
+            let kind = FileType::from_raw_mode(file.stx_mode.into());
+            let is_block = kind == FileType::BlockDevice;
+            let is_data = matches!(kind, FileType::RegularFile | FileType::Directory);
+            Ok(open(OpenFile {
+                filesystem: device(file.stx_dev_major, file.stx_dev_minor),
+                block_device: is_block.then(|| device(file.stx_rdev_major, file.stx_rdev_minor)),
+                link: is_data.then(|| link.clone()),
+            }))
+        })?;
+        if found {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// True for a thread that has ended, whose files are not shown any more.
+fn has_ended(thread: &Path) -> Result<bool> {
+    unless_process_gone(|| {
+        let stat = std::fs::read_to_string(thread.join("stat"))?;
+        // The name in parentheses is any text, even parentheses.
+        Ok(stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])))
+    })
+}
+
+fn device(major: u32, minor: u32) -> Device {
+    Device { major, minor }
+}
+
+/// Follows a link of procfs. DONT_SYNC: a network filesystem's server, which may be gone, is not asked.
+fn look(path: &Path) -> std::io::Result<Statx> {
+    Ok(rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::BASIC_STATS)?)
+}
+
+/// The entries of a directory of procfs that are numbers.
+fn numbered_entries(directory: &Path) -> Result<Option<Vec<PathBuf>>> {
+    let is_number = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit))
+    };
+    Ok(entries(directory)?.map(|all| all.into_iter().filter(is_number).collect()))
+}
+
+/// The entries of a directory of procfs; `None` if its process is gone.
+fn entries(directory: &Path) -> Result<Option<Vec<PathBuf>>> {
+    unless_process_gone(|| {
+        let entries = std::fs::read_dir(directory)?;
+        entries.map(|entry| entry.map(|entry| entry.path())).collect::<std::io::Result<_>>().map(Some)
+    })
+}
+
+fn unless_process_gone<T: Default>(look: impl FnOnce() -> std::io::Result<T>) -> Result<T> {
+    match look() {
+        Err(error)
+            if matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::SRCH | Errno::INVAL)) =>
+        {
+            Ok(T::default())
+        }
+        result => result.context(|| "look for the users of a disk"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn x3_only_another_process_open_file_is_a_use() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "x").unwrap();
+        let stat = look(&path).unwrap();
+        let (fs, ino) = (device(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino);
+        assert!(ino > 0);
+        let _own = std::fs::File::open(&path).unwrap();
+        let open = |file: OpenFile| file.filesystem == fs;
+        let nobody = |_: &Mount| false;
+        let before = in_use(nobody, open).unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .stdin(std::fs::File::open(&path).unwrap())
+            .spawn()
+            .unwrap();
+        let found = in_use(nobody, open);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(found, Ok(true));
+        assert_eq!(in_use(nobody, open).unwrap(), before);
+    }
+
+    #[test]
+    fn x3_a_mount_of_this_namespace_is_a_use() {
+        assert_eq!(in_use(|mount| mount.point.as_os_str() == "/", |_| false), Ok(true));
+        assert_eq!(in_use(|_| false, |_| false), Ok(false));
+    }
+}

@@ -1,0 +1,20 @@
+//! The kernel's interfaces, and the programs that do the rest. Nothing here depends on disks, records or pods.
+
+pub(super) mod atomic_file;
+pub(super) mod btrfs_subvolumes;
+pub(super) mod dirfd;
+pub(super) mod disk_usage;
+pub(super) mod filesystem;
+pub(super) mod in_use;
+pub(super) mod loop_device;
+mod mountinfo;
+pub(super) mod mounts;
+mod program;
+pub(super) mod remove_tree;
+pub(super) mod syscalls;
+pub(super) mod volume_group;
+pub(super) mod zero;
+
+pub(super) use in_use::OpenFile;
+pub(super) use mountinfo::{Device, Mount};
+pub(super) use mounts::{Found, Place, Target};

@@ -1,0 +1,75 @@
+//! Programs that do what the kernel has no call for: mkfs, resize2fs, LVM.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::host::error::{Context, Error, Result};
+
+/// The directories of programs; the agent's PATH does not count.
+const DIRECTORIES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+
+/// The argument for the file that a program works on, whatever happens to the file's name meanwhile.
+pub(crate) const FILE: &str = "/proc/self/fd/0";
+pub(crate) const RESULT: &str = "/proc/self/fd/1";
+
+/// Runs a program on a file; with `result` the program writes to that one.
+pub(crate) fn run(program: &str, arguments: &[&str], file: &File, result: Option<&File>) -> Result<()> {
+    let stdout = match result {
+        None => Stdio::null(),
+        Some(result) => duplicate(result)?.into(),
+    };
+    start(program, arguments, duplicate(file)?.into(), stdout).map(drop)
+}
+
+/// Runs a program, on a file if there is one, and returns its standard output.
+pub(crate) fn ask(program: &str, arguments: &[&str], file: Option<&File>) -> Result<Vec<u8>> {
+    let stdin = match file {
+        None => Stdio::null(),
+        Some(file) => duplicate(file)?.into(),
+    };
+    start(program, arguments, stdin, Stdio::piped())
+}
+
+fn duplicate(file: &File) -> Result<File> {
+    file.try_clone().context(|| "duplicate a file descriptor")
+}
+
+fn start(program: &str, arguments: &[&str], stdin: Stdio, stdout: Stdio) -> Result<Vec<u8>> {
+    let path = find(program)?;
+    let output = Command::new(&path)
+        .args(arguments)
+        .env_clear()
+        .env("PATH", DIRECTORIES.join(":"))
+        .env("LC_ALL", "C")
+        // Without it resize2fs marks blocks as empty, and the bytes that have to be overwritten stay in them (X4).
+        .envs((program == "resize2fs").then_some(("UNIX_IO_NOZEROOUT", "1")))
+        .current_dir("/")
+        .stdin(stdin)
+        .stdout(stdout)
+        .stderr(Stdio::piped())
+        .spawn()
+        .and_then(|child| child.wait_with_output())
+        .context(|| format!("run {}", path.display()))?;
+    // fsck(8): 1 means that errors were corrected.
+    if output.status.success() || program == "e2fsck" && output.status.code() == Some(1) {
+        return Ok(output.stdout);
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    let output_text: String =
+        text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(500).collect();
+    Err(Error::Command { program: path, status: output.status.to_string(), output: output_text })
+}
+
+fn find(program: &str) -> Result<PathBuf> {
+    let package = match program {
+        "lvm" => "lvm2",
+        "mkfs.xfs" => "xfsprogs",
+        _ => "e2fsprogs",
+    };
+    DIRECTORIES
+        .iter()
+        .map(|directory| Path::new(directory).join(program))
+        .find(|path| path.is_file())
+        .ok_or_else(|| Error::ProgramMissing(format!("{program} is missing: install the package {package}")))
+}

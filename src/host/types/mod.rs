@@ -1,0 +1,17 @@
+//! The values that callers, records and reports share.
+
+pub(super) mod config;
+pub(super) mod fs_type;
+mod mount_options;
+pub(super) mod record;
+pub(super) mod report;
+pub(super) mod spec;
+pub(super) mod uid;
+
+pub use config::{BackingKind, DiskConfig, HostConfig};
+pub use fs_type::FsType;
+pub use mount_options::MountOption;
+pub use record::{Pod, Published, Record, State};
+pub use report::{DiskReport, Enforcement, FenceReport, Receipt, Recovery, Usage, VolumeReport};
+pub use spec::{ErasePolicy, Reserved, VolumeSpec};
+pub use uid::{InvalidUid, VolumeUid};

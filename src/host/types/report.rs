@@ -1,0 +1,136 @@
+//! The answers of a [`Host`](super::Host).
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use crate::host::error::{Context, Result};
+use crate::host::types::config::DiskConfig;
+use crate::host::types::record::{Published, Record};
+use crate::host::types::spec::ErasePolicy;
+use crate::host::types::uid::VolumeUid;
+
+/// A disk as it is now (D1); all sizes in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskReport {
+    /// Its name on this node.
+    pub name: String,
+    /// Its identity, which it keeps when the node gets another name (D3); `None` if it could not be read.
+    pub id: Option<String>,
+    /// Its size.
+    pub capacity: u64,
+    /// Held back for the system.
+    pub system_reserved: u64,
+    /// The difference, which can be handed out.
+    pub allocatable: u64,
+    /// Free space of the filesystem now, whoever took the rest.
+    pub free: u64,
+    /// The enforcement of sizes; `None` if that was not looked at.
+    pub enforcement: Option<Enforcement>,
+    /// The reason why it cannot be served.
+    pub error: Option<String>,
+}
+
+/// The enforcement of volume sizes on a disk (D5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Enforcement {
+    /// The disk is undivided, and is the limit itself.
+    Undivided,
+    /// The writer on a scratch volume was stopped at the limit, by this errno.
+    Proven(&'static str),
+    /// The disk is too full to try.
+    Untried,
+    /// Sizes are not enforced, as the text shows.
+    Broken(String),
+}
+
+impl DiskReport {
+    pub(crate) fn of(config: &DiskConfig) -> Self {
+        Self {
+            name: config.name.clone(),
+            id: None,
+            capacity: 0,
+            system_reserved: config.system_reserved,
+            allocatable: 0,
+            free: 0,
+            enforcement: None,
+            error: None,
+        }
+    }
+}
+
+/// A volume that is on a disk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VolumeReport {
+    /// Name of the disk.
+    pub disk: String,
+    /// Identity of the disk.
+    pub disk_id: String,
+    /// The volume.
+    pub uid: VolumeUid,
+    /// Bytes of the disk that it takes now.
+    pub allocated: u64,
+    /// Its record, or the reason why that cannot be read.
+    pub record: Result<Record>,
+}
+
+/// The remaining users of a volume that is fenced.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FenceReport {
+    /// The uses in the volume's record, by target.
+    pub users: BTreeMap<String, Published>,
+    /// The kernel has the volume mounted or open in some mount namespace (X3).
+    pub in_use: bool,
+}
+
+/// The proof that a volume is gone from this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Bytes given back to the disk: the volume's size, or none if it was an adopted directory.
+    pub bytes: u64,
+    /// Time that the erase took.
+    pub duration: Duration,
+    /// The policy by which the data was erased.
+    pub policy: ErasePolicy,
+}
+
+/// The state of one volume when the agent started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// Targets that were in the record although nothing was mounted there any more.
+    pub dropped: Vec<String>,
+    /// The kernel has the volume mounted or open somewhere.
+    pub in_use: bool,
+}
+
+/// Bytes and inodes of a volume (M6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of the filesystem.
+    pub total_bytes: u64,
+    /// Bytes that are taken.
+    pub used_bytes: u64,
+    /// Bytes that can still be written.
+    pub available_bytes: u64,
+    /// Inodes of the filesystem.
+    pub total_inodes: u64,
+    /// Inodes that are taken.
+    pub used_inodes: u64,
+    /// Inodes that can still be made.
+    pub available_inodes: u64,
+}
+
+impl Usage {
+    /// The usage of the filesystem that `file` is on.
+    pub(crate) fn of_filesystem(file: impl AsFd) -> Result<Self> {
+        let stat = rustix::fs::fstatvfs(file).context(|| "read the usage of a volume")?;
+        Ok(Self {
+            total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+            used_bytes: stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize),
+            available_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+            total_inodes: stat.f_files,
+            used_inodes: stat.f_files.saturating_sub(stat.f_ffree),
+            available_inodes: stat.f_favail,
+        })
+    }
+}
