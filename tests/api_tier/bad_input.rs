@@ -183,7 +183,7 @@ fn roles(table: &mut Table) {
     table.make(subscription(&n(table), json!({"roles": []})), Refused("spec.roles"));
     let taken = "VolumeRole eng speaks for role eng already; delete this one";
     table.make(object("VolumeRole", None, "eng-again", json!({"role": "eng"})), Says("RoleTaken", taken));
-    let fixed = "the role that a VolumeRole speaks for cannot be changed: make another one";
+    let fixed = "the role of a VolumeRole cannot be changed: create another VolumeRole";
     table.change(object("VolumeRole", None, "eng", json!({"role": "ops"})), Refused(fixed));
 }
 
@@ -390,7 +390,7 @@ fn changes(table: &mut Table) {
         spec.as_object_mut().unwrap().remove(key);
         spec
     };
-    let shared = "whether a volume is shared never changes after it is created (V2): create another volume";
+    let shared = "the sharing of a volume cannot be changed after its creation (V2): create another volume";
     table.change(volume("kept", without(&kept, "shared")), Refused(shared));
     table.change(volume("solo", with(&solo, "shared", json!({}))), Refused(shared));
     let role = "the role of a volume cannot be changed: create another volume";
@@ -406,7 +406,7 @@ fn changes(table: &mut Table) {
     let eng = json!({"role": "eng", "size": "256Mi", "nodeName": "n1"});
     let role = "the role of a reservation cannot be changed: delete it and reserve anew";
     table.change(reservation("eng", with(&eng, "role", json!("ops"))), Refused(role));
-    let place = "where a reservation is cannot be changed: delete it and reserve anew";
+    let place = "the placement of a reservation cannot be changed: delete it and reserve anew";
     table.change(reservation("eng", with(&eng, "nodeName", json!("n2"))), Refused(place));
     table.change(reservation("eng", without(&eng, "nodeName")), Refused(place));
     table.change(
@@ -417,14 +417,14 @@ fn changes(table: &mut Table) {
     let spec = json!({"role": "eng", "size": "16Mi", "nodeDisk": "n1.default", "nodeName": "n1"});
     table.make(reservation(&n(table), spec), Refused(both));
 
-    let fixed = "whether a reservation is static cannot be changed";
+    let fixed = "the field static of a reservation cannot be changed";
     table.change(reservation("eng", with(&eng, "static", json!(true))), Refused(fixed));
     table.change(
         reservation("eng", with(&without(&eng, "nodeName"), "parent", json!("other"))),
         Refused(place),
     );
 
-    let fixed = "a claim cannot be changed: make another one";
+    let fixed = "the spec of a claim cannot be changed: create another claim";
     table.change(claim("team", "kept", json!({"role": "eng/ml", "volume": "kept"})), Refused(fixed));
     table.change(claim("team", "kept", json!({"volume": "solo"})), Refused(fixed));
     table.change(claim("team", "kept", json!({"volume": "kept", "mode": "ReadOnly"})), Refused(fixed));
@@ -449,7 +449,7 @@ fn access(table: &mut Table) {
         volume(&n(table), with(&room, "permissions", json!(755))),
         Refused("spec.permissions: Invalid value"),
     );
-    let listed = "mount options are of noatime, nodiratime, strictatime, noexec, nosymfollow; nosuid and nodev are always on";
+    let listed = "mount options are limited to noatime, nodiratime, strictatime, noexec, nosymfollow; nosuid and nodev are always on";
     for option in [
         "suid",
         "dev",
@@ -486,7 +486,7 @@ fn access(table: &mut Table) {
         table.change(volume("kept", kept), Refused(fixed));
     }
     let adopts = with(&with(&room, "adopt", json!({"path": "/srv/a"})), "permissions", json!("0700"));
-    let stays = "a directory that is adopted keeps the permissions that it has: leave permissions out";
+    let stays = "an adopted directory keeps its permissions: leave permissions out";
     table.make(volume(&n(table), adopts), Refused(stays));
 }
 
@@ -758,7 +758,7 @@ async fn each_gets_one_clear_sentence() {
     cluster.apply_text(&object("NodeDisk", None, "n9.old", lost.clone()).to_string()).await;
     let back = object("NodeDisk", None, "n9.old", with(&lost, "gone", json!(false))).to_string();
     let refused = cluster.try_apply(&back).await.unwrap_err().to_string();
-    let said = "a disk that was declared gone stays gone: give the agent a new one under another name";
+    let said = "a disk that was declared gone stays gone: give the agent a new disk under another name";
     assert!(refused.contains(said), "{refused}");
 
     // A claim whose name is taken leaves the other's PersistentVolumeClaim alone, in its end too.

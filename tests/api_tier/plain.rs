@@ -316,7 +316,7 @@ async fn p2_p6_what_cannot_be_made_is_told_and_the_scheduler_looks_for_another_n
         ),
         ("nobody", json!({"parameters": {"shared": "true"}}), json!({}), "names no role"),
         ("slash", json!({"parameters": {"role": "analytics//x"}}), json!({}), "components"),
-        ("opts", json!({"mountOptions": ["suid"]}), json!({}), "mount options are of"),
+        ("opts", json!({"mountOptions": ["suid"]}), json!({}), "mount options are limited to"),
         (
             "many",
             json!({}),
