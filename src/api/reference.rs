@@ -22,7 +22,11 @@ const TYPES: [(&str, &str, &str); 5] = [
         "NodeDisk",
         "the agent can reach the disk, and the disk has the expected ID and its allocatable storage capacity",
     ),
-    (BACKED, "SharedPersistentVolume", "the agent has allocated and formatted its bytes, and they can be mounted"),
+    (
+        BACKED,
+        "SharedPersistentVolume",
+        "the agent has allocated and formatted its bytes, and they can be mounted",
+    ),
     (
         RESIZED,
         "DiskReservation, SharedPersistentVolume",

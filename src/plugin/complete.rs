@@ -92,7 +92,9 @@ fn candidates(words: &[String]) -> Candidates {
     }
     if last.starts_with('-') {
         let long = command.get_arguments().filter_map(|arg| arg.get_long());
-        return Candidates::Words(long.map(|long| format!("--{long}")).filter(|l| l.starts_with(last)).collect());
+        return Candidates::Words(
+            long.map(|long| format!("--{long}")).filter(|l| l.starts_with(last)).collect(),
+        );
     }
     match (command.get_name(), last.split_once('/')) {
         ("why" | "resize", Some((kind, _))) => match Kind::parse(kind) {

@@ -45,11 +45,7 @@ pub(super) fn text(orphans: &[OrphanOnDisk]) -> String {
 }
 
 /// Prints the manifests for all orphans, or for the orphans with the given UIDs and names.
-pub(super) async fn print_manifests(
-    client: &Client,
-    data: &[String],
-    output: &Output,
-) -> anyhow::Result<()> {
+pub(super) async fn print_manifests(client: &Client, data: &[String], output: &Output) -> anyhow::Result<()> {
     let snapshot = Snapshot::read(client, None, "default").await?;
     if let Some(denied) = snapshot.denied.first() {
         bail!("{denied}");

@@ -4,11 +4,7 @@ use serde::Serialize;
 
 use super::cli::{Format, Output};
 
-pub(super) fn print(
-    output: &Output,
-    view: &impl Serialize,
-    text: impl Fn() -> String,
-) -> anyhow::Result<()> {
+pub(super) fn print(output: &Output, view: &impl Serialize, text: impl Fn() -> String) -> anyhow::Result<()> {
     print!("{}", render(output, view, text)?);
     Ok(())
 }

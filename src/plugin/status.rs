@@ -98,7 +98,9 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
                 reason: item.ready().map_or("", |c| &c.reason).to_owned(),
                 message: item
                     .ready()
-                    .map_or("the controller has not reconciled it yet: is the controller running?", |c| &c.message)
+                    .map_or("the controller has not reconciled it yet: is the controller running?", |c| {
+                        &c.message
+                    })
                     .to_owned(),
                 argument: item.argument(),
             })

@@ -153,7 +153,8 @@ fn reservation_node(snapshot: &Snapshot, reservation: &DiskReservation) -> Node 
     let refinement = |r: &&DiskReservation| {
         uid.is_some() && r.status.as_ref().and_then(|s| s.parent.as_ref()).map(|p| p.uid.as_str()) == uid
     };
-    node.children.extend(snapshot.reservations.iter().filter(refinement).map(|r| reservation_node(snapshot, r)));
+    node.children
+        .extend(snapshot.reservations.iter().filter(refinement).map(|r| reservation_node(snapshot, r)));
     let placed = |v: &&SharedPersistentVolume| reservation_of(v) == Some(&reservation.name_any());
     node.children.extend(snapshot.volumes.iter().filter(placed).map(|v| volume_node(snapshot, v)));
     node

@@ -139,7 +139,9 @@ pub(super) async fn change_field(
         }
         _ => {
             let patch = json!({"spec": {field: value}});
-            api.patch(name, &params, &Patch::Merge(&patch)).await.map_err(|error| explain_api_error(&error))?
+            api.patch(name, &params, &Patch::Merge(&patch))
+                .await
+                .map_err(|error| explain_api_error(&error))?
         }
     };
     if write.dry_run.is_none() && before.resource_version() == changed.resource_version() {
@@ -291,8 +293,14 @@ mod tests {
         for (line, wanted) in table {
             assert_eq!(manifest_of(line)["spec"], wanted, "{line}");
         }
-        assert_eq!(manifest_of("subscribe eng/ml")["metadata"], json!({"name": "eng-ml", "namespace": "team"}));
-        assert_eq!(manifest_of("create v --role r --size 1Gi -l a=b")["metadata"]["labels"], json!({"a": "b"}));
+        assert_eq!(
+            manifest_of("subscribe eng/ml")["metadata"],
+            json!({"name": "eng-ml", "namespace": "team"})
+        );
+        assert_eq!(
+            manifest_of("create v --role r --size 1Gi -l a=b")["metadata"]["labels"],
+            json!({"a": "b"})
+        );
     }
 
     #[test]

@@ -139,9 +139,12 @@ impl Checks {
                     let namespace = agents.namespace().unwrap_or_default();
                     let name = format!("daemonset/{}", agents.name_any());
                     let (ready, of) = (status.number_ready, status.desired_number_scheduled);
-                    self.check_replicas(&format!("agents ({namespace}/{})", agents.name_any()), ready, of, || {
-                        logs(&name, &namespace)
-                    });
+                    self.check_replicas(
+                        &format!("agents ({namespace}/{})", agents.name_any()),
+                        ready,
+                        of,
+                        || logs(&name, &namespace),
+                    );
                     self.check_version(agents, version);
                 }
             }
@@ -292,8 +295,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::plugin::doctor::facts::POLICY_KINDS;
     use crate::plan::testing::*;
+    use crate::plugin::doctor::facts::POLICY_KINDS;
 
     fn healthy() -> Facts {
         let meta = |name: &str| json!({"name": name, "namespace": "sys", "labels": {"app.kubernetes.io/version": "1.0.0"}});
@@ -336,7 +339,9 @@ mod tests {
         type Break = fn(&mut Facts);
         let table: [(Level, &str, Break); 15] = [
             (Level::Problem, "Kubernetes is 1.35", |f| f.server.1 = "35".into()),
-            (Level::Problem, "the kind VolumeRole is not installed", |f| drop(f.crds.as_mut().unwrap().pop())),
+            (Level::Problem, "the kind VolumeRole is not installed", |f| {
+                drop(f.crds.as_mut().unwrap().pop())
+            }),
             (Level::Problem, "volumeclaims have no .spec.mode: they are older", |f| without_mode(f)),
             (Level::Problem, "there is no controller", |f| f.controllers = Some(vec![])),
             (Level::Problem, "1 of 2 controllers (sys/controller) are ready", |f| {

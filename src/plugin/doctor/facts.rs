@@ -121,8 +121,10 @@ async fn is_allowed(client: &Client, role: &str, verb: &str) -> anyhow::Result<b
         let spec =
             SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
         let review = SelfSubjectAccessReview { spec, ..Default::default() };
-        let answer =
-            reviews.create(&PostParams::default(), &review).await.map_err(|error| explain_api_error(&error))?;
+        let answer = reviews
+            .create(&PostParams::default(), &review)
+            .await
+            .map_err(|error| explain_api_error(&error))?;
         if answer.status.is_some_and(|status| status.allowed) {
             return Ok(true);
         }

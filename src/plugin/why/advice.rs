@@ -28,10 +28,7 @@ const ADVICE: &[(&str, &str)] = &[
         "kubectl reservoir tree   # delete the volumes and reservations of NodeDisk {disk}, then the NodeDisk",
     ),
     (DISK_REFUSED, AGENT_LOG),
-    (
-        SPACE_TAKEN,
-        "remove foreign files from the disk on node {node}; no new volume is made there before",
-    ),
+    (SPACE_TAKEN, "remove foreign files from the disk on node {node}; no new volume is made there before"),
     (DISK_HEALTHY, FINE),
     (
         NOT_ENOUGH_ROOM,
@@ -39,7 +36,10 @@ const ADVICE: &[(&str, &str)] = &[
     ),
     (NO_SUCH_DISK, "kubectl get nodedisks   # reserve anew on one of these: kubectl delete dr/{name}"),
     (HAS_VOLUMES, "kubectl reservoir retire VOLUME   # for each volume in it; their data is erased"),
-    (HAS_REFINEMENTS, "kubectl delete diskreservation NAME   # for each reservation that was carved out of it"),
+    (
+        HAS_REFINEMENTS,
+        "kubectl delete diskreservation NAME   # for each reservation that was carved out of it",
+    ),
     (
         OVER_QUOTA,
         "ask an administrator for a larger spec.quota.limit of the VolumeRole of {role}, or for less: kubectl reservoir resize dr/{name} SIZE",
@@ -53,7 +53,10 @@ const ADVICE: &[(&str, &str)] = &[
         "kubectl get diskreservations   # create the parent, or delete this reservation and reserve anew: kubectl delete dr/{name}",
     ),
     (PARENT_NOT_RESERVED, LOOK_AGAIN),
-    (NOT_A_SUB_ROLE, "kubectl delete dr/{name}   # then carve it out of a reservation of an ancestor of role {role}"),
+    (
+        NOT_A_SUB_ROLE,
+        "kubectl delete dr/{name}   # then carve it out of a reservation of an ancestor of role {role}",
+    ),
     (
         PARENT_FULL,
         "kubectl reservoir resize dr/PARENT SIZE   # enlarge the parent, or ask for less: kubectl reservoir resize dr/{name} SIZE",
@@ -84,10 +87,19 @@ const ADVICE: &[(&str, &str)] = &[
         CANNOT_SHRINK,
         "kubectl reservoir resize spv/{name} SIZE   # back to the present size; or copy the data into a smaller volume",
     ),
-    (SHRINK_IN_USE, "end the pods that use the volume, or keep its size: kubectl reservoir resize spv/{name} SIZE"),
-    (RETIRING, "kubectl reservoir unretire {name}   # keeps the volume; else delete the claims that are bound to it"),
+    (
+        SHRINK_IN_USE,
+        "end the pods that use the volume, or keep its size: kubectl reservoir resize spv/{name} SIZE",
+    ),
+    (
+        RETIRING,
+        "kubectl reservoir unretire {name}   # keeps the volume; else delete the claims that are bound to it",
+    ),
     (RETIRE_WITHDRAWN, FINE),
-    (DESTROYING, "delete the claims and end the pods that use the volume; its destruction then goes on by itself"),
+    (
+        DESTROYING,
+        "delete the claims and end the pods that use the volume; its destruction then goes on by itself",
+    ),
     (NO_SUBSCRIPTION, "kubectl reservoir subscribe {role} -n {namespace}"),
     (
         NO_CAPABILITY,
@@ -125,10 +137,7 @@ const ADVICE: &[(&str, &str)] = &[
     (SUBSCRIBED, FINE),
     (OFFERED, FINE),
     (ROLE_TAKEN, DELETE_IT),
-    (
-        OVER_LIMIT,
-        "kubectl reservoir tree --role {role}   # delete reservations, or raise spec.quota.limit",
-    ),
+    (OVER_LIMIT, "kubectl reservoir tree --role {role}   # delete reservations, or raise spec.quota.limit"),
 ];
 
 /// Every reason.

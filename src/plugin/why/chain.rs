@@ -102,8 +102,7 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
         let may_use = |role: &str| Role::name_covers(role, &volume.spec.role);
         let usable = snapshot.reservations.iter().find(|r| may_use(&r.spec.role)).map(ResourceExt::name_any);
         let usable = usable.filter(|_| status.is_none_or(|s| s.node_disk.is_none()));
-        let reservation =
-            reservation.or(volume.spec.reservation.as_deref()).map(str::to_owned).or(usable);
+        let reservation = reservation.or(volume.spec.reservation.as_deref()).map(str::to_owned).or(usable);
         let disk = status.and_then(|s| s.node_disk.as_deref());
         vec![named(&RESERVATION, reservation.as_deref()), named(&DISK, disk)]
     } else if target.kind == &RESERVATION {

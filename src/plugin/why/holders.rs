@@ -61,11 +61,10 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         let all: Vec<_> = snapshot.reservations.iter().collect();
         let candidates: Vec<_> =
             snapshot.disks.iter().map(|disk| Candidate { disk, node_labels: None }).collect();
-        let queue: Vec<String> =
-            share::line(&all, &candidates, &snapshot.roles.iter().collect::<Vec<_>>())
-                .into_iter()
-                .map(|r| format!("{} ({}, {})", r.name_any(), r.spec.role, r.spec.size))
-                .collect();
+        let queue: Vec<String> = share::line(&all, &candidates, &snapshot.roles.iter().collect::<Vec<_>>())
+            .into_iter()
+            .map(|r| format!("{} ({}, {})", r.name_any(), r.spec.role, r.spec.size))
+            .collect();
         let position = queue.iter().position(|entry| entry.starts_with(&format!("{} (", target.name)));
         match position {
             Some(0) => add("it is first in the queue for free space,", "by the shares of the roles".into()),

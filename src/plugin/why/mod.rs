@@ -84,8 +84,7 @@ pub(super) fn text(why: &Why, paint: Paint) -> String {
     // A single cause is already in the first line.
     for (i, report) in why.because.iter().enumerate().filter(|_| why.because.len() > 1) {
         let word = if i == 0 { "because" } else { "so" };
-        let message =
-            if report.message.is_empty() { String::new() } else { format!(": {}", report.message) };
+        let message = if report.message.is_empty() { String::new() } else { format!(": {}", report.message) };
         text.push_str(&format!("  {word} {} is {}{message}\n", report.object, paint.bold(&report.reason)));
     }
     for line in &why.holders {
@@ -131,7 +130,11 @@ mod tests {
     /// A pod whose claim's volume is on an unreachable node.
     fn unreachable() -> Snapshot {
         let mut disk = disk("n1.a", "n1", 10, &[("eng", 4)]);
-        set_not_ready(&mut disk.status.as_mut().unwrap().conditions, reason::NODE_UNREACHABLE, "node n1 is not Ready");
+        set_not_ready(
+            &mut disk.status.as_mut().unwrap().conditions,
+            reason::NODE_UNREACHABLE,
+            "node n1 is not Ready",
+        );
         let mut volume = ready_volume("data", "eng", true);
         let status = volume.status.as_mut().unwrap();
         set_not_ready(&mut status.conditions, reason::NODE_UNREACHABLE, "NodeDisk n1.a is not ready");
@@ -142,7 +145,13 @@ mod tests {
             "volume data is not ready",
         );
         let pods = vec![pod_of("data", "Pending")];
-        Snapshot { disks: vec![disk], volumes: vec![volume], claims: vec![waits], pods, ..Snapshot::default() }
+        Snapshot {
+            disks: vec![disk],
+            volumes: vec![volume],
+            claims: vec![waits],
+            pods,
+            ..Snapshot::default()
+        }
     }
 
     #[test]
@@ -187,11 +196,31 @@ mod tests {
                 claims: vec![claim("team", "x", "gone")],
                 ..Snapshot::default()
             };
-            set_not_ready(&mut snapshot.disks[0].status.as_mut().unwrap().conditions, reason, "its own message");
-            set_not_ready(&mut snapshot.roles[0].status.get_or_insert_default().conditions, reason, "its own message");
-            set_not_ready(&mut snapshot.reservations[0].status.get_or_insert_default().conditions, reason, "its own message");
-            set_not_ready(&mut snapshot.volumes[0].status.get_or_insert_default().conditions, reason, "its own message");
-            set_not_ready(&mut snapshot.claims[0].status.get_or_insert_default().conditions, reason, "its own message");
+            set_not_ready(
+                &mut snapshot.disks[0].status.as_mut().unwrap().conditions,
+                reason,
+                "its own message",
+            );
+            set_not_ready(
+                &mut snapshot.roles[0].status.get_or_insert_default().conditions,
+                reason,
+                "its own message",
+            );
+            set_not_ready(
+                &mut snapshot.reservations[0].status.get_or_insert_default().conditions,
+                reason,
+                "its own message",
+            );
+            set_not_ready(
+                &mut snapshot.volumes[0].status.get_or_insert_default().conditions,
+                reason,
+                "its own message",
+            );
+            set_not_ready(
+                &mut snapshot.claims[0].status.get_or_insert_default().conditions,
+                reason,
+                "its own message",
+            );
             for (kind, namespace, name) in [
                 (&DISK, None, "n1.a"),
                 (&ROLE, None, "x"),
@@ -218,10 +247,18 @@ mod tests {
         status.claims = vec![bound_by("other", "holder", "u0")];
         (status.users, status.user_count) = (vec![pod("other", "p")], 1);
         let mut waits = claim("team", "c", "v");
-        set_not_ready(&mut waits.status.get_or_insert_default().conditions, reason::VOLUME_HELD, "it is held");
+        set_not_ready(
+            &mut waits.status.get_or_insert_default().conditions,
+            reason::VOLUME_HELD,
+            "it is held",
+        );
         let mut last = reservation("last", "eng", 99);
         last.metadata.creation_timestamp = later();
-        set_not_ready(&mut last.status.get_or_insert_default().conditions, reason::NOT_ENOUGH_ROOM, "too little");
+        set_not_ready(
+            &mut last.status.get_or_insert_default().conditions,
+            reason::NOT_ENOUGH_ROOM,
+            "too little",
+        );
         let snapshot = Snapshot {
             disks: vec![disk("n1.a", "n1", 10, &[])],
             volumes: vec![held],
@@ -238,7 +275,10 @@ mod tests {
             "{answer}"
         );
         let answer = ask(&snapshot, &RESERVATION, None, "last").unwrap();
-        assert!(answer.contains("before it in the queue, by the shares of the roles: first (eng, 50Gi)"), "{answer}");
+        assert!(
+            answer.contains("before it in the queue, by the shares of the roles: first (eng, 50Gi)"),
+            "{answer}"
+        );
     }
 
     #[test]
