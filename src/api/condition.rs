@@ -59,8 +59,8 @@ pub mod reason {
         /// Next: nothing to do.
         pub const DISK_HEALTHY: &str = "DiskHealthy";
 
-        /// Reservation: no permitted disk has enough free space; the message has the missing bytes per disk
-        /// (R1).
+        /// Reservation: no disk that may serve it has enough free space. The message has the missing bytes per
+        /// disk (R1).
         /// Next: ask for less, delete unused reservations, or wait: the reservation is served as soon as
         /// space is free.
         pub const NOT_ENOUGH_ROOM: &str = "NotEnoughRoom";
