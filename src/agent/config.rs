@@ -138,8 +138,8 @@ impl DiskEntry {
 
     /// The disk in the host's terms; makes the directory of a `Path` disk if it is missing, and blocks.
     pub fn to_host(&self, state_dir: &Path) -> Result<DiskConfig, ConfigError> {
-        let keeping = self.validate()?;
-        let is_directory = self.kind == DiskKind::Path && keeping != host::BackingKind::Lvm;
+        let backing = self.validate()?;
+        let is_directory = self.kind == DiskKind::Path && backing != host::BackingKind::Lvm;
         if is_directory {
             let made = std::fs::create_dir_all(&self.path);
             made.map_err(|e| self.wrong(format!("failed to make directory {}: {e}", self.path.display())))?;
@@ -178,7 +178,7 @@ impl DiskEntry {
             let is_first = self.reservations[..i].iter().all(|other| other.role != *role);
             ensure(is_first, &|| format!("role {role} has two reservations; make them one"))?;
         }
-        let keeping = match (kind, backing) {
+        let backing = match (kind, backing) {
             (DiskKind::Path, BackingKind::Loop) => host::BackingKind::Loop,
             (DiskKind::Path, BackingKind::Btrfs) => host::BackingKind::Btrfs,
             (DiskKind::Path, BackingKind::Quota) => host::BackingKind::Quota,
@@ -195,10 +195,10 @@ impl DiskEntry {
         ensure(divided || self.capacity.is_none() && self.system_reserved.is_none(), &|| {
             format!("a disk of kind {kind:?} is handed out whole: leave capacity and systemReserved out")
         })?;
-        ensure(!adopts || !matches!(keeping, host::BackingKind::Btrfs | host::BackingKind::Lvm), &|| {
+        ensure(!adopts || !matches!(backing, host::BackingKind::Btrfs | host::BackingKind::Lvm), &|| {
             format!("a disk with backing {backing:?} has nothing on it but volumes: leave adoptRoots out")
         })?;
-        ensure(keeping != host::BackingKind::Lvm || host::volume_group_of(&self.path).is_some(), &|| {
+        ensure(backing != host::BackingKind::Lvm || host::volume_group_of(&self.path).is_some(), &|| {
             format!("path {path} is not /dev/ and the name of a volume group, as backing Lvm needs it")
         })?;
         ensure(divided || !adopts, &|| {
@@ -215,7 +215,7 @@ impl DiskEntry {
                 )
             })?;
         }
-        Ok(keeping)
+        Ok(backing)
     }
 
     /// The bytes of `systemReserved`, which is a size or a percentage of the capacity.

@@ -94,7 +94,10 @@ impl csi::Observer for Metrics {
 }
 
 fn uid(handle: &VolumeHandle) -> Result<VolumeUid, Error> {
-    handle.volume_uid().parse().map_err(|invalid: host::InvalidUid| failed_on_node(host::Error::from(invalid).into()))
+    handle
+        .volume_uid()
+        .parse()
+        .map_err(|invalid: host::InvalidUid| failed_on_node(host::Error::from(invalid).into()))
 }
 
 fn refused(refusal: Refusal) -> Error {

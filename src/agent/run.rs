@@ -20,7 +20,7 @@ use crate::api::SharedPersistentVolume;
 use crate::cluster::{CacheConfig, Change, Name, WorkQueue, cache, run_workers};
 use crate::csi::{self, ServeConfig, ServeError};
 use crate::host::{self, Host, HostConfig};
-use crate::telemetry::{self, Metrics};
+use crate::telemetry::Metrics;
 
 /// The agent's options.
 #[derive(Clone, Debug)]

@@ -1,4 +1,4 @@
-//! `VolumeClaim`: a namespace's wish to use a volume (C1–C7).
+//! `VolumeClaim`: the request of a namespace for a volume (C1–C7).
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{AccessMode, PodRef, Size, UidRef};
 
-/// Which volume, and how.
+/// The volume that the namespace asks for, and the access to it. The spec cannot be changed.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "reservoir.dev",
@@ -21,7 +21,7 @@ use super::{AccessMode, PodRef, Size, UidRef};
     namespaced,
     status = "VolumeClaimStatus",
     derive = "PartialEq",
-    doc = "Asks for a volume that is offered to the namespace. Bound, it gives a PersistentVolumeClaim of its own name for ordinary pods.",
+    doc = "The request of a namespace for a volume on offer. A bound claim has a PersistentVolumeClaim of the same name, for ordinary pods.",
     printcolumn(name = "Role", type_ = "string", json_path = ".spec.role", priority = 1),
     printcolumn(name = "Volume", type_ = "string", json_path = ".status.volume.name"),
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
@@ -42,73 +42,73 @@ use super::{AccessMode, PodRef, Size, UidRef};
 )]
 #[x_kube(
     validation = Rule::new("has(self.volume) != has(self.selector)").message("give either volume or selector"),
-    validation = Rule::new("self == oldSelf").message("a claim cannot be changed: make another one")
+    validation = Rule::new("self == oldSelf").message("the spec of a claim cannot be changed: create another claim")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeClaimSpec {
-    /// Role that the claim is made for: the volume is of this role or of an ancestor, and whoever makes the claim has
-    /// the verb `use` on it, or `use-readonly` for a ReadOnly claim (A1, A2).
+    /// Role of the claim. The volume belongs to this role or to an ancestor (C4). The creator of the claim
+    /// needs the verb `use` on the role, or `use-readonly` for a ReadOnly claim (A1, A2).
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = Rule::new(super::role::RULE).message(super::role::MESSAGE))]
     pub role: String,
-    /// Name of the volume.
+    /// Name of the SharedPersistentVolume; an alternative to `selector` (C1).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub volume: Option<String>,
-    /// What the volume is to be like. Of those on offer that fit, the nearest in role is taken, and of these the
-    /// smallest.
+    /// Properties of the volume; an alternative to `volume`. Of the fitting volumes on offer, the claim binds
+    /// to one of the nearest role, and among these to the smallest (C1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<ClaimSelector>,
-    /// What the claim's pods may do with it.
+    /// Access of the claim's pods to the volume (M3).
     #[serde(default)]
     pub mode: AccessMode,
 }
 
-/// What a volume is to be like.
+/// Properties of a volume; a volume fits if it has all of them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClaimSelector {
-    /// Labels that the volume has.
+    /// Labels that the volume must have; at most 64.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub match_labels: Option<BTreeMap<String, String>>,
-    /// Its size at least.
+    /// Smallest size of the volume, in bytes, as a quantity such as 10Gi.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new(super::size::RULE).message(super::size::MESSAGE))]
     pub min_size: Option<Size>,
 }
 
-/// Where a claim stands.
+/// Phase of a claim.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ClaimPhase {
-    /// Not bound; the condition says why.
+    /// Not bound; the condition `Ready` has the reason.
     #[default]
     Pending,
-    /// Bound to its volume, for good.
+    /// Bound to its volume, permanently.
     Bound,
     /// Being deleted.
     Releasing,
 }
 
-/// What is known of a claim; all of it is the controller's.
+/// Observed state of a claim. The controller writes every field.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct VolumeClaimStatus {
-    /// Where it stands.
+    /// Phase of the claim; `Pending` at first.
     pub phase: ClaimPhase,
-    /// The volume that it is bound to: written once (S8).
+    /// The bound volume by name and UID; written once (C1, S8).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volume: Option<UidRef>,
-    /// The node that its pods will run on.
+    /// Name of the node of the volume; the claim's pods run there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
-    /// Name of its PersistentVolume; the PersistentVolumeClaim has the claim's own name.
+    /// Name of the claim's PersistentVolume. The PersistentVolumeClaim has the name of the claim (C5).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persistent_volume: Option<String>,
-    /// While it is being deleted: the first 16 pods that still use it (C6).
+    /// During the deletion of the claim: the first 16 pods that still use it (C6).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub users: Vec<PodRef>,
-    /// `Ready`.
+    /// The condition `Ready` (T1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

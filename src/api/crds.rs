@@ -5,7 +5,7 @@ use kube::CustomResourceExt;
 
 use super::*;
 
-/// Every CustomResourceDefinition, as `crds/` and the chart hold them.
+/// Every CustomResourceDefinition, in the form of `crds/` and of the chart.
 pub fn all() -> Vec<CustomResourceDefinition> {
     let mut crds = vec![
         NodeDisk::crd(),
@@ -17,18 +17,18 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         VolumeRole::crd(),
     ];
     for crd in &mut crds {
-        // Helm keeps what carries this annotation when the chart goes: uninstalling deletes no data (X7).
+        // Helm does not delete an object with this annotation: uninstalling the chart deletes no data (X7).
         let annotations = crd.metadata.annotations.get_or_insert_default();
         annotations.insert("helm.sh/resource-policy".to_owned(), "keep".to_owned());
         if crd.spec.names.kind == "VolumeOffer" {
-            // An offer's status is written together with the offer, in one request.
+            // Without the subresource, the controller writes an offer with its status in one request.
             crd.spec.versions.iter_mut().for_each(|version| version.subresources = None);
         }
     }
     crds
 }
 
-/// File name of a definition below `crds/`.
+/// File name of a definition in `crds/`.
 pub fn file_name(crd: &CustomResourceDefinition) -> String {
     format!("{}.yaml", crd.spec.names.plural)
 }

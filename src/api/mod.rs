@@ -1,8 +1,8 @@
 //! The kinds of API group `reservoir.dev`, with their conditions and reasons. No I/O.
 //!
-//! Every `spec` is written by people (or, for [`NodeDisk`], by the agent); every `status` by Reservoir.
-//! Two writers never own the same field: the controller and the agent each use server-side apply with a
-//! field manager of their own ([`CONTROLLER_MANAGER`], [`AGENT_MANAGER`]).
+//! People write every `spec`, except the spec of a [`NodeDisk`], which the agent writes. Reservoir writes
+//! every `status`. No field has two writers: the controller and the agent use server-side apply, each with a
+//! field manager of its own ([`CONTROLLER_MANAGER`], [`AGENT_MANAGER`]).
 
 #![allow(clippy::duplicated_attributes, reason = "each printer column repeats the names of its fields")]
 
@@ -41,37 +41,40 @@ pub use volume_role::{Quota, VolumeRole, VolumeRoleSpec, VolumeRoleStatus};
 
 /// API group of every kind.
 pub const GROUP: &str = "reservoir.dev";
-/// Name of the CSI driver, as in the `CSIDriver` object and in each `PersistentVolume`.
+/// Name of the CSI driver, of its `CSIDriver` object, and of the driver in each `PersistentVolume`.
 pub const DRIVER: &str = "csi.reservoir.dev";
 /// Field manager of the controller's writes.
 pub const CONTROLLER_MANAGER: &str = "reservoir-controller";
 /// Field manager of the agents' writes.
 pub const AGENT_MANAGER: &str = "reservoir-agent";
-/// Finalizer on reservations, volumes and claims: nothing goes before its bytes are accounted for.
+/// Finalizer of reservations, volumes and claims. The controller removes it after the object's bytes are
+/// accounted for.
 pub const FINALIZER: &str = "reservoir.dev/guard";
-/// Topology key that the agent reports to the kubelet, and that a claim's PersistentVolume requires.
+/// Topology key of a node. The agent reports it to the kubelet, and a claim's PersistentVolume requires it.
 pub const TOPOLOGY_NODE: &str = "topology.reservoir.dev/node";
-/// Label on everything that the controller makes: the UID of the volume that it stands for.
+/// Label on objects that the controller makes for a volume: the UID of the volume.
 pub const LABEL_VOLUME_UID: &str = "reservoir.dev/volume-uid";
 /// Label on a claim's PersistentVolume and PersistentVolumeClaim: the UID of the claim.
 pub const LABEL_CLAIM_UID: &str = "reservoir.dev/claim-uid";
 /// Label on a claim's PersistentVolume: the namespace of the claim.
 pub const LABEL_CLAIM_NAMESPACE: &str = "reservoir.dev/claim-namespace";
-/// Label on a volume and on a claim that were made for a PersistentVolumeClaim of a class: its UID. Admission lets
-/// nobody but the controller write it.
+/// Label on a volume and a claim that were made for a PersistentVolumeClaim of a class: the UID of the
+/// PersistentVolumeClaim. Admission allows only the controller to write this label.
 pub const LABEL_PVC_UID: &str = "reservoir.dev/pvc-uid";
-/// What the name of a volume that was made for a PersistentVolumeClaim begins with, before the UID of that.
+/// Prefix of the name of a volume that was made for a PersistentVolumeClaim; the UID of the
+/// PersistentVolumeClaim follows.
 pub const PVC_PREFIX: &str = "pvc-";
-/// What the name of a claim's PersistentVolume begins with, before the UID of the claim.
+/// Prefix of the name of a claim's PersistentVolume; the UID of the claim follows.
 pub const PV_PREFIX: &str = "reservoir-";
-/// Annotation by which Kubernetes says whose work it is to make a volume for a PersistentVolumeClaim, once it is time.
+/// Annotation of a PersistentVolumeClaim with the name of its provisioner. Kubernetes sets it when
+/// provisioning is due.
 pub const STORAGE_PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
-/// The usual label that tells who manages an object; its value here is [`MANAGED_BY`].
+/// Kubernetes' recommended label for the manager of an object; its value is [`MANAGED_BY`].
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-/// Value of [`LABEL_MANAGED_BY`] on what the controller makes.
+/// Value of [`LABEL_MANAGED_BY`] on objects that the controller makes.
 pub const MANAGED_BY: &str = "reservoir";
 
-/// Name of the volume that is made for the PersistentVolumeClaim of that UID.
+/// Name of the volume for the PersistentVolumeClaim with the given UID.
 pub fn volume_for_pvc(uid: &str) -> String {
     format!("{PVC_PREFIX}{uid}")
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{LedgerEntry, Reserved, Size};
 
-/// What a disk is and where; written by the agent of its node.
+/// Properties and location of a disk. The agent of its node writes every field, except `gone`.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "reservoir.dev",
@@ -21,7 +21,7 @@ use super::{LedgerEntry, Reserved, Size};
     category = "reservoir",
     status = "NodeDiskStatus",
     derive = "PartialEq",
-    doc = "One disk of one node: what it has, what is reserved on it and for whom. Made by the node's agent.",
+    doc = "One disk of one node, with its storage capacity and its reservations. The node's agent makes it.",
     selectable = ".spec.nodeName",
     printcolumn(name = "Node", type_ = "string", json_path = ".spec.nodeName"),
     printcolumn(name = "Kind", type_ = "string", json_path = ".spec.kind"),
@@ -42,163 +42,168 @@ use super::{LedgerEntry, Reserved, Size};
 )]
 #[x_kube(
     validation = Rule::new("!(has(oldSelf.gone) && oldSelf.gone) || has(self.gone) && self.gone")
-        .message("a disk that was declared gone stays gone: give the agent a new one under another name")
+        .message("a disk that was declared gone stays gone: give the agent a new disk under another name")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct NodeDiskSpec {
-    /// Name of the node that the disk is in now.
+    /// Name of the node that the disk is in now (D1).
     pub node_name: String,
     /// Name of the disk in the agent's configuration.
     pub disk_name: String,
-    /// Identity of the disk, stored on the disk itself; it decides whose volumes these are (D3).
-    #[x_kube(validation = Rule::new("self == oldSelf").message("a disk is its ID: delete this NodeDisk, and let the agent make one for the other disk"))]
+    /// Identity of the disk, stored on the disk itself. It decides which volumes belong to the disk (D3).
+    #[x_kube(validation = Rule::new("self == oldSelf").message("the ID of a disk cannot be changed: delete this NodeDisk, and let the agent make one for the other disk"))]
     #[schemars(rename = "diskID")]
     #[serde(rename = "diskID")]
     pub disk_id: String,
-    /// What is handed out of it.
+    /// Kind of the disk: divisible, or reserved as a whole (D1, D2).
     pub kind: DiskKind,
-    /// How volumes are made on it, and so how their size is enforced.
+    /// Backing of the disk's volumes, which also decides the enforcement of their size (V5).
     pub backing: BackingKind,
-    /// Where it is on the node.
+    /// Absolute path on the node: a directory, a mount point, or a device.
     pub path: String,
-    /// Directories beneath which a volume may adopt one that holds data (V8).
+    /// Absolute paths of directories on the node. A volume may adopt a directory beneath one of them (V8).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub adopt_roots: Vec<String>,
-    /// There may be volumes on it whose size is not enforced: adopted directories, and all of them if the disk turns out
-    /// to enforce no size (D5).
+    /// Permits volumes without an enforced size: adopted directories, and every volume if the disk enforces
+    /// no size (D5). False if absent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_unenforced: bool,
-    /// An administrator's word that the disk, or its node, will never come back; it cannot be taken back. What was on
-    /// it is lost: its volumes and reservations can be deleted then (D4).
+    /// Declares that the disk, or its node, will never come back. An administrator sets it, and it cannot be
+    /// unset. The data of the disk is lost, and its volumes and reservations can be deleted (D4). False if
+    /// absent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gone: bool,
 }
 
-/// What kind of thing a disk is (D1, D2).
+/// Kind of a disk (D1, D2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DiskKind {
-    /// A directory on a file system, or a volume group; divisible.
+    /// A directory on a file system, or an LVM volume group; divisible.
     #[default]
     Path,
-    /// A whole file system; reserved and created whole, never divided.
+    /// A whole file system; reserved and used as a whole, never divided.
     Mount,
-    /// A raw device; reserved and created whole, never divided.
+    /// A raw device; reserved and used as a whole, never divided.
     Block,
 }
 
-/// How volumes are made on a disk.
+/// Backing of the volumes of a disk (V5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum BackingKind {
-    /// One preallocated file per volume with a file system of its own: a hard limit on any kernel.
+    /// One preallocated file per volume, with a file system of its own: a hard limit on any kernel.
     Loop,
-    /// A subvolume per volume, of a btrfs that nobody else uses: the kernel's simple quotas are the limit, with nothing in
-    /// between. Linux 6.7 or newer.
+    /// One subvolume per volume, of a btrfs without other users. The kernel's simple quotas are the limit,
+    /// with nothing between pod and file system. Linux 6.7 or newer.
     Btrfs,
-    /// A directory of a file system that nobody else uses: its own size is the limit.
+    /// A directory of a file system without other users; the size of the file system is the limit.
     Mount,
-    /// A raw device: its own size is the limit.
+    /// A raw device; the size of the device is the limit.
     Block,
-    /// A directory per volume with a project quota on ext4 or xfs: bare file system speed. A limit, and no reservation
-    /// against others who write to that file system; the owner of a file can leave its project unless his pod has
-    /// `hostUsers: false`.
+    /// One directory per volume, with a project quota of ext4 or xfs: the speed of the bare file system. The
+    /// quota limits the volume, and reserves nothing against other writers of the file system. The owner of a
+    /// file can move the file out of its project, unless the pod has `hostUsers: false`.
     Quota,
-    /// A logical volume per volume, of an LVM volume group, with a file system of its own: thick, so its bytes are there.
+    /// One thick logical volume of an LVM volume group per volume, with a file system of its own: its bytes
+    /// are allocated.
     Lvm,
 }
 
-/// What a role has on a disk.
+/// Reservations of a role on a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RoleOnDisk {
-    /// The role, as its reservations name it; what was carved out of these for a sub-role is in it.
+    /// Name of the role, as in its reservations. Bytes carved out for a sub-role are included (R4).
     pub role: String,
-    /// Sum of its reservations on this disk.
+    /// Sum of the role's reservations on this disk, in bytes, as a quantity.
     pub reserved: Size,
-    /// How many these are.
+    /// Number of these reservations.
     pub reservations: u32,
 }
 
-/// Whether the size of volumes is enforced on a disk (D5).
+/// Enforcement of the size of volumes on a disk (D5).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Enforcement {
-    /// What came of trying it.
+    /// Outcome of the agent's test.
     pub state: EnforcementState,
-    /// How that is known, in a sentence.
+    /// Evidence for the state, in one sentence.
     pub message: String,
 }
 
-/// What came of trying whether a writer is stopped at the limit of his volume.
+/// Outcome of the test that writes past the limit of a scratch volume (D5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum EnforcementState {
-    /// He was.
+    /// The writer was stopped at the limit.
     Proven,
-    /// The disk is handed out whole: it is the limit itself.
+    /// The disk is used as a whole, and its own size is the limit.
     Whole,
-    /// There was no room to try; no volume is made before there is.
+    /// The disk had no free space for the test. No volume is made before the test has passed.
     Untried,
-    /// He was not. Such a disk is refused, unless `spec.allowUnenforced` says that it may be used.
+    /// The writer was not stopped. The disk is refused, unless `spec.allowUnenforced` is true.
     Broken,
 }
 
-/// What is known of a disk.
+/// Observed state of a disk. Sizes are in bytes, as quantities.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeDiskStatus {
-    /// Size of the disk (agent).
+    /// Size of the disk. Written by the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Size>,
-    /// Held back for the system (agent).
+    /// Part of the capacity that is held back for the system. Written by the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_reserved: Option<Size>,
-    /// Capacity less what is held back: the sum of all reservations never exceeds it (S1; agent).
+    /// Capacity less `systemReserved`. The sum of all reservations never exceeds it (S1). Written by the
+    /// agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allocatable: Option<Size>,
-    /// The ledger: every reservation on this disk. This list, changed by compare-and-swap, decides R1 (controller).
+    /// The ledger of the disk: one entry for each reservation. Changes by compare-and-swap of this list
+    /// decide R1. Written by the controller.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reservations: Vec<LedgerEntry>,
-    /// Sum of the ledger (controller).
+    /// Sum of the ledger. Written by the controller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserved: Option<Size>,
-    /// Allocatable less reserved (controller).
+    /// Allocatable less reserved. Written by the controller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub free: Option<Size>,
-    /// What each role reserved on this disk: the ledger, summed up (controller).
+    /// The ledger, summed up by role. Written by the controller.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<RoleOnDisk>,
-    /// Whether the size of volumes is enforced, and how that is known (D5; agent).
+    /// Enforcement of the size of volumes, with its evidence (D5). Written by the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enforcement: Option<Enforcement>,
-    /// Data on it that no object has any more; the room of it is kept (X6, S14; agent).
+    /// Data without an object. Its bytes stay allocated (X6, S14). At most 128 entries. Written by the agent.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub orphans: Vec<Orphan>,
-    /// `Ready` (controller) and `DiskHealthy` (agent).
+    /// The conditions `Ready`, written by the controller, and `DiskHealthy`, written by the agent (T1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }
 
-/// Data without an object, with all that its node knows of it: `reservoir recover` makes manifests of this (X6).
+/// Data without an object, with everything that is recorded on its disk. `reservoir recover` prints manifests
+/// from it (X6).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Orphan {
-    /// UID that its volume had.
+    /// UID of the lost volume.
     pub uid: String,
-    /// How large it is.
+    /// Size of the data, in bytes, as a quantity.
     pub size: Size,
-    /// Why no more is known of it than that.
+    /// Cause, if the disk has no readable record of the volume.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-    /// Name that its volume had.
+    /// Name of the lost volume.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// Labels that its volume had.
+    /// Labels of the lost volume.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// The reservation that its volume lived in, then those which that one was carved out of.
+    /// Reservation of the lost volume, followed by the reservation's ancestors (R4).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reservations: Vec<Reserved>,
-    /// The spec of its volume.
+    /// Spec of the lost volume.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     #[schemars(schema_with = "any_object")]
     pub spec: Value,

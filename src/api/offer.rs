@@ -1,4 +1,4 @@
-//! `VolumeOffer`: what one subscription may claim on one node (O2).
+//! `VolumeOffer`: the volumes of one node that one subscription may claim (O2).
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Size;
 
-/// What is on offer; written by the controller, and only when its content changes.
+/// Content of an offer. The controller writes every field, and only after a change of the content.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "reservoir.dev",
@@ -21,7 +21,7 @@ use super::Size;
     namespaced,
     status = "VolumeOfferStatus",
     derive = "PartialEq",
-    doc = "The free reserved disk and the volumes that a subscription may claim on one node; Mesos' Offer. Made by the controller.",
+    doc = "The free reserved space and the volumes of one node that a subscription may claim; Mesos' Offer. The controller makes it.",
     printcolumn(name = "Subscription", type_ = "string", json_path = ".spec.subscription"),
     printcolumn(name = "Node", type_ = "string", json_path = ".spec.nodeName"),
     printcolumn(name = "Free", type_ = "string", json_path = ".status.free"),
@@ -35,29 +35,29 @@ use super::Size;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeOfferSpec {
-    /// The RoleSubscription that it answers.
+    /// Name of the RoleSubscription, in the same namespace.
     pub subscription: String,
-    /// The node that all of it is on.
+    /// Name of the node of all reservations and volumes in this offer.
     pub node_name: String,
-    /// Reservations with room.
+    /// Reservations with free space.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reservations: Vec<OfferedReservation>,
-    /// Volumes that a claim of this namespace may name now.
+    /// Volumes that a claim of this namespace may name now (O3–O6).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<OfferedVolume>,
 }
 
-/// A reservation with room for volumes.
+/// A reservation with free space.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OfferedReservation {
     /// Name of the DiskReservation.
     pub name: String,
-    /// Its role.
+    /// Role of the reservation.
     pub role: String,
-    /// Its NodeDisk.
+    /// Name of its NodeDisk.
     pub node_disk: String,
-    /// Bytes that a new volume may take.
+    /// Space for new volumes, in bytes, as a quantity.
     pub free: Size,
 }
 
@@ -67,29 +67,29 @@ pub struct OfferedReservation {
 pub struct OfferedVolume {
     /// Name of the SharedPersistentVolume.
     pub name: String,
-    /// Its UID.
+    /// UID of the volume.
     pub uid: String,
-    /// Its role.
+    /// Role of the volume.
     pub role: String,
-    /// Its size.
+    /// Size of the volume, in bytes, as a quantity.
     pub size: Size,
-    /// Whether others may use it at the same time.
+    /// True if many claims may bind to the volume at once (V2).
     pub shared: bool,
-    /// Its labels.
+    /// Labels of the volume.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
 
-/// Whether the offer stands; part of the object itself, so that an offer is one write.
+/// Status of an offer. It is part of the object itself, so an offer is one write.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct VolumeOfferStatus {
-    /// What all its reservations have left, for people.
+    /// Sum of `free` of the offer's reservations, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub free: Option<Size>,
-    /// The names of its volumes, for people: the first three, and how many more.
+    /// Names of the first three volumes and the number of further ones, for people.
     pub volumes: String,
-    /// `Ready`.
+    /// The condition `Ready` (T1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

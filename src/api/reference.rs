@@ -1,4 +1,4 @@
-//! The API reference, docs/api.md, written from the CustomResourceDefinitions and the reasons.
+//! The API reference, docs/api.md, generated from the CustomResourceDefinitions and the reasons.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
@@ -10,35 +10,39 @@ use super::{GROUP, crds};
 const HEAD: &str = "\
 # API reference
 
-Made by `make crds` from the schemas in `crds/` and the comments in `src/api`: change those. `kubectl explain spv.spec` shows the
-same in a terminal. Rule IDs in brackets are those of [semantics.md](semantics.md). Every `spec` is written by people, but for
-NodeDisk's, which is the agent's; every `status` by Reservoir.
+Every field, condition and reason. `kubectl explain spv.spec` shows the fields in a terminal. Rule IDs in brackets refer to
+[semantics.md](semantics.md). People write every `spec`, except the spec of a NodeDisk, which the agent writes. Reservoir writes every
+`status`. `make crds` generates this page from the doc comments in `src/api`; edit these.
 ";
 
 const TYPES: [(&str, &str, &str); 5] = [
-    (READY, "every kind", "the object is what its spec asks for and can be used"),
+    (READY, "every kind", "the object has the state that its spec asks for and can be used"),
     (
         DISK_HEALTHY,
         "NodeDisk",
-        "the agent's word: the disk can be reached, is the right one, and has the room that it promised",
+        "the agent can reach the disk, and the disk has the expected ID and its allocatable storage capacity",
     ),
-    (BACKED, "SharedPersistentVolume", "the agent's word: its bytes are there, formatted and can be mounted"),
+    (
+        BACKED,
+        "SharedPersistentVolume",
+        "the agent has allocated and formatted its bytes, and they can be mounted",
+    ),
     (
         RESIZED,
         "DiskReservation, SharedPersistentVolume",
-        "there once the size was changed; while it is `False` the object stays `Ready` with what it has (R6, V7)",
+        "the object has the size of its spec; added by the first change of the size. While `False`, the object stays `Ready` with its current size (R6, V7)",
     ),
     (
         RETIRING,
         "SharedPersistentVolume",
-        "there once that was asked for: it is destroyed when nobody uses it (X5)",
+        "the volume is destroyed after its last use; added by `spec.retire: true` (X5)",
     ),
 ];
 
-/// The whole page.
+/// Returns the whole page.
 pub fn markdown() -> String {
     let mut page = String::from(HEAD);
-    page.push_str("\n| kind | short | scope | is |\n|---|---|---|---|\n");
+    page.push_str("\n| kind | short | scope | description |\n|---|---|---|---|\n");
     let crds = crds();
     for crd in &crds {
         let names = &crd.spec.names;
@@ -75,7 +79,7 @@ fn kind(page: &mut String, crd: &CustomResourceDefinition) {
     if !wide.is_empty() {
         page.push_str(&format!("; with `-o wide` also {}", list(wide)));
     }
-    page.push_str(".\n\n| field | type | is |\n|---|---|---|\n");
+    page.push_str(".\n\n| field | type | description |\n|---|---|---|\n");
     for part in ["spec", "status"] {
         if let Some(schema) = schema(crd).properties.as_ref().and_then(|p| p.get(part)) {
             row(page, &[&code(part), &type_of(schema), &rules(schema).join(" ")]);
@@ -84,22 +88,23 @@ fn kind(page: &mut String, crd: &CustomResourceDefinition) {
     }
 }
 
-/// A row for each field beneath `path`; of conditions, which are the same everywhere, one.
+/// Adds a row for each field beneath `path`. Conditions get one row, since their fields are the same in every
+/// kind.
 fn fields(page: &mut String, path: &str, schema: &JSONSchemaProps) {
     let required = schema.required.as_deref().unwrap_or_default();
     for (name, field) in schema.properties.iter().flatten() {
         let inner = item(field);
         let path = format!("{path}.{name}{}", if inner.is_some() { "[]" } else { "" });
-        let mut said: Vec<String> = field.description.iter().map(|text| one_line(text)).collect();
+        let mut notes: Vec<String> = field.description.iter().map(|text| one_line(text)).collect();
         if required.contains(name) && path.starts_with("spec") {
-            said.insert(0, "Required.".to_owned());
+            notes.insert(0, "Required.".to_owned());
         }
         if let Some(default) = &field.default {
-            said.push(format!("Default: {}.", code(&default.0.to_string())));
+            notes.push(format!("Default: {}.", code(&default.0.to_string())));
         }
-        said.extend(bounds(field));
-        said.extend(rules(field));
-        row(page, &[&code(&path), &type_of(field), &said.join(" ")]);
+        notes.extend(bounds(field));
+        notes.extend(rules(field));
+        row(page, &[&code(&path), &type_of(field), &notes.join(" ")]);
         if name != "conditions" {
             fields(page, &path, inner.unwrap_or(field));
         }
@@ -136,22 +141,22 @@ fn type_of(schema: &JSONSchemaProps) -> String {
     }
 }
 
-/// What a schema says of lengths and numbers.
+/// Bounds of lengths and numbers in a schema.
 fn bounds(schema: &JSONSchemaProps) -> Vec<String> {
-    let mut said = Vec::new();
+    let mut bounds = Vec::new();
     if let Some(least) = schema.minimum.filter(|least| *least > 0.0) {
-        said.push(format!("At least {least}."));
+        bounds.push(format!("At least {least}."));
     }
     if let Some(most) = schema.max_items {
-        said.push(format!("At most {most} of them."));
+        bounds.push(format!("At most {most} items."));
     }
     if let Some(most) = schema.max_length.filter(|_| schema.type_.as_deref() == Some("string")) {
-        said.push(format!("At most {most} characters."));
+        bounds.push(format!("At most {most} characters."));
     }
-    said
+    bounds
 }
 
-/// What the API server says when a rule of the schema does not hold.
+/// Messages of the API server for violated rules of the schema.
 fn rules(schema: &JSONSchemaProps) -> Vec<String> {
     let rules = schema.x_kubernetes_validations.iter().flatten();
     rules
@@ -165,7 +170,7 @@ fn conditions(page: &mut String) {
     for (name, of, means) in TYPES {
         row(page, &[&code(name), of, means]);
     }
-    page.push_str("\nEach says in `observedGeneration` which spec it is about, and in its message, one sentence, the particulars.\n");
+    page.push_str("\n`observedGeneration` names the generation of the spec that the condition refers to. The message is one sentence.\n");
     page.push_str("\n## Reasons\n\n| reason | means | next step |\n|---|---|---|\n");
     for (name, lines) in reason::ALL {
         let text = one_line(&lines.concat());
@@ -194,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_says_what_it_means_and_what_is_next() {
+    fn every_reason_has_a_meaning_and_a_next_step() {
         for (name, lines) in reason::ALL {
             let text = lines.concat();
             let (means, next) = text.split_once(" Next: ").unwrap_or_default();
@@ -204,14 +209,14 @@ mod tests {
         let all = names.len();
         names.sort();
         names.dedup();
-        assert_eq!(names.len(), all, "one reason is one situation");
+        assert_eq!(names.len(), all, "a reason occurs twice");
     }
 
     #[test]
     fn every_kind_and_field_is_on_the_page() {
         let page = markdown();
         for row in [
-            "| `spec.size` | quantity | Required. How many bytes",
+            "| `spec.size` | quantity | Required. Size of the volume",
             "| `spec.fsType` | `ext4`",
             "| `spec.adopt.path` | string | Required.",
             "| `status.orphans[].uid` | string |",

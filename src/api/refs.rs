@@ -1,4 +1,4 @@
-//! What objects say of each other.
+//! References between objects, and entries of ledgers.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Size;
 
-/// One line of a ledger: who holds how many bytes. The UID decides, the name is for people (C7, S8).
+/// An entry of a ledger: a holder and its bytes. The UID identifies the holder; the name is for people (C7,
+/// S8).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LedgerEntry {
@@ -17,32 +18,32 @@ pub struct LedgerEntry {
     pub uid: String,
     /// Role of the holder.
     pub role: String,
-    /// Bytes that it holds.
+    /// Bytes of the holder, as a quantity.
     pub size: Size,
 }
 
-/// A reservation as a volume's node writes it down, for the loss of the cluster (X6).
+/// A reservation as recorded on the disk of a volume, for the recovery of a lost cluster (X6).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Reserved {
-    /// Its name.
+    /// Name of the reservation.
     pub name: String,
-    /// Its role.
+    /// Role of the reservation.
     pub role: String,
-    /// What it had.
+    /// Size of the reservation, in bytes, as a quantity.
     pub size: Size,
-    /// Its labels.
+    /// Labels of the reservation.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
 
-/// FNV-1a of a text, for names that have to be told apart: the same from build to build.
+/// FNV-1a hash of a text, for unique names. The hash is the same in every build.
 pub fn stable_hash(text: &str) -> u64 {
     text.bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// An object by name and UID.
+/// Reference to an object by name and UID. The UID identifies the object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UidRef {
     /// Name of the object.
@@ -51,7 +52,7 @@ pub struct UidRef {
     pub uid: String,
 }
 
-/// A pod.
+/// Reference to a pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct PodRef {
     /// Namespace of the pod.
@@ -68,17 +69,17 @@ impl std::fmt::Display for PodRef {
     }
 }
 
-/// How a claim uses its volume (V4, M3).
+/// Access of a claim to its volume (V4, M3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum AccessMode {
-    /// Its pods may write.
+    /// The claim's pods may read and write.
     #[default]
     ReadWrite,
-    /// Its pods see a mount that is read-only before they can see it.
+    /// The claim's pods may read. The mount is read-only before a pod can see it.
     ReadOnly,
 }
 
-/// The volume's side of a binding (C1): written once, by UID.
+/// The volume's side of a binding to a claim; written once, by UID (C1).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ClaimBinding {
     /// Namespace of the claim.
@@ -87,7 +88,7 @@ pub struct ClaimBinding {
     pub name: String,
     /// UID of the claim.
     pub uid: String,
-    /// What the claim's pods may do.
+    /// Access of the claim's pods.
     pub mode: AccessMode,
 }
 

@@ -1,22 +1,23 @@
-//! Role names: paths of components (R3).
+//! Names of roles: paths of components (R3).
 
-/// A role name that follows R3: components joined by `/`, none of them empty, `.`, `..`, `*` or beginning
-/// with `-`, without white space, and at most eight of them. A component starts with an ASCII letter, a digit or `_`, goes on with these,
-/// `-` and `.`, and has at most 63 characters; the whole has at most 253.
+/// A valid role name (R3): one to eight components, joined by `/`, of at most 253 characters together.
+///
+/// A component has 1 to 63 characters: ASCII letters, digits, `_`, `-` and `.`. It begins with a letter, a
+/// digit or `_`.
 ///
 /// ```
 /// use reservoir::api::Role;
 ///
 /// let (eng, ml) = (Role::parse("eng")?, Role::parse("eng/ml")?);
 /// assert!(eng.covers(&ml));
-/// assert!(!ml.covers(&eng), "what is reserved for a sub-role is for it alone");
+/// assert!(!ml.covers(&eng), "the reservation of a sub-role is for the sub-role alone");
 /// assert!(Role::parse("eng/../ml").is_err());
 /// # Ok::<(), reservoir::api::RoleError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Role(String);
 
-/// Why a text is not a role name.
+/// A text is not a role name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{0}` is not a role name; write components of letters, digits, `-`, `_`, `.` joined by `/`, such as eng/ml"
@@ -28,11 +29,11 @@ pub(super) const RULE: &str =
     "self.matches('^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}){0,7}$')";
 /// [`RULE`] for a list of roles.
 pub(super) const LIST_RULE: &str = "self.all(role, role.matches('^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}){0,7}$'))";
-/// What the API server says when [`RULE`] does not hold.
+/// The API server's message for a violation of [`RULE`].
 pub(super) const MESSAGE: &str = "a role is one or more components of letters, digits, `-`, `_`, `.` joined by `/`, such as eng/ml; no component is empty or starts with `-` or `.`, and there are at most eight";
 
 impl Role {
-    /// Reads a role name.
+    /// Parses a role name.
     pub fn parse(text: &str) -> Result<Self, RoleError> {
         let component = |part: &str| {
             (1..=63).contains(&part.len())
@@ -46,17 +47,18 @@ impl Role {
         }
     }
 
-    /// Whether what is reserved for `self` may be used by `other`: the same role or a sub-role, never the reverse.
+    /// Returns true if `other` may use reservations of `self`: `other` is the same role or a sub-role, never
+    /// an ancestor.
     pub fn covers(&self, other: &Role) -> bool {
         other.0.strip_prefix(&self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// [`Role::covers`] for names as they are written; what is no role name covers nothing and is covered by nothing.
+    /// [`Role::covers`] for unparsed names. An invalid name covers nothing, and nothing covers it.
     pub fn name_covers(owner: &str, role: &str) -> bool {
         Self::parse(owner).is_ok_and(|owner| Self::parse(role).is_ok_and(|role| owner.covers(&role)))
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -74,7 +76,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn r3_names() {
+    fn r3_valid_names_parse_and_others_are_refused() {
         for good in ["eng", "Eng/ML", "a/b/c", "x_1", "0", "eng/ml.v2"] {
             assert!(Role::parse(good).is_ok(), "{good}");
         }
@@ -87,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn r3_a_sub_role_may_use_its_ancestors_disk_and_never_the_reverse() {
+    fn r3_a_role_covers_its_sub_roles_and_never_its_ancestors() {
         let role = |name| Role::parse(name).unwrap();
         assert!(role("eng").covers(&role("eng")));
         assert!(role("eng").covers(&role("eng/ml")));
@@ -97,7 +99,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn r3_what_parses_is_a_path_of_plain_components(text in "([a-zA-Z0-9_.*/ -]|\\PC){0,40}") {
+        fn r3_a_parsed_role_is_a_path_of_plain_components(text in "([a-zA-Z0-9_.*/ -]|\\PC){0,40}") {
             if let Ok(role) = Role::parse(&text) {
                 prop_assert_eq!(role.as_str(), &text);
                 for part in text.split('/') {

@@ -1,4 +1,4 @@
-//! Sizes in bytes, written as Kubernetes quantities.
+//! Sizes in bytes, in the form of Kubernetes quantities.
 
 use std::borrow::Cow;
 
@@ -7,8 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 /// A number of bytes as a Kubernetes quantity (`512Mi`, `10Gi`, `1500M`, `1073741824`).
 ///
-/// It keeps what was written, so that an object whose size is not a quantity can still be read, reported
-/// and refused; [`Size::bytes`] is where it is understood. The schema refuses such objects at apply time.
+/// A `Size` keeps the written text, and [`Size::bytes`] parses it. So an object with an unreadable size can
+/// still be read, reported and refused. The schema refuses such objects at apply time.
 ///
 /// ```
 /// use reservoir::api::Size;
@@ -22,8 +22,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Size(String);
 
-/// Whether a field is a quantity, in CEL. The API server writes a quantity out before it compares it: one such as `1e99999999`
-/// would keep it busy for minutes, and each rule is asked whatever the others say.
+/// A CEL expression that is true if a field is a quantity. The API server expands a quantity before each
+/// comparison, and evaluates every rule. A quantity such as `1e99999999` would occupy the API server for
+/// minutes, so its form is refused.
 macro_rules! is_quantity {
     ($field:literal) => {
         concat!("!string(", $field, ").matches('[eE][+-]?[0-9]{3}') && isQuantity(string(", $field, "))")
@@ -37,11 +38,11 @@ pub(super) const RULE: &str = concat!(
     is_quantity!("self"),
     " && quantity(string(self)).isGreaterThan(quantity('0')) && quantity(string(self)).isLessThan(quantity('8Ei'))"
 );
-/// What the API server says when [`RULE`] does not hold.
+/// The API server's message for a violation of [`RULE`].
 pub(super) const MESSAGE: &str =
     "a size is a whole positive number of bytes below 8Ei, or a quantity such as 512Mi or 10Gi";
 
-/// Why a [`Size`] is not a number of bytes.
+/// A [`Size`] is not a number of bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SizeError {
     /// Not a number with an optional suffix.
@@ -71,7 +72,7 @@ const SUFFIXES: [(&str, u128); 12] = [
 ];
 
 impl Size {
-    /// The size that is written for `bytes`: the largest binary unit that divides it, at most Gi.
+    /// Returns the size of `bytes`, written in the largest binary unit up to Gi that divides the number.
     pub fn from_bytes(bytes: u64) -> Self {
         let written = ["Gi", "Mi", "Ki"].iter().zip([30, 20, 10]).find_map(|(unit, shift)| {
             (bytes != 0 && bytes.is_multiple_of(1 << shift)).then(|| format!("{}{unit}", bytes >> shift))
@@ -79,23 +80,24 @@ impl Size {
         Self(written.unwrap_or_else(|| bytes.to_string()))
     }
 
-    /// What somebody wrote, as it is.
+    /// Keeps a written text, without parsing it.
     pub fn written(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text of the quantity.
+    /// Returns the text of the quantity.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The size as a whole positive number of bytes, below 2^63.
+    /// Parses the size as a whole positive number of bytes, below 2^63.
     pub fn bytes(&self) -> Result<u64, SizeError> {
         let bytes = self.parse()?;
         if bytes == 0 { Err(SizeError::NotPositive(self.0.clone())) } else { Ok(bytes) }
     }
 
-    /// The size as bytes where zero has a meaning (what is free, what is used); unreadable counts as zero.
+    /// Parses the size as bytes where zero is valid, such as free and used bytes. An unreadable size counts
+    /// as zero.
     pub fn bytes_or_zero(&self) -> u64 {
         self.parse().unwrap_or(0)
     }
@@ -166,7 +168,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn quantities_are_bytes() {
+    fn quantities_parse_as_bytes() {
         let table = [
             ("1", 1),
             ("1Ki", 1024),
@@ -182,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_refused_with_the_reason() {
+    fn a_text_that_is_no_size_is_refused_with_the_cause() {
         for text in ["", "Gi", "ten", "1 Gi", "1Gi ", "0x10", "1..2", "1GiB", "१Gi", "1\u{0}", "NaN"] {
             assert!(matches!(Size::written(text).bytes(), Err(SizeError::NotAQuantity(_))), "{text}");
         }
@@ -196,12 +198,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn written_and_read_back(bytes in 1u64..=i64::MAX as u64) {
+        fn a_written_size_reads_back_as_the_same_bytes(bytes in 1u64..=i64::MAX as u64) {
             prop_assert_eq!(Size::from_bytes(bytes).bytes(), Ok(bytes));
         }
 
         #[test]
-        fn any_text_is_survived_and_what_is_a_size_can_be_counted(
+        fn any_text_parses_or_is_refused_without_a_panic(
             text in "[-+]?[0-9]{0,20}(\\.[0-9]{0,20})?([eE][-+]?[0-9]{0,3})?(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E)?|.*"
         ) {
             if let Ok(bytes) = Size::written(text.clone()).bytes() {

@@ -1,11 +1,11 @@
-//! `RoleSubscription`: a namespace asks for the offers of roles (O1).
+//! `RoleSubscription`: the subscription of a namespace to the offers of roles (O1).
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Which roles, and what the namespace can deal with.
+/// Roles and capabilities of a subscriber.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "reservoir.dev",
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
     namespaced,
     status = "RoleSubscriptionStatus",
     derive = "PartialEq",
-    doc = "Subscribes a namespace to the offers of roles; Mesos' FrameworkInfo.",
+    doc = "The subscription of a namespace to the offers of roles; Mesos' FrameworkInfo.",
     printcolumn(name = "Roles", type_ = "string", json_path = ".spec.roles"),
     printcolumn(name = "Capabilities", type_ = "string", json_path = ".spec.capabilities"),
     printcolumn(
@@ -29,11 +29,11 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RoleSubscriptionSpec {
-    /// The roles; what is reserved for an ancestor of one is offered too (R3).
+    /// Names of the roles. Reservations and volumes of their ancestors are offered too (R3). 1 to 32 roles.
     #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 253)))]
     #[x_kube(validation = Rule::new(super::role::LIST_RULE).message(super::role::MESSAGE))]
     pub roles: Vec<String>,
-    /// What the namespace can deal with.
+    /// Capabilities of the namespace's pods; none if absent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub capabilities: Vec<Capability>,
@@ -42,16 +42,17 @@ pub struct RoleSubscriptionSpec {
 /// A capability of a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Capability {
-    /// It can deal with volumes that others use at the same time; without it, none is offered (O3).
+    /// The pods can use a volume together with other pods. Without it, no shared volume is offered (O3).
     #[serde(rename = "SHARED_RESOURCES")]
     SharedResources,
 }
 
-/// What is known of a subscription; all of it is the controller's. What it is offered is in its VolumeOffers.
+/// Observed state of a subscription. The controller writes every field. The offers themselves are
+/// VolumeOffers (O2).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RoleSubscriptionStatus {
-    /// `Ready`.
+    /// The condition `Ready` (T1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

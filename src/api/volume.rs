@@ -1,4 +1,4 @@
-//! `SharedPersistentVolume`: bytes out of a reservation that many pods may use at once (V1–V12).
+//! `SharedPersistentVolume`: a volume out of a reservation, which many pods may use at once (V1–V12).
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -16,7 +16,7 @@ macro_rules! smallest {
     (xfs, text) => { "300Mi" };
 }
 
-/// What the volume is to be.
+/// Requested volume.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "reservoir.dev",
@@ -27,7 +27,7 @@ macro_rules! smallest {
     category = "reservoir",
     status = "SharedPersistentVolumeStatus",
     derive = "PartialEq",
-    doc = "A volume on one node's disk, made out of a reservation. Many pods use it at once; while one does, it cannot be destroyed.",
+    doc = "A volume on one node's disk, made out of a reservation. Many pods use it at once. A volume in use cannot be destroyed.",
     selectable = ".spec.role",
     selectable = ".status.nodeName",
     selectable = ".status.nodeDisk",
@@ -58,138 +58,145 @@ macro_rules! smallest {
 )]
 #[x_kube(
     validation = Rule::new("has(self.shared) == has(oldSelf.shared)")
-        .message("whether a volume is shared never changes after it is created (V2): create another volume"),
+        .message("the sharing of a volume cannot be changed after its creation (V2): create another volume"),
     validation = Rule::new("has(self.reservation) == has(oldSelf.reservation)")
         .message("the reservation of a volume cannot be changed: create another volume"),
-    validation = Rule::new("!has(oldSelf.principal) || has(self.principal)").message("who made it cannot be changed"),
+    validation = Rule::new("!has(oldSelf.principal) || has(self.principal)").message("the principal of a volume cannot be changed"),
     validation = Rule::new("has(self.adopt) == has(oldSelf.adopt)")
-        .message("what a volume adopts cannot be changed: create another volume"),
+        .message("the adopted directory of a volume cannot be changed: create another volume"),
     validation = Rule::new("!has(self.adopt) || self.volumeMode == 'Filesystem'")
-        .message("a directory that is adopted is no raw device: leave volumeMode out"),
+        .message("an adopted directory is no raw device: leave volumeMode out"),
     validation = Rule::new("!has(self.adopt) || self.erasePolicy == 'Discard'")
-        .message("a directory that is adopted is let go as it is and never overwritten: leave erasePolicy out"),
+        .message("an adopted directory is released as it is and never overwritten: leave erasePolicy out"),
     validation = Rule::new("!has(self.adopt) || self.size == oldSelf.size")
-        .message("a volume that adopted a directory cannot be resized: let it go, and adopt the directory with another size"),
+        .message("a volume with an adopted directory cannot be resized: delete the volume, and adopt the directory with another size"),
     validation = Rule::new("has(self.gid) == has(oldSelf.gid) && has(self.permissions) == has(oldSelf.permissions) && has(self.mountOptions) == has(oldSelf.mountOptions)")
         .message("gid, permissions and mountOptions of a volume cannot be changed: create another volume"),
     validation = Rule::new("has(self.recover) == has(oldSelf.recover)")
-        .message("what a volume recovers cannot be changed: create another volume"),
+        .message("the recovered data of a volume cannot be changed: create another volume"),
     validation = Rule::new("self.volumeMode == 'Filesystem' || !has(self.gid) && !has(self.permissions) && !has(self.mountOptions)")
         .message("a raw device is not mounted: leave gid, permissions and mountOptions out, or volumeMode"),
     validation = Rule::new("!has(self.adopt) || !has(self.permissions)")
-        .message("a directory that is adopted keeps the permissions that it has: leave permissions out"),
+        .message("an adopted directory keeps its permissions: leave permissions out"),
     validation = Rule::new(concat!("self.fsType != 'xfs' || (type(self.size) == int ? int(self.size) >= ", smallest!(xfs, bytes), " : !(", super::size::is_quantity!("self.size"), ") || quantity(string(self.size)).compareTo(quantity('", smallest!(xfs, text), "')) >= 0)"))
         .message(concat!("an xfs volume has at least ", smallest!(xfs, text), ": ask for more, or for fsType ext4"))
 )]
 #[serde(rename_all = "camelCase")]
 pub struct SharedPersistentVolumeSpec {
-    /// Role that the volume belongs to.
+    /// Role of the volume. It cannot be changed (V1).
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(
         validation = Rule::new(super::role::RULE).message(super::role::MESSAGE),
         validation = Rule::new("self == oldSelf").message("the role of a volume cannot be changed: create another volume")
     )]
     pub role: String,
-    /// How many bytes it takes out of the reservation, those of its file system's own tables included. It may grow,
-    /// also in use, while the reservation has room; unused, it may shrink where its file system can (V7).
+    /// Size of the volume in bytes, as a quantity such as 10Gi; the tables of its file system are included.
+    /// At least 16Mi, and 300Mi with xfs. A volume may grow, even in use, into the free space of its
+    /// reservation. An unused volume may shrink if its file system can (V7).
     #[x_kube(
         validation = Rule::new(super::size::RULE).message(super::size::MESSAGE),
         validation = Rule::new(concat!("type(self) == int ? int(self) >= ", smallest!(any, bytes), " : !(", super::size::is_quantity!("self"), ") || quantity(string(self)).compareTo(quantity('", smallest!(any, text), "')) >= 0")).message(concat!("a volume has at least ", smallest!(any, text)))
     )]
     pub size: Size,
-    /// Name of the reservation to take them from; without it, any that fits.
+    /// Name of the DiskReservation of the volume. If absent, the controller chooses a reservation that fits
+    /// (V1).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("the reservation of a volume cannot be changed: create another volume"))]
     pub reservation: Option<String>,
-    /// Present: many claims and pods use the volume at once. Absent: one claim and one pod at a time (V2).
+    /// If present, many claims and pods use the volume at once. If absent, one claim and one pod at a time
+    /// (V2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shared: Option<Shared>,
-    /// How pods get it: with a file system, or as the raw device that only a `Block` disk is.
+    /// Form of the volume in a pod: a mounted file system, or a raw device, which needs a disk of kind
+    /// `Block`.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("the mode of a volume cannot be changed: create another volume"))]
     pub volume_mode: VolumeMode,
-    /// File system on it; without meaning for `volumeMode: Block` and with `adopt`.
+    /// File system of the volume (V12). It has no meaning with `volumeMode: Block` or `adopt`.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("the file system of a volume cannot be changed: create another volume"))]
     pub fs_type: FsType,
-    /// The directory that it is, instead of one that is made: it holds data already, is adopted as it is, and stays when
-    /// the volume goes (V8).
+    /// An existing directory that becomes the volume as it is, with its data. The directory stays after the
+    /// destruction of the volume (V8).
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("what a volume adopts cannot be changed: create another volume"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("the adopted directory of a volume cannot be changed: create another volume"))]
     pub adopt: Option<Adopt>,
-    /// The data that it gets, instead of being made new: that of a volume whose object was lost (X6). Admission asks for the
-    /// verb `recover` on the role.
+    /// Data of a lost volume, which becomes the data of this volume (X6). The creator needs the verb
+    /// `recover` on the role.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("what a volume recovers cannot be changed: create another volume"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("the recovered data of a volume cannot be changed: create another volume"))]
     pub recover: Option<Recover>,
-    /// Group that every pod which uses the volume is in, besides its own; the root directory belongs to it and is setgid,
-    /// so that what is made in it belongs to it too (V11). An adopted directory stays as it is.
+    /// Supplemental group of every pod that uses the volume. The root directory belongs to the group and is
+    /// setgid, so new files belong to the group too (V11). An adopted directory is not changed. No group if
+    /// absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2147483647))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("gid, permissions and mountOptions of a volume cannot be changed: create another volume"))]
     pub gid: Option<i64>,
-    /// Permissions of the root directory, octal, when the volume is made; without them `0777`, or `2770` with a `gid` (V12).
+    /// Permissions of the new volume's root directory, octal, at most `3777`. `0777` if absent, or `2770`
+    /// with a `gid` (V12).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("gid, permissions and mountOptions of a volume cannot be changed: create another volume"), validation = Rule::new("self.matches('^[0-3]?[0-7]{3}$')").message("permissions are octal and at most 3777, such as 0750 or 2770"))]
     #[schemars(length(max = 4))]
     pub permissions: Option<String>,
-    /// Options of every mount of it: `noatime`, `nodiratime`, `strictatime`, `noexec`, `nosymfollow`. `nosuid` and `nodev`
-    /// are always on (V12).
+    /// Options of every mount of the volume: `noatime`, `nodiratime`, `strictatime`, `noexec`, `nosymfollow`.
+    /// `nosuid` and `nodev` are always on (V12). None if absent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 5), inner(length(max = 16)))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("gid, permissions and mountOptions of a volume cannot be changed: create another volume"), 
         validation = Rule::new("self.all(option, option in ['noatime', 'nodiratime', 'strictatime', 'noexec', 'nosymfollow'])")
-            .message("mount options are of noatime, nodiratime, strictatime, noexec, nosymfollow; nosuid and nodev are always on"),
+            .message("mount options are limited to noatime, nodiratime, strictatime, noexec, nosymfollow; nosuid and nodev are always on"),
         validation = Rule::new("!('noatime' in self && 'strictatime' in self)").message("noatime and strictatime exclude each other: leave one out")
     )]
     pub mount_options: Vec<String>,
-    /// What becomes of its bytes when it is destroyed (X4).
+    /// Erasure of the volume's bytes at its destruction (X4).
     #[serde(default)]
     pub erase_policy: ErasePolicy,
-    /// It is to be destroyed as soon as nobody uses it: no new claim binds, who has one goes on. Set back to false
-    /// before that, all is as before (X5).
+    /// Requests the destruction of the volume after its last use. Bound claims go on, and no new claim binds.
+    /// Setting it back to false cancels the request, as long as the volume exists (X5). False if absent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retire: bool,
-    /// Who made it, as the API server knew the caller: written at admission, never by the caller (R5, A3).
+    /// Username of the creator. The API server writes it at admission, from the credentials of the caller
+    /// (R5, A3).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("who made it cannot be changed"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("the principal of a volume cannot be changed"))]
     pub principal: Option<String>,
 }
 
-/// Marks a volume as shared, as in Mesos; it has no fields.
+/// Marks a volume as shared, as in Mesos. It has no fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Shared {}
 
-/// A directory that holds data already (V8).
+/// An existing directory with data (V8).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Adopt {
-    /// Its path on the node, beneath one of the `adoptRoots` of the disk that the reservation is on.
+    /// Absolute path on the node, beneath one of the `adoptRoots` of the reservation's disk.
     #[schemars(length(min = 2, max = 1024))]
     #[x_kube(validation = Rule::new("self.matches('^(/[^/]+)+$') && !(self + '/').contains('/./') && !(self + '/').contains('/../')")
         .message("a plain absolute path: no `.`, no `..`, no `//`, no `/` at its end"))]
     pub path: String,
 }
 
-/// Data that has no object any more (X6).
+/// Data without an object (X6).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Recover {
-    /// UID of the object that it had: `status.orphans` of the NodeDisk tells which there are.
+    /// UID of the lost volume, as listed in `status.orphans` of the NodeDisk.
     #[schemars(length(max = 36))]
     #[x_kube(validation = Rule::new("self.matches('^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')").message("a UID, in lower case"))]
     pub uid: String,
 }
 
-/// How pods get a volume.
+/// Form of a volume in a pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum VolumeMode {
-    /// Mounted, with a file system on it.
+    /// A mounted file system.
     #[default]
     Filesystem,
-    /// As a raw device, which they read and write themselves.
+    /// A raw device.
     Block,
 }
 
@@ -202,7 +209,8 @@ pub enum FsType {
     Ext4,
     /// XFS; at least 300Mi.
     Xfs,
-    /// A part of the disk's own btrfs, on a disk whose backing is `Btrfs`; there it is the only one.
+    /// A subvolume of the disk's own btrfs. Required on a disk with backing `Btrfs`, and impossible
+    /// elsewhere.
     Btrfs,
 }
 
@@ -216,149 +224,157 @@ impl FsType {
     }
 }
 
-/// How a destroyed volume's bytes go (X4).
+/// Erasure of the bytes of a destroyed volume (X4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ErasePolicy {
-    /// The blocks are given back to the disk.
+    /// The blocks return to the disk.
     #[default]
     Discard,
-    /// The blocks are overwritten with zeroes, then given back.
+    /// The blocks are overwritten with zeroes, then return to the disk.
     Zero,
 }
 
-/// Where a volume stands.
+/// Phase of a volume.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum VolumePhase {
     /// Not in any reservation yet.
     #[default]
     Pending,
-    /// In a reservation; the node's agent is making it.
+    /// In a reservation; the node's agent is making the volume.
     Creating,
-    /// Made.
+    /// Made, and usable.
     Ready,
-    /// Deletion was accepted; the bytes are still there.
+    /// The deletion was accepted; the bytes still exist.
     Destroying,
-    /// The tombstone is set: nothing can use it any more, the bytes go or are gone (S11).
+    /// The tombstone is set: no pod can use the volume any more, and its bytes are erased (S11).
     Destroyed,
 }
 
-/// What is known of a volume.
+/// Observed state of a volume. Sizes are in bytes, as quantities.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SharedPersistentVolumeStatus {
-    /// Where it stands (controller).
+    /// Phase of the volume; `Pending` at first. Written by the controller.
     pub phase: VolumePhase,
-    /// `Shared` or `Exclusive`, for people (controller).
+    /// `Shared` or `Exclusive`, for people. Written by the controller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access: Option<String>,
-    /// The reservation that it lives in (controller).
+    /// The reservation of the volume, by name and UID. Written by the controller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reservation: Option<UidRef>,
-    /// The same and those which it was carved out of, for its node to write down (X6; controller).
+    /// The reservation and its ancestors, for the record of the volume on its disk (X6). Written by the
+    /// controller.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reserved: Vec<Reserved>,
-    /// The NodeDisk that it is on (controller).
+    /// Name of the NodeDisk of the volume. Written by the controller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_disk: Option<String>,
-    /// The kind of that disk: of one that is not `Path` the volume takes all (D2; controller).
+    /// Kind of that disk. On a disk of another kind than `Path` the volume takes the whole disk (D2). Written
+    /// by the controller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_kind: Option<DiskKind>,
-    /// The node that it is on; its agent makes, mounts and erases it (controller).
+    /// Name of the node of the volume. The agent there makes, mounts and erases the volume. Written by the
+    /// controller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
-    /// What it may take of its disk: in the ledger before it is said here (controller).
+    /// Size that the volume may take of its disk. The ledger of the reservation has it first (S2). Written by
+    /// the controller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<Size>,
-    /// The ledger of its reservation may still have more than `size`; it does not grow before that is given back (V7;
-    /// controller).
+    /// True while the ledger of the reservation may still have more than `size`. The volume does not grow
+    /// before the ledger has released the difference (V7). Written by the controller.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub credit_due: bool,
-    /// The claims that are bound to it. This list, changed by compare-and-swap, decides C1, C3 and X2 (controller).
+    /// The bound claims. Changes by compare-and-swap of this list decide C1, C3 and X2. Written by the
+    /// controller.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub claims: Vec<ClaimBinding>,
-    /// How many claims are bound to it (controller).
+    /// Number of bound claims. Written by the controller.
     pub claim_count: u32,
-    /// The first 16 of the running and pending pods that use it (controller).
+    /// The first 16 of the running and pending pods that use the volume. Written by the controller.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub users: Vec<PodRef>,
-    /// How many running and pending pods use it (controller).
+    /// Number of running and pending pods that use the volume. Written by the controller.
     pub user_count: u32,
-    /// Who uses it, namespace by namespace (Q4; controller).
+    /// Use of the volume, by namespace (Q4). Written by the controller.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<NamespaceUse>,
-    /// How far its destruction is (controller).
+    /// State of the destruction. Written by the controller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub destroy: Option<Destroy>,
-    /// The node's word (agent).
+    /// The node's report. Written by the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<NodePart>,
-    /// `Ready` (controller) and `Backed` (agent); where there is something to say, `Resized` and `Retiring` (controller).
+    /// The conditions `Ready`, `Resized` and `Retiring`, written by the controller, and `Backed`, written by
+    /// the agent (T1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }
 
-/// What one namespace uses of a volume (Q4).
+/// Use of a volume by one namespace (Q4).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NamespaceUse {
-    /// The namespace.
+    /// Name of the namespace.
     pub namespace: String,
-    /// How many of its claims are bound to the volume.
+    /// Number of the namespace's claims that are bound to the volume.
     pub claims: u32,
-    /// How many of its running and pending pods use it.
+    /// Number of the namespace's running and pending pods that use the volume.
     pub pods: u32,
 }
 
-/// The controller's side of a destruction.
+/// The controller's part of a destruction.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Destroy {
-    /// Somebody uses it after all: the agent, which refuses new mounts once the deletion was accepted, allows them again
-    /// (X2).
+    /// True if a new user won the race against the deletion. The agent, which refuses mounts after an
+    /// accepted deletion, allows them again (X2).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub in_use: bool,
-    /// When it was decided, by compare-and-swap, that nothing uses the volume and nothing ever will (S10, S11).
+    /// Time of the decision that no pod uses the volume and none ever will. Set by compare-and-swap (S10,
+    /// S11).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tombstone: Option<Time>,
 }
 
-/// The node's side of a volume.
+/// The node's report on a volume. The agent writes every field.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodePart {
-    /// What of it is on the disk.
+    /// State of the volume's bytes on the disk.
     pub backing: BackingState,
-    /// How large it is on the disk now.
+    /// Present size on the disk, in bytes, as a quantity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<Size>,
-    /// It is being made that large; said before it is begun (V7).
+    /// Target size of a resize in progress. The agent reports it before the resize begins (V7).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub growing: Option<Size>,
-    /// Why it could not be made larger or smaller, last time (V7).
+    /// Cause of the last failed resize (V7).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resize_failed: Option<String>,
-    /// The agent refuses new mounts of it; on disk before it is said here.
+    /// True while the agent refuses new mounts of the volume. The agent records the refusal on disk before it
+    /// reports it here (X2).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub fenced: bool,
-    /// While fenced: some mount of it, or an entry in the agent's journal, is left.
+    /// While fenced: true if a mount of the volume, or a publish record of the agent, is left (X3).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub in_use: bool,
-    /// While fenced: the first 16 pods that have it mounted, as the agent's journal has them.
+    /// While fenced: the first 16 pods in the agent's publish records of the volume.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mounted_by: Vec<PodRef>,
-    /// After erasing: how many bytes went back to the disk.
+    /// After the erasure: bytes that returned to the disk, as a quantity (X4).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub erased: Option<Size>,
 }
 
-/// What of a volume is on its disk.
+/// State of the bytes of a volume on its disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum BackingState {
-    /// Not made, or not whole yet.
+    /// Not made, or not complete yet.
     #[default]
     Absent,
-    /// Made: allocated, formatted, journalled.
+    /// Allocated, formatted and recorded.
     Made,
     /// Erased after the tombstone.
     Erased,

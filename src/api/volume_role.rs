@@ -1,4 +1,4 @@
-//! `VolumeRole`: what a role has (Q1).
+//! `VolumeRole`: quota and weight of a role, and its consumption (Q1–Q3).
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{LedgerEntry, Size};
 
-/// A role. It needs no such object to be used: with one, what it has is summed up in one place.
+/// Quota and weight of a role. A role can be used without a VolumeRole; it has no quota then, and weight 1.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "reservoir.dev",
@@ -18,7 +18,7 @@ use super::{LedgerEntry, Size};
     category = "reservoir",
     status = "VolumeRoleStatus",
     derive = "PartialEq",
-    doc = "A role: what it has reserved and used on all disks.",
+    doc = "Quota and weight of a role, and its reserved and used bytes on all disks.",
     printcolumn(name = "Role", type_ = "string", json_path = ".spec.role"),
     printcolumn(name = "Limit", type_ = "string", json_path = ".spec.quota.limit"),
     printcolumn(name = "Guarantee", type_ = "string", json_path = ".spec.quota.guarantee"),
@@ -34,21 +34,22 @@ use super::{LedgerEntry, Size};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeRoleSpec {
-    /// The role.
+    /// Name of the role. It cannot be changed.
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(
         validation = Rule::new(super::role::RULE).message(super::role::MESSAGE),
-        validation = Rule::new("self == oldSelf").message("the role that a VolumeRole speaks for cannot be changed: make another one")
+        validation = Rule::new("self == oldSelf").message("the role of a VolumeRole cannot be changed: create another VolumeRole")
     )]
     pub role: String,
-    /// How much the role and its sub-roles may reserve, and how much room they are sure of (Q2).
+    /// Limit and guarantee of the reservations of the role and its sub-roles (Q2).
     #[serde(default)]
     #[x_kube(
         validation = Rule::new(concat!("!has(self.limit) || !has(self.guarantee) || (type(self.limit) == int || ", super::size::is_quantity!("self.limit"), ") && (type(self.guarantee) == int || ", super::size::is_quantity!("self.guarantee"), ") && quantity(string(self.guarantee)).compareTo(quantity(string(self.limit))) <= 0"))
             .message("the guarantee of a role is not more than its limit")
     )]
     pub quota: Quota,
-    /// When room is scarce, a role of weight 2 gets twice as much as one of weight 1 (Q3).
+    /// Weight of the role in the queue of pending reservations: a role of weight 2 gets twice as much as a
+    /// role of weight 1 (Q3). 1 to 1000.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 1000))]
     pub weight: u32,
@@ -58,35 +59,37 @@ fn one() -> u32 {
     1
 }
 
-/// What a role may have at most, and is sure of at least (Q2).
+/// Limit and guarantee of a role, in bytes, as quantities (Q2).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Quota {
-    /// The reservations of the role and its sub-roles are never more than this together.
+    /// Largest sum of the reservations of the role and its sub-roles. No limit if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new(super::size::RULE).message(super::size::MESSAGE))]
     pub limit: Option<Size>,
-    /// Room that other roles cannot reserve away, as long as this role has not reserved it.
+    /// Storage capacity that other roles cannot reserve, as long as this role has not reserved as much. Not
+    /// more than `limit`. No guarantee if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new(super::size::RULE).message(super::size::MESSAGE))]
     pub guarantee: Option<Size>,
 }
 
-/// What a role has; all of it is the controller's.
+/// Consumption of a role. The controller writes every field. Sizes are in bytes, as quantities.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct VolumeRoleStatus {
-    /// The ledger of a role that has a quota: every reservation of the role and its sub-roles that was not carved out of
-    /// another one of these. This list, changed by compare-and-swap, decides the limit (Q2).
+    /// The ledger of a role with a quota: one entry for each reservation of the role and its sub-roles that
+    /// was not carved out of another of these. Changes by compare-and-swap of this list decide the limit
+    /// (Q2).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reservations: Vec<LedgerEntry>,
     /// Sum of the reservations of the role and its sub-roles.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserved: Option<Size>,
-    /// Sum of the volumes in them, each counted once however many use it (Q1).
+    /// Sum of the volumes in these reservations. A shared volume counts once, for any number of users (Q1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub used: Option<Size>,
-    /// `Ready`.
+    /// The condition `Ready` (T1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -1,12 +1,12 @@
-//! The command line: kubectl's own flags, and a subcommand for each thing that can be done.
+//! The command line: kubectl's own flags, and the subcommands.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// Shows Reservoir's disks, reservations, volumes and claims, says why something waits, and does in a line what takes a
-/// manifest otherwise.
+/// Shows Reservoir's disks, reservations, volumes and claims, explains a wait, and creates objects without a
+/// manifest.
 #[derive(Parser)]
 #[command(name = "kubectl-reservoir", bin_name = "kubectl reservoir", version)]
 pub(super) struct Cli {
@@ -16,68 +16,68 @@ pub(super) struct Cli {
     pub command: Command,
 }
 
-/// Which cluster, as whom: as kubectl has it.
+/// Cluster, namespace and user, by kubectl's flags.
 #[derive(Args)]
 pub(super) struct Connection {
-    /// The namespace; without it that of the context, or all where all are shown.
+    /// Namespace. Default: the namespace of the context, or all namespaces for status and tree.
     #[arg(short, long, global = true)]
     pub namespace: Option<String>,
-    /// The context of the kubeconfig to use.
+    /// Context of the kubeconfig.
     #[arg(long, global = true)]
     pub context: Option<String>,
-    /// The kubeconfig to use.
+    /// Path of the kubeconfig.
     #[arg(long, global = true, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// The user to act as.
+    /// User to impersonate.
     #[arg(long = "as", global = true, value_name = "USER")]
     pub as_user: Option<String>,
-    /// A group to act as; can be given more than once.
+    /// Group to impersonate; may be repeated.
     #[arg(long, global = true, value_name = "GROUP", requires = "as_user")]
     pub as_group: Vec<String>,
 }
 
-/// What is printed.
+/// Form of the output.
 #[derive(Args, Default)]
 pub(super) struct Output {
-    /// Prints objects, or what is shown, as JSON or YAML.
+    /// Prints the objects or the view as JSON or YAML.
     #[arg(short, long, value_name = "FORMAT")]
     pub output: Option<Format>,
 }
 
-/// A format for programs.
+/// Output format for programs.
 #[derive(Clone, Copy, ValueEnum)]
 pub(super) enum Format {
     Json,
     Yaml,
 }
 
-/// What is shown, once or whenever it changes.
+/// Options of a view.
 #[derive(Args)]
 pub(super) struct Show {
     #[command(flatten)]
     pub output: Output,
-    /// Shows it again whenever it changes, until it is interrupted.
+    /// Shows the view again after each change, until interrupted.
     #[arg(short, long)]
     pub watch: bool,
 }
 
-/// How something is written.
+/// Options of a write.
 #[derive(Args)]
 pub(super) struct Write {
     #[command(flatten)]
     pub output: Output,
-    /// Writes nothing: `client` prints what would be sent, `server` has it checked by the API server, rights included.
+    /// Writes nothing. `client` prints the request; `server` lets the API server check it, rights included.
     #[arg(long, value_name = "WHERE")]
     pub dry_run: Option<DryRun>,
-    /// Waits until it is done, and shows how it stands meanwhile.
+    /// Waits until the write has taken effect, and prints the progress.
     #[arg(long)]
     pub wait: bool,
-    /// How long to wait, such as 30s, 5m or 1h.
+    /// Time limit of the wait, such as 30s, 5m or 1h.
     #[arg(long, default_value = "5m", value_parser = duration)]
     pub timeout: Duration,
 }
 
-/// Who looks at what would be written.
+/// The checker of a dry run.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub(super) enum DryRun {
     Client,
@@ -86,22 +86,23 @@ pub(super) enum DryRun {
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Disks, roles and their shares as bars, and what waits.
+    /// Shows disks, the shares of roles as bars, and the objects that are not ready.
     Status {
         #[command(flatten)]
         show: Show,
     },
-    /// Everything in its place: disk, reservation, volume, claim, pod.
+    /// Shows the tree of disk, reservation, volume, claim and pod.
     Tree {
-        /// Only what belongs to this role or to one beneath it.
+        /// Only objects of this role or of a role beneath it.
         #[arg(long)]
         role: Option<String>,
         #[command(flatten)]
         show: Show,
     },
-    /// Says why something waits or cannot go, who holds it, and what to do next.
+    /// Explains why an object waits or cannot be deleted, with its holders and the next step.
     Why {
-        /// Such as pod/web-0, pvc/data, vclaim/data, spv/data, dr/eng, nd/n1.fast, rsub/eng, vrole/eng, offer/eng.n1.
+        /// Kind and name, such as pod/web-0, pvc/data, vclaim/data, spv/data, dr/eng, nd/n1.fast, rsub/eng,
+        /// vrole/eng, offer/eng.n1.
         #[arg(value_name = "KIND/NAME", num_args = 1..=2, required = true)]
         object: Vec<String>,
         #[command(flatten)]
@@ -111,27 +112,27 @@ pub(super) enum Command {
     Reserve(Reserve),
     /// Creates a volume.
     Create(Create),
-    /// Subscribes the namespace to roles, so that it is offered their volumes.
+    /// Subscribes the namespace to the offers of roles.
     Subscribe {
-        /// The roles.
+        /// Names of the roles.
         #[arg(required = true)]
         roles: Vec<String>,
-        /// Name of the RoleSubscription; without it that of the first role.
+        /// Name of the RoleSubscription. Default: the first role.
         #[arg(long)]
         name: Option<String>,
         #[command(flatten)]
         write: Write,
     },
-    /// Claims a volume for the namespace; pods use it by the PersistentVolumeClaim of the claim's name.
+    /// Claims a volume for the namespace. Pods use the PersistentVolumeClaim of the claim's name.
     Claim(Claim),
-    /// Has a volume destroyed as soon as nobody uses it any more.
+    /// Requests the destruction of a volume after its last use.
     Retire {
         /// Name of the volume.
         volume: String,
         #[command(flatten)]
         write: Write,
     },
-    /// Takes that back, as long as the volume is there.
+    /// Cancels the request of retire, as long as the volume exists.
     Unretire {
         /// Name of the volume.
         volume: String,
@@ -140,34 +141,34 @@ pub(super) enum Command {
     },
     /// Makes a volume or a reservation larger or smaller.
     Resize {
-        /// spv/NAME or dr/NAME; a name alone is a volume's.
+        /// spv/NAME or dr/NAME; NAME alone is a volume.
         #[arg(value_name = "[KIND/]NAME")]
         object: String,
-        /// The new size, such as 20Gi.
+        /// New size, such as 20Gi.
         size: String,
         #[command(flatten)]
         write: Write,
     },
-    /// Data on the disks that has no object any more.
+    /// Lists data on the disks without an object.
     Orphans {
         #[command(flatten)]
         output: Output,
     },
-    /// Prints manifests that bring such data back, to be looked at and applied.
+    /// Prints manifests that recover data without an object, for kubectl apply.
     Recover {
-        /// UIDs or names of it; without any, all.
+        /// UIDs or names of the data. Default: all.
         data: Vec<String>,
         #[command(flatten)]
         output: Output,
     },
-    /// Looks for what is wrong with the installation, and with your rights.
+    /// Checks the installation and your rights.
     Doctor {
         #[command(flatten)]
         output: Output,
     },
-    /// Prints a script that completes `kubectl-reservoir` in a shell.
+    /// Prints a completion script of `kubectl-reservoir` for a shell.
     Completion {
-        /// The shell.
+        /// Name of the shell.
         shell: clap_complete::Shell,
     },
 }
@@ -176,22 +177,22 @@ pub(super) enum Command {
 pub(super) struct Reserve {
     /// Name of the reservation.
     pub name: String,
-    /// The role that it is for.
+    /// Role of the reservation.
     #[arg(long)]
     pub role: String,
-    /// How much, such as 100Gi.
+    /// Size, such as 100Gi.
     #[arg(long)]
     pub size: String,
-    /// The NodeDisk to take it from.
+    /// NodeDisk that serves the reservation.
     #[arg(long, group = "place")]
     pub disk: Option<String>,
-    /// The node whose disks may serve it.
+    /// Node whose disks may serve the reservation.
     #[arg(long, group = "place")]
     pub node: Option<String>,
-    /// A label of the nodes whose disks may serve it; can be given more than once.
-    #[arg(long, group = "place", value_name = "KEY=VALUE", value_parser = pair)]
+    /// Label of the nodes whose disks may serve the reservation; may be repeated.
+    #[arg(long, group = "place", value_name = "KEY=VALUE", value_parser = key_value)]
     pub node_selector: Vec<(String, String)>,
-    /// The reservation to carve it out of, for a sub-role.
+    /// Parent reservation to carve the reservation out of, for a sub-role.
     #[arg(long, group = "place")]
     pub parent: Option<String>,
     #[command(flatten)]
@@ -202,32 +203,32 @@ pub(super) struct Reserve {
 pub(super) struct Create {
     /// Name of the volume.
     pub name: String,
-    /// The role that it belongs to.
+    /// Role of the volume.
     #[arg(long)]
     pub role: String,
-    /// How large, such as 10Gi.
+    /// Size, such as 10Gi.
     #[arg(long)]
     pub size: String,
-    /// The reservation to take it from; without it any of the role that has room.
+    /// Reservation of the volume. Default: any reservation of the role with enough free space.
     #[arg(long)]
     pub reservation: Option<String>,
-    /// For one claim and one pod at a time, instead of many.
+    /// One claim and one pod at a time, instead of many.
     #[arg(long)]
     pub exclusive: bool,
-    /// Its file system: ext4, xfs or btrfs.
+    /// File system: ext4, xfs or btrfs.
     #[arg(long, value_name = "TYPE", default_value = "ext4", value_parser = ["ext4", "xfs", "btrfs"])]
     pub fs_type: String,
-    /// A raw device, of a disk of kind Block.
+    /// Raw device, on a disk of kind Block.
     #[arg(long)]
     pub block: bool,
-    /// The group that its pods are in.
+    /// Supplemental group of the volume's pods.
     #[arg(long)]
     pub gid: Option<i64>,
-    /// A directory that holds data already, to be adopted as it is.
+    /// Existing directory with data, which becomes the volume as it is.
     #[arg(long, value_name = "PATH")]
     pub adopt: Option<String>,
-    /// A label of the volume, by which claims may select it; can be given more than once.
-    #[arg(short, long, value_name = "KEY=VALUE", value_parser = pair)]
+    /// Label of the volume, for the selectors of claims; may be repeated.
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub label: Vec<(String, String)>,
     #[command(flatten)]
     pub write: Write,
@@ -235,28 +236,28 @@ pub(super) struct Create {
 
 #[derive(Args)]
 pub(super) struct Claim {
-    /// Name of the claim, and of the PersistentVolumeClaim that it brings.
+    /// Name of the claim and of its PersistentVolumeClaim.
     pub name: String,
-    /// The role that it is for.
+    /// Role of the claim.
     #[arg(long)]
     pub role: String,
-    /// The volume.
+    /// Name of the volume.
     #[arg(long, required_unless_present_any = ["selector", "min_size"], conflicts_with_all = ["selector", "min_size"])]
     pub volume: Option<String>,
-    /// A label that the volume is to have; can be given more than once.
-    #[arg(short = 'l', long, value_name = "KEY=VALUE", value_parser = pair)]
+    /// Label that the volume must have; may be repeated.
+    #[arg(short = 'l', long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub selector: Vec<(String, String)>,
-    /// How large the volume is to be at least.
+    /// Smallest size of the volume.
     #[arg(long, value_name = "SIZE")]
     pub min_size: Option<String>,
-    /// Its pods may only read.
+    /// Read-only access for the claim's pods.
     #[arg(long)]
     pub read_only: bool,
     #[command(flatten)]
     pub write: Write,
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
 }
@@ -281,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent_and_durations_are_read() {
+    fn the_command_line_is_consistent_and_durations_parse() {
         Cli::command().debug_assert();
         for (text, seconds) in
             [("30s", Some(30)), ("5m", Some(300)), ("1h", Some(3600)), ("5", None), ("m", None)]

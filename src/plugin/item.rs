@@ -1,12 +1,12 @@
-//! An object as all views see it: its kind, its name, and how it says it stands.
+//! Kinds and objects in the form that all views use: kind, name, role and conditions.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Resource, ResourceExt};
 
-use super::world::World;
+use super::snapshot::Snapshot;
 use crate::api::condition::{self, READY};
 
-/// A kind that can be asked about.
+/// A kind that commands take as an argument.
 #[derive(Debug, PartialEq)]
 pub(super) struct Kind {
     pub name: &'static str,
@@ -29,12 +29,12 @@ pub(super) static OFFER: Kind = kind("VolumeOffer", "offer", "volumeoffers", tru
 pub(super) static POD: Kind = kind("Pod", "pod", "pods", true);
 pub(super) static PVC: Kind = kind("PersistentVolumeClaim", "pvc", "persistentvolumeclaims", true);
 
-/// All of them.
+/// Every kind.
 pub(super) static KINDS: [&Kind; 9] =
     [&POD, &PVC, &CLAIM, &VOLUME, &RESERVATION, &DISK, &SUBSCRIPTION, &ROLE, &OFFER];
 
 impl Kind {
-    /// By any name that kubectl knows it by; else the nearest one.
+    /// Parses any name that kubectl takes for the kind. The error has the most similar name.
     pub fn parse(text: &str) -> Result<&'static Kind, String> {
         let lower = text.to_lowercase();
         let plain = lower.strip_suffix(".reservoir.dev").unwrap_or(&lower);
@@ -44,12 +44,12 @@ impl Kind {
             let names = KINDS.iter().flat_map(|k| [k.short, k.plural]);
             let known: Vec<&str> = KINDS.iter().map(|k| k.short).collect();
             let nearest = did_you_mean(plain, names);
-            format!("`{text}` is no kind that can be asked about{nearest}; there are {}", known.join(", "))
+            format!("`{text}` is not a kind of this plug-in{nearest}; its kinds are {}", known.join(", "))
         })
     }
 }
 
-/// `; did you mean x?`, or nothing where nothing is like it.
+/// `; did you mean x?`, or nothing if no name is similar.
 pub(super) fn did_you_mean<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> String {
     let likeness = |name: &&str| strsim::jaro_winkler(text, name);
     let nearest = names.into_iter().filter(|n| likeness(n) > 0.75);
@@ -57,7 +57,7 @@ pub(super) fn did_you_mean<'a>(text: &str, names: impl IntoIterator<Item = &'a s
     nearest.map(|name| format!("; did you mean {name}?")).unwrap_or_default()
 }
 
-/// An object.
+/// An object of one of the kinds.
 pub(super) struct Item<'a> {
     pub kind: &'static Kind,
     pub namespace: Option<String>,
@@ -94,25 +94,25 @@ impl<'a> Item<'a> {
         self.namespace.iter().map(|n| format!("{n}/")).collect::<String>() + &self.name
     }
 
-    /// `vclaim/data -n team`, as it is asked about.
-    pub fn asked(&self) -> String {
+    /// `vclaim/data -n team`, the argument of `kubectl reservoir why`.
+    pub fn argument(&self) -> String {
         let namespace = self.namespace.as_ref().map(|n| format!(" -n {n}")).unwrap_or_default();
         format!("{}/{}{namespace}", self.kind.short, self.name)
     }
 
-    /// Its condition `Ready`.
+    /// Returns the condition `Ready`.
     pub fn ready(&self) -> Option<&'a Condition> {
         condition::get(self.conditions, READY)
     }
 
-    /// Whether it says that all is as its spec asks.
+    /// Returns true if the condition `Ready` is true and the object is not being deleted.
     pub fn is_ready(&self) -> bool {
         condition::is_true(self.conditions, READY) && !self.deleting
     }
 }
 
-impl World {
-    /// Every object of ours.
+impl Snapshot {
+    /// Every object of Reservoir's kinds.
     pub fn items(&self) -> Vec<Item<'_>> {
         let mut items = Vec::new();
         for o in &self.disks {
@@ -145,7 +145,7 @@ impl World {
         items
     }
 
-    /// The object of that kind and name.
+    /// Returns the object of the given kind and name.
     pub fn find(&self, kind: &Kind, namespace: Option<&str>, name: &str) -> Option<Item<'_>> {
         self.items().into_iter().find(|item| {
             item.kind == kind
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn t4_kinds_go_by_every_name_and_a_wrong_one_by_the_nearest() {
+    fn t4_kinds_parse_by_every_name_and_errors_name_the_nearest() {
         for (text, kind) in [
             ("spv", &VOLUME),
             ("SharedPersistentVolume", &VOLUME),
@@ -171,8 +171,8 @@ mod tests {
         ] {
             assert_eq!(Kind::parse(text), Ok(kind), "{text}");
         }
-        let said = Kind::parse("vclaims").unwrap_err();
-        assert!(said.contains("did you mean vclaim?") && said.contains("nd"), "{said}");
+        let error = Kind::parse("vclaims").unwrap_err();
+        assert!(error.contains("did you mean vclaim?") && error.contains("nd"), "{error}");
         assert!(!Kind::parse("xyz").unwrap_err().contains("did you mean"));
     }
 }

@@ -1,23 +1,23 @@
-//! Text for people: bars, tables, sizes, and colours where somebody looks.
+//! Text for people: bars, tables, sizes, and colours on a terminal.
 
 use std::io::IsTerminal;
 
-/// Whether there are colours.
+/// True if text is coloured.
 #[derive(Clone, Copy)]
 pub(super) struct Paint(bool);
 
-/// Width of a bar.
+/// Width of a bar, in characters.
 const BAR: u64 = 20;
 
 impl Paint {
-    /// For standard output: colours only on a terminal, and not if `NO_COLOR` is set (no-color.org).
+    /// Colours for standard output: only on a terminal, and not if `NO_COLOR` is set (no-color.org).
     pub fn stdout() -> Self {
         let no = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         Self(std::io::stdout().is_terminal() && !no && !dumb)
     }
 
-    /// Without colours.
+    /// No colours.
     #[cfg(test)]
     pub fn plain() -> Self {
         Self(false)
@@ -47,7 +47,7 @@ impl Paint {
         self.code("2", text)
     }
 
-    /// `██████░░░░  29%`: no bar says full that is not, and none empty that is not.
+    /// `██████░░░░  29%`. Only 100 % fills the bar, and only zero leaves it empty.
     pub fn bar(self, part: u64, whole: u64) -> String {
         let share = |of: u64| match whole {
             0 => 0,
@@ -67,7 +67,7 @@ impl Paint {
     }
 }
 
-/// Bytes for people: exact where that is short, else three digits.
+/// Bytes for people: exact if that takes at most four digits, else rounded to three digits.
 pub(super) fn human(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
     let largest = (0..UNITS.len()).rev().find(|i| bytes >> (10 * i) > 0).unwrap_or(0);
@@ -80,7 +80,7 @@ pub(super) fn human(bytes: u64) -> String {
     format!("{value:.digits$}{}", UNITS[largest])
 }
 
-/// How wide a text is on a terminal: colours are not.
+/// Width of a text on a terminal, without its colour codes.
 fn width(text: &str) -> usize {
     let (mut width, mut escape) = (0, false);
     for c in text.chars() {
@@ -94,7 +94,7 @@ fn width(text: &str) -> usize {
     width
 }
 
-/// Columns under each other, three spaces apart, as kubectl has them.
+/// A table with three spaces between columns, in the form of kubectl's tables.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widest =
@@ -118,17 +118,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn t4_bars_sizes_and_columns() {
+    fn t4_bars_sizes_and_tables_have_kubectls_form() {
         let bar = |part, whole| Paint::plain().bar(part, whole);
         assert_eq!(bar(1, 2), "██████████░░░░░░░░░░  50%");
         assert_eq!(bar(1, 1000), "█░░░░░░░░░░░░░░░░░░░   0%", "a little is not nothing");
         assert_eq!(bar(999, 1000), "███████████████████░  99%", "nearly all is not all");
         assert_eq!(bar(0, 0), "░░░░░░░░░░░░░░░░░░░░   0%");
         assert_eq!(bar(u64::MAX, 1), "████████████████████ 100%");
-        for (bytes, said) in
+        for (bytes, text) in
             [(0, "0"), (1 << 30, "1Gi"), (1088 << 20, "1088Mi"), (15_823_949_824, "14.7Gi"), (1500, "1500")]
         {
-            assert_eq!(human(bytes), said);
+            assert_eq!(human(bytes), text);
         }
         let red = Paint(true).bad("x");
         let rows = [vec![red, "b".into()], vec!["long".into(), "c".into()]];

@@ -1,4 +1,4 @@
-//! How much there is, who has it, and what waits.
+//! The view `status`: disks, the shares of roles, and objects that are not ready.
 
 use std::collections::BTreeSet;
 
@@ -6,12 +6,12 @@ use kube::ResourceExt;
 use serde::Serialize;
 
 use super::paint::{Paint, human, table};
-use super::world::World;
+use super::snapshot::Snapshot;
 use crate::api::condition;
 use crate::api::{Size, VolumeRole, VolumeRoleSpec};
 use crate::plan::{allocatable, quota, summary};
 
-/// The whole of it, in bytes.
+/// The view; sizes are in bytes.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Status {
@@ -23,7 +23,7 @@ pub(super) struct Status {
     pub waiting: Vec<Waiting>,
 }
 
-/// A disk.
+/// Storage capacity of a disk.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Disk {
@@ -34,7 +34,7 @@ pub(super) struct Disk {
     pub state: String,
 }
 
-/// What a role has.
+/// Reserved and used bytes of a role.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct RoleShare {
@@ -48,26 +48,26 @@ pub(super) struct RoleShare {
     pub weight: u32,
 }
 
-/// How many there are, and how many of them are ready.
+/// Number of objects of a kind, and number of ready ones.
 #[derive(Debug, Serialize)]
 pub(super) struct Count {
     pub all: usize,
     pub ready: usize,
 }
 
-/// Something that waits.
+/// An object that is not ready.
 #[derive(Debug, Serialize)]
 pub(super) struct Waiting {
     pub object: String,
     pub reason: String,
     pub message: String,
-    /// As `why` is asked about it.
+    /// Argument of `kubectl reservoir why`.
     #[serde(skip)]
-    pub asked: String,
+    pub argument: String,
 }
 
-/// Sums it up; of what is in namespaces only what was read.
-pub(super) fn status(world: &World) -> Status {
+/// Sums up a snapshot.
+pub(super) fn status(snapshot: &Snapshot) -> Status {
     let disk = |disk: &crate::api::NodeDisk| {
         let status = disk.status.clone().unwrap_or_default();
         let bytes = |size: Option<&Size>| size.map_or(0, Size::bytes_or_zero);
@@ -77,46 +77,48 @@ pub(super) fn status(world: &World) -> Status {
             allocatable: allocatable::of_disk(disk),
             reserved: bytes(status.reserved.as_ref()),
             free: bytes(status.free.as_ref()),
-            state: ready.map_or("not looked at yet", |c| &c.reason).to_owned(),
+            state: ready.map_or("not reconciled yet", |c| &c.reason).to_owned(),
         }
     };
-    let items = world.items();
+    let items = snapshot.items();
     let count = |kind| {
         let of: Vec<_> = items.iter().filter(|item| item.kind == kind).collect();
         Count { all: of.len(), ready: of.iter().filter(|item| item.is_ready()).count() }
     };
     let waits = items.iter().filter(|item| !item.is_ready());
     Status {
-        disks: world.disks.iter().map(disk).collect(),
-        roles: roles(world),
+        disks: snapshot.disks.iter().map(disk).collect(),
+        roles: roles(snapshot),
         volumes: count(&super::item::VOLUME),
         claims: count(&super::item::CLAIM),
-        orphans: world.disks.iter().flat_map(|d| &d.status).map(|s| s.orphans.len()).sum(),
+        orphans: snapshot.disks.iter().flat_map(|d| &d.status).map(|s| s.orphans.len()).sum(),
         waiting: waits
             .map(|item| Waiting {
                 object: item.title(),
                 reason: item.ready().map_or("", |c| &c.reason).to_owned(),
                 message: item
                     .ready()
-                    .map_or("nobody looked at it yet: does the controller run?", |c| &c.message)
+                    .map_or("the controller has not reconciled it yet: is the controller running?", |c| {
+                        &c.message
+                    })
                     .to_owned(),
-                asked: item.asked(),
+                argument: item.argument(),
             })
             .collect(),
     }
 }
 
-/// Every role that something is reserved for, or that has a VolumeRole.
-fn roles(world: &World) -> Vec<RoleShare> {
-    let objects: Vec<&VolumeRole> = world.roles.iter().collect();
+/// Every role with a reservation or a VolumeRole.
+fn roles(snapshot: &Snapshot) -> Vec<RoleShare> {
+    let objects: Vec<&VolumeRole> = snapshot.roles.iter().collect();
     let counting = quota::counting(&objects);
-    let reserved = world.reservations.iter().map(|r| r.spec.role.as_str());
+    let reserved = snapshot.reservations.iter().map(|r| r.spec.role.as_str());
     let names: BTreeSet<&str> = reserved.chain(counting.keys().copied()).collect();
-    let reservations: Vec<_> = world.reservations.iter().collect();
+    let reservations: Vec<_> = snapshot.reservations.iter().collect();
     let share = |name: &str| {
         let spec = VolumeRoleSpec { role: name.to_owned(), weight: 1, ..Default::default() };
-        let nobodys = VolumeRole::new("", spec);
-        let object = counting.get(name).copied().unwrap_or(&nobodys);
+        let default = VolumeRole::new("", spec);
+        let object = counting.get(name).copied().unwrap_or(&default);
         let totals = summary::role_totals(object, &reservations);
         let quota = &object.spec.quota;
         RoleShare {
@@ -131,7 +133,7 @@ fn roles(world: &World) -> Vec<RoleShare> {
     names.into_iter().map(share).collect()
 }
 
-/// The same as text.
+/// The view as text.
 pub(super) fn text(status: &Status, paint: Paint) -> String {
     let row = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>();
     let mut disks = vec![row(&["DISK", "RESERVED", "", "OF", "FREE", "STATE"])];
@@ -162,7 +164,7 @@ pub(super) fn text(status: &Status, paint: Paint) -> String {
         ]);
     }
     let mut text = match status.disks.is_empty() {
-        true => "no disks: is the agent running? `kubectl reservoir doctor` looks\n".to_owned(),
+        true => "there are no disks: is the agent running? `kubectl reservoir doctor` checks it\n".to_owned(),
         false => table(&disks),
     };
     if !status.roles.is_empty() {
@@ -173,8 +175,8 @@ pub(super) fn text(status: &Status, paint: Paint) -> String {
         status.volumes.ready, status.volumes.all, status.claims.ready, status.claims.all
     ));
     if status.orphans > 0 {
-        let said = format!("{} times data without an object: `kubectl reservoir orphans`", status.orphans);
-        text.push_str(&format!("{}\n", paint.warn(&said)));
+        let orphans = format!("{} orphans: `kubectl reservoir orphans` lists them", status.orphans);
+        text.push_str(&format!("{}\n", paint.warn(&orphans)));
     }
     for waiting in &status.waiting {
         text.push_str(&format!(
@@ -182,7 +184,7 @@ pub(super) fn text(status: &Status, paint: Paint) -> String {
             paint.bold(&waiting.object),
             paint.warn(&waiting.reason),
             waiting.message,
-            paint.dim(&format!("kubectl reservoir why {}", waiting.asked))
+            paint.dim(&format!("kubectl reservoir why {}", waiting.argument))
         ));
     }
     text
@@ -194,7 +196,7 @@ mod tests {
     use crate::plan::testing::*;
 
     #[test]
-    fn t4_disks_roles_and_what_waits() {
+    fn t4_status_shows_disks_roles_and_unready_objects() {
         let mut disk = disk("n1.a", "n1", 10, &[("eng", 4)]);
         let status_of = disk.status.as_mut().unwrap();
         (status_of.free, status_of.reserved) = (Some(gi(6)), Some(gi(4)));
@@ -204,17 +206,16 @@ mod tests {
         role.spec.weight = 3;
         let mut waits = claim("team", "data", "none");
         set_ready(&mut waits.status.get_or_insert_default().conditions, false);
-        let world = World {
+        let snapshot = Snapshot {
             disks: vec![disk],
             reservations: vec![eng, reservation("big", "ops", 99)],
             roles: vec![role],
             volumes: vec![ready_volume("data", "eng", true)],
             claims: vec![waits],
-            ..World::default()
+            ..Snapshot::default()
         };
-        let said = text(&status(&world), Paint::plain());
         assert_eq!(
-            said,
+            text(&status(&snapshot), Paint::plain()),
             "DISK   RESERVED                          OF     FREE   STATE\n\
              n1.a   ████████░░░░░░░░░░░░  40%   4Gi   10Gi   6Gi    Test\n\
              \n\
@@ -223,7 +224,7 @@ mod tests {
              ops    ░░░░░░░░░░░░░░░░░░░░   0%   0          ░░░░░░░░░░░░░░░░░░░░   0%   0     -       -           1\n\
              \n\
              1 of 1 volumes ready, 0 of 1 claims bound\n\
-             DiskReservation big : nobody looked at it yet: does the controller run?\n  \
+             DiskReservation big : the controller has not reconciled it yet: is the controller running?\n  \
              kubectl reservoir why dr/big\n\
              VolumeClaim team/data Test: said\n  \
              kubectl reservoir why vclaim/data -n team\n"

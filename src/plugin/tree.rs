@@ -1,17 +1,17 @@
-//! Everything in its place: disk → reservation → refinement, volume → claim → pod.
+//! The view `tree`: disk → reservation → refinement, volume → claim → pod.
 
 use kube::ResourceExt;
 use serde::Serialize;
 
 use super::item::{self, Kind};
 use super::paint::{Paint, human};
-use super::world::World;
+use super::snapshot::Snapshot;
 use crate::api::condition::{self, READY};
 use crate::api::{AccessMode, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size};
 use crate::cluster;
 use crate::plan::{allocatable, holder, resize};
 
-/// A place in the tree.
+/// An object in the tree.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Node {
@@ -21,82 +21,82 @@ pub(super) struct Node {
     pub name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
-    /// What is to be said of it, in a few words.
+    /// Size and access of the object, in a few words.
     pub about: String,
     pub ready: bool,
-    /// Why it is not ready.
+    /// Reason of the condition `Ready`, or the phase of a pod.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub children: Vec<Node>,
 }
 
-/// What is to be seen of it.
+/// The wanted part of the tree.
 #[derive(Default)]
 pub(super) struct Filter<'a> {
-    /// Only of this role, or of one beneath it.
+    /// Objects of this role and of roles beneath it.
     pub role: Option<&'a str>,
-    /// Only what has to do with this namespace.
+    /// Objects of this namespace.
     pub namespace: Option<&'a str>,
 }
 
-/// The disks, with all that is on them, then what is on none yet.
-pub(super) fn tree(world: &World, filter: &Filter) -> Vec<Node> {
-    let mut roots: Vec<Node> = world.disks.iter().map(|disk| of_disk(world, disk)).collect();
-    let known =
-        |name: Option<&String>| name.is_some_and(|name| world.disks.iter().any(|d| d.name_any() == *name));
-    for reservation in &world.reservations {
+/// Builds the tree: the disks with their content, then the objects without a disk.
+pub(super) fn tree(snapshot: &Snapshot, filter: &Filter) -> Vec<Node> {
+    let mut roots: Vec<Node> = snapshot.disks.iter().map(|disk| disk_node(snapshot, disk)).collect();
+    let exists =
+        |name: Option<&String>| name.is_some_and(|name| snapshot.disks.iter().any(|d| d.name_any() == *name));
+    for reservation in &snapshot.reservations {
         let status = reservation.status.as_ref();
-        let inside = status.and_then(|s| s.parent.as_ref()).is_some();
-        if !inside && !known(status.and_then(|s| s.node_disk.as_ref())) {
-            roots.push(of_reservation(world, reservation));
+        let refinement = status.and_then(|s| s.parent.as_ref()).is_some();
+        if !refinement && !exists(status.and_then(|s| s.node_disk.as_ref())) {
+            roots.push(reservation_node(snapshot, reservation));
         }
     }
-    let there = |name: &str| world.reservations.iter().any(|r| r.name_any() == name);
-    let homeless = |v: &&SharedPersistentVolume| home(v).is_none_or(|home| !there(home));
-    roots.extend(world.volumes.iter().filter(homeless).map(|v| of_volume(world, v)));
-    let known: Vec<&str> = world.volumes.iter().filter_map(|v| v.metadata.uid.as_deref()).collect();
-    for claim in &world.claims {
+    let listed = |name: &str| snapshot.reservations.iter().any(|r| r.name_any() == name);
+    let unplaced = |v: &&SharedPersistentVolume| reservation_of(v).is_none_or(|name| !listed(name));
+    roots.extend(snapshot.volumes.iter().filter(unplaced).map(|v| volume_node(snapshot, v)));
+    let volumes: Vec<&str> = snapshot.volumes.iter().filter_map(|v| v.metadata.uid.as_deref()).collect();
+    for claim in &snapshot.claims {
         let bound = claim.status.as_ref().and_then(|s| s.volume.as_ref());
-        if bound.is_none_or(|volume| !known.contains(&volume.uid.as_str())) {
+        if bound.is_none_or(|volume| !volumes.contains(&volume.uid.as_str())) {
             let mode = claim.spec.mode;
-            roots.push(of_claim(world, &claim.namespace().unwrap_or_default(), &claim.name_any(), mode));
+            roots.push(claim_node(snapshot, &claim.namespace().unwrap_or_default(), &claim.name_any(), mode));
         }
     }
     if let Some(role) = filter.role {
         let of_role = |node: &Node| node.role.as_deref().is_some_and(|of| Role::name_covers(role, of));
-        roots.retain_mut(|node| keep(node, &of_role));
+        roots.retain_mut(|node| retain_wanted(node, &of_role));
     }
     if let Some(namespace) = filter.namespace {
         let within = |node: &Node| node.namespace.as_deref() == Some(namespace);
-        roots.retain_mut(|node| keep(node, &within));
+        roots.retain_mut(|node| retain_wanted(node, &within));
     }
     roots
 }
 
-/// Keeps what is wanted, with all beneath it, and the way to it; says whether there is any.
-fn keep(node: &mut Node, wanted: &dyn Fn(&Node) -> bool) -> bool {
+/// Retains wanted nodes with their descendants and ancestors; returns true if the node is retained.
+fn retain_wanted(node: &mut Node, wanted: &dyn Fn(&Node) -> bool) -> bool {
     if wanted(node) {
         return true;
     }
-    node.children.retain_mut(|child| keep(child, wanted));
+    node.children.retain_mut(|child| retain_wanted(child, wanted));
     !node.children.is_empty()
 }
 
-fn home(volume: &SharedPersistentVolume) -> Option<&str> {
-    volume.status.as_ref()?.reservation.as_ref().map(|home| home.name.as_str())
+fn reservation_of(volume: &SharedPersistentVolume) -> Option<&str> {
+    volume.status.as_ref()?.reservation.as_ref().map(|reservation| reservation.name.as_str())
 }
 
-/// A node of an object of ours.
-fn node(world: &World, kind: &Kind, namespace: Option<&str>, name: &str, about: String) -> Node {
-    let item = world.find(kind, namespace, name);
+/// The node of an object of Reservoir's kinds, without children.
+fn node(snapshot: &Snapshot, kind: &Kind, namespace: Option<&str>, name: &str, about: String) -> Node {
+    let item = snapshot.find(kind, namespace, name);
     let ready = item.as_ref().is_some_and(|item| item.is_ready());
     let deleting = item.as_ref().is_some_and(|item| item.deleting);
-    let said =
+    let reason =
         item.as_ref().and_then(|item| condition::get(item.conditions, READY)).map(|c| c.reason.clone());
-    let said = said
+    let reason = reason
         .filter(|_| !ready)
-        .unwrap_or_else(|| if deleting { "Deleting" } else { "not looked at yet" }.into());
+        .unwrap_or_else(|| if deleting { "Deleting" } else { "not reconciled yet" }.into());
     Node {
         kind: kind.name,
         namespace: namespace.map(str::to_owned),
@@ -104,12 +104,12 @@ fn node(world: &World, kind: &Kind, namespace: Option<&str>, name: &str, about: 
         role: item.as_ref().and_then(|item| item.role).map(str::to_owned),
         about,
         ready,
-        reason: (!ready).then_some(said),
+        reason: (!ready).then_some(reason),
         children: vec![],
     }
 }
 
-fn of_disk(world: &World, disk: &NodeDisk) -> Node {
+fn disk_node(snapshot: &Snapshot, disk: &NodeDisk) -> Node {
     let name = &disk.name_any();
     let status = disk.status.clone().unwrap_or_default();
     let free = status.free.as_ref().map_or(0, Size::bytes_or_zero);
@@ -119,11 +119,11 @@ fn of_disk(world: &World, disk: &NodeDisk) -> Node {
         human(allocatable::of_disk(disk)),
         disk.spec.node_name
     );
-    let mut node = node(world, &item::DISK, None, name, about);
+    let mut node = node(snapshot, &item::DISK, None, name, about);
     let on = |r: &&DiskReservation| {
         r.status.as_ref().is_some_and(|s| s.node_disk.as_ref() == Some(name) && s.parent.is_none())
     };
-    node.children.extend(world.reservations.iter().filter(on).map(|r| of_reservation(world, r)));
+    node.children.extend(snapshot.reservations.iter().filter(on).map(|r| reservation_node(snapshot, r)));
     node.children.extend(status.orphans.iter().map(|orphan| Node {
         kind: "Orphan",
         namespace: None,
@@ -137,7 +137,7 @@ fn of_disk(world: &World, disk: &NodeDisk) -> Node {
     node
 }
 
-fn of_reservation(world: &World, reservation: &DiskReservation) -> Node {
+fn reservation_node(snapshot: &Snapshot, reservation: &DiskReservation) -> Node {
     let status = reservation.status.clone().unwrap_or_default();
     let about = match status.node_disk {
         Some(_) => format!(
@@ -146,36 +146,37 @@ fn of_reservation(world: &World, reservation: &DiskReservation) -> Node {
             human(holder::free(&status)),
             human(holder::size(&status))
         ),
-        None => format!("{}, {} asked for", reservation.spec.role, reservation.spec.size),
+        None => format!("{}, {} requested", reservation.spec.role, reservation.spec.size),
     };
-    let mut node = node(world, &item::RESERVATION, None, &reservation.name_any(), about);
+    let mut node = node(snapshot, &item::RESERVATION, None, &reservation.name_any(), about);
     let uid = reservation.metadata.uid.as_deref();
-    let inside = |r: &&DiskReservation| {
+    let refinement = |r: &&DiskReservation| {
         uid.is_some() && r.status.as_ref().and_then(|s| s.parent.as_ref()).map(|p| p.uid.as_str()) == uid
     };
-    node.children.extend(world.reservations.iter().filter(inside).map(|r| of_reservation(world, r)));
-    let lives = |v: &&SharedPersistentVolume| home(v) == Some(&reservation.name_any());
-    node.children.extend(world.volumes.iter().filter(lives).map(|v| of_volume(world, v)));
+    node.children
+        .extend(snapshot.reservations.iter().filter(refinement).map(|r| reservation_node(snapshot, r)));
+    let placed = |v: &&SharedPersistentVolume| reservation_of(v) == Some(&reservation.name_any());
+    node.children.extend(snapshot.volumes.iter().filter(placed).map(|v| volume_node(snapshot, v)));
     node
 }
 
-fn of_volume(world: &World, volume: &SharedPersistentVolume) -> Node {
+fn volume_node(snapshot: &Snapshot, volume: &SharedPersistentVolume) -> Node {
     let status = volume.status.clone().unwrap_or_default();
     let access = if volume.spec.shared.is_some() { "shared" } else { "exclusive" };
     let retiring = if volume.spec.retire { ", retiring" } else { "" };
     let size = human(resize::size_now(volume).bytes_or_zero());
     let about = format!("{}, {size} {access}{retiring}", volume.spec.role);
-    let mut node = node(world, &item::VOLUME, None, &volume.name_any(), about);
+    let mut node = node(snapshot, &item::VOLUME, None, &volume.name_any(), about);
     let claims = status.claims.iter();
-    node.children = claims.map(|c| of_claim(world, &c.namespace, &c.name, c.mode)).collect();
+    node.children = claims.map(|c| claim_node(snapshot, &c.namespace, &c.name, c.mode)).collect();
     node
 }
 
-fn of_claim(world: &World, namespace: &str, name: &str, mode: AccessMode) -> Node {
-    let mut node = node(world, &item::CLAIM, Some(namespace), name, format!("{mode:?}"));
+fn claim_node(snapshot: &Snapshot, namespace: &str, name: &str, mode: AccessMode) -> Node {
+    let mut node = node(snapshot, &item::CLAIM, Some(namespace), name, format!("{mode:?}"));
     let named = (namespace.to_owned(), name.to_owned());
     let users =
-        world.pods.iter().filter(|p| !cluster::is_terminal(p) && cluster::claims_of(p).contains(&named));
+        snapshot.pods.iter().filter(|p| !cluster::is_terminal(p) && cluster::claims_of(p).contains(&named));
     node.children = users
         .map(|pod| {
             let phase = pod.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_else(|| "Pending".into());
@@ -194,7 +195,7 @@ fn of_claim(world: &World, namespace: &str, name: &str, mode: AccessMode) -> Nod
     node
 }
 
-/// The tree as text.
+/// The view as text.
 pub(super) fn text(roots: &[Node], paint: Paint) -> String {
     if roots.is_empty() {
         return "there is nothing to show\n".into();
@@ -231,7 +232,7 @@ mod tests {
     use crate::api::{Orphan, UidRef};
     use crate::plan::testing::*;
 
-    fn world() -> World {
+    fn snapshot() -> Snapshot {
         let mut disk = disk("n1.a", "n1", 10, &[("eng", 4)]);
         let status = disk.status.as_mut().unwrap();
         status.free = Some(gi(6));
@@ -257,7 +258,7 @@ mod tests {
                 "status": {"phase": phase}}))
             .unwrap()
         };
-        World {
+        Snapshot {
             disks: vec![disk],
             reservations: vec![
                 ready(reserved("eng", "eng", 4, &[("data", 1)])),
@@ -267,16 +268,16 @@ mod tests {
             volumes: vec![data, volume("early", "ops", 1)],
             claims: vec![bound, claim("b", "waits", "early")],
             pods: vec![pod("p", "Running"), pod("done", "Succeeded")],
-            ..World::default()
+            ..Snapshot::default()
         }
     }
 
     fn drawn(filter: &Filter) -> String {
-        text(&tree(&world(), filter), Paint::plain())
+        text(&tree(&snapshot(), filter), Paint::plain())
     }
 
     #[test]
-    fn t4_everything_has_its_place() {
+    fn t4_every_object_has_its_place_in_the_tree() {
         assert_eq!(
             drawn(&Filter::default()),
             "NodeDisk n1.a  6Gi of 10Gi free on node n1\n\
@@ -285,18 +286,18 @@ mod tests {
              │  └─ SharedPersistentVolume data  eng, 1Gi shared\n\
              │     ├─ VolumeClaim a/data  ReadWrite\n\
              │     │  └─ Pod a/p  Running\n\
-             │     └─ VolumeClaim b/data  ReadWrite  not looked at yet\n\
+             │     └─ VolumeClaim b/data  ReadWrite  not reconciled yet\n\
              └─ Orphan dark  lost 1Gi  NoObject\n\
-             DiskReservation big  ops, 99Gi asked for  not looked at yet\n\
-             SharedPersistentVolume early  ops, 1Gi shared  not looked at yet\n\
-             VolumeClaim b/waits  ReadWrite  not looked at yet\n"
+             DiskReservation big  ops, 99Gi requested  not reconciled yet\n\
+             SharedPersistentVolume early  ops, 1Gi shared  not reconciled yet\n\
+             VolumeClaim b/waits  ReadWrite  not reconciled yet\n"
         );
     }
 
     #[test]
-    fn t4_a_filter_keeps_what_is_wanted_and_the_way_to_it() {
+    fn t4_a_filter_keeps_wanted_objects_and_their_ancestors() {
         let of = |role| drawn(&Filter { role: Some(role), namespace: None });
-        assert_eq!(of("eng/ml").lines().count(), 3, "the disk, its reservation, what was carved out of that");
+        assert_eq!(of("eng/ml").lines().count(), 3, "the disk, the reservation, its refinement");
         assert!(of("ops").starts_with("DiskReservation big") && !of("ops").contains("eng"), "{}", of("ops"));
         let within = drawn(&Filter { role: None, namespace: Some("a") });
         assert!(within.contains("VolumeClaim a/data") && within.contains("Pod a/p"), "{within}");

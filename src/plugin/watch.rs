@@ -1,4 +1,4 @@
-//! Hearing of changes: what is shown is read anew then, at most once a second.
+//! Changes in the cluster, at most one a second: after each, a view is read again.
 
 use std::time::Duration;
 
@@ -12,40 +12,41 @@ use kube::{Api, Client, Resource};
 
 use crate::api::{DiskReservation, NodeDisk, SharedPersistentVolume, VolumeClaim, VolumeRole};
 
-/// An item whenever something changed.
+/// A stream with an element for each change of an object.
 pub(super) struct Changes(futures::stream::SelectAll<BoxStream<'static, ()>>);
 
 impl Changes {
-    /// Of all that is shown; of pods and claims only those of `only`, if it is given.
-    pub fn follow(client: &Client, only: Option<&str>) -> Self {
+    /// Watches every kind that a view shows. Pods and claims are watched in namespace `only`, or else in all
+    /// namespaces.
+    pub fn watch(client: &Client, only: Option<&str>) -> Self {
         let all = || client.clone();
         let (claims, pods) = match only {
             Some(namespace) => (Api::namespaced(all(), namespace), Api::namespaced(all(), namespace)),
             None => (Api::all(all()), Api::all(all())),
         };
         Self(select_all([
-            of::<NodeDisk>(Api::all(all())),
-            of::<VolumeRole>(Api::all(all())),
-            of::<DiskReservation>(Api::all(all())),
-            of::<SharedPersistentVolume>(Api::all(all())),
-            of::<VolumeClaim>(claims),
-            of::<Pod>(pods),
+            changes_of::<NodeDisk>(Api::all(all())),
+            changes_of::<VolumeRole>(Api::all(all())),
+            changes_of::<DiskReservation>(Api::all(all())),
+            changes_of::<SharedPersistentVolume>(Api::all(all())),
+            changes_of::<VolumeClaim>(claims),
+            changes_of::<Pod>(pods),
         ]))
     }
 
-    /// Returns after the next change, and a second in which more may come.
-    pub async fn next(&mut self) {
+    /// Returns a second after the next change, so that changes of one second are one.
+    pub async fn wait(&mut self) {
         self.0.next().await;
         tokio::time::sleep(Duration::from_secs(1)).await;
         while self.0.next().now_or_never().flatten().is_some() {}
     }
 }
 
-fn of<K>(api: Api<PartialObjectMeta<K>>) -> BoxStream<'static, ()>
+fn changes_of<K>(api: Api<PartialObjectMeta<K>>) -> BoxStream<'static, ()>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
 {
-    // One that may not be watched stays still.
+    // A kind that the caller may not watch yields no changes, and does not end the stream.
     let events = watcher(api, Default::default()).default_backoff();
     events.filter_map(|event| ready(event.ok().map(drop))).boxed()
 }

@@ -1,4 +1,4 @@
-//! What is written: an object of its own kind or a field of one, as whom, for real or not, and waiting until it is done.
+//! Writing commands: creation of an object or change of a field, with `--dry-run`, `--wait` and `--output`.
 
 use std::time::{Duration, Instant};
 
@@ -12,22 +12,23 @@ use kube::{Client, ResourceExt};
 use serde_json::{Map, Value, json};
 
 use super::cli::{Claim, Create, DryRun, Reserve, Write};
+use super::errors::explain_api_error;
 use super::item::{self, Kind, did_you_mean};
-use super::world::explain;
+use super::output::print;
 use crate::api::GROUP;
 
-/// What the API server notes as the writer of the fields.
+/// Field manager of the plug-in's writes.
 const MANAGER: &str = "kubectl-reservoir";
 
-/// When it is done.
-pub(super) enum Done {
-    /// When that condition is true for the spec that was written.
-    True(&'static str),
-    /// When there is no such object any more.
-    Gone,
+/// The end of the wait of `--wait`.
+pub(super) enum Until {
+    /// The condition of this type is true for the written spec.
+    Condition(&'static str),
+    /// The object does not exist any more.
+    Deleted,
 }
 
-/// An object with those of the fields that are given.
+/// A manifest without the fields that are null.
 fn manifest(kind: &Kind, namespace: Option<&str>, name: &str, spec: Value) -> Value {
     let given = |spec: Value| match spec {
         Value::Object(fields) => fields.into_iter().filter(|(_, value)| !value.is_null()).collect(),
@@ -37,37 +38,37 @@ fn manifest(kind: &Kind, namespace: Option<&str>, name: &str, spec: Value) -> Va
     json!({"apiVersion": format!("{GROUP}/v1alpha1"), "kind": kind.name, "metadata": metadata, "spec": given(spec)})
 }
 
-fn pairs(pairs: &[(String, String)]) -> Option<Map<String, Value>> {
+fn map_of(pairs: &[(String, String)]) -> Option<Map<String, Value>> {
     let map = pairs.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
     Some(map).filter(|map: &Map<_, _>| !map.is_empty())
 }
 
-/// The reservation that the command line describes.
-pub(super) fn reservation(args: &Reserve) -> Value {
+/// Builds the manifest of a DiskReservation.
+pub(super) fn reservation_manifest(args: &Reserve) -> Value {
     let spec = json!({"role": args.role, "size": args.size, "nodeDisk": args.disk, "nodeName": args.node,
-        "nodeSelector": pairs(&args.node_selector), "parent": args.parent});
+        "nodeSelector": map_of(&args.node_selector), "parent": args.parent});
     manifest(&item::RESERVATION, None, &args.name, spec)
 }
 
-/// The volume.
-pub(super) fn volume(args: &Create) -> Value {
+/// Builds the manifest of a SharedPersistentVolume.
+pub(super) fn volume_manifest(args: &Create) -> Value {
     let fs_type = (!args.block && args.adopt.is_none()).then_some(&args.fs_type);
     let spec = json!({"role": args.role, "size": args.size, "reservation": args.reservation,
         "shared": (!args.exclusive).then(|| json!({})), "fsType": fs_type,
         "volumeMode": args.block.then_some("Block"), "gid": args.gid,
         "adopt": args.adopt.as_ref().map(|path| json!({"path": path}))});
     let mut manifest = manifest(&item::VOLUME, None, &args.name, spec);
-    if let Some(labels) = pairs(&args.label) {
+    if let Some(labels) = map_of(&args.label) {
         manifest["metadata"]["labels"] = labels.into();
     }
     manifest
 }
 
-/// The claim.
-pub(super) fn claim(args: &Claim, namespace: &str) -> Value {
+/// Builds the manifest of a VolumeClaim.
+pub(super) fn claim_manifest(args: &Claim, namespace: &str) -> Value {
     let selector = args.volume.is_none().then(|| {
         let mut selector = Map::new();
-        selector.extend(pairs(&args.selector).map(|labels| ("matchLabels".to_owned(), labels.into())));
+        selector.extend(map_of(&args.selector).map(|labels| ("matchLabels".to_owned(), labels.into())));
         selector.extend(args.min_size.as_ref().map(|size| ("minSize".to_owned(), json!(size))));
         selector
     });
@@ -76,15 +77,15 @@ pub(super) fn claim(args: &Claim, namespace: &str) -> Value {
     manifest(&item::CLAIM, Some(namespace), &args.name, spec)
 }
 
-/// The subscription, called after its first role if it has no name.
-pub(super) fn subscription(roles: &[String], name: Option<&str>, namespace: &str) -> Value {
-    let called =
+/// Builds the manifest of a RoleSubscription. Its default name is its first role.
+pub(super) fn subscription_manifest(roles: &[String], name: Option<&str>, namespace: &str) -> Value {
+    let default =
         || roles.first().map(|role| role.to_lowercase().replace(['/', '_'], "-")).unwrap_or_default();
     let spec = json!({"roles": roles, "capabilities": ["SHARED_RESOURCES"]});
-    manifest(&item::SUBSCRIPTION, Some(namespace), &name.map_or_else(called, str::to_owned), spec)
+    manifest(&item::SUBSCRIPTION, Some(namespace), &name.map_or_else(default, str::to_owned), spec)
 }
 
-fn api(client: &Client, kind: &Kind, namespace: Option<&str>) -> Api<DynamicObject> {
+fn api_of(client: &Client, kind: &Kind, namespace: Option<&str>) -> Api<DynamicObject> {
     let resource =
         ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, "v1alpha1", kind.name), kind.plural);
     match namespace {
@@ -93,32 +94,37 @@ fn api(client: &Client, kind: &Kind, namespace: Option<&str>) -> Api<DynamicObje
     }
 }
 
-/// Creates the object and waits for it, if that was asked for.
-pub(super) async fn create(client: &Client, kind: &Kind, object: Value, write: &Write) -> anyhow::Result<()> {
+/// Creates an object. With `--wait` it waits for the condition `Ready`.
+pub(super) async fn create_object(
+    client: &Client,
+    kind: &Kind,
+    object: Value,
+    write: &Write,
+) -> anyhow::Result<()> {
     let object: DynamicObject = serde_json::from_value(object)?;
-    let api = api(client, kind, object.metadata.namespace.as_deref());
+    let api = api_of(client, kind, object.metadata.namespace.as_deref());
     let params = PostParams { dry_run: write.dry_run.is_some(), field_manager: Some(MANAGER.into()) };
-    let made = match write.dry_run {
+    let created = match write.dry_run {
         Some(DryRun::Client) => object,
-        _ => api.create(&params, &object).await.map_err(|error| explain(&error))?,
+        _ => api.create(&params, &object).await.map_err(|error| explain_api_error(&error))?,
     };
-    told(kind, &made, "created", write)?;
-    wait(&api, kind, &made, write, &Done::True("Ready")).await
+    print_result(kind, &created, "created", write)?;
+    wait_until(&api, kind, &created, write, &Until::Condition("Ready")).await
 }
 
-/// Changes one field of the spec.
-pub(super) async fn change(
+/// Changes one field of the spec. With `--wait` it waits until `until`.
+pub(super) async fn change_field(
     client: &Client,
     kind: &Kind,
     name: &str,
     (field, value): (&str, Value),
-    (what, done): (&str, Option<Done>),
+    (result, until): (&str, Option<Until>),
     write: &Write,
 ) -> anyhow::Result<()> {
-    let api = api(client, kind, None);
-    let Some(mut before) = api.get_opt(name).await.map_err(|error| explain(&error))? else {
-        let there = api.list(&Default::default()).await.map(|list| list.items).unwrap_or_default();
-        let names: Vec<String> = there.iter().map(ResourceExt::name_any).collect();
+    let api = api_of(client, kind, None);
+    let Some(mut before) = api.get_opt(name).await.map_err(|error| explain_api_error(&error))? else {
+        let all = api.list(&Default::default()).await.map(|list| list.items).unwrap_or_default();
+        let names: Vec<String> = all.iter().map(ResourceExt::name_any).collect();
         bail!("there is no {} {name}{}", kind.name, did_you_mean(name, names.iter().map(String::as_str)));
     };
     let params = PatchParams {
@@ -133,21 +139,23 @@ pub(super) async fn change(
         }
         _ => {
             let patch = json!({"spec": {field: value}});
-            api.patch(name, &params, &Patch::Merge(&patch)).await.map_err(|error| explain(&error))?
+            api.patch(name, &params, &Patch::Merge(&patch))
+                .await
+                .map_err(|error| explain_api_error(&error))?
         }
     };
     if write.dry_run.is_none() && before.resource_version() == changed.resource_version() {
-        return told(kind, &changed, "is so already", write);
+        return print_result(kind, &changed, "unchanged", write);
     }
-    told(kind, &changed, what, write)?;
-    match done {
-        Some(done) => wait(&api, kind, &changed, write, &done).await,
+    print_result(kind, &changed, result, write)?;
+    match until {
+        Some(until) => wait_until(&api, kind, &changed, write, &until).await,
         None => Ok(()),
     }
 }
 
-/// `diskreservation.reservoir.dev/eng created`, or the object.
-fn told(kind: &Kind, object: &DynamicObject, what: &str, write: &Write) -> anyhow::Result<()> {
+/// Prints `diskreservation.reservoir.dev/eng created`, or with `--output` the object.
+fn print_result(kind: &Kind, object: &DynamicObject, result: &str, write: &Write) -> anyhow::Result<()> {
     let dry = match write.dry_run {
         Some(DryRun::Client) => " (dry run)",
         Some(DryRun::Server) => " (server dry run)",
@@ -156,16 +164,16 @@ fn told(kind: &Kind, object: &DynamicObject, what: &str, write: &Write) -> anyho
     let mut object = object.clone();
     object.metadata.managed_fields = None;
     let singular = kind.name.to_lowercase();
-    super::print(&write.output, &object, || format!("{singular}.{GROUP}/{} {what}{dry}\n", object.name_any()))
+    print(&write.output, &object, || format!("{singular}.{GROUP}/{} {result}{dry}\n", object.name_any()))
 }
 
-/// Waits, and tells each change of the condition on standard error.
-async fn wait(
+/// Waits, and prints each change of the condition on standard error.
+async fn wait_until(
     api: &Api<DynamicObject>,
     kind: &Kind,
     written: &DynamicObject,
     write: &Write,
-    done: &Done,
+    until: &Until,
 ) -> anyhow::Result<()> {
     if !write.wait || write.dry_run.is_some() {
         return Ok(());
@@ -174,34 +182,36 @@ async fn wait(
     let mut last = String::new();
     let watched = watch_object(api.clone(), &name).default_backoff();
     futures::pin_mut!(watched);
-    let asked = format!("{}/{name}", kind.short);
-    let asked = written.namespace().map_or(asked.clone(), |namespace| format!("{asked} -n {namespace}"));
+    let argument = format!("{}/{name}", kind.short);
+    let argument =
+        written.namespace().map_or(argument.clone(), |namespace| format!("{argument} -n {namespace}"));
     loop {
         let left = write.timeout.saturating_sub(started.elapsed());
         let Ok(seen) = tokio::time::timeout(left, watched.next()).await else {
             bail!(
-                "it is not done after {} s ({last}), and goes on: kubectl reservoir why {asked}",
+                "{} {name} is not done after {} s ({last}), and goes on: kubectl reservoir why {argument}",
+                kind.name,
                 write.timeout.as_secs()
             );
         };
         match seen.context("the watch ended")? {
-            // The watch begins anew by itself.
+            // kube-rs restarts a failed watch by itself.
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
-            Ok(None) if matches!(done, Done::Gone) => {
+            Ok(None) if matches!(until, Until::Deleted) => {
                 eprintln!("{:>4} s  gone", started.elapsed().as_secs());
                 return Ok(());
             }
-            Ok(None) => bail!("somebody deleted {} {name} meanwhile", kind.name),
+            Ok(None) => bail!("{} {name} was deleted during the wait", kind.name),
             Ok(Some(object)) if object.uid() != written.uid() => {
-                bail!("somebody made another {} {name} meanwhile", kind.name)
+                bail!("{} {name} was replaced by another object during the wait", kind.name)
             }
             Ok(Some(object)) => {
-                let said = standing(&object, done, written.metadata.generation);
-                if let Some((_, said)) = said.as_ref().filter(|(_, said)| *said != last) {
-                    eprintln!("{:>4} s  {said}", started.elapsed().as_secs());
-                    last.clone_from(said);
+                let progress = progress(&object, until, written.metadata.generation);
+                if let Some((_, text)) = progress.as_ref().filter(|(_, text)| *text != last) {
+                    eprintln!("{:>4} s  {text}", started.elapsed().as_secs());
+                    last.clone_from(text);
                 }
-                if said.is_some_and(|(done, _)| done) {
+                if progress.is_some_and(|(done, _)| done) {
                     return Ok(());
                 }
             }
@@ -209,12 +219,13 @@ async fn wait(
     }
 }
 
-/// Whether it is done, and what the condition says of the spec that was written.
-fn standing(object: &DynamicObject, done: &Done, generation: Option<i64>) -> Option<(bool, String)> {
-    let type_ = match done {
-        Done::True(type_) => type_,
-        Done::Gone if object.metadata.deletion_timestamp.is_some() => "Ready",
-        Done::Gone => "Retiring",
+/// Returns true if the wait is over, with the text of the condition. `None`: the condition refers to an older
+/// spec.
+fn progress(object: &DynamicObject, until: &Until, generation: Option<i64>) -> Option<(bool, String)> {
+    let type_ = match until {
+        Until::Condition(type_) => type_,
+        Until::Deleted if object.metadata.deletion_timestamp.is_some() => "Ready",
+        Until::Deleted => "Retiring",
     };
     let conditions = object.data["status"]["conditions"].as_array()?;
     let condition = conditions.iter().find(|c| c["type"] == type_)?;
@@ -222,7 +233,7 @@ fn standing(object: &DynamicObject, done: &Done, generation: Option<i64>) -> Opt
         return None;
     }
     let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
-    let done = matches!(done, Done::True(_)) && condition["status"] == "True";
+    let done = matches!(until, Until::Condition(_)) && condition["status"] == "True";
     Some((done, format!("{}: {}", text("reason"), text("message"))))
 }
 
@@ -233,20 +244,20 @@ mod tests {
     use super::*;
     use crate::plugin::cli::{Cli, Command};
 
-    /// The manifest that a line stands for.
-    fn spec(line: &str) -> Value {
+    /// The manifest that a command line writes.
+    fn manifest_of(line: &str) -> Value {
         let args = line.split(' ');
         match Cli::try_parse_from(["kubectl-reservoir"].into_iter().chain(args)).unwrap().command {
-            Command::Reserve(args) => reservation(&args),
-            Command::Create(args) => volume(&args),
-            Command::Claim(args) => claim(&args, "team"),
-            Command::Subscribe { roles, name, .. } => subscription(&roles, name.as_deref(), "team"),
+            Command::Reserve(args) => reservation_manifest(&args),
+            Command::Create(args) => volume_manifest(&args),
+            Command::Claim(args) => claim_manifest(&args, "team"),
+            Command::Subscribe { roles, name, .. } => subscription_manifest(&roles, name.as_deref(), "team"),
             _ => unreachable!(),
         }
     }
 
     #[test]
-    fn t4_a_line_is_the_manifest() {
+    fn t4_a_command_line_writes_its_manifest() {
         let table = [
             ("reserve r --role eng --size 5Gi", json!({"role": "eng", "size": "5Gi"})),
             (
@@ -280,24 +291,30 @@ mod tests {
             ),
         ];
         for (line, wanted) in table {
-            assert_eq!(spec(line)["spec"], wanted, "{line}");
+            assert_eq!(manifest_of(line)["spec"], wanted, "{line}");
         }
-        assert_eq!(spec("subscribe eng/ml")["metadata"], json!({"name": "eng-ml", "namespace": "team"}));
-        assert_eq!(spec("create v --role r --size 1Gi -l a=b")["metadata"]["labels"], json!({"a": "b"}));
+        assert_eq!(
+            manifest_of("subscribe eng/ml")["metadata"],
+            json!({"name": "eng-ml", "namespace": "team"})
+        );
+        assert_eq!(
+            manifest_of("create v --role r --size 1Gi -l a=b")["metadata"]["labels"],
+            json!({"a": "b"})
+        );
     }
 
     #[test]
-    fn t4_what_an_older_spec_came_to_is_not_waited_for() {
+    fn t4_a_wait_ignores_the_condition_of_an_older_spec() {
         let object = |generation: i64, status: &str| {
-            let made = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "DiskReservation", "metadata": {"name": "r"},
+            let object = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "DiskReservation", "metadata": {"name": "r"},
                 "status": {"conditions": [{"type": "Resized", "status": status, "reason": "Why", "message": "said",
                     "observedGeneration": generation}]}});
-            serde_json::from_value::<DynamicObject>(made).unwrap()
+            serde_json::from_value::<DynamicObject>(object).unwrap()
         };
-        let seen = |object| standing(&object, &Done::True("Resized"), Some(2));
+        let seen = |object| progress(&object, &Until::Condition("Resized"), Some(2));
         assert_eq!(seen(object(1, "True")), None);
         assert_eq!(seen(object(2, "False")), Some((false, "Why: said".into())));
         assert_eq!(seen(object(3, "True")), Some((true, "Why: said".into())));
-        assert_eq!(standing(&object(2, "True"), &Done::True("Ready"), Some(2)), None);
+        assert_eq!(progress(&object(2, "True"), &Until::Condition("Ready"), Some(2)), None);
     }
 }

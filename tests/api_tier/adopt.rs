@@ -88,7 +88,7 @@ async fn v8_an_adopted_directory_outlives_its_volume() {
     }
     for more in ["shared: {}, adopt: {path: /srv/a}", "shared: {}"] {
         let error = cluster.try_apply(&volume("set1", more)).await.unwrap_err().to_string();
-        assert!(error.contains("what a volume adopts cannot be changed"), "{more}: {error}");
+        assert!(error.contains("the adopted directory of a volume cannot be changed"), "{more}: {error}");
     }
     let larger = format!("shared: {{}}, adopt: {{path: {}}}", data.join("set1").display());
     let larger = volume("set1", &larger).replace("64Mi", "65Mi");

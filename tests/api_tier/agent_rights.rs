@@ -80,7 +80,8 @@ async fn a4_an_agent_writes_objects_of_its_own_node_only() {
         let other = "ffeeddcc-bbaa-9988-7766-554433221100";
         let refused = disk_of(&cluster, "n2", "n1.default", "n2", other).await.unwrap_err();
         assert!(
-            refused.contains("may not write n1.default") || refused.contains("a disk is its ID"),
+            refused.contains("may not write n1.default")
+                || refused.contains("the ID of a disk cannot be changed"),
             "{refused}"
         );
         disk(&cluster, "n2", "n1.default", "n2").await.ok()

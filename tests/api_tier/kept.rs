@@ -329,7 +329,7 @@ async fn x6_an_orphan_is_recovered_once_and_by_its_own_role() {
     assert_eq!(ledger.iter().map(|line| &line.uid).collect::<Vec<_>>(), [&uid], "the line stays whose it is");
     let changed = recovering("thief", "role: eng").replace(&uid, "00112233-4455-6677-8899-aabbccddeeff");
     let refused = cluster.try_apply(&changed).await.unwrap_err().to_string();
-    assert!(refused.contains("what a volume recovers cannot be changed"), "{refused}");
+    assert!(refused.contains("the recovered data of a volume cannot be changed"), "{refused}");
     let path = recovering("path", "role: eng").replace(&uid, "../../../../etc/00000000000000000000");
     let refused = cluster.try_apply(&path).await.unwrap_err().to_string();
     assert!(refused.contains("a UID, in lower case"), "{refused}");

@@ -122,7 +122,7 @@ async fn t4_one_line_each_from_an_empty_disk_to_a_pod() {
     assert!(why.contains("next: ") && why.contains("kubectl reservoir retire data"), "{why}");
 
     does(&cluster, "resize data 96Mi --wait --timeout 60s");
-    assert!(does(&cluster, "resize data 96Mi --wait").contains("is so already"));
+    assert!(does(&cluster, "resize data 96Mi --wait").contains("data unchanged"));
     does(&cluster, "resize dr/eng 200Mi --wait --timeout 60s");
     let said = does(&cluster, "resize data 1Gi");
     assert!(said.contains("is being resized"));
@@ -190,7 +190,7 @@ async fn t4_why_finds_the_root_cause_and_the_nearest_name() {
         ("resize nd/x 1Gi", "a NodeDisk has no size: resize spv/NAME or dr/NAME"),
         ("create data --role eng --size 64Mi", "already exists"),
         ("create other --role eng --size lots", "a size is a whole positive number of bytes"),
-        ("recover nothing", "kubectl reservoir orphans lists what there is"),
+        ("recover nothing", "kubectl reservoir orphans lists all of it"),
         ("status --context none", "none"),
         ("status --kubeconfig /none", "/none"),
     ] {
@@ -230,8 +230,8 @@ async fn t4_the_doctor_finds_a_missing_installation() {
     println!("{}", found.out);
     assert!(!found.ok, "no controller is not fine: {}", found.out);
     for said in [
-        "✓ all kinds are there, with the fields that this plug-in knows",
-        "✓ all admission policies are there, and bound",
+        "✓ all kinds are installed, with the fields of this plug-in's version",
+        "✓ all admission policies are installed and bound",
         "✗ there is no controller",
         "✗ there is no agent",
         "✗ there are no disks",
@@ -249,7 +249,7 @@ async fn t4_the_doctor_finds_a_missing_installation() {
         assert!(!done.status.success() && error.contains("install the chart"), "{line}: {error}");
     }
     let doctor = String::from_utf8(run("doctor").stdout).unwrap();
-    assert!(doctor.contains("✗ the kind NodeDisk is not there"), "{doctor}");
+    assert!(doctor.contains("✗ the kind NodeDisk is not installed"), "{doctor}");
 }
 
 /// X6: the manifests bring back what has no object; only that which was asked for, if something was.

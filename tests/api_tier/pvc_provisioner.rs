@@ -316,7 +316,7 @@ async fn p2_p6_a_full_node_is_reported_and_another_one_chosen() {
         ),
         ("nobody", json!({"parameters": {"shared": "true"}}), json!({}), "names no role"),
         ("slash", json!({"parameters": {"role": "analytics//x"}}), json!({}), "components"),
-        ("opts", json!({"mountOptions": ["suid"]}), json!({}), "mount options are of"),
+        ("opts", json!({"mountOptions": ["suid"]}), json!({}), "mount options are limited to"),
         (
             "many",
             json!({}),

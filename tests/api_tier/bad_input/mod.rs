@@ -271,7 +271,7 @@ async fn c4_l2_bad_input_gets_one_clear_sentence() {
     cluster.apply_text(&object("NodeDisk", None, "n9.old", lost.clone()).to_string()).await;
     let back = object("NodeDisk", None, "n9.old", with(&lost, "gone", json!(false))).to_string();
     let refused = cluster.try_apply(&back).await.unwrap_err().to_string();
-    let said = "a disk that was declared gone stays gone: give the agent a new one under another name";
+    let said = "a disk that was declared gone stays gone: give the agent a new disk under another name";
     assert!(refused.contains(said), "{refused}");
 
     // A claim whose name is taken leaves the other's PersistentVolumeClaim alone, in its end too.

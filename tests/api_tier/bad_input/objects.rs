@@ -47,7 +47,7 @@ pub(super) fn changes(table: &mut Table) {
         spec.as_object_mut().unwrap().remove(key);
         spec
     };
-    let shared = "whether a volume is shared never changes after it is created (V2): create another volume";
+    let shared = "the sharing of a volume cannot be changed after its creation (V2): create another volume";
     table.change(volume("kept", without(&kept, "shared")), Refused(shared));
     table.change(volume("solo", with(&solo, "shared", json!({}))), Refused(shared));
     let role = "the role of a volume cannot be changed: create another volume";
@@ -63,7 +63,7 @@ pub(super) fn changes(table: &mut Table) {
     let eng = json!({"role": "eng", "size": "256Mi", "nodeName": "n1"});
     let role = "the role of a reservation cannot be changed: delete it and reserve anew";
     table.change(reservation("eng", with(&eng, "role", json!("ops"))), Refused(role));
-    let place = "where a reservation is cannot be changed: delete it and reserve anew";
+    let place = "the placement of a reservation cannot be changed: delete it and reserve anew";
     table.change(reservation("eng", with(&eng, "nodeName", json!("n2"))), Refused(place));
     table.change(reservation("eng", without(&eng, "nodeName")), Refused(place));
     table.change(
@@ -74,14 +74,14 @@ pub(super) fn changes(table: &mut Table) {
     let spec = json!({"role": "eng", "size": "16Mi", "nodeDisk": "n1.default", "nodeName": "n1"});
     table.make(reservation(&n(table), spec), Refused(both));
 
-    let fixed = "whether a reservation is static cannot be changed";
+    let fixed = "the field static of a reservation cannot be changed";
     table.change(reservation("eng", with(&eng, "static", json!(true))), Refused(fixed));
     table.change(
         reservation("eng", with(&without(&eng, "nodeName"), "parent", json!("other"))),
         Refused(place),
     );
 
-    let fixed = "a claim cannot be changed: make another one";
+    let fixed = "the spec of a claim cannot be changed: create another claim";
     table.change(claim("team", "kept", json!({"role": "eng/ml", "volume": "kept"})), Refused(fixed));
     table.change(claim("team", "kept", json!({"volume": "solo"})), Refused(fixed));
     table.change(claim("team", "kept", json!({"volume": "kept", "mode": "ReadOnly"})), Refused(fixed));

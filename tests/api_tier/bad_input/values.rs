@@ -113,7 +113,7 @@ pub(super) fn roles(table: &mut Table) {
     table.make(subscription(&n(table), json!({"roles": []})), Refused("spec.roles"));
     let taken = "VolumeRole eng speaks for role eng already; delete this one";
     table.make(object("VolumeRole", None, "eng-again", json!({"role": "eng"})), Says("RoleTaken", taken));
-    let fixed = "the role that a VolumeRole speaks for cannot be changed: make another one";
+    let fixed = "the role of a VolumeRole cannot be changed: create another VolumeRole";
     table.change(object("VolumeRole", None, "eng", json!({"role": "ops"})), Refused(fixed));
 }
 
@@ -296,7 +296,7 @@ pub(super) fn access(table: &mut Table) {
         volume(&n(table), with(&room, "permissions", json!(755))),
         Refused("spec.permissions: Invalid value"),
     );
-    let listed = "mount options are of noatime, nodiratime, strictatime, noexec, nosymfollow; nosuid and nodev are always on";
+    let listed = "mount options are limited to noatime, nodiratime, strictatime, noexec, nosymfollow; nosuid and nodev are always on";
     for option in [
         "suid",
         "dev",
@@ -333,6 +333,6 @@ pub(super) fn access(table: &mut Table) {
         table.change(volume("kept", kept), Refused(fixed));
     }
     let adopts = with(&with(&room, "adopt", json!({"path": "/srv/a"})), "permissions", json!("0700"));
-    let stays = "a directory that is adopted keeps the permissions that it has: leave permissions out";
+    let stays = "an adopted directory keeps its permissions: leave permissions out";
     table.make(volume(&n(table), adopts), Refused(stays));
 }

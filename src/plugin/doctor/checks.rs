@@ -1,0 +1,407 @@
+//! The doctor's checks: from facts to findings.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{Resource, ResourceExt};
+use serde_json::Value;
+
+use super::facts::{Facts, VERBS};
+use super::finding::{Finding, Level};
+use crate::api::{self, DRIVER};
+use crate::plan::names;
+use crate::plugin::item;
+use crate::plugin::snapshot::Snapshot;
+
+/// The chart's admission policies. Each has a binding of the same name.
+const POLICIES: &[(&str, &str)] = &[
+    ("Validating", "reservoir-volume-in-use"),
+    ("Validating", "reservoir-holds-data"),
+    ("Validating", "reservoir-shrink"),
+    ("Validating", "reservoir-kinds"),
+    ("Validating", "reservoir-agent-own-node"),
+    ("Validating", "reservoir-agent-takes-over"),
+    ("Validating", "reservoir-static"),
+    ("Validating", "reservoir-role-verbs"),
+    ("Validating", "reservoir-principal"),
+    ("Validating", "reservoir-made-for-pvc"),
+    ("Validating", "reservoir-storage-class"),
+    ("Mutating", "reservoir-principal"),
+    ("Mutating", "reservoir-guard"),
+    ("Mutating", "reservoir-read-only-claims"),
+];
+
+/// Checks the facts, subject by subject. `version` is the version of the plug-in.
+pub(in crate::plugin) fn findings(facts: &Facts, version: &str) -> Vec<Finding> {
+    let mut checks = Checks(vec![]);
+    checks.check_server(&facts.server);
+    checks.check_kinds(facts.crds.as_deref());
+    checks.check_workloads(facts, version);
+    checks.check_nodes(facts);
+    checks.check_policies(facts);
+    checks.check_disks(&facts.snapshot);
+    checks.check_rights(facts);
+    checks.0
+}
+
+struct Checks(Vec<Finding>);
+
+impl Checks {
+    fn good(&mut self, message: impl Into<String>) {
+        self.0.push(Finding { level: Level::Good, message: message.into(), next: None });
+    }
+
+    fn note(&mut self, message: impl Into<String>, next: impl Into<String>) {
+        self.0.push(Finding { level: Level::Note, message: message.into(), next: Some(next.into()) });
+    }
+
+    fn problem(&mut self, message: impl Into<String>, next: impl Into<String>) {
+        self.0.push(Finding { level: Level::Problem, message: message.into(), next: Some(next.into()) });
+    }
+
+    fn denied(&mut self, kinds: &str) {
+        self.note(format!("you may not list {kinds}"), "ask an administrator to run the doctor");
+    }
+
+    fn check_server(&mut self, (major, minor): &(String, String)) {
+        let number = |text: &str| text.trim_end_matches('+').parse::<u32>().unwrap_or(0);
+        match (number(major), number(minor)) >= (1, 36) {
+            true => self.good(format!("Kubernetes is {major}.{minor}")),
+            false => self.problem(
+                format!("Kubernetes is {major}.{minor}, and admission needs 1.36"),
+                "upgrade the cluster: an older API server does not check rights on roles",
+            ),
+        }
+    }
+
+    fn check_kinds(&mut self, installed: Option<&[CustomResourceDefinition]>) {
+        let Some(installed) = installed else { return self.denied("customresourcedefinitions") };
+        let before = self.0.len();
+        for ours in api::crds() {
+            let plural = &ours.spec.names.plural;
+            let apply = "kubectl apply --server-side -f crds/   # from the installed release";
+            let Some(theirs) = installed.iter().find(|crd| crd.name_any() == ours.name_any()) else {
+                self.problem(format!("the kind {} is not installed", ours.spec.names.kind), apply);
+                continue;
+            };
+            let (ours, theirs) = (fields(&ours), fields(theirs));
+            let missing: Vec<_> = ours.difference(&theirs).collect();
+            let more: Vec<_> = theirs.difference(&ours).collect();
+            if !missing.is_empty() {
+                let message = format!(
+                    "{plural} have no {}: they are older than this plug-in",
+                    names(&missing, missing.len())
+                );
+                self.problem(message, apply);
+            }
+            if !more.is_empty() {
+                let message =
+                    format!("{plural} have {}: they are newer than this plug-in", names(&more, more.len()));
+                self.note(message, "install the plug-in of the installed release");
+            }
+        }
+        if self.0.len() == before {
+            self.good("all kinds are installed, with the fields of this plug-in's version");
+        }
+    }
+
+    fn check_workloads(&mut self, facts: &Facts, version: &str) {
+        let install = "helm upgrade --install reservoir charts/reservoir --namespace reservoir-system --create-namespace";
+        let logs = |workload: &str, namespace: &str| {
+            format!("kubectl -n {namespace} describe {workload}; kubectl -n {namespace} logs {workload}")
+        };
+        match facts.controllers.as_deref() {
+            None => self.denied("deployments"),
+            Some([]) => self.problem("there is no controller", install),
+            Some(all) => {
+                for controller in all {
+                    let status = controller.status.clone().unwrap_or_default();
+                    let (ready, of) = (status.ready_replicas.unwrap_or(0), status.replicas.unwrap_or(0));
+                    let namespace = controller.namespace().unwrap_or_default();
+                    let name = format!("deployment/{}", controller.name_any());
+                    self.check_replicas(
+                        &format!("controllers ({namespace}/{})", controller.name_any()),
+                        ready,
+                        of,
+                        || logs(&name, &namespace),
+                    );
+                    self.check_version(controller, version);
+                }
+            }
+        }
+        match facts.agents.as_deref() {
+            None => self.denied("daemonsets"),
+            Some([]) => self.problem("there is no agent", install),
+            Some(all) => {
+                for agents in all {
+                    let status = agents.status.clone().unwrap_or_default();
+                    let namespace = agents.namespace().unwrap_or_default();
+                    let name = format!("daemonset/{}", agents.name_any());
+                    let (ready, of) = (status.number_ready, status.desired_number_scheduled);
+                    self.check_replicas(
+                        &format!("agents ({namespace}/{})", agents.name_any()),
+                        ready,
+                        of,
+                        || logs(&name, &namespace),
+                    );
+                    self.check_version(agents, version);
+                }
+            }
+        }
+        match facts.drivers.as_deref() {
+            None => self.denied("csidrivers"),
+            Some(all) if all.iter().any(|driver| driver.name_any() == DRIVER) => {}
+            Some(_) => self.problem(format!("there is no CSIDriver {DRIVER}: pods cannot mount"), install),
+        }
+    }
+
+    fn check_replicas(&mut self, pods: &str, ready: i32, of: i32, next: impl Fn() -> String) {
+        match ready == of && of > 0 {
+            true => self.good(format!("{ready} of {of} {pods} are ready")),
+            false => self.problem(format!("{ready} of {of} {pods} are ready"), next()),
+        }
+    }
+
+    fn check_version(&mut self, object: &impl Resource, version: &str) {
+        let theirs = object.labels().get("app.kubernetes.io/version").map_or("unknown", String::as_str);
+        if theirs != version {
+            let name = object.name_any();
+            self.note(
+                format!("{name} is version {theirs}, this plug-in {version}"),
+                "install the plug-in of that version, or upgrade the chart",
+            );
+        }
+    }
+
+    fn check_nodes(&mut self, facts: &Facts) {
+        let (Some(nodes), Some(pods)) = (&facts.nodes, &facts.agent_pods) else {
+            return self.denied("nodes and pods of all namespaces");
+        };
+        let on = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+        let served: BTreeSet<String> = pods.iter().filter_map(on).collect();
+        let without: Vec<String> =
+            nodes.iter().map(ResourceExt::name_any).filter(|n| !served.contains(n)).collect();
+        if !without.is_empty() && facts.agents.as_ref().is_some_and(|agents| !agents.is_empty()) {
+            self.note(
+                format!("no agent runs on node {}", names(&without, without.len())),
+                "to have volumes there: change agent.nodeSelector or agent.tolerations of the chart",
+            );
+        }
+    }
+
+    fn check_policies(&mut self, facts: &Facts) {
+        let mut missing = Vec::new();
+        for (prefix, name) in POLICIES {
+            for half in ["Policy", "PolicyBinding"] {
+                let kind = format!("{prefix}Admission{half}");
+                match facts.policies.get(kind.as_str()) {
+                    Some(Some(installed)) if installed.contains(*name) => {}
+                    Some(Some(_)) => missing.push(format!("{kind} {name}")),
+                    _ => return self.denied("admission policies"),
+                }
+            }
+        }
+        match missing.is_empty() {
+            true => self.good("all admission policies are installed and bound"),
+            false => self.problem(
+                format!(
+                    "admission lacks {}: requests that these refuse are accepted",
+                    names(&missing, missing.len())
+                ),
+                "helm upgrade with the chart's values restores them",
+            ),
+        }
+    }
+
+    fn check_disks(&mut self, snapshot: &Snapshot) {
+        for disk in snapshot.items().iter().filter(|disk| disk.kind == &item::DISK) {
+            match disk.ready() {
+                Some(ready) if ready.status == "True" => {}
+                Some(ready) => self.problem(
+                    format!("{} is {}: {}", disk.title(), ready.reason, ready.message),
+                    format!("kubectl reservoir why {}", disk.argument()),
+                ),
+                None => self.problem(
+                    format!("{} has no condition", disk.title()),
+                    "kubectl get deployments -A -l app.kubernetes.io/name=reservoir   # the controller must run",
+                ),
+            }
+        }
+        let enforced = |disk: &&api::NodeDisk| {
+            let state = disk.status.as_ref().and_then(|s| s.enforcement.as_ref()).map(|e| e.state);
+            matches!(state, Some(api::EnforcementState::Broken | api::EnforcementState::Untried))
+        };
+        for disk in snapshot.disks.iter().filter(enforced) {
+            let message = disk
+                .status
+                .as_ref()
+                .and_then(|s| s.enforcement.clone())
+                .map(|e| e.message)
+                .unwrap_or_default();
+            self.note(
+                format!("NodeDisk {} enforces no size: {message}", disk.name_any()),
+                "see D5 in docs/semantics.md",
+            );
+        }
+        match snapshot.disks.len() {
+            0 => {
+                self.problem("there are no disks", "give the agents some: agent.disks in the chart's values")
+            }
+            all => self.good(format!("{all} disks were checked")),
+        }
+    }
+
+    fn check_rights(&mut self, facts: &Facts) {
+        for denied in &facts.snapshot.denied {
+            self.note(denied, "without this right the output is incomplete");
+        }
+        for (role, granted) in &facts.grants {
+            let lacks: Vec<&str> = VERBS.iter().copied().filter(|verb| !granted.contains(verb)).collect();
+            match lacks.as_slice() {
+                [] => self.good(format!("you have every verb on role {role}")),
+                lacks => self.note(
+                    format!("for role {role} you lack {}", lacks.join(", ")),
+                    "if you need them: ask for a ClusterRole with these verbs, see examples/11-grants.yaml",
+                ),
+            }
+        }
+    }
+}
+
+/// The paths of all fields in a kind's schema.
+fn fields(crd: &CustomResourceDefinition) -> BTreeSet<String> {
+    let mut paths = BTreeSet::new();
+    for version in &crd.spec.versions {
+        let schema = serde_json::to_value(&version.schema).unwrap_or_default();
+        collect_fields(&schema["openAPIV3Schema"], "", &mut paths);
+    }
+    paths
+}
+
+fn collect_fields(schema: &Value, path: &str, paths: &mut BTreeSet<String>) {
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        collect_fields(inner, &path, paths);
+        paths.insert(path);
+    }
+    if schema["items"].is_object() {
+        collect_fields(&schema["items"], &format!("{path}[]"), paths);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plan::testing::*;
+    use crate::plugin::doctor::facts::POLICY_KINDS;
+
+    fn healthy() -> Facts {
+        let meta = |name: &str| json!({"name": name, "namespace": "sys", "labels": {"app.kubernetes.io/version": "1.0.0"}});
+        let from = |value| serde_json::from_value(value).unwrap();
+        let bound: BTreeSet<String> = POLICIES.iter().map(|(_, name)| (*name).to_owned()).collect();
+        Facts {
+            server: ("1".into(), "36+".into()),
+            crds: Some(api::crds()),
+            controllers: Some(vec![
+                serde_json::from_value(
+                    json!({"metadata": meta("controller"), "status": {"replicas": 2, "readyReplicas": 2}}),
+                )
+                .unwrap(),
+            ]),
+            agents: Some(vec![serde_json::from_value(
+                json!({"metadata": meta("agent"), "status": {"desiredNumberScheduled": 1, "numberReady": 1,
+                    "currentNumberScheduled": 1, "numberMisscheduled": 0}}),
+            ).unwrap()]),
+            agent_pods: Some(vec![from(
+                json!({"metadata": {"name": "a"}, "spec": {"nodeName": "n1", "containers": []}}),
+            )]),
+            nodes: Some(vec![serde_json::from_value(json!({"metadata": {"name": "n1"}})).unwrap()]),
+            policies: POLICY_KINDS.into_iter().map(|kind| (kind, Some(bound.clone()))).collect(),
+            drivers: Some(vec![
+                serde_json::from_value(json!({"metadata": {"name": DRIVER}, "spec": {}})).unwrap(),
+            ]),
+            grants: vec![("eng".into(), VERBS.to_vec())],
+            snapshot: Snapshot { disks: vec![disk("n1.a", "n1", 10, &[])], ..Snapshot::default() },
+        }
+    }
+
+    fn faults(facts: &Facts) -> Vec<(Level, String)> {
+        let faults = findings(facts, "1.0.0").into_iter().filter(|f| f.level != Level::Good);
+        faults.map(|f| (f.level, f.message)).collect()
+    }
+
+    #[test]
+    fn t4_the_doctor_finds_each_fault_and_nothing_else() {
+        assert_eq!(faults(&healthy()), []);
+        type Break = fn(&mut Facts);
+        let table: [(Level, &str, Break); 15] = [
+            (Level::Problem, "Kubernetes is 1.35", |f| f.server.1 = "35".into()),
+            (Level::Problem, "the kind VolumeRole is not installed", |f| {
+                drop(f.crds.as_mut().unwrap().pop())
+            }),
+            (Level::Problem, "volumeclaims have no .spec.mode: they are older", |f| without_mode(f)),
+            (Level::Problem, "there is no controller", |f| f.controllers = Some(vec![])),
+            (Level::Problem, "1 of 2 controllers (sys/controller) are ready", |f| {
+                f.controllers.as_mut().unwrap()[0].status.as_mut().unwrap().ready_replicas = Some(1);
+            }),
+            (Level::Problem, "there is no agent", |f| f.agents = Some(vec![])),
+            (Level::Problem, "0 of 1 agents (sys/agent) are ready", |f| {
+                f.agents.as_mut().unwrap()[0].status.as_mut().unwrap().number_ready = 0;
+            }),
+            (Level::Note, "agent is version 0.9.0, this plug-in 1.0.0", |f| {
+                let labels = f.agents.as_mut().unwrap()[0].metadata.labels.as_mut().unwrap();
+                labels.insert("app.kubernetes.io/version".into(), "0.9.0".into());
+            }),
+            (Level::Note, "no agent runs on node n1", |f| f.agent_pods = Some(vec![])),
+            (Level::Problem, "there is no CSIDriver", |f| f.drivers = Some(vec![])),
+            (Level::Problem, "admission lacks ValidatingAdmissionPolicyBinding reservoir-static", |f| {
+                unbound(f)
+            }),
+            (Level::Problem, "NodeDisk n1.a is Test: said", |f| {
+                set_ready(&mut f.snapshot.disks[0].status.as_mut().unwrap().conditions, false);
+            }),
+            (Level::Problem, "there are no disks", |f| f.snapshot.disks.clear()),
+            (Level::Note, "for role eng you lack use", |f| f.grants[0].1.retain(|verb| *verb != "use")),
+            (Level::Note, "you may not list customresourcedefinitions", |f| f.crds = None),
+        ];
+        for (level, message, break_it) in table {
+            let mut facts = healthy();
+            break_it(&mut facts);
+            let found = faults(&facts);
+            assert!(
+                found.len() == 1 && found[0].0 == level && found[0].1.starts_with(message),
+                "{message}: {found:?}"
+            );
+        }
+    }
+
+    fn without_mode(facts: &mut Facts) {
+        let crds = facts.crds.as_mut().unwrap();
+        let claims = crds.iter_mut().find(|crd| crd.spec.names.plural == "volumeclaims").unwrap();
+        let mut value = serde_json::to_value(&*claims).unwrap();
+        let spec = &mut value["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        spec["properties"].as_object_mut().unwrap().remove("mode");
+        *claims = serde_json::from_value(value).unwrap();
+    }
+
+    fn unbound(facts: &mut Facts) {
+        let bound = facts.policies.get_mut("ValidatingAdmissionPolicyBinding").unwrap();
+        bound.as_mut().unwrap().remove("reservoir-static");
+    }
+
+    #[test]
+    fn t4_the_doctor_checks_exactly_the_policies_of_the_chart() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/reservoir/files/admission.yaml");
+        let text = std::fs::read_to_string(path).unwrap();
+        let kinds = text.lines().filter_map(|line| line.strip_prefix("kind: "));
+        let names = text.lines().filter_map(|line| line.strip_prefix("  name: "));
+        let there: BTreeSet<String> = kinds.zip(names).map(|(kind, name)| format!("{kind} {name}")).collect();
+        let halves = |(prefix, name): &(&str, &str)| {
+            ["Policy", "PolicyBinding"].map(|half| format!("{prefix}Admission{half} {name}"))
+        };
+        assert_eq!(there, POLICIES.iter().flat_map(halves).collect());
+    }
+}

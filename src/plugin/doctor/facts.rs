@@ -1,0 +1,133 @@
+//! Facts about the installation that the doctor checks, and the rights of the caller.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::storage::v1::CSIDriver;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, PostParams};
+use kube::core::GroupVersionKind;
+use kube::{Client, ResourceExt};
+use serde::de::DeserializeOwned;
+
+use crate::api::GROUP;
+use crate::plan::quota;
+use crate::plugin::errors::explain_api_error;
+use crate::plugin::snapshot::Snapshot;
+
+/// The verbs on roles (A1).
+pub(super) const VERBS: &[&str] =
+    &["reserve", "unreserve", "create", "destroy", "resize", "recover", "subscribe", "use", "use-readonly"];
+
+/// Number of roles whose verbs are checked: each verb takes a request to the API server.
+const CHECKED_ROLES: usize = 16;
+
+/// Objects of the installation. `None`: the caller may not list the kind.
+#[derive(Default)]
+pub(in crate::plugin) struct Facts {
+    pub server: (String, String),
+    pub crds: Option<Vec<CustomResourceDefinition>>,
+    pub controllers: Option<Vec<Deployment>>,
+    pub agents: Option<Vec<DaemonSet>>,
+    pub agent_pods: Option<Vec<Pod>>,
+    pub nodes: Option<Vec<Node>>,
+    /// Names of the objects of each kind in [`POLICY_KINDS`].
+    pub policies: BTreeMap<&'static str, Option<BTreeSet<String>>>,
+    pub drivers: Option<Vec<CSIDriver>>,
+    /// The caller's verbs on each role.
+    pub grants: Vec<(String, Vec<&'static str>)>,
+    pub snapshot: Snapshot,
+}
+
+pub(super) const POLICY_KINDS: [&str; 4] = [
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+    "MutatingAdmissionPolicy",
+    "MutatingAdmissionPolicyBinding",
+];
+
+/// Lists a kind; `None` if the caller may not list the kind.
+async fn list_if_allowed<K>(api: Api<K>, labels: &str) -> anyhow::Result<Option<Vec<K>>>
+where
+    K: Clone + std::fmt::Debug + DeserializeOwned,
+{
+    match api.list(&ListParams::default().labels(labels)).await {
+        Ok(list) => Ok(Some(list.items)),
+        Err(kube::Error::Api(status)) if status.code == 403 => Ok(None),
+        Err(error) => Err(explain_api_error(&error)),
+    }
+}
+
+impl Facts {
+    /// Reads all facts. `namespace` is for callers who may not list all namespaces.
+    pub async fn gather(client: &Client, namespace: &str) -> anyhow::Result<Self> {
+        let version = client.apiserver_version().await.map_err(|error| explain_api_error(&error))?;
+        let mut facts = Self { server: (version.major, version.minor), ..Self::default() };
+        let labels = |component: &str| {
+            format!("app.kubernetes.io/name=reservoir,app.kubernetes.io/component={component}")
+        };
+        facts.crds = list_if_allowed(Api::all(client.clone()), "").await?;
+        facts.controllers = list_if_allowed(Api::all(client.clone()), &labels("controller")).await?;
+        facts.agents = list_if_allowed(Api::all(client.clone()), &labels("agent")).await?;
+        facts.agent_pods = list_if_allowed(Api::all(client.clone()), &labels("agent")).await?;
+        facts.nodes = list_if_allowed(Api::all(client.clone()), "").await?;
+        facts.drivers = list_if_allowed(Api::all(client.clone()), "").await?;
+        for kind in POLICY_KINDS {
+            let plural = if kind.ends_with('y') {
+                kind.to_lowercase().replace("policy", "policies")
+            } else {
+                format!("{}s", kind.to_lowercase())
+            };
+            let gvk = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
+            let api: Api<DynamicObject> =
+                Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&gvk, &plural));
+            let objects = list_if_allowed(api, "").await?;
+            facts.policies.insert(kind, objects.map(|all| all.iter().map(ResourceExt::name_any).collect()));
+        }
+        // Without the kinds every list would fail; the missing kinds are findings of their own.
+        let installed = facts.crds.as_ref().is_none_or(|crds| crds.iter().any(|crd| crd.spec.group == GROUP));
+        if installed {
+            facts.snapshot = Snapshot::read(client, None, namespace).await?;
+        }
+        let roles: BTreeSet<&str> = facts.snapshot.items().into_iter().filter_map(|item| item.role).collect();
+        for role in roles.into_iter().map(str::to_owned).take(CHECKED_ROLES).collect::<Vec<_>>() {
+            let mut verbs = Vec::new();
+            for verb in VERBS {
+                if is_allowed(client, &role, verb).await? {
+                    verbs.push(*verb);
+                }
+            }
+            facts.grants.push((role, verbs));
+        }
+        Ok(facts)
+    }
+}
+
+/// Returns true if the caller has the verb on the role or on an ancestor of the role (A1).
+async fn is_allowed(client: &Client, role: &str, verb: &str) -> anyhow::Result<bool> {
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+    for name in quota::lineage(role) {
+        let attributes = ResourceAttributes {
+            group: Some(GROUP.into()),
+            resource: Some("volumeroles".into()),
+            name: Some(name.into()),
+            verb: Some(verb.into()),
+            ..Default::default()
+        };
+        let spec =
+            SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
+        let review = SelfSubjectAccessReview { spec, ..Default::default() };
+        let answer = reviews
+            .create(&PostParams::default(), &review)
+            .await
+            .map_err(|error| explain_api_error(&error))?;
+        if answer.status.is_some_and(|status| status.allowed) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

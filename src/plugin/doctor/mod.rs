@@ -1,0 +1,9 @@
+//! The command `doctor`: faults of the installation, and missing rights of the caller.
+
+mod checks;
+mod facts;
+mod finding;
+
+pub(super) use checks::findings;
+pub(super) use facts::Facts;
+pub(super) use finding::{Level, text};

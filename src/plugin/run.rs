@@ -1,0 +1,165 @@
+//! From the command line to the function that carries it out.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::{CommandFactory, Parser};
+use kube::Client;
+use serde_json::json;
+
+use super::cli::{Cli, Command};
+use super::connection::connect;
+use super::doctor::{self, Facts, Level};
+use super::item::{self, Kind};
+use super::output::{print, render};
+use super::paint::Paint;
+use super::snapshot::Snapshot;
+use super::tree::{self, Filter};
+use super::watch::Changes;
+use super::why::{self, Target};
+use super::write::{self, Until};
+use super::{complete, orphans, status};
+use crate::api::condition::RESIZED;
+
+/// Runs the command line. An error is one line on standard error.
+pub async fn run(args: Vec<OsString>) -> ExitCode {
+    let program = args.first().map(PathBuf::from).unwrap_or_default();
+    if program.file_name().is_some_and(|name| name == "kubectl_complete-reservoir") {
+        return complete::print_completions(args).await;
+    }
+    match dispatch(Cli::parse_from(args)).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    if let Command::Completion { shell } = cli.command {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "kubectl-reservoir", &mut script);
+        // For a program name with a hyphen, the bash script of clap_complete 4.6 has two spellings; one has
+        // no match.
+        let script = String::from_utf8(script)?.replace("kubectl__subcmd__reservoir", "kubectl__reservoir");
+        print!("{script}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let only = cli.connection.namespace.as_deref();
+    let (client, namespace) = connect(&cli.connection).await?;
+    let paint = Paint::stdout();
+    match cli.command {
+        Command::Status { show } => {
+            let view = |snapshot: &Snapshot| {
+                let status = status::status(snapshot);
+                render(&show.output, &status, || status::text(&status, paint))
+            };
+            show_view(&client, (only, &namespace), show.watch, view).await?;
+        }
+        Command::Tree { role, show } => {
+            let view = |snapshot: &Snapshot| {
+                let tree = tree::tree(snapshot, &Filter { role: role.as_deref(), namespace: only });
+                render(&show.output, &tree, || tree::text(&tree, paint))
+            };
+            show_view(&client, (only, &namespace), show.watch, view).await?;
+        }
+        Command::Why { object, output } => {
+            let target = Target::parse(&object, &namespace)?;
+            let snapshot = read_and_report(&client, None, &namespace).await?;
+            let why = why::why(&snapshot, &target).map_err(anyhow::Error::msg)?;
+            print(&output, &why, || why::text(&why, paint))?;
+        }
+        Command::Reserve(args) => {
+            let manifest = write::reservation_manifest(&args);
+            write::create_object(&client, &item::RESERVATION, manifest, &args.write).await?;
+        }
+        Command::Create(args) => {
+            let manifest = write::volume_manifest(&args);
+            write::create_object(&client, &item::VOLUME, manifest, &args.write).await?;
+        }
+        Command::Claim(args) => {
+            let manifest = write::claim_manifest(&args, &namespace);
+            write::create_object(&client, &item::CLAIM, manifest, &args.write).await?;
+        }
+        Command::Subscribe { roles, name, write } => {
+            let manifest = write::subscription_manifest(&roles, name.as_deref(), &namespace);
+            write::create_object(&client, &item::SUBSCRIPTION, manifest, &write).await?;
+        }
+        Command::Retire { volume, write } => {
+            let field = ("retire", json!(true));
+            let result = ("is being retired", Some(Until::Deleted));
+            write::change_field(&client, &item::VOLUME, &volume, field, result, &write).await?;
+        }
+        Command::Unretire { volume, write } => {
+            let field = ("retire", json!(false));
+            write::change_field(&client, &item::VOLUME, &volume, field, ("is kept", None), &write).await?;
+        }
+        Command::Resize { object, size, write } => {
+            let (kind, name) = object.split_once('/').unwrap_or(("spv", &object));
+            let kind = Kind::parse(kind).map_err(anyhow::Error::msg)?;
+            if kind != &item::VOLUME && kind != &item::RESERVATION {
+                bail!("a {} has no size: resize spv/NAME or dr/NAME", kind.name);
+            }
+            let field = ("size", json!(size));
+            let result = ("is being resized", Some(Until::Condition(RESIZED)));
+            write::change_field(&client, kind, name, field, result, &write).await?;
+        }
+        Command::Orphans { output } => {
+            let snapshot = read_and_report(&client, only, &namespace).await?;
+            let orphans = orphans::list(&snapshot);
+            print(&output, &orphans, || orphans::text(&orphans))?;
+        }
+        Command::Recover { data, output } => orphans::print_manifests(&client, &data, &output).await?,
+        Command::Doctor { output } => {
+            let facts = Facts::gather(&client, &namespace).await?;
+            let findings = doctor::findings(&facts, env!("CARGO_PKG_VERSION"));
+            print(&output, &findings, || doctor::text(&findings, paint))?;
+            if findings.iter().any(|finding| finding.level == Level::Problem) {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Completion { .. } => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a view of the cluster. With `watch` it prints the view again after each change of the view's text.
+async fn show_view(
+    client: &Client,
+    (only, namespace): (Option<&str>, &str),
+    watch: bool,
+    view: impl Fn(&Snapshot) -> anyhow::Result<String>,
+) -> anyhow::Result<()> {
+    let mut changes = watch.then(|| Changes::watch(client, only));
+    let mut last = None;
+    loop {
+        let text = view(&read_and_report(client, only, namespace).await?)?;
+        if last.as_ref() != Some(&text) {
+            let mut out = std::io::stdout();
+            match last {
+                Some(_) if out.is_terminal() => write!(out, "\x1b[H\x1b[2J{text}")?,
+                Some(_) => write!(out, "---\n{text}")?,
+                None => write!(out, "{text}")?,
+            }
+            out.flush()?;
+            last = Some(text);
+        }
+        match &mut changes {
+            Some(changes) => changes.wait().await,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Reads a snapshot, and reports on standard error the kinds that the caller may not list.
+async fn read_and_report(client: &Client, only: Option<&str>, namespace: &str) -> anyhow::Result<Snapshot> {
+    let snapshot = Snapshot::read(client, only, namespace).await?;
+    for denied in &snapshot.denied {
+        eprintln!("note: {denied}");
+    }
+    Ok(snapshot)
+}

@@ -1,0 +1,137 @@
+//! The chain of causes: the conditions of an object, and the objects that it may wait for.
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
+use serde::Serialize;
+
+use super::target::Target;
+use crate::api::Role;
+use crate::api::condition::{RESIZED, RETIRING};
+use crate::cluster;
+use crate::plugin::item::{CLAIM, DISK, Kind, POD, RESERVATION, VOLUME};
+use crate::plugin::snapshot::Snapshot;
+
+/// A reported condition of an object, or the phase of a pod.
+#[derive(Debug, Serialize)]
+pub(in crate::plugin) struct Report {
+    pub object: String,
+    pub reason: String,
+    pub message: String,
+    /// True if the object is not as it should be.
+    #[serde(skip)]
+    pub trouble: bool,
+}
+
+/// The object, the object that it waits for, and so on. The root of the wait is last.
+pub(super) fn chain(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
+    let mut chain = vec![target.clone()];
+    while let Some(next) =
+        upstream(snapshot, &chain[chain.len() - 1]).into_iter().find(|t| !chain.contains(t))
+    {
+        chain.push(next);
+    }
+    chain
+}
+
+/// The reports of an object that matter for its wait. `None`: the object does not exist.
+pub(super) fn reports(snapshot: &Snapshot, target: &Target) -> Option<Vec<Report>> {
+    let report = |trouble, reason: &str, message: &str| Report {
+        object: target.title(),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        trouble,
+    };
+    if target.kind == &POD {
+        let (phase, message) = pod_phase(target.find_pod(snapshot)?);
+        return Some(vec![report(!["Running", "Succeeded"].contains(&phase.as_str()), &phase, &message)]);
+    }
+    let item = snapshot.find(target.kind, target.namespace.as_deref(), &target.name)?;
+    let trouble = |c: &&Condition| match c.type_.as_str() {
+        RESIZED => c.status != "True",
+        RETIRING => c.status == "True",
+        _ => false,
+    };
+    let mut all: Vec<Report> =
+        item.conditions.iter().filter(trouble).map(|c| report(true, &c.reason, &c.message)).collect();
+    // A true condition Ready is no cause of a wait beside a failed resize or a retirement.
+    match item.ready() {
+        Some(ready) if ready.status == "True" && !all.is_empty() => {}
+        Some(ready) => all.push(report(ready.status != "True", &ready.reason, &ready.message)),
+        None => all.push(report(
+            true,
+            "NotLookedAt",
+            "the controller has reported no condition: is the controller running? `kubectl reservoir doctor` checks it",
+        )),
+    }
+    Some(all)
+}
+
+fn has_trouble(snapshot: &Snapshot, target: &Target) -> bool {
+    reports(snapshot, target).is_some_and(|reports| reports.iter().any(|report| report.trouble))
+}
+
+/// The objects with trouble that the object may wait for, nearest first.
+fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
+    let namespace = target.namespace.as_deref();
+    let own_trouble = has_trouble(snapshot, target);
+    if !own_trouble && [&VOLUME, &RESERVATION].contains(&target.kind) {
+        return vec![];
+    }
+    let existing = |kind: &'static Kind, namespace: Option<&str>, name: &str| {
+        let item = snapshot.find(kind, namespace, name)?;
+        Some(Target { kind, namespace: item.namespace, name: item.name })
+    };
+    let named = |kind: &'static Kind, name: Option<&str>| name.and_then(|name| existing(kind, None, name));
+    let candidates: Vec<Option<Target>> = if target.kind == &POD {
+        let claims = target.find_pod(snapshot).map(cluster::claims_of).unwrap_or_default();
+        claims.iter().map(|(namespace, name)| existing(&CLAIM, Some(namespace), name)).collect()
+    } else if target.kind == &CLAIM {
+        let claim = snapshot
+            .claims
+            .iter()
+            .find(|c| c.name_any() == target.name && c.namespace().as_deref() == namespace);
+        let bound = claim.and_then(|c| c.status.as_ref()?.volume.as_ref()).map(|v| v.name.as_str());
+        vec![named(&VOLUME, bound.or(claim.and_then(|c| c.spec.volume.as_deref())))]
+    } else if target.kind == &VOLUME {
+        let Some(volume) = snapshot.volumes.iter().find(|v| v.name_any() == target.name) else {
+            return vec![];
+        };
+        let status = volume.status.as_ref();
+        let reservation = status.and_then(|s| s.reservation.as_ref()).map(|r| r.name.as_str());
+        let may_use = |role: &str| Role::name_covers(role, &volume.spec.role);
+        let usable = snapshot.reservations.iter().find(|r| may_use(&r.spec.role)).map(ResourceExt::name_any);
+        let usable = usable.filter(|_| status.is_none_or(|s| s.node_disk.is_none()));
+        let reservation = reservation.or(volume.spec.reservation.as_deref()).map(str::to_owned).or(usable);
+        let disk = status.and_then(|s| s.node_disk.as_deref());
+        vec![named(&RESERVATION, reservation.as_deref()), named(&DISK, disk)]
+    } else if target.kind == &RESERVATION {
+        let Some(r) = snapshot.reservations.iter().find(|r| r.name_any() == target.name) else {
+            return vec![];
+        };
+        let disk = r.status.as_ref().and_then(|s| s.node_disk.as_deref()).or(r.spec.node_disk.as_deref());
+        vec![named(&RESERVATION, r.spec.parent.as_deref()), named(&DISK, disk)]
+    } else {
+        vec![]
+    };
+    let troubled = |t: &Target| {
+        let not_ready =
+            snapshot.find(t.kind, t.namespace.as_deref(), &t.name).is_some_and(|item| !item.is_ready());
+        not_ready
+            || own_trouble && has_trouble(snapshot, t)
+            || t.kind == &CLAIM && !upstream(snapshot, t).is_empty()
+    };
+    candidates.into_iter().flatten().filter(troubled).collect()
+}
+
+/// The pod's phase, and the message of its unmet scheduling or its waiting container.
+fn pod_phase(pod: &Pod) -> (String, String) {
+    let status = pod.status.clone().unwrap_or_default();
+    let unscheduled =
+        status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
+    let containers = status.container_statuses.iter().flatten();
+    let waiting = containers.filter_map(|c| c.state.as_ref()?.waiting.as_ref()).next();
+    let message = unscheduled.and_then(|c| c.message.clone());
+    let message = message.or(waiting.and_then(|w| w.message.clone().or(w.reason.clone())));
+    (status.phase.unwrap_or_else(|| "Pending".into()), message.unwrap_or_default())
+}

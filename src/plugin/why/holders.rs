@@ -1,0 +1,98 @@
+//! The holders of an object, its content, and its position in the queue.
+
+use kube::ResourceExt;
+
+use super::target::Target;
+use crate::api::LedgerEntry;
+use crate::cluster;
+use crate::plan::{self, candidate::Candidate, share};
+use crate::plugin::item::{CLAIM, DISK, RESERVATION, ROLE, VOLUME};
+use crate::plugin::snapshot::Snapshot;
+
+/// One line for each kind of holder, for the content, and for the reservations that are served earlier.
+pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut add = |relation: &str, names: String| {
+        if !names.is_empty() {
+            lines.push(format!("{relation} {names}"));
+        }
+    };
+    if target.kind == &CLAIM {
+        let claim =
+            snapshot.claims.iter().find(|c| c.name_any() == target.name && c.namespace() == target.namespace);
+        let key = (target.namespace.clone().unwrap_or_default(), target.name.clone());
+        let users =
+            snapshot.pods.iter().filter(|p| !cluster::is_terminal(p) && cluster::claims_of(p).contains(&key));
+        let users: Vec<String> = users.map(|p| cluster::pod_ref(p).to_string()).collect();
+        add("used by pod", all_names(&users));
+        let volume = claim.and_then(|c| c.spec.volume.as_ref());
+        let volume =
+            snapshot.volumes.iter().find(|v| Some(&v.name_any()) == volume && v.spec.shared.is_none());
+        let uid = claim.and_then(|c| c.metadata.uid.as_deref());
+        if let Some(status) = volume.and_then(|v| v.status.as_ref()) {
+            let others: Vec<String> = status
+                .claims
+                .iter()
+                .filter(|b| Some(b.uid.as_str()) != uid)
+                .map(ToString::to_string)
+                .collect();
+            add("its volume is held by claim", all_names(&others));
+            let users: Vec<String> = status.users.iter().map(ToString::to_string).collect();
+            if !others.is_empty() && !users.is_empty() {
+                add("and used by pod", plan::names(&users, status.user_count as usize));
+            }
+        }
+    } else if target.kind == &VOLUME {
+        let status =
+            snapshot.volumes.iter().find(|v| v.name_any() == target.name).and_then(|v| v.status.as_ref());
+        if let Some(status) = status {
+            let claims: Vec<String> = status.claims.iter().map(|c| format!("{c} ({:?})", c.mode)).collect();
+            add("claimed by", all_names(&claims));
+            let users: Vec<String> = status.users.iter().map(ToString::to_string).collect();
+            if !users.is_empty() {
+                add("used by pod", plan::names(&users, status.user_count as usize));
+            }
+        }
+    } else if target.kind == &RESERVATION {
+        let reservation = snapshot.reservations.iter().find(|r| r.name_any() == target.name);
+        let status = reservation.and_then(|r| r.status.clone()).unwrap_or_default();
+        add("holds volume", entries(&status.volumes));
+        add("holds reservation", entries(&status.refinements));
+        let all: Vec<_> = snapshot.reservations.iter().collect();
+        let candidates: Vec<_> =
+            snapshot.disks.iter().map(|disk| Candidate { disk, node_labels: None }).collect();
+        let queue: Vec<String> =
+            share::in_order(&all, &candidates, &snapshot.roles.iter().collect::<Vec<_>>())
+                .into_iter()
+                .map(|r| format!("{} ({}, {})", r.name_any(), r.spec.role, r.spec.size))
+                .collect();
+        let position = queue.iter().position(|entry| entry.starts_with(&format!("{} (", target.name)));
+        match position {
+            Some(0) => add("it is first in the queue for free space,", "by the shares of the roles".into()),
+            Some(position) => {
+                add("before it in the queue, by the shares of the roles:", all_names(&queue[..position]));
+            }
+            None => {}
+        }
+    } else if target.kind == &DISK {
+        let disk =
+            snapshot.disks.iter().find(|d| d.name_any() == target.name).and_then(|d| d.status.as_ref());
+        add("holds reservation", disk.map(|s| entries(&s.reservations)).unwrap_or_default());
+        let orphans: Vec<String> =
+            disk.iter().flat_map(|s| &s.orphans).map(|o| format!("{} ({})", o.uid, o.name)).collect();
+        add("has data without an object:", all_names(&orphans));
+    } else if target.kind == &ROLE {
+        let role =
+            snapshot.roles.iter().find(|r| r.name_any() == target.name).and_then(|r| r.status.as_ref());
+        add("has reserved", role.map(|s| entries(&s.reservations)).unwrap_or_default());
+    }
+    lines
+}
+
+fn entries(ledger: &[LedgerEntry]) -> String {
+    ledger.iter().map(|e| format!("{} ({})", e.name, e.size)).collect::<Vec<_>>().join(", ")
+}
+
+fn all_names(items: &[String]) -> String {
+    if items.is_empty() { String::new() } else { plan::names(items, items.len()) }
+}
