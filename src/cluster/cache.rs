@@ -40,12 +40,15 @@ pub struct Cache<T> {
 /// Name of an index, and the value by which that index finds objects.
 pub type Key<'a> = (&'static str, &'a str);
 
+/// Calls its second argument with each key of the object.
+pub type Keys<T> = fn(&T, &mut dyn FnMut(Key));
+
 /// What a cache keeps of each object of kind `K`.
 pub struct CacheConfig<K, T = K> {
     /// The part of the object that is kept; `None`: the object is not kept at all.
     pub keep: fn(K) -> Option<T>,
-    /// Calls its second argument with each key of the object.
-    pub keys: fn(&T, &mut dyn FnMut(Key)),
+    /// The keys of an object.
+    pub keys: Keys<T>,
 }
 
 impl<K> Default for CacheConfig<K> {

@@ -14,7 +14,8 @@ use crate::plan::debounce::DEBOUNCE;
 use crate::plan::pvc_provisioner::pvc_of;
 use crate::plan::{bind, persistent_volume, pv_binding};
 
-use super::context::{CLAIM, Context, WAITING};
+use super::context::Context;
+use super::stores::{CLAIM, WAITING};
 use super::volume_users::counted;
 use super::{Again, Error, unclaim};
 

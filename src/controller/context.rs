@@ -1,4 +1,4 @@
-//! What every reconcile is given: the client, the caches, events, and the commit of a status.
+//! The context of every reconcile: the client, the caches, events, and the commit of a status.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,8 +17,7 @@ use crate::cluster::{self, Events, Owned, StatusBatcher, claims_of, is_terminal,
 use crate::telemetry::Metrics;
 
 use super::share::Share;
-pub use super::stores::*;
-pub use crate::plan::refs;
+use super::stores::{NAMESPACE, Stores};
 
 /// One batcher for each kind whose status several reconciles write.
 #[derive(Default)]
@@ -102,8 +101,8 @@ impl Context {
         claims.iter().flat_map(|c| self.stores.pods.users(&c.namespace, &c.name)).collect()
     }
 
-    /// The running and pending pods that use these PersistentVolumeClaims, given as (namespace, name), read by quorum.
-    pub async fn users_by_quorum(
+    /// The running and pending pods that use these PersistentVolumeClaims, given as (namespace, name), read by a live read.
+    pub async fn live_users(
         &self,
         claims: &BTreeSet<(String, String)>,
     ) -> Result<Vec<PodRef>, cluster::Error> {

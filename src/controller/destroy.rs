@@ -15,7 +15,8 @@ use crate::plan::destroy::{Live, Seen, Step, next};
 use crate::plan::holder::held_by_volume;
 use crate::plan::offer::is_offer_of;
 
-use super::context::{Context, VOLUME_UID};
+use super::context::Context;
+use super::stores::VOLUME_UID;
 use super::volume_entry::release_entry;
 use super::volume_users::{delete_lost, live_users, lost_claims, users};
 use super::{Again, Error};

@@ -14,7 +14,9 @@ use crate::cluster::{Cache, Kind};
 use crate::plan::{ledger, quota, summary};
 use crate::telemetry::{Sink, View};
 
-use super::context::{Conditions, Context, Stores, refs};
+use super::context::{Conditions, Context};
+use super::stores::Stores;
+use crate::plan::refs;
 
 /// How many objects of a kind have a reason for being Ready or not.
 type Reasons = BTreeMap<(String, String), u64>;

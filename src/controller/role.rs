@@ -12,8 +12,9 @@ use crate::plan::quota::is_current;
 use crate::plan::summary::{keeps_ledger, role_status};
 
 use super::Error;
-use super::context::{Context, refs};
+use super::context::Context;
 use super::ledger_entries::sweep;
+use crate::plan::refs;
 
 /// 1. Gather: VolumeRoles and reservations, from the caches. The reservations are read live for a ledger that is new, or
 ///    whose limit is, so that one made a moment ago is taken in too. Entries that do not fit are settled first.

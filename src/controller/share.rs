@@ -11,7 +11,8 @@ use kube::ResourceExt;
 use crate::plan::candidate::Candidate;
 use crate::plan::share::{Outcome, share_out};
 
-use super::context::{Stores, refs};
+use super::stores::Stores;
+use crate::plan::refs;
 
 /// The share of each reservation that waits, by UID.
 #[derive(Default)]

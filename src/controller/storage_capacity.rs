@@ -10,7 +10,8 @@ use crate::cluster;
 use crate::plan::storage_capacity::changes;
 
 use super::Error;
-use super::context::{Context, refs};
+use super::context::Context;
+use crate::plan::refs;
 
 /// 1. Gather: the objects of the class in our namespace, reservations and disks, from the caches.
 /// 2. Decide: [`changes`].

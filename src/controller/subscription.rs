@@ -10,7 +10,9 @@ use crate::cluster;
 use crate::plan::offer::changes;
 
 use super::Error;
-use super::context::{Context, OWNER, refs};
+use super::context::Context;
+use super::stores::OWNER;
+use crate::plan::refs;
 
 /// 1. Gather: the offers in the subscription's name, the volumes of its roles, and reservations, from the caches.
 /// 2. Decide: [`changes`].

@@ -14,7 +14,8 @@ use crate::plan::pvc_provisioner::pvc_of;
 use crate::plan::unclaim::{Seen, Step, next, unbind};
 use crate::plan::{bind, persistent_volume};
 
-use super::context::{CLAIM, Context};
+use super::context::Context;
+use super::stores::CLAIM;
 use super::volume_users::counted;
 use super::{Again, Error, pvc_provisioner};
 
@@ -75,7 +76,7 @@ async fn gather(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> R
     let is_provisioned = pvc_of(claim).is_some();
     let mut users = ctx.stores.pods.users(&namespace, &name);
     if pvc.is_some() && !is_provisioned && users.is_empty() {
-        users = ctx.users_by_quorum(&[(namespace, name)].into()).await?;
+        users = ctx.live_users(&[(namespace, name)].into()).await?;
     }
     let gone = is_provisioned && pvc.is_none();
     Ok(Seen {

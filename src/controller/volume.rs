@@ -15,8 +15,9 @@ use crate::plan::pvc_provisioner::{is_own, may_be_abandoned, pvc_of};
 use crate::plan::volume::{Seen, Step, keeps_entry, next};
 use crate::plan::{create, refs};
 
-use super::context::{Context, VOLUME, VOLUME_UID};
+use super::context::Context;
 use super::ledger_entries::change;
+use super::stores::{VOLUME, VOLUME_UID};
 use super::volume_entry::{release_entry, resize_entry};
 use super::volume_users::{delete_lost, lost_claims, users};
 use super::{Again, Error, destroy, pvc_provisioner};
