@@ -1,10 +1,10 @@
 # Reservoir: one binary for the controller, which runs as the image's user, and for the agent, which runs as root.
-# Where no image can be pulled, tools/cluster makes the two base images from Debian packages under the same names.
+# tools/cluster, where no image can be pulled, makes the two base images from Debian packages under the same names.
 ARG RUST=1.95
 # The profile of Cargo.toml: release is what is shipped; image links in a fraction of the time, for tests and the demo.
 ARG PROFILE=release
 
-# What the program depends on, built before its own sources are looked at: it changes with Cargo.lock only.
+# The program's dependencies, built before its own sources: this layer changes with Cargo.lock only.
 FROM rust:${RUST}-slim-trixie AS dependencies
 ARG PROFILE
 WORKDIR /build
@@ -28,7 +28,7 @@ RUN find src -name '*.rs' -exec touch {} + \
     && cargo build --profile=${PROFILE} --locked --package reservoir --bin reservoir \
     && cp target/${PROFILE}/reservoir reservoir
 
-# What makes, checks and grows the file systems of volumes, and logical volumes.
+# Programs that make, check and grow the file systems of volumes, and logical volumes.
 FROM debian:trixie-slim AS tools
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends e2fsprogs lvm2 xfsprogs \

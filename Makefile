@@ -11,7 +11,7 @@ TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 TEST = env CARGO_TARGET_$(TRIPLE)_RUNNER=$(CURDIR)/tools/run-test cargo test
 # API servers at a time: a test waits for most of its time.
 API_SERVERS := $(shell n=$$(($$(nproc) * 3)); echo $$((n < 12 ? n : 12)))
-# What make test-e2e makes while its cluster is idle.
+# The target that make test-e2e makes while its cluster is idle.
 MEANWHILE =
 
 demo: ## Real Kubernetes on this machine, Reservoir in it, and what it does, step by step

@@ -39,16 +39,16 @@ use support::{Cluster, until_gone, until_reason};
 /// Measures the controller.
 #[derive(Parser)]
 struct Options {
-    /// How many volumes; a hundred to a node.
+    /// The number of volumes; a hundred to a node.
     #[arg(long, default_value_t = 500)]
     volumes: usize,
-    /// How many claims, evenly on the volumes.
+    /// The number of claims, evenly on the volumes.
     #[arg(long, default_value_t = 1500)]
     claims: usize,
-    /// How many pods, evenly on the claims.
+    /// The number of pods, evenly on the claims.
     #[arg(long, default_value_t = 1500)]
     pods: usize,
-    /// How many claims are timed at the end, one after another.
+    /// The number of claims that are timed at the end, one after another.
     #[arg(long, default_value_t = 100)]
     timed: usize,
     /// In how many volumes' lives at a time writes are counted, after one life alone; 0: in none.
@@ -62,7 +62,7 @@ struct Options {
     bench: bool,
 }
 
-/// How often a volume and its reservation are written until it is Ready: made, ledger, placed, backed, Ready.
+/// The number of writes of a volume and its reservation until the volume is Ready: made, ledger, placed, backed, Ready.
 const SAME: usize = 5;
 const PER_NODE: usize = 100;
 /// Requests of this program that are under way at once.

@@ -46,6 +46,19 @@ async fn kubernetes_108254_the_path_is_a_valid_authority() {
     agent.stop().await.unwrap();
 }
 
+/// M5: the kubelet keeps a driver under the path that it registered first.
+#[tokio::test]
+async fn m5_the_socket_of_a_killed_earlier_agent_goes() {
+    let dir = TempDir::new().unwrap();
+    let registry = dir.path().join("plugins_registry");
+    fs::create_dir_all(&registry).unwrap();
+    let former = registry.join("csi.reservoir.dev-reg.sock");
+    drop(std::os::unix::net::UnixListener::bind(&former).unwrap());
+    let agent = Agent::start(&dir).await;
+    assert!(!former.exists());
+    agent.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn the_kubelet_gets_the_drivers_name_and_socket() {
     let dir = TempDir::new().unwrap();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use reservoir_cluster::node::{Cluster, NodeOptions};
 use reservoir_cluster::tour::{self, Tour};
 
-/// How long Reservoir may write nothing to an idle cluster.
+/// The time for which Reservoir has to write nothing to an idle cluster.
 const IDLE: Duration = Duration::from_secs(300);
 
 /// Removes the cluster however the test ends.
@@ -44,7 +44,7 @@ fn the_tour_holds_while_the_controller_is_killed() {
     tour.walk().unwrap();
     tour.settle().unwrap();
     tour.upgrade().unwrap();
-    // What the last killed controller had begun has ended by then.
+    // The writes of the last killed controller have ended by then.
     std::thread::sleep(Duration::from_secs(30));
     std::thread::scope(|scope| {
         let idle = scope.spawn(|| tour::quiet(&cluster, IDLE).unwrap());

@@ -1,4 +1,4 @@
-//! What the product's own source must not have, where no lint of the compiler can see it.
+//! Properties of the product's own source that no lint of the compiler can see.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -127,7 +127,24 @@ fn no_file_imports_itself_by_way_of_others() {
     assert!(circles.is_empty(), "{circles:#?}");
 }
 
-/// Which file of src imports which, tests left out.
+/// The Makefile lists its tests, so that the quick ones run first.
+#[test]
+fn every_test_binary_is_in_the_makefile() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let makefile = fs::read_to_string(root.join("Makefile")).unwrap();
+    let mut binaries = 0;
+    for path in fs::read_dir(root.join("tests")).unwrap().map(|entry| entry.unwrap().path()) {
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        if path.join("main.rs").exists() || path.extension().is_some_and(|extension| extension == "rs") {
+            let pattern = if name.starts_with("csi_") { "'csi_*'" } else { &*name };
+            assert!(makefile.contains(&format!("--test {pattern}")), "make test leaves out tests/{name}");
+            binaries += 1;
+        }
+    }
+    assert!(binaries > 5, "{binaries}");
+}
+
+/// The imports between the files of src, tests left out.
 struct Modules {
     imports: BTreeMap<PathBuf, BTreeSet<PathBuf>>,
 }

@@ -33,7 +33,7 @@ impl DiskIdentities {
     /// The NodeDisks by the names of the disks; tells the host which disk to expect where. Nothing else on a disk is looked
     /// at before: the disk decides whose volumes are on it, not its place.
     ///
-    /// 1. Gather: the IDs of the disks, and all NodeDisks if one of the disks has none among `mine`.
+    /// 1. Gather: the IDs of the disks, and all NodeDisks if a disk with an ID has none among `mine`.
     /// 2. Decide: `plan::disk_identity::identify`, for each disk.
     /// 3. Apply: NodeDisks made or taken over; the host expects or refuses each disk.
     pub(super) async fn reconcile(
@@ -42,10 +42,13 @@ impl DiskIdentities {
         mine: &[NodeDisk],
     ) -> Result<BTreeMap<String, NodeDisk>, NodeError> {
         let mut ids = self.ctx.on_host(|host| host.identities()).await?;
-        let known = |entry: &DiskEntry| mine.iter().any(|object| object.spec.disk_name == entry.name);
-        let all = match self.entries.iter().all(known) {
-            true => mine.to_vec(),
-            false => cluster::list(api, &ListParams::default()).await?,
+        let is_unknown = |entry: &DiskEntry| {
+            let identified = ids.get(&entry.name).is_some_and(Result::is_ok);
+            identified && !mine.iter().any(|object| object.spec.disk_name == entry.name)
+        };
+        let all = match self.entries.iter().any(is_unknown) {
+            true => cluster::list(api, &ListParams::default()).await?,
+            false => mine.to_vec(),
         };
 
         let node = self.ctx.node.clone();

@@ -31,6 +31,7 @@ pub(super) struct Disks {
 }
 
 /// The contents of the disks.
+#[derive(Default)]
 struct Found {
     volumes: Vec<VolumeReport>,
     erased: Vec<VolumeUid>,
@@ -57,7 +58,7 @@ impl Disks {
     /// 1. Gather: the NodeDisk of each disk, the contents of the disks, and the UIDs of all volumes on these NodeDisks,
     ///    listed last: data with any other UID has no object for good.
     /// 2. Decide: `plan::node_disk`, for each disk.
-    /// 3. Apply: spec, static reservations and status. A disk whose report fails does not keep the others from theirs.
+    /// 3. Apply: spec, static reservations and status. A disk whose status cannot be written keeps no other from its own.
     pub(super) async fn report(&mut self) -> Result<(), NodeError> {
         let api: Api<NodeDisk> = Api::all(self.ctx.client.clone());
         let on_node = ListParams::default().fields(&format!("spec.nodeName={}", self.ctx.node));
@@ -65,7 +66,11 @@ impl Disks {
         let objects = self.identities.reconcile(&api, &mine).await?;
         self.ctx.disk_names.set(&objects);
         let recovered = self.recovered.clone();
-        let found = self.ctx.on_host(move |host| look(host, &recovered)).await?;
+        // A panic at one disk keeps no volume of the others from being made, fenced or erased (V10).
+        let found = self.ctx.on_host(move |host| look(host, &recovered)).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "failed to measure the disks; their last reports stay");
+            Found::default()
+        });
         self.recovered = found.served;
         let known = self.known_volumes(objects.values()).await?;
         let (disks, (volumes, erased)) = (found.disks, (found.volumes, found.erased));

@@ -49,7 +49,7 @@ pub(super) async fn reconcile(
     };
     let volume = live.as_ref().unwrap_or(volume);
 
-    // Where the disk cannot be asked, the volume may well be there: it is neither lost nor made.
+    // A disk that cannot be asked may well have the volume: the volume is neither lost nor made.
     let task = on_disk.as_ref().map_or(Task::Rest, |on_disk| node_task::next(volume, *on_disk));
 
     let done = match on_disk {

@@ -43,7 +43,7 @@ pub type Key<'a> = (&'static str, &'a str);
 /// Calls its second argument with each key of the object.
 pub type Keys<T> = fn(&T, &mut dyn FnMut(Key));
 
-/// What a cache keeps of each object of kind `K`.
+/// The part of each object of kind `K` that a cache keeps.
 pub struct CacheConfig<K, T = K> {
     /// The part of the object that is kept; `None`: the object is not kept at all.
     pub keep: fn(K) -> Option<T>,

@@ -26,9 +26,9 @@ struct Publisher {
     recorders: Mutex<HashMap<Series, Recorder>>,
 }
 
-/// How many events may wait in the queue; a reconcile with one more waits for space in it.
+/// The most events that may wait in the queue; a reconcile with one more waits for space in it.
 const QUEUED: usize = 1000;
-/// How many events of the queue are published at once.
+/// The number of events that are published at once.
 const AT_ONCE: usize = 8;
 
 /// Events that are counted as one series: those of one object, related object, reason and message. kube's recorder leaves

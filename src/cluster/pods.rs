@@ -62,7 +62,7 @@ pub fn pod_ref(pod: &Pod) -> PodRef {
     }
 }
 
-/// Whether a pod has ended for good and so uses nothing any more.
+/// True if a pod has ended for good and so uses nothing any more.
 pub fn is_terminal(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))

@@ -20,10 +20,10 @@ pub struct Pvc {
     seen: SeenPvc,
 }
 
-/// How a PersistentVolumeClaim was seen last.
+/// The state of a PersistentVolumeClaim as it was seen last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeenPvc {
-    /// Whether it is bound.
+    /// True if it is bound.
     pub bound: bool,
     /// The capacity in its status, in bytes; `None`: Kubernetes has not written it yet.
     pub capacity: Option<u64>,
@@ -75,7 +75,7 @@ impl Pvc {
         self.made_for.strip_prefix(PVC_PREFIX) == Some(&self.uid)
     }
 
-    /// Whether a reconcile has to look at a change. A change of what is not kept matters to a PersistentVolumeClaim that
+    /// True if a reconcile has to look at a change. A change of what is not kept matters to a PersistentVolumeClaim that
     /// is being deleted, or waits for its volume.
     pub fn matters(change: &Change<Self>) -> bool {
         let waits = |pvc: &Self| pvc.deleting || (pvc.is_provisioned() && !pvc.seen.bound);

@@ -18,7 +18,7 @@ use crate::api::CONTROLLER_MANAGER;
 
 /// The most decisions in one write: the first of them does not wait for ever.
 const MOST: usize = 64;
-/// How often a caller decides before its reconcile starts again as a whole.
+/// The number of decisions of a caller before its reconcile starts again as a whole.
 const ATTEMPTS: usize = 5;
 
 /// The status writes of one controller to the objects of a kind without namespaces.
@@ -161,7 +161,7 @@ mod tests {
         object: DiskReservation,
         version: u64,
         writes: usize,
-        /// How many more writes lose a race.
+        /// The number of further writes that lose a race.
         faster: usize,
     }
 

@@ -48,7 +48,7 @@ impl Error {
         }
     }
 
-    /// Whether the API server answered 403.
+    /// True if the API server answered 403.
     pub fn is_forbidden(&self) -> bool {
         matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.code == 403))
     }
@@ -254,7 +254,7 @@ async fn delete_if<K: Kind>(
     }
 }
 
-/// Whether our finalizer is on the object.
+/// True if our finalizer is on the object.
 pub fn finalizer_present<K: Resource>(object: &K) -> bool {
     object.finalizers().iter().any(|f| f == FINALIZER)
 }

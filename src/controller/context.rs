@@ -26,7 +26,7 @@ pub struct StatusBatchers {
     pub disks: StatusBatcher<NodeDisk>,
     /// The ledgers of reservations.
     pub reservations: StatusBatcher<DiskReservation>,
-    /// Who is bound to which volume.
+    /// The bindings of volumes.
     pub volumes: StatusBatcher<SharedPersistentVolume>,
     /// The ledgers of quotas.
     pub roles: StatusBatcher<VolumeRole>,
@@ -55,7 +55,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// Commits the controller's part of a status, if it changed, and tells of a transition.
+    /// Commits the controller's part of a status, if it changed, and publishes an event for a transition.
     pub async fn commit<K>(
         &self,
         api: &Api<K>,
@@ -67,7 +67,7 @@ impl Context {
         K::Status: Conditions,
     {
         if let Some(written) = cluster::write_status(api, current, desired, CONTROLLER_MANAGER).await? {
-            // What the server takes for no change brings no event, and is no later version.
+            // A write that the server takes for no change brings no event, and no later version.
             if let (Some(uid), Some(version)) = (current.uid(), current.resource_version())
                 && written.resource_version().as_ref() != Some(&version)
             {
@@ -79,8 +79,8 @@ impl Context {
         Ok(())
     }
 
-    /// Whether we have written a later version of the object than this one, so that whatever is decided on it comes too
-    /// late. The later one comes by the watch.
+    /// True if this controller has written a later version of the object: a decision on this one comes too late. The later
+    /// version comes by the watch.
     pub fn is_old<K: Resource>(&self, object: &K) -> bool {
         let mut replaced = self.replaced();
         let uid = object.meta().uid.as_deref().unwrap_or_default();
@@ -101,7 +101,7 @@ impl Context {
         claims.iter().flat_map(|c| self.stores.pods.users(&c.namespace, &c.name)).collect()
     }
 
-    /// The running and pending pods that use these PersistentVolumeClaims, given as (namespace, name), read by a live read.
+    /// The running and pending pods that use these PersistentVolumeClaims, given as (namespace, name), by live reads.
     pub async fn live_users(
         &self,
         claims: &BTreeSet<(String, String)>,
@@ -117,8 +117,8 @@ impl Context {
         Ok(users)
     }
 
-    /// The node that a NodeDisk is in, if that is another one than `known`: a disk may come back in a node of another name
-    /// (D3). A cache that is behind moves nothing.
+    /// The node of a NodeDisk, if it differs from `known`: a disk may come back in a node of another name (D3). A cache that
+    /// is behind moves nothing, so a difference is read live.
     pub async fn node_moved(
         &self,
         disk: Option<&str>,

@@ -1,5 +1,4 @@
-//! What disks, roles and volumes have, as a scrape is told it (T3). It is looked up in the caches at that moment; of what
-//! they keep as text one object at a time is read.
+//! The gauges of disks, roles and volumes (T3), read from the caches at each scrape.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use super::context::{Conditions, Context};
 use super::stores::Stores;
 use crate::plan::refs;
 
-/// How many objects of a kind have a reason for being Ready or not.
+/// The number of objects by kind and by the reason of their condition Ready.
 type Reasons = BTreeMap<(String, String), u64>;
 
 impl View for Context {
@@ -128,7 +127,7 @@ fn disks_and_roles(stores: &Stores, to: &mut Sink<'_>) {
     to.gauge("role_weight", "What its share is divided by when room is scarce", weights);
 }
 
-/// What is told of a volume.
+/// The gauges of one volume.
 struct Told {
     name: String,
     role: String,

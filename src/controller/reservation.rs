@@ -109,7 +109,7 @@ async fn live(seen: &Seen, ctx: &Context) -> Result<Option<Seen>, Error> {
     }))
 }
 
-/// Where the bytes may come from: all disks, or the parent and the disk that it is on.
+/// The sources of the bytes: all disks, or the parent and the disk that it is on.
 async fn live_sources(
     reservation: &DiskReservation,
     ctx: &Context,

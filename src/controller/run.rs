@@ -26,14 +26,14 @@ use super::{
     Again, Error, claim, disk, pvc_provisioner, reservation, role, storage_capacity, subscription, volume,
 };
 
-/// How the controller runs.
+/// The controller's options.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Name of this instance, for events: the pod's.
     pub identity: String,
     /// The namespace that it is in.
     pub namespace: String,
-    /// How many objects of one kind are reconciled at once.
+    /// The number of objects of one kind that are reconciled at once.
     pub concurrency: u16,
 }
 

@@ -142,7 +142,7 @@ pub fn trim_volume(mut volume: SharedPersistentVolume) -> Option<SharedPersisten
 }
 
 impl Stores {
-    /// Whether the disk of that name is `Ready`.
+    /// True if the disk of that name is `Ready`.
     pub fn disk_ready(&self, name: &str) -> bool {
         let disk = self.disks.get(name);
         disk.is_some_and(|d| d.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, READY)))

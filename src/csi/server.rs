@@ -17,7 +17,7 @@ use super::proto::csi::identity_server::IdentityServer;
 use super::proto::csi::node_server::NodeServer;
 use super::registration;
 use super::serve_error::ServeError;
-use super::socket::Socket;
+use super::socket::{Socket, remove_stale};
 use super::volumes::Volumes;
 use crate::api::DRIVER;
 
@@ -48,6 +48,13 @@ impl ServeConfig {
     /// `localhost` (kubernetes 112597).
     pub fn registration_socket(&self) -> PathBuf {
         self.kubelet_dir.join("plugins_registry").join(format!("{DRIVER}@reg.sock"))
+    }
+}
+
+impl ServeConfig {
+    /// The registration socket of an agent before 0.1, which stays in place if that agent was killed.
+    fn former_registration_socket(&self) -> PathBuf {
+        self.kubelet_dir.join("plugins_registry").join(format!("{DRIVER}-reg.sock"))
     }
 }
 
@@ -89,6 +96,11 @@ pub async fn serve<V: Volumes>(
             })
     );
     tracing::info!(socket = %csi_socket.display(), node = config.node_name, "serving CSI");
+    // The kubelet keeps a driver under the path that it registered first, and refuses the same driver under another one.
+    let former = config.former_registration_socket();
+    if let Err(error) = remove_stale(&former).await {
+        tracing::warn!(socket = %former.display(), %error, "failed to remove the registration socket of an earlier version");
+    }
 
     let failure = tokio::select! {
         () = shutdown => None,

@@ -75,7 +75,8 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-async fn remove_stale(path: &Path) -> Result<(), ServeError> {
+/// Removes a socket on which nobody listens any more.
+pub(super) async fn remove_stale(path: &Path) -> Result<(), ServeError> {
     let failed = |source| ServeError::Listen { path: path.to_owned(), source };
     match fs::symlink_metadata(path).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

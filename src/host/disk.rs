@@ -270,3 +270,18 @@ fn identify(root: &OwnedFd, config: &DiskConfig) -> Result<String> {
     atomic_file::replace_json(root.as_fd(), IDENTITY, &identity)?;
     Ok(identity.id)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// D3: the name on the disk is older than that in the code.
+    #[test]
+    fn d3_the_backing_of_a_disk_is_called_keeping() {
+        let stored = json!({"id": "x", "keeping": "Btrfs", "later": 1});
+        let identity: Identity = serde_json::from_value(stored.clone()).unwrap();
+        assert_eq!(identity.backing, BackingKind::Btrfs);
+        assert_eq!(serde_json::to_value(&identity).unwrap(), stored);
+    }
+}

@@ -1,4 +1,4 @@
-//! How much of a disk can be promised (D1, S1).
+//! The bytes of a disk that can be promised (D1, S1).
 //!
 //! A `Path` disk shares its file system with others. Bytes that others fill cannot be reserved; yet a promise that
 //! changes with every log line is no promise, and every change is a write. So the number moves in steps.

@@ -18,7 +18,7 @@ pub struct Candidate<'a> {
     pub node_labels: Option<&'a BTreeMap<String, String>>,
 }
 
-/// Whether a disk can serve at all now (D4).
+/// True if a disk can serve at all now (D4).
 pub fn is_ready(disk: &NodeDisk) -> bool {
     disk.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, READY))
 }
@@ -28,7 +28,7 @@ pub fn free_space(disk: &NodeDisk) -> u64 {
     if is_ready(disk) { disk.ledger().free() } else { 0 }
 }
 
-/// Whether a disk may serve the reservation: the disk fits `nodeDisk`, `nodeName` or `nodeSelector`, or has the
+/// True if a disk may serve the reservation: the disk fits `nodeDisk`, `nodeName` or `nodeSelector`, or has the
 /// reservation already.
 pub fn may_serve(reservation: &DiskReservation, candidate: &Candidate) -> bool {
     let spec = &reservation.spec;

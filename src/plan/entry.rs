@@ -1,8 +1,8 @@
 //! The entry that a reservation has in the ledgers of others: its disk or its parent, and the VolumeRoles whose quota
 //! counts it (R1, R4, Q2).
 //!
-//! The entry is written before the reservation says that it has the bytes, and carries its UID: whoever dies in between
-//! finds the entry again. Bytes too many are taken off the entry afterwards, by whoever sees them.
+//! The entry is written before the reservation says that it has the bytes, and carries its UID: a controller that dies in
+//! between finds the entry again. Bytes too many are taken off the entry afterwards, by any controller that sees them.
 
 use std::ops::RangeInclusive;
 
@@ -38,7 +38,7 @@ pub fn asked(reservation: &DiskReservation) -> Result<u64, Verdict> {
     Ok(entry(reservation)?.size.bytes_or_zero().saturating_sub(has))
 }
 
-/// Whether a reservation has its bytes.
+/// True if a reservation has its bytes.
 pub fn is_placed(reservation: &DiskReservation) -> bool {
     reservation.status.as_ref().is_some_and(|s| s.node_disk.is_some())
 }
@@ -49,7 +49,7 @@ pub enum Owner<'a> {
     Is(&'a DiskReservation, Option<&'a str>),
     /// The reservation is gone; `lived_in`: somebody took its finalizer off by hand, and its bytes are still in use (S3).
     Gone {
-        /// Whether a volume or a refinement is in it.
+        /// True if a volume or a refinement is in it.
         lived_in: bool,
     },
 }
@@ -71,7 +71,7 @@ pub fn settled<H: Holder<DiskReservation>>(holder: &H, entry: &LedgerEntry, owne
     holder.with_entries(ledger.into_entries())
 }
 
-/// Whether the entry of the reservation, if there is one, is within its bounds.
+/// True if the entry of the reservation, if there is one, is within its bounds.
 pub fn fits<H: Holder<DiskReservation>>(holder: &H, of: &DiskReservation, parent: Option<&str>) -> bool {
     let held = holder.ledger().get(of.metadata.uid.as_deref().unwrap_or_default()).unwrap_or(0);
     bounds(holder, of, parent).contains(&held)
@@ -99,14 +99,14 @@ pub fn bounds<H: Holder<DiskReservation>>(
     }
 }
 
-/// Whether a volume or a refinement is in the reservation of that UID.
+/// True if a volume or a refinement is in the reservation of that UID.
 pub fn is_lived_in(uid: &str, volumes: &[SharedPersistentVolume], reservations: &[DiskReservation]) -> bool {
     let is = |of: Option<&UidRef>| of.is_some_and(|of| of.uid == uid);
     volumes.iter().any(|volume| is(volume.status.as_ref().and_then(|s| s.reservation.as_ref())))
         || reservations.iter().any(|r| is(r.status.as_ref().and_then(|s| s.parent.as_ref())))
 }
 
-/// Whether `parent` is the reservation that the other is, or is to be, carved out of.
+/// True if `parent` is the reservation that the other is, or is to be, carved out of.
 pub fn is_parent(parent: &DiskReservation, refinement: &DiskReservation) -> bool {
     refinement.spec.parent.is_some() && parent.belongs(refinement, None)
 }

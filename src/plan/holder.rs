@@ -19,7 +19,7 @@ pub trait Holder<Held>: HasStatus {
     fn ledger(&self) -> Ledger<'_>;
     /// The status with these entries and the sums that follow from them, so that both change in one write.
     fn with_entries(&self, entries: Vec<LedgerEntry>) -> Self::Status;
-    /// Whether an entry of `held` belongs here. `parent` is the role of the reservation that a refinement is carved out of.
+    /// True if an entry of `held` belongs here. `parent` is the role of the reservation that a refinement is carved out of.
     fn belongs(&self, held: &Held, parent: Option<&str>) -> bool;
     /// The largest entry of a `held` that asks for `asked` bytes.
     fn at_most(&self, held: &Held, asked: u64) -> u64;
@@ -159,7 +159,7 @@ pub fn free(status: &DiskReservationStatus) -> u64 {
     size(status).saturating_sub(used(status))
 }
 
-/// Whether volumes may be made in a reservation, and others carved out of it.
+/// True if volumes may be made in a reservation, and others carved out of it.
 pub fn serves(reservation: &DiskReservation) -> bool {
     let phase = reservation.status.as_ref().map(|s| s.phase);
     phase == Some(ReservationPhase::Reserved) && reservation.metadata.deletion_timestamp.is_none()

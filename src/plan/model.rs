@@ -112,7 +112,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 type Objects<K> = BTreeMap<String, Arc<K>>;
 
-/// What an API server or a cache has.
+/// The objects of an API server or a cache.
 #[derive(Clone, Default)]
 struct Store {
     disks: Objects<NodeDisk>,

@@ -15,7 +15,7 @@ use crate::api::{
 use super::holder::{self, serves};
 use super::{names, pvc_provisioner, resize};
 
-/// Whether one of the subscription's roles may use what belongs to `role`.
+/// True if one of the subscription's roles may use what belongs to `role`.
 pub fn covers(subscription: &RoleSubscription, role: &str) -> bool {
     subscription.spec.roles.iter().any(|subscribed| Role::name_covers(role, subscribed))
 }
@@ -114,7 +114,7 @@ pub fn changes<'a>(
     Changes { delete, apply, status }
 }
 
-/// Whether the offer is the subscription's offer of its node, and not somebody else's object of that name.
+/// True if the offer is the subscription's offer of its node, and not somebody else's object of that name.
 pub fn is_offer_of(offer: &VolumeOffer, subscription: &RoleSubscription) -> bool {
     let uid = subscription.metadata.uid.as_ref();
     offer.owner_references().iter().any(|owner| Some(&owner.uid) == uid)

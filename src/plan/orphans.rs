@@ -9,7 +9,7 @@ use crate::api::{DiskReservation, NodeDisk, NodeDiskStatus, Reserved};
 
 use super::ledger;
 
-/// Whether the data was in this reservation: its UID may be another one since, its name and role are the same.
+/// True if the data was in this reservation: its UID may be another one since, its name and role are the same.
 pub fn is_of(of: &Reserved, reservation: &DiskReservation) -> bool {
     of.name == reservation.name_any() && of.role == reservation.spec.role
 }

@@ -64,7 +64,7 @@ pub fn is_moved(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     node.is_some() && node != volume.status.as_ref().and_then(|s| s.node_name.as_ref())
 }
 
-/// Whether both objects are there, by the cache. The PersistentVolume of an unbound PersistentVolumeClaim may be missing, or
+/// True if both objects are there, by the cache. The PersistentVolume of an unbound PersistentVolumeClaim may be missing, or
 /// bound to a deleted one of its name.
 pub fn is_made(claim: &VolumeClaim, volume: &SharedPersistentVolume, cached: Option<Pvc>) -> bool {
     !is_moved(claim, volume) && cached.is_some_and(|pvc| pvc.bound)
@@ -113,7 +113,7 @@ pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -
     }
 }
 
-/// Whether a PersistentVolume is going, or is bound to another PersistentVolumeClaim than this one.
+/// True if a PersistentVolume is going, or is bound to another PersistentVolumeClaim than this one.
 fn is_useless(pv: &PersistentVolume, pvc: Option<&PersistentVolumeClaim>) -> bool {
     let other = bound_to(pv).is_some_and(|uid| pvc.and_then(|pvc| pvc.metadata.uid.as_ref()) != Some(uid));
     other || pv.metadata.deletion_timestamp.is_some()

@@ -31,19 +31,19 @@ pub fn counting<'a>(roles: &[&'a VolumeRole]) -> BTreeMap<&'a str, &'a VolumeRol
     counting
 }
 
-/// Whether a VolumeRole keeps a ledger; one without a quota has sums alone.
+/// True if a VolumeRole keeps a ledger; one without a quota has sums alone.
 pub fn has_quota(role: &VolumeRole) -> bool {
     role.spec.quota.limit.is_some() || role.spec.quota.guarantee.is_some()
 }
 
-/// Whether the ledger has the reservations that were there when the VolumeRole was made or changed. Nothing is decided on
+/// True if the ledger has the reservations that were there when the VolumeRole was made or changed. Nothing is decided on
 /// a ledger before that.
 pub fn is_current(role: &VolumeRole) -> bool {
     let ready = role.status.as_ref().and_then(|s| condition::get(&s.conditions, READY));
     ready.is_some_and(|c| c.observed_generation == role.metadata.generation && c.reason != reason::ROLE_TAKEN)
 }
 
-/// Whether a reservation for `role`, carved out of one for `parent` if any, counts towards the quota of role `of`. Bytes
+/// True if a reservation for `role`, carved out of one for `parent` if any, counts towards the quota of role `of`. Bytes
 /// that move within the roles that `of` covers are charged once (Q1).
 pub fn charges(of: &str, role: &str, parent: Option<&str>) -> bool {
     Role::name_covers(of, role) && !parent.is_some_and(|parent| Role::name_covers(of, parent))

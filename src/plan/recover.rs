@@ -25,7 +25,7 @@ struct Wanted<'a> {
     noted: &'a Reserved,
     disk: String,
     parent: Option<String>,
-    /// How many bytes of orphans lived in it: at least so large it was.
+    /// Bytes of orphans that lived in it: the reservation was at least that large.
     orphans: u64,
 }
 
@@ -37,7 +37,7 @@ pub fn documents(
 ) -> Vec<Document> {
     let mut wanted: BTreeMap<(usize, &str), Wanted> = BTreeMap::new();
     let mut documents = Vec::new();
-    // What was declared gone is no place to recover anything (D4).
+    // Nothing is recovered on a disk that was declared gone (D4).
     for disk in disks.iter().filter(|disk| !disk.spec.gone) {
         let on = disk.name_any();
         for orphan in disk.status.iter().flat_map(|status| &status.orphans) {
@@ -76,7 +76,7 @@ pub fn text(documents: &[Document]) -> Result<String, serde_yaml::Error> {
     each.collect()
 }
 
-/// What a node says of its data is applied by an administrator: nothing in it may end the comment. YAML 1.1 knows these line
+/// An administrator applies a node's report of its data: nothing in the report may end the comment. YAML 1.1 knows these line
 /// breaks, too.
 fn one_line(text: &str) -> String {
     text.replace(|c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'), " ")
@@ -203,7 +203,7 @@ mod tests {
                 "data dark on NodeDisk n1.a cannot be recovered, and stays: it is damaged",
             ]
         );
-        // What is there is left alone.
+        // Present objects are left alone.
         let there = [reserved("eng", "eng", 10, &[])];
         let mut taken = volume("a", "eng", 1);
         let again = told(&documents(std::slice::from_ref(&disk), &there, std::slice::from_ref(&taken)));

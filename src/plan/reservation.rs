@@ -33,7 +33,7 @@ use super::ledger::Ledger;
 use super::share::Outcome;
 use super::{names, quota, release};
 
-/// What was seen of a reservation and of the objects that decide on it.
+/// The reservation and the objects that decide on it, as they were seen.
 #[derive(Clone)]
 pub struct Seen {
     /// The reservation.
@@ -402,7 +402,7 @@ impl Gives for DiskReservation {
             let message = format!("DiskReservation {name}, which it is to be carved out of, {state}");
             return refuse(reason::PARENT_NOT_RESERVED, message);
         }
-        // What is handed out as one piece stays one piece (D2).
+        // An undivided parent is handed out as one piece (D2).
         let size = self.at_most(&*seen.reservation, entry.size.bytes_or_zero());
         let asked = seen.reservation.spec.size.bytes_or_zero();
         Holder::<DiskReservation>::ledger(self)

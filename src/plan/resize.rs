@@ -178,7 +178,7 @@ pub fn on_node(volume: &SharedPersistentVolume, unfinished: bool) -> Option<OnNo
     unfinished.then_some(OnNode::Resize(on_disk))
 }
 
-/// Whether a change of its reservation concerns the volume: it waits for free space, or its entry has another size.
+/// True if a change of its reservation concerns the volume: it waits for free space, or its entry has another size.
 pub fn waits_for_ledger(volume: &SharedPersistentVolume, entry: Option<u64>) -> bool {
     let status = volume.status.clone().unwrap_or_default();
     let granted = status.size.as_ref().map(Size::bytes_or_zero);

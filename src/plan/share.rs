@@ -406,7 +406,7 @@ mod tests {
         );
         assert_eq!(outcomes[1], Ok("n1.a".to_owned()));
         assert!(outcomes[2].is_err(), "the first still collects free space");
-        // What is kept for it is nobody else's.
+        // No other reservation gets its kept bytes.
         let outcomes = shared(&[asks("x", "ops", 7, 1), asks("eng", "other", 7, 2)], &[there], &[]);
         assert!(outcomes.iter().all(Result::is_err), "{outcomes:?}");
     }

@@ -23,7 +23,7 @@ pub fn disk_status(disk: &NodeDisk, node_ready: Option<bool>, now: Timestamp) ->
     status
 }
 
-/// Whether a disk can be reserved and used: by an administrator's word, its node and its agent (D4).
+/// True if a disk can be reserved and used: by an administrator's word, its node and its agent (D4).
 fn disk_condition(spec: &NodeDiskSpec, conditions: &[Condition], node_ready: Option<bool>) -> Verdict {
     let (node, stays) = (&spec.node_name, "its reservations and data stay");
     match (node_ready, condition::get(conditions, DISK_HEALTHY)) {
@@ -115,7 +115,7 @@ pub fn role_totals(role: &VolumeRole, reservations: &[&DiskReservation]) -> Volu
     }
 }
 
-/// Whether a VolumeRole keeps a ledger: it has a quota, and is the object that counts for its role.
+/// True if a VolumeRole keeps a ledger: it has a quota, and is the object that counts for its role.
 pub fn keeps_ledger(role: &VolumeRole, all: &[&VolumeRole]) -> bool {
     quota::has_quota(role) && rival(role, all).is_none()
 }
@@ -154,7 +154,7 @@ fn rival<'a>(role: &VolumeRole, all: &[&'a VolumeRole]) -> Option<&'a VolumeRole
     counts.filter(|counts| counts.metadata.uid != role.metadata.uid)
 }
 
-/// Whether a VolumeRole counts, and has no more than a limit that was set later (Q2).
+/// True if a VolumeRole counts, and has no more than a limit that was set later (Q2).
 fn role_condition(role: &VolumeRole, all: &[&VolumeRole], reserved: u64) -> Verdict {
     let (of, limit) = (&role.spec.role, role.spec.quota.limit.as_ref());
     let over = reserved.saturating_sub(limit.map_or(u64::MAX, Size::bytes_or_zero));

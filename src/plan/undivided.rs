@@ -10,7 +10,7 @@ use kube::ResourceExt;
 
 use super::allocatable;
 
-/// Whether a disk of that kind is handed out as one piece.
+/// True if a disk of that kind is handed out as one piece.
 pub fn is_undivided(kind: DiskKind) -> bool {
     match kind {
         DiskKind::Path => false,

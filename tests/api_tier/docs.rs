@@ -225,6 +225,7 @@ pages! {
     comparison: "docs/comparison.md",
     concepts: "docs/concepts.md",
     design: "docs/design.md",
+    glossary: "docs/glossary.md",
     give_a_team_a_quota: "docs/how-to/give-a-team-a-quota.md",
     move_existing_data: "docs/how-to/move-existing-data.md",
     recover_a_cluster: "docs/how-to/recover-a-cluster.md",

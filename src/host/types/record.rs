@@ -165,7 +165,7 @@ mod tests {
     fn value() -> Value {
         json!({
             "version": 1, "uid": UID, "name": "a", "role": "eng", "reservation": "r", "sizeBytes": 1u64 << 40,
-            "fsType": "ext4", "shared": true, "labels": {"k": "v"}, "state": "Ready", "fenced": false,
+            "fsType": "ext4", "shared": true, "labels": {"k": "v"}, "state": "Ready", "fenced": false, "born": UID,
             "publishes": {"/t": {"pod": {"uid": "p", "namespace": "n", "name": "m"}, "claimUid": "c",
                 "readOnly": true, "later": [1]}},
             "invented": {"tomorrow": u64::MAX}
@@ -174,6 +174,14 @@ mod tests {
 
     fn parse(value: &Value) -> Result<Record> {
         Record::parse(&UID.parse().unwrap(), value.to_string().as_bytes())
+    }
+
+    /// X6: the name on the disk is older than that in the code.
+    #[test]
+    fn x6_the_uuid_of_an_inherited_filesystem_is_called_born() {
+        let record = parse(&value()).unwrap();
+        assert_eq!(record.made_as, Some(UID.parse().unwrap()));
+        assert_eq!(serde_json::to_value(&record).unwrap()["born"], UID);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# What the guest's kernel runs first: finds the root file system on the first virtio disk.
+# The first program of the guest's kernel: finds the root file system on the first virtio disk.
 for module in $(/bin/busybox cat /modules/order); do
     /bin/busybox insmod "/modules/$module.ko"
 done

@@ -29,7 +29,7 @@ RUN sed -i \
         | jq '.hooks.createContainer[.hooks.createContainer | length] |= . + {"path": "/kind/bin/mount-product-files.sh"} | del(.process.rlimits)' \
         > /etc/containerd/cri-base.json
 
-# What tells systemd that it runs in a container, and the signal that ends it.
+# systemd's mark of a container, and the signal that ends systemd.
 ENV container=docker
 STOPSIGNAL SIGRTMIN+3
 ENTRYPOINT [ "/usr/local/bin/entrypoint", "/sbin/init" ]

@@ -1,4 +1,4 @@
-// What Kubernetes and etcd are built from, when no release can be downloaded.
+// The sources of Kubernetes and etcd, when no release can be downloaded.
 // Versions are those of the Kubernetes release itself: its own module pins every dependency, etcd's too.
 module reservoir.dev/tools/cluster/kubernetes
 

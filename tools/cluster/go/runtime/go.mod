@@ -1,4 +1,4 @@
-// What runs containers in a node, when no node image can be pulled.
+// The container runtime of a node, when no node image can be pulled.
 module reservoir.dev/tools/cluster/runtime
 
 go 1.26.8
