@@ -31,7 +31,6 @@ pub(super) struct Disks {
 }
 
 /// The contents of the disks.
-#[derive(Default)]
 struct Found {
     volumes: Vec<VolumeReport>,
     erased: Vec<VolumeUid>,
@@ -67,10 +66,13 @@ impl Disks {
         self.ctx.disk_names.set(&objects);
         let recovered = self.recovered.clone();
         // A panic at one disk keeps no volume of the others from being made, fenced or erased (V10).
-        let found = self.ctx.on_host(move |host| look(host, &recovered)).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "failed to measure the disks; their last reports stay");
-            Found::default()
-        });
+        let found = match self.ctx.on_host(move |host| look(host, &recovered)).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(%error, "failed to measure the disks; their last reports stay");
+                return Ok(());
+            }
+        };
         self.recovered = found.served;
         let known = self.known_volumes(objects.values()).await?;
         let (disks, (volumes, erased)) = (found.disks, (found.volumes, found.erased));

@@ -26,8 +26,11 @@ pub(super) async fn reconcile(name: Name, ctx: &Context) -> Result<Again, Error>
     let Some(seen) = gather(&name, ctx).await? else { return Ok(None) };
     let (event, again) = match apply(next(&seen), &seen, ctx).await {
         Ok(event) => (event, None),
-        // A grant is missing, or the schema of volumes refuses a field.
-        Err(Error::Cluster(error)) => (Some(error.refusal().ok_or(error)?), Some(RETRY)),
+        // A grant is missing, or the schema of volumes refuses a field. A bound one was not read, and has no event.
+        Err(Error::Cluster(error)) if seen.pvc.is_some() => {
+            (Some(error.refusal().ok_or(error)?), Some(RETRY))
+        }
+        Err(error) => return Err(error),
     };
     if let (Some((pvc, _)), Some(event)) = (&seen.pvc, event) {
         ctx.events.publish(pvc, None, false, "Provision", "ProvisioningFailed", &event).await;
@@ -58,6 +61,11 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
         let found = cluster::get(&pvcs, pvc).await?;
         seen.pvc = found.and_then(|pvc| class(&pvc).map(|class| (pvc, class)));
         seen.volume = cluster::get(&Api::all(ctx.client.clone()), &volume).await?.map(Arc::new);
+        if seen.volume.is_none() && seen.claim.is_some() {
+            // A volume is created beside a claim that is there now: its end is the end of the volume.
+            let claims = cluster::namespaced(&ctx.client, namespace);
+            seen.claim = cluster::get(&claims, pvc).await?.map(Arc::new);
+        }
         (seen.reservations, seen.disks) = (stores.reservations.all(), stores.disks.all());
     }
     Ok(Some(seen))

@@ -7,7 +7,7 @@ use futures::future::{BoxFuture, join_all, select_all};
 use futures::{FutureExt, TryFutureExt};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::runtime::watcher;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::api::{LABEL_MANAGED_BY, MANAGED_BY};
@@ -57,9 +57,12 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         ($api:expr, $config:expr, $route:ident, $how:expr) => {{
             let (changes, everything) = (router.clone(), router.clone());
             let changed = move |change: Change<_>| {
-                // Once all caches are filled, everything is enqueued.
+                // Once all caches are filled, everything is enqueued; so it is after each list, of which most is known.
                 let started = changes.ctx.get().is_some();
-                change.latest().filter(|_| started).into_iter().for_each(|object| changes.$route(object));
+                let version = |object: Option<&_>| object.and_then(ResourceExt::resource_version);
+                let is_known = change.now.is_some() && version(change.before) == version(change.now);
+                let news = change.latest().filter(|_| started && !is_known);
+                news.into_iter().for_each(|object| changes.$route(object));
             };
             let (cache, task) = cache($api, $config, $how, changed, move || everything.everything());
             tasks.push(task);

@@ -79,8 +79,8 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
                     && let Some(written) = resize_entry(read, &uid, bytes, ctx).await?
                 {
                     *read = written;
+                    continue;
                 }
-                continue;
             }
             Step::Report(status) => {
                 delete_lost(&seen.lost_claims, &volume, ctx).await?;

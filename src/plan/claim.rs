@@ -151,7 +151,9 @@ pub fn volume_gone(name: &str) -> Verdict {
 
 /// True if the volume is the one that the claim's status notes, if any, and has the claim on its list.
 pub fn has(volume: &SharedPersistentVolume, claim: &VolumeClaim) -> bool {
-    let noted = claim.status.as_ref().and_then(|s| s.volume.as_ref());
+    // The status of an unbound claim that names its volume decides nothing: others may have written it.
+    let decides = |s: &&VolumeClaimStatus| claim.spec.volume.is_none() || s.phase == ClaimPhase::Bound;
+    let noted = claim.status.as_ref().filter(decides).and_then(|s| s.volume.as_ref());
     noted.is_none_or(|noted| volume.metadata.uid.as_ref() == Some(&noted.uid))
         && bind::is_bound(volume, claim)
 }
@@ -385,5 +387,20 @@ mod tests {
         };
         assert_eq!((with(None), with(Some("later"))), (Step::Delete, Step::Delete));
         assert_eq!(reason(with(Some("u"))).0, "NoSuchVolume");
+    }
+
+    /// L1: others may have written the status before the claim was bound.
+    #[test]
+    fn l1_a_forged_status_keeps_no_claim_from_its_volume() {
+        let (mut c, mut v) = (claim("ns", "c", "v"), ready_volume("v", "eng", true));
+        v.status.get_or_insert_default().claims = vec![bind::binding(&c)];
+        let noted = UidRef { name: "v".into(), uid: "uid-forged".into() };
+        c.status = Some(VolumeClaimStatus { volume: Some(noted), ..Default::default() });
+        assert!(has(&v, &c), "it names its volume");
+        c.status.as_mut().unwrap().phase = ClaimPhase::Bound;
+        assert!(!has(&v, &c), "the volume was made anew");
+        c.status.as_mut().unwrap().phase = ClaimPhase::Pending;
+        c.spec.volume = None;
+        assert!(!has(&v, &c), "it chose another one");
     }
 }

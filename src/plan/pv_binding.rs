@@ -102,7 +102,13 @@ pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -
         }
         return Step::CreatePv(Box::new(wanted));
     };
-    if is_useless(pv, pvc) {
+    if pv.metadata.deletion_timestamp.is_some() {
+        let why = format!(
+            "an earlier PersistentVolume of PersistentVolumeClaim {name} is going, and is made anew then"
+        );
+        return Step::Wait(Verdict::no(reason::BINDING, why));
+    }
+    if bound_to(pv).is_some_and(|uid| pvc.and_then(|pvc| pvc.metadata.uid.as_ref()) != Some(uid)) {
         // Kubernetes never binds a PersistentVolume to a second PersistentVolumeClaim.
         let why = format!("PersistentVolumeClaim {name} was deleted and is being made anew");
         return Step::DeletePv(Verdict::no(reason::BINDING, why));
@@ -111,12 +117,6 @@ pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -
         None => Step::CreatePvc(Box::new(persistent_volume_claim(claim, volume))),
         Some(_) => Step::Done,
     }
-}
-
-/// True if a PersistentVolume is going, or is bound to another PersistentVolumeClaim than this one.
-fn is_useless(pv: &PersistentVolume, pvc: Option<&PersistentVolumeClaim>) -> bool {
-    let other = bound_to(pv).is_some_and(|uid| pvc.and_then(|pvc| pvc.metadata.uid.as_ref()) != Some(uid));
-    other || pv.metadata.deletion_timestamp.is_some()
 }
 
 /// The next step where the PersistentVolume leads to the node that the volume was on before.
@@ -179,7 +179,7 @@ mod tests {
         let mut going = persistent_volume(&claim, &volume);
         going.metadata.deletion_timestamp = some_time();
         seen.pv = Some(going);
-        assert!(matches!(next(&claim, &volume, &seen), Step::DeletePv(_)), "Kubernetes binds none that goes");
+        assert!(matches!(next(&claim, &volume, &seen), Step::Wait(_)), "Kubernetes binds none that goes");
         seen.cached = Some(Pvc { bound: true, capacity: None });
         assert_eq!(next(&claim, &volume, &seen), Step::Done);
     }
