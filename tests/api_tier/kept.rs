@@ -341,7 +341,7 @@ async fn x6_an_orphan_is_recovered_once_and_by_its_own_role() {
     orphans(&cluster, 1).await;
     cluster.apply_text(&recovering("sub", "role: eng/ml")).await;
     let said = until_reason(&volumes, "sub", "BackingFailed").await;
-    assert!(said.contains("belongs to role eng: recover it for that one"), "{said}");
+    assert!(said.contains("belongs to role eng: recover it for that role"), "{said}");
     volumes.delete("sub", &DeleteParams::default()).await.unwrap();
     until_gone(&volumes, "sub").await;
 

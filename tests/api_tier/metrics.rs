@@ -256,9 +256,13 @@ async fn t3_docs_alerts_and_dashboard_name_served_metrics() {
     }
     // The one that is to fire, fires: a deletion was refused, again and again.
     let fires = "ALERTS{alertname=\"ReservoirDestroysRefused\",alertstate=\"firing\"}";
-    assert!(!prometheus.query(fires).unwrap().is_empty(), "{fires}");
+    until(fires, || async {
+        refused().await;
+        (!prometheus.query(fires).unwrap().is_empty()).then_some(())
+    })
+    .await;
     let deny = "sum(apiserver_validating_admission_policy_check_total{policy=\"reservoir-volume-in-use\",enforcement_action=\"deny\"})";
-    assert!(!prometheus.query(deny).unwrap().is_empty());
+    until(deny, || async { (!prometheus.query(deny).unwrap().is_empty()).then_some(()) }).await;
 
     for (of, address) in ["Controller", "Agent"].into_iter().zip(&at) {
         let text = scrape(address);

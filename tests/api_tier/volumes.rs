@@ -395,7 +395,7 @@ async fn d4_a_disk_declared_gone_blocks_nothing_and_keeps_data() {
     until_reason(&reservations, "late", "NotEnoughRoom").await;
     // With this reason people may delete a static reservation too, because no agent is left to delete it.
     let said = until_reason(&reservations, "analytics", "DiskGone").await;
-    assert!(said.contains("n1.default") && said.contains("then this reservation"), "{said}");
+    assert!(said.contains("n1.default") && said.contains("then the reservation itself"), "{said}");
     cluster
         .apply_text(
             "{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: late}, \
