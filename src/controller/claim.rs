@@ -92,7 +92,7 @@ async fn gather(
 /// The volume that the claim's status notes, else the one that it names. The cache may be behind, so one that is noted
 /// is read live if the claim is not on its list there.
 async fn volume(claim: &VolumeClaim, ctx: &Context) -> Result<Option<Arc<SharedPersistentVolume>>, Error> {
-    let noted = claim.status.as_ref().and_then(|s| s.volume.as_ref()).map(|volume| &volume.name);
+    let noted = bind::noted(claim).map(|volume| &volume.name);
     let Some(name) = noted.or(claim.spec.volume.as_ref()) else { return Ok(None) };
     let cached = ctx.stores.volumes.get(name);
     if noted.is_none() || cached.as_ref().is_some_and(|volume| has(volume, claim)) {

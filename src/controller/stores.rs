@@ -13,6 +13,7 @@ use crate::api::{
     VolumeClaim, VolumeOffer, VolumeRole,
 };
 use crate::cluster::{Cache, Key, PodUse, Pvc};
+use crate::plan::bind::noted;
 use crate::plan::quota::lineage;
 
 /// The caches.
@@ -97,8 +98,8 @@ pub fn reservation_keys(reservation: &DiskReservation, key: &mut dyn FnMut(Key))
 pub fn claim_keys(claim: &VolumeClaim, key: &mut dyn FnMut(Key)) {
     let status = claim.status.as_ref();
     claim.metadata.namespace.iter().for_each(|namespace| key((NAMESPACE, namespace)));
-    let chosen = status.and_then(|s| s.volume.as_ref()).map(|v| &v.name);
-    chosen.or(claim.spec.volume.as_ref()).into_iter().for_each(|name| key((VOLUME, name)));
+    let noted = noted(claim).map(|volume| &volume.name);
+    noted.or(claim.spec.volume.as_ref()).into_iter().for_each(|name| key((VOLUME, name)));
     if status.is_none_or(|s| s.phase == ClaimPhase::Pending) {
         key((WAITING, claim.spec.volume.as_deref().unwrap_or_default()));
     }

@@ -4,7 +4,8 @@ use kube::ResourceExt;
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
-    ClaimBinding, ClaimPhase, Role, RoleSubscription, SharedPersistentVolume, Size, VolumeClaim, VolumeMode,
+    ClaimBinding, ClaimPhase, Role, RoleSubscription, SharedPersistentVolume, Size, UidRef, VolumeClaim,
+    VolumeClaimStatus, VolumeMode,
 };
 
 use super::offer::{self, offered};
@@ -35,6 +36,13 @@ pub fn is_of(binding: &ClaimBinding, claim: &VolumeClaim, volume: &SharedPersist
         claim.status.as_ref().filter(|s| s.phase == ClaimPhase::Bound).and_then(|s| s.volume.as_ref());
     let elsewhere = bound.is_some_and(|bound| Some(&bound.uid) != volume.metadata.uid.as_ref());
     claim.uid().as_ref() == Some(&binding.uid) && (claim.spec.volume == volume.metadata.name || !elsewhere)
+}
+
+/// The volume that the claim's status notes: chosen by a selector, or bound. Before it is bound, a claim that names its
+/// volume goes by that name alone, for others may have written its status (L1).
+pub fn noted(claim: &VolumeClaim) -> Option<&UidRef> {
+    let decides = |s: &&VolumeClaimStatus| claim.spec.volume.is_none() || s.phase == ClaimPhase::Bound;
+    claim.status.as_ref().filter(decides).and_then(|s| s.volume.as_ref())
 }
 
 /// An unbound claim, and the subscriptions of its namespace.

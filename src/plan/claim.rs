@@ -117,7 +117,7 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
 /// The volume whose list has the claim, or why there is none; else the step that may put the claim on one.
 fn volume_of(claim: &VolumeClaim, seen: &Seen) -> Result<Result<Arc<SharedPersistentVolume>, Verdict>, Step> {
     let before = claim.status.clone().unwrap_or_default();
-    let noted = before.volume.as_ref();
+    let noted = bind::noted(claim);
     if let Some(volume) = seen.volume.as_ref().filter(|volume| has(volume, claim)) {
         return Ok(Ok(volume.clone()));
     }
@@ -149,12 +149,9 @@ pub fn volume_gone(name: &str) -> Verdict {
     Verdict::no(reason::NO_SUCH_VOLUME, why)
 }
 
-/// True if the volume is the one that the claim's status notes, if any, and has the claim on its list.
+/// True if the volume has the claim on its list, and is the one that the claim's status notes, if any.
 pub fn has(volume: &SharedPersistentVolume, claim: &VolumeClaim) -> bool {
-    // The status of an unbound claim that names its volume decides nothing: others may have written it.
-    let decides = |s: &&VolumeClaimStatus| claim.spec.volume.is_none() || s.phase == ClaimPhase::Bound;
-    let noted = claim.status.as_ref().filter(decides).and_then(|s| s.volume.as_ref());
-    noted.is_none_or(|noted| volume.metadata.uid.as_ref() == Some(&noted.uid))
+    bind::noted(claim).is_none_or(|noted| volume.metadata.uid.as_ref() == Some(&noted.uid))
         && bind::is_bound(volume, claim)
 }
 
