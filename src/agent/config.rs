@@ -41,8 +41,7 @@ pub struct DiskEntry {
     /// nothing. Only of kind `Path`.
     #[serde(default)]
     pub system_reserved: Option<Size>,
-    /// Directories of the disk's file system beneath which a volume may adopt one that holds data (V8). Only of kind
-    /// `Path`.
+    /// Roots of the directories that volumes may adopt (V8). Only of kind `Path`.
     #[serde(default)]
     pub adopt_roots: Vec<PathBuf>,
     /// There may be volumes whose size is not enforced: adopted directories, and all of them if the disk turns out to

@@ -1,8 +1,8 @@
 //! Work queues: a name is reconciled once, however often it is enqueued, and never twice at the same time.
 //!
-//! `kube::runtime::Controller` does the same, but only for the objects of a `reflector::Store`. [`super::Cache`] has indexes
-//! instead, and of PersistentVolumeClaims no objects. So the loop here takes names. It is built on kube's scheduler; kube's
-//! runner, which would be the rest of it, is private.
+//! `kube::runtime::Controller` does the same, but only for the objects of a `reflector::Store`. [`super::Cache`] is no such
+//! store, and keeps only parts of PersistentVolumeClaims, so workers get names. The loop is built on kube's scheduler;
+//! kube's runner, which would be the rest, is private.
 
 use std::collections::HashSet;
 use std::future::Future;

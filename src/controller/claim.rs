@@ -23,7 +23,7 @@ use super::{Again, Error, unclaim};
 ///
 /// 1. Gather: its volume, or the offers; its PersistentVolumeClaim, by live reads where the cache lacks that.
 /// 2. Decide: [`next`].
-/// 3. Apply: one step. Those that only prepare the status are followed by another decision.
+/// 3. Apply: one step. Every step before the last is followed by another decision.
 pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<Again, Error> {
     let namespace = claim.namespace().unwrap_or_default();
     let api: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &namespace);

@@ -1,7 +1,7 @@
-//! The controller: watches, and the glue between what was decided and the API server.
+//! The controller: caches, routes from their changes to work queues, and a reconcile for each kind.
 //!
-//! One file per kind. Each gathers what its decision looks at from the caches, asks `plan`, and commits what that
-//! says; the status is written last. A reconcile that meets a conflict simply comes again.
+//! A reconcile gathers what a decision of `plan` looks at, and applies the steps that the decision names. After a lost race
+//! or an error it starts again.
 
 mod claim;
 mod context;

@@ -26,7 +26,7 @@ use super::{Again, Error, destroy, pvc_provisioner};
 ///
 /// 1. Gather: reservations, disks, claims and users from the caches; what no cache has is looked for live.
 /// 2. Decide: [`next`].
-/// 3. Apply: one step. Those that only prepare the status are followed by another decision.
+/// 3. Apply: one step. Every step before the last is followed by another decision.
 pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context) -> Result<Again, Error> {
     let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     if volume.metadata.deletion_timestamp.is_some() {

@@ -32,7 +32,7 @@ pub struct Seen {
     /// The volume that its status notes, else the one that it names: from the cache, or read live if the cache has it
     /// without the claim.
     pub volume: Option<Arc<SharedPersistentVolume>>,
-    /// Of a claim that is not on that volume's list.
+    /// The volumes to choose from; empty for a bound claim.
     pub offers: Offers,
     /// Why [`Step::Bind`] did not put the claim on the volume's list.
     pub refused: Option<Verdict>,
@@ -145,7 +145,7 @@ fn volume_of(claim: &VolumeClaim, seen: &Seen) -> Result<Result<Arc<SharedPersis
 
 /// Why a claim is not bound to a volume that was deleted meanwhile.
 pub fn volume_gone(name: &str) -> Verdict {
-    let why = format!("volume {name} has just gone; the claim waits for another one");
+    let why = format!("SharedPersistentVolume {name} was deleted meanwhile; the claim waits for a volume");
     Verdict::no(reason::NO_SUCH_VOLUME, why)
 }
 

@@ -544,7 +544,7 @@ impl Model {
         Ok(())
     }
 
-    /// Q2: what others left of all disks is enough for what is guaranteed and not reserved yet.
+    /// Q2: the free bytes of all disks cover every guarantee that is not reserved yet.
     fn check_guarantees(&self) -> Result<(), TestCaseError> {
         let disks = || self.server.disks.values();
         let free: u64 = disks().map(|disk| disk.ledger().free()).sum();

@@ -165,7 +165,9 @@ fn in_the_way(claim: &VolumeClaim, pvc: &PersistentVolumeClaim) -> Option<String
         (false, false) if pvc_of(claim).is_none() => {
             Some(format!("a VolumeClaim {name} that is another's is in the way: delete it"))
         }
-        (false, _) => Some(format!("a VolumeClaim {name} from before has not gone yet; it is waited for")),
+        (false, _) => Some(format!(
+            "VolumeClaim {name} of a deleted PersistentVolumeClaim is still being deleted; provisioning goes on afterwards"
+        )),
     }
 }
 
@@ -353,7 +355,7 @@ mod tests {
         assert!(of(Some("u"), true).contains("delete this one too"));
         assert!(of(None, false).contains("that is another's is in the way: delete it"));
         for (uid, deleted) in [(None, true), (Some("earlier"), false), (Some("earlier"), true)] {
-            assert!(of(uid, deleted).contains("it is waited for"), "{uid:?} {deleted}");
+            assert!(of(uid, deleted).contains("provisioning goes on afterwards"), "{uid:?} {deleted}");
         }
     }
 

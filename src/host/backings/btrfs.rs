@@ -68,7 +68,7 @@ struct Note {
     id: u64,
 }
 
-/// Opens the filesystem; refuses a part of one, one with foreign files, and one that cannot count.
+/// Opens the filesystem; refuses a subdirectory, foreign files, and a btrfs without simple quotas.
 pub(super) fn open(config: &DiskConfig) -> Result<Opened> {
     let path = config.path.display();
     let refuse = |reason: &str| Err(Error::unsuitable_disk(&config.path, reason));

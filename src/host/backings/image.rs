@@ -85,8 +85,8 @@ impl<S: ImageStore> ImageBacking<S> {
         }
     }
 
-    /// Makes a spare, fills it and installs it; after an error no spare remains. A spare that cannot be removed is
-    /// removed by the next attempt, and the error of this one keeps its kind.
+    /// Makes a spare, fills it and installs it; after an error no spare remains. If the cleanup fails too, the first error
+    /// is returned, and the next attempt removes the spare.
     fn replace(
         &self,
         volume: &Volume,

@@ -219,7 +219,7 @@ impl Backing for Quota {
         }
         let made = self.make(volume, record);
         if made.is_err() {
-            // Nobody has used it yet. If there is a file in it all the same, it stays, and so does its project.
+            // The new directory must be empty. A directory with a file keeps the file and its project.
             dirfd::remove(&volume.dir, DATA, AtFlags::REMOVEDIR)
                 .context(|| "remove the volume's directory")?;
             if let Some(project) = note(volume)? {

@@ -30,7 +30,7 @@ pub(crate) const UNLIMITED: u64 = u64::MAX;
 /// Attempts to find the bytes of a removed subvolume free, and the pause between two.
 const ATTEMPTS: u32 = 600;
 const PAUSE: Duration = Duration::from_millis(50);
-/// Bytes still counted this many attempts after the cleanup are shared with another volume, and stay.
+/// Attempts after which bytes that are still counted are taken for shared with another volume, and stay.
 const SHARED_AFTER: u32 = 5;
 
 pub(crate) struct Filesystem {

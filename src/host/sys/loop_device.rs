@@ -137,7 +137,7 @@ fn number_of(device: Device) -> Result<Option<u32>> {
     let link = format!("/sys/dev/block/{}:{}", device.major, device.minor);
     match std::fs::read_link(&link) {
         Ok(path) => Ok(path.file_name().and_then(|name| name.to_str()).and_then(number)),
-        // Gone, or the number of a filesystem without a device.
+        // No block device has this number: the device was removed, or the filesystem never had one.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).context(|| format!("read {link}")),
     }
