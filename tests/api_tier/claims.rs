@@ -7,19 +7,8 @@ use kube::ResourceExt;
 use kube::api::{Api, DeleteParams};
 use reservoir::api::{NodeDisk, SharedPersistentVolume, VolumeClaim};
 
+use crate::kept::TEAM;
 use crate::support::{Agent, Cluster, until_reason};
-
-const TEAM: &str = "
-{apiVersion: v1, kind: Namespace, metadata: {name: team}}
----
-{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {name: eng}, spec: {role: eng, size: 64Mi}}
----
-{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: data},
- spec: {role: eng, size: 32Mi, shared: {}}}
----
-{apiVersion: reservoir.dev/v1alpha1, kind: RoleSubscription, metadata: {name: eng, namespace: team},
- spec: {roles: [eng], capabilities: [SHARED_RESOURCES]}}
-";
 
 fn claim(name: &str) -> String {
     format!(

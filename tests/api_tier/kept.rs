@@ -15,7 +15,8 @@ use serde_json::json;
 use crate::faults::{CLAIMED, CLAIMS, OBJECTS, all_goes, bound, claim, served};
 use crate::support::{Agent, Cluster, Watch, strip_and_delete, until, until_gone, until_reason};
 
-const MANIFESTS: &str = "
+/// A team with a reservation, a shared volume in it, and a subscription.
+pub const TEAM: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: team}}
 ---
 {apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {name: eng}, spec: {role: eng, size: 64Mi}}
@@ -36,7 +37,7 @@ async fn start() -> (Cluster, Agent) {
     cluster.node("n1", true).await;
     let agent = Agent::start(&cluster, "n1", "128Mi").await;
     until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
-    cluster.apply_text(MANIFESTS).await;
+    cluster.apply_text(TEAM).await;
     until_reason(&cluster.all::<SharedPersistentVolume>(), "data", "Ready").await;
     (cluster, agent)
 }
@@ -117,7 +118,7 @@ async fn x6_harvester_11128_orphans_are_kept_and_reported() {
     let refused = reservations.delete("eng", &DeleteParams::default()).await.unwrap_err().to_string();
     assert!(refused.contains("reservation eng holds 1 volume: data"), "{refused}");
     // One of the same name is another one.
-    cluster.apply_text(MANIFESTS).await;
+    cluster.apply_text(TEAM).await;
     until_reason(&volumes, "data", "Ready").await;
     let mut both = vec![uid, volumes.get("data").await.unwrap().uid().unwrap()];
     both.sort();
