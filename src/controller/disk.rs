@@ -22,7 +22,7 @@ pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<(), 
 
     let status = disk_status(&disk, node_ready, Timestamp::now());
 
-    Ok(ctx.commit(&Api::all(ctx.client.clone()), &*disk, &status).await?)
+    ctx.commit(&Api::all(ctx.client.clone()), &*disk, &status).await
 }
 
 fn is_ready(node: &Node) -> bool {

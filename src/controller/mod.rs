@@ -26,24 +26,7 @@ mod volume_users;
 pub use run::{Options, run};
 pub use stores::Stores;
 
-use crate::cluster;
+use crate::cluster::Error;
 
 /// When to look again although nothing changed; `None`: when something changes.
 type Again = Option<std::time::Duration>;
-
-/// Why a reconcile did not finish; it comes again, with back-off.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Reading or writing the API server failed.
-    #[error(transparent)]
-    Cluster(#[from] cluster::Error),
-}
-
-impl Error {
-    /// Name of what went wrong, for metrics.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Cluster(error) => error.label(),
-        }
-    }
-}

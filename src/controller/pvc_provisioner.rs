@@ -27,9 +27,7 @@ pub(super) async fn reconcile(name: Name, ctx: &Context) -> Result<Again, Error>
     let (event, again) = match apply(next(&seen), &seen, ctx).await {
         Ok(event) => (event, None),
         // A grant is missing, or the schema of volumes refuses a field. A bound one was not read, and has no event.
-        Err(Error::Cluster(error)) if seen.pvc.is_some() => {
-            (Some(error.refusal().ok_or(error)?), Some(RETRY))
-        }
+        Err(error) if seen.pvc.is_some() => (Some(error.refusal().ok_or(error)?), Some(RETRY)),
         Err(error) => return Err(error),
     };
     if let (Some((pvc, _)), Some(event)) = (&seen.pvc, event) {

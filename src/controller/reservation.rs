@@ -35,10 +35,10 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
             Step::Rest => return Ok(None),
             Step::LookAgain => break,
             Step::AddFinalizer => {
-                return Ok(cluster::set_finalizer(&api, &*seen.reservation, true).await.map(|()| None)?);
+                return cluster::set_finalizer(&api, &*seen.reservation, true).await.map(|()| None);
             }
             Step::RemoveFinalizer => {
-                return Ok(cluster::set_finalizer(&api, &*seen.reservation, false).await.map(|()| None)?);
+                return cluster::set_finalizer(&api, &*seen.reservation, false).await.map(|()| None);
             }
             Step::Report(status) => {
                 drop(turn);
@@ -46,7 +46,7 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
                 if committed.is_err() {
                     settle(&seen.holders(), &seen, ctx).await?;
                 }
-                return Ok(committed.map(|()| None)?);
+                return committed.map(|()| None);
             }
             Step::ReadLive => {
                 // One reservation takes at a time: a guarantee spans disks (Q2).
@@ -93,9 +93,9 @@ async fn live(seen: &Seen, ctx: &Context) -> Result<Option<Seen>, Error> {
         (Api::all(ctx.client.clone()), Api::all(ctx.client.clone()));
     let all = ListParams::default();
     let (reservation, sources, roles) = tokio::try_join!(
-        async { Ok(cluster::get_same(&reservations, &*seen.reservation).await?) },
+        async { cluster::get_same(&reservations, &*seen.reservation).await },
         live_sources(&seen.reservation, ctx),
-        async { Ok(cluster::list(&roles, &all).await?) },
+        async { cluster::list(&roles, &all).await },
     )?;
     let (parent, disks) = sources;
     Ok(reservation.map(|reservation| Seen {

@@ -36,5 +36,5 @@ pub(super) async fn reconcile(role: Arc<VolumeRole>, ctx: &Context) -> Result<()
 
     let status = role_status(&role, &refs(&roles), &refs(&reservations), Timestamp::now());
 
-    Ok(ctx.commit(&Api::all(ctx.client.clone()), &*role, &status).await?)
+    ctx.commit(&Api::all(ctx.client.clone()), &*role, &status).await
 }

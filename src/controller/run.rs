@@ -3,8 +3,8 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use futures::future::{BoxFuture, join_all, select_all};
-use futures::{FutureExt, TryFutureExt};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
@@ -253,7 +253,7 @@ impl Running {
         R: Future<Output = Result<Again, Error>> + Send + 'static,
     {
         let (ctx, metrics, at_once) = (self.ctx.clone(), self.metrics.clone(), self.concurrency);
-        let reconcile = move |name| reconcile(name, ctx.clone()).map_err(|Error::Cluster(error)| error);
+        let reconcile = move |name| reconcile(name, ctx.clone());
         async move { run_workers::<K, _>(names, at_once, metrics, reconcile).await }.boxed()
     }
 }

@@ -40,7 +40,7 @@ pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context
         cluster::apply(&offers, offer, CONTROLLER_MANAGER).await?;
     }
     let api: Api<RoleSubscription> = cluster::namespaced(&ctx.client, &namespace);
-    Ok(ctx.commit(&api, &*subscription, &changes.status).await?)
+    ctx.commit(&api, &*subscription, &changes.status).await
 }
 
 /// The volumes of the subscription's roles and their ancestors, each once.

@@ -51,7 +51,7 @@ pub(super) async fn reconcile(
                     pvc.metadata.deletion_timestamp = Some(Time(seen.now));
                 }
             }
-            Step::Report(status) => return Ok(ctx.commit(api, claim, &status).await.map(|()| None)?),
+            Step::Report(status) => return ctx.commit(api, claim, &status).await.map(|()| None),
             Step::Debounce => return Ok(Some(DEBOUNCE)),
             Step::End => {
                 let pvs: Api<PersistentVolume> = Api::all(ctx.client.clone());
@@ -61,7 +61,7 @@ pub(super) async fn reconcile(
                         |v: &SharedPersistentVolume| Ok::<_, ()>(Some(counted(unbind(claim, v), ctx)));
                     let _ = ctx.batchers.volumes.update(&volumes, volume, leave).await?;
                 }
-                return Ok(cluster::set_finalizer(api, claim, false).await.map(|()| None)?);
+                return cluster::set_finalizer(api, claim, false).await.map(|()| None);
             }
             Step::Rest => return Ok(None),
         }

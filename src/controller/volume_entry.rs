@@ -26,5 +26,5 @@ pub(super) async fn resize_entry(
     let mut status: DiskReservationStatus = read.status.clone().unwrap_or_default();
     let entry = status.volumes.iter_mut().filter(|entry| entry.uid == uid);
     entry.for_each(|entry| entry.size = Size::from_bytes(bytes));
-    Ok(cluster::write_status(&reservations, read, &with_sums(status), CONTROLLER_MANAGER).await?)
+    cluster::write_status(&reservations, read, &with_sums(status), CONTROLLER_MANAGER).await
 }

@@ -80,5 +80,5 @@ pub(super) async fn live_users(volume: &SharedPersistentVolume, ctx: &Context) -
             claims.insert((namespace, name));
         }
     }
-    Ok(ctx.live_users(&claims).await?)
+    ctx.live_users(&claims).await
 }

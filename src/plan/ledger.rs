@@ -40,11 +40,6 @@ impl<'a> Ledger<'a> {
         Self { entries: Cow::Borrowed(entries), capacity }
     }
 
-    /// The same ledger with more bytes to give.
-    pub fn extended(self, by: u64) -> Self {
-        Self { capacity: self.capacity.saturating_add(by), ..self }
-    }
-
     /// The entries.
     pub fn entries(&self) -> &[LedgerEntry] {
         &self.entries
