@@ -133,13 +133,7 @@ async fn x9_data_outlives_the_kind_of_its_volume() {
     let (volumes, claims): (Api<SharedPersistentVolume>, Api<VolumeClaim>) =
         (cluster.all(), cluster.within("team"));
     cluster.apply_text(CLAIM).await;
-    until_reason(&claims, "data", "Bound").await;
-    let claim = claims.get("data").await.unwrap();
-    let pod = cluster.pod("team", "writer", &["data"]).await;
-    let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
-    std::fs::write(target.join("file"), "kept").unwrap();
-    agent.unpublish(&claim, &pod).await.unwrap();
-    cluster.end_pod("team", "writer").await;
+    write_as_pod(&cluster, &agent).await;
     claims.delete("data", &DeleteParams::default()).await.unwrap();
     until_gone(&claims, "data").await;
     let uid = volumes.get("data").await.unwrap().uid().unwrap();
@@ -158,13 +152,31 @@ async fn x9_data_outlives_the_kind_of_its_volume() {
     until("its manifest is taken", || async { cluster.try_apply(&recover(&cluster)).await.ok() }).await;
     until_reason(&volumes, "data", "Ready").await;
     cluster.apply_text(CLAIM).await;
+    read_as_pod(&cluster, &agent).await;
+    orphans(&cluster, 0).await;
+}
+
+/// A pod of the claim `data` writes a file, and ends.
+async fn write_as_pod(cluster: &Cluster, agent: &Agent) {
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    until_reason(&claims, "data", "Bound").await;
+    let claim = claims.get("data").await.unwrap();
+    let pod = cluster.pod("team", "writer", &["data"]).await;
+    let target = agent.publish(cluster, &claim, &pod, false).await.unwrap();
+    std::fs::write(target.join("file"), "kept").unwrap();
+    agent.unpublish(&claim, &pod).await.unwrap();
+    cluster.end_pod("team", "writer").await;
+}
+
+/// Another pod of the claim `data` reads that file.
+async fn read_as_pod(cluster: &Cluster, agent: &Agent) {
+    let claims: Api<VolumeClaim> = cluster.within("team");
     until_reason(&claims, "data", "Bound").await;
     let claim = claims.get("data").await.unwrap();
     let pod = cluster.pod("team", "reader", &["data"]).await;
-    let target = agent.publish(&cluster, &claim, &pod, true).await.unwrap();
+    let target = agent.publish(cluster, &claim, &pod, true).await.unwrap();
     assert_eq!(std::fs::read_to_string(target.join("file")).unwrap(), "kept");
     agent.unpublish(&claim, &pod).await.unwrap();
-    orphans(&cluster, 0).await;
 }
 
 /// The output of `reservoir recover`, run with an administrator's rights.
@@ -226,13 +238,7 @@ async fn x6_one_command_rebuilds_a_lost_cluster_from_its_disks() {
     for name in ["data", "model"] {
         until_reason(&volumes, name, "Ready").await;
     }
-    until_reason(&claims, "data", "Bound").await;
-    let claim = claims.get("data").await.unwrap();
-    let pod = cluster.pod("team", "writer", &["data"]).await;
-    let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
-    std::fs::write(target.join("file"), "kept").unwrap();
-    agent.unpublish(&claim, &pod).await.unwrap();
-    cluster.end_pod("team", "writer").await;
+    write_as_pod(&cluster, &agent).await;
     let lost = volumes.get("data").await.unwrap();
     assert_eq!(recover(&cluster), "", "there is nothing to recover");
 
@@ -297,12 +303,7 @@ async fn x6_one_command_rebuilds_a_lost_cluster_from_its_disks() {
 
     // Pods have the data again.
     cluster.apply_text(CLAIM).await;
-    until_reason(&claims, "data", "Bound").await;
-    let claim = claims.get("data").await.unwrap();
-    let pod = cluster.pod("team", "reader", &["data"]).await;
-    let target = agent.publish(&cluster, &claim, &pod, true).await.unwrap();
-    assert_eq!(std::fs::read_to_string(target.join("file")).unwrap(), "kept");
-    agent.unpublish(&claim, &pod).await.unwrap();
+    read_as_pod(&cluster, &agent).await;
     watch.assert_unbroken();
 
     // To have an orphan removed is to recover it and to destroy that: with all that is looked at then.
