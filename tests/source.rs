@@ -224,14 +224,14 @@ impl Modules {
                 (file, paths)
             })
             .collect();
-        let tests: BTreeSet<&Path> = ["plan/model.rs", "plan/testing.rs"].map(Path::new).into();
+        let is_test = |file: &Path| file.starts_with("plan/model") || file == Path::new("plan/testing.rs");
         let imports = files
             .iter()
-            .filter(|(file, _)| !tests.contains(&***file))
+            .filter(|(file, _)| !is_test(file))
             .map(|(file, paths)| {
                 let here = module_of(file);
                 let used = paths.used.iter().filter_map(|path| resolve(&files, &here, path));
-                (file.clone(), used.filter(|other| other != file && !tests.contains(&**other)).collect())
+                (file.clone(), used.filter(|other| other != file && !is_test(other)).collect())
             })
             .collect();
         Self { imports }

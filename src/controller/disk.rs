@@ -4,25 +4,37 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
-use kube::Api;
+use kube::{Api, ResourceExt};
 
 use crate::api::NodeDisk;
-use crate::plan::summary::disk_status;
+use crate::plan::summary::{DiskSeen, Step, next_for_disk};
 
 use super::Error;
 use super::context::Context;
-use super::ledger_entries::sweep;
+use super::ledger_entries::{owners, settle};
 
-/// 1. Gather: the disk's Node, from the cache. Entries of the ledger that do not fit are settled first.
-/// 2. Decide: [`disk_status`].
-/// 3. Apply: the status.
+/// 1. Gather: the disk's Node and the reservations in its ledger, from the caches.
+/// 2. Decide: [`next_for_disk`].
+/// 3. Apply: the status, or entries that are settled before another decision.
 pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<(), Error> {
-    sweep(&*disk, ctx).await?;
-    let node_ready = ctx.stores.nodes.get(&disk.spec.node_name).map(|node| is_ready(&node));
-
-    let status = disk_status(&disk, node_ready, Timestamp::now());
-
-    ctx.commit(&Api::all(ctx.client.clone()), &*disk, &status).await
+    let mut seen = DiskSeen {
+        owners: owners(&*disk, ctx),
+        node_ready: ctx.stores.nodes.get(&disk.spec.node_name).map(|node| is_ready(&node)),
+        settled: false,
+        now: Timestamp::now(),
+        disk,
+    };
+    loop {
+        match next_for_disk(&seen) {
+            Step::Report(status) => {
+                return ctx.commit(&Api::all(ctx.client.clone()), &*seen.disk, &status).await;
+            }
+            Step::Settle(entries) => {
+                let Some(now) = settle(&seen.disk.name_any(), &entries, ctx).await? else { return Ok(()) };
+                (seen.disk, seen.settled) = (Arc::new(now), true);
+            }
+        }
+    }
 }
 
 fn is_ready(node: &Node) -> bool {

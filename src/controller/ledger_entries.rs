@@ -10,9 +10,9 @@ use crate::api::{
     CONTROLLER_MANAGER, DiskReservation, LedgerEntry, NodeDisk, SharedPersistentVolume, VolumeRole,
 };
 use crate::cluster::{self, Kind, Owned, StatusBatcher};
-use crate::plan::entry::{Owner, fits, is_lived_in, is_parent, settled};
+use crate::plan::entry::{Owner, is_lived_in, is_parent, settled};
 use crate::plan::holder::Holder;
-use crate::plan::reservation::{Gives, Seen};
+use crate::plan::reservation_seen::{Gives, Seen};
 
 use super::Error;
 use super::context::Context;
@@ -97,63 +97,56 @@ pub(super) async fn release<K: Committed + Holder<Held>, Held>(
     Ok(change::<K, Held, _>(name, ctx, without).await?.and_then(Result::ok))
 }
 
-/// Brings one entry within its bounds, on live reads: the ledger first, then the reservation; see [`settled`].
+/// Brings entries within their bounds, on live reads: the ledger first, then the reservations; see [`settled`]. Returns the
+/// holder as it is then; `None`: there is none.
 pub(super) async fn settle<K: Committed + Holder<DiskReservation>>(
     name: &str,
-    entry: &LedgerEntry,
+    entries: &[LedgerEntry],
     ctx: &Context,
-) -> Result<(), Error> {
+) -> Result<Option<K>, Error> {
     let (api, reservations): (Api<K>, Api<DiskReservation>) =
         (Api::all(ctx.client.clone()), Api::all(ctx.client.clone()));
-    let Some(holder) = cluster::get(&api, name).await? else { return Ok(()) };
-    let now = cluster::get(&reservations, &entry.name).await?;
-    let now = now.filter(|now| now.metadata.uid.as_deref() == Some(&entry.uid));
-    let parent = match &now {
-        Some(now) => parent_role(now, ctx).await?,
-        None => None,
-    };
-    let owner = match &now {
-        Some(now) => Owner::Is(now, parent.as_deref()),
-        None => {
-            let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
-            let all = ListParams::default();
-            let (volumes, reservations) =
-                tokio::try_join!(cluster::list(&volumes, &all), cluster::list(&reservations, &all))?;
-            Owner::Gone { lived_in: is_lived_in(&entry.uid, &volumes, &reservations) }
-        }
-    };
-    cluster::write_status(&api, &holder, &settled(&holder, entry, &owner), CONTROLLER_MANAGER).await?;
-    Ok(())
-}
-
-/// Settles the entries of reservations that, by the cache, are gone, have shrunk, or are elsewhere.
-pub(super) async fn sweep<K: Committed + Holder<DiskReservation>>(
-    holder: &K,
-    ctx: &Context,
-) -> Result<(), Error> {
-    for entry in holder.ledger().entries() {
-        let cached = ctx.stores.reservations.get(&entry.name);
-        let fits = match cached.filter(|r| r.metadata.uid.as_deref() == Some(&entry.uid)) {
-            Some(r) => fits(holder, &r, parent_role(&r, ctx).await?.as_deref()),
-            None => false,
-        };
-        if !fits {
-            settle::<K>(&cluster::named(holder), entry, ctx).await?;
+    let Some(holder) = cluster::get(&api, name).await? else { return Ok(None) };
+    let (mut owners, mut gone) = (Vec::new(), Vec::new());
+    for entry in entries {
+        let now = cluster::get(&reservations, &entry.name).await?;
+        match now.filter(|now| now.metadata.uid.as_deref() == Some(&entry.uid)) {
+            Some(now) => {
+                let parent = parent_role(&now, ctx).await?;
+                owners.push((entry.clone(), Owner::Is(Box::new(now), parent)));
+            }
+            None => gone.push(entry.clone()),
         }
     }
-    Ok(())
+    if !gone.is_empty() {
+        let (volumes, all): (Api<SharedPersistentVolume>, _) =
+            (Api::all(ctx.client.clone()), ListParams::default());
+        let (volumes, reservations) =
+            tokio::try_join!(cluster::list(&volumes, &all), cluster::list(&reservations, &all))?;
+        let lived_in = |entry: &LedgerEntry| is_lived_in(&entry.uid, &volumes, &reservations);
+        owners.extend(gone.into_iter().map(|entry| {
+            let lived_in = lived_in(&entry);
+            (entry, Owner::Gone { lived_in })
+        }));
+    }
+    let status = settled(&holder, &owners);
+    let written = cluster::write_status(&api, &holder, &status, CONTROLLER_MANAGER).await?;
+    Ok(Some(written.unwrap_or(holder)))
+}
+
+/// The reservations that a ledger names, from the cache.
+pub(super) fn owners<K: Holder<DiskReservation>>(holder: &K, ctx: &Context) -> Vec<Arc<DiskReservation>> {
+    let cached = |entry: &LedgerEntry| ctx.stores.reservations.get(&entry.name);
+    holder.ledger().entries().iter().filter_map(cached).collect()
 }
 
 /// The role of the reservation that a refinement is carved out of.
 async fn parent_role(reservation: &DiskReservation, ctx: &Context) -> Result<Option<String>, Error> {
     let Some(name) = &reservation.spec.parent else { return Ok(None) };
-    let cached = ctx.stores.reservations.get(name).filter(|parent| is_parent(parent, reservation));
-    let parent = match cached {
-        Some(parent) => Some(parent),
-        None => {
-            let api: Api<DiskReservation> = Api::all(ctx.client.clone());
-            cluster::get(&api, name).await?.filter(|parent| is_parent(parent, reservation)).map(Arc::new)
-        }
-    };
-    Ok(parent.map(|parent| parent.spec.role.clone()))
+    let is_its_own = |parent: &DiskReservation| is_parent(parent, reservation);
+    if let Some(parent) = ctx.stores.reservations.get(name).filter(|parent| is_its_own(parent)) {
+        return Ok(Some(parent.spec.role.clone()));
+    }
+    let parent = cluster::get(&Api::all(ctx.client.clone()), name).await?.filter(is_its_own);
+    Ok(parent.map(|parent| parent.spec.role))
 }

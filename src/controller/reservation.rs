@@ -7,13 +7,14 @@ use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
-use crate::api::{DiskReservation, NodeDisk, VolumeRole};
+use crate::api::{DiskReservation, LedgerEntry, NodeDisk, VolumeRole};
 use crate::cluster;
 use crate::plan::entry::entry_of;
-use crate::plan::reservation::{LedgerOf, Seen, Step, next, of_kind};
+use crate::plan::reservation::{Step, next};
+use crate::plan::reservation_seen::{Gives, LedgerOf, Seen, of_kind};
 
 use super::context::Context;
-use super::ledger_entries::{self as entries, sweep};
+use super::ledger_entries as entries;
 use super::{Again, Error};
 
 /// More steps than any reservation takes: its role has at most eight ancestors with a quota. Others take the same bytes.
@@ -21,12 +22,11 @@ const MOST_STEPS: usize = 32;
 /// Until then the caches have caught up.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// 1. Gather: the reservation, disks, its parent, VolumeRoles and its share, from the caches; live where [`Step::ReadLive`]
-///    asks for it. Entries of refinements that do not fit are settled first.
+/// 1. Gather: the reservation, disks, its parent and refinements, VolumeRoles and its share, from the caches; live where
+///    [`Step::ReadLive`] asks for it.
 /// 2. Decide: [`next`].
 /// 3. Apply: the step, and go round again with what it changed.
 pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) -> Result<Again, Error> {
-    sweep(&*reservation, ctx).await?;
     let api: Api<DiskReservation> = Api::all(ctx.client.clone());
     let mut seen = from_caches(reservation, ctx);
     let mut turn = None;
@@ -44,7 +44,9 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
                 drop(turn);
                 let committed = ctx.commit(&api, &*seen.reservation, &status).await;
                 if committed.is_err() {
-                    settle(&seen.holders(), &seen, ctx).await?;
+                    let own = entry_of(&seen.reservation, 0);
+                    let holders = seen.holders().into_iter().map(|of| (of, vec![own.clone()])).collect();
+                    settle(holders, &mut seen, ctx).await?;
                 }
                 return committed.map(|()| None);
             }
@@ -61,8 +63,8 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
             Step::Take(of, entry) => {
                 of_kind!(&of, |name: K| entries::take::<K>(name, &entry, &mut seen, ctx).await)?;
             }
-            Step::Settle(holders) => {
-                settle(&holders, &seen, ctx).await?;
+            Step::Settle(unsettled) => {
+                settle(unsettled, &mut seen, ctx).await?;
                 seen.settled = true;
             }
             Step::Release(of) => {
@@ -78,6 +80,7 @@ fn from_caches(reservation: Arc<DiskReservation>, ctx: &Context) -> Seen {
     Seen {
         disks: ctx.stores.disks.all(),
         parent: parent.and_then(|name| ctx.stores.reservations.get(name)),
+        refinements: entries::owners(&*reservation, ctx),
         roles: ctx.stores.roles.all(),
         outcome: ctx.share.of(&reservation.uid().unwrap_or_default()),
         live: false,
@@ -127,11 +130,18 @@ async fn live_sources(
     })
 }
 
-/// Settles the entries of the reservation in these ledgers.
-async fn settle(holders: &[LedgerOf], seen: &Seen, ctx: &Context) -> Result<(), Error> {
-    let entry = entry_of(&seen.reservation, 0);
-    for of in holders {
-        of_kind!(of, |name: K| entries::settle::<K>(name, &entry, ctx).await)?;
+/// Settles the entries in these ledgers. What was seen has the ledgers as they are then.
+async fn settle(
+    unsettled: Vec<(LedgerOf, Vec<LedgerEntry>)>,
+    seen: &mut Seen,
+    ctx: &Context,
+) -> Result<(), Error> {
+    for (of, unsettled) in unsettled {
+        of_kind!(&of, |name: K| {
+            if let Some(now) = entries::settle::<K>(name, &unsettled, ctx).await? {
+                K::see_settled(name, now, seen);
+            }
+        });
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! The entry is written before the reservation says that it has the bytes, and carries its UID: a controller that dies in
 //! between finds the entry again. Bytes too many are taken off the entry afterwards, by any controller that sees them.
 
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
 use kube::ResourceExt;
@@ -43,10 +44,36 @@ pub fn is_placed(reservation: &DiskReservation) -> bool {
     reservation.status.as_ref().is_some_and(|s| s.node_disk.is_some())
 }
 
+/// Reservations by name.
+pub struct ByName<'a>(HashMap<&'a str, &'a DiskReservation>);
+
+impl<'a> ByName<'a> {
+    /// Finds these.
+    pub fn new(all: impl IntoIterator<Item = &'a DiskReservation>) -> Self {
+        Self(all.into_iter().filter_map(|r| Some((r.metadata.name.as_deref()?, r))).collect())
+    }
+
+    /// The role of the reservation that another one is, or is to be, carved out of.
+    pub fn parent_role(&self, refinement: &DiskReservation) -> Option<&'a str> {
+        let parent = self.0.get(refinement.spec.parent.as_deref()?).filter(|p| is_parent(p, refinement))?;
+        Some(&parent.spec.role)
+    }
+
+    /// The entries of a ledger whose reservation is gone, has shrunk, or is elsewhere.
+    pub fn unsettled<H: Holder<DiskReservation>>(&self, holder: &H) -> Vec<LedgerEntry> {
+        let owner = |entry: &LedgerEntry| {
+            self.0.get(&*entry.name).filter(|r| r.metadata.uid.as_ref() == Some(&entry.uid))
+        };
+        let is_settled =
+            |entry: &LedgerEntry| owner(entry).is_some_and(|r| fits(holder, r, self.parent_role(r)));
+        holder.ledger().entries().iter().filter(|entry| !is_settled(entry)).cloned().collect()
+    }
+}
+
 /// The owner of an entry, read live after the ledger.
-pub enum Owner<'a> {
+pub enum Owner {
     /// The reservation, and the role of the one that it was carved out of.
-    Is(&'a DiskReservation, Option<&'a str>),
+    Is(Box<DiskReservation>, Option<String>),
     /// The reservation is gone; `lived_in`: somebody took its finalizer off by hand, and its bytes are still in use (S3).
     Gone {
         /// True if a volume or a refinement is in it.
@@ -54,20 +81,22 @@ pub enum Owner<'a> {
     },
 }
 
-/// The holder's status with the entry brought within its bounds.
+/// The holder's status with the entries brought within their bounds.
 ///
-/// The ledger is read before the reservation, and written by compare-and-swap: an entry that grows for a reservation that
+/// The ledger is read before the reservations, and written by compare-and-swap: an entry that grows for a reservation that
 /// grows meanwhile is not cut.
-pub fn settled<H: Holder<DiskReservation>>(holder: &H, entry: &LedgerEntry, owner: &Owner) -> H::Status {
-    let ledger = holder.ledger();
-    let ledger = match owner {
-        Owner::Is(reservation, parent) => {
-            let (low, high) = bounds(holder, reservation, *parent).into_inner();
-            ledger.set_within(entry.clone(), low, high)
-        }
-        Owner::Gone { lived_in: true } => ledger,
-        Owner::Gone { lived_in: false } => ledger.release(&entry.uid),
-    };
+pub fn settled<H: Holder<DiskReservation>>(holder: &H, owners: &[(LedgerEntry, Owner)]) -> H::Status {
+    let mut ledger = holder.ledger();
+    for (entry, owner) in owners {
+        ledger = match owner {
+            Owner::Is(reservation, parent) => {
+                let (low, high) = bounds(holder, reservation, parent.as_deref()).into_inner();
+                ledger.set_within(entry.clone(), low, high)
+            }
+            Owner::Gone { lived_in: true } => ledger,
+            Owner::Gone { lived_in: false } => ledger.release(&entry.uid),
+        };
+    }
     holder.with_entries(ledger.into_entries())
 }
 
@@ -151,8 +180,9 @@ mod tests {
     #[test]
     fn s3_the_entry_of_a_reservation_that_is_gone_stays_while_it_is_lived_in() {
         let there = disk("n1.a", "n1", 10, &[("r", 4)]);
-        let left =
-            |lived_in| settled(&there, &ledger_entry("r", "eng", 0), &Owner::Gone { lived_in }).reservations;
+        let left = |lived_in| {
+            settled(&there, &[(ledger_entry("r", "eng", 0), Owner::Gone { lived_in })]).reservations
+        };
         assert_eq!((left(true).len(), left(false).len()), (1, 0));
         let mut volume = volume("v", "eng", 1);
         assert!(!is_lived_in("uid-r", std::slice::from_ref(&volume), &[]));

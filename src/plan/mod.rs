@@ -28,6 +28,7 @@ pub mod quota;
 pub mod recover;
 pub mod release;
 pub mod reservation;
+pub mod reservation_seen;
 pub mod resize;
 pub mod share;
 pub mod static_reservations;

@@ -15,76 +15,20 @@
 //! time. Two controllers that both believe to lead can overshoot a guarantee; never S1, and never a limit.
 
 use std::cmp::Ordering;
-use std::sync::Arc;
 
-use jiff::Timestamp;
 use kube::ResourceExt;
 
 use crate::api::condition::{self, READY, RESIZED, Verdict, reason};
 use crate::api::{
-    DiskReservation, DiskReservationStatus, FINALIZER, LedgerEntry, NodeDisk, ReservationPhase, Role, Size,
-    UidRef, VolumeRole,
+    DiskReservation, DiskReservationStatus, FINALIZER, LedgerEntry, NodeDisk, ReservationPhase, Size, UidRef,
 };
 
 use super::candidate::free_space;
-use super::entry::{entry, fits, is_parent, is_placed};
-use super::holder::{self, Holder, serves, size, used, with_sums};
-use super::ledger::Ledger;
+use super::entry::{entry, is_placed};
+use super::holder::{self, Holder, size, used, with_sums};
+use super::reservation_seen::{Gives, LedgerOf, Refusal, Seen, no_parent};
 use super::share::Outcome;
-use super::{names, quota, release};
-
-/// The reservation and the objects that decide on it, as they were seen.
-#[derive(Clone)]
-pub struct Seen {
-    /// The reservation.
-    pub reservation: Arc<DiskReservation>,
-    /// All disks; for a refinement that was read live, at least the disk of its parent.
-    pub disks: Vec<Arc<NodeDisk>>,
-    /// The reservation that `spec.parent` names.
-    pub parent: Option<Arc<DiskReservation>>,
-    /// All VolumeRoles.
-    pub roles: Vec<Arc<VolumeRole>>,
-    /// The share that it is given; `None`: the sharing out has not looked at it yet.
-    pub outcome: Option<Outcome>,
-    /// All of these were read live, not from a cache.
-    pub live: bool,
-    /// Its entries were settled after that.
-    pub settled: bool,
-    /// The time.
-    pub now: Timestamp,
-}
-
-/// The object with a ledger, by its name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LedgerOf {
-    /// A NodeDisk.
-    Disk(String),
-    /// The DiskReservation that a refinement is carved out of.
-    Parent(String),
-    /// A VolumeRole with a quota.
-    Role(String),
-}
-
-/// Evaluates the expression for the kind and the name of the object with the ledger.
-macro_rules! of_kind {
-    ($of:expr, |$name:ident: $Kind:ident| $value:expr) => {
-        match $of {
-            $crate::plan::reservation::LedgerOf::Disk($name) => {
-                type $Kind = $crate::api::NodeDisk;
-                $value
-            }
-            $crate::plan::reservation::LedgerOf::Parent($name) => {
-                type $Kind = $crate::api::DiskReservation;
-                $value
-            }
-            $crate::plan::reservation::LedgerOf::Role($name) => {
-                type $Kind = $crate::api::VolumeRole;
-                $value
-            }
-        }
-    };
-}
-pub(crate) use of_kind;
+use super::{names, quota, refs, release};
 
 /// The next step for a reservation.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,8 +39,8 @@ pub enum Step {
     ReadLive,
     /// Take the entry from the ledger, by [`Gives::give`] on the object as it is then.
     Take(LedgerOf, LedgerEntry),
-    /// Settle the entries in these ledgers by [`super::entry::settled`].
-    Settle(Vec<LedgerOf>),
+    /// Settle these entries by [`super::entry::settled`], and decide again.
+    Settle(Vec<(LedgerOf, Vec<LedgerEntry>)>),
     /// Write the status. When that fails, settle the entries in [`Seen::holders`]: whoever let the reservation go may not
     /// have seen them.
     Report(Box<DiskReservationStatus>),
@@ -114,10 +58,12 @@ pub enum Step {
 pub fn next(seen: &Seen) -> Step {
     let reservation = &*seen.reservation;
     let guarded = reservation.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
+    let unsettled = if seen.settled { vec![] } else { seen.unsettled() };
     match (reservation.metadata.deletion_timestamp.is_some(), guarded) {
         (true, false) => Step::Rest,
-        (true, true) => unreserve(seen),
         (false, false) => Step::AddFinalizer,
+        _ if !unsettled.is_empty() => Step::Settle(unsettled),
+        (true, true) => unreserve(seen),
         (false, true) if is_placed(reservation) => keep(seen),
         (false, true) => reserve(seen),
     }
@@ -125,18 +71,14 @@ pub fn next(seen: &Seen) -> Step {
 
 fn reserve(seen: &Seen) -> Step {
     match take(seen) {
-        Ok(status) => seen.report(status.clone(), lost(seen, &status).map_or(Ok(()), Err)),
+        Ok(status) => report(seen, status.clone(), lost(seen, &status).map_or(Ok(()), Err)),
         Err(Lacks::Step(step)) => *step,
-        Err(Lacks::Bytes(why)) => seen.report(seen.status(), Err(why)),
+        Err(Lacks::Bytes(why)) => report(seen, seen.status(), Err(why)),
     }
 }
 
 /// A reservation that has its bytes is never moved, whatever becomes of its disk.
 fn keep(seen: &Seen) -> Step {
-    let misfits = seen.misfits();
-    if !seen.settled && !misfits.is_empty() {
-        return Step::Settle(misfits);
-    }
     let mut status = seen.status();
     let lost = lost(seen, &status);
     let node = seen.disk(status.node_disk.as_deref()).map(|disk| &disk.spec.node_name);
@@ -147,8 +89,8 @@ fn keep(seen: &Seen) -> Step {
     }
     status.node_name = moved.or(status.node_name);
     match lost {
-        Some(why) => seen.report(status, Err(why)),
-        None => resize(seen, &mut status).unwrap_or_else(|| seen.report(status, Ok(()))),
+        Some(why) => report(seen, status, Err(why)),
+        None => resize(seen, &mut status).unwrap_or_else(|| report(seen, status, Ok(()))),
     }
 }
 
@@ -183,7 +125,7 @@ fn resize(seen: &Seen, status: &mut DiskReservationStatus) -> Option<Step> {
 fn unreserve(seen: &Seen) -> Step {
     let status = seen.status();
     if let Some(why) = release::reservation_held(&status) {
-        return seen.report(status, Err(why));
+        return report(seen, status, Err(why));
     }
     match seen.holders().into_iter().next() {
         _ if !seen.live => Step::ReadLive,
@@ -238,11 +180,11 @@ fn take_from_disk(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskRes
     }
     let free = seen.disks.iter().map(|disk| free_space(disk)).fold(0, u64::saturating_add);
     let more = wanted.saturating_sub(held.unwrap_or(0));
-    if quota::guaranteed(&entry.role, more, free, &quota::ledgers(&seen.roles())).is_some() {
+    if quota::guaranteed(&entry.role, more, free, &quota::ledgers(&refs(&seen.roles))).is_some() {
         return Err(Step::LookAgain.into());
     }
     let entry = LedgerEntry { size: Size::from_bytes(wanted), ..entry };
-    let step = seen.take(LedgerOf::Disk(disk.name_any()), disk, entry);
+    let step = step_to_take(seen, LedgerOf::Disk(disk.name_any()), disk, entry);
     Err(step.unwrap_or(Step::LookAgain).into())
 }
 
@@ -266,184 +208,45 @@ fn take_from_parent(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskR
         return Err(Lacks::Bytes(why));
     }
     let entry = LedgerEntry { size: Size::from_bytes(wanted), ..entry };
-    let step = seen.take(LedgerOf::Parent(name.to_owned()), parent, entry);
+    let step = step_to_take(seen, LedgerOf::Parent(name.to_owned()), parent, entry);
     Err(step.map_or_else(|refused| refused.map_or(Step::Rest.into(), Lacks::Bytes), Lacks::from))
 }
 
-impl Seen {
-    fn status(&self) -> DiskReservationStatus {
-        self.reservation.status.clone().unwrap_or_default()
-    }
-
-    fn disk(&self, name: Option<&str>) -> Option<&NodeDisk> {
-        self.disks.iter().find(|disk| disk.metadata.name.as_deref() == name).map(AsRef::as_ref)
-    }
-
-    fn roles(&self) -> Vec<&VolumeRole> {
-        self.roles.iter().map(AsRef::as_ref).collect()
-    }
-
-    /// The reservation that this one is, or is to be, carved out of: none that was made anew under the old name.
-    fn parent(&self) -> Option<&DiskReservation> {
-        self.parent.as_deref().filter(|parent| is_parent(parent, &self.reservation))
-    }
-
-    /// The ledgers that have an entry of the reservation.
-    pub fn holders(&self) -> Vec<LedgerOf> {
-        let uid = self.reservation.uid().unwrap_or_default();
-        let roles = self.roles.iter().filter(|role| role.ledger().get(&uid).is_some());
-        let in_parent = |parent: &&DiskReservation| {
-            parent.status.as_ref().is_some_and(|status| holder::refinements(status).get(&uid).is_some())
-        };
-        let parent = self.parent().filter(in_parent).map(|parent| LedgerOf::Parent(parent.name_any()));
-        let disks = self.disks.iter().filter(|disk| disk.ledger().get(&uid).is_some());
-        let disks = disks.map(|disk| LedgerOf::Disk(disk.name_any()));
-        disks.chain(parent).chain(roles.map(|role| LedgerOf::Role(role.name_any()))).collect()
-    }
-
-    /// The ledgers of disks and of the parent in which the entry is lost, too small, too large, or not where it belongs.
-    fn misfits(&self) -> Vec<LedgerOf> {
-        let reservation = &*self.reservation;
-        let disks = self.disks.iter().filter(|disk| !fits(&***disk, reservation, None));
-        let parent = self.parent().filter(|parent| !fits(*parent, reservation, None));
-        let disks = disks.map(|disk| LedgerOf::Disk(disk.name_any()));
-        disks.chain(parent.map(|parent| LedgerOf::Parent(parent.name_any()))).collect()
-    }
-
-    /// The step that takes the entry from `holder`, or first from a VolumeRole that lacks it; from none while one of them
-    /// refuses.
-    fn take<H: Gives>(&self, of: LedgerOf, holder: &H, entry: LedgerEntry) -> Result<Step, Refusal> {
-        let (role, parent) = (&self.reservation.spec.role, self.parent().map(|p| p.spec.role.as_str()));
-        holder.give(self, &entry)?;
-        let mut lacking = None;
-        for (charged, _) in quota::ledgers(&self.roles()) {
-            if quota::charges(&charged.spec.role, role, parent)
-                && charged.give(self, &entry)? != charged.ledger()
-            {
-                lacking = lacking.or(Some(LedgerOf::Role(charged.name_any())));
-            }
+/// The step that takes the entry from `holder`, or first from a VolumeRole that lacks it; from none while one of them
+/// refuses.
+fn step_to_take<H: Gives>(
+    seen: &Seen,
+    of: LedgerOf,
+    holder: &H,
+    entry: LedgerEntry,
+) -> Result<Step, Refusal> {
+    let (role, parent) = (&seen.reservation.spec.role, seen.parent().map(|p| p.spec.role.as_str()));
+    holder.give(seen, &entry)?;
+    let mut lacking = None;
+    for (charged, _) in quota::ledgers(&refs(&seen.roles)) {
+        if quota::charges(&charged.spec.role, role, parent) && charged.give(seen, &entry)? != charged.ledger()
+        {
+            lacking = lacking.or(Some(LedgerOf::Role(charged.name_any())));
         }
-        Ok(Step::Take(lacking.unwrap_or(of), entry))
     }
-
-    /// The step that writes the status: `Ready`, or why not.
-    fn report(&self, mut status: DiskReservationStatus, outcome: Result<(), Verdict>) -> Step {
-        let is_deleted = self.reservation.metadata.deletion_timestamp.is_some();
-        status.phase = match outcome {
-            _ if is_deleted => ReservationPhase::Releasing,
-            Ok(()) => ReservationPhase::Reserved,
-            Err(_) => ReservationPhase::Pending,
-        };
-        if status.node_disk.is_some() {
-            status = with_sums(status);
-        }
-        let verdict = outcome.map_or_else(|why| why, |()| Verdict::yes(reason::READY, has(&status)));
-        let generation = self.reservation.metadata.generation;
-        condition::set(&mut status.conditions, READY, verdict, generation, self.now);
-        Step::Report(Box::new(status))
-    }
+    Ok(Step::Take(lacking.unwrap_or(of), entry))
 }
 
-/// Why a ledger gives nothing; `None`: that is not known yet.
-pub type Refusal = Option<Verdict>;
-
-/// A holder from which a reservation takes an entry.
-pub trait Gives: Holder<DiskReservation> + Sized {
-    /// The ledger with the entry of the reservation that was seen.
-    fn give(&self, seen: &Seen, entry: &LedgerEntry) -> Result<Ledger<'_>, Refusal>;
-    /// The object of that name among what was seen.
-    fn slot<'a>(seen: &'a mut Seen, name: &str) -> Option<&'a mut Arc<Self>>;
-
-    /// Puts the object, as it was written, among what was seen. Without one, what was seen is live no more.
-    fn see(name: &str, written: Option<Self>, seen: &mut Seen) {
-        let slot = written.zip(Self::slot(seen, name)).map(|(written, slot)| *slot = Arc::new(written));
-        seen.live = slot.is_some();
+/// The step that writes the status: `Ready`, or why not.
+fn report(seen: &Seen, mut status: DiskReservationStatus, outcome: Result<(), Verdict>) -> Step {
+    let is_deleted = seen.reservation.metadata.deletion_timestamp.is_some();
+    status.phase = match outcome {
+        _ if is_deleted => ReservationPhase::Releasing,
+        Ok(()) => ReservationPhase::Reserved,
+        Err(_) => ReservationPhase::Pending,
+    };
+    if status.node_disk.is_some() {
+        status = with_sums(status);
     }
-}
-
-impl Gives for NodeDisk {
-    fn give(&self, seen: &Seen, entry: &LedgerEntry) -> Result<Ledger<'_>, Refusal> {
-        let size = self.at_most(&*seen.reservation, entry.size.bytes_or_zero());
-        let entry = LedgerEntry { size: Size::from_bytes(size), ..entry.clone() };
-        match self.spec.gone {
-            true => Err(None),
-            false => holder::ledger_for(self, &seen.reservation).take(entry).map_err(|_| None),
-        }
-    }
-
-    fn slot<'a>(seen: &'a mut Seen, name: &str) -> Option<&'a mut Arc<Self>> {
-        seen.disks.iter_mut().find(|disk| disk.metadata.name.as_deref() == Some(name))
-    }
-}
-
-/// R4: the parent serves, its role is a strict ancestor's, and it has that many bytes left.
-impl Gives for DiskReservation {
-    fn give(&self, seen: &Seen, entry: &LedgerEntry) -> Result<Ledger<'_>, Refusal> {
-        let refuse = |reason, message| Err(Some(Verdict::no(reason, message)));
-        let (name, role, theirs) = (self.name_any(), &entry.role, &self.spec.role);
-        // The status of the reservation names the one that was looked at.
-        if seen.parent().map(|parent| &parent.metadata.uid) != Some(&self.metadata.uid) {
-            return Err(Some(no_parent(&name)));
-        }
-        if role == theirs || !Role::name_covers(theirs, role) {
-            return refuse(
-                reason::NOT_A_SUB_ROLE,
-                format!(
-                    "DiskReservation {name} is for role {theirs}, and role {role} is no sub-role of that; \
-                     delete this one and carve it out of one of an ancestor's"
-                ),
-            );
-        }
-        if !serves(self) {
-            let state = match self.metadata.deletion_timestamp {
-                Some(_) => "is being deleted",
-                None => "is itself still waiting",
-            };
-            let message = format!("DiskReservation {name}, which it is to be carved out of, {state}");
-            return refuse(reason::PARENT_NOT_RESERVED, message);
-        }
-        // An undivided parent is handed out as one piece (D2).
-        let size = self.at_most(&*seen.reservation, entry.size.bytes_or_zero());
-        let asked = seen.reservation.spec.size.bytes_or_zero();
-        Holder::<DiskReservation>::ledger(self)
-            .take(LedgerEntry { size: Size::from_bytes(size), ..entry.clone() })
-            .or_else(|short| {
-                refuse(
-                    reason::PARENT_FULL,
-                    format!(
-                        "{} asked for: DiskReservation {name} has {} left, {} too little; \
-                         it is served when room appears in it",
-                        Size::from_bytes(asked),
-                        Size::from_bytes(short.free),
-                        Size::from_bytes(short.missing)
-                    ),
-                )
-            })
-    }
-
-    fn slot<'a>(seen: &'a mut Seen, _: &str) -> Option<&'a mut Arc<Self>> {
-        seen.parent.as_mut()
-    }
-}
-
-impl Gives for VolumeRole {
-    fn give(&self, _: &Seen, entry: &LedgerEntry) -> Result<Ledger<'_>, Refusal> {
-        let ledger = self.ledger();
-        match (quota::has_quota(self), quota::is_current(self)) {
-            (false, _) => Ok(ledger),
-            (true, false) => Err(None),
-            (true, true) => {
-                let held = ledger.get(&entry.uid).unwrap_or(0);
-                let more = entry.size.bytes_or_zero().saturating_sub(held);
-                let over = quota::over_limit(self, ledger.total(), more);
-                over.map_or_else(|| ledger.take(entry.clone()).map_err(|_| None), |why| Err(Some(why)))
-            }
-        }
-    }
-
-    fn slot<'a>(seen: &'a mut Seen, name: &str) -> Option<&'a mut Arc<Self>> {
-        seen.roles.iter_mut().find(|role| role.metadata.name.as_deref() == Some(name))
-    }
+    let verdict = outcome.map_or_else(|why| why, |()| Verdict::yes(reason::READY, has(&status)));
+    let generation = seen.reservation.metadata.generation;
+    condition::set(&mut status.conditions, READY, verdict, generation, seen.now);
+    Step::Report(Box::new(status))
 }
 
 fn has(status: &DiskReservationStatus) -> String {
@@ -502,15 +305,14 @@ fn disk_gone(disk: &NodeDisk, reservation: &DiskReservation) -> Option<Verdict> 
     Some(Verdict::no(reason::DISK_GONE, message))
 }
 
-fn no_parent(name: &str) -> Verdict {
-    let message =
-        format!("there is no DiskReservation {name} to carve it out of; make it, or leave spec.parent out");
-    Verdict::no(reason::NO_PARENT, message)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+
     use super::*;
+    use crate::api::VolumeRole;
     use crate::plan::candidate::Candidate;
     use crate::plan::share::share_out;
     use crate::plan::testing::*;
@@ -529,6 +331,7 @@ mod tests {
             reservation: Arc::new(guarded(reservation)),
             disks: disks.iter().cloned().map(Arc::new).collect(),
             parent: None,
+            refinements: vec![],
             roles: roles.iter().cloned().map(Arc::new).collect(),
             live: true,
             settled: false,
@@ -747,7 +550,7 @@ mod tests {
 
     #[test]
     fn r6_it_shrinks_to_what_lives_in_it_and_names_that() {
-        let mut seen = placed(4, &[("v", 3)], 4);
+        let mut seen = Seen { settled: true, ..placed(4, &[("v", 3)], 4) };
         let reservation = Arc::make_mut(&mut seen.reservation);
         reservation.status.as_mut().unwrap().refinements = vec![ledger_entry("ml", "eng/ml", 1)];
         reservation.spec.size = gi(3);
@@ -762,22 +565,50 @@ mod tests {
         );
     }
 
+    fn settle(of: LedgerOf, name: &str, role: &str) -> Step {
+        Step::Settle(vec![(of, vec![ledger_entry(name, role, 0)])])
+    }
+
+    #[test]
+    fn r4_entries_of_refinements_are_settled_before_anything() {
+        let mut parent = reserved("p", "eng", 10, &[]);
+        parent.metadata.deletion_timestamp = some_time();
+        let entries = ["there", "gone", "shrunk"].map(|name| ledger_entry(name, "eng/ml", 3));
+        parent.status.as_mut().unwrap().refinements = entries.to_vec();
+        let refinement = |name: &str, size| {
+            let mut refinement = reserved(name, "eng/ml", size, &[]);
+            refinement.spec.parent = Some("p".into());
+            refinement.status.as_mut().unwrap().parent =
+                Some(UidRef { name: "p".into(), uid: "uid-p".into() });
+            Arc::new(refinement)
+        };
+        let mut seen = seen(parent.clone(), &[disk("n1.a", "n1", 20, &[("p", 10)])], &[]);
+        seen.refinements = vec![refinement("there", 3), refinement("shrunk", 2)];
+        let unsettled = Step::Settle(vec![(LedgerOf::Parent("p".into()), entries[1..].to_vec())]);
+        assert_eq!(next(&seen), unsettled);
+        seen.settled = true;
+        parent.status.as_mut().unwrap().refinements = vec![];
+        assert!(DiskReservation::see_settled("p", guarded(parent), &mut seen));
+        assert_eq!(next(&seen), Step::Release(LedgerOf::Disk("n1.a".into())), "it is empty now");
+    }
+
     #[test]
     fn r6_an_entry_that_does_not_fit_is_settled_once() {
         for (entry, wherever) in [(5, "too large"), (3, "too small"), (0, "lost")] {
             let mut seen = placed(4, &[], entry);
-            assert_eq!(next(&seen), Step::Settle(vec![LedgerOf::Disk("n1.a".into())]), "{wherever}");
+            assert_eq!(next(&seen), settle(LedgerOf::Disk("n1.a".into()), "r", "eng"), "{wherever}");
             seen.settled = true;
             assert!(matches!(next(&seen), Step::Report(_)));
         }
         let mut seen = placed(4, &[], 4);
         seen.disks.push(Arc::new(disk("n2.b", "n2", 10, &[("r", 4)])));
-        assert_eq!(next(&seen), Step::Settle(vec![LedgerOf::Disk("n2.b".into())]), "elsewhere");
+        assert_eq!(next(&seen), settle(LedgerOf::Disk("n2.b".into()), "r", "eng"), "elsewhere");
         let mut child = reserved("ml", "eng/ml", 3, &[]);
         child.spec.parent = Some("p".into());
         child.status.as_mut().unwrap().parent = Some(UidRef { name: "p".into(), uid: "uid-p".into() });
         let mut seen = seen_child(child);
-        assert_eq!(next(&seen), Step::Settle(vec![LedgerOf::Parent("p".into())]), "lost from its parent");
+        let lost = settle(LedgerOf::Parent("p".into()), "ml", "eng/ml");
+        assert_eq!(next(&seen), lost, "lost from its parent");
         Arc::make_mut(seen.parent.as_mut().unwrap()).metadata.uid = Some("another".into());
         assert_eq!(reason_of(&seen), "NoParent");
         seen.live = false;

@@ -1,6 +1,7 @@
 //! The statuses of disks and roles: sums and the condition `Ready` (D1, D4, Q1, Q2).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -8,15 +9,75 @@ use kube::ResourceExt;
 
 use crate::api::condition::{self, DISK_HEALTHY, READY, Verdict, reason};
 use crate::api::{
-    DiskReservation, DiskReservationStatus, NodeDisk, NodeDiskSpec, NodeDiskStatus, Size, VolumeRole,
-    VolumeRoleStatus,
+    DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, NodeDiskSpec, NodeDiskStatus, Size,
+    VolumeRole, VolumeRoleStatus,
 };
 
+use super::entry::{self, ByName};
 use super::holder::{Holder, size};
-use super::{entry, ledger, quota};
+use super::{ledger, quota, refs};
+
+/// The next step for an object with a ledger of reservations.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step<S> {
+    /// Settle these entries by [`entry::settled`], and decide again.
+    Settle(Vec<LedgerEntry>),
+    /// Write the status.
+    Report(S),
+}
+
+/// A disk and the objects that decide on its status, as they were seen.
+pub struct DiskSeen {
+    /// The disk.
+    pub disk: Arc<NodeDisk>,
+    /// The reservations that its ledger names.
+    pub owners: Vec<Arc<DiskReservation>>,
+    /// True if its Node is ready; `None`: there is no such Node.
+    pub node_ready: Option<bool>,
+    /// Entries were settled already.
+    pub settled: bool,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// A VolumeRole and the objects that decide on its status, as they were seen.
+pub struct RoleSeen {
+    /// The VolumeRole.
+    pub role: Arc<VolumeRole>,
+    /// All VolumeRoles.
+    pub roles: Vec<Arc<VolumeRole>>,
+    /// All reservations.
+    pub reservations: Vec<Arc<DiskReservation>>,
+    /// Entries were settled already.
+    pub settled: bool,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// The next step for a disk.
+pub fn next_for_disk(seen: &DiskSeen) -> Step<NodeDiskStatus> {
+    let owners = ByName::new(refs(&seen.owners));
+    match owners.unsettled(&*seen.disk) {
+        entries if entries.is_empty() || seen.settled => {
+            Step::Report(disk_status(&seen.disk, seen.node_ready, seen.now))
+        }
+        entries => Step::Settle(entries),
+    }
+}
+
+/// The next step for a VolumeRole.
+pub fn next_for_role(seen: &RoleSeen) -> Step<VolumeRoleStatus> {
+    let (roles, reservations) = (refs(&seen.roles), refs(&seen.reservations));
+    match ByName::new(reservations.iter().copied()).unsettled(&*seen.role) {
+        entries if entries.is_empty() || seen.settled || !keeps_ledger(&seen.role, &roles) => {
+            Step::Report(role_status(&seen.role, &roles, &reservations, seen.now))
+        }
+        entries => Step::Settle(entries),
+    }
+}
 
 /// The status of a disk: the sums of its ledger, and the condition `Ready` (D1). `node_ready` is `None` without a Node.
-pub fn disk_status(disk: &NodeDisk, node_ready: Option<bool>, now: Timestamp) -> NodeDiskStatus {
+fn disk_status(disk: &NodeDisk, node_ready: Option<bool>, now: Timestamp) -> NodeDiskStatus {
     let mut status = disk.with_entries(disk.ledger().into_entries());
     let verdict = disk_condition(&disk.spec, &status.conditions, node_ready);
     condition::set(&mut status.conditions, READY, verdict, disk.metadata.generation, now);
@@ -49,15 +110,6 @@ fn disk_condition(spec: &NodeDiskSpec, conditions: &[Condition], node_ready: Opt
     }
 }
 
-/// The role of the reservation that a refinement was carved out of.
-fn parent_role<'a>(
-    reservation: &DiskReservation,
-    all: impl IntoIterator<Item = &'a DiskReservation>,
-) -> Option<&'a str> {
-    let parent = reservation.status.as_ref().and_then(|s| s.parent.as_ref())?;
-    all.into_iter().find(|r| r.metadata.uid.as_ref() == Some(&parent.uid)).map(|r| r.spec.role.as_str())
-}
-
 /// Bytes that a role and its sub-roles have on all disks (Q1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RoleSums {
@@ -69,12 +121,10 @@ pub struct RoleSums {
 
 /// The sums of each role that has a reservation, and of each ancestor.
 pub fn by_role<'a>(reservations: &[&'a DiskReservation]) -> BTreeMap<&'a str, RoleSums> {
-    let by_uid: HashMap<&str, &DiskReservation> =
-        reservations.iter().filter_map(|r| Some((r.metadata.uid.as_deref()?, *r))).collect();
+    let by_name = ByName::new(reservations.iter().copied());
     let mut sums: BTreeMap<&str, RoleSums> = BTreeMap::new();
     for (reservation, status) in served(reservations) {
-        let parent = status.parent.as_ref().and_then(|parent| by_uid.get(parent.uid.as_str()));
-        let (role, parent) = (&reservation.spec.role, parent.map(|parent| parent.spec.role.as_str()));
+        let (role, parent) = (&reservation.spec.role, by_name.parent_role(reservation));
         for of in quota::lineage(role) {
             let sum = sums.entry(of).or_default();
             sum.used = sum.used.saturating_add(ledger::total(&status.volumes));
@@ -123,7 +173,7 @@ pub fn keeps_ledger(role: &VolumeRole, all: &[&VolumeRole]) -> bool {
 /// The status of a VolumeRole: its sums, its ledger if it keeps one, and the condition `Ready` (Q1, Q2).
 ///
 /// The ledger takes in what exists, also beyond the limit: then only new reservations are refused.
-pub fn role_status(
+fn role_status(
     role: &VolumeRole,
     all: &[&VolumeRole],
     reservations: &[&DiskReservation],
@@ -131,9 +181,9 @@ pub fn role_status(
 ) -> VolumeRoleStatus {
     let mut status = role_totals(role, reservations);
     if keeps_ledger(role, all) {
-        let mut ledger = role.ledger();
+        let (mut ledger, by_name) = (role.ledger(), ByName::new(reservations.iter().copied()));
         for reservation in reservations {
-            let parent = parent_role(reservation, reservations.iter().copied());
+            let parent = by_name.parent_role(reservation);
             if role.belongs(reservation, parent) {
                 let low = *entry::bounds(role, reservation, parent).start();
                 ledger = ledger.set_within(entry::entry_of(reservation, low), low, u64::MAX);
@@ -216,6 +266,7 @@ mod tests {
     fn q1_what_was_carved_out_of_a_roles_own_is_charged_once() {
         let mut rs = [reserved("a", "eng", 10, &[("v", 4)]), reserved("b", "eng/ml", 5, &[("w", 3)])];
         rs[0].status.as_mut().unwrap().refinements = vec![ledger_entry("b", "eng/ml", 5)];
+        rs[1].spec.parent = Some("a".into());
         rs[1].status.as_mut().unwrap().parent = Some(UidRef { name: "a".into(), uid: "uid-a".into() });
         let refs: Vec<_> = rs.iter().collect();
         for (role, reserved, used) in [("eng", 10, 7), ("eng/ml", 5, 3)] {

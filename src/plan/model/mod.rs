@@ -4,25 +4,23 @@
 //!
 //! The model decides nothing itself: what a step writes comes from the functions that the controller calls.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+mod controller;
+mod server;
 
-use jiff::Timestamp;
-use kube::core::object::HasStatus;
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt;
 use proptest::prelude::*;
 
-use super::candidate::Candidate;
-use super::entry::{Owner, entry_of, fits, is_lived_in, is_parent, is_placed, settled};
+use super::entry::{is_lived_in, is_placed};
 use super::holder::{self, Holder, held_by_volume};
-use super::reservation::{Gives, LedgerOf, Seen, Step, next, of_kind};
-use super::share::share_out;
+use super::reservation_seen::{LedgerOf, of_kind};
 use super::testing::*;
-use super::{allocatable, create, summary};
+use super::{allocatable, create};
 use crate::api::{
-    DiskKind, DiskReservation, FINALIZER, LedgerEntry, NodeDisk, Orphan, Reserved, Role,
-    SharedPersistentVolume, Size, UidRef, VolumeRole,
+    DiskKind, DiskReservation, LedgerEntry, NodeDisk, Orphan, Reserved, Role, SharedPersistentVolume, Size,
+    UidRef,
 };
+use controller::Controller;
+use server::Store;
 
 /// The reservations: role, and the one that each is carved out of.
 const RESERVATIONS: [(&str, Option<usize>); 8] = [
@@ -78,11 +76,11 @@ enum Op {
         who: usize,
         steps: usize,
     },
-    Sweep {
+    LookAtDisk {
         of: usize,
-        holder: usize,
+        disk: usize,
     },
-    SumUp {
+    LookAtRole {
         of: usize,
         role: usize,
     },
@@ -94,7 +92,6 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     let (who, size, of) = (0..RESERVATIONS.len(), 1u64..11, 0usize..2);
-    let holder = 0..DISKS.len() + ROLES.len() + RESERVATIONS.len();
     prop_oneof![
         4 => (who.clone(), size.clone()).prop_map(|(who, size)| Op::Make { who, size }),
         3 => (who.clone(), size).prop_map(|(who, size)| Op::Ask { who, size }),
@@ -104,236 +101,10 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..VOLUMES.len()).prop_map(|volume| Op::Destroy { volume }),
         6 => (of.clone(), 0usize..6).prop_map(|(of, kind)| Op::Sync { of, kind }),
         12 => (of.clone(), who, 0usize..12).prop_map(|(of, who, steps)| Op::Look { of, who, steps }),
-        4 => (of.clone(), holder).prop_map(|(of, holder)| Op::Sweep { of, holder }),
-        2 => (of.clone(), 0..ROLES.len()).prop_map(|(of, role)| Op::SumUp { of, role }),
+        2 => (of.clone(), 0..DISKS.len()).prop_map(|(of, disk)| Op::LookAtDisk { of, disk }),
+        3 => (of.clone(), 0..ROLES.len()).prop_map(|(of, role)| Op::LookAtRole { of, role }),
         6 => (of, 1usize..4).prop_map(|(of, steps)| Op::Go { of, steps }),
     ]
-}
-
-type Objects<K> = BTreeMap<String, Arc<K>>;
-
-/// The objects of an API server or a cache.
-#[derive(Clone, Default)]
-struct Store {
-    disks: Objects<NodeDisk>,
-    reservations: Objects<DiskReservation>,
-    roles: Objects<VolumeRole>,
-    volumes: Objects<SharedPersistentVolume>,
-    version: u64,
-}
-
-trait Stored: HasStatus + Resource<DynamicType = ()> + Clone {
-    fn of(store: &Store) -> &Objects<Self>;
-    fn of_mut(store: &mut Store) -> &mut Objects<Self>;
-}
-
-macro_rules! stored {
-    ($($Kind:ident in $field:ident),+) => {
-        $(impl Stored for $Kind {
-            fn of(store: &Store) -> &Objects<Self> {
-                &store.$field
-            }
-            fn of_mut(store: &mut Store) -> &mut Objects<Self> {
-                &mut store.$field
-            }
-        })+
-    };
-}
-
-stored!(NodeDisk in disks, DiskReservation in reservations, VolumeRole in roles, SharedPersistentVolume in volumes);
-
-impl Store {
-    fn get<K: Stored>(&self, name: &str) -> Option<Arc<K>> {
-        K::of(self).get(name).cloned()
-    }
-
-    fn put<K: Stored>(&mut self, mut object: K) -> K {
-        self.version += 1;
-        object.meta_mut().resource_version = Some(self.version.to_string());
-        K::of_mut(self).insert(object.name_any(), Arc::new(object.clone()));
-        object
-    }
-
-    /// Writes a status by compare-and-swap; nothing is written that is there already.
-    fn write<K: Stored<Status: Clone + PartialEq>>(&mut self, seen: &K, status: K::Status) -> Option<K> {
-        let now = self.get::<K>(&seen.name_any())?;
-        let same = now.uid() == seen.uid() && now.resource_version() == seen.resource_version();
-        match same {
-            false => None,
-            true if now.status() == Some(&status) => Some((*now).clone()),
-            true => {
-                let mut written = (*now).clone();
-                *written.status_mut() = Some(status);
-                Some(self.put(written))
-            }
-        }
-    }
-
-    fn parent_of(&self, reservation: &DiskReservation) -> Option<Arc<DiskReservation>> {
-        let parent = self.get::<DiskReservation>(reservation.spec.parent.as_ref()?)?;
-        is_parent(&parent, reservation).then_some(parent)
-    }
-
-    fn seen(&self, reservation: Arc<DiskReservation>) -> Seen {
-        let disks: Vec<_> = self.disks.values().cloned().collect();
-        let (reservations, roles): (Vec<_>, Vec<_>) = (
-            self.reservations.values().map(AsRef::as_ref).collect(),
-            self.roles.values().map(AsRef::as_ref).collect(),
-        );
-        let candidates: Vec<_> = disks.iter().map(|disk| Candidate { disk, node_labels: None }).collect();
-        let mut outcomes = share_out(&reservations, &candidates, &roles);
-        Seen {
-            parent: reservation.spec.parent.as_ref().and_then(|name| self.get(name)),
-            roles: self.roles.values().cloned().collect(),
-            outcome: outcomes.remove(&reservation.uid().unwrap()),
-            live: false,
-            settled: false,
-            now: Timestamp::UNIX_EPOCH,
-            disks,
-            reservation,
-        }
-    }
-}
-
-/// The settling of an entry, with what it has read so far: first the ledger, then the reservation.
-struct Settling {
-    of: LedgerOf,
-    entry: LedgerEntry,
-    ledger: Option<Store>,
-    owner: Option<Store>,
-}
-
-#[derive(Default)]
-struct Controller {
-    cache: Store,
-    seen: Option<Seen>,
-    settling: Vec<Settling>,
-}
-
-impl Controller {
-    fn settle(&mut self, holders: Vec<LedgerOf>, entry: LedgerEntry) {
-        let settling = |of| Settling { of, entry: entry.clone(), ledger: None, owner: None };
-        self.settling.extend(holders.into_iter().map(settling));
-    }
-
-    /// One read or write; `false`: there is nothing to do.
-    fn go(&mut self, server: &mut Store) -> bool {
-        if let Some(settling) = self.settling.first_mut() {
-            if settling.ledger.is_none() {
-                settling.ledger = Some(server.clone());
-            } else if settling.owner.is_none() {
-                settling.owner = Some(server.clone());
-            } else {
-                self.settling.remove(0).write(server);
-            }
-            return true;
-        }
-        let Some(mut seen) = self.seen.take() else { return false };
-        let current = server.get::<DiskReservation>(&seen.reservation.name_any());
-        let current = current.filter(|now| now.uid() == seen.reservation.uid());
-        let same =
-            current.as_ref().is_some_and(|c| c.resource_version() == seen.reservation.resource_version());
-        match next(&seen) {
-            Step::Rest | Step::LookAgain => return true,
-            Step::AddFinalizer | Step::RemoveFinalizer if !same => return true,
-            Step::AddFinalizer => {
-                let mut now = (*seen.reservation).clone();
-                now.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
-                server.put(now);
-                return true;
-            }
-            Step::RemoveFinalizer => {
-                server.reservations.remove(&seen.reservation.name_any());
-                return true;
-            }
-            Step::Report(status) => {
-                if server.write(&*seen.reservation, *status).is_none() {
-                    self.settle(seen.holders(), entry_of(&seen.reservation, 0));
-                }
-                return true;
-            }
-            Step::ReadLive => {
-                let Some(current) = current else { return true };
-                let outcome = seen.outcome.take();
-                seen = Seen { live: true, outcome, ..server.seen(current) };
-                if seen.reservation.spec.parent.is_some() {
-                    let on = |of: &DiskReservation| of.status.as_ref().and_then(|s| s.node_disk.clone());
-                    let on = on(&seen.reservation).or_else(|| on(seen.parent.as_ref()?));
-                    seen.disks.retain(|disk| Some(disk.name_any()) == on);
-                }
-            }
-            Step::Take(of, entry) => of_kind!(&of, |name: K| {
-                let holder = server.get::<K>(name);
-                let taken = holder.and_then(|holder| {
-                    let entries = holder.give(&seen, &entry).ok()?.into_entries();
-                    server.write(&*holder, Holder::<DiskReservation>::with_entries(&*holder, entries))
-                });
-                K::see(name, taken, &mut seen);
-            }),
-            Step::Release(of) => of_kind!(&of, |name: K| {
-                let uid = seen.reservation.uid().unwrap();
-                let released = server.get::<K>(name).and_then(|holder| {
-                    let entries = Holder::<DiskReservation>::ledger(&*holder).release(&uid).into_entries();
-                    server.write(&*holder, Holder::<DiskReservation>::with_entries(&*holder, entries))
-                });
-                K::see(name, released, &mut seen);
-            }),
-            Step::Settle(holders) => {
-                self.settle(holders, entry_of(&seen.reservation, 0));
-                seen.settled = true;
-            }
-        }
-        self.seen = Some(seen);
-        true
-    }
-
-    fn sweep(&mut self, holder: usize) {
-        let of = match holder {
-            disk if disk < DISKS.len() => LedgerOf::Disk(DISKS[disk].to_owned()),
-            role if role < DISKS.len() + ROLES.len() => LedgerOf::Role(role_name(role - DISKS.len())),
-            parent => LedgerOf::Parent(format!("r{}", parent - DISKS.len() - ROLES.len())),
-        };
-        let misfits: Vec<LedgerEntry> = of_kind!(&of, |name: K| {
-            let Some(holder) = self.cache.get::<K>(name) else { return };
-            let entries = Holder::<DiskReservation>::ledger(&*holder).into_entries();
-            let misfits = entries.into_iter().filter(|entry| {
-                let cached = self.cache.get::<DiskReservation>(&entry.name);
-                let cached = cached.filter(|r| r.uid().as_ref() == Some(&entry.uid));
-                let role = cached.as_ref().and_then(|r| self.cache.parent_of(r)).map(|p| p.spec.role.clone());
-                !cached.is_some_and(|r| fits(&*holder, &r, role.as_deref()))
-            });
-            misfits.collect()
-        });
-        misfits.into_iter().for_each(|entry| self.settle(vec![of.clone()], entry));
-    }
-
-    fn sum_up(&self, role: usize, server: &mut Store) {
-        let Some(role) = self.cache.get::<VolumeRole>(&role_name(role)) else { return };
-        let roles: Vec<_> = self.cache.roles.values().map(AsRef::as_ref).collect();
-        let reservations: Vec<_> = self.cache.reservations.values().map(AsRef::as_ref).collect();
-        server.write(&*role, summary::role_status(&role, &roles, &reservations, Timestamp::UNIX_EPOCH));
-    }
-}
-
-impl Settling {
-    fn write(self, server: &mut Store) {
-        let (Some(ledger), Some(read)) = (self.ledger, self.owner) else { return };
-        let now = read.get::<DiskReservation>(&self.entry.name);
-        let now = now.filter(|now| now.uid().as_ref() == Some(&self.entry.uid));
-        let parent = now.as_ref().and_then(|now| read.parent_of(now)).map(|parent| parent.spec.role.clone());
-        let owner = match &now {
-            Some(now) => Owner::Is(now, parent.as_deref()),
-            None => {
-                let volumes: Vec<_> = read.volumes.values().map(|v| (**v).clone()).collect();
-                let reservations: Vec<_> = read.reservations.values().map(|r| (**r).clone()).collect();
-                Owner::Gone { lived_in: is_lived_in(&self.entry.uid, &volumes, &reservations) }
-            }
-        };
-        of_kind!(&self.of, |name: K| {
-            let Some(holder) = ledger.get::<K>(name) else { return };
-            server.write(&*holder, settled(&*holder, &self.entry, &owner));
-        });
-    }
 }
 
 struct Model {
@@ -407,16 +178,17 @@ impl Model {
                 }
             }
             Op::Look { of, who, steps } => {
-                let busy = self.controllers[of].seen.is_some() || !self.controllers[of].settling.is_empty();
-                let cached = self.controllers[of].cache.get::<DiskReservation>(&format!("r{who}"));
-                if let Some(cached) = cached.filter(|_| !self.alone || !busy && of == 0) {
-                    self.controllers[of].seen = Some(self.controllers[of].cache.seen(cached));
-                    self.controllers[of].settling.clear();
+                let controller = &mut self.controllers[of];
+                let cached = controller.cache.get::<DiskReservation>(&format!("r{who}"));
+                if let Some(cached) = cached.filter(|_| !self.alone || !controller.is_busy() && of == 0) {
+                    controller.look(cached);
                 }
                 self.apply(Op::Go { of, steps });
             }
-            Op::Sweep { of, holder } => self.controllers[of].sweep(holder),
-            Op::SumUp { of, role } => self.controllers[of].sum_up(role, &mut self.server),
+            Op::LookAtDisk { of, disk } => self.controllers[of].look_at_disk(DISKS[disk]),
+            Op::LookAtRole { of, role } => {
+                self.controllers[of].look_at_role(&role_name(role), &mut self.server);
+            }
             Op::Go { of, steps } => {
                 for _ in 0..steps {
                     self.controllers[of].go(&mut self.server);
@@ -569,14 +341,11 @@ impl Model {
                 self.apply(Op::Look { of: 0, who: round, steps: 64 });
                 self.check()?;
             }
-            for holder in 0..DISKS.len() + ROLES.len() + RESERVATIONS.len() {
+            let disks = (0..DISKS.len()).map(|disk| Op::LookAtDisk { of: 0, disk });
+            for look in disks.chain((0..ROLES.len()).map(|role| Op::LookAtRole { of: 0, role })) {
                 self.apply(Op::Sync { of: 0, kind: 0 });
-                self.apply(Op::Sweep { of: 0, holder });
+                self.apply(look);
                 self.apply(Op::Go { of: 0, steps: 64 });
-            }
-            for role in 0..ROLES.len() {
-                self.apply(Op::Sync { of: 0, kind: 0 });
-                self.apply(Op::SumUp { of: 0, role });
             }
             self.check()?;
             if (before, count) == (self.server.version, self.server.reservations.len()) {

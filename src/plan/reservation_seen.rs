@@ -1,0 +1,243 @@
+//! The objects that decide on a reservation, as they were seen, and the ledgers that give it its bytes (R1, R4, Q2).
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::{Resource, ResourceExt};
+
+use crate::api::condition::{Verdict, reason};
+use crate::api::{DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, Role, Size, VolumeRole};
+
+use super::entry::{ByName, entry_of, fits, is_parent, is_placed};
+use super::holder::{self, Holder, serves};
+use super::ledger::Ledger;
+use super::share::Outcome;
+use super::{quota, refs};
+
+/// The reservation and the objects that decide on it, as they were seen.
+#[derive(Clone)]
+pub struct Seen {
+    /// The reservation.
+    pub reservation: Arc<DiskReservation>,
+    /// All disks; for a refinement that was read live, at least the disk of its parent.
+    pub disks: Vec<Arc<NodeDisk>>,
+    /// The reservation that `spec.parent` names.
+    pub parent: Option<Arc<DiskReservation>>,
+    /// The reservations that its ledger of refinements names.
+    pub refinements: Vec<Arc<DiskReservation>>,
+    /// All VolumeRoles.
+    pub roles: Vec<Arc<VolumeRole>>,
+    /// The share that it is given; `None`: the sharing out has not looked at it yet.
+    pub outcome: Option<Outcome>,
+    /// All of these except the refinements were read live, not from a cache.
+    pub live: bool,
+    /// Entries were settled already.
+    pub settled: bool,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// An object with a ledger of reservations, by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LedgerOf {
+    /// A NodeDisk.
+    Disk(String),
+    /// A DiskReservation, out of which refinements are carved.
+    Parent(String),
+    /// A VolumeRole with a quota.
+    Role(String),
+}
+
+/// Evaluates the expression for the kind and the name of the object with the ledger.
+macro_rules! of_kind {
+    ($of:expr, |$name:ident: $Kind:ident| $value:expr) => {
+        match $of {
+            $crate::plan::reservation_seen::LedgerOf::Disk($name) => {
+                type $Kind = $crate::api::NodeDisk;
+                $value
+            }
+            $crate::plan::reservation_seen::LedgerOf::Parent($name) => {
+                type $Kind = $crate::api::DiskReservation;
+                $value
+            }
+            $crate::plan::reservation_seen::LedgerOf::Role($name) => {
+                type $Kind = $crate::api::VolumeRole;
+                $value
+            }
+        }
+    };
+}
+pub(crate) use of_kind;
+
+impl Seen {
+    pub(super) fn status(&self) -> DiskReservationStatus {
+        self.reservation.status.clone().unwrap_or_default()
+    }
+
+    pub(super) fn disk(&self, name: Option<&str>) -> Option<&NodeDisk> {
+        self.disks.iter().find(|disk| disk.metadata.name.as_deref() == name).map(AsRef::as_ref)
+    }
+
+    /// The reservation that this one is, or is to be, carved out of: none that was made anew under the old name.
+    pub(super) fn parent(&self) -> Option<&DiskReservation> {
+        self.parent.as_deref().filter(|parent| is_parent(parent, &self.reservation))
+    }
+
+    /// The ledgers of disks and of the parent that `selects`.
+    fn sources(
+        &self,
+        selects: impl Fn(&NodeDisk) -> bool,
+        parent: impl Fn(&DiskReservation) -> bool,
+    ) -> Vec<LedgerOf> {
+        let disks =
+            self.disks.iter().filter(|disk| selects(disk)).map(|disk| LedgerOf::Disk(disk.name_any()));
+        let parent = self.parent().filter(|of| parent(of)).map(|parent| LedgerOf::Parent(parent.name_any()));
+        disks.chain(parent).collect()
+    }
+
+    /// The ledgers that have an entry of the reservation.
+    pub fn holders(&self) -> Vec<LedgerOf> {
+        let uid = self.reservation.uid().unwrap_or_default();
+        let roles = self.roles.iter().filter(|role| role.ledger().get(&uid).is_some());
+        let mut holders = self.sources(|disk| has(disk, &uid), |parent| has(parent, &uid));
+        holders.extend(roles.map(|role| LedgerOf::Role(role.name_any())));
+        holders
+    }
+
+    /// The entries that do not fit what they are of: those of refinements, and the reservation's own where it is lost, too
+    /// small, too large, or not where it belongs.
+    pub(super) fn unsettled(&self) -> Vec<(LedgerOf, Vec<LedgerEntry>)> {
+        let reservation = &*self.reservation;
+        let of_refinements = ByName::new(refs(&self.refinements)).unsettled(reservation);
+        let own = LedgerOf::Parent(reservation.name_any());
+        let mut unsettled: Vec<_> =
+            Some((own, of_refinements)).into_iter().filter(|(_, entries)| !entries.is_empty()).collect();
+        // The entries of one that waits may be another controller's, which is about to go on from there.
+        if is_placed(reservation) && reservation.metadata.deletion_timestamp.is_none() {
+            let misfits = self
+                .sources(|disk| !fits(disk, reservation, None), |parent| !fits(parent, reservation, None));
+            unsettled.extend(misfits.into_iter().map(|of| (of, vec![entry_of(reservation, 0)])));
+        }
+        unsettled
+    }
+}
+
+/// True if the ledger has an entry of that UID.
+fn has<H: Holder<DiskReservation>>(holder: &H, uid: &str) -> bool {
+    holder.ledger().get(uid).is_some()
+}
+
+/// Why a ledger gives nothing; `None`: that is not known yet.
+pub type Refusal = Option<Verdict>;
+
+/// A holder from which a reservation takes an entry.
+pub trait Gives: Holder<DiskReservation> + Resource + Sized {
+    /// The ledger with the entry of the reservation that was seen.
+    fn give(&self, seen: &Seen, entry: &LedgerEntry) -> Result<Ledger<'_>, Refusal>;
+    /// The object of that name among what was seen.
+    fn slot<'a>(seen: &'a mut Seen, name: &str) -> Option<&'a mut Arc<Self>>;
+
+    /// Puts the object, as it was written, among what was seen. Without one, what was seen is live no more.
+    fn see(name: &str, written: Option<Self>, seen: &mut Seen) {
+        seen.live = written.is_some_and(|written| Self::see_settled(name, written, seen));
+    }
+
+    /// Puts the object, whose entries were settled, among what was seen. False: it was not there.
+    fn see_settled(name: &str, now: Self, seen: &mut Seen) -> bool {
+        let slot = Self::slot(seen, name).filter(|slot| slot.meta().uid == now.meta().uid);
+        slot.map(|slot| *slot = Arc::new(now)).is_some()
+    }
+}
+
+impl Gives for NodeDisk {
+    fn give(&self, seen: &Seen, entry: &LedgerEntry) -> Result<Ledger<'_>, Refusal> {
+        let size = self.at_most(&*seen.reservation, entry.size.bytes_or_zero());
+        let entry = LedgerEntry { size: Size::from_bytes(size), ..entry.clone() };
+        match self.spec.gone {
+            true => Err(None),
+            false => holder::ledger_for(self, &seen.reservation).take(entry).map_err(|_| None),
+        }
+    }
+
+    fn slot<'a>(seen: &'a mut Seen, name: &str) -> Option<&'a mut Arc<Self>> {
+        seen.disks.iter_mut().find(|disk| disk.metadata.name.as_deref() == Some(name))
+    }
+}
+
+/// R4: the parent serves, its role is a strict ancestor's, and it has that many bytes left.
+impl Gives for DiskReservation {
+    fn give(&self, seen: &Seen, entry: &LedgerEntry) -> Result<Ledger<'_>, Refusal> {
+        let refuse = |reason, message| Err(Some(Verdict::no(reason, message)));
+        let (name, role, theirs) = (self.name_any(), &entry.role, &self.spec.role);
+        // The status of the reservation names the one that was looked at.
+        if seen.parent().map(|parent| &parent.metadata.uid) != Some(&self.metadata.uid) {
+            return Err(Some(no_parent(&name)));
+        }
+        if role == theirs || !Role::name_covers(theirs, role) {
+            return refuse(
+                reason::NOT_A_SUB_ROLE,
+                format!(
+                    "DiskReservation {name} is for role {theirs}, and role {role} is no sub-role of that; \
+                     delete this one and carve it out of one of an ancestor's"
+                ),
+            );
+        }
+        if !serves(self) {
+            let state = match self.metadata.deletion_timestamp {
+                Some(_) => "is being deleted",
+                None => "is itself still waiting",
+            };
+            let message = format!("DiskReservation {name}, which it is to be carved out of, {state}");
+            return refuse(reason::PARENT_NOT_RESERVED, message);
+        }
+        // An undivided parent is handed out as one piece (D2).
+        let size = self.at_most(&*seen.reservation, entry.size.bytes_or_zero());
+        let asked = seen.reservation.spec.size.bytes_or_zero();
+        Holder::<DiskReservation>::ledger(self)
+            .take(LedgerEntry { size: Size::from_bytes(size), ..entry.clone() })
+            .or_else(|short| {
+                refuse(
+                    reason::PARENT_FULL,
+                    format!(
+                        "{} asked for: DiskReservation {name} has {} left, {} too little; \
+                         it is served when room appears in it",
+                        Size::from_bytes(asked),
+                        Size::from_bytes(short.free),
+                        Size::from_bytes(short.missing)
+                    ),
+                )
+            })
+    }
+
+    fn slot<'a>(seen: &'a mut Seen, name: &str) -> Option<&'a mut Arc<Self>> {
+        let own = seen.reservation.metadata.name.as_deref() == Some(name);
+        if own { Some(&mut seen.reservation) } else { seen.parent.as_mut() }
+    }
+}
+
+impl Gives for VolumeRole {
+    fn give(&self, _: &Seen, entry: &LedgerEntry) -> Result<Ledger<'_>, Refusal> {
+        let ledger = self.ledger();
+        match (quota::has_quota(self), quota::is_current(self)) {
+            (false, _) => Ok(ledger),
+            (true, false) => Err(None),
+            (true, true) => {
+                let held = ledger.get(&entry.uid).unwrap_or(0);
+                let more = entry.size.bytes_or_zero().saturating_sub(held);
+                let over = quota::over_limit(self, ledger.total(), more);
+                over.map_or_else(|| ledger.take(entry.clone()).map_err(|_| None), |why| Err(Some(why)))
+            }
+        }
+    }
+
+    fn slot<'a>(seen: &'a mut Seen, name: &str) -> Option<&'a mut Arc<Self>> {
+        seen.roles.iter_mut().find(|role| role.metadata.name.as_deref() == Some(name))
+    }
+}
+
+/// Why nothing is carved out of the reservation of that name.
+pub(super) fn no_parent(name: &str) -> Verdict {
+    let message =
+        format!("there is no DiskReservation {name} to carve it out of; make it, or leave spec.parent out");
+    Verdict::no(reason::NO_PARENT, message)
+}
