@@ -32,8 +32,11 @@ enum Command {
     Controller(ControllerArgs),
     /// Runs the agent of a node.
     Agent(AgentArgs),
-    /// Prints manifests for the data on the cluster's disks that has no object any more, to be looked at and applied.
-    Recover,
+    /// Prints manifests that recover data without an object, for kubectl apply.
+    Recover {
+        /// UIDs, names or NodeDisks of the data. Default: all.
+        data: Vec<String>,
+    },
     /// Writes the CustomResourceDefinitions, one file each, into a directory, or prints them.
     Crds {
         /// The directory.
@@ -89,7 +92,7 @@ impl Cli {
         match self.command {
             Command::Controller(args) => run_controller(args).await,
             Command::Agent(args) => run_agent(args).await,
-            Command::Recover => recover().await,
+            Command::Recover { data } => recover(&data).await,
             Command::Crds { directory, reference } => {
                 tokio::task::spawn_blocking(move || crds(directory, reference)).await?
             }
@@ -157,13 +160,14 @@ async fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn recover() -> anyhow::Result<()> {
+async fn recover(data: &[String]) -> anyhow::Result<()> {
     let client = connect().await?;
     let all = Default::default();
     let disks = cluster::list(&Api::all(client.clone()), &all).await?;
     let reservations = cluster::list(&Api::all(client.clone()), &all).await?;
     let volumes = cluster::list(&Api::all(client), &all).await?;
-    print!("{}", plan::recover::text(&plan::recover::documents(&disks, &reservations, &volumes))?);
+    let documents = plan::recover::documents(&disks, &reservations, &volumes, data);
+    print!("{}", plan::recover::text(&documents.map_err(anyhow::Error::msg)?)?);
     Ok(())
 }
 

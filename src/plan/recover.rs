@@ -1,149 +1,277 @@
-//! From what the disks know, the objects of a lost cluster (X6).
+//! The objects of a lost cluster, from the nodes' reports of their data (X6).
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use kube::ResourceExt;
 
 use crate::api::{
-    DiskReservation, DiskReservationSpec, LABEL_PVC_UID, NodeDisk, Orphan, Reserved, SharedPersistentVolume,
-    SharedPersistentVolumeSpec, Size,
+    DiskReservation, DiskReservationSpec, DiskReservationStatus, LABEL_PVC_UID, NodeDisk, Orphan, Reserved,
+    Role, SharedPersistentVolume, SharedPersistentVolumeSpec, Size,
 };
 
-/// A manifest that is to be applied, or what is to be said instead of one.
+/// A manifest for an administrator to apply, or the reason why there is none. A note says which part of the manifest
+/// nothing but the node's report supports: a broken node may report anything.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Document {
-    /// A reservation that orphans lived in and that is not there any more.
-    Reservation(Box<DiskReservation>),
+    /// A lost reservation in which orphans lived.
+    Reservation(Box<DiskReservation>, String),
     /// A volume with the data of an orphan.
-    Volume(Box<SharedPersistentVolume>),
-    /// Why there is none.
-    Said(String),
+    Volume(Box<SharedPersistentVolume>, Option<String>),
+    /// The reason.
+    Refused(String),
 }
 
-/// A reservation that has to be there first.
+/// A lost reservation.
 struct Wanted<'a> {
     noted: &'a Reserved,
-    disk: String,
-    parent: Option<String>,
-    /// Bytes of orphans that lived in it: the reservation was at least that large.
+    on: &'a NodeDisk,
+    parent: Option<&'a str>,
+    /// Bytes of the orphans in it: the reservation was at least that large.
     orphans: u64,
 }
 
-/// The manifests for all orphans on the disks: what is there already is left out or left alone.
-pub fn documents(
-    disks: &[NodeDisk],
+/// The manifests for orphans on the disks, reservations first: for all orphans, or for those whose UID, name or NodeDisk is
+/// among `only`. Present objects are left alone. The error is a word of `only` that fits nothing.
+pub fn documents<'a>(
+    disks: &'a [NodeDisk],
     reservations: &[DiskReservation],
     volumes: &[SharedPersistentVolume],
-) -> Vec<Document> {
+    only: &[String],
+) -> Result<Vec<Document>, String> {
+    // Nothing is recovered on a disk that was declared gone (D4).
+    let disks = disks.iter().filter(|disk| !disk.spec.gone);
+    let on =
+        |disk: &'a NodeDisk| disk.status.iter().flat_map(move |s| s.orphans.iter().map(move |o| (disk, o)));
+    let called = |(disk, orphan): &(&NodeDisk, &Orphan), word: &String| {
+        [&orphan.uid, &orphan.name, &disk.name_any()].contains(&word)
+    };
+    let all: Vec<(&NodeDisk, &Orphan)> = disks.flat_map(on).collect();
+    if let Some(unknown) = only.iter().find(|word| !all.iter().any(|orphan| called(orphan, word))) {
+        return Err(format!(
+            "no data without an object is called {unknown}: kubectl reservoir orphans lists all of it"
+        ));
+    }
+    let chosen =
+        |orphan: &&(&NodeDisk, &Orphan)| only.is_empty() || only.iter().any(|word| called(orphan, word));
+    let orphans: Vec<(&NodeDisk, &Orphan)> = all.iter().filter(chosen).copied().collect();
     let mut wanted: BTreeMap<(usize, &str), Wanted> = BTreeMap::new();
     let mut documents = Vec::new();
-    // Nothing is recovered on a disk that was declared gone (D4).
-    for disk in disks.iter().filter(|disk| !disk.spec.gone) {
-        let on = disk.name_any();
-        for orphan in disk.status.iter().flat_map(|status| &status.orphans) {
-            let volume = match manifest(orphan, &on, reservations, volumes) {
-                Ok(volume) => volume,
-                Err(why) => {
-                    documents.push(Document::Said(why));
-                    continue;
-                }
-            };
-            documents.push(Document::Volume(Box::new(volume)));
-            let chain = &orphan.reservations;
-            for (i, noted) in chain.iter().enumerate() {
-                if reservations.iter().any(|there| there.name_any() == noted.name) {
-                    continue;
-                }
-                // The outermost come first.
-                let parent = chain.get(i + 1).map(|parent| parent.name.clone());
-                let place = wanted.entry((chain.len() - i, noted.name.as_str()));
-                place.or_insert(Wanted { noted, disk: on.clone(), parent, orphans: 0 }).orphans +=
-                    orphan.size.bytes_or_zero();
+    for &(disk, orphan) in &orphans {
+        let others = orphans.iter().copied().filter(|(_, other)| !std::ptr::eq(*other, orphan));
+        let checked = check_report(orphan, &disk.name_any())
+            .and_then(|()| check_others(orphan, disk, others))
+            .and_then(|()| manifest(orphan, disk, reservations, volumes));
+        match checked {
+            Ok((volume, note)) => documents.push(Document::Volume(Box::new(volume), note)),
+            Err(why) => {
+                let on = disk.name_any();
+                documents.push(Document::Refused(format!("data {} on NodeDisk {on} {why}", orphan.uid)));
+                continue;
             }
         }
+        let chain = &orphan.reservations;
+        for (i, noted) in chain.iter().enumerate() {
+            if reservations.iter().any(|there| there.name_any() == noted.name) {
+                continue;
+            }
+            // The outermost come first.
+            let parent = chain.get(i + 1).map(|parent| parent.name.as_str());
+            let place = wanted.entry((chain.len() - i, noted.name.as_str()));
+            place.or_insert(Wanted { noted, on: disk, parent, orphans: 0 }).orphans +=
+                orphan.size.bytes_or_zero();
+        }
     }
-    let first = wanted.into_values().map(|wanted| Document::Reservation(Box::new(wanted.manifest())));
-    first.chain(documents).collect()
+    Ok(wanted.into_values().map(Wanted::document).chain(documents).collect())
 }
 
-/// The manifests as YAML, to be looked at and applied; what cannot be made is said in a comment.
+/// The manifests as YAML. Reasons and notes are comments.
 pub fn text(documents: &[Document]) -> Result<String, serde_yaml::Error> {
     let each = documents.iter().map(|document| match document {
-        Document::Reservation(manifest) => Ok(format!("---\n{}\n", serde_yaml::to_string(manifest)?)),
-        Document::Volume(manifest) => Ok(format!("---\n{}\n", serde_yaml::to_string(manifest)?)),
-        Document::Said(why) => Ok(format!("---\n# {}\n\n", one_line(why))),
+        Document::Reservation(manifest, note) => {
+            Ok(format!("---\n{}{}\n", comment(note), serde_yaml::to_string(manifest)?))
+        }
+        Document::Volume(manifest, note) => {
+            let note = note.as_deref().map(comment).unwrap_or_default();
+            Ok(format!("---\n{note}{}\n", serde_yaml::to_string(manifest)?))
+        }
+        Document::Refused(why) => Ok(format!("---\n{}\n", comment(why))),
     });
     each.collect()
 }
 
-/// An administrator applies a node's report of its data: nothing in the report may end the comment. YAML 1.1 knows these line
-/// breaks, too.
-fn one_line(text: &str) -> String {
-    text.replace(|c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'), " ")
+/// An administrator applies a node's report of its data, so nothing in the report may end the comment. YAML 1.1 has these
+/// line breaks, too.
+fn comment(text: &str) -> String {
+    let one_line = text.replace(|c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'), " ");
+    format!("# {one_line}\n")
 }
 
 impl Wanted<'_> {
-    fn manifest(self) -> DiskReservation {
+    fn document(self) -> Document {
+        let on = self.on.name_any();
         let spec = DiskReservationSpec {
             role: self.noted.role.clone(),
             size: Size::from_bytes(self.noted.size.bytes_or_zero().max(self.orphans)),
-            node_disk: self.parent.is_none().then_some(self.disk),
-            parent: self.parent,
+            node_disk: self.parent.is_none().then_some(on),
+            parent: self.parent.map(str::to_owned),
             ..Default::default()
         };
         let mut manifest = DiskReservation::new(&self.noted.name, spec);
         manifest.metadata.labels = Some(self.noted.labels.clone()).filter(|labels| !labels.is_empty());
-        manifest
+        let note = format!(
+            "Only node {} says that there was this reservation: compare its role, size and labels with your own manifests",
+            self.on.spec.node_name
+        );
+        Document::Reservation(Box::new(manifest), note)
     }
 }
 
+/// Refuses a report that contradicts itself: no agent writes such a report.
+fn check_report(orphan: &Orphan, on: &str) -> Result<(), String> {
+    if let Some(problem) = &orphan.problem {
+        return Err(format!("cannot be recovered, and stays: {problem}"));
+    }
+    let spec = &orphan.spec;
+    let chain = &orphan.reservations;
+    let reservation = chain.first().map(|first| first.name.as_str());
+    let strays = |child: &Reserved, parent: &Reserved| !Role::name_covers(&parent.role, &child.role);
+    let contradiction = if spec["recover"]["uid"] != orphan.uid.as_str() {
+        "its spec is for other data"
+    } else if reservation.is_none() || spec["reservation"].as_str() != reservation {
+        "its spec names another reservation"
+    } else if !chain
+        .first()
+        .is_some_and(|first| Role::name_covers(&first.role, spec["role"].as_str().unwrap_or_default()))
+    {
+        "its role may not use its reservation"
+    } else if chain.windows(2).any(|pair| strays(&pair[0], &pair[1])) {
+        "its reservation may not be carved out of the one above"
+    } else if spec["size"] != serde_json::json!(orphan.size) {
+        "its spec has another size"
+    } else if !spec["principal"].is_null() || spec["retire"] == true {
+        "its spec has a principal, or asks for destruction"
+    } else {
+        return Ok(());
+    };
+    Err(format!(
+        "is reported with a contradiction ({contradiction}), and stays: look at the agent of NodeDisk {on}"
+    ))
+}
+
+/// Refuses a name of which another disk reports otherwise: one of the two nodes is wrong.
+fn check_others<'a>(
+    orphan: &Orphan,
+    disk: &NodeDisk,
+    others: impl Iterator<Item = (&'a NodeDisk, &'a Orphan)>,
+) -> Result<(), String> {
+    let right =
+        |word: &str| format!("if this one is right, recover it alone: kubectl reservoir recover {word}");
+    for (other_disk, other) in others.filter(|(_, other)| other.problem.is_none()) {
+        let on = other_disk.name_any();
+        if other.name == orphan.name || other.uid == orphan.uid {
+            return Err(format!(
+                "was SharedPersistentVolume {}, and so was data {} on NodeDisk {on}; {}",
+                orphan.name,
+                other.uid,
+                right(&orphan.uid)
+            ));
+        }
+        let same = |noted: &&Reserved| other.reservations.iter().any(|of| of.name == noted.name);
+        if on != disk.name_any()
+            && let Some(noted) = orphan.reservations.iter().find(same)
+        {
+            return Err(format!(
+                "was in DiskReservation {}, which NodeDisk {on} reports as its own; {}",
+                noted.name,
+                right(&disk.name_any())
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The manifest of an orphan, with a note about what no object in the cluster supports.
 fn manifest(
     orphan: &Orphan,
-    on: &str,
+    disk: &NodeDisk,
     reservations: &[DiskReservation],
     volumes: &[SharedPersistentVolume],
-) -> Result<SharedPersistentVolume, String> {
-    let data = format!("data {} on NodeDisk {on}", orphan.uid);
-    if let Some(problem) = &orphan.problem {
-        return Err(format!("{data} cannot be recovered, and stays: {problem}"));
-    }
+) -> Result<(SharedPersistentVolume, Option<String>), String> {
+    let (on, name) = (disk.name_any(), &orphan.name);
+    let other_one = "create the volume in another one on this disk, with the spec that status.orphans has";
     let recovers = |v: &&SharedPersistentVolume| v.spec.recover.as_ref().is_some_and(|r| r.uid == orphan.uid);
     if let Some(volume) = volumes.iter().find(recovers) {
-        return Err(format!("{data} is being recovered by SharedPersistentVolume {}", volume.name_any()));
+        return Err(format!("is being recovered by SharedPersistentVolume {}", volume.name_any()));
     }
-    let name = &orphan.name;
     if volumes.iter().any(|volume| volume.name_any() == *name) {
         return Err(format!(
-            "{data} was SharedPersistentVolume {name}, a name that another one has now: create one of another name with \
-             the spec that status.orphans has"
+            "was SharedPersistentVolume {name}, a name that another one has now: create one of another name with the spec \
+             that status.orphans has"
         ));
     }
-    for noted in &orphan.reservations {
-        let there = reservations.iter().find(|there| there.name_any() == noted.name);
-        if let Some(there) = there.filter(|there| there.spec.role != noted.role) {
+    let mut confirmed = false;
+    for (i, noted) in orphan.reservations.iter().enumerate() {
+        let Some(there) = reservations.iter().find(|there| there.name_any() == noted.name) else { continue };
+        let (lost, role) = (&noted.name, &there.spec.role);
+        if *role != noted.role {
             return Err(format!(
-                "{data} was in DiskReservation {} of role {}, a name that one of role {} has now: create the volume in \
-                 another one on this disk, with the spec that status.orphans has",
-                noted.name, noted.role, there.spec.role
+                "was in DiskReservation {lost} of role {}, a name that one of role {role} has now: {other_one}",
+                noted.role
             ));
         }
-        let now_on = there.and_then(|there| there.status.as_ref()?.node_disk.as_deref());
-        if let Some(other) = now_on.filter(|disk| *disk != on) {
-            return Err(format!(
-                "{data} was in DiskReservation {}, which is on NodeDisk {other} now: create the volume in another one on this \
-                 disk, with the spec that status.orphans has",
-                noted.name
-            ));
+        let status = there.status.as_ref();
+        let carved = orphan
+            .reservations
+            .get(i + 1)
+            .is_some_and(|parent| there.spec.parent.as_ref() == Some(&parent.name));
+        match status.and_then(|s| s.node_disk.as_ref()).or(there.spec.node_disk.as_ref()) {
+            Some(place) if *place == on => {}
+            None if carved => {}
+            Some(place) => {
+                return Err(format!(
+                    "was in DiskReservation {lost}, which is on NodeDisk {place} now: {other_one}"
+                ));
+            }
+            None => {
+                return Err(format!(
+                    "was in DiskReservation {lost}, which has no disk yet: try again when it is Ready"
+                ));
+            }
         }
+        let has_entry = |s: &DiskReservationStatus| {
+            s.volumes.iter().any(|entry| entry.uid == orphan.uid && entry.name == *name)
+        };
+        confirmed |= i == 0 && status.is_some_and(has_entry);
     }
     let spec: SharedPersistentVolumeSpec = serde_json::from_value(orphan.spec.clone())
-        .map_err(|error| format!("{data} was written down by another version, and stays: {error}"))?;
+        .map_err(|error| format!("was written down by another version, and stays: {error}"))?;
+    let adopted = spec.adopt.as_ref().map(|adopt| adopt.path.as_str());
+    let beneath = |root: &String| adopted.is_some_and(|path| Path::new(path).starts_with(root));
+    if let Some(path) = adopted.filter(|_| !disk.spec.adopt_roots.iter().any(beneath)) {
+        return Err(format!(
+            "is said to be {path}, which lies beneath no adoptRoots of that disk: look at the agent's configuration"
+        ));
+    }
     let mut volume = SharedPersistentVolume::new(name, spec);
     let mut labels = orphan.labels.clone();
-    // It is no PersistentVolumeClaim's any more (P4).
+    // The PersistentVolumeClaim that the volume was made for is no longer its owner (P4).
     labels.remove(LABEL_PVC_UID);
+    let only = match labels.is_empty() {
+        true => "name, role and access",
+        false => "name, role, access and labels, by which claims choose,",
+    };
     volume.metadata.labels = Some(labels).filter(|labels| !labels.is_empty());
-    Ok(volume)
+    let adopted = orphan.spec["adopt"]["path"].as_str();
+    let adopted = adopted.map(|path| format!(", and is the directory {path}")).unwrap_or_default();
+    let node = &disk.spec.node_name;
+    let note = (!confirmed).then(|| {
+        format!(
+            "Only node {node} says that data {} has this {only}{adopted}: compare with your own manifests",
+            orphan.uid
+        )
+    });
+    Ok((volume, note))
 }
 
 #[cfg(test)]
@@ -172,16 +300,20 @@ mod tests {
         }
     }
 
-    fn told(documents: &[Document]) -> Vec<String> {
-        let tell = |document: &Document| match document {
-            Document::Reservation(r) => {
-                let home = r.spec.parent.as_ref().or(r.spec.node_disk.as_ref()).unwrap();
-                format!("{} {} {} in {home}", r.name_any(), r.spec.role, r.spec.size)
+    fn printed(
+        disks: &[NodeDisk],
+        reservations: &[DiskReservation],
+        volumes: &[SharedPersistentVolume],
+    ) -> Vec<String> {
+        let print = |document: &Document| match document {
+            Document::Reservation(r, _) => {
+                let place = r.spec.parent.as_ref().or(r.spec.node_disk.as_ref()).unwrap();
+                format!("{} {} {} in {place}", r.name_any(), r.spec.role, r.spec.size)
             }
-            Document::Volume(v) => format!("{} of {}", v.name_any(), v.spec.recover.as_ref().unwrap().uid),
-            Document::Said(why) => why.clone(),
+            Document::Volume(v, _) => format!("{} of {}", v.name_any(), v.spec.recover.as_ref().unwrap().uid),
+            Document::Refused(why) => why.clone(),
         };
-        documents.iter().map(tell).collect()
+        documents(disks, reservations, volumes, &[]).unwrap().iter().map(print).collect()
     }
 
     #[test]
@@ -194,7 +326,7 @@ mod tests {
             Orphan { uid: "dark".into(), problem: Some("it is damaged".into()), ..Default::default() },
         ];
         assert_eq!(
-            told(&documents(std::slice::from_ref(&disk), &[], &[])),
+            printed(std::slice::from_ref(&disk), &[], &[]),
             [
                 "eng eng 11Gi in n1.a",
                 "ml eng/ml 4Gi in eng",
@@ -206,25 +338,94 @@ mod tests {
         // Present objects are left alone.
         let there = [reserved("eng", "eng", 10, &[])];
         let mut taken = volume("a", "eng", 1);
-        let again = told(&documents(std::slice::from_ref(&disk), &there, std::slice::from_ref(&taken)));
+        let again = printed(std::slice::from_ref(&disk), &there, std::slice::from_ref(&taken));
         assert_eq!(again[0], "ml eng/ml 4Gi in eng");
         assert!(again[1].contains("a name that another one has now"), "{again:?}");
         taken.metadata.name = Some("other".into());
         taken.spec.recover = Some(crate::api::Recover { uid: "uid-of-a".into() });
-        let again = told(&documents(std::slice::from_ref(&disk), &there, std::slice::from_ref(&taken)));
+        let again = printed(std::slice::from_ref(&disk), &there, std::slice::from_ref(&taken));
         assert!(again[1].ends_with("is being recovered by SharedPersistentVolume other"), "{again:?}");
         let foreign = [reserved("eng", "ops", 10, &[])];
-        let again = told(&documents(std::slice::from_ref(&disk), &foreign, &[]));
+        let again = printed(std::slice::from_ref(&disk), &foreign, &[]);
         assert!(again[0].contains("a name that one of role ops has now"), "{again:?}");
         // Somebody made it anew, and it found room elsewhere.
         let mut elsewhere = reserved("eng", "eng", 10, &[]);
         elsewhere.status.as_mut().unwrap().node_disk = Some("n2.b".into());
-        let again = told(&documents(std::slice::from_ref(&disk), &[elsewhere], &[]));
+        let again = printed(std::slice::from_ref(&disk), &[elsewhere], &[]);
         assert_eq!(
             again.iter().filter(|said| said.contains("which is on NodeDisk n2.b now")).count(),
             2,
             "{again:?}"
         );
+    }
+
+    /// X6, A4: a report that no agent writes is refused, and so is one that another disk contradicts.
+    #[test]
+    fn x6_a4_a_contradictory_report_is_refused() {
+        let eng = reserved_in("eng", "eng", 10);
+        let lone = |break_it: &dyn Fn(&mut Orphan)| {
+            let mut disk = disk("n1.a", "n1", 100, &[]);
+            let mut orphan = orphan("a", &[reserved_in("ml", "eng/ml", 4), eng.clone()], 3);
+            break_it(&mut orphan);
+            disk.status.as_mut().unwrap().orphans = vec![orphan];
+            disk
+        };
+        type Break<'a> = (&'a str, &'a dyn Fn(&mut Orphan));
+        let table: [Break; 9] = [
+            ("its spec is for other data", &|o| o.spec["recover"]["uid"] = json!("uid-of-b")),
+            ("its spec is for other data", &|o| drop(o.spec.as_object_mut().unwrap().remove("recover"))),
+            ("its spec names another reservation", &|o| o.spec["reservation"] = json!("ops")),
+            ("its role may not use its reservation", &|o| o.spec["role"] = json!("ops")),
+            ("its reservation may not be carved", &|o| o.reservations[1].role = "ops".into()),
+            ("its spec has another size", &|o| o.spec["size"] = json!(gi(90))),
+            ("asks for destruction", &|o| o.spec["retire"] = json!(true)),
+            ("has a principal", &|o| o.spec["principal"] = json!("admin")),
+            ("lies beneath no adoptRoots", &|o| o.spec["adopt"] = json!({"path": "/etc"})),
+        ];
+        assert_eq!(printed(&[lone(&|_| ())], &[], &[]).len(), 3, "two reservations, and the volume");
+        for (why, break_it) in table {
+            let printed = printed(&[lone(break_it)], &[], &[]);
+            assert!(printed.len() == 1 && printed[0].contains(why), "{why}: {printed:?}");
+        }
+        // Of another node's reservation this node has nothing to say, be there an object or not.
+        let mut foreign = reservation("ml", "eng/ml", 4);
+        assert!(printed(&[lone(&|_| ())], &[foreign.clone()], &[])[0].contains("which has no disk yet"));
+        foreign.spec.node_disk = Some("n2.b".into());
+        assert!(printed(&[lone(&|_| ())], &[foreign], &[])[0].contains("which is on NodeDisk n2.b now"));
+        let mut second = disk("n2.b", "n2", 100, &[]);
+        let both = |second: &NodeDisk| [lone(&|_| ()), second.clone()];
+        second.status.as_mut().unwrap().orphans = vec![orphan("b", std::slice::from_ref(&eng), 1)];
+        let refused = printed(&both(&second), &[], &[]);
+        let next = "which NodeDisk n2.b reports as its own; if this one is right, recover it alone: kubectl reservoir recover n1.a";
+        assert!(refused.len() == 2 && refused[0].contains(next), "{refused:?}");
+        second.status.as_mut().unwrap().orphans = vec![orphan("a", &[reserved_in("x", "x", 1)], 1)];
+        let refused = printed(&both(&second), &[], &[]);
+        assert!(
+            refused.len() == 2 && refused[1].contains("and so was data uid-of-a on NodeDisk n1.a"),
+            "{refused:?}"
+        );
+        let one = documents(&both(&second), &[], &[], &["n2.b".into()]).unwrap();
+        assert!(matches!(one.as_slice(), [Document::Reservation(..), Document::Volume(..)]), "{one:?}");
+    }
+
+    /// X6, A4: a comment names what only the node says.
+    #[test]
+    fn x6_a4_unconfirmed_reports_are_marked() {
+        let mut disk = disk("n1.a", "n1", 100, &[]);
+        disk.status.as_mut().unwrap().orphans = vec![orphan("a", &[reserved_in("eng", "eng", 10)], 3)];
+        let text = |there: &[DiskReservation]| {
+            text(&documents(std::slice::from_ref(&disk), there, &[], &[]).unwrap()).unwrap()
+        };
+        let lost = text(&[]);
+        assert_eq!(lost.matches("\n# Only node n1 says that").count(), 2, "{lost}");
+        let mut there = reserved("eng", "eng", 10, &[("a", 3)]);
+        there.status.as_mut().unwrap().node_disk = Some("n1.a".into());
+        assert!(
+            text(std::slice::from_ref(&there))
+                .contains("# Only node n1 says that data uid-of-a has this name")
+        );
+        there.status.as_mut().unwrap().volumes[0].uid = "uid-of-a".into();
+        assert!(!text(&[there]).contains('#'), "the reservation's ledger says the same");
     }
 
     /// X6. Who applies this has rights that no node has.
@@ -239,7 +440,7 @@ mod tests {
                 ..Default::default()
             })
             .into();
-        let text = text(&documents(std::slice::from_ref(&disk), &[], &[])).unwrap();
+        let text = text(&documents(std::slice::from_ref(&disk), &[], &[], &[]).unwrap()).unwrap();
         assert!(text.contains("it is damaged"));
         let plain = |line: &str| line.is_empty() || line == "---" || line.starts_with("# ");
         let ends = |c: char| matches!(c, '\n' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}');

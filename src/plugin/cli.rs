@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::rights::parse_verb;
+use crate::api::Role;
+
 /// Shows Reservoir's disks, reservations, volumes and claims, explains a wait, and creates objects without a
 /// manifest.
 #[derive(Parser)]
@@ -125,6 +128,8 @@ pub(super) enum Command {
     },
     /// Claims a volume for the namespace. Pods use the PersistentVolumeClaim of the claim's name.
     Claim(Claim),
+    /// Ends claims: each goes when its pods have ended. The data stays.
+    Unclaim(Unclaim),
     /// Requests the destruction of a volume after its last use.
     Retire {
         /// Name of the volume.
@@ -149,6 +154,21 @@ pub(super) enum Command {
         #[command(flatten)]
         write: Write,
     },
+    /// Gives a user, a group or a service account verbs on a role and its sub-roles.
+    Grant(Grant),
+    /// Takes verbs back that `grant` gave, and lists the claims that go on.
+    Revoke(Revoke),
+    /// Lists who has a verb on a role, by any ClusterRole.
+    WhoCan {
+        /// Verb, such as use.
+        #[arg(value_parser = parse_verb)]
+        verb: &'static str,
+        /// Name of the role.
+        #[arg(value_parser = Role::parse)]
+        role: Role,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Lists data on the disks without an object.
     Orphans {
         #[command(flatten)]
@@ -156,7 +176,7 @@ pub(super) enum Command {
     },
     /// Prints manifests that recover data without an object, for kubectl apply.
     Recover {
-        /// UIDs or names of the data. Default: all.
+        /// UIDs, names or NodeDisks of the data. Default: all.
         data: Vec<String>,
         #[command(flatten)]
         output: Output,
@@ -255,6 +275,62 @@ pub(super) struct Claim {
     pub read_only: bool,
     #[command(flatten)]
     pub write: Write,
+}
+
+#[derive(Args)]
+pub(super) struct Unclaim {
+    /// Names of the claims.
+    #[arg(required_unless_present = "role", conflicts_with = "role")]
+    pub claims: Vec<String>,
+    /// Ends all claims of the namespace for this role and its sub-roles.
+    #[arg(long, value_parser = Role::parse)]
+    pub role: Option<Role>,
+    /// Does not ask.
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Writes nothing. `server` lets the API server check the request, rights included.
+    #[arg(long, value_name = "WHERE")]
+    pub dry_run: Option<DryRun>,
+}
+
+#[derive(Args)]
+pub(super) struct Grant {
+    /// Role, whose sub-roles the grant covers, too.
+    #[arg(value_parser = Role::parse)]
+    pub role: Role,
+    /// Verbs, separated by commas: reserve, unreserve, create, destroy, resize, recover, subscribe, use, use-readonly.
+    #[arg(long, value_name = "VERB", value_delimiter = ',', required = true, value_parser = parse_verb)]
+    pub verbs: Vec<&'static str>,
+    /// Receiver: user NAME, group NAME or serviceaccount NAMESPACE/NAME.
+    #[arg(long, num_args = 2, value_names = ["KIND", "NAME"], required = true)]
+    pub to: Vec<String>,
+    #[command(flatten)]
+    pub output: Output,
+    /// Writes nothing, and prints the ClusterRole and its ClusterRoleBinding. `server` lets the API server check them.
+    #[arg(long, value_name = "WHERE", num_args = 0..=1, require_equals = true, default_missing_value = "client")]
+    pub dry_run: Option<DryRun>,
+}
+
+#[derive(Args)]
+pub(super) struct Revoke {
+    /// Role that `grant` named.
+    #[arg(value_parser = Role::parse)]
+    pub role: Role,
+    /// Verbs, separated by commas. Default: all.
+    #[arg(long, value_name = "VERB", value_delimiter = ',', value_parser = parse_verb)]
+    pub verbs: Vec<&'static str>,
+    /// Receiver: user NAME, group NAME or serviceaccount NAMESPACE/NAME.
+    #[arg(long, num_args = 2, value_names = ["KIND", "NAME"], required = true)]
+    pub from: Vec<String>,
+    /// Ends the claims of the namespace that need the right, too: each goes when its pods have ended.
+    #[arg(long)]
+    pub end_claims: bool,
+    /// Does not ask.
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Writes nothing. `server` lets the API server check the requests.
+    #[arg(long, value_name = "WHERE", num_args = 0..=1, require_equals = true, default_missing_value = "client")]
+    pub dry_run: Option<DryRun>,
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

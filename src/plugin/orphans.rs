@@ -44,32 +44,29 @@ pub(super) fn text(orphans: &[OrphanOnDisk]) -> String {
     format!("{}\n{next}\n", table(&rows))
 }
 
-/// Prints the manifests for all orphans, or for the orphans with the given UIDs and names.
+/// Prints the manifests for all orphans, or for the orphans with the given UIDs, names and NodeDisks.
 pub(super) async fn print_manifests(client: &Client, data: &[String], output: &Output) -> anyhow::Result<()> {
     let snapshot = Snapshot::read(client, None, "default").await?;
     if let Some(denied) = snapshot.denied.first() {
         bail!("{denied}");
     }
-    let named =
-        |orphan: &Orphan| data.is_empty() || data.contains(&orphan.uid) || data.contains(&orphan.name);
-    let mut disks = snapshot.disks.clone();
-    for status in disks.iter_mut().filter_map(|disk| disk.status.as_mut()) {
-        status.orphans.retain(named);
-    }
-    let found: Vec<&Orphan> =
-        disks.iter().filter_map(|d| d.status.as_ref()).flat_map(|s| &s.orphans).collect();
-    let is = |name: &&String| found.iter().any(|o| o.uid == **name || o.name == **name);
-    if let Some(unknown) = data.iter().find(|name| !is(name)) {
-        bail!("no data without an object is called {unknown}: kubectl reservoir orphans lists all of it");
-    }
-    let documents = recover::documents(&disks, &snapshot.reservations, &snapshot.volumes);
+    let Snapshot { disks, reservations, volumes, .. } = &snapshot;
+    let documents = recover::documents(disks, reservations, volumes, data).map_err(anyhow::Error::msg)?;
     let mut items = Vec::new();
     for document in &documents {
-        match document {
-            Document::Reservation(manifest) => items.push(serde_json::to_value(manifest)?),
-            Document::Volume(manifest) => items.push(serde_json::to_value(manifest)?),
-            Document::Said(why) if output.output.is_some() => eprintln!("note: {why}"),
-            Document::Said(_) => {}
+        let note = match document {
+            Document::Reservation(manifest, note) => {
+                items.push(serde_json::to_value(manifest)?);
+                Some(note)
+            }
+            Document::Volume(manifest, note) => {
+                items.push(serde_json::to_value(manifest)?);
+                note.as_ref()
+            }
+            Document::Refused(why) => Some(why),
+        };
+        if let Some(note) = note.filter(|_| output.output.is_some()) {
+            eprintln!("note: {note}");
         }
     }
     let list = json!({"apiVersion": "v1", "kind": "List", "items": items});

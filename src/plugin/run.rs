@@ -21,7 +21,7 @@ use super::tree::{self, Filter};
 use super::watch::Changes;
 use super::why::{self, Target};
 use super::write::{self, Until};
-use super::{complete, orphans, status};
+use super::{complete, orphans, rights, status, unclaim};
 use crate::api::condition::RESIZED;
 
 /// Runs the command line. An error is one line on standard error.
@@ -89,6 +89,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             let manifest = write::subscription_manifest(&roles, name.as_deref(), &namespace);
             write::create_object(&client, &item::SUBSCRIPTION, manifest, &write).await?;
         }
+        Command::Unclaim(args) => unclaim::unclaim(&client, &args, &namespace).await?,
+        Command::Grant(args) => rights::grant(&client, &args, &namespace).await?,
+        Command::Revoke(args) => rights::revoke(&client, &args, (only, &namespace)).await?,
+        Command::WhoCan { verb, role, output } => rights::who_can(&client, verb, &role, &output).await?,
         Command::Retire { volume, write } => {
             let field = ("retire", json!(true));
             let result = ("is being retired", Some(Until::Deleted));

@@ -44,6 +44,16 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// The pods that use a claim and have not ended.
+    pub fn pods_of(&self, namespace: &str, claim: &str) -> impl Iterator<Item = &Pod> {
+        let named = (namespace.to_owned(), claim.to_owned());
+        self.pods
+            .iter()
+            .filter(move |pod| !cluster::is_terminal(pod) && cluster::claims_of(pod).contains(&named))
+    }
+}
+
 async fn list_cluster_wide<K>(client: &Client, denied: &mut Vec<String>) -> anyhow::Result<Vec<K>>
 where
     K: Kind + Resource<Scope = k8s_openapi::ClusterResourceScope>,

@@ -8,7 +8,6 @@ use super::paint::{Paint, human};
 use super::snapshot::Snapshot;
 use crate::api::condition::{self, READY};
 use crate::api::{AccessMode, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size};
-use crate::cluster;
 use crate::plan::{allocatable, holder, resize};
 
 /// An object in the tree.
@@ -174,10 +173,8 @@ fn volume_node(snapshot: &Snapshot, volume: &SharedPersistentVolume) -> Node {
 
 fn claim_node(snapshot: &Snapshot, namespace: &str, name: &str, mode: AccessMode) -> Node {
     let mut node = node(snapshot, &item::CLAIM, Some(namespace), name, format!("{mode:?}"));
-    let named = (namespace.to_owned(), name.to_owned());
-    let users =
-        snapshot.pods.iter().filter(|p| !cluster::is_terminal(p) && cluster::claims_of(p).contains(&named));
-    node.children = users
+    node.children = snapshot
+        .pods_of(namespace, name)
         .map(|pod| {
             let phase = pod.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_else(|| "Pending".into());
             Node {

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use futures::StreamExt;
-use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
+};
 use kube::core::GroupVersionKind;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::watch_object;
@@ -85,6 +87,25 @@ pub(super) fn subscription_manifest(roles: &[String], name: Option<&str>, namesp
     manifest(&item::SUBSCRIPTION, Some(namespace), &name.map_or_else(default, str::to_owned), spec)
 }
 
+/// Parameters of a POST or PUT.
+pub(super) fn post_params(dry_run: Option<DryRun>) -> PostParams {
+    PostParams { dry_run: dry_run.is_some(), field_manager: Some(MANAGER.into()) }
+}
+
+/// Parameters of the DELETE of the very object that was read.
+pub(super) fn delete_params(dry_run: Option<DryRun>, preconditions: Preconditions) -> DeleteParams {
+    DeleteParams { dry_run: dry_run.is_some(), preconditions: Some(preconditions), ..Default::default() }
+}
+
+/// The end of a line that tells of a write.
+pub(super) fn dry_run_suffix(dry_run: Option<DryRun>) -> &'static str {
+    match dry_run {
+        Some(DryRun::Client) => " (dry run)",
+        Some(DryRun::Server) => " (server dry run)",
+        None => "",
+    }
+}
+
 fn api_of(client: &Client, kind: &Kind, namespace: Option<&str>) -> Api<DynamicObject> {
     let resource =
         ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, "v1alpha1", kind.name), kind.plural);
@@ -103,10 +124,12 @@ pub(super) async fn create_object(
 ) -> anyhow::Result<()> {
     let object: DynamicObject = serde_json::from_value(object)?;
     let api = api_of(client, kind, object.metadata.namespace.as_deref());
-    let params = PostParams { dry_run: write.dry_run.is_some(), field_manager: Some(MANAGER.into()) };
     let created = match write.dry_run {
         Some(DryRun::Client) => object,
-        _ => api.create(&params, &object).await.map_err(|error| explain_api_error(&error))?,
+        _ => api
+            .create(&post_params(write.dry_run), &object)
+            .await
+            .map_err(|error| explain_api_error(&error))?,
     };
     print_result(kind, &created, "created", write)?;
     wait_until(&api, kind, &created, write, &Until::Condition("Ready")).await
@@ -156,11 +179,7 @@ pub(super) async fn change_field(
 
 /// Prints `diskreservation.reservoir.dev/eng created`, or with `--output` the object.
 fn print_result(kind: &Kind, object: &DynamicObject, result: &str, write: &Write) -> anyhow::Result<()> {
-    let dry = match write.dry_run {
-        Some(DryRun::Client) => " (dry run)",
-        Some(DryRun::Server) => " (server dry run)",
-        None => "",
-    };
+    let dry = dry_run_suffix(write.dry_run);
     let mut object = object.clone();
     object.metadata.managed_fields = None;
     let singular = kind.name.to_lowercase();

@@ -14,10 +14,10 @@ use crate::support::{Agent, Cluster, until, until_gone, until_reason};
 const PLUGIN: &str = env!("CARGO_BIN_EXE_kubectl-reservoir");
 
 /// Standard output and standard error of a run.
-struct Ran {
-    out: String,
-    err: String,
-    ok: bool,
+pub struct Ran {
+    pub out: String,
+    pub err: String,
+    pub ok: bool,
 }
 
 fn program(cluster: &Cluster, line: &str) -> Command {
@@ -27,14 +27,14 @@ fn program(cluster: &Cluster, line: &str) -> Command {
     command
 }
 
-fn run(cluster: &Cluster, line: &str) -> Ran {
+pub fn run(cluster: &Cluster, line: &str) -> Ran {
     let done = program(cluster, line).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Ran { out: text(done.stdout), err: text(done.stderr), ok: done.status.success() }
 }
 
 /// Runs it, which must do.
-fn does(cluster: &Cluster, line: &str) -> String {
+pub fn does(cluster: &Cluster, line: &str) -> String {
     let ran = run(cluster, line);
     println!("$ kubectl reservoir {line}\n{}{}", ran.err, ran.out);
     assert!(ran.ok, "{line}: {}{}", ran.out, ran.err);
@@ -42,14 +42,14 @@ fn does(cluster: &Cluster, line: &str) -> String {
 }
 
 /// Runs it, which must not do, and returns the error.
-fn fails(cluster: &Cluster, line: &str) -> String {
+pub fn fails(cluster: &Cluster, line: &str) -> String {
     let ran = run(cluster, line);
     println!("$ kubectl reservoir {line}\n{}{}", ran.err, ran.out);
     assert!(!ran.ok, "{line}: {}", ran.out);
     ran.err
 }
 
-fn parsed(cluster: &Cluster, line: &str) -> Value {
+pub fn parsed(cluster: &Cluster, line: &str) -> Value {
     serde_json::from_str(&does(cluster, &format!("{line} -o json"))).unwrap()
 }
 

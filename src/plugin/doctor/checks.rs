@@ -7,11 +7,12 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::{Resource, ResourceExt};
 use serde_json::Value;
 
-use super::facts::{Facts, VERBS};
+use super::facts::Facts;
 use super::finding::{Finding, Level};
 use crate::api::{self, DRIVER};
 use crate::plan::names;
 use crate::plugin::item;
+use crate::plugin::rights::VERBS;
 use crate::plugin::snapshot::Snapshot;
 
 /// The chart's admission policies. Each has a binding of the same name.
@@ -262,7 +263,7 @@ impl Checks {
                 [] => self.good(format!("you have every verb on role {role}")),
                 lacks => self.note(
                     format!("for role {role} you lack {}", lacks.join(", ")),
-                    "if you need them: ask for a ClusterRole with these verbs, see examples/11-grants.yaml",
+                    "if you need them, have an administrator run: kubectl reservoir grant",
                 ),
             }
         }

@@ -17,11 +17,8 @@ use serde::de::DeserializeOwned;
 use crate::api::GROUP;
 use crate::plan::quota;
 use crate::plugin::errors::explain_api_error;
+use crate::plugin::rights::VERBS;
 use crate::plugin::snapshot::Snapshot;
-
-/// The verbs on roles (A1).
-pub(super) const VERBS: &[&str] =
-    &["reserve", "unreserve", "create", "destroy", "resize", "recover", "subscribe", "use", "use-readonly"];
 
 /// Number of roles whose verbs are checked: each verb takes a request to the API server.
 const CHECKED_ROLES: usize = 16;

@@ -20,9 +20,7 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
     if target.kind == &CLAIM {
         let claim =
             snapshot.claims.iter().find(|c| c.name_any() == target.name && c.namespace() == target.namespace);
-        let key = (target.namespace.clone().unwrap_or_default(), target.name.clone());
-        let users =
-            snapshot.pods.iter().filter(|p| !cluster::is_terminal(p) && cluster::claims_of(p).contains(&key));
+        let users = snapshot.pods_of(target.namespace.as_deref().unwrap_or_default(), &target.name);
         let users: Vec<String> = users.map(|p| cluster::pod_ref(p).to_string()).collect();
         add("used by pod", all_names(&users));
         let volume = claim.and_then(|c| c.spec.volume.as_ref());

@@ -1,0 +1,206 @@
+//! The commands: read, decide, write.
+
+use std::collections::BTreeSet;
+
+use anyhow::bail;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use kube::api::{Api, Preconditions};
+use kube::{Client, ResourceExt};
+use serde_json::json;
+
+use super::grant::{self, Grant};
+use super::holders::{Holder, Rbac};
+use super::subject::Subject;
+use super::{VERBS, holders};
+use crate::api::Role;
+use crate::cluster::Kind;
+use crate::plugin::cli::{self, DryRun, Output};
+use crate::plugin::errors::{explain_api_error, explain_cluster_error};
+use crate::plugin::item::did_you_mean;
+use crate::plugin::output::{confirm, print};
+use crate::plugin::snapshot::Snapshot;
+use crate::plugin::{unclaim, write};
+
+pub(in crate::plugin) async fn grant(
+    client: &Client,
+    args: &cli::Grant,
+    namespace: &str,
+) -> anyhow::Result<()> {
+    let to = subject(&args.to, namespace)?;
+    let rbac = read_rbac(client).await?;
+    note_unknown_role(&Snapshot::read(client, Some(namespace), namespace).await?, &args.role);
+    let seen = rbac.grant(&args.role, &to);
+    let verbs = [seen.verbs(), args.verbs.clone()].concat();
+    let wanted = seen.with_verbs(&args.role, &to, &verbs).map_err(anyhow::Error::msg)?;
+    let done = settle(client, &seen, &wanted, args.dry_run).await?;
+    let items = [json!(wanted.role), json!(wanted.binding)];
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+    let manifests =
+        || items.iter().map(|item| serde_yaml::to_string(item).map(|text| format!("---\n{text}")));
+    let manifests: Result<String, _> = manifests().collect();
+    let manifests = manifests?;
+    print(&args.output, &list, || match args.dry_run {
+        Some(_) => manifests.clone(),
+        None => {
+            format!("{done}{to} has {} on role {} and its sub-roles\n", wanted.verbs().join(", "), args.role)
+        }
+    })
+}
+
+pub(in crate::plugin) async fn revoke(
+    client: &Client,
+    args: &cli::Revoke,
+    (only, namespace): (Option<&str>, &str),
+) -> anyhow::Result<()> {
+    let from = subject(&args.from, namespace)?;
+    let within = from.namespace().or(only);
+    if args.end_claims && within.is_none() {
+        bail!("a claim does not record who made it: name the namespace whose claims are to end, with -n");
+    }
+    let mut rbac = read_rbac(client).await?;
+    let snapshot = Snapshot::read(client, within, namespace).await?;
+    note_unknown_role(&snapshot, &args.role);
+    let seen = rbac.grant(&args.role, &from);
+    let revoked = if args.verbs.is_empty() { VERBS.to_vec() } else { args.verbs.clone() };
+    let kept: Vec<&str> = seen.verbs().into_iter().filter(|verb| !revoked.contains(verb)).collect();
+    let wanted = seen.with_verbs(&args.role, &from, &kept).map_err(anyhow::Error::msg)?;
+    rbac.replace(&grant::name(&args.role, &from), &wanted);
+    let left = rbac.claims_without_right(&snapshot.claims, &args.role, &from);
+    if !left.is_empty() {
+        let until =
+            if args.end_claims { "end as soon as their pods have ended; the data stays" } else { "go on" };
+        eprintln!("Rights are asked for when a claim is made. These claims {until}:");
+        for claim in &left {
+            eprintln!("  {}", unclaim::describe(&snapshot, claim));
+        }
+    }
+    if args.end_claims && !left.is_empty() && args.dry_run.is_none() {
+        confirm("End these claims?", args.yes)?;
+    }
+    let done = settle(client, &seen, &wanted, args.dry_run).await?;
+    print!("{done}");
+    if seen.verbs() == kept {
+        let others = rbac.receivers(&args.role);
+        let nearest = did_you_mean(&from.to_string(), others.iter().map(String::as_str));
+        println!(
+            "unchanged: kubectl reservoir grant gave {from} no such verb on role {}{nearest}",
+            args.role
+        );
+    }
+    for verb in revoked {
+        if let Some(holder) = rbac.right_of(&from, verb, args.role.as_str()) {
+            println!("{from} still has {verb} on role {}: {}", args.role, source(&holder));
+        }
+    }
+    if args.end_claims {
+        for claim in &left {
+            unclaim::end(client, claim, args.dry_run).await?;
+        }
+    } else {
+        let namespaces: BTreeSet<String> = left.iter().filter_map(|claim| claim.namespace()).collect();
+        for namespace in namespaces {
+            println!(
+                "next: kubectl reservoir revoke {} --from {from} --end-claims -n {namespace}",
+                args.role
+            );
+        }
+    }
+    Ok(())
+}
+
+pub(in crate::plugin) async fn who_can(
+    client: &Client,
+    verb: &str,
+    role: &Role,
+    output: &Output,
+) -> anyhow::Result<()> {
+    let holders = read_rbac(client).await?.holders(verb, role.as_str());
+    if holders.is_empty() {
+        let namespace = client.default_namespace();
+        note_unknown_role(&Snapshot::read(client, Some(namespace), namespace).await?, role);
+    }
+    print(output, &holders, || holders::text(&holders, verb, role))
+}
+
+/// `ClusterRole a, ClusterRoleBinding b`.
+fn source(holder: &Holder) -> String {
+    format!("ClusterRole {}, ClusterRoleBinding {}", holder.cluster_role, holder.cluster_role_binding)
+}
+
+fn subject(kind_and_name: &[String], namespace: &str) -> anyhow::Result<Subject> {
+    let [kind, name] = kind_and_name else { bail!("name one user, group or serviceaccount") };
+    Subject::parse(kind, name, namespace).map_err(anyhow::Error::msg)
+}
+
+async fn read_rbac(client: &Client) -> anyhow::Result<Rbac> {
+    let roles = crate::cluster::list(&Api::<ClusterRole>::all(client.clone()), &Default::default()).await;
+    let bindings =
+        crate::cluster::list(&Api::<ClusterRoleBinding>::all(client.clone()), &Default::default()).await;
+    let explain = |error: &crate::cluster::Error| match error.is_forbidden() {
+        true => anyhow::anyhow!(
+            "you may not list ClusterRoles and ClusterRoleBindings: have an administrator run this"
+        ),
+        false => explain_cluster_error(error),
+    };
+    Ok(Rbac { roles: roles.map_err(|e| explain(&e))?, bindings: bindings.map_err(|e| explain(&e))? })
+}
+
+/// A typing error in a role is a grant on nothing.
+fn note_unknown_role(snapshot: &Snapshot, role: &Role) {
+    let role = role.as_str();
+    let items = snapshot.items();
+    let known: BTreeSet<&str> = items.iter().filter_map(|item| item.role).collect();
+    let near = did_you_mean(role, known.iter().copied());
+    let related = |other: &&str| Role::name_covers(other, role) || Role::name_covers(role, other);
+    if !near.is_empty() && !known.iter().any(related) {
+        eprintln!("note: no object is of role {role}{near}");
+    }
+}
+
+/// Writes the difference, each object as a compare-and-swap. A binding never outlives its ClusterRole.
+async fn settle(
+    client: &Client,
+    seen: &Grant,
+    wanted: &Grant,
+    dry_run: Option<DryRun>,
+) -> anyhow::Result<String> {
+    let roles = Api::<ClusterRole>::all(client.clone());
+    let bindings = Api::<ClusterRoleBinding>::all(client.clone());
+    let role = settle_one(&roles, seen.role.as_ref(), wanted.role.as_ref(), dry_run);
+    let binding = settle_one(&bindings, seen.binding.as_ref(), wanted.binding.as_ref(), dry_run);
+    Ok(match wanted.role {
+        Some(_) => role.await? + &binding.await?,
+        None => binding.await? + &role.await?,
+    })
+}
+
+async fn settle_one<K: Kind + PartialEq>(
+    api: &Api<K>,
+    seen: Option<&K>,
+    wanted: Option<&K>,
+    dry_run: Option<DryRun>,
+) -> anyhow::Result<String> {
+    let (result, name) = match (seen, wanted) {
+        (None, None) => return Ok(String::new()),
+        (Some(seen), Some(wanted)) if seen == wanted => ("unchanged", seen.name_any()),
+        (None, Some(wanted)) => ("created", wanted.name_any()),
+        (Some(seen), Some(_)) => ("configured", seen.name_any()),
+        (Some(seen), None) => ("deleted", seen.name_any()),
+    };
+    if dry_run != Some(DryRun::Client) && result != "unchanged" {
+        let params = write::post_params(dry_run);
+        let answer = match (seen, wanted) {
+            (None, Some(wanted)) => api.create(&params, wanted).await.map(drop),
+            (_, Some(wanted)) => api.replace(&name, &params, wanted).await.map(drop),
+            (_, None) => {
+                let version = seen.and_then(ResourceExt::resource_version);
+                let params =
+                    write::delete_params(dry_run, Preconditions { resource_version: version, uid: None });
+                api.delete(&name, &params).await.map(drop)
+            }
+        };
+        answer.map_err(|error| explain_api_error(&error))?;
+    }
+    let kind = K::kind(&()).to_lowercase();
+    Ok(format!("{kind}.rbac.authorization.k8s.io/{name} {result}{}\n", write::dry_run_suffix(dry_run)))
+}
