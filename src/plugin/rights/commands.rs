@@ -167,7 +167,9 @@ async fn settle(
     let roles = Api::<ClusterRole>::all(client.clone());
     let bindings = Api::<ClusterRoleBinding>::all(client.clone());
     let role = settle_one(&roles, seen.role.as_ref(), wanted.role.as_ref(), dry_run);
-    let binding = settle_one(&bindings, seen.binding.as_ref(), wanted.binding.as_ref(), dry_run);
+    // The API server refuses a binding to a ClusterRole that was not stored; it checks the same rights for the ClusterRole.
+    let binding_dry_run = dry_run.map(|asked| if seen.role.is_none() { DryRun::Client } else { asked });
+    let binding = settle_one(&bindings, seen.binding.as_ref(), wanted.binding.as_ref(), binding_dry_run);
     Ok(match wanted.role {
         Some(_) => role.await? + &binding.await?,
         None => binding.await? + &role.await?,
