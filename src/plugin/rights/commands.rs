@@ -9,9 +9,10 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 
 use super::grant::{self, Grant};
+use super::holders;
 use super::holders::{Holder, Rbac};
 use super::subject::Subject;
-use super::{VERBS, holders};
+use super::verbs::VERBS;
 use crate::api::Role;
 use crate::cluster::Kind;
 use crate::plugin::cli::{self, DryRun, Output};

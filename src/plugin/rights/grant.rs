@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, RoleRef};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::VERBS;
 use super::subject::Subject;
+use super::verbs::VERBS;
 use crate::api::{GROUP, Role};
 
 /// Length limit of a grant's name.

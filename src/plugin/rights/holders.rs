@@ -6,9 +6,9 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule};
 use kube::ResourceExt;
 use serde::Serialize;
 
-use super::VERBS;
 use super::grant::{self, Grant};
 use super::subject::Subject;
+use super::verbs::VERBS;
 use crate::api::{AccessMode, GROUP, Role, VolumeClaim};
 use crate::plan::quota;
 use crate::plugin::paint::table;
