@@ -175,8 +175,8 @@ pub struct Shared {}
 pub struct Adopt {
     /// Absolute path on the node, beneath one of the `adoptRoots` of the reservation's disk.
     #[schemars(length(min = 2, max = 1024))]
-    #[x_kube(validation = Rule::new("self.matches('^(/[^/]+)+$') && !(self + '/').contains('/./') && !(self + '/').contains('/../')")
-        .message("a plain absolute path: no `.`, no `..`, no `//`, no `/` at its end"))]
+    #[x_kube(validation = Rule::new("self.matches('^(/[^/]+)+$') && !(self + '/').contains('/./') && !(self + '/').contains('/../') && !self.matches('[[:cntrl:]]')")
+        .message("a plain absolute path: no `.`, no `..`, no `//`, no `/` at its end, no control character"))]
     pub path: String,
 }
 

@@ -80,6 +80,7 @@ async fn v8_an_adopted_directory_outlives_its_volume() {
         ("adopt: {path: /srv/../etc}", "a plain absolute path"),
         ("adopt: {path: /srv//a}", "a plain absolute path"),
         ("adopt: {path: /srv/}", "a plain absolute path"),
+        (r#"adopt: {path: "/srv/a\nb"}"#, "no control character"),
         ("adopt: {path: /srv/a}, erasePolicy: Zero", "never overwritten"),
         ("adopt: {path: /srv/a}, volumeMode: Block", "no raw device"),
     ] {
