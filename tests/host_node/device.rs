@@ -294,3 +294,88 @@ fn s13_only_an_interrupted_mkfs_is_repeated() {
         assert_eq!(content(), before);
     });
 }
+
+/// S17. Only both ends of a new device are looked at; a raw volume shows all of it.
+#[test]
+fn s17_a_raw_volume_shows_nothing_of_the_device_before() {
+    on_a_node(|node| {
+        let device = Device::new(node);
+        let mut file = File::options().write(true).open(&device.path).unwrap();
+        file.seek(SeekFrom::Start(100 * MIB)).unwrap();
+        file.write_all(b"of somebody else").unwrap();
+        file.sync_all().unwrap();
+        drop(file);
+        let host = device.host();
+        host.create("b", &raw(1)).unwrap();
+        assert!(device.is_blank());
+        // Once made, it is never made blank again (V9).
+        let mut file = File::options().write(true).open(&device.path).unwrap();
+        file.write_all(b"mine").unwrap();
+        file.sync_all().unwrap();
+        drop(file);
+        host.create("b", &raw(1)).unwrap();
+        assert!(!device.is_blank());
+    });
+}
+
+/// S14, X9. State directory and etcd come back from before the volume was erased; the device has a later owner.
+#[test]
+fn s14_an_erase_keeps_what_is_not_the_volumes() {
+    for later_is_raw in [false, true] {
+        on_a_node(move |node| {
+            let device = Device::new(node);
+            let (state, backup) = (node.dir().join("state"), node.dir().join("backup"));
+            let run = |arguments: &[&Path]| {
+                assert!(Command::new("cp").arg("-a").args(arguments).status().unwrap().success());
+            };
+            let host = device.host();
+            host.create("b", &ext4(1)).unwrap();
+            drop(host);
+            run(&[&state, &backup]);
+            let host = device.host();
+            host.fence(&uid(1)).unwrap();
+            host.erase(&uid(1), ErasePolicy::Discard).unwrap();
+            host.create("b", &if later_is_raw { raw(2) } else { ext4(2) }).unwrap();
+            if later_is_raw {
+                let mut file = File::options().write(true).open(&device.path).unwrap();
+                file.write_all(b"later").unwrap();
+                file.sync_all().unwrap();
+            }
+            drop(host);
+            std::fs::remove_dir_all(&state).unwrap();
+            run(&[&backup, &state]);
+
+            let host = device.host();
+            host.fence(&uid(1)).unwrap();
+            for _ in 0..2 {
+                assert_error!(
+                    host.erase(&uid(1), ErasePolicy::Discard),
+                    Error::Conflict(why) if why.contains("volume-1") && why.contains("blkdiscard")
+                );
+            }
+            assert!(!device.is_blank());
+            // An administrator gives it up.
+            let status = Command::new("blkdiscard").args(["--force", "--zeroout"]).arg(&device.path).status();
+            assert!(status.unwrap().success());
+            host.erase(&uid(1), ErasePolicy::Discard).unwrap();
+        });
+    }
+}
+
+/// S14. The agent died before it changed anything, and somebody else wrote to the device.
+#[test]
+fn s14_a_volume_that_was_never_made_erases_nothing() {
+    on_a_node(|node| {
+        let device = Device::new(node);
+        let host = device.host();
+        host.create("b", &ext4(1)).unwrap();
+        let path = device.journal(1).join("record.json");
+        let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        record["state"] = json!("Creating");
+        std::fs::write(&path, record.to_string()).unwrap();
+        std::fs::remove_file(device.journal(1).join("formatted")).unwrap();
+        host.fence(&uid(1)).unwrap();
+        host.erase(&uid(1), ErasePolicy::Zero).unwrap();
+        assert!(!device.is_blank());
+    });
+}

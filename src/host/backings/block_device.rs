@@ -7,7 +7,14 @@
 //! holds data without a record: it is refused too, and nothing on it is touched (V9, S14).
 //!
 //! A device is taken over only if both of its ends are blank, and an erased one reads as zeroes everywhere (S17). So
-//! a device that is not blank is never formatted.
+//! a device that is not blank is never formatted. A raw volume shows all of its device, so the device is made to read
+//! as zeroes before the volume is handed out.
+//!
+//! Records and device can part: an older state directory may come back with an older etcd. So an erase compares the
+//! filesystem on the device with the volume's first, and content that is not the volume's is kept (S14).
+//!
+//! # Caveats
+//! - A raw volume leaves no mark of its own on the device: after such a restore its erase cannot tell a later owner.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -26,10 +33,12 @@ use crate::host::sys::{
 use crate::host::types::{DiskConfig, ErasePolicy, FsType, Record, Usage, VolumeUid};
 use crate::host::volume::Volume;
 
-/// A file that exists from before mkfs begins: until it has ended, the device holds nobody's data (S13).
+/// A file that exists from before the device is changed: until it is renamed, the device holds nobody's data (S13).
 const FORMATTING: &str = "formatting";
-/// The same file, renamed once mkfs has ended: from then on the device is never formatted again.
+/// The same file, renamed once the volume is made: from then on the device is never formatted again.
 const FORMATTED: &str = "formatted";
+/// The same file, renamed once an erase has found the volume's own content on the device.
+const ERASING: &str = "erasing";
 
 /// The longest name of an identity; a file's name has 255 bytes at most, and a partition adds its number.
 const LONGEST_NAME: usize = 240;
@@ -78,7 +87,7 @@ pub(super) fn open(config: &DiskConfig) -> Result<Opened> {
         }
         if !filesystem::is_blank(&raw.writable()?, size)? {
             return refuse(
-                "holds data without a record: if that is to be given up, `blkdiscard --zeroout` makes the device blank",
+                "holds data without a record: if that is to be given up, `blkdiscard --force --zeroout` makes the device blank",
             );
         }
     }
@@ -103,38 +112,55 @@ impl Raw {
     }
 
     fn format(&self, volume: &Volume, record: &Record) -> Result<()> {
-        let (fs_type, uid) = (record.spec.fs_type, &volume.uid);
-        let there = |name| dirfd::open_here(&volume.dir, name, OFlags::PATH | OFlags::NOFOLLOW).is_ok();
+        let (fs_type, uuid, raw) = (record.spec.fs_type, record.filesystem_uuid(), record.spec.raw);
         let file = self.writable()?;
-        if !record.spec.raw {
+        if !raw {
             record.spec.ensure_own_filesystem()?;
         }
-        if there(FORMATTED) {
-            return filesystem::verify(fs_type, record.filesystem_uuid(), &file);
+        if has(volume, FORMATTED) {
+            return if raw { Ok(()) } else { filesystem::verify(fs_type, uuid, &file) };
         }
         if self.is_claimed()? {
             return Err(Error::Busy {
                 what: format!("{}, on which a volume is to be made,", self.path.display()),
             });
         }
-        if there(FORMATTING) {
-            zero::discard(&file, self.size).context(|| "remove an unfinished filesystem")?;
-        } else {
-            self.ensure_blank(&file, uid)?;
-            if !record.spec.raw {
-                atomic_file::replace(volume.dir.as_fd(), FORMATTING, b"")?;
-            }
+        let unfinished = has(volume, FORMATTING);
+        if !unfinished {
+            self.ensure_blank(&file, &volume.uid)?;
+            atomic_file::replace(volume.dir.as_fd(), FORMATTING, b"")?;
         }
-        if record.spec.raw {
-            return Ok(());
+        if unfinished || raw {
+            zero::discard(&file, self.size).context(|| format!("make {} blank", self.path.display()))?;
         }
-        // Not zeroed: only the ends were looked at.
-        filesystem::make(fs_type, record.filesystem_uuid(), &file, self.size, false)?;
-        file.sync_all().context(|| "synchronize the new filesystem")?;
-        filesystem::verify(fs_type, record.filesystem_uuid(), &file)?;
-        rustix::fs::renameat_with(&volume.dir, FORMATTING, &volume.dir, FORMATTED, RenameFlags::NOREPLACE)
-            .and_then(|()| rustix::fs::fsync(&volume.dir))
-            .context(|| "note that the filesystem is made")
+        if !raw {
+            // Not zeroed: only the ends were looked at.
+            filesystem::make(fs_type, uuid, &file, self.size, false)?;
+            file.sync_all().context(|| "synchronize the new filesystem")?;
+            filesystem::verify(fs_type, uuid, &file)?;
+        }
+        rename(volume, FORMATTING, FORMATTED)
+    }
+
+    /// Refuses to erase content that is not the volume's. False for a device of which the volume has nothing.
+    fn is_own(&self, volume: &Volume, record: &Record, file: &File) -> Result<bool> {
+        if has(volume, ERASING) || has(volume, FORMATTING) {
+            return Ok(true);
+        }
+        if !has(volume, FORMATTED) {
+            return Ok(false);
+        }
+        let is_own = record.spec.raw
+            || filesystem::verify(record.spec.fs_type, record.filesystem_uuid(), file).is_ok()
+            || filesystem::is_blank(file, self.size)?;
+        if !is_own {
+            let (path, volume) = (self.path.display(), &record.spec.name);
+            return Err(Error::Conflict(format!(
+                "{path} has other content than the filesystem of volume {volume}, and is kept: put the volume's own \
+                 device back, or give that content up with `blkdiscard --force --zeroout`"
+            )));
+        }
+        rename(volume, FORMATTED, ERASING).map(|()| true)
     }
 
     fn ensure_blank(&self, file: &File, uid: &VolumeUid) -> Result<()> {
@@ -160,7 +186,7 @@ impl Backing for Raw {
     }
 
     fn file_names(&self) -> Vec<&'static str> {
-        vec![FORMATTING, FORMATTED, "formatting.new"]
+        vec![FORMATTING, FORMATTED, ERASING, "formatting.new"]
     }
 
     fn create(&self, volume: &Volume, record: &Record) -> Result<()> {
@@ -227,14 +253,27 @@ impl Backing for Raw {
     }
 
     /// Either way all of the device reads as zeroes afterwards; `Zero` writes them.
-    fn erase(&self, volume: &Volume, _: &Record, policy: ErasePolicy) -> Result<()> {
+    fn erase(&self, volume: &Volume, record: &Record, policy: ErasePolicy) -> Result<()> {
         let file = self.writable()?;
-        if policy == ErasePolicy::Zero {
-            zero::overwrite(&file, 0..self.size).context(|| format!("overwrite volume {}", volume.uid))?;
+        if self.is_own(volume, record, &file)? {
+            let name = &record.spec.name;
+            if policy == ErasePolicy::Zero {
+                zero::overwrite(&file, 0..self.size).context(|| format!("overwrite volume {name}"))?;
+            }
+            zero::discard(&file, self.size).context(|| format!("erase volume {name}"))?;
         }
-        zero::discard(&file, self.size).context(|| format!("erase volume {}", volume.uid))?;
         volume.remove_files(&self.file_names())
     }
+}
+
+fn has(volume: &Volume, name: &str) -> bool {
+    dirfd::open_here(&volume.dir, name, OFlags::PATH | OFlags::NOFOLLOW).is_ok()
+}
+
+fn rename(volume: &Volume, from: &str, to: &str) -> Result<()> {
+    rustix::fs::renameat_with(&volume.dir, from, &volume.dir, to, RenameFlags::NOREPLACE)
+        .and_then(|()| rustix::fs::fsync(&volume.dir))
+        .context(|| format!("rename {from} of volume {} to {to}", volume.uid))
 }
 
 fn has_volumes(root: &OwnedFd) -> Result<bool> {
