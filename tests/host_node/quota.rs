@@ -235,7 +235,7 @@ fn x4_an_erase_removes_files_and_limit() {
         other.kill().unwrap();
         other.wait().unwrap();
         host.create("q", &quota.spec(1, 320 * MIB)).unwrap();
-        assert!(quota.project(1) > project.max(quota.project(2)), "a number is used once");
+        assert!(![project, quota.project(2)].contains(&quota.project(1)), "a number is used once");
         assert_eq!(std::fs::read_dir(&data).unwrap().count(), 0);
     });
 }
@@ -339,6 +339,36 @@ fn v10_a_file_of_the_last_project_blocks_no_creation() {
         assert!(chattr(&["-p", "4294967294"], &file));
         host.create("q", &quota.spec(2, 320 * MIB)).unwrap();
         host.resize(&uid(1), 330 * MIB).unwrap();
+        host.unpublish(&node.target("w", 0)).unwrap();
+    });
+}
+
+/// X3, L5. A pod keeps files open to which it gave the numbers that follow its own.
+#[test]
+fn l5_a_pod_cannot_foretell_a_neighbours_project() {
+    on_both(|quota| {
+        let (host, node) = (quota.host(), quota.node);
+        host.create("q", &quota.spec(1, 320 * MIB)).unwrap();
+        host.create("q", &VolumeSpec { shared: false, ..quota.spec(2, 320 * MIB) }).unwrap();
+        host.publish(&node.request(&uid(1), "w", 0, false)).unwrap();
+        let mut users = Vec::new();
+        for next in 1..20 {
+            let path = node.target("w", 0).join(next.to_string());
+            std::fs::write(&path, "x").unwrap();
+            assert!(chattr(&["-p", &(quota.project(1) + next).to_string()], &path));
+            let stdin = File::open(&path).unwrap();
+            users.push(Command::new("sleep").arg("600").stdin(stdin).spawn().unwrap());
+        }
+        host.publish(&node.request(&uid(2), "x", 0, false)).unwrap();
+        host.unpublish(&node.target("x", 0)).unwrap();
+        let fenced = host.fence(&uid(2)).unwrap();
+        let erased = host.erase(&uid(2), ErasePolicy::Discard);
+        for mut user in users {
+            user.kill().unwrap();
+            user.wait().unwrap();
+        }
+        assert!(!fenced.in_use);
+        erased.unwrap();
         host.unpublish(&node.target("w", 0)).unwrap();
     });
 }

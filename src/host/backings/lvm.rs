@@ -28,8 +28,8 @@ use crate::host::backings::backing::{DiskSpace, Opened};
 use crate::host::backings::image::{ImageBacking, ImageStore, length_of};
 use crate::host::error::{Context, Error, Result};
 use crate::host::sys::volume_group::{Node, VolumeGroup};
-use crate::host::sys::{Device, dirfd, filesystem, mounts, zero};
-use crate::host::types::{ErasePolicy, FsType, VolumeUid};
+use crate::host::sys::{Device, dirfd, filesystem, mounts, random_uuid, zero};
+use crate::host::types::{DiskConfig, ErasePolicy, FsType, VolumeUid};
 use crate::host::volume::Volume;
 
 /// The logical volume with the records; the names of all our others begin with it.
@@ -58,8 +58,9 @@ struct Note {
     spare: Option<String>,
 }
 
-pub(super) fn open(path: &Path) -> Result<Opened> {
-    let group = VolumeGroup::open(path)?;
+pub(super) fn open(config: &DiskConfig) -> Result<Opened> {
+    let path = config.path.as_path();
+    let group = VolumeGroup::open(path, &config.foreign_devices)?;
     let content = group.look()?;
     if !content.ours.contains_key(RECORDS) {
         if let Some(name) = content.ours.keys().find(|name| *name != RECORDS_UNFINISHED) {
@@ -89,8 +90,7 @@ fn make_records(path: &Path, group: &VolumeGroup, available: u64) -> Result<()> 
     group.make(RECORDS_UNFINISHED, RECORDS_SIZE)?;
     let file = group.existing_node(RECORDS_UNFINISHED)?.open()?;
     blank(&file, RECORDS_SIZE)?;
-    let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").context(|| "make a new UUID")?;
-    filesystem::make(FsType::Ext4, &uuid.trim().parse()?, &file, RECORDS_SIZE, false)?;
+    filesystem::make(FsType::Ext4, &random_uuid()?, &file, RECORDS_SIZE, false)?;
     file.sync_all().context(|| "synchronize the new records")?;
     drop(file);
     group.rename(RECORDS_UNFINISHED, RECORDS)

@@ -13,6 +13,6 @@ pub(crate) fn open(config: &DiskConfig) -> Result<Opened> {
         BackingKind::Mount => undivided_filesystem::open(&config.path),
         BackingKind::Block => block_device::open(config),
         BackingKind::Quota => quota::open(&config.path).map(|opened| adopted::wrap(config, opened)),
-        BackingKind::Lvm => lvm::open(&config.path),
+        BackingKind::Lvm => lvm::open(config),
     }
 }

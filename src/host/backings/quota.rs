@@ -4,8 +4,9 @@
 //! refuses more than its hard limits: the volume's size, and its share of the filesystem's inodes (V5).
 //!
 //! # Guarantees
-//! - A project's number is noted beside the record before any file has it. Numbers come from a counter of the disk
-//!   that only goes up, past every number that the filesystem has (S4).
+//! - A project's number is noted beside the record before any file has it. Numbers are drawn at random, and one that
+//!   the filesystem counts anything for is passed over (S4): a pod that gives its files numbers to come would
+//!   otherwise make a later volume busy for ever.
 //! - A volume is made or grown only while all bytes that volumes of this backing may still take are free.
 //! - A volume is erased when the kernel counts nothing for its project any more (X4).
 //!
@@ -18,7 +19,7 @@
 //! - A loop device that a privileged pod bound to a file inside is seen only when that file is gone.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -30,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::host::backings::backing::{Backing, Commit, DiskSpace, Opened};
 use crate::host::error::{Context, Error, Result};
 use crate::host::sys::{
-    Device, Mount, OpenFile, Place, atomic_file, dirfd, filesystem, in_use, mounts, remove_tree, syscalls,
+    Device, Mount, OpenFile, Place, dirfd, filesystem, in_use, mounts, random_uuid, remove_tree, syscalls,
 };
 use crate::host::types::{ErasePolicy, FsType, Record, Usage};
 use crate::host::volume::Volume;
@@ -38,9 +39,6 @@ use crate::host::volume::Volume;
 const DATA: &str = "data";
 const NOTE: &str = "project.json";
 const UNFINISHED: &str = "project.json.new";
-/// The note of the next project, in the disk's directory.
-const NEXT: &str = "projects.json";
-
 /// The first project of an agent; people and the kubelet use lower numbers.
 const FIRST: u32 = 1 << 30;
 
@@ -56,7 +54,7 @@ struct Quota {
     fs_type: FsType,
 }
 
-/// Content of `project.json`, and of `projects.json`.
+/// Content of `project.json`.
 #[derive(Serialize, Deserialize)]
 struct Note {
     project: u32,
@@ -98,19 +96,18 @@ impl Quota {
         Ok(found.filter(|quota| quota.project == project).unwrap_or_default())
     }
 
-    /// A project that no file has or had.
+    /// A project that no file has.
     fn choose_project(&self) -> Result<u32> {
-        let next = atomic_file::read_json(self.root.as_fd(), NEXT, || NEXT.to_owned())?;
-        let mut project = next.map_or(Ok(FIRST), |note| validate(&note, NEXT))?;
-        while let Some(taken) = syscalls::next_project_quota(&self.root, project)
-            .context(|| "look for an unused project")?
-            .filter(|taken| taken.project == project)
-        {
-            project = taken.project.saturating_add(1);
+        loop {
+            let random = random_uuid()?.bytes();
+            let [a, b, c, d, ..] = random;
+            let project = FIRST + u32::from_ne_bytes([a, b, c, d]) % (u32::MAX - FIRST);
+            let next =
+                syscalls::next_project_quota(&self.root, project).context(|| "look for an unused project")?;
+            if next.is_none_or(|next| next.project != project) {
+                return Ok(project);
+            }
         }
-        let next = Note { project: project.saturating_add(1) };
-        atomic_file::replace_json(self.root.as_fd(), NEXT, &next)?;
-        Ok(project)
     }
 
     /// Limits a project to so many bytes, and their share of inodes, if no other project has or may take the bytes.
@@ -355,12 +352,10 @@ fn has_project(link: &PathBuf, project: Option<u32>) -> bool {
 }
 
 fn note(volume: &Volume) -> Result<Option<u32>> {
-    volume.note(NOTE)?.map(|note| validate(&note, NOTE)).transpose()
-}
-
-fn validate(note: &Note, name: &str) -> Result<u32> {
-    match note.project {
-        FIRST.. if note.project < u32::MAX => Ok(note.project),
-        other => Err(Error::corrupt(name, format!("{other} is no project of ours"))),
+    match volume.note::<Note>(NOTE)?.map(|note| note.project) {
+        Some(other) if !(FIRST..u32::MAX).contains(&other) => {
+            Err(Error::corrupt(NOTE, format!("{other} is no project of ours")))
+        }
+        project => Ok(project),
     }
 }

@@ -3,10 +3,14 @@
 //! LVM's own program makes the changes. The device of a logical volume is read from sysfs, so that a mount starts no
 //! program. A group is identified by its UUID: another group of its name is an error. So is a logical volume with one
 //! of our names and without our tag.
+//!
+//! Whoever can write to a device, such as the pod of a raw volume, can put a forged group on it. So LVM looks only at
+//! the devices on which the group was found, and never at the other disks of the agent.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
@@ -29,6 +33,10 @@ pub(crate) struct VolumeGroup {
     name: String,
     uuid: String,
     extent: u64,
+    /// Devices at which LVM never looks.
+    foreign: Vec<PathBuf>,
+    /// The devices of the group, the only ones at which LVM looks.
+    devices: Mutex<Vec<String>>,
 }
 
 pub(crate) struct Content {
@@ -56,28 +64,56 @@ struct Output {
 struct Report {
     vg: Vec<Row>,
     lv: Vec<Row>,
+    pv: Vec<Row>,
 }
 
 type Row = BTreeMap<String, String>;
 
 impl VolumeGroup {
     /// Looks for the volume group with this directory in `/dev`, and activates our logical volumes.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path, foreign: &[PathBuf]) -> Result<Self> {
         let unsuitable = |reason: String| Error::unsuitable_disk(path, reason);
         let name = name_of(path).ok_or_else(|| {
             unsuitable("is no volume group: the path of one is /dev/ and its name".to_owned())
         })?;
-        let found = look_for(&name).map_err(|error| match error {
+        let found = look_for(&name, &rejecting(foreign)).map_err(|error| match error {
             Error::Command { output, .. } => unsuitable(format!(
                 "is no volume group that LVM shows ({output}): make it with `vgcreate {name} DEVICE`, or correct the \
                  disk's path"
             )),
             error => error,
         })?;
-        let group = Self { uuid: field(&found, "vg_uuid")?, extent: number(&found, "vg_extent_size")?, name };
+        let (uuid, extent) = (field(&found, "vg_uuid")?, number(&found, "vg_extent_size")?);
+        let (foreign, devices) = (foreign.to_vec(), Mutex::default());
+        let group = Self { name, uuid, extent, foreign, devices };
+        group.find_devices()?;
         let ours = format!("lv_tags={TAG}");
-        lvm("lvchange", &["--activate", "y", &group.name, "--select", &ours])?;
+        group.lvm("lvchange", &["--activate", "y", &group.name, "--select", &ours])?;
         Ok(group)
+    }
+
+    /// Looks at all devices but the foreign ones for those of the group.
+    fn find_devices(&self) -> Result<()> {
+        let of_group = ["--select", &format!("vg_uuid={}", self.uuid)].map(str::to_owned);
+        let rows = report("pvs", "pv_name", &[&rejecting(&self.foreign)[..], &of_group].concat())?.pv;
+        let names = rows.iter().map(|row| field(row, "pv_name")).collect::<Result<_>>()?;
+        *self.devices.lock().unwrap_or_else(PoisonError::into_inner) = names;
+        Ok(())
+    }
+
+    /// The options for LVM to look at the group's devices alone.
+    fn pinned(&self) -> Vec<String> {
+        let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        let options = ["--devices".to_owned(), devices.join(",")].into_iter();
+        options.chain(["--config".to_owned(), CONFIG.to_owned()]).collect()
+    }
+
+    fn lvm(&self, command: &str, arguments: &[&str]) -> Result<()> {
+        let pinned = self.pinned();
+        let pinned = pinned.iter().map(String::as_str);
+        let arguments: Vec<&str> =
+            [command].into_iter().chain(pinned).chain(arguments.iter().copied()).collect();
+        program::ask("lvm", &arguments, None).map(drop)
     }
 
     /// The size of a logical volume with at least so many bytes.
@@ -86,7 +122,15 @@ impl VolumeGroup {
     }
 
     pub(crate) fn look(&self) -> Result<Content> {
-        let group = look_for(&self.name)?;
+        let is_whole = |group: &Row| number(group, "vg_missing_pv_count") == Ok(0);
+        let group = match look_for(&self.name, &self.pinned()) {
+            Ok(group) if is_whole(&group) => group,
+            // A device has another name, or the group has another device.
+            _ => {
+                self.find_devices()?;
+                look_for(&self.name, &self.pinned())?
+            }
+        };
         if field(&group, "vg_uuid")? != self.uuid {
             return Err(Error::Conflict(format!(
                 "volume group {} is another one now: give the new one another name, or restart the agent",
@@ -95,7 +139,8 @@ impl VolumeGroup {
         }
         let mut content =
             Content { free: number(&group, "vg_free")?, ours: BTreeMap::new(), others: Vec::new() };
-        for row in report("lvs", "lv_name,lv_size,lv_tags", &self.name)?.lv {
+        let of_group = [self.pinned(), vec![self.name.clone()]].concat();
+        for row in report("lvs", "lv_name,lv_size,lv_tags", &of_group)?.lv {
             let name = field(&row, "lv_name")?;
             match field(&row, "lv_tags")?.split(',').any(|tag| tag == TAG) {
                 true => drop(content.ours.insert(name, number(&row, "lv_size")?)),
@@ -110,25 +155,25 @@ impl VolumeGroup {
         let (extents, path) = (self.extents(bytes), self.path(name));
         let kind = ["--type", "linear", "--zero", "y", "--wipesignatures", "y", "--yes"];
         let which = ["--addtag", TAG, "--extents", &extents, "--name", &path];
-        lvm("lvcreate", &[&kind[..], &which[..]].concat())
+        self.lvm("lvcreate", &[&kind[..], &which[..]].concat())
     }
 
     /// Removes one of our logical volumes, if it exists.
     pub(crate) fn remove(&self, name: &str) -> Result<()> {
         match self.has(name)? {
-            true => lvm("lvremove", &["--force", "--yes", &self.path(name)]),
+            true => self.lvm("lvremove", &["--force", "--yes", &self.path(name)]),
             false => Ok(()),
         }
     }
 
     pub(crate) fn rename(&self, from: &str, to: &str) -> Result<()> {
-        lvm("lvrename", &[&self.name, from, to])
+        self.lvm("lvrename", &[&self.name, from, to])
     }
 
     /// Gives a logical volume so many bytes; the content behind them is gone.
     pub(crate) fn resize(&self, name: &str, bytes: u64) -> Result<()> {
         let (extents, path) = (self.extents(bytes), self.path(name));
-        lvm("lvresize", &["--force", "--yes", "--extents", &extents, &path])
+        self.lvm("lvresize", &["--force", "--yes", "--extents", &extents, &path])
     }
 
     /// The device of one of our logical volumes, which is activated if need be; `None` if there is no such volume.
@@ -139,7 +184,7 @@ impl VolumeGroup {
         if !self.has(name)? {
             return Ok(None);
         }
-        lvm("lvchange", &["--activate", "y", &self.path(name)])?;
+        self.lvm("lvchange", &["--activate", "y", &self.path(name)])?;
         let path = self.path(name);
         let missing = || {
             Error::UnusableDevice(format!(
@@ -241,8 +286,27 @@ pub fn name_of(path: &Path) -> Option<String> {
     good.then(|| name.to_owned())
 }
 
-fn look_for(name: &str) -> Result<Row> {
-    let rows = report("vgs", "vg_uuid,vg_free,vg_extent_size", name)?.vg;
+/// The options for LVM to look at all devices but these.
+fn rejecting(foreign: &[PathBuf]) -> Vec<String> {
+    let paths = foreign.iter().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()));
+    let pattern = |path: PathBuf| format!("\"r|^{}$|\"", regex_escaped(&path.to_string_lossy()));
+    let patterns: Vec<String> = paths.map(pattern).collect();
+    let filter = match patterns.is_empty() {
+        true => String::new(),
+        false => format!(" devices{{global_filter=[{}]}}", patterns.join(",")),
+    };
+    vec!["--config".to_owned(), format!("{CONFIG}{filter}")]
+}
+
+/// A path in a pattern of LVM, in which no other character than these has a meaning of its own in a device's name.
+fn regex_escaped(path: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/_-:".contains(c);
+    path.chars().map(|c| if plain(c) { c } else { '.' }).collect()
+}
+
+fn look_for(name: &str, options: &[String]) -> Result<Row> {
+    let of_group = [options, &[name.to_owned()]].concat();
+    let rows = report("vgs", "vg_uuid,vg_free,vg_extent_size,vg_missing_pv_count", &of_group)?.vg;
     match <[Row; 1]>::try_from(rows) {
         Ok([group]) => Ok(group),
         Err(rows) => Err(Error::Conflict(format!(
@@ -252,19 +316,15 @@ fn look_for(name: &str) -> Result<Row> {
     }
 }
 
-fn report(command: &str, fields: &str, of: &str) -> Result<Report> {
+fn report(command: &str, fields: &str, options: &[String]) -> Result<Report> {
     let format = ["--reportformat", "json", "--units", "b", "--nosuffix", "--options", fields];
-    let output = program::ask("lvm", &[&[command, "--config", CONFIG], &format[..], &[of]].concat(), None)?;
-    parse(&output)
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    parse(&program::ask("lvm", &[&[command], &format[..], &options].concat(), None)?)
 }
 
 fn parse(output: &[u8]) -> Result<Report> {
     let output: Output = serde_json::from_slice(output).map_err(|error| malformed(error.to_string()))?;
     Ok(output.report.into_iter().next().unwrap_or_default())
-}
-
-fn lvm(command: &str, arguments: &[&str]) -> Result<()> {
-    program::ask("lvm", &[&[command, "--config", CONFIG], arguments].concat(), None).map(drop)
 }
 
 fn field(row: &Row, name: &str) -> Result<String> {
