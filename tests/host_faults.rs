@@ -150,7 +150,7 @@ fn host(node: &Node) -> Host {
 }
 
 /// Makes the node's disk a btrfs in memory, since btrfs commits again and again.
-fn make_btrfs(node: &Node) -> Option<RawDisk<'_>> {
+fn make_btrfs(node: &Node) -> Option<RawDisk> {
     let image = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
     image.as_file().set_len(512 * MIB).unwrap();
     assert!(Command::new("mkfs.btrfs").arg(image.path()).output().unwrap().status.success());
@@ -240,7 +240,7 @@ fn run_victim(node: &Node, strace: &[String]) -> (usize, Option<i32>) {
 }
 
 /// One fault, and the recovery from it.
-fn survive(node: &Node, disk: Option<RawDisk<'_>>, inject: &str) {
+fn survive(node: &Node, disk: Option<RawDisk>, inject: &str) {
     let log = node.dir().join("strace");
     let strace = [format!("-einject={inject}"), "-o".into(), log.display().to_string()];
     let (at, code) = run_victim(node, &strace);
@@ -308,7 +308,7 @@ fn faults(prepare: Prepare, those: &[(&str, &[&str])]) -> Vec<String> {
 }
 
 /// The preparation of a node before its first agent.
-type Prepare = for<'a> fn(&'a Node) -> Option<RawDisk<'a>>;
+type Prepare = fn(&Node) -> Option<RawDisk>;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

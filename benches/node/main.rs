@@ -96,16 +96,7 @@ fn host(dir: &Path) -> Host {
     let (path, targets_root) = (dir.join("disk"), dir.join("kubelet"));
     std::fs::create_dir_all(&path).unwrap();
     std::fs::create_dir_all(&targets_root).unwrap();
-    let disk = DiskConfig {
-        name: "d".to_owned(),
-        path,
-        backing: BackingKind::Loop,
-        state: None,
-        capacity: None,
-        system_reserved: 0,
-        adopt_roots: vec![],
-        allow_unenforced: false,
-    };
+    let disk = DiskConfig { name: "d".to_owned(), path, ..Default::default() };
     let host = Host::open(HostConfig { disks: vec![disk], targets_root, lock_timeout: Duration::ZERO });
     host.unwrap()
 }

@@ -86,14 +86,6 @@ pub enum ConfigError {
         /// The place and the mistake.
         source: serde_yaml::Error,
     },
-    /// A field makes no sense.
-    #[error("disk {disk}: {reason}")]
-    Field {
-        /// Name of the disk.
-        disk: String,
-        /// The mistake.
-        reason: String,
-    },
 }
 
 impl Config {
@@ -107,6 +99,23 @@ impl Config {
     /// Reads the text of the file.
     pub fn parse(text: &str) -> Result<Self, serde_yaml::Error> {
         serde_yaml::from_str(text)
+    }
+
+    /// The disks in the host's terms. A disk that makes no sense is refused with the reason, and keeps no other (V10).
+    pub(super) fn to_host(&self) -> Vec<DiskConfig> {
+        let mut disks: Vec<DiskConfig> = Vec::new();
+        let devices = self.disks.iter().filter(|entry| entry.kind == DiskKind::Block);
+        let devices: Vec<PathBuf> = devices.map(|entry| entry.path.clone()).collect();
+        for entry in &self.disks {
+            match disks.iter_mut().find(|disk| disk.name == entry.name) {
+                Some(first) => first.wrong = Some("two disks have this name: rename one".to_owned()),
+                None => {
+                    let disk = entry.to_host(&self.state_dir);
+                    disks.push(DiskConfig { foreign_devices: devices.clone(), ..disk });
+                }
+            }
+        }
+        disks
     }
 }
 
@@ -135,35 +144,52 @@ impl DiskEntry {
         }
     }
 
-    /// The disk in the host's terms; makes the directory of a `Path` disk if it is missing, and blocks.
-    pub fn to_host(&self, state_dir: &Path) -> Result<DiskConfig, ConfigError> {
-        let backing = self.validate()?;
-        let is_directory = self.kind == DiskKind::Path && backing != host::BackingKind::Lvm;
-        if is_directory {
-            let made = std::fs::create_dir_all(&self.path);
-            made.map_err(|e| self.wrong(format!("failed to make directory {}: {e}", self.path.display())))?;
-        }
-        let capacity = self.capacity.as_ref().map(|size| self.bytes(size)).transpose()?;
-        let system_reserved = match &self.system_reserved {
-            Some(size) => self.held_back(size, capacity, is_directory)?,
-            None if is_directory => self.held_back(&Size::written("10%"), capacity, true)?,
-            None => 0,
-        };
-        Ok(DiskConfig {
+    /// The disk in the host's terms; a mistake is a part of them.
+    pub fn to_host(&self, state_dir: &Path) -> DiskConfig {
+        let mut disk = DiskConfig {
             name: self.name.clone(),
             path: self.path.clone(),
-            backing,
-            state: (backing == host::BackingKind::Block).then(|| state_dir.to_owned()),
-            capacity,
-            system_reserved,
             adopt_roots: self.adopt_roots.clone(),
             allow_unenforced: self.allow_unenforced,
-        })
+            ..Default::default()
+        };
+        disk.wrong =
+            self.fill(&mut disk, state_dir).err().map(|why| format!("its configuration is wrong: {why}"));
+        disk
     }
 
-    fn validate(&self) -> Result<host::BackingKind, ConfigError> {
-        let ensure =
-            |ok: bool, reason: &dyn Fn() -> String| if ok { Ok(()) } else { Err(self.wrong(reason())) };
+    fn fill(&self, disk: &mut DiskConfig, state_dir: &Path) -> Result<(), String> {
+        disk.backing = self.validate()?;
+        disk.make_directory = self.kind == DiskKind::Path && disk.backing != host::BackingKind::Lvm;
+        disk.state = (disk.backing == host::BackingKind::Block).then(|| state_dir.to_owned());
+        disk.capacity = self.capacity.as_ref().map(bytes).transpose()?;
+        let held_back = match &self.system_reserved {
+            Some(size) => size.clone(),
+            None if disk.make_directory => Size::written("10%"),
+            None => return Ok(()),
+        };
+        let Some(percent) = held_back.as_str().strip_suffix('%') else {
+            disk.system_reserved = if held_back.as_str() == "0" { 0 } else { bytes(&held_back)? };
+            return Ok(());
+        };
+        let wrong = |reason: &str| format!("systemReserved {held_back}: {reason}");
+        let percent: u64 = percent
+            .parse()
+            .ok()
+            .filter(|percent| *percent <= 100)
+            .ok_or_else(|| wrong("a percentage is a whole number up to 100"))?;
+        match disk.capacity {
+            Some(all) => {
+                disk.system_reserved = (u128::from(all) * u128::from(percent) / 100) as u64;
+            }
+            None if disk.make_directory => disk.system_reserved_percent = percent,
+            None => return Err(wrong("of a volume group, say how many bytes, or set capacity")),
+        }
+        Ok(())
+    }
+
+    fn validate(&self) -> Result<host::BackingKind, String> {
+        let ensure = |ok: bool, reason: &dyn Fn() -> String| if ok { Ok(()) } else { Err(reason()) };
         let (kind, backing, path) = (self.kind, self.backing(), self.path.display());
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         let is_label = (1..=63).contains(&self.name.len()) && self.name.chars().all(plain);
@@ -172,8 +198,8 @@ impl DiskEntry {
         })?;
         ensure(self.path.is_absolute(), &|| format!("path {path} is not absolute"))?;
         for (i, StaticReservation { role, size }) in self.reservations.iter().enumerate() {
-            Role::parse(role).map_err(|e| self.wrong(e.to_string()))?;
-            self.bytes(size)?;
+            Role::parse(role).map_err(|e| e.to_string())?;
+            bytes(size)?;
             let is_first = self.reservations[..i].iter().all(|other| other.role != *role);
             ensure(is_first, &|| format!("role {role} has two reservations; make them one"))?;
         }
@@ -185,9 +211,9 @@ impl DiskEntry {
             (DiskKind::Mount, BackingKind::Mount) => host::BackingKind::Mount,
             (DiskKind::Block, BackingKind::Block) => host::BackingKind::Block,
             _ => {
-                let reason =
-                    format!("a disk of kind {kind:?} cannot have backing {backing:?}: leave backing out");
-                return Err(self.wrong(reason));
+                return Err(format!(
+                    "a disk of kind {kind:?} cannot have backing {backing:?}: leave backing out"
+                ));
             }
         };
         let (divided, adopts) = (kind == DiskKind::Path, !self.adopt_roots.is_empty());
@@ -216,41 +242,10 @@ impl DiskEntry {
         }
         Ok(backing)
     }
+}
 
-    /// The bytes of `systemReserved`, which is a size or a percentage of the capacity.
-    fn held_back(
-        &self,
-        held_back: &Size,
-        capacity: Option<u64>,
-        is_directory: bool,
-    ) -> Result<u64, ConfigError> {
-        let Some(percent) = held_back.as_str().strip_suffix('%') else {
-            return if held_back.as_str() == "0" { Ok(0) } else { self.bytes(held_back) };
-        };
-        let wrong = |reason: &str| self.wrong(format!("systemReserved {held_back}: {reason}"));
-        let percent: u64 = percent
-            .parse()
-            .ok()
-            .filter(|percent| *percent <= 100)
-            .ok_or_else(|| wrong("a percentage is a whole number up to 100"))?;
-        let all = match capacity {
-            Some(bytes) => bytes,
-            None if is_directory => {
-                let stat = rustix::fs::statvfs(&self.path).map_err(|e| self.wrong(e.to_string()))?;
-                stat.f_blocks.saturating_mul(stat.f_frsize)
-            }
-            None => return Err(wrong("of a volume group, say how many bytes, or set capacity")),
-        };
-        Ok((u128::from(all) * u128::from(percent) / 100) as u64)
-    }
-
-    fn bytes(&self, size: &Size) -> Result<u64, ConfigError> {
-        size.bytes().map_err(|e| self.wrong(e.to_string()))
-    }
-
-    fn wrong(&self, reason: String) -> ConfigError {
-        ConfigError::Field { disk: self.name.clone(), reason }
-    }
+fn bytes(size: &Size) -> Result<u64, String> {
+    size.bytes().map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
@@ -261,12 +256,16 @@ mod tests {
     fn a_disk_with_a_name_and_a_path_gets_the_defaults() {
         let dir = tempfile::tempdir().unwrap();
         let text = format!("disks: [{{name: fast, path: {}, capacity: 4Gi}}]", dir.path().display());
-        let host = Config::parse(&text).unwrap().disks[0].to_host(dir.path()).unwrap();
-        assert_eq!((host.capacity, host.system_reserved), (Some(4 << 30), (4 << 30) / 10));
+        let host = Config::parse(&text).unwrap().disks[0].to_host(dir.path());
+        assert_eq!((host.capacity, host.system_reserved, host.wrong), (Some(4 << 30), (4 << 30) / 10, None));
         let group = "disks: [{name: vg, path: /dev/no-such-group, backing: Lvm}]";
-        let host = Config::parse(group).unwrap().disks[0].to_host(dir.path()).unwrap();
-        assert_eq!((host.backing, host.system_reserved), (host::BackingKind::Lvm, 0));
-        assert!(!host.path.exists());
+        let host = Config::parse(group).unwrap().disks[0].to_host(dir.path());
+        assert_eq!(
+            (host.backing, host.system_reserved, host.make_directory),
+            (host::BackingKind::Lvm, 0, false)
+        );
+        let host = Config::parse("disks: [{name: a, path: /srv/a}]").unwrap().disks[0].to_host(dir.path());
+        assert_eq!((host.system_reserved, host.system_reserved_percent, host.make_directory), (0, 10, true));
     }
 
     #[test]
@@ -305,7 +304,17 @@ mod tests {
             ("{name: a, path: /tmp, kind: Mount, systemReserved: 10%}", "is handed out whole"),
         ] {
             let entry: DiskEntry = serde_yaml::from_str(text).unwrap();
-            assert!(entry.to_host(Path::new("/s")).unwrap_err().to_string().contains(part), "{text}");
+            assert!(entry.to_host(Path::new("/s")).wrong.unwrap().contains(part), "{text}");
         }
+    }
+
+    /// V10.
+    #[test]
+    fn v10_a_disk_that_makes_no_sense_keeps_no_other() {
+        let text =
+            "disks: [{name: a, path: /a}, {name: b, path: b}, {name: c, path: /c}, {name: c, path: /d}]";
+        let disks = Config::parse(text).unwrap().to_host();
+        let wrong: Vec<_> = disks.iter().map(|disk| (disk.name.as_str(), disk.wrong.is_some())).collect();
+        assert_eq!(wrong, [("a", false), ("b", true), ("c", true)]);
     }
 }

@@ -30,8 +30,8 @@ impl DiskIdentities {
         Self { ctx, entries, events, refused: BTreeMap::new() }
     }
 
-    /// The NodeDisks by the names of the disks; tells the host which disk to expect where. Nothing else on a disk is looked
-    /// at before: the disk decides whose volumes are on it, not its place.
+    /// The NodeDisks by the names of the disks, and the failure of a disk that has none; tells the host which disk to expect
+    /// where. Nothing else on a disk is looked at before: the disk decides whose volumes are on it, not its place.
     ///
     /// 1. Gather: the IDs of the disks, and all NodeDisks if a disk with an ID has none among `mine`.
     /// 2. Decide: `plan::disk_identity::identify`, for each disk.
@@ -40,7 +40,7 @@ impl DiskIdentities {
         &mut self,
         api: &Api<NodeDisk>,
         mine: &[NodeDisk],
-    ) -> Result<BTreeMap<String, NodeDisk>, NodeError> {
+    ) -> Result<(BTreeMap<String, NodeDisk>, Result<(), NodeError>), NodeError> {
         let mut ids = self.ctx.on_host(|host| host.identities()).await?;
         let is_unknown = |entry: &DiskEntry| {
             let identified = ids.get(&entry.name).is_some_and(Result::is_ok);
@@ -84,12 +84,15 @@ impl DiskIdentities {
                     }
                     expected.push((disk, None, Some(why)));
                 }
-                // One disk's failure keeps no other from being refused or expected.
-                Err(error) => failed = Err(error.into()),
+                // Nothing of a disk without a NodeDisk is served; the next look tries again.
+                Err(error) => {
+                    expected.push((disk, None, Some(telemetry::chain(&error))));
+                    failed = Err(error.into());
+                }
             }
         }
         self.ctx.on_host(move |host| expect(host, expected)).await?;
-        failed.map(|()| objects)
+        Ok((objects, failed))
     }
 
     /// Takes a disk over that has a NodeDisk elsewhere; returns the API server's refusal if it may not be.

@@ -11,7 +11,7 @@ use crate::api::condition::{self, DISK_HEALTHY};
 use crate::api::{AGENT_MANAGER, EnforcementState, NodeDisk, NodeDiskStatus, Orphan, SharedPersistentVolume};
 use crate::cluster;
 use crate::host::{self, DiskReport, Host, VolumeReport, VolumeUid};
-use crate::plan::node_disk::{self, MOST_ORPHANS, Seen};
+use crate::plan::node_disk::{self, MOST_ORPHANS, Seen, Step};
 
 use super::config::DiskEntry;
 use super::context::{Context, NodeError};
@@ -24,6 +24,7 @@ pub(super) struct Disks {
     ctx: Arc<Context>,
     entries: Vec<DiskEntry>,
     identities: DiskIdentities,
+    identified: bool,
     /// The disks whose volumes were taken over from the agent before.
     recovered: BTreeSet<String>,
     /// The orphans in the last report.
@@ -49,53 +50,86 @@ struct Usage {
 impl Disks {
     pub(super) fn new(ctx: Arc<Context>, entries: Vec<DiskEntry>) -> Self {
         let identities = DiskIdentities::new(ctx.clone(), entries.clone());
-        Self { ctx, entries, identities, recovered: BTreeSet::new(), orphans: BTreeSet::new() }
+        let (recovered, orphans) = (BTreeSet::new(), BTreeSet::new());
+        Self { ctx, entries, identities, identified: false, recovered, orphans }
     }
 
-    /// Brings the NodeDisks of this node up to date; writes nothing when nothing changed.
+    /// True once the host expects or refuses each disk.
+    pub(super) fn are_identified(&self) -> bool {
+        self.identified
+    }
+
+    /// Brings the NodeDisks of this node up to date; writes nothing when nothing changed. A disk that fails keeps no other
+    /// from its report (V10).
     ///
     /// 1. Gather: the NodeDisk of each disk, the contents of the disks, and the UIDs of all volumes on these NodeDisks,
     ///    listed last: data with any other UID has no object for good.
-    /// 2. Decide: `plan::node_disk`, for each disk.
-    /// 3. Apply: spec, static reservations and status. A disk whose status cannot be written keeps no other from its own.
+    /// 2. Decide and apply: [`reconcile`](Self::reconcile) for each disk, and receipts that nobody asks for any more go.
     pub(super) async fn report(&mut self) -> Result<(), NodeError> {
         let api: Api<NodeDisk> = Api::all(self.ctx.client.clone());
         let on_node = ListParams::default().fields(&format!("spec.nodeName={}", self.ctx.node));
         let mine = cluster::list(&api, &on_node).await?;
-        let objects = self.identities.reconcile(&api, &mine).await?;
+        let (objects, mut failed) = self.identities.reconcile(&api, &mine).await?;
         self.ctx.disk_names.set(&objects);
+        self.identified = true;
         let recovered = self.recovered.clone();
         // A panic at one disk keeps no volume of the others from being made, fenced or erased (V10).
         let found = match self.ctx.on_host(move |host| look(host, &recovered)).await {
             Ok(found) => found,
             Err(error) => {
                 tracing::error!(%error, "failed to measure the disks; their last reports stay");
-                return Ok(());
+                return failed;
             }
         };
-        self.recovered = found.served;
+        let Found { volumes, erased, disks, served } = found;
+        self.recovered = served;
         let known = self.known_volumes(objects.values()).await?;
-        let (disks, (volumes, erased)) = (found.disks, (found.volumes, found.erased));
-        let mut usage = self.ctx.on_host(move |host| sort_by_disk(host, volumes, erased, &known)).await?;
-        self.log_orphans(&usage);
+        let is_known = |uid: &VolumeUid| known.contains(uid.as_str());
+        let forgotten: Vec<_> = erased.into_iter().filter(|uid| !is_known(uid)).collect();
+        let mut usage = self.ctx.on_host(move |host| sort_by_disk(host, volumes, &known)).await?;
 
-        let mut failed = Ok(());
+        self.log_orphans(&usage);
+        self.ctx.on_host(move |host| forget(host, &forgotten)).await?;
         for disk in disks {
             let entry = self.entries.iter().find(|entry| entry.name == disk.name);
             if let (Some(entry), Some(object)) = (entry, objects.get(&disk.name)) {
-                let usage = usage.remove(&disk.name).unwrap_or_default();
-                failed = failed.and(self.report_disk(&api, object, entry, disk, usage).await);
+                let seen = seen(&disk, usage.remove(&disk.name).unwrap_or_default(), entry, &self.ctx.node);
+                failed = failed.and(self.reconcile(&api, object, Some(seen)).await);
             }
         }
-        for object in &mine {
-            if !objects.values().any(|ours| ours.uid() == object.uid()) {
-                let name = object.name_any();
-                let still_used = static_reservations::reconcile(&self.ctx.client, &name, &[]).await?;
-                write(&api, object, node_disk::report_unconfigured(object, &still_used, Timestamp::now()))
-                    .await?;
+        for object in mine.iter().filter(|mine| !objects.values().any(|ours| ours.uid() == mine.uid())) {
+            failed = failed.and(self.reconcile(&api, object, None).await);
+        }
+        failed
+    }
+
+    /// Brings one NodeDisk up to date.
+    ///
+    /// 1. Gather: the static reservations on it.
+    /// 2. Decide: `plan::node_disk::next`; `seen` is `None` for a disk that is not configured any more.
+    /// 3. Apply: the spec, which is followed by another decision; or the static reservations and the status.
+    async fn reconcile(
+        &self,
+        api: &Api<NodeDisk>,
+        object: &NodeDisk,
+        mut seen: Option<Seen>,
+    ) -> Result<(), NodeError> {
+        let found = static_reservations::on_disk(&self.ctx.client, &object.name_any()).await?;
+        let mut object = object.clone();
+        loop {
+            match node_disk::next(&object, seen.clone(), &found, Timestamp::now()) {
+                Step::Spec(spec) => {
+                    let wanted = NodeDisk::new(&object.name_any(), *spec);
+                    object = cluster::apply(api, &wanted, AGENT_MANAGER).await?;
+                    // Written once: what the API server makes of it is not written again.
+                    seen.iter_mut().for_each(|seen| seen.ours = None);
+                }
+                Step::Report { reservations, status } => {
+                    static_reservations::apply(&self.ctx.client, &reservations).await;
+                    return Ok(write(api, &object, *status).await?);
+                }
             }
         }
-        Ok(failed?)
     }
 
     /// The UIDs of the volumes that Kubernetes has on these disks; by disk and not by node, for the volumes of a disk that
@@ -134,35 +168,6 @@ impl Disks {
         }
         self.orphans = orphans;
     }
-
-    async fn report_disk(
-        &self,
-        api: &Api<NodeDisk>,
-        object: &NodeDisk,
-        entry: &DiskEntry,
-        disk: DiskReport,
-        usage: Usage,
-    ) -> Result<(), cluster::Error> {
-        let mut seen = seen(&disk, usage);
-        let mut object = object.clone();
-        match &disk.id {
-            Some(id) if *id != object.spec.disk_id => seen.error = Some(node_disk::other_disk(&object, id)),
-            Some(id) => {
-                let ours = entry.spec(&self.ctx.node, id);
-                if let Some(spec) = node_disk::spec_to_write(&object.spec, ours) {
-                    let wanted = NodeDisk::new(&object.name_any(), spec);
-                    object = cluster::apply(api, &wanted, AGENT_MANAGER).await?;
-                }
-            }
-            // Its ID cannot be read: only the status of the known object changes.
-            None => {}
-        }
-        if seen.error.is_none() {
-            let (client, name) = (&self.ctx.client, object.name_any());
-            seen.unconfigured = static_reservations::reconcile(client, &name, &entry.reservations).await?;
-        }
-        write(api, &object, node_disk::report(&object, seen, Timestamp::now())).await
-    }
 }
 
 /// Looks at all disks; the volumes of a disk that is served for the first time are taken over.
@@ -194,11 +199,10 @@ fn recover(host: &Host) {
     }
 }
 
-/// Splits the volumes by disk into those with an object and orphans, and removes receipts that nobody asks for any more.
+/// Splits the volumes by disk into those with an object and orphans.
 fn sort_by_disk(
     host: &Host,
     volumes: Vec<VolumeReport>,
-    erased: Vec<VolumeUid>,
     known: &BTreeSet<String>,
 ) -> BTreeMap<String, Usage> {
     let mut disks: BTreeMap<String, Usage> = BTreeMap::new();
@@ -216,22 +220,29 @@ fn sort_by_disk(
             disk.orphans.push(orphan);
         }
     }
-    for uid in erased.iter().filter(|uid| !known.contains(uid.as_str())) {
+    disks
+}
+
+/// Removes receipts that nobody asks for any more.
+fn forget(host: &Host, erased: &[VolumeUid]) {
+    for uid in erased {
         if let Err(error) = host.forget(uid) {
             tracing::warn!(uid = uid.as_str(), %error, "failed to remove the receipt of an erased volume");
         }
     }
-    disks
 }
 
-fn seen(disk: &DiskReport, usage: Usage) -> Seen {
+fn seen(disk: &DiskReport, usage: Usage, entry: &DiskEntry, node: &str) -> Seen {
     let enforcement = disk.enforcement.as_ref().map(|enforcement| match enforcement {
         host::Enforcement::Undivided => (EnforcementState::Whole, String::new()),
         host::Enforcement::Proven(errno) => (EnforcementState::Proven, (*errno).to_owned()),
         host::Enforcement::Untried => (EnforcementState::Untried, String::new()),
         host::Enforcement::Broken(how) => (EnforcementState::Broken, how.clone()),
     });
+    let configured = entry.reservations.iter().map(|wanted| (wanted.role.clone(), wanted.size.clone()));
     Seen {
+        ours: disk.id.as_ref().map(|id| entry.spec(node, id)),
+        configured: configured.collect(),
         capacity: disk.capacity,
         system_reserved: disk.system_reserved,
         allocatable: disk.allocatable,
@@ -239,7 +250,6 @@ fn seen(disk: &DiskReport, usage: Usage) -> Seen {
         kept: usage.kept,
         enforcement,
         orphans: usage.orphans,
-        unconfigured: vec![],
         error: disk.error.clone(),
     }
 }

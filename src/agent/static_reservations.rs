@@ -5,28 +5,19 @@ use kube::{Api, Client, ResourceExt};
 
 use crate::api::{AGENT_MANAGER, DiskReservation};
 use crate::cluster;
-use crate::plan::static_reservations::changes;
+use crate::plan::static_reservations::Changes;
 use crate::telemetry;
 
-use super::config::StaticReservation;
+/// The reservations on a NodeDisk.
+pub(super) async fn on_disk(client: &Client, disk: &str) -> Result<Vec<DiskReservation>, cluster::Error> {
+    let on_it = ListParams::default().fields(&format!("spec.nodeDisk={disk}"));
+    cluster::list(&Api::all(client.clone()), &on_it).await
+}
 
-/// Returns the names of static reservations that are configured no more and still used.
-///
-/// 1. Gather: the reservations on the disk.
-/// 2. Decide: `plan::static_reservations::changes`.
-/// 3. Apply: reservations made, resized or deleted. A failure is logged, for the disk is served all the same, and tried
-///    again with the next report.
-pub(super) async fn reconcile(
-    client: &Client,
-    disk: &str,
-    configured: &[StaticReservation],
-) -> Result<Vec<String>, cluster::Error> {
+/// Makes, resizes and deletes reservations. A failure is logged, for the disk is served all the same, and tried again with
+/// the next report.
+pub(super) async fn apply(client: &Client, changes: &Changes) {
     let api: Api<DiskReservation> = Api::all(client.clone());
-    let found = cluster::list(&api, &ListParams::default().fields(&format!("spec.nodeDisk={disk}"))).await?;
-
-    let configured: Vec<_> = configured.iter().map(|wanted| (wanted.role.as_str(), &wanted.size)).collect();
-    let changes = changes(disk, &configured, &found);
-
     for wanted in &changes.apply {
         let (reservation, size) = (wanted.name_any(), wanted.spec.size.as_str());
         match cluster::apply(&api, wanted, AGENT_MANAGER).await {
@@ -47,5 +38,4 @@ pub(super) async fn reconcile(
             }
         }
     }
-    Ok(changes.still_used)
 }

@@ -15,7 +15,7 @@ use crate::host::backings::open;
 use crate::host::enforcement;
 use crate::host::error::{Context, Error, Result};
 use crate::host::layout::{IDENTITY, RECEIPTS, VOLUMES};
-use crate::host::sys::{Device, Place, atomic_file, dirfd, mounts};
+use crate::host::sys::{Device, Place, atomic_file, dirfd, mounts, random_uuid};
 use crate::host::types::{BackingKind, DiskConfig, DiskReport, Enforcement, VolumeUid};
 use crate::host::volume::Volume;
 
@@ -29,6 +29,8 @@ pub(super) struct Disk {
     pub(super) backing: Box<dyn Backing>,
     /// The enforcement of sizes, once that was tried (D5).
     enforcement: Mutex<Option<Enforcement>>,
+    /// Held while the enforcement is tried.
+    trying: Mutex<()>,
     /// Held while an undivided disk gets its volume.
     creating: Mutex<()>,
     /// Holds the disk's lock, which ends with the process.
@@ -60,6 +62,13 @@ impl Disk {
     }
 
     fn serve(config: &DiskConfig, wait: Duration) -> Result<Self> {
+        if let Some(reason) = config.wrong.clone() {
+            return Err(Error::DiskUnavailable { disk: config.name.clone(), reason });
+        }
+        if config.make_directory {
+            let path = &config.path;
+            std::fs::create_dir_all(path).context(|| format!("make directory {}", path.display()))?;
+        }
         let Opened { root, backing } = open::open(config)?;
         lock(&root, config, wait)?;
         let id = identify(&root, config)?;
@@ -69,18 +78,26 @@ impl Disk {
         rustix::fs::fsync(&root).context(|| "synchronize the disk's directory")?;
         let open = |name| dirfd::open_dir(&root, name).context(|| format!("open the directory of {name}"));
         let (volumes, receipts) = (open(VOLUMES)?, open(RECEIPTS)?);
-        let (config, enforcement, creating) = (config.clone(), Mutex::default(), Mutex::default());
-        Ok(Self { config, id, volumes, receipts, backing, enforcement, creating, root })
+        let (config, enforcement) = (config.clone(), Mutex::default());
+        let (trying, creating) = (Mutex::default(), Mutex::default());
+        Ok(Self { config, id, volumes, receipts, backing, enforcement, trying, creating, root })
     }
 
     /// Refuses a disk that does not enforce sizes, unless its configuration allows that (D5). The first call tries
     /// it; with `again`, also a later call if the disk had no space to try before.
     pub(super) fn ensure_enforced(&self, again: bool) -> Result<()> {
-        let mut known = self.enforcement.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.is_none() || again && *known == Some(Enforcement::Untried) {
-            *known = Some(enforcement::prove(self.name(), &self.id, &self.root, &*self.backing));
+        let has_to_try = || match self.enforcement() {
+            None => true,
+            known => again && known == Some(Enforcement::Untried),
+        };
+        if has_to_try() {
+            let _trying = self.trying.lock().unwrap_or_else(PoisonError::into_inner);
+            if has_to_try() {
+                let found = enforcement::prove(self.name(), &self.id, &self.root, &*self.backing);
+                *self.enforcement.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+            }
         }
-        match &*known {
+        match self.enforcement() {
             Some(Enforcement::Broken(how)) if !self.config.allow_unenforced => Err(Error::DiskUnavailable {
                 disk: self.name().to_owned(),
                 reason: format!(
@@ -113,6 +130,11 @@ impl Disk {
         }
     }
 
+    /// True if [`ensure_enforced`](Self::ensure_enforced) has its answer, for which the disk is not asked.
+    pub(super) fn is_tried(&self) -> bool {
+        self.enforcement().is_some()
+    }
+
     fn enforcement(&self) -> Option<Enforcement> {
         self.enforcement.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -133,7 +155,10 @@ impl Disk {
         match self.uids().and_then(|_| self.backing.space(self.root.as_fd())) {
             Ok(space) => {
                 report.capacity = self.config.capacity.map_or(space.total, |most| most.min(space.total));
-                report.allocatable = report.capacity.saturating_sub(self.config.system_reserved);
+                let share =
+                    u128::from(report.capacity) * u128::from(self.config.system_reserved_percent) / 100;
+                report.system_reserved += share as u64;
+                report.allocatable = report.capacity.saturating_sub(report.system_reserved);
                 report.free = space.free;
             }
             Err(error) => report.error = Some(error.to_string()),
@@ -265,8 +290,8 @@ fn identify(root: &OwnedFd, config: &DiskConfig) -> Result<String> {
     if has_volumes {
         return Err(corrupt("it is missing although there are volumes".to_owned()));
     }
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid").context(|| "make a new disk ID")?;
-    let identity = Identity { id: id.trim().to_owned(), backing: config.backing, extra: Map::new() };
+    let id = random_uuid()?.to_string();
+    let identity = Identity { id, backing: config.backing, extra: Map::new() };
     atomic_file::replace_json(root.as_fd(), IDENTITY, &identity)?;
     Ok(identity.id)
 }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::host::disk::Disk;
 use crate::host::error::{Error, Result};
 use crate::host::node::Host;
+use crate::host::slot::Slot;
 use crate::host::types::{ErasePolicy, FenceReport, Receipt, Record, State, Usage, VolumeSpec, VolumeUid};
 use crate::host::volume::Volume;
 
@@ -24,9 +25,11 @@ impl Host {
         let uids = BTreeSet::from_iter([Some(&spec.uid), spec.recover.as_ref()].into_iter().flatten());
         let _volumes: Vec<_> = uids.into_iter().map(|uid| self.volume_locks.lock(uid)).collect();
         let disk = self.slot(disk)?.served()?;
-        for other in self.served_disks().into_iter().filter(|other| other.name() != disk.name()) {
+        let wanted = spec.uid.clone();
+        let volumes = self.ask_each(Slot::served, Duration::ZERO, move |disk| disk.volume(&wanted));
+        for (other, volume) in volumes.into_iter().filter(|(other, _)| other.name() != disk.name()) {
             // A disk that failed is no more in the way than one that is not served.
-            if let Ok(Some(_)) = other.volume(&spec.uid) {
+            if let Ok(Ok(Some(_))) = volume {
                 let (uid, disk) = (&spec.uid, other.name());
                 return Err(Error::Conflict(format!(
                     "volume {uid} exists on disk {disk}: create another volume"
@@ -47,6 +50,8 @@ impl Host {
             Some(found) => found,
             None => {
                 disk.ensure_enforcement_tried()?;
+                // After a restore of etcd the disk may have a receipt, which must not speak for the new data.
+                disk.remove_receipt(&spec.uid)?;
                 (disk.make_volume(&spec.uid)?, Record::new(spec.clone()))
             }
         };
@@ -143,9 +148,9 @@ impl Host {
 
     /// The receipt on any disk. A disk that cannot be read does not hide the receipt on another one.
     fn receipt(&self, uid: &VolumeUid) -> Result<Option<u64>> {
-        let mut failed = None;
-        for disk in self.served_disks() {
-            match disk.receipt(uid) {
+        let (mut failed, uid) = (None, uid.clone());
+        for (_, receipt) in self.ask_each(Slot::served, Duration::ZERO, move |disk| disk.receipt(&uid)) {
+            match receipt.and_then(|receipt| receipt) {
                 Ok(None) => {}
                 Ok(found) => return Ok(found),
                 Err(error) => failed = Some(error),
@@ -156,14 +161,16 @@ impl Host {
 
     /// The erased volumes with a receipt, on the disks that are served.
     pub fn erased(&self) -> Vec<VolumeUid> {
-        self.served_disks().iter().flat_map(|disk| disk.receipts().unwrap_or_default()).collect()
+        let receipts = self.ask_each(Slot::served, Duration::ZERO, Disk::receipts).into_iter();
+        receipts.filter_map(|(_, receipts)| receipts.ok()?.ok()).flatten().collect()
     }
 
     /// Removes the receipt of an erased volume, once its object is gone.
     pub fn forget(&self, uid: &VolumeUid) -> Result<()> {
         let _volume = self.volume_locks.lock(uid);
-        let each: Vec<_> = self.served_disks().iter().map(|disk| disk.remove_receipt(uid)).collect();
-        each.into_iter().collect()
+        let uid = uid.clone();
+        let removed = self.ask_each(Slot::served, Duration::ZERO, move |disk| disk.remove_receipt(&uid));
+        removed.into_iter().try_for_each(|(_, removed)| removed?)
     }
 
     /// Bytes and inodes of a volume, mounted or not (M6).

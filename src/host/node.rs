@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::host::disk::Disk;
 use crate::host::error::{Error, Result};
@@ -11,9 +12,12 @@ use crate::host::targets::Targets;
 use crate::host::types::{DiskReport, HostConfig, Record, VolumeReport, VolumeUid};
 use crate::host::volume::Volume;
 
+/// The longest that it takes to list a disk's volumes and count the files of adopted directories.
+const LISTING: Duration = Duration::from_secs(120);
+
 /// A node's disks and the volumes on them. See the [module](super) for its guarantees.
 pub struct Host {
-    slots: Vec<Slot>,
+    slots: Vec<Arc<Slot>>,
     pub(super) targets: Targets,
     /// Taken before `volume_locks`.
     pub(super) target_locks: Locks<String>,
@@ -48,12 +52,18 @@ impl Host {
 
     /// Every configured disk as it is now (D1). A disk that could not be served before is tried again.
     pub fn disks(&self) -> Vec<DiskReport> {
-        self.slots.iter().map(Slot::report).collect()
+        self.slots.iter().map(|slot| slot.report()).collect()
+    }
+
+    /// True while a disk does not answer. Work on it may not end before it does.
+    pub fn hangs(&self, disk: &str) -> bool {
+        self.slot(disk).is_ok_and(|slot| slot.hangs())
     }
 
     /// The free bytes of each served disk. No other disk is tried again.
     pub fn free(&self) -> Vec<(String, u64)> {
-        self.served_disks().iter().map(|disk| (disk.name().to_owned(), disk.report().free)).collect()
+        let free = self.ask_each(Slot::served, Duration::ZERO, |disk| disk.report().free);
+        free.into_iter().filter_map(|(disk, free)| Some((disk.name().to_owned(), free.ok()?))).collect()
     }
 
     /// The ID of each configured disk, be it the expected one or not; nothing else of the disk is read or tried (D3).
@@ -83,36 +93,22 @@ impl Host {
         self.slot(disk)?.served()?.volume(uid)?.map(|volume| volume.record()).transpose()
     }
 
+    /// True if a disk has the receipt of a volume's erasure (X4).
+    pub fn has_receipt(&self, disk: &str, uid: &VolumeUid) -> Result<bool> {
+        Ok(self.slot(disk)?.served()?.receipt(uid)?.is_some())
+    }
+
     /// Every volume on the served disks, also those with an unreadable record. A volume without an object in
     /// Kubernetes is an orphan (S14, X6).
     pub fn volumes(&self) -> Vec<VolumeReport> {
-        let mut reports = Vec::new();
-        for disk in self.served_disks() {
-            let uids = match disk.uids() {
-                Ok(uids) => uids,
-                Err(error) => {
-                    tracing::warn!(disk = disk.name(), %error, "cannot list the volumes of a disk");
-                    continue;
-                }
-            };
-            for uid in uids {
-                let (allocated, record) = match disk.volume(&uid) {
-                    Ok(None) => continue,
-                    Ok(Some(volume)) => {
-                        (disk.backing.allocated_bytes(&volume).unwrap_or_default(), volume.record())
-                    }
-                    Err(error) => (0, Err(error)),
-                };
-                reports.push(VolumeReport {
-                    disk: disk.name().to_owned(),
-                    disk_id: disk.id().to_owned(),
-                    uid,
-                    allocated,
-                    record,
-                });
-            }
-        }
-        reports
+        let listed = self.ask_each(Slot::served, LISTING, volumes_on);
+        let reports = listed.into_iter().flat_map(|(disk, listed)| {
+            listed.and_then(|listed| listed).unwrap_or_else(|error| {
+                tracing::warn!(disk = disk.name(), %error, "failed to list the volumes of a disk");
+                vec![]
+            })
+        });
+        reports.collect()
     }
 
     /// Finds a volume on the disks.
@@ -121,8 +117,10 @@ impl Host {
     /// [`Error::NotFound`] if no disk has the volume and all can be read; otherwise a disk that may have it failed.
     pub(super) fn find(&self, uid: &VolumeUid) -> Result<(Arc<Disk>, Volume)> {
         let (mut found, mut failed) = (None, None);
-        for disk in self.served_disks() {
-            match disk.volume(uid) {
+        let wanted = uid.clone();
+        let volumes = self.ask_each(Slot::served, Duration::ZERO, move |disk| disk.volume(&wanted));
+        for (disk, volume) in volumes {
+            match volume.and_then(|volume| volume) {
                 Ok(None) => {}
                 Ok(Some(_)) if found.is_some() => {
                     let reason = "it is on two disks".to_owned();
@@ -140,7 +138,27 @@ impl Host {
         found.ok_or_else(absent)
     }
 
-    pub(super) fn slot(&self, disk: &str) -> Result<&Slot> {
+    /// The answer of each disk that `which` finds. A disk that does not answer keeps no other from that.
+    pub(super) fn ask_each<T: Send + 'static>(
+        &self,
+        which: fn(&Arc<Slot>) -> Result<Arc<Disk>>,
+        takes: Duration,
+        question: impl Fn(&Disk) -> T + Clone + Send + 'static,
+    ) -> Vec<(Arc<Disk>, Result<T>)> {
+        let found = self.slots.iter().filter_map(|slot| Some((slot, which(slot).ok()?)));
+        let answer = |(slot, disk): (&Arc<Slot>, Arc<Disk>)| {
+            let (asked, question) = (disk.clone(), question.clone());
+            let answer = slot.ask(takes, move |_| {
+                let answer = question(&asked);
+                drop(asked);
+                answer
+            });
+            (disk, answer)
+        };
+        found.map(answer).collect()
+    }
+
+    pub(super) fn slot(&self, disk: &str) -> Result<&Arc<Slot>> {
         let slot = self.slots.iter().find(|slot| slot.config.name == disk);
         slot.ok_or_else(|| Error::NotFound(format!("disk {disk}")))
     }
@@ -149,12 +167,22 @@ impl Host {
         self.slots.iter().filter_map(|slot| slot.served().ok()).collect()
     }
 
-    /// The disks that belong where they are, those that are refused among them.
-    pub(super) fn expected_disks(&self) -> Vec<Arc<Disk>> {
-        self.slots.iter().filter_map(|slot| slot.expected().ok()).collect()
-    }
-
     pub(super) fn unserved_disk(&self) -> Option<Error> {
         self.slots.iter().find_map(|slot| slot.served().err())
     }
+}
+
+/// Every volume on a disk, with its record and the bytes that it takes.
+fn volumes_on(disk: &Disk) -> Result<Vec<VolumeReport>> {
+    let mut reports = Vec::new();
+    for uid in disk.uids()? {
+        let (allocated, record) = match disk.volume(&uid) {
+            Ok(None) => continue,
+            Ok(Some(volume)) => (disk.backing.allocated_bytes(&volume).unwrap_or_default(), volume.record()),
+            Err(error) => (0, Err(error)),
+        };
+        let (disk, disk_id) = (disk.name().to_owned(), disk.id().to_owned());
+        reports.push(VolumeReport { disk, disk_id, uid, allocated, record });
+    }
+    Ok(reports)
 }

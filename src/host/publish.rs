@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Map;
 
 use crate::host::disk::Disk;
 use crate::host::error::{Error, Result};
 use crate::host::node::Host;
+use crate::host::slot::Slot;
 use crate::host::sys::{Found, Target};
 use crate::host::types::{Pod, Published, Record, State, VolumeUid};
 use crate::host::volume::Volume;
@@ -152,27 +154,36 @@ impl Host {
 
     /// The volume that is, or should be, at a target, and its disk: by the records, or by the mount.
     fn owner(&self, key: &str, likely: Option<&VolumeUid>) -> Result<Option<(Arc<Disk>, VolumeUid)>> {
-        let has = |volume: &Volume| volume.record().is_ok_and(|record| record.publishes.contains_key(key));
-        let disks = self.expected_disks();
+        let wanted = key.to_owned();
+        let has =
+            move |volume: &Volume| volume.record().is_ok_and(|record| record.publishes.contains_key(&wanted));
         if let Some(uid) = likely {
-            for disk in &disks {
-                if disk.volume(uid).is_ok_and(|volume| volume.as_ref().is_some_and(has)) {
-                    return Ok(Some((disk.clone(), uid.clone())));
-                }
+            let (guess, has) = (uid.clone(), has.clone());
+            let is_on =
+                move |disk: &Disk| disk.volume(&guess).is_ok_and(|volume| volume.is_some_and(|v| has(&v)));
+            let found = self.ask_each(Slot::expected, Duration::ZERO, is_on);
+            if let Some((disk, _)) = found.into_iter().find(|(_, is_on)| *is_on == Ok(true)) {
+                return Ok(Some((disk, uid.clone())));
             }
         }
-        let (mut volumes, mut failed) = (Vec::new(), None);
-        for disk in disks {
-            let uids = disk.uids().unwrap_or_else(|error| {
-                failed = Some(error);
-                vec![]
-            });
-            for uid in uids {
+        // Of each disk the volume that has the target, or else all volumes.
+        let look = move |disk: &Disk| {
+            let mut volumes = Vec::new();
+            for uid in disk.uids()? {
                 let Ok(Some(volume)) = disk.volume(&uid) else { continue };
                 if has(&volume) {
-                    return Ok(Some((disk, uid)));
+                    return Ok((true, vec![volume]));
                 }
-                volumes.push((disk.clone(), volume));
+                volumes.push(volume);
+            }
+            Ok((false, volumes))
+        };
+        let (mut volumes, mut failed) = (Vec::new(), None);
+        for (disk, found) in self.ask_each(Slot::expected, Duration::ZERO, look) {
+            match found.and_then(|found| found) {
+                Ok((true, found)) => return Ok(found.into_iter().next().map(|volume| (disk, volume.uid))),
+                Ok((false, found)) => volumes.extend(found.into_iter().map(|volume| (disk.clone(), volume))),
+                Err(error) => failed = Some(error),
             }
         }
         let Some(target) = self.targets.locate(key)? else { return Ok(None) };

@@ -1,16 +1,28 @@
 //! A configured disk, served or not.
+//!
+//! A disk can hang: the kernel waits for a device that does not answer. So each question to a disk that other disks
+//! would have to wait for is asked on a thread of its own, and no lock is held meanwhile. A disk that does not answer
+//! in time is unavailable until it does.
 
+use std::collections::BTreeMap;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::host::disk::Disk;
-use crate::host::error::{Error, Result};
+use crate::host::error::{Context, Error, Result};
 use crate::host::types::{DiskConfig, DiskReport};
+
+/// The time that a disk has for an answer, beside the time that the question itself takes.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The place of a disk in a node's configuration.
 pub(super) struct Slot {
     pub(super) config: DiskConfig,
+    /// Held for moments, never while the disk is asked.
     state: Mutex<State>,
+    /// Held while the disk is opened, or looked at.
+    opening: Mutex<()>,
 }
 
 struct State {
@@ -20,63 +32,162 @@ struct State {
     expected: Option<String>,
     /// The reason for which no disk is served here.
     refused: Option<String>,
+    /// The deadlines of questions that the disk has not answered yet.
+    questions: BTreeMap<u64, Instant>,
+    next_question: u64,
+}
+
+/// A question under way, until it is dropped.
+struct Question {
+    slot: Arc<Slot>,
+    number: u64,
 }
 
 impl Slot {
-    pub(super) fn open(config: DiskConfig, wait: Duration) -> Self {
-        let disk = Disk::open(&config, wait).map(Arc::new);
-        Self { state: Mutex::new(State { disk, expected: None, refused: None }), config }
+    pub(super) fn open(config: DiskConfig, wait: Duration) -> Arc<Self> {
+        let disk = Err(unavailable(&config, "it was not opened yet"));
+        let (questions, next_question) = (BTreeMap::new(), 0);
+        let state = Mutex::new(State { disk, expected: None, refused: None, questions, next_question });
+        let slot = Arc::new(Self { state, config, opening: Mutex::default() });
+        if let Err(error) = slot.ask(wait, move |slot| slot.open_disk(wait)) {
+            slot.state().disk = Err(error);
+        }
+        slot
     }
 
-    pub(super) fn served(&self) -> Result<Arc<Disk>> {
-        self.lock().served()
+    /// The disk, if it is the one that belongs here, and is served.
+    pub(super) fn served(self: &Arc<Self>) -> Result<Arc<Disk>> {
+        let disk = self.state().served()?;
+        self.enforced(disk)
     }
 
     /// The disk, if it is the one that belongs here, be it refused or not.
-    pub(super) fn expected(&self) -> Result<Arc<Disk>> {
-        self.lock().expected()
+    pub(super) fn expected(self: &Arc<Self>) -> Result<Arc<Disk>> {
+        let disk = self.state().expected()?;
+        self.enforced(disk)
+    }
+
+    /// The trial comes last: nothing is tried on a disk that does not belong here.
+    fn enforced(self: &Arc<Self>, disk: Arc<Disk>) -> Result<Arc<Disk>> {
+        self.ensure_answers()?;
+        match disk.is_tried() {
+            true => disk.ensure_enforced(false)?,
+            false => {
+                let disk = disk.clone();
+                self.ask(Duration::ZERO, move |_| disk.ensure_enforced(false))??;
+            }
+        }
+        Ok(disk)
     }
 
     pub(super) fn expect(&self, id: Option<String>) {
-        self.lock().expected = id;
+        self.state().expected = id;
     }
 
     pub(super) fn refuse(&self, why: Option<String>) {
-        self.lock().refused = why;
+        self.state().refused = why;
     }
 
     /// The ID of the disk that is there; a disk that could not be opened is tried again.
-    pub(super) fn identity(&self) -> Result<String> {
-        let mut state = self.lock();
-        if state.disk.is_err() {
-            state.disk = Disk::open(&self.config, Duration::ZERO).map(Arc::new);
+    pub(super) fn identity(self: &Arc<Self>) -> Result<String> {
+        if self.state().disk.is_err() {
+            self.ask(Duration::ZERO, |slot| slot.open_disk(Duration::ZERO))?;
         }
-        state.disk.as_ref().map(|disk| disk.id().to_owned()).map_err(Error::clone)
+        self.ensure_answers()?;
+        self.state().disk.as_ref().map(|disk| disk.id().to_owned()).map_err(Error::clone)
     }
 
     /// The report of the disk that is there; a disk that is not served is tried again.
-    pub(super) fn report(&self) -> DiskReport {
-        let mut state = self.lock();
+    pub(super) fn report(self: &Arc<Self>) -> DiskReport {
+        let failed =
+            |error: Error| DiskReport { error: Some(error.to_string()), ..DiskReport::of(&self.config) };
+        self.ask(Duration::ZERO, |slot| slot.look()).unwrap_or_else(failed)
+    }
+
+    fn look(&self) -> DiskReport {
+        let _opening = self.opening();
+        let served = self.state().served();
         // A disk that has failed is closed, too: otherwise nobody could unmount it, and mount it again.
-        match state.served().and_then(|disk| disk.uids().map(|_| disk)) {
+        let works = |disk: &Arc<Disk>| disk.ensure_enforced(false).and_then(|()| disk.uids().map(drop));
+        match served.and_then(|disk| works(&disk).map(|()| disk)) {
             // A failure is remembered by the disk.
             Ok(disk) => drop(disk.ensure_enforced(true)),
             Err(refused) => {
                 // Closed first: the same disk may be opened again, and its lock has to be free.
-                state.disk = Err(refused);
-                state.disk = Disk::open(&self.config, Duration::ZERO).map(Arc::new);
+                self.state().disk = Err(refused);
+                self.reopen(Duration::ZERO);
             }
         }
-        let (found, served) = (state.disk.clone(), state.served());
-        drop(state);
+        let found = self.state().disk.clone();
+        let served = self.state().served();
+        let enforced = served.and_then(|disk| disk.ensure_enforced(false));
         let report = found.map_or_else(|_| DiskReport::of(&self.config), |disk| disk.report());
-        match served {
-            Ok(_) => report,
+        match enforced {
+            Ok(()) => report,
             Err(error) => DiskReport { error: Some(error.to_string()), ..report },
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    /// Opens the disk, if it is not open.
+    fn open_disk(&self, wait: Duration) {
+        let _opening = self.opening();
+        if self.state().disk.is_err() {
+            self.reopen(wait);
+        }
+    }
+
+    fn reopen(&self, wait: Duration) {
+        let opened = Disk::open(&self.config, wait).map(Arc::new);
+        self.state().disk = opened;
+    }
+
+    fn opening(&self) -> MutexGuard<'_, ()> {
+        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the disk on a thread of its own; `takes` is the longest that the question itself may take.
+    ///
+    /// # Errors
+    /// [`Error::DiskUnavailable`] if the disk does not answer this question, or another one, in time.
+    pub(super) fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        takes: Duration,
+        question: impl FnOnce(&Arc<Self>) -> T + Send + 'static,
+    ) -> Result<T> {
+        self.ensure_answers()?;
+        let (patience, (to, answer)) = (PATIENCE + takes, channel());
+        let asked = Question::new(self, Instant::now() + patience);
+        let ask = move || {
+            let answer = question(&asked.slot);
+            // The asker may close the disk as soon as it has the answer.
+            drop(asked);
+            let _ = to.send(answer);
+        };
+        std::thread::Builder::new().name("disk".to_owned()).spawn(ask).context(|| "start a thread")?;
+        answer.recv_timeout(patience).map_err(|missing| match missing {
+            RecvTimeoutError::Timeout => self.silent(),
+            RecvTimeoutError::Disconnected => Error::Panicked,
+        })
+    }
+
+    /// True while the disk has not answered in time.
+    pub(super) fn hangs(&self) -> bool {
+        let now = Instant::now();
+        self.state().questions.values().any(|deadline| *deadline <= now)
+    }
+
+    fn ensure_answers(&self) -> Result<()> {
+        if self.hangs() { Err(self.silent()) } else { Ok(()) }
+    }
+
+    fn silent(&self) -> Error {
+        unavailable(
+            &self.config,
+            "it does not answer: see the node's kernel log, and repair or reconnect its device",
+        )
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -85,7 +196,7 @@ impl State {
     fn served(&self) -> Result<Arc<Disk>> {
         let disk = self.disk.clone()?;
         match &self.refused {
-            Some(why) => Err(Error::DiskUnavailable { disk: disk.name().to_owned(), reason: why.clone() }),
+            Some(why) => Err(unavailable(&disk.config, why)),
             None => self.expected(),
         }
     }
@@ -93,12 +204,32 @@ impl State {
     fn expected(&self) -> Result<Arc<Disk>> {
         let disk = self.disk.clone()?;
         match &self.expected {
-            Some(expected) if expected != disk.id() => Err(Error::DiskUnavailable {
-                disk: disk.name().to_owned(),
-                reason: format!("it is another one (ID {}) than belongs here (ID {expected})", disk.id()),
-            }),
-            // Last: nothing is tried on a disk that does not belong here.
-            _ => disk.ensure_enforced(false).map(|()| disk),
+            Some(expected) if expected != disk.id() => {
+                let id = disk.id();
+                let why = format!("it is another one (ID {id}) than belongs here (ID {expected})");
+                Err(unavailable(&disk.config, &why))
+            }
+            _ => Ok(disk),
         }
     }
+}
+
+impl Question {
+    fn new(slot: &Arc<Slot>, deadline: Instant) -> Self {
+        let mut state = slot.state();
+        let number = state.next_question;
+        state.next_question += 1;
+        state.questions.insert(number, deadline);
+        Self { slot: slot.clone(), number }
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        self.slot.state().questions.remove(&self.number);
+    }
+}
+
+fn unavailable(config: &DiskConfig, reason: &str) -> Error {
+    Error::DiskUnavailable { disk: config.name.clone(), reason: reason.to_owned() }
 }

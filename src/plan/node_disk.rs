@@ -4,16 +4,37 @@ use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
 use crate::api::condition::{self, DISK_HEALTHY, Verdict, reason};
-use crate::api::{Enforcement, EnforcementState, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan, Size};
+use crate::api::{
+    DiskReservation, Enforcement, EnforcementState, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan, Size,
+};
 
+use super::static_reservations::{Changes, changes};
 use super::{allocatable, ledger, names, undivided};
 
 /// The most orphans of a disk that are listed; the others take space as other files do.
 pub const MOST_ORPHANS: usize = 128;
 
+/// The agent's next step with a NodeDisk.
+#[derive(Debug, PartialEq)]
+pub enum Step {
+    /// Write the spec and decide again.
+    Spec(Box<NodeDiskSpec>),
+    /// Bring the static reservations to the configuration, and write the status.
+    Report {
+        /// The static reservations that differ.
+        reservations: Changes,
+        /// The status.
+        status: Box<NodeDiskStatus>,
+    },
+}
+
 /// A disk as its agent found it, in bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
+    /// Its spec by the configuration, with the ID that is stored on it; `None` if that cannot be read.
+    pub ours: Option<NodeDiskSpec>,
+    /// The static reservations of the configuration, by role.
+    pub configured: Vec<(String, Size)>,
     /// Size of the disk.
     pub capacity: u64,
     /// Held back for the system.
@@ -28,19 +49,41 @@ pub struct Seen {
     pub enforcement: Option<(EnforcementState, String)>,
     /// Volumes on it without an object (S14).
     pub orphans: Vec<Orphan>,
-    /// Static reservations that are not configured any more and still used (R2).
-    pub unconfigured: Vec<String>,
     /// Why the disk is not served.
     pub error: Option<String>,
 }
 
-/// The spec to write, or `None` if `found` has it already. Only an administrator declares a disk gone.
-pub fn spec_to_write(found: &NodeDiskSpec, ours: NodeDiskSpec) -> Option<NodeDiskSpec> {
-    (*found != NodeDiskSpec { gone: found.gone, ..ours.clone() }).then_some(ours)
+/// The next step; `seen` is `None` for a disk that is not configured any more, `found` are the reservations on it.
+pub fn next(disk: &NodeDisk, seen: Option<Seen>, found: &[DiskReservation], now: Timestamp) -> Step {
+    let name = disk.name_any();
+    let Some(mut seen) = seen else {
+        let reservations = changes(&name, &[], found);
+        let status = Box::new(report_unconfigured(disk, &reservations.still_used, now));
+        return Step::Report { reservations, status };
+    };
+    match &seen.ours {
+        Some(ours) if ours.disk_id != disk.spec.disk_id => {
+            seen.error = Some(other_disk(disk, &ours.disk_id));
+        }
+        Some(ours) => {
+            // Only an administrator declares a disk gone.
+            let wanted = NodeDiskSpec { gone: disk.spec.gone, ..ours.clone() };
+            if disk.spec != wanted {
+                return Step::Spec(Box::new(ours.clone()));
+            }
+        }
+        None => {}
+    }
+    let reservations = match &seen.error {
+        Some(_) => Changes::default(),
+        None => changes(&name, &seen.configured, found),
+    };
+    let status = Box::new(report(disk, seen, &reservations.still_used, now));
+    Step::Report { reservations, status }
 }
 
 /// The refusal of a disk that has another ID than its NodeDisk.
-pub fn other_disk(disk: &NodeDisk, id: &str) -> String {
+fn other_disk(disk: &NodeDisk, id: &str) -> String {
     let (path, name, expected) = (&disk.spec.path, disk.name_any(), &disk.spec.disk_id);
     format!(
         "the disk at {path} is another one (ID {id}) than NodeDisk {name} (ID {expected}): mount the right disk, or \
@@ -49,7 +92,7 @@ pub fn other_disk(disk: &NodeDisk, id: &str) -> String {
 }
 
 /// The status of a disk that is configured.
-pub fn report(disk: &NodeDisk, seen: Seen, now: Timestamp) -> NodeDiskStatus {
+fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) -> NodeDiskStatus {
     let mut status = disk.status.clone().unwrap_or_default();
     status.enforcement = seen.enforcement.map(|(state, found)| enforcement(state, found, disk));
     let verdict = match seen.error {
@@ -69,7 +112,7 @@ pub fn report(disk: &NodeDisk, seen: Seen, now: Timestamp) -> NodeDiskStatus {
             };
             let health = healthy(seen.orphans.len())
                 + &unenforced(status.enforcement.as_ref())
-                + &unconfigured(&seen.unconfigured);
+                + &unconfigured(still_used);
             status.orphans = seen.orphans;
             status.orphans.truncate(MOST_ORPHANS);
             status.capacity = Some(Size::from_bytes(seen.capacity));
@@ -94,7 +137,7 @@ pub fn report(disk: &NodeDisk, seen: Seen, now: Timestamp) -> NodeDiskStatus {
 }
 
 /// The status of a disk that is not configured any more; `still_used` are its static reservations in use.
-pub fn report_unconfigured(disk: &NodeDisk, still_used: &[String], now: Timestamp) -> NodeDiskStatus {
+fn report_unconfigured(disk: &NodeDisk, still_used: &[String], now: Timestamp) -> NodeDiskStatus {
     let message = "it is not in the agent's configuration any more; its data stays".to_owned();
     let verdict = Verdict::no(reason::DISK_REFUSED, message + &unconfigured(still_used));
     with_verdict(disk, disk.status.clone().unwrap_or_default(), verdict, now)
@@ -175,7 +218,7 @@ mod tests {
     }
 
     fn health(disk: &NodeDisk, seen: Seen) -> (NodeDiskStatus, String, String) {
-        let status = report(disk, seen, Timestamp::UNIX_EPOCH);
+        let status = report(disk, seen, &[], Timestamp::UNIX_EPOCH);
         let healthy = condition::get(&status.conditions, DISK_HEALTHY).unwrap().clone();
         (status, healthy.reason, healthy.message)
     }
@@ -208,22 +251,58 @@ mod tests {
         assert!(message.starts_with("other files on /d took 2Gi of the 8Gi"), "{message}");
     }
 
+    /// The step that is not a spec: the reservations to make, and the status.
+    fn reported(disk: &NodeDisk, seen: Option<Seen>, found: &[DiskReservation]) -> (Changes, NodeDiskStatus) {
+        match next(disk, seen, found, Timestamp::UNIX_EPOCH) {
+            Step::Report { reservations, status } => (reservations, *status),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn message(status: &NodeDiskStatus) -> (&str, &str) {
+        let healthy = condition::get(&status.conditions, DISK_HEALTHY).unwrap();
+        (&healthy.reason, &healthy.message)
+    }
+
     #[test]
     fn d3_a_refused_disk_keeps_its_numbers() {
         let disk = testing::disk("n1.a", "n1", 10, &[]);
-        let why = other_disk(&disk, "other");
+        let configured = vec![("eng".to_owned(), testing::gi(1))];
+        let ours = Some(NodeDiskSpec { disk_id: "other".to_owned(), ..disk.spec.clone() });
+        let (changes, status) = reported(&disk, Some(Seen { ours, configured, ..seen() }), &[]);
+        let (reason, why) = message(&status);
+        assert_eq!(reason, "DiskRefused");
         assert!(why.contains("is another one (ID other) than NodeDisk n1.a (ID id-n1.a)"), "{why}");
-        let (status, reason, message) = health(&disk, Seen { error: Some(why.clone()), ..Seen::default() });
-        assert_eq!((reason.as_str(), message), ("DiskRefused", why));
+        assert_eq!(changes, Changes::default(), "nothing is reserved on it");
         assert_eq!(status.allocatable, disk.status.unwrap().allocatable);
+    }
+
+    #[test]
+    fn r2_a_used_reservation_that_is_configured_no_more_is_told() {
+        let disk = testing::disk("n1.a", "n1", 10, &[]);
+        let mut used = testing::reserved("n1.a.eng", "eng", 5, &[("v", 1)]);
+        used.spec.is_static = true;
+        for seen in [Some(seen()), None] {
+            let (changes, status) = reported(&disk, seen, std::slice::from_ref(&used));
+            assert_eq!((changes.apply.len(), changes.delete.len()), (0, 0));
+            assert!(message(&status).1.contains("reservation n1.a.eng is not in the agent's configuration"));
+        }
+        let configured = vec![("ops".to_owned(), testing::gi(1))];
+        let (changes, _) = reported(&disk, Some(Seen { configured, ..seen() }), &[]);
+        assert_eq!(changes.apply.len(), 1);
     }
 
     #[test]
     fn d4_the_agent_never_says_that_a_disk_is_gone() {
         let found = NodeDiskSpec { gone: true, ..testing::disk("n1.a", "n1", 10, &[]).spec };
         let ours = NodeDiskSpec { gone: false, ..found.clone() };
-        assert_eq!(spec_to_write(&found, ours.clone()), None);
+        let found = NodeDisk { spec: found, ..testing::disk("n1.a", "n1", 10, &[]) };
+        let step = |ours| {
+            let seen = Some(Seen { ours: Some(ours), ..seen() });
+            next(&found, seen, &[], Timestamp::UNIX_EPOCH)
+        };
+        assert!(matches!(step(ours.clone()), Step::Report { .. }));
         let moved = NodeDiskSpec { path: "/e".into(), ..ours };
-        assert_eq!(spec_to_write(&found, moved.clone()), Some(moved));
+        assert_eq!(step(moved.clone()), Step::Spec(Box::new(moved)));
     }
 }

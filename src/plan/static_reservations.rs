@@ -16,7 +16,7 @@ pub struct Changes {
 }
 
 /// Compares the roles and sizes configured for a NodeDisk with the reservations on it.
-pub fn changes(disk: &str, configured: &[(&str, &Size)], found: &[DiskReservation]) -> Changes {
+pub fn changes(disk: &str, configured: &[(String, Size)], found: &[DiskReservation]) -> Changes {
     let found = || found.iter().filter(|reservation| reservation.spec.is_static);
     let mut changes = Changes::default();
     for (role, size) in configured {
@@ -28,8 +28,8 @@ pub fn changes(disk: &str, configured: &[(&str, &Size)], found: &[DiskReservatio
         });
         if !is_there {
             let spec = DiskReservationSpec {
-                role: (*role).to_owned(),
-                size: (*size).clone(),
+                role: role.clone(),
+                size: size.clone(),
                 node_disk: Some(disk.to_owned()),
                 is_static: true,
                 ..Default::default()
@@ -105,9 +105,12 @@ mod tests {
         deleted.metadata.deletion_timestamp = some_time();
         let all = [found("eng", &[]), found("used", &[("v", 1)]), found("idle", &[]), dynamic, deleted];
         let (five, six) = (gi(5), gi(6));
-        let same = changes("n1.a", &[("eng", &five), ("used", &five), ("idle", &five)], &all);
+        let sized = |roles: &[&str], size: &Size| -> Vec<(String, Size)> {
+            roles.iter().map(|role| ((*role).to_owned(), size.clone())).collect()
+        };
+        let same = changes("n1.a", &sized(&["eng", "used", "idle"], &five), &all);
         assert_eq!(same, Changes::default());
-        let other = changes("n1.a", &[("eng", &six), ("gone", &six)], &all);
+        let other = changes("n1.a", &sized(&["eng", "gone"], &six), &all);
         let specs: Vec<_> = other.apply.iter().map(|r| (r.name_any(), r.spec.size.clone())).collect();
         assert_eq!(specs, [("n1.a.eng".to_owned(), six)]);
         assert_eq!(other.delete, [found("idle", &[])]);

@@ -190,6 +190,64 @@ fn v10_a_disk_that_fails_later_stops_no_other() {
     });
 }
 
+/// Thaws a filesystem at the end, or nothing that waits for it could ever end.
+struct Frozen<'a>(&'a std::path::Path);
+
+impl<'a> Frozen<'a> {
+    fn new(path: &'a std::path::Path) -> Self {
+        fsfreeze("-f", path);
+        Self(path)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        fsfreeze("-u", self.0);
+    }
+}
+
+fn fsfreeze(how: &str, path: &std::path::Path) {
+    assert!(std::process::Command::new("fsfreeze").arg(how).arg(path).status().unwrap().success());
+}
+
+/// V10. Whoever writes to a frozen filesystem waits, as with a device that does not answer.
+#[test]
+fn v10_a_disk_that_hangs_keeps_no_other_waiting() {
+    on_a_node(|node| {
+        let path = node.dir().join("bad");
+        let bad = RawDisk::at(path.clone(), 400 * MIB);
+        let open = || {
+            let disks = vec![node.disk_config("bad", path.clone()), node.disk_config("d", node.disk())];
+            Host::open(HostConfig { disks, ..node.config() }).unwrap()
+        };
+        let host = open();
+        host.create("bad", &ext4(9)).unwrap();
+        host.create("d", &ext4(1)).unwrap();
+        let frozen = Frozen::new(&path);
+        // It hangs while it is served: removing a receipt is a write.
+        host.forget(&uid(7)).unwrap_err();
+        assert!(host.disks()[0].error.as_ref().unwrap().contains("does not answer"));
+        assert_eq!(host.disks()[1].error, None);
+        host.publish(&node.request(&uid(1), "p", 0, false)).unwrap();
+        drop(frozen);
+        eventually("it is not served again", || host.disks()[0].error.is_none());
+        drop(host);
+        // It hangs when an agent starts.
+        let frozen = Frozen::new(&path);
+        let host = open();
+        assert!(host.disks()[0].error.as_ref().unwrap().contains("does not answer"));
+        host.create("d", &ext4(2)).unwrap();
+        host.unpublish(&node.target("p", 0)).unwrap();
+        host.fence(&uid(1)).unwrap();
+        host.erase(&uid(1), ErasePolicy::Discard).unwrap();
+        drop(frozen);
+        eventually("it is not served again", || host.disks()[0].error.is_none());
+        assert_eq!(host.look("bad", &uid(9)).unwrap().unwrap().spec.uid, uid(9));
+        drop(host);
+        eventually("it cannot be unmounted", || bad.unmounted());
+    });
+}
+
 /// S4.
 #[test]
 fn a_volume_on_a_second_disk_is_refused() {

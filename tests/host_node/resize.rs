@@ -355,7 +355,7 @@ fn with_secrets(node: &Node, host: &Host, i: u32) {
 }
 
 /// The secrets are in the volume, and nowhere else on the disk.
-fn assert_only_in(node: &Node, disk: &RawDisk<'_>, i: u32) {
+fn assert_only_in(node: &Node, disk: &RawDisk, i: u32) {
     let (everywhere, inside) = disk.count(SECRET, &node.data(&uid(i)));
     assert!(
         inside >= 6 << 10 && everywhere == inside,

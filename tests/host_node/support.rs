@@ -8,9 +8,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use reservoir::host::{
-    BackingKind, DiskConfig, FsType, Host, HostConfig, Pod, Publish, VolumeSpec, VolumeUid,
-};
+use reservoir::host::{DiskConfig, FsType, Host, HostConfig, Pod, Publish, VolumeSpec, VolumeUid};
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use serde_json::Value;
 
@@ -164,13 +162,18 @@ impl Drop for Elsewhere {
 }
 
 /// A disk of a node's own: an ext4 in memory, of which every byte can be read, and whose power can be cut.
-pub struct RawDisk<'a> {
-    node: &'a Node,
+pub struct RawDisk {
+    path: PathBuf,
     image: tempfile::NamedTempFile,
 }
 
-impl<'a> RawDisk<'a> {
-    pub fn new(node: &'a Node, size: u64) -> Self {
+impl RawDisk {
+    /// The node's own disk.
+    pub fn new(node: &Node, size: u64) -> Self {
+        Self::at(node.disk(), size)
+    }
+
+    pub fn at(path: PathBuf, size: u64) -> Self {
         let image = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
         image.as_file().set_len(size).unwrap();
         assert!(
@@ -181,7 +184,8 @@ impl<'a> RawDisk<'a> {
                 .unwrap()
                 .success()
         );
-        let disk = Self { node, image };
+        std::fs::create_dir_all(&path).unwrap();
+        let disk = Self { path, image };
         disk.mount();
         disk
     }
@@ -189,13 +193,13 @@ impl<'a> RawDisk<'a> {
     /// Unsynchronized data is not written for a long time.
     fn mount(&self) {
         let mut mount = Command::new("mount");
-        mount.args(["-o", "loop,commit=300"]).arg(self.image.path()).arg(self.node.disk());
+        mount.args(["-o", "loop,commit=300"]).arg(self.image.path()).arg(&self.path);
         assert!(mount.status().unwrap().success());
     }
 
     /// The number of the disk's blocks that begin with this text, and of those of a file.
     pub fn count(&self, text: &[u8], file: &Path) -> (usize, usize) {
-        rustix::fs::syncfs(File::open(self.node.disk()).unwrap()).unwrap();
+        rustix::fs::syncfs(File::open(&self.path).unwrap()).unwrap();
         let count = |path: &Path| {
             let bytes = std::fs::read(path).unwrap_or_default();
             bytes.chunks(4096).filter(|block| block.starts_with(text)).count()
@@ -210,11 +214,14 @@ impl<'a> RawDisk<'a> {
         // SAFETY: it takes a pointer to a number.
         unsafe {
             let call = rustix::ioctl::Setter::<0x8004_587d, u32>::new(without_log);
-            rustix::ioctl::ioctl(File::open(self.node.disk()).unwrap(), call).unwrap();
+            rustix::ioctl::ioctl(File::open(&self.path).unwrap(), call).unwrap();
         }
-        let unmounted = || rustix::mount::unmount(self.node.disk(), UnmountFlags::empty()).is_ok();
-        eventually("the disk cannot be unmounted", unmounted);
+        eventually("the disk cannot be unmounted", || self.unmounted());
         self.mount();
+    }
+
+    pub fn unmounted(&self) -> bool {
+        rustix::mount::unmount(&self.path, UnmountFlags::empty()).is_ok()
     }
 }
 
@@ -266,16 +273,7 @@ impl Node {
     }
 
     pub fn disk_config(&self, name: &str, path: PathBuf) -> DiskConfig {
-        DiskConfig {
-            name: name.to_owned(),
-            path,
-            backing: BackingKind::Loop,
-            state: None,
-            capacity: None,
-            system_reserved: 0,
-            adopt_roots: vec![],
-            allow_unenforced: false,
-        }
+        DiskConfig { name: name.to_owned(), path, ..Default::default() }
     }
 
     pub fn config(&self) -> HostConfig {

@@ -17,7 +17,7 @@ pub struct HostConfig {
 }
 
 /// A disk for volumes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct DiskConfig {
     /// Its name on this node.
     pub name: String,
@@ -25,16 +25,24 @@ pub struct DiskConfig {
     pub path: PathBuf,
     /// The backing of its volumes.
     pub backing: BackingKind,
+    /// The directory is made if it is missing.
+    pub make_directory: bool,
     /// The directory for records of raw devices, which have no space for one. Only [`BackingKind::Block`] needs it.
     pub state: Option<PathBuf>,
     /// Bytes that may be handed out, if fewer than the filesystem has.
     pub capacity: Option<u64>,
     /// Bytes held back for the system.
     pub system_reserved: u64,
+    /// The share of the capacity that is held back for the system besides, in percent.
+    pub system_reserved_percent: u64,
     /// Directories beneath which volumes may adopt others (V8).
     pub adopt_roots: Vec<PathBuf>,
+    /// Devices that pods write to, at which LVM must not look for a volume group. Only [`BackingKind::Lvm`] needs them.
+    pub foreign_devices: Vec<PathBuf>,
     /// Volumes without an enforced size are allowed.
     pub allow_unenforced: bool,
+    /// The mistake in its configuration: the disk is reported with that, and not touched.
+    pub wrong: Option<String>,
 }
 
 /// The backing of the volumes on a disk.
