@@ -6,7 +6,7 @@ use std::time::Instant;
 use kube::Client;
 
 use crate::cluster;
-use crate::host::{self, Host};
+use crate::host::{self, Host, VolumeUid};
 use crate::telemetry::{self, Metrics};
 
 use super::disk_names::DiskNames;
@@ -33,6 +33,11 @@ pub(super) enum NodeError {
 }
 
 impl NodeError {
+    /// The failure in words. The host knows the volume by its UID, people by its name.
+    pub(super) fn of_volume(&self, uid: &VolumeUid, name: &str) -> String {
+        self.to_string().replace(&format!("volume {uid}"), &format!("volume {name}"))
+    }
+
     /// Name of the variant, for metrics.
     pub(super) fn label(&self) -> &'static str {
         match self {

@@ -34,12 +34,12 @@ impl Volumes for Node {
             )
         })?;
         let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
-        let failed =
+        let unread =
             || format!("failed to read SharedPersistentVolume {name}, which the pod's claim is bound to");
         let volume = tokio::time::timeout(API_TIMEOUT, cluster::get(&volumes, name))
             .await
-            .map_err(|late| Error::unavailable(failed(), late))?
-            .map_err(|error| Error::unavailable(failed(), error))?;
+            .map_err(|late| Error::unavailable(unread(), late))?
+            .map_err(|error| Error::unavailable(unread(), error))?;
 
         let asked = Request {
             volume: name,
@@ -59,7 +59,9 @@ impl Volumes for Node {
             pod: Pod { uid: request.pod.uid, namespace: request.pod.namespace, name: request.pod.name },
             claim_uid: request.handle.claim_uid().to_owned(),
         };
-        ctx.operate("Mount", move |host| host.publish(&publish)).await.map_err(failed_on_node)
+        let uid = publish.uid.clone();
+        let published = ctx.operate("Mount", move |host| host.publish(&publish)).await;
+        published.map_err(|error| failed(&error, error.of_volume(&uid, name)))
     }
 
     async fn unpublish(&self, handle: &VolumeHandle, target: &Path) -> Result<(), Error> {
@@ -113,16 +115,16 @@ fn refused(refusal: Refusal) -> Error {
     }
 }
 
-/// The kind of CSI error for each failure on the node. Where a mount may be left, the kind is an uncertain one.
 fn failed_on_node(error: NodeError) -> Error {
+    failed(&error, error.to_string())
+}
+
+/// The kind of CSI error for each failure on the node. Where a mount may be left, the kind is an uncertain one.
+fn failed(error: &NodeError, message: String) -> Error {
     use host::Error as Host;
-    let error = match error {
-        NodeError::Host(error) => error,
-        error @ (NodeError::Panicked | NodeError::Cluster(_)) => {
-            return Error::unavailable("failed to finish the work on the node", error);
-        }
+    let NodeError::Host(error) = error else {
+        return Error::unavailable("failed to finish the work on the node", message);
     };
-    let message = error.to_string();
     match error {
         Host::NotFound(_) => Error::NotFound(message),
         Host::InvalidArgument(_) => Error::InvalidArgument(message),
@@ -134,7 +136,7 @@ fn failed_on_node(error: NodeError) -> Error {
         | Host::Unsupported(_) => Error::FailedPrecondition(message),
         Host::Busy { .. } | Host::NotReady(_) => Error::Busy(message),
         Host::NoSpace { .. } | Host::TooSmall { .. } => {
-            Error::resource_exhausted("failed to get the space that the volume needs", error)
+            Error::resource_exhausted("failed to get the space that the volume needs", message)
         }
         // Open: a mount from before may be there still.
         Host::DiskUnavailable { .. }
@@ -147,7 +149,7 @@ fn failed_on_node(error: NodeError) -> Error {
         | Host::ProgramMissing(_)
         | Host::Command { .. }
         | Host::Panicked
-        | Host::Io { .. } => Error::unavailable("failed on the node's disk", error),
+        | Host::Io { .. } => Error::unavailable("failed on the node's disk", message),
     }
 }
 

@@ -10,14 +10,14 @@ use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::sync::watch;
 
-use super::config::{Config, ConfigError};
+use super::config::Config;
 use super::context::Context;
 use super::disks::Disks;
 use super::metrics::NodeGauges;
 use super::publish::Node;
 use super::volumes;
 use crate::api::SharedPersistentVolume;
-use crate::cluster::{CacheConfig, Change, Name, WorkQueue, cache, run_workers};
+use crate::cluster::{self, CacheConfig, Change, Name, WorkQueue, cache, run_workers};
 use crate::csi::{self, ServeConfig, ServeError};
 use crate::host::{self, Host, HostConfig};
 use crate::telemetry::Metrics;
@@ -38,9 +38,6 @@ pub struct Options {
 /// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The configuration is wrong.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
     /// The node's directories cannot be used.
     #[error("failed to open the node's disks")]
     Host(#[from] host::Error),
@@ -56,10 +53,12 @@ pub enum Error {
 const LOCK_TIMEOUT: Duration = Duration::from_secs(20);
 /// The pause after a failed report of the disks.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// The pause after work on a disk that hangs.
+const AFTER_HANG: Duration = Duration::from_secs(15);
 /// Volumes that are reconciled at once.
 const AT_ONCE: u16 = 4;
-/// Objects per page of a listing: each page is in memory more than once.
-const PAGE: u32 = 50;
+/// Objects per page of a listing: each page is in memory more than once, and an object can have 1.5 MB.
+const PAGE: u32 = 10;
 
 /// Runs until `stop` resolves. `ready` is set when the disks are open and CSI is about to be served.
 ///
@@ -74,7 +73,8 @@ pub async fn run(
     let Options { node, config, kubelet_dir, measure_every } = options;
     let entries = config.disks.clone();
     let targets_root = kubelet_dir.clone();
-    let host = tokio::task::spawn_blocking(move || open(&config, targets_root)).await??;
+    let host = HostConfig { disks: config.to_host(), targets_root, lock_timeout: LOCK_TIMEOUT };
+    let host = tokio::task::spawn_blocking(move || Host::open(host)).await??;
     let ctx = Arc::new(Context {
         client,
         node: node.clone(),
@@ -93,12 +93,17 @@ pub async fn run(
     });
     ready.store(true, Ordering::Relaxed);
     let work = async {
-        // No volume is made, fenced or erased before the NodeDisk of each disk is known (D3).
-        while !report(&mut disks).await {
-            tokio::time::sleep(AFTER_FAILURE).await;
+        // No volume is made, fenced or erased before the NodeDisk of each disk is known, or the disk is refused (D3). One
+        // NodeDisk that cannot be written keeps no volume of another disk waiting (V10).
+        let mut is_reported = false;
+        while !disks.are_identified() {
+            is_reported = report(&mut disks).await;
+            if !is_reported {
+                tokio::time::sleep(AFTER_FAILURE).await;
+            }
         }
         tokio::join!(
-            report_periodically(&mut disks, measure_every),
+            report_periodically(&mut disks, measure_every, is_reported),
             gauges.measure(&ctx, measure_every),
             reconcile_volumes(&ctx)
         );
@@ -117,16 +122,10 @@ pub async fn run(
     }
 }
 
-fn open(config: &Config, targets_root: PathBuf) -> Result<Host, Error> {
-    let disks: Result<_, _> = config.disks.iter().map(|disk| disk.to_host(&config.state_dir)).collect();
-    Ok(Host::open(HostConfig { disks: disks?, targets_root, lock_timeout: LOCK_TIMEOUT })?)
-}
-
-async fn report_periodically(disks: &mut Disks, every: Duration) {
-    let mut pause = every;
+async fn report_periodically(disks: &mut Disks, every: Duration, mut is_reported: bool) {
     loop {
-        tokio::time::sleep(pause).await;
-        pause = if report(disks).await { every } else { AFTER_FAILURE };
+        tokio::time::sleep(if is_reported { every } else { AFTER_FAILURE }).await;
+        is_reported = report(disks).await;
     }
 }
 
@@ -138,19 +137,26 @@ async fn report(disks: &mut Disks) -> bool {
     reported.is_ok()
 }
 
-/// Reconciles each volume of this node whenever it changes.
+/// Reconciles each volume of this node whenever it changes. The watch only says which: of a volume with all of its labels
+/// nothing is kept, and each decision is made on a live read.
 async fn reconcile_volumes(ctx: &Context) {
     let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     let mine = watcher::Config::default().fields(&format!("status.nodeName={}", ctx.node)).page_size(PAGE);
     let (queue, names) = WorkQueue::<SharedPersistentVolume>::new();
     let changed = move |change: Change<_>| queue.enqueue_name(change.name.clone());
-    let (cache, task) = cache(api, mine, CacheConfig::default(), changed, || {});
+    let names_only = CacheConfig { keep: |_| Some(()), keys: |_, _| {} };
+    let (_names, task) = cache(api.clone(), mine, names_only, changed, || {});
     let reconcile = |name: Name| {
-        let volume = cache.get(&name);
+        let api = api.clone();
         async move {
-            match volume {
-                Some(volume) => volumes::reconcile(&volume, ctx).await,
-                None => Ok(None),
+            let Some(volume) = cluster::get(&api, &name).await? else { return Ok(None) };
+            if volume.status.as_ref().and_then(|status| status.node_name.as_deref()) != Some(&ctx.node) {
+                return Ok(None);
+            }
+            // Work on a disk that hangs goes on by itself, and keeps no volume of another disk waiting (V10).
+            tokio::select! {
+                done = volumes::reconcile(&volume, ctx) => done,
+                () = volumes::until_disk_hangs(&volume, ctx) => Ok(Some(AFTER_HANG)),
             }
         }
     };

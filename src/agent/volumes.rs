@@ -9,19 +9,15 @@ use kube::{Api, ResourceExt};
 use crate::api::{AGENT_MANAGER, BackingState, PodRef, SharedPersistentVolume};
 use crate::cluster;
 use crate::host::{self, Host, VolumeUid};
-use crate::plan::node_task::{self, OnDisk, Outcome, Task};
+use crate::plan::node_task::{self, OnDisk, Outcome, Recorded, Task};
 use crate::plan::resize::OnNode;
 
 use super::context::{Context, NodeError};
 use super::volume_spec::{erase_policy, volume_spec};
 
-/// The pause before another attempt to lift a fence.
-const UNFENCE_AGAIN: Duration = Duration::from_secs(2);
-
 /// Takes a volume one step further; returns the pause before the next look, if there is to be one without a change.
 ///
-/// 1. Gather: the volume's record on its disk. Where there is none, the volume is read live: nothing is made on the word
-///    of a cache, for the object may have been destroyed since.
+/// 1. Gather: the volume as its disk has it. The object was read live: before anything is made, unfenced or erased (X9).
 /// 2. Decide: `plan::node_task::next`.
 /// 3. Apply: the task on the disk, then the status that `plan::node_task::report` makes of its outcome. A fence is lifted
 ///    only after the status says so: nobody may take the volume for fenced while it is not.
@@ -40,27 +36,20 @@ pub(super) async fn reconcile(
         return Ok(None);
     }
     let on_disk = look(volume, &uid, ctx).await;
-    let live = match &on_disk {
-        Ok(None) => match cluster::get_same(&api, volume).await? {
-            Some(live) => Some(live),
-            None => return Ok(None),
-        },
-        _ => None,
-    };
-    let volume = live.as_ref().unwrap_or(volume);
 
     // A disk that cannot be asked may well have the volume: the volume is neither lost nor made.
     let task = on_disk.as_ref().map_or(Task::Rest, |on_disk| node_task::next(volume, *on_disk));
 
     let done = match on_disk {
-        Ok(on_disk) => perform(task, volume, &uid, on_disk.and_then(|record| record.size), ctx).await,
+        Ok(on_disk) => perform(task, volume, &uid, on_disk, ctx).await,
         Err(error) => Err(error),
     };
-    let outcome = done.unwrap_or_else(|error| {
-        tracing::warn!(volume = name, ?task, %error, "failed to work on a volume");
-        match error {
-            NodeError::Host(host::Error::BackingLost { .. }) => Outcome::Lost(error.to_string()),
-            error => Outcome::Failed(error.to_string()),
+    let outcome = done.unwrap_or_else(|failed| {
+        let error = failed.of_volume(&uid, &name);
+        tracing::warn!(volume = name, ?task, error, "failed to work on a volume");
+        match failed {
+            NodeError::Host(host::Error::BackingLost { .. }) => Outcome::Lost(error),
+            _ => Outcome::Failed(error),
         }
     });
     let (status, pause) = node_task::report(volume, task, outcome, Timestamp::now());
@@ -76,26 +65,28 @@ pub(super) async fn reconcile(
                     %error,
                     "failed to lift the fence of a volume"
                 );
-                return Ok(Some(UNFENCE_AGAIN));
             }
         }
     }
     Ok(pause)
 }
 
-/// The record on the volume's own disk.
-async fn look(
-    volume: &SharedPersistentVolume,
-    uid: &VolumeUid,
-    ctx: &Context,
-) -> Result<Option<OnDisk>, NodeError> {
+/// The volume as its own disk has it.
+async fn look(volume: &SharedPersistentVolume, uid: &VolumeUid, ctx: &Context) -> Result<OnDisk, NodeError> {
     let (disk, uid) = (disk_of(volume, ctx)?, uid.clone());
-    let record = ctx.on_host(move |host| host.look(&disk, &uid)).await??;
-    Ok(record.map(|record| OnDisk {
-        fenced: record.fenced,
-        size: (record.state != host::State::Creating).then_some(record.spec.size_bytes),
-        resizing: record.resizing.is_some(),
-    }))
+    let found = move |host: &Host| {
+        Ok::<_, host::Error>(match host.look(&disk, &uid)? {
+            Some(record) => OnDisk::Record(Recorded {
+                fenced: record.fenced,
+                erasing: record.state == host::State::Erasing,
+                size: (record.state != host::State::Creating).then_some(record.spec.size_bytes),
+                resizing: record.resizing.is_some(),
+            }),
+            None if host.has_receipt(&disk, &uid)? => OnDisk::Receipt,
+            None => OnDisk::Nothing,
+        })
+    };
+    Ok(ctx.on_host(found).await??)
 }
 
 /// The disk of this node that the volume is on.
@@ -105,21 +96,32 @@ fn disk_of(volume: &SharedPersistentVolume, ctx: &Context) -> host::Result<Strin
     ctx.disk_names.disk_of(name).ok_or_else(none)
 }
 
-/// Does the task on the disk. `size` is the size of the record, once the volume is made: the host refuses to create it with
-/// another one, for a new size takes a resize.
+/// Returns when the volume's disk has not answered for some time. A disk that hung before has its answer at once.
+pub(super) async fn until_disk_hangs(volume: &SharedPersistentVolume, ctx: &Context) {
+    let disk = disk_of(volume, ctx).unwrap_or_default();
+    let hung = ctx.host.hangs(&disk);
+    while hung || !ctx.host.hangs(&disk) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Does the task on the disk. A made volume is created with the size of its record: a new size takes a resize.
 async fn perform(
     task: Task,
     volume: &SharedPersistentVolume,
     uid: &VolumeUid,
-    size: Option<u64>,
+    on_disk: OnDisk,
     ctx: &Context,
 ) -> Result<Outcome, NodeError> {
     let (name, uid) = (volume.name_any(), uid.clone());
+    let size = if let OnDisk::Record(record) = on_disk { record.size } else { None };
     match task {
+        // Another disk of the node that cannot be asked keeps no lost volume from going (V10).
+        Task::Fence | Task::Erase if on_disk == OnDisk::Nothing => Ok(Outcome::NoRecord),
         Task::Rest | Task::Unfence | Task::Size(OnNode::Announce(_) | OnNode::Withdraw) => {
             Ok(Outcome::Untouched)
         }
-        Task::Lost => Ok(Outcome::NoRecord),
+        Task::Lost(_) => Ok(Outcome::NoRecord),
         Task::Make => {
             let (disk, spec) = (disk_of(volume, ctx)?, volume_spec(volume, uid, size)?);
             if size.is_none()
@@ -138,7 +140,9 @@ async fn perform(
         Task::Size(OnNode::Resize(bytes)) => {
             // The record first gets the object's present spec, the erase policy of a replaced copy among it (X4).
             let (disk, spec) = (disk_of(volume, ctx)?, volume_spec(volume, uid.clone(), size)?);
-            let resize = move |host: &Host| host.create(&disk, &spec).and_then(|()| host.resize(&uid, bytes));
+            let resized = uid.clone();
+            let resize =
+                move |host: &Host| host.create(&disk, &spec).and_then(|()| host.resize(&resized, bytes));
             match ctx.operate("Resize", resize).await {
                 Ok(()) => {
                     tracing::info!(volume = name, bytes, "resized a volume");
@@ -149,13 +153,9 @@ async fn perform(
                     error @ (host::Error::BackingLost { .. } | host::Error::DiskUnavailable { .. }),
                 )) => Err(error.into()),
                 Err(error) => {
-                    tracing::warn!(
-                        volume = name,
-                        bytes,
-                        %error,
-                        "failed to resize a volume"
-                    );
-                    Ok(Outcome::NotResized(error.to_string()))
+                    let error = error.of_volume(&uid, &name);
+                    tracing::warn!(volume = name, bytes, error, "failed to resize a volume");
+                    Ok(Outcome::NotResized(error))
                 }
             }
         }

@@ -154,12 +154,16 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
 fn end(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     let Some(entries) = &seen.entries else { return Step::LookForEntries };
     let Some(reservations) = entries.clone() else { return Step::Rest };
-    let erased = volume.status.as_ref().and_then(|s| s.node.as_ref()?.erased.clone());
+    let node = volume.status.as_ref().and_then(|status| status.node.clone()).unwrap_or_default();
+    let erased = node.erased;
     let bytes = erased.clone().unwrap_or(Size::from_bytes(0));
     let (outcome, event) = match (&volume.spec.adopt, volume.spec.erase_policy) {
         (Some(adopt), _) => ("LetGo", format!("it was adopted from {}; its data stays there", adopt.path)),
         (None, _) if erased.is_none() && seen.disk_gone => {
             ("DiskGone", "its bytes were not erased, because its disk was declared gone".to_owned())
+        }
+        (None, _) if erased.is_none() && node.backing == BackingState::Erased => {
+            ("Lost", "nothing was erased, because its data was not on its disk any more".to_owned())
         }
         (None, ErasePolicy::Discard) => ("Erased", format!("{bytes} given back to the disk")),
         (None, ErasePolicy::Zero) => {
@@ -480,6 +484,7 @@ mod tests {
             (ErasePolicy::Discard, Some(gi(1)), false, None, "Erased", "1Gi given back to the disk"),
             (ErasePolicy::Zero, Some(gi(1)), true, None, "Erased", "1Gi overwritten with zeroes and"),
             (ErasePolicy::Discard, None, true, None, "DiskGone", "its bytes were not erased"),
+            (ErasePolicy::Zero, None, false, None, "Lost", "nothing was erased"),
             (
                 ErasePolicy::Discard,
                 None,

@@ -22,7 +22,7 @@ pub enum Task {
     Size(OnNode),
     /// The volume was made once and its bytes are not there: report it, and never make it again over bytes that may come
     /// back.
-    Lost,
+    Lost(OnDisk),
     /// Refuse new mounts, and report the present ones.
     Fence,
     /// Allow mounts again.
@@ -33,11 +33,24 @@ pub enum Task {
     Rest,
 }
 
-/// The record of a volume on the node's disk.
+/// The volume as its own disk has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDisk {
+    /// Neither a record nor a receipt.
+    Nothing,
+    /// The receipt of an erase (X4).
+    Receipt,
+    /// A record.
+    Record(Recorded),
+}
+
+/// The record of a volume on its disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OnDisk {
+pub struct Recorded {
     /// New mounts are refused.
     pub fenced: bool,
+    /// An erase was begun, which nothing can undo.
+    pub erasing: bool,
     /// The size in bytes, once the volume is made.
     pub size: Option<u64>,
     /// A resize was begun and not finished.
@@ -74,29 +87,40 @@ pub enum Outcome {
 
 /// The pause before the next look at a volume that is mounted and to be destroyed.
 const WHILE_IN_USE: Duration = Duration::from_secs(2);
+/// The pause before the next look at a volume whose fence is to be lifted.
+const AFTER_UNFENCE: Duration = Duration::from_secs(2);
 /// The pause after a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(15);
 
-/// The next step; `on_disk` is `None` where the disk has no record of the volume.
-pub fn next(volume: &SharedPersistentVolume, on_disk: Option<OnDisk>) -> Task {
+/// The next step with a volume that was just read live.
+///
+/// Nothing is made, unfenced or erased on the word of a cache: the object may have been destroyed since, or etcd was
+/// restored to a state before an accepted DELETE (X9).
+pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
     let status = volume.status.clone().unwrap_or_default();
     let node = status.node.unwrap_or_default();
     let destroy = status.destroy.unwrap_or_default();
+    if node.backing == BackingState::Erased {
+        return Task::Rest;
+    }
+    let is_made = node.backing == BackingState::Made;
     if volume.metadata.deletion_timestamp.is_none() {
-        return match (node.backing, on_disk) {
-            (BackingState::Made, None) => Task::Lost,
-            (BackingState::Made, Some(on_disk)) => {
+        return match on_disk {
+            OnDisk::Record(record) if record.erasing => Task::Lost(on_disk),
+            // A restored etcd does not know the DELETE for which the volume was fenced.
+            OnDisk::Record(record) if record.fenced => Task::Unfence,
+            OnDisk::Record(record) if is_made => {
                 // A resize that ended without a report: the announcement must not be withdrawn then.
                 let reported = node.size.as_ref().and_then(|size| size.bytes().ok());
-                let unreported = on_disk.size.is_some() && on_disk.size != reported;
-                resize::on_node(volume, on_disk.resizing || unreported).map_or(Task::Make, Task::Size)
+                let unreported = record.size.is_some() && record.size != reported;
+                resize::on_node(volume, record.resizing || unreported).map_or(Task::Make, Task::Size)
             }
-            (BackingState::Absent | BackingState::Erased, _) => Task::Make,
+            OnDisk::Nothing | OnDisk::Receipt if is_made => Task::Lost(on_disk),
+            _ => Task::Make,
         };
     }
-    let fenced = node.fenced || on_disk.is_some_and(|on_disk| on_disk.fenced);
+    let fenced = node.fenced || matches!(on_disk, OnDisk::Record(record) if record.fenced);
     match (destroy.tombstone.is_some(), destroy.in_use) {
-        (true, _) if node.backing == BackingState::Erased => Task::Rest,
         (true, _) => Task::Erase,
         (false, false) => Task::Fence,
         (false, true) if fenced => Task::Unfence,
@@ -125,6 +149,7 @@ pub fn report(
         }
         (Task::Unfence, Outcome::Untouched) => {
             *node = NodePart { fenced: false, in_use: false, mounted_by: vec![], ..node.clone() };
+            pause = Some(AFTER_UNFENCE);
         }
         (_, Outcome::Untouched) => status.node = before,
         (_, Outcome::Made(size)) => {
@@ -141,27 +166,22 @@ pub fn report(
             node.resize_failed = Some(reported.unwrap_or(why));
             pause = Some(AFTER_FAILURE);
         }
-        // A volume that was never made can be mounted nowhere, and gives nothing back.
-        (Task::Fence, Outcome::NoRecord) if !was_made => fence(node, vec![], false),
-        (Task::Erase, Outcome::NoRecord) if !was_made => erase(node, 0),
+        // Without a record nothing can be mounted, and nothing is left to erase: a volume whose data is lost can go. Only
+        // a volume that was never made says that zero bytes were erased (X4).
+        (Task::Fence, Outcome::NoRecord) => fence(node, vec![], false),
+        (Task::Erase, Outcome::NoRecord) => {
+            erase(node, if was_made { None } else { Some(Size::from_bytes(0)) })
+        }
         (_, Outcome::Fenced { pods, in_use }) => {
             fence(node, pods, in_use);
             pause = node.in_use.then_some(WHILE_IN_USE);
         }
-        (_, Outcome::Erased(bytes)) => erase(node, bytes),
+        (_, Outcome::Erased(bytes)) => erase(node, Some(Size::from_bytes(bytes))),
         (_, failed) => {
-            let (name, on) = (volume.name_any(), status.node_name.as_deref().unwrap_or("?"));
             let (reason, message) = match failed {
-                Outcome::Lost(why) => (reason::BACKING_LOST, why),
                 Outcome::Failed(why) => (reason::BACKING_FAILED, why),
-                // Without a receipt of an erase (X4), a volume that was made is lost, never erased.
-                _ => (
-                    reason::BACKING_LOST,
-                    format!(
-                        "the data of volume {name} is lost: no disk of node {on} has a record of it; bring the disk \
-                         back that has one, or delete the volume"
-                    ),
-                ),
+                Outcome::Lost(why) => (reason::BACKING_LOST, why),
+                _ => (reason::BACKING_LOST, lost(volume, task)),
             };
             status.node = before;
             backed = Some(Verdict::no(reason, message));
@@ -190,8 +210,28 @@ fn fence(node: &mut NodePart, mut pods: Vec<PodRef>, in_use: bool) {
     node.mounted_by = pods;
 }
 
-fn erase(node: &mut NodePart, bytes: u64) {
-    (node.backing, node.erased) = (BackingState::Erased, Some(Size::from_bytes(bytes)));
+fn erase(node: &mut NodePart, bytes: Option<Size>) {
+    (node.backing, node.erased) = (BackingState::Erased, bytes);
+}
+
+/// Why a volume that was made has no data.
+fn lost(volume: &SharedPersistentVolume, task: Task) -> String {
+    let disk = volume.status.as_ref().and_then(|status| status.node_disk.as_deref()).unwrap_or("?");
+    let why = match task {
+        Task::Lost(OnDisk::Receipt) => format!(
+            "NodeDisk {disk} has the receipt of its erasure, after a DELETE that the cluster does not know any more, as \
+             when etcd was restored; delete the volume"
+        ),
+        Task::Lost(OnDisk::Record(_)) => format!(
+            "its erasure on NodeDisk {disk} was begun, after a DELETE that the cluster does not know any more, as when \
+             etcd was restored; delete the volume"
+        ),
+        _ => format!(
+            "NodeDisk {disk} has no record of it; bring the disk back as it was, or delete the volume; nothing else \
+             helps if it was erased before etcd was restored"
+        ),
+    };
+    format!("the data of volume {} is lost: {why}", volume.name_any())
 }
 
 fn made(volume: &SharedPersistentVolume) -> String {
@@ -228,7 +268,10 @@ mod tests {
     use crate::api::{Adopt, Destroy};
     use crate::plan::testing::*;
 
-    const RECORD: Option<OnDisk> = Some(OnDisk { fenced: false, size: None, resizing: false });
+    const RECORD: OnDisk =
+        OnDisk::Record(Recorded { fenced: false, erasing: false, size: None, resizing: false });
+    const FENCED: OnDisk =
+        OnDisk::Record(Recorded { fenced: true, erasing: false, size: None, resizing: false });
 
     #[test]
     fn v7_a_finished_growth_is_reported_before_a_new_size() {
@@ -238,20 +281,20 @@ mod tests {
         status.size = Some(gi(3));
         let node = status.node.as_mut().unwrap();
         (node.size, node.growing) = (Some(gi(1)), Some(gi(3)));
-        let grown = OnDisk { size: Some(3 << 30), ..OnDisk::default() };
-        assert_eq!(next(&v, Some(grown)), Task::Size(OnNode::Resize(3 << 30)));
-        let not_begun = OnDisk { size: Some(1 << 30), ..OnDisk::default() };
-        assert_eq!(next(&v, Some(not_begun)), Task::Size(OnNode::Withdraw));
+        let sized = |size| OnDisk::Record(Recorded { size: Some(size), ..Recorded::default() });
+        assert_eq!(next(&v, sized(3 << 30)), Task::Size(OnNode::Resize(3 << 30)));
+        assert_eq!(next(&v, sized(1 << 30)), Task::Size(OnNode::Withdraw), "it was not begun");
     }
 
     /// V9, X2, X3.
     #[test]
     fn v9_x2_x3_each_stage_of_a_volume_has_its_task() {
         let mut v = volume("v", "eng", 1);
-        assert_eq!(next(&v, None), Task::Make);
+        assert_eq!(next(&v, OnDisk::Nothing), Task::Make);
         v = ready_volume("v", "eng", true);
         assert_eq!(next(&v, RECORD), Task::Make, "again and again: all of the volume has to be there");
-        assert_eq!(next(&v, None), Task::Lost, "V9: a volume that was made once is never made again");
+        let lost = Task::Lost(OnDisk::Nothing);
+        assert_eq!(next(&v, OnDisk::Nothing), lost, "V9: a volume that was made once is never made again");
         v.metadata.deletion_timestamp = some_time();
         assert_eq!(next(&v, RECORD), Task::Fence, "X2: after an accepted deletion no new user comes");
         let mut with = |in_use, dead, fenced, backing| {
@@ -259,7 +302,7 @@ mod tests {
             status.destroy = Some(Destroy { in_use, tombstone: if dead { some_time() } else { None } });
             let node = status.node.as_mut().unwrap();
             (node.fenced, node.backing) = (fenced, backing);
-            (next(&v, RECORD), next(&v, Some(OnDisk { fenced: true, ..OnDisk::default() })))
+            (next(&v, RECORD), next(&v, FENCED))
         };
         let both = |task| (task, task);
         assert_eq!(
@@ -292,15 +335,48 @@ mod tests {
         (status.node.unwrap_or_default(), reason, pause.map(|pause| pause.as_secs()))
     }
 
+    /// X9, S11. A restored etcd has the volume as it was before an accepted DELETE; the disk has it as it is.
+    #[test]
+    fn x9_a_restored_volume_is_unfenced_if_its_bytes_are_there() {
+        let mut v = ready_volume("v", "eng", true);
+        assert_eq!(next(&v, FENCED), Task::Unfence);
+        let erasing = OnDisk::Record(Recorded { fenced: true, erasing: true, ..Recorded::default() });
+        for (on_disk, said) in [
+            (erasing, "its erasure on NodeDisk n1.a was begun"),
+            (OnDisk::Receipt, "the receipt of its erasure"),
+            (OnDisk::Nothing, "has no record of it"),
+        ] {
+            let task = next(&v, on_disk);
+            assert_eq!(task, Task::Lost(on_disk));
+            let (status, _) = report(&v, task, Outcome::NoRecord, Timestamp::UNIX_EPOCH);
+            let backed = condition::get(&status.conditions, BACKED).unwrap();
+            assert_eq!(backed.reason, "BackingLost");
+            assert!(backed.message.contains(said), "{}", backed.message);
+        }
+        v.status.as_mut().unwrap().node = None;
+        assert_eq!(next(&v, OnDisk::Receipt), Task::Make, "nothing was promised yet");
+    }
+
+    /// X9. A restored etcd may have the deletion and not the tombstone.
+    #[test]
+    fn x9_without_its_tombstone_nothing_is_erased() {
+        let mut v = ready_volume("v", "eng", true);
+        v.metadata.deletion_timestamp = some_time();
+        for (tombstone, task) in [(some_time(), Task::Erase), (None, Task::Fence)] {
+            v.status.as_mut().unwrap().destroy = Some(Destroy { in_use: false, tombstone });
+            for on_disk in [FENCED, OnDisk::Receipt, OnDisk::Nothing] {
+                assert_eq!(next(&v, on_disk), task, "{on_disk:?}");
+            }
+        }
+    }
+
     /// V9, X4.
     #[test]
     fn x4_only_a_volume_never_made_is_erased_without_a_record() {
         let mut v = ready_volume("v", "eng", true);
-        for task in [Task::Fence, Task::Erase, Task::Lost] {
-            let (node, reason, pause) = reported(&v, task, Outcome::NoRecord);
-            assert_eq!((node.backing, reason, pause), (BackingState::Made, Some("BackingLost"), Some(15)));
-            assert!(!node.fenced && node.erased.is_none(), "{task:?}");
-        }
+        let (node, reason, pause) = reported(&v, Task::Lost(OnDisk::Nothing), Outcome::NoRecord);
+        assert_eq!((node.backing, reason, pause), (BackingState::Made, Some("BackingLost"), Some(15)));
+        assert!(!node.fenced && node.erased.is_none());
         v.status.as_mut().unwrap().node = None;
         let (node, reason, pause) = reported(&v, Task::Fence, Outcome::NoRecord);
         assert_eq!((node.fenced, node.in_use, reason, pause), (true, false, None, None));
@@ -309,6 +385,16 @@ mod tests {
             (node.backing, node.erased, reason),
             (BackingState::Erased, Some(Size::from_bytes(0)), None)
         );
+    }
+
+    /// L5, X4. Its advice is to delete it; no bytes are called erased.
+    #[test]
+    fn l5_a_lost_volume_can_go_and_is_not_called_erased() {
+        let v = ready_volume("v", "eng", true);
+        let (node, reason, pause) = reported(&v, Task::Fence, Outcome::NoRecord);
+        assert_eq!((node.fenced, node.in_use, reason, pause), (true, false, None, None));
+        let (node, reason, _) = reported(&v, Task::Erase, Outcome::NoRecord);
+        assert_eq!((node.backing, node.erased, reason), (BackingState::Erased, None, None));
     }
 
     #[test]

@@ -28,11 +28,11 @@ pub const TEAM: &str = "
  spec: {roles: [eng], capabilities: [SHARED_RESOURCES]}}
 ";
 
-const CLAIM: &str =
+pub const CLAIM: &str =
     "{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {name: data, namespace: team},
     spec: {role: eng, volume: data}}";
 
-async fn start() -> (Cluster, Agent) {
+pub async fn start() -> (Cluster, Agent) {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     let agent = Agent::start(&cluster, "n1", "128Mi").await;
@@ -157,7 +157,7 @@ async fn x9_data_outlives_the_kind_of_its_volume() {
 }
 
 /// A pod of the claim `data` writes a file, and ends.
-async fn write_as_pod(cluster: &Cluster, agent: &Agent) {
+pub async fn write_as_pod(cluster: &Cluster, agent: &Agent) {
     let claims: Api<VolumeClaim> = cluster.within("team");
     until_reason(&claims, "data", "Bound").await;
     let claim = claims.get("data").await.unwrap();
@@ -169,7 +169,7 @@ async fn write_as_pod(cluster: &Cluster, agent: &Agent) {
 }
 
 /// Another pod of the claim `data` reads that file.
-async fn read_as_pod(cluster: &Cluster, agent: &Agent) {
+pub async fn read_as_pod(cluster: &Cluster, agent: &Agent) {
     let claims: Api<VolumeClaim> = cluster.within("team");
     until_reason(&claims, "data", "Bound").await;
     let claim = claims.get("data").await.unwrap();

@@ -26,6 +26,7 @@ mod quiet;
 mod quota;
 mod races;
 mod reservations;
+mod restored;
 mod rights;
 mod sharing;
 mod support;

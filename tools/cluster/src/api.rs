@@ -49,7 +49,9 @@ pub struct ApiServer {
     // Fields drop in this order: each process before the one it talks to, their files last.
     controller_manager: Option<Process>,
     apiserver: Option<Process>,
-    etcd: Process,
+    etcd: Option<Process>,
+    etcd_program: PathBuf,
+    etcd_args: Vec<String>,
     program: PathBuf,
     args: Vec<String>,
     port: u16,
@@ -67,17 +69,18 @@ impl ApiServer {
         let dir = dir.context("failed to make a directory for the API server's data")?;
         files::write_inputs(dir.path())?;
         let (etcd_port, port) = (ports::free()?, ports::free()?);
-        let etcd_args = files::etcd_args(dir.path(), etcd_port);
-        let etcd = Process::start(&programs.etcd, &etcd_args, &dir.path().join("etcd.log"))?;
         let mut server = Self {
             controller_manager: None,
             apiserver: None,
-            etcd,
+            etcd: None,
+            etcd_program: programs.etcd,
+            etcd_args: files::etcd_args(dir.path(), etcd_port),
             program: programs.apiserver,
             args: files::apiserver_args(dir.path(), etcd_port, port, options),
             port,
             dir,
         };
+        server.start_etcd()?;
         server.start_apiserver().await?;
         if let Some(program) = programs.controller_manager {
             server.start_controller_manager(&program).await?;
@@ -88,6 +91,27 @@ impl ApiServer {
     /// Kills kube-apiserver and starts it again on the same port, with the same data and certificates.
     pub async fn restart_apiserver(&mut self) -> anyhow::Result<()> {
         self.apiserver = None;
+        self.start_apiserver().await
+    }
+
+    /// A copy of all that etcd has.
+    pub async fn back_up(&mut self) -> anyhow::Result<TempDir> {
+        let backup = tempfile::Builder::new().prefix("reservoir-etcd-").tempdir()?;
+        self.apiserver = None;
+        self.etcd = None;
+        copy(&self.dir.path().join("etcd"), backup.path())?;
+        self.start_etcd()?;
+        self.start_apiserver().await.map(|()| backup)
+    }
+
+    /// Gives etcd what it had at that time. Clients have to be started again, as after any restore: revisions go back.
+    pub async fn restore(&mut self, backup: &TempDir) -> anyhow::Result<()> {
+        let data = self.dir.path().join("etcd");
+        self.apiserver = None;
+        self.etcd = None;
+        std::fs::remove_dir_all(&data).context("failed to remove the data of etcd")?;
+        copy(backup.path(), &data)?;
+        self.start_etcd()?;
         self.start_apiserver().await
     }
 
@@ -128,13 +152,21 @@ impl ApiServer {
         self.dir.path().join(files::AUDIT_LOG)
     }
 
+    fn start_etcd(&mut self) -> anyhow::Result<()> {
+        let log = self.dir.path().join("etcd.log");
+        self.etcd = Some(Process::start(&self.etcd_program, &self.etcd_args, &log)?);
+        Ok(())
+    }
+
     async fn start_apiserver(&mut self) -> anyhow::Result<()> {
         let log = self.dir.path().join("kube-apiserver.log");
         let apiserver = self.apiserver.insert(Process::start(&self.program, &self.args, &log)?);
         let started = Instant::now();
         let certificate = self.dir.path().join(files::CERTIFICATE);
         loop {
-            still_starting("etcd", &mut self.etcd, started)?;
+            if let Some(etcd) = &mut self.etcd {
+                still_starting("etcd", etcd, started)?;
+            }
             still_starting("kube-apiserver", apiserver, started)?;
             // It signs its certificate itself, at its first start; clients need that.
             if certificate.exists() {
@@ -160,6 +192,20 @@ impl ApiServer {
         }
         Ok(())
     }
+}
+
+/// Copies a directory with all that is in it.
+fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let (from, to) = (entry?.path(), to.to_owned());
+        let to = to.join(from.file_name().context("a file without a name")?);
+        match from.is_dir() {
+            true => copy(&from, &to)?,
+            false => drop(std::fs::copy(&from, &to)?),
+        }
+    }
+    Ok(())
 }
 
 /// An error if there is nothing to wait for any more.
