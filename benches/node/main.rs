@@ -124,6 +124,7 @@ fn volume(i: u32, fs_type: FsType, size_bytes: u64) -> VolumeSpec {
         fs_type,
         raw: false,
         shared: true,
+        sub_roles_denied: false,
         adopt: None,
         labels: Default::default(),
         gid: None,

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::api::{
     Adopt, ErasePolicy, FsType, Orphan, Recover, Reserved, Shared, SharedPersistentVolumeSpec, Size,
-    VolumeMode,
+    SubRoles, VolumeMode,
 };
 use crate::host::{self, Record, VolumeReport};
 
@@ -69,6 +69,7 @@ fn spec(uid: &str, record: &Record) -> SharedPersistentVolumeSpec {
         size: Size::from_bytes(was.size_bytes),
         reservation: Some(was.reservation.clone()),
         shared: was.shared.then_some(Shared {}),
+        sub_roles: if was.sub_roles_denied { SubRoles::Deny } else { SubRoles::Allow },
         volume_mode: if was.raw { VolumeMode::Block } else { VolumeMode::Filesystem },
         fs_type: match was.fs_type {
             host::FsType::Ext4 => FsType::Ext4,

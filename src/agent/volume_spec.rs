@@ -2,7 +2,7 @@
 
 use kube::ResourceExt;
 
-use crate::api::{ErasePolicy, FsType, Reserved, SharedPersistentVolume, VolumeMode};
+use crate::api::{ErasePolicy, FsType, Reserved, SharedPersistentVolume, SubRoles, VolumeMode};
 use crate::host::{self, VolumeSpec, VolumeUid};
 
 /// The volume as the host is to make it; `size` is the size that it has there already.
@@ -27,6 +27,7 @@ pub(super) fn volume_spec(
         fs_type: fs_type(volume.spec.fs_type),
         raw: volume.spec.volume_mode == VolumeMode::Block,
         shared: volume.spec.shared.is_some(),
+        sub_roles_denied: volume.spec.sub_roles == SubRoles::Deny,
         adopt: volume.spec.adopt.as_ref().map(|adopt| adopt.path.clone()),
         recover: volume.spec.recover.as_ref().map(|recover| recover.uid.parse()).transpose()?,
         erase_policy: Some(erase_policy(volume)),

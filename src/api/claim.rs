@@ -68,9 +68,9 @@ pub struct VolumeClaimSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClaimSelector {
-    /// Labels that the volume must have; at most 64.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
+    /// Labels that the volume must have; at most 64, of 4096 characters together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::refs::selector_schema")]
     pub match_labels: Option<BTreeMap<String, String>>,
     /// Smallest size of the volume, in bytes, as a quantity such as 10Gi.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -32,3 +32,59 @@ pub fn all() -> Vec<CustomResourceDefinition> {
 pub fn file_name(crd: &CustomResourceDefinition) -> String {
     format!("{}.yaml", crd.spec.names.plural)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// The most bytes of a value of this schema as JSON, or the path of a part that has no bound. A character may take six
+    /// bytes: `\u0001`.
+    fn most_bytes(path: &str, schema: &Value) -> Result<u64, String> {
+        let bound = |key: &str| schema[key].as_u64().ok_or_else(|| format!("{path} has no {key}"));
+        if let Some(words) = schema["enum"].as_array() {
+            return Ok(words.iter().map(|word| word.to_string().len() as u64).max().unwrap_or(0));
+        }
+        match schema["type"].as_str() {
+            Some("boolean") => Ok(5),
+            Some("integer") => Ok(20),
+            Some("string") => Ok(2 + 6 * bound("maxLength")?),
+            Some("array") => {
+                Ok(2 + bound("maxItems")? * (1 + most_bytes(&format!("{path}[]"), &schema["items"])?))
+            }
+            Some("object") if !schema["additionalProperties"].is_null() => {
+                // No schema bounds the keys of a map; a rule bounds keys and values together.
+                let rules = schema["x-kubernetes-validations"].as_array().cloned().unwrap_or_default();
+                let sum = rules.iter().filter_map(|rule| {
+                    rule["rule"].as_str()?.split_once(".sum() <= ")?.1.parse::<u64>().ok()
+                });
+                let characters = sum.min().ok_or_else(|| format!("{path} has no rule with a sum"))?;
+                Ok(6 * characters + 6 * bound("maxProperties")?)
+            }
+            Some("object") => {
+                let fields = schema["properties"].as_object().into_iter().flatten();
+                fields
+                    .map(|(name, field)| {
+                        Ok(4 + name.len() as u64 + most_bytes(&format!("{path}.{name}"), field)?)
+                    })
+                    .sum()
+            }
+            _ if schema["x-kubernetes-int-or-string"] == true => Ok(2 + bound("maxLength")?),
+            _ => Err(format!("{path} has no type")),
+        }
+    }
+
+    /// A8. etcd stores 1.5 MiB of an object, and its status, labels and annotations need their part. An offer is the
+    /// controller's own, and its size is decided where it is made.
+    #[test]
+    fn a8_a_spec_is_bounded_by_its_schema() {
+        for crd in all().iter().filter(|crd| crd.spec.names.kind != "VolumeOffer") {
+            let crd = serde_json::to_value(crd).unwrap();
+            let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+            let kind = crd["spec"]["names"]["kind"].as_str().unwrap();
+            let bytes = most_bytes(&format!("{kind}.spec"), spec).unwrap();
+            assert!(bytes < 512 << 10, "{kind}.spec may have {bytes} bytes");
+        }
+    }
+}

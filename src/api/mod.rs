@@ -34,7 +34,7 @@ pub use size::{Size, SizeError};
 pub use subscription::{Capability, RoleSubscription, RoleSubscriptionSpec, RoleSubscriptionStatus};
 pub use volume::{
     Adopt, BackingState, Destroy, ErasePolicy, FsType, NamespaceUse, NodePart, Recover, Shared,
-    SharedPersistentVolume, SharedPersistentVolumeSpec, SharedPersistentVolumeStatus, VolumeMode,
+    SharedPersistentVolume, SharedPersistentVolumeSpec, SharedPersistentVolumeStatus, SubRoles, VolumeMode,
     VolumePhase,
 };
 pub use volume_role::{Quota, VolumeRole, VolumeRoleSpec, VolumeRoleStatus};

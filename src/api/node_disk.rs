@@ -47,12 +47,14 @@ use super::{LedgerEntry, Reserved, Size};
 #[serde(rename_all = "camelCase")]
 pub struct NodeDiskSpec {
     /// Name of the node that the disk is in now (D1).
+    #[schemars(length(min = 1, max = 253))]
     pub node_name: String,
     /// Name of the disk in the agent's configuration.
+    #[schemars(length(min = 1, max = 63))]
     pub disk_name: String,
     /// Identity of the disk, stored on the disk itself. It decides which volumes belong to the disk (D3).
     #[x_kube(validation = Rule::new("self == oldSelf").message("the ID of a disk cannot be changed: delete this NodeDisk, and let the agent make one for the other disk"))]
-    #[schemars(rename = "diskID")]
+    #[schemars(rename = "diskID", length(min = 1, max = 253))]
     #[serde(rename = "diskID")]
     pub disk_id: String,
     /// Kind of the disk: divisible, or reserved as a whole (D1, D2).
@@ -60,9 +62,11 @@ pub struct NodeDiskSpec {
     /// Backing of the disk's volumes, which also decides the enforcement of their size (V5).
     pub backing: BackingKind,
     /// Absolute path on the node: a directory, a mount point, or a device.
+    #[schemars(length(min = 1, max = 4096))]
     pub path: String,
     /// Absolute paths of directories on the node. A volume may adopt a directory beneath one of them (V8).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 1024)))]
     pub adopt_roots: Vec<String>,
     /// Permits volumes without an enforced size: adopted directories, and every volume if the disk enforces
     /// no size (D5). False if absent.

@@ -37,6 +37,20 @@ pub struct Reserved {
     pub labels: BTreeMap<String, String>,
 }
 
+/// Schema of labels that are selected by: the API server checks no form of them, so their bytes are bounded (A8).
+pub(super) fn selector_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "nullable": true,
+        "maxProperties": 64,
+        "additionalProperties": { "type": "string", "maxLength": 63 },
+        "x-kubernetes-validations": [{
+            "rule": "self.map(key, key.size() + self[key].size()).sum() <= 4096",
+            "message": "a selector has at most 4096 characters in its labels and values: select by fewer or shorter ones"
+        }]
+    })
+}
+
 /// FNV-1a hash of a text, for unique names. The hash is the same in every build.
 pub fn stable_hash(text: &str) -> u64 {
     text.bytes()

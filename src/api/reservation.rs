@@ -57,10 +57,12 @@ pub struct DiskReservationSpec {
         validation = Rule::new("self == oldSelf").message("the role of a reservation cannot be changed: delete it and reserve anew")
     )]
     pub role: String,
-    /// Size in bytes, as a quantity such as 100Gi. The size may grow into the free space of the disk, and
+    /// Size in bytes, as a quantity such as 100Gi; at least 1Mi. The size may grow into the free space of the disk, and
     /// shrink to the used bytes (R6).
     #[x_kube(
-        validation = Rule::new(super::size::RULE).message(super::size::MESSAGE)
+        validation = Rule::new(super::size::RULE).message(super::size::MESSAGE),
+        validation = Rule::new(concat!("type(self) == int ? int(self) >= 1048576 : !(", super::size::is_quantity!("self"), ") || quantity(string(self)).compareTo(quantity('1Mi')) >= 0"))
+            .message("a reservation has at least 1Mi: each takes a place in the ledgers of its disk and role")
     )]
     pub size: Size,
     /// Name of the NodeDisk that serves the reservation. Without a placement, every NodeDisk may serve it
@@ -75,8 +77,9 @@ pub struct DiskReservationSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("the placement of a reservation cannot be changed: delete it and reserve anew"))]
     pub node_name: Option<String>,
     /// Labels of the nodes whose disks may serve the reservation. The controller chooses the disk with the
-    /// most free space (R1).
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// most free space (R1). At most 64, of 4096 characters together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::refs::selector_schema")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("the placement of a reservation cannot be changed: delete it and reserve anew"))]
     pub node_selector: Option<BTreeMap<String, String>>,
     /// Name of the parent reservation that the bytes are carved out of. The role must be a strict sub-role of

@@ -108,6 +108,10 @@ pub struct SharedPersistentVolumeSpec {
     /// (V2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shared: Option<Shared>,
+    /// Claims of sub-roles: with `Deny`, the volume is offered and bound to its own role alone (R3).
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("subRoles of a volume cannot be changed: create another volume"))]
+    pub sub_roles: SubRoles,
     /// Form of the volume in a pod: a mounted file system, or a raw device, which needs a disk of kind
     /// `Block`.
     #[serde(default)]
@@ -168,6 +172,16 @@ pub struct SharedPersistentVolumeSpec {
 /// Marks a volume as shared, as in Mesos. It has no fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Shared {}
+
+/// Claims of the sub-roles of a volume's role (R3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SubRoles {
+    /// Claims of the role and of its sub-roles can bind to the volume.
+    #[default]
+    Allow,
+    /// Claims of the role can bind to the volume, and claims of its sub-roles cannot.
+    Deny,
+}
 
 /// An existing directory with data (V8).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]

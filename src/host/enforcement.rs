@@ -145,6 +145,7 @@ fn spec(uid: VolumeUid, fs_type: FsType) -> VolumeSpec {
         fs_type,
         raw: false,
         shared: false,
+        sub_roles_denied: false,
         adopt: None,
         labels: Default::default(),
         gid: None,

@@ -8,7 +8,7 @@ use crate::api::{
     VolumeClaimStatus, VolumeMode,
 };
 
-use super::offer::{self, offered};
+use super::offer::{self, offered, open_to};
 use super::resize::size_now;
 use super::{pvc_provisioner, undivided};
 
@@ -123,6 +123,15 @@ fn may_have(
             ),
         ));
     }
+    if !open_to(volume, ours) {
+        return Err(Verdict::no(
+            reason::ROLE_NOT_ALLOWED,
+            format!(
+                "volume {} is for role {theirs} alone (spec.subRoles: Deny); claim it for role {theirs}",
+                volume.name_any()
+            ),
+        ));
+    }
     undivided::claimable(volume, claim.spec.mode)?;
     offered(volume, subscriptions)
 }
@@ -132,7 +141,7 @@ fn fits(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     let labels = volume.labels();
     // A raw device is claimed by its name: the pod has to use it as a device.
     volume.spec.volume_mode == VolumeMode::Filesystem
-        && Role::name_covers(&volume.spec.role, &claim.spec.role)
+        && open_to(volume, &claim.spec.role)
         && selector.match_labels.iter().flatten().all(|(k, v)| labels.get(k) == Some(v))
         && selector.min_size.as_ref().map_or(0, Size::bytes_or_zero) <= size_now(volume).bytes_or_zero()
 }
@@ -173,7 +182,7 @@ fn with_holder(why: Verdict, volume: &SharedPersistentVolume) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{ClaimSelector, UidRef, VolumeClaimStatus};
+    use crate::api::{ClaimSelector, SubRoles, UidRef, VolumeClaimStatus};
     use crate::plan::testing::*;
 
     fn pick(
@@ -199,6 +208,30 @@ mod tests {
         let mut for_ops = claim.clone();
         for_ops.spec.role = "ops".into();
         assert_eq!(pick(&for_ops, &sub, &ops, &[]).unwrap_err().reason, "NoSubscription");
+    }
+
+    /// C4. A selector passes over such a volume, and the subscription's own rights to it count for nothing.
+    #[test]
+    fn r3_a_volume_that_denies_sub_roles_binds_to_its_own_role() {
+        let sub = subscription("ns", &["eng", "eng/ml"], true);
+        let mut volume = ready_volume("v", "eng", true);
+        let own = claim("ns", "c", "v");
+        let mut below = own.clone();
+        below.spec.role = "eng/ml".into();
+        let mut selects = below.clone();
+        (selects.spec.volume, selects.spec.selector) = (None, Some(ClaimSelector::default()));
+        assert_eq!(pick(&below, &sub, std::slice::from_ref(&volume), &[]), Ok("v".into()));
+        assert_eq!(pick(&selects, &sub, std::slice::from_ref(&volume), &[]), Ok("v".into()));
+        volume.spec.sub_roles = SubRoles::Deny;
+        let volumes = [volume];
+        assert_eq!(pick(&own, &sub, &volumes, &[]), Ok("v".into()));
+        let said = pick(&below, &sub, &volumes, &[]).unwrap_err();
+        assert_eq!(said.reason, "RoleNotAllowed");
+        assert_eq!(
+            said.message,
+            "volume v is for role eng alone (spec.subRoles: Deny); claim it for role eng"
+        );
+        assert_eq!(pick(&selects, &sub, &volumes, &[]).unwrap_err().reason, "NoMatch");
     }
 
     /// C4, L7.

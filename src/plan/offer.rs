@@ -8,8 +8,8 @@ use kube::{Resource, ResourceExt};
 use crate::api::condition::{self, READY, Verdict, reason};
 use crate::api::{
     Capability, DiskReservation, LABEL_MANAGED_BY, MANAGED_BY, OfferedReservation, OfferedVolume, Role,
-    RoleSubscription, RoleSubscriptionStatus, SharedPersistentVolume, Size, VolumeOffer, VolumeOfferSpec,
-    VolumeOfferStatus, stable_hash,
+    RoleSubscription, RoleSubscriptionStatus, SharedPersistentVolume, Size, SubRoles, VolumeOffer,
+    VolumeOfferSpec, VolumeOfferStatus, stable_hash,
 };
 
 use super::holder::{self, serves};
@@ -20,6 +20,14 @@ pub fn covers(subscription: &RoleSubscription, role: &str) -> bool {
     subscription.spec.roles.iter().any(|subscribed| Role::name_covers(role, subscribed))
 }
 
+/// True if claims of `role` can bind to the volume: claims of its own role, and of sub-roles unless it denies these (R3).
+pub fn open_to(volume: &SharedPersistentVolume, role: &str) -> bool {
+    match volume.spec.sub_roles {
+        SubRoles::Allow => Role::name_covers(&volume.spec.role, role),
+        SubRoles::Deny => volume.spec.role == role,
+    }
+}
+
 /// Why the volume is not on offer to a namespace with these subscriptions, with the next step (C4). The refusal of an
 /// exclusive volume in use names no user: the claim does.
 pub fn offered(volume: &SharedPersistentVolume, subscriptions: &[&RoleSubscription]) -> Result<(), Verdict> {
@@ -27,7 +35,8 @@ pub fn offered(volume: &SharedPersistentVolume, subscriptions: &[&RoleSubscripti
     if let Some(held) = pvc_provisioner::held(volume) {
         return Err(held);
     }
-    let covering: Vec<&&RoleSubscription> = subscriptions.iter().filter(|s| covers(s, role)).collect();
+    let covers = |s: &&&RoleSubscription| s.spec.roles.iter().any(|role| open_to(volume, role));
+    let covering: Vec<&&RoleSubscription> = subscriptions.iter().filter(covers).collect();
     if covering.is_empty() {
         return Err(Verdict::no(
             reason::NO_SUBSCRIPTION,
@@ -236,6 +245,14 @@ mod tests {
             "R3: never a sub-role's"
         );
         assert_eq!(why(&ready, &subscription("ns", &["eng/ml"], true)), "offered", "R3: an ancestor's");
+        let mut private = ready.clone();
+        private.spec.sub_roles = SubRoles::Deny;
+        assert_eq!(why(&private, &capable), "offered");
+        assert_eq!(
+            why(&private, &subscription("ns", &["eng/ml"], true)),
+            "NoSubscription",
+            "R3: kept to eng"
+        );
         assert_eq!(why(&volume("v", "eng", 1), &capable), "VolumeNotReady", "O6");
         let mut going = ready_volume("v", "eng", true);
         going.metadata.deletion_timestamp = some_time();

@@ -1,12 +1,15 @@
 //! Verbs on roles (A1, A2, A5), and the chart's ClusterRoles.
 
+use reservoir::api::FINALIZER;
 use serde_json::{Value, json};
 
 use crate::ask::{
-    Ask, MERGE, bind, claim, cluster, collection, grant, lacks, object, person, reservation, retiring,
+    Ask, MERGE, bind, claim, cluster, collection, grant, lacks, object, path, person, reservation, retiring,
     subscription, volume,
 };
-use crate::support::until;
+use crate::support::{CONTROLLER_USER, until};
+
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 const VERBS: [&str; 8] =
     ["reserve", "unreserve", "create", "destroy", "resize", "subscribe", "use", "use-readonly"];
@@ -21,6 +24,15 @@ async fn a1_a5_verbs_on_a_role_or_its_ancestor_decide() {
     for object in [&kept, &solo, &going, &subscribed] {
         Ask::create(object).of(&cluster.client).await.unwrap();
     }
+    // Deleted, and kept by their finalizers: no controller runs here.
+    let ending = [reservation("ending", ml), volume("ending", ml)];
+    for object in &ending {
+        Ask::create(object).of(&cluster.client).await.unwrap();
+        Ask::delete(object).of(&cluster.client).await.unwrap();
+    }
+    let meta = |field: &str, value: Value| json!({"metadata": {field: value}});
+    let owner = json!([{"apiVersion": "v1", "kind": "Namespace", "name": "team", "uid": "u"}]);
+    let held = json!([FINALIZER, "test/kept"]);
     let mut refined = reservation("new", ml);
     refined["spec"]["parent"] = json!("kept");
     let rows = [
@@ -38,6 +50,19 @@ async fn a1_a5_verbs_on_a_role_or_its_ancestor_decide() {
         ("destroy", Ask::patch(&solo, json!({"spec": {"erasePolicy": "Zero"}}))),
         // C1: by their labels claims choose among volumes.
         ("create", Ask::patch(&solo, json!({"metadata": {"labels": {"set": "best"}}}))),
+        // A6.
+        ("reserve", Ask::patch(&kept, meta("labels", json!({"set": "best"})))),
+        ("reserve", Ask::patch(&kept, meta("annotations", json!({"a": "b"})))),
+        ("reserve", Ask::patch(&kept, meta("finalizers", held.clone()))),
+        ("reserve", Ask::patch(&kept, meta("ownerReferences", owner.clone()))),
+        ("reserve", Ask::patch(&kept, json!({"spec": {"size": "1024Mi"}}))),
+        ("reserve", Ask::apply(&kept)),
+        ("create", Ask::patch(&solo, meta("annotations", json!({"a": "b"})))),
+        ("create", Ask::patch(&solo, meta("annotations", json!({LAST_APPLIED: "{}"})))),
+        ("create", Ask::patch(&solo, meta("finalizers", held))),
+        ("create", Ask::patch(&solo, meta("ownerReferences", owner))),
+        ("unreserve", Ask::patch(&ending[0], meta("finalizers", json!([])))),
+        ("destroy", Ask::patch(&ending[1], meta("finalizers", json!([])))),
         ("resize", Ask::patch(&kept, json!({"spec": {"size": "2Gi"}}))),
         ("resize", Ask::patch(&kept, json!({"spec": {"size": 104857600}}))),
         ("resize", Ask::patch(&solo, json!({"spec": {"size": "128Mi"}}))),
@@ -99,17 +124,98 @@ async fn a1_a5_verbs_on_a_role_or_its_ancestor_decide() {
         assert!(said.contains(&lacks("nobody", verb, ml)), "{said}");
     }
 
-    // Some changes need no verb: the same size written otherwise, a reservation's labels, a shorter list, a claim
-    // that goes.
+    // `kubectl apply` notes the manifest along with the change that somebody has the verb for.
+    let noted = json!({"spec": {"size": "2Gi"}, "metadata": {"annotations": {LAST_APPLIED: "{}"}}});
+    Ask::patch(&kept, noted).dry(&person(&cluster, "resize-exact").await).await.unwrap();
+
+    // Some requests need no verb: one that changes nothing, a shorter list, a claim that goes, and a namespace's own marks
+    // on its claim.
     Ask::create(&claim(ml, "ReadWrite")).of(&cluster.client).await.unwrap();
+    let marks =
+        json!({"labels": {"a": "b"}, "annotations": {"a": "b"}, "finalizers": [FINALIZER, "test/kept"]});
     for ask in [
-        Ask::patch(&kept, json!({"spec": {"size": "1024Mi"}, "metadata": {"labels": {"a": "b"}}})),
-        Ask::patch(&solo, json!({"spec": {"size": 67108864}, "metadata": {"finalizers": ["test/kept"]}})),
+        Ask::patch(&kept, json!({"spec": {"size": "1Gi"}})),
+        Ask::patch(&claim(ml, "ReadWrite"), json!({"metadata": marks})),
         Ask::patch(&subscribed, json!({"spec": {"roles": ["ops"], "capabilities": ["SHARED_RESOURCES"]}})),
         Ask::delete(&subscribed),
         Ask::delete(&claim(ml, "ReadWrite")),
     ] {
         ask.dry(&nobody).await.unwrap();
+    }
+}
+
+/// A6. Its objects are the role's: their finalizers keep them until their end was seen to, and its garbage is not others'.
+#[tokio::test(flavor = "multi_thread")]
+async fn a6_finalizers_go_with_the_verb_that_deletes() {
+    let cluster = cluster().await;
+    for verb in ["destroy", "use"] {
+        grant(&cluster, verb, &[verb], &["eng"]).await;
+    }
+    let (owner, tenant) = (person(&cluster, "destroy").await, person(&cluster, "use").await);
+    let finalizers =
+        |object: &Value, left: Value| Ask::patch(object, json!({"metadata": {"finalizers": left}}));
+
+    // A namespace's editor takes no claim's finalizer off, and a manifest without it neither.
+    let bound = claim("eng", "ReadWrite");
+    let made = Ask::create(&bound).of(&tenant).await.unwrap();
+    let answer = finalizers(&bound, json!([])).dry(&tenant).await.unwrap();
+    assert_eq!(answer["metadata"]["finalizers"], json!([FINALIZER]));
+    let mut replaced = made;
+    replaced["metadata"].as_object_mut().unwrap().remove("finalizers");
+    let put = Ask::new("PUT", "application/json", path(&bound), replaced);
+    assert_eq!(put.dry(&tenant).await.unwrap()["metadata"]["finalizers"], json!([FINALIZER]));
+    Ask::delete(&bound).of(&tenant).await.unwrap();
+    let said = finalizers(&bound, json!([])).dry(&tenant).await.unwrap_err();
+    assert!(said.contains(&lacks("use", "destroy", "eng")), "{said}");
+    finalizers(&bound, json!([])).dry(&owner).await.unwrap();
+
+    // The garbage collector takes its own off, and no other.
+    let data = volume("data", "eng");
+    Ask::create(&data).of(&cluster.client).await.unwrap();
+    let foreground = Ask::new(
+        "DELETE",
+        "application/json",
+        format!("{}?propagationPolicy=Foreground&x=", path(&data)),
+        Value::Null,
+    );
+    foreground.of(&owner).await.unwrap();
+    let collector = "system:serviceaccount:kube-system:generic-garbage-collector";
+    let collector = cluster.server.client_as(collector, &[]).await.unwrap();
+    let answer = finalizers(&data, json!([FINALIZER])).of(&collector).await.unwrap();
+    assert_eq!(answer["metadata"]["finalizers"], json!([FINALIZER]));
+    let said = finalizers(&data, json!([])).dry(&collector).await.unwrap_err();
+    assert!(said.contains("lacks the verb destroy"), "{said}");
+    let controller = cluster.server.client_as(CONTROLLER_USER, &["people"]).await.unwrap();
+    finalizers(&data, json!([])).dry(&controller).await.unwrap();
+}
+
+/// A6. Whatever the owner of a namespace may write there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a6_offers_are_written_by_the_controller_alone() {
+    let cluster = cluster().await;
+    let owner = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+        "metadata": {"name": "owner", "namespace": "team"},
+        "rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]});
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"name": "owner", "namespace": "team"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "owner"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "nina"}]});
+    cluster.apply_text(&format!("{owner}\n---\n{binding}")).await;
+    let mut offer = object("VolumeOffer", "s.n1", json!({"subscription": "s", "nodeName": "n1"}));
+    offer["metadata"]["namespace"] = json!("team");
+    let controller = cluster.server.client_as(CONTROLLER_USER, &["system:masters"]).await.unwrap();
+    Ask::create(&offer).of(&controller).await.unwrap();
+    let nina = cluster.server.client_as("nina", &[]).await.unwrap();
+    until("the owner's Role is in force", || async { Ask::delete(&offer).dry(&nina).await.ok() }).await;
+    let mut other = offer.clone();
+    other["metadata"]["name"] = json!("other");
+    for ask in [
+        Ask::patch(&offer, json!({"metadata": {"finalizers": ["test/kept"]}})),
+        Ask::patch(&offer, json!({"spec": {"nodeName": "n2"}})),
+        Ask::create(&other),
+    ] {
+        let said = ask.dry(&nina).await.unwrap_err();
+        assert!(said.contains("is written by the controller alone: change the RoleSubscription"), "{said}");
     }
 }
 

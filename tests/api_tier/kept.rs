@@ -13,7 +13,9 @@ use reservoir::api::{
 use serde_json::json;
 
 use crate::faults::{CLAIMED, CLAIMS, OBJECTS, all_goes, bound, claim, served};
-use crate::support::{Agent, Cluster, Watch, strip_and_delete, until, until_gone, until_reason};
+use crate::support::{
+    Agent, CONTROLLER_USER, Cluster, Watch, strip_and_delete, until, until_gone, until_reason,
+};
 
 /// A team with a reservation, a shared volume in it, and a subscription.
 pub const TEAM: &str = "
@@ -365,7 +367,7 @@ async fn x6_an_orphan_is_recovered_once_and_by_its_own_role() {
     assert!(said.contains(&format!("data of volume {uid} on disk default")), "{said}");
 }
 
-/// L5, O6: a namespace's owner writes an offer in the name of his subscription.
+/// L5, O6: an offer in the name of a subscription, from a time before admission refused it to all but the controller (A6).
 #[tokio::test(flavor = "multi_thread")]
 async fn l5_o6_a_forged_offer_blocks_no_destruction() {
     let (cluster, agent) = start().await;
@@ -384,7 +386,8 @@ async fn l5_o6_a_forged_offer_blocks_no_destruction() {
     let owners = forged.metadata.owner_references.take();
     forged.metadata =
         ObjectMeta { name: Some("forged".into()), owner_references: owners, ..Default::default() };
-    offers.create(&Default::default(), &forged).await.unwrap();
+    let before = cluster.server.client_as(CONTROLLER_USER, &["system:masters"]).await.unwrap();
+    Api::namespaced(before, "team").create(&Default::default(), &forged).await.unwrap();
     volumes.delete("data", &DeleteParams::default()).await.unwrap();
     until_gone(&volumes, "data").await;
     until_gone(&offers, "forged").await;

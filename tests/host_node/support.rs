@@ -383,6 +383,7 @@ pub fn ext4(i: u32) -> VolumeSpec {
         fs_type: FsType::Ext4,
         raw: false,
         shared: true,
+        sub_roles_denied: false,
         adopt: None,
         labels: Default::default(),
         gid: None,

@@ -267,6 +267,7 @@ mod tests {
             let spec = VolumeSpec {
                 uid: UID.parse().unwrap(), name, role, reservation, size_bytes: sizes.0,
                 fs_type: if flags[0] { FsType::Xfs } else { FsType::Ext4 }, raw: flags[1], shared: flags[2], adopt,
+                sub_roles_denied: flags[1] != flags[2],
                 labels, gid: root.0, mode: root.1, mount_options: vec![MountOption::Noexec],
                 reservations: vec![], recover: None, erase_policy: None,
             };

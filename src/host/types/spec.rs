@@ -34,6 +34,9 @@ pub struct VolumeSpec {
     pub raw: bool,
     /// Several pods may use the volume at once (V2); otherwise one pod at a time (M2).
     pub shared: bool,
+    /// Claims of sub-roles do not bind to the volume; kept for X6 alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sub_roles_denied: bool,
     /// The existing directory that becomes the volume, with its data (V8); an absolute path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopt: Option<String>,
