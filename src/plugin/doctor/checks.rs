@@ -27,6 +27,8 @@ const POLICIES: &[(&str, &str)] = &[
     ("Validating", "reservoir-role-verbs"),
     ("Validating", "reservoir-principal"),
     ("Validating", "reservoir-made-for-pvc"),
+    ("Validating", "reservoir-offers"),
+    ("Validating", "reservoir-bounds"),
     ("Validating", "reservoir-storage-class"),
     ("Mutating", "reservoir-principal"),
     ("Mutating", "reservoir-guard"),
