@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::rights::parse_verb;
-use crate::api::Role;
+use crate::api::{Role, Size};
 
 /// Shows Reservoir's disks, reservations, volumes and claims, explains a wait, and creates objects without a
 /// manifest.
@@ -128,8 +128,18 @@ pub(super) enum Command {
     },
     /// Claims a volume for the namespace. Pods use the PersistentVolumeClaim of the claim's name.
     Claim(Claim),
+    /// Ends the namespace's subscription to roles. Bound claims go on.
+    Unsubscribe(Unsubscribe),
     /// Ends claims: each goes when its pods have ended. The data stays.
     Unclaim(Unclaim),
+    /// Deletes an object of Reservoir's kinds, or names what stands in the way.
+    Delete {
+        /// Kind and name, such as dr/eng, spv/data, rsub/eng, vrole/eng, nd/n1.fast.
+        #[arg(value_name = "KIND/NAME", num_args = 1..=2, required = true)]
+        object: Vec<String>,
+        #[command(flatten)]
+        write: Write,
+    },
     /// Requests the destruction of a volume after its last use.
     Retire {
         /// Name of the volume.
@@ -150,6 +160,7 @@ pub(super) enum Command {
         #[arg(value_name = "[KIND/]NAME")]
         object: String,
         /// New size, such as 20Gi.
+        #[arg(value_parser = size)]
         size: String,
         #[command(flatten)]
         write: Write,
@@ -201,7 +212,7 @@ pub(super) struct Reserve {
     #[arg(long)]
     pub role: String,
     /// Size, such as 100Gi.
-    #[arg(long)]
+    #[arg(long, value_parser = size)]
     pub size: String,
     /// NodeDisk that serves the reservation.
     #[arg(long, group = "place")]
@@ -227,7 +238,7 @@ pub(super) struct Create {
     #[arg(long)]
     pub role: String,
     /// Size, such as 10Gi.
-    #[arg(long)]
+    #[arg(long, value_parser = size)]
     pub size: String,
     /// Reservation of the volume. Default: any reservation of the role with enough free space.
     #[arg(long)]
@@ -268,13 +279,23 @@ pub(super) struct Claim {
     #[arg(short = 'l', long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub selector: Vec<(String, String)>,
     /// Smallest size of the volume.
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
     pub min_size: Option<String>,
     /// Read-only access for the claim's pods.
     #[arg(long)]
     pub read_only: bool,
     #[command(flatten)]
     pub write: Write,
+}
+
+#[derive(Args)]
+pub(super) struct Unsubscribe {
+    /// Names of the roles.
+    #[arg(required = true, value_parser = Role::parse)]
+    pub roles: Vec<Role>,
+    /// Writes nothing. `server` lets the API server check the request, rights included.
+    #[arg(long, value_name = "WHERE")]
+    pub dry_run: Option<DryRun>,
 }
 
 #[derive(Args)]
@@ -333,6 +354,18 @@ pub(super) struct Revoke {
     pub dry_run: Option<DryRun>,
 }
 
+/// A size without a unit is a number of bytes, which few people mean.
+fn size(text: &str) -> Result<String, String> {
+    match Size::written(text).bytes() {
+        Ok(bytes) if bytes < 1 << 20 && text.chars().all(|c| c.is_ascii_digit()) => {
+            Err(format!("{text} bytes? Write the unit, such as {text}Gi"))
+        }
+        Ok(bytes) if bytes < 1 << 20 => Err("a size is at least 1Mi".to_owned()),
+        // The API server explains what is no size.
+        _ => Ok(text.to_owned()),
+    }
+}
+
 fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
@@ -364,6 +397,15 @@ mod tests {
             [("30s", Some(30)), ("5m", Some(300)), ("1h", Some(3600)), ("5", None), ("m", None)]
         {
             assert_eq!(duration(text).ok().map(|d| d.as_secs()), seconds, "{text}");
+        }
+    }
+
+    #[test]
+    fn t4_a_size_without_a_unit_is_a_question() {
+        assert_eq!(size("300"), Err("300 bytes? Write the unit, such as 300Gi".into()));
+        assert_eq!(size("3Ki"), Err("a size is at least 1Mi".into()));
+        for good in ["1Mi", "1.5Gi", "1073741824", "lots"] {
+            assert_eq!(size(good), Ok(good.to_owned()));
         }
     }
 }

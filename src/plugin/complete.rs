@@ -11,7 +11,7 @@ use kube::ResourceExt;
 
 use super::cli::{Cli, Connection};
 use super::connection::connect;
-use super::item::{self, KINDS, Kind};
+use super::kind::{self, KINDS, Kind};
 use super::snapshot::Snapshot;
 
 /// Candidates for the last word.
@@ -59,10 +59,10 @@ async fn object_names(words: &[String], kind: &Kind) -> anyhow::Result<Vec<Strin
     let (client, namespace) = connect(&connection).await?;
     let snapshot = Snapshot::read(&client, Some(&namespace), &namespace).await?;
     Ok(match kind {
-        kind if kind == &item::POD => snapshot.pods.iter().map(ResourceExt::name_any).collect(),
+        kind if kind == &kind::POD => snapshot.pods.iter().map(ResourceExt::name_any).collect(),
         kind => {
             // A claim's PersistentVolumeClaim has the name of the claim.
-            let kind = if kind == &item::PVC { &item::CLAIM } else { kind };
+            let kind = if kind == &kind::PVC { &kind::CLAIM } else { kind };
             snapshot.items().into_iter().filter(|item| item.kind == kind).map(|item| item.name).collect()
         }
     })
@@ -97,12 +97,15 @@ fn candidates(words: &[String]) -> Candidates {
         );
     }
     match (command.get_name(), last.split_once('/')) {
-        ("why" | "resize", Some((kind, _))) => match Kind::parse(kind) {
+        ("why" | "resize" | "delete", Some((kind, _))) => match Kind::parse(kind) {
             Ok(found) => Candidates::Names(found, format!("{kind}/")),
             Err(_) => Candidates::Words(vec![]),
         },
-        ("why", None) => Candidates::Words(KINDS.iter().map(|kind| format!("{}/", kind.short)).collect()),
-        ("retire" | "unretire" | "resize", _) => Candidates::Names(&item::VOLUME, String::new()),
+        ("why" | "delete", None) => {
+            Candidates::Words(KINDS.iter().map(|kind| format!("{}/", kind.short)).collect())
+        }
+        ("retire" | "unretire" | "resize", _) => Candidates::Names(&kind::VOLUME, String::new()),
+        ("unclaim", _) => Candidates::Names(&kind::CLAIM, String::new()),
         ("completion", _) => Candidates::Words(["bash", "zsh", "fish"].map(str::to_owned).to_vec()),
         _ => Candidates::Words(command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect()),
     }
@@ -121,7 +124,7 @@ fn option_with_value<'a>(command: &'a clap::Command, word: &str) -> Option<&'a c
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::item::VOLUME;
+    use crate::plugin::kind::VOLUME;
 
     #[test]
     fn t4_each_word_has_its_candidates() {

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::cli::Output;
+use super::kind::{DISK, RESERVATION, VOLUME};
 use super::output::print;
 use super::paint::{human, table};
 use super::snapshot::Snapshot;
@@ -47,8 +48,8 @@ pub(super) fn text(orphans: &[OrphanOnDisk]) -> String {
 /// Prints the manifests for all orphans, or for the orphans with the given UIDs, names and NodeDisks.
 pub(super) async fn print_manifests(client: &Client, data: &[String], output: &Output) -> anyhow::Result<()> {
     let snapshot = Snapshot::read(client, None, "default").await?;
-    if let Some(denied) = snapshot.denied.first() {
-        bail!("{denied}");
+    if let Some(kind) = [&DISK, &RESERVATION, &VOLUME].into_iter().find(|kind| !snapshot.sees(kind)) {
+        bail!("you may not list {}: ask for ClusterRole reservoir-viewer", kind.plural);
     }
     let Snapshot { disks, reservations, volumes, .. } = &snapshot;
     let documents = recover::documents(disks, reservations, volumes, data).map_err(anyhow::Error::msg)?;

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::cli::{Cli, Command};
 use super::connection::connect;
 use super::doctor::{self, Facts, Level};
-use super::item::{self, Kind};
+use super::kind::{self, Kind};
 use super::output::{print, render};
 use super::paint::Paint;
 use super::snapshot::Snapshot;
@@ -21,7 +21,7 @@ use super::tree::{self, Filter};
 use super::watch::Changes;
 use super::why::{self, Target};
 use super::write::{self, Until};
-use super::{complete, orphans, rights, status, unclaim};
+use super::{complete, delete, orphans, rights, status, unclaim, unsubscribe};
 use crate::api::condition::RESIZED;
 
 /// Runs the command line. An error is one line on standard error.
@@ -69,26 +69,35 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Why { object, output } => {
             let target = Target::parse(&object, &namespace)?;
-            let snapshot = read_and_report(&client, None, &namespace).await?;
+            let mut snapshot = read_and_report(&client, None, &namespace).await?;
+            if let Some(within) = &target.namespace {
+                snapshot.read_namespace(&client, within, target.kind).await?;
+            }
             let why = why::why(&snapshot, &target).map_err(anyhow::Error::msg)?;
             print(&output, &why, || why::text(&why, paint))?;
         }
         Command::Reserve(args) => {
             let manifest = write::reservation_manifest(&args);
-            write::create_object(&client, &item::RESERVATION, manifest, &args.write).await?;
+            write::create_object(&client, &kind::RESERVATION, manifest, &args.write).await?;
         }
         Command::Create(args) => {
             let manifest = write::volume_manifest(&args);
-            write::create_object(&client, &item::VOLUME, manifest, &args.write).await?;
+            write::create_object(&client, &kind::VOLUME, manifest, &args.write).await?;
         }
         Command::Claim(args) => {
             let manifest = write::claim_manifest(&args, &namespace);
-            write::create_object(&client, &item::CLAIM, manifest, &args.write).await?;
+            write::create_object(&client, &kind::CLAIM, manifest, &args.write).await?;
         }
         Command::Subscribe { roles, name, write } => {
             let manifest = write::subscription_manifest(&roles, name.as_deref(), &namespace);
-            write::create_object(&client, &item::SUBSCRIPTION, manifest, &write).await?;
+            write::create_object(&client, &kind::SUBSCRIPTION, manifest, &write).await?;
         }
+        Command::Delete { object, write } => {
+            let target = Target::parse(&object, &namespace)?;
+            let snapshot = read_and_report(&client, None, &namespace).await?;
+            delete::delete_object(&client, &snapshot, &target, &write).await?;
+        }
+        Command::Unsubscribe(args) => unsubscribe::unsubscribe(&client, &args, &namespace).await?,
         Command::Unclaim(args) => unclaim::unclaim(&client, &args, &namespace).await?,
         Command::Grant(args) => rights::grant(&client, &args, &namespace).await?,
         Command::Revoke(args) => rights::revoke(&client, &args, (only, &namespace)).await?,
@@ -96,16 +105,16 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Retire { volume, write } => {
             let field = ("retire", json!(true));
             let result = ("is being retired", Some(Until::Deleted));
-            write::change_field(&client, &item::VOLUME, &volume, field, result, &write).await?;
+            write::change_field(&client, &kind::VOLUME, &volume, field, result, &write).await?;
         }
         Command::Unretire { volume, write } => {
             let field = ("retire", json!(false));
-            write::change_field(&client, &item::VOLUME, &volume, field, ("is kept", None), &write).await?;
+            write::change_field(&client, &kind::VOLUME, &volume, field, ("is kept", None), &write).await?;
         }
         Command::Resize { object, size, write } => {
             let (kind, name) = object.split_once('/').unwrap_or(("spv", &object));
             let kind = Kind::parse(kind).map_err(anyhow::Error::msg)?;
-            if kind != &item::VOLUME && kind != &item::RESERVATION {
+            if kind != &kind::VOLUME && kind != &kind::RESERVATION {
                 bail!("a {} has no size: resize spv/NAME or dr/NAME", kind.name);
             }
             let field = ("size", json!(size));
@@ -163,7 +172,7 @@ async fn show_view(
 async fn read_and_report(client: &Client, only: Option<&str>, namespace: &str) -> anyhow::Result<Snapshot> {
     let snapshot = Snapshot::read(client, only, namespace).await?;
     for denied in &snapshot.denied {
-        eprintln!("note: {denied}");
+        eprintln!("note: {}", denied.message);
     }
     Ok(snapshot)
 }

@@ -1,13 +1,17 @@
 //! The objects of the cluster that the caller may list.
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::ListParams;
-use kube::{Api, Client, Resource};
+use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::core::GroupVersionKind;
+use kube::{Api, Client, Resource, ResourceExt};
 
-use super::errors::explain_cluster_error;
+use super::errors::{explain_api_error, explain_cluster_error};
+use super::kind;
 use crate::api::{
-    DiskReservation, NodeDisk, RoleSubscription, SharedPersistentVolume, VolumeClaim, VolumeOffer, VolumeRole,
+    DRIVER, DiskReservation, NodeDisk, RoleSubscription, SharedPersistentVolume, VolumeClaim, VolumeOffer,
+    VolumeRole,
 };
 use crate::cluster::{self, Kind};
 
@@ -22,8 +26,30 @@ pub(super) struct Snapshot {
     pub offers: Vec<VolumeOffer>,
     pub claims: Vec<VolumeClaim>,
     pub pods: Vec<Pod>,
-    /// A message for each kind that the caller may not list.
-    pub denied: Vec<String>,
+    pub pvcs: Vec<PersistentVolumeClaim>,
+    /// Names of the StorageClasses that Reservoir serves.
+    pub classes: Vec<String>,
+    /// Events of one namespace, for `why`.
+    pub events: Vec<Event>,
+    /// Workloads of one kind in one namespace, for `why`.
+    pub workloads: Vec<DynamicObject>,
+    /// The kinds that the caller may not list, or not in all namespaces.
+    pub denied: Vec<Denied>,
+}
+
+/// A kind that the caller may not list.
+pub(super) struct Denied {
+    plural: String,
+    /// True if the snapshot has no object of the kind; false if it has those of one namespace.
+    unseen: bool,
+    pub message: String,
+}
+
+#[cfg(test)]
+impl Denied {
+    pub fn unseen(kind: &kind::Kind) -> Self {
+        Self { plural: kind.plural.to_owned(), unseen: true, message: String::new() }
+    }
 }
 
 impl Snapshot {
@@ -40,11 +66,40 @@ impl Snapshot {
         snapshot.offers = list_namespaced(client, only, namespace, denied).await?;
         snapshot.claims = list_namespaced(client, only, namespace, denied).await?;
         snapshot.pods = list_namespaced(client, only, namespace, denied).await?;
+        snapshot.pvcs = list_namespaced(client, only, namespace, denied).await?;
+        // Without this right the PersistentVolumeClaims have an annotation that serves nearly as well.
+        let classes: Vec<StorageClass> = list_cluster_wide(client, &mut vec![]).await?;
+        let ours = classes.iter().filter(|class| class.provisioner == DRIVER);
+        snapshot.classes = ours.map(ResourceExt::name_any).collect();
         Ok(snapshot)
     }
-}
 
-impl Snapshot {
+    /// Reads what Kubernetes says in a namespace: events, and the workloads of a kind. What the caller may not list is
+    /// left out.
+    pub async fn read_namespace(
+        &mut self,
+        client: &Client,
+        namespace: &str,
+        kind: &kind::Kind,
+    ) -> anyhow::Result<()> {
+        let denied = &mut vec![];
+        self.events = list_namespaced(client, Some(namespace), namespace, denied).await?;
+        if kind.workload {
+            let group = if kind.name == "Job" { "batch" } else { "apps" };
+            let gvk = GroupVersionKind::gvk(group, "v1", kind.name);
+            let resource = ApiResource::from_gvk_with_plural(&gvk, kind.plural);
+            let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &resource);
+            let listed = api.list(&ListParams::default()).await.map_err(|error| explain_api_error(&error))?;
+            self.workloads = listed.items;
+        }
+        Ok(())
+    }
+
+    /// True if the caller may list the kind, at least in one namespace.
+    pub fn sees(&self, kind: &kind::Kind) -> bool {
+        !self.denied.iter().any(|denied| denied.unseen && denied.plural == kind.plural)
+    }
+
     /// The pods that use a claim and have not ended.
     pub fn pods_of(&self, namespace: &str, claim: &str) -> impl Iterator<Item = &Pod> {
         let named = (namespace.to_owned(), claim.to_owned());
@@ -52,15 +107,34 @@ impl Snapshot {
             .iter()
             .filter(move |pod| !cluster::is_terminal(pod) && cluster::claims_of(pod).contains(&named))
     }
+
+    /// True if Reservoir is to make the volume of a PersistentVolumeClaim.
+    pub fn is_ours(&self, pvc: &PersistentVolumeClaim) -> bool {
+        let class = pvc.spec.as_ref().and_then(|spec| spec.storage_class_name.as_ref());
+        let annotated = pvc.annotations().get("volume.kubernetes.io/storage-provisioner");
+        annotated.is_some_and(|by| by == DRIVER) || class.is_some_and(|class| self.classes.contains(class))
+    }
+
+    /// The PersistentVolumeClaims of Reservoir's StorageClasses that have no VolumeClaim yet.
+    pub fn waiting_pvcs(&self) -> impl Iterator<Item = &PersistentVolumeClaim> {
+        let claimed = |pvc: &PersistentVolumeClaim| {
+            self.claims.iter().any(|c| c.name_any() == pvc.name_any() && c.namespace() == pvc.namespace())
+        };
+        let unbound =
+            |pvc: &PersistentVolumeClaim| pvc.spec.as_ref().is_some_and(|s| s.volume_name.is_none());
+        self.pvcs.iter().filter(move |pvc| self.is_ours(pvc) && unbound(pvc) && !claimed(pvc))
+    }
 }
 
-async fn list_cluster_wide<K>(client: &Client, denied: &mut Vec<String>) -> anyhow::Result<Vec<K>>
+async fn list_cluster_wide<K>(client: &Client, denied: &mut Vec<Denied>) -> anyhow::Result<Vec<K>>
 where
     K: Kind + Resource<Scope = k8s_openapi::ClusterResourceScope>,
 {
     match cluster::list(&Api::<K>::all(client.clone()), &ListParams::default()).await {
         Err(error) if error.is_forbidden() => {
-            denied.push(format!("you may not list {}: ask for ClusterRole reservoir-viewer", K::plural(&())));
+            let plural = K::plural(&()).into_owned();
+            let message = format!("you may not list {plural}: ask for ClusterRole reservoir-viewer");
+            denied.push(Denied { plural, unseen: true, message });
             Ok(vec![])
         }
         other => other.map_err(|error| explain_cluster_error(&error)),
@@ -71,7 +145,7 @@ async fn list_namespaced<K>(
     client: &Client,
     only: Option<&str>,
     namespace: &str,
-    denied: &mut Vec<String>,
+    denied: &mut Vec<Denied>,
 ) -> anyhow::Result<Vec<K>>
 where
     K: Kind + Resource<Scope = NamespaceResourceScope>,
@@ -80,9 +154,10 @@ where
     if only.is_none() {
         match cluster::list(&Api::<K>::all(client.clone()), &all).await {
             Err(error) if error.is_forbidden() => {
-                denied.push(format!(
+                let message = format!(
                     "you may not list the {plural} of all namespaces: only namespace {namespace} is shown"
-                ));
+                );
+                denied.push(Denied { plural: plural.to_string(), unseen: false, message });
             }
             other => return other.map_err(|error| explain_cluster_error(&error)),
         }
@@ -90,9 +165,10 @@ where
     let namespace = only.unwrap_or(namespace);
     match cluster::list(&Api::<K>::namespaced(client.clone(), namespace), &all).await {
         Err(error) if error.is_forbidden() => {
-            denied.push(format!(
+            let message = format!(
                 "you may not list the {plural} of namespace {namespace}: ask for Kubernetes' ClusterRole view there"
-            ));
+            );
+            denied.push(Denied { plural: plural.to_string(), unseen: true, message });
             Ok(vec![])
         }
         other => other.map_err(|error| explain_cluster_error(&error)),

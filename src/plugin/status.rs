@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use kube::ResourceExt;
 use serde::Serialize;
 
+use super::kind::{CLAIM, DISK, VOLUME};
 use super::paint::{Paint, human, table};
 use super::snapshot::Snapshot;
 use crate::api::condition;
@@ -17,8 +18,16 @@ use crate::plan::{allocatable, quota, summary};
 pub(super) struct Status {
     pub disks: Vec<Disk>,
     pub roles: Vec<RoleShare>,
-    pub volumes: Count,
-    pub claims: Count,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volumes: Option<Count>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claims: Option<Count>,
+    /// Volumes on offer, for callers who may not list volumes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub offered: Vec<String>,
+    /// True if the caller may list disks.
+    #[serde(skip)]
+    pub sees_disks: bool,
     pub orphans: usize,
     pub waiting: Vec<Waiting>,
 }
@@ -83,14 +92,26 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
     let items = snapshot.items();
     let count = |kind| {
         let of: Vec<_> = items.iter().filter(|item| item.kind == kind).collect();
-        Count { all: of.len(), ready: of.iter().filter(|item| item.is_ready()).count() }
+        let ready = of.iter().filter(|item| item.is_ready()).count();
+        snapshot.sees(kind).then_some(Count { all: of.len(), ready })
     };
+    let pvcs = snapshot.waiting_pvcs().map(|pvc| {
+        let (namespace, name) = (pvc.namespace().unwrap_or_default(), pvc.name_any());
+        Waiting {
+            object: format!("PersistentVolumeClaim {namespace}/{name}"),
+            reason: "Pending".into(),
+            message: "Reservoir has made no volume for it yet".into(),
+            argument: format!("pvc/{name} -n {namespace}"),
+        }
+    });
     let waits = items.iter().filter(|item| !item.is_ready());
     Status {
         disks: snapshot.disks.iter().map(disk).collect(),
         roles: roles(snapshot),
-        volumes: count(&super::item::VOLUME),
-        claims: count(&super::item::CLAIM),
+        volumes: count(&VOLUME),
+        claims: count(&CLAIM),
+        offered: if snapshot.sees(&VOLUME) { vec![] } else { offered(snapshot) },
+        sees_disks: snapshot.sees(&DISK),
         orphans: snapshot.disks.iter().flat_map(|d| &d.status).map(|s| s.orphans.len()).sum(),
         waiting: waits
             .map(|item| Waiting {
@@ -104,8 +125,26 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
                     .to_owned(),
                 argument: item.argument(),
             })
+            .chain(pvcs)
             .collect(),
     }
+}
+
+/// `data (eng, 64Mi, shared) on node n1, for team`.
+fn offered(snapshot: &Snapshot) -> Vec<String> {
+    let mut all = Vec::new();
+    for offer in &snapshot.offers {
+        let (node, namespace) = (&offer.spec.node_name, offer.namespace().unwrap_or_default());
+        for volume in &offer.spec.volumes {
+            let access = if volume.shared { "shared" } else { "exclusive" };
+            let size = human(volume.size.bytes_or_zero());
+            all.push(format!(
+                "{} ({}, {size}, {access}) on node {node}, for {namespace}",
+                volume.name, volume.role
+            ));
+        }
+    }
+    all
 }
 
 /// Every role with a reservation or a VolumeRole.
@@ -164,16 +203,23 @@ pub(super) fn text(status: &Status, paint: Paint) -> String {
         ]);
     }
     let mut text = match status.disks.is_empty() {
+        true if !status.sees_disks => "disks and roles may not be seen with your rights\n".to_owned(),
         true => "there are no disks: is the agent running? `kubectl reservoir doctor` checks it\n".to_owned(),
         false => table(&disks),
     };
     if !status.roles.is_empty() {
         text.push_str(&format!("\n{}", table(&roles)));
     }
-    text.push_str(&format!(
-        "\n{} of {} volumes ready, {} of {} claims bound\n",
-        status.volumes.ready, status.volumes.all, status.claims.ready, status.claims.all
-    ));
+    let count = |count: &Option<Count>, what: &str, state: &str| match count {
+        Some(count) => format!("{} of {} {what} {state}", count.ready, count.all),
+        None => format!("{what} may not be seen"),
+    };
+    let (volumes, claims) =
+        (count(&status.volumes, "volumes", "ready"), count(&status.claims, "claims", "bound"));
+    text.push_str(&format!("\n{volumes}, {claims}\n"));
+    for volume in &status.offered {
+        text.push_str(&format!("on offer: {volume}\n"));
+    }
     if status.orphans > 0 {
         let orphans = format!("{} orphans: `kubectl reservoir orphans` lists them", status.orphans);
         text.push_str(&format!("{}\n", paint.warn(&orphans)));

@@ -3,7 +3,7 @@
 use kube::ResourceExt;
 use serde::Serialize;
 
-use super::item::{self, Kind};
+use super::kind::{self, Kind};
 use super::paint::{Paint, human};
 use super::snapshot::Snapshot;
 use crate::api::condition::{self, READY};
@@ -62,6 +62,16 @@ pub(super) fn tree(snapshot: &Snapshot, filter: &Filter) -> Vec<Node> {
             roots.push(claim_node(snapshot, &claim.namespace().unwrap_or_default(), &claim.name_any(), mode));
         }
     }
+    roots.extend(snapshot.waiting_pvcs().map(|pvc| Node {
+        kind: kind::PVC.name,
+        namespace: pvc.namespace(),
+        name: pvc.name_any(),
+        role: None,
+        about: "without a volume yet".into(),
+        ready: false,
+        reason: Some("Pending".into()),
+        children: vec![],
+    }));
     if let Some(role) = filter.role {
         let of_role = |node: &Node| node.role.as_deref().is_some_and(|of| Role::name_covers(role, of));
         roots.retain_mut(|node| retain_wanted(node, &of_role));
@@ -118,7 +128,7 @@ fn disk_node(snapshot: &Snapshot, disk: &NodeDisk) -> Node {
         human(allocatable::of_disk(disk)),
         disk.spec.node_name
     );
-    let mut node = node(snapshot, &item::DISK, None, name, about);
+    let mut node = node(snapshot, &kind::DISK, None, name, about);
     let on = |r: &&DiskReservation| {
         r.status.as_ref().is_some_and(|s| s.node_disk.as_ref() == Some(name) && s.parent.is_none())
     };
@@ -147,7 +157,7 @@ fn reservation_node(snapshot: &Snapshot, reservation: &DiskReservation) -> Node 
         ),
         None => format!("{}, {} requested", reservation.spec.role, reservation.spec.size),
     };
-    let mut node = node(snapshot, &item::RESERVATION, None, &reservation.name_any(), about);
+    let mut node = node(snapshot, &kind::RESERVATION, None, &reservation.name_any(), about);
     let uid = reservation.metadata.uid.as_deref();
     let refinement = |r: &&DiskReservation| {
         uid.is_some() && r.status.as_ref().and_then(|s| s.parent.as_ref()).map(|p| p.uid.as_str()) == uid
@@ -165,20 +175,20 @@ fn volume_node(snapshot: &Snapshot, volume: &SharedPersistentVolume) -> Node {
     let retiring = if volume.spec.retire { ", retiring" } else { "" };
     let size = human(resize::size_now(volume).bytes_or_zero());
     let about = format!("{}, {size} {access}{retiring}", volume.spec.role);
-    let mut node = node(snapshot, &item::VOLUME, None, &volume.name_any(), about);
+    let mut node = node(snapshot, &kind::VOLUME, None, &volume.name_any(), about);
     let claims = status.claims.iter();
     node.children = claims.map(|c| claim_node(snapshot, &c.namespace, &c.name, c.mode)).collect();
     node
 }
 
 fn claim_node(snapshot: &Snapshot, namespace: &str, name: &str, mode: AccessMode) -> Node {
-    let mut node = node(snapshot, &item::CLAIM, Some(namespace), name, format!("{mode:?}"));
+    let mut node = node(snapshot, &kind::CLAIM, Some(namespace), name, format!("{mode:?}"));
     node.children = snapshot
         .pods_of(namespace, name)
         .map(|pod| {
             let phase = pod.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_else(|| "Pending".into());
             Node {
-                kind: item::POD.name,
+                kind: kind::POD.name,
                 namespace: Some(namespace.to_owned()),
                 name: pod.name_any(),
                 role: None,

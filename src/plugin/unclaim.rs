@@ -5,7 +5,7 @@ use kube::{Client, ResourceExt};
 
 use super::cli::{DryRun, Unclaim};
 use super::errors::explain_api_error;
-use super::item::did_you_mean;
+use super::kind::did_you_mean;
 use super::output::confirm;
 use super::snapshot::Snapshot;
 use super::write::{delete_params, dry_run_suffix};
@@ -32,12 +32,11 @@ pub(super) async fn unclaim(client: &Client, args: &Unclaim, namespace: &str) ->
 /// The claims of a command line. The error for an unknown name has the most similar one.
 fn chosen<'a>(
     snapshot: &'a Snapshot,
-    args: &Unclaim,
+    args: &'a Unclaim,
     namespace: &str,
 ) -> Result<Vec<&'a VolumeClaim>, String> {
     if let Some(role) = &args.role {
-        let of_role = |claim: &&VolumeClaim| Role::name_covers(role.as_str(), &claim.spec.role);
-        let claims: Vec<_> = snapshot.claims.iter().filter(of_role).collect();
+        let claims: Vec<_> = of_role(snapshot, role).collect();
         return match claims.is_empty() {
             true => Err(format!("namespace {namespace} has no claim for role {role} or a sub-role of it")),
             false => Ok(claims),
@@ -56,6 +55,11 @@ fn chosen<'a>(
         Some(claim) => Err(describe(snapshot, claim)),
         None => Ok(claims),
     }
+}
+
+/// The claims of a role and its sub-roles.
+pub(super) fn of_role<'a>(snapshot: &'a Snapshot, role: &'a Role) -> impl Iterator<Item = &'a VolumeClaim> {
+    snapshot.claims.iter().filter(|claim| Role::name_covers(role.as_str(), &claim.spec.role))
 }
 
 /// The claim with its volume, and what it waits for when it is deleted.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use futures::future::ready;
 use futures::stream::{BoxStream, select_all};
 use futures::{FutureExt, StreamExt};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
@@ -20,17 +21,23 @@ impl Changes {
     /// namespaces.
     pub fn watch(client: &Client, only: Option<&str>) -> Self {
         let all = || client.clone();
-        let (claims, pods) = match only {
-            Some(namespace) => (Api::namespaced(all(), namespace), Api::namespaced(all(), namespace)),
-            None => (Api::all(all()), Api::all(all())),
-        };
+        fn within<K>(client: Client, only: Option<&str>) -> Api<K>
+        where
+            K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        {
+            match only {
+                Some(namespace) => Api::namespaced(client, namespace),
+                None => Api::all(client),
+            }
+        }
         Self(select_all([
             changes_of::<NodeDisk>(Api::all(all())),
             changes_of::<VolumeRole>(Api::all(all())),
             changes_of::<DiskReservation>(Api::all(all())),
             changes_of::<SharedPersistentVolume>(Api::all(all())),
-            changes_of::<VolumeClaim>(claims),
-            changes_of::<Pod>(pods),
+            changes_of::<VolumeClaim>(within(all(), only)),
+            changes_of::<PersistentVolumeClaim>(within(all(), only)),
+            changes_of::<Pod>(within(all(), only)),
         ]))
     }
 

@@ -15,12 +15,36 @@ use serde_json::{Map, Value, json};
 
 use super::cli::{Claim, Create, DryRun, Reserve, Write};
 use super::errors::explain_api_error;
-use super::item::{self, Kind, did_you_mean};
+use super::kind::{self, Kind, did_you_mean};
 use super::output::print;
 use crate::api::GROUP;
+use crate::api::condition::reason::*;
 
 /// Field manager of the plug-in's writes.
-const MANAGER: &str = "kubectl-reservoir";
+pub(super) const MANAGER: &str = "kubectl-reservoir";
+
+/// Reasons that end a wait: only another spec, or another person, ends the state. A state may pass for a moment while
+/// the controller learns of objects that were just made.
+const FINAL: &[&str] = &[
+    INVALID,
+    NOT_A_SUB_ROLE,
+    CANNOT_SHRINK,
+    ROLE_NOT_ALLOWED,
+    ALWAYS_WRITABLE,
+    NO_SUBSCRIPTION,
+    NO_CAPABILITY,
+    ROLE_TAKEN,
+    NAME_TAKEN,
+    VOLUME_LOST,
+    VOLUME_GONE,
+    DISK_GONE,
+    WRONG_DISK,
+    BACKING_LOST,
+    NO_ORPHAN,
+];
+
+/// Time after which such a state is not a passing one.
+const STUCK: Duration = Duration::from_secs(3);
 
 /// The end of the wait of `--wait`.
 pub(super) enum Until {
@@ -49,7 +73,7 @@ fn map_of(pairs: &[(String, String)]) -> Option<Map<String, Value>> {
 pub(super) fn reservation_manifest(args: &Reserve) -> Value {
     let spec = json!({"role": args.role, "size": args.size, "nodeDisk": args.disk, "nodeName": args.node,
         "nodeSelector": map_of(&args.node_selector), "parent": args.parent});
-    manifest(&item::RESERVATION, None, &args.name, spec)
+    manifest(&kind::RESERVATION, None, &args.name, spec)
 }
 
 /// Builds the manifest of a SharedPersistentVolume.
@@ -59,7 +83,7 @@ pub(super) fn volume_manifest(args: &Create) -> Value {
         "shared": (!args.exclusive).then(|| json!({})), "fsType": fs_type,
         "volumeMode": args.block.then_some("Block"), "gid": args.gid,
         "adopt": args.adopt.as_ref().map(|path| json!({"path": path}))});
-    let mut manifest = manifest(&item::VOLUME, None, &args.name, spec);
+    let mut manifest = manifest(&kind::VOLUME, None, &args.name, spec);
     if let Some(labels) = map_of(&args.label) {
         manifest["metadata"]["labels"] = labels.into();
     }
@@ -76,7 +100,7 @@ pub(super) fn claim_manifest(args: &Claim, namespace: &str) -> Value {
     });
     let spec = json!({"role": args.role, "volume": args.volume, "selector": selector,
         "mode": if args.read_only { "ReadOnly" } else { "ReadWrite" }});
-    manifest(&item::CLAIM, Some(namespace), &args.name, spec)
+    manifest(&kind::CLAIM, Some(namespace), &args.name, spec)
 }
 
 /// Builds the manifest of a RoleSubscription. Its default name is its first role.
@@ -84,7 +108,7 @@ pub(super) fn subscription_manifest(roles: &[String], name: Option<&str>, namesp
     let default =
         || roles.first().map(|role| role.to_lowercase().replace(['/', '_'], "-")).unwrap_or_default();
     let spec = json!({"roles": roles, "capabilities": ["SHARED_RESOURCES"]});
-    manifest(&item::SUBSCRIPTION, Some(namespace), &name.map_or_else(default, str::to_owned), spec)
+    manifest(&kind::SUBSCRIPTION, Some(namespace), &name.map_or_else(default, str::to_owned), spec)
 }
 
 /// Parameters of a POST or PUT.
@@ -106,7 +130,7 @@ pub(super) fn dry_run_suffix(dry_run: Option<DryRun>) -> &'static str {
     }
 }
 
-fn api_of(client: &Client, kind: &Kind, namespace: Option<&str>) -> Api<DynamicObject> {
+pub(super) fn api_of(client: &Client, kind: &Kind, namespace: Option<&str>) -> Api<DynamicObject> {
     let resource =
         ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, "v1alpha1", kind.name), kind.plural);
     match namespace {
@@ -178,7 +202,12 @@ pub(super) async fn change_field(
 }
 
 /// Prints `diskreservation.reservoir.dev/eng created`, or with `--output` the object.
-fn print_result(kind: &Kind, object: &DynamicObject, result: &str, write: &Write) -> anyhow::Result<()> {
+pub(super) fn print_result(
+    kind: &Kind,
+    object: &DynamicObject,
+    result: &str,
+    write: &Write,
+) -> anyhow::Result<()> {
     let dry = dry_run_suffix(write.dry_run);
     let mut object = object.clone();
     object.metadata.managed_fields = None;
@@ -187,7 +216,7 @@ fn print_result(kind: &Kind, object: &DynamicObject, result: &str, write: &Write
 }
 
 /// Waits, and prints each change of the condition on standard error.
-async fn wait_until(
+pub(super) async fn wait_until(
     api: &Api<DynamicObject>,
     kind: &Kind,
     written: &DynamicObject,
@@ -204,9 +233,17 @@ async fn wait_until(
     let argument = format!("{}/{name}", kind.short);
     let argument =
         written.namespace().map_or(argument.clone(), |namespace| format!("{argument} -n {namespace}"));
+    let mut stuck = false;
     loop {
         let left = write.timeout.saturating_sub(started.elapsed());
-        let Ok(seen) = tokio::time::timeout(left, watched.next()).await else {
+        let patience = if stuck { left.min(STUCK) } else { left };
+        let Ok(seen) = tokio::time::timeout(patience, watched.next()).await else {
+            if patience < left {
+                bail!(
+                    "{} {name} does not get on by itself ({last}): kubectl reservoir why {argument}",
+                    kind.name
+                );
+            }
             bail!(
                 "{} {name} is not done after {} s ({last}), and goes on: kubectl reservoir why {argument}",
                 kind.name,
@@ -226,6 +263,9 @@ async fn wait_until(
             }
             Ok(Some(object)) => {
                 let progress = progress(&object, until, written.metadata.generation);
+                stuck = progress.as_ref().is_some_and(|(_, text)| {
+                    FINAL.iter().any(|reason| text.split(':').next() == Some(reason))
+                });
                 if let Some((_, text)) = progress.as_ref().filter(|(_, text)| *text != last) {
                     eprintln!("{:>4} s  {text}", started.elapsed().as_secs());
                     last.clone_from(text);

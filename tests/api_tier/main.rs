@@ -4,6 +4,7 @@
 
 mod access;
 mod adopt;
+mod advice;
 mod agent_rights;
 mod ask;
 mod authorisation;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::ask::{cluster as with_people, grant};
 use crate::support::{Agent, Cluster, until, until_gone, until_reason};
 
-const PLUGIN: &str = env!("CARGO_BIN_EXE_kubectl-reservoir");
+pub const PLUGIN: &str = env!("CARGO_BIN_EXE_kubectl-reservoir");
 
 /// Standard output and standard error of a run.
 pub struct Ran {
@@ -143,8 +143,22 @@ async fn t4_one_line_each_from_an_empty_disk_to_a_pod() {
     .await;
     does(&cluster, "unretire data");
     cluster.end_pod("team", &pod.metadata.name.unwrap()).await;
+    let refused = fails(&cluster, "delete spv/data");
+    assert!(refused.contains("\n  claimed by team/data (ReadWrite)"), "{refused}");
+    let unsubscribed = run(&cluster, "unsubscribe eng -n team");
+    assert_eq!(unsubscribed.out.lines().next(), Some("rolesubscription.reservoir.dev/eng deleted"));
+    assert!(
+        unsubscribed.err.contains("These claims go on:\n  VolumeClaim team/data: "),
+        "{}",
+        unsubscribed.err
+    );
+    does(&cluster, "delete vclaim/data -n team --wait --timeout 60s");
     let claims = cluster.within::<VolumeClaim>("team");
-    claims.delete("data", &Default::default()).await.unwrap();
+    until_gone(&claims, "data").await;
+    // Nobody subscribes while the claim waits.
+    let stuck = fails(&cluster, "claim data --role eng --volume data -n team --wait --timeout 60s");
+    assert!(stuck.contains("does not get on by itself (NoSubscription: "), "{stuck}");
+    does(&cluster, "unclaim data -n team");
     until_gone(&claims, "data").await;
     let gone = run(&cluster, "retire data --wait --timeout 60s");
     assert!(gone.ok && gone.err.ends_with(" s  gone\n"), "{}", gone.err);
@@ -172,7 +186,7 @@ async fn t4_why_finds_the_root_cause_and_the_nearest_name() {
         (2, "so SharedPersistentVolume data is NoReservation: "),
         (3, "so VolumeClaim team/data is VolumeNotReady: "),
         (4, "so Pod team/web is Pending"),
-        (5, "next: kubectl get nodedisks"),
+        (5, "next: kubectl reservoir doctor   # there is no disk"),
     ] {
         assert!(lines[line].trim_start().starts_with(said), "{why}");
     }
@@ -190,6 +204,11 @@ async fn t4_why_finds_the_root_cause_and_the_nearest_name() {
         ("resize nd/x 1Gi", "a NodeDisk has no size: resize spv/NAME or dr/NAME"),
         ("create data --role eng --size 64Mi", "already exists"),
         ("create other --role eng --size lots", "a size is a whole positive number of bytes"),
+        ("create other --role eng --size 300", "300 bytes? Write the unit, such as 300Gi"),
+        ("why sts/web -n team", "there is no StatefulSet team/web"),
+        ("delete dr/bg", "there is no DiskReservation bg; did you mean big?"),
+        ("delete pod/web -n team", "kubectl delete pod/web"),
+        ("unsubscribe egn -n team", "namespace team is not subscribed to role egn; did you mean eng?"),
         ("recover nothing", "kubectl reservoir orphans lists all of it"),
         ("status --context none", "none"),
         ("status --kubeconfig /none", "/none"),
@@ -212,6 +231,14 @@ async fn t4_the_plug_in_has_the_rights_of_its_caller() {
     let seen = run(&cluster, &format!("tree {jane}"));
     assert!(seen.ok && seen.out.contains("DiskReservation eng"), "{}", seen.err);
     assert!(seen.err.contains("you may not list the pods of namespace default"), "{}", seen.err);
+    let unseen = fails(&cluster, "why spv/data --as nobody");
+    assert!(unseen.contains("SharedPersistentVolume data may not be seen with your rights"), "{unseen}");
+    let status = does(&cluster, "status --as nobody");
+    assert!(
+        status.starts_with("disks and roles may not be seen with your rights\n\nvolumes may not be seen"),
+        "{status}"
+    );
+    assert!(!run(&cluster, "doctor --as nobody").out.contains("there are no disks"));
     let blind = run(&cluster, "status --as nobody");
     assert!(blind.ok && blind.err.contains("ask for ClusterRole reservoir-viewer"), "{}", blind.err);
     let looked: Vec<Value> =

@@ -11,7 +11,7 @@ use super::facts::Facts;
 use super::finding::{Finding, Level};
 use crate::api::{self, DRIVER};
 use crate::plan::names;
-use crate::plugin::item;
+use crate::plugin::kind;
 use crate::plugin::rights::VERBS;
 use crate::plugin::snapshot::Snapshot;
 
@@ -218,7 +218,7 @@ impl Checks {
     }
 
     fn check_disks(&mut self, snapshot: &Snapshot) {
-        for disk in snapshot.items().iter().filter(|disk| disk.kind == &item::DISK) {
+        for disk in snapshot.items().iter().filter(|disk| disk.kind == &kind::DISK) {
             match disk.ready() {
                 Some(ready) if ready.status == "True" => {}
                 Some(ready) => self.problem(
@@ -248,6 +248,7 @@ impl Checks {
             );
         }
         match snapshot.disks.len() {
+            0 if !snapshot.sees(&kind::DISK) => {}
             0 => {
                 self.problem("there are no disks", "give the agents some: agent.disks in the chart's values")
             }
@@ -257,7 +258,7 @@ impl Checks {
 
     fn check_rights(&mut self, facts: &Facts) {
         for denied in &facts.snapshot.denied {
-            self.note(denied, "without this right the output is incomplete");
+            self.note(&denied.message, "without this right the output is incomplete");
         }
         for (role, granted) in &facts.grants {
             let lacks: Vec<&str> = VERBS.iter().copied().filter(|verb| !granted.contains(verb)).collect();

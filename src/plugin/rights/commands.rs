@@ -17,7 +17,7 @@ use crate::api::Role;
 use crate::cluster::Kind;
 use crate::plugin::cli::{self, DryRun, Output};
 use crate::plugin::errors::{explain_api_error, explain_cluster_error};
-use crate::plugin::item::did_you_mean;
+use crate::plugin::kind::did_you_mean;
 use crate::plugin::output::{confirm, print};
 use crate::plugin::snapshot::Snapshot;
 use crate::plugin::{unclaim, write};

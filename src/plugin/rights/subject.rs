@@ -5,7 +5,7 @@ use std::fmt;
 use k8s_openapi::api::rbac::v1;
 use serde::Serialize;
 
-use crate::plugin::item::did_you_mean;
+use crate::plugin::kind::did_you_mean;
 
 /// A user, a group or a service account.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -1,6 +1,6 @@
 //! The verbs on roles.
 
-use crate::plugin::item::did_you_mean;
+use crate::plugin::kind::did_you_mean;
 
 /// Every verb.
 pub(in crate::plugin) const VERBS: &[&str] =

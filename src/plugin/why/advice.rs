@@ -1,168 +1,504 @@
-//! The next step for each reason of a condition: a command, or a person to ask.
+//! The next step for each reason of a condition: a command with all its names filled in, or a person to ask.
 
+use kube::ResourceExt;
+
+use super::target::Target;
 use crate::api::condition::reason::*;
-
-/// The template of the next step. Its placeholders are `{name}`, `{namespace}`, `{role}`, `{node}`, `{disk}`,
-/// `{volume}`, `{reservation}`, and `{ref}` for the argument of `kubectl reservoir why`.
-pub(super) fn step_template(reason: &str) -> Option<&'static str> {
-    ADVICE.iter().find(|(of, _)| *of == reason).map(|(_, template)| *template)
-}
+use crate::api::{AccessMode, DiskReservation, Role, SharedPersistentVolume, Size, VolumeClaim};
+use crate::plan::pvc_provisioner::pvc_of;
+use crate::plan::{holder, quota, resize};
+use crate::plugin::kind::{CLAIM, DISK, RESERVATION, VOLUME, nearest};
+use crate::plugin::snapshot::Snapshot;
 
 const FINE: &str = "there is nothing to do";
 const LOOK_AGAIN: &str = "wait a few seconds; if the state stays the same: kubectl reservoir doctor";
-const AGENT_LOG: &str = "kubectl get pods -A -l app.kubernetes.io/component=agent --field-selector=spec.nodeName={node}   # then read its log";
-const ENLARGE: &str = "kubectl reservoir resize dr/{reservation} SIZE   # enlarge the reservation, or retire a volume in it: kubectl reservoir tree --role {role}";
-const OTHER_VOLUME: &str = "kubectl get volumeoffers -n {namespace}   # the volumes on offer";
-const DELETE_IT: &str = "kubectl delete {ref}";
 
-const ADVICE: &[(&str, &str)] = &[
-    (READY, FINE),
-    (INVALID, "kubectl edit {ref}   # correct the field that the message names"),
-    (AGENT_SILENT, AGENT_LOG),
-    (
-        NODE_UNREACHABLE,
-        "kubectl describe node {node}   # bring it back; if it is lost for good: kubectl patch nodedisk {disk} --type=merge -p '{\"spec\":{\"gone\":true}}'",
-    ),
-    (
-        DISK_GONE,
-        "kubectl reservoir tree   # delete the volumes and reservations of NodeDisk {disk}, then the NodeDisk",
-    ),
-    (DISK_REFUSED, AGENT_LOG),
-    (SPACE_TAKEN, "remove foreign files from the disk on node {node}; no new volume is made there before"),
-    (DISK_HEALTHY, FINE),
-    (
-        NOT_ENOUGH_ROOM,
-        "kubectl reservoir status   # free space or add a disk, or ask for less: kubectl reservoir resize dr/{name} SIZE",
-    ),
-    (NO_SUCH_DISK, "kubectl get nodedisks   # reserve anew on one of these: kubectl delete dr/{name}"),
-    (HAS_VOLUMES, "kubectl reservoir retire VOLUME   # for each volume in it; their data is erased"),
-    (
-        HAS_REFINEMENTS,
-        "kubectl delete diskreservation NAME   # for each reservation that was carved out of it",
-    ),
-    (
-        OVER_QUOTA,
-        "ask an administrator for a larger spec.quota.limit of the VolumeRole of {role}, or for less: kubectl reservoir resize dr/{name} SIZE",
-    ),
-    (
-        GUARANTEED,
-        "kubectl get volumeroles   # wait for free space, or have an administrator lower another role's guarantee",
-    ),
-    (
-        NO_PARENT,
-        "kubectl get diskreservations   # create the parent, or delete this reservation and reserve anew: kubectl delete dr/{name}",
-    ),
-    (PARENT_NOT_RESERVED, LOOK_AGAIN),
-    (
-        NOT_A_SUB_ROLE,
-        "kubectl delete dr/{name}   # then carve it out of a reservation of an ancestor of role {role}",
-    ),
-    (
-        PARENT_FULL,
-        "kubectl reservoir resize dr/PARENT SIZE   # enlarge the parent, or ask for less: kubectl reservoir resize dr/{name} SIZE",
-    ),
-    (RESIZED, FINE),
-    (
-        BELOW_USED,
-        "kubectl reservoir tree --role {role}   # retire a volume in it, or ask for more: kubectl reservoir resize dr/{name} SIZE",
-    ),
-    (NO_RESERVATION, "kubectl reservoir reserve NAME --role {role} --size SIZE"),
-    (RESERVATION_FULL, ENLARGE),
-    (NO_ORPHAN, "kubectl reservoir orphans   # lists the data without an object"),
-    (
-        WRONG_DISK,
-        "kubectl delete {ref}   # then create it in a reservation on a suitable disk: kubectl get nodedisks -o wide",
-    ),
-    (CREATING, LOOK_AGAIN),
-    (BACKED, FINE),
-    (BACKING_FAILED, AGENT_LOG),
-    (
-        BACKING_LOST,
-        "look for the disk and its data on node {node}; if the data is lost for good: kubectl delete {ref}",
-    ),
-    (VOLUME_GONE, DELETE_IT),
-    (RESIZING, LOOK_AGAIN),
-    (RESIZE_FAILED, AGENT_LOG),
-    (
-        CANNOT_SHRINK,
-        "kubectl reservoir resize spv/{name} SIZE   # back to the present size; or copy the data into a smaller volume",
-    ),
-    (
-        SHRINK_IN_USE,
-        "end the pods that use the volume, or keep its size: kubectl reservoir resize spv/{name} SIZE",
-    ),
-    (
-        RETIRING,
-        "kubectl reservoir unretire {name}   # keeps the volume; else delete the claims that are bound to it",
-    ),
-    (RETIRE_WITHDRAWN, FINE),
-    (
-        DESTROYING,
-        "delete the claims and end the pods that use the volume; its destruction then goes on by itself",
-    ),
-    (NO_SUBSCRIPTION, "kubectl reservoir subscribe {role} -n {namespace}"),
-    (
-        NO_CAPABILITY,
-        "kubectl edit rolesubscription -n {namespace}   # add SHARED_RESOURCES to spec.capabilities",
-    ),
-    (
-        ROLE_NOT_ALLOWED,
-        "kubectl delete {ref}   # then claim for the role of the volume, or for a role beneath it",
-    ),
-    (
-        NO_SUCH_VOLUME,
-        "kubectl reservoir create {volume} --role {role} --size SIZE   # or claim a volume on offer: kubectl get volumeoffers -n {namespace}",
-    ),
-    (NO_MATCH, OTHER_VOLUME),
-    (VOLUME_NOT_READY, "kubectl reservoir why spv/{volume}"),
-    (VOLUME_RETIRING, OTHER_VOLUME),
-    (ALWAYS_WRITABLE, "kubectl delete {ref}   # then claim the volume without --read-only"),
-    (VOLUME_DESTROYING, OTHER_VOLUME),
-    (
-        VOLUME_HELD,
-        "have the claim that holds the volume deleted, or claim another volume: kubectl get volumeoffers -n {namespace}",
-    ),
-    (BOUND, FINE),
-    (BINDING, LOOK_AGAIN),
-    (
-        NAME_TAKEN,
-        "kubectl delete pvc {name} -n {namespace}   # if it is not needed; else claim under another name",
-    ),
-    (
-        VOLUME_LOST,
-        "kubectl delete {ref}   # then claim another volume; data without an object: kubectl reservoir orphans",
-    ),
-    (IN_USE, "end the pods that use the claim: kubectl reservoir tree -n {namespace}"),
-    (RELEASING, LOOK_AGAIN),
-    (SUBSCRIBED, FINE),
-    (OFFERED, FINE),
-    (ROLE_TAKEN, DELETE_IT),
-    (OVER_LIMIT, "kubectl reservoir tree --role {role}   # delete reservations, or raise spec.quota.limit"),
-];
+/// The object with the condition, in the words of commands.
+pub(super) struct About<'a> {
+    snapshot: &'a Snapshot,
+    name: &'a str,
+    /// `spv/data`, or `vclaim/data -n team`.
+    argument: String,
+    namespace: &'a str,
+    role: &'a str,
+    claim: Option<&'a VolumeClaim>,
+    volume: Option<&'a SharedPersistentVolume>,
+    reservation: Option<&'a DiskReservation>,
+    disk: Option<String>,
+}
 
-/// Every reason.
-#[cfg(test)]
-pub(super) fn reasons() -> impl Iterator<Item = &'static str> {
-    ADVICE.iter().map(|(reason, _)| *reason)
+impl<'a> About<'a> {
+    pub fn new(snapshot: &'a Snapshot, target: &'a Target) -> Self {
+        let item = snapshot.find(target.kind, target.namespace.as_deref(), &target.name);
+        let (name, namespace) = (target.name.as_str(), target.namespace.as_deref().unwrap_or("default"));
+        let claim = snapshot.claims.iter().filter(|_| target.kind == &CLAIM);
+        let claim =
+            claim.into_iter().find(|c| c.name_any() == name && c.namespace().as_deref() == Some(namespace));
+        let volume = match claim {
+            Some(claim) => claim.spec.volume.as_deref(),
+            None => Some(name).filter(|_| target.kind == &VOLUME),
+        };
+        let volume = volume.and_then(|volume| snapshot.volumes.iter().find(|v| v.name_any() == volume));
+        let status = volume.and_then(|v| v.status.as_ref());
+        let reservation = match target.kind == &RESERVATION {
+            true => Some(name),
+            false => status
+                .and_then(|s| s.reservation.as_ref())
+                .map(|r| r.name.as_str())
+                .or(volume.and_then(|v| v.spec.reservation.as_deref())),
+        };
+        let reservation = snapshot.reservations.iter().find(|r| Some(r.name_any().as_str()) == reservation);
+        let disk = match target.kind == &DISK {
+            true => Some(name.to_owned()),
+            false => status
+                .and_then(|s| s.node_disk.clone())
+                .or(reservation.and_then(|r| r.status.as_ref()?.node_disk.clone())),
+        };
+        let argument = item.as_ref().map(|item| item.argument()).unwrap_or_default();
+        let role = item.and_then(|item| item.role).unwrap_or_default();
+        Self { snapshot, name, argument, namespace, role, claim, volume, reservation, disk }
+    }
+
+    /// The next step for a reason; `None` for an unknown reason.
+    pub fn step(&self, reason: &str) -> Option<String> {
+        let Self { name, argument, namespace, role, .. } = self;
+        Some(match reason {
+            READY | DISK_HEALTHY | RESIZED | BACKED | RETIRE_WITHDRAWN | BOUND | SUBSCRIBED | OFFERED => FINE.into(),
+            CREATING | PARENT_NOT_RESERVED | RESIZING | BINDING | RELEASING => LOOK_AGAIN.into(),
+            INVALID => format!("kubectl edit {argument}   # correct the field that the message names"),
+            AGENT_SILENT | DISK_REFUSED | BACKING_FAILED | RESIZE_FAILED => self.agent_log(),
+            NODE_UNREACHABLE => format!(
+                "kubectl describe node {}   # bring it back; if it is lost for good: kubectl patch nodedisk {} \
+                 --type=merge -p '{{\"spec\":{{\"gone\":true}}}}'",
+                self.node(),
+                self.disk.as_deref().unwrap_or(name)
+            ),
+            DISK_GONE => {
+                format!("kubectl reservoir tree   # delete the volumes and reservations of {argument}, then the NodeDisk")
+            }
+            SPACE_TAKEN => format!(
+                "remove foreign files from the disk on node {}; no new volume is made there before",
+                self.node()
+            ),
+            NOT_ENOUGH_ROOM => self.smaller(self.largest_free(), "free space elsewhere, or add a disk: kubectl reservoir status"),
+            OVER_QUOTA => self.smaller(self.within_quota(), "have an administrator raise spec.quota.limit of the VolumeRole"),
+            GUARANTEED => "kubectl get volumeroles   # wait for free space, or lower another role's guarantee".into(),
+            PARENT_FULL => self.parent_full(),
+            BELOW_USED => self.smaller(self.used(), &format!("retire a volume in it: kubectl reservoir tree --role {role}")),
+            NO_SUCH_DISK => self.no_such_disk(),
+            NO_PARENT => self.no_parent(),
+            NOT_A_SUB_ROLE => self.reserve_anew("", "without a parent; or for a sub-role of the parent's role"),
+            HAS_VOLUMES => self.content("kubectl reservoir retire", |r| r.volumes.first(), "its data is erased"),
+            HAS_REFINEMENTS => self.content("kubectl reservoir delete", |r| r.refinements.first(), "it was carved out"),
+            NO_RESERVATION => self.no_reservation(),
+            RESERVATION_FULL => self.reservation_full(),
+            NO_ORPHAN => "kubectl reservoir orphans   # lists the data without an object".into(),
+            WRONG_DISK => format!(
+                "kubectl delete {argument}   # then create it in a reservation on a suitable disk: kubectl get nodedisks -o wide"
+            ),
+            BACKING_LOST => format!(
+                "look for the disk and its data on node {}; if the data is lost for good: kubectl delete {argument}",
+                self.node()
+            ),
+            CANNOT_SHRINK => self.present_size("back to the present size; or copy the data into a smaller volume"),
+            SHRINK_IN_USE => self.present_size("keeps its size; or end the pods that use the volume"),
+            RETIRING => format!(
+                "kubectl reservoir unretire {name}   # keeps the volume; else delete the claims that are bound to it"
+            ),
+            DESTROYING => {
+                "delete the claims and end the pods that use the volume; its destruction then goes on by itself".into()
+            }
+            NO_SUBSCRIPTION => self.no_subscription(),
+            NO_CAPABILITY => self.no_capability(),
+            ROLE_NOT_ALLOWED => {
+                let role = self.volume.map_or(*role, |volume| &volume.spec.role);
+                self.claim_anew(role, None, self.mode(), "for the role of the volume")
+            }
+            NO_SUCH_VOLUME => self.no_such_volume(),
+            ALWAYS_WRITABLE => self.claim_anew(role, None, AccessMode::ReadWrite, "to read and write"),
+            NO_MATCH | VOLUME_RETIRING | VOLUME_DESTROYING => {
+                format!("kubectl get volumeoffers -n {namespace}   # the volumes on offer")
+            }
+            VOLUME_NOT_READY => match (self.volume, self.claim.and_then(|c| c.spec.volume.as_ref())) {
+                (Some(volume), _) => format!("kubectl reservoir why spv/{}", volume.name_any()),
+                (None, Some(volume)) if !self.snapshot.sees(&VOLUME) => {
+                    format!("have an administrator run: kubectl reservoir why spv/{volume}")
+                }
+                _ => LOOK_AGAIN.into(),
+            },
+            VOLUME_HELD => self.held(),
+            NAME_TAKEN => {
+                let claim = self.claim_command(&format!("{name}-shared"), role, None, self.mode());
+                format!("{claim}   # the claim under another name, since the PersistentVolumeClaim is somebody else's")
+            }
+            VOLUME_LOST => {
+                format!("{}   # then claim another volume; data without an object: kubectl reservoir orphans", self.delete())
+            }
+            VOLUME_GONE | ROLE_TAKEN => self.delete(),
+            IN_USE => format!("kubectl reservoir tree -n {namespace}   # end the pods that use the claim"),
+            OVER_LIMIT => format!("kubectl reservoir tree --role {role}   # delete reservations, or raise spec.quota.limit"),
+            _ => return None,
+        })
+    }
+
+    /// The claim of a StorageClass ends with its PersistentVolumeClaim only.
+    fn delete(&self) -> String {
+        match self.claim.and_then(pvc_of) {
+            Some(_) => format!("kubectl delete pvc/{} -n {}", self.name, self.namespace),
+            None => format!("kubectl delete {}", self.argument),
+        }
+    }
+
+    fn node(&self) -> String {
+        let disk = self.snapshot.disks.iter().find(|d| Some(d.name_any()) == self.disk);
+        disk.map_or_else(|| "of the object".to_owned(), |disk| disk.spec.node_name.clone())
+    }
+
+    fn agent_log(&self) -> String {
+        let node = self.node();
+        let is_agent = |p: &&k8s_openapi::api::core::v1::Pod| {
+            p.labels().get("app.kubernetes.io/component").is_some_and(|component| component == "agent")
+                && p.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) == Some(&node)
+        };
+        match self.snapshot.pods.iter().find(is_agent) {
+            Some(pod) => {
+                format!(
+                    "kubectl logs -n {} {} --tail=50",
+                    pod.namespace().unwrap_or_default(),
+                    pod.name_any()
+                )
+            }
+            None => format!("kubectl reservoir doctor   # looks for the agent of node {node}"),
+        }
+    }
+
+    /// Asks for less of the reservation or the volume, if there is something; else the other way.
+    fn smaller(&self, bytes: u64, other: &str) -> String {
+        match bytes {
+            0 => format!("kubectl reservoir why {}   # {other}", self.argument),
+            _ => format!(
+                "kubectl reservoir resize {} {}   # or {other}",
+                self.argument,
+                whole_mebibytes(bytes)
+            ),
+        }
+    }
+
+    /// Most bytes that the reservation could have now.
+    fn largest_free(&self) -> u64 {
+        let own = self.reservation.and_then(|r| r.status.as_ref()).map_or(0, holder::size);
+        let on = |disk: &&crate::api::NodeDisk| self.disk.as_ref().is_none_or(|own| disk.name_any() == *own);
+        let free = |disk: &crate::api::NodeDisk| disk.status.as_ref()?.free.as_ref()?.bytes().ok();
+        let free = self.snapshot.disks.iter().filter(on).filter_map(free).max().unwrap_or(0);
+        if self.disk.is_some() { own.saturating_add(free) } else { free }
+    }
+
+    fn within_quota(&self) -> u64 {
+        let own = self.reservation.and_then(|r| r.status.as_ref()).map_or(0, holder::size);
+        let roles: Vec<_> = self.snapshot.roles.iter().collect();
+        let charged =
+            quota::ledgers(&roles).into_iter().filter(|(r, _)| Role::name_covers(&r.spec.role, self.role));
+        let left = charged.filter_map(|(r, reserved)| {
+            Some(r.spec.quota.limit.as_ref()?.bytes_or_zero().saturating_sub(reserved))
+        });
+        left.min().map_or(0, |left| left.saturating_add(own))
+    }
+
+    fn used(&self) -> u64 {
+        self.reservation.and_then(|r| r.status.as_ref()).map_or(0, holder::used)
+    }
+
+    fn parent(&self) -> Option<&'a DiskReservation> {
+        let parent = self.reservation?.spec.parent.as_ref()?;
+        self.snapshot.reservations.iter().find(|r| r.name_any() == *parent)
+    }
+
+    fn parent_full(&self) -> String {
+        let Some((reservation, parent)) = self.reservation.zip(self.parent()) else {
+            return LOOK_AGAIN.into();
+        };
+        let (size, free) = parent.status.as_ref().map_or((0, 0), |s| (holder::size(s), holder::free(s)));
+        let own = reservation.status.as_ref().map_or(0, holder::size);
+        let missing = reservation.spec.size.bytes_or_zero().saturating_sub(own).saturating_sub(free);
+        format!(
+            "kubectl reservoir resize dr/{} {}   # or ask for less: kubectl reservoir resize {} {}",
+            parent.name_any(),
+            Size::from_bytes(size.saturating_add(missing)),
+            self.argument,
+            whole_mebibytes(own.saturating_add(free).max(1 << 20)),
+        )
+    }
+
+    /// Deletes a reservation that nothing is in, and reserves anew.
+    fn reserve_anew(&self, place: &str, why: &str) -> String {
+        let size = self.reservation.map_or("1Gi", |r| r.spec.size.as_str());
+        format!(
+            "kubectl delete {} && kubectl reservoir reserve {} --role {} --size {size}{place}   # {why}",
+            self.argument, self.name, self.role
+        )
+    }
+
+    fn no_such_disk(&self) -> String {
+        let names: Vec<String> = self.snapshot.disks.iter().map(ResourceExt::name_any).collect();
+        let Some(asked) = self.reservation.and_then(|r| r.spec.node_disk.as_deref()) else {
+            let place = "or give the nodes of other disks: kubectl get nodedisks";
+            return match names.is_empty() {
+                true => "kubectl reservoir doctor   # there is no disk".into(),
+                false => self.reserve_anew("", &format!("on any disk; {place}")),
+            };
+        };
+        match nearest(asked, names.iter().map(String::as_str)) {
+            Some(near) => {
+                self.reserve_anew(&format!(" --disk {near}"), &format!("if NodeDisk {near} is meant"))
+            }
+            None if names.is_empty() => "kubectl reservoir doctor   # there is no disk".into(),
+            None => self.reserve_anew("", "on any disk; kubectl get nodedisks lists all of them"),
+        }
+    }
+
+    fn no_parent(&self) -> String {
+        let above =
+            |r: &&DiskReservation| r.spec.role != self.role && Role::name_covers(&r.spec.role, self.role);
+        let names: Vec<String> =
+            self.snapshot.reservations.iter().filter(above).map(ResourceExt::name_any).collect();
+        let asked = self.reservation.and_then(|r| r.spec.parent.as_deref()).unwrap_or_default();
+        if let Some(near) = nearest(asked, names.iter().map(String::as_str)) {
+            return self
+                .reserve_anew(&format!(" --parent {near}"), &format!("if reservation {near} is meant"));
+        }
+        let size = self.reservation.map_or("1Gi", |r| r.spec.size.as_str());
+        match self.role.rsplit_once('/') {
+            Some((above, _)) => {
+                format!("kubectl reservoir reserve {asked} --role {above} --size {size}   # makes the parent")
+            }
+            None => self.reserve_anew("", "without a parent: the role has no ancestor"),
+        }
+    }
+
+    /// A command for the first object in a reservation.
+    fn content(
+        &self,
+        command: &str,
+        first: impl Fn(&crate::api::DiskReservationStatus) -> Option<&crate::api::LedgerEntry>,
+        why: &str,
+    ) -> String {
+        let kind = if command.ends_with("delete") { "dr/" } else { "" };
+        match self.reservation.and_then(|r| first(r.status.as_ref()?)) {
+            Some(entry) => {
+                format!("{command} {kind}{}   # {why}; the same for each one in the reservation", entry.name)
+            }
+            None => LOOK_AGAIN.into(),
+        }
+    }
+
+    fn no_reservation(&self) -> String {
+        let size = self.volume.map_or("1Gi", |v| v.spec.size.as_str());
+        let roles = self.snapshot.reservations.iter().map(|r| r.spec.role.as_str());
+        if let Some(near) = nearest(self.role, roles) {
+            let access =
+                if self.volume.is_some_and(|v| v.spec.shared.is_none()) { " --exclusive" } else { "" };
+            return format!(
+                "kubectl delete {} && kubectl reservoir create {} --role {near} --size {size}{access}   # if role {near} is meant",
+                self.argument, self.name
+            );
+        }
+        let name = self.role.to_lowercase().replace(['/', '_'], "-");
+        format!("kubectl reservoir reserve {name} --role {} --size {size}", self.role)
+    }
+
+    fn reservation_full(&self) -> String {
+        let may_use = |r: &&DiskReservation| Role::name_covers(&r.spec.role, self.role) && holder::serves(r);
+        let free = |r: &DiskReservation| r.status.as_ref().map_or(0, holder::free);
+        let largest = self.snapshot.reservations.iter().filter(may_use).max_by_key(|r| free(r));
+        let Some((reservation, volume)) = self.reservation.or(largest).zip(self.volume) else {
+            return LOOK_AGAIN.into();
+        };
+        let placed = volume.status.as_ref().is_some_and(|s| s.reservation.is_some());
+        let has = if placed { resize::size_now(volume).bytes_or_zero() } else { 0 };
+        let missing = volume.spec.size.bytes_or_zero().saturating_sub(has).saturating_sub(free(reservation));
+        let size = reservation.status.as_ref().map_or(0, holder::size).saturating_add(missing);
+        format!(
+            "kubectl reservoir resize dr/{} {}   # or retire a volume in it: kubectl reservoir tree --role {}",
+            reservation.name_any(),
+            Size::from_bytes(size),
+            reservation.spec.role
+        )
+    }
+
+    fn present_size(&self, why: &str) -> String {
+        let size = self.volume.map_or("1Gi", |volume| resize::size_now(volume).as_str());
+        format!("kubectl reservoir resize spv/{} {size}   # {why}", self.name)
+    }
+
+    fn no_subscription(&self) -> String {
+        let subscribed =
+            self.snapshot.subscriptions.iter().filter(|s| s.namespace().as_deref() == Some(self.namespace));
+        let subscribed = subscribed.flat_map(|s| s.spec.roles.iter().map(String::as_str));
+        let exists = self.snapshot.items().iter().any(|i| i.kind != &CLAIM && i.role == Some(self.role));
+        match nearest(self.role, subscribed).filter(|_| !exists) {
+            Some(near) => self.claim_anew(near, None, self.mode(), &format!("if role {near} is meant")),
+            None => format!("kubectl reservoir subscribe {} -n {}", self.role, self.namespace),
+        }
+    }
+
+    fn no_capability(&self) -> String {
+        let covers = |s: &&crate::api::RoleSubscription| {
+            s.namespace().as_deref() == Some(self.namespace)
+                && s.spec.roles.iter().any(|role| Role::name_covers(role, self.role))
+        };
+        let Some(subscription) = self.snapshot.subscriptions.iter().find(covers) else {
+            let list = format!("kubectl get rolesubscriptions -n {}", self.namespace);
+            return format!("{list}   # add SHARED_RESOURCES to spec.capabilities of the one for the role");
+        };
+        format!(
+            "kubectl patch rolesubscription {} -n {} --type=merge -p '{{\"spec\":{{\"capabilities\":[\"SHARED_RESOURCES\"]}}}}'   \
+             # the namespace's pods share the volume then",
+            subscription.name_any(),
+            self.namespace
+        )
+    }
+
+    fn no_such_volume(&self) -> String {
+        let asked = self.claim.and_then(|c| c.spec.volume.as_deref()).unwrap_or_default();
+        let offers = self.snapshot.offers.iter().filter(|o| o.namespace().as_deref() == Some(self.namespace));
+        let offered = offers.flat_map(|o| o.spec.volumes.iter().map(|v| v.name.clone()));
+        let names: Vec<String> =
+            offered.chain(self.snapshot.volumes.iter().map(ResourceExt::name_any)).collect();
+        match nearest(asked, names.iter().map(String::as_str)) {
+            Some(near) => {
+                self.claim_anew(self.role, Some(near), self.mode(), &format!("if volume {near} is meant"))
+            }
+            None => format!(
+                "kubectl reservoir create {asked} --role {} --size 1Gi   # in the size that is needed; or claim a volume on \
+                 offer: kubectl get volumeoffers -n {}",
+                self.role, self.namespace
+            ),
+        }
+    }
+
+    fn held(&self) -> String {
+        let holder = self.volume.and_then(|v| v.status.as_ref()?.claims.first());
+        let other = format!("or claim another volume: kubectl get volumeoffers -n {}", self.namespace);
+        match holder {
+            Some(holder) => {
+                format!("kubectl reservoir why vclaim/{} -n {}   # {other}", holder.name, holder.namespace)
+            }
+            None => format!("wait for the claim that holds the volume, {other}"),
+        }
+    }
+
+    fn mode(&self) -> AccessMode {
+        self.claim.map_or(AccessMode::ReadWrite, |claim| claim.spec.mode)
+    }
+
+    /// Deletes a claim that is bound to nothing, and claims anew.
+    fn claim_anew(&self, role: &str, volume: Option<&str>, mode: AccessMode, why: &str) -> String {
+        format!("{} && {}   # {why}", self.delete(), self.claim_command(self.name, role, volume, mode))
+    }
+
+    fn claim_command(&self, name: &str, role: &str, volume: Option<&str>, mode: AccessMode) -> String {
+        let mut command = format!("kubectl reservoir claim {name} --role {role}");
+        let spec = self.claim.map(|claim| &claim.spec);
+        if let Some(volume) = volume.or(spec.and_then(|spec| spec.volume.as_deref())) {
+            command.push_str(&format!(" --volume {volume}"));
+        }
+        if let Some(selector) = spec.and_then(|spec| spec.selector.as_ref()) {
+            for (key, value) in selector.match_labels.iter().flatten() {
+                command.push_str(&format!(" --selector {key}={value}"));
+            }
+            command.extend(selector.min_size.iter().map(|size| format!(" --min-size {size}")));
+        }
+        if mode == AccessMode::ReadOnly {
+            command.push_str(" --read-only");
+        }
+        format!("{command} -n {}", self.namespace)
+    }
+}
+
+/// A size that is no more than `bytes`, in whole Mi where there is one.
+fn whole_mebibytes(bytes: u64) -> Size {
+    Size::from_bytes(if bytes < 1 << 20 { bytes } else { bytes >> 20 << 20 })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
+    use crate::plan::testing::*;
+    use crate::plugin::kind::Kind;
 
-    /// T4: the table has every reason, once, and nothing else.
+    fn step(snapshot: &Snapshot, kind: &'static Kind, name: &str, reason: &str) -> String {
+        let target = Target::new(kind, kind.namespaced.then(|| "team".to_owned()), name.to_owned());
+        About::new(snapshot, &target).step(reason).unwrap()
+    }
+
+    /// T4: a typing error is not repeated in the advice: a similar name comes first.
     #[test]
-    fn t4_every_reason_has_exactly_one_next_step() {
-        let source = include_str!("../../api/condition.rs");
-        let reasons = source.split_once("pub mod reason {").unwrap().1.split_once("\n}\n").unwrap().0;
-        let constants = reasons.lines().filter_map(|line| line.trim().strip_prefix("pub const "));
-        let reasons: BTreeSet<&str> = constants.map(|line| line.split('"').nth(1).unwrap()).collect();
-        assert!(reasons.len() > 50, "only {} reasons were found", reasons.len());
-        let advised: Vec<&str> = super::reasons().collect();
-        assert_eq!(advised.iter().copied().collect::<BTreeSet<_>>(), reasons);
-        assert_eq!(advised.len(), reasons.len(), "a reason occurs twice");
-        assert!(ADVICE.iter().all(|(_, step)| step.len() > 10));
+    fn t4_advice_looks_for_the_similar_name_first() {
+        let mut eng = reserved("eng", "eng", 4, &[]);
+        let mut typo = reservation("typo", "eng", 1);
+        typo.spec.node_disk = Some("n1.b".into());
+        let mut orphaned = reservation("sub", "eng/ml", 1);
+        orphaned.spec.parent = Some("egn".into());
+        eng.status.as_mut().unwrap().node_disk = Some("n1.a".into());
+        let snapshot = Snapshot {
+            disks: vec![disk("n1.a", "n1", 10, &[])],
+            reservations: vec![eng, typo, orphaned],
+            volumes: vec![ready_volume("data", "eng", true), volume("lost", "egn", 1)],
+            claims: vec![claim("team", "c", "dta")],
+            subscriptions: vec![subscription("team", &["eng"], false)],
+            ..Snapshot::default()
+        };
+        for (kind, name, reason, wanted) in [
+            (&CLAIM, "c", NO_SUCH_VOLUME, "kubectl reservoir claim c --role eng --volume data -n team"),
+            (
+                &RESERVATION,
+                "typo",
+                NO_SUCH_DISK,
+                "kubectl reservoir reserve typo --role eng --size 1Gi --disk n1.a",
+            ),
+            (
+                &RESERVATION,
+                "sub",
+                NO_PARENT,
+                "kubectl reservoir reserve sub --role eng/ml --size 1Gi --parent eng",
+            ),
+            (&VOLUME, "lost", NO_RESERVATION, "kubectl reservoir create lost --role eng --size 1Gi"),
+        ] {
+            let step = step(&snapshot, kind, name, reason);
+            assert!(step.starts_with("kubectl delete ") && step.contains(wanted), "{reason}: {step}");
+        }
+    }
+
+    /// T4: sizes in the advice are those that suffice.
+    #[test]
+    fn t4_advice_has_sizes_that_suffice() {
+        let mut free = disk("n1.a", "n1", 10, &[]);
+        free.status.as_mut().unwrap().free = Some(gi(6));
+        let mut big = volume("big", "eng", 5);
+        big.spec.reservation = Some("eng".into());
+        let mut sub = reservation("sub", "eng/ml", 3);
+        sub.spec.parent = Some("eng".into());
+        let snapshot = Snapshot {
+            disks: vec![free],
+            reservations: vec![
+                reserved("eng", "eng", 4, &[("data", 3)]),
+                reservation("large", "eng", 99),
+                sub,
+            ],
+            volumes: vec![big],
+            roles: vec![with_quota(volume_role("eng", "eng"), Some(8), None, &[("x", 5)])],
+            ..Snapshot::default()
+        };
+        for (kind, name, reason, wanted) in [
+            (&VOLUME, "big", RESERVATION_FULL, "kubectl reservoir resize dr/eng 8Gi "),
+            (&RESERVATION, "large", NOT_ENOUGH_ROOM, "kubectl reservoir resize dr/large 6Gi "),
+            (&RESERVATION, "large", OVER_QUOTA, "kubectl reservoir resize dr/large 3Gi "),
+            (&RESERVATION, "eng", BELOW_USED, "kubectl reservoir resize dr/eng 3Gi "),
+            (&RESERVATION, "sub", PARENT_FULL, "kubectl reservoir resize dr/eng 6Gi "),
+            (&RESERVATION, "sub", PARENT_FULL, "kubectl reservoir resize dr/sub 1Gi"),
+        ] {
+            let step = step(&snapshot, kind, name, reason);
+            assert!(step.contains(wanted), "{name} {reason}: {step}");
+        }
     }
 }

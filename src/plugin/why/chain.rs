@@ -1,31 +1,24 @@
 //! The chain of causes: the conditions of an object, and the objects that it may wait for.
 
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
-use serde::Serialize;
 
+use super::report::Report;
 use super::target::Target;
+use super::waits;
 use crate::api::Role;
 use crate::api::condition::{RESIZED, RETIRING};
 use crate::cluster;
-use crate::plugin::item::{CLAIM, DISK, Kind, POD, RESERVATION, VOLUME};
+use crate::plugin::kind::{CLAIM, DISK, Kind, POD, PVC, RESERVATION, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
-/// A reported condition of an object, or the phase of a pod.
-#[derive(Debug, Serialize)]
-pub(in crate::plugin) struct Report {
-    pub object: String,
-    pub reason: String,
-    pub message: String,
-    /// True if the object is not as it should be.
-    #[serde(skip)]
-    pub trouble: bool,
-}
-
-/// The object, the object that it waits for, and so on. The root of the wait is last.
+/// The object, the object that it waits for, and so on. The root of the wait is last. A pod or a workload that runs waits
+/// for nothing.
 pub(super) fn chain(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
     let mut chain = vec![target.clone()];
+    if (target.kind == &POD || target.kind.workload) && !has_trouble(snapshot, target) {
+        return chain;
+    }
     while let Some(next) =
         upstream(snapshot, &chain[chain.len() - 1]).into_iter().find(|t| !chain.contains(t))
     {
@@ -43,8 +36,13 @@ pub(super) fn reports(snapshot: &Snapshot, target: &Target) -> Option<Vec<Report
         trouble,
     };
     if target.kind == &POD {
-        let (phase, message) = pod_phase(target.find_pod(snapshot)?);
-        return Some(vec![report(!["Running", "Succeeded"].contains(&phase.as_str()), &phase, &message)]);
+        return Some(waits::pod_reports(snapshot, target, target.find_pod(snapshot)?));
+    }
+    if target.kind == &PVC {
+        return waits::pvc_report(snapshot, target).map(|report| vec![report]);
+    }
+    if target.kind.workload {
+        return waits::workload_report(snapshot, target).map(|report| vec![report]);
     }
     let item = snapshot.find(target.kind, target.namespace.as_deref(), &target.name)?;
     let trouble = |c: &&Condition| match c.type_.as_str() {
@@ -83,9 +81,16 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
         Some(Target { kind, namespace: item.namespace, name: item.name })
     };
     let named = |kind: &'static Kind, name: Option<&str>| name.and_then(|name| existing(kind, None, name));
-    let candidates: Vec<Option<Target>> = if target.kind == &POD {
+    let candidates: Vec<Option<Target>> = if target.kind.workload {
+        let pods = waits::pods_of_workload(snapshot, target);
+        pods.into_iter().map(|pod| Some(Target::new(&POD, pod.namespace(), pod.name_any()))).collect()
+    } else if target.kind == &POD {
         let claims = target.find_pod(snapshot).map(cluster::claims_of).unwrap_or_default();
-        claims.iter().map(|(namespace, name)| existing(&CLAIM, Some(namespace), name)).collect()
+        let of = |(namespace, name): (String, String)| {
+            let claim = existing(&CLAIM, Some(&namespace), &name);
+            claim.or_else(|| Some(Target::new(&PVC, Some(namespace), name)))
+        };
+        claims.into_iter().map(of).collect()
     } else if target.kind == &CLAIM {
         let claim = snapshot
             .claims
@@ -115,6 +120,9 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
         vec![]
     };
     let troubled = |t: &Target| {
+        if t.kind == &POD || t.kind == &PVC {
+            return reports(snapshot, t).is_none_or(|reports| reports.iter().any(|report| report.trouble));
+        }
         let not_ready =
             snapshot.find(t.kind, t.namespace.as_deref(), &t.name).is_some_and(|item| !item.is_ready());
         not_ready
@@ -122,16 +130,4 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
             || t.kind == &CLAIM && !upstream(snapshot, t).is_empty()
     };
     candidates.into_iter().flatten().filter(troubled).collect()
-}
-
-/// The pod's phase, and the message of its unmet scheduling or its waiting container.
-fn pod_phase(pod: &Pod) -> (String, String) {
-    let status = pod.status.clone().unwrap_or_default();
-    let unscheduled =
-        status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
-    let containers = status.container_statuses.iter().flatten();
-    let waiting = containers.filter_map(|c| c.state.as_ref()?.waiting.as_ref()).next();
-    let message = unscheduled.and_then(|c| c.message.clone());
-    let message = message.or(waiting.and_then(|w| w.message.clone().or(w.reason.clone())));
-    (status.phase.unwrap_or_else(|| "Pending".into()), message.unwrap_or_default())
 }

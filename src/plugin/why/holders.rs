@@ -6,7 +6,7 @@ use super::target::Target;
 use crate::api::LedgerEntry;
 use crate::cluster;
 use crate::plan::{self, candidate::Candidate, share};
-use crate::plugin::item::{CLAIM, DISK, RESERVATION, ROLE, VOLUME};
+use crate::plugin::kind::{CLAIM, DISK, RESERVATION, ROLE, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
 /// One line for each kind of holder, for the content, and for the reservations that are served earlier.

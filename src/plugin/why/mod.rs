@@ -3,18 +3,21 @@
 mod advice;
 mod chain;
 mod holders;
+mod report;
 mod steps;
 mod target;
+mod waits;
 
 use serde::Serialize;
 
 pub(super) use target::Target;
 
-use super::item::{CLAIM, PVC};
+use super::kind::{CLAIM, PVC};
 use super::paint::Paint;
 use super::snapshot::Snapshot;
-use chain::{Report, chain, reports};
+use chain::{chain, reports};
 use holders::holders;
+use report::Report;
 use steps::{deletion_step, step_for};
 
 /// The answer.
@@ -36,10 +39,10 @@ pub(super) struct Why {
 
 /// Explains an object. The error for an unknown object has the most similar name.
 pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
-    if target.kind == &PVC {
+    let claim = Target { kind: &CLAIM, ..target.clone() };
+    if target.kind == &PVC && reports(snapshot, &claim).is_some() {
         // A claim's PersistentVolumeClaim has the name of the claim, and waits for the claim.
-        let claim = Target { kind: &CLAIM, ..target.clone() };
-        let mut answer = why(snapshot, &claim).map_err(|_| target.not_found(snapshot))?;
+        let mut answer = why(snapshot, &claim)?;
         answer.holders.insert(0, format!("it belongs to {}", claim.title()));
         return Ok(Why { object: target.title(), ..answer });
     }
@@ -51,7 +54,7 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
         if i == 0 && reports.is_none() {
             return Err(target.not_found(snapshot));
         }
-        for report in reports.unwrap_or_default() {
+        for report in reports.unwrap_or_else(|| vec![waits::missing_claim(snapshot, link)]) {
             // The step for the root helps; its effects end by themselves.
             if report.trouble && (i + 1 == chain.len() || next.is_empty()) {
                 let step = step_for(snapshot, link, &report.reason);
@@ -98,13 +101,16 @@ pub(super) fn text(why: &Why, paint: Paint) -> String {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::Pod;
+    use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+    use serde_json::json;
 
     use super::*;
     use crate::api::condition::{READY, Verdict, reason, set};
+    use crate::api::{LABEL_PVC_UID, UidRef};
     use crate::plan::testing::*;
-    use crate::plugin::item::{DISK, Kind, POD, RESERVATION, ROLE, VOLUME};
+    use crate::plugin::kind::{DISK, Kind, POD, RESERVATION, ROLE, VOLUME};
+    use crate::plugin::snapshot::Denied;
 
     fn set_not_ready(conditions: &mut Vec<Condition>, reason: &'static str, message: &str) {
         set(conditions, READY, Verdict::no(reason, message), None, jiff::Timestamp::UNIX_EPOCH);
@@ -171,15 +177,137 @@ mod tests {
             pvc.contains("because NodeDisk n1.a") && pvc.contains("it belongs to VolumeClaim team/data"),
             "{pvc}"
         );
-        // A PersistentVolumeClaim of a class waits for its first pod, or is refused (P1, P6).
         assert_eq!(
-            ask(&Snapshot::default(), &PVC, Some("team"), "data-db-0").unwrap_err(),
-            "Reservoir has made no volume for PersistentVolumeClaim team/data-db-0 yet; its events have the cause: \
-             kubectl describe pvc data-db-0 -n team"
+            ask(&Snapshot::default(), &PVC, Some("team"), "data").unwrap_err(),
+            "there is no PersistentVolumeClaim team/data"
         );
-        let fine = Snapshot { pods: vec![pod_of("none", "Pending")], ..Snapshot::default() };
+    }
+
+    fn pvc(name: &str, phase: &str, class: &str) -> PersistentVolumeClaim {
+        from(json!({"metadata": {"namespace": "team", "name": name}, "spec": {"storageClassName": class},
+            "status": {"phase": phase}}))
+    }
+
+    fn event(kind: &str, name: &str, type_: &str, reason: &str, message: &str) -> Event {
+        from(json!({"metadata": {}, "type": type_, "reason": reason, "message": message,
+            "involvedObject": {"kind": kind, "namespace": "team", "name": name}}))
+    }
+
+    fn from<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> T {
+        serde_json::from_value(value).unwrap()
+    }
+
+    /// T4: a pod waits for Reservoir exactly if one of its claims does; the words of scheduler and kubelet are quoted.
+    #[test]
+    fn t4_why_pod_blames_reservoir_only_for_its_own() {
+        let of = |snapshot: &Snapshot| ask(snapshot, &POD, Some("team"), "web").unwrap();
+        let pods = || vec![pod_of("data", "Pending")];
+        let mut snapshot =
+            Snapshot { pods: pods(), pvcs: vec![pvc("dta", "Bound", "other")], ..Snapshot::default() };
+        let missing = of(&snapshot);
+        assert!(missing.contains("because PersistentVolumeClaim team/data is Missing: no claim or PersistentVolumeClaim has this name; did you mean dta?"), "{missing}");
+        snapshot.pvcs = vec![pvc("data", "Bound", "other")];
+        snapshot.events = vec![event("Pod", "web", "Warning", "FailedMount", "no such image")];
+        let foreign = of(&snapshot);
+        assert!(foreign.starts_with("Pod team/web: Pending: no such image\nnext: kubectl describe pod web -n team   # its claims are bound"), "{foreign}");
+        snapshot.pvcs = vec![pvc("data", "Pending", "ours")];
+        snapshot.classes = vec!["ours".into()];
+        snapshot.events =
+            vec![event("PersistentVolumeClaim", "data", "Warning", "ProvisioningFailed", "5Gi too little")];
+        let ours = of(&snapshot);
         assert!(
-            ask(&fine, &POD, Some("team"), "web").unwrap().contains("next: kubectl describe pod web -n team")
+            ours.contains("because PersistentVolumeClaim team/data is ProvisioningFailed: 5Gi too little"),
+            "{ours}"
+        );
+        let same = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+        assert!(
+            same.contains("ProvisioningFailed: 5Gi too little\nnext: kubectl describe pvc data -n team"),
+            "{same}"
+        );
+        snapshot.events =
+            vec![event("PersistentVolumeClaim", "data", "Normal", "WaitForFirstConsumer", "waiting")];
+        let first = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+        assert!(first.contains("next: start a pod that uses PersistentVolumeClaim data"), "{first}");
+
+        let mut running = unreachable();
+        running.pods = vec![pod_of("data", "Running")];
+        assert_eq!(of(&running), "Pod team/web: Running\n");
+    }
+
+    /// T4, M2: a second pod of an exclusive volume is told of the first.
+    #[test]
+    fn t4_m2_why_names_the_pod_that_has_an_exclusive_volume() {
+        let mut volume = ready_volume("v", "eng", false);
+        volume.status.as_mut().unwrap().claims = vec![bound_by("team", "data", "uid-data")];
+        let mut bound = claim("team", "data", "v");
+        let status = bound.status.get_or_insert_default();
+        status.volume = Some(UidRef { name: "v".into(), uid: "uid-v".into() });
+        set_ready(&mut status.conditions, true);
+        let mut first = pod_of("data", "Running");
+        first.metadata.name = Some("first".into());
+        first.metadata.uid = Some("u1".into());
+        first.spec.as_mut().unwrap().node_name = Some("n1".into());
+        let pods = vec![pod_of("data", "Pending"), first];
+        let snapshot = Snapshot { volumes: vec![volume], claims: vec![bound], pods, ..Snapshot::default() };
+        let answer = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+        assert!(answer.contains("because VolumeClaim team/data is VolumeHeld: its volume v is exclusive, and pod team/first uses it"), "{answer}");
+        assert!(answer.contains("next: kubectl describe pod first -n team"), "{answer}");
+    }
+
+    /// T4: a workload waits for its first pod that waits, or is told why it has none.
+    #[test]
+    fn t4_why_of_a_workload_is_that_of_its_pods() {
+        let kind = Kind::parse("sts").unwrap();
+        let mut snapshot = unreachable();
+        snapshot.pods[0].metadata.labels = Some([("app".to_owned(), "db".to_owned())].into());
+        snapshot.workloads = vec![from(json!({"apiVersion": "apps/v1", "kind": "StatefulSet",
+            "metadata": {"namespace": "team", "name": "db"},
+            "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "db"}}}, "status": {"readyReplicas": 1}}))];
+        let answer = ask(&snapshot, kind, Some("team"), "db").unwrap();
+        assert!(answer.starts_with("StatefulSet team/db: NotReady, for the reasons below\n  because NodeDisk n1.a is NodeUnreachable"), "{answer}");
+        assert!(answer.contains("so StatefulSet team/db is NotReady: 1 of 2 pods are ready\n"), "{answer}");
+        snapshot.pods.clear();
+        snapshot.events = vec![event("StatefulSet", "db", "Warning", "FailedCreate", "exceeded quota")];
+        let none = ask(&snapshot, kind, Some("team"), "db").unwrap();
+        assert!(
+            none.contains("NotReady: 1 of 2 pods are ready: exceeded quota\nnext: kubectl describe sts db"),
+            "{none}"
+        );
+        snapshot.workloads[0].data["status"]["readyReplicas"] = json!(2);
+        assert_eq!(
+            ask(&snapshot, kind, Some("team"), "db").unwrap(),
+            "StatefulSet team/db: Ready: 2 of 2 pods are ready\n"
+        );
+        assert!(ask(&snapshot, kind, Some("team"), "bd").unwrap_err().contains("did you mean db?"));
+    }
+
+    /// T4, P4: the claim of a StatefulSet's healthy PersistentVolumeClaim is not to be deleted.
+    #[test]
+    fn t4_p4_why_never_advises_to_delete_a_healthy_claim() {
+        let mut made = claim("team", "data", "v");
+        set_ready(&mut made.status.get_or_insert_default().conditions, true);
+        let pods = vec![pod_of("data", "Running")];
+        let mut snapshot = Snapshot { claims: vec![made], pods, ..Snapshot::default() };
+        let plain = ask(&snapshot, &CLAIM, Some("team"), "data").unwrap();
+        assert!(plain.contains("the data kept: kubectl reservoir unclaim data -n team"), "{plain}");
+        snapshot.claims[0].metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+        for kind in [&CLAIM, &PVC] {
+            let answer = ask(&snapshot, kind, Some("team"), "data").unwrap();
+            assert!(
+                answer.contains("there is nothing to do") && !answer.contains("kubectl delete"),
+                "{answer}"
+            );
+        }
+    }
+
+    /// T4: what may not be seen is not said to be missing.
+    #[test]
+    fn t4_why_does_not_deny_what_may_not_be_seen() {
+        let blind = Snapshot { denied: vec![Denied::unseen(&VOLUME)], ..Snapshot::default() };
+        let said = ask(&blind, &VOLUME, None, "data").unwrap_err();
+        assert_eq!(
+            said,
+            "SharedPersistentVolume data may not be seen with your rights: have an administrator run kubectl reservoir why spv/data"
         );
     }
 
@@ -187,7 +315,7 @@ mod tests {
     /// complete next step.
     #[test]
     fn t4_why_prints_message_and_next_step_of_every_reason() {
-        for reason in advice::reasons() {
+        for (reason, doc) in reason::ALL {
             let mut snapshot = Snapshot {
                 disks: vec![disk("n1.a", "n1", 10, &[])],
                 roles: vec![volume_role("x", "eng")],
@@ -221,13 +349,18 @@ mod tests {
                 reason,
                 "its own message",
             );
-            for (kind, namespace, name) in [
+            let kinds = [
                 (&DISK, None, "n1.a"),
                 (&ROLE, None, "x"),
                 (&RESERVATION, None, "x"),
                 (&VOLUME, None, "x"),
                 (&CLAIM, Some("team"), "x"),
-            ] {
+            ];
+            // The comment of a reason begins with the kinds that have it.
+            let of = doc[0].trim().split_once(':').map(|(kinds, _)| kinds.to_lowercase()).unwrap_or_default();
+            let has = |kind: &Kind| of.split(", ").any(|of| kind.name.to_lowercase().ends_with(of));
+            let any = of.is_empty() || !kinds.iter().any(|(kind, ..)| has(kind));
+            for (kind, namespace, name) in kinds.into_iter().filter(|(kind, ..)| any || has(kind)) {
                 let answer = ask(&snapshot, kind, namespace, name).unwrap();
                 assert!(
                     answer.starts_with(&format!("{} ", kind.name))
@@ -235,7 +368,11 @@ mod tests {
                     "{answer}"
                 );
                 assert!(answer.contains("\nnext: "), "{reason}: {answer}");
-                assert!(!answer.contains("{name}") && !answer.contains("{ref}"), "{reason}: {answer}");
+                let step = answer.split_once("\nnext: ").unwrap().1.split("   #").next().unwrap();
+                let capitals = |word: &str| word.len() > 1 && word.chars().all(|c| c.is_ascii_uppercase());
+                let blank = step.contains(['{', '<']) && !step.contains("-p '{")
+                    || step.split([' ', '/']).any(capitals);
+                assert!(!blank && !step.contains("  ") && !step.contains("--role  "), "{reason}: {answer}");
             }
         }
     }

@@ -1,88 +1,69 @@
-//! Next steps, with the names of the object filled in.
-
-use std::collections::BTreeMap;
+//! Next steps: for a condition, for an object that Kubernetes keeps waiting, and towards the end of a healthy object.
 
 use kube::ResourceExt;
 
-use super::advice;
+use super::advice::About;
 use super::target::Target;
-use crate::plugin::item::{Item, POD};
+use super::waits;
+use crate::api::condition::reason::VOLUME_HELD;
+use crate::plan::pvc_provisioner::pvc_of;
+use crate::plugin::kind::{CLAIM, POD, PVC};
 use crate::plugin::snapshot::Snapshot;
 
-/// The next step for an object with a condition of the given reason.
+/// The next step for an object with a report of the given reason.
 pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
-    let template = match advice::step_template(reason) {
-        _ if target.kind == &POD => {
-            "kubectl describe pod {name} -n {namespace}   # its claims are bound: it waits for something else than Reservoir"
-        }
-        Some(template) => template,
-        None => "kubectl reservoir doctor   # checks that the controller runs in the version of this plug-in",
-    };
-    fill_in(template, snapshot, target)
+    let (name, namespace) = (&target.name, target.namespace.as_deref().unwrap_or("default"));
+    let describe = format!("kubectl describe {} {name} -n {namespace}", target.kind.short);
+    if target.kind == &PVC {
+        return waits::pvc_step(snapshot, target, reason);
+    }
+    if target.kind == &POD && reason == VOLUME_HELD {
+        return waits::holder_step(snapshot, target);
+    }
+    if target.kind == &POD {
+        return match snapshot.sees(&CLAIM) && snapshot.sees(&PVC) {
+            true => {
+                format!("{describe}   # its claims are bound: it waits for something else than Reservoir")
+            }
+            false => format!("{describe}   # its claims may not be seen with your rights"),
+        };
+    }
+    if target.kind.workload {
+        return format!("{describe}   # its events and its template say why pods are missing");
+    }
+    let step = About::new(snapshot, target).step(reason);
+    step.unwrap_or_else(|| {
+        "kubectl reservoir doctor   # checks that the controller runs in the version of this plug-in".into()
+    })
 }
 
-/// The next step towards the deletion of an object in use.
+/// The way to end a healthy object that is in use.
 pub(super) fn deletion_step(snapshot: &Snapshot, target: &Target) -> Option<String> {
-    let template = match target.kind.short {
-        "spv" => {
+    let name = &target.name;
+    let role = snapshot.find(target.kind, None, name).and_then(|item| item.role);
+    Some(match target.kind.short {
+        "spv" => format!(
             "a volume in use cannot be deleted; to destroy it after its last use: kubectl reservoir retire {name}"
-        }
-        "dr" => "a reservation with content cannot be deleted: kubectl reservoir tree --role {role}",
-        "nd" => "a disk with reservations cannot be deleted: kubectl reservoir tree",
-        "vclaim" => "a deleted claim goes after the pods that use it have ended: kubectl delete {ref}",
-        _ => return None,
-    };
-    Some(fill_in(template, snapshot, target))
-}
-
-/// Replaces the placeholders of a template. A placeholder without a value becomes a word in capitals, for
-/// people to replace.
-fn fill_in(template: &str, snapshot: &Snapshot, target: &Target) -> String {
-    let item: Option<Item> = snapshot.find(target.kind, target.namespace.as_deref(), &target.name);
-    let mut values: BTreeMap<&str, String> = BTreeMap::new();
-    values.insert("name", target.name.clone());
-    if let Some(item) = &item {
-        values.insert("ref", item.argument());
-        values.extend(item.role.map(|role| ("role", role.to_owned())));
-    }
-    values.extend(target.namespace.clone().map(|namespace| ("namespace", namespace)));
-    let named = |name: Option<String>| name == Some(target.name.clone());
-    match target.kind.short {
-        "nd" => {
-            values.insert("disk", target.name.clone());
-            let disk = snapshot.disks.iter().find(|d| named(d.metadata.name.clone()));
-            values.extend(disk.map(|d| ("node", d.spec.node_name.clone())));
-        }
-        "dr" => {
-            values.insert("reservation", target.name.clone());
-            let r = snapshot.reservations.iter().find(|r| named(r.metadata.name.clone()));
-            let status = r.and_then(|r| r.status.clone()).unwrap_or_default();
-            values.extend(status.node_disk.map(|disk| ("disk", disk)));
-            values.extend(status.node_name.map(|node| ("node", node)));
-        }
-        "spv" => {
-            values.insert("volume", target.name.clone());
-            let v = snapshot.volumes.iter().find(|v| named(v.metadata.name.clone()));
-            let status = v.and_then(|v| v.status.clone()).unwrap_or_default();
-            values.extend(status.node_disk.map(|disk| ("disk", disk)));
-            values.extend(status.node_name.map(|node| ("node", node)));
-            let reservation = status.reservation.map(|r| r.name);
-            let reservation = reservation.or(v.and_then(|v| v.spec.reservation.clone()));
-            values.extend(reservation.map(|name| ("reservation", name)));
-        }
+        ),
+        "dr" => format!(
+            "a reservation with content cannot be deleted: kubectl reservoir tree --role {}",
+            role.unwrap_or_default()
+        ),
+        "nd" => "a disk with reservations cannot be deleted: kubectl reservoir tree".into(),
         "vclaim" => {
-            let c = snapshot
-                .claims
-                .iter()
-                .find(|c| named(c.metadata.name.clone()) && c.namespace() == target.namespace);
-            values.extend(c.and_then(|c| c.spec.volume.clone()).map(|volume| ("volume", volume)));
+            let namespace = target.namespace.as_deref().unwrap_or("default");
+            let claim =
+                snapshot.claims.iter().find(|c| c.name_any() == *name && c.namespace() == target.namespace);
+            match claim.and_then(pvc_of) {
+                Some(_) => format!(
+                    "there is nothing to do; the claim ends with PersistentVolumeClaim {name}, and its StorageClass decides about the data"
+                ),
+                None => format!(
+                    "there is nothing to do; to end the claim after its pods, with the data kept: \
+                     kubectl reservoir unclaim {name} -n {namespace}"
+                ),
+            }
         }
-        _ => {}
-    }
-    let mut text = template.to_owned();
-    for key in ["name", "ref", "role", "namespace", "node", "disk", "volume", "reservation"] {
-        let value = values.get(key).cloned().unwrap_or_else(|| key.to_uppercase());
-        text = text.replace(&format!("{{{key}}}"), &value);
-    }
-    text
+        _ => return None,
+    })
 }

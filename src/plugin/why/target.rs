@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use crate::plugin::item::{CLAIM, Kind, POD, PVC, did_you_mean};
+use crate::plugin::kind::{CLAIM, Kind, POD, PVC, did_you_mean};
 use crate::plugin::snapshot::Snapshot;
 
 /// An object by kind and name. It may not exist.
@@ -16,6 +16,10 @@ pub(in crate::plugin) struct Target {
 }
 
 impl Target {
+    pub fn new(kind: &'static Kind, namespace: Option<String>, name: String) -> Self {
+        Self { kind, namespace, name }
+    }
+
     /// Parses `KIND/NAME` or `KIND NAME`. An object of a namespaced kind is in `namespace`.
     pub fn parse(object: &[String], namespace: &str) -> anyhow::Result<Self> {
         let (kind, name) = match object {
@@ -26,7 +30,7 @@ impl Target {
             _ => bail!("write KIND/NAME, such as pod/web-0"),
         };
         let kind = Kind::parse(kind).map_err(anyhow::Error::msg)?;
-        Ok(Self { kind, namespace: kind.namespaced.then(|| namespace.to_owned()), name: name.to_owned() })
+        Ok(Self::new(kind, kind.namespaced.then(|| namespace.to_owned()), name.to_owned()))
     }
 
     /// `VolumeClaim team/data`.
@@ -39,29 +43,36 @@ impl Target {
         snapshot.pods.iter().find(|p| p.name_any() == self.name && p.namespace() == self.namespace)
     }
 
-    /// The message for an object that does not exist, with the most similar name.
+    /// The message for an object that does not exist, with the most similar name. What may not be seen may exist.
     pub fn not_found(&self, snapshot: &Snapshot) -> String {
-        let pods: Vec<String> =
-            snapshot.pods.iter().filter(|p| p.namespace() == self.namespace).map(|p| p.name_any()).collect();
-        let items = snapshot.items();
-        let same_kind = items.iter().filter(|i| i.kind == if self.kind == &PVC { &CLAIM } else { self.kind });
-        let here: Vec<&str> = match self.kind == &POD {
-            true => pods.iter().map(String::as_str).collect(),
-            false => same_kind.filter(|i| i.namespace == self.namespace).map(|i| i.name.as_str()).collect(),
-        };
-        let elsewhere = items.iter().find(|i| i.kind == self.kind && i.name == self.name);
-        let nearest = match elsewhere.and_then(|i| i.namespace.as_ref()) {
-            Some(namespace) => format!("; there is one in namespace {namespace}: add -n {namespace}"),
-            None => did_you_mean(&self.name, here.iter().copied()),
-        };
-        if self.kind == &PVC && nearest.is_empty() {
-            let namespace = self.namespace.as_deref().unwrap_or("default");
+        if !snapshot.sees(self.kind) {
             return format!(
-                "Reservoir has made no volume for {} yet; its events have the cause: kubectl describe pvc {} -n {namespace}",
+                "{} may not be seen with your rights: have an administrator run kubectl reservoir why {}/{}",
                 self.title(),
+                self.kind.short,
                 self.name
             );
         }
+        let pods = snapshot.pods.iter().map(|pod| (&POD, pod.namespace(), pod.name_any()));
+        let pvcs = snapshot.pvcs.iter().map(|pvc| (&PVC, pvc.namespace(), pvc.name_any()));
+        let workloads = snapshot.workloads.iter().map(|w| (self.kind, w.namespace(), w.name_any()));
+        let items = snapshot.items().into_iter().map(|item| {
+            // A claim's PersistentVolumeClaim has the name of the claim.
+            let kind = if self.kind == &PVC && item.kind == &CLAIM { &PVC } else { item.kind };
+            (kind, item.namespace, item.name)
+        });
+        let all: Vec<_> =
+            pods.chain(pvcs).chain(workloads).chain(items).filter(|(kind, ..)| *kind == self.kind).collect();
+        let here = all
+            .iter()
+            .filter(|(_, namespace, _)| *namespace == self.namespace)
+            .map(|(.., name)| name.as_str());
+        let elsewhere =
+            all.iter().find(|(.., name)| *name == self.name).and_then(|(_, namespace, _)| namespace.as_ref());
+        let nearest = match elsewhere {
+            Some(namespace) => format!("; there is one in namespace {namespace}: add -n {namespace}"),
+            None => did_you_mean(&self.name, here),
+        };
         format!("there is no {}{nearest}", self.title())
     }
 }

@@ -1,0 +1,49 @@
+//! The command `delete`.
+
+use anyhow::bail;
+use kube::api::Preconditions;
+use kube::{Client, ResourceExt};
+
+use super::cli::{DryRun, Write};
+use super::errors::explain_api_error;
+use super::kind::{CLAIM, POD, PVC};
+use super::snapshot::Snapshot;
+use super::unclaim;
+use super::why::{self, Target};
+use super::write::{Until, api_of, delete_params, print_result, wait_until};
+use crate::api::VolumeClaim;
+use crate::plan::pvc_provisioner::pvc_of;
+
+/// Deletes an object. A refusal comes with what stands in the way.
+pub(super) async fn delete_object(
+    client: &Client,
+    snapshot: &Snapshot,
+    target: &Target,
+    write: &Write,
+) -> anyhow::Result<()> {
+    let kind = target.kind;
+    if kind == &POD || kind == &PVC || kind.workload {
+        bail!("a {} is not Reservoir's: kubectl delete {}/{}", kind.name, kind.short, target.name);
+    }
+    let answer = why::why(snapshot, target).map_err(anyhow::Error::msg)?;
+    let is_it = |c: &&VolumeClaim| c.name_any() == target.name && c.namespace() == target.namespace;
+    let claim = snapshot.claims.iter().find(is_it).filter(|claim| kind == &CLAIM && pvc_of(*claim).is_some());
+    if let Some(claim) = claim {
+        bail!("{}", unclaim::describe(snapshot, claim));
+    }
+    let api = api_of(client, kind, target.namespace.as_deref());
+    let Some(object) = api.get_opt(&target.name).await.map_err(|error| explain_api_error(&error))? else {
+        bail!("{} is gone", target.title());
+    };
+    if write.dry_run != Some(DryRun::Client) {
+        let params =
+            delete_params(write.dry_run, Preconditions { uid: object.uid(), resource_version: None });
+        if let Err(error) = api.delete(&target.name, &params).await {
+            let error = explain_api_error(&error);
+            let lines = answer.holders.iter().map(|holder| format!("\n  {holder}"));
+            bail!("{error}{}", lines.collect::<String>());
+        }
+    }
+    print_result(kind, &object, "deleted", write)?;
+    wait_until(&api, kind, &object, write, &Until::Deleted).await
+}

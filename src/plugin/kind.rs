@@ -1,0 +1,106 @@
+//! Kinds that commands take as an argument, and the most similar name.
+
+/// A kind that commands take as an argument.
+#[derive(Debug, PartialEq)]
+pub(super) struct Kind {
+    pub name: &'static str,
+    pub short: &'static str,
+    pub plural: &'static str,
+    pub namespaced: bool,
+    /// Makes pods.
+    pub workload: bool,
+}
+
+const fn kind(name: &'static str, short: &'static str, plural: &'static str, namespaced: bool) -> Kind {
+    Kind { name, short, plural, namespaced, workload: false }
+}
+
+const fn workload(name: &'static str, short: &'static str, plural: &'static str) -> Kind {
+    Kind { name, short, plural, namespaced: true, workload: true }
+}
+
+pub(super) static DISK: Kind = kind("NodeDisk", "nd", "nodedisks", false);
+pub(super) static RESERVATION: Kind = kind("DiskReservation", "dr", "diskreservations", false);
+pub(super) static VOLUME: Kind = kind("SharedPersistentVolume", "spv", "sharedpersistentvolumes", false);
+pub(super) static ROLE: Kind = kind("VolumeRole", "vrole", "volumeroles", false);
+pub(super) static CLAIM: Kind = kind("VolumeClaim", "vclaim", "volumeclaims", true);
+pub(super) static SUBSCRIPTION: Kind = kind("RoleSubscription", "rsub", "rolesubscriptions", true);
+pub(super) static OFFER: Kind = kind("VolumeOffer", "offer", "volumeoffers", true);
+pub(super) static POD: Kind = kind("Pod", "pod", "pods", true);
+pub(super) static PVC: Kind = kind("PersistentVolumeClaim", "pvc", "persistentvolumeclaims", true);
+
+static STATEFUL_SET: Kind = workload("StatefulSet", "sts", "statefulsets");
+static DEPLOYMENT: Kind = workload("Deployment", "deploy", "deployments");
+static DAEMON_SET: Kind = workload("DaemonSet", "ds", "daemonsets");
+static JOB: Kind = workload("Job", "job", "jobs");
+
+/// Every kind.
+pub(super) static KINDS: [&Kind; 13] = [
+    &POD,
+    &STATEFUL_SET,
+    &DEPLOYMENT,
+    &DAEMON_SET,
+    &JOB,
+    &PVC,
+    &CLAIM,
+    &VOLUME,
+    &RESERVATION,
+    &DISK,
+    &SUBSCRIPTION,
+    &ROLE,
+    &OFFER,
+];
+
+impl Kind {
+    /// Parses any name that kubectl takes for the kind. The error has the most similar name.
+    pub fn parse(text: &str) -> Result<&'static Kind, String> {
+        let lower = text.to_lowercase();
+        let plain = lower.strip_suffix(".reservoir.dev").unwrap_or(&lower);
+        let plain = if plain == "po" { "pod" } else { plain };
+        let called = |k: &Kind| [k.short, k.plural, &k.name.to_lowercase()].contains(&plain);
+        KINDS.into_iter().find(|k| called(k)).ok_or_else(|| {
+            let names = KINDS.iter().flat_map(|k| [k.short, k.plural]);
+            let known: Vec<&str> = KINDS.iter().map(|k| k.short).collect();
+            let nearest = did_you_mean(plain, names);
+            format!("`{text}` is not a kind of this plug-in{nearest}; its kinds are {}", known.join(", "))
+        })
+    }
+}
+
+/// The most similar name that is another one; `None` if no name is similar. One typing error is similar in a short name,
+/// too.
+pub(super) fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let likeness = |name: &&str| {
+        let one_error = text.len() > 1 && strsim::osa_distance(text, name) == 1;
+        strsim::jaro_winkler(text, name).max(if one_error { 0.76 } else { 0.0 })
+    };
+    let similar = names.into_iter().filter(|name| *name != text && likeness(name) > 0.75);
+    similar.max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
+}
+
+/// `; did you mean x?`, or nothing if no name is similar.
+pub(super) fn did_you_mean<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(text, names).map(|name| format!("; did you mean {name}?")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t4_kinds_parse_by_every_name_and_errors_name_the_nearest() {
+        for (text, kind) in [
+            ("spv", &VOLUME),
+            ("SharedPersistentVolume", &VOLUME),
+            ("sharedpersistentvolumes.reservoir.dev", &VOLUME),
+            ("po", &POD),
+            ("PVC", &PVC),
+            ("vrole", &ROLE),
+        ] {
+            assert_eq!(Kind::parse(text), Ok(kind), "{text}");
+        }
+        let error = Kind::parse("vclaims").unwrap_err();
+        assert!(error.contains("did you mean vclaim?") && error.contains("nd"), "{error}");
+        assert!(!Kind::parse("xyz").unwrap_err().contains("did you mean"));
+    }
+}

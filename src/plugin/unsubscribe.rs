@@ -1,0 +1,97 @@
+//! The command `unsubscribe`.
+
+use kube::api::{Api, Patch, PatchParams, Preconditions};
+use kube::{Client, ResourceExt};
+use serde_json::json;
+
+use super::cli::{DryRun, Unsubscribe};
+use super::errors::explain_api_error;
+use super::kind::did_you_mean;
+use super::snapshot::Snapshot;
+use super::unclaim;
+use super::write::{MANAGER, delete_params, dry_run_suffix};
+use crate::api::{Role, RoleSubscription};
+
+/// A subscription with the roles that it keeps.
+#[derive(Debug, PartialEq)]
+struct Change<'a> {
+    subscription: &'a RoleSubscription,
+    keeps: Vec<&'a str>,
+}
+
+/// The subscriptions that have one of the roles. The error for an unknown role has the most similar one.
+fn changes<'a>(
+    all: &'a [RoleSubscription],
+    roles: &[Role],
+    namespace: &str,
+) -> Result<Vec<Change<'a>>, String> {
+    let subscribed = || all.iter().flat_map(|s| s.spec.roles.iter().map(String::as_str));
+    if let Some(unknown) = roles.iter().find(|role| !subscribed().any(|there| there == role.as_str())) {
+        let near = did_you_mean(unknown.as_str(), subscribed());
+        return Err(format!("namespace {namespace} is not subscribed to role {unknown}{near}"));
+    }
+    let goes = |role: &str| roles.iter().any(|named| named.as_str() == role);
+    let of = |subscription: &'a RoleSubscription| {
+        let (gone, keeps): (Vec<&str>, Vec<&str>) =
+            subscription.spec.roles.iter().map(String::as_str).partition(|role| goes(role));
+        (!gone.is_empty()).then_some(Change { subscription, keeps })
+    };
+    Ok(all.iter().filter_map(of).collect())
+}
+
+pub(super) async fn unsubscribe(client: &Client, args: &Unsubscribe, namespace: &str) -> anyhow::Result<()> {
+    let snapshot = Snapshot::read(client, Some(namespace), namespace).await?;
+    let changes = changes(&snapshot.subscriptions, &args.roles, namespace).map_err(anyhow::Error::msg)?;
+    let api = Api::<RoleSubscription>::namespaced(client.clone(), namespace);
+    for Change { subscription, keeps } in changes {
+        let name = subscription.name_any();
+        let version = subscription.resource_version();
+        let client_side = args.dry_run == Some(DryRun::Client);
+        let (result, answer) = match keeps.is_empty() {
+            _ if client_side => (if keeps.is_empty() { "deleted" } else { "configured" }, Ok(())),
+            true => {
+                let params =
+                    delete_params(args.dry_run, Preconditions { resource_version: version, uid: None });
+                ("deleted", api.delete(&name, &params).await.map(drop))
+            }
+            false => {
+                let patch = json!({"metadata": {"resourceVersion": version}, "spec": {"roles": keeps}});
+                let params = PatchParams { dry_run: args.dry_run.is_some(), ..PatchParams::apply(MANAGER) };
+                ("configured", api.patch(&name, &params, &Patch::Merge(&patch)).await.map(drop))
+            }
+        };
+        answer.map_err(|error| explain_api_error(&error))?;
+        println!("rolesubscription.reservoir.dev/{name} {result}{}", dry_run_suffix(args.dry_run));
+    }
+    for role in &args.roles {
+        let left: Vec<_> = unclaim::of_role(&snapshot, role).collect();
+        if !left.is_empty() {
+            eprintln!("Bound claims need no subscription. These claims go on:");
+            left.iter().for_each(|claim| eprintln!("  {}", unclaim::describe(&snapshot, claim)));
+            println!(
+                "next: kubectl reservoir unclaim --role {role} -n {namespace}   # ends them after their pods"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::subscription;
+
+    #[test]
+    fn o1_unsubscribe_takes_a_role_from_each_subscription() {
+        let all = [subscription("team", &["eng", "ops"], true), subscription("team", &["eng"], true)];
+        let role = |name| Role::parse(name).unwrap();
+        let changes = |name| changes(&all, &[role(name)], "team");
+        let kept: Vec<Vec<&str>> = changes("eng").unwrap().into_iter().map(|change| change.keeps).collect();
+        assert_eq!(kept, [vec!["ops"], vec![]]);
+        assert_eq!(changes("ops").unwrap().len(), 1);
+        assert_eq!(
+            changes("egn").unwrap_err(),
+            "namespace team is not subscribed to role egn; did you mean eng?"
+        );
+    }
+}

@@ -1,0 +1,14 @@
+//! A cause of a wait.
+
+use serde::Serialize;
+
+/// A reported condition of an object, or the phase of a pod.
+#[derive(Debug, Serialize)]
+pub(in crate::plugin) struct Report {
+    pub object: String,
+    pub reason: String,
+    pub message: String,
+    /// True if the object is not as it should be.
+    #[serde(skip)]
+    pub trouble: bool,
+}

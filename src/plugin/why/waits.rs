@@ -1,0 +1,188 @@
+//! What Kubernetes says of pods, of PersistentVolumeClaims without a VolumeClaim, and of workloads.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
+use kube::ResourceExt;
+use kube::api::DynamicObject;
+
+use super::report::Report;
+use super::target::Target;
+use crate::api::VolumeClaim;
+use crate::api::condition::reason::VOLUME_HELD;
+use crate::cluster;
+use crate::plugin::kind::{CLAIM, Kind, POD, PVC, did_you_mean};
+use crate::plugin::snapshot::Snapshot;
+
+/// The newest event of an object.
+fn last_event<'a>(snapshot: &'a Snapshot, kind: &Kind, target: &Target, warning: bool) -> Option<&'a Event> {
+    let of = |event: &&Event| {
+        let object = &event.involved_object;
+        object.kind.as_deref() == Some(kind.name)
+            && object.name.as_deref() == Some(&target.name)
+            && object.namespace == target.namespace
+            && (!warning || event.type_.as_deref() == Some("Warning"))
+    };
+    let time = |event: &&Event| -> Option<Timestamp> {
+        let series = event.series.as_ref().and_then(|s| s.last_observed_time.as_ref()).map(|t| t.0);
+        series.max(event.last_timestamp.as_ref().map(|t| t.0)).max(event.event_time.as_ref().map(|t| t.0))
+    };
+    snapshot.events.iter().filter(of).max_by_key(time)
+}
+
+fn message_of(event: &Event) -> String {
+    event.message.clone().unwrap_or_default()
+}
+
+/// The reports of a pod: a cause that no condition of Reservoir's objects has, then the phase with the words of the
+/// scheduler, of the container runtime or of the kubelet.
+pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Vec<Report> {
+    let status = pod.status.clone().unwrap_or_default();
+    let phase = status.phase.unwrap_or_else(|| "Pending".into());
+    let unscheduled =
+        status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
+    let containers = status.container_statuses.iter().flatten();
+    let waiting = containers.filter_map(|c| c.state.as_ref()?.waiting.as_ref()).next();
+    let trouble = !["Running", "Succeeded"].contains(&phase.as_str());
+    let warning = last_event(snapshot, &POD, target, true).filter(|_| trouble).map(message_of);
+    let message = unscheduled.and_then(|c| c.message.clone()).or(warning);
+    let message =
+        message.or(waiting.and_then(|w| w.message.clone().or(w.reason.clone()))).unwrap_or_default();
+    let held = holder(snapshot, pod).filter(|_| trouble).map(|(claim, volume, other)| Report {
+        object: claim,
+        reason: VOLUME_HELD.into(),
+        message: format!("its volume {volume} is exclusive, and pod {} uses it", cluster::pod_ref(other)),
+        trouble: true,
+    });
+    let own = Report { object: target.title(), reason: phase, message, trouble };
+    held.into_iter().chain([own]).collect()
+}
+
+/// Claim, volume and pod, where the pod has an exclusive volume that `pod` waits for: at most one pod at a time has it
+/// mounted (M2).
+fn holder<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<(String, String, &'a Pod)> {
+    let of = |(namespace, name): (String, String)| {
+        let is_it = |c: &&VolumeClaim| c.name_any() == name && c.namespace().as_ref() == Some(&namespace);
+        let bound = snapshot.claims.iter().find(is_it)?.status.as_ref()?.volume.as_ref()?;
+        let volume = snapshot.volumes.iter().find(|v| v.metadata.uid.as_ref() == Some(&bound.uid))?;
+        let has = |other: &&Pod| {
+            other.uid() != pod.uid() && other.spec.as_ref().is_some_and(|s| s.node_name.is_some())
+        };
+        let other = snapshot.pods_of(&namespace, &name).find(has).filter(|_| volume.spec.shared.is_none())?;
+        Some((format!("VolumeClaim {namespace}/{name}"), volume.name_any(), other))
+    };
+    cluster::claims_of(pod).into_iter().find_map(of)
+}
+
+/// The next step for a pod whose exclusive volume another pod has.
+pub(super) fn holder_step(snapshot: &Snapshot, target: &Target) -> String {
+    match target.find_pod(snapshot).and_then(|pod| holder(snapshot, pod)) {
+        Some((.., other)) => format!(
+            "kubectl describe pod {} -n {}   # end it, or wait for its end",
+            other.name_any(),
+            other.namespace().unwrap_or_default()
+        ),
+        None => "wait for the pod that uses the volume".into(),
+    }
+}
+
+/// The report of a PersistentVolumeClaim that has no VolumeClaim; `None`: there is none of this name.
+pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report> {
+    let report = |trouble, reason: &str, message: String| {
+        Some(Report { object: target.title(), reason: reason.to_owned(), message, trouble })
+    };
+    let pvc = find_pvc(snapshot, target)?;
+    if pvc.metadata.deletion_timestamp.is_some() {
+        return report(true, "Terminating", "it is being deleted, so no new pod may use it".into());
+    }
+    let phase = pvc.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
+    if phase != "Pending" {
+        return report(phase != "Bound", phase, "its volume is not Reservoir's".into());
+    }
+    match last_event(snapshot, &PVC, target, false) {
+        Some(event) => report(true, event.reason.as_deref().unwrap_or("Pending"), message_of(event)),
+        None => report(true, "Pending", "Kubernetes has told no cause yet".into()),
+    }
+}
+
+pub(super) fn find_pvc<'a>(snapshot: &'a Snapshot, target: &Target) -> Option<&'a PersistentVolumeClaim> {
+    snapshot.pvcs.iter().find(|pvc| pvc.name_any() == target.name && pvc.namespace() == target.namespace)
+}
+
+/// The report of a name that a pod uses and that nothing has.
+pub(super) fn missing_claim(snapshot: &Snapshot, target: &Target) -> Report {
+    let here = |namespace: Option<String>| namespace == target.namespace;
+    let pvcs = snapshot.pvcs.iter().filter(|p| here(p.namespace())).map(ResourceExt::name_any);
+    let claims = snapshot.claims.iter().filter(|c| here(c.namespace())).map(ResourceExt::name_any);
+    let names: Vec<String> = pvcs.chain(claims).collect();
+    let near = did_you_mean(&target.name, names.iter().map(String::as_str));
+    let message = match snapshot.sees(&PVC) && snapshot.sees(&CLAIM) {
+        true => format!("no claim or PersistentVolumeClaim has this name{near}"),
+        false => "it may not be seen with your rights".into(),
+    };
+    Report { object: target.title(), reason: "Missing".into(), message, trouble: true }
+}
+
+/// The next step for a PersistentVolumeClaim without a VolumeClaim.
+pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
+    let (name, namespace) = (&target.name, target.namespace.as_deref().unwrap_or("default"));
+    match reason {
+        "Missing" => format!(
+            "kubectl reservoir status -n {namespace}   # make the claim, or name another one in the pod"
+        ),
+        "WaitForFirstConsumer" => {
+            format!(
+                "start a pod that uses PersistentVolumeClaim {name}: its StorageClass waits for the first one"
+            )
+        }
+        "Terminating" => format!("kubectl reservoir tree -n {namespace}   # end the pods that use it"),
+        _ => match find_pvc(snapshot, target).is_some_and(|pvc| snapshot.is_ours(pvc)) {
+            true => format!(
+                "kubectl describe pvc {name} -n {namespace}   # its events name what Reservoir waits for"
+            ),
+            false => {
+                format!("kubectl describe pvc {name} -n {namespace}   # its StorageClass is not Reservoir's")
+            }
+        },
+    }
+}
+
+/// The report of a workload: ready pods, or why there are none.
+pub(super) fn workload_report(snapshot: &Snapshot, target: &Target) -> Option<Report> {
+    let workload = snapshot.workloads.iter().find(|w| w.name_any() == target.name)?;
+    let number = |part: &str, field: &str| workload.data[part][field].as_u64();
+    let job = target.kind.name == "Job";
+    let conditions = workload.data["status"]["conditions"].as_array();
+    let complete = conditions.into_iter().flatten().any(|c| c["type"] == "Complete" && c["status"] == "True");
+    let (ready, wanted, what) = match job {
+        true => (number("status", "succeeded"), number("spec", "completions"), "pods have succeeded"),
+        false => (
+            number("status", "readyReplicas").or(number("status", "numberReady")),
+            number("spec", "replicas").or(number("status", "desiredNumberScheduled")),
+            "pods are ready",
+        ),
+    };
+    let (ready, wanted) = (ready.unwrap_or(0), wanted.unwrap_or(1));
+    let trouble = !complete && ready < wanted;
+    let failed =
+        conditions.into_iter().flatten().find(|c| c["type"] == "ReplicaFailure" || c["type"] == "Failed");
+    let failed = failed.and_then(|c| c["message"].as_str()).map(str::to_owned);
+    let said = failed.or_else(|| last_event(snapshot, target.kind, target, true).map(message_of));
+    let said = said.filter(|_| trouble).map(|said| format!(": {said}")).unwrap_or_default();
+    let reason = if trouble { "NotReady" } else { "Ready" };
+    let message = format!("{ready} of {wanted} {what}{said}");
+    Some(Report { object: target.title(), reason: reason.into(), message, trouble })
+}
+
+/// The pods that a workload's selector chooses, by name.
+pub(super) fn pods_of_workload<'a>(snapshot: &'a Snapshot, target: &Target) -> Vec<&'a Pod> {
+    let workload = snapshot.workloads.iter().find(|w| w.name_any() == target.name);
+    let labels = |w: &DynamicObject| w.data["spec"]["selector"]["matchLabels"].as_object().cloned();
+    let Some(labels) = workload.and_then(labels) else { return vec![] };
+    let chosen = |pod: &&Pod| {
+        pod.namespace() == target.namespace
+            && labels.iter().all(|(key, value)| pod.labels().get(key).map(String::as_str) == value.as_str())
+    };
+    let mut pods: Vec<&Pod> = snapshot.pods.iter().filter(chosen).collect();
+    pods.sort_by_key(|pod| pod.name_any());
+    pods
+}
