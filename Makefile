@@ -1,5 +1,5 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything else is a part of them.
-.PHONY: bench-btrfs bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e rules bench-api crds help bench-node
+.PHONY: bench-btrfs bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e test-conformance rules bench-api crds help bench-node
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1  /p' $(MAKEFILE_LIST) | column -t -l 2
@@ -55,6 +55,9 @@ test-qemu: ## The node's disks on Debian's own kernel, in a guest of QEMU withou
 
 test-e2e: ## The demo's tour as a test, on a kind cluster of its own
 	tools/timed "end to end" env RESERVOIR_MEANWHILE="$(MEANWHILE)" cargo test --test e2e -- --ignored --nocapture
+
+test-conformance: ## Kubernetes' own storage tests on a kind cluster of their own; PASS="quick" for a part
+	cargo run --quiet --package reservoir-cluster -- conformance $(PASS)
 
 rules: ## Which tests show each rule of docs/semantics.md, and which correspond to the tests of Apache Mesos
 	@tools/rules

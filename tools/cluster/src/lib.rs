@@ -12,6 +12,7 @@ pub mod bench;
 pub mod cache;
 pub mod chart;
 pub mod command;
+pub mod conformance;
 mod debian;
 pub mod docker;
 pub mod image;

@@ -11,7 +11,7 @@ use reservoir_cluster::docker::Docker;
 use reservoir_cluster::node::{self, Cluster, NodeOptions};
 use reservoir_cluster::progress::say;
 use reservoir_cluster::tour::Tour;
-use reservoir_cluster::{bench, image, interrupt, packages, powercut, prometheus, qemu, tools};
+use reservoir_cluster::{bench, conformance, image, interrupt, packages, powercut, prometheus, qemu, tools};
 
 /// A real Kubernetes on this machine, for Reservoir's demo and tests.
 #[derive(Parser)]
@@ -37,6 +37,17 @@ enum Command {
     Demo(Up),
     /// Bring a cluster up, install Reservoir and run the pages of the documentation that need pods.
     Pages(Up),
+    /// Run Kubernetes' own storage tests on a cluster of their own, which is removed in the end.
+    Conformance {
+        /// The passes of tests/conformance/passes.tsv; all but `quick` if none is named.
+        passes: Vec<String>,
+        /// The cluster's name.
+        #[arg(long, default_value = "reservoir-conformance")]
+        name: String,
+        /// Leave the cluster for a look at it; remove it with `down --name`.
+        #[arg(long)]
+        keep: bool,
+    },
     /// Measure how long pods with volumes take to start, against pods without.
     BenchPods {
         #[command(flatten)]
@@ -108,6 +119,7 @@ fn main() -> ExitCode {
         Command::Status(Name { name }) => status(&name),
         Command::Demo(up) => demo(up),
         Command::Pages(up) => pages(up),
+        Command::Conformance { passes, name, keep } => conformance(name, &passes, keep),
         Command::BenchPods { up, pods } => node_cluster(up).and_then(|cluster| bench::pods(&cluster, pods)),
         Command::Build => build(),
         Command::Packages => install_packages(),
@@ -166,6 +178,17 @@ fn pages(up: Up) -> anyhow::Result<()> {
     tour.install()?;
     tour.clean()?;
     tour.pages()
+}
+
+fn conformance(name: String, passes: &[String], keep: bool) -> anyhow::Result<()> {
+    let run = || {
+        let cluster = Cluster::up(&NodeOptions { name: name.clone(), ..NodeOptions::default() })?;
+        Tour::new(cluster.clone(), false).install()?;
+        conformance::run(&cluster, passes)
+    };
+    let done = run();
+    let removed = if keep { Ok(()) } else { Cluster::down(&name) };
+    done.and(removed)
 }
 
 fn status(name: &str) -> anyhow::Result<()> {

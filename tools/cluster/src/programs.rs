@@ -42,7 +42,7 @@ const TOOLS: &[(&str, &str, &str)] = &[
 /// A program that can be built from source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
-    /// A command of Kubernetes, by its name.
+    /// A command of Kubernetes, by its name; or `e2e.test`, or `agnhost`, which its pods run.
     Kubernetes(&'static str),
     /// Kubernetes' store.
     Etcd,
@@ -91,12 +91,14 @@ impl Program {
         let title = format!("building {name} {version}");
         cache.get(&format!("bin/{project}-{version}/{name}"), |path| match self {
             Self::Kubernetes(_) => {
-                let package = format!("k8s.io/kubernetes/cmd/{name}");
-                KUBERNETES.build(
-                    &package,
-                    go()?.progress(title).args(["-ldflags", &kubernetes_ldflags(version)]),
-                    path,
-                )
+                let (go, directory) = match name {
+                    // Vet would look at all that the tests import, which takes longer than the build.
+                    "e2e.test" => (go_command(&["test", "-c", "-vet=off"])?, "test/e2e".to_owned()),
+                    "agnhost" => (go()?, "test/images/agnhost".to_owned()),
+                    _ => (go()?, format!("cmd/{name}")),
+                };
+                let go = go.progress(title).args(["-ldflags", &kubernetes_ldflags(version)]);
+                KUBERNETES.build(&format!("k8s.io/kubernetes/{directory}"), go, path)
             }
             Self::Etcd => {
                 KUBERNETES.build("go.etcd.io/etcd/server/v3", stripped(go()?.progress(title)), path)
@@ -190,7 +192,11 @@ fn install((package, version): (&str, &str), go: Cmd, path: &Path) -> anyhow::Re
 }
 
 fn go() -> anyhow::Result<Cmd> {
-    let go = Cmd::new(go_program()?).args(["build", "-trimpath", "-buildvcs=false"]);
+    go_command(&["build"])
+}
+
+fn go_command(command: &[&str]) -> anyhow::Result<Cmd> {
+    let go = Cmd::new(go_program()?).args(command).args(["-trimpath", "-buildvcs=false"]);
     Ok(go.env("CGO_ENABLED", "0").env("GOFLAGS", "").env("GOWORK", "off"))
 }
 
