@@ -99,8 +99,8 @@ impl Outcome {
                 }
             }
         }
-        if outcome.passed == 0 {
-            outcome.faults.push("no test passed; does the focus in passes.tsv select any?".into());
+        if outcome.passed + outcome.failed == 0 {
+            outcome.faults.push("no test ran; correct the focus in passes.tsv".into());
         }
         let unexplained = outcome.skipped.keys().filter(|reason| !documented.contains(reason.as_str()));
         let unexplained: Vec<_> = unexplained
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_without_a_passed_test_is_a_fault() {
+    fn a_run_without_a_test_is_a_fault() {
         assert_eq!(Outcome::of(&[], &[], "").faults.len(), 1);
     }
 }
