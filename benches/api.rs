@@ -28,7 +28,7 @@ use reservoir::api::{
     SharedPersistentVolume, Size, VolumeClaim,
 };
 use reservoir::cluster::write_status;
-use reservoir::plan::node_task::{OnDisk, Outcome, Task, next, report};
+use reservoir::plan::node_task::{OnDisk, Outcome, Task, ending, next, release, report};
 use reservoir_cluster::api::ApiOptions;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -295,9 +295,11 @@ fn as_agent(volume: &SharedPersistentVolume) -> Option<reservoir::api::SharedPer
         Task::Fence => Outcome::Fenced { pods: vec![], in_use: false },
         Task::Unfence => Outcome::Untouched,
         Task::Erase => Outcome::Erased(size),
-        Task::Rest | Task::Lost | Task::Size(_) => return None,
+        Task::Rest => Outcome::Untouched,
+        Task::Lost | Task::Size(_) => return None,
     };
-    let (status, _) = report(volume, task, outcome, Timestamp::now());
+    let (mut status, _) = report(volume, task, outcome, Timestamp::now());
+    release(volume, &mut status, ending(volume));
     (status.node != before.node).then_some(status)
 }
 

@@ -69,6 +69,7 @@ impl Node {
             name: "data".into(),
             uid: CLAIM.into(),
             mode: AccessMode::ReadWrite,
+            ending: false,
         }];
         write_status(&api, &made, &status, CONTROLLER_MANAGER).await.unwrap();
         until(&format!("{name} is made"), || async {

@@ -1,6 +1,6 @@
 //! The state that the agent's tasks share, and their way to the host.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use kube::Client;
@@ -18,6 +18,39 @@ pub(super) struct Context {
     pub(super) host: Arc<Host>,
     pub(super) disk_names: DiskNames,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) publishing: Publishing,
+}
+
+/// UIDs of the claims for which a publish is under way, from before its live read until after its mount. A claim is not
+/// reported as released meanwhile: the publish may have read the volume before the claim's binding began to end (C6).
+#[derive(Clone, Default)]
+pub(super) struct Publishing(Arc<Mutex<Vec<String>>>);
+
+/// Ends with the publish.
+pub(super) struct UnderWay(Publishing, String);
+
+impl Publishing {
+    pub(super) fn begin(&self, claim_uid: &str) -> UnderWay {
+        self.claims().push(claim_uid.to_owned());
+        UnderWay(self.clone(), claim_uid.to_owned())
+    }
+
+    pub(super) fn is_under_way(&self, claim_uid: &str) -> bool {
+        self.claims().iter().any(|claim| claim == claim_uid)
+    }
+
+    fn claims(&self) -> MutexGuard<'_, Vec<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut claims = self.0.claims();
+        if let Some(index) = claims.iter().position(|claim| *claim == self.1) {
+            claims.swap_remove(index);
+        }
+    }
 }
 
 /// Why a step on the node failed, as a whole sentence: no variant has a source beside it.

@@ -10,7 +10,7 @@ use tonic::Code;
 use crate::api::SharedPersistentVolume;
 use crate::cluster;
 use crate::csi::{self, Error, PublishRequest, Stats, Usage, VolumeHandle, Volumes};
-use crate::host::{self, Pod, Publish, VolumeUid};
+use crate::host::{self, Host, Pod, Publish, VolumeUid};
 use crate::plan::publish::{Refusal, Request, authorise};
 use crate::telemetry::Metrics;
 
@@ -33,6 +33,7 @@ impl Volumes for Node {
                 "the PersistentVolume has no volume attribute `volume`: let Reservoir make it".into(),
             )
         })?;
+        let under_way = ctx.publishing.begin(request.handle.claim_uid());
         let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
         let unread =
             || format!("failed to read SharedPersistentVolume {name}, which the pod's claim is bound to");
@@ -60,7 +61,12 @@ impl Volumes for Node {
             claim_uid: request.handle.claim_uid().to_owned(),
         };
         let uid = publish.uid.clone();
-        let published = ctx.operate("Mount", move |host| host.publish(&publish)).await;
+        // A caller that no longer waits does not end the work on the host.
+        let mount = move |host: &Host| {
+            let _under_way = under_way;
+            host.publish(&publish)
+        };
+        let published = ctx.operate("Mount", mount).await;
         published.map_err(|error| failed(&error, error.of_volume(&uid, name)))
     }
 
@@ -161,7 +167,7 @@ mod tests {
     use tonic::Status;
 
     use super::*;
-    use crate::host::{Host, HostConfig};
+    use crate::host::HostConfig;
 
     const UID: &str = "0f3c8a52-6d1e-4b7a-9c55-2e8d4f6a1b03";
 
@@ -177,6 +183,7 @@ mod tests {
             host: Arc::new(Host::open(config).unwrap()),
             disk_names: Default::default(),
             metrics: Arc::default(),
+            publishing: Default::default(),
         }))
     }
 

@@ -81,6 +81,7 @@ pub async fn run(
         host: Arc::new(host),
         disk_names: Default::default(),
         metrics: metrics.clone(),
+        publishing: Default::default(),
     });
     let mut disks = Disks::new(ctx.clone(), entries);
     let gauges = Arc::new(NodeGauges::default());

@@ -17,10 +17,11 @@ use super::volume_spec::{erase_policy, volume_spec};
 
 /// Takes a volume one step further; returns the pause before the next look, if there is to be one without a change.
 ///
-/// 1. Gather: the volume as its disk has it. The object was read live: before anything is made, unfenced or erased (X9).
+/// 1. Gather: the volume as its disk has it, and the mounts of claims that are ending. The object was read live: before
+///    anything is made, unfenced or erased (X9).
 /// 2. Decide: `plan::node_task::next`.
-/// 3. Apply: the task on the disk, then the status that `plan::node_task::report` makes of its outcome. A fence is lifted
-///    only after the status says so: nobody may take the volume for fenced while it is not.
+/// 3. Apply: the task on the disk, then the status that `report` and `release` of `plan::node_task` make of the outcome. A
+///    fence is lifted only after the status says so: nobody may take the volume for fenced while it is not.
 pub(super) async fn reconcile(
     volume: &SharedPersistentVolume,
     ctx: &Context,
@@ -37,6 +38,12 @@ pub(super) async fn reconcile(
     }
     let on_disk = look(volume, &uid, ctx).await;
 
+    // The mark of an ending claim is committed: a publish that begins later reads it and is refused.
+    let unmounted = match &on_disk {
+        Ok(on_disk) => unmounted(volume, &uid, matches!(on_disk, OnDisk::Record(_)), ctx).await,
+        Err(_) => vec![],
+    };
+
     // A disk that cannot be asked may well have the volume: the volume is neither lost nor made.
     let task = on_disk.as_ref().map_or(Task::Rest, |on_disk| node_task::next(volume, *on_disk));
 
@@ -52,7 +59,8 @@ pub(super) async fn reconcile(
             _ => Outcome::Failed(error),
         }
     });
-    let (status, pause) = node_task::report(volume, task, outcome, Timestamp::now());
+    let (mut status, pause) = node_task::report(volume, task, outcome, Timestamp::now());
+    let pause = node_task::release(volume, &mut status, unmounted).or(pause);
     cluster::write_status(&api, volume, &status, AGENT_MANAGER).await?;
     if task == Task::Unfence {
         match ctx.operate("Unfence", move |host| host.unfence(&uid)).await {
@@ -87,6 +95,27 @@ async fn look(volume: &SharedPersistentVolume, uid: &VolumeUid, ctx: &Context) -
         })
     };
     Ok(ctx.on_host(found).await??)
+}
+
+/// The claims whose binding is ending, and of which nothing is mounted (C6).
+async fn unmounted(
+    volume: &SharedPersistentVolume,
+    uid: &VolumeUid,
+    has_record: bool,
+    ctx: &Context,
+) -> Vec<String> {
+    let mut claims = node_task::ending(volume);
+    claims.retain(|claim| !ctx.publishing.is_under_way(claim));
+    if claims.is_empty() || !has_record {
+        return claims;
+    }
+    let (uid, looked_at) = (uid.clone(), uid.clone());
+    let found = ctx.on_host(move |host| host.unmounted(&uid, claims)).await.and_then(|found| Ok(found?));
+    found.unwrap_or_else(|error| {
+        let (name, error) = (volume.name_any(), error.of_volume(&looked_at, &volume.name_any()));
+        tracing::warn!(volume = name, error, "failed to look for mounts of claims that are being deleted");
+        vec![]
+    })
 }
 
 /// The disk of this node that the volume is on.

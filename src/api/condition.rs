@@ -160,7 +160,7 @@ pub mod reason {
         /// Claim: the role of the named volume is neither the claim's role nor an ancestor (C4).
         /// Next: claim for the volume's role or for a role beneath it.
         pub const ROLE_NOT_ALLOWED: &str = "RoleNotAllowed";
-        /// Claim: the named volume does not exist.
+        /// Claim: the named volume does not exist, or is of a role that the namespace has nothing to do with.
         /// Next: correct `spec.volume`; `kubectl get volumeoffers` lists the volumes on offer.
         pub const NO_SUCH_VOLUME: &str = "NoSuchVolume";
         /// Claim: no volume on offer to the namespace fits its selector.
@@ -181,6 +181,9 @@ pub mod reason {
         /// Claim: another claim holds the exclusive volume; the message names that claim (C3).
         /// Next: wait until that claim is deleted, or use a volume with `shared: {}`.
         pub const VOLUME_HELD: &str = "VolumeHeld";
+        /// Claim: the shared volume has a thousand claims, and its object no space for another one (A8).
+        /// Next: delete claims to it that are not needed, or let the pods of a namespace use one claim.
+        pub const TOO_MANY_CLAIMS: &str = "TooManyClaims";
         /// Claim: bound on both sides, and its PersistentVolumeClaim is bound.
         /// Next: use the PersistentVolumeClaim, which has the claim's name, in a pod.
         pub const BOUND: &str = "Bound";

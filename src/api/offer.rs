@@ -1,7 +1,5 @@
 //! `VolumeOffer`: the volumes of one node that one subscription may claim (O2).
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -39,12 +37,22 @@ pub struct VolumeOfferSpec {
     pub subscription: String,
     /// Name of the node of all reservations and volumes in this offer.
     pub node_name: String,
-    /// Reservations with free space.
+    /// Reservations with free space: the first 400 by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reservations: Vec<OfferedReservation>,
-    /// Volumes that a claim of this namespace may name now (O3–O6).
+    /// Volumes that a claim of this namespace may name now (O3–O6): the first 1000 by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<OfferedVolume>,
+    /// Number of reservations with free space that are not listed, since etcd limits the size of an object.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unlisted_reservations: u32,
+    /// Number of volumes that are not listed. They may be claimed all the same.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unlisted_volumes: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A reservation with free space.
@@ -75,9 +83,6 @@ pub struct OfferedVolume {
     pub size: Size,
     /// True if many claims may bind to the volume at once (V2).
     pub shared: bool,
-    /// Labels of the volume.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
 }
 
 /// Status of an offer. It is part of the object itself, so an offer is one write.

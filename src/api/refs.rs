@@ -104,6 +104,10 @@ pub struct ClaimBinding {
     pub uid: String,
     /// Access of the claim's pods.
     pub mode: AccessMode,
+    /// True once the claim is being deleted or is gone, for good. The node mounts nothing more for the claim, and
+    /// the entry goes once the node reports that nothing of the claim is mounted (C6).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ending: bool,
 }
 
 impl std::fmt::Display for ClaimBinding {

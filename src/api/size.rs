@@ -51,10 +51,13 @@ pub enum SizeError {
     /// Zero, negative or a fraction of a byte.
     #[error("`{0}` is not a whole positive number of bytes")]
     NotPositive(String),
-    /// Larger than 2^63 - 1 bytes.
-    #[error("`{0}` is larger than the 8Ei - 1 bytes that Kubernetes can count")]
+    /// 2^63 - 1 bytes or more. Kubernetes writes that number for all that it cannot count.
+    #[error("`{0}` is larger than the 8Ei - 2 bytes that a size may have")]
     TooLarge(String),
 }
+
+/// Suffixes of parts of a byte, by the number of decimal places.
+const PARTS: [(&str, u32); 3] = [("m", 3), ("u", 6), ("n", 9)];
 
 const SUFFIXES: [(&str, u128); 12] = [
     ("Ki", 1 << 10),
@@ -90,29 +93,47 @@ impl Size {
         &self.0
     }
 
-    /// Parses the size as a whole positive number of bytes, below 2^63.
+    /// Parses the size as a whole positive number of bytes, below 2^63 - 1.
     pub fn bytes(&self) -> Result<u64, SizeError> {
-        let bytes = self.parse()?;
-        if bytes == 0 { Err(SizeError::NotPositive(self.0.clone())) } else { Ok(bytes) }
+        match self.parse()? {
+            (1.., true) if self.0.starts_with('+') => Err(SizeError::NotAQuantity(self.0.clone())),
+            (bytes @ 1.., true) => Ok(bytes),
+            _ => Err(SizeError::NotPositive(self.0.clone())),
+        }
+    }
+
+    /// Parses the size as a positive number of bytes, and rounds up, as Kubernetes does with the requests of a
+    /// PersistentVolumeClaim.
+    pub fn bytes_rounded_up(&self) -> Result<u64, SizeError> {
+        match self.parse()? {
+            (0, true) => Err(SizeError::NotPositive(self.0.clone())),
+            (bytes, whole) => Ok(bytes + u64::from(!whole)),
+        }
     }
 
     /// Parses the size as bytes where zero is valid, such as free and used bytes. An unreadable size counts
     /// as zero.
     pub fn bytes_or_zero(&self) -> u64 {
-        self.parse().unwrap_or(0)
+        self.parse().map_or(0, |(bytes, whole)| if whole { bytes } else { 0 })
     }
 
-    fn parse(&self) -> Result<u64, SizeError> {
+    /// The whole bytes, and true if there is no fraction of a byte besides.
+    fn parse(&self) -> Result<(u64, bool), SizeError> {
         let wrong = || SizeError::NotAQuantity(self.0.clone());
+        let too_large = || SizeError::TooLarge(self.0.clone());
         if self.0.starts_with('-') {
             return Err(SizeError::NotPositive(self.0.clone()));
         }
-        let (number, unit) = SUFFIXES
-            .iter()
-            .find_map(|(suffix, unit)| self.0.strip_suffix(suffix).map(|number| (number, *unit)))
-            .unwrap_or((&self.0, 1));
+        let text = self.0.strip_prefix('+').unwrap_or(&self.0);
+        let suffixed =
+            SUFFIXES.iter().find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit, 0)));
+        let part =
+            || PARTS.iter().find_map(|(suffix, places)| Some((text.strip_suffix(suffix)?, 1, *places)));
+        let (number, unit, places) = suffixed.or_else(part).unwrap_or((text, 1, 0));
         let (number, exponent) = match number.split_once(['e', 'E']) {
-            Some((number, exponent)) if unit == 1 => (number, exponent.parse::<u32>().map_err(|_| wrong())?),
+            Some((number, exponent)) if unit == 1 && places == 0 => {
+                (number, exponent.parse::<u32>().map_err(|_| wrong())?)
+            }
             _ => (number, 0),
         };
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
@@ -120,16 +141,12 @@ impl Size {
         if !digits(whole) || !digits(fraction) || (whole.is_empty() && fraction.is_empty()) || exponent > 18 {
             return Err(wrong());
         }
-        let too_large = || SizeError::TooLarge(self.0.clone());
-        let parse = |text: &str| if text.is_empty() { 0 } else { text.parse::<u128>().unwrap_or(u128::MAX) };
+        let number: u128 = format!("{whole}{fraction}").parse().map_err(|_| wrong())?;
         let unit = unit.checked_mul(10u128.pow(exponent)).ok_or_else(too_large)?;
-        let scale = 10u128.pow(fraction.len() as u32);
-        let parts = parse(fraction).checked_mul(unit).ok_or_else(too_large)?;
-        if parts % scale != 0 {
-            return Err(SizeError::NotPositive(self.0.clone()));
-        }
-        let total = parse(whole).checked_mul(unit).and_then(|b| b.checked_add(parts / scale));
-        total.filter(|b| *b <= i64::MAX as u128).map(|b| b as u64).ok_or_else(too_large)
+        let total = number.checked_mul(unit).ok_or_else(too_large)?;
+        let scale = 10u128.pow(fraction.len() as u32 + places);
+        let bytes = u64::try_from(total / scale).ok().filter(|bytes| *bytes < i64::MAX as u64);
+        Ok((bytes.ok_or_else(too_large)?, total.is_multiple_of(scale)))
     }
 }
 
@@ -191,15 +208,42 @@ mod tests {
         for text in ["0", "-1", "-5Gi", "0.1", "0Gi"] {
             assert!(matches!(Size::written(text).bytes(), Err(SizeError::NotPositive(_))), "{text}");
         }
-        for text in ["8Ei", "9223372036854775808", "999999999999999999E", "9e18E"] {
+        for text in ["+32Mi", "32m", "33554432500m"] {
             assert!(Size::written(text).bytes().is_err(), "{text}");
+        }
+        for text in ["8Ei", "9223372036854775807", "9223372036854775808", "999999999999999999E", "9e18E"] {
+            assert!(Size::written(text).bytes().is_err(), "{text}");
+        }
+    }
+
+    /// F1.
+    #[test]
+    fn f1_a_request_is_rounded_up_to_bytes() {
+        for (text, bytes) in [
+            ("+32Mi", Ok(32 << 20)),
+            ("33554432.5", Ok(33_554_433)),
+            ("33554432500m", Ok(33_554_433)),
+            ("0.1", Ok(1)),
+            ("1n", Ok(1)),
+            ("1.5Gi", Ok(3 << 29)),
+            ("12E", Err("larger than")),
+            ("9223372036854775807", Err("larger than")),
+            ("0", Err("positive")),
+            ("-1", Err("positive")),
+        ] {
+            let found = Size::written(text).bytes_rounded_up();
+            match bytes {
+                Ok(bytes) => assert_eq!(found, Ok(bytes), "{text}"),
+                Err(why) => assert!(found.unwrap_err().to_string().contains(why), "{text}"),
+            }
         }
     }
 
     proptest! {
         #[test]
-        fn a_written_size_reads_back_as_the_same_bytes(bytes in 1u64..=i64::MAX as u64) {
+        fn a_written_size_reads_back_as_the_same_bytes(bytes in 1u64..i64::MAX as u64) {
             prop_assert_eq!(Size::from_bytes(bytes).bytes(), Ok(bytes));
+            prop_assert_eq!(Size::from_bytes(bytes).bytes_rounded_up(), Ok(bytes));
         }
 
         #[test]
@@ -207,7 +251,7 @@ mod tests {
             text in "[-+]?[0-9]{0,20}(\\.[0-9]{0,20})?([eE][-+]?[0-9]{0,3})?(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E)?|.*"
         ) {
             if let Ok(bytes) = Size::written(text.clone()).bytes() {
-                prop_assert!((1..=i64::MAX as u64).contains(&bytes), "{text}");
+                prop_assert!((1..i64::MAX as u64).contains(&bytes), "{text}");
                 prop_assert!(text.is_ascii() && !text.starts_with('-'));
                 prop_assert_eq!(Size::from_bytes(bytes).bytes(), Ok(bytes));
             }

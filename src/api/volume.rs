@@ -377,6 +377,9 @@ pub struct NodePart {
     /// While fenced: the first 16 pods in the agent's publish records of the volume.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mounted_by: Vec<PodRef>,
+    /// UIDs of claims whose binding is ending, and of which nothing is mounted on the node any more (C6).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub released: Vec<String>,
     /// After the erasure: bytes that returned to the disk, as a quantity (X4).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub erased: Option<Size>,

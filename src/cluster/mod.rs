@@ -18,5 +18,5 @@ pub use queue::{WorkQueue, run_workers};
 pub use status_batcher::StatusBatcher;
 pub use write::{
     Error, Kind, Owned, apply, create, delete, delete_seen, finalizer_present, get, get_same, list,
-    list_metadata, merge, merge_seen, merge_status, namespaced, set_finalizer, write_status,
+    list_metadata, may_create, merge, merge_seen, merge_status, namespaced, set_finalizer, write_status,
 };

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 
 use super::cache::{Cache, CacheConfig, Change, Name};
-use crate::api::{DRIVER, LABEL_CLAIM_UID, PV_PREFIX, PVC_PREFIX, STORAGE_PROVISIONER, Size, volume_for_pvc};
+use crate::api::{DRIVER, PV_PREFIX, PVC_PREFIX, STORAGE_PROVISIONER, Size, volume_for_pvc};
 
 /// A PersistentVolumeClaim of the controller's.
 #[derive(Clone, PartialEq)]
@@ -27,8 +27,10 @@ pub struct SeenPvc {
     pub bound: bool,
     /// The capacity in its status, in bytes; `None`: Kubernetes has not written it yet.
     pub capacity: Option<u64>,
-    /// The bytes that it requests.
-    pub requested: u64,
+    /// The bytes that it requests, rounded up; `None`: no number of bytes that a volume may have.
+    pub requested: Option<u64>,
+    /// True if it names a VolumeAttributesClass.
+    pub attributes_class: bool,
 }
 
 /// The index of PersistentVolumeClaims that get a volume, by that volume's name.
@@ -54,18 +56,18 @@ impl Pvc {
         let uid = pvc.uid().unwrap_or_default();
         let ours =
             pvc.annotations().get(STORAGE_PROVISIONER).is_some_and(|provisioner| provisioner == DRIVER);
-        let claim = pvc.labels().get(LABEL_CLAIM_UID).cloned();
-        // People can take off label and annotation; the name of its PersistentVolume never changes.
+        // Anybody may set a label; the name of the PersistentVolume never changes.
         let of_pv = || pvc.spec.as_ref()?.volume_name.as_ref()?.strip_prefix(PV_PREFIX).map(str::to_owned);
-        let made_for = claim.or_else(|| ours.then(|| volume_for_pvc(&uid))).or_else(of_pv)?;
+        let made_for = ours.then(|| volume_for_pvc(&uid)).or_else(of_pv)?;
         let bytes = |quantities: Option<&BTreeMap<String, Quantity>>| {
-            Size::written(&quantities?.get("storage")?.0).bytes().ok()
+            Size::written(&quantities?.get("storage")?.0).bytes_rounded_up().ok()
         };
         let (spec, status) = (pvc.spec.as_ref(), pvc.status.as_ref());
         let seen = SeenPvc {
             bound: status.and_then(|s| s.phase.as_deref()) == Some("Bound"),
             capacity: bytes(status.and_then(|s| s.capacity.as_ref())),
-            requested: bytes(spec.and_then(|s| s.resources.as_ref()?.requests.as_ref())).unwrap_or(0),
+            requested: bytes(spec.and_then(|s| s.resources.as_ref()?.requests.as_ref())),
+            attributes_class: spec.is_some_and(|s| s.volume_attributes_class_name.is_some()),
         };
         let deleting = pvc.metadata.deletion_timestamp.is_some();
         Some(Self { uid: uid.into(), made_for: made_for.into(), deleting, seen })
@@ -116,10 +118,12 @@ mod tests {
 
     use super::super::cache::Follower;
     use super::*;
+    use crate::api::LABEL_CLAIM_UID;
 
     fn pvc(name: &str, uid: &str, claim: &str, phase: &str) -> PersistentVolumeClaim {
         from_value(json!({"metadata": {"namespace": "team", "name": name, "uid": uid,
-            "labels": {LABEL_CLAIM_UID: claim}}, "status": {"phase": phase}}))
+            "labels": {LABEL_CLAIM_UID: "forged"}}, "spec": {"volumeName": format!("{PV_PREFIX}{claim}")},
+            "status": {"phase": phase}}))
         .unwrap()
     }
 
@@ -154,13 +158,15 @@ mod tests {
             }
             assert!(see(Event::Delete(deleting)));
             assert_eq!(bound("a", "claim-a"), None);
-            // Somebody took the label off: it has its PersistentVolume still.
-            let mut bare = pvc("c", "3", "", "Bound");
+            // Anybody may write the label, or take it off.
+            let mut bare = pvc("c", "3", "claim-c", "Bound");
             bare.metadata.labels = None;
-            bare.spec.get_or_insert_default().volume_name = Some("reservoir-claim-c".into());
             assert!(see(Event::Apply(bare.clone())));
             assert_eq!(bound("c", "claim-c"), Some(true));
-            assert!(see(Event::Delete(bare)));
+            assert!(see(Event::Delete(bare.clone())));
+            bare.metadata.labels = Some([(LABEL_CLAIM_UID.to_owned(), "claim-d".to_owned())].into());
+            bare.spec = None;
+            assert!(!see(Event::Apply(bare)), "no claim's");
         });
     }
 
@@ -170,7 +176,7 @@ mod tests {
             let names = |names: Vec<Name>| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
             let none: [&str; 0] = [];
             let mut ours = pvc("a", "1", "", "Pending");
-            ours.metadata.labels = None;
+            ours.spec = None;
             let provisioner = |name: &str| Some([(STORAGE_PROVISIONER.to_owned(), name.to_owned())].into());
             for other in [None, provisioner("another.example")] {
                 ours.metadata.annotations = other;

@@ -227,6 +227,14 @@ pub async fn create<K: Kind>(api: &Api<K>, object: &K) -> Result<Option<K>, Erro
     }
 }
 
+/// Fails if the API server would refuse to create the object, and creates nothing.
+pub async fn may_create<K: Kind>(api: &Api<K>, object: &K) -> Result<(), Error> {
+    match api.create(&PostParams { dry_run: true, ..Default::default() }, object).await {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        done => done.map(drop).map_err(|e| Error::new::<K>("create", &object.name_any(), e)),
+    }
+}
+
 /// Deletes the object of that UID, and no other object of its name. That the object is gone is no error.
 pub async fn delete<K: Kind>(api: &Api<K>, name: &str, uid: Option<String>) -> Result<(), Error> {
     let preconditions = uid.map(|uid| Preconditions { uid: Some(uid), resource_version: None });

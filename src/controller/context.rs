@@ -132,6 +132,12 @@ impl Context {
         Ok(now.map(|disk| disk.spec.node_name).filter(|node| Some(node.as_str()) != known))
     }
 
+    /// True if the volume's disk was declared gone, which is for good (D4).
+    pub fn is_disk_gone(&self, volume: &SharedPersistentVolume) -> bool {
+        let disk = volume.status.as_ref().and_then(|s| s.node_disk.as_ref());
+        disk.and_then(|name| self.stores.disks.get(name)).is_some_and(|disk| disk.spec.gone)
+    }
+
     /// The subscriptions of a namespace.
     pub fn subscriptions_in(&self, namespace: &str) -> Vec<Arc<RoleSubscription>> {
         self.stores.subscriptions.by(NAMESPACE, namespace)

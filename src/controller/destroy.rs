@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::ListParams;
 use kube::{Api, CustomResourceExt, Resource, ResourceExt};
+use serde_json::json;
 
 use crate::api::{DiskReservation, SharedPersistentVolume, VolumeOffer};
 use crate::cluster;
@@ -16,8 +17,8 @@ use crate::plan::holder::held_by_volume;
 use crate::plan::offer::is_offer_of;
 
 use super::context::Context;
+use super::ledger_entries::release_entry;
 use super::stores::VOLUME_UID;
-use super::volume_entry::release_entry;
 use super::volume_users::{delete_lost, live_users, lost_claims, users};
 use super::{Again, Error};
 
@@ -51,6 +52,10 @@ pub(super) async fn reconcile(
                 return Ok(Some(AGAIN));
             }
             Step::Debounce => return Ok(Some(DEBOUNCE)),
+            Step::DropLabels => {
+                cluster::merge_seen(api, volume, json!({ "metadata": { "labels": null } })).await?;
+                return Ok(None);
+            }
             Step::Orphan(receipt) => {
                 delete_lost(&seen.lost_claims, volume, ctx).await?;
                 ctx.metrics.destroyed("Orphaned");
@@ -73,11 +78,10 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
     let (uid, status) = (volume.uid().unwrap_or_default(), volume.status.clone().unwrap_or_default());
     let guarded = cluster::finalizer_present(volume);
     let lost_claims = if guarded { lost_claims(volume, ctx).await? } else { vec![] };
-    let disk = status.node_disk.as_ref().and_then(|name| ctx.stores.disks.get(name));
     Ok(Seen {
         guarded,
         offered: is_offered(&uid, ctx),
-        disk_gone: disk.is_some_and(|disk| disk.spec.gone),
+        disk_gone: ctx.is_disk_gone(volume),
         moved_to: ctx.node_moved(status.node_disk.as_deref(), status.node_name.as_deref()).await?,
         users: users(volume, &lost_claims, ctx),
         lost_claims,
@@ -122,7 +126,8 @@ async fn entries(
     Ok(Some(all.into_iter().filter(|r| held_by_volume(r, &uid).is_some()).map(Arc::new).collect()))
 }
 
-/// Gives the bytes back to the reservations, and publishes the receipt on the volume and the first of them (X4).
+/// Publishes the receipt on the volume and the first of the reservations, and gives the bytes back to them (X4). The receipt
+/// comes first: an interrupted controller publishes it again, for it finds the entries.
 async fn end(
     volume: &SharedPersistentVolume,
     reservations: &[Arc<DiskReservation>],
@@ -130,15 +135,15 @@ async fn end(
     receipt: &str,
     ctx: &Context,
 ) -> Result<(), Error> {
-    let uid = volume.uid().unwrap_or_default();
-    for reservation in reservations {
-        release_entry(&reservation.name_any(), &uid, ctx).await?;
-    }
     if let Some(first) = reservations.first() {
         ctx.metrics.destroyed(outcome);
         ctx.events.publish(volume, None, true, "Destroy", "Destroyed", receipt).await;
         let related = Some(volume.object_ref(&()));
         ctx.events.publish(&**first, related, true, "Destroy", "Destroyed", receipt).await;
+    }
+    let uid = volume.uid().unwrap_or_default();
+    for reservation in reservations {
+        release_entry(&reservation.name_any(), &uid, ctx).await?;
     }
     Ok(())
 }

@@ -97,6 +97,11 @@ pub(super) async fn release<K: Committed + Holder<Held>, Held>(
     Ok(change::<K, Held, _>(name, ctx, without).await?.and_then(Result::ok))
 }
 
+/// Releases the volume's entry in the ledger of that reservation (V1).
+pub(super) async fn release_entry(reservation: &str, volume_uid: &str, ctx: &Context) -> Result<(), Error> {
+    release::<DiskReservation, SharedPersistentVolume>(reservation, volume_uid, ctx).await.map(drop)
+}
+
 /// Brings entries within their bounds, on live reads: the ledger first, then the reservations; see [`settled`]. Returns the
 /// holder as it is then; `None`: there is none.
 pub(super) async fn settle<K: Committed + Holder<DiskReservation>>(

@@ -20,7 +20,6 @@ mod stores;
 mod subscription;
 mod unclaim;
 mod volume;
-mod volume_entry;
 mod volume_users;
 
 pub use run::{Options, run};

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::api::{LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, SharedPersistentVolume, volume_for_pvc};
 use crate::cluster::{self, Name};
-use crate::plan::pvc_provisioner::{SELECTED_NODE, Seen, Step, next};
+use crate::plan::pvc_provisioner::{SELECTED_NODE, Seen, Step, asks_for_more, next};
 
 use super::context::Context;
 use super::{Again, Error};
@@ -19,18 +19,18 @@ const RETRY: Duration = Duration::from_secs(60);
 
 /// A PersistentVolumeClaim by namespace and name.
 ///
-/// 1. Gather: itself, its volume and its claim; of an unbound one by live reads.
+/// 1. Gather: itself, its volume and its claim; of an unbound one, and of one that is to grow, by live reads.
 /// 2. Decide: [`next`].
 /// 3. Apply: one step, and the event of a refusal.
 pub(super) async fn reconcile(name: Name, ctx: &Context) -> Result<Again, Error> {
     let Some(seen) = gather(&name, ctx).await? else { return Ok(None) };
     let (event, again) = match apply(next(&seen), &seen, ctx).await {
         Ok(event) => (event, None),
-        // A grant is missing, or the schema of volumes refuses a field. A bound one was not read, and has no event.
+        // A grant is missing, or the schema of volumes refuses a field.
         Err(error) if seen.pvc.is_some() => (Some(error.refusal().ok_or(error)?), Some(RETRY)),
         Err(error) => return Err(error),
     };
-    if let (Some((pvc, _)), Some(event)) = (&seen.pvc, event) {
+    if let (Some(pvc), Some(event)) = (&seen.pvc, event) {
         ctx.events.publish(pvc, None, false, "Provision", "ProvisioningFailed", &event).await;
     }
     Ok(again)
@@ -44,20 +44,23 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
     let mut seen = Seen {
         uid,
         bound: cached.bound,
-        requested: cached.requested,
         pvc: None,
+        class: None,
         volume: stores.volumes.get(&volume),
         claim: stores.claims.get_in(namespace, pvc),
         reservations: vec![],
         disks: vec![],
     };
-    if !cached.bound {
+    let asks = |volume: &Arc<SharedPersistentVolume>| {
+        asks_for_more(&seen.uid, cached.requested, cached.attributes_class, volume)
+    };
+    if !cached.bound || seen.volume.as_ref().is_some_and(asks) {
         let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, namespace);
-        let class = |pvc: &PersistentVolumeClaim| {
-            stores.classes.get(pvc.spec.as_ref()?.storage_class_name.as_deref()?)
-        };
-        let found = cluster::get(&pvcs, pvc).await?;
-        seen.pvc = found.and_then(|pvc| class(&pvc).map(|class| (pvc, class)));
+        seen.pvc = cluster::get(&pvcs, pvc).await?;
+    }
+    if !cached.bound {
+        let class = seen.pvc.as_ref().and_then(|pvc| pvc.spec.as_ref()?.storage_class_name.as_deref());
+        seen.class = class.and_then(|class| stores.classes.get(class));
         seen.volume = cluster::get(&Api::all(ctx.client.clone()), &volume).await?.map(Arc::new);
         if seen.volume.is_none() && seen.claim.is_some() {
             // A volume is created beside a claim that is there now: its end is the end of the volume.
@@ -86,11 +89,16 @@ async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<Option<String>,
             }
         }
         Step::Refuse(event) => return Ok(Some(event)),
-        Step::Reschedule(event) => {
+        Step::Reschedule(event, asked) => {
+            if let Some((claim, volume)) = asked {
+                let claims = cluster::namespaced(&ctx.client, &claim.namespace().unwrap_or_default());
+                cluster::may_create(&claims, &*claim).await?;
+                cluster::may_create(&volumes, &*volume).await?;
+            }
             if let Some(unplaced) = &seen.volume {
                 cluster::delete_seen(&volumes, &**unplaced).await?;
             }
-            if let Some((pvc, _)) = &seen.pvc {
+            if let Some(pvc) = &seen.pvc {
                 let pvcs = cluster::namespaced(&ctx.client, &pvc.namespace().unwrap_or_default());
                 let unselect = json!({ "metadata": { "annotations": { SELECTED_NODE: null } } });
                 cluster::merge_seen(&pvcs, pvc, unselect).await?;

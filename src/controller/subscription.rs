@@ -32,15 +32,17 @@ pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context
         Timestamp::now(),
     );
 
+    // The offer of one node that cannot be written is no reason to leave out the other nodes.
+    let mut outcome = Ok(());
     let offers: Api<VolumeOffer> = cluster::namespaced(&ctx.client, &namespace);
     for old in changes.delete {
-        cluster::delete(&offers, &old.name_any(), old.uid()).await?;
+        outcome = cluster::delete(&offers, &old.name_any(), old.uid()).await.and(outcome);
     }
     for offer in &changes.apply {
-        cluster::apply(&offers, offer, CONTROLLER_MANAGER).await?;
+        outcome = cluster::apply(&offers, offer, CONTROLLER_MANAGER).await.map(drop).and(outcome);
     }
     let api: Api<RoleSubscription> = cluster::namespaced(&ctx.client, &namespace);
-    ctx.commit(&api, &*subscription, &changes.status).await
+    ctx.commit(&api, &*subscription, &changes.status).await.and(outcome)
 }
 
 /// The volumes of the subscription's roles and their ancestors, each once.

@@ -1,5 +1,7 @@
 //! Claims that are being deleted (C6, P4).
 
+use std::sync::{Mutex, PoisonError};
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -7,11 +9,11 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use crate::api::{SharedPersistentVolume, VolumeClaim};
+use crate::api::{SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim};
 use crate::cluster;
 use crate::plan::debounce::DEBOUNCE;
 use crate::plan::pvc_provisioner::pvc_of;
-use crate::plan::unclaim::{Seen, Step, next, unbind};
+use crate::plan::unclaim::{Seen, Step, left, next};
 use crate::plan::{bind, persistent_volume};
 
 use super::context::Context;
@@ -53,16 +55,21 @@ pub(super) async fn reconcile(
             }
             Step::Report(status) => return ctx.commit(api, claim, &status).await.map(|()| None),
             Step::Debounce => return Ok(Some(DEBOUNCE)),
-            Step::End => {
+            Step::Leave => {
                 let pvs: Api<PersistentVolume> = Api::all(ctx.client.clone());
                 cluster::delete(&pvs, &persistent_volume::name(claim), None).await?;
+                let after = Mutex::new(SharedPersistentVolumeStatus::default());
                 if let Some(volume) = &seen.volume {
-                    let leave =
-                        |v: &SharedPersistentVolume| Ok::<_, ()>(Some(counted(unbind(claim, v), ctx)));
+                    let leave = |volume: &SharedPersistentVolume| {
+                        let status = counted(left(claim, volume, ctx.is_disk_gone(volume)), ctx);
+                        after.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&status);
+                        Ok::<_, ()>(Some(status))
+                    };
                     let _ = ctx.batchers.volumes.update(&volumes, volume, leave).await?;
                 }
-                return cluster::set_finalizer(api, claim, false).await.map(|()| None);
+                seen.left = Some(after.into_inner().unwrap_or_else(PoisonError::into_inner));
             }
+            Step::End => return cluster::set_finalizer(api, claim, false).await.map(|()| None),
             Step::Rest => return Ok(None),
         }
     }
@@ -73,18 +80,14 @@ async fn gather(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> R
     let now = cluster::get_same(api, claim).await?;
     let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, &namespace);
     let pvc = cluster::get(&pvcs, &name).await?.filter(|pvc| persistent_volume::is_of_claim(pvc, claim));
-    let is_provisioned = pvc_of(claim).is_some();
-    let mut users = ctx.stores.pods.users(&namespace, &name);
-    if pvc.is_some() && !is_provisioned && users.is_empty() {
-        users = ctx.live_users(&[(namespace, name)].into()).await?;
-    }
-    let gone = is_provisioned && pvc.is_none();
+    let gone = pvc_of(claim).is_some() && pvc.is_none();
     Ok(Seen {
         guarded: now.is_some_and(|now| cluster::finalizer_present(&now)),
         pvc,
-        users,
+        users: ctx.stores.pods.users(&namespace, &name),
         provisioned: if gone { provisioned(claim, ctx).await? } else { None },
         volume: volume(claim, ctx).await?,
+        left: None,
         now: Timestamp::now(),
     })
 }

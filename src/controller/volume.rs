@@ -7,18 +7,18 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
 use crate::api::{
-    DiskReservation, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, SharedPersistentVolume, UidRef, VolumeClaim,
+    CONTROLLER_MANAGER, DiskReservation, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, SharedPersistentVolume,
+    UidRef, VolumeClaim,
 };
 use crate::cluster;
-use crate::plan::holder::{Holder, held_by_volume};
+use crate::plan::holder::held_by_volume;
 use crate::plan::pvc_provisioner::{is_own, may_be_abandoned, pvc_of};
 use crate::plan::volume::{Seen, Step, keeps_entry, next};
 use crate::plan::{create, refs};
 
 use super::context::Context;
-use super::ledger_entries::change;
+use super::ledger_entries::{change, release_entry};
 use super::stores::{VOLUME, VOLUME_UID};
-use super::volume_entry::{release_entry, resize_entry};
 use super::volume_users::{delete_lost, lost_claims, users};
 use super::{Again, Error, destroy, pvc_provisioner};
 
@@ -58,9 +58,7 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
                 let now = cluster::get_same(&api, &*volume).await?;
                 if now.is_some_and(|now| now.metadata.deletion_timestamp.is_none()) {
                     let restore = |reservation: &DiskReservation| {
-                        let ledger = Holder::<SharedPersistentVolume>::ledger(reservation);
-                        let size = entry.size.bytes_or_zero();
-                        Ok::<_, ()>(ledger.set_within(entry.clone(), size, u64::MAX).into_entries())
+                        Ok::<_, ()>(create::restore_entry(&entry, reservation))
                     };
                     change::<DiskReservation, SharedPersistentVolume, _>(&name, ctx, restore).await?;
                 }
@@ -75,11 +73,15 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
                 continue;
             }
             Step::ResizeEntry(bytes) => {
-                if let Some((Some(read), _)) = &mut seen.live
-                    && let Some(written) = resize_entry(read, &uid, bytes, ctx).await?
-                {
-                    *read = written;
-                    continue;
+                if let Some((Some(read), _)) = &mut seen.live {
+                    let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
+                    let status = create::resize_entry(&uid, bytes, read);
+                    let written =
+                        cluster::write_status(&reservations, read, &status, CONTROLLER_MANAGER).await?;
+                    if let Some(written) = written {
+                        *read = written;
+                        continue;
+                    }
                 }
             }
             Step::Report(status) => {

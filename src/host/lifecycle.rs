@@ -86,6 +86,20 @@ impl Host {
         Ok(FenceReport { users: record.publishes, in_use })
     }
 
+    /// The claims of which nothing of the volume is mounted: by the record, and for an exclusive volume by the kernel too.
+    /// Of a shared volume the kernel cannot say whose mount it has.
+    pub fn unmounted(&self, uid: &VolumeUid, mut claims: Vec<String>) -> Result<Vec<String>> {
+        let _volume = self.volume_locks.lock(uid);
+        let (disk, volume) = self.find(uid)?;
+        let mut record = volume.record()?;
+        self.drop_unmounted(&disk, &volume, &mut record)?;
+        claims.retain(|claim| !record.publishes.values().any(|published| published.claim_uid == *claim));
+        if !claims.is_empty() && !record.spec.shared && disk.backing.in_use(&volume)? {
+            claims.clear();
+        }
+        Ok(claims)
+    }
+
     /// Accepts new users again.
     ///
     /// # Errors

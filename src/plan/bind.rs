@@ -8,7 +8,7 @@ use crate::api::{
     VolumeClaimStatus, VolumeMode,
 };
 
-use super::offer::{self, offered, open_to};
+use super::offer::{self, covers, offered, open_to};
 use super::resize::size_now;
 use super::{pvc_provisioner, undivided};
 
@@ -19,6 +19,7 @@ pub fn binding(claim: &VolumeClaim) -> ClaimBinding {
         name: claim.name_any(),
         uid: claim.uid().unwrap_or_default(),
         mode: claim.spec.mode,
+        ending: false,
     }
 }
 
@@ -68,11 +69,20 @@ pub fn choose<'a>(
     }
     match &claim.spec.volume {
         Some(name) => {
-            let volume = volumes.iter().find(|v| v.name_any() == *name).ok_or_else(|| {
-                Verdict::no(
-                    reason::NO_SUCH_VOLUME,
-                    format!("there is no SharedPersistentVolume {name}; the claim waits for it"),
-                )
+            // A namespace learns nothing of volumes whose role it may neither use nor is subscribed to.
+            let knows = |v: &SharedPersistentVolume| {
+                let role = &v.spec.role;
+                Role::name_covers(role, &claim.spec.role) || subscriptions.iter().any(|s| covers(s, role))
+            };
+            let named = |v: &&&SharedPersistentVolume| {
+                v.name_any() == *name && (pvc_provisioner::is_own(claim, v) || knows(v))
+            };
+            let volume = volumes.iter().find(named).ok_or_else(|| {
+                let role = &claim.spec.role;
+                let why = format!(
+                    "there is no SharedPersistentVolume {name} for role {role}; the claim waits for it"
+                );
+                Verdict::no(reason::NO_SUCH_VOLUME, why)
             })?;
             if pvc_provisioner::is_own(claim, volume) {
                 return offer::available(volume).map(|()| *volume);
@@ -167,16 +177,19 @@ fn older_rival<'a>(
 
 fn with_holder(why: Verdict, volume: &SharedPersistentVolume) -> Verdict {
     let holder = volume.status.as_ref().and_then(|s| s.claims.first());
-    match holder {
-        Some(holder) if why.reason == reason::VOLUME_HELD => Verdict::no(
-            reason::VOLUME_HELD,
-            format!(
-                "volume {} is exclusive and held by claim {holder}; this claim is bound when that one is deleted",
-                volume.name_any()
-            ),
+    let Some(holder) = holder.filter(|_| why.reason == reason::VOLUME_HELD) else { return why };
+    let (name, node) = (volume.name_any(), volume.status.as_ref().and_then(|s| s.node_name.as_deref()));
+    let why = match holder.ending {
+        false => format!(
+            "volume {name} is exclusive and held by claim {holder}; this claim is bound when that one is deleted"
         ),
-        _ => why,
-    }
+        true => format!(
+            "volume {name} is exclusive, and claim {holder} is being deleted; this claim is bound when node {} reports \
+             that nothing of that one is mounted",
+            node.unwrap_or("?")
+        ),
+    };
+    Verdict::no(reason::VOLUME_HELD, why)
 }
 
 #[cfg(test)]
@@ -204,7 +217,13 @@ mod tests {
         assert_eq!(pick(&claim, &sub, &[ready_volume("v", "eng", true)], &[]), Ok("v".into()));
         assert_eq!(pick(&claim, &sub, &[], &[]).unwrap_err().reason, "NoSuchVolume");
         let ops = [ready_volume("v", "ops", true)];
-        assert_eq!(pick(&claim, &sub, &ops, &[]).unwrap_err().reason, "RoleNotAllowed");
+        assert_eq!(
+            pick(&claim, &sub, &ops, &[]),
+            pick(&claim, &sub, &[], &[]),
+            "nothing is told of others' volumes"
+        );
+        let both = subscription("ns", &["eng", "ops"], true);
+        assert_eq!(pick(&claim, &both, &ops, &[]).unwrap_err().reason, "RoleNotAllowed");
         let mut for_ops = claim.clone();
         for_ops.spec.role = "ops".into();
         assert_eq!(pick(&for_ops, &sub, &ops, &[]).unwrap_err().reason, "NoSubscription");
@@ -246,6 +265,9 @@ mod tests {
             said.message,
             "volume v is exclusive and held by claim other/holder; this claim is bound when that one is deleted"
         );
+        held.status.as_mut().unwrap().claims[0].ending = true;
+        let said = pick(&waiting, &sub, std::slice::from_ref(&held), &[]).unwrap_err().message;
+        assert!(said.contains("when node n1 reports that nothing of that one is mounted"), "{said}");
         let free = ready_volume("v", "eng", false);
         let mut younger = claim("ns", "d", "v");
         younger.metadata.creation_timestamp = later();

@@ -8,6 +8,7 @@ use crate::api::{
     SharedPersistentVolume, Size,
 };
 
+use super::holder::Holder;
 use super::ledger::Ledger;
 use super::{adopt, backing, candidate, holder, ledger, names, undivided};
 
@@ -136,6 +137,20 @@ pub fn take_entry(
         let left = Size::from_bytes(short.free);
         Verdict::no(reason::RESERVATION_FULL, format!("{} has {left} left", reservation.name_any()))
     })
+}
+
+/// The ledger's entries with the volume's lost entry among them again (S2).
+pub fn restore_entry(entry: &LedgerEntry, reservation: &DiskReservation) -> Vec<LedgerEntry> {
+    let ledger = Holder::<SharedPersistentVolume>::ledger(reservation);
+    ledger.set_within(entry.clone(), entry.size.bytes_or_zero(), u64::MAX).into_entries()
+}
+
+/// The reservation's status with that many bytes in the entry of the volume (V7).
+pub fn resize_entry(uid: &str, bytes: u64, reservation: &DiskReservation) -> DiskReservationStatus {
+    let ledger = Holder::<SharedPersistentVolume>::ledger(reservation);
+    let entry = ledger.entries().iter().find(|entry| entry.uid == uid).cloned();
+    let resized = entry.map(|entry| ledger.clone().set_within(entry, bytes, bytes)).unwrap_or(ledger);
+    Holder::<SharedPersistentVolume>::with_entries(reservation, resized.into_entries())
 }
 
 fn no_reservation(volume: &SharedPersistentVolume, reservations: &[&DiskReservation]) -> String {

@@ -1,6 +1,7 @@
 //! DESTROY: the next step of a volume whose deletion was accepted (X1–X4, S10, S11).
 //!
-//! The order is: rescind → fence → look → tombstone → erase → credit → let go. The agent fences the volume as soon as
+//! The order is: rescind → fence → look → tombstone → erase → credit → let go. Rescinding takes a moment at most, since
+//! the deletion itself already keeps every claim from binding. The agent fences the volume as soon as
 //! it sees the deletion; a user that is found after all lifts the fence. Each step is taken only when the one before is
 //! committed, so an interruption at any point does no harm.
 //!
@@ -71,9 +72,11 @@ pub enum Step {
     },
     /// Nothing yet: the offers follow the deletion within moments (O6).
     Debounce,
+    /// Remove the labels, which nobody selects by any more: etcd takes no further byte of so large an object.
+    DropLabels,
     /// Publish the receipt, then remove the finalizer and nothing else: the data stays as an orphan (X9).
     Orphan(String),
-    /// Release the entries in these reservations, publish the receipt, then remove the finalizer.
+    /// Publish the receipt, release the entries in these reservations, then remove the finalizer.
     End {
         /// The reservations; without any, an earlier attempt has published the receipt.
         reservations: Vec<Arc<DiskReservation>>,
@@ -103,10 +106,25 @@ const FENCING: &str = "new mounts are being refused";
 const ERASING: &str = "its bytes are being erased";
 const LETTING_GO: &str = "the directory that it adopted is being let go";
 
+/// The most bytes of labels of a volume that is being destroyed.
+const MOST_LABELS: usize = 64 << 10;
+
+fn label_bytes(volume: &SharedPersistentVolume) -> usize {
+    volume.labels().iter().map(|(key, value)| key.len() + value.len()).sum()
+}
+
 /// The next step for a volume whose deletion was accepted.
 pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     if !seen.guarded {
         return Step::Rest;
+    }
+    if label_bytes(volume) > MOST_LABELS {
+        return Step::DropLabels;
+    }
+    // A claim binds on the volume itself, which refuses by now. So an offer that cannot be written, or that somebody
+    // keeps, holds up nothing (O6).
+    if seen.offered && debounce::is_passing(volume.metadata.deletion_timestamp.as_ref(), seen.now) {
+        return Step::Debounce;
     }
     let mut status = volume.status.clone().unwrap_or_default();
     status.claims.retain(|claim| !seen.lost_claims.contains(claim));
@@ -119,10 +137,7 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
         Ok(stage) => stage,
         Err(step) => return step,
     };
-    let young = debounce::is_passing(volume.metadata.deletion_timestamp.as_ref(), seen.now);
-    let unchanged = volume.status.as_ref() == Some(&status);
     let why = match stage {
-        Stage::Wait(_) if seen.offered && unchanged && young => return Step::Debounce,
         Stage::Wait(why) => why,
         Stage::Fence(why) => {
             destroy.in_use = false;
@@ -192,9 +207,6 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
         let nothing_to_erase =
             status.node_name.is_none() || seen.disk_gone || node.backing == BackingState::Erased;
         return if nothing_to_erase { Err(end(volume, seen)) } else { Ok(Stage::Wait(name(ending))) };
-    }
-    if seen.offered {
-        return Ok(Stage::Wait("it is being taken out of the offers".to_owned()));
     }
     let hold = |why: String| Ok(if destroy.in_use { Stage::Wait(why) } else { Stage::Unfence(why) });
     if !status.claims.is_empty() {
@@ -335,10 +347,6 @@ mod tests {
     /// O6, X2, X4, S10.
     #[test]
     fn x4_a_destruction_has_one_order() {
-        assert_eq!(
-            step(Case { seen: Seen { offered: true, ..quiet().seen }, ..quiet() }),
-            Ok(Stage::Wait("it is being taken out of the offers".into()))
-        );
         assert!(matches!(step(quiet()), Ok(Stage::Wait(_))), "the agent has not answered yet");
         assert_eq!(step(fenced(quiet())), Err(Step::LookForUsers));
         let looked = |pods| Case { seen: Seen { live: live(pods), ..quiet().seen }, ..fenced(quiet()) };
@@ -457,12 +465,25 @@ mod tests {
     }
 
     #[test]
-    fn t1_offers_that_are_about_to_go_are_not_reported() {
+    fn o6_an_offer_that_stays_holds_up_no_destruction() {
         let mut v = ready_volume("v", "eng", true);
         v.metadata.deletion_timestamp = some_time();
-        let offered = |now| Seen { offered: true, now, ..nothing() };
-        assert_eq!(next(&v, &offered(Timestamp::UNIX_EPOCH)), Step::Debounce);
-        report(next(&v, &offered(Timestamp::from_second(9).unwrap())));
+        v.status.as_mut().unwrap().node.as_mut().unwrap().fenced = true;
+        let offered =
+            |second| Seen { offered: true, now: Timestamp::from_second(second).unwrap(), ..nothing() };
+        assert_eq!(next(&v, &offered(0)), Step::Debounce, "T1: most offers follow in a moment");
+        assert_eq!(next(&v, &offered(9)), Step::LookForUsers);
+    }
+
+    /// A8. Labels were not always bounded.
+    #[test]
+    fn l5_a_volume_with_a_megabyte_of_labels_can_go() {
+        let mut v = ready_volume("v", "eng", true);
+        let label = |i| (format!("key-{i}"), "v".repeat(63));
+        v.metadata.labels = Some((0..9000).map(label).collect());
+        assert_eq!(next(&v, &nothing()), Step::DropLabels);
+        v.metadata.labels = Some((0..9).map(label).collect());
+        assert!(matches!(next(&v, &nothing()), Step::Report { .. }));
     }
 
     #[test]

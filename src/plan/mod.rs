@@ -34,6 +34,7 @@ pub mod share;
 pub mod static_reservations;
 pub mod storage_capacity;
 pub mod summary;
+pub mod unbind;
 pub mod unclaim;
 pub mod undivided;
 pub mod usage;
@@ -59,6 +60,8 @@ pub fn refs<K>(items: &[std::sync::Arc<K>]) -> Vec<&K> {
     items.iter().map(AsRef::as_ref).collect()
 }
 
+#[cfg(test)]
+mod largest;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

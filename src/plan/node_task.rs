@@ -128,6 +128,31 @@ pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
     }
 }
 
+/// The claims whose binding is ending, and for which the node has not reported yet (C6).
+pub fn ending(volume: &SharedPersistentVolume) -> Vec<String> {
+    let Some(status) = &volume.status else { return vec![] };
+    let released = status.node.as_ref().map_or(&[][..], |node| &node.released);
+    let ending = status.claims.iter().filter(|claim| claim.ending && !released.contains(&claim.uid));
+    ending.map(|claim| claim.uid.clone()).collect()
+}
+
+/// Adds the claims of which nothing is mounted to the node's report. Returns the pause before the next look, if other
+/// claims of the list are ending.
+pub fn release(
+    volume: &SharedPersistentVolume,
+    status: &mut SharedPersistentVolumeStatus,
+    unmounted: Vec<String>,
+) -> Option<Duration> {
+    let left = ending(volume).len() - unmounted.len();
+    if !unmounted.is_empty() {
+        let node = status.node.get_or_insert_default();
+        // Claims that have left the list meanwhile are forgotten.
+        node.released.retain(|uid| status.claims.iter().any(|claim| claim.uid == *uid));
+        node.released.extend(unmounted);
+    }
+    (left > 0).then_some(WHILE_IN_USE)
+}
+
 /// The status after a task, and the pause before the next look if there is to be one without a change of the object.
 pub fn report(
     volume: &SharedPersistentVolume,
@@ -430,6 +455,23 @@ mod tests {
         assert_eq!((resized.size, resized.growing, resized.resize_failed), (Some(gi(3)), None, None));
         let lost = reported(&v, size, Outcome::Lost("its file is missing".into()));
         assert_eq!(lost.1, Some("BackingLost"));
+    }
+
+    #[test]
+    fn c6_ending_claims_are_reported_once_nothing_is_mounted() {
+        let mut v = ready_volume("v", "eng", true);
+        let status = v.status.as_mut().unwrap();
+        status.claims = ["1", "2", "3"].map(|uid| bound_by("ns", uid, uid)).into();
+        (status.claims[0].ending, status.claims[1].ending) = (true, true);
+        status.node.as_mut().unwrap().released = vec!["left".into()];
+        assert_eq!(ending(&v), ["1", "2"]);
+        let mut status = v.status.clone().unwrap();
+        assert_eq!(release(&v, &mut status, vec![]), Some(WHILE_IN_USE));
+        assert_eq!(Some(&status), v.status.as_ref(), "T2: no news is no write");
+        assert_eq!(release(&v, &mut status, vec!["2".into()]), Some(WHILE_IN_USE));
+        assert_eq!(status.node.as_ref().unwrap().released, ["2"]);
+        v.status = Some(status);
+        assert_eq!(ending(&v), ["1"]);
     }
 
     #[test]

@@ -15,6 +15,12 @@ use crate::api::{
 use super::holder::{self, serves};
 use super::{names, pvc_provisioner, resize};
 
+/// The most volumes and reservations that one offer lists, and the most claims of one volume: with the longest names an
+/// object of each kind stays below a megabyte, and etcd takes one and a half (A8).
+const MOST_VOLUMES: usize = 1000;
+const MOST_RESERVATIONS: usize = 400;
+pub(super) const MOST_CLAIMS: usize = 1000;
+
 /// True if one of the subscription's roles may use what belongs to `role`.
 pub fn covers(subscription: &RoleSubscription, role: &str) -> bool {
     subscription.spec.roles.iter().any(|subscribed| Role::name_covers(role, subscribed))
@@ -85,6 +91,12 @@ pub fn available(volume: &SharedPersistentVolume) -> Result<(), Verdict> {
     if volume.spec.shared.is_none() && in_use {
         return Err(Verdict::no(reason::VOLUME_HELD, format!("volume {name} is exclusive and in use")));
     }
+    if volume.status.as_ref().is_some_and(|s| s.claims.len() >= MOST_CLAIMS) {
+        let why = format!(
+            "volume {name} has {MOST_CLAIMS} claims, which is the most; this claim is bound when another one is deleted"
+        );
+        return Err(Verdict::no(reason::TOO_MANY_CLAIMS, why));
+    }
     Ok(())
 }
 
@@ -138,10 +150,20 @@ fn object(
     now: Timestamp,
 ) -> VolumeOffer {
     let mut conditions = old.and_then(|o| o.status.clone()).unwrap_or_default().conditions;
-    let verdict = Verdict::yes(reason::OFFERED, "what it lists can be claimed");
-    condition::set(&mut conditions, READY, verdict, None, now);
     let volumes: Vec<&str> = spec.volumes.iter().map(|v| v.name.as_str()).collect();
-    let volumes = if volumes.is_empty() { String::new() } else { names(&volumes, volumes.len()) };
+    let volumes = if volumes.is_empty() {
+        String::new()
+    } else {
+        names(&volumes, volumes.len() + spec.unlisted_volumes as usize)
+    };
+    let said = match (spec.unlisted_volumes, spec.unlisted_reservations) {
+        (0, 0) => "what it lists can be claimed".to_owned(),
+        (volumes, reservations) => format!(
+            "what it lists can be claimed, and so can {volumes} volumes and {reservations} reservations more than an offer lists"
+        ),
+    };
+    let verdict = Verdict::yes(reason::OFFERED, said);
+    condition::set(&mut conditions, READY, verdict, None, now);
     let free = spec.reservations.iter().map(|r| r.free.bytes_or_zero()).fold(0, u64::saturating_add);
     let status = VolumeOfferStatus { free: Some(Size::from_bytes(free)), volumes, conditions };
     let mut offer = VolumeOffer::new(&object_name(&spec.subscription, &spec.node_name), spec);
@@ -180,6 +202,8 @@ fn wanted(
             node_name: node.to_owned(),
             reservations: vec![],
             volumes: vec![],
+            unlisted_reservations: 0,
+            unlisted_volumes: 0,
         }));
     };
     for reservation in reservations {
@@ -208,7 +232,6 @@ fn wanted(
                     role: volume.spec.role.clone(),
                     size: resize::size_now(volume).clone(),
                     shared: volume.spec.shared.is_some(),
-                    labels: volume.labels().clone(),
                 });
             });
         }
@@ -216,6 +239,11 @@ fn wanted(
     for offer in by_node.values_mut() {
         offer.reservations.sort_by(|a, b| a.name.cmp(&b.name));
         offer.volumes.sort_by(|a, b| a.name.cmp(&b.name));
+        let beyond = |listed: usize, most: usize| listed.saturating_sub(most) as u32;
+        offer.unlisted_reservations = beyond(offer.reservations.len(), MOST_RESERVATIONS);
+        offer.unlisted_volumes = beyond(offer.volumes.len(), MOST_VOLUMES);
+        offer.reservations.truncate(MOST_RESERVATIONS);
+        offer.volumes.truncate(MOST_VOLUMES);
     }
     by_node
 }

@@ -35,14 +35,12 @@ pub fn name(claim: &VolumeClaim) -> String {
     name_for(&claim.uid().unwrap_or_default())
 }
 
-/// True if the PersistentVolumeClaim was made for the claim, or the claim for it (P1). Users may remove its label; its
-/// PersistentVolume never changes.
+/// True if the PersistentVolumeClaim was made for the claim, or the claim for it (P1). Users may write any label; the name
+/// of its PersistentVolume never changes.
 pub fn is_of_claim(pvc: &PersistentVolumeClaim, claim: &VolumeClaim) -> bool {
-    let labelled = || pvc.labels().get(LABEL_CLAIM_UID).is_some_and(|uid| Some(uid) == claim.uid().as_ref());
-    let names_ours = || pvc.spec.as_ref().and_then(|spec| spec.volume_name.as_ref()) == Some(&name(claim));
     match pvc_of(claim) {
         Some(uid) => pvc.metadata.uid.as_deref() == Some(uid),
-        None => labelled() || names_ours(),
+        None => pvc.spec.as_ref().and_then(|spec| spec.volume_name.as_ref()) == Some(&name(claim)),
     }
 }
 

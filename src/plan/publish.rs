@@ -42,8 +42,8 @@ pub enum Refusal {
         /// Its node.
         node: String,
     },
-    /// The volume does not have the claim, or the pod is of another namespace than the claim: a PersistentVolume was made
-    /// or changed by hand.
+    /// The volume does not have the claim or has it no longer, or the pod is of another namespace than the claim: a
+    /// PersistentVolume was made or changed by hand.
     #[error("volume {0} is not bound to this claim any more: delete the claim and claim anew")]
     NotBound(String),
     /// The tombstone is set.
@@ -82,7 +82,8 @@ pub fn authorise<'a>(
     if status.destroy.as_ref().is_some_and(|d| d.tombstone.is_some()) {
         return Err(Refusal::Destroyed(name));
     }
-    let same = |b: &&ClaimBinding| b.uid == request.claim_uid && b.namespace == request.namespace;
+    let same =
+        |b: &&ClaimBinding| b.uid == request.claim_uid && b.namespace == request.namespace && !b.ending;
     let Some(binding) = status.claims.iter().find(same) else { return Err(Refusal::NotBound(name)) };
     if binding.mode == AccessMode::ReadOnly && !request.read_only {
         return Err(Refusal::SayReadOnly(binding.clone()));
@@ -133,6 +134,9 @@ mod tests {
         let foreign = refused(Request { namespace: "other", ..REQUEST });
         assert!(matches!(foreign, Refusal::NotBound(_)), "the claim is another namespace's");
         assert!(matches!(authorise(None, REQUEST), Err(Refusal::NoVolume(_))));
+        let mut leaving = v.clone();
+        leaving.status.as_mut().unwrap().claims[1].ending = true;
+        assert!(matches!(authorise(Some(&leaving), REQUEST), Err(Refusal::NotBound(_))), "C6");
         let device = Request { block: true, ..REQUEST };
         assert!(matches!(refused(device), Refusal::OtherMode(_)));
         v.spec.volume_mode = VolumeMode::Block;

@@ -57,10 +57,10 @@ pub struct Seen {
     pub uid: String,
     /// Kubernetes has bound it, by the cache.
     pub bound: bool,
-    /// Bytes that it requests, by the cache.
-    pub requested: u64,
-    /// The object of its name, read live if it is unbound, with the class from the cache.
-    pub pvc: Option<(PersistentVolumeClaim, Arc<StorageClass>)>,
+    /// The object of its name, read live if it is unbound or [`asks_for_more`].
+    pub pvc: Option<PersistentVolumeClaim>,
+    /// The class of that, by the cache.
+    pub class: Option<Arc<StorageClass>>,
     /// The object of its volume's name, read live if it is unbound.
     pub volume: Option<Arc<SharedPersistentVolume>>,
     /// The claim of its name, by the cache.
@@ -82,22 +82,21 @@ pub enum Step {
     Grow(Size),
     /// Publish why there is no volume; the next change brings the next attempt.
     Refuse(String),
-    /// Delete the unplaced volume that was read, have the scheduler choose another node, and publish why.
-    Reschedule(String),
+    /// Delete the unplaced volume that was read, have the scheduler choose another node, and publish why. Nobody is told
+    /// of free space without the right to have these objects.
+    Reschedule(String, Option<(Box<VolumeClaim>, Box<SharedPersistentVolume>)>),
     /// Nothing.
     Rest,
 }
 
 /// The next step for a PersistentVolumeClaim.
 pub fn next(seen: &Seen) -> Step {
+    let is_same = |pvc: &&PersistentVolumeClaim| pvc.metadata.uid.as_ref() == Some(&seen.uid);
+    let pvc = seen.pvc.as_ref().filter(is_same).filter(|pvc| pvc.metadata.deletion_timestamp.is_none());
     if seen.bound {
-        let own = seen.volume.as_ref().filter(|volume| pvc_of(&***volume) == Some(&seen.uid));
-        return own.and_then(|volume| grown(seen.requested, volume)).map_or(Step::Rest, Step::Grow);
+        return pvc.zip(seen.volume.as_deref()).map_or(Step::Rest, |(pvc, volume)| grow(pvc, volume));
     }
-    let Some((pvc, class)) = seen.pvc.as_ref().filter(|(pvc, class)| {
-        let same = pvc.metadata.uid.as_ref() == Some(&seen.uid);
-        same && pvc.metadata.deletion_timestamp.is_none() && class::is_ours(class)
-    }) else {
+    let Some((pvc, class)) = pvc.zip(seen.class.as_ref().filter(|class| class::is_ours(class))) else {
         return Step::Rest;
     };
     let mut wanted = match class::volume(pvc, class) {
@@ -124,10 +123,11 @@ pub fn next(seen: &Seen) -> Step {
         let (reservations, disks) = (super::refs(&seen.reservations), super::refs(&seen.disks));
         let ready = |name: &str| disks.iter().any(|d| d.name_any() == name && candidate::is_ready(d));
         let Some(reservation) = class::place(&wanted, node, &reservations, &disks, ready) else {
-            return Step::Reschedule(format!(
+            let why = format!(
                 "no reservation for role {} on node {node} has {} left, another node is looked for: reserve more for the role",
                 wanted.spec.role, wanted.spec.size
-            ));
+            );
+            return Step::Reschedule(why, Some((Box::new(class::claim(pvc, &wanted)), Box::new(wanted))));
         };
         wanted.spec.reservation = Some(reservation);
     }
@@ -146,7 +146,7 @@ fn follow(volume: &SharedPersistentVolume, selected: Option<&String>) -> Step {
         (None, Some(why)) if !placed => Step::Refuse(why.message.clone()),
         // Another volume took the last bytes of the node.
         (Some(_), Some(why)) if !placed => {
-            Step::Reschedule(format!("another node is looked for: {}", why.message))
+            Step::Reschedule(format!("another node is looked for: {}", why.message), None)
         }
         _ => Step::Rest,
     }
@@ -168,6 +168,30 @@ fn in_the_way(claim: &VolumeClaim, pvc: &PersistentVolumeClaim) -> Option<String
         (false, _) => Some(format!(
             "VolumeClaim {name} of a deleted PersistentVolumeClaim is still being deleted; provisioning goes on afterwards"
         )),
+    }
+}
+
+/// True if a bound PersistentVolumeClaim asks for something that its own volume does not have, by the cache. `requested`:
+/// the bytes, or `None` for a size that no volume may have.
+pub fn asks_for_more(
+    uid: &str,
+    requested: Option<u64>,
+    attributes_class: bool,
+    volume: &SharedPersistentVolume,
+) -> bool {
+    let grows = || requested.is_none_or(|bytes| grown(bytes, volume).is_some());
+    pvc_of(volume) == Some(uid) && (attributes_class || grows())
+}
+
+/// The step of a bound PersistentVolumeClaim with its volume (P3, F1).
+fn grow(pvc: &PersistentVolumeClaim, volume: &SharedPersistentVolume) -> Step {
+    match class::requested(pvc) {
+        Err(why) => Step::Refuse(why),
+        Ok(bytes) => match (grown(bytes, volume), class::attributes_refused(pvc)) {
+            (Some(size), _) => Step::Grow(size),
+            (None, Some(why)) => Step::Refuse(why),
+            (None, None) => Step::Rest,
+        },
     }
 }
 
@@ -259,7 +283,7 @@ mod tests {
     use serde_json::{from_value, json};
 
     use super::*;
-    use crate::plan::testing::{claim, gi, ready_volume, reserved, some_time, volume};
+    use crate::plan::testing::{self, claim, gi, ready_volume, reserved, some_time};
 
     fn pvc() -> PersistentVolumeClaim {
         from_value(json!({"metadata": {"name": "data", "namespace": "team", "uid": "u",
@@ -292,8 +316,8 @@ mod tests {
         Seen {
             uid: "u".into(),
             bound: false,
-            requested: 1 << 30,
-            pvc: Some((pvc(), Arc::new(class))),
+            pvc: Some(pvc()),
+            class: Some(Arc::new(class)),
             volume: None,
             claim: None,
             reservations: vec![Arc::new(reserved("r", "eng", 2, &[]))],
@@ -317,20 +341,26 @@ mod tests {
     fn p2_without_free_space_on_the_node_the_scheduler_chooses_again() {
         let mut s = seen(true);
         s.reservations = vec![Arc::new(reserved("r", "eng", 2, &[("x", 2)]))];
-        assert!(matches!(next(&s), Step::Reschedule(why) if why.contains("on node n1 has 1Gi left")));
-        let mut waiting = own(volume("pvc-u", "eng", 1));
+        let Step::Reschedule(why, Some((claim, volume))) = next(&s) else { panic!() };
+        assert!(why.contains("on node n1 has 1Gi left"));
+        assert_eq!(
+            (claim.name_any().as_str(), volume.name_any().as_str()),
+            ("data", "pvc-u"),
+            "A5: rights first"
+        );
+        let mut waiting = own(testing::volume("pvc-u", "eng", 1));
         s.volume = Some(Arc::new(waiting.clone()));
         assert_eq!(next(&s), Step::Rest, "nothing is known of it yet");
         let status = waiting.status.get_or_insert_default();
         crate::plan::testing::set_ready(&mut status.conditions, false);
         s.volume = Some(Arc::new(waiting.clone()));
-        assert_eq!(next(&s), Step::Reschedule("another node is looked for: said".into()));
+        assert_eq!(next(&s), Step::Reschedule("another node is looked for: said".into(), None));
         let at_once = Seen { volume: s.volume.clone(), ..seen(false) };
         assert_eq!(next(&at_once), Step::Refuse("said".into()), "no scheduler chooses for this class");
         waiting.metadata.deletion_timestamp = some_time();
         s.volume = Some(Arc::new(waiting));
         assert_eq!(next(&s), Step::Rest);
-        s.volume = Some(Arc::new(volume("pvc-u", "eng", 1)));
+        s.volume = Some(Arc::new(testing::volume("pvc-u", "eng", 1)));
         assert!(matches!(next(&s), Step::Refuse(why) if why.contains("somebody else")));
     }
 
@@ -342,7 +372,7 @@ mod tests {
         unselected.metadata.annotations = None;
         for pvc in [deleted, other, unselected] {
             let mut s = seen(true);
-            s.pvc.as_mut().unwrap().0 = pvc;
+            s.pvc = Some(pvc);
             assert_eq!(next(&s), Step::Rest);
         }
         assert_eq!(next(&Seen { pvc: None, ..seen(true) }), Step::Rest);
@@ -363,12 +393,31 @@ mod tests {
     fn p3_a_volume_grows_with_its_persistent_volume_claim_and_never_shrinks() {
         let v = own(ready_volume("pvc-u", "eng", true));
         assert_eq!((grown(1 << 30, &v), grown(1 << 29, &v)), (None, None));
-        let bound = |requested, made| {
-            next(&Seen { bound: true, requested, volume: Some(Arc::new(made)), ..seen(true) })
+        let asks = |requested, attributes| asks_for_more("u", requested, attributes, &v);
+        assert_eq!((asks(Some(1 << 30), false), asks(Some(2 << 30), false)), (false, true));
+        assert!(asks(None, false) && asks(Some(1), true));
+        assert!(
+            !asks_for_more("u", Some(2 << 30), true, &ready_volume("pvc-u", "eng", true)),
+            "it is another's"
+        );
+        let bound = |requested: &str, attributes: Option<&str>| {
+            let mut s = Seen { bound: true, volume: Some(Arc::new(v.clone())), ..seen(true) };
+            let spec = s.pvc.as_mut().unwrap().spec.as_mut().unwrap();
+            spec.resources = from_value(json!({"requests": {"storage": requested}})).unwrap();
+            spec.volume_attributes_class_name = attributes.map(str::to_owned);
+            next(&s)
         };
-        assert_eq!(bound(2 << 30, v.clone()), Step::Grow(gi(2)));
-        assert_eq!(bound(1 << 29, v), Step::Rest);
-        assert_eq!(bound(2 << 30, ready_volume("pvc-u", "eng", true)), Step::Rest, "it is another's");
+        assert_eq!(bound("2Gi", None), Step::Grow(gi(2)));
+        assert_eq!(bound("2147483647.5", Some("gold")), Step::Grow(gi(2)), "F1: rounded up");
+        assert_eq!(bound("512Mi", None), Step::Rest);
+        for (requested, attributes, said) in [
+            ("9223372036854775807", None, "larger than the 8Ei - 2 bytes"),
+            ("ten", None, "is not a size"),
+            ("1Gi", Some("gold"), "leave volumeAttributesClassName out"),
+        ] {
+            let found = bound(requested, attributes);
+            assert!(matches!(&found, Step::Refuse(why) if why.contains(said)), "{found:?}");
+        }
     }
 
     #[test]

@@ -148,6 +148,7 @@ pub fn bound_by(namespace: &str, name: &str, uid: &str) -> ClaimBinding {
         name: name.into(),
         uid: uid.into(),
         mode: AccessMode::ReadWrite,
+        ending: false,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The next step of a claim that is being deleted (C6, P4).
 //!
-//! The order is: the pods end, the PersistentVolumeClaim goes, then the PersistentVolume, then the claim's entry on the
-//! list of its volume, then the finalizer. A claim of a class waits for its PersistentVolumeClaim instead, and decides
+//! The order is: no new pod starts, the pods end, the PersistentVolumeClaim goes, then the PersistentVolume, then the node reports that
+//! nothing is mounted, then the claim's entry on the list of its volume goes, then the finalizer. A claim of a class waits for its PersistentVolumeClaim instead, and decides
 //! the fate of its volume.
 
 use jiff::Timestamp;
@@ -10,10 +10,12 @@ use kube::ResourceExt;
 
 use crate::api::condition::{self, READY, Verdict, reason};
 use crate::api::{
-    ClaimPhase, PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim, VolumeClaimStatus,
+    ClaimPhase, FINALIZER, PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim,
+    VolumeClaimStatus,
 };
 
 use super::pvc_provisioner::{Fate, fate, pvc_of};
+use super::unbind::{still_mounted, unbind};
 use super::{LISTED_PODS, bind, debounce, names};
 
 /// The state of a claim besides its object.
@@ -23,13 +25,15 @@ pub struct Seen {
     pub guarded: bool,
     /// The PersistentVolumeClaim that was made for it, or it for that, read live.
     pub pvc: Option<PersistentVolumeClaim>,
-    /// Running and pending pods that use that, by the cache, and if that has none, by a live read.
+    /// Running and pending pods that use that, by the cache: Kubernetes decides when no pod does any more.
     pub users: Vec<PodRef>,
     /// Of a claim whose PersistentVolumeClaim is gone: the volume and then the PersistentVolume that were made for
     /// that, read live.
     pub provisioned: Option<(SharedPersistentVolume, Option<PersistentVolume>)>,
     /// The name of the volume whose list has the claim.
     pub volume: Option<String>,
+    /// The status of that volume after [`Step::Leave`]; `None` before.
+    pub left: Option<SharedPersistentVolumeStatus>,
     /// The time.
     pub now: Timestamp,
 }
@@ -41,14 +45,16 @@ pub enum Step {
     Retire,
     /// Make the very volume that was read one like any other, publish the event, and decide again (P4).
     Release(String),
-    /// Delete the PersistentVolumeClaim that was read, and decide again.
+    /// Delete the PersistentVolumeClaim that was read, and decide again. It goes when no pod uses it.
     DeletePvc,
     /// Write the status.
     Report(Box<VolumeClaimStatus>),
-    /// Nothing yet: Kubernetes removes the PersistentVolumeClaim within moments.
+    /// Nothing yet: Kubernetes removes the PersistentVolumeClaim, or the node reports, within moments.
     Debounce,
-    /// Delete the PersistentVolume, take the claim off the volume's list, remove the finalizer. Kubernetes may keep the
-    /// PersistentVolume for a moment: without its PersistentVolumeClaim no pod gets to it.
+    /// Delete the PersistentVolume, then [`unbind`] the claim, and decide again. Kubernetes may keep the PersistentVolume
+    /// for a moment: without its PersistentVolumeClaim no pod gets to it.
+    Leave,
+    /// Remove the finalizer.
     End,
     /// Nothing.
     Rest,
@@ -65,30 +71,48 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
         return match provisioned.map(|(v, pv)| fate(claim, v, bind::is_bound(v, claim), pv.as_ref())) {
             Some(Fate::Retire) => Step::Retire,
             Some(Fate::Keep(event)) => Step::Release(event),
-            Some(Fate::Decided) | None => Step::End,
+            Some(Fate::Decided) | None => leave(claim, seen),
         };
     };
     if pvc_of(claim).is_some() {
         let why = format!("it is that of PersistentVolumeClaim {name} and goes with it: delete that one");
         return report(claim, vec![], Verdict::no(reason::IN_USE, why), seen);
     }
-    if let Some(why) = held(&seen.users) {
-        return report(claim, seen.users.clone(), why, seen);
-    }
+    // Kubernetes keeps the PersistentVolumeClaim for the pods that use it, and lets no new pod start with it.
     if pvc.metadata.deletion_timestamp.is_none() {
         return Step::DeletePvc;
     }
-    if debounce::is_passing(claim.metadata.deletion_timestamp.as_ref(), seen.now) {
-        return Step::Debounce;
+    if let Some(why) = held(&seen.users) {
+        return report(claim, seen.users.clone(), why, seen);
     }
     let why = format!("PersistentVolumeClaim {name} and its PersistentVolume are being removed");
     report(claim, vec![], Verdict::no(reason::RELEASING, why), seen)
 }
 
-/// The volume's status without the claim on its list.
-pub fn unbind(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> SharedPersistentVolumeStatus {
+/// The next step of a claim that no new pod gets to.
+fn leave(claim: &VolumeClaim, seen: &Seen) -> Step {
+    let Some(left) = &seen.left else { return Step::Leave };
+    if left.claims.iter().any(|binding| Some(&binding.uid) == claim.metadata.uid.as_ref()) {
+        return report(claim, seen.users.clone(), still_mounted(left, &seen.users), seen);
+    }
+    // The object stays: nobody is to take it for a bound claim.
+    let Some(foreign) = claim.finalizers().iter().find(|name| *name != FINALIZER) else { return Step::End };
+    let why = format!("the claim has left its volume; its object goes when finalizer {foreign} is removed");
+    let conditions = claim.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    match condition::get(conditions, READY).is_some_and(|ready| ready.message == why) {
+        true => Step::End,
+        false => report(claim, vec![], Verdict::no(reason::RELEASING, why), seen),
+    }
+}
+
+/// The volume's status once the claim has left its list, or is marked to leave.
+pub fn left(
+    claim: &VolumeClaim,
+    volume: &SharedPersistentVolume,
+    disk_gone: bool,
+) -> SharedPersistentVolumeStatus {
     let mut status = volume.status.clone().unwrap_or_default();
-    status.claims.retain(|binding| Some(&binding.uid) != claim.metadata.uid.as_ref());
+    unbind(&mut status, disk_gone, |binding| Some(&binding.uid) == claim.metadata.uid.as_ref());
     status
 }
 
@@ -99,6 +123,10 @@ fn held(users: &[PodRef]) -> Option<Verdict> {
 }
 
 fn report(claim: &VolumeClaim, mut users: Vec<PodRef>, why: Verdict, seen: &Seen) -> Step {
+    let young = debounce::is_passing(claim.metadata.deletion_timestamp.as_ref(), seen.now);
+    if why.reason == reason::RELEASING && young {
+        return Step::Debounce;
+    }
     let mut status = claim.status.clone().unwrap_or_default();
     users.truncate(LISTED_PODS);
     (status.phase, status.users) = (ClaimPhase::Releasing, users);
@@ -109,7 +137,7 @@ fn report(claim: &VolumeClaim, mut users: Vec<PodRef>, why: Verdict, seen: &Seen
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID};
+    use crate::api::{ClaimBinding, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID};
     use crate::plan::persistent_volume::persistent_volume_claim;
     use crate::plan::testing::*;
 
@@ -120,6 +148,7 @@ mod tests {
             users: vec![],
             provisioned: None,
             volume: None,
+            left: None,
             now: Timestamp::from_second(60).unwrap(),
         }
     }
@@ -145,14 +174,32 @@ mod tests {
         c.metadata.deletion_timestamp = some_time();
         let pvc = persistent_volume_claim(&c, &ready_volume("v", "eng", true));
         let mut s = Seen { pvc: Some(pvc), users: vec![pod("ns", "p")], ..seen() };
+        assert_eq!(next(&c, &s), Step::DeletePvc, "no new pod starts with it");
+        s.pvc.as_mut().unwrap().metadata.deletion_timestamp = some_time();
         assert!(message(next(&c, &s)).contains("when pod ns/p has ended"));
         s.users.clear();
-        assert_eq!(next(&c, &s), Step::DeletePvc);
-        s.pvc.as_mut().unwrap().metadata.deletion_timestamp = some_time();
         assert!(message(next(&c, &s)).contains("are being removed"));
         s.now = Timestamp::UNIX_EPOCH;
         assert_eq!(next(&c, &s), Step::Debounce);
-        assert_eq!(next(&c, &seen()), Step::End);
+        assert_eq!(next(&c, &seen()), Step::Leave);
+        let left = |claims: &[ClaimBinding], users: &[PodRef]| {
+            let mut status = ready_volume("v", "eng", true).status.unwrap();
+            status.claims = claims.to_vec();
+            Seen { left: Some(status), users: users.to_vec(), ..seen() }
+        };
+        assert_eq!(next(&c, &left(&[], &[])), Step::End);
+        let listed = [bind::binding(&c)];
+        assert!(
+            message(next(&c, &left(&listed, &[])))
+                .contains("when node n1 reports that nothing of it is mounted")
+        );
+        let used = message(next(&c, &left(&listed, &[pod("ns", "p")])));
+        assert!(used.contains("node n1 has the volume mounted for pod ns/p"), "X1: {used}");
+        c.metadata.finalizers = Some(vec![FINALIZER.into(), "example.com/keep".into()]);
+        let Step::Report(status) = next(&c, &left(&[], &[])) else { panic!() };
+        assert_eq!(status.phase, ClaimPhase::Releasing);
+        c.status = Some(*status);
+        assert_eq!(next(&c, &left(&[], &[])), Step::End, "reported");
         assert_eq!(next(&c, &Seen { guarded: false, ..seen() }), Step::Rest);
     }
 
@@ -161,7 +208,7 @@ mod tests {
         let c = claim("ns", "c", "v");
         let mut v = ready_volume("v", "eng", true);
         v.status.as_mut().unwrap().claims = vec![bound_by("ns", "c", "uid-c"), bound_by("ns", "d", "uid-d")];
-        assert_eq!(unbind(&c, &v).claims, [bound_by("ns", "d", "uid-d")]);
+        assert_eq!(left(&c, &v, true).claims, [bound_by("ns", "d", "uid-d")]);
     }
 
     #[test]
@@ -176,7 +223,7 @@ mod tests {
         let own = |v: &SharedPersistentVolume| Seen { provisioned: Some((v.clone(), None)), ..seen() };
         assert_eq!(next(&c, &own(&v)), Step::Retire);
         v.spec.retire = true;
-        assert_eq!(next(&c, &own(&v)), Step::End);
+        assert_eq!(next(&c, &own(&v)), Step::Leave);
         v.spec.retire = false;
         v.status.as_mut().unwrap().claims = vec![bind::binding(&c)];
         assert!(matches!(next(&c, &own(&v)), Step::Release(_)));

@@ -16,6 +16,7 @@ use crate::api::{
 };
 
 use super::holder::held_by_volume;
+use super::unbind::unbind;
 use super::{LISTED_PODS, create, names, pvc_provisioner, refs, resize, undivided, usage};
 
 /// The state of a volume besides its object.
@@ -98,7 +99,8 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
             report(volume, disk_of(&status, seen))
         }
     };
-    status.claims.retain(|claim| !seen.lost_claims.contains(claim));
+    let disk_gone = disk_of(&status, seen).is_some_and(|disk| disk.spec.gone);
+    unbind(&mut status, disk_gone, |claim| seen.lost_claims.contains(claim));
     let mut status = count_users(status, seen.users.clone());
     status.phase = phase;
     let sized = match resize(volume, &mut status, seen) {
@@ -199,21 +201,31 @@ fn disk_of<'a>(status: &SharedPersistentVolumeStatus, seen: &'a Seen) -> Option<
     seen.disks.iter().map(AsRef::as_ref).find(|disk: &&NodeDisk| disk.metadata.name == status.node_disk)
 }
 
+/// The most bytes of reservations' labels that are copied into the status of each of their volumes (A8).
+const MOST_LABELS: usize = 16 << 10;
+
 /// The volume's reservation and those that it was carved out of, if the caches have them all (X6).
-fn reserved_chain(
+pub(super) fn reserved_chain(
     status: &SharedPersistentVolumeStatus,
     reservations: &[Arc<DiskReservation>],
 ) -> Option<Vec<Reserved>> {
-    let mut found = Vec::new();
+    let (mut found, mut space) = (Vec::new(), MOST_LABELS);
     let mut next = status.reservation.clone();
     while let Some(UidRef { name, uid }) = next {
         let there = reservations.iter().find(|r| r.uid().as_ref() == Some(&uid))?;
         let has = there.status.clone().unwrap_or_default();
+        let mut labels = there.labels().clone();
+        labels.retain(|key, value| {
+            let bytes = key.len() + value.len();
+            let fits = bytes <= space;
+            space -= if fits { bytes } else { 0 };
+            fits
+        });
         found.push(Reserved {
             name,
             role: there.spec.role.clone(),
             size: has.size.unwrap_or_else(|| there.spec.size.clone()),
-            labels: there.labels().clone(),
+            labels,
         });
         next = has.parent;
     }
@@ -416,6 +428,17 @@ mod tests {
         assert_eq!(reported(next(&v, &s)).size, Some(gi(3)), "as large as it was granted");
     }
 
+    /// A8: a megabyte of labels, times the volumes of the reservation.
+    #[test]
+    fn a8_few_labels_of_a_reservation_are_copied() {
+        let (v, mut s) = placed_volume();
+        let r = Arc::make_mut(&mut s.reservations[0]);
+        r.metadata.labels = Some((0..9000).map(|i| (format!("key-{i}"), "v".repeat(63))).collect());
+        let copied = &reported(next(&v, &s)).reserved[0].labels;
+        let bytes: usize = copied.iter().map(|(key, value)| key.len() + value.len()).sum();
+        assert!((MOST_LABELS - 100..=MOST_LABELS).contains(&bytes), "{bytes}");
+    }
+
     #[test]
     fn x6_data_that_has_a_volume_is_not_recovered() {
         let (mut v, mut s) = (volume("v", "eng", 2), seen());
@@ -453,8 +476,13 @@ mod tests {
         (s.lost_claims, s.users) = (claims[..1].to_vec(), vec![pod("b", "p"), pod("b", "p")]);
         s.moved_to = Some("n2".into());
         let status = reported(next(&v, &s));
-        assert_eq!((status.claims, status.claim_count, status.user_count), (claims[1..].to_vec(), 1, 1));
+        assert_eq!((status.claim_count, status.user_count, status.claims[0].ending), (2, 1, true), "X1");
         assert_eq!(status.node_name.as_deref(), Some("n2"), "D3");
+        s.lost_claims = status.claims[..1].to_vec();
+        v.status = Some(status);
+        v.status.as_mut().unwrap().node.as_mut().unwrap().released = vec!["1".into()];
+        let status = reported(next(&v, &s));
+        assert_eq!((status.claims, status.claim_count, status.user_count), (claims[1..].to_vec(), 1, 1));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Data that outlives its object, and new objects under old names, which inherit nothing (C7, X6, X7).
 
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
@@ -156,6 +158,34 @@ async fn x9_data_outlives_the_kind_of_its_volume() {
     cluster.apply_text(CLAIM).await;
     read_as_pod(&cluster, &agent).await;
     orphans(&cluster, 0).await;
+}
+
+/// X9, V6: neither the kind of claims nor the namespace of a claim takes data along.
+#[tokio::test(flavor = "multi_thread")]
+async fn x9_data_outlives_the_kind_and_namespace_of_claims() {
+    let (cluster, agent) = start().await;
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    cluster.apply_text(CLAIM).await;
+    write_as_pod(&cluster, &agent).await;
+    let kinds: Api<CustomResourceDefinition> = cluster.all();
+    let kind = VolumeClaim::crd_name();
+    let allow = json!({"metadata": {"annotations": {"reservoir.dev/allow-deletion": "true"}}});
+    kinds.patch(kind, &PatchParams::default(), &Patch::Merge(&allow)).await.unwrap();
+    kinds.delete(kind, &DeleteParams::default()).await.unwrap();
+    until_gone(&kinds, kind).await;
+    kinds.create(&Default::default(), &VolumeClaim::crd()).await.unwrap();
+    until("the kind is served", || async { cluster.try_apply(CLAIM).await.ok() }).await;
+    read_as_pod(&cluster, &agent).await;
+
+    let namespaces: Api<Namespace> = cluster.all();
+    namespaces.delete("team", &DeleteParams::default()).await.unwrap();
+    until_gone(&namespaces, "team").await;
+    until("no claim is left on the volume", || async { bindings(&cluster).await.is_empty().then_some(()) })
+        .await;
+    cluster.quiet_for(Duration::from_secs(2)).await;
+    let volume = volumes.get("data").await.unwrap();
+    assert!(!volume.spec.retire && volume.metadata.deletion_timestamp.is_none());
+    assert_eq!(agent.backings(), [volume.uid().unwrap()]);
 }
 
 /// A pod of the claim `data` writes a file, and ends.
@@ -414,6 +444,80 @@ async fn c6_x1_a_claim_without_its_label_waits_for_its_pods() {
     cluster.end_pod("team", "user").await;
     until_gone(&claims, "data").await;
     until_gone(&pvcs, "data").await;
+}
+
+/// X1, C6, S6: whoever may edit a namespace deletes a claim and its PersistentVolumeClaim while a pod uses both, and strips
+/// the finalizers.
+#[tokio::test(flavor = "multi_thread")]
+async fn x1_stripped_finalizers_do_not_pass_the_guard() {
+    let (cluster, agent) = start().await;
+    let exclusive =
+        "{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: solo},
+        spec: {role: eng, size: 16Mi}}";
+    cluster.apply_text(exclusive).await;
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    let pvcs: Api<PersistentVolumeClaim> = cluster.within("team");
+    until_reason(&volumes, "solo", "Ready").await;
+    for name in ["data", "solo"] {
+        let claim_to = |claim: &str| {
+            CLAIM
+                .replace("name: data", &format!("name: {claim}"))
+                .replace("volume: data", &format!("volume: {name}"))
+        };
+        cluster.apply_text(&claim_to(name)).await;
+        until_reason(&claims, name, "Bound").await;
+        let user = cluster.pod("team", name, &[name]).await;
+        let old = claims.get(name).await.unwrap();
+        let pv = old.status.as_ref().and_then(|status| status.persistent_volume.as_deref()).unwrap();
+        let pv = cluster.all::<PersistentVolume>().get(pv).await.unwrap().spec.unwrap();
+        let at = agent.publish(&cluster, &old, &user, false).await.unwrap();
+        std::fs::write(at.join("file"), "used").unwrap();
+        until("the pod is counted", || async {
+            (volumes.get(name).await.unwrap().status.unwrap().user_count == 1).then_some(())
+        })
+        .await;
+
+        claims.delete(name, &DeleteParams::default()).await.unwrap();
+        until("the PersistentVolumeClaim is stripped until it is gone", || async {
+            let _ = pvcs.delete(name, &DeleteParams::default()).await;
+            let strip = json!({"metadata": {"finalizers": null}});
+            let _ = pvcs.patch(name, &PatchParams::default(), &Patch::Merge(&strip)).await;
+            pvcs.get_opt(name).await.unwrap().is_none().then_some(())
+        })
+        .await;
+        until("the claim waits for the node", || async {
+            let said = until_reason(&claims, name, "InUse").await;
+            said.contains(&format!("node n1 has the volume mounted for pod team/{name}")).then_some(())
+        })
+        .await;
+        // Now the claim itself, and the pod's object; its container runs on.
+        let strip = json!({"metadata": {"finalizers": null}});
+        claims.patch(name, &PatchParams::default(), &Patch::Merge(&strip)).await.unwrap();
+        until_gone(&claims, name).await;
+        cluster.end_pod("team", name).await;
+        cluster.apply_text(&claim_to(&format!("{name}-2"))).await;
+        let reason = if name == "solo" { "VolumeHeld" } else { "Bound" };
+        until_reason(&claims, &format!("{name}-2"), reason).await;
+        cluster.quiet_for(Duration::from_secs(3)).await;
+        let listed = volumes.get(name).await.unwrap().status.unwrap().claims;
+        assert!(
+            listed.iter().any(|binding| Some(&binding.uid) == old.metadata.uid.as_ref() && binding.ending),
+            "{listed:?}"
+        );
+        until_reason(&claims, &format!("{name}-2"), reason).await;
+        let refused = volumes.delete(name, &DeleteParams::default()).await.unwrap_err().to_string();
+        assert!(refused.contains(&format!("team/{name}")), "{refused}");
+        let late = agent.publish_volume(pv, &old, &user, false).await.unwrap_err();
+        assert!(late.message().contains("is not bound to this claim any more"), "{late}");
+        assert_eq!(std::fs::read_to_string(at.join("file")).unwrap(), "used");
+        agent.unpublish(&old, &user).await.unwrap();
+        until_reason(&claims, &format!("{name}-2"), "Bound").await;
+        until("the ended claim has left the list", || async {
+            (volumes.get(name).await.unwrap().status.unwrap().claims.len() == 1).then_some(())
+        })
+        .await;
+    }
 }
 
 /// X1, L5.

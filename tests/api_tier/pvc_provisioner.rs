@@ -291,6 +291,45 @@ async fn p5_a_namespace_without_the_verbs_is_refused() {
     assert!(said.contains("with reservoir.dev/claim-namespace, is the controller's alone"), "{said}");
 }
 
+/// P5, P6, F1, A5: an editor of the namespace asks for more, and has no verb on the role.
+#[tokio::test(flavor = "multi_thread")]
+async fn p5_a_pvc_grows_only_with_the_verb_resize() {
+    let (cluster, _agent) = start().await;
+    let story = Story::of(&cluster);
+    story.make(pvc("mine", "analytics", "ReadWriteOnce", "67108863.5")).await;
+    cluster.pod("team-a", "mine", &["mine"]).await;
+    story.select("mine", "n1").await;
+    let (_, volume, _) = story.bound("mine").await;
+    assert_eq!(volume.spec.size.as_str(), "64Mi", "F1: rounded up");
+    let ask = async |size: &str| {
+        let more = json!({"spec": {"resources": {"requests": {"storage": size}}}});
+        story.pvcs.patch("mine", &PatchParams::default(), &Patch::Merge(&more)).await.unwrap();
+    };
+    let grants = "{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: analytics-volumes},
+        rules: [{apiGroups: [reservoir.dev], resources: [volumeroles], resourceNames: [analytics], verbs: [VERBS]}]}";
+    cluster.apply_text(&grants.replace("VERBS", "create, use")).await;
+    // The API server's authorizer hears of a grant after a moment.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    ask("128Mi").await;
+    let said = story.said("mine", "lack the verb resize").await;
+    assert!(
+        said.contains("the service accounts of namespace team-a lack the verb resize on volumeroles"),
+        "{said}"
+    );
+    assert_eq!(story.volumes.get(&volume.name_any()).await.unwrap().spec.size.as_str(), "64Mi");
+    ask("9Ei").await;
+    story.said("mine", "is larger than the 8Ei - 2 bytes").await;
+    cluster.quiet_for(Duration::from_secs(5)).await;
+
+    // A5: who has lost the verbs flaps the selected node to learn how much is free there.
+    story.make(pvc("curious", "analytics", "ReadWriteOnce", "3Gi")).await;
+    cluster.apply_text(&grants.replace("VERBS", "use")).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    story.select("curious", "n1").await;
+    let said = story.said("curious", "").await;
+    assert!(said.contains("lack the verb create"), "{said}");
+}
+
 /// P2: who finds no room says so and has the scheduler look elsewhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn p2_p6_a_full_node_is_reported_and_another_one_chosen() {

@@ -97,15 +97,33 @@ pub fn volume(pvc: &PersistentVolumeClaim, class: &StorageClass) -> Result<Share
             }
         }
     }
-    let requests = asked.resources.and_then(|resources| resources.requests).unwrap_or_default();
-    let asked = Size::written(requests.get("storage").map(|q| q.0.clone()).unwrap_or_default());
-    let bytes = asked.bytes().map_err(|error| error.to_string())?;
-    spec.size = Size::from_bytes(bytes.max(spec.fs_type.min_bytes()));
+    if let Some(why) = attributes_refused(pvc) {
+        return Err(why);
+    }
+    spec.size = Size::from_bytes(requested(pvc)?.max(spec.fs_type.min_bytes()));
     let uid = pvc.uid().unwrap_or_default();
     let mut volume = SharedPersistentVolume::new(&volume_for_pvc(&uid), spec);
     let labels = [(LABEL_PVC_UID, uid), (LABEL_CLAIM_NAMESPACE, pvc.namespace().unwrap_or_default())];
     volume.metadata.labels = Some(labels.map(|(key, value)| (key.to_owned(), value)).into());
     Ok(volume)
+}
+
+/// The bytes that a PersistentVolumeClaim requests, or why no volume can have that size.
+pub fn requested(pvc: &PersistentVolumeClaim) -> Result<u64, String> {
+    let requests = pvc.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref());
+    let asked =
+        requests.and_then(|requests| requests.get("storage")).map(|q| q.0.clone()).unwrap_or_default();
+    Size::written(asked)
+        .bytes_rounded_up()
+        .map_err(|why| format!("spec.resources.requests.storage: {why}; ask for another size"))
+}
+
+/// Why a PersistentVolumeClaim cannot have the VolumeAttributesClass that it names.
+pub fn attributes_refused(pvc: &PersistentVolumeClaim) -> Option<String> {
+    let class = pvc.spec.as_ref()?.volume_attributes_class_name.as_ref()?;
+    Some(format!(
+        "a volume has no attributes that VolumeAttributesClass {class} could change: leave volumeAttributesClassName out"
+    ))
 }
 
 /// The claim of the PersistentVolumeClaim's namespace to the volume; it has the PersistentVolumeClaim's name.
@@ -213,6 +231,12 @@ mod tests {
             (shared.clone(), json!({"accessModes": ["ReadOnlyMany"]}), Some("set readOnly in the pods")),
             (eng.clone(), json!({"resources": {"requests": {"storage": "8Ei"}}}), Some("larger than")),
             (eng.clone(), json!({"resources": {"requests": {"storage": "0"}}}), Some("positive")),
+            (eng.clone(), json!({"resources": {"requests": {"storage": "33554432500m"}}}), None),
+            (
+                eng.clone(),
+                json!({"volumeAttributesClassName": "gold"}),
+                Some("leave volumeAttributesClassName out"),
+            ),
             (shared.clone(), json!({"accessModes": ["ReadWriteMany", "ReadWriteOnce"]}), None),
             (shared, json!({"accessModes": ["ReadWriteOncePod"]}), None),
             (eng, json!({"volumeMode": "Block"}), None),

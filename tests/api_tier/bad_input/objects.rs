@@ -27,9 +27,9 @@ pub(super) fn forged(table: &mut Table) {
         "volume kept is for role eng, to which this namespace is not subscribed; make a RoleSubscription";
     table.make(manifest, Says("NoSubscription", said));
     // A name is a name: nothing reaches into another namespace, and control characters stay where they are.
-    let said = "there is no SharedPersistentVolume team/kept; the claim waits for it";
+    let said = "there is no SharedPersistentVolume team/kept for role eng; the claim waits for it";
     table.make(claim("bare", &n(table), json!({"volume": "team/kept"})), Says("NoSuchVolume", said));
-    let said = "there is no SharedPersistentVolume kept\u{0}; the claim waits for it";
+    let said = "there is no SharedPersistentVolume kept\u{0} for role eng; the claim waits for it";
     table.make(claim("team", &n(table), json!({"volume": "kept\u{0}"})), Says("NoSuchVolume", said));
     let said = "there is no DiskReservation e\u{202e}ng; make it, or leave spec.reservation out";
     let spec = json!({"role": "eng", "size": "16Mi", "reservation": "e\u{202e}ng"});
@@ -102,7 +102,7 @@ pub(super) fn claims(table: &mut Table) {
     table.make(claim("bare", "any", json!({"selector": {}})), Says("NoSubscription", said));
     let said = "volume kept is shared; add SHARED_RESOURCES to the capabilities of RoleSubscription plain";
     table.make(claim("plain", "kept", kept), Says("NoCapability", said));
-    let said = "there is no SharedPersistentVolume nope; the claim waits for it";
+    let said = "there is no SharedPersistentVolume nope for role eng; the claim waits for it";
     table.make(claim("team", &n(table), json!({"volume": "nope"})), Says("NoSuchVolume", said));
     let said = "no volume on offer to this namespace fits the selector; see `kubectl get volumeoffers`";
     for spec in [

@@ -74,7 +74,7 @@ pub(super) fn names(table: &mut Table) {
     let away = json!({"role": "eng", "size": "16Mi", "reservation": "../../eng"});
     let said = "there is no DiskReservation ../../eng; make it, or leave spec.reservation out";
     table.make(volume(&n(table), away), Says("NoReservation", said));
-    let said = "there is no SharedPersistentVolume ../kept; the claim waits for it";
+    let said = "there is no SharedPersistentVolume ../kept for role eng; the claim waits for it";
     table.make(claim("team", &n(table), json!({"volume": "../kept"})), Says("NoSuchVolume", said));
 }
 

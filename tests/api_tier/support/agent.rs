@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeSpec, Pod};
 use kube::api::Api;
 use kube::config::Kubeconfig;
 use kube::{Client, ResourceExt};
@@ -254,6 +254,17 @@ impl Agent {
         let name = claim.status.as_ref().and_then(|s| s.persistent_volume.clone()).unwrap();
         let volumes: Api<PersistentVolume> = cluster.all();
         let spec = volumes.get(&name).await.unwrap().spec.unwrap();
+        self.publish_volume(spec, claim, pod, read_only).await
+    }
+
+    /// Publishes a PersistentVolume as it was, whether or not it is there still.
+    pub async fn publish_volume(
+        &self,
+        spec: PersistentVolumeSpec,
+        claim: &VolumeClaim,
+        pod: &Pod,
+        read_only: bool,
+    ) -> Result<PathBuf, tonic::Status> {
         let source = spec.csi.unwrap();
         let access_type = match spec.volume_mode.as_deref() {
             Some("Block") => AccessType::Block(BlockVolume {}),

@@ -1,0 +1,77 @@
+//! The end of a binding (C6, X1): a claim leaves the list of its volume on the word of the volume's node.
+//!
+//! Whoever may edit a namespace can strip the finalizers of claim and PersistentVolumeClaim while a pod runs. So the
+//! controller marks the entry first. From then on the node mounts nothing for the claim, and it reports when nothing of
+//! the claim is mounted any more. The mark stays, for a claim that is being deleted never comes back.
+
+use crate::api::condition::{Verdict, reason};
+use crate::api::{BackingState, ClaimBinding, PodRef, SharedPersistentVolumeStatus};
+
+use super::names;
+
+/// Marks the entries of the list for which `ends` is true, and removes those of which the node has nothing mounted.
+/// `disk_gone`: the disk was declared gone, so no node will ever report (D4).
+pub fn unbind(
+    status: &mut SharedPersistentVolumeStatus,
+    disk_gone: bool,
+    ends: impl Fn(&ClaimBinding) -> bool,
+) {
+    let node = status.node.clone().unwrap_or_default();
+    let is_mountable = node.backing == BackingState::Made && !disk_gone;
+    status.claims.retain_mut(|binding| {
+        if !ends(binding) {
+            return true;
+        }
+        binding.ending = true;
+        is_mountable && !node.released.contains(&binding.uid)
+    });
+}
+
+/// Why a claim is still on the list of its volume though its PersistentVolumeClaim is gone. `pods` name the claim.
+pub fn still_mounted(status: &SharedPersistentVolumeStatus, pods: &[PodRef]) -> Verdict {
+    let node = status.node_name.as_deref().unwrap_or("?");
+    match pods {
+        [] => Verdict::no(
+            reason::RELEASING,
+            format!(
+                "the claim goes when node {node} reports that nothing of it is mounted; bring the node back if it is away; \
+                 the data stays"
+            ),
+        ),
+        pods => Verdict::no(
+            reason::IN_USE,
+            format!(
+                "node {node} has the volume mounted for pod {}, though the PersistentVolumeClaim is gone: the claim goes \
+                 when the pod has ended; the data stays",
+                names(pods, pods.len())
+            ),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::*;
+
+    #[test]
+    fn c6_a_binding_ends_when_nothing_is_mounted() {
+        let mut status = ready_volume("v", "eng", true).status.unwrap();
+        status.claims = vec![bound_by("ns", "a", "uid-a"), bound_by("ns", "b", "uid-b")];
+        let leaves = |status: &mut SharedPersistentVolumeStatus, disk_gone| {
+            unbind(status, disk_gone, |binding| binding.uid == "uid-a");
+            status.claims.iter().map(|b| (b.uid.clone(), b.ending)).collect::<Vec<_>>()
+        };
+        let stays = ("uid-b".to_owned(), false);
+        let asked = [("uid-a".to_owned(), true), stays.clone()];
+        assert_eq!(leaves(&mut status, false), asked);
+        assert_eq!(leaves(&mut status, false), asked, "the node has not answered");
+        let mut gone = status.clone();
+        assert_eq!(leaves(&mut gone, true), [stays.clone()], "D4: no node will answer");
+        let mut unmade = status.clone();
+        unmade.node = None;
+        assert_eq!(leaves(&mut unmade, false), [stays.clone()], "nothing was ever mounted");
+        status.node.as_mut().unwrap().released = vec!["uid-a".into(), "uid-b".into()];
+        assert_eq!(leaves(&mut status, false), [stays]);
+    }
+}
