@@ -101,7 +101,11 @@ impl Cli {
 }
 
 async fn connect() -> anyhow::Result<Client> {
-    Client::try_default().await.context("failed to find the cluster")
+    let mut config = kube::Config::infer().await.context("failed to find the cluster")?;
+    // A request without an answer would hold up its reconcile for ever. A watch has a bookmark each minute.
+    config.read_timeout = Some(Duration::from_secs(120));
+    config.reset_reader_on_write = true;
+    Client::try_from(config).context("failed to connect to the cluster")
 }
 
 /// Becomes `true` on SIGTERM or SIGINT.

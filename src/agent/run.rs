@@ -20,6 +20,7 @@ use crate::api::SharedPersistentVolume;
 use crate::cluster::{self, CacheConfig, Change, Name, WorkQueue, cache, run_workers};
 use crate::csi::{self, ServeConfig, ServeError};
 use crate::host::{self, Host, HostConfig};
+use crate::plan::tenant;
 use crate::telemetry::Metrics;
 
 /// The agent's options.
@@ -57,8 +58,6 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 const AFTER_HANG: Duration = Duration::from_secs(15);
 /// Volumes that are reconciled at once.
 const AT_ONCE: u16 = 4;
-/// Objects per page of a listing: each page is in memory more than once, and an object can have 1.5 MB.
-const PAGE: u32 = 10;
 
 /// Runs until `stop` resolves. `ready` is set when the disks are open and CSI is about to be served.
 ///
@@ -138,15 +137,15 @@ async fn report(disks: &mut Disks) -> bool {
     reported.is_ok()
 }
 
-/// Reconciles each volume of this node whenever it changes. The watch only says which: of a volume with all of its labels
-/// nothing is kept, and each decision is made on a live read.
+/// Reconciles each volume of this node whenever it changes. The watch only says which: of a volume no more than
+/// its tenant is kept, and each decision is made on a live read.
 async fn reconcile_volumes(ctx: &Context) {
     let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
-    let mine = watcher::Config::default().fields(&format!("status.nodeName={}", ctx.node)).page_size(PAGE);
+    let mine = watcher::Config::default().fields(&format!("status.nodeName={}", ctx.node));
     let (queue, names) = WorkQueue::<SharedPersistentVolume>::new();
     let changed = move |change: Change<_>| queue.enqueue_name(change.name.clone());
-    let names_only = CacheConfig { keep: |_| Some(()), keys: |_, _| {} };
-    let (_names, task) = cache(api.clone(), mine, names_only, changed, || {});
+    let tenants = CacheConfig { keep: |v| Some(Name::from(tenant::of_volume(&v))), keys: |_, _| {} };
+    let (tenants, task) = cache(api.clone(), mine, tenants, changed, || {});
     let reconcile = |name: Name| {
         let api = api.clone();
         async move {
@@ -161,6 +160,7 @@ async fn reconcile_volumes(ctx: &Context) {
             }
         }
     };
+    let tenant = |name: &Name| tenants.get(name).map_or_else(|| name.clone(), |tenant| Name::clone(&tenant));
     let metrics = ctx.metrics.clone();
-    tokio::join!(task, run_workers::<SharedPersistentVolume, _>(names, AT_ONCE, metrics, reconcile));
+    tokio::join!(task, run_workers::<SharedPersistentVolume, _>(names, AT_ONCE, metrics, tenant, reconcile));
 }

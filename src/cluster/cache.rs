@@ -3,17 +3,20 @@
 //! `kube::runtime::reflector::Store` finds an object by its name only, and holds all objects twice while a list runs.
 //! This cache has indexes, and keeps of an object no more than decisions look at.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
+use std::pin::pin;
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
-use kube::runtime::watcher::{self, Event};
+use kube::runtime::watcher::{self, Error, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch::{Receiver, Sender, channel};
+
+use crate::api::{LABEL_CLAIM_NAMESPACE, LABEL_CLAIM_UID, LABEL_PVC_UID, STORAGE_PROVISIONER};
 
 /// The name of an object. In a namespace it is `namespace/name`.
 pub type Name = Arc<str>;
@@ -75,7 +78,7 @@ impl<'a, T> Change<'a, T> {
 }
 
 struct State<T> {
-    objects: HashMap<Name, Arc<T>>,
+    objects: BTreeMap<Name, Arc<T>>,
     /// For each index the values that objects have, each with the name of the object.
     indexes: HashMap<&'static str, BTreeSet<(Box<str>, Name)>>,
 }
@@ -96,6 +99,17 @@ impl<T> Cache<T> {
         self.state().objects.values().cloned().collect()
     }
 
+    /// The objects of the namespace, by name.
+    pub fn all_in(&self, namespace: &str) -> Vec<Arc<T>> {
+        let state = self.state();
+        state.range(namespace).map(|(_, object)| object.clone()).collect()
+    }
+
+    /// The names of the objects of the namespace.
+    pub fn names_in(&self, namespace: &str) -> Vec<Name> {
+        self.state().range(namespace).map(|(name, _)| name.clone()).collect()
+    }
+
     /// The names of all objects.
     pub fn names(&self) -> Vec<Name> {
         self.state().objects.keys().cloned().collect()
@@ -112,6 +126,18 @@ impl<T> Cache<T> {
         self.state().names_by(index, value).cloned().collect()
     }
 
+    /// Of the objects that have a key which starts like this, in the order of their keys, the first one that fits.
+    pub fn first(&self, index: &'static str, start: &str, fits: impl Fn(&T) -> bool) -> Option<Arc<T>> {
+        let state = self.state();
+        let names = state.names_from(index, start);
+        names.filter_map(|name| state.objects.get(name)).find(|object| fits(object)).cloned()
+    }
+
+    /// The names of the objects that have a key which starts like this, in the order of their keys.
+    pub fn names_from(&self, index: &'static str, start: &str) -> Vec<Name> {
+        self.state().names_from(index, start).cloned().collect()
+    }
+
     /// Waits until all objects have been listed once.
     pub async fn wait_until_filled(&self) {
         // The wait ends as well when the task that fills the cache is dropped.
@@ -124,14 +150,28 @@ impl<T> Cache<T> {
 }
 
 impl<T> State<T> {
+    fn range(&self, namespace: &str) -> impl Iterator<Item = (&Name, &Arc<T>)> {
+        let start = name_of(namespace, "");
+        self.objects.range(start.clone()..).take_while(move |(name, _)| name.starts_with(&*start))
+    }
+
     fn names_by<'a>(&'a self, index: &str, value: &'a str) -> impl Iterator<Item = &'a Name> {
-        let entries = self.indexes.get(index).into_iter();
-        entries
-            .flat_map(move |entries| entries.range((value.into(), "".into())..))
-            .take_while(move |(other, _)| **other == *value)
-            .map(|(_, name)| name)
+        self.entries_from(index, value).take_while(move |(other, _)| **other == *value).map(|(_, name)| name)
+    }
+
+    fn names_from<'a>(&'a self, index: &str, start: &'a str) -> impl Iterator<Item = &'a Name> {
+        let starts = move |(value, _): &&(Box<str>, Name)| value.starts_with(start);
+        self.entries_from(index, start).take_while(starts).map(|(_, name)| name)
+    }
+
+    fn entries_from(&self, index: &str, value: &str) -> impl Iterator<Item = &(Box<str>, Name)> {
+        let first = (Box::from(value), "".into());
+        self.indexes.get(index).into_iter().flat_map(move |entries| entries.range(first.clone()..))
     }
 }
+
+/// Objects per page of a listing: each page is in memory more than once.
+const PAGE: u32 = 50;
 
 /// Caches all objects of a kind in the cache that is returned, as long as the future is polled.
 ///
@@ -149,24 +189,34 @@ where
     T: Clone + Send + Sync + 'static,
 {
     let (cache, mut follower) = Follower::new(how, changed);
-    let task = watch(api, config)
-        .default_backoff()
-        .for_each(move |event| {
-            match event {
-                Ok(event) => {
-                    let done = matches!(event, Event::InitDone);
-                    follower.follow(event);
-                    if done {
-                        listed();
+    let task = async move {
+        // The API server streams a list object by object: a page of large ones would not fit into the memory limit. Without
+        // the feature gate WatchList it refuses that, and lists in pages.
+        for streaming in [true, false] {
+            let config =
+                if streaming { config.clone().streaming_lists() } else { config.clone().page_size(PAGE) };
+            let mut events = pin!(watch(api.clone(), config).default_backoff());
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(event) => {
+                        let done = matches!(event, Event::InitDone);
+                        follower.follow(event);
+                        if done {
+                            listed();
+                        }
                     }
+                    Err(Error::WatchStartFailed(kube::Error::Api(status)))
+                        if streaming && status.code == 422 =>
+                    {
+                        break;
+                    }
+                    // The stream goes on by itself, with back-off.
+                    Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "the watch was interrupted"),
                 }
-                // The stream goes on by itself, with back-off.
-                Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "the watch was interrupted"),
             }
-            std::future::ready(())
-        })
-        .boxed();
-    (cache, task)
+        }
+    };
+    (cache, task.boxed())
 }
 
 /// Fills a cache from the events of a watch.
@@ -182,7 +232,7 @@ pub(super) struct Follower<K, T, F> {
 impl<K: Resource<DynamicType = ()>, T: Clone, F: Fn(Change<T>)> Follower<K, T, F> {
     pub(super) fn new(how: CacheConfig<K, T>, changed: F) -> (Arc<Cache<T>>, Self) {
         let (filled, is_filled) = channel(false);
-        let state = State { objects: HashMap::new(), indexes: HashMap::new() };
+        let state = State { objects: BTreeMap::new(), indexes: HashMap::new() };
         let cache = Arc::new(Cache { state: state.into(), filled: is_filled });
         (cache.clone(), Self { cache, how, changed, listed: HashSet::new(), filled })
     }
@@ -261,18 +311,29 @@ impl<K: Resource<DynamicType = ()>, T: Clone, F: Fn(Change<T>)> Follower<K, T, F
     }
 }
 
-/// Takes off what no decision looks at.
+/// Drops the metadata that no decision reads. Labels and annotations are other people's, and nobody bounds the objects that
+/// were stored before admission did: of their labels, which claims select by, only so much is kept.
 fn trim_metadata<K: Resource>(object: &mut K) {
     object.meta_mut().managed_fields = None;
-    object.annotations_mut().remove(LAST_APPLIED);
+    object.annotations_mut().retain(|key, _| key == STORAGE_PROVISIONER);
+    let mut bytes = 0;
+    object.labels_mut().retain(|key, value| {
+        bytes += key.len() + value.len();
+        bytes <= LABELS || OUR_LABELS.contains(&key.as_str())
+    });
 }
 
-/// A second copy of an object that `kubectl apply` keeps in it.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// The bytes of labels that are kept of an object.
+const LABELS: usize = 16 << 10;
+/// The labels that decisions read besides.
+const OUR_LABELS: [&str; 3] = [LABEL_CLAIM_UID, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID];
 
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+
+    use kube::client::Body;
+    use serde_json::json;
 
     use super::*;
     use crate::api::VolumeClaim;
@@ -314,6 +375,74 @@ mod tests {
         let state = cache.state();
         let empty = state.objects.is_empty() && state.indexes.values().all(BTreeSet::is_empty);
         assert!(empty, "something is kept of deleted objects");
+    }
+
+    #[test]
+    fn objects_are_found_by_namespace_and_by_the_start_of_a_key() {
+        let how = CacheConfig::<VolumeClaim> {
+            keys: |claim, key| key((VOLUME, claim.spec.volume.as_deref().unwrap())),
+            ..Default::default()
+        };
+        let (cache, mut follower) = Follower::new(how, |_| {});
+        for (namespace, name, volume) in
+            [("a", "x", "v 2"), ("a", "y", "v 1"), ("a-b", "z", "v1 0"), ("ab", "z", "v 0")]
+        {
+            let mut claim = claim(name, volume);
+            claim.metadata.namespace = Some(namespace.into());
+            follower.follow(Event::Apply(claim));
+        }
+        assert_eq!(cache.names_in("a"), ["a/x".into(), "a/y".into()]);
+        assert_eq!((cache.all_in("a-b").len(), cache.names_in("b")), (1, vec![]));
+        let first = |start, fits: fn(&VolumeClaim) -> bool| {
+            cache.first(VOLUME, start, fits).map(|claim| claim.name_any())
+        };
+        assert_eq!(first("v ", |_| true), Some("z".into()));
+        assert_eq!(first("v ", |claim| claim.name_any() != "z"), Some("y".into()));
+        assert_eq!((first("v ", |_| false), first("w ", |_| true)), (None, None));
+    }
+
+    /// A9: of 1 MB of labels and as many annotations next to nothing is kept, and the labels that decisions read.
+    #[test]
+    fn a9_labels_beyond_a_bound_are_not_kept() {
+        let (cache, mut follower) = Follower::new(CacheConfig::<VolumeClaim>::default(), |_| {});
+        let mut large = claim("c", "v");
+        let many = (0..10_000).map(|i| (format!("label-{i:05}"), "x".repeat(63)));
+        large.metadata.annotations = Some(many.clone().collect());
+        large.metadata.labels = Some(many.chain([(LABEL_PVC_UID.to_owned(), "u".to_owned())]).collect());
+        follower.follow(Event::Apply(large));
+        let kept = cache.get_in("team", "c").unwrap();
+        let bytes: usize = kept.labels().iter().map(|(key, value)| key.len() + value.len()).sum();
+        assert!((LABELS / 2..LABELS + 100).contains(&bytes), "{bytes}");
+        assert!(kept.labels().contains_key(LABEL_PVC_UID) && kept.annotations().is_empty());
+    }
+
+    /// F6: an API server whose feature gate WatchList is off refuses to stream.
+    #[tokio::test]
+    async fn a_list_that_cannot_be_streamed_comes_in_pages() {
+        let service = tower::service_fn(|request: http::Request<Body>| async move {
+            let query = request.uri().query().unwrap_or_default().to_owned();
+            let (status, answer) = match (query.contains("sendInitialEvents"), query.contains("watch=true")) {
+                (true, _) => (
+                    422,
+                    json!({"kind": "Status", "apiVersion": "v1", "code": 422, "reason": "Invalid",
+                    "status": "Failure", "message": "sendInitialEvents is forbidden", "metadata": {}}),
+                ),
+                (false, true) => std::future::pending().await,
+                (false, false) => (
+                    200,
+                    json!({"kind": "VolumeClaimList", "apiVersion": "reservoir.dev/v1alpha1",
+                    "metadata": {"resourceVersion": "1"}, "items": [claim("a", "v")]}),
+                ),
+            };
+            let answer = Body::from(answer.to_string().into_bytes());
+            Ok::<_, kube::Error>(http::Response::builder().status(status).body(answer).unwrap())
+        });
+        let claims: Api<VolumeClaim> = Api::all(kube::Client::new(service, "default"));
+        let (cache, task) = cache(claims, Default::default(), CacheConfig::default(), |_| {}, || {});
+        tokio::select! {
+            () = task => panic!("the cache follows until dropped"),
+            () = cache.wait_until_filled() => assert_eq!(cache.names(), ["team/a".into()]),
+        }
     }
 
     #[test]

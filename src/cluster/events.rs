@@ -1,7 +1,7 @@
 //! Kubernetes Events on transitions (T2).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -59,11 +59,22 @@ impl Events {
     }
 }
 
+fn series(event: &Event, object: &ObjectReference) -> Series {
+    let related = event.secondary.as_ref().and_then(|related| related.uid.clone());
+    (object.uid.clone(), related, event.reason.clone(), event.note.clone())
+}
+
 impl Publisher {
+    fn recorders(&self) -> MutexGuard<'_, HashMap<Series, Recorder>> {
+        self.recorders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remembers(&self, event: &Event, object: &ObjectReference) -> bool {
+        self.recorders().contains_key(&series(event, object))
+    }
+
     fn recorder(&self, event: &Event, object: &ObjectReference) -> Recorder {
-        let related = event.secondary.as_ref().and_then(|related| related.uid.clone());
-        let series = (object.uid.clone(), related, event.reason.clone(), event.note.clone());
-        let mut recorders = self.recorders.lock().unwrap_or_else(|e| e.into_inner());
+        let (series, mut recorders) = (series(event, object), self.recorders());
         if recorders.len() == REMEMBERED && !recorders.contains_key(&series) {
             recorders.clear();
         }
@@ -104,6 +115,20 @@ impl Events {
         tracing::info!(kind = about.kind, object = about.name, reason, "{message}");
         let event = event(ok, action, reason, message, related);
         self.publisher.publish(&event, &about).await;
+    }
+
+    /// Publishes a warning about `object`, unless the same warning was published lately.
+    pub async fn publish_once<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        action: &str,
+        reason: &str,
+        message: &str,
+    ) {
+        let warning = event(false, action, reason, message, None);
+        if !self.publisher.remembers(&warning, &object.object_ref(&())) {
+            self.publish(object, None, false, action, reason, message).await;
+        }
     }
 
     /// Queues an event for each condition whose status or reason is another than before.

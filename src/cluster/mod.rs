@@ -12,9 +12,9 @@ mod write;
 pub use cache::{Cache, CacheConfig, Change, Key, Name, cache, name_of, named};
 pub use events::Events;
 pub use lease::{LeadError, lead};
-pub use pods::{PodUse, claims_of, is_terminal, pod_ref};
+pub use pods::{PodUse, UsedPod, claims_of, is_terminal, pod_ref};
 pub use pvcs::{Pvc, SeenPvc};
-pub use queue::{WorkQueue, run_workers};
+pub use queue::{Enqueued, WorkQueue, run_workers};
 pub use status_batcher::StatusBatcher;
 pub use write::{
     Error, Kind, Owned, apply, create, delete, delete_seen, finalizer_present, get, get_same, list,

@@ -1,11 +1,104 @@
-//! Pods that have not ended, and the PersistentVolumeClaims that they use: no more is kept of a pod, for pods are many
+//! Pods that have not ended, and the PersistentVolumeClaims that they use. No more is read of a pod and kept: pods are many
 //! and large.
 
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaimVolumeSource, Pod};
+use kube::api::ObjectMeta;
+use kube::{Resource, ResourceExt};
+use serde::{Deserialize, Serialize};
 
 use super::cache::{Cache, CacheConfig, Change, Name, name_of};
 use crate::api::PodRef;
+
+/// The fields of a pod that say which PersistentVolumeClaims the pod uses.
+#[derive(Clone, Debug, Resource, Serialize, Deserialize)]
+#[resource(inherit = Pod)]
+pub struct UsedPod {
+    metadata: ObjectMeta,
+    spec: Option<PodVolumes>,
+    status: Option<PodPhase>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct PodVolumes {
+    volumes: Option<Vec<PodVolume>>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodVolume {
+    name: String,
+    persistent_volume_claim: Option<PersistentVolumeClaimVolumeSource>,
+    ephemeral: Option<Ephemeral>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Ephemeral {}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct PodPhase {
+    phase: Option<String>,
+}
+
+impl From<&Pod> for UsedPod {
+    fn from(pod: &Pod) -> Self {
+        let volumes =
+            pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).map(|volume| PodVolume {
+                name: volume.name.clone(),
+                persistent_volume_claim: volume.persistent_volume_claim.clone(),
+                ephemeral: volume.ephemeral.as_ref().map(|_| Ephemeral {}),
+            });
+        Self {
+            metadata: pod.metadata.clone(),
+            spec: Some(PodVolumes { volumes: Some(volumes.collect()) }),
+            status: pod.status.as_ref().map(|status| PodPhase { phase: status.phase.clone() }),
+        }
+    }
+}
+
+impl UsedPod {
+    /// The pod by namespace, name and UID.
+    pub fn pod_ref(&self) -> PodRef {
+        PodRef {
+            namespace: self.namespace().unwrap_or_default(),
+            name: self.name_any(),
+            uid: self.uid().unwrap_or_default(),
+        }
+    }
+
+    /// True if the pod has ended for good and so uses nothing any more.
+    pub fn has_ended(&self) -> bool {
+        let phase = self.status.as_ref().and_then(|status| status.phase.as_deref());
+        matches!(phase, Some("Succeeded" | "Failed"))
+    }
+
+    /// The PersistentVolumeClaims that the pod names, as (namespace, name). Among them are the claims that Kubernetes makes
+    /// for ephemeral volumes, and names after pod and volume.
+    pub fn claims(&self) -> Vec<(String, String)> {
+        let namespace = self.namespace().unwrap_or_default();
+        let volumes = self.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        let claims = volumes.filter_map(|v| match (&v.persistent_volume_claim, &v.ephemeral) {
+            (Some(claim), _) => Some(claim.claim_name.clone()),
+            (None, Some(_)) => Some(format!("{}-{}", self.name_any(), v.name)),
+            (None, None) => None,
+        });
+        claims.map(|name| (namespace.clone(), name)).collect()
+    }
+}
+
+/// See [`UsedPod::pod_ref`].
+pub fn pod_ref(pod: &Pod) -> PodRef {
+    UsedPod::from(pod).pod_ref()
+}
+
+/// See [`UsedPod::has_ended`].
+pub fn is_terminal(pod: &Pod) -> bool {
+    UsedPod::from(pod).has_ended()
+}
+
+/// See [`UsedPod::claims`].
+pub fn claims_of(pod: &Pod) -> Vec<(String, String)> {
+    UsedPod::from(pod).claims()
+}
 
 /// A running or pending pod that uses PersistentVolumeClaims.
 #[derive(Clone, PartialEq)]
@@ -20,18 +113,18 @@ const CLAIM: &str = "claim";
 
 impl PodUse {
     /// Keeps the pods that count as users (X1).
-    pub fn config() -> CacheConfig<Pod, Self> {
+    pub fn config() -> CacheConfig<UsedPod, Self> {
         CacheConfig {
             keep: Self::of,
             keys: |pod, key| pod.claims.iter().for_each(|claim| key((CLAIM, claim))),
         }
     }
 
-    fn of(pod: Pod) -> Option<Self> {
-        let mut claims: Vec<Name> = claims_of(&pod).iter().map(|(ns, name)| name_of(ns, name)).collect();
+    fn of(pod: UsedPod) -> Option<Self> {
+        let mut claims: Vec<Name> = pod.claims().iter().map(|(ns, name)| name_of(ns, name)).collect();
         claims.sort();
         claims.dedup();
-        let uses = !is_terminal(&pod) && !claims.is_empty();
+        let uses = !pod.has_ended() && !claims.is_empty();
         uses.then(|| Self { uid: pod.uid().unwrap_or_default().into(), claims: claims.into() })
     }
 
@@ -51,34 +144,6 @@ impl Cache<PodUse> {
         };
         self.names_by(CLAIM, &name_of(namespace, name)).iter().filter_map(user).collect()
     }
-}
-
-/// A pod by namespace, name and UID.
-pub fn pod_ref(pod: &Pod) -> PodRef {
-    PodRef {
-        namespace: pod.namespace().unwrap_or_default(),
-        name: pod.name_any(),
-        uid: pod.uid().unwrap_or_default(),
-    }
-}
-
-/// True if a pod has ended for good and so uses nothing any more.
-pub fn is_terminal(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
-}
-
-/// The PersistentVolumeClaims that a pod names, as (namespace, name). Among them are the claims that Kubernetes makes for
-/// ephemeral volumes, and names after pod and volume.
-pub fn claims_of(pod: &Pod) -> Vec<(String, String)> {
-    let namespace = pod.namespace().unwrap_or_default();
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let claims = volumes.filter_map(|v| match (&v.persistent_volume_claim, &v.ephemeral) {
-        (Some(claim), _) => Some(claim.claim_name.clone()),
-        (None, Some(_)) => Some(format!("{}-{}", pod.name_any(), v.name)),
-        (None, None) => None,
-    });
-    claims.map(|name| (namespace.clone(), name)).collect()
 }
 
 #[cfg(test)]
@@ -102,10 +167,13 @@ mod tests {
         let pod: Pod = from_value(json!({"metadata": {"namespace": "team", "name": "p"},
             "spec": {"containers": [], "volumes": volumes}}))
         .unwrap();
-        assert_eq!(claims_of(&pod), [("team".into(), "data".into()), ("team".into(), "p-b".into())]);
+        assert_eq!(
+            UsedPod::from(&pod).claims(),
+            [("team".into(), "data".into()), ("team".into(), "p-b".into())]
+        );
     }
 
-    fn pod(name: &str, uid: &str, claims: &[&str], phase: &str) -> Pod {
+    fn pod(name: &str, uid: &str, claims: &[&str], phase: &str) -> UsedPod {
         let volume = |claim: &&str| json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}});
         let volumes: Vec<Value> = claims.iter().map(volume).collect();
         from_value(json!({"metadata": {"namespace": "team", "name": name, "uid": uid},

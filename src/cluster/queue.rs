@@ -1,42 +1,51 @@
 //! Work queues: a name is reconciled once, however often it is enqueued, and never twice at the same time.
 //!
-//! `kube::runtime::Controller` does the same, but only for the objects of a `reflector::Store`. [`super::Cache`] is no such
-//! store, and keeps only parts of PersistentVolumeClaims, so workers get names. The loop is built on kube's scheduler;
-//! kube's runner, which would be the rest, is private.
+//! Tenants take turns (A9): the names of one namespace or role wait behind each other, not in front of everybody else's.
+//! A name whose reconcile fails is tried again with growing pauses. `kube::runtime::Controller` has no turns, and works only
+//! on the objects of a `reflector::Store`; [`super::Cache`] is no such store.
 
-use std::collections::HashSet;
-use std::future::Future;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::future::{Future, pending};
 use std::marker::PhantomData;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures::stream::{FuturesUnordered, select};
+use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use kube::Resource;
-use kube::runtime::scheduler::{ScheduleRequest, scheduler};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio::time::{Instant, sleep_until};
 use tracing::Instrument;
 
 use super::cache::{Cache, Name, named};
 use super::write::Error;
-use crate::telemetry::{self, Metrics};
+use crate::telemetry::Metrics;
 
-/// When an object is reconciled again after a lost race. Its new version comes by the watch, and with it the next
-/// reconcile: as long as the watch is down, each further try is a write in vain.
-const AFTER_CONFLICT: Duration = Duration::from_secs(1);
-/// When an object is reconciled again after any other error.
-const AFTER_ERROR: Duration = Duration::from_secs(2);
+/// The pause after the first failure of a reconcile. Each further failure in a row doubles the pause.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause between two tries, unless the API server asks for a longer one.
+const LONGEST_PAUSE: Duration = Duration::from_secs(256);
 
 /// Names of objects of a kind that wait for their reconcile.
-pub struct WorkQueue<K>(UnboundedSender<Name>, PhantomData<fn(K)>);
+pub struct WorkQueue<K> {
+    names: UnboundedSender<(Name, Instant)>,
+    gather: Duration,
+    kind: PhantomData<fn(K)>,
+}
+
+/// The names that come out of a [`WorkQueue`], each with the time at which the name is due.
+pub type Enqueued = UnboundedReceiver<(Name, Instant)>;
 
 impl<K: Resource<DynamicType = ()>> WorkQueue<K> {
     /// A queue, and the names that come out of it, for [`run_workers`].
-    pub fn new() -> (Self, UnboundedReceiver<Name>) {
-        let (sender, names) = unbounded_channel();
-        (Self(sender, PhantomData), names)
+    pub fn new() -> (Self, Enqueued) {
+        Self::gathering(Duration::ZERO)
+    }
+
+    /// The same for names that are due after that time: changes that come together are reconciled together.
+    pub fn gathering(gather: Duration) -> (Self, Enqueued) {
+        let (names, enqueued) = unbounded_channel();
+        (Self { names, gather, kind: PhantomData }, enqueued)
     }
 
     /// Enqueues an object.
@@ -46,8 +55,13 @@ impl<K: Resource<DynamicType = ()>> WorkQueue<K> {
 
     /// Enqueues the object of that name.
     pub fn enqueue_name(&self, name: impl Into<Name>) {
-        // It fails when the workers have ended, and then there is nothing to do.
-        let _ = self.0.send(name.into());
+        self.enqueue_after(name, self.gather);
+    }
+
+    /// Enqueues the object of that name, which is due after that time.
+    pub fn enqueue_after(&self, name: impl Into<Name>, after: Duration) {
+        // The send fails when the workers have ended, and then there is nothing to do.
+        let _ = self.names.send((name.into(), Instant::now() + after));
     }
 
     /// Enqueues the objects of these names.
@@ -61,12 +75,14 @@ impl<K: Resource<DynamicType = ()>> WorkQueue<K> {
     }
 }
 
-/// Reconciles each object of kind `K` whose name comes, so many at once (0: without a limit), until dropped. `reconcile`
-/// returns after what time the object is reconciled again though nothing has changed.
+/// Reconciles each object of kind `K` whose name comes, so many at once, until dropped. `tenant` returns the namespace or
+/// role that an object belongs to. `reconcile` returns after what time the object is reconciled again though nothing has
+/// changed.
 pub async fn run_workers<K: Resource<DynamicType = ()>, R>(
-    names: UnboundedReceiver<Name>,
+    names: Enqueued,
     at_once: u16,
     metrics: Arc<Metrics>,
+    tenant: impl Fn(&Name) -> Name,
     reconcile: impl Fn(Name) -> R,
 ) where
     R: Future<Output = Result<Option<Duration>, Error>>,
@@ -80,46 +96,192 @@ pub async fn run_workers<K: Resource<DynamicType = ()>, R>(
             let started = Instant::now();
             let done = reconciled.await;
             metrics.reconciled(kind, done.as_ref().err().map(Error::label), started.elapsed());
-            done.unwrap_or_else(|error| Some(retry(&error)))
+            done.map_err(|error| Failure::of(&error))
         };
         counted.instrument(span)
     };
-    run(names, at_once.into(), work).await;
+    run(names, at_once.into(), tenant, work).await;
 }
 
-fn retry(error: &Error) -> Duration {
-    if let Error::Conflict(_) = error {
-        tracing::debug!("somebody else wrote first; the reconcile starts again");
-        return AFTER_CONFLICT;
+/// The pauses after a failed reconcile.
+#[derive(Clone, Copy)]
+struct Failure {
+    /// The least pause when the object is enqueued meanwhile.
+    if_enqueued: Duration,
+    /// The least pause when nothing enqueues the object.
+    if_unchanged: Duration,
+}
+
+impl Failure {
+    fn of(error: &Error) -> Self {
+        if let Error::Conflict(_) = error {
+            tracing::debug!("somebody else wrote first; the reconcile starts again");
+            // The other writer's version comes by the watch and enqueues the object.
+            return Self { if_enqueued: Duration::ZERO, if_unchanged: Duration::ZERO };
+        }
+        tracing::warn!(error = error.report(), "the reconcile failed and is tried again");
+        // A write before the failure may have enqueued the object: without a pause, such a reconcile would never rest.
+        Self { if_enqueued: FIRST_PAUSE, if_unchanged: error.retry_after() }
     }
-    tracing::warn!(error = telemetry::chain(error), "the reconcile failed and is tried again");
-    AFTER_ERROR
 }
 
-async fn run<F>(names: UnboundedReceiver<Name>, at_once: usize, work: impl Fn(Name) -> F)
+async fn run<F>(mut names: Enqueued, at_once: usize, tenant: impl Fn(&Name) -> Name, work: impl Fn(Name) -> F)
 where
-    F: Future<Output = Option<Duration>>,
+    F: Future<Output = Result<Option<Duration>, Failure>>,
 {
-    let request = |message, after| ScheduleRequest { message, run_at: tokio::time::Instant::now() + after };
-    let (later, again) = unbounded_channel();
-    let new = UnboundedReceiverStream::new(names).map(|name| request(name, Duration::ZERO));
-    let mut waiting = pin!(scheduler(select(new, UnboundedReceiverStream::new(again))));
-    let mut busy: HashSet<Name> = HashSet::new();
+    let mut waiting = Waiting::new(at_once, tenant);
     let mut running = FuturesUnordered::new();
     loop {
-        let full = at_once > 0 && running.len() >= at_once;
-        let mut next = waiting.as_mut().hold_unless(|name| !full && !busy.contains(name));
+        while running.len() < at_once
+            && let Some(name) = waiting.start()
+        {
+            running.push(work(name.clone()).map(move |outcome| (name, outcome)));
+        }
+        let due = waiting.later.first().map(|(at, _)| *at);
+        let something_is_due = async {
+            match due {
+                Some(at) => sleep_until(at).await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
-            Some((name, after)) = running.next() => {
-                busy.remove(&name);
-                if let Some(after) = after {
-                    let _ = later.send(request(name, after));
+            Some((name, outcome)) = running.next() => waiting.end(name, outcome, Instant::now()),
+            Some((name, at)) = names.recv() => {
+                let now = Instant::now();
+                waiting.enqueue(name, at, now);
+                // All at once: a name that was enqueued many times is kept once.
+                while let Ok((name, at)) = names.try_recv() {
+                    waiting.enqueue(name, at, now);
                 }
             }
-            Some(name) = next.next() => {
-                busy.insert(name.clone());
-                running.push(work(name.clone()).map(move |after| (name, after)));
+            () = something_is_due => waiting.wake(Instant::now()),
+        }
+    }
+}
+
+/// The names that wait or run.
+struct Waiting<T> {
+    tenant_of: T,
+    /// The most names of one tenant that run at once.
+    most: usize,
+    tenants: HashMap<Name, Tenant>,
+    /// The tenants with a name to start next, in the order of their turns.
+    turns: VecDeque<Name>,
+    /// The names that are not due yet, and the time at which each one is.
+    later: BTreeSet<(Instant, Name)>,
+    states: HashMap<Name, State>,
+    failures: HashMap<Name, Failures>,
+}
+
+#[derive(Default)]
+struct Tenant {
+    due: VecDeque<Name>,
+    running: usize,
+    has_turn: bool,
+}
+
+enum State {
+    Due,
+    Later(Instant),
+    Running { tenant: Name, again: Option<Instant> },
+}
+
+/// The failures of a name in a row.
+struct Failures {
+    count: u32,
+    not_before: Instant,
+}
+
+impl<T: Fn(&Name) -> Name> Waiting<T> {
+    /// One tenant leaves a quarter of the workers to the others: these wait for no slow reconcile.
+    fn new(at_once: usize, tenant_of: T) -> Self {
+        let (tenants, turns, later, states, failures) = Default::default();
+        Self { tenant_of, most: at_once - at_once / 4, tenants, turns, later, states, failures }
+    }
+
+    /// Has the name run at that time, or earlier if it was to run earlier already.
+    fn enqueue(&mut self, name: Name, at: Instant, now: Instant) {
+        let at = self.failures.get(&name).map_or(at, |failures| at.max(failures.not_before));
+        match self.states.get_mut(&name) {
+            Some(State::Due) => {}
+            Some(State::Running { again, .. }) => *again = Some(again.map_or(at, |again| again.min(at))),
+            Some(State::Later(known)) if *known <= at => {}
+            Some(State::Later(known)) => {
+                self.later.remove(&(*known, name.clone()));
+                self.schedule(name, at, now);
             }
+            None => self.schedule(name, at, now),
+        }
+    }
+
+    fn schedule(&mut self, name: Name, at: Instant, now: Instant) {
+        if at > now {
+            self.states.insert(name.clone(), State::Later(at));
+            self.later.insert((at, name));
+            return;
+        }
+        self.states.insert(name.clone(), State::Due);
+        let tenant = (self.tenant_of)(&name);
+        self.tenants.entry(tenant.clone()).or_default().due.push_back(name);
+        self.take_turn(tenant);
+    }
+
+    /// Puts the tenant at the end of the turns, if it has a name to start and is not among them.
+    fn take_turn(&mut self, name: Name) {
+        let Some(tenant) = self.tenants.get_mut(&name) else { return };
+        if tenant.due.is_empty() && tenant.running == 0 {
+            self.tenants.remove(&name);
+        } else if !tenant.due.is_empty() && tenant.running < self.most && !tenant.has_turn {
+            tenant.has_turn = true;
+            self.turns.push_back(name);
+        }
+    }
+
+    /// The name to run next.
+    fn start(&mut self) -> Option<Name> {
+        let tenant_name = self.turns.pop_front()?;
+        let tenant = self.tenants.get_mut(&tenant_name)?;
+        let name = tenant.due.pop_front()?;
+        tenant.running += 1;
+        tenant.has_turn = false;
+        self.states.insert(name.clone(), State::Running { tenant: tenant_name.clone(), again: None });
+        self.take_turn(tenant_name);
+        Some(name)
+    }
+
+    /// Notes the outcome of a name that ran.
+    fn end(&mut self, name: Name, outcome: Result<Option<Duration>, Failure>, now: Instant) {
+        let Some(State::Running { tenant, again }) = self.states.remove(&name) else { return };
+        if let Some(tenant) = self.tenants.get_mut(&tenant) {
+            tenant.running -= 1;
+        }
+        self.take_turn(tenant);
+        let (unchanged, enqueued) = match outcome {
+            Ok(after) => {
+                self.failures.remove(&name);
+                (after.map(|after| now + after), again)
+            }
+            Err(failure) => {
+                let not_before = now + failure.if_enqueued;
+                let failures = self.failures.entry(name.clone()).or_insert(Failures { count: 0, not_before });
+                let pause = FIRST_PAUSE.saturating_mul(1 << failures.count.min(8)).min(LONGEST_PAUSE);
+                *failures = Failures { count: failures.count + 1, not_before };
+                let again = again.map(|again| again.max(not_before));
+                (Some(now + pause.max(failure.if_unchanged)), again)
+            }
+        };
+        if let Some(at) = unchanged.into_iter().chain(enqueued).min() {
+            self.schedule(name, at, now);
+        }
+    }
+
+    /// Has the names run that are due now.
+    fn wake(&mut self, now: Instant) {
+        while let Some((at, _)) = self.later.first()
+            && *at <= now
+            && let Some((at, name)) = self.later.pop_first()
+        {
+            self.schedule(name, at, now);
         }
     }
 }
@@ -128,14 +290,24 @@ where
 mod tests {
     use std::cell::{Cell, RefCell};
 
+    use futures::future::join_all;
     use k8s_openapi::api::core::v1::Pod;
+    use kube::client::Body;
+    use kube::{Api, Client};
+    use serde_json::json;
 
+    use super::super::write::apply;
     use super::*;
+
+    /// The namespace.
+    fn tenant(name: &Name) -> Name {
+        name.split('/').next().unwrap_or_default().into()
+    }
 
     #[tokio::test]
     async fn a_name_runs_once_per_burst_and_never_twice_at_a_time() {
-        let (sender, names) = unbounded_channel();
-        let enqueue = |name: &str| sender.send(Name::from(name)).unwrap();
+        let (queue, names) = WorkQueue::<Pod>::new();
+        let enqueue = |name: &str| queue.enqueue_name(name);
         let (log, busy, most) = (RefCell::new(vec![]), Cell::new(0), Cell::new(0));
         let (go, gone) = tokio::sync::watch::channel(false);
         // The name "again" comes by itself once.
@@ -146,7 +318,7 @@ mod tests {
             most.set(most.get().max(busy.get()));
             let _ = gone.clone().wait_for(|go| *go).await;
             busy.set(busy.get() - 1);
-            (&*name == "again" && first).then_some(Duration::from_millis(1))
+            Ok((&*name == "again" && first).then_some(Duration::from_millis(1)))
         };
         let seen = async |count: usize| {
             while log.borrow().len() < count {
@@ -168,7 +340,7 @@ mod tests {
             assert_eq!((count("a"), count("b"), count("again"), most.get()), (2, 2, 2, 2));
         };
         tokio::select! {
-            () = run(names, 2, &work) => unreachable!("workers run until dropped"),
+            () = run(names, 2, tenant, &work) => unreachable!("workers run until dropped"),
             () = story => {}
         }
     }
@@ -190,11 +362,170 @@ mod tests {
         };
         let started = Instant::now();
         tokio::select! {
-            () = run_workers::<Pod, _>(names, 1, metrics.clone(), reconcile) => unreachable!("workers run until dropped"),
+            () = run_workers::<Pod, _>(names, 1, metrics.clone(), tenant, reconcile) => unreachable!("workers run until dropped"),
             () = twice => {}
         }
-        assert!(started.elapsed() >= AFTER_CONFLICT, "{:?}", started.elapsed());
+        assert!(started.elapsed() >= FIRST_PAUSE, "{:?}", started.elapsed());
         let count = "reservoir_reconciles_total{kind=\"Pod\",outcome=\"Conflict\"} 1";
         assert!(metrics.text().contains(count), "{}", metrics.text());
+    }
+
+    /// A queue with these names in the order of their arrival.
+    fn waiting(at_once: usize, names: impl IntoIterator<Item = String>) -> Waiting<fn(&Name) -> Name> {
+        let (mut waiting, now) = (Waiting::new(at_once, tenant as fn(&Name) -> Name), Instant::now());
+        names.into_iter().for_each(|name| waiting.enqueue(name.into(), now, now));
+        waiting
+    }
+
+    /// 5,000 names of one namespace come before the two of others.
+    #[test]
+    fn a9_namespaces_take_turns() {
+        let flood = (0..5000).map(|i| format!("flood/{i}"));
+        let mut waiting = waiting(1, flood.chain(["b/1", "c/1", "b/2"].map(str::to_owned)));
+        let now = Instant::now();
+        let mut run = || {
+            let name = waiting.start().unwrap();
+            waiting.end(name.clone(), Ok(None), now);
+            name.to_string()
+        };
+        let order: Vec<String> = (0..6).map(|_| run()).collect();
+        assert_eq!(order, ["flood/0", "b/1", "c/1", "flood/1", "b/2", "flood/2"]);
+        (6..5003).for_each(|_| drop(run()));
+        assert!(waiting.states.is_empty() && waiting.tenants.is_empty() && waiting.turns.is_empty());
+    }
+
+    #[test]
+    fn a9_a_tenant_leaves_a_worker_to_the_others() {
+        let flood = (0..9).map(|i| format!("flood/{i}"));
+        let mut waiting = waiting(4, flood);
+        let started: Vec<Name> = std::iter::from_fn(|| waiting.start()).collect();
+        assert_eq!(started.len(), 3, "{started:?}");
+        let now = Instant::now();
+        waiting.enqueue("b/1".into(), now, now);
+        assert_eq!(waiting.start().as_deref(), Some("b/1"));
+        waiting.end(started[0].clone(), Ok(None), now);
+        assert_eq!(waiting.start().as_deref(), Some("flood/3"));
+    }
+
+    /// Also when the retries of a flood are due.
+    #[test]
+    fn a9_retries_wait_behind_names_of_their_namespace() {
+        let mut waiting = waiting(100, (0..100).map(|i| format!("flood/{i}")));
+        let now = Instant::now();
+        for name in std::iter::from_fn(|| waiting.start()).collect::<Vec<_>>() {
+            waiting.end(name, Ok(Some(FIRST_PAUSE)), now);
+        }
+        assert_eq!(waiting.later.len(), 75);
+        let later = now + FIRST_PAUSE;
+        waiting.wake(later);
+        waiting.enqueue("b/1".into(), later, later);
+        let next: Vec<Name> = std::iter::from_fn(|| waiting.start()).take(2).collect();
+        assert_eq!(next.iter().map(|name| &**name).collect::<Vec<_>>(), ["flood/75", "b/1"]);
+    }
+
+    /// An API server that answers each request like this; 0: not at all.
+    fn answering(code: u16, reason: &'static str) -> Api<Pod> {
+        let service = tower::service_fn(move |_: http::Request<Body>| async move {
+            let answer = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                "code": code, "reason": reason, "message": "no", "details": {"retryAfterSeconds": 7}});
+            let answer = Body::from(answer.to_string().into_bytes());
+            let refused = || kube::Error::Service("connection refused".into());
+            http::Response::builder().status(code).body(answer).map_err(|_| refused())
+        });
+        Api::all(Client::new(service, "default"))
+    }
+
+    /// Each error that the API server can give, and none at all, of a write whose object is enqueued all the time. Counted
+    /// under its own name, it is retried after a second at the earliest, but for a lost race; the pause then grows.
+    #[tokio::test]
+    async fn no_error_of_the_api_server_makes_a_hot_loop() {
+        let errors = [
+            (0, "", "Unreachable", false),
+            (400, "BadRequest", "BadRequest", true),
+            (401, "Unauthorized", "Unauthorized", false),
+            (403, "Forbidden", "Forbidden", true),
+            (404, "NotFound", "NotFound", false),
+            (409, "Conflict", "Conflict", false),
+            (409, "AlreadyExists", "AlreadyExists", false),
+            (410, "Expired", "Api", false),
+            (413, "RequestEntityTooLarge", "TooLarge", true),
+            (422, "Invalid", "Invalid", true),
+            (429, "TooManyRequests", "TooManyRequests", false),
+            (500, "InternalError", "Api", false),
+            (503, "ServiceUnavailable", "Unavailable", false),
+            (504, "Timeout", "Timeout", false),
+        ];
+        let all = errors.map(|(code, reason, label, refused)| async move {
+            let (pods, tries) = (answering(code, reason), Cell::new(0));
+            let mut pod = Pod::default();
+            pod.metadata.name = Some("p".into());
+            let (queue, names) = WorkQueue::<Pod>::new();
+            let metrics = Arc::new(Metrics::default());
+            let reconcile = async |_| {
+                tries.set(tries.get() + 1);
+                apply(&pods, &pod, "test").await.map(drop).map(|()| None)
+            };
+            let enqueued = async {
+                for _ in 0..150 {
+                    queue.enqueue_name("team/p");
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::select! {
+                () = run_workers::<Pod, _>(names, 1, metrics.clone(), tenant, reconcile) => unreachable!(),
+                () = enqueued => {}
+            }
+            match label {
+                "Conflict" => assert!(tries.get() > 2, "{code} {reason}: {} tries", tries.get()),
+                _ => assert_eq!(tries.get(), 2, "{code} {reason}"),
+            }
+            assert!(metrics.text().contains(&format!("outcome=\"{label}\"")), "{code} {reason}");
+            let error = apply(&pods, &pod, "test").await.unwrap_err();
+            assert_eq!(error.refusal().is_some(), refused, "{code} {reason}");
+            let asked = if code == 0 || label == "Conflict" { 0 } else { 7 };
+            assert_eq!(Failure::of(&error).if_unchanged.as_secs(), asked, "{code} {reason}");
+        });
+        join_all(all).await;
+    }
+
+    const ERROR: Failure = Failure { if_enqueued: FIRST_PAUSE, if_unchanged: Duration::ZERO };
+
+    /// L1: the pause is short again after a success.
+    #[test]
+    fn failures_in_a_row_are_retried_with_growing_pauses() {
+        let (mut waiting, mut now) = (waiting(1, ["a/1".to_owned()]), Instant::now());
+        let mut pause = |outcome, now: &mut Instant| {
+            let name = waiting.start().unwrap();
+            waiting.end(name, outcome, *now);
+            let (due, _) = waiting.later.first().cloned().unwrap();
+            let pause = due - *now;
+            *now = due;
+            waiting.wake(due);
+            pause.as_secs()
+        };
+        let pauses: Vec<u64> = (0..10).map(|_| pause(Err(ERROR), &mut now)).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 256]);
+        let asked = Failure { if_unchanged: Duration::from_secs(500), ..ERROR };
+        assert_eq!(pause(Err(asked), &mut now), 500, "the API server asked for it");
+        assert_eq!(pause(Ok(Some(Duration::from_secs(60))), &mut now), 60);
+        assert_eq!(pause(Err(ERROR), &mut now), 1);
+    }
+
+    /// The reconcile itself may have changed the object before the failure.
+    #[test]
+    fn a_failed_name_that_is_enqueued_rests_for_a_second() {
+        let (conflict, now) = (Failure { if_enqueued: Duration::ZERO, ..ERROR }, Instant::now());
+        for (failure, rest) in [(ERROR, FIRST_PAUSE), (conflict, Duration::ZERO)] {
+            for while_running in [true, false] {
+                let mut waiting = waiting(1, ["a/1".to_owned()]);
+                let name = waiting.start().unwrap();
+                if while_running {
+                    waiting.enqueue(name.clone(), now, now);
+                }
+                waiting.end(name.clone(), Err(failure), now);
+                waiting.enqueue(name, now, now);
+                assert_eq!(waiting.start().is_some(), rest.is_zero());
+            }
+        }
     }
 }

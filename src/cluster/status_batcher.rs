@@ -24,6 +24,16 @@ const ATTEMPTS: usize = 5;
 /// The status writes of one controller to the objects of a kind without namespaces.
 pub struct StatusBatcher<K>(Mutex<HashMap<String, Row<K>>>);
 
+/// The outcome of one decision.
+enum Outcome<R> {
+    /// There is no object of that name.
+    NoObject,
+    /// All later callers were dropped, and with them the batch: the caller decides again.
+    Unwritten,
+    /// The batch was written, with this decision in it.
+    Decided(Result<(), R>),
+}
+
 /// The callers for one object.
 struct Row<K> {
     callers: usize,
@@ -58,8 +68,11 @@ impl<K: Kind + Owned> StatusBatcher<K> {
         let mut attempts = 1;
         loop {
             match self.once(api, name, &decide).await {
+                Ok(Outcome::Decided(decided)) => return Ok(Some(decided)),
+                Ok(Outcome::NoObject) => return Ok(None),
+                Ok(Outcome::Unwritten) => {}
                 Err(Error::Conflict(_)) if attempts < ATTEMPTS => attempts += 1,
-                other => return other,
+                Err(error) => return Err(error),
             }
         }
     }
@@ -69,14 +82,14 @@ impl<K: Kind + Owned> StatusBatcher<K> {
         api: &Api<K>,
         name: &str,
         decide: impl Fn(&K) -> Result<Option<K::Status>, R>,
-    ) -> Result<Option<Result<(), R>>, Error> {
+    ) -> Result<Outcome<R>, Error> {
         let (caller, shared) = self.join(name);
         let mut shared = shared.lock_owned().await;
         let mut batch = match shared.take() {
             Some(batch) => batch,
             None => match get(api, name).await? {
                 Some(read) => Batch { decided: read.clone(), read, waiting: vec![] },
-                None => return Ok(None),
+                None => return Ok(Outcome::NoObject),
             },
         };
         let decided = decide(&batch.decided).map(|status| {
@@ -96,10 +109,12 @@ impl<K: Kind + Owned> StatusBatcher<K> {
             // In this order: the next caller to get the lock may be the last one.
             drop(caller);
             drop(shared);
-            // The batch goes unwritten when all later callers were dropped.
-            written.await.unwrap_or_else(|_| Err(Error::Conflict(format!("{} {name}", K::kind(&())))))
+            match written.await {
+                Ok(written) => written,
+                Err(_) => return Ok(Outcome::Unwritten),
+            }
         };
-        written.map(|()| Some(decided))
+        written.map(|()| Outcome::Decided(decided))
     }
 
     fn join<'a>(&'a self, name: &'a str) -> (Caller<'a, K>, Shared<K>) {

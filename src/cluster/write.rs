@@ -4,22 +4,28 @@
 //! written by server-side apply with a field manager for each writer, so controller and agent never undo each other.
 
 use std::fmt::Debug;
+use std::io::{BufReader, Read};
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::executor::block_on;
+use futures::{AsyncRead, AsyncReadExt};
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{Api, DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::core::PartialObjectMeta;
 use kube::core::object::HasStatus;
+use kube::core::{PartialObjectMeta, Request, Status};
 use kube::{Client, Resource, ResourceExt};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
 
 use crate::api::condition::{BACKED, DISK_HEALTHY};
 use crate::api::{
     AGENT_MANAGER, DiskReservation, FINALIZER, NodeDisk, RoleSubscription, SharedPersistentVolume,
     VolumeClaim, VolumeRole,
 };
+use crate::telemetry;
 
 /// Why something could not be read or written.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -48,27 +54,57 @@ impl Error {
         }
     }
 
-    /// True if the API server answered 403.
-    pub fn is_forbidden(&self) -> bool {
-        matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.code == 403))
-    }
-
-    /// The API server's message when a further try cannot help: a right is missing, or a field is invalid.
-    pub fn refusal(&self) -> Option<String> {
+    /// The API server's answer, if there was one.
+    fn status(&self) -> Option<&Status> {
         match self {
             Self::Api { source, .. } => match &**source {
-                kube::Error::Api(status) if [403, 422].contains(&status.code) => Some(status.message.clone()),
+                kube::Error::Api(status) => Some(status),
                 _ => None,
             },
             Self::Conflict(_) => None,
         }
     }
 
-    /// Name of the variant, for metrics.
+    /// True if the API server answered 403.
+    pub fn is_forbidden(&self) -> bool {
+        self.status().is_some_and(|status| status.code == 403)
+    }
+
+    /// The API server's message when a further try cannot help: a right is missing, or the object is invalid or too large.
+    pub fn refusal(&self) -> Option<String> {
+        let status = self.status().filter(|status| [400, 403, 413, 422].contains(&status.code));
+        status.map(|status| status.message.clone())
+    }
+
+    /// What failed, and the API server's message, or else the causes.
+    pub(super) fn report(&self) -> String {
+        self.status().map_or_else(|| telemetry::chain(self), |status| format!("{self}: {}", status.message))
+    }
+
+    /// The pause that the API server asks for.
+    pub(super) fn retry_after(&self) -> Duration {
+        let details = self.status().and_then(|status| status.details.as_ref());
+        Duration::from_secs(details.map_or(0, |details| details.retry_after_seconds.into()))
+    }
+
+    /// The reason for metrics: bounded, since others choose the reasons that the API server passes on.
     pub fn label(&self) -> &'static str {
-        match self {
-            Self::Conflict(_) => "Conflict",
-            Self::Api { .. } => "Api",
+        if let Self::Conflict(_) = self {
+            return "Conflict";
+        }
+        match self.status().map_or(0, |status| status.code) {
+            0 => "Unreachable",
+            400 => "BadRequest",
+            401 => "Unauthorized",
+            403 => "Forbidden",
+            404 => "NotFound",
+            409 => "AlreadyExists",
+            413 => "TooLarge",
+            422 => "Invalid",
+            429 => "TooManyRequests",
+            503 => "Unavailable",
+            504 => "Timeout",
+            _ => "Api",
         }
     }
 }
@@ -172,10 +208,33 @@ pub async fn get_same<K: Kind>(api: &Api<K>, seen: &K) -> Result<Option<K>, Erro
     Ok(get(api, &seen.name_any()).await?.filter(|now| now.uid() == seen.uid()))
 }
 
-/// Lists objects live.
+/// Lists objects live. They are decoded while the answer arrives: the text of a list of large objects would not fit into the
+/// memory limit (A9).
 pub async fn list<K: Kind>(api: &Api<K>, params: &ListParams) -> Result<Vec<K>, Error> {
-    let listed = api.list(&live(params)).await;
-    listed.map(|list| list.items).map_err(|e| Error::new::<K>("list", "objects", e))
+    /// The fields of a list that are read.
+    #[derive(Deserialize)]
+    struct List<T> {
+        items: Option<Vec<T>>,
+    }
+
+    let answer = async {
+        let request =
+            Request::new(api.resource_url()).list(&live(params)).map_err(kube::Error::BuildRequest)?;
+        let body = Blocking(Box::pin(api.clone().into_client().request_stream(request).await?));
+        let decoded = spawn_blocking(|| serde_json::from_reader(BufReader::new(body))).await;
+        decoded.map_err(|panic| kube::Error::Service(panic.into()))?.map_err(kube::Error::SerdeError)
+    };
+    let list: List<K> = answer.await.map_err(|e| Error::new::<K>("list", "objects", e))?;
+    Ok(list.items.unwrap_or_default())
+}
+
+/// Reads an answer on a thread that may block.
+struct Blocking<R>(R);
+
+impl<R: AsyncRead + Unpin> Read for Blocking<R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        block_on(self.0.read(buf))
+    }
 }
 
 /// Lists the metadata of objects live.

@@ -12,10 +12,10 @@ use crate::cluster;
 use crate::plan::claim::{Offers, Seen, Step, has, next, volume_gone};
 use crate::plan::debounce::DEBOUNCE;
 use crate::plan::pvc_provisioner::pvc_of;
-use crate::plan::{bind, persistent_volume, pv_binding};
+use crate::plan::{bind, persistent_volume, pv_binding, refs};
 
 use super::context::Context;
-use super::stores::{CLAIM, WAITING};
+use super::stores::{CLAIM, QUEUE, queue_of};
 use super::volume_users::counted;
 use super::{Again, Error, unclaim};
 
@@ -118,12 +118,14 @@ fn offers(claim: &VolumeClaim, ctx: &Context) -> Offers {
         None => ctx.stores.volumes_for(&claim.spec.role),
     };
     volumes.extend(ctx.stores.volumes.by(CLAIM, &bind::binding(claim).to_string()));
-    // Only a claim that names a volume has a position in the volume's queue.
-    let contested = volumes.iter().filter(|v| v.spec.shared.is_none());
-    let rivals = contested.flat_map(|v| ctx.stores.claims.by(WAITING, &v.name_any()));
     let subscriptions = |claim: &VolumeClaim| ctx.subscriptions_in(&claim.namespace().unwrap_or_default());
-    let rivals = rivals.map(|rival| (rival.clone(), subscriptions(&rival))).collect();
-    Offers { subscriptions: subscriptions(claim), volumes, rivals }
+    let contested = volumes.iter().filter(|v| v.spec.shared.is_none());
+    let rivals = contested.filter_map(|volume| {
+        let is_entitled =
+            |rival: &VolumeClaim| bind::is_entitled(rival, &refs(&subscriptions(rival)), volume);
+        ctx.stores.claims.first(QUEUE, &queue_of(&volume.name_any()), is_entitled)
+    });
+    Offers { subscriptions: subscriptions(claim), rivals: rivals.collect(), volumes }
 }
 
 /// Takes a step with the claim's PersistentVolume and PersistentVolumeClaim, and notes the outcome in `seen`.

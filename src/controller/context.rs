@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ListParams;
 use kube::core::object::HasStatus;
@@ -13,11 +12,11 @@ use crate::api::{
     CONTROLLER_MANAGER, ClaimBinding, DiskReservation, NodeDisk, PodRef, RoleSubscription,
     SharedPersistentVolume, VolumeClaim, VolumeRole,
 };
-use crate::cluster::{self, Events, Owned, StatusBatcher, claims_of, is_terminal, pod_ref};
+use crate::cluster::{self, Events, Owned, StatusBatcher, UsedPod};
 use crate::telemetry::Metrics;
 
 use super::share::Share;
-use super::stores::{NAMESPACE, Stores};
+use super::stores::Stores;
 
 /// One batcher for each kind whose status several reconciles write.
 #[derive(Default)]
@@ -108,11 +107,11 @@ impl Context {
     ) -> Result<Vec<PodRef>, cluster::Error> {
         let mut users = Vec::new();
         for namespace in claims.iter().map(|(namespace, _)| namespace).collect::<BTreeSet<_>>() {
-            let pods: Api<Pod> = cluster::namespaced(&self.client, namespace);
+            let pods: Api<UsedPod> = cluster::namespaced(&self.client, namespace);
             let list = cluster::list(&pods, &ListParams::default()).await?;
             let uses =
-                |pod: &&Pod| !is_terminal(pod) && claims_of(pod).iter().any(|claim| claims.contains(claim));
-            users.extend(list.iter().filter(uses).map(pod_ref));
+                |pod: &&UsedPod| !pod.has_ended() && pod.claims().iter().any(|claim| claims.contains(claim));
+            users.extend(list.iter().filter(uses).map(UsedPod::pod_ref));
         }
         Ok(users)
     }
@@ -140,7 +139,7 @@ impl Context {
 
     /// The subscriptions of a namespace.
     pub fn subscriptions_in(&self, namespace: &str) -> Vec<Arc<RoleSubscription>> {
-        self.stores.subscriptions.by(NAMESPACE, namespace)
+        self.stores.subscriptions.all_in(namespace)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Routes: the reconciles that a change of an object concerns.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
@@ -12,7 +13,7 @@ use crate::api::{
     DiskReservation, NodeDisk, PVC_PREFIX, Role, RoleSubscription, SharedPersistentVolume, VolumeClaim,
     VolumeOffer, VolumeRole,
 };
-use crate::cluster::{self, Name, WorkQueue, name_of};
+use crate::cluster::{Change, Name, WorkQueue, name_of};
 use crate::plan::holder::{Holder, held_by_volume};
 use crate::plan::offer::covers;
 use crate::plan::pvc_provisioner::pvc_of;
@@ -20,7 +21,8 @@ use crate::plan::resize;
 
 use super::context::Context;
 use super::stores::{
-    CLAIM, DELETING, DISK, NAMESPACE, REQUESTED_RESERVATION, RESERVATION, Stores, UNPLACED, VOLUME, WAITING,
+    CLAIM, DELETING, DISK, QUEUE, REQUESTED_RESERVATION, RESERVATION, Stores, UNPLACED, VOLUME, is_waiting,
+    queue_of,
 };
 
 /// For how long changes are gathered before they are reconciled: those that concern a subscription, since an offer is a
@@ -54,16 +56,43 @@ pub struct Router {
     pub queues: Arc<WorkQueues>,
     /// Notified of each change that the sharing out depends on.
     pub sharing: Arc<Notify>,
+    /// Notified of each addition to `swept`.
+    pub sweeping: Arc<Notify>,
+    /// The volumes whose waiting claims are to be enqueued; the empty name stands for those of claims that select.
+    swept: Arc<Mutex<BTreeSet<Name>>>,
     /// Set once the caches are filled.
     pub ctx: Arc<OnceLock<Arc<Context>>>,
 }
 
 impl Router {
+    /// Routes to these queues.
+    pub fn new(queues: WorkQueues) -> Self {
+        let (sharing, sweeping, swept, ctx) = Default::default();
+        Self { queues: Arc::new(queues), sharing, sweeping, swept, ctx }
+    }
+
     /// Runs `route` if the caches are filled; before that the first reconcile of each object covers the change.
     fn with(&self, route: impl FnOnce(&WorkQueues, &Stores)) {
         if let Some(ctx) = self.ctx.get() {
             route(&self.queues, &ctx.stores);
         }
+    }
+
+    /// Has the claims be enqueued that wait for the volume of that name. Many changes of a volume lead to one sweep: with a
+    /// sweep for each, n claims to one volume would be looked at n² times (A9).
+    fn sweep(&self, volume: &str) {
+        self.swept.lock().unwrap_or_else(PoisonError::into_inner).insert(volume.into());
+        self.sweeping.notify_one();
+    }
+
+    /// Enqueues the claims that wait for the volumes which changed since the last call.
+    pub fn sweep_now(&self) {
+        let volumes = std::mem::take(&mut *self.swept.lock().unwrap_or_else(PoisonError::into_inner));
+        self.with(|queues, stores| {
+            for volume in volumes {
+                queues.claims.enqueue_names(stores.claims.names_from(QUEUE, &queue_of(&volume)));
+            }
+        });
     }
 
     /// Enqueues everything: after a gap in a watch the deletions in the gap are unknown.
@@ -149,53 +178,65 @@ impl Router {
     }
 
     /// A volume changed.
-    pub fn volume(&self, volume: &SharedPersistentVolume) {
+    pub fn volume(&self, volume: &SharedPersistentVolume, change: &Change<SharedPersistentVolume>) {
         self.queues.volumes.enqueue(volume);
         let (name, role) = (volume.name_any(), &volume.spec.role);
         let reservation = volume.status.as_ref().and_then(|s| s.reservation.as_ref());
+        let (before, now) = (change.before.map(bound_claims), change.now.map(bound_claims));
+        let (before, now) = (before.unwrap_or_default(), now.unwrap_or_default());
         self.with(|queues, stores| {
             reservation.into_iter().for_each(|placed| queues.reservations.enqueue_name(placed.name.as_str()));
-            queues.claims.enqueue_names(stores.claims.names_by(VOLUME, &name));
-            queues.claims.enqueue_names(stores.claims.names_by(WAITING, ""));
-            match pvc_of(volume) {
-                Some(_) => queues.pvcs.enqueue_names(stores.claims.names_by(VOLUME, &name)),
-                // A volume of somebody else may be in the way of one that is to be provisioned.
-                None if name.starts_with(PVC_PREFIX) => {
-                    queues.pvcs.enqueue_names(stores.pvcs.names_for(&name))
-                }
-                None => {}
+            before
+                .symmetric_difference(&now)
+                .for_each(|(claim, _)| queues.claims.enqueue_name(claim.as_str()));
+            if name.starts_with(PVC_PREFIX) {
+                queues.pvcs.enqueue_names(stores.pvcs.names_for(&name));
             }
-            queues.subscriptions.enqueue_if(&stores.subscriptions, |s| covers(s, role));
+            let is_other = change.before.map(without_users) != change.now.map(without_users);
+            if is_other {
+                queues.claims.enqueue_names(stores.claims.names_by(VOLUME, &name));
+                queues.subscriptions.enqueue_if(&stores.subscriptions, |s| covers(s, role));
+            }
+            if is_other || !before.is_subset(&now) {
+                [name.as_str(), ""].into_iter().for_each(|volume| self.sweep(volume));
+            }
         });
     }
 
     /// A claim changed.
-    pub fn claim(&self, claim: &VolumeClaim) {
+    pub fn claim(&self, claim: &VolumeClaim, change: &Change<VolumeClaim>) {
         self.queues.claims.enqueue(claim);
-        let bound = claim.status.as_ref().and_then(|s| s.volume.as_ref());
-        bound.into_iter().for_each(|v| self.queues.volumes.enqueue_name(v.name.as_str()));
         // It may be in the way of a PersistentVolumeClaim of its name.
-        self.queues.pvcs.enqueue_name(cluster::named(claim));
-        // Others may be waiting behind it for an exclusive volume (C3).
+        self.queues.pvcs.enqueue_name(change.name.clone());
+        let place = |claim: &VolumeClaim| claim.status.as_ref().map(|s| (s.phase, s.volume.clone()));
+        if change.now.is_none() || change.before.map(place) != change.now.map(place) {
+            let bound = claim.status.as_ref().and_then(|s| s.volume.as_ref());
+            bound.into_iter().for_each(|v| self.queues.volumes.enqueue_name(v.name.as_str()));
+        }
         self.with(|queues, stores| {
             // A claim whose finalizer was removed by hand may be gone before its status names the volume.
-            queues.volumes.enqueue_names(stores.volumes.names_by(CLAIM, &cluster::named(claim)));
+            queues.volumes.enqueue_names(stores.volumes.names_by(CLAIM, change.name));
             if pvc_of(claim).is_some() {
                 claim.spec.volume.iter().for_each(|name| queues.volumes.enqueue_name(name.as_str()));
             }
-            let mut waiting =
-                stores.claims.names_by(WAITING, claim.spec.volume.as_deref().unwrap_or_default());
-            waiting.retain(|name| *name != cluster::named(claim));
-            queues.claims.enqueue_names(waiting);
         });
+        // Others may be waiting behind it for an exclusive volume (C3).
+        let left = change.before.is_some_and(is_waiting) && !change.now.is_some_and(is_waiting);
+        claim.spec.volume.iter().filter(|_| left).for_each(|volume| self.sweep(volume));
     }
 
     /// A subscription changed.
-    pub fn subscription(&self, subscription: &RoleSubscription) {
+    pub fn subscription(&self, subscription: &RoleSubscription, change: &Change<RoleSubscription>) {
         self.queues.subscriptions.enqueue(subscription);
-        let namespace = subscription.namespace().unwrap_or_default();
+        if change.before.map(|s| &s.spec) == change.now.map(|s| &s.spec) {
+            return;
+        }
         self.with(|queues, stores| {
-            queues.claims.enqueue_names(stores.claims.names_by(NAMESPACE, &namespace))
+            for claim in stores.claims.all_in(&subscription.namespace().unwrap_or_default()) {
+                queues.claims.enqueue(&claim);
+                // Those of other namespaces behind it: the claim holds up nobody when it cannot have the volume (L7).
+                claim.spec.volume.iter().filter(|_| is_waiting(&claim)).for_each(|volume| self.sweep(volume));
+            }
         });
     }
 
@@ -227,17 +268,13 @@ impl Router {
 
     /// The pods that use the PersistentVolumeClaim `claim` changed.
     pub fn pod(&self, claim: &Name) {
-        self.with(|queues, _| {
-            let (router, claim) = (self.clone(), claim.clone());
+        self.with(|queues, stores| {
             queues.claims.enqueue_name(claim.clone());
-            // A claim whose finalizer was removed by hand may be gone; the volume's list still has it.
-            tokio::spawn(async move {
-                // Pods that come and go together are counted together. Their claim holds the volume meanwhile (X1).
-                tokio::time::sleep(GATHERING).await;
-                router.with(|queues, stores| {
-                    queues.volumes.enqueue_names(stores.volumes.names_by(CLAIM, &claim))
-                });
-            });
+            // A claim whose finalizer was removed by hand may be gone; the volume's list still has it. Pods that come and go
+            // together are counted together. Their claim holds the volume meanwhile (X1).
+            for volume in stores.volumes.names_by(CLAIM, claim) {
+                queues.volumes.enqueue_after(volume, GATHERING);
+            }
         });
     }
 
@@ -253,4 +290,24 @@ impl Router {
             queues.reservations.enqueue_if(&stores.reservations, refinement);
         });
     }
+}
+
+/// The claims on the volume's list, each with its UID.
+fn bound_claims(volume: &SharedPersistentVolume) -> BTreeSet<(String, &str)> {
+    let claims = volume.status.iter().flat_map(|s| &s.claims);
+    claims.map(|claim| (claim.to_string(), claim.uid.as_str())).collect()
+}
+
+/// The volume without its users, at whom neither an offer nor another claim looks if the volume is shared.
+fn without_users(volume: &SharedPersistentVolume) -> SharedPersistentVolume {
+    let mut volume = volume.clone();
+    volume.metadata.resource_version = None;
+    if let Some(status) = &mut volume.status {
+        (status.users, status.namespaces, status.claim_count) = Default::default();
+        status.user_count = status.user_count.min(1);
+        if volume.spec.shared.is_some() {
+            (status.claims, status.user_count) = Default::default();
+        }
+    }
+    volume
 }

@@ -8,19 +8,19 @@ use futures::future::{BoxFuture, join_all, select_all};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
-use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::api::{LABEL_MANAGED_BY, MANAGED_BY};
 use crate::cluster::{
-    self, Cache, CacheConfig, Change, Events, Kind, Name, PodUse, Pvc, WorkQueue, cache, run_workers,
+    self, Cache, CacheConfig, Change, Enqueued, Events, Kind, Name, PodUse, Pvc, WorkQueue, cache, named,
+    run_workers,
 };
+use crate::plan::tenant;
 use crate::telemetry::Metrics;
 
 use super::context::Context;
 use super::routes::{GATHERING, Router, WorkQueues};
 use super::stores::{
-    Stores, claim_keys, offer_keys, reservation_keys, subscription_keys, trim_claim, trim_node, trim_volume,
-    volume_keys,
+    Stores, claim_keys, offer_keys, reservation_keys, trim_claim, trim_node, trim_volume, volume_keys,
 };
 use super::{
     Again, Error, claim, disk, pvc_provisioner, reservation, role, storage_capacity, subscription, volume,
@@ -43,34 +43,35 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     let (reservations, reservations_in) = WorkQueue::new();
     let (volumes, volumes_in) = WorkQueue::new();
     let (claims, claims_in) = WorkQueue::new();
-    let (subscriptions, subscriptions_in) = WorkQueue::new();
+    // Changes that come together become one offer.
+    let (subscriptions, subscriptions_in) = WorkQueue::gathering(GATHERING);
     let (roles, roles_in) = WorkQueue::new();
-    let (classes, classes_in) = WorkQueue::new();
+    let (classes, classes_in) = WorkQueue::gathering(GATHERING);
     let (pvcs, pvcs_in) = WorkQueue::new();
     let queues = WorkQueues { disks, reservations, volumes, claims, subscriptions, roles, classes, pvcs };
-    let router = Router { queues: Arc::new(queues), ctx: Arc::default(), sharing: Arc::default() };
+    let router = Router::new(queues);
     let mut tasks: Vec<BoxFuture<'static, ()>> = Vec::new();
     macro_rules! cached {
-        ($config:expr, $route:ident, $how:expr) => {
+        ($config:expr, $route:expr, $how:expr) => {
             cached!(Api::all(client.clone()), $config, $route, $how)
         };
-        ($api:expr, $config:expr, $route:ident, $how:expr) => {{
+        ($api:expr, $config:expr, $route:expr, $how:expr) => {{
             let (changes, everything) = (router.clone(), router.clone());
+            let route: fn(&Router, &_, &Change<_>) = $route;
             let changed = move |change: Change<_>| {
                 // Once all caches are filled, everything is enqueued; so it is after each list, of which most is known.
                 let started = changes.ctx.get().is_some();
                 let version = |object: Option<&_>| object.and_then(ResourceExt::resource_version);
                 let is_known = change.now.is_some() && version(change.before) == version(change.now);
                 let news = change.latest().filter(|_| started && !is_known);
-                news.into_iter().for_each(|object| changes.$route(object));
+                news.into_iter().for_each(|object| route(&changes, object, &change));
             };
             let (cache, task) = cache($api, $config, $how, changed, move || everything.everything());
             tasks.push(task);
             cache
         }};
     }
-    // Small pages: the objects of a page are in memory three times, as text, as objects, and in the cache.
-    let all = watcher::Config::default().page_size(100);
+    let all = watcher::Config::default();
     let ours = all.clone().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"));
     let to = router.clone();
     let changed = move |change: Change<_>| PodUse::concerned(change).for_each(|claim| to.pod(claim));
@@ -85,27 +86,31 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     let (pvcs, task) = cache(Api::all(client.clone()), all.clone(), Pvc::config(), changed, || {});
     tasks.push(task);
     let stores = Stores {
-        nodes: cached!(all.clone(), node, CacheConfig { keep: trim_node, ..Default::default() }),
-        disks: cached!(all.clone(), disk, CacheConfig::default()),
+        nodes: cached!(
+            all.clone(),
+            |to, node, _| to.node(node),
+            CacheConfig { keep: trim_node, ..Default::default() }
+        ),
+        disks: cached!(all.clone(), |to, disk, _| to.disk(disk), CacheConfig::default()),
         reservations: cached!(
             all.clone(),
-            reservation,
+            |to, reservation, _| to.reservation(reservation),
             CacheConfig { keys: reservation_keys, ..Default::default() }
         ),
-        volumes: cached!(all.clone(), volume, CacheConfig { keep: trim_volume, keys: volume_keys }),
-        claims: cached!(all.clone(), claim, CacheConfig { keep: trim_claim, keys: claim_keys }),
-        subscriptions: cached!(
+        volumes: cached!(all.clone(), Router::volume, CacheConfig { keep: trim_volume, keys: volume_keys }),
+        claims: cached!(all.clone(), Router::claim, CacheConfig { keep: trim_claim, keys: claim_keys }),
+        subscriptions: cached!(all.clone(), Router::subscription, CacheConfig::default()),
+        offers: cached!(
             all.clone(),
-            subscription,
-            CacheConfig { keys: subscription_keys, ..Default::default() }
+            |to, offer, _| to.offer(offer),
+            CacheConfig { keys: offer_keys, ..Default::default() }
         ),
-        offers: cached!(all.clone(), offer, CacheConfig { keys: offer_keys, ..Default::default() }),
-        roles: cached!(all.clone(), role, CacheConfig::default()),
-        classes: cached!(all, class, CacheConfig::default()),
+        roles: cached!(all.clone(), |to, role, _| to.role(role), CacheConfig::default()),
+        classes: cached!(all, |to, class, _| to.class(class), CacheConfig::default()),
         capacities: cached!(
             cluster::namespaced(&client, &options.namespace),
             ours,
-            capacity,
+            |to, capacity, _| to.capacity(capacity),
             CacheConfig::default()
         ),
         pvcs,
@@ -113,54 +118,69 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     };
     let events = Events::new(client.clone(), "reservoir-controller", &options.identity);
     let (share, turn, batchers, replaced) = Default::default();
-    let (counters, namespace) = (metrics.clone(), options.namespace);
-    let ctx =
-        Context { client, namespace, stores, events, share, turn, batchers, replaced, metrics: counters };
+    let counters = metrics.clone();
+    let ctx = Context {
+        client,
+        namespace: options.namespace,
+        stores,
+        events,
+        share,
+        turn,
+        batchers,
+        replaced,
+        metrics: counters,
+    };
     let ctx = Arc::new(ctx);
     metrics.show(&ctx);
 
     let running = Running { ctx: ctx.clone(), metrics, concurrency: options.concurrency };
-    // These reconciles mostly sleep, so all of them run at once.
-    let unlimited = Running { concurrency: 0, ..running.clone() };
-    let work =
-        async {
-            ready(&ctx.stores).await;
-            let _ = router.ctx.set(ctx.clone());
-            router.everything();
-            let stores = &ctx.stores;
-            let all: Vec<BoxFuture<()>> =
-                vec![
-                    share_out(ctx.clone(), router.clone()).boxed(),
-                    running.controller(&stores.disks, disks_in, |o, c| async move {
-                        disk::reconcile(o, &c).await.map(|()| None)
-                    }),
-                    running.controller(&stores.reservations, reservations_in, |o, c| async move {
-                        reservation::reconcile(o, &c).await
-                    }),
-                    running.controller(&stores.volumes, volumes_in, |o, c| async move {
-                        volume::reconcile(o, &c).await
-                    }),
-                    running.controller(&stores.claims, claims_in, |o, c| async move {
-                        claim::reconcile(o, &c).await
-                    }),
-                    unlimited.controller(&stores.subscriptions, subscriptions_in, |o, c| async move {
-                        // Changes that come together become one offer.
-                        tokio::time::sleep(GATHERING).await;
-                        subscription::reconcile(o, &c).await.map(|()| None)
-                    }),
-                    running.controller(&stores.roles, roles_in, |o, c| async move {
-                        role::reconcile(o, &c).await.map(|()| None)
-                    }),
-                    unlimited.controller(&stores.classes, classes_in, |o, c| async move {
-                        tokio::time::sleep(GATHERING).await;
-                        storage_capacity::reconcile(o, &c).await.map(|()| None)
-                    }),
-                    running.named::<PersistentVolumeClaim, _, _>(pvcs_in, |name, c| async move {
-                        pvc_provisioner::reconcile(name, &c).await
-                    }),
-                ];
-            join_all(all).await;
-        };
+    let work = async {
+        ready(&ctx.stores).await;
+        let _ = router.ctx.set(ctx.clone());
+        router.everything();
+        let stores = &ctx.stores;
+        let role = |role: &str| Name::from(tenant::of_role(role));
+        let all: Vec<BoxFuture<()>> = vec![
+            share_out(ctx.clone(), router.clone()).boxed(),
+            sweep(router.clone()).boxed(),
+            running.controller(&stores.disks, disks_in, named, |o, c| async move {
+                disk::reconcile(o, &c).await.map(|()| None)
+            }),
+            running.controller(
+                &stores.reservations,
+                reservations_in,
+                move |r| role(&r.spec.role),
+                |o, c| async move { reservation::reconcile(o, &c).await },
+            ),
+            running.controller(
+                &stores.volumes,
+                volumes_in,
+                |volume| tenant::of_volume(volume).into(),
+                |o, c| async move { volume::reconcile(o, &c).await },
+            ),
+            running.controller(&stores.claims, claims_in, namespace, |o, c| async move {
+                claim::reconcile(o, &c).await
+            }),
+            running.controller(&stores.subscriptions, subscriptions_in, namespace, |o, c| async move {
+                subscription::reconcile(o, &c).await.map(|()| None)
+            }),
+            running.controller(
+                &stores.roles,
+                roles_in,
+                move |r| role(&r.spec.role),
+                |o, c| async move { role::reconcile(o, &c).await.map(|()| None) },
+            ),
+            running.controller(&stores.classes, classes_in, named, |o, c| async move {
+                storage_capacity::reconcile(o, &c).await.map(|()| None)
+            }),
+            running.named::<PersistentVolumeClaim, _, _>(
+                pvcs_in,
+                |name| name.split('/').next().unwrap_or_default().into(),
+                |name, c| async move { pvc_provisioner::reconcile(name, &c).await },
+            ),
+        ];
+        join_all(all).await;
+    };
     tokio::select! {
         () = work => {}
         _ = select_all(tasks.into_iter().map(tokio::spawn).map(AbortOnDrop)) => {}
@@ -174,6 +194,15 @@ async fn share_out(ctx: Arc<Context>, router: Router) {
             router.queues.reservations.enqueue_name(name);
         }
         router.sharing.notified().await;
+    }
+}
+
+/// Sweeps after each change that waiting claims may depend on, with a pause after each sweep.
+async fn sweep(router: Router) {
+    loop {
+        router.sweeping.notified().await;
+        router.sweep_now();
+        tokio::time::sleep(GATHERING).await;
     }
 }
 
@@ -221,10 +250,12 @@ struct Running {
 }
 
 impl Running {
+    /// Reconciles the objects in the cache. The tenants of objects take turns; `tenant` is the namespace or role of one.
     fn controller<K, F, R>(
         &self,
         cache: &Arc<Cache<K>>,
-        names: UnboundedReceiver<Name>,
+        names: Enqueued,
+        tenant: impl Fn(&K) -> Name + Send + Sync + 'static,
         reconcile: F,
     ) -> BoxFuture<'static, ()>
     where
@@ -232,21 +263,31 @@ impl Running {
         F: Fn(Arc<K>, Arc<Context>) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = Result<Again, Error>> + Send + 'static,
     {
-        let cache = cache.clone();
-        self.named::<K, _, _>(names, move |name, ctx| {
+        let (cache, objects) = (cache.clone(), cache.clone());
+        // An object that is gone costs no turn.
+        let tenant =
+            move |name: &Name| objects.get(name).map_or_else(|| name.clone(), |object| tenant(&object));
+        self.named::<K, _, _>(names, tenant, move |name, ctx| {
             let object = cache.get(&name).filter(|object| !ctx.is_old(&**object));
-            let reconciled = object.map(|object| reconcile(object, ctx));
+            let reconciled = object.clone().map(|object| reconcile(object, ctx.clone()));
             async move {
-                match reconciled {
-                    Some(reconciled) => reconciled.await,
-                    None => Ok(None),
+                let (Some(object), Some(reconciled)) = (object, reconciled) else { return Ok(None) };
+                let done = reconciled.await;
+                if let Some(why) = done.as_ref().err().and_then(Error::refusal) {
+                    ctx.events.publish_once(&*object, "Reconcile", "Refused", &why).await;
                 }
+                done
             }
         })
     }
 
     /// The same for names that need no object in a cache.
-    fn named<K, F, R>(&self, names: UnboundedReceiver<Name>, reconcile: F) -> BoxFuture<'static, ()>
+    fn named<K, F, R>(
+        &self,
+        names: Enqueued,
+        tenant: impl Fn(&Name) -> Name + Send + Sync + 'static,
+        reconcile: F,
+    ) -> BoxFuture<'static, ()>
     where
         K: Kind,
         F: Fn(Name, Arc<Context>) -> R + Clone + Send + Sync + 'static,
@@ -254,6 +295,11 @@ impl Running {
     {
         let (ctx, metrics, at_once) = (self.ctx.clone(), self.metrics.clone(), self.concurrency);
         let reconcile = move |name| reconcile(name, ctx.clone());
-        async move { run_workers::<K, _>(names, at_once, metrics, reconcile).await }.boxed()
+        async move { run_workers::<K, _>(names, at_once, metrics, tenant, reconcile).await }.boxed()
     }
+}
+
+/// The namespace of an object.
+fn namespace<K: Kind>(object: &K) -> Name {
+    object.namespace().unwrap_or_default().into()
 }

@@ -44,8 +44,6 @@ pub struct Stores {
     pub pods: Arc<Cache<PodUse>>,
 }
 
-/// Key of a subscription and a claim: the namespace.
-pub const NAMESPACE: &str = "namespace";
 /// Key of a volume: the role.
 pub const ROLE: &str = "role";
 /// Key of a volume: the NodeDisk that it is on.
@@ -66,8 +64,13 @@ pub const OWNER: &str = "owner";
 pub const VOLUME_UID: &str = "volume UID";
 /// Key of a claim: the volume that it is bound to or names.
 pub const VOLUME: &str = "volume";
-/// Key of an unbound claim: the volume that it names, or the empty name if it selects.
-pub const WAITING: &str = "waiting";
+/// Key of a claim that waits: [`queue_of`] the volume that it names, or of the empty name if it selects, and its age.
+pub const QUEUE: &str = "queue";
+
+/// The start of the keys of the claims that wait for the volume of that name.
+pub fn queue_of(volume: &str) -> String {
+    format!("{volume} ")
+}
 
 /// Calls `key` with each key of a volume.
 pub fn volume_keys(volume: &SharedPersistentVolume, key: &mut dyn FnMut(Key)) {
@@ -96,18 +99,19 @@ pub fn reservation_keys(reservation: &DiskReservation, key: &mut dyn FnMut(Key))
 
 /// Calls `key` with each key of a claim.
 pub fn claim_keys(claim: &VolumeClaim, key: &mut dyn FnMut(Key)) {
-    let status = claim.status.as_ref();
-    claim.metadata.namespace.iter().for_each(|namespace| key((NAMESPACE, namespace)));
     let noted = noted(claim).map(|volume| &volume.name);
     noted.or(claim.spec.volume.as_ref()).into_iter().for_each(|name| key((VOLUME, name)));
-    if status.is_none_or(|s| s.phase == ClaimPhase::Pending) {
-        key((WAITING, claim.spec.volume.as_deref().unwrap_or_default()));
+    if is_waiting(claim) {
+        let second = claim.creation_timestamp().map_or(0, |since| since.0.as_second());
+        let queue = queue_of(claim.spec.volume.as_deref().unwrap_or_default());
+        key((QUEUE, &format!("{queue}{second:020} {}", claim.uid().unwrap_or_default())));
     }
 }
 
-/// Calls `key` with each key of a subscription.
-pub fn subscription_keys(subscription: &RoleSubscription, key: &mut dyn FnMut(Key)) {
-    subscription.metadata.namespace.iter().for_each(|namespace| key((NAMESPACE, namespace)));
+/// True if the claim waits for a volume.
+pub fn is_waiting(claim: &VolumeClaim) -> bool {
+    claim.metadata.deletion_timestamp.is_none()
+        && claim.status.as_ref().is_none_or(|s| s.phase == ClaimPhase::Pending)
 }
 
 /// Calls `key` with each key of an offer.
@@ -118,7 +122,6 @@ pub fn offer_keys(offer: &VolumeOffer, key: &mut dyn FnMut(Key)) {
 
 /// Drops the fields of a Node that no decision reads.
 pub fn trim_node(mut node: Node) -> Option<Node> {
-    node.metadata.annotations = None;
     node.spec = None;
     if let Some(status) = &mut node.status {
         *status = NodeStatus { conditions: status.conditions.take(), ..Default::default() };
@@ -129,7 +132,7 @@ pub fn trim_node(mut node: Node) -> Option<Node> {
 /// Drops the metadata of a claim that no decision reads: there are many claims.
 pub fn trim_claim(mut claim: VolumeClaim) -> Option<VolumeClaim> {
     let metadata = &mut claim.metadata;
-    (metadata.annotations, metadata.owner_references) = Default::default();
+    metadata.owner_references = None;
     let for_pvc = metadata.labels.take().and_then(|mut labels| labels.remove_entry(LABEL_PVC_UID));
     metadata.labels = for_pvc.map(|label| BTreeMap::from([label]));
     Some(claim)
@@ -137,8 +140,7 @@ pub fn trim_claim(mut claim: VolumeClaim) -> Option<VolumeClaim> {
 
 /// Drops the metadata of a volume that no decision reads; claims select by its labels.
 pub fn trim_volume(mut volume: SharedPersistentVolume) -> Option<SharedPersistentVolume> {
-    let metadata = &mut volume.metadata;
-    (metadata.annotations, metadata.owner_references) = Default::default();
+    volume.metadata.owner_references = None;
     Some(volume)
 }
 

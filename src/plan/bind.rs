@@ -46,23 +46,15 @@ pub fn noted(claim: &VolumeClaim) -> Option<&UidRef> {
     claim.status.as_ref().filter(decides).and_then(|s| s.volume.as_ref())
 }
 
-/// An unbound claim, and the subscriptions of its namespace.
-pub struct Rival<'a> {
-    /// The claim.
-    pub claim: &'a VolumeClaim,
-    /// The subscriptions.
-    pub subscriptions: Vec<&'a RoleSubscription>,
-}
-
 /// The volume to bind to, or why there is none now.
 ///
-/// Of `others` that name the same exclusive volume the oldest comes first (C3). A claim that could not have the volume
-/// holds nobody up (L7).
+/// `rivals` has for each exclusive volume the oldest claim that names the volume and could have it: that claim comes first
+/// (C3). A claim that could not have the volume holds nobody up (L7).
 pub fn choose<'a>(
     claim: &VolumeClaim,
     subscriptions: &[&RoleSubscription],
     volumes: &[&'a SharedPersistentVolume],
-    others: &[Rival],
+    rivals: &[&VolumeClaim],
 ) -> Result<&'a SharedPersistentVolume, Verdict> {
     if let Some(bound) = volumes.iter().find(|v| is_bound(v, claim)) {
         return Ok(bound);
@@ -88,7 +80,7 @@ pub fn choose<'a>(
                 return offer::available(volume).map(|()| *volume);
             }
             may_have(claim, subscriptions, volume).map_err(|why| with_holder(why, volume))?;
-            match older_rival(volume, claim, others) {
+            match older_rival(volume, claim, rivals) {
                 None => Ok(volume),
                 Some(first) => Err(Verdict::no(
                     reason::VOLUME_HELD,
@@ -99,7 +91,7 @@ pub fn choose<'a>(
         None => {
             let fitting = volumes.iter().filter(|v| fits(claim, v));
             let open = fitting
-                .filter(|v| offered(v, subscriptions).is_ok() && older_rival(v, claim, others).is_none());
+                .filter(|v| offered(v, subscriptions).is_ok() && older_rival(v, claim, rivals).is_none());
             let distance = |v: &SharedPersistentVolume| claim.spec.role.len() - v.spec.role.len();
             open.min_by_key(|v| (distance(v), size_now(v).bytes_or_zero(), v.name_any())).copied().ok_or_else(|| {
                 let roles: Vec<&str> =
@@ -123,6 +115,20 @@ fn may_have(
     subscriptions: &[&RoleSubscription],
     volume: &SharedPersistentVolume,
 ) -> Result<(), Verdict> {
+    fits_role_and_mode(claim, volume)?;
+    offered(volume, subscriptions)
+}
+
+/// True if the claim could have the volume, once the volume is on offer.
+pub fn is_entitled(
+    claim: &VolumeClaim,
+    subscriptions: &[&RoleSubscription],
+    volume: &SharedPersistentVolume,
+) -> bool {
+    fits_role_and_mode(claim, volume).and_then(|()| offer::entitled(volume, subscriptions)).is_ok()
+}
+
+fn fits_role_and_mode(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> Result<(), Verdict> {
     let (ours, theirs) = (&claim.spec.role, &volume.spec.role);
     if !Role::name_covers(theirs, ours) {
         return Err(Verdict::no(
@@ -142,8 +148,7 @@ fn may_have(
             ),
         ));
     }
-    undivided::claimable(volume, claim.spec.mode)?;
-    offered(volume, subscriptions)
+    undivided::claimable(volume, claim.spec.mode)
 }
 
 fn fits(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
@@ -159,20 +164,13 @@ fn fits(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
 fn older_rival<'a>(
     volume: &SharedPersistentVolume,
     claim: &VolumeClaim,
-    others: &[Rival<'a>],
+    rivals: &[&'a VolumeClaim],
 ) -> Option<&'a VolumeClaim> {
-    if volume.spec.shared.is_some() {
-        return None;
-    }
-    let wants = |c: &VolumeClaim| c.spec.volume.as_ref().is_some_and(|name| *name == volume.name_any());
+    let is_contested = volume.spec.shared.is_none();
+    let names = |c: &VolumeClaim| c.spec.volume.as_ref().is_some_and(|name| *name == volume.name_any());
     let age = |c: &VolumeClaim| (c.creation_timestamp(), c.uid());
-    others
-        .iter()
-        .filter(|rival| may_have(rival.claim, &rival.subscriptions, volume).is_ok())
-        .map(|rival| rival.claim)
-        .filter(|c| c.uid() != claim.uid() && c.metadata.deletion_timestamp.is_none() && wants(c))
-        .filter(|c| age(c) < age(claim))
-        .min_by_key(|c| age(c))
+    let older = |c: &&&VolumeClaim| is_contested && names(c) && age(c) < age(claim);
+    rivals.iter().filter(older).min_by_key(|c| age(c)).copied()
 }
 
 fn with_holder(why: Verdict, volume: &SharedPersistentVolume) -> Verdict {
@@ -205,8 +203,9 @@ mod tests {
         others: &[VolumeClaim],
     ) -> Result<String, Verdict> {
         let vs: Vec<_> = vs.iter().collect();
-        let others: Vec<_> = others.iter().map(|claim| Rival { claim, subscriptions: vec![sub] }).collect();
-        choose(claim, &[sub], &vs, &others).map(|v| v.name_any())
+        let entitled = |other: &&VolumeClaim| vs.iter().any(|v| is_entitled(other, &[sub], v));
+        let rivals: Vec<_> = others.iter().filter(entitled).collect();
+        choose(claim, &[sub], &vs, &rivals).map(|v| v.name_any())
     }
 
     /// C4.

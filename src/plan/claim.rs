@@ -49,8 +49,8 @@ pub struct Offers {
     pub subscriptions: Vec<Arc<RoleSubscription>>,
     /// Volumes for the claim, and volumes whose lists have it.
     pub volumes: Vec<Arc<SharedPersistentVolume>>,
-    /// Claims that name the same exclusive volume, each with the subscriptions of its namespace.
-    pub rivals: Vec<(Arc<VolumeClaim>, Vec<Arc<RoleSubscription>>)>,
+    /// For each exclusive volume the oldest claim that names the volume and could have it.
+    pub rivals: Vec<Arc<VolumeClaim>>,
 }
 
 /// The next step.
@@ -161,10 +161,7 @@ impl Offers {
         claim: &VolumeClaim,
         volumes: &[&'a SharedPersistentVolume],
     ) -> Result<&'a SharedPersistentVolume, Verdict> {
-        let rivals = self.rivals.iter();
-        let rivals: Vec<bind::Rival> =
-            rivals.map(|(claim, theirs)| bind::Rival { claim, subscriptions: refs(theirs) }).collect();
-        bind::choose(claim, &refs(&self.subscriptions), volumes, &rivals)
+        bind::choose(claim, &refs(&self.subscriptions), volumes, &refs(&self.rivals))
     }
 
     /// The volume's status with the claim on its list, decided again on the volume as it is now: the cache may be old.

@@ -2,6 +2,8 @@
 //!
 //! Each file is one decision. The controller and the agent gather what a decision looks at, and apply it.
 
+pub mod tenant;
+
 pub mod adopt;
 pub mod allocatable;
 pub mod backing;

@@ -37,10 +37,16 @@ pub fn open_to(volume: &SharedPersistentVolume, role: &str) -> bool {
 /// Why the volume is not on offer to a namespace with these subscriptions, with the next step (C4). The refusal of an
 /// exclusive volume in use names no user: the claim does.
 pub fn offered(volume: &SharedPersistentVolume, subscriptions: &[&RoleSubscription]) -> Result<(), Verdict> {
-    let (name, role) = (volume.name_any(), &volume.spec.role);
     if let Some(held) = pvc_provisioner::held(volume) {
         return Err(held);
     }
+    entitled(volume, subscriptions)?;
+    available(volume)
+}
+
+/// Why no volume like this one is ever on offer to a namespace with these subscriptions.
+pub fn entitled(volume: &SharedPersistentVolume, subscriptions: &[&RoleSubscription]) -> Result<(), Verdict> {
+    let (name, role) = (volume.name_any(), &volume.spec.role);
     let covers = |s: &&&RoleSubscription| s.spec.roles.iter().any(|role| open_to(volume, role));
     let covering: Vec<&&RoleSubscription> = subscriptions.iter().filter(covers).collect();
     if covering.is_empty() {
@@ -61,7 +67,7 @@ pub fn offered(volume: &SharedPersistentVolume, subscriptions: &[&RoleSubscripti
             ),
         ));
     }
-    available(volume)
+    Ok(())
 }
 
 /// Why nobody can claim the volume now.

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::events::v1::Event;
+use kube::api::{Patch, PatchParams};
 use kube::core::DynamicObject;
 use kube::{Api, ResourceExt};
 use reservoir::api::{NodeDisk, SharedPersistentVolume, VolumeClaim};
+use reservoir_cluster::api::ApiOptions;
 use serde_json::{Value, json};
 
 use crate::support::{Agent, Cluster, everything, until, until_reason};
@@ -132,4 +134,48 @@ async fn t2_an_idle_cluster_is_not_written_to() {
 
 fn ready_time(object: &DynamicObject) -> Value {
     ready(object)["lastTransitionTime"].clone()
+}
+
+const REFUSED: &str = "
+{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicy, metadata: {name: refused}, spec: {
+  matchConstraints: {resourceRules: [{apiGroups: [reservoir.dev], apiVersions: [v1alpha1], operations: [UPDATE],
+    resources: [volumeclaims/status]}]},
+  validations: [{expression: 'false', message: nobody reports}]}}
+---
+{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicyBinding, metadata: {name: refused},
+ spec: {policyName: refused, validationActions: [Deny]}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: team}}
+";
+
+/// A write that the API server refuses, here by somebody's policy, is told by an event, and told once however often the
+/// reconcile is repeated.
+#[tokio::test(flavor = "multi_thread")]
+async fn t2_a_refused_write_is_told_once() {
+    let cluster = Cluster::bare(ApiOptions { controller_manager: true, audit: true }).await;
+    cluster.apply_text(REFUSED).await;
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    let claim = |name: &str| {
+        format!(
+            "{{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {{name: {name}, namespace: team}}, \
+             spec: {{role: eng, volume: none}}}}"
+        )
+    };
+    cluster.apply_text(&claim("probe")).await;
+    until("the policy is in force", || async {
+        let status = Patch::Merge(json!({"status": {"phase": "Pending"}}));
+        claims.patch_status("probe", &PatchParams::default(), &status).await.err()
+    })
+    .await;
+    cluster.start_controller().await;
+    cluster.apply_text(&claim("c")).await;
+    let refused = async || -> Vec<i32> {
+        let events = Api::<Event>::namespaced(cluster.client.clone(), "team").list(&Default::default()).await;
+        let refused = events.unwrap().into_iter().filter(|e| e.reason.as_deref() == Some("Refused"));
+        let ours = refused.filter(|e| e.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some("c"));
+        ours.map(|e| e.series.map_or(1, |s| s.count)).collect()
+    };
+    until("the refusal is told", || async { (!refused().await.is_empty()).then_some(()) }).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(refused().await, [1], "three tries later");
 }

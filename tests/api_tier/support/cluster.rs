@@ -116,7 +116,7 @@ impl Cluster {
     }
 
     /// A kubeconfig of the user that the controller is; what the chart's RBAC lets it do is another test's business.
-    fn controller_kubeconfig(&self) -> Kubeconfig {
+    pub fn controller_kubeconfig(&self) -> Kubeconfig {
         let mut kubeconfig = self.server.kubeconfig().unwrap();
         for auth_info in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
             auth_info.impersonate = Some(CONTROLLER_USER.into());

@@ -3,9 +3,12 @@
 //! The API server, its etcd and the controller are real, each a process of its own. Nodes, agents and the binder of
 //! PersistentVolumeClaims are played here: they write what the real ones would write, at once.
 
-#[path = "../tests/api_tier/support/mod.rs"]
+#[path = "../../tests/api_tier/support/mod.rs"]
 #[allow(dead_code)]
 mod support;
+
+mod flood;
+mod memory;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -14,7 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -32,6 +35,7 @@ use reservoir::plan::node_task::{OnDisk, Outcome, Task, ending, next, release, r
 use reservoir_cluster::api::ApiOptions;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 use tracing_subscriber::filter::LevelFilter;
 
 use support::{Cluster, until_gone, until_reason};
@@ -39,6 +43,8 @@ use support::{Cluster, until_gone, until_reason};
 /// Measures the controller.
 #[derive(Parser)]
 struct Options {
+    /// The parts to measure; all by default.
+    parts: Vec<Part>,
     /// The number of volumes; a hundred to a node.
     #[arg(long, default_value_t = 500)]
     volumes: usize,
@@ -54,12 +60,28 @@ struct Options {
     /// In how many volumes' lives at a time writes are counted, after one life alone; 0: in none.
     #[arg(long, default_value_t = PER_NODE)]
     lives: usize,
+    /// The number of claims that wait in one namespace while another's are timed.
+    #[arg(long, default_value_t = 5000)]
+    flood: usize,
     /// For how many seconds nothing happens.
     #[arg(long, default_value_t = 60)]
     idle: u64,
     /// An argument of cargo's to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+/// One part of the benchmark.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// The writes in a volume's life.
+    Lives,
+    /// Rates and memory at the given size.
+    Size,
+    /// One namespace's flood of claims, and the time that another's take.
+    Flood,
+    /// Memory beside large objects of others.
+    Memory,
 }
 
 /// The number of writes of a volume and its reservation until the volume is Ready: made, ledger, placed, backed, Ready.
@@ -75,11 +97,20 @@ async fn main() {
     println!("{:<64} {:>12} {:>10}", "", "measured", "wanted");
     // Errors while a server starts are expected.
     tracing_subscriber::fmt().with_max_level(LevelFilter::OFF).init();
-    if options.lives > 0 {
+    let wanted = |part| options.parts.is_empty() || options.parts.contains(&part);
+    if wanted(Part::Lives) && options.lives > 0 {
         lives(1, options.idle).await;
         lives(options.lives, 0).await;
     }
-    at_size(&options).await;
+    if wanted(Part::Size) {
+        at_size(&options).await;
+    }
+    if wanted(Part::Flood) {
+        flood::measure(&options).await;
+    }
+    if wanted(Part::Memory) {
+        memory::measure().await;
+    }
 }
 
 fn row(what: &str, measured: String, wanted: &str) {
@@ -87,35 +118,44 @@ fn row(what: &str, measured: String, wanted: &str) {
 }
 
 /// The controller as a process, which ends with this one.
-struct Controller(Child);
+struct Controller {
+    child: Child,
+    _kubeconfig: NamedTempFile,
+}
 
 impl Controller {
     fn start(cluster: &Cluster) -> Self {
+        let mut kubeconfig = NamedTempFile::new().unwrap();
+        serde_json::to_writer(&mut kubeconfig, &cluster.controller_kubeconfig()).unwrap();
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_reservoir"), "controller"])
             .args(["--namespace", "default", "--metrics-bind-address", "127.0.0.1:0"])
-            .env("KUBECONFIG", cluster.server.kubeconfig_path())
+            .env("KUBECONFIG", kubeconfig.path())
             .env("RUST_LOG", "reservoir=warn")
             // As the chart does.
             .env("MALLOC_ARENA_MAX", "1")
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        Self(child)
+        Self { child, _kubeconfig: kubeconfig }
     }
 
-    /// A number of `/proc/PID/status`, in MiB.
     fn memory(&self, field: &str) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+        memory_of(self.child.id(), field)
     }
+}
+
+/// A number of `/proc/PID/status`, in MiB.
+fn memory_of(pid: u32, field: &str) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
 }
 
 impl Drop for Controller {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -284,11 +324,14 @@ fn as_agent(volume: &SharedPersistentVolume) -> Option<reservoir::api::SharedPer
     before.node_name.as_ref()?;
     let node = before.node.clone().unwrap_or_default();
     let size = before.size.as_ref().map_or(0, Size::bytes_or_zero);
-    let on_disk = (node.backing == BackingState::Made).then(|| OnDisk {
-        fenced: node.fenced,
-        size: node.size.as_ref().map(Size::bytes_or_zero),
-        resizing: false,
-    });
+    let on_disk = match node.backing {
+        BackingState::Made => OnDisk::Record(Recorded {
+            fenced: node.fenced,
+            size: node.size.as_ref().map(Size::bytes_or_zero),
+            ..Default::default()
+        }),
+        _ => OnDisk::Nothing,
+    };
     let task = next(volume, on_disk);
     let outcome = match task {
         Task::Make => Outcome::Made(size),
@@ -457,6 +500,28 @@ async fn raw_rate(cluster: &Cluster, count: usize, updates: usize, at_once: usiz
     rate
 }
 
+/// Times a claim to each of these volumes, given with their groups, one after another.
+async fn time_claims(
+    cluster: &Cluster,
+    world: &World,
+    what: &str,
+    volumes: &[(usize, String)],
+    wanted: &str,
+) {
+    let mut times = Vec::new();
+    for (i, (group, volume)) in volumes.iter().enumerate() {
+        let name = format!("timed-{}-{i}", what.replace(' ', "-"));
+        let started = Instant::now();
+        make(&cluster.within::<VolumeClaim>(&namespace(*group)), a_claim(&name, *group, volume)).await;
+        world.until(|seen| seen.bound.contains(&name)).await;
+        times.push(started.elapsed());
+    }
+    times.sort();
+    let at = |percent: usize| format!("{} ms", times[(times.len() - 1) * percent / 100].as_millis());
+    row(&format!("{what}, from created to Bound, p50"), at(50), "");
+    row(&format!("{what}, from created to Bound, p99"), at(99), wanted);
+}
+
 async fn at_size(options: &Options) {
     let cluster = Cluster::bare(ApiOptions::default()).await;
     let groups = options.volumes.div_ceil(PER_NODE);
@@ -527,19 +592,9 @@ async fn at_size(options: &Options) {
     );
     row("  at most, MiB", format!("{:.0}", controller.memory("VmHWM")), "");
 
-    let mut times = Vec::new();
-    for i in 0..options.timed {
-        let (name, volume) = (format!("timed-{i}"), i % options.volumes);
-        let claims: Api<VolumeClaim> = cluster.within(&namespace(group_of(volume)));
-        let started = Instant::now();
-        make(&claims, a_claim(&name, group_of(volume), &format!("v{volume}"))).await;
-        world.until(|seen| seen.bound.contains(&name)).await;
-        times.push(started.elapsed());
-    }
-    times.sort();
-    let at = |percent: usize| format!("{} ms", times[(times.len() - 1) * percent / 100].as_millis());
-    row("one more claim, from created to Bound, p50", at(50), "");
-    row("one more claim, from created to Bound, p99", at(99), "");
+    let volumes: Vec<(usize, String)> =
+        (0..options.timed).map(|i| (group_of(i), format!("v{}", i % options.volumes))).collect();
+    time_claims(&cluster, &world, "one more claim", &volumes, "").await;
 
     tokio::time::sleep(Duration::from_secs(10)).await;
     let before = writes_done(&cluster.client).await;
@@ -575,7 +630,7 @@ async fn at_size(options: &Options) {
 impl Controller {
     /// Seconds of CPU that it has used.
     fn cpu(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
         let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
         ticks as f64 / rustix::param::clock_ticks_per_second() as f64

@@ -1,0 +1,36 @@
+//! Tenants: the namespace or role that waits for a reconcile. Tenants take turns (A9).
+
+use kube::ResourceExt;
+
+use super::pvc_provisioner::pvc_of;
+use crate::api::{LABEL_CLAIM_NAMESPACE, SharedPersistentVolume};
+
+/// The tenant of an object of a role: the first component. Whoever has a role makes sub-roles at will, and these are no way
+/// to more turns.
+pub fn of_role(role: &str) -> &str {
+    role.split('/').next().unwrap_or_default()
+}
+
+/// The tenant of a volume: the namespace of the PersistentVolumeClaim that the volume was made for, else the role's.
+pub fn of_volume(volume: &SharedPersistentVolume) -> &str {
+    let namespace = pvc_of(volume).and_then(|_| volume.labels().get(LABEL_CLAIM_NAMESPACE));
+    namespace.map_or_else(|| of_role(&volume.spec.role), String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::LABEL_PVC_UID;
+    use crate::plan::testing::ready_volume;
+
+    #[test]
+    fn a9_a_volume_waits_with_its_namespace_or_role() {
+        let mut volume = ready_volume("v", "eng/ml/1", true);
+        assert_eq!(of_volume(&volume), "eng");
+        let label = |key: &str| (key.to_owned(), "team".to_owned());
+        volume.metadata.labels = Some([label(LABEL_CLAIM_NAMESPACE)].into());
+        assert_eq!(of_volume(&volume), "eng", "anybody writes this label alone");
+        volume.metadata.labels = Some([label(LABEL_CLAIM_NAMESPACE), label(LABEL_PVC_UID)].into());
+        assert_eq!(of_volume(&volume), "team");
+    }
+}
