@@ -95,7 +95,8 @@ fn host(dir: &Path) -> Host {
     std::fs::create_dir_all(&path).unwrap();
     std::fs::create_dir_all(&targets_root).unwrap();
     let disk = DiskConfig { name: "d".to_owned(), path, ..Default::default() };
-    let host = Host::open(HostConfig { disks: vec![disk], targets_root, lock_timeout: Duration::ZERO });
+    let (lock_timeout, patience) = (Duration::ZERO, Duration::from_secs(60));
+    let host = Host::open(HostConfig { disks: vec![disk], targets_root, lock_timeout, patience });
     host.unwrap()
 }
 

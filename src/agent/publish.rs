@@ -176,7 +176,8 @@ mod tests {
         let no_answer = tower::service_fn(async |_: http::Request<kube::client::Body>| {
             Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("there is no API server"))
         });
-        let config = HostConfig { disks: vec![], targets_root: dir.to_owned(), lock_timeout: Duration::ZERO };
+        let (lock_timeout, patience) = (Duration::ZERO, Duration::from_secs(60));
+        let config = HostConfig { disks: vec![], targets_root: dir.to_owned(), lock_timeout, patience };
         Node(Arc::new(Context {
             client: Client::new(no_answer, "default"),
             node: "n1".to_owned(),

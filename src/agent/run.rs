@@ -52,6 +52,8 @@ pub enum Error {
 
 /// The timeout for the agent before this one to let go of a disk.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(20);
+/// The time after which a disk that does not answer is unavailable. LVM can take long on a busy node.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The pause after a failed report of the disks.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// The pause after work on a disk that hangs.
@@ -72,7 +74,8 @@ pub async fn run(
     let Options { node, config, kubelet_dir, measure_every } = options;
     let entries = config.disks.clone();
     let targets_root = kubelet_dir.clone();
-    let host = HostConfig { disks: config.to_host(), targets_root, lock_timeout: LOCK_TIMEOUT };
+    let (disks, lock_timeout, patience) = (config.to_host(), LOCK_TIMEOUT, PATIENCE);
+    let host = HostConfig { disks, targets_root, lock_timeout, patience };
     let host = tokio::task::spawn_blocking(move || Host::open(host)).await??;
     let ctx = Arc::new(Context {
         client,

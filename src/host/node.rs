@@ -40,7 +40,8 @@ impl Host {
             return Err(Error::InvalidArgument(format!("two disks are called {}: rename one", twice[0])));
         }
         let targets = Targets::open(&config.targets_root)?;
-        let slots = config.disks.into_iter().map(|disk| Slot::open(disk, config.lock_timeout)).collect();
+        let open = |disk| Slot::open(disk, config.lock_timeout, config.patience);
+        let slots = config.disks.into_iter().map(open).collect();
         Ok(Self {
             slots,
             targets,

@@ -13,12 +13,11 @@ use crate::host::disk::Disk;
 use crate::host::error::{Context, Error, Result};
 use crate::host::types::{DiskConfig, DiskReport};
 
-/// The time that a disk has for an answer, beside the time that the question itself takes.
-const PATIENCE: Duration = Duration::from_secs(15);
-
 /// The place of a disk in a node's configuration.
 pub(super) struct Slot {
     pub(super) config: DiskConfig,
+    /// The time that the disk has for an answer, beside the time that the question itself takes.
+    patience: Duration,
     /// Held for moments, never while the disk is asked.
     state: Mutex<State>,
     /// Held while the disk is opened, or looked at.
@@ -44,11 +43,11 @@ struct Question {
 }
 
 impl Slot {
-    pub(super) fn open(config: DiskConfig, wait: Duration) -> Arc<Self> {
+    pub(super) fn open(config: DiskConfig, wait: Duration, patience: Duration) -> Arc<Self> {
         let disk = Err(unavailable(&config, "it was not opened yet"));
         let (questions, next_question) = (BTreeMap::new(), 0);
         let state = Mutex::new(State { disk, expected: None, refused: None, questions, next_question });
-        let slot = Arc::new(Self { state, config, opening: Mutex::default() });
+        let slot = Arc::new(Self { state, config, patience, opening: Mutex::default() });
         if let Err(error) = slot.ask(wait, move |slot| slot.open_disk(wait)) {
             slot.state().disk = Err(error);
         }
@@ -155,7 +154,7 @@ impl Slot {
         question: impl FnOnce(&Arc<Self>) -> T + Send + 'static,
     ) -> Result<T> {
         self.ensure_answers()?;
-        let (patience, (to, answer)) = (PATIENCE + takes, channel());
+        let (patience, (to, answer)) = (self.patience + takes, channel());
         let asked = Question::new(self, Instant::now() + patience);
         let ask = move || {
             let answer = question(&asked.slot);

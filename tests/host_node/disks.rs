@@ -218,7 +218,7 @@ fn v10_a_disk_that_hangs_keeps_no_other_waiting() {
         let bad = RawDisk::at(path.clone(), 400 * MIB);
         let open = || {
             let disks = vec![node.disk_config("bad", path.clone()), node.disk_config("d", node.disk())];
-            Host::open(HostConfig { disks, ..node.config() }).unwrap()
+            Host::open(HostConfig { disks, patience: Duration::from_secs(5), ..node.config() }).unwrap()
         };
         let host = open();
         host.create("bad", &ext4(9)).unwrap();

@@ -281,6 +281,7 @@ impl Node {
             disks: vec![self.disk_config("d", self.disk())],
             targets_root: self.kubelet(),
             lock_timeout: Duration::ZERO,
+            patience: Duration::from_secs(60),
         }
     }
 

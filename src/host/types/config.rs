@@ -14,6 +14,8 @@ pub struct HostConfig {
     pub targets_root: PathBuf,
     /// Wait for an agent that still serves a disk, per disk.
     pub lock_timeout: Duration,
+    /// The time after which a disk that does not answer is unavailable.
+    pub patience: Duration,
 }
 
 /// A disk for volumes.
