@@ -58,7 +58,7 @@ impl Drop for UnderWay {
 pub(super) enum NodeError {
     #[error("{0}")]
     Host(host::Error),
-    /// The state of the disk or the mount is not known; another attempt finds out.
+    /// The state of the disk or the mount is unknown until the next attempt.
     #[error("the agent panicked in the middle of its work on the disk: see its log; it tries again")]
     Panicked,
     #[error("{}", telemetry::chain(.0))]

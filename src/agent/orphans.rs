@@ -43,8 +43,8 @@ fn whole_orphan(report: &VolumeReport) -> Orphan {
     }
 }
 
-/// A record of an earlier version has only the name of the reservation, which was as large as the volume at least, and may
-/// have had the volume's role.
+/// A record of an earlier version has only the name of the reservation. That reservation was at least as large as the
+/// volume, and may have had the volume's role.
 fn reservations(record: &Record) -> Vec<Reserved> {
     let spec = &record.spec;
     if spec.reservations.is_empty() {

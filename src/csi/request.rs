@@ -1,6 +1,6 @@
 //! From requests to validated types.
 //!
-//! Of a path only the form is validated. Whether it is a target the node decides, which reaches every target by
+//! Of a path only the form is validated. The node decides which path is a target, and reaches every target by
 //! descriptor beneath the kubelet's directory (M7).
 
 use std::collections::HashMap;

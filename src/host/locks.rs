@@ -1,7 +1,7 @@
 //! One lock per key, for as long as a thread holds it or waits for it.
 //!
-//! A lock is held across blocking system calls, so no async lock fits; and a `Mutex` per key is not fair, so a thread
-//! that locks one key over and over could keep all others from it (L3, L7).
+//! A lock is held across blocking system calls, so no async lock fits. A `Mutex` per key is not fair: a thread that
+//! locks one key over and over could keep all others from it (L3, L7).
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

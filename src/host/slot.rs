@@ -1,8 +1,8 @@
 //! A configured disk, served or not.
 //!
-//! A disk can hang: the kernel waits for a device that does not answer. So each question to a disk that other disks
-//! would have to wait for is asked on a thread of its own, and no lock is held meanwhile. A disk that does not answer
-//! in time is unavailable until it does.
+//! A disk can hang: the kernel waits for a device that does not answer. Other disks must not wait with it. So work that
+//! concerns several disks asks each on a thread of its own, and holds no lock meanwhile. A disk that does not answer in
+//! time is unavailable until it does.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{RecvTimeoutError, channel};

@@ -7,7 +7,7 @@ use crate::api::NodeDisk;
 /// The NodeDisk of a configured disk.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Identity<'a> {
-    /// This node has a NodeDisk of the disk's name already. Whether the right disk is there, its ID decides later.
+    /// This node has a NodeDisk of the disk's name already. A later comparison of the IDs refuses a wrong disk.
     Known(&'a NodeDisk),
     /// The disk's ID is new: a NodeDisk of this name is to be made.
     New(String),

@@ -49,8 +49,8 @@ pub enum Refusal {
     /// The tombstone is set.
     #[error("volume {0} is destroyed")]
     Destroyed(String),
-    /// A container runtime makes its own mount from the node's, and clears the read-only flag of a mount that the pod does
-    /// not itself call read-only. So such a pod is not started at all (M3).
+    /// The pod does not call a ReadOnly claim read-only. A container runtime makes its own mount from the node's, and would
+    /// clear the read-only flag then. So such a pod is not started at all (M3).
     #[error(
         "claim {0} is ReadOnly: set readOnly: true in the pod's persistentVolumeClaim volume; the admission policy \
          of the chart does this by itself"

@@ -48,8 +48,8 @@ pub fn changes(disk: &str, configured: &[(String, Size)], found: &[DiskReservati
     changes
 }
 
-/// The name of a disk's static reservation: `<disk>.<role>` with `/` as `.`. A role that is not all lower-case letters,
-/// digits and inner `-` is rewritten to these, with a hash of the role behind, so that no two roles have one name.
+/// The name of a disk's static reservation: `<disk>.<role>` with `/` as `.`. Other characters than lower-case letters,
+/// digits and inner `-` are replaced, and a hash of the role follows: no two roles have one name.
 fn name(disk: &str, role: &str) -> String {
     const LONGEST: usize = 253;
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';

@@ -91,6 +91,62 @@ async fn d3_another_disk_in_a_known_place_is_refused() {
     .await;
 }
 
+const POLICY: &str = "
+{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicy, metadata: {name: deny},
+ spec: {failurePolicy: Fail,
+  matchConstraints: {resourceRules: [{apiGroups: [reservoir.dev], apiVersions: ['*'], operations: [CREATE, UPDATE],
+   resources: [nodedisks]}]},
+  validations: [{expression: \"object.spec.diskName != 'denied'\", message: not this one}]}}
+---
+{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicyBinding, metadata: {name: deny},
+ spec: {policyName: deny, validationActions: [Deny]}}
+";
+
+fn node_disk(name: &str, disk: &str) -> String {
+    format!(
+        "{{apiVersion: reservoir.dev/v1alpha1, kind: NodeDisk, metadata: {{name: {name}}}, spec: {{nodeName: n1, \
+         diskName: {disk}, diskID: 00112233-4455-6677-8899-aabbccddeeff, kind: Path, backing: Loop, path: /old}}}}"
+    )
+}
+
+/// V10. Neither a mistake in a disk's configuration nor a NodeDisk that cannot be written keeps an agent from its other disks.
+#[tokio::test(flavor = "multi_thread")]
+async fn v10_one_bad_disk_keeps_no_other_from_being_served() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1", true).await;
+    cluster.apply_text(POLICY).await;
+    until("the policy is in force", || async {
+        cluster.try_apply(&node_disk("probe", "denied")).await.is_err().then_some(())
+    })
+    .await;
+    let _ = cluster.all::<NodeDisk>().delete("probe", &DeleteParams::default()).await;
+    cluster.apply_text(&node_disk("n1.wrong", "wrong")).await;
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let disks = format!(
+        "[{{name: wrong, path: {0}/wrong, systemReserved: 200%}}, {{name: denied, path: {0}/denied, capacity: 128Mi}}, \
+         {{name: default, path: {0}/default, capacity: 256Mi, systemReserved: 0}}]",
+        dir.path().display()
+    );
+    let mut agent = Agent::start_with_disks(&cluster, "n1", &disks).await;
+    let disks: Api<NodeDisk> = cluster.all();
+    until_reason(&disks, "n1.default", "Ready").await;
+    let said = until_reason(&disks, "n1.wrong", "DiskRefused").await;
+    assert!(said.contains("its configuration is wrong: systemReserved 200%"), "{said}");
+    cluster
+        .apply_text(
+            "{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {name: r}, \
+             spec: {role: eng, size: 64Mi, nodeDisk: n1.default}}\n---\n\
+             {apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: v}, \
+             spec: {role: eng, size: 32Mi, shared: {}}}",
+        )
+        .await;
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    until_reason(&volumes, "v", "Ready").await;
+    volumes.delete("v", &DeleteParams::default()).await.unwrap();
+    until_gone(&volumes, "v").await;
+    assert!(agent.alive());
+}
+
 const RENAMED: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: team}}
 ---

@@ -12,8 +12,8 @@
 //! # Caveats
 //! - A pod can have the kernel count its subvolume elsewhere, which no tool does by itself. The agent corrects that a
 //!   second later. Until then the pod's bytes come from the trees' share, or count against another volume.
-//! - Bytes that another volume shares (`cp --reflink` from one to the other) stay this volume's, and it is not erased
-//!   before they are gone there.
+//! - `cp --reflink` shares bytes between volumes, and they stay those of the volume that wrote them. That volume is not
+//!   erased before the copy is gone. The kernel offers no way to forbid or to charge the copy.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
