@@ -89,8 +89,8 @@ async fn gather(
     })
 }
 
-/// The volume that the claim's status notes, else the one that it names. The cache may be behind, so one that is noted
-/// is read live if the claim is not on its list there.
+/// The volume that the claim's status notes, else the volume that its spec names. A noted volume is read live if the cached
+/// one does not list the claim: the cache may be behind.
 async fn volume(claim: &VolumeClaim, ctx: &Context) -> Result<Option<Arc<SharedPersistentVolume>>, Error> {
     let noted = bind::noted(claim).map(|volume| &volume.name);
     let Some(name) = noted.or(claim.spec.volume.as_ref()) else { return Ok(None) };

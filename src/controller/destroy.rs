@@ -22,7 +22,7 @@ use super::stores::VOLUME_UID;
 use super::volume_users::{delete_lost, live_users, lost_claims, users};
 use super::{Again, Error};
 
-/// A process or a pod that no watch of ours has may hold the volume.
+/// The pause before another look: a process, or a pod that the cache lacks, may hold the volume.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// A volume that is being deleted.
@@ -109,8 +109,8 @@ async fn is_kind_deleted(ctx: &Context) -> Result<bool, Error> {
     Ok(kind.is_none_or(|kind| kind.metadata.deletion_timestamp.is_some()))
 }
 
-/// The reservations whose ledgers have the volume, by live reads: an entry that is missed would hold the bytes for
-/// ever. `None`: the object has just gone, or its finalizer.
+/// The reservations whose ledgers have the volume, by live reads: a missed entry would hold the bytes for ever. `None`: the
+/// volume's object, or its finalizer, has just gone.
 async fn entries(
     api: &Api<SharedPersistentVolume>,
     volume: &SharedPersistentVolume,

@@ -14,7 +14,7 @@ use crate::plan::pvc_provisioner::{SELECTED_NODE, Seen, Step, asks_for_more, nex
 use super::context::Context;
 use super::{Again, Error};
 
-/// After this time a refused creation is attempted again: no watch has the rights of namespaces.
+/// The pause before another attempt at a refused write: no watch has the rights of namespaces.
 const RETRY: Duration = Duration::from_secs(60);
 
 /// A PersistentVolumeClaim by namespace and name.

@@ -104,8 +104,8 @@ async fn provisioned(
     Ok(Some((volume, cluster::get(&pvs, &persistent_volume::name(claim)).await?)))
 }
 
-/// The name of the volume whose list has the claim: by the cache, the claim's status or its spec. One that selected,
-/// was bound and deleted before any cache had that is looked for live.
+/// The name of the volume that lists the claim: by the cache, the claim's status or its spec. A claim that selects may have
+/// been bound and deleted before any cache had the binding; then all volumes are read live.
 async fn volume(claim: &VolumeClaim, ctx: &Context) -> Result<Option<String>, Error> {
     let cached = ctx.stores.volumes.by(CLAIM, &bind::binding(claim).to_string());
     let cached = cached.iter().find(|v| bind::is_bound(v, claim)).map(|v| v.name_any());

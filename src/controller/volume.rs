@@ -122,8 +122,8 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
     Ok(seen)
 }
 
-/// The reservation whose ledger has the volume, by a live read of the one that has it in the cache. An entry that no
-/// cache has yet is missed here. Then there are two, and the placed volume releases one.
+/// The reservation whose ledger has the volume, found in the cache and read live. An entry that the cache does not have yet
+/// is missed. Then the volume gets a second entry, and releases one when it is placed.
 async fn entry(
     volume: &SharedPersistentVolume,
     cached: &[Arc<DiskReservation>],
@@ -135,7 +135,7 @@ async fn entry(
     Ok(found.filter(|r| held_by_volume(r, &volume.uid().unwrap_or_default()).is_some()).map(Arc::new))
 }
 
-/// The name of the volume with the data that this one is to recover, by a live read: then the data is no orphan (X6).
+/// The name of another volume that has the data which this volume is to recover, by a live read (X6).
 async fn owner(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Option<String>, Error> {
     let Some(recover) = &volume.spec.recover else { return Ok(None) };
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
@@ -144,7 +144,7 @@ async fn owner(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Option<
     Ok(owner.map(ResourceExt::name_any))
 }
 
-/// The reservation and those that it was carved out of, as far as the cache has them.
+/// The reservation and its ancestors, as far as the cache has them.
 fn lineage(own: &UidRef, ctx: &Context) -> Vec<Arc<DiskReservation>> {
     let find = |UidRef { name, uid }: &UidRef| {
         ctx.stores.reservations.get(name).filter(|r| r.metadata.uid.as_ref() == Some(uid))

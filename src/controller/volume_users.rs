@@ -15,8 +15,8 @@ use crate::plan::{bind, persistent_volume, volume};
 use super::Error;
 use super::context::Context;
 
-/// The claims on the volume's list that are gone, or bound to another volume. A finalizer was taken off by hand, or two
-/// leaders chose at once; such a claim would keep the volume for ever. A claim that pods still use stays.
+/// The claims on the volume's list that are gone, or bound to another volume: a finalizer was taken off by hand, or two
+/// leaders chose at once. Such a claim would hold the volume for ever. A claim that pods still name is not lost.
 pub(super) async fn lost_claims(
     volume: &SharedPersistentVolume,
     ctx: &Context,
@@ -41,14 +41,14 @@ pub(super) fn users(volume: &SharedPersistentVolume, lost: &[ClaimBinding], ctx:
     ctx.users(&claims.cloned().collect::<Vec<_>>())
 }
 
-/// The status with its users by the cache, as it is committed together with a change of the list.
+/// The status with its users by the cache, for a commit together with a change of the list.
 pub(super) fn counted(status: SharedPersistentVolumeStatus, ctx: &Context) -> SharedPersistentVolumeStatus {
     let users = ctx.users(&status.claims);
     volume::count_users(status, users)
 }
 
-/// Deletes the PersistentVolumes of lost claims on the volume: once the list has forgotten a claim, nothing leads
-/// there.
+/// Deletes the PersistentVolumes of lost claims. This comes before the end of the binding, for afterwards no object names
+/// these PersistentVolumes.
 pub(super) async fn delete_lost(
     lost: &[ClaimBinding],
     volume: &SharedPersistentVolume,

@@ -1,9 +1,9 @@
 //! The next step of a claim that is not being deleted: ACCEPT, then its PersistentVolume and PersistentVolumeClaim
 //! (C1–C7).
 //!
-//! The list of claims in the volume's status decides who is bound, by compare-and-swap on the volume. A binding is
-//! written once and by UID; it is never moved to another volume. A claim that selects notes the chosen volume first:
-//! after an interruption, and with an old cache, it goes on with that volume, and is never on the lists of two (S8).
+//! The list of claims in the volume's status decides about bindings, by compare-and-swap on the volume. A binding is
+//! written once, by UID, and never moves to another volume. A claim that selects notes the chosen volume first. After an
+//! interruption, and with an old cache, the claim goes on with that volume, so no two volumes list the claim (S8).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use super::persistent_volume::{self, is_of_claim};
 use super::pvc_provisioner::pvc_of;
 use super::{bind, debounce, pv_binding, refs};
 
-/// After this time an object that no watch has is looked at again: one in the way, or a PersistentVolume.
+/// The pause before another look at an object that no watch has: one in the way, or a PersistentVolume.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// The state of a claim besides its object.
@@ -29,8 +29,8 @@ const RETRY: Duration = Duration::from_secs(5);
 pub struct Seen {
     /// Our finalizer is on the object.
     pub guarded: bool,
-    /// The volume that its status notes, else the one that it names: from the cache, or read live if the cache has it
-    /// without the claim.
+    /// The volume that the claim's status notes, else the volume that its spec names. Read live if the cached volume does
+    /// not list the claim.
     pub volume: Option<Arc<SharedPersistentVolume>>,
     /// The volumes to choose from; empty for a bound claim.
     pub offers: Offers,
@@ -98,7 +98,7 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
     };
     status.phase = ClaimPhase::Bound;
     status.volume = Some(UidRef { name: volume.name_any(), uid: volume.uid().unwrap_or_default() });
-    // The node of the PersistentVolume: that of the volume only once there is one which leads there.
+    // The node to which the PersistentVolume leads. After a move of the volume that is another node for a while.
     if outcome.is_ok() || !pv_binding::is_moved(claim, &volume) {
         status.node_name = node;
     }
@@ -114,7 +114,7 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
     }
 }
 
-/// The volume whose list has the claim, or why there is none; else the step that may put the claim on one.
+/// The volume whose list has the claim, or the reason for none; else the step that may put the claim on a list.
 fn volume_of(claim: &VolumeClaim, seen: &Seen) -> Result<Result<Arc<SharedPersistentVolume>, Verdict>, Step> {
     let before = claim.status.clone().unwrap_or_default();
     let noted = bind::noted(claim);
@@ -149,7 +149,7 @@ pub fn volume_gone(name: &str) -> Verdict {
     Verdict::no(reason::NO_SUCH_VOLUME, why)
 }
 
-/// True if the volume has the claim on its list, and is the one that the claim's status notes, if any.
+/// True if the volume lists the claim. If the claim's status notes a volume, that has to be the same one.
 pub fn has(volume: &SharedPersistentVolume, claim: &VolumeClaim) -> bool {
     bind::noted(claim).is_none_or(|noted| volume.metadata.uid.as_ref() == Some(&noted.uid))
         && bind::is_bound(volume, claim)

@@ -1,9 +1,9 @@
 //! DESTROY: the next step of a volume whose deletion was accepted (X1–X4, S10, S11).
 //!
-//! The order is: rescind → fence → look → tombstone → erase → credit → let go. Rescinding takes a moment at most, since
-//! the deletion itself already keeps every claim from binding. The agent fences the volume as soon as
-//! it sees the deletion; a user that is found after all lifts the fence. Each step is taken only when the one before is
-//! committed, so an interruption at any point does no harm.
+//! The order is: rescind → fence → look → tombstone → erase → credit → let go. Rescinding gets two seconds, since the
+//! deletion itself already keeps every claim from binding. The agent fences the volume as soon as it sees the deletion. A
+//! user that is found after all lifts the fence. Each step begins only after the commit of the one before, so an
+//! interruption at any point does no harm.
 //!
 //! The API server deletes the objects of a deleted CustomResourceDefinition without asking admission. Such a deletion
 //! erases nothing: the object goes without a tombstone, and its data becomes an orphan (X9).
@@ -29,18 +29,18 @@ pub struct Seen {
     pub guarded: bool,
     /// An offer still lists the volume.
     pub offered: bool,
-    /// Its disk was declared gone, which is for good: no agent will answer (D4).
+    /// The volume's disk was declared gone, for good: no agent will answer (D4).
     pub disk_gone: bool,
     /// The node that its disk moved to, read live (D3).
     pub moved_to: Option<String>,
-    /// Claims on its list that are gone, or bound to another volume.
+    /// Claims on the volume's list that are gone, or bound to another volume.
     pub lost_claims: Vec<ClaimBinding>,
     /// Running and pending pods of the claims on its list.
     pub users: Vec<PodRef>,
     /// Live reads, made after the volume was read; `None` before [`Step::LookForUsers`].
     pub live: Option<Live>,
-    /// The reservations whose ledgers have it, read live; `None` before [`Step::LookForEntries`]. `Some(None)`: the
-    /// object is gone, or its finalizer.
+    /// The reservations whose ledgers have the volume, read live; `None` before [`Step::LookForEntries`]. `Some(None)`:
+    /// the volume's object is gone, or its finalizer is.
     pub entries: Option<Option<Vec<Arc<DiskReservation>>>>,
     /// The time.
     pub now: Timestamp,
@@ -74,7 +74,7 @@ pub enum Step {
     Debounce,
     /// Remove the labels, which nobody selects by any more: etcd takes no further byte of so large an object.
     DropLabels,
-    /// Publish the receipt, then remove the finalizer and nothing else: the data stays as an orphan (X9).
+    /// Publish the receipt, then remove the finalizer, and do nothing else: the data stays as an orphan (X9).
     Orphan(String),
     /// Publish the receipt, release the entries in these reservations, then remove the finalizer.
     End {
@@ -148,7 +148,7 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
             why
         }
         Stage::Tombstone(why) => {
-            // The write is of the very object on which no user was seen: a user that came in between makes it fail.
+            // The write is a compare-and-swap on the object on which no user was seen: a user in between makes it fail.
             destroy.tombstone = Some(condition::stored(seen.now));
             status.phase = VolumePhase::Destroyed;
             why
@@ -222,7 +222,7 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
     // The kind is read after the volume: its deletion comes before that of its objects.
     let orphaned = |live: &Live| live.kind_deleted.then(|| Err(Step::Orphan(orphan(volume, &status))));
     if seen.disk_gone {
-        // Nothing is erased, so a process that still has it mounted loses nothing.
+        // Nothing is erased, so a process that still has the volume mounted loses nothing.
         let Some(live) = &seen.live else { return Err(Step::LookForUsers) };
         let tombstone = || Ok(Stage::Tombstone("its disk was declared gone".to_owned()));
         return users(live).map(hold).or_else(|| orphaned(live)).unwrap_or_else(tombstone);

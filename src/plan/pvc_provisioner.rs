@@ -24,7 +24,7 @@ use super::resize::size_now;
 /// Annotation of a PersistentVolumeClaim in which the scheduler names the node for the volume.
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 
-/// Annotation of a PersistentVolume by which Kubernetes leaves its end to the named driver.
+/// Annotation of a PersistentVolume with the driver to which Kubernetes leaves the volume's deletion.
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 
 /// The UID of the PersistentVolumeClaim that a volume or a claim was made for.
@@ -195,15 +195,15 @@ fn grow(pvc: &PersistentVolumeClaim, volume: &SharedPersistentVolume) -> Step {
     }
 }
 
-/// The new size of a volume whose PersistentVolumeClaim requests more than the volume has; a volume never shrinks by
-/// that.
+/// The new size of a volume whose PersistentVolumeClaim requests more than the volume has. A smaller request shrinks
+/// nothing.
 fn grown(requested: u64, volume: &SharedPersistentVolume) -> Option<Size> {
     let has = volume.spec.size.bytes_or_zero().max(size_now(volume).bytes_or_zero());
     (requested > has).then(|| Size::from_bytes(requested))
 }
 
-/// Makes a claim's PersistentVolume fit the PersistentVolumeClaim that was there before. Kubernetes compares class,
-/// access modes and UID, and leaves the end to the driver in the annotation.
+/// Makes a claim's PersistentVolume fit a PersistentVolumeClaim that was made before it. Kubernetes compares class, access
+/// modes and UID, and leaves the deletion of the volume to the driver that the annotation names.
 pub(super) fn provision(
     pv: &mut PersistentVolume,
     pvc: &PersistentVolumeClaim,
@@ -213,7 +213,7 @@ pub(super) fn provision(
     let asked = pvc.spec.clone().unwrap_or_default();
     pv.annotations_mut().insert(PROVISIONED_BY.to_owned(), DRIVER.to_owned());
     let Some(spec) = &mut pv.spec else { return };
-    // A second PersistentVolume keeps the data: a user may have set that in the first.
+    // A second PersistentVolume keeps the data: a user may have set `Retain` in the first one.
     let is_first = claim.status.as_ref().is_none_or(|status| status.persistent_volume.is_none());
     let policy = class.filter(|_| is_first).and_then(|class| class.reclaim_policy.clone());
     spec.persistent_volume_reclaim_policy = policy.or_else(|| Some("Retain".to_owned()));
@@ -231,7 +231,7 @@ pub enum Fate {
     Retire,
     /// The volume becomes one like any other; the sentence says so.
     Keep(String),
-    /// That was decided before.
+    /// An earlier step has decided the fate.
     Decided,
 }
 
@@ -247,7 +247,7 @@ pub fn fate(
     if !is_own(claim, volume) || volume.spec.retire || volume.metadata.deletion_timestamp.is_some() {
         return Fate::Decided;
     }
-    // The PersistentVolume is created after the claim is on the volume's list, and before the claim's status names it.
+    // The order is: entry on the volume's list, PersistentVolume, its name in the claim's status.
     let may_have_had_one =
         listed || claim.status.as_ref().is_some_and(|status| status.persistent_volume.is_some());
     let policy = pv.and_then(|pv| pv.spec.as_ref()?.persistent_volume_reclaim_policy.as_deref());
@@ -260,9 +260,8 @@ pub fn fate(
     }
 }
 
-/// True if a volume may have lost its own claim, whose end is its own: the claim's finalizer was taken off by hand, the
-/// retirement was withdrawn, or the volume was created after the end of the claim. No other claim could ever have such
-/// a volume.
+/// True if a volume may have lost its own claim. The claim's finalizer was taken off by hand, the retirement was withdrawn,
+/// or the volume was created after the end of the claim. No other claim could ever bind to such a volume.
 pub fn may_be_abandoned(volume: &SharedPersistentVolume) -> bool {
     let claimed = volume.status.as_ref().is_some_and(|status| !status.claims.is_empty());
     pvc_of(volume).is_some() && !volume.spec.retire && !claimed

@@ -1,10 +1,10 @@
 //! GROW and SHRINK: the next step from the size that a volume has to the size in its spec (V7).
 //!
 //! At every committed revision the entry in the reservation's ledger ≥ `status.size` ≥ `status.node.size` and
-//! `status.node.growing` ≥ the bytes on the disk. Upwards each is written before the next one, downwards after it.
-//! `status.size` and the node's part are in one object: of a controller that takes bytes back and an agent that is
-//! about to use them one wins. The ledger is in another object. It gets smaller only while the volume says `creditDue`,
-//! and meanwhile the volume does not grow.
+//! `status.node.growing` ≥ the bytes on the disk. A growth is written from left to right, a shrinking from right to left.
+//! `status.size` and the node's part are in one object. So of a controller that takes bytes back, and an agent that is
+//! about to use these bytes, one wins. The ledger is in another object. An entry gets smaller only while the volume says
+//! `creditDue`, and the volume does not grow meanwhile.
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
@@ -88,7 +88,7 @@ pub fn next(volume: &SharedPersistentVolume, ledger: Option<Ledger>) -> Step {
     Step::Rest(report(volume, &status, &sizes))
 }
 
-/// Why it does not grow: the reservation's numbers.
+/// The reason why the volume does not grow, with the reservation's numbers.
 fn full(volume: &SharedPersistentVolume, ledger: Ledger) -> Verdict {
     let reservation = volume.status.as_ref().and_then(|s| s.reservation.as_ref()).map_or("?", |r| &r.name);
     let wished = volume.spec.size.bytes_or_zero();
@@ -105,7 +105,7 @@ fn full(volume: &SharedPersistentVolume, ledger: Ledger) -> Verdict {
     )
 }
 
-/// True if its file system can be made smaller.
+/// True if the volume's file system can be made smaller.
 fn can_shrink(volume: &SharedPersistentVolume) -> bool {
     match volume.spec.fs_type {
         FsType::Ext4 | FsType::Btrfs => true,
@@ -147,15 +147,15 @@ fn report(
 /// The agent's next step about the size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnNode {
-    /// Report first that it will be that large.
+    /// Report that size, before the resize begins.
     Announce(u64),
-    /// Resize it to that.
+    /// Resize the volume to that size.
     Resize(u64),
-    /// Report that it will not become larger after all: that was not begun.
+    /// Withdraw the report of a growth that was not begun.
     Withdraw,
 }
 
-/// The agent's next step; `unfinished`: by the volume record a resize was begun and not finished.
+/// The agent's next step. `unfinished`: the volume record has a resize that was begun and not finished.
 pub fn on_node(volume: &SharedPersistentVolume, unfinished: bool) -> Option<OnNode> {
     let Sizes { wished, granted, on_disk, node } = sizes(volume)?;
     if volume.metadata.deletion_timestamp.is_some() {

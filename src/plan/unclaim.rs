@@ -1,8 +1,8 @@
 //! The next step of a claim that is being deleted (C6, P4).
 //!
-//! The order is: no new pod starts, the pods end, the PersistentVolumeClaim goes, then the PersistentVolume, then the node reports that
-//! nothing is mounted, then the claim's entry on the list of its volume goes, then the finalizer. A claim of a class waits for its PersistentVolumeClaim instead, and decides
-//! the fate of its volume.
+//! The order is: no new pod starts → the pods end → PersistentVolumeClaim and PersistentVolume go → the node reports that
+//! nothing is mounted → the entry on the volume's list goes → the finalizer goes. A claim of a class waits for its
+//! PersistentVolumeClaim instead, and decides the fate of its volume.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
@@ -21,14 +21,14 @@ use super::{LISTED_PODS, bind, debounce, names};
 /// The state of a claim besides its object.
 #[derive(Debug)]
 pub struct Seen {
-    /// The object is there with our finalizer, read live: the cache may have one that has just gone.
+    /// The claim's object is there, with our finalizer, by a live read: the cache may be behind.
     pub guarded: bool,
-    /// The PersistentVolumeClaim that was made for it, or it for that, read live.
+    /// The PersistentVolumeClaim that goes with the claim, read live.
     pub pvc: Option<PersistentVolumeClaim>,
-    /// Running and pending pods that use that, by the cache: Kubernetes decides when no pod does any more.
+    /// Running and pending pods that name the PersistentVolumeClaim, by the cache. They are for the report: Kubernetes keeps
+    /// the PersistentVolumeClaim as long as a pod uses it.
     pub users: Vec<PodRef>,
-    /// Of a claim whose PersistentVolumeClaim is gone: the volume and then the PersistentVolume that were made for
-    /// that, read live.
+    /// Of a claim of a class, once the PersistentVolumeClaim is gone: its volume, then its PersistentVolume, read live.
     pub provisioned: Option<(SharedPersistentVolume, Option<PersistentVolume>)>,
     /// The name of the volume whose list has the claim.
     pub volume: Option<String>,

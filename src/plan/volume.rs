@@ -1,8 +1,8 @@
 //! The next step in the life of a volume that is not being deleted (V1, V6, V7, X5, X10).
 //!
 //! The order is: guard → entry in a reservation's ledger → place → report, resize, retire. The entry comes first and
-//! carries the volume's UID, so an interrupted controller finds it. Where the volume is, its own status decides, once:
-//! of two controllers that put it into two reservations, one finds that out here and releases its entry.
+//! carries the volume's UID, so an interrupted controller finds the entry again. The volume's status names its place, once.
+//! Two controllers may put one volume into two reservations; the later one finds that here and releases its entry.
 
 use std::sync::Arc;
 
@@ -24,19 +24,20 @@ use super::{LISTED_PODS, create, names, pvc_provisioner, refs, resize, undivided
 pub struct Seen {
     /// Our finalizer is on the object.
     pub guarded: bool,
-    /// It was made for a PersistentVolumeClaim whose own claim is gone, and so is that of the volume (P4).
+    /// The volume was made for a PersistentVolumeClaim. That one is gone, and so is its VolumeClaim (P4).
     pub abandoned: bool,
-    /// Of an unplaced volume: all. Of a placed one: its own, the ancestors of that, and others with an entry of it.
+    /// Of an unplaced volume: all. Of a placed volume: its reservation, the ancestors of the reservation, and others that
+    /// have an entry of the volume.
     pub reservations: Vec<Arc<DiskReservation>>,
-    /// Of an unplaced volume: all. Of a placed one: its own.
+    /// Of an unplaced volume: all. Of a placed volume: its disk.
     pub disks: Vec<Arc<NodeDisk>>,
-    /// Of an unplaced volume: the reservation with its entry, read live, or why a reservation gave it none.
+    /// Of an unplaced volume: the reservation with its entry, read live, or the refusal of a reservation.
     pub entry: Option<Result<Arc<DiskReservation>, Verdict>>,
-    /// Of an unplaced volume: the name of the volume with the data that it is to recover, read live.
+    /// Of an unplaced volume that is to recover data: the name of another volume that has the data, read live.
     pub owner: Option<String>,
-    /// The entry that its reservation had lost is back.
+    /// The reservation had lost the volume's entry, and has the entry again.
     pub restored: bool,
-    /// Its reservation and then its status, read live; `None` before [`Step::LookToResize`].
+    /// The volume's reservation, then its status, both read live; `None` before [`Step::LookToResize`].
     pub live: Option<(Option<DiskReservation>, Option<SharedPersistentVolumeStatus>)>,
     /// The node that its disk moved to, read live (D3).
     pub moved_to: Option<String>,
@@ -53,13 +54,13 @@ pub struct Seen {
 pub enum Step {
     /// Put the finalizer on.
     Guard,
-    /// Make it a volume like any other, and publish the event (P4).
+    /// Make the volume one like any other, and publish the event (P4).
     Release(String),
     /// Take an entry in the ledger of the reservation of that name, and decide again.
     TakeEntry(String),
-    /// Write the status, which places the volume. If that fails, release the entry unless the volume keeps it.
+    /// Write the status, which places the volume. If the write fails, release the entry unless the volume keeps the entry.
     Place(Box<SharedPersistentVolumeStatus>),
-    /// Release the entry in the reservation of that name, where the volume is not, and decide again.
+    /// Release the entry in the reservation of that name, since the volume is elsewhere, and decide again.
     ReleaseEntry(String),
     /// Put the entry back into the reservation of that name, unless the volume is being deleted; decide again.
     RestoreEntry(String, LedgerEntry),
@@ -188,8 +189,8 @@ fn correct_entries(volume: &SharedPersistentVolume, reservation: &UidRef, seen: 
     Some(Step::RestoreEntry(reservation.name.clone(), entry))
 }
 
-/// True if a volume keeps the entry in that reservation, if its own status could not be written: another controller may
-/// have placed the volume elsewhere, or destroyed it without having seen the entry. `now` was read live.
+/// True if a volume whose status could not be written keeps its entry in that reservation. Another controller may have
+/// placed the volume elsewhere, or may have destroyed the volume without a look at the entry. `now` was read live.
 pub fn keeps_entry(now: Option<&SharedPersistentVolume>, reservation: &UidRef) -> bool {
     now.is_some_and(|now| match now.status.as_ref().and_then(|s| s.reservation.as_ref()) {
         Some(placed) => placed.uid == reservation.uid,
@@ -247,8 +248,8 @@ pub fn count_users(
     status
 }
 
-/// The step of a resize that is in the ledger; else notes in `status` what is in the volume, and returns the condition
-/// `Resized` (V7).
+/// The next step of a resize if that is in the ledger. Else `status` gets the volume's part of the resize, and the
+/// condition `Resized` is returned (V7).
 fn resize(
     volume: &SharedPersistentVolume,
     status: &mut SharedPersistentVolumeStatus,
@@ -257,7 +258,7 @@ fn resize(
     let Some(own) = status.reservation.clone() else { return Ok(None) };
     let uid = volume.uid().unwrap_or_default();
     let is_own = |r: &&DiskReservation| r.metadata.uid.as_ref() == Some(&own.uid);
-    // By the pods that use the volume now, not when it was written last.
+    // With the pods that use the volume now: the stored status may be older.
     let counted = SharedPersistentVolume { status: Some(status.clone()), ..volume.clone() };
     let cached = || seen.reservations.iter().map(AsRef::as_ref).find(is_own);
     let reservation = match &seen.live {
@@ -277,8 +278,8 @@ fn resize(
         (resize::Step::Lower(size), _) => {
             (status.size, status.credit_due) = (Some(Size::from_bytes(size)), true);
         }
-        // The reservation was read before the volume that still says `creditDue`. A controller that grows the volume
-        // later settles that first, which takes a write of the reservation; and the write of this entry fails.
+        // The reservation was read before the volume, and the volume still says `creditDue`. A controller that grows the
+        // volume settles first, with a write of the reservation. Then the write of this entry fails.
         (resize::Step::ShrinkEntry, Some((_, now))) => {
             let due =
                 now.as_ref().filter(|now| now.credit_due).and_then(|now| now.size.as_ref()?.bytes().ok());
@@ -292,8 +293,8 @@ fn resize(
     Ok(None)
 }
 
-/// RETIRE: a destruction that waits for the users, and can be withdrawn until then (X5). The condition `Retiring`, and
-/// whether the volume can be deleted; `status` has the users now.
+/// RETIRE: a destruction that waits for the users, and can be withdrawn until then (X5). Returns the condition `Retiring`,
+/// and true if the volume can be deleted. `status` has the users of this moment.
 fn retire(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus) -> (Option<Verdict>, bool) {
     let waits_for = match (status.claims.len(), status.user_count as usize) {
         _ if !volume.spec.retire => {
