@@ -11,7 +11,7 @@ use crate::api::condition::{self, DISK_HEALTHY};
 use crate::api::{AGENT_MANAGER, EnforcementState, NodeDisk, NodeDiskStatus, Orphan, SharedPersistentVolume};
 use crate::cluster;
 use crate::host::{self, DiskReport, Host, VolumeReport, VolumeUid};
-use crate::plan::node_disk::{self, MOST_ORPHANS, Seen, Step};
+use crate::plan::node_disk::{self, Seen, Step};
 
 use super::config::DiskEntry;
 use super::context::{Context, NodeError};
@@ -213,7 +213,7 @@ fn sort_by_disk(
         // Otherwise it was erased, and its object let go, since the disk was looked at.
         } else if host.look(&volume.disk, &volume.uid) != Ok(None) {
             let orphan = orphan(volume);
-            if disk.orphans.len() < MOST_ORPHANS && !orphan.reservations.is_empty() {
+            if !orphan.reservations.is_empty() {
                 // Its space is kept, in the ledger or beside it (plan::orphans).
                 disk.kept += volume.allocated;
             }

@@ -64,6 +64,9 @@ pub mod reason {
         /// Next: ask for less, delete unused reservations, or wait: the reservation is served as soon as
         /// space is free.
         pub const NOT_ENOUGH_ROOM: &str = "NotEnoughRoom";
+        /// Reservation: the object that would list it has a thousand reservations, the most that it can list (A8).
+        /// Next: delete reservations that are not needed, or use fewer and larger ones.
+        pub const TOO_MANY_RESERVATIONS: &str = "TooManyReservations";
         /// Reservation: no disk fits its `nodeDisk`, `nodeName` or `nodeSelector`.
         /// Next: correct the name or labels; `kubectl get nodedisks` lists the disks.
         pub const NO_SUCH_DISK: &str = "NoSuchDisk";
@@ -105,6 +108,9 @@ pub mod reason {
         /// Volume: no reservation of its role has enough free bytes (V1).
         /// Next: make a reservation larger, or the volume smaller.
         pub const RESERVATION_FULL: &str = "ReservationFull";
+        /// Volume: its reservation has a thousand volumes, the most that it can list (A8).
+        /// Next: destroy volumes that are not needed, or create another reservation.
+        pub const TOO_MANY_VOLUMES: &str = "TooManyVolumes";
         /// Volume: the data to recover still has an object (X6).
         /// Next: look for the UID in `status.orphans` of the NodeDisks.
         pub const NO_ORPHAN: &str = "NoOrphan";

@@ -24,11 +24,13 @@ pub use claim::{ClaimPhase, ClaimSelector, VolumeClaim, VolumeClaimSpec, VolumeC
 pub use crds::{all as crds, file_name as crd_file_name};
 pub use node_disk::{
     BackingKind, DiskKind, Enforcement, EnforcementState, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan,
-    RoleOnDisk,
+    RoleOnDisk, UnlistedOrphans,
 };
 pub use offer::{OfferedReservation, OfferedVolume, VolumeOffer, VolumeOfferSpec, VolumeOfferStatus};
 pub use refs::{AccessMode, ClaimBinding, LedgerEntry, PodRef, Reserved, UidRef, stable_hash};
-pub use reservation::{DiskReservation, DiskReservationSpec, DiskReservationStatus, ReservationPhase};
+pub use reservation::{
+    CollectingTurn, DiskReservation, DiskReservationSpec, DiskReservationStatus, ReservationPhase,
+};
 pub use role::{Role, RoleError};
 pub use size::{Size, SizeError};
 pub use subscription::{Capability, RoleSubscription, RoleSubscriptionSpec, RoleSubscriptionStatus};

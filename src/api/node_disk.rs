@@ -161,8 +161,8 @@ pub struct NodeDiskStatus {
     /// agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allocatable: Option<Size>,
-    /// The ledger of the disk: one entry for each reservation. Changes by compare-and-swap of this list
-    /// decide R1. Written by the controller.
+    /// The ledger of the disk: one entry for each reservation, at most 1000. Changes by compare-and-swap of this
+    /// list decide R1. Written by the controller.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reservations: Vec<LedgerEntry>,
     /// Sum of the ledger. Written by the controller.
@@ -171,7 +171,7 @@ pub struct NodeDiskStatus {
     /// Allocatable less reserved. Written by the controller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub free: Option<Size>,
-    /// The ledger, summed up by role. Written by the controller.
+    /// The ledger, summed up by role: the 100 roles that reserved most. Written by the controller.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<RoleOnDisk>,
     /// Enforcement of the size of volumes, with its evidence (D5). Written by the agent.
@@ -180,10 +180,23 @@ pub struct NodeDiskStatus {
     /// Data without an object. Its bytes stay allocated (X6, S14). At most 128 entries. Written by the agent.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub orphans: Vec<Orphan>,
+    /// More data without an object, for which `orphans` has no space. Written by the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unlisted_orphans: Option<UnlistedOrphans>,
     /// The conditions `Ready`, written by the controller, and `DiskHealthy`, written by the agent (T1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// Data without an object that is not listed (X6).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UnlistedOrphans {
+    /// Number of the lost volumes.
+    pub count: u32,
+    /// Bytes that are kept for their reservations and in no ledger, as a quantity.
+    pub size: Size,
 }
 
 /// Data without an object, with everything that is recorded on its disk. `reservoir recover` prints manifests

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -114,6 +114,18 @@ pub enum ReservationPhase {
     Releasing,
 }
 
+/// A turn of five minutes, in which free space is held back for a reservation (Q5).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CollectingTurn {
+    /// Begin of the turn.
+    pub since: Time,
+    /// The disk with that free space. Without a disk, free space of all disks that is guaranteed to nobody is
+    /// held back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_disk: Option<String>,
+}
+
 /// Observed state of a reservation. The controller writes every field. Sizes are in bytes, as quantities.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -132,11 +144,12 @@ pub struct DiskReservationStatus {
     /// Reserved size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<Size>,
-    /// The ledger of the reservation: one entry for each volume. Changes by compare-and-swap of this list
+    /// The ledger of the reservation: one entry for each volume, at most 1000. Changes by compare-and-swap of this list
     /// decide V1.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<LedgerEntry>,
-    /// The second part of the ledger: one entry for each reservation that was carved out of this one (R4).
+    /// The second part of the ledger: one entry for each reservation that was carved out of this one, at most
+    /// 1000 (R4).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub refinements: Vec<LedgerEntry>,
     /// The parent reservation, by name and UID (R4).
@@ -148,6 +161,9 @@ pub struct DiskReservationStatus {
     /// Size less used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub free: Option<Size>,
+    /// The last turn in which free space was held back for the reservation, while it waits (Q5).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub turn: Option<CollectingTurn>,
     /// The condition `Ready`, and `Resized` after the first change of the size (T1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

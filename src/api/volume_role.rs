@@ -48,8 +48,8 @@ pub struct VolumeRoleSpec {
             .message("the guarantee of a role is not more than its limit")
     )]
     pub quota: Quota,
-    /// Weight of the role in the queue of pending reservations: a role of weight 2 gets twice as much as a
-    /// role of weight 1 (Q3). 1 to 1000.
+    /// Weight of the role among the roles with the same parent, in the queue of pending reservations: a role of
+    /// weight 2 gets twice as much as a role of weight 1 (Q3). 1 to 1000.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 1000))]
     pub weight: u32,
@@ -79,8 +79,8 @@ pub struct Quota {
 #[serde(rename_all = "camelCase", default)]
 pub struct VolumeRoleStatus {
     /// The ledger of a role with a quota: one entry for each reservation of the role and its sub-roles that
-    /// was not carved out of another of these. Changes by compare-and-swap of this list decide the limit
-    /// (Q2).
+    /// was not carved out of another of these, at most 1000. Changes by compare-and-swap of this list decide the
+    /// limit (Q2).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reservations: Vec<LedgerEntry>,
     /// Sum of the reservations of the role and its sub-roles.

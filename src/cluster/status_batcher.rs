@@ -168,7 +168,7 @@ mod tests {
 
     use super::*;
     use crate::api::{DiskReservation, LedgerEntry};
-    use crate::plan::ledger::{Ledger, Shortfall};
+    use crate::plan::ledger::{Ledger, Refused};
     use crate::plan::testing::{gi, ledger_entry, reserved};
 
     /// An API server with one reservation, which counts the writes.
@@ -232,7 +232,7 @@ mod tests {
             let status = r.status.clone().unwrap_or_default();
             let entry = LedgerEntry { size: gi(1), ..ledger_entry(&name, "eng", 1) };
             let volumes = Ledger::new(&status.volumes, 10 << 30).take(entry)?.into_entries();
-            Ok::<_, Shortfall>(Some(crate::api::DiskReservationStatus { volumes, ..status }))
+            Ok::<_, Refused>(Some(crate::api::DiskReservationStatus { volumes, ..status }))
         };
         Ok(batcher.update(api, "r", decide).await?.unwrap().is_ok())
     }

@@ -134,7 +134,7 @@ pub trait Owned: HasStatus<Status: Clone + Default + Serialize> {
 
 impl Owned for NodeDisk {
     const AGENT_FIELDS: &'static [&'static str] =
-        &["capacity", "systemReserved", "allocatable", "enforcement", "orphans"];
+        &["capacity", "systemReserved", "allocatable", "enforcement", "orphans", "unlistedOrphans"];
     const AGENT_CONDITION: &'static str = DISK_HEALTHY;
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all, select_all};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
@@ -187,13 +188,15 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     }
 }
 
-/// Shares out anew after each change that the sharing out depends on, and enqueues the reservations with another outcome.
+/// Shares out anew after each change that the sharing out depends on, and when a turn ends (Q5). Enqueues the reservations
+/// with another outcome.
 async fn share_out(ctx: Arc<Context>, router: Router) {
     loop {
-        for name in ctx.share.renew(&ctx.stores) {
+        let (names, until_a_turn_ends) = ctx.share.renew(&ctx.stores, Timestamp::now());
+        for name in names {
             router.queues.reservations.enqueue_name(name);
         }
-        router.sharing.notified().await;
+        let _ = tokio::time::timeout(until_a_turn_ends, router.sharing.notified()).await;
     }
 }
 

@@ -1,22 +1,24 @@
-//! The sharing out of free space, kept up to date beside the caches (Q3).
+//! The sharing out of free space, kept up to date beside the caches (Q3, Q5).
 //!
 //! A share is advice on the order in which reservations take; the ledgers decide whether they can. All shares are worked
 //! out at once, not one for each reservation that waits.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
+use jiff::Timestamp;
 use kube::ResourceExt;
 
 use crate::plan::candidate::Candidate;
-use crate::plan::share::{Outcome, share_out};
+use crate::plan::refs;
+use crate::plan::share::{Outcome, Outcomes, share_out};
+use crate::plan::turn::first_end;
 
 use super::stores::Stores;
-use crate::plan::refs;
 
-/// The share of each reservation that waits, by UID.
+/// The outcome for each reservation that waits.
 #[derive(Default)]
-pub struct Share(RwLock<BTreeMap<String, Outcome>>);
+pub struct Share(RwLock<Outcomes>);
 
 impl Share {
     /// The share of the reservation of that UID; `None`: the sharing out has not looked at it yet.
@@ -24,8 +26,8 @@ impl Share {
         self.0.read().unwrap_or_else(|e| e.into_inner()).get(uid).cloned()
     }
 
-    /// Shares out anew. Returns the names of the reservations whose share changed.
-    pub fn renew(&self, stores: &Stores) -> Vec<String> {
+    /// Shares out anew. Returns the names of the reservations with another outcome, and the time until the next turn ends.
+    pub fn renew(&self, stores: &Stores, now: Timestamp) -> (Vec<String>, Duration) {
         let (disks, reservations, roles) =
             (stores.disks.all(), stores.reservations.all(), stores.roles.all());
         let nodes: Vec<_> = disks.iter().map(|d| stores.nodes.get(&d.spec.node_name)).collect();
@@ -35,14 +37,14 @@ impl Share {
             .map(|(disk, node)| Candidate { disk, node_labels: node.as_ref().map(|n| n.labels()) })
             .collect();
         candidates.sort_by_key(|c| c.disk.name_any());
-        let after = share_out(&refs(&reservations), &candidates, &refs(&roles));
         let mut before = self.0.write().unwrap_or_else(|e| e.into_inner());
+        let after = share_out(&refs(&reservations), &candidates, &refs(&roles), &before, now);
         let other = |r: &&Arc<_>| {
             let uid = ResourceExt::uid(&***r).unwrap_or_default();
             before.get(&uid) != after.get(&uid)
         };
         let changed = reservations.iter().filter(other).map(|r| r.name_any()).collect();
         *before = after;
-        changed
+        (changed, first_end(before.values().filter_map(Outcome::turn), now))
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kube::ResourceExt;
 
 use crate::api::condition::{self, READY, Verdict, reason};
-use crate::api::{DiskReservation, NodeDisk, Size};
+use crate::api::{DiskReservation, NodeDisk};
 
 use super::holder::Holder;
 use super::names;
@@ -60,21 +60,11 @@ pub fn no_such_disk(reservation: &DiskReservation, candidates: &[Candidate]) -> 
     Verdict::no(reason::NO_SUCH_DISK, message)
 }
 
-/// Why no disk serves the reservation now, with a sentence for each disk.
-pub fn not_enough_room(asked: &Size, mut disks: Vec<String>) -> Verdict {
-    // Caches have no order; a sentence that changes by itself would be written again and again.
-    disks.sort();
-    Verdict::no(
-        reason::NOT_ENOUGH_ROOM,
-        format!("{asked} asked for: {}; it is served when room appears", names(&disks, disks.len())),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::DiskKind;
-    use crate::plan::share::{Outcome, share_out};
+    use crate::api::{DiskKind, Size};
+    use crate::plan::share::{Outcome, Outcomes, share_out};
     use crate::plan::testing::*;
 
     fn pick(reservation: &DiskReservation, disks: &[NodeDisk]) -> Result<String, (String, String)> {
@@ -83,9 +73,11 @@ mod tests {
             .iter()
             .map(|disk| Candidate { disk, node_labels: (disk.spec.node_name == "n1").then_some(&labels) })
             .collect();
-        match share_out(&[reservation], &candidates, &[]).remove(&reservation.uid().unwrap()).unwrap() {
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let mut outcomes = share_out(&[reservation], &candidates, &[], &Outcomes::new(), now);
+        match outcomes.remove(&reservation.uid().unwrap()).unwrap() {
             Outcome::Serve(disk) => Ok(disk),
-            Outcome::Wait(why) => Err((why.reason.to_owned(), why.message)),
+            Outcome::Wait { why, .. } => Err((why.reason.to_owned(), why.message)),
         }
     }
 

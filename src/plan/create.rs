@@ -10,6 +10,7 @@ use crate::api::{
 
 use super::holder::Holder;
 use super::ledger::Ledger;
+use super::ledger::{Ledger, MOST_ENTRIES, Refused};
 use super::{adopt, backing, candidate, holder, ledger, names, undivided};
 
 /// The volume's entry in the ledger of its reservation.
@@ -101,6 +102,15 @@ pub fn choose<'a>(
         free(r).saturating_add(ledger::total(entries) - ledger::total(&others(volume, entries)))
     };
     suited.retain(|r| available(r) >= undivided::of_reservation(r, bytes));
+    // The volume that recovers data takes the place of the lost one.
+    let is_full = |r: &&DiskReservation| {
+        let listed = |s: &DiskReservationStatus| others(volume, &s.volumes).len() + s.refinements.len();
+        r.status.as_ref().map_or(0, listed) >= MOST_ENTRIES
+    };
+    if let (Some(full), true) = (suited.iter().copied().find(is_full), suited.iter().all(is_full)) {
+        return Err(Verdict::no(reason::TOO_MANY_VOLUMES, too_many(full)));
+    }
+    suited.retain(|r| !is_full(r));
     let order = |r: &&DiskReservation| (is_away(r), distance(r), is_whole(r), free(r), r.name_any());
     suited.into_iter().min_by_key(order).ok_or_else(|| {
         let mut left: Vec<String> = holders
@@ -133,9 +143,12 @@ pub fn take_entry(
     let size = Size::from_bytes(undivided::of_reservation(reservation, entry.size.bytes_or_zero()));
     let others = DiskReservationStatus { volumes: others(volume, &status.volumes), ..status };
     let taken = holder::volumes(&others).take(LedgerEntry { size, ..entry });
-    taken.map(Ledger::into_entries).map_err(|short| {
-        let left = Size::from_bytes(short.free);
-        Verdict::no(reason::RESERVATION_FULL, format!("{} has {left} left", reservation.name_any()))
+    taken.map(Ledger::into_entries).map_err(|refused| match refused {
+        Refused::Short { free, .. } => {
+            let left = Size::from_bytes(free);
+            Verdict::no(reason::RESERVATION_FULL, format!("{} has {left} left", reservation.name_any()))
+        }
+        Refused::Full => Verdict::no(reason::TOO_MANY_VOLUMES, too_many(reservation)),
     })
 }
 
@@ -151,6 +164,14 @@ pub fn resize_entry(uid: &str, bytes: u64, reservation: &DiskReservation) -> Dis
     let entry = ledger.entries().iter().find(|entry| entry.uid == uid).cloned();
     let resized = entry.map(|entry| ledger.clone().set_within(entry, bytes, bytes)).unwrap_or(ledger);
     Holder::<SharedPersistentVolume>::with_entries(reservation, resized.into_entries())
+}
+
+fn too_many(reservation: &DiskReservation) -> String {
+    format!(
+        "DiskReservation {} lists {MOST_ENTRIES} volumes and reservations, and can list no more; destroy some that are not needed, or make \
+         another reservation",
+        reservation.name_any()
+    )
 }
 
 fn no_reservation(volume: &SharedPersistentVolume, reservations: &[&DiskReservation]) -> String {
@@ -195,6 +216,20 @@ mod tests {
     }
 
     /// V1, R3.
+    #[test]
+    fn a8_a_reservation_that_lists_a_thousand_takes_no_volume() {
+        let names: Vec<String> = (0..999).map(|i| format!("v{i}")).collect();
+        let held: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+        let mut full = reserved("full", "eng", 2000, &held);
+        assert!(pick(&volume("v", "eng", 1), std::slice::from_ref(&full)).is_ok());
+        full.status.as_mut().unwrap().refinements = vec![ledger_entry("ml", "eng/ml", 1)];
+        let (reason, message) = pick(&volume("v", "eng", 1), std::slice::from_ref(&full)).unwrap_err();
+        assert_eq!(reason, "TooManyVolumes");
+        assert!(message.starts_with("DiskReservation full lists 1000 volumes and reservations"), "{message}");
+        let free = [full, reserved("free", "eng", 2, &[])];
+        assert_eq!(pick(&volume("v", "eng", 1), &free), Ok("free".into()));
+    }
+
     #[test]
     fn v1_the_nearest_role_then_the_fullest() {
         let rs = [

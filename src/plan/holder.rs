@@ -131,12 +131,14 @@ pub fn ledger_for<'a>(disk: &'a NodeDisk, reservation: &DiskReservation) -> Ledg
 
 /// The ledger of a reservation's volumes: bytes of refinements are not theirs (S1).
 pub fn volumes(status: &DiskReservationStatus) -> Ledger<'_> {
-    Ledger::new(&status.volumes, size(status).saturating_sub(ledger::total(&status.refinements)))
+    let size = size(status).saturating_sub(ledger::total(&status.refinements));
+    Ledger::new(&status.volumes, size).beside(&status.refinements)
 }
 
 /// The ledger of a reservation's refinements: bytes of volumes are not theirs (S1).
 pub fn refinements(status: &DiskReservationStatus) -> Ledger<'_> {
-    Ledger::new(&status.refinements, size(status).saturating_sub(ledger::total(&status.volumes)))
+    let size = size(status).saturating_sub(ledger::total(&status.volumes));
+    Ledger::new(&status.refinements, size).beside(&status.volumes)
 }
 
 /// Bytes that a volume has in the ledger of a reservation.
@@ -174,7 +176,10 @@ pub fn with_sums(status: DiskReservationStatus) -> DiskReservationStatus {
     }
 }
 
-/// Bytes that each role reserved on a disk, by name (D1).
+/// The most roles of a disk that are listed (A8).
+const MOST_ROLES: usize = 100;
+
+/// Bytes that each role reserved on a disk, by name (D1). Of too many roles those that reserved most are listed.
 fn roles_on_disk(entries: &[LedgerEntry]) -> Vec<RoleOnDisk> {
     let mut by_role: BTreeMap<&str, Vec<LedgerEntry>> = BTreeMap::new();
     for entry in entries {
@@ -185,12 +190,21 @@ fn roles_on_disk(entries: &[LedgerEntry]) -> Vec<RoleOnDisk> {
         reserved: Size::from_bytes(ledger::total(&entries)),
         reservations: u32::try_from(entries.len()).unwrap_or(u32::MAX),
     };
-    by_role.into_iter().map(sum).collect()
+    let mut roles: Vec<RoleOnDisk> = by_role.into_iter().map(sum).collect();
+    roles.sort_by_key(|role| std::cmp::Reverse(role.reserved.bytes_or_zero()));
+    roles.truncate(MOST_ROLES);
+    roles.sort_by(|a, b| a.role.cmp(&b.role));
+    roles
 }
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+    use serde_json::json;
+
     use super::*;
+    use crate::api::Orphan;
+    use crate::api::condition::{self, DISK_HEALTHY, READY, Verdict, reason};
     use crate::plan::testing::*;
 
     #[test]
@@ -202,6 +216,47 @@ mod tests {
             roles.iter().map(|r| (r.role.as_str(), r.reserved.as_str(), r.reservations)).collect();
         assert_eq!(found, [("eng", "15Gi", 2), ("ops", "7Gi", 1)]);
         assert!(disk("n1.a", "n1", 30, &[]).with_entries(vec![]).roles.is_empty());
+    }
+
+    /// The API server stores at most 1.5 MiB, of which managed fields have a part.
+    #[test]
+    fn a8_the_largest_object_with_a_ledger_is_below_a_mebibyte() {
+        let long = |i: usize| format!("{i:a>253}");
+        let entry = |i| LedgerEntry {
+            name: long(i),
+            uid: format!("{i:0>36}"),
+            role: long(i),
+            size: Size::from_bytes(i64::MAX as u64),
+        };
+        let entries: Vec<LedgerEntry> = (0..ledger::MOST_ENTRIES).map(entry).collect();
+        let condition = Verdict::no(reason::DISK_REFUSED, "x".repeat(16 << 10));
+        let orphan = Orphan { uid: long(0), problem: Some("x".repeat(8 << 10)), ..Default::default() };
+        let mut disk = disk(&long(0), &long(0), 1, &[]);
+        (disk.spec.disk_id, disk.spec.path) = (long(0), "x".repeat(4096));
+        let mut status = disk.with_entries(entries.clone());
+        (status.orphans, status.unlisted_orphans) = orphans::listed(vec![orphan; 2000], &entries);
+        condition::set(&mut status.conditions, READY, condition.clone(), Some(1), Timestamp::UNIX_EPOCH);
+        condition::set(
+            &mut status.conditions,
+            DISK_HEALTHY,
+            condition.clone(),
+            Some(1),
+            Timestamp::UNIX_EPOCH,
+        );
+        assert_eq!((status.roles.len(), status.reservations.len()), (MOST_ROLES, 1000));
+        disk.status = Some(status);
+        let mut reservation = reserved(&long(0), &long(0), 1, &[]);
+        reservation.spec.principal = Some("x".repeat(1024));
+        reservation.spec.node_disk = Some(long(0));
+        let status = reservation.status.as_mut().unwrap();
+        (status.volumes, status.refinements) = (entries[..500].to_vec(), entries[500..].to_vec());
+        let is_full = volumes(status).take(entry(1000)) == Err(ledger::Refused::Full);
+        assert!(is_full, "both lists together");
+        condition::set(&mut status.conditions, READY, condition.clone(), Some(1), Timestamp::UNIX_EPOCH);
+        let mut role = with_quota(volume_role(&long(0), &long(0)), Some(1), Some(1), &[]);
+        role.status = Some(role.with_entries(entries));
+        let bytes = [json!(disk), json!(reservation), json!(role)].map(|object| object.to_string().len());
+        assert!(bytes.iter().all(|bytes| *bytes < 1 << 20), "{bytes:?}");
     }
 
     #[test]

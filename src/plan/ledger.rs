@@ -13,15 +13,25 @@ use crate::api::{LedgerEntry, Size};
 pub struct Ledger<'a> {
     entries: Cow<'a, [LedgerEntry]>,
     capacity: u64,
+    /// The most entries.
+    most: usize,
 }
+
+/// The most entries in the ledgers of an object. The object stays small enough for the API server (A8).
+pub const MOST_ENTRIES: usize = 1000;
 
 /// Why a ledger gives nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shortfall {
-    /// Bytes that are free.
-    pub free: u64,
-    /// Bytes that are missing.
-    pub missing: u64,
+pub enum Refused {
+    /// Too few bytes are free.
+    Short {
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that are missing.
+        missing: u64,
+    },
+    /// The object lists [`MOST_ENTRIES`] already.
+    Full,
 }
 
 /// Sum of the entries. The sum saturates, so that no sum of hostile sizes looks small.
@@ -37,7 +47,12 @@ fn bytes(entry: &LedgerEntry) -> u64 {
 impl<'a> Ledger<'a> {
     /// The ledger of these entries.
     pub fn new(entries: &'a [LedgerEntry], capacity: u64) -> Self {
-        Self { entries: Cow::Borrowed(entries), capacity }
+        Self { entries: Cow::Borrowed(entries), capacity, most: MOST_ENTRIES }
+    }
+
+    /// The same ledger, in an object that lists so many others besides.
+    pub fn beside(self, others: &[LedgerEntry]) -> Self {
+        Self { most: self.most.saturating_sub(others.len()), ..self }
     }
 
     /// The entries.
@@ -67,11 +82,14 @@ impl<'a> Ledger<'a> {
 
     /// Takes at least `entry`'s size. An entry of that UID that is large enough stays as it is, so the step can be
     /// repeated; a smaller one grows (R6).
-    pub fn take(self, entry: LedgerEntry) -> Result<Self, Shortfall> {
-        let wanted = bytes(&entry);
-        let (more, free) = (wanted.saturating_sub(self.get(&entry.uid).unwrap_or(0)), self.free());
+    pub fn take(self, entry: LedgerEntry) -> Result<Self, Refused> {
+        let (wanted, held) = (bytes(&entry), self.get(&entry.uid));
+        if held.is_none() && self.entries.len() >= self.most {
+            return Err(Refused::Full);
+        }
+        let (more, free) = (wanted.saturating_sub(held.unwrap_or(0)), self.free());
         match more.checked_sub(free).filter(|missing| *missing > 0) {
-            Some(missing) => Err(Shortfall { free, missing }),
+            Some(missing) => Err(Refused::Short { free, missing }),
             None => Ok(self.set_within(entry, wanted, u64::MAX)),
         }
     }
@@ -118,15 +136,24 @@ mod tests {
     #[test]
     fn the_last_bytes_go_to_one() {
         let ledger = Ledger::new(&[], 10).take(entry(1, 6)).unwrap();
-        assert_eq!(ledger.clone().take(entry(2, 5)), Err(Shortfall { free: 4, missing: 1 }));
+        assert_eq!(ledger.clone().take(entry(2, 5)), Err(Refused::Short { free: 4, missing: 1 }));
         assert_eq!(ledger.clone().take(entry(1, 6)).unwrap(), ledger, "taken twice counts once");
         assert_eq!(ledger.take(entry(2, 4)).unwrap().free(), 0);
     }
 
     #[test]
+    fn a8_at_the_cap_no_entry_is_added_and_those_there_grow() {
+        let entries: Vec<LedgerEntry> =
+            (0..MOST_ENTRIES).map(|i| LedgerEntry { uid: i.to_string(), ..entry(0, 1) }).collect();
+        let ledger = Ledger::new(&entries, 1 << 40);
+        assert_eq!(ledger.clone().take(LedgerEntry { uid: "new".into(), ..entry(0, 1) }), Err(Refused::Full));
+        assert_eq!(ledger.take(entry(7, 5)).unwrap().get("7"), Some(5));
+    }
+
+    #[test]
     fn r6_an_entry_grows_within_what_is_free() {
         let ledger = Ledger::new(&[], 10).take(entry(1, 4)).unwrap().take(entry(2, 4)).unwrap();
-        assert_eq!(ledger.clone().take(entry(1, 7)), Err(Shortfall { free: 2, missing: 1 }));
+        assert_eq!(ledger.clone().take(entry(1, 7)), Err(Refused::Short { free: 2, missing: 1 }));
         assert_eq!(ledger.take(entry(1, 6)).unwrap().get("1"), Some(6));
     }
 

@@ -9,10 +9,7 @@ use crate::api::{
 };
 
 use super::static_reservations::{Changes, changes};
-use super::{allocatable, ledger, names, undivided};
-
-/// The most orphans of a disk that are listed; the others take space as other files do.
-pub const MOST_ORPHANS: usize = 128;
+use super::{allocatable, ledger, names, orphans, undivided};
 
 /// The agent's next step with a NodeDisk.
 #[derive(Debug, PartialEq)]
@@ -110,11 +107,11 @@ fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) ->
                 true => seen.allocatable,
                 false => allocatable::of_measured(measured, published),
             };
-            let health = healthy(seen.orphans.len())
+            let orphans = seen.orphans.len();
+            (status.orphans, status.unlisted_orphans) = orphans::listed(seen.orphans, &status.reservations);
+            let health = healthy(orphans, status.orphans.len())
                 + &unenforced(status.enforcement.as_ref())
                 + &unconfigured(still_used);
-            status.orphans = seen.orphans;
-            status.orphans.truncate(MOST_ORPHANS);
             status.capacity = Some(Size::from_bytes(seen.capacity));
             status.system_reserved = Some(Size::from_bytes(seen.system_reserved));
             status.allocatable = Some(Size::from_bytes(allocatable));
@@ -187,12 +184,18 @@ fn unenforced(enforcement: Option<&Enforcement>) -> String {
     }
 }
 
-fn healthy(orphans: usize) -> String {
+fn healthy(orphans: usize, listed: usize) -> String {
     let healthy = "the disk is there, and so is its allocatable space";
     match orphans {
         0 => healthy.to_owned(),
         1 => format!("{healthy}; one volume on it has no object: it is kept, status.orphans names it"),
-        n => format!("{healthy}; {n} volumes on it have no object: they are kept, status.orphans names them"),
+        n if n == listed => {
+            format!("{healthy}; {n} volumes on it have no object: they are kept, status.orphans names them")
+        }
+        n => format!(
+            "{healthy}; {n} volumes on it have no object: they are kept, status.orphans names {listed} of them; recover these, \
+             then it names others"
+        ),
     }
 }
 

@@ -4,34 +4,65 @@
 use std::collections::BTreeMap;
 
 use kube::ResourceExt;
+use serde_json::json;
 
-use crate::api::{DiskReservation, NodeDisk, NodeDiskStatus, Reserved};
+use crate::api::{
+    DiskReservation, LedgerEntry, NodeDisk, NodeDiskStatus, Orphan, Reserved, Size, UnlistedOrphans,
+};
 
-use super::ledger;
+use super::ledger::total;
 
 /// True if the data was in this reservation: its UID may be another one since, its name and role are the same.
 pub fn is_of(of: &Reserved, reservation: &DiskReservation) -> bool {
     of.name == reservation.name_any() && of.role == reservation.spec.role
 }
 
-/// Bytes of a disk that are kept for one reservation.
-pub fn kept_for(disk: &NodeDisk, reservation: &DiskReservation) -> u64 {
-    disk.status.as_ref().map_or(0, |status| kept(status, |of| is_of(of, reservation)))
+/// The most orphans of a disk that are listed.
+const MOST_ORPHANS: usize = 128;
+/// The most bytes of their list, so that the object stays small enough for the API server (A8).
+const MOST_BYTES: usize = 256 << 10;
+
+/// The orphans that a disk lists, and a sum of the others, whose bytes are kept as well.
+pub fn listed(mut orphans: Vec<Orphan>, ledger: &[LedgerEntry]) -> (Vec<Orphan>, Option<UnlistedOrphans>) {
+    let all = beside_the_ledger(&orphans, ledger, |_| true);
+    let mut bytes = 0;
+    let fits = |orphan: &&Orphan| {
+        bytes += json!(orphan).to_string().len();
+        bytes <= MOST_BYTES
+    };
+    let most = orphans.iter().take(MOST_ORPHANS).take_while(fits).count();
+    let others = orphans.split_off(most);
+    let size = Size::from_bytes(all - beside_the_ledger(&orphans, ledger, |_| true));
+    let count = u32::try_from(others.len()).unwrap_or(u32::MAX);
+    (orphans, (count > 0).then_some(UnlistedOrphans { count, size }))
 }
 
-/// Bytes of a disk that are kept for the reservations that `whose` selects, beside the ledger: bytes of an entry of the
-/// same name and role are in the ledger already.
+/// Bytes of a disk that are kept for one reservation.
+pub fn kept_for(disk: &NodeDisk, reservation: &DiskReservation) -> u64 {
+    let kept = |status: &NodeDiskStatus| {
+        beside_the_ledger(&status.orphans, &status.reservations, |of| is_of(of, reservation))
+    };
+    disk.status.as_ref().map_or(0, kept)
+}
+
+/// Bytes of a disk that are kept for the reservations that `whose` selects, and for those of data that is not listed.
 pub fn kept(status: &NodeDiskStatus, whose: impl Fn(&Reserved) -> bool) -> u64 {
+    let unlisted = status.unlisted_orphans.as_ref().map_or(0, |others| others.size.bytes_or_zero());
+    beside_the_ledger(&status.orphans, &status.reservations, whose).saturating_add(unlisted)
+}
+
+/// Bytes that are kept beside the ledger: those of an entry of the same name and role are in the ledger already.
+fn beside_the_ledger(orphans: &[Orphan], ledger: &[LedgerEntry], whose: impl Fn(&Reserved) -> bool) -> u64 {
     let mut lost: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-    for orphan in &status.orphans {
+    for orphan in orphans {
         if let Some(of) = orphan.reservations.last().filter(|of| whose(of)) {
             let bytes = lost.entry((&of.name, &of.role)).or_default();
             *bytes = bytes.saturating_add(orphan.size.bytes().unwrap_or(u64::MAX));
         }
     }
     let beside_the_ledger = |((name, role), bytes): ((&str, &str), u64)| {
-        let entries = status.reservations.iter().filter(|entry| entry.name == name && entry.role == role);
-        bytes.saturating_sub(ledger::total(&entries.cloned().collect::<Vec<_>>()))
+        let entries = ledger.iter().filter(|entry| entry.name == name && entry.role == role);
+        bytes.saturating_sub(total(&entries.cloned().collect::<Vec<_>>()))
     };
     lost.into_iter().map(beside_the_ledger).fold(0, u64::saturating_add)
 }
@@ -39,7 +70,6 @@ pub fn kept(status: &NodeDiskStatus, whose: impl Fn(&Reserved) -> bool) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Orphan;
     use crate::plan::testing::*;
 
     #[test]
@@ -67,6 +97,37 @@ mod tests {
         for (name, role) in [("eng", "ops"), ("other", "eng")] {
             assert_eq!(kept_for(&disk, &reservation(name, role, 30)), 0, "{name} of {role}");
         }
+    }
+
+    #[test]
+    fn x6_space_of_orphans_that_are_not_listed_is_kept_too() {
+        let orphan = |i: usize| Orphan {
+            uid: format!("uid-{i}"),
+            size: gi(1),
+            reservations: vec![Reserved {
+                name: format!("r{}", i / 2),
+                role: "eng".into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let mut disk = disk("n1.a", "n1", 1000, &[("r99", 1)]);
+        let status = disk.status.as_mut().unwrap();
+        let (few, none) = listed((0..128).map(orphan).collect(), &status.reservations);
+        assert_eq!((few.len(), none), (128, None));
+        (status.orphans, status.unlisted_orphans) =
+            listed((0..200).map(orphan).collect(), &status.reservations);
+        let others = status.unlisted_orphans.clone().unwrap();
+        assert_eq!(
+            (status.orphans.len(), others.count, others.size),
+            (128, 72, gi(71)),
+            "r99 is in the ledger"
+        );
+        assert_eq!(kept(status, |_| true) >> 30, 199);
+        assert_eq!(kept_for(&disk, &reservation("r1", "eng", 2)) >> 30, 2);
+        let large = |i| Orphan { problem: Some("x".repeat(8000)), ..orphan(i) };
+        let (listed, others) = listed((0..128).map(large).collect(), &[]);
+        assert_eq!((listed.len() + others.unwrap().count as usize, listed.len() < 33), (128, true), "A8");
     }
 
     #[test]

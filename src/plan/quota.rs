@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use kube::ResourceExt;
 
 use crate::api::condition::{self, READY, Verdict, reason};
-use crate::api::{Role, Size, VolumeRole};
+use crate::api::{LedgerEntry, Role, Size, VolumeRole};
 
-use super::{ledger, names};
+use super::ledger::{self, MOST_ENTRIES};
+use super::names;
 
 /// A role and its ancestors, the nearest first: `eng/ml`, `eng`.
 pub fn lineage(role: &str) -> impl Iterator<Item = &str> {
@@ -52,11 +53,34 @@ pub fn charges(of: &str, role: &str, parent: Option<&str>) -> bool {
 /// The VolumeRoles that keep a ledger, each with the bytes in it.
 pub fn ledgers<'a>(roles: &[&'a VolumeRole]) -> Vec<(&'a VolumeRole, u64)> {
     let keeping = counting(roles).into_values().filter(|role| has_quota(role));
-    keeping.map(|role| (role, role.status.as_ref().map_or(0, |s| ledger::total(&s.reservations)))).collect()
+    keeping.map(|role| (role, ledger::total(entries(role)))).collect()
 }
 
-/// Why a role that has `reserved` bytes does not get `asked` more; `None`: they are within its limit.
-pub fn over_limit(role: &VolumeRole, reserved: u64, asked: u64) -> Option<Verdict> {
+/// Why a role that has `reserved` bytes does not get `asked` more, beyond the entry if it has one; `None`: they are within its
+/// limit, and its ledger can list them.
+pub fn refusal(role: &VolumeRole, has_entry: bool, reserved: u64, asked: u64) -> Option<Verdict> {
+    if asked > 0 && (leaves_out(role) || !has_entry && entries(role).len() >= MOST_ENTRIES) {
+        let (of, name) = (&role.spec.role, role.name_any());
+        let message = format!(
+            "VolumeRole {name} lists {MOST_ENTRIES} reservations of role {of}, and can list no more; delete some that are not \
+             needed, or use fewer and larger ones"
+        );
+        return Some(Verdict::no(reason::TOO_MANY_RESERVATIONS, message));
+    }
+    over_limit(role, reserved, asked)
+}
+
+/// True if the role has reservations that its ledger does not list.
+fn leaves_out(role: &VolumeRole) -> bool {
+    let ready = role.status.as_ref().and_then(|s| condition::get(&s.conditions, READY));
+    ready.is_some_and(|ready| ready.reason == reason::TOO_MANY_RESERVATIONS)
+}
+
+fn entries(role: &VolumeRole) -> &[LedgerEntry] {
+    role.status.as_ref().map_or(&[], |status| &status.reservations)
+}
+
+fn over_limit(role: &VolumeRole, reserved: u64, asked: u64) -> Option<Verdict> {
     let limit = role.spec.quota.limit.as_ref()?.bytes_or_zero();
     let over = reserved.saturating_add(asked).saturating_sub(limit);
     (over > 0 && asked > 0).then(|| {

@@ -46,7 +46,7 @@ pub fn documents<'a>(
     let called = |(disk, orphan): &(&NodeDisk, &Orphan), word: &String| {
         [&orphan.uid, &orphan.name, &disk.name_any()].contains(&word)
     };
-    let all: Vec<(&NodeDisk, &Orphan)> = disks.flat_map(on).collect();
+    let all: Vec<(&NodeDisk, &Orphan)> = disks.clone().flat_map(on).collect();
     if let Some(unknown) = only.iter().find(|word| !all.iter().any(|orphan| called(orphan, word))) {
         return Err(format!(
             "no data without an object is called {unknown}: kubectl reservoir orphans lists all of it"
@@ -57,6 +57,15 @@ pub fn documents<'a>(
     let orphans: Vec<(&NodeDisk, &Orphan)> = all.iter().filter(chosen).copied().collect();
     let mut wanted: BTreeMap<(usize, &str), Wanted> = BTreeMap::new();
     let mut documents = Vec::new();
+    for disk in disks.clone() {
+        if let Some(others) = disk.status.as_ref().and_then(|status| status.unlisted_orphans.as_ref()) {
+            let (on, count) = (disk.name_any(), others.count);
+            documents.push(Document::Refused(format!(
+                "NodeDisk {on} has the data of {count} more volumes, which status.orphans cannot list: recover what is listed, \
+                 then run this again"
+            )));
+        }
+    }
     for &(disk, orphan) in &orphans {
         let others = orphans.iter().copied().filter(|(_, other)| !std::ptr::eq(*other, orphan));
         let checked = check_report(orphan, &disk.name_any())
@@ -357,6 +366,15 @@ mod tests {
             2,
             "{again:?}"
         );
+    }
+
+    #[test]
+    fn x6_data_that_is_not_listed_is_reported() {
+        let mut disk = disk("n1.a", "n1", 100, &[]);
+        let others = crate::api::UnlistedOrphans { count: 72, size: gi(1) };
+        disk.status.as_mut().unwrap().unlisted_orphans = Some(others);
+        let printed = printed(&[disk], &[], &[]);
+        assert!(printed[0].contains("NodeDisk n1.a has the data of 72 more volumes"), "{printed:?}");
     }
 
     /// X6, A4: a report that no agent writes is refused, and so is one that another disk contradicts.

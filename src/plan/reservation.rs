@@ -24,7 +24,7 @@ use crate::api::{
 };
 
 use super::candidate::free_space;
-use super::entry::{entry, is_placed};
+use super::entry::{asked, entry, is_placed};
 use super::holder::{self, Holder, size, used, with_sums};
 use super::reservation_seen::{Gives, LedgerOf, Refusal, Seen, no_parent};
 use super::share::Outcome;
@@ -153,7 +153,7 @@ fn take(seen: &Seen) -> Result<DiskReservationStatus, Lacks> {
     let entry = entry(&seen.reservation).map_err(Lacks::Bytes)?;
     match (&seen.reservation.spec.parent, &seen.outcome) {
         (None, None) => Err(Step::Rest.into()),
-        (None, Some(Outcome::Wait(why))) => Err(Lacks::Bytes(why.clone())),
+        (None, Some(Outcome::Wait { why, .. })) => Err(Lacks::Bytes(why.clone())),
         _ if !seen.live => Err(Step::ReadLive.into()),
         (None, Some(Outcome::Serve(disk))) => take_from_disk(seen, disk, entry),
         (Some(parent), _) => take_from_parent(seen, parent, entry),
@@ -243,6 +243,10 @@ fn report(seen: &Seen, mut status: DiskReservationStatus, outcome: Result<(), Ve
     if status.node_disk.is_some() {
         status = with_sums(status);
     }
+    status.turn = match &seen.outcome {
+        Some(outcome) => outcome.turn().cloned(),
+        None => status.turn.filter(|_| asked(&seen.reservation) != Ok(0)),
+    };
     let verdict = outcome.map_or_else(|why| why, |()| Verdict::yes(reason::READY, has(&status)));
     let generation = seen.reservation.metadata.generation;
     condition::set(&mut status.conditions, READY, verdict, generation, seen.now);
@@ -314,7 +318,7 @@ mod tests {
     use super::*;
     use crate::api::VolumeRole;
     use crate::plan::candidate::Candidate;
-    use crate::plan::share::share_out;
+    use crate::plan::share::{Outcomes, share_out};
     use crate::plan::testing::*;
 
     fn guarded(mut reservation: DiskReservation) -> DiskReservation {
@@ -325,7 +329,13 @@ mod tests {
     /// All was read live. The disk is n1.a of 10 Gi, unless there are others.
     fn seen(reservation: DiskReservation, disks: &[NodeDisk], roles: &[VolumeRole]) -> Seen {
         let candidates: Vec<_> = disks.iter().map(|disk| Candidate { disk, node_labels: None }).collect();
-        let mut outcomes = share_out(&[&reservation], &candidates, &roles.iter().collect::<Vec<_>>());
+        let mut outcomes = share_out(
+            &[&reservation],
+            &candidates,
+            &roles.iter().collect::<Vec<_>>(),
+            &Outcomes::new(),
+            Timestamp::UNIX_EPOCH,
+        );
         Seen {
             outcome: outcomes.remove(&reservation.uid().unwrap()),
             reservation: Arc::new(guarded(reservation)),

@@ -10,7 +10,7 @@ use crate::api::{DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, 
 
 use super::entry::{ByName, entry_of, fits, is_parent, is_placed};
 use super::holder::{self, Holder, serves};
-use super::ledger::Ledger;
+use super::ledger::{Ledger, MOST_ENTRIES, Refused};
 use super::share::Outcome;
 use super::{quota, refs};
 
@@ -195,17 +195,24 @@ impl Gives for DiskReservation {
         let asked = seen.reservation.spec.size.bytes_or_zero();
         Holder::<DiskReservation>::ledger(self)
             .take(LedgerEntry { size: Size::from_bytes(size), ..entry.clone() })
-            .or_else(|short| {
-                refuse(
+            .or_else(|refused| match refused {
+                Refused::Short { free, missing } => refuse(
                     reason::PARENT_FULL,
                     format!(
                         "{} asked for: DiskReservation {name} has {} left, {} too little; \
                          it is served when room appears in it",
                         Size::from_bytes(asked),
-                        Size::from_bytes(short.free),
-                        Size::from_bytes(short.missing)
+                        Size::from_bytes(free),
+                        Size::from_bytes(missing)
                     ),
-                )
+                ),
+                Refused::Full => refuse(
+                    reason::TOO_MANY_RESERVATIONS,
+                    format!(
+                        "DiskReservation {name} lists {MOST_ENTRIES} volumes and reservations, and can list no \
+                         more; delete some that are not needed"
+                    ),
+                ),
             })
     }
 
@@ -222,10 +229,10 @@ impl Gives for VolumeRole {
             (false, _) => Ok(ledger),
             (true, false) => Err(None),
             (true, true) => {
-                let held = ledger.get(&entry.uid).unwrap_or(0);
-                let more = entry.size.bytes_or_zero().saturating_sub(held);
-                let over = quota::over_limit(self, ledger.total(), more);
-                over.map_or_else(|| ledger.take(entry.clone()).map_err(|_| None), |why| Err(Some(why)))
+                let held = ledger.get(&entry.uid);
+                let more = entry.size.bytes_or_zero().saturating_sub(held.unwrap_or(0));
+                let refusal = quota::refusal(self, held.is_some(), ledger.total(), more);
+                refusal.map_or_else(|| ledger.take(entry.clone()).map_err(|_| None), |why| Err(Some(why)))
             }
         }
     }

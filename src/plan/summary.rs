@@ -15,7 +15,8 @@ use crate::api::{
 
 use super::entry::{self, ByName};
 use super::holder::{Holder, size};
-use super::{ledger, quota, refs};
+use super::ledger::{self, MOST_ENTRIES};
+use super::{quota, refs};
 
 /// The next step for an object with a ledger of reservations.
 #[derive(Clone, Debug, PartialEq)]
@@ -172,27 +173,34 @@ pub fn keeps_ledger(role: &VolumeRole, all: &[&VolumeRole]) -> bool {
 
 /// The status of a VolumeRole: its sums, its ledger if it keeps one, and the condition `Ready` (Q1, Q2).
 ///
-/// The ledger takes in what exists, also beyond the limit: then only new reservations are refused.
+/// The ledger takes in what exists, also beyond the limit: then only new reservations are refused. Beyond the most that it
+/// can list, nothing more is given to the role at all (A8).
 fn role_status(
     role: &VolumeRole,
     all: &[&VolumeRole],
     reservations: &[&DiskReservation],
     now: Timestamp,
 ) -> VolumeRoleStatus {
-    let mut status = role_totals(role, reservations);
+    let (mut status, mut left_out) = (role_totals(role, reservations), 0u64);
     if keeps_ledger(role, all) {
         let (mut ledger, by_name) = (role.ledger(), ByName::new(reservations.iter().copied()));
         for reservation in reservations {
             let parent = by_name.parent_role(reservation);
-            if role.belongs(reservation, parent) {
-                let low = *entry::bounds(role, reservation, parent).start();
-                ledger = ledger.set_within(entry::entry_of(reservation, low), low, u64::MAX);
+            let low = match role.belongs(reservation, parent) {
+                true => *entry::bounds(role, reservation, parent).start(),
+                false => 0,
+            };
+            let is_new = ledger.get(reservation.metadata.uid.as_deref().unwrap_or_default()).is_none();
+            match is_new && ledger.entries().len() >= MOST_ENTRIES {
+                true => left_out = left_out.saturating_add(low),
+                false => ledger = ledger.set_within(entry::entry_of(reservation, low), low, u64::MAX),
             }
         }
-        let with_ledger = role.with_entries(ledger.into_entries());
-        (status.reservations, status.reserved) = (with_ledger.reservations, with_ledger.reserved);
+        status.reserved = Some(Size::from_bytes(ledger.total().saturating_add(left_out)));
+        status.reservations = ledger.into_entries();
     }
-    let verdict = role_condition(role, all, ledger::total(&status.reservations));
+    let reserved = ledger::total(&status.reservations).saturating_add(left_out);
+    let verdict = role_condition(role, all, reserved, left_out);
     status.conditions = role.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
     condition::set(&mut status.conditions, READY, verdict, role.metadata.generation, now);
     status
@@ -205,13 +213,21 @@ fn rival<'a>(role: &VolumeRole, all: &[&'a VolumeRole]) -> Option<&'a VolumeRole
 }
 
 /// True if a VolumeRole counts, and has no more than a limit that was set later (Q2).
-fn role_condition(role: &VolumeRole, all: &[&VolumeRole], reserved: u64) -> Verdict {
+fn role_condition(role: &VolumeRole, all: &[&VolumeRole], reserved: u64, left_out: u64) -> Verdict {
     let (of, limit) = (&role.spec.role, role.spec.quota.limit.as_ref());
     let over = reserved.saturating_sub(limit.map_or(u64::MAX, Size::bytes_or_zero));
     match rival(role, all) {
         Some(older) => Verdict::no(
             reason::ROLE_TAKEN,
             format!("VolumeRole {} speaks for role {of} already; delete this one", older.name_any()),
+        ),
+        None if left_out > 0 => Verdict::no(
+            reason::TOO_MANY_RESERVATIONS,
+            format!(
+                "role {of} has more than {MOST_ENTRIES} reservations, with {} that status.reservations cannot list; nothing \
+                 more is given until some are deleted",
+                Size::from_bytes(left_out)
+            ),
         ),
         None if over > 0 => Verdict::no(
             reason::OVER_LIMIT,
@@ -280,7 +296,7 @@ mod tests {
     #[test]
     fn q2_a_limit_that_was_set_later_takes_nothing_away() {
         let eng = with_quota(volume_role("eng", "eng"), Some(5), None, &[("a", 8)]);
-        let verdict = |reserved: u64| role_condition(&eng, &[&eng], reserved << 30);
+        let verdict = |reserved: u64| role_condition(&eng, &[&eng], reserved << 30, 0);
         assert!(verdict(5).ok);
         assert_eq!(verdict(8).reason, "OverLimit");
         assert!(verdict(8).message.starts_with("role eng has 8Gi reserved, 3Gi more than its limit"));
@@ -290,8 +306,22 @@ mod tests {
     fn q1_one_object_speaks_for_a_role() {
         let (a, mut b) = (volume_role("a", "eng"), volume_role("b", "eng"));
         b.metadata.creation_timestamp = later();
-        assert!(role_condition(&a, &[&a, &b], 0).ok);
-        assert_eq!(role_condition(&b, &[&a, &b], 0).reason, "RoleTaken");
+        assert!(role_condition(&a, &[&a, &b], 0, 0).ok);
+        assert_eq!(role_condition(&b, &[&a, &b], 0, 0).reason, "RoleTaken");
+    }
+
+    #[test]
+    fn a8_a_role_with_more_than_it_can_list_gets_nothing_more() {
+        let mut eng = with_quota(volume_role("eng", "eng"), Some(5000), None, &[]);
+        let many: Vec<_> = (0..1002).map(|i| reserved(&format!("r{i}"), "eng", 1, &[])).collect();
+        let status = role_status(&eng, &[&eng], &many.iter().collect::<Vec<_>>(), Timestamp::UNIX_EPOCH);
+        assert_eq!((status.reservations.len(), status.reserved.clone()), (1000, Some(gi(1002))));
+        let ready = condition::get(&status.conditions, READY).unwrap();
+        assert_eq!(ready.reason, "TooManyReservations");
+        assert!(ready.message.contains("with 2Gi that status.reservations cannot list"), "{}", ready.message);
+        eng.status = Some(status);
+        let refused = |has_entry| quota::refusal(&eng, has_entry, 0, 1).map(|why| why.reason);
+        assert_eq!([refused(true), refused(false)], [Some("TooManyReservations"); 2], "growth neither");
     }
 
     #[test]

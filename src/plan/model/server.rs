@@ -11,7 +11,7 @@ use super::super::candidate::Candidate;
 use super::super::entry::is_parent;
 use super::super::holder::Holder;
 use super::super::reservation_seen::Seen;
-use super::super::share::share_out;
+use super::super::share::{Outcomes, share_out};
 use crate::api::{DiskReservation, NodeDisk, SharedPersistentVolume, VolumeRole};
 
 type Objects<K> = BTreeMap<String, Arc<K>>;
@@ -90,7 +90,8 @@ impl Store {
             self.roles.values().map(AsRef::as_ref).collect(),
         );
         let candidates: Vec<_> = disks.iter().map(|disk| Candidate { disk, node_labels: None }).collect();
-        let mut outcomes = share_out(&reservations, &candidates, &roles);
+        let mut outcomes =
+            share_out(&reservations, &candidates, &roles, &Outcomes::new(), Timestamp::UNIX_EPOCH);
         Seen {
             parent: reservation.spec.parent.as_ref().and_then(|name| self.get(name)),
             refinements: self.owners(&*reservation),

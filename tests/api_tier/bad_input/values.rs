@@ -39,10 +39,17 @@ pub(super) fn sizes(table: &mut Table) {
     table.make(reservation(&n(table), json!({"role": "eng", "size": 1.5})), Refused("spec.size"));
     table.make(reservation(&n(table), json!({"role": "eng"})), Refused("spec.size: Required value"));
     // Quantities of Kubernetes that are no number of bytes.
-    let not_whole = "`0.5` is not a whole positive number of bytes";
-    table.make(reservation(&n(table), json!({"role": "eng", "size": "0.5"})), Says("Invalid", not_whole));
-    let milli = "`1500m` is not a size; write a number of bytes or a quantity such as 10Gi";
-    table.make(reservation(&n(table), json!({"role": "eng", "size": "1500m"})), Says("Invalid", milli));
+    let not_whole = "`1048576.5` is not a whole positive number of bytes";
+    table.make(
+        reservation(&n(table), json!({"role": "eng", "size": "1048576.5"})),
+        Says("Invalid", not_whole),
+    );
+    let milli = "`1500000000m` is not a size; write a number of bytes or a quantity such as 10Gi";
+    table.make(reservation(&n(table), json!({"role": "eng", "size": "1500000000m"})), Says("Invalid", milli));
+    for size in [json!("0.5"), json!("1500m"), json!("1023Ki"), json!(1048575)] {
+        let small = Refused("a reservation has at least 1Mi");
+        table.make(reservation(&n(table), json!({"role": "eng", "size": size})), small);
+    }
 
     for size in [json!(1), json!("8Mi"), json!(16777215)] {
         let small = Refused("a volume has at least 16Mi");

@@ -1,0 +1,220 @@
+//! The free space of disks and the quotas of roles, as the sharing out goes on (Q2, Q5).
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use crate::api::condition::Verdict;
+use crate::api::{DiskReservation, NodeDisk, Size, VolumeRole};
+
+use super::candidate::{Candidate, free_space, is_ready};
+use super::ledger::MOST_ENTRIES;
+use super::queue::Request;
+use super::{allocatable, orphans, quota, undivided};
+
+/// Free space is held back for that reservation.
+#[derive(Clone, Copy)]
+pub(super) struct Hold<'a> {
+    pub holder: &'a DiskReservation,
+    /// The end of its turn; `None`: it is within the guarantee of its role.
+    pub until: Option<Timestamp>,
+}
+
+impl fmt::Display for Hold<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, role) = (self.holder.name_any(), &self.holder.spec.role);
+        match self.until {
+            Some(until) => write!(f, "kept for reservation {name} of role {role} until {until}"),
+            None => write!(f, "kept for reservation {name}, within the guarantee of role {role}"),
+        }
+    }
+}
+
+/// A disk.
+pub(super) struct DiskSpace<'a> {
+    pub disk: &'a NodeDisk,
+    pub name: String,
+    pub ready: bool,
+    /// Bytes that reservations may take in all, without those of orphans.
+    pub allocatable: u64,
+    pub free: u64,
+    /// Bytes of each reservation on it, by UID.
+    entries: BTreeMap<&'a str, u64>,
+    /// The hold on its free space, and the bytes that others may still take beside it.
+    hold: Option<(Hold<'a>, u64)>,
+}
+
+impl<'a> DiskSpace<'a> {
+    pub fn new(Candidate { disk, .. }: &Candidate<'a>) -> Self {
+        let status = disk.status.as_ref();
+        let kept = status.map_or(0, |status| orphans::kept(status, |_| true));
+        let entries = status.iter().flat_map(|s| &s.reservations);
+        Self {
+            disk,
+            name: disk.name_any(),
+            ready: is_ready(disk),
+            allocatable: allocatable::of_disk(disk).saturating_sub(kept),
+            free: free_space(disk),
+            entries: entries.map(|entry| (&*entry.uid, entry.size.bytes_or_zero())).collect(),
+            hold: None,
+        }
+    }
+
+    /// Bytes that the reservation of that UID has.
+    pub fn held_by(&self, uid: &str) -> Option<u64> {
+        self.entries.get(uid).copied()
+    }
+
+    /// The UIDs of the reservations on it.
+    pub fn holders(&self) -> impl Iterator<Item = &'a str> {
+        self.entries.keys().copied()
+    }
+
+    pub fn is_undivided(&self) -> bool {
+        undivided::is_undivided(self.disk.spec.kind)
+    }
+
+    /// Bytes that the request would have in all, if it were served here.
+    pub fn target(&self, request: &Request) -> u64 {
+        undivided::of_disk(self.disk, request.target)
+    }
+
+    /// Bytes that it would take beyond what it has.
+    pub fn takes(&self, request: &Request) -> u64 {
+        self.target(request) - (request.target - request.asked)
+    }
+
+    /// Bytes of orphans that lived in it, which nobody else gets (X6).
+    fn own_orphans(&self, request: &Request) -> u64 {
+        if self.ready { orphans::kept_for(self.disk, request.reservation) } else { 0 }
+    }
+
+    /// True if the ledger can have no entry for the request (A8).
+    fn is_full(&self, request: &Request) -> bool {
+        self.entries.len() >= MOST_ENTRIES && self.held_by(&request.uid).is_none()
+    }
+
+    /// True if the hold on the disk leaves the request its bytes: data of it is here already (X6), or the holder is not
+    /// served any later for it.
+    fn lets(&self, request: &Request) -> bool {
+        let beside = |beside: u64| !self.is_undivided() && self.target(request) <= beside;
+        self.hold.is_none_or(|(_, left)| beside(left)) || self.own_orphans(request) > 0
+    }
+
+    pub fn fits(&self, request: &Request) -> bool {
+        let free = self.free.saturating_add(self.own_orphans(request));
+        self.ready && !self.is_full(request) && free >= self.takes(request) && self.lets(request)
+    }
+
+    /// True if the request would fit if the disk were emptier, and nobody else collects free space here.
+    pub fn may_be_held(&self, request: &Request) -> bool {
+        let all = self.allocatable.saturating_add(self.own_orphans(request));
+        self.ready && self.hold.is_none() && !self.is_full(request) && all >= request.target
+    }
+
+    pub fn give(&mut self, request: &Request<'a>) {
+        let (takes, target) = (self.takes(request), self.target(request));
+        self.free = self.free.saturating_add(self.own_orphans(request)).saturating_sub(takes);
+        if let Some(uid) = &request.reservation.metadata.uid {
+            self.entries.insert(uid, target);
+        }
+        if let Some((_, beside)) = &mut self.hold {
+            *beside = beside.saturating_sub(target);
+        }
+    }
+
+    /// Holds the free space back for the request. Entries that may stay when the request is served may stay all at once, and
+    /// so may others that fit beside all of them: whatever is released first, the request is served no later.
+    pub fn hold(&mut self, request: &Request<'a>, hold: Hold<'a>) {
+        let beside = self.allocatable.saturating_sub(request.target);
+        let others = self.entries.iter().filter(|(uid, _)| **uid != request.uid).map(|(_, bytes)| *bytes);
+        let stay = others.filter(|bytes| *bytes <= beside).fold(0, u64::saturating_add);
+        self.hold = Some((hold, beside.saturating_sub(stay)));
+    }
+
+    /// Why the disk does not serve the request; true: it has too many reservations.
+    pub fn refusal(&self, request: &Request) -> (String, bool) {
+        let (name, free, asked) = (&self.name, Size::from_bytes(self.free), request.asked);
+        let refusal = match &self.hold {
+            _ if !self.ready => format!("{name} is not ready"),
+            _ if self.free >= asked && self.is_full(request) => {
+                return (format!("{name} has {MOST_ENTRIES} reservations, and can list no more"), true);
+            }
+            Some((hold, _)) if self.free >= asked && hold.holder.uid().as_ref() != Some(&request.uid) => {
+                format!("{free} free on {name} are {hold}")
+            }
+            _ if self.is_undivided() && self.allocatable >= asked && self.free < self.allocatable => {
+                format!("{name} is handed out whole and taken")
+            }
+            _ if self.is_undivided() && self.free >= asked => {
+                format!("all {free} of {name} would have to be taken, more than the quotas of roles leave")
+            }
+            _ => {
+                let missing = Size::from_bytes(asked.saturating_sub(self.free));
+                format!("{name} has {free} free, {missing} too little")
+            }
+        };
+        (refusal, false)
+    }
+}
+
+/// A VolumeRole that keeps a ledger.
+pub(super) struct RoleSpace<'a> {
+    pub role: &'a VolumeRole,
+    pub reserved: u64,
+    /// Bytes that are collected for its reservations.
+    collected: u64,
+    entries: HashMap<&'a str, u64>,
+}
+
+impl<'a> RoleSpace<'a> {
+    pub fn new((role, reserved): (&'a VolumeRole, u64)) -> Self {
+        let entries = role.status.iter().flat_map(|s| &s.reservations);
+        let entries = entries.map(|entry| (entry.uid.as_str(), entry.size.bytes_or_zero())).collect();
+        Self { role, reserved, collected: 0, entries }
+    }
+
+    /// True if the bytes of the request count here.
+    pub fn charges(&self, request: &Request) -> bool {
+        quota::charges(&self.role.spec.role, request.role(), None)
+    }
+
+    /// Bytes beyond its entry, when the request has `target` bytes in all.
+    fn more(&self, request: &Request, target: u64) -> u64 {
+        target.saturating_sub(self.entries.get(request.uid.as_str()).copied().unwrap_or(0))
+    }
+
+    /// Why the role does not get the bytes. Free space that is collected for it counts, too (Q5).
+    pub fn refusal(&self, request: &Request, target: u64) -> Option<Verdict> {
+        let more = self.more(request, target);
+        quota::refusal(self.role, self.entries.contains_key(&*request.uid), self.reserved, more).or_else(
+            || {
+                let all = self.reserved.saturating_add(self.collected);
+                let over = quota::refusal(self.role, true, all, more).filter(|_| self.collected > 0)?;
+                let collected = Size::from_bytes(self.collected);
+                let message = format!(
+                    "{}; of these {collected} are collected for reservations that wait",
+                    over.message
+                );
+                Some(Verdict { message, ..over })
+            },
+        )
+    }
+
+    /// True if the request is within what is guaranteed to the role.
+    pub fn guarantees(&self, request: &Request) -> bool {
+        let guarantee = self.role.spec.quota.guarantee.as_ref().map_or(0, Size::bytes_or_zero);
+        let has = self.reserved.saturating_add(self.collected);
+        self.charges(request) && guarantee.saturating_sub(has) >= request.asked
+    }
+
+    pub fn give(&mut self, request: &Request, target: u64) {
+        self.reserved = self.reserved.saturating_add(self.more(request, target));
+    }
+
+    pub fn collect(&mut self, request: &Request) {
+        self.collected = self.collected.saturating_add(self.more(request, request.target));
+    }
+}

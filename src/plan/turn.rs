@@ -1,0 +1,48 @@
+//! TURN: the time for which free space is held back for one reservation, and the order of turns (Q5).
+//!
+//! Time gives an order here and decides nothing else: ledgers and limits hold whatever the clock says.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::api::CollectingTurn;
+
+use super::queue::Request;
+
+/// The length of a turn.
+pub const TURN: SignedDuration = SignedDuration::from_mins(5);
+/// A reservation that has waited for so long is served before all others while it has the turn.
+pub const LONG: SignedDuration = SignedDuration::from_hours(1);
+
+/// The end of a turn.
+pub fn end(turn: Timestamp) -> Timestamp {
+    turn.checked_add(TURN).unwrap_or(Timestamp::MAX)
+}
+
+/// True if a turn lasts. The clock may have been set back since the turn began.
+fn lasts(turn: Timestamp, now: Timestamp) -> bool {
+    now.duration_since(turn).abs() < TURN
+}
+
+/// The time until the first of these turns ends, and no more than a turn: then free space is shared out anew.
+pub fn first_end<'a>(turns: impl Iterator<Item = &'a CollectingTurn>, now: Timestamp) -> Duration {
+    let begins = turns.map(|turn| turn.since.0).filter(|since| lasts(*since, now));
+    let left = begins.map(|since| end(since).duration_since(now));
+    left.chain([TURN]).min().and_then(|left| left.try_into().ok()).unwrap_or_default()
+}
+
+impl Request<'_> {
+    pub(super) fn has_turn(&self, now: Timestamp) -> bool {
+        self.turn.as_ref().is_some_and(|turn| lasts(turn.since.0, now))
+    }
+
+    pub(super) fn waits_long(&self, now: Timestamp) -> bool {
+        now.duration_since(self.waits_since) >= LONG
+    }
+
+    /// Since then the request has had no turn. The smallest is the next: whoever had a turn, and whoever is new, comes last.
+    pub(super) fn without_turn_since(&self) -> (Timestamp, &str) {
+        (self.turn.as_ref().map_or(self.waits_since, |turn| end(turn.since.0)), &self.uid)
+    }
+}
