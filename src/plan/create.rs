@@ -9,7 +9,6 @@ use crate::api::{
 };
 
 use super::holder::Holder;
-use super::ledger::Ledger;
 use super::ledger::{Ledger, MOST_ENTRIES, Refused};
 use super::{adopt, backing, candidate, holder, ledger, names, undivided};
 

@@ -245,6 +245,12 @@ async fn t4_the_plug_in_has_the_rights_of_its_caller() {
         serde_json::from_str(&run(&cluster, &format!("doctor -o json {jane}")).out).unwrap();
     let lacks =
         looked.iter().find(|finding| finding["what"].as_str().unwrap().starts_with("for role eng you lack"));
+    let next = lacks.unwrap()["next"].as_str().unwrap();
+    assert!(
+        next.contains("kubectl reservoir grant eng --verbs unreserve,create,destroy")
+            && next.ends_with("--to user 'jane'"),
+        "{next}"
+    );
     let lacks = lacks.unwrap()["what"].as_str().unwrap();
     assert!(lacks.contains("use-readonly") && !lacks.contains("lack reserve"), "{lacks}");
 }

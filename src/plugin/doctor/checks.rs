@@ -266,7 +266,11 @@ impl Checks {
                 [] => self.good(format!("you have every verb on role {role}")),
                 lacks => self.note(
                     format!("for role {role} you lack {}", lacks.join(", ")),
-                    "if you need them, have an administrator run: kubectl reservoir grant",
+                    format!(
+                        "if you need them, have an administrator run: kubectl reservoir grant {role} --verbs {} --to user '{}'",
+                        lacks.join(","),
+                        facts.user
+                    ),
                 ),
             }
         }
@@ -327,6 +331,7 @@ mod tests {
             drivers: Some(vec![
                 serde_json::from_value(json!({"metadata": {"name": DRIVER}, "spec": {}})).unwrap(),
             ]),
+            user: "jane".into(),
             grants: vec![("eng".into(), VERBS.to_vec())],
             snapshot: Snapshot { disks: vec![disk("n1.a", "n1", 10, &[])], ..Snapshot::default() },
         }

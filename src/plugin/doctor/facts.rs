@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
@@ -35,6 +36,8 @@ pub(in crate::plugin) struct Facts {
     /// Names of the objects of each kind in [`POLICY_KINDS`].
     pub policies: BTreeMap<&'static str, Option<BTreeSet<String>>>,
     pub drivers: Option<Vec<CSIDriver>>,
+    /// The caller's name.
+    pub user: String,
     /// The caller's verbs on each role.
     pub grants: Vec<(String, Vec<&'static str>)>,
     pub snapshot: Snapshot,
@@ -91,6 +94,11 @@ impl Facts {
             facts.snapshot = Snapshot::read(client, None, namespace).await?;
         }
         let roles: BTreeSet<&str> = facts.snapshot.items().into_iter().filter_map(|item| item.role).collect();
+        let reviews: Api<SelfSubjectReview> = Api::all(client.clone());
+        let review = reviews.create(&PostParams::default(), &SelfSubjectReview::default()).await;
+        let info =
+            review.map_err(|error| explain_api_error(&error))?.status.and_then(|status| status.user_info);
+        facts.user = info.and_then(|info| info.username).unwrap_or_default();
         for role in roles.into_iter().map(str::to_owned).take(CHECKED_ROLES).collect::<Vec<_>>() {
             let mut verbs = Vec::new();
             for verb in VERBS {

@@ -168,7 +168,7 @@ impl ApiServer {
                 still_starting("etcd", etcd, started)?;
             }
             still_starting("kube-apiserver", apiserver, started)?;
-            // It signs its certificate itself, at its first start; clients need that.
+            // kube-apiserver makes its certificate at its first start; clients need the certificate.
             if certificate.exists() {
                 files::write_kubeconfigs(self.dir.path(), self.port)?;
                 if ready(&self.dir.path().join(files::ADMIN_KUBECONFIG)).await.is_ok() {

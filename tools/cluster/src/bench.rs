@@ -10,7 +10,7 @@ use crate::tour::Tour;
 
 const NAMESPACE: &str = "reservoir-bench";
 
-/// Installs Reservoir on the cluster, measures with `pods` pods each, prints a table, and removes what it made.
+/// Installs Reservoir on the cluster, measures `pods` pods of each sort, prints a table, and removes its objects.
 pub fn pods(cluster: &Cluster, pods: usize) -> anyhow::Result<()> {
     Tour::new(cluster.clone(), false).install()?;
     let bench = Bench { cluster, pods };

@@ -11,13 +11,13 @@ use crate::progress::say;
 
 /// The cache directory.
 ///
-/// Every file in it is complete: it is made under a temporary name and renamed in the end.
+/// Every file in the cache is complete, since it is made under a temporary name and then renamed.
 #[derive(Clone, Debug)]
 pub struct Cache {
     root: PathBuf,
 }
 
-/// Held as long as it lives; another process or thread that wants the same name waits.
+/// A lock until it is dropped; another process or thread waits for the same name.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
@@ -34,7 +34,7 @@ impl Cache {
         Self::at(root)
     }
 
-    /// A cache in `root`, which is made if it is missing.
+    /// A cache in the directory `root`, which is made if it is missing.
     pub fn at(root: impl Into<PathBuf>) -> anyhow::Result<Self> {
         let root = std::path::absolute(root.into())?;
         fs::create_dir_all(&root)
@@ -42,14 +42,14 @@ impl Cache {
         Ok(Self { root })
     }
 
-    /// The directory itself.
+    /// The directory of the cache.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The file or directory `name` (such as `bin/etcd-v3.6.8/etcd`), made by `build` if it is not there.
+    /// Returns the file or directory `name` (such as `bin/etcd-v3.6.8/etcd`), which `build` makes if it is missing.
     ///
-    /// `build` gets a path that does not exist, beside the final one. Of several callers one builds and the others wait.
+    /// `build` gets a path beside the final one, of which nothing exists. One of several callers builds, and the others wait.
     pub fn get(
         &self,
         name: &str,
@@ -67,7 +67,7 @@ impl Cache {
         fs::create_dir_all(parent).with_context(|| format!("failed to make {}", parent.display()))?;
         let file = path.file_name().unwrap_or_default();
         let temporary = parent.join(format!(".building-{}", file.to_string_lossy()));
-        // Remains of a killed build; the lock excludes a running one.
+        // These are remains of a killed build: the lock excludes a running build.
         remove(&temporary)?;
         fs::create_dir(&temporary).with_context(|| format!("failed to make {}", temporary.display()))?;
         let made = temporary.join(file);
@@ -79,7 +79,7 @@ impl Cache {
         built.map(|()| path)
     }
 
-    /// Waits until no one else holds `name` and holds it.
+    /// Waits for the lock of `name`, and takes it.
     pub fn lock(&self, name: &str) -> anyhow::Result<Lock> {
         let dir = self.root.join("locks");
         fs::create_dir_all(&dir).with_context(|| format!("failed to make {}", dir.display()))?;

@@ -1,4 +1,4 @@
-//! The chart, as Helm fills it in.
+//! The chart's manifests, as Helm renders them.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ pub fn path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/reservoir")
 }
 
-/// Its manifests with these values, as in `--set`; an error if it refuses them. Blocks.
+/// The chart's manifests with these values, as in `--set`; an error if the chart refuses the values. Blocks.
 pub fn render(values: &[&str]) -> anyhow::Result<String> {
     let helm = Cmd::new(tools::helm()?).args(["template", "reservoir"]).arg(path());
     helm.args(["--namespace", NAMESPACE]).args(values.iter().flat_map(|value| ["--set", value])).run()

@@ -14,13 +14,13 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use crate::interrupt;
 use crate::progress::Progress;
 
-/// The most of a failed command's output that an error carries.
+/// Length limit for a failed command's output in an error.
 const TAIL: usize = 2000;
 
 /// A command with its output captured.
 ///
-/// It runs in a process group of its own: a Ctrl-C on the terminal reaches only this process, which then ends the whole
-/// group and undoes what it began.
+/// The command runs in a process group of its own. A Ctrl-C on the terminal reaches only this process, which then ends the
+/// whole group and undoes its own work.
 #[derive(Debug)]
 pub struct Cmd {
     inner: Command,
@@ -31,7 +31,7 @@ pub struct Cmd {
 }
 
 impl Cmd {
-    /// A command that runs `program`, looked for in PATH unless it is a path.
+    /// A command that runs `program`: a path, or a name in PATH.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let mut inner = Command::new(program);
         inner.stdin(Stdio::null()).process_group(0);
@@ -50,49 +50,49 @@ impl Cmd {
         self
     }
 
-    /// Sets a variable of its environment.
+    /// Sets an environment variable.
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.inner.env(name, value);
         self
     }
 
-    /// Runs it in `dir`.
+    /// Sets the working directory.
     pub fn dir(mut self, dir: impl AsRef<Path>) -> Self {
         self.inner.current_dir(dir);
         self
     }
 
-    /// Gives it `file` as its standard input.
+    /// Sets the standard input.
     pub fn stdin(mut self, file: File) -> Self {
         self.inner.stdin(file);
         self
     }
 
-    /// Says on the terminal what it does and how long it takes.
+    /// Prints the purpose and the duration on the terminal.
     pub fn progress(mut self, what: impl Into<String>) -> Self {
         self.progress = Some(what.into());
         self
     }
 
-    /// Ends it with an error after `limit`.
+    /// Ends the command with an error after `limit`.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
         self
     }
 
-    /// Lets it finish although a signal asked this process to stop: it is part of stopping.
+    /// Lets the command finish after a signal to this process, since it is part of the clean-up.
     pub fn cleanup(mut self) -> Self {
         self.cleanup = true;
         self
     }
 
-    /// For a program that says on its standard output why it fails.
+    /// Takes the message of an error from standard output, where some programs print the cause.
     pub fn stdout_in_errors(mut self) -> Self {
         self.stdout_in_errors = true;
         self
     }
 
-    /// Runs it and returns its standard output; the error has the end of what it printed.
+    /// Runs the command and returns its standard output. The error has the end of the output.
     pub fn run(self) -> anyhow::Result<String> {
         let shown = self.shown();
         let on_stdout = self.stdout_in_errors;
@@ -104,14 +104,14 @@ impl Cmd {
         Ok(stdout)
     }
 
-    /// Runs it and tells whether it succeeded; a program that is missing has not.
+    /// Runs the command; true if it succeeded. A missing program did not succeed.
     pub fn succeeds(self) -> bool {
         self.output().is_ok_and(|(status, ..)| status.success())
     }
 
     fn output(mut self) -> anyhow::Result<(ExitStatus, String, String)> {
         let shown = self.shown();
-        // Files, not pipes: nobody has to read them while the command runs, however much it prints.
+        // Output goes to files, since a pipe needs a reader while the command runs.
         let mut stdout =
             tempfile::tempfile().context("failed to make a temporary file for a command's output")?;
         let mut stderr =
@@ -155,7 +155,7 @@ impl Cmd {
     }
 }
 
-/// Kills a child and its group. The child has not been waited for yet, so its id is still its own.
+/// Kills a child and its group. No other process has the child's id before the child is waited for.
 fn end_group(child: &mut Child) {
     if let Some(group) = Pid::from_raw(child.id() as i32) {
         let _ = kill_process_group(group, Signal::KILL);
@@ -170,7 +170,7 @@ fn contents(file: &mut File) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The end of `text`, from a line's beginning.
+/// The last lines of `text`.
 pub(crate) fn tail(text: &str) -> &str {
     let text = text.trim_end();
     let Some(mut from) = text.len().checked_sub(TAIL) else { return text };

@@ -1,4 +1,4 @@
-//! Debian root file systems, made from packages where no image can be pulled.
+//! Debian root file systems, made from packages on machines that cannot pull images.
 
 use std::path::Path;
 
@@ -16,16 +16,16 @@ pub(crate) struct Rootfs<'a> {
 }
 
 impl Rootfs<'_> {
-    /// Writes it to `archive`, a path that ends in `.tar`. Blocks; needs root.
+    /// Writes the root file system to `archive`, a path that ends in `.tar`. Blocks; needs root.
     ///
-    /// It carries this machine's mirror and proxy, so that apt works in it as it does here.
+    /// The root file system has this machine's mirror and proxy, so that apt works in it.
     pub(crate) fn write(&self, archive: &Path) -> anyhow::Result<()> {
         packages::ensure(&["mmdebstrap"])?;
         packages::update();
         let mut cmd = Cmd::new("mmdebstrap")
             .arg(format!("--variant={}", self.variant))
             .args(["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"].map(|path| {
-                // As in the slim images that this stands in for.
+                // Debian's slim images leave these files out, too.
                 format!("--dpkgopt=path-exclude={path}")
             }))
             .args(apt_settings().into_iter().map(|setting| format!("--aptopt={setting}")));
@@ -40,7 +40,7 @@ impl Rootfs<'_> {
     }
 }
 
-/// The mirror that this machine uses; mmdebstrap knows one for a machine that is not Debian.
+/// The mirror of this machine. On a machine without Debian, mmdebstrap uses its own default.
 fn mirror() -> Option<String> {
     let fields = ["--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian", "Label: Debian"];
     let listed = Cmd::new("apt-get").arg("indextargets").args(fields).run().unwrap_or_default();

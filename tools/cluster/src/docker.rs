@@ -1,4 +1,4 @@
-//! Docker: the machine's own daemon if one answers, else one that is started here and stopped again.
+//! Docker: the daemon of the machine if one answers, else a daemon that this program starts and stops.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,13 +17,13 @@ pub(crate) use daemon::lacks_resource_capability;
 /// A Docker daemon that answers.
 #[derive(Clone, Debug)]
 pub struct Docker {
-    /// `DOCKER_HOST`, if it is the daemon that was started here.
+    /// `DOCKER_HOST`, if this program started the daemon.
     host: Option<String>,
     cache: Cache,
 }
 
 impl Docker {
-    /// The daemon that answers. Starts one if there is none, which needs root; a missing Docker is installed. Blocks.
+    /// Returns a daemon that answers. Without one, starts a daemon as root, and installs Docker if it is missing. Blocks.
     pub fn connect(cache: &Cache) -> anyhow::Result<Self> {
         if let Some(docker) = Self::running(cache)? {
             return Ok(docker);
@@ -37,7 +37,7 @@ impl Docker {
             if which("docker").is_none() {
                 packages::ensure(&["docker-cli"])?;
             }
-            // A service manager, if there is one, has started the package's daemon.
+            // A service manager has started the daemon of the package by now.
             if let Some(docker) = Self::running(cache)? {
                 return Ok(docker);
             }
@@ -46,18 +46,18 @@ impl Docker {
         Ok(Self { host: Some(daemon::start(cache)?), cache: cache.clone() })
     }
 
-    /// The daemon that answers, if one does. Blocks for as long as it takes to ask.
+    /// Returns the daemon that answers, if there is one. Blocks during the request.
     pub fn running(cache: &Cache) -> anyhow::Result<Option<Self>> {
         if which("docker").is_none() {
             return Ok(None);
         }
         let with = |host| Self { host, cache: cache.clone() };
         let started_here = daemon::running(cache)?.map(|host| with(Some(host)));
-        // A cluster that is up is on the daemon that was started for it, whatever else has been started since.
+        // A running cluster is on the daemon that was started for it, even if another daemon was started later.
         Ok(started_here.into_iter().chain([with(None)]).find(Self::answers))
     }
 
-    /// Stops the daemon if it was started here and has no containers any more, and removes its traces. The caller holds
+    /// Stops a daemon that this program started, if it has no containers any more, and removes its traces. The caller holds
     /// [`lock`].
     pub(crate) fn stop_if_idle(cache: &Cache) -> anyhow::Result<()> {
         let _lock = cache.lock("docker-daemon")?;
@@ -68,12 +68,12 @@ impl Docker {
         if containers.is_ok_and(|ids| !ids.trim().is_empty()) {
             return Ok(());
         }
-        // Bridges outlive the daemon, networks' bridges do not outlive the network.
+        // The bridge of the daemon outlives it; the bridge of a network goes with the network.
         let _ = docker.cmd(["network", "prune", "--force"]).cleanup().timeout(Duration::from_secs(30)).run();
         daemon::stop(cache)
     }
 
-    /// The cache that what is composed for it is kept in.
+    /// The cache for images that are composed for this daemon.
     pub fn cache(&self) -> &Cache {
         &self.cache
     }
@@ -88,9 +88,9 @@ impl Docker {
         self.tell(Cmd::new("docker").args(args))
     }
 
-    /// A `docker build` command that lacks its context.
+    /// A `docker build` command without its context.
     pub fn build(&self) -> Cmd {
-        // The classic builder: BuildKit is a plug-in that Debian's Docker lacks.
+        // Debian's Docker lacks the plug-in BuildKit, so the classic builder is used.
         self.cmd(["build", "--force-rm", "--network=host"]).env("DOCKER_BUILDKIT", "0").stdout_in_errors()
     }
 
@@ -107,9 +107,9 @@ impl Docker {
         self.cmd(["image", "inspect", name]).succeeds()
     }
 
-    /// Pulls an image, if images can be pulled on this machine at all.
+    /// Pulls an image, if this machine can pull images.
     ///
-    /// The answer is kept for a day, because a pull without a network takes long to fail.
+    /// The outcome is kept for a day, because a pull without a network takes long to fail.
     pub fn pull(&self, name: &str) -> anyhow::Result<bool> {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
         let refused = self.cache.root().join("no-registry");
@@ -135,13 +135,13 @@ impl Docker {
     }
 
     fn answers(&self) -> bool {
-        // The client succeeds without a server unless something of the server is asked for.
+        // The client succeeds without a server unless a field of the server is requested.
         let asked = self.cmd(["version", "--format", "{{.Server.Version}}"]).timeout(Duration::from_secs(10));
         asked.succeeds()
     }
 }
 
-/// Held by what makes and removes clusters and images: a daemon is not stopped under another's work.
+/// A lock for the making and removal of clusters and images, so that no daemon stops during such work.
 pub(crate) fn lock(cache: &Cache) -> anyhow::Result<Lock> {
     cache.lock("docker")
 }

@@ -1,7 +1,7 @@
 //! The images that run in a cluster: the product's, and one for ordinary pods.
 //!
-//! Their bases are pulled where that can be, else they are made from Debian packages under the same names. All of this
-//! blocks.
+//! Base images are pulled if this machine can pull images, else made from Debian packages under the same names. Every
+//! function blocks.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -49,19 +49,19 @@ pub(crate) fn ensure_bases(docker: &Docker) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes all images that pods of the tour have.
+/// Makes all images of the tour's pods.
 pub fn build_all(docker: &Docker) -> anyhow::Result<[&'static str; 3]> {
     Ok([build_product(docker)?, build_test_image(docker)?, build_store(docker)?])
 }
 
-/// Builds [`PRODUCT`] from the repository that this crate was compiled in.
+/// Builds [`PRODUCT`] from this crate's repository.
 fn build_product(docker: &Docker) -> anyhow::Result<&'static str> {
     let _lock = docker::lock(docker.cache())?;
     ensure_bases(docker)?;
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let build = || -> anyhow::Result<Cmd> {
         let rust = format!("RUST={}", rust_version()?);
-        // Nothing that is tested here depends on how the program is linked.
+        // No test depends on the way of linking, so the fast way is used.
         Ok(docker.build().args(["--build-arg", &rust, "--build-arg", "PROFILE=image"]).dir(&repository))
     };
     for (stage, name) in STAGES {
@@ -70,7 +70,7 @@ fn build_product(docker: &Docker) -> anyhow::Result<&'static str> {
         build()?.args([&target, "--tag", name, "."]).progress(progress).run()?;
     }
     build()?.args(["--tag", PRODUCT, "."]).progress("building the product's image").run()?;
-    // The images that had these names before.
+    // Earlier images of these names are of no use any more.
     docker.cmd(["image", "prune", "--force", "--filter", "label=dev.reservoir.image"]).run()?;
     Ok(PRODUCT)
 }
@@ -127,13 +127,13 @@ fn build_store(docker: &Docker) -> anyhow::Result<&'static str> {
     Ok(STORE)
 }
 
-/// Changes when anything does that [`TEST`] is made of: this file, or the Go tool chain.
+/// A key that changes with each part of [`TEST`]: this file, or the Go tool chain.
 fn test_contents() -> anyhow::Result<String> {
     let go = Cmd::new(go_program()?).arg("version").run()?;
     Ok(format!("{:x}", Sha256::new().chain_update(include_str!("image.rs")).chain_update(go).finalize()))
 }
 
-/// The name of Rust's image for a version such as `1.95`; the Dockerfile puts it together the same way.
+/// The name of Rust's image for a version such as `1.95`, as the Dockerfile has it.
 fn rust_image(version: &str) -> String {
     format!("rust:{version}-slim-trixie")
 }

@@ -1,11 +1,11 @@
 //! Real Kubernetes on one machine, for tests, demonstrations and development.
 //!
-//! Two tiers, neither of them a fake:
+//! Two tiers, both with the real programs:
 //! - [`api`]: etcd and kube-apiserver as child processes, ready in seconds, any number side by side;
 //! - [`node`]: a kind cluster of several nodes, for everything that needs kubelets and pods.
 //!
-//! Binaries come from the machine where it has them, else they are built from source once and kept in the [`cache`].
-//! Everything that is started here is ended here, by the id that was recorded for it, and nothing else is.
+//! Programs are the machine's own, or are built from source once and kept in the [`cache`].
+//! This crate ends exactly the processes that it started, by their recorded ids.
 
 pub mod api;
 pub mod bench;
@@ -32,5 +32,5 @@ pub mod tools;
 pub mod tour;
 pub mod version;
 
-/// The audit policy of both tiers: who wrote what.
+/// The audit policy of both tiers: each write with its user.
 const AUDIT_POLICY: &str = include_str!("../assets/audit-policy.yaml");

@@ -23,17 +23,17 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Bring a cluster up; one that is up is left as it is.
+    /// Bring a cluster up; a running cluster is left as it is.
     Up(Up),
     /// Remove a cluster and everything that was started for it.
     Down(Name),
-    /// Say what is up; the exit code is 1 if the cluster is not.
+    /// Print the running cluster; without one the exit code is 1.
     Status(Name),
     /// Build everything that both tiers need into the cache.
     Build,
     /// Install the Debian packages that the tests use.
     Packages,
-    /// Bring a cluster up, install Reservoir and walk through what it does.
+    /// Bring a cluster up, install Reservoir and show its features.
     Demo(Up),
     /// Bring a cluster up, install Reservoir and run the pages of the documentation that need pods.
     Pages(Up),
@@ -48,7 +48,7 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
-    /// Measure how long pods with volumes take to start, against pods without.
+    /// Measure the start of pods with volumes, and of pods without.
     BenchPods {
         #[command(flatten)]
         up: Up,
@@ -58,19 +58,19 @@ enum Command {
     },
     /// Run the tests of the node's disks in a guest of QEMU, on Debian's own kernel.
     Qemu {
-        /// For the tests: a part of their names, options.
+        /// Arguments of the tests: a part of their names, options.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
-        /// Minutes after which they are given up.
+        /// Time limit of the tests, in minutes.
         #[arg(long, default_value_t = 60)]
         minutes: u64,
     },
-    /// Cut the power of such a guest while volumes are made, written and erased in it.
+    /// Cut the power of a guest of QEMU while it makes, writes and erases volumes.
     PowerCut {
         /// The number of repetitions.
         #[arg(long, default_value_t = 25)]
         cuts: u32,
-        /// Decides the moments; without it, they are others every time.
+        /// Seed of the moments. Default: other moments in each run.
         #[arg(long)]
         seed: Option<u64>,
     },
@@ -88,7 +88,7 @@ struct Up {
     /// The number of nodes; tier node only.
     #[arg(long, default_value_t = NodeOptions::default().nodes)]
     nodes: usize,
-    /// Use the cluster that KUBECONFIG names; none is made.
+    /// Use the cluster that KUBECONFIG names, instead of making one.
     #[arg(long, env = "RESERVOIR_USE_KUBECONFIG", value_parser = BoolishValueParser::new())]
     use_kubeconfig: bool,
 }
@@ -226,7 +226,7 @@ fn running(name: &str) -> anyhow::Result<Cluster> {
     }
 }
 
-/// The variables with which a shell uses the cluster.
+/// Environment variables for a shell that uses the cluster.
 fn print(cluster: &Cluster) -> anyhow::Result<()> {
     println!("export KUBECONFIG={}", cluster.kubeconfig().display());
     if let Some(host) = cluster.docker().ok().and_then(Docker::host) {

@@ -1,8 +1,8 @@
 //! Tier *node*: a real cluster of several nodes, made by kind.
 //!
-//! Guarantees: [`Cluster::up`] on a cluster that is up does nothing; [`Cluster::down`] removes everything that was
-//! started, with the Docker daemon if it was started here and nobody uses it any more; a failed or interrupted `up`
-//! removes what it began. Everything here blocks: async callers use `spawn_blocking`.
+//! [`Cluster::up`] does nothing for a cluster that is up. [`Cluster::down`] removes everything that was started, and with it
+//! the Docker daemon, if this program started it and nobody uses it any more. A failed or interrupted `up` removes its own
+//! traces. Every function blocks: async callers use `spawn_blocking`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ mod network;
 /// The longest wait for the nodes and the cluster's DNS.
 const READY_WITHIN: Duration = Duration::from_secs(240);
 
-/// Puts what nodes and images are made from into Docker. The first time on a machine takes many minutes.
+/// Makes the images of nodes and pods in Docker. The first time on a machine takes many minutes.
 pub fn prepare() -> anyhow::Result<()> {
     let cache = Cache::open()?;
     let _lock = docker::lock(&cache)?;
@@ -34,10 +34,10 @@ pub fn prepare() -> anyhow::Result<()> {
     prepared
 }
 
-/// Which cluster.
+/// Name and size of a cluster.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
-    /// Its name, and the beginning of its nodes' names.
+    /// The cluster's name, and the beginning of its nodes' names.
     pub name: String,
     /// The number of nodes, all of which take pods.
     pub nodes: usize,
@@ -56,7 +56,7 @@ pub struct Cluster {
     made: Option<Made>,
 }
 
-/// The record of a cluster that was made here.
+/// The record of a cluster that this program made.
 #[derive(Clone, Debug)]
 struct Made {
     name: String,
@@ -65,7 +65,7 @@ struct Made {
 }
 
 impl Cluster {
-    /// The cluster, made if it is not up. The first time on a machine takes many minutes.
+    /// Returns the cluster, and makes it if it is not up. The first time on a machine takes many minutes.
     pub fn up(options: &NodeOptions) -> anyhow::Result<Self> {
         if options.nodes == 0 {
             bail!("a cluster needs at least one node");
@@ -88,7 +88,7 @@ impl Cluster {
         Ok(up.then_some(cluster))
     }
 
-    /// A cluster of the user's own, the one that `KUBECONFIG` names. It is used and never changed by this crate.
+    /// The user's cluster that `KUBECONFIG` names. This crate uses such a cluster and never changes it.
     pub fn from_kubeconfig() -> anyhow::Result<Self> {
         let kubeconfig = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty());
         let kubeconfig =
@@ -98,7 +98,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Removes the cluster of this name and what was started for it. One that is not there is no error.
+    /// Removes the cluster of this name, and everything that was started for it. A missing cluster is no error.
     pub fn down(name: &str) -> anyhow::Result<()> {
         let cache = Cache::open()?;
         let _lock = docker::lock(&cache)?;
@@ -108,22 +108,22 @@ impl Cluster {
         Docker::stop_if_idle(&cache)
     }
 
-    /// Its kubeconfig file.
+    /// The cluster's kubeconfig file.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
 
-    /// The Docker daemon that its nodes run on; an error for a cluster of the user's own.
+    /// The Docker daemon of the cluster's nodes; an error for a cluster of the user.
     pub fn docker(&self) -> anyhow::Result<&Docker> {
         Ok(&self.own()?.docker)
     }
 
-    /// A kubectl command for it.
+    /// A kubectl command for the cluster.
     pub fn kubectl(&self) -> anyhow::Result<Cmd> {
         Ok(Cmd::new(tools::kubectl()?).arg("--kubeconfig").arg(&self.kubeconfig))
     }
 
-    /// The names of its nodes, in order.
+    /// The names of the cluster's nodes, in order.
     pub fn node_names(&self) -> anyhow::Result<Vec<String>> {
         let listed = self.kubectl()?.args(["get", "nodes", "--output=name"]).run()?;
         let mut names: Vec<_> =
@@ -143,11 +143,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Puts an image of Docker's on every node that lacks it.
+    /// Puts an image from Docker on every node that lacks the image.
     pub fn load_image(&self, name: &str) -> anyhow::Result<()> {
         let Made { name: cluster, docker, .. } = self.own()?;
         let id = docker.cmd(["image", "inspect", "--format", "{{.Id}}", name]).run()?;
-        // containerd keeps every image under its ID too, so a node that has it needs no more than the name.
+        // containerd keeps every image under its ID, too, so a node with the image needs only its name.
         let tag = ["ctr", "--namespace=k8s.io", "images", "tag", "--force", id.trim(), name];
         let has = |node: &String| docker.cmd(["exec", node]).args(tag).succeeds();
         if self.containers(&[])?.iter().all(has) {
@@ -248,14 +248,14 @@ impl Cluster {
 
     fn delete(&self) -> anyhow::Result<()> {
         let Made { name, docker, .. } = self.own()?;
-        // More than once: a node that was being made when `up` was interrupted appears late.
+        // A node that an interrupted `up` was making appears late, so the removal is repeated.
         for _ in 0..3 {
             let containers = self.containers(&["--all"])?;
             if containers.is_empty() {
                 break;
             }
             let progress = Progress::start(format!("removing the kind cluster {name}"));
-            // Found while the files are there, detached when nobody uses them any more.
+            // The devices are found while their files exist, and detached when nobody uses the files any more.
             let loops = loops::backed_by(&volumes(docker, &containers)?)?;
             self.kind()?.args(["delete", "cluster", "--name", name]).cleanup().run()?;
             loops::detach(&loops)?;
@@ -270,7 +270,7 @@ impl Cluster {
         }
     }
 
-    /// The nodes' containers: the running ones, or with `--all` the stopped ones too.
+    /// The running containers of the nodes; with `--all` the stopped containers, too.
     fn containers(&self, args: &[&str]) -> anyhow::Result<Vec<String>> {
         let Made { name, docker, .. } = self.own()?;
         let label = format!("label=io.x-k8s.kind.cluster={name}");
@@ -278,7 +278,7 @@ impl Cluster {
         Ok(listed.lines().map(str::to_owned).collect())
     }
 
-    /// A kind command that knows Docker and the kubeconfig.
+    /// A kind command with Docker and the kubeconfig set.
     fn kind(&self) -> anyhow::Result<Cmd> {
         let Made { docker, kind, .. } = self.own()?;
         Ok(docker.tell(Cmd::new(kind)).env("KUBECONFIG", &self.kubeconfig))

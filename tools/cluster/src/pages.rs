@@ -73,9 +73,9 @@ pub struct Block {
 /// A page.
 #[derive(Clone, Debug)]
 pub struct Page {
-    /// Its path beneath the repository.
+    /// Path beneath the repository.
     pub path: PathBuf,
-    /// Its blocks, in order.
+    /// Blocks, in order.
     pub blocks: Vec<Block>,
 }
 

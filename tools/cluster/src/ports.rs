@@ -4,10 +4,10 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use anyhow::Context;
 
-/// A port of 127.0.0.1 that nothing listens on and that nobody else is given for the next minute.
+/// A free port of 127.0.0.1. The kernel gives the port to nobody else for a minute.
 ///
-/// The port is left in TIME_WAIT: the kernel does not pick such a port for others, yet a server that names it and sets
-/// SO_REUSEADDR, as Go's do, can have it.
+/// The port is left in TIME_WAIT. The kernel does not pick such a port for others, but a server that names the port and sets
+/// SO_REUSEADDR, as Go's servers do, gets the port.
 pub(crate) fn free() -> anyhow::Result<u16> {
     let reserve = || {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;

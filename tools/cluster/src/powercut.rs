@@ -1,8 +1,8 @@
-//! Cuts the power of a guest on which the node's half of the product works, over and over.
+//! Cuts the power of a guest again and again, while the product's code for disks works in the guest.
 //!
-//! QEMU is killed. The guest's memory is gone then, and so is what its disks had in their volatile cache: each is a fresh
-//! qcow2 overlay of 4 KiB clusters, whose tables stay in QEMU's memory until the guest flushes the disk. What was written
-//! for the first time since it was started, and not flushed, is lost, block by block.
+//! QEMU is killed, so the memory of the guest and the volatile caches of its disks are lost. Each disk is a fresh
+//! qcow2 overlay of 4 KiB clusters, whose tables stay in QEMU's memory until the guest flushes the disk. So a block that was
+//! written for the first time since the start, and not flushed, is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -21,8 +21,8 @@ mount -o prjquota /dev/vdc /power/ext4 && mount -o prjquota /dev/vdd /power/xfs 
 export RESERVOIR_TEST_NODE=/power RUST_BACKTRACE=0
 exec ./program --exact powercut::victim --ignored --nocapture 2>&1";
 
-/// The latest moment of a cut: of every second one after the guest has started, so that it is in recovery; of the others
-/// after it was ready.
+/// The latest moment of a cut. Every second cut counts from the guest's start, so that it hits the recovery; the others count
+/// from readiness.
 const LATEST: [Duration; 2] = [Duration::from_secs(16), Duration::from_secs(6)];
 
 /// The state that the guest reported to be on stable storage, and the state that was found.
@@ -43,7 +43,7 @@ struct Ledger {
 }
 
 impl Ledger {
-    /// Takes note of a line; says whether the guest is ready.
+    /// Notes a line; true if the guest is ready.
     fn hear(&mut self, line: &str) -> bool {
         let Some(rest) = line.strip_prefix("power: ") else { return false };
         let words: Vec<&str> = rest.split(' ').collect();
@@ -79,7 +79,7 @@ impl Ledger {
         self.loose.insert(disk, loose);
     }
 
-    /// One of the volumes that come and go is there; the guest erases it then.
+    /// Notes that a volume exists at this start; the guest erases it next.
     fn has(&mut self, volume: (String, u64), ready: bool, marked: bool) {
         let lost = if self.erased.contains(&volume) {
             Some("is back after it was erased")
@@ -97,7 +97,7 @@ impl Ledger {
         self.has.insert(volume);
     }
 
-    /// All that is there was told.
+    /// Compares the volumes at this start with all volumes that were made.
     fn compare(&mut self) {
         for volume in self.made.difference(&self.has) {
             let lost = match self.gone.contains(volume) {
@@ -111,7 +111,7 @@ impl Ledger {
     }
 }
 
-/// Cuts the power `cuts` times, at moments that `seed` decides, and fails if anything is lost that was synchronized.
+/// Cuts the power `cuts` times, at moments that `seed` decides. Fails if synchronized data is lost.
 pub fn cut(cuts: u32, seed: Option<u64>) -> anyhow::Result<()> {
     let program = host_node()?;
     let machine = Machine::prepare()?;
@@ -140,7 +140,7 @@ pub fn cut(cuts: u32, seed: Option<u64>) -> anyhow::Result<()> {
             say(format_args!("the guest is up: {kernel}"));
         }
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        // The first life has to make the volumes, and the last has to find what all the others left.
+        // The first start makes the volumes, and the last start checks all of them.
         let must_be_ready = cut == 0 || cut % 2 == 1 || cut == cuts;
         let moment = LATEST[usize::from(must_be_ready)].mul_f64((seed >> 33) as f64 / f64::from(1u32 << 31));
         let (booted, mut ready) = (Instant::now(), None);
@@ -214,7 +214,7 @@ fn overlay(dir: &Path, name: &str) -> anyhow::Result<PathBuf> {
     Ok(overlay)
 }
 
-/// Keeps what of it was not lost.
+/// Keeps the flushed content of the disk.
 fn commit(dir: &Path, name: &str) -> anyhow::Result<()> {
     let overlay = dir.join(format!("{name}.qcow2"));
     Cmd::new("qemu-img").args(["commit", "-q"]).arg(&overlay).run()?;

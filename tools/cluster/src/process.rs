@@ -1,4 +1,4 @@
-//! Child processes that do not outlive this process, however it ends.
+//! Child processes that end with this process, even if it is killed.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
@@ -11,7 +11,7 @@ use anyhow::Context;
 
 use crate::command::tail;
 
-/// A running child with its output in a log file. Dropping it kills it and waits for its end.
+/// A running child with its output in a log file. A drop kills the child and waits for its end.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
@@ -23,7 +23,7 @@ impl Process {
     pub(crate) fn start(program: &Path, args: &[String], log: &Path) -> anyhow::Result<Self> {
         let output = File::options().create(true).append(true).open(log);
         let output = output.with_context(|| format!("failed to open the log {}", log.display()))?;
-        // setpriv becomes the program: the kernel kills it when the thread that started it is gone.
+        // setpriv becomes the program. The kernel kills the program when the thread that started it has ended.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(args);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
@@ -31,7 +31,7 @@ impl Process {
         Ok(Self { child, log: log.into() })
     }
 
-    /// An error with the end of the log if it has ended by itself.
+    /// Fails with the end of the log if the child has ended by itself.
     pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         match self.child.try_wait().context("failed to look after a child process")? {
             None => Ok(()),
@@ -39,14 +39,14 @@ impl Process {
         }
     }
 
-    /// Kills it and waits for its end.
+    /// Kills the child and waits for its end.
     pub(crate) fn kill(&mut self) {
-        // If it has ended already its id is not another's: it is remembered that it was waited for.
+        // The id of an ended child is never another process's: std remembers that the child was waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// The end of what it printed.
+    /// The end of the child's output.
     pub(crate) fn log_tail(&self) -> String {
         let text = fs::read(&self.log).unwrap_or_default();
         tail(&String::from_utf8_lossy(&text)).to_owned()
@@ -61,10 +61,10 @@ impl Drop for Process {
 
 type Order = (Command, Sender<std::io::Result<Child>>);
 
-/// Spawns from one thread that lives as long as this process.
+/// Spawns children from one thread that lives as long as this process.
 ///
-/// The parent whose death the kernel watches for is a thread: a child that a test's thread or a runtime's worker started would
-/// be killed when that thread ends.
+/// The kernel kills a child at the end of the *thread* that started it. A child of a test's thread or of a runtime's worker would
+/// end with that thread.
 fn spawn(command: Command) -> anyhow::Result<Child> {
     static SPAWNER: OnceLock<Sender<Order>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {

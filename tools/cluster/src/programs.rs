@@ -1,7 +1,7 @@
 //! The programs that are built from source, their versions, and how Go builds them.
 //!
-//! Versions are stated once: those of Kubernetes and of the container runtime in the two `go.mod` files, whose `go.sum`
-//! fixes every byte that is built; those of stand-alone tools in [`TOOLS`].
+//! Each version has one place. The two `go.mod` files have those of Kubernetes and of the container runtime, and `go.sum`
+//! fixes every byte of the sources. [`TOOLS`] has those of stand-alone tools.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::cache::Cache;
 use crate::command::{Cmd, which};
 use crate::packages;
 
-/// A Go module of this crate that exists to fix the versions of what is built from it.
+/// A Go module of this crate, which fixes the versions of the programs that are built from it.
 struct Module {
     name: &'static str,
     go_mod: &'static str,
@@ -67,7 +67,7 @@ impl Program {
         }
     }
 
-    /// Its version, such as `v1.36.3`.
+    /// The version, such as `v1.36.3`.
     pub fn version(self) -> anyhow::Result<&'static str> {
         match self {
             Self::Kubernetes(_) => KUBERNETES.version("k8s.io/kubernetes"),
@@ -79,7 +79,7 @@ impl Program {
         }
     }
 
-    /// The built program in the cache. Blocks while it is built.
+    /// Returns the built program in the cache. Blocks during the build.
     pub fn build(self, cache: &Cache) -> anyhow::Result<PathBuf> {
         let (name, version) = (self.name(), self.version()?);
         let project = match self {
@@ -138,7 +138,7 @@ pub(crate) fn kubernetes_sources() -> anyhow::Result<PathBuf> {
     download(&format!("k8s.io/kubernetes@{}", KUBERNETES.version("k8s.io/kubernetes")?))
 }
 
-/// The directory of the Prometheus Operator's sources: its kinds are in it.
+/// The directory of the Prometheus Operator's sources, which have its kinds.
 pub(crate) fn prometheus_operator_sources() -> anyhow::Result<PathBuf> {
     download("github.com/prometheus-operator/prometheus-operator@v0.92.0")
 }
@@ -204,7 +204,7 @@ fn stripped(go: Cmd) -> Cmd {
     go.args(["-ldflags", "-s -w"])
 }
 
-/// Clients and kubeadm compare versions, so each program has to know its own.
+/// Clients and kubeadm compare versions, so each program is built with its own version.
 fn kubernetes_ldflags(version: &str) -> String {
     let mut numbers = version.trim_start_matches('v').split('.');
     let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());

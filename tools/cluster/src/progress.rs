@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// The interval of reports on work that takes long.
 const EVERY: Duration = Duration::from_secs(15);
 
-/// Says one line about the tool's own doings.
+/// Prints a line about the tool's own work.
 pub fn say(line: impl std::fmt::Display) {
     eprintln!("reservoir-cluster: {line}");
 }
@@ -19,7 +19,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Says that `what` starts now.
+    /// Prints that `what` starts.
     pub fn start(what: impl Into<String>) -> Self {
         let what = what.into();
         say(format_args!("{what} ..."));
@@ -27,7 +27,7 @@ impl Progress {
         Self { what, started: now, said: now }
     }
 
-    /// Says how long it has been, when it is time to.
+    /// Prints the duration so far, once in each interval.
     pub fn tick(&mut self) {
         if self.said.elapsed() >= EVERY {
             self.said = Instant::now();
@@ -35,7 +35,7 @@ impl Progress {
         }
     }
 
-    /// Says that it is done and how long it took.
+    /// Prints the end and the whole duration.
     pub fn done(self) {
         say(format_args!("{}: done in {:.1} s", self.what, self.started.elapsed().as_secs_f64()));
     }

@@ -1,4 +1,4 @@
-//! A real Prometheus that scrapes what a test names, and its promtool.
+//! A real Prometheus for tests, and its promtool.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::process::Process;
 /// The longest wait for an answer.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// A Prometheus on a free port of 127.0.0.1. Dropping it ends the process and removes its data.
+/// A Prometheus on a free port of 127.0.0.1. A drop ends the process and removes its data.
 #[derive(Debug)]
 pub struct Prometheus {
     process: Process,
@@ -26,7 +26,7 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it with these `scrape_configs` and files of rules, and waits until it answers. It scrapes and evaluates each
+    /// Starts Prometheus with these `scrape_configs` and files of rules, and waits until it answers. It scrapes and evaluates each
     /// second. Blocks.
     pub fn start(scrape_configs: &Value, rules: &[&Path]) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("reservoir-prometheus-").tempdir()?;
@@ -66,8 +66,8 @@ impl Prometheus {
     }
 }
 
-/// A program of Debian's package, or the user's own. It is unpacked into the cache, not installed: that would start a
-/// service.
+/// A program from Debian's package, or the user's own. An installed package would start a service, so the package is
+/// unpacked into the cache.
 pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     if let Some(own) = which(name) {
         return Ok(own);

@@ -1,9 +1,8 @@
-//! A guest of QEMU as a test machine: Debian's own kernel, which can do what this machine's may not (project quota,
-//! device-mapper), and whose power can be cut.
+//! A guest of QEMU as a test machine. It has Debian's own kernel, with features that this machine's kernel may lack (project
+//! quota, device-mapper), and its power can be cut.
 //!
-//! It runs on QEMU's own emulation, some ten times slower than this machine: KVM is not everywhere, and where it is
-//! nested it may hang. It has no network; what it runs is on a disk that is
-//! made for it, and what it says comes over a virtio console.
+//! QEMU emulates the processor, some ten times slower than this machine: KVM is often missing, and nested KVM may hang. The
+//! guest has no network. Its programs are on a disk that is made for it, and its output comes over a virtio console.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -51,30 +50,30 @@ const MODULES: &[&str] = &[
 const INITRAMFS: &str = include_str!("../assets/guest-initramfs.sh");
 const INIT: &str = include_str!("../assets/guest-init.sh");
 
-/// On a busy machine emulated timers are late, which is no sign of broken ones.
+/// Emulated timers are late on a busy machine, so the kernel must not take them for broken.
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check nowatchdog";
 
 /// The longest start of a guest.
 const BOOT: Duration = Duration::from_secs(180);
 
-/// A kernel and a root file system, from which guests are started.
+/// Kernel and root file system of guests.
 #[derive(Debug)]
 pub struct Machine {
     dir: PathBuf,
 }
 
-/// A guest that runs; it ends when this is dropped, as if its power were cut.
+/// A running guest. A drop ends the guest as a power cut does.
 #[derive(Debug)]
 pub struct Guest {
     process: Process,
     console: PathBuf,
     kernel_log: PathBuf,
-    /// The length of the console's text that was read.
+    /// Number of bytes that were read from the console.
     read: usize,
 }
 
 impl Machine {
-    /// Makes it, or finds it in the cache. Blocks; the first time takes two minutes, and needs root and apt.
+    /// Finds kernel and root file system in the cache, or makes them. Blocks; the first time takes two minutes, root and apt.
     pub fn prepare() -> anyhow::Result<Self> {
         if std::env::consts::ARCH != "x86_64" {
             bail!("the guest is made for x86_64, and this machine is {}", std::env::consts::ARCH);
@@ -92,8 +91,8 @@ impl Machine {
         &self.dir
     }
 
-    /// Makes the disk on which the guest finds what it is to run: `script`, and `program` beside it. Of it the guest
-    /// also has room to work in, below `/work/tmp`.
+    /// Makes the guest's second disk with `script`, which the guest runs, and `program`. The disk has free space at
+    /// `/work/tmp`.
     pub fn work_disk(&self, at: &Path, script: &str, program: &Path) -> anyhow::Result<()> {
         let files = tempfile::tempdir_in(&self.dir)?;
         fs::create_dir(files.path().join("tmp"))?;
@@ -106,7 +105,7 @@ impl Machine {
         mkfs.run().map(drop)
     }
 
-    /// Starts a guest with these disks besides its root; `dir` is where its output goes.
+    /// Starts a guest with these disks besides its root. Its output goes to `dir`.
     pub fn start(&self, dir: &Path, disks: &[PathBuf]) -> anyhow::Result<Guest> {
         let (console, kernel_log) = (dir.join("console"), dir.join("kernel.log"));
         fs::write(&console, "")?;
@@ -134,12 +133,12 @@ impl Machine {
 }
 
 impl Guest {
-    /// The lines that it has said since this was last asked, and whether it still runs.
+    /// The lines since the last call, and true if the guest runs.
     pub fn lines(&mut self) -> anyhow::Result<(Vec<String>, bool)> {
         if interrupt::requested() {
             bail!("asked to stop");
         }
-        // Before it is read: what an ended guest has said is all there.
+        // The state is read before the output, since the output of an ended guest is complete.
         let running = self.process.check();
         let said = fs::read(&self.console).context("failed to read what the guest says")?;
         let unread = &said[self.read..];
@@ -150,7 +149,7 @@ impl Guest {
         Ok((lines, running.is_ok()))
     }
 
-    /// Hands every line to `each`, until that has seen what it waits for; the guest may not end before.
+    /// Hands every line to `each` until that returns true. An earlier end of the guest is an error.
     pub fn until(&mut self, limit: Duration, mut each: impl FnMut(&str) -> bool) -> anyhow::Result<()> {
         let started = Instant::now();
         loop {
@@ -171,14 +170,14 @@ impl Guest {
         }
     }
 
-    /// Cuts its power, and hands what it had said by then to `each`.
+    /// Cuts the guest's power, and hands its last lines to `each`.
     pub fn cut(mut self, mut each: impl FnMut(&str)) -> anyhow::Result<()> {
         self.process.kill();
         self.lines()?.0.iter().for_each(|line| each(line));
         Ok(())
     }
 
-    /// All that it has said, for an error.
+    /// The whole output, for an error.
     pub fn said(&self) -> String {
         let text = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
         let console = text(&self.console);
@@ -192,7 +191,7 @@ impl Guest {
         )
     }
 
-    /// Waits until it has started, and says what it is.
+    /// Waits until the guest has started, and returns its kernel.
     pub fn booted(&mut self) -> anyhow::Result<String> {
         let mut kernel = String::new();
         self.until(BOOT, |line| {
@@ -205,7 +204,7 @@ impl Guest {
 /// These tests need simple quotas, which came with Linux 6.7; Debian bookworm has 6.1.
 const TOO_NEW: &str = "btrfs::";
 
-/// Runs the tests of `tests/host_node` in a guest, with `args` for them, and fails if they do. Without `args`, all but [`TOO_NEW`].
+/// Runs the tests of `tests/host_node` in a guest, with `args`; fails if a test fails. Without `args`, runs all but [`TOO_NEW`].
 pub fn test(args: &[String], limit: Duration) -> anyhow::Result<()> {
     let program = host_node()?;
     let machine = Machine::prepare()?;
@@ -241,7 +240,7 @@ pub fn test(args: &[String], limit: Duration) -> anyhow::Result<()> {
     }
 }
 
-/// The tests' program, compiled if need be. It runs in the guest because that is the same Debian release.
+/// The compiled program of the tests. The guest can run it, since it has the same Debian release as this machine.
 pub(crate) fn host_node() -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let said = Cmd::new(cargo)
@@ -257,7 +256,7 @@ pub(crate) fn host_node() -> anyhow::Result<PathBuf> {
     programs.next().context("cargo does not say where the program of tests/host_node is")
 }
 
-/// This machine's Debian release, so that what is compiled here runs there.
+/// This machine's Debian release, so that the guest can run a program that is compiled here.
 fn suite() -> anyhow::Result<String> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let value = |name: &str| {

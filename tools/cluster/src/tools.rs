@@ -1,6 +1,6 @@
-//! kubectl, helm, kind and csi-sanity: the user's own if new enough, else built.
+//! kubectl, helm, kind and csi-sanity: the user's own program if it is new enough, else one that is built here.
 //!
-//! All of these block, and the first call of one that has to be built blocks for minutes.
+//! Every function blocks, and blocks for minutes while a program is built for the first time.
 
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ pub fn kubectl() -> anyhow::Result<PathBuf> {
     })
 }
 
-/// Helm 3.17 or newer: it takes away what `helm test` made in the reverse order.
+/// Helm 3.17 or newer, which removes the objects of `helm test` in reverse order.
 pub fn helm() -> anyhow::Result<PathBuf> {
     own_or_built(Program::Tool("helm"), &["version", "--template", "{{.Version}}"], |own| {
         own >= Version { major: 3, minor: 17, patch: 0 }
@@ -40,7 +40,7 @@ pub fn csi_sanity() -> anyhow::Result<PathBuf> {
 fn own_or_built(program: Program, ask: &[&str], enough: impl Fn(Version) -> bool) -> anyhow::Result<PathBuf> {
     if let Some(own) = which(program.name()) {
         let said = Cmd::new(&own).args(ask).run().unwrap_or_default();
-        // kubectl's JSON begins with its build date and ends with others' versions; gitVersion is its own.
+        // kubectl's JSON has other versions and dates, too; the field gitVersion is kubectl's own version.
         let said = said.split_once("\"gitVersion\":").map_or(said.as_str(), |(_, rest)| rest);
         if Version::find(said).is_some_and(enough) {
             return Ok(own);

@@ -1,7 +1,7 @@
 //! The tour: Reservoir's main job on a real cluster, step by step, with the manifests of `examples/` as they are.
 //!
-//! It is the demonstration and the end-to-end test in one: every step checks what it says, and the first that does not
-//! hold is an error. Between two steps the test kills the controller, which must change nothing.
+//! The tour is the demonstration and the end-to-end test in one: every step checks its own claim, and the first wrong claim
+//! is an error. Between two steps the test kills the controller, which must change nothing.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -42,7 +42,7 @@ impl Tour {
 
     /// Builds the images, puts them on the nodes, and installs the chart.
     ///
-    /// On a cluster of the user's own the images must be there already.
+    /// A cluster of the user must have the images already.
     pub fn install(&self) -> anyhow::Result<()> {
         if let Ok(docker) = self.cluster.docker() {
             for image in image::build_all(docker)? {
@@ -51,7 +51,7 @@ impl Tour {
         }
         self.title("Install Reservoir with Helm")?;
         self.install_chart()?;
-        // The tag stays the same from build to build, so pods of an earlier one are replaced.
+        // Each build has the same tag, so the pods of an earlier build are replaced.
         for workload in ["deployment/reservoir-controller", "daemonset/reservoir-agent"] {
             self.quietly(&["-n", NAMESPACE, "rollout", "restart", workload])?;
             self.quietly(&["-n", NAMESPACE, "rollout", "status", workload, "--timeout=120s"])?;
@@ -100,7 +100,7 @@ impl Tour {
         Ok(())
     }
 
-    /// Runs kubectl and shows the command and what it printed.
+    /// Runs kubectl, and shows the command and its output.
     fn show(&self, args: &[&str]) -> anyhow::Result<String> {
         println!("$ kubectl {}", args.join(" "));
         let printed = self.quietly(args)?;
@@ -112,7 +112,7 @@ impl Tour {
         self.cluster.kubectl()?.args(args).run()
     }
 
-    /// Builds the plug-in and returns the directory that it is in.
+    /// Builds the plug-in, and returns its directory.
     fn build_plugin(&self) -> anyhow::Result<PathBuf> {
         let build =
             ["build", "--package", "reservoir", "--bin", "kubectl-reservoir", "--message-format=json"];
@@ -125,7 +125,7 @@ impl Tour {
         Ok(made.parent().context("kubectl-reservoir is in no directory")?.to_owned())
     }
 
-    /// Runs the plug-in through kubectl and shows the command and what it printed.
+    /// Runs the plug-in through kubectl, and shows the command and its output.
     fn plugin(&self, directory: &Path, args: &[&str]) -> anyhow::Result<String> {
         println!("$ kubectl reservoir {}", args.join(" "));
         let others = std::env::var_os("PATH").unwrap_or_default();
@@ -138,7 +138,7 @@ impl Tour {
         Ok(printed)
     }
 
-    /// Runs kubectl, which must fail, and shows what it said.
+    /// Runs kubectl, which must fail, and shows its error.
     fn refused(&self, args: &[&str]) -> anyhow::Result<String> {
         println!("$ kubectl {}", args.join(" "));
         match self.quietly(args) {
@@ -185,7 +185,7 @@ impl Tour {
         self.quietly(&args)
     }
 
-    /// The message of an object's `Ready` once it has the reason.
+    /// The message of an object's condition `Ready`, as soon as the condition has the reason.
     fn reason(&self, what: &[&str], reason: &str) -> anyhow::Result<String> {
         let condition = "{.status.conditions[?(@.type==\"Ready\")]";
         self.until(&format!("{} to be {reason}", what.join(" ")), || {
@@ -214,7 +214,7 @@ impl Tour {
         })
     }
 
-    /// Waits for `look` to find what it looks for; it returns what there is instead.
+    /// Waits until `look` succeeds. Its error is the present state.
     fn until<T>(
         &self,
         what: &str,
@@ -243,7 +243,7 @@ impl Tour {
 /// The writes of Reservoir in the audit log, without those of its leader election.
 pub fn writes(audit_log: &str) -> anyhow::Result<Vec<String>> {
     let mut writes = Vec::new();
-    // The last line may still be being written.
+    // The API server may not have written the last line to its end.
     let complete = audit_log.rsplit_once('\n').map_or("", |(complete, _)| complete);
     for line in complete.lines() {
         let event: serde_json::Value = serde_json::from_str(line).context("the audit log is not JSON")?;

@@ -1,6 +1,6 @@
-//! Versions, as far as two of them have to be compared.
+//! Versions that can be compared.
 
-/// Major, minor and patch; what follows a `-` or `+` is not looked at.
+/// Major, minor and patch. A suffix after `-` or `+` is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     /// Incompatible changes.
@@ -25,7 +25,7 @@ impl Version {
         numbers.next().is_none().then_some(version)
     }
 
-    /// The first version in what a program says of itself.
+    /// The first version in a program's output.
     pub fn find(text: &str) -> Option<Self> {
         text.split([' ', '\n', '\t', '"', ',', ':']).filter(|word| word.contains('.')).find_map(Self::parse)
     }

@@ -1,4 +1,4 @@
-//! The files and flags that the processes of the api tier are started with.
+//! Files and flags for the processes of the api tier.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +23,7 @@ const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
 /// Writes the files that the first start needs.
 pub(super) fn write_inputs(dir: &Path) -> anyhow::Result<()> {
     let key = dir.join(SERVICE_ACCOUNT_KEY);
-    // "EC PRIVATE KEY", which kube-apiserver takes for the public half too, unlike PKCS #8.
+    // From "EC PRIVATE KEY", unlike PKCS #8, kube-apiserver takes the public half, too.
     Cmd::new("openssl")
         .args(["ecparam", "-genkey", "-name", "prime256v1", "-noout", "-out"])
         .arg(&key)
@@ -62,7 +62,7 @@ pub(super) fn etcd_args(dir: &Path, port: u16) -> Vec<String> {
         format!("--listen-client-urls=http://127.0.0.1:{port}"),
         format!("--advertise-client-urls=http://127.0.0.1:{port}"),
         "--listen-peer-urls=http://127.0.0.1:0".into(),
-        // The data never outlives the test, so waiting for the disk would buy nothing.
+        // The data ends with the test, so a wait for the disk is of no use.
         "--unsafe-no-fsync".into(),
     ]
 }
@@ -73,7 +73,7 @@ pub(super) fn apiserver_args(dir: &Path, etcd_port: u16, port: u16, options: Api
         format!("--etcd-servers=http://127.0.0.1:{etcd_port}"),
         "--bind-address=127.0.0.1".into(),
         "--advertise-address=127.0.0.1".into(),
-        // A Service's endpoint must not be a loopback address, and nobody here reaches the API by its Service.
+        // The endpoint of a Service must not be a loopback address. No test uses the Service of the API.
         "--endpoint-reconciler-type=none".into(),
         format!("--secure-port={port}"),
         format!("--cert-dir={}", path("pki")),
@@ -100,7 +100,7 @@ pub(super) fn controller_manager_args(dir: &Path) -> Vec<String> {
     vec![
         format!("--kubeconfig={}", path(CONTROLLER_MANAGER_KUBECONFIG)),
         "--leader-elect=false".into(),
-        // Nodes exist in name only here: nobody renews their leases, and that must not make them unreachable.
+        // Nodes exist in name only. Nobody renews their leases, which must not make them unreachable.
         "--controllers=*,-node-lifecycle-controller,-taint-eviction-controller".into(),
         "--secure-port=0".into(),
         "--use-service-account-credentials=true".into(),
@@ -109,7 +109,7 @@ pub(super) fn controller_manager_args(dir: &Path) -> Vec<String> {
     ]
 }
 
-/// A token that no other user of the machine can guess, since it comes from a key that only its owner can read.
+/// A token that no other user of the machine can guess: it is derived from a key that only its owner can read.
 fn token(dir: &Path, user: &str) -> anyhow::Result<String> {
     let digest =
         Sha256::new().chain_update(fs::read(dir.join(SERVICE_ACCOUNT_KEY))?).chain_update(user).finalize();

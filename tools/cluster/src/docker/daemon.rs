@@ -1,4 +1,4 @@
-//! A dockerd of our own: where none runs, and only as long as it is needed.
+//! A dockerd of our own, for machines without one, as long as it is needed.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -33,7 +33,7 @@ struct State {
     firewall: Firewall,
 }
 
-/// Its run-time files. Not in the cache: they mean nothing after a reboot, and a socket's path must be short.
+/// The daemon's run-time files. They mean nothing after a reboot, and the path of a socket must be short; so the cache is no place.
 fn run_dir(cache: &Cache) -> PathBuf {
     let digest = format!("{:x}", Sha256::digest(cache.root().as_os_str().as_encoded_bytes()));
     PathBuf::from(format!("/run/reservoir-{}", &digest[..8]))
@@ -55,21 +55,21 @@ fn state(cache: &Cache) -> anyhow::Result<Option<State>> {
     }
 }
 
-/// Its `DOCKER_HOST`, if it runs.
+/// The daemon's `DOCKER_HOST`, if it runs.
 pub(super) fn running(cache: &Cache) -> anyhow::Result<Option<String>> {
-    // Only root can have started one, and only root can look.
+    // Only root can start a daemon, and only root can look for one.
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
     Ok(state(cache)?.filter(|state| state.daemon.is_alive()).map(|_| host(cache)))
 }
 
-/// Starts it and waits until it answers; returns its `DOCKER_HOST`.
+/// Starts the daemon, waits until it answers, and returns its `DOCKER_HOST`.
 pub(super) fn start(cache: &Cache) -> anyhow::Result<String> {
     if !rustix::process::geteuid().is_root() {
         bail!("no Docker daemon answers and only root can start one; start Docker, or run this as root");
     }
-    // One that died without being stopped has left things in the kernel.
+    // A daemon that was killed has left settings in the kernel.
     stop(cache)?;
     let runtime = if lacks_resource_capability()? { Some(runc_without_resource(cache)?) } else { None };
     let progress = Progress::start("starting a Docker daemon");
@@ -82,12 +82,12 @@ pub(super) fn start(cache: &Cache) -> anyhow::Result<String> {
 
     let mut command = Command::new("dockerd");
     command.env("PATH", super::path()?).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-    // A group of its own: a Ctrl-C on the terminal is not meant for it.
+    // A Ctrl-C on the terminal must not reach the daemon, so it has a process group of its own.
     command.process_group(0);
     command.arg("--data-root").arg(cache.root().join("docker"));
     command.arg("--exec-root").arg(dir.join("exec"));
     command.arg("--pidfile").arg(dir.join("dockerd.pid"));
-    // No bridge of its own: kind makes one for its nodes, and image builds use the machine's network.
+    // The daemon needs no bridge: kind makes one for its nodes, and image builds use the machine's network.
     command.args(["--host", &host(cache), "--bridge", "none"]);
     if let Some(runtime) = runtime {
         command.arg("--add-runtime").arg(format!("without-resource={}", runtime.display()));
@@ -95,7 +95,7 @@ pub(super) fn start(cache: &Cache) -> anyhow::Result<String> {
     }
     let mut child = command.spawn().context("failed to start dockerd")?;
     let daemon = Recorded::of(child.id())?;
-    // Waited for as long as this process lives, so that it does not stay as a zombie.
+    // A thread waits for the daemon's end, so that it does not stay as a zombie.
     std::thread::spawn(move || child.wait());
     fs::write(dir.join("state.json"), serde_json::to_vec(&State { daemon, firewall })?)?;
 
@@ -113,7 +113,7 @@ pub(super) fn start(cache: &Cache) -> anyhow::Result<String> {
     Ok(host(cache))
 }
 
-/// Stops it and removes what it leaves in the kernel and in its run-time directory.
+/// Stops the daemon, and removes its traces in the kernel and in its run-time directory.
 pub(super) fn stop(cache: &Cache) -> anyhow::Result<()> {
     let Some(State { daemon, firewall }) = state(cache)? else { return Ok(()) };
     if daemon.is_alive() {
@@ -143,7 +143,7 @@ fn end_helpers(exec_root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends the processes of containers whose dockerd was killed: they go on without it, and keep their addresses. Their
+/// Ends the processes of containers that go on, with their addresses, after their dockerd was killed. Their
 /// control groups carry the containers' ids, and the ids are those in the daemon's own directory.
 fn end_containers(data_root: &Path) {
     let names = |dir: &Path| -> Vec<String> {
@@ -169,7 +169,7 @@ fn unmount_below(dirs: &[&Path]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes the control groups that held its containers' groups. Those of another Docker's containers are not empty, and the
+/// Removes the daemon's empty control groups. The control groups of another Docker's containers are not empty, and the
 /// kernel refuses to remove them.
 fn remove_cgroups() {
     let root = Path::new("/sys/fs/cgroup");
@@ -179,7 +179,7 @@ fn remove_cgroups() {
     }
 }
 
-/// True if not even root has CAP_SYS_RESOURCE here, as in some sandboxes.
+/// True if root lacks CAP_SYS_RESOURCE, as in some sandboxes.
 pub(crate) fn lacks_resource_capability() -> anyhow::Result<bool> {
     const CAP_SYS_RESOURCE: u32 = 24;
     let status =
@@ -190,7 +190,7 @@ pub(crate) fn lacks_resource_capability() -> anyhow::Result<bool> {
     Ok(bounding >> CAP_SYS_RESOURCE & 1 == 0)
 }
 
-/// A runtime that can start privileged containers all the same.
+/// A runtime that can start privileged containers without that capability.
 fn runc_without_resource(cache: &Cache) -> anyhow::Result<PathBuf> {
     packages::ensure(&["jq"])?;
     let runc = Program::Runc.build(cache)?;

@@ -17,7 +17,7 @@ pub(super) struct Firewall {
     ip_forward: Option<String>,
     /// The policy of the FORWARD chain, such as `ACCEPT`.
     forward_policy: Option<String>,
-    /// True if another Docker had its chains there already.
+    /// True if another Docker had made its chains before.
     docker_chains: bool,
 }
 
@@ -35,7 +35,7 @@ impl Firewall {
         }
     }
 
-    /// Takes Docker's chains out and sets back what it set, unless another Docker was there first.
+    /// Removes Docker's chains and restores the settings, unless another Docker had made its chains before.
     pub(super) fn restore(&self) {
         if self.docker_chains {
             return;
@@ -68,8 +68,8 @@ fn rules(command: &str, table: &str) -> Vec<String> {
     listed.lines().map(str::to_owned).collect()
 }
 
-/// The arguments that remove every chain of Docker's from a table with these rules: first the rules that lead to such a
-/// chain, then what is in it, then the chain.
+/// The arguments that remove all of Docker's chains from a table with these rules: first the rules that lead to such a
+/// chain, then the rules in the chain, then the chain.
 fn removal(rules: &[String]) -> Vec<Vec<String>> {
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let made = rules.iter().filter_map(|rule| rule.strip_prefix("-N "));

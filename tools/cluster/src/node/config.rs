@@ -10,10 +10,10 @@ pub(super) const AUDIT_LOG: &str = "/var/log/kubernetes/audit.log";
 const AUDIT_DIR: &str = "/var/log/kubernetes";
 const AUDIT_POLICY: &str = "/etc/kubernetes/audit-policy.yaml";
 
-/// The configuration of a cluster of `nodes` nodes, the first of which has the control plane and takes pods too.
+/// The configuration of a cluster of `nodes` nodes. The first node has the control plane, and takes pods, too.
 ///
-/// A composed image has no network plug-in of kind's, and the machine that it is composed on may lack what kubelets and
-/// kube-proxy set by default.
+/// A composed image lacks kind's network plug-in. Its machine may lack kernel features that kubelets and kube-proxy use by
+/// default.
 pub(super) fn kind_config(nodes: usize, audit_policy: &Path, composed: bool) -> Value {
     let control_plane = json!({
         "role": "control-plane",
@@ -56,7 +56,7 @@ fn api_server_audit() -> Value {
     json!({
         "kind": "ClusterConfiguration",
         "apiServer": {
-            // A merge replaces the whole list, and kind's own entry is empty.
+            // A merge replaces the whole list. kind's own entry is empty, so nothing is lost.
             "extraArgs": [
                 {"name": "audit-policy-file", "value": AUDIT_POLICY},
                 {"name": "audit-log-path", "value": AUDIT_LOG},
@@ -69,7 +69,7 @@ fn api_server_audit() -> Value {
     })
 }
 
-/// kind wants each patch as text.
+/// kind takes each patch as text.
 fn patches(patches: &[Value]) -> Value {
     patches.iter().map(Value::to_string).collect()
 }

@@ -1,4 +1,4 @@
-//! The image that nodes are started from: kind's own where it can be pulled, else the same composed from source.
+//! The image of a node: kind's own image if that can be pulled, else the same image composed from source.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -18,7 +18,7 @@ use crate::progress::say;
 const DOCKERFILE: &str = include_str!("../../assets/node.Dockerfile");
 const POD_ROUTES: &str = include_str!("../../assets/pod-routes.service");
 
-/// bookworm: its systemd is the last that boots on cgroup v1.
+/// Debian release. Later releases have a systemd that does not boot on cgroup v1.
 const SUITE: &str = "bookworm";
 
 /// The packages of kind's base image without those for network storage, and the packages that volumes need.
@@ -57,11 +57,11 @@ const NODE: [&str; 3] = ["kubeadm", "kubectl", "kubelet"];
 #[derive(Clone, Debug)]
 pub(super) struct NodeImage {
     pub(super) name: String,
-    /// It has no network plug-in of kind's.
+    /// True if the image lacks kind's network plug-in.
     pub(super) composed: bool,
 }
 
-/// The image, pulled or composed if Docker does not have it. Blocks, for many minutes the first time.
+/// Returns the image, pulled or composed if Docker lacks it. Blocks, for many minutes the first time.
 pub(super) fn ensure(docker: &Docker) -> anyhow::Result<NodeImage> {
     let version = Program::Kubernetes("kubelet").version()?;
     let pulled = NodeImage { name: format!("kindest/node:{version}"), composed: false };
@@ -80,7 +80,7 @@ pub(super) fn ensure(docker: &Docker) -> anyhow::Result<NodeImage> {
     Ok(composed)
 }
 
-/// Changes when anything does that the image is made of.
+/// A key that changes with each part of the image.
 fn fingerprint() -> anyhow::Result<String> {
     let mut digest = Sha256::new().chain_update(DOCKERFILE).chain_update(POD_ROUTES).chain_update(SUITE);
     for word in PACKAGES.iter().copied().chain(versions()?) {
@@ -96,7 +96,7 @@ fn versions() -> anyhow::Result<Vec<&'static str>> {
     programs.into_iter().chain(tools).map(Program::version).collect()
 }
 
-/// Everything that is built from source for it.
+/// Everything in the image that is built from source.
 fn programs() -> impl Iterator<Item = Program> {
     let kubernetes = NODE.into_iter().chain(CONTROL_PLANE).map(Program::Kubernetes);
     let runtime = CONTAINERD.into_iter().map(Program::Containerd).chain(CNI.into_iter().map(Program::Cni));
@@ -109,7 +109,7 @@ fn compose(docker: &Docker, name: &str) -> anyhow::Result<()> {
     for program in programs() {
         program.build(cache)?;
     }
-    // In the cache's directory: a gigabyte may be too much for /tmp.
+    // A gigabyte may be too much for /tmp, so the cache's directory holds the files.
     let work = tempfile::Builder::new().prefix(".node-image-").tempdir_in(cache.root())?;
     let images = Images { docker, work: work.path() };
     let kubeadm = Program::Kubernetes("kubeadm");
@@ -132,19 +132,19 @@ fn compose(docker: &Docker, name: &str) -> anyhow::Result<()> {
         .progress("packing the control plane's images")
         .run()?;
     images.load(&bare, &archive, name)?;
-    // The node image has them all in it.
+    // The node image contains all images of the control plane.
     docker.cmd(["image", "rm", "--force", &bare]).args(&listed).run()?;
     Ok(())
 }
 
-/// The images that a node image is made of and made from.
+/// Images in a node image, and images that it is built on.
 struct Images<'a> {
     docker: &'a Docker,
     work: &'a Path,
 }
 
 impl Images<'_> {
-    /// An image of the control plane, under the name that kubeadm looks for.
+    /// An image of the control plane, under the name that kubeadm expects.
     fn import(&self, name: &str) -> anyhow::Result<()> {
         let program = name.rsplit('/').next().and_then(|last| last.split(':').next()).unwrap_or_default();
         let archive = self.work.join("image.tar");
@@ -269,7 +269,7 @@ impl Images<'_> {
             .stdin(fs::File::open(archive)?)
             .progress("loading the control plane's images into the node image")
             .run()?;
-        // Its database has to be whole when the files are taken.
+        // containerd's database must be complete before its files are copied.
         self.docker.cmd(["stop", &container]).run()?;
         let entrypoint = "ENTRYPOINT [ \"/usr/local/bin/entrypoint\", \"/sbin/init\" ]";
         self.docker
@@ -280,7 +280,7 @@ impl Images<'_> {
     }
 }
 
-/// A container that goes when this goes.
+/// A container that is removed when this value is dropped.
 struct Container<'a> {
     docker: &'a Docker,
     name: &'a str,
@@ -292,7 +292,7 @@ impl Drop for Container<'_> {
     }
 }
 
-/// The names that a package's installation would have made; the packages are only unpacked.
+/// Links that the installation of a package makes. The packages are unpacked without installation.
 fn iptables_alternatives(sbin: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(sbin)?;
     for name in ["iptables", "ip6tables"]

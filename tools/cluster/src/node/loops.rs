@@ -1,4 +1,4 @@
-//! Loop devices that a cluster's nodes leave behind. They are the whole machine's: a node's end does not detach them.
+//! Loop devices that a cluster's nodes leave behind. They belong to the machine, so the end of a node does not detach them.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::command::Cmd;
 
-/// The output of losetup for a loop device, without its path, which is one of another mount namespace.
+/// The output of losetup for a loop device. The path of its file is left out, since it belongs to another mount namespace.
 #[derive(Debug, Deserialize)]
 struct LoopDevice {
     name: PathBuf,
@@ -31,7 +31,7 @@ pub(super) fn backed_by(directories: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>>
     Ok(found)
 }
 
-/// Detaches those of `devices` that are still attached. The files must be out of use.
+/// Detaches the `devices` that are still attached. Nothing may use their files any more.
 pub(super) fn detach(devices: &[PathBuf]) -> anyhow::Result<()> {
     let attached: Vec<_> = attached()?.into_iter().map(|device| device.name).collect();
     for device in devices.iter().filter(|device| attached.contains(device)) {
@@ -46,7 +46,7 @@ fn attached() -> anyhow::Result<Vec<LoopDevice>> {
         loopdevices: Vec<LoopDevice>,
     }
     let listed = losetup().args(["--list", "--json", "--output=NAME,BACK-INO,BACK-MAJ:MIN"]).run()?;
-    // Nothing at all is printed when there is no loop device.
+    // losetup prints nothing if there is no loop device.
     if listed.trim().is_empty() {
         return Ok(Vec::new());
     }
@@ -57,7 +57,7 @@ fn attached() -> anyhow::Result<Vec<LoopDevice>> {
 fn holds(directory: &Path, device: &LoopDevice) -> anyhow::Result<bool> {
     let (Some(inode), Some(on)) = (device.inode, &device.device) else { return Ok(false) };
     let directory_on = fs::metadata(directory)?.dev();
-    // losetup pads it.
+    // losetup pads the number with spaces.
     if on.trim() != format!("{}:{}", rustix::fs::major(directory_on), rustix::fs::minor(directory_on)) {
         return Ok(false);
     }

@@ -16,7 +16,7 @@ struct Place {
     pods: String,
 }
 
-/// Sets it up on every node. `kubectl` is a command with the cluster's kubeconfig.
+/// Sets the network up on every node. `kubectl` is a command with the cluster's kubeconfig.
 pub(super) fn set_up(
     docker: &Docker,
     kubectl: impl Fn() -> anyhow::Result<Cmd>,
@@ -32,7 +32,7 @@ pub(super) fn set_up(
         };
         copy("pod-routes", &routes(place, &places), "/etc/pod-routes")?;
         docker.cmd(["exec", &place.name, "systemctl", "start", "pod-routes"]).run()?;
-        // Last: with it the node gets ready.
+        // This file comes last, since the node becomes Ready with it.
         copy("10.conflist", &plugins(place).to_string(), "/etc/cni/net.d/10.conflist")?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The pages of the documentation that need pods which run, on a cluster.
+//! The pages of the documentation that need running pods.
 
 use anyhow::{Context, bail, ensure};
 
@@ -10,7 +10,7 @@ use crate::tools;
 const DEMO: &str = "reservoir-";
 
 impl Tour {
-    /// Runs each of these pages; Reservoir must be installed. Each leaves nothing of its own.
+    /// Runs each page; Reservoir must be installed. A page leaves nothing in the cluster.
     pub fn pages(&self) -> anyhow::Result<()> {
         let mut programs = Vec::new();
         for program in [tools::kubectl()?, tools::helm()?] {

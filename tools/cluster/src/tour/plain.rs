@@ -132,7 +132,7 @@ impl Tour {
         self.unapply("19-storage-class.yaml")
     }
 
-    /// The volume that was made for a PersistentVolumeClaim.
+    /// The volume of a PersistentVolumeClaim.
     fn volume_of(&self, pvc: &str) -> anyhow::Result<String> {
         Ok(format!("pvc-{}", self.field(&["-n", "team-a", "pvc", pvc], "{.metadata.uid}")?))
     }

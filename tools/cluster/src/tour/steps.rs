@@ -4,11 +4,11 @@ use anyhow::{Context, ensure};
 
 use super::Tour;
 
-/// A ClusterRoleBinding that lets jane write reservations and volumes, as far as the kinds go.
+/// A ClusterRoleBinding that lets jane write reservations and volumes; verbs on roles are asked for besides.
 const JANE_OPERATES: &str = "jane-operates";
 
 impl Tour {
-    /// Walks through the main job; Reservoir must be installed. It leaves nothing of its own in the cluster.
+    /// Runs all steps; Reservoir must be installed. The steps leave nothing in the cluster.
     pub fn walk(&self) -> anyhow::Result<()> {
         self.clean()?;
         let free = self.disks()?;
@@ -35,7 +35,7 @@ impl Tour {
         self.unreserve(&free)
     }
 
-    /// Brings the steady state about in which nothing happens any more: claims that are bound.
+    /// Waits for a state in which nothing happens any more: all claims are bound.
     pub fn settle(&self) -> anyhow::Result<()> {
         for example in ["01-reservation.yaml", "03-volumes.yaml", "04-subscriptions.yaml", "05-claims.yaml"] {
             self.apply(example)?;
@@ -100,7 +100,7 @@ impl Tour {
         let path = self.repository.join("examples/01-reservation.yaml");
         let path = path.to_str().context("the path of the repository is not UTF-8")?;
         let reserve = ["--as=jane", "apply", "-f", path];
-        // RBAC is in force a moment after it is there.
+        // A change of RBAC takes effect after a moment.
         let said = self.until("jane to be refused for want of a grant", || match self.quietly(&reserve) {
             Err(error) if error.to_string().contains("lacks the verb") => Ok(Ok(error.to_string())),
             Err(error) => Ok(Err(error.to_string())),
@@ -189,7 +189,7 @@ impl Tour {
         Ok(())
     }
 
-    /// Readers come first, the writer next; returns how many files it wrote.
+    /// Starts the readers, then the writer; returns the number of its files.
     /// M1, M3, C5.
     fn share(&self) -> anyhow::Result<usize> {
         self.title(
@@ -226,7 +226,7 @@ impl Tour {
         Ok(files)
     }
 
-    /// The last line of a reader, once each has verified everything one more time.
+    /// The last line of a reader, after each reader has verified everything once more.
     fn verified(&self) -> anyhow::Result<String> {
         let pods = self.field(&["-n", "team-b", "pods", "-l", "app=readers"], "{.items[*].metadata.name}")?;
         let lines = |pod: &str| self.quietly(&["-n", "team-b", "logs", pod]);
@@ -315,7 +315,7 @@ impl Tour {
         self.title("The agent is killed; readers and writer do not notice")?;
         self.replace_agent(&self.field(&["spv", "datasets"], "{.status.nodeName}")?)?;
         println!("reader: {}", self.verified()?);
-        // It took its volumes over: one more reader gets in.
+        // The new agent serves the volumes of the old one: another reader starts.
         self.show(&["-n", "team-b", "scale", "deployment/readers", "--replicas=3"])?;
         self.show(&["-n", "team-b", "rollout", "status", "deployment/readers", "--timeout=120s"])?;
         println!("reader: {}", self.verified()?);
@@ -338,7 +338,7 @@ impl Tour {
         for example in ["08-fill.yaml", "07-readers.yaml", "06-writer.yaml", "05-claims.yaml"] {
             self.unapply(example)?;
         }
-        // Nobody holds the exclusive volume any more, so the claim that waited has it.
+        // Nobody holds the exclusive volume any more, so the waiting claim is bound to it.
         self.ready(&["-n", "team-b", "vclaim/scratch"])?;
         self.unapply("09-second-claim.yaml")?;
         self.show(&["get", "spv"])?;

@@ -1,4 +1,4 @@
-//! The chart is upgraded, rolled back, removed and installed anew while a pod writes: its data stays, and it does not notice.
+//! Upgrade, rollback, removal and installation of the chart while a pod writes: its data stays, and its writes do not wait.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use super::{NAMESPACE, Tour};
 use crate::command::Cmd;
 use crate::tools;
 
-/// Nothing that happens to Reservoir makes a write wait. What a busy machine makes of it is measured beside it, before.
+/// Longest pause of a write. A busy machine has pauses, too, which are measured before.
 const LONGEST_PAUSE_MS: u64 = 5000;
 
-/// Longer than a pod of the agent takes to be replaced, so that what is compared is alike.
+/// Time of a measurement: longer than the replacement of an agent's pod, so that the measurements are alike.
 const BASELINE: Duration = Duration::from_secs(15);
 
-/// Appends a line and has it on the disk, again and again, 10 ms apart, and tells each second how long the longest took, in
-/// milliseconds. Of Perl there is what Debian's smallest system has, so the clock is the kernel's, which ticks each 10 ms.
+/// Appends and synchronizes a line each 10 ms, and prints once a second the longest duration in
+/// milliseconds. Debian's smallest Perl has only the kernel's clock, which ticks each 10 ms.
 const WRITER: &str = r#"
 $| = 1;
 sub now { open(my $t, "<", "/proc/uptime") or die "clock: $!"; return (split " ", <$t>)[0] }
@@ -95,12 +95,12 @@ impl Tour {
         self.ready(&["-n", "team-a", "pod/on-and-on"])
     }
 
-    /// Does `work`, while which no write may fail, nor wait for long.
+    /// Does `work`. Meanwhile no write may fail or wait for long.
     fn undisturbed(&self, title: &str, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
         self.title(title)?;
         let told = self.pauses()?.len();
         work()?;
-        // The writer reports each second in the next one.
+        // The writer reports a second at the end of the next second.
         std::thread::sleep(Duration::from_millis(2500));
         let (longest, seconds) = self.longest_pause(told)?;
         println!("longest pause of the writer in {seconds} s: {longest} ms");
@@ -108,7 +108,7 @@ impl Tour {
         Ok(())
     }
 
-    /// The writer's report: for each second its longest pause in milliseconds.
+    /// The writer's longest pause in each second, in milliseconds.
     fn pauses(&self) -> anyhow::Result<Vec<u64>> {
         let phase = self.field(&["-n", "team-a", "pod/on-and-on"], "{.status.phase}")?;
         let log = self.quietly(&["-n", "team-a", "logs", "on-and-on"])?;
@@ -130,7 +130,7 @@ impl Tour {
         helm.progress(format!("helm {}", args[0])).stdout_in_errors().run()
     }
 
-    /// Has Helm replace the pods, and sees that it did.
+    /// Replaces the pods with Helm, and checks the replacement.
     fn replaced(&self, args: &[&str], with_chart: bool) -> anyhow::Result<()> {
         let agents = ["-n", NAMESPACE, "pods", "-l", "app.kubernetes.io/component=agent"];
         let before = self.field(&agents, "{.items[*].metadata.uid}")?;
