@@ -140,6 +140,8 @@ impl DiskEntry {
             path: self.path.display().to_string(),
             adopt_roots: self.adopt_roots.iter().map(|root| root.display().to_string()).collect(),
             allow_unenforced: self.allow_unenforced,
+            key: None,
+            take_over: None,
             gone: false,
         }
     }

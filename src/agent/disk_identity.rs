@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
+use serde_json::json;
 
 use crate::api::condition::reason;
 use crate::api::{AGENT_MANAGER, NodeDisk, NodeDiskSpec};
 use crate::cluster::{self, Events};
 use crate::host::Host;
-use crate::plan::disk_identity::{Identity, copy_refused, declared_gone, identify};
+use crate::plan::disk_identity::{
+    Identity, copy_refused, declared_gone, identify, take_over_text, without_key,
+};
 use crate::telemetry;
 
 use super::config::DiskEntry;
@@ -66,7 +69,8 @@ impl DiskIdentities {
             let object = match identity {
                 Identity::Known(known) => Ok(Ok(known.clone())),
                 Identity::New(name) => {
-                    cluster::apply(api, &NodeDisk::new(&name, spec()), AGENT_MANAGER).await.map(Ok)
+                    let made = cluster::apply(api, &NodeDisk::new(&name, spec()), AGENT_MANAGER).await;
+                    made.map(Ok).map_err(NodeError::from)
                 }
                 Identity::TakeOver(found) => self.take_over(api, found, spec()).await,
                 Identity::Refused(why) => Ok(Err(why)),
@@ -87,7 +91,7 @@ impl DiskIdentities {
                 // Nothing of a disk without a NodeDisk is served; the next look tries again.
                 Err(error) => {
                     expected.push((disk, None, Some(telemetry::chain(&error))));
-                    failed = Err(error.into());
+                    failed = Err(error);
                 }
             }
         }
@@ -95,20 +99,29 @@ impl DiskIdentities {
         Ok((objects, failed))
     }
 
-    /// Takes a disk over that has a NodeDisk elsewhere; returns the API server's refusal if it may not be.
+    /// Takes a disk over that has a NodeDisk elsewhere; returns why it is not served meanwhile. In its own node the disk has
+    /// only another name; in another node the controller looks at the proof.
     async fn take_over(
         &self,
         api: &Api<NodeDisk>,
         found: &NodeDisk,
         spec: NodeDiskSpec,
-    ) -> Result<Result<NodeDisk, String>, cluster::Error> {
+    ) -> Result<Result<NodeDisk, String>, NodeError> {
         let (disk, node_disk) = (spec.disk_name.clone(), found.name_any());
-        match cluster::apply(api, &NodeDisk::new(&node_disk, spec), AGENT_MANAGER).await {
-            Ok(object) => {
-                let was_in = &found.spec.node_name;
-                tracing::info!(disk, node_disk, was_in, "took over a disk of another node");
-                Ok(Ok(object))
-            }
+        if found.spec.node_name == spec.node_name {
+            return Ok(Ok(cluster::apply(api, &NodeDisk::new(&node_disk, spec), AGENT_MANAGER).await?));
+        }
+        let text = take_over_text(found, &spec.node_name, &disk);
+        let of = disk.clone();
+        let proof = self.ctx.on_host(move |host| host.sign(&of, &text)).await?;
+        let proof = match proof {
+            Ok(Some(proof)) if found.spec.key.is_some() => proof,
+            Ok(_) => return Ok(Err(without_key(found))),
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let request = json!({"nodeName": spec.node_name, "diskName": disk, "proof": proof});
+        match cluster::merge(api, &node_disk, &json!({"spec": {"takeOver": request}})).await {
+            Ok(()) => Ok(Err(format!("the controller was asked to move NodeDisk {node_disk} to this node"))),
             Err(error) if error.is_forbidden() => {
                 let why = telemetry::chain(&error);
                 if self.refused.get(&disk) != Some(&why) {
@@ -117,7 +130,7 @@ impl DiskIdentities {
                 }
                 Ok(Err(why))
             }
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -8,7 +8,9 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
 use crate::api::condition::{self, DISK_HEALTHY};
-use crate::api::{AGENT_MANAGER, EnforcementState, NodeDisk, NodeDiskStatus, Orphan, SharedPersistentVolume};
+use crate::api::{
+    AGENT_MANAGER, EnforcementState, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan, SharedPersistentVolume,
+};
 use crate::cluster;
 use crate::host::{self, DiskReport, Host, VolumeReport, VolumeUid};
 use crate::plan::node_disk::{self, Seen, Step};
@@ -241,7 +243,7 @@ fn seen(disk: &DiskReport, usage: Usage, entry: &DiskEntry, node: &str) -> Seen 
     });
     let configured = entry.reservations.iter().map(|wanted| (wanted.role.clone(), wanted.size.clone()));
     Seen {
-        ours: disk.id.as_ref().map(|id| entry.spec(node, id)),
+        ours: disk.id.as_ref().map(|id| NodeDiskSpec { key: disk.key.clone(), ..entry.spec(node, id) }),
         configured: configured.collect(),
         capacity: disk.capacity,
         system_reserved: disk.system_reserved,

@@ -72,11 +72,35 @@ pub struct NodeDiskSpec {
     /// no size (D5). False if absent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_unenforced: bool,
+    /// Public key of the disk, hexadecimal. The private key is on the disk, and each agent that serves the disk
+    /// makes a new one (A7).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub key: Option<String>,
+    /// Request of the agent of another node, which found the disk there. The controller moves the NodeDisk if
+    /// the request is signed with the key of the disk (D3, A7).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub take_over: Option<TakeOver>,
     /// Declares that the disk, or its node, will never come back. An administrator sets it, and it cannot be
     /// unset. The data of the disk is lost, and its volumes and reservations can be deleted (D4). False if
     /// absent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gone: bool,
+}
+
+/// A request to take over a NodeDisk (D3).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TakeOver {
+    /// Name of the node that the disk is in now.
+    #[schemars(length(min = 1, max = 253))]
+    pub node_name: String,
+    /// Name of the disk in the configuration of the agent there.
+    #[schemars(length(min = 1, max = 63))]
+    pub disk_name: String,
+    /// Signature of both names and of the UID of the NodeDisk, hexadecimal.
+    #[schemars(length(max = 128))]
+    pub proof: String,
 }
 
 /// Kind of a disk (D1, D2).

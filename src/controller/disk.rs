@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
+use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
 use crate::api::NodeDisk;
+use crate::cluster;
+use crate::plan::disk_identity::answer;
 use crate::plan::summary::{DiskSeen, Step, next_for_disk};
 
 use super::Error;
@@ -17,6 +20,9 @@ use super::ledger_entries::{owners, settle};
 /// 2. Decide: [`next_for_disk`].
 /// 3. Apply: the status, or entries that are settled before another decision.
 pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<(), Error> {
+    if disk.spec.take_over.is_some() {
+        return answer_request(&disk.name_any(), ctx).await;
+    }
     let mut seen = DiskSeen {
         owners: owners(&*disk, ctx),
         node_ready: ctx.stores.nodes.get(&disk.spec.node_name).map(|node| is_ready(&node)),
@@ -35,6 +41,32 @@ pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<(), 
             }
         }
     }
+}
+
+/// A request to take the NodeDisk over.
+///
+/// 1. Gather: the NodeDisk and its Node, live.
+/// 2. Decide: [`answer`].
+/// 3. Apply: the NodeDisk in another node, or without the request.
+async fn answer_request(name: &str, ctx: &Context) -> Result<(), Error> {
+    let (api, nodes): (Api<NodeDisk>, Api<Node>) =
+        (Api::all(ctx.client.clone()), Api::all(ctx.client.clone()));
+    let Some(disk) = cluster::get(&api, name).await? else { return Ok(()) };
+    let Some(request) = &disk.spec.take_over else { return Ok(()) };
+    let old = ListParams::default().fields(&format!("metadata.name={}", disk.spec.node_name));
+    let is_there = !cluster::list_metadata(&nodes, &old).await?.is_empty();
+
+    let (fields, refused) = answer(&disk, request, is_there);
+
+    if let Some(why) = refused {
+        tracing::warn!(
+            node_disk = name,
+            node = request.node_name,
+            why,
+            "refused to move a disk to another node"
+        );
+    }
+    Ok(cluster::merge_seen(&api, &disk, fields).await?)
 }
 
 fn is_ready(node: &Node) -> bool {

@@ -2,7 +2,7 @@
 //! device is in the agent's state directory; that of a volume group is on a logical volume of its own.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, RenameFlags};
@@ -12,18 +12,20 @@ use serde_json::{Map, Value};
 
 use crate::host::backings::backing::{Backing, Opened};
 use crate::host::backings::open;
-use crate::host::enforcement;
 use crate::host::error::{Context, Error, Result};
 use crate::host::layout::{IDENTITY, RECEIPTS, VOLUMES};
 use crate::host::sys::{Device, Place, atomic_file, dirfd, mounts, random_uuid};
 use crate::host::types::{BackingKind, DiskConfig, DiskReport, Enforcement, VolumeUid};
 use crate::host::volume::Volume;
+use crate::host::{disk_key, enforcement};
 
 const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(super) struct Disk {
     pub(super) config: DiskConfig,
     id: String,
+    /// The public key, once this process has made the key anew.
+    key: OnceLock<String>,
     volumes: OwnedFd,
     receipts: OwnedFd,
     pub(super) backing: Box<dyn Backing>,
@@ -43,6 +45,9 @@ struct Identity {
     /// The backing of the disk's volumes, for good.
     #[serde(default, rename = "keeping")]
     backing: BackingKind,
+    /// The private key of the disk (A7).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
     #[serde(flatten)]
     extra: Map<String, Value>,
 }
@@ -80,7 +85,8 @@ impl Disk {
         let (volumes, receipts) = (open(VOLUMES)?, open(RECEIPTS)?);
         let (config, enforcement) = (config.clone(), Mutex::default());
         let (trying, creating) = (Mutex::default(), Mutex::default());
-        Ok(Self { config, id, volumes, receipts, backing, enforcement, trying, creating, root })
+        let key = OnceLock::new();
+        Ok(Self { config, id, key, volumes, receipts, backing, enforcement, trying, creating, root })
     }
 
     /// Refuses a disk that does not enforce sizes, unless its configuration allows that (D5). The first call tries
@@ -145,6 +151,24 @@ impl Disk {
 
     pub(super) fn id(&self) -> &str {
         &self.id
+    }
+
+    /// The public key of a key that this process has made: what other nodes have signed with an older one is worthless.
+    pub(super) fn public_key(&self) -> Result<String> {
+        if self.key.get().is_none() {
+            let mut identity = identity(&self.root)?.ok_or_else(|| Error::corrupt(IDENTITY, "it is gone"))?;
+            let key = disk_key::make()?;
+            identity.key = Some(key.clone());
+            atomic_file::replace_json(self.root.as_fd(), IDENTITY, &identity)?;
+            self.key.set(disk_key::public(&key)?).ok();
+        }
+        Ok(self.key.get().cloned().unwrap_or_default())
+    }
+
+    /// Signs a text with the key on the disk; `None` if no agent has made one yet.
+    pub(super) fn sign(&self, text: &str) -> Result<Option<String>> {
+        let key = identity(&self.root)?.and_then(|identity| identity.key);
+        key.map(|key| disk_key::sign(&key, text)).transpose()
     }
 
     pub(super) fn report(&self) -> DiskReport {
@@ -270,11 +294,13 @@ fn lock(root: &OwnedFd, config: &DiskConfig, wait: Duration) -> Result<()> {
 
 /// Reads the disk's ID; a disk that never had one gets one. A damaged identity is not a missing one: a new identity
 /// would disown every volume on the disk.
+fn identity(root: &OwnedFd) -> Result<Option<Identity>> {
+    atomic_file::read_json(root.as_fd(), IDENTITY, || IDENTITY.to_owned())
+}
+
 fn identify(root: &OwnedFd, config: &DiskConfig) -> Result<String> {
     let corrupt = |reason: String| Error::corrupt(IDENTITY, reason);
-    if let Some(identity) =
-        atomic_file::read_json::<Identity>(root.as_fd(), IDENTITY, || IDENTITY.to_owned())?
-    {
+    if let Some(identity) = identity(root)? {
         identity.id.parse::<VolumeUid>().map_err(|error| corrupt(error.to_string()))?;
         if identity.backing != config.backing {
             let (before, now) = (identity.backing, config.backing);
@@ -291,7 +317,7 @@ fn identify(root: &OwnedFd, config: &DiskConfig) -> Result<String> {
         return Err(corrupt("it is missing although there are volumes".to_owned()));
     }
     let id = random_uuid()?.to_string();
-    let identity = Identity { id, backing: config.backing, extra: Map::new() };
+    let identity = Identity { id, backing: config.backing, key: None, extra: Map::new() };
     atomic_file::replace_json(root.as_fd(), IDENTITY, &identity)?;
     Ok(identity.id)
 }

@@ -33,6 +33,7 @@
 mod adoption;
 mod backings;
 mod disk;
+mod disk_key;
 mod enforcement;
 mod error;
 mod inherit;

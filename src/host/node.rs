@@ -72,6 +72,11 @@ impl Host {
         self.slots.iter().map(|slot| (slot.config.name.clone(), slot.identity())).collect()
     }
 
+    /// Signs a text with the key on a disk, be it the expected one or not; `None` if the disk has no key (A7).
+    pub fn sign(&self, disk: &str, text: &str) -> Result<Option<String>> {
+        self.slot(disk)?.sign(text)
+    }
+
     /// Sets the ID of the disk that belongs in a slot (D3). Another disk there is reported with its ID and an error,
     /// and its volumes are neither read nor touched. `None`: any disk will do.
     pub fn expect(&self, disk: &str, id: Option<&str>) -> Result<()> {

@@ -96,6 +96,12 @@ impl Slot {
         self.state().disk.as_ref().map(|disk| disk.id().to_owned()).map_err(Error::clone)
     }
 
+    /// Signs a text with the key on the disk that is there (A7).
+    pub(super) fn sign(&self, text: &str) -> Result<Option<String>> {
+        let disk = self.state().disk.clone()?;
+        disk.sign(text)
+    }
+
     /// The report of the disk that is there; a disk that is not served is tried again.
     pub(super) fn report(self: &Arc<Self>) -> DiskReport {
         let failed =
@@ -119,8 +125,15 @@ impl Slot {
         }
         let found = self.state().disk.clone();
         let served = self.state().served();
-        let enforced = served.and_then(|disk| disk.ensure_enforced(false));
+        let is_expected = self.state().expected.is_some();
+        let mut key = None;
+        let enforced = served.and_then(|disk| {
+            disk.ensure_enforced(false)?;
+            key = is_expected.then(|| disk.public_key()).transpose()?;
+            Ok(())
+        });
         let report = found.map_or_else(|_| DiskReport::of(&self.config), |disk| disk.report());
+        let report = DiskReport { key, ..report };
         match enforced {
             Ok(()) => report,
             Err(error) => DiskReport { error: Some(error.to_string()), ..report },

@@ -1,8 +1,10 @@
 //! The NodeDisk of a disk: decided by the ID stored on the disk, whatever its node and its path are called (D3).
 
 use kube::ResourceExt;
+use ring::signature::{ED25519, UnparsedPublicKey};
+use serde_json::{Value, json};
 
-use crate::api::NodeDisk;
+use crate::api::{NodeDisk, TakeOver};
 
 /// The NodeDisk of a configured disk.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,8 +13,8 @@ pub enum Identity<'a> {
     Known(&'a NodeDisk),
     /// The disk's ID is new: a NodeDisk of this name is to be made.
     New(String),
-    /// The disk was in a node of another name, or had another name in this one. The API server decides whether it may be
-    /// taken over: only after the old node is gone may this be no copy (`reservoir-agent-takes-over`).
+    /// The disk was in a node of another name, or had another name in this one. While there is a Node of the old name, it
+    /// may be a copy, and the API server refuses the request (`reservoir-agent-takes-over`).
     TakeOver(&'a NodeDisk),
     /// The disk is not served, for this reason.
     Refused(String),
@@ -35,7 +37,9 @@ pub fn identify<'a>(
         Ok(id) => id,
         Err(why) => return Identity::Refused(why),
     };
-    let Some(found) = all.iter().find(|object| object.spec.disk_id == id) else {
+    // Another node may have copied the ID, which everybody can read.
+    let same = all.iter().filter(|object| object.spec.disk_id == id);
+    let Some(found) = same.min_by_key(|object| object.creation_timestamp()) else {
         let name = format!("{node}.{disk}");
         // A disk that had this name may be in another node now.
         let taken = all.iter().any(|object| object.name_any() == name);
@@ -70,6 +74,50 @@ pub fn declared_gone(object: &NodeDisk) -> Option<String> {
 /// The event on a NodeDisk whose ID a disk of another node has, which the API server did not let take over.
 pub fn copy_refused(node: &str, why: &str) -> String {
     format!("node {node} has a disk with the ID of this one: {why}")
+}
+
+/// The text that the agent of a node signs with the key of a disk, to take its NodeDisk over (A7).
+pub fn take_over_text(object: &NodeDisk, node: &str, disk: &str) -> String {
+    format!("NodeDisk {} is disk {disk} of node {node}", object.uid().unwrap_or_default())
+}
+
+/// The refusal of a disk that has a NodeDisk elsewhere and no key to prove that.
+pub fn without_key(object: &NodeDisk) -> String {
+    let (name, node) = (object.name_any(), &object.spec.node_name);
+    format!(
+        "by its ID it is NodeDisk {name} of node {node}, and no agent has served it since disks have a key to prove that: \
+         set spec.nodeName and spec.diskName of NodeDisk {name} if the disk is here for good"
+    )
+}
+
+/// The answer to a request to take a NodeDisk over: its changes, and why it was refused (D3, A7). `node_is_there` is a live
+/// read of the Node that the disk was in.
+pub fn answer(object: &NodeDisk, request: &TakeOver, node_is_there: bool) -> (Value, Option<String>) {
+    let TakeOver { node_name: node, disk_name: disk, proof } = request;
+    let text = take_over_text(object, node, disk);
+    let is_signed = || {
+        let key = UnparsedPublicKey::new(&ED25519, bytes(object.spec.key.as_deref()?)?);
+        key.verify(text.as_bytes(), &bytes(proof)?).ok()
+    };
+    let refused = if node_is_there {
+        Some(format!(
+            "Node {} is still there: delete it if its disk is in node {node} now",
+            object.spec.node_name
+        ))
+    } else if let Some(why) = declared_gone(object) {
+        Some(why)
+    } else {
+        is_signed().is_none().then(|| format!("node {node} has not signed it with the key of the disk"))
+    };
+    match refused {
+        None => (json!({"spec": {"nodeName": node, "diskName": disk, "takeOver": null}}), None),
+        Some(why) => (json!({"spec": {"takeOver": null}}), Some(why)),
+    }
+}
+
+fn bytes(hex: &str) -> Option<Vec<u8>> {
+    let byte = |i| u8::from_str_radix(hex.get(i..i + 2)?, 16).ok();
+    (0..hex.len()).step_by(2).map(byte).collect()
 }
 
 #[cfg(test)]
@@ -116,5 +164,32 @@ mod tests {
         ));
         assert_eq!(identify("n1", "a", &["a"], Ok("id-n1.a"), &all), Identity::Known(&all[0]));
         assert!(declared_gone(&all[0]).is_some() && declared_gone(&object("n1.b", "n1", "b")).is_none());
+    }
+
+    #[test]
+    fn a7_a_disk_moves_only_with_the_signature_of_its_key() {
+        use ring::signature::{Ed25519KeyPair, KeyPair};
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let key = |seed: u8| Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
+        let mut disk = object("n1.a", "n1", "a");
+        disk.spec.key = Some(hex(key(1).public_key().as_ref()));
+        let request = |by: u8, of: &NodeDisk, signed_for: &str| TakeOver {
+            node_name: "n2".into(),
+            disk_name: "b".into(),
+            proof: hex(key(by).sign(take_over_text(of, signed_for, "b").as_bytes()).as_ref()),
+        };
+        let moves = |disk: &NodeDisk, request: &TakeOver, there| answer(disk, request, there).1.is_none();
+        let good = request(1, &disk, "n2");
+        let (fields, refused) = answer(&disk, &good, false);
+        assert_eq!((fields["spec"]["nodeName"].as_str(), refused), (Some("n2"), None));
+        assert!(!moves(&disk, &good, true), "D3: a copy, perhaps");
+        assert!(!moves(&disk, &request(2, &disk, "n2"), false), "the key of another disk");
+        assert!(!moves(&disk, &request(1, &disk, "n3"), false), "another node's proof");
+        assert!(!moves(&disk, &request(1, &object("n1.b", "n1", "b"), "n2"), false), "another disk's proof");
+        assert!(!moves(&disk, &TakeOver { proof: "é".into(), ..good.clone() }, false));
+        let (mut gone, mut old) = (disk.clone(), disk.clone());
+        (gone.spec.gone, old.spec.key) = (true, None);
+        assert!(!moves(&gone, &good, false), "D4");
+        assert!(!moves(&old, &good, false), "a NodeDisk of an earlier version has no key");
     }
 }

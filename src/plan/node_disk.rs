@@ -63,10 +63,12 @@ pub fn next(disk: &NodeDisk, seen: Option<Seen>, found: &[DiskReservation], now:
             seen.error = Some(other_disk(disk, &ours.disk_id));
         }
         Some(ours) => {
-            // Only an administrator declares a disk gone.
-            let wanted = NodeDiskSpec { gone: disk.spec.gone, ..ours.clone() };
-            if disk.spec != wanted {
-                return Step::Spec(Box::new(ours.clone()));
+            // A disk that is not served now keeps its key. What others write here is theirs.
+            let key = ours.key.clone().or_else(|| disk.spec.key.clone());
+            let ours = NodeDiskSpec { key, ..ours.clone() };
+            let (gone, take_over) = (disk.spec.gone, disk.spec.take_over.clone());
+            if disk.spec != (NodeDiskSpec { gone, take_over, ..ours.clone() }) {
+                return Step::Spec(Box::new(ours));
             }
         }
         None => {}

@@ -60,6 +60,8 @@ pub fn disk(name: &str, node: &str, allocatable: u64, held: &[(&str, u64)]) -> N
             path: "/d".into(),
             adopt_roots: vec![],
             allow_unenforced: false,
+            key: None,
+            take_over: None,
             gone: false,
         },
     ));

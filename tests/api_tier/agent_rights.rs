@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::Node;
 use reservoir::api::{NodeDisk, SharedPersistentVolume};
+use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
 
 use crate::support::{AGENT_USER, Cluster, until};
@@ -23,17 +24,42 @@ async fn apply(cluster: &Cluster, node: &str, path: &str, object: Value) -> Resu
 const ID: &str = "00112233-4455-6677-8899-aabbccddeeff";
 
 async fn disk(cluster: &Cluster, agent: &str, name: &str, node: &str) -> Result<(), String> {
-    disk_of(cluster, agent, name, node, ID).await
-}
-
-async fn disk_of(cluster: &Cluster, agent: &str, name: &str, node: &str, id: &str) -> Result<(), String> {
     let object = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "NodeDisk", "metadata": {"name": name},
-        "spec": {"nodeName": node, "diskName": "default", "diskID": id,
+        "spec": {"nodeName": node, "diskName": "default", "diskID": ID, "key": hex(key(1).public_key().as_ref()),
             "kind": "Path", "backing": "Loop", "path": "/disk"}});
     apply(cluster, agent, &format!("nodedisks/{name}"), object).await
 }
 
-/// A4, D3.
+fn key(seed: u8) -> Ed25519KeyPair {
+    Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Asks for NodeDisk n1.default as the agent of a node; the request is for `node`, and signed with the key of `seed`.
+async fn ask(cluster: &Cluster, agent: &str, node: &str, seed: u8) -> Result<(), String> {
+    let object = cluster.all::<NodeDisk>().get("n1.default").await.unwrap();
+    let text = reservoir::plan::disk_identity::take_over_text(&object, node, "default");
+    let proof = hex(key(seed).sign(text.as_bytes()).as_ref());
+    let fields = json!({"spec": {"takeOver": {"nodeName": node, "diskName": "default", "proof": proof}}});
+    merge(cluster, agent, fields).await
+}
+
+async fn merge(cluster: &Cluster, agent: &str, fields: Value) -> Result<(), String> {
+    let request =
+        http::Request::patch("/apis/reservoir.dev/v1alpha1/nodedisks/n1.default?fieldManager=other")
+            .header("Content-Type", "application/merge-patch+json")
+            .header("Impersonate-User", AGENT_USER)
+            .header("Impersonate-Group", "system:masters")
+            .header("Impersonate-Extra-authentication.kubernetes.io%2Fnode-name", agent)
+            .body(fields.to_string().into_bytes())
+            .unwrap();
+    cluster.client.request::<Value>(request).await.map(drop).map_err(|e| e.to_string())
+}
+
+/// A4, A7, D3.
 #[tokio::test(flavor = "multi_thread")]
 async fn a4_an_agent_writes_objects_of_its_own_node_only() {
     let cluster = Cluster::start().await;
@@ -41,24 +67,15 @@ async fn a4_an_agent_writes_objects_of_its_own_node_only() {
     cluster.node("n2", true).await;
     // The policy hears of nodes a moment after they are there.
     disk(&cluster, "n1", "n1.default", "n1").await.unwrap();
-    until("n1 keeps its disk", || async {
-        let taken = disk(&cluster, "n2", "n1.default", "n2").await;
-        if taken.is_ok() {
-            disk(&cluster, "n1", "n1.default", "n1").await.ok();
-        }
-        taken.is_err().then_some(())
-    })
-    .await;
+    let refused = until("the Node is known", || async { ask(&cluster, "n2", "n2", 1).await.err() }).await;
+    let still_there =
+        "NodeDisk n1.default is in node n1, which is still there: delete Node n1 if its disk is in node n2";
+    assert!(refused.contains(still_there), "{refused}");
     for (agent, name, node, said) in [
         ("n1", "n1.default", "n1", None),
         ("n1", "n1.default", "n1", None),
         ("n2", "n1.default", "n1", Some("of node n1")),
-        (
-            "n2",
-            "n1.default",
-            "n2",
-            Some("NodeDisk n1.default is in node n1, which is still there: delete Node n1 if"),
-        ),
+        ("n2", "n1.default", "n2", Some("may not write n1.default, which is of node n1")),
         ("n1", "n2.default", "n1", Some("its disks are called n1.<disk>")),
         ("n1", "n1.n2.default", "n1", Some("its disks are called n1.<disk>")),
         ("n1.n2", "n1.n2.default", "n1.n2", None),
@@ -74,23 +91,27 @@ async fn a4_an_agent_writes_objects_of_its_own_node_only() {
         disks.items.iter().all(|disk| disk.metadata.name.as_ref().unwrap().starts_with(&disk.spec.node_name))
     );
 
-    // D3: a disk is in a node of another name now, once there is no Node of the old one; and that is all that may change.
+    // D3: a disk is in a node of another name now, once there is no Node of the old one. Its agent may ask for the NodeDisk.
     cluster.all::<Node>().delete("n1", &Default::default()).await.unwrap();
-    until("the old Node is known to be gone", || async {
-        let other = "ffeeddcc-bbaa-9988-7766-554433221100";
-        let refused = disk_of(&cluster, "n2", "n1.default", "n2", other).await.unwrap_err();
-        assert!(
-            refused.contains("may not write n1.default")
-                || refused.contains("the ID of a disk cannot be changed"),
-            "{refused}"
-        );
-        disk(&cluster, "n2", "n1.default", "n2").await.ok()
-    })
-    .await;
+    until("the old Node is known to be gone", || async { ask(&cluster, "n2", "n2", 2).await.ok() }).await;
+    // A7: it moves only with the signature of the disk's key, and nothing else changes by a request.
+    for refused in [
+        disk(&cluster, "n2", "n1.default", "n2").await,
+        ask(&cluster, "n3", "n2", 1).await,
+        merge(&cluster, "n2", json!({"spec": {"key": hex(key(2).public_key().as_ref())}})).await,
+        merge(&cluster, "n2", json!({"metadata": {"finalizers": ["test/kept"]}})).await,
+    ] {
+        let refused = refused.unwrap_err();
+        assert!(refused.contains("may not write n1.default, which is of node n1"), "{refused}");
+    }
+    let now = async || cluster.all::<NodeDisk>().get("n1.default").await.unwrap().spec;
+    until("the forged request is refused", || async { now().await.take_over.is_none().then_some(()) }).await;
+    assert_eq!(now().await.node_name, "n1");
+    ask(&cluster, "n2", "n2", 1).await.unwrap();
+    until("the disk has moved", || async { (now().await.node_name == "n2").then_some(()) }).await;
+    assert_eq!((now().await.disk_id.as_str(), now().await.take_over), (ID, None));
     let refused = disk(&cluster, "n1", "n1.default", "n1").await.unwrap_err();
-    assert!(refused.contains("is in node n2, which is still there"), "{refused}");
-    let moved = cluster.all::<NodeDisk>().get("n1.default").await.unwrap();
-    assert_eq!((moved.spec.node_name.as_str(), moved.spec.disk_id.as_str()), ("n2", ID));
+    assert!(refused.contains("may not write n1.default, which is of node n2"), "{refused}");
 
     // A volume is of the node that the controller put it on, whatever the agent claims.
     cluster

@@ -282,6 +282,8 @@ async fn d3_volumes_follow_their_disk_to_a_renamed_node() {
     let target = new.publish(&cluster, &claim, &pod, false).await.unwrap();
     assert_eq!(std::fs::read_to_string(target.join("file")).unwrap(), "kept");
 
+    let now = disks.get("n1.default").await.unwrap();
+
     // Another machine of the old name has a disk of its own, and none of these; nor does it when it brings a copy.
     cluster.node("n1", true).await;
     let other = Agent::start(&cluster, "n1", "128Mi").await;

@@ -37,8 +37,8 @@ async fn agent_of(cluster: &Cluster, node: &str) -> Client {
     Client::try_from(config).unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn r2_a1_a4_static_reservations_belong_to_their_agent() {
+/// A cluster with the chart's RBAC for agents, and no controller.
+async fn cluster_with_agents() -> Cluster {
     let cluster = cluster().await;
     cluster
         .apply_text(
@@ -51,6 +51,12 @@ async fn r2_a1_a4_static_reservations_belong_to_their_agent() {
     let rbac = std::fs::read_to_string(rbac).unwrap().replace("{{ .Release.Namespace }}", "reservoir-system");
     let rbac: Vec<&str> = rbac.lines().filter(|line| !line.contains("{{")).collect();
     cluster.apply_text(&rbac.join("\n")).await;
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r2_a1_a4_static_reservations_belong_to_their_agent() {
+    let cluster = cluster_with_agents().await;
     let (one, two) = (agent_of(&cluster, "n1").await, agent_of(&cluster, "n2").await);
     let fixed = |name: &str, disk: &str| {
         let mut object = reservation(name, "eng");
@@ -145,6 +151,56 @@ async fn r2_a1_a4_static_reservations_belong_to_their_agent() {
     // The rest is the controller's, and there is none here.
     let kept = cluster.all::<DiskReservation>().get_opt("kept").await.unwrap();
     assert!(kept.is_none_or(|kept| kept.metadata.deletion_timestamp.is_some()));
+}
+
+/// A7: a broken node spends no other role's quota, and touches nothing on a disk that is in another node now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a7_an_agent_makes_the_configured_reservations_only() {
+    let cluster = cluster_with_agents().await;
+    let config = json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "reservoir-agent", "namespace": "reservoir-system"},
+        "data": {"static-reservations": "default eng/ml 1Gi\nfast Eng 2Gi\n"}});
+    cluster.apply_text(&config.to_string()).await;
+    let one = agent_of(&cluster, "n1").await;
+    let fixed = |disk: &str, role: &str, name: &str, size: &str| {
+        let mut object = reservation(&format!("{disk}.{name}"), role);
+        (object["spec"]["static"], object["spec"]["nodeDisk"]) = (json!(true), json!(disk));
+        object["spec"]["size"] = json!(size);
+        object
+    };
+    let good = fixed("n1.default", "eng/ml", "eng.ml", "1024Mi");
+    until("the agent's RBAC is in force", || async { Ask::apply(&good).dry(&one).await.ok() }).await;
+    until("the configuration is known", || async {
+        Ask::create(&fixed("n1.default", "ops", "ops", "1Gi")).dry(&one).await.err()
+    })
+    .await;
+    for (object, right) in [
+        (good.clone(), true),
+        (fixed("n1.default-00112233", "eng/ml", "eng.ml", "1Gi"), true),
+        (fixed("n1.fast", "Eng", "eng-x0011223344556677", "2Gi"), true),
+        (fixed("n1.default", "ops", "ops", "1Gi"), false),
+        (fixed("n1.default", "eng/ml", "eng.ml", "2Gi"), false),
+        (fixed("n1.default", "eng/ml", "again", "1Gi"), false),
+        (fixed("n1.default", "eng/ml", "eng-x0011223344556677", "1Gi"), false),
+        (fixed("n1.fast", "eng/ml", "eng.ml", "1Gi"), false),
+    ] {
+        match (Ask::create(&object).dry(&one).await, right) {
+            (Ok(_), true) => {}
+            (Err(said), false) => {
+                assert!(said.contains("is not configured: add it to agent.disks[]"), "{said}")
+            }
+            (answer, _) => panic!("{object}: {answer:?}"),
+        }
+    }
+    Ask::create(&good).of(&one).await.unwrap();
+    let larger = Ask::patch(&good, json!({"spec": {"size": "5Gi"}}));
+    assert!(larger.dry(&one).await.unwrap_err().contains("is not configured"));
+
+    // Its disk is in another node now, and a new machine has the old one's name.
+    let moved = json!({"status": {"nodeName": "n2"}});
+    Ask::new("PATCH", MERGE, format!("{}/status", path(&good)), moved).of(&cluster.client).await.unwrap();
+    let said = Ask::delete(&good).dry(&one).await.unwrap_err();
+    assert!(said.contains("the agent of node n1 may not write n1.default.eng.ml"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

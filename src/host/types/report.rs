@@ -17,6 +17,8 @@ pub struct DiskReport {
     pub name: String,
     /// Its identity, which it keeps when the node gets another name (D3); `None` if it could not be read.
     pub id: Option<String>,
+    /// Its public key; `None` if it is not served (A7).
+    pub key: Option<String>,
     /// Its size.
     pub capacity: u64,
     /// Held back for the system.
@@ -49,6 +51,7 @@ impl DiskReport {
         Self {
             name: config.name.clone(),
             id: None,
+            key: None,
             capacity: 0,
             system_reserved: config.system_reserved,
             allocatable: 0,

@@ -24,6 +24,7 @@ const POLICIES: &[(&str, &str)] = &[
     ("Validating", "reservoir-agent-own-node"),
     ("Validating", "reservoir-agent-takes-over"),
     ("Validating", "reservoir-static"),
+    ("Validating", "reservoir-static-configured"),
     ("Validating", "reservoir-role-verbs"),
     ("Validating", "reservoir-principal"),
     ("Validating", "reservoir-made-for-pvc"),

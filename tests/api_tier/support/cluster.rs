@@ -84,6 +84,7 @@ impl Cluster {
         }
         let policies = std::fs::read_to_string(root.join("charts/reservoir/files/admission.yaml")).unwrap();
         let policies = policies.replace("AGENT_USER", AGENT_USER).replace("CONTROLLER_USER", CONTROLLER_USER);
+        let policies = policies.replace("RELEASE_NAMESPACE", "reservoir-system");
         // A policy is in force a moment after it is there. The one that the probe meets comes last, so that all are: a
         // volume that is said to be used.
         let (last, rest): (Vec<&str>, Vec<&str>) =
