@@ -23,7 +23,7 @@ use report::{Outcome, Spec};
 /// The tests of the suite have this before their own name.
 const PREFIX: &str = r"External.Storage.*csi\.reservoir\.dev";
 
-/// Tests that no pass has: those that need ssh to the nodes, Windows, snapshots, or images of other projects.
+/// Tests that no pass runs. They need ssh to the nodes, Windows, snapshots, or images of other projects.
 const LEFT_OUT: &str = r"\[Disruptive\]|\[Feature:Windows\]|[Ss]napshot|volumegroup|any volume data source";
 
 /// The images that pods of the storage tests have.
@@ -36,14 +36,14 @@ struct Pass {
     name: String,
     /// Part of the name of `testdriver-….yaml`.
     driver: String,
-    /// Regular expressions of ginkgo's.
+    /// A regular expression on the names of tests, as ginkgo reads it. `skip` is another one.
     focus: String,
     skip: String,
 }
 
 /// Runs passes on a cluster that Reservoir is installed in; all but `quick` if `only` is empty.
 ///
-/// An error if a test failed that is not expected to, or if one passed that is expected to fail.
+/// An error if a test failed unexpectedly, or passed although the test is expected to fail.
 pub fn run(cluster: &Cluster, only: &[String]) -> anyhow::Result<()> {
     let repository = repository();
     let directory = repository.join("tests/conformance");
@@ -94,7 +94,7 @@ fn read<const N: usize>(path: &Path) -> anyhow::Result<Vec<[String; N]>> {
     columns.collect()
 }
 
-/// Puts the suite's images on the nodes: pulled, else one image of ours under each of their names.
+/// Puts the suite's images on the nodes. Where images cannot be pulled, one image of ours gets each of the names.
 fn load_images(cluster: &Cluster, docker: &Docker, e2e: &Path) -> anyhow::Result<()> {
     let listed = Cmd::new(e2e).arg("--list-images").run()?;
     let is_wanted = |image: &&str| {
@@ -136,7 +136,7 @@ fn set_up(cluster: &Cluster, directory: &Path) -> anyhow::Result<()> {
 fn run_pass(cluster: &Cluster, e2e: &Path, directory: &Path, pass: &Pass) -> anyhow::Result<Vec<Spec>> {
     let reports = reports()?;
     let report = reports.join(format!("{}.json", pass.name));
-    // The report of an earlier run, if there is one, must not be taken for the one of this run.
+    // A report of an earlier run must not be taken for the report of this run.
     let _ = fs::remove_file(&report);
     let e2e = Cmd::new(e2e)
         .args(["-ginkgo.no-color", "-ginkgo.timeout=2h", "-provider=skeleton", "-allowed-not-ready-nodes=0"])

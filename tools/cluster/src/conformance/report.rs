@@ -6,7 +6,7 @@ use std::fmt;
 use anyhow::Context;
 use serde::Deserialize;
 
-/// The driver's name ends the part that names of all tests of the suite have in common.
+/// The end of the part that the names of all tests of the suite have in common.
 const DRIVER: &str = "csi.reservoir.dev]";
 
 /// A test, or a part of the suite that runs before or after all tests.
@@ -34,7 +34,7 @@ pub(super) struct Outcome {
     failed: usize,
     /// The number of tests that skipped themselves, by their reason.
     skipped: BTreeMap<String, usize>,
-    /// What must not be: a sentence each.
+    /// Faults that fail the run, a sentence each.
     pub(super) faults: Vec<String>,
 }
 
