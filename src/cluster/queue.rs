@@ -456,7 +456,7 @@ mod tests {
             (504, "Timeout", "Timeout", false),
         ];
         let all = errors.map(|(code, reason, label, refused)| async move {
-            let (pods, tries) = (answering(code, reason), Cell::new(0));
+            let (pods, tries, started) = (answering(code, reason), Cell::new(0), Instant::now());
             let mut pod = Pod::default();
             pod.metadata.name = Some("p".into());
             let (queue, names) = WorkQueue::<Pod>::new();
@@ -477,7 +477,7 @@ mod tests {
             }
             match label {
                 "Conflict" => assert!(tries.get() > 2, "{code} {reason}: {} tries", tries.get()),
-                _ => assert_eq!(tries.get(), 2, "{code} {reason}"),
+                _ => assert!((2..=1 + started.elapsed().as_secs()).contains(&tries.get()), "{code} {reason}"),
             }
             assert!(metrics.text().contains(&format!("outcome=\"{label}\"")), "{code} {reason}");
             let error = apply(&pods, &pod, "test").await.unwrap_err();
