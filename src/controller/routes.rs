@@ -222,7 +222,10 @@ impl Router {
         });
         // Others may be waiting behind it for an exclusive volume (C3).
         let left = change.before.is_some_and(is_waiting) && !change.now.is_some_and(is_waiting);
-        claim.spec.volume.iter().filter(|_| left).for_each(|volume| self.sweep(volume));
+        for volume in claim.spec.volume.iter().filter(|_| left) {
+            // Claims that select wait behind it too.
+            [volume.as_str(), ""].into_iter().for_each(|volume| self.sweep(volume));
+        }
     }
 
     /// A subscription changed.
