@@ -577,12 +577,18 @@ fn d5_a_missing_volume_group_is_refused() {
 #[test]
 fn v10_a_forged_group_of_the_same_name_is_not_seen() {
     on_a_group(|group| {
-        let host = group.host();
-        host.create("l", &ext4(1)).unwrap();
+        let detach = |device: &str| {
+            assert!(Command::new("losetup").arg("-d").arg(device).status().unwrap().success());
+        };
         let image = group.node.dir().join("forged");
         File::create(&image).unwrap().set_len(64 * MIB).unwrap();
         let forged = format!("/dev/{}", attach_by_hand(&image));
         lvm(&["vgcreate", "--devices", &forged, &group.name, &forged]);
+        detach(&forged);
+        let host = group.host();
+        host.create("l", &ext4(1)).unwrap();
+        // It appears while the group is served.
+        let forged = format!("/dev/{}", attach_by_hand(&image));
         let created = host.create("l", &ext4(2));
         let error = host.disks().remove(0).error;
         // An agent that starts now looks at no device that its configuration gives to pods.
@@ -590,8 +596,7 @@ fn v10_a_forged_group_of_the_same_name_is_not_seen() {
         let mut config = HostConfig { lock_timeout: Duration::from_secs(10), ..group.config() };
         config.disks[0].foreign_devices = vec![forged.clone().into()];
         let next = Host::open(config).unwrap().disks().remove(0).error;
-        lvm(&["vgremove", "--devices", &forged, "--force", &group.name]);
-        assert!(Command::new("losetup").arg("-d").arg(&forged).status().unwrap().success());
+        detach(&forged);
         created.unwrap();
         assert_eq!((error, next), (None, None));
     });

@@ -132,6 +132,8 @@ impl<S: ImageStore> ImageBacking<S> {
             filesystem::copy_resized(uid, &image, copy, size, resize)?;
             copy.sync_all().context(|| format!("synchronize the volume's new {}", S::NAME))?;
             filesystem::verify(FsType::Ext4, record.filesystem_uuid(), copy)?;
+            // LVM removes no logical volume that is open, and the image is about to be replaced.
+            drop(image);
             commit()
         })
     }
