@@ -31,7 +31,7 @@ use reservoir::api::{
     SharedPersistentVolume, Size, VolumeClaim,
 };
 use reservoir::cluster::write_status;
-use reservoir::plan::node_task::{OnDisk, Outcome, Task, ending, next, release, report};
+use reservoir::plan::node_task::{OnDisk, Outcome, Recorded, Task, ending, next, release, report};
 use reservoir_cluster::api::ApiOptions;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -339,7 +339,7 @@ fn as_agent(volume: &SharedPersistentVolume) -> Option<reservoir::api::SharedPer
         Task::Unfence => Outcome::Untouched,
         Task::Erase => Outcome::Erased(size),
         Task::Rest => Outcome::Untouched,
-        Task::Lost | Task::Size(_) => return None,
+        Task::Lost(_) | Task::Size(_) => return None,
     };
     let (mut status, _) = report(volume, task, outcome, Timestamp::now());
     release(volume, &mut status, ending(volume));

@@ -1,6 +1,6 @@
 //! Leader election: one controller works at a time.
 //!
-//! It saves conflicts. Safety does not rest on it: two controllers that both lead are kept apart by compare-and-swap.
+//! Leader election saves conflicts, and safety does not rest on it: compare-and-swap keeps two leaders apart.
 
 use std::future::Future;
 

@@ -217,7 +217,7 @@ mod tests {
             (StatusCode::OK, serde_json::to_value(&self.object).unwrap())
         }
 
-        fn lines(&self) -> Vec<LedgerEntry> {
+        fn entries(&self) -> Vec<LedgerEntry> {
             self.object.status.clone().unwrap().volumes
         }
     }
@@ -250,10 +250,10 @@ mod tests {
                 .filter_map(|(i, taken)| taken.unwrap().then(|| format!("v{i:02}")))
                 .collect();
             let server = server.lock().unwrap();
-            let lines: BTreeSet<String> = server.lines().into_iter().map(|line| line.name).collect();
+            let entries: BTreeSet<String> = server.entries().into_iter().map(|entry| entry.name).collect();
             assert_eq!(
                 (taken.len(), &taken),
-                (10, &lines),
+                (10, &entries),
                 "exactly those that were accepted are in the ledger"
             );
             assert!(server.writes <= 2, "{} writes", server.writes);
@@ -276,7 +276,8 @@ mod tests {
         for taken in join_all(callers.into_iter().flatten()).await {
             assert!(taken.unwrap());
         }
-        let names: Vec<String> = server.lock().unwrap().lines().into_iter().map(|line| line.name).collect();
+        let names: Vec<String> =
+            server.lock().unwrap().entries().into_iter().map(|entry| entry.name).collect();
         assert_eq!(names, ["v1", "v2", "v3", "v4"]);
     }
 }

@@ -2,8 +2,6 @@
 //!
 //! Each file is one decision. The controller and the agent gather what a decision looks at, and apply it.
 
-pub mod tenant;
-
 pub mod adopt;
 pub mod allocatable;
 pub mod backing;
@@ -37,6 +35,7 @@ mod space;
 pub mod static_reservations;
 pub mod storage_capacity;
 pub mod summary;
+pub mod tenant;
 pub mod turn;
 pub mod unbind;
 pub mod unclaim;
