@@ -66,7 +66,7 @@ async fn answer_request(name: &str, ctx: &Context) -> Result<(), Error> {
             "refused to move a disk to another node"
         );
     }
-    Ok(cluster::merge_seen(&api, &disk, fields).await?)
+    cluster::merge_seen(&api, &disk, fields).await
 }
 
 fn is_ready(node: &Node) -> bool {

@@ -229,6 +229,7 @@ mod tests {
         assert_eq!(pick(&volume("v", "eng", 1), &free), Ok("free".into()));
     }
 
+    /// V1, R3.
     #[test]
     fn v1_the_nearest_role_then_the_fullest() {
         let rs = [
