@@ -214,7 +214,6 @@ mod tests {
         choose(volume, &rs, &[]).map(|r| r.name_any()).map_err(|v| (v.reason.to_owned(), v.message))
     }
 
-    /// V1, R3.
     #[test]
     fn a8_a_reservation_that_lists_a_thousand_takes_no_volume() {
         let names: Vec<String> = (0..999).map(|i| format!("v{i}")).collect();
