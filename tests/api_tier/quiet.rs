@@ -179,3 +179,23 @@ async fn t2_a_refused_write_is_told_once() {
     tokio::time::sleep(Duration::from_secs(8)).await;
     assert_eq!(refused().await, [1], "three tries later");
 }
+
+/// An event's name is its object's and some characters more, and a name ends at 253.
+#[tokio::test(flavor = "multi_thread")]
+async fn t2_an_object_with_the_longest_name_has_events() {
+    let cluster = Cluster::bare(ApiOptions::default()).await;
+    cluster.start_controller().await;
+    let name = "r".repeat(253);
+    cluster
+        .apply_text(&format!(
+            "{{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {{name: {name}}}, spec: {{role: eng, size: 1Gi}}}}"
+        ))
+        .await;
+    until("the reservation has an event", || async {
+        let events =
+            Api::<Event>::namespaced(cluster.client.clone(), "default").list(&Default::default()).await;
+        let about = |e: &Event| e.regarding.as_ref().and_then(|r| r.name.clone());
+        events.unwrap().into_iter().find(|e| about(e).as_ref() == Some(&name))
+    })
+    .await;
+}

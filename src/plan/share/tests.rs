@@ -1,5 +1,7 @@
 //! Tables of what is shared out at one moment.
 
+mod turns;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::*;
