@@ -377,9 +377,9 @@ mod tests {
         assert!(printed[0].contains("NodeDisk n1.a has the data of 72 more volumes"), "{printed:?}");
     }
 
-    /// X6, A4: a report that no agent writes is refused, and so is one that another disk contradicts.
+    /// X6, A7: a report that no agent writes is refused, and so is one that another disk contradicts.
     #[test]
-    fn x6_a4_a_contradictory_report_is_refused() {
+    fn x6_a7_a_contradictory_report_is_refused() {
         let eng = reserved_in("eng", "eng", 10);
         let lone = |break_it: &dyn Fn(&mut Orphan)| {
             let mut disk = disk("n1.a", "n1", 100, &[]);
@@ -426,9 +426,9 @@ mod tests {
         assert!(matches!(one.as_slice(), [Document::Reservation(..), Document::Volume(..)]), "{one:?}");
     }
 
-    /// X6, A4: a comment names what only the node says.
+    /// X6, A7: a comment names what only the node says.
     #[test]
-    fn x6_a4_unconfirmed_reports_are_marked() {
+    fn x6_a7_unconfirmed_reports_are_marked() {
         let mut disk = disk("n1.a", "n1", 100, &[]);
         disk.status.as_mut().unwrap().orphans = vec![orphan("a", &[reserved_in("eng", "eng", 10)], 3)];
         let text = |there: &[DiskReservation]| {
@@ -446,9 +446,9 @@ mod tests {
         assert!(!text(&[there]).contains('#'), "the reservation's ledger says the same");
     }
 
-    /// X6. Who applies this has rights that no node has.
+    /// X6, A7. Who applies this has rights that no node has.
     #[test]
-    fn x6_a4_what_a_node_says_of_its_data_is_never_a_manifest() {
+    fn x6_a7_what_a_node_says_of_its_data_is_never_a_manifest() {
         let mut disk = disk("n1.a", "n1", 100, &[]);
         let manifest = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: mine}";
         disk.status.as_mut().unwrap().orphans = ["\n", "\r", "\u{85}", "\u{2028}", "\u{2029}"]
