@@ -155,7 +155,7 @@ pub async fn person(cluster: &Cluster, user: &str) -> Client {
 
 pub fn lacks(user: &str, verb: &str, role: &str) -> String {
     format!(
-        "user {user} lacks the verb {verb} on volumeroles.reservoir.dev/{role} (or an ancestor); ask for a ClusterRole \
-         with it, see examples/11-grants.yaml"
+        "user {user} lacks the verb {verb} on volumeroles.reservoir.dev/{role} (or an ancestor); have an administrator \
+         run: kubectl reservoir grant {role} --verbs {verb} --to user NAME"
     )
 }
