@@ -37,6 +37,11 @@ pub fn listed(mut orphans: Vec<Orphan>, ledger: &[LedgerEntry]) -> (Vec<Orphan>,
     (orphans, (count > 0).then_some(UnlistedOrphans { count, size }))
 }
 
+/// Number of the orphans of a disk, listed or not.
+pub fn count(status: &NodeDiskStatus) -> usize {
+    status.orphans.len() + status.unlisted_orphans.as_ref().map_or(0, |others| others.count as usize)
+}
+
 /// Bytes of a disk that are kept for one reservation.
 pub fn kept_for(disk: &NodeDisk, reservation: &DiskReservation) -> u64 {
     let kept = |status: &NodeDiskStatus| {
@@ -123,7 +128,7 @@ mod tests {
             (128, 72, gi(71)),
             "r99 is in the ledger"
         );
-        assert_eq!(kept(status, |_| true) >> 30, 199);
+        assert_eq!((count(status), kept(status, |_| true) >> 30), (200, 199));
         assert_eq!(kept_for(&disk, &reservation("r1", "eng", 2)) >> 30, 2);
         let large = |i| Orphan { problem: Some("x".repeat(8000)), ..orphan(i) };
         let (listed, others) = listed((0..128).map(large).collect(), &[]);

@@ -10,39 +10,64 @@ use super::kind::{DISK, RESERVATION, VOLUME};
 use super::output::print;
 use super::paint::{human, table};
 use super::snapshot::Snapshot;
-use crate::api::Orphan;
+use crate::api::{Orphan, UnlistedOrphans};
 use crate::plan::recover::{self, Document};
 
-/// An orphan with the name of its NodeDisk.
+/// Data without an object, with the name of its NodeDisk.
 #[derive(Serialize)]
-pub(super) struct OrphanOnDisk<'a> {
+pub(super) struct DataOnDisk<'a> {
     disk: String,
     #[serde(flatten)]
-    orphan: &'a Orphan,
+    data: Data<'a>,
 }
 
-pub(super) fn list(snapshot: &Snapshot) -> Vec<OrphanOnDisk<'_>> {
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Data<'a> {
+    /// An orphan.
+    Listed(&'a Orphan),
+    /// The orphans of the disk that its status does not list.
+    #[serde(rename_all = "camelCase")]
+    Unlisted { unlisted_orphans: &'a UnlistedOrphans },
+}
+
+pub(super) fn list(snapshot: &Snapshot) -> Vec<DataOnDisk<'_>> {
     let mut all = Vec::new();
     for disk in &snapshot.disks {
-        let orphans = disk.status.iter().flat_map(|status| &status.orphans);
-        all.extend(orphans.map(|orphan| OrphanOnDisk { disk: disk.name_any(), orphan }));
+        let Some(status) = &disk.status else { continue };
+        let listed = status.orphans.iter().map(Data::Listed);
+        let unlisted = status.unlisted_orphans.iter();
+        let unlisted = unlisted.map(|unlisted_orphans| Data::Unlisted { unlisted_orphans });
+        all.extend(listed.chain(unlisted).map(|data| DataOnDisk { disk: disk.name_any(), data }));
     }
     all
 }
 
-pub(super) fn text(orphans: &[OrphanOnDisk]) -> String {
-    if orphans.is_empty() {
+pub(super) fn text(all: &[DataOnDisk]) -> String {
+    if all.is_empty() {
         return "there is no data without an object\n".into();
     }
     let mut rows = vec![["UID", "NAME", "SIZE", "ROLE", "DISK", "PROBLEM"].map(str::to_owned).to_vec()];
-    for OrphanOnDisk { disk, orphan } in orphans {
+    let mut others = String::new();
+    for DataOnDisk { disk, data } in all {
+        let orphan = match data {
+            Data::Listed(orphan) => orphan,
+            Data::Unlisted { unlisted_orphans: UnlistedOrphans { count, size } } => {
+                let size = human(size.bytes_or_zero());
+                others.push_str(&format!(
+                    "NodeDisk {disk} has the data of {count} more volumes, which status.orphans cannot list; {size} beside \
+                     the ledger are kept for them\n"
+                ));
+                continue;
+            }
+        };
         let role = orphan.reservations.first().map(|r| r.role.clone()).unwrap_or_default();
         let problem = orphan.problem.clone().unwrap_or_default();
         let size = human(orphan.size.bytes_or_zero());
         rows.push(vec![orphan.uid.clone(), orphan.name.clone(), size, role, disk.clone(), problem]);
     }
     let next = "kubectl reservoir recover prints the manifests that recover this data";
-    format!("{}\n{next}\n", table(&rows))
+    format!("{}{others}\n{next}\n", table(&rows))
 }
 
 /// Prints the manifests for all orphans, or for the orphans with the given UIDs, names and NodeDisks.
@@ -73,4 +98,37 @@ pub(super) async fn print_manifests(client: &Client, data: &[String], output: &O
     let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
     let text = recover::text(&documents)?;
     print(output, &list, || text.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::*;
+
+    #[test]
+    fn x6_orphans_that_are_not_listed_are_shown() {
+        let mut disk = disk("n1.a", "n1", 100, &[]);
+        let status = disk.status.as_mut().unwrap();
+        status.orphans = vec![Orphan { uid: "dark".into(), size: gi(1), ..Default::default() }];
+        status.unlisted_orphans = Some(UnlistedOrphans { count: 72, size: gi(71) });
+        let snapshot = Snapshot { disks: vec![disk], ..Snapshot::default() };
+        let all = list(&snapshot);
+        assert_eq!(
+            text(&all),
+            "UID    NAME   SIZE   ROLE   DISK   PROBLEM\n\
+             dark          1Gi           n1.a\n\
+             NodeDisk n1.a has the data of 72 more volumes, which status.orphans cannot list; 71Gi beside the ledger are \
+             kept for them\n\
+             \n\
+             kubectl reservoir recover prints the manifests that recover this data\n"
+        );
+        assert_eq!(
+            json!(all),
+            json!([
+                {"disk": "n1.a", "uid": "dark", "size": gi(1)},
+                {"disk": "n1.a", "unlistedOrphans": {"count": 72, "size": gi(71)}},
+            ])
+        );
+        assert_eq!(text(&[]), "there is no data without an object\n");
+    }
 }

@@ -10,7 +10,7 @@ use super::paint::{Paint, human, table};
 use super::snapshot::Snapshot;
 use crate::api::condition;
 use crate::api::{Size, VolumeRole, VolumeRoleSpec};
-use crate::plan::{allocatable, quota, summary};
+use crate::plan::{allocatable, orphans, quota, summary};
 
 /// The view; sizes are in bytes.
 #[derive(Debug, Serialize)]
@@ -112,7 +112,7 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
         claims: count(&CLAIM),
         offered: if snapshot.sees(&VOLUME) { vec![] } else { offered(snapshot) },
         sees_disks: snapshot.sees(&DISK),
-        orphans: snapshot.disks.iter().flat_map(|d| &d.status).map(|s| s.orphans.len()).sum(),
+        orphans: snapshot.disks.iter().flat_map(|d| &d.status).map(orphans::count).sum(),
         waiting: waits
             .map(|item| Waiting {
                 object: item.title(),
@@ -239,6 +239,7 @@ pub(super) fn text(status: &Status, paint: Paint) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{Orphan, UnlistedOrphans};
     use crate::plan::testing::*;
 
     #[test]
@@ -275,5 +276,16 @@ mod tests {
              VolumeClaim team/data Test: said\n  \
              kubectl reservoir why vclaim/data -n team\n"
         );
+    }
+
+    #[test]
+    fn x6_status_counts_orphans_that_are_not_listed() {
+        let mut disk = disk("n1.a", "n1", 100, &[]);
+        let of = disk.status.as_mut().unwrap();
+        of.orphans = vec![Orphan::default()];
+        of.unlisted_orphans = Some(UnlistedOrphans { count: 72, size: gi(71) });
+        let shown = status(&Snapshot { disks: vec![disk], ..Snapshot::default() });
+        let text = text(&shown, Paint::plain());
+        assert!(text.contains("\n73 orphans: `kubectl reservoir orphans`"), "{text}");
     }
 }

@@ -12,6 +12,7 @@ use super::finding::{Finding, Level};
 use crate::api::{self, DRIVER};
 use crate::plan::names;
 use crate::plugin::kind;
+use crate::plugin::paint::human;
 use crate::plugin::rights::VERBS;
 use crate::plugin::snapshot::Snapshot;
 
@@ -248,6 +249,19 @@ impl Checks {
                 "see D5 in docs/semantics.md",
             );
         }
+        for disk in &snapshot.disks {
+            let others = disk.status.as_ref().and_then(|status| status.unlisted_orphans.as_ref());
+            if let Some(api::UnlistedOrphans { count, size }) = others {
+                let (name, size) = (disk.name_any(), human(size.bytes_or_zero()));
+                self.note(
+                    format!(
+                        "NodeDisk {name} has the data of {count} more volumes than status.orphans can list; {size} beside \
+                         the ledger are kept for them"
+                    ),
+                    "kubectl reservoir recover   # what is listed; then the others are listed",
+                );
+            }
+        }
         match snapshot.disks.len() {
             0 if !snapshot.sees(&kind::DISK) => {}
             0 => {
@@ -347,7 +361,7 @@ mod tests {
     fn t4_the_doctor_finds_each_fault_and_nothing_else() {
         assert_eq!(faults(&healthy()), []);
         type Break = fn(&mut Facts);
-        let table: [(Level, &str, Break); 15] = [
+        let table: [(Level, &str, Break); 16] = [
             (Level::Problem, "Kubernetes is 1.35", |f| f.server.1 = "35".into()),
             (Level::Problem, "the kind VolumeRole is not installed", |f| {
                 drop(f.crds.as_mut().unwrap().pop())
@@ -373,6 +387,14 @@ mod tests {
             (Level::Problem, "NodeDisk n1.a is Test: said", |f| {
                 set_ready(&mut f.snapshot.disks[0].status.as_mut().unwrap().conditions, false);
             }),
+            (
+                Level::Note,
+                "NodeDisk n1.a has the data of 72 more volumes than status.orphans can list; 71Gi",
+                |f| {
+                    let others = api::UnlistedOrphans { count: 72, size: gi(71) };
+                    f.snapshot.disks[0].status.as_mut().unwrap().unlisted_orphans = Some(others);
+                },
+            ),
             (Level::Problem, "there are no disks", |f| f.snapshot.disks.clear()),
             (Level::Note, "for role eng you lack use", |f| f.grants[0].1.retain(|verb| *verb != "use")),
             (Level::Note, "you may not list customresourcedefinitions", |f| f.crds = None),
