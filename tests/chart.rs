@@ -166,6 +166,10 @@ fn optional_objects_are_made_when_asked_for() {
         with.retain(|object| object != brings);
         assert_eq!(with, by_default, "{value}");
     }
+    let with = kinds(&["admission.denySysAdminWithReadOnlyClaims=true"]);
+    let brought: Vec<&String> = with.iter().filter(|object| !by_default.contains(object)).collect();
+    let halves = ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"];
+    assert_eq!(brought, halves.map(|half| format!("{half}/reservoir-sys-admin")).iter().collect::<Vec<_>>());
     assert!(by_default.contains(&"PodDisruptionBudget/reservoir-controller".to_owned()));
     assert!(
         !kinds(&["controller.replicas=1"]).contains(&"PodDisruptionBudget/reservoir-controller".to_owned())
@@ -264,6 +268,7 @@ fn the_schema_describes_each_value_and_refuses_others() {
         "controller.replicas=0",
         "kubeletDir=var/lib/kubelet",
         "monitoring.enabled=true",
+        "admission.denySysAdminWithReadOnlyClaims=sometimes",
         "imagePullSecrets[0].nam=registry",
         "agent.disks[0].name=d,agent.disks[0].path=/d,agent.disks[0].reservations[0].role=a//b,agent.disks[0].reservations[0].size=1Gi",
         "storageClasses[0].name=eng,storageClasses[0].role=eng/-ml",

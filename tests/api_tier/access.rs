@@ -1,13 +1,18 @@
-//! The group, the permissions and the mount options of a volume, from its object to the node and to the kubelet (V11, V12).
+//! The group, the permissions and the mount options of a volume, from its object to the node and to the kubelet (V11, V12),
+//! and the containers that would pass by them (M3, S9).
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
-use k8s_openapi::api::core::v1::PersistentVolume;
+use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
 use reservoir::api::{NodeDisk, RoleSubscription, SharedPersistentVolume, VolumeClaim};
+use serde_json::{Value, json};
 
+use crate::ask::{self, Ask};
 use crate::support::{Agent, Cluster, until, until_reason};
 
 const MANIFESTS: &str = "
@@ -117,4 +122,67 @@ async fn v11_v12_group_and_mount_options_reach_the_mount() {
     let file = std::fs::metadata(grouped.join("file")).unwrap();
     assert_eq!((file.uid(), file.gid()), (1001, 4321));
     agent.unpublish(claim, &pod).await.unwrap();
+}
+
+/// M3, S9. The value admission.denySysAdminWithReadOnlyClaims: who may remount a volume for writing gets no ReadOnly claim.
+#[tokio::test(flavor = "multi_thread")]
+async fn m3_s9_no_sys_admin_beside_a_read_only_claim() {
+    let cluster = ask::cluster().await;
+    let policy =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/reservoir/files/admission-sys-admin.yaml");
+    let policy = std::fs::read_to_string(policy).unwrap().replace("RELEASE_NAMESPACE", "reservoir-system");
+    cluster.apply_text(&policy).await;
+    for (name, mode) in [("reader", "ReadOnly"), ("writer", "ReadWrite")] {
+        let mut claim = ask::claim("eng", mode);
+        claim["metadata"]["name"] = json!(name);
+        Ask::create(&claim).of(&cluster.client).await.unwrap();
+    }
+    cluster.pod("team", "there", &["reader"]).await;
+    let pods: Api<Pod> = cluster.within("team");
+    let container = |name: &str, security: Value| json!({"name": name, "image": "none", "securityContext": security});
+    let plain = || json!([container("c", json!({}))]);
+    let adds = |capability: &str| json!([container("c", json!({"capabilities": {"add": [capability]}}))]);
+    let privileged = |name: &str| json!([container(name, json!({"privileged": true}))]);
+    let create = async |claim: &str, spec: Value| {
+        let mut pod = json!({"metadata": {"name": "new"}, "spec": {"automountServiceAccountToken": false,
+            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]}});
+        pod["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        let dry = PostParams { dry_run: true, ..Default::default() };
+        pods.create(&dry, &serde_json::from_value(pod).unwrap()).await.map_err(|e| e.to_string())
+    };
+    let bare = json!({"containers": privileged("c")});
+    until("the policy is in force", || async { create("reader", bare.clone()).await.err() }).await;
+    for (claim, spec, refused) in [
+        ("reader", bare.clone(), Some("c")),
+        ("reader", json!({"containers": adds("SYS_ADMIN")}), Some("c")),
+        ("reader", json!({"containers": adds("cap_sys_admin")}), Some("c")),
+        ("reader", json!({"containers": adds("ALL")}), Some("c")),
+        ("reader", json!({"containers": plain(), "initContainers": privileged("first")}), Some("first")),
+        ("reader", json!({"containers": plain()}), None),
+        ("reader", json!({"containers": adds("NET_ADMIN")}), None),
+        ("reader", json!({"containers": privileged("c"), "hostUsers": false}), None),
+        ("writer", bare.clone(), None),
+    ] {
+        match (create(claim, spec.clone()).await, refused) {
+            (Ok(_), None) => {}
+            (Err(said), Some(name)) => {
+                let sentence = format!(
+                    "container {name} has CAP_SYS_ADMIN, with which it could write to VolumeClaim reader, which is \
+                     ReadOnly: set spec.hostUsers: false in the pod"
+                );
+                assert!(said.contains(&sentence), "{said}");
+            }
+            (answer, _) => panic!("{claim} {spec}: {answer:?}"),
+        }
+    }
+
+    // kubectl debug.
+    let debug = async |containers: Value| {
+        let patch = Patch::Strategic(json!({"spec": {"ephemeralContainers": containers}}));
+        let answer = pods.patch_ephemeral_containers("there", &PatchParams::default(), &patch).await;
+        answer.map_err(|e| e.to_string())
+    };
+    let said = debug(privileged("debugger")).await.unwrap_err();
+    assert!(said.contains("container debugger has CAP_SYS_ADMIN"), "{said}");
+    debug(json!([container("debugger", json!({}))])).await.unwrap();
 }

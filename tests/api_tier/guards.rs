@@ -1,4 +1,4 @@
-//! Objects of an agent (R2, A4), and objects that hold others (R6, X7).
+//! Objects of an agent (R2, A4), objects that hold others (R6, X7), and bounds of all objects (A8).
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use reservoir::api::{DiskReservation, FINALIZER};
 use serde_json::{Value, json};
 
 use crate::ask::{Ask, MERGE, bind, claim, cluster, lacks, object, path, person, reservation, volume};
-use crate::support::{AGENT_USER, Cluster, until};
+use crate::support::{AGENT_USER, CONTROLLER_USER, Cluster, until};
 
 /// A client with a token that the API server itself made for the agent of `node`.
 async fn agent_of(cluster: &Cluster, node: &str) -> Client {
@@ -306,4 +306,46 @@ async fn x1_r6_each_object_has_its_finalizer_from_the_start() {
         let answer = Ask::patch(&object, last).of(&cluster.client).await.unwrap();
         assert_eq!(guards(answer), json!([FINALIZER]));
     }
+}
+
+/// A8: an object has room for its status. The policy is reservoir-bounds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a8_labels_and_annotations_are_bounded_and_may_shrink() {
+    let cluster = cluster().await;
+    let labels = |n: usize| {
+        let labels = (0..n).map(|i| (format!("l{i}"), json!("x")));
+        json!({"metadata": {"labels": Value::Object(labels.collect())}})
+    };
+    let annotated = |bytes: usize| json!({"metadata": {"annotations": {"a": "x".repeat(bytes - 1)}}});
+    let with = |patch: &Value| {
+        let mut object = volume("new", "eng");
+        object["metadata"].as_object_mut().unwrap().extend(patch["metadata"].as_object().unwrap().clone());
+        object
+    };
+    let too_many = "sharedpersistentvolumes/new has too many labels: 129, at most 128; leave some out";
+    let too_large = "sharedpersistentvolumes/new has 16385 bytes of labels, annotations and ownerReferences, and \
+                     16384 at most are stored";
+    let last_and_first =
+        [(labels(128), labels(129), too_many), (annotated(16384), annotated(16385), too_large)];
+    for (last, first, sentence) in &last_and_first {
+        Ask::create(&with(last)).dry(&cluster.client).await.unwrap();
+        let said = Ask::create(&with(first)).dry(&cluster.client).await.unwrap_err();
+        assert!(said.contains(sentence), "{said}");
+    }
+    let object = volume("new", "eng");
+    Ask::create(&object).of(&cluster.client).await.unwrap();
+    for (_, first, sentence) in &last_and_first {
+        let said = Ask::patch(&object, first.clone()).dry(&cluster.client).await.unwrap_err();
+        assert!(said.contains(sentence), "{said}");
+    }
+
+    // One that is too large already: the controller is not bound.
+    let large = annotated(20000);
+    let controller = cluster.server.client_as(CONTROLLER_USER, &["system:masters"]).await.unwrap();
+    Ask::patch(&object, large).of(&controller).await.unwrap();
+    Ask::patch(&object, annotated(19000)).dry(&cluster.client).await.unwrap();
+    Ask::patch(&object, annotated(20000)).dry(&cluster.client).await.unwrap();
+    let said = Ask::patch(&object, annotated(20001)).dry(&cluster.client).await.unwrap_err();
+    assert!(said.contains("has 20001 bytes"), "{said}");
+    Ask::patch(&object, labels(1)).dry(&cluster.client).await.unwrap_err();
 }
