@@ -25,7 +25,7 @@ test: ## All tests: style, unit, api tier, node tier; says what took longest
 	@$(MAKE) --no-print-directory lint unit && $(MAKE) --no-print-directory test-e2e MEANWHILE=test-agent; \
 	  status=$$?; tools/slowest; exit $$status
 
-lint: ## Formatting, a test for every rule, lints, licences
+lint: ## Formatting, a test for every rule, lints, licences, advisories
 	cargo fmt --all --check
 	tools/rules > /dev/null
 	tools/timed clippy cargo clippy --workspace --all-targets -- -D warnings

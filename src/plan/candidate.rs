@@ -37,6 +37,7 @@ pub fn may_serve(reservation: &DiskReservation, candidate: &Candidate) -> bool {
         return *on == disk.name_any();
     }
     disk.metadata.deletion_timestamp.is_none()
+        && !is_foreign(reservation, disk)
         && spec.node_disk.as_ref().is_none_or(|name| *name == disk.name_any())
         && spec.node_name.as_ref().is_none_or(|name| *name == disk.spec.node_name)
         && spec.node_selector.as_ref().is_none_or(|selector| {
@@ -44,9 +45,35 @@ pub fn may_serve(reservation: &DiskReservation, candidate: &Candidate) -> bool {
         })
 }
 
+/// True if the reservation is static, and the disk has moved from the node of its maker to another one (A7).
+///
+/// A reservation has no field for the node of its maker. Admission lets an agent make a static reservation only on a disk
+/// whose name begins with the agent's node, and a disk that moves keeps its name.
+fn is_foreign(reservation: &DiskReservation, disk: &NodeDisk) -> bool {
+    let name = disk.metadata.name.as_deref().unwrap_or_default();
+    reservation.spec.is_static && maker(name) != Some(&disk.spec.node_name)
+}
+
+/// The node whose agent makes static reservations on the disk of that name: `<node>.<disk>`, and `<disk>` has no dot.
+fn maker(disk: &str) -> Option<&str> {
+    disk.rsplit_once('.').map(|(node, _)| node)
+}
+
 /// Why no disk may serve the reservation.
 pub fn no_such_disk(reservation: &DiskReservation, candidates: &[Candidate]) -> Verdict {
     let spec = &reservation.spec;
+    let is_named = |disk: &&NodeDisk| spec.node_disk.is_some() && spec.node_disk == disk.metadata.name;
+    let named = candidates.iter().map(|candidate| candidate.disk).find(is_named);
+    if let Some(disk) = named.filter(|disk| is_foreign(reservation, disk)) {
+        let (reservation, name) = (reservation.name_any(), disk.name_any());
+        let message = format!(
+            "NodeDisk {name} is in node {}, and static DiskReservation {reservation} on it can only be of the agent of node {}: \
+             delete DiskReservation {reservation}",
+            disk.spec.node_name,
+            maker(&name).unwrap_or_default()
+        );
+        return Verdict::no(reason::DISK_MOVED, message);
+    }
     let asked = match (&spec.node_disk, &spec.node_name, &spec.node_selector) {
         (Some(disk), _, _) => format!("no NodeDisk is called {disk}"),
         (_, Some(node), _) => format!("node {node} has no NodeDisk"),
@@ -137,6 +164,34 @@ mod tests {
             pick(&wanted, &disks).unwrap_err(),
             ("NoSuchDisk".into(), "node n9 has no NodeDisk; there are n1.a and n2.a".into())
         );
+    }
+
+    /// A machine that got the old name of a disk's node reserves nothing on that disk.
+    #[test]
+    fn a7_a_moved_disk_serves_no_static_reservation() {
+        let mut made = reservation("n2.d.eng", "eng", 1);
+        (made.spec.is_static, made.spec.node_disk) = (true, Some("n2.d".into()));
+        assert_eq!(pick(&made, &[disk("n2.d", "n2", 10, &[])]), Ok("n2.d".into()));
+        let moved = [disk("n2.d", "n3", 10, &[]), disk("n3.d", "n3", 10, &[])];
+        let (reason, message) = pick(&made, &moved).unwrap_err();
+        assert_eq!(reason, "DiskMoved", "admission looks at that");
+        assert_eq!(
+            message,
+            "NodeDisk n2.d is in node n3, and static DiskReservation n2.d.eng on it can only be of the agent of node n2: \
+             delete DiskReservation n2.d.eng"
+        );
+        // Anybody may reserve there, and what was served before the disk moved stays (D3).
+        made.spec.is_static = false;
+        assert_eq!(pick(&made, &moved), Ok("n2.d".into()));
+        let mut served = reserved("n2.d.eng", "eng", 1, &[]);
+        (served.spec.is_static, served.spec.node_disk) = (true, Some("n2.d".into()));
+        served.status.as_mut().unwrap().node_disk = Some("n2.d".into());
+        let candidate = Candidate { disk: &moved[0], node_labels: None };
+        assert!(may_serve(&served, &candidate), "it may grow");
+        made.spec.is_static = true;
+        let dotted = [disk("n2.zone.d", "n2.zone", 10, &[])];
+        made.spec.node_disk = Some("n2.zone.d".into());
+        assert_eq!(pick(&made, &dotted), Ok("n2.zone.d".into()));
     }
 
     #[test]

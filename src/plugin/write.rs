@@ -38,6 +38,7 @@ const FINAL: &[&str] = &[
     VOLUME_LOST,
     VOLUME_GONE,
     DISK_GONE,
+    DISK_MOVED,
     WRONG_DISK,
     BACKING_LOST,
     NO_ORPHAN,

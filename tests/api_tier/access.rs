@@ -139,7 +139,8 @@ async fn m3_s9_no_sys_admin_beside_a_read_only_claim() {
     }
     cluster.pod("team", "there", &["reader"]).await;
     let pods: Api<Pod> = cluster.within("team");
-    let container = |name: &str, security: Value| json!({"name": name, "image": "none", "securityContext": security});
+    let container =
+        |name: &str, security: Value| json!({"name": name, "image": "none", "securityContext": security});
     let plain = || json!([container("c", json!({}))]);
     let adds = |capability: &str| json!([container("c", json!({"capabilities": {"add": [capability]}}))]);
     let privileged = |name: &str| json!([container(name, json!({"privileged": true}))]);

@@ -138,11 +138,13 @@ async fn r2_a1_a4_static_reservations_belong_to_their_agent() {
     assert_eq!(answer["spec"]["path"], "/elsewhere");
 
     // Nobody's agent is left to take back what was on it, so people can.
-    let status = json!({"status": {"conditions": [{"type": "Ready", "status": "False", "reason": "DiskGone",
-        "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
-    let status = Ask::new("PATCH", MERGE, format!("{}/status", path(&kept)), status);
-    status.of(&cluster.client).await.unwrap();
-    Ask::delete(&kept).dry(&cluster.client).await.unwrap();
+    for reason in ["DiskMoved", "DiskGone"] {
+        let status = json!({"status": {"conditions": [{"type": "Ready", "status": "False", "reason": reason,
+            "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
+        let status = Ask::new("PATCH", MERGE, format!("{}/status", path(&kept)), status);
+        status.of(&cluster.client).await.unwrap();
+        Ask::delete(&kept).dry(&cluster.client).await.unwrap();
+    }
     // A1: not just anybody, though.
     let said = Ask::delete(&kept).dry(&person(&cluster, "jane").await).await.unwrap_err();
     assert!(said.contains(&lacks("jane", "unreserve", "eng")), "{said}");

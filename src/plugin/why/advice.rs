@@ -86,6 +86,9 @@ impl<'a> About<'a> {
             PARENT_FULL => self.parent_full(),
             BELOW_USED => self.smaller(self.used(), &format!("retire a volume in it: kubectl reservoir tree --role {role}")),
             NO_SUCH_DISK => self.no_such_disk(),
+            DISK_MOVED => format!(
+                "kubectl delete {argument}   # on the disk, reserve without the agent's configuration: kubectl reservoir reserve"
+            ),
             NO_PARENT => self.no_parent(),
             NOT_A_SUB_ROLE => self.reserve_anew("", "without a parent; or for a sub-role of the parent's role"),
             HAS_VOLUMES => self.content("kubectl reservoir retire", |r| r.volumes.first(), "its data is erased"),
