@@ -79,7 +79,8 @@ impl DiskIdentities {
             match object {
                 Ok(Ok(object)) => {
                     self.refused.remove(&disk);
-                    expected.push((disk.clone(), Some(object.spec.disk_id.clone()), declared_gone(&object)));
+                    let known = (object.spec.disk_id.clone(), object.spec.key.clone());
+                    expected.push((disk.clone(), Some(known), declared_gone(&object)));
                     objects.insert(disk, object);
                 }
                 Ok(Err(why)) => {
@@ -135,10 +136,12 @@ impl DiskIdentities {
     }
 }
 
-/// Disk by disk: the ID that is expected there, and why it is not served.
-fn expect(host: &Host, disks: Vec<(String, Option<String>, Option<String>)>) {
-    for (disk, id, refused) in disks {
-        if let Err(error) = host.expect(&disk, id.as_deref()).and_then(|()| host.refuse(&disk, refused)) {
+/// Disk by disk: the ID that is expected there with the known key, and why the disk is not served.
+fn expect(host: &Host, disks: Vec<(String, Option<(String, Option<String>)>, Option<String>)>) {
+    for (disk, known, refused) in disks {
+        let (id, key) = known.unzip();
+        let expected = host.expect(&disk, id.as_deref(), key.flatten().as_deref());
+        if let Err(error) = expected.and_then(|()| host.refuse(&disk, refused)) {
             tracing::error!(disk, %error, "failed to set the expected ID of a disk");
         }
     }

@@ -72,8 +72,8 @@ pub struct NodeDiskSpec {
     /// no size (D5). False if absent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_unenforced: bool,
-    /// Public key of the disk, hexadecimal. The private key is on the disk, and each agent that serves the disk
-    /// makes a new one (A7).
+    /// Public key of the disk, hexadecimal. The private key is on the disk. The agent makes both, and makes new ones
+    /// after the disk has moved to another node (A7).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub key: Option<String>,

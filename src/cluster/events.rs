@@ -113,7 +113,7 @@ impl Publisher {
         let created = ApiEvent {
             metadata: ObjectMeta {
                 // The API server appends five random characters.
-                generate_name: object.name.as_ref().map(|name| format!("{}.", &name[..LONGEST_NAME])),
+                generate_name: object.name.as_ref().map(|name| format!("{}-", &name[..LONGEST_NAME])),
                 namespace: Some(namespace.clone()),
                 ..ObjectMeta::default()
             },

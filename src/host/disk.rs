@@ -24,7 +24,7 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct Disk {
     pub(super) config: DiskConfig,
     id: String,
-    /// The public key, once this process has made the key anew.
+    /// The public key of a key that this process has made.
     key: OnceLock<String>,
     volumes: OwnedFd,
     receipts: OwnedFd,
@@ -153,10 +153,15 @@ impl Disk {
         &self.id
     }
 
-    /// The public key of a key that this process has made: what other nodes have signed with an older one is worthless.
-    pub(super) fn public_key(&self) -> Result<String> {
+    /// The public key of the disk. A disk whose key is not the known one has moved: the new key makes worthless what an
+    /// earlier node has read or signed.
+    pub(super) fn public_key(&self, known: Option<&str>) -> Result<String> {
         if self.key.get().is_none() {
             let mut identity = identity(&self.root)?.ok_or_else(|| Error::corrupt(IDENTITY, "it is gone"))?;
+            let stored = identity.key.as_deref().map(disk_key::public).transpose()?;
+            if let Some(stored) = stored.filter(|stored| Some(&**stored) == known) {
+                return Ok(stored);
+            }
             let key = disk_key::make()?;
             identity.key = Some(key.clone());
             atomic_file::replace_json(self.root.as_fd(), IDENTITY, &identity)?;

@@ -78,9 +78,10 @@ impl Host {
     }
 
     /// Sets the ID of the disk that belongs in a slot (D3). Another disk there is reported with its ID and an error,
-    /// and its volumes are neither read nor touched. `None`: any disk will do.
-    pub fn expect(&self, disk: &str, id: Option<&str>) -> Result<()> {
-        self.slot(disk)?.expect(id.map(str::to_owned));
+    /// and its volumes are neither read nor touched. `None`: any disk will do. A disk with another key than the known one
+    /// gets a new key (A7).
+    pub fn expect(&self, disk: &str, id: Option<&str>, known_key: Option<&str>) -> Result<()> {
+        self.slot(disk)?.expect(id.map(str::to_owned), known_key.map(str::to_owned));
         Ok(())
     }
 

@@ -29,6 +29,8 @@ struct State {
     disk: Result<Arc<Disk>>,
     /// Identity of the disk that belongs here; `None` before the first one is known.
     expected: Option<String>,
+    /// The public key that the disk is known by.
+    known_key: Option<String>,
     /// The reason for which no disk is served here.
     refused: Option<String>,
     /// The deadlines of questions that the disk has not answered yet.
@@ -46,7 +48,14 @@ impl Slot {
     pub(super) fn open(config: DiskConfig, wait: Duration, patience: Duration) -> Arc<Self> {
         let disk = Err(unavailable(&config, "it was not opened yet"));
         let (questions, next_question) = (BTreeMap::new(), 0);
-        let state = Mutex::new(State { disk, expected: None, refused: None, questions, next_question });
+        let state = Mutex::new(State {
+            disk,
+            expected: None,
+            known_key: None,
+            refused: None,
+            questions,
+            next_question,
+        });
         let slot = Arc::new(Self { state, config, patience, opening: Mutex::default() });
         if let Err(error) = slot.ask(wait, move |slot| slot.open_disk(wait)) {
             slot.state().disk = Err(error);
@@ -79,8 +88,9 @@ impl Slot {
         Ok(disk)
     }
 
-    pub(super) fn expect(&self, id: Option<String>) {
-        self.state().expected = id;
+    pub(super) fn expect(&self, id: Option<String>, known_key: Option<String>) {
+        let mut state = self.state();
+        (state.expected, state.known_key) = (id, known_key);
     }
 
     pub(super) fn refuse(&self, why: Option<String>) {
@@ -125,11 +135,14 @@ impl Slot {
         }
         let found = self.state().disk.clone();
         let served = self.state().served();
-        let is_expected = self.state().expected.is_some();
+        let (is_expected, known_key) = {
+            let state = self.state();
+            (state.expected.is_some(), state.known_key.clone())
+        };
         let mut key = None;
         let enforced = served.and_then(|disk| {
             disk.ensure_enforced(false)?;
-            key = is_expected.then(|| disk.public_key()).transpose()?;
+            key = is_expected.then(|| disk.public_key(known_key.as_deref())).transpose()?;
             Ok(())
         });
         let report = found.map_or_else(|_| DiskReport::of(&self.config), |disk| disk.report());

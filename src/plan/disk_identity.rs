@@ -110,7 +110,7 @@ pub fn answer(object: &NodeDisk, request: &TakeOver, node_is_there: bool) -> (Va
         is_signed().is_none().then(|| format!("node {node} has not signed it with the key of the disk"))
     };
     match refused {
-        None => (json!({"spec": {"nodeName": node, "diskName": disk, "takeOver": null}}), None),
+        None => (json!({"spec": {"nodeName": node, "diskName": disk, "takeOver": null, "key": null}}), None),
         Some(why) => (json!({"spec": {"takeOver": null}}), Some(why)),
     }
 }

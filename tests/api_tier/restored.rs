@@ -39,18 +39,18 @@ async fn x9_restored_etcd_keeps_the_bytes() {
     let uid = volumes.get("data").await.unwrap().uid().unwrap();
     let record = agent.data_file(&uid).with_file_name("record.json");
     volumes.delete("data", &DeleteParams::default()).await.unwrap();
-    until("it is fenced on its disk", || async {
-        let record: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap_or_default();
-        (record["fenced"] == true).then_some(())
-    })
-    .await;
+    let fenced = || {
+        let record = std::fs::read(&record).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&record).unwrap_or_default()["fenced"] == true
+    };
+    until("the volume is fenced on its disk", || async { fenced().then_some(()) }).await;
 
     agent.kill().await;
     cluster.server.restore(&backup).await.unwrap();
     agent.run();
     cluster.start_controller().await;
     assert!(volumes.get("data").await.unwrap().metadata.deletion_timestamp.is_none());
+    until("the fence is lifted", || async { (!fenced()).then_some(()) }).await;
     cluster.apply_text(CLAIM).await;
     read_as_pod(&cluster, &agent).await;
 

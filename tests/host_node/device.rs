@@ -244,7 +244,7 @@ fn v9_a_device_that_holds_data_is_refused() {
         let other = Device::named(node, "other");
         let host = Host::open(other.config()).unwrap();
         assert_ne!(host.disks()[0].id, id);
-        host.expect("b", id.as_deref()).unwrap();
+        host.expect("b", id.as_deref(), None).unwrap();
         assert!(host.disks()[0].error.as_ref().unwrap().contains("it is another one"));
         drop(host);
         // Without the agent's records the data has no owner.

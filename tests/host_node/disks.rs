@@ -52,7 +52,7 @@ fn an_unexpected_disk_is_not_touched() {
         std::fs::rename(node.disk(), &away).unwrap();
         std::fs::create_dir(node.disk()).unwrap();
         let host = node.host();
-        host.expect("d", Some(&id)).unwrap();
+        host.expect("d", Some(&id), None).unwrap();
         let report = host.disks().remove(0);
         assert!(report.error.unwrap().contains("another one"));
         assert!(report.id.is_some_and(|other| other != id));

@@ -44,8 +44,8 @@ pub(super) fn sizes(table: &mut Table) {
         reservation(&n(table), json!({"role": "eng", "size": "1048576.5"})),
         Says("Invalid", not_whole),
     );
-    let milli = "`1500000000m` is not a size; write a number of bytes or a quantity such as 10Gi";
-    table.make(reservation(&n(table), json!({"role": "eng", "size": "1500000000m"})), Says("Invalid", milli));
+    let milli = "`1500000500m` is not a whole positive number of bytes";
+    table.make(reservation(&n(table), json!({"role": "eng", "size": "1500000500m"})), Says("Invalid", milli));
     for size in [json!("0.5"), json!("1500m"), json!("1023Ki"), json!(1048575)] {
         let small = Refused("a reservation has at least 1Mi");
         table.make(reservation(&n(table), json!({"role": "eng", "size": size})), small);
