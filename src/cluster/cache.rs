@@ -1,7 +1,7 @@
-//! Caches that follow the API server. A cache says which objects to look at; no safety rests on one.
+//! Caches that follow the API server. A cache names the objects to look at; no safety rule depends on a cache.
 //!
-//! `kube::runtime::reflector::Store` finds an object by its name only, and holds all objects twice while a list runs.
-//! This cache has indexes, and keeps of an object no more than decisions look at.
+//! `kube::runtime::reflector::Store` finds an object by its name only, and holds all objects twice during a list. This
+//! cache has indexes, and keeps only the part of an object that decisions read.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
@@ -34,23 +34,23 @@ pub fn named<K: Resource<DynamicType = ()>>(object: &K) -> Name {
     }
 }
 
-/// The objects of a kind as they were seen last, by name and by key. A `T` is kept of each object.
+/// The last seen state of all objects of a kind, by name and by key. The cache keeps a `T` of each object.
 pub struct Cache<T> {
     state: RwLock<State<T>>,
     filled: Receiver<bool>,
 }
 
-/// Name of an index, and the value by which that index finds objects.
+/// An index key: the name of the index, and the value under which objects are found.
 pub type Key<'a> = (&'static str, &'a str);
 
-/// Calls its second argument with each key of the object.
+/// A function that calls its second argument with each key of the object.
 pub type Keys<T> = fn(&T, &mut dyn FnMut(Key));
 
-/// The part of each object of kind `K` that a cache keeps.
+/// The part of each object of kind `K` that a cache keeps, and the keys of that part.
 pub struct CacheConfig<K, T = K> {
-    /// The part of the object that is kept; `None`: the object is not kept at all.
+    /// Returns the part of the object to keep; `None`: the cache skips the object.
     pub keep: fn(K) -> Option<T>,
-    /// The keys of an object.
+    /// Lists the keys of an object.
     pub keys: Keys<T>,
 }
 
@@ -60,18 +60,18 @@ impl<K> Default for CacheConfig<K> {
     }
 }
 
-/// A change of an object. `None` stands for an object that is not kept.
+/// A change of an object. `None` stands for an object that the cache does not keep.
 pub struct Change<'a, T> {
     /// Name of the object.
     pub name: &'a Name,
-    /// The object as the cache had it.
+    /// The object in the cache before the change.
     pub before: Option<&'a T>,
-    /// The object as it is now.
+    /// The object after the change.
     pub now: Option<&'a T>,
 }
 
 impl<'a, T> Change<'a, T> {
-    /// The object as it is now, or as it was last.
+    /// The object after the change, or its last state if the object is gone.
     pub fn latest(&self) -> Option<&'a T> {
         self.now.or(self.before)
     }
@@ -79,12 +79,12 @@ impl<'a, T> Change<'a, T> {
 
 struct State<T> {
     objects: BTreeMap<Name, Arc<T>>,
-    /// For each index the values that objects have, each with the name of the object.
+    /// For each index, the values of the objects' keys, each with the name of the object.
     indexes: HashMap<&'static str, BTreeSet<(Box<str>, Name)>>,
 }
 
 impl<T> Cache<T> {
-    /// The object of that name, which has no namespace.
+    /// The cluster-scoped object of that name.
     pub fn get(&self, name: &str) -> Option<Arc<T>> {
         self.state().objects.get(name).cloned()
     }
@@ -115,7 +115,7 @@ impl<T> Cache<T> {
         self.state().objects.keys().cloned().collect()
     }
 
-    /// Exactly the objects that have the key, in the order of their names.
+    /// The objects that have exactly this key, in the order of their names.
     pub fn by(&self, index: &'static str, value: &str) -> Vec<Arc<T>> {
         let state = self.state();
         state.names_by(index, value).filter_map(|name| state.objects.get(name).cloned()).collect()
@@ -126,21 +126,21 @@ impl<T> Cache<T> {
         self.state().names_by(index, value).cloned().collect()
     }
 
-    /// Of the objects that have a key which starts like this, in the order of their keys, the first one that fits.
+    /// The first object, in the order of the keys, that has a key with this prefix and that `fits`.
     pub fn first(&self, index: &'static str, start: &str, fits: impl Fn(&T) -> bool) -> Option<Arc<T>> {
         let state = self.state();
         let names = state.names_from(index, start);
         names.filter_map(|name| state.objects.get(name)).find(|object| fits(object)).cloned()
     }
 
-    /// The names of the objects that have a key which starts like this, in the order of their keys.
+    /// The names of the objects that have a key with this prefix, in the order of the keys.
     pub fn names_from(&self, index: &'static str, start: &str) -> Vec<Name> {
         self.state().names_from(index, start).cloned().collect()
     }
 
-    /// Waits until all objects have been listed once.
+    /// Waits until the first list is complete.
     pub async fn wait_until_filled(&self) {
-        // The wait ends as well when the task that fills the cache is dropped.
+        // Dropping the task that fills the cache ends the wait too.
         let _ = self.filled.clone().wait_for(|filled| *filled).await;
     }
 
@@ -170,13 +170,13 @@ impl<T> State<T> {
     }
 }
 
-/// Objects per page of a listing: each page is in memory more than once.
+/// Objects per page of a list. Decoding holds each page in memory more than once.
 const PAGE: u32 = 50;
 
-/// Caches all objects of a kind in the cache that is returned, as long as the future is polled.
+/// Returns a cache of all objects of a kind, and the future that fills the cache while polled.
 ///
-/// `changed` is called after each change, and for each object of a list. `listed` is called after each list: the first one,
-/// and those after a gap in the watch.
+/// The future calls `changed` after each change, and for each object of a list. The future calls `listed` after each
+/// list: after the first list, and after each list that follows a gap in the watch.
 pub fn cache<K, T>(
     api: Api<K>,
     config: watcher::Config,
@@ -190,8 +190,8 @@ where
 {
     let (cache, mut follower) = Follower::new(how, changed);
     let task = async move {
-        // The API server streams a list object by object: a page of large ones would not fit into the memory limit. Without
-        // the feature gate WatchList it refuses that, and lists in pages.
+        // The API server streams a list object by object. A page of large objects would not fit into the memory limit.
+        // An API server without the feature gate WatchList refuses the stream, and the cache lists in pages.
         for streaming in [true, false] {
             let config =
                 if streaming { config.clone().streaming_lists() } else { config.clone().page_size(PAGE) };
@@ -210,7 +210,7 @@ where
                     {
                         break;
                     }
-                    // The stream goes on by itself, with back-off.
+                    // The stream reconnects by itself, with back-off.
                     Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "the watch was interrupted"),
                 }
             }
@@ -224,7 +224,7 @@ pub(super) struct Follower<K, T, F> {
     cache: Arc<Cache<T>>,
     how: CacheConfig<K, T>,
     changed: F,
-    /// The objects that the running list has shown so far.
+    /// The objects that the running list has delivered so far.
     listed: HashSet<Name>,
     filled: Sender<bool>,
 }
@@ -243,7 +243,7 @@ impl<K: Resource<DynamicType = ()>, T: Clone, F: Fn(Change<T>)> Follower<K, T, F
             Event::Delete(object) => {
                 let name = named(&object);
                 let before = self.store(name.clone(), None);
-                // The event has the object's last state, which the cache may not have had.
+                // A deletion carries the last state of the object, which may be newer than the cached state.
                 let last = self.keep(object);
                 self.report(&name, last.or(before), None);
             }
@@ -272,7 +272,7 @@ impl<K: Resource<DynamicType = ()>, T: Clone, F: Fn(Change<T>)> Follower<K, T, F
 
     fn keep(&self, mut object: K) -> Option<Arc<T>> {
         trim_metadata(&mut object);
-        // A clone has no spare capacity; serde's lists have space for four.
+        // The deserializer leaves lists with capacity for four elements. A clone has no spare capacity.
         (self.how.keep)(object).map(|kept| Arc::new(kept.clone()))
     }
 
@@ -282,10 +282,10 @@ impl<K: Resource<DynamicType = ()>, T: Clone, F: Fn(Change<T>)> Follower<K, T, F
         }
     }
 
-    /// Replaces the object of that name, in the indexes too; returns the object that was replaced.
+    /// Replaces the object of that name and its index keys. Returns the replaced object.
     fn store(&self, name: Name, now: Option<Arc<T>>) -> Option<Arc<T>> {
         let mut state = self.cache.state.write().unwrap_or_else(|e| e.into_inner());
-        // One allocation for the name, however often the object changes.
+        // All versions of an object share one allocation of the name.
         let name = state.objects.get_key_value(&name).map_or(name, |(known, _)| known.clone());
         let before = match &now {
             Some(now) => state.objects.insert(name.clone(), now.clone()),
@@ -311,8 +311,8 @@ impl<K: Resource<DynamicType = ()>, T: Clone, F: Fn(Change<T>)> Follower<K, T, F
     }
 }
 
-/// Drops the metadata that no decision reads. Labels and annotations are other people's, and nobody bounds the objects that
-/// were stored before admission did: of their labels, which claims select by, only so much is kept.
+/// Drops the metadata that no decision reads. Labels and annotations belong to the user. Objects stored before the
+/// admission policy may have labels of any size. Claims select by labels, so the cache keeps a bounded part.
 fn trim_metadata<K: Resource>(object: &mut K) {
     object.meta_mut().managed_fields = None;
     object.annotations_mut().retain(|key, _| key == STORAGE_PROVISIONER);
@@ -323,9 +323,9 @@ fn trim_metadata<K: Resource>(object: &mut K) {
     });
 }
 
-/// The bytes of labels that are kept of an object.
+/// The most bytes of labels that the cache keeps of an object.
 const LABELS: usize = 16 << 10;
-/// The labels that decisions read besides.
+/// Our own labels, which the cache always keeps.
 const OUR_LABELS: [&str; 3] = [LABEL_CLAIM_UID, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID];
 
 #[cfg(test)]
@@ -359,7 +359,7 @@ mod tests {
             let names: Vec<_> = cache.by(index, volume).iter().map(|claim| claim.name_any()).collect();
             names.join(" ")
         };
-        // Values that begin alike, and none.
+        // Keys with a common prefix, and an empty key.
         for (name, volume) in [("b", "v"), ("a", "v"), ("c", "v1"), ("d", "")] {
             see(Event::Apply(claim(name, volume)));
         }
@@ -401,7 +401,7 @@ mod tests {
         assert_eq!((first("v ", |_| false), first("w ", |_| true)), (None, None));
     }
 
-    /// A9: of 1 MB of labels and as many annotations next to nothing is kept, and the labels that decisions read.
+    /// A9: the cache keeps a bounded part of 1 MB of labels, no annotations, and all labels that decisions read.
     #[test]
     fn a9_labels_beyond_a_bound_are_not_kept() {
         let (cache, mut follower) = Follower::new(CacheConfig::<VolumeClaim>::default(), |_| {});
@@ -466,7 +466,7 @@ mod tests {
         let listed = |name: &str, volume: &str| Event::InitApply(claim(name, volume));
         let first = vec![Event::Init, listed("a", "u"), listed("b", ""), listed("c", "v")];
         assert_eq!(reported(first), (vec!["team/a - u".into(), "team/c - v".into()], false));
-        // The list broke off, and starts again.
+        // The list is interrupted, and starts again.
         let again = vec![Event::Init, listed("a", "v"), listed("b", ""), Event::InitDone];
         assert_eq!(reported(again), (vec!["team/a u v".into(), "team/c v -".into()], true));
         assert_eq!(cache.names(), ["team/a".into()], "no more is kept than the configuration says");
@@ -481,7 +481,7 @@ mod tests {
             ["team/a x -"],
             "the last state is the event's"
         );
-        // After a gap in the watch: one has gone, one has changed, one is new.
+        // After a gap in the watch, one object is gone, one is changed and one is new.
         ["c", "d"].into_iter().for_each(|name| drop(reported(change(name, "v"))));
         let list = vec![Event::Init, listed("d", "w"), listed("e", "v"), Event::InitDone];
         assert_eq!(reported(list).0, ["team/d v w", "team/e - v", "team/c v -"]);

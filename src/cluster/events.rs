@@ -16,10 +16,10 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::api::condition::{self, READY, RESIZED, RETIRING, reason};
 
-/// Publishes events. An event that cannot be published is logged and forgotten: it decides nothing.
+/// Publishes events. No decision depends on an event, so a failed publication is logged and not retried.
 pub struct Events {
     publisher: Arc<Publisher>,
-    /// Events whose publication nobody waits for.
+    /// Events that wait for publication in the background.
     queue: mpsc::Sender<(Event, ObjectReference)>,
 }
 
@@ -29,23 +29,23 @@ struct Publisher {
     recorders: Mutex<HashMap<Series, Recorder>>,
 }
 
-/// The most events that may wait in the queue; a reconcile with one more waits for space in it.
+/// The most events in the queue. A reconcile with a further event waits for space.
 const QUEUED: usize = 1000;
-/// The number of events that are published at once.
+/// The most events that are published at once.
 const AT_ONCE: usize = 8;
 
-/// Events that are counted as one series: those of one object, related object, reason and message. kube's recorder leaves
-/// the message out, and a new message would never be read.
+/// The events that Kubernetes counts as one series: the same object, related object, reason and message. kube's
+/// recorder ignores the message, so a new message would only raise the count of the old event.
 type Series = (Option<String>, Option<String>, String, Option<String>);
 
-/// A recorder keeps its event for minutes. After so many recorders all are forgotten, which bounds the memory.
+/// The most recorders in memory. A recorder keeps its events for minutes; at this number, all recorders are dropped.
 const REMEMBERED: usize = 200;
 
 /// The longest name of an object about which kube's recorder can publish: the event's name has 17 characters more, and the
 /// name of an API object has 253 at most.
 const LONGEST_NAME: usize = 236;
 
-/// Reasons without an event: the conditions are enough for a step on the way.
+/// Reasons of intermediate steps, which appear only as conditions and not as events.
 const QUIET: [&str; 5] =
     [reason::CREATING, reason::BINDING, reason::RELEASING, reason::AGENT_SILENT, reason::RESIZING];
 
@@ -60,7 +60,7 @@ impl Events {
             let publisher = published_by.clone();
             async move { publisher.publish(&event, &object).await }
         };
-        // The task ends with the sender.
+        // The task ends when the sender is dropped.
         tokio::spawn(ReceiverStream::new(queued).for_each_concurrent(AT_ONCE, publish));
         Self { publisher, queue }
     }
@@ -144,7 +144,8 @@ fn event(ok: bool, action: &str, reason: &str, message: &str, related: Option<Ob
 }
 
 impl Events {
-    /// Publishes an event about `object` before it returns. Events with different `related` objects are separate series.
+    /// Publishes an event about `object`, and waits for the write. Events with different `related` objects are separate
+    /// series.
     pub async fn publish<K: Resource<DynamicType = ()>>(
         &self,
         object: &K,
@@ -160,7 +161,7 @@ impl Events {
         self.publisher.publish(&event, &about).await;
     }
 
-    /// Publishes a warning about `object`, unless the same warning was published lately.
+    /// Publishes a warning about `object`, unless the same warning was published recently.
     pub async fn publish_once<K: Resource<DynamicType = ()>>(
         &self,
         object: &K,
@@ -174,7 +175,7 @@ impl Events {
         }
     }
 
-    /// Queues an event for each condition whose status or reason is another than before.
+    /// Queues an event for each condition whose status or reason has changed.
     pub async fn on_transition<K: Resource<DynamicType = ()>>(
         &self,
         object: &K,
@@ -188,7 +189,7 @@ impl Events {
             if same {
                 continue;
             }
-            // The log has each transition, also those without an event.
+            // Transitions without an event appear in the log only.
             let about = object.object_ref(&());
             tracing::info!(
                 kind = about.kind,
@@ -201,10 +202,10 @@ impl Events {
                 is.message
             );
             if !QUIET.contains(&is.reason.as_str()) {
-                // A retired volume that waits for its users needs nobody's help.
+                // Waiting for the users of a retired volume is normal, so the event is no warning.
                 let ok = is.status == "True" || is.reason == reason::RETIRE_WITHDRAWN;
                 let event = event(ok, "Reconcile", &is.reason, &is.message, None);
-                // The receiver lives as long as this sender.
+                // The send cannot fail: the receiver lives as long as this sender.
                 let _ = self.queue.send((event, about)).await;
             }
         }

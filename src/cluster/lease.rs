@@ -1,6 +1,7 @@
 //! Leader election: one controller works at a time.
 //!
-//! Leader election saves conflicts, and safety does not rest on it: compare-and-swap keeps two leaders apart.
+//! Leader election avoids conflicts between controllers. Safety depends on compare-and-swap instead, also with two
+//! leaders.
 
 use std::future::Future;
 
@@ -18,8 +19,8 @@ pub enum LeadError {
     Ended,
 }
 
-/// Runs `work` whenever this instance leads, drops it as soon as it does not, and ends when `stop` resolves;
-/// the lease is then given up, so that another instance takes over at once.
+/// Runs `work` while this instance leads, and drops `work` when the lead is lost. Ends when `stop` resolves. The lease
+/// is released at the end, so that another instance takes over at once.
 pub async fn lead<F: Future<Output = ()>>(
     client: Client,
     namespace: &str,

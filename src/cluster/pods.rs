@@ -1,5 +1,5 @@
-//! Pods that have not ended, and the PersistentVolumeClaims that they use. No more is read of a pod and kept: pods are many
-//! and large.
+//! Running and pending pods, and the PersistentVolumeClaims that they use. Pods are many and large, so the cache reads
+//! and keeps nothing else of a pod.
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaimVolumeSource, Pod};
 use kube::api::ObjectMeta;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::cache::{Cache, CacheConfig, Change, Name, name_of};
 use crate::api::PodRef;
 
-/// The fields of a pod that say which PersistentVolumeClaims the pod uses.
+/// The fields of a pod that name its PersistentVolumeClaims.
 #[derive(Clone, Debug, Resource, Serialize, Deserialize)]
 #[resource(inherit = Pod)]
 pub struct UsedPod {
@@ -65,14 +65,14 @@ impl UsedPod {
         }
     }
 
-    /// True if the pod has ended for good and so uses nothing any more.
+    /// True if the pod has ended for good, and uses no volume any more.
     pub fn has_ended(&self) -> bool {
         let phase = self.status.as_ref().and_then(|status| status.phase.as_deref());
         matches!(phase, Some("Succeeded" | "Failed"))
     }
 
-    /// The PersistentVolumeClaims that the pod names, as (namespace, name). Among them are the claims that Kubernetes makes
-    /// for ephemeral volumes, and names after pod and volume.
+    /// The PersistentVolumeClaims that the pod names, as (namespace, name). Kubernetes makes a claim for each ephemeral
+    /// volume, and names the claim after pod and volume; the list includes these claims.
     pub fn claims(&self) -> Vec<(String, String)> {
         let namespace = self.namespace().unwrap_or_default();
         let volumes = self.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
@@ -112,7 +112,7 @@ pub struct PodUse {
 const CLAIM: &str = "claim";
 
 impl PodUse {
-    /// Keeps the pods that count as users (X1).
+    /// Keeps the pods that count as users of a volume (X1).
     pub fn config() -> CacheConfig<UsedPod, Self> {
         CacheConfig {
             keep: Self::of,
@@ -128,7 +128,7 @@ impl PodUse {
         uses.then(|| Self { uid: pod.uid().unwrap_or_default().into(), claims: claims.into() })
     }
 
-    /// The PersistentVolumeClaims whose users a change concerns.
+    /// The PersistentVolumeClaims whose users may have changed.
     pub fn concerned<'a>(change: Change<'a, Self>) -> impl Iterator<Item = &'a Name> {
         let states = [change.before, change.now].into_iter().flatten();
         states.filter(move |_| change.before != change.now).flat_map(|pod| &pod.claims)
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(see(Event::Apply(pod("q", "2", &["a"], "Succeeded"))), ["team/a"]);
         assert_eq!(see(Event::Delete(pod("q", "2", &["a"], "Succeeded"))), none);
         assert_eq!((users("a"), users("b")), (vec!["team/p 1".into()], vec!["team/p 1".to_owned()]));
-        // After a gap in the watch: another pod has the name.
+        // After a gap in the watch, another pod has the same name.
         let listed = [Event::Init, Event::InitApply(pod("p", "3", &["b"], "Running")), Event::InitDone];
         assert_eq!(listed.map(&mut see).concat(), ["team/a", "team/b", "team/b"]);
         assert_eq!((users("a"), users("b")), (vec![], vec!["team/p 3".to_owned()]));

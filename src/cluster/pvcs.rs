@@ -1,5 +1,5 @@
-//! The PersistentVolumeClaims that the controller made, and those that get their volume from it. Of others nothing is
-//! kept.
+//! The PersistentVolumeClaims that the controller made, and the PersistentVolumeClaims that the controller provisions.
+//! The cache keeps nothing of other PersistentVolumeClaims.
 
 use std::collections::BTreeMap;
 
@@ -10,36 +10,36 @@ use kube::ResourceExt;
 use super::cache::{Cache, CacheConfig, Change, Name};
 use crate::api::{DRIVER, PV_PREFIX, PVC_PREFIX, STORAGE_PROVISIONER, Size, volume_for_pvc};
 
-/// A PersistentVolumeClaim of the controller's.
+/// A PersistentVolumeClaim that the controller made or provisions.
 #[derive(Clone, PartialEq)]
 pub struct Pvc {
     uid: Box<str>,
-    /// UID of the VolumeClaim that it was made for, or name of the volume that is made for it.
+    /// UID of the VolumeClaim behind a made PersistentVolumeClaim, or name of the volume for a provisioned one.
     made_for: Box<str>,
     deleting: bool,
     seen: SeenPvc,
 }
 
-/// The state of a PersistentVolumeClaim as it was seen last.
+/// The last seen state of a PersistentVolumeClaim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeenPvc {
-    /// True if it is bound.
+    /// True if the PersistentVolumeClaim is bound.
     pub bound: bool,
-    /// The capacity in its status, in bytes; `None`: Kubernetes has not written it yet.
+    /// The capacity in the status, in bytes; `None`: Kubernetes has not written the capacity yet.
     pub capacity: Option<u64>,
-    /// The bytes that it requests, rounded up; `None`: no number of bytes that a volume may have.
+    /// The requested bytes, rounded up; `None`: no volume can have the requested size.
     pub requested: Option<u64>,
-    /// True if it names a VolumeAttributesClass.
+    /// True if the PersistentVolumeClaim names a VolumeAttributesClass.
     pub attributes_class: bool,
 }
 
-/// The index of PersistentVolumeClaims that get a volume, by that volume's name.
+/// The index of provisioned PersistentVolumeClaims by the name of the volume.
 const VOLUME: &str = "volume";
-/// The index of all of them, under the empty value.
+/// The index of all provisioned PersistentVolumeClaims, under the empty value.
 const PROVISIONED: &str = "provisioned";
 
 impl Pvc {
-    /// Keeps the controller's own, and those that it provisions.
+    /// Keeps the PersistentVolumeClaims that the controller made or provisions.
     pub fn config() -> CacheConfig<PersistentVolumeClaim, Self> {
         CacheConfig {
             keep: Self::of,
@@ -56,7 +56,7 @@ impl Pvc {
         let uid = pvc.uid().unwrap_or_default();
         let ours =
             pvc.annotations().get(STORAGE_PROVISIONER).is_some_and(|provisioner| provisioner == DRIVER);
-        // Anybody may set a label; the name of the PersistentVolume never changes.
+        // Any user may set a label; the name of the PersistentVolume never changes.
         let of_pv = || pvc.spec.as_ref()?.volume_name.as_ref()?.strip_prefix(PV_PREFIX).map(str::to_owned);
         let made_for = ours.then(|| volume_for_pvc(&uid)).or_else(of_pv)?;
         let bytes = |quantities: Option<&BTreeMap<String, Quantity>>| {
@@ -77,8 +77,8 @@ impl Pvc {
         self.made_for.strip_prefix(PVC_PREFIX) == Some(&self.uid)
     }
 
-    /// True if a reconcile has to look at a change. A change of what is not kept matters to a PersistentVolumeClaim that
-    /// is being deleted, or waits for its volume.
+    /// True if a change needs a reconcile. Fields outside the cache matter only while the PersistentVolumeClaim is
+    /// being deleted or waits for its volume.
     pub fn matters(change: &Change<Self>) -> bool {
         let waits = |pvc: &Self| pvc.deleting || (pvc.is_provisioned() && !pvc.seen.bound);
         change.before != change.now || change.now.is_some_and(waits)
@@ -86,24 +86,24 @@ impl Pvc {
 }
 
 impl Cache<Pvc> {
-    /// The PersistentVolumeClaim of that name, if it was made for the VolumeClaim of that UID, or if the volume of that
-    /// name is made for it.
+    /// The PersistentVolumeClaim of that name, if made for the VolumeClaim of that UID or provisioned with the volume
+    /// of that name.
     pub fn made_for(&self, namespace: &str, name: &str, claim_or_volume: &str) -> Option<SeenPvc> {
         let pvc = self.get_in(namespace, name)?;
         (*pvc.made_for == *claim_or_volume).then_some(pvc.seen)
     }
 
-    /// The names of those that get the volume of that name.
+    /// The names of the PersistentVolumeClaims that are provisioned with the volume of that name.
     pub fn names_for(&self, volume: &str) -> Vec<Name> {
         self.names_by(VOLUME, volume)
     }
 
-    /// The UID of the PersistentVolumeClaim of that name, if it gets its volume from us, and how it was seen last.
+    /// The UID and the last seen state of a provisioned PersistentVolumeClaim.
     pub fn provisioned(&self, name: &str) -> Option<(String, SeenPvc)> {
         self.get(name).filter(|pvc| pvc.is_provisioned()).map(|pvc| (pvc.uid.to_string(), pvc.seen))
     }
 
-    /// The names of those that get their volume from us.
+    /// The names of all provisioned PersistentVolumeClaims.
     pub fn names_provisioned(&self) -> Vec<Name> {
         self.names_by(PROVISIONED, "")
     }
@@ -158,7 +158,7 @@ mod tests {
             }
             assert!(see(Event::Delete(deleting)));
             assert_eq!(bound("a", "claim-a"), None);
-            // Anybody may write the label, or take it off.
+            // Any user may write or remove the label.
             let mut bare = pvc("c", "3", "claim-c", "Bound");
             bare.metadata.labels = None;
             assert!(see(Event::Apply(bare.clone())));

@@ -1,8 +1,8 @@
-//! Work queues: a name is reconciled once, however often it is enqueued, and never twice at the same time.
+//! Work queues: a name is reconciled once for many enqueues, and never twice at the same time.
 //!
-//! Tenants take turns (A9): the names of one namespace or role wait behind each other, not in front of everybody else's.
-//! A name whose reconcile fails is tried again with growing pauses. `kube::runtime::Controller` has no turns, and works only
-//! on the objects of a `reflector::Store`; [`super::Cache`] is no such store.
+//! Tenants take turns (A9): names of one namespace or role wait behind each other, and not ahead of other tenants. A
+//! name whose reconcile fails is retried with growing pauses. `kube::runtime::Controller` has no turns, and needs a
+//! `reflector::Store`, which [`super::Cache`] does not provide.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::future::{Future, pending};
@@ -33,16 +33,16 @@ pub struct WorkQueue<K> {
     kind: PhantomData<fn(K)>,
 }
 
-/// The names that come out of a [`WorkQueue`], each with the time at which the name is due.
+/// The receiving end of a [`WorkQueue`]: names, each with the time at which the name is due.
 pub type Enqueued = UnboundedReceiver<(Name, Instant)>;
 
 impl<K: Resource<DynamicType = ()>> WorkQueue<K> {
-    /// A queue, and the names that come out of it, for [`run_workers`].
+    /// A queue, and its receiving end for [`run_workers`].
     pub fn new() -> (Self, Enqueued) {
         Self::gathering(Duration::ZERO)
     }
 
-    /// The same for names that are due after that time: changes that come together are reconciled together.
+    /// A queue whose names become due after `gather`, so that simultaneous changes cause one reconcile.
     pub fn gathering(gather: Duration) -> (Self, Enqueued) {
         let (names, enqueued) = unbounded_channel();
         (Self { names, gather, kind: PhantomData }, enqueued)
@@ -60,7 +60,7 @@ impl<K: Resource<DynamicType = ()>> WorkQueue<K> {
 
     /// Enqueues the object of that name, which is due after that time.
     pub fn enqueue_after(&self, name: impl Into<Name>, after: Duration) {
-        // The send fails when the workers have ended, and then there is nothing to do.
+        // The send fails only after the workers have ended.
         let _ = self.names.send((name.into(), Instant::now() + after));
     }
 
@@ -75,9 +75,8 @@ impl<K: Resource<DynamicType = ()>> WorkQueue<K> {
     }
 }
 
-/// Reconciles each object of kind `K` whose name comes, so many at once, until dropped. `tenant` returns the namespace or
-/// role that an object belongs to. `reconcile` returns after what time the object is reconciled again though nothing has
-/// changed.
+/// Reconciles each enqueued object of kind `K`, at most `at_once` at a time, until dropped. `tenant` returns the
+/// namespace or role of an object. `reconcile` returns the time after which an unchanged object is reconciled again.
 pub async fn run_workers<K: Resource<DynamicType = ()>, R>(
     names: Enqueued,
     at_once: u16,
@@ -106,9 +105,9 @@ pub async fn run_workers<K: Resource<DynamicType = ()>, R>(
 /// The pauses after a failed reconcile.
 #[derive(Clone, Copy)]
 struct Failure {
-    /// The least pause when the object is enqueued meanwhile.
+    /// The minimum pause if the object is enqueued in the meantime.
     if_enqueued: Duration,
-    /// The least pause when nothing enqueues the object.
+    /// The minimum pause if nothing enqueues the object.
     if_unchanged: Duration,
 }
 
@@ -116,11 +115,12 @@ impl Failure {
     fn of(error: &Error) -> Self {
         if let Error::Conflict(_) = error {
             tracing::debug!("somebody else wrote first; the reconcile starts again");
-            // The other writer's version comes by the watch and enqueues the object.
+            // The watch delivers the other writer's version, and that change enqueues the object.
             return Self { if_enqueued: Duration::ZERO, if_unchanged: Duration::ZERO };
         }
         tracing::warn!(error = error.report(), "the reconcile failed and is tried again");
-        // A write before the failure may have enqueued the object: without a pause, such a reconcile would never rest.
+        // The reconcile may have written before the failure, and the write enqueues the object. Without a pause, such a
+        // reconcile would loop.
         Self { if_enqueued: FIRST_PAUSE, if_unchanged: error.retry_after() }
     }
 }
@@ -149,7 +149,7 @@ where
             Some((name, at)) = names.recv() => {
                 let now = Instant::now();
                 waiting.enqueue(name, at, now);
-                // All at once: a name that was enqueued many times is kept once.
+                // Drain the channel, so that a name enqueued many times is kept once.
                 while let Ok((name, at)) = names.try_recv() {
                     waiting.enqueue(name, at, now);
                 }
@@ -165,9 +165,9 @@ struct Waiting<T> {
     /// The most names of one tenant that run at once.
     most: usize,
     tenants: HashMap<Name, Tenant>,
-    /// The tenants with a name to start next, in the order of their turns.
+    /// The tenants that have a name to start, in the order of their turns.
     turns: VecDeque<Name>,
-    /// The names that are not due yet, and the time at which each one is.
+    /// The names that are not due yet, each with its due time.
     later: BTreeSet<(Instant, Name)>,
     states: HashMap<Name, State>,
     failures: HashMap<Name, Failures>,
@@ -186,20 +186,20 @@ enum State {
     Running { tenant: Name, again: Option<Instant> },
 }
 
-/// The failures of a name in a row.
+/// Consecutive failures of a name.
 struct Failures {
     count: u32,
     not_before: Instant,
 }
 
 impl<T: Fn(&Name) -> Name> Waiting<T> {
-    /// One tenant leaves a quarter of the workers to the others: these wait for no slow reconcile.
+    /// One tenant gets at most three quarters of the workers, so a tenant with slow reconciles never blocks the others.
     fn new(at_once: usize, tenant_of: T) -> Self {
         let (tenants, turns, later, states, failures) = Default::default();
         Self { tenant_of, most: at_once - at_once / 4, tenants, turns, later, states, failures }
     }
 
-    /// Has the name run at that time, or earlier if it was to run earlier already.
+    /// Schedules the name for that time, or keeps an earlier time.
     fn enqueue(&mut self, name: Name, at: Instant, now: Instant) {
         let at = self.failures.get(&name).map_or(at, |failures| at.max(failures.not_before));
         match self.states.get_mut(&name) {
@@ -226,7 +226,7 @@ impl<T: Fn(&Name) -> Name> Waiting<T> {
         self.take_turn(tenant);
     }
 
-    /// Puts the tenant at the end of the turns, if it has a name to start and is not among them.
+    /// Puts the tenant at the end of the turns, if the tenant has a name to start and no turn yet.
     fn take_turn(&mut self, name: Name) {
         let Some(tenant) = self.tenants.get_mut(&name) else { return };
         if tenant.due.is_empty() && tenant.running == 0 {
@@ -237,7 +237,7 @@ impl<T: Fn(&Name) -> Name> Waiting<T> {
         }
     }
 
-    /// The name to run next.
+    /// Returns the name to run next.
     fn start(&mut self) -> Option<Name> {
         let tenant_name = self.turns.pop_front()?;
         let tenant = self.tenants.get_mut(&tenant_name)?;
@@ -249,7 +249,7 @@ impl<T: Fn(&Name) -> Name> Waiting<T> {
         Some(name)
     }
 
-    /// Notes the outcome of a name that ran.
+    /// Records the outcome of a run.
     fn end(&mut self, name: Name, outcome: Result<Option<Duration>, Failure>, now: Instant) {
         let Some(State::Running { tenant, again }) = self.states.remove(&name) else { return };
         if let Some(tenant) = self.tenants.get_mut(&tenant) {
@@ -275,7 +275,7 @@ impl<T: Fn(&Name) -> Name> Waiting<T> {
         }
     }
 
-    /// Has the names run that are due now.
+    /// Moves the names that are due now to their tenants.
     fn wake(&mut self, now: Instant) {
         while let Some((at, _)) = self.later.first()
             && *at <= now
@@ -310,7 +310,7 @@ mod tests {
         let enqueue = |name: &str| queue.enqueue_name(name);
         let (log, busy, most) = (RefCell::new(vec![]), Cell::new(0), Cell::new(0));
         let (go, gone) = tokio::sync::watch::channel(false);
-        // The name "again" comes by itself once.
+        // The name "again" is reconciled again once, without an enqueue.
         let work = async |name: Name| {
             let first = !log.borrow().contains(&name);
             log.borrow_mut().push(name.clone());
@@ -330,11 +330,11 @@ mod tests {
         let story = async {
             ["a", "a", "b"].into_iter().for_each(enqueue);
             seen(2).await;
-            // Both run and are enqueued again; a third name waits.
+            // "a" and "b" run, and are enqueued again during the run; a third name waits.
             ["a", "b", "a", "again"].into_iter().for_each(enqueue);
             seen(2).await;
             go.send_replace(true);
-            // Both once more, and the third name twice.
+            // "a" and "b" run once more, and the third name runs twice.
             seen(6).await;
             let count = |name: &str| log.borrow().iter().filter(|n| &***n == name).count();
             assert_eq!((count("a"), count("b"), count("again"), most.get()), (2, 2, 2, 2));
@@ -377,7 +377,7 @@ mod tests {
         waiting
     }
 
-    /// 5,000 names of one namespace come before the two of others.
+    /// 5,000 names of one namespace arrive before two names of other namespaces.
     #[test]
     fn a9_namespaces_take_turns() {
         let flood = (0..5000).map(|i| format!("flood/{i}"));
@@ -407,7 +407,7 @@ mod tests {
         assert_eq!(waiting.start().as_deref(), Some("flood/3"));
     }
 
-    /// Also when the retries of a flood are due.
+    /// Due retries of a busy namespace do not pass other namespaces either.
     #[test]
     fn a9_retries_wait_behind_names_of_their_namespace() {
         let mut waiting = waiting(100, (0..100).map(|i| format!("flood/{i}")));
@@ -423,7 +423,7 @@ mod tests {
         assert_eq!(next.iter().map(|name| &**name).collect::<Vec<_>>(), ["flood/75", "b/1"]);
     }
 
-    /// An API server that answers each request like this; 0: not at all.
+    /// An API server that answers each request with this code; 0: no answer.
     fn answering(code: u16, reason: &'static str) -> Api<Pod> {
         let service = tower::service_fn(move |_: http::Request<Body>| async move {
             let answer = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
@@ -435,8 +435,9 @@ mod tests {
         Api::all(Client::new(service, "default"))
     }
 
-    /// Each error that the API server can give, and none at all, of a write whose object is enqueued all the time. Counted
-    /// under its own name, it is retried after a second at the earliest, but for a lost race; the pause then grows.
+    /// Each possible error of the API server, and no answer, for a write whose object is enqueued all the time. The
+    /// metrics count each error under its own name. A lost race is retried at once, any other error after a growing
+    /// pause of at least a second.
     #[tokio::test]
     async fn no_error_of_the_api_server_makes_a_hot_loop() {
         let errors = [
@@ -490,7 +491,7 @@ mod tests {
 
     const ERROR: Failure = Failure { if_enqueued: FIRST_PAUSE, if_unchanged: Duration::ZERO };
 
-    /// L1: the pause is short again after a success.
+    /// L1: a success resets the pause.
     #[test]
     fn failures_in_a_row_are_retried_with_growing_pauses() {
         let (mut waiting, mut now) = (waiting(1, ["a/1".to_owned()]), Instant::now());

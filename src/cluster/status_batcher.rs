@@ -1,11 +1,12 @@
-//! One write for all changes of an object's status that are asked for at the same time.
+//! One write for all simultaneous changes of an object's status.
 //!
-//! The callers decide one after another, each on the status that the callers before it decided, and the last one writes.
-//! Safety is decided by the compare-and-swap of that write. A caller gets its answer after the write, a refusal included:
-//! the refusal may rest on a change that is not written. After a failed write each caller decides again.
+//! The callers decide one after another. Each caller decides on the status that earlier callers produced, and the last
+//! caller writes. The compare-and-swap of that write decides safety. A caller gets its answer only after the write. A
+//! refusal waits too, since the refusal may depend on an unwritten change. After a failed write each caller decides
+//! again.
 //!
-//! A volume's life takes 25 writes alone, and 16 beside 99 others of its reservation (docs/performance.md). A keyed lock
-//! would not do: a caller has to see whether others wait behind it.
+//! One volume alone takes 25 writes in its life, and 16 beside 99 others of its reservation (docs/performance.md). A
+//! keyed lock is not enough: a caller must see the number of callers behind it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,21 +17,21 @@ use tokio::sync::oneshot;
 use super::write::{Error, Kind, Owned, get, write_status};
 use crate::api::CONTROLLER_MANAGER;
 
-/// The most decisions in one write: the first of them does not wait for ever.
+/// The most decisions in one write, so that the first caller is not delayed without bound.
 const MOST: usize = 64;
-/// The number of decisions of a caller before its reconcile starts again as a whole.
+/// The most decisions of one caller before its reconcile starts again.
 const ATTEMPTS: usize = 5;
 
-/// The status writes of one controller to the objects of a kind without namespaces.
+/// The status writes of one controller to the objects of a cluster-scoped kind.
 pub struct StatusBatcher<K>(Mutex<HashMap<String, Row<K>>>);
 
 /// The outcome of one decision.
 enum Outcome<R> {
-    /// There is no object of that name.
+    /// No object has that name.
     NoObject,
-    /// All later callers were dropped, and with them the batch: the caller decides again.
+    /// All later callers were dropped, and the batch with them: the caller decides again.
     Unwritten,
-    /// The batch was written, with this decision in it.
+    /// The batch with this decision was written.
     Decided(Result<(), R>),
 }
 
@@ -40,10 +41,10 @@ struct Row<K> {
     batch: Shared<K>,
 }
 
-/// Locked by the caller that decides.
+/// The batch of one object. The caller that decides holds the lock.
 type Shared<K> = Arc<tokio::sync::Mutex<Option<Batch<K>>>>;
 
-/// A status that is not written yet, and the callers that wait for the write.
+/// An unwritten status, and the callers that wait for the write.
 struct Batch<K> {
     read: K,
     decided: K,
@@ -57,8 +58,8 @@ impl<K> Default for StatusBatcher<K> {
 }
 
 impl<K: Kind + Owned> StatusBatcher<K> {
-    /// Has the status of the object of that name be what `decide` returns for a live read of it. `decide` is called again
-    /// when somebody else was faster; `Ok(None)` leaves the status as it is. `None` in the result: there is no such object.
+    /// Sets the status of the object of that name to the result of `decide`, called with a live read. A lost race calls
+    /// `decide` again; `Ok(None)` leaves the status unchanged. Returns `None` if no object has that name.
     pub async fn update<R>(
         &self,
         api: &Api<K>,
@@ -106,7 +107,7 @@ impl<K: Kind + Owned> StatusBatcher<K> {
             let (answer, written) = oneshot::channel();
             batch.waiting.push(answer);
             *shared = Some(batch);
-            // In this order: the next caller to get the lock may be the last one.
+            // The order matters: the next caller to get the lock may be the last one, and checks that by the count.
             drop(caller);
             drop(shared);
             match written.await {
@@ -131,7 +132,7 @@ impl<K> StatusBatcher<K> {
     }
 }
 
-/// Counts as a caller in its row until it is dropped.
+/// Counts as a caller of its row until dropped.
 struct Caller<'a, K> {
     batcher: &'a StatusBatcher<K>,
     name: &'a str,
@@ -171,7 +172,7 @@ mod tests {
     use crate::plan::ledger::{Ledger, Refused};
     use crate::plan::testing::{gi, ledger_entry, reserved};
 
-    /// An API server with one reservation, which counts the writes.
+    /// An API server with one reservation. The server counts the writes.
     struct Server {
         object: DiskReservation,
         version: u64,
@@ -237,7 +238,7 @@ mod tests {
         Ok(batcher.update(api, "r", decide).await?.unwrap().is_ok())
     }
 
-    /// S1, S15: there is space for ten of twenty, and the other ten are refused, also after lost races.
+    /// S1, S15: the space is enough for ten of twenty callers. The other ten are refused, also after lost races.
     #[tokio::test]
     async fn concurrent_changes_are_decided_in_a_row_and_written_once() {
         for faster in [0, 3] {
@@ -268,7 +269,7 @@ mod tests {
         let batcher = StatusBatcher::default();
         let mut callers: Vec<_> =
             (0..6).map(|i| Box::pin(take(&batcher, &api, format!("v{i}")))).map(Some).collect();
-        // The first one reads, the others wait behind it.
+        // The first caller reads, and the others wait.
         for caller in callers.iter_mut().flatten() {
             assert!(futures::poll!(caller).is_pending());
         }

@@ -1,7 +1,8 @@
-//! Requests to the API server: live reads, and writes.
+//! Requests to the API server: live reads and writes.
 //!
-//! A write that decides something is a compare-and-swap: it carries the resourceVersion that was decided on (S15). Status is
-//! written by server-side apply with a field manager for each writer, so controller and agent never undo each other.
+//! A write that decides something is a compare-and-swap with the resourceVersion that the decision is based on (S15).
+//! Each writer has its own field manager for server-side apply of a status, so controller and agent never undo each
+//! other.
 
 use std::fmt::Debug;
 use std::io::{BufReader, Read};
@@ -27,18 +28,18 @@ use crate::api::{
 };
 use crate::telemetry;
 
-/// Why something could not be read or written.
+/// Why an object could not be read or written.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// Somebody else wrote the object since it was read: the reconcile starts again.
+    /// Another writer changed the object after the read: the reconcile starts again.
     #[error("somebody else changed {0} at the same time, it is looked at again")]
     Conflict(String),
-    /// The API server refused, or was not reached.
+    /// The API server refused the request, or was not reached.
     #[error("failed to {action} {object}")]
     Api {
-        /// Verb.
+        /// Verb of the request.
         action: &'static str,
-        /// Kind and name.
+        /// Kind and name of the object.
         object: String,
         /// The API server's answer.
         source: Arc<kube::Error>,
@@ -70,13 +71,14 @@ impl Error {
         self.status().is_some_and(|status| status.code == 403)
     }
 
-    /// The API server's message when a further try cannot help: a right is missing, or the object is invalid or too large.
+    /// The API server's message, if a retry cannot help: a permission is missing, or the object is invalid or too
+    /// large.
     pub fn refusal(&self) -> Option<String> {
         let status = self.status().filter(|status| [400, 403, 413, 422].contains(&status.code));
         status.map(|status| status.message.clone())
     }
 
-    /// What failed, and the API server's message, or else the causes.
+    /// The failed request with the API server's message, or else with the causes.
     pub(super) fn report(&self) -> String {
         self.status().map_or_else(|| telemetry::chain(self), |status| format!("{self}: {}", status.message))
     }
@@ -87,7 +89,8 @@ impl Error {
         Duration::from_secs(details.map_or(0, |details| details.retry_after_seconds.into()))
     }
 
-    /// The reason for metrics: bounded, since others choose the reasons that the API server passes on.
+    /// The `error` label of metrics, by status code. Webhooks choose their reasons freely, so reasons would be
+    /// unbounded labels.
     pub fn label(&self) -> &'static str {
         if let Self::Conflict(_) = self {
             return "Conflict";
@@ -109,14 +112,14 @@ impl Error {
     }
 }
 
-/// A kind of ours with a status. The agent writes the fields that are named here, the controller writes all others.
+/// A kind of ours with a status. The agent writes the fields that are listed here, and the controller all others.
 pub trait Owned: HasStatus<Status: Clone + Default + Serialize> {
     /// The JSON names of the agent's fields.
     const AGENT_FIELDS: &'static [&'static str] = &[];
     /// The agent's condition type.
     const AGENT_CONDITION: &'static str = "";
 
-    /// The part of `status` that the field manager writes.
+    /// The fields of `status` that the field manager owns.
     fn part_of(manager: &str, status: &Self::Status) -> Value {
         let is_agent = manager == AGENT_MANAGER;
         let mut part = serde_json::to_value(status).unwrap_or_default();
@@ -158,8 +161,8 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serializ
 {
 }
 
-/// Writes `desired` as the manager's part of the status, unless `current` has it already. Fails with [`Error::Conflict`]
-/// when the object has changed since `current` was read.
+/// Writes `desired` as the manager's part of the status, unless `current` already has that part. Fails with
+/// [`Error::Conflict`] if the object has changed since `current` was read.
 pub async fn write_status<K: Kind + Owned>(
     api: &Api<K>,
     current: &K,
@@ -187,14 +190,14 @@ pub async fn write_status<K: Kind + Owned>(
     Ok(Some(written))
 }
 
-/// A live read gives no resourceVersion: the answer is as new as etcd's quorum, and from no older cache of the API server.
+/// A live read sends no resourceVersion. The API server then answers from etcd's quorum, and not from its watch cache.
 const LIVE: GetParams = GetParams { resource_version: None };
 
 fn live(params: &ListParams) -> ListParams {
     ListParams { resource_version: LIVE.resource_version, version_match: None, ..params.clone() }
 }
 
-/// Reads an object live; `None`: there is none.
+/// Reads an object live; `None`: no object has the name.
 pub async fn get<K: Kind>(api: &Api<K>, name: &str) -> Result<Option<K>, Error> {
     match api.get_with(name, &LIVE).await {
         Ok(object) => Ok(Some(object)),
@@ -203,15 +206,14 @@ pub async fn get<K: Kind>(api: &Api<K>, name: &str) -> Result<Option<K>, Error> 
     }
 }
 
-/// Reads an object live; `None`: the object is gone, though another one may have its name.
+/// Reads an object live; `None`: the object is gone, and perhaps replaced by another one of the same name.
 pub async fn get_same<K: Kind>(api: &Api<K>, seen: &K) -> Result<Option<K>, Error> {
     Ok(get(api, &seen.name_any()).await?.filter(|now| now.uid() == seen.uid()))
 }
 
-/// Lists objects live. They are decoded while the answer arrives: the text of a list of large objects would not fit into the
-/// memory limit (A9).
+/// Lists objects live. The answer is decoded while it arrives: the text of a list of large objects would not fit into
+/// the memory limit (A9).
 pub async fn list<K: Kind>(api: &Api<K>, params: &ListParams) -> Result<Vec<K>, Error> {
-    /// The fields of a list that are read.
     #[derive(Deserialize)]
     struct List<T> {
         items: Option<Vec<T>>,
@@ -246,25 +248,25 @@ pub async fn list_metadata<K: Kind>(
     listed.map(|list| list.items).map_err(|e| Error::new::<K>("list", "objects", e))
 }
 
-/// Applies an object whole, as its only writer.
+/// Applies a whole object as its only writer.
 pub async fn apply<K: Kind>(api: &Api<K>, object: &K, manager: &str) -> Result<K, Error> {
     let name = object.name_any();
     let params = PatchParams::apply(manager).force();
     api.patch(&name, &params, &Patch::Apply(object)).await.map_err(|e| Error::new::<K>("apply", &name, e))
 }
 
-/// Changes fields of an object that somebody else owns. That the object is gone is no error.
+/// Changes fields of an object that another writer owns. A missing object is no error.
 pub async fn merge<K: Kind>(api: &Api<K>, name: &str, fields: &Value) -> Result<(), Error> {
     merged::<K>(name, api.patch(name, &PatchParams::default(), &Patch::Merge(fields)).await)
 }
 
-/// The same as [`merge`], as a compare-and-swap on the object that was seen (S15).
+/// Same as [`merge`], as a compare-and-swap on the object that was read (S15).
 pub async fn merge_seen<K: Kind>(api: &Api<K>, seen: &K, mut fields: Value) -> Result<(), Error> {
     fields["metadata"]["resourceVersion"] = json!(seen.resource_version());
     merge(api, &seen.name_any(), &fields).await
 }
 
-/// The same as [`merge`], for fields of the status.
+/// Same as [`merge`], for fields of the status.
 pub async fn merge_status<K: Kind>(api: &Api<K>, name: &str, fields: &Value) -> Result<(), Error> {
     merged::<K>(name, api.patch_status(name, &PatchParams::default(), &Patch::Merge(fields)).await)
 }
@@ -277,7 +279,7 @@ fn merged<K: Kind>(name: &str, done: kube::Result<K>) -> Result<(), Error> {
     }
 }
 
-/// Creates an object; `None`: an object of that name is there already.
+/// Creates an object; `None`: the name is taken.
 pub async fn create<K: Kind>(api: &Api<K>, object: &K) -> Result<Option<K>, Error> {
     match api.create(&PostParams::default(), object).await {
         Ok(made) => Ok(Some(made)),
@@ -286,7 +288,7 @@ pub async fn create<K: Kind>(api: &Api<K>, object: &K) -> Result<Option<K>, Erro
     }
 }
 
-/// Fails if the API server would refuse to create the object, and creates nothing.
+/// Dry run of a creation: fails if the API server would refuse to create the object.
 pub async fn may_create<K: Kind>(api: &Api<K>, object: &K) -> Result<(), Error> {
     match api.create(&PostParams { dry_run: true, ..Default::default() }, object).await {
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
@@ -294,7 +296,7 @@ pub async fn may_create<K: Kind>(api: &Api<K>, object: &K) -> Result<(), Error> 
     }
 }
 
-/// Deletes the object of that UID, and no other object of its name. That the object is gone is no error.
+/// Deletes the object with that UID, and no other object of the name. A missing object is no error.
 pub async fn delete<K: Kind>(api: &Api<K>, name: &str, uid: Option<String>) -> Result<(), Error> {
     let preconditions = uid.map(|uid| Preconditions { uid: Some(uid), resource_version: None });
     match delete_if(api, name, preconditions).await {
@@ -303,7 +305,7 @@ pub async fn delete<K: Kind>(api: &Api<K>, name: &str, uid: Option<String>) -> R
     }
 }
 
-/// Deletes the object if nobody has written it since it was seen.
+/// Deletes the object if nobody has written the object since the read.
 pub async fn delete_seen<K: Kind>(api: &Api<K>, seen: &K) -> Result<(), Error> {
     let preconditions = Preconditions { uid: seen.uid(), resource_version: seen.resource_version() };
     delete_if(api, &seen.name_any(), Some(preconditions)).await
@@ -326,7 +328,7 @@ pub fn finalizer_present<K: Resource>(object: &K) -> bool {
     object.finalizers().iter().any(|f| f == FINALIZER)
 }
 
-/// Puts our finalizer on the object or takes it off, by compare-and-swap.
+/// Adds or removes our finalizer, by compare-and-swap.
 pub async fn set_finalizer<K: Kind>(api: &Api<K>, object: &K, present: bool) -> Result<(), Error> {
     let name = object.name_any();
     let mut finalizers: Vec<String> =
@@ -343,7 +345,7 @@ pub async fn set_finalizer<K: Kind>(api: &Api<K>, object: &K, present: bool) -> 
     }
 }
 
-/// The API for an object's own namespace.
+/// The API for objects of one namespace.
 pub fn namespaced<K>(client: &Client, namespace: &str) -> Api<K>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,

@@ -1,5 +1,5 @@
-//! Counters and histograms. Their labels have few values: kinds, methods, outcomes; never names of objects. A [`View`] adds
-//! gauges at each scrape. `docs/metrics.md` lists all metrics.
+//! Counters and histograms. Label values are few: kinds, methods and outcomes, but never names of objects. A [`View`]
+//! adds gauges at each scrape. `docs/metrics.md` lists all metrics.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -52,7 +52,7 @@ struct Outcome {
     outcome: &'static str,
 }
 
-/// No labels. A family of them is scraped only after its first value.
+/// A family without labels. A scrape shows the family only after its first value.
 type NoLabels = [(&'static str, &'static str); 0];
 
 /// The metrics of a process.
@@ -69,7 +69,7 @@ pub struct Metrics {
     call_seconds: Family<Method, Histogram>,
 }
 
-/// From a millisecond to four minutes.
+/// Buckets from a millisecond to four minutes.
 fn histogram() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 4.0, 10))
 }
@@ -165,24 +165,24 @@ impl Metrics {
         self.destroys.get_or_create(&Outcome { outcome }).inc();
     }
 
-    /// Sets the gauge of the leader until the guard is dropped.
+    /// Sets the leader gauge to 1 until the guard is dropped.
     pub fn lead(self: &Arc<Self>) -> Leading {
         self.leading.get_or_create(&[]).set(1);
         Leading(self.clone())
     }
 
-    /// Clears the gauge of the leader: this process takes part in the election, and does not lead.
+    /// Sets the leader gauge to 0: this process takes part in the election and does not lead.
     pub fn stand_by(&self) {
         self.leading.get_or_create(&[]).set(0);
     }
 
-    /// Replaces the view whose gauges are part of each scrape. A view that somebody else drops is part of none.
+    /// Replaces the view whose gauges are part of each scrape. Dropping the view removes its gauges.
     pub fn show<V: View>(&self, view: &Arc<V>) {
         let view: Weak<V> = Arc::downgrade(view);
         self.shown.set(view);
     }
 
-    /// The text that Prometheus scrapes. It is gathered now: call this on a thread that may block.
+    /// The text that Prometheus scrapes. Gathering the text may block, so call this on a thread that may block.
     pub fn text(&self) -> String {
         let mut text = String::new();
         match encode(&mut text, &self.registry) {

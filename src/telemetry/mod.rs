@@ -30,11 +30,11 @@ pub fn init_logs(json: bool) {
     }
 }
 
-/// Writes each event as one line: a line break in a value, such as a user's path in an error, forges no other line (S17).
+/// Writes each event as one line. A line break in a value, such as a user's path, cannot forge a log line (S17).
 struct OneLine<W>(W);
 
 impl<W: Write> Write for OneLine<W> {
-    /// The log's formatter writes an event as a whole.
+    /// The log's formatter passes each event in one call.
     fn write(&mut self, event: &[u8]) -> std::io::Result<usize> {
         let text = String::from_utf8_lossy(event.strip_suffix(b"\n").unwrap_or(event));
         let line = text.replace('\n', "\\n").replace('\r', "\\r") + "\n";

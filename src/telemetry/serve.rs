@@ -10,7 +10,7 @@ use axum::routing::get;
 
 use super::metrics::Metrics;
 
-/// Serves until `stop` resolves. `is_ready` answers `/readyz`.
+/// Serves until `stop` resolves. `is_ready` decides the answer of `/readyz`.
 pub async fn serve(
     address: SocketAddr,
     metrics: Arc<Metrics>,
@@ -23,7 +23,7 @@ pub async fn serve(
         async move { status }
     };
     let scrape = move || async move {
-        // A scrape goes through all caches, which would block this thread.
+        // A scrape reads all caches and would block this thread.
         let gathered = tokio::task::spawn_blocking(move || metrics.text()).await;
         gathered
             .map(|gathered| ([(header::CONTENT_TYPE, text)], gathered))

@@ -1,4 +1,4 @@
-//! Gauges that are looked up at each scrape.
+//! Gauges that are computed at each scrape.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -9,7 +9,7 @@ use prometheus_client::metrics::MetricType;
 
 /// A source of gauges. No value is kept between scrapes.
 pub trait View: Send + Sync + 'static {
-    /// Writes the gauges as they are now. It is called on a thread that may block.
+    /// Writes the present gauges. The caller is on a thread that may block.
     fn report(&self, to: &mut Sink<'_>);
 }
 
@@ -20,7 +20,7 @@ pub struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    /// Writes a gauge with a value for each set of labels. Its name ends with its unit.
+    /// Writes a gauge with a value for each set of labels. The name ends with the unit.
     pub fn gauge<'s, const N: usize>(
         &mut self,
         name: &str,
@@ -46,7 +46,7 @@ impl Sink<'_> {
     }
 }
 
-/// The view of a process, as long as its owner keeps it: a controller that lost its lease drops it.
+/// The view of a process, held weakly: a controller that loses its lease drops the view.
 #[derive(Clone, Default)]
 pub(super) struct Shown(Arc<Mutex<Option<Weak<dyn View>>>>);
 
