@@ -1,4 +1,4 @@
-//! Claims: ACCEPT, and the PersistentVolume and PersistentVolumeClaim that come of it (C1–C5).
+//! Claims: ACCEPT, and the PersistentVolume and PersistentVolumeClaim of a bound claim (C1–C5).
 
 use std::sync::Arc;
 
@@ -19,9 +19,9 @@ use super::stores::{CLAIM, QUEUE, queue_of};
 use super::volume_users::counted;
 use super::{Again, Error, unclaim};
 
-/// A claim that is not being deleted; see [`unclaim::reconcile`] for the others.
+/// Reconciles a claim that is not being deleted; see [`unclaim::reconcile`] for the others.
 ///
-/// 1. Gather: its volume, or the offers; its PersistentVolumeClaim, by live reads where the cache lacks that.
+/// 1. Gather: its volume, or the offers; its PersistentVolumeClaim, read live if the cache has none.
 /// 2. Decide: [`next`].
 /// 3. Apply: one step. Every step before the last is followed by another decision.
 pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<Again, Error> {
@@ -89,8 +89,8 @@ async fn gather(
     })
 }
 
-/// The volume that the claim's status notes, else the volume that its spec names. A noted volume is read live if the cached
-/// one does not list the claim: the cache may be behind.
+/// The volume in the claim's status, else the volume in its spec. The cache may be behind. So a volume from the status
+/// is read live if the cached object does not list the claim.
 async fn volume(claim: &VolumeClaim, ctx: &Context) -> Result<Option<Arc<SharedPersistentVolume>>, Error> {
     let noted = bind::noted(claim).map(|volume| &volume.name);
     let Some(name) = noted.or(claim.spec.volume.as_ref()) else { return Ok(None) };
@@ -128,7 +128,7 @@ fn offers(claim: &VolumeClaim, ctx: &Context) -> Offers {
     Offers { subscriptions: subscriptions(claim), rivals: rivals.collect(), volumes }
 }
 
-/// Takes a step with the claim's PersistentVolume and PersistentVolumeClaim, and notes the outcome in `seen`.
+/// Applies a step for the claim's PersistentVolume and PersistentVolumeClaim, and stores the outcome in `seen`.
 async fn apply_binding(
     step: pv_binding::Step,
     claim: &VolumeClaim,

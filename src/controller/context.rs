@@ -18,7 +18,7 @@ use crate::telemetry::Metrics;
 use super::share::Share;
 use super::stores::Stores;
 
-/// One batcher for each kind whose status several reconciles write.
+/// One batcher for each kind whose status is written by several reconciles.
 #[derive(Default)]
 pub struct StatusBatchers {
     /// The ledgers of disks.
@@ -31,11 +31,11 @@ pub struct StatusBatchers {
     pub roles: StatusBatcher<VolumeRole>,
 }
 
-/// The client, the caches, and what reconciles share.
+/// The client, the caches, and the state that reconciles share.
 pub struct Context {
     /// The client.
     pub client: Client,
-    /// The namespace that Reservoir is in.
+    /// The namespace in which Reservoir runs.
     pub namespace: String,
     /// The caches.
     pub stores: Stores,
@@ -43,18 +43,19 @@ pub struct Context {
     pub events: Events,
     /// The outcome of the sharing out for each reservation that waits.
     pub share: Share,
-    /// Held while a reservation takes its entries: a guarantee spans disks, and so no single object decides it (Q2).
+    /// Locked while a reservation takes its entries. A guarantee spans disks, so no compare-and-swap on one object
+    /// decides the guarantee (Q2).
     pub turn: tokio::sync::Mutex<()>,
-    /// Joins status writes that are asked for at the same time.
+    /// The batchers that join simultaneous status writes.
     pub batchers: StatusBatchers,
-    /// By UID, the version of an object that this controller replaced, until a cache has a later one.
+    /// By UID, the resourceVersion that this controller replaced, until a cache has a later version.
     pub replaced: Mutex<HashMap<String, String>>,
     /// The controller's metrics.
     pub metrics: Arc<Metrics>,
 }
 
 impl Context {
-    /// Commits the controller's part of a status, if it changed, and publishes an event for a transition.
+    /// Commits the controller's part of a status if the part has changed, and publishes an event for each transition.
     pub async fn commit<K>(
         &self,
         api: &Api<K>,
@@ -66,7 +67,7 @@ impl Context {
         K::Status: Conditions,
     {
         if let Some(written) = cluster::write_status(api, current, desired, CONTROLLER_MANAGER).await? {
-            // A write that the server takes for no change brings no event, and no later version.
+            // A write without a change causes no event of the watch and no later version.
             if let (Some(uid), Some(version)) = (current.uid(), current.resource_version())
                 && written.resource_version().as_ref() != Some(&version)
             {
@@ -78,8 +79,8 @@ impl Context {
         Ok(())
     }
 
-    /// True if this controller has written a later version of the object: a decision on this one comes too late. The later
-    /// version comes by the watch.
+    /// True if this controller has written a later version of the object: a decision on the old version is outdated.
+    /// The watch delivers the later version.
     pub fn is_old<K: Resource>(&self, object: &K) -> bool {
         let mut replaced = self.replaced();
         let uid = object.meta().uid.as_deref().unwrap_or_default();
@@ -100,7 +101,7 @@ impl Context {
         claims.iter().flat_map(|c| self.stores.pods.users(&c.namespace, &c.name)).collect()
     }
 
-    /// The running and pending pods that use these PersistentVolumeClaims, given as (namespace, name), by live reads.
+    /// The running and pending pods that use the PersistentVolumeClaims, given as (namespace, name), by live reads.
     pub async fn live_users(
         &self,
         claims: &BTreeSet<(String, String)>,
@@ -116,8 +117,8 @@ impl Context {
         Ok(users)
     }
 
-    /// The node of a NodeDisk, if it differs from `known`: a disk may come back in a node of another name (D3). A cache that
-    /// is behind moves nothing, so a difference is read live.
+    /// The present node of a NodeDisk, if it differs from `known`: a disk may move to another node (D3). The cache may
+    /// be behind, so a difference is confirmed by a live read.
     pub async fn node_moved(
         &self,
         disk: Option<&str>,
@@ -131,7 +132,7 @@ impl Context {
         Ok(now.map(|disk| disk.spec.node_name).filter(|node| Some(node.as_str()) != known))
     }
 
-    /// True if the volume's disk was declared gone, which is for good (D4).
+    /// True if the volume's disk was declared gone, which cannot be revoked (D4).
     pub fn is_disk_gone(&self, volume: &SharedPersistentVolume) -> bool {
         let disk = volume.status.as_ref().and_then(|s| s.node_disk.as_ref());
         disk.and_then(|name| self.stores.disks.get(name)).is_some_and(|disk| disk.spec.gone)

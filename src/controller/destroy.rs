@@ -22,14 +22,14 @@ use super::stores::VOLUME_UID;
 use super::volume_users::{delete_lost, live_users, lost_claims, users};
 use super::{Again, Error};
 
-/// The pause before another look: a process, or a pod that the cache lacks, may hold the volume.
+/// The pause before another look. A process, or a pod that is missing from the cache, may use the volume.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// A volume that is being deleted.
+/// Reconciles a volume that is being deleted.
 ///
-/// 1. Gather: offers, ledgers, the disk, claims and users from the caches; a claim that no cache has is read live.
+/// 1. Gather: offers, ledgers, the disk, claims and users from the caches. A claim that no cache has is read live.
 /// 2. Decide: [`next`].
-/// 3. Apply: live reads and another decision; or writes, after which the watch brings the volume again.
+/// 3. Apply: live reads and another decision; or writes, after which the watch enqueues the volume again.
 pub(super) async fn reconcile(
     api: &Api<SharedPersistentVolume>,
     volume: &SharedPersistentVolume,
@@ -91,7 +91,7 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
     })
 }
 
-/// True if the offer of a subscription lists the volume; an offer that somebody else made holds nothing up.
+/// True if the subscription's own offer lists the volume. A forged offer delays nothing.
 fn is_offered(uid: &str, ctx: &Context) -> bool {
     let ours = |offer: &VolumeOffer| {
         let namespace = offer.namespace().unwrap_or_default();
@@ -109,8 +109,8 @@ async fn is_kind_deleted(ctx: &Context) -> Result<bool, Error> {
     Ok(kind.is_none_or(|kind| kind.metadata.deletion_timestamp.is_some()))
 }
 
-/// The reservations whose ledgers have the volume, by live reads: a missed entry would hold the bytes for ever. `None`: the
-/// volume's object, or its finalizer, has just gone.
+/// The reservations whose ledgers list the volume, by live reads: a missed entry would hold the bytes for ever. `None`:
+/// the volume's object or its finalizer is gone by now.
 async fn entries(
     api: &Api<SharedPersistentVolume>,
     volume: &SharedPersistentVolume,
@@ -126,8 +126,9 @@ async fn entries(
     Ok(Some(all.into_iter().filter(|r| held_by_volume(r, &uid).is_some()).map(Arc::new).collect()))
 }
 
-/// Publishes the receipt on the volume and the first of the reservations, and gives the bytes back to them (X4). The receipt
-/// comes first: an interrupted controller publishes it again, for it finds the entries.
+/// Publishes the receipt on the volume and on the first reservation, then releases the entries in the reservations
+/// (X4). This order survives an interruption: the next controller still finds the entries, and publishes the receipt
+/// again.
 async fn end(
     volume: &SharedPersistentVolume,
     reservations: &[Arc<DiskReservation>],

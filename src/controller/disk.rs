@@ -16,9 +16,11 @@ use super::Error;
 use super::context::Context;
 use super::ledger_entries::{owners, settle};
 
+/// Reconciles a disk.
+///
 /// 1. Gather: the disk's Node and the reservations in its ledger, from the caches.
 /// 2. Decide: [`next_for_disk`].
-/// 3. Apply: the status, or entries that are settled before another decision.
+/// 3. Apply: the status; or settle entries, and decide again.
 pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<(), Error> {
     if disk.spec.take_over.is_some() {
         return answer_request(&disk.name_any(), ctx).await;
@@ -43,11 +45,11 @@ pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<(), 
     }
 }
 
-/// A request to take the NodeDisk over.
+/// Answers a request to take over the NodeDisk.
 ///
 /// 1. Gather: the NodeDisk and its Node, live.
 /// 2. Decide: [`answer`].
-/// 3. Apply: the NodeDisk in another node, or without the request.
+/// 3. Apply: move the NodeDisk to the other node, or remove the request.
 async fn answer_request(name: &str, ctx: &Context) -> Result<(), Error> {
     let (api, nodes): (Api<NodeDisk>, Api<Node>) =
         (Api::all(ctx.client.clone()), Api::all(ctx.client.clone()));

@@ -1,4 +1,4 @@
-//! Entries in ledgers: taken, settled, released. [`crate::plan::entry`] says what an entry is to be.
+//! Ledger entries: taken, settled and released. [`crate::plan::entry`] decides the content of an entry.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,11 +17,11 @@ use crate::plan::reservation_seen::{Gives, Seen};
 use super::Error;
 use super::context::Context;
 
-/// A kind whose ledgers several reconciles write at the same time.
+/// A kind whose ledgers are written by several reconciles at the same time.
 pub(super) trait Committed:
     Kind + Owned<Status: Send + Sync> + Resource<Scope = ClusterResourceScope>
 {
-    /// Joins the status writes to objects of this kind.
+    /// The batcher that joins the status writes to objects of this kind.
     fn batcher(ctx: &Context) -> &StatusBatcher<Self>;
 }
 
@@ -43,8 +43,8 @@ impl Committed for VolumeRole {
     }
 }
 
-/// Commits the entries that `decide` makes of the object as it is then. Returns the object as it was decided, or the
-/// refusal; `None`: there is no such object.
+/// Commits the entries that `decide` computes from a live read of the holder. Returns the holder with these entries, or
+/// the refusal; `None`: the holder is gone.
 pub(super) async fn change<K: Committed + Holder<Held>, Held, R>(
     name: &str,
     ctx: &Context,
@@ -63,7 +63,7 @@ pub(super) async fn change<K: Committed + Holder<Held>, Held, R>(
     Ok(written.and_then(|decided| decided.map(|()| changed).transpose()))
 }
 
-/// Takes the entry from the holder. What was seen has the entry then, or, when the holder refuses, is live no more.
+/// Takes the entry from the holder, and updates `seen` with the new ledger. After a refusal, `seen` counts as not live.
 pub(super) async fn take<K: Committed + Gives>(
     name: &str,
     entry: &LedgerEntry,
@@ -76,7 +76,7 @@ pub(super) async fn take<K: Committed + Gives>(
     Ok(())
 }
 
-/// Releases the entry of the reservation that was seen, and from what was seen.
+/// Releases the entry of the reservation in `seen`, in the API and in `seen`.
 pub(super) async fn release_seen<K: Committed + Gives>(
     name: &str,
     seen: &mut Seen,
@@ -87,7 +87,7 @@ pub(super) async fn release_seen<K: Committed + Gives>(
     Ok(())
 }
 
-/// Releases the entry of that UID: its owner is being deleted, or is elsewhere for good.
+/// Releases the entry with that UID, whose owner is being deleted or is placed elsewhere for good.
 pub(super) async fn release<K: Committed + Holder<Held>, Held>(
     name: &str,
     uid: &str,
@@ -102,8 +102,8 @@ pub(super) async fn release_entry(reservation: &str, volume_uid: &str, ctx: &Con
     release::<DiskReservation, SharedPersistentVolume>(reservation, volume_uid, ctx).await.map(drop)
 }
 
-/// Brings entries within their bounds, on live reads: the ledger first, then the reservations; see [`settled`]. Returns the
-/// holder as it is then; `None`: there is none.
+/// Brings entries within their bounds, on live reads: the ledger first, then the reservations; see [`settled`]. Returns
+/// the new holder; `None`: the holder is gone.
 pub(super) async fn settle<K: Committed + Holder<DiskReservation>>(
     name: &str,
     entries: &[LedgerEntry],
@@ -139,13 +139,13 @@ pub(super) async fn settle<K: Committed + Holder<DiskReservation>>(
     Ok(Some(written.unwrap_or(holder)))
 }
 
-/// The reservations that a ledger names, from the cache.
+/// The reservations in a ledger, from the cache.
 pub(super) fn owners<K: Holder<DiskReservation>>(holder: &K, ctx: &Context) -> Vec<Arc<DiskReservation>> {
     let cached = |entry: &LedgerEntry| ctx.stores.reservations.get(&entry.name);
     holder.ledger().entries().iter().filter_map(cached).collect()
 }
 
-/// The role of the reservation that a refinement is carved out of.
+/// The role of the reservation that a refinement was carved out of.
 async fn parent_role(reservation: &DiskReservation, ctx: &Context) -> Result<Option<String>, Error> {
     let Some(name) = &reservation.spec.parent else { return Ok(None) };
     let is_its_own = |parent: &DiskReservation| is_parent(parent, reservation);

@@ -17,7 +17,7 @@ use super::context::{Conditions, Context};
 use super::stores::Stores;
 use crate::plan::refs;
 
-/// The number of objects by kind and by the reason of their condition Ready.
+/// The number of objects, by kind and by the reason of the condition Ready.
 type Reasons = BTreeMap<(String, String), u64>;
 
 impl View for Context {
@@ -38,7 +38,7 @@ impl View for Context {
     }
 }
 
-/// Has `look` see each object, and counts the reasons.
+/// Passes each object to `look`, and counts the reasons.
 fn count<K>(cache: &Cache<K>, reasons: &mut Reasons, mut look: impl FnMut(Arc<K>))
 where
     K: Kind + HasStatus,
@@ -53,7 +53,7 @@ where
     }
 }
 
-/// For an object without a condition: nobody has looked at it yet.
+/// The reason counted for an object without a condition, before its first reconcile.
 const NOT_LOOKED_AT: &str = "Unknown";
 
 fn bytes(size: Option<&Size>) -> f64 {

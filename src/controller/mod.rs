@@ -1,7 +1,7 @@
 //! The controller: caches, routes from their changes to work queues, and a reconcile for each kind.
 //!
-//! A reconcile gathers what a decision of `plan` looks at, and applies the steps that the decision names. After a lost race
-//! or an error it starts again.
+//! A reconcile gathers the input of a decision in `plan`, and applies the steps of the decision. A lost race or an
+//! error starts the reconcile again.
 
 mod claim;
 mod context;
@@ -27,5 +27,5 @@ pub use stores::Stores;
 
 use crate::cluster::Error;
 
-/// When to look again although nothing changed; `None`: when something changes.
+/// The time after which an unchanged object is reconciled again; `None`: only a change enqueues the object.
 type Again = Option<std::time::Duration>;

@@ -1,4 +1,4 @@
-//! PersistentVolumeClaims of a StorageClass of ours: a volume and a VolumeClaim for each (P1–P3, P6).
+//! PersistentVolumeClaims of a StorageClass of ours: each gets a volume and a VolumeClaim (P1–P3, P6).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,19 +14,20 @@ use crate::plan::pvc_provisioner::{SELECTED_NODE, Seen, Step, asks_for_more, nex
 use super::context::Context;
 use super::{Again, Error};
 
-/// The pause before another attempt at a refused write: no watch has the rights of namespaces.
+/// The pause before a refused write is retried. The controller does not watch the namespace's permissions, whose change
+/// may allow the write.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// A PersistentVolumeClaim by namespace and name.
+/// Reconciles a PersistentVolumeClaim by namespace and name.
 ///
-/// 1. Gather: itself, its volume and its claim; of an unbound one, and of one that is to grow, by live reads.
+/// 1. Gather: the object, its volume and its claim. An unbound object, and an object that is to grow, are read live.
 /// 2. Decide: [`next`].
 /// 3. Apply: one step, and the event of a refusal.
 pub(super) async fn reconcile(name: Name, ctx: &Context) -> Result<Again, Error> {
     let Some(seen) = gather(&name, ctx).await? else { return Ok(None) };
     let (event, again) = match apply(next(&seen), &seen, ctx).await {
         Ok(event) => (event, None),
-        // A grant is missing, or the schema of volumes refuses a field.
+        // A permission is missing, or the schema of volumes refuses a field.
         Err(error) if seen.pvc.is_some() => (Some(error.refusal().ok_or(error)?), Some(RETRY)),
         Err(error) => return Err(error),
     };
@@ -63,7 +64,7 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
         seen.class = class.and_then(|class| stores.classes.get(class));
         seen.volume = cluster::get(&Api::all(ctx.client.clone()), &volume).await?.map(Arc::new);
         if seen.volume.is_none() && seen.claim.is_some() {
-            // A volume is created beside a claim that is there now: its end is the end of the volume.
+            // The volume is created only beside an existing claim, since the end of the claim ends the volume.
             let claims = cluster::namespaced(&ctx.client, namespace);
             seen.claim = cluster::get(&claims, pvc).await?.map(Arc::new);
         }
@@ -72,7 +73,7 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
     Ok(Some(seen))
 }
 
-/// Takes the step; returns the reason of a refusal.
+/// Applies the step; returns the reason of a refusal.
 async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<Option<String>, Error> {
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     match step {
@@ -110,7 +111,7 @@ async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<Option<String>,
     Ok(None)
 }
 
-/// Makes the very volume that was seen one like any other, and publishes that (P4).
+/// Turns the volume that was seen into an ordinary volume, and publishes an event (P4).
 pub(super) async fn release(
     volume: &SharedPersistentVolume,
     event: &str,

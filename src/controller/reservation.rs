@@ -17,15 +17,18 @@ use super::context::Context;
 use super::ledger_entries as entries;
 use super::{Again, Error};
 
-/// More steps than any reservation takes: its role has at most eight ancestors with a quota. Others take the same bytes.
+/// The most steps in one reconcile, above the need of any reservation: a role has at most eight ancestors with a quota.
+/// Other reservations may compete for the same bytes, and so cause more steps.
 const MOST_STEPS: usize = 32;
-/// Until then the caches have caught up.
+/// The pause in which the caches catch up.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// 1. Gather: the reservation, disks, its parent and refinements, VolumeRoles and its share, from the caches; live where
-///    [`Step::ReadLive`] asks for it.
+/// Reconciles a reservation.
+///
+/// 1. Gather: the reservation, disks, its parent and refinements, VolumeRoles and its share, from the caches; live
+///    after [`Step::ReadLive`].
 /// 2. Decide: [`next`].
-/// 3. Apply: the step, and go round again with what it changed.
+/// 3. Apply: the step, then decide again on the changed objects.
 pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) -> Result<Again, Error> {
     let api: Api<DiskReservation> = Api::all(ctx.client.clone());
     let mut seen = from_caches(reservation, ctx);
@@ -51,7 +54,7 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
                 return committed.map(|()| None);
             }
             Step::ReadLive => {
-                // One reservation takes at a time: a guarantee spans disks (Q2).
+                // One reservation at a time takes entries: a guarantee spans disks (Q2).
                 if turn.is_none() && seen.reservation.metadata.deletion_timestamp.is_none() {
                     turn = Some(ctx.turn.lock().await);
                 }
@@ -90,7 +93,7 @@ fn from_caches(reservation: Arc<DiskReservation>, ctx: &Context) -> Seen {
     }
 }
 
-/// The same, read live; `None`: the reservation is gone.
+/// Reads all objects of `seen` live; `None`: the reservation is gone.
 async fn live(seen: &Seen, ctx: &Context) -> Result<Option<Seen>, Error> {
     let (reservations, roles): (Api<DiskReservation>, Api<VolumeRole>) =
         (Api::all(ctx.client.clone()), Api::all(ctx.client.clone()));
@@ -130,7 +133,7 @@ async fn live_sources(
     })
 }
 
-/// Settles the entries in these ledgers. What was seen has the ledgers as they are then.
+/// Settles the entries in these ledgers, and updates `seen` with the settled ledgers.
 async fn settle(
     unsettled: Vec<(LedgerOf, Vec<LedgerEntry>)>,
     seen: &mut Seen,

@@ -16,10 +16,12 @@ use super::Error;
 use super::context::Context;
 use super::ledger_entries::settle;
 
-/// 1. Gather: VolumeRoles and reservations, from the caches. The reservations are read live for a ledger that is new, or
-///    whose limit is, so that one made a moment ago is taken in too.
+/// Reconciles a VolumeRole.
+///
+/// 1. Gather: VolumeRoles and reservations, from the caches. For a new ledger or a new limit the reservations are read
+///    live, so that the ledger includes a reservation made a moment ago.
 /// 2. Decide: [`next_for_role`].
-/// 3. Apply: the status, or entries that are settled before another decision.
+/// 3. Apply: the status; or settle entries, and decide again.
 pub(super) async fn reconcile(role: Arc<VolumeRole>, ctx: &Context) -> Result<(), Error> {
     let roles = ctx.stores.roles.all();
     let reservations = match keeps_ledger(&role, &refs(&roles)) && !is_current(&role) {

@@ -1,4 +1,4 @@
-//! Routes: the reconciles that a change of an object concerns.
+//! Routes: the objects to reconcile after a change of another object.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -25,8 +25,8 @@ use super::stores::{
     queue_of,
 };
 
-/// For how long changes are gathered before they are reconciled: those that concern a subscription, since an offer is a
-/// large object, and pods, of which there are many.
+/// The time for which changes are collected into one reconcile. Changes around a subscription are collected because an
+/// offer is a large object, and changes of pods because pods are many.
 pub const GATHERING: Duration = Duration::from_millis(500);
 
 /// The work queues of the controller.
@@ -49,18 +49,18 @@ pub struct WorkQueues {
     pub pvcs: WorkQueue<PersistentVolumeClaim>,
 }
 
-/// Enqueues the objects that a change concerns. The caches exist only after the routes that fill them.
+/// Enqueues the objects that a change concerns. The caches are created after the routes that receive their changes.
 #[derive(Clone)]
 pub struct Router {
     /// The work queues.
     pub queues: Arc<WorkQueues>,
-    /// Notified of each change that the sharing out depends on.
+    /// Notified after each change that the sharing out depends on.
     pub sharing: Arc<Notify>,
-    /// Notified of each addition to `swept`.
+    /// Notified after each addition to `swept`.
     pub sweeping: Arc<Notify>,
-    /// The volumes whose waiting claims are to be enqueued; the empty name stands for those of claims that select.
+    /// The volumes whose waiting claims are to be enqueued. The empty name stands for claims with a selector.
     swept: Arc<Mutex<BTreeSet<Name>>>,
-    /// Set once the caches are filled.
+    /// The context, set once the caches are filled.
     pub ctx: Arc<OnceLock<Arc<Context>>>,
 }
 
@@ -71,21 +71,21 @@ impl Router {
         Self { queues: Arc::new(queues), sharing, sweeping, swept, ctx }
     }
 
-    /// Runs `route` if the caches are filled; before that the first reconcile of each object covers the change.
+    /// Runs `route` if the caches are filled. Before that, the first reconcile of each object covers the change.
     fn with(&self, route: impl FnOnce(&WorkQueues, &Stores)) {
         if let Some(ctx) = self.ctx.get() {
             route(&self.queues, &ctx.stores);
         }
     }
 
-    /// Has the claims be enqueued that wait for the volume of that name. Many changes of a volume lead to one sweep: with a
-    /// sweep for each, n claims to one volume would be looked at n² times (A9).
+    /// Requests that the claims waiting for the volume of that name are enqueued. One sweep serves many changes of a
+    /// volume. A sweep per change would reconcile n claims to one volume n² times (A9).
     fn sweep(&self, volume: &str) {
         self.swept.lock().unwrap_or_else(PoisonError::into_inner).insert(volume.into());
         self.sweeping.notify_one();
     }
 
-    /// Enqueues the claims that wait for the volumes which changed since the last call.
+    /// Enqueues the claims that wait for volumes with a change since the last call.
     pub fn sweep_now(&self) {
         let volumes = std::mem::take(&mut *self.swept.lock().unwrap_or_else(PoisonError::into_inner));
         self.with(|queues, stores| {
@@ -95,7 +95,7 @@ impl Router {
         });
     }
 
-    /// Enqueues everything: after a gap in a watch the deletions in the gap are unknown.
+    /// Enqueues every object: after a gap in a watch, the deletions in the gap are unknown.
     pub fn everything(&self) {
         self.sharing.notify_one();
         self.with(|queues, stores| {
@@ -110,14 +110,14 @@ impl Router {
         });
     }
 
-    /// A Node changed: its readiness decides that of its disks.
+    /// Routes a change of a Node, whose readiness decides the readiness of its disks.
     pub fn node(&self, node: &Node) {
         let name = node.name_any();
         self.sharing.notify_one();
         self.with(|queues, stores| queues.disks.enqueue_if(&stores.disks, |d| d.spec.node_name == name));
     }
 
-    /// A disk changed.
+    /// Routes a change of a disk.
     pub fn disk(&self, disk: &NodeDisk) {
         let name = disk.name_any();
         self.queues.disks.enqueue(disk);
@@ -130,20 +130,20 @@ impl Router {
                     || ledger.get(&r.uid().unwrap_or_default()).is_some()
             });
             queues.volumes.enqueue_names(stores.volumes.names_by(DISK, &name));
-            // Unplaced volumes may wait for a disk of this kind or with these permissions (V8, D2).
+            // An unplaced volume may wait for a disk of this kind or with these permissions (V8, D2).
             queues.volumes.enqueue_names(stores.volumes.names_by(UNPLACED, ""));
             queues.subscriptions.enqueue_names(stores.subscriptions.names());
             queues.classes.enqueue_names(stores.classes.names());
         });
     }
 
-    /// A reservation changed.
+    /// Routes a change of a reservation.
     pub fn reservation(&self, reservation: &DiskReservation) {
         self.queues.reservations.enqueue(reservation);
         let (name, uid) = (reservation.name_any(), reservation.uid().unwrap_or_default());
         self.sharing.notify_one();
         self.with(|queues, stores| {
-            // Its refinements and its parent (R4).
+            // The refinements and the parent of the reservation (R4).
             queues.reservations.enqueue_if(&stores.reservations, |r| r.spec.parent.as_ref() == Some(&name));
             reservation
                 .spec
@@ -155,7 +155,7 @@ impl Router {
             }
             queues.volumes.enqueue_names(stores.volumes.names_by(UNPLACED, &reservation.spec.role));
             queues.volumes.enqueue_names(stores.volumes.names_by(REQUESTED_RESERVATION, &name));
-            // Volumes that have an entry here and are in another reservation.
+            // A volume may have an entry here and be placed in another reservation.
             for entry in reservation.status.iter().flat_map(|s| &s.volumes) {
                 let placed =
                     stores.volumes.get(&entry.name).and_then(|v| v.status.as_ref()?.reservation.clone());
@@ -177,7 +177,7 @@ impl Router {
         });
     }
 
-    /// A volume changed.
+    /// Routes a change of a volume.
     pub fn volume(&self, volume: &SharedPersistentVolume, change: &Change<SharedPersistentVolume>) {
         self.queues.volumes.enqueue(volume);
         let (name, role) = (volume.name_any(), &volume.spec.role);
@@ -203,10 +203,10 @@ impl Router {
         });
     }
 
-    /// A claim changed.
+    /// Routes a change of a claim.
     pub fn claim(&self, claim: &VolumeClaim, change: &Change<VolumeClaim>) {
         self.queues.claims.enqueue(claim);
-        // It may be in the way of a PersistentVolumeClaim of its name.
+        // The claim may block a PersistentVolumeClaim of the same name.
         self.queues.pvcs.enqueue_name(change.name.clone());
         let place = |claim: &VolumeClaim| claim.status.as_ref().map(|s| (s.phase, s.volume.clone()));
         if change.now.is_none() || change.before.map(place) != change.now.map(place) {
@@ -220,15 +220,15 @@ impl Router {
                 claim.spec.volume.iter().for_each(|name| queues.volumes.enqueue_name(name.as_str()));
             }
         });
-        // Others may be waiting behind it for an exclusive volume (C3).
+        // Other claims may wait behind this claim for an exclusive volume (C3).
         let left = change.before.is_some_and(is_waiting) && !change.now.is_some_and(is_waiting);
         for volume in claim.spec.volume.iter().filter(|_| left) {
-            // Claims that select wait behind it too.
+            // Claims with a selector wait behind this claim too.
             [volume.as_str(), ""].into_iter().for_each(|volume| self.sweep(volume));
         }
     }
 
-    /// A subscription changed.
+    /// Routes a change of a subscription.
     pub fn subscription(&self, subscription: &RoleSubscription, change: &Change<RoleSubscription>) {
         self.queues.subscriptions.enqueue(subscription);
         if change.before.map(|s| &s.spec) == change.now.map(|s| &s.spec) {
@@ -237,20 +237,21 @@ impl Router {
         self.with(|queues, stores| {
             for claim in stores.claims.all_in(&subscription.namespace().unwrap_or_default()) {
                 queues.claims.enqueue(&claim);
-                // Those of other namespaces behind it: the claim holds up nobody when it cannot have the volume (L7).
+                // Claims of other namespaces may wait behind this claim. A claim that cannot have the volume blocks no
+                // other claim (L7).
                 claim.spec.volume.iter().filter(|_| is_waiting(&claim)).for_each(|volume| self.sweep(volume));
             }
         });
     }
 
-    /// An offer changed.
+    /// Routes a change of an offer.
     pub fn offer(&self, offer: &VolumeOffer) {
         let namespace = offer.namespace().unwrap_or_default();
         self.queues.subscriptions.enqueue_name(name_of(&namespace, &offer.spec.subscription));
         self.with(|queues, stores| queues.volumes.enqueue_names(stores.volumes.names_by(DELETING, "")));
     }
 
-    /// A PersistentVolumeClaim changed.
+    /// Routes a change of a PersistentVolumeClaim.
     pub fn pvc(&self, name: &Name) {
         self.with(|queues, _| {
             queues.claims.enqueue_name(name.clone());
@@ -258,30 +259,30 @@ impl Router {
         });
     }
 
-    /// A StorageClass changed.
+    /// Routes a change of a StorageClass.
     pub fn class(&self, class: &StorageClass) {
         self.queues.classes.enqueue(class);
         self.with(|queues, stores| queues.pvcs.enqueue_names(stores.pvcs.names_provisioned()));
     }
 
-    /// The storage capacity of a StorageClass changed, perhaps by another writer.
+    /// Routes a change, perhaps by another writer, of the storage capacity of a StorageClass.
     pub fn capacity(&self, capacity: &CSIStorageCapacity) {
         self.queues.classes.enqueue_name(capacity.storage_class_name.as_str());
     }
 
-    /// The pods that use the PersistentVolumeClaim `claim` changed.
+    /// Routes a change of the pods that use the PersistentVolumeClaim `claim`.
     pub fn pod(&self, claim: &Name) {
         self.with(|queues, stores| {
             queues.claims.enqueue_name(claim.clone());
-            // A claim whose finalizer was removed by hand may be gone; the volume's list still has it. Pods that come and go
-            // together are counted together. Their claim holds the volume meanwhile (X1).
+            // A claim whose finalizer was removed by hand may be gone while the volume still lists the claim. The delay
+            // counts pods that start or end together in one write. Their claim holds the volume in the meantime (X1).
             for volume in stores.volumes.names_by(CLAIM, claim) {
                 queues.volumes.enqueue_after(volume, GATHERING);
             }
         });
     }
 
-    /// A VolumeRole changed.
+    /// Routes a change of a VolumeRole.
     pub fn role(&self, role: &VolumeRole) {
         self.queues.roles.enqueue(role);
         self.sharing.notify_one();
@@ -295,13 +296,13 @@ impl Router {
     }
 }
 
-/// The claims on the volume's list, each with its UID.
+/// The claims in the volume's list, each with its UID.
 fn bound_claims(volume: &SharedPersistentVolume) -> BTreeSet<(String, &str)> {
     let claims = volume.status.iter().flat_map(|s| &s.claims);
     claims.map(|claim| (claim.to_string(), claim.uid.as_str())).collect()
 }
 
-/// The volume without its users, at whom neither an offer nor another claim looks if the volume is shared.
+/// The volume without its users. Neither an offer nor another claim depends on the users of a shared volume.
 fn without_users(volume: &SharedPersistentVolume) -> SharedPersistentVolume {
     let mut volume = volume.clone();
     volume.metadata.resource_version = None;

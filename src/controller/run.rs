@@ -1,4 +1,4 @@
-//! Runs the controller: wires the caches to the routes, and the work queues to the reconciles.
+//! Runs the controller: connects the caches to the routes, and the work queues to the reconciles.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -30,11 +30,11 @@ use super::{
 /// The controller's options.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Name of this instance, for events: the pod's.
+    /// Name of this instance in events: the name of the pod.
     pub identity: String,
-    /// The namespace that it is in.
+    /// The namespace of the controller.
     pub namespace: String,
-    /// The number of objects of one kind that are reconciled at once.
+    /// The most objects of one kind that are reconciled at once.
     pub concurrency: u16,
 }
 
@@ -44,7 +44,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     let (reservations, reservations_in) = WorkQueue::new();
     let (volumes, volumes_in) = WorkQueue::new();
     let (claims, claims_in) = WorkQueue::new();
-    // Changes that come together become one offer.
+    // Simultaneous changes become one write of an offer.
     let (subscriptions, subscriptions_in) = WorkQueue::gathering(GATHERING);
     let (roles, roles_in) = WorkQueue::new();
     let (classes, classes_in) = WorkQueue::gathering(GATHERING);
@@ -60,7 +60,8 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
             let (changes, everything) = (router.clone(), router.clone());
             let route: fn(&Router, &_, &Change<_>) = $route;
             let changed = move |change: Change<_>| {
-                // Once all caches are filled, everything is enqueued; so it is after each list, of which most is known.
+                // Every object is enqueued once all caches are filled, and again after each list. So earlier changes,
+                // and unchanged objects of a list, are ignored here.
                 let started = changes.ctx.get().is_some();
                 let version = |object: Option<&_>| object.and_then(ResourceExt::resource_version);
                 let is_known = change.now.is_some() && version(change.before) == version(change.now);
@@ -188,8 +189,8 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     }
 }
 
-/// Shares out anew after each change that the sharing out depends on, and when a turn ends (Q5). Enqueues the reservations
-/// with another outcome.
+/// Repeats the sharing out after each change of its input, and when a turn ends (Q5). Enqueues the reservations whose
+/// outcome has changed.
 async fn share_out(ctx: Arc<Context>, router: Router) {
     loop {
         let (names, until_a_turn_ends) = ctx.share.renew(&ctx.stores, Timestamp::now());
@@ -209,7 +210,7 @@ async fn sweep(router: Router) {
     }
 }
 
-/// Waits until each cache has been filled once: no decision rests on a part of the objects.
+/// Waits until each cache has been filled once: a decision on a partial list would be wrong.
 async fn ready(stores: &Stores) {
     let _ = tokio::join!(
         stores.nodes.wait_until_filled(),
@@ -228,7 +229,7 @@ async fn ready(stores: &Stores) {
     tracing::info!("caches are filled");
 }
 
-/// A task that ends with the future that waits for it.
+/// A task that is aborted when this guard is dropped.
 struct AbortOnDrop(tokio::task::JoinHandle<()>);
 
 impl Future for AbortOnDrop {
@@ -253,7 +254,7 @@ struct Running {
 }
 
 impl Running {
-    /// Reconciles the objects in the cache. The tenants of objects take turns; `tenant` is the namespace or role of one.
+    /// Reconciles the objects in the cache. Tenants take turns; `tenant` returns the namespace or role of an object.
     fn controller<K, F, R>(
         &self,
         cache: &Arc<Cache<K>>,
@@ -267,7 +268,7 @@ impl Running {
         R: Future<Output = Result<Again, Error>> + Send + 'static,
     {
         let (cache, objects) = (cache.clone(), cache.clone());
-        // An object that is gone costs no turn.
+        // An object that is gone uses no tenant's turn.
         let tenant =
             move |name: &Name| objects.get(name).map_or_else(|| name.clone(), |object| tenant(&object));
         self.named::<K, _, _>(names, tenant, move |name, ctx| {
@@ -284,7 +285,7 @@ impl Running {
         })
     }
 
-    /// The same for names that need no object in a cache.
+    /// Same as [`controller`], for names that need no object in a cache.
     fn named<K, F, R>(
         &self,
         names: Enqueued,

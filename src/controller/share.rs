@@ -1,7 +1,7 @@
-//! The sharing out of free space, kept up to date beside the caches (Q3, Q5).
+//! The sharing out of free space, recomputed beside the caches (Q3, Q5).
 //!
-//! A share is advice on the order in which reservations take; the ledgers decide whether they can. All shares are worked
-//! out at once, not one for each reservation that waits.
+//! A share is advice on the order in which reservations take bytes; the ledgers decide each taking. All shares are
+//! computed together, since each depends on the others.
 
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -16,17 +16,18 @@ use crate::plan::turn::first_end;
 
 use super::stores::Stores;
 
-/// The outcome for each reservation that waits.
+/// The outcome for each waiting reservation.
 #[derive(Default)]
 pub struct Share(RwLock<Outcomes>);
 
 impl Share {
-    /// The share of the reservation of that UID; `None`: the sharing out has not looked at it yet.
+    /// The share of the reservation with that UID; `None`: the sharing out has not included the reservation yet.
     pub fn of(&self, uid: &str) -> Option<Outcome> {
         self.0.read().unwrap_or_else(|e| e.into_inner()).get(uid).cloned()
     }
 
-    /// Shares out anew. Returns the names of the reservations with another outcome, and the time until the next turn ends.
+    /// Repeats the sharing out. Returns the names of the reservations whose outcome has changed, and the time until the
+    /// next turn ends.
     pub fn renew(&self, stores: &Stores, now: Timestamp) -> (Vec<String>, Duration) {
         let (disks, reservations, roles) =
             (stores.disks.all(), stores.reservations.all(), stores.roles.all());

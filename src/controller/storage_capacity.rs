@@ -13,6 +13,8 @@ use super::Error;
 use super::context::Context;
 use crate::plan::refs;
 
+/// Reconciles the storage capacity of a StorageClass.
+///
 /// 1. Gather: the objects of the class in our namespace, reservations and disks, from the caches.
 /// 2. Decide: [`changes`].
 /// 3. Apply: deletions, then applies.

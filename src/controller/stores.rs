@@ -1,4 +1,4 @@
-//! The controller's caches: the kinds that they hold, the keys that objects are found by, and the fields that they drop.
+//! The controller's caches: the cached kinds, the keys of their indexes, and the fields that the caches drop.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub struct Stores {
     pub roles: Arc<Cache<VolumeRole>>,
     /// StorageClasses.
     pub classes: Arc<Cache<StorageClass>>,
-    /// The storage capacity of StorageClasses that schedulers see.
+    /// The storage capacities of StorageClasses, as schedulers see them.
     pub capacities: Arc<Cache<CSIStorageCapacity>>,
     /// PersistentVolumeClaims that the controller made or provisions.
     pub pvcs: Arc<Cache<Pvc>>,
@@ -46,28 +46,29 @@ pub struct Stores {
 
 /// Key of a volume: the role.
 pub const ROLE: &str = "role";
-/// Key of a volume: the NodeDisk that it is on.
+/// Key of a volume: its NodeDisk.
 pub const DISK: &str = "disk";
-/// Key of a volume that is in no reservation yet: its role, each ancestor of the role, and the empty name.
+/// Key of an unplaced volume: its role, each ancestor of the role, and the empty name.
 pub const UNPLACED: &str = "unplaced";
-/// Key of a volume that is in no reservation yet: the reservation that its spec names.
+/// Key of an unplaced volume: its requested reservation.
 pub const REQUESTED_RESERVATION: &str = "requested reservation";
 /// Key of a volume: the UID of its reservation.
 pub const RESERVATION: &str = "reservation";
 /// Key of a volume that is being deleted: the empty name.
 pub const DELETING: &str = "deleting";
-/// Key of a volume: a claim that is bound to it, as `namespace/name`.
+/// Key of a volume: each claim bound to the volume, as `namespace/name`.
 pub const CLAIM: &str = "claim";
 /// Key of an offer: the UID of its subscription.
 pub const OWNER: &str = "owner";
-/// Key of a reservation: the UID of a volume in its ledger. Key of an offer: the UID of a volume that it lists.
+/// Key of a reservation: the UID of each volume in its ledger. Key of an offer: the UID of each listed volume.
 pub const VOLUME_UID: &str = "volume UID";
-/// Key of a claim: the volume that it is bound to or names.
+/// Key of a claim: the bound or requested volume.
 pub const VOLUME: &str = "volume";
-/// Key of a claim that waits: [`queue_of`] the volume that it names, or of the empty name if it selects, and its age.
+/// Key of a waiting claim: [`queue_of`] the requested volume, or of the empty name for a claim with a selector; then
+/// the age of the claim.
 pub const QUEUE: &str = "queue";
 
-/// The start of the keys of the claims that wait for the volume of that name.
+/// The common prefix of the keys of all claims that wait for the volume of that name.
 pub fn queue_of(volume: &str) -> String {
     format!("{volume} ")
 }
@@ -129,7 +130,7 @@ pub fn trim_node(mut node: Node) -> Option<Node> {
     Some(node)
 }
 
-/// Drops the metadata of a claim that no decision reads: there are many claims.
+/// Drops the metadata of a claim that no decision reads, since claims are many.
 pub fn trim_claim(mut claim: VolumeClaim) -> Option<VolumeClaim> {
     let metadata = &mut claim.metadata;
     metadata.owner_references = None;
@@ -138,7 +139,7 @@ pub fn trim_claim(mut claim: VolumeClaim) -> Option<VolumeClaim> {
     Some(claim)
 }
 
-/// Drops the metadata of a volume that no decision reads; claims select by its labels.
+/// Drops the metadata of a volume that no decision reads. The labels stay, since claims select by them.
 pub fn trim_volume(mut volume: SharedPersistentVolume) -> Option<SharedPersistentVolume> {
     volume.metadata.owner_references = None;
     Some(volume)

@@ -14,9 +14,11 @@ use super::context::Context;
 use super::stores::OWNER;
 use crate::plan::refs;
 
+/// Reconciles a subscription.
+///
 /// 1. Gather: the offers in the subscription's name, the volumes of its roles, and reservations, from the caches.
 /// 2. Decide: [`changes`].
-/// 3. Apply: deletions, since rescinding comes first (O6), then applies, then the status.
+/// 3. Apply: deletions first, since rescinding comes first (O6); then applies; then the status.
 pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context) -> Result<(), Error> {
     let namespace = subscription.namespace().unwrap_or_default();
     let mut there = ctx.stores.offers.by(OWNER, &subscription.uid().unwrap_or_default());
@@ -32,7 +34,7 @@ pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context
         Timestamp::now(),
     );
 
-    // The offer of one node that cannot be written is no reason to leave out the other nodes.
+    // A failed write for one node does not stop the writes for the other nodes.
     let mut outcome = Ok(());
     let offers: Api<VolumeOffer> = cluster::namespaced(&ctx.client, &namespace);
     for old in changes.delete {
@@ -45,7 +47,7 @@ pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context
     ctx.commit(&api, &*subscription, &changes.status).await.and(outcome)
 }
 
-/// The volumes of the subscription's roles and their ancestors, each once.
+/// The volumes of the subscription's roles and of their ancestors, without duplicates.
 fn volumes(subscription: &RoleSubscription, ctx: &Context) -> Vec<Arc<SharedPersistentVolume>> {
     let roles = subscription.spec.roles.iter();
     let mut volumes: Vec<_> = roles.flat_map(|role| ctx.stores.volumes_for(role)).collect();

@@ -21,11 +21,12 @@ use super::stores::CLAIM;
 use super::volume_users::counted;
 use super::{Again, Error, pvc_provisioner};
 
-/// A claim that is being deleted.
+/// Reconciles a claim that is being deleted.
 ///
-/// 1. Gather: the object and its PersistentVolumeClaim by live reads, the pods that use it, the fate of its volume.
+/// 1. Gather: the object and its PersistentVolumeClaim by live reads, the pods that use the claim, the fate of its
+///    volume.
 /// 2. Decide: [`next`].
-/// 3. Apply: one step. Those before the last are followed by another decision.
+/// 3. Apply: one step. Every step before the last is followed by another decision.
 pub(super) async fn reconcile(
     api: &Api<VolumeClaim>,
     claim: &VolumeClaim,
@@ -92,7 +93,7 @@ async fn gather(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> R
     })
 }
 
-/// The volume that the claim names and then its PersistentVolume, by live reads.
+/// The claim's volume and then the claim's PersistentVolume, by live reads.
 async fn provisioned(
     claim: &VolumeClaim,
     ctx: &Context,
@@ -104,8 +105,8 @@ async fn provisioned(
     Ok(Some((volume, cluster::get(&pvs, &persistent_volume::name(claim)).await?)))
 }
 
-/// The name of the volume that lists the claim: by the cache, the claim's status or its spec. A claim that selects may have
-/// been bound and deleted before any cache had the binding; then all volumes are read live.
+/// The name of the volume that lists the claim, by the cache, the claim's status or its spec. A claim with a selector
+/// may have been bound and deleted before any cache had the binding. Then all volumes are read live.
 async fn volume(claim: &VolumeClaim, ctx: &Context) -> Result<Option<String>, Error> {
     let cached = ctx.stores.volumes.by(CLAIM, &bind::binding(claim).to_string());
     let cached = cached.iter().find(|v| bind::is_bound(v, claim)).map(|v| v.name_any());

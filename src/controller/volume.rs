@@ -22,9 +22,9 @@ use super::stores::{VOLUME, VOLUME_UID};
 use super::volume_users::{delete_lost, lost_claims, users};
 use super::{Again, Error, destroy, pvc_provisioner};
 
-/// A volume that is not being deleted; see [`destroy::reconcile`] for the others.
+/// Reconciles a volume that is not being deleted; see [`destroy::reconcile`] for the others.
 ///
-/// 1. Gather: reservations, disks, claims and users from the caches; what no cache has is looked for live.
+/// 1. Gather: reservations, disks, claims and users from the caches. An object that no cache has is read live.
 /// 2. Decide: [`next`].
 /// 3. Apply: one step. Every step before the last is followed by another decision.
 pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context) -> Result<Again, Error> {
@@ -122,8 +122,8 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
     Ok(seen)
 }
 
-/// The reservation whose ledger has the volume, found in the cache and read live. An entry that the cache does not have yet
-/// is missed. Then the volume gets a second entry, and releases one when it is placed.
+/// The reservation whose ledger lists the volume, found in the cache and read live. The cache may lack a recent entry.
+/// Then the volume takes a second entry, and releases one of the two after its placement.
 async fn entry(
     volume: &SharedPersistentVolume,
     cached: &[Arc<DiskReservation>],
@@ -135,7 +135,7 @@ async fn entry(
     Ok(found.filter(|r| held_by_volume(r, &volume.uid().unwrap_or_default()).is_some()).map(Arc::new))
 }
 
-/// The name of another volume that has the data which this volume is to recover, by a live read (X6).
+/// The name of another volume with the data that this volume is to recover, by a live read (X6).
 async fn owner(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Option<String>, Error> {
     let Some(recover) = &volume.spec.recover else { return Ok(None) };
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
@@ -153,7 +153,7 @@ fn lineage(own: &UidRef, ctx: &Context) -> Vec<Arc<DiskReservation>> {
     std::iter::successors(find(own), parent).collect()
 }
 
-/// True if the volume's own claim is gone: by the cache, and then by a live read (P4).
+/// True if the volume's own claim is gone, by the cache and then by a live read (P4).
 async fn is_abandoned(volume: &SharedPersistentVolume, ctx: &Context) -> Result<bool, Error> {
     let cached = || ctx.stores.claims.by(VOLUME, &volume.name_any());
     if !may_be_abandoned(volume) || cached().iter().any(|claim| is_own(claim, volume)) {
@@ -165,7 +165,7 @@ async fn is_abandoned(volume: &SharedPersistentVolume, ctx: &Context) -> Result<
     Ok(cluster::list_metadata(&claims, &ListParams::default().labels(&selector)).await?.is_empty())
 }
 
-/// Takes an entry in the ledger of the reservation of that name, and notes the reservation that gave it.
+/// Takes an entry in the ledger of the reservation of that name, and stores that reservation or its refusal in `seen`.
 async fn take_entry(
     volume: &SharedPersistentVolume,
     name: &str,
@@ -178,7 +178,7 @@ async fn take_entry(
     Ok(())
 }
 
-/// Releases the entry of a volume whose status could not be written, unless the volume keeps the entry.
+/// Releases the entry of a volume whose status could not be written, unless the volume still needs the entry.
 async fn release_unused_entry(
     api: &Api<SharedPersistentVolume>,
     volume: &SharedPersistentVolume,

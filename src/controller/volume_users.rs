@@ -1,4 +1,4 @@
-//! The claims on a volume's list, and the pods that use it through them (X1).
+//! The claims in the volume's list, and the pods that use the volume through these claims (X1).
 
 use std::collections::BTreeSet;
 
@@ -15,8 +15,9 @@ use crate::plan::{bind, persistent_volume, volume};
 use super::Error;
 use super::context::Context;
 
-/// The claims on the volume's list that are gone, or bound to another volume: a finalizer was taken off by hand, or two
-/// leaders chose at once. Such a claim would hold the volume for ever. A claim that pods still name is not lost.
+/// The listed claims that are gone, or bound to another volume. The cause is a finalizer removed by hand, or two
+/// leaders that chose a volume at once. A lost claim would hold the volume for ever. A claim that pods still name is
+/// not lost.
 pub(super) async fn lost_claims(
     volume: &SharedPersistentVolume,
     ctx: &Context,
@@ -35,20 +36,20 @@ pub(super) async fn lost_claims(
     Ok(lost)
 }
 
-/// The running and pending pods of the other claims on the volume's list, by the cache.
+/// The running and pending pods of the listed claims that are not lost, by the cache.
 pub(super) fn users(volume: &SharedPersistentVolume, lost: &[ClaimBinding], ctx: &Context) -> Vec<PodRef> {
     let claims = volume.status.iter().flat_map(|s| &s.claims).filter(|claim| !lost.contains(claim));
     ctx.users(&claims.cloned().collect::<Vec<_>>())
 }
 
-/// The status with its users by the cache, for a commit together with a change of the list.
+/// The status with its users by the cache, to be committed together with a change of the list.
 pub(super) fn counted(status: SharedPersistentVolumeStatus, ctx: &Context) -> SharedPersistentVolumeStatus {
     let users = ctx.users(&status.claims);
     volume::count_users(status, users)
 }
 
-/// Deletes the PersistentVolumes of lost claims. This comes before the end of the binding, for afterwards no object names
-/// these PersistentVolumes.
+/// Deletes the PersistentVolumes of lost claims. This comes before the end of the binding, which is the last reference
+/// to these PersistentVolumes.
 pub(super) async fn delete_lost(
     lost: &[ClaimBinding],
     volume: &SharedPersistentVolume,
@@ -65,7 +66,7 @@ pub(super) async fn delete_lost(
     Ok(())
 }
 
-/// The pods that use the PersistentVolume of any claim of this volume, by live reads.
+/// The pods that use the PersistentVolume of any claim to this volume, by live reads.
 pub(super) async fn live_users(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Vec<PodRef>, Error> {
     let volumes: Api<PersistentVolume> = Api::all(ctx.client.clone());
     let selector = format!("{LABEL_VOLUME_UID}={}", volume.uid().unwrap_or_default());
@@ -73,7 +74,7 @@ pub(super) async fn live_users(volume: &SharedPersistentVolume, ctx: &Context) -
     for pv in cluster::list(&volumes, &ListParams::default().labels(&selector)).await? {
         let Some(claim) = pv.spec.as_ref().and_then(|spec| spec.claim_ref.clone()) else { continue };
         let (namespace, name) = (claim.namespace.unwrap_or_default(), claim.name.unwrap_or_default());
-        // Only a PersistentVolumeClaim that is bound to this very PersistentVolume brings a pod to the volume.
+        // Only a PersistentVolumeClaim that is bound to exactly this PersistentVolume brings a pod to the volume.
         let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, &namespace);
         let pvc = cluster::get(&pvcs, &name).await?;
         if pvc.and_then(|pvc| pvc.spec?.volume_name) == pv.metadata.name {
