@@ -1,4 +1,4 @@
-//! The disks on which a volume may adopt a directory that holds data already (V8).
+//! The disks on which a volume may adopt an existing directory with data (V8).
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use kube::ResourceExt;
 use crate::api::condition::{Verdict, reason};
 use crate::api::{DiskReservation, NodeDisk, SharedPersistentVolume};
 
-/// Refuses a reservation on whose disk the volume may not adopt its directory, with the next step. The agent
-/// decides again by its own configuration.
+/// Refuses a reservation on whose disk the volume may not adopt its directory, with the next step. The agent decides
+/// again, by its own configuration.
 pub fn suits(
     volume: &SharedPersistentVolume,
     reservation: &DiskReservation,

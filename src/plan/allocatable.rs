@@ -1,7 +1,7 @@
-//! The bytes of a disk that can be promised (D1, S1).
+//! The allocatable bytes of a disk (D1, S1).
 //!
-//! A `Path` disk shares its file system with others. Bytes that others fill cannot be reserved; yet a promise that
-//! changes with every log line is no promise, and every change is a write. So the number moves in steps.
+//! A `Path` disk shares its file system with other programs, and bytes that they fill cannot be reserved. Every change
+//! of the number is a write, and small changes are frequent. So the number moves in steps.
 
 use crate::api::{NodeDisk, Size};
 
@@ -10,28 +10,28 @@ use crate::api::{NodeDisk, Size};
 pub struct Measured {
     /// Size of the disk.
     pub capacity: u64,
-    /// Held back for the system.
+    /// Bytes held back for the system.
     pub system_reserved: u64,
-    /// Free now.
+    /// Bytes that are free now.
     pub free: u64,
-    /// Held by our own volumes; free again after them.
+    /// Bytes of our own volumes, which become free with the end of these volumes.
     pub ours: u64,
 }
 
 const STEP: u64 = 64 << 20;
 
-/// Bytes that can be reserved in all; `published` is the last such number.
+/// Allocatable bytes, computed from the measurements; `published` is the last published number.
 pub fn of_measured(measured: Measured, published: Option<u64>) -> u64 {
     let usable = measured.capacity.min(measured.free.saturating_add(measured.ours));
     let target = usable.saturating_sub(measured.system_reserved) / STEP * STEP;
     match published {
-        // Small drifts stay within what is held back for the system.
+        // A small drift stays within the bytes that are held back for the system.
         Some(before) if before.abs_diff(target) <= measured.capacity / 20 && before <= usable => before,
         _ => target,
     }
 }
 
-/// Bytes of a disk that reservations may take in all, as its agent published them.
+/// The allocatable bytes that the agent published for a disk.
 pub fn of_disk(disk: &NodeDisk) -> u64 {
     disk.status.as_ref().and_then(|s| s.allocatable.as_ref()).map_or(0, Size::bytes_or_zero)
 }

@@ -1,12 +1,12 @@
-//! Volumes that the backing of a disk can hold (D1).
+//! The volumes that the backing of a disk can hold (D1).
 
 use kube::ResourceExt;
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{BackingKind, DiskReservation, ErasePolicy, FsType, NodeDisk, SharedPersistentVolume};
 
-/// Refuses a volume that the backing of a reservation's disk cannot hold, with the next step. Of a disk that is not in
-/// `disks` the node's agent decides.
+/// Refuses a volume that the backing of a reservation's disk cannot hold, with the next step. If `disks` lacks the
+/// disk, the node's agent decides.
 pub fn suits(
     volume: &SharedPersistentVolume,
     reservation: &DiskReservation,

@@ -12,7 +12,7 @@ use super::offer::{self, covers, offered, open_to};
 use super::resize::size_now;
 use super::{pvc_provisioner, undivided};
 
-/// The claim's entry on the volume's side of the binding.
+/// The claim's entry in the volume's list of bindings.
 pub fn binding(claim: &VolumeClaim) -> ClaimBinding {
     ClaimBinding {
         namespace: claim.namespace().unwrap_or_default(),
@@ -23,15 +23,15 @@ pub fn binding(claim: &VolumeClaim) -> ClaimBinding {
     }
 }
 
-/// True if the volume's side has the claim.
+/// True if the volume's list has an entry of the claim.
 pub fn is_bound(volume: &SharedPersistentVolume, claim: &VolumeClaim) -> bool {
     let uid = claim.uid().unwrap_or_default();
     volume.status.as_ref().is_some_and(|s| s.claims.iter().any(|b| b.uid == uid))
 }
 
-/// True if an entry on the volume's list is still that of the claim. An earlier claim may have had its name, and two
-/// leaders may have put it on the lists of two volumes at once. A claim that names the volume never chose, whatever its
-/// status says: others may have written that.
+/// True if an entry in the volume's list still belongs to the claim. The entry may belong to an earlier claim of the
+/// same name. Two leaders may have put one claim into the lists of two volumes. A claim that names the volume never
+/// chose between volumes, and other users can write its status. So for such a claim the status does not count.
 pub fn is_of(binding: &ClaimBinding, claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     let bound =
         claim.status.as_ref().filter(|s| s.phase == ClaimPhase::Bound).and_then(|s| s.volume.as_ref());
@@ -39,17 +39,17 @@ pub fn is_of(binding: &ClaimBinding, claim: &VolumeClaim, volume: &SharedPersist
     claim.uid().as_ref() == Some(&binding.uid) && (claim.spec.volume == volume.metadata.name || !elsewhere)
 }
 
-/// The volume that the claim's status notes: chosen by a selector, or bound. Before it is bound, a claim that names its
-/// volume goes by that name alone, for others may have written its status (L1).
+/// The volume in the claim's status, either chosen by a selector or bound. Other users can write the status of an
+/// unbound claim. So before the binding, a claim that names its volume is decided by that name alone (L1).
 pub fn noted(claim: &VolumeClaim) -> Option<&UidRef> {
     let decides = |s: &&VolumeClaimStatus| claim.spec.volume.is_none() || s.phase == ClaimPhase::Bound;
     claim.status.as_ref().filter(decides).and_then(|s| s.volume.as_ref())
 }
 
-/// The volume to bind to, or why there is none now.
+/// The volume to bind to, or why no volume can be bound now.
 ///
-/// `rivals` has for each exclusive volume the oldest claim that names the volume and could have it: that claim comes first
-/// (C3). A claim that could not have the volume holds nobody up (L7).
+/// For each exclusive volume, `rivals` has the oldest claim that names the volume and could have it; that claim comes
+/// first (C3). A claim that could not have the volume blocks no other claim (L7).
 pub fn choose<'a>(
     claim: &VolumeClaim,
     subscriptions: &[&RoleSubscription],
@@ -61,7 +61,8 @@ pub fn choose<'a>(
     }
     match &claim.spec.volume {
         Some(name) => {
-            // A namespace learns nothing of volumes whose role it may neither use nor is subscribed to.
+            // A namespace must not learn about volumes of a role that the namespace neither may use nor is subscribed
+            // to.
             let knows = |v: &SharedPersistentVolume| {
                 let role = &v.spec.role;
                 Role::name_covers(role, &claim.spec.role) || subscriptions.iter().any(|s| covers(s, role))
@@ -109,7 +110,7 @@ pub fn choose<'a>(
     }
 }
 
-/// Refuses a volume that could not be bound to the claim now, even if no older claim named it.
+/// Refuses a volume that could not be bound to the claim now, even without any older claim.
 fn may_have(
     claim: &VolumeClaim,
     subscriptions: &[&RoleSubscription],
@@ -119,7 +120,7 @@ fn may_have(
     offered(volume, subscriptions)
 }
 
-/// True if the claim could have the volume, once the volume is on offer.
+/// True if the claim could have the volume once the volume is on offer.
 pub fn is_entitled(
     claim: &VolumeClaim,
     subscriptions: &[&RoleSubscription],
@@ -154,7 +155,7 @@ fn fits_role_and_mode(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> R
 fn fits(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     let Some(selector) = &claim.spec.selector else { return false };
     let labels = volume.labels();
-    // A raw device is claimed by its name: the pod has to use it as a device.
+    // A claim names a raw device explicitly, since the pod has to use the volume as a device.
     volume.spec.volume_mode == VolumeMode::Filesystem
         && open_to(volume, &claim.spec.role)
         && selector.match_labels.iter().flatten().all(|(k, v)| labels.get(k) == Some(v))
@@ -228,7 +229,7 @@ mod tests {
         assert_eq!(pick(&for_ops, &sub, &ops, &[]).unwrap_err().reason, "NoSubscription");
     }
 
-    /// C4. A selector passes over such a volume, and the subscription's own rights to it count for nothing.
+    /// C4. A selector skips such a volume, and the subscription's own rights to the volume do not count.
     #[test]
     fn r3_a_volume_that_denies_sub_roles_binds_to_its_own_role() {
         let sub = subscription("ns", &["eng", "eng/ml"], true);
@@ -280,7 +281,7 @@ mod tests {
         );
     }
 
-    /// L7: neither a role that does not cover it nor a mode that it does not have.
+    /// L7: such a claim has a role that does not cover the volume, or a mode that the volume does not support.
     #[test]
     fn l7_an_older_claim_that_cannot_bind_holds_nobody_up() {
         let sub = subscription("ns", &["eng", "ops"], true);

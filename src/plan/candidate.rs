@@ -1,4 +1,4 @@
-//! Which disks may serve a reservation (R1), and why none does.
+//! The disks that may serve a reservation (R1), and the reason if no disk may.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use crate::api::{DiskReservation, NodeDisk};
 use super::holder::Holder;
 use super::names;
 
-/// A disk as a reservation sees it.
+/// A disk as a candidate for a reservation.
 pub struct Candidate<'a> {
     /// The disk.
     pub disk: &'a NodeDisk,
-    /// Labels of its node; `None` when there is no such Node object.
+    /// Labels of the disk's node; `None`: the Node object is missing.
     pub node_labels: Option<&'a BTreeMap<String, String>>,
 }
 
@@ -23,13 +23,13 @@ pub fn is_ready(disk: &NodeDisk) -> bool {
     disk.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, READY))
 }
 
-/// Bytes of a disk that anybody may reserve now.
+/// Bytes of a disk that any role may reserve now.
 pub fn free_space(disk: &NodeDisk) -> u64 {
     if is_ready(disk) { disk.ledger().free() } else { 0 }
 }
 
-/// True if a disk may serve the reservation: the disk fits `nodeDisk`, `nodeName` or `nodeSelector`, or has the
-/// reservation already.
+/// True if the disk may serve the reservation. Either the disk fits `nodeDisk`, `nodeName` or `nodeSelector`, or the
+/// disk serves the reservation already.
 pub fn may_serve(reservation: &DiskReservation, candidate: &Candidate) -> bool {
     let spec = &reservation.spec;
     let disk = candidate.disk;

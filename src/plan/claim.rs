@@ -21,22 +21,22 @@ use super::persistent_volume::{self, is_of_claim};
 use super::pvc_provisioner::pvc_of;
 use super::{bind, debounce, pv_binding, refs};
 
-/// The pause before another look at an object that no watch has: one in the way, or a PersistentVolume.
+/// The pause before another look at an object without a watch: an object that blocks the claim, or a PersistentVolume.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// The state of a claim besides its object.
+/// The state around a claim's object.
 #[derive(Debug)]
 pub struct Seen {
     /// Our finalizer is on the object.
     pub guarded: bool,
-    /// The volume that the claim's status notes, else the volume that its spec names. Read live if the cached volume does
-    /// not list the claim.
+    /// The volume in the claim's status, else the volume in the claim's spec. Read live if the cached volume does not
+    /// list the claim.
     pub volume: Option<Arc<SharedPersistentVolume>>,
     /// The volumes to choose from; empty for a bound claim.
     pub offers: Offers,
-    /// Why [`Step::Bind`] did not put the claim on the volume's list.
+    /// The reason why [`Step::Bind`] did not put the claim into the volume's list.
     pub refused: Option<Verdict>,
-    /// Its PersistentVolume and PersistentVolumeClaim.
+    /// The claim's PersistentVolume and PersistentVolumeClaim.
     pub binding: pv_binding::Seen,
     /// The time.
     pub now: Timestamp,
@@ -47,29 +47,29 @@ pub struct Seen {
 pub struct Offers {
     /// The subscriptions of the claim's namespace.
     pub subscriptions: Vec<Arc<RoleSubscription>>,
-    /// Volumes for the claim, and volumes whose lists have it.
+    /// Volumes that the claim may use, and volumes whose lists have the claim.
     pub volumes: Vec<Arc<SharedPersistentVolume>>,
-    /// For each exclusive volume the oldest claim that names the volume and could have it.
+    /// For each exclusive volume, the oldest claim that names the volume and could have it.
     pub rivals: Vec<Arc<VolumeClaim>>,
 }
 
 /// The next step.
 #[derive(Debug, PartialEq)]
 pub enum Step {
-    /// Put the finalizer on.
+    /// Add the finalizer.
     Guard,
     /// Delete the claim: its PersistentVolumeClaim is gone (P4).
     Delete,
-    /// Write the status, which notes the chosen volume. The watch brings the claim again.
+    /// Write the status with the chosen volume. The watch enqueues the claim again.
     Note(Box<VolumeClaimStatus>),
-    /// Put the claim on the list of the volume of that name. The watch of volumes brings the claim again; after a
-    /// refusal, or if there is no such volume any more, decide again.
+    /// Put the claim into the list of the volume of that name. The watch of volumes enqueues the claim again. After a
+    /// refusal, or if the volume is gone, decide again.
     Bind(String),
-    /// Take this step with its PersistentVolume and PersistentVolumeClaim on that volume, and decide again.
+    /// Apply this step for the claim's PersistentVolume and PersistentVolumeClaim, with that volume, and decide again.
     Binding(pv_binding::Step, Arc<SharedPersistentVolume>),
-    /// Write the status; look again after that time.
+    /// Write the status; reconcile again after that time.
     Report(Box<VolumeClaimStatus>, Option<Duration>),
-    /// Nothing yet: Kubernetes binds within moments.
+    /// Wait: Kubernetes binds the PersistentVolumeClaim within moments.
     Debounce,
 }
 
@@ -79,7 +79,7 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
         return Step::Guard;
     }
     let binding = &seen.binding;
-    // Both the cache and a live read lack the PersistentVolumeClaim.
+    // The PersistentVolumeClaim is neither in the cache nor found by a live read.
     let is_gone = !binding.pvc.as_ref().is_some_and(|pvc| is_of_claim(pvc, claim));
     if pvc_of(claim).is_some() && binding.cached.is_none() && is_gone {
         return Step::Delete;
@@ -98,7 +98,7 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
     };
     status.phase = ClaimPhase::Bound;
     status.volume = Some(UidRef { name: volume.name_any(), uid: volume.uid().unwrap_or_default() });
-    // The node to which the PersistentVolume leads. After a move of the volume that is another node for a while.
+    // The node of the PersistentVolume, which differs for a while from the node of a moved volume.
     if outcome.is_ok() || !pv_binding::is_moved(claim, &volume) {
         status.node_name = node;
     }
@@ -106,7 +106,7 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
         Ok(()) => {
             status.persistent_volume = Some(persistent_volume::name(claim));
             let verdict = pv_binding::report(claim, binding);
-            // No watch has PersistentVolumes, on which the binding depends.
+            // The binding depends on PersistentVolumes, which have no watch.
             let again = (!verdict.ok).then_some(RETRY);
             report(claim, status, verdict, again, seen)
         }
@@ -114,7 +114,7 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
     }
 }
 
-/// The volume whose list has the claim, or the reason for none; else the step that may put the claim on a list.
+/// The volume whose list has the claim, or why no volume has. The error is the step that may put the claim into a list.
 fn volume_of(claim: &VolumeClaim, seen: &Seen) -> Result<Result<Arc<SharedPersistentVolume>, Verdict>, Step> {
     let before = claim.status.clone().unwrap_or_default();
     let noted = bind::noted(claim);
@@ -143,13 +143,13 @@ fn volume_of(claim: &VolumeClaim, seen: &Seen) -> Result<Result<Arc<SharedPersis
     Err(Step::Bind(chosen.name))
 }
 
-/// Why a claim is not bound to a volume that was deleted meanwhile.
+/// Why a claim is not bound to a volume that was deleted in the meantime.
 pub fn volume_gone(name: &str) -> Verdict {
     let why = format!("SharedPersistentVolume {name} was deleted meanwhile; the claim waits for a volume");
     Verdict::no(reason::NO_SUCH_VOLUME, why)
 }
 
-/// True if the volume lists the claim. If the claim's status notes a volume, that has to be the same one.
+/// True if the volume lists the claim, and the claim's status names no other volume.
 pub fn has(volume: &SharedPersistentVolume, claim: &VolumeClaim) -> bool {
     bind::noted(claim).is_none_or(|noted| volume.metadata.uid.as_ref() == Some(&noted.uid))
         && bind::is_bound(volume, claim)
@@ -164,7 +164,7 @@ impl Offers {
         bind::choose(claim, &refs(&self.subscriptions), volumes, &refs(&self.rivals))
     }
 
-    /// The volume's status with the claim on its list, decided again on the volume as it is now: the cache may be old.
+    /// The volume's status with the claim in its list, decided again on the present volume: the cache may be old.
     pub fn bind(
         &self,
         claim: &VolumeClaim,
@@ -222,7 +222,7 @@ mod tests {
         Offers { subscriptions, volumes, rivals: vec![] }
     }
 
-    /// A volume with the claim on its list.
+    /// A volume with the claim in its list.
     fn having(claim: &VolumeClaim) -> Arc<SharedPersistentVolume> {
         let mut v = ready_volume("v", "eng", true);
         v.status.as_mut().unwrap().claims = vec![bind::binding(claim)];
@@ -304,7 +304,7 @@ mod tests {
         assert_eq!((said.as_str(), status.node_name.as_deref()), ("Bound", Some("n1")));
     }
 
-    /// The step with the two objects of a claim whose volume has it; `node`: where the claim was before.
+    /// The step for the two objects of a bound claim. `node` is the node in the claim's status.
     fn step(c: &VolumeClaim, node: Option<&str>, binding: pv_binding::Seen) -> Step {
         let mut c = c.clone();
         let status = c.status.get_or_insert_default();
@@ -383,7 +383,7 @@ mod tests {
         assert_eq!(reason(with(Some("u"))).0, "NoSuchVolume");
     }
 
-    /// L1: others may have written the status before the claim was bound.
+    /// L1: another user may have written the status of an unbound claim.
     #[test]
     fn l1_a_forged_status_keeps_no_claim_from_its_volume() {
         let (mut c, mut v) = (claim("ns", "c", "v"), ready_volume("v", "eng", true));

@@ -1,4 +1,4 @@
-//! CREATE: the reservation that a volume is taken from (V1, S2).
+//! CREATE: the reservation that gives a volume its bytes (V1, S2).
 
 use kube::ResourceExt;
 
@@ -26,7 +26,7 @@ pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
     })
 }
 
-/// True if a reservation may hold volumes of `role`: it is reserved, for the role or an ancestor.
+/// True if a reservation may hold volumes of `role`: it has its bytes, and is for the role or an ancestor.
 fn may_hold(reservation: &DiskReservation, role: &str) -> bool {
     let reserved = reservation.status.as_ref().is_some_and(|s| s.phase == ReservationPhase::Reserved);
     let covers = Role::name_covers(&reservation.spec.role, role);
@@ -38,8 +38,8 @@ pub fn free(reservation: &DiskReservation) -> u64 {
     reservation.status.as_ref().map_or(0, holder::free)
 }
 
-/// The entries of a reservation that stay beside the volume's. The volume's entry replaces that of the lost object
-/// whose data the volume recovers (X6).
+/// The entries that stay in the reservation beside the volume's entry. A volume that recovers data replaces the entry
+/// of the lost object (X6).
 fn others(volume: &SharedPersistentVolume, entries: &[LedgerEntry]) -> Vec<LedgerEntry> {
     let recovered = volume.spec.recover.as_ref().map(|recover| recover.uid.as_str());
     let lost = |e: &&LedgerEntry| recovered == Some(e.uid.as_str()) && e.role == volume.spec.role;
@@ -57,7 +57,7 @@ fn suits(
         .and_then(|()| backing::suits(volume, reservation, disks))
 }
 
-/// True if the reservation may hold the volume, however much of it is free.
+/// True if the reservation could hold the volume, whatever its free space.
 pub fn could_hold(
     volume: &SharedPersistentVolume,
     reservation: &DiskReservation,
@@ -67,9 +67,9 @@ pub fn could_hold(
     named && may_hold(reservation, &volume.spec.role) && suits(volume, reservation, disks).is_ok()
 }
 
-/// The reservation for the volume: the named one, else one that fits. Of those that fit, one whose disk is ready comes
-/// first (D4), then the nearest in role, then one that can be divided (D2), then the fullest: large free space stays
-/// whole.
+/// Chooses the reservation for the volume: the named reservation, or the best of the fitting ones. A reservation on a
+/// ready disk comes first (D4), then the nearest role, then a divisible reservation (D2). Of equals, the fullest comes
+/// first: this keeps large free spaces in one piece.
 pub fn choose<'a>(
     volume: &SharedPersistentVolume,
     reservations: &[&'a DiskReservation],
@@ -101,7 +101,7 @@ pub fn choose<'a>(
         free(r).saturating_add(ledger::total(entries) - ledger::total(&others(volume, entries)))
     };
     suited.retain(|r| available(r) >= undivided::of_reservation(r, bytes));
-    // The volume that recovers data takes the place of the lost one.
+    // A volume that recovers data replaces the entry of the lost volume.
     let is_full = |r: &&DiskReservation| {
         let listed = |s: &DiskReservationStatus| others(volume, &s.volumes).len() + s.refinements.len();
         r.status.as_ref().map_or(0, listed) >= MOST_ENTRIES
@@ -116,7 +116,7 @@ pub fn choose<'a>(
             .iter()
             .map(|r| format!("{} has {} left", r.name_any(), Size::from_bytes(free(r))))
             .collect();
-        // Caches have no order; a sentence that changes by itself would be written again and again.
+        // Caches have no order. A message in varying order would cause a write each time.
         left.sort();
         Verdict::no(
             reason::RESERVATION_FULL,
@@ -130,8 +130,7 @@ pub fn choose<'a>(
     })
 }
 
-/// The ledger's entries with the volume's own among them, decided again on the reservation as it is now: the cache may be
-/// old.
+/// The entries of the ledger with the volume's entry, decided again on the present reservation: the cache may be old.
 pub fn take_entry(
     volume: &SharedPersistentVolume,
     reservation: &DiskReservation,
@@ -151,13 +150,13 @@ pub fn take_entry(
     })
 }
 
-/// The ledger's entries with the volume's lost entry among them again (S2).
+/// The entries of the ledger, with the volume's lost entry restored (S2).
 pub fn restore_entry(entry: &LedgerEntry, reservation: &DiskReservation) -> Vec<LedgerEntry> {
     let ledger = Holder::<SharedPersistentVolume>::ledger(reservation);
     ledger.set_within(entry.clone(), entry.size.bytes_or_zero(), u64::MAX).into_entries()
 }
 
-/// The reservation's status with that many bytes in the entry of the volume (V7).
+/// The reservation's status with so many bytes in the volume's entry (V7).
 pub fn resize_entry(uid: &str, bytes: u64, reservation: &DiskReservation) -> DiskReservationStatus {
     let ledger = Holder::<SharedPersistentVolume>::ledger(reservation);
     let entry = ledger.entries().iter().find(|entry| entry.uid == uid).cloned();
@@ -198,7 +197,7 @@ fn no_reservation(volume: &SharedPersistentVolume, reservations: &[&DiskReservat
     }
 }
 
-/// Why there is no entry in a reservation that was deleted meanwhile.
+/// Why no entry was taken in a reservation that was deleted in the meantime.
 pub fn reservation_gone() -> Verdict {
     Verdict::no(reason::NO_RESERVATION, "the reservation has just gone; another is looked for")
 }

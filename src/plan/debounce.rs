@@ -1,15 +1,16 @@
-//! A state that passes by itself within seconds is not reported: a status is written once something really waits (T1).
+//! Debounce: a state that usually passes within seconds is not reported at once, which saves a write of the status
+//! (T1).
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-/// For how long a state is not reported.
+/// The time for which a state is not reported.
 pub const DEBOUNCE: Duration = Duration::from_secs(2);
 
-/// True if a state that began at `since` is too young to be reported. With a wrong clock the report comes at once, or a
-/// moment later; nothing else depends on the clock.
+/// True if a state that began at `since` is too young to report. A wrong clock makes the report only earlier or later,
+/// and nothing else depends on the clock.
 pub fn is_passing(since: Option<&Time>, now: Timestamp) -> bool {
     let window = SignedDuration::try_from(DEBOUNCE).unwrap_or_default();
     since.is_some_and(|since| (SignedDuration::ZERO..window).contains(&now.duration_since(since.0)))

@@ -1,12 +1,12 @@
 //! DESTROY: the next step of a volume whose deletion was accepted (X1–X4, S10, S11).
 //!
-//! The order is: rescind → fence → look → tombstone → erase → credit → let go. Rescinding gets two seconds, since the
-//! deletion itself already keeps every claim from binding. The agent fences the volume as soon as it sees the deletion. A
-//! user that is found after all lifts the fence. Each step begins only after the commit of the one before, so an
-//! interruption at any point does no harm.
+//! The order is: rescind offers → fence → look for users → tombstone → erase → release the bytes → remove the
+//! finalizer. Rescinding gets two seconds, since a claim cannot bind to a deleted volume anyway. The agent fences the
+//! volume as soon as the deletion is visible. A user that is found later lifts the fence. Each step begins only after
+//! the commit of the step before, so an interruption at any point does no harm.
 //!
-//! The API server deletes the objects of a deleted CustomResourceDefinition without asking admission. Such a deletion
-//! erases nothing: the object goes without a tombstone, and its data becomes an orphan (X9).
+//! For a deleted CustomResourceDefinition, the API server deletes the objects without asking admission. Such a deletion
+//! erases nothing: the object goes without a tombstone, and the data becomes an orphan (X9).
 
 use std::sync::Arc;
 
@@ -22,36 +22,36 @@ use crate::api::{
 use super::volume::count_users;
 use super::{debounce, names};
 
-/// The state of a volume besides its object.
+/// The state around a volume's object.
 #[derive(Debug)]
 pub struct Seen {
     /// Our finalizer is on the object.
     pub guarded: bool,
     /// An offer still lists the volume.
     pub offered: bool,
-    /// The volume's disk was declared gone, for good: no agent will answer (D4).
+    /// The volume's disk was declared gone for good, so no agent will answer (D4).
     pub disk_gone: bool,
-    /// The node that its disk moved to, read live (D3).
+    /// The node to which the volume's disk moved, read live (D3).
     pub moved_to: Option<String>,
-    /// Claims on the volume's list that are gone, or bound to another volume.
+    /// Claims in the volume's list that are gone, or bound to another volume.
     pub lost_claims: Vec<ClaimBinding>,
-    /// Running and pending pods of the claims on its list.
+    /// Running and pending pods of the claims in the volume's list.
     pub users: Vec<PodRef>,
     /// Live reads, made after the volume was read; `None` before [`Step::LookForUsers`].
     pub live: Option<Live>,
-    /// The reservations whose ledgers have the volume, read live; `None` before [`Step::LookForEntries`]. `Some(None)`:
-    /// the volume's object is gone, or its finalizer is.
+    /// The reservations whose ledgers list the volume, read live; `None` before [`Step::LookForEntries`]. `Some(None)`:
+    /// the volume's object or its finalizer is gone.
     pub entries: Option<Option<Vec<Arc<DiskReservation>>>>,
     /// The time.
     pub now: Timestamp,
 }
 
-/// Answers of the API server itself, not of a cache.
+/// Live reads of the API server, not of a cache.
 #[derive(Debug, Default)]
 pub struct Live {
     /// Pods that use the volume.
     pub pods: Vec<PodRef>,
-    /// The CustomResourceDefinition of volumes is being deleted, or is not there.
+    /// The CustomResourceDefinition of volumes is being deleted, or is missing.
     pub kind_deleted: bool,
 }
 
@@ -60,27 +60,27 @@ pub struct Live {
 pub enum Step {
     /// Read [`Live`] and decide again.
     LookForUsers,
-    /// Read the object and the reservations live and decide again.
+    /// Read the volume and the reservations live, and decide again.
     LookForEntries,
     /// Delete the PersistentVolumes of the lost claims, then write the status. `refused`: users were found, so the
     /// fence is lifted.
     Report {
-        /// The status.
+        /// The new status.
         status: Box<SharedPersistentVolumeStatus>,
-        /// A destruction that is counted as refused.
+        /// True if the metric counts a refused destruction.
         refused: bool,
     },
-    /// Nothing yet: the offers follow the deletion within moments (O6).
+    /// Wait: the offers are rescinded within moments (O6).
     Debounce,
-    /// Remove the labels, which nobody selects by any more: etcd takes no further byte of so large an object.
+    /// Remove the labels, which no selector needs any more. An object near etcd's size limit accepts no further write.
     DropLabels,
-    /// Publish the receipt, then remove the finalizer, and do nothing else: the data stays as an orphan (X9).
+    /// Publish the receipt, then remove the finalizer, and nothing else: the data stays as an orphan (X9).
     Orphan(String),
     /// Publish the receipt, release the entries in these reservations, then remove the finalizer.
     End {
-        /// The reservations; without any, an earlier attempt has published the receipt.
+        /// The reservations. An empty list means that an earlier attempt has published the receipt.
         reservations: Vec<Arc<DiskReservation>>,
-        /// The outcome, for the metric.
+        /// The outcome label of the metric.
         outcome: &'static str,
         /// The receipt.
         receipt: String,
@@ -89,16 +89,16 @@ pub enum Step {
     Rest,
 }
 
-/// A stage of the destruction, with the sentence for the condition.
+/// A stage of the destruction, with the message for the condition.
 #[derive(Debug, PartialEq, Eq)]
 enum Stage {
-    /// Something else must happen first.
+    /// Wait for the event in the message.
     Wait(String),
-    /// Something uses the volume: the agent is to allow mounts, so that its users are not disturbed.
+    /// The volume has users: the agent allows mounts again, so that the users are not disturbed.
     Unfence(String),
-    /// Nothing uses the volume any more: the agent is to refuse new mounts again.
+    /// The volume has no users any more: the agent refuses new mounts again.
     Fence(String),
-    /// Nothing uses the volume and nothing ever will: commit that.
+    /// The volume has no user and can get none: commit the tombstone.
     Tombstone(String),
 }
 
@@ -106,7 +106,7 @@ const FENCING: &str = "new mounts are being refused";
 const ERASING: &str = "its bytes are being erased";
 const LETTING_GO: &str = "the directory that it adopted is being let go";
 
-/// The most bytes of labels of a volume that is being destroyed.
+/// The most bytes of labels on a volume that is being destroyed.
 const MOST_LABELS: usize = 64 << 10;
 
 fn label_bytes(volume: &SharedPersistentVolume) -> usize {
@@ -121,8 +121,8 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     if label_bytes(volume) > MOST_LABELS {
         return Step::DropLabels;
     }
-    // A claim binds on the volume itself, which refuses by now. So an offer that cannot be written, or that somebody
-    // keeps, holds up nothing (O6).
+    // A claim binds by a write of the volume, and a deleted volume refuses. So an offer that stays, by a failed write
+    // or by another writer, delays nothing (O6).
     if seen.offered && debounce::is_passing(volume.metadata.deletion_timestamp.as_ref(), seen.now) {
         return Step::Debounce;
     }
@@ -148,7 +148,8 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
             why
         }
         Stage::Tombstone(why) => {
-            // The write is a compare-and-swap on the object on which no user was seen: a user in between makes it fail.
+            // The write is a compare-and-swap on the object that had no users. A user that comes in between makes the
+            // write fail.
             destroy.tombstone = Some(condition::stored(seen.now));
             status.phase = VolumePhase::Destroyed;
             why
@@ -190,7 +191,7 @@ fn end(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     Step::End { reservations, outcome, receipt }
 }
 
-/// The stage of the destruction, or a step that writes no status; `volume` has the users now.
+/// The stage of the destruction, or a step that writes no status. `volume` has its present users.
 fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
     let status = volume.status.clone().unwrap_or_default();
     let destroy = status.destroy.clone().unwrap_or_default();
@@ -203,7 +204,7 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
     };
 
     if destroy.tombstone.is_some() || status.node_name.is_none() {
-        // Without a node no agent ever saw the volume: there is nothing to erase.
+        // A volume without a node was never made by an agent, so the disk has nothing to erase.
         let nothing_to_erase =
             status.node_name.is_none() || seen.disk_gone || node.backing == BackingState::Erased;
         return if nothing_to_erase { Err(end(volume, seen)) } else { Ok(Stage::Wait(name(ending))) };
@@ -219,10 +220,10 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
         return hold(format!("it waits for pod {} to end", names(&status.users, status.user_count as usize)));
     }
     let users = |live: &Live| (!live.pods.is_empty()).then(|| waits_for_pods(&live.pods));
-    // The kind is read after the volume: its deletion comes before that of its objects.
+    // The CustomResourceDefinition is read after the volume, since its deletion precedes the deletion of its objects.
     let orphaned = |live: &Live| live.kind_deleted.then(|| Err(Step::Orphan(orphan(volume, &status))));
     if seen.disk_gone {
-        // Nothing is erased, so a process that still has the volume mounted loses nothing.
+        // Nothing is erased here, so a process that still has the volume mounted loses nothing.
         let Some(live) = &seen.live else { return Err(Step::LookForUsers) };
         let tombstone = || Ok(Stage::Tombstone("its disk was declared gone".to_owned()));
         return users(live).map(hold).or_else(|| orphaned(live)).unwrap_or_else(tombstone);
@@ -235,7 +236,7 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
         return Ok(Stage::Wait(name(FENCING)));
     }
     if node.in_use {
-        // Its pods are gone from the API, yet the kernel still has a mount: a lingering process keeps its data.
+        // The pods are gone from the API, and the kernel still has a mount: a lingering process keeps its data.
         let by = match node.mounted_by.is_empty() {
             true => "a process".to_owned(),
             false => names(&node.mounted_by, node.mounted_by.len()),
@@ -250,7 +251,7 @@ fn waits_for_pods(pods: &[PodRef]) -> String {
     format!("it waits for pod {} to end", names(pods, pods.len()))
 }
 
-/// The receipt of a volume whose data stays without an object.
+/// The receipt of a volume whose data becomes an orphan.
 fn orphan(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus) -> String {
     format!(
         "the kind SharedPersistentVolume was deleted, and nothing is erased because of that: the data of volume {} stays on \
@@ -313,12 +314,12 @@ mod tests {
         Some(Live { pods, kind_deleted: false })
     }
 
-    /// A reservation whose ledger has the volume.
+    /// A reservation whose ledger lists the volume.
     fn held() -> Vec<Arc<DiskReservation>> {
         vec![Arc::new(reserved("r", "eng", 1, &[("v", 1)]))]
     }
 
-    /// The reservations that get the bytes back in the last step.
+    /// The reservations that get their bytes back in the last step.
     fn credited(step: Result<Stage, Step>) -> Vec<String> {
         match step {
             Err(Step::End { reservations, .. }) => reservations.iter().map(|r| r.name_any()).collect(),
@@ -475,7 +476,7 @@ mod tests {
         assert_eq!(next(&v, &offered(9)), Step::LookForUsers);
     }
 
-    /// A8. Labels were not always bounded.
+    /// A8. Labels of old objects may be larger than the present bound.
     #[test]
     fn l5_a_volume_with_a_megabyte_of_labels_can_go() {
         let mut v = ready_volume("v", "eng", true);

@@ -1,4 +1,4 @@
-//! The NodeDisk of a disk: decided by the ID stored on the disk, whatever its node and its path are called (D3).
+//! The NodeDisk of a disk, found by the ID that is stored on the disk. Names of node and path do not count (D3).
 
 use kube::ResourceExt;
 use ring::signature::{ED25519, UnparsedPublicKey};
@@ -9,19 +9,19 @@ use crate::api::{NodeDisk, TakeOver};
 /// The NodeDisk of a configured disk.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Identity<'a> {
-    /// This node has a NodeDisk of the disk's name already. A later comparison of the IDs refuses a wrong disk.
+    /// This node has a NodeDisk of that disk name already. A wrong disk is refused later, when the IDs are compared.
     Known(&'a NodeDisk),
-    /// The disk's ID is new: a NodeDisk of this name is to be made.
+    /// The disk's ID is new: make a NodeDisk of this name.
     New(String),
-    /// The disk was in a node of another name, or had another name in this one. While there is a Node of the old name, it
-    /// may be a copy, and the API server refuses the request (`reservoir-agent-takes-over`).
+    /// The disk was in another node, or had another name in this node. A disk that is still in the old node may be a
+    /// copy. So the API server refuses the request while the old Node exists (`reservoir-agent-takes-over`).
     TakeOver(&'a NodeDisk),
-    /// The disk is not served, for this reason.
+    /// The disk is not served, for the given reason.
     Refused(String),
 }
 
-/// Decides the NodeDisk of the disk that `node`'s configuration calls `disk`. `id` is the ID stored on it, or why it
-/// cannot be read; `configured` are the names of all disks of the node.
+/// Decides the NodeDisk of the disk that is named `disk` in the configuration of `node`. `id` is the ID stored on the
+/// disk, or the error of reading the ID. `configured` lists the names of all disks of the node.
 pub fn identify<'a>(
     node: &str,
     disk: &str,
@@ -29,7 +29,7 @@ pub fn identify<'a>(
     id: Result<&str, String>,
     all: &'a [NodeDisk],
 ) -> Identity<'a> {
-    // The present NodeDisk comes first: another disk at the same path is refused, not adopted.
+    // The existing NodeDisk comes first: another disk at the same path is refused, not adopted.
     if let Some(known) = all.iter().find(|d| d.spec.node_name == node && d.spec.disk_name == disk) {
         return Identity::Known(known);
     }
@@ -37,7 +37,7 @@ pub fn identify<'a>(
         Ok(id) => id,
         Err(why) => return Identity::Refused(why),
     };
-    // Another node may have copied the ID, which everybody can read.
+    // Every process can read the ID, so another node may have copied it.
     let same = all.iter().filter(|object| object.spec.disk_id == id);
     let Some(found) = same.min_by_key(|object| object.creation_timestamp()) else {
         let name = format!("{node}.{disk}");
@@ -45,7 +45,7 @@ pub fn identify<'a>(
         let taken = all.iter().any(|object| object.name_any() == name);
         return Identity::New(if taken { format!("{name}-{}", id.get(..8).unwrap_or(id)) } else { name });
     };
-    // A disk that was declared gone elsewhere, or under another name, is gone here too (D4).
+    // A disk that was declared gone under another node or name is gone here too (D4).
     if let Some(why) = declared_gone(found) {
         return Identity::Refused(why);
     }
@@ -59,7 +59,7 @@ pub fn identify<'a>(
     Identity::TakeOver(found)
 }
 
-/// The refusal of a disk that an administrator declared gone; `None` for any other.
+/// Refuses a disk that an administrator declared gone; `None` for any other disk.
 pub fn declared_gone(object: &NodeDisk) -> Option<String> {
     let name = object.name_any();
     object.spec.gone.then(|| {
@@ -71,17 +71,17 @@ pub fn declared_gone(object: &NodeDisk) -> Option<String> {
     })
 }
 
-/// The event on a NodeDisk whose ID a disk of another node has, which the API server did not let take over.
+/// The event on a NodeDisk whose take-over the API server refused, because a disk of another node has the same ID.
 pub fn copy_refused(node: &str, why: &str) -> String {
     format!("node {node} has a disk with the ID of this one: {why}")
 }
 
-/// The text that the agent of a node signs with the key of a disk, to take its NodeDisk over (A7).
+/// The text that an agent signs with the key of a disk, to take over the disk's NodeDisk (A7).
 pub fn take_over_text(object: &NodeDisk, node: &str, disk: &str) -> String {
     format!("NodeDisk {} is disk {disk} of node {node}", object.uid().unwrap_or_default())
 }
 
-/// The refusal of a disk that has a NodeDisk elsewhere and no key to prove that.
+/// The refusal of a disk that has a NodeDisk on another node and no key as a proof.
 pub fn without_key(object: &NodeDisk) -> String {
     let (name, node) = (object.name_any(), &object.spec.node_name);
     format!(
@@ -90,8 +90,8 @@ pub fn without_key(object: &NodeDisk) -> String {
     )
 }
 
-/// The answer to a request to take a NodeDisk over: its changes, and why it was refused (D3, A7). `node_is_there` is a live
-/// read of the Node that the disk was in.
+/// The answer to a request to take over a NodeDisk: the changes of the NodeDisk, and the reason of a refusal (D3, A7).
+/// `node_is_there` is a live read of the disk's former Node.
 pub fn answer(object: &NodeDisk, request: &TakeOver, node_is_there: bool) -> (Value, Option<String>) {
     let TakeOver { node_name: node, disk_name: disk, proof } = request;
     let text = take_over_text(object, node, disk);

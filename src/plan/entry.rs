@@ -1,8 +1,8 @@
-//! The entry that a reservation has in the ledgers of others: its disk or its parent, and the VolumeRoles whose quota
-//! counts it (R1, R4, Q2).
+//! The entries of a reservation in the ledgers of other objects: its disk or its parent, and the VolumeRoles whose
+//! quota counts the reservation (R1, R4, Q2).
 //!
-//! The entry is written before the reservation says that it has the bytes, and carries its UID: a controller that dies in
-//! between finds the entry again. Bytes too many are taken off the entry afterwards, by any controller that sees them.
+//! An entry is written before the status of the reservation, and carries the reservation's UID. So after a crash in
+//! between, the next controller finds the entry. An entry with too many bytes is cut later, by any controller.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -15,7 +15,7 @@ use crate::api::{DiskReservation, LedgerEntry, Role, SharedPersistentVolume, Siz
 use super::holder::{Holder, size};
 use super::undivided;
 
-/// The entry that a reservation asks for.
+/// The entry for the size in the reservation's spec.
 pub fn entry(reservation: &DiskReservation) -> Result<LedgerEntry, Verdict> {
     let invalid = |error: String| Verdict::no(reason::INVALID, error);
     Role::parse(&reservation.spec.role).map_err(|e| invalid(e.to_string()))?;
@@ -23,7 +23,7 @@ pub fn entry(reservation: &DiskReservation) -> Result<LedgerEntry, Verdict> {
     Ok(entry_of(reservation, undivided::of_reservation(reservation, asked)))
 }
 
-/// An entry of the reservation over so many bytes.
+/// An entry of the reservation with so many bytes.
 pub fn entry_of(reservation: &DiskReservation, bytes: u64) -> LedgerEntry {
     LedgerEntry {
         name: reservation.name_any(),
@@ -33,13 +33,13 @@ pub fn entry_of(reservation: &DiskReservation, bytes: u64) -> LedgerEntry {
     }
 }
 
-/// Bytes that the reservation asks for beyond what it has.
+/// Bytes that the reservation requests beyond its present size.
 pub fn asked(reservation: &DiskReservation) -> Result<u64, Verdict> {
     let has = reservation.status.as_ref().filter(|s| s.node_disk.is_some()).map_or(0, size);
     Ok(entry(reservation)?.size.bytes_or_zero().saturating_sub(has))
 }
 
-/// True if a reservation has its bytes.
+/// True if the reservation has its bytes.
 pub fn is_placed(reservation: &DiskReservation) -> bool {
     reservation.status.as_ref().is_some_and(|s| s.node_disk.is_some())
 }
@@ -48,18 +48,18 @@ pub fn is_placed(reservation: &DiskReservation) -> bool {
 pub struct ByName<'a>(HashMap<&'a str, &'a DiskReservation>);
 
 impl<'a> ByName<'a> {
-    /// Finds these.
+    /// Indexes the reservations by name.
     pub fn new(all: impl IntoIterator<Item = &'a DiskReservation>) -> Self {
         Self(all.into_iter().filter_map(|r| Some((r.metadata.name.as_deref()?, r))).collect())
     }
 
-    /// The role of the reservation that another one is, or is to be, carved out of.
+    /// The role of the reservation that `refinement` is, or is to be, carved out of.
     pub fn parent_role(&self, refinement: &DiskReservation) -> Option<&'a str> {
         let parent = self.0.get(refinement.spec.parent.as_deref()?).filter(|p| is_parent(p, refinement))?;
         Some(&parent.spec.role)
     }
 
-    /// The entries of a ledger whose reservation is gone, has shrunk, or is elsewhere.
+    /// The entries of a ledger whose reservation is gone, has shrunk, or is placed elsewhere.
     pub fn unsettled<H: Holder<DiskReservation>>(&self, holder: &H) -> Vec<LedgerEntry> {
         let owner = |entry: &LedgerEntry| {
             self.0.get(&*entry.name).filter(|r| r.metadata.uid.as_ref() == Some(&entry.uid))
@@ -72,19 +72,19 @@ impl<'a> ByName<'a> {
 
 /// The owner of an entry, read live after the ledger.
 pub enum Owner {
-    /// The reservation, and the role of the one that it was carved out of.
+    /// The reservation, and the role of its parent, if any.
     Is(Box<DiskReservation>, Option<String>),
-    /// The reservation is gone; `lived_in`: somebody took its finalizer off by hand, and its bytes are still in use (S3).
+    /// The reservation is gone. With `lived_in`, its finalizer was removed by hand while its bytes were in use (S3).
     Gone {
-        /// True if a volume or a refinement is in it.
+        /// True if a volume or a refinement is in the reservation.
         lived_in: bool,
     },
 }
 
-/// The holder's status with the entries brought within their bounds.
+/// The holder's status, with the entries brought within their bounds.
 ///
-/// The ledger is read before the reservations, and written by compare-and-swap: an entry that grows for a reservation that
-/// grows meanwhile is not cut.
+/// The ledger is read before the reservations, and written by compare-and-swap. An entry that has grown since then
+/// makes the write fail, so the entry of a growing reservation is never cut.
 pub fn settled<H: Holder<DiskReservation>>(holder: &H, owners: &[(LedgerEntry, Owner)]) -> H::Status {
     let mut ledger = holder.ledger();
     for (entry, owner) in owners {
@@ -100,14 +100,14 @@ pub fn settled<H: Holder<DiskReservation>>(holder: &H, owners: &[(LedgerEntry, O
     holder.with_entries(ledger.into_entries())
 }
 
-/// True if the entry of the reservation, if there is one, is within its bounds.
+/// True if the reservation's entry, if any, is within its bounds.
 pub fn fits<H: Holder<DiskReservation>>(holder: &H, of: &DiskReservation, parent: Option<&str>) -> bool {
     let held = holder.ledger().get(of.metadata.uid.as_deref().unwrap_or_default()).unwrap_or(0);
     bounds(holder, of, parent).contains(&held)
 }
 
-/// The least and the most that the entry may hold: never less than the reservation has, never more than it asks for
-/// besides.
+/// The least and the most bytes of the entry. The least is the present size of the reservation, and the most is the
+/// requested size.
 pub fn bounds<H: Holder<DiskReservation>>(
     holder: &H,
     reservation: &DiskReservation,
@@ -118,7 +118,7 @@ pub fn bounds<H: Holder<DiskReservation>>(
     match has {
         _ if !holder.belongs(reservation, parent) => 0..=0,
         None if is_deleted => 0..=0,
-        // The entry goes in its own step, once nothing lives in the reservation.
+        // The entry is released in a separate step, once the reservation is empty.
         Some(_) if is_deleted => 0..=u64::MAX,
         has => {
             let has = has.unwrap_or(0);

@@ -1,4 +1,4 @@
-//! The objects that have a ledger: one trait for all of them (S1).
+//! The objects that have a ledger, behind one trait (S1).
 
 use std::collections::BTreeMap;
 
@@ -17,16 +17,17 @@ use super::{orphans, quota, undivided};
 pub trait Holder<Held>: HasStatus {
     /// The ledger.
     fn ledger(&self) -> Ledger<'_>;
-    /// The status with these entries and the sums that follow from them, so that both change in one write.
+    /// The status with these entries and with the sums of these entries, for one write.
     fn with_entries(&self, entries: Vec<LedgerEntry>) -> Self::Status;
-    /// True if an entry of `held` belongs here. `parent` is the role of the reservation that a refinement is carved out of.
+    /// True if an entry of `held` belongs into this ledger. `parent` is the role of the reservation that `held` was
+    /// carved out of.
     fn belongs(&self, held: &Held, parent: Option<&str>) -> bool;
-    /// The largest entry of a `held` that asks for `asked` bytes.
+    /// The largest permitted entry of a `held` object that requests `asked` bytes.
     fn at_most(&self, held: &Held, asked: u64) -> u64;
 }
 
 impl Holder<DiskReservation> for NodeDisk {
-    /// Bytes of data without an object are kept for the reservation that the data lived in (X6).
+    /// Bytes of an orphan are held back for the orphan's reservation (X6).
     fn ledger(&self) -> Ledger<'_> {
         let kept = |status| orphans::kept(status, |_| true);
         self.status.as_ref().map_or(Ledger::new(&[], 0), |status| on_disk(status, kept(status)))
@@ -53,7 +54,7 @@ impl Holder<DiskReservation> for NodeDisk {
     }
 }
 
-/// A reservation has the ledger of its refinements (R4).
+/// The ledger of a reservation's refinements (R4).
 impl Holder<DiskReservation> for DiskReservation {
     fn ledger(&self) -> Ledger<'_> {
         self.status.as_ref().map_or(Ledger::new(&[], 0), refinements)
@@ -74,7 +75,7 @@ impl Holder<DiskReservation> for DiskReservation {
     }
 }
 
-/// A reservation has the ledger of its volumes (V1).
+/// The ledger of a reservation's volumes (V1).
 impl Holder<SharedPersistentVolume> for DiskReservation {
     fn ledger(&self) -> Ledger<'_> {
         self.status.as_ref().map_or(Ledger::new(&[], 0), volumes)
@@ -109,8 +110,8 @@ impl Holder<DiskReservation> for VolumeRole {
         quota::charges(&self.spec.role, &reservation.spec.role, parent)
     }
 
-    /// A reservation that waits may be about to take all of an undivided disk or reservation, which its role cannot see
-    /// (D2): its entry is not cut.
+    /// A waiting reservation may be about to take all of an undivided disk or reservation, which its role cannot see
+    /// (D2). So its entry is not cut.
     fn at_most(&self, reservation: &DiskReservation, asked: u64) -> u64 {
         let waits = reservation.status.as_ref().is_none_or(|s| s.node_disk.is_none());
         if waits && asked > 0 { u64::MAX } else { asked }
@@ -123,45 +124,45 @@ fn on_disk(status: &NodeDiskStatus, kept: u64) -> Ledger<'_> {
     Ledger::new(&status.reservations, allocatable.saturating_sub(kept))
 }
 
-/// The ledger of a disk as one reservation finds it: bytes that are kept for its own data are free to it (X6).
+/// The ledger of a disk for one reservation, to which bytes of its own orphans are free (X6).
 pub fn ledger_for<'a>(disk: &'a NodeDisk, reservation: &DiskReservation) -> Ledger<'a> {
     let others = |of: &Reserved| !orphans::is_of(of, reservation);
     disk.status.as_ref().map_or(Ledger::new(&[], 0), |status| on_disk(status, orphans::kept(status, others)))
 }
 
-/// The ledger of a reservation's volumes: bytes of refinements are not theirs (S1).
+/// The ledger of a reservation's volumes, without the bytes of refinements (S1).
 pub fn volumes(status: &DiskReservationStatus) -> Ledger<'_> {
     let size = size(status).saturating_sub(ledger::total(&status.refinements));
     Ledger::new(&status.volumes, size).beside(&status.refinements)
 }
 
-/// The ledger of a reservation's refinements: bytes of volumes are not theirs (S1).
+/// The ledger of a reservation's refinements, without the bytes of volumes (S1).
 pub fn refinements(status: &DiskReservationStatus) -> Ledger<'_> {
     let size = size(status).saturating_sub(ledger::total(&status.volumes));
     Ledger::new(&status.refinements, size).beside(&status.volumes)
 }
 
-/// Bytes that a volume has in the ledger of a reservation.
+/// Bytes of a volume's entry in the ledger of a reservation.
 pub fn held_by_volume(reservation: &DiskReservation, uid: &str) -> Option<u64> {
     reservation.status.as_ref().and_then(|status| volumes(status).get(uid))
 }
 
-/// Bytes that a reservation has.
+/// Bytes that a reservation has now.
 pub fn size(status: &DiskReservationStatus) -> u64 {
     status.size.as_ref().map_or(0, Size::bytes_or_zero)
 }
 
-/// Bytes that volumes and refinements have of a reservation.
+/// Bytes of a reservation that volumes and refinements hold.
 pub fn used(status: &DiskReservationStatus) -> u64 {
     ledger::total(&status.volumes).saturating_add(ledger::total(&status.refinements))
 }
 
-/// Bytes of a reservation that neither a volume nor a refinement has.
+/// Bytes of a reservation that neither volumes nor refinements hold.
 pub fn free(status: &DiskReservationStatus) -> u64 {
     size(status).saturating_sub(used(status))
 }
 
-/// True if volumes may be made in a reservation, and others carved out of it.
+/// True if volumes may be made in the reservation, and refinements carved out of it.
 pub fn serves(reservation: &DiskReservation) -> bool {
     let phase = reservation.status.as_ref().map(|s| s.phase);
     phase == Some(ReservationPhase::Reserved) && reservation.metadata.deletion_timestamp.is_none()
@@ -179,7 +180,7 @@ pub fn with_sums(status: DiskReservationStatus) -> DiskReservationStatus {
 /// The most roles of a disk that are listed (A8).
 const MOST_ROLES: usize = 100;
 
-/// Bytes that each role reserved on a disk, by name (D1). Of too many roles those that reserved most are listed.
+/// Bytes that each role has reserved on a disk, by name (D1). Of too many roles, the largest are listed.
 fn roles_on_disk(entries: &[LedgerEntry]) -> Vec<RoleOnDisk> {
     let mut by_role: BTreeMap<&str, Vec<LedgerEntry>> = BTreeMap::new();
     for entry in entries {

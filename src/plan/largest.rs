@@ -1,4 +1,4 @@
-//! The largest objects that lists and copies can make: each stays below a megabyte, for etcd takes one and a half (A8).
+//! The largest objects that lists and copies can produce. etcd accepts 1.5 MB, and each object stays below 1 MB (A8).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ fn pods() -> Vec<PodRef> {
     (0..2000).map(pod).collect()
 }
 
-/// The bytes of the object without its labels and annotations, which admission bounds.
+/// The bytes of the object without labels and annotations, which admission bounds.
 fn bytes(object: &impl serde::Serialize) -> usize {
     serde_json::to_vec(object).unwrap().len()
 }
@@ -54,7 +54,7 @@ fn largest_volume() -> SharedPersistentVolume {
     node.released = status.claims.iter().map(|claim| claim.uid.clone()).collect();
     (node.mounted_by, status.node_name) = (pods()[..16].into(), Some(long(0)));
     *status = volume::count_users(status.clone(), pods());
-    // A reservation in a reservation, as deep as a role can have components.
+    // Refinements nested as deep as a role may have components.
     let mut levels: Vec<_> = (0..8)
         .map(|i| {
             let mut level = reserved(&long(i), &role(), 1, &[]);

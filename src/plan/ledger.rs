@@ -1,14 +1,14 @@
-//! The ledger: who holds how many bytes of something (S1).
+//! The ledger: a list of holders and of the bytes that each holds (S1).
 //!
-//! One type for all: a `NodeDisk` holds reservations, a `DiskReservation` volumes and refinements, a `VolumeRole` the
-//! reservations that count towards its limit. The object that has the ledger is written by compare-and-swap, so of two
-//! that want the last bytes one wins.
+//! All ledgers have this type: a `NodeDisk` holds reservations, a `DiskReservation` volumes and refinements, a
+//! `VolumeRole` the reservations that its quota counts. The object with the ledger is written by compare-and-swap. So
+//! two requests for the last bytes cannot both succeed.
 
 use std::borrow::Cow;
 
 use crate::api::{LedgerEntry, Size};
 
-/// The entries of one ledger, and how many bytes they may hold in all.
+/// The entries of one ledger, and the most bytes of all entries together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ledger<'a> {
     entries: Cow<'a, [LedgerEntry]>,
@@ -17,10 +17,10 @@ pub struct Ledger<'a> {
     most: usize,
 }
 
-/// The most entries in the ledgers of an object. The object stays small enough for the API server (A8).
+/// The most entries in all ledgers of one object, which keeps the object small enough for the API server (A8).
 pub const MOST_ENTRIES: usize = 1000;
 
-/// Why a ledger gives nothing.
+/// Why no entry can be taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refused {
     /// Too few bytes are free.
@@ -30,27 +30,27 @@ pub enum Refused {
         /// Bytes that are missing.
         missing: u64,
     },
-    /// The object lists [`MOST_ENTRIES`] already.
+    /// The object lists [`MOST_ENTRIES`] entries already.
     Full,
 }
 
-/// Sum of the entries. The sum saturates, so that no sum of hostile sizes looks small.
+/// Sum of the entries. The sum saturates, so that huge sizes cannot overflow to a small sum.
 pub fn total(entries: &[LedgerEntry]) -> u64 {
     entries.iter().map(bytes).fold(0, u64::saturating_add)
 }
 
-/// Bytes that the entry holds; a size that cannot be read holds everything.
+/// Bytes of the entry. An unreadable size counts as the whole capacity.
 fn bytes(entry: &LedgerEntry) -> u64 {
     entry.size.bytes().unwrap_or(u64::MAX)
 }
 
 impl<'a> Ledger<'a> {
-    /// The ledger of these entries.
+    /// A ledger of these entries and this capacity.
     pub fn new(entries: &'a [LedgerEntry], capacity: u64) -> Self {
         Self { entries: Cow::Borrowed(entries), capacity, most: MOST_ENTRIES }
     }
 
-    /// The same ledger, in an object that lists so many others besides.
+    /// The same ledger, in an object that lists `others` too.
     pub fn beside(self, others: &[LedgerEntry]) -> Self {
         Self { most: self.most.saturating_sub(others.len()), ..self }
     }
@@ -60,17 +60,17 @@ impl<'a> Ledger<'a> {
         &self.entries
     }
 
-    /// The entries, to be written.
+    /// The entries, for a write.
     pub fn into_entries(self) -> Vec<LedgerEntry> {
         self.entries.into_owned()
     }
 
-    /// Bytes that the entry of that UID holds.
+    /// Bytes of the entry with that UID.
     pub fn get(&self, uid: &str) -> Option<u64> {
         self.entries.iter().find(|entry| entry.uid == uid).map(bytes)
     }
 
-    /// Bytes that all entries hold.
+    /// Bytes of all entries.
     pub fn total(&self) -> u64 {
         total(&self.entries)
     }
@@ -80,8 +80,8 @@ impl<'a> Ledger<'a> {
         self.capacity.saturating_sub(self.total())
     }
 
-    /// Takes at least `entry`'s size. An entry of that UID that is large enough stays as it is, so the step can be
-    /// repeated; a smaller one grows (R6).
+    /// Takes an entry of at least `entry`'s size. A large enough entry with that UID stays unchanged, so the step can
+    /// be repeated. A smaller entry grows (R6).
     pub fn take(self, entry: LedgerEntry) -> Result<Self, Refused> {
         let (wanted, held) = (bytes(&entry), self.get(&entry.uid));
         if held.is_none() && self.entries.len() >= self.most {
@@ -94,8 +94,8 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// Brings the entry of `entry`'s UID between `low` and `high` bytes. Below `low` the entry becomes `low`, whatever is
-    /// free, because those bytes were promised. No entry of zero bytes is left.
+    /// Brings the entry with `entry`'s UID between `low` and `high` bytes. The entry gets `low` bytes even without free
+    /// space, since the owner already has these bytes. An entry of zero bytes is removed.
     pub fn set_within(mut self, entry: LedgerEntry, low: u64, high: u64) -> Self {
         let held = self.get(&entry.uid).unwrap_or(0);
         let size = held.min(high).max(low);
@@ -113,7 +113,7 @@ impl<'a> Ledger<'a> {
         self
     }
 
-    /// Releases the entry of that UID.
+    /// Releases the entry with that UID.
     pub fn release(mut self, uid: &str) -> Self {
         if self.get(uid).is_some() {
             self.entries.to_mut().retain(|held| held.uid != uid);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     proptest! {
-        /// S1: no sequence of operations takes more than there is.
+        /// S1: no sequence of operations takes more than the capacity.
         #[test]
         fn s1_never_more_than_there_is(ops in proptest::collection::vec((0u8..8, 1u64..1 << 40, any::<bool>()), 0..64), capacity in 0u64..1 << 41) {
             let mut ledger = Ledger::new(&[], capacity);

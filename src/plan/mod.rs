@@ -1,6 +1,6 @@
-//! Decisions, made from what was seen: no client, no clock, no I/O. Imports only [`crate::api`].
+//! Decisions as pure functions: no client, no clock, no I/O. This module imports only [`crate::api`].
 //!
-//! Each file is one decision. The controller and the agent gather what a decision looks at, and apply it.
+//! Each file is one decision. The controller and the agent gather the input of a decision, and apply its steps.
 
 pub mod adopt;
 pub mod allocatable;
@@ -43,10 +43,10 @@ pub mod undivided;
 pub mod usage;
 pub mod volume;
 
-/// At most this many pods are listed in a status; their number is always the whole one.
+/// The most pods in the list of a status. The count beside the list covers all pods.
 pub const LISTED_PODS: usize = 16;
 
-/// `a`, `a and b`, `a, b and c`, `a, b, c and 7 more`: the first three names, and how many there are besides.
+/// `a`, `a and b`, `a, b and c`, `a, b, c and 7 more`: the first three names, and the number of the others.
 pub(crate) fn names<T: std::fmt::Display>(items: &[T], total: usize) -> String {
     let shown: Vec<String> = items.iter().take(3).map(ToString::to_string).collect();
     let more = total.saturating_sub(shown.len());
@@ -58,7 +58,7 @@ pub(crate) fn names<T: std::fmt::Display>(items: &[T], total: usize) -> String {
     }
 }
 
-/// Borrows what a cache returned, as the decisions take it.
+/// Borrows a cache's objects in the form that the decisions take.
 pub fn refs<K>(items: &[std::sync::Arc<K>]) -> Vec<&K> {
     items.iter().map(AsRef::as_ref).collect()
 }

@@ -1,4 +1,4 @@
-//! The agent's report of a disk of its node (D1, D5).
+//! The agent's report on a disk of its node (D1, D5).
 
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
@@ -16,41 +16,42 @@ use super::{allocatable, ledger, names, orphans, undivided};
 pub enum Step {
     /// Write the spec and decide again.
     Spec(Box<NodeDiskSpec>),
-    /// Bring the static reservations to the configuration, and write the status.
+    /// Apply the changes of the static reservations, and write the status.
     Report {
-        /// The static reservations that differ.
+        /// The changes of the static reservations.
         reservations: Changes,
         /// The status.
         status: Box<NodeDiskStatus>,
     },
 }
 
-/// A disk as its agent found it, in bytes.
+/// A disk as seen by its agent, in bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// Its spec by the configuration, with the ID that is stored on it; `None` if that cannot be read.
+    /// The spec by the configuration, with the ID stored on the disk; `None`: the ID cannot be read.
     pub ours: Option<NodeDiskSpec>,
     /// The static reservations of the configuration, by role.
     pub configured: Vec<(String, Size)>,
     /// Size of the disk.
     pub capacity: u64,
-    /// Held back for the system.
+    /// Bytes held back for the system.
     pub system_reserved: u64,
     /// Capacity less what is held back.
     pub allocatable: u64,
-    /// Free now.
+    /// Bytes that are free now.
     pub free: u64,
-    /// Taken by volumes with an object, and by orphans whose space is kept (`plan::orphans`).
+    /// Bytes of volumes with an object, and of orphans whose space is held back (`plan::orphans`).
     pub kept: u64,
-    /// The proof that sizes are enforced, or why there is none; `None` if it was not looked for.
+    /// The result of the enforcement test, with its evidence; `None`: the test did not run.
     pub enforcement: Option<(EnforcementState, String)>,
-    /// Volumes on it without an object (S14).
+    /// Volumes on the disk without an object (S14).
     pub orphans: Vec<Orphan>,
-    /// Why the disk is not served.
+    /// The reason, if the disk is not served.
     pub error: Option<String>,
 }
 
-/// The next step; `seen` is `None` for a disk that is not configured any more, `found` are the reservations on it.
+/// The agent's next step. `seen` is `None` for a disk that is no longer configured; `found` lists the disk's
+/// reservations.
 pub fn next(disk: &NodeDisk, seen: Option<Seen>, found: &[DiskReservation], now: Timestamp) -> Step {
     let name = disk.name_any();
     let Some(mut seen) = seen else {
@@ -63,7 +64,7 @@ pub fn next(disk: &NodeDisk, seen: Option<Seen>, found: &[DiskReservation], now:
             seen.error = Some(other_disk(disk, &ours.disk_id));
         }
         Some(ours) => {
-            // A disk that is not served now keeps its key. What others write here is theirs.
+            // A disk that is not served keeps its key. The fields `gone` and `takeOver` belong to other writers.
             let key = ours.key.clone().or_else(|| disk.spec.key.clone());
             let ours = NodeDiskSpec { key, ..ours.clone() };
             let (gone, take_over) = (disk.spec.gone, disk.spec.take_over.clone());
@@ -81,7 +82,7 @@ pub fn next(disk: &NodeDisk, seen: Option<Seen>, found: &[DiskReservation], now:
     Step::Report { reservations, status }
 }
 
-/// The refusal of a disk that has another ID than its NodeDisk.
+/// The refusal of a disk whose ID differs from the ID of its NodeDisk.
 fn other_disk(disk: &NodeDisk, id: &str) -> String {
     let (path, name, expected) = (&disk.spec.path, disk.name_any(), &disk.spec.disk_id);
     format!(
@@ -90,7 +91,7 @@ fn other_disk(disk: &NodeDisk, id: &str) -> String {
     )
 }
 
-/// The status of a disk that is configured.
+/// The status of a configured disk.
 fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) -> NodeDiskStatus {
     let mut status = disk.status.clone().unwrap_or_default();
     status.enforcement = seen.enforcement.map(|(state, found)| enforcement(state, found, disk));
@@ -105,7 +106,7 @@ fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) ->
             };
             let published = status.allocatable.as_ref().map(Size::bytes_or_zero);
             let allocatable = match undivided::is_undivided(disk.spec.kind) {
-                // No other files fill it, and its one volume may take all of it (D2).
+                // No other files fill an undivided disk, and its one volume may take all bytes (D2).
                 true => seen.allocatable,
                 false => allocatable::of_measured(measured, published),
             };
@@ -135,7 +136,7 @@ fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) ->
     with_verdict(disk, status, verdict, now)
 }
 
-/// The status of a disk that is not configured any more; `still_used` are its static reservations in use.
+/// The status of a disk that is no longer configured; `still_used` lists its static reservations in use.
 fn report_unconfigured(disk: &NodeDisk, still_used: &[String], now: Timestamp) -> NodeDiskStatus {
     let message = "it is not in the agent's configuration any more; its data stays".to_owned();
     let verdict = Verdict::no(reason::DISK_REFUSED, message + &unconfigured(still_used));
@@ -148,7 +149,7 @@ fn with_verdict(
     verdict: Verdict,
     now: Timestamp,
 ) -> NodeDiskStatus {
-    // Numbers that drift are no news.
+    // A changed number in the message alone causes no write.
     let same = condition::get(&status.conditions, DISK_HEALTHY).is_some_and(|present| {
         present.reason == verdict.reason
             && (present.reason == reason::SPACE_TAKEN || present.message == verdict.message)
@@ -159,7 +160,7 @@ fn with_verdict(
     status
 }
 
-/// The proof that sizes are enforced (D5), in a sentence.
+/// The result of the enforcement test (D5), with a message.
 fn enforcement(state: EnforcementState, found: String, disk: &NodeDisk) -> Enforcement {
     let message = match state {
         EnforcementState::Whole => "it is handed out whole, so its own size is the limit".to_owned(),
@@ -256,7 +257,7 @@ mod tests {
         assert!(message.starts_with("other files on /d took 2Gi of the 8Gi"), "{message}");
     }
 
-    /// The step that is not a spec: the reservations to make, and the status.
+    /// The step after the spec is up to date: the reservations to make, and the status.
     fn reported(disk: &NodeDisk, seen: Option<Seen>, found: &[DiskReservation]) -> (Changes, NodeDiskStatus) {
         match next(disk, seen, found, Timestamp::UNIX_EPOCH) {
             Step::Report { reservations, status } => (reservations, *status),

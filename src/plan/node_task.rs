@@ -1,4 +1,4 @@
-//! The agent's next step with a volume of its node, and its report of the outcome (V9, X2, X3).
+//! The agent's next step for a volume of its node, and its report of the outcome (V9, X2, X3).
 
 use std::time::Duration;
 
@@ -13,17 +13,16 @@ use crate::api::{
 use super::LISTED_PODS;
 use super::resize::{self, OnNode};
 
-/// The next step.
+/// The agent's next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// Make the volume, or confirm that all of it is there.
+    /// Make the volume, or confirm that the volume is complete.
     Make,
     /// Change the volume's size (V7).
     Size(OnNode),
-    /// The volume was made once and its bytes are not there: report it, and never make it again over bytes that may come
-    /// back.
+    /// Report that a made volume has lost its bytes. The volume is never made again, since the bytes may come back.
     Lost(OnDisk),
-    /// Refuse new mounts, and report the present ones.
+    /// Refuse new mounts, and report the present mounts.
     Fence,
     /// Allow mounts again.
     Unfence,
@@ -33,69 +32,69 @@ pub enum Task {
     Rest,
 }
 
-/// The volume as its own disk has it.
+/// The state of the volume on its own disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDisk {
-    /// Neither a record nor a receipt.
+    /// Neither a volume record nor a receipt.
     Nothing,
     /// The receipt of an erase (X4).
     Receipt,
-    /// A record.
+    /// A volume record.
     Record(Recorded),
 }
 
-/// The record of a volume on its disk.
+/// The content of the volume record on the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recorded {
     /// New mounts are refused.
     pub fenced: bool,
-    /// An erase was begun, which nothing can undo.
+    /// An erase has begun, which nothing can undo.
     pub erasing: bool,
-    /// The size in bytes, once the volume is made.
+    /// The size in bytes; `None` before the volume is made.
     pub size: Option<u64>,
-    /// A resize was begun and not finished.
+    /// A resize has begun and is not finished.
     pub resizing: bool,
 }
 
-/// The outcome of a task on the disk.
+/// The outcome of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The task needed nothing of the disk.
+    /// The task did not use the disk.
     Untouched,
     /// The disk has no record of the volume.
     NoRecord,
-    /// The volume is there with so many bytes.
+    /// The volume exists, with so many bytes.
     Made(u64),
-    /// The volume has so many bytes now.
+    /// The volume was resized to so many bytes.
     Resized(u64),
-    /// The volume kept its size and can be used; the reason.
+    /// The volume kept its size and is usable; the text is the reason.
     NotResized(String),
     /// New mounts are refused.
     Fenced {
-        /// The pods that the record has.
+        /// The pods in the volume record.
         pods: Vec<PodRef>,
-        /// The kernel has the volume mounted or open somewhere.
+        /// True if the kernel has the volume mounted or open.
         in_use: bool,
     },
     /// So many bytes went back to the disk.
     Erased(u64),
-    /// The bytes of a volume that was made are gone, or a part of them; the reason.
+    /// A made volume has lost all or some of its bytes; the text is the reason.
     Lost(String),
-    /// The task failed; the reason.
+    /// The task failed; the text is the reason.
     Failed(String),
 }
 
-/// The pause before the next look at a volume that is mounted and to be destroyed.
+/// The pause before the next look at a mounted volume that is to be destroyed.
 const WHILE_IN_USE: Duration = Duration::from_secs(2);
 /// The pause before the next look at a volume whose fence is to be lifted.
 const AFTER_UNFENCE: Duration = Duration::from_secs(2);
 /// The pause after a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(15);
 
-/// The next step with a volume that was just read live.
+/// The agent's next step for a volume that was just read live.
 ///
-/// Nothing is made, unfenced or erased on the word of a cache: the object may have been destroyed since, or etcd was
-/// restored to a state before an accepted DELETE (X9).
+/// A cached object is too old to make, unfence or erase a volume: the object may have been destroyed since. A restored
+/// etcd may have a state from before an accepted DELETE, so the state on the disk counts too (X9).
 pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
     let status = volume.status.clone().unwrap_or_default();
     let node = status.node.unwrap_or_default();
@@ -107,10 +106,10 @@ pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
     if volume.metadata.deletion_timestamp.is_none() {
         return match on_disk {
             OnDisk::Record(record) if record.erasing => Task::Lost(on_disk),
-            // A restored etcd does not know the DELETE for which the volume was fenced.
+            // A restored etcd may lack the DELETE that caused the fence.
             OnDisk::Record(record) if record.fenced => Task::Unfence,
             OnDisk::Record(record) if is_made => {
-                // A resize that ended without a report: the announcement must not be withdrawn then.
+                // A resize may have finished without a report. Then the announced size must not be withdrawn.
                 let reported = node.size.as_ref().and_then(|size| size.bytes().ok());
                 let unreported = record.size.is_some() && record.size != reported;
                 resize::on_node(volume, record.resizing || unreported).map_or(Task::Make, Task::Size)
@@ -128,7 +127,7 @@ pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
     }
 }
 
-/// The claims whose binding is ending, and for which the node has not reported yet (C6).
+/// The claims whose binding is ending, and which the node has not reported as unmounted yet (C6).
 pub fn ending(volume: &SharedPersistentVolume) -> Vec<String> {
     let Some(status) = &volume.status else { return vec![] };
     let released = status.node.as_ref().map_or(&[][..], |node| &node.released);
@@ -136,8 +135,8 @@ pub fn ending(volume: &SharedPersistentVolume) -> Vec<String> {
     ending.map(|claim| claim.uid.clone()).collect()
 }
 
-/// Adds the claims of which nothing is mounted to the node's report. Returns the pause before the next look, if other
-/// claims of the list are ending.
+/// Adds the unmounted claims to the node's report. Returns the pause before the next look, if other claims in the list
+/// are ending.
 pub fn release(
     volume: &SharedPersistentVolume,
     status: &mut SharedPersistentVolumeStatus,
@@ -146,14 +145,14 @@ pub fn release(
     let left = ending(volume).len() - unmounted.len();
     if !unmounted.is_empty() {
         let node = status.node.get_or_insert_default();
-        // Claims that have left the list meanwhile are forgotten.
+        // Claims that have left the list are removed from the report.
         node.released.retain(|uid| status.claims.iter().any(|claim| claim.uid == *uid));
         node.released.extend(unmounted);
     }
     (left > 0).then_some(WHILE_IN_USE)
 }
 
-/// The status after a task, and the pause before the next look if there is to be one without a change of the object.
+/// The status after a task, and the pause before the next look; `None`: only a change of the object causes a look.
 pub fn report(
     volume: &SharedPersistentVolume,
     task: Task,
@@ -191,8 +190,8 @@ pub fn report(
             node.resize_failed = Some(reported.unwrap_or(why));
             pause = Some(AFTER_FAILURE);
         }
-        // Without a record nothing can be mounted, and nothing is left to erase: a volume whose data is lost can go. Only
-        // a volume that was never made says that zero bytes were erased (X4).
+        // A volume without a record cannot be mounted, and has nothing to erase. So the deletion of a volume with lost
+        // data can finish. Only a volume that was never made reports zero erased bytes (X4).
         (Task::Fence, Outcome::NoRecord) => fence(node, vec![], false),
         (Task::Erase, Outcome::NoRecord) => {
             erase(node, if was_made { None } else { Some(Size::from_bytes(0)) })
@@ -219,7 +218,7 @@ pub fn report(
     (status, pause)
 }
 
-/// The reason not to recover data that belongs to a volume which is there (X6).
+/// The refusal to recover data that belongs to an existing volume (X6).
 pub fn has_owner(recovered_uid: &str, owner: &str) -> String {
     format!(
         "the data of {recovered_uid} is that of SharedPersistentVolume {owner}, which is there: claim that one"
@@ -239,7 +238,7 @@ fn erase(node: &mut NodePart, bytes: Option<Size>) {
     (node.backing, node.erased) = (BackingState::Erased, bytes);
 }
 
-/// Why a volume that was made has no data.
+/// The reason for missing data of a made volume.
 fn lost(volume: &SharedPersistentVolume, task: Task) -> String {
     let disk = volume.status.as_ref().and_then(|status| status.node_disk.as_deref()).unwrap_or("?");
     let why = match task {
@@ -281,7 +280,8 @@ fn set_backed(
     condition::set(&mut status.conditions, BACKED, verdict, volume.meta().generation, now);
 }
 
-/// Numbers that drift, such as free bytes, are no news: each would be a write, and each write another attempt.
+/// True if both texts differ only in numbers, such as free bytes. A write for each new number would cause another
+/// attempt, and so another write.
 fn same_words(reported: &str, now: &str) -> bool {
     let words = |message: &str| message.replace(|c: char| c.is_ascii_digit(), "");
     words(reported) == words(now)
@@ -345,7 +345,7 @@ mod tests {
         assert_eq!(with(false, true, true, BackingState::Erased), both(Task::Rest));
     }
 
-    /// The report of an outcome: what the node has, the condition, the pause in seconds.
+    /// The report of an outcome: the node's part, the condition, and the pause in seconds.
     fn reported(
         volume: &SharedPersistentVolume,
         task: Task,
@@ -360,7 +360,7 @@ mod tests {
         (status.node.unwrap_or_default(), reason, pause.map(|pause| pause.as_secs()))
     }
 
-    /// X9, S11. A restored etcd has the volume as it was before an accepted DELETE; the disk has it as it is.
+    /// X9, S11. A restored etcd has the volume from before an accepted DELETE; the disk has the present state.
     #[test]
     fn x9_a_restored_volume_is_unfenced_if_its_bytes_are_there() {
         let mut v = ready_volume("v", "eng", true);
@@ -382,7 +382,7 @@ mod tests {
         assert_eq!(next(&v, OnDisk::Receipt), Task::Make, "nothing was promised yet");
     }
 
-    /// X9. A restored etcd may have the deletion and not the tombstone.
+    /// X9. A restored etcd may have the deletion without the tombstone.
     #[test]
     fn x9_without_its_tombstone_nothing_is_erased() {
         let mut v = ready_volume("v", "eng", true);
@@ -412,7 +412,7 @@ mod tests {
         );
     }
 
-    /// L5, X4. Its advice is to delete it; no bytes are called erased.
+    /// L5, X4. The message advises to delete the volume; no bytes count as erased.
     #[test]
     fn l5_a_lost_volume_can_go_and_is_not_called_erased() {
         let v = ready_volume("v", "eng", true);

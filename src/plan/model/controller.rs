@@ -13,7 +13,7 @@ use super::super::summary::{self, DiskSeen, RoleSeen, next_for_disk, next_for_ro
 use super::server::Store;
 use crate::api::{DiskReservation, FINALIZER, LedgerEntry, NodeDisk, VolumeRole};
 
-/// The settling of entries, with what it has read so far: first the ledger, then the reservations.
+/// Entries that are being settled, with the reads so far: first the ledger, then the reservations.
 struct Settling {
     of: LedgerOf,
     entries: Vec<LedgerEntry>,
@@ -21,7 +21,7 @@ struct Settling {
     owners: Option<Store>,
 }
 
-/// A controller, with what it has seen.
+/// A controller, with its stale cache and its present work.
 #[derive(Default)]
 pub struct Controller {
     pub cache: Store,
@@ -35,18 +35,18 @@ impl Controller {
         self.settling.extend(unsettled.into_iter().map(settling));
     }
 
-    /// True if it is in the middle of something.
+    /// True if the controller has begun a step.
     pub fn is_busy(&self) -> bool {
         self.seen.is_some() || !self.settling.is_empty()
     }
 
-    /// It begins anew with that reservation.
+    /// Starts a reconcile of that reservation.
     pub fn look(&mut self, reservation: Arc<DiskReservation>) {
         self.seen = Some(self.cache.seen(reservation));
         self.settling.clear();
     }
 
-    /// One read or write; `false`: there is nothing to do.
+    /// Performs one read or write. Returns `false` if nothing is left to do.
     pub fn go(&mut self, server: &mut Store) -> bool {
         if let Some(settling) = self.settling.first_mut() {
             if settling.ledger.is_none() {
@@ -118,7 +118,7 @@ impl Controller {
         true
     }
 
-    /// The controller looks at a disk, whose sums nothing here depends on.
+    /// Reconciles a disk. The model ignores the sums in its status.
     pub fn look_at_disk(&mut self, name: &str) {
         let Some(disk) = self.cache.get::<NodeDisk>(name) else { return };
         let (owners, now) = (self.cache.owners(&*disk), Timestamp::UNIX_EPOCH);
@@ -128,7 +128,7 @@ impl Controller {
         }
     }
 
-    /// The controller looks at a VolumeRole.
+    /// Reconciles a VolumeRole.
     pub fn look_at_role(&mut self, name: &str, server: &mut Store) {
         let Some(role) = self.cache.get::<VolumeRole>(name) else { return };
         let seen = RoleSeen {

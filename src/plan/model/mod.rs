@@ -1,8 +1,8 @@
-//! A model of the API server and of two controllers with stale caches, which carry out the steps of
-//! [`super::reservation::next`] one read or write at a time, in any order: S1, S2 and the limits hold after each write, and
-//! no entry is lost or left over in the end.
+//! A model of the API server and of two controllers with stale caches. The controllers apply the steps of
+//! [`super::reservation::next`], one read or write at a time, in any order. S1, S2 and the limits hold after each
+//! write. In the end, no entry is lost or left over.
 //!
-//! The model decides nothing itself: what a step writes comes from the functions that the controller calls.
+//! The model decides nothing itself: the functions of the controller compute every write.
 
 mod controller;
 mod server;
@@ -22,7 +22,7 @@ use crate::api::{
 use controller::Controller;
 use server::Store;
 
-/// The reservations: role, and the one that each is carved out of.
+/// The reservations: the role, and the index of the parent.
 const RESERVATIONS: [(&str, Option<usize>); 8] = [
     ("eng", None),
     ("ops", None),
@@ -35,11 +35,11 @@ const RESERVATIONS: [(&str, Option<usize>); 8] = [
 ];
 const VOLUMES: [&str; 6] = ["eng", "ops", "eng/ml", "eng/ml/x", "eng/web", "dev"];
 const DISKS: [&str; 2] = ["n1.a", "n2.b"];
-/// Role, limit and guarantee in Gi.
+/// Role, limit and guarantee, in Gi.
 const ROLES: [(&str, Option<u64>, Option<u64>); 3] =
     [("eng", Some(13), None), ("eng/ml", Some(7), None), ("ops", None, Some(4))];
 
-/// A change that somebody makes, or one read or write of a controller. Numbers pick the object and the size.
+/// A change by a user, or one read or write of a controller. Numbers select the object and the size.
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Make {
@@ -53,7 +53,7 @@ enum Op {
     Delete {
         who: usize,
     },
-    /// Somebody takes the finalizer off by hand; the objects of the volumes may be lost with the reservation.
+    /// A user removes the finalizer by hand. The objects of the volumes may be lost with the reservation.
     Strip {
         who: usize,
         with_volumes: bool,
@@ -65,12 +65,12 @@ enum Op {
     Destroy {
         volume: usize,
     },
-    /// The cache gets what there is.
+    /// The cache catches up with the API server.
     Sync {
         of: usize,
         kind: usize,
     },
-    /// The controller looks at a reservation, and takes that many steps. It dies in the middle of what it did before.
+    /// The controller drops its present work, as in a crash, and takes that many steps for a reservation.
     Look {
         of: usize,
         who: usize,
@@ -110,7 +110,7 @@ fn op() -> impl Strategy<Value = Op> {
 struct Model {
     server: Store,
     controllers: [Controller; 2],
-    /// Nobody but the first controller does anything, and it never dies: then a guarantee holds, too.
+    /// True if only the first controller acts, and never crashes. Then guarantees hold too.
     alone: bool,
     born: usize,
 }
@@ -197,7 +197,8 @@ impl Model {
         }
     }
 
-    /// The reservation goes without its controller. Data of volumes whose objects go, too, is an orphan (X6).
+    /// Removes the reservation without a step of the controller. Data of volumes without an object becomes an orphan
+    /// (X6).
     fn strip(&mut self, who: usize, with_volumes: bool) {
         let Some(now) = self.reservation(who) else { return };
         let status = now.status.clone().unwrap_or_default();
@@ -260,7 +261,7 @@ impl Model {
         }
     }
 
-    /// The entry of a reservation where its bytes come from; `None`: that object is gone.
+    /// The entry of a reservation in its disk or parent; `None`: that object is gone.
     fn entry(&self, reservation: &DiskReservation) -> Option<u64> {
         let (uid, on) = (reservation.uid().unwrap(), reservation.status.as_ref()?.node_disk.as_ref()?);
         match &reservation.spec.parent {
@@ -292,7 +293,7 @@ impl Model {
             let (name, status) = (reservation.name_any(), reservation.status.clone().unwrap_or_default());
             let size = holder::size(&status);
             prop_assert!(holder::used(&status) <= size, "S1: {name} gave too much: {status:?}");
-            // One that is being deleted and is empty loses its entries before its finalizer.
+            // An empty reservation that is being deleted loses its entries before its finalizer.
             let leaves = reservation.metadata.deletion_timestamp.is_some() && holder::used(&status) == 0;
             let size = if leaves { 0 } else { size };
             let entry = self.entry(reservation).unwrap_or(u64::MAX);
@@ -330,7 +331,7 @@ impl Model {
         Ok(())
     }
 
-    /// One controller looks at everything, again and again, until nothing changes any more.
+    /// Lets one controller reconcile all objects, again and again, until nothing changes.
     fn come_to_rest(&mut self) -> Result<(), TestCaseError> {
         for _ in 0..40 {
             let before = self.server.version;
@@ -355,7 +356,7 @@ impl Model {
         Err(TestCaseError::fail("the controller never comes to rest"))
     }
 
-    /// L1, L5: each reservation has its entries and a verdict, and nobody else has an entry.
+    /// L1, L5: each reservation has its entries and a condition, and no other entry exists.
     fn check_nothing_is_left_over(&self) -> Result<(), TestCaseError> {
         for reservation in self.server.reservations.values() {
             let (name, status) = (reservation.name_any(), reservation.status.clone().unwrap_or_default());
@@ -403,20 +404,20 @@ impl Model {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// S1, S2, Q2, L1: at every write, whatever the order and wherever a controller dies.
+    /// S1, S2, Q2, L1: the rules hold at every write, for any order and for a crash at any point.
     #[test]
     fn s1_s2_two_controllers_give_no_more_than_there_is(ops in proptest::collection::vec(op(), 0..160)) {
         Model::run(ops, false)?;
     }
 
-    /// S1, S2, Q2, L1: and one that never dies keeps guarantees, too.
+    /// S1, S2, Q2, L1: a single controller without a crash keeps guarantees too.
     #[test]
     fn q2_one_controller_keeps_guarantees(ops in proptest::collection::vec(op(), 0..160)) {
         Model::run(ops, true)?;
     }
 }
 
-/// The model reaches volumes in a refinement of a refinement, and what it gives back.
+/// The model reaches volumes in a refinement of a refinement, and the release of their bytes.
 #[test]
 fn r4_r6_the_model_reaches_refinements_of_refinements() {
     let mut model = Model::new(true);

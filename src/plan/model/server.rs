@@ -58,7 +58,7 @@ impl Store {
         object
     }
 
-    /// Writes a status by compare-and-swap; nothing is written that is there already.
+    /// Writes a status by compare-and-swap. An unchanged status causes no write.
     pub fn write<K: Stored<Status: Clone + PartialEq>>(&mut self, seen: &K, status: K::Status) -> Option<K> {
         let now = self.get::<K>(&seen.name_any())?;
         let same = now.uid() == seen.uid() && now.resource_version() == seen.resource_version();
@@ -78,7 +78,7 @@ impl Store {
         is_parent(&parent, reservation).then_some(parent)
     }
 
-    /// The reservations that a ledger names.
+    /// The reservations in a ledger.
     pub fn owners<H: Holder<DiskReservation>>(&self, holder: &H) -> Vec<Arc<DiskReservation>> {
         holder.ledger().entries().iter().filter_map(|entry| self.get(&entry.name)).collect()
     }
