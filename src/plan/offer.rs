@@ -1,4 +1,4 @@
-//! OFFER: the free reserved disk and the volumes that a subscription may claim, node by node (O1–O7, S5).
+//! OFFER: for each node, the free reserved space and the volumes that a subscription may claim (O1–O7, S5).
 
 use std::collections::BTreeMap;
 
@@ -15,18 +15,18 @@ use crate::api::{
 use super::holder::{self, serves};
 use super::{names, pvc_provisioner, resize};
 
-/// The most volumes and reservations that one offer lists, and the most claims of one volume: with the longest names an
-/// object of each kind stays below a megabyte, and etcd takes one and a half (A8).
+/// The most volumes and the most reservations in one offer, and the most claims of one volume. With the longest names,
+/// each such object stays below 1 MB, and etcd accepts 1.5 MB (A8).
 const MOST_VOLUMES: usize = 1000;
 const MOST_RESERVATIONS: usize = 400;
 pub(super) const MOST_CLAIMS: usize = 1000;
 
-/// True if one of the subscription's roles may use what belongs to `role`.
+/// True if one of the subscription's roles may use objects of `role`.
 pub fn covers(subscription: &RoleSubscription, role: &str) -> bool {
     subscription.spec.roles.iter().any(|subscribed| Role::name_covers(role, subscribed))
 }
 
-/// True if claims of `role` can bind to the volume: claims of its own role, and of sub-roles unless it denies these (R3).
+/// True if claims of `role` can bind to the volume: claims of the volume's role, and of sub-roles unless denied (R3).
 pub fn open_to(volume: &SharedPersistentVolume, role: &str) -> bool {
     match volume.spec.sub_roles {
         SubRoles::Allow => Role::name_covers(&volume.spec.role, role),
@@ -34,8 +34,8 @@ pub fn open_to(volume: &SharedPersistentVolume, role: &str) -> bool {
     }
 }
 
-/// Why the volume is not on offer to a namespace with these subscriptions, with the next step (C4). The refusal of an
-/// exclusive volume in use names no user: the claim does.
+/// Refuses a volume that is not on offer to a namespace with these subscriptions, with the next step (C4). The refusal
+/// of an exclusive volume in use names no user. The condition of the claim names the user.
 pub fn offered(volume: &SharedPersistentVolume, subscriptions: &[&RoleSubscription]) -> Result<(), Verdict> {
     if let Some(held) = pvc_provisioner::held(volume) {
         return Err(held);
@@ -44,7 +44,7 @@ pub fn offered(volume: &SharedPersistentVolume, subscriptions: &[&RoleSubscripti
     available(volume)
 }
 
-/// Why no volume like this one is ever on offer to a namespace with these subscriptions.
+/// Refuses a volume that no namespace with only these subscriptions is ever offered, whatever the volume's state.
 pub fn entitled(volume: &SharedPersistentVolume, subscriptions: &[&RoleSubscription]) -> Result<(), Verdict> {
     let (name, role) = (volume.name_any(), &volume.spec.role);
     let covers = |s: &&&RoleSubscription| s.spec.roles.iter().any(|role| open_to(volume, role));
@@ -70,7 +70,7 @@ pub fn entitled(volume: &SharedPersistentVolume, subscriptions: &[&RoleSubscript
     Ok(())
 }
 
-/// Why nobody can claim the volume now.
+/// Refuses a volume that nobody can claim now.
 pub fn available(volume: &SharedPersistentVolume) -> Result<(), Verdict> {
     let name = volume.name_any();
     if volume.metadata.deletion_timestamp.is_some() {
@@ -106,17 +106,17 @@ pub fn available(volume: &SharedPersistentVolume) -> Result<(), Verdict> {
     Ok(())
 }
 
-/// The writes for one subscription: deletions first, since rescinding comes before anything else (O6).
+/// The writes for one subscription. Deletions come first, since rescinding precedes everything else (O6).
 pub struct Changes<'a> {
-    /// Offers to be deleted, also those that somebody else wrote in the subscription's name.
+    /// Offers to delete, including offers that another writer made in the subscription's name.
     pub delete: Vec<&'a VolumeOffer>,
-    /// Offers to be applied: new ones, and those whose content changed.
+    /// Offers to apply: new offers and changed offers.
     pub apply: Vec<VolumeOffer>,
     /// The status of the subscription.
     pub status: RoleSubscriptionStatus,
 }
 
-/// The writes that make `there`, the offers in the subscription's name, what they are to be.
+/// The writes that turn `there`, the present offers in the subscription's name, into the correct offers.
 pub fn changes<'a>(
     subscription: &RoleSubscription,
     there: &[&'a VolumeOffer],
@@ -141,7 +141,8 @@ pub fn changes<'a>(
     Changes { delete, apply, status }
 }
 
-/// True if the offer is the subscription's offer of its node, and not somebody else's object of that name.
+/// True if the offer is the subscription's offer of its node. Another writer's object may have the name of such an
+/// offer.
 pub fn is_offer_of(offer: &VolumeOffer, subscription: &RoleSubscription) -> bool {
     let uid = subscription.metadata.uid.as_ref();
     offer.owner_references().iter().any(|owner| Some(&owner.uid) == uid)
@@ -180,7 +181,7 @@ fn object(
     offer
 }
 
-/// `<subscription>.<node>`; with a hash where another pair could have the same name, or where the name is too long.
+/// `<subscription>.<node>`. A hash is added if another pair could have the same name, or if the name is too long.
 fn object_name(subscription: &str, node: &str) -> String {
     let plain = format!("{subscription}.{node}");
     if !subscription.contains('.') && plain.len() <= 253 {
@@ -191,7 +192,7 @@ fn object_name(subscription: &str, node: &str) -> String {
     format!("{}-{hash:016x}", start.trim_end_matches(['.', '-']))
 }
 
-/// The content of a subscription's offers, in a stable order: one per node that has anything for it.
+/// The content of a subscription's offers, in a stable order: one offer for each node with something to offer.
 fn wanted(
     subscription: &RoleSubscription,
     volumes: &[&SharedPersistentVolume],

@@ -1,5 +1,5 @@
-//! Bytes of data that has no object any more: they are kept for the reservation that the data lived in, and for nobody
-//! else (X6, S14).
+//! Orphans: bytes of data without an object. The bytes are held back for the reservation that the data lived in, and
+//! for no other reservation (X6, S14).
 
 use std::collections::BTreeMap;
 
@@ -12,17 +12,17 @@ use crate::api::{
 
 use super::ledger::total;
 
-/// True if the data was in this reservation: its UID may be another one since, its name and role are the same.
+/// True if the data lived in this reservation. Name and role decide; the UID differs after a recovery.
 pub fn is_of(of: &Reserved, reservation: &DiskReservation) -> bool {
     of.name == reservation.name_any() && of.role == reservation.spec.role
 }
 
-/// The most orphans of a disk that are listed.
+/// The most orphans in the list of a disk.
 const MOST_ORPHANS: usize = 128;
-/// The most bytes of their list, so that the object stays small enough for the API server (A8).
+/// The most bytes of the list, which keeps the object small enough for the API server (A8).
 const MOST_BYTES: usize = 256 << 10;
 
-/// The orphans that a disk lists, and a sum of the others, whose bytes are kept as well.
+/// The orphans to list, and the sum of the other orphans, whose bytes are held back as well.
 pub fn listed(mut orphans: Vec<Orphan>, ledger: &[LedgerEntry]) -> (Vec<Orphan>, Option<UnlistedOrphans>) {
     let all = beside_the_ledger(&orphans, ledger, |_| true);
     let mut bytes = 0;
@@ -42,7 +42,7 @@ pub fn count(status: &NodeDiskStatus) -> usize {
     status.orphans.len() + status.unlisted_orphans.as_ref().map_or(0, |others| others.count as usize)
 }
 
-/// Bytes of a disk that are kept for one reservation.
+/// Bytes of a disk that are held back for one reservation.
 pub fn kept_for(disk: &NodeDisk, reservation: &DiskReservation) -> u64 {
     let kept = |status: &NodeDiskStatus| {
         beside_the_ledger(&status.orphans, &status.reservations, |of| is_of(of, reservation))
@@ -50,13 +50,13 @@ pub fn kept_for(disk: &NodeDisk, reservation: &DiskReservation) -> u64 {
     disk.status.as_ref().map_or(0, kept)
 }
 
-/// Bytes of a disk that are kept for the reservations that `whose` selects, and for those of data that is not listed.
+/// Bytes of a disk that are held back for the reservations that `whose` selects, and for all unlisted orphans.
 pub fn kept(status: &NodeDiskStatus, whose: impl Fn(&Reserved) -> bool) -> u64 {
     let unlisted = status.unlisted_orphans.as_ref().map_or(0, |others| others.size.bytes_or_zero());
     beside_the_ledger(&status.orphans, &status.reservations, whose).saturating_add(unlisted)
 }
 
-/// Bytes that are kept beside the ledger: those of an entry of the same name and role are in the ledger already.
+/// Held-back bytes that the ledger lacks: an entry of the same name and role already covers its orphans.
 fn beside_the_ledger(orphans: &[Orphan], ledger: &[LedgerEntry], whose: impl Fn(&Reserved) -> bool) -> u64 {
     let mut lost: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for orphan in orphans {

@@ -1,6 +1,6 @@
 //! The PersistentVolume and the PersistentVolumeClaim of a bound claim, by which ordinary pods use the volume (C5).
 //!
-//! Pure and infallible: the schemas of claim and volume have checked what is read here.
+//! These functions are pure and infallible: the schemas of claim and volume have checked all fields that are read here.
 
 use std::collections::BTreeMap;
 
@@ -21,11 +21,12 @@ use crate::api::{
 use super::pvc_provisioner::pvc_of;
 use super::resize::size_now;
 
-/// The annotation of a PersistentVolume by which the kubelet gives a group to every pod that mounts it, whatever its
-/// driver and access mode (kubelet, `getPVVolumeGidAnnotationValue` and `GetExtraSupplementalGroupsForPod`; V11).
+/// The annotation of a PersistentVolume with a group. The kubelet adds the group to every pod that mounts the
+/// PersistentVolume, for any driver and access mode (V11). See `getPVVolumeGidAnnotationValue` and
+/// `GetExtraSupplementalGroupsForPod`.
 const GID: &str = "pv.beta.kubernetes.io/gid";
 
-/// Name of the PersistentVolume of the claim with that UID.
+/// Name of the PersistentVolume for the claim with that UID.
 pub fn name_for(claim_uid: &str) -> String {
     format!("{PV_PREFIX}{claim_uid}")
 }
@@ -35,8 +36,8 @@ pub fn name(claim: &VolumeClaim) -> String {
     name_for(&claim.uid().unwrap_or_default())
 }
 
-/// True if the PersistentVolumeClaim was made for the claim, or the claim for it (P1). Users may write any label; the name
-/// of its PersistentVolume never changes.
+/// True if the PersistentVolumeClaim was made for the claim, or the claim for the PersistentVolumeClaim (P1). Users may
+/// write any label; the name of the PersistentVolume never changes.
 pub fn is_of_claim(pvc: &PersistentVolumeClaim, claim: &VolumeClaim) -> bool {
     match pvc_of(claim) {
         Some(uid) => pvc.metadata.uid.as_deref() == Some(uid),
@@ -81,7 +82,7 @@ pub fn persistent_volume(claim: &VolumeClaim, volume: &SharedPersistentVolume) -
             }),
             csi: Some(CSIPersistentVolumeSource {
                 driver: DRIVER.to_owned(),
-                // One handle per claim: the kubelet takes two volumes of one handle on a node for one.
+                // Each claim has its own handle: the kubelet treats two volumes with one handle as the same volume.
                 volume_handle: format!("{volume_uid}.{claim_uid}"),
                 volume_attributes: Some(BTreeMap::from([("volume".to_owned(), volume.name_any())])),
                 ..Default::default()
@@ -95,7 +96,7 @@ pub fn persistent_volume(claim: &VolumeClaim, volume: &SharedPersistentVolume) -
     }
 }
 
-/// The claim's PersistentVolumeClaim; it has the claim's own name.
+/// The claim's PersistentVolumeClaim, which has the name of the claim.
 pub fn persistent_volume_claim(
     claim: &VolumeClaim,
     volume: &SharedPersistentVolume,
@@ -111,7 +112,7 @@ pub fn persistent_volume_claim(
         spec: Some(PersistentVolumeClaimSpec {
             access_modes: Some(vec![access_mode(claim, volume)]),
             resources: Some(VolumeResourceRequirements { requests: Some(storage(volume)), limits: None }),
-            // Empty, not absent: Kubernetes would fill in the default class and provision another volume.
+            // Empty, not absent: Kubernetes would set the default class and provision another volume.
             storage_class_name: Some(String::new()),
             volume_mode: Some(volume_mode(volume)),
             volume_name: Some(name(claim)),

@@ -1,10 +1,10 @@
-//! The authorisation of a publish: may this pod mount this volume (S7, X2)?
+//! The authorisation of a publish: decides if this pod may mount this volume (S7, X2).
 
 use kube::ResourceExt;
 
 use crate::api::{AccessMode, ClaimBinding, SharedPersistentVolume, VolumeMode};
 
-/// A pod's request, as the kubelet sends it.
+/// A request of the kubelet for a pod.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// The volume's name, from the attributes of the PersistentVolume.
@@ -13,20 +13,20 @@ pub struct Request<'a> {
     pub volume_uid: &'a str,
     /// The claim's UID, from the handle.
     pub claim_uid: &'a str,
-    /// The node that was asked.
+    /// The node that received the request.
     pub node: &'a str,
     /// The pod's namespace.
     pub namespace: &'a str,
-    /// The pod itself calls the volume read-only.
+    /// True if the pod mounts the volume read-only.
     pub read_only: bool,
-    /// The device itself is wanted, and no file system.
+    /// True if the pod requests the device, and not a file system.
     pub block: bool,
 }
 
-/// Why a pod may not mount a volume.
+/// The reason why a pod may not mount a volume.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// No object has this name.
+    /// No volume has this name.
     #[error("there is no SharedPersistentVolume {0}: delete the claim and claim another volume")]
     NoVolume(String),
     /// The object of this name is not the volume that the claim was bound to (S4, C7).
@@ -34,23 +34,23 @@ pub enum Refusal {
         "volume {0} was destroyed and made again; this claim was bound to the old one: delete it and claim anew"
     )]
     OtherVolume(String),
-    /// The volume is elsewhere; the scheduler keeps pods from getting here.
+    /// The volume is on another node. Normally the scheduler places no such pod on this node.
     #[error("volume {volume} is on node {node}, not on this one")]
     OtherNode {
         /// Name of the volume.
         volume: String,
-        /// Its node.
+        /// Node of the volume.
         node: String,
     },
-    /// The volume does not have the claim or has it no longer, or the pod is of another namespace than the claim: a
-    /// PersistentVolume was made or changed by hand.
+    /// The volume does not list the claim, or the pod is in another namespace than the claim. A PersistentVolume was
+    /// made or changed by hand, or the claim has ended.
     #[error("volume {0} is not bound to this claim any more: delete the claim and claim anew")]
     NotBound(String),
     /// The tombstone is set.
     #[error("volume {0} is destroyed")]
     Destroyed(String),
-    /// The pod does not call a ReadOnly claim read-only. A container runtime makes its own mount from the node's, and would
-    /// clear the read-only flag then. So such a pod is not started at all (M3).
+    /// The pod mounts a ReadOnly claim without `readOnly`. The container runtime makes its own mount from the node's
+    /// mount, and would clear the read-only flag. So the pod is not started (M3).
     #[error(
         "claim {0} is ReadOnly: set readOnly: true in the pod's persistentVolumeClaim volume; the admission policy \
          of the chart does this by itself"
@@ -63,8 +63,8 @@ pub enum Refusal {
     OtherMode(String),
 }
 
-/// The binding under which the pod mounts the volume, read live: a claim that was bound a moment ago is known then, and
-/// one that is gone is not.
+/// The binding under which the pod mounts the volume. The live read includes a claim that was bound a moment ago, and
+/// no claim that is gone.
 pub fn authorise<'a>(
     volume: Option<&'a SharedPersistentVolume>,
     request: Request<'_>,

@@ -1,4 +1,4 @@
-//! The next step until a bound claim has its PersistentVolume and PersistentVolumeClaim (C5, D3, V7).
+//! The steps that give a bound claim its PersistentVolume and PersistentVolumeClaim (C5, D3, V7).
 
 use std::sync::Arc;
 
@@ -18,60 +18,60 @@ use super::resize::size_now;
 /// The state of the claim's two objects.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// Its PersistentVolumeClaim, by the cache.
+    /// The claim's PersistentVolumeClaim in the cache.
     pub cached: Option<Pvc>,
-    /// The PersistentVolumeClaim of its name, read live unless it [`is_made`].
+    /// The object with the PersistentVolumeClaim's name, read live unless the cached one [`is_made`].
     pub pvc: Option<PersistentVolumeClaim>,
-    /// The class of that, by the cache.
+    /// The StorageClass of that object, from the cache.
     pub class: Option<Arc<StorageClass>>,
-    /// Its PersistentVolume, read live unless it [`is_made`].
+    /// The claim's PersistentVolume, read live unless the cached PersistentVolumeClaim [`is_made`].
     pub pv: Option<PersistentVolume>,
-    /// The reason of a deletion that was just requested, which the claim waits for.
+    /// The reason for a deletion that was just requested, and that the claim waits for.
     pub deleted: Option<Verdict>,
 }
 
-/// A PersistentVolumeClaim as far as the cache has it.
+/// The cached fields of a PersistentVolumeClaim.
 #[derive(Clone, Copy, Debug)]
 pub struct Pvc {
-    /// Kubernetes has bound it.
+    /// True if Kubernetes has bound the PersistentVolumeClaim.
     pub bound: bool,
-    /// Bytes that its status shows.
+    /// Capacity in the status, in bytes.
     pub capacity: Option<u64>,
 }
 
 /// The next step.
 #[derive(Debug, PartialEq)]
 pub enum Step {
-    /// Create the PersistentVolume, or read the one that is there, and decide again.
+    /// Create the PersistentVolume, or read the existing one, and decide again.
     CreatePv(Box<PersistentVolume>),
     /// Create the PersistentVolumeClaim and decide again.
     CreatePvc(Box<PersistentVolumeClaim>),
-    /// Show the volume's size in both and decide again: users see there that it changed (V7).
+    /// Write the volume's size to both objects and decide again, so that users see the change (V7).
     ShowSize,
     /// Delete the PersistentVolume that was read, and decide again.
     DeletePv(Verdict),
     /// Delete the PersistentVolumeClaim that was read, and decide again.
     DeletePvc(Verdict),
-    /// Wait, for the reason that the condition gives.
+    /// Wait, for the reason in the condition.
     Wait(Verdict),
-    /// Both are there.
+    /// Both objects are complete.
     Done,
 }
 
-/// True if the volume is on another node than the claim's PersistentVolume was made for (D3).
+/// True if the volume is on another node than the node of the claim's PersistentVolume (D3).
 pub fn is_moved(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     let node = claim.status.as_ref().and_then(|s| s.node_name.as_ref());
     node.is_some() && node != volume.status.as_ref().and_then(|s| s.node_name.as_ref())
 }
 
-/// True if both objects are there, by the cache. The PersistentVolume of an unbound PersistentVolumeClaim may be missing, or
-/// bound to a deleted one of its name.
+/// True if both objects exist, by the cache. Until the PersistentVolumeClaim is bound, the PersistentVolume may be
+/// missing, or bound to a deleted PersistentVolumeClaim of the same name.
 pub fn is_made(claim: &VolumeClaim, volume: &SharedPersistentVolume, cached: Option<Pvc>) -> bool {
     !is_moved(claim, volume) && cached.is_some_and(|pvc| pvc.bound)
 }
 
-/// The next step. The node of a PersistentVolume never changes, so for a volume that moved both objects are made anew.
-/// Kubernetes keeps the old ones while a running pod uses them.
+/// The next step. The node of a PersistentVolume never changes, so both objects of a moved volume are made anew.
+/// Kubernetes keeps the old objects while a running pod uses them.
 pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     if let Some(why) = &seen.deleted {
         return Step::Wait(why.clone());
@@ -119,7 +119,7 @@ pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -
     }
 }
 
-/// The next step where the PersistentVolume leads to the node that the volume was on before.
+/// The next step if the PersistentVolume names the node from which the volume has moved.
 fn move_to_node(
     claim: &VolumeClaim,
     volume: &SharedPersistentVolume,
@@ -129,7 +129,7 @@ fn move_to_node(
     let name = claim.name_any();
     let wait = |why: String| Verdict::no(reason::BINDING, why);
     if pvc_of(claim).is_some() {
-        // A user's PersistentVolumeClaim, which stays bound to one PersistentVolume for good.
+        // A user's PersistentVolumeClaim stays bound to one PersistentVolume for good.
         return Step::Wait(wait(format!(
             "its volume is on node {node} now, where its PersistentVolume does not lead: set the reclaim policy of the \
              PersistentVolume to Retain, delete PersistentVolumeClaim {name}, and claim volume {} with a VolumeClaim",
@@ -145,7 +145,7 @@ fn move_to_node(
     }
 }
 
-/// The condition of a claim that has both.
+/// The condition of a claim that has both objects.
 pub fn report(claim: &VolumeClaim, seen: &Seen) -> Verdict {
     let name = claim.name_any();
     match seen.cached.is_some_and(|pvc| pvc.bound) {
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
     use crate::plan::testing::*;
 
-    /// L1: somebody deleted the first one while Kubernetes bound it.
+    /// L1: a user deleted the first PersistentVolumeClaim while Kubernetes bound it.
     #[test]
     fn l1_a_new_pvc_gets_a_new_persistent_volume() {
         let (claim, volume) = (claim("ns", "c", "v"), ready_volume("v", "eng", true));

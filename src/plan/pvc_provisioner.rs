@@ -1,8 +1,7 @@
-//! PersistentVolumeClaims of a StorageClass of ours: a volume and a VolumeClaim for each, from the first step to the
-//! end (P1–P6).
+//! PersistentVolumeClaims of a StorageClass of ours: each gets a volume and a VolumeClaim, until its deletion (P1–P6).
 //!
-//! Both objects are named after the PersistentVolumeClaim, so an interrupted controller does the same again. The claim
-//! is created before the volume: the end of the claim is the end of the volume.
+//! The names of both objects derive from the PersistentVolumeClaim, so an interrupted controller repeats the same
+//! writes. The claim is created before the volume, since the end of the claim ends the volume.
 
 pub mod class;
 
@@ -21,10 +20,10 @@ use crate::api::{
 use super::candidate;
 use super::resize::size_now;
 
-/// Annotation of a PersistentVolumeClaim in which the scheduler names the node for the volume.
+/// Annotation of a PersistentVolumeClaim with the node that the scheduler chose for the volume.
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 
-/// Annotation of a PersistentVolume with the driver to which Kubernetes leaves the volume's deletion.
+/// Annotation of a PersistentVolume with the driver that deletes the volume on behalf of Kubernetes.
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 
 /// The UID of the PersistentVolumeClaim that a volume or a claim was made for.
@@ -32,15 +31,15 @@ pub fn pvc_of<K: Resource>(object: &K) -> Option<&str> {
     object.labels().get(LABEL_PVC_UID).map(String::as_str)
 }
 
-/// True if volume and claim were made for the same PersistentVolumeClaim: such a claim needs no subscription, and such
-/// an exclusive volume is for no other claim.
+/// True if volume and claim were made for the same PersistentVolumeClaim. Such a claim needs no subscription, and no
+/// other claim may use such an exclusive volume.
 pub fn is_own(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     pvc_of(claim).is_some()
         && pvc_of(claim) == pvc_of(volume)
         && claim.namespace().as_ref() == volume.labels().get(LABEL_CLAIM_NAMESPACE)
 }
 
-/// Why no claim but its own gets an exclusive volume that was made for a PersistentVolumeClaim.
+/// Refuses an exclusive volume that was made for a PersistentVolumeClaim to every claim but its own.
 pub fn held(volume: &SharedPersistentVolume) -> Option<Verdict> {
     let held = volume.spec.shared.is_none() && pvc_of(volume).is_some();
     held.then(|| {
@@ -53,17 +52,17 @@ pub fn held(volume: &SharedPersistentVolume) -> Option<Verdict> {
 /// The state of one PersistentVolumeClaim and its objects.
 #[derive(Debug)]
 pub struct Seen {
-    /// Its UID, by the cache.
+    /// UID of the PersistentVolumeClaim, from the cache.
     pub uid: String,
-    /// Kubernetes has bound it, by the cache.
+    /// True if Kubernetes has bound the PersistentVolumeClaim, by the cache.
     pub bound: bool,
-    /// The object of its name, read live if it is unbound or [`asks_for_more`].
+    /// The PersistentVolumeClaim, read live if unbound or if [`asks_for_more`].
     pub pvc: Option<PersistentVolumeClaim>,
-    /// The class of that, by the cache.
+    /// The StorageClass of the PersistentVolumeClaim, from the cache.
     pub class: Option<Arc<StorageClass>>,
-    /// The object of its volume's name, read live if it is unbound.
+    /// The object with the volume's name, read live if the PersistentVolumeClaim is unbound.
     pub volume: Option<Arc<SharedPersistentVolume>>,
-    /// The claim of its name, by the cache.
+    /// The VolumeClaim with the PersistentVolumeClaim's name, from the cache.
     pub claim: Option<Arc<VolumeClaim>>,
     /// All reservations in the cache.
     pub reservations: Vec<Arc<DiskReservation>>,
@@ -74,16 +73,16 @@ pub struct Seen {
 /// The next step.
 #[derive(Debug, PartialEq)]
 pub enum Step {
-    /// Create the claim. The watch of claims brings the next step.
+    /// Create the VolumeClaim. The watch of VolumeClaims causes the next step.
     CreateClaim(Box<VolumeClaim>),
-    /// Create the volume; then all is there.
+    /// Create the volume, which completes the objects.
     CreateVolume(Box<SharedPersistentVolume>),
-    /// Have the volume that was seen grow to that size (P3).
+    /// Grow the volume that was read to that size (P3).
     Grow(Size),
-    /// Publish why there is no volume; the next change brings the next attempt.
+    /// Publish the reason for the missing volume; the next change causes the next attempt.
     Refuse(String),
-    /// Delete the unplaced volume that was read, have the scheduler choose another node, and publish why. Nobody is told
-    /// of free space without the right to have these objects.
+    /// Delete the unplaced volume that was read, make the scheduler choose another node, and publish the reason. The reason
+    /// shows free space. So the objects, if any, must first pass a dry run of their creation.
     Reschedule(String, Option<(Box<VolumeClaim>, Box<SharedPersistentVolume>)>),
     /// Nothing.
     Rest,
@@ -137,7 +136,7 @@ pub fn next(seen: &Seen) -> Step {
     }
 }
 
-/// The next step once the volume is there.
+/// The next step once the volume exists.
 fn follow(volume: &SharedPersistentVolume, selected: Option<&String>) -> Step {
     let status = volume.status.clone().unwrap_or_default();
     let placed = status.reservation.is_some() || volume.metadata.deletion_timestamp.is_some();
@@ -152,7 +151,7 @@ fn follow(volume: &SharedPersistentVolume, selected: Option<&String>) -> Step {
     }
 }
 
-/// Why a VolumeClaim of the PersistentVolumeClaim's name is not the one that is made for it; `None`: it is.
+/// Why the existing VolumeClaim is not the one for the PersistentVolumeClaim; `None`: the VolumeClaim is the right one.
 fn in_the_way(claim: &VolumeClaim, pvc: &PersistentVolumeClaim) -> Option<String> {
     let name = claim.name_any();
     let ours = pvc_of(claim).is_some() && pvc_of(claim) == pvc.metadata.uid.as_deref();
@@ -171,8 +170,8 @@ fn in_the_way(claim: &VolumeClaim, pvc: &PersistentVolumeClaim) -> Option<String
     }
 }
 
-/// True if a bound PersistentVolumeClaim asks for something that its own volume does not have, by the cache. `requested`:
-/// the bytes, or `None` for a size that no volume may have.
+/// True if a bound PersistentVolumeClaim requests something that its volume lacks, by the cache. `requested` is the
+/// number of bytes, or `None` for a size that no volume can have.
 pub fn asks_for_more(
     uid: &str,
     requested: Option<u64>,
@@ -195,15 +194,15 @@ fn grow(pvc: &PersistentVolumeClaim, volume: &SharedPersistentVolume) -> Step {
     }
 }
 
-/// The new size of a volume whose PersistentVolumeClaim requests more than the volume has. A smaller request shrinks
-/// nothing.
+/// The new size of the volume, if the PersistentVolumeClaim requests more than the present size. A smaller request
+/// shrinks nothing.
 fn grown(requested: u64, volume: &SharedPersistentVolume) -> Option<Size> {
     let has = volume.spec.size.bytes_or_zero().max(size_now(volume).bytes_or_zero());
     (requested > has).then(|| Size::from_bytes(requested))
 }
 
-/// Makes a claim's PersistentVolume fit a PersistentVolumeClaim that was made before it. Kubernetes compares class, access
-/// modes and UID, and leaves the deletion of the volume to the driver that the annotation names.
+/// Adapts a claim's PersistentVolume to the existing PersistentVolumeClaim. Kubernetes compares class, access modes and
+/// UID, and leaves the deletion of the volume to the driver in the annotation.
 pub(super) fn provision(
     pv: &mut PersistentVolume,
     pvc: &PersistentVolumeClaim,
@@ -213,7 +212,7 @@ pub(super) fn provision(
     let asked = pvc.spec.clone().unwrap_or_default();
     pv.annotations_mut().insert(PROVISIONED_BY.to_owned(), DRIVER.to_owned());
     let Some(spec) = &mut pv.spec else { return };
-    // A second PersistentVolume keeps the data: a user may have set `Retain` in the first one.
+    // A second PersistentVolume retains the data, since a user may have set `Retain` on the first one.
     let is_first = claim.status.as_ref().is_none_or(|status| status.persistent_volume.is_none());
     let policy = class.filter(|_| is_first).and_then(|class| class.reclaim_policy.clone());
     spec.persistent_volume_reclaim_policy = policy.or_else(|| Some("Retain".to_owned()));
@@ -227,17 +226,17 @@ pub(super) fn provision(
 /// The fate of a volume whose PersistentVolumeClaim is gone (P4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// The volume is destroyed as soon as nobody uses it, under the guard of all volumes (X5).
+    /// Destroy the volume after its last use, with the protection of all volumes (X5).
     Retire,
-    /// The volume becomes one like any other; the sentence says so.
+    /// Turn the volume into an ordinary volume; the text is the message of the event.
     Keep(String),
     /// An earlier step has decided the fate.
     Decided,
 }
 
-/// The fate of `volume` once the PersistentVolumeClaim of `claim` is gone; `listed`: the volume's list has the claim.
-/// The reclaim policy of the PersistentVolume decides, so that users can change it there. Without a PersistentVolume
-/// the data is kept, unless no pod can have had the volume.
+/// The fate of `volume` once the PersistentVolumeClaim of `claim` is gone. `listed` is true if the volume's list has
+/// the claim. The reclaim policy of the PersistentVolume decides, since users can change it there. Without a
+/// PersistentVolume the data is kept, unless no pod can have used the volume.
 pub fn fate(
     claim: &VolumeClaim,
     volume: &SharedPersistentVolume,
@@ -247,7 +246,8 @@ pub fn fate(
     if !is_own(claim, volume) || volume.spec.retire || volume.metadata.deletion_timestamp.is_some() {
         return Fate::Decided;
     }
-    // The order is: entry on the volume's list, PersistentVolume, its name in the claim's status.
+    // The order of writes is: entry in the volume's list, PersistentVolume, name of the PersistentVolume in the claim's
+    // status.
     let may_have_had_one =
         listed || claim.status.as_ref().is_some_and(|status| status.persistent_volume.is_some());
     let policy = pv.and_then(|pv| pv.spec.as_ref()?.persistent_volume_reclaim_policy.as_deref());
@@ -260,8 +260,8 @@ pub fn fate(
     }
 }
 
-/// True if a volume may have lost its own claim. The claim's finalizer was taken off by hand, the retirement was withdrawn,
-/// or the volume was created after the end of the claim. No other claim could ever bind to such a volume.
+/// True if a volume may have lost its own claim. The claim's finalizer was removed by hand, the retirement was
+/// withdrawn, or the volume was created after the end of the claim. No other claim could ever bind to such a volume.
 pub fn may_be_abandoned(volume: &SharedPersistentVolume) -> bool {
     let claimed = volume.status.as_ref().is_some_and(|status| !status.claims.is_empty());
     pvc_of(volume).is_some() && !volume.spec.retire && !claimed
@@ -291,7 +291,7 @@ mod tests {
         .unwrap()
     }
 
-    /// A claim of the PersistentVolumeClaim's name, made for the one with that UID.
+    /// A VolumeClaim with the PersistentVolumeClaim's name, made for the PersistentVolumeClaim with that UID.
     fn claim_of(uid: Option<&str>, deleted: bool) -> VolumeClaim {
         let mut claim = claim("team", "data", "pvc-u");
         claim.metadata.labels = uid.map(|uid| [(LABEL_PVC_UID.to_owned(), uid.to_owned())].into());
@@ -299,14 +299,14 @@ mod tests {
         claim
     }
 
-    /// A volume that was made for the PersistentVolumeClaim.
+    /// Marks a volume as made for the PersistentVolumeClaim.
     fn own(mut volume: SharedPersistentVolume) -> SharedPersistentVolume {
         let labels = [(LABEL_PVC_UID, "u"), (LABEL_CLAIM_NAMESPACE, "team")];
         volume.metadata.labels = Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
         volume
     }
 
-    /// Nothing was made yet; the class waits for the scheduler, if `delayed`.
+    /// The state before any object was made. With `delayed`, the class waits for the scheduler.
     fn seen(delayed: bool) -> Seen {
         let mode = if delayed { "WaitForFirstConsumer" } else { "Immediate" };
         let class = from_value(json!({"metadata": {"name": "fast"}, "provisioner": DRIVER,

@@ -1,9 +1,10 @@
 //! The reservations that wait for free space, and their order (Q3, Q5).
 //!
-//! The order is by fair shares, compared from the root of the hierarchy of roles down: at each level the sub-role with the
-//! lowest share comes first, then the one whose next request is older. A share is what the sub-role has reserved, divided
-//! by its weight. Disk is the only resource, so this is the dominant share. A role's own reservations count as one more
-//! sub-role of weight 1. So a new sub-role comes before its siblings, and never before those of a role that has less.
+//! The order is by fair shares in the hierarchy of roles, from the root down. At each level the sub-role with the
+//! lowest share comes first, and of equal shares the one with the older next request. A share is the reserved bytes of
+//! the sub-role, divided by its weight. Disk is the only resource, so this is the dominant share. A role's own
+//! reservations count as one more sub-role of weight 1. So a new sub-role precedes its siblings, and never a role with
+//! fewer bytes.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
@@ -17,17 +18,17 @@ use crate::api::{CollectingTurn, DiskReservation, VolumeRole};
 use super::quota::lineage;
 use super::summary::RoleSums;
 
-/// A reservation that waits, or that is to grow.
+/// A reservation that waits or is to grow.
 pub(super) struct Request<'a> {
     pub reservation: &'a DiskReservation,
     pub uid: String,
-    /// Bytes beyond what it has.
+    /// Requested bytes beyond the present size.
     pub asked: u64,
-    /// Bytes in all.
+    /// Requested size of the reservation.
     pub target: u64,
-    /// Since then it waits.
+    /// Start of the wait.
     pub waits_since: Timestamp,
-    /// Its last turn to collect free space.
+    /// The last turn of the reservation to collect free space.
     pub turn: Option<CollectingTurn>,
 }
 
@@ -41,7 +42,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// A part of something, divided by the weight of its owner.
+/// A number of bytes, divided by the weight of the owner.
 struct Share {
     bytes: u64,
     weight: u32,
@@ -54,26 +55,26 @@ impl Share {
     }
 }
 
-/// A role in the hierarchy, with what it and its sub-roles wait for.
+/// A role in the hierarchy, with the requests of the role and its sub-roles.
 #[derive(Default)]
 struct Branch<'a> {
     weight: u32,
     /// Bytes that the role and its sub-roles have reserved, each byte once (Q1).
     reserved: u64,
-    /// The part of these bytes that no sub-role has.
+    /// Bytes of `reserved` that belong to no sub-role.
     own: u64,
-    /// Its own requests, the oldest first.
+    /// The role's own requests, the oldest first.
     waiting: VecDeque<Request<'a>>,
     sub_roles: BTreeMap<&'a str, Branch<'a>>,
 }
 
-/// All requests, in the order in which they are looked at. The order changes as requests are served.
+/// All requests, in the order of the sharing out. The order changes with each served request.
 pub(super) struct Queue<'a> {
     root: Branch<'a>,
 }
 
 impl<'a> Queue<'a> {
-    /// The queue of `requests`, where each role has reserved these sums; one without a VolumeRole has weight 1.
+    /// The queue of `requests`. The sums are the reserved bytes of each role. A role without a VolumeRole has weight 1.
     pub fn new(
         mut requests: Vec<Request<'a>>,
         sums: &BTreeMap<&str, RoleSums>,
@@ -110,7 +111,7 @@ impl<'a> Queue<'a> {
         self.root.take(role)
     }
 
-    /// Counts the bytes of a request that is served.
+    /// Adds the bytes of a served request to its roles.
     pub fn count_served(&mut self, request: &Request<'a>) {
         let mut at = &mut self.root;
         for role in path(request.role()) {
@@ -137,7 +138,7 @@ impl<'a> Branch<'a> {
         first.map(|(_, age, role)| (age, role))
     }
 
-    /// Takes out the oldest request of that role, and the branches that are empty then.
+    /// Removes the oldest request of that role, and the branches that become empty.
     fn take(&mut self, role: &'a str) -> Option<Request<'a>> {
         let towards = path(role).find(|of| self.sub_roles.contains_key(of));
         let Some(towards) = towards else { return self.waiting.pop_front() };

@@ -1,7 +1,7 @@
-//! QUOTA: what a role may reserve at most, and what others may not reserve away (Q2).
+//! QUOTA: the most that a role may reserve, and the bytes that other roles cannot reserve away (Q2).
 //!
-//! The limit is decided by compare-and-swap on the ledger of its `VolumeRole`. The guarantee spans all disks, and is
-//! decided on what was read of them.
+//! Compare-and-swap on the ledger of the `VolumeRole` decides the limit. The guarantee spans all disks, and is decided
+//! on reads of all disks.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ pub fn lineage(role: &str) -> impl Iterator<Item = &str> {
     std::iter::once(role.len()).chain(ends).map(|end| &role[..end])
 }
 
-/// The VolumeRoles that count, by role: the older of two objects for one role.
+/// The VolumeRoles that count, by role. Of two objects for one role, the older counts.
 pub fn counting<'a>(roles: &[&'a VolumeRole]) -> BTreeMap<&'a str, &'a VolumeRole> {
     let age = |r: &VolumeRole| (r.creation_timestamp(), r.name_any());
     let mut counting: BTreeMap<&str, &VolumeRole> = BTreeMap::new();
@@ -32,32 +32,32 @@ pub fn counting<'a>(roles: &[&'a VolumeRole]) -> BTreeMap<&'a str, &'a VolumeRol
     counting
 }
 
-/// True if a VolumeRole keeps a ledger; one without a quota has sums alone.
+/// True if a VolumeRole has a quota and so keeps a ledger. A VolumeRole without a quota has only sums.
 pub fn has_quota(role: &VolumeRole) -> bool {
     role.spec.quota.limit.is_some() || role.spec.quota.guarantee.is_some()
 }
 
-/// True if the ledger has the reservations that were there when the VolumeRole was made or changed. Nothing is decided on
-/// a ledger before that.
+/// True if the ledger includes the reservations from before the VolumeRole was created or changed. An earlier decision
+/// would miss them.
 pub fn is_current(role: &VolumeRole) -> bool {
     let ready = role.status.as_ref().and_then(|s| condition::get(&s.conditions, READY));
     ready.is_some_and(|c| c.observed_generation == role.metadata.generation && c.reason != reason::ROLE_TAKEN)
 }
 
-/// True if a reservation for `role`, carved out of one for `parent` if any, counts towards the quota of role `of`. Bytes
-/// that move within the roles that `of` covers are charged once (Q1).
+/// True if a reservation for `role` counts towards the quota of role `of`. `parent` is the role of the reservation's
+/// parent, if any. Bytes that move within the roles covered by `of` are charged once (Q1).
 pub fn charges(of: &str, role: &str, parent: Option<&str>) -> bool {
     Role::name_covers(of, role) && !parent.is_some_and(|parent| Role::name_covers(of, parent))
 }
 
-/// The VolumeRoles that keep a ledger, each with the bytes in it.
+/// The VolumeRoles that keep a ledger, each with the sum of its ledger.
 pub fn ledgers<'a>(roles: &[&'a VolumeRole]) -> Vec<(&'a VolumeRole, u64)> {
     let keeping = counting(roles).into_values().filter(|role| has_quota(role));
     keeping.map(|role| (role, ledger::total(entries(role)))).collect()
 }
 
-/// Why a role that has `reserved` bytes does not get `asked` more, beyond the entry if it has one; `None`: they are within its
-/// limit, and its ledger can list them.
+/// Why a role with `reserved` bytes may not reserve `asked` more; `None`: the bytes are within the limit, and the
+/// ledger has space. A role that `has_entry` needs no further entry.
 pub fn refusal(role: &VolumeRole, has_entry: bool, reserved: u64, asked: u64) -> Option<Verdict> {
     if asked > 0 && (leaves_out(role) || !has_entry && entries(role).len() >= MOST_ENTRIES) {
         let (of, name) = (&role.spec.role, role.name_any());
@@ -70,7 +70,7 @@ pub fn refusal(role: &VolumeRole, has_entry: bool, reserved: u64, asked: u64) ->
     over_limit(role, reserved, asked)
 }
 
-/// True if the role has reservations that its ledger does not list.
+/// True if the role has reservations that do not fit into its ledger.
 fn leaves_out(role: &VolumeRole) -> bool {
     let ready = role.status.as_ref().and_then(|s| condition::get(&s.conditions, READY));
     ready.is_some_and(|ready| ready.reason == reason::TOO_MANY_RESERVATIONS)
@@ -100,8 +100,8 @@ fn over_limit(role: &VolumeRole, reserved: u64, asked: u64) -> Option<Verdict> {
     })
 }
 
-/// Why `role` does not get `asked` of the `free` bytes of all disks: they are guaranteed to roles that do not cover `role`
-/// and have not reserved them yet. `None`: the role may have them. `ledgers` are those of [`ledgers`].
+/// Why `role` does not get `asked` bytes out of the `free` bytes of all disks; `None`: the role may have them. The
+/// reason is an unused guarantee of roles that do not cover `role`. `ledgers` is the result of [`ledgers`].
 ///
 /// The guarantee of a sub-role is part of the guarantee of its ancestor.
 pub fn guaranteed(role: &str, asked: u64, free: u64, ledgers: &[(&VolumeRole, u64)]) -> Option<Verdict> {

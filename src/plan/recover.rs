@@ -1,4 +1,4 @@
-//! The objects of a lost cluster, from the nodes' reports of their data (X6).
+//! Recovery of the objects of a lost cluster, from the nodes' reports of orphans (X6).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,11 +10,11 @@ use crate::api::{
     Role, SharedPersistentVolume, SharedPersistentVolumeSpec, Size,
 };
 
-/// A manifest for an administrator to apply, or the reason why there is none. A note says which part of the manifest
-/// nothing but the node's report supports: a broken node may report anything.
+/// A manifest for an administrator to apply, or the reason why there is no manifest. A note names the fields that only
+/// the node's report supports, since a compromised node may report anything.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Document {
-    /// A lost reservation in which orphans lived.
+    /// A lost reservation of orphans.
     Reservation(Box<DiskReservation>, String),
     /// A volume with the data of an orphan.
     Volume(Box<SharedPersistentVolume>, Option<String>),
@@ -27,19 +27,19 @@ struct Wanted<'a> {
     noted: &'a Reserved,
     on: &'a NodeDisk,
     parent: Option<&'a str>,
-    /// Bytes of the orphans in it: the reservation was at least that large.
+    /// Bytes of the orphans in the reservation, which was at least that large.
     orphans: u64,
 }
 
-/// The manifests for orphans on the disks, reservations first: for all orphans, or for those whose UID, name or NodeDisk is
-/// among `only`. Present objects are left alone. The error is a word of `only` that fits nothing.
+/// The manifests for orphans on the disks, reservations first. Selected are all orphans, or those whose UID, name or
+/// NodeDisk is in `only`. Existing objects get no manifest. The error is an element of `only` that selects nothing.
 pub fn documents<'a>(
     disks: &'a [NodeDisk],
     reservations: &[DiskReservation],
     volumes: &[SharedPersistentVolume],
     only: &[String],
 ) -> Result<Vec<Document>, String> {
-    // Nothing is recovered on a disk that was declared gone (D4).
+    // No data of a disk that was declared gone is recovered (D4).
     let disks = disks.iter().filter(|disk| !disk.spec.gone);
     let on =
         |disk: &'a NodeDisk| disk.status.iter().flat_map(move |s| s.orphans.iter().map(move |o| (disk, o)));
@@ -84,7 +84,7 @@ pub fn documents<'a>(
             if reservations.iter().any(|there| there.name_any() == noted.name) {
                 continue;
             }
-            // The outermost come first.
+            // The outermost reservations come first.
             let parent = chain.get(i + 1).map(|parent| parent.name.as_str());
             let place = wanted.entry((chain.len() - i, noted.name.as_str()));
             place.or_insert(Wanted { noted, on: disk, parent, orphans: 0 }).orphans +=
@@ -109,8 +109,8 @@ pub fn text(documents: &[Document]) -> Result<String, serde_yaml::Error> {
     each.collect()
 }
 
-/// An administrator applies a node's report of its data, so nothing in the report may end the comment. YAML 1.1 has these
-/// line breaks, too.
+/// Writes a text as a comment of one line. An administrator applies the output, so no text of a node may end the comment.
+/// YAML 1.1 has these further line breaks.
 fn comment(text: &str) -> String {
     let one_line = text.replace(|c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'), " ");
     format!("# {one_line}\n")
@@ -136,7 +136,7 @@ impl Wanted<'_> {
     }
 }
 
-/// Refuses a report that contradicts itself: no agent writes such a report.
+/// Refuses a report that contradicts itself, since no agent writes such a report.
 fn check_report(orphan: &Orphan, on: &str) -> Result<(), String> {
     if let Some(problem) = &orphan.problem {
         return Err(format!("cannot be recovered, and stays: {problem}"));
@@ -168,7 +168,7 @@ fn check_report(orphan: &Orphan, on: &str) -> Result<(), String> {
     ))
 }
 
-/// Refuses a name of which another disk reports otherwise: one of the two nodes is wrong.
+/// Refuses a name that another disk reports differently, since one of the two nodes is wrong.
 fn check_others<'a>(
     orphan: &Orphan,
     disk: &NodeDisk,
@@ -200,7 +200,7 @@ fn check_others<'a>(
     Ok(())
 }
 
-/// The manifest of an orphan, with a note about what no object in the cluster supports.
+/// The manifest of an orphan, with a note about the fields that no object in the cluster supports.
 fn manifest(
     orphan: &Orphan,
     disk: &NodeDisk,
@@ -264,7 +264,7 @@ fn manifest(
     }
     let mut volume = SharedPersistentVolume::new(name, spec);
     let mut labels = orphan.labels.clone();
-    // The PersistentVolumeClaim that the volume was made for is no longer its owner (P4).
+    // The PersistentVolumeClaim for which the volume was made is no longer the owner (P4).
     labels.remove(LABEL_PVC_UID);
     let only = match labels.is_empty() {
         true => "name, role and access",
@@ -344,7 +344,7 @@ mod tests {
                 "data dark on NodeDisk n1.a cannot be recovered, and stays: it is damaged",
             ]
         );
-        // Present objects are left alone.
+        // Existing objects get no manifest.
         let there = [reserved("eng", "eng", 10, &[])];
         let mut taken = volume("a", "eng", 1);
         let again = printed(std::slice::from_ref(&disk), &there, std::slice::from_ref(&taken));
@@ -357,7 +357,7 @@ mod tests {
         let foreign = [reserved("eng", "ops", 10, &[])];
         let again = printed(std::slice::from_ref(&disk), &foreign, &[]);
         assert!(again[0].contains("a name that one of role ops has now"), "{again:?}");
-        // Somebody made it anew, and it found room elsewhere.
+        // The reservation was made anew, and placed on another disk.
         let mut elsewhere = reserved("eng", "eng", 10, &[]);
         elsewhere.status.as_mut().unwrap().node_disk = Some("n2.b".into());
         let again = printed(std::slice::from_ref(&disk), &[elsewhere], &[]);
@@ -377,7 +377,7 @@ mod tests {
         assert!(printed[0].contains("NodeDisk n1.a has the data of 72 more volumes"), "{printed:?}");
     }
 
-    /// X6, A7: a report that no agent writes is refused, and so is one that another disk contradicts.
+    /// X6, A7: a report that no agent would write is refused, and so is a report that another disk contradicts.
     #[test]
     fn x6_a7_a_contradictory_report_is_refused() {
         let eng = reserved_in("eng", "eng", 10);
@@ -405,7 +405,7 @@ mod tests {
             let printed = printed(&[lone(break_it)], &[], &[]);
             assert!(printed.len() == 1 && printed[0].contains(why), "{why}: {printed:?}");
         }
-        // Of another node's reservation this node has nothing to say, be there an object or not.
+        // A node's report about a reservation of another node is ignored, with or without an object.
         let mut foreign = reservation("ml", "eng/ml", 4);
         assert!(printed(&[lone(&|_| ())], &[foreign.clone()], &[])[0].contains("which has no disk yet"));
         foreign.spec.node_disk = Some("n2.b".into());
@@ -426,7 +426,7 @@ mod tests {
         assert!(matches!(one.as_slice(), [Document::Reservation(..), Document::Volume(..)]), "{one:?}");
     }
 
-    /// X6, A7: a comment names what only the node says.
+    /// X6, A7: a comment names the fields that only the node reports.
     #[test]
     fn x6_a7_unconfirmed_reports_are_marked() {
         let mut disk = disk("n1.a", "n1", 100, &[]);
@@ -446,7 +446,7 @@ mod tests {
         assert!(!text(&[there]).contains('#'), "the reservation's ledger says the same");
     }
 
-    /// X6, A7. Who applies this has rights that no node has.
+    /// X6, A7. The administrator who applies the output has rights that no node has.
     #[test]
     fn x6_a7_what_a_node_says_of_its_data_is_never_a_manifest() {
         let mut disk = disk("n1.a", "n1", 100, &[]);

@@ -1,11 +1,11 @@
-//! The deletion of a reservation waits for all that lives in it (R4, R6).
+//! The deletion of a reservation waits for its volumes and refinements (R4, R6).
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{DiskReservationStatus, LedgerEntry};
 
 use super::names;
 
-/// Why a reservation that is being deleted stays for now; `None`: nothing lives in it, nothing was carved out of it.
+/// Why a reservation that is being deleted stays for now; `None`: the reservation has no volumes and no refinements.
 pub fn reservation_held(status: &DiskReservationStatus) -> Option<Verdict> {
     let held = |entries: &[LedgerEntry], reason, what: &str| {
         let listed: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();

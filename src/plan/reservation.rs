@@ -1,18 +1,20 @@
-//! RESERVE, UNRESERVE and all that lies between: the machine of a `DiskReservation` (R1, R4, R6, Q2).
+//! RESERVE, UNRESERVE and all steps between: the state machine of a `DiskReservation` (R1, R4, R6, Q2).
 //!
 //! [`next`] decides one step at a time. The order of the steps keeps S1 and the limits at every revision:
 //!
-//! - To reserve and to grow: an entry in each VolumeRole with a quota that counts the bytes, then the entry in the
-//!   NodeDisk, or for a refinement in its parent, then the status of the reservation.
-//! - To shrink: the status, which has what lives in the reservation and is written by compare-and-swap, then the entries.
-//! - To unreserve: the entries, then the finalizer.
+//! - Reserve and grow: first an entry in each VolumeRole whose quota counts the bytes. Then the entry in the NodeDisk,
+//!   or for a refinement in its parent. Then the status of the reservation.
+//! - Shrink: first the status, by compare-and-swap on the object that lists the volumes and refinements. Then the
+//!   entries.
+//! - Unreserve: first the entries, then the finalizer.
 //!
-//! An entry carries the UID of its reservation, so a controller that dies in between finds the entry again. The entry of
-//! a reservation that waits stays until the reservation is served or deleted: another controller may be about to go on
+//! An entry carries the UID of its reservation, so after a crash the next controller finds the entry. The entry of a
+//! waiting reservation stays until the reservation is served or deleted: another controller may be about to continue
 //! from there.
 //!
-//! A guarantee spans all disks, and no single object decides it. It is decided on live reads, for one reservation at a
-//! time. Two controllers that both believe to lead can overshoot a guarantee; never S1, and never a limit.
+//! A guarantee spans all disks, so compare-and-swap on one object cannot decide it. Live reads decide it, for one
+//! reservation at a time. Two controllers that both act as leader can exceed a guarantee, but never S1 and never a
+//! limit.
 
 use std::cmp::Ordering;
 
@@ -33,24 +35,24 @@ use super::{names, quota, refs, release};
 /// The next step for a reservation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// Put our finalizer on the reservation.
+    /// Add our finalizer to the reservation.
     AddFinalizer,
     /// Read everything live, and decide again.
     ReadLive,
-    /// Take the entry from the ledger, by [`Gives::give`] on the object as it is then.
+    /// Take the entry from the ledger, by [`Gives::give`] on a live read of the holder.
     Take(LedgerOf, LedgerEntry),
     /// Settle these entries by [`super::entry::settled`], and decide again.
     Settle(Vec<(LedgerOf, Vec<LedgerEntry>)>),
-    /// Write the status. When that fails, settle the entries in [`Seen::holders`]: whoever let the reservation go may not
-    /// have seen them.
+    /// Write the status. If the write fails, settle the entries in [`Seen::holders`]: a controller that released the
+    /// reservation may have missed these entries.
     Report(Box<DiskReservationStatus>),
     /// Release the entry in that ledger.
     Release(LedgerOf),
-    /// Take our finalizer off the reservation, which is the last thing that is done for it.
+    /// Remove our finalizer, as the last step for the reservation.
     RemoveFinalizer,
-    /// The caches are behind: look again in a moment.
+    /// The caches are behind: decide again after a moment.
     LookAgain,
-    /// Nothing, until something changes.
+    /// Wait for a change.
     Rest,
 }
 
@@ -77,13 +79,13 @@ fn reserve(seen: &Seen) -> Step {
     }
 }
 
-/// A reservation that has its bytes is never moved, whatever becomes of its disk.
+/// A reservation that has its bytes is never moved, even if its disk fails.
 fn keep(seen: &Seen) -> Step {
     let mut status = seen.status();
     let lost = lost(seen, &status);
     let node = seen.disk(status.node_disk.as_deref()).map(|disk| &disk.spec.node_name);
     let moved = node.filter(|node| status.node_name.as_ref().is_some_and(|known| known != *node)).cloned();
-    // A cache that is behind moves nothing (D3), and makes nothing vanish.
+    // A stale cache must not move a reservation (D3), nor report its disk or parent as missing.
     if !seen.live && (moved.is_some() || lost.as_ref().is_some_and(|why| why.reason != reason::DISK_GONE)) {
         return Step::ReadLive;
     }
@@ -94,7 +96,7 @@ fn keep(seen: &Seen) -> Step {
     }
 }
 
-/// R6: to grow takes first and reports afterwards; to shrink reports first and releases afterwards.
+/// R6: growing takes the bytes first and reports afterwards; shrinking reports first and releases afterwards.
 fn resize(seen: &Seen, status: &mut DiskReservationStatus) -> Option<Step> {
     let has = size(status);
     let wanted = entry(&seen.reservation).map(|entry| entry.size.bytes_or_zero());
@@ -105,7 +107,7 @@ fn resize(seen: &Seen, status: &mut DiskReservationStatus) -> Option<Step> {
         Ok((wanted, Ordering::Less)) => below_used(status, wanted).map_or(Ok(wanted), Err),
         Ok((_, Ordering::Greater)) => match take(seen) {
             Ok(taken) => Ok(size(&taken)),
-            // The rest of the status is reported meanwhile.
+            // The rest of the status is still written.
             Err(Lacks::Step(step)) => return Some(*step).filter(|step| *step != Step::Rest),
             Err(Lacks::Bytes(why)) => Err(why),
         },
@@ -119,9 +121,9 @@ fn resize(seen: &Seen, status: &mut DiskReservationStatus) -> Option<Step> {
     None
 }
 
-/// Nothing is put into a reservation that is being deleted, so one that was read live and is empty stays empty. The
-/// entries go before the finalizer: a reservation that is gone never weighs on its disk. Bytes of a refinement go back to
-/// its parent, never to the disk (R4).
+/// A reservation that is being deleted accepts no volumes, so an empty one stays empty after a live read. The entries
+/// go before the finalizer, so that no entry of a deleted reservation stays on the disk. Bytes of a refinement return
+/// to its parent, never to the disk (R4).
 fn unreserve(seen: &Seen) -> Step {
     let status = seen.status();
     if let Some(why) = release::reservation_held(&status) {
@@ -134,11 +136,11 @@ fn unreserve(seen: &Seen) -> Step {
     }
 }
 
-/// Why a reservation does not have all its entries.
+/// The obstacle to a complete set of entries.
 enum Lacks {
-    /// A step comes first.
+    /// This step comes first.
     Step(Box<Step>),
-    /// It waits.
+    /// The reservation waits for bytes.
     Bytes(Verdict),
 }
 
@@ -160,10 +162,10 @@ fn take(seen: &Seen) -> Result<DiskReservationStatus, Lacks> {
     }
 }
 
-/// The sharing out chose the disk from the caches. Where live reads refuse, the caches are behind.
+/// The sharing out has chosen the disk from the caches. A refusal by live reads means that the caches are behind.
 fn take_from_disk(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskReservationStatus, Lacks> {
     let placed = is_placed(&seen.reservation);
-    // An entry that no cache has seen yet says where a reservation is to be.
+    // An entry that the caches lack decides the disk of the reservation.
     let taken = seen.disks.iter().find(|disk| !placed && disk.ledger().get(&entry.uid).is_some());
     let disk = taken.map(AsRef::as_ref).or(seen.disk(Some(name)));
     let disk = disk.ok_or(Step::LookAgain)?;
@@ -188,7 +190,7 @@ fn take_from_disk(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskRes
     Err(step.unwrap_or(Step::LookAgain).into())
 }
 
-/// A refinement has no part in the sharing out: nobody else's free space gets less.
+/// A refinement needs no share: its bytes come from the parent, and not from the free space of a disk.
 fn take_from_parent(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskReservationStatus, Lacks> {
     let parent = seen.parent().ok_or_else(|| Lacks::Bytes(no_parent(name)))?;
     let in_parent = parent.status.clone().unwrap_or_default();
@@ -212,8 +214,8 @@ fn take_from_parent(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskR
     Err(step.map_or_else(|refused| refused.map_or(Step::Rest.into(), Lacks::Bytes), Lacks::from))
 }
 
-/// The step that takes the entry from `holder`, or first from a VolumeRole that lacks it; from none while one of them
-/// refuses.
+/// The step that takes the entry from `holder`, or first from a VolumeRole that lacks the entry. A refusal by any of
+/// them means that no entry is taken.
 fn step_to_take<H: Gives>(
     seen: &Seen,
     of: LedgerOf,
@@ -232,7 +234,7 @@ fn step_to_take<H: Gives>(
     Ok(Step::Take(lacking.unwrap_or(of), entry))
 }
 
-/// The step that writes the status: `Ready`, or why not.
+/// The step that writes the status, with `Ready` or the reason against it.
 fn report(seen: &Seen, mut status: DiskReservationStatus, outcome: Result<(), Verdict>) -> Step {
     let is_deleted = seen.reservation.metadata.deletion_timestamp.is_some();
     status.phase = match outcome {
@@ -262,7 +264,7 @@ fn has(status: &DiskReservationStatus) -> String {
     }
 }
 
-/// Why a reservation does not shrink to `wanted`: volumes and refinements have more (R6).
+/// Why a reservation does not shrink to `wanted`: its volumes and refinements have more bytes (R6).
 fn below_used(status: &DiskReservationStatus, wanted: u64) -> Option<Verdict> {
     let entries: Vec<&str> =
         status.volumes.iter().chain(&status.refinements).map(|entry| entry.name.as_str()).collect();
@@ -280,7 +282,7 @@ fn below_used(status: &DiskReservationStatus, wanted: u64) -> Option<Verdict> {
     })
 }
 
-/// Why a reservation that has its bytes serves nobody now: its disk or its parent is not there any more.
+/// Why a reservation with bytes cannot be used now: its disk or its parent is missing.
 fn lost(seen: &Seen, status: &DiskReservationStatus) -> Option<Verdict> {
     let disk = seen.disk(status.node_disk.as_deref());
     match (&status.parent, &status.node_disk, disk) {
@@ -299,7 +301,7 @@ fn lost(seen: &Seen, status: &DiskReservationStatus) -> Option<Verdict> {
     }
 }
 
-/// Why nothing is served by a reservation, nor carved out of it: its disk was declared gone, which is for good (D4).
+/// Why a reservation gives no bytes to volumes or refinements: its disk was declared gone for good (D4).
 fn disk_gone(disk: &NodeDisk, reservation: &DiskReservation) -> Option<Verdict> {
     let (disk, name) = (disk.spec.gone.then(|| disk.name_any())?, reservation.name_any());
     let message = format!(
@@ -326,7 +328,7 @@ mod tests {
         reservation
     }
 
-    /// All was read live. The disk is n1.a of 10 Gi, unless there are others.
+    /// A live read of everything. The only disk is n1.a of 10 Gi, unless `disks` has others.
     fn seen(reservation: DiskReservation, disks: &[NodeDisk], roles: &[VolumeRole]) -> Seen {
         let candidates: Vec<_> = disks.iter().map(|disk| Candidate { disk, node_labels: None }).collect();
         let mut outcomes = share_out(
@@ -349,7 +351,7 @@ mod tests {
         }
     }
 
-    /// The refinement ml of 3 Gi for eng/ml, to be carved out of p.
+    /// The refinement ml of 3 Gi for eng/ml, with the parent p.
     fn refining(parent: Option<DiskReservation>, roles: &[VolumeRole]) -> Seen {
         let mut child = reservation("ml", "eng/ml", 3);
         child.spec.parent = Some("p".into());
@@ -357,7 +359,7 @@ mod tests {
         Seen { parent: parent.map(Arc::new), ..seen(child, &disks, roles) }
     }
 
-    /// Reason and message of a condition in the status that is reported.
+    /// Reason and message of a condition in the reported status.
     fn reported(seen: &Seen, type_: &str) -> (String, String) {
         match next(seen) {
             Step::Report(status) => {
@@ -506,7 +508,7 @@ mod tests {
         let mut unknown = role("eng/ml", 9, &[]);
         unknown.metadata.generation = Some(2);
         assert_eq!(next(&refining(parent(), &[unknown])), Step::Rest, "its limit has just been changed");
-        // D2: all of an undivided parent is charged.
+        // D2: the role is charged for all of an undivided parent.
         let mut undivided = reserved("p", "eng", 10, &[]);
         undivided.status.as_mut().unwrap().disk_kind = Some(crate::api::DiskKind::Mount);
         let roles = [role("eng/ml", 9, &[])];

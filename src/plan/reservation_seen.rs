@@ -1,4 +1,5 @@
-//! The objects that decide on a reservation, as they were seen, and the ledgers that give it its bytes (R1, R4, Q2).
+//! The objects that decide on a reservation, as read, and the ledgers from which the reservation takes its bytes (R1,
+//! R4, Q2).
 
 use std::sync::Arc;
 
@@ -14,35 +15,35 @@ use super::ledger::{Ledger, MOST_ENTRIES, Refused};
 use super::share::Outcome;
 use super::{quota, refs};
 
-/// The reservation and the objects that decide on it, as they were seen.
+/// The reservation and the objects that decide on the reservation, as read.
 #[derive(Clone)]
 pub struct Seen {
     /// The reservation.
     pub reservation: Arc<DiskReservation>,
-    /// All disks; for a refinement that was read live, at least the disk of its parent.
+    /// All disks. For a refinement that was read live, at least the disk of its parent.
     pub disks: Vec<Arc<NodeDisk>>,
     /// The reservation that `spec.parent` names.
     pub parent: Option<Arc<DiskReservation>>,
-    /// The reservations that its ledger of refinements names.
+    /// The reservations in the ledger of refinements.
     pub refinements: Vec<Arc<DiskReservation>>,
     /// All VolumeRoles.
     pub roles: Vec<Arc<VolumeRole>>,
-    /// The share that it is given; `None`: the sharing out has not looked at it yet.
+    /// The share of the reservation; `None`: the sharing out has not included the reservation yet.
     pub outcome: Option<Outcome>,
-    /// All of these except the refinements were read live, not from a cache.
+    /// True if all objects except the refinements were read live, not from a cache.
     pub live: bool,
-    /// Entries were settled already.
+    /// True if entries were settled already.
     pub settled: bool,
     /// The time.
     pub now: Timestamp,
 }
 
-/// An object with a ledger of reservations, by its name.
+/// The object with a ledger of reservations, by kind and name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LedgerOf {
     /// A NodeDisk.
     Disk(String),
-    /// A DiskReservation, out of which refinements are carved.
+    /// A DiskReservation from which refinements are carved out.
     Parent(String),
     /// A VolumeRole with a quota.
     Role(String),
@@ -78,12 +79,12 @@ impl Seen {
         self.disks.iter().find(|disk| disk.metadata.name.as_deref() == name).map(AsRef::as_ref)
     }
 
-    /// The reservation that this one is, or is to be, carved out of: none that was made anew under the old name.
+    /// The parent of the reservation. An object that was made anew under the parent's name is not the parent.
     pub(super) fn parent(&self) -> Option<&DiskReservation> {
         self.parent.as_deref().filter(|parent| is_parent(parent, &self.reservation))
     }
 
-    /// The ledgers of disks and of the parent that `selects`.
+    /// The ledgers of disks and of the parent that `selects` accepts.
     fn sources(
         &self,
         selects: impl Fn(&NodeDisk) -> bool,
@@ -104,15 +105,15 @@ impl Seen {
         holders
     }
 
-    /// The entries that do not fit what they are of: those of refinements, and the reservation's own where it is lost, too
-    /// small, too large, or not where it belongs.
+    /// The entries that need settling: those of refinements, and the reservation's own entry if lost, too small, too
+    /// large, or in the wrong ledger.
     pub(super) fn unsettled(&self) -> Vec<(LedgerOf, Vec<LedgerEntry>)> {
         let reservation = &*self.reservation;
         let of_refinements = ByName::new(refs(&self.refinements)).unsettled(reservation);
         let own = LedgerOf::Parent(reservation.name_any());
         let mut unsettled: Vec<_> =
             Some((own, of_refinements)).into_iter().filter(|(_, entries)| !entries.is_empty()).collect();
-        // The entries of one that waits may be another controller's, which is about to go on from there.
+        // An entry of a waiting reservation may belong to another controller that is about to continue from there.
         if is_placed(reservation) && reservation.metadata.deletion_timestamp.is_none() {
             let misfits = self
                 .sources(|disk| !fits(disk, reservation, None), |parent| !fits(parent, reservation, None));
@@ -127,22 +128,22 @@ fn has<H: Holder<DiskReservation>>(holder: &H, uid: &str) -> bool {
     holder.ledger().get(uid).is_some()
 }
 
-/// Why a ledger gives nothing; `None`: that is not known yet.
+/// Why a ledger gives no entry; `None`: the reason is not known yet.
 pub type Refusal = Option<Verdict>;
 
 /// A holder from which a reservation takes an entry.
 pub trait Gives: Holder<DiskReservation> + Resource + Sized {
-    /// The ledger with the entry of the reservation that was seen.
+    /// The ledger with the entry added, for the reservation in `seen`.
     fn give(&self, seen: &Seen, entry: &LedgerEntry) -> Result<Ledger<'_>, Refusal>;
-    /// The object of that name among what was seen.
+    /// The object of that name in `seen`.
     fn slot<'a>(seen: &'a mut Seen, name: &str) -> Option<&'a mut Arc<Self>>;
 
-    /// Puts the object, as it was written, among what was seen. Without one, what was seen is live no more.
+    /// Replaces the object in `seen` by the written object. Without a written object, `seen` counts as not live.
     fn see(name: &str, written: Option<Self>, seen: &mut Seen) {
         seen.live = written.is_some_and(|written| Self::see_settled(name, written, seen));
     }
 
-    /// Puts the object, whose entries were settled, among what was seen. False: it was not there.
+    /// Replaces the object in `seen` by the settled object. Returns false if `seen` lacks the object.
     fn see_settled(name: &str, now: Self, seen: &mut Seen) -> bool {
         let slot = Self::slot(seen, name).filter(|slot| slot.meta().uid == now.meta().uid);
         slot.map(|slot| *slot = Arc::new(now)).is_some()
@@ -164,12 +165,12 @@ impl Gives for NodeDisk {
     }
 }
 
-/// R4: the parent serves, its role is a strict ancestor's, and it has that many bytes left.
+/// R4: the parent has its bytes, its role is a strict ancestor, and enough bytes are free.
 impl Gives for DiskReservation {
     fn give(&self, seen: &Seen, entry: &LedgerEntry) -> Result<Ledger<'_>, Refusal> {
         let refuse = |reason, message| Err(Some(Verdict::no(reason, message)));
         let (name, role, theirs) = (self.name_any(), &entry.role, &self.spec.role);
-        // The status of the reservation names the one that was looked at.
+        // The status of the reservation will name the parent in `seen`, so the present object must be the same one.
         if seen.parent().map(|parent| &parent.metadata.uid) != Some(&self.metadata.uid) {
             return Err(Some(no_parent(&name)));
         }
@@ -190,7 +191,7 @@ impl Gives for DiskReservation {
             let message = format!("DiskReservation {name}, which it is to be carved out of, {state}");
             return refuse(reason::PARENT_NOT_RESERVED, message);
         }
-        // An undivided parent is handed out as one piece (D2).
+        // An undivided parent is given as a whole (D2).
         let size = self.at_most(&*seen.reservation, entry.size.bytes_or_zero());
         let asked = seen.reservation.spec.size.bytes_or_zero();
         Holder::<DiskReservation>::ledger(self)
@@ -242,7 +243,7 @@ impl Gives for VolumeRole {
     }
 }
 
-/// Why nothing is carved out of the reservation of that name.
+/// The refusal for a missing parent.
 pub(super) fn no_parent(name: &str) -> Verdict {
     let message =
         format!("there is no DiskReservation {name} to carve it out of; make it, or leave spec.parent out");

@@ -1,10 +1,12 @@
-//! GROW and SHRINK: the next step from the size that a volume has to the size in its spec (V7).
+//! GROW and SHRINK: the next step from the present size of a volume to the size in its spec (V7).
 //!
 //! At every committed revision the entry in the reservation's ledger ≥ `status.size` ≥ `status.node.size` and
-//! `status.node.growing` ≥ the bytes on the disk. A growth is written from left to right, a shrinking from right to left.
-//! `status.size` and the node's part are in one object. So of a controller that takes bytes back, and an agent that is
-//! about to use these bytes, one wins. The ledger is in another object. An entry gets smaller only while the volume says
-//! `creditDue`, and the volume does not grow meanwhile.
+//! `status.node.growing` ≥ the bytes on the disk. A growth is written from left to right, a shrinking from right to
+//! left.
+//!
+//! `status.size` and the node's part are in one object. So a controller that takes bytes back and an agent that is
+//! about to use these bytes cannot both succeed. The ledger is in another object. An entry shrinks only while the
+//! volume has `creditDue`, and the volume does not grow during that time.
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
@@ -16,24 +18,24 @@ use super::{names, undivided};
 /// The controller's next step.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Set the ledger's entry to at least that much, then `status.size` to exactly that.
+    /// Raise the ledger's entry to at least this size, then set `status.size` to exactly this size.
     Grow(u64),
-    /// The disk has no more than that: set `status.size`, and note that the ledger has to follow.
+    /// The volume uses at most this size on the disk: lower `status.size`, and set `creditDue`.
     Lower(u64),
     /// Shrink the ledger's entry to `status.size`.
     ShrinkEntry,
-    /// The ledger has followed: note that.
+    /// The ledger's entry has shrunk: clear `creditDue`.
     Settle,
-    /// Nothing; the condition `Resized`, if there is one.
+    /// No change of the size. The value is the condition `Resized`, if any.
     Rest(Option<Verdict>),
 }
 
 /// Bytes in the ledger of the volume's reservation.
 #[derive(Clone, Copy, Debug)]
 pub struct Ledger {
-    /// In the volume's own entry.
+    /// Bytes of the volume's own entry.
     pub entry: u64,
-    /// In no entry.
+    /// Bytes of no entry.
     pub free: u64,
 }
 
@@ -44,12 +46,12 @@ struct Sizes {
     node: NodePart,
 }
 
-/// `None` before the volume was made, and where a size cannot be read.
+/// The sizes of a volume; `None` before the volume was made, or if a size is unreadable.
 fn sizes(volume: &SharedPersistentVolume) -> Option<Sizes> {
     let status = volume.status.as_ref()?;
     let node = status.node.clone().filter(|node| node.backing == BackingState::Made)?;
     Some(Sizes {
-        // A volume that has an undivided disk asks for no less (D2).
+        // A volume with an undivided disk never requests less than that disk (D2).
         wished: undivided::of_volume(volume, volume.spec.size.bytes().ok()?),
         granted: status.size.as_ref()?.bytes().ok()?,
         on_disk: node.size.as_ref()?.bytes().ok()?,
@@ -57,7 +59,7 @@ fn sizes(volume: &SharedPersistentVolume) -> Option<Sizes> {
     })
 }
 
-/// The size that the volume has for its users now.
+/// The size of the volume as its users see it now.
 pub fn size_now(volume: &SharedPersistentVolume) -> &Size {
     let status = volume.status.as_ref();
     let on_disk = status.and_then(|s| s.node.as_ref()?.size.as_ref());
@@ -77,7 +79,7 @@ pub fn next(volume: &SharedPersistentVolume, ledger: Option<Ledger>) -> Step {
     if wished > granted {
         return match wished.saturating_sub(ledger.entry) <= ledger.free {
             true => Step::Grow(wished),
-            // The entry grew for a larger spec.size, which was set back since.
+            // The entry grew for a larger `spec.size`, which was lowered again.
             false if ledger.entry > granted => Step::Lower(granted),
             false => Step::Rest(Some(full(volume, ledger))),
         };
@@ -88,7 +90,7 @@ pub fn next(volume: &SharedPersistentVolume, ledger: Option<Ledger>) -> Step {
     Step::Rest(report(volume, &status, &sizes))
 }
 
-/// The reason why the volume does not grow, with the reservation's numbers.
+/// The reason why the volume cannot grow, with the numbers of the reservation.
 fn full(volume: &SharedPersistentVolume, ledger: Ledger) -> Verdict {
     let reservation = volume.status.as_ref().and_then(|s| s.reservation.as_ref()).map_or("?", |r| &r.name);
     let wished = volume.spec.size.bytes_or_zero();
@@ -105,7 +107,7 @@ fn full(volume: &SharedPersistentVolume, ledger: Ledger) -> Verdict {
     )
 }
 
-/// True if the volume's file system can be made smaller.
+/// True if the volume's file system can shrink.
 fn can_shrink(volume: &SharedPersistentVolume) -> bool {
     match volume.spec.fs_type {
         FsType::Ext4 | FsType::Btrfs => true,
@@ -144,18 +146,18 @@ fn report(
     })
 }
 
-/// The agent's next step about the size.
+/// The agent's next step for the size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnNode {
-    /// Report that size, before the resize begins.
+    /// Report this size, before the resize begins.
     Announce(u64),
-    /// Resize the volume to that size.
+    /// Resize the volume to this size.
     Resize(u64),
     /// Withdraw the report of a growth that was not begun.
     Withdraw,
 }
 
-/// The agent's next step. `unfinished`: the volume record has a resize that was begun and not finished.
+/// The agent's next step. `unfinished` is true if the volume record has an unfinished resize.
 pub fn on_node(volume: &SharedPersistentVolume, unfinished: bool) -> Option<OnNode> {
     let Sizes { wished, granted, on_disk, node } = sizes(volume)?;
     if volume.metadata.deletion_timestamp.is_some() {
@@ -178,7 +180,8 @@ pub fn on_node(volume: &SharedPersistentVolume, unfinished: bool) -> Option<OnNo
     unfinished.then_some(OnNode::Resize(on_disk))
 }
 
-/// True if a change of its reservation concerns the volume: it waits for free space, or its entry has another size.
+/// True if a change of the reservation concerns the volume: the volume waits for free space, or its entry has another
+/// size.
 pub fn waits_for_ledger(volume: &SharedPersistentVolume, entry: Option<u64>) -> bool {
     let status = volume.status.clone().unwrap_or_default();
     let granted = status.size.as_ref().map(Size::bytes_or_zero);
@@ -191,7 +194,7 @@ mod tests {
     use crate::api::condition::{RESIZED, set};
     use crate::plan::testing::*;
 
-    /// Sizes in Gi: in spec, in status, on the node.
+    /// A volume with these sizes in Gi: in the spec, in the status, on the node.
     fn sized(wished: u64, granted: u64, on_disk: u64) -> SharedPersistentVolume {
         let mut v = ready_volume("v", "eng", true);
         v.spec.size = gi(wished);
@@ -310,7 +313,8 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// S1: whoever is next and whatever is wished meanwhile, ledger ≥ status ≥ node ≥ disk; and it comes to rest.
+        /// S1: for any order of steps and any changes of the spec, ledger ≥ status ≥ node ≥ disk; and the steps come to
+        /// an end.
         #[test]
         fn s1_no_size_overtakes_the_one_above_it(
             script in proptest::collection::vec((0u8..4, 1u64..8), 0..200)

@@ -1,4 +1,4 @@
-//! A StorageClass of ours: the volume and the claim for a PersistentVolumeClaim, and the free space for them (P1, P2,
+//! A StorageClass of ours: the volume and the claim for a PersistentVolumeClaim, and the reservation for them (P1, P2,
 //! P6).
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
@@ -12,17 +12,17 @@ use crate::api::{
 };
 use crate::plan::create;
 
-/// True if Reservoir makes the volumes of the class.
+/// True if the class names our driver as its provisioner.
 pub fn is_ours(class: &StorageClass) -> bool {
     class.provisioner == DRIVER
 }
 
-/// True if a volume of the class is made only when a pod wants it, on the node that the scheduler chose.
+/// True if a volume of the class waits for its first pod, and is then made on the node that the scheduler chose.
 pub fn is_delayed(class: &StorageClass) -> bool {
     class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer")
 }
 
-/// The spec of every volume of the class, without a size; or the fault of the class.
+/// The spec of every volume of the class, without a size; or the error in the class.
 pub fn of_class(class: &StorageClass) -> Result<SharedPersistentVolumeSpec, String> {
     let name = class.name_any();
     let wrong = |what: String| Err(format!("StorageClass {name} {what}; make the class anew"));
@@ -63,7 +63,7 @@ pub fn of_class(class: &StorageClass) -> Result<SharedPersistentVolumeSpec, Stri
     Ok(spec)
 }
 
-/// The volume of a PersistentVolumeClaim, or why there can be none.
+/// The volume for a PersistentVolumeClaim, or the reason why no volume can be made.
 pub fn volume(pvc: &PersistentVolumeClaim, class: &StorageClass) -> Result<SharedPersistentVolume, String> {
     let mut spec = of_class(class)?;
     let asked = pvc.spec.clone().unwrap_or_default();
@@ -108,7 +108,7 @@ pub fn volume(pvc: &PersistentVolumeClaim, class: &StorageClass) -> Result<Share
     Ok(volume)
 }
 
-/// The bytes that a PersistentVolumeClaim requests, or why no volume can have that size.
+/// The bytes that a PersistentVolumeClaim requests, or the reason why no volume can have that size.
 pub fn requested(pvc: &PersistentVolumeClaim) -> Result<u64, String> {
     let requests = pvc.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref());
     let asked =
@@ -118,7 +118,7 @@ pub fn requested(pvc: &PersistentVolumeClaim) -> Result<u64, String> {
         .map_err(|why| format!("spec.resources.requests.storage: {why}; ask for another size"))
 }
 
-/// Why a PersistentVolumeClaim cannot have the VolumeAttributesClass that it names.
+/// Refuses the VolumeAttributesClass that a PersistentVolumeClaim names.
 pub fn attributes_refused(pvc: &PersistentVolumeClaim) -> Option<String> {
     let class = pvc.spec.as_ref()?.volume_attributes_class_name.as_ref()?;
     Some(format!(
@@ -126,7 +126,7 @@ pub fn attributes_refused(pvc: &PersistentVolumeClaim) -> Option<String> {
     ))
 }
 
-/// The claim of the PersistentVolumeClaim's namespace to the volume; it has the PersistentVolumeClaim's name.
+/// The claim to the volume, in the namespace and with the name of the PersistentVolumeClaim.
 pub fn claim(pvc: &PersistentVolumeClaim, volume: &SharedPersistentVolume) -> VolumeClaim {
     let spec = VolumeClaimSpec {
         role: volume.spec.role.clone(),
@@ -139,7 +139,8 @@ pub fn claim(pvc: &PersistentVolumeClaim, volume: &SharedPersistentVolume) -> Vo
     claim
 }
 
-/// The reservation on the node for the volume, chosen as for any other; `None`: none has enough free space.
+/// The reservation on the node for the volume, chosen as for any other volume; `None`: no reservation has enough free
+/// space.
 pub fn place(
     volume: &SharedPersistentVolume,
     node: &str,
