@@ -1,14 +1,17 @@
 //! SHARE OUT: the reservation that is served next, and the disk that serves it (Q3, Q5, L7).
 //!
-//! Requests are looked at in the order of [`super::queue`], after those within the guarantee of their role. A request that
-//! fits is given its disk in thought, which raises the share of its role, until all have been looked at.
+//! Requests within a guarantee of their role come first, then all others in the order of [`super::queue`]. A request
+//! that fits is given a disk in this computation, which raises the share of its role. The computation ends when all
+//! requests have been considered.
 //!
-//! A request that does not fit now, and would fit into some disk if that were emptier, collects free space on one disk:
-//! always within its role's guarantee, else while it has the turn. A request behind it gets free space of that disk only
-//! where this makes the first one wait no longer. Turns begin when all requests that fit are served, so a request that fits
-//! waits for one turn at most. Each request gets its turn, and one that has waited for long is then served before all
-//! others: nobody starves. A request that can never fit any disk holds nobody up. Free space that is guaranteed to nobody is
-//! collected likewise, for a request that needs more of it (Q2).
+//! A request that does not fit now, and would fit into an emptier disk, may collect free space on one disk. A request
+//! within its role's guarantee always collects; any other request collects only during its turn. Later requests get
+//! free space of that disk only if the collecting request waits no longer for that. A turn begins when all fitting
+//! requests are served, so a fitting request waits for one turn at most.
+//!
+//! Each request gets its turn, and during its turn a request with a long wait precedes all others, so nobody starves. A
+//! request that can never fit any disk holds nobody up. Unguaranteed free space is collected in the same way, for a
+//! request that needs more of it (Q2).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -24,16 +27,16 @@ use super::queue::{Queue, Request};
 use super::space::{DiskSpace, Hold, RoleSpace};
 use super::{names, quota, summary, turn};
 
-/// The share of a reservation that waits, or that is to grow.
+/// The share of a reservation that waits or is to grow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The disk of that name serves it now.
+    /// The disk of that name serves the reservation now.
     Serve(String),
     /// The reservation waits.
     Wait {
         /// The reason.
         why: Verdict,
-        /// Its last turn to collect free space.
+        /// The last turn of the reservation to collect free space.
         turn: Option<CollectingTurn>,
     },
 }
@@ -48,11 +51,11 @@ impl Outcome {
     }
 }
 
-/// The share of each reservation that waits for a disk, by UID. Refinements have none: they take from their parent, not
-/// from a disk. Nor has a reservation whose VolumeRole has not summed up yet.
+/// The share of each reservation that waits for a disk, by UID. A refinement takes from its parent and needs no share.
+/// A reservation has no share either while its VolumeRole has no current ledger.
 pub type Outcomes = BTreeMap<String, Outcome>;
 
-/// The outcomes now, after those `before`, which may have turns that no cache has seen yet.
+/// The present outcomes. `before` are the last outcomes, whose turns may be missing from the caches.
 pub fn share_out(
     reservations: &[&DiskReservation],
     candidates: &[Candidate],
@@ -91,7 +94,8 @@ pub fn share_out(
     for (request, why) in &mut waiting {
         sharing.begin_turn(request, why.is_some());
     }
-    // A refusal has the free space that is left once all who can be served are, so that it does not change meanwhile.
+    // A refusal shows the free space that is left when all fitting requests are served. So its message stays the same
+    // until then.
     for (request, why) in waiting {
         let (why, turn) = (sharing.refusal(&request, why), request.turn);
         outcomes.insert(request.uid, Outcome::Wait { why, turn });
@@ -99,7 +103,7 @@ pub fn share_out(
     outcomes
 }
 
-/// The reservations that wait, in the order in which they are served if there is free space for all (Q3).
+/// The waiting reservations, in the order in which they would be served with enough free space for all (Q3).
 pub fn in_order<'a>(
     reservations: &[&'a DiskReservation],
     candidates: &[Candidate],
@@ -117,24 +121,25 @@ pub fn in_order<'a>(
     std::iter::from_fn(next).collect()
 }
 
-/// What comes of a request.
+/// The result for one request.
 enum Look {
-    /// The disk of that name serves it.
+    /// The disk of that name serves the request.
     Serve(String),
-    /// It waits until something else than free space changes.
+    /// The request waits for a change of something other than free space.
     Refuse(Verdict),
-    /// It waits for free space; the reason is a guarantee, or else what the disks lack in the end.
+    /// The request waits for free space. The reason is a guarantee; `None`: the final free space of the disks gives the
+    /// reason.
     Wait(Option<Verdict>),
-    /// Its VolumeRole has not summed up yet.
+    /// The VolumeRole of the request has no current ledger.
     Unknown,
 }
 
-/// The sharing out as it goes on.
+/// The state of the computation.
 struct Sharing<'a> {
     candidates: &'a [Candidate<'a>],
     disks: Vec<DiskSpace<'a>>,
     roles: Vec<RoleSpace<'a>>,
-    /// Free space of all disks that is guaranteed to nobody: the bytes of it that are held back.
+    /// The bytes of unguaranteed free space that are held back on all disks together, with the holder.
     unguaranteed: Option<(u64, Hold<'a>)>,
     now: Timestamp,
 }
@@ -144,7 +149,7 @@ impl<'a> Sharing<'a> {
         self.roles.iter().any(|role| role.guarantees(request))
     }
 
-    /// The disks that may serve the request, by their index.
+    /// The indexes of the disks that may serve the request.
     fn may_serve(&self, request: &Request) -> Vec<usize> {
         let may = |i: &usize| candidate::may_serve(request.reservation, &self.candidates[*i]);
         (0..self.candidates.len()).filter(may).collect()
@@ -154,13 +159,14 @@ impl<'a> Sharing<'a> {
         self.roles.iter().filter(|role| role.charges(request))
     }
 
-    /// Why the role of the request does not get so many bytes of what is free: they are guaranteed to others.
+    /// Why the request does not get so many bytes of the free space: they are guaranteed to other roles.
     fn guaranteed(&self, request: &Request, bytes: u64) -> Option<Verdict> {
         let reserved: Vec<(&VolumeRole, u64)> = self.roles.iter().map(|of| (of.role, of.reserved)).collect();
         quota::guaranteed(request.role(), bytes, sum(&self.disks, |disk| disk.free), &reserved)
     }
 
-    /// All of an undivided disk counts towards the quotas, however little of it was asked for (D2, Q1).
+    /// True if the request is within all limits. All bytes of an undivided disk count, even for a smaller request (D2,
+    /// Q1).
     fn within_limits(&self, request: &Request, disk: &DiskSpace) -> bool {
         self.charged(request).all(|of| of.refusal(request, disk.target(request)).is_none())
     }
@@ -193,8 +199,8 @@ impl<'a> Sharing<'a> {
         Look::Wait(None)
     }
 
-    /// Collects free space within a guarantee, or on the disk of the turn: a turn that moved to another disk would make who
-    /// fits there wait for a second turn.
+    /// Collects free space within a guarantee, or on the disk of the request's turn. The turn stays on its disk: on a
+    /// new disk, other requests would have to wait for a second turn.
     fn go_on_to_collect(&mut self, request: &Request<'a>, unguaranteed: bool) {
         let holder = request.reservation;
         let turn = request.turn.as_ref().filter(|_| request.has_turn(self.now));
@@ -209,7 +215,8 @@ impl<'a> Sharing<'a> {
         }
     }
 
-    /// The disk that serves the request. An undivided disk serves what no other can, and of those the smallest.
+    /// The disk that serves the request. Divisible disks come before undivided disks; of the latter, the smallest comes
+    /// first.
     fn best(&self, request: &Request, may: Vec<usize>) -> Option<usize> {
         let beside_guarantees = |disk: &DiskSpace| self.guaranteed(request, disk.takes(request)).is_none();
         let fits = |i: &usize| {
@@ -232,8 +239,8 @@ impl<'a> Sharing<'a> {
         a.free.cmp(&b.free).then_with(|| b.name.cmp(&a.name))
     }
 
-    /// Collects free space on a disk that `selects`, or what is guaranteed to nobody: the request would fit there and beside all
-    /// guarantees, once others are gone. Returns the disk, if free space is collected.
+    /// Collects free space on a disk that `selects` accepts, or unguaranteed free space. The request must fit there
+    /// beside all guarantees once other reservations are gone. Returns the disk if free space is collected.
     fn collect(
         &mut self,
         request: &Request<'a>,
@@ -261,10 +268,10 @@ impl<'a> Sharing<'a> {
         Some(disk)
     }
 
-    /// Why the request does not get what is free and guaranteed to nobody: it is held back for another one.
+    /// Why the request does not get unguaranteed free space: these bytes are held back for another request.
     fn kept_unguaranteed(&self, request: &Request) -> Option<Verdict> {
         let (kept, hold) = self.unguaranteed?;
-        // Bytes that are guaranteed to the role itself are nobody else's.
+        // Bytes that are guaranteed to the request's role are not held back for another request.
         let with_kept = request.asked.saturating_add(kept);
         if self.within_guarantee(request) || self.guaranteed(request, with_kept).is_none() {
             return None;
@@ -276,7 +283,7 @@ impl<'a> Sharing<'a> {
         Some(Verdict::no(reason::GUARANTEED, message))
     }
 
-    /// Begins a turn of the request, if it may collect free space and has no turn.
+    /// Begins a turn of the request, if the request may collect free space and has no turn.
     fn begin_turn(&mut self, request: &mut Request<'a>, unguaranteed: bool) {
         if request.has_turn(self.now) || self.within_guarantee(request) {
             return;
@@ -289,14 +296,14 @@ impl<'a> Sharing<'a> {
         }
     }
 
-    /// Why the request waits in the end.
+    /// The final reason for the wait of the request.
     fn refusal(&self, request: &Request, why: Option<Verdict>) -> Verdict {
         if let Some(why) = why {
             return why;
         }
         let may: Vec<&DiskSpace> = self.may_serve(request).into_iter().map(|i| &self.disks[i]).collect();
         let (mut refusals, full): (Vec<String>, Vec<bool>) = may.iter().map(|d| d.refusal(request)).unzip();
-        // Caches have no order; a sentence that changes by itself would be written again and again.
+        // Caches have no order. A message in varying order would cause a write each time.
         refusals.sort();
         let asked = match request.asked == request.target {
             true => request.reservation.spec.size.clone(),
@@ -317,7 +324,7 @@ fn sum(disks: &[DiskSpace], of: impl Fn(&DiskSpace) -> u64) -> u64 {
     disks.iter().map(of).fold(0, u64::saturating_add)
 }
 
-/// The requests. A reservation that the ledger of a disk has already needs no place in the queue.
+/// The requests. A reservation that already has an entry in the ledger of a disk needs no place in the queue.
 fn requests<'a>(
     reservations: &[&'a DiskReservation],
     disks: &[DiskSpace],

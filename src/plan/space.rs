@@ -1,4 +1,4 @@
-//! The free space of disks and the quotas of roles, as the sharing out goes on (Q2, Q5).
+//! The free space of disks and the quotas of roles, during the sharing out (Q2, Q5).
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -14,11 +14,11 @@ use super::ledger::MOST_ENTRIES;
 use super::queue::Request;
 use super::{allocatable, orphans, quota, undivided};
 
-/// Free space is held back for that reservation.
+/// The reservation for which free space is held back.
 #[derive(Clone, Copy)]
 pub(super) struct Hold<'a> {
     pub holder: &'a DiskReservation,
-    /// The end of its turn; `None`: it is within the guarantee of its role.
+    /// The end of the reservation's turn; `None`: the reservation is within the guarantee of its role.
     pub until: Option<Timestamp>,
 }
 
@@ -32,17 +32,17 @@ impl fmt::Display for Hold<'_> {
     }
 }
 
-/// A disk.
+/// A disk during the sharing out.
 pub(super) struct DiskSpace<'a> {
     pub disk: &'a NodeDisk,
     pub name: String,
     pub ready: bool,
-    /// Bytes that reservations may take in all, without those of orphans.
+    /// Allocatable bytes, without the bytes of orphans.
     pub allocatable: u64,
     pub free: u64,
-    /// Bytes of each reservation on it, by UID.
+    /// Bytes of each reservation on the disk, by UID.
     entries: BTreeMap<&'a str, u64>,
-    /// The hold on its free space, and the bytes that others may still take beside it.
+    /// The hold on the disk's free space, and the bytes that other requests may still take.
     hold: Option<(Hold<'a>, u64)>,
 }
 
@@ -62,12 +62,12 @@ impl<'a> DiskSpace<'a> {
         }
     }
 
-    /// Bytes that the reservation of that UID has.
+    /// Bytes of the reservation with that UID.
     pub fn held_by(&self, uid: &str) -> Option<u64> {
         self.entries.get(uid).copied()
     }
 
-    /// The UIDs of the reservations on it.
+    /// The UIDs of the reservations on the disk.
     pub fn holders(&self) -> impl Iterator<Item = &'a str> {
         self.entries.keys().copied()
     }
@@ -76,28 +76,28 @@ impl<'a> DiskSpace<'a> {
         undivided::is_undivided(self.disk.spec.kind)
     }
 
-    /// Bytes that the request would have in all, if it were served here.
+    /// Bytes of the reservation if this disk serves the request.
     pub fn target(&self, request: &Request) -> u64 {
         undivided::of_disk(self.disk, request.target)
     }
 
-    /// Bytes that it would take beyond what it has.
+    /// Bytes that the request takes beyond its present bytes.
     pub fn takes(&self, request: &Request) -> u64 {
         self.target(request) - (request.target - request.asked)
     }
 
-    /// Bytes of orphans that lived in it, which nobody else gets (X6).
+    /// Bytes of the reservation's own orphans, which no other reservation gets (X6).
     fn own_orphans(&self, request: &Request) -> u64 {
         if self.ready { orphans::kept_for(self.disk, request.reservation) } else { 0 }
     }
 
-    /// True if the ledger can have no entry for the request (A8).
+    /// True if the ledger has no space for an entry of the request (A8).
     fn is_full(&self, request: &Request) -> bool {
         self.entries.len() >= MOST_ENTRIES && self.held_by(&request.uid).is_none()
     }
 
-    /// True if the hold on the disk leaves the request its bytes: data of it is here already (X6), or the holder is not
-    /// served any later for it.
+    /// True if the hold on the disk permits the request. Either the disk has orphans of the reservation (X6), or the
+    /// holder is served no later.
     fn lets(&self, request: &Request) -> bool {
         let beside = |beside: u64| !self.is_undivided() && self.target(request) <= beside;
         self.hold.is_none_or(|(_, left)| beside(left)) || self.own_orphans(request) > 0
@@ -108,7 +108,7 @@ impl<'a> DiskSpace<'a> {
         self.ready && !self.is_full(request) && free >= self.takes(request) && self.lets(request)
     }
 
-    /// True if the request would fit if the disk were emptier, and nobody else collects free space here.
+    /// True if the request would fit into an emptier disk, and no other reservation collects free space here.
     pub fn may_be_held(&self, request: &Request) -> bool {
         let all = self.allocatable.saturating_add(self.own_orphans(request));
         self.ready && self.hold.is_none() && !self.is_full(request) && all >= request.target
@@ -125,8 +125,9 @@ impl<'a> DiskSpace<'a> {
         }
     }
 
-    /// Holds the free space back for the request. Entries that may stay when the request is served may stay all at once, and
-    /// so may others that fit beside all of them: whatever is released first, the request is served no later.
+    /// Holds the free space back for the request. The bytes beside the request are its allowance for other
+    /// reservations. Each entry that is small enough counts as staying, and new requests get only the rest. So the
+    /// request is served no later, in any order of releases.
     pub fn hold(&mut self, request: &Request<'a>, hold: Hold<'a>) {
         let beside = self.allocatable.saturating_sub(request.target);
         let others = self.entries.iter().filter(|(uid, _)| **uid != request.uid).map(|(_, bytes)| *bytes);
@@ -134,7 +135,7 @@ impl<'a> DiskSpace<'a> {
         self.hold = Some((hold, beside.saturating_sub(stay)));
     }
 
-    /// Why the disk does not serve the request; true: it has too many reservations.
+    /// Why the disk does not serve the request. The second value is true if the disk has too many reservations.
     pub fn refusal(&self, request: &Request) -> (String, bool) {
         let (name, free, asked) = (&self.name, Size::from_bytes(self.free), request.asked);
         let refusal = match &self.hold {
@@ -160,11 +161,11 @@ impl<'a> DiskSpace<'a> {
     }
 }
 
-/// A VolumeRole that keeps a ledger.
+/// A VolumeRole with a ledger, during the sharing out.
 pub(super) struct RoleSpace<'a> {
     pub role: &'a VolumeRole,
     pub reserved: u64,
-    /// Bytes that are collected for its reservations.
+    /// Bytes that are collected for reservations of the role.
     collected: u64,
     entries: HashMap<&'a str, u64>,
 }
@@ -176,17 +177,17 @@ impl<'a> RoleSpace<'a> {
         Self { role, reserved, collected: 0, entries }
     }
 
-    /// True if the bytes of the request count here.
+    /// True if the bytes of the request count towards this quota.
     pub fn charges(&self, request: &Request) -> bool {
         quota::charges(&self.role.spec.role, request.role(), None)
     }
 
-    /// Bytes beyond its entry, when the request has `target` bytes in all.
+    /// Bytes beyond the reservation's entry, if the request has `target` bytes in all.
     fn more(&self, request: &Request, target: u64) -> u64 {
         target.saturating_sub(self.entries.get(request.uid.as_str()).copied().unwrap_or(0))
     }
 
-    /// Why the role does not get the bytes. Free space that is collected for it counts, too (Q5).
+    /// Why the role does not get the bytes. Free space that is collected for the role counts too (Q5).
     pub fn refusal(&self, request: &Request, target: u64) -> Option<Verdict> {
         let more = self.more(request, target);
         quota::refusal(self.role, self.entries.contains_key(&*request.uid), self.reserved, more).or_else(
@@ -203,7 +204,7 @@ impl<'a> RoleSpace<'a> {
         )
     }
 
-    /// True if the request is within what is guaranteed to the role.
+    /// True if the request is within the guarantee of the role.
     pub fn guarantees(&self, request: &Request) -> bool {
         let guarantee = self.role.spec.quota.guarantee.as_ref().map_or(0, Size::bytes_or_zero);
         let has = self.reserved.saturating_add(self.collected);

@@ -1,4 +1,4 @@
-//! Static reservations: the agent's configuration reserves them on its disks, and the API changes none (R2).
+//! Static reservations: reservations that the agent's configuration makes on its disks, and the API cannot change (R2).
 
 use kube::ResourceExt;
 
@@ -7,11 +7,11 @@ use crate::api::{DiskReservation, DiskReservationSpec, Size, stable_hash};
 /// The difference between the configuration of a disk and its static reservations.
 #[derive(Debug, Default, PartialEq)]
 pub struct Changes {
-    /// To be made or resized.
+    /// Reservations to make or to resize.
     pub apply: Vec<DiskReservation>,
-    /// Configured no more, and unused: to be deleted.
+    /// Unused reservations to delete, which are no longer configured.
     pub delete: Vec<DiskReservation>,
-    /// Names of reservations that are configured no more and still used: they stay.
+    /// Names of used reservations that are no longer configured, and stay.
     pub still_used: Vec<String>,
 }
 
@@ -21,7 +21,7 @@ pub fn changes(disk: &str, configured: &[(String, Size)], found: &[DiskReservati
     let mut changes = Changes::default();
     for (role, size) in configured {
         let name = name(disk, role);
-        // A reservation that is being deleted is made anew once it is gone.
+        // A reservation that is being deleted is made anew after its end.
         let is_there = found().any(|r| {
             r.name_any() == name
                 && (r.spec.size.bytes() == size.bytes() || r.metadata.deletion_timestamp.is_some())
@@ -48,8 +48,8 @@ pub fn changes(disk: &str, configured: &[(String, Size)], found: &[DiskReservati
     changes
 }
 
-/// The name of a disk's static reservation: `<disk>.<role>` with `/` as `.`. Other characters than lower-case letters,
-/// digits and inner `-` are replaced, and a hash of the role follows: no two roles have one name.
+/// The name of a disk's static reservation: `<disk>.<role>` with `/` as `.`. Names allow lower-case letters, digits and
+/// inner `-`. Other characters are replaced, and a hash of the role follows, so that no two roles share a name.
 fn name(disk: &str, role: &str) -> String {
     const LONGEST: usize = 253;
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';

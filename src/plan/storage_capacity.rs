@@ -19,13 +19,13 @@ use super::pvc_provisioner::class as classes;
 /// Bytes that volumes of a class may still take on a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct StorageCapacity {
-    /// In all reservations together.
+    /// Sum of the free bytes of all reservations.
     total: u64,
-    /// In the one that has most.
+    /// Free bytes of the reservation with the most free space.
     largest: u64,
 }
 
-/// The writes for one class.
+/// The writes for one StorageClass.
 pub struct Changes<'a> {
     /// Objects to be deleted.
     pub delete: Vec<&'a CSIStorageCapacity>,
@@ -33,8 +33,8 @@ pub struct Changes<'a> {
     pub apply: Vec<CSIStorageCapacity>,
 }
 
-/// The writes that make `there`, the objects of the class, what they are to be. A class that is not ours, or whose volumes
-/// are made before a pod wants them, has none.
+/// The writes that turn `there`, the present objects of the class, into the correct objects. A class of another driver
+/// has no objects, and a class without delayed binding has none either.
 pub fn changes<'a>(
     class: &StorageClass,
     there: &[&'a CSIStorageCapacity],
@@ -58,7 +58,7 @@ pub fn changes<'a>(
     Changes { delete, apply }
 }
 
-/// The capacity for volumes such as this one, whatever its size, on each node where there is a reservation for them.
+/// The capacity for volumes like this one, of any size, on each node that has a reservation for them.
 fn capacities(
     volume: &SharedPersistentVolume,
     reservations: &[&DiskReservation],
@@ -81,7 +81,7 @@ fn node_of(object: &CSIStorageCapacity) -> Option<&String> {
     object.node_topology.as_ref()?.match_labels.as_ref()?.get(TOPOLOGY_NODE)
 }
 
-/// The capacity in bytes: the API server writes quantities in its own way.
+/// The capacity of the object in bytes, since the API server rewrites quantities.
 fn capacity_of(object: &CSIStorageCapacity) -> StorageCapacity {
     let bytes = |quantity: &Option<Quantity>| {
         quantity.as_ref().map_or(0, |quantity| Size::written(&quantity.0).bytes_or_zero())
@@ -96,7 +96,7 @@ fn object(class: &StorageClass, node: &str, capacity: StorageCapacity) -> CSISto
         metadata: ObjectMeta {
             name: Some(format!("reservoir-{hash:016x}")),
             labels: Some([(LABEL_MANAGED_BY.to_owned(), MANAGED_BY.to_owned())].into()),
-            // Kubernetes deletes the object with its class.
+            // With this owner reference, Kubernetes deletes the object together with its class.
             owner_references: class.controller_owner_ref(&()).map(|owner| vec![owner]),
             ..Default::default()
         },

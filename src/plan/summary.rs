@@ -27,21 +27,21 @@ pub enum Step<S> {
     Report(S),
 }
 
-/// A disk and the objects that decide on its status, as they were seen.
+/// A disk and the objects that decide on its status, as read.
 pub struct DiskSeen {
     /// The disk.
     pub disk: Arc<NodeDisk>,
-    /// The reservations that its ledger names.
+    /// The reservations in the ledger.
     pub owners: Vec<Arc<DiskReservation>>,
-    /// True if its Node is ready; `None`: there is no such Node.
+    /// True if the disk's Node is ready; `None`: the Node is missing.
     pub node_ready: Option<bool>,
-    /// Entries were settled already.
+    /// True if entries were settled already.
     pub settled: bool,
     /// The time.
     pub now: Timestamp,
 }
 
-/// A VolumeRole and the objects that decide on its status, as they were seen.
+/// A VolumeRole and the objects that decide on its status, as read.
 pub struct RoleSeen {
     /// The VolumeRole.
     pub role: Arc<VolumeRole>,
@@ -49,7 +49,7 @@ pub struct RoleSeen {
     pub roles: Vec<Arc<VolumeRole>>,
     /// All reservations.
     pub reservations: Vec<Arc<DiskReservation>>,
-    /// Entries were settled already.
+    /// True if entries were settled already.
     pub settled: bool,
     /// The time.
     pub now: Timestamp,
@@ -77,7 +77,8 @@ pub fn next_for_role(seen: &RoleSeen) -> Step<VolumeRoleStatus> {
     }
 }
 
-/// The status of a disk: the sums of its ledger, and the condition `Ready` (D1). `node_ready` is `None` without a Node.
+/// The status of a disk: the sums of its ledger, and the condition `Ready` (D1). `node_ready` is `None` if the Node is
+/// missing.
 fn disk_status(disk: &NodeDisk, node_ready: Option<bool>, now: Timestamp) -> NodeDiskStatus {
     let mut status = disk.with_entries(disk.ledger().into_entries());
     let verdict = disk_condition(&disk.spec, &status.conditions, node_ready);
@@ -85,7 +86,7 @@ fn disk_status(disk: &NodeDisk, node_ready: Option<bool>, now: Timestamp) -> Nod
     status
 }
 
-/// True if a disk can be reserved and used: by an administrator's word, its node and its agent (D4).
+/// The condition `Ready` of a disk, from the administrator's declaration, its node and its agent (D4).
 fn disk_condition(spec: &NodeDiskSpec, conditions: &[Condition], node_ready: Option<bool>) -> Verdict {
     let (node, stays) = (&spec.node_name, "its reservations and data stay");
     match (node_ready, condition::get(conditions, DISK_HEALTHY)) {
@@ -111,16 +112,16 @@ fn disk_condition(spec: &NodeDiskSpec, conditions: &[Condition], node_ready: Opt
     }
 }
 
-/// Bytes that a role and its sub-roles have on all disks (Q1).
+/// Sums of bytes of a role and its sub-roles, on all disks (Q1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RoleSums {
-    /// Their reservations.
+    /// Bytes of their reservations.
     pub reserved: u64,
-    /// The volumes in them, each counted once, and once also where one was carved out of another.
+    /// Bytes of their volumes. A volume in a refinement counts once.
     pub used: u64,
 }
 
-/// The sums of each role that has a reservation, and of each ancestor.
+/// The sums of each role with a reservation, and of each ancestor of such a role.
 pub fn by_role<'a>(reservations: &[&'a DiskReservation]) -> BTreeMap<&'a str, RoleSums> {
     let by_name = ByName::new(reservations.iter().copied());
     let mut sums: BTreeMap<&str, RoleSums> = BTreeMap::new();
@@ -137,7 +138,7 @@ pub fn by_role<'a>(reservations: &[&'a DiskReservation]) -> BTreeMap<&'a str, Ro
     sums
 }
 
-/// Bytes that volumes have of each disk.
+/// Bytes that volumes use on each disk.
 pub fn used_on_disks<'a>(reservations: &[&'a DiskReservation]) -> BTreeMap<&'a str, u64> {
     let mut used: BTreeMap<&str, u64> = BTreeMap::new();
     for (_, status) in served(reservations) {
@@ -166,15 +167,15 @@ pub fn role_totals(role: &VolumeRole, reservations: &[&DiskReservation]) -> Volu
     }
 }
 
-/// True if a VolumeRole keeps a ledger: it has a quota, and is the object that counts for its role.
+/// True if a VolumeRole keeps a ledger: the object has a quota, and counts for its role.
 pub fn keeps_ledger(role: &VolumeRole, all: &[&VolumeRole]) -> bool {
     quota::has_quota(role) && rival(role, all).is_none()
 }
 
-/// The status of a VolumeRole: its sums, its ledger if it keeps one, and the condition `Ready` (Q1, Q2).
+/// The status of a VolumeRole: its sums, its ledger if any, and the condition `Ready` (Q1, Q2).
 ///
-/// The ledger takes in what exists, also beyond the limit: then only new reservations are refused. Beyond the most that it
-/// can list, nothing more is given to the role at all (A8).
+/// The ledger includes all existing reservations, even beyond the limit, and then only new reservations are refused. If
+/// the ledger cannot list all of them, the role gets no further bytes at all (A8).
 fn role_status(
     role: &VolumeRole,
     all: &[&VolumeRole],
@@ -212,7 +213,7 @@ fn rival<'a>(role: &VolumeRole, all: &[&'a VolumeRole]) -> Option<&'a VolumeRole
     counts.filter(|counts| counts.metadata.uid != role.metadata.uid)
 }
 
-/// True if a VolumeRole counts, and has no more than a limit that was set later (Q2).
+/// The condition `Ready` of a VolumeRole: the object counts for its role, and its limit is not exceeded (Q2).
 fn role_condition(role: &VolumeRole, all: &[&VolumeRole], reserved: u64, left_out: u64) -> Verdict {
     let (of, limit) = (&role.spec.role, role.spec.quota.limit.as_ref());
     let over = reserved.saturating_sub(limit.map_or(u64::MAX, Size::bytes_or_zero));

@@ -1,17 +1,17 @@
-//! Tenants: the namespace or role that waits for a reconcile. Tenants take turns (A9).
+//! Tenants: the namespace or role on whose behalf an object is reconciled. Tenants take turns (A9).
 
 use kube::ResourceExt;
 
 use super::pvc_provisioner::pvc_of;
 use crate::api::{LABEL_CLAIM_NAMESPACE, SharedPersistentVolume};
 
-/// The tenant of an object of a role: the first component. Whoever has a role makes sub-roles at will, and these are no way
-/// to more turns.
+/// The tenant of an object with a role: the first component of the role. The owner of a role can create any number of
+/// sub-roles, which must not bring more turns.
 pub fn of_role(role: &str) -> &str {
     role.split('/').next().unwrap_or_default()
 }
 
-/// The tenant of a volume: the namespace of the PersistentVolumeClaim that the volume was made for, else the role's.
+/// The tenant of a volume: the namespace of its PersistentVolumeClaim, if made for one, else the tenant of its role.
 pub fn of_volume(volume: &SharedPersistentVolume) -> &str {
     let namespace = pvc_of(volume).and_then(|_| volume.labels().get(LABEL_CLAIM_NAMESPACE));
     namespace.map_or_else(|| of_role(&volume.spec.role), String::as_str)

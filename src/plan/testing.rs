@@ -1,4 +1,4 @@
-//! Objects for the tables of the decisions' tests. Sizes are in Gi; a name is a UID too.
+//! Objects for the tests of the decisions. Sizes are in Gi; the name of an object is also its UID.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};

@@ -1,6 +1,6 @@
-//! TURN: the time for which free space is held back for one reservation, and the order of turns (Q5).
+//! TURN: the time in which free space is held back for one reservation, and the order of turns (Q5).
 //!
-//! Time gives an order here and decides nothing else: ledgers and limits hold whatever the clock says.
+//! The clock decides only the order: ledgers and limits hold for any clock.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::queue::Request;
 
 /// The length of a turn.
 pub const TURN: SignedDuration = SignedDuration::from_mins(5);
-/// A reservation that has waited for so long is served before all others while it has the turn.
+/// The wait after which a reservation with the turn is served before all others.
 pub const LONG: SignedDuration = SignedDuration::from_hours(1);
 
 /// The end of a turn.
@@ -20,12 +20,12 @@ pub fn end(turn: Timestamp) -> Timestamp {
     turn.checked_add(TURN).unwrap_or(Timestamp::MAX)
 }
 
-/// True if a turn lasts. The clock may have been set back since the turn began.
+/// True if a turn has not ended. The clock may have been set back since the begin of the turn.
 fn lasts(turn: Timestamp, now: Timestamp) -> bool {
     now.duration_since(turn).abs() < TURN
 }
 
-/// The time until the first of these turns ends, and no more than a turn: then free space is shared out anew.
+/// The time until the first of these turns ends, and at most the length of a turn. Then the sharing out is repeated.
 pub fn first_end<'a>(turns: impl Iterator<Item = &'a CollectingTurn>, now: Timestamp) -> Duration {
     let begins = turns.map(|turn| turn.since.0).filter(|since| lasts(*since, now));
     let left = begins.map(|since| end(since).duration_since(now));
@@ -41,7 +41,8 @@ impl Request<'_> {
         now.duration_since(self.waits_since) >= LONG
     }
 
-    /// Since then the request has had no turn. The smallest is the next: whoever had a turn, and whoever is new, comes last.
+    /// The time since when the request has had no turn. The smallest time comes first, so a new request and a request
+    /// whose turn has ended come last.
     pub(super) fn without_turn_since(&self) -> (Timestamp, &str) {
         (self.turn.as_ref().map_or(self.waits_since, |turn| end(turn.since.0)), &self.uid)
     }

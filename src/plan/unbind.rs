@@ -1,16 +1,16 @@
-//! The end of a binding (C6, X1): a claim leaves the list of its volume on the word of the volume's node.
+//! The end of a binding (C6, X1): a claim leaves the list of its volume after a report of the volume's node.
 //!
-//! Whoever may edit a namespace can strip the finalizers of claim and PersistentVolumeClaim while a pod runs. So the
-//! controller marks the entry first. From then on the node mounts nothing for the claim, and it reports when nothing of
-//! the claim is mounted any more. The mark stays, for a claim that is being deleted never comes back.
+//! A namespace editor can remove the finalizers of claim and PersistentVolumeClaim while a pod runs. So the controller
+//! marks the entry first. From then on the node mounts nothing for the claim, and reports when nothing is mounted any
+//! more. The mark stays, since a claim that is being deleted never comes back.
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{BackingState, ClaimBinding, PodRef, SharedPersistentVolumeStatus};
 
 use super::names;
 
-/// Marks the entries of the list for which `ends` is true, and removes those of which the node has nothing mounted.
-/// `disk_gone`: the disk was declared gone, so no node will ever report (D4).
+/// Marks the entries in the list for which `ends` is true, and removes the marked entries that the node reports as
+/// unmounted. With `disk_gone`, the disk was declared gone, so no node will ever report (D4).
 pub fn unbind(
     status: &mut SharedPersistentVolumeStatus,
     disk_gone: bool,
@@ -27,7 +27,7 @@ pub fn unbind(
     });
 }
 
-/// Why a claim is still on the list of its volume though its PersistentVolumeClaim is gone. `pods` name the claim.
+/// Why a claim without a PersistentVolumeClaim is still in the list of its volume. `pods` are pods that name the claim.
 pub fn still_mounted(status: &SharedPersistentVolumeStatus, pods: &[PodRef]) -> Verdict {
     let node = status.node_name.as_deref().unwrap_or("?");
     match pods {

@@ -1,8 +1,8 @@
 //! The next step of a claim that is being deleted (C6, P4).
 //!
-//! The order is: no new pod starts → the pods end → PersistentVolumeClaim and PersistentVolume go → the node reports that
-//! nothing is mounted → the entry on the volume's list goes → the finalizer goes. A claim of a class waits for its
-//! PersistentVolumeClaim instead, and decides the fate of its volume.
+//! The order is: no new pod starts → the pods end → PersistentVolumeClaim and PersistentVolume are deleted → the node
+//! reports that nothing is mounted → the entry in the volume's list is removed → the finalizer is removed. A claim of a
+//! StorageClass waits for its PersistentVolumeClaim instead, and decides the fate of its volume.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
@@ -18,19 +18,20 @@ use super::pvc_provisioner::{Fate, fate, pvc_of};
 use super::unbind::{still_mounted, unbind};
 use super::{LISTED_PODS, bind, debounce, names};
 
-/// The state of a claim besides its object.
+/// The state around a claim's object.
 #[derive(Debug)]
 pub struct Seen {
-    /// The claim's object is there, with our finalizer, by a live read: the cache may be behind.
+    /// True if the claim exists with our finalizer, by a live read: the cache may be behind.
     pub guarded: bool,
-    /// The PersistentVolumeClaim that goes with the claim, read live.
+    /// The claim's PersistentVolumeClaim, read live.
     pub pvc: Option<PersistentVolumeClaim>,
-    /// Running and pending pods that name the PersistentVolumeClaim, by the cache. They are for the report: Kubernetes keeps
-    /// the PersistentVolumeClaim as long as a pod uses it.
+    /// Running and pending pods that name the PersistentVolumeClaim, by the cache. They serve the report only:
+    /// Kubernetes itself keeps a PersistentVolumeClaim that a pod uses.
     pub users: Vec<PodRef>,
-    /// Of a claim of a class, once the PersistentVolumeClaim is gone: its volume, then its PersistentVolume, read live.
+    /// For a claim of a StorageClass, once the PersistentVolumeClaim is gone: the volume, then its PersistentVolume,
+    /// read live.
     pub provisioned: Option<(SharedPersistentVolume, Option<PersistentVolume>)>,
-    /// The name of the volume whose list has the claim.
+    /// The name of the volume that lists the claim.
     pub volume: Option<String>,
     /// The status of that volume after [`Step::Leave`]; `None` before.
     pub left: Option<SharedPersistentVolumeStatus>,
@@ -41,22 +42,23 @@ pub struct Seen {
 /// The next step.
 #[derive(Debug, PartialEq)]
 pub enum Step {
-    /// Retire the very volume that was read, and decide again.
+    /// Retire exactly the volume that was read, and decide again.
     Retire,
-    /// Make the very volume that was read one like any other, publish the event, and decide again (P4).
+    /// Turn the volume that was read into an ordinary volume, publish the event, and decide again (P4).
     Release(String),
-    /// Delete the PersistentVolumeClaim that was read, and decide again. It goes when no pod uses it.
+    /// Delete the PersistentVolumeClaim that was read, and decide again. Kubernetes removes the object after its last
+    /// use by a pod.
     DeletePvc,
     /// Write the status.
     Report(Box<VolumeClaimStatus>),
-    /// Nothing yet: Kubernetes removes the PersistentVolumeClaim, or the node reports, within moments.
+    /// Wait: Kubernetes removes the PersistentVolumeClaim, or the node reports, within moments.
     Debounce,
-    /// Delete the PersistentVolume, then [`unbind`] the claim, and decide again. Kubernetes may keep the PersistentVolume
-    /// for a moment: without its PersistentVolumeClaim no pod gets to it.
+    /// Delete the PersistentVolume, then [`unbind`] the claim, and decide again. Kubernetes may keep the
+    /// PersistentVolume for a moment, but without its PersistentVolumeClaim no pod can use it.
     Leave,
     /// Remove the finalizer.
     End,
-    /// Nothing.
+    /// Nothing to do.
     Rest,
 }
 
@@ -89,13 +91,13 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
     report(claim, vec![], Verdict::no(reason::RELEASING, why), seen)
 }
 
-/// The next step of a claim that no new pod gets to.
+/// The next step of a claim that no new pod can use.
 fn leave(claim: &VolumeClaim, seen: &Seen) -> Step {
     let Some(left) = &seen.left else { return Step::Leave };
     if left.claims.iter().any(|binding| Some(&binding.uid) == claim.metadata.uid.as_ref()) {
         return report(claim, seen.users.clone(), still_mounted(left, &seen.users), seen);
     }
-    // The object stays: nobody is to take it for a bound claim.
+    // Another finalizer keeps the object, so its status must not show a bound claim.
     let Some(foreign) = claim.finalizers().iter().find(|name| *name != FINALIZER) else { return Step::End };
     let why = format!("the claim has left its volume; its object goes when finalizer {foreign} is removed");
     let conditions = claim.status.as_ref().map_or(&[][..], |status| &status.conditions);
@@ -105,7 +107,7 @@ fn leave(claim: &VolumeClaim, seen: &Seen) -> Step {
     }
 }
 
-/// The volume's status once the claim has left its list, or is marked to leave.
+/// The volume's status after the claim has left its list, or is marked to leave.
 pub fn left(
     claim: &VolumeClaim,
     volume: &SharedPersistentVolume,

@@ -1,6 +1,6 @@
-//! Undivided disks, `Mount` and `Block`: a request names the least that is wanted, and is given all (D2).
+//! Undivided disks, of kind `Mount` or `Block`: a request names the least size, and gets all bytes (D2).
 //!
-//! A reservation and a volume have the kind of their disk in their status, so that their size is decided without the disk.
+//! The status of a reservation or a volume names the kind of its disk, so their size can be decided without the disk.
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
@@ -10,7 +10,7 @@ use kube::ResourceExt;
 
 use super::allocatable;
 
-/// True if a disk of that kind is handed out as one piece.
+/// True if a disk of that kind is given as a whole.
 pub fn is_undivided(kind: DiskKind) -> bool {
     match kind {
         DiskKind::Path => false,
@@ -18,32 +18,32 @@ pub fn is_undivided(kind: DiskKind) -> bool {
     }
 }
 
-/// `asked`, or `all` of an undivided disk if that is more.
+/// `asked`, or for an undivided disk the larger of `asked` and `all`.
 fn all_or(kind: Option<DiskKind>, asked: u64, all: u64) -> u64 {
     if kind.is_some_and(is_undivided) { asked.max(all) } else { asked }
 }
 
-/// Bytes that a reservation takes of a disk when it asks for so many.
+/// Bytes that a reservation takes of a disk for a request of `asked` bytes.
 pub fn of_disk(disk: &NodeDisk, asked: u64) -> u64 {
     all_or(Some(disk.spec.kind), asked, allocatable::of_disk(disk))
 }
 
-/// Bytes that a volume or a refinement takes of a reservation when it asks for so many. A reservation that has all of a
-/// disk asks for no less itself.
+/// Bytes that a volume or a refinement takes of a reservation for a request of `asked` bytes. A reservation of a whole
+/// disk itself requests no less.
 pub fn of_reservation(reservation: &DiskReservation, asked: u64) -> u64 {
     let status = reservation.status.as_ref();
     let all = status.and_then(|s| s.size.as_ref()).map_or(0, Size::bytes_or_zero);
     all_or(status.and_then(|s| s.disk_kind), asked, all)
 }
 
-/// Bytes that a volume asks for: no less than it has, once it has all of a disk.
+/// Bytes that a volume requests. A volume with a whole disk requests no less than its present size.
 pub fn of_volume(volume: &SharedPersistentVolume, asked: u64) -> u64 {
     let status = volume.status.as_ref();
     let all = status.and_then(|s| s.size.as_ref()).map_or(0, Size::bytes_or_zero);
     all_or(status.and_then(|s| s.disk_kind), asked, all)
 }
 
-/// Why a volume cannot be made on the kind of disk that a reservation is on, with the next step.
+/// Refuses a volume that cannot be made on the kind of disk of the reservation, with the next step.
 pub fn suits(volume: &SharedPersistentVolume, reservation: &DiskReservation) -> Result<(), Verdict> {
     let kind = reservation.status.as_ref().and_then(|s| s.disk_kind).unwrap_or_default();
     let name = reservation.name_any();
@@ -61,8 +61,8 @@ pub fn suits(volume: &SharedPersistentVolume, reservation: &DiskReservation) -> 
     }
 }
 
-/// Why a volume cannot be claimed in that mode, with the next step. The kernel lets a device be written through a
-/// read-only mount of its node, so ReadOnly could not be kept (M3).
+/// Refuses a claim to the volume in that mode, with the next step. The kernel permits writes to a device through a
+/// read-only mount of its device node, so ReadOnly could not be enforced (M3).
 pub fn claimable(volume: &SharedPersistentVolume, mode: AccessMode) -> Result<(), Verdict> {
     match (volume.spec.volume_mode, mode) {
         (VolumeMode::Block, AccessMode::ReadOnly) => Err(Verdict::no(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::api::{ClaimBinding, NamespaceUse, PodRef};
 
-/// The claims that are bound to a volume and the pods that use it, by namespace, in the order of their names.
+/// The bound claims of a volume and the pods that use the volume, counted by namespace, in the order of the names.
 pub fn by_namespace(claims: &[ClaimBinding], pods: &[PodRef]) -> Vec<NamespaceUse> {
     let mut found: BTreeMap<&str, (u32, u32)> = BTreeMap::new();
     claims.iter().for_each(|claim| found.entry(&claim.namespace).or_default().0 += 1);

@@ -1,8 +1,9 @@
 //! The next step in the life of a volume that is not being deleted (V1, V6, V7, X5, X10).
 //!
-//! The order is: guard → entry in a reservation's ledger → place → report, resize, retire. The entry comes first and
-//! carries the volume's UID, so an interrupted controller finds the entry again. The volume's status names its place, once.
-//! Two controllers may put one volume into two reservations; the later one finds that here and releases its entry.
+//! The order is: finalizer → entry in a reservation's ledger → place → report, resize, retire. The entry comes first
+//! and carries the volume's UID, so after an interruption the next controller finds the entry. The volume's status
+//! names its place, once. Two controllers may put one volume into two reservations. The later controller then sees the
+//! place in the status, and releases its entry.
 
 use std::sync::Arc;
 
@@ -19,31 +20,31 @@ use super::holder::held_by_volume;
 use super::unbind::unbind;
 use super::{LISTED_PODS, create, names, pvc_provisioner, refs, resize, undivided, usage};
 
-/// The state of a volume besides its object.
+/// The state around a volume's object.
 #[derive(Debug)]
 pub struct Seen {
     /// Our finalizer is on the object.
     pub guarded: bool,
-    /// The volume was made for a PersistentVolumeClaim. That one is gone, and so is its VolumeClaim (P4).
+    /// True if the volume was made for a PersistentVolumeClaim, and both that object and its VolumeClaim are gone (P4).
     pub abandoned: bool,
-    /// Of an unplaced volume: all. Of a placed volume: its reservation, the ancestors of the reservation, and others that
-    /// have an entry of the volume.
+    /// For an unplaced volume: all reservations. For a placed volume: its reservation, the ancestors of that
+    /// reservation, and other reservations with an entry of the volume.
     pub reservations: Vec<Arc<DiskReservation>>,
-    /// Of an unplaced volume: all. Of a placed volume: its disk.
+    /// For an unplaced volume: all disks. For a placed volume: its disk.
     pub disks: Vec<Arc<NodeDisk>>,
-    /// Of an unplaced volume: the reservation with its entry, read live, or the refusal of a reservation.
+    /// For an unplaced volume: the reservation with its entry, read live, or the refusal of a reservation.
     pub entry: Option<Result<Arc<DiskReservation>, Verdict>>,
-    /// Of an unplaced volume that is to recover data: the name of another volume that has the data, read live.
+    /// For an unplaced volume that is to recover data: the name of another volume with that data, read live.
     pub owner: Option<String>,
-    /// The reservation had lost the volume's entry, and has the entry again.
+    /// True if the reservation had lost the volume's entry, and the entry was restored.
     pub restored: bool,
     /// The volume's reservation, then its status, both read live; `None` before [`Step::LookToResize`].
     pub live: Option<(Option<DiskReservation>, Option<SharedPersistentVolumeStatus>)>,
-    /// The node that its disk moved to, read live (D3).
+    /// The node to which the volume's disk moved, read live (D3).
     pub moved_to: Option<String>,
-    /// Claims on its list that are gone, or bound to another volume.
+    /// Claims in the volume's list that are gone, or bound to another volume.
     pub lost_claims: Vec<ClaimBinding>,
-    /// Running and pending pods of the other claims on its list.
+    /// Running and pending pods of the other claims in the volume's list.
     pub users: Vec<PodRef>,
     /// The time.
     pub now: Timestamp,
@@ -52,25 +53,25 @@ pub struct Seen {
 /// The next step.
 #[derive(Debug, PartialEq)]
 pub enum Step {
-    /// Put the finalizer on.
+    /// Add the finalizer.
     Guard,
-    /// Make the volume one like any other, and publish the event (P4).
+    /// Turn the volume into an ordinary volume, and publish the event (P4).
     Release(String),
     /// Take an entry in the ledger of the reservation of that name, and decide again.
     TakeEntry(String),
-    /// Write the status, which places the volume. If the write fails, release the entry unless the volume keeps the entry.
+    /// Write the status, which places the volume. If the write fails, release the entry unless the volume needs it.
     Place(Box<SharedPersistentVolumeStatus>),
-    /// Release the entry in the reservation of that name, since the volume is elsewhere, and decide again.
+    /// Release the entry in the reservation of that name, since the volume is placed elsewhere, and decide again.
     ReleaseEntry(String),
-    /// Put the entry back into the reservation of that name, unless the volume is being deleted; decide again.
+    /// Restore the entry in the reservation of that name, unless the volume is being deleted; decide again.
     RestoreEntry(String, LedgerEntry),
     /// Read the reservation of that name live, then the volume, and decide again.
     LookToResize(String),
-    /// Set the entry in the very reservation that was read live, and decide again.
+    /// Set the entry in exactly the reservation that was read live, and decide again.
     ResizeEntry(u64),
     /// Delete the PersistentVolumes of the lost claims, then write the status.
     Report(Box<SharedPersistentVolumeStatus>),
-    /// Delete the object, if it is still the very one on which no user was seen (X5).
+    /// Delete the volume, if the object is unchanged since the read that found no user (X5).
     Delete,
 }
 
@@ -85,7 +86,7 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     let mut status = volume.status.clone().unwrap_or_default();
     status.access = Some(if volume.spec.shared.is_some() { "Shared" } else { "Exclusive" }.to_owned());
     let (phase, verdict) = match status.reservation.clone() {
-        // X10: nobody can have used a volume without a place.
+        // X10: no user can have used a volume without a place.
         None if volume.spec.retire => (VolumePhase::Pending, unplaced_retires()),
         None => match place(volume, &status, seen) {
             Ok(step) => return step,
@@ -121,7 +122,7 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     }
 }
 
-/// CREATE (V1): the step that takes an unplaced volume into a reservation, or why there is none.
+/// CREATE (V1): the step that puts an unplaced volume into a reservation, or the reason why no reservation is possible.
 fn place(
     volume: &SharedPersistentVolume,
     status: &SharedPersistentVolumeStatus,
@@ -182,15 +183,15 @@ fn correct_entries(volume: &SharedPersistentVolume, reservation: &UidRef, seen: 
     if let Some(foreign) = foreign {
         return Some(Step::ReleaseEntry(foreign.name_any()));
     }
-    // The reservation's object was made anew, without the entry. The volume gets the size that it was granted.
+    // The reservation's object was made anew without the entry. The restored entry has the granted size of the volume.
     let lost = seen.reservations.iter().any(|r| is_own(r) && held_by_volume(r, &uid).is_none());
     let mut entry = create::entry(volume).ok().filter(|_| lost && !seen.restored)?;
     entry.size = volume.status.as_ref().and_then(|s| s.size.clone()).unwrap_or(entry.size);
     Some(Step::RestoreEntry(reservation.name.clone(), entry))
 }
 
-/// True if a volume whose status could not be written keeps its entry in that reservation. Another controller may have
-/// placed the volume elsewhere, or may have destroyed the volume without a look at the entry. `now` was read live.
+/// True if a volume whose status could not be written needs its entry in that reservation. Another controller may have
+/// placed the volume elsewhere, or destroyed the volume without a look at the entry. `now` was read live.
 pub fn keeps_entry(now: Option<&SharedPersistentVolume>, reservation: &UidRef) -> bool {
     now.is_some_and(|now| match now.status.as_ref().and_then(|s| s.reservation.as_ref()) {
         Some(placed) => placed.uid == reservation.uid,
@@ -202,10 +203,10 @@ fn disk_of<'a>(status: &SharedPersistentVolumeStatus, seen: &'a Seen) -> Option<
     seen.disks.iter().map(AsRef::as_ref).find(|disk: &&NodeDisk| disk.metadata.name == status.node_disk)
 }
 
-/// The most bytes of reservations' labels that are copied into the status of each of their volumes (A8).
+/// The most bytes of a reservation chain's labels in the status of each volume (A8).
 const MOST_LABELS: usize = 16 << 10;
 
-/// The volume's reservation and those that it was carved out of, if the caches have them all (X6).
+/// The volume's reservation and its ancestors, if the caches have all of them (X6).
 pub(super) fn reserved_chain(
     status: &SharedPersistentVolumeStatus,
     reservations: &[Arc<DiskReservation>],
@@ -233,7 +234,7 @@ pub(super) fn reserved_chain(
     Some(found)
 }
 
-/// The status with the pods that use the volume: admission looks there when somebody deletes the volume (X1).
+/// The status with the pods that use the volume. Admission reads this list when a user deletes the volume (X1).
 pub fn count_users(
     mut status: SharedPersistentVolumeStatus,
     mut users: Vec<PodRef>,
@@ -248,8 +249,8 @@ pub fn count_users(
     status
 }
 
-/// The next step of a resize if that is in the ledger. Else `status` gets the volume's part of the resize, and the
-/// condition `Resized` is returned (V7).
+/// The next step of a resize, if that step changes the ledger. Otherwise the function writes the volume's part of the
+/// resize to `status`, and returns the condition `Resized` (V7).
 fn resize(
     volume: &SharedPersistentVolume,
     status: &mut SharedPersistentVolumeStatus,
@@ -258,7 +259,7 @@ fn resize(
     let Some(own) = status.reservation.clone() else { return Ok(None) };
     let uid = volume.uid().unwrap_or_default();
     let is_own = |r: &&DiskReservation| r.metadata.uid.as_ref() == Some(&own.uid);
-    // With the pods that use the volume now: the stored status may be older.
+    // The stored status may have an older list of users than `status`.
     let counted = SharedPersistentVolume { status: Some(status.clone()), ..volume.clone() };
     let cached = || seen.reservations.iter().map(AsRef::as_ref).find(is_own);
     let reservation = match &seen.live {
@@ -278,8 +279,8 @@ fn resize(
         (resize::Step::Lower(size), _) => {
             (status.size, status.credit_due) = (Some(Size::from_bytes(size)), true);
         }
-        // The reservation was read before the volume, and the volume still says `creditDue`. A controller that grows the
-        // volume settles first, with a write of the reservation. Then the write of this entry fails.
+        // The reservation was read before the volume, and the volume still has `creditDue`. A controller that grows the
+        // volume first writes the reservation, which makes this write of the entry fail.
         (resize::Step::ShrinkEntry, Some((_, now))) => {
             let due =
                 now.as_ref().filter(|now| now.credit_due).and_then(|now| now.size.as_ref()?.bytes().ok());
@@ -289,12 +290,12 @@ fn resize(
         }
         (resize::Step::Settle, _) => status.credit_due = false,
     }
-    // The write brings the next look, which reports.
+    // The write of the status causes the next decision, which reports.
     Ok(None)
 }
 
-/// RETIRE: a destruction that waits for the users, and can be withdrawn until then (X5). Returns the condition `Retiring`,
-/// and true if the volume can be deleted. `status` has the users of this moment.
+/// RETIRE: a destruction that waits for the users, and can be withdrawn until then (X5). Returns the condition
+/// `Retiring`, and true if the volume can be deleted now. `status` has the present users.
 fn retire(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus) -> (Option<Verdict>, bool) {
     let waits_for = match (status.claims.len(), status.user_count as usize) {
         _ if !volume.spec.retire => {
@@ -315,7 +316,7 @@ fn retire(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus
     (Some(Verdict::yes(reason::RETIRING, why)), false)
 }
 
-/// The condition `Ready` of a volume that is retired before it was placed.
+/// The condition `Ready` of a volume that is retired before its placement.
 fn unplaced_retires() -> Verdict {
     Verdict::no(reason::RETIRING, "it was never made, and is not wanted any more: it is being destroyed")
 }
@@ -327,7 +328,7 @@ fn report(volume: &SharedPersistentVolume, on: Option<&NodeDisk>) -> (VolumePhas
     let phase = if made { VolumePhase::Ready } else { VolumePhase::Creating };
     let disk = status.node_disk.as_deref().unwrap_or("?");
     let disk_trouble = on.and_then(|disk| disk.status.as_ref()).map(|on| {
-        // Bytes of a volume are allocated; a disk without free space has them all the same.
+        // The bytes of a volume are allocated already, so a disk without free space does not make the volume unready.
         let ready = condition::get(&on.conditions, READY);
         ready.filter(|c| c.status != "True" && c.reason != reason::SPACE_TAKEN)
     });
@@ -388,7 +389,7 @@ mod tests {
         }
     }
 
-    /// A volume that is ready in reservation `r`, whose ledger has it.
+    /// A ready volume in reservation `r`, whose ledger lists the volume.
     fn placed_volume() -> (SharedPersistentVolume, Seen) {
         let mut v = ready_volume("v", "eng", true);
         v.status.as_mut().unwrap().reservation = Some(UidRef { name: "r".into(), uid: "uid-r".into() });
@@ -429,7 +430,7 @@ mod tests {
         assert_eq!(reported(next(&v, &s)).size, Some(gi(3)), "as large as it was granted");
     }
 
-    /// A8: a megabyte of labels, times the volumes of the reservation.
+    /// A8: labels of a megabyte would be copied to each volume of the reservation.
     #[test]
     fn a8_few_labels_of_a_reservation_are_copied() {
         let (v, mut s) = placed_volume();
@@ -556,7 +557,7 @@ mod tests {
         assert!(matches!(next(&v, &used), Step::Report(_)));
     }
 
-    /// X10: no reservation is taken for it, however much is free.
+    /// X10: a retired volume takes no reservation, even with enough free space.
     #[test]
     fn x10_a_retired_volume_without_a_place_goes() {
         for s in [seen(), Seen { reservations: vec![], ..seen() }] {

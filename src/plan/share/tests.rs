@@ -1,4 +1,4 @@
-//! Tables of what is shared out at one moment.
+//! Tables of the sharing out at one moment.
 
 mod turns;
 
@@ -8,7 +8,7 @@ use super::*;
 use crate::api::{CollectingTurn, NodeDisk};
 use crate::plan::testing::*;
 
-/// The disk that serves each, or the reason and what is said, in the order that they are given.
+/// For each reservation in the given order: the disk that serves it, or reason and message of its wait.
 fn shared(rs: &[DiskReservation], disks: &[NodeDisk], roles: &[VolumeRole]) -> Vec<Result<String, String>> {
     let candidates: Vec<Candidate> = disks.iter().map(|disk| Candidate { disk, node_labels: None }).collect();
     let (rs_, roles): (Vec<_>, Vec<_>) = (rs.iter().collect(), roles.iter().collect());
@@ -32,7 +32,7 @@ fn now() -> Timestamp {
     Timestamp::from_second(100).unwrap()
 }
 
-/// The same with the turn, until the second 390.
+/// The reservation with a turn that lasts until second 390.
 fn with_turn(mut reservation: DiskReservation) -> DiskReservation {
     let since = Time(Timestamp::from_second(90).unwrap());
     let turn = CollectingTurn { since, node_disk: Some("n1.a".into()) };
@@ -40,7 +40,7 @@ fn with_turn(mut reservation: DiskReservation) -> DiskReservation {
     reservation
 }
 
-/// Which are served.
+/// The names of the served reservations.
 fn served(rs: &[DiskReservation], disks: &[NodeDisk], roles: &[VolumeRole]) -> Vec<String> {
     let outcomes = shared(rs, disks, roles);
     rs.iter().zip(outcomes).filter(|(_, o)| o.is_ok()).map(|(r, _)| r.name_any()).collect()
@@ -79,7 +79,7 @@ fn x6_a_reservation_has_the_bytes_of_its_orphans_back() {
     assert!(outcomes[0].as_ref().unwrap_err().contains("n1.a has 2Gi free, 6Gi too little"), "{outcomes:?}");
     assert_eq!(outcomes[1], Ok("n1.a".to_owned()));
     assert!(outcomes[2].is_err(), "the first still collects free space");
-    // No other reservation gets its kept bytes.
+    // No other reservation gets the bytes that are held back for this one.
     let outcomes = shared(&[asks("x", "ops", 7, 1), asks("eng", "other", 7, 2)], &[there], &[]);
     assert!(outcomes.iter().all(Result::is_err), "{outcomes:?}");
 }
@@ -92,7 +92,7 @@ fn q3_the_lowest_share_comes_first_then_the_oldest() {
         let asked = asked.iter().map(|(name, role, size, age)| asks(name, role, *size, *age));
         std::iter::once(has.clone()).chain(asked).collect()
     };
-    // eng has 4 and ops has nothing: ops first, though it is younger, until it has more than eng.
+    // eng has 4 and ops has nothing. So ops comes first, though its requests are younger, until ops has more than eng.
     let mut waiting =
         rs(&[("e", "eng", 3, 1), ("o1", "ops", 3, 2), ("o2", "ops", 2, 3), ("o3", "ops", 1, 4)]);
     let are = |waiting: &[DiskReservation]| -> Vec<bool> {
@@ -101,7 +101,7 @@ fn q3_the_lowest_share_comes_first_then_the_oldest() {
     assert_eq!(are(&waiting), [false, true, true, true], "Q5: e has not had the turn yet");
     waiting[1] = with_turn(waiting[1].clone());
     assert_eq!(are(&waiting), [false, true, true, false], "o3 would take what e waits for");
-    // With the same share the oldest comes first.
+    // Of equal shares, the oldest request comes first.
     let waiting = [asks("young", "a", 6, 2), asks("old", "b", 6, 1)];
     assert_eq!(served(&waiting, &disks, &[]), ["old"]);
 }
@@ -137,7 +137,7 @@ fn l7_the_first_in_the_queue_collects_free_space() {
         "NotEnoughRoom: 2Gi asked for: 3Gi free on n1.a are kept for reservation big of role ops until \
          1970-01-01T00:06:30Z; it is served when room appears"
     );
-    // It collects on one disk only.
+    // A request collects on one disk only.
     let two = [there(), disk("n2.a", "n2", 10, &[("h2", 8)])];
     assert_eq!(shared(&rs, &two, &[])[1], Ok("n2.a".into()));
 }
@@ -150,7 +150,7 @@ fn l7_a_request_that_never_fits_holds_nobody_up() {
 
 #[test]
 fn l7_small_requests_do_not_starve_a_large_one() {
-    // A disk of 10 from which one byte after the other is given back and asked for again by small ones.
+    // A disk of 10: small reservations release one byte after the other, and others request each byte.
     let mut held: Vec<String> = (0..10).map(|i| format!("s{i}")).collect();
     let big = with_turn(asks("big", "ops", 6, 1));
     for round in 10..100 {
@@ -179,7 +179,7 @@ fn q2_limit_and_guarantee_hold_nobody_else_up() {
         [asks("e", "eng/ml", 2, 1), asks("n", "new", 6, 2), asks("o", "ops", 5, 3), asks("m", "new", 3, 4)];
     let alone = shared(&rs[1..2], &disks, std::slice::from_ref(&ops));
     assert!(alone[0].as_ref().unwrap_err().starts_with("Guaranteed: 6Gi asked for is 3Gi too much"));
-    // What is within a guarantee comes first; then nothing is left for n, which would never fit beside the guarantee.
+    // Requests within a guarantee come first. Then nothing is left for n, which would never fit beside the guarantee.
     let said: Vec<String> = shared(&rs, &disks, &[eng, ops])
         .into_iter()
         .map(|o| o.unwrap_or_else(|why| why.split(':').next().unwrap().to_owned()))
@@ -255,7 +255,7 @@ fn q3_thousands_are_shared_out_at_once() {
     assert!(outcomes.iter().filter(|o| o.is_ok()).count() <= 50);
 }
 
-/// Q5, as it was tried: 6,720 of 7,232 Mi are free, and a fresh sub-role waits for 7 Gi, or for all of the disk.
+/// Q5, as observed in a trial: 6,720 of 7,232 Mi are free. A new sub-role waits for 7 Gi, or for the whole disk.
 #[test]
 fn q5_a_large_reservation_of_a_fresh_sub_role_holds_nobody_up() {
     let mi = |n: u64| Size::from_bytes(n << 20);
@@ -288,7 +288,7 @@ fn q5_within_a_guarantee_free_space_is_held_back_without_a_turn() {
     let rs = [asks("small", "new", 2, 1), asks("big", "ops/x", 6, 2)];
     let said = shared(&rs, &disks, std::slice::from_ref(&ops));
     assert!(said[0].as_ref().unwrap_err().starts_with("Guaranteed"), "{said:?}");
-    // More disks cover the guarantee, and the first is held back all the same.
+    // With further disks for the guarantee, the first disk is held back all the same.
     let mut far = asks("far", "new", 2, 1);
     far.spec.node_disk = Some("n1.a".into());
     let mut big = rs[1].clone();
@@ -320,7 +320,7 @@ fn q5_what_is_collected_counts_towards_the_limit() {
 
 #[test]
 fn q5_shares_are_compared_from_the_root_of_the_roles() {
-    // atk has 4 and ops 1: the fresh sub-role of atk comes after ops, and before the older request of its sibling.
+    // atk has 4 and ops has 1. The new sub-role of atk comes after ops, and before the older request of its sibling.
     let disks = [disk("n1.a", "n1", 7, &[("a", 4), ("o", 1)])];
     let has = [reserved("a", "atk/old", 4, &[]), reserved("o", "ops", 1, &[])];
     let rs = |size| {

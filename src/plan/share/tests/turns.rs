@@ -1,4 +1,4 @@
-//! Who gets free space as time goes by, with random arrivals: everybody's turn comes, and nobody idles a disk (Q5, L7).
+//! The sharing out over time, with random arrivals: every reservation gets its turn, and nobody idles a disk (Q5, L7).
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
@@ -7,30 +7,30 @@ use super::*;
 use crate::api::NodeDisk;
 use crate::plan::testing::*;
 
-/// Rounds that a turn lasts: a round takes a minute.
+/// Rounds of one turn. A round takes a minute.
 const TURN_ROUNDS: u64 = 5;
-/// After so many rounds a reservation that has the turn comes first.
+/// The wait, in rounds, after which a reservation with the turn comes first.
 const LONG_ROUNDS: u64 = 60;
-/// So many reservations wait at most.
+/// The most reservations that wait at once.
 const MOST_WAITING: usize = 6;
-/// Names and sizes in Gi of the disks.
+/// Names of the disks, and sizes in Gi.
 const DISKS: [(&str, u64); 2] = [("n1.a", 10), ("n2.b", 6)];
-/// Roles and the limits of their VolumeRoles in Gi.
+/// Roles, and the limits of their VolumeRoles in Gi.
 const ROLES: [(&str, Option<u64>); 5] =
     [("eng", Some(12)), ("eng/ml", None), ("eng/web", Some(10)), ("ops", None), ("new/x", None)];
 
-/// Somebody asks for so many Gi of a role, in that round, and gives them back so many rounds after.
+/// A reservation of so many Gi that a role requests in that round, and releases after so many rounds.
 #[derive(Clone, Copy, Debug)]
 struct Arrival {
     round: u64,
     role: usize,
     size: u64,
     lasts: u64,
-    /// The one disk that will do.
+    /// The only disk that may serve the reservation; `None`: any disk.
     disk: Option<usize>,
 }
 
-/// So many arrivals that something waits all the time.
+/// Enough arrivals that some reservation waits at all times.
 fn arrivals(rounds: u64, lasts: std::ops::Range<u64>) -> impl Strategy<Value = Vec<Arrival>> {
     let disk = prop_oneof![2 => Just(None), 1 => (0..DISKS.len()).prop_map(Some)];
     let arrival = (0..rounds, 0..ROLES.len(), prop_oneof![12 => 1u64..4, 1 => 4u64..11], lasts, disk)
@@ -38,7 +38,7 @@ fn arrivals(rounds: u64, lasts: std::ops::Range<u64>) -> impl Strategy<Value = V
     proptest::collection::vec(arrival, 600..1500)
 }
 
-/// True if it fits a disk and the limits at all.
+/// True if the reservation fits the limits and a disk that is empty.
 fn is_possible(role: &str, size: u64, disk: Option<&str>) -> bool {
     let mut limits = ROLES
         .iter()
@@ -52,7 +52,7 @@ struct Waiting {
     reservation: DiskReservation,
     lasts: u64,
     since: u64,
-    /// Rounds in which free space was left that it could have had.
+    /// Rounds with unused free space that the reservation could have had.
     passed_over: u64,
 }
 
@@ -116,7 +116,7 @@ impl World {
         self.waiting.push(waiting);
     }
 
-    /// Free space is shared out until nobody else is served, as the controller does after each change.
+    /// Repeats the sharing out until no further reservation is served, as the controller does after each change.
     fn share_out(&mut self) {
         loop {
             let (disks, roles) = (self.disks(), self.roles());
@@ -145,7 +145,7 @@ impl World {
         }
     }
 
-    /// S1, Q2: what is shared out is there.
+    /// S1, Q2: the ledgers never exceed disks and limits.
     fn check_ledgers(&self) -> Result<(), TestCaseError> {
         for disk in self.disks() {
             prop_assert!(
@@ -159,7 +159,7 @@ impl World {
         Ok(())
     }
 
-    /// Nobody idles a disk: free space that one could have is held back for another for no longer than a turn.
+    /// Nobody idles a disk: usable free space is held back from a reservation for one turn at most.
     fn check_idle(&mut self) -> Result<(), TestCaseError> {
         let free = self.disks().into_iter().map(|disk| {
             let name = disk.metadata.name.unwrap();
@@ -171,7 +171,7 @@ impl World {
             let fits = |(free, name): &(u64, String)| {
                 spec.node_disk.as_ref().is_none_or(|disk| disk == name) && *free >= spec.size.bytes_or_zero()
             };
-            // What its own role collects counts towards the limit.
+            // Bytes that the same role collects count towards the limit.
             let Outcome::Wait { why, .. } = &self.outcomes[&waiting.reservation.uid().unwrap()] else {
                 unreachable!()
             };
@@ -188,7 +188,7 @@ impl World {
         Ok(())
     }
 
-    /// Everybody's turn comes.
+    /// Every reservation gets its turn.
     fn check_turns(&self) -> Result<(), TestCaseError> {
         let most = LONG_ROUNDS + (TURN_ROUNDS + 1) * (MOST_WAITING as u64 + 1);
         for waiting in &self.waiting {
@@ -239,20 +239,21 @@ fn disk_size(name: &str) -> u64 {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// Q5, L7: where each reservation is released within a turn.
+    /// Q5, L7: each reservation is released within a turn.
     #[test]
     fn q5_l7_everybodys_turn_comes(arrivals in arrivals(200, 1..5)) {
         World::run(arrivals, 200, true)?;
     }
 
-    /// Q5: however long reservations last.
+    /// Q5: reservations last for any time.
     #[test]
     fn q5_nobody_idles_a_disk(arrivals in arrivals(100, 1..60)) {
         World::run(arrivals, 100, false)?;
     }
 }
 
-/// L7: small reservations of a role that has less come in each round, and never let all of the disk be free by themselves.
+/// L7: each round has small requests of a role with fewer bytes. Left alone, they would never leave the whole disk
+/// free.
 #[test]
 fn l7_a_stream_of_small_ones_delays_a_large_one_for_a_while() {
     let small = |round| Arrival { round, role: 3 + (round % 2) as usize, size: 4, lasts: 3, disk: Some(0) };
@@ -261,7 +262,7 @@ fn l7_a_stream_of_small_ones_delays_a_large_one_for_a_while() {
     World::run(arrivals, 160, true).unwrap();
 }
 
-/// Q5: a thousand large ones of fresh sub-roles hold the disk no longer than one.
+/// Q5: many large requests of new sub-roles hold the disk back no longer than one such request.
 #[test]
 fn q5_many_large_ones_hold_a_disk_no_longer_than_one() {
     let mut world = World::default();
