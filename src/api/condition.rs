@@ -64,7 +64,7 @@ pub mod reason {
         /// Next: ask for less, delete unused reservations, or wait: the reservation is served as soon as
         /// space is free.
         pub const NOT_ENOUGH_ROOM: &str = "NotEnoughRoom";
-        /// Reservation: the object that would list it has a thousand reservations, the most that it can list (A8).
+        /// Reservation: the ledger of its disk, parent or VolumeRole is full at a thousand entries (A8).
         /// Next: delete reservations that are not needed, or use fewer and larger ones.
         pub const TOO_MANY_RESERVATIONS: &str = "TooManyReservations";
         /// Reservation: no disk fits its `nodeDisk`, `nodeName` or `nodeSelector`.
@@ -112,7 +112,7 @@ pub mod reason {
         /// Volume: no reservation of its role has enough free bytes (V1).
         /// Next: make a reservation larger, or the volume smaller.
         pub const RESERVATION_FULL: &str = "ReservationFull";
-        /// Volume: its reservation has a thousand volumes, the most that it can list (A8).
+        /// Volume: the ledger of its reservation is full at a thousand entries (A8).
         /// Next: destroy volumes that are not needed, or create another reservation.
         pub const TOO_MANY_VOLUMES: &str = "TooManyVolumes";
         /// Volume: the data to recover still has an object (X6).
@@ -130,7 +130,7 @@ pub mod reason {
         /// Volume: the node could not make or open the volume; the message has the cause.
         /// Next: follow the message; the agent tries again by itself.
         pub const BACKING_FAILED: &str = "BackingFailed";
-        /// Volume: the volume was made once, and its bytes are no longer on the disk. It is never formatted
+        /// Volume: the bytes of the finished volume are no longer on the disk. The volume is never formatted
         /// again.
         /// Next: put the disk with the data back; else delete the volume and create it anew.
         pub const BACKING_LOST: &str = "BackingLost";
@@ -170,7 +170,7 @@ pub mod reason {
         /// Claim: the role of the named volume is neither the claim's role nor an ancestor (C4).
         /// Next: claim for the volume's role or for a role beneath it.
         pub const ROLE_NOT_ALLOWED: &str = "RoleNotAllowed";
-        /// Claim: the named volume does not exist, or is of a role that the namespace has nothing to do with.
+        /// Claim: the named volume does not exist, or has a role that the namespace cannot use.
         /// Next: correct `spec.volume`; `kubectl get volumeoffers` lists the volumes on offer.
         pub const NO_SUCH_VOLUME: &str = "NoSuchVolume";
         /// Claim: no volume on offer to the namespace fits its selector.
@@ -191,7 +191,7 @@ pub mod reason {
         /// Claim: another claim holds the exclusive volume; the message names that claim (C3).
         /// Next: wait until that claim is deleted, or use a volume with `shared: {}`.
         pub const VOLUME_HELD: &str = "VolumeHeld";
-        /// Claim: the shared volume has a thousand claims, and its object no space for another one (A8).
+        /// Claim: the shared volume has a thousand claims, the most that its object can list (A8).
         /// Next: delete claims to it that are not needed, or let the pods of a namespace use one claim.
         pub const TOO_MANY_CLAIMS: &str = "TooManyClaims";
         /// Claim: bound on both sides, and its PersistentVolumeClaim is bound.
@@ -223,8 +223,8 @@ pub mod reason {
         /// Role: another VolumeRole has the same role; the older VolumeRole counts.
         /// Next: delete one of the two VolumeRoles.
         pub const ROLE_TAKEN: &str = "RoleTaken";
-        /// Role: its reservations exceed a limit that was set later. They stay, and no further reservation is
-        /// served (Q2).
+        /// Role: its reservations exceed a limit that was set later. These reservations stay, and no further
+        /// reservation is served (Q2).
         /// Next: raise the limit, or delete some of the role's reservations.
         pub const OVER_LIMIT: &str = "OverLimit";
     }

@@ -39,8 +39,8 @@ mod tests {
 
     use super::*;
 
-    /// The most bytes of a value of this schema as JSON, or the path of a part that has no bound. A character may take six
-    /// bytes: `\u0001`.
+    /// The most bytes that a value of this schema takes as JSON. The error is the path of a field without a bound. A
+    /// character may take six bytes, such as `\u0001`.
     fn most_bytes(path: &str, schema: &Value) -> Result<u64, String> {
         let bound = |key: &str| schema[key].as_u64().ok_or_else(|| format!("{path} has no {key}"));
         if let Some(words) = schema["enum"].as_array() {
@@ -54,7 +54,7 @@ mod tests {
                 Ok(2 + bound("maxItems")? * (1 + most_bytes(&format!("{path}[]"), &schema["items"])?))
             }
             Some("object") if !schema["additionalProperties"].is_null() => {
-                // No schema bounds the keys of a map; a rule bounds keys and values together.
+                // A schema cannot bound the keys of a map, so a rule bounds keys and values together.
                 let rules = schema["x-kubernetes-validations"].as_array().cloned().unwrap_or_default();
                 let sum = rules.iter().filter_map(|rule| {
                     rule["rule"].as_str()?.split_once(".sum() <= ")?.1.parse::<u64>().ok()
@@ -75,8 +75,8 @@ mod tests {
         }
     }
 
-    /// A8. etcd stores 1.5 MiB of an object, and its status, labels and annotations need their part. An offer is the
-    /// controller's own, and its size is decided where it is made.
+    /// A8. etcd stores 1.5 MiB per object, including status, labels and annotations. The controller writes offers, and
+    /// bounds their size itself.
     #[test]
     fn a8_a_spec_is_bounded_by_its_schema() {
         for crd in all().iter().filter(|crd| crd.spec.names.kind != "VolumeOffer") {

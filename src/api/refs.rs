@@ -37,7 +37,7 @@ pub struct Reserved {
     pub labels: BTreeMap<String, String>,
 }
 
-/// Schema of labels that are selected by: the API server checks no form of them, so their bytes are bounded (A8).
+/// Schema of a label selector. The API server does not check the labels, so the schema bounds their bytes (A8).
 pub(super) fn selector_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({
         "type": "object",

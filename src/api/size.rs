@@ -51,12 +51,12 @@ pub enum SizeError {
     /// Zero, negative or a fraction of a byte.
     #[error("`{0}` is not a whole positive number of bytes")]
     NotPositive(String),
-    /// 2^63 - 1 bytes or more. Kubernetes writes that number for all that it cannot count.
+    /// 2^63 - 1 bytes or more. Kubernetes uses that number for every larger quantity.
     #[error("`{0}` is larger than the 8Ei - 2 bytes that a size may have")]
     TooLarge(String),
 }
 
-/// Suffixes of parts of a byte, by the number of decimal places.
+/// Suffixes of fractions, with their number of decimal places.
 const PARTS: [(&str, u32); 3] = [("m", 3), ("u", 6), ("n", 9)];
 
 const SUFFIXES: [(&str, u128); 12] = [
@@ -117,7 +117,7 @@ impl Size {
         self.parse().map_or(0, |(bytes, whole)| if whole { bytes } else { 0 })
     }
 
-    /// The whole bytes, and true if there is no fraction of a byte besides.
+    /// The whole bytes, and true if the size has no further fraction of a byte.
     fn parse(&self) -> Result<(u64, bool), SizeError> {
         let wrong = || SizeError::NotAQuantity(self.0.clone());
         let too_large = || SizeError::TooLarge(self.0.clone());

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ClaimBinding, DiskKind, PodRef, Reserved, Size, UidRef};
 
-/// The smallest volumes, in bytes and as people read it; mkfs.xfs insists on its own since xfsprogs 5.19.
+/// The size of the smallest volumes, in bytes and as text. mkfs.xfs has a minimum of its own since xfsprogs 5.19.
 #[rustfmt::skip]
 macro_rules! smallest {
     (any, bytes) => { 16777216 };
@@ -291,7 +291,7 @@ pub struct SharedPersistentVolumeStatus {
     /// controller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
-    /// Size that the volume may take of its disk. The ledger of the reservation has it first (S2). Written by
+    /// Size that the volume may take of its disk. The ledger of the reservation is written first (S2). Written by
     /// the controller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<Size>,
