@@ -219,7 +219,7 @@ pub struct NodeDiskStatus {
 pub struct UnlistedOrphans {
     /// Number of the lost volumes.
     pub count: u32,
-    /// Bytes that are kept for their reservations and in no ledger, as a quantity.
+    /// Bytes held back for the reservations of this data, beside the ledger, as a quantity.
     pub size: Size,
 }
 

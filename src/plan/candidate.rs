@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn d2_an_undivided_disk_serves_one_and_only_if_no_other_disk_can() {
+    fn d2_an_undivided_disk_serves_one_as_the_last_resort() {
         let mut disks = [
             disk("n1.a", "n1", 10, &[("r", 7)]),
             disk("n1.small", "n1", 20, &[]),

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn d4_a_disk_that_cannot_be_reached_gets_a_volume_only_if_no_other_can_have_it() {
+    fn d4_an_unreachable_disk_gets_a_volume_as_the_last_resort() {
         let mut rs = [reserved("near", "eng/ml", 10, &[]), reserved("above", "eng", 20, &[])];
         rs[1].status.as_mut().unwrap().node_disk = Some("n2.a".into());
         let (mut away, there) = (disk("n1.a", "n1", 10, &[]), disk("n2.a", "n2", 20, &[]));

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn d2_the_entry_of_one_that_waits_is_as_large_as_an_undivided_disk() {
+    fn d2_a_waiting_entry_may_be_as_large_as_an_undivided_disk() {
         let (mut there, waits) = (disk("n1.a", "n1", 10, &[]), reservation("r", "eng", 4));
         there.spec.kind = DiskKind::Mount;
         assert_eq!(*bounds(&there, &waits, None).end() >> 30, 10);
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn s3_the_entry_of_a_reservation_that_is_gone_stays_while_it_is_lived_in() {
+    fn s3_the_entry_of_a_lost_reservation_stays_while_in_use() {
         let there = disk("n1.a", "n1", 10, &[("r", 4)]);
         let left = |lived_in| {
             settled(&there, &[(ledger_entry("r", "eng", 0), Owner::Gone { lived_in })]).reservations

@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn o6_foreign_and_outdated_offers_are_deleted_and_unchanged_ones_left_alone() {
+    fn o6_foreign_and_outdated_offers_are_deleted_and_no_others() {
         let sub = subscription("ns", &["eng"], true);
         let (volume, r) = (ready_volume("v", "eng", true), reserved("r", "eng", 10, &[]));
         let changes_of = |sub: &RoleSubscription, there: &[&VolumeOffer]| {

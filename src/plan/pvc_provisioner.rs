@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn p2_without_free_space_on_the_node_the_scheduler_chooses_again() {
+    fn p2_without_free_space_the_scheduler_chooses_again() {
         let mut s = seen(true);
         s.reservations = vec![Arc::new(reserved("r", "eng", 2, &[("x", 2)]))];
         let Step::Reschedule(why, Some((claim, volume))) = next(&s) else { panic!() };
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn p3_a_volume_grows_with_its_persistent_volume_claim_and_never_shrinks() {
+    fn p3_a_volume_grows_with_its_pvc_and_never_shrinks() {
         let v = own(ready_volume("pvc-u", "eng", true));
         assert_eq!((grown(1 << 30, &v), grown(1 << 29, &v)), (None, None));
         let asks = |requested, attributes| asks_for_more("u", requested, attributes, &v);
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn p4_the_reclaim_policy_of_the_persistent_volume_decides_the_fate() {
+    fn p4_the_reclaim_policy_decides_the_fate() {
         let pv = |policy: &str| -> PersistentVolume {
             from_value(json!({"spec": {"persistentVolumeReclaimPolicy": policy}})).unwrap()
         };

@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn r1_an_entry_that_no_cache_has_seen_says_where_a_reservation_is() {
+    fn r1_an_uncached_entry_decides_the_disk_of_a_reservation() {
         let mut held = disk("n2.b", "n2", 10, &[]);
         held.status = Some(held.with_entries(vec![ledger_entry("r", "eng", 2)]));
         let outcome = Some(Outcome::Serve("n1.a".into()));
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn r4_q2_a_refinement_is_charged_to_the_quotas_that_its_parent_is_not() {
+    fn r4_q2_a_refinement_is_charged_where_its_parent_is_not() {
         let role = |role: &str, limit, held| {
             with_quota(volume_role(&role.replace('/', "-"), role), Some(limit), None, held)
         };

@@ -33,9 +33,9 @@ pub enum Step {
 /// Bytes in the ledger of the volume's reservation.
 #[derive(Clone, Copy, Debug)]
 pub struct Ledger {
-    /// Bytes of the volume's own entry.
+    /// Bytes of the volume's entry.
     pub entry: u64,
-    /// Bytes of no entry.
+    /// Free bytes of the reservation.
     pub free: u64,
 }
 

@@ -125,9 +125,9 @@ impl<'a> DiskSpace<'a> {
         }
     }
 
-    /// Holds the free space back for the request. The bytes beside the request are its allowance for other
-    /// reservations. Each entry that is small enough counts as staying, and new requests get only the rest. So the
-    /// request is served no later, in any order of releases.
+    /// Holds the free space back for the request. The disk has some bytes more than the request needs, and other
+    /// reservations may use these bytes. Each present reservation that is small enough gets its part first, and new
+    /// requests get only the rest. So the request is served no later, in any order of releases.
     pub fn hold(&mut self, request: &Request<'a>, hold: Hold<'a>) {
         let beside = self.allocatable.saturating_sub(request.target);
         let others = self.entries.iter().filter(|(uid, _)| **uid != request.uid).map(|(_, bytes)| *bytes);

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn p2_the_reservations_of_a_role_and_its_ancestors_are_summed_up() {
+    fn p2_the_sum_covers_reservations_of_role_and_ancestors() {
         let all = reservations();
         let (all, wish): (Vec<_>, _) = (all.iter().collect(), volume("pvc-u", "eng/ml", 1));
         let gib = |total: u64, largest: u64| StorageCapacity { total: total << 30, largest: largest << 30 };

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn p4_the_fate_of_the_volume_is_decided_before_its_persistent_volume_goes() {
+    fn p4_the_fate_is_decided_before_the_persistent_volume_goes() {
         let mut c = claim("ns", "c", "v");
         c.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
         let there = Seen { pvc: Some(PersistentVolumeClaim::default()), ..seen() };

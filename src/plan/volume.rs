@@ -523,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn x5_retirement_waits_for_claims_then_pods_and_can_be_withdrawn() {
+    fn x5_retirement_waits_for_users_and_can_be_withdrawn() {
         let mut v = ready_volume("v", "eng", true);
         let ask = |v: &SharedPersistentVolume| retire(v, &v.status.clone().unwrap());
         let said = |(verdict, delete): (Option<Verdict>, bool)| {
