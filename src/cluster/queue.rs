@@ -114,7 +114,7 @@ struct Failure {
 impl Failure {
     fn of(error: &Error) -> Self {
         if let Error::Conflict(_) = error {
-            tracing::debug!("somebody else wrote first; the reconcile starts again");
+            tracing::debug!("another writer was first; the reconcile starts again");
             // The watch delivers the other writer's version, and that change enqueues the object.
             return Self { if_enqueued: Duration::ZERO, if_unchanged: Duration::ZERO };
         }

@@ -32,7 +32,7 @@ use crate::telemetry;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// Another writer changed the object after the read: the reconcile starts again.
-    #[error("somebody else changed {0} at the same time, it is looked at again")]
+    #[error("another writer changed {0} at the same time; the reconcile starts again")]
     Conflict(String),
     /// The API server refused the request, or was not reached.
     #[error("failed to {action} {object}")]

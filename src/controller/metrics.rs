@@ -74,20 +74,24 @@ fn disks_and_roles(stores: &Stores, to: &mut Sink<'_>) {
     };
     let status = |disk: &NodeDisk| disk.status.clone().unwrap_or_default();
     each("disk_capacity_bytes", "Size of the disk", &|d| bytes(status(d).capacity.as_ref()));
-    each("disk_allocatable_bytes", "What of it can be reserved", &|d| bytes(status(d).allocatable.as_ref()));
-    each("disk_reserved_bytes", "What of it is reserved", &|d| ledger::total(&status(d).reservations) as f64);
+    each("disk_allocatable_bytes", "Bytes of the disk that can be reserved", &|d| {
+        bytes(status(d).allocatable.as_ref())
+    });
+    each("disk_reserved_bytes", "Reserved bytes of the disk", &|d| {
+        ledger::total(&status(d).reservations) as f64
+    });
     let used = summary::used_on_disks(&refs(&reservations));
-    each("disk_used_bytes", "What volumes in these reservations have of it", &|d| {
+    each("disk_used_bytes", "Bytes of the reservations that volumes use", &|d| {
         used.get(d.name_any().as_str()).copied().unwrap_or(0) as f64
     });
-    each("disk_orphans", "Data on it that no object has any more", &|d| status(d).orphans.len() as f64);
+    each("disk_orphans", "Volumes on the disk without an object", &|d| status(d).orphans.len() as f64);
     let ready = named.iter().map(|(name, disk)| {
         let ready = disk.status.as_ref().and_then(|s| condition::get(&s.conditions, READY));
         let reason = ready.map_or(NOT_LOOKED_AT, |ready| ready.reason.as_str());
         let labels = [("disk", name.as_str()), ("node", node_of(disk)), ("reason", reason)];
         (labels, f64::from(u8::from(ready.is_some_and(|ready| ready.status == "True"))))
     });
-    to.gauge("disk_ready", "1 if it can be reserved and used, else 0, and why", ready);
+    to.gauge("disk_ready", "1 if the disk is Ready, else 0, with the reason", ready);
 
     let roles = stores.roles.all();
     let roles = refs(&roles);
@@ -104,12 +108,16 @@ fn disks_and_roles(stores: &Stores, to: &mut Sink<'_>) {
     };
     to.gauge(
         "role_reserved_bytes",
-        "What the role and its sub-roles reserved",
+        "Reserved bytes of the role and its sub-roles",
         each_sum(&|s| s.reserved as f64),
     );
-    to.gauge("role_used_bytes", "What volumes in these reservations have", each_sum(&|s| s.used as f64));
+    to.gauge("role_used_bytes", "Bytes of these reservations that volumes use", each_sum(&|s| s.used as f64));
     let share = |s: &summary::RoleSums| s.reserved as f64 / all.max(1) as f64;
-    to.gauge("role_share_ratio", "What the role reserved of all that can be reserved", each_sum(&share));
+    to.gauge(
+        "role_share_ratio",
+        "Reserved bytes of the role, divided by all allocatable bytes",
+        each_sum(&share),
+    );
     let quota = |of: fn(&VolumeRole) -> Option<&Size>| {
         counting.iter().filter_map(move |(role, object)| Some(([("role", *role)], bytes(Some(of(object)?)))))
     };
@@ -120,11 +128,11 @@ fn disks_and_roles(stores: &Stores, to: &mut Sink<'_>) {
     );
     to.gauge(
         "role_guarantee_bytes",
-        "What the role can always get",
+        "Bytes that other roles cannot reserve away",
         quota(|r| r.spec.quota.guarantee.as_ref()),
     );
     let weights = counting.iter().map(|(role, object)| ([("role", *role)], f64::from(object.spec.weight)));
-    to.gauge("role_weight", "What its share is divided by when room is scarce", weights);
+    to.gauge("role_weight", "Weight of the role when free space is scarce", weights);
 }
 
 /// The gauges of one volume.
@@ -150,7 +158,7 @@ fn volumes(stores: &Stores, reasons: &mut Reasons, to: &mut Sink<'_>) {
     });
     all.sort_by(|a, b| a.name.cmp(&b.name));
     let created = all.iter().map(|v| ([("volume", v.name.as_str()), ("role", v.role.as_str())], v.created));
-    to.gauge("volume_created_timestamp_seconds", "When the volume was asked for, since 1970", created);
+    to.gauge("volume_created_timestamp_seconds", "Creation time of the volume, since 1970", created);
     let used = |of: fn(&NamespaceUse) -> u32| {
         all.iter().flat_map(move |v| {
             let labels = |namespace| {
@@ -162,5 +170,5 @@ fn volumes(stores: &Stores, reasons: &mut Reasons, to: &mut Sink<'_>) {
     to.gauge("volume_users", "Running and pending pods that use the volume", used(|u| u.pods));
     to.gauge("volume_claims", "Claims that are bound to the volume", used(|u| u.claims));
     let retiring = all.iter().filter(|v| v.retiring).count() as f64;
-    to.gauge("volumes_retiring", "Volumes that go when their last user has gone", [([], retiring)]);
+    to.gauge("volumes_retiring", "Volumes that are destroyed after their last use", [([], retiring)]);
 }

@@ -285,7 +285,7 @@ impl Running {
         })
     }
 
-    /// Same as [`controller`], for names that need no object in a cache.
+    /// Same as [`Self::controller`], for names that need no object in a cache.
     fn named<K, F, R>(
         &self,
         names: Enqueued,

@@ -199,7 +199,7 @@ fn no_reservation(volume: &SharedPersistentVolume, reservations: &[&DiskReservat
 
 /// Why no entry was taken in a reservation that was deleted in the meantime.
 pub fn reservation_gone() -> Verdict {
-    Verdict::no(reason::NO_RESERVATION, "the reservation has just gone; another is looked for")
+    Verdict::no(reason::NO_RESERVATION, "the reservation was just deleted; another one is looked for")
 }
 
 #[cfg(test)]

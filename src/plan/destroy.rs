@@ -104,7 +104,7 @@ enum Stage {
 
 const FENCING: &str = "new mounts are being refused";
 const ERASING: &str = "its bytes are being erased";
-const LETTING_GO: &str = "the directory that it adopted is being let go";
+const LETTING_GO: &str = "its adopted directory is being released";
 
 /// The most bytes of labels on a volume that is being destroyed.
 const MOST_LABELS: usize = 64 << 10;
@@ -179,7 +179,7 @@ fn end(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
             ("DiskGone", "its bytes were not erased, because its disk was declared gone".to_owned())
         }
         (None, _) if erased.is_none() && node.backing == BackingState::Erased => {
-            ("Lost", "nothing was erased, because its data was not on its disk any more".to_owned())
+            ("Lost", "nothing was erased, because its data was missing on its disk".to_owned())
         }
         (None, ErasePolicy::Discard) => ("Erased", format!("{bytes} given back to the disk")),
         (None, ErasePolicy::Zero) => {

@@ -138,7 +138,7 @@ fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) ->
 
 /// The status of a disk that is no longer configured; `still_used` lists its static reservations in use.
 fn report_unconfigured(disk: &NodeDisk, still_used: &[String], now: Timestamp) -> NodeDiskStatus {
-    let message = "it is not in the agent's configuration any more; its data stays".to_owned();
+    let message = "the disk is not in the agent's configuration any more; its data stays".to_owned();
     let verdict = Verdict::no(reason::DISK_REFUSED, message + &unconfigured(still_used));
     with_verdict(disk, disk.status.clone().unwrap_or_default(), verdict, now)
 }
@@ -171,7 +171,7 @@ fn enforcement(state: EnforcementState, found: String, disk: &NodeDisk) -> Enfor
             "it is too full to try; no volume is made on it until there is free space to".to_owned()
         }
         EnforcementState::Broken if disk.spec.allow_unenforced => {
-            format!("{found}; allowUnenforced says that it may be used like that")
+            format!("{found}; allowUnenforced permits this")
         }
         EnforcementState::Broken => found,
     };

@@ -87,7 +87,7 @@ pub fn available(volume: &SharedPersistentVolume) -> Result<(), Verdict> {
     }
     let conditions = volume.status.as_ref().map_or(&[][..], |s| &s.conditions);
     if !condition::is_true(conditions, READY) {
-        let why = condition::get(conditions, READY).map_or("it was not looked at yet", |c| &c.message);
+        let why = condition::get(conditions, READY).map_or("it was not reconciled yet", |c| &c.message);
         return Err(Verdict::no(
             reason::VOLUME_NOT_READY,
             format!("volume {name} is not ready, the claim waits for it: {why}"),
@@ -164,9 +164,9 @@ fn object(
         names(&volumes, volumes.len() + spec.unlisted_volumes as usize)
     };
     let said = match (spec.unlisted_volumes, spec.unlisted_reservations) {
-        (0, 0) => "what it lists can be claimed".to_owned(),
+        (0, 0) => "the listed volumes can be claimed".to_owned(),
         (volumes, reservations) => format!(
-            "what it lists can be claimed, and so can {volumes} volumes and {reservations} reservations more than an offer lists"
+            "the listed volumes can be claimed, and so can {volumes} volumes and {reservations} reservations more than an offer lists"
         ),
     };
     let verdict = Verdict::yes(reason::OFFERED, said);

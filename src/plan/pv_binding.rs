@@ -92,7 +92,7 @@ pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -
         return Step::Wait(Verdict::no(reason::NAME_TAKEN, why));
     }
     if provisioned && pvc.is_none() {
-        let why = format!("PersistentVolumeClaim {name} has just gone; the claim goes with it");
+        let why = format!("PersistentVolumeClaim {name} was just deleted; the claim is deleted too");
         return Step::Wait(Verdict::no(reason::BINDING, why));
     }
     let Some(pv) = &seen.pv else {
@@ -104,7 +104,7 @@ pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -
     };
     if pv.metadata.deletion_timestamp.is_some() {
         let why = format!(
-            "an earlier PersistentVolume of PersistentVolumeClaim {name} is going, and is made anew then"
+            "an earlier PersistentVolume of PersistentVolumeClaim {name} is being deleted, and is made anew then"
         );
         return Step::Wait(Verdict::no(reason::BINDING, why));
     }

@@ -299,7 +299,7 @@ fn resize(
 fn retire(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus) -> (Option<Verdict>, bool) {
     let waits_for = match (status.claims.len(), status.user_count as usize) {
         _ if !volume.spec.retire => {
-            let withdrawn = "it is not to be retired any more: it is on offer as before";
+            let withdrawn = "the retirement was cancelled: the volume is on offer as before";
             let before = condition::get(&status.conditions, RETIRING);
             return (before.map(|_| Verdict::no(reason::RETIRE_WITHDRAWN, withdrawn)), false);
         }
@@ -318,7 +318,7 @@ fn retire(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus
 
 /// The condition `Ready` of a volume that is retired before its placement.
 fn unplaced_retires() -> Verdict {
-    Verdict::no(reason::RETIRING, "it was never made, and is not wanted any more: it is being destroyed")
+    Verdict::no(reason::RETIRING, "the volume was retired before it was made: it is being destroyed")
 }
 
 /// Phase and condition `Ready` of a placed volume, from its node's report and the state of its disk.

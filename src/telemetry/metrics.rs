@@ -101,20 +101,16 @@ impl Default for Metrics {
             reconcile_seconds.clone(),
         );
         let destroys = Family::default();
-        registry.register(
-            "destroys",
-            "Destructions that were accepted, by what came of them",
-            destroys.clone(),
-        );
+        registry.register("destroys", "Accepted destructions, by outcome", destroys.clone());
         let (operations, operation_seconds) = (Family::default(), histograms());
         registry.register(
             "node_operations",
-            "What was done on the node's disks, by outcome",
+            "Operations on the node's disks, by outcome",
             operations.clone(),
         );
         registry.register_with_unit(
             "node_operation",
-            "Duration of what was done on the node's disks",
+            "Duration of operations on the node's disks",
             Unit::Seconds,
             operation_seconds.clone(),
         );
