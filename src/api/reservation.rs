@@ -120,7 +120,7 @@ pub enum ReservationPhase {
 pub struct CollectingTurn {
     /// Begin of the turn.
     pub since: Time,
-    /// The disk with that free space. Without a disk, free space of all disks that is guaranteed to nobody is
+    /// The disk whose free space is held back. Without a disk, unguaranteed free space of all disks is
     /// held back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_disk: Option<String>,

@@ -26,7 +26,7 @@ pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
     })
 }
 
-/// True if a reservation may hold volumes of `role`: it has its bytes, and is for the role or an ancestor.
+/// True if a reservation may hold volumes of `role`: its phase is `Reserved`, and its role is `role` or an ancestor.
 fn may_hold(reservation: &DiskReservation, role: &str) -> bool {
     let reserved = reservation.status.as_ref().is_some_and(|s| s.phase == ReservationPhase::Reserved);
     let covers = Role::name_covers(&reservation.spec.role, role);

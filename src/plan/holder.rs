@@ -110,8 +110,8 @@ impl Holder<DiskReservation> for VolumeRole {
         quota::charges(&self.spec.role, &reservation.spec.role, parent)
     }
 
-    /// A waiting reservation may be about to take all of an undivided disk or reservation, which its role cannot see
-    /// (D2). So its entry is not cut.
+    /// A waiting reservation may be about to take all of an undivided disk or parent (D2). The role's ledger does not
+    /// show that size, so the entry of a waiting reservation is not cut.
     fn at_most(&self, reservation: &DiskReservation, asked: u64) -> u64 {
         let waits = reservation.status.as_ref().is_none_or(|s| s.node_disk.is_none());
         if waits && asked > 0 { u64::MAX } else { asked }
