@@ -136,8 +136,11 @@ impl DiskIdentities {
     }
 }
 
-/// Disk by disk: the ID that is expected there with the known key, and why the disk is not served.
-fn expect(host: &Host, disks: Vec<(String, Option<(String, Option<String>)>, Option<String>)>) {
+/// The ID and the public key by which a NodeDisk knows its disk.
+type Known = (String, Option<String>);
+
+/// Disk by disk: what its NodeDisk knows, and why the disk is not served.
+fn expect(host: &Host, disks: Vec<(String, Option<Known>, Option<String>)>) {
     for (disk, known, refused) in disks {
         let (id, key) = known.unzip();
         let expected = host.expect(&disk, id.as_deref(), key.flatten().as_deref());
