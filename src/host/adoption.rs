@@ -1,4 +1,5 @@
-//! Adopted directories do not overlap with each other, nor with a directory of the agent's or the kubelet's (V8).
+//! Refuses adopted directories that overlap with each other, or with a directory of the agent's or the kubelet's
+//! (V8).
 //!
 //! Directories are compared by their place on their filesystem, so that no bind mount hides an overlap.
 
@@ -12,7 +13,8 @@ use crate::host::sys::mounts;
 use crate::host::types::VolumeSpec;
 
 impl Host {
-    /// Refuses to adopt a directory that overlaps with another one. The guard is held until the volume has its note.
+    /// Refuses to adopt a directory that overlaps with another one. The caller holds the guard until the volume has
+    /// its note.
     pub(super) fn ensure_adoptable(
         &self,
         disk: &Disk,
@@ -21,7 +23,7 @@ impl Host {
         let Some(path) = &spec.adopt else { return Ok(None) };
         let adoption = self.adoption_lock.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(unknown) = self.unserved_disk() {
-            // A volume on that disk may have adopted an overlapping directory.
+            // A volume on the disk that is not served may have adopted an overlapping directory.
             return Err(unknown);
         }
         let wanted = mounts::place(adopted::open_adoptable(&disk.config, path)?)?;
@@ -35,7 +37,7 @@ impl Host {
                 return overlaps(format!("the directory of disk {}", other.name()));
             }
             for root in &other.config.adopt_roots {
-                // The agent's own mount of the root would make the volume busy for ever.
+                // The agent's own mount of the root would otherwise keep the volume busy for ever.
                 if adopted::open_root(root).and_then(mounts::place).is_ok_and(|root| root.is_in(&wanted)) {
                     return overlaps(format!("{}, one of the adoptRoots", root.display()));
                 }

@@ -1,5 +1,5 @@
-//! One disk: a directory with an identity and volumes, which one agent at a time serves. The directory of a raw
-//! device is in the agent's state directory; that of a volume group is on a logical volume of its own.
+//! A disk: a directory with an identity and volumes, which one agent at a time serves. The directory of a raw device
+//! is in the agent's state directory. The directory of a volume group is on a logical volume of its own.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -29,20 +29,20 @@ pub(super) struct Disk {
     volumes: OwnedFd,
     receipts: OwnedFd,
     pub(super) backing: Box<dyn Backing>,
-    /// The enforcement of sizes, once that was tried (D5).
+    /// The result of the trial of size limits, once there was one (D5).
     enforcement: Mutex<Option<Enforcement>>,
-    /// Held while the enforcement is tried.
+    /// Held during that trial.
     trying: Mutex<()>,
     /// Held while an undivided disk gets its volume.
     creating: Mutex<()>,
-    /// Holds the disk's lock, which ends with the process.
+    /// The disk's directory. Its lock ends with the process.
     root: OwnedFd,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Identity {
     id: String,
-    /// The backing of the disk's volumes, for good.
+    /// The kind of the disk's backing, which never changes.
     #[serde(default, rename = "keeping")]
     backing: BackingKind,
     /// The private key of the disk (A7).
@@ -58,7 +58,8 @@ struct Erased {
 }
 
 impl Disk {
-    /// Starts to serve a disk. If another agent does, `wait` for its end: this agent may be its replacement.
+    /// Starts to serve a disk. Waits up to `wait` for another agent that serves the disk: this agent may be its
+    /// replacement.
     pub(super) fn open(config: &DiskConfig, wait: Duration) -> Result<Self> {
         Self::serve(config, wait).map_err(|error| match error {
             Error::DiskUnavailable { .. } => error,
@@ -89,8 +90,8 @@ impl Disk {
         Ok(Self { config, id, key, volumes, receipts, backing, enforcement, trying, creating, root })
     }
 
-    /// Refuses a disk that does not enforce sizes, unless its configuration allows that (D5). The first call tries
-    /// it; with `again`, also a later call if the disk had no space to try before.
+    /// Refuses a disk that does not enforce sizes, unless the configuration allows that (D5). The first call tries
+    /// the enforcement. With `again`, a later call repeats a trial for which the disk had no space.
     pub(super) fn ensure_enforced(&self, again: bool) -> Result<()> {
         let has_to_try = || match self.enforcement() {
             None => true,
@@ -115,7 +116,7 @@ impl Disk {
         }
     }
 
-    /// Refuses to make a volume where there was no space to try the enforcement of its size.
+    /// Refuses to make a volume on a disk that had no space for the trial of its size limits.
     pub(super) fn ensure_enforcement_tried(&self) -> Result<()> {
         self.ensure_enforced(true)?;
         match self.enforcement() {
@@ -130,13 +131,14 @@ impl Disk {
 
     pub(super) fn place(&self) -> Result<Place> {
         match self.config.backing {
-            // A detached mount.
+            // The records are on a detached mount, so this place has no mount point.
             BackingKind::Lvm => Ok(Place { device: Device::of(&self.root)?, path: "/".into() }),
             _ => mounts::place(&self.root),
         }
     }
 
-    /// True if [`ensure_enforced`](Self::ensure_enforced) has its answer, for which the disk is not asked.
+    /// True if the result of [`ensure_enforced`](Self::ensure_enforced) is known, so that a call does not access the
+    /// disk.
     pub(super) fn is_tried(&self) -> bool {
         self.enforcement().is_some()
     }
@@ -170,7 +172,7 @@ impl Disk {
         Ok(self.key.get().cloned().unwrap_or_default())
     }
 
-    /// Signs a text with the key on the disk; `None` if no agent has made one yet.
+    /// Signs a text with the key on the disk; `None` if the disk has no key yet.
     pub(super) fn sign(&self, text: &str) -> Result<Option<String>> {
         let key = identity(&self.root)?.and_then(|identity| identity.key);
         key.map(|key| disk_key::sign(&key, text)).transpose()
@@ -195,12 +197,13 @@ impl Disk {
         report
     }
 
-    /// Every volume, and every rest of one. Directories with other names were not made by an agent.
+    /// The UIDs of all volumes, and of leftover directories of volumes. Directories with other names were not made by
+    /// an agent.
     pub(super) fn uids(&self) -> Result<Vec<VolumeUid>> {
         uids_in(&self.volumes).context(|| format!("list the volumes of disk {}", self.name()))
     }
 
-    /// Opens a volume. `None` if it does not exist; an unreadable one exists.
+    /// Opens a volume. `None` if the volume does not exist; an unreadable volume exists.
     pub(super) fn volume(&self, uid: &VolumeUid) -> Result<Option<Volume>> {
         let dir = dirfd::unless_missing(dirfd::open_dir(&self.volumes, uid.as_str()))
             .context(|| format!("open the directory of volume {uid}"))?;
@@ -209,8 +212,8 @@ impl Disk {
         Ok(volume.exists()?.then_some(volume))
     }
 
-    /// Refuses a second volume on an undivided disk (D2), whatever the ledgers have. The guard is held until the volume
-    /// has its record.
+    /// Refuses a second volume on an undivided disk (D2), whatever the ledgers say. The caller holds the guard until
+    /// the volume has its record.
     pub(super) fn ensure_only_volume(&self, uid: &VolumeUid) -> Result<Option<MutexGuard<'_, ()>>> {
         if !self.backing.is_undivided() {
             return Ok(None);
@@ -237,7 +240,7 @@ impl Disk {
         Ok(Volume { uid: uid.clone(), disk: self.name().to_owned(), dir })
     }
 
-    /// Gives the directory of a volume another UID, for good. An existing directory of that UID is not replaced.
+    /// Gives the directory of a volume another UID, for good. Fails if a directory of that UID exists.
     pub(super) fn rename_volume(&self, from: &VolumeUid, to: &VolumeUid) -> Result<()> {
         let volumes = &self.volumes;
         rustix::fs::renameat_with(volumes, from.as_str(), volumes, to.as_str(), RenameFlags::NOREPLACE)
@@ -245,7 +248,8 @@ impl Disk {
             .context(|| format!("give the directory of volume {from} to volume {to}"))
     }
 
-    /// Removes the rest of a volume whose data is gone. Its record goes last, so that the volume is known until then.
+    /// Removes the files of a volume whose data is gone. The record goes last, so that the agent knows the volume
+    /// until the end.
     pub(super) fn remove_volume(&self, volume: &Volume) -> Result<()> {
         volume.remove_record()?;
         dirfd::remove(&self.volumes, volume.uid.as_str(), AtFlags::REMOVEDIR)
@@ -253,12 +257,13 @@ impl Disk {
             .context(|| format!("remove volume {}", volume.uid))
     }
 
-    /// Notes that the data of a volume is gone. The record may be removed then: a repeated erase gets the same answer.
+    /// Notes that the data of a volume is gone. From then on the record may go: a repeated erase returns the same
+    /// receipt.
     pub(super) fn write_receipt(&self, uid: &VolumeUid, bytes: u64) -> Result<()> {
         atomic_file::replace_json(self.receipts.as_fd(), uid.as_str(), &Erased { bytes })
     }
 
-    /// The bytes that the volume gave back, if it was erased here.
+    /// The bytes that the volume gave back, if this disk has its receipt.
     pub(super) fn receipt(&self, uid: &VolumeUid) -> Result<Option<u64>> {
         let what = || format!("the receipt of volume {uid}");
         let erased: Option<Erased> = atomic_file::read_json(self.receipts.as_fd(), uid.as_str(), what)?;
@@ -279,8 +284,8 @@ fn uids_in(directory: &OwnedFd) -> rustix::io::Result<Vec<VolumeUid>> {
     Ok(dirfd::names(directory)?.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
 }
 
-/// Keeps two agents from serving one disk: the old one may still be ending while the new one starts. A new process of
-/// ours has a copy of the lock, too, between fork and exec.
+/// Keeps two agents from serving one disk: an old agent may still be ending while a new one starts. Between fork and
+/// exec a child process of the agent holds a copy of the lock, too.
 fn lock(root: &OwnedFd, config: &DiskConfig, wait: Duration) -> Result<()> {
     let deadline = Instant::now() + wait.max(LOCK_INTERVAL);
     loop {
@@ -297,8 +302,8 @@ fn lock(root: &OwnedFd, config: &DiskConfig, wait: Duration) -> Result<()> {
     }
 }
 
-/// Reads the disk's ID; a disk that never had one gets one. A damaged identity is not a missing one: a new identity
-/// would disown every volume on the disk.
+/// Reads the disk's ID; a new disk gets one. A damaged identity is an error: with a new identity all volumes on the
+/// disk would lose their owner.
 fn identity(root: &OwnedFd) -> Result<Option<Identity>> {
     atomic_file::read_json(root.as_fd(), IDENTITY, || IDENTITY.to_owned())
 }
@@ -332,7 +337,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// D3: the name on the disk is older than that in the code.
+    /// D3: disks of an earlier version call the backing `keeping`.
     #[test]
     fn d3_the_backing_of_a_disk_is_called_keeping() {
         let stored = json!({"id": "x", "keeping": "Btrfs", "later": 1});

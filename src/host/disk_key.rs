@@ -1,11 +1,11 @@
-//! The key of a disk: who has it has read the disk (A7).
+//! The key of a disk. A signature with the key proves that the signer has read the disk (A7).
 
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 
 use crate::host::error::{Error, Result};
 
-/// Makes a private key, in the form in which it is stored.
+/// Makes a private key, in its stored form.
 pub(super) fn make() -> Result<String> {
     let mut seed = [0; 32];
     SystemRandom::new()

@@ -1,14 +1,14 @@
 //! The enforcement of volume sizes on a disk, tried out on a scratch volume before the disk is served (D5).
 //!
 //! # Guarantees
-//! - The disk's backing makes, mounts and erases the scratch volume like any other. Its directory is no volume's, and
-//!   its UID is the disk's with a version that no Kubernetes object's UID has. Its mount is detached. The next
-//!   attempt removes the scratch volume of a killed agent first.
-//! - The writer has no capability: the kernel lets a writer with CAP_SYS_RESOURCE past some limits.
+//! - The disk's backing makes, mounts and erases the scratch volume like any other. Its directory is outside of
+//!   `volumes`. Its UID is the disk's UID with a version that Kubernetes does not use. Its mount is detached. If an
+//!   agent is killed, the next attempt first removes the scratch volume.
+//! - The writer has no capabilities: some limits do not stop a writer with CAP_SYS_RESOURCE.
 //!
 //! # Caveats
-//! - A disk that is too full to try is served untried, for its existing volumes. Each look tries again, and no volume
-//!   is made on the disk before that succeeds.
+//! - A disk without space for the scratch volume is served untried, for its existing volumes. Each report of the disk
+//!   tries again, and no volume is made on the disk before a trial succeeds.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,15 +27,15 @@ use crate::host::volume::Volume;
 const DIRECTORY: &str = "proof";
 
 const SIZE: u64 = 16 << 20;
-/// The least that must go into it: an absurdly small volume is no limit of this size.
+/// The fewest bytes that a volume of `SIZE` must take: a writer who is stopped earlier has met another limit.
 const LEAST: u64 = SIZE / 4;
-/// Bytes that are written if nothing stops the writer.
+/// Number of bytes after which the writer gives up: no limit has stopped it.
 const PAST: u64 = SIZE + CHUNK as u64 * 4;
 const CHUNK: usize = 64 << 10;
-/// Free space that the disk needs for it.
+/// Free space that the disk needs for the trial.
 pub(super) const NEEDED: u64 = 4 * SIZE;
 
-/// Tries out that a writer is stopped at the size of a volume on this disk.
+/// Proves that the disk stops a writer at the size of a volume.
 pub(super) fn prove(disk: &str, disk_id: &str, root: &OwnedFd, backing: &dyn Backing) -> Enforcement {
     let Some(fs_type) = backing.scratch_fs_type() else { return Enforcement::Undivided };
     let outcome = scratch_uid(disk_id).and_then(|uid| try_on_scratch(disk, uid, root, backing, fs_type));
@@ -82,7 +82,7 @@ fn try_on_scratch(
     outcome
 }
 
-/// The verdict on a writer that was stopped, or not, after so many bytes.
+/// The verdict for a writer that wrote `written` bytes and was stopped by `stopped_by`, if at all.
 fn judge((written, stopped_by): (u64, Option<Errno>), disk_free: u64) -> Result<Enforcement> {
     Ok(match stopped_by {
         Some(Errno::NOSPC) if written < LEAST && disk_free < SIZE => Enforcement::Untried,
@@ -97,12 +97,13 @@ fn judge((written, stopped_by): (u64, Option<Errno>), disk_free: u64) -> Result<
     })
 }
 
-/// Writes to a new file in the volume until an error stops the writer; returns the bytes written and that error.
+/// Writes to a new file in the volume until an error stops the writer. Returns the number of bytes written, and the
+/// error.
 fn fill(mount: &OwnedFd) -> Result<(u64, Option<Errno>)> {
     let root = dirfd::open_dir(mount, ".").context(|| "open the scratch volume's root")?;
     let file = File::from(dirfd::create(&root, "fill").context(|| "make a file in the scratch volume")?);
     let write = || {
-        // Capabilities belong to a thread, and this one ends with the attempt.
+        // Capabilities belong to a thread, and this thread ends with the attempt.
         let none = CapabilitySet::empty();
         let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
         rustix::thread::set_capabilities(None, sets).context(|| "give up capabilities")?;
@@ -128,7 +129,7 @@ fn erase(backing: &dyn Backing, scratch: &Volume, record: &Record) -> Result<()>
     backing.erase(scratch, record, ErasePolicy::Discard)
 }
 
-/// UIDs of Kubernetes are of version 4, and so is the disk's own.
+/// UIDs of Kubernetes objects are of version 4, and so is the disk's own UID.
 fn scratch_uid(disk_id: &str) -> Result<VolumeUid> {
     let mut uid = disk_id.to_owned();
     uid.replace_range(14..15, "0");

@@ -1,4 +1,4 @@
-//! Failures on a node's disks, in the terms in which a caller can act on them.
+//! Failures on a node's disks, by the action that a caller can take.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,18 +10,18 @@ use crate::host::types::uid::{InvalidUid, VolumeUid};
 /// The result of everything in [`host`](super).
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// One volume's, one disk's or one request's failure; it never concerns another volume (V10).
+/// The failure of one volume, one disk or one request. It never concerns another volume (V10).
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Error {
     /// No such disk or volume on this node.
     #[error("{0} does not exist on this node")]
     NotFound(String),
 
-    /// The request itself is wrong; a repetition cannot help.
+    /// The request itself is wrong, so a repetition cannot help.
     #[error("{0}")]
     InvalidArgument(String),
 
-    /// The existing volume, target or directory differs from the request, and stays as it is.
+    /// The existing volume, target or directory differs from the request. It stays as it is.
     #[error("{0}")]
     Conflict(String),
 
@@ -29,11 +29,11 @@ pub enum Error {
     #[error("volume {0} is not ready: repeat its creation")]
     NotReady(VolumeUid),
 
-    /// The volume is being destroyed: no new user may come (X2).
+    /// The volume is being destroyed, so the agent refuses new users (X2).
     #[error("volume {0} is being destroyed: it accepts no new user")]
     Fenced(VolumeUid),
 
-    /// Erasing needs a fence first (S10).
+    /// An erase needs a fence first (S10).
     #[error("volume {0} is not fenced: fence it before erasing it")]
     NotFenced(VolumeUid),
 
@@ -42,18 +42,18 @@ pub enum Error {
     InUse {
         /// The volume.
         uid: VolumeUid,
-        /// The first pods that use it, as `namespace/name`, and the number of the others.
+        /// The first pods that use the volume, as `namespace/name`, and the number of the other pods.
         holder: String,
     },
 
-    /// The kernel still has it mounted or open; that may end by itself (X3).
+    /// The kernel still has the object mounted or open; this use may end without any action (X3).
     #[error("{what} is busy: wait until the last process that uses it is gone")]
     Busy {
         /// The busy object.
         what: String,
     },
 
-    /// The disk has less free space than the volume needs; nothing was left behind.
+    /// The disk has less free space than the volume needs. Nothing was left behind.
     #[error("disk {disk} has {available} bytes free, {needed} are needed: free some, or use another disk")]
     NoSpace {
         /// The disk's name.
@@ -64,20 +64,21 @@ pub enum Error {
         available: u64,
     },
 
-    /// The volume's files and its filesystem's own tables need more than the wanted size; the volume is unchanged (V7).
+    /// The volume's files and the filesystem's own tables need more than the requested size. The volume is unchanged
+    /// (V7).
     #[error(
         "volume {uid} needs {needed} bytes at least for what is in it, more than {wanted}: remove files, or ask for more"
     )]
     TooSmall {
         /// The volume.
         uid: VolumeUid,
-        /// The smallest size that is possible now.
+        /// The smallest possible size now.
         needed: u64,
-        /// The size that was asked for.
+        /// The requested size.
         wanted: u64,
     },
 
-    /// A volume that was ready once has lost its data, or part of it. It is never made anew (V9).
+    /// A volume that was ready has lost data. The agent never makes such a volume anew (V9).
     #[error("the data of volume {uid} is lost ({reason}): restore it, or give the volume up")]
     BackingLost {
         /// The volume.
@@ -86,7 +87,7 @@ pub enum Error {
         reason: String,
     },
 
-    /// Something on the disk cannot be understood. It is kept as it is and never taken for absent.
+    /// The agent cannot understand something on the disk. The agent keeps it, and never treats it as absent.
     #[error("{what} cannot be understood ({reason}): it is kept; repair it or remove it by hand")]
     Corrupt {
         /// The file or volume.
@@ -95,7 +96,7 @@ pub enum Error {
         reason: String,
     },
 
-    /// The volume's record was written by a newer agent, and is kept as it is.
+    /// A newer agent wrote the volume's record. This agent keeps the record as it is.
     #[error(
         "the record of volume {uid} has version {version}, this agent reads versions up to {known}: upgrade the agent"
     )]
@@ -108,7 +109,7 @@ pub enum Error {
         known: u32,
     },
 
-    /// The disk cannot be served now: not there, locked by another agent, or not readable.
+    /// The disk cannot be served now: it is missing, unreadable, or locked by another agent.
     #[error("disk {disk} is unavailable: {reason}")]
     DiskUnavailable {
         /// The disk's name.
@@ -117,16 +118,16 @@ pub enum Error {
         reason: String,
     },
 
-    /// The path of a disk is not of the kind that its configuration says, or can keep no volumes.
+    /// The path of a disk is not of the configured kind, or can keep no volumes.
     #[error("{path} {reason}", path = path.display())]
     UnsuitableDisk {
         /// The disk's path.
         path: PathBuf,
-        /// The predicate of the sentence that begins with the path, and the next step.
+        /// The predicate of the sentence that begins with the path, then the next step.
         reason: String,
     },
 
-    /// The disk's backing, or its configuration, does not offer what the volume asks for.
+    /// The disk's backing or configuration does not offer a property of the volume.
     #[error("{0}")]
     Unsupported(String),
 
@@ -134,15 +135,15 @@ pub enum Error {
     #[error("{0}: upgrade the node's kernel")]
     KernelTooOld(&'static str),
 
-    /// The agent runs in a PID namespace of its own, where the users of a disk are hidden.
+    /// The agent runs in its own PID namespace, which hides the users of a disk.
     #[error("the agent sees only its own processes, not those that use its disks: run it with hostPID")]
     ProcessesHidden,
 
-    /// A device node, or the kernel's own entry of a device, is not what it has to be.
+    /// A device node, or the kernel's entry of a device, is not of the expected form.
     #[error("{0}")]
     UnusableDevice(String),
 
-    /// A program is not installed where the agent runs.
+    /// A program is missing in the agent's container.
     #[error("{0}")]
     ProgramMissing(String),
 
@@ -151,20 +152,20 @@ pub enum Error {
     Command {
         /// The program's path.
         program: PathBuf,
-        /// Its exit status or signal.
+        /// The program's exit status or signal.
         status: String,
-        /// Its standard error, shortened.
+        /// The program's standard error, shortened.
         output: String,
     },
 
-    /// The agent's own code panicked. The work may be repeated, and may have been done in part.
+    /// The agent's code panicked. The work may be done in part, and may be repeated.
     #[error("the agent panicked: it will try again; report the panic in its log")]
     Panicked,
 
     /// A system call failed.
     #[error("failed to {context}: {source}")]
     Io {
-        /// The attempt.
+        /// The attempted action.
         context: String,
         /// The kernel's error number.
         source: Errno,
@@ -204,9 +205,9 @@ impl From<InvalidUid> for Error {
     }
 }
 
-/// Adds the attempt to a bare errno.
+/// Adds the attempted action to an errno.
 pub(super) trait Context<T> {
-    /// `context` follows "failed to".
+    /// `context` completes a sentence that begins with "failed to".
     fn context<C: Into<String>>(self, context: impl FnOnce() -> C) -> Result<T>;
 }
 
@@ -225,8 +226,8 @@ impl<T> Context<T> for std::io::Result<T> {
 
 /// Repeats an attempt that the kernel refuses as busy, for three tenths of a second.
 ///
-/// A new process has copies of all our descriptors between fork and exec. Whatever they refer to is busy for that
-/// moment, without anybody using it.
+/// Between fork and exec a child process has copies of all descriptors of the agent. The kernel then reports unused
+/// files and devices as busy.
 pub(super) fn retry_while_busy<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     for _ in 0..15 {
         match attempt() {

@@ -1,8 +1,8 @@
-//! The data of a volume whose object is gone becomes another volume's, if that asks for it (X6).
+//! Gives the data of a volume without an object to another volume, the heir, on request (X6).
 //!
-//! The directory gets the UID of the heir. That is one step, so of two heirs one gets the data (S4), and the data
-//! always has exactly one owner. Before that step the record names the heir, and with the directory's new name it is
-//! the heir's record. The filesystem keeps the UUID with which it was made.
+//! A rename gives the directory the UID of the heir. The rename is one step, so only one of two heirs gets the data
+//! (S4), and the data always has exactly one owner. The record names the heir before the rename, and is the heir's
+//! record afterwards. The filesystem keeps its first UUID.
 
 use crate::host::disk::Disk;
 use crate::host::error::{Error, Result};
@@ -11,12 +11,14 @@ use crate::host::types::{Record, VolumeSpec, VolumeUid};
 use crate::host::volume::Volume;
 
 impl Host {
-    /// Gives a volume, of which nothing exists yet, the data of another one. Both are locked. An interrupted call
-    /// goes on when it is repeated. A creation or an erase under way stays under way.
+    /// Gives the data of one volume to another volume that does not exist on the disk yet. The caller has locked
+    /// both. A repeated call continues an interrupted one. The state of the data stays the same, also `Creating` or
+    /// `Erasing`.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if the other volume is not on this disk, or was given to another heir; [`Error::Conflict`]
-    /// if it differs from the spec; [`Error::InUse`] or [`Error::Busy`] while it has users. Nothing changes then.
+    /// [`Error::NotFound`] if the other volume is not on this disk, or has another heir; [`Error::Conflict`] if the
+    /// data differs from the spec; [`Error::InUse`] or [`Error::Busy`] while the data has users. After an error
+    /// nothing has changed.
     pub(super) fn inherit(
         &self,
         disk: &Disk,

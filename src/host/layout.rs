@@ -3,8 +3,8 @@
 //! ```text
 //! <disk>/disk.json                   the disk's identity (D3)
 //! <disk>/volumes/<uid>/record.json   the record of one volume
-//! <disk>/volumes/<uid>/…             its data, as its backing keeps it
-//! <disk>/receipts/<uid>              the volume was erased; kept until the agent forgets it (X4)
+//! <disk>/volumes/<uid>/…             the volume's data, in the form of its backing
+//! <disk>/receipts/<uid>              the receipt of an erased volume; kept until the agent removes it (X4)
 //! ```
 
 pub(super) const IDENTITY: &str = "disk.json";

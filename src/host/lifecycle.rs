@@ -1,4 +1,4 @@
-//! A volume's life: made, fenced, erased.
+//! The life of a volume: creation, fence, erase.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,13 +12,14 @@ use crate::host::types::{ErasePolicy, FenceReport, Receipt, Record, State, Usage
 use crate::host::volume::Volume;
 
 impl Host {
-    /// Makes a volume: allocated, formatted, ready to be published (V1, V5). A ready volume is left as it is, but its
-    /// record gets the new role, reservation and labels, which X6 needs.
+    /// Makes a volume: allocated, formatted, ready to be published (V1, V5). The data of a ready volume stays as it
+    /// is. Its record gets the new role, reservation and labels, for a later recovery (X6).
     ///
     /// # Errors
     /// [`Error::NoSpace`] and a failed mkfs leave nothing behind. [`Error::Conflict`] if a volume of that UID exists
-    /// with another size, filesystem or sharing, or on another disk, or the data to recover belongs to another role.
-    /// [`Error::BackingLost`] if the volume was ready and its data is incomplete. Neither changes anything.
+    /// on another disk, or with another size, filesystem or sharing. The same error if the data to recover belongs to
+    /// another role. [`Error::BackingLost`] if the volume was ready and its data is incomplete. After these two
+    /// errors nothing has changed.
     pub fn create(&self, disk: &str, spec: &VolumeSpec) -> Result<()> {
         spec.validate()?;
         // Sorted, so that no two callers wait for each other.
@@ -28,7 +29,7 @@ impl Host {
         let wanted = spec.uid.clone();
         let volumes = self.ask_each(Slot::served, Duration::ZERO, move |disk| disk.volume(&wanted));
         for (other, volume) in volumes.into_iter().filter(|(other, _)| other.name() != disk.name()) {
-            // A disk that failed is no more in the way than one that is not served.
+            // A failed disk does not prevent a creation on another disk, and neither does a disk that is not served.
             if let Ok(Ok(Some(_))) = volume {
                 let (uid, disk) = (&spec.uid, other.name());
                 return Err(Error::Conflict(format!(
@@ -50,7 +51,8 @@ impl Host {
             Some(found) => found,
             None => {
                 disk.ensure_enforcement_tried()?;
-                // After a restore of etcd the disk may have a receipt, which must not speak for the new data.
+                // After a restore of etcd the disk may have an old receipt of this UID. The receipt would be false
+                // for the new data.
                 disk.remove_receipt(&spec.uid)?;
                 (disk.make_volume(&spec.uid)?, Record::new(spec.clone()))
             }
@@ -60,7 +62,7 @@ impl Host {
             State::Erasing => Err(Error::Fenced(spec.uid.clone())),
             State::Creating if record.fenced => Err(Error::Fenced(spec.uid.clone())),
             State::Creating => {
-                // Nobody has used it yet, so the new spec may differ in anything.
+                // No pod has used the volume yet, so every field of the new spec may differ.
                 record.spec = spec.clone();
                 volume.write_record(&record)?;
                 drop(only_volume);
@@ -69,8 +71,8 @@ impl Host {
         }
     }
 
-    /// Refuses new users from now on (X2), and reports the remaining ones. Uses whose mount is gone are dropped from
-    /// the record. A repetition reports again.
+    /// Refuses new users from now on (X2), and reports the remaining ones. The record loses all uses whose mount is
+    /// gone. A repeated call reports again.
     pub fn fence(&self, uid: &VolumeUid) -> Result<FenceReport> {
         let _volume = self.volume_locks.lock(uid);
         let (disk, volume) = self.find(uid)?;
@@ -86,8 +88,8 @@ impl Host {
         Ok(FenceReport { users: record.publishes, in_use })
     }
 
-    /// The claims of which nothing of the volume is mounted: by the record, and for an exclusive volume by the kernel too.
-    /// Of a shared volume the kernel cannot say whose mount it has.
+    /// The claims of which no mount of the volume remains. The record decides, and for an exclusive volume also the
+    /// kernel. For a shared volume the kernel does not show which claim a mount belongs to.
     pub fn unmounted(&self, uid: &VolumeUid, mut claims: Vec<String>) -> Result<Vec<String>> {
         let _volume = self.volume_locks.lock(uid);
         let (disk, volume) = self.find(uid)?;
@@ -103,7 +105,7 @@ impl Host {
     /// Accepts new users again.
     ///
     /// # Errors
-    /// [`Error::Fenced`] if it is being erased: there is no way back.
+    /// [`Error::Fenced`] if the volume is being erased: an erase cannot be undone.
     pub fn unfence(&self, uid: &VolumeUid) -> Result<()> {
         let _volume = self.volume_locks.lock(uid);
         let (_, volume) = self.find(uid)?;
@@ -118,14 +120,14 @@ impl Host {
         Ok(())
     }
 
-    /// Erases a fenced volume without users (X3, X4, S10). An erased volume gives the same receipt again, until it is
-    /// [forgotten](Self::forget).
+    /// Erases a fenced volume without users (X3, X4, S10). A repeated call returns the same receipt, until
+    /// [`forget`](Self::forget) removes it.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if no disk has the volume or its receipt; [`Error::NotFenced`]; [`Error::InUse`] if its
-    /// record names users; [`Error::Busy`] if the kernel has it mounted or open in some mount namespace;
-    /// [`Error::Corrupt`] if its record cannot be read or its directory holds a foreign file;
-    /// [`Error::DiskUnavailable`] if it may be on a disk that cannot be read. In all of these nothing is lost.
+    /// [`Error::NotFound`] if no disk has the volume or its receipt; [`Error::NotFenced`]; [`Error::InUse`] if the
+    /// volume's record names users; [`Error::Busy`] if the kernel has the volume mounted or open in some mount
+    /// namespace; [`Error::Corrupt`] if the record cannot be read or the volume's directory holds a foreign file;
+    /// [`Error::DiskUnavailable`] if the volume may be on an unreadable disk. After an error nothing is lost.
     pub fn erase(&self, uid: &VolumeUid, policy: ErasePolicy) -> Result<Receipt> {
         let started = Instant::now();
         let _volume = self.volume_locks.lock(uid);
@@ -160,7 +162,7 @@ impl Host {
         Ok(Receipt { bytes, duration: started.elapsed(), policy })
     }
 
-    /// The receipt on any disk. A disk that cannot be read does not hide the receipt on another one.
+    /// Finds the receipt on any disk. An unreadable disk does not hide the receipt on another one.
     fn receipt(&self, uid: &VolumeUid) -> Result<Option<u64>> {
         let (mut failed, uid) = (None, uid.clone());
         for (_, receipt) in self.ask_each(Slot::served, Duration::ZERO, move |disk| disk.receipt(&uid)) {
@@ -173,7 +175,7 @@ impl Host {
         failed.map_or(Ok(None), Err)
     }
 
-    /// The erased volumes with a receipt, on the disks that are served.
+    /// The erased volumes with a receipt, on all served disks.
     pub fn erased(&self) -> Vec<VolumeUid> {
         let receipts = self.ask_each(Slot::served, Duration::ZERO, Disk::receipts).into_iter();
         receipts.filter_map(|(_, receipts)| receipts.ok()?.ok()).flatten().collect()
@@ -198,11 +200,11 @@ impl Host {
         disk.backing.usage(&volume, &record)
     }
 
-    /// The [usage](Self::usage) of a volume that is published at a target. For a raw device any path will do: the
-    /// kubelet asks for another path than the target.
+    /// The [usage](Self::usage) of a volume that is published at a target. For a raw device every path is accepted:
+    /// the kubelet asks for another path than the target.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if it is not published there.
+    /// [`Error::NotFound`] if the volume is not published at the target.
     pub fn usage_at(&self, uid: &VolumeUid, target: &Path) -> Result<Usage> {
         let absent = || Error::NotFound(format!("volume {uid} at {}", target.display()));
         let key = self.targets.key(target).map_err(|_| absent())?;
@@ -236,7 +238,8 @@ fn update_record(disk: &Disk, volume: &Volume, mut record: Record, spec: &Volume
 
 fn make(disk: &Disk, volume: &Volume, mut record: Record) -> Result<()> {
     if let Err(error) = disk.backing.create(volume, &record) {
-        // The backing has removed its files. If it could not, they stay, and so does the record.
+        // The backing has removed its files. After a failure some files remain, and the record has to remain with
+        // them.
         if let Err(rest) = disk.remove_volume(volume) {
             tracing::info!(volume = record.spec.name, %rest, "an unfinished volume is kept");
         }

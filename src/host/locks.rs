@@ -1,20 +1,20 @@
-//! One lock per key, for as long as a thread holds it or waits for it.
+//! One lock per key, which exists while a thread holds it or waits for it.
 //!
 //! A lock is held across blocking system calls, so no async lock fits. A `Mutex` per key is not fair: a thread that
-//! locks one key over and over could keep all others from it (L3, L7).
+//! locks one key over and over could keep all other threads waiting (L3, L7).
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Locks by key, in the order of their requests. Threads with different keys do not wait for each other.
+/// Locks by key, in the order of the requests. Threads with different keys do not wait for each other.
 ///
-/// There is nothing to clean up and nothing to poison: the lock of a thread that panicked is released with its guard.
+/// A guard releases its lock also when its thread panics, so no cleanup is needed and no lock is poisoned.
 pub(super) struct Locks<K: Ord> {
     queues: Mutex<BTreeMap<K, Queue>>,
     released: Condvar,
 }
 
-/// The threads that hold, or wait for, one key, as numbers in the order of their requests.
+/// The queue of one key. Threads have numbers in the order of their requests.
 #[derive(Default)]
 struct Queue {
     /// The number of the holder.
@@ -23,7 +23,7 @@ struct Queue {
     next: u64,
 }
 
-/// The lock of one key, until it is dropped.
+/// The lock of one key, held until this guard is dropped.
 pub(super) struct Guard<'a, K: Ord> {
     locks: &'a Locks<K>,
     key: K,
@@ -49,7 +49,7 @@ impl<K: Ord + Clone> Locks<K> {
 
 impl<K: Ord> Locks<K> {
     fn queues(&self) -> MutexGuard<'_, BTreeMap<K, Queue>> {
-        // The map is consistent between any two of its operations.
+        // A panic cannot leave the map half changed, so a poisoned mutex is safe to use.
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

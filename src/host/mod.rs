@@ -1,17 +1,19 @@
-//! The disks of a node: volumes made on them, mounted into pods and erased. Blocking Linux code, no Kubernetes in it.
+//! The disks of a node: makes volumes on them, mounts volumes into pods, erases volumes. Blocking Linux code without
+//! Kubernetes.
 //!
 //! # Guarantees
-//! - Every change is recorded on stable storage first, and every call can be repeated, also after a crash in its
-//!   middle (M4). Calls on one volume come one after another; different volumes do not wait for each other.
-//! - A volume that was ready once is never formatted again (V9). A record that cannot be read is an error of that
-//!   volume (V10), never taken for absent, and never erased (S14).
+//! - Every change is first recorded on stable storage. Every call can be repeated, also after a crash in its middle
+//!   (M4). Calls on one volume run one after another; calls on different volumes do not wait for each other.
+//! - A volume that was ready once is never formatted again (V9). An unreadable record is an error of its volume
+//!   (V10). The agent never treats it as absent, and never erases it (S14).
 //! - Data that existed before a volume adopted it is neither changed nor erased (V8).
-//! - Data is erased only when the volume is fenced, no pod is in its record, and the *kernel* has no mount and no open
-//!   file of it in any mount namespace (X3, S10).
+//! - Data is erased only when the volume is fenced, no pod is in its record, and the *kernel* has no mount and no
+//!   open file of it in any mount namespace (X3, S10).
 //! - Read-only mounts are read-only before they can be seen (S9); nosuid and nodev are on every mount (V12).
-//! - A disk on which no writer is stopped at the size of its volume is not served, unless that is allowed (D5).
-//! - Only the disk that was [expected](Host::expect) in a place is read (D3). A volume that is on no disk counts as
-//!   erased only if there is a receipt.
+//! - A disk on which no writer is stopped at the size of its volume is not served, unless the configuration allows
+//!   that (D5).
+//! - Only the [expected](Host::expect) disk of a place is read (D3). A missing volume counts as erased only if there
+//!   is a receipt.
 //! - Every file is reached by descriptor beneath a disk or beneath the targets' root, through no symbolic link (M7,
 //!   S12). A foreign mount or loop device is never touched (M5).
 //!
@@ -22,13 +24,14 @@
 //! - One agent per disk: the disk is locked, and a second agent is refused.
 //!
 //! # Caveats
-//! - A loop device that was ours does not discard any more when it later serves somebody else.
-//! - Erasing with [`ErasePolicy::Zero`] overwrites the blocks that the filesystem shows, not those that a flash disk
-//!   has remapped.
+//! - The kernel keeps "no discards" for a loop device that Reservoir has used. The device's next user does not
+//!   discard either.
+//! - [`ErasePolicy::Zero`] overwrites the blocks that the filesystem shows, not the blocks that a flash disk has
+//!   remapped.
 //!
 //! # Files
-//! [`Host`] is in `node`. `create`, `erase` and so on are in a file each, on top of `disk` and `volume`. Beneath
-//! these are `backings`, then `sys`, which is the kernel.
+//! [`Host`] is in `node`. Each operation has its own file and uses `disk` and `volume`. These use `backings`, which
+//! use `sys`, the interface to the kernel.
 
 mod adoption;
 mod backings;

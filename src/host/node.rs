@@ -1,4 +1,4 @@
-//! A node: its disks, the volumes on them, and the locks under which both change.
+//! A node: its disks, the volumes on them, and the locks for changes of both.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use crate::host::targets::Targets;
 use crate::host::types::{DiskReport, HostConfig, Record, VolumeReport, VolumeUid};
 use crate::host::volume::Volume;
 
-/// The longest that it takes to list a disk's volumes and count the files of adopted directories.
+/// Time limit for listing a disk's volumes and counting the files of adopted directories.
 const LISTING: Duration = Duration::from_secs(120);
 
 /// A node's disks and the volumes on them. See the [module](super) for its guarantees.
@@ -22,14 +22,15 @@ pub struct Host {
     /// Taken before `volume_locks`.
     pub(super) target_locks: Locks<String>,
     pub(super) volume_locks: Locks<VolumeUid>,
-    /// Held while a volume adopts a directory, so that no two adopt parts of one; taken after `volume_locks`.
+    /// Held while a volume adopts a directory, so that two volumes never adopt overlapping directories. Taken after
+    /// `volume_locks`.
     pub(super) adoption_lock: Mutex<()>,
 }
 
 impl Host {
-    /// Starts to serve the disks, waiting up to `lock_timeout` for an agent that still does.
+    /// Starts to serve the disks. Waits up to `lock_timeout` for an earlier agent that still serves one.
     ///
-    /// A disk that cannot be served is an error of that disk, which [`disks`](Self::disks) reports.
+    /// A disk that cannot be served is no error here; [`disks`](Self::disks) reports it.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if two disks have one name; an I/O error if `targets_root` does not exist.
@@ -51,28 +52,29 @@ impl Host {
         })
     }
 
-    /// Every configured disk as it is now (D1). A disk that could not be served before is tried again.
+    /// The present state of every configured disk (D1). The call retries disks that could not be served before.
     pub fn disks(&self) -> Vec<DiskReport> {
         self.slots.iter().map(|slot| slot.report()).collect()
     }
 
-    /// True while a disk does not answer. Work on it may not end before it does.
+    /// True while a disk does not answer. Work on the disk may not end before the disk answers.
     pub fn hangs(&self, disk: &str) -> bool {
         self.slot(disk).is_ok_and(|slot| slot.hangs())
     }
 
-    /// The free bytes of each served disk. No other disk is tried again.
+    /// The free bytes of each served disk. The call retries no other disk.
     pub fn free(&self) -> Vec<(String, u64)> {
         let free = self.ask_each(Slot::served, Duration::ZERO, |disk| disk.report().free);
         free.into_iter().filter_map(|(disk, free)| Some((disk.name().to_owned(), free.ok()?))).collect()
     }
 
-    /// The ID of each configured disk, be it the expected one or not; nothing else of the disk is read or tried (D3).
+    /// The ID of the disk in each configured place, expected or not. The call reads and tries nothing else of the
+    /// disk (D3).
     pub fn identities(&self) -> BTreeMap<String, Result<String>> {
         self.slots.iter().map(|slot| (slot.config.name.clone(), slot.identity())).collect()
     }
 
-    /// Signs a text with the key on a disk, be it the expected one or not; `None` if the disk has no key (A7).
+    /// Signs a text with the key on a disk, expected or not; `None` if the disk has no key (A7).
     pub fn sign(&self, disk: &str, text: &str) -> Result<Option<String>> {
         self.slot(disk)?.sign(text)
     }
@@ -85,8 +87,8 @@ impl Host {
         Ok(())
     }
 
-    /// Stops serving a disk for this reason, or with `None` serves it again. Its volumes stay untouched (D4). Pods
-    /// can still be [unmounted](Self::unpublish).
+    /// Stops serving a disk for the reason `why`; `None` starts to serve the disk again. The volumes stay untouched
+    /// (D4). Pods can still be [unmounted](Self::unpublish).
     pub fn refuse(&self, disk: &str, why: Option<String>) -> Result<()> {
         self.slot(disk)?.refuse(why);
         Ok(())
@@ -95,7 +97,7 @@ impl Host {
     /// The record of a volume on a disk, if the volume exists.
     ///
     /// # Errors
-    /// The disk is unavailable, or the record cannot be read. In both cases the volume may exist.
+    /// The disk is unavailable, or the record is unreadable. In both cases the volume may exist.
     pub fn look(&self, disk: &str, uid: &VolumeUid) -> Result<Option<Record>> {
         self.slot(disk)?.served()?.volume(uid)?.map(|volume| volume.record()).transpose()
     }
@@ -105,7 +107,7 @@ impl Host {
         Ok(self.slot(disk)?.served()?.receipt(uid)?.is_some())
     }
 
-    /// Every volume on the served disks, also those with an unreadable record. A volume without an object in
+    /// Every volume on the served disks, also volumes with an unreadable record. A volume without an object in
     /// Kubernetes is an orphan (S14, X6).
     pub fn volumes(&self) -> Vec<VolumeReport> {
         let listed = self.ask_each(Slot::served, LISTING, volumes_on);
@@ -121,7 +123,8 @@ impl Host {
     /// Finds a volume on the disks.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if no disk has the volume and all can be read; otherwise a disk that may have it failed.
+    /// [`Error::NotFound`] if no disk has the volume and all disks are readable. Otherwise the error of a disk that
+    /// may have the volume.
     pub(super) fn find(&self, uid: &VolumeUid) -> Result<(Arc<Disk>, Volume)> {
         let (mut found, mut failed) = (None, None);
         let wanted = uid.clone();
@@ -145,7 +148,7 @@ impl Host {
         found.ok_or_else(absent)
     }
 
-    /// The answer of each disk that `which` finds. A disk that does not answer keeps no other from that.
+    /// Asks each disk that `which` finds. The answer of a hanging disk is an error, and the other disks are asked.
     pub(super) fn ask_each<T: Send + 'static>(
         &self,
         which: fn(&Arc<Slot>) -> Result<Arc<Disk>>,
@@ -179,7 +182,7 @@ impl Host {
     }
 }
 
-/// Every volume on a disk, with its record and the bytes that it takes.
+/// Every volume on a disk, with its record and its allocated bytes.
 fn volumes_on(disk: &Disk) -> Result<Vec<VolumeReport>> {
     let mut reports = Vec::new();
     for uid in disk.uids()? {

@@ -1,4 +1,4 @@
-//! Volumes mounted into pods, and unmounted again.
+//! Mounts volumes into pods, and unmounts them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::host::volume::Volume;
 /// The most mounts that unpublish removes from one target.
 const MAX_STACKED: usize = 16;
 
-/// A pod's request to have a volume mounted.
+/// The request to mount a volume for a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publish {
     /// The volume.
@@ -33,15 +33,15 @@ pub struct Publish {
 }
 
 impl Host {
-    /// Mounts a volume at a target for a pod (M1–M4). The same mount for the same pod is left alone, also when the
-    /// volume has been fenced since.
+    /// Mounts a volume at a target for a pod (M1–M4). A repeated call changes nothing, also after a fence of the
+    /// volume.
     ///
     /// # Errors
     /// [`Error::Fenced`], [`Error::NotReady`], [`Error::BackingLost`]; [`Error::InUse`] for an exclusive volume that
     /// another pod uses (M2), or [`Error::Busy`] if the record names no such pod and the kernel has the volume
-    /// mounted or open; [`Error::Conflict`] if a file, a symbolic link, another mount or the other mode is at the
-    /// target; [`Error::InvalidArgument`] if the target is not a plain path beneath the targets' root. Nothing is
-    /// mounted then.
+    /// mounted or open; [`Error::Conflict`] if the target has a file, a symbolic link, another mount, or a mount of
+    /// the other mode; [`Error::InvalidArgument`] if the target is not a plain path beneath the targets' root. After
+    /// an error nothing is mounted.
     pub fn publish(&self, request: &Publish) -> Result<()> {
         let uid = &request.uid;
         let key = self.targets.key(&request.target)?;
@@ -80,7 +80,7 @@ impl Host {
         }
         let first = record.publishes.is_empty();
         if !record.spec.shared && first && disk.backing.in_use(&volume)? {
-            // The containers of a pod that was deleted by force may keep their mounts, which no record has (S6).
+            // After a forced deletion of a pod its containers may still have mounts, and no record names them (S6).
             return Err(Error::volume_in_use(uid));
         }
         let entry = Published {
@@ -104,20 +104,22 @@ impl Host {
         mounted
     }
 
-    /// Unmounts a target and removes it, if it is there (M4). On a [refused](Self::refuse) disk the record keeps the
+    /// Unmounts and removes a target, if it exists (M4). On a [refused](Self::refuse) disk the record keeps the
     /// target until the disk is served again.
     ///
     /// # Errors
-    /// [`Error::Busy`] while that very mount is in use: it stays mounted and published. [`Error::Conflict`] if
-    /// something else is mounted there.
+    /// [`Error::Busy`] while the mount is in use: the target stays mounted and published. [`Error::Conflict`] if
+    /// something else is mounted at the target.
     pub fn unpublish(&self, target: &Path) -> Result<()> {
         self.unpublish_likely(target, None)
     }
 
-    /// [Unpublishes](Self::unpublish) a target, with a guess at its volume. A right guess saves reading other records.
+    /// [Unpublishes](Self::unpublish) a target. `likely` is a guess at the volume; a right guess saves reading other
+    /// records.
     pub fn unpublish_likely(&self, target: &Path, likely: Option<&VolumeUid>) -> Result<()> {
         let key = self.targets.key(target)?;
-        // An earlier publish may still wait for its volume. Nothing would unmount its mount if this call did not wait.
+        // An earlier publish of the target may still wait for its volume. Without this lock nothing would unmount its
+        // later mount.
         let _target = self.target_locks.lock(&key);
         let Some((disk, uid)) = self.owner(&key, likely)? else {
             return match self.targets.locate(&key)? {
@@ -152,7 +154,7 @@ impl Host {
         }
     }
 
-    /// The volume that is, or should be, at a target, and its disk: by the records, or by the mount.
+    /// Finds the volume of a target, and its disk: by the records, or else by the mount.
     fn owner(&self, key: &str, likely: Option<&VolumeUid>) -> Result<Option<(Arc<Disk>, VolumeUid)>> {
         let wanted = key.to_owned();
         let has =
@@ -166,7 +168,7 @@ impl Host {
                 return Ok(Some((disk, uid.clone())));
             }
         }
-        // Of each disk the volume that has the target, or else all volumes.
+        // Each disk returns the volume that has the target, or all its volumes.
         let look = move |disk: &Disk| {
             let mut volumes = Vec::new();
             for uid in disk.uids()? {
@@ -199,7 +201,7 @@ impl Host {
     }
 }
 
-/// Refuses a new user that the volume's record does not admit.
+/// Refuses a user that the volume's record does not admit.
 fn ensure_admitted(record: &Record, request: &Publish) -> Result<()> {
     let uid = request.uid.clone();
     if record.fenced || record.state == State::Erasing {
@@ -239,7 +241,7 @@ fn remove_mounts(disk: &Disk, volume: &Volume, target: &Target) -> Result<()> {
     })
 }
 
-/// Takes a failed publish out of the record. If that fails too, unpublish or the next start does it.
+/// Takes a failed publish out of the record. After a failure here, unpublish or the agent's next start does so.
 fn undo_publish(volume: &Volume, mut record: Record, target: &Target, before: &Found) {
     record.publishes.remove(&target.path);
     let undone = volume.write_record(&record).and_then(|()| match before {

@@ -1,4 +1,4 @@
-//! The start of an agent: the records of volumes are compared with the kernel's mounts (M5).
+//! Compares the records of volumes with the kernel's mounts, when an agent starts (M5).
 
 use crate::host::disk::Disk;
 use crate::host::error::Result;
@@ -8,11 +8,11 @@ use crate::host::types::{Record, Recovery, VolumeUid};
 use crate::host::volume::Volume;
 
 impl Host {
-    /// Compares every record with the kernel's mounts. Uses whose mount is gone, as after a reboot, are dropped.
-    /// Mounts stay untouched, and so does the I/O of their pods. A loop device of ours without a mount is detached.
+    /// Compares every record with the kernel's mounts. The record loses uses whose mount is gone, as after a reboot.
+    /// Mounts and the I/O of their pods stay untouched. A loop device of Reservoir without a mount is detached.
     ///
-    /// It may be called at any time, also for disks that became available later. Interrupted creations and erasures
-    /// go on with their next request.
+    /// The call is safe at any time, also for disks that became available later. Interrupted creations and erases
+    /// continue with their next request.
     pub fn recover(&self) -> Vec<(VolumeUid, Result<Recovery>)> {
         self.volumes()
             .into_iter()
@@ -32,7 +32,7 @@ impl Host {
         Ok(Recovery { dropped, in_use })
     }
 
-    /// Removes the targets at which the volume is not mounted any more from the record. The volume is locked.
+    /// Removes the targets without a mount of the volume from the record. The caller has locked the volume.
     pub(super) fn drop_unmounted(
         &self,
         disk: &Disk,

@@ -1,18 +1,18 @@
-//! Volumes that become larger or smaller (V7).
+//! Resizes volumes (V7).
 
 use crate::host::error::{Error, Result};
 use crate::host::node::Host;
 use crate::host::types::{State, VolumeSpec, VolumeUid};
 
 impl Host {
-    /// Makes a volume larger, also while pods write to it, or smaller, if nobody uses it. A publish waits meanwhile.
-    /// Interrupted at any point, the volume has one of the two sizes and all of its data. The next request may be for
-    /// either size, or for another.
+    /// Makes a volume larger, also while pods write to it, or makes an unused volume smaller. A publish waits for the
+    /// end. An interrupted resize leaves the volume with the old or the new size, and with all of its data. The next
+    /// request may ask for any size.
     ///
     /// # Errors
-    /// [`Error::NoSpace`] if the disk lacks space for the new bytes, or for the copy from which a smaller volume is
-    /// made; [`Error::TooSmall`] if the volume's files need more; [`Error::Busy`] for a smaller volume in use;
-    /// [`Error::Unsupported`] where the filesystem or the backing cannot. In all of these the volume stays as it is.
+    /// [`Error::NoSpace`] if the disk lacks space for the new bytes, or for the copy that a shrink makes;
+    /// [`Error::TooSmall`] if the volume's files need more; [`Error::Busy`] for a smaller volume in use;
+    /// [`Error::Unsupported`] if the filesystem or the backing cannot resize. After an error the volume is as before.
     pub fn resize(&self, uid: &VolumeUid, size_bytes: u64) -> Result<()> {
         let _volume = self.volume_locks.lock(uid);
         let (disk, volume) = self.find(uid)?;

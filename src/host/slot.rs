@@ -1,8 +1,8 @@
 //! A configured disk, served or not.
 //!
-//! A disk can hang: the kernel waits for a device that does not answer. Other disks must not wait with it. So work that
-//! concerns several disks asks each on a thread of its own, and holds no lock meanwhile. A disk that does not answer in
-//! time is unavailable until it does.
+//! A disk can hang: the kernel waits for a device that does not answer. Other disks must not wait with it. So work on
+//! several disks uses one thread for each disk, and holds no lock meanwhile. A disk without a timely answer is
+//! unavailable until it answers.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -16,29 +16,29 @@ use crate::host::types::{DiskConfig, DiskReport};
 /// The place of a disk in a node's configuration.
 pub(super) struct Slot {
     pub(super) config: DiskConfig,
-    /// The time that the disk has for an answer, beside the time that the question itself takes.
+    /// Time limit for an answer of the disk, besides the time that the question itself takes.
     patience: Duration,
-    /// Held for moments, never while the disk is asked.
+    /// Held for moments, never during a question to the disk.
     state: Mutex<State>,
-    /// Held while the disk is opened, or looked at.
+    /// Held while the disk is opened, or examined.
     opening: Mutex<()>,
 }
 
 struct State {
-    /// The disk that is there, be it the expected one or not.
+    /// The disk in this place, expected or not.
     disk: Result<Arc<Disk>>,
-    /// Identity of the disk that belongs here; `None` before the first one is known.
+    /// Identity of the disk that belongs in this place; `None` before the first one is known.
     expected: Option<String>,
     /// The public key that the disk is known by.
     known_key: Option<String>,
-    /// The reason for which no disk is served here.
+    /// The reason for which no disk is served in this place.
     refused: Option<String>,
-    /// The deadlines of questions that the disk has not answered yet.
+    /// The deadlines of questions without an answer so far.
     questions: BTreeMap<u64, Instant>,
     next_question: u64,
 }
 
-/// A question under way, until it is dropped.
+/// A pending question; dropping it ends the question.
 struct Question {
     slot: Arc<Slot>,
     number: u64,
@@ -63,19 +63,19 @@ impl Slot {
         slot
     }
 
-    /// The disk, if it is the one that belongs here, and is served.
+    /// The disk, if it is the expected one and is not refused.
     pub(super) fn served(self: &Arc<Self>) -> Result<Arc<Disk>> {
         let disk = self.state().served()?;
         self.enforced(disk)
     }
 
-    /// The disk, if it is the one that belongs here, be it refused or not.
+    /// The disk, if it is the expected one, refused or not.
     pub(super) fn expected(self: &Arc<Self>) -> Result<Arc<Disk>> {
         let disk = self.state().expected()?;
         self.enforced(disk)
     }
 
-    /// The trial comes last: nothing is tried on a disk that does not belong here.
+    /// The trial comes last, so that nothing is tried on a disk that does not belong here.
     fn enforced(self: &Arc<Self>, disk: Arc<Disk>) -> Result<Arc<Disk>> {
         self.ensure_answers()?;
         match disk.is_tried() {
@@ -97,7 +97,7 @@ impl Slot {
         self.state().refused = why;
     }
 
-    /// The ID of the disk that is there; a disk that could not be opened is tried again.
+    /// The ID of the disk in this place. The call retries a disk that could not be opened.
     pub(super) fn identity(self: &Arc<Self>) -> Result<String> {
         if self.state().disk.is_err() {
             self.ask(Duration::ZERO, |slot| slot.open_disk(Duration::ZERO))?;
@@ -106,13 +106,13 @@ impl Slot {
         self.state().disk.as_ref().map(|disk| disk.id().to_owned()).map_err(Error::clone)
     }
 
-    /// Signs a text with the key on the disk that is there (A7).
+    /// Signs a text with the key on the disk in this place (A7).
     pub(super) fn sign(&self, text: &str) -> Result<Option<String>> {
         let disk = self.state().disk.clone()?;
         disk.sign(text)
     }
 
-    /// The report of the disk that is there; a disk that is not served is tried again.
+    /// The report of the disk in this place. The call retries a disk that is not served.
     pub(super) fn report(self: &Arc<Self>) -> DiskReport {
         let failed =
             |error: Error| DiskReport { error: Some(error.to_string()), ..DiskReport::of(&self.config) };
@@ -122,13 +122,13 @@ impl Slot {
     fn look(&self) -> DiskReport {
         let _opening = self.opening();
         let served = self.state().served();
-        // A disk that has failed is closed, too: otherwise nobody could unmount it, and mount it again.
+        // A failed disk is closed, too: as long as the agent has it open, nobody can unmount it and mount it again.
         let works = |disk: &Arc<Disk>| disk.ensure_enforced(false).and_then(|()| disk.uids().map(drop));
         match served.and_then(|disk| works(&disk).map(|()| disk)) {
-            // A failure is remembered by the disk.
+            // The disk remembers a failure, so the result is not needed here.
             Ok(disk) => drop(disk.ensure_enforced(true)),
             Err(refused) => {
-                // Closed first: the same disk may be opened again, and its lock has to be free.
+                // The old disk is closed first: if the new one is the same disk, its lock has to be free.
                 self.state().disk = Err(refused);
                 self.reopen(Duration::ZERO);
             }
@@ -153,7 +153,7 @@ impl Slot {
         }
     }
 
-    /// Opens the disk, if it is not open.
+    /// Opens the disk, unless it is open.
     fn open_disk(&self, wait: Duration) {
         let _opening = self.opening();
         if self.state().disk.is_err() {
@@ -170,10 +170,10 @@ impl Slot {
         self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the disk on a thread of its own; `takes` is the longest that the question itself may take.
+    /// Asks the disk on a thread of its own; `takes` is the time that the question itself may take.
     ///
     /// # Errors
-    /// [`Error::DiskUnavailable`] if the disk does not answer this question, or another one, in time.
+    /// [`Error::DiskUnavailable`] if the disk does not answer this or another question in time.
     pub(super) fn ask<T: Send + 'static>(
         self: &Arc<Self>,
         takes: Duration,
@@ -184,7 +184,7 @@ impl Slot {
         let asked = Question::new(self, Instant::now() + patience);
         let ask = move || {
             let answer = question(&asked.slot);
-            // The asker may close the disk as soon as it has the answer.
+            // The caller may close the disk once it has the answer, so no reference may be left.
             drop(asked);
             let _ = to.send(answer);
         };
@@ -195,7 +195,7 @@ impl Slot {
         })
     }
 
-    /// True while the disk has not answered in time.
+    /// True while an answer of the disk is overdue.
     pub(super) fn hangs(&self) -> bool {
         let now = Instant::now();
         self.state().questions.values().any(|deadline| *deadline <= now)

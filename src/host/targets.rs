@@ -1,4 +1,4 @@
-//! The paths at which the kubelet wants volumes: all of them beneath one directory.
+//! The kubelet's paths for volumes, all of them beneath one directory.
 
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
@@ -29,7 +29,7 @@ impl Targets {
         &self.root
     }
 
-    /// The one spelling of a target, which is its key in the record.
+    /// The normal spelling of a target, which is its key in the record.
     pub(super) fn key(&self, target: &Path) -> Result<String> {
         let refuse = |why: &str| Err(Error::InvalidArgument(format!("target {} {why}", target.display())));
         let Ok(relative) = target.strip_prefix(&self.path) else {
@@ -45,12 +45,13 @@ impl Targets {
             Some(text) if !text.contains('\0') => {}
             _ => return refuse("is not text"),
         }
-        // Collecting the components leaves out doubled and trailing slashes.
+        // `collect` drops doubled and trailing slashes.
         let plain: PathBuf = self.path.components().chain(relative.components()).collect();
         Ok(plain.to_string_lossy().into_owned())
     }
 
-    /// Opens the parent directory of a target, given its key. `None` if it does not exist: nothing is mounted there.
+    /// Opens the parent directory of a target by the target's key. `None` if the directory does not exist: nothing is
+    /// mounted there.
     pub(super) fn locate(&self, key: &str) -> Result<Option<Target>> {
         let refuse =
             || Error::InvalidArgument(format!("target {key} does not lie beneath {}", self.path.display()));

@@ -1,4 +1,4 @@
-//! The directory of one volume, open.
+//! The open directory of one volume.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,9 +20,9 @@ pub(super) struct Volume {
 }
 
 impl Volume {
-    /// Reads the record; a volume without one is an error.
+    /// Reads the record; a missing record is an error.
     ///
-    /// A reader without the volume's lock can see a half overwritten file. Only a lasting defect is an error.
+    /// A reader without the volume's lock can see a half-written file. So only a lasting defect is an error.
     pub(super) fn record(&self) -> Result<Record> {
         let mut found = self.read_record();
         for _ in 0..3 {
@@ -40,7 +40,7 @@ impl Volume {
         Record::parse(&self.uid, &bytes)
     }
 
-    /// Writes the record; when this returns, it is on stable storage.
+    /// Writes the record. After the call the record is on stable storage.
     pub(super) fn write_record(&self, record: &Record) -> Result<()> {
         atomic_file::exchange(self.dir.as_fd(), RECORD, &record.to_bytes()?)
     }
@@ -50,17 +50,17 @@ impl Volume {
         atomic_file::read_json(self.dir.as_fd(), name, || format!("{name} of volume {}", self.uid))
     }
 
-    /// Writes a note; when this returns, it is on stable storage.
+    /// Writes a note. After the call the note is on stable storage.
     pub(super) fn write_note(&self, name: &str, note: &impl Serialize) -> Result<()> {
         atomic_file::replace_json(self.dir.as_fd(), name, note)
     }
 
-    /// Synchronizes the directory. The writer of a file in it may have been killed before it did so.
+    /// Synchronizes the directory. An earlier agent may have been killed before the synchronization after a write.
     pub(super) fn sync_dir(&self) -> Result<()> {
         rustix::fs::fsync(&self.dir).context(|| format!("synchronize the directory of volume {}", self.uid))
     }
 
-    /// Opens a directory of the backing, if it is there and nothing is mounted over it.
+    /// Opens a directory of the backing. `None` if the directory is missing, or mounted over.
     pub(super) fn open_dir(&self, name: &str) -> Result<Option<OwnedFd>> {
         dirfd::unless_missing(dirfd::open_dir(&self.dir, name))
             .context(|| format!("open {name} of volume {}", self.uid))
@@ -78,7 +78,7 @@ impl Volume {
         }
     }
 
-    /// Refuses to erase a volume with a file that is neither the record nor one of the backing's.
+    /// Refuses to erase a volume with a foreign file: neither the record nor a file of the backing.
     pub(super) fn ensure_nothing_foreign(&self, of_backing: &[&str]) -> Result<()> {
         let ours = |name: &OsStr| is_record(name) || of_backing.iter().any(|known| name == *known);
         match self.names()?.iter().find(|name| !ours(name)) {
@@ -90,7 +90,7 @@ impl Volume {
         }
     }
 
-    /// Removes files of the backing for good, if they are there.
+    /// Removes files of the backing for good, if they exist.
     pub(super) fn remove_files(&self, names: &[&str]) -> Result<()> {
         for name in names {
             dirfd::remove(&self.dir, name, AtFlags::empty()).context(|| format!("remove {name}"))?;
@@ -98,7 +98,7 @@ impl Volume {
         self.sync_dir()
     }
 
-    /// Removes the record, and with it the last file of the volume.
+    /// Removes the record, which is the last file of the volume.
     pub(super) fn remove_record(&self) -> Result<()> {
         if let Some(name) = self.names()?.iter().find(|name| !is_record(name)) {
             let reason = format!("{name:?} is in its directory");
@@ -107,7 +107,8 @@ impl Volume {
         self.remove_files(&[&atomic_file::temporary(RECORD), RECORD])
     }
 
-    /// False for a directory with at most an unfinished record, as after a crash at the volume's beginning or end.
+    /// False for a directory with at most an unfinished record, as a crash leaves at the beginning or end of a
+    /// volume.
     pub(super) fn exists(&self) -> Result<bool> {
         Ok(self.names()?.iter().any(|name| *name != *atomic_file::temporary(RECORD)))
     }
@@ -129,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    /// M4, V10. A reader has no lock, and its file may be overwritten while it reads.
+    /// M4, V10. A reader holds no lock, so a writer may overwrite the file during the read.
     #[test]
     fn v10_a_record_that_is_being_replaced_is_not_damaged() {
         let temp = tempfile::tempdir_in("/dev/shm").unwrap();

@@ -1,18 +1,18 @@
 //! Backing of volumes that adopt a directory with its data (V8), beside the other volumes of a disk.
 //!
-//! The data is not ours: nothing of it is made, moved, changed or removed. A note beside the record identifies the
-//! directory, and pods get a mount of that very directory. Nothing limits its size, so the disk's configuration has
-//! to allow that, and has to name the roots beneath which directories may be adopted.
+//! The data is not Reservoir's: the agent makes, moves, changes and removes none of it. A note beside the record
+//! identifies the directory, and pods get a mount of that very directory. Nothing limits the directory's size. So the
+//! disk's configuration has to allow volumes without a limit, and has to name the roots of adoptable directories.
 //!
 //! # Guarantees
-//! - A directory is reached beneath its root without any symbolic link. Once adopted, it is used only as long as it
-//!   is the same: filesystem, inode and time of birth.
+//! - A directory is reached beneath its root without any symbolic link. After the adoption the directory is used only
+//!   while its filesystem, inode and time of birth are the same.
 //!
 //! # Caveats
-//! - Only mounts count as use. A process of the node that works in the directory without a mount is no pod, and loses
-//!   nothing: an erase leaves the directory as it is.
-//! - The kernel identifies an XFS by its device's number alone. Where that changes, the directory has to be adopted
-//!   anew.
+//! - Only mounts count as use. A process of the node that works in the directory without a mount is no pod. An erase
+//!   leaves the directory as it is, so the process loses nothing.
+//! - The kernel identifies an XFS by its device's number alone. Where the number changes, the directory has to be
+//!   adopted anew.
 
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -33,7 +33,7 @@ use crate::host::volume::Volume;
 const NOTE: &str = "adopted.json";
 const UNFINISHED: &str = "adopted.json.new";
 
-/// Counting takes at most one part in so many of the time.
+/// The agent counts for at most one part in `COUNTING_SHARE` of the time.
 const COUNTING_SHARE: u32 = 100;
 
 /// The volumes of a disk: those with an adopted directory, and those of the disk's own backing.
@@ -66,7 +66,7 @@ struct Note {
 struct Identity {
     file_system: u64,
     inode: u64,
-    /// Seconds and nanoseconds: the number of a removed inode is used again.
+    /// Time of birth, in seconds and nanoseconds. The filesystem uses the number of a removed inode again.
     born: Option<(i64, u32)>,
 }
 
@@ -108,7 +108,7 @@ impl Adopting {
         volume.write_note(NOTE, &note)
     }
 
-    /// The directory that the volume adopted, if it is still there and the same.
+    /// The directory that the volume adopted, if that directory still exists.
     fn directory(&self, volume: &Volume) -> Result<OwnedFd> {
         let note = note(volume)?.ok_or_else(|| volume.lost(format!("{NOTE} is missing")))?;
         let path = &note.path;
@@ -209,14 +209,14 @@ impl Backing for Adopting {
         Ok(mount.device == Device::of(&volume.dir)? && mount.inode == Some(note.identity.inode))
     }
 
-    /// Mounts of the directory or a part of it count, and nothing else; see the caveats.
+    /// Only mounts of the directory or of a part of it count as use; see the caveats.
     fn in_use(&self, volume: &Volume) -> Result<bool> {
         let Some(adopted) = self.adopted_place(volume)? else { return self.own.in_use(volume) };
         in_use::in_use(|mount| Place::of(mount).is_in(&adopted), |_| false)
     }
 
-    /// The bytes in the directory, at most the volume's size: the rest is foreign data on the disk. A directory that
-    /// a pod made too large to count has its size.
+    /// The bytes in the directory, at most the volume's size: the rest is foreign data on the disk. A directory with
+    /// too many files to count has the volume's size.
     fn allocated_bytes(&self, volume: &Volume) -> Result<u64> {
         if note(volume)?.is_none() {
             return self.own.allocated_bytes(volume);
@@ -226,7 +226,7 @@ impl Backing for Adopting {
         Ok(counted.map_or(size, |bytes| bytes.min(size)))
     }
 
-    /// The usage of the directory's filesystem, which alone limits it.
+    /// The usage of the directory's filesystem, which alone limits the directory.
     fn usage(&self, volume: &Volume, record: &Record) -> Result<Usage> {
         match record.spec.adopt {
             Some(_) => Usage::of_filesystem(self.directory(volume)?),
@@ -234,7 +234,7 @@ impl Backing for Adopting {
         }
     }
 
-    /// Forgets the directory, and leaves it as it is.
+    /// Removes the note, and leaves the directory as it is.
     fn erase(&self, volume: &Volume, record: &Record, policy: ErasePolicy) -> Result<()> {
         if record.spec.adopt.is_none() {
             return self.own.erase(volume, record, policy);

@@ -17,7 +17,7 @@ pub(crate) struct Opened {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DiskSpace {
     pub(crate) total: u64,
-    /// Free for anybody now.
+    /// Bytes that any process may take now.
     pub(crate) free: u64,
 }
 
@@ -29,43 +29,44 @@ impl DiskSpace {
     }
 }
 
-/// Records the smaller size of a volume, in a shrink.
+/// A callback that records the smaller size of a volume, in a shrink.
 pub(crate) type Commit<'a> = &'a mut dyn FnMut() -> Result<()>;
 
 /// The volumes of one disk.
 ///
-/// Records, publishing and the order of steps are the same for all backings, and not their business. Every method is
-/// called with the volume's lock held, and can be repeated after a crash in its middle.
+/// Records, publishing and the order of steps are the same for all backings, and are not part of this trait. Every
+/// method is called with the volume's lock held, and can be repeated after a crash in its middle.
 pub(crate) trait Backing: Send + Sync {
     /// True for a disk that is handed out undivided, to one volume (D2).
     fn is_undivided(&self) -> bool {
         false
     }
 
-    /// The filesystem of the scratch volume on which the disk's limit is tried out (D5). `None` for an undivided
-    /// disk, which is the limit itself, and has no neighbours to protect.
+    /// The filesystem of the scratch volume on which the agent tries the disk's limit (D5). `None` for an undivided
+    /// disk: the disk itself is the limit, and has no second volume to protect.
     fn scratch_fs_type(&self) -> Option<FsType> {
         Some(FsType::Ext4)
     }
 
-    /// The disk's space; `root` is the directory that was opened with it.
+    /// The disk's space; `root` is the directory of [`Opened`].
     fn space(&self, root: BorrowedFd<'_>) -> Result<DiskSpace> {
         DiskSpace::of_filesystem(root)
     }
 
-    /// The names of the backing's files in a volume's directory. A file of any other name is not ours to erase.
+    /// The names of the backing's files in a volume's directory. An erase keeps a file of any other name.
     fn file_names(&self) -> Vec<&'static str>;
 
-    /// The place of the directory that the volume adopted, if it did (V8).
+    /// The place of the adopted directory; `None` for a volume that adopted none (V8).
     fn adopted_place(&self, _volume: &Volume) -> Result<Option<Place>> {
         Ok(None)
     }
 
-    /// Makes the volume: its bytes are there afterwards, it carries an empty filesystem, and its root directory has
-    /// the spec's group and permissions. A complete volume is left alone; after an error nothing new remains.
+    /// Makes the volume. Afterwards its bytes are allocated, its filesystem is empty, and its root directory has the
+    /// spec's group and permissions. A complete volume is left alone. After an error nothing new remains.
     fn create(&self, volume: &Volume, record: &Record) -> Result<()>;
 
-    /// Sets group and permissions of the root directory (V11, V12). A repetition does no harm: nobody has used it yet.
+    /// Sets group and permissions of the root directory (V11, V12). A repetition does no harm: no pod has used the
+    /// volume yet.
     fn set_root(&self, volume: &Volume, record: &Record) -> Result<()> {
         if record.spec.gid.is_none() && record.spec.mode.is_none() {
             return Ok(());
@@ -78,24 +79,25 @@ pub(crate) trait Backing: Send + Sync {
     /// Refuses a ready volume that has lost data.
     fn check(&self, volume: &Volume, record: &Record) -> Result<()>;
 
-    /// The bytes of a ready volume, also when a resize of it was interrupted.
+    /// The size of a ready volume on the disk, also after an interrupted resize.
     fn size_on_disk(&self, _volume: &Volume, record: &Record) -> Result<u64> {
         Ok(record.spec.size_bytes)
     }
 
-    /// Makes a ready volume larger, mounted or not; its new bytes are there afterwards. A volume of that size is
-    /// completed (V7).
+    /// Makes a ready volume larger, mounted or not, and allocates the new bytes. A volume that has the size already
+    /// is completed (V7).
     fn grow(&self, volume: &Volume, _record: &Record, _size: u64) -> Result<()> {
         Err(cannot_resize(volume))
     }
 
-    /// Makes a ready volume smaller; refused while it is mounted or open. Until `commit`, which is called once, the
-    /// volume stays as it is. Afterwards its smaller form takes its place, which [`grow`](Self::grow) completes (V7).
+    /// Makes a ready volume smaller; refused while the volume is mounted or open. The volume stays as it is until
+    /// `commit`, which is called once. Afterwards the smaller form takes its place, and [`grow`](Self::grow)
+    /// completes that form (V7).
     fn shrink(&self, volume: &Volume, _record: &Record, _size: u64, _commit: Commit<'_>) -> Result<()> {
         Err(cannot_resize(volume))
     }
 
-    /// A detached mount of the volume's root, with nosuid, nodev and its own options; read-only on request.
+    /// A detached mount of the volume's root, with nosuid, nodev and the volume's options; read-only on request.
     fn mount(&self, volume: &Volume, record: &Record, read_only: bool) -> Result<OwnedFd>;
 
     /// True for a mount of the volume's root.
@@ -116,7 +118,7 @@ pub(crate) trait Backing: Send + Sync {
     fn erase(&self, volume: &Volume, record: &Record, policy: ErasePolicy) -> Result<()>;
 }
 
-/// The error of an undivided disk's volume.
+/// The error for a resize of an undivided disk's volume.
 fn cannot_resize(volume: &Volume) -> Error {
     Error::Unsupported(format!(
         "volume {} takes a whole device: it cannot be resized; create another volume and copy its files",

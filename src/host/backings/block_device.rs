@@ -1,20 +1,22 @@
 //! Backing `Block`: an undivided raw device (D2), with a filesystem on it or as it is.
 //!
-//! A raw device has no space for the agent's files: pods may write anywhere on it. So its identity, records and
-//! receipts are in the agent's state directory, in a directory that is named by the *hardware's* identity (WWN,
-//! serial number, partition UUID; never `/dev/sdb`, which may be another device tomorrow). Another device at the same
-//! path has another directory, hence another disk ID, and is refused (D3). If the state directory is lost, the device
-//! holds data without a record: it is refused too, and nothing on it is touched (V9, S14).
+//! Pods may write anywhere on a raw device, so it has no space for the agent's files. Its identity, records and
+//! receipts are in the agent's state directory. The name of the directory there is the *hardware's* identity: WWN,
+//! serial number or partition UUID. A path such as `/dev/sdb` would not do: it may be another device after a reboot.
+//! Another device at the same path has another directory, hence another disk ID, and is refused (D3). After a loss of
+//! the state directory the device holds data without a record. The agent refuses such a device and touches nothing on
+//! it (V9, S14).
 //!
-//! A device is taken over only if both of its ends are blank, and an erased one reads as zeroes everywhere (S17). So
-//! a device that is not blank is never formatted. A raw volume shows all of its device, so the device is made to read
-//! as zeroes before the volume is handed out.
+//! The agent takes a device over only if both of its ends are blank, so it never formats a device with content. An
+//! erased device reads as zeroes everywhere (S17). A raw volume shows all of its device, so the agent makes the
+//! device read as zeroes before a pod gets the volume.
 //!
-//! Records and device can part: an older state directory may come back with an older etcd. So an erase compares the
-//! filesystem on the device with the volume's first, and content that is not the volume's is kept (S14).
+//! A restore of etcd and of the state directory can bring back records that are older than the device's content. So
+//! an erase first compares the filesystem on the device with the volume's, and keeps any other content (S14).
 //!
 //! # Caveats
-//! - A raw volume leaves no mark of its own on the device: after such a restore its erase cannot tell a later owner.
+//! - A raw volume leaves no mark of its own on the device: after such a restore an erase cannot recognize a later
+//!   owner's data.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -33,18 +35,19 @@ use crate::host::sys::{
 use crate::host::types::{DiskConfig, ErasePolicy, FsType, Record, Usage, VolumeUid};
 use crate::host::volume::Volume;
 
-/// A file that exists from before the device is changed: until it is renamed, the device holds nobody's data (S13).
+/// The name of a file that is made before the device is changed. Until the file is renamed, the device holds no
+/// volume's data (S13).
 const FORMATTING: &str = "formatting";
-/// The same file, renamed once the volume is made: from then on the device is never formatted again.
+/// The name of the same file once the volume is made. The device is never formatted again from then on.
 const FORMATTED: &str = "formatted";
-/// The same file, renamed once an erase has found the volume's own content on the device.
+/// The name of the same file once an erase has found the volume's own content on the device.
 const ERASING: &str = "erasing";
 
-/// The longest name of an identity; a file's name has 255 bytes at most, and a partition adds its number.
+/// The longest name of an identity. A file's name has at most 255 bytes, and a partition adds its number.
 const LONGEST_NAME: usize = 240;
 
 struct Raw {
-    /// Stays the same device, whatever becomes of its path.
+    /// The open device. The descriptor stays the same device when the path changes.
     open: OwnedFd,
     device: Device,
     path: PathBuf,
@@ -134,7 +137,7 @@ impl Raw {
             zero::discard(&file, self.size).context(|| format!("make {} blank", self.path.display()))?;
         }
         if !raw {
-            // Not zeroed: only the ends were looked at.
+            // `false`: the agent has looked at the ends only, so the rest may not be zeroes.
             filesystem::make(fs_type, uuid, &file, self.size, false)?;
             file.sync_all().context(|| "synchronize the new filesystem")?;
             filesystem::verify(fs_type, uuid, &file)?;
@@ -142,7 +145,7 @@ impl Raw {
         rename(volume, FORMATTING, FORMATTED)
     }
 
-    /// Refuses to erase content that is not the volume's. False for a device of which the volume has nothing.
+    /// Refuses to erase content of another owner. False for a device that holds nothing of the volume.
     fn is_own(&self, volume: &Volume, record: &Record, file: &File) -> Result<bool> {
         if has(volume, ERASING) || has(volume, FORMATTING) {
             return Ok(true);
@@ -206,7 +209,8 @@ impl Backing for Raw {
         }
     }
 
-    /// For a raw volume the mount shows the device's own node, without nodev, which would forbid to open it (V12).
+    /// The mount of a raw volume shows the device's own node. The mount has no nodev, which would forbid to open the
+    /// node (V12).
     fn mount(&self, volume: &Volume, record: &Record, read_only: bool) -> Result<OwnedFd> {
         self.check(volume, record)?;
         if record.spec.raw {
@@ -232,8 +236,8 @@ impl Backing for Raw {
         Ok(filesystem || mount.node == Some(self.device))
     }
 
-    /// A filesystem, in any namespace, claims the device. Raw users merely have it open, some of them through a loop
-    /// device, like the kubelet.
+    /// A filesystem in any mount namespace claims the device. Users of a raw volume have the device open without a
+    /// claim, some of them, like the kubelet, through a loop device.
     fn in_use(&self, _: &Volume) -> Result<bool> {
         let open = |file: OpenFile| file.block_device == Some(self.device);
         let bound = |status: &syscalls::LoopInfo64| Device::from_raw(status.rdevice) == self.device;
@@ -244,7 +248,7 @@ impl Backing for Raw {
         Ok(self.size)
     }
 
-    /// Nothing but its pods understands the content of a raw device, so all of it counts as used.
+    /// Only the pods understand the content of a raw device, so all of it counts as used.
     fn usage(&self, volume: &Volume, record: &Record) -> Result<Usage> {
         match record.spec.raw {
             true => Ok(Usage { total_bytes: self.size, used_bytes: self.size, ..Usage::default() }),
@@ -252,7 +256,7 @@ impl Backing for Raw {
         }
     }
 
-    /// Either way all of the device reads as zeroes afterwards; `Zero` writes them.
+    /// The whole device reads as zeroes afterwards with either policy; `Zero` writes the zeroes.
     fn erase(&self, volume: &Volume, record: &Record, policy: ErasePolicy) -> Result<()> {
         let file = self.writable()?;
         if self.is_own(volume, record, &file)? {
@@ -306,7 +310,7 @@ fn has_partitions(device: Device) -> Result<bool> {
 
 /// The identity of a device as a file's name: by hardware, partition table, device-mapper or a loop device's file.
 fn identity(device: Device) -> Result<Option<String>> {
-    // A long name is refused: two devices could be the same when cut.
+    // A long name is refused: two devices could have the same name after a cut.
     let named = |kind: &str, value: String| {
         Some(format!("{kind}-{}", escape(&value))).filter(|name| name.len() <= LONGEST_NAME)
     };
@@ -335,7 +339,7 @@ fn identity(device: Device) -> Result<Option<String>> {
     Ok(file.map(|(filesystem, inode)| format!("loop-{}.{}-{inode}", filesystem.major, filesystem.minor)))
 }
 
-/// The UUID of a partition. A partition table without a signature has UUIDs that other disks have too.
+/// The UUID of a partition. UUIDs of a partition table without a signature are not unique: other disks have the same.
 fn partition_uuid(uevent: &str) -> Option<&str> {
     let uuid = uevent.lines().find_map(|line| line.strip_prefix("PARTUUID="))?;
     Some(uuid).filter(|uuid| !uuid.starts_with("00000000-"))
@@ -362,7 +366,7 @@ mod tests {
         assert_ne!(escape("a b"), escape("a_20b"));
     }
 
-    /// D3. A DOS partition table that was made by hand, or by an old tool, has signature 0.
+    /// D3. A DOS partition table from an old tool has signature 0.
     #[test]
     fn d3_a_partition_uuid_without_signature_is_none() {
         let of =

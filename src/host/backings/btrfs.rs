@@ -3,17 +3,17 @@
 //! # Guarantees
 //! - The limit belongs to a [group](crate::host::sys::btrfs_subvolumes), which holds the volume's subvolume and every
 //!   subvolume that pods make in it. Beyond the limit a writer gets EDQUOT.
-//! - The disk is a filesystem without other users. A limit is given only if all bytes that volumes may still take are
-//!   free, with some held back for the filesystem's own trees. So a volume's bytes are there although they are not
-//!   allocated in advance (V5).
+//! - The disk is a filesystem without other users. A volume gets a limit only if all bytes that volumes may still
+//!   take are free. A share is held back for the filesystem's own trees. So a volume's bytes are available although
+//!   they are not allocated in advance (V5).
 //! - New files are overwritten in place (`nodatacow`). With copy-on-write a full volume could not even be
 //!   overwritten, and databases would be slow.
 //!
 //! # Caveats
-//! - A pod can have the kernel count its subvolume elsewhere, which no tool does by itself. The agent corrects that a
-//!   second later. Until then the pod's bytes come from the trees' share, or count against another volume.
-//! - `cp --reflink` shares bytes between volumes, and they stay those of the volume that wrote them. That volume is not
-//!   erased before the copy is gone. The kernel offers no way to forbid or to charge the copy.
+//! - A pod can make the kernel count a subvolume elsewhere, but no tool does so by itself. The agent corrects the
+//!   count within a second. Until then the pod's bytes come from the trees' share, or count against another volume.
+//! - `cp --reflink` shares bytes between volumes. The bytes stay counted for the volume that wrote them, and the
+//!   erase of that volume waits for the end of the copy. The kernel offers no way to forbid or to charge the copy.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,7 +36,7 @@ use crate::host::types::{DiskConfig, ErasePolicy, FsType, Record, Usage};
 use crate::host::volume::Volume;
 
 const DATA: &str = "data";
-/// Its name while it is being made; worthless after a crash.
+/// The name of a subvolume that is being made. A crash leaves nothing worth keeping under this name.
 const UNFINISHED: &str = "data.new";
 const NOTE: &str = "subvolume.json";
 const UNFINISHED_NOTE: &str = "subvolume.json.new";
@@ -45,10 +45,10 @@ const MISSING: &str = "its subvolume is missing";
 
 const MAGIC: u64 = 0x9123_683e;
 
-/// The share of a disk that is held back for its own trees: one in so many bytes.
+/// The share of a disk that is held back for its own trees: one part in `TREE_SHARE`.
 const TREE_SHARE: u64 = 16;
 
-/// Time between two looks for subvolumes outside their volumes' limits.
+/// Time between two searches for subvolumes outside their volumes' limits.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 struct Btrfs {
@@ -59,7 +59,7 @@ struct Btrfs {
     allow_unenforced: bool,
     /// Held while a volume gets its limit.
     limiting: Mutex<()>,
-    /// The thread that corrects the groups of subvolumes ends with this.
+    /// The thread that corrects the groups of subvolumes ends when this sender is dropped.
     _corrector: Sender<()>,
 }
 
@@ -92,7 +92,8 @@ pub(super) fn open(config: &DiskConfig) -> Result<Opened> {
     }
     match fs.counting()? {
         Counting::Simple => {}
-        // On a disk with volumes, existing bytes would not be counted. The enforcement of limits is tried out later.
+        // On a disk with volumes the kernel would not count existing bytes. The agent tries the enforcement of limits
+        // later.
         Counting::Off if !ours => fs.enable_counting()?,
         Counting::Off => {}
         Counting::Full => {
@@ -142,12 +143,12 @@ impl Btrfs {
         }
     }
 
-    /// Refuses to promise more bytes than are free beside those that volumes may still take. The guard is held until
-    /// the volume has its limit.
+    /// Refuses to promise bytes that are not free, or that another volume may still take. The caller holds the guard
+    /// until the volume has its limit.
     fn ensure_free(&self, volume: &Volume, needed: u64) -> Result<MutexGuard<'_, ()>> {
         let limiting = self.limiting.lock().unwrap_or_else(PoisonError::into_inner);
         let promised = self.fs.groups()?.iter().fold(0u64, |sum, group| {
-            // A volume that is being erased has no limit, and gets nothing more.
+            // An unlimited volume is being erased, and takes no more bytes.
             sum.saturating_add(if group.limit == UNLIMITED { 0 } else { group.left() })
         });
         let available = self.space(volume.dir.as_fd())?.free.saturating_sub(promised);
@@ -173,9 +174,9 @@ impl Btrfs {
         sync()
     }
 
-    /// Removes the volume's subvolumes and note, and waits until its bytes are gone.
+    /// Removes the volume's subvolumes and note, and waits until the bytes are free.
     fn remove(&self, volume: &Volume) -> Result<()> {
-        // After a reboot the kernel gives out the highest numbers again, if their subvolumes are gone.
+        // After a reboot the kernel may give a removed subvolume's number to another one.
         if let Some(note) = note(volume)?
             && !self.fs.is_elsewhere(note.id, &volume.dir)?
         {
@@ -203,7 +204,8 @@ impl Btrfs {
         }
     }
 
-    /// The devices under which the kernel shows files of the volume; `None` if a subvolume in it was just removed.
+    /// The devices under which the kernel shows files of the volume. `None` if a subvolume in the volume was just
+    /// removed.
     fn devices(&self, data: &OwnedFd) -> Result<Option<Vec<Device>>> {
         let mut devices = vec![Device::of(data)?];
         for id in self.fs.within(Filesystem::number(data)?)? {
@@ -225,7 +227,7 @@ impl Backing for Btrfs {
         Some(FsType::Btrfs)
     }
 
-    /// The space without the filesystem's own trees, which grow with many small files.
+    /// The space outside of the filesystem's own trees, which grow with many small files.
     fn space(&self, root: BorrowedFd<'_>) -> Result<DiskSpace> {
         self.is_counted()?;
         let DiskSpace { total, free } = DiskSpace::of_filesystem(root)?;
@@ -275,7 +277,7 @@ impl Backing for Btrfs {
         self.fs.set_limit(id, size)
     }
 
-    /// A volume in use can shrink: a writer of more gets EDQUOT meanwhile.
+    /// A volume in use can shrink: a writer beyond the new limit gets EDQUOT meanwhile.
     fn shrink(&self, volume: &Volume, _: &Record, size: u64, commit: Commit<'_>) -> Result<()> {
         rustix::fs::syncfs(&volume.dir).context(|| "synchronize the disk")?;
         let Some((id, before)) = self.group(volume)? else { return commit() };
@@ -300,7 +302,7 @@ impl Backing for Btrfs {
         Ok(mount.device == self.device && mount.root == mounts::place(&volume.dir)?.path.join(DATA))
     }
 
-    /// Files of each subvolume have a device number of their own, which identifies the volume of an open file.
+    /// Files of each subvolume have a device number of their own. The number identifies the volume of an open file.
     fn in_use(&self, volume: &Volume) -> Result<bool> {
         let Some(data) = data(volume)? else { return Ok(false) };
         let place: PathBuf = mounts::place(&volume.dir)?.path.join(DATA);
@@ -318,7 +320,8 @@ impl Backing for Btrfs {
         })
     }
 
-    /// The usage by the volume's limit: statvfs(2) has that of the whole disk. btrfs does not count inodes.
+    /// The usage by the volume's limit, because statvfs(2) reports the usage of the whole disk. btrfs does not count
+    /// inodes.
     fn usage(&self, volume: &Volume, _: &Record) -> Result<Usage> {
         let disk = Usage::of_filesystem(&volume.dir)?;
         Ok(match self.group(volume)? {
@@ -332,7 +335,7 @@ impl Backing for Btrfs {
         })
     }
 
-    /// `Discard` removes the subvolume and those in it, and returns when the kernel has freed their bytes. `Zero` is
+    /// `Discard` removes the volume's subvolumes, and returns when the kernel has freed their bytes. `Zero` is
     /// refused: no file reaches the blocks of data that was overwritten or removed before.
     fn erase(&self, volume: &Volume, _: &Record, policy: ErasePolicy) -> Result<()> {
         if policy == ErasePolicy::Zero {
@@ -347,7 +350,7 @@ impl Backing for Btrfs {
     }
 }
 
-/// Opens the volume's subvolume, if it is there, nothing is mounted over it, and it is the one in the note.
+/// Opens the volume's subvolume. `None` if it is missing, mounted over, or not the one in the note.
 fn data(volume: &Volume) -> Result<Option<OwnedFd>> {
     let Some(data) = volume.open_dir(DATA)? else { return Ok(None) };
     match note(volume)? {

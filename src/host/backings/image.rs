@@ -1,10 +1,10 @@
 //! Image backing: every volume has a filesystem of its own in an image, a file or logical volume of a fixed size.
 //!
-//! An image is made and formatted under another name, and installed when it is complete. So **mkfs only ever sees the
-//! image that the same call has just made**, and an installed image is never formatted, whatever the record has (V9,
-//! S13). A smaller volume is made of a copy, which is installed in the same way (V7). The replaced image is erased by
-//! the volume's policy (X4). A program that outlives its agent may write into an unfinished copy; the end of a
-//! container ends its programs.
+//! The agent makes and formats an image under another name, and installs the complete image. So **mkfs only ever sees
+//! the image that the same call has just made**. An installed image is never formatted, whatever the record contains
+//! (V9, S13). A shrink makes a smaller copy and installs the copy in the same way (V7). The replaced image is erased
+//! by the volume's policy (X4). A program that outlives its agent may write into an unfinished copy. Such a program
+//! ends with its container.
 
 use std::fs::File;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -23,10 +23,10 @@ use crate::host::volume::Volume;
 pub(crate) trait ImageStore: Send + Sync {
     /// The word for an image in messages.
     const NAME: &'static str;
-    /// A new image reads as zeroes everywhere, and not only at both ends.
+    /// True if a new image reads as zeroes everywhere; false if only its two ends do.
     const ZEROED: bool;
 
-    /// The names of its files in a volume's directory.
+    /// The names of the store's files in a volume's directory.
     fn file_names(&self) -> Vec<&'static str>;
 
     fn space(&self, root: BorrowedFd<'_>) -> Result<DiskSpace>;
@@ -40,26 +40,28 @@ pub(crate) trait ImageStore: Send + Sync {
     /// Makes a spare of `size` bytes, all of them allocated, with blank ends.
     fn make_spare(&self, volume: &Volume, size: u64) -> Result<File>;
 
-    /// Makes a spare for the copy of a filesystem of `size` bytes, of which so many are `taken`.
+    /// Makes a spare for the copy of a filesystem of `size` bytes, of which `taken` bytes are in use.
     fn make_copy(&self, volume: &Volume, size: u64, taken: u64, policy: ErasePolicy) -> Result<File>;
 
     /// Gives the spare another size.
     fn resize_spare(&self, volume: &Volume, spare: &File, size: u64, policy: ErasePolicy) -> Result<()>;
 
-    /// Removes the spare, if there is one. Before that the installed image is on stable storage: a power cut that
-    /// undid its installation would lose both.
+    /// Removes the spare, if there is one. Before the removal the installed image is synchronized to stable storage.
+    /// Otherwise a power cut could undo the installation after the removal, and both images would be lost.
     fn remove_spare(&self, volume: &Volume, policy: ErasePolicy) -> Result<()>;
 
-    /// Installs the spare: in one step the images change places. Then [removes](Self::remove_spare) the replaced one.
+    /// Exchanges the spare and the installed image in one step, then [removes](Self::remove_spare) the replaced
+    /// image.
     fn install_spare(&self, volume: &Volume, policy: ErasePolicy) -> Result<()>;
 
     /// Allocates all bytes of the installed image up to `size` (V5).
     fn extend(&self, volume: &Volume, image: &File, size: u64) -> Result<()>;
 
-    /// The block device of the installed image, by path and by number. It stays as long as the descriptor is open.
+    /// The path and the number of the installed image's block device. The device stays as long as the descriptor is
+    /// open.
     fn attach(&self, volume: &Volume, image: &File) -> Result<(String, Device, OwnedFd)>;
 
-    /// True for the number of that device.
+    /// True if `device` is the block device of the volume's image.
     fn is_attached(&self, volume: &Volume, device: Device) -> Result<bool>;
 
     fn in_use(&self, volume: &Volume) -> Result<bool>;
@@ -70,7 +72,7 @@ pub(crate) trait ImageStore: Send + Sync {
     fn erase(&self, volume: &Volume, image: Option<File>) -> Result<()>;
 }
 
-/// Volumes with an image each.
+/// A backing that keeps each volume in an image.
 pub(crate) struct ImageBacking<S>(pub(crate) S);
 
 impl<S: ImageStore> ImageBacking<S> {
@@ -85,8 +87,8 @@ impl<S: ImageStore> ImageBacking<S> {
         }
     }
 
-    /// Makes a spare, fills it and installs it; after an error no spare remains. If the cleanup fails too, the first error
-    /// is returned, and the next attempt removes the spare.
+    /// Makes a spare, fills it and installs it. After an error no spare remains. If the cleanup fails too, the first
+    /// error is returned, and the next attempt removes the spare.
     fn replace(
         &self,
         volume: &Volume,
@@ -111,8 +113,8 @@ impl<S: ImageStore> ImageBacking<S> {
         installed
     }
 
-    /// Replaces an ext4 image by a copy of another size. The copy needs space on the disk for a while: a filesystem
-    /// could not be trusted after a resize2fs that was killed in its middle.
+    /// Replaces an ext4 image by a copy of another size. The copy takes space on the disk for a while. A resize in
+    /// place would not do: a resize2fs that is killed leaves a filesystem that nobody can trust.
     fn replace_by_copy(&self, volume: &Volume, record: &Record, size: u64, commit: Commit<'_>) -> Result<()> {
         let (uid, policy) = (&volume.uid, policy_for_replaced(record));
         if self.in_use(volume)? {
@@ -132,7 +134,7 @@ impl<S: ImageStore> ImageBacking<S> {
             filesystem::copy_resized(uid, &image, copy, size, resize)?;
             copy.sync_all().context(|| format!("synchronize the volume's new {}", S::NAME))?;
             filesystem::verify(FsType::Ext4, record.filesystem_uuid(), copy)?;
-            // LVM removes no logical volume that is open, and the image is about to be replaced.
+            // LVM refuses to remove an open logical volume, and this image is about to be replaced.
             drop(image);
             commit()
         })
@@ -156,7 +158,7 @@ impl<S: ImageStore> Backing for ImageBacking<S> {
             let make = || self.0.make_spare(volume, size);
             self.replace(volume, policy_for_replaced(record), make, |file| {
                 filesystem::make(fs_type, uuid, file, size, S::ZEROED)?;
-                // mkfs may have given blocks back in spite of its options.
+                // mkfs may have given blocks back in spite of the options.
                 self.0.extend(volume, file, size)?;
                 filesystem::verify(fs_type, uuid, file)
             })?;
@@ -183,7 +185,7 @@ impl<S: ImageStore> Backing for ImageBacking<S> {
         if fs_type == FsType::Ext4 && filesystem::measure(&image)?.0 >= size {
             return Ok(());
         }
-        // All mounts of a device share its superblock, so growing through a new mount grows the pods' mounts.
+        // All mounts of a device share its superblock, so a resize through a new mount grows the pods' mounts.
         let mount = self.mount(volume, record, false)?;
         let root = dirfd::open_dir(&mount, ".").context(|| "open the volume's root")?;
         match filesystem::grow(fs_type, &root, size) {
@@ -235,8 +237,8 @@ impl<S: ImageStore> Backing for ImageBacking<S> {
         self.0.allocated_bytes(volume)
     }
 
-    /// `Discard` gives the blocks back to the disk; `Zero` overwrites them first. Copies that a disk keeps of
-    /// overwritten blocks, as flash does, are out of reach of either.
+    /// `Discard` gives the blocks back to the disk; `Zero` overwrites them first. Neither reaches the old copies that
+    /// a flash disk keeps of overwritten blocks.
     fn erase(&self, volume: &Volume, record: &Record, policy: ErasePolicy) -> Result<()> {
         self.0.remove_spare(volume, policy)?;
         let image = self.0.open(volume)?;
@@ -248,7 +250,7 @@ impl<S: ImageStore> Backing for ImageBacking<S> {
     }
 }
 
-/// A size in whole blocks: never more than was reserved for the volume.
+/// A size in whole blocks, rounded down: never more than the reserved size.
 fn whole_blocks(size: u64) -> u64 {
     size / filesystem::BLOCK * filesystem::BLOCK
 }
@@ -343,7 +345,7 @@ mod tests {
         }
     }
 
-    /// V10. The caller treats a full disk, or one that is gone, otherwise than the agent's own leavings.
+    /// V10. The caller needs the first error: a full or missing disk is handled in another way than leftover files.
     #[test]
     fn v10_an_error_keeps_its_kind_when_the_cleanup_fails() {
         let temp = tempfile::tempdir_in("/dev/shm").unwrap();

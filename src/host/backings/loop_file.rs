@@ -1,9 +1,9 @@
 //! Backing `Loop`: one preallocated file per volume, with a filesystem of its own in it.
 //!
-//! A volume cannot outgrow its file, and the file's blocks are allocated in advance: neither takes blocks from a
-//! neighbour (V5). The file has another name until it is complete (`image.rs`). So a mkfs that outlives its agent
-//! writes to a file without a name once the next agent starts over. Newly allocated blocks are unwritten extents,
-//! which read as zeroes and not as their last owner's bytes (S17).
+//! A volume cannot outgrow its file, and the file's blocks are allocated in advance. So no volume takes blocks from
+//! another one (V5). The file has another name until it is complete (`image.rs`). The next agent removes an
+//! incomplete file, so a mkfs that outlives its agent writes to a file without a name. Newly allocated blocks are
+//! unwritten extents: they read as zeroes, not as the bytes of an earlier owner (S17).
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,14 +20,14 @@ use crate::host::sys::{Device, dirfd, filesystem, zero};
 use crate::host::types::ErasePolicy;
 use crate::host::volume::Volume;
 
-/// The installed file.
+/// Name of the installed file.
 const DATA: &str = "data";
-/// The spare: unfinished or replaced.
+/// Name of the spare, which is unfinished or replaced.
 const SPARE: &str = "data.new";
 
 struct LoopFiles;
 
-/// Opens the directory; refuses one on which a preallocated file would be no promise.
+/// Opens the directory; refuses a filesystem on which a preallocated file guarantees no space.
 pub(super) fn open(path: &Path) -> Result<Opened> {
     let root = dirfd::open_configured(path)?;
     match filesystem::kind_of(&root)? {
@@ -68,8 +68,8 @@ impl ImageStore for LoopFiles {
         Ok(file)
     }
 
-    /// A sparse copy needs no more space than is taken. With `Zero` all blocks are allocated first: after a power
-    /// cut, blocks that were allocated by a write need not be the file's any more, and could not be overwritten.
+    /// A sparse copy needs only the space of the `taken` bytes. With `Zero` all blocks are allocated first: a power
+    /// cut can take newly allocated blocks away from the file, and then no overwrite reaches them.
     fn make_copy(&self, volume: &Volume, size: u64, taken: u64, policy: ErasePolicy) -> Result<File> {
         if policy == ErasePolicy::Zero {
             return self.make_spare(volume, size);
@@ -144,7 +144,7 @@ impl ImageStore for LoopFiles {
 
     fn erase(&self, volume: &Volume, file: Option<File>) -> Result<()> {
         if let Some(file) = file {
-            // An unlinked file keeps its blocks for as long as a process has it open.
+            // A process that has the file open would keep its blocks after an unlink, so the file is cut to length 0.
             rustix::fs::ftruncate(&file, 0).context(|| "free the volume's blocks")?;
             file.sync_all().context(|| "synchronize the emptied file")?;
         }
@@ -181,7 +181,7 @@ fn allocate(volume: &Volume, file: &File, size: u64) -> Result<()> {
         let stat = rustix::fs::fstat(file).context(|| "look at the volume's file")?;
         Ok::<_, Error>(stat.st_blocks as u64 * 512)
     };
-    // Compared first: a failing fallocate fills the disk before it gives up.
+    // The free space is compared first, because a failing fallocate fills the disk before it gives up.
     let needed = size.saturating_sub(allocated()?);
     ensure_free(volume, needed)?;
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
@@ -224,7 +224,7 @@ fn inode(file: impl AsFd) -> Result<(Device, u64)> {
 }
 
 /// The label holds the directory's inode beside the UID: a copy of the disk, or another node on the same kernel, may
-/// have another volume of the same UID.
+/// have another volume with the same UID.
 fn identity(volume: &Volume, file: Option<&File>) -> Result<Identity> {
     let (device, directory) = inode(&volume.dir)?;
     let label = format!("{}/{:x}:{directory:x}", volume.uid, device.to_raw());

@@ -1,20 +1,20 @@
 //! Backing `Lvm`: one logical volume per volume, with a filesystem of its own on it.
 //!
-//! Logical volumes are thick: no volume takes extents from a neighbour (V5). Records are on a small logical volume
-//! beside them, so they go wherever the volume group goes (D3, X6); its mount is detached.
+//! Logical volumes are thick: no volume takes extents from a neighbour (V5). Records are on a small logical volume of
+//! the same group, with a detached mount. So the records move with the volume group (D3, X6).
 //!
 //! # Guarantees
 //! - A note beside a volume's record names its logical volumes before they exist: the one with its data, and the
-//!   spare. That note decides which is which, and changes in one step.
-//! - Only logical volumes with our tag that a note names are changed.
-//! - A new logical volume is overwritten at both ends. No filesystem shows the old content in between (S17).
+//!   spare. The note decides which of the two is the data, and changes in one step.
+//! - The agent changes a logical volume only if it has Reservoir's tag and a note names it.
+//! - The agent overwrites both ends of a new logical volume. The new filesystem shows nothing of the old content
+//!   between the ends (S17).
 //!
 //! # Caveats
-//! - A volume takes whole extents, of 4 MiB unless the group has others; its filesystem has the size that was asked
-//!   for.
-//! - A smaller volume is made of a copy, which needs as much free space as the volume has, for a while.
-//! - `ErasePolicy::Discard` discards, where the devices can. Where they cannot, the bytes stay in free extents until
-//!   those are used again, like the blocks of a removed file.
+//! - A volume takes whole extents, of 4 MiB by LVM's default; its filesystem has exactly the requested size.
+//! - A shrink makes a copy, which for a while needs as much free space as the volume has.
+//! - `ErasePolicy::Discard` discards the blocks if the devices support that. Otherwise the bytes stay in free extents
+//!   until LVM uses the extents again, like the blocks of a removed file.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -32,11 +32,11 @@ use crate::host::sys::{Device, dirfd, filesystem, mounts, random_uuid, zero};
 use crate::host::types::{DiskConfig, ErasePolicy, FsType, VolumeUid};
 use crate::host::volume::Volume;
 
-/// The logical volume with the records; the names of all our others begin with it.
+/// Name of the logical volume with the records. The names of all other logical volumes of Reservoir begin with it.
 const RECORDS: &str = "reservoir";
-/// Its name while it is being made.
+/// Name of that logical volume while it is being made.
 const RECORDS_UNFINISHED: &str = "reservoir.new";
-/// Its size: some 60 KiB for each volume.
+/// Size of that logical volume: enough for some 60 KiB per volume.
 const RECORDS_SIZE: u64 = 128 << 20;
 
 const NOTE: &str = "logical-volumes.json";
@@ -50,10 +50,10 @@ struct Lvm {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Note {
-    /// The installed image.
+    /// Logical volume of the installed image.
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<String>,
-    /// The spare: unfinished or replaced.
+    /// Logical volume of the spare, which is unfinished or replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
     spare: Option<String>,
 }
@@ -114,7 +114,7 @@ impl ImageStore for Lvm {
         vec![NOTE, UNFINISHED]
     }
 
-    /// Logical volumes of others are not part of the disk.
+    /// Logical volumes without Reservoir's tag are not part of the disk.
     fn space(&self, _: BorrowedFd<'_>) -> Result<DiskSpace> {
         let content = self.group.look()?;
         let volumes = content.ours.iter().filter(|(name, _)| *name != RECORDS);
@@ -162,7 +162,8 @@ impl ImageStore for Lvm {
     fn remove_spare(&self, volume: &Volume, policy: ErasePolicy) -> Result<()> {
         let mut noted = note(volume)?;
         let Some(name) = noted.spare.take() else { return Ok(()) };
-        // The note may not be on stable storage: a failure to synchronize it leads here.
+        // A caller may come here after a failed synchronization of the note, so the note may not be on stable
+        // storage.
         volume.sync_dir()?;
         if policy == ErasePolicy::Zero
             && let Some(node) = self.group.node(&name)?
@@ -224,7 +225,8 @@ impl ImageStore for Lvm {
     }
 }
 
-/// An unused name. A volume that inherited from this UID keeps the name of its logical volume.
+/// An unused name. The name for a UID may be taken: an heir keeps the logical volume's name of the volume that it
+/// inherited from.
 fn new_name(uid: &VolumeUid, is_taken: impl Fn(&str) -> bool) -> String {
     let mut name = format!("{RECORDS}-{uid}");
     while is_taken(&name) {
@@ -233,7 +235,7 @@ fn new_name(uid: &VolumeUid, is_taken: impl Fn(&str) -> bool) -> String {
     name
 }
 
-/// Overwrites both ends of a logical volume for a filesystem of so many bytes.
+/// Overwrites both ends of a logical volume for a filesystem of `size` bytes.
 fn blank(file: &File, size: u64) -> Result<()> {
     let ends = filesystem::SIGNATURES as u64;
     for (from, to) in [(0, ends), (size.saturating_sub(ends), length_of(file)?)] {

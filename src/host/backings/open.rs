@@ -1,11 +1,11 @@
-//! From a disk's configuration to its backing.
+//! Opens the backing that a disk's configuration asks for.
 
 use crate::host::backings::backing::Opened;
 use crate::host::backings::{adopted, block_device, btrfs, loop_file, lvm, quota, undivided_filesystem};
 use crate::host::error::Result;
 use crate::host::types::{BackingKind, DiskConfig};
 
-/// Opens a disk, and refuses one that is not of the configured kind or can keep no volumes.
+/// Opens a disk; refuses a path that is not of the configured kind or can keep no volumes.
 pub(crate) fn open(config: &DiskConfig) -> Result<Opened> {
     match config.backing {
         BackingKind::Loop => loop_file::open(&config.path).map(|opened| adopted::wrap(config, opened)),

@@ -1,22 +1,24 @@
 //! Backing `Quota`: a directory per volume, with a project of its own on an ext4 or xfs that has project quota.
 //!
-//! Pods have the bare filesystem, with nothing in between. The kernel counts a project's bytes and inodes, and
-//! refuses more than its hard limits: the volume's size, and its share of the filesystem's inodes (V5).
+//! Pods use the disk's filesystem directly. The kernel counts a project's bytes and inodes, and enforces two hard
+//! limits: the volume's size, and its share of the filesystem's inodes (V5).
 //!
 //! # Guarantees
-//! - A project's number is noted beside the record before any file has it. Numbers are drawn at random, and one that
-//!   the filesystem counts anything for is passed over (S4): a pod that gives its files numbers to come would
-//!   otherwise make a later volume busy for ever.
+//! - The agent notes a project's number beside the record before any file has the number. Numbers are random, and a
+//!   number with counted bytes or inodes is not used (S4). Otherwise a pod could give its files the number of a later
+//!   volume, and keep that volume busy for ever.
 //! - A volume is made or grown only while all bytes that volumes of this backing may still take are free.
 //! - A volume is erased when the kernel counts nothing for its project any more (X4).
 //!
 //! # Caveats
-//! - A limit reserves nothing: volumes lack the bytes that others write to the filesystem later (the disk reports
-//!   that). A filesystem of its own, or `Loop`, keeps others out.
+//! - A limit reserves no space: other writers to the filesystem can take a volume's bytes later. The disk's report
+//!   shows the loss. A separate filesystem, or `Loop`, prevents it.
 //! - The kernel lets the owner of a file give it to another project, except in a user namespace of the owner's own.
-//!   Untrusted pods need `hostUsers: false`, or another backing. A file given away counts as foreign.
+//!   So untrusted pods need `hostUsers: false`, or another backing. Files that an owner has moved to another project
+//!   count as foreign data.
 //! - ext4 lets a process with CAP_SYS_RESOURCE, as in a privileged pod, write past any limit; xfs does not.
-//! - A loop device that a privileged pod bound to a file inside is seen only when that file is gone.
+//! - The in-use check finds a loop device on a file of the volume only once the file is removed. Only a privileged
+//!   pod can bind such a device.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -42,10 +44,11 @@ const UNFINISHED: &str = "project.json.new";
 /// The first project of an agent; people and the kubelet use lower numbers.
 const FIRST: u32 = 1 << 30;
 
-/// Held from the choice of an unused project until it has a limit. Two disks may be on one filesystem.
+/// Held from the choice of an unused project until the project has a limit. Static, because two disks may be on one
+/// filesystem.
 static CHOOSING: Mutex<()> = Mutex::new(());
 
-/// Attempts to find the bytes of removed files free, and the pause between two.
+/// Number of checks that the bytes of removed files are free, and the pause between two checks.
 const RELEASE: (u32, Duration) = (50, Duration::from_millis(100));
 
 struct Quota {
@@ -60,7 +63,7 @@ struct Note {
     project: u32,
 }
 
-/// Opens the directory; refuses a filesystem that holds no project to its limit.
+/// Opens the directory; refuses a filesystem that enforces no project limits.
 pub(super) fn open(path: &Path) -> Result<Opened> {
     in_use::ensure_processes_visible()?;
     let root = dirfd::open_configured(path)?;
@@ -110,7 +113,8 @@ impl Quota {
         }
     }
 
-    /// Limits a project to so many bytes, and their share of inodes, if no other project has or may take the bytes.
+    /// Limits a project to `size` bytes and the proportional share of inodes. Fails if other projects have or may
+    /// take the bytes.
     fn set_limit(&self, volume: &Volume, project: u32, size: u64) -> Result<()> {
         let now = self.quota_of(project)?;
         let stat = rustix::fs::fstatvfs(&self.root).context(|| "look at the disk")?;
@@ -159,8 +163,8 @@ impl Quota {
             .context(|| "synchronize the volume's directory")
     }
 
-    /// The volume's directory and project, with the right project and limit. Pods can change the directory's project,
-    /// and a repair of the filesystem the limit.
+    /// The volume's directory and project, after a correction of both if needed. Pods can change the directory's
+    /// project, and a repair of the filesystem can change the limit.
     fn corrected(&self, volume: &Volume, record: &Record) -> Result<(OwnedFd, u32)> {
         let data = volume.open_dir(DATA)?.ok_or_else(|| volume.lost("its directory is missing"))?;
         let project = note(volume)?.ok_or_else(|| volume.lost("the note of its project is missing"))?;
@@ -184,7 +188,8 @@ impl Quota {
         Ok(Place { device, path: path.join(DATA) })
     }
 
-    /// Waits until the kernel counts nothing for a project: an unlinked file keeps its bytes while it is open.
+    /// Waits until the kernel counts nothing for a project: an unlinked file keeps its bytes while a process has it
+    /// open.
     fn wait_until_free(&self, volume: &Volume, project: u32) -> Result<()> {
         for _ in 0..RELEASE.0 {
             let left = self.quota_of(project)?;
@@ -216,7 +221,7 @@ impl Backing for Quota {
         }
         let made = self.make(volume, record);
         if made.is_err() {
-            // The new directory must be empty. A directory with a file keeps the file and its project.
+            // A directory with a file keeps the file's project, so the new directory must be empty.
             dirfd::remove(&volume.dir, DATA, AtFlags::REMOVEDIR)
                 .context(|| "remove the volume's directory")?;
             if let Some(project) = note(volume)? {
@@ -269,7 +274,7 @@ impl Backing for Quota {
         Ok(Place::of(mount) == Self::place(volume)?)
     }
 
-    /// Mounts of the volume or a part of it count, and open files with its project.
+    /// Mounts of the volume or of a part of it count as use, and so do open files with its project.
     fn in_use(&self, volume: &Volume) -> Result<bool> {
         let place = Self::place(volume)?;
         let project = note(volume)?;
@@ -297,8 +302,9 @@ impl Backing for Quota {
         })
     }
 
-    /// `Discard` removes the files, and the limit when the kernel counts nothing for it any more. `Zero` is refused:
-    /// files that pods removed before left their bytes in free blocks, which other files may have by now.
+    /// `Discard` removes the files, and removes the limit once the kernel counts nothing for the project. `Zero` is
+    /// refused: files that pods removed left their bytes in free blocks, and other files may have those blocks by
+    /// now.
     fn erase(&self, volume: &Volume, _: &Record, policy: ErasePolicy) -> Result<()> {
         if policy == ErasePolicy::Zero {
             return Err(Error::Unsupported(format!(
@@ -309,7 +315,8 @@ impl Backing for Quota {
         }
         let project = note(volume)?;
         if let Some(data) = volume.open_dir(DATA)? {
-            // Emptying moves directories up. The kernel refuses that between projects where they are inherited.
+            // `empty_dir` moves directories up. The kernel refuses a move between two projects if the directories
+            // inherit their project.
             set_project(&data, project.unwrap_or_default(), false)?;
             remove_tree::empty_volume(&data, &volume.uid)?;
         }
@@ -324,7 +331,7 @@ impl Backing for Quota {
     }
 }
 
-/// Sets the project of a directory, which new files in it inherit or not.
+/// Sets the project of a directory. With `inherited`, new files in the directory get the same project.
 fn set_project(directory: &OwnedFd, project: u32, inherited: bool) -> Result<()> {
     let context = || "set the project of a volume's directory";
     let now = syscalls::file_attributes(directory).context(context)?;
@@ -338,7 +345,7 @@ fn set_project(directory: &OwnedFd, project: u32, inherited: bool) -> Result<()>
     syscalls::set_file_attributes(directory, wanted).context(context)
 }
 
-/// True if an open file of a process has this project, or cannot be looked at.
+/// True if the open file behind the link has this project, or if the agent cannot look at the file.
 fn has_project(link: &PathBuf, project: Option<u32>) -> bool {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     match rustix::fs::openat(CWD, link, flags, Mode::empty())

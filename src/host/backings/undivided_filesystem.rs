@@ -1,7 +1,7 @@
 //! Backing `Mount`: an undivided filesystem (D2). Its one volume is a directory beside the agent's own files.
 //!
-//! The filesystem's own size is the limit (V5, D5). Nobody else has bytes on it: it was empty when it was taken over,
-//! and only the agent and the pods write to it. Pods have the bare filesystem, with nothing in between.
+//! The filesystem's own size is the limit (V5, D5). No other data is on the filesystem: it was empty when the agent
+//! took it over, and only the agent and the pods write to it. Pods use the filesystem directly.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -25,12 +25,13 @@ struct UndividedFilesystem {
     fs_type: FsType,
 }
 
-/// Opens the filesystem; refuses a part of one, and one with foreign files (V9).
+/// Opens the filesystem; refuses a subdirectory, and a filesystem with foreign files (V9).
 pub(super) fn open(path: &Path) -> Result<Opened> {
     let refuse = |reason: &str| Err(Error::unsuitable_disk(path, reason));
     in_use::ensure_processes_visible()?;
     let root = dirfd::open_configured(path)?;
-    // In a container every directory of the node is a mount; only the mount of a whole filesystem shows its root.
+    // In a container every directory of the node is a mount. Only the mount of a whole filesystem has `/` as its
+    // root.
     let Some(mount) = mounts::rooted_at(&root)?.filter(|mount| mount.root.as_os_str() == "/") else {
         return refuse("is not where a whole filesystem is mounted: mount one there, or use kind Path");
     };
@@ -94,8 +95,8 @@ impl Backing for UndividedFilesystem {
         Ok(mount.device == self.device && mount.root == Self::path_of(volume))
     }
 
-    /// Every open file on the filesystem is a use, since all of it is the volume's. A mount is one only if it shows the
-    /// volume or a part of it: the filesystem itself is always mounted.
+    /// All of the filesystem is the volume's, so every open file on it is a use. A mount is a use only if it shows
+    /// the volume or a part of it: the filesystem itself is always mounted.
     fn in_use(&self, volume: &Volume) -> Result<bool> {
         let place = Self::path_of(volume);
         let mounted = |mount: &Mount| mount.device == self.device && mount.root.starts_with(&place);
@@ -113,8 +114,8 @@ impl Backing for UndividedFilesystem {
         Usage::of_filesystem(volume.open_dir(DATA)?.ok_or_else(|| volume.lost(MISSING))?)
     }
 
-    /// `Discard` removes the files. `Zero` is refused: files that pods removed before left their bytes in free
-    /// blocks, and no filesystem gives all of those to files that could overwrite them.
+    /// `Discard` removes the files. `Zero` is refused: files that pods removed left their bytes in free blocks. No
+    /// filesystem hands out all free blocks for an overwrite.
     fn erase(&self, volume: &Volume, _: &Record, policy: ErasePolicy) -> Result<()> {
         if policy == ErasePolicy::Zero {
             return Err(Error::Unsupported(format!(

@@ -1,4 +1,4 @@
-//! Small files that have either their old or their new content, also after a power cut.
+//! Small files that always have either their old or their new content, also after a power cut.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use crate::host::error::{Context, Error, Result};
 use crate::host::sys::dirfd;
 
-/// A longer file was not written by an agent.
+/// The largest file that an agent writes.
 const MAX_BYTES: u64 = 16 << 20;
 
 /// The name under which the new content of `name` is written.
@@ -36,7 +36,7 @@ pub(crate) fn read(dir: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Reads a file of JSON, which errors call `what`.
+/// Reads a JSON file; `what` is its name in errors.
 pub(crate) fn read_json<T: DeserializeOwned>(
     dir: BorrowedFd<'_>,
     name: &str,
@@ -53,7 +53,7 @@ pub(crate) fn replace(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<(
     let mut file = File::from(dirfd::create(dir, &temporary).context(|| format!("create {temporary}"))?);
     file.write_all(bytes).and_then(|()| file.sync_all()).context(|| format!("write {temporary}"))?;
     rustix::fs::renameat(dir, &temporary, dir, name).context(|| format!("replace {name}"))?;
-    // The rename itself is only durable once the directory is.
+    // The rename is only durable after a synchronization of the directory.
     rustix::fs::fsync(dir).context(|| format!("synchronize the directory of {name}"))
 }
 
@@ -63,11 +63,11 @@ pub(crate) fn replace_json(dir: BorrowedFd<'_>, name: &str, value: &impl Seriali
     replace(dir, name, &bytes)
 }
 
-/// Files that are exchanged have a multiple of this length.
+/// Exchanged files have a multiple of this length.
 const SLOT: usize = 16 << 10;
 
-/// Replaces a file also when its filesystem is full, as pods can make it. The new content is written over the content
-/// before the last one, and the two files exchange their names. Newlines fill the file up to its length. Only content
+/// Replaces a file also on a full filesystem, which pods can cause. The new content overwrites the last content but
+/// one, in a second file, and the two files exchange their names. Newlines pad the file to its length. Only content
 /// that outgrows the file needs free space.
 pub(crate) fn exchange(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<()> {
     let spare = temporary(name);
@@ -76,11 +76,11 @@ pub(crate) fn exchange(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<
     let length = file.metadata().context(|| format!("look at {spare}"))?.len();
     let slot = bytes.len().next_multiple_of(SLOT).max(length.min(MAX_BYTES) as usize);
     content.resize(slot, b'\n');
-    // Blocks first: a length alone is no space.
+    // Blocks are allocated before the length is set: a length alone reserves no space.
     allocate(&file, slot)?;
     file.write_all_at(&content, 0)
         .and_then(|()| if length > slot as u64 { file.set_len(slot as u64) } else { Ok(()) })
-        // fdatasync leaves out the time of change, which would be a write of its own.
+        // fdatasync skips the modification time, which would cost a write of its own.
         .and_then(|()| file.sync_data())
         .context(|| format!("write {spare}"))?;
     match rustix::fs::renameat_with(dir, &spare, dir, name, RenameFlags::EXCHANGE) {
@@ -102,7 +102,7 @@ fn open_spare(dir: BorrowedFd<'_>, spare: &str) -> Result<File> {
     .context(|| format!("open {spare}"))
 }
 
-/// Gives a file that many bytes, if it has fewer.
+/// Allocates `bytes` bytes for a file that has fewer.
 fn allocate(file: &File, bytes: usize) -> Result<()> {
     let metadata = file.metadata().context(|| "look at a record")?;
     if metadata.len() >= bytes as u64 {
@@ -133,7 +133,7 @@ mod tests {
             assert!(one >= length && other >= one && one % SLOT == 0, "{length}: {one} and {other}");
         }
         assert_eq!(sizes(), [3 * SLOT; 2]);
-        // The torn file of a crash does no harm.
+        // A torn file of a crash does no harm.
         std::fs::write(temp.path().join("f.new"), "torn").unwrap();
         exchange(dir.as_fd(), "f", b"whole").unwrap();
         assert_eq!(read(dir.as_fd(), "f").unwrap().unwrap().trim_ascii_end(), b"whole");

@@ -1,8 +1,8 @@
 //! Subvolumes of a btrfs filesystem, and the groups in which its kernel counts and limits them ("simple quotas").
 //!
-//! Every subvolume has a group of level 0, which counts its allocations. A volume is a subvolume with all that pods
-//! make inside. All of these are in one group of level 1, which has the number of the volume's own subvolume, and the
-//! limit. The kernel puts a new subvolume into the groups of its parent.
+//! Every subvolume has a group of level 0, which counts its allocations. A volume is a subvolume with all subvolumes
+//! that pods make inside. All of these are in one group of level 1. The group has the number of the volume's own
+//! subvolume, and the limit. The kernel puts a new subvolume into the groups of its parent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,13 +24,14 @@ const ROOT_ITEM: u32 = 132;
 const ROOT_BACKREF: u32 = 144;
 const GROUP_RELATION: u32 = 246;
 
-/// The limit of a group that has none.
+/// The limit of an unlimited group.
 pub(crate) const UNLIMITED: u64 = u64::MAX;
 
-/// Attempts to find the bytes of a removed subvolume free, and the pause between two.
+/// Number of checks that the bytes of a removed subvolume are free.
 const ATTEMPTS: u32 = 600;
 const PAUSE: Duration = Duration::from_millis(50);
-/// Attempts after which bytes that are still counted are taken for shared with another volume, and stay.
+/// Number of checks after which bytes that are still counted are considered shared with another volume, so that they
+/// stay.
 const SHARED_AFTER: u32 = 5;
 
 pub(crate) struct Filesystem {
@@ -38,13 +39,13 @@ pub(crate) struct Filesystem {
     sysfs: PathBuf,
 }
 
-/// The kernel's way of counting the bytes of subvolumes.
+/// The way in which the kernel counts the bytes of subvolumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Counting {
     Off,
-    /// By the subvolume that allocated them, and at once.
+    /// The subvolume that allocated the bytes counts them, at once.
     Simple,
-    /// By the subvolumes that refer to them. A snapshot can stop this for the whole filesystem.
+    /// The subvolumes that refer to the bytes count them. A snapshot can stop this for the whole filesystem.
     Full,
 }
 
@@ -54,7 +55,7 @@ pub(crate) struct Group {
     pub(crate) used: u64,
 }
 
-/// The place of a subvolume: its parent, and directory and name in there.
+/// The place of a subvolume: its parent, and its directory and name in the parent.
 struct Link {
     parent: u64,
     directory: u64,
@@ -63,7 +64,7 @@ struct Link {
 
 impl Filesystem {
     pub(crate) fn open(root: &OwnedFd) -> Result<Self> {
-        // Not a duplicate, which would share the disk's lock.
+        // A new descriptor instead of a duplicate, which would share the disk's lock.
         let root = dirfd::open_dir(root, ".").context(|| "open the disk's top level")?;
         let id = syscalls::btrfs_id(&root).context(|| "read the ID of a btrfs")?;
         let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -94,7 +95,7 @@ impl Filesystem {
         }
     }
 
-    /// Bytes of the device that the filesystem's own trees have.
+    /// Bytes of the device that the filesystem's own trees take.
     pub(crate) fn tree_bytes(&self) -> Result<u64> {
         let size = |kind: &str| {
             let name = Path::new("allocation").join(kind).join("disk_total");
@@ -111,7 +112,7 @@ impl Filesystem {
         };
         let (limited, limit, used) = (read("limit_flags")?, read("max_referenced")?, read("referenced")?);
         Ok(match (limited, limit, used) {
-            // Reserved bytes are about to be written.
+            // Bytes that are reserved are about to be written, so they count as used.
             (Some(flags), Some(limit), Some(used)) => Some(Group {
                 limit: if flags & 1 == 1 { limit } else { UNLIMITED },
                 used: used.saturating_add(read("rsv_data")?.unwrap_or(0)),
@@ -139,7 +140,7 @@ impl Filesystem {
         let group = group_of(volume);
         let context = || format!("limit subvolume {volume} to {bytes} bytes");
         unless(Errno::EXIST, syscalls::btrfs_group(&self.root, group, true)).context(context)?;
-        // The limit first: no volume is ever in a group without one.
+        // The limit comes first, so that no volume is ever in an unlimited group.
         syscalls::btrfs_limit(&self.root, group, bytes).context(context)?;
         unless(Errno::EXIST, syscalls::btrfs_assign(&self.root, volume, group, true)).context(context)
     }
@@ -149,19 +150,20 @@ impl Filesystem {
             .context(|| format!("limit subvolume {volume} to {bytes} bytes"))
     }
 
-    /// The numbers of a volume's subvolume and of all subvolumes in it; inner ones first.
+    /// The numbers of a volume's subvolume and of all subvolumes inside, inner ones first.
     pub(crate) fn within(&self, volume: u64) -> Result<Vec<u64>> {
         Ok(within(volume, &self.links()?))
     }
 
-    /// True for the number of a subvolume that is not in this directory of the top level.
+    /// True if subvolume `id` exists outside of this directory of the top level.
     pub(crate) fn is_elsewhere(&self, id: u64, directory: impl AsFd) -> Result<bool> {
         let here = rustix::fs::fstat(directory).context(|| "look at the directory of a subvolume")?.st_ino;
         let links = self.links()?;
         Ok(links.get(&id).is_some_and(|link| (link.parent, link.directory) != (TOP_LEVEL, here)))
     }
 
-    /// The root directory of a subvolume; `None` if it is gone. Opened by number: its path may be too long.
+    /// The root directory of a subvolume; `None` if the subvolume is gone. Opened by number, because its path may be
+    /// too long.
     pub(crate) fn subvolume(&self, id: u64) -> Result<Option<OwnedFd>> {
         match syscalls::btrfs_open(&self.root, id, ROOT_DIRECTORY) {
             Ok(root) => Ok(Some(root)),
@@ -170,8 +172,8 @@ impl Filesystem {
         }
     }
 
-    /// Removes a volume's subvolume and all subvolumes in it, and waits until their bytes are free again (X4). The
-    /// volume's group lists them, also after a crash.
+    /// Removes a volume's subvolume and all subvolumes inside, and waits until their bytes are free (X4). The
+    /// volume's group lists the subvolumes, also after a crash.
     ///
     /// # Errors
     /// [`Error::Busy`] if a process holds some bytes, or another volume shares them.
@@ -179,13 +181,14 @@ impl Filesystem {
         let context = || format!("remove subvolume {volume}");
         let mut doomed = BTreeSet::from([volume]);
         if self.group(volume)?.is_some() {
-            // Nothing can be removed from a full subvolume.
+            // The kernel removes nothing from a full subvolume.
             self.set_limit(volume, UNLIMITED)?;
         }
         loop {
             let links = self.links()?;
             let here = within(volume, &links);
-            // Nor from a read-only one, and its owner can make it read-only.
+            // The kernel removes nothing from a read-only subvolume either, and its owner can make a subvolume
+            // read-only.
             for id in &here {
                 if let Some(root) = self.subvolume(*id)? {
                     syscalls::btrfs_make_writable(root).context(context)?;
@@ -194,7 +197,7 @@ impl Filesystem {
             for Link { parent, directory, name } in here.iter().filter_map(|id| links.get(id)) {
                 let directory = syscalls::btrfs_open(&self.root, *parent, *directory);
                 match directory.and_then(|directory| syscalls::btrfs_remove_subvolume(directory, name)) {
-                    // A pod made one in it meanwhile, which the next round finds.
+                    // A pod made another subvolume inside meanwhile; the next round removes that.
                     Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY) => {}
                     Err(error) => return Err(error).context(context),
                 }
@@ -236,8 +239,8 @@ impl Filesystem {
         syscalls::btrfs_sync(&self.root).context(context)
     }
 
-    /// Puts subvolumes into their volumes' groups. A pod can make one that the kernel counts elsewhere, or nowhere.
-    /// Subvolumes in `known` have been put right before.
+    /// Puts subvolumes into their volumes' groups: a pod can make a subvolume that the kernel counts elsewhere, or
+    /// nowhere. Earlier calls have corrected the subvolumes in `known`.
     pub(crate) fn correct_groups(&self, known: &mut BTreeSet<u64>) -> Result<()> {
         let links = self.links()?;
         known.retain(|id| links.contains_key(id));
@@ -281,13 +284,13 @@ impl Filesystem {
         Ok(links.collect())
     }
 
-    /// All subvolumes, also those being cleaned up.
+    /// The numbers of all subvolumes, also of removed ones that the kernel still cleans up.
     fn numbers(&self) -> Result<BTreeSet<u64>> {
         let items = self.items(ROOT_TREE, ROOT_DIRECTORY)?;
         Ok(items.into_iter().filter(|item| item.kind == ROOT_ITEM).map(|item| item.object).collect())
     }
 
-    /// The pairs of a subvolume and a group that it is in.
+    /// The pairs of a subvolume and its group.
     fn relations(&self) -> Result<Vec<(u64, u64)>> {
         let items = self.items(QUOTA_TREE, 1)?;
         let relations =
@@ -297,7 +300,7 @@ impl Filesystem {
 
     fn items(&self, tree: u64, first: u64) -> Result<Vec<syscalls::BtrfsItem>> {
         match syscalls::btrfs_items(&self.root, tree, first) {
-            // The tree of quotas exists only while they are on.
+            // The tree of quotas exists only while quotas are on.
             Err(Errno::NOENT) => Ok(vec![]),
             result => result.context(|| "list the subvolumes of a btrfs"),
         }
@@ -313,7 +316,7 @@ impl Filesystem {
     }
 }
 
-/// Ignores this error.
+/// Turns the expected error into success.
 fn unless(expected: Errno, result: rustix::io::Result<()>) -> rustix::io::Result<()> {
     if result == Err(expected) { Ok(()) } else { result }
 }
@@ -326,7 +329,7 @@ fn group_of(volume: u64) -> u64 {
     1 << 48 | volume
 }
 
-/// The subvolume beneath the top level that is, or holds, this one.
+/// The subvolume directly beneath the top level that is, or holds, subvolume `id`.
 fn volume_of(id: u64, links: &BTreeMap<u64, Link>) -> Option<u64> {
     let mut id = id;
     loop {
@@ -337,7 +340,7 @@ fn volume_of(id: u64, links: &BTreeMap<u64, Link>) -> Option<u64> {
     }
 }
 
-/// A subvolume and all subvolumes in it; inner ones first.
+/// A subvolume and all subvolumes inside, inner ones first.
 fn within(volume: u64, links: &BTreeMap<u64, Link>) -> Vec<u64> {
     let mut found: Vec<u64> = links.contains_key(&volume).then_some(volume).into_iter().collect();
     let mut next = 0;

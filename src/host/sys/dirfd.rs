@@ -1,6 +1,6 @@
-//! Files beneath a directory that is open, and no others (M7, S12).
+//! Access to files beneath an open directory, and to no other files (M7, S12).
 //!
-//! The kernel resolves the names with openat2(2): it follows no symbolic link, not even in the middle, no magic link,
+//! The kernel resolves the names with openat2(2). It follows no symbolic link, not even in the middle, no magic link,
 //! and no `..` above the start. An open file stays the same file, whatever is renamed meanwhile.
 
 use std::ffi::OsString;
@@ -17,24 +17,24 @@ use crate::host::error::{self, Context};
 const BENEATH: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
-/// Opens a directory by its path, as the administrator gave it.
+/// Opens a directory by the path in the agent's configuration.
 pub(crate) fn open_configured(path: &Path) -> error::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty()).context(|| format!("open {}", path.display()))
 }
 
-/// Opens `path` beneath `dir`. Mounts are crossed: the kubelet's directory may consist of several filesystems.
+/// Opens `path` beneath `dir`. Crosses mounts: the kubelet's directory may consist of several filesystems.
 pub(crate) fn open(dir: impl AsFd, path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd> {
     rustix::fs::openat2(dir, path.as_ref(), flags | OFlags::CLOEXEC, Mode::empty(), BENEATH)
 }
 
-/// Opens a file on the same filesystem as `dir`: a mount over it is refused with `EXDEV`.
+/// Opens a file on the same filesystem as `dir`. A file with a mount over it is refused with `EXDEV`.
 pub(crate) fn open_here(dir: impl AsFd, name: impl Arg, flags: OFlags) -> Result<OwnedFd> {
     let resolve = BENEATH | ResolveFlags::NO_XDEV;
     rustix::fs::openat2(dir, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
-/// `None` for a file that does not exist.
+/// `None` if the file does not exist.
 pub(crate) fn unless_missing<T>(opened: Result<T>) -> Result<Option<T>> {
     match opened {
         Err(Errno::NOENT) => Ok(None),
@@ -42,7 +42,7 @@ pub(crate) fn unless_missing<T>(opened: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// Opens a directory to list it and to synchronize it.
+/// Opens a directory for listing and synchronizing.
 pub(crate) fn open_dir(dir: impl AsFd, name: &str) -> Result<OwnedFd> {
     open_here(dir, name, OFlags::RDONLY | OFlags::DIRECTORY)
 }
@@ -52,7 +52,7 @@ pub(crate) fn create(dir: impl AsFd, name: &str) -> Result<OwnedFd> {
     rustix::fs::openat2(dir, name, flags, Mode::RUSR | Mode::WUSR, BENEATH | ResolveFlags::NO_XDEV)
 }
 
-/// Makes a directory, unless it is there already; true if it was missing.
+/// Makes a directory, unless it exists; true if this call made it.
 pub(crate) fn make_dir(dir: impl AsFd, name: impl AsRef<Path>, mode: Mode) -> Result<bool> {
     match rustix::fs::mkdirat(dir, name.as_ref(), mode) {
         Ok(()) => Ok(true),
@@ -61,7 +61,7 @@ pub(crate) fn make_dir(dir: impl AsFd, name: impl AsRef<Path>, mode: Mode) -> Re
     }
 }
 
-/// Removes a file or, with `AtFlags::REMOVEDIR`, an empty directory, if it is there.
+/// Removes a file or, with `AtFlags::REMOVEDIR`, an empty directory, if it exists.
 pub(crate) fn remove(dir: impl AsFd, name: impl AsRef<Path>, flags: AtFlags) -> Result<()> {
     match rustix::fs::unlinkat(dir, name.as_ref(), flags) {
         Err(Errno::NOENT) => Ok(()),

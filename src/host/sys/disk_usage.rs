@@ -1,4 +1,4 @@
-//! The bytes that the files beneath a directory take, as du(1) counts them.
+//! Counts the bytes that the files beneath a directory take, in the way of du(1).
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
@@ -11,15 +11,15 @@ use rustix::io::Errno;
 use crate::host::error::{Context, Result};
 use crate::host::sys::dirfd;
 
-/// A directory with more files is not counted.
+/// The most files in a directory that is counted.
 const MAX_FILES: u64 = 10_000_000;
-/// Nor is one that takes more memory, for the paths of pending directories and for inodes with several names.
+/// The most memory for counting a directory: for the paths of pending directories, and for inodes with several names.
 const MAX_MEMORY: usize = 64 << 20;
 /// Memory for an inode in a set.
 const INODE_MEMORY: usize = 16;
 
-/// Bytes of the blocks of everything beneath a directory, on its own filesystem; an inode with several names counts
-/// once. `None` if there are more files, or more or deeper directories, than are counted.
+/// Bytes of the blocks of everything beneath a directory, on its own filesystem. An inode with several names counts
+/// once. `None` beyond the limits of files, directories and depth.
 pub(crate) fn count(directory: &OwnedFd) -> Result<Option<u64>> {
     let count = || "count the files of an adopted directory";
     let device = rustix::fs::fstat(directory).context(count)?.st_dev;
@@ -30,7 +30,7 @@ pub(crate) fn count(directory: &OwnedFd) -> Result<Option<u64>> {
     while let Some(path) = pending.pop() {
         memory -= memory_of(&path).min(memory);
         let here = match dirfd::open_here(directory, path.as_path(), OFlags::RDONLY | OFlags::DIRECTORY) {
-            // A pod removed or replaced it meanwhile.
+            // A pod removed or replaced the entry meanwhile.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => continue,
             Err(Errno::NAMETOOLONG) => return Ok(None),
             result => result.context(count)?,
@@ -70,7 +70,7 @@ mod tests {
 
     use super::*;
 
-    /// V8, V10. A pod can make as many directories as it likes, as deep as it likes.
+    /// V8, V10. A pod can make any number of directories, at any depth.
     #[test]
     fn v8_counting_takes_bounded_memory() {
         let temp = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();

@@ -1,4 +1,4 @@
-//! The filesystem inside a volume: made, recognized, grown and copied.
+//! The filesystem inside a volume: making, recognizing, growing and copying.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -11,14 +11,15 @@ use crate::host::sys::program::{self, FILE, RESULT};
 use crate::host::sys::syscalls;
 use crate::host::types::{FsType, VolumeUid};
 
-/// Bytes at both ends that must be blank: ext, xfs, btrfs, LVM, RAID and ZFS all have their signatures there.
+/// Number of bytes that must be blank at both ends: ext, xfs, btrfs, LVM, RAID and ZFS have all their signatures in
+/// these.
 pub(crate) const SIGNATURES: usize = 1 << 20;
 
 /// Both filesystems are made with blocks of this many bytes.
 pub(crate) const BLOCK: u64 = 4096;
 
-/// Superblock magics of the filesystems on which a file's blocks stay where fallocate put them. On copy-on-write ones
-/// they do not, and their `st_dev` is not their device.
+/// Superblock magics of the filesystems on which a file's blocks stay where fallocate put them. On a copy-on-write
+/// filesystem blocks move, and `st_dev` is not the filesystem's device.
 const EXT4_MAGIC: u64 = 0xef53;
 const XFS_MAGIC: u64 = 0x5846_5342;
 
@@ -38,24 +39,25 @@ pub(crate) fn set_root(root: impl AsFd, gid: Option<u32>, mode: Option<u32>) -> 
         return Ok(());
     }
     let mode = mode.unwrap_or(0o775) | if gid.is_some() { 0o2000 } else { 0 };
-    // The owner first: changing it clears the set-group-ID bit.
+    // The owner is set first: a change of the owner clears the set-group-ID bit.
     rustix::fs::fchown(&root, None, gid.map(Gid::from_raw))
         .and_then(|()| rustix::fs::fchmod(&root, Mode::from_raw_mode(mode)))
         .and_then(|()| rustix::fs::syncfs(&root))
         .context(|| "set the permissions of the volume's root")
 }
 
-/// Makes a filesystem whose UUID is the volume's UID, in a new file or on a device with blank ends (V9, S13). With
-/// `zeroed`, all of it reads as zeroes.
+/// Makes a filesystem whose UUID is the volume's UID, in a new file or on a device with blank ends (V9, S13).
+/// `zeroed` means that the whole file or device reads as zeroes.
 pub(crate) fn make(fs_type: FsType, uid: &VolumeUid, file: &File, size: u64, zeroed: bool) -> Result<()> {
     if !is_blank(file, size)? {
         let reason = "its new file or device is not empty".to_owned();
         return Err(Error::corrupt(format!("volume {uid}"), reason));
     }
     let (blocks, zeroed) = (size / BLOCK, u8::from(zeroed));
-    // No discards: they would punch holes into preallocated blocks (V5). The size is given: a device may be larger.
+    // Without discards: a discard would punch holes into preallocated blocks (V5). The size is an argument, because a
+    // device may be larger than the filesystem.
     let (program, arguments) = match fs_type {
-        // remount-ro: the first sign of corruption stops writers.
+        // remount-ro: the first sign of corruption stops all writers.
         FsType::Ext4 => (
             "mkfs.ext4",
             format!(
@@ -71,7 +73,8 @@ pub(crate) fn make(fs_type: FsType, uid: &VolumeUid, file: &File, size: u64, zer
     program::run(program, &arguments.split(' ').collect::<Vec<_>>(), file, None)
 }
 
-/// Grows a filesystem to `size` bytes; `inside` is any file in a mount of it. A larger one stays as it is (V7).
+/// Grows a filesystem to `size` bytes; `inside` is any file of a mount of the filesystem. A larger filesystem stays
+/// as it is (V7).
 ///
 /// # Errors
 /// `EPERM` for ext4 without CAP_SYS_RESOURCE, which the kernel requires.
@@ -99,12 +102,12 @@ fn no_btrfs() -> Error {
     Error::Unsupported("a volume has no btrfs of its own: create it with fsType ext4 or xfs".to_owned())
 }
 
-/// Repairs an unmounted ext4 filesystem as far as a mount would.
+/// Repairs an unmounted ext4 filesystem, as far as a mount would repair it.
 pub(crate) fn check(file: &File) -> Result<()> {
     program::run("e2fsck", &["-f", "-p", FILE], file, None)
 }
 
-/// The bytes of an ext4 filesystem, and those of them that are taken.
+/// The size of an ext4 filesystem, and its taken bytes.
 pub(crate) fn measure(file: &File) -> Result<(u64, u64)> {
     let mut superblock = [0; 1024];
     file.read_exact_at(&mut superblock, 1024).context(|| "read a superblock")?;
@@ -124,8 +127,8 @@ pub(crate) fn min_size(file: &File) -> Result<u64> {
 }
 
 /// Copies the taken blocks of a [checked](check) ext4 filesystem, and gives the copy `size` bytes. `set_size` gives
-/// the copy's file or device its final size, which is done before the filesystem grows, or after it shrinks. An
-/// interrupted copy is worthless.
+/// the copy's file or device its final size: before a filesystem grows, or after it shrinks. An interrupted copy is
+/// worthless.
 pub(crate) fn copy_resized(
     uid: &VolumeUid,
     from: &File,
@@ -146,7 +149,8 @@ pub(crate) fn copy_resized(
     set_size()
 }
 
-/// Compares type and UUID of the filesystem with the volume's. A wrong one is neither repaired nor formatted.
+/// Compares type and UUID of the filesystem with the volume's. A mismatch is an error, and nothing is repaired or
+/// formatted.
 pub(crate) fn verify(fs_type: FsType, uid: &VolumeUid, file: &File) -> Result<()> {
     let corrupt = |reason: String| Error::corrupt(format!("the filesystem of volume {uid}"), reason);
     let mut start = [0; 2048];
@@ -187,7 +191,7 @@ pub(crate) fn is_blank(file: &File, size: u64) -> Result<bool> {
 mod tests {
     use super::*;
 
-    /// V10. A superblock is text of a disk, and any number can be in it.
+    /// V10. A superblock is data of a disk, and any number can be in it.
     #[test]
     fn v10_a_superblock_of_any_numbers_is_measured() {
         let file = tempfile::tempfile().unwrap();

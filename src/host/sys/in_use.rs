@@ -3,15 +3,15 @@
 //! # Guarantees
 //! - The check covers every mount namespace in which a thread runs, from every root directory in use there. It covers
 //!   every process' open and mapped files, working and root directory.
-//! - A process that cannot be looked at is an error, never "unused". The one exception is the node's init process,
-//!   which some systems shield and which uses no volume.
+//! - A process that cannot be looked at is an error, never "unused". The one exception is the node's init process.
+//!   Some systems shield that process, and it uses no volume.
 //!
 //! # Assumptions
 //! - The agent sees the processes of the whole node (`hostPID`): see [`ensure_processes_visible`].
 //!
 //! # Caveats
-//! - No table that can be read has a namespace without a thread that is kept by a file, nor a descriptor on its way
-//!   through a socket. Kubernetes makes neither.
+//! - Two uses are in no readable table: a mount namespace without a thread, which an open file keeps alive, and a
+//!   descriptor in transit through a socket. Kubernetes causes neither.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -23,18 +23,19 @@ use rustix::io::Errno;
 use crate::host::error::{Context, Error, Result};
 use crate::host::sys::mountinfo::{self, Device, Mount};
 
-/// A file that some process has open.
+/// A file that a process has open.
 #[derive(Clone, Debug)]
 pub(crate) struct OpenFile {
     /// The filesystem of the file.
     pub(crate) filesystem: Device,
     /// The device, if the file is a block device's node.
     pub(crate) block_device: Option<Device>,
-    /// The file's link in procfs, if it is a regular file or a directory: opening anything else may have an effect.
+    /// The file's link in procfs, for a regular file or a directory. `None` for others, because opening those may
+    /// have an effect.
     pub(crate) link: Option<PathBuf>,
 }
 
-/// Refuses a PID namespace of the agent's own, in which it is the init process.
+/// Refuses to run in a PID namespace of the agent's own.
 pub(crate) fn ensure_processes_visible() -> Result<()> {
     match rustix::process::getpid().is_init() {
         true => Err(Error::ProcessesHidden),
@@ -42,9 +43,10 @@ pub(crate) fn ensure_processes_visible() -> Result<()> {
     }
 }
 
-/// True if some mount is `mounted` or some file of another process is `open`.
+/// True if some mount is `mounted`, or some file of another process is `open`.
 ///
-/// A use counts only if it is found twice: a new process has copies of all our descriptors between fork and exec.
+/// A use counts only if two searches find it: between fork and exec, a child process of the agent has copies of all
+/// descriptors.
 pub(crate) fn in_use(mounted: impl Fn(&Mount) -> bool, open: impl Fn(OpenFile) -> bool) -> Result<bool> {
     ensure_processes_visible()?;
     for _ in 0..2 {
@@ -83,7 +85,8 @@ fn process_uses(
             return Ok(true);
         }
     }
-    // Our own descriptors are not users. Threads share theirs, and an ended thread shows none.
+    // The agent's own descriptors are no use. The threads of a process share their descriptors, and an ended thread
+    // shows none.
     for thread in threads.iter().filter(|_| !own) {
         if has_open(thread, open)? {
             return Ok(true);
@@ -95,14 +98,14 @@ fn process_uses(
     Ok(false)
 }
 
-/// Looks at the mounts that a thread sees, unless they are in `seen`.
+/// True if a mount that a thread sees counts as use. Skips mount tables in `seen`.
 fn sees_mount(
     thread: &Path,
     seen: &mut BTreeSet<(PathBuf, Device, u64)>,
     mounted: &impl Fn(&Mount) -> bool,
 ) -> std::io::Result<bool> {
     let namespace = std::fs::read_link(thread.join("ns/mnt"))?;
-    // mountinfo leaves out the mounts outside of a thread's chroot(2).
+    // mountinfo omits mounts outside of a thread's chroot(2).
     let root = look(&thread.join("root"))?;
     if !seen.insert((namespace, device(root.stx_dev_major, root.stx_dev_minor), root.stx_ino)) {
         return Ok(false);
@@ -113,7 +116,7 @@ fn sees_mount(
 
 fn has_open(thread: &Path, open: &impl Fn(OpenFile) -> bool) -> Result<bool> {
     let mut links = vec![thread.join("cwd"), thread.join("root")];
-    // Mapped files are listed for the whole process alone.
+    // procfs lists mapped files for the whole process only.
     for directory in ["fd", "../../map_files"] {
         links.extend(entries(&thread.join(directory))?.unwrap_or_default());
     }
@@ -136,11 +139,11 @@ fn has_open(thread: &Path, open: &impl Fn(OpenFile) -> bool) -> Result<bool> {
     Ok(false)
 }
 
-/// True for a thread that has ended, whose files are not shown any more.
+/// True for an ended thread, whose files procfs does not show any more.
 fn has_ended(thread: &Path) -> Result<bool> {
     unless_process_gone(|| {
         let stat = std::fs::read_to_string(thread.join("stat"))?;
-        // The name in parentheses is any text, even parentheses.
+        // The name in parentheses is arbitrary text, and may have parentheses itself.
         Ok(stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])))
     })
 }
@@ -149,12 +152,12 @@ fn device(major: u32, minor: u32) -> Device {
     Device { major, minor }
 }
 
-/// Follows a link of procfs. DONT_SYNC: a network filesystem's server, which may be gone, is not asked.
+/// Follows a link of procfs. DONT_SYNC avoids a question to the server of a network filesystem, which may be gone.
 fn look(path: &Path) -> std::io::Result<Statx> {
     Ok(rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::BASIC_STATS)?)
 }
 
-/// The entries of a directory of procfs that are numbers.
+/// The entries of a procfs directory whose names are numbers.
 fn numbered_entries(directory: &Path) -> Result<Option<Vec<PathBuf>>> {
     let is_number = |path: &PathBuf| {
         path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit))
@@ -162,7 +165,7 @@ fn numbered_entries(directory: &Path) -> Result<Option<Vec<PathBuf>>> {
     Ok(entries(directory)?.map(|all| all.into_iter().filter(is_number).collect()))
 }
 
-/// The entries of a directory of procfs; `None` if its process is gone.
+/// The entries of a procfs directory; `None` if the process is gone.
 fn entries(directory: &Path) -> Result<Option<Vec<PathBuf>>> {
     unless_process_gone(|| {
         let entries = std::fs::read_dir(directory)?;

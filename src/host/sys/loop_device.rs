@@ -1,7 +1,7 @@
 //! Loop devices, identified by the file behind them and never by their number.
 //!
-//! Numbers belong to the whole machine: other agents, on other "nodes" of the same kernel, take and return them all the
-//! time. The kernel reports the file that a device is bound to by filesystem and inode.
+//! A number belongs to the whole machine. Other agents, on other "nodes" of the same kernel, take and return numbers
+//! all the time. The kernel reports filesystem and inode of a device's file.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -12,7 +12,7 @@ use crate::host::error::{Context, Error, Result, unless_busy};
 use crate::host::sys::mountinfo::Device;
 use crate::host::sys::syscalls;
 
-/// Attempts to get a free device, when other processes take them first.
+/// Number of attempts to get a free device: another process may take it first.
 const ATTEMPTS: u32 = 64;
 
 /// The file that a loop device is, or may be, bound to.
@@ -20,7 +20,8 @@ const ATTEMPTS: u32 = 64;
 pub(crate) struct Identity {
     /// Device and inode of the file, if it is there.
     pub(crate) file: Option<(Device, u64)>,
-    /// The label of our devices. It finds a device whose file was deleted; it is no proof of ownership.
+    /// The label of Reservoir's devices. The label finds a device whose file was deleted, but is no proof of
+    /// ownership.
     pub(crate) label: String,
 }
 
@@ -38,13 +39,13 @@ impl Identity {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Match {
-    /// The device is bound to the file: it is ours.
+    /// The device is bound to the file, so it is the volume's.
     File,
-    /// The device merely has our label.
+    /// The device has only the label, which is no proof.
     Label,
 }
 
-/// A loop device. It stays bound to its file at least as long as this value lives.
+/// A loop device. The device stays bound to its file at least as long as this value lives.
 pub(crate) struct LoopDevice {
     number: u32,
     pub(crate) device: Device,
@@ -58,15 +59,15 @@ impl LoopDevice {
         format!("/dev/loop{}", self.number)
     }
 
-    /// Detaches the device unless it is in use (X3); true if it is. A device with nothing but our label stays.
+    /// Detaches the device unless it is in use (X3); true if it is in use. A device with only the label stays.
     ///
-    /// The kernel's superblock holds its device exclusively for as long as one mount, one open file or one working
-    /// directory of it exists anywhere. An exclusive open by us is refused exactly that long.
+    /// The kernel's superblock holds its device exclusively while one mount, open file or working directory of it
+    /// exists anywhere. Exactly that long the kernel refuses an exclusive open.
     pub(crate) fn detach_unless_in_use(self) -> Result<bool> {
         let claim = || open_node(self.number, OFlags::RDONLY | OFlags::EXCL);
         let Some((claim, _)) = unless_busy(claim)? else { return Ok(true) };
         if self.found == Match::File {
-            // Bound, because self is open; nobody can mount it meanwhile, because it is claimed.
+            // The open descriptor keeps the device bound, and the exclusive claim keeps others from a mount.
             match syscalls::loop_clear(&claim) {
                 Ok(()) | Err(Errno::NXIO) => {}
                 Err(error) => return Err(error).context(|| format!("detach {}", self.path())),
@@ -75,15 +76,16 @@ impl LoopDevice {
         Ok(false)
     }
 
-    /// Gives the device its file's size, which may have grown since the device was bound (V7).
+    /// Gives the device the size of its file, which may have grown since the binding (V7).
     pub(crate) fn follow_file(&self) -> Result<()> {
         syscalls::loop_set_capacity(&self.open).context(|| format!("have {} follow its file", self.path()))
     }
 
     /// Keeps the device from punching holes into the file.
     ///
-    /// Discards, and ext4's own zeroing, would otherwise give preallocated blocks back to the disk, where anybody could
-    /// take them (V5). The kernel then writes zeroes instead. It keeps the setting for the device's next user.
+    /// Discards, and ext4's own zeroing, would otherwise give preallocated blocks back to the disk, and other writers
+    /// could take them (V5). With this setting the kernel writes zeroes instead. The setting remains for the device's
+    /// next user.
     pub(crate) fn forbid_discards(&self) -> Result<()> {
         let path = format!("/sys/block/loop{}/queue/discard_max_bytes", self.number);
         let read = || std::fs::read_to_string(&path).context(|| format!("read {path}"));
@@ -100,7 +102,7 @@ impl LoopDevice {
     }
 }
 
-/// The devices bound to the file, or with its label.
+/// The devices that are bound to the file, or have its label.
 pub(crate) fn find(identity: &Identity) -> Result<Vec<LoopDevice>> {
     let mut found = Vec::new();
     for number in bound_numbers()? {
@@ -116,7 +118,7 @@ pub(crate) fn file_of(device: Device) -> Result<Option<(Device, u64)>> {
     Ok(found.map(|(_, _, status)| (Device::from_raw(status.device), status.inode)))
 }
 
-/// True if the binding of some loop device of this machine is `wanted`.
+/// True if any loop device of this machine has a binding that is `wanted`.
 pub(crate) fn any_bound(wanted: impl Fn(&syscalls::LoopInfo64) -> bool) -> Result<bool> {
     for number in bound_numbers()? {
         if status(number)?.is_some_and(|(_, _, status)| wanted(&status)) {
@@ -126,35 +128,36 @@ pub(crate) fn any_bound(wanted: impl Fn(&syscalls::LoopInfo64) -> bool) -> Resul
     Ok(false)
 }
 
-/// True for the number of a device that is bound to the file, or has its label.
+/// True if the device is bound to the file, or has its label.
 pub(crate) fn is_bound(device: Device, identity: &Identity) -> Result<bool> {
     let Some(number) = number_of(device)? else { return Ok(false) };
     Ok(examine(number, identity)?.is_some_and(|found| found.device == device))
 }
 
-/// The `N` of `loopN`; `None` for any other device.
+/// The number `N` of device `loopN`; `None` for any other device.
 fn number_of(device: Device) -> Result<Option<u32>> {
     let link = format!("/sys/dev/block/{}:{}", device.major, device.minor);
     match std::fs::read_link(&link) {
         Ok(path) => Ok(path.file_name().and_then(|name| name.to_str()).and_then(number)),
-        // No block device has this number: the device was removed, or the filesystem never had one.
+        // No block device has this number: the device was removed, or the number is that of a filesystem without a
+        // device.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).context(|| format!("read {link}")),
     }
 }
 
-/// Opens a device if it is bound to the file, or has its label.
+/// Opens a device that is bound to the file, or has its label; `None` for any other device.
 fn examine(number: u32, identity: &Identity) -> Result<Option<LoopDevice>> {
     let Some((fd, device, status)) = status(number)? else { return Ok(None) };
     let direct_io = status.flags & syscalls::LO_FLAGS_DIRECT_IO != 0;
     Ok(identity.matches(&status).map(|found| LoopDevice { number, device, found, direct_io, open: fd }))
 }
 
-/// Opens a device and reads its binding; `None` if it has none.
+/// Opens a device and reads its binding; `None` for an unbound device.
 fn status(number: u32) -> Result<Option<(OwnedFd, Device, syscalls::LoopInfo64)>> {
     let (fd, device) = match open_node(number, OFlags::RDONLY) {
         Ok(opened) => opened,
-        // Unbound or removed meanwhile.
+        // The device was unbound or removed meanwhile.
         Err(Error::Io { source: Errno::NXIO | Errno::NODEV | Errno::NOENT, .. }) => return Ok(None),
         Err(error) => return Err(error),
     };
@@ -165,7 +168,7 @@ fn status(number: u32) -> Result<Option<(OwnedFd, Device, syscalls::LoopInfo64)>
     }
 }
 
-/// Binds a free device to `file`, or returns the one that is bound already (S16).
+/// Binds a free device to `file`, or returns the device that is bound to it already (S16).
 pub(crate) fn attach(file: BorrowedFd<'_>, identity: &Identity) -> Result<LoopDevice> {
     let mut existing = find(identity)?;
     if existing.iter().any(|device| device.found == Match::Label) {
@@ -181,7 +184,8 @@ pub(crate) fn attach(file: BorrowedFd<'_>, identity: &Identity) -> Result<LoopDe
     }
     let control = rustix::fs::open("/dev/loop-control", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .context(|| "open /dev/loop-control")?;
-    // AUTOCLEAR: the device is detached with its last mount in any namespace, and also if this process dies first.
+    // AUTOCLEAR: the kernel detaches the device with its last mount in any namespace, also after the death of this
+    // process.
     let info = syscalls::LoopInfo64::new(
         syscalls::LO_FLAGS_AUTOCLEAR | syscalls::LO_FLAGS_DIRECT_IO,
         &identity.label,
@@ -200,7 +204,7 @@ pub(crate) fn attach(file: BorrowedFd<'_>, identity: &Identity) -> Result<LoopDe
         }
         let status = syscalls::loop_status(&fd).context(|| format!("read the binding of loop{number}"))?;
         if identity.matches(&status) != Some(Match::File) {
-            // AUTOCLEAR detaches it when it is closed.
+            // AUTOCLEAR detaches the device when this descriptor is closed.
             return Err(Error::UnusableDevice(format!(
                 "the kernel and stat(2) disagree on the file behind loop{number}: use a disk with ext4 or xfs"
             )));
@@ -228,7 +232,7 @@ fn number(name: &str) -> Option<u32> {
     name.strip_prefix("loop")?.parse().ok()
 }
 
-/// Opens `/dev/loopN`, and makes it if it is missing: in a container, /dev is filled once, at its start.
+/// Opens `/dev/loopN`, and makes a missing node: a container gets its /dev at its start, without later devices.
 fn open_node(number: u32, flags: OFlags) -> Result<(OwnedFd, Device)> {
     let name = format!("/sys/block/loop{number}/dev");
     let text = std::fs::read_to_string(&name).context(|| format!("read {name}"))?;

@@ -1,4 +1,5 @@
-//! The kernel's interfaces, and the programs that do the rest. Nothing here depends on disks, records or pods.
+//! The kernel's interfaces, and the programs for what the kernel does not do. No file here depends on disks, records
+//! or pods.
 
 pub(super) mod atomic_file;
 pub(super) mod btrfs_subvolumes;

@@ -1,6 +1,6 @@
-//! The kernel's own table of mounts, read as proc_pid_mountinfo(5) documents it.
+//! The kernel's table of mounts, in the format of proc_pid_mountinfo(5).
 //!
-//! The output of `mount(8)` is never parsed: a space in a path looks there like the start of the next column.
+//! The output of `mount(8)` is never parsed: a space in a path looks like the start of the next column.
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
@@ -29,7 +29,7 @@ impl Device {
         Ok(Self::from_raw(stat.st_dev))
     }
 
-    /// The device whose node a file is; `None` for any file that is no block device.
+    /// The device of a block device's node; `None` for any other file.
     pub(crate) fn of_node(file: impl AsFd) -> Result<Option<Self>> {
         let stat = rustix::fs::fstat(file).context(|| "look at a device node")?;
         let is_block = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
@@ -47,10 +47,10 @@ impl Device {
     }
 }
 
-/// One mount; the columns of the table that nobody here needs are left out.
+/// One mount, with the columns of the table that Reservoir uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mount {
-    /// Unique among the mounts that are alive.
+    /// Unique among the present mounts.
     pub(crate) id: u64,
     /// The filesystem's device.
     pub(crate) device: Device,
@@ -58,27 +58,27 @@ pub(crate) struct Mount {
     pub(crate) root: PathBuf,
     /// The mount point, as seen from this process' root.
     pub(crate) point: PathBuf,
-    /// This mount is read-only; its filesystem need not be.
+    /// The mount is read-only; its filesystem may be writable.
     pub(crate) read_only: bool,
-    /// The device, if a block device's node is mounted. The table does not have it.
+    /// The device, if a block device's node is mounted. Not a column of the table.
     pub(crate) node: Option<Device>,
-    /// Number of the mounted inode. The table does not have it.
+    /// Number of the mounted inode. Not a column of the table.
     pub(crate) inode: Option<u64>,
 }
 
 pub(crate) fn mounts() -> Result<Vec<Mount>> {
-    // Not "self": that is the process' first thread, which may live in another namespace.
+    // `self` would be the process' first thread, which may be in another mount namespace.
     let table =
         std::fs::read("/proc/thread-self/mountinfo").context(|| "read the kernel's table of mounts")?;
     Ok(parse(&table))
 }
 
-/// Reads a table. A malformed line is left out: each line concerns another mount.
+/// Parses a table. A malformed line is skipped, because each line concerns another mount.
 pub(crate) fn parse(table: &[u8]) -> Vec<Mount> {
     table.split(|&byte| byte == b'\n').filter_map(parse_line).collect()
 }
 
-/// Reads `36 35 98:0 /root /point rw,noatime master:1 - ext4 /dev/sda rw,errors=continue`.
+/// Parses `36 35 98:0 /root /point rw,noatime master:1 - ext4 /dev/sda rw,errors=continue`.
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
     let id = str::from_utf8(fields.next()?).ok()?.parse().ok()?;
@@ -90,7 +90,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     Some(Mount { id, device, root, point, read_only, node: None, inode: None })
 }
 
-/// Undoes the kernel's `\ooo` for space, tab, newline, backslash and `#`.
+/// Decodes the octal escapes (`\ooo`) with which the kernel writes space, tab, newline, backslash and `#`.
 fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -165,7 +165,7 @@ mod tests {
         assert!(mounts().unwrap().iter().any(|mount| mount.point.as_os_str() == "/"));
     }
 
-    /// As fs/seq_file.c and fs/proc_namespace.c do it.
+    /// Escapes in the way of fs/seq_file.c and fs/proc_namespace.c.
     fn escape(path: &[u8]) -> Vec<u8> {
         let mut escaped = Vec::new();
         for &byte in path {

@@ -1,7 +1,7 @@
 //! Mounts, made and placed by descriptor.
 //!
-//! A mount is made detached, with all its attributes, and then moved onto a directory that is already open. So the
-//! mount is never visible without its mode (S9, M3), and no path is resolved twice (M7).
+//! A mount is made detached, with all its attributes, and then moved onto an open directory. So the mount is never
+//! visible without its mode (S9, M3), and no path is resolved twice (M7).
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -17,9 +17,9 @@ use crate::host::types::FsType;
 
 /// A detached mount of a block device's filesystem; dropping the mount unmounts it.
 ///
-/// The kernel keeps one superblock per device, so each result is one more view of it. The superblock itself is always
-/// writable; `attributes` concern this view alone. A path can be replaced, so the mounted device is compared with
-/// `device`.
+/// The kernel keeps one superblock per device, so each mount is one more view of it. The superblock itself is always
+/// writable; `attributes` concern this mount alone. Another device may replace the one at a path, so the mounted
+/// device is compared with `device`.
 pub(crate) fn of_device(
     fs_type: FsType,
     path: &str,
@@ -45,7 +45,7 @@ pub(crate) fn of_device(
     }
 }
 
-/// A detached mount of an open directory or file, without the mounts beneath; dropping the mount unmounts it.
+/// A detached mount of an open directory or file, without the mounts beneath. Dropping the mount unmounts it.
 pub(crate) fn of_open(file: &OwnedFd, attributes: MountAttrFlags) -> Result<OwnedFd> {
     let here = OpenTreeFlags::from_bits_retain(AtFlags::EMPTY_PATH.bits());
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | here;
@@ -65,7 +65,7 @@ fn kernel_log(context: &OwnedFd) -> String {
     log
 }
 
-/// The mount whose root `fd` is, or `None` if `fd` lies inside one.
+/// The mount that has `fd` as its root; `None` if `fd` is deeper inside a mount.
 pub(crate) fn rooted_at(fd: impl AsFd) -> Result<Option<Mount>> {
     let fd = fd.as_fd();
     let found = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
@@ -100,7 +100,7 @@ impl Place {
         Self { device: mount.device, path: mount.root.clone() }
     }
 
-    /// True for the other directory itself and for every directory in it.
+    /// True if this is the other directory, or a directory inside.
     pub(crate) fn is_in(&self, other: &Self) -> bool {
         self.device == other.device && self.path.starts_with(&other.path)
     }
@@ -127,7 +127,7 @@ pub(crate) fn place(directory: impl AsFd) -> Result<Place> {
     }
 }
 
-/// A mount point: a name in a directory that is open. A directory is mounted on a directory, a device on an empty file.
+/// A mount point: a name in an open directory. A directory is mounted on a directory, a device on an empty file.
 pub(crate) struct Target {
     pub(crate) parent: OwnedFd,
     pub(crate) name: String,
@@ -138,18 +138,18 @@ pub(crate) struct Target {
 /// The object at a target.
 #[derive(Debug)]
 pub(crate) enum Found {
-    /// Nothing.
+    /// No file.
     Missing,
-    /// A directory, nothing mounted on it.
+    /// A directory without a mount.
     Directory(OwnedFd),
-    /// An empty file, nothing mounted on it.
+    /// An empty file without a mount.
     File(OwnedFd),
-    /// The uppermost mount on it.
+    /// The uppermost mount at the target.
     Mount(Mount),
 }
 
 impl Target {
-    /// Looks at the target; a symbolic link, or a file with content, is refused.
+    /// Looks up the target; refuses a symbolic link, and a file with content.
     pub(crate) fn look(&self) -> Result<Found> {
         let fd = match dirfd::open(&self.parent, &self.name, OFlags::PATH | OFlags::NOFOLLOW) {
             Err(Errno::NOENT) => return Ok(Found::Missing),
@@ -173,7 +173,8 @@ impl Target {
         Error::Conflict(format!("target {} is {found}: remove it", self.path))
     }
 
-    /// Moves a detached mount here, onto a directory or, for a device, a file. A missing mount point is made.
+    /// Moves a detached mount to this target: onto a directory or, for a device, onto a file. A missing mount point
+    /// is made.
     pub(crate) fn attach(&self, mount: &OwnedFd, is_device: bool) -> Result<()> {
         let changed = || Error::Conflict(format!("target {} changed meanwhile: try again", self.path));
         let made = match is_device {
@@ -194,8 +195,8 @@ impl Target {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         rustix::mount::move_mount(mount, "", &place, "", flags)
             .context(|| format!("put the mount onto {}", self.path))?;
-        // A mount point cannot be renamed. But a rename just before may have put this one under another name. Such a
-        // rename holds the lock of the parent, so it has ended when mkdir has got that lock.
+        // Nobody can rename a mount point, but a rename just before may have moved this one. Such a rename holds the
+        // lock of the parent. So it has ended when mkdir gets that lock.
         let id = |fd: &OwnedFd| {
             rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map(|found| found.stx_mnt_id)
         };
@@ -214,10 +215,10 @@ impl Target {
         Err(changed())
     }
 
-    /// Removes the uppermost mount. The kernel refuses that while the mount is in use, and nothing changes then.
+    /// Removes the uppermost mount. While the mount is in use, the kernel refuses and nothing changes.
     pub(crate) fn unmount(&self) -> Result<()> {
-        // umount(2) takes no descriptor, hence the parent's magic link; a descriptor of the mount itself would keep it
-        // busy. Not "self": the mount belongs to this thread's namespace.
+        // umount(2) takes no descriptor, so the path goes through the parent's magic link. A descriptor of the mount
+        // itself would keep the mount busy. `self` would not do: the mount belongs to this thread's namespace.
         let path = format!("/proc/thread-self/fd/{}/{}", self.parent.as_raw_fd(), self.name);
         let unmount = || {
             rustix::mount::unmount(&path, UnmountFlags::NOFOLLOW).context(|| format!("unmount {}", self.path))

@@ -1,4 +1,4 @@
-//! Programs that do what the kernel has no call for: mkfs, resize2fs, LVM.
+//! Programs for work that no system call does: mkfs, resize2fs, LVM.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -6,14 +6,14 @@ use std::process::{Command, Stdio};
 
 use crate::host::error::{Context, Error, Result};
 
-/// The directories of programs; the agent's PATH does not count.
+/// The directories of programs; the agent's PATH is not used.
 const DIRECTORIES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 
-/// The argument for the file that a program works on, whatever happens to the file's name meanwhile.
+/// The argument for the file that a program works on. The path stays valid if the file is renamed or removed.
 pub(crate) const FILE: &str = "/proc/self/fd/0";
 pub(crate) const RESULT: &str = "/proc/self/fd/1";
 
-/// Runs a program on a file; with `result` the program writes to that one.
+/// Runs a program on a file. With `result` the program's output goes to that file.
 pub(crate) fn run(program: &str, arguments: &[&str], file: &File, result: Option<&File>) -> Result<()> {
     let stdout = match result {
         None => Stdio::null(),
@@ -22,7 +22,7 @@ pub(crate) fn run(program: &str, arguments: &[&str], file: &File, result: Option
     start(program, arguments, duplicate(file)?.into(), stdout).map(drop)
 }
 
-/// Runs a program, on a file if there is one, and returns its standard output.
+/// Runs a program, on a file if given, and returns its standard output.
 pub(crate) fn ask(program: &str, arguments: &[&str], file: Option<&File>) -> Result<Vec<u8>> {
     let stdin = match file {
         None => Stdio::null(),
@@ -42,7 +42,8 @@ fn start(program: &str, arguments: &[&str], stdin: Stdio, stdout: Stdio) -> Resu
         .env_clear()
         .env("PATH", DIRECTORIES.join(":"))
         .env("LC_ALL", "C")
-        // Without it resize2fs marks blocks as empty, and the bytes that have to be overwritten stay in them (X4).
+        // Without this variable resize2fs marks blocks as empty, and leaves bytes in them that have to be overwritten
+        // (X4).
         .envs((program == "resize2fs").then_some(("UNIX_IO_NOZEROOUT", "1")))
         .current_dir("/")
         .stdin(stdin)
@@ -51,7 +52,7 @@ fn start(program: &str, arguments: &[&str], stdin: Stdio, stdout: Stdio) -> Resu
         .spawn()
         .and_then(|child| child.wait_with_output())
         .context(|| format!("run {}", path.display()))?;
-    // fsck(8): 1 means that errors were corrected.
+    // fsck(8): status 1 means that errors were corrected.
     if output.status.success() || program == "e2fsck" && output.status.code() == Some(1) {
         return Ok(output.stdout);
     }

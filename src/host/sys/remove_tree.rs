@@ -1,8 +1,8 @@
-//! Emptying a directory of any size and depth (S12).
+//! Empties a directory of any size and depth (S12).
 //!
-//! The walk never goes deeper than two levels: the subdirectories of a subdirectory are moved up into the directory
-//! that is being emptied, and removed there. So neither depth nor number of files costs memory or descriptors, and
-//! the rest after a crash is emptied in the same way.
+//! The walk never goes deeper than two levels. It moves the subdirectories of a subdirectory up into the directory
+//! that is being emptied, and removes them there. So neither depth nor number of files costs memory or descriptors.
+//! After a crash the rest is emptied in the same way.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -14,8 +14,8 @@ use crate::host::error::{self, Error};
 use crate::host::sys::dirfd;
 use crate::host::types::VolumeUid;
 
-/// Removes everything in `root`. No symbolic link is followed and no mount crossed: a mount inside is an error, `EXDEV`
-/// or `EBUSY`.
+/// Removes everything in `root`. The walk follows no symbolic link and crosses no mount: a mount inside is an error,
+/// `EXDEV` or `EBUSY`.
 pub(crate) fn empty_dir(root: impl AsFd) -> Result<()> {
     let root = root.as_fd();
     let mut serial = 0;
@@ -32,7 +32,7 @@ pub(crate) fn empty_dir(root: impl AsFd) -> Result<()> {
     })
 }
 
-/// [Empties](empty_dir) a volume's directory, which is in use while something else is mounted inside it.
+/// [Empties](empty_dir) a volume's directory. A mount inside means that the volume is in use.
 pub(crate) fn empty_volume(data: impl AsFd, uid: &VolumeUid) -> error::Result<()> {
     empty_dir(data).map_err(|error| match error {
         Errno::XDEV | Errno::BUSY => {
@@ -57,7 +57,7 @@ fn dispose_of_entries(directory: impl AsFd, mut dispose: impl FnMut(&CStr) -> Re
         if !any {
             return Ok(());
         }
-        // POSIX leaves open which entries readdir(3) returns that changed meanwhile.
+        // POSIX does not define which changed entries readdir(3) returns.
         entries.rewind();
     }
 }
@@ -84,7 +84,7 @@ fn remove(directory: impl AsFd, name: &CStr, flags: AtFlags) -> Result<()> {
     }
 }
 
-/// Repeats an attempt that got EPERM without the flags "immutable" and "append only", which a pod may have set.
+/// Repeats an attempt after EPERM, without the flags "immutable" and "append only": a pod may have set them.
 fn without_protection(directory: impl AsFd, name: &CStr, attempt: impl Fn() -> Result<()>) -> Result<()> {
     match attempt() {
         Err(Errno::PERM) => {}
@@ -96,7 +96,7 @@ fn without_protection(directory: impl AsFd, name: &CStr, attempt: impl Fn() -> R
 }
 
 fn clear_protection(directory: impl AsFd, name: &CStr) -> Result<()> {
-    // Opening a device can have effects: PATH only looks.
+    // PATH does not open the file itself: opening a device can have effects.
     let found = dirfd::open_here(directory, name, OFlags::PATH | OFlags::NOFOLLOW)?;
     match FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) {
         FileType::RegularFile | FileType::Directory => {}

@@ -1,5 +1,5 @@
-//! The few ioctls of loop(4), ext4, xfs and btrfs, mount_setattr(2), quotactl_fd(2) and open_by_handle_at(2), that
-//! rustix does not wrap; the only unsafe code of this crate.
+//! The ioctls of loop(4), ext4, xfs and btrfs, mount_setattr(2), quotactl_fd(2) and open_by_handle_at(2), which
+//! rustix does not wrap. This file has the only unsafe code of the crate.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -32,7 +32,7 @@ const BTRFS_IOC_QGROUP_LIMIT: Opcode = 0x8030_942b;
 const FS_IOC_FSGETXATTR: Opcode = 0x801c_581f;
 const FS_IOC_FSSETXATTR: Opcode = 0x401c_5820;
 
-/// The device is detached from its file with its last user.
+/// The kernel detaches the device from its file when its last user is gone.
 pub(crate) const LO_FLAGS_AUTOCLEAR: u32 = 4;
 /// The device bypasses the page cache of the filesystem beneath.
 pub(crate) const LO_FLAGS_DIRECT_IO: u32 = 16;
@@ -94,8 +94,8 @@ pub(crate) struct FileAttributes {
 /// `FS_XFLAG_PROJINHERIT`: new files in the directory get its project.
 pub(crate) const INHERIT_PROJECT: u32 = 0x200;
 
-/// `struct if_nextdqblk` of linux/quota.h, whose beginning is `struct if_dqblk`: limits and use of one project. A
-/// limit of 0 is none.
+/// `struct if_nextdqblk` of linux/quota.h, which begins with `struct if_dqblk`: limits and use of one project. The
+/// value 0 means no limit.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub(crate) struct ProjectQuota {
@@ -110,7 +110,7 @@ pub(crate) struct ProjectQuota {
     pub(crate) project: u32,
 }
 
-/// `struct fs_quota_statv` of linux/dqblk_xfs.h, of which only the flags are read.
+/// `struct fs_quota_statv` of linux/dqblk_xfs.h; only its flags are read.
 #[repr(C)]
 struct QuotaState {
     version: u8,
@@ -133,7 +133,7 @@ impl ProjectQuota {
 }
 
 impl LoopInfo64 {
-    /// Everything zero but the flags and the label, which is cut to its field.
+    /// Everything is zero except the flags and the label, which is cut to the length of its field.
     pub(crate) fn new(flags: u32, label: &str) -> Self {
         let mut file_name = [0; 64];
         let length = label.len().min(file_name.len() - 1);
@@ -142,56 +142,57 @@ impl LoopInfo64 {
         Self { device: 0, inode: 0, rdevice: 0, range, numbers, flags, file_name, encryption }
     }
 
-    /// The label that the device got when it was bound.
+    /// The label from the binding of the device.
     pub(crate) fn label(&self) -> &[u8] {
         self.file_name.split(|&byte| byte == 0).next().unwrap_or_default()
     }
 }
 
-/// The number of a loop device that has no file; another process may take it first.
+/// The number of a loop device without a file; another process may take the device first.
 pub(crate) fn loop_get_free(control: impl AsFd) -> Result<u32> {
     // SAFETY: GetFree describes LOOP_CTL_GET_FREE; see there.
     unsafe { ioctl::ioctl(control, GetFree) }
 }
 
-/// The device's binding; `ENXIO` if it has none.
+/// The device's binding; `ENXIO` if the device is unbound.
 pub(crate) fn loop_status(device: impl AsFd) -> Result<LoopInfo64> {
     // SAFETY: LOOP_GET_STATUS64 writes one loop_info64, which LoopInfo64 mirrors; every bit pattern of it is valid.
     unsafe { ioctl::ioctl(device, Getter::<LOOP_GET_STATUS64, LoopInfo64>::new()) }
 }
 
-/// Binds a free device to `file`, with the block size that the file's filesystem needs; `EBUSY` if it is not free.
+/// Binds a free device to `file`, with the block size that the file's filesystem needs. `EBUSY` if the device is not
+/// free.
 pub(crate) fn loop_configure(device: impl AsFd, file: BorrowedFd<'_>, info: LoopInfo64) -> Result<()> {
     let config = LoopConfig { fd: file.as_raw_fd() as u32, block_size: 0, info, reserved: [0; 8] };
     // SAFETY: LOOP_CONFIGURE reads one loop_config, which LoopConfig mirrors; `file` is open during the call.
     unsafe { ioctl::ioctl(device, Setter::<LOOP_CONFIGURE, LoopConfig>::new(config)) }
 }
 
-/// Unbinds the device: at once, or with its last close if others have it open.
+/// Unbinds the device: at once, or with its last close if others have the device open.
 pub(crate) fn loop_clear(device: impl AsFd) -> Result<()> {
     // SAFETY: LOOP_CLR_FD takes no argument.
     unsafe { ioctl::ioctl(device, NoArg::<LOOP_CLR_FD>::new()) }
 }
 
-/// Gives the device the size that its file has now.
+/// Gives the device the present size of its file.
 pub(crate) fn loop_set_capacity(device: impl AsFd) -> Result<()> {
     // SAFETY: LOOP_SET_CAPACITY takes no argument.
     unsafe { ioctl::ioctl(device, NoArg::<LOOP_SET_CAPACITY>::new()) }
 }
 
-/// Grows the mounted ext4 filesystem that `file` is in.
+/// Grows the mounted ext4 filesystem of `file`.
 pub(crate) fn ext4_grow(file: impl AsFd, blocks: u64) -> Result<()> {
     // SAFETY: EXT4_IOC_RESIZE_FS reads one u64.
     unsafe { ioctl::ioctl(file, Setter::<EXT4_IOC_RESIZE_FS, u64>::new(blocks)) }
 }
 
-/// The size of the mounted xfs filesystem that `file` is in.
+/// The size of the mounted xfs filesystem of `file`.
 pub(crate) fn xfs_geometry(file: impl AsFd) -> Result<XfsGeometry> {
     // SAFETY: XFS_IOC_FSGEOMETRY_V1 writes 112 bytes, the size of XfsGeometry; every bit pattern of it is valid.
     unsafe { ioctl::ioctl(file, Getter::<XFS_IOC_FSGEOMETRY_V1, XfsGeometry>::new()) }
 }
 
-/// Grows the mounted xfs filesystem that `file` is in.
+/// Grows the mounted xfs filesystem of `file`.
 pub(crate) fn xfs_grow(file: impl AsFd, blocks: u64, inode_percent: u32) -> Result<()> {
     let wanted = XfsGrow { blocks, inode_percent, padding: 0 };
     // SAFETY: XFS_IOC_FSGROWFSDATA reads one xfs_growfs_data, which XfsGrow mirrors.
@@ -244,7 +245,7 @@ struct BtrfsSearch {
     found: [u8; 3992],
 }
 
-/// The beginning of `struct btrfs_ioctl_fs_info_args`; the rest is not read.
+/// The beginning of `struct btrfs_ioctl_fs_info_args`; the rest is unused.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct BtrfsInfo {
@@ -294,14 +295,15 @@ pub(crate) fn btrfs_make_subvolume(directory: impl AsFd, name: &str) -> Result<(
     unsafe { ioctl::ioctl(directory, Setter::<BTRFS_IOC_SUBVOL_CREATE, BtrfsName>::new(args)) }
 }
 
-/// Removes a subvolume; its bytes go later. By name: the kernel finds no subvolume with a long path by its number.
+/// Removes a subvolume; the kernel frees its bytes later. By name, because the kernel finds no subvolume with a long
+/// path by its number.
 pub(crate) fn btrfs_remove_subvolume(directory: impl AsFd, name: &[u8]) -> Result<()> {
     let args = BtrfsName::new(name)?;
     // SAFETY: BTRFS_IOC_SNAP_DESTROY reads one btrfs_ioctl_vol_args, which BtrfsName mirrors.
     unsafe { ioctl::ioctl(directory, Setter::<BTRFS_IOC_SNAP_DESTROY, BtrfsName>::new(args)) }
 }
 
-/// Makes the subvolume with this root directory writable.
+/// Makes the subvolume with the root directory `subvolume` writable.
 pub(crate) fn btrfs_make_writable(subvolume: impl AsFd) -> Result<()> {
     const READ_ONLY: u64 = 1 << 1;
     let subvolume = subvolume.as_fd();
@@ -311,7 +313,7 @@ pub(crate) fn btrfs_make_writable(subvolume: impl AsFd) -> Result<()> {
     unsafe { ioctl::ioctl(subvolume, Setter::<BTRFS_IOC_SUBVOL_SETFLAGS, u64>::new(flags & !READ_ONLY)) }
 }
 
-/// Opens a directory of a subvolume by its number; `ESTALE` if it is gone.
+/// Opens a directory of a subvolume by its number; `ESTALE` if the subvolume is gone.
 pub(crate) fn btrfs_open(file: impl AsFd, subvolume: u64, directory: u64) -> Result<OwnedFd> {
     const FILEID_BTRFS_WITHOUT_PARENT: i32 = 0x4d;
     let handle = BtrfsHandle {
@@ -338,7 +340,7 @@ pub(crate) fn btrfs_open(file: impl AsFd, subvolume: u64, directory: u64) -> Res
     }
 }
 
-/// The number of the subvolume that `file` is in; `inode` is that of a directory in it.
+/// The number of the subvolume of `file`; `inode` is the number of a directory in the subvolume.
 pub(crate) fn btrfs_lookup(file: impl AsFd, inode: u64) -> Result<u64> {
     let mut args = BtrfsInode { tree: 0, inode, path: [0; 4080] };
     // SAFETY: BTRFS_IOC_INO_LOOKUP reads and writes one btrfs_ioctl_ino_lookup_args, which BtrfsInode mirrors.
@@ -346,7 +348,7 @@ pub(crate) fn btrfs_lookup(file: impl AsFd, inode: u64) -> Result<u64> {
     Ok(args.tree)
 }
 
-/// The items of a tree from the object `first` on.
+/// The items of a tree, from object `first` on.
 pub(crate) fn btrfs_items(file: impl AsFd, tree: u64, first: u64) -> Result<Vec<BtrfsItem>> {
     const HEADER: usize = 32;
     let file = file.as_fd();
@@ -381,7 +383,7 @@ pub(crate) fn btrfs_items(file: impl AsFd, tree: u64, first: u64) -> Result<Vec<
     }
 }
 
-/// Switches simple quotas on (Linux 6.7): the kernel counts new allocations, and not the existing ones.
+/// Switches simple quotas on (Linux 6.7): the kernel counts new allocations, but no existing ones.
 pub(crate) fn btrfs_enable_simple_quotas(file: impl AsFd) -> Result<()> {
     const ENABLE_SIMPLE_QUOTA: u64 = 4;
     let mut args = [ENABLE_SIMPLE_QUOTA, 0];
@@ -395,14 +397,14 @@ pub(crate) fn btrfs_group(file: impl AsFd, group: u64, exists: bool) -> Result<(
     unsafe { ioctl::ioctl(file, Setter::<BTRFS_IOC_QGROUP_CREATE, [u64; 2]>::new([exists.into(), group])) }
 }
 
-/// Puts a subvolume's own group into another one, or takes it out.
+/// Puts a subvolume's own group into another group, or takes it out.
 pub(crate) fn btrfs_assign(file: impl AsFd, member: u64, group: u64, belongs: bool) -> Result<()> {
     let args = [belongs.into(), member, group];
     // SAFETY: BTRFS_IOC_QGROUP_ASSIGN reads one btrfs_ioctl_qgroup_assign_args, which is three u64.
     unsafe { ioctl::ioctl(file, Setter::<BTRFS_IOC_QGROUP_ASSIGN, [u64; 3]>::new(args)) }
 }
 
-/// Limits how many bytes a group has.
+/// Limits the bytes of a group.
 pub(crate) fn btrfs_limit(file: impl AsFd, group: u64, bytes: u64) -> Result<()> {
     const REFERENCED: u64 = 1;
     let args = BtrfsLimit { group, flags: REFERENCED, referenced: bytes, rest: [0; 3] };
@@ -424,10 +426,10 @@ struct MountAttr {
     user_namespace: u64,
 }
 
-/// The bits for access times are one value, so the old value is cleared.
+/// The bits for access times form one value, so the old value is cleared.
 const MOUNT_ATTR_ATIME: u64 = 0x70;
 
-/// Gives a detached mount these attributes and no peers.
+/// Sets the attributes of a detached mount, and makes the mount private.
 pub(crate) fn set_mount_attributes(mount: impl AsFd, attributes: MountAttrFlags) -> Result<()> {
     let attr = MountAttr {
         set: attributes.bits().into(),
@@ -465,7 +467,7 @@ pub(crate) fn set_file_attributes(file: impl AsFd, attributes: FileAttributes) -
     unsafe { ioctl::ioctl(file, Setter::<FS_IOC_FSSETXATTR, FileAttributes>::new(attributes)) }
 }
 
-/// True if the filesystem that `file` is on counts the bytes of projects and enforces their limits.
+/// True if the filesystem of `file` counts the bytes of projects and enforces their limits.
 pub(crate) fn enforces_project_quota(file: impl AsFd) -> Result<bool> {
     const Q_XGETQSTATV: u32 = 0x5808;
     const FS_QUOTA_PDQ_ACCT_AND_ENFD: u16 = 0x30;
@@ -474,11 +476,11 @@ pub(crate) fn enforces_project_quota(file: impl AsFd) -> Result<bool> {
     Ok(state.flags & FS_QUOTA_PDQ_ACCT_AND_ENFD == FS_QUOTA_PDQ_ACCT_AND_ENFD)
 }
 
-/// Limits and use of the filesystem's first project from that number on.
+/// Limits and use of the filesystem's first project with a number of at least `from`.
 pub(crate) fn next_project_quota(file: impl AsFd, from: u32) -> Result<Option<ProjectQuota>> {
     const Q_GETNEXTQUOTA: u32 = 0x80_0009;
     if from == u32::MAX {
-        // The kernel refuses this number, which no project has.
+        // The kernel refuses this number, which is no project's.
         return Ok(None);
     }
     let mut quota = ProjectQuota::default();
@@ -488,7 +490,7 @@ pub(crate) fn next_project_quota(file: impl AsFd, from: u32) -> Result<Option<Pr
     }
 }
 
-/// Sets the hard limits of a project; 0 takes one away.
+/// Sets the hard limits of a project; 0 removes a limit.
 pub(crate) fn set_project_limits(file: impl AsFd, project: u32, kib: u64, inodes: u64) -> Result<()> {
     const Q_SETQUOTA: u32 = 0x80_0008;
     const QIF_LIMITS: u32 = 5;
@@ -497,7 +499,7 @@ pub(crate) fn set_project_limits(file: impl AsFd, project: u32, kib: u64, inodes
     project_quota_call(file, Q_SETQUOTA, project, &mut quota)
 }
 
-/// quotactl_fd(2), which since Linux 5.14 needs no path of the device; `T` is what `command` reads or writes.
+/// quotactl_fd(2), which needs no path of the device (Linux 5.14). `T` is the type that `command` reads or writes.
 fn project_quota_call<T>(file: impl AsFd, command: u32, project: u32, argument: &mut T) -> Result<()> {
     const PRJQUOTA: u32 = 2;
     // SAFETY: each of the three commands reads or writes one structure of its type, whose size is asserted above; the
@@ -517,7 +519,7 @@ fn project_quota_call<T>(file: impl AsFd, command: u32, project: u32, argument: 
     }
 }
 
-/// LOOP_CTL_GET_FREE answers with its return value, for which rustix has no pattern.
+/// LOOP_CTL_GET_FREE returns its result as the return value; rustix has no pattern for that.
 struct GetFree;
 
 // SAFETY: the call takes no argument, writes no memory, and returns a number that is not negative.

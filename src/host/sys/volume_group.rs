@@ -1,11 +1,11 @@
-//! A volume group of LVM, and the logical volumes in it that are ours.
+//! A volume group of LVM, and Reservoir's logical volumes in it.
 //!
-//! LVM's own program makes the changes. The device of a logical volume is read from sysfs, so that a mount starts no
-//! program. A group is identified by its UUID: another group of its name is an error. So is a logical volume with one
-//! of our names and without our tag.
+//! The agent changes a group with LVM's own program. It finds the device of a logical volume in sysfs, so that a
+//! mount starts no program. A group is identified by its UUID: another group of the same name is an error. A logical
+//! volume with one of Reservoir's names but without its tag is an error, too.
 //!
-//! Whoever can write to a device, such as the pod of a raw volume, can put a forged group on it. So LVM looks only at
-//! the devices on which the group was found, and never at the other disks of the agent.
+//! A writer to a device, such as the pod of a raw volume, can put a forged group on it. So LVM looks only at the
+//! devices on which the group was found, and never at the other disks of the agent.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,11 +19,11 @@ use crate::host::error::{Context, Error, Result, retry_while_busy, unless_busy};
 use crate::host::sys::mountinfo::Device;
 use crate::host::sys::program;
 
-/// The tag of our logical volumes.
+/// The tag of Reservoir's logical volumes.
 const TAG: &str = "reservoir";
 
-/// LVM's settings, whatever the node has configured. LVM waits for no udev, which is outside of the agent's
-/// container. It writes nothing but metadata on the group's own devices. The node's own locks keep other changes out.
+/// Settings that replace the node's LVM configuration. LVM waits for no udev, which runs outside of the agent's
+/// container. LVM writes only metadata on the group's own devices. The node's own locks keep other changes out.
 const CONFIG: &str = "global{locking_dir=\"/run/lock/lvm\"} backup{backup=0 archive=0} \
      activation{udev_sync=0 udev_rules=0 verify_udev_operations=0 monitoring=0} \
      devices{hints=\"none\" issue_discards=1 obtain_device_list_from_udev=0 external_device_info_source=\"none\"}";
@@ -41,12 +41,12 @@ pub(crate) struct VolumeGroup {
 
 pub(crate) struct Content {
     pub(crate) free: u64,
-    /// Bytes of the logical volumes that are ours.
+    /// Bytes of Reservoir's logical volumes, by name.
     pub(crate) ours: BTreeMap<String, u64>,
     others: Vec<String>,
 }
 
-/// The block device of a logical volume that is active.
+/// The block device of an active logical volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Node {
     pub(crate) device: Device,
@@ -70,7 +70,7 @@ struct Report {
 type Row = BTreeMap<String, String>;
 
 impl VolumeGroup {
-    /// Looks for the volume group with this directory in `/dev`, and activates our logical volumes.
+    /// Finds the volume group with the given directory in `/dev`, and activates Reservoir's logical volumes.
     pub(crate) fn open(path: &Path, foreign: &[PathBuf]) -> Result<Self> {
         let unsuitable = |reason: String| Error::unsuitable_disk(path, reason);
         let name = name_of(path).ok_or_else(|| {
@@ -92,7 +92,7 @@ impl VolumeGroup {
         Ok(group)
     }
 
-    /// Looks at all devices but the foreign ones for those of the group.
+    /// Searches all devices except the foreign ones for the group's devices.
     fn find_devices(&self) -> Result<()> {
         let of_group = ["--select", &format!("vg_uuid={}", self.uuid)].map(str::to_owned);
         let rows = report("pvs", "pv_name", &[&rejecting(&self.foreign)[..], &of_group].concat())?.pv;
@@ -101,7 +101,7 @@ impl VolumeGroup {
         Ok(())
     }
 
-    /// The options for LVM to look at the group's devices alone.
+    /// The options that limit LVM to the group's devices.
     fn pinned(&self) -> Vec<String> {
         let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
         let options = ["--devices".to_owned(), devices.join(",")].into_iter();
@@ -116,7 +116,7 @@ impl VolumeGroup {
         program::ask("lvm", &arguments, None).map(drop)
     }
 
-    /// The size of a logical volume with at least so many bytes.
+    /// The size of a logical volume with at least `bytes` bytes.
     pub(crate) fn whole_extents(&self, bytes: u64) -> u64 {
         bytes.next_multiple_of(self.extent)
     }
@@ -125,7 +125,7 @@ impl VolumeGroup {
         let is_whole = |group: &Row| number(group, "vg_missing_pv_count") == Ok(0);
         let group = match look_for(&self.name, &self.pinned()) {
             Ok(group) if is_whole(&group) => group,
-            // A device has another name, or the group has another device.
+            // A device got another name, or the group got another device.
             _ => {
                 self.find_devices()?;
                 look_for(&self.name, &self.pinned())?
@@ -150,7 +150,7 @@ impl VolumeGroup {
         Ok(content)
     }
 
-    /// Makes a logical volume that does not exist. Its extents keep their old content, but for the beginning.
+    /// Makes a new logical volume. Except at the beginning, its extents keep their old content.
     pub(crate) fn make(&self, name: &str, bytes: u64) -> Result<()> {
         let (extents, path) = (self.extents(bytes), self.path(name));
         let kind = ["--type", "linear", "--zero", "y", "--wipesignatures", "y", "--yes"];
@@ -158,7 +158,7 @@ impl VolumeGroup {
         self.lvm("lvcreate", &[&kind[..], &which[..]].concat())
     }
 
-    /// Removes one of our logical volumes, if it exists.
+    /// Removes one of Reservoir's logical volumes, if it exists.
     pub(crate) fn remove(&self, name: &str) -> Result<()> {
         match self.has(name)? {
             true => self.lvm("lvremove", &["--force", "--yes", &self.path(name)]),
@@ -170,13 +170,14 @@ impl VolumeGroup {
         self.lvm("lvrename", &[&self.name, from, to])
     }
 
-    /// Gives a logical volume so many bytes; the content behind them is gone.
+    /// Resizes a logical volume to `bytes` bytes; a shrink loses the content beyond.
     pub(crate) fn resize(&self, name: &str, bytes: u64) -> Result<()> {
         let (extents, path) = (self.extents(bytes), self.path(name));
         self.lvm("lvresize", &["--force", "--yes", "--extents", &extents, &path])
     }
 
-    /// The device of one of our logical volumes, which is activated if need be; `None` if there is no such volume.
+    /// The device of one of Reservoir's logical volumes, activated if necessary; `None` if the logical volume does
+    /// not exist.
     pub(crate) fn node(&self, name: &str) -> Result<Option<Node>> {
         if let Some(node) = self.active(name)? {
             return Ok(Some(node));
@@ -198,7 +199,7 @@ impl VolumeGroup {
         self.node(name)?.ok_or_else(|| Error::NotFound(format!("logical volume {}", self.path(name))))
     }
 
-    /// The device of a logical volume, if it is active, by sysfs alone.
+    /// The device of an active logical volume, from sysfs alone.
     pub(crate) fn active(&self, name: &str) -> Result<Option<Node>> {
         let wanted = format!("{}-{}", self.name.replace('-', "--"), name.replace('-', "--"));
         let of_group = format!("LVM-{}", self.uuid.replace('-', ""));
@@ -206,7 +207,7 @@ impl VolumeGroup {
             let directory = entry.context(|| "list /sys/block")?.path();
             let attribute = |name: &str| match std::fs::read_to_string(directory.join(name)) {
                 Ok(text) => text.trim().to_owned(),
-                // Another kind of device, or a device that is just going away.
+                // The device is of another kind, or is just going away.
                 Err(_) => String::new(),
             };
             let Some(file_name) = directory.file_name().and_then(|name| name.to_str()) else { continue };
@@ -248,7 +249,7 @@ impl VolumeGroup {
 }
 
 impl Content {
-    /// True if there is a logical volume of this name, be it ours or not.
+    /// True if a logical volume of this name exists, with or without Reservoir's tag.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.ours.contains_key(name) || self.others.iter().any(|other| other == name)
     }
@@ -259,8 +260,8 @@ impl Node {
         retry_while_busy(|| self.open_with(OFlags::RDWR))
     }
 
-    /// True if a filesystem on the device is alive in any mount namespace, or another user has claimed it (X3): the
-    /// kernel then refuses an exclusive open.
+    /// True if the device has a live filesystem in any mount namespace, or another user with a claim (X3). The kernel
+    /// then refuses an exclusive open.
     pub(crate) fn is_claimed(&self) -> Result<bool> {
         Ok(unless_busy(|| self.open_with(OFlags::RDONLY | OFlags::EXCL))?.is_none())
     }
@@ -278,7 +279,8 @@ impl Node {
     }
 }
 
-/// The name in `/dev/vg0`: only characters that LVM allows, and no leading `-`, which would make an option of it.
+/// The group's name in `/dev/vg0`. Only characters that LVM allows, and no leading `-`, which LVM would read as an
+/// option.
 pub fn name_of(path: &Path) -> Option<String> {
     let name = path.to_str()?.strip_prefix("/dev/")?;
     let allowed = |c: char| c.is_ascii_alphanumeric() || "+_.-".contains(c);
@@ -286,7 +288,7 @@ pub fn name_of(path: &Path) -> Option<String> {
     good.then(|| name.to_owned())
 }
 
-/// The options for LVM to look at all devices but these.
+/// The options that make LVM skip these devices.
 fn rejecting(foreign: &[PathBuf]) -> Vec<String> {
     let paths = foreign.iter().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()));
     let pattern = |path: PathBuf| format!("\"r|^{}$|\"", regex_escaped(&path.to_string_lossy()));
@@ -298,7 +300,7 @@ fn rejecting(foreign: &[PathBuf]) -> Vec<String> {
     vec!["--config".to_owned(), format!("{CONFIG}{filter}")]
 }
 
-/// A path in a pattern of LVM, in which no other character than these has a meaning of its own in a device's name.
+/// A path as a pattern of LVM. No other character of a device's name has a special meaning in a pattern.
 fn regex_escaped(path: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/_-:".contains(c);
     path.chars().map(|c| if plain(c) { c } else { '.' }).collect()

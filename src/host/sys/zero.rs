@@ -1,4 +1,4 @@
-//! Overwriting bytes, and giving blocks of a device back.
+//! Overwrites bytes, and gives blocks of a device back.
 
 use std::fs::File;
 use std::ops::Range;
@@ -7,13 +7,13 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
-/// Bytes written between two syncs, so that an erase does not fill the page cache.
+/// Bytes between two synchronizations, so that an erase does not fill the page cache.
 const BATCH: u64 = 64 << 20;
 
-/// Bytes of a device that are discarded in one call.
+/// Bytes of a device that one call discards.
 const STEP: u64 = 1 << 30;
 
-/// Writes zeroes. The kernel's own ways of zeroing a range merely mark it as empty.
+/// Writes zeroes. The kernel's own calls for zeroing would only mark the range as empty.
 pub(crate) fn overwrite(file: &File, range: Range<u64>) -> std::io::Result<()> {
     let zeroes = vec![0; 1 << 20];
     let Range { start: mut offset, end } = range;
@@ -31,7 +31,7 @@ pub(crate) fn overwrite(file: &File, range: Range<u64>) -> std::io::Result<()> {
     file.sync_data()
 }
 
-/// [Overwrites](overwrite) a regular file from an offset to its end. Holes stay: the disk may have no space for them.
+/// [Overwrites](overwrite) a regular file from an offset to the end. Holes stay: the disk may have no space for them.
 pub(crate) fn overwrite_from(file: &File, from: u64) -> std::io::Result<()> {
     let metadata = file.metadata()?;
     if metadata.blocks() * 512 >= metadata.len() {
@@ -40,7 +40,7 @@ pub(crate) fn overwrite_from(file: &File, from: u64) -> std::io::Result<()> {
     let mut end = from;
     loop {
         let start = match rustix::fs::seek(file, SeekFrom::Data(end)) {
-            // A hole up to the end.
+            // The rest of the file is a hole.
             Err(Errno::NXIO) => return Ok(()),
             result => result?,
         };
@@ -49,9 +49,11 @@ pub(crate) fn overwrite_from(file: &File, from: u64) -> std::io::Result<()> {
     }
 }
 
-/// Makes a device read as zeroes (S17): discards its blocks where the device promises zeroes for them, else writes.
+/// Makes a device read as zeroes (S17). Discards blocks if the device promises zeroes afterwards, or else writes
+/// zeroes.
 pub(crate) fn discard(device: &File, size: u64) -> rustix::io::Result<()> {
-    // PUNCH_HOLE on a device is an unmap that must leave zeroes; the kernel refuses it without that promise.
+    // PUNCH_HOLE on a device is an unmap that must leave zeroes. The kernel refuses it on a device without that
+    // promise.
     let mut how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     let mut offset = 0;
     while offset < size {

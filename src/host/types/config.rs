@@ -1,20 +1,20 @@
-//! A node's disks as they are configured.
+//! The configuration of a node's disks.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The disks of a node, and the directory in which pods get their volumes.
+/// The disks of a node, and the directory of the pods' mounts.
 #[derive(Clone, Debug)]
 pub struct HostConfig {
     /// The node's disks.
     pub disks: Vec<DiskConfig>,
-    /// The kubelet's directory: every target lies beneath it.
+    /// The kubelet's directory: all targets are beneath it.
     pub targets_root: PathBuf,
-    /// Wait for an agent that still serves a disk, per disk.
+    /// Time to wait for another agent that still serves a disk, per disk.
     pub lock_timeout: Duration,
-    /// The time after which a disk that does not answer is unavailable.
+    /// Time limit for a disk's answer, after which the disk is unavailable.
     pub patience: Duration,
 }
 
@@ -29,21 +29,23 @@ pub struct DiskConfig {
     pub backing: BackingKind,
     /// The directory is made if it is missing.
     pub make_directory: bool,
-    /// The directory for records of raw devices, which have no space for one. Only [`BackingKind::Block`] needs it.
+    /// The directory for the records of raw devices, which have no space for them. Only [`BackingKind::Block`] needs
+    /// it.
     pub state: Option<PathBuf>,
-    /// Bytes that may be handed out, if fewer than the filesystem has.
+    /// Upper limit for the capacity, if smaller than the filesystem.
     pub capacity: Option<u64>,
     /// Bytes held back for the system.
     pub system_reserved: u64,
-    /// The share of the capacity that is held back for the system besides, in percent.
+    /// Percentage of the capacity that is held back in addition.
     pub system_reserved_percent: u64,
-    /// Directories beneath which volumes may adopt others (V8).
+    /// Roots of the directories that volumes may adopt (V8).
     pub adopt_roots: Vec<PathBuf>,
-    /// Devices that pods write to, at which LVM must not look for a volume group. Only [`BackingKind::Lvm`] needs them.
+    /// Devices that pods can write to, where LVM must not look for a volume group. Only [`BackingKind::Lvm`] needs
+    /// them.
     pub foreign_devices: Vec<PathBuf>,
     /// Volumes without an enforced size are allowed.
     pub allow_unenforced: bool,
-    /// The mistake in its configuration: the disk is reported with that, and not touched.
+    /// A mistake in the disk's configuration. A disk with a mistake is reported, but never touched.
     pub wrong: Option<String>,
 }
 

@@ -12,16 +12,16 @@ pub enum FsType {
     Ext4,
     /// XFS.
     Xfs,
-    /// A part of a disk's own btrfs; none is made.
+    /// A part of the disk's own btrfs, so no filesystem is made.
     Btrfs,
 }
 
 impl FsType {
-    /// The smallest volume in bytes.
+    /// The minimum size of a volume in bytes.
     pub const fn min_bytes(self) -> u64 {
         match self {
             Self::Ext4 | Self::Btrfs => 16 << 20,
-            // mkfs.xfs refuses less since xfsprogs 5.19.
+            // mkfs.xfs requires this size since xfsprogs 5.19.
             Self::Xfs => 300 << 20,
         }
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::error::Error;
 
-/// The safe list (V12). Every option is a flag of the mount, and no text that could inject another option.
+/// The safe list (V12). Each option is a flag of the mount: a text could inject another option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MountOption {

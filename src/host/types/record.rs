@@ -1,4 +1,4 @@
-//! The volume record: all that the agent has to remember about one volume, in the volume's own directory.
+//! The volume record: everything that the agent remembers about one volume, in the volume's own directory.
 
 use std::collections::BTreeMap;
 
@@ -9,18 +9,18 @@ use crate::host::error::{Error, Result};
 use crate::host::types::spec::VolumeSpec;
 use crate::host::types::uid::VolumeUid;
 
-/// The layout of the record that this code writes. It is raised only if older code must not touch a newer record.
-/// Additions keep it: older code carries unknown fields along.
+/// The version of the record's layout. A new version is needed only if older agents must not touch the record. Older
+/// agents preserve unknown fields, so a new field needs no new version.
 const VERSION: u32 = 1;
 
-/// The progress of a volume. Each state is written before the change that it announces.
+/// The progress of a volume. The agent records each state before the change that follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
-    /// Being allocated and formatted; it has never been mounted for anybody.
+    /// Allocation and formatting are under way; no pod has ever mounted the volume.
     Creating,
-    /// Made. From here on it is never formatted again, whatever happens to it (V9).
+    /// Made. From now on the volume is never formatted again (V9).
     Ready,
-    /// Being erased; there is no way back.
+    /// Erase under way; it cannot be undone.
     Erasing,
 }
 
@@ -29,17 +29,17 @@ pub enum State {
 pub struct Pod {
     /// UID of the pod.
     pub uid: String,
-    /// Its namespace.
+    /// The pod's namespace.
     pub namespace: String,
-    /// Its name.
+    /// The pod's name.
     pub name: String,
 }
 
-/// One use of a volume: a mount that was promised to the kubelet.
+/// One use of a volume: a mount that the kubelet asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Published {
-    /// The pod that uses it.
+    /// The pod that uses the volume.
     pub pod: Pod,
     /// UID of the pod's claim.
     pub claim_uid: String,
@@ -56,10 +56,10 @@ pub struct Published {
 pub struct Record {
     /// Layout of this record.
     pub version: u32,
-    /// The volume as it was asked for.
+    /// The requested volume.
     #[serde(flatten)]
     pub spec: VolumeSpec,
-    /// Its progress.
+    /// The volume's progress.
     pub state: State,
     /// New users are refused (X2).
     #[serde(default)]
@@ -67,13 +67,14 @@ pub struct Record {
     /// The target of a resize under way; the disk may have either size (V7).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resizing: Option<u64>,
-    /// The UUID of the volume's filesystem, where that was made for another volume (X6).
+    /// The UUID of a filesystem that was made for another volume (X6).
     #[serde(default, rename = "born", skip_serializing_if = "Option::is_none")]
     pub made_as: Option<VolumeUid>,
-    /// The volume that is about to inherit the data. It has them as soon as the directory has its UID (X6).
+    /// The volume that is about to inherit the data. The heir has the data once the directory has the heir's UID
+    /// (X6).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heir: Option<VolumeUid>,
-    /// Its uses, by target path.
+    /// The volume's uses, by target path.
     #[serde(default)]
     pub publishes: BTreeMap<String, Published>,
     /// Fields of newer versions.
@@ -96,10 +97,10 @@ impl Record {
         }
     }
 
-    /// Reads a record of `uid`; anything else is kept as it is and reported.
+    /// Parses a record of `uid`. The file stays as it is if it is anything else, and the error reports that.
     pub(crate) fn parse(uid: &VolumeUid, bytes: &[u8]) -> Result<Self> {
         let corrupt = |reason: String| Error::corrupt(format!("the record of volume {uid}"), reason);
-        // The version first: a newer layout need not have our fields.
+        // The version is read first: a newer layout may lack this version's fields.
         let value: Value = serde_json::from_slice(bytes).map_err(|error| corrupt(error.to_string()))?;
         match value.get("version").and_then(Value::as_u64) {
             Some(version) if version <= u64::from(VERSION) => {}
@@ -116,12 +117,12 @@ impl Record {
         Ok(record)
     }
 
-    /// Makes this the record of its heir.
+    /// Turns this record into the heir's record.
     fn pass_to(&mut self, heir: &VolumeUid) {
         let before = std::mem::replace(&mut self.spec.uid, heir.clone());
         self.made_as.get_or_insert(before);
         self.heir = None;
-        // The fence was for the lost object's deletion.
+        // The fence belonged to the deletion of the lost object.
         self.fenced = self.state == State::Erasing;
     }
 
@@ -136,7 +137,7 @@ impl Record {
         })
     }
 
-    /// The pods that use the volume, for people: the first three, and the number of the others.
+    /// The pods that use the volume, for messages: the first three, and the number of the others.
     pub(crate) fn users(&self) -> String {
         let mut pods: Vec<_> =
             self.publishes.values().map(|p| format!("{}/{}", p.pod.namespace, p.pod.name)).collect();
@@ -176,7 +177,7 @@ mod tests {
         Record::parse(&UID.parse().unwrap(), value.to_string().as_bytes())
     }
 
-    /// X6: the name on the disk is older than that in the code.
+    /// X6: records of an earlier version call the UUID of an inherited filesystem `born`.
     #[test]
     fn x6_the_uuid_of_an_inherited_filesystem_is_called_born() {
         let record = parse(&value()).unwrap();

@@ -10,39 +10,39 @@ use crate::host::types::record::{Published, Record};
 use crate::host::types::spec::ErasePolicy;
 use crate::host::types::uid::VolumeUid;
 
-/// A disk as it is now (D1); all sizes in bytes.
+/// The present state of a disk (D1); all sizes in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskReport {
     /// Its name on this node.
     pub name: String,
-    /// Its identity, which it keeps when the node gets another name (D3); `None` if it could not be read.
+    /// The disk's identity, which stays when the node gets another name (D3). `None` if unreadable.
     pub id: Option<String>,
-    /// Its public key; `None` if it is not served (A7).
+    /// The disk's public key; `None` if the disk is not served (A7).
     pub key: Option<String>,
     /// Its size.
     pub capacity: u64,
     /// Held back for the system.
     pub system_reserved: u64,
-    /// The difference, which can be handed out.
+    /// Bytes that reservations may take: capacity minus system reserve.
     pub allocatable: u64,
     /// Free space of the filesystem now, whoever took the rest.
     pub free: u64,
-    /// The enforcement of sizes; `None` if that was not looked at.
+    /// The enforcement of sizes; `None` if not examined.
     pub enforcement: Option<Enforcement>,
-    /// The reason why it cannot be served.
+    /// The reason why the disk cannot be served.
     pub error: Option<String>,
 }
 
 /// The enforcement of volume sizes on a disk (D5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Enforcement {
-    /// The disk is undivided, and is the limit itself.
+    /// The disk is undivided, so the disk itself is the limit.
     Undivided,
     /// The writer on a scratch volume was stopped at the limit, by this errno.
     Proven(&'static str),
-    /// The disk is too full to try.
+    /// The disk is too full for a trial.
     Untried,
-    /// Sizes are not enforced, as the text shows.
+    /// Sizes are not enforced; the text has the evidence.
     Broken(String),
 }
 
@@ -62,7 +62,7 @@ impl DiskReport {
     }
 }
 
-/// A volume that is on a disk.
+/// A volume on a disk.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VolumeReport {
     /// Name of the disk.
@@ -71,13 +71,13 @@ pub struct VolumeReport {
     pub disk_id: String,
     /// The volume.
     pub uid: VolumeUid,
-    /// Bytes of the disk that it takes now.
+    /// Bytes of the disk that the volume takes now.
     pub allocated: u64,
-    /// Its record, or the reason why that cannot be read.
+    /// The volume's record, or the reason why it is unreadable.
     pub record: Result<Record>,
 }
 
-/// The remaining users of a volume that is fenced.
+/// The remaining users of a fenced volume.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FenceReport {
     /// The uses in the volume's record, by target.
@@ -89,7 +89,7 @@ pub struct FenceReport {
 /// The proof that a volume is gone from this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// Bytes given back to the disk: the volume's size, or none if it was an adopted directory.
+    /// Bytes given back to the disk: the volume's size, or 0 for an adopted directory.
     pub bytes: u64,
     /// Time that the erase took.
     pub duration: Duration,
@@ -100,7 +100,7 @@ pub struct Receipt {
 /// The state of one volume when the agent started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovery {
-    /// Targets that were in the record although nothing was mounted there any more.
+    /// Targets that were in the record without a mount at them.
     pub dropped: Vec<String>,
     /// The kernel has the volume mounted or open somewhere.
     pub in_use: bool,
@@ -113,18 +113,18 @@ pub struct Usage {
     pub total_bytes: u64,
     /// Bytes that are taken.
     pub used_bytes: u64,
-    /// Bytes that can still be written.
+    /// Bytes that pods can still write.
     pub available_bytes: u64,
     /// Inodes of the filesystem.
     pub total_inodes: u64,
     /// Inodes that are taken.
     pub used_inodes: u64,
-    /// Inodes that can still be made.
+    /// Inodes that pods can still make.
     pub available_inodes: u64,
 }
 
 impl Usage {
-    /// The usage of the filesystem that `file` is on.
+    /// The usage of the filesystem of `file`.
     pub(crate) fn of_filesystem(file: impl AsFd) -> Result<Self> {
         let stat = rustix::fs::fstatvfs(file).context(|| "read the usage of a volume")?;
         Ok(Self {

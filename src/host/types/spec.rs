@@ -1,4 +1,4 @@
-//! A volume as it is asked for.
+//! The spec of a volume.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use crate::host::types::fs_type::FsType;
 use crate::host::types::mount_options::{self, MountOption};
 use crate::host::types::uid::VolumeUid;
 
-/// A volume as it is asked for, and all that is needed to rebuild its Kubernetes object from the disk (X6).
+/// The spec of a volume, with all that a recovery needs to rebuild the Kubernetes object from the disk (X6).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeSpec {
-    /// UID of the Kubernetes object; names the volume on the disk (S4).
+    /// UID of the Kubernetes object, and name of the volume on the disk (S4).
     pub uid: VolumeUid,
     /// Name of the Kubernetes object. Never a path.
     pub name: String,
@@ -22,10 +22,10 @@ pub struct VolumeSpec {
     pub role: String,
     /// Name of the volume's reservation.
     pub reservation: String,
-    /// That reservation, then those which it was carved out of; kept for X6 alone.
+    /// That reservation, its parent, the parent's parent and so on; kept for X6 alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reservations: Vec<Reserved>,
-    /// Bytes of disk that the volume may take, at least [`FsType::min_bytes`]; the last block may stay incomplete.
+    /// Bytes of disk that the volume may take, at least [`FsType::min_bytes`]. The last block may be incomplete.
     pub size_bytes: u64,
     /// The volume's filesystem.
     pub fs_type: FsType,
@@ -40,10 +40,10 @@ pub struct VolumeSpec {
     /// The existing directory that becomes the volume, with its data (V8); an absolute path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopt: Option<String>,
-    /// The volume without an object whose data this volume gets, instead of a new filesystem (X6).
+    /// The volume without an object whose data this volume inherits, instead of a new filesystem (X6).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recover: Option<VolumeUid>,
-    /// The policy for data that a resize replaces. An erase has a policy of its own.
+    /// The policy for data that a resize replaces. An erase has its own policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erase_policy: Option<ErasePolicy>,
     /// Labels of the object; kept for X6 alone.
@@ -60,26 +60,26 @@ pub struct VolumeSpec {
     pub mount_options: Vec<MountOption>,
 }
 
-/// The end of data that is erased (X4).
+/// The fate of data that is erased (X4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ErasePolicy {
-    /// Its blocks are given back to the disk.
+    /// The blocks are given back to the disk.
     Discard,
-    /// It is overwritten with zeroes first.
+    /// The data is first overwritten with zeroes.
     Zero,
 }
 
-/// A reservation as it was when it was recorded.
+/// A reservation at the time of its recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Reserved {
-    /// Its name.
+    /// The reservation's name.
     pub name: String,
-    /// Its role.
+    /// The reservation's role.
     pub role: String,
-    /// Its bytes.
+    /// The reservation's bytes.
     pub size_bytes: u64,
-    /// Its labels.
+    /// The reservation's labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
@@ -106,7 +106,7 @@ impl VolumeSpec {
         Err(Error::InvalidArgument(refusal))
     }
 
-    /// Compares the properties that never differ between two specs of one volume on disk.
+    /// Compares the properties in which two specs of one volume never differ.
     pub(crate) fn same_volume(&self, other: &Self) -> bool {
         (self.size_bytes, self.fs_type, self.raw, self.shared, &self.adopt)
             == (other.size_bytes, other.fs_type, other.raw, other.shared, &other.adopt)
@@ -128,7 +128,7 @@ impl VolumeSpec {
         }
     }
 
-    /// Refuses a raw volume, and a filesystem that cannot be made for one volume alone.
+    /// Refuses a raw volume, and a filesystem that cannot exist for one volume alone.
     pub(crate) fn ensure_own_filesystem(&self) -> Result<()> {
         match self.fs_type {
             FsType::Ext4 | FsType::Xfs => self.ensure_not_raw(),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// The UID of a volume's Kubernetes object: 36 characters, lower-case hexadecimal with dashes.
 ///
-/// No other text from outside becomes a path (V3, S4), so every character is checked: no slash, no dot, no NUL.
+/// No other text from outside becomes a path (V3, S4). So every character is checked: no slash, no dot, no NUL.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct VolumeUid(String);
@@ -23,7 +23,7 @@ impl VolumeUid {
         &self.0
     }
 
-    /// The 16 bytes that the superblock of the volume's filesystem carries as its UUID.
+    /// The UID's 16 bytes, which are the UUID in the superblock of the volume's filesystem.
     pub(crate) fn bytes(&self) -> [u8; 16] {
         let digits: Vec<u8> =
             self.0.chars().filter_map(|c| c.to_digit(16)).map(|digit| digit as u8).collect();
