@@ -102,7 +102,8 @@ impl Cli {
 
 async fn connect() -> anyhow::Result<Client> {
     let mut config = kube::Config::infer().await.context("failed to find the cluster")?;
-    // A request without an answer would hold up its reconcile for ever. A watch has a bookmark each minute.
+    // Without a time limit a request without an answer would block its reconcile for ever. A watch gets a bookmark
+    // each minute.
     config.read_timeout = Some(Duration::from_secs(120));
     config.reset_reader_on_write = true;
     Client::try_from(config).context("failed to connect to the cluster")

@@ -13,7 +13,7 @@ use crate::host::{self, DiskConfig};
 pub struct Config {
     /// The disks.
     pub disks: Vec<DiskEntry>,
-    /// The directory for the records of disks of kind `Block`, which have no place for them.
+    /// The directory for the records of disks of kind `Block`, which have no space for records.
     #[serde(default = "state_dir")]
     pub state_dir: PathBuf,
 }
@@ -22,33 +22,33 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DiskEntry {
-    /// Its name: a DNS label.
+    /// The disk's name: a DNS label.
     pub name: String,
     /// A part of a file system or volume group, or an undivided disk.
     #[serde(default)]
     pub kind: DiskKind,
-    /// The backing of volumes; by default that of the kind.
+    /// The backing of volumes. Default: the backing of the kind.
     #[serde(default)]
     pub backing: Option<BackingKind>,
-    /// A directory, on ext4 or xfs; with backing `Btrfs` the place where the top level of a btrfs is mounted, with backing
-    /// `Lvm` the volume group's directory in `/dev`; of kind `Mount` the place where the file system is mounted, of kind
-    /// `Block` the device, best by a name that stays: `/dev/disk/by-id/…`.
+    /// The place of the disk. Default: a directory on ext4 or xfs. Backing `Btrfs`: the mount point of the top level
+    /// of a btrfs. Backing `Lvm`: the volume group's directory in `/dev`. Kind `Mount`: the mount point of the file
+    /// system. Kind `Block`: the device, best by a lasting name such as `/dev/disk/by-id/…`.
     pub path: PathBuf,
-    /// The most that is used; by default all of the file system. Only of kind `Path`.
+    /// Upper limit for the capacity; by default all of the file system. Only for kind `Path`.
     #[serde(default)]
     pub capacity: Option<Size>,
-    /// Held back for the system: a quantity, or a percentage of the file system; by default `10%`, of a volume group
-    /// nothing. Only of kind `Path`.
+    /// Bytes that are held back for the system: a quantity, or a percentage of the file system. Default: `10%`, of a
+    /// volume group nothing. Only for kind `Path`.
     #[serde(default)]
     pub system_reserved: Option<Size>,
-    /// Roots of the directories that volumes may adopt (V8). Only of kind `Path`.
+    /// Roots of the directories that volumes may adopt (V8). Only for kind `Path`.
     #[serde(default)]
     pub adopt_roots: Vec<PathBuf>,
-    /// There may be volumes whose size is not enforced: adopted directories, and all of them if the disk turns out to
-    /// enforce no size (D5).
+    /// Allows volumes without an enforced size: adopted directories, and all volumes if the disk cannot enforce sizes
+    /// (D5).
     #[serde(default)]
     pub allow_unenforced: bool,
-    /// Static reservations: the API changes none of them (R2).
+    /// Static reservations, which the API cannot change (R2).
     #[serde(default)]
     pub reservations: Vec<StaticReservation>,
 }
@@ -61,13 +61,13 @@ fn state_dir() -> PathBuf {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StaticReservation {
-    /// Its role.
+    /// Role of the reservation.
     pub role: String,
-    /// Its size.
+    /// Size of the reservation.
     pub size: Size,
 }
 
-/// Why a configuration cannot be used.
+/// The reason why a configuration is unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -78,12 +78,12 @@ pub enum ConfigError {
         /// The kernel's answer.
         source: std::io::Error,
     },
-    /// The file is not YAML of this form.
+    /// The file is not YAML of the expected form.
     #[error("failed to understand {path}")]
     Parse {
         /// The file.
         path: PathBuf,
-        /// The place and the mistake.
+        /// The place and the kind of the mistake.
         source: serde_yaml::Error,
     },
 }
@@ -101,7 +101,7 @@ impl Config {
         serde_yaml::from_str(text)
     }
 
-    /// The disks in the host's terms. A disk that makes no sense is refused with the reason, and keeps no other (V10).
+    /// The disks in the host's terms. A wrong disk is refused with the reason, and does not affect other disks (V10).
     pub(super) fn to_host(&self) -> Vec<DiskConfig> {
         let mut disks: Vec<DiskConfig> = Vec::new();
         let devices = self.disks.iter().filter(|entry| entry.kind == DiskKind::Block);
@@ -129,7 +129,7 @@ impl DiskEntry {
         })
     }
 
-    /// The spec of its NodeDisk, in `node` and with the ID that is stored on it.
+    /// The spec of the disk's NodeDisk, in `node` and with the ID `id` that is stored on the disk.
     pub(super) fn spec(&self, node: &str, id: &str) -> NodeDiskSpec {
         NodeDiskSpec {
             node_name: node.to_owned(),
@@ -146,7 +146,7 @@ impl DiskEntry {
         }
     }
 
-    /// The disk in the host's terms; a mistake is a part of them.
+    /// The disk in the host's terms; the result includes a mistake in the configuration.
     pub fn to_host(&self, state_dir: &Path) -> DiskConfig {
         let mut disk = DiskConfig {
             name: self.name.clone(),

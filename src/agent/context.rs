@@ -1,4 +1,4 @@
-//! The state that the agent's tasks share, and their way to the host.
+//! The state that the agent's tasks share, and their access to the host.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -21,12 +21,12 @@ pub(super) struct Context {
     pub(super) publishing: Publishing,
 }
 
-/// UIDs of the claims for which a publish is under way, from before its live read until after its mount. A claim is not
-/// reported as released meanwhile: the publish may have read the volume before the claim's binding began to end (C6).
+/// UIDs of the claims with a publish under way, from before its live read until after its mount. Such a claim is not
+/// reported as released: the publish may have read the volume before the claim's binding began to end (C6).
 #[derive(Clone, Default)]
 pub(super) struct Publishing(Arc<Mutex<Vec<String>>>);
 
-/// Ends with the publish.
+/// A publish under way; dropping the value ends the entry.
 pub(super) struct UnderWay(Publishing, String);
 
 impl Publishing {
@@ -53,7 +53,7 @@ impl Drop for UnderWay {
     }
 }
 
-/// Why a step on the node failed, as a whole sentence: no variant has a source beside it.
+/// The failure of a step on the node, as a whole sentence. No variant has an additional source.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NodeError {
     #[error("{0}")]
@@ -66,7 +66,7 @@ pub(super) enum NodeError {
 }
 
 impl NodeError {
-    /// The failure in words. The host knows the volume by its UID, people by its name.
+    /// The failure as a message. The host has only the volume's UID; people need its name.
     pub(super) fn of_volume(&self, uid: &VolumeUid, name: &str) -> String {
         self.to_string().replace(&format!("volume {uid}"), &format!("volume {name}"))
     }
@@ -94,7 +94,7 @@ impl From<cluster::Error> for NodeError {
 }
 
 impl Context {
-    /// Runs work on the host, which blocks, on a thread for that.
+    /// Runs blocking work of the host on a thread for such work.
     pub(super) async fn on_host<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Host) -> T + Send + 'static,

@@ -23,7 +23,7 @@ pub(super) struct DiskIdentities {
     ctx: Arc<Context>,
     entries: Vec<DiskEntry>,
     events: Events,
-    /// The disks without a NodeDisk of this node, with the reasons that were logged last.
+    /// The disks without a NodeDisk of this node, with the last logged reason.
     refused: BTreeMap<String, String>,
 }
 
@@ -33,8 +33,8 @@ impl DiskIdentities {
         Self { ctx, entries, events, refused: BTreeMap::new() }
     }
 
-    /// The NodeDisks by the names of the disks, and the failure of a disk that has none; tells the host which disk to expect
-    /// where. Nothing else on a disk is looked at before: the disk decides whose volumes are on it, not its place.
+    /// Returns the NodeDisks by the names of the disks, or the failure of a disk without one, and sets the host's
+    /// expected disks. Nothing else of a disk is read before that: a disk is identified by its ID, not by its place.
     ///
     /// 1. Gather: the IDs of the disks, and all NodeDisks if a disk with an ID has none among `mine`.
     /// 2. Decide: `plan::disk_identity::identify`, for each disk.
@@ -89,7 +89,7 @@ impl DiskIdentities {
                     }
                     expected.push((disk, None, Some(why)));
                 }
-                // Nothing of a disk without a NodeDisk is served; the next look tries again.
+                // A disk without a NodeDisk is not served at all. The next report tries again.
                 Err(error) => {
                     expected.push((disk, None, Some(telemetry::chain(&error))));
                     failed = Err(error);
@@ -100,8 +100,9 @@ impl DiskIdentities {
         Ok((objects, failed))
     }
 
-    /// Takes a disk over that has a NodeDisk elsewhere; returns why it is not served meanwhile. In its own node the disk has
-    /// only another name; in another node the controller looks at the proof.
+    /// Takes over a disk that has a NodeDisk elsewhere; returns the reason why the disk is not served meanwhile.
+    /// Under the same node only the disk's name changes. For a NodeDisk of another node the controller checks the
+    /// proof.
     async fn take_over(
         &self,
         api: &Api<NodeDisk>,
@@ -136,10 +137,10 @@ impl DiskIdentities {
     }
 }
 
-/// The ID and the public key by which a NodeDisk knows its disk.
+/// The ID and the public key of a disk in its NodeDisk.
 type Known = (String, Option<String>);
 
-/// Disk by disk: what its NodeDisk knows, and why the disk is not served.
+/// Sets the expected ID and the known key of each disk, and the reason why a disk is not served.
 fn expect(host: &Host, disks: Vec<(String, Option<Known>, Option<String>)>) {
     for (disk, known, refused) in disks {
         let (id, key) = known.unzip();

@@ -21,19 +21,19 @@ use super::disk_identity::DiskIdentities;
 use super::orphans::orphan;
 use super::static_reservations;
 
-/// The disks of this node, and the part of the last report that the next one compares with.
+/// The disks of this node, and the part of the last report that is compared with the next one.
 pub(super) struct Disks {
     ctx: Arc<Context>,
     entries: Vec<DiskEntry>,
     identities: DiskIdentities,
     identified: bool,
-    /// The disks whose volumes were taken over from the agent before.
+    /// The disks whose volumes this agent has taken over from an earlier agent.
     recovered: BTreeSet<String>,
     /// The orphans in the last report.
     orphans: BTreeSet<VolumeUid>,
 }
 
-/// The contents of the disks.
+/// The content of the disks.
 struct Found {
     volumes: Vec<VolumeReport>,
     erased: Vec<VolumeUid>,
@@ -44,7 +44,7 @@ struct Found {
 /// The volumes on one disk.
 #[derive(Default)]
 struct Usage {
-    /// Bytes of volumes with an object, and of orphans whose space is kept.
+    /// Bytes of volumes with an object, and of orphans that the agent keeps.
     kept: u64,
     orphans: Vec<Orphan>,
 }
@@ -61,12 +61,13 @@ impl Disks {
         self.identified
     }
 
-    /// Brings the NodeDisks of this node up to date; writes nothing when nothing changed. A disk that fails keeps no other
-    /// from its report (V10).
+    /// Brings the NodeDisks of this node up to date; writes only changes. The failure of one disk does not affect the
+    /// report of another (V10).
     ///
-    /// 1. Gather: the NodeDisk of each disk, the contents of the disks, and the UIDs of all volumes on these NodeDisks,
-    ///    listed last: data with any other UID has no object for good.
-    /// 2. Decide and apply: [`reconcile`](Self::reconcile) for each disk, and receipts that nobody asks for any more go.
+    /// 1. Gather: the NodeDisk of each disk, the contents of the disks, and the UIDs of all volumes on these
+    ///    NodeDisks, listed last. Data with any other UID then has no object, and never gets one.
+    /// 2. Decide and apply: [`reconcile`](Self::reconcile) for each disk, and the removal of receipts that are not
+    ///    needed any more.
     pub(super) async fn report(&mut self) -> Result<(), NodeError> {
         let api: Api<NodeDisk> = Api::all(self.ctx.client.clone());
         let on_node = ListParams::default().fields(&format!("spec.nodeName={}", self.ctx.node));
@@ -75,7 +76,7 @@ impl Disks {
         self.ctx.disk_names.set(&objects);
         self.identified = true;
         let recovered = self.recovered.clone();
-        // A panic at one disk keeps no volume of the others from being made, fenced or erased (V10).
+        // A panic about one disk must not prevent work on the volumes of other disks (V10).
         let found = match self.ctx.on_host(move |host| look(host, &recovered)).await {
             Ok(found) => found,
             Err(error) => {
@@ -108,8 +109,8 @@ impl Disks {
     /// Brings one NodeDisk up to date.
     ///
     /// 1. Gather: the static reservations on it.
-    /// 2. Decide: `plan::node_disk::next`; `seen` is `None` for a disk that is not configured any more.
-    /// 3. Apply: the spec, which is followed by another decision; or the static reservations and the status.
+    /// 2. Decide: `plan::node_disk::next`; `seen` is `None` for a disk that is no longer configured.
+    /// 3. Apply: the spec, followed by another decision; or the static reservations and the status.
     async fn reconcile(
         &self,
         api: &Api<NodeDisk>,
@@ -123,7 +124,7 @@ impl Disks {
                 Step::Spec(spec) => {
                     let wanted = NodeDisk::new(&object.name_any(), *spec);
                     object = cluster::apply(api, &wanted, AGENT_MANAGER).await?;
-                    // Written once: what the API server makes of it is not written again.
+                    // The spec is written once: if the API server changes it, a second write would not help.
                     seen.iter_mut().for_each(|seen| seen.ours = None);
                 }
                 Step::Report { reservations, status } => {
@@ -134,8 +135,8 @@ impl Disks {
         }
     }
 
-    /// The UIDs of the volumes that Kubernetes has on these disks; by disk and not by node, for the volumes of a disk that
-    /// came back get its node only afterwards (D3).
+    /// The UIDs of the volumes that Kubernetes has on these disks. The selection is by disk, not by node: after a
+    /// disk came back in a renamed node, its volumes get the new node only later (D3).
     async fn known_volumes(
         &self,
         disks: impl Iterator<Item = &NodeDisk>,
@@ -172,9 +173,9 @@ impl Disks {
     }
 }
 
-/// Looks at all disks; the volumes of a disk that is served for the first time are taken over.
+/// Looks at all disks, and takes over the volumes of a disk that is served for the first time.
 fn look(host: &Host, recovered: &BTreeSet<String>) -> Found {
-    // This tries the disks again that could not be served.
+    // `disks` retries the disks that could not be served.
     let disks = host.disks();
     let served = disks.iter().filter(|disk| disk.error.is_none());
     let served: BTreeSet<_> = served.map(|disk| disk.name.clone()).collect();
@@ -182,9 +183,9 @@ fn look(host: &Host, recovered: &BTreeSet<String>) -> Found {
         recover(host);
     }
     let (erased, mut volumes) = (host.erased(), host.volumes());
-    // The list of orphans has to stay the same as long as they do.
+    // Sorted, so that an unchanged list of orphans is no change of the status.
     volumes.sort_by(|a, b| a.uid.cmp(&b.uid));
-    // Free bytes are measured last, right after the bytes that the volumes take of them.
+    // Free bytes are measured last, right after the volumes' allocated bytes.
     Found { volumes, erased, disks: host.disks(), served }
 }
 
@@ -212,11 +213,12 @@ fn sort_by_disk(
         let disk = disks.entry(volume.disk.clone()).or_default();
         if known.contains(volume.uid.as_str()) {
             disk.kept += volume.allocated;
-        // Otherwise it was erased, and its object let go, since the disk was looked at.
+        // The volume may have been erased and its object deleted since the agent looked at the disk, so the disk is
+        // asked again.
         } else if host.look(&volume.disk, &volume.uid) != Ok(None) {
             let orphan = orphan(volume);
             if !orphan.reservations.is_empty() {
-                // Its space is kept, in the ledger or beside it (plan::orphans).
+                // The ledger, or a part beside the ledger, keeps the orphan's space (plan::orphans).
                 disk.kept += volume.allocated;
             }
             disk.orphans.push(orphan);
@@ -225,7 +227,7 @@ fn sort_by_disk(
     disks
 }
 
-/// Removes receipts that nobody asks for any more.
+/// Removes receipts that are not needed any more.
 fn forget(host: &Host, erased: &[VolumeUid]) {
     for uid in erased {
         if let Err(error) = host.forget(uid) {

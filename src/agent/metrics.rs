@@ -1,5 +1,5 @@
-//! Gauges of the node's disks and of the volumes on them (T3). They are measured periodically, so that no scrape waits for
-//! a disk.
+//! Gauges of the node's disks and of their volumes (T3). The measurement is periodic, so that no scrape waits for a
+//! disk.
 
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
@@ -27,7 +27,7 @@ struct Volume {
     disk: String,
     size: u64,
     allocated: u64,
-    /// Of a mounted volume.
+    /// Usage of a mounted volume; `None` for others.
     usage: Option<Usage>,
 }
 
@@ -38,7 +38,7 @@ impl Volume {
 }
 
 impl NodeGauges {
-    /// Measures at once, and then at this interval.
+    /// Measures at once, and then at the given interval.
     pub(super) async fn measure(&self, ctx: &Context, every: Duration) {
         loop {
             let names = ctx.disk_names.clone();
@@ -60,7 +60,7 @@ fn measure(host: &Host, names: &DiskNames) -> Measured {
         if record.state != State::Ready {
             continue;
         }
-        // An unused volume is not mounted for this.
+        // The agent mounts no unused volume for a measurement.
         let usage = (!record.publishes.is_empty()).then(|| host.usage(&report.uid).ok()).flatten();
         volumes.push(Volume {
             name: record.spec.name,
@@ -88,7 +88,7 @@ impl View for NodeGauges {
         let used = |of: fn(&Usage) -> u64| move |v: &Volume| v.usage.as_ref().map(of);
         each("volume_used_bytes", "Bytes taken in a volume that is in use", &used(|u| u.used_bytes));
         each("volume_available_bytes", "Bytes that can still be written to it", &used(|u| u.available_bytes));
-        // A file system that counts no inodes has no such gauge.
+        // There is no gauge for a file system without a count of inodes.
         let inodes =
             |of: fn(&Usage) -> u64| move |v: &Volume| v.usage.as_ref().filter(|u| u.total_inodes > 0).map(of);
         each("volume_inodes_used", "Inodes taken in a volume that is in use", &inodes(|u| u.used_inodes));

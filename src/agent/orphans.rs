@@ -1,4 +1,4 @@
-//! The report of data that has no object any more (S14, X6).
+//! The report of data without an object (S14, X6).
 
 use serde_json::json;
 
@@ -8,11 +8,11 @@ use crate::api::{
 };
 use crate::host::{self, Record, VolumeReport};
 
-/// The size limit of one orphan's report: all are in one object, which the API server limits to 1.5 MiB.
+/// The size limit of one orphan's report: all reports of a disk are in one object, and the API server limits an
+/// object to 1.5 MiB.
 const MOST_BYTES: usize = 8 << 10;
 
-/// The whole record of a volume, so that nothing has to be guessed when its data becomes a volume again; without labels
-/// where these are too many.
+/// The whole record of a volume, so that a recovery does not have to guess. Too many labels are omitted.
 pub(super) fn orphan(report: &VolumeReport) -> Orphan {
     let mut orphan = whole_orphan(report);
     if json!(orphan).to_string().len() > MOST_BYTES {
@@ -43,7 +43,7 @@ fn whole_orphan(report: &VolumeReport) -> Orphan {
     }
 }
 
-/// A record of an earlier version has only the name of the reservation. That reservation was at least as large as the
+/// A record of an earlier version has only the name of the reservation. The reservation was at least as large as the
 /// volume, and may have had the volume's role.
 fn reservations(record: &Record) -> Vec<Reserved> {
     let spec = &record.spec;
@@ -79,7 +79,7 @@ fn spec(uid: &str, record: &Record) -> SharedPersistentVolumeSpec {
         adopt: was.adopt.as_ref().map(|path| Adopt { path: path.clone() }),
         recover: Some(Recover { uid: uid.to_owned() }),
         gid: was.gid.map(i64::from),
-        // An adopted directory keeps its own permissions, and a raw device has none.
+        // The permissions of an adopted directory are its own, and a raw device has none.
         permissions: was.mode.filter(|_| was.adopt.is_none() && !was.raw).map(|mode| format!("{mode:04o}")),
         mount_options: options.collect(),
         erase_policy: match was.erase_policy {
@@ -95,7 +95,7 @@ fn spec(uid: &str, record: &Record) -> SharedPersistentVolumeSpec {
 mod tests {
     use super::*;
 
-    /// X6. Its space is kept all the same.
+    /// X6. The space of an unreadable orphan is kept all the same.
     #[test]
     fn x6_an_unreadable_record_is_an_orphan_with_a_problem() {
         let uid: host::VolumeUid = "00112233-4455-6677-8899-aabbccddeeff".parse().unwrap();

@@ -16,7 +16,7 @@ use crate::telemetry::Metrics;
 
 use super::context::{Context, NodeError};
 
-/// The timeout for the API server's answer. Nothing can be unmounted at the target meanwhile.
+/// Time limit for the API server's answer. Meanwhile nothing can be unmounted at the target.
 const API_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The node's volumes as CSI sees them.
@@ -61,7 +61,7 @@ impl Volumes for Node {
             claim_uid: request.handle.claim_uid().to_owned(),
         };
         let uid = publish.uid.clone();
-        // A caller that no longer waits does not end the work on the host.
+        // The work on the host goes on after the caller has given up.
         let mount = move |host: &Host| {
             let _under_way = under_way;
             host.publish(&publish)
@@ -125,7 +125,7 @@ fn failed_on_node(error: NodeError) -> Error {
     failed(&error, error.to_string())
 }
 
-/// The kind of CSI error for each failure on the node. Where a mount may be left, the kind is an uncertain one.
+/// The kind of CSI error for each failure on the node. The kind is an uncertain one if a mount may be left.
 fn failed(error: &NodeError, message: String) -> Error {
     use host::Error as Host;
     let NodeError::Host(error) = error else {
@@ -144,7 +144,7 @@ fn failed(error: &NodeError, message: String) -> Error {
         Host::NoSpace { .. } | Host::TooSmall { .. } => {
             Error::resource_exhausted("failed to get the space that the volume needs", message)
         }
-        // Open: a mount from before may be there still.
+        // Uncertain: an earlier mount may still exist.
         Host::DiskUnavailable { .. }
         | Host::UnsuitableDisk { .. }
         | Host::Corrupt { .. }
@@ -171,7 +171,7 @@ mod tests {
 
     const UID: &str = "0f3c8a52-6d1e-4b7a-9c55-2e8d4f6a1b03";
 
-    /// A node without disks, whose kubelet directory is `dir`; no API server answers it.
+    /// A node without disks, with kubelet directory `dir`. No API server answers the node.
     fn node(dir: &Path) -> Node {
         let no_answer = tower::service_fn(async |_: http::Request<kube::client::Body>| {
             Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("there is no API server"))
@@ -196,7 +196,7 @@ mod tests {
         Status::from(result.err().unwrap()).code()
     }
 
-    /// L3, V10. A final code would make the kubelet forget the volume, and leave its mount behind.
+    /// L3, V10. A final code would make the kubelet forget the volume and leave its mount behind.
     #[tokio::test]
     async fn l3_a_panic_on_the_node_is_an_uncertain_error() {
         let dir = tempfile::tempdir().unwrap();
@@ -207,7 +207,7 @@ mod tests {
         assert!(metrics.contains("operation=\"Mount\",outcome=\"Panicked\""), "{metrics}");
     }
 
-    /// M7, S12. The kubelet's directory holds all targets; the host refuses all other paths.
+    /// M7, S12. All targets are in the kubelet's directory; the host refuses every other path.
     #[tokio::test]
     async fn m7_a_path_that_is_no_target_is_an_invalid_argument() {
         let dir = tempfile::tempdir().unwrap();

@@ -36,10 +36,10 @@ pub struct Options {
     pub measure_every: Duration,
 }
 
-/// Why the agent cannot run.
+/// The reason why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The node's directories cannot be used.
+    /// The node's directories are unusable.
     #[error("failed to open the node's disks")]
     Host(#[from] host::Error),
     /// A panic while the disks were opened.
@@ -50,20 +50,20 @@ pub enum Error {
     Csi(#[from] ServeError),
 }
 
-/// The timeout for the agent before this one to let go of a disk.
+/// Time limit for an earlier agent to release a disk.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(20);
-/// The time after which a disk that does not answer is unavailable. LVM can take long on a busy node.
+/// Time limit for a disk's answer, after which the disk is unavailable. LVM can be slow on a busy node.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The pause after a failed report of the disks.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
-/// The pause after work on a disk that hangs.
+/// The pause after work on a hanging disk.
 const AFTER_HANG: Duration = Duration::from_secs(15);
-/// Volumes that are reconciled at once.
+/// Number of volumes that are reconciled at once.
 const AT_ONCE: u16 = 4;
 
 /// Runs until `stop` resolves. `ready` is set when the disks are open and CSI is about to be served.
 ///
-/// Mounts stay when the agent ends: running pods do not notice (M5).
+/// Mounts outlive the agent, so running pods notice nothing (M5).
 pub async fn run(
     client: Client,
     options: Options,
@@ -96,8 +96,8 @@ pub async fn run(
     });
     ready.store(true, Ordering::Relaxed);
     let work = async {
-        // No volume is made, fenced or erased before the NodeDisk of each disk is known, or the disk is refused (D3). One
-        // NodeDisk that cannot be written keeps no volume of another disk waiting (V10).
+        // No volume is made, fenced or erased before each disk has its NodeDisk or is refused (D3). If one NodeDisk
+        // cannot be written, volumes of other disks do not wait (V10).
         let mut is_reported = false;
         while !disks.are_identified() {
             is_reported = report(&mut disks).await;
@@ -140,8 +140,8 @@ async fn report(disks: &mut Disks) -> bool {
     reported.is_ok()
 }
 
-/// Reconciles each volume of this node whenever it changes. The watch only says which: of a volume no more than
-/// its tenant is kept, and each decision is made on a live read.
+/// Reconciles each volume of this node after each change. The watch only supplies names: of a volume it keeps only
+/// the tenant, and each decision uses a live read.
 async fn reconcile_volumes(ctx: &Context) {
     let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     let mine = watcher::Config::default().fields(&format!("status.nodeName={}", ctx.node));
@@ -156,7 +156,7 @@ async fn reconcile_volumes(ctx: &Context) {
             if volume.status.as_ref().and_then(|status| status.node_name.as_deref()) != Some(&ctx.node) {
                 return Ok(None);
             }
-            // Work on a disk that hangs goes on by itself, and keeps no volume of another disk waiting (V10).
+            // Work on a hanging disk goes on in the background, and volumes of other disks do not wait (V10).
             tokio::select! {
                 done = volumes::reconcile(&volume, ctx) => done,
                 () = volumes::until_disk_hangs(&volume, ctx) => Ok(Some(AFTER_HANG)),

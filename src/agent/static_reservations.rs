@@ -1,4 +1,4 @@
-//! Static reservations: brings those of a disk to the agent's configuration (R2).
+//! Static reservations: brings the reservations of a disk in line with the agent's configuration (R2).
 
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
@@ -14,8 +14,8 @@ pub(super) async fn on_disk(client: &Client, disk: &str) -> Result<Vec<DiskReser
     cluster::list(&Api::all(client.clone()), &on_it).await
 }
 
-/// Makes, resizes and deletes reservations. A failure is logged, for the disk is served all the same, and tried again with
-/// the next report.
+/// Makes, resizes and deletes reservations. A failure is logged, but the disk is served all the same. The next report
+/// tries again.
 pub(super) async fn apply(client: &Client, changes: &Changes) {
     let api: Api<DiskReservation> = Api::all(client.clone());
     for wanted in &changes.apply {

@@ -5,10 +5,10 @@ use kube::ResourceExt;
 use crate::api::{ErasePolicy, FsType, Reserved, SharedPersistentVolume, SubRoles, VolumeMode};
 use crate::host::{self, VolumeSpec, VolumeUid};
 
-/// The volume as the host is to make it; `size` is the size that it has there already.
+/// The spec of the volume on the node; `size` is the volume's present size there.
 ///
 /// # Errors
-/// [`host::Error::InvalidArgument`] names the field that the host cannot have.
+/// [`host::Error::InvalidArgument`] names the field that the host cannot accept.
 pub(super) fn volume_spec(
     volume: &SharedPersistentVolume,
     uid: VolumeUid,
@@ -63,8 +63,8 @@ fn reserved(of: &Reserved) -> host::Reserved {
     }
 }
 
-/// Permissions of the volume's root (V12). By default pods of any user share it, or of the volume's group; claims decide
-/// who may mount it at all.
+/// Permissions of the volume's root (V12). By default pods of any user share the volume, or only pods of the volume's
+/// group. Claims decide which pods may mount it at all.
 fn permissions(volume: &SharedPersistentVolume) -> host::Result<u32> {
     match (&volume.spec.permissions, volume.spec.gid) {
         (Some(octal), _) => u32::from_str_radix(octal, 8)

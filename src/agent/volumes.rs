@@ -15,13 +15,13 @@ use crate::plan::resize::OnNode;
 use super::context::{Context, NodeError};
 use super::volume_spec::{erase_policy, volume_spec};
 
-/// Takes a volume one step further; returns the pause before the next look, if there is to be one without a change.
+/// Takes a volume one step further. Returns the pause before the next reconcile, if one is needed without a change.
 ///
-/// 1. Gather: the volume as its disk has it, and the mounts of claims that are ending. The object was read live: before
-///    anything is made, unfenced or erased (X9).
+/// 1. Gather: the volume's record on the disk, and the mounts of claims that are ending. The object was read live,
+///    before anything is made, unfenced or erased (X9).
 /// 2. Decide: `plan::node_task::next`.
-/// 3. Apply: the task on the disk, then the status that `report` and `release` of `plan::node_task` make of the outcome. A
-///    fence is lifted only after the status says so: nobody may take the volume for fenced while it is not.
+/// 3. Apply: the task on the disk, then the status that `report` and `release` of `plan::node_task` make of the
+///    outcome. A fence is lifted after the status: while the status says "fenced", the volume must be fenced.
 pub(super) async fn reconcile(
     volume: &SharedPersistentVolume,
     ctx: &Context,
@@ -38,13 +38,13 @@ pub(super) async fn reconcile(
     }
     let on_disk = look(volume, &uid, ctx).await;
 
-    // The mark of an ending claim is committed: a publish that begins later reads it and is refused.
+    // The end of the claim's binding is committed. So a later publish reads the mark, and is refused.
     let unmounted = match &on_disk {
         Ok(on_disk) => unmounted(volume, &uid, matches!(on_disk, OnDisk::Record(_)), ctx).await,
         Err(_) => vec![],
     };
 
-    // A disk that cannot be asked may well have the volume: the volume is neither lost nor made.
+    // A disk without an answer may have the volume. So the volume is neither lost nor made.
     let task = on_disk.as_ref().map_or(Task::Rest, |on_disk| node_task::next(volume, *on_disk));
 
     let done = match on_disk {
@@ -79,7 +79,7 @@ pub(super) async fn reconcile(
     Ok(pause)
 }
 
-/// The volume as its own disk has it.
+/// The volume's record on its own disk.
 async fn look(volume: &SharedPersistentVolume, uid: &VolumeUid, ctx: &Context) -> Result<OnDisk, NodeError> {
     let (disk, uid) = (disk_of(volume, ctx)?, uid.clone());
     let found = move |host: &Host| {
@@ -97,7 +97,7 @@ async fn look(volume: &SharedPersistentVolume, uid: &VolumeUid, ctx: &Context) -
     Ok(ctx.on_host(found).await??)
 }
 
-/// The claims whose binding is ending, and of which nothing is mounted (C6).
+/// The claims with an ending binding and without a mount (C6).
 async fn unmounted(
     volume: &SharedPersistentVolume,
     uid: &VolumeUid,
@@ -118,14 +118,14 @@ async fn unmounted(
     })
 }
 
-/// The disk of this node that the volume is on.
+/// The disk of this node with the volume.
 fn disk_of(volume: &SharedPersistentVolume, ctx: &Context) -> host::Result<String> {
     let name = volume.status.as_ref().and_then(|status| status.node_disk.as_deref()).unwrap_or_default();
     let none = || host::Error::InvalidArgument(format!("NodeDisk {name} is no disk of node {}", ctx.node));
     ctx.disk_names.disk_of(name).ok_or_else(none)
 }
 
-/// Returns when the volume's disk has not answered for some time. A disk that hung before has its answer at once.
+/// Returns when the volume's disk has not answered for some time; at once if the disk was hanging before.
 pub(super) async fn until_disk_hangs(volume: &SharedPersistentVolume, ctx: &Context) {
     let disk = disk_of(volume, ctx).unwrap_or_default();
     let hung = ctx.host.hangs(&disk);
@@ -134,7 +134,7 @@ pub(super) async fn until_disk_hangs(volume: &SharedPersistentVolume, ctx: &Cont
     }
 }
 
-/// Does the task on the disk. A made volume is created with the size of its record: a new size takes a resize.
+/// Does the task on the disk. A creation uses the size in an existing record: a new size needs a resize.
 async fn perform(
     task: Task,
     volume: &SharedPersistentVolume,
@@ -145,7 +145,7 @@ async fn perform(
     let (name, uid) = (volume.name_any(), uid.clone());
     let size = if let OnDisk::Record(record) = on_disk { record.size } else { None };
     match task {
-        // Another disk of the node that cannot be asked keeps no lost volume from going (V10).
+        // Another unreadable disk of the node does not stop the end of a lost volume (V10).
         Task::Fence | Task::Erase if on_disk == OnDisk::Nothing => Ok(Outcome::NoRecord),
         Task::Rest | Task::Unfence | Task::Size(OnNode::Announce(_) | OnNode::Withdraw) => {
             Ok(Outcome::Untouched)
@@ -167,7 +167,8 @@ async fn perform(
             Ok(Outcome::Made(bytes))
         }
         Task::Size(OnNode::Resize(bytes)) => {
-            // The record first gets the object's present spec, the erase policy of a replaced copy among it (X4).
+            // The record first gets the object's present spec. The spec has the erase policy for a replaced copy
+            // (X4).
             let (disk, spec) = (disk_of(volume, ctx)?, volume_spec(volume, uid.clone(), size)?);
             let resized = uid.clone();
             let resize =
@@ -177,7 +178,7 @@ async fn perform(
                     tracing::info!(volume = name, bytes, "resized a volume");
                     Ok(Outcome::Resized(bytes))
                 }
-                // A volume that cannot be used is another matter than one that cannot be resized.
+                // An unusable volume is a different failure than a volume that cannot be resized.
                 Err(NodeError::Host(
                     error @ (host::Error::BackingLost { .. } | host::Error::DiskUnavailable { .. }),
                 )) => Err(error.into()),
@@ -211,8 +212,8 @@ async fn perform(
     }
 }
 
-/// The name of the volume whose data is to be recovered, if it has its object still (X6); by UID, for a record that is being
-/// inherited has the name of an earlier owner. No object of a UID ever comes back.
+/// The name of the volume whose data is to be recovered, if its object still exists (X6). The search is by UID,
+/// because a record that is being inherited has the name of an earlier owner. A UID never comes back.
 async fn owner_of(disk: &str, from: &VolumeUid, ctx: &Context) -> Result<Option<String>, NodeError> {
     let (disk, uid) = (disk.to_owned(), from.clone());
     if ctx.on_host(move |host| host.look(&disk, &uid)).await??.is_none() {

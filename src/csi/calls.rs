@@ -10,16 +10,17 @@ use tonic::{Code, Response, Status};
 
 use super::error::Error;
 
-/// Counts the kubelet's calls, so that this module needs no metrics library.
+/// Counts the kubelet's calls. The trait keeps metrics libraries out of this module.
 pub trait Observer: Send + Sync + 'static {
-    /// A call has ended. `method` is the RPC's name, such as `NodePublishVolume`: a small fixed set, fit for a label.
+    /// Called at the end of a call. `method` is the RPC's name, such as `NodePublishVolume`. The set of names is
+    /// small and fixed, so a name is fit for a label.
     fn finished(&self, method: &'static str, code: Code, took: Duration);
 }
 
-/// Longest part of a handle or a path that is logged; the kubelet's own are far shorter.
+/// Length limit of a handle or a path in the log. The kubelet's own are far shorter.
 const LOGGED_CHARS: usize = 512;
 
-/// A call that was received and is to be answered.
+/// A received call without an answer so far.
 pub(super) struct Call {
     method: &'static str,
     mount: Option<Mount>,
@@ -27,19 +28,19 @@ pub(super) struct Call {
     observer: Arc<dyn Observer>,
 }
 
-/// The mount that a call changes, as the log has it.
+/// The mount that a call changes, in the form of the log.
 struct Mount {
     handle: String,
     target: String,
 }
 
 impl Call {
-    /// A call that only asks: logged at debug.
+    /// A call that changes nothing: logged at debug.
     pub(super) fn query(method: &'static str, observer: &Arc<dyn Observer>) -> Self {
         Self { method, mount: None, received: Instant::now(), observer: Arc::clone(observer) }
     }
 
-    /// A call that changes mounts: logged at info, a failure at warn. The texts are the caller's, not validated.
+    /// A call that changes mounts: logged at info, a failure at warn. The texts are the caller's, and not validated.
     pub(super) fn change(
         method: &'static str,
         handle: &str,
@@ -50,10 +51,10 @@ impl Call {
         Self { mount: Some(mount), ..Self::query(method, observer) }
     }
 
-    /// Does the work, and gives its result to the kubelet, the log and the observer.
+    /// Runs the work, and reports its result to the kubelet, the log and the observer.
     ///
-    /// A panic concerns this call alone (V10) and leaves open what is mounted: an uncertain error, so that the kubelet
-    /// goes on trying and unpublishes at the end.
+    /// A panic concerns this call alone (V10). It is an uncertain error, because a mount may be left: the kubelet
+    /// then goes on trying, and unpublishes at the end.
     pub(super) async fn answer<T>(
         self,
         work: impl Future<Output = Result<T, Error>>,
@@ -86,7 +87,7 @@ impl Call {
     }
 }
 
-/// The log's formatters escape what is left, so that a newline cannot forge a line.
+/// The log's formatters escape the other characters, so that a newline cannot forge a line.
 fn shorten(text: &str) -> String {
     text.chars().take(LOGGED_CHARS).collect()
 }

@@ -4,21 +4,21 @@ use std::error::Error as StdError;
 
 use tonic::{Code, Status};
 
-/// The error behind an [`Error`], kept as its source.
+/// The cause of an [`Error`], kept as its source.
 pub type Cause = Box<dyn StdError + Send + Sync>;
 
-/// Why a call was refused or failed.
+/// The reason why a call was refused or failed.
 ///
-/// The choice of variant is a promise to the kubelet, which tells two sorts of failed publish apart (`isFinalError` in its
-/// `csi_client.go`):
-/// - *final*: nothing is mounted at the target. The kubelet removes the directory there, and does not unpublish when the
-///   pod goes. A publish may return a final error only after it has undone its own work.
+/// The choice of variant is a promise to the kubelet, which distinguishes two sorts of failed publish (`isFinalError`
+/// in its `csi_client.go`):
+/// - *final*: nothing is mounted at the target. The kubelet removes the directory there, and does not unpublish when
+///   the pod goes. A publish may return a final error only after undoing its own work.
 /// - *uncertain*: the volume may be mounted. The kubelet goes on trying, and unpublishes when the pod goes.
 ///
 /// Messages are one lower-case sentence, fit to be read in an event of the pod; none may hold a secret (S17).
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A field of the request is missing or cannot be understood. Final; `INVALID_ARGUMENT`.
+    /// A field of the request is missing or malformed. Final; `INVALID_ARGUMENT`.
     #[error("{0}")]
     InvalidArgument(String),
 
@@ -26,38 +26,38 @@ pub enum Error {
     #[error("{0}")]
     NotFound(String),
 
-    /// The target is already published, and not in the way asked for. Final; `ALREADY_EXISTS`.
+    /// The target is already published in another way. Final; `ALREADY_EXISTS`.
     #[error("{0}")]
     Incompatible(String),
 
-    /// The volume's state forbids it: it is fenced, or exclusive and another pod has it (M2). Final;
+    /// The volume's state forbids the call: the volume is fenced, or exclusive and in use by another pod (M2). Final;
     /// `FAILED_PRECONDITION`.
     #[error("{0}")]
     FailedPrecondition(String),
 
-    /// Another operation on the volume is under way and may end either way. Uncertain; `ABORTED`.
+    /// Another operation on the volume is under way, and its outcome is open. Uncertain; `ABORTED`.
     #[error("{0}")]
     Busy(String),
 
-    /// The node has run out of something: bytes, inodes, loop devices. Uncertain; `RESOURCE_EXHAUSTED`.
+    /// The node lacks a resource: bytes, inodes or loop devices. Uncertain; `RESOURCE_EXHAUSTED`.
     #[error("{message}")]
     ResourceExhausted {
-        /// The attempt, "failed to …".
+        /// The attempted action: "failed to …".
         message: String,
-        /// Its cause.
+        /// The cause.
         source: Cause,
     },
 
-    /// Not possible now, or the outcome is not known; trying again may help. Uncertain; `UNAVAILABLE`.
+    /// Impossible now, or of unknown outcome; a retry may help. Uncertain; `UNAVAILABLE`.
     #[error("{message}")]
     Unavailable {
-        /// The attempt, "failed to …".
+        /// The attempted action: "failed to …".
         message: String,
-        /// Its cause.
+        /// The cause.
         source: Cause,
     },
 
-    /// This driver does not offer the call, and the sentence says why. `UNIMPLEMENTED`.
+    /// This driver does not offer the call; the sentence has the reason. `UNIMPLEMENTED`.
     #[error("{0}")]
     Unimplemented(&'static str),
 }
@@ -88,7 +88,7 @@ impl Error {
 }
 
 impl From<Error> for Status {
-    /// The message is the whole chain of sources, outermost first: a pod's event is often all that a user sees.
+    /// The message is the whole chain of sources, outermost first: often a pod's event is all that a user sees.
     fn from(error: Error) -> Self {
         let mut message = error.to_string();
         let mut source = error.source();
@@ -124,7 +124,7 @@ mod tests {
     /// L3.
     #[test]
     fn l3_an_error_is_uncertain_where_a_mount_may_be_left() {
-        // isFinalError of the kubelet (1.36); every other code makes it forget the volume.
+        // isFinalError of the kubelet (1.36). Every code outside of this list makes the kubelet forget the volume.
         let uncertain = [
             Code::Cancelled,
             Code::DeadlineExceeded,

@@ -7,14 +7,14 @@ const UUID_LENGTH: usize = 36;
 
 /// `<volume UID>.<claim UID>`: two lower-case UUIDs joined by a dot, 73 bytes (CSI allows 128).
 ///
-/// Each claim has a handle of its own, also when claims share a volume, because the kubelet takes two
-/// PersistentVolumes with one handle on a node for one volume (kubernetes 105868). The handle has UIDs, not names: a
-/// volume created again under an old name is another volume (V3). A parsed handle holds hexadecimal digits, `-` and one
-/// `.`, nothing else; either UID is safe as a path component.
+/// Each claim has a handle of its own, also when claims share a volume, because the kubelet treats two
+/// PersistentVolumes with one handle as one volume of a node (kubernetes 105868). The handle has UIDs, not names: a
+/// new volume under an old name is another volume (V3). A parsed handle has only hexadecimal digits, `-` and one `.`,
+/// so each UID is safe as a path component.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VolumeHandle(String);
 
-/// The text is not a handle that Reservoir gave out.
+/// The text is not a handle of Reservoir.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a volume handle of Reservoir: expected two lower-case UUIDs joined by a dot")]
 pub struct InvalidHandle;

@@ -36,7 +36,7 @@ impl Identity for IdentityService {
         &self,
         _: Request<GetPluginCapabilitiesRequest>,
     ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
-        // A volume is reachable on its own node only, and the node says so in NodeGetInfo.
+        // A volume is reachable on its own node only. NodeGetInfo names the node.
         let service = Service { r#type: ServiceType::VolumeAccessibilityConstraints.into() };
         let capabilities = vec![PluginCapability { r#type: Some(Type::Service(service)) }];
         Call::query("GetPluginCapabilities", &self.observer)
@@ -46,7 +46,7 @@ impl Identity for IdentityService {
 
     async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
         Call::query("Probe", &self.observer)
-            // The agent serves CSI once the node's disks are open, so an answer already says that it is ready.
+            // The agent serves CSI only once the node's disks are open, so any answer means that it is ready.
             .answer(async { Ok(ProbeResponse { ready: Some(true) }) })
             .await
     }

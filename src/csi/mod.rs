@@ -1,13 +1,13 @@
-//! The way into pods: the CSI Identity and Node services, and registration with the kubelet.
+//! Serves the CSI Identity and Node services, and registers the driver with the kubelet.
 //!
-//! The kubelet finds the registration socket, learns the CSI socket's path there, and from then on calls
-//! `NodePublishVolume` and `NodeUnpublishVolume` on the CSI socket. The agent itself serves both ([`serve`]) and
-//! implements [`Volumes`], behind which all work on the node lies. There is no controller service: Reservoir's own
-//! controller makes volumes, not a provisioner.
+//! The kubelet finds the registration socket, and asks there for the CSI socket's path. From then on the kubelet
+//! calls `NodePublishVolume` and `NodeUnpublishVolume` on the CSI socket. The agent itself serves both ([`serve`])
+//! and implements [`Volumes`], which does all work on the node. There is no CSI controller service, because
+//! Reservoir's own controller makes volumes.
 //!
-//! This layer validates the fields of a request before [`Volumes`] sees them, maps [`Error`] to gRPC codes in one place,
-//! and writes one log line per call, field by field: a request has no `Debug`, so its secrets and tokens cannot reach
-//! the log (S17). Of the other modules it needs the names in [`crate::api`], and nothing else.
+//! This layer validates the fields of a request before [`Volumes`] sees them, maps [`Error`] to gRPC codes in one
+//! place, and writes one log line per call, field by field: a request has no `Debug`, so its secrets and tokens
+//! cannot reach the log (S17). This module uses the names in [`crate::api`], and no other module.
 
 mod calls;
 mod error;

@@ -26,8 +26,8 @@ use super::target_locks::TargetLocks;
 use super::volumes::{Stats, Usage, Volumes};
 use crate::api::TOPOLOGY_NODE;
 
-/// GET_VOLUME_STATS feeds the kubelet's volume metrics (M6). With SINGLE_NODE_MULTI_WRITER the kubelet sends ReadWriteOnce
-/// and ReadWriteOncePod as two modes; either is accepted, for the node decides by the volume itself who may write.
+/// GET_VOLUME_STATS supplies the kubelet's volume metrics (M6). SINGLE_NODE_MULTI_WRITER makes the kubelet send
+/// ReadWriteOnce and ReadWriteOncePod as two modes. Both are accepted: the volume itself decides who may write.
 const CAPABILITIES: [RpcType; 2] = [RpcType::GetVolumeStats, RpcType::SingleNodeMultiWriter];
 
 const NOTHING_TO_STAGE: &str = "volumes are not staged: the agent mounts each once per node by itself";
@@ -40,14 +40,14 @@ pub(super) struct NodeService<V> {
     pub(super) node_name: String,
     pub(super) volumes: Arc<V>,
     pub(super) observer: Arc<dyn Observer>,
-    /// Calls that change mounts and have not ended, with or without a caller that still waits.
+    /// Calls under way that change mounts, with or without a waiting caller.
     pub(super) running: TaskTracker,
     pub(super) target_locks: Arc<TargetLocks>,
 }
 
 impl<V> NodeService<V> {
-    /// Runs `work` to its end. gRPC drops a handler as soon as the kubelet hangs up; half a mount would be worse than an
-    /// answer that nobody hears (M4).
+    /// Runs `work` to its end. gRPC drops a handler as soon as the kubelet hangs up. Half a mount would be worse than
+    /// an answer without a recipient (M4).
     async fn run_to_end<T: Send + 'static>(
         &self,
         call: Call,
@@ -134,7 +134,7 @@ impl<V: Volumes> Node for NodeService<V> {
     ) -> Result<Response<NodeGetInfoResponse>, Status> {
         let answer = NodeGetInfoResponse {
             node_id: self.node_name.clone(),
-            // The scheduler need not count volumes: the disk's size is the limit.
+            // The scheduler needs no limit on the number of volumes: the disk's size is the limit.
             max_volumes_per_node: 0,
             accessible_topology: Some(Topology {
                 segments: [(TOPOLOGY_NODE.to_owned(), self.node_name.clone())].into(),
@@ -180,7 +180,7 @@ impl<V: Volumes> Node for NodeService<V> {
 }
 
 fn usage(Usage { total, used, available }: Usage, unit: Unit) -> VolumeUsage {
-    // CSI's numbers are signed and must not be negative.
+    // CSI's numbers are signed, and negative values are not allowed.
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     VolumeUsage { total: signed(total), used: signed(used), available: signed(available), unit: unit.into() }
 }

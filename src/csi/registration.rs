@@ -1,4 +1,4 @@
-//! Registration with the kubelet, which watches a directory for sockets and asks each for its driver.
+//! Registration with the kubelet. The kubelet watches a directory for sockets, and asks each for its driver.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,14 +15,15 @@ use super::serve_error::ServeError;
 use super::socket::Socket;
 use crate::api::DRIVER;
 
-/// The kubelet's word for a CSI driver among its plugins.
+/// The kubelet's name for the plugin type of a CSI driver.
 const PLUGIN_TYPE: &str = "CSIPlugin";
 
-/// The CSI versions spoken. The kubelet accepts any 1.x, and compares them with those of another driver of the same name;
-/// every driver's registrar sends this one.
+/// The supported CSI versions. The kubelet accepts any 1.x, and compares the versions with those of another driver of
+/// the same name. Every driver's registrar sends this version.
 const SUPPORTED_VERSIONS: [&str; 1] = ["1.0.0"];
 
-/// Pause after a refusal for the kubelet's own next try, before the socket is made anew; doubles each time.
+/// Pause after a refusal, for the kubelet's own next try. After the pause the socket is made anew. The pause doubles
+/// each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -66,9 +67,9 @@ impl Registration for RegistrationService {
     }
 }
 
-/// Offers the driver, served at `csi_socket`, to the kubelet for as long as it is polled. The socket stays, so that a
-/// restarted kubelet finds it again. After a refusal that the kubelet does not take back by itself, the socket is made
-/// anew. Dropping this future removes it.
+/// Offers the driver at `csi_socket` to the kubelet, while this future is polled. The socket stays, so that a
+/// restarted kubelet finds it again. After a lasting refusal of the kubelet the socket is made anew. Dropping the
+/// future removes the socket.
 pub(super) async fn offer_driver(path: &Path, csi_socket: &Path, observer: &Arc<dyn Observer>) -> ServeError {
     let mut pause = FIRST_PAUSE;
     loop {
@@ -92,7 +93,7 @@ pub(super) async fn offer_driver(path: &Path, csi_socket: &Path, observer: &Arc<
     }
 }
 
-/// Waits until the kubelet has refused the driver and not registered it within the pause.
+/// Waits for a refusal of the driver that no registration follows within the pause.
 async fn refused_for_good(outcomes: &mut watch::Receiver<bool>, pause: &mut Duration) {
     while outcomes.changed().await.is_ok() {
         let registered = *outcomes.borrow_and_update();

@@ -1,6 +1,6 @@
-//! From requests to validated types.
+//! Turns requests into validated types.
 //!
-//! Of a path only the form is validated. The node decides which path is a target, and reaches every target by
+//! For a path only the form is validated. The node decides which path is a target, and reaches every target by
 //! descriptor beneath the kubelet's directory (M7).
 
 use std::collections::HashMap;
@@ -15,14 +15,14 @@ use super::proto::csi::{
 };
 use super::volumes::{PodInfo, PublishRequest};
 
-/// Keys of the volume context that the kubelet adds, the pod's identity and tokens among them.
+/// Prefix of the keys that the kubelet adds to the volume context, the pod's identity and tokens among them.
 const KUBELET_PREFIX: &str = "csi.storage.k8s.io/";
 
 /// Linux' PATH_MAX without the final NUL.
 const PATH_LIMIT: usize = 4095;
 
 pub(super) fn publish(request: NodePublishVolumeRequest) -> Result<PublishRequest, Error> {
-    // Secrets, and the contexts of services that this driver does not have, go no further.
+    // Secrets stay here, and so do the contexts of services that this driver lacks.
     let NodePublishVolumeRequest {
         volume_id, target_path, volume_capability, readonly, volume_context, ..
     } = request;
@@ -54,7 +54,7 @@ pub(super) fn stats(request: &NodeGetVolumeStatsRequest) -> Result<(VolumeHandle
     required("volume_id", &request.volume_id)?;
     required("volume_path", &request.volume_path)?;
     let handle = handle(&request.volume_id)?;
-    // CSI wants "not found" for every path at which the volume is not mounted.
+    // CSI requires "not found" for every path without a mount of the volume.
     let path =
         path("volume_path", &request.volume_path).map_err(|error| Error::NotFound(error.to_string()))?;
     Ok((handle, path))
@@ -68,12 +68,12 @@ fn required(field: &str, value: &str) -> Result<(), Error> {
     if value.is_empty() { Err(invalid(format!("{field} is missing"))) } else { Ok(()) }
 }
 
-/// CSI answers an ID that this driver never gave out with "not found", not "invalid".
+/// CSI requires "not found" instead of "invalid" for an ID that this driver never made.
 fn handle(text: &str) -> Result<VolumeHandle, Error> {
     text.parse().map_err(|error| Error::NotFound(format!("volume_id is {error}")))
 }
 
-/// In one spelling, because calls for one target wait for each other (S16).
+/// One path has one spelling, because calls for one target wait for each other (S16).
 fn path(field: &str, text: &str) -> Result<PathBuf, Error> {
     if text.len() > PATH_LIMIT {
         return Err(invalid(format!("{field} is longer than a path may be")));
@@ -84,7 +84,7 @@ fn path(field: &str, text: &str) -> Result<PathBuf, Error> {
     Ok(Path::new(text).components().collect())
 }
 
-/// Refuses capabilities that no PersistentVolume of Reservoir has. Mount flags are not repeated in a message: CSI counts
+/// Refuses capabilities that no PersistentVolume of Reservoir has. A message has no mount flags, because CSI treats
 /// them as sensitive.
 fn check_capability(capability: &VolumeCapability) -> Result<(), Error> {
     match &capability.access_type {
@@ -118,7 +118,7 @@ fn check_capability(capability: &VolumeCapability) -> Result<(), Error> {
             Err(invalid("access mode MULTI_NODE_SINGLE_WRITER is not supported"))
         }
         Ok(Mode::Unknown) | Err(_) => Err(invalid("volume_capability has an unknown access mode")),
-        // A volume that is not shared is exclusive on the node, whatever the access mode says (M2).
+        // A volume that is not shared is exclusive on the node, whatever its access mode is (M2).
         Ok(_) => Ok(()),
     }
 }
@@ -144,7 +144,7 @@ fn pod(context: &HashMap<String, String>) -> Result<PodInfo, Error> {
     Ok(PodInfo { uid: name("pod.uid")?, namespace: name("pod.namespace")?, name: name("pod.name")? })
 }
 
-/// A name or UID that Kubernetes could have given: safe to log, to compare, to put in a path.
+/// True for a possible name or UID of Kubernetes, which is safe in a log, a comparison or a path.
 fn is_name(text: &str) -> bool {
     text.len() <= 253
         && text.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
@@ -160,7 +160,7 @@ mod tests {
 
     const UID: &str = "0f3c8a52-6d1e-4b7a-9c55-2e8d4f6a1b03";
 
-    /// Paths, mostly of pieces that make a path another one than it seems.
+    /// Paths, mostly made of components that change the meaning of a path.
     fn paths() -> impl Strategy<Value = String> {
         prop_oneof!["(/|\\.\\.|\\.|a|b|\\x00|\n|/\\.\\./){0,12}", ".*"]
     }
@@ -170,7 +170,7 @@ mod tests {
         prop_oneof![Just(UID.to_owned()), "[a-z0-9.-]{0,8}", "[a-zA-Z0-9./\n]{0,8}", ".*"]
     }
 
-    /// A request, which has no `Debug` of its own because it may hold secrets.
+    /// A request for test messages: the generated type has no `Debug`, because a request may hold secrets.
     struct Shown(NodePublishVolumeRequest);
 
     impl std::fmt::Debug for Shown {

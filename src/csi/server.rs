@@ -21,14 +21,14 @@ use super::socket::{Socket, remove_stale};
 use super::volumes::Volumes;
 use crate::api::DRIVER;
 
-/// The time that a stop leaves calls under way. The node finishes at its next start what is cut off then (M5).
+/// Time limit at a stop for calls under way. The next start of the agent finishes calls that were cut off (M5).
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// The place and the node to serve.
+/// The kubelet's directory and the node to serve.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
-    /// The kubelet's directory, at the same path as on the node; with at most 63 bytes, since the path of a unix socket has
-    /// at most 107.
+    /// The kubelet's directory, at the same path as on the node. The path has at most 63 bytes, since the path of a
+    /// unix socket has at most 107.
     pub kubelet_dir: PathBuf,
     /// The Node object's name.
     pub node_name: String,
@@ -42,33 +42,34 @@ impl ServeConfig {
 
     /// The registration socket, in the directory that the kubelet watches.
     ///
-    /// The name has an `@` for the kubelet's sake (1.36, `pkg/kubelet/pluginmanager`): it dials by path, and its gRPC
-    /// library sends the percent-encoded path as `:authority`. The HTTP/2 library here resets a stream with a `%` in the
-    /// host part (hyperium/h2 487), but allows one before an `@`, in the user part. For the CSI socket the kubelet sends
-    /// `localhost` (kubernetes 112597).
+    /// The `@` in the name is for the kubelet (1.36, `pkg/kubelet/pluginmanager`). The kubelet dials by path, and its
+    /// gRPC library sends the percent-encoded path as `:authority`. The agent's HTTP/2 library resets a stream with a
+    /// `%` in the host part (hyperium/h2 487). A `%` before an `@`, in the user part, is allowed. For the CSI socket
+    /// the kubelet sends `localhost` (kubernetes 112597).
     pub fn registration_socket(&self) -> PathBuf {
         self.kubelet_dir.join("plugins_registry").join(format!("{DRIVER}@reg.sock"))
     }
 }
 
 impl ServeConfig {
-    /// The registration socket of an agent before 0.1, which stays in place if that agent was killed.
+    /// The registration socket of an agent before 0.1, which is left behind if such an agent was killed.
     fn former_registration_socket(&self) -> PathBuf {
         self.kubelet_dir.join("plugins_registry").join(format!("{DRIVER}-reg.sock"))
     }
 }
 
-/// Serves the CSI services on their socket and keeps the driver registered with the kubelet, until `shutdown` resolves.
+/// Serves the CSI services on their socket and keeps the driver registered with the kubelet, until `shutdown`
+/// resolves.
 ///
 /// # Guarantees
 /// - The CSI socket listens before the registration socket can be seen.
-/// - Sockets are 0600, directories made for them 0750. A socket left by a crash is replaced. Anything else in the way, and
-///   a socket that a process serves, is left alone.
-/// - At the end, whatever the reason, the registration socket is removed first (the kubelet then unregisters the
-///   driver), then the CSI socket; calls under way have ten seconds to end.
+/// - Sockets have mode 0600, new directories for them 0750. The call replaces a socket that a crash left. It leaves
+///   anything else in the way alone, also a socket that a process serves.
+/// - At the end the registration socket is removed first, so that the kubelet unregisters the driver, and then the
+///   CSI socket. Calls under way have ten seconds to end.
 ///
 /// # Errors
-/// See [`ServeError`]; none of them is worth a retry within this process.
+/// See [`ServeError`]. A retry within this process cannot help.
 pub async fn serve<V: Volumes>(
     config: ServeConfig,
     volumes: Arc<V>,
@@ -96,7 +97,7 @@ pub async fn serve<V: Volumes>(
             })
     );
     tracing::info!(socket = %csi_socket.display(), node = config.node_name, "serving CSI");
-    // The kubelet keeps a driver under the path that it registered first, and refuses the same driver under another one.
+    // The kubelet keeps a driver under its first path, and refuses the same driver under another path.
     let former = config.former_registration_socket();
     if let Err(error) = remove_stale(&former).await {
         tracing::warn!(socket = %former.display(), %error, "failed to remove the registration socket of an earlier version");
@@ -108,7 +109,8 @@ pub async fn serve<V: Volumes>(
         ended = &mut services => return Err(ServeError::ended(ended)),
     };
 
-    // The registration socket went with its future. Now the CSI socket goes, and running calls may finish.
+    // The registration socket is already removed with its future. The CSI socket goes now, and running calls may
+    // finish.
     drop(stop);
     running.close();
     let drained = tokio::time::timeout(DRAIN, async {

@@ -1,4 +1,4 @@
-//! A unix socket whose file lives exactly as long as its listener.
+//! A unix socket whose file exists exactly as long as its listener.
 
 use std::fs::Metadata;
 use std::io;
@@ -15,13 +15,13 @@ use tokio::net::{UnixListener, UnixSocket, UnixStream};
 
 use super::serve_error::ServeError;
 
-/// Connections that wait to be accepted; the kubelet opens one per call.
+/// Limit of connections that wait to be accepted. The kubelet opens one connection per call.
 const BACKLOG: u32 = 128;
 
-/// Timeout for a connection to a socket found in place. A listener whose backlog is full is alive.
+/// Time limit for a connection to an existing socket. A listener with a full backlog counts as alive.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A listening socket, as the stream of its connections. Dropping it removes the file and then closes it.
+/// A listening socket, as the stream of its connections. A drop removes the file and then closes the socket.
 pub(super) struct Socket {
     listener: UnixListener,
     path: PathBuf,
@@ -29,12 +29,12 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Listens on `path`, for this user only (0600), in a directory that is made (0750) if there is none. A socket that a
-    /// crash left is replaced.
+    /// Listens on `path`, for this user only (0600). Makes a missing directory (0750). Replaces a socket that a crash
+    /// left.
     ///
     /// # Errors
-    /// [`ServeError::Foreign`] if something other than a socket is there, [`ServeError::Answered`] if a process listens
-    /// on it; neither is touched.
+    /// [`ServeError::Foreign`] if something other than a socket is there, [`ServeError::Answered`] if a process
+    /// listens on the socket. Both are left alone.
     pub(super) async fn bind(path: &Path) -> Result<Self, ServeError> {
         let failed = |source| ServeError::Listen { path: path.to_owned(), source };
         if let Some(parent) = path.parent() {
@@ -43,7 +43,7 @@ impl Socket {
         remove_stale(path).await?;
 
         let socket = UnixSocket::new_stream().map_err(failed)?;
-        // Linux makes the file with the unbound socket's own mode: at no moment could others connect.
+        // Linux makes the socket's file with the mode of the unbound socket, so other users can never connect.
         fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;
         socket.bind(path).map_err(failed)?;
         let listener = socket.listen(BACKLOG).map_err(failed)?;
@@ -54,8 +54,9 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // A successor may have put its own in place. This one still listens, so its inode cannot be in use again. Two
-        // calls on a name in memory or in the page cache: a drop cannot wait for another thread.
+        // A successor may have put its own socket in place. This process still listens, so the kernel has not given
+        // its inode to another file. The two calls may block here: the name is in memory or in the page cache, and a
+        // drop cannot await a thread.
         let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity);
         if ours && let Err(error) = std::fs::remove_file(&self.path) {
             tracing::warn!(socket = %self.path.display(), %error, "failed to remove the socket");
@@ -75,7 +76,7 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-/// Removes a socket on which nobody listens any more.
+/// Removes a socket without a listener.
 pub(super) async fn remove_stale(path: &Path) -> Result<(), ServeError> {
     let failed = |source| ServeError::Listen { path: path.to_owned(), source };
     match fs::symlink_metadata(path).await {

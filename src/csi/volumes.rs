@@ -10,20 +10,20 @@ use super::handle::VolumeHandle;
 /// Work on the node's volumes; the CSI services are a thin mapping onto it.
 ///
 /// # Guarantees to the implementation
-/// - Handles and the pod's identity are validated. A path is text without control characters; the implementation decides
-///   which paths are targets.
-/// - A publish or unpublish runs to its end even when the kubelet hangs up on its deadline (two minutes). The next call
-///   for the same target waits for that end, so an unpublish leaves nothing for an earlier publish to mount (M4).
+/// - Handles and the pod's identity are validated. A path is text without control characters. The implementation
+///   decides which paths are targets.
+/// - A publish or unpublish runs to its end, also if the kubelet hangs up at its deadline (two minutes). The next
+///   call for the same target waits for that end. So no publish mounts anything after a later unpublish (M4).
 ///
 /// # Assumptions about the implementation
 /// - Every call can be repeated, and calls may run at once, also for one handle (M4).
-/// - A call ends, whatever it waits for: others wait for it.
-/// - The kind of [`Error`] says truthfully whether something may be left mounted. A panic counts as uncertain.
+/// - Every call ends in limited time, because other calls wait for it.
+/// - The kind of [`Error`] is uncertain if a mount may be left. A panic counts as uncertain.
 pub trait Volumes: Send + Sync + 'static {
-    /// Mounts the volume at the target, read-only before it can be seen if so asked (M3, S9).
+    /// Mounts the volume at the target. A read-only mount is read-only before it is visible (M3, S9).
     fn publish(&self, request: PublishRequest) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Unmounts the target and removes it; succeeds if it is gone already.
+    /// Unmounts and removes the target; succeeds if the target is gone already.
     fn unpublish(
         &self,
         handle: &VolumeHandle,
@@ -39,23 +39,23 @@ pub trait Volumes: Send + Sync + 'static {
 pub struct PublishRequest {
     /// The volume and the claim.
     pub handle: VolumeHandle,
-    /// The path to mount at.
+    /// The path of the mount.
     pub target: PathBuf,
-    /// The pod itself calls the volume read-only.
+    /// True if the pod itself uses the volume read-only.
     pub read_only: bool,
-    /// The device itself is wanted, at a file, instead of a file system at a directory.
+    /// True for the device itself, at a file; false for a file system, at a directory.
     pub block: bool,
     /// The pod.
     pub pod: PodInfo,
-    /// The PersistentVolume's `volumeAttributes`, without the `csi.storage.k8s.io/` keys that the kubelet adds: no
+    /// The PersistentVolume's `volumeAttributes`, without the `csi.storage.k8s.io/` keys that the kubelet adds. So no
     /// service account token is among them (S17).
     pub volume_context: BTreeMap<String, String>,
 }
 
-/// The pod that a volume is published for, in the kubelet's words (`podInfoOnMount`).
+/// The pod of a publish, by the kubelet's attributes (`podInfoOnMount`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodInfo {
-    /// The pod's UID; for a static pod not a UUID.
+    /// The pod's UID, which for a static pod is not a UUID.
     pub uid: String,
     /// The pod's namespace.
     pub namespace: String,
@@ -63,12 +63,12 @@ pub struct PodInfo {
     pub name: String,
 }
 
-/// The fill of a volume.
+/// Bytes and inodes of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
-    /// In bytes.
+    /// Bytes.
     pub bytes: Usage,
-    /// In inodes; `None` where the file system does not count them.
+    /// Inodes; `None` if the file system does not count them.
     pub inodes: Option<Usage>,
 }
 
@@ -79,6 +79,6 @@ pub struct Usage {
     pub total: u64,
     /// Used units.
     pub used: u64,
-    /// Free for pods; what the file system holds back is neither used nor available.
+    /// Units that pods can still take. Units that the file system holds back are neither used nor available.
     pub available: u64,
 }

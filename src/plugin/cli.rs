@@ -354,14 +354,14 @@ pub(super) struct Revoke {
     pub dry_run: Option<DryRun>,
 }
 
-/// A size without a unit is a number of bytes, which few people mean.
+/// A size without a unit would be a number of bytes, which few people mean.
 fn size(text: &str) -> Result<String, String> {
     match Size::written(text).bytes() {
         Ok(bytes) if bytes < 1 << 20 && text.chars().all(|c| c.is_ascii_digit()) => {
             Err(format!("{text} bytes? Write the unit, such as {text}Gi"))
         }
         Ok(bytes) if bytes < 1 << 20 => Err("a size is at least 1Mi".to_owned()),
-        // The API server explains what is no size.
+        // The API server's message explains a malformed size.
         _ => Ok(text.to_owned()),
     }
 }

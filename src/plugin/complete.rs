@@ -1,5 +1,5 @@
-//! Completion of `kubectl reservoir …`. By kubectl's convention for plug-ins, kubectl runs the program
-//! `kubectl_complete-reservoir` with the typed words. This is the plug-in under another name.
+//! Completion of `kubectl reservoir …`. By convention kubectl runs a program `kubectl_complete-reservoir` with the
+//! typed words. The program is this plug-in under another name.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ pub(super) async fn print_completions(args: Vec<OsString>) -> ExitCode {
         Candidates::Words(words) => words,
         Candidates::Names(kind, prefix) => {
             let names = tokio::time::timeout(Duration::from_secs(3), object_names(&words, kind)).await;
-            // Without an answer in time there are no candidates: the shell must not hang.
+            // After a timeout there are no candidates, because the shell must not hang.
             let names = names.ok().and_then(Result::ok).unwrap_or_default();
             names.into_iter().map(|name| format!("{prefix}{name}")).collect()
         }

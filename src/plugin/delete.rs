@@ -14,7 +14,7 @@ use super::write::{Until, api_of, delete_params, print_result, wait_until};
 use crate::api::VolumeClaim;
 use crate::plan::pvc_provisioner::pvc_of;
 
-/// Deletes an object. A refusal comes with what stands in the way.
+/// Deletes an object. The message of a refusal has the cause.
 pub(super) async fn delete_object(
     client: &Client,
     snapshot: &Snapshot,

@@ -34,17 +34,17 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// `VolumeClaim team/data`.
+    /// `VolumeClaim team/data`: kind and path of the object.
     pub fn title(&self) -> String {
         format!("{} {}", self.kind.name, self.path())
     }
 
-    /// `team/data`.
+    /// `team/data`: namespace and name of the object.
     pub fn path(&self) -> String {
         self.namespace.iter().map(|n| format!("{n}/")).collect::<String>() + &self.name
     }
 
-    /// `vclaim/data -n team`, the argument of `kubectl reservoir why`.
+    /// `vclaim/data -n team`: the argument of `kubectl reservoir why`.
     pub fn argument(&self) -> String {
         let namespace = self.namespace.as_ref().map(|n| format!(" -n {n}")).unwrap_or_default();
         format!("{}/{}{namespace}", self.kind.short, self.name)

@@ -7,7 +7,7 @@ pub(super) struct Kind {
     pub short: &'static str,
     pub plural: &'static str,
     pub namespaced: bool,
-    /// Makes pods.
+    /// True if objects of the kind make pods.
     pub workload: bool,
 }
 
@@ -52,7 +52,7 @@ pub(super) static KINDS: [&Kind; 13] = [
 ];
 
 impl Kind {
-    /// Parses any name that kubectl takes for the kind. The error has the most similar name.
+    /// Parses any name that kubectl accepts for the kind. The error has the most similar name.
     pub fn parse(text: &str) -> Result<&'static Kind, String> {
         let lower = text.to_lowercase();
         let plain = lower.strip_suffix(".reservoir.dev").unwrap_or(&lower);
@@ -67,8 +67,7 @@ impl Kind {
     }
 }
 
-/// The most similar name that is another one; `None` if no name is similar. One typing error is similar in a short name,
-/// too.
+/// The most similar other name; `None` if no name is similar. In a short name one typing error counts as similar.
 pub(super) fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let likeness = |name: &&str| {
         let one_error = text.len() > 1 && strsim::osa_distance(text, name) == 1;
@@ -78,7 +77,7 @@ pub(super) fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) 
     similar.max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
 }
 
-/// `; did you mean x?`, or nothing if no name is similar.
+/// `; did you mean x?`; empty if no name is similar.
 pub(super) fn did_you_mean<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> String {
     nearest(text, names).map(|name| format!("; did you mean {name}?")).unwrap_or_default()
 }

@@ -47,7 +47,7 @@ impl Paint {
         self.code("2", text)
     }
 
-    /// `██████░░░░  29%`. Only 100 % fills the bar, and only zero leaves it empty.
+    /// `██████░░░░  29%`: only 100 % fills the bar, and only zero leaves the bar empty.
     pub fn bar(self, part: u64, whole: u64) -> String {
         let share = |of: u64| match whole {
             0 => 0,
@@ -67,7 +67,7 @@ impl Paint {
     }
 }
 
-/// Bytes for people: exact if that takes at most four digits, else rounded to three digits.
+/// Bytes for people: exact with at most four digits, or else rounded to three digits.
 pub(super) fn human(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
     let largest = (0..UNITS.len()).rev().find(|i| bytes >> (10 * i) > 0).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! From the command line to the function that carries it out.
+//! Runs the function of each subcommand.
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write as _};
@@ -43,8 +43,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     if let Command::Completion { shell } = cli.command {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut Cli::command(), "kubectl-reservoir", &mut script);
-        // For a program name with a hyphen, the bash script of clap_complete 4.6 has two spellings; one has
-        // no match.
+        // For a program name with a hyphen, the bash script of clap_complete 4.6 has two spellings of the name. One
+        // of them has no match.
         let script = String::from_utf8(script)?.replace("kubectl__subcmd__reservoir", "kubectl__reservoir");
         print!("{script}");
         return Ok(ExitCode::SUCCESS);

@@ -40,7 +40,7 @@ pub(super) struct Snapshot {
 /// A kind that the caller may not list.
 pub(super) struct Denied {
     plural: String,
-    /// True if the snapshot has no object of the kind; false if it has those of one namespace.
+    /// True if the snapshot has no object of the kind; false if it has the objects of one namespace.
     unseen: bool,
     pub message: String,
 }
@@ -67,15 +67,14 @@ impl Snapshot {
         snapshot.claims = list_namespaced(client, only, namespace, denied).await?;
         snapshot.pods = list_namespaced(client, only, namespace, denied).await?;
         snapshot.pvcs = list_namespaced(client, only, namespace, denied).await?;
-        // Without this right the PersistentVolumeClaims have an annotation that serves nearly as well.
+        // Without the right to list StorageClasses the annotation of PersistentVolumeClaims serves nearly as well.
         let classes: Vec<StorageClass> = list_cluster_wide(client, &mut vec![]).await?;
         let ours = classes.iter().filter(|class| class.provisioner == DRIVER);
         snapshot.classes = ours.map(ResourceExt::name_any).collect();
         Ok(snapshot)
     }
 
-    /// Reads what Kubernetes says in a namespace: events, and the workloads of a kind. What the caller may not list is
-    /// left out.
+    /// Reads the events of a namespace, and the workloads of a kind. Kinds that the caller may not list are left out.
     pub async fn read_namespace(
         &mut self,
         client: &Client,
@@ -108,7 +107,7 @@ impl Snapshot {
             .filter(move |pod| !cluster::is_terminal(pod) && cluster::claims_of(pod).contains(&named))
     }
 
-    /// True if Reservoir is to make the volume of a PersistentVolumeClaim.
+    /// True if Reservoir makes the volume of this PersistentVolumeClaim.
     pub fn is_ours(&self, pvc: &PersistentVolumeClaim) -> bool {
         let class = pvc.spec.as_ref().and_then(|spec| spec.storage_class_name.as_ref());
         let annotated = pvc.annotations().get("volume.kubernetes.io/storage-provisioner");

@@ -130,7 +130,7 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
     }
 }
 
-/// `data (eng, 64Mi, shared) on node n1, for team`.
+/// Text of an offered volume: `data (eng, 64Mi, shared) on node n1, for team`.
 fn offered(snapshot: &Snapshot) -> Vec<String> {
     let mut all = Vec::new();
     for offer in &snapshot.offers {

@@ -30,7 +30,7 @@ pub(super) struct Node {
     pub children: Vec<Node>,
 }
 
-/// The wanted part of the tree.
+/// The part of the tree to show.
 #[derive(Default)]
 pub(super) struct Filter<'a> {
     /// Objects of this role and of roles beneath it.

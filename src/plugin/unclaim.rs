@@ -19,7 +19,7 @@ pub(super) async fn unclaim(client: &Client, args: &Unclaim, namespace: &str) ->
     for claim in &claims {
         eprintln!("{}", describe(&snapshot, claim));
     }
-    // Whoever lists names has seen them.
+    // An interactive user who gives names has seen the claims. A user who gives only a role has not.
     if args.role.is_some() && args.dry_run.is_none() {
         confirm("End these claims? The data stays.", args.yes)?;
     }
@@ -62,7 +62,7 @@ pub(super) fn of_role<'a>(snapshot: &'a Snapshot, role: &'a Role) -> impl Iterat
     snapshot.claims.iter().filter(|claim| Role::name_covers(role.as_str(), &claim.spec.role))
 }
 
-/// The claim with its volume, and what it waits for when it is deleted.
+/// The claim with its volume, and the cause of a wait after its deletion.
 pub(super) fn describe(snapshot: &Snapshot, claim: &VolumeClaim) -> String {
     let (namespace, name) = (claim.namespace().unwrap_or_default(), claim.name_any());
     let volume = claim.status.as_ref().and_then(|s| s.volume.as_ref()).map(|v| v.name.as_str());
@@ -82,7 +82,7 @@ pub(super) fn describe(snapshot: &Snapshot, claim: &VolumeClaim) -> String {
     format!("VolumeClaim {namespace}/{name}: {:?}, {volume}{users}{class}", claim.spec.mode)
 }
 
-/// Deletes a claim. The claim of a StorageClass is left alone: its PersistentVolumeClaim would be without a volume.
+/// Deletes a claim. The claim of a StorageClass is left alone: its PersistentVolumeClaim would lose its volume.
 pub(super) async fn end(client: &Client, claim: &VolumeClaim, dry_run: Option<DryRun>) -> anyhow::Result<()> {
     let (namespace, name) = (claim.namespace().unwrap_or_default(), claim.name_any());
     if pvc_of(claim).is_some() {

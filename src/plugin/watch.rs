@@ -41,7 +41,7 @@ impl Changes {
         ]))
     }
 
-    /// Returns a second after the next change, so that changes of one second are one.
+    /// Returns one second after the next change, so that all changes of a second cause one update.
     pub async fn wait(&mut self) {
         self.0.next().await;
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -53,7 +53,7 @@ fn changes_of<K>(api: Api<PartialObjectMeta<K>>) -> BoxStream<'static, ()>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
 {
-    // A kind that the caller may not watch yields no changes, and does not end the stream.
+    // The stream goes on if the caller may not watch a kind; that kind yields no changes.
     let events = watcher(api, Default::default()).default_backoff();
     events.filter_map(|event| ready(event.ok().map(drop))).boxed()
 }

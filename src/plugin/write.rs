@@ -23,8 +23,8 @@ use crate::api::condition::reason::*;
 /// Field manager of the plug-in's writes.
 pub(super) const MANAGER: &str = "kubectl-reservoir";
 
-/// Reasons that end a wait: only another spec, or another person, ends the state. A state may pass for a moment while
-/// the controller learns of objects that were just made.
+/// Reasons that end a wait, because only another spec or another person can end the state. Such a state may pass in a
+/// moment: the controller may not have seen new objects yet.
 const FINAL: &[&str] = &[
     INVALID,
     NOT_A_SUB_ROLE,
@@ -44,14 +44,14 @@ const FINAL: &[&str] = &[
     NO_ORPHAN,
 ];
 
-/// Time after which such a state is not a passing one.
+/// Time after which such a state counts as lasting.
 const STUCK: Duration = Duration::from_secs(3);
 
 /// The end of the wait of `--wait`.
 pub(super) enum Until {
     /// The condition of this type is true for the written spec.
     Condition(&'static str),
-    /// The object does not exist any more.
+    /// The object is gone.
     Deleted,
 }
 
@@ -122,7 +122,7 @@ pub(super) fn delete_params(dry_run: Option<DryRun>, preconditions: Precondition
     DeleteParams { dry_run: dry_run.is_some(), preconditions: Some(preconditions), ..Default::default() }
 }
 
-/// The end of a line that tells of a write.
+/// The end of an output line about a write.
 pub(super) fn dry_run_suffix(dry_run: Option<DryRun>) -> &'static str {
     match dry_run {
         Some(DryRun::Client) => " (dry run)",

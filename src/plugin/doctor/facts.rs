@@ -50,7 +50,7 @@ pub(super) const POLICY_KINDS: [&str; 4] = [
     "MutatingAdmissionPolicyBinding",
 ];
 
-/// Lists a kind; `None` if the caller may not list the kind.
+/// Lists a kind; `None` if the caller may not do so.
 async fn list_if_allowed<K>(api: Api<K>, labels: &str) -> anyhow::Result<Option<Vec<K>>>
 where
     K: Clone + std::fmt::Debug + DeserializeOwned,

@@ -123,7 +123,7 @@ pub(in crate::plugin) async fn who_can(
     print(output, &holders, || holders::text(&holders, verb, role))
 }
 
-/// `ClusterRole a, ClusterRoleBinding b`.
+/// `ClusterRole a, ClusterRoleBinding b`: the objects of a grant.
 fn source(holder: &Holder) -> String {
     format!("ClusterRole {}, ClusterRoleBinding {}", holder.cluster_role, holder.cluster_role_binding)
 }
@@ -146,7 +146,7 @@ async fn read_rbac(client: &Client) -> anyhow::Result<Rbac> {
     Ok(Rbac { roles: roles.map_err(|e| explain(&e))?, bindings: bindings.map_err(|e| explain(&e))? })
 }
 
-/// A typing error in a role is a grant on nothing.
+/// A grant on a mistyped role would have no effect.
 fn note_unknown_role(snapshot: &Snapshot, role: &Role) {
     let role = role.as_str();
     let items = snapshot.items();
@@ -158,7 +158,7 @@ fn note_unknown_role(snapshot: &Snapshot, role: &Role) {
     }
 }
 
-/// Writes the difference, each object as a compare-and-swap. A binding never outlives its ClusterRole.
+/// Writes the difference, each object as a compare-and-swap. A binding is deleted before its ClusterRole.
 async fn settle(
     client: &Client,
     seen: &Grant,
@@ -168,7 +168,8 @@ async fn settle(
     let roles = Api::<ClusterRole>::all(client.clone());
     let bindings = Api::<ClusterRoleBinding>::all(client.clone());
     let role = settle_one(&roles, seen.role.as_ref(), wanted.role.as_ref(), dry_run);
-    // The API server refuses a binding to a ClusterRole that was not stored; it checks the same rights for the ClusterRole.
+    // In a dry run no ClusterRole is stored, and the API server refuses a binding to a missing ClusterRole. The check
+    // of the ClusterRole covers the same rights.
     let binding_dry_run = dry_run.map(|asked| if seen.role.is_none() { DryRun::Client } else { asked });
     let binding = settle_one(&bindings, seen.binding.as_ref(), wanted.binding.as_ref(), binding_dry_run);
     Ok(match wanted.role {

@@ -12,7 +12,7 @@ use crate::api::{GROUP, Role};
 /// Length limit of a grant's name.
 const MOST: usize = 200;
 
-/// The two objects of a grant. Both have the same name; `None`: there is no such object, or there is to be none.
+/// The two objects of a grant, which have the same name. `None`: the object does not exist, or is to be deleted.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Grant {
     pub role: Option<ClusterRole>,
@@ -21,8 +21,8 @@ pub(super) struct Grant {
 
 /// The name of the objects. A pair of role and receiver has the same name each time.
 ///
-/// A role has no colon and no empty component, so the first `::` ends the role. What an object's name cannot hold is
-/// replaced, and then a hash of the whole tells two receivers apart.
+/// A role has no colon and no empty component, so the first `::` ends the role. Characters that an object's name
+/// cannot have are replaced. A hash of the whole then distinguishes two receivers.
 pub(super) fn name(role: &Role, to: &Subject) -> String {
     let (kind, receiver) = to.kind_and_name();
     let receiver = if to.namespace().is_some() { receiver.replace('/', ":") } else { receiver };
@@ -31,7 +31,7 @@ pub(super) fn name(role: &Role, to: &Subject) -> String {
     if whole.len() <= MOST && whole.chars().all(may) {
         return whole;
     }
-    // FNV-1a: the same in every version of the plug-in.
+    // FNV-1a gives the same hash in every version of the plug-in.
     let hash = whole.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
@@ -47,8 +47,8 @@ impl Grant {
         VERBS.iter().copied().filter(|verb| verbs.iter().any(|there| there == verb)).collect()
     }
 
-    /// The objects that give `to` exactly these verbs, made from the objects that are there. Fails if somebody changed
-    /// those: the change would be lost.
+    /// The objects that give `to` exactly these verbs, made from the existing objects. Fails if somebody has edited
+    /// those: the edit would be lost.
     pub fn with_verbs(&self, role: &Role, to: &Subject, verbs: &[&str]) -> Result<Self, String> {
         let name = name(role, to);
         let rule = |verbs: Vec<String>| PolicyRule {
@@ -148,7 +148,7 @@ mod tests {
         }
     }
 
-    /// A1: verbs add up, a grant without a verb has no object, and the same command twice changes nothing.
+    /// A1: verbs add up, a grant without a verb has no object, and a repeated command changes nothing.
     #[test]
     fn a1_verbs_are_added_and_taken_from_what_is_there() {
         let (role, jane) = (role("eng"), user("jane"));

@@ -13,7 +13,7 @@ use crate::api::{AccessMode, GROUP, Role, VolumeClaim};
 use crate::plan::quota;
 use crate::plugin::paint::table;
 
-/// Every ClusterRole and ClusterRoleBinding. Roles and RoleBindings of a namespace are no right on a role.
+/// Every ClusterRole and ClusterRoleBinding. Roles and RoleBindings of a namespace give no right on a role.
 pub(super) struct Rbac {
     pub roles: Vec<ClusterRole>,
     pub bindings: Vec<ClusterRoleBinding>,
@@ -55,7 +55,7 @@ impl Rbac {
         holders
     }
 
-    /// The grant of `grant`, as it is.
+    /// The present objects of the grant to `to`.
     pub fn grant(&self, role: &Role, to: &Subject) -> Grant {
         let name = grant::name(role, to);
         Grant {
@@ -64,7 +64,7 @@ impl Rbac {
         }
     }
 
-    /// Puts another grant in the place of the one with this name.
+    /// Replaces the grant of this name.
     pub fn replace(&mut self, name: &str, grant: &Grant) {
         self.roles.retain(|there| there.name_any() != name);
         self.bindings.retain(|there| there.name_any() != name);
@@ -93,7 +93,7 @@ impl Rbac {
         claims.iter().filter(lacks).collect()
     }
 
-    /// A grant by which a subject has a verb on a role, by itself or by a group that it is certainly in.
+    /// A grant by which a subject has a verb on a role: its own, or one of a group that certainly has the subject.
     pub fn right_of(&self, subject: &Subject, verb: &str, role: &str) -> Option<Holder> {
         self.holders(verb, role).into_iter().find(|holder| subject.is_in(&holder.subject))
     }
@@ -158,7 +158,7 @@ mod tests {
         }
     }
 
-    /// A1, A2: exactly those whom the API server lets.
+    /// A1, A2: the result is exactly the subjects whom the API server admits.
     #[test]
     fn a1_who_can_finds_ancestors_and_wildcards_and_no_others() {
         let rule = |groups: &str, resources: &str, names: &[&str], verbs: &[&str]| json!({"apiGroups": [groups], "resources": [resources], "resourceNames": names, "verbs": verbs});

@@ -49,7 +49,7 @@ impl Subject {
         }
     }
 
-    /// The receiver that a ClusterRoleBinding names.
+    /// The receiver in a ClusterRoleBinding; `None` for other kinds of subject.
     pub fn of(subject: &v1::Subject) -> Option<Self> {
         let name = subject.name.clone();
         match subject.kind.as_str() {
@@ -60,7 +60,7 @@ impl Subject {
         }
     }
 
-    /// `user` and `jane`, `serviceaccount` and `team/web`.
+    /// Kind and name: `user` and `jane`, `serviceaccount` and `team/web`.
     pub fn kind_and_name(&self) -> (&'static str, String) {
         match self {
             Self::User { name } => (KINDS[0], name.clone()),
@@ -97,7 +97,7 @@ impl Subject {
         }
     }
 
-    /// The namespace to which the subject belongs: of a service account, or of all service accounts of one namespace.
+    /// The namespace of a service account, or of the group of all service accounts of a namespace.
     pub fn namespace(&self) -> Option<&str> {
         match self {
             Self::User { .. } => None,
@@ -107,7 +107,7 @@ impl Subject {
     }
 }
 
-/// `user jane`, the form that `--to` and `--from` take.
+/// The form of `--to` and `--from`: `user jane`.
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, name) = self.kind_and_name();

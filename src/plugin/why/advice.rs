@@ -1,4 +1,4 @@
-//! The next step for each reason of a condition: a command with all its names filled in, or a person to ask.
+//! The next step for each reason of a condition: a command with all names filled in, or the person to ask.
 
 use kube::ResourceExt;
 
@@ -13,11 +13,11 @@ use crate::plugin::snapshot::Snapshot;
 const FINE: &str = "there is nothing to do";
 const LOOK_AGAIN: &str = "wait a few seconds; if the state stays the same: kubectl reservoir doctor";
 
-/// The object with the condition, in the words of commands.
+/// The object with the condition, and its names for commands.
 pub(super) struct About<'a> {
     snapshot: &'a Snapshot,
     name: &'a str,
-    /// `spv/data`, or `vclaim/data -n team`.
+    /// Argument of a command: `spv/data`, or `vclaim/data -n team`.
     argument: String,
     namespace: &'a str,
     role: &'a str,
@@ -144,7 +144,7 @@ impl<'a> About<'a> {
         })
     }
 
-    /// The claim of a StorageClass ends with its PersistentVolumeClaim only.
+    /// The claim of a StorageClass can end only with its PersistentVolumeClaim.
     fn delete(&self) -> String {
         match self.claim.and_then(pvc_of) {
             Some(_) => format!("kubectl delete pvc/{} -n {}", self.name, self.namespace),
@@ -175,7 +175,7 @@ impl<'a> About<'a> {
         }
     }
 
-    /// Asks for less of the reservation or the volume, if there is something; else the other way.
+    /// The advice to resize to at most `bytes`; `other` is the other way, and the only one if `bytes` is 0.
     fn smaller(&self, bytes: u64, other: &str) -> String {
         match bytes {
             0 => format!("kubectl reservoir why {}   # {other}", self.argument),
@@ -187,7 +187,7 @@ impl<'a> About<'a> {
         }
     }
 
-    /// Most bytes that the reservation could have now.
+    /// The most bytes that the reservation could have now.
     fn largest_free(&self) -> u64 {
         let own = self.reservation.and_then(|r| r.status.as_ref()).map_or(0, holder::size);
         let on = |disk: &&crate::api::NodeDisk| self.disk.as_ref().is_none_or(|own| disk.name_any() == *own);
@@ -232,7 +232,7 @@ impl<'a> About<'a> {
         )
     }
 
-    /// Deletes a reservation that nothing is in, and reserves anew.
+    /// Deletes an empty reservation, and makes it anew.
     fn reserve_anew(&self, place: &str, why: &str) -> String {
         let size = self.reservation.map_or("1Gi", |r| r.spec.size.as_str());
         format!(
@@ -278,7 +278,7 @@ impl<'a> About<'a> {
         }
     }
 
-    /// A command for the first object in a reservation.
+    /// A command for the first object in the reservation.
     fn content(
         &self,
         command: &str,
@@ -394,7 +394,7 @@ impl<'a> About<'a> {
         self.claim.map_or(AccessMode::ReadWrite, |claim| claim.spec.mode)
     }
 
-    /// Deletes a claim that is bound to nothing, and claims anew.
+    /// Deletes an unbound claim, and makes it anew.
     fn claim_anew(&self, role: &str, volume: Option<&str>, mode: AccessMode, why: &str) -> String {
         format!("{} && {}   # {why}", self.delete(), self.claim_command(self.name, role, volume, mode))
     }
@@ -418,7 +418,7 @@ impl<'a> About<'a> {
     }
 }
 
-/// A size that is no more than `bytes`, in whole Mi where there is one.
+/// A size of at most `bytes`, in whole Mi if it is that large.
 fn whole_mebibytes(bytes: u64) -> Size {
     Size::from_bytes(if bytes < 1 << 20 { bytes } else { bytes >> 20 << 20 })
 }
@@ -434,7 +434,7 @@ mod tests {
         About::new(snapshot, &target).step(reason).unwrap()
     }
 
-    /// T4: a typing error is not repeated in the advice: a similar name comes first.
+    /// T4: the advice does not repeat a mistyped name. A similar name comes first.
     #[test]
     fn t4_advice_looks_for_the_similar_name_first() {
         let mut eng = reserved("eng", "eng", 4, &[]);
@@ -472,7 +472,7 @@ mod tests {
         }
     }
 
-    /// T4: sizes in the advice are those that suffice.
+    /// T4: the advice has sizes that suffice.
     #[test]
     fn t4_advice_has_sizes_that_suffice() {
         let mut free = disk("n1.a", "n1", 10, &[]);

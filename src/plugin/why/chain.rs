@@ -12,7 +12,7 @@ use crate::cluster;
 use crate::plugin::kind::{CLAIM, DISK, Kind, POD, PVC, RESERVATION, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
-/// The object, the object that it waits for, and so on. The root of the wait is last. A pod or a workload that runs waits
+/// The object, the object that it waits for, and so on; the root of the wait is last. A running pod or workload waits
 /// for nothing.
 pub(super) fn chain(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
     let mut chain = vec![target.clone()];
@@ -52,7 +52,7 @@ pub(super) fn reports(snapshot: &Snapshot, target: &Target) -> Option<Vec<Report
     };
     let mut all: Vec<Report> =
         item.conditions.iter().filter(trouble).map(|c| report(true, &c.reason, &c.message)).collect();
-    // A true condition Ready is no cause of a wait beside a failed resize or a retirement.
+    // A true condition Ready is no cause of a wait, beside a failed resize or a retirement.
     match item.ready() {
         Some(ready) if ready.status == "True" && !all.is_empty() => {}
         Some(ready) => all.push(report(ready.status != "True", &ready.reason, &ready.message)),

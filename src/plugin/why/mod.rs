@@ -55,7 +55,7 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
             return Err(target.not_found(snapshot));
         }
         for report in reports.unwrap_or_else(|| vec![waits::missing_claim(snapshot, link)]) {
-            // The step for the root helps; its effects end by themselves.
+            // The step for the root cause is enough: its effects end by themselves.
             if report.trouble && (i + 1 == chain.len() || next.is_empty()) {
                 let step = step_for(snapshot, link, &report.reason);
                 next.extend(Some(step).filter(|step| !next.contains(step)));
@@ -84,7 +84,7 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
 pub(super) fn text(why: &Why, paint: Paint) -> String {
     let summary = if why.ready { paint.good(&why.summary) } else { paint.warn(&why.summary) };
     let mut text = format!("{}: {summary}\n", paint.bold(&why.object));
-    // A single cause is already in the first line.
+    // The first line already has a single cause.
     for (i, report) in why.because.iter().enumerate().filter(|_| why.because.len() > 1) {
         let word = if i == 0 { "because" } else { "so" };
         let message = if report.message.is_empty() { String::new() } else { format!(": {}", report.message) };
@@ -197,7 +197,8 @@ mod tests {
         serde_json::from_value(value).unwrap()
     }
 
-    /// T4: a pod waits for Reservoir exactly if one of its claims does; the words of scheduler and kubelet are quoted.
+    /// T4: a pod waits for Reservoir exactly if one of its claims does. The messages of scheduler and kubelet are
+    /// quoted.
     #[test]
     fn t4_why_pod_blames_reservoir_only_for_its_own() {
         let of = |snapshot: &Snapshot| ask(snapshot, &POD, Some("team"), "web").unwrap();
@@ -234,7 +235,7 @@ mod tests {
         assert_eq!(of(&running), "Pod team/web: Running\n");
     }
 
-    /// T4, M2: a second pod of an exclusive volume is told of the first.
+    /// T4, M2: the answer for a second pod of an exclusive volume names the first pod.
     #[test]
     fn t4_m2_why_names_the_pod_that_has_an_exclusive_volume() {
         let mut volume = ready_volume("v", "eng", false);
@@ -254,7 +255,7 @@ mod tests {
         assert!(answer.contains("next: kubectl describe pod first -n team"), "{answer}");
     }
 
-    /// T4: a workload waits for its first pod that waits, or is told why it has none.
+    /// T4: a workload waits for its first waiting pod. For a workload without pods the answer has the reason.
     #[test]
     fn t4_why_of_a_workload_is_that_of_its_pods() {
         let kind = Kind::parse("sts").unwrap();
@@ -297,7 +298,7 @@ mod tests {
         }
     }
 
-    /// T4: what may not be seen is not said to be missing.
+    /// T4: an object that the caller may not see is not reported as missing.
     #[test]
     fn t4_why_does_not_deny_what_may_not_be_seen() {
         let blind = Snapshot { denied: vec![Denied::unseen(&VOLUME)], ..Snapshot::default() };

@@ -8,7 +8,7 @@ pub(in crate::plugin) struct Report {
     pub object: String,
     pub reason: String,
     pub message: String,
-    /// True if the object is not as it should be.
+    /// True if the object is not in its intended state.
     #[serde(skip)]
     pub trouble: bool,
 }

@@ -37,7 +37,7 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
     })
 }
 
-/// The way to end a healthy object that is in use.
+/// The step to end a healthy object that is in use.
 pub(super) fn deletion_step(snapshot: &Snapshot, target: &Target) -> Option<String> {
     let name = &target.name;
     let role = snapshot.find(target.kind, None, name).and_then(|item| item.role);

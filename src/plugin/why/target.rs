@@ -1,4 +1,4 @@
-//! The object that `why` is asked about.
+//! The object that `why` explains.
 
 use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::Pod;
@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use crate::plugin::kind::{CLAIM, Kind, POD, PVC, did_you_mean};
 use crate::plugin::snapshot::Snapshot;
 
-/// An object by kind and name. It may not exist.
+/// An object by kind and name. The object may not exist.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::plugin) struct Target {
     pub kind: &'static Kind,
@@ -33,7 +33,7 @@ impl Target {
         Ok(Self::new(kind, kind.namespaced.then(|| namespace.to_owned()), name.to_owned()))
     }
 
-    /// `VolumeClaim team/data`.
+    /// `VolumeClaim team/data`: kind and path of the object.
     pub fn title(&self) -> String {
         let namespace = self.namespace.iter().map(|n| format!("{n}/")).collect::<String>();
         format!("{} {namespace}{}", self.kind.name, self.name)
@@ -43,7 +43,7 @@ impl Target {
         snapshot.pods.iter().find(|p| p.name_any() == self.name && p.namespace() == self.namespace)
     }
 
-    /// The message for an object that does not exist, with the most similar name. What may not be seen may exist.
+    /// The message for a missing object, with the most similar name. An object that the caller may not see may exist.
     pub fn not_found(&self, snapshot: &Snapshot) -> String {
         if !snapshot.sees(self.kind) {
             return format!(

@@ -1,4 +1,4 @@
-//! What Kubernetes says of pods, of PersistentVolumeClaims without a VolumeClaim, and of workloads.
+//! Reports of Kubernetes about pods, PersistentVolumeClaims without a VolumeClaim, and workloads.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
@@ -33,8 +33,8 @@ fn message_of(event: &Event) -> String {
     event.message.clone().unwrap_or_default()
 }
 
-/// The reports of a pod: a cause that no condition of Reservoir's objects has, then the phase with the words of the
-/// scheduler, of the container runtime or of the kubelet.
+/// The reports of a pod. First a cause that no condition of Reservoir's objects has, then the phase with the message
+/// of the scheduler, the container runtime or the kubelet.
 pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Vec<Report> {
     let status = pod.status.clone().unwrap_or_default();
     let phase = status.phase.unwrap_or_else(|| "Pending".into());
@@ -57,8 +57,8 @@ pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Ve
     held.into_iter().chain([own]).collect()
 }
 
-/// Claim, volume and pod, where the pod has an exclusive volume that `pod` waits for: at most one pod at a time has it
-/// mounted (M2).
+/// Claim, volume and pod, if the pod has an exclusive volume that `pod` waits for. At most one pod at a time mounts
+/// an exclusive volume (M2).
 fn holder<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<(String, String, &'a Pod)> {
     let of = |(namespace, name): (String, String)| {
         let is_it = |c: &&VolumeClaim| c.name_any() == name && c.namespace().as_ref() == Some(&namespace);
@@ -73,7 +73,7 @@ fn holder<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<(String, String, &'a 
     cluster::claims_of(pod).into_iter().find_map(of)
 }
 
-/// The next step for a pod whose exclusive volume another pod has.
+/// The next step for a pod whose exclusive volume is mounted in another pod.
 pub(super) fn holder_step(snapshot: &Snapshot, target: &Target) -> String {
     match target.find_pod(snapshot).and_then(|pod| holder(snapshot, pod)) {
         Some((.., other)) => format!(
@@ -85,7 +85,7 @@ pub(super) fn holder_step(snapshot: &Snapshot, target: &Target) -> String {
     }
 }
 
-/// The report of a PersistentVolumeClaim that has no VolumeClaim; `None`: there is none of this name.
+/// The report of a PersistentVolumeClaim without a VolumeClaim. `None`: the PersistentVolumeClaim does not exist.
 pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report> {
     let report = |trouble, reason: &str, message: String| {
         Some(Report { object: target.title(), reason: reason.to_owned(), message, trouble })
@@ -108,7 +108,7 @@ pub(super) fn find_pvc<'a>(snapshot: &'a Snapshot, target: &Target) -> Option<&'
     snapshot.pvcs.iter().find(|pvc| pvc.name_any() == target.name && pvc.namespace() == target.namespace)
 }
 
-/// The report of a name that a pod uses and that nothing has.
+/// The report of a PersistentVolumeClaim that a pod names and that does not exist.
 pub(super) fn missing_claim(snapshot: &Snapshot, target: &Target) -> Report {
     let here = |namespace: Option<String>| namespace == target.namespace;
     let pvcs = snapshot.pvcs.iter().filter(|p| here(p.namespace())).map(ResourceExt::name_any);
@@ -146,7 +146,7 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
     }
 }
 
-/// The report of a workload: ready pods, or why there are none.
+/// The report of a workload: the number of ready pods, or the reason for missing pods.
 pub(super) fn workload_report(snapshot: &Snapshot, target: &Target) -> Option<Report> {
     let workload = snapshot.workloads.iter().find(|w| w.name_any() == target.name)?;
     let number = |part: &str, field: &str| workload.data[part][field].as_u64();
@@ -173,7 +173,7 @@ pub(super) fn workload_report(snapshot: &Snapshot, target: &Target) -> Option<Re
     Some(Report { object: target.title(), reason: reason.into(), message, trouble })
 }
 
-/// The pods that a workload's selector chooses, by name.
+/// The pods that a workload's selector matches, by name.
 pub(super) fn pods_of_workload<'a>(snapshot: &'a Snapshot, target: &Target) -> Vec<&'a Pod> {
     let workload = snapshot.workloads.iter().find(|w| w.name_any() == target.name);
     let labels = |w: &DynamicObject| w.data["spec"]["selector"]["matchLabels"].as_object().cloned();
