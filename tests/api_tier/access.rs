@@ -36,7 +36,7 @@ const MANIFESTS: &str = "
  spec: {role: eng, volume: narrow}}
 ";
 
-/// V11, V12, M5. That the kubelet gives the group to pods is a step of the tour.
+/// V11, V12, M5. A step of the tour shows that the kubelet gives the group to pods.
 #[tokio::test(flavor = "multi_thread")]
 async fn v11_v12_group_and_mount_options_reach_the_mount() {
     let cluster = Cluster::start().await;
@@ -62,7 +62,7 @@ async fn v11_v12_group_and_mount_options_reach_the_mount() {
         targets.push((agent.publish(&cluster, &claim, &pod, false).await.unwrap(), claim, pod));
     }
 
-    // V11: who is in the group shares files, whatever user it is; who is not does not even get in.
+    // V11: members of the group share files, whatever their user. Other users do not even enter.
     let grouped = &targets[0].0;
     let root = std::fs::metadata(grouped).unwrap();
     assert_eq!((root.gid(), root.permissions().mode() & 0o7777), (4321, 0o2770));
@@ -72,11 +72,12 @@ async fn v11_v12_group_and_mount_options_reach_the_mount() {
         shell.args(["-c", &script]).current_dir("/").env("V", grouped).uid(uid).gid(gid);
         shell.output().unwrap()
     };
-    // The way to the volume is the test's own; the kubelet's is open to all.
+    // The parent directories are the test's own. The kubelet's directories are open to all.
     for parent in grouped.ancestors().skip(1).take_while(|path| path.starts_with(&agent.dir)) {
         std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
-    // A pod's main group is its own; the volume's group is one more, which for a file's owner check makes no difference.
+    // A pod's main group is its own. The volume's group is an additional group, and a file's owner check treats both
+    // alike.
     let done = by(1001, 4321, "echo one > $V/file && mkdir $V/dir");
     assert!(done.status.success(), "{done:?}");
     let done = by(1002, 4321, "echo two >> $V/file && echo three > $V/dir/other && cat $V/file");
@@ -85,7 +86,7 @@ async fn v11_v12_group_and_mount_options_reach_the_mount() {
         let made = std::fs::metadata(grouped.join(path)).unwrap();
         assert_eq!((made.uid(), made.gid()), (uid, 4321), "{path}");
     }
-    // As root with another group of its own: the directory's group wins.
+    // Root with another main group: the directory's group wins.
     std::fs::write(grouped.join("roots"), "").unwrap();
     assert_eq!(std::fs::metadata(grouped.join("roots")).unwrap().gid(), 4321);
     assert!(!by(1003, 1003, "cat $V/file").status.success());
@@ -106,7 +107,7 @@ async fn v11_v12_group_and_mount_options_reach_the_mount() {
     chown(&script, Some(0), Some(0)).unwrap();
     assert_eq!(Command::new(&script).status().unwrap_err().raw_os_error(), Some(13), "EACCES: noexec");
 
-    // The group is the volume's as long as there is the volume: the next agent neither takes it back nor gives another one.
+    // The group stays the volume's as long as the volume exists: the next agent neither removes nor changes it.
     for (_, claim, pod) in &targets {
         agent.unpublish(claim, pod).await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! A directory that holds data already becomes a volume (V8), with a real agent.
+//! A directory with data becomes a volume (V8), with a real agent.
 
 use std::path::Path;
 
@@ -50,7 +50,8 @@ async fn v8_an_adopted_directory_outlives_its_volume() {
         .await;
     until_reason(&cluster.all::<DiskReservation>(), "archive", "Ready").await;
 
-    // Only where the agent's configuration allows it, and by name that its size is not enforced.
+    // Adoption needs two fields of the agent's configuration: a root, and the permission for volumes without an
+    // enforced size.
     let volumes = cluster.all::<SharedPersistentVolume>();
     let said = until_reason(&volumes, "set1", "WrongDisk").await;
     assert!(said.contains("to adoptRoots of the agent's disk"), "{said}");
@@ -74,7 +75,7 @@ async fn v8_an_adopted_directory_outlives_its_volume() {
     let backed = condition::get(&set1.status.as_ref().unwrap().conditions, BACKED).unwrap();
     assert!(backed.message.ends_with("set1 is adopted as it is; its size is not enforced"), "{backed:?}");
 
-    // Contradictory fields are refused at once.
+    // The API server refuses contradictory fields at once.
     for (more, said) in [
         ("adopt: {path: srv}", "a plain absolute path"),
         ("adopt: {path: /srv/../etc}", "a plain absolute path"),
@@ -95,7 +96,7 @@ async fn v8_an_adopted_directory_outlives_its_volume() {
     let larger = volume("set1", &larger).replace("64Mi", "65Mi");
     let error = cluster.try_apply(&larger).await.unwrap_err().to_string();
     assert!(error.contains("cannot be resized"), "{error}");
-    // A part of it for somebody else: the node's word.
+    // Another volume may not adopt a part of the directory. The node's message says so.
     std::fs::create_dir(data.join("set1/part")).unwrap();
     let part = format!("adopt: {{path: {}}}", data.join("set1/part").display());
     cluster.apply_text(&volume("part", &part)).await;
@@ -104,7 +105,7 @@ async fn v8_an_adopted_directory_outlives_its_volume() {
     volumes.delete("part", &DeleteParams::default()).await.unwrap();
     until_gone(&volumes, "part").await;
 
-    // Pods share it.
+    // Pods share the volume.
     cluster.apply_text(SUBSCRIPTION).await;
     until_reason(&cluster.within::<RoleSubscription>("team"), "archive", "Subscribed").await;
     let claims = cluster.within::<VolumeClaim>("team");
@@ -129,7 +130,7 @@ async fn v8_an_adopted_directory_outlives_its_volume() {
         until_gone(&claims, name).await;
     }
 
-    // X4: it is let go, not erased, and that is what is said.
+    // X4: the directory is kept, not erased, and the receipt says so.
     volumes.delete("set1", &DeleteParams::default()).await.unwrap();
     until_gone(&volumes, "set1").await;
     for (name, text) in [("old", "data"), ("new", "more")] {

@@ -1,4 +1,4 @@
-//! The advice of `kubectl reservoir why`, run as it is printed: it leads to Ready (T4).
+//! The advice of `kubectl reservoir why`, run as printed, leads to Ready (T4).
 
 use std::process::Command;
 
@@ -21,8 +21,8 @@ const OBJECTS: &str = "
 {apiVersion: reservoir.dev/v1alpha1, kind: VolumeRole, metadata: {name: ops}, spec: {role: ops, quota: {limit: 64Mi}}}
 ";
 
-/// T4: each row makes a mistake, is told of it, and does what is told. The last column is the object that is Ready then,
-/// if that is another one, or `none`.
+/// T4: each row makes a mistake, gets the advice and follows it. The last column is the object that is Ready
+/// afterwards, if it is another object, or `none`.
 #[tokio::test(flavor = "multi_thread")]
 async fn t4_advice_that_is_followed_leads_to_ready() {
     let cluster = Cluster::start().await;

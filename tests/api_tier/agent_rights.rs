@@ -1,4 +1,4 @@
-//! Writes of an agent, which the API server decides by the node of the agent's token (A4).
+//! Writes of an agent, which the API server admits by the node in the agent's token (A4).
 
 use k8s_openapi::api::core::v1::Node;
 use reservoir::api::{NodeDisk, SharedPersistentVolume};
@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 
 use crate::support::{AGENT_USER, Cluster, until};
 
-/// Applies as the agent of a node would; says what the API server has against it.
+/// Applies an object as the agent of a node; returns the API server's refusal.
 async fn apply(cluster: &Cluster, node: &str, path: &str, object: Value) -> Result<(), String> {
     let request =
         http::Request::patch(format!("/apis/reservoir.dev/v1alpha1/{path}?fieldManager=agent&force=true"))
             .header("Content-Type", "application/apply-patch+yaml")
             .header("Impersonate-User", AGENT_USER)
-            // Only the policy is looked at here, not the RBAC of the chart.
+            // Only the policy is tested here, not the RBAC of the chart.
             .header("Impersonate-Group", "system:masters")
             .header("Impersonate-Extra-authentication.kubernetes.io%2Fnode-name", node)
             .body(object.to_string().into_bytes())
@@ -38,7 +38,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Asks for NodeDisk n1.default as the agent of a node; the request is for `node`, and signed with the key of `seed`.
+/// Requests NodeDisk n1.default as the agent of a node. The request is for `node`, and signed with the key of `seed`.
 async fn ask(cluster: &Cluster, agent: &str, node: &str, seed: u8) -> Result<(), String> {
     let object = cluster.all::<NodeDisk>().get("n1.default").await.unwrap();
     let text = reservoir::plan::disk_identity::take_over_text(&object, node, "default");
@@ -65,7 +65,7 @@ async fn a4_an_agent_writes_objects_of_its_own_node_only() {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
     cluster.node("n2", true).await;
-    // The policy hears of nodes a moment after they are there.
+    // The policy sees a new Node only after a moment.
     disk(&cluster, "n1", "n1.default", "n1").await.unwrap();
     let refused = until("the Node is known", || async { ask(&cluster, "n2", "n2", 1).await.err() }).await;
     let still_there =
@@ -91,10 +91,11 @@ async fn a4_an_agent_writes_objects_of_its_own_node_only() {
         disks.items.iter().all(|disk| disk.metadata.name.as_ref().unwrap().starts_with(&disk.spec.node_name))
     );
 
-    // D3: a disk is in a node of another name now, once there is no Node of the old one. Its agent may ask for the NodeDisk.
+    // D3: the disk is now in a node of another name. Once the old Node is gone, the new node's agent may request the
+    // NodeDisk.
     cluster.all::<Node>().delete("n1", &Default::default()).await.unwrap();
     until("the old Node is known to be gone", || async { ask(&cluster, "n2", "n2", 2).await.ok() }).await;
-    // A7: it moves only with the signature of the disk's key, and nothing else changes by a request.
+    // A7: the NodeDisk moves only with the signature of the disk's key. The request may change nothing else.
     for refused in [
         disk(&cluster, "n2", "n1.default", "n2").await,
         ask(&cluster, "n3", "n2", 1).await,
@@ -113,7 +114,7 @@ async fn a4_an_agent_writes_objects_of_its_own_node_only() {
     let refused = disk(&cluster, "n1", "n1.default", "n1").await.unwrap_err();
     assert!(refused.contains("may not write n1.default, which is of node n2"), "{refused}");
 
-    // A volume is of the node that the controller put it on, whatever the agent claims.
+    // The controller decides the node of a volume. The agent cannot change it.
     cluster
         .apply_text(
             "{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: v}, \
@@ -127,7 +128,7 @@ async fn a4_an_agent_writes_objects_of_its_own_node_only() {
     let volume = cluster.all::<SharedPersistentVolume>().get("v").await.unwrap();
     assert_eq!(volume.status.and_then(|status| status.node_name), None);
 
-    // And on its own node it does not say what is the controller's to say: that it is on another one, or who is bound to it.
+    // Even on its own node an agent cannot write the controller's fields: the volume's node and its claims.
     let said = async |path: &str, status: Value| {
         let body = json!({"status": status}).to_string().into_bytes();
         let request = http::Request::patch(format!("/apis/reservoir.dev/v1alpha1/{path}/status"))

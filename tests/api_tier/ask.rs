@@ -1,4 +1,4 @@
-//! Asking the API server as somebody, with the rights of that somebody: for the tests of who may do what.
+//! Requests to the API server with the rights of a given user, for tests of authorisation.
 
 use kube::Client;
 use serde_json::{Value, json};
@@ -39,12 +39,12 @@ impl Ask {
         Self::new("PATCH", MERGE, path(object), body)
     }
 
-    /// The API server's answer: the object, or what it says.
+    /// The API server's answer: the object, or the message of the refusal.
     pub async fn of(&self, client: &Client) -> Result<Value, String> {
         self.send(client, "").await
     }
 
-    /// The same, and nothing is done.
+    /// The same as a dry run.
     pub async fn dry(&self, client: &Client) -> Result<Value, String> {
         self.send(client, "&dryRun=All").await
     }
@@ -56,7 +56,7 @@ impl Ask {
             .method(self.method)
             .uri(format!("/apis/reservoir.dev/v1alpha1/{}?{manager}{force}{query}", self.path))
             .header("Content-Type", self.content)
-            // Options in the body of a DELETE would hide those of the query.
+            // A DELETE has an empty body here: options in the body would hide the options of the query.
             .body(if self.method == "DELETE" { vec![] } else { self.body.to_string().into_bytes() })
             .unwrap();
         client.request::<Value>(request).await.map_err(|e| match e {
@@ -105,8 +105,8 @@ pub fn retiring(mut volume: Value) -> Value {
     volume
 }
 
-/// A cluster with namespace `team`, the chart's ClusterRoles, and group `people`, who may write every kind of ours as far
-/// as RBAC on the kinds goes. No controller.
+/// A cluster with namespace `team`, the chart's ClusterRoles, and group `people`. By RBAC the group may write every
+/// kind of Reservoir. No controller runs.
 pub async fn cluster() -> Cluster {
     let cluster = Cluster::start().await;
     cluster.kill_controller().await;
@@ -128,7 +128,7 @@ pub async fn bind(cluster: &Cluster, role: &str, kind: &str, subject: &str) {
     cluster.apply_text(&binding.to_string()).await;
 }
 
-/// Gives `user` verbs on roles, as an operator does; returns once the API server knows.
+/// Gives `user` verbs on roles, as an operator does. Returns once the API server uses the grant.
 pub async fn grant(cluster: &Cluster, user: &str, verbs: &[&str], roles: &[&str]) {
     let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
         "metadata": {"name": format!("grant-{user}")},

@@ -24,7 +24,7 @@ async fn a1_a5_verbs_on_a_role_or_its_ancestor_decide() {
     for object in [&kept, &solo, &going, &subscribed] {
         Ask::create(object).of(&cluster.client).await.unwrap();
     }
-    // Deleted, and kept by their finalizers: no controller runs here.
+    // The objects are deleted, but their finalizers keep them, because no controller runs here.
     let ending = [reservation("ending", ml), volume("ending", ml)];
     for object in &ending {
         Ask::create(object).of(&cluster.client).await.unwrap();
@@ -48,7 +48,7 @@ async fn a1_a5_verbs_on_a_role_or_its_ancestor_decide() {
         ("destroy", Ask::patch(&going, json!({"spec": {"retire": false}}))),
         ("destroy", Ask::patch(&going, json!({"spec": {"retire": null}}))),
         ("destroy", Ask::patch(&solo, json!({"spec": {"erasePolicy": "Zero"}}))),
-        // C1: by their labels claims choose among volumes.
+        // C1: claims select volumes by labels.
         ("create", Ask::patch(&solo, json!({"metadata": {"labels": {"set": "best"}}}))),
         // A6.
         ("reserve", Ask::patch(&kept, meta("labels", json!({"set": "best"})))),
@@ -72,7 +72,7 @@ async fn a1_a5_verbs_on_a_role_or_its_ancestor_decide() {
         ("use-readonly", Ask::create(&claim(ml, "ReadOnly"))),
     ];
 
-    // For each verb: users, the roles that they have it on, and if that suffices for eng/ml.
+    // For each verb: users, the roles of their grants, and true if a grant suffices for eng/ml.
     let grants: [(&str, &[&str], bool); 5] = [
         ("exact", &["eng/ml"], true),
         ("ancestor", &["eng"], true),
@@ -105,7 +105,7 @@ async fn a1_a5_verbs_on_a_role_or_its_ancestor_decide() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 
-    // A2: read-only alone makes ReadOnly claims only; `use` makes both.
+    // A2: read-only alone allows ReadOnly claims only; `use` allows both modes.
     for role in ["exact", "ancestor"] {
         let reader = person(&cluster, &format!("use-readonly-{role}")).await;
         let said = Ask::create(&claim(ml, "ReadWrite")).dry(&reader).await.unwrap_err();
@@ -116,7 +116,7 @@ async fn a1_a5_verbs_on_a_role_or_its_ancestor_decide() {
         Ask::create(&claim(ml, "ReadOnly")).dry(&writer).await.unwrap();
     }
 
-    // A field of another kind is no way round.
+    // A field of another kind is no way around a missing verb.
     let nobody = person(&cluster, "nobody").await;
     for (verb, mut object) in [("create", volume("new", ml)), ("use", claim(ml, "ReadWrite"))] {
         object["spec"]["static"] = json!(true);
@@ -124,12 +124,13 @@ async fn a1_a5_verbs_on_a_role_or_its_ancestor_decide() {
         assert!(said.contains(&lacks("nobody", verb, ml)), "{said}");
     }
 
-    // `kubectl apply` notes the manifest along with the change that somebody has the verb for.
+    // `kubectl apply` writes the manifest into an annotation, together with the change that the user has the verb
+    // for.
     let noted = json!({"spec": {"size": "2Gi"}, "metadata": {"annotations": {LAST_APPLIED: "{}"}}});
     Ask::patch(&kept, noted).dry(&person(&cluster, "resize-exact").await).await.unwrap();
 
-    // Some requests need no verb: one that changes nothing, a shorter list, a claim that goes, and a namespace's own marks
-    // on its claim.
+    // Some requests need no verb: a change of nothing, a shorter list, the deletion of a claim, and a namespace's own
+    // marks on its claim.
     Ask::create(&claim(ml, "ReadWrite")).of(&cluster.client).await.unwrap();
     let marks =
         json!({"labels": {"a": "b"}, "annotations": {"a": "b"}, "finalizers": [FINALIZER, "test/kept"]});
@@ -144,7 +145,8 @@ async fn a1_a5_verbs_on_a_role_or_its_ancestor_decide() {
     }
 }
 
-/// A6. Its objects are the role's: their finalizers keep them until their end was seen to, and its garbage is not others'.
+/// A6. The objects belong to the role. Their finalizers keep them until the controller has handled their end, and no
+/// other user may make the garbage collector take them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a6_finalizers_go_with_the_verb_that_deletes() {
     let cluster = cluster().await;
@@ -155,7 +157,7 @@ async fn a6_finalizers_go_with_the_verb_that_deletes() {
     let finalizers =
         |object: &Value, left: Value| Ask::patch(object, json!({"metadata": {"finalizers": left}}));
 
-    // A namespace's editor takes no claim's finalizer off, and a manifest without it neither.
+    // A namespace's editor can take no finalizer off a claim, not even with a manifest that lacks the finalizer.
     let bound = claim("eng", "ReadWrite");
     let made = Ask::create(&bound).of(&tenant).await.unwrap();
     let answer = finalizers(&bound, json!([])).dry(&tenant).await.unwrap();
@@ -169,7 +171,7 @@ async fn a6_finalizers_go_with_the_verb_that_deletes() {
     assert!(said.contains(&lacks("use", "destroy", "eng")), "{said}");
     finalizers(&bound, json!([])).dry(&owner).await.unwrap();
 
-    // The garbage collector takes its own off, and no other.
+    // The garbage collector takes off its own finalizer, and no other.
     let data = volume("data", "eng");
     Ask::create(&data).of(&cluster.client).await.unwrap();
     let foreground = Ask::new(
@@ -189,7 +191,7 @@ async fn a6_finalizers_go_with_the_verb_that_deletes() {
     finalizers(&data, json!([])).dry(&controller).await.unwrap();
 }
 
-/// A6. Whatever the owner of a namespace may write there.
+/// A6. This holds for the owner of a namespace, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a6_offers_are_written_by_the_controller_alone() {
     let cluster = cluster().await;
@@ -235,7 +237,7 @@ async fn a5_a_refusal_names_each_missing_role() {
     Ask::create(&claim(deep, "ReadWrite")).dry(&jane).await.unwrap();
     Ask::create(&claim(deep, "ReadOnly")).dry(&jane).await.unwrap();
 
-    // X6: to recover data takes a verb more than to create a volume.
+    // X6: a recovery of data needs one more verb than a creation.
     grant(&cluster, "jim", &["create"], &["a"]).await;
     grant(&cluster, "jill", &["create", "recover"], &["a"]).await;
     let mut lost = volume("lost", deep);
@@ -254,7 +256,7 @@ async fn a5_a_refusal_names_each_missing_role() {
     Ask::create(&subscription("eight", &nine[1..])).of(&jane).await.unwrap();
     let said = Ask::create(&subscription("nine", &nine)).dry(&jane).await.unwrap_err();
     assert!(said.contains(split), "{said}");
-    // Roles that a subscription has already are not checked again.
+    // Roles that a subscription already has are not checked again.
     Ask::patch(&subscription("eight", &[]), json!({"spec": {"roles": nine}})).dry(&jane).await.unwrap();
 
     for (roles, missing) in [
@@ -284,7 +286,7 @@ async fn a1_the_charts_cluster_roles_grant_what_they_say() {
     let asked = subscription("new", &["analytics"]);
     let list = |kind: &str| Ask::new("GET", "application/json", kind, json!({}));
 
-    // Kubernetes' own roles got what is ours, a moment after the chart was there.
+    // Kubernetes' own roles get Reservoir's rules a moment after the chart is installed.
     let (vera, ed, adam, boss) =
         (client("vera").await, client("ed").await, client("adam").await, client("boss").await);
     for kind in ["volumeclaims", "rolesubscriptions", "volumeoffers"] {
@@ -301,7 +303,8 @@ async fn a1_the_charts_cluster_roles_grant_what_they_say() {
         assert!(list(kind).of(&ed).await.unwrap_err().contains("cannot list"));
     }
     assert!(Ask::create(&asked).dry(&vera).await.unwrap_err().contains("cannot create"));
-    // A3: what an administrator of a namespace may write, the role's verbs still decide, and cluster kinds he may not.
+    // A3: an administrator of a namespace may write namespaced kinds, but the role's verbs decide. Cluster kinds are
+    // forbidden.
     for (user, client) in [("ed", &ed), ("adam", &adam)] {
         let said = Ask::create(&asked).dry(client).await.unwrap_err();
         assert!(said.contains(&lacks(user, "subscribe", "analytics")), "{said}");

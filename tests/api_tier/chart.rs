@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::support::*;
 
-/// All that the chart can make, the Prometheus Operator's kinds and helm test's objects too.
+/// Every object that the chart can make, including the Prometheus Operator's kinds and helm test's objects.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_server_accepts_every_object_of_the_chart() {
     let cluster = Cluster::bare(Default::default()).await;
@@ -54,7 +54,7 @@ async fn the_api_server_accepts_every_object_of_the_chart() {
             field_validation: Some(ValidationDirective::Strict),
             ..PatchParams::apply("helm").force()
         };
-        // The kinds of the operator are served a moment after they are there.
+        // The API server serves the operator's kinds a moment after their creation.
         let name = object.name_any();
         until(&format!("{kind} {name} is taken"), || async {
             match cluster.untyped(&object).patch(&name, &params, &Patch::Apply(&object)).await {

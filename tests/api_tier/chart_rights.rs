@@ -1,5 +1,5 @@
-//! The rights that the chart gives: they are enough for all that controller and agent do, which is tried with these and no
-//! others. What they may not do beyond that is in tests/chart.rs and agent_rights.rs.
+//! The rights that the chart gives suffice for all actions of controller and agent. The test gives them no other
+//! rights. tests/chart.rs and agent_rights.rs test that further actions are refused.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ fn rbac() -> String {
     rendered.split("\n---\n").filter(wanted).collect::<Vec<_>>().join("\n---\n")
 }
 
-/// A kubeconfig with the rights of a user and nothing else.
+/// A kubeconfig with the rights of one user only.
 fn plain(mut kubeconfig: Kubeconfig, user: &str) -> Kubeconfig {
     for auth_info in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
         auth_info.impersonate = Some(user.to_owned());
@@ -101,7 +101,7 @@ async fn a1_a4_the_charts_grants_suffice() {
     agent.unpublish(&claim, &pod).await.unwrap();
     cluster.end_pod("team", "p").await;
 
-    // Retired: the controller deletes it by itself, as soon as nobody has it.
+    // The volume is retired, so the controller deletes it as soon as no claim is left.
     let retire = Patch::Merge(json!({"spec": {"retire": true}}));
     volumes.patch("data", &PatchParams::default(), &retire).await.unwrap();
     claims.delete("data", &DeleteParams::default()).await.unwrap();
@@ -110,7 +110,8 @@ async fn a1_a4_the_charts_grants_suffice() {
     assert_eq!(cluster.all::<PersistentVolume>().list(&Default::default()).await.unwrap().items, []);
     let left = cluster.within::<PersistentVolumeClaim>("team").list(&Default::default()).await.unwrap();
     assert_eq!(left.items, []);
-    // A PersistentVolumeClaim of the class, from its volume to the end of that; one that is too large in between.
+    // A PersistentVolumeClaim of the class, from the creation of its volume to its end, and in between one that is
+    // too large.
     let pvcs = cluster.within::<PersistentVolumeClaim>("team");
     for (name, size) in [("small", "32Mi"), ("large", "1Gi")] {
         let pvc = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",

@@ -1,4 +1,4 @@
-//! Claims whose PersistentVolumeClaim somebody deletes: both come back by themselves (C5, L1).
+//! Claims whose PersistentVolumeClaim is deleted: the PersistentVolumeClaim comes back without help (C5, L1).
 
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,8 @@ fn claim(name: &str) -> String {
     )
 }
 
-/// C5, L1: whether the PersistentVolumeClaim is deleted when it is bound, or a moment after it was made, while Kubernetes binds
-/// it. Many times over, since the controllers race each time.
+/// C5, L1. The PersistentVolumeClaim is deleted once it is bound, or while Kubernetes binds it. The test repeats this
+/// many times, since the controllers race each time.
 #[tokio::test(flavor = "multi_thread")]
 async fn l1_a_deleted_persistent_volume_claim_comes_back() {
     const CLAIMS: usize = 12;
@@ -55,7 +55,7 @@ async fn l1_a_deleted_persistent_volume_claim_comes_back() {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 };
                 slowest = slowest.max(started.elapsed());
-                // At another moment of the binding each time.
+                // Each round deletes at another moment of the binding.
                 tokio::time::sleep(Duration::from_millis(if bound { 0 } else { 7 * i as u64 })).await;
                 pvcs.delete(&name, &DeleteParams::default()).await.unwrap();
                 deleted = uid;

@@ -22,9 +22,9 @@ use tonic::{Request, Response, Status};
 
 use crate::support::{Agent, Cluster, until_reason};
 
-/// A driver with the agent's node service and a controller service, which Reservoir itself does not have. csi-sanity asks
-/// the controller service for a volume, and gets the volume of a claim. The tests of a volume's whole life run only
-/// against a driver that announces such a service.
+/// A driver with the agent's node service, and with a controller service, which Reservoir itself does not have.
+/// csi-sanity asks the controller service for a volume, and gets the volume of a claim. The tests of a volume's whole
+/// life need such a service.
 #[derive(Clone)]
 struct Provisioner {
     handle: String,
@@ -55,7 +55,7 @@ impl Identity for Provisioner {
     }
 }
 
-/// A controller that only makes volumes. It announces no more, so csi-sanity calls none of the listed methods.
+/// A controller that only makes volumes, and announces only that. So csi-sanity calls none of the listed methods.
 macro_rules! controller {
     ($($method:ident: $request:ident -> $response:ident,)*) => {
         #[tonic::async_trait]
@@ -145,7 +145,7 @@ const OBJECTS: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: team}\n
 const CLAIM: &str = "apiVersion: reservoir.dev/v1alpha1\nkind: VolumeClaim\nmetadata: {name: data, namespace: team}\n\
      spec: {role: eng, volume: data}\n";
 
-/// A volume with a claim and a pod, in the kubelet's terms.
+/// Makes a volume with a claim and a pod, as the kubelet sees them.
 async fn provision(cluster: &Cluster, agent: &Agent) -> Provisioner {
     cluster.apply_text(OBJECTS).await;
     until_reason(&cluster.all::<SharedPersistentVolume>(), "data", "Ready").await;
@@ -165,7 +165,8 @@ async fn provision(cluster: &Cluster, agent: &Agent) -> Provisioner {
     Provisioner { handle: source.volume_handle, context, agent: agent.csi().await }
 }
 
-/// Capabilities that the agent does not announce: csi-sanity skips their tests, and two more without a controller service.
+/// Capabilities that the agent does not announce. csi-sanity skips their tests, and two more without a controller
+/// service.
 const NOT_ANNOUNCED: [&str; 3] =
     ["NodeStageVolume not supported", "NodeUnstageVolume not supported", "NodeExpandVolume not supported"];
 const WHOLE_WAY: &str = "Controller Service not provided: CreateVolume not supported";

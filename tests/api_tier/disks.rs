@@ -1,4 +1,4 @@
-//! Disks that are not what they were, and disks that cannot be reached (D3, D4).
+//! Disks that were exchanged, and disks that are unreachable (D3, D4).
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ async fn d3_another_disk_in_a_known_place_is_refused() {
         status.roles.iter().map(|r| (r.role.as_str(), r.reserved.as_str(), r.reservations)).collect();
     assert_eq!(roles, [("eng", "1Gi", 1)]);
 
-    // One that the agent's configuration no longer has is marked, not forgotten.
+    // A disk that is no longer in the agent's configuration is marked, not forgotten.
     cluster
         .apply_text(
             "{apiVersion: reservoir.dev/v1alpha1, kind: NodeDisk, metadata: {name: n1.old}, spec: {nodeName: n1, \
@@ -51,7 +51,7 @@ async fn d3_another_disk_in_a_known_place_is_refused() {
 
     let data = agent.data_file(&volumes.get("v").await.unwrap().metadata.uid.unwrap());
 
-    // The file system that belongs there was not mounted.
+    // The expected file system was not mounted.
     agent.kill().await;
     let (place, away) = (agent.dir.join("disk"), agent.dir.join("away"));
     std::fs::rename(&place, &away).unwrap();
@@ -61,7 +61,7 @@ async fn d3_another_disk_in_a_known_place_is_refused() {
     assert!(said.contains("is another one (ID ") && said.contains("mount the right disk"), "{said}");
     assert_eq!(disks.get("n1.default").await.unwrap().spec.disk_id, id);
 
-    // Nothing is taken for erased because it is not there.
+    // A missing volume does not count as erased.
     volumes.delete("v", &DeleteParams::default()).await.unwrap();
     until("the volume cannot be fenced", || async {
         let status = volumes.get("v").await.unwrap().status.unwrap();
@@ -71,7 +71,7 @@ async fn d3_another_disk_in_a_known_place_is_refused() {
     })
     .await;
 
-    // The right one is back, found by the agent as it runs; and the destruction goes on, with a true receipt.
+    // The right disk is back, and the running agent finds it. The destruction continues, and has a true receipt.
     std::fs::rename(&place, agent.dir.join("wrong")).unwrap();
     std::fs::rename(&away, &place).unwrap();
     until_reason(&disks, "n1.default", "Ready").await;
@@ -109,7 +109,8 @@ fn node_disk(name: &str, disk: &str) -> String {
     )
 }
 
-/// V10. Neither a mistake in a disk's configuration nor a NodeDisk that cannot be written keeps an agent from its other disks.
+/// V10. An agent serves its other disks despite a mistake in one disk's configuration, or a NodeDisk that it cannot
+/// write.
 #[tokio::test(flavor = "multi_thread")]
 async fn v10_one_bad_disk_keeps_no_other_from_being_served() {
     let cluster = Cluster::start().await;
@@ -191,7 +192,7 @@ async fn d3_volumes_follow_their_disk_to_a_renamed_node() {
     cluster.end_pod("team", "writer").await;
     let pvcs: Api<PersistentVolumeClaim> = cluster.within("team");
     let pvc_before = pvcs.get("data").await.unwrap().metadata.uid;
-    // R2: one that its agent's configuration makes.
+    // R2: a reservation from the agent's configuration.
     old.kill().await;
     let config = old.dir.join("agent.yaml");
     let text = std::fs::read_to_string(&config).unwrap();
@@ -201,8 +202,8 @@ async fn d3_volumes_follow_their_disk_to_a_renamed_node() {
     until_reason(&reservations, "n1.default.ops", "Ready").await;
     let disk = disks.get("n1.default").await.unwrap();
 
-    // The same disk in a node of another name. As long as there is a Node of the old one it may be a copy: it is not
-    // served, and that is said.
+    // The same disk in a node of another name. While the Node of the old name exists, the disk may be a copy. So it
+    // is not served, and the status has the reason.
     old.kill().await;
     cluster.node("n2", true).await;
     let at = old.dir.join("disk");
@@ -230,7 +231,7 @@ async fn d3_volumes_follow_their_disk_to_a_renamed_node() {
     // A volume that is deleted meanwhile waits for its disk.
     volumes.delete("doomed", &DeleteParams::default()).await.unwrap();
 
-    // Once the old one is gone, everything follows the disk; the agent does not have to be told.
+    // Once the old Node is gone, the volumes follow the disk, without a restart of the agent.
     cluster.all::<Node>().delete("n1", &DeleteParams::default()).await.unwrap();
     until("the disk is taken over", || async {
         (disks.get("n1.default").await.unwrap().spec.node_name == "n2").then_some(())
@@ -264,7 +265,7 @@ async fn d3_volumes_follow_their_disk_to_a_renamed_node() {
     }
     until_gone(&volumes, "doomed").await;
 
-    // The claim is the same, and pods are sent to the new node.
+    // The claim is the same, and the scheduler sends pods to the new node.
     let claim = until("the claim is bound anew", || async {
         let claim = claims.get("data").await.unwrap();
         let status = claim.status.clone().unwrap();
@@ -284,7 +285,8 @@ async fn d3_volumes_follow_their_disk_to_a_renamed_node() {
 
     let now = disks.get("n1.default").await.unwrap();
 
-    // Another machine of the old name has a disk of its own, and none of these; nor does it when it brings a copy.
+    // Another machine with the old name has its own disk and none of these volumes. A copy of the disk does not
+    // change that.
     cluster.node("n1", true).await;
     let other = Agent::start(&cluster, "n1", "128Mi").await;
     let another = until("a NodeDisk for the other disk", || async {
@@ -317,7 +319,7 @@ async fn d3_volumes_follow_their_disk_to_a_renamed_node() {
     assert!(new.alive());
 }
 
-/// D3: the disk is the same, whatever it is called in the configuration.
+/// D3: the disk stays the same under any name in the configuration.
 #[tokio::test(flavor = "multi_thread")]
 async fn d3_a_disk_renamed_in_the_configuration_is_the_same_disk() {
     let cluster = Cluster::start().await;
@@ -366,7 +368,7 @@ async fn d4_o6_an_unreachable_node_loses_nothing() {
     let volumes: Api<SharedPersistentVolume> = cluster.all();
     let offers: Api<VolumeOffer> = cluster.within("team-b");
     let nodes: Api<Node> = cluster.all();
-    // The exclusive one nobody holds, and both shared ones, whether held or not.
+    // The offered volumes are the unclaimed exclusive one, and both shared ones, claimed or not.
     let offered = || async {
         let offer = offers.get_opt("ml.n1").await.unwrap()?;
         (offer.spec.volumes.len() == 3).then_some(())
@@ -394,7 +396,7 @@ async fn d4_o6_an_unreachable_node_loses_nothing() {
             let said = until_reason(&volumes, name, "NodeUnreachable").await;
             assert!(said.contains("the data stays on it"), "{said}");
         }
-        // A new claim waits; a reservation elsewhere would be served, here it waits too.
+        // A new claim waits. A reservation could be served on another node, but waits in this cluster, too.
         let late = "{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim,
             metadata: {name: late, namespace: team-b}, spec: {role: eng/ml, volume: data}}";
         cluster.apply_text(late).await;

@@ -1,7 +1,9 @@
-//! Every command of the documentation, run as a reader would, page by page in the order of the page: with a real API server,
-//! the real controller and real agents, and no kubelet. What `reservoir_cluster::pages` says of fences decides how.
+//! Every command of the documentation, run as a reader would, page by page in the order of the page: with a real API
+//! server, the real controller and real agents, and no kubelet. `reservoir_cluster::pages` documents the kinds of
+//! fences.
 //!
-//! Each page is a test, so `cargo test --test api_tier docs::give_a_team_a_quota` runs one; `--nocapture` shows what is printed.
+//! Each page is a test, so `cargo test --test api_tier docs::give_a_team_a_quota` runs one; `--nocapture` shows the
+//! output.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -17,10 +19,10 @@ use tokio::runtime::Runtime;
 
 use crate::support::{Cluster, agent_kubeconfig, everything, strip_and_delete, until_reason};
 
-/// The nodes of the demo's cluster, so that what is printed is what it prints.
+/// The nodes of the demo's cluster, so that the output is the same.
 const NODES: [&str; 2] = ["reservoir-control-plane", "reservoir-worker"];
 
-/// The controller's pod, which nobody runs here, is played: `kubectl exec` into it runs the program.
+/// Nobody runs the controller's pod here: `kubectl exec` into the pod runs the program instead.
 const KUBECTL: &str = r#"#!/bin/sh
 case " $* " in *" exec deploy/reservoir-controller -- "*)
     while [ "$1" != -- ]; do shift; done
@@ -30,13 +32,13 @@ esac
 exec KUBECTL "$@"
 "#;
 
-/// Reservoir's kinds and policies are there already, and were not made by Helm.
+/// Reservoir's kinds and policies already exist, and Helm did not make them.
 const HELM: &str = r#"#!/bin/sh
 case "$1" in install | upgrade) exec HELM "$@" --take-ownership --force-conflicts ;; esac
 exec HELM "$@"
 "#;
 
-/// Runs what follows with a directory of the page's own as /srv.
+/// Runs a command with the page's own directory as /srv.
 const SRV: &str = r#"mount --bind "$0" /srv && exec "$@""#;
 
 fn repository() -> &'static Path {
@@ -51,10 +53,10 @@ struct Place {
     dir: tempfile::TempDir,
 }
 
-/// An agent, as a process of its own.
+/// An agent in a process of its own.
 struct Agent {
     process: Child,
-    /// Its disk and its kubelet's directory.
+    /// The agent's disk and kubelet directory.
     home: PathBuf,
 }
 
@@ -69,7 +71,7 @@ impl Place {
     fn new() -> Self {
         let runtime = Runtime::new().unwrap();
         let cluster = runtime.block_on(start());
-        // On a file system with direct I/O, not in memory.
+        // The directory is on a file system with direct I/O, not in memory.
         let dir = tempfile::Builder::new().prefix("reservoir-test-").tempdir_in("/var/tmp").unwrap();
         std::fs::create_dir_all(dir.path().join("srv/data")).unwrap();
         std::fs::create_dir_all(dir.path().join("bin")).unwrap();
@@ -97,7 +99,7 @@ impl Place {
         std::fs::write(self.kubeconfig(), text).unwrap();
     }
 
-    /// The command prefix with which a page's programs get a /srv of their own.
+    /// The command prefix that gives a page's programs their own /srv.
     fn within(&self) -> Vec<String> {
         let srv = self.dir.path().join("srv").display().to_string();
         ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", SRV, &srv]
@@ -116,7 +118,7 @@ impl Place {
         std::fs::write(home.join("kubeconfig"), kubeconfig).unwrap();
         let log = std::fs::File::options().create(true).append(true).open(home.join("log")).unwrap();
         let within = self.within();
-        // setpriv becomes the program: it ends with the test, however that ends.
+        // setpriv becomes the program, so that the program ends whenever the test ends.
         let process = Command::new(&within[0])
             .args(&within[1..])
             .args(["setpriv", "--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_reservoir"), "agent"])
@@ -135,7 +137,7 @@ impl Place {
         self.runtime.block_on(self.cluster.node(node, true));
     }
 
-    /// Plays an event that no command causes: a line of a `play` block.
+    /// Plays an event that no command causes, from a line of a `play` block.
     fn play(&mut self, line: &str) {
         match line.split(' ').collect::<Vec<_>>()[..] {
             ["lost", "node", node] => {
@@ -190,7 +192,7 @@ impl Place {
     }
 }
 
-/// Reservoir as the chart installs it, but for the pods that nobody runs here.
+/// Reservoir as the chart installs it, without the pods, which nobody runs here.
 async fn start() -> Cluster {
     let cluster = Cluster::start().await;
     let roles = std::fs::read_to_string(repository().join("charts/reservoir/files/clusterroles.yaml"));
@@ -198,14 +200,14 @@ async fn start() -> Cluster {
     cluster
 }
 
-/// An object goes although its finalizer is there to prevent it.
+/// Deletes an object in spite of its finalizer.
 async fn lose(cluster: &Cluster, kind: &str, name: &str) {
     let one = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": kind, "metadata": {"name": name}});
     let object: DynamicObject = serde_json::from_value(one).unwrap();
     strip_and_delete(&cluster.untyped(&object), name).await;
 }
 
-/// A test for each page. A page runs in a cluster of its own, and undoes what it did.
+/// A test for each page. A page runs in its own cluster, and undoes its changes.
 macro_rules! pages {
     ($($name:ident: $path:literal,)*) => {
         const PAGES: &[&str] = &[$($path),*];
@@ -259,13 +261,13 @@ fn every_page_has_a_test() {
     assert_eq!(there, PAGES);
 }
 
-/// Parses the blocks of a page on which nothing is run here.
+/// Parses the blocks of a page without running them.
 fn read(page: &Page) -> BTreeMap<&'static str, usize> {
     let shell = Shell::new(repository(), PathBuf::new(), Vec::new(), vec!["env".into()]).unwrap();
     pages::run(page, Tier::Api, &shell, |line| panic!("{line}: nothing to play it with")).unwrap()
 }
 
-/// A link to a file leads to one.
+/// Each link to a file has a target.
 #[test]
 fn links_lead_somewhere() {
     let mut links = 0;
@@ -291,7 +293,7 @@ fn links_lead_somewhere() {
     assert!(links > 10, "{links} links were found");
 }
 
-/// The anchor that GitHub makes of a heading.
+/// The anchor that GitHub makes from a heading.
 fn anchor(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
     let text = text.replace(' ', "-");

@@ -1,4 +1,4 @@
-//! Controller, agent or API server dies in the middle, and every promise holds.
+//! The controller, an agent or the API server dies in the middle, and every promise holds.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -79,7 +79,7 @@ async fn volume_uids(cluster: &Cluster) -> Vec<String> {
     uids
 }
 
-/// Deletes what admission may refuse for a while yet, until it does not, and waits for its end.
+/// Deletes objects and waits for their end. Repeats a DELETE that admission still refuses.
 pub(crate) async fn delete<K>(api: &Api<K>, names: &[&str])
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
@@ -95,7 +95,7 @@ where
     }
 }
 
-/// Claims, volumes and reservations go, and nothing of them is left anywhere.
+/// Deletes claims, volumes and reservations, and checks that nothing of them is left.
 pub(crate) async fn all_goes(cluster: &Cluster, agent: &Agent) {
     for (namespace, name) in CLAIMED {
         let claims: Api<VolumeClaim> = cluster.within(namespace);
@@ -110,7 +110,7 @@ pub(crate) async fn all_goes(cluster: &Cluster, agent: &Agent) {
     nothing_left(cluster).await;
 }
 
-/// The disk has all its room back, and of volumes and claims there is no trace.
+/// The disk has all its free space back, and no volume or claim has left anything.
 pub(crate) async fn nothing_left(cluster: &Cluster) {
     until("the disks have their room back", || async {
         let disks = cluster.all::<NodeDisk>().list(&Default::default()).await.unwrap();
@@ -132,7 +132,7 @@ pub(crate) async fn nothing_left(cluster: &Cluster) {
     .await;
 }
 
-/// The whole main job; returns the inode of the volume's file, which is never another one.
+/// The whole main job. Returns the inode of the volume's file, which must never change.
 async fn main_job(cluster: &Cluster, agent: &Agent) {
     cluster.apply_text(OBJECTS).await;
     served(cluster).await;
@@ -162,7 +162,7 @@ async fn main_job(cluster: &Cluster, agent: &Agent) {
     let refused = volumes.delete("data", &DeleteParams::default()).await.unwrap_err().to_string();
     assert!(refused.contains("in use by 2 pods: team-a/writer, team-b/reader"), "{refused}");
 
-    // The exclusive volume goes from one namespace to the other.
+    // The exclusive volume moves from one namespace to the other.
     let waiting = "{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim,
         metadata: {name: solo, namespace: team-b}, spec: {role: eng/ml, volume: solo}}";
     cluster.apply_text(waiting).await;
@@ -171,7 +171,7 @@ async fn main_job(cluster: &Cluster, agent: &Agent) {
     bound(cluster, &[("team-b", "solo")]).await;
     delete(&cluster.within::<VolumeClaim>("team-b"), &["solo"]).await;
 
-    // Users and claims go; the data stays for the next.
+    // Users and claims are deleted; the data stays for the next ones.
     for (claim, pod) in [(&write, &writer), (&read, &reader)] {
         agent.unpublish(claim, pod).await.unwrap();
     }
@@ -224,7 +224,7 @@ async fn l1_s1_the_controller_may_die_at_any_moment() {
     assert!(deaths > 10 && revisions > 50);
 }
 
-/// A pod's work: a writer appends numbered lines and fsyncs them, readers verify them.
+/// The work of pods: a writer appends numbered lines and fsyncs them, readers verify them.
 struct Busy {
     stop: Arc<AtomicBool>,
     done: Vec<Arc<AtomicU64>>,
@@ -272,7 +272,7 @@ impl Busy {
         }));
     }
 
-    /// Waits until each of the threads has done ten more things.
+    /// Waits until each thread has done ten more steps.
     async fn go_on(&self) {
         let counts = || self.done.iter().map(|done| done.load(Ordering::Relaxed));
         let before: Vec<u64> = counts().collect();
@@ -284,7 +284,7 @@ impl Busy {
         .await;
     }
 
-    /// Ends the work; returns the count of each thread, and fails if one of them met an error.
+    /// Ends the work. Returns the count of each thread, and fails if a thread met an error.
     fn end(self) -> Vec<u64> {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
@@ -323,7 +323,7 @@ async fn m5_pods_do_not_notice_that_the_agent_dies() {
         busy.go_on().await;
         agent.run();
         busy.go_on().await;
-        // It serves again, and what it is told again is as it was.
+        // The agent serves again, and repeated calls find the earlier result.
         agent.csi().await;
         let told =
             until("it takes calls", || async { agent.publish(&cluster, &write, &writer, false).await.ok() })
@@ -333,7 +333,8 @@ async fn m5_pods_do_not_notice_that_the_agent_dies() {
     busy.go_on().await;
     println!("operations: {:?}, no error", busy.end());
 
-    // Killed once more, it still knows what it mounted: unpublish and destroy work, and nothing is left.
+    // After another kill the agent still has the record of its mounts: unpublish and destroy work, and nothing is
+    // left.
     agent.kill().await;
     agent.run();
     agent.csi().await;
@@ -348,7 +349,7 @@ async fn m5_pods_do_not_notice_that_the_agent_dies() {
     assert!(agent.alive());
 }
 
-/// Which revision every object is of, but for the volume `data`.
+/// The resourceVersion of every object except the volume `data`.
 async fn all_but_data(cluster: &Cluster) -> Vec<(String, Option<String>)> {
     let mut all = everything(cluster).await;
     all.remove("SharedPersistentVolume /data").unwrap();
@@ -364,14 +365,14 @@ async fn l1_t2_a_restart_of_the_api_server_changes_nothing() {
     until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
     let watch = Watch::safety(&cluster);
 
-    // Everything at once, and off.
+    // The API server restarts during the creation of all objects.
     cluster.apply_text(&format!("{OBJECTS}---{CLAIMS}")).await;
     cluster.server.restart_apiserver().await.unwrap();
     served(&cluster).await;
     bound(&cluster, &CLAIMED).await;
     assert_eq!(agent.backings(), volume_uids(&cluster).await);
 
-    // Settled, it restarts, and nothing is written because of that.
+    // The API server restarts in a settled cluster, and the restart causes no write.
     for namespace in ["team-a", "team-b"] {
         until("the shared volumes are offered, and the exclusive one that is held is not", || async {
             let offer = cluster.within::<VolumeOffer>(namespace).get_opt("ml.n1").await.unwrap()?;
@@ -395,13 +396,14 @@ async fn l1_t2_a_restart_of_the_api_server_changes_nothing() {
     .await;
     cluster.quiet_for(Duration::from_secs(3)).await;
     assert_eq!(all_but_data(&cluster).await, stood, "one pod came, and its volume alone was written");
-    // Until a watch is back, what was decided on its old picture is refused or changes nothing, about once a second.
+    // Until a watch is back, a decision on the old cache is refused or changes nothing. Such a decision comes about
+    // once a second.
     let since = cluster.our_writes().split_off(before);
     assert!(since.len() <= 40, "{since:#?}");
     agent.unpublish(&data, &pod).await.unwrap();
     cluster.end_pod("team-a", "writer").await;
 
-    // In the middle of the end.
+    // The API server restarts during the deletions.
     for (namespace, name) in CLAIMED {
         cluster.within::<VolumeClaim>(namespace).delete(name, &DeleteParams::default()).await.unwrap();
     }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::ask::{Ask, MERGE, bind, claim, cluster, lacks, object, path, person, reservation, volume};
 use crate::support::{AGENT_USER, CONTROLLER_USER, Cluster, until};
 
-/// A client with a token that the API server itself made for the agent of `node`.
+/// A client with a token that the API server has made for the agent of `node`.
 async fn agent_of(cluster: &Cluster, node: &str) -> Client {
     cluster.node(node, true).await;
     let accounts = kube::Api::<k8s_openapi::api::core::v1::ServiceAccount>::namespaced(
@@ -37,7 +37,7 @@ async fn agent_of(cluster: &Cluster, node: &str) -> Client {
     Client::try_from(config).unwrap()
 }
 
-/// A cluster with the chart's RBAC for agents, and no controller.
+/// A cluster with the chart's RBAC for agents, and without a controller.
 async fn cluster_with_agents() -> Cluster {
     let cluster = cluster().await;
     cluster
@@ -46,7 +46,7 @@ async fn cluster_with_agents() -> Cluster {
              {apiVersion: v1, kind: ServiceAccount, metadata: {name: reservoir-agent, namespace: reservoir-system}}",
         )
         .await;
-    // The chart's own RBAC, less what Helm puts in.
+    // The chart's own RBAC, without the lines that Helm fills in.
     let rbac = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/reservoir/templates/rbac.yaml");
     let rbac = std::fs::read_to_string(rbac).unwrap().replace("{{ .Release.Namespace }}", "reservoir-system");
     let rbac: Vec<&str> = rbac.lines().filter(|line| !line.contains("{{")).collect();
@@ -87,7 +87,7 @@ async fn r2_a1_a4_static_reservations_belong_to_their_agent() {
         let said = ask.dry(&one).await.unwrap_err();
         assert!(said.contains(sentence), "{said}");
     }
-    // Two policies refuse this, and either may be the first to speak.
+    // Two policies refuse this request, and the message may be that of either.
     let said = Ask::create(&reservation("new", "eng")).dry(&one).await.unwrap_err();
     let sentences = ["may not write new, which is not static", "lacks the verb reserve"];
     assert!(sentences.iter().any(|sentence| said.contains(sentence)), "{said}");
@@ -111,7 +111,8 @@ async fn r2_a1_a4_static_reservations_belong_to_their_agent() {
         assert!(ask.dry(&one).await.unwrap_err().contains("ours"));
     }
 
-    // D4: the agent cannot say that a disk is gone, nor may just anybody; what it says afterwards leaves that alone.
+    // D4: neither the agent nor an ordinary user can declare a disk gone. Later reports of the agent keep the
+    // declaration.
     let mut disk = object(
         "NodeDisk",
         "n1.default",
@@ -150,12 +151,13 @@ async fn r2_a1_a4_static_reservations_belong_to_their_agent() {
     assert!(said.contains(&lacks("jane", "unreserve", "eng")), "{said}");
     assert!(grow.dry(&cluster.client).await.unwrap_err().contains("is static"));
     Ask::delete(&kept).of(&one).await.unwrap();
-    // The rest is the controller's, and there is none here.
+    // The controller would finish the deletion, but no controller runs here.
     let kept = cluster.all::<DiskReservation>().get_opt("kept").await.unwrap();
     assert!(kept.is_none_or(|kept| kept.metadata.deletion_timestamp.is_some()));
 }
 
-/// A7: a broken node spends no other role's quota, and touches nothing on a disk that is in another node now.
+/// A7: a compromised node cannot spend another role's quota, and touches nothing on a disk that is now in another
+/// node.
 #[tokio::test(flavor = "multi_thread")]
 async fn a7_an_agent_makes_the_configured_reservations_only() {
     let cluster = cluster_with_agents().await;
@@ -198,7 +200,7 @@ async fn a7_an_agent_makes_the_configured_reservations_only() {
     let larger = Ask::patch(&good, json!({"spec": {"size": "5Gi"}}));
     assert!(larger.dry(&one).await.unwrap_err().contains("is not configured"));
 
-    // Its disk is in another node now, and a new machine has the old one's name.
+    // The disk is now in another node, and a new machine has the old node's name.
     let moved = json!({"status": {"nodeName": "n2"}});
     Ask::new("PATCH", MERGE, format!("{}/status", path(&good)), moved).of(&cluster.client).await.unwrap();
     let said = Ask::delete(&good).dry(&one).await.unwrap_err();
@@ -251,7 +253,7 @@ async fn r6_x7_a_holder_is_neither_deleted_nor_shrunk_below_use() {
     Ask::delete(&role).dry(&cluster.client).await.unwrap();
 }
 
-/// A size is compared before anybody is asked for a right: one that takes minutes to write out is refused at once.
+/// The policy compares sizes before it checks rights. A number that takes minutes to write out is refused at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a1_an_enormous_size_is_refused_at_once() {
     let cluster = cluster().await;
@@ -277,8 +279,8 @@ async fn a1_an_enormous_size_is_refused_at_once() {
     }
 }
 
-/// X1, R6: nothing goes before its end was seen to, not even in the moment before the controller sees that it is there;
-/// and no way to apply a manifest that knows nothing of that takes it away.
+/// X1, R6: every object has its finalizer from its creation on, also before the controller sees it. Applying a
+/// manifest without the finalizer does not remove it.
 #[tokio::test(flavor = "multi_thread")]
 async fn x1_r6_each_object_has_its_finalizer_from_the_start() {
     let cluster = cluster().await;
@@ -298,7 +300,7 @@ async fn x1_r6_each_object_has_its_finalizer_from_the_start() {
         with_another["metadata"]["finalizers"] = json!([FINALIZER]);
         let answer = Ask::create(&with_another).dry(&cluster.client).await.unwrap();
         assert_eq!(guards(answer), json!([FINALIZER]));
-        // Server-side apply, twice; what kubectl's own apply sends.
+        // Server-side apply, twice, and then the request of kubectl's own apply.
         for _ in 0..2 {
             let answer = Ask::apply(&object).of(&cluster.client).await.unwrap();
             assert_eq!(guards(answer), json!([FINALIZER]));

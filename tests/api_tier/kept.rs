@@ -59,7 +59,7 @@ async fn c7_an_object_remade_under_an_old_name_is_new() {
     until_reason(&claims, "data", "Bound").await;
     let old = claims.get("data").await.unwrap();
 
-    // The controller does not see that the claim went and another one came.
+    // The controller misses the deletion of the claim and the creation of a new one.
     cluster.kill_controller().await;
     strip_and_delete(&claims, "data").await;
     cluster.apply_text(CLAIM).await;
@@ -79,7 +79,7 @@ async fn c7_an_object_remade_under_an_old_name_is_new() {
     let pvc = cluster.within::<PersistentVolumeClaim>("team").get("data").await.unwrap();
     assert_eq!(pvc.spec.unwrap().volume_name, now.persistent_volume);
 
-    // Nor is anything of a namespace left for the next of its name: it is not subscribed to anything.
+    // A new namespace of the same name inherits nothing, not even a subscription.
     let namespaces: Api<Namespace> = cluster.all();
     namespaces.delete("team", &DeleteParams::default()).await.unwrap();
     until_gone(&namespaces, "team").await;
@@ -92,7 +92,7 @@ async fn c7_an_object_remade_under_an_old_name_is_new() {
     assert_eq!(agent.backings().len(), 1, "the data is kept");
 }
 
-/// X6, X7, S14, L8. harvester 11128: a garbage collector that would have eaten live data.
+/// X6, X7, S14, L8. harvester 11128: a garbage collector would have deleted live data.
 #[tokio::test(flavor = "multi_thread")]
 async fn x6_harvester_11128_orphans_are_kept_and_reported() {
     let (cluster, agent) = start().await;
@@ -117,11 +117,11 @@ async fn x6_harvester_11128_orphans_are_kept_and_reported() {
     .await;
     assert_eq!(agent.backings(), std::slice::from_ref(&uid));
 
-    // Its room is not given away: the reservation holds it, and is held by it.
+    // Nobody else gets the orphan's space: the reservation keeps it, and the orphan keeps the reservation.
     let reservations: Api<DiskReservation> = cluster.all();
     let refused = reservations.delete("eng", &DeleteParams::default()).await.unwrap_err().to_string();
     assert!(refused.contains("reservation eng holds 1 volume: data"), "{refused}");
-    // One of the same name is another one.
+    // A volume of the same name is another volume.
     cluster.apply_text(TEAM).await;
     until_reason(&volumes, "data", "Ready").await;
     let mut both = vec![uid, volumes.get("data").await.unwrap().uid().unwrap()];
@@ -129,8 +129,8 @@ async fn x6_harvester_11128_orphans_are_kept_and_reported() {
     assert_eq!(agent.backings(), both);
 }
 
-/// X9, X6: an administrator deletes the kind of volumes on purpose, which no DELETE of a volume goes with. Its data stays, and
-/// comes back with the kind.
+/// X9, X6: an administrator deletes the kind of volumes on purpose, without a DELETE of any volume. The data stays,
+/// and comes back with the kind.
 #[tokio::test(flavor = "multi_thread")]
 async fn x9_data_outlives_the_kind_of_its_volume() {
     let (cluster, agent) = start().await;
@@ -160,7 +160,7 @@ async fn x9_data_outlives_the_kind_of_its_volume() {
     orphans(&cluster, 0).await;
 }
 
-/// X9, V6: neither the kind of claims nor the namespace of a claim takes data along.
+/// X9, V6: data outlives the kind of claims, and the namespace of a claim.
 #[tokio::test(flavor = "multi_thread")]
 async fn x9_data_outlives_the_kind_and_namespace_of_claims() {
     let (cluster, agent) = start().await;
@@ -200,7 +200,7 @@ pub async fn write_as_pod(cluster: &Cluster, agent: &Agent) {
     cluster.end_pod("team", "writer").await;
 }
 
-/// Another pod of the claim `data` reads that file.
+/// Another pod of the claim `data` reads the file.
 pub async fn read_as_pod(cluster: &Cluster, agent: &Agent) {
     let claims: Api<VolumeClaim> = cluster.within("team");
     until_reason(&claims, "data", "Bound").await;
@@ -274,7 +274,8 @@ async fn x6_one_command_rebuilds_a_lost_cluster_from_its_disks() {
     let lost = volumes.get("data").await.unwrap();
     assert_eq!(recover(&cluster), "", "there is nothing to recover");
 
-    // Everything of ours is gone at once, as when etcd is lost; the agent meets the new cluster as at its start.
+    // All of Reservoir's objects are gone at once, as after a loss of etcd. The agent meets the new cluster as at its
+    // start.
     cluster.kill_controller().await;
     agent.kill().await;
     strip_and_delete(&claims, "data").await;
@@ -300,7 +301,7 @@ async fn x6_one_command_rebuilds_a_lost_cluster_from_its_disks() {
     let found = orphans(&cluster, 2).await;
     assert!(found.iter().any(|orphan| Some(&orphan.uid) == lost.metadata.uid.as_ref()));
 
-    // S14: what is not free is not given to anybody else, however long it waits for its objects.
+    // S14: space of an orphan is never given away, however long the orphan waits for its object.
     until_reason(&disks, "n1.default", "Ready").await;
     let greedy = "{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {name: greedy}, spec: {role: ops, size: 256Mi}}";
     cluster.apply_text(greedy).await;
@@ -338,7 +339,7 @@ async fn x6_one_command_rebuilds_a_lost_cluster_from_its_disks() {
     read_as_pod(&cluster, &agent).await;
     watch.assert_unbroken();
 
-    // To have an orphan removed is to recover it and to destroy that: with all that is looked at then.
+    // To remove an orphan, a person recovers it and destroys the volume, with all checks of a destruction.
     volumes.delete("model", &DeleteParams::default()).await.unwrap();
     until_gone(&volumes, "model").await;
     assert_eq!(agent.backings(), [data.uid().unwrap()]);
@@ -379,7 +380,7 @@ async fn x6_an_orphan_is_recovered_once_and_by_its_own_role() {
     volumes.delete("sub", &DeleteParams::default()).await.unwrap();
     until_gone(&volumes, "sub").await;
 
-    // The reservation is full with it; its line goes to the one that recovers it.
+    // The orphan fills the reservation. Its ledger entry passes to the volume that recovers it.
     let reservations: Api<DiskReservation> = cluster.all();
     let small = json!({"spec": {"size": "32Mi"}});
     reservations.patch("eng", &PatchParams::default(), &Patch::Merge(&small)).await.unwrap();
@@ -397,7 +398,8 @@ async fn x6_an_orphan_is_recovered_once_and_by_its_own_role() {
     assert!(said.contains(&format!("data of volume {uid} on disk default")), "{said}");
 }
 
-/// L5, O6: an offer in the name of a subscription, from a time before admission refused it to all but the controller (A6).
+/// L5, O6: a forged offer in the name of a subscription, made before admission refused this to everybody but the
+/// controller (A6).
 #[tokio::test(flavor = "multi_thread")]
 async fn l5_o6_a_forged_offer_blocks_no_destruction() {
     let (cluster, agent) = start().await;
@@ -424,7 +426,7 @@ async fn l5_o6_a_forged_offer_blocks_no_destruction() {
     agent.nothing_left().await;
 }
 
-/// C6, X1: whoever may write a PersistentVolumeClaim can take the label off it.
+/// C6, X1: a user who may write a PersistentVolumeClaim can remove its label.
 #[tokio::test(flavor = "multi_thread")]
 async fn c6_x1_a_claim_without_its_label_waits_for_its_pods() {
     let (cluster, _agent) = start().await;
@@ -446,8 +448,8 @@ async fn c6_x1_a_claim_without_its_label_waits_for_its_pods() {
     until_gone(&pvcs, "data").await;
 }
 
-/// X1, C6, S6: whoever may edit a namespace deletes a claim and its PersistentVolumeClaim while a pod uses both, and strips
-/// the finalizers.
+/// X1, C6, S6: an editor of a namespace deletes a claim and its PersistentVolumeClaim while a pod uses both, and
+/// removes the finalizers.
 #[tokio::test(flavor = "multi_thread")]
 async fn x1_stripped_finalizers_do_not_pass_the_guard() {
     let (cluster, agent) = start().await;
@@ -491,7 +493,7 @@ async fn x1_stripped_finalizers_do_not_pass_the_guard() {
             said.contains(&format!("node n1 has the volume mounted for pod team/{name}")).then_some(())
         })
         .await;
-        // Now the claim itself, and the pod's object; its container runs on.
+        // The editor then removes the claim itself, and the pod's object. The container runs on.
         let strip = json!({"metadata": {"finalizers": null}});
         claims.patch(name, &PatchParams::default(), &Patch::Merge(&strip)).await.unwrap();
         until_gone(&claims, name).await;
@@ -542,7 +544,7 @@ async fn x1_l5_a_claim_that_was_stripped_blocks_nothing() {
     })
     .await;
 
-    // The controller does not see how they go.
+    // The controller misses the deletions.
     cluster.kill_controller().await;
     for (namespace, name) in CLAIMED {
         strip_and_delete(&cluster.within::<VolumeClaim>(namespace), name).await;

@@ -1,4 +1,4 @@
-//! The main job, step by step, with the manifests of examples/ as they are.
+//! The main job, step by step, with the unchanged manifests of examples/.
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::Api;
@@ -20,7 +20,7 @@ async fn l1_the_main_job_works_with_the_examples_as_they_are() {
     let free = |disk: NodeDisk| disk.status.unwrap().free.unwrap().to_string();
     assert_eq!(free(disks.get("n1.default").await.unwrap()), "4Gi");
 
-    // R1: one is served, one says how much is missing where.
+    // R1: one reservation is served. The other one waits, and reports the missing bytes of each disk.
     cluster.example("01-reservation.yaml").await;
     cluster.example("02-reservation-too-large.yaml").await;
     let reservations: Api<DiskReservation> = cluster.all();
@@ -32,7 +32,7 @@ async fn l1_the_main_job_works_with_the_examples_as_they_are() {
     })
     .await;
 
-    // V1, V5: the bytes are really there.
+    // V1, V5: the bytes are really allocated.
     cluster.example("03-volumes.yaml").await;
     let volumes: Api<SharedPersistentVolume> = cluster.all();
     for name in ["datasets", "scratch"] {
@@ -57,7 +57,7 @@ async fn l1_the_main_job_works_with_the_examples_as_they_are() {
     }
     until_reason(&cluster.all::<VolumeRole>(), "analytics", "Ready").await;
 
-    // C1, C2, C5: claims bind, and give PersistentVolumeClaims of their own names.
+    // C1, C2, C5: claims bind, and make PersistentVolumeClaims of their own names.
     cluster.example("05-claims.yaml").await;
     let (a, b): (Api<VolumeClaim>, Api<VolumeClaim>) = (cluster.within("team-a"), cluster.within("team-b"));
     for (api, name) in [(&a, "datasets"), (&b, "datasets"), (&a, "scratch")] {
@@ -84,7 +84,7 @@ async fn l1_the_main_job_works_with_the_examples_as_they_are() {
     let refused = std::fs::write(read.join("mine"), "x").unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(30), "EROFS");
 
-    // V5: past the size there is ENOSPC for the writer, and for nobody else.
+    // V5: beyond the size the writer gets ENOSPC, and no other pod does.
     let scratch_claim = a.get("scratch").await.unwrap();
     let filler = cluster.pod("team-a", "filler", &["scratch"]).await;
     let scratch = agent.publish(&cluster, &scratch_claim, &filler, false).await.unwrap();
@@ -97,7 +97,7 @@ async fn l1_the_main_job_works_with_the_examples_as_they_are() {
     let said = until_reason(&b, "scratch", "VolumeHeld").await;
     assert!(said.contains("held by claim team-a/scratch"), "{said}");
 
-    // X1: DELETE is refused and names the pods; nothing changed.
+    // X1: DELETE is refused with the names of the pods, and changes nothing.
     until("both users are counted", || async {
         (volumes.get("datasets").await.unwrap().status.unwrap().user_count == 2).then_some(())
     })
@@ -114,7 +114,7 @@ async fn l1_the_main_job_works_with_the_examples_as_they_are() {
     std::fs::write(write.join("after"), "goes on").unwrap();
     assert!(volumes.get("datasets").await.unwrap().metadata.deletion_timestamp.is_none());
 
-    // C6: a claim's deletion waits for its pods and names them; then the volume is free and the data stays.
+    // C6: a claim's deletion waits for its pods and names them. Then the volume is free and the data stays.
     b.delete("datasets", &DeleteParams::default()).await.unwrap();
     let said = until_reason(&b, "datasets", "InUse").await;
     assert!(said.contains("team-b/reader"), "{said}");
@@ -129,7 +129,7 @@ async fn l1_the_main_job_works_with_the_examples_as_they_are() {
         a.delete(name, &DeleteParams::default()).await.unwrap();
         until_gone(&a, name).await;
     }
-    // C3: and the claim that waited is bound.
+    // C3: the waiting claim is bound.
     until_reason(&b, "scratch", "Bound").await;
 
     // V6: a new claim, by selector, and a new pod find the data.
@@ -151,7 +151,8 @@ async fn l1_the_main_job_works_with_the_examples_as_they_are() {
         until_gone(&b, name).await;
     }
 
-    // X3, X4: unused, it goes: the bytes are gone, the reservation and then the disk have their room back.
+    // X3, X4: unused volumes are destroyed. The bytes are gone, and the reservation and then the disk have the free
+    // space back.
     for name in ["datasets", "scratch"] {
         volumes.delete(name, &DeleteParams::default()).await.unwrap();
         until_gone(&volumes, name).await;

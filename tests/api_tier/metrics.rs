@@ -1,4 +1,4 @@
-//! Metrics (T3): a real Prometheus scrapes a real controller, a real agent and the API server, and is asked for
+//! Metrics (T3): a real Prometheus scrapes a real controller, a real agent and the API server. The test evaluates
 //! every expression of the chart's alerts and dashboard.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ fn in_repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The program as a controller of its own; it ends with the test.
+/// A controller in a process of its own, which ends with the test.
 struct Controller {
     child: Child,
     log: PathBuf,
@@ -53,7 +53,7 @@ impl Drop for Controller {
     }
 }
 
-/// The address of the process' metrics, which it logs.
+/// The address of the process' metrics, from its log.
 async fn serves_at(log: &Path) -> String {
     until("the address of the metrics", || async {
         let text = std::fs::read_to_string(log).ok()?;
@@ -79,7 +79,7 @@ fn scrape(address: &str) -> String {
 /// A metric: its type and its labels.
 type Described = BTreeMap<String, (String, BTreeSet<String>)>;
 
-/// The metrics of a process, from the text that it serves.
+/// The metrics in the text that a process serves.
 fn served(text: &str) -> Described {
     let mut found = Described::new();
     let mut names = BTreeMap::new();
@@ -112,7 +112,7 @@ fn served(text: &str) -> Described {
     found
 }
 
-/// The metrics of the controller or the agent in docs/metrics.md.
+/// The metrics of the controller or the agent, from docs/metrics.md.
 fn documented(of: &str) -> Described {
     let text = std::fs::read_to_string(in_repository("docs/metrics.md")).unwrap();
     let section = text.split("\n## ").find(|section| section.starts_with(of)).unwrap();
@@ -126,7 +126,7 @@ fn documented(of: &str) -> Described {
     .collect()
 }
 
-/// Every expression of the dashboard, with what Grafana would put in for its variables.
+/// Every expression of the dashboard, with values for Grafana's variables.
 fn of_dashboard() -> Vec<String> {
     fn gather(value: &Value, found: &mut Vec<String>) {
         match value {
@@ -149,7 +149,7 @@ fn of_dashboard() -> Vec<String> {
     found
 }
 
-/// Every expression of the alerts, and where to read on.
+/// Every expression of the alerts, and the link to its documentation.
 fn of_alerts(file: &Path) -> Vec<(String, String)> {
     let rules: Value = serde_yaml::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
     let rules =
@@ -164,7 +164,7 @@ fn metrics_in(expression: &str) -> BTreeSet<&str> {
     words.filter(|word| word.starts_with("reservoir_") || word.starts_with("apiserver_")).collect()
 }
 
-/// The headings of a page, as links name them.
+/// The headings of a page, in the form of link anchors.
 fn anchors(page: &str) -> BTreeSet<String> {
     let anchor = |heading: &str| {
         let kept = heading.to_lowercase().replace(' ', "-");
@@ -228,7 +228,7 @@ async fn t3_docs_alerts_and_dashboard_name_served_metrics() {
     volumes.delete("brief", &DeleteParams::default()).await.unwrap();
     until_gone(&volumes, "brief").await;
 
-    // A counter that appears has grown by nothing yet: each is counted once more, after Prometheus has seen it.
+    // Prometheus sees no growth in the first value of a counter, so each counter grows once more afterwards.
     let expressions = of_dashboard();
     assert!(expressions.len() > 30, "{}", expressions.len());
     let mut empty = expressions.clone();
@@ -254,7 +254,7 @@ async fn t3_docs_alerts_and_dashboard_name_served_metrics() {
         let anchor = runbook.strip_prefix("docs/operations.md#").expect("a link into docs/operations.md");
         assert!(pages.contains(anchor), "{runbook} is no heading: {pages:#?}");
     }
-    // The one that is to fire, fires: a deletion was refused, again and again.
+    // The alert for refused deletions fires after repeated refusals.
     let fires = "ALERTS{alertname=\"ReservoirDestroysRefused\",alertstate=\"firing\"}";
     until(fires, || async {
         refused().await;
@@ -288,7 +288,7 @@ async fn t3_docs_alerts_and_dashboard_name_served_metrics() {
         assert_eq!(value(expression), expected.to_string(), "{expression}");
     }
 
-    // A line for each decision, and each a JSON object.
+    // The log has a line for each decision, and each line is a JSON object.
     let log = std::fs::read_to_string(&controller.log).unwrap();
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let decided = |kind: &str, object: &str, reason: &str| {

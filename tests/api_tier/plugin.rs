@@ -1,4 +1,4 @@
-//! `kubectl reservoir` as people run it: the program itself, and kubectl, against the real API server (T4).
+//! `kubectl reservoir` as people run it: the real program and kubectl, with the real API server (T4).
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -33,7 +33,7 @@ pub fn run(cluster: &Cluster, line: &str) -> Ran {
     Ran { out: text(done.stdout), err: text(done.stderr), ok: done.status.success() }
 }
 
-/// Runs it, which must do.
+/// Runs the command, which must succeed; returns its output.
 pub fn does(cluster: &Cluster, line: &str) -> String {
     let ran = run(cluster, line);
     println!("$ kubectl reservoir {line}\n{}{}", ran.err, ran.out);
@@ -41,7 +41,7 @@ pub fn does(cluster: &Cluster, line: &str) -> String {
     ran.out
 }
 
-/// Runs it, which must not do, and returns the error.
+/// Runs the command, which must fail; returns the error.
 pub fn fails(cluster: &Cluster, line: &str) -> String {
     let ran = run(cluster, line);
     println!("$ kubectl reservoir {line}\n{}{}", ran.err, ran.out);
@@ -62,7 +62,7 @@ async fn t4_one_line_each_from_an_empty_disk_to_a_pod() {
     until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
     cluster.apply_text("{apiVersion: v1, kind: Namespace, metadata: {name: team}}").await;
 
-    // Nothing is written by a dry run, wherever it is checked.
+    // A dry run writes nothing, wherever it is checked.
     for place in ["client", "server"] {
         let said = does(&cluster, &format!("reserve eng --role eng --size 256Mi --dry-run={place} --wait"));
         assert!(said.starts_with("diskreservation.reservoir.dev/eng created ("), "{said}");
@@ -113,7 +113,7 @@ async fn t4_one_line_each_from_an_empty_disk_to_a_pod() {
     let yaml: Value = serde_yaml::from_str(&does(&cluster, "status -o yaml")).unwrap();
     assert_eq!(yaml, summed);
 
-    // Why it does not go, and what lets it go.
+    // The reason why the volume stays, and the step that ends this.
     let why = does(&cluster, "why spv data");
     assert!(
         why.contains("claimed by team/data (ReadWrite)") && why.contains("used by pod team/web"),
@@ -155,7 +155,7 @@ async fn t4_one_line_each_from_an_empty_disk_to_a_pod() {
     does(&cluster, "delete vclaim/data -n team --wait --timeout 60s");
     let claims = cluster.within::<VolumeClaim>("team");
     until_gone(&claims, "data").await;
-    // Nobody subscribes while the claim waits.
+    // No subscription exists while the claim waits.
     let stuck = fails(&cluster, "claim data --role eng --volume data -n team --wait --timeout 60s");
     assert!(stuck.contains("does not get on by itself (NoSubscription: "), "{stuck}");
     does(&cluster, "unclaim data -n team");
@@ -165,7 +165,7 @@ async fn t4_one_line_each_from_an_empty_disk_to_a_pod() {
     assert!(volumes.get_opt("data").await.unwrap().is_none());
 }
 
-/// T4: what waits is explained from its root, and wrong names and kinds are told the nearest.
+/// T4: `why` explains a wait from its root. The errors for wrong names and kinds have the nearest name.
 #[tokio::test(flavor = "multi_thread")]
 async fn t4_why_finds_the_root_cause_and_the_nearest_name() {
     let cluster = Cluster::start().await;
@@ -218,7 +218,7 @@ async fn t4_why_finds_the_root_cause_and_the_nearest_name() {
     }
 }
 
-/// T4, A5: who lacks a right is told which, and sees what there is for him to see.
+/// T4, A5: the message names the missing right, and the output has everything that the caller may see.
 #[tokio::test(flavor = "multi_thread")]
 async fn t4_the_plug_in_has_the_rights_of_its_caller() {
     let cluster = with_people().await;
@@ -227,7 +227,7 @@ async fn t4_the_plug_in_has_the_rights_of_its_caller() {
     does(&cluster, &format!("reserve eng --role eng --size 1Gi {jane}"));
     let error = fails(&cluster, &format!("reserve ops --role ops --size 1Gi {jane}"));
     assert!(error.contains("user jane lacks the verb reserve on volumeroles.reservoir.dev/ops"), "{error}");
-    // Of pods she sees none, and of the rest all that she may.
+    // The caller may see no pods, but all other kinds.
     let seen = run(&cluster, &format!("tree {jane}"));
     assert!(seen.ok && seen.out.contains("DiskReservation eng"), "{}", seen.err);
     assert!(seen.err.contains("you may not list the pods of namespace default"), "{}", seen.err);
@@ -255,7 +255,7 @@ async fn t4_the_plug_in_has_the_rights_of_its_caller() {
     assert!(lacks.contains("use-readonly") && !lacks.contains("lack reserve"), "{lacks}");
 }
 
-/// T4: what is wrong with the installation is found; without the kinds every command says so.
+/// T4: the doctor finds faults of the installation. Without the kinds every command reports that.
 #[tokio::test(flavor = "multi_thread")]
 async fn t4_the_doctor_finds_a_missing_installation() {
     let cluster = Cluster::bare(ApiOptions { controller_manager: false, audit: false }).await;
@@ -285,7 +285,7 @@ async fn t4_the_doctor_finds_a_missing_installation() {
     assert!(doctor.contains("✗ the kind NodeDisk is not installed"), "{doctor}");
 }
 
-/// X6: the manifests bring back what has no object; only that which was asked for, if something was.
+/// X6: the manifests recover orphans: all, or only the requested ones.
 #[tokio::test(flavor = "multi_thread")]
 async fn t4_orphans_are_listed_with_their_recovery() {
     let cluster = Cluster::bare(ApiOptions { controller_manager: false, audit: false }).await;
@@ -326,7 +326,7 @@ async fn t4_orphans_are_listed_with_their_recovery() {
     assert_eq!(String::from_utf8(same.stdout).unwrap(), does(&cluster, "recover"));
 }
 
-/// T4: kubectl finds it, completes it, and what is watched is shown again when it changes.
+/// T4: kubectl finds and completes the plug-in. A watched view is printed again after a change.
 #[tokio::test(flavor = "multi_thread")]
 async fn t4_kubectl_runs_it_and_a_watch_shows_changes() {
     let cluster = Cluster::bare(ApiOptions { controller_manager: false, audit: false }).await;
@@ -353,7 +353,7 @@ async fn t4_kubectl_runs_it_and_a_watch_shows_changes() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(does(&cluster, &format!("completion {shell}")).contains("unretire"));
     }
-    // A script that a shell can do nothing with would have that word, too.
+    // An unusable script would contain this word, too, so a shell runs the script.
     let script = "source <(kubectl-reservoir completion bash); COMP_WORDS=(kubectl-reservoir tree --ro); COMP_CWORD=2; \
                   _kubectl__reservoir kubectl-reservoir --ro tree; echo \"${COMPREPLY[@]}\"";
     let bash = Command::new("bash").args(["-c", script]).env("PATH", &path).output().unwrap();

@@ -23,7 +23,7 @@ async fn r5_a3_the_principal_cannot_be_forged() {
     };
 
     for make in [reservation, volume] {
-        // CREATE, with and without.
+        // CREATE with and without a principal.
         let (plain, claimed, applied) =
             (make("plain", "eng"), make("claimed", "eng"), make("applied", "eng"));
         let asks = [
@@ -34,7 +34,7 @@ async fn r5_a3_the_principal_cannot_be_forged() {
         for ask in asks {
             assert_eq!(principal(ask.of(&jane).await.unwrap()).as_deref(), Some("jane"), "{}", ask.path);
         }
-        // Every way to change it leaves it as it is, whoever tries.
+        // No user can change the principal, by any request.
         for (who, name) in [(&jane, "admin"), (&mallory, "mallory"), (&cluster.client, "admin")] {
             for object in [&plain, &claimed, &applied] {
                 let now = Ask::new("GET", "application/json", path(object), json!({})).of(who).await.unwrap();
@@ -52,7 +52,7 @@ async fn r5_a3_the_principal_cannot_be_forged() {
                     Ask::new("PUT", "application/json", path(object), forged(&emptied, json!(name))),
                     Ask::new("PUT", "application/json", path(object), emptied),
                 ] {
-                    // A write of an old version is refused, and nothing is done.
+                    // A write of an old version is refused, and changes nothing.
                     let answer = ask.of(who).await;
                     let right = match &answer {
                         Ok(answer) => principal(answer.clone()).as_deref() == Some("jane"),
@@ -72,7 +72,7 @@ async fn r5_a3_the_principal_cannot_be_forged() {
                 }
             }
         }
-        // kubectl's own patch of a manifest that never had one.
+        // kubectl's own patch, for a manifest that never had a principal.
         let last = json!({"metadata": {"annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}"}},
             "spec": {"size": "128Mi"}});
         let answer = Ask::patch(&plain, last).of(&mallory).await.unwrap();
@@ -86,7 +86,8 @@ async fn r5_a3_the_principal_cannot_be_forged() {
         assert_eq!(principal(replaced.of(&mallory).await.unwrap()).as_deref(), Some("jane"));
     }
 
-    // Without the policy that writes it nobody gets in; what has none never gets one.
+    // Without the policy that writes the principal, creations are refused. An object without a principal never gets
+    // one.
     let gone = |kind: &str| {
         let policy = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": "reservoir-principal"}});
         let policy: DynamicObject = serde_json::from_value(policy).unwrap();
@@ -119,8 +120,8 @@ async fn r5_a3_the_principal_cannot_be_forged() {
     assert_eq!(principal(answer), None);
 }
 
-/// R5. Three reservations of one role on one disk, two of them of the same principal and with the same labels, stay three:
-/// each has its own bytes, a volume lies in one of them, and one goes without the others.
+/// R5. Three reservations of one role on one disk stay three, although two have the same principal and labels. Each
+/// has its own bytes. A volume is in one of them, and each can be deleted without the others.
 #[tokio::test(flavor = "multi_thread")]
 async fn r5_reservations_of_two_principals_never_merge() {
     let cluster = cluster().await;

@@ -1,4 +1,5 @@
-//! PersistentVolumeClaims of a StorageClass of ours (P1–P6): the real API server binds, the test plays scheduler and kubelet.
+//! PersistentVolumeClaims of a StorageClass of Reservoir (P1–P6). The real API server binds, and the test plays
+//! scheduler and kubelet.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Agent, Cluster, strip_and_delete, until, until_gone, until_reason};
 
-/// A cluster with a node, its agent, and 2Gi for role analytics; classes as in the example.
+/// A cluster with a node, its agent, 2Gi for role analytics, and the classes of the example.
 async fn start() -> (Cluster, Agent) {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
@@ -35,7 +36,7 @@ fn pvc(name: &str, class: &str, mode: &str, size: &str) -> Value {
         "spec": {"storageClassName": class, "accessModes": [mode], "resources": {"requests": {"storage": size}}}})
 }
 
-/// A class like `analytics`, but for that.
+/// A class like `analytics`, with the fields of `but` instead.
 fn class(name: &str, but: Value) -> Value {
     let mut class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name},
         "provisioner": DRIVER, "parameters": {"role": "analytics"}, "volumeBindingMode": "Immediate"});
@@ -62,7 +63,8 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// Makes it, once the policies let the namespace: a grant is seen a moment after it is there.
+    /// Makes the PersistentVolumeClaim. Repeats the request until the policies accept it: a grant takes effect after
+    /// a moment.
     async fn make(&self, pvc: Value) -> PersistentVolumeClaim {
         let name = pvc["metadata"]["name"].as_str().unwrap().to_owned();
         until(&format!("PersistentVolumeClaim {name} is taken"), || async {
@@ -72,7 +74,7 @@ impl<'a> Story<'a> {
         self.pvcs.get(&name).await.unwrap()
     }
 
-    /// A PersistentVolumeClaim of that name on n1, whose volume a pod has written a file into and left.
+    /// Makes a PersistentVolumeClaim on n1. A pod has written a file into its volume and ended.
     async fn written(&self, agent: &Agent, name: &str) -> (PersistentVolume, SharedPersistentVolume) {
         self.make(pvc(name, "analytics", "ReadWriteOnce", "64Mi")).await;
         self.select(name, "n1").await;
@@ -85,7 +87,7 @@ impl<'a> Story<'a> {
         (pv, volume)
     }
 
-    /// The same file is what a pod in the namespace of another claim reads.
+    /// A pod in the namespace of another claim reads the same file.
     async fn read_by(&self, agent: &Agent, claim: &VolumeClaim) {
         let namespace = claim.namespace().unwrap();
         let pod = self.cluster.pod(&namespace, "reader", &[&claim.name_any()]).await;
@@ -113,7 +115,7 @@ impl<'a> Story<'a> {
         (pv, volume, self.claims.get(name).await.unwrap())
     }
 
-    /// Waits for an event of the PersistentVolumeClaim with these words; returns its note.
+    /// Waits for an event of the PersistentVolumeClaim that contains `what`; returns its note.
     async fn said(&self, name: &str, what: &str) -> String {
         let events: Api<Event> = self.cluster.within("team-a");
         until(&format!("an event of {name} says: {what}"), || async {
@@ -127,7 +129,7 @@ impl<'a> Story<'a> {
         .await
     }
 
-    /// Waits until the CSIStorageCapacity of the class and node has that size.
+    /// Waits until the CSIStorageCapacity of the class and node has the given size.
     async fn free_space(&self, class: &str, node: &str, size: &str) {
         let said: Api<CSIStorageCapacity> = self.cluster.within("default");
         until(&format!("{size} are there for {class}"), || async {
@@ -149,7 +151,7 @@ impl<'a> Story<'a> {
     }
 }
 
-/// P1, P2, P3, P4, T2: the way of a StatefulSet's claim from its creation to its end.
+/// P1, P2, P3, P4, T2: the PersistentVolumeClaim of a StatefulSet, from its creation to its end.
 #[tokio::test(flavor = "multi_thread")]
 async fn p1_p3_p4_a_volume_is_made_grows_and_goes_with_its_pvc() {
     let (cluster, agent) = start().await;
@@ -175,7 +177,7 @@ async fn p1_p3_p4_a_volume_is_made_grows_and_goes_with_its_pvc() {
     let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
     std::fs::write(target.join("file"), "kept").unwrap();
 
-    // It grows; whether while its pod runs depends on the machine (V7).
+    // The volume grows. The machine decides if the growth works while the pod runs (V7).
     let more = json!({"spec": {"resources": {"requests": {"storage": "128Mi"}}}});
     story.pvcs.patch("data-db-0", &PatchParams::default(), &Patch::Merge(&more)).await.unwrap();
     agent.unpublish(&claim, &pod).await.unwrap();
@@ -190,10 +192,10 @@ async fn p1_p3_p4_a_volume_is_made_grows_and_goes_with_its_pvc() {
     let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
     assert_eq!(std::fs::read_to_string(target.join("file")).unwrap(), "kept");
 
-    // Nothing happens: nothing is written.
+    // In a settled cluster nothing is written.
     cluster.quiet_for(Duration::from_secs(5)).await;
 
-    // The guard is that of all volumes, and the claim goes with its PersistentVolumeClaim alone.
+    // The volume has the guard of all volumes, and the claim can end only with its PersistentVolumeClaim.
     let refused = story.volumes.delete(&volume.name_any(), &Default::default()).await.unwrap_err();
     assert!(refused.to_string().contains("is in use by 1 pod: team-a/db-0"), "X1: {refused}");
     agent.unpublish(&claim, &pod).await.unwrap();
@@ -207,14 +209,14 @@ async fn p1_p3_p4_a_volume_is_made_grows_and_goes_with_its_pvc() {
     story.free_space("analytics", "n1", "2Gi").await;
 }
 
-/// P4: what its PersistentVolume says counts; what stays is a volume like any other.
+/// P4: the reclaim policy of the PersistentVolume counts. A retained volume is like any other volume.
 #[tokio::test(flavor = "multi_thread")]
 async fn p4_a_retained_volume_can_be_claimed_again() {
     let (cluster, agent) = start().await;
     let story = Story::of(&cluster);
     let (pv, volume) = story.written(&agent, "kept").await;
 
-    // While it is its PersistentVolumeClaim's, nobody else gets it, whatever he is subscribed to.
+    // No other claim gets a volume of a PersistentVolumeClaim, whatever the namespace subscribes to.
     cluster.example("04-subscriptions.yaml").await;
     let name = volume.name_any();
     let other = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "VolumeClaim",
@@ -223,7 +225,7 @@ async fn p4_a_retained_volume_can_be_claimed_again() {
     let others: Api<VolumeClaim> = cluster.within("team-b");
     until_reason(&others, "other", "VolumeHeld").await;
 
-    // The claim is not deleted under it.
+    // The claim of a live PersistentVolumeClaim stays.
     story.claims.delete("kept", &Default::default()).await.unwrap();
     let said = until_reason(&story.claims, "kept", "InUse").await;
     assert!(said.contains("that of PersistentVolumeClaim kept"), "{said}");
@@ -256,7 +258,7 @@ async fn p5_a_namespace_without_the_verbs_is_refused() {
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
-    // A class that is younger than its PersistentVolumeClaim asks for the same when the volume is made.
+    // A class that is younger than its PersistentVolumeClaim needs the same verbs when the volume is made.
     theirs["spec"]["storageClassName"] = json!("later");
     cluster.apply_text(&theirs.to_string()).await;
     cluster.apply_text(&class("later", json!({})).to_string()).await;
@@ -271,7 +273,7 @@ async fn p5_a_namespace_without_the_verbs_is_refused() {
     assert!(cluster.within::<VolumeClaim>("team-b").get_opt("theirs").await.unwrap().is_none());
     assert_eq!(story.volumes.list(&Default::default()).await.unwrap().items.len(), 0);
 
-    // Nobody makes a volume or a claim look as if it were a PersistentVolumeClaim's.
+    // Nobody can make a volume or a claim look like that of a PersistentVolumeClaim.
     let uid = story.pvcs.get("mine").await.unwrap().uid().unwrap();
     for (kind, namespace, spec) in [
         ("SharedPersistentVolume", None, json!({"role": "analytics", "size": "64Mi"})),
@@ -282,7 +284,7 @@ async fn p5_a_namespace_without_the_verbs_is_refused() {
         let said = cluster.try_apply(&forged.to_string()).await.unwrap_err().to_string();
         assert!(said.contains("is the controller's alone"), "{said}");
     }
-    // Nor as another namespace's: nobody would see to its end.
+    // Nobody can make it look like another namespace's either: such an object would have no owner to end it.
     story.select("mine", "n1").await;
     story.bound("mine").await;
     let labels = Patch::Merge(json!({"metadata": {"labels": {LABEL_CLAIM_NAMESPACE: "team-b"}}}));
@@ -291,7 +293,7 @@ async fn p5_a_namespace_without_the_verbs_is_refused() {
     assert!(said.contains("with reservoir.dev/claim-namespace, is the controller's alone"), "{said}");
 }
 
-/// P5, P6, F1, A5: an editor of the namespace asks for more, and has no verb on the role.
+/// P5, P6, F1, A5: an editor of the namespace asks for more bytes without the verb on the role.
 #[tokio::test(flavor = "multi_thread")]
 async fn p5_a_pvc_grows_only_with_the_verb_resize() {
     let (cluster, _agent) = start().await;
@@ -308,7 +310,7 @@ async fn p5_a_pvc_grows_only_with_the_verb_resize() {
     let grants = "{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: analytics-volumes},
         rules: [{apiGroups: [reservoir.dev], resources: [volumeroles], resourceNames: [analytics], verbs: [VERBS]}]}";
     cluster.apply_text(&grants.replace("VERBS", "create, use")).await;
-    // The API server's authorizer hears of a grant after a moment.
+    // The API server's authorizer uses a grant only after a moment.
     tokio::time::sleep(Duration::from_secs(2)).await;
     ask("128Mi").await;
     let said = story.said("mine", "lack the verb resize").await;
@@ -321,7 +323,7 @@ async fn p5_a_pvc_grows_only_with_the_verb_resize() {
     story.said("mine", "is larger than the 8Ei - 2 bytes").await;
     cluster.quiet_for(Duration::from_secs(5)).await;
 
-    // A5: who has lost the verbs flaps the selected node to learn how much is free there.
+    // A5: a user without the verbs changes the selected node again and again, to find out the node's free space.
     story.make(pvc("curious", "analytics", "ReadWriteOnce", "3Gi")).await;
     cluster.apply_text(&grants.replace("VERBS", "use")).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -330,7 +332,7 @@ async fn p5_a_pvc_grows_only_with_the_verb_resize() {
     assert!(said.contains("lack the verb create"), "{said}");
 }
 
-/// P2: who finds no room says so and has the scheduler look elsewhere.
+/// P2: a PersistentVolumeClaim without free space on the node reports that, and the scheduler chooses another node.
 #[tokio::test(flavor = "multi_thread")]
 async fn p2_p6_a_full_node_is_reported_and_another_one_chosen() {
     let (cluster, agent) = start().await;
@@ -377,7 +379,7 @@ async fn p2_p6_a_full_node_is_reported_and_another_one_chosen() {
         story.said(name, said).await;
     }
 
-    // Of a class that does not wait for a pod it waits for room, and is served when there is some.
+    // A PersistentVolumeClaim of a class without WaitForFirstConsumer waits for free space, and is served later.
     cluster.apply_text(&class("now", json!({"reclaimPolicy": "Delete"})).to_string()).await;
     story.make(pvc("waits", "now", "ReadWriteOnce", "2100Mi")).await;
     story.said("waits", "2100Mi asked for").await;
@@ -385,7 +387,7 @@ async fn p2_p6_a_full_node_is_reported_and_another_one_chosen() {
     let reservations: Api<DiskReservation> = cluster.all();
     reservations.patch("analytics", &PatchParams::default(), &Patch::Merge(&more)).await.unwrap();
     let (_, volume, _) = story.bound("waits").await;
-    // One that goes while it is made takes all of it along.
+    // A PersistentVolumeClaim that is deleted during its provisioning leaves nothing.
     story.make(pvc("hasty", "now", "ReadWriteOnce", "64Mi")).await;
     story.pvcs.delete("hasty", &Default::default()).await.unwrap();
     story.pvcs.delete("waits", &Default::default()).await.unwrap();
@@ -401,7 +403,7 @@ async fn p2_p6_a_full_node_is_reported_and_another_one_chosen() {
     agent.nothing_left().await;
 }
 
-/// P1, M1: a shared one, from the first pod on, and the controller dies before each step.
+/// P1, M1: a shared PersistentVolumeClaim, from its first pod on. The controller dies before each step.
 #[tokio::test(flavor = "multi_thread")]
 async fn p1_m1_a_shared_pvc_serves_pods_across_controller_deaths() {
     let (cluster, agent) = start().await;
@@ -410,7 +412,7 @@ async fn p1_m1_a_shared_pvc_serves_pods_across_controller_deaths() {
     story.select("together", "n1").await;
     let mut last = 0;
     for _ in 0..40 {
-        // After each write a new one takes over.
+        // A new controller takes over after each write.
         until("it writes, or all is done", || async {
             let bound = story.pvcs.get("together").await.unwrap().status?.phase.as_deref() == Some("Bound");
             (bound || cluster.our_writes().len() > last).then_some(())
@@ -442,8 +444,9 @@ async fn p1_m1_a_shared_pvc_serves_pods_across_controller_deaths() {
     }
 }
 
-/// P4: whoever was interrupted between making the PersistentVolume and saying so, and does not find it again, keeps the data;
-/// nor does one that slept meanwhile decide on what he read before (S15).
+/// P4: a controller may be interrupted after making the PersistentVolume and before recording that. If the next one
+/// does not find the PersistentVolume, the data is kept. A controller that was paused does not decide on an old read
+/// either (S15).
 #[tokio::test(flavor = "multi_thread")]
 async fn p4_s15_without_a_persistent_volume_the_data_is_kept() {
     let (cluster, agent) = start().await;
@@ -471,7 +474,7 @@ async fn p4_s15_without_a_persistent_volume_the_data_is_kept() {
     assert!(matches!(late, Err(reservoir::cluster::Error::Conflict(_))), "{late:?}");
 }
 
-/// P4: a PersistentVolume that has to be made again may have said something else than its class does.
+/// P4: a PersistentVolume that has to be made again may have had another policy than its class.
 #[tokio::test(flavor = "multi_thread")]
 async fn p4_a_remade_persistent_volume_keeps_the_data() {
     let (cluster, _agent) = start().await;
@@ -487,7 +490,7 @@ async fn p4_a_remade_persistent_volume_keeps_the_data() {
     assert_eq!(again.spec.unwrap().persistent_volume_reclaim_policy.as_deref(), Some("Retain"));
 }
 
-/// P6, L1: who deletes what is in the way, as he was told to, need not do anything else.
+/// P6, L1: a user who deletes the object in the way, as advised, has to do nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn p6_l1_a_pvc_waits_for_an_object_in_its_way() {
     let (cluster, _agent) = start().await;
@@ -511,7 +514,7 @@ async fn p6_l1_a_pvc_waits_for_an_object_in_its_way() {
     story.bound("named").await;
 }
 
-/// P6: its VolumeClaim is deleted before it is bound, so nothing comes of it any more.
+/// P6: the VolumeClaim is deleted before it is bound, so the PersistentVolumeClaim can never be bound.
 #[tokio::test(flavor = "multi_thread")]
 async fn p6_a_pvc_without_its_claim_names_the_next_step() {
     let (cluster, _agent) = start().await;
@@ -525,7 +528,7 @@ async fn p6_a_pvc_without_its_claim_names_the_next_step() {
     until_gone(&story.claims, "waits").await;
 }
 
-/// L7: without its own claim nobody could ever have it again, for nobody else may take the label off.
+/// L7: a volume without its own claim would otherwise be lost for everybody, for no other user may remove the label.
 #[tokio::test(flavor = "multi_thread")]
 async fn l7_a_volume_without_its_claim_is_free_for_its_role() {
     let (cluster, agent) = start().await;

@@ -1,4 +1,4 @@
-//! When nothing changes, nobody writes; and every kind tells how it stands (T1, T2).
+//! When nothing changes, nobody writes. Every kind reports its state (T1, T2).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Agent, Cluster, everything, until, until_reason};
 
-/// The time in which Reservoir may not write.
+/// The time without a write of Reservoir.
 const IDLE: Duration = Duration::from_secs(60);
 
 fn ready(object: &DynamicObject) -> Value {
@@ -21,7 +21,7 @@ fn ready(object: &DynamicObject) -> Value {
     conditions.into_iter().find(|c| c["type"] == "Ready").unwrap_or_default()
 }
 
-/// Our events, with how often each was told.
+/// Reservoir's events, and the count of each.
 async fn told(cluster: &Cluster) -> BTreeMap<String, i32> {
     let events = Api::<Event>::all(cluster.client.clone()).list(&Default::default()).await.unwrap();
     let ours = events
@@ -37,7 +37,7 @@ async fn t2_an_idle_cluster_is_not_written_to() {
     cluster.node("n1", true).await;
     let mut agent = Agent::start(&cluster, "n1", "4Gi").await;
     until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
-    // Waiting objects are there too: a reservation that is too large, a claim to a volume that another one holds.
+    // Waiting objects exist, too: a reservation that is too large, and a claim to another claim's volume.
     for step in [
         "01-reservation",
         "02-reservation-too-large",
@@ -79,7 +79,7 @@ async fn t2_an_idle_cluster_is_not_written_to() {
     assert!(since.is_empty(), "idle for {IDLE:?}, and yet: {since:#?}");
     assert_eq!(told(&cluster).await, events, "nothing new was told");
 
-    // A new controller and a new agent write nothing either, and move no time of a transition.
+    // A new controller and a new agent write nothing either, and change no transition time.
     cluster.kill_controller().await;
     cluster.start_controller().await;
     agent.kill().await;
@@ -100,7 +100,7 @@ async fn t2_an_idle_cluster_is_not_written_to() {
         assert_eq!(ready(object)["lastTransitionTime"], ready(&before[name])["lastTransitionTime"], "{name}");
     }
 
-    // T1: every kind has `Ready`, and says for which generation.
+    // T1: every kind has `Ready`, with the observed generation.
     for crd in reservoir::api::crds() {
         let kind = format!("{} ", crd.spec.names.kind);
         assert!(after.keys().any(|name| name.starts_with(&kind)), "there is no {kind}to look at");
@@ -110,14 +110,14 @@ async fn t2_an_idle_cluster_is_not_written_to() {
         for field in ["status", "reason", "message", "lastTransitionTime"] {
             assert!(ready[field].as_str().is_some_and(|text| !text.is_empty()), "{name}: {field} of {ready}");
         }
-        // An offer is written whole, by its only writer: there is no spec of others that it could lag behind.
+        // An offer is written as a whole, by its only writer, so it has no separate spec to observe.
         if !name.starts_with("VolumeOffer") {
             assert_eq!(ready["observedGeneration"], json!(object.metadata.generation), "{name}");
         }
     }
     println!("{} objects, {} writes until all stood, none in {IDLE:?}", after.len(), writes.len());
 
-    // A new generation is observed; nothing flipped, so the time stays.
+    // A new generation is observed. The condition does not change, so its time stays.
     let policy = json!({"spec": {"erasePolicy": "Zero"}});
     let params = kube::api::PatchParams::default();
     let changed = volumes.patch("datasets", &params, &kube::api::Patch::Merge(&policy)).await.unwrap();
@@ -148,8 +148,8 @@ const REFUSED: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: team}}
 ";
 
-/// A write that the API server refuses, here by somebody's policy, is told by an event, and told once however often the
-/// reconcile is repeated.
+/// The API server refuses a write by a user's policy. An event reports the refusal, once for any number of repeated
+/// reconciles.
 #[tokio::test(flavor = "multi_thread")]
 async fn t2_a_refused_write_is_told_once() {
     let cluster = Cluster::bare(ApiOptions { controller_manager: true, audit: true }).await;

@@ -37,7 +37,7 @@ async fn q2_a_limit_counts_what_was_reserved_before_it() {
     roles.patch("reporting", &PatchParams::default(), &Patch::Merge(&raised)).await.unwrap();
     until_reason(&all, "reporting-archive", "Ready").await;
 
-    // A limit for what is there already, and below it: what is there stays.
+    // The limit is below the present use, and the reservations stay.
     cluster.apply_text(&role("archive", "reporting/archive", "quota: {limit: 1Gi}")).await;
     let said = until_reason(&roles, "archive", "OverLimit").await;
     assert!(said.starts_with("role reporting/archive has 2Gi reserved, 1Gi more than its limit"), "{said}");
@@ -45,7 +45,7 @@ async fn q2_a_limit_counts_what_was_reserved_before_it() {
     let said = until_reason(&all, "more", "OverQuota").await;
     assert!(said.contains("has 2Gi of its limit of 1Gi reserved, 64Mi asked for is 64Mi too much"), "{said}");
 
-    // Q1: what moves from a role to its sub-role is charged to the role once, and to the sub-role's own limit.
+    // Q1: bytes that move from a role to its sub-role are charged to the role once, and to the sub-role's own limit.
     let reserved = || async {
         let mut sums = Vec::new();
         for name in ["reporting", "archive"] {
@@ -63,7 +63,7 @@ async fn q2_a_limit_counts_what_was_reserved_before_it() {
     until("768Mi and 64Mi are charged", || async { (reserved().await == ["768Mi", "64Mi"]).then_some(()) })
         .await;
 
-    // Growth is charged too, and what shrinks is given back.
+    // Growth is charged, too, and a shrink gives back.
     ask_for(&cluster, "reporting", "5Gi").await;
     let said = until_resized(&cluster, "reporting", "OverQuota").await;
     assert!(
@@ -106,14 +106,14 @@ async fn q2_a_guarantee_is_kept_from_other_roles() {
     cluster.apply_text(&reservation("ops-x", "ops/x", "512Mi")).await;
     until_reason(&all, "ops-x", "Ready").await;
     until_free(&cluster, "0").await;
-    // Without the guarantee, and with room again, it is served.
+    // Without the guarantee, and with free space, the reservation is served.
     gone(&cluster, "ops-x").await;
     gone(&cluster, "small").await;
     roles.delete("ops", &DeleteParams::default()).await.unwrap();
     until_reason(&all, "eng", "Ready").await;
 }
 
-/// Names of those that are served, in the order in which that was seen.
+/// Names of the served reservations, in the order of service.
 fn order_of_service(watch: &mut Watch, cluster: &Cluster) -> std::sync::Arc<std::sync::Mutex<Vec<String>>> {
     let order = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let noted = order.clone();
@@ -139,15 +139,15 @@ async fn q3_the_lowest_share_then_the_oldest_is_served() {
         cluster.apply_text(&reservation(name, of, size)).await;
         until_reason(&all, name, "Ready").await;
     }
-    // Nothing is free. The ones that ask next are of different seconds, the unit of an age.
+    // The disk is full. The next reservations have ages in different seconds, the unit of an age.
     let waiting = [("eng-1", "eng", "128Mi"), ("dev-1", "dev", "128Mi"), ("ops-1", "ops", "128Mi")];
     for (name, of, size) in waiting {
         cluster.apply_text(&reservation(name, of, size)).await;
         until_reason(&all, name, "NotEnoughRoom").await;
         tokio::time::sleep(Duration::from_millis(1100)).await;
     }
-    // Of 512Mi, 256Mi and 256Mi that the roles have, those of eng are the most, and dev asked before ops. What ops gives
-    // back makes its share the lowest: ops, then dev, and eng is last though it is the oldest.
+    // The roles have 512Mi, 256Mi and 256Mi. eng has the most, and dev has asked before ops. The deletion of a
+    // reservation makes ops' share the lowest. So the order is ops, dev, eng, although eng is the oldest.
     gone(&cluster, "ops-0").await;
     for name in ["dev-1", "ops-1"] {
         until_reason(&all, name, "Ready").await;
@@ -155,7 +155,7 @@ async fn q3_the_lowest_share_then_the_oldest_is_served() {
     let said = until_reason(&all, "eng-1", "NotEnoughRoom").await;
     assert!(said.contains("n1.default has 0 free, 128Mi too little"), "{said}");
 
-    // One that asks for much is not overtaken for ever by those that ask for little.
+    // Small reservations cannot overtake a large one for ever.
     cluster.apply_text(&reservation("big", "ops", "384Mi")).await;
     until_reason(&all, "big", "NotEnoughRoom").await;
     cluster.apply_text(&reservation("huge", "new", "2Gi")).await;
@@ -198,7 +198,7 @@ async fn q2_two_controllers_never_go_past_a_limit() {
         until_reason(&roles, name, "Ready").await;
     }
     let mut watch = Watch::safety(&cluster);
-    // The ledger at every revision; and what the reservations themselves say that they have.
+    // The sums hold at every revision of the ledger, and of the reservations.
     watch.each(roles.clone(), |role| {
         let limit = role.spec.quota.limit.as_ref().unwrap().bytes_or_zero();
         let lines = role.status.clone().unwrap_or_default().reservations;
@@ -240,7 +240,7 @@ async fn q2_two_controllers_never_go_past_a_limit() {
         }
     };
     settled(10).await;
-    // Some grow, some go, one controller dies in the middle.
+    // Some reservations grow, some are deleted, and one controller dies in the middle.
     let served: Vec<String> = all
         .list(&Default::default())
         .await
@@ -285,9 +285,9 @@ async fn q2_two_controllers_never_go_past_a_limit() {
     watch.assert_unbroken();
 }
 
-/// Q1, Q2. Guarantees are set before there is a disk and outlive the controller. What a sub-role reserves counts towards its
-/// ancestor's guarantee, what is only carved out counts nowhere, and what a role has beyond its guarantee takes nothing from
-/// the guarantees of others. A role without a quota makes volumes in what it has meanwhile.
+/// Q1, Q2. Guarantees are older than the disk and outlive the controller. A sub-role's reservation counts towards its
+/// ancestor's guarantee; a refinement counts nowhere. Bytes beyond a role's guarantee take nothing from the
+/// guarantees of others. Meanwhile a role without a quota makes volumes in its reservation.
 #[tokio::test(flavor = "multi_thread")]
 async fn q2_a_guarantee_counts_what_sub_roles_have() {
     let cluster = Cluster::start().await;
@@ -304,7 +304,7 @@ async fn q2_a_guarantee_counts_what_sub_roles_have() {
     cluster.node("n1", true).await;
     let _agent = Agent::start(&cluster, "n1", "1280Mi").await;
     until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
-    // Asks for more than is guaranteed to nobody; returns what is said of it.
+    // Asks for more bytes than are free of guarantees; returns the message of the refusal.
     let refused = async |size: &str| {
         cluster.apply_text(&reservation("probe", "new", size)).await;
         let message = until_reason(&all, "probe", "Guaranteed").await;
@@ -316,14 +316,15 @@ async fn q2_a_guarantee_counts_what_sub_roles_have() {
         until_reason(&all, name, "Ready").await;
     };
 
-    // Of lab the sum of its sub-roles counts, which is more than its own: 256Mi are guaranteed to nobody.
+    // For lab the sum of its sub-roles counts, which is more than its own guarantee. So 256Mi are guaranteed to
+    // nobody.
     let message = refused("257Mi").await;
     let guaranteed = "257Mi asked for is 1Mi too much: of 1280Mi free on all disks are guaranteed 256Mi to role eng, \
                       256Mi to role lab and 512Mi to role ops";
     assert!(message.starts_with(guaranteed), "{message}");
     reserve(&reservation("new", "new", "128Mi"), "new").await;
 
-    // The bytes of eng/ml count towards eng's guarantee, so 128Mi are guaranteed to nobody, as before.
+    // The bytes of eng/ml count towards eng's guarantee, so still 128Mi are guaranteed to nobody.
     reserve(&reservation("ml", "eng/ml", "128Mi"), "ml").await;
     let message = refused("129Mi").await;
     assert!(message.contains("1024Mi free") || message.contains("1Gi free"), "{message}");
@@ -334,7 +335,7 @@ async fn q2_a_guarantee_counts_what_sub_roles_have() {
     reserve(&refinement("x", "eng/ml/x", "64Mi", "ml"), "x").await;
     assert_eq!(refused("129Mi").await, message, "what is carved out is on no disk a second time");
 
-    // eng has 128Mi more than it is sure of. What ops and lab are sure of is all that is left, and is theirs.
+    // eng has 128Mi beyond its guarantee. The rest of the disk is guaranteed to ops and lab.
     reserve(&reservation("eng", "eng", "256Mi"), "eng").await;
     let message = refused("1Mi").await;
     let guaranteed = "of 768Mi free on all disks are guaranteed 256Mi to role lab and 512Mi to role ops";
@@ -347,7 +348,7 @@ async fn q2_a_guarantee_counts_what_sub_roles_have() {
     until_free(&cluster, "0").await;
 }
 
-/// Reserved and used bytes of the role of each VolumeRole.
+/// Reserved and used bytes of each VolumeRole's role.
 async fn consumption(cluster: &Cluster, names: &[&str]) -> Vec<[String; 2]> {
     let mut all = Vec::new();
     for name in names {
@@ -357,8 +358,8 @@ async fn consumption(cluster: &Cluster, names: &[&str]) -> Vec<[String; 2]> {
     all
 }
 
-/// Q1, Q3. A shared volume is charged once, to the role of its reservation, and not to the sub-roles that claim it: neither
-/// the limit nor the order of those that wait depends on how many claims and pods use it.
+/// Q1, Q3. A shared volume is charged once, to the role of its reservation, and not to the sub-roles of its claims.
+/// The number of claims and pods changes neither the limit nor the order of waiting reservations.
 #[tokio::test(flavor = "multi_thread")]
 async fn q1_the_users_of_a_shared_volume_change_no_share() {
     let (cluster, agent) = start("576Mi").await;
@@ -417,13 +418,13 @@ async fn q1_the_users_of_a_shared_volume_change_no_share() {
     cluster.quiet_for(Duration::from_secs(1)).await;
     assert_eq!(consumption(&cluster, &names).await, unused);
 
-    // The limit is as far away as the reservation leaves it.
+    // The reservation alone decides how far away the limit is.
     cluster.apply_text(&reservation("eng-more", "eng", "64Mi")).await;
     let message = until_reason(&all, "eng-more", "OverQuota").await;
     let numbers = "role eng has 256Mi of its limit of 288Mi reserved, 64Mi asked for is 32Mi too much";
     assert!(message.starts_with(numbers), "{message}");
     gone(&cluster, "eng-more").await;
-    // The share of eng is smaller than that of ops, so eng is served, although ops has asked before.
+    // The share of eng is smaller than the share of ops. So eng is served first, although ops asked earlier.
     for (name, of) in [("ops-next", "ops"), ("eng-next", "eng/a")] {
         cluster.apply_text(&reservation(name, of, "32Mi")).await;
         until_reason(&all, name, "NotEnoughRoom").await;
@@ -433,7 +434,7 @@ async fn q1_the_users_of_a_shared_volume_change_no_share() {
     until_reason(&all, "eng-next", "Ready").await;
     until_reason(&all, "ops-next", "NotEnoughRoom").await;
 
-    // Without users it is as it was, but for what was served.
+    // Without users the numbers are as before, plus the served reservations.
     for (claim, pod) in &pods {
         agent.unpublish(claim, pod).await.unwrap();
         cluster.end_pod(&pod.namespace().unwrap(), &pod.name_any()).await;

@@ -1,4 +1,4 @@
-//! Races of deletions, claims and controllers: one wins, and the others get a reason (X1, X2, C3).
+//! Races of deletions, claims and controllers. One contestant wins, and the others get a reason (X1, X2, C3).
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
@@ -20,9 +20,9 @@ use crate::faults::nothing_left;
 use crate::support::{Agent, Cluster, Random, Watch, until, until_gone, until_reason};
 
 const RACES: usize = 1_000;
-/// As many at the same time.
+/// Number of races at the same time.
 const LANES: usize = 25;
-/// In as many reservations, so that not all wait for one ledger.
+/// Number of reservations, so that not all races wait for one ledger.
 const ROOMS: usize = 5;
 
 fn room(size: &str) -> String {
@@ -52,7 +52,7 @@ fn claim(name: &str, volume: &str) -> String {
     )
 }
 
-/// Puts a file with the volume's name into its file system, while nothing has that mounted.
+/// Puts a file with the volume's name into the volume's file system, while it is not mounted.
 fn seed(agent: &Agent, volume: &SharedPersistentVolume) {
     let content = agent.dir.join(format!("content-{}", volume.name_any()));
     std::fs::write(&content, volume.name_any()).unwrap();
@@ -99,7 +99,7 @@ impl Stores {
     }
 }
 
-/// Waits for what the watches bring; on a busy machine a thousand races take their time.
+/// Waits for a state of the caches. On a busy machine a thousand races take long.
 async fn seen<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
@@ -115,12 +115,12 @@ struct Arena {
     cluster: Cluster,
     agent: Agent,
     stores: Stores,
-    /// DELETE's head start in milliseconds at which either may win; it moves to where both do.
+    /// DELETE's head start in milliseconds at which both may win. Each race moves it towards that point.
     middle: AtomicI64,
 }
 
 impl Arena {
-    /// A volume that is ready, and has its name in a file.
+    /// A ready volume with its name in a file.
     async fn volume(&self, name: &str, room: usize) -> Arc<SharedPersistentVolume> {
         let manifest = volume(name, &format!(", shared: {{}}, reservation: eng-{room}"));
         self.cluster.try_create(&manifest).await.unwrap();
@@ -133,8 +133,8 @@ impl Arena {
         made
     }
 
-    /// DELETE against a claim and a pod; `head_start` is DELETE's, in milliseconds, and may be negative. Afterwards the
-    /// user has left.
+    /// A race of DELETE against a claim and a pod. `head_start` is DELETE's, in milliseconds, and may be negative.
+    /// After the race the user has left.
     async fn race(&self, volume: &SharedPersistentVolume, user: &str, head_start: i64) -> Winner {
         let (cluster, agent, name) = (&self.cluster, &self.agent, volume.name_any());
         let volumes: Api<SharedPersistentVolume> = cluster.all();
@@ -154,7 +154,7 @@ impl Arena {
         let data = agent.data_file(&volume.uid().unwrap());
         let winner = match deleted {
             Err(refused) => {
-                // The user won: it gets the volume with all that was in it.
+                // The user has won, so it gets the volume with all data.
                 let refused = refused.to_string();
                 assert!(
                     refused.contains("is bound to 1 claim") || refused.contains("is in use by 1 pod"),
@@ -176,7 +176,7 @@ impl Arena {
                 Winner::User
             }
             Ok(_) => {
-                // DELETE won: nobody is ever bound, and the bytes go.
+                // DELETE has won, so no claim is ever bound and the bytes are freed.
                 let there = || self.stores.volume(&name).filter(|v| v.uid() == volume.uid());
                 seen(&format!("volume {name} is gone"), || there().is_none().then_some(())).await;
                 assert!(!data.exists(), "volume {name} is gone and its bytes are not");
@@ -197,7 +197,7 @@ impl Arena {
         winner
     }
 
-    /// Race after race, on one volume for as long as users win it.
+    /// Runs races on one volume as long as users win, and then on a new one.
     async fn lane(self: Arc<Self>, lane: usize, mut random: Random) -> Vec<Winner> {
         let mut winners = Vec::new();
         let mut made = None;
@@ -236,7 +236,7 @@ async fn x2_delete_against_a_new_user_has_one_winner() {
     }
     let volumes: Api<SharedPersistentVolume> = cluster.all();
 
-    // S8, S10: a binding is to a volume that lives, at every revision.
+    // S8, S10: at every revision, a binding belongs to a live volume.
     let mut watch = Watch::safety(&cluster);
     let mut doomed = BTreeSet::new();
     watch.each(volumes.clone(), move |volume| {
@@ -270,7 +270,7 @@ async fn x2_delete_against_a_new_user_has_one_winner() {
     assert_eq!(users + deletes, RACES);
     assert!(users.min(deletes) > RACES / 10, "there was hardly a race");
 
-    // The volumes that are left are those of the last users that won.
+    // The remaining volumes are those of the last winning users.
     let uids =
         |list: Vec<SharedPersistentVolume>| list.iter().filter_map(ResourceExt::uid).collect::<BTreeSet<_>>();
     let left = uids(volumes.list(&Default::default()).await.unwrap().items);
@@ -290,7 +290,7 @@ async fn c3_an_exclusive_volume_goes_to_the_oldest_claim() {
     let agent = Agent::start(&cluster, "n1", "64Mi").await;
     until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
     cluster.apply_text(&room("64Mi")).await;
-    // All ten wait before there is a volume, so that who is the oldest is settled.
+    // All ten claims wait before the volume exists, so the oldest claim is certain.
     let manifests: Vec<String> = (0..10).map(|i| claim(&format!("c{i}"), "solo")).collect();
     futures::future::join_all(manifests.iter().map(|manifest| cluster.apply_text(manifest))).await;
     let claims: Api<VolumeClaim> = cluster.within("team");
@@ -340,7 +340,8 @@ async fn s1_two_controllers_never_give_away_too_much() {
     let cluster = Cluster::start().await;
     cluster.start_controller().await;
     let mut agents = Vec::new();
-    // Three places of 128Mi on each of two disks, and one disk for the volumes: 20 places of 16Mi in four rooms.
+    // There is space for three reservations of 128Mi on each of two disks, and for 20 volumes of 16Mi in four
+    // reservations on a third disk.
     for (node, capacity) in [("n1", "448Mi"), ("n2", "448Mi"), ("n3", "320Mi")] {
         cluster.node(node, true).await;
         agents.push(Agent::start(&cluster, node, capacity).await);
@@ -372,7 +373,7 @@ async fn s1_two_controllers_never_give_away_too_much() {
     let manifests: Vec<String> = burst.chain(rooms).chain(volumes).collect();
     futures::future::join_all(manifests.iter().map(|manifest| cluster.apply_text(manifest))).await;
 
-    // All that fit are served, and the rest say why.
+    // All reservations that fit are served, and the others have a reason.
     let reservations: Api<DiskReservation> = cluster.all();
     let reasons = |conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]| {
         let ready = reservoir::api::condition::get(conditions, "Ready").cloned();
@@ -404,7 +405,7 @@ async fn s1_two_controllers_never_give_away_too_much() {
     cluster.quiet_for(Duration::from_secs(2)).await;
     assert_eq!(agents[2].backings().len(), 20);
 
-    // Nobody is charged in two places, and what the objects say is what the ledgers say.
+    // No entry is in two ledgers, and the objects agree with the ledgers.
     let disks = cluster.all::<NodeDisk>().list(&Default::default()).await.unwrap();
     let mut charged: Vec<(String, String)> = Vec::new();
     for disk in &disks {
@@ -431,7 +432,7 @@ async fn s1_two_controllers_never_give_away_too_much() {
     told.sort();
     assert_eq!(charged, told);
 
-    // All of it goes; those that waited are served in between and go too.
+    // All objects are deleted. Waiting reservations are served in between, and then deleted, too.
     for volume in all {
         all_volumes.delete(&volume.name_any(), &DeleteParams::default()).await.unwrap();
     }

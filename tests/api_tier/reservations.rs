@@ -1,5 +1,5 @@
-//! A reservation's bytes: refinements, changes of size, a controller that dies meanwhile, and
-//! what the agents' configuration reserves (R2, R4, R6, Q1–Q3).
+//! A reservation's bytes: refinements, resizes, a controller that dies meanwhile, and static reservations (R2, R4,
+//! R6, Q1–Q3).
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ pub(crate) async fn until_numbers(cluster: &Cluster, name: &str, wanted: [&str; 
     .await;
 }
 
-/// Waits until a disk, n1.default, has that much free.
+/// Waits until the disk n1.default has the given free space.
 pub(crate) async fn until_free(cluster: &Cluster, wanted: &str) {
     until(&format!("{wanted} free on n1.default"), || async {
         let disk = cluster.all::<NodeDisk>().get("n1.default").await.unwrap();
@@ -86,7 +86,7 @@ pub(crate) async fn ask_for(cluster: &Cluster, name: &str, size: &str) {
     all.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
 }
 
-/// Waits until `Resized` has the reason; returns its message.
+/// Waits until the condition `Resized` has the reason; returns its message.
 pub(crate) async fn until_resized(cluster: &Cluster, name: &str, reason: &str) -> String {
     until(&format!("DiskReservation {name} to be Resized: {reason}"), || async {
         let now = cluster.all::<DiskReservation>().get(name).await.unwrap();
@@ -110,7 +110,7 @@ async fn r4_a_refinement_takes_from_its_parent_and_gives_back() {
     let (cluster, _agent) = start("4Gi").await;
     let watch = Watch::safety(&cluster);
     let (all, volumes) = (cluster.all::<DiskReservation>(), cluster.all::<SharedPersistentVolume>());
-    // The child may be there first: it waits for its parent.
+    // The child may be made first: it waits for its parent.
     cluster.example("12-refinement.yaml").await;
     let said = until_reason(&all, "analytics-ml", "NoParent").await;
     assert_eq!(
@@ -133,7 +133,7 @@ async fn r4_a_refinement_takes_from_its_parent_and_gives_back() {
     until_reason(&volumes, "v", "Ready").await;
     until_numbers(&cluster, "analytics-ml", ["512Mi", "128Mi", "384Mi"]).await;
 
-    // Volumes and refinements share what is free in a reservation.
+    // Volumes and refinements share the free space of a reservation.
     cluster.apply_text(&volume("large", "analytics", "1600Mi", "analytics")).await;
     let said = until_reason(&volumes, "large", "ReservationFull").await;
     assert!(said.contains("analytics has 1536Mi left"), "{said}");
@@ -148,7 +148,7 @@ async fn r4_a_refinement_takes_from_its_parent_and_gives_back() {
         until_reason(&all, name, "NotASubRole").await;
     }
 
-    // The parent stays while something is carved out of it; what is given back is the parent's, and serves who waits.
+    // The parent stays while it has a refinement. Released bytes go to the parent, which serves a waiting volume.
     volumes.delete("large", &DeleteParams::default()).await.unwrap();
     until_gone(&volumes, "large").await;
     let said = match all.delete("analytics-ml", &DeleteParams::default()).await {
@@ -192,7 +192,7 @@ async fn r6_a_reservation_grows_and_shrinks_within_bounds() {
     );
     until_numbers(&cluster, "eng", ["512Mi", "192Mi", "320Mi"]).await;
 
-    // It was asked to shrink before something came to live in it: what lives in it decides.
+    // The request to shrink is older than the use of the reservation, and the use decides.
     cluster.kill_controller().await;
     let seen = json!({"status": {"used": "0"}});
     all.patch_status("eng", &PatchParams::default(), &Patch::Merge(&seen)).await.unwrap();
@@ -208,7 +208,7 @@ async fn r6_a_reservation_grows_and_shrinks_within_bounds() {
     until_numbers(&cluster, "eng", ["192Mi", "192Mi", "0"]).await;
     until_free(&cluster, "832Mi").await;
 
-    // A refinement grows out of its parent, not out of the disk.
+    // A refinement takes the bytes for its growth from the parent, not from the disk.
     ask_for(&cluster, "ml", "128Mi").await;
     let said = until_resized(&cluster, "ml", "ParentFull").await;
     assert!(said.contains("DiskReservation eng has 0 left, 64Mi too little"), "{said}");
@@ -231,7 +231,7 @@ async fn r6_a_reservation_grows_and_shrinks_within_bounds() {
     watch.assert_unbroken();
 }
 
-/// Reserves, carves out, grows, shrinks and gives back, again and again.
+/// Reserves, refines, grows, shrinks and releases, again and again.
 async fn rounds(cluster: &Cluster) {
     let all = cluster.all::<DiskReservation>();
     for _ in 0..6 {
@@ -248,7 +248,7 @@ async fn rounds(cluster: &Cluster) {
         for (name, size) in [("x", "32Mi"), ("ml", "64Mi"), ("eng", "96Mi")] {
             ask_for(cluster, name, size).await;
             until_resized(cluster, name, "Resized").await;
-            // The line that it gives back is what the next one needs to shrink.
+            // The parent needs the released bytes back before it can shrink.
             let of = [("x", "ml", "32Mi"), ("ml", "eng", "64Mi")].into_iter().find(|(of, ..)| *of == name);
             if let Some((_, parent, used)) = of {
                 until("the parent has it back", || async {
@@ -298,7 +298,7 @@ async fn s1_ledgers_hold_while_the_controller_dies() {
     assert!(deaths > 10);
 }
 
-/// Starts the agent anew with these static reservations on its disk.
+/// Restarts the agent with these static reservations on its disk.
 async fn configure(agent: &mut Agent, reservations: &str) {
     agent.kill().await;
     let path = agent.dir.join("agent.yaml");
@@ -331,14 +331,14 @@ async fn r2_static_reservations_follow_the_agents_configuration() {
     cluster.apply_text(&volume("v", "eng/ml", "64Mi", "n1.default.eng.ml")).await;
     until_reason(&volumes, "v", "Ready").await;
 
-    // The configuration changes the size; nothing is written when it does not.
+    // A new configuration changes the size. Without a change nothing is written.
     configure(&mut agent, "{role: eng/ml, size: 512Mi}").await;
     until_resized(&cluster, "n1.default.eng.ml", "Resized").await;
     until_gone(&all, &ops).await;
     until_free(&cluster, "512Mi").await;
     cluster.quiet_for(Duration::from_secs(7)).await;
 
-    // A reservation that holds a volume stays, and the disk reports it.
+    // A reservation with a volume stays, and the disk reports it.
     configure(&mut agent, "").await;
     until("the disk names the one that stays", || async {
         let disk = cluster.all::<NodeDisk>().get("n1.default").await.unwrap();

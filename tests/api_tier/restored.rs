@@ -1,4 +1,4 @@
-//! An etcd that is restored from a backup, while the disks keep what they have (X9).
+//! An etcd that is restored from a backup, while the disks keep their data (X9).
 
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams};
@@ -8,8 +8,8 @@ use reservoir::api::{SharedPersistentVolume, VolumeClaim};
 use crate::kept::{CLAIM, read_as_pod, start, write_as_pod};
 use crate::support::{until, until_gone, until_reason};
 
-/// X9, L5. A volume whose DELETE was undone by the restore can be mounted again with its bytes. A volume that was erased says so,
-/// and can be deleted once more.
+/// X9, L5. The restore undoes a volume's DELETE, and pods can mount the volume again with its bytes. A volume that
+/// was erased reports that, and can be deleted again.
 #[tokio::test(flavor = "multi_thread")]
 async fn x9_restored_etcd_keeps_the_bytes() {
     let (mut cluster, mut agent) = start().await;
@@ -34,7 +34,7 @@ async fn x9_restored_etcd_keeps_the_bytes() {
 
     volumes.delete("erased", &DeleteParams::default()).await.unwrap();
     until_gone(&volumes, "erased").await;
-    // Without a controller the deletion gets no further than the fence.
+    // Without a controller the deletion stops at the fence.
     cluster.kill_controller().await;
     let uid = volumes.get("data").await.unwrap().uid().unwrap();
     let record = agent.data_file(&uid).with_file_name("record.json");

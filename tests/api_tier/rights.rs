@@ -17,7 +17,7 @@ async fn a1_a_grant_works_until_it_is_revoked() {
     let read = Ask::create(&claim("eng/ml", "ReadOnly"));
     assert!(write.dry(&jane).await.unwrap_err().contains(&lacks("jane", "use", "eng/ml")));
 
-    // What a dry run prints can be applied as it is, and is what the command then finds.
+    // The output of a dry run can be applied as it is. The command then finds these objects.
     let manifests = does(&cluster, "grant eng --verbs use-readonly --to user jane --dry-run");
     assert_eq!(manifests.matches("name: reservoir:eng::user:jane").count(), 3, "{manifests}");
     cluster.apply_text(&manifests).await;
@@ -69,7 +69,7 @@ async fn a1_a_grant_works_until_it_is_revoked() {
     }
 }
 
-/// A1: Kubernetes lets nobody give what they do not have.
+/// A1: Kubernetes lets nobody grant a verb without having it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a1_nobody_grants_more_than_they_have() {
     let cluster = with_people().await;
@@ -128,7 +128,7 @@ async fn a1_c6_claims_end_with_the_right_when_told_so() {
     assert!(unanswered.contains("add --yes"), "{unanswered}");
     assert_eq!(names().await, ["data", "other"]);
 
-    // The service account has the right, so its namespace's claim is its own.
+    // The service account has the right, so claims of its namespace need no other right.
     let kept = does(&cluster, "grant eng/ml --verbs use --to group system:serviceaccounts:team");
     assert!(kept.contains(" created\n"));
     does(&cluster, "revoke eng --from serviceaccount team/web --end-claims --yes");
@@ -140,7 +140,7 @@ async fn a1_c6_claims_end_with_the_right_when_told_so() {
     until_gone(&claims, "data").await;
     assert_eq!(names().await, ["other"]);
 
-    // Without a revocation: what a deleted subscription left.
+    // No revocation: the claims of a deleted subscription are left.
     let error = fails(&cluster, "unclaim othr -n team");
     assert!(error.contains("there is no VolumeClaim team/othr; did you mean other?"), "{error}");
     assert!(fails(&cluster, "unclaim --role eng -n team").contains("has no claim for role eng"));

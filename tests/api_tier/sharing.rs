@@ -1,4 +1,4 @@
-//! A shared volume in use: what happens around it, and that it is offered on and on (O4, O6, X4).
+//! Events around a shared volume in use, and its repeated offers (O4, O6, X4).
 
 use std::io::Write;
 
@@ -54,7 +54,7 @@ async fn until_offered(cluster: &Cluster, wanted: &[&str]) {
     }
 }
 
-/// A claim of its namespace's role, once it is bound.
+/// Makes a claim for its namespace's role, and waits until it is bound.
 async fn bound(cluster: &Cluster, (namespace, role): (&str, &str), name: &str, volume: &str) -> VolumeClaim {
     let manifest = format!(
         "{{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {{name: {name}, namespace: {namespace}}},
@@ -128,8 +128,8 @@ async fn x4_o4_volumes_come_and_go_beside_one_in_use() {
     watch.assert_unbroken();
 }
 
-/// O4, V6. Users of two namespaces go on while no controller runs, and the offers that are lost meanwhile are made again by
-/// the next controller, which counts the same users.
+/// O4, V6. Users of two namespaces continue while no controller runs. The next controller makes lost offers again,
+/// and counts the same users.
 #[tokio::test(flavor = "multi_thread")]
 async fn o4_a_used_volume_is_offered_again_after_a_failover() {
     let (cluster, agent) = start().await;
@@ -160,8 +160,8 @@ async fn o4_a_used_volume_is_offered_again_after_a_failover() {
     assert!(refusal.contains("in use by 3 pods: team-a/user, team-b/third, team-b/user"), "{refusal}");
 }
 
-/// O6, X2. A deletion takes the volume out of the offers of its role and of a sub-role three levels below while its node
-/// is silent and every byte is there.
+/// O6, X2. A deletion removes the volume from the offers of its role and of a sub-role three levels below. Meanwhile
+/// the node is silent, and no byte is erased.
 #[tokio::test(flavor = "multi_thread")]
 async fn o6_all_offers_go_before_the_bytes() {
     let (cluster, mut agent) = start().await;

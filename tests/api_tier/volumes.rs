@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::support::{Agent, Cluster, Random, Watch, until, until_gone, until_reason};
 
-/// Waits until the volume's condition has the reason, while it stays usable; returns the message.
+/// Waits until the volume's condition has the reason, while the volume stays usable; returns the message.
 async fn until_said(volumes: &Api<SharedPersistentVolume>, name: &str, type_: &str, reason: &str) -> String {
     until(&format!("{type_} of {name} is {reason}"), || async {
         let conditions = volumes.get(name).await.unwrap().status.unwrap().conditions;
@@ -30,7 +30,7 @@ async fn set(volumes: &Api<SharedPersistentVolume>, name: &str, spec: serde_json
     volumes.patch(name, &PatchParams::default(), &patch).await.unwrap();
 }
 
-/// Waits until all who know the volume's size say the same: status, node, ledger and the file itself.
+/// Waits until the volume has one size everywhere: in its status, on the node, in the ledger, and in the file itself.
 async fn until_sized(cluster: &Cluster, agent: &Agent, name: &str, size: &str) {
     let bytes = Size::written(size).bytes().unwrap();
     let volumes: Api<SharedPersistentVolume> = cluster.all();
@@ -55,7 +55,8 @@ async fn until_sized(cluster: &Cluster, agent: &Agent, name: &str, size: &str) {
     assert!(data.len() == bytes && data.blocks() * 512 >= bytes, "{name}: {} blocks", data.blocks());
 }
 
-/// At every revision the volume's own part of V7: what is granted is never less than what the node may have taken.
+/// Checks the volume's part of V7 at every revision: the granted size is never less than the size that the node may
+/// have.
 fn watch_sizes(cluster: &Cluster) -> Watch {
     let mut watch = Watch::safety(cluster);
     watch.each(cluster.all::<SharedPersistentVolume>(), |volume| {
@@ -70,7 +71,7 @@ fn watch_sizes(cluster: &Cluster) -> Watch {
     watch
 }
 
-/// Until people see the size at the claim's PersistentVolume and PersistentVolumeClaim, too.
+/// Waits until the claim's PersistentVolume and PersistentVolumeClaim have the size, too.
 async fn until_capacity(cluster: &Cluster, claim: &VolumeClaim, size: &str) {
     let pvs: Api<PersistentVolume> = cluster.all();
     let pvcs: Api<PersistentVolumeClaim> = cluster.within(&claim.namespace().unwrap());
@@ -96,7 +97,7 @@ async fn events_say(cluster: &Cluster, reason: &str, note: &str) {
     .await;
 }
 
-/// A cluster with a node whose agent serves a disk, and these examples.
+/// A cluster with a node, its agent with a disk, and these examples.
 async fn with_examples(steps: &[&str]) -> (Cluster, Agent) {
     let cluster = Cluster::start().await;
     cluster.node("n1", true).await;
@@ -129,7 +130,8 @@ async fn v7_volumes_grow_and_shrink() {
     })
     .await;
 
-    // More than there is: refused with the numbers, usable all the same; and granted when room appears.
+    // A size beyond the free space is refused with the numbers, and the volume stays usable. Later free space grants
+    // the size.
     set(&volumes, "scratch", json!({"size": "800Mi"})).await;
     let said = until_said(&volumes, "scratch", RESIZED, "ReservationFull").await;
     assert!(
@@ -140,13 +142,13 @@ async fn v7_volumes_grow_and_shrink() {
     set(&volumes, "datasets", json!({"size": "1Gi"})).await;
     until_sized(&cluster, &agent, "datasets", "1Gi").await;
     until_sized(&cluster, &agent, "scratch", "800Mi").await;
-    // A wish that is taken back is no wish.
+    // A request that is taken back has no effect.
     set(&volumes, "scratch", json!({"size": "3Gi"})).await;
     until_said(&volumes, "scratch", RESIZED, "ReservationFull").await;
     set(&volumes, "scratch", json!({"size": "96Mi"})).await;
     until_sized(&cluster, &agent, "scratch", "96Mi").await;
 
-    // In use: it does not shrink, and says for whom it waits; then it does, with the data.
+    // A volume in use does not shrink, and names its users. Once unused, it shrinks and keeps its data.
     cluster.example("05-claims.yaml").await;
     let claims: Api<VolumeClaim> = cluster.within("team-a");
     until_reason(&claims, "scratch", "Bound").await;
@@ -166,7 +168,7 @@ async fn v7_volumes_grow_and_shrink() {
     agent.unpublish(&claim, &pod).await.unwrap();
     cluster.end_pod("team-a", "user").await;
     until_sized(&cluster, &agent, "scratch", "48Mi").await;
-    // Less than the data needs.
+    // A size below the data's is refused.
     set(&volumes, "scratch", json!({"size": "16Mi"})).await;
     let said = until_said(&volumes, "scratch", RESIZED, "ResizeFailed").await;
     assert!(said.starts_with("it stays at 48Mi: ") && said.contains("more than 16777216"), "{said}");
@@ -203,7 +205,7 @@ async fn v7_an_xfs_volume_grows_under_its_writers_and_never_shrinks() {
     set(&volumes, "logs", json!({"size": "400Mi"})).await;
     until_sized(&cluster, &agent, "logs", "400Mi").await;
     until_capacity(&cluster, &claim, "400Mi").await;
-    // More than it had before goes in, through the mount that was there all the time.
+    // More bytes than before fit, through the same mount.
     std::fs::write(mounted[1].0.join("large"), vec![1u8; 310 << 20]).unwrap();
     assert_eq!(std::fs::read_to_string(mounted[1].0.join("before")).unwrap(), "there");
     let full = std::fs::write(mounted[0].0.join("more"), vec![1u8; 90 << 20]).unwrap_err();
@@ -242,7 +244,7 @@ async fn v7_a_resize_outlives_controller_and_agent() {
     let watch = watch_sizes(&cluster);
     let mut random = Random::new("resizes");
     for round in 0..24 {
-        // Now and then the two sizes exceed the reservation.
+        // Sometimes the two sizes exceed the reservation.
         for name in ["a", "b"] {
             set(&volumes, name, json!({"size": format!("{}Mi", 16 * random.within(2..9))})).await;
         }
@@ -251,7 +253,7 @@ async fn v7_a_resize_outlives_controller_and_agent() {
             cluster.kill_controller().await;
             cluster.start_controller().await;
         }
-        // Two at once, as when a paused leader resumes.
+        // Two controllers at once, as after the pause of a leader.
         if round % 8 == 7 {
             cluster.start_controller().await;
         }
@@ -288,7 +290,7 @@ async fn x5_a_retiring_volume_waits_for_its_users() {
     let mounted = agent.publish(&cluster, &bound, &old, false).await.unwrap();
     std::fs::write(mounted.join("file"), "data").unwrap();
 
-    // No new claim and no offer; whoever has it goes on, also with new pods.
+    // There is no new claim and no offer. Present users continue, also with new pods.
     cluster.example("15-retire.yaml").await;
     let said = until_said(&volumes, "datasets", RETIRING, "Retiring").await;
     assert!(said.contains("destroyed when claim team-a/datasets is deleted"), "{said}");
@@ -312,13 +314,13 @@ async fn x5_a_retiring_volume_waits_for_its_users() {
     let also = agent.publish(&cluster, &bound, &new, false).await.unwrap();
     assert_eq!(std::fs::read_to_string(also.join("file")).unwrap(), "data");
 
-    // Taken back: as before.
+    // The request is taken back, and all is as before.
     cluster.example("03-volumes.yaml").await;
     until_said(&volumes, "datasets", RETIRING, "RetireWithdrawn").await;
     until_reason(&b, "datasets", "Bound").await;
     offered(true).await;
 
-    // Q4: who uses it, in order, and only as often written as it changes.
+    // Q4: the status lists the users in order, and is written only when they change.
     let other = cluster.pod("team-b", "other", &["datasets"]).await;
     until("each namespace is told", || async {
         let status = volumes.get("datasets").await.unwrap().status.unwrap();
@@ -328,7 +330,7 @@ async fn x5_a_retiring_volume_waits_for_its_users() {
     })
     .await;
 
-    // Retired again, it goes when the last claim does.
+    // After another request, the volume is destroyed with its last claim.
     cluster.example("15-retire.yaml").await;
     until_said(&volumes, "datasets", RETIRING, "Retiring").await;
     for pod in [&old, &new] {
@@ -348,7 +350,7 @@ async fn x5_a_retiring_volume_waits_for_its_users() {
     assert!(!agent.backings().contains(&kept.metadata.uid.unwrap()), "erased");
     let reservation = cluster.all::<DiskReservation>().get("analytics").await.unwrap().status.unwrap();
     assert!(reservation.volumes.iter().all(|v| v.name != "datasets"), "credited");
-    // One that nobody uses goes at once.
+    // An unused volume is destroyed at once.
     until_reason(&volumes, "scratch", "Ready").await;
     set(&volumes, "scratch", json!({"retire": true})).await;
     until_gone(&volumes, "scratch").await;
@@ -368,7 +370,7 @@ async fn d4_a_disk_declared_gone_blocks_nothing_and_keeps_data() {
     let uid = volumes.get("datasets").await.unwrap().uid().unwrap();
     let data = agent.data_file(&uid);
 
-    // Not Ready, deleted, declared gone: three words, and only the last one gives anything up.
+    // Not Ready, deleted, declared gone: only the declaration gives up data.
     agent.kill().await;
     cluster.node("n1", false).await;
     until_reason(&volumes, "datasets", "NodeUnreachable").await;
@@ -393,7 +395,7 @@ async fn d4_a_disk_declared_gone_blocks_nothing_and_keeps_data() {
         )
         .await;
     until_reason(&reservations, "late", "NotEnoughRoom").await;
-    // With this reason people may delete a static reservation too, because no agent is left to delete it.
+    // With this reason people may delete a static reservation, too, because no agent is left to delete it.
     let said = until_reason(&reservations, "analytics", "DiskGone").await;
     assert!(said.contains("n1.default") && said.contains("then the reservation itself"), "{said}");
     cluster
@@ -406,7 +408,8 @@ async fn d4_a_disk_declared_gone_blocks_nothing_and_keeps_data() {
     assert!(said.contains("serves nobody now: NodeDisk n1.default"), "{said}");
     volumes.delete("late", &DeleteParams::default()).await.unwrap();
 
-    // Claims hold the volume as always. Then it goes without an agent, and the event names the missing erasure.
+    // Claims hold the volume as always. Afterwards the volume ends without an agent, and the event reports the
+    // missing erase.
     let refused = volumes.delete("datasets", &DeleteParams::default()).await.unwrap_err().to_string();
     assert!(refused.contains("is bound to 2 claims"), "{refused}");
     let refused = disks.delete("n1.default", &DeleteParams::default()).await.unwrap_err().to_string();
@@ -427,7 +430,7 @@ async fn d4_a_disk_declared_gone_blocks_nothing_and_keeps_data() {
     until_gone(&reservations, "analytics").await;
     assert!(data.exists(), "nothing was erased");
 
-    // It turns up again: it is refused, under its old name and under another, and all on it is kept.
+    // The disk turns up again. It is refused under its old name and under another name, and all its data is kept.
     cluster.node("n1", true).await;
     agent.run();
     until("the agent refuses it", || async {
@@ -450,7 +453,7 @@ async fn d4_a_disk_declared_gone_blocks_nothing_and_keeps_data() {
     assert!(disks.get_opt("n1.other").await.unwrap().is_none(), "by its ID it is the one that is gone");
     assert!(data.exists());
 
-    // Its object is deleted, and so is the word: it may be used as what it is, with an orphan on it (S14).
+    // With the NodeDisk the declaration is deleted. The disk may be used again, with an orphan on it (S14).
     disks.delete("n1.default", &DeleteParams::default()).await.unwrap();
     until_reason(&disks, "n1.other", "Ready").await;
     until("the orphans are told of", || async {
@@ -477,14 +480,14 @@ async fn l1_a_volume_is_made_once_its_disk_can_make_it() {
     cluster.apply_text(text).await;
     let volumes: Api<SharedPersistentVolume> = cluster.all();
     until_reason(&volumes, "v", "WrongDisk").await;
-    // Its agent comes back with another configuration.
+    // The agent comes back with another configuration.
     agent.kill().await;
     let backing = Patch::Merge(json!({ "spec": { "backing": "Btrfs" } }));
     disks.patch("n1.default", &PatchParams::default(), &backing).await.unwrap();
     until_reason(&volumes, "v", "Creating").await;
 }
 
-/// X10: nobody can have used a volume that no reservation has room for, so nothing is waited for.
+/// X10: no pod can have used a volume without a reservation, so its end waits for nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn x10_a_retired_volume_without_a_place_goes() {
     let cluster = Cluster::start().await;

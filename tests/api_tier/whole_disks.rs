@@ -1,4 +1,4 @@
-//! Disks that are handed out whole (D2), with a real agent on a real file system of its own.
+//! Undivided disks (D2), with a real agent on a real file system of its own.
 
 use std::fs::File;
 use std::io::Write;
@@ -87,7 +87,7 @@ async fn d2_a_mount_disk_is_handed_out_whole() {
     let whole = status.allocatable.unwrap();
     assert_eq!(Some(&whole), status.capacity.as_ref(), "nothing is held back");
 
-    // The whole disk for whoever asks for some of it; nothing for the next one.
+    // The first reservation gets the whole disk, whatever its size, and the second one gets nothing.
     let reservations = cluster.all::<DiskReservation>();
     cluster.apply_text(&reservation("first", "100Mi")).await;
     until_reason(&reservations, "first", "Ready").await;
@@ -98,7 +98,7 @@ async fn d2_a_mount_disk_is_handed_out_whole() {
     assert_eq!(said, "1Mi asked for: n1.ssd is handed out whole and taken; it is served when room appears");
     reservations.delete("second", &DeleteParams::default()).await.unwrap();
 
-    // A volume that the disk cannot make is refused before anything is made.
+    // A volume that the disk cannot make is refused before any work.
     let volumes = cluster.all::<SharedPersistentVolume>();
     cluster.apply_text(&volume("zeroed", ", erasePolicy: Zero")).await;
     let said = until_reason(&volumes, "zeroed", "WrongDisk").await;
@@ -106,7 +106,7 @@ async fn d2_a_mount_disk_is_handed_out_whole() {
     volumes.delete("zeroed", &DeleteParams::default()).await.unwrap();
     until_gone(&volumes, "zeroed").await;
 
-    // So with volumes: one has it all.
+    // The same holds for volumes: one gets the whole disk.
     cluster.apply_text(&volume("data", "")).await;
     until_reason(&volumes, "data", "Ready").await;
     let data = volumes.get("data").await.unwrap();
@@ -116,7 +116,7 @@ async fn d2_a_mount_disk_is_handed_out_whole() {
     assert!(said.contains("first has 0 left"), "{said}");
     volumes.delete("more", &DeleteParams::default()).await.unwrap();
 
-    // It is shared like any other.
+    // The volume is shared like any other.
     cluster.apply_text(SUBSCRIPTION).await;
     until_reason(&cluster.within::<RoleSubscription>("team"), "eng", "Subscribed").await;
     let claims = cluster.within::<VolumeClaim>("team");
@@ -140,7 +140,7 @@ async fn d2_a_mount_disk_is_handed_out_whole() {
         until_gone(&claims, ["a", "b"][i]).await;
     }
 
-    // X3, X4: its bytes are gone, and then it can be had again, whole.
+    // X3, X4: the bytes are gone, and then the whole disk is free again.
     let place = file_system.data(&data);
     assert!(place.join("file").exists());
     volumes.delete("data", &DeleteParams::default()).await.unwrap();
@@ -156,7 +156,7 @@ async fn d2_a_mount_disk_is_handed_out_whole() {
     .await;
 }
 
-/// A loop device that stands for a raw one.
+/// A loop device in the place of a raw device.
 struct Device {
     path: String,
     image: PathBuf,

@@ -1,4 +1,4 @@
-//! Directories that are adopted with their data (V8).
+//! Adopted directories with data (V8).
 
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::PathBuf;
@@ -39,7 +39,7 @@ fn adopting(i: u32, path: &std::path::Path) -> VolumeSpec {
     VolumeSpec { adopt: Some(path.to_str().unwrap().to_owned()), mode: Some(0o777), ..ext4(i) }
 }
 
-/// The message of a refusal, which leaves nothing behind.
+/// The message of a refusal, after which nothing remains.
 fn refused(host: &Host, spec: &VolumeSpec) -> String {
     let before = host.volumes().len();
     let said = host.create("d", spec).unwrap_err().to_string();
@@ -85,7 +85,7 @@ fn v8_an_adopted_directory_keeps_its_data() {
         assert_eq!(host.volumes()[0].allocated, spec.size_bytes);
         assert_error!(host.resize(&uid(1), 64 * MIB), Error::Unsupported(why) if why.contains("cannot be resized"));
 
-        // X3: a mount in any namespace keeps the volume from being erased.
+        // X3: a mount in any namespace prevents the erase.
         let fenced = host.fence(&uid(1)).unwrap();
         assert!(fenced.in_use && fenced.users.len() == 3);
         assert_error!(host.erase(&uid(1), ErasePolicy::Discard), Error::InUse { .. });
@@ -218,7 +218,7 @@ fn v8_a_replaced_directory_is_not_mounted() {
         assert_eq!(read(&node.target("p", 0), "late"), "data");
         host.unpublish(&node.target("p", 0)).unwrap();
 
-        // The new directory does not keep the volume from being erased.
+        // The new directory in its place does not prevent the erase.
         std::fs::rename(&path, &aside).unwrap();
         std::fs::create_dir(&path).unwrap();
         write(&path, "foreign", "alive");
@@ -244,7 +244,7 @@ fn v8_adoption_goes_on_after_a_crash_at_any_step() {
             host.recover();
             host
         };
-        // Killed before the note was written, while it was, and after it.
+        // The agent is killed before, during and after the write of the note.
         for there in [None, Some(""), Some("note")] {
             node.edit(&uid(1), |record| record["state"] = "Creating".into());
             match there {
@@ -257,7 +257,7 @@ fn v8_adoption_goes_on_after_a_crash_at_any_step() {
             host.create("d", &spec).unwrap();
             assert!(note.exists() && !unfinished.exists());
         }
-        // An unfinished adoption that is not allowed any more leaves nothing.
+        // An unfinished adoption that is no longer allowed leaves nothing.
         node.edit(&uid(1), |record| record["state"] = "Creating".into());
         let aside = root(node).join("aside");
         std::fs::rename(&path, &aside).unwrap();
@@ -267,7 +267,7 @@ fn v8_adoption_goes_on_after_a_crash_at_any_step() {
         host.create("d", &spec).unwrap();
         drop(host);
 
-        // Mounted over a restart of the agent, and killed during the erase.
+        // The directory stays mounted over a restart of the agent, which is then killed during the erase.
         let host = restarted();
         host.publish(&node.request(&uid(1), "p", 0, false)).unwrap();
         drop(host);
@@ -286,7 +286,7 @@ fn v8_adoption_goes_on_after_a_crash_at_any_step() {
     });
 }
 
-/// V8, V10. Otherwise its bytes would count as foreign files, and the disk as one that lacks space.
+/// V8, V10. Otherwise the directory's bytes would count as foreign files, and the disk would lack space.
 #[test]
 fn v8_an_uncountable_directory_counts_as_its_size() {
     on_a_node(|node| {

@@ -1,4 +1,4 @@
-//! Disks with backing Btrfs: a volume is a subvolume.
+//! Disks with backing Btrfs, where a volume is a subvolume.
 
 use std::fs::File;
 use std::io::{Error as IoError, Write};
@@ -98,7 +98,7 @@ fn spec(i: u32) -> VolumeSpec {
     VolumeSpec { fs_type: FsType::Btrfs, size_bytes: 64 * MIB, mode: Some(0o777), ..ext4(i) }
 }
 
-/// Writes to a file until an error stops it; returns the bytes written and the error.
+/// Writes to a file until an error stops the writer; returns the bytes written and the error.
 fn fill(path: &Path) -> (u64, IoError) {
     let mut file = match File::options().create(true).append(true).open(path) {
         Ok(file) => file,
@@ -185,7 +185,7 @@ fn v5_a_volume_without_free_bytes_is_refused() {
         assert_eq!(fill(&three.join("fill")).1.raw_os_error(), EDQUOT);
         assert!(std::fs::metadata(three.join("fill")).unwrap().len() > 60 * MIB);
         File::open(three.join("fill")).unwrap().sync_all().unwrap();
-        // X4, D5: an agent starts with a full disk too, and erased bytes are free for new volumes.
+        // X4, D5: an agent starts also with a full disk, and erased bytes are free for new volumes.
         for i in [1, 3] {
             disk.unpublish(&host, i);
         }
@@ -232,14 +232,14 @@ fn v5_x4_inner_subvolumes_are_limited_and_erased() {
         std::fs::remove_file(one.join("f")).unwrap();
         rustix::fs::syncfs(File::open(&one).unwrap()).unwrap();
         assert!(fill(&one.join("fill")).0 < 48 * MIB);
-        // A subvolume that counts nowhere, or as a neighbour's, is corrected.
+        // The agent corrects a subvolume that the kernel counts nowhere, or for another volume.
         for (name, group) in [("nowhere", None), ("neighbour's", Some(group_of(&disk.data(2))))] {
             make_elsewhere(&two, name, group);
             eventually("it is not limited", || {
                 let file = two.join(name).join("fill");
                 let limited = fill(&file).1.raw_os_error() == EDQUOT
                     && host.usage(&uid(2)).unwrap().used_bytes > 60 * MIB;
-                // A quick writer fills the disk before the correction, and gets ENOSPC as long as its bytes are there.
+                // A fast writer fills the disk before the correction. It gets ENOSPC while the bytes exist.
                 std::fs::remove_file(&file).unwrap();
                 rustix::fs::syncfs(File::open(&two).unwrap()).unwrap();
                 limited
@@ -415,11 +415,11 @@ fn x3_a_subvolume_in_use_is_not_erased() {
             host.unfence(&uid(1)).unwrap();
             report.in_use
         };
-        // A neighbour in use is no use of this volume.
+        // Use of another volume is no use of this volume.
         let neighbour = disk.publish(&host, 2);
         write(&neighbour, "f", "x");
         let open = Process::with(&neighbour.join("f"));
-        // A container's mount of a part of the volume, which outlives the pod in a namespace of its own.
+        // A container in its own namespace has a mount of a part of the volume. The mount outlives the pod.
         let target = disk.publish(&host, 1);
         write(&target, "f", "still here");
         run("btrfs", &["subvolume", "create", text(&target.join("inner"))]);
@@ -495,7 +495,7 @@ fn x4_an_erase_ends_when_the_bytes_are_free() {
         let refused = host.erase(&uid(1), ErasePolicy::Zero);
         assert_error!(refused, Error::Unsupported(why) if why.contains("set erasePolicy to Discard"));
         assert_eq!(std::fs::metadata(disk.data(1).join("fill")).unwrap().len(), 300 << 20);
-        // Bytes that another volume shares are not gone.
+        // Bytes that are shared with another volume are not gone, so the erase waits.
         let held = host.erase(&uid(1), ErasePolicy::Discard);
         assert_error!(held, Error::Busy { what } if what.contains("a copy in another volume"));
         assert_eq!(host.volumes().len(), 2);
@@ -525,7 +525,7 @@ fn v7_a_subvolume_is_resized_under_its_writers() {
         assert!(fill(&target.join("fill")).0 > 60 * MIB);
         assert_eq!(host.usage(&uid(1)).unwrap().total_bytes, 128 * MIB);
         assert_eq!(node_record(&disk, 1)["sizeBytes"], serde_json::json!(128 * MIB));
-        // A size below its files' is refused.
+        // A size below the files' size is refused.
         assert_error!(host.resize(&uid(1), 64 * MIB), Error::TooSmall { needed, .. } if needed > 120 * MIB);
         assert_eq!(host.usage(&uid(1)).unwrap().total_bytes, 128 * MIB);
         assert_eq!(fill(&target.join("fill")).1.raw_os_error(), EDQUOT);
@@ -569,7 +569,7 @@ fn v9_a_ready_subvolume_is_never_made_again() {
         write(&disk.data(1), "f", "x");
         host.create("b", &spec(1)).unwrap();
         assert_eq!(read(&disk.data(1), "f"), "x");
-        // Another subvolume in its place is not used.
+        // The agent does not use another subvolume in its place.
         let away = disk.path.join("away");
         std::fs::rename(disk.data(1), &away).unwrap();
         assert_error!(host.create("b", &spec(1)), Error::BackingLost { .. });
@@ -579,7 +579,7 @@ fn v9_a_ready_subvolume_is_never_made_again() {
         run("btrfs", &["subvolume", "delete", text(&disk.data(1))]);
         std::fs::rename(away, disk.data(1)).unwrap();
         host.create("b", &spec(1)).unwrap();
-        // An unfinished subvolume of a killed agent is made anew, and nothing of the first one remains.
+        // The agent makes an unfinished subvolume of a killed agent anew, and removes the old content.
         let volume = disk.path.join("volumes").join(uid(2).as_str());
         host.create("b", &spec(2)).unwrap();
         write(&disk.data(2), "f", "x");
@@ -696,8 +696,8 @@ fn d1_a_disk_that_is_no_btrfs_of_its_own_is_refused() {
 
 /// D1. The cost of the limit: a published volume against the bare filesystem, each with the same file, in turns.
 ///
-/// The kernel puts 16 KiB aside for its trees at each write, until it commits. Where that would pass the limit it
-/// commits first, so a volume that is nearly full writes more slowly at random; that is measured, too.
+/// At each write the kernel reserves 16 KiB for its trees, until it commits. If the reserve would exceed the limit,
+/// the kernel commits first. So random writes to a nearly full volume are slower; the test measures these, too.
 #[test]
 #[ignore = "it measures: make bench-btrfs runs it"]
 fn d1_a_volume_is_as_fast_as_the_bare_filesystem() {
@@ -747,7 +747,8 @@ fn d1_a_volume_is_as_fast_as_the_bare_filesystem() {
     });
 }
 
-/// S4, S12. The agent was killed between the removal of the subvolume and of its note; then the node was booted anew.
+/// S4, S12. The agent was killed after the removal of the subvolume and before the removal of its note. Then the node
+/// rebooted.
 #[test]
 fn s12_a_reused_subvolume_number_is_not_erased() {
     on_a_node(|node| {

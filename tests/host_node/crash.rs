@@ -50,7 +50,7 @@ fn an_agent_may_be_killed_at_any_moment() {
                 host.unpublish(&node.target(pod, 0)).unwrap();
             }
             node.assert_base_line();
-            // A volume that was ready once keeps its data.
+            // A volume that was ready keeps its data.
             let ready = host
                 .volumes()
                 .iter()

@@ -1,4 +1,4 @@
-//! Volumes are made, and never made again.
+//! Creation of volumes, which happens at most once.
 
 use std::os::unix::fs::{FileExt, MetadataExt};
 
@@ -132,7 +132,7 @@ fn a_damaged_or_foreign_superblock_is_never_formatted() {
         }
         let file = std::fs::File::options().write(true).open(node.data(&uid(1))).unwrap();
         file.write_all_at(&[0; 4096], 0).unwrap();
-        // A copy of another volume in its place.
+        // A copy of another volume is in its place.
         std::fs::copy(node.data(&uid(1)), node.data(&uid(2))).unwrap();
         host.create("d", &ext4(3)).unwrap();
         std::fs::copy(node.data(&uid(3)), node.data(&uid(2))).unwrap();
@@ -192,8 +192,7 @@ fn creation_goes_on_after_a_crash_at_any_point() {
     });
 }
 
-/// The worst case of V9: a record was restored from before the volume was used.
-/// S13.
+/// The worst case of V9: the restored record is older than the volume's first use. S13.
 #[test]
 fn an_old_record_costs_no_data() {
     on_a_node(|node| {

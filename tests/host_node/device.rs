@@ -1,4 +1,4 @@
-//! Disks of kind Block (D2); here a loop device is the raw device.
+//! Disks of kind Block (D2), with a loop device as the raw device.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -135,7 +135,7 @@ fn d2_a_raw_volume_is_the_device_itself() {
         assert_eq!(node.mounts().len(), 1);
         let other = node.request(&uid(1), "q", 0, false);
         host.publish(&other).unwrap();
-        // Pods get the device itself: they see each other's bytes.
+        // Pods get the device itself, and see each other's bytes.
         let metadata = std::fs::metadata(&request.target).unwrap();
         assert!(metadata.file_type().is_block_device());
         assert_eq!(metadata.rdev(), std::fs::metadata(&device.path).unwrap().rdev());
@@ -152,7 +152,7 @@ fn d2_a_raw_volume_is_the_device_itself() {
         drop(file);
         assert_eq!(host.usage(&uid(1)).unwrap().total_bytes, SIZE);
         drop(host);
-        // M5: the next agent finds the records, although the device holds nothing of the agent's.
+        // M5: the next agent finds the records, which are not on the device.
         let host = device.host();
         assert!(host.recover().remove(0).1.unwrap().dropped.is_empty());
         let mut process =
@@ -162,7 +162,7 @@ fn d2_a_raw_volume_is_the_device_itself() {
             host.unpublish(target).unwrap();
             assert!(!target.exists());
         }
-        // X3: a process with an open file is a use, and so is a loop device, as the kubelet makes one.
+        // X3: a process with an open file is a use, and so is a loop device like the kubelet's.
         assert!(host.fence(&uid(1)).unwrap().in_use);
         process.kill().unwrap();
         process.wait().unwrap();
@@ -225,7 +225,7 @@ fn v9_a_device_that_holds_data_is_refused() {
         not_a_device.disks[0].path = device.image.clone();
         let said = Host::open(not_a_device).unwrap().disks()[0].error.clone().unwrap();
         assert!(said.contains("is not a block device"), "{said}");
-        // Data that was there first.
+        // The device had data before.
         let claim = rustix::fs::open(
             &device.path,
             rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::EXCL,
@@ -276,17 +276,17 @@ fn s13_only_an_interrupted_mkfs_is_repeated() {
             start
         };
         let before = content();
-        // Killed after mkfs had ended.
+        // The agent was killed after mkfs.
         set_state("Creating");
         host.create("b", &ext4(1)).unwrap();
         assert_eq!(content(), before, "not formatted again");
-        // Killed in the middle of mkfs.
+        // The agent was killed during mkfs.
         set_state("Creating");
         let marker = device.journal(1);
         std::fs::rename(marker.join("formatted"), marker.join("formatting")).unwrap();
         host.create("b", &ext4(1)).unwrap();
         assert_ne!(content(), before, "made anew");
-        // Another process wrote to the device before mkfs began.
+        // Another process wrote to the device before mkfs.
         set_state("Creating");
         std::fs::remove_file(marker.join("formatted")).unwrap();
         let before = content();
@@ -295,7 +295,7 @@ fn s13_only_an_interrupted_mkfs_is_repeated() {
     });
 }
 
-/// S17. Only both ends of a new device are looked at; a raw volume shows all of it.
+/// S17. The agent examines only both ends of a new device, but a raw volume shows all of it.
 #[test]
 fn s17_a_raw_volume_shows_nothing_of_the_device_before() {
     on_a_node(|node| {
@@ -308,7 +308,7 @@ fn s17_a_raw_volume_shows_nothing_of_the_device_before() {
         let host = device.host();
         host.create("b", &raw(1)).unwrap();
         assert!(device.is_blank());
-        // Once made, it is never made blank again (V9).
+        // A finished volume is never made blank again (V9).
         let mut file = File::options().write(true).open(&device.path).unwrap();
         file.write_all(b"mine").unwrap();
         file.sync_all().unwrap();
@@ -318,7 +318,8 @@ fn s17_a_raw_volume_shows_nothing_of_the_device_before() {
     });
 }
 
-/// S14, X9. State directory and etcd come back from before the volume was erased; the device has a later owner.
+/// S14, X9. A restore brings back state directory and etcd from before the erase. Meanwhile the device has another
+/// owner.
 #[test]
 fn s14_an_erase_keeps_what_is_not_the_volumes() {
     for later_is_raw in [false, true] {
@@ -354,7 +355,7 @@ fn s14_an_erase_keeps_what_is_not_the_volumes() {
                 );
             }
             assert!(!device.is_blank());
-            // An administrator gives it up.
+            // An administrator discards the new owner's data.
             let status = Command::new("blkdiscard").args(["--force", "--zeroout"]).arg(&device.path).status();
             assert!(status.unwrap().success());
             host.erase(&uid(1), ErasePolicy::Discard).unwrap();
@@ -362,7 +363,7 @@ fn s14_an_erase_keeps_what_is_not_the_volumes() {
     }
 }
 
-/// S14. The agent died before it changed anything, and somebody else wrote to the device.
+/// S14. The agent died before it changed anything, and another process wrote to the device.
 #[test]
 fn s14_a_volume_that_was_never_made_erases_nothing() {
     on_a_node(|node| {

@@ -22,7 +22,7 @@ fn a_disk_keeps_its_identity() {
         assert_eq!(host.disks()[0].id, Some(id));
         host.create("other", &ext4(1)).unwrap();
         drop(host);
-        // A damaged or missing identity is not replaced: a new one would disown the volumes.
+        // A damaged or missing identity is not replaced, because with a new one all volumes would lose their owner.
         for damage in [Some("{}"), Some("no json"), Some("{\"id\": \"../x\"}"), None] {
             match damage {
                 Some(text) => std::fs::write(moved.join("disk.json"), text).unwrap(),
@@ -47,7 +47,7 @@ fn an_unexpected_disk_is_not_touched() {
         }
         host.fence(&uid(2)).unwrap();
         drop(host);
-        // The mount point, without the disk's own filesystem.
+        // The mount point is there, but not the disk's filesystem.
         let away = node.dir().join("away");
         std::fs::rename(node.disk(), &away).unwrap();
         std::fs::create_dir(node.disk()).unwrap();
@@ -61,7 +61,7 @@ fn an_unexpected_disk_is_not_touched() {
         assert_error!(host.fence(&uid(1)), Error::DiskUnavailable { .. });
         assert_error!(host.erase(&uid(2), ErasePolicy::Discard), Error::DiskUnavailable { .. });
         assert_eq!(host.volumes(), []);
-        // With that filesystem the disk is served again, by the same agent.
+        // With the filesystem back, the same agent serves the disk again.
         std::fs::rename(node.disk(), node.dir().join("wrong")).unwrap();
         std::fs::rename(&away, node.disk()).unwrap();
         assert_eq!(host.disks()[0].error, None);
@@ -111,7 +111,7 @@ fn a_second_agent_is_refused_until_the_first_ends() {
             assert_eq!(Host::open(config).unwrap().disks()[0].error, None);
             assert!(started.elapsed() < Duration::from_secs(10));
         });
-        // The agent that did not wait serves the disk at its next look.
+        // An agent that did not wait serves the disk at its next report.
         assert_eq!(second.disks()[0].error, None);
         second.create("d", &ext4(1)).unwrap();
     });
@@ -135,14 +135,14 @@ fn a_disk_that_cannot_be_served_stops_no_other() {
         host.create("d", &ext4(1)).unwrap();
         host.publish(&node.request(&uid(1), "p", 0, false)).unwrap();
         host.unpublish(&node.target("p", 0)).unwrap();
-        // An unknown volume may be on a disk that cannot be read: it is not reported as erased.
+        // An unknown volume may be on the unreadable disk, so it is not reported as erased.
         assert_error!(host.erase(&uid(2), ErasePolicy::Discard), Error::DiskUnavailable { .. });
         std::fs::create_dir(missing).unwrap();
         assert_eq!(host.disks()[0].error, None, "it is tried again");
     });
 }
 
-/// V10, L3, L5. A disk was served, and then its filesystem shut itself down: every call gets EIO.
+/// V10, L3, L5. The filesystem of a served disk shuts down: every call gets EIO.
 #[test]
 fn v10_a_disk_that_fails_later_stops_no_other() {
     on_a_node(|node| {
@@ -179,7 +179,7 @@ fn v10_a_disk_that_fails_later_stops_no_other() {
         // An unknown volume may be on the failed disk.
         let absent = host.erase(&uid(8), ErasePolicy::Discard).unwrap_err();
         assert!(!matches!(absent, Error::NotFound(_)), "{absent}");
-        // The disk can be unmounted and mounted again, and is then served as before.
+        // The disk can be unmounted and mounted again. It is served as before afterwards.
         run("umount", &[], &bad);
         run("mount", &["-o", "loop", image.to_str().unwrap()], &bad);
         assert_eq!(host.disks()[0].error, None);
@@ -190,7 +190,7 @@ fn v10_a_disk_that_fails_later_stops_no_other() {
     });
 }
 
-/// Thaws a filesystem at the end, or nothing that waits for it could ever end.
+/// Thaws a filesystem at the end of a test, so that waiting threads can end.
 struct Frozen<'a>(&'a std::path::Path);
 
 impl<'a> Frozen<'a> {
@@ -210,7 +210,7 @@ fn fsfreeze(how: &str, path: &std::path::Path) {
     assert!(std::process::Command::new("fsfreeze").arg(how).arg(path).status().unwrap().success());
 }
 
-/// V10. Whoever writes to a frozen filesystem waits, as with a device that does not answer.
+/// V10. A writer to a frozen filesystem waits, as with a device that does not answer.
 #[test]
 fn v10_a_disk_that_hangs_keeps_no_other_waiting() {
     on_a_node(|node| {
@@ -224,7 +224,7 @@ fn v10_a_disk_that_hangs_keeps_no_other_waiting() {
         host.create("bad", &ext4(9)).unwrap();
         host.create("d", &ext4(1)).unwrap();
         let frozen = Frozen::new(&path);
-        // It hangs while it is served: removing a receipt is a write.
+        // The disk hangs while it is served: removing a receipt is a write.
         host.forget(&uid(7)).unwrap_err();
         assert!(host.disks()[0].error.as_ref().unwrap().contains("does not answer"));
         assert_eq!(host.disks()[1].error, None);
@@ -232,7 +232,7 @@ fn v10_a_disk_that_hangs_keeps_no_other_waiting() {
         drop(frozen);
         eventually("it is not served again", || host.disks()[0].error.is_none());
         drop(host);
-        // It hangs when an agent starts.
+        // The disk hangs when an agent starts.
         let frozen = Frozen::new(&path);
         let host = open();
         assert!(host.disks()[0].error.as_ref().unwrap().contains("does not answer"));
@@ -280,7 +280,7 @@ fn pods_are_unmounted_from_a_refused_disk() {
         }
         write(&node.target("p", 0), "file", "kept");
         drop(host);
-        // The node comes back with its pods, and the disk was declared gone meanwhile.
+        // The node comes back with its pods. Meanwhile the disk was declared gone.
         let host = node.next_host();
         let gone = || Some("it was declared gone".to_owned());
         host.refuse("d", gone()).unwrap();
@@ -295,7 +295,7 @@ fn pods_are_unmounted_from_a_refused_disk() {
         }
         node.assert_base_line();
         assert_eq!([1, 2].map(|i| node.record(&uid(i))), before, "what is on the disk stays as it is");
-        // If the disk is served again, its records are corrected, and all data is there.
+        // When the disk is served again, the records are corrected, and all data is there.
         host.refuse("d", None).unwrap();
         let mut dropped: Vec<_> =
             host.recover().into_iter().flat_map(|(_, recovered)| recovered.unwrap().dropped).collect();

@@ -1,4 +1,4 @@
-//! The enforcement of sizes is tried out before a disk is served (D5).
+//! The trial of size limits before a disk is served (D5).
 
 use std::fs::File;
 use std::time::Instant;
@@ -27,7 +27,7 @@ fn d5_a_proven_limit_leaves_no_scratch_volume() {
         names.sort();
         assert_eq!(names, ["disk.json", "receipts", "volumes"]);
         node.assert_base_line();
-        // A start tries once: another attempt would fail now.
+        // A start tries only once: another attempt would fail now.
         std::fs::write(node.disk().join("proof"), "in the way").unwrap();
         assert_eq!(enforcement(&host), Enforcement::Proven("ENOSPC"));
         drop(host);
@@ -36,7 +36,7 @@ fn d5_a_proven_limit_leaves_no_scratch_volume() {
         assert!(refused.error.unwrap().contains("does not enforce the size of volumes"));
         assert!(refused.id.is_some() && matches!(refused.enforcement, Some(Enforcement::Broken(_))));
         assert_error!(host.create("d", &ext4(1)), Error::DiskUnavailable { .. });
-        // A refused disk is tried again at each look.
+        // Each report of a refused disk tries again.
         std::fs::remove_file(node.disk().join("proof")).unwrap();
         assert_eq!(host.disks()[0].error, None);
         host.create("d", &ext4(1)).unwrap();

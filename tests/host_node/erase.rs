@@ -27,7 +27,7 @@ fn only_a_fenced_and_unused_volume_is_erased() {
             assert_eq!((receipt.bytes, receipt.policy), (spec.size_bytes, policy));
             assert!(!node.volume(&spec.uid).exists());
             assert!(free > 0);
-            // A repetition gets the same receipt.
+            // A repeated call returns the same receipt.
             assert_eq!(host.erase(&spec.uid, policy).unwrap().bytes, spec.size_bytes);
             assert_error!(host.fence(&spec.uid), Error::NotFound(_));
             // A new volume may have the same UID, and is empty.
@@ -79,7 +79,7 @@ fn a_volume_with_an_open_file_is_not_erased() {
         host.unpublish(&target).unwrap();
         host.fence(&uid(1)).unwrap();
         assert_error!(host.erase(&uid(1), ErasePolicy::Discard), Error::Busy { .. });
-        // Also if the volume's file was deleted, and only the loop device's label identifies it.
+        // The same holds if the volume's file is gone, and only the loop device's label identifies the volume.
         std::fs::remove_file(node.data(&uid(1))).unwrap();
         assert!(host.fence(&uid(1)).unwrap().in_use);
         assert_error!(host.erase(&uid(1), ErasePolicy::Discard), Error::Busy { .. });
@@ -120,7 +120,7 @@ fn erasing_goes_on_after_a_crash_at_any_point() {
     });
 }
 
-/// X2, S11. A fence was written, its synchronization failed, and the fence is repeated.
+/// X2, S11. The synchronization of a written fence fails, and the fence is repeated.
 #[test]
 fn x2_a_reported_fence_survives_a_power_cut() {
     on_a_node(|node| {
@@ -159,7 +159,7 @@ fn a_receipt_stays_until_it_is_forgotten() {
         host.forget(&uid(1)).unwrap();
         host.forget(&uid(1)).unwrap();
         assert_eq!(host.erased(), []);
-        // A volume that was never here, or was removed by hand, was not erased.
+        // A volume that never existed here was not erased; the same holds for one that was removed by hand.
         assert_error!(host.erase(&uid(1), ErasePolicy::Discard), Error::NotFound(_));
     });
 }

@@ -44,7 +44,7 @@ fn a_foreign_target_is_refused_and_left() {
     });
 }
 
-/// M7, S12. CVE-2025-62878 of local-path: paths from users led out of the directory.
+/// M7, S12. CVE-2025-62878 of local-path: user-supplied paths led out of the directory.
 #[test]
 fn cve_2025_62878_a_link_to_the_target_is_not_followed() {
     on_a_node(|node| {
@@ -72,7 +72,7 @@ fn cve_2025_62878_a_link_to_the_target_is_not_followed() {
     });
 }
 
-/// S16. rawfile-localpv 370: the driver parsed the output of `mount`, and not mountinfo.
+/// S16. rawfile-localpv 370: the driver parsed the output of `mount` instead of mountinfo.
 #[test]
 fn rawfile_370_odd_target_names_are_published() {
     on_a_node(|node| {
@@ -123,11 +123,11 @@ fn an_unreadable_record_is_kept() {
             assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         }
         assert!(node.data(&uid(1)).exists());
-        // Its pod can end all the same, and other volumes are served.
+        // The volume's pod can end all the same, and other volumes are served.
         host.unpublish(&node.target("p", 0)).unwrap();
         host.publish(&node.request(&uid(2), "p", 0, false)).unwrap();
         host.unpublish(&node.target("p", 0)).unwrap();
-        // Data without a record is no absent volume either.
+        // Data without a record does not count as an absent volume either.
         std::fs::remove_file(&path).unwrap();
         assert_error!(host.create("d", &ext4(1)), Error::Corrupt { .. });
         assert_error!(host.erase(&uid(1), ErasePolicy::Discard), Error::Corrupt { .. });
@@ -245,7 +245,7 @@ fn impossible_sizes_are_refused() {
     });
 }
 
-/// V10, L3. Each of two volumes has a defect of its own.
+/// V10, L3. Each of two volumes has its own defect.
 #[test]
 fn v10_a_damaged_volume_stops_no_other_unpublish() {
     on_a_node(|node| {

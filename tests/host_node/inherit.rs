@@ -1,4 +1,4 @@
-//! The data of a lost object becomes another volume's (X6), and never by chance (S4).
+//! The data of a lost object passes to another volume (X6), but never by chance (S4).
 
 use reservoir::host::{ErasePolicy, Error, Host, State, VolumeSpec};
 use serde_json::json;
@@ -41,7 +41,7 @@ fn x6_one_heir_gets_the_data_of_a_lost_object() {
             let Err(Error::Conflict(why)) = host.create("d", &wrong) else { panic!("{wrong:?} was made") };
             assert!(why.contains(said), "{why}");
         }
-        // Without data to recover no volume is made.
+        // Without the data to recover no volume is made.
         assert_error!(host.create("d", &VolumeSpec { recover: Some(uid(9)), ..ext4(2) }), Error::NotFound(_));
         assert_eq!(host.volumes().len(), 1);
         assert_eq!(host.look("d", &uid(1)).unwrap().unwrap().heir, None, "a refusal changes nothing");
@@ -55,9 +55,9 @@ fn x6_one_heir_gets_the_data_of_a_lost_object() {
             (State::Ready, false, Some(uid(1)), None)
         );
         has_the_data(node, &host, 2);
-        // S4: one of two heirs gets the data, also later.
+        // S4: one of two heirs gets the data, and a later request of the other one fails, too.
         assert_error!(host.create("d", &heir(3)), Error::NotFound(_));
-        // The heir's object is lost too, and its data recovered.
+        // The heir's object is lost, too, and its data is recovered.
         host.create("d", &VolumeSpec { recover: Some(uid(2)), ..ext4(4) }).unwrap();
         assert_eq!(host.look("d", &uid(4)).unwrap().unwrap().made_as, Some(uid(1)));
         drop(host);
@@ -92,7 +92,7 @@ fn x6_a_volume_in_use_is_not_inherited() {
         lost(node, &host, &ext4(1));
         host.publish(&node.request(&uid(1), "old", 0, false)).unwrap();
         assert_error!(host.create("d", &heir(2)), Error::InUse { .. });
-        // A use that only the kernel has counts, too.
+        // A use that only the kernel shows counts, too.
         let elsewhere = Elsewhere::new(node, &node.target("old", 0));
         node.unmount_lazily(&node.target("old", 0));
         assert_error!(host.create("d", &heir(2)), Error::Busy { .. });
@@ -102,14 +102,15 @@ fn x6_a_volume_in_use_is_not_inherited() {
     });
 }
 
-/// X6, S4. `tests/host_faults.rs` kills at, and fails, every system call of an inheritance.
+/// X6, S4. `tests/host_faults.rs` kills the agent at every system call of an inheritance, and fails every call.
 #[test]
 fn x6_an_interrupted_inheritance_has_one_heir() {
     on_a_node(|node| {
         let host = node.host();
         lost(node, &host, &ext4(1));
         drop(host);
-        // Killed when the record had the heir: nothing has changed yet, so another volume may inherit.
+        // The agent was killed after the record had the heir. Nothing else has changed, so another volume may
+        // inherit.
         node.edit(&uid(1), |record| record["heir"] = json!(uid(2).as_str()));
         let host = node.next_host();
         host.recover();
@@ -117,7 +118,7 @@ fn x6_an_interrupted_inheritance_has_one_heir() {
         host.create("d", &heir(3)).unwrap();
         assert_error!(host.create("d", &heir(2)), Error::NotFound(_));
         drop(host);
-        // Killed when the directory had its new name: the data is the heir's, before the record is rewritten.
+        // The agent was killed after the rename of the directory. The data is the heir's, although the record is old.
         node.edit(&uid(3), |record| record["heir"] = json!(uid(4).as_str()));
         std::fs::rename(node.volume(&uid(3)), node.volume(&uid(4))).unwrap();
         let host = node.next_host();
@@ -129,7 +130,7 @@ fn x6_an_interrupted_inheritance_has_one_heir() {
         host.create("d", &next).unwrap();
         has_the_data(node, &host, 4);
         assert_error!(host.create("d", &VolumeSpec { recover: Some(uid(3)), ..ext4(5) }), Error::NotFound(_));
-        // An unfinished creation goes on. A volume under erase has no new users, and is erased.
+        // An unfinished creation continues. A volume under erase gets no new users, and is erased.
         node.edit(&uid(4), |record| record["state"] = json!("Erasing"));
         let after = VolumeSpec { recover: Some(uid(4)), ..ext4(6) };
         assert_error!(host.create("d", &after), Error::Fenced(_));
@@ -139,7 +140,7 @@ fn x6_an_interrupted_inheritance_has_one_heir() {
     });
 }
 
-/// X6, L3. The object was being destroyed when it was lost.
+/// X6, L3. The object was lost during its destruction.
 #[test]
 fn x6_l3_the_heir_is_not_fenced() {
     on_a_node(|node| {
@@ -147,7 +148,7 @@ fn x6_l3_the_heir_is_not_fenced() {
         lost(node, &host, &ext4(1));
         host.fence(&uid(1)).unwrap();
         drop(host);
-        // Killed when the directory had its new name.
+        // The agent was killed after the rename of the directory.
         node.edit(&uid(1), |record| record["heir"] = json!(uid(2).as_str()));
         std::fs::rename(node.volume(&uid(1)), node.volume(&uid(2))).unwrap();
         let host = node.next_host();

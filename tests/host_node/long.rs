@@ -1,4 +1,4 @@
-//! Tests that take minutes: `make test-agent` runs them. Each prints its numbers.
+//! Tests that take minutes: `make test-agent` runs them. Each test prints its numbers.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -54,7 +54,7 @@ fn m4_two_thousand_publishes_leave_nothing_behind() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
-        // The kubelet's directories of the pods stay, and so does the space for the next record.
+        // The pods' directories stay, and so does the space for the next record.
         let pods: Vec<_> = (0..AT_ONCE).map(|pod| format!("p{pod}")).collect();
         for pod in &pods {
             host.publish(&node.request(&uid(1), pod, 0, false)).unwrap();
@@ -100,14 +100,14 @@ fn m4_two_thousand_publishes_leave_nothing_behind() {
     });
 }
 
-/// A directory that a hostile pod points at, with all metadata that shows a change of it.
+/// A directory that a hostile pod links to, with all metadata that would show a change.
 struct Canary {
     path: PathBuf,
     before: String,
 }
 
 impl Canary {
-    /// Its names are those of a volume, so that a followed link finds a match.
+    /// The names are those in a volume, so that a followed link finds a match.
     fn new(path: PathBuf, names: &[&str]) -> Self {
         std::fs::create_dir(&path).unwrap();
         for name in names {
@@ -153,7 +153,7 @@ impl Swapper {
     fn run(&self, pairs: &[(PathBuf, PathBuf)]) {
         while !self.stop.load(Ordering::Relaxed) {
             for (one, other) in pairs {
-                // A missing or mounted name cannot be swapped at the moment.
+                // A missing or mounted name cannot be swapped now.
                 if rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).is_ok() {
                     self.swaps.fetch_add(1, Ordering::Relaxed);
                 }
@@ -170,7 +170,7 @@ impl Swapper {
     }
 }
 
-/// Publishes and unpublishes while a pod swaps `pairs`, until there were enough swaps.
+/// Publishes and unpublishes while a pod swaps `pairs`, until the number of swaps is large enough.
 fn publish_under(node: &Node, host: &Host, canary: &Canary, pairs: &[(PathBuf, PathBuf)]) -> [usize; 4] {
     const SWAPS: usize = 60_000;
     let swapper = Swapper::new();
@@ -205,7 +205,7 @@ fn publish_under(node: &Node, host: &Host, canary: &Canary, pairs: &[(PathBuf, P
     [swapper.count(), published, unpublished, refused]
 }
 
-/// Undoes the swaps: a directory is again where a directory was.
+/// Undoes the swaps, so that each name is as before.
 fn put_back((directory, link): &(PathBuf, PathBuf)) {
     if directory.is_symlink() {
         rustix::fs::renameat_with(CWD, directory, CWD, link, RenameFlags::EXCHANGE).unwrap();
@@ -248,7 +248,7 @@ fn cve_2021_30465_a_swapped_target_is_safe() {
         let canary = Canary::new(node.dir().join("canary"), &["mount-0"]);
         let target = node.target("p", 0);
         let parent = target.parent().unwrap();
-        // The target exists for a moment only, so a file is always there to be swapped.
+        // The target exists only for a moment, so another file always exists for the swap.
         let pairs: Vec<_> = ["x", "y"]
             .iter()
             .map(|name| (target.clone(), parent.join(name)))
@@ -279,7 +279,8 @@ fn s12_files_swapped_during_an_erase_are_safe() {
     on_a_node(|node| {
         let undivided = Undivided::new(node, FsType::Ext4);
         let host = undivided.host();
-        // On the same filesystem, where a step outside crosses no device; and on another one.
+        // One canary is on the same filesystem, where a step outside crosses no device, and one on another
+        // filesystem.
         let near = Canary::new(undivided.path.join("canary"), &["sub", "1"]);
         let far = Canary::new(node.dir().join("canary"), &["sub", "1"]);
         let (mut swaps, mut erased, mut refused) = (0, 0, 0);
@@ -335,7 +336,7 @@ fn s12_files_swapped_during_an_erase_are_safe() {
     });
 }
 
-/// An agent that mounts a written volume into other pods, over and over, and measures it.
+/// An agent that mounts a written volume into other pods and measures it, over and over.
 #[test]
 #[ignore = "it is the process that the next test kills"]
 fn agent() {
@@ -355,7 +356,7 @@ fn agent() {
     }
 }
 
-/// A line per file: its name and a checksum of its content.
+/// A line per file: name and checksum.
 fn checksums(directory: &Path) -> String {
     let output = Command::new("sh").args(["-c", "sha256sum fio*"]).current_dir(directory).output().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -400,7 +401,7 @@ fn m5_killed_agents_leave_pods_their_io() {
         let (written, verified) = (count("write"), count("read"));
         assert!(written > 1_000 && verified > 1_000, "{report:#}");
 
-        // The written files are there when the volume is mounted anew, without any cache.
+        // The written files are there after a new mount without caches.
         let sums = checksums(&target);
         let host = node.next_host();
         host.recover();

@@ -1,4 +1,4 @@
-//! Volumes that are logical volumes. They need a kernel with device-mapper: `make test-qemu` runs them on one.
+//! Volumes that are logical volumes. The tests need a kernel with device-mapper: `make test-qemu` runs them.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -16,10 +16,10 @@ use serde_json::{Value, json};
 use crate::assert_error;
 use crate::support::*;
 
-/// Bytes of the group with its records; the rest is for volumes.
+/// Bytes of the group including its records; the rest is for volumes.
 const SIZE: u64 = 1600 * MIB;
 
-/// The variable with the group of a killed agent.
+/// The environment variable with the group of a killed agent.
 const GROUP: &str = "RESERVOIR_TEST_GROUP";
 
 /// A volume group on a file.
@@ -30,7 +30,7 @@ struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    /// `None`, with a message, where the kernel has no device-mapper; the guest's kernel must have it.
+    /// `None`, with a message, without device-mapper in the kernel. In the guest, device-mapper is required.
     fn new(node: &'a Node) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         if !std::fs::read_to_string("/proc/devices").unwrap().contains("device-mapper") {
@@ -72,7 +72,7 @@ impl<'a> Group<'a> {
         names
     }
 
-    /// Makes a logical volume that is not the agent's.
+    /// Makes a foreign logical volume.
     fn make(&self, lv: &str, extents: &str) -> PathBuf {
         lvm(&["lvcreate", "--yes", "--extents", extents, "--name", lv, &self.name]);
         PathBuf::from(format!("/dev/{}/{lv}", self.name))
@@ -203,7 +203,7 @@ fn v5_d5_a_logical_volume_has_its_bytes_and_its_limit() {
         }
         assert_eq!(group.names(), ["reservoir", &lv(1), &lv(9_101), "theirs"]);
         let after = host.disks()[0].clone();
-        // Whole extents.
+        // Volumes take whole extents.
         assert_eq!((after.capacity, after.free), (before.capacity, before.free - (36 + 304) * MIB));
         host.publish(&node.request(&uid(1), "r", 0, true)).unwrap();
         write(&node.target("w", 1), "f", "hello");
@@ -262,7 +262,7 @@ fn x3_x4_an_unused_logical_volume_is_erased() {
     });
 }
 
-/// X4. This includes replaced images, and those of a killed agent.
+/// X4. The erase includes replaced images, and images of a killed agent.
 #[test]
 fn x4_a_smaller_volume_leaves_nothing_of_the_larger_one() {
     on_a_group(|group| {
@@ -297,7 +297,7 @@ fn x4_a_smaller_volume_leaves_nothing_of_the_larger_one() {
         assert!(inside >= 2048);
         assert_eq!(on_devices(), inside);
 
-        // Killed when a copy was made, and erased before the resize was repeated.
+        // The agent was killed after making a copy. The volume is erased before the resize is repeated.
         drop(host);
         let left = group.make("left", "10");
         std::fs::write(&left, secret.repeat(100)).unwrap();
@@ -316,7 +316,7 @@ fn x4_a_smaller_volume_leaves_nothing_of_the_larger_one() {
     });
 }
 
-/// V9, S13, S14, X6. This holds after a crash at any step.
+/// V9, S13, S14, X6. The same holds after a crash at any step.
 #[test]
 fn v9_s13_an_installed_image_is_never_made_again() {
     on_a_group(|group| {
@@ -328,7 +328,7 @@ fn v9_s13_an_installed_image_is_never_made_again() {
         assert_eq!(group.note(1), json!({"data": lv(1)}));
         drop(host);
 
-        // Killed before the record was Ready.
+        // The agent was killed before the record was Ready.
         let state = |i: u32, state: &str, note: Value| {
             group.in_journals(i, |volume| {
                 let path = volume.join("record.json");
@@ -345,7 +345,7 @@ fn v9_s13_an_installed_image_is_never_made_again() {
         assert_eq!(read(&node.target("p", 1), "f"), "kept");
         host.unpublish(&node.target("p", 1)).unwrap();
 
-        // Killed in the middle of mkfs: the unfinished image is removed, and another one made.
+        // The agent was killed during mkfs. The next one removes the unfinished image and makes another.
         host.create("l", &ext4(2)).unwrap();
         drop(host);
         state(2, "Creating", json!({"spare": lv(2)}));
@@ -354,7 +354,7 @@ fn v9_s13_an_installed_image_is_never_made_again() {
         assert_eq!(group.names(), ["reservoir", &lv(1), &lv(2)]);
         drop(host);
 
-        // A foreign logical volume with one of our names is neither removed nor used.
+        // The agent neither removes nor uses a foreign logical volume with one of its names.
         state(2, "Creating", json!({"spare": lv(3)}));
         let theirs = group.make(&lv(3), "2");
         std::fs::write(&theirs, "not ours").unwrap();
@@ -366,7 +366,7 @@ fn v9_s13_an_installed_image_is_never_made_again() {
         drop(host);
         state(2, "Ready", json!({"data": lv(2)}));
 
-        // A filesystem that is damaged, and a logical volume that is missing.
+        // One filesystem is damaged, and one logical volume is missing.
         let superblock = |i: u32| {
             let path = format!("/dev/{}/{}", group.name, lv(i));
             let file = File::options().write(true).open(path).unwrap();
@@ -382,7 +382,7 @@ fn v9_s13_an_installed_image_is_never_made_again() {
         assert_eq!(group.names(), ["reservoir", &lv(1), &lv(3), &format!("{}+", lv(3))]);
         drop(host);
 
-        // Without its records the data has no owner.
+        // Without the records the data has no owner.
         lvm(&["lvrename", &group.name, "reservoir", "hidden"]);
         assert!(group.error().contains("although there is"), "{}", group.error());
         lvm(&["lvrename", &group.name, "hidden", "reservoir"]);
@@ -390,7 +390,7 @@ fn v9_s13_an_installed_image_is_never_made_again() {
     });
 }
 
-/// V7, S17. The extents are full of old content.
+/// V7, S17. The free extents are full of old content.
 #[test]
 fn v7_a_logical_volume_keeps_its_files_when_resized() {
     on_a_group(|group| {
@@ -407,7 +407,7 @@ fn v7_a_logical_volume_keeps_its_files_when_resized() {
             host.resize(&uid(i), larger).unwrap();
             host.resize(&uid(i), larger).unwrap();
             let more = host.usage(&uid(i)).unwrap().total_bytes - before;
-            // In xfs and ext4 alike, added space has tables of its own.
+            // In xfs and ext4 alike, the filesystem's own tables take a part of new space.
             assert!(
                 (larger - spec.size_bytes - 2 * MIB..=larger - spec.size_bytes).contains(&more),
                 "{more}"
@@ -438,7 +438,7 @@ fn v7_a_logical_volume_keeps_its_files_when_resized() {
             assert!(std::fs::read(node.target("p", i).join("f")).unwrap() == contents(wrote));
             host.unpublish(&node.target("p", i)).unwrap();
         }
-        // Killed after the smaller image was installed, and before the larger one was removed.
+        // The agent was killed after the installation of the smaller image, before the removal of the larger one.
         drop(host);
         let left = group.in_journals(7, |volume| {
             let note = json!({"data": lv(7), "spare": format!("{}+", lv(7))});
@@ -456,7 +456,7 @@ fn v7_a_logical_volume_keeps_its_files_when_resized() {
     });
 }
 
-/// D3, X6, M5. A node starts, and a group is another one.
+/// D3, X6, M5. The node restarts, and another group has the same name.
 #[test]
 fn d3_a_volume_group_keeps_its_identity() {
     on_a_group(|group| {
@@ -466,14 +466,14 @@ fn d3_a_volume_group_keeps_its_identity() {
         host.publish(&node.request(&uid(1), "p", 1, false)).unwrap();
         write(&node.target("p", 1), "f", "kept");
         assert!(group.error().contains("another agent serves"), "{}", group.error());
-        // A pod keeps its mount when the agent ends, and the next agent finds both.
+        // A pod keeps its mount after the agent's end, and the next agent finds both.
         drop(host);
         let host = group.host();
         assert!(host.recover()[0].1.as_ref().unwrap().in_use);
         assert_eq!(read(&node.target("p", 1), "f"), "kept");
         host.unpublish(&node.target("p", 1)).unwrap();
         drop(host);
-        // The machine starts again: no logical volume is active, and the group has another name.
+        // The machine restarts: no logical volume is active, and the group has another name.
         lvm(&["vgchange", "--activate", "n", &group.name]);
         let renamed = format!("{}-renamed", group.name);
         lvm(&["vgrename", &group.name, &renamed]);
@@ -484,7 +484,7 @@ fn d3_a_volume_group_keeps_its_identity() {
         host.publish(&node.request(&uid(1), "p", 1, false)).unwrap();
         assert_eq!(read(&node.target("p", 1), "f"), "kept");
         host.unpublish(&node.target("p", 1)).unwrap();
-        // The logical volume was deactivated by hand.
+        // An administrator deactivated the logical volume.
         lvm(&["lvchange", "--activate", "n", &format!("{renamed}/{}", lv(1))]);
         host.publish(&node.request(&uid(1), "p", 1, false)).unwrap();
         host.unpublish(&node.target("p", 1)).unwrap();
@@ -561,7 +561,7 @@ fn l3_an_agent_may_be_killed_at_any_moment() {
     });
 }
 
-/// D5. This needs no device-mapper.
+/// D5. The test needs no device-mapper.
 #[test]
 fn d5_a_missing_volume_group_is_refused() {
     on_a_node(|node| {
@@ -573,7 +573,7 @@ fn d5_a_missing_volume_group_is_refused() {
     });
 }
 
-/// V10. Whoever writes to another device of the node can put a group of the same name on it.
+/// V10. A writer to another device of the node can put a group of the same name on it.
 #[test]
 fn v10_a_forged_group_of_the_same_name_is_not_seen() {
     on_a_group(|group| {
@@ -587,11 +587,11 @@ fn v10_a_forged_group_of_the_same_name_is_not_seen() {
         detach(&forged);
         let host = group.host();
         host.create("l", &ext4(1)).unwrap();
-        // It appears while the group is served.
+        // The forged group appears while the real group is served.
         let forged = format!("/dev/{}", attach_by_hand(&image));
         let created = host.create("l", &ext4(2));
         let error = host.disks().remove(0).error;
-        // An agent that starts now looks at no device that its configuration gives to pods.
+        // A starting agent looks at no device that its configuration gives to pods.
         drop(host);
         let mut config = HostConfig { lock_timeout: Duration::from_secs(10), ..group.config() };
         config.disks[0].foreign_devices = vec![forged.clone().into()];

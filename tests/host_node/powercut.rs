@@ -1,7 +1,7 @@
-//! The agent on a machine whose power is cut: `make test-qemu` runs it in a guest and cuts.
+//! The agent on a machine whose power is cut: `make test-qemu` runs the agent in a guest and cuts the power.
 //!
-//! It prints the data that is on stable storage, and after a restart the data that it found. The other side compares
-//! (`tools/cluster/src/powercut.rs`).
+//! The program prints the data on stable storage, and after a restart the data that it finds.
+//! `tools/cluster/src/powercut.rs` compares the two.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,7 +17,7 @@ use crate::support::*;
 /// Bytes of one record.
 const BLOCK: usize = 512;
 
-/// Records that are written without being synchronized, for each that is.
+/// Number of unsynchronized records for each synchronized one.
 const LOOSE: u64 = 3;
 
 /// A file of records that only grows.
@@ -27,7 +27,7 @@ struct Log {
 }
 
 impl Log {
-    /// Opens the file, or makes it durably; a torn record at its end is cut off.
+    /// Opens the file, or makes it durably. Cuts off a torn record at the end.
     fn open(path: &Path) -> Self {
         let mut file =
             File::options().create(true).truncate(false).read(true).write(true).open(path).unwrap();
@@ -58,7 +58,7 @@ fn say(line: std::fmt::Arguments<'_>) {
     out.flush().unwrap();
 }
 
-/// A disk with a volume that stays, and others that are made and erased.
+/// A disk with one lasting volume, and others that are made and erased.
 struct Served {
     name: String,
     fs_type: FsType,
@@ -82,7 +82,7 @@ fn config(node: &Node) -> HostConfig {
     HostConfig { disks, targets_root: node.kubelet(), ..node.config() }
 }
 
-/// Volumes of a disk have numbers from 1000 times its own on; the first is the one that stays.
+/// Volumes of a disk have numbers from 1000 times the disk's number on. The first volume is the lasting one.
 fn spec(disk: usize, n: u32, fs_type: FsType) -> VolumeSpec {
     let number = disk as u32 * 100_000 + n;
     VolumeSpec { fs_type, ..if fs_type == FsType::Xfs { xfs(number) } else { ext4(number) } }
@@ -94,7 +94,7 @@ fn marker(target: &Path) -> PathBuf {
 
 fn start(node: &Node, host: &Host, disk: usize, config: &DiskConfig) -> Served {
     let name = config.name.clone();
-    // A directory with a quota has its disk's filesystem; a file may have another.
+    // A quota directory has its disk's filesystem; a file may have another one.
     let on_xfs = statfs(&config.path).unwrap().f_type == 0x5846_5342;
     let fs_type = if on_xfs { FsType::Xfs } else { FsType::Ext4 };
     let churns = if config.backing == BackingKind::Loop { FsType::Ext4 } else { fs_type };

@@ -82,8 +82,7 @@ fn readers_and_writers_share_a_volume_in_any_order() {
     });
 }
 
-/// As with Bidirectional propagation: the kubelet outside has to see the mounts of an agent in a container.
-/// M3, S9.
+/// Bidirectional propagation: the kubelet outside has to see the mounts of an agent in a container. M3, S9.
 #[test]
 fn m3_mounts_propagate_to_the_machine_and_back() {
     on_a_node(|node| {
@@ -92,7 +91,7 @@ fn m3_mounts_propagate_to_the_machine_and_back() {
         let step = Barrier::new(2);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                // A copy of this namespace; the kubelet's directory stays shared between the two.
+                // A copy of this namespace. The two share the kubelet's directory.
                 new_namespace();
                 step.wait();
                 step.wait();
@@ -151,7 +150,7 @@ fn m2_an_exclusive_volume_has_one_pod_at_a_time() {
             host.publish(&node.request(&uid(1), "second", 0, true)),
             Error::InUse { holder, .. } if holder == "team/first"
         );
-        // The first pod is deleted by force; its container lives on in its own namespace.
+        // The first pod is deleted by force. Its container lives on in its own namespace.
         let lingering = Elsewhere::new(node, &node.target("first", 0));
         host.unpublish(&node.target("first", 0)).unwrap();
         assert_error!(host.publish(&node.request(&uid(1), "second", 0, true)), Error::Busy { .. });
@@ -225,7 +224,7 @@ fn x2_a_fenced_volume_accepts_no_new_user() {
         }
         let report = host.fence(&uid(1)).unwrap();
         assert!(report.users.is_empty() && !report.in_use);
-        // A use whose mount is gone is dropped.
+        // The record loses a use whose mount is gone.
         host.unfence(&uid(1)).unwrap();
         host.publish(&node.request(&uid(1), "r", 0, false)).unwrap();
         node.unmount_lazily(&node.target("r", 0));
@@ -259,7 +258,7 @@ fn sixteen_concurrent_pods_leave_no_mount() {
             });
             node.assert_base_line();
         }
-        // Many publishes at one target: one volume gets it, and is mounted once.
+        // Many publishes at one target: one volume gets the target, and is mounted once.
         let published: usize = std::thread::scope(|scope| {
             let publish = |i: u32| host.publish(&node.request(&uid(i % 2), "p", 0, false)).is_ok();
             let threads: Vec<_> = (0..16u32).map(|i| scope.spawn(move || publish(i))).collect();
@@ -281,7 +280,7 @@ fn v5_a_full_volume_keeps_its_blocks_and_no_others() {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
         host.create("d", &ext4(2)).unwrap();
-        // A new loop device discards; one that was ours does not any more.
+        // A new loop device discards. A device that Reservoir has used does not discard any more.
         let device = NewLoop::attach(&node.data(&uid(1)));
         let limit = format!("/sys/block/loop{}/queue/discard_max_bytes", device.number);
         assert_ne!(std::fs::read_to_string(&limit).unwrap().trim(), "0");
@@ -302,7 +301,7 @@ fn v5_a_full_volume_keeps_its_blocks_and_no_others() {
         write(&node.target("p", 2), "neighbour", "fine");
         write(&node.dir().join("disk"), "host", "fine");
         drop(file);
-        // Blocks that are free inside stay allocated outside, also after a discard.
+        // Free blocks of the volume stay allocated on the disk, also after a discard.
         std::fs::remove_file(full.join("big")).unwrap();
         rustix::fs::syncfs(File::open(&full).unwrap()).unwrap();
         let _ = std::process::Command::new("fstrim").arg(&full).output();
@@ -365,7 +364,7 @@ fn a_missing_device_node_is_made() {
     on_a_node(|node| {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
-        // A container's /dev is filled once, at its start.
+        // A container gets its /dev at its start, without later devices.
         let dev = node.dir().join("dev");
         std::fs::create_dir(&dev).unwrap();
         std::fs::write(dev.join("loop-control"), "").unwrap();
@@ -379,7 +378,7 @@ fn a_missing_device_node_is_made() {
         assert!(std::fs::exists(format!("/dev/{device}")).unwrap());
         host.unpublish(&node.target("p", 0)).unwrap();
         assert!(!host.fence(&uid(1)).unwrap().in_use);
-        // A file that is another device than its name is not used.
+        // The agent does not use a device node with another device than its name says.
         host.unfence(&uid(1)).unwrap();
         for i in 0..4096 {
             let _ = std::fs::remove_file(format!("/dev/loop{i}"));

@@ -1,4 +1,4 @@
-//! Volumes that are directories with a project quota. `make test-qemu` runs them on a kernel that has it.
+//! Volumes that are directories with a project quota. `make test-qemu` runs the tests on a kernel with project quota.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::assert_error;
 use crate::support::*;
 
-/// A filesystem with project quota; the disk is a directory in it.
+/// A filesystem with project quota, and the disk as a directory in it.
 struct Quota<'a> {
     node: &'a Node,
     fs_type: FsType,
@@ -22,7 +22,7 @@ struct Quota<'a> {
 }
 
 impl<'a> Quota<'a> {
-    /// `None`, with a message, where the kernel has no project quota; the guest's kernel must have it.
+    /// `None`, with a message, without project quota in the kernel. In the guest, project quota is required.
     fn new(node: &'a Node, fs_type: FsType) -> Option<Self> {
         let mounted = node.dir().join("with-quota");
         std::fs::create_dir(&mounted).unwrap();
@@ -35,7 +35,7 @@ impl<'a> Quota<'a> {
             return None;
         }
         std::fs::create_dir(mounted.join("disk")).unwrap();
-        // Of this thread: ext4 stops no writer that has it, and unprivileged pods do not.
+        // Drops the capability of this thread: with it ext4 stops no writer, and unprivileged pods do not have it.
         let mut sets = capabilities(None).unwrap();
         sets.effective.remove(CapabilitySet::SYS_RESOURCE);
         set_capabilities(None, sets).unwrap();
@@ -98,7 +98,7 @@ fn on_both(test: fn(&Quota<'_>)) {
     }
 }
 
-/// Allocates, and at the end writes, until the kernel refuses; returns the bytes taken.
+/// Allocates bytes, and at the end writes, until the kernel refuses; returns the bytes taken.
 fn fill(directory: &Path) -> u64 {
     let file = File::create(directory.join("fill")).unwrap();
     let mut offset = 0;
@@ -149,11 +149,11 @@ fn v5_each_volume_has_a_quota_of_its_own() {
         let usage = host.usage(&uid(1)).unwrap();
         assert_eq!(usage.total_bytes, 320 * MIB);
         assert!(usage.available_bytes < 10 * MIB && usage.used_bytes <= 320 * MIB, "{usage:?}");
-        // statvfs(2) in a pod has the same numbers.
+        // statvfs(2) in a pod returns the same numbers.
         let seen = rustix::fs::statvfs(&writer).unwrap();
         assert_eq!(seen.f_blocks * seen.f_frsize, 320 * MIB);
         assert!(host.usage(&uid(2)).unwrap().available_bytes > 318 * MIB);
-        // A million files do not take their neighbours' inodes.
+        // A million files do not take another volume's inodes.
         let inodes = host.usage(&uid(2)).unwrap().total_inodes;
         let of_disk = rustix::fs::statvfs(&quota.mounted).unwrap().f_files;
         assert!(inodes > 1_000 && inodes < of_disk / 4, "{inodes} of {of_disk}");
@@ -162,7 +162,7 @@ fn v5_each_volume_has_a_quota_of_its_own() {
         assert_eq!(moved.unwrap_err().kind(), ErrorKind::CrossesDevices);
         let linked = std::fs::hard_link(quota.volume(1).join("data/f"), quota.volume(2).join("data/f"));
         assert_eq!(linked.unwrap_err().kind(), ErrorKind::CrossesDevices);
-        // Bytes promised to both volumes are not promised again.
+        // Bytes that are promised to both volumes are not promised again.
         let free = host.disks()[0].free;
         let refused = host.create("q", &quota.spec(3, free - 100 * MIB));
         assert_error!(refused, Error::NoSpace { available, .. } if available < free - 300 * MIB);
@@ -208,7 +208,7 @@ fn x4_an_erase_removes_files_and_limit() {
         let (data, project) = (quota.volume(1).join("data"), quota.project(1));
         write(&request.target, "f", "x");
         write(&quota.volume(2).join("data"), "neighbour", "alive");
-        // A file that its owner gave to the neighbour's project is removed, too.
+        // The erase also removes a file that its owner gave to another volume's project.
         let given = request.target.join("a/given/away");
         std::fs::create_dir_all(&given).unwrap();
         write(&given, "f", "x");
@@ -216,7 +216,7 @@ fn x4_an_erase_removes_files_and_limit() {
         for path in [given.join("f"), given.clone(), request.target.join("a/given")] {
             assert!(chattr(&["-p", &neighbours], &path), "{}", path.display());
         }
-        // A process whose open file outlives its mount; a file of the neighbour's does not count.
+        // An open file of a process outlives its mount. An open file of another volume does not count.
         let holder =
             |path: &Path| Command::new("sleep").arg("600").stdin(File::open(path).unwrap()).spawn().unwrap();
         let mut own = holder(&request.target.join("f"));
@@ -269,7 +269,7 @@ fn m5_a_new_agent_restores_project_and_limit() {
         host.create("q", &quota.spec(1, 320 * MIB)).unwrap();
         let (data, project) = (quota.volume(1).join("data"), quota.project(1));
         drop(host);
-        // Killed before the directory was made; the project stays the same.
+        // The agent was killed before making the directory. The project stays the same.
         let edit = |change: &dyn Fn(&mut serde_json::Value)| {
             let path = quota.volume(1).join("record.json");
             let mut record = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
@@ -282,7 +282,7 @@ fn m5_a_new_agent_restores_project_and_limit() {
         host.create("q", &quota.spec(1, 320 * MIB)).unwrap();
         assert_eq!(quota.project(1), project);
         write(&data, "keeps", "data");
-        // In the middle of a resize the limit may be either of two; any other one is corrected.
+        // During a resize the limit may be either of two values. Any other value is corrected.
         edit(&|record| record["resizing"] = json!(400 * MIB));
         host.resize(&uid(1), 400 * MIB).unwrap();
         assert_eq!(host.usage(&uid(1)).unwrap().total_bytes, 400 * MIB);
@@ -292,7 +292,7 @@ fn m5_a_new_agent_restores_project_and_limit() {
         assert!(fill(&request.target) < 401 * MIB, "its directory has its project again");
         assert_eq!(read(&data, "keeps"), "data");
         host.unpublish(&request.target).unwrap();
-        // A directory that is lost is never made anew.
+        // A lost directory is never made anew.
         std::fs::remove_dir_all(&data).unwrap();
         assert_error!(host.create("q", &quota.spec(1, 400 * MIB)), Error::BackingLost { .. });
     });
@@ -327,7 +327,7 @@ fn d5_a_filesystem_without_project_quota_is_refused() {
     });
 }
 
-/// V10. The owner of a file can give it to any project, also to the one with the last number.
+/// V10. The owner of a file can give it to any project, also to the project with the last number.
 #[test]
 fn v10_a_file_of_the_last_project_blocks_no_creation() {
     on_both(|quota| {
@@ -343,7 +343,7 @@ fn v10_a_file_of_the_last_project_blocks_no_creation() {
     });
 }
 
-/// X3, L5. A pod keeps files open to which it gave the numbers that follow its own.
+/// X3, L5. A pod gives its open files the project numbers that follow its own.
 #[test]
 fn l5_a_pod_cannot_foretell_a_neighbours_project() {
     on_both(|quota| {

@@ -1,4 +1,4 @@
-//! The start of an agent, after any end of the one before.
+//! The start of an agent after any end of the previous agent.
 
 use std::fs::File;
 use std::io::Write;
@@ -44,7 +44,7 @@ fn m5_mounts_lost_in_a_reboot_are_dropped() {
             host.publish(&node.request(&uid(i), "p", i, false)).unwrap();
         }
         drop(host);
-        // Mounts and loop devices are gone; one pod's directory too.
+        // Mounts and loop devices are gone, and one pod's directory, too.
         for i in [1, 2] {
             node.unmount_lazily(&node.target("p", i));
         }
@@ -99,12 +99,12 @@ fn an_unpublish_that_was_interrupted_is_finished() {
         let host = node.host();
         host.create("d", &ext4(1)).unwrap();
         let target = node.target("p", 0);
-        // Unmounted, and still in the record.
+        // The target is unmounted, and still in the record.
         host.publish(&node.request(&uid(1), "p", 0, false)).unwrap();
         node.unmount_lazily(&target);
         host.unpublish(&target).unwrap();
         assert!(!target.exists());
-        // Mounted, and no longer in the record.
+        // The target is mounted, and no longer in the record.
         host.publish(&node.request(&uid(1), "p", 0, false)).unwrap();
         node.edit(&uid(1), |record| record["publishes"] = json!({}));
         host.unpublish(&target).unwrap();
@@ -123,7 +123,7 @@ fn only_our_loop_devices_are_detached() {
         std::fs::write(&foreign, vec![0; 1 << 20]).unwrap();
         let (ours, theirs) = (attach_by_hand(&node.data(&uid(1))), attach_by_hand(&foreign));
         assert_eq!(loops(node.dir()).len(), 2);
-        // An existing loop device is used, not doubled.
+        // The agent uses an existing loop device, and makes no second one.
         host.publish(&node.request(&uid(1), "p", 0, false)).unwrap();
         assert_eq!(loops(node.dir()).len(), 2);
         let recovery = host.recover().remove(0).1.unwrap();

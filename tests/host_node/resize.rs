@@ -1,4 +1,4 @@
-//! Volumes that become larger and smaller (V7), and never lose a byte.
+//! Volumes that grow and shrink (V7), and never lose a byte.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -20,7 +20,7 @@ fn pattern(seed: u64, length: usize) -> Vec<u8> {
     (0..length / 8).flat_map(|i| word(i).to_le_bytes()).collect()
 }
 
-/// True if this process has CAP_SYS_RESOURCE, without which the kernel grows no mounted ext4.
+/// True if this process has CAP_SYS_RESOURCE, which the kernel requires for the growth of a mounted ext4.
 fn may_grow_ext4() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap();
@@ -44,7 +44,7 @@ fn fill(mount: &Path) -> u64 {
     offset
 }
 
-/// The volume's file has this length, and every block of it is allocated.
+/// Asserts that the volume's file has this length, and that every block of it is allocated.
 fn assert_allocated(node: &Node, uid: &VolumeUid, size: u64) {
     let found = std::fs::metadata(node.data(uid)).unwrap();
     assert_eq!(found.len(), size);
@@ -101,7 +101,7 @@ fn v7_a_volume_grows_while_pods_write() {
                 grown = resized.unwrap();
             });
             if !grown {
-                // The volume grows when its last pod has gone, with its files.
+                // The volume grows after its last pod has ended, and keeps its files.
                 for target in [&writes, &reads] {
                     host.unpublish(target).unwrap();
                 }
@@ -135,7 +135,7 @@ fn v7_an_unused_volume_shrinks_with_its_files() {
         let (uid, target) = (&uid(1), node.target("p", 0));
         host.create("d", &VolumeSpec { size_bytes: 160 * MIB, mode: Some(0o1777), ..ext4(1) }).unwrap();
         host.publish(&node.request(uid, "p", 0, false)).unwrap();
-        // Data at both ends: the files in the middle are removed.
+        // Data is at both ends: the files in the middle are removed.
         for i in 0..14 {
             std::fs::write(target.join(format!("f{i}")), pattern(i, 8 << 20)).unwrap();
         }
@@ -178,7 +178,7 @@ fn v7_an_unused_volume_shrinks_with_its_files() {
     });
 }
 
-/// V7. Two checks refuse a small size: the bytes that are taken, and resize2fs on the copy.
+/// V7. Two checks refuse a small size: the number of taken bytes, and resize2fs on the copy.
 #[test]
 fn v7_a_refused_shrink_names_a_size_that_is_accepted() {
     on_a_node(|node| {
@@ -223,7 +223,7 @@ fn v7_a_refused_resize_changes_nothing() {
         assert_allocated(node, &uid(1), 32 * MIB);
         assert_error!(host.resize(&uid(9), 64 * MIB), Error::NotFound(_));
 
-        // A filesystem that `e2fsck -p` does not repair.
+        // The damage is one that `e2fsck -p` does not repair.
         let file = std::fs::File::options().write(true).open(node.data(&uid(1))).unwrap();
         file.write_all_at(&[0xff; 4096], 4096).unwrap();
         file.write_all_at(&vec![0xff; 1 << 20], 1 << 20).unwrap();
@@ -255,7 +255,7 @@ fn v7_a_resize_goes_on_after_a_crash_at_any_step() {
         let host = node.host();
         let resizing = |i: u32, size: u64| node.edit(&uid(i), |record| record["resizing"] = json!(size));
         let file = |i: u32| std::fs::File::options().write(true).open(node.data(&uid(i))).unwrap();
-        // The remains of a killed agent, and true for a larger wanted size.
+        // The remains of a killed agent, and true if the wanted size is larger.
         let steps: [(bool, &dyn Fn(u32)); 6] = [
             (true, &|i| resizing(i, 96 * MIB)),
             (true, &|i| {
@@ -267,13 +267,13 @@ fn v7_a_resize_goes_on_after_a_crash_at_any_step() {
                 std::fs::write(node.volume(&uid(i)).join("data.new"), "half a copy").unwrap();
             }),
             (false, &|i| {
-                // Committed, and the copy was not yet installed.
+                // The resize is committed, and the copy not yet installed.
                 resizing(i, 32 * MIB);
                 node.edit(&uid(i), |record| record["sizeBytes"] = json!(32 * MIB));
                 std::fs::copy(node.data(&uid(i)), node.volume(&uid(i)).join("data.new")).unwrap();
             }),
             (false, &|i| {
-                // Installed, and its holes were not yet filled.
+                // The copy is installed, and its holes are not yet filled.
                 host.resize(&uid(i), 32 * MIB).unwrap();
                 resizing(i, 32 * MIB);
                 assert!(
@@ -282,14 +282,14 @@ fn v7_a_resize_goes_on_after_a_crash_at_any_step() {
                 assert!(std::fs::metadata(node.data(&uid(i))).unwrap().blocks() * 512 < 32 * MIB);
             }),
             (true, &|i| {
-                // All but the last write of the record.
+                // Everything is done except the last write of the record.
                 host.resize(&uid(i), 96 * MIB).unwrap();
                 resizing(i, 96 * MIB);
                 node.edit(&uid(i), |record| record["sizeBytes"] = json!(64 * MIB));
             }),
         ];
         for (step, (larger, left)) in steps.into_iter().enumerate() {
-            // The same size again, the old size, and a third one; always with a pod in between.
+            // The same size again, the old size, and a third one, always with a pod in between.
             for (way, size) in [if larger { 96 } else { 32 }, 64, 48].into_iter().enumerate() {
                 let i = (step * 3 + way) as u32;
                 with_data(node, &host, i);
@@ -342,7 +342,7 @@ fn v7_an_agent_may_be_killed_while_it_resizes() {
 /// The beginning of each block of data that must not remain.
 const SECRET: &[u8] = b"a secret of the volume";
 
-/// A volume of 64 MiB with erase policy Zero, and a file of 24 MiB of secrets.
+/// A volume of 64 MiB with erase policy Zero and a file of 24 MiB of secrets.
 fn with_secrets(node: &Node, host: &Host, i: u32) {
     let erase_policy = Some(ErasePolicy::Zero);
     host.create("d", &VolumeSpec { size_bytes: 64 * MIB, erase_policy, ..ext4(i) }).unwrap();
@@ -354,7 +354,7 @@ fn with_secrets(node: &Node, host: &Host, i: u32) {
     host.unpublish(&node.target("p", i)).unwrap();
 }
 
-/// The secrets are in the volume, and nowhere else on the disk.
+/// Asserts that the secrets are in the volume, and nowhere else on the disk.
 fn assert_only_in(node: &Node, disk: &RawDisk, i: u32) {
     let (everywhere, inside) = disk.count(SECRET, &node.data(&uid(i)));
     assert!(
@@ -381,7 +381,7 @@ fn x4_a_smaller_volume_leaves_nothing_of_the_larger_one() {
         let host = node.host();
         with_secrets(node, &host, 1);
         assert_only_in(node, &disk, 1);
-        // Some copies turn out too small, up to one that is large enough.
+        // Some copies are too small; the last one is large enough.
         let sizes = (32..64).map(|size| size * MIB);
         let mut tried = sizes.skip_while(|size| match host.resize(&uid(1), *size) {
             Err(Error::TooSmall { .. }) => {
@@ -395,7 +395,7 @@ fn x4_a_smaller_volume_leaves_nothing_of_the_larger_one() {
         assert_only_in(node, &disk, 1);
         assert_data(node, &host, 1);
 
-        // A killed agent left another copy, and the volume is erased before the resize is repeated.
+        // A killed agent left another copy. The volume is erased before the resize is repeated.
         host.resize(&uid(1), 64 * MIB).unwrap();
         std::fs::copy(node.data(&uid(1)), node.volume(&uid(1)).join("data.new")).unwrap();
         let (everywhere, inside) = disk.count(SECRET, &node.data(&uid(1)));
@@ -418,7 +418,7 @@ fn x4_v7_a_killed_resize_leaves_no_secret() {
             node.kill_after("resize::victim", Duration::from_micros(10_000 + i * i * 7919 % 400_000));
             match i % 2 {
                 0 => disk.cut_power(),
-                // The end of a container ends the agent's programs.
+                // The agent's programs end with the agent's container.
                 _ => eventually("a program goes on without its agent", || !is_open(&node.disk())),
             }
             let host = node.next_host();

@@ -1,4 +1,4 @@
-//! A node of one's own for every test: a disk, a kubelet directory and a mount namespace.
+//! A node for each test: a disk, a kubelet directory and a mount namespace.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -14,18 +14,18 @@ use serde_json::Value;
 
 pub const MIB: u64 = 1 << 20;
 
-/// The variable with the node of a process that is going to be killed.
+/// The environment variable with the node of a process that is going to be killed.
 const VICTIM: &str = "RESERVOIR_TEST_NODE";
 
 pub struct Node {
     dir: PathBuf,
 }
 
-/// Runs `test` in a mount namespace of its own, whose kubelet directory propagates mounts as a real one does.
-/// Afterwards nothing of it may be left in the kernel.
+/// Runs `test` in its own mount namespace. Mounts in the kubelet directory propagate, as on a real node. After the
+/// test nothing may be left in the kernel.
 pub fn on_a_node(test: impl FnOnce(&Node) + Send + 'static) {
     assert!(rustix::process::geteuid().is_root(), "these tests mount filesystems: run them as root");
-    // On a disk, since loop devices use direct I/O.
+    // The directory is on a disk, since loop devices use direct I/O.
     let on_disk = std::env::var_os("RESERVOIR_TEST_DIR").unwrap_or(env!("CARGO_TARGET_TMPDIR").into());
     let dir = tempfile::tempdir_in(on_disk).unwrap();
     let node = Node { dir: dir.path().canonicalize().unwrap() };
@@ -48,7 +48,7 @@ pub fn on_a_node(test: impl FnOnce(&Node) + Send + 'static) {
             let _ = Command::new("losetup").arg("-d").arg(format!("/dev/{device}")).status();
         }
     }
-    // The namespace goes with its last thread, a moment after that was joined.
+    // The namespace ends with its last thread, a moment after the thread's join.
     eventually("loop devices are left behind", || loops(&path).is_empty());
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
@@ -76,7 +76,7 @@ pub fn eventually(complaint: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// The loop devices whose file lies beneath `dir`.
+/// The loop devices with a file beneath `dir`.
 pub fn loops(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/sys/block").unwrap() {
@@ -90,7 +90,7 @@ pub fn loops(dir: &Path) -> Vec<String> {
     found
 }
 
-/// A loop device that does not go away by itself.
+/// A loop device that is not detached automatically.
 pub fn attach_by_hand(path: &Path) -> String {
     let output = Command::new("losetup").args(["-f", "--show"]).arg(path).output().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -114,7 +114,7 @@ impl NewLoop {
 
 impl Drop for NewLoop {
     fn drop(&mut self) {
-        // The device is unbound by then.
+        // The device is unbound at this point.
         let _ = loop_control::<0x4c81>(self.number);
     }
 }
@@ -122,14 +122,14 @@ impl Drop for NewLoop {
 /// LOOP_CTL_ADD or LOOP_CTL_REMOVE.
 fn loop_control<const OPCODE: u32>(number: i32) -> rustix::io::Result<()> {
     let control = std::fs::File::options().read(true).write(true).open("/dev/loop-control").unwrap();
-    // SAFETY: both take the number of a device as their argument.
+    // SAFETY: both calls take the number of a device as their argument.
     unsafe {
         let call = rustix::ioctl::IntegerSetter::<OPCODE>::new_usize(number as usize);
         rustix::ioctl::ioctl(control, call)
     }
 }
 
-/// A container: another mount namespace, in which a target is mounted somewhere else until this is dropped.
+/// A container: another mount namespace with a mount of a target at another place, until a drop.
 pub struct Elsewhere {
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -161,7 +161,7 @@ impl Drop for Elsewhere {
     }
 }
 
-/// A disk of a node's own: an ext4 in memory, of which every byte can be read, and whose power can be cut.
+/// A separate disk of a node: an ext4 in memory. A test can read every byte of it, and can cut its power.
 pub struct RawDisk {
     path: PathBuf,
     image: tempfile::NamedTempFile,
@@ -190,14 +190,14 @@ impl RawDisk {
         disk
     }
 
-    /// Unsynchronized data is not written for a long time.
+    /// The kernel writes unsynchronized data only after a long time.
     fn mount(&self) {
         let mut mount = Command::new("mount");
         mount.args(["-o", "loop,commit=300"]).arg(self.image.path()).arg(&self.path);
         assert!(mount.status().unwrap().success());
     }
 
-    /// The number of the disk's blocks that begin with this text, and of those of a file.
+    /// The number of the disk's blocks that begin with this text, and the number of such blocks in a file.
     pub fn count(&self, text: &[u8], file: &Path) -> (usize, usize) {
         rustix::fs::syncfs(File::open(&self.path).unwrap()).unwrap();
         let count = |path: &Path| {
@@ -207,11 +207,11 @@ impl RawDisk {
         (count(self.image.path()), count(file))
     }
 
-    /// Loses unsynchronized data. No agent serves the disk.
+    /// Loses unsynchronized data. No agent may serve the disk meanwhile.
     pub fn cut_power(&self) {
         // EXT4_IOC_SHUTDOWN, without writing ext4's journal.
         let without_log = 2_u32;
-        // SAFETY: it takes a pointer to a number.
+        // SAFETY: the call takes a pointer to a number.
         unsafe {
             let call = rustix::ioctl::Setter::<0x8004_587d, u32>::new(without_log);
             rustix::ioctl::ioctl(File::open(&self.path).unwrap(), call).unwrap();
@@ -226,23 +226,23 @@ impl RawDisk {
 }
 
 impl Node {
-    /// A node that another process has set up, in whose mount namespace this one runs.
+    /// A node from another process, in whose mount namespace this process runs.
     pub fn at(dir: PathBuf) -> Self {
         Self { dir }
     }
 
-    /// The node of the test that [`kill_after`](Self::kill_after) started this process for; `None` in any other
+    /// The node of the test that started this process by [`kill_after`](Self::kill_after). `None` in any other
     /// process.
     pub fn of_victim() -> Option<Self> {
         std::env::var(VICTIM).ok().map(|dir| Self::at(dir.into()))
     }
 
-    /// Runs a test of this program, which is ignored otherwise, as another process on this node, and kills it.
+    /// Runs an ignored test of this program in another process on this node, and kills the process.
     pub fn kill_after(&self, test: &str, while_it_runs: Duration) {
         self.kill_with(test, while_it_runs, &[]);
     }
 
-    /// [Kills](Self::kill_after) a test that has more in its environment.
+    /// [Kills](Self::kill_after) a test with more environment variables.
     pub fn kill_with(&self, test: &str, while_it_runs: Duration, environment: &[(&str, &str)]) {
         let stderr = self.dir.join("stderr");
         let mut victim = Command::new(std::env::current_exe().unwrap())
@@ -292,8 +292,8 @@ impl Node {
         host
     }
 
-    /// An agent that starts when another has ended: a program of the other agent, or a test beside this one,
-    /// may hold the disk's lock for another moment.
+    /// An agent that starts after another agent's end. A program of the other agent, or a concurrent test, may hold
+    /// the disk's lock for another moment.
     pub fn next_host(&self) -> Host {
         Host::open(HostConfig { lock_timeout: Duration::from_secs(10), ..self.config() }).unwrap()
     }
@@ -335,7 +335,8 @@ impl Node {
         }
     }
 
-    /// The mounts of this namespace beneath the kubelet's directory, but for itself: path and per-mount options.
+    /// The mounts of this namespace beneath the kubelet's directory, without its own mount: path and per-mount
+    /// options.
     pub fn mounts(&self) -> Vec<(PathBuf, String)> {
         let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         let pods = self.kubelet().join("pods");
@@ -346,7 +347,7 @@ impl Node {
             .collect()
     }
 
-    /// The mounts beneath a directory, but for itself.
+    /// The mounts beneath a directory, without its own mount.
     pub fn mounted_beneath(&self, directory: &Path) -> Vec<PathBuf> {
         let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         let points = table.lines().map(|line| PathBuf::from(line.split(' ').nth(4).unwrap()));
@@ -357,7 +358,7 @@ impl Node {
         assert_eq!(self.mounts(), []);
     }
 
-    /// No mount and no loop device, as before the first publish.
+    /// Asserts that there is no mount and no loop device, as before the first publish.
     pub fn assert_base_line(&self) {
         self.assert_no_mounts();
         eventually("loop devices are left", || loops(&self.dir).is_empty());
@@ -396,7 +397,7 @@ pub fn ext4(i: u32) -> VolumeSpec {
     }
 }
 
-/// A shared XFS volume. A kernel mounts one UUID of XFS only once, hence every test has its own.
+/// A shared XFS volume. A kernel mounts each UUID of XFS only once, hence every test has its own UUID.
 pub fn xfs(i: u32) -> VolumeSpec {
     VolumeSpec { fs_type: FsType::Xfs, size_bytes: 304 * MIB, ..ext4(i) }
 }
@@ -413,7 +414,7 @@ pub fn read(directory: &Path, name: &str) -> String {
     std::fs::read_to_string(directory.join(name)).unwrap()
 }
 
-/// Fails unless the result is an error of that shape.
+/// Fails unless the result is an error of the given form.
 #[macro_export]
 macro_rules! assert_error {
     ($result:expr, $pattern:pat $(if $guard:expr)?) => {

@@ -92,7 +92,7 @@ fn d2_an_undivided_filesystem_has_one_volume() {
             assert_eq!(full.raw_os_error(), Some(28), "ENOSPC");
             let usage = host.usage(&spec.uid).unwrap();
             assert!(usage.available_bytes < 16 * MIB && usage.total_bytes <= report.capacity, "{usage:?}");
-            // L3: on a full disk a pod can end, and another one start.
+            // L3: on a full disk a pod can end, and another pod can start.
             while std::fs::write(writer.join(rand()), vec![1; 1 << 10]).is_ok() {}
             for (pod, i, _) in mounts {
                 host.unpublish(&node.target(pod, i)).unwrap();
@@ -130,7 +130,7 @@ fn d2_a_part_of_a_filesystem_is_refused() {
         rustix::mount::mount_bind(&part, &bound).unwrap();
         assert!(why_refused(config(&bound)).contains("is not where a whole filesystem is mounted"));
         assert!(why_refused(config(Path::new("/dev/shm"))).contains("neither ext4 nor xfs"));
-        // V9, X6: a filesystem with files is not taken over.
+        // V9, X6: the agent does not take over a filesystem with files.
         assert!(why_refused(undivided.config()).contains("holds files"));
         assert_eq!(std::fs::read_dir(&undivided.path).unwrap().count(), 2, "nothing was made there");
         std::fs::remove_dir(&part).unwrap();
@@ -164,7 +164,7 @@ fn x3_a_directory_in_use_is_not_erased() {
             );
             report.in_use
         };
-        // A container's mount outlives the pod in a namespace of its own.
+        // A container in its own namespace has a mount that outlives the pod.
         host.publish(&node.request(&spec.uid, "p", 0, false)).unwrap();
         write(&target, "f", "still here");
         std::fs::create_dir(target.join("sub")).unwrap();
@@ -176,7 +176,7 @@ fn x3_a_directory_in_use_is_not_erased() {
         // M2: meanwhile no other pod gets the exclusive volume.
         assert_error!(host.publish(&node.request(&spec.uid, "q", 1, false)), Error::Busy { .. });
         drop(lingering);
-        // A process whose open file outlives its mount.
+        // A process' open file outlives its mount.
         host.publish(&node.request(&spec.uid, "p", 0, false)).unwrap();
         let mut process = holder(&target.join("f"));
         node.unmount_lazily(&target);
@@ -212,7 +212,7 @@ fn s12_kubelet_102576_an_erase_stays_in_the_volume() {
         std::fs::create_dir_all(data.join("a/b/mounted")).unwrap();
         symlink(&canary, data.join("a/b/link")).unwrap();
         std::fs::hard_link(&beside, data.join("a/hard")).unwrap();
-        // kubelet 102576: a deletion that walks through a mount.
+        // kubelet 102576: a deletion walked through a mount.
         rustix::mount::mount_bind(&canary, data.join("a/b/mounted")).unwrap();
         host.fence(&uid(1)).unwrap();
         assert_error!(host.erase(&uid(1), ErasePolicy::Discard), Error::Busy { .. });
@@ -265,7 +265,7 @@ fn m5_d3_a_new_agent_takes_over_its_own_disk_only() {
         std::fs::remove_dir_all(undivided.data(1)).unwrap();
         assert_error!(host.create("w", &ext4(1)), Error::BackingLost { .. });
         drop(host);
-        // After a reboot the filesystem is not mounted, and its mount point is no disk.
+        // After a reboot the filesystem is not mounted, and the bare mount point is no disk.
         node.unmount_lazily(&undivided.path);
         assert!(why_refused(undivided.config()).contains("is not where a whole filesystem is mounted"));
         assert_eq!(std::fs::read_dir(&undivided.path).unwrap().count(), 0);

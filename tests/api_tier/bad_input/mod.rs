@@ -1,4 +1,4 @@
-//! Bad input, and the one sentence with which each is refused.
+//! Bad input, and the message of each refusal.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,16 +21,16 @@ use values::{access, fields, names, roles, sizes, types};
 
 /// The expected answer to a manifest.
 enum Answer {
-    /// The API server refuses it, and says this.
+    /// The API server refuses the manifest with this message.
     Refused(&'static str),
-    /// It is taken, and its `Ready` is `False` for this reason and says this.
+    /// The manifest is stored. Its `Ready` is `False` with this reason and message.
     Says(&'static str, &'static str),
 }
 use Answer::{Refused, Says};
 
 struct Row {
     manifest: Value,
-    /// Changes an object that is there, instead of making one.
+    /// The row changes an existing object, instead of making one.
     change: bool,
     answer: Answer,
 }
@@ -76,7 +76,7 @@ fn subscription(name: &str, spec: Value) -> Value {
     object("RoleSubscription", Some("team"), name, spec)
 }
 
-/// A name for the object of the row, since what is refused never takes one.
+/// The name of the object in the table's next row.
 fn n(table: &Table) -> String {
     format!("bad-{}", table.0.len())
 }
@@ -115,7 +115,7 @@ const GOOD: &str = "
  spec: {accessModes: [ReadWriteOnce], storageClassName: manual, resources: {requests: {storage: 1Mi}}}}
 ";
 
-/// UID, spec and the deciding parts of the status of the good objects, which bad input must not change.
+/// UID, spec and the deciding parts of the status of the good objects. Bad input must not change them.
 async fn standing(cluster: &Cluster) -> BTreeMap<String, Value> {
     let mut all = BTreeMap::new();
     macro_rules! note {
@@ -169,7 +169,8 @@ async fn answered(cluster: &Cluster, row: &Row) -> Result<(), String> {
     }
 }
 
-/// A right to write objects is none to write their status: the chart gives that to controller and agents only.
+/// A right to write objects is no right to write their status: the chart gives the latter to controller and agents
+/// only.
 async fn status_is_not_for_users(cluster: &Cluster) {
     let rights = "
 {apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: mallory},
@@ -243,7 +244,7 @@ async fn c4_l2_bad_input_gets_one_clear_sentence() {
     println!("{} rows", table.0.len());
     assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), table.0.len(), wrong.join("\n"));
 
-    // Only what was taken is there, nothing crashed, nothing goes round in circles, and the good stand as they stood.
+    // Only accepted objects exist, nothing crashed, no reconcile loops, and the good objects are unchanged.
     let taken = table.0.iter().filter(|row| !row.change && matches!(row.answer, Says(..))).count();
     let there = cluster.all::<DiskReservation>().list(&Default::default()).await.unwrap().items.len()
         + cluster.all::<SharedPersistentVolume>().list(&Default::default()).await.unwrap().items.len()
@@ -261,11 +262,11 @@ async fn c4_l2_bad_input_gets_one_clear_sentence() {
     assert_eq!(standing(&cluster).await, before);
     assert_eq!(std::fs::read_to_string(target.join("file")).unwrap(), "kept");
 
-    // Nothing was made that Kubernetes could bind the other's PersistentVolumeClaim to.
+    // No object exists to which Kubernetes could bind the other user's PersistentVolumeClaim.
     let volumes = cluster.all::<PersistentVolume>().list(&Default::default()).await.unwrap();
     assert_eq!(volumes.items.len(), 2, "those of the claims kept and solo");
 
-    // A disk that was declared gone stays gone.
+    // A disk that is declared gone stays gone.
     let lost = json!({"nodeName": "n9", "diskName": "old", "diskID": "x", "kind": "Path", "backing": "Loop", "path": "/x",
         "gone": true});
     cluster.apply_text(&object("NodeDisk", None, "n9.old", lost.clone()).to_string()).await;
@@ -274,7 +275,8 @@ async fn c4_l2_bad_input_gets_one_clear_sentence() {
     let said = "a disk that was declared gone stays gone: give the agent a new disk under another name";
     assert!(refused.contains(said), "{refused}");
 
-    // A claim whose name is taken leaves the other's PersistentVolumeClaim alone, in its end too.
+    // A claim whose name is taken leaves the other user's PersistentVolumeClaim alone, also when the claim is
+    // deleted.
     let claims = cluster.within::<VolumeClaim>("team");
     claims.delete("mine", &Default::default()).await.unwrap();
     crate::support::until_gone(&claims, "mine").await;

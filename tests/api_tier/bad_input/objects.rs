@@ -1,11 +1,11 @@
-//! Objects that do not fit those that are there, whose status is forged, or that change what cannot change.
+//! Objects that conflict with existing ones, have a forged status, or change immutable fields.
 
 use serde_json::{Value, json};
 
 use super::Answer::{Refused, Says};
 use super::{Table, claim, n, reservation, volume, with};
 
-/// A status that comes with a new object is dropped.
+/// The API server drops the status of a new object.
 pub(super) fn forged(table: &mut Table) {
     let ready = json!([{"type": "Ready", "status": "True", "reason": "Ready", "message": "all is well",
         "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
@@ -26,7 +26,7 @@ pub(super) fn forged(table: &mut Table) {
     let said =
         "volume kept is for role eng, to which this namespace is not subscribed; make a RoleSubscription";
     table.make(manifest, Says("NoSubscription", said));
-    // A name is a name: nothing reaches into another namespace, and control characters stay where they are.
+    // A name cannot reach into another namespace, and control characters have no effect.
     let said = "there is no SharedPersistentVolume team/kept for role eng; the claim waits for it";
     table.make(claim("bare", &n(table), json!({"volume": "team/kept"})), Says("NoSuchVolume", said));
     let said = "there is no SharedPersistentVolume kept\u{0} for role eng; the claim waits for it";
@@ -160,7 +160,7 @@ pub(super) fn free_space(table: &mut Table) {
     table.make(volume("wide", json!({"role": "eng", "size": "1Gi"})), Says("ReservationFull", said));
     let said = "volume wide is not ready, the claim waits for it: 1Gi asked for";
     table.make(claim("plain", "wide", json!({"volume": "wide"})), Says("VolumeNotReady", said));
-    // The reverse of R3: what is a sub-role's is not its parent's.
+    // The reverse of R3: a sub-role's space is not its parent's.
     let said = "DiskReservation other is for role ops, which does not cover role op";
     let spec = json!({"role": "op", "size": "16Mi", "reservation": "other"});
     table.make(volume(&n(table), spec), Says("NoReservation", said));

@@ -1,4 +1,4 @@
-//! Fields whose value cannot be: of the wrong type, out of range, or not on the list.
+//! Fields with an impossible value: of the wrong type, out of range, or not on the list.
 
 use serde_json::{Value, json};
 
@@ -38,7 +38,7 @@ pub(super) fn sizes(table: &mut Table) {
     table.make(reservation(&n(table), json!({"role": "eng", "size": true})), Refused("spec.size"));
     table.make(reservation(&n(table), json!({"role": "eng", "size": 1.5})), Refused("spec.size"));
     table.make(reservation(&n(table), json!({"role": "eng"})), Refused("spec.size: Required value"));
-    // Quantities of Kubernetes that are no number of bytes.
+    // Valid quantities of Kubernetes that are no number of bytes.
     let not_whole = "`1048576.5` is not a whole positive number of bytes";
     table.make(
         reservation(&n(table), json!({"role": "eng", "size": "1048576.5"})),
@@ -75,7 +75,7 @@ pub(super) fn names(table: &mut Table) {
     table.make(volume(&long, spec.clone()), Refused("must be no more than 253 "));
     table.make(reservation(&long, spec), Refused("must be no more than 253 "));
     table.make(claim("team", &long, json!({"volume": "kept"})), Refused("must be no more than 253 "));
-    // Names of others, in specs.
+    // Names of other objects, in specs.
     table.make(claim("team", &n(table), json!({"volume": ""})), Refused("spec.volume"));
     table.make(claim("team", &n(table), json!({"volume": long})), Refused("spec.volume: Too long"));
     let away = json!({"role": "eng", "size": "16Mi", "reservation": "../../eng"});
@@ -135,7 +135,7 @@ pub(super) fn fields(table: &mut Table) {
     table.make(volume(&n(table), spec), Refused(r#"unknown field "spec.shared.with""#));
     let spec = json!({"roles": ["eng"], "capability": []});
     table.make(subscription(&n(table), spec), Refused(r#"unknown field "spec.capability""#));
-    // Kubernetes answers an apply with an unknown field by 500, of all numbers; the sentence is right.
+    // Kubernetes answers an apply with an unknown field by status 500. The message is right.
     let kept = json!({"role": "eng", "size": "32Mi", "shared": {}, "shard": 1});
     table.change(volume("kept", kept), Refused(".spec.shard: field not declared in schema"));
 
@@ -285,7 +285,7 @@ pub(super) fn types(table: &mut Table) {
     table.make(labelled(json!({"tier": "x".repeat(64)})), Refused("must be no more than 63"));
 }
 
-/// V11, V12: nothing but what is on the list gets near a mount.
+/// V11, V12: only options on the list reach a mount.
 pub(super) fn access(table: &mut Table) {
     let room = json!({"role": "eng", "size": "16Mi"});
     for gid in [json!(0), json!(-1), json!(2147483648_i64), json!("root"), json!(1.5)] {

@@ -1,4 +1,4 @@
-//! A real agent that keeps real volumes in a directory. Only the kubelet is missing: the tests call CSI themselves.
+//! A real agent with real volumes in a directory. Only the kubelet is missing: the tests call CSI themselves.
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -24,26 +24,26 @@ use tonic::transport::{Channel, Endpoint};
 use super::cluster::client_called;
 use super::{AGENT_AGENT, Cluster, until};
 
-/// The user that the agents' service account is in the tests.
+/// The user name of the agents' service account in the tests.
 pub const AGENT_USER: &str = "system:serviceaccount:reservoir-system:reservoir-agent";
 
-/// The user that the controller's service account is in the tests.
+/// The user name of the controller's service account in the tests.
 pub const CONTROLLER_USER: &str = "system:serviceaccount:reservoir-system:reservoir-controller";
 
-/// A kubeconfig of the user that the agent of `node` is, as the API server would know it by its token.
+/// A kubeconfig for the agent of `node`, with the user that the agent's token would have.
 pub fn agent_kubeconfig(cluster: &Cluster, node: &str) -> Kubeconfig {
     let mut kubeconfig = cluster.server.kubeconfig().unwrap();
     let node = ("authentication.kubernetes.io/node-name".to_owned(), vec![node.to_owned()]);
     for auth_info in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
         auth_info.impersonate = Some(AGENT_USER.into());
-        // Another test runs agents with the chart's RBAC.
+        // The chart's RBAC for agents is tested elsewhere.
         auth_info.impersonate_groups = Some(vec!["system:masters".into()]);
         auth_info.impersonate_user_extra = Some([node.clone()].into());
     }
     kubeconfig
 }
 
-/// A real agent for a node that exists in name only, with a disk in a directory.
+/// A real agent for a node without a machine, with a disk in a directory.
 pub struct Agent {
     pub node: String,
     pub dir: PathBuf,
@@ -59,19 +59,19 @@ enum Running {
 }
 
 impl Agent {
-    /// Starts it; the disk directory is on a file system with direct I/O, not in memory.
+    /// Starts the agent. The disk's directory is on a file system with direct I/O, not in memory.
     pub async fn start(cluster: &Cluster, node: &str, capacity: &str) -> Self {
         let client = client_called(agent_kubeconfig(cluster, node), AGENT_AGENT).await;
         Self::start_as(cluster, node, capacity, Some(client))
     }
 
-    /// Starts it with disks of one's own: YAML, a list.
+    /// Starts the agent with the given disks, a list in YAML.
     pub async fn start_with_disks(cluster: &Cluster, node: &str, disks: &str) -> Self {
         let client = client_called(agent_kubeconfig(cluster, node), AGENT_AGENT).await;
         Self::start_with(cluster, node, |_| disks.to_owned(), Some(client))
     }
 
-    /// Starts it as a process of its own: the program, which can be killed for good.
+    /// Starts the agent in a process of its own, so that a test can kill it.
     pub fn start_process(cluster: &Cluster, node: &str, capacity: &str) -> Self {
         Self::start_as(cluster, node, capacity, None)
     }
@@ -104,7 +104,7 @@ impl Agent {
         agent
     }
 
-    /// Starts it again after it was killed.
+    /// Starts a killed agent again.
     pub fn run(&mut self) {
         self.running = Some(match self.client.clone() {
             Some(client) => Running::Task(tokio::spawn(self.task(client))),
@@ -130,7 +130,7 @@ impl Agent {
 
     fn process(&self) -> Child {
         let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
-        // setpriv becomes the program: it ends with the test, however that ends.
+        // setpriv becomes the program, so that the program ends whenever the test ends.
         Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_reservoir"), "agent"])
             .args([
@@ -146,7 +146,7 @@ impl Agent {
             .arg("--kubelet-dir")
             .arg(self.dir.join("kubelet"))
             .env("KUBECONFIG", &self.kubeconfig)
-            // As the chart does.
+            // The chart sets this, too.
             .env("MALLOC_ARENA_MAX", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -159,7 +159,7 @@ impl Agent {
         self.dir.join("agent.log")
     }
 
-    /// Ends it where it is, as a crash would; a process by SIGKILL.
+    /// Ends the agent like a crash; a process by SIGKILL.
     pub async fn kill(&mut self) {
         match self.running.take() {
             Some(Running::Task(task)) => {
@@ -183,7 +183,7 @@ impl Agent {
         }
     }
 
-    /// UIDs of the volumes that are on its disk.
+    /// UIDs of the volumes on the agent's disk.
     pub fn backings(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.dir.join("disk/volumes")).unwrap();
         let mut found: Vec<String> =
@@ -209,7 +209,7 @@ impl Agent {
         found
     }
 
-    /// Nothing is mounted, no loop device is attached, no volume is on the disk.
+    /// Asserts that nothing is mounted, no loop device is attached, and no volume is on the disk.
     pub async fn nothing_left(&self) {
         until("the node has nothing left", || async {
             let left = (self.backings(), self.mounts(), self.loops());
@@ -224,7 +224,7 @@ impl Agent {
 }
 
 impl Agent {
-    /// A client of its CSI socket, as the kubelet would be.
+    /// A client of the agent's CSI socket, in the place of the kubelet.
     pub async fn csi(&self) -> NodeClient<Channel> {
         let path = self.dir.join("kubelet/plugins/csi.reservoir.dev/csi.sock");
         let channel = until("the agent serves CSI", || async {
@@ -257,7 +257,7 @@ impl Agent {
         self.publish_volume(spec, claim, pod, read_only).await
     }
 
-    /// Publishes a PersistentVolume as it was, whether or not it is there still.
+    /// Publishes the given PersistentVolume, which may be gone from the API server.
     pub async fn publish_volume(
         &self,
         spec: PersistentVolumeSpec,
@@ -323,8 +323,8 @@ impl Drop for Agent {
         {
             eprintln!("the agent's log:\n{log}");
         }
-        // A test that failed in the middle leaves nothing behind either: what is mounted beneath this directory, then
-        // the loop devices of files in it.
+        // Cleans up after a failed test: first the mounts beneath this directory, then the loop devices of files in
+        // it.
         for target in self.mounts() {
             let _ = rustix::mount::unmount(target, rustix::mount::UnmountFlags::empty());
         }

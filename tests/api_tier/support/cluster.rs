@@ -22,7 +22,7 @@ use tracing_subscriber::{Layer, fmt};
 
 use super::{AGENT_USER, CONTROLLER_USER, until};
 
-/// A cluster of the api tier with Reservoir in it.
+/// A cluster of the api tier with Reservoir.
 pub struct Cluster {
     pub server: ApiServer,
     pub client: Client,
@@ -34,7 +34,7 @@ pub const CONTROLLER_AGENT: &str = "reservoir-controller/test";
 /// The user agent of the agents in the tests.
 pub const AGENT_AGENT: &str = "reservoir-agent/test";
 
-/// A client that the audit log tells from others.
+/// A client with a user agent of its own, for the audit log.
 pub(super) async fn client_called(kubeconfig: Kubeconfig, name: &'static str) -> Client {
     let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
     config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(name)));
@@ -42,7 +42,7 @@ pub(super) async fn client_called(kubeconfig: Kubeconfig, name: &'static str) ->
 }
 
 impl Cluster {
-    /// Starts it: kinds, policies, controller.
+    /// Starts a cluster with kinds, policies and controller.
     pub async fn start() -> Self {
         Self::start_with(ApiOptions { controller_manager: true, audit: true }).await
     }
@@ -53,7 +53,7 @@ impl Cluster {
         cluster
     }
 
-    /// Kinds and policies, and nobody who serves them.
+    /// Starts a cluster with kinds and policies, but without a controller.
     pub async fn bare(options: ApiOptions) -> Self {
         let logs = fmt::layer().with_test_writer().with_filter(log_filter(LevelFilter::ERROR).unwrap());
         let _ = tracing_subscriber::registry().with(logs).try_init();
@@ -65,7 +65,7 @@ impl Cluster {
         cluster
     }
 
-    /// The kinds, then the policies; waits until both are in force.
+    /// Installs the kinds, then the policies; waits until both are in force.
     async fn install(&self) {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         for crd in reservoir::api::crds() {
@@ -85,8 +85,8 @@ impl Cluster {
         let policies = std::fs::read_to_string(root.join("charts/reservoir/files/admission.yaml")).unwrap();
         let policies = policies.replace("AGENT_USER", AGENT_USER).replace("CONTROLLER_USER", CONTROLLER_USER);
         let policies = policies.replace("RELEASE_NAMESPACE", "reservoir-system");
-        // A policy is in force a moment after it is there. The one that the probe meets comes last, so that all are: a
-        // volume that is said to be used.
+        // A policy is in force a moment after its creation. The policy that the probe meets comes last, so that all
+        // are in force. The probe is a volume with a forged use.
         let (last, rest): (Vec<&str>, Vec<&str>) =
             policies.split("\n---\n").partition(|policy| policy.contains("name: reservoir-volume-in-use"));
         assert_eq!(last.len(), 2, "a policy and its binding");
@@ -98,11 +98,12 @@ impl Cluster {
             let status = json!({"status": {"userCount": users}});
             volumes.patch_status("probe", &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
         };
-        // The mutating policies come into force by themselves: the probe has a principal, or is refused without one.
+        // The mutating policies come into force separately. Then the probe has a principal, or is refused without
+        // one.
         until("policies are in force", || async {
             self.try_apply(probe).await.ok()?;
             used(1).await;
-            // Nobody is there to take it off.
+            // No controller runs to remove the finalizer.
             let strip = json!({"metadata": {"finalizers": null}});
             volumes.patch("probe", &PatchParams::default(), &Patch::Merge(&strip)).await.unwrap();
             let stamped = volumes.get("probe").await.unwrap().spec.principal.is_some();
@@ -116,7 +117,7 @@ impl Cluster {
         .await;
     }
 
-    /// A kubeconfig of the user that the controller is; what the chart's RBAC lets it do is another test's business.
+    /// A kubeconfig for the controller's user. Another test covers the chart's RBAC.
     pub fn controller_kubeconfig(&self) -> Kubeconfig {
         let mut kubeconfig = self.server.kubeconfig().unwrap();
         for auth_info in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
@@ -126,7 +127,7 @@ impl Cluster {
         kubeconfig
     }
 
-    /// Starts a controller; another one if one is running.
+    /// Starts a controller, in addition to running ones.
     pub async fn start_controller(&self) {
         let options =
             controller::Options { identity: "test".into(), namespace: "default".into(), concurrency: 8 };
@@ -135,7 +136,7 @@ impl Cluster {
         self.controllers.lock().unwrap().push(tokio::spawn(running));
     }
 
-    /// Ends every controller where it is, as a crash would.
+    /// Ends every controller like a crash.
     pub async fn kill_controller(&self) {
         let tasks = std::mem::take(&mut *self.controllers.lock().unwrap());
         for task in tasks {
@@ -149,7 +150,7 @@ impl Cluster {
         self.controllers.lock().unwrap().iter().filter(|task| !task.is_finished()).count()
     }
 
-    /// The writes in the audit log, oldest first, refused ones too.
+    /// The writes in the audit log, oldest first, with refused ones.
     pub fn writes(&self) -> Vec<Write> {
         let log = std::fs::read_to_string(self.server.audit_log()).unwrap();
         log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).map(Write::from).collect()
@@ -160,7 +161,7 @@ impl Cluster {
         self.writes().into_iter().filter(Write::is_ours).collect()
     }
 
-    /// Waits until the controller and the agents have written nothing for that long.
+    /// Waits until the controller and the agents have written nothing for the given pause.
     pub async fn quiet_for(&self, pause: Duration) {
         let started = Instant::now();
         let (mut last, mut since) = (self.our_writes().len(), Instant::now());
@@ -186,7 +187,7 @@ impl Cluster {
         nodes.patch_status(name, &PatchParams::default(), &Patch::Strategic(&status)).await.unwrap();
     }
 
-    /// A pod that names the claims; nobody runs it. It is Pending until told otherwise.
+    /// A pod that names the claims. Nobody runs the pod, so it stays Pending until the test changes that.
     pub async fn pod(&self, namespace: &str, name: &str, claims: &[&str]) -> Pod {
         let volumes: Vec<Value> = claims
             .iter()
@@ -271,7 +272,7 @@ impl Cluster {
         }
     }
 
-    /// Applies a file of examples/ as it is.
+    /// Applies an unchanged file of examples/.
     pub async fn example(&self, file: &str) {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(file);
         self.apply_text(&std::fs::read_to_string(path).unwrap()).await;
@@ -284,12 +285,12 @@ impl Drop for Cluster {
     }
 }
 
-/// A write to the API server, as the audit log has it.
+/// A write to the API server, from the audit log.
 #[derive(Clone)]
 pub struct Write {
     pub user_agent: String,
     pub what: String,
-    /// The API server's answer, as HTTP has it.
+    /// The HTTP status of the API server's answer.
     pub code: u64,
 }
 

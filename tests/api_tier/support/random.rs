@@ -1,6 +1,6 @@
-//! Random numbers that a failed run gives again.
+//! Random numbers that can be repeated after a failure.
 
-/// Numbers that look random and can be had again: the seed is printed, `RESERVOIR_TEST_SEED` sets it.
+/// Pseudo-random numbers. The test prints their seed, and `RESERVOIR_TEST_SEED` sets it.
 pub struct Random(u64);
 
 impl Random {
@@ -13,7 +13,7 @@ impl Random {
         Self(seed)
     }
 
-    /// Numbers that another one of these began.
+    /// A generator with a seed from another generator.
     pub fn seeded(seed: u64) -> Self {
         Self(seed)
     }

@@ -1,4 +1,4 @@
-//! Waiting for what the controller and the agents bring about.
+//! Functions that wait for effects of the controller and the agents.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::Cluster;
 
-/// Waits until `look` finds something, at most a minute.
+/// Waits until `look` finds something, at most for a minute.
 pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, look: impl Fn() -> F) -> T {
     let started = Instant::now();
     loop {
@@ -67,13 +67,13 @@ where
     .await;
 }
 
-/// Has the object go although its finalizers are there to prevent it, as somebody in a hurry does.
+/// Removes the object's finalizers and deletes it, as a person in a hurry does.
 pub async fn strip_and_delete<K>(api: &Api<K>, name: &str)
 where
     K: Resource + Clone + Debug + DeserializeOwned,
 {
     let strip = json!({"metadata": {"finalizers": null}});
-    // The controller may have put one on again, and would see to the end then.
+    // The controller may have added a finalizer again, and would handle the end then.
     until(&format!("{name} is deleted without a finalizer"), || async {
         let bare = api.patch(name, &PatchParams::default(), &Patch::Merge(&strip)).await.unwrap();
         let seen = Preconditions { uid: None, resource_version: bare.resource_version() };
@@ -84,7 +84,7 @@ where
         .await;
 }
 
-/// Every object of ours, as `kind namespace/name`.
+/// Every object of Reservoir, as `kind namespace/name`.
 pub async fn everything(cluster: &Cluster) -> std::collections::BTreeMap<String, DynamicObject> {
     let mut all = std::collections::BTreeMap::new();
     for crd in reservoir::api::crds() {

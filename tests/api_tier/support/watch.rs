@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::Cluster;
 
-/// Looks at every revision of objects that the API server tells of, and notes what must never be.
+/// Checks every watched revision of objects, and notes violations.
 #[derive(Default)]
 pub struct Watch {
     seen: Arc<std::sync::atomic::AtomicUsize>,
@@ -23,14 +23,14 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// S1 of every disk and every reservation, and of volumes that an exclusive one has one claim at most and that a
-    /// tombstone stays.
+    /// Checks S1 for every disk and every reservation. An exclusive volume has at most one claim, and a tombstone
+    /// stays.
     pub fn safety(cluster: &Cluster) -> Self {
         let mut watch = Self::default();
         let mut roomy = std::collections::HashMap::new();
         watch.each(cluster.all::<NodeDisk>(), move |disk| {
             let status = disk.status.clone().unwrap_or_default();
-            // Foreign files may shrink a disk later. A reservation counts against the size at the time when it was made.
+            // Foreign files may shrink a disk later. A reservation counts against the disk's size at its creation.
             let room = status.allocatable.as_ref().map_or(0, Size::bytes_or_zero);
             let most = roomy.entry(disk.uid()).or_insert(room);
             *most = room.max(*most);
@@ -57,7 +57,7 @@ impl Watch {
         watch
     }
 
-    /// Has `check` look at every revision of every object.
+    /// Calls `check` for every revision of every object.
     pub fn each<K>(&mut self, api: Api<K>, mut check: impl FnMut(&K) -> Result<(), String> + Send + 'static)
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
@@ -78,7 +78,7 @@ impl Watch {
         }));
     }
 
-    /// Returns the number of revisions seen; fails if a check failed.
+    /// Returns the number of checked revisions; fails after a failed check.
     pub fn assert_unbroken(&self) -> usize {
         assert_eq!(*self.broken.lock().unwrap(), Vec::<String>::new());
         self.seen.load(std::sync::atomic::Ordering::Relaxed)
