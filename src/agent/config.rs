@@ -129,7 +129,7 @@ impl DiskEntry {
         })
     }
 
-    /// The spec of the disk's NodeDisk, in `node` and with the ID `id` that is stored on the disk.
+    /// The spec of the disk's NodeDisk; `id` is the ID on the disk.
     pub(super) fn spec(&self, node: &str, id: &str) -> NodeDiskSpec {
         NodeDiskSpec {
             node_name: node.to_owned(),

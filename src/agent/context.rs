@@ -59,7 +59,7 @@ pub(super) enum NodeError {
     #[error("{0}")]
     Host(host::Error),
     /// The state of the disk or the mount is unknown until the next attempt.
-    #[error("the agent panicked in the middle of its work on the disk: see its log; it tries again")]
+    #[error("the agent panicked in the middle of its work on the disk: see its log; the work is repeated")]
     Panicked,
     #[error("{}", telemetry::chain(.0))]
     Cluster(cluster::Error),

@@ -158,13 +158,7 @@ impl Disks {
                 let Ok(uid) = orphan.uid.parse::<VolumeUid>() else { continue };
                 if !self.orphans.contains(&uid) {
                     let (name, uid, size) = (&orphan.name, &orphan.uid, orphan.size.as_str());
-                    tracing::warn!(
-                        disk,
-                        name,
-                        uid,
-                        size,
-                        "kept the data of a volume that has no object any more"
-                    );
+                    tracing::warn!(disk, name, uid, size, "kept the data of a volume without an object");
                 }
                 orphans.insert(uid);
             }
@@ -195,7 +189,7 @@ fn recover(host: &Host) {
         match recovered {
             Ok(found) => {
                 let (in_use, dropped) = (found.in_use, found.dropped);
-                tracing::info!(uid, in_use, ?dropped, "took over a volume from the agent before");
+                tracing::info!(uid, in_use, ?dropped, "took over a volume from an earlier agent");
             }
             Err(error) => tracing::error!(uid, %error, "failed to take over a volume"),
         }

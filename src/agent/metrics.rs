@@ -79,23 +79,19 @@ impl View for NodeGauges {
     fn report(&self, to: &mut Sink<'_>) {
         let measured = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let free = measured.disks.iter().map(|(disk, free)| ([("disk", disk.as_str())], *free as f64));
-        to.gauge("disk_free_bytes", "What the disk's file system has free, whoever took the rest", free);
+        to.gauge("disk_free_bytes", "Free bytes of the disk's file system, whoever took the rest", free);
         let mut each = |name: &str, help: &str, of: &dyn Fn(&Volume) -> Option<u64>| {
             to.gauge(name, help, measured.volumes.iter().filter_map(|v| Some((v.labels(), of(v)? as f64))));
         };
         each("volume_size_bytes", "Size of the volume", &|v| Some(v.size));
-        each("volume_allocated_bytes", "What of the disk it takes", &|v| Some(v.allocated));
+        each("volume_allocated_bytes", "Bytes of the disk that the volume takes", &|v| Some(v.allocated));
         let used = |of: fn(&Usage) -> u64| move |v: &Volume| v.usage.as_ref().map(of);
         each("volume_used_bytes", "Bytes taken in a volume that is in use", &used(|u| u.used_bytes));
-        each("volume_available_bytes", "Bytes that can still be written to it", &used(|u| u.available_bytes));
+        each("volume_available_bytes", "Bytes that pods can still write", &used(|u| u.available_bytes));
         // There is no gauge for a file system without a count of inodes.
         let inodes =
             |of: fn(&Usage) -> u64| move |v: &Volume| v.usage.as_ref().filter(|u| u.total_inodes > 0).map(of);
         each("volume_inodes_used", "Inodes taken in a volume that is in use", &inodes(|u| u.used_inodes));
-        each(
-            "volume_inodes_available",
-            "Inodes that can still be made in it",
-            &inodes(|u| u.available_inodes),
-        );
+        each("volume_inodes_available", "Inodes that pods can still make", &inodes(|u| u.available_inodes));
     }
 }

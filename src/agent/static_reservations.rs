@@ -31,7 +31,7 @@ pub(super) async fn apply(client: &Client, changes: &Changes) {
     for old in &changes.delete {
         let reservation = old.name_any();
         match cluster::delete(&api, &reservation, old.uid()).await {
-            Ok(()) => tracing::info!(reservation, "deleted a static reservation that is configured no more"),
+            Ok(()) => tracing::info!(reservation, "deleted a static reservation without configuration"),
             Err(error) => {
                 let error = telemetry::chain(&error);
                 tracing::error!(reservation, error, "failed to delete a static reservation");

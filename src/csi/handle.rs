@@ -7,10 +7,10 @@ const UUID_LENGTH: usize = 36;
 
 /// `<volume UID>.<claim UID>`: two lower-case UUIDs joined by a dot, 73 bytes (CSI allows 128).
 ///
-/// Each claim has a handle of its own, also when claims share a volume, because the kubelet treats two
-/// PersistentVolumes with one handle as one volume of a node (kubernetes 105868). The handle has UIDs, not names: a
-/// new volume under an old name is another volume (V3). A parsed handle has only hexadecimal digits, `-` and one `.`,
-/// so each UID is safe as a path component.
+/// Each claim has a handle of its own, also when claims share a volume. With one handle, the kubelet would treat two
+/// PersistentVolumes as one volume of the node (kubernetes 105868). The handle has UIDs, not names: a new volume under
+/// an old name is another volume (V3). A parsed handle has only hexadecimal digits, `-` and one `.`, so each UID is
+/// safe as a path component.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VolumeHandle(String);
 
@@ -65,7 +65,7 @@ mod tests {
     const VOLUME: &str = "0f3c8a52-6d1e-4b7a-9c55-2e8d4f6a1b03";
     const CLAIM: &str = "7b21de90-1c4f-4a38-8e6b-d5a09c3f7e12";
 
-    /// kubernetes 105868: one handle for two PersistentVolumes of a node.
+    /// kubernetes 105868: with one handle, the kubelet would treat two PersistentVolumes as one volume.
     #[test]
     fn kubernetes_105868_each_claim_has_its_own_handle() {
         let handle: VolumeHandle = format!("{VOLUME}.{CLAIM}").parse().unwrap();

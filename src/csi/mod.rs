@@ -5,9 +5,9 @@
 //! and implements [`Volumes`], which does all work on the node. There is no CSI controller service, because
 //! Reservoir's own controller makes volumes.
 //!
-//! This layer validates the fields of a request before [`Volumes`] sees them, maps [`Error`] to gRPC codes in one
-//! place, and writes one log line per call, field by field: a request has no `Debug`, so its secrets and tokens
-//! cannot reach the log (S17). This module uses the names in [`crate::api`], and no other module.
+//! This layer validates the fields of a request before [`Volumes`] gets them, and maps [`Error`] to gRPC codes in one
+//! place. It writes one log line per call, field by field. A request has no `Debug`, so its secrets and tokens cannot
+//! reach the log (S17). This module uses the names in [`crate::api`], and no other module.
 
 mod calls;
 mod error;

@@ -31,7 +31,7 @@ pub(super) struct Disk {
     pub(super) backing: Box<dyn Backing>,
     /// The result of the trial of size limits, once there was one (D5).
     enforcement: Mutex<Option<Enforcement>>,
-    /// Held during that trial.
+    /// Held during the trial of size limits.
     trying: Mutex<()>,
     /// Held while an undivided disk gets its volume.
     creating: Mutex<()>,
@@ -203,7 +203,7 @@ impl Disk {
         uids_in(&self.volumes).context(|| format!("list the volumes of disk {}", self.name()))
     }
 
-    /// Opens a volume. `None` if the volume does not exist; an unreadable volume exists.
+    /// Opens a volume. `None` if the volume does not exist. An unreadable volume counts as existing.
     pub(super) fn volume(&self, uid: &VolumeUid) -> Result<Option<Volume>> {
         let dir = dirfd::unless_missing(dirfd::open_dir(&self.volumes, uid.as_str()))
             .context(|| format!("open the directory of volume {uid}"))?;

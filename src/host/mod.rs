@@ -7,8 +7,8 @@
 //! - A volume that was ready once is never formatted again (V9). An unreadable record is an error of its volume
 //!   (V10). The agent never treats it as absent, and never erases it (S14).
 //! - Data that existed before a volume adopted it is neither changed nor erased (V8).
-//! - Data is erased only when the volume is fenced, no pod is in its record, and the *kernel* has no mount and no
-//!   open file of it in any mount namespace (X3, S10).
+//! - Data is erased only when the volume is fenced and no pod is in its record. The *kernel* must have no mount and
+//!   no open file of the volume in any mount namespace (X3, S10).
 //! - Read-only mounts are read-only before they can be seen (S9); nosuid and nodev are on every mount (V12).
 //! - A disk on which no writer is stopped at the size of its volume is not served, unless the configuration allows
 //!   that (D5).

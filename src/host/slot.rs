@@ -231,7 +231,7 @@ impl State {
         match &self.expected {
             Some(expected) if expected != disk.id() => {
                 let id = disk.id();
-                let why = format!("it is another one (ID {id}) than belongs here (ID {expected})");
+                let why = format!("it is not the expected disk: its ID is {id} instead of {expected}");
                 Err(unavailable(&disk.config, &why))
             }
             _ => Ok(disk),

@@ -67,7 +67,8 @@ async fn a4_an_agent_writes_objects_of_its_own_node_only() {
     cluster.node("n2", true).await;
     // The policy sees a new Node only after a moment.
     disk(&cluster, "n1", "n1.default", "n1").await.unwrap();
-    let refused = until("the Node is known", || async { ask(&cluster, "n2", "n2", 1).await.err() }).await;
+    let refused =
+        until("the policy has the Node", || async { ask(&cluster, "n2", "n2", 1).await.err() }).await;
     let still_there =
         "NodeDisk n1.default is in node n1, which is still there: delete Node n1 if its disk is in node n2";
     assert!(refused.contains(still_there), "{refused}");
@@ -94,7 +95,7 @@ async fn a4_an_agent_writes_objects_of_its_own_node_only() {
     // D3: the disk is now in a node of another name. Once the old Node is gone, the new node's agent may request the
     // NodeDisk.
     cluster.all::<Node>().delete("n1", &Default::default()).await.unwrap();
-    until("the old Node is known to be gone", || async { ask(&cluster, "n2", "n2", 2).await.ok() }).await;
+    until("the policy has no old Node", || async { ask(&cluster, "n2", "n2", 2).await.ok() }).await;
     // A7: the NodeDisk moves only with the signature of the disk's key. The request may change nothing else.
     for refused in [
         disk(&cluster, "n2", "n1.default", "n2").await,

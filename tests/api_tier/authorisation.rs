@@ -290,7 +290,7 @@ async fn a1_the_charts_cluster_roles_grant_what_they_say() {
     let (vera, ed, adam, boss) =
         (client("vera").await, client("ed").await, client("adam").await, client("boss").await);
     for kind in ["volumeclaims", "rolesubscriptions", "volumeoffers"] {
-        until("what is aggregated is there", || async {
+        until("the aggregated rules are in force", || async {
             list(&format!("namespaces/team/{kind}")).of(&ed).await.ok()
         })
         .await;

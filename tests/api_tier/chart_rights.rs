@@ -110,8 +110,7 @@ async fn a1_a4_the_charts_grants_suffice() {
     assert_eq!(cluster.all::<PersistentVolume>().list(&Default::default()).await.unwrap().items, []);
     let left = cluster.within::<PersistentVolumeClaim>("team").list(&Default::default()).await.unwrap();
     assert_eq!(left.items, []);
-    // A PersistentVolumeClaim of the class, from the creation of its volume to its end, and in between one that is
-    // too large.
+    // A PersistentVolumeClaim of the class, from its volume's creation to its end. In between, one that is too large.
     let pvcs = cluster.within::<PersistentVolumeClaim>("team");
     for (name, size) in [("small", "32Mi"), ("large", "1Gi")] {
         let pvc = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",

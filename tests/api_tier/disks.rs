@@ -245,7 +245,7 @@ async fn d3_volumes_follow_their_disk_to_a_renamed_node() {
         lines.into_iter().map(|line| line.uid).collect::<Vec<_>>()
     };
     assert_eq!(held(&now), held(&disk), "what is reserved stays reserved");
-    until("the new node's agent is the one that says how large the static one is", || async {
+    until("the new node's configuration sets the size of the static reservation", || async {
         let ops = reservations.get("n1.default.ops").await.unwrap();
         (ops.spec.size.as_str() == "32Mi").then_some(())
     })

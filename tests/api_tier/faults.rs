@@ -112,7 +112,7 @@ pub(crate) async fn all_goes(cluster: &Cluster, agent: &Agent) {
 
 /// The disk has all its free space back, and no volume or claim has left anything.
 pub(crate) async fn nothing_left(cluster: &Cluster) {
-    until("the disks have their room back", || async {
+    until("the disks have their free space back", || async {
         let disks = cluster.all::<NodeDisk>().list(&Default::default()).await.unwrap();
         let whole = |disk: &NodeDisk| {
             disk.status.as_ref().is_some_and(|s| s.reservations.is_empty() && s.free == s.allocatable)

@@ -174,7 +174,7 @@ async fn a7_an_agent_makes_the_configured_reservations_only() {
     };
     let good = fixed("n1.default", "eng/ml", "eng.ml", "1024Mi");
     until("the agent's RBAC is in force", || async { Ask::apply(&good).dry(&one).await.ok() }).await;
-    until("the configuration is known", || async {
+    until("the API server has the configuration", || async {
         Ask::create(&fixed("n1.default", "ops", "ops", "1Gi")).dry(&one).await.err()
     })
     .await;

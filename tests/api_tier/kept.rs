@@ -228,7 +228,7 @@ fn recover(cluster: &Cluster) -> String {
 
 async fn orphans(cluster: &Cluster, how_many: usize) -> Vec<reservoir::api::Orphan> {
     let disks: Api<NodeDisk> = cluster.all();
-    until(&format!("{how_many} orphans are told of"), || async {
+    until(&format!("{how_many} orphans are reported"), || async {
         let status = disks.get_opt("n1.default").await.unwrap()?.status?;
         (status.orphans.len() == how_many).then_some(status.orphans)
     })

@@ -164,7 +164,7 @@ async fn l1_the_main_job_works_with_the_examples_as_they_are() {
         reservations.delete(name, &DeleteParams::default()).await.unwrap();
         until_gone(&reservations, name).await;
     }
-    until("the disk has its room back", || async {
+    until("the disk has its free space back", || async {
         (free(disks.get("n1.default").await.unwrap()) == "4Gi").then_some(())
     })
     .await;

@@ -220,7 +220,7 @@ async fn t3_docs_alerts_and_dashboard_name_served_metrics() {
         .await;
     let (claim, pod) = (claims.get("data").await.unwrap(), cluster.pod("default", "p", &["data"]).await);
     agent.publish(&cluster, &claim, &pod, false).await.unwrap();
-    until("the pod is known", || async {
+    until("the controller counts the pod", || async {
         (volumes.get("data").await.unwrap().status?.user_count == 1).then_some(())
     })
     .await;
@@ -269,7 +269,7 @@ async fn t3_docs_alerts_and_dashboard_name_served_metrics() {
         assert_eq!(
             served(&text),
             documented(of),
-            "{of}: what is served, and what docs/metrics.md says\n{text}"
+            "{of}: the served metrics, and those of docs/metrics.md\n{text}"
         );
     }
     let value =

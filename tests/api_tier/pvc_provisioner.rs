@@ -118,7 +118,7 @@ impl<'a> Story<'a> {
     /// Waits for an event of the PersistentVolumeClaim that contains `what`; returns its note.
     async fn said(&self, name: &str, what: &str) -> String {
         let events: Api<Event> = self.cluster.within("team-a");
-        until(&format!("an event of {name} says: {what}"), || async {
+        until(&format!("an event of {name} with {what}"), || async {
             let all = events.list(&Default::default()).await.unwrap();
             let notes = all.iter().filter(|e| {
                 e.reason.as_deref() == Some("ProvisioningFailed")
@@ -265,7 +265,7 @@ async fn p5_a_namespace_without_the_verbs_is_refused() {
     let events: Api<Event> = cluster.within("team-b");
     let lacks =
         "the service accounts of namespace team-b lack the verb use on volumeroles.reservoir.dev/analytics";
-    until("the refusal is told", || async {
+    until("the refusal is reported", || async {
         let all = events.list(&Default::default()).await.unwrap();
         all.iter().any(|e| e.note.as_ref().is_some_and(|note| note.contains(lacks))).then_some(())
     })
@@ -284,7 +284,7 @@ async fn p5_a_namespace_without_the_verbs_is_refused() {
         let said = cluster.try_apply(&forged.to_string()).await.unwrap_err().to_string();
         assert!(said.contains("is the controller's alone"), "{said}");
     }
-    // Nobody can make it look like another namespace's either: such an object would have no owner to end it.
+    // Nobody can move the volume to another namespace: no PersistentVolumeClaim there would ever delete it.
     story.select("mine", "n1").await;
     story.bound("mine").await;
     let labels = Patch::Merge(json!({"metadata": {"labels": {LABEL_CLAIM_NAMESPACE: "team-b"}}}));

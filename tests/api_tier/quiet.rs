@@ -175,7 +175,7 @@ async fn t2_a_refused_write_is_told_once() {
         let ours = refused.filter(|e| e.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some("c"));
         ours.map(|e| e.series.map_or(1, |s| s.count)).collect()
     };
-    until("the refusal is told", || async { (!refused().await.is_empty()).then_some(()) }).await;
+    until("the refusal is reported", || async { (!refused().await.is_empty()).then_some(()) }).await;
     tokio::time::sleep(Duration::from_secs(8)).await;
     assert_eq!(refused().await, [1], "three tries later");
 }

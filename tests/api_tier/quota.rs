@@ -376,7 +376,7 @@ async fn q1_the_users_of_a_shared_volume_change_no_share() {
     cluster.apply_text(&volume("data", "eng", "128Mi", "eng")).await;
     until_reason(&cluster.all::<SharedPersistentVolume>(), "data", "Ready").await;
     let unused = [["256Mi", "128Mi"], ["0", "0"], ["0", "0"], ["272Mi", "0"]];
-    until("each role has what is reserved for it", || async {
+    until("each role has its reserved bytes", || async {
         (consumption(&cluster, &names).await == unused).then_some(())
     })
     .await;

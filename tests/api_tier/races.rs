@@ -340,8 +340,8 @@ async fn s1_two_controllers_never_give_away_too_much() {
     let cluster = Cluster::start().await;
     cluster.start_controller().await;
     let mut agents = Vec::new();
-    // There is space for three reservations of 128Mi on each of two disks, and for 20 volumes of 16Mi in four
-    // reservations on a third disk.
+    // The first two disks have space for three reservations of 128Mi each. The third one has space for 20 volumes of
+    // 16Mi in four reservations.
     for (node, capacity) in [("n1", "448Mi"), ("n2", "448Mi"), ("n3", "320Mi")] {
         cluster.node(node, true).await;
         agents.push(Agent::start(&cluster, node, capacity).await);
@@ -393,7 +393,7 @@ async fn s1_two_controllers_never_give_away_too_much() {
         assert!(said.contains("has 64Mi free, 64Mi too little"), "{said}");
     }
     let all_volumes: Api<SharedPersistentVolume> = cluster.all();
-    until("20 of 30 volumes are made, and the rest say why", || async {
+    until("20 of 30 volumes are made, and the rest have a reason", || async {
         let all = all_volumes.list(&Default::default()).await.unwrap();
         let said = all.iter().map(|v| v.status.as_ref().map_or_else(String::new, |s| reasons(&s.conditions)));
         let (ready, rest): (Vec<_>, Vec<_>) = said.partition(|said| said.starts_with("Ready: "));

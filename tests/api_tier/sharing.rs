@@ -73,8 +73,8 @@ async fn until_users(volumes: &Api<SharedPersistentVolume>, name: &str, users: u
     .await;
 }
 
-/// O4, V1, X1, X4. While a pod writes to `data`, volumes of the same reservation are created, claimed and used, round after
-/// round, and an exclusive one of them is destroyed each time.
+/// O4, V1, X1, X4. A pod writes to `data`. Meanwhile volumes of the same reservation are created, claimed and used,
+/// round after round. Each round destroys an exclusive one.
 #[tokio::test(flavor = "multi_thread")]
 async fn x4_o4_volumes_come_and_go_beside_one_in_use() {
     let (cluster, agent) = start().await;

@@ -78,7 +78,7 @@ async fn until_capacity(cluster: &Cluster, claim: &VolumeClaim, size: &str) {
     let pv = claim.status.as_ref().unwrap().persistent_volume.as_ref().unwrap();
     let says =
         |capacity: Option<BTreeMap<String, Quantity>>| capacity.is_some_and(|c| c["storage"].0 == size);
-    until(&format!("PersistentVolume and PersistentVolumeClaim say {size}"), || async {
+    until(&format!("PersistentVolume and PersistentVolumeClaim have {size}"), || async {
         let (pv, pvc) = (pvs.get(pv).await.unwrap(), pvcs.get(&claim.name_any()).await.unwrap());
         (says(pv.spec.unwrap().capacity) && says(pvc.status.unwrap().capacity)).then_some(())
     })
@@ -86,7 +86,7 @@ async fn until_capacity(cluster: &Cluster, claim: &VolumeClaim, size: &str) {
 }
 
 async fn events_say(cluster: &Cluster, reason: &str, note: &str) {
-    until(&format!("an event {reason} says: {note}"), || async {
+    until(&format!("an event {reason} with the note {note}"), || async {
         let events: Api<Event> = Api::all(cluster.client.clone());
         let events = events.list(&Default::default()).await.unwrap().items;
         let said = |e: &Event| {
@@ -322,7 +322,7 @@ async fn x5_a_retiring_volume_waits_for_its_users() {
 
     // Q4: the status lists the users in order, and is written only when they change.
     let other = cluster.pod("team-b", "other", &["datasets"]).await;
-    until("each namespace is told", || async {
+    until("each namespace has an event", || async {
         let status = volumes.get("datasets").await.unwrap().status.unwrap();
         let told: Vec<_> =
             status.namespaces.iter().map(|n| (n.namespace.as_str(), n.claims, n.pods)).collect();
@@ -456,7 +456,7 @@ async fn d4_a_disk_declared_gone_blocks_nothing_and_keeps_data() {
     // With the NodeDisk the declaration is deleted. The disk may be used again, with an orphan on it (S14).
     disks.delete("n1.default", &DeleteParams::default()).await.unwrap();
     until_reason(&disks, "n1.other", "Ready").await;
-    until("the orphans are told of", || async {
+    until("the orphans are reported", || async {
         let conditions = disks.get("n1.other").await.unwrap().status.unwrap().conditions;
         condition::get(&conditions, "DiskHealthy")?
             .message

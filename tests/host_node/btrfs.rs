@@ -148,7 +148,7 @@ fn v5_a_full_subvolume_takes_no_byte_of_its_neighbour() {
         assert_eq!(usage.total_bytes, 64 * MIB);
         assert!(usage.used_bytes > 60 * MIB && usage.available_bytes < 4 * MIB, "{usage:?}");
         std::fs::remove_file(one.join("fill")).unwrap();
-        eventually("its room does not come back", || {
+        eventually("the free space does not come back", || {
             rustix::fs::syncfs(File::open(&one).unwrap()).unwrap();
             host.usage(&uid(1)).unwrap().used_bytes < MIB
         });
@@ -173,7 +173,7 @@ fn v5_a_volume_without_free_bytes_is_refused() {
         assert_eq!(
             (host.volumes().len(), disk.groups().len()),
             (1, 1),
-            "nothing is left of what did not fit"
+            "nothing is left of the volume that did not fit"
         );
         host.create("b", &spec(3)).unwrap();
         assert_error!(host.resize(&uid(3), 264 * MIB), Error::NoSpace { .. });

@@ -163,7 +163,7 @@ fn v10_a_disk_that_fails_later_stops_no_other() {
         run("xfs_io", &["-x", "-c", "shutdown"], &bad);
         assert!(std::fs::read_dir(&bad).is_err());
 
-        assert!(host.disks()[0].error.is_some(), "it is told of");
+        assert!(host.disks()[0].error.is_some(), "the error is reported");
         host.create("d", &ext4(1)).unwrap();
         host.create("d", &ext4(2)).unwrap();
         host.publish(&node.request(&uid(1), "q", 0, true)).unwrap();

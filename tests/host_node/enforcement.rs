@@ -85,7 +85,11 @@ fn d5_a_full_disk_is_served_without_new_volumes() {
         host.create("w", &ext4(1)).unwrap();
         assert_error!(host.create("w", &ext4(2)), Error::NoSpace { .. });
         std::fs::remove_file(fill).unwrap();
-        assert_eq!(enforcement(&host), Enforcement::Proven("ENOSPC"), "it is tried when there is room");
+        assert_eq!(
+            enforcement(&host),
+            Enforcement::Proven("ENOSPC"),
+            "the disk is tried once it has free space"
+        );
         host.create("w", &ext4(2)).unwrap();
     });
 }

@@ -219,7 +219,7 @@ fn zero_overwrites_every_block() {
         assert_eq!(
             std::fs::metadata(&kept).unwrap().blocks(),
             0,
-            "its room is given back although it is open"
+            "the free space is given back although the file is open"
         );
     });
 }

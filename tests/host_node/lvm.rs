@@ -489,7 +489,7 @@ fn d3_a_volume_group_keeps_its_identity() {
         host.publish(&node.request(&uid(1), "p", 1, false)).unwrap();
         host.unpublish(&node.target("p", 1)).unwrap();
         lvm(&["vgrename", &renamed, &group.name]);
-        assert!(host.create("l", &ext4(2)).is_err(), "the group has another name than the agent knows");
+        assert!(host.create("l", &ext4(2)).is_err(), "the agent has the group's old name");
         drop(host);
         assert_eq!(group.host().disks()[0].id, Some(id));
     });

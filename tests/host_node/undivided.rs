@@ -239,7 +239,7 @@ fn x4_a_refused_zero_loses_nothing() {
         assert_error!(refused, Error::Unsupported(why) if why.contains("set erasePolicy to Discard"));
         assert_eq!(read(&undivided.data(1), "f"), "x");
         host.erase(&uid(1), ErasePolicy::Discard).unwrap();
-        assert!(host.disks()[0].free > free, "its room is given back");
+        assert!(host.disks()[0].free > free, "the free space is given back");
         assert_eq!(host.erased(), [uid(1)]);
     });
 }

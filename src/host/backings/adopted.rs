@@ -241,7 +241,7 @@ impl Backing for Adopting {
         }
         if policy == ErasePolicy::Zero {
             return Err(Error::Unsupported(format!(
-                "volume {} is an adopted directory, which is let go and never overwritten: set erasePolicy to Discard",
+                "volume {} is an adopted directory, which is kept and never overwritten: set erasePolicy to Discard",
                 volume.uid
             )));
         }

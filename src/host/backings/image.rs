@@ -21,7 +21,7 @@ use crate::host::volume::Volume;
 /// A store of images. A volume has at most one installed image and one spare, which is unfinished or was replaced.
 /// After a crash the spare is worthless.
 pub(crate) trait ImageStore: Send + Sync {
-    /// The word for an image in messages.
+    /// The name of an image in messages.
     const NAME: &'static str;
     /// True if a new image reads as zeroes everywhere; false if only its two ends do.
     const ZEROED: bool;

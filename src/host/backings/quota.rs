@@ -172,11 +172,7 @@ impl Quota {
         let limit = self.quota_of(project)?.kib_limit;
         let known = |size: u64| size / 1024 == limit;
         if !known(record.spec.size_bytes) && !record.resizing.is_some_and(known) {
-            tracing::warn!(
-                volume = record.spec.name,
-                limit,
-                "a volume had a wrong limit, and has the right one now"
-            );
+            tracing::warn!(volume = record.spec.name, limit, "corrects the wrong limit of a volume");
             let _choosing = CHOOSING.lock().unwrap_or_else(PoisonError::into_inner);
             self.set_limit(volume, project, record.spec.size_bytes)?;
         }
@@ -361,7 +357,7 @@ fn has_project(link: &PathBuf, project: Option<u32>) -> bool {
 fn note(volume: &Volume) -> Result<Option<u32>> {
     match volume.note::<Note>(NOTE)?.map(|note| note.project) {
         Some(other) if !(FIRST..u32::MAX).contains(&other) => {
-            Err(Error::corrupt(NOTE, format!("{other} is no project of ours")))
+            Err(Error::corrupt(NOTE, format!("{other} is no project of the agent")))
         }
         project => Ok(project),
     }

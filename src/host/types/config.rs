@@ -21,9 +21,9 @@ pub struct HostConfig {
 /// A disk for volumes.
 #[derive(Clone, Debug, Default)]
 pub struct DiskConfig {
-    /// Its name on this node.
+    /// The disk's name on this node.
     pub name: String,
-    /// Its path.
+    /// The disk's path.
     pub path: PathBuf,
     /// The backing of its volumes.
     pub backing: BackingKind,

@@ -13,13 +13,13 @@ use crate::host::types::uid::VolumeUid;
 /// The present state of a disk (D1); all sizes in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskReport {
-    /// Its name on this node.
+    /// The disk's name on this node.
     pub name: String,
     /// The disk's identity, which stays when the node gets another name (D3). `None` if unreadable.
     pub id: Option<String>,
     /// The disk's public key; `None` if the disk is not served (A7).
     pub key: Option<String>,
-    /// Its size.
+    /// The disk's size.
     pub capacity: u64,
     /// Held back for the system.
     pub system_reserved: u64,

@@ -99,7 +99,7 @@ impl Rbac {
     }
 }
 
-/// The verb and the role by which a rule gives a verb on a role.
+/// The verb and the role in a rule that gives `verb` on `role`; `None` if the rule does not give the verb.
 fn gives(rule: &PolicyRule, verb: &str, role: &str) -> Option<(String, String)> {
     let has = |list: &[String], wanted: &str| list.iter().any(|item| item == wanted || item == "*");
     let listed = |list: &Option<Vec<String>>, wanted| has(list.as_deref().unwrap_or_default(), wanted);

@@ -100,7 +100,7 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
     }
     match last_event(snapshot, &PVC, target, false) {
         Some(event) => report(true, event.reason.as_deref().unwrap_or("Pending"), message_of(event)),
-        None => report(true, "Pending", "Kubernetes has told no cause yet".into()),
+        None => report(true, "Pending", "Kubernetes has reported no cause yet".into()),
     }
 }
 
