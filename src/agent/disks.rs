@@ -196,7 +196,7 @@ fn recover(host: &Host) {
     }
 }
 
-/// Splits the volumes by disk into those with an object and orphans.
+/// Splits the volumes by disk into volumes with an object and orphans.
 fn sort_by_disk(
     host: &Host,
     volumes: Vec<VolumeReport>,

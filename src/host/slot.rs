@@ -153,7 +153,6 @@ impl Slot {
         }
     }
 
-    /// Opens the disk, unless it is open.
     fn open_disk(&self, wait: Duration) {
         let _opening = self.opening();
         if self.state().disk.is_err() {

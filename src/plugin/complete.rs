@@ -17,7 +17,6 @@ use super::snapshot::Snapshot;
 /// Candidates for the last word.
 #[derive(Debug, PartialEq)]
 enum Candidates {
-    /// One of these words.
     Words(Vec<String>),
     /// The name of an object of this kind, after a fixed prefix.
     Names(&'static Kind, String),

@@ -51,7 +51,6 @@ const STUCK: Duration = Duration::from_secs(3);
 pub(super) enum Until {
     /// The condition of this type is true for the written spec.
     Condition(&'static str),
-    /// The object is gone.
     Deleted,
 }
 

@@ -36,7 +36,7 @@ const UNFINISHED: &str = "adopted.json.new";
 /// The agent counts for at most one part in `COUNTING_SHARE` of the time.
 const COUNTING_SHARE: u32 = 100;
 
-/// The volumes of a disk: those with an adopted directory, and those of the disk's own backing.
+/// The volumes of a disk: volumes with an adopted directory, and volumes of the disk's own backing.
 struct Adopting {
     own: Box<dyn Backing>,
     config: DiskConfig,

@@ -1,4 +1,4 @@
-//! Backing `Block`: an undivided raw device (D2), with a filesystem on it or as it is.
+//! Backing `Block`: an undivided raw device (D2), with a filesystem or as a raw volume.
 //!
 //! Pods may write anywhere on a raw device, so it has no space for the agent's files. Its identity, records and
 //! receipts are in the agent's state directory. The name of the directory there is the *hardware's* identity: WWN,

@@ -43,7 +43,6 @@ pub(crate) trait ImageStore: Send + Sync {
     /// Makes a spare for the copy of a filesystem of `size` bytes, of which `taken` bytes are in use.
     fn make_copy(&self, volume: &Volume, size: u64, taken: u64, policy: ErasePolicy) -> Result<File>;
 
-    /// Gives the spare another size.
     fn resize_spare(&self, volume: &Volume, spare: &File, size: u64, policy: ErasePolicy) -> Result<()>;
 
     /// Removes the spare, if there is one. Before the removal the installed image is synchronized to stable storage.

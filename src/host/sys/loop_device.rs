@@ -18,7 +18,7 @@ const ATTEMPTS: u32 = 64;
 /// The file that a loop device is, or may be, bound to.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
-    /// Device and inode of the file, if it is there.
+    /// Device and inode of the file, if the file exists.
     pub(crate) file: Option<(Device, u64)>,
     /// The label of Reservoir's devices. The label finds a device whose file was deleted, but is no proof of
     /// ownership.

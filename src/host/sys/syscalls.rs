@@ -412,7 +412,6 @@ pub(crate) fn btrfs_limit(file: impl AsFd, group: u64, bytes: u64) -> Result<()>
     unsafe { ioctl::ioctl(file, Setter::<BTRFS_IOC_QGROUP_LIMIT, BtrfsLimit>::new(args)) }
 }
 
-/// The error of the last system call.
 fn last_error() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }

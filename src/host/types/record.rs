@@ -97,7 +97,7 @@ impl Record {
         }
     }
 
-    /// Parses a record of `uid`. The file stays as it is if it is anything else, and the error reports that.
+    /// Parses a record of `uid`. Anything else is an error, and the file stays unchanged.
     pub(crate) fn parse(uid: &VolumeUid, bytes: &[u8]) -> Result<Self> {
         let corrupt = |reason: String| Error::corrupt(format!("the record of volume {uid}"), reason);
         // The version is read first: a newer layout may lack this version's fields.

@@ -47,8 +47,8 @@ impl Grant {
         VERBS.iter().copied().filter(|verb| verbs.iter().any(|there| there == verb)).collect()
     }
 
-    /// The objects that give `to` exactly these verbs, made from the existing objects. Fails if somebody has edited
-    /// those: the edit would be lost.
+    /// The objects that give `to` exactly these verbs, made from the existing objects. Fails if somebody has
+    /// edited these objects: the edit would be lost.
     pub fn with_verbs(&self, role: &Role, to: &Subject, verbs: &[&str]) -> Result<Self, String> {
         let name = name(role, to);
         let rule = |verbs: Vec<String>| PolicyRule {

@@ -13,7 +13,6 @@ use crate::cluster;
 use crate::plugin::kind::{CLAIM, Kind, POD, PVC, did_you_mean};
 use crate::plugin::snapshot::Snapshot;
 
-/// The newest event of an object.
 fn last_event<'a>(snapshot: &'a Snapshot, kind: &Kind, target: &Target, warning: bool) -> Option<&'a Event> {
     let of = |event: &&Event| {
         let object = &event.involved_object;
