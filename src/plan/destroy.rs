@@ -419,7 +419,7 @@ mod tests {
         v.spec.adopt = Some(crate::api::Adopt { path: "/srv/a".into() });
         v.status.as_mut().unwrap().destroy = Some(Destroy { in_use: false, tombstone: some_time() });
         assert!(
-            matches!(stage(&v, &nothing()), Ok(Stage::Wait(said)) if said.contains("is being let go on node n1"))
+            matches!(stage(&v, &nothing()), Ok(Stage::Wait(said)) if said.contains("is being released on node n1"))
         );
     }
 

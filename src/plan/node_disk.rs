@@ -242,7 +242,7 @@ mod tests {
         assert!(with(EnforcementState::Untried, &disk).contains("too full to try"));
         disk.spec.allow_unenforced = true;
         let message = with(EnforcementState::Broken, &disk);
-        assert!(message.contains("a writer went on; allowUnenforced says"), "{message}");
+        assert!(message.contains("a writer went on; allowUnenforced permits"), "{message}");
         let broken = enforcement(EnforcementState::Broken, "a writer went on".to_owned(), &disk);
         assert_eq!(broken.state, EnforcementState::Broken);
     }
