@@ -67,7 +67,7 @@ async fn d3_another_disk_in_a_known_place_is_refused() {
         let status = volumes.get("v").await.unwrap().status.unwrap();
         assert_eq!(status.node.unwrap().backing, BackingState::Made);
         let backed = status.conditions.into_iter().find(|c| c.type_ == "Backed").unwrap();
-        (backed.reason == "BackingFailed" && backed.message.contains("another one")).then_some(())
+        (backed.reason == "BackingFailed" && backed.message.contains("not the expected disk")).then_some(())
     })
     .await;
 
