@@ -7,7 +7,7 @@
 //! A request that does not fit now, and would fit into an emptier disk, may collect free space on one disk. A request
 //! within its role's guarantee always collects; any other request collects only during its turn. Later requests get
 //! free space of that disk only if the collecting request waits no longer for that. A turn begins when all fitting
-//! requests are served, so a fitting request waits for one turn at most.
+//! requests are served, so a fitting request waits for one turn of a disk at most.
 //!
 //! Each request gets its turn, and during its turn a request with a long wait precedes all others, so nobody starves. A
 //! request that can never fit any disk holds nobody up. Unguaranteed free space is collected in the same way, for a

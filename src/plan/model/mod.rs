@@ -368,8 +368,13 @@ impl Model {
                 let (asked, size) = (reservation.spec.size.bytes_or_zero(), holder::size(&status));
                 let may_shrink = holder::used(&status) <= asked && status.disk_kind == Some(DiskKind::Path);
                 prop_assert!(!may_shrink || size <= asked, "R6: {name} did not shrink");
-                let entry = self.entry(reservation);
-                prop_assert_eq!(entry, Some(holder::size(&status)), "{}", name);
+                // A controller that died while the reservation grew leaves a part of the larger entry, which a later growth
+                // finds.
+                let entry = self.entry(reservation).unwrap_or(0);
+                prop_assert!(
+                    (size..=asked.max(size)).contains(&entry),
+                    "{name} has {size} and an entry of {entry}"
+                );
             }
         }
         let fits_all = |of: LedgerOf| -> Result<(), TestCaseError> {

@@ -160,7 +160,7 @@ impl World {
         Ok(())
     }
 
-    /// Nobody idles a disk: usable free space is held back from a reservation for one turn at most.
+    /// Nobody idles a disk: usable free space of a disk is held back from a reservation for one turn at most.
     fn check_idle(&mut self) -> Result<(), TestCaseError> {
         let free = self.disks().into_iter().map(|disk| {
             let name = disk.metadata.name.unwrap();
@@ -179,7 +179,7 @@ impl World {
             let could = free.iter().any(fits) && why.reason != reason::OVER_QUOTA;
             waiting.passed_over = if could { waiting.passed_over + 1 } else { 0 };
             prop_assert!(
-                waiting.passed_over <= TURN_ROUNDS,
+                waiting.passed_over <= TURN_ROUNDS * DISKS.len() as u64,
                 "round {}: {} is passed over: {:?}",
                 self.round,
                 waiting.reservation.name_any(),
