@@ -245,7 +245,7 @@ fn v9_a_device_that_holds_data_is_refused() {
         let host = Host::open(other.config()).unwrap();
         assert_ne!(host.disks()[0].id, id);
         host.expect("b", id.as_deref(), None).unwrap();
-        assert!(host.disks()[0].error.as_ref().unwrap().contains("it is another one"));
+        assert!(host.disks()[0].error.as_ref().unwrap().contains("it is not the expected disk"));
         drop(host);
         // Without the agent's records the data has no owner.
         std::fs::rename(node.dir().join("state"), node.dir().join("lost")).unwrap();

@@ -54,7 +54,7 @@ fn an_unexpected_disk_is_not_touched() {
         let host = node.host();
         host.expect("d", Some(&id), None).unwrap();
         let report = host.disks().remove(0);
-        assert!(report.error.unwrap().contains("another one"));
+        assert!(report.error.unwrap().contains("not the expected disk"));
         assert!(report.id.is_some_and(|other| other != id));
         assert_error!(host.create("d", &ext4(3)), Error::DiskUnavailable { .. });
         assert_error!(host.look("d", &uid(1)), Error::DiskUnavailable { .. });
