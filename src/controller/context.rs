@@ -138,9 +138,11 @@ impl Context {
         disk.and_then(|name| self.stores.disks.get(name)).is_some_and(|disk| disk.spec.gone)
     }
 
-    /// The subscriptions of a namespace.
+    /// The subscriptions of a namespace. A deleted one counts no more, whatever finalizer keeps its object.
     pub fn subscriptions_in(&self, namespace: &str) -> Vec<Arc<RoleSubscription>> {
-        self.stores.subscriptions.all_in(namespace)
+        let mut all = self.stores.subscriptions.all_in(namespace);
+        all.retain(|subscription| subscription.metadata.deletion_timestamp.is_none());
+        all
     }
 }
 

@@ -18,6 +18,9 @@ use super::pvc_provisioner::{Fate, fate, pvc_of};
 use super::unbind::{still_mounted, unbind};
 use super::{LISTED_PODS, bind, debounce, names};
 
+/// The finalizer by which Kubernetes keeps a PersistentVolumeClaim for the pods that use it.
+const PVC_PROTECTION: &str = "kubernetes.io/pvc-protection";
+
 /// The state around a claim's object.
 #[derive(Debug)]
 pub struct Seen {
@@ -86,6 +89,10 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
     }
     if let Some(why) = held(&seen.users) {
         return report(claim, seen.users.clone(), why, seen);
+    }
+    // A finalizer of others keeps only the object: the namespace's editor could hold the volume with it for ever.
+    if !pvc.finalizers().iter().any(|finalizer| finalizer == PVC_PROTECTION) {
+        return leave(claim, seen);
     }
     let why = format!("PersistentVolumeClaim {name} and its PersistentVolume are being removed");
     report(claim, vec![], Verdict::no(reason::RELEASING, why), seen)
@@ -180,6 +187,9 @@ mod tests {
         s.pvc.as_mut().unwrap().metadata.deletion_timestamp = some_time();
         assert!(message(next(&c, &s)).contains("when pod ns/p has ended"));
         s.users.clear();
+        assert_eq!(next(&c, &s), Step::Leave, "no finalizer but those of others keeps the object");
+        s.pvc.as_mut().unwrap().metadata.finalizers =
+            Some(vec![PVC_PROTECTION.into(), "example.com/keep".into()]);
         assert!(message(next(&c, &s)).contains("are being removed"));
         s.now = Timestamp::UNIX_EPOCH;
         assert_eq!(next(&c, &s), Step::Debounce);

@@ -125,11 +125,34 @@ impl Snapshot {
     }
 }
 
+/// The objects with control characters escaped: what somebody wrote into a field must not steer the reader's terminal.
+async fn list<K: Kind>(api: &Api<K>) -> Result<Vec<K>, cluster::Error> {
+    let listed = cluster::list(api, &ListParams::default()).await?;
+    Ok(listed.into_iter().map(printable).collect())
+}
+
+fn printable<K: Kind>(object: K) -> K {
+    let Ok(mut value) = serde_json::to_value(&object) else { return object };
+    escape(&mut value);
+    serde_json::from_value(value).unwrap_or(object)
+}
+
+fn escape(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::String(text) if text.contains(char::is_control) => {
+            *text = text.escape_debug().to_string()
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(escape),
+        serde_json::Value::Object(fields) => fields.values_mut().for_each(escape),
+        _ => {}
+    }
+}
+
 async fn list_cluster_wide<K>(client: &Client, denied: &mut Vec<Denied>) -> anyhow::Result<Vec<K>>
 where
     K: Kind + Resource<Scope = k8s_openapi::ClusterResourceScope>,
 {
-    match cluster::list(&Api::<K>::all(client.clone()), &ListParams::default()).await {
+    match list(&Api::<K>::all(client.clone())).await {
         Err(error) if error.is_forbidden() => {
             let plural = K::plural(&()).into_owned();
             let message = format!("you may not list {plural}: ask for ClusterRole reservoir-viewer");
@@ -149,9 +172,9 @@ async fn list_namespaced<K>(
 where
     K: Kind + Resource<Scope = NamespaceResourceScope>,
 {
-    let (all, plural) = (ListParams::default(), K::plural(&()));
+    let plural = K::plural(&());
     if only.is_none() {
-        match cluster::list(&Api::<K>::all(client.clone()), &all).await {
+        match list(&Api::<K>::all(client.clone())).await {
             Err(error) if error.is_forbidden() => {
                 let message = format!(
                     "you may not list the {plural} of all namespaces: only namespace {namespace} is shown"
@@ -162,7 +185,7 @@ where
         }
     }
     let namespace = only.unwrap_or(namespace);
-    match cluster::list(&Api::<K>::namespaced(client.clone(), namespace), &all).await {
+    match list(&Api::<K>::namespaced(client.clone(), namespace)).await {
         Err(error) if error.is_forbidden() => {
             let message = format!(
                 "you may not list the {plural} of namespace {namespace}: ask for Kubernetes' ClusterRole view there"
@@ -171,5 +194,19 @@ where
             Ok(vec![])
         }
         other => other.map_err(|error| explain_cluster_error(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tenant's claim, which an administrator looks at.
+    #[test]
+    fn t4_control_characters_are_escaped() {
+        let mut claim = crate::plan::testing::claim("ns", "c", "v");
+        claim.spec.volume = Some("x\u{1b}[2J\nnext: kubectl delete ns kube-system".into());
+        let shown = printable(claim).spec.volume.unwrap();
+        assert_eq!(shown, "x\\u{1b}[2J\\nnext: kubectl delete ns kube-system");
     }
 }

@@ -272,7 +272,10 @@ impl<'a> About<'a> {
         let size = self.reservation.map_or("1Gi", |r| r.spec.size.as_str());
         match self.role.rsplit_once('/') {
             Some((above, _)) => {
-                format!("kubectl reservoir reserve {asked} --role {above} --size {size}   # makes the parent")
+                format!(
+                    "kubectl reservoir reserve {} --role {above} --size {size}   # makes the parent",
+                    word(asked)
+                )
             }
             None => self.reserve_anew("", "without a parent: the role has no ancestor"),
         }
@@ -372,9 +375,11 @@ impl<'a> About<'a> {
                 self.claim_anew(self.role, Some(near), self.mode(), &format!("if volume {near} is meant"))
             }
             None => format!(
-                "kubectl reservoir create {asked} --role {} --size 1Gi   # in the size that is needed; or claim a volume on \
+                "kubectl reservoir create {} --role {} --size 1Gi   # in the size that is needed; or claim a volume on \
                  offer: kubectl get volumeoffers -n {}",
-                self.role, self.namespace
+                word(asked),
+                self.role,
+                self.namespace
             ),
         }
     }
@@ -403,7 +408,7 @@ impl<'a> About<'a> {
         let mut command = format!("kubectl reservoir claim {name} --role {role}");
         let spec = self.claim.map(|claim| &claim.spec);
         if let Some(volume) = volume.or(spec.and_then(|spec| spec.volume.as_deref())) {
-            command.push_str(&format!(" --volume {volume}"));
+            command.push_str(&format!(" --volume {}", word(volume)));
         }
         if let Some(selector) = spec.and_then(|spec| spec.selector.as_ref()) {
             for (key, value) in selector.match_labels.iter().flatten() {
@@ -423,6 +428,15 @@ fn whole_mebibytes(bytes: u64) -> Size {
     Size::from_bytes(if bytes < 1 << 20 { bytes } else { bytes >> 20 << 20 })
 }
 
+/// The name as one word of a shell: somebody else wrote the name than runs the command.
+fn word(name: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._/".contains(c);
+    match name.chars().all(is_plain) {
+        true => name.to_owned(),
+        false => format!("'{}'", name.replace('\'', r"'\''")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -432,6 +446,12 @@ mod tests {
     fn step(snapshot: &Snapshot, kind: &'static Kind, name: &str, reason: &str) -> String {
         let target = Target::new(kind, kind.namespaced.then(|| "team".to_owned()), name.to_owned());
         About::new(snapshot, &target).step(reason).unwrap()
+    }
+
+    #[test]
+    fn t4_a_name_is_one_word_of_a_shell() {
+        assert_eq!(word("data-1.x"), "data-1.x");
+        assert_eq!(word("x; rm 'y'"), r"'x; rm '\''y'\'''");
     }
 
     /// T4: the advice does not repeat a mistyped name. A similar name comes first.
