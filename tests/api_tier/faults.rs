@@ -205,7 +205,7 @@ async fn l1_s1_the_controller_may_die_at_any_moment() {
     let deaths = AtomicU64::new(0);
     let dying = async {
         loop {
-            tokio::time::sleep(Duration::from_millis(random.within(50..800))).await;
+            tokio::time::sleep(Duration::from_millis(random.within(50..300))).await;
             cluster.kill_controller().await;
             cluster.start_controller().await;
             deaths.fetch_add(1, Ordering::Relaxed);
