@@ -90,6 +90,7 @@ impl Publisher {
     }
 
     async fn publish(&self, event: &Event, object: &ObjectReference) {
+        // The recorder is made for either kind of name: it remembers that the event was published.
         let recorder = self.recorder(event, object);
         let published = match object.name.as_ref().is_some_and(|name| name.len() > LONGEST_NAME) {
             true => self.publish_about_a_long_name(event, object).await,
@@ -100,10 +101,8 @@ impl Publisher {
             tracing::warn!(kind, object = name, reason, %error, "failed to publish an event");
         }
     }
-}
 
-impl Publisher {
-    /// Events of such an object are never counted as a series.
+    /// Publishes without a series: kube's recorder, which counts series, makes the names of the events itself.
     async fn publish_about_a_long_name(
         &self,
         event: &Event,

@@ -125,7 +125,7 @@ impl<'a> About<'a> {
             VOLUME_NOT_READY => match (self.volume, self.claim.and_then(|c| c.spec.volume.as_ref())) {
                 (Some(volume), _) => format!("kubectl reservoir why spv/{}", volume.name_any()),
                 (None, Some(volume)) if !self.snapshot.sees(&VOLUME) => {
-                    format!("have an administrator run: kubectl reservoir why spv/{volume}")
+                    format!("have an administrator run: kubectl reservoir why spv/{}", word(volume))
                 }
                 _ => LOOK_AGAIN.into(),
             },
@@ -412,7 +412,7 @@ impl<'a> About<'a> {
         }
         if let Some(selector) = spec.and_then(|spec| spec.selector.as_ref()) {
             for (key, value) in selector.match_labels.iter().flatten() {
-                command.push_str(&format!(" --selector {key}={value}"));
+                command.push_str(&format!(" --selector {}", word(&format!("{key}={value}"))));
             }
             command.extend(selector.min_size.iter().map(|size| format!(" --min-size {size}")));
         }
@@ -428,12 +428,12 @@ fn whole_mebibytes(bytes: u64) -> Size {
     Size::from_bytes(if bytes < 1 << 20 { bytes } else { bytes >> 20 << 20 })
 }
 
-/// The name as one word of a shell: somebody else wrote the name than runs the command.
-fn word(name: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._/".contains(c);
-    match name.chars().all(is_plain) {
-        true => name.to_owned(),
-        false => format!("'{}'", name.replace('\'', r"'\''")),
+/// A text from a spec as one word of a shell. The author of the spec is not the user who runs the command.
+fn word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._/=".contains(c);
+    match text.chars().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
     }
 }
 
@@ -450,7 +450,7 @@ mod tests {
 
     #[test]
     fn t4_a_name_is_one_word_of_a_shell() {
-        assert_eq!(word("data-1.x"), "data-1.x");
+        assert_eq!((word("data-1.x"), word("tier=hot")), ("data-1.x".into(), "tier=hot".into()));
         assert_eq!(word("x; rm 'y'"), r"'x; rm '\''y'\'''");
     }
 
