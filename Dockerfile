@@ -39,7 +39,7 @@ FROM tools AS files
 LABEL dev.reservoir.image=files
 COPY --from=build /build/reservoir /usr/local/bin/reservoir
 RUN mkdir /files \
-    && for program in e2fsck e2image lvm mkfs.ext4 mkfs.xfs reservoir resize2fs; do \
+    && for program in debugfs e2fsck e2image lvm mkfs.ext4 mkfs.xfs reservoir resize2fs; do \
          path=$(command -v $program) \
          && libraries=$(ldd $path | grep --only-matching '/[^ ]*') \
          && cp --dereference --parents --target-directory=/files $path $libraries || exit 1; \

@@ -34,6 +34,27 @@ fn v9_a_repeated_creation_changes_nothing() {
     });
 }
 
+/// F4. initdb, mysqld and Kafka refuse a directory with a `lost+found` in it.
+#[test]
+fn f4_a_new_volume_is_an_empty_directory() {
+    on_a_node(|node| {
+        let host = node.host();
+        let modes = [(None, 0o777, 0o777), (Some(4000), 0o2770, 0o2770)];
+        for (i, (gid, mode, found)) in modes.into_iter().enumerate() {
+            for spec in [ext4(i as u32), xfs(20 + i as u32)] {
+                host.create("d", &VolumeSpec { gid, mode: Some(mode), ..spec.clone() }).unwrap();
+                host.publish(&node.request(&spec.uid, "p", 0, false)).unwrap();
+                let target = node.target("p", 0);
+                let root = std::fs::metadata(&target).unwrap();
+                assert_eq!((root.gid(), root.mode() & 0o7777), (gid.unwrap_or(0), found));
+                assert_eq!(std::fs::read_dir(&target).unwrap().count(), 0, "{} {gid:?}", spec.fs_type);
+                host.unpublish(&target).unwrap();
+            }
+        }
+        node.assert_base_line();
+    });
+}
+
 #[test]
 fn a_ready_volume_keeps_its_size_and_gets_new_labels() {
     on_a_node(|node| {

@@ -178,6 +178,33 @@ fn v7_an_unused_volume_shrinks_with_its_files() {
     });
 }
 
+/// F4. e2fsck makes a `lost+found` where there is none. A volume from an older Reservoir keeps the one that it has.
+#[test]
+fn f4_a_resize_leaves_lost_and_found_as_it_was() {
+    on_a_node(|node| {
+        let host = node.host();
+        let names = || {
+            host.publish(&node.request(&uid(1), "p", 0, false)).unwrap();
+            let names = std::fs::read_dir(node.target("p", 0)).unwrap();
+            let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+            host.unpublish(&node.target("p", 0)).unwrap();
+            names
+        };
+        host.create("d", &VolumeSpec { size_bytes: 64 * MIB, ..ext4(1) }).unwrap();
+        for size in [32, 96, 64] {
+            host.resize(&uid(1), size * MIB).unwrap();
+            assert!(names().is_empty(), "{size} MiB");
+        }
+        assert_error!(host.resize(&uid(1), 16 * MIB - 4096), Error::InvalidArgument(_));
+        host.publish(&node.request(&uid(1), "p", 0, false)).unwrap();
+        std::fs::create_dir(node.target("p", 0).join("lost+found")).unwrap();
+        host.unpublish(&node.target("p", 0)).unwrap();
+        host.resize(&uid(1), 32 * MIB).unwrap();
+        assert_eq!(names(), ["lost+found"]);
+        node.assert_base_line();
+    });
+}
+
 /// V7. Two checks refuse a small size: the number of taken bytes, and resize2fs on the copy.
 #[test]
 fn v7_a_refused_shrink_names_a_size_that_is_accepted() {
@@ -187,6 +214,8 @@ fn v7_a_refused_shrink_names_a_size_that_is_accepted() {
         host.create("d", &VolumeSpec { size_bytes: 160 * MIB, ..ext4(1) }).unwrap();
         host.publish(&node.request(uid, "p", 0, false)).unwrap();
         std::fs::write(target.join("f"), pattern(1, 20 << 20)).unwrap();
+        // Small files take inodes, whose tables a smaller filesystem has fewer of.
+        (0..600).for_each(|i| write(&target, &format!("small-{i}"), "text"));
         host.unpublish(&target).unwrap();
         let mut refused = 0;
         for size in (24..40).step_by(2) {

@@ -61,8 +61,8 @@ pub(crate) trait Backing: Send + Sync {
         Ok(None)
     }
 
-    /// Makes the volume. Afterwards its bytes are allocated, its filesystem is empty, and its root directory has the
-    /// spec's group and permissions. A complete volume is left alone. After an error nothing new remains.
+    /// Makes the volume. Afterwards its bytes are allocated, its root directory is empty (F4) and has the spec's group
+    /// and permissions. A complete volume is left alone. After an error nothing new remains.
     fn create(&self, volume: &Volume, record: &Record) -> Result<()>;
 
     /// Sets group and permissions of the root directory (V11, V12). A repetition does no harm: no pod has used the

@@ -46,8 +46,8 @@ pub(crate) fn set_root(root: impl AsFd, gid: Option<u32>, mode: Option<u32>) -> 
         .context(|| "set the permissions of the volume's root")
 }
 
-/// Makes a filesystem whose UUID is the volume's UID, in a new file or on a device with blank ends (V9, S13).
-/// `zeroed` means that the whole file or device reads as zeroes.
+/// Makes an empty filesystem whose UUID is the volume's UID, in a new file or on a device with blank ends (V9, S13,
+/// F4). `zeroed` means that the whole file or device reads as zeroes.
 pub(crate) fn make(fs_type: FsType, uid: &VolumeUid, file: &File, size: u64, zeroed: bool) -> Result<()> {
     if !is_blank(file, size)? {
         let reason = "its new file or device is not empty".to_owned();
@@ -70,7 +70,29 @@ pub(crate) fn make(fs_type: FsType, uid: &VolumeUid, file: &File, size: u64, zer
         }
         FsType::Btrfs => return Err(no_btrfs()),
     };
-    program::run(program, &arguments.split(' ').collect::<Vec<_>>(), file, None)
+    program::run(program, &arguments.split(' ').collect::<Vec<_>>(), file, None)?;
+    match fs_type {
+        FsType::Ext4 => remove_lost_and_found(file),
+        FsType::Xfs | FsType::Btrfs => Ok(()),
+    }
+}
+
+/// Removes the directory of an unmounted ext4 that only root may read. Databases refuse a directory that is not empty.
+fn remove_lost_and_found(file: &File) -> Result<()> {
+    // debugfs exits with 0 whatever came of its command.
+    program::run("debugfs", &["-w", "-R", "rmdir /lost+found", FILE], file, None)?;
+    match has_lost_and_found(file)? {
+        true => {
+            let reason = "debugfs did not remove its directory lost+found".to_owned();
+            Err(Error::corrupt("a new filesystem", reason))
+        }
+        false => Ok(()),
+    }
+}
+
+fn has_lost_and_found(file: &File) -> Result<bool> {
+    let found = program::ask("debugfs", &["-R", "stat /lost+found", FILE], Some(file))?;
+    Ok(found.starts_with(b"Inode:"))
 }
 
 /// Grows a filesystem to `size` bytes; `inside` is any file of a mount of the filesystem. A larger filesystem stays
@@ -104,7 +126,10 @@ fn no_btrfs() -> Error {
 
 /// Repairs an unmounted ext4 filesystem, as far as a mount would repair it.
 pub(crate) fn check(file: &File) -> Result<()> {
-    program::run("e2fsck", &["-f", "-p", FILE], file, None)
+    // e2fsck makes a lost+found where there is none.
+    let had_lost_and_found = has_lost_and_found(file)?;
+    program::run("e2fsck", &["-f", "-p", FILE], file, None)?;
+    if had_lost_and_found { Ok(()) } else { remove_lost_and_found(file) }
 }
 
 /// The size of an ext4 filesystem, and its taken bytes.
