@@ -416,7 +416,7 @@ mod tests {
         assert!(kept.labels().contains_key(LABEL_PVC_UID) && kept.annotations().is_empty());
     }
 
-    /// F6: an API server whose feature gate WatchList is off refuses to stream.
+    /// An API server whose feature gate WatchList is off refuses to stream.
     #[tokio::test]
     async fn a_list_that_cannot_be_streamed_comes_in_pages() {
         let service = tower::service_fn(|request: http::Request<Body>| async move {
