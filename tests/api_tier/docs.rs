@@ -144,6 +144,21 @@ impl Place {
                 self.agents.remove(node).unwrap();
                 self.runtime.block_on(self.cluster.node(node, false));
             }
+            ["copied", "disk", "of", node] => {
+                let home = self.agents.remove(node).unwrap().home.clone();
+                let (disk, copy) = (home.join("disk"), home.join("copy"));
+                let cp =
+                    Command::new("cp").args(["--archive", "--sparse=never"]).arg(&disk).arg(&copy).status();
+                assert!(cp.unwrap().success(), "cp of {}", disk.display());
+                std::fs::remove_dir_all(&disk).unwrap();
+                std::fs::rename(&copy, &disk).unwrap();
+                self.start_agent(node, home);
+            }
+            ["lost", "disk", "of", node] => {
+                let home = self.agents.remove(node).unwrap().home.clone();
+                std::fs::remove_dir_all(home.join("disk")).unwrap();
+                self.start_agent(node, home);
+            }
             ["moved", "disk", "of", node, "to", other] => {
                 let agent = self.agents.remove(node).unwrap();
                 let home = agent.home.clone();
@@ -229,15 +244,20 @@ pages! {
     conformance: "docs/conformance.md",
     design: "docs/design.md",
     glossary: "docs/glossary.md",
+    back_up_and_restore: "docs/how-to/back-up-and-restore.md",
     give_a_team_a_quota: "docs/how-to/give-a-team-a-quota.md",
+    monitor: "docs/how-to/monitor.md",
     move_existing_data: "docs/how-to/move-existing-data.md",
     recover_a_cluster: "docs/how-to/recover-a-cluster.md",
+    replace_a_disk: "docs/how-to/replace-a-disk.md",
     replace_a_node: "docs/how-to/replace-a-node.md",
     share_a_data_set: "docs/how-to/share-a-data-set.md",
+    upgrade: "docs/how-to/upgrade.md",
     kubectl: "docs/kubectl.md",
     metrics: "docs/metrics.md",
     operations: "docs/operations.md",
     performance: "docs/performance.md",
+    platforms: "docs/platforms.md",
     security: "docs/security.md",
     semantics: "docs/semantics.md",
 }
