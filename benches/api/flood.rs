@@ -13,8 +13,8 @@ use crate::{Controller, Options, World, a_claim, a_volume, each, group, make, na
 
 /// The group that floods, and the group whose claims are timed.
 const GROUPS: [usize; 2] = [0, 1];
-/// The most claims of the flood that bind to one volume.
-const BOUND: usize = 1000;
+/// The most claims of one namespace that bind to one volume.
+const BOUND: usize = 500;
 
 pub async fn measure(options: &Options) {
     let cluster = Cluster::bare(ApiOptions::default()).await;

@@ -67,6 +67,12 @@ pub mod reason {
         /// Reservation: the ledger of its disk, parent or VolumeRole is full at a thousand entries (A8).
         /// Next: delete reservations that are not needed, or use fewer and larger ones.
         pub const TOO_MANY_RESERVATIONS: &str = "TooManyReservations";
+        /// Claim, reservation, volume: its namespace, or its role with all sub-roles, has its share of the list of a
+        /// volume, disk, reservation or VolumeRole. A list ends at a thousand entries, and one tenant gets no more
+        /// of them than are left for others (A8, A9).
+        /// Next: delete claims, reservations or volumes of that namespace or role that are not needed, or use fewer
+        /// and larger ones.
+        pub const SHARE_TAKEN: &str = "ShareTaken";
         /// Reservation: no disk fits its `nodeDisk`, `nodeName` or `nodeSelector`.
         /// Next: correct the name or labels; `kubectl get nodedisks` lists the disks.
         pub const NO_SUCH_DISK: &str = "NoSuchDisk";

@@ -20,6 +20,10 @@ pub struct LedgerEntry {
     pub role: String,
     /// Bytes of the holder, as a quantity.
     pub size: Size,
+    /// Generation of the reservation that the entry was taken for. An entry of an earlier generation is cut to the
+    /// bytes that the reservation has (R6). Absent in an entry of a volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
 }
 
 /// A reservation as recorded on the disk of a volume, for the recovery of a lost cluster (X6).

@@ -8,6 +8,7 @@ use crate::api::{
     VolumeClaimStatus, VolumeMode,
 };
 
+use super::list_share::{Full, MOST_ENTRIES, full};
 use super::offer::{self, covers, offered, open_to};
 use super::resize::size_now;
 use super::{pvc_provisioner, undivided};
@@ -91,8 +92,9 @@ pub fn choose<'a>(
         }
         None => {
             let fitting = volumes.iter().filter(|v| fits(claim, v));
-            let open = fitting
-                .filter(|v| offered(v, subscriptions).is_ok() && older_rival(v, claim, rivals).is_none());
+            let has_place =
+                |v: &SharedPersistentVolume| offered(v, subscriptions).and_then(|()| in_share(claim, v));
+            let open = fitting.filter(|v| has_place(v).is_ok() && older_rival(v, claim, rivals).is_none());
             let distance = |v: &SharedPersistentVolume| claim.spec.role.len() - v.spec.role.len();
             open.min_by_key(|v| (distance(v), size_now(v).bytes_or_zero(), v.name_any())).copied().ok_or_else(|| {
                 let roles: Vec<&str> =
@@ -117,7 +119,26 @@ fn may_have(
     volume: &SharedPersistentVolume,
 ) -> Result<(), Verdict> {
     fits_role_and_mode(claim, volume)?;
-    offered(volume, subscriptions)
+    offered(volume, subscriptions)?;
+    in_share(claim, volume)
+}
+
+/// Refuses a claim whose namespace has its share of the volume's list, so that one namespace never takes the places of
+/// all others (A8, A9).
+fn in_share(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> Result<(), Verdict> {
+    let (namespace, name) = (claim.namespace().unwrap_or_default(), volume.name_any());
+    let claims = volume.status.as_ref().map_or(&[][..], |s| &s.claims);
+    match full(&*namespace, claims.iter().map(|claim| &*claim.namespace)) {
+        Some(Full::Share(has)) => Err(Verdict::no(
+            reason::SHARE_TAKEN,
+            format!(
+                "volume {name} has {has} claims of namespace {namespace}, and keeps the rest of its {MOST_ENTRIES} for other \
+                 namespaces; this claim is bound when another one of the namespace is deleted, or let the pods use one claim"
+            ),
+        )),
+        // A full list is the volume's, for all namespaces.
+        Some(Full::List) | None => Ok(()),
+    }
 }
 
 /// True if the claim could have the volume once the volume is on offer.
@@ -292,6 +313,29 @@ mod tests {
         let (mut ops, mut reader) = (claim("ns", "ops", "v"), claim("ns", "reader", "v"));
         (ops.spec.role, reader.spec.mode) = ("ops".into(), crate::api::AccessMode::ReadOnly);
         assert_eq!(pick(&younger, &sub, &[free], &[ops, reader, younger.clone()]), Ok("v".into()));
+    }
+
+    #[test]
+    fn a9_one_namespace_leaves_places_for_the_claims_of_others() {
+        let sub = subscription("ns", &["eng"], true);
+        let mut volume = ready_volume("v", "eng", true);
+        let claims = |n: usize| (0..n).map(|i| bound_by("flood", "c", &format!("u{i}"))).collect();
+        volume.status.as_mut().unwrap().claims = claims(500);
+        let volumes = [volume];
+        let (mut flood, own) = (claim("flood", "one-more", "v"), claim("ns", "c", "v"));
+        let refused = pick(&flood, &sub, &volumes, &[]).unwrap_err();
+        assert_eq!(refused.reason, "ShareTaken");
+        assert!(
+            refused.message.starts_with("volume v has 500 claims of namespace flood"),
+            "{}",
+            refused.message
+        );
+        assert_eq!(pick(&own, &sub, &volumes, &[]), Ok("v".into()));
+        (flood.spec.volume, flood.spec.selector) = (None, Some(ClaimSelector::default()));
+        assert_eq!(pick(&flood, &sub, &volumes, &[]).unwrap_err().reason, "NoMatch");
+        let [mut volume] = volumes;
+        volume.status.as_mut().unwrap().claims = claims(1000);
+        assert_eq!(pick(&own, &sub, &[volume], &[]).unwrap_err().reason, "TooManyClaims");
     }
 
     #[test]

@@ -9,7 +9,8 @@ use crate::api::{
 };
 
 use super::holder::Holder;
-use super::ledger::{Ledger, MOST_ENTRIES, Refused};
+use super::ledger::{Ledger, Refused};
+use super::list_share::{Full, full_for_role};
 use super::{adopt, backing, candidate, holder, ledger, names, undivided};
 
 /// The volume's entry in the ledger of its reservation.
@@ -23,6 +24,7 @@ pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
         uid: volume.uid().unwrap_or_default(),
         role: role.to_string(),
         size: Size::from_bytes(size),
+        generation: None,
     })
 }
 
@@ -101,15 +103,12 @@ pub fn choose<'a>(
         free(r).saturating_add(ledger::total(entries) - ledger::total(&others(volume, entries)))
     };
     suited.retain(|r| available(r) >= undivided::of_reservation(r, bytes));
-    // A volume that recovers data replaces the entry of the lost volume.
-    let is_full = |r: &&DiskReservation| {
-        let listed = |s: &DiskReservationStatus| others(volume, &s.volumes).len() + s.refinements.len();
-        r.status.as_ref().map_or(0, listed) >= MOST_ENTRIES
-    };
-    if let (Some(full), true) = (suited.iter().copied().find(is_full), suited.iter().all(is_full)) {
-        return Err(Verdict::no(reason::TOO_MANY_VOLUMES, too_many(full)));
+    let (full, suited): (Vec<_>, Vec<_>) = suited.into_iter().partition(|r| is_full(volume, r).is_some());
+    if let (Some(r), true) = (full.first(), suited.is_empty())
+        && let Some(full) = is_full(volume, r)
+    {
+        return Err(too_many(full, volume, r));
     }
-    suited.retain(|r| !is_full(r));
     let order = |r: &&DiskReservation| (is_away(r), distance(r), is_whole(r), free(r), r.name_any());
     suited.into_iter().min_by_key(order).ok_or_else(|| {
         let mut left: Vec<String> = holders
@@ -130,6 +129,15 @@ pub fn choose<'a>(
     })
 }
 
+/// Why the reservation lists no further volume for the volume's role (A8). A volume that recovers data replaces the
+/// entry of the lost volume.
+fn is_full(volume: &SharedPersistentVolume, reservation: &DiskReservation) -> Option<Full> {
+    let status = reservation.status.as_ref()?;
+    let volumes = others(volume, &status.volumes);
+    let listed: Vec<&str> = volumes.iter().chain(&status.refinements).map(|entry| &*entry.role).collect();
+    full_for_role(&reservation.spec.role, &volume.spec.role, listed.into_iter())
+}
+
 /// The entries of the ledger with the volume's entry, decided again on the present reservation: the cache may be old.
 pub fn take_entry(
     volume: &SharedPersistentVolume,
@@ -140,13 +148,14 @@ pub fn take_entry(
     let (status, entry) = (reservation.status.clone().unwrap_or_default(), entry(volume)?);
     let size = Size::from_bytes(undivided::of_reservation(reservation, entry.size.bytes_or_zero()));
     let others = DiskReservationStatus { volumes: others(volume, &status.volumes), ..status };
-    let taken = holder::volumes(&others).take(LedgerEntry { size, ..entry });
+    let ledger = holder::volumes(&others).of_role(&reservation.spec.role);
+    let taken = ledger.take(LedgerEntry { size, ..entry });
     taken.map(Ledger::into_entries).map_err(|refused| match refused {
         Refused::Short { free, .. } => {
             let left = Size::from_bytes(free);
             Verdict::no(reason::RESERVATION_FULL, format!("{} has {left} left", reservation.name_any()))
         }
-        Refused::Full => Verdict::no(reason::TOO_MANY_VOLUMES, too_many(reservation)),
+        Refused::Full(full) => too_many(full, volume, reservation),
     })
 }
 
@@ -164,12 +173,11 @@ pub fn resize_entry(uid: &str, bytes: u64, reservation: &DiskReservation) -> Dis
     Holder::<SharedPersistentVolume>::with_entries(reservation, resized.into_entries())
 }
 
-fn too_many(reservation: &DiskReservation) -> String {
-    format!(
-        "DiskReservation {} lists {MOST_ENTRIES} volumes and reservations, and can list no more; destroy some that are not needed, or make \
-         another reservation",
-        reservation.name_any()
-    )
+fn too_many(full: Full, volume: &SharedPersistentVolume, reservation: &DiskReservation) -> Verdict {
+    let object = format!("DiskReservation {}", reservation.name_any());
+    let why = full.for_role(&object, "volumes and reservations", &reservation.spec.role, &volume.spec.role);
+    let message = format!("{why}; destroy some that are not needed, or make another reservation");
+    Verdict::no(full.reason(reason::TOO_MANY_VOLUMES), message)
 }
 
 fn no_reservation(volume: &SharedPersistentVolume, reservations: &[&DiskReservation]) -> String {
@@ -225,6 +233,26 @@ mod tests {
         assert!(message.starts_with("DiskReservation full lists 1000 volumes and reservations"), "{message}");
         let free = [full, reserved("free", "eng", 2, &[])];
         assert_eq!(pick(&volume("v", "eng", 1), &free), Ok("free".into()));
+    }
+
+    #[test]
+    fn a9_a_sub_role_leaves_places_for_volumes_of_the_owner() {
+        let names: Vec<String> = (0..500).map(|i| format!("v{i}")).collect();
+        let held: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+        let mut full = reserved("full", "eng", 2000, &held);
+        full.status.as_mut().unwrap().volumes.iter_mut().for_each(|entry| entry.role = "eng/ml/x".into());
+        let full = [full];
+        let (reason, message) = pick(&volume("v", "eng/ml", 1), &full).unwrap_err();
+        assert_eq!(reason, "ShareTaken");
+        assert!(message.contains("lists 500 volumes and reservations of role eng/ml and its"), "{message}");
+        for role in ["eng", "eng/web"] {
+            assert_eq!(pick(&volume("v", role, 1), &full), Ok("full".into()), "{role}");
+        }
+        let taken = |role| take_entry(&volume("v", role, 1), &full[0], &[]).map_err(|why| why.reason);
+        assert_eq!(
+            (taken("eng").map(|entries| entries.len()), taken("eng/ml")),
+            (Ok(501), Err("ShareTaken"))
+        );
     }
 
     /// V1, R3.

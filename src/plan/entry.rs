@@ -30,7 +30,13 @@ pub fn entry_of(reservation: &DiskReservation, bytes: u64) -> LedgerEntry {
         uid: reservation.uid().unwrap_or_default(),
         role: reservation.spec.role.clone(),
         size: Size::from_bytes(bytes),
+        generation: reservation.metadata.generation,
     }
+}
+
+/// True if the entry was taken for the present spec of the reservation, not for an earlier one.
+pub fn is_current(entry: &LedgerEntry, reservation: &DiskReservation) -> bool {
+    entry.generation >= reservation.metadata.generation
 }
 
 /// Bytes that the reservation requests beyond its present size.
@@ -107,7 +113,8 @@ pub fn fits<H: Holder<DiskReservation>>(holder: &H, of: &DiskReservation, parent
 }
 
 /// The least and the most bytes of the entry. The least is the present size of the reservation, and the most is the
-/// requested size.
+/// requested size. An entry for an earlier spec has nothing beyond the present size: a controller that took the entry
+/// writes no status any more, because the reservation has changed since.
 pub fn bounds<H: Holder<DiskReservation>>(
     holder: &H,
     reservation: &DiskReservation,
@@ -115,11 +122,16 @@ pub fn bounds<H: Holder<DiskReservation>>(
 ) -> RangeInclusive<u64> {
     let has = reservation.status.as_ref().filter(|s| s.node_disk.is_some()).map(size);
     let is_deleted = reservation.metadata.deletion_timestamp.is_some();
+    let ledger = holder.ledger();
+    let present = ledger.entries().iter().find(|entry| Some(&entry.uid) == reservation.metadata.uid.as_ref());
     match has {
         _ if !holder.belongs(reservation, parent) => 0..=0,
         None if is_deleted => 0..=0,
         // The entry is released in a separate step, once the reservation is empty.
         Some(_) if is_deleted => 0..=u64::MAX,
+        has if present.is_some_and(|entry| !is_current(entry, reservation)) => {
+            has.unwrap_or(0)..=has.unwrap_or(0)
+        }
         has => {
             let has = has.unwrap_or(0);
             let asked = reservation.spec.size.bytes().unwrap_or(has);
@@ -165,6 +177,23 @@ mod tests {
         assert_eq!(range(&r), (0, u64::MAX >> 30), "it is released in a step of its own");
         r.status.as_mut().unwrap().node_disk = Some("n2.b".into());
         assert_eq!(range(&r), (0, 0), "elsewhere");
+    }
+
+    /// Q2: the quota of a waiting reservation that asks for less, too.
+    #[test]
+    fn r6_an_entry_of_an_earlier_spec_is_cut_to_what_is_held() {
+        let role = with_quota(volume_role("eng", "eng"), Some(20), None, &[("r", 8)]);
+        let (there, mut waits, mut grows) =
+            (disk("n1.a", "n1", 10, &[("r", 8)]), reservation("r", "eng", 3), reserved("r", "eng", 4, &[]));
+        grows.spec.size = gi(9);
+        let fit = |of: &DiskReservation| (fits(&there, of, None), fits(&role, of, None));
+        assert_eq!((fit(&waits), fit(&grows)), ((false, true), (true, true)));
+        waits.metadata.generation = Some(2);
+        grows.metadata.generation = Some(2);
+        assert_eq!((fit(&waits), fit(&grows)), ((false, false), (false, false)));
+        let owner = |of: &DiskReservation| vec![(entry_of(of, 0), Owner::Is(Box::new(of.clone()), None))];
+        assert_eq!(settled(&role, &owner(&waits)).reservations, []);
+        assert_eq!(settled(&there, &owner(&grows)).reservations[0].size, gi(4));
     }
 
     #[test]

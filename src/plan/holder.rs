@@ -57,7 +57,7 @@ impl Holder<DiskReservation> for NodeDisk {
 /// The ledger of a reservation's refinements (R4).
 impl Holder<DiskReservation> for DiskReservation {
     fn ledger(&self) -> Ledger<'_> {
-        self.status.as_ref().map_or(Ledger::new(&[], 0), refinements)
+        self.status.as_ref().map_or(Ledger::new(&[], 0), refinements).of_role(&self.spec.role)
     }
 
     fn with_entries(&self, refinements: Vec<LedgerEntry>) -> DiskReservationStatus {
@@ -78,7 +78,7 @@ impl Holder<DiskReservation> for DiskReservation {
 /// The ledger of a reservation's volumes (V1).
 impl Holder<SharedPersistentVolume> for DiskReservation {
     fn ledger(&self) -> Ledger<'_> {
-        self.status.as_ref().map_or(Ledger::new(&[], 0), volumes)
+        self.status.as_ref().map_or(Ledger::new(&[], 0), volumes).of_role(&self.spec.role)
     }
 
     fn with_entries(&self, volumes: Vec<LedgerEntry>) -> DiskReservationStatus {
@@ -98,7 +98,7 @@ impl Holder<SharedPersistentVolume> for DiskReservation {
 impl Holder<DiskReservation> for VolumeRole {
     fn ledger(&self) -> Ledger<'_> {
         let limit = self.spec.quota.limit.as_ref().map_or(u64::MAX, Size::bytes_or_zero);
-        Ledger::new(self.status.as_ref().map_or(&[], |s| &s.reservations), limit)
+        Ledger::new(self.status.as_ref().map_or(&[], |s| &s.reservations), limit).of_role(&self.spec.role)
     }
 
     fn with_entries(&self, reservations: Vec<LedgerEntry>) -> VolumeRoleStatus {
@@ -206,6 +206,7 @@ mod tests {
     use super::*;
     use crate::api::Orphan;
     use crate::api::condition::{self, DISK_HEALTHY, READY, Verdict, reason};
+    use crate::plan::list_share::{Full, MOST_ENTRIES};
     use crate::plan::testing::*;
 
     #[test]
@@ -228,8 +229,9 @@ mod tests {
             uid: format!("{i:0>36}"),
             role: long(i),
             size: Size::from_bytes(i64::MAX as u64),
+            generation: Some(i64::MAX),
         };
-        let entries: Vec<LedgerEntry> = (0..ledger::MOST_ENTRIES).map(entry).collect();
+        let entries: Vec<LedgerEntry> = (0..MOST_ENTRIES).map(entry).collect();
         let condition = Verdict::no(reason::DISK_REFUSED, "x".repeat(16 << 10));
         let orphan = Orphan { uid: long(0), problem: Some("x".repeat(8 << 10)), ..Default::default() };
         let mut disk = disk(&long(0), &long(0), 1, &[]);
@@ -251,7 +253,7 @@ mod tests {
         reservation.spec.node_disk = Some(long(0));
         let status = reservation.status.as_mut().unwrap();
         (status.volumes, status.refinements) = (entries[..500].to_vec(), entries[500..].to_vec());
-        let is_full = volumes(status).take(entry(1000)) == Err(ledger::Refused::Full);
+        let is_full = volumes(status).full(&long(1000)) == Some(Full::List);
         assert!(is_full, "both lists together");
         condition::set(&mut status.conditions, READY, condition.clone(), Some(1), Timestamp::UNIX_EPOCH);
         let mut role = with_quota(volume_role(&long(0), &long(0)), Some(1), Some(1), &[]);

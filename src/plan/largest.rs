@@ -6,7 +6,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use kube::core::object::HasStatus;
 
-use super::offer::{MOST_CLAIMS, changes};
+use super::list_share::MOST_ENTRIES;
+use super::offer::changes;
 use super::testing::*;
 use super::{bind, claim, volume};
 use crate::api::condition::{self, READY, Verdict};
@@ -26,7 +27,7 @@ fn role() -> String {
 
 /// Pods of the namespaces that have a claim.
 fn pods() -> Vec<PodRef> {
-    let pod = |i| PodRef { namespace: long(i % MOST_CLAIMS)[190..].into(), name: long(i), uid: UID.into() };
+    let pod = |i| PodRef { namespace: long(i % MOST_ENTRIES)[190..].into(), name: long(i), uid: UID.into() };
     (0..2000).map(pod).collect()
 }
 
@@ -43,7 +44,7 @@ fn most_claims() -> Vec<ClaimBinding> {
         mode: AccessMode::ReadWrite,
         ending: true,
     };
-    (0..MOST_CLAIMS).map(binding).collect()
+    (0..MOST_ENTRIES).map(binding).collect()
 }
 
 fn largest_volume() -> SharedPersistentVolume {
@@ -75,7 +76,7 @@ fn largest_volume() -> SharedPersistentVolume {
 #[test]
 fn a8_the_largest_volume_is_below_a_megabyte() {
     let v = largest_volume();
-    assert_eq!(v.status.as_ref().unwrap().namespaces.len(), MOST_CLAIMS);
+    assert_eq!(v.status.as_ref().unwrap().namespaces.len(), MOST_ENTRIES);
     assert!(bytes(&v) < 900_000, "{}", bytes(&v));
 }
 
@@ -89,7 +90,7 @@ fn a8_one_more_claim_than_fit_waits_with_its_own_reason() {
     assert_eq!(refused.reason, "TooManyClaims");
     v.status.as_mut().unwrap().claims.pop();
     let offers = claim::Offers { subscriptions: vec![Arc::new(sub)], volumes: vec![], rivals: vec![] };
-    assert_eq!(offers.bind(&next, &v).unwrap().claims.len(), MOST_CLAIMS);
+    assert_eq!(offers.bind(&next, &v).unwrap().claims.len(), MOST_ENTRIES);
 }
 
 #[test]

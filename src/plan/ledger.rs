@@ -5,20 +5,22 @@
 //! two requests for the last bytes cannot both succeed.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 
 use crate::api::{LedgerEntry, Size};
+
+use super::list_share::{Full, full_for_role};
 
 /// The entries of one ledger, and the most bytes of all entries together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ledger<'a> {
     entries: Cow<'a, [LedgerEntry]>,
     capacity: u64,
-    /// The most entries.
-    most: usize,
+    /// The role of the object; a disk has none.
+    role: &'a str,
+    /// The entries of the object's other ledger.
+    others: &'a [LedgerEntry],
 }
-
-/// The most entries in all ledgers of one object, which keeps the object small enough for the API server (A8).
-pub const MOST_ENTRIES: usize = 1000;
 
 /// Why no entry can be taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +32,8 @@ pub enum Refused {
         /// Bytes that are missing.
         missing: u64,
     },
-    /// The object lists [`MOST_ENTRIES`] entries already.
-    Full,
+    /// The object lists no further entry (A8).
+    Full(Full),
 }
 
 /// Sum of the entries. The sum saturates, so that huge sizes cannot overflow to a small sum.
@@ -47,12 +49,23 @@ fn bytes(entry: &LedgerEntry) -> u64 {
 impl<'a> Ledger<'a> {
     /// A ledger of these entries and this capacity.
     pub fn new(entries: &'a [LedgerEntry], capacity: u64) -> Self {
-        Self { entries: Cow::Borrowed(entries), capacity, most: MOST_ENTRIES }
+        Self { entries: Cow::Borrowed(entries), capacity, role: "", others: &[] }
     }
 
     /// The same ledger, in an object that lists `others` too.
-    pub fn beside(self, others: &[LedgerEntry]) -> Self {
-        Self { most: self.most.saturating_sub(others.len()), ..self }
+    pub fn beside(self, others: &'a [LedgerEntry]) -> Self {
+        Self { others, ..self }
+    }
+
+    /// The same ledger, in an object of that role.
+    pub fn of_role(self, role: &'a str) -> Self {
+        Self { role, ..self }
+    }
+
+    /// Why the object lists no further entry for `role` (A8).
+    pub fn full(&self, role: &str) -> Option<Full> {
+        let listed: Vec<&str> = self.entries.iter().chain(self.others).map(|entry| &*entry.role).collect();
+        full_for_role(self.role, role, listed.into_iter())
     }
 
     /// The entries.
@@ -80,18 +93,30 @@ impl<'a> Ledger<'a> {
         self.capacity.saturating_sub(self.total())
     }
 
-    /// Takes an entry of at least `entry`'s size. A large enough entry with that UID stays unchanged, so the step can
-    /// be repeated. A smaller entry grows (R6).
-    pub fn take(self, entry: LedgerEntry) -> Result<Self, Refused> {
-        let (wanted, held) = (bytes(&entry), self.get(&entry.uid));
-        if held.is_none() && self.entries.len() >= self.most {
-            return Err(Refused::Full);
+    /// Takes an entry of at least `entry`'s size. A large enough entry with that UID and generation stays unchanged,
+    /// so the step can be repeated. A smaller entry grows (R6). An entry of an earlier generation is replaced, because
+    /// nobody can report its bytes any more: the owner's spec has changed since.
+    pub fn take(mut self, entry: LedgerEntry) -> Result<Self, Refused> {
+        let present = self.entries.iter().find(|held| held.uid == entry.uid);
+        let (wanted, held) = (bytes(&entry), present.map_or(0, bytes));
+        match present.map(|held| held.generation.cmp(&entry.generation)) {
+            Some(Ordering::Equal | Ordering::Greater) if held >= wanted => return Ok(self),
+            Some(_) => {}
+            None => self.full(&entry.role).map_or(Ok(()), |full| Err(Refused::Full(full)))?,
         }
-        let (more, free) = (wanted.saturating_sub(held.unwrap_or(0)), self.free());
-        match more.checked_sub(free).filter(|missing| *missing > 0) {
-            Some(missing) => Err(Refused::Short { free, missing }),
-            None => Ok(self.set_within(entry, wanted, u64::MAX)),
+        let (more, free) = (wanted.saturating_sub(held), self.free());
+        if let Some(missing) = more.checked_sub(free).filter(|missing| *missing > 0) {
+            return Err(Refused::Short { free, missing });
         }
+        let entries = self.entries.to_mut();
+        match entries.iter_mut().find(|held| held.uid == entry.uid) {
+            Some(held) => {
+                (held.size, held.generation) = (entry.size, held.generation.max(entry.generation));
+            }
+            None if wanted > 0 => entries.push(entry),
+            None => {}
+        }
+        Ok(self)
     }
 
     /// Brings the entry with `entry`'s UID between `low` and `high` bytes. The entry gets `low` bytes even without free
@@ -129,7 +154,8 @@ mod tests {
 
     fn entry(uid: u8, bytes: u64) -> LedgerEntry {
         let uid = uid.to_string();
-        LedgerEntry { name: uid.clone(), uid, role: "eng".into(), size: Size::from_bytes(bytes) }
+        let size = Size::from_bytes(bytes);
+        LedgerEntry { name: uid.clone(), uid, role: "eng".into(), size, generation: Some(1) }
     }
 
     /// R1, V1, S1.
@@ -143,10 +169,15 @@ mod tests {
 
     #[test]
     fn a8_at_the_cap_no_entry_is_added_and_those_there_grow() {
-        let entries: Vec<LedgerEntry> =
-            (0..MOST_ENTRIES).map(|i| LedgerEntry { uid: i.to_string(), ..entry(0, 1) }).collect();
-        let ledger = Ledger::new(&entries, 1 << 40);
-        assert_eq!(ledger.clone().take(LedgerEntry { uid: "new".into(), ..entry(0, 1) }), Err(Refused::Full));
+        let of = |role: &str, i: usize| LedgerEntry { uid: i.to_string(), role: role.into(), ..entry(0, 1) };
+        let entries: Vec<LedgerEntry> = (0..500).map(|i| of("eng/ml", i)).collect();
+        let others: Vec<LedgerEntry> = (500..1000).map(|i| of("eng/web", i)).collect();
+        let (ledger, new) = (Ledger::new(&entries, 1 << 40), |role| of(role, 2000));
+        let refused = |ledger: Ledger<'_>, role| ledger.take(new(role)).err();
+        assert_eq!(refused(ledger.clone().beside(&others), "ops"), Some(Refused::Full(Full::List)));
+        assert_eq!(refused(ledger.clone(), "eng"), Some(Refused::Full(Full::Share(500))));
+        assert_eq!(refused(ledger.clone(), "ops"), None);
+        assert_eq!(refused(ledger.clone().of_role("eng"), "eng"), None, "an owner fills its own list");
         assert_eq!(ledger.take(entry(7, 5)).unwrap().get("7"), Some(5));
     }
 
@@ -155,6 +186,27 @@ mod tests {
         let ledger = Ledger::new(&[], 10).take(entry(1, 4)).unwrap().take(entry(2, 4)).unwrap();
         assert_eq!(ledger.clone().take(entry(1, 7)), Err(Refused::Short { free: 2, missing: 1 }));
         assert_eq!(ledger.take(entry(1, 6)).unwrap().get("1"), Some(6));
+    }
+
+    /// R6. An entry for an earlier spec is replaced.
+    #[test]
+    fn r6_an_entry_of_an_earlier_generation_is_replaced() {
+        let of = |generation, bytes| LedgerEntry { generation, ..entry(1, bytes) };
+        let ledger = Ledger::new(&[], 10).take(of(Some(2), 8)).unwrap();
+        for (generation, bytes, there) in [
+            (Some(2), 3, Ok(8)),
+            (Some(2), 9, Ok(9)),
+            (Some(2), 11, Err(Refused::Short { free: 2, missing: 1 })),
+            (Some(3), 3, Ok(3)),
+            (Some(3), 8, Ok(8)),
+            (Some(1), 3, Ok(8)),
+            (None, 9, Ok(9)),
+        ] {
+            let taken = ledger.clone().take(of(generation, bytes));
+            let newest = taken.as_ref().map_or(generation, |ledger| ledger.entries()[0].generation);
+            assert_eq!(newest, if there.is_ok() { generation.max(Some(2)) } else { generation });
+            assert_eq!(taken.map(|ledger| ledger.total()), there, "{generation:?} {bytes}");
+        }
     }
 
     #[test]

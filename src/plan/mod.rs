@@ -15,6 +15,7 @@ pub mod disk_identity;
 pub mod entry;
 pub mod holder;
 pub mod ledger;
+pub mod list_share;
 pub mod node_disk;
 pub mod node_task;
 pub mod offer;

@@ -13,13 +13,13 @@ use crate::api::{
 };
 
 use super::holder::{self, serves};
+use super::list_share::MOST_ENTRIES;
 use super::{names, pvc_provisioner, resize};
 
-/// The most volumes and the most reservations in one offer, and the most claims of one volume. With the longest names,
-/// each such object stays below 1 MB, and etcd accepts 1.5 MB (A8).
+/// The most volumes and the most reservations in one offer. With the longest names, such an object stays below 1 MB, and
+/// etcd accepts 1.5 MB (A8).
 const MOST_VOLUMES: usize = 1000;
 const MOST_RESERVATIONS: usize = 400;
-pub(super) const MOST_CLAIMS: usize = 1000;
 
 /// True if one of the subscription's roles may use objects of `role`.
 pub fn covers(subscription: &RoleSubscription, role: &str) -> bool {
@@ -97,9 +97,9 @@ pub fn available(volume: &SharedPersistentVolume) -> Result<(), Verdict> {
     if volume.spec.shared.is_none() && in_use {
         return Err(Verdict::no(reason::VOLUME_HELD, format!("volume {name} is exclusive and in use")));
     }
-    if volume.status.as_ref().is_some_and(|s| s.claims.len() >= MOST_CLAIMS) {
+    if volume.status.as_ref().is_some_and(|s| s.claims.len() >= MOST_ENTRIES) {
         let why = format!(
-            "volume {name} has {MOST_CLAIMS} claims, which is the most; this claim is bound when another one is deleted"
+            "volume {name} has {MOST_ENTRIES} claims, which is the most; this claim is bound when another one is deleted"
         );
         return Err(Verdict::no(reason::TOO_MANY_CLAIMS, why));
     }

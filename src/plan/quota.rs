@@ -10,7 +10,8 @@ use kube::ResourceExt;
 use crate::api::condition::{self, READY, Verdict, reason};
 use crate::api::{LedgerEntry, Role, Size, VolumeRole};
 
-use super::ledger::{self, MOST_ENTRIES};
+use super::ledger;
+use super::list_share::{Full, full_for_role};
 use super::names;
 
 /// A role and its ancestors, the nearest first: `eng/ml`, `eng`.
@@ -57,17 +58,19 @@ pub fn ledgers<'a>(roles: &[&'a VolumeRole]) -> Vec<(&'a VolumeRole, u64)> {
 }
 
 /// Why a role with `reserved` bytes may not reserve `asked` more; `None`: the bytes are within the limit, and the
-/// ledger has space. A role that `has_entry` needs no further entry.
-pub fn refusal(role: &VolumeRole, has_entry: bool, reserved: u64, asked: u64) -> Option<Verdict> {
-    if asked > 0 && (leaves_out(role) || !has_entry && entries(role).len() >= MOST_ENTRIES) {
-        let (of, name) = (&role.spec.role, role.name_any());
-        let message = format!(
-            "VolumeRole {name} lists {MOST_ENTRIES} reservations of role {of}, and can list no more; delete some that are not \
-             needed, or use fewer and larger ones"
-        );
-        return Some(Verdict::no(reason::TOO_MANY_RESERVATIONS, message));
-    }
-    over_limit(role, reserved, asked)
+/// ledger has space. `new` is the role of a new entry; `None`: the ledger has the entry already.
+pub fn refusal(role: &VolumeRole, new: Option<&str>, reserved: u64, asked: u64) -> Option<Verdict> {
+    let (of, listed) = (&role.spec.role, entries(role).iter().map(|entry| &*entry.role));
+    let full = match new {
+        _ if asked == 0 => None,
+        _ if leaves_out(role) => Some(Full::List),
+        new => new.and_then(|new| full_for_role(of, new, listed)),
+    };
+    let Some(full) = full else { return over_limit(role, reserved, asked) };
+    let object = format!("VolumeRole {}", role.name_any());
+    let why = full.for_role(&object, "reservations", of, new.unwrap_or(of));
+    let message = format!("{why}; delete some that are not needed, or use fewer and larger ones");
+    Some(Verdict::no(full.reason(reason::TOO_MANY_RESERVATIONS), message))
 }
 
 /// True if the role has reservations that do not fit into its ledger.

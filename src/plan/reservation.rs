@@ -9,8 +9,9 @@
 //! - Unreserve: first the entries, then the finalizer.
 //!
 //! An entry carries the UID of its reservation, so after a crash the next controller finds the entry. The entry of a
-//! waiting reservation stays until the reservation is served or deleted: another controller may be about to continue
-//! from there.
+//! waiting reservation stays while the reservation's spec does: another controller may be about to continue from there.
+//! Once the spec has changed, nobody can report the bytes of an earlier entry, so what the reservation does not have of
+//! the entry is released.
 //!
 //! A guarantee spans all disks, so compare-and-swap on one object cannot decide it. Live reads decide it, for one
 //! reservation at a time. Two controllers that both act as leader can exceed a guarantee, but never S1 and never a
@@ -26,8 +27,8 @@ use crate::api::{
 };
 
 use super::candidate::free_space;
-use super::entry::{asked, entry, is_placed};
-use super::holder::{self, Holder, size, used, with_sums};
+use super::entry::{asked, entry, is_current, is_placed};
+use super::holder::{Holder, size, used, with_sums};
 use super::reservation_seen::{Gives, LedgerOf, Refusal, Seen, no_parent};
 use super::share::Outcome;
 use super::{names, quota, refs, release};
@@ -162,16 +163,32 @@ fn take(seen: &Seen) -> Result<DiskReservationStatus, Lacks> {
     }
 }
 
+/// Bytes of the reservation's entry, if taken for the present spec. The entries in VolumeRoles may be older or gone
+/// otherwise, and a controller must not report bytes on the word of an entry that others cut.
+fn current<H: Holder<DiskReservation>>(holder: &H, reservation: &DiskReservation) -> Option<u64> {
+    let (ledger, uid) = (holder.ledger(), reservation.metadata.uid.as_deref()?);
+    let entry = ledger.entries().iter().find(|entry| entry.uid == uid)?;
+    is_current(entry, reservation).then_some(entry.size.bytes_or_zero())
+}
+
+/// Bytes of the reservation's entry, if taken for the present spec and large enough to be reported.
+fn complete<H: Holder<DiskReservation>>(
+    holder: &H,
+    reservation: &DiskReservation,
+    wanted: u64,
+) -> Option<u64> {
+    current(holder, reservation).filter(|held| !is_placed(reservation) || *held >= wanted)
+}
+
 /// The sharing out has chosen the disk from the caches. A refusal by live reads means that the caches are behind.
 fn take_from_disk(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskReservationStatus, Lacks> {
-    let placed = is_placed(&seen.reservation);
+    let reservation = &*seen.reservation;
     // An entry that the caches lack decides the disk of the reservation.
-    let taken = seen.disks.iter().find(|disk| !placed && disk.ledger().get(&entry.uid).is_some());
-    let disk = taken.map(AsRef::as_ref).or(seen.disk(Some(name)));
-    let disk = disk.ok_or(Step::LookAgain)?;
-    let wanted = disk.at_most(&*seen.reservation, entry.size.bytes_or_zero());
-    let held = disk.ledger().get(&entry.uid);
-    if let Some(held) = held.filter(|held| !placed || *held >= wanted) {
+    let is_taken = |disk: &NodeDisk| !is_placed(reservation) && current(disk, reservation).is_some();
+    let taken = seen.disks.iter().map(AsRef::as_ref).find(|disk| is_taken(disk));
+    let disk = taken.or(seen.disk(Some(name))).ok_or(Step::LookAgain)?;
+    let wanted = disk.at_most(reservation, entry.size.bytes_or_zero());
+    if let Some(held) = complete(disk, reservation, wanted) {
         return Ok(DiskReservationStatus {
             node_disk: Some(disk.name_any()),
             node_name: Some(disk.spec.node_name.clone()),
@@ -181,7 +198,7 @@ fn take_from_disk(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskRes
         });
     }
     let free = seen.disks.iter().map(|disk| free_space(disk)).fold(0, u64::saturating_add);
-    let more = wanted.saturating_sub(held.unwrap_or(0));
+    let more = wanted.saturating_sub(disk.ledger().get(&entry.uid).unwrap_or(0));
     if quota::guaranteed(&entry.role, more, free, &quota::ledgers(&refs(&seen.roles))).is_some() {
         return Err(Step::LookAgain.into());
     }
@@ -195,8 +212,7 @@ fn take_from_parent(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskR
     let parent = seen.parent().ok_or_else(|| Lacks::Bytes(no_parent(name)))?;
     let in_parent = parent.status.clone().unwrap_or_default();
     let wanted = parent.at_most(&*seen.reservation, entry.size.bytes_or_zero());
-    let held = holder::refinements(&in_parent).get(&entry.uid);
-    if let Some(held) = held.filter(|held| !is_placed(&seen.reservation) || *held >= wanted) {
+    if let Some(held) = complete(parent, &seen.reservation, wanted) {
         return Ok(DiskReservationStatus {
             size: Some(Size::from_bytes(held.min(wanted))),
             parent: Some(UidRef { name: name.to_owned(), uid: parent.uid().unwrap_or_default() }),

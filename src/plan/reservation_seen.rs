@@ -9,9 +9,9 @@ use kube::{Resource, ResourceExt};
 use crate::api::condition::{Verdict, reason};
 use crate::api::{DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, Role, Size, VolumeRole};
 
-use super::entry::{ByName, entry_of, fits, is_parent, is_placed};
+use super::entry::{ByName, entry_of, fits, is_parent};
 use super::holder::{self, Holder, serves};
-use super::ledger::{Ledger, MOST_ENTRIES, Refused};
+use super::ledger::{Ledger, Refused};
 use super::share::Outcome;
 use super::{quota, refs};
 
@@ -113,8 +113,9 @@ impl Seen {
         let own = LedgerOf::Parent(reservation.name_any());
         let mut unsettled: Vec<_> =
             Some((own, of_refinements)).into_iter().filter(|(_, entries)| !entries.is_empty()).collect();
-        // An entry of a waiting reservation may belong to another controller that is about to continue from there.
-        if is_placed(reservation) && reservation.metadata.deletion_timestamp.is_none() {
+        // An entry of a waiting reservation for its present spec stays: it may belong to another controller that is about
+        // to continue from there.
+        if reservation.metadata.deletion_timestamp.is_none() {
             let misfits = self
                 .sources(|disk| !fits(disk, reservation, None), |parent| !fits(parent, reservation, None));
             unsettled.extend(misfits.into_iter().map(|of| (of, vec![entry_of(reservation, 0)])));
@@ -130,6 +131,13 @@ fn has<H: Holder<DiskReservation>>(holder: &H, uid: &str) -> bool {
 
 /// Why a ledger gives no entry; `None`: the reason is not known yet.
 pub type Refusal = Option<Verdict>;
+
+/// Refuses an entry for an earlier spec than the one in the ledger: the controller is behind.
+fn ensure_not_behind<H: Holder<DiskReservation>>(holder: &H, entry: &LedgerEntry) -> Result<(), Refusal> {
+    let ledger = holder.ledger();
+    let is_later = |held: &&LedgerEntry| held.uid == entry.uid && held.generation > entry.generation;
+    ledger.entries().iter().find(is_later).map_or(Ok(()), |_| Err(None))
+}
 
 /// A holder from which a reservation takes an entry.
 pub trait Gives: Holder<DiskReservation> + Resource + Sized {
@@ -152,6 +160,7 @@ pub trait Gives: Holder<DiskReservation> + Resource + Sized {
 
 impl Gives for NodeDisk {
     fn give(&self, seen: &Seen, entry: &LedgerEntry) -> Result<Ledger<'_>, Refusal> {
+        ensure_not_behind(self, entry)?;
         let size = self.at_most(&*seen.reservation, entry.size.bytes_or_zero());
         let entry = LedgerEntry { size: Size::from_bytes(size), ..entry.clone() };
         match self.spec.gone {
@@ -170,6 +179,7 @@ impl Gives for DiskReservation {
     fn give(&self, seen: &Seen, entry: &LedgerEntry) -> Result<Ledger<'_>, Refusal> {
         let refuse = |reason, message| Err(Some(Verdict::no(reason, message)));
         let (name, role, theirs) = (self.name_any(), &entry.role, &self.spec.role);
+        ensure_not_behind(self, entry)?;
         // The status of the reservation will name the parent in `seen`, so the present object must be the same one.
         if seen.parent().map(|parent| &parent.metadata.uid) != Some(&self.metadata.uid) {
             return Err(Some(no_parent(&name)));
@@ -207,13 +217,12 @@ impl Gives for DiskReservation {
                         Size::from_bytes(missing)
                     ),
                 ),
-                Refused::Full => refuse(
-                    reason::TOO_MANY_RESERVATIONS,
-                    format!(
-                        "DiskReservation {name} lists {MOST_ENTRIES} volumes and reservations, and can list no \
-                         more; delete some that are not needed"
-                    ),
-                ),
+                Refused::Full(full) => {
+                    let object = format!("DiskReservation {name}");
+                    let why = full.for_role(&object, "volumes and reservations", theirs, role);
+                    let message = format!("{why}; delete some that are not needed");
+                    refuse(full.reason(reason::TOO_MANY_RESERVATIONS), message)
+                }
             })
     }
 
@@ -225,6 +234,7 @@ impl Gives for DiskReservation {
 
 impl Gives for VolumeRole {
     fn give(&self, _: &Seen, entry: &LedgerEntry) -> Result<Ledger<'_>, Refusal> {
+        ensure_not_behind(self, entry)?;
         let ledger = self.ledger();
         match (quota::has_quota(self), quota::is_current(self)) {
             (false, _) => Ok(ledger),
@@ -232,7 +242,8 @@ impl Gives for VolumeRole {
             (true, true) => {
                 let held = ledger.get(&entry.uid);
                 let more = entry.size.bytes_or_zero().saturating_sub(held.unwrap_or(0));
-                let refusal = quota::refusal(self, held.is_some(), ledger.total(), more);
+                let new = held.is_none().then_some(&*entry.role);
+                let refusal = quota::refusal(self, new, ledger.total(), more);
                 refusal.map_or_else(|| ledger.take(entry.clone()).map_err(|_| None), |why| Err(Some(why)))
             }
         }

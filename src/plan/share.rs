@@ -23,6 +23,7 @@ use crate::api::{CollectingTurn, DiskReservation, Size, VolumeRole};
 
 use super::candidate::{self, Candidate, no_such_disk};
 use super::entry::{asked, entry, is_placed};
+use super::list_share::Full;
 use super::queue::{Queue, Request};
 use super::space::{DiskSpace, Hold, RoleSpace};
 use super::{names, quota, summary, turn};
@@ -302,16 +303,17 @@ impl<'a> Sharing<'a> {
             return why;
         }
         let may: Vec<&DiskSpace> = self.may_serve(request).into_iter().map(|i| &self.disks[i]).collect();
-        let (mut refusals, full): (Vec<String>, Vec<bool>) = may.iter().map(|d| d.refusal(request)).unzip();
+        let (mut refusals, full): (Vec<String>, Vec<Option<Full>>) =
+            may.iter().map(|d| d.refusal(request)).unzip();
         // Caches have no order. A message in varying order would cause a write each time.
         refusals.sort();
         let asked = match request.asked == request.target {
             true => request.reservation.spec.size.clone(),
             false => Size::from_bytes(request.asked),
         };
-        let is_full = full.contains(&true);
+        let full = full.into_iter().flatten().next();
         Verdict::no(
-            if is_full { reason::TOO_MANY_RESERVATIONS } else { reason::NOT_ENOUGH_ROOM },
+            full.map_or(reason::NOT_ENOUGH_ROOM, |full| full.reason(reason::TOO_MANY_RESERVATIONS)),
             format!(
                 "{asked} asked for: {}; it is served when room appears",
                 names(&refusals, refusals.len())
@@ -355,7 +357,7 @@ fn requests<'a>(
                 continue;
             }
         };
-        let held = entries.get(uid.as_str()).and_then(|disk| Some((&disk.name, disk.held_by(&uid)?)));
+        let held = entries.get(uid.as_str()).and_then(|disk| Some((&disk.name, disk.held_for(reservation)?)));
         match held {
             Some((disk, held)) if held >= target || !is_placed(reservation) => {
                 outcomes.insert(uid, Outcome::Serve(disk.clone()));

@@ -7,10 +7,11 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use crate::api::condition::Verdict;
-use crate::api::{DiskReservation, NodeDisk, Size, VolumeRole};
+use crate::api::{DiskReservation, LedgerEntry, NodeDisk, Size, VolumeRole};
 
 use super::candidate::{Candidate, free_space, is_ready};
-use super::ledger::MOST_ENTRIES;
+use super::entry::is_placed;
+use super::list_share::{Full, full_for_role};
 use super::queue::Request;
 use super::{allocatable, orphans, quota, undivided};
 
@@ -32,6 +33,14 @@ impl fmt::Display for Hold<'_> {
     }
 }
 
+/// A reservation on a disk.
+struct Held<'a> {
+    role: &'a str,
+    bytes: u64,
+    /// The generation of the reservation that the bytes were taken for.
+    generation: Option<i64>,
+}
+
 /// A disk during the sharing out.
 pub(super) struct DiskSpace<'a> {
     pub disk: &'a NodeDisk,
@@ -40,10 +49,16 @@ pub(super) struct DiskSpace<'a> {
     /// Allocatable bytes, without the bytes of orphans.
     pub allocatable: u64,
     pub free: u64,
-    /// Bytes of each reservation on the disk, by UID.
-    entries: BTreeMap<&'a str, u64>,
+    /// The reservations on the disk, by UID.
+    entries: BTreeMap<&'a str, Held<'a>>,
     /// The hold on the disk's free space, and the bytes that other requests may still take.
     hold: Option<(Hold<'a>, u64)>,
+}
+
+impl<'a> Held<'a> {
+    fn of(entry: &'a LedgerEntry) -> Self {
+        Self { role: &entry.role, bytes: entry.size.bytes_or_zero(), generation: entry.generation }
+    }
 }
 
 impl<'a> DiskSpace<'a> {
@@ -57,14 +72,21 @@ impl<'a> DiskSpace<'a> {
             ready: is_ready(disk),
             allocatable: allocatable::of_disk(disk).saturating_sub(kept),
             free: free_space(disk),
-            entries: entries.map(|entry| (&*entry.uid, entry.size.bytes_or_zero())).collect(),
+            entries: entries.map(|entry| (&*entry.uid, Held::of(entry))).collect(),
             hold: None,
         }
     }
 
     /// Bytes of the reservation with that UID.
-    pub fn held_by(&self, uid: &str) -> Option<u64> {
-        self.entries.get(uid).copied()
+    fn held_by(&self, uid: &str) -> Option<u64> {
+        self.entries.get(uid).map(|held| held.bytes)
+    }
+
+    /// Bytes of the reservation. An entry of a waiting reservation for an earlier spec is released soon (R6).
+    pub fn held_for(&self, reservation: &DiskReservation) -> Option<u64> {
+        let held = self.entries.get(reservation.metadata.uid.as_deref()?)?;
+        let is_current = held.generation >= reservation.metadata.generation;
+        (is_current || is_placed(reservation)).then_some(held.bytes)
     }
 
     /// The UIDs of the reservations on the disk.
@@ -91,9 +113,11 @@ impl<'a> DiskSpace<'a> {
         if self.ready { orphans::kept_for(self.disk, request.reservation) } else { 0 }
     }
 
-    /// True if the ledger has no space for an entry of the request (A8).
-    fn is_full(&self, request: &Request) -> bool {
-        self.entries.len() >= MOST_ENTRIES && self.held_by(&request.uid).is_none()
+    /// Why the ledger has no space for an entry of the request (A8).
+    fn full(&self, request: &Request) -> Option<Full> {
+        let is_new = self.held_by(&request.uid).is_none();
+        let listed = self.entries.values().map(|held| held.role);
+        full_for_role("", request.role(), listed).filter(|_| is_new)
     }
 
     /// True if the hold on the disk permits the request. Either the disk has orphans of the reservation (X6), or the
@@ -105,20 +129,22 @@ impl<'a> DiskSpace<'a> {
 
     pub fn fits(&self, request: &Request) -> bool {
         let free = self.free.saturating_add(self.own_orphans(request));
-        self.ready && !self.is_full(request) && free >= self.takes(request) && self.lets(request)
+        self.ready && self.full(request).is_none() && free >= self.takes(request) && self.lets(request)
     }
 
     /// True if the request would fit into an emptier disk, and no other reservation collects free space here.
     pub fn may_be_held(&self, request: &Request) -> bool {
         let all = self.allocatable.saturating_add(self.own_orphans(request));
-        self.ready && self.hold.is_none() && !self.is_full(request) && all >= request.target
+        self.ready && self.hold.is_none() && self.full(request).is_none() && all >= request.target
     }
 
     pub fn give(&mut self, request: &Request<'a>) {
         let (takes, target) = (self.takes(request), self.target(request));
         self.free = self.free.saturating_add(self.own_orphans(request)).saturating_sub(takes);
         if let Some(uid) = &request.reservation.metadata.uid {
-            self.entries.insert(uid, target);
+            let (role, generation) =
+                (&*request.reservation.spec.role, request.reservation.metadata.generation);
+            self.entries.insert(uid, Held { role, bytes: target, generation });
         }
         if let Some((_, beside)) = &mut self.hold {
             *beside = beside.saturating_sub(target);
@@ -130,19 +156,19 @@ impl<'a> DiskSpace<'a> {
     /// requests get only the rest. So the request is served no later, in any order of releases.
     pub fn hold(&mut self, request: &Request<'a>, hold: Hold<'a>) {
         let beside = self.allocatable.saturating_sub(request.target);
-        let others = self.entries.iter().filter(|(uid, _)| **uid != request.uid).map(|(_, bytes)| *bytes);
+        let others = self.entries.iter().filter(|(uid, _)| **uid != request.uid).map(|(_, held)| held.bytes);
         let stay = others.filter(|bytes| *bytes <= beside).fold(0, u64::saturating_add);
         self.hold = Some((hold, beside.saturating_sub(stay)));
     }
 
-    /// Why the disk does not serve the request. The second value is true if the disk has too many reservations.
-    pub fn refusal(&self, request: &Request) -> (String, bool) {
+    /// Why the disk does not serve the request. The second value is there if the disk lists no further reservation.
+    pub fn refusal(&self, request: &Request) -> (String, Option<Full>) {
         let (name, free, asked) = (&self.name, Size::from_bytes(self.free), request.asked);
+        if let Some(full) = self.full(request).filter(|_| self.ready && self.free >= asked) {
+            return (full.for_role(name, "reservations", "", request.role()), Some(full));
+        }
         let refusal = match &self.hold {
             _ if !self.ready => format!("{name} is not ready"),
-            _ if self.free >= asked && self.is_full(request) => {
-                return (format!("{name} has {MOST_ENTRIES} reservations, and can list no more"), true);
-            }
             Some((hold, _)) if self.free >= asked && hold.holder.uid().as_ref() != Some(&request.uid) => {
                 format!("{free} free on {name} are {hold}")
             }
@@ -157,7 +183,7 @@ impl<'a> DiskSpace<'a> {
                 format!("{name} has {free} free, {missing} too little")
             }
         };
-        (refusal, false)
+        (refusal, None)
     }
 }
 
@@ -190,18 +216,15 @@ impl<'a> RoleSpace<'a> {
     /// Why the role does not get the bytes. Free space that is collected for the role counts too (Q5).
     pub fn refusal(&self, request: &Request, target: u64) -> Option<Verdict> {
         let more = self.more(request, target);
-        quota::refusal(self.role, self.entries.contains_key(&*request.uid), self.reserved, more).or_else(
-            || {
-                let all = self.reserved.saturating_add(self.collected);
-                let over = quota::refusal(self.role, true, all, more).filter(|_| self.collected > 0)?;
-                let collected = Size::from_bytes(self.collected);
-                let message = format!(
-                    "{}; of these {collected} are collected for reservations that wait",
-                    over.message
-                );
-                Some(Verdict { message, ..over })
-            },
-        )
+        let new = (!self.entries.contains_key(&*request.uid)).then_some(request.role());
+        quota::refusal(self.role, new, self.reserved, more).or_else(|| {
+            let all = self.reserved.saturating_add(self.collected);
+            let over = quota::refusal(self.role, None, all, more).filter(|_| self.collected > 0)?;
+            let collected = Size::from_bytes(self.collected);
+            let message =
+                format!("{}; of these {collected} are collected for reservations that wait", over.message);
+            Some(Verdict { message, ..over })
+        })
     }
 
     /// True if the request is within the guarantee of the role.

@@ -15,7 +15,8 @@ use crate::api::{
 
 use super::entry::{self, ByName};
 use super::holder::{Holder, size};
-use super::ledger::{self, MOST_ENTRIES};
+use super::ledger;
+use super::list_share::MOST_ENTRIES;
 use super::{quota, refs};
 
 /// The next step for an object with a ledger of reservations.
@@ -321,8 +322,8 @@ mod tests {
         assert_eq!(ready.reason, "TooManyReservations");
         assert!(ready.message.contains("with 2Gi that status.reservations cannot list"), "{}", ready.message);
         eng.status = Some(status);
-        let refused = |has_entry| quota::refusal(&eng, has_entry, 0, 1).map(|why| why.reason);
-        assert_eq!([refused(true), refused(false)], [Some("TooManyReservations"); 2], "growth neither");
+        let refused = |new| quota::refusal(&eng, new, 0, 1).map(|why| why.reason);
+        assert_eq!([refused(None), refused(Some("eng"))], [Some("TooManyReservations"); 2], "growth neither");
     }
 
     #[test]

@@ -33,7 +33,8 @@ fn set_true(conditions: &mut Vec<Condition>, type_: &str) {
 }
 
 pub fn ledger_entry(name: &str, role: &str, size: u64) -> LedgerEntry {
-    LedgerEntry { name: name.into(), uid: format!("uid-{name}"), role: role.into(), size: gi(size) }
+    let uid = format!("uid-{name}");
+    LedgerEntry { name: name.into(), uid, role: role.into(), size: gi(size), generation: Some(1) }
 }
 
 fn entries(role: &str, held: &[(&str, u64)]) -> Vec<LedgerEntry> {

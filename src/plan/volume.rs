@@ -64,7 +64,7 @@ pub enum Step {
     /// Release the entry in the reservation of that name, since the volume is placed elsewhere, and decide again.
     ReleaseEntry(String),
     /// Restore the entry in the reservation of that name, unless the volume is being deleted; decide again.
-    RestoreEntry(String, LedgerEntry),
+    RestoreEntry(String, Box<LedgerEntry>),
     /// Read the reservation of that name live, then the volume, and decide again.
     LookToResize(String),
     /// Set the entry in exactly the reservation that was read live, and decide again.
@@ -187,7 +187,7 @@ fn correct_entries(volume: &SharedPersistentVolume, reservation: &UidRef, seen: 
     let lost = seen.reservations.iter().any(|r| is_own(r) && held_by_volume(r, &uid).is_none());
     let mut entry = create::entry(volume).ok().filter(|_| lost && !seen.restored)?;
     entry.size = volume.status.as_ref().and_then(|s| s.size.clone()).unwrap_or(entry.size);
-    Some(Step::RestoreEntry(reservation.name.clone(), entry))
+    Some(Step::RestoreEntry(reservation.name.clone(), Box::new(entry)))
 }
 
 /// True if a volume whose status could not be written needs its entry in that reservation. Another controller may have

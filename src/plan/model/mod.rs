@@ -147,11 +147,14 @@ impl Model {
                 let mut made = reservation(&format!("r{who}"), RESERVATIONS[who].0, size);
                 made.metadata.uid = Some(format!("uid-{}", self.born));
                 made.spec.parent = RESERVATIONS[who].1.map(|parent| format!("r{parent}"));
+                made.metadata.generation = Some(1);
                 self.server.put(made);
             }
             Op::Make { .. } => {}
             Op::Ask { who, size } => {
                 if let Some(mut now) = self.reservation(who) {
+                    now.metadata.generation =
+                        now.metadata.generation.map(|of| of + i64::from(now.spec.size != gi(size)));
                     now.spec.size = gi(size);
                     self.server.put(now);
                 }
@@ -368,12 +371,10 @@ impl Model {
                 let (asked, size) = (reservation.spec.size.bytes_or_zero(), holder::size(&status));
                 let may_shrink = holder::used(&status) <= asked && status.disk_kind == Some(DiskKind::Path);
                 prop_assert!(!may_shrink || size <= asked, "R6: {name} did not shrink");
-                // A controller that died while the reservation grew leaves a part of the larger entry, which a later growth
-                // finds.
                 let entry = self.entry(reservation).unwrap_or(0);
                 prop_assert!(
-                    (size..=asked.max(size)).contains(&entry),
-                    "{name} has {size} and an entry of {entry}"
+                    entry == size,
+                    "{name} has {size}, asks for {asked} and has an entry of {entry}"
                 );
             }
         }
@@ -387,6 +388,13 @@ impl Model {
                     let all: Vec<_> = self.server.reservations.values().map(|r| (**r).clone()).collect();
                     let there = owner.is_some() || is_lived_in(&entry.uid, &volumes, &all);
                     prop_assert!(there, "{name} has {entry:?} of nobody");
+                    // Beyond what the reservation has, an entry is of its present spec.
+                    let Some(owner) = owner else { continue };
+                    let has = owner.status.as_ref().map_or(0, holder::size);
+                    let is_more =
+                        entry.size.bytes_or_zero() > has && owner.metadata.deletion_timestamp.is_none();
+                    let is_current = entry.generation == owner.metadata.generation;
+                    prop_assert!(!is_more || is_current, "{name} has {entry:?}, taken for an earlier spec");
                 }
             });
             Ok(())
@@ -454,4 +462,27 @@ fn r4_r6_the_model_reaches_refinements_of_refinements() {
     model.apply(Op::Make { who: 7, size: 2 });
     model.come_to_rest().unwrap();
     assert_eq!((has(&model, 1), has(&model, 7)), ((6, 0), (6, 0)), "D2: all of the undivided disk");
+}
+
+/// R6, Q2: a controller dies at any point of a growth or of a first reservation. Then the reservation asks for more than
+/// there is, or for less, and nothing of the interrupted work stays in a ledger.
+#[test]
+fn r6_nothing_stays_of_an_interrupted_growth() {
+    let sizes = [(4, 30), (4, 5), (4, 2), (0, 30), (0, 2)];
+    let cases = sizes.into_iter().flat_map(|(first, then)| (0..12).map(move |steps| (first, steps, then)));
+    for (first, steps, then) in cases {
+        let mut model = Model::new(false);
+        if first > 0 {
+            model.apply(Op::Make { who: 0, size: first });
+            model.come_to_rest().unwrap();
+            model.apply(Op::Ask { who: 0, size: 10 });
+        } else {
+            model.apply(Op::Make { who: 0, size: 10 });
+        }
+        model.apply(Op::Sync { of: 1, kind: 0 });
+        model.apply(Op::Look { of: 1, who: 0, steps });
+        model.apply(Op::Ask { who: 0, size: then });
+        let rest = model.come_to_rest().map_err(|error| format!("{first} {steps} {then}: {error}"));
+        rest.unwrap();
+    }
 }

@@ -344,7 +344,7 @@ fn a8_a_disk_or_a_role_that_lists_a_thousand_serves_no_more() {
     let told = shared(&[asks("x", "ops", 1, 1)], &disks, &[]).remove(0).unwrap_err();
     assert_eq!(
         told,
-        "TooManyReservations: 1Gi asked for: n1.a has 1000 reservations, and can list no more; it is served when room appears"
+        "TooManyReservations: 1Gi asked for: n1.a lists 1000 reservations, and can list no more; it is served when room appears"
     );
     let mut grows = reserved("r7", "eng", 1, &[]);
     grows.spec.size = gi(2);
@@ -353,4 +353,29 @@ fn a8_a_disk_or_a_role_that_lists_a_thousand_serves_no_more() {
     let told =
         shared(&[asks("x", "eng", 1, 1)], &[disk("n1.a", "n1", 10, &[])], &[eng]).remove(0).unwrap_err();
     assert!(told.starts_with("TooManyReservations: VolumeRole eng lists 1000 reservations"), "{told}");
+}
+
+/// A9. Sub-roles count with their root on a disk, and with the component beneath the role in a VolumeRole.
+#[test]
+fn a8_a_role_leaves_places_in_a_ledger_for_others() {
+    let names: Vec<String> = (0..500).map(|i| format!("r{i}")).collect();
+    let held: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+    let disks = [disk("n1.a", "n1", 2000, &held)];
+    let both = shared(&[asks("x", "eng/new", 1, 1), asks("y", "ops", 1, 1)], &disks, &[]);
+    let why = "ShareTaken: 1Gi asked for: n1.a lists 500 reservations of role eng and its sub-roles, and keeps the rest of \
+               its 1000 for others; it is served when room appears";
+    assert_eq!(both, [Err(why.to_owned()), Ok("n1.a".into())]);
+    let roomy = [disk("n1.a", "n1", 2000, &held), disk("n2.b", "n2", 10, &[])];
+    assert_eq!(shared(&[asks("x", "eng", 1, 1)], &roomy, &[]), [Ok("n2.b".into())]);
+
+    let mut quota = with_quota(volume_role("corp", "corp"), Some(5000), None, &held);
+    let entries = &mut quota.status.as_mut().unwrap().reservations;
+    entries.iter_mut().for_each(|entry| entry.role = "corp/eng/ml".into());
+    let (free, roles) = ([disk("n1.a", "n1", 10, &[])], [quota]);
+    let [eng, ops, own] = ["corp/eng/web", "corp/ops", "corp"]
+        .map(|role| shared(&[asks("x", role, 1, 1)], &free, &roles).remove(0));
+    let eng = eng.unwrap_err();
+    let why = "ShareTaken: VolumeRole corp lists 500 reservations of role corp/eng and its sub-roles";
+    assert!(eng.starts_with(why), "{eng}");
+    assert_eq!([ops, own], [Ok("n1.a".into()), Ok("n1.a".into())]);
 }
