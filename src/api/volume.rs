@@ -105,7 +105,7 @@ pub struct SharedPersistentVolumeSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("the reservation of a volume cannot be changed: create another volume"))]
     pub reservation: Option<String>,
     /// If present, many claims and pods use the volume at once. If absent, one claim and one pod at a time
-    /// (V2).
+    /// (V2). The value is an empty object: `shared: {}`, not `shared: true`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shared: Option<Shared>,
     /// Claims of sub-roles: with `Deny`, the volume is offered and bound to its own role alone (R3).

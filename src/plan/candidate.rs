@@ -8,7 +8,7 @@ use crate::api::condition::{self, READY, Verdict, reason};
 use crate::api::{DiskReservation, NodeDisk};
 
 use super::holder::Holder;
-use super::names;
+use super::{allocatable, names};
 
 /// A disk as a candidate for a reservation.
 pub struct Candidate<'a> {
@@ -57,6 +57,26 @@ fn is_foreign(reservation: &DiskReservation, disk: &NodeDisk) -> bool {
 /// The node whose agent makes static reservations on the disk of that name: `<node>.<disk>`, and `<disk>` has no dot.
 fn maker(disk: &str) -> Option<&str> {
     disk.rsplit_once('.').map(|(node, _)| node)
+}
+
+/// True if the disk has that many bytes once all other reservations are gone.
+pub fn holds_all_of(disk: &NodeDisk, bytes: u64) -> bool {
+    allocatable::of_disk(disk) >= bytes
+}
+
+/// True if the reservation waits for free space that a disk can have. Labels of nodes are not compared.
+pub fn waits_for_space(reservation: &DiskReservation, disks: &[NodeDisk]) -> bool {
+    let spec = &reservation.spec;
+    let conditions = reservation.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let waits = condition::get(conditions, READY).is_none_or(|ready| {
+        ![reason::NO_SUCH_DISK, reason::DISK_MOVED, reason::OVER_QUOTA].contains(&&*ready.reason)
+    });
+    let can = |disk: &NodeDisk| {
+        spec.node_disk.as_ref().is_none_or(|name| *name == disk.name_any())
+            && spec.node_name.as_ref().is_none_or(|name| *name == disk.spec.node_name)
+            && holds_all_of(disk, spec.size.bytes_or_zero())
+    };
+    waits && disks.iter().any(can)
 }
 
 /// Why no disk may serve the reservation.
@@ -134,8 +154,28 @@ mod tests {
         );
         assert_eq!(
             pick(&reservation("x", "eng", 41), &disks[2..]).unwrap_err().1,
-            "41Gi asked for: n1.large has 40Gi free, 1Gi too little; it is served when room appears"
+            "41Gi asked for: n1.large has 40Gi free, 1Gi too little; that is more than such a disk has: \
+             reserve less, or add a larger disk"
         );
+    }
+
+    #[test]
+    fn q3_an_impossible_reservation_waits_for_no_space() {
+        let disks = [disk("n1.a", "n1", 10, &[("r", 8)])];
+        let on = |place: fn(&mut DiskReservation), size| {
+            let mut reservation = reservation("x", "eng", size);
+            place(&mut reservation);
+            waits_for_space(&reservation, &disks)
+        };
+        assert!(on(|_| {}, 10) && on(|r| r.spec.node_disk = Some("n1.a".into()), 10));
+        assert!(!on(|_| {}, 11) && !on(|r| r.spec.node_disk = Some("n1.b".into()), 1));
+        assert!(!on(|r| r.spec.node_name = Some("n2".into()), 1));
+        for why in [reason::NO_SUCH_DISK, reason::DISK_MOVED, reason::OVER_QUOTA] {
+            let mut refused = reservation("x", "eng", 1);
+            let conditions = &mut refused.status.get_or_insert_default().conditions;
+            condition::set(conditions, READY, Verdict::no(why, "said"), None, jiff::Timestamp::UNIX_EPOCH);
+            assert!(!waits_for_space(&refused, &disks), "{why}");
+        }
     }
 
     #[test]

@@ -135,10 +135,19 @@ pub fn changes<'a>(
     });
     let apply = changed.collect();
     let mut status = subscription.status.clone().unwrap_or_default();
-    let message = format!("subscribed to {}", subscription.spec.roles.join(", "));
+    let mut message = format!("subscribed to {}", subscription.spec.roles.join(", "));
+    if volumes.iter().any(|volume| lacks_capability(volume, subscription)) {
+        message.push_str("; shared volumes are not offered: add SHARED_RESOURCES to spec.capabilities");
+    }
     let verdict = Verdict::yes(reason::SUBSCRIBED, message);
     condition::set(&mut status.conditions, READY, verdict, subscription.metadata.generation, now);
     Changes { delete, apply, status }
+}
+
+/// True if only the capability keeps the subscription from offers of the volume (O3).
+fn lacks_capability(volume: &SharedPersistentVolume, subscription: &RoleSubscription) -> bool {
+    volume.metadata.deletion_timestamp.is_none()
+        && entitled(volume, &[subscription]).is_err_and(|why| why.reason == reason::NO_CAPABILITY)
 }
 
 /// True if the offer is the subscription's offer of its node. Another writer's object may have the name of such an
@@ -295,6 +304,24 @@ mod tests {
         let mut retiring = ready_volume("v", "eng", true);
         retiring.spec.retire = true;
         assert_eq!(why(&retiring, &capable), "VolumeRetiring", "X5");
+    }
+
+    #[test]
+    fn o3_a_subscription_says_that_shared_volumes_need_the_capability() {
+        let says = |capable: bool, volume: &SharedPersistentVolume| {
+            let subscription = subscription("ns", &["eng", "ops"], capable);
+            let now = Timestamp::UNIX_EPOCH;
+            let changes = changes(&subscription, &[], &[volume], &[], |_| true, now);
+            condition::get(&changes.status.conditions, READY).unwrap().message.clone()
+        };
+        let (shared, exclusive) = (volume("v", "eng", 1), ready_volume("v", "eng", false));
+        let lacks = "subscribed to eng, ops; shared volumes are not offered: add SHARED_RESOURCES to spec.capabilities";
+        assert_eq!(says(false, &shared), lacks);
+        for (capable, volume) in
+            [(true, &shared), (false, &exclusive), (false, &ready_volume("v", "lab", true))]
+        {
+            assert_eq!(says(capable, volume), "subscribed to eng, ops");
+        }
     }
 
     #[test]

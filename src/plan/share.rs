@@ -312,12 +312,15 @@ impl<'a> Sharing<'a> {
             false => Size::from_bytes(request.asked),
         };
         let full = full.into_iter().flatten().next();
+        let is_possible =
+            may.iter().any(|disk| !disk.ready || candidate::holds_all_of(disk.disk, request.target));
+        let outlook = match is_possible {
+            true => "it is served when room appears",
+            false => "that is more than such a disk has: reserve less, or add a larger disk",
+        };
         Verdict::no(
             full.map_or(reason::NOT_ENOUGH_ROOM, |full| full.reason(reason::TOO_MANY_RESERVATIONS)),
-            format!(
-                "{asked} asked for: {}; it is served when room appears",
-                names(&refusals, refusals.len())
-            ),
+            format!("{asked} asked for: {}; {outlook}", names(&refusals, refusals.len())),
         )
     }
 }

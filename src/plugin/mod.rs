@@ -17,6 +17,7 @@ mod rights;
 mod run;
 mod snapshot;
 mod status;
+mod subscribe;
 mod tree;
 mod unclaim;
 mod unsubscribe;

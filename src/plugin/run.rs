@@ -21,7 +21,7 @@ use super::tree::{self, Filter};
 use super::watch::Changes;
 use super::why::{self, Target};
 use super::write::{self, Until};
-use super::{complete, delete, orphans, rights, status, unclaim, unsubscribe};
+use super::{complete, delete, orphans, rights, status, subscribe, unclaim, unsubscribe};
 use crate::api::condition::RESIZED;
 
 /// Runs the command line. An error is one line on standard error.
@@ -89,8 +89,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             write::create_object(&client, &kind::CLAIM, manifest, &args.write).await?;
         }
         Command::Subscribe { roles, name, write } => {
-            let manifest = write::subscription_manifest(&roles, name.as_deref(), &namespace);
-            write::create_object(&client, &kind::SUBSCRIPTION, manifest, &write).await?;
+            subscribe::subscribe(&client, &roles, name.as_deref(), &namespace, &write).await?;
         }
         Command::Delete { object, write } => {
             let target = Target::parse(&object, &namespace)?;

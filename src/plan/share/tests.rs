@@ -229,7 +229,7 @@ fn r6_growth_is_queued_too_and_takes_from_its_own_disk() {
     assert_eq!(
         shared(&[grows(11)], &disks, &[]),
         [Err("NotEnoughRoom: 7Gi asked for: n1.a has 6Gi free, 1Gi too little; \
-              it is served when room appears"
+              that is more than such a disk has: reserve less, or add a larger disk"
             .into())]
     );
     assert_eq!(shared(&[grows(4)], &disks, &[]), [], "it has what it asks for");

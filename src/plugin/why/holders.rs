@@ -5,7 +5,8 @@ use kube::ResourceExt;
 use super::target::Target;
 use crate::api::LedgerEntry;
 use crate::cluster;
-use crate::plan::{self, candidate::Candidate, share};
+use crate::plan::candidate::{self, Candidate};
+use crate::plan::{self, share};
 use crate::plugin::kind::{CLAIM, DISK, RESERVATION, ROLE, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
@@ -62,6 +63,7 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         let queue: Vec<String> =
             share::in_order(&all, &candidates, &snapshot.roles.iter().collect::<Vec<_>>())
                 .into_iter()
+                .filter(|r| candidate::waits_for_space(r, &snapshot.disks))
                 .map(|r| format!("{} ({}, {})", r.name_any(), r.spec.role, r.spec.size))
                 .collect();
         let position = queue.iter().position(|entry| entry.starts_with(&format!("{} (", target.name)));

@@ -395,7 +395,7 @@ mod tests {
             "too little",
         );
         let snapshot = Snapshot {
-            disks: vec![disk("n1.a", "n1", 10, &[])],
+            disks: vec![disk("n1.a", "n1", 100, &[("r", 90)])],
             volumes: vec![held],
             claims: vec![waits],
             reservations: vec![last, reservation("first", "eng", 50)],
@@ -414,6 +414,9 @@ mod tests {
             answer.contains("before it in the queue, by the shares of the roles: first (eng, 50Gi)"),
             "{answer}"
         );
+        let small = Snapshot { disks: vec![disk("n1.a", "n1", 98, &[("r", 90)])], ..snapshot };
+        let answer = ask(&small, &RESERVATION, None, "last").unwrap();
+        assert!(!answer.contains("queue"), "99Gi never fit: {answer}");
     }
 
     #[test]

@@ -21,7 +21,7 @@ impl Tour {
         let files = self.share()?;
         self.fill()?;
         self.wait_in_line()?;
-        self.plug_in()?;
+        let picture = self.plug_in()?;
         self.refuse_destroy()?;
         self.kill_agent()?;
         self.release()?;
@@ -32,7 +32,9 @@ impl Tour {
         self.stateful()?;
         self.fan_out()?;
         self.destroy()?;
-        self.unreserve(&free)
+        self.unreserve(&free)?;
+        println!("\n=== What was built, before it was taken away\n{}", picture.trim_end());
+        Ok(())
     }
 
     /// Waits for a state in which nothing happens any more: all claims are bound.
@@ -267,11 +269,12 @@ impl Tour {
         Ok(())
     }
 
+    /// Returns what `tree` and `status` show of everything.
     /// T4.
-    fn plug_in(&self) -> anyhow::Result<()> {
+    fn plug_in(&self) -> anyhow::Result<String> {
         self.title("kubectl reservoir shows where everything is, and says why the claim waits")?;
         let directory = self.build_plugin()?;
-        self.plugin(&directory, &["status"])?;
+        let status = self.plugin(&directory, &["status"])?;
         let tree = self.plugin(&directory, &["tree", "--role", "analytics"])?;
         let place = |what: &str| tree.find(what).with_context(|| format!("the tree has no {what}"));
         let way = [
@@ -287,7 +290,7 @@ impl Tour {
             why.contains("VolumeHeld: ") && why.contains("its volume is held by claim team-a/scratch"),
             "it does not name the holder"
         );
-        Ok(())
+        Ok(format!("$ kubectl reservoir tree --role analytics\n{tree}\n$ kubectl reservoir status\n{status}"))
     }
 
     /// X1, R6.

@@ -1,0 +1,73 @@
+//! The command `subscribe`.
+
+use anyhow::bail;
+use kube::api::Api;
+use kube::{Client, ResourceExt};
+use serde_json::json;
+
+use super::cli::{DryRun, Write};
+use super::kind;
+use super::write::{create_object, subscription_manifest};
+use crate::api::{Capability, RoleSubscription};
+
+pub(super) async fn subscribe(
+    client: &Client,
+    roles: &[String],
+    name: Option<&str>,
+    namespace: &str,
+    write: &Write,
+) -> anyhow::Result<()> {
+    let manifest = subscription_manifest(roles, name, namespace);
+    if write.dry_run != Some(DryRun::Client) {
+        let name = manifest["metadata"]["name"].as_str().unwrap_or_default();
+        let api = Api::<RoleSubscription>::namespaced(client.clone(), namespace);
+        // Without the right to read it, the API server's answer to the CREATE is all that there is.
+        if let Ok(Some(there)) = api.get_opt(name).await {
+            bail!(exists(&there, roles));
+        }
+    }
+    create_object(client, &kind::SUBSCRIPTION, manifest, write).await
+}
+
+/// The answer for a name that a subscription has: the roles and the capability that it lacks, with a command that adds
+/// them.
+fn exists(there: &RoleSubscription, roles: &[String]) -> String {
+    let (name, namespace) = (there.name_any(), there.namespace().unwrap_or_default());
+    let new: Vec<&String> = roles.iter().filter(|role| !there.spec.roles.contains(role)).collect();
+    let mut lacks: Vec<String> = new.iter().map(|role| format!("role {role}")).collect();
+    if !there.spec.capabilities.contains(&Capability::SharedResources) {
+        lacks.push("the capability SHARED_RESOURCES, which shared volumes need".to_owned());
+    }
+    if lacks.is_empty() {
+        return format!("RoleSubscription {name} of namespace {namespace} has these roles already");
+    }
+    let all: Vec<&String> = there.spec.roles.iter().chain(new).collect();
+    let patch = json!({"spec": {"roles": all, "capabilities": ["SHARED_RESOURCES"]}});
+    format!(
+        "RoleSubscription {name} of namespace {namespace} exists without {}: \
+         kubectl patch rolesubscription {name} -n {namespace} --type=merge -p '{patch}'",
+        lacks.join(" and ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::subscription;
+
+    #[test]
+    fn o3_an_existing_subscription_is_told_what_it_lacks() {
+        let says = |capable, roles: &[&str]| {
+            let roles: Vec<String> = roles.iter().map(|role| (*role).to_owned()).collect();
+            exists(&subscription("team", &["eng"], capable), &roles)
+        };
+        assert_eq!(says(true, &["eng"]), "RoleSubscription sub of namespace team has these roles already");
+        assert_eq!(
+            says(false, &["eng", "ops"]),
+            "RoleSubscription sub of namespace team exists without role ops and the capability SHARED_RESOURCES, which \
+             shared volumes need: kubectl patch rolesubscription sub -n team --type=merge -p \
+             '{\"spec\":{\"capabilities\":[\"SHARED_RESOURCES\"],\"roles\":[\"eng\",\"ops\"]}}'"
+        );
+        assert!(says(false, &["eng"]).contains("exists without the capability SHARED_RESOURCES, which"));
+    }
+}
