@@ -170,8 +170,16 @@ async fn a_publish_with_a_bad_field_is_refused() {
         (|r| r.volume_id = "a".repeat(1 << 20), Code::NotFound, NO_HANDLE.into()),
         (|r| r.volume_id.make_ascii_uppercase(), Code::NotFound, NO_HANDLE.into()),
         (|r| r.target_path.clear(), Code::InvalidArgument, "target_path is missing".into()),
-        (|r| r.target_path = "/a\0b".into(), Code::InvalidArgument, "target_path contains a control character".into()),
-        (|r| r.target_path = "/a\nb".into(), Code::InvalidArgument, "target_path contains a control character".into()),
+        (
+            |r| r.target_path = "/a\0b".into(),
+            Code::InvalidArgument,
+            "target_path contains a control character".into(),
+        ),
+        (
+            |r| r.target_path = "/a\nb".into(),
+            Code::InvalidArgument,
+            "target_path contains a control character".into(),
+        ),
         (
             |r| r.target_path = "/a".repeat(2048),
             Code::InvalidArgument,
@@ -180,20 +188,10 @@ async fn a_publish_with_a_bad_field_is_refused() {
         (|r| r.volume_capability = None, Code::InvalidArgument, "volume_capability is missing".into()),
         (|r| set_type(r, None), Code::InvalidArgument, "volume_capability has no access type".into()),
         (
-            |r| set_type(r, mount(|mount| mount.fs_type = "ext4".into())),
-            Code::InvalidArgument,
-            "the filesystem type belongs to the SharedPersistentVolume: remove csi.fsType from the PersistentVolume"
-                .into(),
-        ),
-        (
-            |r| set_type(r, mount(|mount| mount.mount_flags = vec!["exec,suid".into()])),
-            Code::InvalidArgument,
-            "mount options belong to the SharedPersistentVolume: remove mountOptions from the PersistentVolume".into(),
-        ),
-        (
             |r| set_type(r, mount(|mount| mount.volume_mount_group = "0".into())),
             Code::InvalidArgument,
-            "volume_mount_group is set, but this driver does not have the capability VOLUME_MOUNT_GROUP".into(),
+            "volume_mount_group is set, but this driver does not have the capability VOLUME_MOUNT_GROUP"
+                .into(),
         ),
         (
             |r| r.volume_capability.as_mut().unwrap().access_mode = None,
@@ -211,8 +209,16 @@ async fn a_publish_with_a_bad_field_is_refused() {
         (|r| set(r, "pod.uid", ""), Code::InvalidArgument, missing("pod.uid")),
         (|r| set(r, "pod.namespace", ""), Code::InvalidArgument, missing("pod.namespace")),
         (|r| set(r, "pod.name", ""), Code::InvalidArgument, missing("pod.name")),
-        (|r| set(r, "pod.uid", "../x"), Code::InvalidArgument, "csi.storage.k8s.io/pod.uid is not a name".into()),
-        (|r| set(r, "pod.name", "a\nb"), Code::InvalidArgument, "csi.storage.k8s.io/pod.name is not a name".into()),
+        (
+            |r| set(r, "pod.uid", "../x"),
+            Code::InvalidArgument,
+            "csi.storage.k8s.io/pod.uid is not a name".into(),
+        ),
+        (
+            |r| set(r, "pod.name", "a\nb"),
+            Code::InvalidArgument,
+            "csi.storage.k8s.io/pod.name is not a name".into(),
+        ),
         (
             |r| set(r, "pod.name", &"a".repeat(254)),
             Code::InvalidArgument,

@@ -50,8 +50,11 @@ impl Volumes for Node {
             namespace: &request.pod.namespace,
             read_only: request.read_only,
             block: request.block,
+            several_pods: request.several_pods,
+            fs_type: &request.fs_type,
+            mount_options: &request.mount_options,
         };
-        authorise(volume.as_ref(), asked).map_err(refused)?;
+        let with_others = authorise(volume.as_ref(), asked).map_err(refused)?.with_others;
 
         let publish = Publish {
             uid: uid(&request.handle)?,
@@ -59,6 +62,7 @@ impl Volumes for Node {
             read_only: request.read_only,
             pod: Pod { uid: request.pod.uid, namespace: request.pod.namespace, name: request.pod.name },
             claim_uid: request.handle.claim_uid().to_owned(),
+            with_others,
         };
         let uid = publish.uid.clone();
         // The work on the host goes on after the caller has given up.
@@ -112,7 +116,7 @@ fn refused(refusal: Refusal) -> Error {
     let message = refusal.to_string();
     match refusal {
         Refusal::NoVolume(_) => Error::NotFound(message),
-        Refusal::OtherMode(_) => Error::InvalidArgument(message),
+        Refusal::OtherMode(_) | Refusal::OtherMount(_) => Error::InvalidArgument(message),
         Refusal::OtherVolume(_)
         | Refusal::OtherNode { .. }
         | Refusal::NotBound(_)
@@ -138,6 +142,7 @@ fn failed(error: &NodeError, message: String) -> Error {
         Host::Fenced(_)
         | Host::NotFenced(_)
         | Host::InUse { .. }
+        | Host::Held { .. }
         | Host::BackingLost { .. }
         | Host::Unsupported(_) => Error::FailedPrecondition(message),
         Host::Busy { .. } | Host::NotReady(_) => Error::Busy(message),
@@ -235,6 +240,9 @@ mod tests {
             target: dir.path().join("mount"),
             read_only: false,
             block: false,
+            several_pods: true,
+            fs_type: String::new(),
+            mount_options: vec![],
             pod: csi::PodInfo { uid: UID.into(), namespace: "ns".into(), name: "p".into() },
             volume_context: Default::default(),
         };

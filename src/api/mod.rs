@@ -35,9 +35,9 @@ pub use role::{Role, RoleError};
 pub use size::{Size, SizeError};
 pub use subscription::{Capability, RoleSubscription, RoleSubscriptionSpec, RoleSubscriptionStatus};
 pub use volume::{
-    Adopt, BackingState, Destroy, ErasePolicy, FsType, NamespaceUse, NodePart, Recover, Shared,
-    SharedPersistentVolume, SharedPersistentVolumeSpec, SharedPersistentVolumeStatus, SubRoles, VolumeMode,
-    VolumePhase,
+    Adopt, BackingState, Destroy, ErasePolicy, FIXED_MOUNT_OPTIONS, FsType, MOUNT_OPTIONS, NamespaceUse,
+    NodePart, Recover, Shared, SharedPersistentVolume, SharedPersistentVolumeSpec,
+    SharedPersistentVolumeStatus, SubRoles, VolumeMode, VolumePhase,
 };
 pub use volume_role::{Quota, VolumeRole, VolumeRoleSpec, VolumeRoleStatus};
 

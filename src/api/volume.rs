@@ -228,7 +228,22 @@ pub enum FsType {
     Btrfs,
 }
 
+/// The mount options that a volume may have (V12).
+pub const MOUNT_OPTIONS: [&str; 5] = ["noatime", "nodiratime", "strictatime", "noexec", "nosymfollow"];
+
+/// The mount options that every volume has (V12).
+pub const FIXED_MOUNT_OPTIONS: [&str; 2] = ["nosuid", "nodev"];
+
 impl FsType {
+    /// The kernel's name of the file system, as a PersistentVolume has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+
     /// The size in bytes of the smallest volume with it.
     pub const fn min_bytes(self) -> u64 {
         match self {

@@ -136,6 +136,16 @@ impl PodUse {
 }
 
 impl Cache<PodUse> {
+    /// The PersistentVolumeClaims that every user of the PersistentVolumeClaim `name` uses as well.
+    pub fn mates(&self, namespace: &str, name: &str) -> Vec<Name> {
+        let own = name_of(namespace, name);
+        let mut users = self.names_by(CLAIM, &own).into_iter().filter_map(|user| self.get(&user));
+        let mut mates = users.next().map(|user| user.claims.to_vec()).unwrap_or_default();
+        users.for_each(|user| mates.retain(|mate| user.claims.contains(mate)));
+        mates.retain(|mate| *mate != own);
+        mates
+    }
+
     /// The pods that use the PersistentVolumeClaim `name`, by name.
     pub fn users(&self, namespace: &str, name: &str) -> Vec<PodRef> {
         let user = |user: &Name| {
@@ -202,6 +212,9 @@ mod tests {
         assert_eq!(see(Event::Apply(pod("p", "1", &["a", "b"], "Pending"))), ["team/a", "team/b"]);
         assert_eq!(see(Event::Apply(pod("p", "1", &["a", "b"], "Running"))), none, "nothing is new");
         assert_eq!(users("a"), ["team/p 1", "team/q 2"]);
+        let mates =
+            |claim: &str| cache.mates("team", claim).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!((mates("a"), mates("b"), mates("c")), (vec![], vec!["team/a".to_owned()], vec![]));
         assert_eq!(cache.users("other", "a"), []);
         assert_eq!(see(Event::Apply(pod("q", "2", &["a"], "Succeeded"))), ["team/a"]);
         assert_eq!(see(Event::Delete(pod("q", "2", &["a"], "Succeeded"))), none);

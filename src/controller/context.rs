@@ -13,6 +13,7 @@ use crate::api::{
     SharedPersistentVolume, VolumeClaim, VolumeRole,
 };
 use crate::cluster::{self, Events, Owned, StatusBatcher, UsedPod};
+use crate::plan::crowding::Crowding;
 use crate::telemetry::Metrics;
 
 use super::share::Share;
@@ -50,6 +51,8 @@ pub struct Context {
     pub batchers: StatusBatchers,
     /// By UID, the resourceVersion that this controller replaced, until a cache has a later version.
     pub replaced: Mutex<HashMap<String, String>>,
+    /// The nodes that storage capacities tell as smaller than they are.
+    pub crowding: Mutex<Crowding>,
     /// The controller's metrics.
     pub metrics: Arc<Metrics>,
 }
@@ -90,6 +93,11 @@ impl Context {
             replaced.remove(uid);
         }
         old
+    }
+
+    /// See [`Self::crowding`].
+    pub fn crowding(&self) -> MutexGuard<'_, Crowding> {
+        self.crowding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn replaced(&self) -> MutexGuard<'_, HashMap<String, String>> {

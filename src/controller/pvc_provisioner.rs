@@ -3,20 +3,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::api::{LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, SharedPersistentVolume, volume_for_pvc};
 use crate::cluster::{self, Name};
-use crate::plan::pvc_provisioner::{SELECTED_NODE, Seen, Step, asks_for_more, next};
+use crate::plan::pvc_provisioner::placement::Mate;
+use crate::plan::pvc_provisioner::{
+    Objects, Reschedule, SELECTED_NODE, Seen, Step, asks_for_more, class, next,
+};
 
 use super::context::Context;
-use super::{Again, Error};
+use super::{Again, Error, storage_capacity};
 
 /// The pause before a refused write is retried. The controller does not watch the namespace's permissions, whose change
 /// may allow the write.
 const RETRY: Duration = Duration::from_secs(60);
+
+/// The pause before free space on the nodes that a class allows is looked for again. Most changes of a reservation make no
+/// space there.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Reconciles a PersistentVolumeClaim by namespace and name.
 ///
@@ -26,13 +35,13 @@ const RETRY: Duration = Duration::from_secs(60);
 pub(super) async fn reconcile(name: Name, ctx: &Context) -> Result<Again, Error> {
     let Some(seen) = gather(&name, ctx).await? else { return Ok(None) };
     let (event, again) = match apply(next(&seen), &seen, ctx).await {
-        Ok(event) => (event, None),
+        Ok(done) => done,
         // A permission is missing, or the schema of volumes refuses a field.
         Err(error) if seen.pvc.is_some() => (Some(error.refusal().ok_or(error)?), Some(RETRY)),
         Err(error) => return Err(error),
     };
     if let (Some(pvc), Some(event)) = (&seen.pvc, event) {
-        ctx.events.publish(pvc, None, false, "Provision", "ProvisioningFailed", &event).await;
+        publish(pvc, &event, ctx).await;
     }
     Ok(again)
 }
@@ -51,6 +60,8 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
         claim: stores.claims.get_in(namespace, pvc),
         reservations: vec![],
         disks: vec![],
+        nodes: vec![],
+        mates: vec![],
     };
     let asks = |volume: &Arc<SharedPersistentVolume>| {
         asks_for_more(&seen.uid, cached.requested, cached.attributes_class, volume)
@@ -60,8 +71,7 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
         seen.pvc = cluster::get(&pvcs, pvc).await?;
     }
     if !cached.bound {
-        let class = seen.pvc.as_ref().and_then(|pvc| pvc.spec.as_ref()?.storage_class_name.as_deref());
-        seen.class = class.and_then(|class| stores.classes.get(class));
+        seen.class = seen.pvc.as_ref().and_then(|pvc| class_of(pvc, ctx));
         seen.volume = cluster::get(&Api::all(ctx.client.clone()), &volume).await?.map(Arc::new);
         if seen.volume.is_none() && seen.claim.is_some() {
             // The volume is created only beside an existing claim, since the end of the claim ends the volume.
@@ -69,12 +79,35 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
             seen.claim = cluster::get(&claims, pvc).await?.map(Arc::new);
         }
         (seen.reservations, seen.disks) = (stores.reservations.all(), stores.disks.all());
+        match seen.class.as_ref().filter(|_| seen.volume.is_none()) {
+            Some(class) if class::is_delayed(class) => {
+                for mate in stores.pods.mates(namespace, pvc) {
+                    seen.mates.extend(gather_mate(&mate, ctx).await?);
+                }
+            }
+            Some(class) if class.allowed_topologies.is_some() => seen.nodes = stores.nodes.all(),
+            _ => {}
+        }
     }
     Ok(Some(seen))
 }
 
-/// Applies the step; returns the reason of a refusal.
-async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<Option<String>, Error> {
+fn class_of(pvc: &PersistentVolumeClaim, ctx: &Context) -> Option<Arc<StorageClass>> {
+    ctx.stores.classes.get(pvc.spec.as_ref()?.storage_class_name.as_deref()?)
+}
+
+/// The PersistentVolumeClaim of that name, unless another driver provisions it.
+async fn gather_mate(name: &Name, ctx: &Context) -> Result<Option<Mate>, Error> {
+    let Some((namespace, pvc)) = name.split_once('/') else { return Ok(None) };
+    let Some((uid, cached)) = ctx.stores.pvcs.provisioned(name) else { return Ok(None) };
+    let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, namespace);
+    let pvc = if cached.bound { None } else { cluster::get(&pvcs, pvc).await? };
+    let class = pvc.as_ref().and_then(|pvc| class_of(pvc, ctx));
+    Ok(Some(Mate { pvc, class, volume: ctx.stores.volumes.get(&volume_for_pvc(&uid)) }))
+}
+
+/// Applies the step; returns the reason of a refusal, and the pause before the next attempt.
+async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<(Option<String>, Again), Error> {
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     match step {
         Step::CreateClaim(claim) => {
@@ -89,26 +122,57 @@ async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<Option<String>,
                 cluster::merge_seen(&volumes, &**volume, json!({ "spec": { "size": size } })).await?;
             }
         }
-        Step::Refuse(event) => return Ok(Some(event)),
-        Step::Reschedule(event, asked) => {
-            if let Some((claim, volume)) = asked {
-                let claims = cluster::namespaced(&ctx.client, &claim.namespace().unwrap_or_default());
-                cluster::may_create(&claims, &*claim).await?;
-                cluster::may_create(&volumes, &*volume).await?;
+        Step::Refuse(event) => return Ok((Some(event), None)),
+        Step::Wait(event, asked) => {
+            ensure_may_create(&asked, ctx).await?;
+            return Ok((Some(event), Some(LOOK_AGAIN)));
+        }
+        Step::Reschedule(step) => {
+            let Reschedule { why: event, asked, others, crowded } = *step;
+            if let Some(asked) = asked {
+                ensure_may_create(&asked, ctx).await?;
+            }
+            // The scheduler looks at the storage capacity as soon as it is to choose again.
+            let class = crowded.as_ref().and_then(|crowded| ctx.stores.classes.get(&crowded.class));
+            let is_new = crowded.is_some_and(|crowded| ctx.crowding().note(crowded, Timestamp::now()));
+            if let Some(class) = class.filter(|_| is_new) {
+                storage_capacity::reconcile(class, ctx).await?;
             }
             if let Some(unplaced) = &seen.volume {
                 cluster::delete_seen(&volumes, &**unplaced).await?;
             }
-            if let Some(pvc) = &seen.pvc {
-                let pvcs = cluster::namespaced(&ctx.client, &pvc.namespace().unwrap_or_default());
-                let unselect = json!({ "metadata": { "annotations": { SELECTED_NODE: null } } });
-                cluster::merge_seen(&pvcs, pvc, unselect).await?;
+            for pvc in &others {
+                unselect(pvc, ctx).await?;
+                publish(pvc, &event, ctx).await;
             }
-            return Ok(Some(event));
+            if let Some(pvc) = &seen.pvc {
+                unselect(pvc, ctx).await?;
+            }
+            return Ok((Some(event), None));
         }
         Step::Rest => {}
     }
-    Ok(None)
+    Ok((None, None))
+}
+
+/// A dry run of the creation: who lacks the rights learns of no free space (P5).
+async fn ensure_may_create(asked: &Objects, ctx: &Context) -> Result<(), Error> {
+    let (claim, volume) = &**asked;
+    let claims = cluster::namespaced(&ctx.client, &claim.namespace().unwrap_or_default());
+    cluster::may_create(&claims, claim).await?;
+    Ok(cluster::may_create(&Api::all(ctx.client.clone()), volume).await?)
+}
+
+/// Makes the scheduler choose a node for the PersistentVolumeClaim again.
+async fn unselect(pvc: &PersistentVolumeClaim, ctx: &Context) -> Result<(), Error> {
+    let pvcs = cluster::namespaced(&ctx.client, &pvc.namespace().unwrap_or_default());
+    let unselect = json!({ "metadata": { "annotations": { SELECTED_NODE: null } } });
+    cluster::merge_seen(&pvcs, pvc, unselect).await?;
+    Ok(())
+}
+
+async fn publish(pvc: &PersistentVolumeClaim, event: &str, ctx: &Context) {
+    ctx.events.publish(pvc, None, false, "Provision", "ProvisioningFailed", event).await;
 }
 
 /// Turns the volume that was seen into an ordinary volume, and publishes an event (P4).

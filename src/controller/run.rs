@@ -119,7 +119,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         pods,
     };
     let events = Events::new(client.clone(), "reservoir-controller", &options.identity);
-    let (share, turn, batchers, replaced) = Default::default();
+    let (share, turn, batchers, replaced, crowding) = Default::default();
     let counters = metrics.clone();
     let ctx = Context {
         client,
@@ -130,6 +130,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         turn,
         batchers,
         replaced,
+        crowding,
         metrics: counters,
     };
     let ctx = Arc::new(ctx);
@@ -173,7 +174,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
                 |o, c| async move { role::reconcile(o, &c).await.map(|()| None) },
             ),
             running.controller(&stores.classes, classes_in, named, |o, c| async move {
-                storage_capacity::reconcile(o, &c).await.map(|()| None)
+                storage_capacity::reconcile(o, &c).await
             }),
             running.named::<PersistentVolumeClaim, _, _>(
                 pvcs_in,

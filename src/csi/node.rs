@@ -27,7 +27,7 @@ use super::volumes::{Stats, Usage, Volumes};
 use crate::api::TOPOLOGY_NODE;
 
 /// GET_VOLUME_STATS supplies the kubelet's volume metrics (M6). SINGLE_NODE_MULTI_WRITER makes the kubelet send
-/// ReadWriteOnce and ReadWriteOncePod as two modes. Both are accepted: the volume itself decides who may write.
+/// ReadWriteOnce and ReadWriteOncePod as two modes.
 const CAPABILITIES: [RpcType; 2] = [RpcType::GetVolumeStats, RpcType::SingleNodeMultiWriter];
 
 const NOTHING_TO_STAGE: &str = "volumes are not staged: the agent mounts each once per node by itself";

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::error::Error;
 use super::handle::VolumeHandle;
 use super::proto::csi::volume_capability::access_mode::Mode;
-use super::proto::csi::volume_capability::{AccessMode, AccessType};
+use super::proto::csi::volume_capability::{AccessMode, AccessType, MountVolume};
 use super::proto::csi::{
     NodeGetVolumeStatsRequest, NodePublishVolumeRequest, NodeUnpublishVolumeRequest, VolumeCapability,
 };
@@ -30,12 +30,25 @@ pub(super) fn publish(request: NodePublishVolumeRequest) -> Result<PublishReques
     required("target_path", &target_path)?;
     let capability = volume_capability.ok_or_else(|| invalid("volume_capability is missing"))?;
 
-    check_capability(&capability)?;
+    let mode = mode(&capability)?;
+    let (block, mount) = match capability.access_type {
+        None => return Err(invalid("volume_capability has no access type")),
+        Some(AccessType::Block(_)) => (true, MountVolume::default()),
+        Some(AccessType::Mount(mount)) => (false, mount),
+    };
+    if !mount.volume_mount_group.is_empty() {
+        return Err(invalid(
+            "volume_mount_group is set, but this driver does not have the capability VOLUME_MOUNT_GROUP",
+        ));
+    }
     Ok(PublishRequest {
         handle: handle(&volume_id)?,
         target: path("target_path", &target_path)?,
         read_only: readonly,
-        block: matches!(capability.access_type, Some(AccessType::Block(_))),
+        block,
+        several_pods: !matches!(mode, Mode::SingleNodeSingleWriter | Mode::SingleNodeWriter),
+        fs_type: mount.fs_type,
+        mount_options: mount.mount_flags,
         pod: pod(&volume_context)?,
         volume_context: volume_context
             .into_iter()
@@ -84,32 +97,9 @@ fn path(field: &str, text: &str) -> Result<PathBuf, Error> {
     Ok(Path::new(text).components().collect())
 }
 
-/// Refuses capabilities that no PersistentVolume of Reservoir has. A message has no mount flags, because CSI treats
-/// them as sensitive.
-fn check_capability(capability: &VolumeCapability) -> Result<(), Error> {
-    match &capability.access_type {
-        None => return Err(invalid("volume_capability has no access type")),
-        Some(AccessType::Block(_)) => {}
-        Some(AccessType::Mount(mount)) => {
-            if !mount.fs_type.is_empty() {
-                return Err(invalid(
-                    "the filesystem type belongs to the SharedPersistentVolume: \
-                     remove csi.fsType from the PersistentVolume",
-                ));
-            }
-            if !mount.mount_flags.is_empty() {
-                return Err(invalid(
-                    "mount options belong to the SharedPersistentVolume: \
-                     remove mountOptions from the PersistentVolume",
-                ));
-            }
-            if !mount.volume_mount_group.is_empty() {
-                return Err(invalid(
-                    "volume_mount_group is set, but this driver does not have the capability VOLUME_MOUNT_GROUP",
-                ));
-            }
-        }
-    }
+/// The access mode. The kubelet sends `SINGLE_NODE_MULTI_WRITER` for ReadWriteOnce, and `SINGLE_NODE_SINGLE_WRITER` for
+/// ReadWriteOncePod.
+fn mode(capability: &VolumeCapability) -> Result<Mode, Error> {
     let Some(AccessMode { mode }) = capability.access_mode else {
         return Err(invalid("volume_capability has no access mode"));
     };
@@ -118,8 +108,7 @@ fn check_capability(capability: &VolumeCapability) -> Result<(), Error> {
             Err(invalid("access mode MULTI_NODE_SINGLE_WRITER is not supported"))
         }
         Ok(Mode::Unknown) | Err(_) => Err(invalid("volume_capability has an unknown access mode")),
-        // A volume that is not shared is exclusive on the node, whatever its access mode is (M2).
-        Ok(_) => Ok(()),
+        Ok(mode) => Ok(mode),
     }
 }
 
@@ -156,7 +145,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::csi::proto::csi::volume_capability::{BlockVolume, MountVolume};
+    use crate::csi::proto::csi::volume_capability::BlockVolume;
 
     const UID: &str = "0f3c8a52-6d1e-4b7a-9c55-2e8d4f6a1b03";
 

@@ -45,6 +45,12 @@ pub struct PublishRequest {
     pub read_only: bool,
     /// True for the device itself, at a file; false for a file system, at a directory.
     pub block: bool,
+    /// False if the PersistentVolume is for one pod alone: `ReadWriteOncePod`.
+    pub several_pods: bool,
+    /// File system in the PersistentVolume; empty if it names none.
+    pub fs_type: String,
+    /// Mount options in the PersistentVolume. CSI treats them as sensitive, so no message has them.
+    pub mount_options: Vec<String>,
     /// The pod.
     pub pod: PodInfo,
     /// The PersistentVolume's `volumeAttributes`, without the `csi.storage.k8s.io/` keys that the kubelet adds. So no

@@ -46,6 +46,18 @@ pub enum Error {
         holder: String,
     },
 
+    /// Another pod has the exclusive volume (M2).
+    #[error(
+        "volume {uid} is exclusive and pod {holder} has it: it is free when that pod is gone; a Deployment needs \
+         strategy.type Recreate, and several pods at once need a volume with spec.shared"
+    )]
+    Held {
+        /// The volume.
+        uid: VolumeUid,
+        /// The pod that has the volume, as `namespace/name`.
+        holder: String,
+    },
+
     /// The kernel still has the object mounted or open; this use may end without any action (X3).
     #[error("{what} is busy: wait until the last process that uses it is gone")]
     Busy {
@@ -193,7 +205,7 @@ impl Error {
                 match self { $(Self::$variant { .. } => stringify!($variant),)* }
             };
         }
-        name!(NotFound InvalidArgument Conflict NotReady Fenced NotFenced InUse Busy NoSpace TooSmall BackingLost
+        name!(NotFound InvalidArgument Conflict NotReady Fenced NotFenced InUse Held Busy NoSpace TooSmall BackingLost
             Corrupt RecordTooNew DiskUnavailable UnsuitableDisk Unsupported KernelTooOld ProcessesHidden
             UnusableDevice ProgramMissing Command Panicked Io)
     }

@@ -30,6 +30,9 @@ pub struct Publish {
     pub pod: Pod,
     /// UID of the pod's claim.
     pub claim_uid: String,
+    /// Other pods of the claim may use the volume at the same time. Pods of other claims may do so too if the volume is
+    /// shared.
+    pub with_others: bool,
 }
 
 impl Host {
@@ -37,7 +40,7 @@ impl Host {
     /// volume.
     ///
     /// # Errors
-    /// [`Error::Fenced`], [`Error::NotReady`], [`Error::BackingLost`]; [`Error::InUse`] for an exclusive volume that
+    /// [`Error::Fenced`], [`Error::NotReady`], [`Error::BackingLost`]; [`Error::Held`] for an exclusive volume that
     /// another pod uses (M2), or [`Error::Busy`] if the record names no such pod and the kernel has the volume
     /// mounted or open; [`Error::Conflict`] if the target has a file, a symbolic link, another mount, or a mount of
     /// the other mode; [`Error::InvalidArgument`] if the target is not a plain path beneath the targets' root. After
@@ -216,11 +219,14 @@ fn ensure_admitted(record: &Record, request: &Publish) -> Result<()> {
             "volume {uid} is a raw device, which cannot be read-only for one pod: claim it with mode ReadWrite"
         )));
     }
-    let others = record.publishes.values().any(|published| published.pod.uid != request.pod.uid);
-    if !record.spec.shared && others {
-        return Err(Error::InUse { uid, holder: record.users() });
+    let tolerates = |other: &Published| {
+        let of_same_claim = other.claim_uid == request.claim_uid;
+        other.pod.uid == request.pod.uid || record.spec.shared || request.with_others && of_same_claim
+    };
+    match record.publishes.values().all(tolerates) {
+        true => Ok(()),
+        false => Err(Error::Held { uid, holder: record.users() }),
     }
-    Ok(())
 }
 
 /// Unmounts this volume from a target, normally once (S16), and removes the target.

@@ -9,6 +9,7 @@ pub mod bind;
 pub mod candidate;
 pub mod claim;
 pub mod create;
+pub mod crowding;
 pub mod debounce;
 pub mod destroy;
 pub mod disk_identity;

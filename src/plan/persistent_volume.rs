@@ -26,6 +26,16 @@ use super::resize::size_now;
 /// `GetExtraSupplementalGroupsForPod`.
 const GID: &str = "pv.beta.kubernetes.io/gid";
 
+/// The file system in the PersistentVolume. With a name there and the access mode ReadWriteOnce or ReadWriteOncePod, the
+/// kubelet gives all files to the `fsGroup` of a pod. So shared and adopted volumes have no name there, and volumes with
+/// a group of their own have none (V11).
+fn fs_type(volume: &SharedPersistentVolume) -> Option<String> {
+    let spec = &volume.spec;
+    let keeps_owners = spec.shared.is_some() || spec.adopt.is_some() || spec.gid.is_some();
+    let changes = spec.volume_mode == VolumeMode::Filesystem && !keeps_owners;
+    changes.then(|| spec.fs_type.name().to_owned())
+}
+
 /// Name of the PersistentVolume for the claim with that UID.
 pub fn name_for(claim_uid: &str) -> String {
     format!("{PV_PREFIX}{claim_uid}")
@@ -82,11 +92,13 @@ pub fn persistent_volume(claim: &VolumeClaim, volume: &SharedPersistentVolume) -
             }),
             csi: Some(CSIPersistentVolumeSource {
                 driver: DRIVER.to_owned(),
+                fs_type: fs_type(volume),
                 // Each claim has its own handle: the kubelet treats two volumes with one handle as the same volume.
                 volume_handle: format!("{volume_uid}.{claim_uid}"),
                 volume_attributes: Some(BTreeMap::from([("volume".to_owned(), volume.name_any())])),
                 ..Default::default()
             }),
+            mount_options: Some(volume.spec.mount_options.clone()).filter(|options| !options.is_empty()),
             node_affinity: Some(affinity(volume)),
             persistent_volume_reclaim_policy: Some("Retain".to_owned()),
             volume_mode: Some(volume_mode(volume)),
@@ -158,4 +170,37 @@ fn labels(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> BTreeMap<Stri
         (LABEL_CLAIM_NAMESPACE, claim.namespace().unwrap_or_default()),
     ];
     pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Adopt;
+    use crate::plan::testing::{claim, ready_volume};
+
+    /// V11, F1.
+    #[test]
+    fn v11_fs_group_reaches_exclusive_volumes_alone() {
+        let named = |change: fn(&mut SharedPersistentVolume)| {
+            let mut volume = ready_volume("v", "eng", false);
+            change(&mut volume);
+            persistent_volume(&claim("ns", "c", "v"), &volume).spec.unwrap().csi.unwrap().fs_type
+        };
+        assert_eq!(named(|_| ()).as_deref(), Some("ext4"));
+        assert_eq!(named(|v| v.spec.fs_type = crate::api::FsType::Xfs).as_deref(), Some("xfs"));
+        assert_eq!(named(|v| v.spec.shared = Some(Default::default())), None);
+        assert_eq!(named(|v| v.spec.gid = Some(4000)), None);
+        assert_eq!(named(|v| v.spec.adopt = Some(Adopt::default())), None);
+        assert_eq!(named(|v| v.spec.volume_mode = VolumeMode::Block), None);
+    }
+
+    #[test]
+    fn v12_the_mount_options_are_on_the_persistent_volume() {
+        let mut volume = ready_volume("v", "eng", true);
+        let options =
+            |volume: &_| persistent_volume(&claim("ns", "c", "v"), volume).spec.unwrap().mount_options;
+        assert_eq!(options(&volume), None);
+        volume.spec.mount_options = vec!["noatime".into()];
+        assert_eq!(options(&volume), Some(vec!["noatime".to_owned()]));
+    }
 }

@@ -2,7 +2,9 @@
 
 use kube::ResourceExt;
 
-use crate::api::{AccessMode, ClaimBinding, SharedPersistentVolume, VolumeMode};
+use crate::api::{AccessMode, ClaimBinding, FIXED_MOUNT_OPTIONS, SharedPersistentVolume, VolumeMode};
+
+use super::pvc_provisioner::pvc_of;
 
 /// A request of the kubelet for a pod.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +23,21 @@ pub struct Request<'a> {
     pub read_only: bool,
     /// True if the pod requests the device, and not a file system.
     pub block: bool,
+    /// False if the PersistentVolume is for one pod alone.
+    pub several_pods: bool,
+    /// The file system in the PersistentVolume, if any.
+    pub fs_type: &'a str,
+    /// The mount options in the PersistentVolume.
+    pub mount_options: &'a [String],
+}
+
+/// The permission to mount a volume for a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permit<'a> {
+    /// The binding of the pod's claim.
+    pub binding: &'a ClaimBinding,
+    /// True if other pods of the claim may use the volume at the same time.
+    pub with_others: bool,
 }
 
 /// The reason why a pod may not mount a volume.
@@ -61,14 +78,19 @@ pub enum Refusal {
         "the volumeMode of the PersistentVolume is not that of SharedPersistentVolume {0}: let Reservoir make it"
     )]
     OtherMode(String),
+    /// The PersistentVolume was made or changed by hand. A volume's file system and mount options never change (V12).
+    #[error(
+        "the file system or a mount option of the PersistentVolume is not that of SharedPersistentVolume {0}: let Reservoir make it"
+    )]
+    OtherMount(String),
 }
 
-/// The binding under which the pod mounts the volume. The live read includes a claim that was bound a moment ago, and
-/// no claim that is gone.
+/// Permits the mount or refuses it. The live read includes a claim that was bound a moment ago, and no claim that is
+/// gone.
 pub fn authorise<'a>(
     volume: Option<&'a SharedPersistentVolume>,
     request: Request<'_>,
-) -> Result<&'a ClaimBinding, Refusal> {
+) -> Result<Permit<'a>, Refusal> {
     let name = request.volume.to_owned();
     let Some(volume) = volume else { return Err(Refusal::NoVolume(name)) };
     if volume.uid().as_deref() != Some(request.volume_uid) {
@@ -88,10 +110,24 @@ pub fn authorise<'a>(
     if binding.mode == AccessMode::ReadOnly && !request.read_only {
         return Err(Refusal::SayReadOnly(binding.clone()));
     }
-    match request.block == (volume.spec.volume_mode == VolumeMode::Block) {
-        true => Ok(binding),
-        false => Err(Refusal::OtherMode(name)),
+    if request.block != (volume.spec.volume_mode == VolumeMode::Block) {
+        return Err(Refusal::OtherMode(name));
     }
+    let is_of_volume = |option: &String| {
+        volume.spec.mount_options.contains(option) || FIXED_MOUNT_OPTIONS.contains(&option.as_str())
+    };
+    let same_fs = request.fs_type.is_empty() || request.fs_type == volume.spec.fs_type.name();
+    if !same_fs || !request.mount_options.iter().all(is_of_volume) {
+        return Err(Refusal::OtherMount(name));
+    }
+    Ok(Permit { binding, with_others: !is_for_one_pod(volume, request.several_pods) })
+}
+
+/// True for an exclusive volume that one pod alone may mount (M2). With a PersistentVolumeClaim of a StorageClass, the
+/// access mode `ReadWriteOnce` admits several pods of the node (F1). Only the controller writes the label that tells the
+/// two apart, so a PersistentVolume that somebody changed decides nothing for a VolumeClaim.
+pub fn is_for_one_pod(volume: &SharedPersistentVolume, several_pods: bool) -> bool {
+    volume.spec.shared.is_none() && !(pvc_of(volume).is_some() && several_pods)
 }
 
 #[cfg(test)]
@@ -107,6 +143,9 @@ mod tests {
         namespace: "ns",
         read_only: false,
         block: false,
+        several_pods: true,
+        fs_type: "",
+        mount_options: &[],
     };
 
     fn bound_volume() -> SharedPersistentVolume {
@@ -121,7 +160,7 @@ mod tests {
     #[test]
     fn s7_a_pod_is_bound_here_and_authorised_or_refused() {
         let mut v = bound_volume();
-        let ask = |request| authorise(Some(&v), request).map(|binding| binding.name.clone());
+        let ask = |request| authorise(Some(&v), request).map(|permit| permit.binding.name.clone());
         assert_eq!(ask(REQUEST), Ok("w".into()));
         assert_eq!(ask(Request { read_only: true, ..REQUEST }), Ok("w".into()));
         let reader = Request { claim_uid: "c-ro", ..REQUEST };
@@ -150,5 +189,47 @@ mod tests {
         v.status.as_mut().unwrap().destroy =
             Some(crate::api::Destroy { in_use: false, tombstone: some_time() });
         assert!(matches!(authorise(Some(&v), REQUEST), Err(Refusal::Destroyed(_))));
+    }
+
+    /// F1, M2.
+    #[test]
+    fn f1_read_write_once_is_the_pods_of_one_node() {
+        let exclusive = |made_for_pvc: bool| {
+            let mut v = ready_volume("v", "eng", false);
+            v.status.as_mut().unwrap().claims = vec![bound_by("ns", "w", "c-rw")];
+            v.metadata.labels =
+                made_for_pvc.then(|| [(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+            v
+        };
+        for (volume, several_pods, with_others) in [
+            (exclusive(true), true, true),
+            (exclusive(true), false, false),
+            (exclusive(false), true, false),
+            (exclusive(false), false, false),
+            (bound_volume(), false, true),
+        ] {
+            let request = Request { several_pods, ..REQUEST };
+            assert_eq!(authorise(Some(&volume), request).unwrap().with_others, with_others);
+        }
+    }
+
+    #[test]
+    fn v12_the_persistent_volume_says_what_the_volume_is() {
+        let mut v = bound_volume();
+        v.spec.mount_options = vec!["noatime".into(), "noexec".into()];
+        let options = |options: &[&str]| options.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>();
+        for (fs_type, mount_options, fine) in [
+            ("", options(&[]), true),
+            ("ext4", options(&["noexec", "noatime"]), true),
+            ("ext4", options(&["nosuid", "nodev"]), true),
+            ("xfs", options(&[]), false),
+            ("", options(&["noatime", "suid"]), false),
+            ("", options(&["noatime,suid"]), false),
+        ] {
+            let asked = Request { fs_type, mount_options: &mount_options, ..REQUEST };
+            let found = authorise(Some(&v), asked);
+            assert_eq!(found.is_ok(), fine, "{fs_type} {mount_options:?}");
+            assert!(fine || matches!(found, Err(Refusal::OtherMount(_))));
+        }
     }
 }

@@ -4,10 +4,11 @@
 //! writes. The claim is created before the volume, since the end of the claim ends the volume.
 
 pub mod class;
+pub mod placement;
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Resource, ResourceExt};
 
@@ -17,8 +18,9 @@ use crate::api::{
     VolumeClaim,
 };
 
-use super::candidate;
+use super::crowding::Crowded;
 use super::resize::size_now;
+use placement::Mate;
 
 /// Annotation of a PersistentVolumeClaim with the node that the scheduler chose for the volume.
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
@@ -68,7 +70,14 @@ pub struct Seen {
     pub reservations: Vec<Arc<DiskReservation>>,
     /// All disks in the cache.
     pub disks: Vec<Arc<NodeDisk>>,
+    /// All Nodes in the cache, if the class has `allowedTopologies` and no scheduler chooses the node.
+    pub nodes: Vec<Arc<Node>>,
+    /// The other PersistentVolumeClaims of the pods, if a scheduler chooses the node.
+    pub mates: Vec<Mate>,
 }
+
+/// The two objects of a PersistentVolumeClaim.
+pub type Objects = Box<(VolumeClaim, SharedPersistentVolume)>;
 
 /// The next step.
 #[derive(Debug, PartialEq)]
@@ -81,11 +90,26 @@ pub enum Step {
     Grow(Size),
     /// Publish the reason for the missing volume; the next change causes the next attempt.
     Refuse(String),
-    /// Delete the unplaced volume that was read, make the scheduler choose another node, and publish the reason. The reason
-    /// shows free space. So the objects, if any, must first pass a dry run of their creation.
-    Reschedule(String, Option<(Box<VolumeClaim>, Box<SharedPersistentVolume>)>),
+    /// Publish the reason for the missing volume, and try again after a while. The reason shows free space. So the objects
+    /// must first pass a dry run of their creation.
+    Wait(String, Objects),
+    /// Delete the unplaced volume that was read, and make the scheduler choose another node.
+    Reschedule(Box<Reschedule>),
     /// Nothing.
     Rest,
+}
+
+/// What makes the scheduler choose another node.
+#[derive(Debug, Default, PartialEq)]
+pub struct Reschedule {
+    /// The reason, to be published. It shows free space.
+    pub why: String,
+    /// The objects that pass the dry run of [`Step::Wait`], if they do not exist.
+    pub asked: Option<Objects>,
+    /// The other PersistentVolumeClaims of the pod for which the node is chosen again.
+    pub others: Vec<PersistentVolumeClaim>,
+    /// The node that has no space for all of them.
+    pub crowded: Option<Crowded>,
 }
 
 /// The next step for a PersistentVolumeClaim.
@@ -118,17 +142,32 @@ pub fn next(seen: &Seen) -> Step {
             )),
         };
     }
+    let (reservations, disks) = (super::refs(&seen.reservations), super::refs(&seen.disks));
+    let objects = |wanted: SharedPersistentVolume| Box::new((class::claim(pvc, &wanted), wanted));
     if let Some(node) = selected {
-        let (reservations, disks) = (super::refs(&seen.reservations), super::refs(&seen.disks));
-        let ready = |name: &str| disks.iter().any(|d| d.name_any() == name && candidate::is_ready(d));
-        let Some(reservation) = class::place(&wanted, node, &reservations, &disks, ready) else {
-            let why = format!(
-                "no reservation for role {} on node {node} has {} left, another node is looked for: reserve more for the role",
-                wanted.spec.role, wanted.spec.size
-            );
-            return Step::Reschedule(why, Some((Box::new(class::claim(pvc, &wanted)), Box::new(wanted))));
+        match placement::place_together(&wanted, class, &seen.mates, node, &reservations, &disks) {
+            Ok(reservation) => wanted.spec.reservation = Some(reservation),
+            Err(no_place) => {
+                return Step::Reschedule(Box::new(Reschedule {
+                    why: placement::rescheduled(node, &no_place.why, &seen.mates),
+                    asked: Some(objects(wanted)),
+                    others: seen.mates.iter().filter_map(|mate| mate.to_reschedule(node)).cloned().collect(),
+                    crowded: no_place.crowded,
+                }));
+            }
+        }
+    } else if class.allowed_topologies.is_some() {
+        let allowed = |name: &str| {
+            seen.nodes.iter().any(|node| node.name_any() == name && placement::allows(class, node))
         };
-        wanted.spec.reservation = Some(reservation);
+        match placement::place(&wanted, allowed, &reservations, &disks) {
+            Ok(reservation) => wanted.spec.reservation = Some(reservation),
+            Err(why) => {
+                let why =
+                    format!("on the nodes in allowedTopologies of StorageClass {}: {why}", class.name_any());
+                return Step::Wait(why, objects(wanted));
+            }
+        }
     }
     match &seen.claim {
         None => Step::CreateClaim(Box::new(class::claim(pvc, &wanted))),
@@ -145,7 +184,8 @@ fn follow(volume: &SharedPersistentVolume, selected: Option<&String>) -> Step {
         (None, Some(why)) if !placed => Step::Refuse(why.message.clone()),
         // Another volume took the last bytes of the node.
         (Some(_), Some(why)) if !placed => {
-            Step::Reschedule(format!("another node is looked for: {}", why.message), None)
+            let why = format!("another node is looked for: {}", why.message);
+            Step::Reschedule(Box::new(Reschedule { why, ..Default::default() }))
         }
         _ => Step::Rest,
     }
@@ -186,11 +226,13 @@ pub fn asks_for_more(
 fn grow(pvc: &PersistentVolumeClaim, volume: &SharedPersistentVolume) -> Step {
     match class::requested(pvc) {
         Err(why) => Step::Refuse(why),
-        Ok(bytes) => match (grown(bytes, volume), class::attributes_refused(pvc)) {
-            (Some(size), _) => Step::Grow(size),
-            (None, Some(why)) => Step::Refuse(why),
-            (None, None) => Step::Rest,
-        },
+        Ok(bytes) => {
+            match (grown(bytes, volume), class::attributes_refused(pvc, "the volume stays as it is")) {
+                (Some(size), _) => Step::Grow(size),
+                (None, Some(why)) => Step::Refuse(why),
+                (None, None) => Step::Rest,
+            }
+        }
     }
 }
 
@@ -255,7 +297,12 @@ pub fn fate(
         (Some("Delete"), _) | (None, false) => Fate::Retire,
         _ => {
             let (namespace, name) = (claim.namespace().unwrap_or_default(), claim.name_any());
-            Fate::Keep(kept(volume, &format!("PersistentVolumeClaim {namespace}/{name} is gone")))
+            let (role, volume) = (&volume.spec.role, volume.name_any());
+            Fate::Keep(format!(
+                "PersistentVolumeClaim {namespace}/{name} is gone and its data stays: claim volume {volume} with a VolumeClaim, after \
+                 a RoleSubscription of the namespace to role {role}, by: kubectl reservoir claim {name} --role {role} --volume \
+                 {volume} -n {namespace}; or delete it"
+            ))
         }
     }
 }
@@ -269,12 +316,11 @@ pub fn may_be_abandoned(volume: &SharedPersistentVolume) -> bool {
 
 /// The event of a volume whose own claim is gone.
 pub fn abandoned(volume: &SharedPersistentVolume) -> String {
-    kept(volume, "the VolumeClaim of the PersistentVolumeClaim that it was made for is gone")
-}
-
-fn kept(volume: &SharedPersistentVolume, why: &str) -> String {
-    let name = volume.name_any();
-    format!("{why} and its data stays: claim volume {name} with a VolumeClaim, or delete it")
+    format!(
+        "the VolumeClaim of the PersistentVolumeClaim that it was made for is gone and its data stays: claim volume {} with a \
+         VolumeClaim, or delete it",
+        volume.name_any()
+    )
 }
 
 #[cfg(test)]
@@ -321,6 +367,8 @@ mod tests {
             claim: None,
             reservations: vec![Arc::new(reserved("r", "eng", 2, &[]))],
             disks: vec![Arc::new(crate::plan::testing::disk("n1.a", "n1", 9, &[]))],
+            nodes: vec![],
+            mates: vec![],
         }
     }
 
@@ -340,8 +388,14 @@ mod tests {
     fn p2_without_free_space_the_scheduler_chooses_again() {
         let mut s = seen(true);
         s.reservations = vec![Arc::new(reserved("r", "eng", 2, &[("x", 2)]))];
-        let Step::Reschedule(why, Some((claim, volume))) = next(&s) else { panic!() };
-        assert!(why.contains("on node n1 has 1Gi left"));
+        let Step::Reschedule(found) = next(&s) else { panic!() };
+        let Reschedule { why, asked, others, crowded } = *found;
+        let (claim, volume) = *asked.unwrap();
+        assert!(
+            why.contains("on node n1, which was chosen for the pod: 1Gi asked for, r has 0 left"),
+            "{why}"
+        );
+        assert_eq!((others, crowded), (vec![], None));
         assert_eq!(
             (claim.name_any().as_str(), volume.name_any().as_str()),
             ("data", "pvc-u"),
@@ -353,7 +407,8 @@ mod tests {
         let status = waiting.status.get_or_insert_default();
         crate::plan::testing::set_ready(&mut status.conditions, false);
         s.volume = Some(Arc::new(waiting.clone()));
-        assert_eq!(next(&s), Step::Reschedule("another node is looked for: said".into(), None));
+        let said = Reschedule { why: "another node is looked for: said".into(), ..Default::default() };
+        assert_eq!(next(&s), Step::Reschedule(Box::new(said)));
         let at_once = Seen { volume: s.volume.clone(), ..seen(false) };
         assert_eq!(next(&at_once), Step::Refuse("said".into()), "no scheduler chooses for this class");
         waiting.metadata.deletion_timestamp = some_time();
@@ -361,6 +416,59 @@ mod tests {
         assert_eq!(next(&s), Step::Rest);
         s.volume = Some(Arc::new(testing::volume("pvc-u", "eng", 1)));
         assert!(matches!(next(&s), Step::Refuse(why) if why.contains("somebody else")));
+    }
+
+    /// F1: a class without a scheduler's choice that names the nodes.
+    #[test]
+    fn f1_a_volume_is_made_on_an_allowed_node_alone() {
+        let node = |name: &str| Arc::new(from_value(json!({"metadata": {"name": name}})).unwrap());
+        let allowed = |name: &str| {
+            let mut s = Seen { nodes: vec![node("n1"), node("n2")], ..seen(false) };
+            let class = Arc::make_mut(s.class.as_mut().unwrap());
+            class.allowed_topologies = from_value(json!([{"matchLabelExpressions":
+                [{"key": crate::api::TOPOLOGY_NODE, "values": [name]}]}]))
+            .unwrap();
+            s.claim = Some(Arc::new(claim_of(Some("u"), false)));
+            next(&s)
+        };
+        let Step::CreateVolume(made) = allowed("n1") else { panic!() };
+        assert_eq!(made.spec.reservation.as_deref(), Some("r"));
+        let Step::Wait(why, asked) = allowed("n2") else { panic!() };
+        assert_eq!(
+            why,
+            "on the nodes in allowedTopologies of StorageClass fast: nothing is reserved for role eng or an ancestor of it"
+        );
+        assert_eq!(asked.0.name_any(), "data", "A5: rights first");
+    }
+
+    /// F1: the scheduler chooses one node for all PersistentVolumeClaims of a pod.
+    #[test]
+    fn f1_the_node_is_given_back_for_all_of_the_pod() {
+        let mut s = seen(true);
+        let mut other = pvc();
+        (other.metadata.name, other.metadata.uid) = (Some("logs".into()), Some("l".into()));
+        let mate = |pvc: &PersistentVolumeClaim| Mate {
+            pvc: Some(pvc.clone()),
+            class: seen(true).class,
+            volume: None,
+        };
+        s.mates = vec![mate(&other)];
+        assert!(matches!(next(&s), Step::CreateClaim(_)), "2Gi are there");
+        other.spec.as_mut().unwrap().resources =
+            from_value(json!({"requests": {"storage": "1025Mi"}})).unwrap();
+        s.mates = vec![mate(&other)];
+        let Step::Reschedule(found) = next(&s) else { panic!() };
+        assert!(
+            found.why.contains("2 PersistentVolumeClaims of one pod do not fit together"),
+            "{}",
+            found.why
+        );
+        assert_eq!(found.others, [other.clone()]);
+        assert!(found.asked.is_some() && found.crowded.is_some_and(|crowded| crowded.class == "fast"));
+        // The scheduler has not written its choice on it yet.
+        other.metadata.annotations = None;
+        s.mates = vec![mate(&other)];
+        assert!(matches!(next(&s), Step::Reschedule(found) if found.others.is_empty()));
     }
 
     #[test]
@@ -434,7 +542,9 @@ mod tests {
         let Fate::Keep(said) = fate(&c, &v, true, None) else { panic!("when in doubt") };
         assert_eq!(
             said,
-            "PersistentVolumeClaim team/data is gone and its data stays: claim volume pvc-u with a VolumeClaim, or delete it"
+            "PersistentVolumeClaim team/data is gone and its data stays: claim volume pvc-u with a VolumeClaim, after a \
+             RoleSubscription of the namespace to role eng, by: kubectl reservoir claim data --role eng --volume pvc-u -n team; or \
+             delete it"
         );
         v.status.as_mut().unwrap().claims = vec![crate::plan::testing::bound_by("team", "data", "uid-data")];
         assert!(!may_be_abandoned(&v), "its claim is on its list");

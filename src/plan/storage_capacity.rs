@@ -34,19 +34,26 @@ pub struct Changes<'a> {
 }
 
 /// The writes that turn `there`, the present objects of the class, into the correct objects. A class of another driver
-/// has no objects, and a class without delayed binding has none either.
+/// has no objects, and a class without delayed binding has none either. `crowded` has the size that no volume may reach on
+/// a node.
 pub fn changes<'a>(
     class: &StorageClass,
     there: &[&'a CSIStorageCapacity],
     reservations: &[&DiskReservation],
     disks: &[&NodeDisk],
     disk_ready: impl Fn(&str) -> bool,
+    crowded: &BTreeMap<String, u64>,
 ) -> Changes<'a> {
     let delayed = classes::is_ours(class) && classes::is_delayed(class);
     let spec = delayed.then(|| classes::of_class(class)).and_then(Result::ok);
     let volume = spec.map(|spec| SharedPersistentVolume::new("any", spec));
-    let wanted =
+    let mut wanted =
         volume.map(|volume| capacities(&volume, reservations, disks, disk_ready)).unwrap_or_default();
+    for (node, bytes) in crowded {
+        if let Some(capacity) = wanted.get_mut(node) {
+            capacity.largest = capacity.largest.min(bytes.saturating_sub(1));
+        }
+    }
     let stays = |old: &CSIStorageCapacity| node_of(old).is_some_and(|node| wanted.contains_key(node));
     let (kept, delete): (Vec<&CSIStorageCapacity>, Vec<&CSIStorageCapacity>) =
         there.iter().partition(|old| stays(old));
@@ -147,7 +154,7 @@ mod tests {
         };
         let all = reservations();
         let names = |class: &StorageClass, there: &[&CSIStorageCapacity], all: &[&DiskReservation]| {
-            let Changes { delete, apply } = changes(class, there, all, &[], |_| true);
+            let Changes { delete, apply } = changes(class, there, all, &[], |_| true, &BTreeMap::new());
             (delete.len(), apply)
         };
         let (_, made) = names(&class, &[], &all.iter().collect::<Vec<_>>());
@@ -158,6 +165,10 @@ mod tests {
         assert_eq!(names(&class, &there, &without_n2), (1, vec![]));
         let less: Vec<_> = all[1..].iter().collect();
         assert_eq!(names(&class, &there, &less).1.len(), 1, "n1 has less");
+        let crowded = [("n1".to_owned(), 4 << 30), ("n3".to_owned(), 1)].into();
+        let told = changes(&class, &there, &all.iter().collect::<Vec<_>>(), &[], |_| true, &crowded).apply;
+        let told: Vec<_> = told.iter().map(capacity_of).collect();
+        assert_eq!(told, [StorageCapacity { total: 13 << 30, largest: (4 << 30) - 1 }]);
         class.volume_binding_mode = None;
         assert_eq!(names(&class, &there, &less), (2, vec![]), "schedulers do not ask");
     }

@@ -9,8 +9,8 @@ use k8s_openapi::api::storage::v1::CSIStorageCapacity;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use reservoir::api::{
-    DRIVER, DiskReservation, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, NodeDisk, SharedPersistentVolume, Size,
-    VolumeClaim,
+    DRIVER, DiskReservation, FsType, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, NodeDisk, SharedPersistentVolume,
+    Size, TOPOLOGY_NODE, VolumeClaim,
 };
 use reservoir::plan::pvc_provisioner::SELECTED_NODE;
 use serde_json::{Value, json};
@@ -167,6 +167,7 @@ async fn p1_p3_p4_a_volume_is_made_grows_and_goes_with_its_pvc() {
     let spec = pv.spec.clone().unwrap();
     assert_eq!(spec.claim_ref.unwrap().uid, plain.uid());
     assert_eq!(spec.access_modes.unwrap(), ["ReadWriteOnce"]);
+    assert_eq!(spec.csi.unwrap().fs_type.as_deref(), Some("ext4"), "V11: so the kubelet applies fsGroup");
     assert_eq!(spec.storage_class_name.as_deref(), Some("analytics"));
     assert_eq!(spec.persistent_volume_reclaim_policy.as_deref(), Some("Delete"));
     assert_eq!(pv.annotations()["pv.kubernetes.io/provisioned-by"], DRIVER);
@@ -339,8 +340,11 @@ async fn p2_p6_a_full_node_is_reported_and_another_one_chosen() {
     let story = Story::of(&cluster);
     story.make(pvc("large", "analytics", "ReadWriteOnce", "3Gi")).await;
     story.select("large", "n1").await;
-    let said = story.said("large", "no reservation for role analytics on node n1 has 3Gi left").await;
-    assert!(said.ends_with("reserve more for the role"), "{said}");
+    let said = story.said("large", "on node n1, which was chosen for the pod: 3Gi asked for").await;
+    assert!(
+        said.contains("analytics has 2Gi left") && said.ends_with("another node is looked for"),
+        "{said}"
+    );
     until("the scheduler is to look again", || async {
         let pvc = story.pvcs.get("large").await.unwrap();
         (!pvc.annotations().contains_key(SELECTED_NODE)).then_some(())
@@ -357,7 +361,12 @@ async fn p2_p6_a_full_node_is_reported_and_another_one_chosen() {
         ),
         ("nobody", json!({"parameters": {"shared": "true"}}), json!({}), "names no role"),
         ("slash", json!({"parameters": {"role": "analytics//x"}}), json!({}), "components"),
-        ("opts", json!({"mountOptions": ["suid"]}), json!({}), "mount options are limited to"),
+        (
+            "opts",
+            json!({"mountOptions": ["suid"]}),
+            json!({}),
+            "has the mount option `suid`, which is none of",
+        ),
         (
             "many",
             json!({}),
@@ -403,6 +412,132 @@ async fn p2_p6_a_full_node_is_reported_and_another_one_chosen() {
     agent.nothing_left().await;
 }
 
+/// F1, V12: what a class says besides its parameters.
+#[tokio::test(flavor = "multi_thread")]
+async fn f1_file_system_mount_options_and_nodes_are_the_classs() {
+    let (cluster, agent) = start().await;
+    let story = Story::of(&cluster);
+    let of = |node: &str| {
+        json!({"parameters": {"role": "analytics", "csi.storage.k8s.io/fstype": "xfs"}, "mountOptions": ["noatime"],
+            "allowedTopologies": [{"matchLabelExpressions": [{"key": TOPOLOGY_NODE, "values": [node]}]}]})
+    };
+    cluster.apply_text(&class("there", of("n1")).to_string()).await;
+    story.make(pvc("data", "there", "ReadWriteOnce", "320Mi")).await;
+    let (pv, volume, claim) = story.bound("data").await;
+    let spec = pv.spec.unwrap();
+    assert_eq!(spec.mount_options.unwrap(), ["noatime"]);
+    assert_eq!(spec.csi.unwrap().fs_type.as_deref(), Some("xfs"));
+    assert_eq!((volume.spec.fs_type, volume.spec.reservation.as_deref()), (FsType::Xfs, Some("analytics")));
+    let pod = cluster.pod("team-a", "reader", &["data"]).await;
+    let target = agent.publish(&cluster, &claim, &pod, false).await.unwrap();
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let line = mounts.lines().find(|line| line.contains(&target.display().to_string())).unwrap();
+    assert!(line.contains(" xfs ") && line.contains("noatime"), "{line}");
+    // A PersistentVolume that somebody changed is refused.
+    let other = json!({"spec": {"mountOptions": ["noatime", "suid"]}});
+    story
+        .pvs
+        .patch(&pv.metadata.name.unwrap(), &PatchParams::default(), &Patch::Merge(&other))
+        .await
+        .unwrap();
+    let second = cluster.pod("team-a", "second", &["data"]).await;
+    let refused = agent.publish(&cluster, &claim, &second, false).await.unwrap_err();
+    assert!(refused.message().contains("a mount option of the PersistentVolume is not that of"), "{refused}");
+    agent.unpublish(&claim, &pod).await.unwrap();
+
+    cluster.apply_text(&class("elsewhere", of("n2")).to_string()).await;
+    story.make(pvc("waits", "elsewhere", "ReadWriteOnce", "320Mi")).await;
+    let said = story.said("waits", "on the nodes in allowedTopologies of StorageClass elsewhere").await;
+    assert!(said.contains("nothing is reserved for role analytics"), "{said}");
+    cluster.quiet_for(Duration::from_secs(5)).await;
+}
+
+/// F1, M2: a rolling restart starts the new pod of a Deployment before the old one ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn f1_m2_read_write_once_is_a_node_and_once_pod_a_pod() {
+    let (cluster, agent) = start().await;
+    let story = Story::of(&cluster);
+    for (name, mode) in [("node", "ReadWriteOnce"), ("pod", "ReadWriteOncePod")] {
+        story.make(pvc(name, "analytics", mode, "64Mi")).await;
+        story.select(name, "n1").await;
+    }
+    cluster.example("04-subscriptions.yaml").await;
+    cluster
+        .apply_text(
+            "{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: scratch},
+              spec: {role: analytics, size: 64Mi}}",
+        )
+        .await;
+    let claim = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "VolumeClaim",
+        "metadata": {"name": "scratch", "namespace": "team-a"}, "spec": {"role": "analytics", "volume": "scratch"}});
+    cluster.apply_text(&claim.to_string()).await;
+    for (name, together) in [("node", true), ("pod", false), ("scratch", false)] {
+        until_reason(&story.claims, name, "Bound").await;
+        let claim = story.claims.get(name).await.unwrap();
+        let (old, new) = (format!("{name}-old"), format!("{name}-new"));
+        let old = cluster.pod("team-a", &old, &[name]).await;
+        let new = cluster.pod("team-a", &new, &[name]).await;
+        agent.publish(&cluster, &claim, &old, false).await.unwrap();
+        let second = agent.publish(&cluster, &claim, &new, false).await;
+        if together {
+            second.unwrap();
+            agent.unpublish(&claim, &old).await.unwrap();
+        } else {
+            let volume = claim.status.as_ref().unwrap().volume.as_ref().unwrap().name.clone();
+            let refused = second.unwrap_err();
+            assert!(
+                refused.message().contains(&format!(
+                    "volume {volume} is exclusive and pod team-a/{name}-old has it: it is free when that pod is gone; a \
+                     Deployment needs strategy.type Recreate"
+                )),
+                "{refused}"
+            );
+            agent.unpublish(&claim, &old).await.unwrap();
+            agent.publish(&cluster, &claim, &new, false).await.unwrap();
+        }
+        agent.unpublish(&claim, &new).await.unwrap();
+    }
+}
+
+/// F1: the two PersistentVolumeClaims of one pod, each of which fits on the node, and not both.
+#[tokio::test(flavor = "multi_thread")]
+async fn f1_the_claims_of_a_pod_are_placed_together() {
+    let (cluster, _agent) = start().await;
+    let story = Story::of(&cluster);
+    let names = ["a", "b"];
+    for name in names {
+        story.make(pvc(name, "analytics", "ReadWriteOnce", "1200Mi")).await;
+    }
+    cluster.pod("team-a", "pair", &names).await;
+    for name in names {
+        // The node may have been given back for both meanwhile.
+        story.select(name, "n1").await;
+    }
+    for name in names {
+        let said = story.said(name, "2 PersistentVolumeClaims of one pod do not fit together").await;
+        assert!(
+            said.contains("analytics has 848Mi left") && said.ends_with("another node is looked for"),
+            "{said}"
+        );
+        until("the scheduler is to look again", || async {
+            let pvc = story.pvcs.get(name).await.unwrap();
+            (!pvc.annotations().contains_key(SELECTED_NODE)).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(story.volumes.list(&Default::default()).await.unwrap().items.len(), 0);
+    let more = json!({"spec": {"size": "3Gi"}});
+    let reservations: Api<DiskReservation> = cluster.all();
+    reservations.patch("analytics", &PatchParams::default(), &Patch::Merge(&more)).await.unwrap();
+    story.free_space("analytics", "n1", "3Gi").await;
+    for name in names {
+        story.select(name, "n1").await;
+    }
+    for name in names {
+        story.bound(name).await;
+    }
+}
+
 /// P1, M1: a shared PersistentVolumeClaim, from its first pod on. The controller dies before each step.
 #[tokio::test(flavor = "multi_thread")]
 async fn p1_m1_a_shared_pvc_serves_pods_across_controller_deaths() {
@@ -423,7 +558,9 @@ async fn p1_m1_a_shared_pvc_serves_pods_across_controller_deaths() {
         cluster.start_controller().await;
     }
     let (pv, volume, claim) = story.bound("together").await;
-    assert_eq!(pv.spec.unwrap().access_modes.unwrap(), ["ReadWriteMany"]);
+    let spec = pv.spec.unwrap();
+    assert_eq!(spec.access_modes.unwrap(), ["ReadWriteMany"]);
+    assert_eq!(spec.csi.unwrap().fs_type, None, "V11: no pod changes the owners of a shared volume");
     assert_eq!(story.volumes.list(&Default::default()).await.unwrap().items.len(), 1);
     let mut pods = Vec::new();
     for name in ["a", "b", "c"] {

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Barrier;
 use std::time::Duration;
 
-use reservoir::host::{Error, MountOption, VolumeSpec};
+use reservoir::host::{Error, MountOption, Publish, VolumeSpec};
 use serde_json::json;
 
 use crate::assert_error;
@@ -148,7 +148,7 @@ fn m2_an_exclusive_volume_has_one_pod_at_a_time() {
         host.publish(&node.request(&uid(1), "first", 0, false)).unwrap();
         assert_error!(
             host.publish(&node.request(&uid(1), "second", 0, true)),
-            Error::InUse { holder, .. } if holder == "team/first"
+            Error::Held { holder, .. } if holder == "team/first"
         );
         // The first pod is deleted by force. Its container lives on in its own namespace.
         let lingering = Elsewhere::new(node, &node.target("first", 0));
@@ -158,6 +158,41 @@ fn m2_an_exclusive_volume_has_one_pod_at_a_time() {
         drop(lingering);
         eventually("never free", || host.publish(&node.request(&uid(1), "second", 0, true)).is_ok());
         host.unpublish(&node.target("second", 0)).unwrap();
+        node.assert_base_line();
+    });
+}
+
+/// F1, S6: a Deployment's new pod starts before the old one ends. No pod of another claim comes in.
+#[test]
+fn f1_the_pods_of_one_node_share_a_claim() {
+    on_a_node(|node| {
+        let host = node.host();
+        let request = |pod: &str, claim: &str, with_others| Publish {
+            claim_uid: claim.to_owned(),
+            with_others,
+            ..node.request(&uid(1), pod, 0, false)
+        };
+        host.create("d", &exclusive(1)).unwrap();
+        host.publish(&request("old", "claim", true)).unwrap();
+        for (claim, with_others) in [("another", true), ("claim", false)] {
+            assert_error!(host.publish(&request("new", claim, with_others)), Error::Held { .. });
+        }
+        host.publish(&request("new", "claim", true)).unwrap();
+        write(&node.target("old", 0), "f", "x");
+        assert_eq!(read(&node.target("new", 0), "f"), "x");
+        host.unpublish(&node.target("old", 0)).unwrap();
+        let refused = host.publish(&request("late", "another", true)).unwrap_err().to_string();
+        assert!(
+            refused.contains("pod team/new has it") && refused.contains("strategy.type Recreate"),
+            "{refused}"
+        );
+        // A lingering pod of an earlier claim keeps the volume busy.
+        let lingering = Elsewhere::new(node, &node.target("new", 0));
+        host.unpublish(&node.target("new", 0)).unwrap();
+        assert_error!(host.publish(&request("late", "another", true)), Error::Busy { .. });
+        drop(lingering);
+        eventually("never free", || host.publish(&request("late", "another", true)).is_ok());
+        host.unpublish(&node.target("late", 0)).unwrap();
         node.assert_base_line();
     });
 }

@@ -1,16 +1,17 @@
-//! A StorageClass of ours: the volume and the claim for a PersistentVolumeClaim, and the reservation for them (P1, P2,
-//! P6).
+//! A StorageClass of ours: the volume and the claim for a PersistentVolumeClaim (P1, P6, F1).
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 
 use crate::api::{
-    DRIVER, DiskReservation, FsType, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, NodeDisk, Shared,
+    DRIVER, FIXED_MOUNT_OPTIONS, FsType, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, MOUNT_OPTIONS, Shared,
     SharedPersistentVolume, SharedPersistentVolumeSpec, Size, VolumeClaim, VolumeClaimSpec, VolumeMode,
     volume_for_pvc,
 };
-use crate::plan::create;
+
+/// The parameter in which Kubernetes' own provisioner reads the file system.
+const FS_TYPE: &str = "csi.storage.k8s.io/fstype";
 
 /// True if the class names our driver as its provisioner.
 pub fn is_ours(class: &StorageClass) -> bool {
@@ -26,41 +27,56 @@ pub fn is_delayed(class: &StorageClass) -> bool {
 pub fn of_class(class: &StorageClass) -> Result<SharedPersistentVolumeSpec, String> {
     let name = class.name_any();
     let wrong = |what: String| Err(format!("StorageClass {name} {what}; make the class anew"));
-    let mut spec = SharedPersistentVolumeSpec {
-        mount_options: class.mount_options.clone().unwrap_or_default(),
-        ..Default::default()
-    };
+    let mut spec = SharedPersistentVolumeSpec { mount_options: mount_options(class)?, ..Default::default() };
+    let mut fs_types = Vec::new();
     for (key, value) in class.parameters.iter().flatten() {
         match (key.as_str(), value.as_str()) {
             ("role", role) => spec.role = role.to_owned(),
             ("reservation", reservation) => spec.reservation = Some(reservation.to_owned()),
             ("shared", "true") => spec.shared = Some(Shared {}),
             ("shared", "false") => spec.shared = None,
-            ("fsType", "ext4") => spec.fs_type = FsType::Ext4,
-            ("fsType", "xfs") => spec.fs_type = FsType::Xfs,
-            ("fsType", "btrfs") => spec.fs_type = FsType::Btrfs,
+            ("fsType" | FS_TYPE, fs_type) => fs_types.push((key, fs_type)),
             ("shared", other) => {
                 return wrong(format!("says shared `{other}`, which is neither true nor false"));
             }
-            ("fsType", other) => {
-                return wrong(format!("says fsType `{other}`, which is none of ext4, xfs, btrfs"));
-            }
             (other, _) => {
                 return wrong(format!(
-                    "has the parameter `{other}`, which is none of role, shared, fsType, reservation"
+                    "has the parameter `{other}`, which is none of role, shared, fsType, {FS_TYPE}, reservation"
                 ));
             }
         }
     }
+    for (key, fs_type) in &fs_types {
+        let known = [FsType::Ext4, FsType::Xfs, FsType::Btrfs];
+        match known.into_iter().find(|known| known.name() == *fs_type) {
+            Some(found) => spec.fs_type = found,
+            None => return wrong(format!("says {key} `{fs_type}`, which is none of ext4, xfs, btrfs")),
+        }
+    }
+    if let [(_, one), (_, other)] = fs_types[..]
+        && one != other
+    {
+        return wrong(format!("says fsType and {FS_TYPE}, and they differ: `{other}` and `{one}`"));
+    }
     if spec.role.is_empty() {
         return wrong("names no role in its parameters".to_owned());
     }
-    if class.allowed_topologies.is_some() && !is_delayed(class) {
-        return wrong(
-            "has allowedTopologies, which count only with volumeBindingMode WaitForFirstConsumer".into(),
-        );
-    }
     Ok(spec)
+}
+
+/// The mount options of the class that are not those of every volume, or the reason why no volume can have them.
+fn mount_options(class: &StorageClass) -> Result<Vec<String>, String> {
+    let mut options = class.mount_options.clone().unwrap_or_default();
+    options.retain(|option| !FIXED_MOUNT_OPTIONS.contains(&option.as_str()));
+    match options.iter().find(|option| !MOUNT_OPTIONS.contains(&option.as_str())) {
+        None => Ok(options),
+        Some(other) => Err(format!(
+            "StorageClass {} has the mount option `{}`, which is none of {}; make the class anew",
+            class.name_any(),
+            other.chars().take(64).collect::<String>(),
+            MOUNT_OPTIONS.join(", ")
+        )),
+    }
 }
 
 /// The volume for a PersistentVolumeClaim, or the reason why no volume can be made.
@@ -97,7 +113,7 @@ pub fn volume(pvc: &PersistentVolumeClaim, class: &StorageClass) -> Result<Share
             }
         }
     }
-    if let Some(why) = attributes_refused(pvc) {
+    if let Some(why) = attributes_refused(pvc, "no volume is made") {
         return Err(why);
     }
     spec.size = Size::from_bytes(requested(pvc)?.max(spec.fs_type.min_bytes()));
@@ -118,11 +134,12 @@ pub fn requested(pvc: &PersistentVolumeClaim) -> Result<u64, String> {
         .map_err(|why| format!("spec.resources.requests.storage: {why}; ask for another size"))
 }
 
-/// Refuses the VolumeAttributesClass that a PersistentVolumeClaim names.
-pub fn attributes_refused(pvc: &PersistentVolumeClaim) -> Option<String> {
+/// Refuses the VolumeAttributesClass that a PersistentVolumeClaim names; `outcome` says what becomes of the volume.
+pub fn attributes_refused(pvc: &PersistentVolumeClaim, outcome: &str) -> Option<String> {
     let class = pvc.spec.as_ref()?.volume_attributes_class_name.as_ref()?;
     Some(format!(
-        "a volume has no attributes that VolumeAttributesClass {class} could change: leave volumeAttributesClassName out"
+        "a volume has no attributes that VolumeAttributesClass {class} could change, and {outcome}: leave \
+         volumeAttributesClassName out"
     ))
 }
 
@@ -139,31 +156,12 @@ pub fn claim(pvc: &PersistentVolumeClaim, volume: &SharedPersistentVolume) -> Vo
     claim
 }
 
-/// The reservation on the node for the volume, chosen as for any other volume; `None`: no reservation has enough free
-/// space.
-pub fn place(
-    volume: &SharedPersistentVolume,
-    node: &str,
-    reservations: &[&DiskReservation],
-    disks: &[&NodeDisk],
-    disk_ready: impl Fn(&str) -> bool,
-) -> Option<String> {
-    let is_there = |r: &&&DiskReservation| {
-        r.status.as_ref().is_some_and(|status| {
-            status.node_name.as_deref() == Some(node) && status.node_disk.as_deref().is_some_and(&disk_ready)
-        })
-    };
-    let there: Vec<&DiskReservation> = reservations.iter().filter(is_there).copied().collect();
-    create::choose(volume, &there, disks).ok().map(ResourceExt::name_any)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, from_value, json};
 
     use super::*;
     use super::{claim, volume};
-    use crate::plan::testing::reserved;
 
     fn class(parameters: Value) -> StorageClass {
         from_value(json!({"metadata": {"name": "fast"}, "provisioner": DRIVER, "parameters": parameters,
@@ -212,6 +210,9 @@ mod tests {
             (json!({}), json!({}), Some("names no role in its parameters; make the class anew")),
             (json!({"role": "eng", "shared": "yes"}), json!({}), Some("neither true nor false")),
             (json!({"role": "eng", "fsType": "zfs"}), json!({}), Some("none of ext4, xfs, btrfs")),
+            (json!({"role": "eng", FS_TYPE: "XFS"}), json!({}), Some("fstype `XFS`, which is none of ext4")),
+            (json!({"role": "eng", FS_TYPE: "xfs", "fsType": "ext4"}), json!({}), Some("they differ")),
+            (json!({"role": "eng", FS_TYPE: "xfs", "fsType": "xfs"}), json!({}), None),
             (json!({"role": "eng", "Shared": "true"}), json!({}), Some("has the parameter `Shared`")),
             (
                 eng.clone(),
@@ -252,25 +253,28 @@ mod tests {
     }
 
     #[test]
-    fn p2_a_volume_is_placed_in_the_nearest_role_with_free_space() {
-        let mut far = reserved("far", "eng", 5, &[("x", 4)]);
-        far.status.as_mut().unwrap().node_name = Some("n2".into());
-        let all = [
-            reserved("near", "eng/ml", 4, &[("x", 1)]),
-            reserved("above", "eng", 10, &[]),
-            reserved("others", "ops", 50, &[]),
-            far,
-        ];
-        let all: Vec<_> = all.iter().collect();
-        let wish = |gi| crate::plan::testing::volume("pvc-u", "eng/ml", gi);
-        let at = |gi, node: &str| place(&wish(gi), node, &all, &[], |_| true);
-        assert_eq!((at(1, "n1").as_deref(), at(4, "n1").as_deref()), (Some("near"), Some("above")));
-        assert_eq!((at(11, "n1"), at(1, "n2").as_deref(), at(2, "n2")), (None, Some("far"), None));
-        let named = |name: &str| {
-            let mut wish = wish(1);
-            wish.spec.reservation = Some(name.into());
-            place(&wish, "n1", &all, &[], |_| true)
+    fn f1_the_class_says_file_system_and_mount_options() {
+        let of = |parameters: Value, options: &[&str]| {
+            let mut class = class(parameters);
+            class.mount_options = Some(options.iter().map(|option| (*option).to_owned()).collect());
+            of_class(&class).map(|spec| (spec.fs_type, spec.mount_options))
         };
-        assert_eq!((named("above").as_deref(), named("others")), (Some("above"), None));
+        let (eng, xfs) = (json!({"role": "eng"}), json!({"role": "eng", FS_TYPE: "xfs"}));
+        assert_eq!(
+            of(xfs, &["noexec", "noatime"]).unwrap(),
+            (FsType::Xfs, vec!["noexec".into(), "noatime".into()])
+        );
+        assert_eq!(
+            of(eng.clone(), &["nosuid", "nodev"]).unwrap(),
+            (FsType::Ext4, vec![]),
+            "V12: they are always on"
+        );
+        for option in ["discard", "suid", "noatime,suid", "", "NOATIME"] {
+            let why = of(eng.clone(), &["noatime", option]).unwrap_err();
+            assert!(
+                why.contains(&format!("mount option `{option}`, which is none of noatime, nodiratime")),
+                "{why}"
+            );
+        }
     }
 }

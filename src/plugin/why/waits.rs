@@ -10,6 +10,7 @@ use super::target::Target;
 use crate::api::VolumeClaim;
 use crate::api::condition::reason::VOLUME_HELD;
 use crate::cluster;
+use crate::plan::publish::is_for_one_pod;
 use crate::plugin::kind::{CLAIM, Kind, POD, PVC, did_you_mean};
 use crate::plugin::snapshot::Snapshot;
 
@@ -66,7 +67,16 @@ fn holder<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<(String, String, &'a 
         let has = |other: &&Pod| {
             other.uid() != pod.uid() && other.spec.as_ref().is_some_and(|s| s.node_name.is_some())
         };
-        let other = snapshot.pods_of(&namespace, &name).find(has).filter(|_| volume.spec.shared.is_none())?;
+        let pvc = snapshot
+            .pvcs
+            .iter()
+            .find(|pvc| pvc.name_any() == name && pvc.namespace().as_ref() == Some(&namespace));
+        let modes = pvc.and_then(|pvc| pvc.spec.as_ref()?.access_modes.as_ref());
+        let several_pods = modes.is_some_and(|modes| !modes.iter().any(|mode| mode == "ReadWriteOncePod"));
+        let other = snapshot.pods_of(&namespace, &name).find(has)?;
+        if !is_for_one_pod(volume, several_pods) {
+            return None;
+        }
         Some((format!("VolumeClaim {namespace}/{name}"), volume.name_any(), other))
     };
     cluster::claims_of(pod).into_iter().find_map(of)
@@ -76,7 +86,7 @@ fn holder<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<(String, String, &'a 
 pub(super) fn holder_step(snapshot: &Snapshot, target: &Target) -> String {
     match target.find_pod(snapshot).and_then(|pod| holder(snapshot, pod)) {
         Some((.., other)) => format!(
-            "kubectl describe pod {} -n {}   # end it, or wait for its end",
+            "kubectl describe pod {} -n {}   # end it, or wait for its end; a Deployment needs strategy.type Recreate",
             other.name_any(),
             other.namespace().unwrap_or_default()
         ),

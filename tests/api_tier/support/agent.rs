@@ -268,7 +268,17 @@ impl Agent {
         let source = spec.csi.unwrap();
         let access_type = match spec.volume_mode.as_deref() {
             Some("Block") => AccessType::Block(BlockVolume {}),
-            _ => AccessType::Mount(MountVolume::default()),
+            _ => AccessType::Mount(MountVolume {
+                fs_type: source.fs_type.clone().unwrap_or_default(),
+                mount_flags: spec.mount_options.clone().unwrap_or_default(),
+                ..Default::default()
+            }),
+        };
+        let mode = match spec.access_modes.iter().flatten().map(String::as_str).next() {
+            Some("ReadWriteOnce") => Mode::SingleNodeMultiWriter,
+            Some("ReadWriteOncePod") => Mode::SingleNodeSingleWriter,
+            Some("ReadOnlyMany") => Mode::MultiNodeReaderOnly,
+            _ => Mode::MultiNodeMultiWriter,
         };
         let pod_uid = pod.uid().unwrap();
         let mut context = source.volume_attributes.unwrap();
@@ -284,7 +294,7 @@ impl Agent {
             target_path: target.display().to_string(),
             readonly: read_only,
             volume_capability: Some(VolumeCapability {
-                access_mode: Some(AccessMode { mode: Mode::MultiNodeMultiWriter.into() }),
+                access_mode: Some(AccessMode { mode: mode.into() }),
                 access_type: Some(access_type),
             }),
             volume_context: context.into_iter().collect(),
