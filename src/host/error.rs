@@ -37,7 +37,7 @@ pub enum Error {
     #[error("volume {0} is not fenced: fence it before erasing it")]
     NotFenced(VolumeUid),
 
-    /// A pod in the volume's record uses the volume (M2, X1).
+    /// A pod in the volume's record uses the volume (X1).
     #[error("volume {uid} is in use by {holder}: wait until these pods are gone")]
     InUse {
         /// The volume.

@@ -21,9 +21,7 @@ use crate::api::{
 use super::crowding::Crowded;
 use super::resize::size_now;
 use placement::Mate;
-
-/// Annotation of a PersistentVolumeClaim with the node that the scheduler chose for the volume.
-pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+pub use placement::SELECTED_NODE;
 
 /// Annotation of a PersistentVolume with the driver that deletes the volume on behalf of Kubernetes.
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";

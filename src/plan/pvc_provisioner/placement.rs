@@ -9,11 +9,14 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 
-use super::{SELECTED_NODE, class};
+use super::class;
 use crate::api::condition::reason;
 use crate::api::{DiskReservation, NodeDisk, SharedPersistentVolume, TOPOLOGY_NODE};
 use crate::plan::crowding::Crowded;
 use crate::plan::{candidate, create};
+
+/// Annotation of a PersistentVolumeClaim with the node that the scheduler chose for the volume.
+pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 
 /// Another PersistentVolumeClaim of the pods that use the one in question.
 #[derive(Debug)]
@@ -243,7 +246,7 @@ mod tests {
         let mut raw = wish(1);
         raw.spec.volume_mode = crate::api::VolumeMode::Block;
         for (found, said) in [
-            (at(11, "n1"), "11Gi asked for, above has 10Gi left, near has 3Gi left"),
+            (at(11, "n1"), "11Gi asked for, above has 10Gi left and near has 3Gi left"),
             (at(2, "n2"), "far has 1Gi left"),
             (at(1, "n3"), "nothing is reserved for role eng/ml or an ancestor of it"),
             (named("others", "n1"), "is for role ops, which does not cover role eng/ml"),
