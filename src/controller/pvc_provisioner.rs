@@ -160,7 +160,7 @@ async fn ensure_may_create(asked: &Objects, ctx: &Context) -> Result<(), Error> 
     let (claim, volume) = &**asked;
     let claims = cluster::namespaced(&ctx.client, &claim.namespace().unwrap_or_default());
     cluster::may_create(&claims, claim).await?;
-    Ok(cluster::may_create(&Api::all(ctx.client.clone()), volume).await?)
+    cluster::may_create(&Api::all(ctx.client.clone()), volume).await
 }
 
 /// Makes the scheduler choose a node for the PersistentVolumeClaim again.

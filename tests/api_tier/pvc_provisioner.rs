@@ -526,6 +526,13 @@ async fn f1_the_claims_of_a_pod_are_placed_together() {
         .await;
     }
     assert_eq!(story.volumes.list(&Default::default()).await.unwrap().items.len(), 0);
+    // The scheduler looks at one PersistentVolumeClaim after the other, and would choose the same node again.
+    let capacities: Api<CSIStorageCapacity> = cluster.within("default");
+    let told = capacities.list(&Default::default()).await.unwrap();
+    let told = told.iter().filter(|told| told.storage_class_name == "analytics");
+    let largest: Vec<_> = told.filter_map(|told| told.maximum_volume_size.clone()).collect();
+    assert_eq!(largest.len(), 1);
+    assert_eq!(Size::written(largest[0].0.clone()).bytes_or_zero(), (1200 << 20) - 1, "for a moment");
     let more = json!({"spec": {"size": "3Gi"}});
     let reservations: Api<DiskReservation> = cluster.all();
     reservations.patch("analytics", &PatchParams::default(), &Patch::Merge(&more)).await.unwrap();
