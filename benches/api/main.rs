@@ -30,7 +30,7 @@ use reservoir::api::{
     AGENT_MANAGER, BackingState, DiskReservation, LABEL_MANAGED_BY, MANAGED_BY, NodeDisk, RoleSubscription,
     SharedPersistentVolume, Size, VolumeClaim,
 };
-use reservoir::cluster::write_status;
+use reservoir::cluster::{Error, write_status};
 use reservoir::plan::node_task::{OnDisk, Outcome, Recorded, Task, ending, next, release, report};
 use reservoir_cluster::api::ApiOptions;
 use serde::de::DeserializeOwned;
@@ -206,13 +206,20 @@ async fn group(cluster: &Cluster, group: usize) {
     let spec = json!({"nodeName": node, "diskName": "default", "diskID": format!("{group:032}"), "kind": "Path",
         "backing": "Loop", "path": "/disk"});
     make(&disks, object("NodeDisk", None, &disk, spec)).await;
-    let made = disks.get(&disk).await.unwrap();
-    let mut status = made.status.clone().unwrap_or_default();
-    status.capacity = Some(Size::from_bytes(1 << 40));
-    status.allocatable = status.capacity.clone();
-    let healthy = Verdict::yes(reason::DISK_HEALTHY, "it is played");
-    condition::set(&mut status.conditions, DISK_HEALTHY, healthy, Some(1), Timestamp::now());
-    write_status(&disks, &made, &status, AGENT_MANAGER).await.unwrap();
+    // The controller may write the disk's summary between the read and the write.
+    loop {
+        let made = disks.get(&disk).await.unwrap();
+        let mut status = made.status.clone().unwrap_or_default();
+        status.capacity = Some(Size::from_bytes(1 << 40));
+        status.allocatable = status.capacity.clone();
+        let healthy = Verdict::yes(reason::DISK_HEALTHY, "it is played");
+        condition::set(&mut status.conditions, DISK_HEALTHY, healthy, Some(1), Timestamp::now());
+        let written = write_status(&disks, &made, &status, AGENT_MANAGER).await;
+        if !matches!(written, Err(Error::Conflict(_))) {
+            written.unwrap();
+            break;
+        }
+    }
     cluster
         .apply_text(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": role}}).to_string())
         .await;
