@@ -209,7 +209,12 @@ fn manifest(
 ) -> Result<(SharedPersistentVolume, Option<String>), String> {
     let (on, name) = (disk.name_any(), &orphan.name);
     let other_one = "create the volume in another one on this disk, with the spec that status.orphans has";
-    let recovers = |v: &&SharedPersistentVolume| v.spec.recover.as_ref().is_some_and(|r| r.uid == orphan.uid);
+    // A volume of another role, or on another disk, gets none of this data, and is no reason to keep the data from its role.
+    let recovers = |v: &&SharedPersistentVolume| {
+        v.spec.recover.as_ref().is_some_and(|r| r.uid == orphan.uid)
+            && orphan.spec["role"] == v.spec.role.as_str()
+            && v.status.as_ref().and_then(|s| s.node_disk.as_ref()).is_none_or(|place| *place == on)
+    };
     if let Some(volume) = volumes.iter().find(recovers) {
         return Err(format!("is being recovered by SharedPersistentVolume {}", volume.name_any()));
     }
@@ -354,6 +359,13 @@ mod tests {
         taken.spec.recover = Some(crate::api::Recover { uid: "uid-of-a".into() });
         let again = printed(std::slice::from_ref(&disk), &there, std::slice::from_ref(&taken));
         assert!(again[1].ends_with("is being recovered by SharedPersistentVolume other"), "{again:?}");
+        taken.status.get_or_insert_default().node_disk = Some("n2.b".into());
+        let again = printed(std::slice::from_ref(&disk), &there, std::slice::from_ref(&taken));
+        assert_eq!(again[1], "a of uid-of-a", "a volume on another disk");
+        taken.status = None;
+        taken.spec.role = "ops".into();
+        let again = printed(std::slice::from_ref(&disk), &there, std::slice::from_ref(&taken));
+        assert_eq!(again[1], "a of uid-of-a", "a volume of another role");
         let foreign = [reserved("eng", "ops", 10, &[])];
         let again = printed(std::slice::from_ref(&disk), &foreign, &[]);
         assert!(again[0].contains("a name that one of role ops has now"), "{again:?}");

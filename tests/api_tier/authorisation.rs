@@ -171,6 +171,15 @@ async fn a6_finalizers_go_with_the_verb_that_deletes() {
     assert!(said.contains(&lacks("use", "destroy", "eng")), "{said}");
     finalizers(&bound, json!([])).dry(&owner).await.unwrap();
 
+    // A grant on a role covers the roles beneath it (A1).
+    let mut beneath = claim("eng/ml/vision", "ReadWrite");
+    beneath["metadata"]["name"] = json!("beneath");
+    Ask::create(&beneath).of(&tenant).await.unwrap();
+    let answer = finalizers(&beneath, json!([])).dry(&tenant).await.unwrap();
+    assert_eq!(answer["metadata"]["finalizers"], json!([FINALIZER]));
+    let answer = finalizers(&beneath, json!([])).dry(&owner).await.unwrap();
+    assert_eq!(answer["metadata"]["finalizers"], Value::Null);
+
     // The garbage collector takes off its own finalizer, and no other.
     let data = volume("data", "eng");
     Ask::create(&data).of(&cluster.client).await.unwrap();

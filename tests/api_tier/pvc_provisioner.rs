@@ -15,6 +15,7 @@ use reservoir::api::{
 use reservoir::plan::pvc_provisioner::SELECTED_NODE;
 use serde_json::{Value, json};
 
+use crate::ask::Ask;
 use crate::support::{Agent, Cluster, strip_and_delete, until, until_gone, until_reason};
 
 /// A cluster with a node, its agent, 2Gi for role analytics, and the classes of the example.
@@ -649,9 +650,16 @@ async fn p6_l1_a_pvc_waits_for_an_object_in_its_way() {
     story.bound("taken").await;
 
     let uid = story.make(pvc("named", "analytics", "ReadWriteOnce", "64Mi")).await.uid().unwrap();
-    let volume = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "SharedPersistentVolume",
+    let mut volume = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "SharedPersistentVolume",
         "metadata": {"name": format!("pvc-{uid}")}, "spec": {"role": "analytics", "size": "64Mi"}});
-    cluster.apply_text(&volume.to_string()).await;
+    let refused = Ask::create(&volume).of(&cluster.client).await.unwrap_err();
+    assert!(
+        refused.contains("is for the volume of a PersistentVolumeClaim: choose another one"),
+        "{refused}"
+    );
+    // A recovery may give a volume that name.
+    volume["spec"]["recover"] = json!({"uid": "11111111-2222-3333-4444-555555555555"});
+    Ask::create(&volume).of(&cluster.client).await.unwrap();
     story.select("named", "n1").await;
     story.said("named", "was made by somebody else and is in the way: delete it").await;
     story.volumes.delete(&format!("pvc-{uid}"), &Default::default()).await.unwrap();
