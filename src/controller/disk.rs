@@ -18,13 +18,18 @@ use super::ledger_entries::{owners, settle};
 
 /// Reconciles a disk.
 ///
-/// 1. Gather: the disk's Node and the reservations in its ledger, from the caches.
+/// 1. Gather: the disk's Node and the reservations in its ledger, from the caches. A request to take the disk over is
+///    answered first, and the disk reported all the same: requests may come without end.
 /// 2. Decide: [`next_for_disk`].
 /// 3. Apply: the status; or settle entries, and decide again.
 pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<(), Error> {
-    if disk.spec.take_over.is_some() {
-        return answer_request(&disk.name_any(), ctx).await;
-    }
+    let disk = match disk.spec.take_over {
+        Some(_) => match answer_request(&disk.name_any(), ctx).await? {
+            Some(answered) => Arc::new(answered),
+            None => return Ok(()),
+        },
+        None => disk,
+    };
     let mut seen = DiskSeen {
         owners: owners(&*disk, ctx),
         node_ready: ctx.stores.nodes.get(&disk.spec.node_name).map(|node| is_ready(&node)),
@@ -49,12 +54,12 @@ pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<(), 
 ///
 /// 1. Gather: the NodeDisk and its Node, live.
 /// 2. Decide: [`answer`].
-/// 3. Apply: move the NodeDisk to the other node, or remove the request.
-async fn answer_request(name: &str, ctx: &Context) -> Result<(), Error> {
+/// 3. Apply: move the NodeDisk to the other node, or remove the request. Returns the NodeDisk, read again.
+async fn answer_request(name: &str, ctx: &Context) -> Result<Option<NodeDisk>, Error> {
     let (api, nodes): (Api<NodeDisk>, Api<Node>) =
         (Api::all(ctx.client.clone()), Api::all(ctx.client.clone()));
-    let Some(disk) = cluster::get(&api, name).await? else { return Ok(()) };
-    let Some(request) = &disk.spec.take_over else { return Ok(()) };
+    let Some(disk) = cluster::get(&api, name).await? else { return Ok(None) };
+    let Some(request) = &disk.spec.take_over else { return Ok(Some(disk)) };
     let old = ListParams::default().fields(&format!("metadata.name={}", disk.spec.node_name));
     let is_there = !cluster::list_metadata(&nodes, &old).await?.is_empty();
 
@@ -68,7 +73,8 @@ async fn answer_request(name: &str, ctx: &Context) -> Result<(), Error> {
             "refused to move a disk to another node"
         );
     }
-    cluster::merge_seen(&api, &disk, fields).await
+    cluster::merge_seen(&api, &disk, fields).await?;
+    cluster::get(&api, name).await
 }
 
 fn is_ready(node: &Node) -> bool {

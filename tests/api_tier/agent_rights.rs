@@ -109,7 +109,12 @@ async fn a4_an_agent_writes_objects_of_its_own_node_only() {
     let now = async || cluster.all::<NodeDisk>().get("n1.default").await.unwrap().spec;
     until("the forged request is refused", || async { now().await.take_over.is_none().then_some(()) }).await;
     assert_eq!(now().await.node_name, "n1");
+    // No agent overwrites the request of another one.
+    cluster.kill_controller().await;
     ask(&cluster, "n2", "n2", 1).await.unwrap();
+    let refused = ask(&cluster, "n3", "n3", 2).await.unwrap_err();
+    assert!(refused.contains("node n2 asked for NodeDisk n1.default already"), "{refused}");
+    cluster.start_controller().await;
     until("the disk has moved", || async { (now().await.node_name == "n2").then_some(()) }).await;
     assert_eq!((now().await.disk_id.as_str(), now().await.take_over), (ID, None));
     let refused = disk(&cluster, "n1", "n1.default", "n1").await.unwrap_err();
