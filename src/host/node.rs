@@ -8,6 +8,7 @@ use crate::host::disk::Disk;
 use crate::host::error::{Error, Result};
 use crate::host::locks::Locks;
 use crate::host::slot::Slot;
+use crate::host::sys::read_only_lock::ReadOnlyLock;
 use crate::host::targets::Targets;
 use crate::host::types::{DiskReport, HostConfig, Record, VolumeReport, VolumeUid};
 use crate::host::volume::Volume;
@@ -25,6 +26,8 @@ pub struct Host {
     /// Held while a volume adopts a directory, so that two volumes never adopt overlapping directories. Taken after
     /// `volume_locks`.
     pub(super) adoption_lock: Mutex<()>,
+    /// `None` where the machine allows no user namespaces.
+    pub(super) read_only_lock: Option<ReadOnlyLock>,
 }
 
 impl Host {
@@ -41,6 +44,9 @@ impl Host {
             return Err(Error::InvalidArgument(format!("two disks are called {}: rename one", twice[0])));
         }
         let targets = Targets::open(&config.targets_root)?;
+        let read_only_lock = ReadOnlyLock::new()
+            .inspect_err(|error| tracing::warn!(%error, "read-only mounts are not locked on this node"))
+            .ok();
         let open = |disk| Slot::open(disk, config.lock_timeout, config.patience);
         let slots = config.disks.into_iter().map(open).collect();
         Ok(Self {
@@ -49,6 +55,7 @@ impl Host {
             volume_locks: Locks::new(),
             target_locks: Locks::new(),
             adoption_lock: Mutex::default(),
+            read_only_lock,
         })
     }
 

@@ -100,6 +100,10 @@ impl Host {
         let mounted = disk
             .backing
             .mount(&volume, &record, request.read_only)
+            .and_then(|mount| match &self.read_only_lock {
+                Some(lock) if request.read_only => lock.lock(&mount),
+                _ => Ok(mount),
+            })
             .and_then(|mount| target.attach(&mount, raw));
         if mounted.is_err() {
             undo_publish(&volume, record, &target, &found);

@@ -73,6 +73,7 @@ fn v8_an_adopted_directory_keeps_its_data() {
         write(&writer, "new", "more");
         assert_eq!((read(&reader, "new"), read(&path, "new")), ("more".to_owned(), "more".to_owned()));
         assert_eq!(std::fs::write(reader.join("no"), "").unwrap_err().raw_os_error(), Some(30), "EROFS");
+        node.assert_locked(&reader);
         let seen = node.mounts();
         assert_eq!(seen.len(), 3);
         assert!(seen.iter().all(|(_, options)| options.contains("nosuid,nodev")), "{seen:?}");

@@ -380,6 +380,7 @@ fn m3_readers_and_writers_share_a_subvolume() {
         write(&writer, "f", "hello");
         assert_eq!(read(&reader, "f"), "hello");
         assert_eq!(std::fs::write(reader.join("g"), "").unwrap_err().raw_os_error(), Some(30), "EROFS");
+        node.assert_locked(&reader);
         assert!(!writer.join("../record.json").exists() && !writer.join("disk.json").exists());
         let seen = node.mounts();
         assert_eq!(seen.len(), 3);

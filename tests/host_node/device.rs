@@ -97,6 +97,7 @@ fn d2_a_block_disk_has_one_formatted_volume() {
             write(&node.target("p", 1), "f", "hello");
             assert_eq!(read(&node.target("p", 0), "f"), "hello");
             assert!(std::fs::write(node.target("p", 0).join("g"), "").is_err());
+            node.assert_locked(&node.target("p", 0));
             assert!(node.mounts().iter().all(|(_, options)| options.contains("nosuid,nodev")));
             drop(host);
             let host = device.host();

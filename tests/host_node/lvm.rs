@@ -209,6 +209,7 @@ fn v5_d5_a_logical_volume_has_its_bytes_and_its_limit() {
         write(&node.target("w", 1), "f", "hello");
         assert_eq!(read(&node.target("r", 0), "f"), "hello");
         assert!(std::fs::write(node.target("r", 0).join("g"), "").is_err());
+        node.assert_locked(&node.target("r", 0));
         assert!(node.mounts().iter().all(|(_, options)| options.contains("nosuid,nodev")));
         for (i, spec) in &volumes {
             let usage = host.usage(&uid(*i)).unwrap();

@@ -64,6 +64,7 @@ fn readers_and_writers_share_a_volume_in_any_order() {
                 assert_eq!((read(reader, "a"), read(reader, "b")), ("1".into(), "2".into()));
                 let refused = std::fs::write(reader.join("c"), "3").unwrap_err();
                 assert_eq!(refused.kind(), ErrorKind::ReadOnlyFilesystem);
+                node.assert_locked(reader);
             }
             host.unpublish(&writer).unwrap();
             assert_eq!(read(&before, "a"), "1");

@@ -136,6 +136,7 @@ fn v5_each_volume_has_a_quota_of_its_own() {
         write(&writer, "f", "hello");
         assert_eq!(read(&reader, "f"), "hello");
         assert_eq!(std::fs::write(reader.join("g"), "").unwrap_err().raw_os_error(), Some(30), "EROFS");
+        node.assert_locked(&reader);
         assert_eq!(std::fs::metadata(&writer).unwrap().mode() & 0o777, 0o777);
         assert!(node.mounts().iter().all(|(_, options)| options.contains("nosuid,nodev")));
         // Preallocated blocks and files in directories count, too.

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use reservoir::host::{DiskConfig, FsType, Host, HostConfig, Pod, Publish, VolumeSpec, VolumeUid};
-use rustix::mount::{MountPropagationFlags, UnmountFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use serde_json::Value;
 
 pub const MIB: u64 = 1 << 20;
@@ -363,6 +363,29 @@ impl Node {
     pub fn assert_base_line(&self) {
         self.assert_no_mounts();
         eventually("loop devices are left", || loops(&self.dir).is_empty());
+    }
+
+    /// M3: root makes neither a reader's mount writable nor a copy of it, also a copy of a directory inside. What a
+    /// container runtime asks for in a container that reads is allowed.
+    pub fn assert_locked(&self, reader: &Path) {
+        let copy = self.dir.join("copy");
+        std::fs::create_dir_all(&copy).unwrap();
+        let inside = std::fs::read_dir(reader).unwrap().map(|entry| entry.unwrap().path());
+        let parts: Vec<_> = inside.filter(|path| path.is_dir()).chain([reader.to_owned()]).collect();
+        let work = || {
+            unshare_mounts();
+            let writable = |path: &Path| rustix::mount::mount_remount(path, MountFlags::BIND, "");
+            assert_eq!(writable(reader), Err(rustix::io::Errno::PERM));
+            for part in &parts {
+                rustix::mount::mount_bind(part, &copy).unwrap();
+                assert_eq!(writable(&copy), Err(rustix::io::Errno::PERM), "{}", part.display());
+                rustix::mount::mount_remount(&copy, MountFlags::BIND | MountFlags::RDONLY, "").unwrap();
+                let written = std::fs::write(copy.join("never"), "").unwrap_err();
+                assert_eq!(written.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+                rustix::mount::unmount(&copy, UnmountFlags::empty()).unwrap();
+            }
+        };
+        std::thread::scope(|scope| scope.spawn(work).join().unwrap());
     }
 
     pub fn unmount_lazily(&self, path: &Path) {

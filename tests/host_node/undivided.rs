@@ -81,6 +81,7 @@ fn d2_an_undivided_filesystem_has_one_volume() {
             write(&writer, "f", "hello");
             assert_eq!(read(&reader, "f"), "hello");
             assert_eq!(std::fs::write(reader.join("g"), "").unwrap_err().raw_os_error(), Some(30), "EROFS");
+            node.assert_locked(&reader);
             assert_eq!(std::fs::metadata(&writer).unwrap().mode() & 0o777, 0o777);
             assert!(!writer.join("../record.json").exists() && !writer.join("disk.json").exists());
             let seen = node.mounts();

@@ -12,6 +12,7 @@ mod mountinfo;
 pub(super) mod mounts;
 mod program;
 mod random;
+pub(super) mod read_only_lock;
 pub(super) mod remove_tree;
 pub(super) mod syscalls;
 pub(super) mod volume_group;

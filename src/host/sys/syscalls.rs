@@ -1,5 +1,5 @@
-//! The ioctls of loop(4), ext4, xfs and btrfs, mount_setattr(2), quotactl_fd(2) and open_by_handle_at(2), which
-//! rustix does not wrap. This file has the only unsafe code of the crate.
+//! The ioctls of loop(4), ext4, xfs and btrfs, and system calls that rustix does not wrap: mount_setattr(2),
+//! quotactl_fd(2), open_by_handle_at(2), clone(2). This file has the only unsafe code of the crate.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::{Errno, Result};
 use rustix::ioctl::{self, Getter, Ioctl, IoctlOutput, NoArg, Opcode, Setter, Updater};
 use rustix::mount::MountAttrFlags;
+use rustix::process::Pid;
+use rustix::thread::UnshareFlags;
 
 const LOOP_CLR_FD: Opcode = 0x4c01;
 const LOOP_GET_STATUS64: Opcode = 0x4c05;
@@ -430,12 +432,20 @@ const MOUNT_ATTR_ATIME: u64 = 0x70;
 
 /// Sets the attributes of a detached mount, and makes the mount private.
 pub(crate) fn set_mount_attributes(mount: impl AsFd, attributes: MountAttrFlags) -> Result<()> {
-    let attr = MountAttr {
-        set: attributes.bits().into(),
-        clear: MOUNT_ATTR_ATIME,
-        propagation: libc::MS_PRIVATE,
-        user_namespace: 0,
-    };
+    mount_setattr(mount, attributes.bits().into(), MOUNT_ATTR_ATIME)
+}
+
+/// Sets and clears flags of a detached mount, other than those for access times, and makes the mount private.
+pub(crate) fn change_mount_flags(
+    mount: impl AsFd,
+    set: MountAttrFlags,
+    clear: MountAttrFlags,
+) -> Result<()> {
+    mount_setattr(mount, set.bits().into(), clear.bits().into())
+}
+
+fn mount_setattr(mount: impl AsFd, set: u64, clear: u64) -> Result<()> {
+    let attr = MountAttr { set, clear, propagation: libc::MS_PRIVATE, user_namespace: 0 };
     // SAFETY: mount_setattr(2) reads the path, which is empty and ends with NUL, and the given number of bytes of
     // `attr`, which is its size; it writes no memory, and the descriptor is open during the call.
     let result = unsafe {
@@ -450,6 +460,35 @@ pub(crate) fn set_mount_attributes(mount: impl AsFd, attributes: MountAttrFlags)
     };
     match result {
         0 => Ok(()),
+        _ => Err(last_error()),
+    }
+}
+
+/// Gives this thread alone another mount namespace (`NEWNS`) or its own working directory and root (`FS`).
+pub(crate) fn unshare(flags: UnshareFlags) -> Result<()> {
+    debug_assert!(!flags.contains(UnshareFlags::FILES));
+    // SAFETY: the table of descriptors stays shared, which is all that rustix asks for.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+}
+
+/// A process in user and mount namespaces of its own, which waits until the caller kills it. It ends with this thread
+/// at the latest.
+pub(crate) fn child_in_user_namespace() -> Result<Pid> {
+    let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM the child has a copy of all memory and goes on here, on a copy of this stack. Other
+    // threads may have held locks, so the child makes two kinds of system call and nothing else; it never returns.
+    let child = unsafe {
+        let child = libc::syscall(libc::SYS_clone, libc::c_long::from(flags), 0, 0, 0, 0);
+        if child == 0 {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            loop {
+                libc::pause();
+            }
+        }
+        child
+    };
+    match i32::try_from(child).ok().and_then(Pid::from_raw) {
+        Some(child) if child.as_raw_nonzero().get() > 0 => Ok(child),
         _ => Err(last_error()),
     }
 }
