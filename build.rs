@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-const PROTOCOLS: [&str; 2] = ["csi.proto", "pluginregistration.proto"];
+const PROTOCOLS: [&str; 3] = ["csi.proto", "nri.proto", "pluginregistration.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");

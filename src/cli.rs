@@ -77,6 +77,9 @@ struct AgentArgs {
     /// The kubelet's directory.
     #[arg(long, default_value = "/var/lib/kubelet")]
     kubelet_dir: PathBuf,
+    /// The NRI socket of the container runtime.
+    #[arg(long, default_value = "/var/run/nri/nri.sock")]
+    nri_socket: PathBuf,
     /// Seconds between two measurements of the disks.
     #[arg(long, default_value_t = 30)]
     measure_seconds: u64,
@@ -156,6 +159,7 @@ async fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
         node: args.node_name,
         config,
         kubelet_dir: args.kubelet_dir,
+        nri_socket: args.nri_socket,
         measure_every: Duration::from_secs(args.measure_seconds),
     };
     let running = agent::run(client, options, metrics, set_ready, stopped(stop));

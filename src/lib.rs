@@ -1,6 +1,6 @@
 //! Reservoir: Apache Mesos' shared persistent volumes for Kubernetes.
 //!
-//! Dependencies point one way: `main` → `cli` → `controller`, `agent` → `csi`, `cluster`, `host`, `plan` → `api`.
+//! Dependencies point one way: `main` → `cli` → `controller`, `agent` → `csi`, `cluster`, `host`, `nri`, `plan` → `api`.
 //! `kubectl-reservoir` → `plugin` → `cluster`, `plan`, `api`.
 
 pub mod agent;
@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod controller;
 pub mod csi;
 pub mod host;
+pub mod nri;
 pub mod plan;
 pub mod plugin;
 pub mod telemetry;

@@ -216,6 +216,7 @@ fn labels_secrets_and_placement_reach_the_pods() {
         "agent.maxUnavailable=10%",
         "agent.priorityClassName=high",
         "kubeletDir=/var/lib/k0s/kubelet",
+        "nriDir=/run/nri",
     ];
     let objects = rendered(&values);
     let (controller, agent) = (only(&objects, "Deployment"), only(&objects, "DaemonSet"));
@@ -237,6 +238,10 @@ fn labels_secrets_and_placement_reach_the_pods() {
     assert_eq!(pod["priorityClassName"], "high");
     let args = pod["containers"][0]["args"].as_array().unwrap();
     assert!(args.contains(&"--kubelet-dir=/var/lib/k0s/kubelet".into()), "{args:?}");
+    assert!(args.contains(&"--nri-socket=/run/nri/nri.sock".into()), "{args:?}");
+    let socket = pod["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "nri").unwrap();
+    assert_eq!(socket["hostPath"]["path"], "/run/nri");
+    assert_eq!(socket["hostPath"]["type"], "DirectoryOrCreate", "nodes without NRI have none");
 }
 
 #[test]

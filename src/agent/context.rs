@@ -7,6 +7,7 @@ use kube::Client;
 
 use crate::cluster;
 use crate::host::{self, Host, VolumeUid};
+use crate::nri::Connected;
 use crate::telemetry::{self, Metrics};
 
 use super::disk_names::DiskNames;
@@ -19,6 +20,8 @@ pub(super) struct Context {
     pub(super) disk_names: DiskNames,
     pub(super) metrics: Arc<Metrics>,
     pub(super) publishing: Publishing,
+    /// The container runtime asks the agent about new containers.
+    pub(super) nri: Connected,
 }
 
 /// UIDs of the claims with a publish under way, from before its live read until after its mount. Such a claim is not

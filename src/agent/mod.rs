@@ -3,6 +3,7 @@
 //! The agent watches only the volumes of its own node, and reports only facts of its disks and of the kernel.
 
 mod config;
+mod containers;
 mod context;
 mod disk_identity;
 mod disk_names;

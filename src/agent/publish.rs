@@ -7,11 +7,11 @@ use std::time::Duration;
 use kube::Api;
 use tonic::Code;
 
-use crate::api::SharedPersistentVolume;
+use crate::api::{AccessMode, SharedPersistentVolume};
 use crate::cluster;
 use crate::csi::{self, Error, PublishRequest, Stats, Usage, VolumeHandle, Volumes};
 use crate::host::{self, Host, Pod, Publish, VolumeUid};
-use crate::plan::publish::{Refusal, Request, authorise};
+use crate::plan::publish::{Permit, Refusal, Request, authorise};
 use crate::telemetry::Metrics;
 
 use super::context::{Context, NodeError};
@@ -23,7 +23,8 @@ const API_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Node(pub(super) Arc<Context>);
 
 impl Volumes for Node {
-    /// 1. Gather: the volume that the PersistentVolume names, read live.
+    /// 1. Gather: the volume that the PersistentVolume names, read live; does the node keep mounts read-only? A mount that
+    ///    is there is kept, also while the runtime is restarted.
     /// 2. Decide: `plan::publish::authorise`.
     /// 3. Apply: the mount, by the host.
     async fn publish(&self, request: PublishRequest) -> Result<(), Error> {
@@ -42,6 +43,9 @@ impl Volumes for Node {
             .map_err(|late| Error::unavailable(unread(), late))?
             .map_err(|error| Error::unavailable(unread(), error))?;
 
+        let target = request.target.clone();
+        let keeps_read_only = ctx.host.locks_read_only()
+            && (ctx.nri.get() || ctx.on_host(move |host| host.is_read_only(&target)).await.unwrap_or(false));
         let asked = Request {
             volume: name,
             volume_uid: request.handle.volume_uid(),
@@ -49,17 +53,18 @@ impl Volumes for Node {
             node: &ctx.node,
             namespace: &request.pod.namespace,
             read_only: request.read_only,
+            keeps_read_only,
             block: request.block,
             several_pods: request.several_pods,
             fs_type: &request.fs_type,
             mount_options: &request.mount_options,
         };
-        let with_others = authorise(volume.as_ref(), asked).map_err(refused)?.with_others;
+        let Permit { mode, with_others } = authorise(volume.as_ref(), asked).map_err(refused)?;
 
         let publish = Publish {
             uid: uid(&request.handle)?,
             target: request.target,
-            read_only: request.read_only,
+            read_only: mode == AccessMode::ReadOnly,
             pod: Pod { uid: request.pod.uid, namespace: request.pod.namespace, name: request.pod.name },
             claim_uid: request.handle.claim_uid().to_owned(),
             with_others,
@@ -190,6 +195,7 @@ mod tests {
             disk_names: Default::default(),
             metrics: Arc::default(),
             publishing: Default::default(),
+            nri: Default::default(),
         }))
     }
 

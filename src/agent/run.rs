@@ -11,6 +11,7 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 
 use super::config::Config;
+use super::containers::Containers;
 use super::context::Context;
 use super::disks::Disks;
 use super::metrics::NodeGauges;
@@ -20,6 +21,7 @@ use crate::api::SharedPersistentVolume;
 use crate::cluster::{self, CacheConfig, Change, Name, WorkQueue, cache, run_workers};
 use crate::csi::{self, ServeConfig, ServeError};
 use crate::host::{self, Host, HostConfig};
+use crate::nri;
 use crate::plan::tenant;
 use crate::telemetry::Metrics;
 
@@ -32,6 +34,8 @@ pub struct Options {
     pub config: Config,
     /// The kubelet's directory, at the same path as on the node.
     pub kubelet_dir: PathBuf,
+    /// The NRI socket of the container runtime, which need not exist.
+    pub nri_socket: PathBuf,
     /// The interval between two measurements of the disks.
     pub measure_every: Duration,
 }
@@ -71,7 +75,7 @@ pub async fn run(
     ready: Arc<AtomicBool>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    let Options { node, config, kubelet_dir, measure_every } = options;
+    let Options { node, config, kubelet_dir, nri_socket, measure_every } = options;
     let entries = config.disks.clone();
     let targets_root = kubelet_dir.clone();
     let (disks, lock_timeout, patience) = (config.to_host(), LOCK_TIMEOUT, PATIENCE);
@@ -84,7 +88,9 @@ pub async fn run(
         disk_names: Default::default(),
         metrics: metrics.clone(),
         publishing: Default::default(),
+        nri: Default::default(),
     });
+    let containers = Containers { ctx: ctx.clone(), kubelet_dir: kubelet_dir.clone() };
     let mut disks = Disks::new(ctx.clone(), entries);
     let gauges = Arc::new(NodeGauges::default());
     metrics.show(&gauges);
@@ -111,9 +117,11 @@ pub async fn run(
             reconcile_volumes(&ctx)
         );
     };
+    // From the first moment: pods start while the disks are looked at.
+    let work = async { tokio::join!(nri::keep_connected(&nri_socket, &ctx.nri, &containers), work) };
     let until_stopped = async {
         tokio::select! {
-            () = work => {}
+            _ = work => {}
             () = stop => tracing::info!("stopping the agent; mounted volumes stay mounted"),
         }
         stopping.send_replace(true);

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::{OFlags, StatVfsMountFlags};
 use serde_json::Map;
 
 use crate::host::disk::Disk;
 use crate::host::error::{Error, Result};
 use crate::host::node::Host;
 use crate::host::slot::Slot;
-use crate::host::sys::{Found, Target};
+use crate::host::sys::{Found, Target, dirfd};
 use crate::host::types::{Pod, Published, Record, State, VolumeUid};
 use crate::host::volume::Volume;
 
@@ -159,6 +160,22 @@ impl Host {
             Some(_) => volume.write_record(&record),
             None => Ok(()),
         }
+    }
+
+    /// True if mounts of readers are locked by the kernel, so that no container runtime makes them writable.
+    pub fn locks_read_only(&self) -> bool {
+        self.read_only_lock.is_some()
+    }
+
+    /// True if a read-only mount is at a path beneath the targets' root.
+    pub fn is_read_only(&self, path: &Path) -> bool {
+        let flags = || {
+            let key = self.targets.key(path).ok()?;
+            let target = self.targets.locate(&key).ok()??;
+            let file = dirfd::open(&target.parent, &target.name, OFlags::PATH | OFlags::NOFOLLOW).ok()?;
+            rustix::fs::fstatvfs(file).ok()
+        };
+        flags().is_some_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY))
     }
 
     /// Finds the volume of a target, and its disk: by the records, or else by the mount.

@@ -8,6 +8,7 @@ pub mod backing;
 pub mod bind;
 pub mod candidate;
 pub mod claim;
+pub mod container_mounts;
 pub mod create;
 pub mod crowding;
 pub mod debounce;

@@ -21,6 +21,8 @@ pub struct Request<'a> {
     pub namespace: &'a str,
     /// True if the pod mounts the volume read-only.
     pub read_only: bool,
+    /// True if the node keeps a read-only mount read-only in containers that do not ask for that.
+    pub keeps_read_only: bool,
     /// True if the pod requests the device, and not a file system.
     pub block: bool,
     /// False if the PersistentVolume is for one pod alone.
@@ -33,9 +35,9 @@ pub struct Request<'a> {
 
 /// The permission to mount a volume for a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Permit<'a> {
-    /// The binding of the pod's claim.
-    pub binding: &'a ClaimBinding,
+pub struct Permit {
+    /// `ReadOnly` for a read-only mount.
+    pub mode: AccessMode,
     /// True if other pods of the claim may use the volume at the same time.
     pub with_others: bool,
 }
@@ -66,11 +68,11 @@ pub enum Refusal {
     /// The tombstone is set.
     #[error("volume {0} is destroyed")]
     Destroyed(String),
-    /// The pod mounts a ReadOnly claim without `readOnly`. The container runtime makes its own mount from the node's
-    /// mount, and would clear the read-only flag. So the pod is not started (M3).
+    /// The pod mounts a ReadOnly claim without `readOnly`, on a node without NRI. The container runtime asks for a
+    /// writable mount then, and clears the read-only flag, or fails to (M3).
     #[error(
-        "claim {0} is ReadOnly: set readOnly: true in the pod's persistentVolumeClaim volume; the admission policy \
-         of the chart does this by itself"
+        "claim {0} is ReadOnly, and the pod, which is older, mounts it without readOnly: true: delete the pod and make \
+         it again, so that admission adds that; or enable NRI in the node's container runtime"
     )]
     SayReadOnly(ClaimBinding),
     /// The PersistentVolume was made or changed by hand.
@@ -87,10 +89,10 @@ pub enum Refusal {
 
 /// Permits the mount or refuses it. The live read includes a claim that was bound a moment ago, and no claim that is
 /// gone.
-pub fn authorise<'a>(
-    volume: Option<&'a SharedPersistentVolume>,
+pub fn authorise(
+    volume: Option<&SharedPersistentVolume>,
     request: Request<'_>,
-) -> Result<Permit<'a>, Refusal> {
+) -> Result<Permit, Refusal> {
     let name = request.volume.to_owned();
     let Some(volume) = volume else { return Err(Refusal::NoVolume(name)) };
     if volume.uid().as_deref() != Some(request.volume_uid) {
@@ -107,12 +109,16 @@ pub fn authorise<'a>(
     let same =
         |b: &&ClaimBinding| b.uid == request.claim_uid && b.namespace == request.namespace && !b.ending;
     let Some(binding) = status.claims.iter().find(same) else { return Err(Refusal::NotBound(name)) };
-    if binding.mode == AccessMode::ReadOnly && !request.read_only {
-        return Err(Refusal::SayReadOnly(binding.clone()));
-    }
     if request.block != (volume.spec.volume_mode == VolumeMode::Block) {
         return Err(Refusal::OtherMode(name));
     }
+    let mode = match (binding.mode, request.read_only) {
+        (AccessMode::ReadOnly, false) if !request.keeps_read_only && !request.block => {
+            return Err(Refusal::SayReadOnly(binding.clone()));
+        }
+        (AccessMode::ReadWrite, false) => AccessMode::ReadWrite,
+        (AccessMode::ReadOnly, _) | (AccessMode::ReadWrite, true) => AccessMode::ReadOnly,
+    };
     let is_of_volume = |option: &String| {
         volume.spec.mount_options.contains(option) || FIXED_MOUNT_OPTIONS.contains(&option.as_str())
     };
@@ -120,7 +126,7 @@ pub fn authorise<'a>(
     if !same_fs || !request.mount_options.iter().all(is_of_volume) {
         return Err(Refusal::OtherMount(name));
     }
-    Ok(Permit { binding, with_others: !is_for_one_pod(volume, request.several_pods) })
+    Ok(Permit { mode, with_others: !is_for_one_pod(volume, request.several_pods) })
 }
 
 /// True for an exclusive volume that one pod alone may mount (M2). With a PersistentVolumeClaim of a StorageClass, the
@@ -142,6 +148,7 @@ mod tests {
         node: "n1",
         namespace: "ns",
         read_only: false,
+        keeps_read_only: false,
         block: false,
         several_pods: true,
         fs_type: "",
@@ -160,11 +167,12 @@ mod tests {
     #[test]
     fn s7_a_pod_is_bound_here_and_authorised_or_refused() {
         let mut v = bound_volume();
-        let ask = |request| authorise(Some(&v), request).map(|permit| permit.binding.name.clone());
-        assert_eq!(ask(REQUEST), Ok("w".into()));
-        assert_eq!(ask(Request { read_only: true, ..REQUEST }), Ok("w".into()));
+        let ask = |request| authorise(Some(&v), request).map(|permit| permit.mode);
+        assert_eq!(ask(REQUEST), Ok(AccessMode::ReadWrite));
+        assert_eq!(ask(Request { read_only: true, ..REQUEST }), Ok(AccessMode::ReadOnly));
         let reader = Request { claim_uid: "c-ro", ..REQUEST };
-        assert_eq!(ask(Request { read_only: true, ..reader }), Ok("r".into()));
+        assert_eq!(ask(Request { read_only: true, ..reader }), Ok(AccessMode::ReadOnly));
+        assert_eq!(ask(Request { keeps_read_only: true, ..reader }), Ok(AccessMode::ReadOnly), "F2");
         assert!(matches!(ask(reader), Err(Refusal::SayReadOnly(_))), "M3");
         let refused = |request| ask(request).unwrap_err();
         assert!(matches!(refused(Request { claim_uid: "c-xx", ..REQUEST }), Refusal::NotBound(_)));

@@ -76,7 +76,7 @@ async fn l1_the_main_job_works_with_the_examples_as_they_are() {
     assert_eq!(said_so.read_only, Some(true), "set at admission");
     let writer = cluster.pod("team-a", "writer", &["datasets"]).await;
     let refused = agent.publish(&cluster, &reader_claim, &reader, false).await.unwrap_err();
-    assert!(refused.message().contains("set readOnly: true"), "{refused}");
+    assert!(refused.message().contains("without readOnly: true"), "{refused}");
     let read = agent.publish(&cluster, &reader_claim, &reader, true).await.unwrap();
     let write = agent.publish(&cluster, &writer_claim, &writer, false).await.unwrap();
     std::fs::write(write.join("file"), "hello").unwrap();

@@ -436,11 +436,7 @@ pub(crate) fn set_mount_attributes(mount: impl AsFd, attributes: MountAttrFlags)
 }
 
 /// Sets and clears flags of a detached mount, other than those for access times, and makes the mount private.
-pub(crate) fn change_mount_flags(
-    mount: impl AsFd,
-    set: MountAttrFlags,
-    clear: MountAttrFlags,
-) -> Result<()> {
+pub(crate) fn change_mount_flags(mount: impl AsFd, set: MountAttrFlags, clear: MountAttrFlags) -> Result<()> {
     mount_setattr(mount, set.bits().into(), clear.bits().into())
 }
 

@@ -117,6 +117,7 @@ impl Agent {
             node: self.node.clone(),
             config: agent::Config::read(&self.dir.join("agent.yaml")).unwrap(),
             kubelet_dir: self.dir.join("kubelet"),
+            nri_socket: self.dir.join("nri.sock"),
             measure_every: Duration::from_secs(5),
         };
         async move {
