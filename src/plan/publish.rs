@@ -89,10 +89,7 @@ pub enum Refusal {
 
 /// Permits the mount or refuses it. The live read includes a claim that was bound a moment ago, and no claim that is
 /// gone.
-pub fn authorise(
-    volume: Option<&SharedPersistentVolume>,
-    request: Request<'_>,
-) -> Result<Permit, Refusal> {
+pub fn authorise(volume: Option<&SharedPersistentVolume>, request: Request<'_>) -> Result<Permit, Refusal> {
     let name = request.volume.to_owned();
     let Some(volume) = volume else { return Err(Refusal::NoVolume(name)) };
     if volume.uid().as_deref() != Some(request.volume_uid) {
