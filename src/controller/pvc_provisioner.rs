@@ -27,6 +27,9 @@ const RETRY: Duration = Duration::from_secs(60);
 /// space there.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
+/// The most other PersistentVolumeClaims of a pod that are placed together with one: each is a live read.
+const MOST_MATES: usize = 64;
+
 /// Reconciles a PersistentVolumeClaim by namespace and name.
 ///
 /// 1. Gather: the object, its volume and its claim. An unbound object, and an object that is to grow, are read live.
@@ -81,8 +84,8 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
         (seen.reservations, seen.disks) = (stores.reservations.all(), stores.disks.all());
         match seen.class.as_ref().filter(|_| seen.volume.is_none()) {
             Some(class) if class::is_delayed(class) => {
-                for mate in stores.pods.mates(namespace, pvc) {
-                    seen.mates.extend(gather_mate(&mate, ctx).await?);
+                for mate in stores.pods.mates(namespace, pvc).iter().take(MOST_MATES) {
+                    seen.mates.extend(gather_mate(mate, ctx).await?);
                 }
             }
             Some(class) if class.allowed_topologies.is_some() => seen.nodes = stores.nodes.all(),

@@ -300,17 +300,17 @@ mod tests {
         );
     }
 
-    /// The volumes of a pod may fit only if they are in two reservations.
+    /// The smaller volume alone would take the only space in which both fit.
     #[test]
     fn f1_each_volume_of_a_pod_gets_the_reservation_that_fits() {
-        let holders = [on("n1", reserved("three", "eng", 3, &[])), on("n1", reserved("two", "eng", 2, &[]))];
+        let holders = [on("n1", reserved("three", "eng", 3, &[])), on("n1", reserved("four", "eng", 4, &[]))];
         let disks = disks();
         let place_of = |name: &str, gi, other: Mate| {
             let (own, class) = (volume(name, "eng", gi), class(Value::Null));
             place_together(&own, &class, &[other], "n1", &holders.each_ref(), &disks.each_ref()).unwrap()
         };
         assert_eq!(place_of("pvc-a", 3, mate("b", 2, Some("n1"), None)), "three");
-        assert_eq!(place_of("pvc-b", 2, mate("a", 3, Some("n1"), None)), "two");
+        assert_eq!(place_of("pvc-b", 2, mate("a", 3, Some("n1"), None)), "four");
     }
 
     /// F1.
