@@ -113,11 +113,15 @@ fn x3_the_agent_sees_what_its_disks_need_of_the_node() {
     };
     let adopting = ["path=/d", "adoptRoots[0]=/srv/data", "allowUnenforced=true"];
     for (set, host_pid, mounted, propagation) in [
-        (&["path=/d"][..], false, "/d", None),
-        (&["path=/d", "backing=Loop"], false, "/d", None),
-        (&["path=/d", "backing=Quota"], true, "/d", None),
-        (&["path=/d", "backing=Btrfs"], true, "/d", Some("HostToContainer")),
-        (&["path=/d", "kind=Mount"], true, "/d", Some("HostToContainer")),
+        (&["path=/d", "requireMount=false"][..], false, "/d", None),
+        (&["path=/mnt/d/e", "backing=Loop", "requireMount=false"], false, "/mnt/d/e", None),
+        // D6: a mount that comes later is seen through the directory above.
+        (&["path=/d"], false, "/d", Some("HostToContainer")),
+        (&["path=/mnt/d/e"], false, "/mnt/d", Some("HostToContainer")),
+        (&["path=/var/lib/reservoir"], false, "/var/lib/reservoir", Some("HostToContainer")),
+        (&["path=/mnt/d/e", "backing=Quota"], true, "/mnt/d", Some("HostToContainer")),
+        (&["path=/mnt/d", "backing=Btrfs"], true, "/mnt", Some("HostToContainer")),
+        (&["path=/mnt/d", "kind=Mount"], true, "/mnt", Some("HostToContainer")),
         (&["path=/dev/d", "kind=Block"], true, "/dev", None),
         (&["path=/dev/d", "kind=Block"], true, "/var/lib/reservoir-agent", None),
         (&["path=/dev/vg0", "backing=Lvm"], false, "/dev", None),
@@ -139,6 +143,12 @@ fn x3_the_agent_sees_what_its_disks_need_of_the_node() {
         let volumes = pod["volumes"].as_array().unwrap();
         let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]).unwrap();
         assert_eq!(volume["hostPath"]["path"], mounted, "{set:?}");
+        let type_ = volume["hostPath"]["type"].as_str();
+        let is_disk = volume["name"].as_str().unwrap().starts_with("disks-");
+        assert!(
+            !is_disk || type_.is_none(),
+            "D6: {type_:?} keeps the agent from starting, or makes the mount point"
+        );
     }
 }
 
@@ -214,6 +224,7 @@ fn labels_secrets_and_placement_reach_the_pods() {
         "controller.topologySpreadConstraints=null",
         "agent.podAnnotations.c=d",
         "agent.maxUnavailable=10%",
+        "agent.nodeSelector.pool=disks",
         "agent.priorityClassName=high",
         "kubeletDir=/var/lib/k0s/kubelet",
         "nriDir=/run/nri",
@@ -242,6 +253,11 @@ fn labels_secrets_and_placement_reach_the_pods() {
     let socket = pod["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "nri").unwrap();
     assert_eq!(socket["hostPath"]["path"], "/run/nri");
     assert_eq!(socket["hostPath"]["type"], "DirectoryOrCreate", "nodes without NRI have none");
+    for workload in [controller, agent] {
+        let selector = &workload["spec"]["template"]["spec"]["nodeSelector"];
+        assert_eq!(selector["kubernetes.io/os"], "linux", "D6");
+    }
+    assert_eq!(pod["nodeSelector"]["pool"], "disks");
 }
 
 #[test]

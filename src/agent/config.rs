@@ -30,6 +30,11 @@ pub struct DiskEntry {
     /// The backing of volumes. Default: the backing of the kind.
     #[serde(default)]
     pub backing: Option<BackingKind>,
+    /// Serves the disk only while a file system is mounted at `path`, or at the directory that holds it (D6). False for a
+    /// disk that is a part of the node's root file system on purpose. Only for directories on ext4 or xfs: other disks
+    /// have a mount or a device of their own anyway.
+    #[serde(default = "yes")]
+    pub require_mount: bool,
     /// The place of the disk. Default: a directory on ext4 or xfs. Backing `Btrfs`: the mount point of the top level
     /// of a btrfs. Backing `Lvm`: the volume group's directory in `/dev`. Kind `Mount`: the mount point of the file
     /// system. Kind `Block`: the device, best by a lasting name such as `/dev/disk/by-id/…`.
@@ -38,7 +43,8 @@ pub struct DiskEntry {
     #[serde(default)]
     pub capacity: Option<Size>,
     /// Bytes that are held back for the system: a quantity, or a percentage of the file system. Default: `10%`, of a
-    /// volume group nothing. Only for kind `Path`.
+    /// volume group nothing. A disk that shares the node's file system holds back no less than the kubelet's eviction
+    /// thresholds. Only for kind `Path`.
     #[serde(default)]
     pub system_reserved: Option<Size>,
     /// Roots of the directories that volumes may adopt (V8). Only for kind `Path`.
@@ -51,6 +57,10 @@ pub struct DiskEntry {
     /// Static reservations, which the API cannot change (R2).
     #[serde(default)]
     pub reservations: Vec<StaticReservation>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn state_dir() -> PathBuf {
@@ -102,7 +112,8 @@ impl Config {
     }
 
     /// The disks in the host's terms. A wrong disk is refused with the reason, and does not affect other disks (V10).
-    pub(super) fn to_host(&self) -> Vec<DiskConfig> {
+    /// `eviction` is the percentage of free space of its file systems at which the kubelet evicts pods.
+    pub(super) fn to_host(&self, eviction: u64) -> Vec<DiskConfig> {
         let mut disks: Vec<DiskConfig> = Vec::new();
         let devices = self.disks.iter().filter(|entry| entry.kind == DiskKind::Block);
         let devices: Vec<PathBuf> = devices.map(|entry| entry.path.clone()).collect();
@@ -110,7 +121,7 @@ impl Config {
             match disks.iter_mut().find(|disk| disk.name == entry.name) {
                 Some(first) => first.wrong = Some("two disks have this name: rename one".to_owned()),
                 None => {
-                    let disk = entry.to_host(&self.state_dir);
+                    let disk = entry.to_host(&self.state_dir, eviction);
                     disks.push(DiskConfig { foreign_devices: devices.clone(), ..disk });
                 }
             }
@@ -127,6 +138,11 @@ impl DiskEntry {
             DiskKind::Mount => BackingKind::Mount,
             DiskKind::Block => BackingKind::Block,
         })
+    }
+
+    /// True for a directory of a file system that may have other users.
+    fn is_directory(&self) -> bool {
+        matches!(self.backing(), BackingKind::Loop | BackingKind::Quota)
     }
 
     /// The spec of the disk's NodeDisk; `id` is the ID on the disk.
@@ -147,7 +163,7 @@ impl DiskEntry {
     }
 
     /// The disk in the host's terms; the result includes a mistake in the configuration.
-    pub fn to_host(&self, state_dir: &Path) -> DiskConfig {
+    pub fn to_host(&self, state_dir: &Path, eviction: u64) -> DiskConfig {
         let mut disk = DiskConfig {
             name: self.name.clone(),
             path: self.path.clone(),
@@ -155,19 +171,26 @@ impl DiskEntry {
             allow_unenforced: self.allow_unenforced,
             ..Default::default()
         };
-        disk.wrong =
-            self.fill(&mut disk, state_dir).err().map(|why| format!("its configuration is wrong: {why}"));
+        disk.wrong = self
+            .fill(&mut disk, state_dir, eviction)
+            .err()
+            .map(|why| format!("its configuration is wrong: {why}"));
         disk
     }
 
-    fn fill(&self, disk: &mut DiskConfig, state_dir: &Path) -> Result<(), String> {
+    fn fill(&self, disk: &mut DiskConfig, state_dir: &Path, eviction: u64) -> Result<(), String> {
         disk.backing = self.validate()?;
-        disk.make_directory = self.kind == DiskKind::Path && disk.backing != host::BackingKind::Lvm;
+        disk.make_directory = self.is_directory();
+        disk.require_mount = self.is_directory() && self.require_mount;
+        let has_percentage = disk.make_directory || disk.backing == host::BackingKind::Btrfs;
         disk.state = (disk.backing == host::BackingKind::Block).then(|| state_dir.to_owned());
         disk.capacity = self.capacity.as_ref().map(bytes).transpose()?;
         let held_back = match &self.system_reserved {
             Some(size) => size.clone(),
-            None if disk.make_directory => Size::written("10%"),
+            None if disk.make_directory && !disk.require_mount => {
+                Size::written(format!("{}%", eviction.max(OWN_DISK)))
+            }
+            None if has_percentage => Size::written(format!("{OWN_DISK}%")),
             None => return Ok(()),
         };
         let Some(percent) = held_back.as_str().strip_suffix('%') else {
@@ -184,7 +207,7 @@ impl DiskEntry {
             Some(all) => {
                 disk.system_reserved = (u128::from(all) * u128::from(percent) / 100) as u64;
             }
-            None if disk.make_directory => disk.system_reserved_percent = percent,
+            None if has_percentage => disk.system_reserved_percent = percent,
             None => return Err(wrong("of a volume group, say how many bytes, or set capacity")),
         }
         Ok(())
@@ -233,6 +256,11 @@ impl DiskEntry {
                 "a disk of kind {kind:?} is handed out whole, and adopts no directory: leave adoptRoots out"
             )
         })?;
+        ensure(self.require_mount || self.is_directory(), &|| {
+            format!(
+                "a disk with backing {backing:?} has a mount or a device of its own: leave requireMount out"
+            )
+        })?;
         let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
         for root in &self.adopt_roots {
             ensure(root.is_absolute() && root.parent().is_some() && root.components().all(plain), &|| {
@@ -246,6 +274,9 @@ impl DiskEntry {
     }
 }
 
+/// The percentage that is held back by default on a file system without other users.
+const OWN_DISK: u64 = 10;
+
 fn bytes(size: &Size) -> Result<u64, String> {
     size.bytes().map_err(|e| e.to_string())
 }
@@ -258,16 +289,25 @@ mod tests {
     fn a_disk_with_a_name_and_a_path_gets_the_defaults() {
         let dir = tempfile::tempdir().unwrap();
         let text = format!("disks: [{{name: fast, path: {}, capacity: 4Gi}}]", dir.path().display());
-        let host = Config::parse(&text).unwrap().disks[0].to_host(dir.path());
+        let host = Config::parse(&text).unwrap().disks[0].to_host(dir.path(), 15);
         assert_eq!((host.capacity, host.system_reserved, host.wrong), (Some(4 << 30), (4 << 30) / 10, None));
         let group = "disks: [{name: vg, path: /dev/no-such-group, backing: Lvm}]";
-        let host = Config::parse(group).unwrap().disks[0].to_host(dir.path());
+        let host = Config::parse(group).unwrap().disks[0].to_host(dir.path(), 15);
         assert_eq!(
             (host.backing, host.system_reserved, host.make_directory),
             (host::BackingKind::Lvm, 0, false)
         );
-        let host = Config::parse("disks: [{name: a, path: /srv/a}]").unwrap().disks[0].to_host(dir.path());
-        assert_eq!((host.system_reserved, host.system_reserved_percent, host.make_directory), (0, 10, true));
+        let held_back = |more: &str, eviction| {
+            let text = format!("disks: [{{name: a, path: /srv/a{more}}}]");
+            let host = Config::parse(&text).unwrap().disks[0].to_host(dir.path(), eviction);
+            assert_eq!(host.wrong, None);
+            (host.system_reserved_percent, host.make_directory, host.require_mount)
+        };
+        assert_eq!(held_back("", 15), (10, true, true));
+        assert_eq!(held_back(", requireMount: false", 15), (15, true, false), "the kubelet watches it");
+        assert_eq!(held_back(", requireMount: false", 0), (10, true, false));
+        assert_eq!(held_back(", requireMount: false, systemReserved: 3%", 15), (3, true, false));
+        assert_eq!(held_back(", backing: Btrfs", 15), (10, false, false));
     }
 
     #[test]
@@ -304,9 +344,10 @@ mod tests {
             ("{name: a, path: /tmp, adoptRoots: [/srv/../etc]}", "not the plain absolute path"),
             ("{name: a, path: /tmp, adoptRoots: [/]}", "not the plain absolute path"),
             ("{name: a, path: /tmp, kind: Mount, systemReserved: 10%}", "is handed out whole"),
+            ("{name: a, path: /tmp, kind: Mount, requireMount: false}", "leave requireMount out"),
         ] {
             let entry: DiskEntry = serde_yaml::from_str(text).unwrap();
-            assert!(entry.to_host(Path::new("/s")).wrong.unwrap().contains(part), "{text}");
+            assert!(entry.to_host(Path::new("/s"), 15).wrong.unwrap().contains(part), "{text}");
         }
     }
 
@@ -315,7 +356,7 @@ mod tests {
     fn v10_a_disk_that_makes_no_sense_keeps_no_other() {
         let text =
             "disks: [{name: a, path: /a}, {name: b, path: b}, {name: c, path: /c}, {name: c, path: /d}]";
-        let disks = Config::parse(text).unwrap().to_host();
+        let disks = Config::parse(text).unwrap().to_host(15);
         let wrong: Vec<_> = disks.iter().map(|disk| (disk.name.as_str(), disk.wrong.is_some())).collect();
         assert_eq!(wrong, [("a", false), ("b", true), ("c", true)]);
     }

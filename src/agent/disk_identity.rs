@@ -8,11 +8,12 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::api::condition::reason;
-use crate::api::{AGENT_MANAGER, NodeDisk, NodeDiskSpec};
+use crate::api::{AGENT_MANAGER, NodeDisk, NodeDiskSpec, UNKNOWN_DISK};
 use crate::cluster::{self, Events};
 use crate::host::Host;
 use crate::plan::disk_identity::{
-    Identity, copy_refused, declared_gone, identify, take_over_text, without_key,
+    Identity, copy_refused, declared_gone, identify, is_placeholder, placeholder_name, take_over_text,
+    without_key,
 };
 use crate::telemetry;
 
@@ -36,9 +37,10 @@ impl DiskIdentities {
     /// Returns the NodeDisks by the names of the disks, or the failure of a disk without one, and sets the host's
     /// expected disks. Nothing else of a disk is read before that: a disk is identified by its ID, not by its place.
     ///
-    /// 1. Gather: the IDs of the disks, and all NodeDisks if a disk with an ID has none among `mine`.
+    /// 1. Gather: the IDs of the disks, and all NodeDisks if a disk has none among `mine`.
     /// 2. Decide: `plan::disk_identity::identify`, for each disk.
-    /// 3. Apply: NodeDisks made or taken over; the host expects or refuses each disk.
+    /// 3. Apply: NodeDisks made or taken over; a placeholder for a disk that is not served as any (D8); the host expects
+    ///    or refuses each disk.
     pub(super) async fn reconcile(
         &mut self,
         api: &Api<NodeDisk>,
@@ -47,7 +49,8 @@ impl DiskIdentities {
         let mut ids = self.ctx.on_host(|host| host.identities()).await?;
         let is_unknown = |entry: &DiskEntry| {
             let identified = ids.get(&entry.name).is_some_and(Result::is_ok);
-            identified && !mine.iter().any(|object| object.spec.disk_name == entry.name)
+            let is_its = |object: &&NodeDisk| object.spec.disk_name == entry.name;
+            !mine.iter().filter(is_its).any(|object| !identified || !is_placeholder(object))
         };
         let all = match self.entries.iter().any(is_unknown) {
             true => cluster::list(api, &ListParams::default()).await?,
@@ -86,6 +89,11 @@ impl DiskIdentities {
                 Ok(Err(why)) => {
                     if self.refused.insert(disk.clone(), why.clone()).as_ref() != Some(&why) {
                         tracing::error!(disk, why, "refused to serve a disk");
+                    }
+                    let name = placeholder_name(&node, &disk, &all);
+                    match placeholder(api, &name, entry.spec(&node, UNKNOWN_DISK), &all).await {
+                        Ok(object) => drop(objects.insert(disk.clone(), object)),
+                        Err(error) => failed = Err(error.into()),
                     }
                     expected.push((disk, None, Some(why)));
                 }
@@ -134,6 +142,19 @@ impl DiskIdentities {
             }
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// The NodeDisk that shows why a disk is not served (D8).
+async fn placeholder(
+    api: &Api<NodeDisk>,
+    name: &str,
+    spec: NodeDiskSpec,
+    all: &[NodeDisk],
+) -> Result<NodeDisk, cluster::Error> {
+    match all.iter().find(|object| object.name_any() == name && object.spec == spec) {
+        Some(present) => Ok(present.clone()),
+        None => cluster::apply(api, &NodeDisk::new(name, spec), AGENT_MANAGER).await,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::api::{
 };
 use crate::cluster;
 use crate::host::{self, DiskReport, Host, VolumeReport, VolumeUid};
+use crate::plan::disk_identity::is_placeholder;
 use crate::plan::node_disk::{self, Seen, Step};
 
 use super::config::DiskEntry;
@@ -101,7 +102,12 @@ impl Disks {
             }
         }
         for object in mine.iter().filter(|mine| !objects.values().any(|ours| ours.uid() == mine.uid())) {
-            failed = failed.and(self.reconcile(&api, object, None).await);
+            failed = failed.and(match is_placeholder(object) {
+                true => {
+                    cluster::delete(&api, &object.name_any(), object.uid()).await.map_err(NodeError::from)
+                }
+                false => self.reconcile(&api, object, None).await,
+            });
         }
         failed
     }
@@ -128,8 +134,9 @@ impl Disks {
                     seen.iter_mut().for_each(|seen| seen.ours = None);
                 }
                 Step::Report { reservations, status } => {
-                    static_reservations::apply(&self.ctx.client, &reservations).await;
-                    return Ok(write(api, &object, *status).await?);
+                    let failures = static_reservations::apply(&self.ctx.client, &reservations).await;
+                    let status = node_disk::with_failures(&object, *status, &failures);
+                    return Ok(write(api, &object, status).await?);
                 }
             }
         }

@@ -8,6 +8,7 @@ mod context;
 mod disk_identity;
 mod disk_names;
 mod disks;
+mod kubelet;
 mod metrics;
 mod orphans;
 mod publish;

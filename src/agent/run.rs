@@ -14,6 +14,7 @@ use super::config::Config;
 use super::containers::Containers;
 use super::context::Context;
 use super::disks::Disks;
+use super::kubelet;
 use super::metrics::NodeGauges;
 use super::publish::Node;
 use super::volumes;
@@ -78,9 +79,11 @@ pub async fn run(
     let Options { node, config, kubelet_dir, nri_socket, measure_every } = options;
     let entries = config.disks.clone();
     let targets_root = kubelet_dir.clone();
-    let (disks, lock_timeout, patience) = (config.to_host(), LOCK_TIMEOUT, PATIENCE);
-    let host = HostConfig { disks, targets_root, lock_timeout, patience };
-    let host = tokio::task::spawn_blocking(move || Host::open(host)).await??;
+    let open = move || {
+        let disks = config.to_host(kubelet::eviction_percent(&targets_root));
+        Host::open(HostConfig { disks, targets_root, lock_timeout: LOCK_TIMEOUT, patience: PATIENCE })
+    };
+    let host = tokio::task::spawn_blocking(open).await??;
     let ctx = Arc::new(Context {
         client,
         node: node.clone(),

@@ -14,9 +14,10 @@ pub(super) async fn on_disk(client: &Client, disk: &str) -> Result<Vec<DiskReser
     cluster::list(&Api::all(client.clone()), &on_it).await
 }
 
-/// Makes, resizes and deletes reservations. A failure is logged, but the disk is served all the same. The next report
-/// tries again.
-pub(super) async fn apply(client: &Client, changes: &Changes) {
+/// Makes, resizes and deletes reservations. Returns the failures by reservation: the disk is served all the same, and the
+/// next report tries again.
+pub(super) async fn apply(client: &Client, changes: &Changes) -> Vec<(String, String)> {
+    let mut failures = Vec::new();
     let api: Api<DiskReservation> = Api::all(client.clone());
     for wanted in &changes.apply {
         let (reservation, size) = (wanted.name_any(), wanted.spec.size.as_str());
@@ -25,6 +26,7 @@ pub(super) async fn apply(client: &Client, changes: &Changes) {
             Err(error) => {
                 let error = telemetry::chain(&error);
                 tracing::error!(reservation, size, error, "failed to make a static reservation");
+                failures.push((reservation, error));
             }
         }
     }
@@ -35,7 +37,9 @@ pub(super) async fn apply(client: &Client, changes: &Changes) {
             Err(error) => {
                 let error = telemetry::chain(&error);
                 tracing::error!(reservation, error, "failed to delete a static reservation");
+                failures.push((reservation, error));
             }
         }
     }
+    failures
 }

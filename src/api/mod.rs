@@ -24,7 +24,7 @@ pub use claim::{ClaimPhase, ClaimSelector, VolumeClaim, VolumeClaimSpec, VolumeC
 pub use crds::{all as crds, file_name as crd_file_name};
 pub use node_disk::{
     BackingKind, DiskKind, Enforcement, EnforcementState, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan,
-    RoleOnDisk, TakeOver, UnlistedOrphans,
+    RoleOnDisk, TakeOver, UNKNOWN_DISK, UnlistedOrphans,
 };
 pub use offer::{OfferedReservation, OfferedVolume, VolumeOffer, VolumeOfferSpec, VolumeOfferStatus};
 pub use refs::{AccessMode, ClaimBinding, LedgerEntry, PodRef, Reserved, UidRef, stable_hash};

@@ -52,8 +52,9 @@ pub struct NodeDiskSpec {
     /// Name of the disk in the agent's configuration.
     #[schemars(length(min = 1, max = 63))]
     pub disk_name: String,
-    /// Identity of the disk, stored on the disk itself. It decides which volumes belong to the disk (D3).
-    #[x_kube(validation = Rule::new("self == oldSelf").message("the ID of a disk cannot be changed: delete this NodeDisk, and let the agent make one for the other disk"))]
+    /// Identity of the disk, stored on the disk itself. It decides which volumes belong to the disk (D3). `unknown`
+    /// while the agent cannot open the disk, or may not serve it as any NodeDisk: then nothing is reserved on it (D8).
+    #[x_kube(validation = Rule::new("self == oldSelf || oldSelf == 'unknown'").message("the ID of a disk cannot be changed: delete this NodeDisk, and let the agent make one for the other disk"))]
     #[schemars(rename = "diskID", length(min = 1, max = 253))]
     #[serde(rename = "diskID")]
     pub disk_id: String,
@@ -87,6 +88,10 @@ pub struct NodeDiskSpec {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gone: bool,
 }
+
+/// The ID of a configured disk that the agent could not open yet, or may not serve (D8). The IDs on disks are UUIDs, so
+/// no disk has it.
+pub const UNKNOWN_DISK: &str = "unknown";
 
 /// A request to take over a NodeDisk (D3).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

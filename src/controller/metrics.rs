@@ -10,7 +10,7 @@ use kube::{Resource, ResourceExt};
 use crate::api::condition::{self, READY};
 use crate::api::{NamespaceUse, NodeDisk, Size, VolumeRole};
 use crate::cluster::{Cache, Kind};
-use crate::plan::{ledger, quota, summary};
+use crate::plan::{ledger, orphans, quota, summary};
 use crate::telemetry::{Sink, View};
 
 use super::context::{Conditions, Context};
@@ -84,7 +84,7 @@ fn disks_and_roles(stores: &Stores, to: &mut Sink<'_>) {
     each("disk_used_bytes", "Bytes of the reservations that volumes use", &|d| {
         used.get(d.name_any().as_str()).copied().unwrap_or(0) as f64
     });
-    each("disk_orphans", "Volumes on the disk without an object", &|d| status(d).orphans.len() as f64);
+    each("disk_orphans", "Volumes on the disk without an object", &|d| orphans::count(&status(d)) as f64);
     let ready = named.iter().map(|(name, disk)| {
         let ready = disk.status.as_ref().and_then(|s| condition::get(&s.conditions, READY));
         let reason = ready.map_or(NOT_LOOKED_AT, |ready| ready.reason.as_str());

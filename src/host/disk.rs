@@ -1,7 +1,9 @@
 //! A disk: a directory with an identity and volumes, which one agent at a time serves. The directory of a raw device
 //! is in the agent's state directory. The directory of a volume group is on a logical volume of its own.
 
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -71,9 +73,11 @@ impl Disk {
         if let Some(reason) = config.wrong.clone() {
             return Err(Error::DiskUnavailable { disk: config.name.clone(), reason });
         }
+        if config.require_mount {
+            ensure_mounted(&config.path)?;
+        }
         if config.make_directory {
-            let path = &config.path;
-            std::fs::create_dir_all(path).context(|| format!("make directory {}", path.display()))?;
+            make_directory(&config.path)?;
         }
         let Opened { root, backing } = open::open(config)?;
         lock(&root, config, wait)?;
@@ -277,6 +281,32 @@ impl Disk {
     pub(super) fn remove_receipt(&self, uid: &VolumeUid) -> Result<()> {
         dirfd::remove(&self.receipts, uid.as_str(), AtFlags::empty())
             .context(|| format!("remove the receipt of volume {uid}"))
+    }
+}
+
+/// Refuses a directory without a mount of its own: beneath the mount point of a missing disk is the node's root file
+/// system, which pods must not fill.
+fn ensure_mounted(path: &Path) -> Result<()> {
+    if mounts::has_own_mount(path)? {
+        return Ok(());
+    }
+    let above = path.parent().unwrap_or(path).display();
+    Err(Error::unsuitable_disk(
+        path,
+        format!(
+            "has no file system of its own, neither mounted there nor at {above}: mount the disk, or set requireMount: \
+             false on the agent's disk if the disk is a part of the node's file system on purpose"
+        ),
+    ))
+}
+
+/// Makes the disk's own directory. A missing directory above is a missing mount.
+fn make_directory(path: &Path) -> Result<()> {
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            Err(error).context(|| format!("make directory {}", path.display()))
+        }
+        _ => Ok(()),
     }
 }
 

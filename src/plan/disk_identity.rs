@@ -4,7 +4,7 @@ use kube::ResourceExt;
 use ring::signature::{ED25519, UnparsedPublicKey};
 use serde_json::{Value, json};
 
-use crate::api::{NodeDisk, TakeOver};
+use crate::api::{NodeDisk, TakeOver, UNKNOWN_DISK};
 
 /// The NodeDisk of a configured disk.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,7 +30,8 @@ pub fn identify<'a>(
     all: &'a [NodeDisk],
 ) -> Identity<'a> {
     // The existing NodeDisk comes first: another disk at the same path is refused, not adopted.
-    if let Some(known) = all.iter().find(|d| d.spec.node_name == node && d.spec.disk_name == disk) {
+    let is_it = |d: &&NodeDisk| d.spec.node_name == node && d.spec.disk_name == disk;
+    if let Some(known) = all.iter().filter(is_it).find(|d| !is_placeholder(d)) {
         return Identity::Known(known);
     }
     let id = match id {
@@ -41,8 +42,9 @@ pub fn identify<'a>(
     let same = all.iter().filter(|object| object.spec.disk_id == id);
     let Some(found) = same.min_by_key(|object| object.creation_timestamp()) else {
         let name = format!("{node}.{disk}");
-        // A disk that had this name may be in another node now.
-        let taken = all.iter().any(|object| object.name_any() == name);
+        // A disk that had this name may be in another node now. The disk's own placeholder becomes its NodeDisk.
+        let taken =
+            all.iter().any(|object| object.name_any() == name && !(is_placeholder(object) && is_it(&object)));
         return Identity::New(if taken { format!("{name}-{}", id.get(..8).unwrap_or(id)) } else { name });
     };
     // A disk that was declared gone under another node or name is gone here too (D4).
@@ -57,6 +59,19 @@ pub fn identify<'a>(
         ));
     }
     Identity::TakeOver(found)
+}
+
+/// True for the NodeDisk of a configured disk that the agent could not open yet, or may not serve. The object only shows
+/// the reason (D8). It belongs to no disk, so it is never reserved on, moved or compared with a disk.
+pub fn is_placeholder(object: &NodeDisk) -> bool {
+    object.spec.disk_id == UNKNOWN_DISK
+}
+
+/// The name of a placeholder for the disk that is named `disk` in the configuration of `node`.
+pub fn placeholder_name(node: &str, disk: &str, all: &[NodeDisk]) -> String {
+    let name = format!("{node}.{disk}");
+    let is_taken = all.iter().any(|object| object.name_any() == name && !is_placeholder(object));
+    if is_taken { format!("{name}-{UNKNOWN_DISK}") } else { name }
 }
 
 /// Refuses a disk that an administrator declared gone; `None` for any other disk.
@@ -151,6 +166,20 @@ mod tests {
         assert!(refused(identify("n1", "b", &["b"], Err("it is not readable".into()), &all), "not readable"));
         let renamed = identify("n1", "b", &["b"], Ok("id-n1.a"), &all);
         assert_eq!(renamed, Identity::TakeOver(&all[0]), "the configuration calls it otherwise now");
+    }
+
+    #[test]
+    fn d8_a_placeholder_becomes_the_disk_and_is_taken_for_none() {
+        let mut all = [object("n1.a", "n1", "a"), object("n2.a", "n2", "a")];
+        all[0].spec.disk_id = UNKNOWN_DISK.into();
+        let ask = |disk, id| identify("n1", disk, &["a", "b"], id, &all);
+        assert!(refused(ask("a", Err("no such directory".into())), "no such directory"));
+        assert_eq!(ask("a", Ok("id-of-a")), Identity::New("n1.a".into()));
+        assert_eq!(ask("a", Ok("id-n2.a")), Identity::TakeOver(&all[1]), "the disk came from another node");
+        let name = |disk| placeholder_name("n1", disk, &all);
+        assert_eq!((name("a"), name("b")), ("n1.a".into(), "n1.b".into()));
+        all[0].spec = object("n1.a", "n3", "a").spec;
+        assert_eq!(placeholder_name("n1", "a", &all), "n1.a-unknown", "the disk of that name moved");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::api::{
     DiskReservation, Enforcement, EnforcementState, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan, Size,
 };
 
+use super::disk_identity::is_placeholder;
 use super::static_reservations::{Changes, changes};
 use super::{allocatable, ledger, names, orphans, undivided};
 
@@ -60,6 +61,11 @@ pub fn next(disk: &NodeDisk, seen: Option<Seen>, found: &[DiskReservation], now:
         return Step::Report { reservations, status };
     };
     match &seen.ours {
+        // The identity is decided before: until then a placeholder does not become a disk (D8).
+        _ if is_placeholder(disk) => {
+            let opened = || "the agent has just opened it: the next look makes its NodeDisk".to_owned();
+            seen.error = Some(seen.error.unwrap_or_else(opened));
+        }
         Some(ours) if ours.disk_id != disk.spec.disk_id => {
             seen.error = Some(other_disk(disk, &ours.disk_id));
         }
@@ -80,6 +86,29 @@ pub fn next(disk: &NodeDisk, seen: Option<Seen>, found: &[DiskReservation], now:
     };
     let status = Box::new(report(disk, seen, &reservations.still_used, now));
     Step::Report { reservations, status }
+}
+
+/// The status, with the static reservations that could be neither made nor deleted (D8, R2). Otherwise only the agent's
+/// log has them.
+pub fn with_failures(
+    disk: &NodeDisk,
+    mut status: NodeDiskStatus,
+    failures: &[(String, String)],
+) -> NodeDiskStatus {
+    let generation = disk.meta().generation;
+    let healthy = status.conditions.iter_mut().find(|condition| condition.type_ == DISK_HEALTHY);
+    if let (Some(healthy), Some((reservation, why))) = (healthy, failures.first()) {
+        let others = match failures.len() - 1 {
+            0 => String::new(),
+            n => format!(", and {n} more like it"),
+        };
+        let message = format!("; static reservation {reservation} is not as configured{others}: {why}");
+        if !healthy.message.ends_with(&message) {
+            healthy.message.push_str(&message);
+            healthy.observed_generation = generation;
+        }
+    }
+    status
 }
 
 /// The refusal of a disk whose ID differs from the ID of its NodeDisk.
@@ -268,6 +297,37 @@ mod tests {
     fn message(status: &NodeDiskStatus) -> (&str, &str) {
         let healthy = condition::get(&status.conditions, DISK_HEALTHY).unwrap();
         (&healthy.reason, &healthy.message)
+    }
+
+    #[test]
+    fn d8_a_static_reservation_that_cannot_be_made_is_told() {
+        let mut disk = testing::disk("n1.a", "n1", 10, &[]);
+        let failed = vec![("n1.a.eng".to_owned(), "the name is taken".to_owned())];
+        let told = "the disk is there, and so is its allocatable space; static reservation n1.a.eng is not as configured: the \
+                    name is taken";
+        for _ in 0..2 {
+            let (_, status) = reported(&disk, Some(seen()), &[]);
+            let status = with_failures(&disk, status, &failed);
+            assert_eq!(message(&status), ("DiskHealthy", told), "and stays");
+            disk.status = Some(status);
+        }
+        let (_, status) = reported(&disk, Some(seen()), &[]);
+        assert!(!message(&with_failures(&disk, status, &[])).1.contains("n1.a.eng"), "it is made now");
+    }
+
+    #[test]
+    fn d8_a_placeholder_is_refused_whatever_the_agent_sees() {
+        let mut disk = testing::disk("n1.a", "n1", 10, &[]);
+        let ours = Some(disk.spec.clone());
+        disk.spec.disk_id = crate::api::UNKNOWN_DISK.into();
+        let configured = vec![("eng".to_owned(), testing::gi(1))];
+        for (error, part) in [(Some("no directory".to_owned()), "no directory"), (None, "just opened")] {
+            let seen = Seen { ours: ours.clone(), configured: configured.clone(), error, ..seen() };
+            let (changes, status) = reported(&disk, Some(seen), &[]);
+            let (reason, why) = message(&status);
+            assert!(reason == "DiskRefused" && why.contains(part), "{why}");
+            assert_eq!(changes, Changes::default(), "nothing is reserved on it");
+        }
     }
 
     #[test]

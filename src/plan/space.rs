@@ -6,7 +6,7 @@ use std::fmt;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use crate::api::condition::Verdict;
+use crate::api::condition::{self, READY, Verdict};
 use crate::api::{DiskReservation, LedgerEntry, NodeDisk, Size, VolumeRole};
 
 use super::candidate::{Candidate, free_space, is_ready};
@@ -161,6 +161,16 @@ impl<'a> DiskSpace<'a> {
         self.hold = Some((hold, beside.saturating_sub(stay)));
     }
 
+    /// A reservation that names the disk waits for this disk alone, so it says the disk's reason (D8).
+    fn not_ready(&self, request: &Request) -> String {
+        let conditions = self.disk.status.as_ref().map_or(&[][..], |status| &status.conditions);
+        let why = condition::get(conditions, READY).filter(|_| request.reservation.spec.node_disk.is_some());
+        match why {
+            Some(ready) => format!("{} is not ready: {}", self.name, ready.message),
+            None => format!("{} is not ready", self.name),
+        }
+    }
+
     /// Why the disk does not serve the request. The second value is there if the disk lists no further reservation.
     pub fn refusal(&self, request: &Request) -> (String, Option<Full>) {
         let (name, free, asked) = (&self.name, Size::from_bytes(self.free), request.asked);
@@ -168,7 +178,7 @@ impl<'a> DiskSpace<'a> {
             return (full.for_role(name, "reservations", "", request.role()), Some(full));
         }
         let refusal = match &self.hold {
-            _ if !self.ready => format!("{name} is not ready"),
+            _ if !self.ready => self.not_ready(request),
             Some((hold, _)) if self.free >= asked && hold.holder.uid().as_ref() != Some(&request.uid) => {
                 format!("{free} free on {name} are {hold}")
             }

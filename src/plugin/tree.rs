@@ -143,6 +143,16 @@ fn disk_node(snapshot: &Snapshot, disk: &NodeDisk) -> Node {
         reason: Some("NoObject".into()),
         children: vec![],
     }));
+    node.children.extend(status.unlisted_orphans.iter().map(|others| Node {
+        kind: "Orphan",
+        namespace: None,
+        name: format!("({} more)", others.count),
+        role: None,
+        about: human(others.size.bytes_or_zero()),
+        ready: false,
+        reason: Some("NoObject".into()),
+        children: vec![],
+    }));
     node
 }
 
@@ -245,6 +255,7 @@ mod tests {
         status.free = Some(gi(6));
         let orphan = Orphan { uid: "dark".into(), size: gi(1), name: "lost".into(), ..Default::default() };
         status.orphans = vec![orphan];
+        status.unlisted_orphans = Some(crate::api::UnlistedOrphans { count: 72, size: gi(9) });
         let ready = |mut r: DiskReservation| {
             set_ready(&mut r.status.as_mut().unwrap().conditions, true);
             r
@@ -294,7 +305,8 @@ mod tests {
              │     ├─ VolumeClaim a/data  ReadWrite\n\
              │     │  └─ Pod a/p  Running\n\
              │     └─ VolumeClaim b/data  ReadWrite  not reconciled yet\n\
-             └─ Orphan dark  lost 1Gi  NoObject\n\
+             ├─ Orphan dark  lost 1Gi  NoObject\n\
+             └─ Orphan (72 more)  9Gi  NoObject\n\
              DiskReservation big  ops, 99Gi requested  not reconciled yet\n\
              SharedPersistentVolume early  ops, 1Gi shared  not reconciled yet\n\
              VolumeClaim b/waits  ReadWrite  not reconciled yet\n"

@@ -16,7 +16,7 @@ const SUBSCRIPTION: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: te
 
 fn disks(root: &Path, allowed: &str) -> String {
     let disk = root.join("disk");
-    format!("[{{name: default, path: {}, systemReserved: 0{allowed}}}]", disk.display())
+    format!("[{{name: default, path: {}, requireMount: false, systemReserved: 0{allowed}}}]", disk.display())
 }
 
 fn claim(name: &str, mode: &str) -> String {

@@ -92,6 +92,27 @@ async fn a4_an_agent_writes_objects_of_its_own_node_only() {
         disks.items.iter().all(|disk| disk.metadata.name.as_ref().unwrap().starts_with(&disk.spec.node_name))
     );
 
+    // D8: an agent removes what stood for a disk of its own node, and no disk.
+    let delete = async |agent: &str, name: &str| {
+        let request = http::Request::delete(format!("/apis/reservoir.dev/v1alpha1/nodedisks/{name}"))
+            .header("Impersonate-User", AGENT_USER)
+            .header("Impersonate-Group", "system:masters")
+            .header("Impersonate-Extra-authentication.kubernetes.io%2Fnode-name", agent)
+            .body(vec![])
+            .unwrap();
+        cluster.client.request::<Value>(request).await.map(drop).map_err(|e| e.to_string())
+    };
+    let spec = json!({"nodeName": "n1", "diskName": "late", "diskID": "unknown", "kind": "Path", "backing": "Loop",
+        "path": "/late"});
+    let late = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "NodeDisk", "metadata": {"name": "n1.late"},
+        "spec": spec});
+    apply(&cluster, "n1", "nodedisks/n1.late", late).await.unwrap();
+    for (agent, name) in [("n1", "n1.default"), ("n2", "n1.late")] {
+        let refused = delete(agent, name).await.unwrap_err();
+        assert!(refused.contains(&format!("the agent of node {agent} may not delete {name}")), "{refused}");
+    }
+    delete("n1", "n1.late").await.unwrap();
+
     // D3: the disk is now in a node of another name. Once the old Node is gone, the new node's agent may request the
     // NodeDisk.
     cluster.all::<Node>().delete("n1", &Default::default()).await.unwrap();

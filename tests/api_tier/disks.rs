@@ -124,8 +124,8 @@ async fn v10_one_bad_disk_keeps_no_other_from_being_served() {
     cluster.apply_text(&node_disk("n1.wrong", "wrong")).await;
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let disks = format!(
-        "[{{name: wrong, path: {0}/wrong, systemReserved: 200%}}, {{name: denied, path: {0}/denied, capacity: 128Mi}}, \
-         {{name: default, path: {0}/default, capacity: 256Mi, systemReserved: 0}}]",
+        "[{{name: wrong, path: {0}/wrong, systemReserved: 200%}}, {{name: denied, path: {0}/denied, requireMount: false, capacity: 128Mi}}, \
+         {{name: default, path: {0}/default, requireMount: false, capacity: 256Mi, systemReserved: 0}}]",
         dir.path().display()
     );
     let mut agent = Agent::start_with_disks(&cluster, "n1", &disks).await;
@@ -146,6 +146,48 @@ async fn v10_one_bad_disk_keeps_no_other_from_being_served() {
     volumes.delete("v", &DeleteParams::default()).await.unwrap();
     until_gone(&volumes, "v").await;
     assert!(agent.alive());
+}
+
+/// D6, D8. A disk that is not there is a NodeDisk that says why, and so does a reservation that names it. The object becomes
+/// the disk once that is there, and goes with the configuration.
+#[tokio::test(flavor = "multi_thread")]
+async fn d8_a_disk_that_cannot_be_opened_says_why() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1", true).await;
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let (late, root) = (dir.path().join("late"), dir.path().join("root"));
+    let text = |disks: &str| format!("disks: [{disks}]");
+    let late_disk = format!(
+        "{{name: late, path: {}/disk, requireMount: false, capacity: 256Mi, systemReserved: 0}}",
+        late.display()
+    );
+    let root_disk = format!("{{name: root, path: {}}}", root.display());
+    let mut agent = Agent::start_with_disks(&cluster, "n1", &format!("[{late_disk}, {root_disk}]")).await;
+    let disks: Api<NodeDisk> = cluster.all();
+    let said = until_reason(&disks, "n1.late", "DiskRefused").await;
+    assert!(said.contains("make directory") && said.contains("No such file or directory"), "{said}");
+    let said = until_reason(&disks, "n1.root", "DiskRefused").await;
+    assert!(said.contains("has no file system of its own") && said.contains("requireMount"), "{said}");
+    assert!(!late.exists() && !root.exists(), "nothing is made above a disk, or on the root file system");
+    let reservations: Api<DiskReservation> = cluster.all();
+    cluster
+        .apply_text(
+            "{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {name: r}, \
+             spec: {role: eng, size: 64Mi, nodeDisk: n1.late}}",
+        )
+        .await;
+    let said = until_reason(&reservations, "r", "NotEnoughRoom").await;
+    assert!(said.contains("n1.late is not ready: ") && said.contains("No such file or directory"), "{said}");
+
+    std::fs::create_dir(&late).unwrap();
+    until_reason(&disks, "n1.late", "Ready").await;
+    until_reason(&reservations, "r", "Ready").await;
+    assert_eq!(disks.get("n1.late").await.unwrap().spec.disk_id.len(), 36);
+    agent.kill().await;
+    std::fs::write(agent.dir.join("agent.yaml"), text(&late_disk)).unwrap();
+    agent.run();
+    until_gone(&disks, "n1.root").await;
+    until_reason(&disks, "n1.late", "Ready").await;
 }
 
 const RENAMED: &str = "
@@ -208,7 +250,7 @@ async fn d3_volumes_follow_their_disk_to_a_renamed_node() {
     cluster.node("n2", true).await;
     let at = old.dir.join("disk");
     let same_disk = format!(
-        "[{{name: data, path: {}, capacity: 512Mi, systemReserved: 0, reservations: [{{role: ops, size: 32Mi}}]}}]",
+        "[{{name: data, path: {}, requireMount: false, capacity: 512Mi, systemReserved: 0, reservations: [{{role: ops, size: 32Mi}}]}}]",
         at.display()
     );
     let mut new = Agent::start_with_disks(&cluster, "n2", &same_disk).await;
@@ -218,13 +260,16 @@ async fn d3_volumes_follow_their_disk_to_a_renamed_node() {
         let said = events.iter().filter_map(|e| e.note.as_ref()).any(|note| {
             note.starts_with("node n2 has a disk with the ID of this one")
                 && note
-                    .contains("delete Node n1 if its disk is in node n2 now; a copy of a disk is not served")
+                    .contains("delete Node n1 if its disk is in node n2 now, or NodeDisk n1.default if nothing is reserved")
         });
         said.then_some(())
     })
     .await;
     assert_eq!(disks.get("n1.default").await.unwrap().spec, disk.spec);
-    assert!(disks.get_opt("n2.data").await.unwrap().is_none());
+    // D8: the refusal is where people look, on an object that is no disk.
+    let said = until_reason(&disks, "n2.data", "DiskRefused").await;
+    assert!(said.contains("NodeDisk n1.default is in node n1, which is still there"), "{said}");
+    assert_eq!(disks.get("n2.data").await.unwrap().spec.disk_id, "unknown");
     assert!(
         new.publish(&cluster, &before, &pod, false).await.unwrap_err().message().contains("is on node n1")
     );
@@ -301,7 +346,8 @@ async fn d3_volumes_follow_their_disk_to_a_renamed_node() {
     let place = old.dir.join("copy");
     std::fs::create_dir(&place).unwrap();
     std::fs::copy(at.join("disk.json"), place.join("disk.json")).unwrap();
-    let copy = format!("[{{name: default, path: {}, systemReserved: 0}}]", place.display());
+    let copy =
+        format!("[{{name: default, path: {}, requireMount: false, systemReserved: 0}}]", place.display());
     let _copy = Agent::start_with_disks(&cluster, "n3", &copy).await;
     cluster.node("n3", true).await;
     until("the copy is refused", || async {

@@ -111,7 +111,7 @@ impl Place {
         for sub in ["disk", "kubelet/plugins", "kubelet/plugins_registry", "kubelet/pods"] {
             std::fs::create_dir_all(home.join(sub)).unwrap();
         }
-        let disk = json!({"name": "default", "path": home.join("disk"), "capacity": "8Gi", "systemReserved": "1Gi",
+        let disk = json!({"name": "default", "path": home.join("disk"), "capacity": "8Gi", "systemReserved": "1Gi", "requireMount": false,
             "adoptRoots": ["/srv/data"], "allowUnenforced": true});
         std::fs::write(home.join("agent.yaml"), json!({"disks": [disk]}).to_string()).unwrap();
         let kubeconfig = serde_json::to_vec(&agent_kubeconfig(&self.cluster, node)).unwrap();

@@ -196,6 +196,19 @@ async fn a7_an_agent_makes_the_configured_reservations_only() {
             (answer, _) => panic!("{object}: {answer:?}"),
         }
     }
+    // The name is the agent's: with it, somebody else's reservation would keep the static one from being made.
+    for (name, free) in [("n1.default.eng.ml", false), ("default.eng.ml", true), ("n1.default.eng", true)] {
+        match (Ask::create(&reservation(name, "ops")).dry(&cluster.client).await, free) {
+            (Ok(_), true) => {}
+            (Err(said), false) => {
+                assert!(
+                    said.contains(&format!("the name {name} is kept for a static reservation")),
+                    "{said}"
+                );
+            }
+            (answer, _) => panic!("{name}: {answer:?}"),
+        }
+    }
     Ask::create(&good).of(&one).await.unwrap();
     let larger = Ask::patch(&good, json!({"spec": {"size": "5Gi"}}));
     assert!(larger.dry(&one).await.unwrap_err().contains("is not configured"));

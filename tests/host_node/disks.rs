@@ -1,5 +1,6 @@
 //! Disks: identity, lock, failures.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use reservoir::host::{DiskConfig, ErasePolicy, Error, Host, HostConfig};
@@ -82,6 +83,38 @@ fn d1_capacity_and_allocatable_are_reported() {
         assert_eq!((report.capacity, report.allocatable), (1024 * MIB, 1000 * MIB));
         assert!(report.free > 0);
         assert!(node.host_error().contains("another agent"));
+    });
+}
+
+/// D6: beneath the mount point of a missing disk nothing is made or served. A mount that comes later is served by the same
+/// agent, at the path or right above.
+#[test]
+fn d6_a_disk_is_served_where_its_file_system_is_mounted() {
+    for below in ["", "reservoir"] {
+        on_a_node(move |node| {
+            let (mount_point, image) = (node.dir().join("late"), node.dir().join("image"));
+            std::fs::create_dir(&mount_point).unwrap();
+            std::fs::File::create(&image).unwrap().set_len(256 * MIB).unwrap();
+            assert!(Command::new("mkfs.ext4").arg("-q").arg(&image).status().unwrap().success());
+            let disk = node.disk_config("d", mount_point.join(below));
+            let disk = DiskConfig { require_mount: true, make_directory: true, ..disk };
+            let host = Host::open(HostConfig { disks: vec![disk], ..node.config() }).unwrap();
+            let report = host.disks().remove(0);
+            let why = report.error.unwrap();
+            assert!(why.contains("has no file system of its own") && report.id.is_none(), "{why}");
+            assert_eq!(std::fs::read_dir(&mount_point).unwrap().count(), 0, "nothing is made");
+            let mounted = Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mount_point).status();
+            assert!(mounted.unwrap().success());
+            let report = host.disks().remove(0);
+            assert_eq!(report.error, None);
+            assert!(report.capacity < 256 * MIB, "{}", report.capacity);
+        });
+    }
+    on_a_node(|node| {
+        let missing = node.dir().join("no/such");
+        let disk = DiskConfig { make_directory: true, ..node.disk_config("d", missing.clone()) };
+        let host = Host::open(HostConfig { disks: vec![disk], ..node.config() }).unwrap();
+        assert!(host.disks()[0].error.is_some() && !missing.parent().unwrap().exists());
     });
 }
 

@@ -4,7 +4,7 @@
 //! visible without its mode (S9, M3), and no path is resolved twice (M7).
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
@@ -86,6 +86,28 @@ pub(crate) fn rooted_at(fd: impl AsFd) -> Result<Option<Mount>> {
         }
         None => Err(Error::Busy { what: "a mount that is just going away".to_owned() }),
     }
+}
+
+/// True if the root of a file system is mounted at the path, or at the directory that holds the path. The root of this
+/// process' mount namespace does not count. A part of a file system is no such mount: in a container, a directory of the
+/// node's root file system is mounted in the same way.
+pub(crate) fn has_own_mount(path: &Path) -> Result<bool> {
+    let open = |path: &Path| {
+        rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    };
+    let opened = match (open(path), path.parent()) {
+        (Err(Errno::NOENT), Some(above)) => open(above),
+        (opened, _) => opened,
+    };
+    let directory = match opened {
+        Err(Errno::NOENT) => return Ok(false),
+        opened => opened.context(|| format!("open directory {}", path.display()))?,
+    };
+    let found = rustix::fs::statx(&directory, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
+        .context(|| "look for the mount of a directory")?;
+    let mount = mountinfo::mounts()?.into_iter().find(|mount| mount.id == found.stx_mnt_id);
+    let root = Path::new("/");
+    Ok(mount.is_some_and(|mount| mount.root == root && mount.point != root))
 }
 
 /// A directory's place on its filesystem, the same through every bind mount.

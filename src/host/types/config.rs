@@ -27,8 +27,10 @@ pub struct DiskConfig {
     pub path: PathBuf,
     /// The backing of its volumes.
     pub backing: BackingKind,
-    /// The directory is made if it is missing.
+    /// The directory is made if it is missing; directories above are not.
     pub make_directory: bool,
+    /// The disk is served only while a file system is mounted at the directory, or at the one that holds it (D6).
+    pub require_mount: bool,
     /// The directory for the records of raw devices, which have no space for them. Only [`BackingKind::Block`] needs
     /// it.
     pub state: Option<PathBuf>,

@@ -81,6 +81,8 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         let orphans: Vec<String> =
             disk.iter().flat_map(|s| &s.orphans).map(|o| format!("{} ({})", o.uid, o.name)).collect();
         add("has data without an object:", all_names(&orphans));
+        let unlisted = disk.and_then(|s| s.unlisted_orphans.as_ref()).map(|others| others.count.to_string());
+        add("has more data without an object, volumes:", unlisted.unwrap_or_default());
     } else if target.kind == &ROLE {
         let role =
             snapshot.roles.iter().find(|r| r.name_any() == target.name).and_then(|r| r.status.as_ref());

@@ -79,7 +79,10 @@ impl Agent {
     fn start_as(cluster: &Cluster, node: &str, capacity: &str, client: Option<Client>) -> Self {
         let disks = |dir: &Path| {
             let path = dir.join("disk");
-            format!("[{{name: default, path: {}, capacity: {capacity}, systemReserved: 0}}]", path.display())
+            format!(
+                "[{{name: default, path: {}, capacity: {capacity}, requireMount: false, systemReserved: 0}}]",
+                path.display()
+            )
         };
         Self::start_with(cluster, node, disks, client)
     }

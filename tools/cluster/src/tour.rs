@@ -68,7 +68,12 @@ impl Tour {
             .args(["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout=180s"])
             .args(["--set", "image.tag=dev", "--set", "agent.disks[0].name=default"])
             .args(["--set", "agent.disks[0].path=/var/lib/reservoir", "--set", "agent.disks[0].capacity=8Gi"])
-            .args(["--set", "agent.disks[0].systemReserved=1Gi"])
+            .args([
+                "--set",
+                "agent.disks[0].systemReserved=1Gi",
+                "--set",
+                "agent.disks[0].requireMount=false",
+            ])
             .args(["--set", &format!("test.image={}", image::TEST)])
             .arg("--kubeconfig")
             .arg(self.cluster.kubeconfig());
