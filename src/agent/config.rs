@@ -323,7 +323,7 @@ mod tests {
             ("{name: A/b, path: /tmp}", "a name is a DNS label"),
             ("{name: a, path: tmp}", "not absolute"),
             ("{name: a, path: /tmp, systemReserved: 101%}", "up to 100"),
-            ("{name: a, path: /tmp, capacity: -1Gi}", "not a whole positive number"),
+            ("{name: a, path: /tmp, capacity: -1Gi}", "not a positive number"),
             ("{name: a, path: /tmp, reservations: [{role: a//b, size: 1Gi}]}", "is not a role name"),
             ("{name: a, path: /tmp, reservations: [{role: a, size: none}]}", "is not a size"),
             (

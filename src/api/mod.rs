@@ -63,6 +63,8 @@ pub const LABEL_CLAIM_NAMESPACE: &str = "reservoir.dev/claim-namespace";
 /// Label on a volume and a claim that were made for a PersistentVolumeClaim of a class: the UID of the
 /// PersistentVolumeClaim. Admission allows only the controller to write this label.
 pub const LABEL_PVC_UID: &str = "reservoir.dev/pvc-uid";
+/// Annotation on such a volume: the resourceVersion of the PersistentVolumeClaim that decided its size.
+pub const ANNOTATION_DECIDED_BY: &str = "reservoir.dev/pvc-resource-version";
 /// Prefix of the name of a volume that was made for a PersistentVolumeClaim; the UID of the
 /// PersistentVolumeClaim follows.
 pub const PVC_PREFIX: &str = "pvc-";

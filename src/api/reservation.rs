@@ -25,7 +25,8 @@ use super::{DiskKind, LedgerEntry, Size, UidRef};
     printcolumn(name = "Role", type_ = "string", json_path = ".spec.role"),
     printcolumn(name = "Node", type_ = "string", json_path = ".status.nodeName"),
     printcolumn(name = "Disk", type_ = "string", json_path = ".status.nodeDisk", priority = 1),
-    printcolumn(name = "Size", type_ = "string", json_path = ".spec.size"),
+    printcolumn(name = "Size", type_ = "string", json_path = ".status.size"),
+    printcolumn(name = "Wished", type_ = "string", json_path = ".spec.size", priority = 1),
     printcolumn(name = "Used", type_ = "string", json_path = ".status.used"),
     printcolumn(name = "Free", type_ = "string", json_path = ".status.free"),
     printcolumn(
@@ -38,7 +39,13 @@ use super::{DiskKind, LedgerEntry, Size, UidRef};
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
     ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.status==\"False\")].message",
+        priority = 1
+    )
 )]
 #[x_kube(
     validation = Rule::new("[has(self.nodeDisk), has(self.nodeName), has(self.nodeSelector), has(self.parent)].filter(b, b).size() <= 1")

@@ -40,44 +40,38 @@ pub(super) const RULE: &str = concat!(
 );
 /// The API server's message for a violation of [`RULE`].
 pub(super) const MESSAGE: &str =
-    "a size is a whole positive number of bytes below 8Ei, or a quantity such as 512Mi or 10Gi";
+    "a size is a positive quantity below 8Ei, such as 512Mi, 10Gi or a number of bytes";
 
 /// A [`Size`] is not a number of bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SizeError {
-    /// Not a number with an optional suffix.
+    /// Not a quantity, or one with more digits than the API server stores.
     #[error("`{0}` is not a size; write a number of bytes or a quantity such as 10Gi")]
     NotAQuantity(String),
-    /// Zero, negative or a fraction of a byte.
-    #[error("`{0}` is not a whole positive number of bytes")]
+    /// Zero or negative.
+    #[error("`{0}` is not a positive number of bytes")]
     NotPositive(String),
     /// 2^63 - 1 bytes or more. Kubernetes uses that number for every larger quantity.
     #[error("`{0}` is larger than the 8Ei - 2 bytes that a size may have")]
     TooLarge(String),
 }
 
-/// Suffixes of fractions, with their number of decimal places.
-const PARTS: [(&str, u32); 3] = [("m", 3), ("u", 6), ("n", 9)];
+/// The largest number of digits. A quantity of the API server has 28 at most; and any power of two below 8Ei times
+/// 10^37 is within the loop of [`Size::bytes`].
+const MOST_DIGITS: usize = 37;
 
-const SUFFIXES: [(&str, u128); 12] = [
-    ("Ki", 1 << 10),
-    ("Mi", 1 << 20),
-    ("Gi", 1 << 30),
-    ("Ti", 1 << 40),
-    ("Pi", 1 << 50),
-    ("Ei", 1 << 60),
-    ("k", 1_000),
-    ("M", 1_000_000),
-    ("G", 1_000_000_000),
-    ("T", 1_000_000_000_000),
-    ("P", 1_000_000_000_000_000),
-    ("E", 1_000_000_000_000_000_000),
-];
+/// The suffixes that stand for a power of two.
+const BINARY: [(&str, u32); 6] = [("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40), ("Pi", 50), ("Ei", 60)];
+
+/// The suffixes that stand for a power of ten.
+const DECIMAL: [(&str, i32); 9] =
+    [("n", -9), ("u", -6), ("m", -3), ("k", 3), ("M", 6), ("G", 9), ("T", 12), ("P", 15), ("E", 18)];
 
 impl Size {
-    /// Returns the size of `bytes`, written in the largest binary unit up to Gi that divides the number.
+    /// Returns the size of `bytes`, written in the largest binary unit that divides the number. So 6.5Gi is `6656Mi`
+    /// in each message, column and command, and can be copied from there without a loss.
     pub fn from_bytes(bytes: u64) -> Self {
-        let written = ["Gi", "Mi", "Ki"].iter().zip([30, 20, 10]).find_map(|(unit, shift)| {
+        let written = BINARY.iter().rev().find_map(|(unit, shift)| {
             (bytes != 0 && bytes.is_multiple_of(1 << shift)).then(|| format!("{}{unit}", bytes >> shift))
         });
         Self(written.unwrap_or_else(|| bytes.to_string()))
@@ -93,60 +87,56 @@ impl Size {
         &self.0
     }
 
-    /// Parses the size as a whole positive number of bytes, below 2^63 - 1.
+    /// Parses the size as a positive number of bytes below 2^63 - 1. A fraction of a byte is rounded up, as Kubernetes
+    /// does (F1).
     pub fn bytes(&self) -> Result<u64, SizeError> {
-        match self.parse()? {
-            (1.., true) if self.0.starts_with('+') => Err(SizeError::NotAQuantity(self.0.clone())),
-            (bytes @ 1.., true) => Ok(bytes),
-            _ => Err(SizeError::NotPositive(self.0.clone())),
+        let wrong = || SizeError::NotAQuantity(self.0.clone());
+        let too_large = || SizeError::TooLarge(self.0.clone());
+        let unsigned = self.0.strip_prefix(['+', '-']).unwrap_or(&self.0);
+        let suffixed = |suffix: &str| unsigned.strip_suffix(suffix);
+        let binary = BINARY.iter().find_map(|(suffix, power)| Some((suffixed(suffix)?, *power, 0)));
+        let decimal = || DECIMAL.iter().find_map(|(suffix, power)| Some((suffixed(suffix)?, 0, *power)));
+        let (number, binary, decimal) = binary.or_else(decimal).unwrap_or((unsigned, 0, 0));
+        let (number, exponent) = match number.split_once(['e', 'E']) {
+            Some((number, exponent)) if (binary, decimal) == (0, 0) => {
+                (number, exponent.parse::<i32>().map_err(|_| wrong())?)
+            }
+            _ => (number, decimal),
+        };
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        let digits = format!("{whole}{fraction}");
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) || digits.len() > MOST_DIGITS {
+            return Err(wrong());
         }
-    }
-
-    /// Parses the size as a positive number of bytes, and rounds up, as Kubernetes does with the requests of a
-    /// PersistentVolumeClaim.
-    pub fn bytes_rounded_up(&self) -> Result<u64, SizeError> {
-        match self.parse()? {
-            (0, true) => Err(SizeError::NotPositive(self.0.clone())),
-            (bytes, whole) => Ok(bytes + u64::from(!whole)),
+        let number: u128 = digits.parse().map_err(|_| wrong())?;
+        if number == 0 || self.0.starts_with('-') {
+            return Err(SizeError::NotPositive(self.0.clone()));
         }
+        // The size is number × 2^binary ÷ 10^places.
+        let places = fraction.len() as i64 - i64::from(exponent);
+        let power = u32::try_from(places.abs()).ok().and_then(|places| 10u128.checked_pow(places));
+        let (mut bytes, mut rest, unit) = match (power, places > 0) {
+            (Some(power), true) => (number / power, number % power, power),
+            (Some(power), false) => (number.checked_mul(power).ok_or_else(too_large)?, 0, 1),
+            (None, true) => (0, number, u128::MAX),
+            (None, false) => return Err(too_large()),
+        };
+        for _ in 0..binary {
+            rest *= 2;
+            bytes = 2 * bytes + u128::from(rest >= unit);
+            rest -= if rest >= unit { unit } else { 0 };
+            if bytes > u128::from(u64::MAX) {
+                return Err(too_large());
+            }
+        }
+        let bytes = u64::try_from(bytes + u128::from(rest > 0)).ok();
+        bytes.filter(|bytes| *bytes < i64::MAX as u64).ok_or_else(too_large)
     }
 
     /// Parses the size as bytes where zero is valid, such as free and used bytes. An unreadable size counts
     /// as zero.
     pub fn bytes_or_zero(&self) -> u64 {
-        self.parse().map_or(0, |(bytes, whole)| if whole { bytes } else { 0 })
-    }
-
-    /// The whole bytes, and true if the size has no further fraction of a byte.
-    fn parse(&self) -> Result<(u64, bool), SizeError> {
-        let wrong = || SizeError::NotAQuantity(self.0.clone());
-        let too_large = || SizeError::TooLarge(self.0.clone());
-        if self.0.starts_with('-') {
-            return Err(SizeError::NotPositive(self.0.clone()));
-        }
-        let text = self.0.strip_prefix('+').unwrap_or(&self.0);
-        let suffixed =
-            SUFFIXES.iter().find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit, 0)));
-        let part =
-            || PARTS.iter().find_map(|(suffix, places)| Some((text.strip_suffix(suffix)?, 1, *places)));
-        let (number, unit, places) = suffixed.or_else(part).unwrap_or((text, 1, 0));
-        let (number, exponent) = match number.split_once(['e', 'E']) {
-            Some((number, exponent)) if unit == 1 && places == 0 => {
-                (number, exponent.parse::<u32>().map_err(|_| wrong())?)
-            }
-            _ => (number, 0),
-        };
-        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit()) && text.len() <= 19;
-        if !digits(whole) || !digits(fraction) || (whole.is_empty() && fraction.is_empty()) || exponent > 18 {
-            return Err(wrong());
-        }
-        let number: u128 = format!("{whole}{fraction}").parse().map_err(|_| wrong())?;
-        let unit = unit.checked_mul(10u128.pow(exponent)).ok_or_else(too_large)?;
-        let total = number.checked_mul(unit).ok_or_else(too_large)?;
-        let scale = 10u128.pow(fraction.len() as u32 + places);
-        let bytes = u64::try_from(total / scale).ok().filter(|bytes| *bytes < i64::MAX as u64);
-        Ok((bytes.ok_or_else(too_large)?, total.is_multiple_of(scale)))
+        self.bytes().unwrap_or(0)
     }
 }
 
@@ -184,9 +174,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// F1: the outcome of each text in Kubernetes' own parser (k8s.io/apimachinery/pkg/api/resource), rounded up to bytes.
     #[test]
-    fn quantities_parse_as_bytes() {
-        let table = [
+    fn f1_every_quantity_is_read_and_rounded_up() {
+        for (text, bytes) in [
             ("1", 1),
             ("1Ki", 1024),
             ("1.5Gi", 3 << 29),
@@ -194,61 +185,107 @@ mod tests {
             ("1500M", 1_500_000_000),
             ("2e3", 2_000),
             ("7Ei", 7 << 60),
-        ];
-        for (text, bytes) in table {
+            ("+32Mi", 32 << 20),
+            ("0.3Gi", 322_122_548),
+            ("322122547200m", 322_122_548),
+            ("33554432.5", 33_554_433),
+            ("33554432000m", 33_554_432),
+            ("0.1", 1),
+            ("1n", 1),
+            ("1000000001n", 2),
+            ("2500u", 1),
+            ("1.", 1),
+            (".5Ki", 512),
+            ("1e-3", 1),
+            ("1E+3", 1000),
+            ("1.5E", 1_500_000_000_000_000_000),
+            ("0.0000000001", 1),
+            ("1e-99", 1),
+            ("7.99999999999999999Ei", 9_223_372_036_854_775_797),
+            ("00012Mi", 12 << 20),
+        ] {
             assert_eq!(Size::written(text).bytes(), Ok(bytes), "{text}");
         }
     }
 
     #[test]
     fn a_text_that_is_no_size_is_refused_with_the_cause() {
-        for text in ["", "Gi", "ten", "1 Gi", "1Gi ", "0x10", "1..2", "1GiB", "१Gi", "1\u{0}", "NaN"] {
+        let long = "1".repeat(MOST_DIGITS + 1);
+        for text in [
+            "", "+", "Gi", "ten", "1 Gi", "1Gi ", "0x10", "1..2", "1GiB", "१Gi", "1\u{0}", "NaN", "1e",
+            "1e3m", "1Ke", &long,
+        ] {
             assert!(matches!(Size::written(text).bytes(), Err(SizeError::NotAQuantity(_))), "{text}");
         }
-        for text in ["0", "-1", "-5Gi", "0.1", "0Gi"] {
+        for text in ["0", "-1", "-5Gi", "-0.1", "0Gi", "0e99"] {
             assert!(matches!(Size::written(text).bytes(), Err(SizeError::NotPositive(_))), "{text}");
         }
-        for text in ["+32Mi", "32m", "33554432500m"] {
+        for text in [
+            "8Ei",
+            "9Ei",
+            "12E",
+            "9223372036854775807",
+            "9223372036854775806.5",
+            "1e19",
+            "1e99",
+            "9e18Ei",
+            "9e99999999999",
+        ] {
             assert!(Size::written(text).bytes().is_err(), "{text}");
         }
-        for text in ["8Ei", "9223372036854775807", "9223372036854775808", "999999999999999999E", "9e18E"] {
-            assert!(Size::written(text).bytes().is_err(), "{text}");
+        assert!(matches!(Size::written("9Ei").bytes(), Err(SizeError::TooLarge(_))));
+    }
+
+    #[test]
+    fn a_size_is_written_exactly_and_in_its_largest_unit() {
+        for (bytes, text) in
+            [(0, "0"), (1 << 20, "1Mi"), (6656 << 20, "6656Mi"), (3 << 40, "3Ti"), (1025, "1025")]
+        {
+            assert_eq!(Size::from_bytes(bytes).as_str(), text);
         }
     }
 
-    /// F1.
-    #[test]
-    fn f1_a_request_is_rounded_up_to_bytes() {
-        for (text, bytes) in [
-            ("+32Mi", Ok(32 << 20)),
-            ("33554432.5", Ok(33_554_433)),
-            ("33554432500m", Ok(33_554_433)),
-            ("0.1", Ok(1)),
-            ("1n", Ok(1)),
-            ("1.5Gi", Ok(3 << 29)),
-            ("12E", Err("larger than")),
-            ("9223372036854775807", Err("larger than")),
-            ("0", Err("positive")),
-            ("-1", Err("positive")),
-        ] {
-            let found = Size::written(text).bytes_rounded_up();
-            match bytes {
-                Ok(bytes) => assert_eq!(found, Ok(bytes), "{text}"),
-                Err(why) => assert!(found.unwrap_err().to_string().contains(why), "{text}"),
-            }
-        }
+    /// A number as people write it: digits with zeros in front, a fraction, and a suffix for a power.
+    fn quantity() -> impl Strategy<Value = (u64, u64, usize, &'static str, u32, u32)> {
+        let suffixes = BINARY.map(|(suffix, power)| (suffix, power, 0)).to_vec();
+        let decimal =
+            DECIMAL.iter().filter(|(_, power)| *power > 0).map(|(suffix, power)| (*suffix, 0, *power as u32));
+        let suffixes: Vec<_> =
+            suffixes.into_iter().chain(decimal).chain([("", 0, 0), ("e7", 0, 7), ("E12", 0, 12)]).collect();
+        (0..3000u64, 0..1_000_000u64, 0..3usize, proptest::sample::select(suffixes)).prop_map(
+            |(whole, millionths, zeros, (suffix, binary, decimal))| {
+                (whole, millionths, zeros, suffix, binary, decimal)
+            },
+        )
     }
 
     proptest! {
+        /// F1: whole and fraction times the suffix, by plain arithmetic.
+        #[test]
+        fn f1_a_quantity_is_its_number_times_its_suffix((whole, millionths, zeros, suffix, binary, decimal) in quantity()) {
+            let text = format!("{}{whole}.{millionths:06}{suffix}", "0".repeat(zeros));
+            let millionths = u128::from(whole) * 1_000_000 + u128::from(millionths);
+            let bytes = (millionths * (1 << binary) * 10u128.pow(decimal)).div_ceil(1_000_000);
+            match Size::written(&*text).bytes() {
+                Ok(found) => prop_assert_eq!(u128::from(found), bytes, "{}", text),
+                Err(SizeError::NotPositive(_)) => prop_assert_eq!(bytes, 0, "{}", text),
+                Err(SizeError::TooLarge(_)) => prop_assert!(bytes >= i64::MAX as u128, "{}", text),
+                Err(other) => prop_assert!(false, "{}: {}", text, other),
+            }
+        }
+
         #[test]
         fn a_written_size_reads_back_as_the_same_bytes(bytes in 1u64..i64::MAX as u64) {
             prop_assert_eq!(Size::from_bytes(bytes).bytes(), Ok(bytes));
-            prop_assert_eq!(Size::from_bytes(bytes).bytes_rounded_up(), Ok(bytes));
+            for (suffix, places) in [("n", 9), ("u", 6), ("m", 3), ("e-4", 4)] {
+                let text = format!("{}{suffix}", u128::from(bytes) * 10u128.pow(places) - 1);
+                prop_assert_eq!(Size::written(text).bytes(), Ok(bytes), "rounded up");
+            }
         }
 
         #[test]
         fn any_text_parses_or_is_refused_without_a_panic(
-            text in "[-+]?[0-9]{0,20}(\\.[0-9]{0,20})?([eE][-+]?[0-9]{0,3})?(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E)?|.*"
+            text in "[-+]?[0-9]{0,40}(\\.[0-9]{0,40})?([eE][-+]?[0-9]{0,12})?(n|u|m|Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E)?|.*"
         ) {
             if let Ok(bytes) = Size::written(text.clone()).bytes() {
                 prop_assert!((1..i64::MAX as u64).contains(&bytes), "{text}");

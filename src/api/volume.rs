@@ -33,7 +33,7 @@ macro_rules! smallest {
     selectable = ".status.nodeDisk",
     printcolumn(name = "Role", type_ = "string", json_path = ".spec.role"),
     printcolumn(name = "Node", type_ = "string", json_path = ".status.nodeName"),
-    printcolumn(name = "Size", type_ = "string", json_path = ".spec.size"),
+    printcolumn(name = "Size", type_ = "string", json_path = ".status.node.size"),
     printcolumn(name = "Access", type_ = "string", json_path = ".status.access"),
     printcolumn(name = "Claims", type_ = "integer", json_path = ".status.claimCount"),
     printcolumn(name = "Users", type_ = "integer", json_path = ".status.userCount"),
@@ -44,6 +44,8 @@ macro_rules! smallest {
         priority = 1
     ),
     printcolumn(name = "FS", type_ = "string", json_path = ".spec.fsType", priority = 1),
+    printcolumn(name = "Wished", type_ = "string", json_path = ".spec.size", priority = 1),
+    printcolumn(name = "Retire", type_ = "boolean", json_path = ".spec.retire", priority = 1),
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -54,7 +56,13 @@ macro_rules! smallest {
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
     ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.status==\"False\")].message",
+        priority = 1
+    )
 )]
 #[x_kube(
     validation = Rule::new("has(self.shared) == has(oldSelf.shared)")

@@ -16,7 +16,9 @@ use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch::{Receiver, Sender, channel};
 
-use crate::api::{LABEL_CLAIM_NAMESPACE, LABEL_CLAIM_UID, LABEL_PVC_UID, STORAGE_PROVISIONER};
+use crate::api::{
+    ANNOTATION_DECIDED_BY, LABEL_CLAIM_NAMESPACE, LABEL_CLAIM_UID, LABEL_PVC_UID, STORAGE_PROVISIONER,
+};
 
 /// The name of an object. In a namespace it is `namespace/name`.
 pub type Name = Arc<str>;
@@ -315,7 +317,9 @@ impl<K: Resource<DynamicType = ()>, T: Clone, F: Fn(Change<T>)> Follower<K, T, F
 /// admission policy may have labels of any size. Claims select by labels, so the cache keeps a bounded part.
 fn trim_metadata<K: Resource>(object: &mut K) {
     object.meta_mut().managed_fields = None;
-    object.annotations_mut().retain(|key, _| key == STORAGE_PROVISIONER);
+    object
+        .annotations_mut()
+        .retain(|key, _| [STORAGE_PROVISIONER, ANNOTATION_DECIDED_BY].contains(&key.as_str()));
     let mut bytes = 0;
     object.labels_mut().retain(|key, value| {
         bytes += key.len() + value.len();
@@ -401,19 +405,20 @@ mod tests {
         assert_eq!((first("v ", |_| false), first("w ", |_| true)), (None, None));
     }
 
-    /// A9: the cache keeps a bounded part of 1 MB of labels, no annotations, and all labels that decisions read.
+    /// A9: the cache keeps a bounded part of 1 MB of labels, and all labels and annotations that decisions read.
     #[test]
     fn a9_labels_beyond_a_bound_are_not_kept() {
         let (cache, mut follower) = Follower::new(CacheConfig::<VolumeClaim>::default(), |_| {});
         let mut large = claim("c", "v");
         let many = (0..10_000).map(|i| (format!("label-{i:05}"), "x".repeat(63)));
-        large.metadata.annotations = Some(many.clone().collect());
+        let read = [(ANNOTATION_DECIDED_BY.to_owned(), "7".to_owned())];
+        large.metadata.annotations = Some(many.clone().chain(read.clone()).collect());
         large.metadata.labels = Some(many.chain([(LABEL_PVC_UID.to_owned(), "u".to_owned())]).collect());
         follower.follow(Event::Apply(large));
         let kept = cache.get_in("team", "c").unwrap();
         let bytes: usize = kept.labels().iter().map(|(key, value)| key.len() + value.len()).sum();
         assert!((LABELS / 2..LABELS + 100).contains(&bytes), "{bytes}");
-        assert!(kept.labels().contains_key(LABEL_PVC_UID) && kept.annotations().is_empty());
+        assert!(kept.labels().contains_key(LABEL_PVC_UID) && *kept.annotations() == read.into());
     }
 
     /// An API server whose feature gate WatchList is off refuses to stream.

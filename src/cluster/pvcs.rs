@@ -29,6 +29,10 @@ pub struct SeenPvc {
     pub capacity: Option<u64>,
     /// The requested bytes, rounded up; `None`: no volume can have the requested size.
     pub requested: Option<u64>,
+    /// `status.allocatedResources` in bytes, which only a growth sets.
+    pub allocated: Option<u64>,
+    /// True if the status reports a growth.
+    pub resizing: bool,
     /// True if the PersistentVolumeClaim names a VolumeAttributesClass.
     pub attributes_class: bool,
 }
@@ -60,13 +64,15 @@ impl Pvc {
         let of_pv = || pvc.spec.as_ref()?.volume_name.as_ref()?.strip_prefix(PV_PREFIX).map(str::to_owned);
         let made_for = ours.then(|| volume_for_pvc(&uid)).or_else(of_pv)?;
         let bytes = |quantities: Option<&BTreeMap<String, Quantity>>| {
-            Size::written(&quantities?.get("storage")?.0).bytes_rounded_up().ok()
+            Size::written(&quantities?.get("storage")?.0).bytes().ok()
         };
         let (spec, status) = (pvc.spec.as_ref(), pvc.status.as_ref());
         let seen = SeenPvc {
             bound: status.and_then(|s| s.phase.as_deref()) == Some("Bound"),
             capacity: bytes(status.and_then(|s| s.capacity.as_ref())),
             requested: bytes(spec.and_then(|s| s.resources.as_ref()?.requests.as_ref())),
+            allocated: bytes(status.and_then(|s| s.allocated_resources.as_ref())),
+            resizing: status.is_some_and(|s| s.allocated_resource_statuses.is_some()),
             attributes_class: spec.is_some_and(|s| s.volume_attributes_class_name.is_some()),
         };
         let deleting = pvc.metadata.deletion_timestamp.is_some();

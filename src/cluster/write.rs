@@ -266,6 +266,28 @@ pub async fn merge_seen<K: Kind>(api: &Api<K>, seen: &K, mut fields: Value) -> R
     merge(api, &seen.name_any(), &fields).await
 }
 
+/// Dry run of [`merge_seen`]: fails if the API server would refuse the change.
+pub async fn may_merge_seen<K: Kind>(api: &Api<K>, seen: &K, mut fields: Value) -> Result<(), Error> {
+    fields["metadata"]["resourceVersion"] = json!(seen.resource_version());
+    let params = PatchParams { dry_run: true, ..Default::default() };
+    merged::<K>(&seen.name_any(), api.patch(&seen.name_any(), &params, &Patch::Merge(&fields)).await)
+}
+
+/// Same as [`merge_seen`], for fields of the status; returns the new object.
+pub async fn merge_status_seen<K: Kind>(
+    api: &Api<K>,
+    seen: &K,
+    mut fields: Value,
+) -> Result<Option<K>, Error> {
+    fields["metadata"]["resourceVersion"] = json!(seen.resource_version());
+    let name = seen.name_any();
+    match api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&fields)).await {
+        Ok(written) => Ok(Some(written)),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
+        Err(e) => Err(Error::new::<K>("change the status of", &name, e)),
+    }
+}
+
 /// Same as [`merge`], for fields of the status.
 pub async fn merge_status<K: Kind>(api: &Api<K>, name: &str, fields: &Value) -> Result<(), Error> {
     merged::<K>(name, api.patch_status(name, &PatchParams::default(), &Patch::Merge(fields)).await)

@@ -1,13 +1,13 @@
 //! The gauges of disks, roles and volumes (T3), read from the caches at each scrape.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::core::object::HasStatus;
 use kube::{Resource, ResourceExt};
 
-use crate::api::condition::{self, READY};
+use crate::api::condition::{self, READY, RESIZED, reason};
 use crate::api::{NamespaceUse, NodeDisk, Size, VolumeRole};
 use crate::cluster::{Cache, Kind};
 use crate::plan::{ledger, orphans, quota, summary};
@@ -16,6 +16,57 @@ use crate::telemetry::{Sink, View};
 use super::context::{Conditions, Context};
 use super::stores::Stores;
 use crate::plan::refs;
+
+/// The gauges of what people wait for. Each has a value at all times, since an alert on nothing would never fire.
+fn waiting(context: &Context, to: &mut Sink<'_>) {
+    let stores = &context.stores;
+    let fails = |conditions: &[Condition]| {
+        let waits = [reason::RESIZING, reason::SHRINK_IN_USE];
+        let resized = condition::get(conditions, RESIZED);
+        resized.is_some_and(|c| c.status == "False" && !waits.contains(&c.reason.as_str()))
+    };
+    let reservations = stores.reservations.all();
+    let volumes = stores.volumes.all();
+    let failing = [
+        (
+            "DiskReservation",
+            reservations.iter().filter(|r| r.status.as_ref().is_some_and(|s| fails(&s.conditions))).count(),
+        ),
+        (
+            "SharedPersistentVolume",
+            volumes.iter().filter(|v| v.status.as_ref().is_some_and(|s| fails(&s.conditions))).count(),
+        ),
+    ];
+    let failing = failing.map(|(kind, number)| ([("kind", kind)], number as f64));
+    to.gauge("resizes_failing", "Objects that cannot have the size of their spec", failing);
+
+    let (mut binding, mut pods) = (Vec::new(), BTreeSet::new());
+    for claim in stores.claims.all() {
+        let ready = claim.status.as_ref().and_then(|s| condition::get(&s.conditions, READY));
+        if ready.is_none_or(|ready| ready.status != "True") {
+            let users = stores.pods.users(&claim.namespace().unwrap_or_default(), &claim.name_any());
+            pods.extend(users.into_iter().map(|pod| pod.uid));
+        }
+        let is_binding = ready.filter(|ready| ready.reason == reason::BINDING);
+        binding.extend(is_binding.map(|ready| ready.last_transition_time.0.as_second() as f64));
+    }
+    for name in stores.pvcs.names_provisioned() {
+        let unbound = stores.pvcs.provisioned(&name).is_some_and(|(_, pvc)| !pvc.bound);
+        if let Some((namespace, name)) = name.split_once('/').filter(|_| unbound) {
+            pods.extend(stores.pods.users(namespace, name).into_iter().map(|pod| pod.uid));
+        }
+    }
+    to.gauge(
+        "claims_binding_since_timestamp_seconds",
+        "Time since which the claim waits that is Binding for longest; 0 without one",
+        [([], binding.into_iter().reduce(f64::min).unwrap_or(0.0))],
+    );
+    to.gauge(
+        "pods_waiting",
+        "Pods with a claim or PersistentVolumeClaim that is not bound",
+        [([], pods.len() as f64)],
+    );
+}
 
 /// The number of objects, by kind and by the reason of the condition Ready.
 type Reasons = BTreeMap<(String, String), u64>;
@@ -26,6 +77,7 @@ impl View for Context {
         let mut reasons = Reasons::new();
         disks_and_roles(stores, to);
         volumes(stores, &mut reasons, to);
+        waiting(self, to);
         count(&stores.disks, &mut reasons, |_| ());
         count(&stores.reservations, &mut reasons, |_| ());
         count(&stores.claims, &mut reasons, |_| ());

@@ -4,16 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use crate::api::{LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, SharedPersistentVolume, volume_for_pvc};
+use crate::api::{
+    ANNOTATION_DECIDED_BY, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, SharedPersistentVolume, Size, volume_for_pvc,
+};
 use crate::cluster::{self, Name};
 use crate::plan::pvc_provisioner::placement::Mate;
 use crate::plan::pvc_provisioner::{
-    Objects, Reschedule, SELECTED_NODE, Seen, Step, asks_for_more, class, next,
+    Objects, Reschedule, SELECTED_NODE, Seen, Step, class, growth, is_unsettled, next,
 };
 
 use super::context::Context;
@@ -34,10 +36,17 @@ const MOST_MATES: usize = 64;
 ///
 /// 1. Gather: the object, its volume and its claim. An unbound object, and an object that is to grow, are read live.
 /// 2. Decide: [`next`].
-/// 3. Apply: one step, and the event of a refusal.
+/// 3. Apply: one step, and the event of a refusal. A step of a growth is followed by another decision.
 pub(super) async fn reconcile(name: Name, ctx: &Context) -> Result<Again, Error> {
-    let Some(seen) = gather(&name, ctx).await? else { return Ok(None) };
-    let (event, again) = match apply(next(&seen), &seen, ctx).await {
+    let Some(mut seen) = gather(&name, ctx).await? else { return Ok(None) };
+    let mut step = next(&seen);
+    while let Step::Growth(growing) = step {
+        match grow(growing, &mut seen, ctx).await? {
+            true => step = next(&seen),
+            false => return Ok(seen.refused.is_some().then_some(RETRY)),
+        }
+    }
+    let (event, again) = match apply(step, &seen, ctx).await {
         Ok(done) => done,
         // A permission is missing, or the schema of volumes refuses a field.
         Err(error) if seen.pvc.is_some() => (Some(error.refusal().ok_or(error)?), Some(RETRY)),
@@ -65,11 +74,19 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
         disks: vec![],
         nodes: vec![],
         mates: vec![],
+        refused: None,
+        now: Timestamp::now(),
     };
-    let asks = |volume: &Arc<SharedPersistentVolume>| {
-        asks_for_more(&seen.uid, cached.requested, cached.attributes_class, volume)
+    let cached_growth = growth::Cached {
+        requested: cached.requested,
+        capacity: cached.capacity,
+        allocated: cached.allocated,
+        resizing: cached.resizing,
+        attributes_class: cached.attributes_class,
     };
-    if !cached.bound || seen.volume.as_ref().is_some_and(asks) {
+    // The volume is read before the PersistentVolumeClaim, see `plan::pvc_provisioner::growth`.
+    let unsettled = |volume: &Arc<SharedPersistentVolume>| is_unsettled(&seen.uid, cached_growth, volume);
+    if !cached.bound || seen.volume.as_ref().is_some_and(unsettled) {
         let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, namespace);
         seen.pvc = cluster::get(&pvcs, pvc).await?;
     }
@@ -120,11 +137,6 @@ async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<(Option<String>
         Step::CreateVolume(volume) => {
             cluster::create(&volumes, &*volume).await?;
         }
-        Step::Grow(size) => {
-            if let Some(volume) = &seen.volume {
-                cluster::merge_seen(&volumes, &**volume, json!({ "spec": { "size": size } })).await?;
-            }
-        }
         Step::Refuse(event) => return Ok((Some(event), None)),
         Step::Wait(event, asked) => {
             ensure_may_create(&asked, ctx).await?;
@@ -153,7 +165,7 @@ async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<(Option<String>
             }
             return Ok((Some(event), None));
         }
-        Step::Rest => {}
+        Step::Growth(_) | Step::Rest => {}
     }
     Ok((None, None))
 }
@@ -176,6 +188,55 @@ async fn unselect(pvc: &PersistentVolumeClaim, ctx: &Context) -> Result<(), Erro
 
 async fn publish(pvc: &PersistentVolumeClaim, event: &str, ctx: &Context) {
     ctx.events.publish(pvc, None, false, "Provision", "ProvisioningFailed", event).await;
+}
+
+/// Applies a step of a growth; returns true if another decision follows at once.
+async fn grow(step: growth::Step, seen: &mut Seen, ctx: &Context) -> Result<bool, Error> {
+    let (Some(volume), Some(pvc)) = (seen.volume.clone(), seen.pvc.clone()) else { return Ok(false) };
+    let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
+    let pvcs: Api<PersistentVolumeClaim> =
+        cluster::namespaced(&ctx.client, &pvc.namespace().unwrap_or_default());
+    let resized = |size: &Size| {
+        let decided_by = json!({ ANNOTATION_DECIDED_BY: pvc.resource_version() });
+        json!({ "metadata": { "annotations": decided_by }, "spec": { "size": size } })
+    };
+    let refused = match step {
+        growth::Step::Allocate(size, report) => {
+            match cluster::may_merge_seen(&volumes, &*volume, resized(&size)).await {
+                Ok(()) => {
+                    seen.pvc = cluster::merge_status_seen(&pvcs, &pvc, report.patch).await?;
+                    return Ok(true);
+                }
+                Err(error) => error,
+            }
+        }
+        growth::Step::Resize(size) => match cluster::merge_seen(&volumes, &*volume, resized(&size)).await {
+            Ok(()) => return Ok(false),
+            Err(error) => error,
+        },
+        growth::Step::Report(report) => {
+            if let (Some(capacity), Some(pv)) =
+                (&report.capacity, pvc.spec.as_ref().and_then(|spec| spec.volume_name.as_ref()))
+            {
+                let pvs: Api<PersistentVolume> = Api::all(ctx.client.clone());
+                let capacity = json!({ "spec": { "capacity": { "storage": capacity } } });
+                cluster::merge(&pvs, pv, &capacity).await?;
+            }
+            let written = cluster::merge_status_seen(&pvcs, &pvc, report.patch).await?;
+            if let (Some(pvc), Some(event)) = (written, report.event) {
+                ctx.events.publish(&pvc, None, event.ok, "Resize", event.reason, &event.message).await;
+            }
+            return Ok(false);
+        }
+        growth::Step::Refuse(why) => {
+            ctx.events.publish_once(&pvc, "Resize", "VolumeResizeFailed", &why).await;
+            return Ok(false);
+        }
+        growth::Step::Rest => return Ok(false),
+    };
+    // A permission is missing, or the schema of volumes refuses the size.
+    seen.refused = Some(refused.refusal().ok_or(refused)?);
+    Ok(true)
 }
 
 /// Turns the volume that was seen into an ordinary volume, and publishes an event (P4).

@@ -77,8 +77,9 @@ pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -
         return Step::Wait(why.clone());
     }
     if let Some(pvc) = seen.cached.filter(|_| is_made(claim, volume, seen.cached)) {
-        let resized = pvc.capacity.is_some_and(|bytes| bytes != size_now(volume).bytes_or_zero());
-        return if resized { Step::ShowSize } else { Step::Done };
+        // The PersistentVolumeClaim of a class reports its growth itself.
+        let differs = pvc.capacity.is_some_and(|bytes| bytes != size_now(volume).bytes_or_zero());
+        return if differs && pvc_of(claim).is_none() { Step::ShowSize } else { Step::Done };
     }
     let (name, provisioned) = (claim.name_any(), pvc_of(claim).is_some());
     let pvc = seen.pvc.as_ref();

@@ -4,22 +4,23 @@
 //! writes. The claim is created before the volume, since the end of the claim ends the volume.
 
 pub mod class;
+pub mod growth;
 pub mod placement;
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Resource, ResourceExt};
 
 use crate::api::condition::{self, READY, Verdict, reason};
 use crate::api::{
-    DRIVER, DiskReservation, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, NodeDisk, SharedPersistentVolume, Size,
+    DRIVER, DiskReservation, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, NodeDisk, SharedPersistentVolume,
     VolumeClaim,
 };
 
 use super::crowding::Crowded;
-use super::resize::size_now;
 use placement::Mate;
 pub use placement::SELECTED_NODE;
 
@@ -56,7 +57,7 @@ pub struct Seen {
     pub uid: String,
     /// True if Kubernetes has bound the PersistentVolumeClaim, by the cache.
     pub bound: bool,
-    /// The PersistentVolumeClaim, read live if unbound or if [`asks_for_more`].
+    /// The PersistentVolumeClaim, read live if unbound or if [`is_unsettled`].
     pub pvc: Option<PersistentVolumeClaim>,
     /// The StorageClass of the PersistentVolumeClaim, from the cache.
     pub class: Option<Arc<StorageClass>>,
@@ -72,6 +73,10 @@ pub struct Seen {
     pub nodes: Vec<Arc<Node>>,
     /// The other PersistentVolumeClaims of the pods, if a scheduler chooses the node.
     pub mates: Vec<Mate>,
+    /// The API server's refusal of the last write of a bound PersistentVolumeClaim's volume.
+    pub refused: Option<String>,
+    /// The time.
+    pub now: Timestamp,
 }
 
 /// The two objects of a PersistentVolumeClaim.
@@ -84,8 +89,8 @@ pub enum Step {
     CreateClaim(Box<VolumeClaim>),
     /// Create the volume, which completes the objects.
     CreateVolume(Box<SharedPersistentVolume>),
-    /// Grow the volume that was read to that size (P3).
-    Grow(Size),
+    /// A step of the growth of the volume that was read (P3).
+    Growth(growth::Step),
     /// Publish the reason for the missing volume; the next change causes the next attempt.
     Refuse(String),
     /// Publish the reason for the missing volume, and try again after a while. The reason shows free space. So the objects
@@ -115,7 +120,8 @@ pub fn next(seen: &Seen) -> Step {
     let is_same = |pvc: &&PersistentVolumeClaim| pvc.metadata.uid.as_ref() == Some(&seen.uid);
     let pvc = seen.pvc.as_ref().filter(is_same).filter(|pvc| pvc.metadata.deletion_timestamp.is_none());
     if seen.bound {
-        return pvc.zip(seen.volume.as_deref()).map_or(Step::Rest, |(pvc, volume)| grow(pvc, volume));
+        let grow = |(pvc, volume)| growth::next(pvc, volume, seen.refused.as_deref(), seen.now);
+        return pvc.zip(seen.volume.as_deref()).map_or(Step::Rest, |both| Step::Growth(grow(both)));
     }
     let Some((pvc, class)) = pvc.zip(seen.class.as_ref().filter(|class| class::is_ours(class))) else {
         return Step::Rest;
@@ -208,37 +214,9 @@ fn in_the_way(claim: &VolumeClaim, pvc: &PersistentVolumeClaim) -> Option<String
     }
 }
 
-/// True if a bound PersistentVolumeClaim requests something that its volume lacks, by the cache. `requested` is the
-/// number of bytes, or `None` for a size that no volume can have.
-pub fn asks_for_more(
-    uid: &str,
-    requested: Option<u64>,
-    attributes_class: bool,
-    volume: &SharedPersistentVolume,
-) -> bool {
-    let grows = || requested.is_none_or(|bytes| grown(bytes, volume).is_some());
-    pvc_of(volume) == Some(uid) && (attributes_class || grows())
-}
-
-/// The step of a bound PersistentVolumeClaim with its volume (P3, F1).
-fn grow(pvc: &PersistentVolumeClaim, volume: &SharedPersistentVolume) -> Step {
-    match class::requested(pvc) {
-        Err(why) => Step::Refuse(why),
-        Ok(bytes) => {
-            match (grown(bytes, volume), class::attributes_refused(pvc, "the volume stays as it is")) {
-                (Some(size), _) => Step::Grow(size),
-                (None, Some(why)) => Step::Refuse(why),
-                (None, None) => Step::Rest,
-            }
-        }
-    }
-}
-
-/// The new size of the volume, if the PersistentVolumeClaim requests more than the present size. A smaller request
-/// shrinks nothing.
-fn grown(requested: u64, volume: &SharedPersistentVolume) -> Option<Size> {
-    let has = volume.spec.size.bytes_or_zero().max(size_now(volume).bytes_or_zero());
-    (requested > has).then(|| Size::from_bytes(requested))
+/// True if the PersistentVolumeClaim of that UID is bound to its own volume, and is to be read live.
+pub fn is_unsettled(uid: &str, pvc: growth::Cached, volume: &SharedPersistentVolume) -> bool {
+    pvc_of(volume) == Some(uid) && !growth::is_settled(pvc, volume)
 }
 
 /// Adapts a claim's PersistentVolume to the existing PersistentVolumeClaim. Kubernetes compares class, access modes and
@@ -326,7 +304,7 @@ mod tests {
     use serde_json::{from_value, json};
 
     use super::*;
-    use crate::plan::testing::{self, claim, gi, ready_volume, reserved, some_time};
+    use crate::plan::testing::{self, claim, ready_volume, reserved, some_time};
 
     fn pvc() -> PersistentVolumeClaim {
         from_value(json!({"metadata": {"name": "data", "namespace": "team", "uid": "u",
@@ -367,6 +345,8 @@ mod tests {
             disks: vec![Arc::new(crate::plan::testing::disk("n1.a", "n1", 9, &[]))],
             nodes: vec![],
             mates: vec![],
+            refused: None,
+            now: Timestamp::UNIX_EPOCH,
         }
     }
 
@@ -495,34 +475,15 @@ mod tests {
     }
 
     #[test]
-    fn p3_a_volume_grows_with_its_pvc_and_never_shrinks() {
+    fn p3_only_a_bound_pvc_with_its_own_volume_grows() {
         let v = own(ready_volume("pvc-u", "eng", true));
-        assert_eq!((grown(1 << 30, &v), grown(1 << 29, &v)), (None, None));
-        let asks = |requested, attributes| asks_for_more("u", requested, attributes, &v);
-        assert_eq!((asks(Some(1 << 30), false), asks(Some(2 << 30), false)), (false, true));
-        assert!(asks(None, false) && asks(Some(1), true));
-        assert!(
-            !asks_for_more("u", Some(2 << 30), true, &ready_volume("pvc-u", "eng", true)),
-            "it is another's"
-        );
-        let bound = |requested: &str, attributes: Option<&str>| {
-            let mut s = Seen { bound: true, volume: Some(Arc::new(v.clone())), ..seen(true) };
-            let spec = s.pvc.as_mut().unwrap().spec.as_mut().unwrap();
-            spec.resources = from_value(json!({"requests": {"storage": requested}})).unwrap();
-            spec.volume_attributes_class_name = attributes.map(str::to_owned);
-            next(&s)
-        };
-        assert_eq!(bound("2Gi", None), Step::Grow(gi(2)));
-        assert_eq!(bound("2147483647.5", Some("gold")), Step::Grow(gi(2)), "F1: rounded up");
-        assert_eq!(bound("512Mi", None), Step::Rest);
-        for (requested, attributes, said) in [
-            ("9223372036854775807", None, "larger than the 8Ei - 2 bytes"),
-            ("ten", None, "is not a size"),
-            ("1Gi", Some("gold"), "leave volumeAttributesClassName out"),
-        ] {
-            let found = bound(requested, attributes);
-            assert!(matches!(&found, Step::Refuse(why) if why.contains(said)), "{found:?}");
-        }
+        let cached = growth::Cached { requested: Some(2 << 30), ..Default::default() };
+        assert!(is_unsettled("u", cached, &v));
+        assert!(!is_unsettled("u", cached, &ready_volume("pvc-u", "eng", true)), "it is another's");
+        let mut s = Seen { bound: true, volume: Some(Arc::new(v)), ..seen(true) };
+        assert_eq!(next(&s), Step::Growth(growth::Step::Rest));
+        s.pvc = None;
+        assert_eq!(next(&s), Step::Rest);
     }
 
     #[test]

@@ -8,9 +8,11 @@
 //! about to use these bytes cannot both succeed. The ledger is in another object. An entry shrinks only while the
 //! volume has `creditDue`, and the volume does not grow during that time.
 
-use crate::api::condition::{Verdict, reason};
+use kube::ResourceExt;
+
+use crate::api::condition::{self, RESIZED, Verdict, reason};
 use crate::api::{
-    BackingState, FsType, NodePart, SharedPersistentVolume, SharedPersistentVolumeStatus, Size,
+    BackingState, FsType, LABEL_PVC_UID, NodePart, SharedPersistentVolume, SharedPersistentVolumeStatus, Size,
 };
 
 use super::{names, undivided};
@@ -50,13 +52,13 @@ struct Sizes {
 fn sizes(volume: &SharedPersistentVolume) -> Option<Sizes> {
     let status = volume.status.as_ref()?;
     let node = status.node.clone().filter(|node| node.backing == BackingState::Made)?;
-    Some(Sizes {
-        // A volume with an undivided disk never requests less than that disk (D2).
-        wished: undivided::of_volume(volume, volume.spec.size.bytes().ok()?),
-        granted: status.size.as_ref()?.bytes().ok()?,
-        on_disk: node.size.as_ref()?.bytes().ok()?,
-        node,
-    })
+    let on_disk = node.size.as_ref()?.bytes().ok()?;
+    // A volume with an undivided disk never requests less than that disk (D2).
+    let wished = undivided::of_volume(volume, volume.spec.size.bytes().ok()?);
+    // A growth may be taken back after its node began it. The volume of a PersistentVolumeClaim keeps these bytes (P3).
+    let is_of_pvc = volume.labels().contains_key(LABEL_PVC_UID);
+    let wished = if is_of_pvc { wished.max(on_disk) } else { wished };
+    Some(Sizes { wished, granted: status.size.as_ref()?.bytes().ok()?, on_disk, node })
 }
 
 /// The size of the volume as its users see it now.
@@ -97,8 +99,8 @@ fn full(volume: &SharedPersistentVolume, ledger: Ledger) -> Verdict {
     Verdict::no(
         reason::RESERVATION_FULL,
         format!(
-            "{} wished, {} more than it has, and reservation {reservation} has {} left: enlarge the reservation or set \
-             spec.size back; the volume stays usable at {}",
+            "{} wished, {} more than it has, and reservation {reservation} has {} left: enlarge the reservation, or ask for \
+             less; the volume stays usable at {}",
             volume.spec.size,
             Size::from_bytes(wished.saturating_sub(ledger.entry)),
             Size::from_bytes(ledger.free),
@@ -122,9 +124,18 @@ fn report(
 ) -> Option<Verdict> {
     let on_node = status.node_name.as_deref().unwrap_or("?");
     let (wished, now) = (&volume.spec.size, size_now(volume));
-    if sizes.on_disk == sizes.wished && sizes.node.growing.is_none() {
-        let said = crate::api::condition::get(&status.conditions, crate::api::condition::RESIZED);
-        return said.map(|_| Verdict::yes(reason::RESIZED, format!("it has {wished}")));
+    if sizes.on_disk == sizes.wished {
+        condition::get(&status.conditions, RESIZED)?;
+        return Some(match &sizes.node.growing {
+            // The node has not reacted to the change of the spec yet, or ends what it has begun.
+            Some(growing) => Verdict::no(
+                reason::RESIZING,
+                format!(
+                    "it has {now}, and node {on_node} is ending a growth to {growing} that was taken back"
+                ),
+            ),
+            None => Verdict::yes(reason::RESIZED, format!("it has {now}")),
+        });
     }
     Some(match (&sizes.node.resize_failed, sizes.wished < sizes.on_disk) {
         (_, true) if !can_shrink(volume) => Verdict::no(
@@ -191,7 +202,7 @@ pub fn waits_for_ledger(volume: &SharedPersistentVolume, entry: Option<u64>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::condition::{RESIZED, set};
+    use crate::api::condition::set;
     use crate::plan::testing::*;
 
     /// A volume with these sizes in Gi: in the spec, in the status, on the node.
@@ -292,6 +303,43 @@ mod tests {
         assert_eq!(on_node(&begun, true), Some(OnNode::Resize(g(3))), "what was begun is finished first");
         assert!(matches!(step(&begun, 3, 0), Step::Rest(_)), "what the agent may be using is not taken back");
         assert_eq!(on_node(&sized(3, 3, 3), true), Some(OnNode::Resize(g(3))), "a shrink that was begun");
+    }
+
+    /// P3: a growth that was begun, and then taken back.
+    #[test]
+    fn p3_the_volume_of_a_pvc_keeps_what_it_has() {
+        let mut v = sized(1, 3, 3);
+        v.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+        assert_eq!((on_node(&v, false), step(&v, 3, 0)), (None, Step::Rest(None)));
+        v.metadata.labels = None;
+        assert_eq!(on_node(&v, false), Some(OnNode::Resize(1 << 30)));
+    }
+
+    /// V7: the condition of a failed growth ends with its wish, before the node reacts.
+    #[test]
+    fn v7_a_growth_that_is_taken_back_is_no_failure() {
+        let mut v = sized(3, 3, 1);
+        let status = v.status.as_mut().unwrap();
+        let node = status.node.as_mut().unwrap();
+        (node.growing, node.resize_failed) = (Some(gi(3)), Some("12 bytes are free".into()));
+        set(
+            &mut status.conditions,
+            RESIZED,
+            Verdict::no("ResizeFailed", ""),
+            None,
+            jiff::Timestamp::UNIX_EPOCH,
+        );
+        assert_eq!(said(step(&v, 3, 0)).0, "ResizeFailed");
+        v.spec.size = gi(1);
+        let (reason, message) = said(step(&v, 3, 0));
+        assert_eq!(
+            (reason, &*message),
+            ("Resizing", "it has 1Gi, and node n1 is ending a growth to 3Gi that was taken back")
+        );
+        v.status.as_mut().unwrap().node.as_mut().unwrap().growing = None;
+        assert_eq!(step(&v, 3, 0), Step::Lower(1 << 30));
+        v.status.as_mut().unwrap().size = Some(gi(1));
+        assert_eq!(said(step(&v, 1, 2)), ("Resized", "it has 1Gi".to_owned()));
     }
 
     #[test]

@@ -81,7 +81,9 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
         return Step::Guard;
     }
     if seen.abandoned {
-        return Step::Release(pvc_provisioner::abandoned(volume));
+        // X10: without a place there is no data to keep.
+        let is_placed = volume.status.as_ref().is_some_and(|status| status.reservation.is_some());
+        return if is_placed { Step::Release(pvc_provisioner::abandoned(volume)) } else { Step::Delete };
     }
     let mut status = volume.status.clone().unwrap_or_default();
     status.access = Some(if volume.spec.shared.is_some() { "Shared" } else { "Exclusive" }.to_owned());
@@ -492,6 +494,8 @@ mod tests {
         let (v, s) = placed_volume();
         let Step::Release(event) = next(&v, &Seen { abandoned: true, ..s }) else { panic!() };
         assert!(event.contains("claim volume v with a VolumeClaim"), "{event}");
+        let unplaced = Seen { abandoned: true, ..seen() };
+        assert_eq!(next(&volume("v", "eng", 1), &unplaced), Step::Delete, "X10: there is no data");
     }
 
     #[test]

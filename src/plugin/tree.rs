@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::kind::{self, Kind};
 use super::paint::{Paint, human};
 use super::snapshot::Snapshot;
-use crate::api::condition::{self, READY};
+use crate::api::condition::{self, READY, RESIZED};
 use crate::api::{AccessMode, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size};
 use crate::plan::{allocatable, holder, resize};
 
@@ -183,8 +183,12 @@ fn volume_node(snapshot: &Snapshot, volume: &SharedPersistentVolume) -> Node {
     let status = volume.status.clone().unwrap_or_default();
     let access = if volume.spec.shared.is_some() { "shared" } else { "exclusive" };
     let retiring = if volume.spec.retire { ", retiring" } else { "" };
-    let size = human(resize::size_now(volume).bytes_or_zero());
-    let about = format!("{}, {size} {access}{retiring}", volume.spec.role);
+    let size = resize::size_now(volume).bytes_or_zero();
+    let wished = volume.spec.size.bytes_or_zero();
+    // A volume of an undivided disk has more than its spec asks for.
+    let waits = condition::get(&status.conditions, RESIZED).is_some_and(|c| c.status != "True");
+    let wished = if waits { format!(", {} wished", human(wished)) } else { String::new() };
+    let about = format!("{}, {} {access}{wished}{retiring}", volume.spec.role, human(size));
     let mut node = node(snapshot, &kind::VOLUME, None, &volume.name_any(), about);
     let claims = status.claims.iter();
     node.children = claims.map(|c| claim_node(snapshot, &c.namespace, &c.name, c.mode)).collect();
@@ -246,7 +250,8 @@ fn draw(node: &Node, branch: &str, indent: &str, paint: Paint, text: &mut String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{Orphan, UidRef};
+    use crate::api::condition::Verdict;
+    use crate::api::{Orphan, SharedPersistentVolumeSpec, UidRef};
     use crate::plan::testing::*;
 
     fn snapshot() -> Snapshot {
@@ -266,6 +271,11 @@ mod tests {
         let status = data.status.as_mut().unwrap();
         status.reservation = Some(UidRef { name: "eng".into(), uid: "uid-eng".into() });
         status.claims = vec![bound_by("a", "data", "uid-data"), bound_by("b", "data", "other")];
+        // A growth that does not fit, and a retirement.
+        data.spec = SharedPersistentVolumeSpec { size: gi(9), retire: true, ..data.spec };
+        let conditions = &mut data.status.as_mut().unwrap().conditions;
+        let full = Verdict::no("ReservationFull", "9Gi wished");
+        condition::set(conditions, RESIZED, full, None, jiff::Timestamp::UNIX_EPOCH);
         let mut bound = claim("a", "data", "data");
         let status = bound.status.get_or_insert_default();
         status.volume = Some(UidRef { name: "data".into(), uid: "uid-data".into() });
@@ -301,7 +311,7 @@ mod tests {
             "NodeDisk n1.a  6Gi of 10Gi free on node n1\n\
              ├─ DiskReservation eng  eng, 3Gi of 4Gi free\n\
              │  ├─ DiskReservation ml  eng/ml, 1Gi of 1Gi free\n\
-             │  └─ SharedPersistentVolume data  eng, 1Gi shared\n\
+             │  └─ SharedPersistentVolume data  eng, 1Gi shared, 9Gi wished, retiring\n\
              │     ├─ VolumeClaim a/data  ReadWrite\n\
              │     │  └─ Pod a/p  Running\n\
              │     └─ VolumeClaim b/data  ReadWrite  not reconciled yet\n\

@@ -283,11 +283,11 @@ async fn a1_an_enormous_size_is_refused_at_once() {
         xfs["spec"]["fsType"] = json!("xfs");
         for object in [selecting, sized(reservation("new", "eng")), xfs] {
             let said = Ask::create(&object).dry(&nobody).await.unwrap_err();
-            assert!(said.contains("a size is a whole positive number of bytes below 8Ei"), "{said}");
+            assert!(said.contains("a size is a positive quantity below 8Ei"), "{said}");
         }
         let quota = json!({"role": "eng", "quota": {"limit": size, "guarantee": size}});
         let said = Ask::create(&object("VolumeRole", "eng", quota)).dry(&cluster.client).await.unwrap_err();
-        assert!(said.contains("a size is a whole positive number of bytes below 8Ei"), "{said}");
+        assert!(said.contains("a size is a positive quantity below 8Ei"), "{said}");
         assert!(started.elapsed() < Duration::from_secs(5), "{size} took {:?}", started.elapsed());
     }
 }

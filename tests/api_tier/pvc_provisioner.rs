@@ -1,11 +1,13 @@
 //! PersistentVolumeClaims of a StorageClass of Reservoir (P1–P6). The real API server binds, and the test plays
 //! scheduler and kubelet.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, ResourceQuota};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::storage::v1::CSIStorageCapacity;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use reservoir::api::{
@@ -43,6 +45,15 @@ fn class(name: &str, but: Value) -> Value {
         "provisioner": DRIVER, "parameters": {"role": "analytics"}, "volumeBindingMode": "Immediate"});
     class.as_object_mut().unwrap().extend(but.as_object().unwrap().clone());
     class
+}
+
+/// The status of a PersistentVolumeClaim, in bytes; 0: absent.
+#[derive(Debug)]
+struct Growth {
+    capacity: u64,
+    allocated: u64,
+    phase: Option<String>,
+    conditions: Vec<String>,
 }
 
 struct Story<'a> {
@@ -122,12 +133,44 @@ impl<'a> Story<'a> {
         until(&format!("an event of {name} with {what}"), || async {
             let all = events.list(&Default::default()).await.unwrap();
             let notes = all.iter().filter(|e| {
-                e.reason.as_deref() == Some("ProvisioningFailed")
+                ["ProvisioningFailed", "VolumeResizeFailed"]
+                    .contains(&e.reason.as_deref().unwrap_or_default())
                     && e.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some(name)
             });
             notes.filter_map(|e| e.note.clone()).find(|note| note.contains(what))
         })
         .await
+    }
+
+    /// Changes the request of a PersistentVolumeClaim.
+    async fn ask(&self, name: &str, size: &str) {
+        let asked = json!({"spec": {"resources": {"requests": {"storage": size}}}});
+        self.pvcs.patch(name, &PatchParams::default(), &Patch::Merge(&asked)).await.unwrap();
+    }
+
+    /// What the PersistentVolumeClaim reports about its growth.
+    async fn growth(&self, name: &str) -> Growth {
+        let status = self.pvcs.get(name).await.unwrap().status.unwrap();
+        let storage = |all: Option<BTreeMap<String, Quantity>>| {
+            Size::written(all.and_then(|all| all.get("storage").cloned()).unwrap_or_default().0)
+                .bytes_or_zero()
+        };
+        Growth {
+            capacity: storage(status.capacity),
+            allocated: storage(status.allocated_resources),
+            phase: status.allocated_resource_statuses.and_then(|all| all.get("storage").cloned()),
+            conditions: status.conditions.unwrap_or_default().into_iter().map(|c| c.type_).collect(),
+        }
+    }
+
+    /// Waits until the capacity is that many Mi, with nothing left to report.
+    async fn grown(&self, name: &str, mi: u64) {
+        until(&format!("{name} has {mi}Mi"), || async {
+            let growth = self.growth(name).await;
+            let settled = growth.phase.is_none() && growth.conditions.is_empty();
+            (growth.capacity == mi << 20 && settled).then_some(())
+        })
+        .await;
     }
 
     /// Waits until the CSIStorageCapacity of the class and node has the given size.
@@ -142,9 +185,7 @@ impl<'a> Story<'a> {
                         == Some(node)
             });
             let said = found.next()?;
-            let bytes = |q: &Option<k8s_openapi::apimachinery::pkg::api::resource::Quantity>| {
-                q.as_ref().map(|q| Size::written(q.0.clone()).bytes_or_zero())
-            };
+            let bytes = |q: &Option<Quantity>| q.as_ref().map(|q| Size::written(q.0.clone()).bytes_or_zero());
             let size = Some(Size::written(size).bytes_or_zero());
             (bytes(&said.capacity) == size && bytes(&said.maximum_volume_size) == size).then_some(())
         })
@@ -180,14 +221,11 @@ async fn p1_p3_p4_a_volume_is_made_grows_and_goes_with_its_pvc() {
     std::fs::write(target.join("file"), "kept").unwrap();
 
     // The volume grows. The machine decides if the growth works while the pod runs (V7).
-    let more = json!({"spec": {"resources": {"requests": {"storage": "128Mi"}}}});
-    story.pvcs.patch("data-db-0", &PatchParams::default(), &Patch::Merge(&more)).await.unwrap();
+    story.ask("data-db-0", "128Mi").await;
     agent.unpublish(&claim, &pod).await.unwrap();
-    until("the PersistentVolumeClaim has 128Mi", || async {
-        let status = story.pvcs.get("data-db-0").await.unwrap().status.unwrap();
-        (status.capacity.unwrap()["storage"].0 == "128Mi").then_some(())
-    })
-    .await;
+    story.grown("data-db-0", 128).await;
+    // Kubernetes' volume-expand tests want this number (VerifyRecoveryRelatedFields).
+    assert_eq!(story.growth("data-db-0").await.allocated, 128 << 20);
     let capacity = story.pvs.get(&pv.name_any()).await.unwrap().spec.unwrap().capacity.unwrap();
     assert_eq!(capacity["storage"].0, "128Mi");
     story.free_space("analytics", "n1", "1920Mi").await;
@@ -305,24 +343,23 @@ async fn p5_a_pvc_grows_only_with_the_verb_resize() {
     story.select("mine", "n1").await;
     let (_, volume, _) = story.bound("mine").await;
     assert_eq!(volume.spec.size.as_str(), "64Mi", "F1: rounded up");
-    let ask = async |size: &str| {
-        let more = json!({"spec": {"resources": {"requests": {"storage": size}}}});
-        story.pvcs.patch("mine", &PatchParams::default(), &Patch::Merge(&more)).await.unwrap();
-    };
     let grants = "{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: analytics-volumes},
         rules: [{apiGroups: [reservoir.dev], resources: [volumeroles], resourceNames: [analytics], verbs: [VERBS]}]}";
     cluster.apply_text(&grants.replace("VERBS", "create, use")).await;
     // The API server's authorizer uses a grant only after a moment.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    ask("128Mi").await;
+    story.ask("mine", "128Mi").await;
     let said = story.said("mine", "lack the verb resize").await;
     assert!(
         said.contains("the service accounts of namespace team-a lack the verb resize on volumeroles"),
         "{said}"
     );
     assert_eq!(story.volumes.get(&volume.name_any()).await.unwrap().spec.size.as_str(), "64Mi");
-    ask("9Ei").await;
+    assert_eq!(story.growth("mine").await.allocated, 0, "no quota counts what is refused");
+    story.ask("mine", "9Ei").await;
     story.said("mine", "is larger than the 8Ei - 2 bytes").await;
+    let growth = story.growth("mine").await;
+    assert_eq!(growth.phase.as_deref(), Some("ControllerResizeInfeasible"), "{growth:?}");
     cluster.quiet_for(Duration::from_secs(5)).await;
 
     // A5: a user without the verbs changes the selected node again and again, to find out the node's free space.
@@ -332,6 +369,179 @@ async fn p5_a_pvc_grows_only_with_the_verb_resize() {
     story.select("curious", "n1").await;
     let said = story.said("curious", "").await;
     assert!(said.contains("lack the verb create"), "{said}");
+}
+
+/// F1: every quantity of Kubernetes is a size, rounded up to a byte, for its own kinds and for Reservoir's.
+#[tokio::test(flavor = "multi_thread")]
+async fn f1_fractions_of_a_byte_are_rounded_up() {
+    let (cluster, _agent) = start().await;
+    let story = Story::of(&cluster);
+    cluster.apply_text(&class("now", json!({"allowVolumeExpansion": true})).to_string()).await;
+    let fraction = story.make(pvc("fraction", "now", "ReadWriteOnce", "0.3Gi")).await;
+    let stored = fraction.spec.unwrap().resources.unwrap().requests.unwrap();
+    assert_eq!(stored["storage"].0, "322122547200m");
+    let (_, volume, _) = story.bound("fraction").await;
+    assert_eq!(volume.spec.size.bytes(), Ok(322_122_548));
+    assert_eq!(story.growth("fraction").await.capacity, 322_122_548);
+
+    story.make(pvc("whole", "now", "ReadWriteOnce", "64Mi")).await;
+    story.bound("whole").await;
+    story.ask("whole", "0.1Gi").await;
+    until("it has 0.1Gi", || async {
+        let growth = story.growth("whole").await;
+        (growth.capacity == 107_374_183 && growth.allocated == 107_374_183).then_some(())
+    })
+    .await;
+
+    for (i, (size, bytes)) in
+        [("0.02Gi", 21_474_837), ("33554432500m", 33_554_433), ("2e7", 20_000_000), ("+20M", 20_000_000)]
+            .into_iter()
+            .enumerate()
+    {
+        let name = format!("own-{i}");
+        let own = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "SharedPersistentVolume",
+            "metadata": {"name": name}, "spec": {"role": "analytics", "size": size}});
+        cluster.apply_text(&own.to_string()).await;
+        until_reason(&story.volumes, &name, "Ready").await;
+        let status = story.volumes.get(&name).await.unwrap().status.unwrap();
+        assert_eq!(status.size.unwrap().bytes(), Ok(bytes), "{size}");
+    }
+    let reservations: Api<DiskReservation> = cluster.all();
+    let more = json!({"spec": {"size": "2.0000000001Gi"}});
+    reservations.patch("analytics", &PatchParams::default(), &Patch::Merge(&more)).await.unwrap();
+    until("the reservation has it", || async {
+        let size = reservations.get("analytics").await.unwrap().status?.size?;
+        (size.bytes() == Ok((2 << 30) + 1)).then_some(())
+    })
+    .await;
+}
+
+/// P3, F1: KEP-1790.
+#[tokio::test(flavor = "multi_thread")]
+async fn p3_a_growth_without_space_is_told_and_taken_back() {
+    let (cluster, agent) = start().await;
+    let story = Story::of(&cluster);
+    story.make(pvc("mistake", "analytics-shared", "ReadWriteMany", "64Mi")).await;
+    story.select("mistake", "n1").await;
+    let (pv, volume, _) = story.bound("mistake").await;
+    story.ask("mistake", "500Gi").await;
+    let said = story.said("mistake", "500Gi wished").await;
+    assert!(
+        said.contains("reservation analytics has 1984Mi left: enlarge the reservation, or ask for less"),
+        "{said}"
+    );
+    until("the status has the failure", || async {
+        let growth = story.growth("mistake").await;
+        let told =
+            growth.conditions == ["Resizing", "ControllerResizeError"] && growth.allocated == 500 << 30;
+        (told && growth.phase.as_deref() == Some("ControllerResizeInfeasible")).then_some(())
+    })
+    .await;
+    cluster.quiet_for(Duration::from_secs(5)).await;
+
+    // The size is the PersistentVolumeClaim's.
+    let by_hand = Patch::Merge(json!({"spec": {"size": "96Mi"}}));
+    let refused =
+        story.volumes.patch(&volume.name_any(), &PatchParams::default(), &by_hand).await.unwrap_err();
+    let sentence = "has the size that its PersistentVolumeClaim team-a/mistake requests: change \
+                    spec.resources.requests.storage there";
+    assert!(refused.to_string().contains(sentence), "{refused}");
+
+    story.ask("mistake", "128Mi").await;
+    story.grown("mistake", 128).await;
+    until("no quota counts the mistake", || async {
+        (story.growth("mistake").await.allocated == 128 << 20).then_some(())
+    })
+    .await;
+    let volume = story.volumes.get(&volume.name_any()).await.unwrap();
+    assert_eq!(volume.spec.size.as_str(), "128Mi");
+    let capacity = story.pvs.get(&pv.name_any()).await.unwrap().spec.unwrap().capacity.unwrap();
+    assert_eq!(capacity["storage"].0, "128Mi");
+    cluster.quiet_for(Duration::from_secs(5)).await;
+    drop(agent);
+}
+
+/// F1: a request that becomes smaller at any moment of a growth, with a controller that dies at any moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn f1_a_quota_counts_what_a_volume_has() {
+    let (cluster, _agent) = start().await;
+    let story = Story::of(&cluster);
+    let hard = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "storage", "namespace": "team-a"},
+        "spec": {"hard": {"requests.storage": "2Gi"}}});
+    cluster.apply_text(&hard.to_string()).await;
+    cluster.apply_text(&class("now", json!({"allowVolumeExpansion": true})).to_string()).await;
+    story.make(pvc("race", "now", "ReadWriteOnce", "64Mi")).await;
+    let (_, volume, _) = story.bound("race").await;
+    let quotas: Api<ResourceQuota> = cluster.within("team-a");
+    for (i, (large, small)) in [(200, 80), (300, 210), (400, 310), (500, 410)].into_iter().enumerate() {
+        story.ask("race", &format!("{large}Mi")).await;
+        tokio::time::sleep(Duration::from_millis(60 * i as u64)).await;
+        if i % 2 == 1 {
+            cluster.kill_controller().await;
+        }
+        // Refused once the volume has as much.
+        let asked = json!({"spec": {"resources": {"requests": {"storage": format!("{small}Mi")}}}});
+        drop(story.pvcs.patch("race", &PatchParams::default(), &Patch::Merge(&asked)).await);
+        if i % 2 == 1 {
+            cluster.start_controller().await;
+        }
+        let has = until("the growth ends", || async {
+            let before = story.pvcs.get("race").await.unwrap();
+            let volume = story.volumes.get(&volume.name_any()).await.unwrap();
+            let (growth, pvc) = (story.growth("race").await, story.pvcs.get("race").await.unwrap());
+            let status = volume.status?;
+            let parts =
+                [Some(volume.spec.size), status.size, status.node.clone()?.size, status.node?.growing];
+            let most = parts.into_iter().flatten().map(|size| size.bytes_or_zero()).max()?;
+            let asked = pvc.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?["storage"].0.clone();
+            let asked = Size::written(asked).bytes_or_zero();
+            // The three objects are of one moment.
+            if before.resource_version() == pvc.resource_version() {
+                let counted = asked.max(growth.allocated);
+                assert!(counted >= most, "{growth:?}, asked {asked}, the volume may have {most}");
+            }
+            let ended = growth.capacity >= asked && growth.allocated == growth.capacity;
+            (ended && growth.phase.is_none() && growth.conditions.is_empty()).then_some(growth.capacity)
+        })
+        .await;
+        until("the quota counts it", || async {
+            let used = quotas.get("storage").await.unwrap().status?.used?;
+            (Size::written(&*used["requests.storage"].0).bytes_or_zero() == has).then_some(())
+        })
+        .await;
+    }
+}
+
+/// X10: a volume that was never made goes with its PersistentVolumeClaim, and never comes afterwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn x10_a_volume_that_was_never_made_goes_with_its_pvc() {
+    let (cluster, agent) = start().await;
+    let story = Story::of(&cluster);
+    cluster.apply_text(&class("now", json!({"reclaimPolicy": "Delete"})).to_string()).await;
+    story.make(pvc("large", "now", "ReadWriteOnce", "100Gi")).await;
+    let mut block = pvc("block", "now", "ReadWriteOnce", "32Mi");
+    block["spec"]["volumeMode"] = json!("Block");
+    story.make(block).await;
+    story.make(pvc("first", "now", "ReadWriteOnce", "1100Mi")).await;
+    story.bound("first").await;
+    story.make(pvc("second", "now", "ReadWriteOnce", "1100Mi")).await;
+    for (name, said) in
+        [("large", "100Gi asked for"), ("block", "needs a raw device"), ("second", "1100Mi asked for")]
+    {
+        story.said(name, said).await;
+        story.pvcs.delete(name, &Default::default()).await.unwrap();
+        until_gone(&story.claims, name).await;
+    }
+    until("one volume is left", || async {
+        (story.volumes.list(&Default::default()).await.unwrap().items.len() == 1).then_some(())
+    })
+    .await;
+    story.pvcs.delete("first", &Default::default()).await.unwrap();
+    until("no volume is left", || async {
+        story.volumes.list(&Default::default()).await.unwrap().items.is_empty().then_some(())
+    })
+    .await;
+    agent.nothing_left().await;
 }
 
 /// P2: a PersistentVolumeClaim without free space on the node reports that, and the scheduler chooses another node.
@@ -405,9 +615,9 @@ async fn p2_p6_a_full_node_is_reported_and_another_one_chosen() {
         until_gone(&story.claims, name).await;
     }
     until_gone(&story.volumes, &volume.name_any()).await;
-    until("only what cannot be made is left", || async {
-        let left = story.volumes.list(&Default::default()).await.unwrap();
-        left.iter().all(|v| v.status.as_ref().is_some_and(|s| s.reservation.is_none())).then_some(())
+    // X10: only the volume of PersistentVolumeClaim raw is left, which cannot be made.
+    until("nothing else is left", || async {
+        (story.volumes.list(&Default::default()).await.unwrap().items.len() == 1).then_some(())
     })
     .await;
     agent.nothing_left().await;

@@ -130,7 +130,7 @@ pub fn requested(pvc: &PersistentVolumeClaim) -> Result<u64, String> {
     let asked =
         requests.and_then(|requests| requests.get("storage")).map(|q| q.0.clone()).unwrap_or_default();
     Size::written(asked)
-        .bytes_rounded_up()
+        .bytes()
         .map_err(|why| format!("spec.resources.requests.storage: {why}; ask for another size"))
 }
 

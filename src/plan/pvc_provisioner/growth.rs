@@ -1,0 +1,594 @@
+//! The growth of the volume of a bound PersistentVolumeClaim, and its report in the status (P3, F1).
+//!
+//! The report is that of Kubernetes' RecoverVolumeExpansionFailure (KEP-1790), as external-resizer writes it. A
+//! ResourceQuota counts the larger of the request and `status.allocatedResources`, so no volume may have more than that
+//! number. A growth is written to the PersistentVolumeClaim, then to the volume, and a smaller request in the reverse
+//! order. A controller reads the volume before it reads the PersistentVolumeClaim. Before `allocatedResources` becomes
+//! smaller, the volume is written once more, with the resourceVersion of the PersistentVolumeClaim in an annotation.
+//! After that write, a controller that would raise the size for an older request fails at its compare-and-swap.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimCondition};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::ResourceExt;
+use serde_json::{Value, json};
+
+use crate::api::condition::{self, RESIZED, reason};
+use crate::api::{ANNOTATION_DECIDED_BY, SharedPersistentVolume, Size};
+use crate::plan::resize::size_now;
+
+use super::class;
+
+/// Annotation of a PersistentVolumeClaim by which the kubelet leaves the file system of a grown volume alone.
+const NO_NODE_EXPANSION: &str = "volume.kubernetes.io/node-expansion-not-required";
+
+// The types of conditions, and the values of `allocatedResourceStatuses`. The values for nodes are never used: the kubelet
+// would call NodeExpandVolume, which the driver does not have, since the agent grows volumes by itself.
+const RESIZING: &str = "Resizing";
+const CONTROLLER_ERROR: &str = "ControllerResizeError";
+const NODE_ERROR: &str = "NodeResizeError";
+const CONDITIONS: [&str; 4] = [RESIZING, CONTROLLER_ERROR, NODE_ERROR, "FileSystemResizePending"];
+const IN_PROGRESS: &str = "ControllerResizeInProgress";
+const INFEASIBLE: &str = "ControllerResizeInfeasible";
+
+/// The cached fields of a bound PersistentVolumeClaim. Sizes are in bytes, rounded up; `None`: absent or unreadable.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cached {
+    /// The request.
+    pub requested: Option<u64>,
+    /// The capacity in the status.
+    pub capacity: Option<u64>,
+    /// `status.allocatedResources`.
+    pub allocated: Option<u64>,
+    /// True if the status reports a growth.
+    pub resizing: bool,
+    /// True if the PersistentVolumeClaim names a VolumeAttributesClass.
+    pub attributes_class: bool,
+}
+
+/// The next step.
+#[derive(Debug, PartialEq)]
+pub enum Step {
+    /// If the API server would accept that size of the volume, write the report, and decide again with the same volume.
+    Allocate(Size, Box<Report>),
+    /// Write that size and the annotation [`ANNOTATION_DECIDED_BY`] to the volume that was read.
+    Resize(Size),
+    /// Write the report.
+    Report(Box<Report>),
+    /// Publish the refusal, without a report.
+    Refuse(String),
+    /// Nothing.
+    Rest,
+}
+
+/// What a PersistentVolumeClaim reports about its volume.
+#[derive(Debug, PartialEq)]
+pub struct Report {
+    /// The new capacity, which the PersistentVolume gets first: the last write is that of the PersistentVolumeClaim.
+    pub capacity: Option<Size>,
+    /// A merge patch of the PersistentVolumeClaim's status.
+    pub patch: Value,
+    /// The event, if it is not published yet.
+    pub event: Option<Event>,
+}
+
+/// An event of the PersistentVolumeClaim, with a reason of external-resizer.
+#[derive(Debug, PartialEq)]
+pub struct Event {
+    /// False for a warning.
+    pub ok: bool,
+    /// The reason.
+    pub reason: &'static str,
+    /// The message.
+    pub message: String,
+}
+
+/// The state of a growth.
+enum Growth {
+    Done,
+    Working,
+    /// With the type of the condition, and true if another request is needed.
+    Failed(&'static str, bool, String),
+}
+
+/// True if the PersistentVolumeClaim reports its volume as it is, and requests nothing else.
+pub fn is_settled(pvc: Cached, volume: &SharedPersistentVolume) -> bool {
+    let has = size_now(volume).bytes_or_zero();
+    let Some(requested) = pvc.requested.filter(|bytes| *bytes <= has) else { return false };
+    !pvc.attributes_class
+        && !pvc.resizing
+        && volume.spec.size.bytes_or_zero() <= has
+        && pvc.capacity.is_none_or(|bytes| bytes == has)
+        && pvc.allocated.is_none_or(|bytes| bytes <= requested.max(most(volume)))
+}
+
+/// The most bytes that the volume has or gets without another write of its spec.
+fn most(volume: &SharedPersistentVolume) -> u64 {
+    let status = volume.status.as_ref();
+    let node = status.and_then(|s| s.node.as_ref());
+    let sizes = [
+        Some(&volume.spec.size),
+        status.and_then(|s| s.size.as_ref()),
+        node.and_then(|node| node.size.as_ref()),
+        node.and_then(|node| node.growing.as_ref()),
+    ];
+    sizes.into_iter().flatten().map(Size::bytes_or_zero).max().unwrap_or(0)
+}
+
+/// The bytes of a growth that the node has begun, and that has not failed. Such a growth ends first.
+fn begun(volume: &SharedPersistentVolume) -> u64 {
+    let node = volume.status.as_ref().and_then(|s| s.node.as_ref());
+    let begun = node.filter(|node| node.resize_failed.is_none()).and_then(|node| node.growing.as_ref());
+    begun.map_or(0, Size::bytes_or_zero)
+}
+
+fn storage(quantities: Option<&BTreeMap<String, Quantity>>) -> Option<u64> {
+    Size::written(&quantities?.get("storage")?.0).bytes().ok()
+}
+
+/// The next step. `refused` is the API server's refusal of the last write of the volume.
+pub fn next(
+    pvc: &PersistentVolumeClaim,
+    volume: &SharedPersistentVolume,
+    refused: Option<&str>,
+    now: Timestamp,
+) -> Step {
+    let has = size_now(volume).bytes_or_zero();
+    let failed = |why: &str| {
+        let growth = Growth::Failed(CONTROLLER_ERROR, true, why.to_owned());
+        report(pvc, volume, growth, None, now).map_or(Step::Rest, |report| Step::Report(Box::new(report)))
+    };
+    let requested = match class::requested(pvc) {
+        Ok(requested) => requested,
+        Err(why) => return failed(&why),
+    };
+    if let Some(why) = refused {
+        return if requested > has { failed(why) } else { Step::Refuse(why.to_owned()) };
+    }
+    let status = pvc.status.as_ref();
+    let allocated = storage(status.and_then(|s| s.allocated_resources.as_ref()));
+    let wished = volume.spec.size.bytes_or_zero();
+    if requested > wished.max(has) {
+        let size = Size::from_bytes(requested);
+        if allocated >= Some(requested) {
+            return Step::Resize(size);
+        }
+        let report = report(pvc, volume, Growth::Working, Some(requested), now);
+        return report.map_or(Step::Rest, |report| Step::Allocate(size, Box::new(report)));
+    }
+    let kept = requested.max(has).max(begun(volume));
+    if wished > kept {
+        return Step::Resize(Size::from_bytes(kept));
+    }
+    let most = requested.max(most(volume));
+    let lowered = allocated.filter(|bytes| *bytes > most).map(|_| most);
+    if lowered.is_some()
+        && volume.annotations().get(ANNOTATION_DECIDED_BY) != pvc.metadata.resource_version.as_ref()
+    {
+        return Step::Resize(volume.spec.size.clone());
+    }
+    let report = growth(requested, volume).and_then(|growth| report(pvc, volume, growth, lowered, now));
+    if let Some(report) = report {
+        return Step::Report(Box::new(report));
+    }
+    class::attributes_refused(pvc, "the volume stays as it is").map_or(Step::Rest, Step::Refuse)
+}
+
+/// The state of the growth; `None`: the volume's condition is about an earlier spec.
+fn growth(requested: u64, volume: &SharedPersistentVolume) -> Option<Growth> {
+    if requested <= size_now(volume).bytes_or_zero() {
+        return Some(Growth::Done);
+    }
+    let conditions = volume.status.as_ref().map_or(&[][..], |s| &s.conditions);
+    let Some(resized) = condition::get(conditions, RESIZED) else { return Some(Growth::Working) };
+    if resized.observed_generation != volume.metadata.generation {
+        return None;
+    }
+    let failed = |type_, infeasible| Growth::Failed(type_, infeasible, resized.message.clone());
+    Some(match resized.reason.as_str() {
+        reason::RESERVATION_FULL => failed(CONTROLLER_ERROR, true),
+        reason::RESIZE_FAILED => failed(NODE_ERROR, false),
+        _ => Growth::Working,
+    })
+}
+
+/// The report, unless the PersistentVolumeClaim has it already. `allocated` is the new `allocatedResources`, if any.
+fn report(
+    pvc: &PersistentVolumeClaim,
+    volume: &SharedPersistentVolume,
+    growth: Growth,
+    allocated: Option<u64>,
+    now: Timestamp,
+) -> Option<Report> {
+    let status = pvc.status.clone().unwrap_or_default();
+    let has = size_now(volume).bytes_or_zero();
+    let before = status.conditions.unwrap_or_default();
+    let phase_before = status.allocated_resource_statuses.and_then(|all| all.get("storage").cloned());
+    let (phase, texts) = match &growth {
+        Growth::Done => (None, vec![]),
+        Growth::Working => (Some(IN_PROGRESS), vec![(RESIZING, None)]),
+        Growth::Failed(type_, infeasible, why) => {
+            let phase = if *infeasible { INFEASIBLE } else { IN_PROGRESS };
+            (Some(phase), vec![(RESIZING, None), (*type_, Some(why.as_str()))])
+        }
+    };
+    let mut conditions = before.clone();
+    conditions.retain(|c| !CONDITIONS.contains(&c.type_.as_str()));
+    conditions.extend(texts.iter().map(|(type_, message)| {
+        let same = before.iter().find(|c| c.type_ == *type_).cloned();
+        let new = || PersistentVolumeClaimCondition {
+            type_: (*type_).to_owned(),
+            status: "True".to_owned(),
+            last_transition_time: Some(condition::stored(now)),
+            ..Default::default()
+        };
+        PersistentVolumeClaimCondition { message: message.map(str::to_owned), ..same.unwrap_or_else(new) }
+    }));
+    // Kubernetes writes the first capacity when it binds. A growth may end while a larger one is wished already.
+    let differs = storage(status.capacity.as_ref()).is_some_and(|bytes| bytes != has);
+    let capacity = differs.then(|| Size::from_bytes(has));
+    if capacity.is_none() && allocated.is_none() && phase == phase_before.as_deref() && conditions == before {
+        return None;
+    }
+    let event = match growth {
+        Growth::Failed(type_, _, message) => {
+            let words =
+                |message: Option<&String>| message.map(|m| m.replace(|c: char| c.is_ascii_digit(), ""));
+            let published = before.iter().find(|c| c.type_ == type_).map(|c| words(c.message.as_ref()));
+            let is_new = published != Some(words(Some(&message)));
+            is_new.then_some(Event { ok: false, reason: "VolumeResizeFailed", message })
+        }
+        Growth::Done if capacity.is_some() && phase_before.is_some() => {
+            let message = format!("volume {} has {} now", volume.name_any(), size_now(volume));
+            Some(Event { ok: true, reason: "VolumeResizeSuccessful", message })
+        }
+        Growth::Done | Growth::Working => None,
+    };
+    let mut patch = json!({
+        "metadata": { "annotations": { NO_NODE_EXPANSION: phase.is_none().then_some("true") } },
+        "status": { "allocatedResourceStatuses": { "storage": phase }, "conditions": conditions },
+    });
+    for (field, size) in
+        [("capacity", capacity.clone()), ("allocatedResources", allocated.map(Size::from_bytes))]
+    {
+        if let Some(size) = size {
+            patch["status"][field] = json!({ "storage": size });
+        }
+    }
+    Some(Report { capacity, patch, event })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{from_value, to_value};
+
+    use super::*;
+    use crate::api::condition::Verdict;
+    use crate::plan::testing::{gi, ready_volume};
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    /// A PersistentVolumeClaim with these sizes in Gi: request, capacity, `allocatedResources`.
+    fn pvc(requested: &str, has: u64, allocated: Option<u64>) -> PersistentVolumeClaim {
+        let allocated = allocated.map(|bytes| json!({"storage": gi(bytes)}));
+        from_value(
+            json!({"metadata": {"name": "data", "namespace": "team", "uid": "u", "resourceVersion": "1"},
+            "spec": {"resources": {"requests": {"storage": requested}}},
+            "status": {"phase": "Bound", "capacity": {"storage": gi(has)}, "allocatedResources": allocated}}),
+        )
+        .unwrap()
+    }
+
+    /// A volume with these sizes in Gi: in its spec, on the node.
+    fn volume(wished: u64, has: u64) -> SharedPersistentVolume {
+        let mut volume = ready_volume("pvc-u", "eng", false);
+        (volume.spec.size, volume.metadata.generation) = (gi(wished), Some(1));
+        let status = volume.status.as_mut().unwrap();
+        (status.size, status.node.as_mut().unwrap().size) = (Some(gi(has)), Some(gi(has)));
+        volume
+    }
+
+    fn resized(volume: &mut SharedPersistentVolume, reason: &'static str, message: &str, generation: i64) {
+        let conditions = &mut volume.status.as_mut().unwrap().conditions;
+        condition::set(conditions, RESIZED, Verdict::no(reason, message), Some(generation), NOW);
+    }
+
+    fn step(pvc: &PersistentVolumeClaim, volume: &SharedPersistentVolume) -> Step {
+        next(pvc, volume, None, NOW)
+    }
+
+    /// The PersistentVolumeClaim after a JSON merge patch (RFC 7386), with another resourceVersion.
+    fn patched(pvc: &PersistentVolumeClaim, report: &Report) -> PersistentVolumeClaim {
+        fn merge(into: &mut Value, patch: &Value) {
+            let Value::Object(fields) = patch else { return *into = patch.clone() };
+            if !into.is_object() {
+                *into = json!({});
+            }
+            for (key, value) in fields {
+                match value.is_null() {
+                    true => drop(into.as_object_mut().unwrap().remove(key)),
+                    false => merge(&mut into[key], value),
+                }
+            }
+        }
+        let mut value = to_value(pvc).unwrap();
+        merge(&mut value, &report.patch);
+        value["metadata"]["resourceVersion"] =
+            json!((pvc.metadata.resource_version.as_ref().unwrap().parse::<u64>().unwrap() + 1).to_string());
+        from_value(value).unwrap()
+    }
+
+    /// The types of the conditions, and the values of `allocatedResourceStatuses` and `allocatedResources`.
+    fn reported(pvc: &PersistentVolumeClaim) -> (Vec<String>, Option<String>, Option<u64>) {
+        let status = pvc.status.clone().unwrap();
+        let phase = status.allocated_resource_statuses.and_then(|all| all.get("storage").cloned());
+        let types = status.conditions.unwrap_or_default().into_iter().map(|c| c.type_).collect();
+        (types, phase, storage(status.allocated_resources.as_ref()).map(|bytes| bytes >> 30))
+    }
+
+    fn report_of(step: Step) -> Report {
+        match step {
+            Step::Report(report) | Step::Allocate(_, report) => *report,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn names(types: &[&str]) -> Vec<String> {
+        types.iter().map(|type_| (*type_).to_owned()).collect()
+    }
+
+    #[test]
+    fn p3_a_growth_is_counted_then_made_then_shown() {
+        let (mut p, mut v) = (pvc("3Gi", 1, None), volume(1, 1));
+        let Step::Allocate(size, report) = step(&p, &v) else { panic!() };
+        assert_eq!(size, gi(3));
+        p = patched(&p, &report);
+        assert_eq!(reported(&p), (names(&[RESIZING]), Some(IN_PROGRESS.into()), Some(3)));
+        assert_eq!(step(&p, &v), Step::Resize(gi(3)));
+        v.spec.size = gi(3);
+        assert_eq!(step(&p, &v), Step::Rest, "the node is at work");
+        let status = v.status.as_mut().unwrap();
+        (status.size, status.node.as_mut().unwrap().size) = (Some(gi(3)), Some(gi(3)));
+        let report = report_of(step(&p, &v));
+        assert_eq!((report.capacity.clone(), report.event.as_ref().unwrap().ok), (Some(gi(3)), true));
+        assert_eq!(report.event.as_ref().unwrap().message, "volume pvc-u has 3Gi now");
+        p = patched(&p, &report);
+        assert_eq!(reported(&p), (vec![], None, Some(3)), "as Kubernetes' volume-expand tests want it");
+        assert_eq!(p.annotations()[NO_NODE_EXPANSION], "true");
+        assert_eq!(step(&p, &v), Step::Rest);
+    }
+
+    #[test]
+    fn p3_a_growth_without_space_is_reported_and_replaced() {
+        let (mut p, mut v) = (pvc("9Gi", 1, Some(9)), volume(9, 1));
+        let other = from_value(json!([{"type": "Unused", "status": "False"}])).unwrap();
+        p.status.as_mut().unwrap().conditions = Some(other);
+        resized(&mut v, "ReservationFull", "9Gi wished, 8Gi more than it has", 0);
+        assert_eq!(step(&p, &v), Step::Rest, "the condition is about an earlier spec");
+        resized(&mut v, "ReservationFull", "9Gi wished, 8Gi more than it has", 1);
+        let report = report_of(step(&p, &v));
+        let event = report.event.as_ref().unwrap();
+        assert_eq!((event.ok, event.reason), (false, "VolumeResizeFailed"));
+        p = patched(&p, &report);
+        let types = names(&["Unused", RESIZING, CONTROLLER_ERROR]);
+        assert_eq!(reported(&p), (types.clone(), Some(INFEASIBLE.into()), Some(9)));
+        assert_eq!(step(&p, &v), Step::Rest);
+        resized(&mut v, "ReservationFull", "9Gi wished, 7Gi more than it has", 1);
+        let report = report_of(step(&p, &v));
+        assert_eq!(report.event, None, "other numbers are no other event");
+
+        // A smaller request replaces the wish. The old one counts until the volume was written for the new one.
+        p.spec.as_mut().unwrap().resources = from_value(json!({"requests": {"storage": "2Gi"}})).unwrap();
+        assert_eq!(step(&p, &v), Step::Resize(gi(2)));
+        v.spec.size = gi(2);
+        assert_eq!(step(&p, &v), Step::Resize(gi(2)), "not yet written for this request");
+        v.metadata.annotations = Some([(ANNOTATION_DECIDED_BY.to_owned(), "2".to_owned())].into());
+        v.metadata.generation = Some(2);
+        assert_eq!(step(&p, &v), Step::Rest, "the volume's condition is the old one");
+        resized(&mut v, "Resizing", "", 2);
+        p = patched(&p, &report_of(step(&p, &v)));
+        assert_eq!(reported(&p), (names(&["Unused", RESIZING]), Some(IN_PROGRESS.into()), Some(2)));
+    }
+
+    #[test]
+    fn p3_a_failure_on_the_node_is_told_apart() {
+        let (p, mut v) = (pvc("3Gi", 1, Some(3)), volume(3, 1));
+        resized(&mut v, "ResizeFailed", "it stays at 1Gi: 12 bytes are free", 1);
+        let (types, phase, _) = reported(&patched(&p, &report_of(step(&p, &v))));
+        assert_eq!((types, phase), (names(&[RESIZING, NODE_ERROR]), Some(IN_PROGRESS.into())));
+        // A growth that the node has begun ends first; a failed one is taken back.
+        let p = pvc("2Gi", 1, Some(3));
+        v.status.as_mut().unwrap().node.as_mut().unwrap().growing = Some(gi(3));
+        assert_ne!(step(&p, &v), Step::Resize(gi(2)));
+        v.status.as_mut().unwrap().node.as_mut().unwrap().resize_failed = Some("12 bytes are free".into());
+        assert_eq!(step(&p, &v), Step::Resize(gi(2)));
+        v.spec.size = gi(2);
+        let report = step(&p, &v);
+        assert!(!matches!(report, Step::Resize(_)), "3Gi may still come: {report:?}");
+    }
+
+    /// F1: each request that no volume can have is told on the PersistentVolumeClaim, and counts for nothing.
+    #[test]
+    fn f1_a_request_that_cannot_be_met_is_reported() {
+        let v = volume(1, 1);
+        for (requested, said) in [
+            ("9223372036854775807", "larger than the 8Ei - 2 bytes"),
+            ("10E", "larger than the 8Ei - 2 bytes"),
+            ("ten", "is not a size"),
+            ("-1", "is not a positive number"),
+        ] {
+            let p = pvc(requested, 1, None);
+            let report = report_of(step(&p, &v));
+            assert!(report.event.as_ref().unwrap().message.contains(said), "{report:?}");
+            let p = patched(&p, &report);
+            let types = names(&[RESIZING, CONTROLLER_ERROR]);
+            assert_eq!(reported(&p), (types, Some(INFEASIBLE.into()), None));
+            assert_eq!(step(&p, &v), Step::Rest);
+        }
+        assert_eq!(
+            step(&pvc("1073741823.5", 1, None), &v),
+            Step::Rest,
+            "rounded up, it is what the volume has"
+        );
+        let mut named = pvc("1Gi", 1, None);
+        named.spec.as_mut().unwrap().volume_attributes_class_name = Some("gold".into());
+        assert!(
+            matches!(step(&named, &v), Step::Refuse(why) if why.contains("leave volumeAttributesClassName out"))
+        );
+    }
+
+    /// A5: without the verb `resize` nothing is counted, and the refusal is reported.
+    #[test]
+    fn p5_a_refused_growth_is_reported() {
+        let (p, v) = (pvc("3Gi", 1, None), volume(1, 1));
+        let why = "the service accounts of namespace team lack the verb resize";
+        let report = report_of(next(&p, &v, Some(why), NOW));
+        assert_eq!(report.event.as_ref().unwrap().message, why);
+        assert_eq!(reported(&patched(&p, &report)).2, None);
+        let lowering = next(&pvc("1Gi", 1, Some(3)), &v, Some(why), NOW);
+        assert_eq!(lowering, Step::Refuse(why.into()));
+    }
+
+    #[test]
+    fn p3_settled_is_what_asks_for_no_step() {
+        let (v, cached) =
+            (volume(2, 2), |requested| Cached { requested, capacity: Some(2 << 30), ..Default::default() });
+        let right = cached(Some(2 << 30));
+        assert!(is_settled(right, &v) && is_settled(cached(Some(1 << 30)), &v));
+        for (pvc, volume) in [
+            (cached(None), &v),
+            (cached(Some(3 << 30)), &v),
+            (Cached { capacity: Some(1 << 30), ..right }, &v),
+            (Cached { allocated: Some(3 << 30), ..right }, &v),
+            (Cached { resizing: true, ..right }, &v),
+            (Cached { attributes_class: true, ..right }, &v),
+            (right, &volume(3, 2)),
+        ] {
+            assert!(!is_settled(pvc, volume), "{pvc:?}");
+        }
+    }
+
+    /// One of two controllers: the objects that it read, volume first.
+    #[derive(Clone, Default)]
+    struct Read {
+        volume: Option<SharedPersistentVolume>,
+        pvc: Option<PersistentVolumeClaim>,
+    }
+
+    proptest! {
+        /// F1, S15: for two controllers with reads of any age, any requests and any progress of the node, a ResourceQuota
+        /// counts at least what the volume has or may get. Afterwards the last request comes about.
+        #[test]
+        fn f1_no_volume_is_larger_than_what_its_quota_counts(
+            script in proptest::collection::vec((0u8..8, 2u64..9), 0..80)
+        ) {
+            const ALL: u64 = 5;
+            let (mut p, mut v) = (pvc("1Gi", 1, None), volume(1, 1));
+            v.metadata.resource_version = Some("1".into());
+            let mut readers = [Read::default(), Read::default()];
+            let bump = |v: &mut SharedPersistentVolume| {
+                let next = v.metadata.resource_version.as_ref().unwrap().parse::<u64>().unwrap() + 1;
+                v.metadata.resource_version = Some(next.to_string());
+            };
+            let act = |read: &mut Read, p: &mut PersistentVolumeClaim, v: &mut SharedPersistentVolume| -> bool {
+                let (Some(seen_v), Some(seen_p)) = (&read.volume, &read.pvc) else { return false };
+                let (same_v, same_p) = (
+                    seen_v.metadata.resource_version == v.metadata.resource_version,
+                    seen_p.metadata.resource_version == p.metadata.resource_version,
+                );
+                match step(seen_p, seen_v) {
+                    Step::Allocate(_, report) if same_p => {
+                        *p = patched(p, &report);
+                        read.pvc = Some(p.clone());
+                        return true;
+                    }
+                    Step::Resize(size) if same_v => {
+                        v.spec.size = size;
+                        let rv = seen_p.metadata.resource_version.clone().unwrap();
+                        v.metadata.annotations = Some([(ANNOTATION_DECIDED_BY.to_owned(), rv)].into());
+                        v.metadata.generation = v.metadata.generation.map(|g| g + 1);
+                        bump(v);
+                    }
+                    Step::Report(report) if same_p => *p = patched(p, &report),
+                    Step::Rest | Step::Refuse(_) => return false,
+                    _ => {}
+                }
+                *read = Read::default();
+                true
+            };
+            let node = |v: &mut SharedPersistentVolume, n: u64| {
+                let (wished, generation) = (v.spec.size.bytes().unwrap() >> 30, v.metadata.generation.unwrap());
+                let status = v.status.as_mut().unwrap();
+                let part = status.node.as_mut().unwrap();
+                let has = part.size.as_ref().unwrap().bytes().unwrap() >> 30;
+                let said = match part.growing.clone() {
+                    Some(growing) if n.is_multiple_of(2) => {
+                        (part.size, part.growing) = (Some(growing), None);
+                        ("Resized", true)
+                    }
+                    Some(growing) if wished << 30 < growing.bytes_or_zero() => {
+                        (part.growing, part.resize_failed) = (None, None);
+                        ("Resizing", false)
+                    }
+                    Some(_) => {
+                        part.resize_failed = Some("12 bytes are free".into());
+                        ("ResizeFailed", false)
+                    }
+                    None if wished > ALL => ("ReservationFull", false),
+                    None if wished > has => {
+                        (part.growing, part.resize_failed) = (Some(gi(wished)), None);
+                        ("Resizing", false)
+                    }
+                    None => ("Resized", true),
+                };
+                let granted = part.growing.clone().unwrap_or_else(|| part.size.clone().unwrap());
+                status.size = Some(granted);
+                let verdict = Verdict { ok: said.1, reason: said.0, message: String::new() };
+                condition::set(&mut status.conditions, RESIZED, verdict, Some(generation), NOW);
+                bump(v);
+            };
+            let counted = |p: &PersistentVolumeClaim| {
+                let allocated = storage(p.status.as_ref().unwrap().allocated_resources.as_ref());
+                class::requested(p).unwrap().max(allocated.unwrap_or(0))
+            };
+            let request = |p: &mut PersistentVolumeClaim, gi: u64| {
+                p.spec.as_mut().unwrap().resources = from_value(json!({"requests": {"storage": format!("{gi}Gi")}})).unwrap();
+                let rv = p.metadata.resource_version.as_ref().unwrap().parse::<u64>().unwrap() + 1;
+                p.metadata.resource_version = Some(rv.to_string());
+            };
+            for (who, n) in script {
+                let i = usize::from(who % 2);
+                match who {
+                    // Kubernetes accepts no request below the capacity in the status.
+                    0 | 1 if n << 30 > storage(p.status.as_ref().unwrap().capacity.as_ref()).unwrap() => request(&mut p, n),
+                    2 | 3 => readers[i] = Read { volume: Some(v.clone()), pvc: None },
+                    4 | 5 if readers[i].volume.is_some() && readers[i].pvc.is_none() => readers[i].pvc = Some(p.clone()),
+                    6 | 7 if n > 5 => node(&mut v, n),
+                    _ => drop(act(&mut readers[i], &mut p, &mut v)),
+                }
+                prop_assert!(counted(&p) >= most(&v), "{:?}\n{:?}\n{:?}", p.spec, p.status, v);
+            }
+            let mut rounds = 0;
+            loop {
+                let mut read = Read { volume: Some(v.clone()), pvc: Some(p.clone()) };
+                let mut acted = false;
+                while act(&mut read, &mut p, &mut v) { acted = true; }
+                let before = v.clone();
+                node(&mut v, 2);
+                prop_assert!(counted(&p) >= most(&v));
+                v.metadata.resource_version = before.metadata.resource_version.clone();
+                if !acted && v == before { break; }
+                bump(&mut v);
+                rounds += 1;
+                prop_assert!(rounds < 50, "it does not come to rest: {:?} {:?}", p, v);
+            }
+            let (requested, has) = (class::requested(&p).unwrap(), size_now(&v).bytes().unwrap());
+            prop_assert!(has >= requested || requested > ALL << 30, "{:?}", v);
+            prop_assert_eq!(counted(&p), requested.max(has));
+            prop_assert_eq!(storage(p.status.as_ref().unwrap().capacity.as_ref()), Some(has));
+        }
+    }
+}
