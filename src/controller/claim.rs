@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use crate::api::{SharedPersistentVolume, VolumeClaim, volume_for_pvc};
+use crate::api::{RoleSubscription, SharedPersistentVolume, VolumeClaim, volume_for_pvc};
 use crate::cluster;
 use crate::plan::claim::{Offers, Seen, Step, has, next, volume_gone};
 use crate::plan::debounce::DEBOUNCE;
@@ -81,7 +81,10 @@ async fn gather(
     }
     Ok(Seen {
         guarded: cluster::finalizer_present(claim),
-        offers: if bound.is_some() { Offers::default() } else { offers(claim, ctx) },
+        offers: match bound {
+            Some(_) => Offers { subscriptions: subscriptions(claim, ctx), ..Default::default() },
+            None => offers(claim, ctx),
+        },
         volume,
         refused: None,
         binding,
@@ -118,14 +121,18 @@ fn offers(claim: &VolumeClaim, ctx: &Context) -> Offers {
         None => ctx.stores.volumes_for(&claim.spec.role),
     };
     volumes.extend(ctx.stores.volumes.by(CLAIM, &bind::binding(claim).to_string()));
-    let subscriptions = |claim: &VolumeClaim| ctx.subscriptions_in(&claim.namespace().unwrap_or_default());
     let contested = volumes.iter().filter(|v| v.spec.shared.is_none());
     let rivals = contested.filter_map(|volume| {
         let is_entitled =
-            |rival: &VolumeClaim| bind::is_entitled(rival, &refs(&subscriptions(rival)), volume);
+            |rival: &VolumeClaim| bind::is_entitled(rival, &refs(&subscriptions(rival, ctx)), volume);
         ctx.stores.claims.first(QUEUE, &queue_of(&volume.name_any()), is_entitled)
     });
-    Offers { subscriptions: subscriptions(claim), rivals: rivals.collect(), volumes }
+    Offers { subscriptions: subscriptions(claim, ctx), rivals: rivals.collect(), volumes }
+}
+
+/// The subscriptions of the claim's namespace.
+fn subscriptions(claim: &VolumeClaim, ctx: &Context) -> Vec<Arc<RoleSubscription>> {
+    ctx.subscriptions_in(&claim.namespace().unwrap_or_default())
 }
 
 /// Applies a step for the claim's PersistentVolume and PersistentVolumeClaim, and stores the outcome in `seen`.

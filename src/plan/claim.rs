@@ -19,7 +19,7 @@ use crate::api::{
 
 use super::persistent_volume::{self, is_of_claim};
 use super::pvc_provisioner::pvc_of;
-use super::{bind, debounce, pv_binding, refs};
+use super::{bind, debounce, offer, pv_binding, refs};
 
 /// The pause before another look at an object without a watch: an object that blocks the claim, or a PersistentVolume.
 const RETRY: Duration = Duration::from_secs(5);
@@ -32,7 +32,7 @@ pub struct Seen {
     /// The volume in the claim's status, else the volume in the claim's spec. Read live if the cached volume does not
     /// list the claim.
     pub volume: Option<Arc<SharedPersistentVolume>>,
-    /// The volumes to choose from; empty for a bound claim.
+    /// The volumes to choose from; for a bound claim the subscriptions alone.
     pub offers: Offers,
     /// The reason why [`Step::Bind`] did not put the claim into the volume's list.
     pub refused: Option<Verdict>,
@@ -105,13 +105,26 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
     match outcome {
         Ok(()) => {
             status.persistent_volume = Some(persistent_volume::name(claim));
-            let verdict = pv_binding::report(claim, binding);
+            let mut verdict = pv_binding::report(claim, binding);
+            if verdict.ok && is_unsubscribed(claim, &volume, &seen.offers) {
+                let role = &volume.spec.role;
+                verdict.message.push_str(&format!(
+                    "; the namespace is not subscribed to role {role} any more, and the claim goes on until it is deleted"
+                ));
+            }
             // The binding depends on PersistentVolumes, which have no watch.
             let again = (!verdict.ok).then_some(RETRY);
             report(claim, status, verdict, again, seen)
         }
         Err(why) => report(claim, status, why, Some(RETRY), seen),
     }
+}
+
+/// True if the volume of a bound claim is on offer to no subscription of the namespace any more. A claim of a
+/// PersistentVolumeClaim needs none (P1).
+fn is_unsubscribed(claim: &VolumeClaim, volume: &SharedPersistentVolume, offers: &Offers) -> bool {
+    let entitled = || offer::entitled(volume, &refs(&offers.subscriptions));
+    pvc_of(claim).is_none() && entitled().is_err_and(|why| why.reason == reason::NO_SUBSCRIPTION)
 }
 
 /// The volume whose list has the claim, or why no volume has. The error is the step that may put the claim into a list.
@@ -257,6 +270,25 @@ mod tests {
         assert_eq!((said.as_str(), status.phase), ("Binding", ClaimPhase::Bound));
         assert_eq!(status.persistent_volume.as_deref(), Some("reservoir-uid-c"));
         assert_eq!(next(&c, &Seen { now: Timestamp::UNIX_EPOCH, ..s }), Step::Debounce);
+    }
+
+    #[test]
+    fn o1_a_bound_claim_says_that_its_namespace_has_unsubscribed() {
+        let claim = claim("ns", "c", "v");
+        let says = |roles: &[&str]| {
+            let subscriptions = vec![Arc::new(subscription("ns", roles, false))];
+            let binding = pv_binding::Seen { cached: is_bound(true), ..Default::default() };
+            let offers = Offers { subscriptions, ..Default::default() };
+            let status =
+                reason(next(&claim, &Seen { volume: Some(having(&claim)), offers, binding, ..seen() })).1;
+            condition::get(&status.conditions, READY).unwrap().message.clone()
+        };
+        assert_eq!(says(&["eng"]), "pods may use PersistentVolumeClaim c");
+        assert_eq!(
+            says(&["ops"]),
+            "pods may use PersistentVolumeClaim c; the namespace is not subscribed to role eng any more, and the claim goes \
+             on until it is deleted"
+        );
     }
 
     #[test]

@@ -152,8 +152,15 @@ async fn t4_one_line_each_from_an_empty_disk_to_a_pod() {
         "{}",
         unsubscribed.err
     );
-    does(&cluster, "delete vclaim/data -n team --wait --timeout 60s");
     let claims = cluster.within::<VolumeClaim>("team");
+    until("the claim's condition says that it goes on", || async {
+        let conditions = claims.get("data").await.unwrap().status.unwrap().conditions;
+        let said = &conditions.iter().find(|c| c.type_ == "Ready").unwrap().message;
+        said.ends_with("; the namespace is not subscribed to role eng any more, and the claim goes on until it is deleted")
+            .then_some(())
+    })
+    .await;
+    does(&cluster, "delete vclaim/data -n team --wait --timeout 60s");
     until_gone(&claims, "data").await;
     // No subscription exists while the claim waits.
     let stuck = fails(&cluster, "claim data --role eng --volume data -n team --wait --timeout 60s");
