@@ -176,9 +176,18 @@ impl Tour {
         self.show(&["get", "rolesubscriptions", "-A"]).map(drop)
     }
 
-    /// C1, C2, C5.
+    /// C1, C2, C5, M3.
     fn claim(&self) -> anyhow::Result<()> {
-        self.title("Claims: ReadWrite in one namespace, ReadOnly in the other")?;
+        self.title(
+            "Claims: ReadWrite in one namespace, ReadOnly in the other, whose pods are there already",
+        )?;
+        // As Helm does it. Admission knows no claim yet, so the pods do not say that they only read.
+        self.apply("07-readers.yaml")?;
+        let readers = ["-n", "team-b", "pods", "-l", "app=readers"];
+        self.until("the readers' pods to be made", || {
+            let made = self.field(&readers, "{.items[*].metadata.name}")?;
+            Ok(if made.split_whitespace().count() == 2 { Ok(()) } else { Err(made) })
+        })?;
         self.apply("05-claims.yaml")?;
         for (namespace, claim) in [("team-a", "datasets"), ("team-b", "datasets"), ("team-a", "scratch")] {
             self.ready(&["-n", namespace, &format!("vclaim/{claim}")])?;
@@ -191,13 +200,12 @@ impl Tour {
         Ok(())
     }
 
-    /// Starts the readers, then the writer; returns the number of its files.
+    /// Starts the writer beside the readers; returns the number of its files.
     /// M1, M3, C5.
     fn share(&self) -> anyhow::Result<usize> {
         self.title(
             "Ordinary pods: a Job writes a data set, readers in the other namespace verify it meanwhile",
         )?;
-        self.apply("07-readers.yaml")?;
         self.apply("06-writer.yaml")?;
         let wrote = self.until("the writer to write the data set", || {
             let log = self.quietly(&["-n", "team-a", "logs", "job/writer"]).unwrap_or_default();
@@ -215,6 +223,9 @@ impl Tour {
             "the writer wrote {files} files: {said}"
         );
         ensure!(said.contains("Read-only file system"), "a reader's write was not refused by EROFS: {said}");
+        let path = "{.items[*].spec.volumes[*].persistentVolumeClaim.readOnly}";
+        let said = self.field(&["-n", "team-b", "pods", "-l", "app=readers"], path)?;
+        ensure!(said.is_empty(), "the readers are younger than their claim: readOnly is {said}");
         self.show(&["get", "pods", "-A", "-l", "batch.kubernetes.io/job-name=writer", "-o", "wide"])?;
         self.show(&["-n", "team-b", "get", "pods", "-o", "wide"])?;
         let home = self.field(&["spv", "datasets"], "{.status.nodeName}")?;
