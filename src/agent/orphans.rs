@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use crate::api::{
-    Adopt, ErasePolicy, FsType, Orphan, Recover, Reserved, Shared, SharedPersistentVolumeSpec, Size,
-    SubRoles, VolumeMode,
+    Adopt, DeletionPolicy, ErasePolicy, FsType, Orphan, Recover, Reserved, Shared,
+    SharedPersistentVolumeSpec, Size, SubRoles, VolumeMode,
 };
 use crate::host::{self, Record, VolumeReport};
 
@@ -86,6 +86,7 @@ fn spec(uid: &str, record: &Record) -> SharedPersistentVolumeSpec {
             Some(host::ErasePolicy::Zero) => ErasePolicy::Zero,
             Some(host::ErasePolicy::Discard) | None => ErasePolicy::Discard,
         },
+        deletion_policy: DeletionPolicy::Refuse,
         retire: false,
         principal: None,
     }

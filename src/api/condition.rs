@@ -207,6 +207,10 @@ pub mod reason {
         /// yet.
         /// Next: wait a few seconds.
         pub const BINDING: &str = "Binding";
+        /// Claim, subscription: the API server refuses an object that Reservoir makes for it, by a ResourceQuota, a
+        /// LimitRange or an admission policy of others; the message has its words (F3).
+        /// Next: have that object allowed; Reservoir tries again by itself, with growing pauses.
+        pub const REFUSED: &str = "Refused";
         /// Claim: a foreign PersistentVolumeClaim has the claim's name. Reservoir does not touch it.
         /// Next: give the claim another name, or delete the PersistentVolumeClaim.
         pub const NAME_TAKEN: &str = "NameTaken";
@@ -216,8 +220,8 @@ pub mod reason {
         /// Claim: its deletion waits for the pods that use it; the message names them (C6).
         /// Next: end these pods.
         pub const IN_USE: &str = "InUse";
-        /// Claim: being deleted; no pod uses the claim any more.
-        /// Next: wait a few seconds.
+        /// Claim, reservation: being deleted; nobody uses it any more.
+        /// Next: wait a few seconds, or follow the message.
         pub const RELEASING: &str = "Releasing";
 
         /// Subscription: its VolumeOffers exist.

@@ -9,6 +9,7 @@
 mod claim;
 pub mod condition;
 mod crds;
+mod deletion;
 mod node_disk;
 mod offer;
 pub mod reference;
@@ -22,6 +23,7 @@ mod volume_role;
 
 pub use claim::{ClaimPhase, ClaimSelector, VolumeClaim, VolumeClaimSpec, VolumeClaimStatus};
 pub use crds::{all as crds, file_name as crd_file_name};
+pub use deletion::DeletionPolicy;
 pub use node_disk::{
     BackingKind, DiskKind, Enforcement, EnforcementState, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan,
     RoleOnDisk, TakeOver, UNKNOWN_DISK, UnlistedOrphans,
@@ -60,6 +62,8 @@ pub const LABEL_VOLUME_UID: &str = "reservoir.dev/volume-uid";
 pub const LABEL_CLAIM_UID: &str = "reservoir.dev/claim-uid";
 /// Label on a claim's PersistentVolume: the namespace of the claim.
 pub const LABEL_CLAIM_NAMESPACE: &str = "reservoir.dev/claim-namespace";
+/// Annotation on a volume that outlived the PersistentVolumeClaim it was made for: that one's namespace and name.
+pub const ANNOTATION_RELEASED_FROM: &str = "reservoir.dev/released-from";
 /// Label on a volume and a claim that were made for a PersistentVolumeClaim of a class: the UID of the
 /// PersistentVolumeClaim. Admission allows only the controller to write this label.
 pub const LABEL_PVC_UID: &str = "reservoir.dev/pvc-uid";

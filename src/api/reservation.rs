@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DiskKind, LedgerEntry, Size, UidRef};
+use super::{DeletionPolicy, DiskKind, LedgerEntry, Size, UidRef};
 
 /// Requested reservation. The role and the placement cannot be changed.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -101,6 +101,10 @@ pub struct DiskReservationSpec {
     #[schemars(rename = "static")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("the field static of a reservation cannot be changed"))]
     pub is_static: bool,
+    /// A `DELETE` of the reservation while volumes and reservations are in it: `Refuse` or `Wait` (F5). A change needs
+    /// the verb `unreserve` on the role. `Refuse` if absent.
+    #[serde(default, skip_serializing_if = "DeletionPolicy::is_refuse")]
+    pub deletion_policy: DeletionPolicy,
     /// Username of the creator. The API server writes it at admission, from the credentials of the caller
     /// (R5, A3).
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ClaimBinding, DiskKind, PodRef, Reserved, Size, UidRef};
+use super::{ClaimBinding, DeletionPolicy, DiskKind, PodRef, Reserved, Size, UidRef};
 
 /// The size of the smallest volumes, in bytes and as text. mkfs.xfs has a minimum of its own since xfsprogs 5.19.
 #[rustfmt::skip]
@@ -169,6 +169,10 @@ pub struct SharedPersistentVolumeSpec {
     /// Setting it back to false cancels the request, as long as the volume exists (X5). False if absent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retire: bool,
+    /// A `DELETE` of the volume while claims and pods use it: `Refuse` or `Wait` (F5). A change needs the verb `destroy`
+    /// on the role. `Refuse` if absent.
+    #[serde(default, skip_serializing_if = "DeletionPolicy::is_refuse")]
+    pub deletion_policy: DeletionPolicy,
     /// Username of the creator. The API server writes it at admission, from the credentials of the caller
     /// (R5, A3).
     #[serde(skip_serializing_if = "Option::is_none")]

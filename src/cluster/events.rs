@@ -1,7 +1,9 @@
 //! Kubernetes Events on transitions (T2).
 
-use std::collections::HashMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -12,9 +14,8 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client, Resource};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
-
-use crate::api::condition::{self, READY, RESIZED, RETIRING, reason};
 
 /// Publishes events. No decision depends on an event, so a failed publication is logged and not retried.
 pub struct Events {
@@ -27,6 +28,15 @@ struct Publisher {
     client: Client,
     reporter: Reporter,
     recorders: Mutex<HashMap<Series, Recorder>>,
+    /// The warnings that wait, by the UID of their object and by topic. They are lost with the process.
+    waiting: Mutex<HashMap<String, BTreeMap<&'static str, Waiting>>>,
+}
+
+/// A warning that is published when it is due.
+struct Waiting {
+    due: Instant,
+    event: Event,
+    about: ObjectReference,
 }
 
 /// The most events in the queue. A reconcile with a further event waits for space.
@@ -45,15 +55,12 @@ const REMEMBERED: usize = 200;
 /// name of an API object has 253 at most.
 const LONGEST_NAME: usize = 236;
 
-/// Reasons of intermediate steps, which appear only as conditions and not as events.
-const QUIET: [&str; 5] =
-    [reason::CREATING, reason::BINDING, reason::RELEASING, reason::AGENT_SILENT, reason::RESIZING];
-
 impl Events {
     /// Events of the component `controller`, from the pod or node `instance`.
     pub fn new(client: Client, controller: &str, instance: &str) -> Self {
         let reporter = Reporter { controller: controller.to_owned(), instance: Some(instance.to_owned()) };
-        let publisher = Arc::new(Publisher { client, reporter, recorders: Mutex::default() });
+        let publisher =
+            Arc::new(Publisher { client, reporter, recorders: Mutex::default(), waiting: Mutex::default() });
         let (queue, queued) = mpsc::channel::<(Event, ObjectReference)>(QUEUED);
         let published_by = publisher.clone();
         let publish = move |(event, object)| {
@@ -74,6 +81,24 @@ fn series(event: &Event, object: &ObjectReference) -> Series {
 impl Publisher {
     fn recorders(&self) -> MutexGuard<'_, HashMap<Series, Recorder>> {
         self.recorders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<String, BTreeMap<&'static str, Waiting>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the warning that waits, if it is the one that is due then.
+    fn take_due(&self, uid: &str, topic: &str, due: Instant) -> Option<Waiting> {
+        let mut waiting = self.waiting();
+        let topics = waiting.get_mut(uid)?;
+        if topics.get(topic)?.due != due {
+            return None;
+        }
+        let taken = topics.remove(topic);
+        if topics.is_empty() {
+            waiting.remove(uid);
+        }
+        taken
     }
 
     fn remembers(&self, event: &Event, object: &ObjectReference) -> bool {
@@ -160,53 +185,104 @@ impl Events {
         self.publisher.publish(&event, &about).await;
     }
 
-    /// Publishes a warning about `object`, unless the same warning was published recently.
-    pub async fn publish_once<K: Resource<DynamicType = ()>>(
+    /// Publishes a warning about `object` after that time, unless [`Self::settle`] is called before, or the same warning
+    /// was published recently. A further warning of the topic replaces the one that waits, and does not begin the time
+    /// anew.
+    pub fn warn_if_it_lasts<K: Resource<DynamicType = ()>>(
         &self,
         object: &K,
-        action: &str,
-        reason: &str,
-        message: &str,
+        topic: &'static str,
+        (action, reason, message): (&str, &str, &str),
+        after: Duration,
     ) {
         let warning = event(false, action, reason, message, None);
         if !self.publisher.remembers(&warning, &object.object_ref(&())) {
-            self.publish(object, None, false, action, reason, message).await;
+            self.wait(object, topic, warning, after);
         }
     }
 
-    /// Queues an event for each condition whose status or reason has changed.
-    pub async fn on_transition<K: Resource<DynamicType = ()>>(
-        &self,
-        object: &K,
-        before: &[Condition],
-        after: &[Condition],
-    ) {
-        for type_ in [READY, RESIZED, RETIRING] {
-            let Some(is) = condition::get(after, type_) else { continue };
-            let was = condition::get(before, type_);
-            let same = was.is_some_and(|was| was.status == is.status && was.reason == is.reason);
-            if same {
-                continue;
-            }
-            // Transitions without an event appear in the log only.
-            let about = object.object_ref(&());
-            tracing::info!(
-                kind = about.kind,
-                namespace = about.namespace,
-                object = about.name,
-                condition = type_,
-                status = is.status,
-                reason = is.reason,
-                "{}",
-                is.message
-            );
-            if !QUIET.contains(&is.reason.as_str()) {
-                // Waiting for the users of a retired volume is normal, so the event is no warning.
-                let ok = is.status == "True" || is.reason == reason::RETIRE_WITHDRAWN;
-                let event = event(ok, "Reconcile", &is.reason, &is.message, None);
-                // The send cannot fail: the receiver lives as long as this sender.
-                let _ = self.queue.send((event, about)).await;
+    /// Drops the warning of the topic that waits: its cause is over.
+    pub fn settle<K: Resource<DynamicType = ()>>(&self, object: &K, topic: &str) {
+        let uid = object.meta().uid.as_deref().unwrap_or_default();
+        let mut waiting = self.publisher.waiting();
+        if let Some(topics) = waiting.get_mut(uid) {
+            topics.remove(topic);
+            if topics.is_empty() {
+                waiting.remove(uid);
             }
         }
     }
+
+    /// Drops all warnings that wait about an object that is gone.
+    pub fn forget<K: Resource<DynamicType = ()>>(&self, object: &K) {
+        self.publisher.waiting().remove(object.meta().uid.as_deref().unwrap_or_default());
+    }
+
+    fn wait<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        topic: &'static str,
+        event: Event,
+        after: Duration,
+    ) {
+        let (about, uid) = (object.object_ref(&()), object.meta().uid.clone().unwrap_or_default());
+        let due = Instant::now() + after;
+        match self.publisher.waiting().entry(uid.clone()).or_default().entry(topic) {
+            Entry::Occupied(mut waits) => return waits.get_mut().event = event,
+            Entry::Vacant(none) => drop(none.insert(Waiting { due, event, about })),
+        }
+        // A controller that has ended says nothing any more.
+        let (publisher, queue) = (Arc::downgrade(&self.publisher), self.queue.downgrade());
+        tokio::spawn(async move {
+            sleep_until(due).await;
+            let waited = publisher.upgrade().and_then(|publisher| publisher.take_due(&uid, topic, due));
+            if let (Some(Waiting { event, about, .. }), Some(queue)) = (waited, queue.upgrade()) {
+                let _ = queue.send((event, about)).await;
+            }
+        });
+    }
+
+    /// Logs a transition of a condition of `object`.
+    pub fn log_transition<K: Resource<DynamicType = ()>>(&self, object: &K, is: &Condition) {
+        let about = object.object_ref(&());
+        tracing::info!(
+            kind = about.kind,
+            namespace = about.namespace,
+            object = about.name,
+            condition = is.type_,
+            status = is.status,
+            reason = is.reason,
+            "{}",
+            is.message
+        );
+    }
+
+    /// Queues an event of a condition.
+    pub async fn tell<K: Resource<DynamicType = ()>>(&self, object: &K, is: &Condition) {
+        // The send cannot fail: the receiver lives as long as this sender.
+        let _ = self.queue.send((of_condition(is, true), object.object_ref(&()))).await;
+    }
+
+    /// Gives a warning that waits the message of its condition.
+    pub fn reword<K: Resource<DynamicType = ()>>(&self, object: &K, topic: &str, is: &Condition) {
+        let uid = object.meta().uid.as_deref().unwrap_or_default();
+        if let Some(waits) = self.publisher.waiting().get_mut(uid).and_then(|topics| topics.get_mut(topic)) {
+            waits.event = of_condition(is, false);
+        }
+    }
+
+    /// Queues a warning of a condition after that time, unless [`Self::settle`] is called for its type before.
+    pub fn tell_if_it_lasts<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        topic: &'static str,
+        is: &Condition,
+        after: Duration,
+    ) {
+        self.wait(object, topic, of_condition(is, false), after);
+    }
+}
+
+fn of_condition(is: &Condition, ok: bool) -> Event {
+    event(ok, "Reconcile", &is.reason, &is.message, None)
 }

@@ -71,11 +71,15 @@ impl Error {
         self.status().is_some_and(|status| status.code == 403)
     }
 
-    /// The API server's message, if a retry cannot help: a permission is missing, or the object is invalid or too
-    /// large.
+    /// The API server's message, if others have to act first: a permission is missing, the object is invalid or too
+    /// large, or admission refuses (F3). A webhook chooses any code; a webhook that cannot be reached is an error 500.
     pub fn refusal(&self) -> Option<String> {
-        let status = self.status().filter(|status| [400, 403, 413, 422].contains(&status.code));
-        status.map(|status| status.message.clone())
+        let is_refusal = |status: &&Status| match status.code {
+            401 | 404 | 408..=410 | 429 => false,
+            500 => status.message.contains("webhook"),
+            code => (400..500).contains(&code),
+        };
+        self.status().filter(is_refusal).map(|status| status.message.clone())
     }
 
     /// The failed request with the API server's message, or else with the causes.

@@ -33,6 +33,7 @@ pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, &namespace);
     let mut seen = gather(&claim, &pvcs, ctx).await?;
+    let mut failed = None;
     loop {
         match next(&claim, &seen) {
             Step::Guard => cluster::set_finalizer(&api, &*claim, true).await?,
@@ -50,12 +51,18 @@ pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<
                 continue;
             }
             Step::Binding(step, volume) => {
-                apply_binding(step, &claim, &volume, &pvcs, &mut seen.binding, ctx).await?;
+                let applied = apply_binding(&step, &claim, &volume, &pvcs, &mut seen.binding, ctx).await;
+                if let Err(error) = applied {
+                    let words = error.refusal().ok_or_else(|| error.clone())?;
+                    seen.binding.waits = pv_binding::refused(&step, &claim, &words);
+                    failed = Some(error);
+                }
                 continue;
             }
             Step::Report(status, again) => {
                 ctx.commit(&api, &*claim, &status).await?;
-                return Ok(again);
+                // The work queue repeats a failure with growing pauses.
+                return failed.map_or(Ok(again), Err);
             }
             Step::Debounce => return Ok(Some(DEBOUNCE)),
         }
@@ -76,6 +83,13 @@ async fn gather(
         let pvc = cluster::get(pvcs, &claim.name_any()).await?;
         let class = pvc.as_ref().and_then(|pvc| pvc.spec.as_ref()?.storage_class_name.as_deref());
         binding.class = class.and_then(|class| ctx.stores.classes.get(class));
+        if let Some((pvc, earlier)) = pvc.as_ref().zip(pvc.as_ref().and_then(pv_binding::earlier_claim))
+            && !persistent_volume::is_of_claim(pvc, claim)
+        {
+            let pvs = Api::all(ctx.client.clone());
+            let found = cluster::get(&pvs, &persistent_volume::name_for(earlier)).await?;
+            binding.earlier = found.filter(|pv| pv_binding::is_left_over(pv, pvc));
+        }
         binding.pvc = pvc;
         binding.pv = cluster::get(&Api::all(ctx.client.clone()), &persistent_volume::name(claim)).await?;
     }
@@ -135,9 +149,10 @@ fn subscriptions(claim: &VolumeClaim, ctx: &Context) -> Vec<Arc<RoleSubscription
     ctx.subscriptions_in(&claim.namespace().unwrap_or_default())
 }
 
-/// Applies a step for the claim's PersistentVolume and PersistentVolumeClaim, and stores the outcome in `seen`.
+/// Applies a step for the claim's PersistentVolume and PersistentVolumeClaim, and stores the outcome in `seen`. After a
+/// refused [`pv_binding::Step::ShowSize`], the claim goes on without.
 async fn apply_binding(
-    step: pv_binding::Step,
+    step: &pv_binding::Step,
     claim: &VolumeClaim,
     volume: &SharedPersistentVolume,
     pvcs: &Api<PersistentVolumeClaim>,
@@ -148,29 +163,34 @@ async fn apply_binding(
     let (pv, pvc) = (persistent_volume::name(claim), claim.name_any());
     match step {
         pv_binding::Step::CreatePv(wanted) => {
-            seen.pv = match cluster::create(&pvs, &*wanted).await? {
+            seen.pv = match cluster::create(&pvs, &**wanted).await? {
                 Some(made) => Some(made),
                 None => cluster::get(&pvs, &pv).await?,
             };
         }
         pv_binding::Step::CreatePvc(wanted) => {
-            seen.pvc = cluster::create(pvcs, &*wanted).await?.or(Some(*wanted));
+            seen.pvc = cluster::create(pvcs, &**wanted).await?.or_else(|| Some((**wanted).clone()));
         }
         pv_binding::Step::ShowSize => {
             let capacity = persistent_volume::storage(volume);
+            seen.cached.iter_mut().for_each(|cached| cached.capacity = None);
             cluster::merge(&pvs, &pv, &json!({ "spec": { "capacity": capacity } })).await?;
             cluster::merge_status(pvcs, &pvc, &json!({ "status": { "capacity": capacity } })).await?;
-            seen.cached.iter_mut().for_each(|cached| cached.capacity = None);
         }
         pv_binding::Step::DeletePv(why) => {
             let uid = seen.pv.as_ref().and_then(ResourceExt::uid);
             cluster::delete(&pvs, &pv, uid).await?;
-            seen.deleted = Some(why);
+            seen.waits = Some(why.clone());
         }
         pv_binding::Step::DeletePvc(why) => {
             let uid = seen.pvc.as_ref().and_then(ResourceExt::uid);
             cluster::delete(pvcs, &pvc, uid).await?;
-            seen.deleted = Some(why);
+            seen.waits = Some(why.clone());
+        }
+        pv_binding::Step::DeleteEarlierPv(_) => {
+            if let Some(earlier) = seen.earlier.take() {
+                cluster::delete(&pvs, &earlier.name_any(), earlier.uid()).await?;
+            }
         }
         pv_binding::Step::Wait(_) | pv_binding::Step::Done => {}
     }

@@ -14,6 +14,7 @@ use crate::api::{
 };
 use crate::cluster::{self, Events, Owned, StatusBatcher, UsedPod};
 use crate::plan::crowding::Crowding;
+use crate::plan::transition::{LASTING, Transition, When, transitions};
 use crate::telemetry::Metrics;
 
 use super::share::Share;
@@ -77,7 +78,20 @@ impl Context {
                 self.replaced().insert(uid, version);
             }
             let before = current.status().map_or(&[][..], Conditions::conditions);
-            self.events.on_transition(current, before, desired.conditions()).await;
+            for Transition { type_, is, when } in transitions(before, desired.conditions()) {
+                if when != When::Reworded {
+                    self.events.log_transition(current, is);
+                }
+                match when {
+                    When::IfItLasts => self.events.tell_if_it_lasts(current, type_, is, LASTING),
+                    When::Reworded => self.events.reword(current, type_, is),
+                    When::Never => self.events.settle(current, type_),
+                    When::AtOnce => {
+                        self.events.settle(current, type_);
+                        self.events.tell(current, is).await;
+                    }
+                }
+            }
         }
         Ok(())
     }

@@ -10,13 +10,16 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::api::{
-    ANNOTATION_DECIDED_BY, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, SharedPersistentVolume, Size, volume_for_pvc,
+    ANNOTATION_DECIDED_BY, ANNOTATION_RELEASED_FROM, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID,
+    SharedPersistentVolume, Size, volume_for_pvc,
 };
 use crate::cluster::{self, Name};
 use crate::plan::pvc_provisioner::placement::Mate;
 use crate::plan::pvc_provisioner::{
-    Objects, Reschedule, SELECTED_NODE, Seen, Step, class, growth, is_unsettled, next,
+    Objects, Reschedule, SELECTED_NODE, Seen, Step, class, growth, is_settled, is_unsettled, next,
 };
+use crate::plan::transition::LASTING;
+use crate::plan::{namesake, refs};
 
 use super::context::Context;
 use super::{Again, Error, storage_capacity};
@@ -28,6 +31,10 @@ const RETRY: Duration = Duration::from_secs(60);
 /// The pause before free space on the nodes that a class allows is looked for again. Most changes of a reservation make no
 /// space there.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// The reason and the topic of the event of a PersistentVolumeClaim that gets no volume.
+const FAILED: &str = "ProvisioningFailed";
+/// The reason and the topic of the event of a PersistentVolumeClaim whose size cannot be granted.
+const RESIZE_FAILED: &str = "VolumeResizeFailed";
 
 /// The most other PersistentVolumeClaims of a pod that are placed together with one: each is a live read.
 const MOST_MATES: usize = 64;
@@ -46,14 +53,17 @@ pub(super) async fn reconcile(name: Name, ctx: &Context) -> Result<Again, Error>
             false => return Ok(seen.refused.is_some().then_some(RETRY)),
         }
     }
+    let settled = is_settled(&seen, &step);
     let (event, again) = match apply(step, &seen, ctx).await {
         Ok(done) => done,
         // A permission is missing, or the schema of volumes refuses a field.
         Err(error) if seen.pvc.is_some() => (Some(error.refusal().ok_or(error)?), Some(RETRY)),
         Err(error) => return Err(error),
     };
-    if let (Some(pvc), Some(event)) = (&seen.pvc, event) {
-        publish(pvc, &event, ctx).await;
+    match (&seen.pvc, event) {
+        (Some(pvc), Some(event)) => warn(pvc, &event, ctx),
+        (Some(pvc), None) if settled => ctx.events.settle(pvc, FAILED),
+        _ => {}
     }
     Ok(again)
 }
@@ -135,7 +145,14 @@ async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<(Option<String>
             cluster::create(&cluster::namespaced(&ctx.client, &namespace), &*claim).await?;
         }
         Step::CreateVolume(volume) => {
-            cluster::create(&volumes, &*volume).await?;
+            let made = cluster::create(&volumes, &*volume).await?;
+            if let (Some(made), Some(pvc)) = (made, &seen.pvc) {
+                let all = ctx.stores.volumes.all();
+                let (namespace, name) = (pvc.namespace().unwrap_or_default(), pvc.name_any());
+                if let Some(why) = namesake::kept(&namespace, &name, &made, &refs(&all)) {
+                    ctx.events.publish(pvc, None, false, "Provision", "OldDataKept", &why).await;
+                }
+            }
         }
         Step::Refuse(event) => return Ok((Some(event), None)),
         Step::Wait(event, asked) => {
@@ -158,7 +175,7 @@ async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<(Option<String>
             }
             for pvc in &others {
                 unselect(pvc, ctx).await?;
-                publish(pvc, &event, ctx).await;
+                warn(pvc, &event, ctx);
             }
             if let Some(pvc) = &seen.pvc {
                 unselect(pvc, ctx).await?;
@@ -186,8 +203,9 @@ async fn unselect(pvc: &PersistentVolumeClaim, ctx: &Context) -> Result<(), Erro
     Ok(())
 }
 
-async fn publish(pvc: &PersistentVolumeClaim, event: &str, ctx: &Context) {
-    ctx.events.publish(pvc, None, false, "Provision", "ProvisioningFailed", event).await;
+/// Publishes the reason for a missing volume, if it lasts.
+fn warn(pvc: &PersistentVolumeClaim, event: &str, ctx: &Context) {
+    ctx.events.warn_if_it_lasts(pvc, FAILED, ("Provision", FAILED, event), LASTING);
 }
 
 /// Applies a step of a growth; returns true if another decision follows at once.
@@ -211,7 +229,10 @@ async fn grow(step: growth::Step, seen: &mut Seen, ctx: &Context) -> Result<bool
             }
         }
         growth::Step::Resize(size) => match cluster::merge_seen(&volumes, &*volume, resized(&size)).await {
-            Ok(()) => return Ok(false),
+            Ok(()) => {
+                ctx.events.settle(&pvc, RESIZE_FAILED);
+                return Ok(false);
+            }
             Err(error) => error,
         },
         growth::Step::Report(report) => {
@@ -229,7 +250,8 @@ async fn grow(step: growth::Step, seen: &mut Seen, ctx: &Context) -> Result<bool
             return Ok(false);
         }
         growth::Step::Refuse(why) => {
-            ctx.events.publish_once(&pvc, "Resize", "VolumeResizeFailed", &why).await;
+            let warning = ("Resize", RESIZE_FAILED, why.as_str());
+            ctx.events.warn_if_it_lasts(&pvc, RESIZE_FAILED, warning, LASTING);
             return Ok(false);
         }
         growth::Step::Rest => return Ok(false),
@@ -239,15 +261,21 @@ async fn grow(step: growth::Step, seen: &mut Seen, ctx: &Context) -> Result<bool
     Ok(true)
 }
 
-/// Turns the volume that was seen into an ordinary volume, and publishes an event (P4).
+/// Turns the volume that was seen into an ordinary volume, and publishes an event (P4). `from` is the namespace and name of
+/// its PersistentVolumeClaim, if known.
 pub(super) async fn release(
     volume: &SharedPersistentVolume,
+    from: Option<String>,
     event: &str,
     ctx: &Context,
 ) -> Result<(), Error> {
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     let labels = json!({ LABEL_PVC_UID: null, LABEL_CLAIM_NAMESPACE: null });
-    cluster::merge_seen(&volumes, volume, json!({ "metadata": { "labels": labels } })).await?;
+    let mut metadata = json!({ "labels": labels });
+    if let Some(from) = from {
+        metadata["annotations"] = json!({ ANNOTATION_RELEASED_FROM: from });
+    }
+    cluster::merge_seen(&volumes, volume, json!({ "metadata": metadata })).await?;
     ctx.events.publish(volume, None, true, "Release", "Retained", event).await;
     Ok(())
 }

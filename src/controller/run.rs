@@ -10,12 +10,14 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 
+use crate::api::condition::reason;
 use crate::api::{LABEL_MANAGED_BY, MANAGED_BY};
 use crate::cluster::{
-    self, Cache, CacheConfig, Change, Enqueued, Events, Kind, Name, PodUse, Pvc, WorkQueue, cache, named,
+    Cache, CacheConfig, Change, Enqueued, Events, Kind, Name, PodUse, Pvc, WorkQueue, cache, named,
     run_workers,
 };
 use crate::plan::tenant;
+use crate::plan::transition::LASTING;
 use crate::telemetry::Metrics;
 
 use super::context::Context;
@@ -53,10 +55,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     let router = Router::new(queues);
     let mut tasks: Vec<BoxFuture<'static, ()>> = Vec::new();
     macro_rules! cached {
-        ($config:expr, $route:expr, $how:expr) => {
-            cached!(Api::all(client.clone()), $config, $route, $how)
-        };
-        ($api:expr, $config:expr, $route:expr, $how:expr) => {{
+        ($config:expr, $route:expr, $how:expr) => {{
             let (changes, everything) = (router.clone(), router.clone());
             let route: fn(&Router, &_, &Change<_>) = $route;
             let changed = move |change: Change<_>| {
@@ -65,10 +64,14 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
                 let started = changes.ctx.get().is_some();
                 let version = |object: Option<&_>| object.and_then(ResourceExt::resource_version);
                 let is_known = change.now.is_some() && version(change.before) == version(change.now);
+                if let (Some(ctx), Some(gone), None) = (changes.ctx.get(), change.before, change.now) {
+                    ctx.events.forget(gone);
+                }
                 let news = change.latest().filter(|_| started && !is_known);
                 news.into_iter().for_each(|object| route(&changes, object, &change));
             };
-            let (cache, task) = cache($api, $config, $how, changed, move || everything.everything());
+            let api = Api::all(client.clone());
+            let (cache, task) = cache(api, $config, $how, changed, move || everything.everything());
             tasks.push(task);
             cache
         }};
@@ -109,12 +112,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         ),
         roles: cached!(all.clone(), |to, role, _| to.role(role), CacheConfig::default()),
         classes: cached!(all, |to, class, _| to.class(class), CacheConfig::default()),
-        capacities: cached!(
-            cluster::namespaced(&client, &options.namespace),
-            ours,
-            |to, capacity, _| to.capacity(capacity),
-            CacheConfig::default()
-        ),
+        capacities: cached!(ours, |to, capacity, _| to.capacity(capacity), CacheConfig::default()),
         pvcs,
         pods,
     };
@@ -278,8 +276,13 @@ impl Running {
             async move {
                 let (Some(object), Some(reconciled)) = (object, reconciled) else { return Ok(None) };
                 let done = reconciled.await;
-                if let Some(why) = done.as_ref().err().and_then(Error::refusal) {
-                    ctx.events.publish_once(&*object, "Reconcile", "Refused", &why).await;
+                match done.as_ref().map_err(Error::refusal) {
+                    Ok(_) => ctx.events.settle(&*object, reason::REFUSED),
+                    Err(None) => {}
+                    Err(Some(why)) => {
+                        let warning = ("Reconcile", reason::REFUSED, why.as_str());
+                        ctx.events.warn_if_it_lasts(&*object, reason::REFUSED, warning, LASTING);
+                    }
                 }
                 done
             }

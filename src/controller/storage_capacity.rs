@@ -16,28 +16,31 @@ use crate::plan::refs;
 
 /// Reconciles the storage capacity of a StorageClass.
 ///
-/// 1. Gather: the objects of the class in our namespace, reservations and disks, from the caches; the crowded nodes.
+/// 1. Gather: the objects of the class in all namespaces, reservations and disks, from the caches; the crowded nodes.
 /// 2. Decide: [`changes`].
 /// 3. Apply: deletions, then applies.
 pub(super) async fn reconcile(class: Arc<StorageClass>, ctx: &Context) -> Result<Again, Error> {
     let name = class.name_any();
-    let ours = |object: &CSIStorageCapacity| {
-        object.storage_class_name == name && object.namespace().as_ref() == Some(&ctx.namespace)
-    };
-    let there: Vec<_> = ctx.stores.capacities.all().into_iter().filter(|object| ours(object)).collect();
+    let mut there = ctx.stores.capacities.all();
+    there.retain(|object| object.storage_class_name == name);
     let (reservations, disks) = (ctx.stores.reservations.all(), ctx.stores.disks.all());
 
     let (crowded, again) = ctx.crowding().limits(&name, Timestamp::now());
 
     let ready = |disk: &str| ctx.stores.disk_ready(disk);
-    let changes = changes(&class, &refs(&there), &refs(&reservations), &refs(&disks), ready, &crowded);
+    let (reservations, disks) = (refs(&reservations), refs(&disks));
+    let changes = changes(&class, &refs(&there), &reservations, &disks, ready, &crowded, &ctx.namespace);
 
     let api: Api<CSIStorageCapacity> = cluster::namespaced(&ctx.client, &ctx.namespace);
+    // A failed write for one node does not stop the writes for the other nodes.
+    let mut outcome = Ok(());
     for old in changes.delete {
-        cluster::delete(&api, &old.name_any(), old.uid()).await?;
+        let api: Api<CSIStorageCapacity> =
+            cluster::namespaced(&ctx.client, &old.namespace().unwrap_or_default());
+        outcome = cluster::delete(&api, &old.name_any(), old.uid()).await.and(outcome);
     }
     for capacity in &changes.apply {
-        cluster::apply(&api, capacity, CONTROLLER_MANAGER).await?;
+        outcome = cluster::apply(&api, capacity, CONTROLLER_MANAGER).await.map(drop).and(outcome);
     }
-    Ok(again)
+    outcome.map(|()| again)
 }

@@ -7,7 +7,7 @@ use kube::{Api, ResourceExt};
 
 use crate::api::{CONTROLLER_MANAGER, RoleSubscription, SharedPersistentVolume, VolumeOffer};
 use crate::cluster;
-use crate::plan::offer::changes;
+use crate::plan::offer::{changes, refused};
 
 use super::Error;
 use super::context::Context;
@@ -35,16 +35,20 @@ pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context
     );
 
     // A failed write for one node does not stop the writes for the other nodes.
-    let mut outcome = Ok(());
+    let (mut outcome, mut status) = (Ok(()), changes.status);
     let offers: Api<VolumeOffer> = cluster::namespaced(&ctx.client, &namespace);
     for old in changes.delete {
         outcome = cluster::delete(&offers, &old.name_any(), old.uid()).await.and(outcome);
     }
     for offer in &changes.apply {
-        outcome = cluster::apply(&offers, offer, CONTROLLER_MANAGER).await.map(drop).and(outcome);
+        let applied = cluster::apply(&offers, offer, CONTROLLER_MANAGER).await.map(drop);
+        if let Some(words) = applied.as_ref().err().and_then(Error::refusal) {
+            status = refused(&subscription, status, &offer.name_any(), &words, Timestamp::now());
+        }
+        outcome = applied.and(outcome);
     }
     let api: Api<RoleSubscription> = cluster::namespaced(&ctx.client, &namespace);
-    ctx.commit(&api, &*subscription, &changes.status).await.and(outcome)
+    ctx.commit(&api, &*subscription, &status).await.and(outcome)
 }
 
 /// The volumes of the subscription's roles and of their ancestors, without duplicates.

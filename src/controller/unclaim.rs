@@ -9,8 +9,8 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use crate::api::{SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim};
-use crate::cluster;
+use crate::api::{PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim};
+use crate::cluster::{self, UsedPod};
 use crate::plan::debounce::DEBOUNCE;
 use crate::plan::pvc_provisioner::pvc_of;
 use crate::plan::unclaim::{Seen, Step, left, next};
@@ -34,6 +34,7 @@ pub(super) async fn reconcile(
 ) -> Result<Again, Error> {
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     let mut seen = gather(api, claim, ctx).await?;
+    let mut failed = None;
     loop {
         match next(claim, &seen) {
             Step::Retire => {
@@ -43,18 +44,29 @@ pub(super) async fn reconcile(
             }
             Step::Release(event) => {
                 if let Some((volume, _)) = seen.provisioned.take() {
-                    pvc_provisioner::release(&volume, &event, ctx).await?;
+                    let from = format!("{}/{}", claim.namespace().unwrap_or_default(), claim.name_any());
+                    pvc_provisioner::release(&volume, Some(from), &event, ctx).await?;
                 }
             }
             Step::DeletePvc => {
                 if let Some(pvc) = &mut seen.pvc {
                     let pvcs: Api<PersistentVolumeClaim> =
                         cluster::namespaced(&ctx.client, &claim.namespace().unwrap_or_default());
-                    cluster::delete(&pvcs, &claim.name_any(), pvc.uid()).await?;
-                    pvc.metadata.deletion_timestamp = Some(Time(seen.now));
+                    match cluster::delete(&pvcs, &claim.name_any(), pvc.uid()).await {
+                        Ok(()) => pvc.metadata.deletion_timestamp = Some(Time(seen.now)),
+                        Err(error) => {
+                            seen.refused = Some(error.refusal().ok_or_else(|| error.clone())?);
+                            failed = Some(error);
+                        }
+                    }
                 }
             }
-            Step::Report(status) => return ctx.commit(api, claim, &status).await.map(|()| None),
+            Step::LookForEnded => seen.ended = Some(ended(claim, ctx).await?),
+            Step::Report(status, again) => {
+                ctx.commit(api, claim, &status).await?;
+                // The work queue repeats a failure with growing pauses.
+                return failed.map_or(Ok(again), Err);
+            }
             Step::Debounce => return Ok(Some(DEBOUNCE)),
             Step::Leave => {
                 let pvs: Api<PersistentVolume> = Api::all(ctx.client.clone());
@@ -86,11 +98,22 @@ async fn gather(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> R
         guarded: now.is_some_and(|now| cluster::finalizer_present(&now)),
         pvc,
         users: ctx.stores.pods.users(&namespace, &name),
+        ended: None,
+        refused: None,
         provisioned: if gone { provisioned(claim, ctx).await? } else { None },
         volume: volume(claim, ctx).await?,
         left: None,
         now: Timestamp::now(),
     })
+}
+
+/// The ended pods that name the claim's PersistentVolumeClaim, by a live read: the cache has none of them.
+async fn ended(claim: &VolumeClaim, ctx: &Context) -> Result<Vec<PodRef>, Error> {
+    let key = (claim.namespace().unwrap_or_default(), claim.name_any());
+    let pods: Api<UsedPod> = cluster::namespaced(&ctx.client, &key.0);
+    let all = cluster::list(&pods, &ListParams::default()).await?;
+    let names_it = |pod: &&UsedPod| pod.has_ended() && pod.claims().contains(&key);
+    Ok(all.iter().filter(names_it).map(UsedPod::pod_ref).collect())
 }
 
 /// The claim's volume and then the claim's PersistentVolume, by live reads.

@@ -14,7 +14,7 @@ use crate::cluster;
 use crate::plan::holder::held_by_volume;
 use crate::plan::pvc_provisioner::{is_own, may_be_abandoned, pvc_of};
 use crate::plan::volume::{Seen, Step, keeps_entry, next};
-use crate::plan::{create, refs};
+use crate::plan::{create, namesake, refs};
 
 use super::context::Context;
 use super::ledger_entries::{change, release_entry};
@@ -37,7 +37,7 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
     loop {
         match next(&volume, &seen) {
             Step::Guard => cluster::set_finalizer(&api, &*volume, true).await?,
-            Step::Release(event) => pvc_provisioner::release(&volume, &event, ctx).await?,
+            Step::Release(event) => pvc_provisioner::release(&volume, None, &event, ctx).await?,
             Step::TakeEntry(name) => {
                 take_entry(&volume, &name, &mut seen, ctx).await?;
                 continue;
@@ -48,6 +48,9 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
                     release_unused_entry(&api, &volume, reservation, ctx).await?;
                 }
                 placed?;
+                if let Some(why) = namesake::orphaned(&volume, &refs(&seen.disks)) {
+                    ctx.events.publish(&*volume, None, false, "Create", "OldDataOrphaned", &why).await;
+                }
             }
             Step::ReleaseEntry(name) => {
                 release_entry(&name, &uid, ctx).await?;

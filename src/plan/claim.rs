@@ -352,7 +352,7 @@ mod tests {
         let with = |pv| pv_binding::Seen { pv, ..Default::default() };
         let Step::Binding(Pv::DeletePv(why), _) = step(&c, None, with(Some(old.clone()))) else { panic!() };
         assert!(why.message.contains("c was deleted and is being made anew"), "{}", why.message);
-        let deleted = pv_binding::Seen { deleted: Some(why), ..with(Some(old)) };
+        let deleted = pv_binding::Seen { waits: Some(why), ..with(Some(old)) };
         assert!(
             matches!(step(&c, None, deleted), Step::Report(_, Some(RETRY))),
             "no watch has the PersistentVolume"

@@ -20,7 +20,7 @@ use crate::api::{
 };
 
 use super::volume::count_users;
-use super::{debounce, names};
+use super::{debounce, foreign_finalizer, names};
 
 /// The state around a volume's object.
 #[derive(Debug)]
@@ -135,7 +135,10 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     let was_in_use = destroy.in_use;
     let stage = match stage(&counted, seen) {
         Ok(stage) => stage,
-        Err(step) => return step,
+        Err(step) => match left_to_others(volume).filter(|_| matches!(step, Step::End { .. })) {
+            Some(why) => Stage::Wait(why),
+            None => return step,
+        },
     };
     let why = match stage {
         Stage::Wait(why) => why,
@@ -160,10 +163,22 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
         status.phase = VolumePhase::Destroying;
     }
     status.destroy = Some(destroy);
-    let why = format!("volume {} is being destroyed: {why}", volume.name_any());
-    let verdict = Verdict::no(reason::DESTROYING, why);
+    let verdict = Verdict::no(reason::DESTROYING, destroying(volume, &why));
     condition::set(&mut status.conditions, READY, verdict, volume.metadata.generation, seen.now);
     Step::Report { status: Box::new(status), refused }
+}
+
+fn destroying(volume: &SharedPersistentVolume, why: &str) -> String {
+    format!("volume {} is being destroyed: {why}", volume.name_any())
+}
+
+/// Why the object stays after its end, unless that was reported (F3). Nothing is reported once our finalizer is gone.
+fn left_to_others(volume: &SharedPersistentVolume) -> Option<String> {
+    let foreign = foreign_finalizer(volume)?;
+    let why = format!("its bytes are done with, and its object goes when finalizer {foreign} is removed");
+    let conditions = volume.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let reported = condition::get(conditions, READY).is_some_and(|c| c.message == destroying(volume, &why));
+    (!reported).then_some(why)
 }
 
 /// The last step, with the receipt (X4).
@@ -411,6 +426,18 @@ mod tests {
         let seen = Seen { entries: Some(Some(held())), ..nothing() };
         let dead = on_gone(Case { seen, ..dead() }, None);
         assert_eq!(credited(dead), ["r"], "without a receipt of the agent: nothing was erased");
+    }
+
+    #[test]
+    fn f3_a_finalizer_of_others_is_named_before_the_end() {
+        let mut v = volume("v", "eng", 1);
+        v.metadata.finalizers = Some(vec![crate::api::FINALIZER.into(), "example.com/keep".into()]);
+        let seen = || Seen { entries: Some(Some(held())), ..nothing() };
+        let (status, _) = report(next(&v, &seen()));
+        let ready = condition::get(&status.conditions, READY).unwrap();
+        assert!(ready.message.ends_with("when finalizer example.com/keep is removed"), "{}", ready.message);
+        v.status = Some(status);
+        assert!(matches!(next(&v, &seen()), Step::End { .. }), "once");
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod entry;
 pub mod holder;
 pub mod ledger;
 pub mod list_share;
+pub mod namesake;
 pub mod node_disk;
 pub mod node_task;
 pub mod offer;
@@ -39,6 +40,7 @@ pub mod static_reservations;
 pub mod storage_capacity;
 pub mod summary;
 pub mod tenant;
+pub mod transition;
 pub mod turn;
 pub mod unbind;
 pub mod unclaim;
@@ -59,6 +61,11 @@ pub(crate) fn names<T: std::fmt::Display>(items: &[T], total: usize) -> String {
         (Some((last, [])), 0) => last.clone(),
         (Some((last, rest)), 0) => format!("{} and {last}", rest.join(", ")),
     }
+}
+
+/// The first finalizer of others, which keeps the object when Reservoir is done with it (F3).
+pub(crate) fn foreign_finalizer<K: kube::Resource>(object: &K) -> Option<&String> {
+    object.meta().finalizers.iter().flatten().find(|name| *name != crate::api::FINALIZER)
 }
 
 /// Borrows a cache's objects in the form that the decisions take.

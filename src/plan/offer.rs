@@ -116,6 +116,23 @@ pub struct Changes<'a> {
     pub status: RoleSubscriptionStatus,
 }
 
+/// The status of a subscription after the API server refused the write of an offer, with its words (F3).
+pub fn refused(
+    subscription: &RoleSubscription,
+    mut status: RoleSubscriptionStatus,
+    offer: &str,
+    words: &str,
+    now: Timestamp,
+) -> RoleSubscriptionStatus {
+    let why = format!(
+        "VolumeOffer {offer} cannot be written: {words}; claims go on without it; have it allowed, and Reservoir tries again \
+         by itself"
+    );
+    let verdict = Verdict::no(reason::REFUSED, why);
+    condition::set(&mut status.conditions, READY, verdict, subscription.metadata.generation, now);
+    status
+}
+
 /// The writes that turn `there`, the present offers in the subscription's name, into the correct offers.
 pub fn changes<'a>(
     subscription: &RoleSubscription,

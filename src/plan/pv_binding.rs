@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 
 use crate::api::condition::{Verdict, reason};
-use crate::api::{SharedPersistentVolume, VolumeClaim};
+use crate::api::{LABEL_CLAIM_UID, LABEL_MANAGED_BY, MANAGED_BY, SharedPersistentVolume, VolumeClaim};
 
 use super::persistent_volume::{
-    bound_to, is_of_claim, is_on_node_of, persistent_volume, persistent_volume_claim,
+    bound_to, is_of_claim, is_on_node_of, name as pv_name, name_for, persistent_volume,
+    persistent_volume_claim,
 };
 use super::pvc_provisioner::{provision, pvc_of};
 use super::resize::size_now;
@@ -22,12 +23,14 @@ pub struct Seen {
     pub cached: Option<Pvc>,
     /// The object with the PersistentVolumeClaim's name, read live unless the cached one [`is_made`].
     pub pvc: Option<PersistentVolumeClaim>,
+    /// The PersistentVolume of the [`earlier_claim`] of that object, if it [`is_left_over`].
+    pub earlier: Option<PersistentVolume>,
     /// The StorageClass of that object, from the cache.
     pub class: Option<Arc<StorageClass>>,
     /// The claim's PersistentVolume, read live unless the cached PersistentVolumeClaim [`is_made`].
     pub pv: Option<PersistentVolume>,
-    /// The reason for a deletion that was just requested, and that the claim waits for.
-    pub deleted: Option<Verdict>,
+    /// Why the claim waits after its last step: a deletion was requested, or the API server [`refused`] a write.
+    pub waits: Option<Verdict>,
 }
 
 /// The cached fields of a PersistentVolumeClaim.
@@ -52,6 +55,8 @@ pub enum Step {
     DeletePv(Verdict),
     /// Delete the PersistentVolumeClaim that was read, and decide again.
     DeletePvc(Verdict),
+    /// Delete the PersistentVolume of an earlier claim that was read, and decide again.
+    DeleteEarlierPv(Verdict),
     /// Wait, for the reason in the condition.
     Wait(Verdict),
     /// Both objects are complete.
@@ -73,7 +78,7 @@ pub fn is_made(claim: &VolumeClaim, volume: &SharedPersistentVolume, cached: Opt
 /// The next step. The node of a PersistentVolume never changes, so both objects of a moved volume are made anew.
 /// Kubernetes keeps the old objects while a running pod uses them.
 pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -> Step {
-    if let Some(why) = &seen.deleted {
+    if let Some(why) = &seen.waits {
         return Step::Wait(why.clone());
     }
     if let Some(pvc) = seen.cached.filter(|_| is_made(claim, volume, seen.cached)) {
@@ -86,11 +91,8 @@ pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -
     if is_moved(claim, volume) && seen.pv.as_ref().is_some_and(|pv| !is_on_node_of(pv, volume)) {
         return move_to_node(claim, volume, pvc);
     }
-    if pvc.is_some_and(|pvc| !is_of_claim(pvc, claim)) {
-        let why = format!(
-            "a PersistentVolumeClaim {name} that Reservoir did not make is in the way; delete it, or claim under another name"
-        );
-        return Step::Wait(Verdict::no(reason::NAME_TAKEN, why));
+    if let Some(pvc) = pvc.filter(|pvc| !is_of_claim(pvc, claim)) {
+        return in_the_way(claim, pvc, seen.earlier.as_ref());
     }
     if provisioned && pvc.is_none() {
         let why = format!("PersistentVolumeClaim {name} was just deleted; the claim is deleted too");
@@ -120,6 +122,48 @@ pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -
     }
 }
 
+/// The next step while the name of the PersistentVolumeClaim is taken. A restored backup brings that of an earlier claim of
+/// the same name, with its PersistentVolume. Both lead nowhere, and are replaced (C7).
+fn in_the_way(claim: &VolumeClaim, pvc: &PersistentVolumeClaim, earlier: Option<&PersistentVolume>) -> Step {
+    let name = claim.name_any();
+    if pvc_of(claim).is_some() || earlier_claim(pvc).is_none() {
+        let why = format!(
+            "a PersistentVolumeClaim {name} that Reservoir did not make is in the way; delete it, or claim under another name"
+        );
+        return Step::Wait(Verdict::no(reason::NAME_TAKEN, why));
+    }
+    let why = format!(
+        "PersistentVolumeClaim {name} is that of an earlier claim of this name, as a backup has it, and is made anew; it stays \
+         as long as pods name it: delete these"
+    );
+    let why = Verdict::no(reason::BINDING, why);
+    match (earlier, pvc.metadata.deletion_timestamp.is_some()) {
+        (Some(_), _) => Step::DeleteEarlierPv(why),
+        (None, false) => Step::DeletePvc(why),
+        (None, true) => Step::Wait(why),
+    }
+}
+
+/// The UID of the claim for which Reservoir made the PersistentVolumeClaim, by labels and name of its PersistentVolume.
+pub fn earlier_claim(pvc: &PersistentVolumeClaim) -> Option<&str> {
+    let uid = pvc.labels().get(LABEL_CLAIM_UID)?;
+    let ours = pvc.labels().get(LABEL_MANAGED_BY).is_some_and(|by| by == MANAGED_BY);
+    let named = pvc.spec.as_ref().and_then(|spec| spec.volume_name.as_ref()) == Some(&name_for(uid));
+    (ours && named).then_some(uid)
+}
+
+/// True if the PersistentVolume leads to no other PersistentVolumeClaim than this one, and is not being deleted yet. Anybody
+/// who may make a PersistentVolumeClaim can write the name of another one's PersistentVolume.
+pub fn is_left_over(pv: &PersistentVolume, pvc: &PersistentVolumeClaim) -> bool {
+    let of = pv.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+    let is_its = |of: &ObjectReference| {
+        of.namespace == pvc.metadata.namespace
+            && of.name == pvc.metadata.name
+            && of.uid.as_ref().is_none_or(|uid| pvc.metadata.uid.as_ref() == Some(uid))
+    };
+    pv.metadata.deletion_timestamp.is_none() && of.is_some_and(is_its)
+}
+
 /// The next step if the PersistentVolume names the node from which the volume has moved.
 fn move_to_node(
     claim: &VolumeClaim,
@@ -146,6 +190,23 @@ fn move_to_node(
     }
 }
 
+/// Why the claim waits after the API server refused the step, with its words (F3). A size that cannot be shown keeps
+/// nobody from the volume.
+pub fn refused(step: &Step, claim: &VolumeClaim, words: &str) -> Option<Verdict> {
+    let what = match step {
+        Step::CreatePv(_) => format!("PersistentVolume {} cannot be made", pv_name(claim)),
+        Step::CreatePvc(_) => format!("PersistentVolumeClaim {} cannot be made", claim.name_any()),
+        Step::DeletePv(_) => format!("PersistentVolume {} cannot be deleted", pv_name(claim)),
+        Step::DeletePvc(_) => format!("PersistentVolumeClaim {} cannot be deleted", claim.name_any()),
+        Step::DeleteEarlierPv(_) => {
+            format!("the PersistentVolume of an earlier claim {} cannot be deleted", claim.name_any())
+        }
+        Step::ShowSize | Step::Wait(_) | Step::Done => return None,
+    };
+    let why = format!("{what}: {words}; have it allowed, and Reservoir tries again by itself");
+    Some(Verdict::no(reason::REFUSED, why))
+}
+
 /// The condition of a claim that has both objects.
 pub fn report(claim: &VolumeClaim, seen: &Seen) -> Verdict {
     let name = claim.name_any();
@@ -159,6 +220,34 @@ pub fn report(claim: &VolumeClaim, seen: &Seen) -> Verdict {
 mod tests {
     use super::*;
     use crate::plan::testing::*;
+
+    #[test]
+    fn f5_the_pvc_of_a_backup_is_made_anew() {
+        let (mut old, volume) = (claim("ns", "c", "v"), ready_volume("v", "eng", true));
+        let new = old.clone();
+        old.metadata.uid = Some("uid-old".into());
+        let mut pvc = persistent_volume_claim(&old, &volume);
+        pvc.metadata.uid = Some("restored".into());
+        let mut pv = persistent_volume(&old, &volume);
+        assert!(is_left_over(&pv, &pvc) && earlier_claim(&pvc) == Some("uid-old"));
+        let mut seen = Seen { pvc: Some(pvc.clone()), earlier: Some(pv.clone()), ..Default::default() };
+        assert!(matches!(next(&new, &volume, &seen), Step::DeleteEarlierPv(_)));
+        seen.earlier = None;
+        assert!(matches!(next(&new, &volume, &seen), Step::DeletePvc(_)));
+        seen.pvc.as_mut().unwrap().metadata.deletion_timestamp = some_time();
+        let Step::Wait(why) = next(&new, &volume, &seen) else { panic!() };
+        assert!(why.message.contains("that of an earlier claim of this name"), "{}", why.message);
+        // The PersistentVolume of another claim, named by a forged PersistentVolumeClaim.
+        for (name, uid) in [("other", None), ("c", Some("bound"))] {
+            let of = pv.spec.as_mut().unwrap().claim_ref.as_mut().unwrap();
+            (of.name, of.uid) = (Some(name.into()), uid.map(str::to_owned));
+            assert!(!is_left_over(&pv, &pvc), "{name}");
+        }
+        pvc.metadata.labels = None;
+        seen.pvc = Some(pvc);
+        let Step::Wait(why) = next(&new, &volume, &seen) else { panic!() };
+        assert_eq!(why.reason, "NameTaken", "C5: that of somebody else");
+    }
 
     /// L1: a user deleted the first PersistentVolumeClaim while Kubernetes bound it.
     #[test]

@@ -179,6 +179,13 @@ pub fn next(seen: &Seen) -> Step {
     }
 }
 
+/// True if a step ends the wait for a volume. The pause in which the scheduler chooses another node ends none.
+pub fn is_settled(seen: &Seen, step: &Step) -> bool {
+    let placed =
+        seen.volume.as_ref().is_some_and(|v| v.status.as_ref().is_some_and(|s| s.reservation.is_some()));
+    seen.bound || placed || matches!(step, Step::CreateClaim(_) | Step::CreateVolume(_))
+}
+
 /// The next step once the volume exists.
 fn follow(volume: &SharedPersistentVolume, selected: Option<&String>) -> Step {
     let status = volume.status.clone().unwrap_or_default();

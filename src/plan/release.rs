@@ -18,6 +18,12 @@ pub fn reservation_held(status: &DiskReservationStatus) -> Option<Verdict> {
         .or_else(|| held(&status.refinements, reason::HAS_REFINEMENTS, "reservation"))
 }
 
+/// Why the object of a reservation that is released stays: a finalizer of others (F3).
+pub fn left_to(finalizer: &str) -> Verdict {
+    let why = format!("its bytes are released, and its object goes when finalizer {finalizer} is removed");
+    Verdict::no(reason::RELEASING, why)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,7 +31,7 @@ use super::entry::{asked, entry, is_current, is_placed};
 use super::holder::{Holder, size, used, with_sums};
 use super::reservation_seen::{Gives, LedgerOf, Refusal, Seen, no_parent};
 use super::share::Outcome;
-use super::{names, quota, refs, release};
+use super::{foreign_finalizer, names, quota, refs, release};
 
 /// The next step for a reservation.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,8 +133,15 @@ fn unreserve(seen: &Seen) -> Step {
     match seen.holders().into_iter().next() {
         _ if !seen.live => Step::ReadLive,
         Some(holder) => Step::Release(holder),
-        None => Step::RemoveFinalizer,
+        None => match foreign_finalizer(&*seen.reservation).map(|name| release::left_to(name)) {
+            Some(why) if !is_reported(&status, &why) => report(seen, status, Err(why)),
+            _ => Step::RemoveFinalizer,
+        },
     }
+}
+
+fn is_reported(status: &DiskReservationStatus, why: &Verdict) -> bool {
+    condition::get(&status.conditions, READY).is_some_and(|ready| ready.message == why.message)
 }
 
 /// The obstacle to a complete set of entries.
@@ -691,6 +698,17 @@ mod tests {
         assert_eq!(next(&seen), Step::Release(LedgerOf::Role("eng".into())));
         VolumeRole::see("eng", Some(volume_role("eng", "eng")), &mut seen);
         assert_eq!(next(&seen), Step::RemoveFinalizer);
+        let reservation = Arc::make_mut(&mut seen.reservation);
+        reservation.metadata.finalizers = Some(vec![FINALIZER.into(), "example.com/keep".into()]);
+        let Step::Report(status) = next(&seen) else { panic!() };
+        let ready = condition::get(&status.conditions, READY).unwrap();
+        assert!(
+            ready.message.ends_with("when finalizer example.com/keep is removed"),
+            "F3: {}",
+            ready.message
+        );
+        Arc::make_mut(&mut seen.reservation).status = Some(*status);
+        assert_eq!(next(&seen), Step::RemoveFinalizer, "once");
         VolumeRole::see("eng", None, &mut seen);
         assert_eq!(next(&seen), Step::ReadLive, "a ledger that is gone was read too long ago");
         Arc::make_mut(&mut seen.reservation).metadata.finalizers = None;

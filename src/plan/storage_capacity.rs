@@ -33,9 +33,10 @@ pub struct Changes<'a> {
     pub apply: Vec<CSIStorageCapacity>,
 }
 
-/// The writes that turn `there`, the present objects of the class, into the correct objects. A class of another driver
-/// has no objects, and a class without delayed binding has none either. `crowded` has the size that no volume may reach on
-/// a node.
+/// The writes that turn `there`, the present objects of the class in all namespaces, into the correct objects in
+/// `namespace`. A class of another driver has no objects, and a class without delayed binding has none either. `crowded`
+/// has the size that no volume may reach on a node. Objects in other namespaces are those of an earlier installation, and
+/// would mislead the scheduler for ever (F5).
 pub fn changes<'a>(
     class: &StorageClass,
     there: &[&'a CSIStorageCapacity],
@@ -43,6 +44,7 @@ pub fn changes<'a>(
     disks: &[&NodeDisk],
     disk_ready: impl Fn(&str) -> bool,
     crowded: &BTreeMap<String, u64>,
+    namespace: &str,
 ) -> Changes<'a> {
     let delayed = classes::is_ours(class) && classes::is_delayed(class);
     let spec = delayed.then(|| classes::of_class(class)).and_then(Result::ok);
@@ -54,7 +56,10 @@ pub fn changes<'a>(
             capacity.largest = capacity.largest.min(bytes.saturating_sub(1));
         }
     }
-    let stays = |old: &CSIStorageCapacity| node_of(old).is_some_and(|node| wanted.contains_key(node));
+    let stays = |old: &CSIStorageCapacity| {
+        old.metadata.namespace.as_deref() == Some(namespace)
+            && node_of(old).is_some_and(|node| wanted.contains_key(node))
+    };
     let (kept, delete): (Vec<&CSIStorageCapacity>, Vec<&CSIStorageCapacity>) =
         there.iter().partition(|old| stays(old));
     let same = |node: &String, capacity: StorageCapacity| {
@@ -154,7 +159,9 @@ mod tests {
         };
         let all = reservations();
         let names = |class: &StorageClass, there: &[&CSIStorageCapacity], all: &[&DiskReservation]| {
-            let Changes { delete, apply } = changes(class, there, all, &[], |_| true, &BTreeMap::new());
+            let Changes { delete, mut apply } =
+                changes(class, there, all, &[], |_| true, &BTreeMap::new(), "ours");
+            apply.iter_mut().for_each(|made| made.metadata.namespace = Some("ours".into()));
             (delete.len(), apply)
         };
         let (_, made) = names(&class, &[], &all.iter().collect::<Vec<_>>());
@@ -163,10 +170,15 @@ mod tests {
         assert_eq!(names(&class, &there, &all.iter().collect::<Vec<_>>()), (0, vec![]));
         let without_n2: Vec<_> = all[..3].iter().collect();
         assert_eq!(names(&class, &there, &without_n2), (1, vec![]));
+        let mut elsewhere = made.clone();
+        elsewhere[0].metadata.namespace = Some("earlier".into());
+        let both: Vec<_> = made.iter().chain(&elsewhere[..1]).collect();
+        assert_eq!(names(&class, &both, &all.iter().collect::<Vec<_>>()), (1, vec![]), "F5");
         let less: Vec<_> = all[1..].iter().collect();
         assert_eq!(names(&class, &there, &less).1.len(), 1, "n1 has less");
         let crowded = [("n1".to_owned(), 4 << 30), ("n3".to_owned(), 1)].into();
-        let told = changes(&class, &there, &all.iter().collect::<Vec<_>>(), &[], |_| true, &crowded).apply;
+        let told =
+            changes(&class, &there, &all.iter().collect::<Vec<_>>(), &[], |_| true, &crowded, "ours").apply;
         let told: Vec<_> = told.iter().map(capacity_of).collect();
         assert_eq!(told, [StorageCapacity { total: 13 << 30, largest: (4 << 30) - 1 }]);
         class.volume_binding_mode = None;

@@ -4,22 +4,27 @@
 //! reports that nothing is mounted → the entry in the volume's list is removed → the finalizer is removed. A claim of a
 //! StorageClass waits for its PersistentVolumeClaim instead, and decides the fate of its volume.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::ResourceExt;
 
 use crate::api::condition::{self, READY, Verdict, reason};
 use crate::api::{
-    ClaimPhase, FINALIZER, PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim,
-    VolumeClaimStatus,
+    ClaimPhase, PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim, VolumeClaimStatus,
 };
 
 use super::pvc_provisioner::{Fate, fate, pvc_of};
 use super::unbind::{still_mounted, unbind};
-use super::{LISTED_PODS, bind, debounce, names};
+use super::{LISTED_PODS, bind, debounce, foreign_finalizer, names};
 
-/// The finalizer by which Kubernetes keeps a PersistentVolumeClaim for the pods that use it.
+/// The finalizer by which Kubernetes keeps a PersistentVolumeClaim for scheduled pods of any phase that name it. See
+/// `podUsesPVCForDeletion` of the PVC protection controller.
 const PVC_PROTECTION: &str = "kubernetes.io/pvc-protection";
+
+/// The pause before another look at pods that have ended, which no cache has.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// The state around a claim's object.
 #[derive(Debug)]
@@ -31,6 +36,10 @@ pub struct Seen {
     /// Running and pending pods that name the PersistentVolumeClaim, by the cache. They serve the report only:
     /// Kubernetes itself keeps a PersistentVolumeClaim that a pod uses.
     pub users: Vec<PodRef>,
+    /// Ended pods that name the PersistentVolumeClaim, read live; `None` before [`Step::LookForEnded`].
+    pub ended: Option<Vec<PodRef>>,
+    /// The API server's words, if it refused [`Step::DeletePvc`].
+    pub refused: Option<String>,
     /// For a claim of a StorageClass, once the PersistentVolumeClaim is gone: the volume, then its PersistentVolume,
     /// read live.
     pub provisioned: Option<(SharedPersistentVolume, Option<PersistentVolume>)>,
@@ -52,8 +61,10 @@ pub enum Step {
     /// Delete the PersistentVolumeClaim that was read, and decide again. Kubernetes removes the object after its last
     /// use by a pod.
     DeletePvc,
-    /// Write the status.
-    Report(Box<VolumeClaimStatus>),
+    /// List the ended pods that name the PersistentVolumeClaim, and decide again.
+    LookForEnded,
+    /// Write the status; reconcile again after that time.
+    Report(Box<VolumeClaimStatus>, Option<Duration>),
     /// Wait: Kubernetes removes the PersistentVolumeClaim, or the node reports, within moments.
     Debounce,
     /// Delete the PersistentVolume, then [`unbind`] the claim, and decide again. Kubernetes may keep the
@@ -85,7 +96,11 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
     }
     // Kubernetes keeps the PersistentVolumeClaim for the pods that use it, and lets no new pod start with it.
     if pvc.metadata.deletion_timestamp.is_none() {
-        return Step::DeletePvc;
+        let Some(words) = &seen.refused else { return Step::DeletePvc };
+        let why = format!(
+            "PersistentVolumeClaim {name} cannot be deleted: {words}; have it allowed, and Reservoir tries again by itself"
+        );
+        return report(claim, seen.users.clone(), Verdict::no(reason::REFUSED, why), seen);
     }
     if let Some(why) = held(&seen.users) {
         return report(claim, seen.users.clone(), why, seen);
@@ -94,8 +109,15 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
     if !pvc.finalizers().iter().any(|finalizer| finalizer == PVC_PROTECTION) {
         return leave(claim, seen);
     }
-    let why = format!("PersistentVolumeClaim {name} and its PersistentVolume are being removed");
-    report(claim, vec![], Verdict::no(reason::RELEASING, why), seen)
+    if debounce::is_passing(claim.metadata.deletion_timestamp.as_ref(), seen.now) {
+        return Step::Debounce;
+    }
+    let Some(ended) = &seen.ended else { return Step::LookForEnded };
+    let why = kept_by_ended(&name, ended).unwrap_or_else(|| {
+        let why = format!("PersistentVolumeClaim {name} and its PersistentVolume are being removed");
+        Verdict::no(reason::RELEASING, why)
+    });
+    report(claim, ended.clone(), why, seen)
 }
 
 /// The next step of a claim that no new pod can use.
@@ -105,7 +127,7 @@ fn leave(claim: &VolumeClaim, seen: &Seen) -> Step {
         return report(claim, seen.users.clone(), still_mounted(left, &seen.users), seen);
     }
     // Another finalizer keeps the object, so its status must not show a bound claim.
-    let Some(foreign) = claim.finalizers().iter().find(|name| *name != FINALIZER) else { return Step::End };
+    let Some(foreign) = foreign_finalizer(claim) else { return Step::End };
     let why = format!("the claim has left its volume; its object goes when finalizer {foreign} is removed");
     let conditions = claim.status.as_ref().map_or(&[][..], |status| &status.conditions);
     match condition::get(conditions, READY).is_some_and(|ready| ready.message == why) {
@@ -125,6 +147,20 @@ pub fn left(
     status
 }
 
+/// Why the claim stays while Kubernetes keeps its PersistentVolumeClaim for these ended pods (F3).
+fn kept_by_ended(pvc: &str, ended: &[PodRef]) -> Option<Verdict> {
+    let (are, it) = if ended.len() == 1 { ("is", "that pod") } else { ("are", "those pods") };
+    let why = || {
+        format!(
+            "pod {} {are} finished, and Kubernetes keeps PersistentVolumeClaim {pvc} until {it} {are} deleted: delete {it}, \
+             or the Job that has {}; the data stays",
+            names(ended, ended.len()),
+            if ended.len() == 1 { "it" } else { "them" }
+        )
+    };
+    (!ended.is_empty()).then(|| Verdict::no(reason::IN_USE, why()))
+}
+
 /// Why the claim stays while these pods use it.
 fn held(users: &[PodRef]) -> Option<Verdict> {
     let why = || format!("the claim goes when pod {} has ended; the data stays", names(users, users.len()));
@@ -140,13 +176,13 @@ fn report(claim: &VolumeClaim, mut users: Vec<PodRef>, why: Verdict, seen: &Seen
     users.truncate(LISTED_PODS);
     (status.phase, status.users) = (ClaimPhase::Releasing, users);
     condition::set(&mut status.conditions, READY, why, claim.metadata.generation, seen.now);
-    Step::Report(Box::new(status))
+    Step::Report(Box::new(status), seen.ended.as_ref().map(|_| AGAIN))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{ClaimBinding, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID};
+    use crate::api::{ClaimBinding, FINALIZER, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID};
     use crate::plan::persistent_volume::persistent_volume_claim;
     use crate::plan::testing::*;
 
@@ -155,6 +191,8 @@ mod tests {
             guarded: true,
             pvc: None,
             users: vec![],
+            ended: None,
+            refused: None,
             provisioned: None,
             volume: None,
             left: None,
@@ -164,7 +202,7 @@ mod tests {
 
     fn message(step: Step) -> String {
         match step {
-            Step::Report(status) => condition::get(&status.conditions, READY).unwrap().message.clone(),
+            Step::Report(status, _) => condition::get(&status.conditions, READY).unwrap().message.clone(),
             other => panic!("{other:?}"),
         }
     }
@@ -184,12 +222,16 @@ mod tests {
         let pvc = persistent_volume_claim(&c, &ready_volume("v", "eng", true));
         let mut s = Seen { pvc: Some(pvc), users: vec![pod("ns", "p")], ..seen() };
         assert_eq!(next(&c, &s), Step::DeletePvc, "no new pod starts with it");
+        s.refused = Some("policy x: no".into());
+        assert!(message(next(&c, &s)).contains("c cannot be deleted: policy x: no"), "F3");
         s.pvc.as_mut().unwrap().metadata.deletion_timestamp = some_time();
         assert!(message(next(&c, &s)).contains("when pod ns/p has ended"));
         s.users.clear();
         assert_eq!(next(&c, &s), Step::Leave, "no finalizer but those of others keeps the object");
         s.pvc.as_mut().unwrap().metadata.finalizers =
             Some(vec![PVC_PROTECTION.into(), "example.com/keep".into()]);
+        assert_eq!(next(&c, &s), Step::LookForEnded);
+        s.ended = Some(vec![]);
         assert!(message(next(&c, &s)).contains("are being removed"));
         s.now = Timestamp::UNIX_EPOCH;
         assert_eq!(next(&c, &s), Step::Debounce);
@@ -208,11 +250,31 @@ mod tests {
         let used = message(next(&c, &left(&listed, &[pod("ns", "p")])));
         assert!(used.contains("node n1 has the volume mounted for pod ns/p"), "X1: {used}");
         c.metadata.finalizers = Some(vec![FINALIZER.into(), "example.com/keep".into()]);
-        let Step::Report(status) = next(&c, &left(&[], &[])) else { panic!() };
+        let Step::Report(status, None) = next(&c, &left(&[], &[])) else { panic!() };
         assert_eq!(status.phase, ClaimPhase::Releasing);
         c.status = Some(*status);
         assert_eq!(next(&c, &left(&[], &[])), Step::End, "reported");
         assert_eq!(next(&c, &Seen { guarded: false, ..seen() }), Step::Rest);
+    }
+
+    #[test]
+    fn f3_finished_pods_that_keep_the_claim_are_named() {
+        let mut c = claim("ns", "c", "v");
+        c.metadata.deletion_timestamp = some_time();
+        let mut pvc = persistent_volume_claim(&c, &ready_volume("v", "eng", true));
+        pvc.metadata.deletion_timestamp = some_time();
+        pvc.metadata.finalizers = Some(vec![PVC_PROTECTION.into()]);
+        let kept = |ended| next(&c, &Seen { pvc: Some(pvc.clone()), ended: Some(ended), ..seen() });
+        let Step::Report(status, Some(AGAIN)) = kept(vec![pod("ns", "job-x")]) else { panic!() };
+        let ready = condition::get(&status.conditions, READY).unwrap();
+        assert_eq!((ready.reason.as_str(), status.users.len()), ("InUse", 1));
+        assert_eq!(
+            ready.message,
+            "pod ns/job-x is finished, and Kubernetes keeps PersistentVolumeClaim c until that pod is deleted: delete that \
+             pod, or the Job that has it; the data stays"
+        );
+        let two = message(kept(vec![pod("ns", "a"), pod("ns", "b")]));
+        assert!(two.starts_with("pod ns/a and ns/b are finished"), "{two}");
     }
 
     #[test]

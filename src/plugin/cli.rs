@@ -192,6 +192,8 @@ pub(super) enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Removes Reservoir from the cluster, with the data kept on the disks or erased.
+    Uninstall(Uninstall),
     /// Checks the installation and your rights.
     Doctor {
         #[command(flatten)]
@@ -312,6 +314,25 @@ pub(super) struct Unclaim {
     /// Writes nothing. `server` lets the API server check the request, rights included.
     #[arg(long, value_name = "WHERE")]
     pub dry_run: Option<DryRun>,
+}
+
+#[derive(Args)]
+pub(super) struct Uninstall {
+    /// Removes kinds, objects and policies after `helm uninstall`. The data stays on the disks, and can be recovered.
+    #[arg(long, required_unless_present = "erase", conflicts_with = "erase")]
+    pub keep_data: bool,
+    /// Deletes all claims and volumes while Reservoir runs, which erases their data; after `helm uninstall`, the rest.
+    #[arg(long)]
+    pub erase: bool,
+    /// Changes nothing, and prints the next steps.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Does not ask.
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Time limit of each stage of an erasure, such as 10m.
+    #[arg(long, default_value = "10m", value_parser = duration)]
+    pub timeout: Duration,
 }
 
 #[derive(Args)]

@@ -20,6 +20,7 @@ mod status;
 mod subscribe;
 mod tree;
 mod unclaim;
+mod uninstall;
 mod unsubscribe;
 mod watch;
 mod why;

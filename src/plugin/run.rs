@@ -21,7 +21,7 @@ use super::tree::{self, Filter};
 use super::watch::Changes;
 use super::why::{self, Target};
 use super::write::{self, Until};
-use super::{complete, delete, orphans, rights, status, subscribe, unclaim, unsubscribe};
+use super::{complete, delete, orphans, rights, status, subscribe, unclaim, uninstall, unsubscribe};
 use crate::api::condition::RESIZED;
 
 /// Runs the command line. An error is one line on standard error.
@@ -126,6 +126,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             print(&output, &orphans, || orphans::text(&orphans))?;
         }
         Command::Recover { data, output } => orphans::print_manifests(&client, &data, &output).await?,
+        Command::Uninstall(args) => uninstall::uninstall(&client, &args, &namespace).await?,
         Command::Doctor { output } => {
             let facts = Facts::gather(&client, &namespace).await?;
             let findings = doctor::findings(&facts, env!("CARGO_PKG_VERSION"));

@@ -48,6 +48,8 @@ async fn a1_a5_verbs_on_a_role_or_its_ancestor_decide() {
         ("destroy", Ask::patch(&going, json!({"spec": {"retire": false}}))),
         ("destroy", Ask::patch(&going, json!({"spec": {"retire": null}}))),
         ("destroy", Ask::patch(&solo, json!({"spec": {"erasePolicy": "Zero"}}))),
+        ("destroy", Ask::patch(&solo, json!({"spec": {"deletionPolicy": "Wait"}}))),
+        ("unreserve", Ask::patch(&kept, json!({"spec": {"deletionPolicy": "Wait"}}))),
         // C1: claims select volumes by labels.
         ("create", Ask::patch(&solo, json!({"metadata": {"labels": {"set": "best"}}}))),
         // A6.

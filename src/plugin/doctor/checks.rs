@@ -17,7 +17,7 @@ use crate::plugin::rights::VERBS;
 use crate::plugin::snapshot::Snapshot;
 
 /// The chart's admission policies. Each has a binding of the same name.
-const POLICIES: &[(&str, &str)] = &[
+pub(in crate::plugin) const POLICIES: &[(&str, &str)] = &[
     ("Validating", "reservoir-volume-in-use"),
     ("Validating", "reservoir-holds-data"),
     ("Validating", "reservoir-shrink"),

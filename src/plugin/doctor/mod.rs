@@ -4,6 +4,6 @@ mod checks;
 mod facts;
 mod finding;
 
-pub(super) use checks::findings;
+pub(super) use checks::{POLICIES, findings};
 pub(super) use facts::Facts;
 pub(super) use finding::{Level, text};

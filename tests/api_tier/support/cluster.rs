@@ -259,7 +259,7 @@ impl Cluster {
         let (group, version) = types.api_version.rsplit_once('/').unwrap_or(("", &types.api_version));
         let gvk = kube::core::GroupVersionKind::gvk(group, version, &types.kind);
         let plural = match types.kind.as_str() {
-            kind if kind.ends_with("Policy") => {
+            kind if kind.ends_with('y') => {
                 format!("{}ies", kind.trim_end_matches('y').to_lowercase())
             }
             kind if kind.ends_with('s') => format!("{}es", kind.to_lowercase()),

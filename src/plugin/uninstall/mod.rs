@@ -1,0 +1,181 @@
+//! The command `uninstall`: Reservoir leaves a cluster, with the data kept or erased (F5).
+//!
+//! # Guarantees
+//! - `--keep-data` erases nothing, even if a controller runs unseen. Each object is gone at once by a compare-and-swap, and
+//!   is never seen as being deleted; so its data becomes an orphan (X6).
+//! - `--erase` erases by ordinary deletions, with the guards of the policies (X1, R6).
+
+mod next;
+
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions};
+use kube::{Client, ResourceExt};
+use serde_json::json;
+
+use self::next::{Data, Installed, Object, Step, next};
+use super::cli::Uninstall;
+use super::doctor::Facts;
+use super::errors::{explain_api_error, explain_cluster_error};
+use super::output::confirm;
+use crate::api::FINALIZER;
+use crate::cluster;
+
+/// The pause between two looks at an object.
+const PAUSE: Duration = Duration::from_millis(500);
+/// The time in which a deleted policy stops to be in force.
+const POLICIES_END: Duration = Duration::from_secs(30);
+
+pub(super) async fn uninstall(client: &Client, args: &Uninstall, namespace: &str) -> anyhow::Result<()> {
+    let data = if args.erase { Data::Erase } else { Data::Keep };
+    let mut asked = args.yes || args.dry_run;
+    loop {
+        let installed = gather(client, namespace).await?;
+        let step = next(data, &installed);
+        if let Step::Delete(objects) | Step::Remove(objects) = &step
+            && !objects.is_empty()
+        {
+            let verb = if args.dry_run { "would remove" } else { "removes" };
+            objects.iter().for_each(|object| println!("{verb} {object}"));
+            if !asked {
+                confirm(question(data), false)?;
+                asked = true;
+            }
+        }
+        match step {
+            Step::First(why) => bail!("{why}"),
+            Step::Then(next) => {
+                println!("{next}");
+                return Ok(());
+            }
+            Step::Delete(_) if args.dry_run => {
+                println!("and then what these hold up: volumes, reservations and the kinds");
+                return Ok(());
+            }
+            Step::Remove(_) if args.dry_run => return Ok(()),
+            Step::Delete(objects) => delete(client, &objects, args.timeout).await?,
+            Step::Remove(objects) => {
+                for object in &objects {
+                    remove(client, object).await?;
+                }
+                println!("{}", farewell(data));
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn question(data: Data) -> &'static str {
+    match data {
+        Data::Keep => "Remove these objects? The data stays on the disks.",
+        Data::Erase => "Erase the data of all volumes? Nobody can bring it back.",
+    }
+}
+
+fn farewell(data: Data) -> &'static str {
+    match data {
+        Data::Keep => {
+            "Reservoir's kinds and objects are gone, and the data is on the disks: install the chart again, and run \
+             `kubectl reservoir recover` to have it back"
+        }
+        Data::Erase => {
+            "Reservoir's kinds and objects are gone; the directories of its disks have no volume any more"
+        }
+    }
+}
+
+async fn gather(client: &Client, namespace: &str) -> anyhow::Result<Installed> {
+    let all = ListParams::default();
+    Ok(Installed {
+        facts: Facts::gather(client, namespace).await?,
+        persistent_volumes: cluster::list(&Api::all(client.clone()), &all)
+            .await
+            .map_err(|error| explain_cluster_error(&error))?,
+        capacities: cluster::list(&Api::all(client.clone()), &all)
+            .await
+            .map_err(|error| explain_cluster_error(&error))?,
+    })
+}
+
+fn api_of(client: &Client, object: &Object) -> Api<DynamicObject> {
+    match &object.namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &object.resource),
+        None => Api::all_with(client.clone(), &object.resource),
+    }
+}
+
+/// Reads an object; `None`: it is gone, perhaps with its kind.
+async fn read(api: &Api<DynamicObject>, object: &Object) -> anyhow::Result<Option<DynamicObject>> {
+    api.get_opt(&object.name).await.map_err(|error| explain_api_error(&error))
+}
+
+/// Deletes the objects, and waits until they are gone.
+async fn delete(client: &Client, objects: &[Object], timeout: Duration) -> anyhow::Result<()> {
+    let started = Instant::now();
+    for object in objects {
+        match api_of(client, object).delete(&object.name, &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            done => drop(done.map_err(|error| explain_api_error(&error))?),
+        }
+    }
+    for object in objects {
+        let api = api_of(client, object);
+        while let Some(waits) = read(&api, object).await? {
+            if started.elapsed() > timeout {
+                bail!("{object} is still there after {timeout:?}: {}", ready_message(&waits));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    Ok(())
+}
+
+fn ready_message(object: &DynamicObject) -> String {
+    let conditions = object.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let ready = conditions.iter().find(|condition| condition["type"] == "Ready");
+    let message = ready.and_then(|ready| ready["message"].as_str().map(str::to_owned));
+    message.unwrap_or_else(|| "look at it with kubectl describe".to_owned())
+}
+
+/// Removes an object without an end that anybody carries out: first Reservoir's finalizer goes, then exactly the object
+/// without it. A controller that puts the finalizer back makes the deletion fail, and both are repeated.
+async fn remove(client: &Client, object: &Object) -> anyhow::Result<()> {
+    let (api, started) = (api_of(client, object), Instant::now());
+    loop {
+        let Some(found) = read(&api, object).await? else { return Ok(()) };
+        let foreign: Vec<&String> = found.finalizers().iter().filter(|name| *name != FINALIZER).collect();
+        let bare = match foreign.len() == found.finalizers().len() {
+            true => Ok(found.clone()),
+            false => {
+                let metadata = json!({ "finalizers": foreign, "resourceVersion": found.resource_version() });
+                let patch = Patch::Merge(json!({ "metadata": metadata }));
+                api.patch(&object.name, &PatchParams::default(), &patch).await
+            }
+        };
+        let done = match bare {
+            Ok(bare) => {
+                let seen = Preconditions { uid: bare.uid(), resource_version: bare.resource_version() };
+                let params = DeleteParams { preconditions: Some(seen), ..Default::default() };
+                api.delete(&object.name, &params).await.map(drop)
+            }
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(()) => {
+                if let Some(kept) = foreign.first().filter(|_| object.resource.group == crate::api::GROUP) {
+                    eprintln!("note: {object} is kept by finalizer {kept} of somebody else: remove that");
+                }
+                return Ok(());
+            }
+            Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
+            // Another writer was first, or a policy that is gone is still in force.
+            Err(kube::Error::Api(status))
+                if (status.is_conflict() || status.is_forbidden()) && started.elapsed() < POLICIES_END =>
+            {
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => return Err(explain_api_error(&error)),
+        }
+    }
+}

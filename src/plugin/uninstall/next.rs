@@ -1,0 +1,281 @@
+//! The next step of an uninstallation, from what is there (F5).
+
+use k8s_openapi::api::core::v1::PersistentVolume;
+use k8s_openapi::api::storage::v1::CSIStorageCapacity;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::ApiResource;
+use kube::core::GroupVersionKind;
+use kube::{Resource, ResourceExt};
+
+use crate::api::{DRIVER, GROUP, LABEL_MANAGED_BY, MANAGED_BY};
+use crate::cluster;
+use crate::plan::names;
+use crate::plan::pvc_provisioner::pvc_of;
+use crate::plugin::doctor::{Facts, POLICIES};
+
+/// The fate of the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Data {
+    Keep,
+    Erase,
+}
+
+/// What is there.
+#[derive(Default)]
+pub(super) struct Installed {
+    pub facts: Facts,
+    pub persistent_volumes: Vec<PersistentVolume>,
+    pub capacities: Vec<CSIStorageCapacity>,
+}
+
+/// An object that goes.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Object {
+    pub resource: ApiResource,
+    pub namespace: Option<String>,
+    pub name: String,
+}
+
+/// The next step.
+#[derive(Debug, PartialEq)]
+pub(super) enum Step {
+    /// Fail: somebody else has to act first.
+    First(String),
+    /// Delete these objects as anybody would, and wait until they are gone: Reservoir erases. Then look again.
+    Delete(Vec<Object>),
+    /// End well: the data is erased, and the message has the next command.
+    Then(String),
+    /// Remove these objects in this order, without a deletion that anybody carries out.
+    Remove(Vec<Object>),
+}
+
+impl std::fmt::Display for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = &self.resource.kind;
+        match &self.namespace {
+            Some(namespace) => write!(f, "{kind} {namespace}/{}", self.name),
+            None => write!(f, "{kind} {}", self.name),
+        }
+    }
+}
+
+fn object<K: Resource<DynamicType = ()>>(object: &K) -> Object {
+    Object {
+        resource: ApiResource::erase::<K>(&()),
+        namespace: object.meta().namespace.clone(),
+        name: object.name_any(),
+    }
+}
+
+fn objects<'a, K: Resource<DynamicType = ()> + 'a>(all: impl IntoIterator<Item = &'a K>) -> Vec<Object> {
+    all.into_iter().map(object).collect()
+}
+
+/// The next step.
+pub(super) fn next(data: Data, installed: &Installed) -> Step {
+    let facts = &installed.facts;
+    let snapshot = &facts.snapshot;
+    let users: Vec<String> = snapshot
+        .claims
+        .iter()
+        .flat_map(|claim| {
+            let (namespace, name) = (claim.namespace().unwrap_or_default(), claim.name_any());
+            snapshot
+                .pods_of(&namespace, &name)
+                .map(|pod| cluster::pod_ref(pod).to_string())
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    if !users.is_empty() {
+        return Step::First(format!(
+            "pod {} use volumes, and the kubelet needs Reservoir's agent to end them: delete them, or scale their workloads \
+             down, and run this again",
+            names(&users, users.len())
+        ));
+    }
+    let uninstall = facts.controllers.iter().flatten().next().map(|controller| {
+        let namespace = controller.namespace().unwrap_or_default();
+        let release = controller.labels().get("app.kubernetes.io/instance");
+        format!("helm uninstall {} --namespace {namespace}", release.map_or("reservoir", String::as_str))
+    });
+    let held = erased_first(installed);
+    match (data, uninstall) {
+        (Data::Keep, Some(command)) => Step::First(format!(
+            "Reservoir still runs: {command}; nothing is erased by that; then run this again"
+        )),
+        (Data::Erase, None) if !held.is_empty() => Step::First(format!(
+            "{} and {} more are there, and nobody erases while Reservoir does not run: install the chart again, or use \
+             --keep-data",
+            held[0],
+            held.len() - 1
+        )),
+        (Data::Erase, Some(_)) if !held.is_empty() => Step::Delete(held),
+        (Data::Erase, Some(command)) => {
+            Step::Then(format!("the data is erased; next: {command}; then run this again"))
+        }
+        (_, None) => Step::Remove(rest(installed)),
+    }
+}
+
+/// The first of these that are there: PersistentVolumeClaims of StorageClasses, claims, volumes, reservations. Each ends
+/// before the next can.
+fn erased_first(installed: &Installed) -> Vec<Object> {
+    let snapshot = &installed.facts.snapshot;
+    let of_class = |pvc: &&k8s_openapi::api::core::v1::PersistentVolumeClaim| {
+        snapshot
+            .claims
+            .iter()
+            .any(|claim| pvc_of(claim).is_some() && pvc_of(claim) == pvc.metadata.uid.as_deref())
+    };
+    let reservations = snapshot.reservations.iter().filter(|reservation| !reservation.spec.is_static);
+    [
+        objects(snapshot.pvcs.iter().filter(of_class)),
+        objects(&snapshot.claims),
+        objects(&snapshot.volumes),
+        objects(reservations),
+    ]
+    .into_iter()
+    .find(|stage| !stage.is_empty())
+    .unwrap_or_default()
+}
+
+/// Everything of Reservoir. The policies are first, since they guard the others; the kinds are last.
+fn rest(installed: &Installed) -> Vec<Object> {
+    let (facts, snapshot) = (&installed.facts, &installed.facts.snapshot);
+    let policies = facts.policies.iter().flat_map(|(kind, found)| {
+        let ours = |name: &&String| {
+            POLICIES.iter().any(|(prefix, policy)| kind.starts_with(prefix) && policy == &name.as_str())
+        };
+        found.iter().flatten().filter(ours).map(|name| {
+            let gvk = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
+            let plural = kind.to_lowercase().replace("policybinding", "policybindings");
+            let plural = if kind.ends_with('y') { plural.replace("policy", "policies") } else { plural };
+            Object {
+                resource: ApiResource::from_gvk_with_plural(&gvk, &plural),
+                namespace: None,
+                name: name.clone(),
+            }
+        })
+    });
+    let kinds =
+        facts.crds.iter().flatten().filter(|kind: &&CustomResourceDefinition| kind.spec.group == GROUP);
+    [
+        policies.collect(),
+        objects(&snapshot.claims),
+        objects(&snapshot.offers),
+        objects(&snapshot.subscriptions),
+        objects(&snapshot.volumes),
+        objects(&snapshot.reservations),
+        objects(&snapshot.roles),
+        objects(&snapshot.disks),
+        objects(installed.persistent_volumes.iter().filter(|pv| is_ours(pv))),
+        objects(
+            installed
+                .capacities
+                .iter()
+                .filter(|c| c.labels().get(LABEL_MANAGED_BY).is_some_and(|by| by == MANAGED_BY)),
+        ),
+        objects(kinds),
+    ]
+    .concat()
+}
+
+fn is_ours(pv: &PersistentVolume) -> bool {
+    pv.spec.as_ref().and_then(|spec| spec.csi.as_ref()).is_some_and(|csi| csi.driver == DRIVER)
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::apps::v1::Deployment;
+    use serde_json::{from_value, json};
+
+    use super::*;
+    use crate::plan::testing::*;
+
+    fn controller() -> Option<Vec<Deployment>> {
+        let labels = json!({"app.kubernetes.io/instance": "storage"});
+        let metadata = json!({"name": "reservoir-controller", "namespace": "infra", "labels": labels});
+        Some(vec![from_value(json!({"metadata": metadata})).unwrap()])
+    }
+
+    fn listed(step: Step) -> String {
+        match step {
+            Step::Delete(objects) | Step::Remove(objects) => {
+                objects.iter().map(|object| object.to_string()).collect::<Vec<_>>().join(", ")
+            }
+            Step::First(why) | Step::Then(why) => why,
+        }
+    }
+
+    #[test]
+    fn f5_nothing_is_removed_under_a_pod_or_beside_a_controller() {
+        let mut there = Installed::default();
+        there.facts.controllers = controller();
+        there.facts.snapshot.claims = vec![claim("ns", "c", "v")];
+        there.facts.snapshot.volumes = vec![volume("v", "eng", 1)];
+        there.facts.snapshot.reservations = vec![reserved("r", "eng", 1, &[("v", 1)])];
+        let kept = next(Data::Keep, &there);
+        assert!(
+            matches!(&kept, Step::First(why) if why.contains("helm uninstall storage --namespace infra")),
+            "{kept:?}"
+        );
+        let pod = json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": {"containers": [],
+            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}});
+        there.facts.snapshot.pods = vec![from_value(pod).unwrap()];
+        for data in [Data::Keep, Data::Erase] {
+            let step = next(data, &there);
+            assert!(matches!(&step, Step::First(why) if why.starts_with("pod ns/p use volumes")), "{step:?}");
+        }
+        there.facts.snapshot.pods.clear();
+        there.facts.controllers = Some(vec![]);
+        let step = next(Data::Erase, &there);
+        assert!(matches!(&step, Step::First(why) if why.contains("nobody erases")), "{step:?}");
+        there.facts.policies.insert(
+            "ValidatingAdmissionPolicy",
+            Some(["reservoir-bounds".to_owned(), "mine".to_owned()].into()),
+        );
+        assert_eq!(
+            listed(next(Data::Keep, &there)),
+            "ValidatingAdmissionPolicy reservoir-bounds, VolumeClaim ns/c, SharedPersistentVolume v, DiskReservation r"
+        );
+    }
+
+    #[test]
+    fn f5_each_stage_of_an_erasure_ends_before_the_next() {
+        let mut there = Installed::default();
+        there.facts.controllers = controller();
+        let snapshot = &mut there.facts.snapshot;
+        let mut of_class = claim("ns", "data", "pvc-u");
+        of_class.metadata.labels = Some([(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+        snapshot.claims = vec![of_class, claim("ns", "c", "v")];
+        let pvc = |name: &str, uid: &str| {
+            from_value(json!({"metadata": {"name": name, "namespace": "ns", "uid": uid}})).unwrap()
+        };
+        snapshot.pvcs = vec![pvc("data", "u"), pvc("others", "x")];
+        snapshot.volumes = vec![volume("v", "eng", 1)];
+        let mut fixed = reserved("fixed", "eng", 1, &[]);
+        fixed.spec.is_static = true;
+        snapshot.reservations = vec![fixed, reserved("r", "eng", 1, &[])];
+        let mut stages = vec![];
+        for _ in 0..4 {
+            stages.push(listed(next(Data::Erase, &there)));
+            let snapshot = &mut there.facts.snapshot;
+            match stages.len() {
+                1 => (snapshot.pvcs.clear(), snapshot.claims.remove(0)).1.metadata.name = None,
+                2 => snapshot.claims.clear(),
+                3 => snapshot.volumes.clear(),
+                _ => snapshot.reservations.truncate(1),
+            }
+        }
+        assert_eq!(
+            stages,
+            [
+                "PersistentVolumeClaim ns/data",
+                "VolumeClaim ns/c",
+                "SharedPersistentVolume v",
+                "DiskReservation r"
+            ]
+        );
+        assert!(matches!(next(Data::Erase, &there), Step::Then(_)), "static reservations go with the chart");
+    }
+}
