@@ -140,6 +140,9 @@ pub fn place_together(
     let own = alone(volume).map_err(|why| NoPlace { why, crowded: None })?;
     let with_class = |mate: &Mate| Some((mate.wanted(node)?, mate.class.as_ref()?.name_any()));
     let mut all: Vec<_> = mates.iter().filter_map(with_class).collect();
+    // A volume has its entry before its place, and the caches of both are not of the same moment. The name is made of a UID.
+    let entries = reservations.iter().flat_map(|r| &r.status).flat_map(|status| &status.volumes);
+    all.retain(|(volume, _)| !entries.clone().any(|entry| entry.name == volume.name_any()));
     if all.is_empty() {
         return Ok(own);
     }
@@ -287,6 +290,14 @@ mod tests {
         assert_eq!(try_on("n1", &[mate("b", 2, Some("n2"), None)]), Ok("small".into()), "it goes elsewhere");
         let unplaced = volume("pvc-b", "eng", 2);
         assert!(try_on("n1", &[mate("b", 2, None, Some(unplaced))]).is_err());
+        // Its entry is taken, and its place or itself is not in the cache yet.
+        for seen in [None, Some(volume("pvc-b", "eng", 1))] {
+            let taken = on("n1", reserved("small", "eng", 3, &[("pvc-b", 1)]));
+            let (own, class) = (volume("pvc-u", "eng", 2), class(Value::Null));
+            let beside = [mate("b", 1, Some("n1"), seen)];
+            let found = place_together(&own, &class, &beside, "n1", &[&taken], &disks.each_ref());
+            assert_eq!(found, Ok("small".into()));
+        }
         let mut placed = volume("pvc-b", "eng", 2);
         let status = placed.status.get_or_insert_default();
         status.reservation = Some(crate::api::UidRef { name: "small".into(), uid: "uid-small".into() });
