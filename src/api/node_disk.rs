@@ -208,6 +208,7 @@ pub struct NodeDiskStatus {
     pub enforcement: Option<Enforcement>,
     /// Data without an object. Its bytes stay allocated (X6, S14). At most 128 entries. Written by the agent.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
     pub orphans: Vec<Orphan>,
     /// More data without an object, for which `orphans` has no space. Written by the agent.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -31,8 +31,10 @@ pub struct LedgerEntry {
 #[serde(rename_all = "camelCase")]
 pub struct Reserved {
     /// Name of the reservation.
+    #[schemars(length(max = 253))]
     pub name: String,
     /// Role of the reservation.
+    #[schemars(length(max = 253))]
     pub role: String,
     /// Size of the reservation, in bytes, as a quantity.
     pub size: Size,

@@ -23,7 +23,8 @@ use crate::telemetry::Metrics;
 use super::context::Context;
 use super::routes::{GATHERING, Router, WorkQueues};
 use super::stores::{
-    Stores, claim_keys, offer_keys, reservation_keys, trim_claim, trim_node, trim_volume, volume_keys,
+    Stores, claim_keys, offer_keys, reservation_keys, trim_claim, trim_disk, trim_node, trim_volume,
+    volume_keys,
 };
 use super::{
     Again, Error, claim, disk, pvc_provisioner, reservation, role, storage_capacity, subscription, volume,
@@ -96,7 +97,11 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
             |to, node, _| to.node(node),
             CacheConfig { keep: trim_node, ..Default::default() }
         ),
-        disks: cached!(all.clone(), |to, disk, _| to.disk(disk), CacheConfig::default()),
+        disks: cached!(
+            all.clone(),
+            |to, disk, _| to.disk(disk),
+            CacheConfig { keep: trim_disk, ..Default::default() }
+        ),
         reservations: cached!(
             all.clone(),
             |to, reservation, _| to.reservation(reservation),

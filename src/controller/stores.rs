@@ -9,8 +9,8 @@ use kube::ResourceExt;
 
 use crate::api::condition::{self, READY};
 use crate::api::{
-    ClaimPhase, DiskReservation, LABEL_PVC_UID, NodeDisk, RoleSubscription, SharedPersistentVolume,
-    VolumeClaim, VolumeOffer, VolumeRole,
+    ClaimPhase, DiskReservation, LABEL_PVC_UID, NodeDisk, Orphan, Reserved, RoleSubscription,
+    SharedPersistentVolume, VolumeClaim, VolumeOffer, VolumeRole,
 };
 use crate::cluster::{Cache, Key, PodUse, Pvc};
 use crate::plan::bind::noted;
@@ -130,6 +130,20 @@ pub fn trim_node(mut node: Node) -> Option<Node> {
     Some(node)
 }
 
+/// Drops what no decision reads of the data without an object. A node's agent may write that part at any length (A7, A9).
+pub fn trim_disk(mut disk: NodeDisk) -> Option<NodeDisk> {
+    for orphan in disk.status.iter_mut().flat_map(|status| &mut status.orphans) {
+        let outermost = orphan.reservations.pop();
+        let reservations = outermost.map(|of| Reserved { labels: BTreeMap::new(), ..of });
+        *orphan = Orphan {
+            size: orphan.size.clone(),
+            reservations: Vec::from_iter(reservations),
+            ..Default::default()
+        };
+    }
+    Some(disk)
+}
+
 /// Drops the metadata of a claim that no decision reads, since claims are many.
 pub fn trim_claim(mut claim: VolumeClaim) -> Option<VolumeClaim> {
     let metadata = &mut claim.metadata;
@@ -155,5 +169,43 @@ impl Stores {
     /// The volumes of the role and of its ancestors, which the role may use (R3).
     pub fn volumes_for(&self, role: &str) -> Vec<Arc<SharedPersistentVolume>> {
         lineage(role).flat_map(|role| self.volumes.by(ROLE, role)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plan::{orphans, testing};
+
+    /// A9: what an agent reports of lost data is bounded in the cache, and decides the same.
+    #[test]
+    fn a9_the_cache_of_disks_keeps_no_reports_of_lost_data() {
+        let mut disk = testing::disk("n1.a", "n1", 100, &[]);
+        let long = "x".repeat(10_000);
+        let of = |name: &str| Reserved {
+            name: name.into(),
+            role: "eng".into(),
+            labels: BTreeMap::from([(long.clone(), long.clone())]),
+            ..Default::default()
+        };
+        let orphan = Orphan {
+            uid: long.clone(),
+            size: testing::gi(3),
+            problem: Some(long.clone()),
+            name: long.clone(),
+            labels: BTreeMap::from([(long.clone(), long.clone())]),
+            reservations: vec![of("inner"), of("outer")],
+            spec: json!({ "long": long }),
+        };
+        disk.status.as_mut().unwrap().orphans = vec![orphan; 128];
+        let kept = trim_disk(disk.clone()).unwrap();
+        let outer = testing::reservation("outer", "eng", 1);
+        assert_eq!(orphans::kept_for(&kept, &outer), (3 * 128) << 30);
+        let (before, after) = (disk.status.unwrap(), kept.status.unwrap());
+        assert_eq!(orphans::kept(&after, |_| true), orphans::kept(&before, |_| true));
+        assert_eq!(orphans::count(&after), 128);
+        assert!(json!(after).to_string().len() < 32 << 10);
     }
 }
