@@ -17,6 +17,8 @@ pub struct Pvc {
     /// UID of the VolumeClaim behind a made PersistentVolumeClaim, or name of the volume for a provisioned one.
     made_for: Box<str>,
     deleting: bool,
+    /// True if Kubernetes has yet to bind the PersistentVolumeClaim.
+    pending: bool,
     seen: SeenPvc,
 }
 
@@ -41,6 +43,8 @@ pub struct SeenPvc {
 const VOLUME: &str = "volume";
 /// The index of all provisioned PersistentVolumeClaims, under the empty value.
 const PROVISIONED: &str = "provisioned";
+/// The index of the made PersistentVolumeClaims that Kubernetes has yet to bind, under the empty value.
+const PENDING: &str = "pending";
 
 impl Pvc {
     /// Keeps the PersistentVolumeClaims that the controller made or provisions.
@@ -51,6 +55,8 @@ impl Pvc {
                 if pvc.is_provisioned() {
                     key((VOLUME, &pvc.made_for));
                     key((PROVISIONED, ""));
+                } else if pvc.pending {
+                    key((PENDING, ""));
                 }
             },
         }
@@ -76,7 +82,9 @@ impl Pvc {
             attributes_class: spec.is_some_and(|s| s.volume_attributes_class_name.is_some()),
         };
         let deleting = pvc.metadata.deletion_timestamp.is_some();
-        Some(Self { uid: uid.into(), made_for: made_for.into(), deleting, seen })
+        let phase = status.and_then(|s| s.phase.as_deref());
+        let pending = !deleting && phase.is_none_or(|phase| phase == "Pending");
+        Some(Self { uid: uid.into(), made_for: made_for.into(), deleting, pending, seen })
     }
 
     fn is_provisioned(&self) -> bool {
@@ -107,6 +115,12 @@ impl Cache<Pvc> {
     /// The UID and the last seen state of a provisioned PersistentVolumeClaim.
     pub fn provisioned(&self, name: &str) -> Option<(String, SeenPvc)> {
         self.get(name).filter(|pvc| pvc.is_provisioned()).map(|pvc| (pvc.uid.to_string(), pvc.seen))
+    }
+
+    /// Number of the PersistentVolumeClaims of a namespace that Reservoir made and Kubernetes has yet to bind.
+    pub fn pending_in(&self, namespace: &str) -> usize {
+        let is_in = |name: &Name| name.split_once('/').is_some_and(|(of, _)| of == namespace);
+        self.names_by(PENDING, "").iter().filter(|name| is_in(name)).count()
     }
 
     /// The names of all provisioned PersistentVolumeClaims.

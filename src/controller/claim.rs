@@ -79,7 +79,11 @@ async fn gather(
     let bound = volume.as_ref().filter(|volume| has(volume, claim));
     let mut binding = pv_binding::Seen { cached: cached_pvc(claim, ctx), ..Default::default() };
     let is_made = bound.is_some_and(|volume| pv_binding::is_made(claim, volume, binding.cached));
-    if !is_made && (bound.is_some() || pvc_of(claim).is_some() && binding.cached.is_none()) {
+    if !is_made {
+        binding.pending = ctx.stores.pvcs.pending_in(&claim.namespace().unwrap_or_default());
+    }
+    let waits = pv_binding::waits_its_turn(claim, binding.cached, binding.pending);
+    if !is_made && !waits && (bound.is_some() || pvc_of(claim).is_some() && binding.cached.is_none()) {
         let pvc = cluster::get(pvcs, &claim.name_any()).await?;
         let class = pvc.as_ref().and_then(|pvc| pvc.spec.as_ref()?.storage_class_name.as_deref());
         binding.class = class.and_then(|class| ctx.stores.classes.get(class));

@@ -21,8 +21,8 @@ use crate::plan::resize;
 
 use super::context::Context;
 use super::stores::{
-    CLAIM, DELETING, DISK, QUEUE, REQUESTED_RESERVATION, RESERVATION, Stores, UNPLACED, VOLUME, is_waiting,
-    queue_of,
+    BINDING, CLAIM, DELETING, DISK, QUEUE, REQUESTED_RESERVATION, RESERVATION, Stores, UNPLACED, VOLUME,
+    is_waiting, queue_of,
 };
 
 /// The time for which changes are collected into one reconcile. Changes around a subscription are collected because an
@@ -253,9 +253,14 @@ impl Router {
 
     /// Routes a change of a PersistentVolumeClaim.
     pub fn pvc(&self, name: &Name) {
-        self.with(|queues, _| {
+        self.with(|queues, stores| {
             queues.claims.enqueue_name(name.clone());
             queues.pvcs.enqueue_name(name.clone());
+            // Others of the namespace may wait for this one (A9). Two, since the first may have gone meanwhile.
+            let namespace = name.split_once('/').map_or("", |(namespace, _)| namespace);
+            let claims = stores.claims.names_by(BINDING, namespace);
+            let next = claims.into_iter().filter(|claim| stores.pvcs.get(claim).is_none());
+            queues.claims.enqueue_names(next.take(2).collect());
         });
     }
 

@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use crate::api::condition::{self, READY};
 use crate::api::{
     ClaimPhase, DiskReservation, LABEL_PVC_UID, NodeDisk, Orphan, Reserved, RoleSubscription,
-    SharedPersistentVolume, VolumeClaim, VolumeOffer, VolumeRole,
+    SharedPersistentVolume, VolumeClaim, VolumeClaimStatus, VolumeOffer, VolumeRole,
 };
 use crate::cluster::{Cache, Key, PodUse, Pvc};
 use crate::plan::bind::noted;
@@ -64,6 +64,8 @@ pub const OWNER: &str = "owner";
 pub const VOLUME_UID: &str = "volume UID";
 /// Key of a claim: the bound or requested volume.
 pub const VOLUME: &str = "volume";
+/// Key of a bound claim that is not Ready yet: its namespace.
+pub const BINDING: &str = "binding";
 /// Key of a waiting claim: [`queue_of`] the requested volume, or of the empty name for a claim with a selector; then
 /// the age of the claim.
 pub const QUEUE: &str = "queue";
@@ -102,6 +104,10 @@ pub fn reservation_keys(reservation: &DiskReservation, key: &mut dyn FnMut(Key))
 pub fn claim_keys(claim: &VolumeClaim, key: &mut dyn FnMut(Key)) {
     let noted = noted(claim).map(|volume| &volume.name);
     noted.or(claim.spec.volume.as_ref()).into_iter().for_each(|name| key((VOLUME, name)));
+    let ready = |s: &VolumeClaimStatus| condition::is_true(&s.conditions, READY);
+    if noted.is_some() && !claim.status.as_ref().is_some_and(ready) {
+        key((BINDING, &claim.namespace().unwrap_or_default()));
+    }
     if is_waiting(claim) {
         let second = claim.creation_timestamp().map_or(0, |since| since.0.as_second());
         let queue = queue_of(claim.spec.volume.as_deref().unwrap_or_default());

@@ -25,6 +25,8 @@ pub struct Seen {
     pub pvc: Option<PersistentVolumeClaim>,
     /// The PersistentVolume of the [`earlier_claim`] of that object, if it [`is_left_over`].
     pub earlier: Option<PersistentVolume>,
+    /// Number of other PersistentVolumeClaims of the namespace that Kubernetes has yet to bind, by the cache.
+    pub pending: usize,
     /// The StorageClass of that object, from the cache.
     pub class: Option<Arc<StorageClass>>,
     /// The claim's PersistentVolume, read live unless the cached PersistentVolumeClaim [`is_made`].
@@ -75,6 +77,15 @@ pub fn is_made(claim: &VolumeClaim, volume: &SharedPersistentVolume, cached: Opt
     !is_moved(claim, volume) && cached.is_some_and(|pvc| pvc.bound)
 }
 
+/// The most PersistentVolumeClaims of a namespace that Kubernetes has to bind at a time. Its controller binds those of all
+/// namespaces in one queue, with 20 writes a second by default.
+const MOST_PENDING: usize = 16;
+
+/// True if the claim waits for Kubernetes, which binds other PersistentVolumeClaims of the namespace first (A9).
+pub fn waits_its_turn(claim: &VolumeClaim, cached: Option<Pvc>, pending: usize) -> bool {
+    pvc_of(claim).is_none() && cached.is_none() && pending >= MOST_PENDING
+}
+
 /// The next step. The node of a PersistentVolume never changes, so both objects of a moved volume are made anew.
 /// Kubernetes keeps the old objects while a running pod uses them.
 pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -> Step {
@@ -96,6 +107,13 @@ pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -
     }
     if provisioned && pvc.is_none() {
         let why = format!("PersistentVolumeClaim {name} was just deleted; the claim is deleted too");
+        return Step::Wait(Verdict::no(reason::BINDING, why));
+    }
+    if pvc.is_none() && waits_its_turn(claim, seen.cached, seen.pending) {
+        let why = format!(
+            "PersistentVolumeClaim {name} is made after {} others of its namespace, which Kubernetes binds first",
+            seen.pending
+        );
         return Step::Wait(Verdict::no(reason::BINDING, why));
     }
     let Some(pv) = &seen.pv else {
@@ -247,6 +265,22 @@ mod tests {
         seen.pvc = Some(pvc);
         let Step::Wait(why) = next(&new, &volume, &seen) else { panic!() };
         assert_eq!(why.reason, "NameTaken", "C5: that of somebody else");
+    }
+
+    #[test]
+    fn a9_few_pvcs_of_a_namespace_wait_for_kubernetes() {
+        let (mut claim, volume) = (claim("ns", "c", "v"), ready_volume("v", "eng", true));
+        let mut seen = Seen { pending: MOST_PENDING - 1, ..Default::default() };
+        assert!(matches!(next(&claim, &volume, &seen), Step::CreatePv(_)));
+        seen.pending = MOST_PENDING;
+        let Step::Wait(why) = next(&claim, &volume, &seen) else { panic!() };
+        assert!(why.message.contains("after 16 others of its namespace"), "{}", why.message);
+        // One that exists is finished.
+        seen.pvc = Some(persistent_volume_claim(&claim, &volume));
+        assert!(matches!(next(&claim, &volume, &seen), Step::CreatePv(_)));
+        // That of a StorageClass exists before its claim.
+        claim.labels_mut().insert(crate::api::LABEL_PVC_UID.into(), "uid".into());
+        assert!(!waits_its_turn(&claim, None, MOST_PENDING));
     }
 
     /// L1: a user deleted the first PersistentVolumeClaim while Kubernetes bound it.

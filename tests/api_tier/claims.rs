@@ -8,7 +8,7 @@ use kube::api::{Api, DeleteParams};
 use reservoir::api::{NodeDisk, SharedPersistentVolume, VolumeClaim};
 
 use crate::kept::TEAM;
-use crate::support::{Agent, Cluster, until_reason};
+use crate::support::{Agent, Cluster, until, until_reason};
 
 fn claim(name: &str) -> String {
     format!(
@@ -66,4 +66,53 @@ async fn l1_a_deleted_persistent_volume_claim_comes_back() {
     });
     let slowest = futures::future::join_all(rounds).await;
     println!("{} deletions, the slowest came back after {:?}", CLAIMS * ROUNDS, slowest.iter().max());
+}
+
+/// A9. Kubernetes binds the PersistentVolumeClaims of all namespaces in one queue, some five a second.
+#[tokio::test(flavor = "multi_thread")]
+async fn a9_a_flood_of_claims_leaves_the_binder_to_others() {
+    const FLOOD: usize = 100;
+    let cluster = Cluster::start().await;
+    cluster.node("n1", true).await;
+    let _agent = Agent::start(&cluster, "n1", "128Mi").await;
+    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    cluster.apply_text(TEAM).await;
+    cluster
+        .apply_text(&TEAM.replace("namespace: team", "namespace: other").replace("name: team", "name: other"))
+        .await;
+    until_reason(&cluster.all::<SharedPersistentVolume>(), "data", "Ready").await;
+    let pvcs: Api<PersistentVolumeClaim> = cluster.within("team");
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    futures::future::join_all((0..FLOOD).map(|i| {
+        let cluster = &cluster;
+        async move { cluster.apply_text(&claim(&format!("c{i}"))).await }
+    }))
+    .await;
+    until("the flood binds", || async {
+        let made = claims.list(&Default::default()).await.unwrap().items;
+        let bound = made.iter().filter(|c| c.status.as_ref().is_some_and(|s| s.volume.is_some())).count();
+        (bound == FLOOD).then_some(())
+    })
+    .await;
+    let ready = || async {
+        let made = pvcs.list(&Default::default()).await.unwrap().items;
+        let bound = |pvc: &&PersistentVolumeClaim| {
+            pvc.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound")
+        };
+        let bound = made.iter().filter(bound).count();
+        (bound, made.len() - bound)
+    };
+    let (before, pending) = ready().await;
+    assert!(pending <= 24, "{pending} PersistentVolumeClaims wait for Kubernetes at a time");
+    cluster.apply_text(&claim("late").replace("namespace: team", "namespace: other")).await;
+    until_reason(&cluster.within::<VolumeClaim>("other"), "late", "Bound").await;
+    let (after, pending) = ready().await;
+    println!(
+        "{before} of {FLOOD} were bound before the late claim, {after} when it was bound, {pending} were being bound"
+    );
+    assert!(pending <= 24, "{pending} PersistentVolumeClaims wait for Kubernetes at a time");
+    assert!(after < before + 60, "the late claim waited for {} of the flood", after - before);
+    for i in 0..FLOOD {
+        until_reason(&claims, &format!("c{i}"), "Bound").await;
+    }
 }
