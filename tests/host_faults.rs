@@ -24,7 +24,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use reservoir::host::{BackingKind, DiskConfig, ErasePolicy, Error, FsType, Host, HostConfig, VolumeSpec};
+use reservoir::host::{
+    BackingKind, DiskConfig, ErasePolicy, Error, FsType, Host, HostConfig, Kept, VolumeSpec,
+};
 use support::*;
 
 /// Calls that change something outside the process, or wait for a process that does; and the errnos to fail them with.
@@ -72,7 +74,7 @@ const LOOKS: [&str; 5] =
 type Step = fn(&Node, &Host) -> Result<(), Error>;
 
 /// The life of a volume, in order; each step can be repeated.
-const STEPS: [(&str, Step); 18] = [
+const STEPS: [(&str, Step); 19] = [
     ("recover", |_, host| {
         host.recover();
         Ok(())
@@ -94,6 +96,10 @@ const STEPS: [(&str, Step); 18] = [
     ("shrink", |_, host| host.resize(&uid(1), 40 * MIB).map(drop)),
     ("publish the resized", |node, host| host.publish(&node.request(&uid(1), "p", 0, false)).map(drop)),
     ("unpublish the resized", |node, host| host.unpublish(&node.target("p", 0))),
+    ("keep the data of a destroyed volume", |_, host| {
+        let (since, until) = (jiff::Timestamp::UNIX_EPOCH, jiff::Timestamp::MAX);
+        host.fence(&uid(1)).and_then(|_| host.keep(&uid(1), Kept { since, until }))
+    }),
     ("recover the data for another object", |node, host| {
         let fs_type = wanted(node).fs_type;
         let heir = VolumeSpec { recover: Some(uid(1)), size_bytes: 40 * MIB, fs_type, ..ext4(2) };
@@ -105,7 +111,7 @@ const STEPS: [(&str, Step); 18] = [
     ("erase", |_, host| host.erase(&uid(2), ErasePolicy::Discard).map(drop)),
 ];
 
-const MOUNTED: [&[&str]; 18] = [
+const MOUNTED: [&[&str]; 19] = [
     &[],
     &[],
     &["p"],
@@ -118,6 +124,7 @@ const MOUNTED: [&[&str]; 18] = [
     &[],
     &[],
     &["p"],
+    &[],
     &[],
     &[],
     &["p"],

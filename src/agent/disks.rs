@@ -217,7 +217,7 @@ fn sort_by_disk(
         // The volume may have been erased and its object deleted since the agent looked at the disk, so the disk is
         // asked again.
         } else if host.look(&volume.disk, &volume.uid) != Ok(None) {
-            let orphan = orphan(volume);
+            let orphan = orphan(volume, Timestamp::now());
             if !orphan.reservations.is_empty() {
                 // The ledger, or a part beside the ledger, keeps the orphan's space (plan::orphans).
                 disk.kept += volume.allocated;

@@ -1,9 +1,11 @@
 //! The report of data without an object (S14, X6).
 
+use jiff::Timestamp;
 use serde_json::json;
 
+use crate::api::condition;
 use crate::api::{
-    Adopt, DeletionPolicy, ErasePolicy, FsType, Orphan, Recover, Reserved, Shared,
+    Adopt, DeletionPolicy, ErasePolicy, FsType, KeptOnDisk, Orphan, Recover, Reserved, Shared,
     SharedPersistentVolumeSpec, Size, SubRoles, VolumeMode,
 };
 use crate::host::{self, Record, VolumeReport};
@@ -13,8 +15,8 @@ use crate::host::{self, Record, VolumeReport};
 const MOST_BYTES: usize = 8 << 10;
 
 /// The whole record of a volume, so that a recovery does not have to guess. Too many labels are omitted.
-pub(super) fn orphan(report: &VolumeReport) -> Orphan {
-    let mut orphan = whole_orphan(report);
+pub(super) fn orphan(report: &VolumeReport, now: Timestamp) -> Orphan {
+    let mut orphan = whole_orphan(report, now);
     if json!(orphan).to_string().len() > MOST_BYTES {
         orphan.labels.clear();
         orphan.reservations.iter_mut().for_each(|reservation| reservation.labels.clear());
@@ -22,7 +24,7 @@ pub(super) fn orphan(report: &VolumeReport) -> Orphan {
     orphan
 }
 
-fn whole_orphan(report: &VolumeReport) -> Orphan {
+fn whole_orphan(report: &VolumeReport, now: Timestamp) -> Orphan {
     let uid = report.uid.as_str().to_owned();
     match &report.record {
         Ok(record) => Orphan {
@@ -33,6 +35,11 @@ fn whole_orphan(report: &VolumeReport) -> Orphan {
             spec: json!(spec(&uid, record)),
             uid,
             problem: None,
+            kept: record.kept.map(|kept| KeptOnDisk {
+                since: condition::stored(kept.since),
+                until: condition::stored(kept.until),
+                over: kept.until <= now,
+            }),
         },
         Err(error) => Orphan {
             size: Size::from_bytes(report.allocated),
@@ -87,6 +94,7 @@ fn spec(uid: &str, record: &Record) -> SharedPersistentVolumeSpec {
             Some(host::ErasePolicy::Discard) | None => ErasePolicy::Discard,
         },
         deletion_policy: DeletionPolicy::Refuse,
+        keep_for: was.keep_for.clone(),
         retire: false,
         principal: None,
     }
@@ -103,7 +111,7 @@ mod tests {
         let error = host::Error::NotFound("its record".to_owned());
         let report =
             VolumeReport { disk: "d".into(), disk_id: "i".into(), uid, allocated: 5, record: Err(error) };
-        let orphan = orphan(&report);
+        let orphan = orphan(&report, Timestamp::UNIX_EPOCH);
         assert_eq!(
             (orphan.size, orphan.reservations, orphan.name),
             (Size::from_bytes(5), vec![], String::new())

@@ -31,6 +31,7 @@ pub(super) fn volume_spec(
         adopt: volume.spec.adopt.as_ref().map(|adopt| adopt.path.clone()),
         recover: volume.spec.recover.as_ref().map(|recover| recover.uid.parse()).transpose()?,
         erase_policy: Some(erase_policy(volume)),
+        keep_for: volume.spec.keep_for.clone(),
         reservations: status.reserved.iter().map(reserved).collect(),
         labels: volume.labels().clone(),
         gid: gid.map_err(|e| invalid(format!("gid: {e}")))?,

@@ -9,6 +9,7 @@ use kube::{Api, ResourceExt};
 use crate::api::{AGENT_MANAGER, BackingState, PodRef, SharedPersistentVolume};
 use crate::cluster;
 use crate::host::{self, Host, VolumeUid};
+use crate::plan::kept;
 use crate::plan::node_task::{self, OnDisk, Outcome, Recorded, Task};
 use crate::plan::resize::OnNode;
 
@@ -32,8 +33,8 @@ pub(super) async fn reconcile(
         tracing::error!(volume = name, "left a volume alone: its UID is no UUID");
         return Ok(None);
     };
-    if volume.status.as_ref().and_then(|s| s.node.as_ref()).is_some_and(|n| n.backing == BackingState::Erased)
-    {
+    let ended = [BackingState::Erased, BackingState::Kept];
+    if volume.status.as_ref().and_then(|s| s.node.as_ref()).is_some_and(|n| ended.contains(&n.backing)) {
         return Ok(None);
     }
     let on_disk = look(volume, &uid, ctx).await;
@@ -81,7 +82,8 @@ pub(super) async fn reconcile(
 
 /// The volume's record on its own disk.
 async fn look(volume: &SharedPersistentVolume, uid: &VolumeUid, ctx: &Context) -> Result<OnDisk, NodeError> {
-    let (disk, uid) = (disk_of(volume, ctx)?, uid.clone());
+    let (on, uid) = (disk_of(volume, ctx)?, uid.clone());
+    let disk = on.clone();
     let found = move |host: &Host| {
         Ok::<_, host::Error>(match host.look(&disk, &uid)? {
             Some(record) => OnDisk::Record(Recorded {
@@ -94,7 +96,19 @@ async fn look(volume: &SharedPersistentVolume, uid: &VolumeUid, ctx: &Context) -
             None => OnDisk::Nothing,
         })
     };
-    Ok(ctx.on_host(found).await??)
+    let found = ctx.on_host(found).await??;
+    let recovers = volume.spec.recover.as_ref().and_then(|recover| recover.uid.parse().ok());
+    let (true, OnDisk::Nothing, Some(from)) = (volume.metadata.deletion_timestamp.is_some(), found, recovers)
+    else {
+        return Ok(found);
+    };
+    let (disk, looked_for) = (on.clone(), VolumeUid::clone(&from));
+    let data = ctx.on_host(move |host| host.look(&disk, &looked_for)).await??;
+    // A volume that cannot inherit the data, such as one of another role, goes without the data.
+    let spec = data.as_ref().map(|data| volume_spec(volume, data.spec.uid.clone(), None)).transpose()?;
+    let fits = data.zip(spec).is_some_and(|(data, spec)| data.spec.may_become(&spec));
+    let inherits = fits && owner_of(&on, &from, ctx).await?.is_none();
+    Ok(if inherits { OnDisk::NotInherited } else { found })
 }
 
 /// The claims with an ending binding and without a mount (C6).
@@ -146,7 +160,9 @@ async fn perform(
     let size = if let OnDisk::Record(record) = on_disk { record.size } else { None };
     match task {
         // Another unreadable disk of the node does not stop the end of a lost volume (V10).
-        Task::Fence | Task::Erase if on_disk == OnDisk::Nothing => Ok(Outcome::NoRecord),
+        Task::Fence | Task::Erase if matches!(on_disk, OnDisk::Nothing | OnDisk::NotInherited) => {
+            Ok(Outcome::NoRecord)
+        }
         Task::Rest | Task::Unfence | Task::Size(OnNode::Announce(_) | OnNode::Withdraw) => {
             Ok(Outcome::Untouched)
         }
@@ -198,6 +214,14 @@ async fn perform(
                 Ok(Outcome::Fenced { pods, in_use: fenced.in_use })
             }
         },
+        Task::Keep => {
+            // The node's own clock measures the time again, so that one clock that is ahead ends nothing early.
+            let since = Timestamp::now();
+            let until = kept::until(volume, since).map_or(since, |until| until.0);
+            ctx.operate("Keep", move |host| host.keep(&uid, host::Kept { since, until })).await?;
+            tracing::info!(volume = name, %until, "kept the data of a destroyed volume");
+            Ok(Outcome::Kept)
+        }
         Task::Erase => {
             let policy = erase_policy(volume);
             match ctx.operate("Erase", move |host| host.erase(&uid, policy)).await {

@@ -10,6 +10,7 @@ mod claim;
 pub mod condition;
 mod crds;
 mod deletion;
+pub mod keep;
 mod node_disk;
 mod offer;
 pub mod reference;
@@ -25,11 +26,11 @@ pub use claim::{ClaimPhase, ClaimSelector, VolumeClaim, VolumeClaimSpec, VolumeC
 pub use crds::{all as crds, file_name as crd_file_name};
 pub use deletion::DeletionPolicy;
 pub use node_disk::{
-    BackingKind, DiskKind, Enforcement, EnforcementState, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan,
-    RoleOnDisk, TakeOver, UNKNOWN_DISK, UnlistedOrphans,
+    BackingKind, DiskKind, Enforcement, EnforcementState, KeptOnDisk, NodeDisk, NodeDiskSpec, NodeDiskStatus,
+    Orphan, RoleOnDisk, TakeOver, UNKNOWN_DISK, UnlistedOrphans,
 };
 pub use offer::{OfferedReservation, OfferedVolume, VolumeOffer, VolumeOfferSpec, VolumeOfferStatus};
-pub use refs::{AccessMode, ClaimBinding, LedgerEntry, PodRef, Reserved, UidRef, stable_hash};
+pub use refs::{AccessMode, ClaimBinding, Kept, LedgerEntry, PodRef, Reserved, UidRef, stable_hash};
 pub use reservation::{
     CollectingTurn, DiskReservation, DiskReservationSpec, DiskReservationStatus, ReservationPhase,
 };

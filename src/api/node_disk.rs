@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{LedgerEntry, Reserved, Size};
+use super::{LedgerEntry, Reserved, Size, refs};
 
 /// Properties and location of a disk. The agent of its node writes every field, except `gone`.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -252,10 +252,22 @@ pub struct Orphan {
     pub reservations: Vec<Reserved>,
     /// Spec of the lost volume.
     #[serde(default, skip_serializing_if = "Value::is_null")]
-    #[schemars(schema_with = "any_object")]
+    #[schemars(schema_with = "refs::any_object")]
     pub spec: Value,
+    /// Present if the volume was destroyed, and its data is kept for an undo (X8).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<KeptOnDisk>,
 }
 
-fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+/// The node's record of a destroyed volume whose data is kept, by the clock of the node (X8).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeptOnDisk {
+    /// Time of the record.
+    pub since: Time,
+    /// The data is kept until then.
+    pub until: Time,
+    /// True once that time has passed. The controller erases the data when its own clock agrees.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub over: bool,
 }

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::Size;
 
 /// An entry of a ledger: a holder and its bytes. The UID identifies the holder; the name is for people (C7,
 /// S8).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LedgerEntry {
     /// Name of the holder.
@@ -24,6 +26,30 @@ pub struct LedgerEntry {
     /// bytes that the reservation has (R6). Absent in an entry of a volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<i64>,
+    /// Present if the holder is a destroyed volume whose data is kept for an undo (X8).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Box<Kept>>,
+}
+
+/// A destroyed volume whose data is kept for an undo (X8).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Kept {
+    /// Time of the destruction.
+    pub since: Time,
+    /// The data is erased after this time, or earlier if the reservation needs the bytes.
+    pub until: Time,
+    /// Labels of the volume.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Spec of the volume, without the fields that the entry and its reservation have.
+    #[schemars(schema_with = "any_object")]
+    pub spec: Value,
+}
+
+/// Schema of a value of any fields.
+pub(super) fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 
 /// A reservation as recorded on the disk of a volume, for the recovery of a lost cluster (X6).

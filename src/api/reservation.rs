@@ -29,6 +29,7 @@ use super::{DeletionPolicy, DiskKind, LedgerEntry, Size, UidRef};
     printcolumn(name = "Wished", type_ = "string", json_path = ".spec.size", priority = 1),
     printcolumn(name = "Used", type_ = "string", json_path = ".status.used"),
     printcolumn(name = "Free", type_ = "string", json_path = ".status.free"),
+    printcolumn(name = "Kept", type_ = "string", json_path = ".status.kept", priority = 1),
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -155,8 +156,8 @@ pub struct DiskReservationStatus {
     /// Reserved size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<Size>,
-    /// The ledger of the reservation: one entry for each volume, at most 1000. Changes by compare-and-swap of this list
-    /// decide V1.
+    /// The ledger of the reservation: one entry for each volume, at most 1000. An entry with `kept` is that of a
+    /// destroyed volume (X8). Changes by compare-and-swap of this list decide V1.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<LedgerEntry>,
     /// The second part of the ledger: one entry for each reservation that was carved out of this one, at most
@@ -172,6 +173,10 @@ pub struct DiskReservationStatus {
     /// Size less used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub free: Option<Size>,
+    /// The part of used that the data of destroyed volumes has. It is kept for an undo, until the
+    /// reservation needs the bytes (X8). Absent if nothing is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Size>,
     /// The last turn in which free space was held back for the reservation, while it waits (Q5).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub turn: Option<CollectingTurn>,

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ClaimBinding, DeletionPolicy, DiskKind, PodRef, Reserved, Size, UidRef};
+use super::{ClaimBinding, DeletionPolicy, DiskKind, PodRef, Reserved, Size, UidRef, keep};
 
 /// The size of the smallest volumes, in bytes and as text. mkfs.xfs has a minimum of its own since xfsprogs 5.19.
 #[rustfmt::skip]
@@ -84,6 +84,8 @@ macro_rules! smallest {
         .message("the recovered data of a volume cannot be changed: create another volume"),
     validation = Rule::new("self.volumeMode == 'Filesystem' || !has(self.gid) && !has(self.permissions) && !has(self.mountOptions)")
         .message("a raw device is not mounted: leave gid, permissions and mountOptions out, or volumeMode"),
+    validation = Rule::new("!has(self.adopt) || !has(self.keepFor)")
+        .message("an adopted directory stays as it is when its volume is destroyed: leave keepFor out"),
     validation = Rule::new("!has(self.adopt) || !has(self.permissions)")
         .message("an adopted directory keeps its permissions: leave permissions out"),
     validation = Rule::new(concat!("self.fsType != 'xfs' || (type(self.size) == int ? int(self.size) >= ", smallest!(xfs, bytes), " : !(", super::size::is_quantity!("self.size"), ") || quantity(string(self.size)).compareTo(quantity('", smallest!(xfs, text), "')) >= 0)"))
@@ -165,6 +167,13 @@ pub struct SharedPersistentVolumeSpec {
     /// Erasure of the volume's bytes at its destruction (X4).
     #[serde(default)]
     pub erase_policy: ErasePolicy,
+    /// Time for which the data is kept after the destruction of the volume, such as `72h`, at most a year.
+    /// `kubectl reservoir undelete` brings the volume back. The data is erased earlier if its reservation
+    /// needs the bytes, the oldest first (X8). Nothing is kept if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 20))]
+    #[x_kube(validation = Rule::new(keep::RULE).message(keep::MESSAGE))]
+    pub keep_for: Option<String>,
     /// Requests the destruction of the volume after its last use. Bound claims go on, and no new claim binds.
     /// Setting it back to false cancels the request, as long as the volume exists (X5). False if absent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -287,7 +296,8 @@ pub enum VolumePhase {
     Ready,
     /// The deletion was accepted; the bytes still exist.
     Destroying,
-    /// The tombstone is set: no pod can use the volume any more, and its bytes are erased (S11).
+    /// The tombstone is set: no pod can use the volume any more, and its bytes are erased, or kept for an undo
+    /// (S11, X8).
     Destroyed,
 }
 
@@ -377,6 +387,9 @@ pub struct Destroy {
     /// S11).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tombstone: Option<Time>,
+    /// The data is kept until then, by the clock of the controller (X8). Set together with the tombstone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept_until: Option<Time>,
 }
 
 /// The node's report on a volume. The agent writes every field.
@@ -422,6 +435,8 @@ pub enum BackingState {
     Made,
     /// Erased after the tombstone.
     Erased,
+    /// Recorded after the tombstone as the data of a destroyed volume, and kept for an undo (X8).
+    Kept,
 }
 
 #[cfg(test)]

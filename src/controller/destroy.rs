@@ -9,7 +9,7 @@ use kube::api::ListParams;
 use kube::{Api, CustomResourceExt, Resource, ResourceExt};
 use serde_json::json;
 
-use crate::api::{DiskReservation, SharedPersistentVolume, VolumeOffer};
+use crate::api::{DiskReservation, Kept, SharedPersistentVolume, VolumeOffer};
 use crate::cluster;
 use crate::plan::debounce::DEBOUNCE;
 use crate::plan::destroy::{Live, Seen, Step, next};
@@ -17,7 +17,7 @@ use crate::plan::holder::held_by_volume;
 use crate::plan::offer::is_offer_of;
 
 use super::context::Context;
-use super::ledger_entries::release_entry;
+use super::ledger_entries::{keep_entry, release_entry};
 use super::stores::VOLUME_UID;
 use super::volume_users::{delete_lost, live_users, lost_claims, users};
 use super::{Again, Error};
@@ -63,9 +63,9 @@ pub(super) async fn reconcile(
                 cluster::set_finalizer(api, volume, false).await?;
                 return Ok(None);
             }
-            Step::End { reservations, outcome, receipt } => {
+            Step::End { reservations, outcome, receipt, kept } => {
                 delete_lost(&seen.lost_claims, volume, ctx).await?;
-                end(volume, &reservations, outcome, &receipt, ctx).await?;
+                end(volume, &reservations, outcome, &receipt, kept, ctx).await?;
                 cluster::set_finalizer(api, volume, false).await?;
                 return Ok(None);
             }
@@ -127,13 +127,14 @@ async fn entries(
 }
 
 /// Publishes the receipt on the volume and on the first reservation, then releases the entries in the reservations
-/// (X4). This order survives an interruption: the next controller still finds the entries, and publishes the receipt
-/// again.
+/// (X4), or marks the entry of kept data (X8). This order survives an interruption: the next controller still finds the
+/// entries, and publishes the receipt again.
 async fn end(
     volume: &SharedPersistentVolume,
     reservations: &[Arc<DiskReservation>],
     outcome: &'static str,
     receipt: &str,
+    kept: Option<(String, Kept)>,
     ctx: &Context,
 ) -> Result<(), Error> {
     if let Some(first) = reservations.first() {
@@ -144,7 +145,13 @@ async fn end(
     }
     let uid = volume.uid().unwrap_or_default();
     for reservation in reservations {
-        release_entry(&reservation.name_any(), &uid, ctx).await?;
+        let name = reservation.name_any();
+        match &kept {
+            Some((own, mark)) if reservation.metadata.uid.as_ref() == Some(own) => {
+                keep_entry(&name, &uid, mark, ctx).await?;
+            }
+            _ => release_entry(&name, &uid, ctx).await?,
+        }
     }
     Ok(())
 }

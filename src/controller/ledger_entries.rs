@@ -7,11 +7,12 @@ use kube::api::ListParams;
 use kube::{Api, Resource};
 
 use crate::api::{
-    CONTROLLER_MANAGER, DiskReservation, LedgerEntry, NodeDisk, SharedPersistentVolume, VolumeRole,
+    CONTROLLER_MANAGER, DiskReservation, Kept, LedgerEntry, NodeDisk, SharedPersistentVolume, VolumeRole,
 };
 use crate::cluster::{self, Kind, Owned, StatusBatcher};
 use crate::plan::entry::{Owner, is_lived_in, is_parent, settled};
 use crate::plan::holder::Holder;
+use crate::plan::kept;
 use crate::plan::reservation_seen::{Gives, Seen};
 
 use super::Error;
@@ -100,6 +101,17 @@ pub(super) async fn release<K: Committed + Holder<Held>, Held>(
 /// Releases the volume's entry in the ledger of that reservation (V1).
 pub(super) async fn release_entry(reservation: &str, volume_uid: &str, ctx: &Context) -> Result<(), Error> {
     release::<DiskReservation, SharedPersistentVolume>(reservation, volume_uid, ctx).await.map(drop)
+}
+
+/// Marks the entry of a destroyed volume whose data is kept (X8).
+pub(super) async fn keep_entry(
+    reservation: &str,
+    volume_uid: &str,
+    mark: &Kept,
+    ctx: &Context,
+) -> Result<(), Error> {
+    let marked = |reservation: &DiskReservation| Ok::<_, ()>(kept::marked(reservation, volume_uid, mark));
+    change::<DiskReservation, SharedPersistentVolume, _>(reservation, ctx, marked).await.map(drop)
 }
 
 /// Brings entries within their bounds, on live reads: the ledger first, then the reservations; see [`settled`]. Returns

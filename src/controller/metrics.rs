@@ -10,7 +10,7 @@ use kube::{Resource, ResourceExt};
 use crate::api::condition::{self, READY, RESIZED, reason};
 use crate::api::{NamespaceUse, NodeDisk, Size, VolumeRole};
 use crate::cluster::{Cache, Kind};
-use crate::plan::{ledger, orphans, quota, summary};
+use crate::plan::{kept, ledger, orphans, quota, summary};
 use crate::telemetry::{Sink, View};
 
 use super::context::{Conditions, Context};
@@ -137,6 +137,15 @@ fn disks_and_roles(stores: &Stores, to: &mut Sink<'_>) {
         used.get(d.name_any().as_str()).copied().unwrap_or(0) as f64
     });
     each("disk_orphans", "Volumes on the disk without an object", &|d| orphans::count(&status(d)) as f64);
+    let kept = |d: &NodeDisk| {
+        reservations
+            .iter()
+            .filter_map(|r| r.status.as_ref())
+            .filter(|s| s.node_disk == d.metadata.name)
+            .map(kept::bytes)
+            .sum::<u64>() as f64
+    };
+    each("disk_kept_bytes", "Bytes of destroyed volumes that are kept for an undo", &kept);
     let ready = named.iter().map(|(name, disk)| {
         let ready = disk.status.as_ref().and_then(|s| condition::get(&s.conditions, READY));
         let reason = ready.map_or(NOT_LOOKED_AT, |ready| ready.reason.as_str());

@@ -7,6 +7,7 @@ mod claim;
 mod context;
 mod destroy;
 mod disk;
+mod kept;
 mod ledger_entries;
 mod metrics;
 mod pvc_provisioner;

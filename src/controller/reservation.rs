@@ -10,16 +10,19 @@ use kube::{Api, ResourceExt};
 use crate::api::{DiskReservation, LedgerEntry, NodeDisk, VolumeRole};
 use crate::cluster;
 use crate::plan::entry::entry_of;
+use crate::plan::kept::{Wanted, next_look};
 use crate::plan::reservation::{Step, next};
 use crate::plan::reservation_seen::{Gives, LedgerOf, Seen, of_kind};
 
 use super::context::Context;
 use super::ledger_entries as entries;
-use super::{Again, Error};
+use super::{Again, Error, kept};
 
 /// The most steps in one reconcile, above the need of any reservation: a role has at most eight ancestors with a quota.
 /// Other reservations may compete for the same bytes, and so cause more steps.
 const MOST_STEPS: usize = 32;
+/// The pause before another look at a reservation that waits for bytes of kept data.
+const WHILE_ROOM_IS_MADE: Duration = Duration::from_secs(5);
 /// The pause in which the caches catch up.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -31,11 +34,13 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// 3. Apply: the step, then decide again on the changed objects.
 pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) -> Result<Again, Error> {
     let api: Api<DiskReservation> = Api::all(ctx.client.clone());
+    kept::end_overdue(&reservation, ctx).await?;
+    let kept = next_look(&reservation, Timestamp::now());
     let mut seen = from_caches(reservation, ctx);
     let mut turn = None;
     for _ in 0..MOST_STEPS {
         match next(&seen) {
-            Step::Rest => return Ok(None),
+            Step::Rest => return Ok(pause(seen.room_made, kept)),
             Step::LookAgain => break,
             Step::AddFinalizer => {
                 return cluster::set_finalizer(&api, &*seen.reservation, true).await.map(|()| None);
@@ -51,7 +56,7 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
                     let holders = seen.holders().into_iter().map(|of| (of, vec![own.clone()])).collect();
                     settle(holders, &mut seen, ctx).await?;
                 }
-                return committed.map(|()| None);
+                return committed.map(|()| pause(seen.room_made, kept));
             }
             Step::ReadLive => {
                 // One reservation at a time takes entries: a guarantee spans disks (Q2).
@@ -66,6 +71,10 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
             Step::Take(of, entry) => {
                 of_kind!(&of, |name: K| entries::take::<K>(name, &entry, &mut seen, ctx).await)?;
             }
+            Step::MakeRoom(name, bytes) => {
+                kept::make_room(&name, Wanted { bytes, place: None }, ctx).await?;
+                seen.room_made = true;
+            }
             Step::Settle(unsettled) => {
                 settle(unsettled, &mut seen, ctx).await?;
                 seen.settled = true;
@@ -78,6 +87,11 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
     Ok(Some(AGAIN))
 }
 
+/// The pause before another look: bytes of kept data may be about to be free, or the time of kept data ends (X8).
+fn pause(room_made: bool, kept: Again) -> Again {
+    if room_made { Some(WHILE_ROOM_IS_MADE) } else { kept }
+}
+
 fn from_caches(reservation: Arc<DiskReservation>, ctx: &Context) -> Seen {
     let parent = reservation.spec.parent.as_ref();
     Seen {
@@ -88,6 +102,7 @@ fn from_caches(reservation: Arc<DiskReservation>, ctx: &Context) -> Seen {
         outcome: ctx.share.of(&reservation.uid().unwrap_or_default()),
         live: false,
         settled: false,
+        room_made: false,
         now: Timestamp::now(),
         reservation,
     }

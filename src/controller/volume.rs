@@ -1,6 +1,7 @@
 //! Volumes: from CREATE to Ready, resizes and retirement (V1, V6, V7, X5).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::api::ListParams;
@@ -20,7 +21,10 @@ use super::context::Context;
 use super::ledger_entries::{change, release_entry};
 use super::stores::{VOLUME, VOLUME_UID};
 use super::volume_users::{delete_lost, lost_claims, users};
-use super::{Again, Error, destroy, pvc_provisioner};
+use super::{Again, Error, destroy, kept, pvc_provisioner};
+
+/// The pause before another look at a volume that waits for bytes of kept data.
+const WHILE_ROOM_IS_MADE: Duration = Duration::from_secs(5);
 
 /// Reconciles a volume that is not being deleted; see [`destroy::reconcile`] for the others.
 ///
@@ -36,6 +40,11 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
     let mut seen = gather(&volume, ctx).await?;
     loop {
         match next(&volume, &seen) {
+            Step::MakeRoom(reservation, wanted) => {
+                kept::make_room(&reservation, wanted, ctx).await?;
+                seen.room_made = true;
+                continue;
+            }
             Step::Guard => cluster::set_finalizer(&api, &*volume, true).await?,
             Step::Release(event) => pvc_provisioner::release(&volume, None, &event, ctx).await?,
             Step::TakeEntry(name) => {
@@ -93,7 +102,7 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
             }
             Step::Delete => cluster::delete_seen(&api, &*volume).await?,
         }
-        return Ok(None);
+        return Ok(seen.room_made.then_some(WHILE_ROOM_IS_MADE));
     }
 }
 
@@ -109,6 +118,7 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
         entry: None,
         owner: None,
         restored: false,
+        room_made: false,
         live: None,
         moved_to: ctx.node_moved(status.node_disk.as_deref(), status.node_name.as_deref()).await?,
         users: users(volume, &lost_claims, ctx),
@@ -118,9 +128,12 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
     if let Some(own) = &status.reservation {
         seen.reservations.extend(lineage(own, ctx));
     } else {
-        seen.entry = entry(volume, &seen.reservations, ctx).await?.map(Ok);
+        let live = live_if_recovering(volume, ctx).await?;
+        let with_entry = live.as_ref().map_or(&seen.reservations, |live| live);
+        seen.entry = entry(volume, with_entry, ctx).await?.map(Ok);
         seen.owner = owner(volume, ctx).await?;
-        (seen.reservations, seen.disks) = (stores.reservations.all(), stores.disks.all());
+        seen.reservations = live.unwrap_or_else(|| stores.reservations.all());
+        seen.disks = stores.disks.all();
     }
     Ok(seen)
 }
@@ -132,10 +145,26 @@ async fn entry(
     cached: &[Arc<DiskReservation>],
     ctx: &Context,
 ) -> Result<Option<Arc<DiskReservation>>, Error> {
-    let Some(cached) = cached.first() else { return Ok(None) };
+    let uid = volume.uid().unwrap_or_default();
+    let with_entry = |r: &&Arc<DiskReservation>| held_by_volume(r, &uid).is_some();
+    let Some(cached) = cached.iter().find(with_entry) else { return Ok(None) };
     let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
     let found = cluster::get(&reservations, &cached.name_any()).await?;
-    Ok(found.filter(|r| held_by_volume(r, &volume.uid().unwrap_or_default()).is_some()).map(Arc::new))
+    Ok(found.filter(|r| held_by_volume(r, &uid).is_some()).map(Arc::new))
+}
+
+/// All reservations, by a live read, for a volume that recovers data. Its deletion before its placement ends its entry,
+/// and an entry that the cache lacks would be that of the data.
+async fn live_if_recovering(
+    volume: &SharedPersistentVolume,
+    ctx: &Context,
+) -> Result<Option<Vec<Arc<DiskReservation>>>, Error> {
+    if volume.spec.recover.is_none() {
+        return Ok(None);
+    }
+    let reservations: Api<DiskReservation> = Api::all(ctx.client.clone());
+    let all = cluster::list(&reservations, &ListParams::default()).await?;
+    Ok(Some(all.into_iter().map(Arc::new).collect()))
 }
 
 /// The name of another volume with the data that this volume is to recover, by a live read (X6).

@@ -154,6 +154,7 @@ fn spec(uid: VolumeUid, fs_type: FsType) -> VolumeSpec {
         mount_options: vec![],
         reservations: vec![],
         recover: None,
+        keep_for: None,
         erase_policy: None,
     }
 }

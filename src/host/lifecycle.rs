@@ -8,7 +8,9 @@ use crate::host::disk::Disk;
 use crate::host::error::{Error, Result};
 use crate::host::node::Host;
 use crate::host::slot::Slot;
-use crate::host::types::{ErasePolicy, FenceReport, Receipt, Record, State, Usage, VolumeSpec, VolumeUid};
+use crate::host::types::{
+    ErasePolicy, FenceReport, Kept, Receipt, Record, State, Usage, VolumeSpec, VolumeUid,
+};
 use crate::host::volume::Volume;
 
 impl Host {
@@ -114,10 +116,30 @@ impl Host {
             return Err(Error::Fenced(uid.clone()));
         }
         if record.fenced {
-            record.fenced = false;
+            (record.fenced, record.kept) = (false, None);
             volume.write_record(&record)?;
         }
         Ok(())
+    }
+
+    /// Notes that a fenced volume without users was destroyed, and that its data is kept (X8). The first note stays. The
+    /// data then is that of a volume without an object, until another volume inherits it.
+    ///
+    /// # Errors
+    /// Those of [`erase`](Self::erase), and [`Error::Fenced`] if an erase has begun. After an error nothing has changed.
+    pub fn keep(&self, uid: &VolumeUid, kept: Kept) -> Result<()> {
+        let _volume = self.volume_locks.lock(uid);
+        let (disk, volume) = self.find(uid)?;
+        let mut record = volume.record()?;
+        if record.state == State::Erasing {
+            return Err(Error::Fenced(uid.clone()));
+        }
+        ensure_unused(&disk, &volume, &record)?;
+        if record.kept.is_some() {
+            return volume.sync_dir();
+        }
+        record.kept = Some(kept);
+        volume.write_record(&record)
     }
 
     /// Erases a fenced volume without users (X3, X4, S10). A repeated call returns the same receipt, until
@@ -139,15 +161,7 @@ impl Host {
             found => found?,
         };
         let mut record = volume.record()?;
-        if !record.fenced {
-            return Err(Error::NotFenced(uid.clone()));
-        }
-        if !record.publishes.is_empty() {
-            return Err(Error::InUse { uid: uid.clone(), holder: record.users() });
-        }
-        if disk.backing.in_use(&volume)? {
-            return Err(Error::volume_in_use(uid));
-        }
+        ensure_unused(&disk, &volume, &record)?;
         volume.ensure_nothing_foreign(&disk.backing.file_names())?;
         if record.state == State::Erasing {
             volume.sync_dir()?;
@@ -215,6 +229,18 @@ impl Host {
         }
         self.usage(uid)
     }
+}
+
+/// Refuses a volume that has users, or can get some (X3).
+fn ensure_unused(disk: &Disk, volume: &Volume, record: &Record) -> Result<()> {
+    let uid = &volume.uid;
+    if !record.fenced {
+        return Err(Error::NotFenced(uid.clone()));
+    }
+    if !record.publishes.is_empty() {
+        return Err(Error::InUse { uid: uid.clone(), holder: record.users() });
+    }
+    if disk.backing.in_use(volume)? { Err(Error::volume_in_use(uid)) } else { Ok(()) }
 }
 
 /// Checks the data of a ready volume, and writes the new spec into its record.

@@ -11,7 +11,7 @@ use crate::api::{
 use super::holder::Holder;
 use super::ledger::{Ledger, Refused};
 use super::list_share::{Full, full_for_role};
-use super::{adopt, backing, candidate, holder, ledger, names, undivided};
+use super::{adopt, backing, candidate, holder, kept, ledger, names, undivided};
 
 /// The volume's entry in the ledger of its reservation.
 pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
@@ -25,6 +25,7 @@ pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
         role: role.to_string(),
         size: Size::from_bytes(size),
         generation: None,
+        kept: None,
     })
 }
 
@@ -33,6 +34,14 @@ fn may_hold(reservation: &DiskReservation, role: &str) -> bool {
     let reserved = reservation.status.as_ref().is_some_and(|s| s.phase == ReservationPhase::Reserved);
     let covers = Role::name_covers(&reservation.spec.role, role);
     reserved && covers && reservation.metadata.deletion_timestamp.is_none()
+}
+
+/// True if the volume takes the place of the entry of the data that it recovers (X6, X8). That also works in a
+/// reservation that is being deleted, since the entry holds the reservation already.
+pub fn inherits(volume: &SharedPersistentVolume, reservation: &DiskReservation) -> bool {
+    let entries = reservation.status.as_ref().map_or(&[][..], |status| &status.volumes);
+    others(volume, entries).len() < entries.len()
+        && Role::name_covers(&reservation.spec.role, &volume.spec.role)
 }
 
 /// Bytes of a reservation that a new volume may take.
@@ -81,8 +90,11 @@ pub fn choose<'a>(
     let bytes = wanted.size.bytes_or_zero();
     let named =
         |r: &DiskReservation| volume.spec.reservation.as_ref().is_none_or(|name| *name == r.name_any());
-    let mut holders: Vec<&DiskReservation> =
-        reservations.iter().copied().filter(|r| named(r) && may_hold(r, &wanted.role)).collect();
+    let mut holders: Vec<&DiskReservation> = reservations
+        .iter()
+        .copied()
+        .filter(|r| named(r) && (may_hold(r, &wanted.role) || inherits(volume, r)))
+        .collect();
     holders.sort_by_key(|r| r.name_any());
     if holders.is_empty() {
         return Err(Verdict::no(reason::NO_RESERVATION, no_reservation(volume, reservations)));
@@ -136,6 +148,35 @@ fn is_full(volume: &SharedPersistentVolume, reservation: &DiskReservation) -> Op
     let volumes = others(volume, &status.volumes);
     let listed: Vec<&str> = volumes.iter().chain(&status.refinements).map(|entry| &*entry.role).collect();
     full_for_role(&reservation.spec.role, &volume.spec.role, listed.into_iter())
+}
+
+/// The reservation as it would be without kept data (X8).
+pub fn without_kept(reservation: &DiskReservation) -> DiskReservation {
+    let mut emptied = reservation.clone();
+    if let Some(status) = &mut emptied.status {
+        status.volumes.retain(|entry| entry.kept.is_none());
+        *status = holder::with_sums(std::mem::take(status));
+    }
+    emptied
+}
+
+/// The reservation that could hold the volume without kept data, and the free space that the volume needs there (X8). Of
+/// several, the order of [`choose`] decides.
+pub fn room_of_kept<'a>(
+    volume: &SharedPersistentVolume,
+    reservations: &[&'a DiskReservation],
+    disks: &[&NodeDisk],
+) -> Option<(&'a DiskReservation, kept::Wanted)> {
+    let wanted = entry(volume).ok()?;
+    let has_kept = |r: &&DiskReservation| r.status.as_ref().is_some_and(|status| kept::bytes(status) > 0);
+    let without = |r: &&'a DiskReservation| has_kept(r).then(|| (*r, without_kept(r)));
+    let emptied: Vec<(&DiskReservation, DiskReservation)> = reservations.iter().filter_map(without).collect();
+    let chosen =
+        choose(volume, &emptied.iter().map(|(_, emptied)| emptied).collect::<Vec<_>>(), disks).ok()?;
+    let (reservation, _) = emptied.iter().find(|(r, _)| r.metadata.name == chosen.metadata.name)?;
+    let bytes = undivided::of_reservation(reservation, wanted.size.bytes_or_zero());
+    let place = is_full(volume, reservation).map(|_| wanted.role);
+    Some((reservation, kept::Wanted { bytes, place }))
 }
 
 /// The entries of the ledger with the volume's entry, decided again on the present reservation: the cache may be old.

@@ -7,6 +7,9 @@
 //!
 //! For a deleted CustomResourceDefinition, the API server deletes the objects without asking admission. Such a deletion
 //! erases nothing: the object goes without a tombstone, and the data becomes an orphan (X9).
+//!
+//! A volume with `keepFor` is not erased either. The tombstone has the end of that time, the agent notes it in the
+//! volume record, and the ledger entry stays with a mark ([`super::kept`]).
 
 use std::sync::Arc;
 
@@ -15,12 +18,12 @@ use kube::ResourceExt;
 
 use crate::api::condition::{self, BACKED, READY, Verdict, reason};
 use crate::api::{
-    BackingState, ClaimBinding, DiskReservation, ErasePolicy, PodRef, SharedPersistentVolume,
-    SharedPersistentVolumeStatus, Size, VolumePhase,
+    BackingState, ClaimBinding, DiskReservation, DiskReservationStatus, ErasePolicy, Kept, PodRef,
+    SharedPersistentVolume, SharedPersistentVolumeStatus, Size, VolumePhase,
 };
 
 use super::volume::count_users;
-use super::{debounce, foreign_finalizer, names};
+use super::{debounce, foreign_finalizer, kept, names};
 
 /// The state around a volume's object.
 #[derive(Debug)]
@@ -76,7 +79,7 @@ pub enum Step {
     DropLabels,
     /// Publish the receipt, then remove the finalizer, and nothing else: the data stays as an orphan (X9).
     Orphan(String),
-    /// Publish the receipt, release the entries in these reservations, then remove the finalizer.
+    /// Publish the receipt, release the entries in these reservations or mark them as kept, then remove the finalizer.
     End {
         /// The reservations. An empty list means that an earlier attempt has published the receipt.
         reservations: Vec<Arc<DiskReservation>>,
@@ -84,6 +87,8 @@ pub enum Step {
         outcome: &'static str,
         /// The receipt.
         receipt: String,
+        /// The mark of a volume whose data is kept (X8), for its entry in the reservation of that UID.
+        kept: Option<(String, Kept)>,
     },
     /// Nothing.
     Rest,
@@ -104,6 +109,7 @@ enum Stage {
 
 const FENCING: &str = "new mounts are being refused";
 const ERASING: &str = "its bytes are being erased";
+const KEEPING: &str = "the end of the time for which its data is kept is being noted";
 const LETTING_GO: &str = "its adopted directory is being released";
 
 /// The most bytes of labels on a volume that is being destroyed.
@@ -154,6 +160,8 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
             // The write is a compare-and-swap on the object that had no users. A user that comes in between makes the
             // write fail.
             destroy.tombstone = Some(condition::stored(seen.now));
+            let is_made = status.node.as_ref().is_some_and(|node| node.backing == BackingState::Made);
+            destroy.kept_until = kept::until(volume, seen.now).filter(|_| is_made && !seen.disk_gone);
             status.phase = VolumePhase::Destroyed;
             why
         }
@@ -184,11 +192,28 @@ fn left_to_others(volume: &SharedPersistentVolume) -> Option<String> {
 /// The last step, with the receipt (X4).
 fn end(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     let Some(entries) = &seen.entries else { return Step::LookForEntries };
-    let Some(reservations) = entries.clone() else { return Step::Rest };
-    let node = volume.status.as_ref().and_then(|status| status.node.clone()).unwrap_or_default();
+    let Some(mut reservations) = entries.clone() else { return Step::Rest };
+    let status = volume.status.clone().unwrap_or_default();
+    let node = status.node.unwrap_or_default();
+    let mark = kept::mark(volume).filter(|_| node.backing == BackingState::Kept && !seen.disk_gone);
+    let kept = mark.and_then(|mark| Some((status.reservation.as_ref()?.uid.clone(), mark)));
+    if kept.is_some() {
+        // An earlier attempt has published the receipt of a marked entry.
+        let is_marked = |r: &DiskReservation| r.status.as_ref().is_some_and(|s| is_marked(s, volume));
+        reservations.retain(|r| !is_marked(r));
+    }
     let erased = node.erased;
     let bytes = erased.clone().unwrap_or(Size::from_bytes(0));
     let (outcome, event) = match (&volume.spec.adopt, volume.spec.erase_policy) {
+        (None, _) if let Some((_, kept)) = &kept => (
+            "Kept",
+            format!(
+                "its data is kept until {}, or until its reservation needs the bytes; kubectl reservoir undelete {} \
+                 brings it back",
+                kept.until.0,
+                volume.name_any()
+            ),
+        ),
         (Some(adopt), _) => ("LetGo", format!("it was adopted from {}; its data stays there", adopt.path)),
         (None, _) if erased.is_none() && seen.disk_gone => {
             ("DiskGone", "its bytes were not erased, because its disk was declared gone".to_owned())
@@ -203,7 +228,12 @@ fn end(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     };
     let uid = volume.uid().unwrap_or_default();
     let receipt = format!("volume {} ({uid}) is destroyed: {event}", volume.name_any());
-    Step::End { reservations, outcome, receipt }
+    Step::End { reservations, outcome, receipt, kept }
+}
+
+/// True if the volume's entry in the reservation has the mark of kept data.
+fn is_marked(reservation: &DiskReservationStatus, volume: &SharedPersistentVolume) -> bool {
+    kept::entries(reservation).iter().any(|(entry, _)| Some(&entry.uid) == volume.metadata.uid.as_ref())
 }
 
 /// The stage of the destruction, or a step that writes no status. `volume` has its present users.
@@ -211,7 +241,13 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
     let status = volume.status.clone().unwrap_or_default();
     let destroy = status.destroy.clone().unwrap_or_default();
     let node = status.node.clone().unwrap_or_default();
-    let ending = if volume.spec.adopt.is_some() { LETTING_GO } else { ERASING };
+    let keeps = destroy.kept_until.is_some()
+        || kept::until(volume, seen.now).is_some() && node.backing == BackingState::Made && !seen.disk_gone;
+    let ending = match (&volume.spec.adopt, keeps) {
+        (Some(_), _) => LETTING_GO,
+        (None, true) => KEEPING,
+        (None, false) => ERASING,
+    };
     let trouble = condition::get(&status.conditions, BACKED).filter(|c| c.status != "True");
     let name = |what: &str| {
         let on = format!("{what} on node {}", status.node_name.as_deref().unwrap_or("?"));
@@ -220,8 +256,9 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
 
     if destroy.tombstone.is_some() || status.node_name.is_none() {
         // A volume without a node was never made by an agent, so the disk has nothing to erase.
-        let nothing_to_erase =
-            status.node_name.is_none() || seen.disk_gone || node.backing == BackingState::Erased;
+        let nothing_to_erase = status.node_name.is_none()
+            || seen.disk_gone
+            || matches!(node.backing, BackingState::Erased | BackingState::Kept);
         return if nothing_to_erase { Err(end(volume, seen)) } else { Ok(Stage::Wait(name(ending))) };
     }
     let hold = |why: String| Ok(if destroy.in_use { Stage::Wait(why) } else { Stage::Unfence(why) });
@@ -308,8 +345,11 @@ mod tests {
     fn step(case: Case) -> Result<Stage, Step> {
         let mut v = ready_volume("v", "eng", true);
         let status = v.status.as_mut().unwrap();
-        status.destroy =
-            Some(Destroy { in_use: case.in_use, tombstone: case.tombstone.then(some_time).flatten() });
+        status.destroy = Some(Destroy {
+            in_use: case.in_use,
+            tombstone: case.tombstone.then(some_time).flatten(),
+            ..Default::default()
+        });
         status.node = Some(case.node);
         status.claims = (0..case.claims).map(|i| bound_by("ns", &format!("c{i}"), &i.to_string())).collect();
         status.user_count = case.users;
@@ -444,10 +484,59 @@ mod tests {
     fn v8_an_adopted_directory_is_let_go_and_not_erased() {
         let mut v = ready_volume("v", "eng", true);
         v.spec.adopt = Some(crate::api::Adopt { path: "/srv/a".into() });
-        v.status.as_mut().unwrap().destroy = Some(Destroy { in_use: false, tombstone: some_time() });
+        v.status.as_mut().unwrap().destroy = Some(Destroy { tombstone: some_time(), ..Default::default() });
         assert!(
             matches!(stage(&v, &nothing()), Ok(Stage::Wait(said)) if said.contains("is being released on node n1"))
         );
+    }
+
+    #[test]
+    fn x8_a_kept_volume_ends_with_a_mark_and_keeps_its_bytes() {
+        let mut v = ready_volume("v", "eng", true);
+        v.spec.keep_for = Some("60s".into());
+        v.status.as_mut().unwrap().node.as_mut().unwrap().fenced = true;
+        v.status.as_mut().unwrap().reservation =
+            Some(crate::api::UidRef { name: "r".into(), uid: "uid-r".into() });
+        let (status, _) = report(next(&v, &Seen { live: live(vec![]), ..nothing() }));
+        assert_eq!(status.destroy.as_ref().unwrap().kept_until, later());
+        v.status = Some(status);
+        assert!(matches!(next(&v, &nothing()), Step::Report { .. }), "the node has not noted it");
+        v.status.as_mut().unwrap().node.as_mut().unwrap().backing = BackingState::Kept;
+        assert_eq!(next(&v, &nothing()), Step::LookForEntries);
+        let end = |entries: Vec<Arc<DiskReservation>>, backing| {
+            let mut v = v.clone();
+            v.status.as_mut().unwrap().node.as_mut().unwrap().backing = backing;
+            match next(&v, &Seen { entries: Some(Some(entries)), ..nothing() }) {
+                Step::End { reservations, outcome, receipt, kept } => {
+                    (reservations.len(), outcome, receipt, kept)
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        let (entries, outcome, receipt, kept) = end(held(), BackingState::Kept);
+        assert!((entries, outcome) == (1, "Kept") && receipt.contains("undelete v"), "{receipt}");
+        assert_eq!(kept.map(|(uid, mark)| (uid, Some(mark.until))), Some(("uid-r".into(), later())));
+        let mut marked = (*held()[0]).clone();
+        let mark = kept::mark(&v).unwrap();
+        marked.status.as_mut().unwrap().volumes = kept::marked(&marked, "uid-v", &mark);
+        assert_eq!(end(vec![Arc::new(marked)], BackingState::Kept).0, 0, "one receipt");
+        // An agent of an earlier version erases.
+        let (_, outcome, _, kept) = end(held(), BackingState::Erased);
+        assert_eq!((outcome, kept), ("Lost", None));
+    }
+
+    #[test]
+    fn x8_nothing_is_kept_of_what_was_never_made_or_is_gone() {
+        let mut v = ready_volume("v", "eng", true);
+        v.spec.keep_for = Some("60s".into());
+        v.status.as_mut().unwrap().node.as_mut().unwrap().fenced = true;
+        let kept_until = |v: &SharedPersistentVolume, disk_gone| {
+            let (status, _) = report(next(v, &Seen { live: live(vec![]), disk_gone, ..nothing() }));
+            status.destroy.unwrap().kept_until
+        };
+        assert_eq!(kept_until(&v, true), None, "D4");
+        v.status.as_mut().unwrap().node.as_mut().unwrap().backing = BackingState::Absent;
+        assert_eq!(kept_until(&v, false), None);
     }
 
     #[test]
@@ -521,7 +610,7 @@ mod tests {
             v.spec.erase_policy = policy;
             v.spec.adopt = adopt.map(|path| crate::api::Adopt { path: path.into() });
             let status = v.status.as_mut().unwrap();
-            status.destroy = Some(Destroy { in_use: false, tombstone: some_time() });
+            status.destroy = Some(Destroy { tombstone: some_time(), ..Default::default() });
             status.node = Some(NodePart { backing: BackingState::Erased, erased, ..Default::default() });
             let entries = Some(Some(held()));
             match next(&v, &Seen { disk_gone, entries, ..nothing() }) {

@@ -26,6 +26,7 @@ pub fn entry(reservation: &DiskReservation) -> Result<LedgerEntry, Verdict> {
 /// An entry of the reservation with so many bytes.
 pub fn entry_of(reservation: &DiskReservation, bytes: u64) -> LedgerEntry {
     LedgerEntry {
+        kept: None,
         name: reservation.name_any(),
         uid: reservation.uid().unwrap_or_default(),
         role: reservation.spec.role.clone(),

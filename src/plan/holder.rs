@@ -11,7 +11,7 @@ use crate::api::{
 };
 
 use super::ledger::{self, Ledger};
-use super::{orphans, quota, undivided};
+use super::{kept, orphans, quota, undivided};
 
 /// An object that has a ledger of `Held` objects.
 pub trait Holder<Held>: HasStatus {
@@ -173,6 +173,7 @@ pub fn with_sums(status: DiskReservationStatus) -> DiskReservationStatus {
     DiskReservationStatus {
         used: Some(Size::from_bytes(used(&status))),
         free: Some(Size::from_bytes(free(&status))),
+        kept: Some(kept::bytes(&status)).filter(|bytes| *bytes > 0).map(Size::from_bytes),
         ..status
     }
 }
@@ -204,8 +205,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::api::Orphan;
     use crate::api::condition::{self, DISK_HEALTHY, READY, Verdict, reason};
+    use crate::api::{Kept, Orphan};
     use crate::plan::list_share::{Full, MOST_ENTRIES};
     use crate::plan::testing::*;
 
@@ -224,7 +225,14 @@ mod tests {
     #[test]
     fn a8_the_largest_object_with_a_ledger_is_below_a_mebibyte() {
         let long = |i: usize| format!("{i:a>253}");
+        let kept = Kept {
+            since: some_time().unwrap(),
+            until: some_time().unwrap(),
+            labels: BTreeMap::new(),
+            spec: json!({}),
+        };
         let entry = |i| LedgerEntry {
+            kept: Some(Box::new(kept.clone())),
             name: long(i),
             uid: format!("{i:0>36}"),
             role: long(i),

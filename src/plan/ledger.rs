@@ -155,7 +155,7 @@ mod tests {
     fn entry(uid: u8, bytes: u64) -> LedgerEntry {
         let uid = uid.to_string();
         let size = Size::from_bytes(bytes);
-        LedgerEntry { name: uid.clone(), uid, role: "eng".into(), size, generation: Some(1) }
+        LedgerEntry { name: uid.clone(), uid, role: "eng".into(), size, generation: Some(1), kept: None }
     }
 
     /// R1, V1, S1.

@@ -16,6 +16,7 @@ pub mod destroy;
 pub mod disk_identity;
 pub mod entry;
 pub mod holder;
+pub mod kept;
 pub mod ledger;
 pub mod list_share;
 pub mod namesake;

@@ -139,9 +139,9 @@ fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) ->
                 true => seen.allocatable,
                 false => allocatable::of_measured(measured, published),
             };
-            let orphans = seen.orphans.len();
+            let orphans = seen.orphans.iter().filter(|orphan| orphan.kept.is_none()).count();
             (status.orphans, status.unlisted_orphans) = orphans::listed(seen.orphans, &status.reservations);
-            let health = healthy(orphans, status.orphans.len())
+            let health = healthy(orphans, orphans::lost(&status).count())
                 + &unenforced(status.enforcement.as_ref())
                 + &unconfigured(still_used);
             status.capacity = Some(Size::from_bytes(seen.capacity));

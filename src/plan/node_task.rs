@@ -28,6 +28,8 @@ pub enum Task {
     Unfence,
     /// Erase the volume.
     Erase,
+    /// Note in the volume record that the volume is destroyed and its data is kept (X8).
+    Keep,
     /// Nothing.
     Rest,
 }
@@ -41,6 +43,8 @@ pub enum OnDisk {
     Receipt,
     /// A volume record.
     Record(Recorded),
+    /// Neither, and the object is deleted before it has taken over the data that it recovers (X6).
+    NotInherited,
 }
 
 /// The content of the volume record on the disk.
@@ -78,6 +82,8 @@ pub enum Outcome {
     },
     /// So many bytes went back to the disk.
     Erased(u64),
+    /// The volume record says that the data is kept.
+    Kept,
     /// A made volume has lost all or some of its bytes; the text is the reason.
     Lost(String),
     /// The task failed; the text is the reason.
@@ -99,7 +105,7 @@ pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
     let status = volume.status.clone().unwrap_or_default();
     let node = status.node.unwrap_or_default();
     let destroy = status.destroy.unwrap_or_default();
-    if node.backing == BackingState::Erased {
+    if matches!(node.backing, BackingState::Erased | BackingState::Kept) {
         return Task::Rest;
     }
     let is_made = node.backing == BackingState::Made;
@@ -118,9 +124,16 @@ pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
             _ => Task::Make,
         };
     }
+    // The deletion counts for the data, too, and its bytes are in the volume's ledger entry.
+    if on_disk == OnDisk::NotInherited && !is_made && destroy.tombstone.is_none() {
+        return Task::Make;
+    }
     let fenced = node.fenced || matches!(on_disk, OnDisk::Record(record) if record.fenced);
     match (destroy.tombstone.is_some(), destroy.in_use) {
-        (true, _) => Task::Erase,
+        (true, _) => match on_disk {
+            OnDisk::Record(record) if destroy.kept_until.is_some() && !record.erasing => Task::Keep,
+            _ => Task::Erase,
+        },
         (false, false) => Task::Fence,
         (false, true) if fenced => Task::Unfence,
         (false, true) => Task::Rest,
@@ -201,6 +214,7 @@ pub fn report(
             pause = node.in_use.then_some(WHILE_IN_USE);
         }
         (_, Outcome::Erased(bytes)) => erase(node, Some(Size::from_bytes(bytes))),
+        (_, Outcome::Kept) => node.backing = BackingState::Kept,
         (_, failed) => {
             let (reason, message) = match failed {
                 Outcome::Failed(why) => (reason::BACKING_FAILED, why),
@@ -324,7 +338,11 @@ mod tests {
         assert_eq!(next(&v, RECORD), Task::Fence, "X2: after an accepted deletion no new user comes");
         let mut with = |in_use, dead, fenced, backing| {
             let status = v.status.as_mut().unwrap();
-            status.destroy = Some(Destroy { in_use, tombstone: if dead { some_time() } else { None } });
+            status.destroy = Some(Destroy {
+                in_use,
+                tombstone: if dead { some_time() } else { None },
+                ..Default::default()
+            });
             let node = status.node.as_mut().unwrap();
             (node.fenced, node.backing) = (fenced, backing);
             (next(&v, RECORD), next(&v, FENCED))
@@ -343,6 +361,43 @@ mod tests {
         );
         assert_eq!(with(false, true, true, BackingState::Made), both(Task::Erase));
         assert_eq!(with(false, true, true, BackingState::Erased), both(Task::Rest));
+    }
+
+    /// X8, X4, X6.
+    #[test]
+    fn x8_a_kept_volume_is_noted_and_not_erased() {
+        let mut v = ready_volume("v", "eng", true);
+        v.metadata.deletion_timestamp = some_time();
+        let status = v.status.as_mut().unwrap();
+        status.destroy = Some(Destroy { tombstone: some_time(), kept_until: later(), ..Default::default() });
+        let erasing = OnDisk::Record(Recorded { fenced: true, erasing: true, ..Recorded::default() });
+        for (on_disk, task) in [
+            (FENCED, Task::Keep),
+            (erasing, Task::Erase),
+            (OnDisk::Receipt, Task::Erase),
+            (OnDisk::Nothing, Task::Erase),
+        ] {
+            assert_eq!(next(&v, on_disk), task, "{on_disk:?}");
+        }
+        let (node, reason, pause) = reported(&v, Task::Keep, Outcome::Kept);
+        assert_eq!(
+            (node.backing, node.erased.clone(), reason, pause),
+            (BackingState::Kept, None, None, None)
+        );
+        v.status.as_mut().unwrap().node = Some(node);
+        assert_eq!(next(&v, FENCED), Task::Rest);
+    }
+
+    /// X4, X6: else the bytes would be credited, and stay on the disk.
+    #[test]
+    fn x6_a_deleted_volume_inherits_before_it_is_erased() {
+        let mut v = volume("v", "eng", 1);
+        v.metadata.deletion_timestamp = some_time();
+        assert_eq!(next(&v, OnDisk::NotInherited), Task::Make);
+        assert_eq!(next(&v, OnDisk::Nothing), Task::Fence, "somebody else has the data");
+        v.status.get_or_insert_default().destroy =
+            Some(Destroy { tombstone: some_time(), ..Default::default() });
+        assert_eq!(next(&v, OnDisk::NotInherited), Task::Erase, "S11");
     }
 
     /// The report of an outcome: the node's part, the condition, and the pause in seconds.
@@ -388,7 +443,7 @@ mod tests {
         let mut v = ready_volume("v", "eng", true);
         v.metadata.deletion_timestamp = some_time();
         for (tombstone, task) in [(some_time(), Task::Erase), (None, Task::Fence)] {
-            v.status.as_mut().unwrap().destroy = Some(Destroy { in_use: false, tombstone });
+            v.status.as_mut().unwrap().destroy = Some(Destroy { tombstone, ..Default::default() });
             for on_disk in [FENCED, OnDisk::Receipt, OnDisk::Nothing] {
                 assert_eq!(next(&v, on_disk), task, "{on_disk:?}");
             }

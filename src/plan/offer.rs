@@ -12,9 +12,9 @@ use crate::api::{
     VolumeOfferSpec, VolumeOfferStatus, stable_hash,
 };
 
-use super::holder::{self, serves};
+use super::holder::serves;
 use super::list_share::MOST_ENTRIES;
-use super::{names, pvc_provisioner, resize};
+use super::{kept, names, pvc_provisioner, resize};
 
 /// The most volumes and the most reservations in one offer. With the longest names, such an object stays below 1 MB, and
 /// etcd accepts 1.5 MB (A8).
@@ -242,7 +242,7 @@ fn wanted(
     for reservation in reservations {
         let Some(status) = &reservation.status else { continue };
         let (Some(node), Some(disk)) = (&status.node_name, &status.node_disk) else { continue };
-        let free = holder::free(status);
+        let free = kept::available(status);
         if serves(reservation) && free > 0 && disk_ready(disk) && covers(subscription, &reservation.spec.role)
         {
             offer(node, &mut |o| {

@@ -22,8 +22,10 @@ const MOST_ORPHANS: usize = 128;
 /// The most bytes of the list, which keeps the object small enough for the API server (A8).
 const MOST_BYTES: usize = 256 << 10;
 
-/// The orphans to list, and the sum of the other orphans, whose bytes are held back as well.
+/// The orphans to list, and the sum of the other orphans, whose bytes are held back as well. Kept data comes last, in the
+/// order in which its time ends (X8).
 pub fn listed(mut orphans: Vec<Orphan>, ledger: &[LedgerEntry]) -> (Vec<Orphan>, Option<UnlistedOrphans>) {
+    orphans.sort_by_key(|orphan| orphan.kept.as_ref().map(|kept| kept.until.0));
     let all = beside_the_ledger(&orphans, ledger, |_| true);
     let mut bytes = 0;
     let fits = |orphan: &&Orphan| {
@@ -37,9 +39,14 @@ pub fn listed(mut orphans: Vec<Orphan>, ledger: &[LedgerEntry]) -> (Vec<Orphan>,
     (orphans, (count > 0).then_some(UnlistedOrphans { count, size }))
 }
 
-/// Number of the orphans of a disk, listed or not.
+/// Number of the orphans of a disk, listed or not, without kept data.
 pub fn count(status: &NodeDiskStatus) -> usize {
-    status.orphans.len() + status.unlisted_orphans.as_ref().map_or(0, |others| others.count as usize)
+    lost(status).count() + status.unlisted_orphans.as_ref().map_or(0, |others| others.count as usize)
+}
+
+/// The listed orphans that nobody destroyed.
+pub fn lost(status: &NodeDiskStatus) -> impl Iterator<Item = &Orphan> {
+    status.orphans.iter().filter(|orphan| orphan.kept.is_none())
 }
 
 /// Bytes of a disk that are held back for one reservation.

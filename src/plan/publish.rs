@@ -192,7 +192,7 @@ mod tests {
     fn x2_after_the_tombstone_no_mount_succeeds() {
         let mut v = bound_volume();
         v.status.as_mut().unwrap().destroy =
-            Some(crate::api::Destroy { in_use: false, tombstone: some_time() });
+            Some(crate::api::Destroy { tombstone: some_time(), ..Default::default() });
         assert!(matches!(authorise(Some(&v), REQUEST), Err(Refusal::Destroyed(_))));
     }
 

@@ -31,8 +31,8 @@ struct Wanted<'a> {
     orphans: u64,
 }
 
-/// The manifests for orphans on the disks, reservations first. Selected are all orphans, or those whose UID, name or
-/// NodeDisk is in `only`. Existing objects get no manifest. The error is an element of `only` that selects nothing.
+/// The manifests for orphans on the disks, reservations first. Selected are the orphans whose UID, name or NodeDisk is in
+/// `only`, or all. Data of destroyed volumes has to be selected by UID or name (X8). Existing objects get no manifest. The error is an element of `only` that selects nothing.
 pub fn documents<'a>(
     disks: &'a [NodeDisk],
     reservations: &[DiskReservation],
@@ -54,7 +54,9 @@ pub fn documents<'a>(
     }
     let chosen =
         |orphan: &&(&NodeDisk, &Orphan)| only.is_empty() || only.iter().any(|word| called(orphan, word));
-    let orphans: Vec<(&NodeDisk, &Orphan)> = all.iter().filter(chosen).copied().collect();
+    let named = |orphan: &Orphan| only.iter().any(|word| [&orphan.uid, &orphan.name].contains(&word));
+    let (kept, orphans): (Vec<_>, Vec<_>) =
+        all.iter().filter(chosen).copied().partition(|(_, orphan)| orphan.kept.is_some() && !named(orphan));
     let mut wanted: BTreeMap<(usize, &str), Wanted> = BTreeMap::new();
     let mut documents = Vec::new();
     for disk in disks.clone() {
@@ -65,6 +67,13 @@ pub fn documents<'a>(
                  then run this again"
             )));
         }
+    }
+    for (disk, orphan) in kept {
+        let (name, uid, on) = (&orphan.name, &orphan.uid, disk.name_any());
+        documents.push(Document::Refused(format!(
+            "data {uid} on NodeDisk {on} is that of volume {name}, which was destroyed; it is kept for an undo: \
+             kubectl reservoir undelete {name}, or without its reservation: kubectl reservoir recover {uid}"
+        )));
     }
     for &(disk, orphan) in &orphans {
         let others = orphans.iter().copied().filter(|(_, other)| !std::ptr::eq(*other, orphan));

@@ -31,7 +31,7 @@ use super::entry::{asked, entry, is_current, is_placed};
 use super::holder::{Holder, size, used, with_sums};
 use super::reservation_seen::{Gives, LedgerOf, Refusal, Seen, no_parent};
 use super::share::Outcome;
-use super::{foreign_finalizer, names, quota, refs, release};
+use super::{foreign_finalizer, kept, names, quota, refs, release};
 
 /// The next step for a reservation.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +47,8 @@ pub enum Step {
     /// Write the status. If the write fails, settle the entries in [`Seen::holders`]: a controller that released the
     /// reservation may have missed these entries.
     Report(Box<DiskReservationStatus>),
+    /// Erase kept data of the reservation of that name for so many free bytes (X8), and decide again.
+    MakeRoom(String, u64),
     /// Release the entry in that ledger.
     Release(LedgerOf),
     /// Remove our finalizer, as the last step for the reservation.
@@ -105,6 +107,11 @@ fn resize(seen: &Seen, status: &mut DiskReservationStatus) -> Option<Step> {
         Err(why) => Err(why),
         Ok((_, Ordering::Equal)) if condition::get(&status.conditions, RESIZED).is_none() => return None,
         Ok((_, Ordering::Equal)) => Ok(has),
+        Ok((wanted, Ordering::Less))
+            if wanted < used(status) && !seen.room_made && wanted >= used(status) - kept::bytes(status) =>
+        {
+            return Some(Step::MakeRoom(seen.reservation.name_any(), has - wanted));
+        }
         Ok((wanted, Ordering::Less)) => below_used(status, wanted).map_or(Ok(wanted), Err),
         Ok((_, Ordering::Greater)) => match take(seen) {
             Ok(taken) => Ok(size(&taken)),
@@ -231,6 +238,10 @@ fn take_from_parent(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskR
     }
     if let Some(why) = seen.disk(in_parent.node_disk.as_deref()).and_then(|disk| disk_gone(disk, parent)) {
         return Err(Lacks::Bytes(why));
+    }
+    let more = wanted.saturating_sub(held.unwrap_or(0));
+    if !seen.room_made && holder::free(&in_parent) < more && kept::available(&in_parent) >= more {
+        return Err(Step::MakeRoom(name.to_owned(), more).into());
     }
     let entry = LedgerEntry { size: Size::from_bytes(wanted), ..entry };
     let step = step_to_take(seen, LedgerOf::Parent(name.to_owned()), parent, entry);
@@ -370,6 +381,7 @@ mod tests {
             roles: roles.iter().cloned().map(Arc::new).collect(),
             live: true,
             settled: false,
+            room_made: false,
             now: Timestamp::UNIX_EPOCH,
         }
     }
@@ -581,6 +593,24 @@ mod tests {
         let waits = Verdict::no(reason::NOT_ENOUGH_ROOM, "said");
         condition::set(&mut status.conditions, RESIZED, waits, None, Timestamp::UNIX_EPOCH);
         assert_eq!(reported(&withdrawn, RESIZED), ("Resized".into(), "it has 4Gi".into()));
+    }
+
+    #[test]
+    fn x8_kept_data_gives_way_to_a_shrink_and_a_refinement() {
+        let mut seen = Seen { settled: true, ..placed(3, &[("v", 2)], 4) };
+        let status = Arc::make_mut(&mut seen.reservation).status.as_mut().unwrap();
+        status.volumes.extend(with_kept(&[("a", 0, 60), ("b", 1, 60)]).status.unwrap().volumes);
+        assert_eq!(next(&seen), Step::MakeRoom("r".into(), 1 << 30));
+        assert_eq!(reported(&Seen { room_made: true, ..seen.clone() }, RESIZED).0, "BelowUsed");
+        Arc::make_mut(&mut seen.reservation).spec.size = gi(1);
+        assert_eq!(reported(&seen, RESIZED).0, "BelowUsed", "nothing is erased in vain");
+
+        let mut parent = reserved("p", "eng", 10, &[("v", 7)]);
+        let kept = with_kept(&[("a", 0, 60)]).status.unwrap().volumes;
+        parent.status.as_mut().unwrap().volumes.extend(kept);
+        let seen = refining(Some(parent), &[]);
+        assert_eq!(next(&seen), Step::MakeRoom("p".into(), 3 << 30));
+        assert_eq!(reported(&Seen { room_made: true, ..seen }, READY).0, "NotEnoughRoom");
     }
 
     #[test]

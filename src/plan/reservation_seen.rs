@@ -34,6 +34,8 @@ pub struct Seen {
     pub live: bool,
     /// True if entries were settled already.
     pub settled: bool,
+    /// True after [`super::reservation::Step::MakeRoom`].
+    pub room_made: bool,
     /// The time.
     pub now: Timestamp,
 }

@@ -13,15 +13,15 @@ use crate::api::{
 };
 
 use super::create::could_hold;
-use super::holder;
+use super::kept;
 use super::pvc_provisioner::class as classes;
 
 /// Bytes that volumes of a class may still take on a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct StorageCapacity {
-    /// Sum of the free bytes of all reservations.
+    /// Sum of the free bytes of all reservations; bytes of kept data are free for a new volume (X8).
     total: u64,
-    /// Free bytes of the reservation with the most free space.
+    /// The same of the reservation that has most.
     largest: u64,
 }
 
@@ -82,7 +82,7 @@ fn capacities(
         let Some(status) = &reservation.status else { continue };
         let (Some(node), Some(disk)) = (&status.node_name, &status.node_disk) else { continue };
         let capacity = capacities.entry(node.clone()).or_default();
-        let free = if disk_ready(disk) { holder::free(status) } else { 0 };
+        let free = if disk_ready(disk) { kept::available(status) } else { 0 };
         capacity.total = capacity.total.saturating_add(free);
         capacity.largest = capacity.largest.max(free);
     }

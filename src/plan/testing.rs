@@ -34,7 +34,7 @@ fn set_true(conditions: &mut Vec<Condition>, type_: &str) {
 
 pub fn ledger_entry(name: &str, role: &str, size: u64) -> LedgerEntry {
     let uid = format!("uid-{name}");
-    LedgerEntry { name: name.into(), uid, role: role.into(), size: gi(size), generation: Some(1) }
+    LedgerEntry { name: name.into(), uid, role: role.into(), size: gi(size), generation: Some(1), kept: None }
 }
 
 fn entries(role: &str, held: &[(&str, u64)]) -> Vec<LedgerEntry> {
@@ -94,6 +94,24 @@ pub fn reserved(name: &str, role: &str, size: u64, held: &[(&str, u64)]) -> Disk
         volumes: entries(role, held),
         ..Default::default()
     });
+    reservation
+}
+
+/// Reservation `r` of 10 Gi with kept data of a Gi each: name, begin and end in seconds since 1970.
+pub fn with_kept(of: &[(&str, i64, i64)]) -> DiskReservation {
+    let mut reservation = reserved("r", "eng", 10, &[]);
+    let time = |seconds| Time(Timestamp::from_second(seconds).unwrap());
+    let entry = |&(name, since, until): &(&str, i64, i64)| LedgerEntry {
+        uid: format!("uid-{name}-{since}"),
+        kept: Some(Box::new(Kept {
+            since: time(since),
+            until: time(until),
+            labels: [("app".to_owned(), name.to_owned())].into(),
+            spec: serde_json::json!({"size": "1Gi", "shared": {}, "keepFor": "60s"}),
+        })),
+        ..ledger_entry(name, "eng", 1)
+    };
+    reservation.status.as_mut().unwrap().volumes = of.iter().map(entry).collect();
     reservation
 }
 

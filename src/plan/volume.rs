@@ -18,7 +18,7 @@ use crate::api::{
 
 use super::holder::held_by_volume;
 use super::unbind::unbind;
-use super::{LISTED_PODS, create, names, pvc_provisioner, refs, resize, undivided, usage};
+use super::{LISTED_PODS, create, kept, names, pvc_provisioner, refs, resize, undivided, usage};
 
 /// The state around a volume's object.
 #[derive(Debug)]
@@ -46,6 +46,8 @@ pub struct Seen {
     pub lost_claims: Vec<ClaimBinding>,
     /// Running and pending pods of the other claims in the volume's list.
     pub users: Vec<PodRef>,
+    /// True after [`Step::MakeRoom`].
+    pub room_made: bool,
     /// The time.
     pub now: Timestamp,
 }
@@ -53,6 +55,8 @@ pub struct Seen {
 /// The next step.
 #[derive(Debug, PartialEq)]
 pub enum Step {
+    /// Erase kept data of the reservation of that name for so much free space (X8), and decide again.
+    MakeRoom(String, kept::Wanted),
     /// Add the finalizer.
     Guard,
     /// Turn the volume into an ordinary volume, and publish the event (P4).
@@ -87,9 +91,12 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     }
     let mut status = volume.status.clone().unwrap_or_default();
     status.access = Some(if volume.spec.shared.is_some() { "Shared" } else { "Exclusive" }.to_owned());
+    let inherits = seen.reservations.iter().any(|r| create::inherits(volume, r));
     let (phase, verdict) = match status.reservation.clone() {
         // X10: no user can have used a volume without a place.
-        None if volume.spec.retire => (VolumePhase::Pending, unplaced_retires()),
+        None if volume.spec.retire && !inherits && seen.entry.is_none() => {
+            (VolumePhase::Pending, unplaced_retires())
+        }
         None => match place(volume, &status, seen) {
             Ok(step) => return step,
             Err(why) => (VolumePhase::Pending, why),
@@ -142,8 +149,18 @@ fn place(
         );
         return Err(Verdict::no(reason::NO_ORPHAN, why));
     }
-    let chosen = create::choose(volume, &refs(&seen.reservations), &refs(&seen.disks))?;
-    Ok(Step::TakeEntry(chosen.name_any()))
+    let (reservations, disks) = (refs(&seen.reservations), refs(&seen.disks));
+    let chosen = create::choose(volume, &reservations, &disks);
+    let is_full = |why: &Verdict| {
+        [reason::RESERVATION_FULL, reason::TOO_MANY_VOLUMES, reason::SHARE_TAKEN].contains(&why.reason)
+    };
+    if chosen.as_ref().is_err_and(is_full)
+        && !seen.room_made
+        && let Some((of, wanted)) = create::room_of_kept(volume, &reservations, &disks)
+    {
+        return Ok(Step::MakeRoom(of.name_any(), wanted));
+    }
+    Ok(Step::TakeEntry(chosen?.name_any()))
 }
 
 /// The status of a volume that has an entry in the reservation's ledger.
@@ -272,6 +289,14 @@ fn resize(
     let ledger = entry.zip(reservation).map(|(entry, r)| resize::Ledger { entry, free: create::free(r) });
     let step = resize::next(&counted, ledger);
     match (step, &seen.live) {
+        (resize::Step::Rest(Some(why)), _) if why.reason == reason::RESERVATION_FULL && !seen.room_made => {
+            let bytes = volume.spec.size.bytes_or_zero().saturating_sub(entry.unwrap_or(0));
+            let can = reservation.and_then(|r| r.status.as_ref()).map_or(0, kept::available) >= bytes;
+            if can {
+                return Err(Step::MakeRoom(own.name, kept::Wanted { bytes, place: None }));
+            }
+            return Ok(Some(why));
+        }
         (resize::Step::Rest(verdict), _) => return Ok(verdict),
         (_, None) => return Err(Step::LookToResize(own.name)),
         (resize::Step::Grow(size), _) if entry < Some(size) => return Err(Step::ResizeEntry(size)),
@@ -386,6 +411,7 @@ mod tests {
             entry: None,
             owner: None,
             restored: false,
+            room_made: false,
             live: None,
             now: Timestamp::UNIX_EPOCH,
         }
@@ -441,6 +467,48 @@ mod tests {
         let copied = &reported(next(&v, &s)).reserved[0].labels;
         let bytes: usize = copied.iter().map(|(key, value)| key.len() + value.len()).sum();
         assert!((MOST_LABELS - 100..=MOST_LABELS).contains(&bytes), "{bytes}");
+    }
+
+    /// X8: kept data gives way to a volume that fits without it, and nothing is erased in vain.
+    #[test]
+    fn x8_a_new_volume_takes_the_bytes_of_kept_data() {
+        let kept = Arc::new(with_kept(&[("a", 0, 60), ("b", 1, 60), ("c", 2, 60)]));
+        let s = |room_made| Seen { reservations: vec![kept.clone()], room_made, ..seen() };
+        let wanted = |gib: u64| kept::Wanted { bytes: gib << 30, place: None };
+        assert_eq!(next(&volume("v", "eng", 7), &s(false)), Step::TakeEntry("r".into()));
+        assert_eq!(next(&volume("v", "eng", 8), &s(false)), Step::MakeRoom("r".into(), wanted(8)));
+        assert_eq!(ready(&reported(next(&volume("v", "eng", 8), &s(true)))), "ReservationFull");
+        assert_eq!(ready(&reported(next(&volume("v", "eng", 11), &s(false)))), "ReservationFull");
+
+        let (mut v, mut s) = placed_volume();
+        let mut r = (*kept).clone();
+        r.status.as_mut().unwrap().volumes.push(ledger_entry("v", "eng", 1));
+        s.reservations = vec![Arc::new(r.clone())];
+        let status = v.status.as_mut().unwrap();
+        (status.size, status.node.as_mut().unwrap().size) = (Some(gi(1)), Some(gi(1)));
+        v.spec.size = gi(8);
+        s.live = Some((Some(r), v.status.clone()));
+        assert_eq!(next(&v, &s), Step::MakeRoom("r".into(), wanted(7)), "V7");
+        s.room_made = true;
+        assert!(matches!(next(&v, &s), Step::Report(_)));
+    }
+
+    /// X8, X10, S4: the volume that erases kept data takes its place, or goes.
+    #[test]
+    fn x8_a_volume_that_erases_takes_the_place_of_the_data() {
+        let mut r = with_kept(&[("a", 0, 60)]);
+        let mut v = kept::erasing(&r.status.as_ref().unwrap().volumes[0], &r, Timestamp::UNIX_EPOCH).unwrap();
+        v.metadata.uid = Some("uid-end".into());
+        r.metadata.deletion_timestamp = some_time();
+        let with =
+            |r: &DiskReservation, entry| Seen { reservations: vec![Arc::new(r.clone())], entry, ..seen() };
+        assert_eq!(next(&v, &with(&r, None)), Step::TakeEntry("r".into()), "R6: it may be deleted");
+        let taken = create::take_entry(&v, &r, &[]).unwrap();
+        let entries: Vec<_> = taken.iter().map(|entry| (entry.uid.as_str(), entry.kept.is_some())).collect();
+        assert_eq!(entries, [("uid-end", false)]);
+        r.status.as_mut().unwrap().volumes = taken;
+        assert!(matches!(next(&v, &with(&r, Some(Ok(Arc::new(r.clone()))))), Step::Place(_)));
+        assert!(matches!(next(&v, &with(&r, None)), Step::Report(_)), "somebody else has the data");
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub(super) struct Show {
 }
 
 /// Options of a write.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub(super) struct Write {
     #[command(flatten)]
     pub output: Output,
@@ -154,6 +154,15 @@ pub(super) enum Command {
         #[command(flatten)]
         write: Write,
     },
+    /// Lists the data of destroyed volumes that is kept for an undo.
+    Kept {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Brings a destroyed volume back with its data, as long as the data is kept.
+    Undelete(Undelete),
+    /// Erases the data of a destroyed volume before its time is over.
+    Erase(Erase),
     /// Makes a volume or a reservation larger or smaller.
     Resize {
         /// spv/NAME or dr/NAME; NAME alone is a volume.
@@ -257,6 +266,9 @@ pub(super) struct Create {
     /// Supplemental group of the volume's pods.
     #[arg(long)]
     pub gid: Option<i64>,
+    /// Time for which the data is kept after the volume's destruction, such as 72h.
+    #[arg(long, value_name = "TIME")]
+    pub keep_for: Option<String>,
     /// Existing directory with data, which becomes the volume as it is.
     #[arg(long, value_name = "PATH")]
     pub adopt: Option<String>,
@@ -288,6 +300,29 @@ pub(super) struct Claim {
     pub read_only: bool,
     #[command(flatten)]
     pub write: Write,
+}
+
+#[derive(Args)]
+pub(super) struct Undelete {
+    /// Name or UID of the destroyed volume.
+    pub volume: String,
+    /// Name of the volume that gets the data. Default: the old name.
+    #[arg(long)]
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub write: Write,
+}
+
+#[derive(Args)]
+pub(super) struct Erase {
+    /// Name or UID of the destroyed volume.
+    pub volume: String,
+    /// Does not ask.
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Writes nothing. `client` prints the request; `server` lets the API server check it, rights included.
+    #[arg(long, value_name = "WHERE")]
+    pub dry_run: Option<DryRun>,
 }
 
 #[derive(Args)]

@@ -9,6 +9,7 @@ mod delete;
 mod doctor;
 mod errors;
 mod item;
+mod kept;
 mod kind;
 mod orphans;
 mod output;

@@ -11,6 +11,7 @@ use super::output::print;
 use super::paint::{human, table};
 use super::snapshot::Snapshot;
 use crate::api::{Orphan, UnlistedOrphans};
+use crate::plan::orphans;
 use crate::plan::recover::{self, Document};
 
 /// Data without an object, with the name of its NodeDisk.
@@ -35,7 +36,7 @@ pub(super) fn list(snapshot: &Snapshot) -> Vec<DataOnDisk<'_>> {
     let mut all = Vec::new();
     for disk in &snapshot.disks {
         let Some(status) = &disk.status else { continue };
-        let listed = status.orphans.iter().map(Data::Listed);
+        let listed = orphans::lost(status).map(Data::Listed);
         let unlisted = status.unlisted_orphans.iter();
         let unlisted = unlisted.map(|unlisted_orphans| Data::Unlisted { unlisted_orphans });
         all.extend(listed.chain(unlisted).map(|data| DataOnDisk { disk: disk.name_any(), data }));

@@ -21,7 +21,7 @@ use super::tree::{self, Filter};
 use super::watch::Changes;
 use super::why::{self, Target};
 use super::write::{self, Until};
-use super::{complete, delete, orphans, rights, status, subscribe, unclaim, uninstall, unsubscribe};
+use super::{complete, delete, kept, orphans, rights, status, subscribe, unclaim, uninstall, unsubscribe};
 use crate::api::condition::RESIZED;
 
 /// Runs the command line. An error is one line on standard error.
@@ -125,6 +125,13 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             let orphans = orphans::list(&snapshot);
             print(&output, &orphans, || orphans::text(&orphans))?;
         }
+        Command::Kept { output } => {
+            let snapshot = read_and_report(&client, only, &namespace).await?;
+            let kept = kept::list(&snapshot);
+            print(&output, &kept, || kept::text(&kept))?;
+        }
+        Command::Undelete(args) => kept::undelete(&client, &args).await?,
+        Command::Erase(args) => kept::erase(&client, &args).await?,
         Command::Recover { data, output } => orphans::print_manifests(&client, &data, &output).await?,
         Command::Uninstall(args) => uninstall::uninstall(&client, &args, &namespace).await?,
         Command::Doctor { output } => {

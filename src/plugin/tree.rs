@@ -8,7 +8,7 @@ use super::paint::{Paint, human};
 use super::snapshot::Snapshot;
 use crate::api::condition::{self, READY, RESIZED};
 use crate::api::{AccessMode, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size};
-use crate::plan::{allocatable, holder, resize};
+use crate::plan::{allocatable, holder, kept, orphans, resize};
 
 /// An object in the tree.
 #[derive(Debug, Serialize)]
@@ -133,7 +133,7 @@ fn disk_node(snapshot: &Snapshot, disk: &NodeDisk) -> Node {
         r.status.as_ref().is_some_and(|s| s.node_disk.as_ref() == Some(name) && s.parent.is_none())
     };
     node.children.extend(snapshot.reservations.iter().filter(on).map(|r| reservation_node(snapshot, r)));
-    node.children.extend(status.orphans.iter().map(|orphan| Node {
+    node.children.extend(orphans::lost(&status).map(|orphan| Node {
         kind: "Orphan",
         namespace: None,
         name: orphan.uid.clone(),
@@ -158,7 +158,7 @@ fn disk_node(snapshot: &Snapshot, disk: &NodeDisk) -> Node {
 
 fn reservation_node(snapshot: &Snapshot, reservation: &DiskReservation) -> Node {
     let status = reservation.status.clone().unwrap_or_default();
-    let about = match status.node_disk {
+    let about = match &status.node_disk {
         Some(_) => format!(
             "{}, {} of {} free",
             reservation.spec.role,
@@ -174,6 +174,16 @@ fn reservation_node(snapshot: &Snapshot, reservation: &DiskReservation) -> Node 
     };
     node.children
         .extend(snapshot.reservations.iter().filter(refinement).map(|r| reservation_node(snapshot, r)));
+    node.children.extend(kept::entries(&status).into_iter().map(|(entry, kept)| Node {
+        kind: "Kept",
+        namespace: None,
+        name: entry.name.clone(),
+        role: Some(entry.role.clone()),
+        about: format!("{}, destroyed, kept until {}", human(entry.size.bytes_or_zero()), kept.until.0),
+        ready: true,
+        reason: None,
+        children: vec![],
+    }));
     let placed = |v: &&SharedPersistentVolume| reservation_of(v) == Some(&reservation.name_any());
     node.children.extend(snapshot.volumes.iter().filter(placed).map(|v| volume_node(snapshot, v)));
     node

@@ -82,7 +82,7 @@ pub(super) fn volume_manifest(args: &Create) -> Value {
     let spec = json!({"role": args.role, "size": args.size, "reservation": args.reservation,
         "shared": (!args.exclusive).then(|| json!({})), "fsType": fs_type,
         "volumeMode": args.block.then_some("Block"), "gid": args.gid,
-        "adopt": args.adopt.as_ref().map(|path| json!({"path": path}))});
+        "keepFor": args.keep_for, "adopt": args.adopt.as_ref().map(|path| json!({"path": path}))});
     let mut manifest = manifest(&kind::VOLUME, None, &args.name, spec);
     if let Some(labels) = map_of(&args.label) {
         manifest["metadata"]["labels"] = labels.into();
@@ -338,6 +338,10 @@ mod tests {
             (
                 "create v --role eng --size 1Gi --adopt /srv/a --gid 7",
                 json!({"role": "eng", "size": "1Gi", "shared": {}, "adopt": {"path": "/srv/a"}, "gid": 7}),
+            ),
+            (
+                "create v --role eng --size 1Gi --keep-for 72h",
+                json!({"role": "eng", "size": "1Gi", "shared": {}, "fsType": "ext4", "keepFor": "72h"}),
             ),
             ("claim c --role eng --volume v", json!({"role": "eng", "volume": "v", "mode": "ReadWrite"})),
             (

@@ -32,6 +32,7 @@ mod restored;
 mod rights;
 mod sharing;
 mod support;
+mod undelete;
 mod volumes;
 mod waits;
 mod whole_disks;

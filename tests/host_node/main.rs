@@ -10,6 +10,7 @@ mod enforcement;
 mod erase;
 mod hostile;
 mod inherit;
+mod kept;
 mod long;
 mod lvm;
 mod powercut;

@@ -417,6 +417,7 @@ pub fn ext4(i: u32) -> VolumeSpec {
         mount_options: Vec::new(),
         reservations: Vec::new(),
         recover: None,
+        keep_for: None,
         erase_policy: None,
     }
 }

@@ -11,7 +11,7 @@ pub(super) mod uid;
 pub use config::{BackingKind, DiskConfig, HostConfig};
 pub use fs_type::FsType;
 pub use mount_options::MountOption;
-pub use record::{Pod, Published, Record, State};
+pub use record::{Kept, Pod, Published, Record, State};
 pub use report::{DiskReport, Enforcement, FenceReport, Receipt, Recovery, Usage, VolumeReport};
 pub use spec::{ErasePolicy, Reserved, VolumeSpec};
 pub use uid::{InvalidUid, VolumeUid};

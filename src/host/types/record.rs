@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -50,6 +51,15 @@ pub struct Published {
     pub extra: Map<String, Value>,
 }
 
+/// The end of a volume whose data is kept for an undo (X8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Time of the record, by the node's clock.
+    pub since: Timestamp,
+    /// The data is kept until then, by the node's clock.
+    pub until: Timestamp,
+}
+
 /// The record of one volume: `volumes/<uid>/record.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -74,6 +84,9 @@ pub struct Record {
     /// (X6).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heir: Option<VolumeUid>,
+    /// The volume was destroyed by an accepted DELETE, and its data is kept (X8, X9).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
     /// The volume's uses, by target path.
     #[serde(default)]
     pub publishes: BTreeMap<String, Published>,
@@ -92,6 +105,7 @@ impl Record {
             resizing: None,
             made_as: None,
             heir: None,
+            kept: None,
             publishes: BTreeMap::new(),
             extra: Map::new(),
         }
@@ -121,7 +135,7 @@ impl Record {
     fn pass_to(&mut self, heir: &VolumeUid) {
         let before = std::mem::replace(&mut self.spec.uid, heir.clone());
         self.made_as.get_or_insert(before);
-        self.heir = None;
+        (self.heir, self.kept) = (None, None);
         // The fence belonged to the deletion of the lost object.
         self.fenced = self.state == State::Erasing;
     }
@@ -270,7 +284,7 @@ mod tests {
                 fs_type: if flags[0] { FsType::Xfs } else { FsType::Ext4 }, raw: flags[1], shared: flags[2], adopt,
                 sub_roles_denied: flags[1] != flags[2],
                 labels, gid: root.0, mode: root.1, mount_options: vec![MountOption::Noexec],
-                reservations: vec![], recover: None, erase_policy: None,
+                reservations: vec![], recover: None, erase_policy: None, keep_for: None,
             };
             let extra: Map<String, Value> = later.map(|n| ("later".to_owned(), n.into())).into_iter().collect();
             let published = |([uid, namespace, name, claim_uid], read_only): ([String; 4], bool)| {

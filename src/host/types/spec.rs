@@ -46,6 +46,9 @@ pub struct VolumeSpec {
     /// The policy for data that a resize replaces. An erase has its own policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erase_policy: Option<ErasePolicy>,
+    /// The time for which the data is kept after the volume's destruction (X8); kept for X6 alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_for: Option<String>,
     /// Labels of the object; kept for X6 alone.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -110,6 +113,11 @@ impl VolumeSpec {
     pub(crate) fn same_volume(&self, other: &Self) -> bool {
         (self.size_bytes, self.fs_type, self.raw, self.shared, &self.adopt)
             == (other.size_bytes, other.fs_type, other.raw, other.shared, &other.adopt)
+    }
+
+    /// True if the data of this volume may become the data of the other one (X6).
+    pub fn may_become(&self, other: &Self) -> bool {
+        self.role == other.role && self.same_volume(other)
     }
 
     /// The attributes of the volume's mounts (V12).

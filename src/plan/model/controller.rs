@@ -109,6 +109,8 @@ impl Controller {
                 });
                 K::see(name, released, &mut seen);
             }),
+            // No volume of the model is kept (X8).
+            Step::MakeRoom(..) => seen.room_made = true,
             Step::Settle(unsettled) => {
                 self.settle(unsettled);
                 seen.settled = true;

@@ -99,6 +99,7 @@ impl Store {
             outcome: outcomes.remove(&reservation.uid().unwrap()),
             live: false,
             settled: false,
+            room_made: false,
             now: Timestamp::UNIX_EPOCH,
             disks,
             reservation,

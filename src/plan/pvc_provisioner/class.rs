@@ -6,7 +6,7 @@ use kube::ResourceExt;
 
 use crate::api::{
     DRIVER, FIXED_MOUNT_OPTIONS, FsType, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, MOUNT_OPTIONS, Shared,
-    SharedPersistentVolume, SharedPersistentVolumeSpec, Size, VolumeClaim, VolumeClaimSpec, VolumeMode,
+    SharedPersistentVolume, SharedPersistentVolumeSpec, Size, VolumeClaim, VolumeClaimSpec, VolumeMode, keep,
     volume_for_pvc,
 };
 
@@ -36,12 +36,18 @@ pub fn of_class(class: &StorageClass) -> Result<SharedPersistentVolumeSpec, Stri
             ("shared", "true") => spec.shared = Some(Shared {}),
             ("shared", "false") => spec.shared = None,
             ("fsType" | FS_TYPE, fs_type) => fs_types.push((key, fs_type)),
+            ("keepFor", time) if keep::parse(time).is_some() => spec.keep_for = Some(time.to_owned()),
+            ("keepFor", other) => {
+                return wrong(format!(
+                    "says keepFor `{other}`, which is no duration of at most 8784h, such as 72h"
+                ));
+            }
             ("shared", other) => {
                 return wrong(format!("says shared `{other}`, which is neither true nor false"));
             }
             (other, _) => {
                 return wrong(format!(
-                    "has the parameter `{other}`, which is none of role, shared, fsType, {FS_TYPE}, reservation"
+                    "has the parameter `{other}`, which is none of role, shared, fsType, {FS_TYPE}, reservation, keepFor"
                 ));
             }
         }
@@ -213,6 +219,8 @@ mod tests {
             (json!({"role": "eng", FS_TYPE: "XFS"}), json!({}), Some("fstype `XFS`, which is none of ext4")),
             (json!({"role": "eng", FS_TYPE: "xfs", "fsType": "ext4"}), json!({}), Some("they differ")),
             (json!({"role": "eng", FS_TYPE: "xfs", "fsType": "xfs"}), json!({}), None),
+            (json!({"role": "eng", "keepFor": "3 days"}), json!({}), Some("no duration of at most 8784h")),
+            (json!({"role": "eng", "keepFor": "72h"}), json!({}), None),
             (json!({"role": "eng", "Shared": "true"}), json!({}), Some("has the parameter `Shared`")),
             (
                 eng.clone(),

@@ -127,8 +127,25 @@ pub struct NoPlace {
 }
 
 /// The name of the reservation on the node for the volume, if the unplaced volumes of all mates fit there, too: a pod runs
-/// on one node, and a volume that was made stays on its node. Each mate comes to the same result.
+/// on one node, and a volume that was made stays on its node. Each mate comes to the same result. Bytes of kept data are
+/// free if nothing else fits (X8).
 pub fn place_together(
+    volume: &SharedPersistentVolume,
+    class: &StorageClass,
+    mates: &[Mate],
+    node: &str,
+    reservations: &[&DiskReservation],
+    disks: &[&NodeDisk],
+) -> Result<String, NoPlace> {
+    place_beside_kept(volume, class, mates, node, reservations, disks).or_else(|no_place| {
+        let emptied: Vec<_> = reservations.iter().map(|r| create::without_kept(r)).collect();
+        let emptied: Vec<_> = emptied.iter().collect();
+        place_beside_kept(volume, class, mates, node, &emptied, disks).map_err(|_| no_place)
+    })
+}
+
+/// The same, without the bytes of kept data.
+fn place_beside_kept(
     volume: &SharedPersistentVolume,
     class: &StorageClass,
     mates: &[Mate],
@@ -223,6 +240,17 @@ mod tests {
             class: Some(Arc::new(class(Value::Null))),
             volume: volume.map(Arc::new),
         }
+    }
+
+    #[test]
+    fn x8_a_volume_of_a_class_takes_the_bytes_of_kept_data() {
+        let kept = on("n1", crate::plan::testing::with_kept(&[("a", 0, 60)]));
+        let of = |gi| {
+            let (volume, disks) = (volume("pvc-u", "eng", gi), disks());
+            place_together(&volume, &class(Value::Null), &[], "n1", &[&kept], &disks.each_ref())
+        };
+        assert_eq!(of(10), Ok("r".into()));
+        assert!(of(11).unwrap_err().why.contains("r has 9Gi left"));
     }
 
     #[test]

@@ -78,8 +78,11 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         let disk =
             snapshot.disks.iter().find(|d| d.name_any() == target.name).and_then(|d| d.status.as_ref());
         add("holds reservation", disk.map(|s| entries(&s.reservations)).unwrap_or_default());
-        let orphans: Vec<String> =
-            disk.iter().flat_map(|s| &s.orphans).map(|o| format!("{} ({})", o.uid, o.name)).collect();
+        let orphans: Vec<String> = disk
+            .iter()
+            .flat_map(|s| plan::orphans::lost(s))
+            .map(|o| format!("{} ({})", o.uid, o.name))
+            .collect();
         add("has data without an object:", all_names(&orphans));
         let unlisted = disk.and_then(|s| s.unlisted_orphans.as_ref()).map(|others| others.count.to_string());
         add("has more data without an object, volumes:", unlisted.unwrap_or_default());

@@ -1,0 +1,50 @@
+//! The end of kept data: its time is over, or its reservation needs the bytes (X8). [`crate::plan::kept`] decides.
+
+use jiff::Timestamp;
+use kube::api::ListParams;
+use kube::{Api, Resource, ResourceExt};
+
+use crate::api::{DiskReservation, NodeDisk, SharedPersistentVolume};
+use crate::cluster;
+use crate::plan::kept::{Wanted, due, entries};
+
+use super::Error;
+use super::context::Context;
+
+/// Erases the kept data of the reservation whose time is over.
+pub(super) async fn end_overdue(reservation: &DiskReservation, ctx: &Context) -> Result<(), Error> {
+    let now = Timestamp::now();
+    let is_over =
+        reservation.status.as_ref().is_some_and(|s| entries(s).iter().any(|(_, kept)| kept.until.0 <= now));
+    match is_over {
+        true => make_room(&reservation.name_any(), Wanted::default(), ctx).await,
+        false => Ok(()),
+    }
+}
+
+/// Erases kept data whose time is over, and as much as the wanted free space needs.
+///
+/// 1. Gather: the reservation, its disk and all volumes, by live reads. A reservation that changes meanwhile may count
+///    bytes twice, so nothing is done until the next look.
+/// 2. Decide: [`due`].
+/// 3. Apply: an event on the reservation, then a volume that recovers the data and retires.
+pub(super) async fn make_room(name: &str, wanted: Wanted, ctx: &Context) -> Result<(), Error> {
+    let (reservations, volumes): (Api<DiskReservation>, Api<SharedPersistentVolume>) =
+        (Api::all(ctx.client.clone()), Api::all(ctx.client.clone()));
+    let Some(before) = cluster::get(&reservations, name).await? else { return Ok(()) };
+    let all = cluster::list(&volumes, &ListParams::default()).await?;
+    let Some(disk) = before.status.as_ref().and_then(|status| status.node_disk.as_ref()) else {
+        return Ok(());
+    };
+    let disk: Option<NodeDisk> = cluster::get(&Api::all(ctx.client.clone()), disk).await?;
+    let unchanged = |now: &DiskReservation| now.meta().resource_version == before.meta().resource_version;
+    let Some(reservation) = cluster::get_same(&reservations, &before).await?.filter(unchanged) else {
+        return Ok(());
+    };
+    for due in due(&reservation, disk.as_ref(), &all, wanted, Timestamp::now()) {
+        cluster::create(&volumes, &due.volume).await?;
+        tracing::info!(reservation = name, volume = due.volume.name_any(), "erase kept data: {}", due.event);
+        ctx.events.publish(&reservation, None, true, "Erase", "KeptDataErased", &due.event).await;
+    }
+    Ok(())
+}

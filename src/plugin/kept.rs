@@ -1,0 +1,182 @@
+//! The data of destroyed volumes that is kept for an undo: `kept`, `undelete` and `erase` (X8).
+
+use anyhow::bail;
+use jiff::Timestamp;
+use kube::{Client, ResourceExt};
+use serde::Serialize;
+use serde_json::json;
+
+use super::cli::{Erase, Undelete};
+use super::kind::{RESERVATION, VOLUME, did_you_mean};
+use super::output::confirm;
+use super::paint::{human, table};
+use super::snapshot::Snapshot;
+use super::write;
+use crate::api::{DiskReservation, Kept, LedgerEntry, SharedPersistentVolume};
+use crate::plan::{kept, names};
+
+/// Kept data, with its place.
+#[derive(Serialize)]
+pub(super) struct KeptData<'a> {
+    reservation: String,
+    disk: String,
+    #[serde(flatten)]
+    entry: &'a LedgerEntry,
+    /// The volume that erases the data, or brings it back.
+    #[serde(skip)]
+    of: (&'a DiskReservation, &'a Kept),
+}
+
+/// All kept data, by reservation and age.
+pub(super) fn list(snapshot: &Snapshot) -> Vec<KeptData<'_>> {
+    let of = |reservation| -> Vec<KeptData<'_>> {
+        let reservation: &DiskReservation = reservation;
+        let Some(status) = &reservation.status else { return vec![] };
+        let disk = status.node_disk.clone().unwrap_or_default();
+        let entries = kept::entries(status).into_iter();
+        let data = |(entry, kept)| KeptData {
+            reservation: reservation.name_any(),
+            disk: disk.clone(),
+            entry,
+            of: (reservation, kept),
+        };
+        entries.map(data).collect()
+    };
+    let mut all: Vec<_> = snapshot.reservations.iter().flat_map(of).collect();
+    all.sort_by(|a, b| a.reservation.cmp(&b.reservation));
+    all
+}
+
+pub(super) fn text(all: &[KeptData]) -> String {
+    if all.is_empty() {
+        return "no data of destroyed volumes is kept\n".into();
+    }
+    let heads = ["NAME", "SIZE", "ROLE", "RESERVATION", "DISK", "DESTROYED", "KEPT UNTIL", "UID"];
+    let mut rows = vec![heads.map(str::to_owned).to_vec()];
+    for KeptData { reservation, disk, entry, of: (_, kept) } in all {
+        rows.push(vec![
+            entry.name.clone(),
+            human(entry.size.bytes_or_zero()),
+            entry.role.clone(),
+            reservation.clone(),
+            disk.clone(),
+            kept.since.0.to_string(),
+            kept.until.0.to_string(),
+            entry.uid.clone(),
+        ]);
+    }
+    format!(
+        "{}\nkubectl reservoir undelete NAME brings a volume back; its reservation takes the bytes back earlier if it \
+         needs them\n",
+        table(&rows)
+    )
+}
+
+/// The kept data of that name or UID.
+fn find<'a>(snapshot: &'a Snapshot, word: &str) -> Result<KeptData<'a>, String> {
+    let mut found = list(snapshot);
+    let all: Vec<String> = found.iter().map(|data| data.entry.name.clone()).collect();
+    found.retain(|data| data.entry.name == word || data.entry.uid == word);
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => {
+            let nearest = did_you_mean(word, all.iter().map(String::as_str));
+            Err(format!("no data of a volume {word} is kept{nearest}: kubectl reservoir kept lists all"))
+        }
+        _ => {
+            let each = |data: &KeptData| format!("{} of {}", data.entry.uid, data.of.1.since.0);
+            let each: Vec<String> = found.iter().map(each).collect();
+            Err(format!("several volumes {word} are kept; give one UID: {}", names(&each, each.len())))
+        }
+    }
+}
+
+async fn read(client: &Client) -> anyhow::Result<Snapshot> {
+    let snapshot = Snapshot::read(client, None, "default").await?;
+    if let Some(kind) = [&RESERVATION, &VOLUME].into_iter().find(|kind| !snapshot.sees(kind)) {
+        bail!("you may not list {}: ask for ClusterRole reservoir-viewer", kind.plural);
+    }
+    Ok(snapshot)
+}
+
+/// Makes the volume again, with its data.
+pub(super) async fn undelete(client: &Client, args: &Undelete) -> anyhow::Result<()> {
+    let snapshot = read(client).await?;
+    let volume = undeleted(&snapshot, args).map_err(anyhow::Error::msg)?;
+    let (name, role) = (volume.name_any(), &volume.spec.role);
+    write::create_object(client, &VOLUME, json!(volume), &args.write).await?;
+    eprintln!(
+        "claims do not come back; in each namespace: kubectl reservoir claim CLAIM --role {role} --volume {name}"
+    );
+    Ok(())
+}
+
+fn undeleted(snapshot: &Snapshot, args: &Undelete) -> Result<SharedPersistentVolume, String> {
+    let data = find(snapshot, &args.volume)?;
+    let name = args.name.as_deref().unwrap_or(&data.entry.name);
+    if snapshot.volumes.iter().any(|volume| volume.name_any() == name) {
+        return Err(format!(
+            "another volume is called {name} now: kubectl reservoir undelete {} --name NEW",
+            data.entry.uid
+        ));
+    }
+    kept::undeleted(name, data.entry, data.of.0)
+}
+
+/// Erases kept data now: by a volume that recovers the data and retires, as the controller does in the end.
+pub(super) async fn erase(client: &Client, args: &Erase) -> anyhow::Result<()> {
+    let snapshot = read(client).await?;
+    let data = find(&snapshot, &args.volume).map_err(anyhow::Error::msg)?;
+    let volume = kept::erasing(data.entry, data.of.0, Timestamp::now()).map_err(anyhow::Error::msg)?;
+    if args.dry_run.is_none() {
+        let (name, size) = (&data.entry.name, human(data.entry.size.bytes_or_zero()));
+        let question = format!("Erase the {size} of volume {name}, destroyed at {}?", data.of.1.since.0);
+        confirm(&question, args.yes)?;
+    }
+    let write = super::cli::Write { dry_run: args.dry_run, ..Default::default() };
+    write::create_object(client, &VOLUME, json!(volume), &write).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::*;
+
+    fn snapshot() -> Snapshot {
+        Snapshot {
+            reservations: vec![with_kept(&[("a", 0, 60), ("b", 5, 65), ("b", 9, 69)])],
+            ..Default::default()
+        }
+    }
+
+    fn of(snapshot: &Snapshot, volume: &str, name: Option<&str>) -> Result<SharedPersistentVolume, String> {
+        let args = Undelete {
+            volume: volume.into(),
+            name: name.map(str::to_owned),
+            write: super::super::cli::Write::default(),
+        };
+        undeleted(snapshot, &args)
+    }
+
+    #[test]
+    fn x8_kept_data_is_listed_with_its_end() {
+        let snapshot = snapshot();
+        let text = text(&list(&snapshot));
+        assert!(text.starts_with("NAME"), "{text}");
+        let row = "a      1Gi    eng    r             n1.a   1970-01-01T00:00:00Z   1970-01-01T00:01:00Z   uid-a-0\n";
+        assert!(text.contains(row), "{text}");
+    }
+
+    #[test]
+    fn x8_undelete_finds_one_volume_and_no_taken_name() {
+        let mut snapshot = snapshot();
+        assert_eq!(of(&snapshot, "a", None).unwrap().name_any(), "a");
+        let several = of(&snapshot, "b", None).unwrap_err();
+        assert!(several.contains("give one UID: uid-b-5 of 1970-01-01T00:00:05Z and uid-b-9"), "{several}");
+        assert_eq!(of(&snapshot, "uid-b-9", None).unwrap().spec.recover.unwrap().uid, "uid-b-9");
+        assert!(of(&snapshot, "c", None).unwrap_err().contains("no data of a volume c is kept"));
+        snapshot.volumes.push(ready_volume("a", "eng", true));
+        assert!(of(&snapshot, "a", None).unwrap_err().contains("undelete uid-a-0 --name NEW"));
+        assert_eq!(of(&snapshot, "a", Some("a2")).unwrap().name_any(), "a2");
+    }
+}
