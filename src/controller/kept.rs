@@ -42,7 +42,15 @@ pub(super) async fn make_room(name: &str, wanted: Wanted, ctx: &Context) -> Resu
         return Ok(());
     };
     for due in due(&reservation, disk.as_ref(), &all, wanted, Timestamp::now()) {
-        cluster::create(&volumes, &due.volume).await?;
+        match cluster::create(&volumes, &due.volume).await {
+            // What waits for the bytes is reported all the same.
+            Err(error) if let Some(refusal) = error.refusal() => {
+                let event = format!("the API server refuses that {}: {refusal}", due.event);
+                ctx.events.publish(&reservation, None, false, "Erase", "KeptDataStays", &event).await;
+                continue;
+            }
+            made => made?,
+        };
         tracing::info!(reservation = name, volume = due.volume.name_any(), "erase kept data: {}", due.event);
         ctx.events.publish(&reservation, None, true, "Erase", "KeptDataErased", &due.event).await;
     }

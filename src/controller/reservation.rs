@@ -22,7 +22,7 @@ use super::{Again, Error, kept};
 /// Other reservations may compete for the same bytes, and so cause more steps.
 const MOST_STEPS: usize = 32;
 /// The pause before another look at a reservation that waits for bytes of kept data.
-const WHILE_ROOM_IS_MADE: Duration = Duration::from_secs(5);
+const WHILE_ROOM_IS_MADE: Duration = Duration::from_secs(15);
 /// The pause in which the caches catch up.
 const AGAIN: Duration = Duration::from_secs(1);
 

@@ -24,7 +24,7 @@ use super::volume_users::{delete_lost, lost_claims, users};
 use super::{Again, Error, destroy, kept, pvc_provisioner};
 
 /// The pause before another look at a volume that waits for bytes of kept data.
-const WHILE_ROOM_IS_MADE: Duration = Duration::from_secs(5);
+const WHILE_ROOM_IS_MADE: Duration = Duration::from_secs(15);
 
 /// Reconciles a volume that is not being deleted; see [`destroy::reconcile`] for the others.
 ///

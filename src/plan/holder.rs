@@ -206,7 +206,7 @@ mod tests {
 
     use super::*;
     use crate::api::condition::{self, DISK_HEALTHY, READY, Verdict, reason};
-    use crate::api::{Kept, Orphan};
+    use crate::api::{Destroy, Orphan};
     use crate::plan::list_share::{Full, MOST_ENTRIES};
     use crate::plan::testing::*;
 
@@ -225,14 +225,8 @@ mod tests {
     #[test]
     fn a8_the_largest_object_with_a_ledger_is_below_a_mebibyte() {
         let long = |i: usize| format!("{i:a>253}");
-        let kept = Kept {
-            since: some_time().unwrap(),
-            until: some_time().unwrap(),
-            labels: BTreeMap::new(),
-            spec: json!({}),
-        };
         let entry = |i| LedgerEntry {
-            kept: Some(Box::new(kept.clone())),
+            kept: None,
             name: long(i),
             uid: format!("{i:0>36}"),
             role: long(i),
@@ -264,9 +258,31 @@ mod tests {
         let is_full = volumes(status).full(&long(1000)) == Some(Full::List);
         assert!(is_full, "both lists together");
         condition::set(&mut status.conditions, READY, condition.clone(), Some(1), Timestamp::UNIX_EPOCH);
+        // X8: all volumes were destroyed, and are kept; the labels of all together are bounded.
+        let mut kept = reservation.clone();
+        let status = kept.status.as_mut().unwrap();
+        (status.volumes, status.refinements) = (entries.clone(), vec![]);
+        let mut volume = ready_volume("v", "eng", true);
+        volume.spec = serde_json::from_value(json!({"role": "eng", "size": "9223372036854775805", "shared": {},
+            "subRoles": "Deny", "volumeMode": "Block", "fsType": "btrfs", "gid": i32::MAX, "permissions": "3777",
+            "mountOptions": ["noatime", "nodiratime", "strictatime", "noexec", "nosymfollow"],
+            "erasePolicy": "Zero", "keepFor": "8784h0m0s"}))
+        .unwrap();
+        let destroy = Destroy { tombstone: some_time(), kept_until: later(), ..Default::default() };
+        volume.status.as_mut().unwrap().destroy = Some(destroy);
+        volume.metadata.labels = Some([("k".to_owned(), "x".repeat(31 << 10))].into());
+        let mut mark = kept::mark(&volume).unwrap();
+        kept.status.as_mut().unwrap().volumes = kept::marked(&kept, &entries[0].uid, &mark);
+        mark.labels = [("k".to_owned(), "x".repeat(2 << 10))].into();
+        mark.labels = kept::marked(&kept, &entries[1].uid, &mark)[1].kept.clone().unwrap().labels;
+        assert!(mark.labels.is_empty(), "too many labels");
+        for entry in &mut kept.status.as_mut().unwrap().volumes[1..] {
+            (entry.kept, entry.generation) = (Some(Box::new(mark.clone())), None);
+        }
         let mut role = with_quota(volume_role(&long(0), &long(0)), Some(1), Some(1), &[]);
         role.status = Some(role.with_entries(entries));
-        let bytes = [json!(disk), json!(reservation), json!(role)].map(|object| object.to_string().len());
+        let bytes = [json!(disk), json!(reservation), json!(kept), json!(role)]
+            .map(|object| object.to_string().len());
         assert!(bytes.iter().all(|bytes| *bytes < 1 << 20), "{bytes:?}");
     }
 

@@ -8,7 +8,11 @@ use super::names;
 /// Why a reservation that is being deleted stays for now; `None`: the reservation has no volumes and no refinements.
 pub fn reservation_held(status: &DiskReservationStatus) -> Option<Verdict> {
     let held = |entries: &[LedgerEntry], reason, what: &str| {
-        let listed: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+        let name = |entry: &LedgerEntry| match &entry.kept {
+            Some(kept) => format!("{} (destroyed, kept until {})", entry.name, kept.until.0),
+            None => entry.name.clone(),
+        };
+        let listed: Vec<String> = entries.iter().map(name).collect();
         let listed = names(&listed, listed.len());
         let (plural, live) = if entries.len() == 1 { ("", "lives") } else { ("s", "live") };
         let said = format!("{what}{plural} {listed} {live} in it; delete what is not needed any more first");
@@ -36,6 +40,12 @@ mod tests {
         assert!(reservation_held(&held).unwrap().message.starts_with("volumes v1 and v2 live in it"));
         let held = reserved("r", "eng", 10, &[("v1", 1)]).status.unwrap();
         assert!(reservation_held(&held).unwrap().message.starts_with("volume v1 lives in it"));
+        let kept = with_kept(&[("v1", 0, 60)]).status.unwrap();
+        let said = reservation_held(&kept).unwrap().message;
+        assert!(
+            said.starts_with("volume v1 (destroyed, kept until 1970-01-01T00:01:00Z) lives in it"),
+            "{said}"
+        );
         assert_eq!(reservation_held(&DiskReservationStatus::default()), None);
     }
 

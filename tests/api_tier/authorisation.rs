@@ -257,6 +257,18 @@ async fn a5_a_refusal_names_each_missing_role() {
     assert!(said.contains(&lacks("jim", "recover", deep)), "{said}");
     Ask::create(&lost).dry(&person(&cluster, "jill").await).await.unwrap();
 
+    // X8: to erase kept data, or to change for how long data is kept, needs the verb that ends a volume.
+    let jill = person(&cluster, "jill").await;
+    lost["spec"]["retire"] = json!(true);
+    let said = Ask::create(&lost).dry(&jill).await.unwrap_err();
+    assert!(said.contains(&lacks("jill", "destroy", deep)), "{said}");
+    let keep = Ask::patch(&old, json!({"spec": {"keepFor": "72h"}}));
+    let said = keep.dry(&jill).await.unwrap_err();
+    assert!(said.contains(&lacks("jill", "destroy", deep)), "{said}");
+    keep.dry(&jane).await.unwrap();
+    grant(&cluster, "jill", &["destroy", "create", "recover"], &["a"]).await;
+    Ask::create(&lost).dry(&person(&cluster, "jill").await).await.unwrap();
+
     let deeper = ["a/b/c/d/e/f/g/h", "a/b/c/d/e/f/g/i", "a/c/c/d/e/f/g/h", "a/d/c/d/e/f/g/h", "a/e/c"];
     Ask::create(&subscription("full", &deeper[..4])).dry(&jane).await.unwrap();
     let split =

@@ -255,6 +255,7 @@ pages! {
     share_a_data_set: "docs/how-to/share-a-data-set.md",
     uninstall: "docs/how-to/uninstall.md",
     upgrade: "docs/how-to/upgrade.md",
+    undo_a_delete: "docs/how-to/undo-a-delete.md",
     kubectl: "docs/kubectl.md",
     metrics: "docs/metrics.md",
     operations: "docs/operations.md",

@@ -91,7 +91,8 @@ impl<'a> About<'a> {
             ),
             NO_PARENT => self.no_parent(),
             NOT_A_SUB_ROLE => self.reserve_anew("", "without a parent; or for a sub-role of the parent's role"),
-            HAS_VOLUMES => self.content("kubectl reservoir retire", |r| r.volumes.first(), "its data is erased"),
+            HAS_VOLUMES if self.live().is_none() => self.content("kubectl reservoir erase", |r| r.volumes.first(), "its data is kept for an undo"),
+            HAS_VOLUMES => self.content("kubectl reservoir retire", |r| r.volumes.iter().find(|entry| entry.kept.is_none()), "its data is erased"),
             HAS_REFINEMENTS => self.content("kubectl reservoir delete", |r| r.refinements.first(), "it was carved out"),
             NO_RESERVATION => self.no_reservation(),
             RESERVATION_FULL => self.reservation_full(),
@@ -282,6 +283,11 @@ impl<'a> About<'a> {
     }
 
     /// A command for the first object in the reservation.
+    /// A volume in the reservation that is not destroyed.
+    fn live(&self) -> Option<&crate::api::LedgerEntry> {
+        self.reservation.and_then(|r| r.status.as_ref()?.volumes.iter().find(|entry| entry.kept.is_none()))
+    }
+
     fn content(
         &self,
         command: &str,

@@ -95,7 +95,11 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
 }
 
 fn entries(ledger: &[LedgerEntry]) -> String {
-    ledger.iter().map(|e| format!("{} ({})", e.name, e.size)).collect::<Vec<_>>().join(", ")
+    let each = |entry: &LedgerEntry| match &entry.kept {
+        Some(kept) => format!("{} ({}, destroyed, kept until {})", entry.name, entry.size, kept.until.0),
+        None => format!("{} ({})", entry.name, entry.size),
+    };
+    ledger.iter().map(each).collect::<Vec<_>>().join(", ")
 }
 
 fn all_names(items: &[String]) -> String {
