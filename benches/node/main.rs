@@ -131,6 +131,7 @@ fn volume(i: u32, fs_type: FsType, size_bytes: u64) -> VolumeSpec {
         mode: None,
         reservations: vec![],
         recover: None,
+        keep_for: None,
         erase_policy: None,
         mount_options: Vec::new(),
     }

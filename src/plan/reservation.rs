@@ -28,7 +28,7 @@ use crate::api::{
 
 use super::candidate::free_space;
 use super::entry::{asked, entry, is_current, is_placed};
-use super::holder::{Holder, size, used, with_sums};
+use super::holder::{self, Holder, size, used, with_sums};
 use super::reservation_seen::{Gives, LedgerOf, Refusal, Seen, no_parent};
 use super::share::Outcome;
 use super::{foreign_finalizer, kept, names, quota, refs, release};
@@ -239,7 +239,8 @@ fn take_from_parent(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskR
     if let Some(why) = seen.disk(in_parent.node_disk.as_deref()).and_then(|disk| disk_gone(disk, parent)) {
         return Err(Lacks::Bytes(why));
     }
-    let more = wanted.saturating_sub(held.unwrap_or(0));
+    let held = holder::refinements(&in_parent).get(&entry.uid).unwrap_or(0);
+    let more = wanted.saturating_sub(held);
     if !seen.room_made && holder::free(&in_parent) < more && kept::available(&in_parent) >= more {
         return Err(Step::MakeRoom(name.to_owned(), more).into());
     }
