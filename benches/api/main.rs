@@ -345,6 +345,7 @@ fn as_agent(volume: &SharedPersistentVolume) -> Option<reservoir::api::SharedPer
         Task::Fence => Outcome::Fenced { pods: vec![], in_use: false },
         Task::Unfence => Outcome::Untouched,
         Task::Erase => Outcome::Erased(size),
+        Task::Keep => Outcome::Kept,
         Task::Rest => Outcome::Untouched,
         Task::Lost(_) | Task::Size(_) => return None,
     };
