@@ -611,7 +611,7 @@ mod tests {
         parent.status.as_mut().unwrap().volumes.extend(kept);
         let seen = refining(Some(parent), &[]);
         assert_eq!(next(&seen), Step::MakeRoom("p".into(), 3 << 30));
-        assert_eq!(reported(&Seen { room_made: true, ..seen }, READY).0, "NotEnoughRoom");
+        assert_eq!(reported(&Seen { room_made: true, ..seen }, READY).0, "ParentFull");
     }
 
     #[test]
