@@ -235,6 +235,7 @@ pub struct UnlistedOrphans {
 #[serde(rename_all = "camelCase")]
 pub struct Orphan {
     /// UID of the lost volume.
+    #[schemars(length(max = 64))]
     pub uid: String,
     /// Size of the data, in bytes, as a quantity.
     pub size: Size,
@@ -243,6 +244,7 @@ pub struct Orphan {
     pub problem: Option<String>,
     /// Name of the lost volume.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
     pub name: String,
     /// Labels of the lost volume.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -4,12 +4,13 @@ use kube::ResourceExt;
 
 use crate::api::{ANNOTATION_RELEASED_FROM, NodeDisk, SharedPersistentVolume};
 
+use super::orphans;
+
 /// The event of a new volume while a disk has data without an object under the same name.
 pub fn orphaned(volume: &SharedPersistentVolume, disks: &[&NodeDisk]) -> Option<String> {
     let name = volume.name_any();
-    let has = |disk: &&&NodeDisk| {
-        disk.status.iter().flat_map(|status| &status.orphans).any(|orphan| orphan.name == name)
-    };
+    let has =
+        |disk: &&&NodeDisk| disk.status.iter().flat_map(orphans::lost).any(|orphan| orphan.name == name);
     let disk = disks.iter().find(has).filter(|_| volume.spec.recover.is_none())?;
     Some(format!(
         "volume {name} starts empty, while NodeDisk {} has data of an earlier volume of this name without an object: to have \
@@ -51,15 +52,8 @@ mod tests {
     fn f5_old_data_of_the_same_name_is_told() {
         let (mut new, mut on) = (volume("v", "eng", 1), disk("n1.a", "n1", 10, &[]));
         assert_eq!(orphaned(&new, &[&on]), None);
-        on.status.get_or_insert_default().orphans = vec![Orphan {
-            uid: "u".into(),
-            size: gi(1),
-            problem: None,
-            name: "v".into(),
-            labels: Default::default(),
-            reservations: vec![],
-            spec: Default::default(),
-        }];
+        on.status.get_or_insert_default().orphans =
+            vec![Orphan { uid: "u".into(), size: gi(1), name: "v".into(), ..Default::default() }];
         let said = orphaned(&new, &[&on]).unwrap();
         assert!(said.contains("NodeDisk n1.a has data") && said.contains("recover v"), "{said}");
         assert_eq!(orphaned(&volume("w", "eng", 1), &[&on]), None);
