@@ -134,7 +134,7 @@ async fn end(
     reservations: &[Arc<DiskReservation>],
     outcome: &'static str,
     receipt: &str,
-    kept: Option<(String, Kept)>,
+    kept: Option<(String, Box<Kept>)>,
     ctx: &Context,
 ) -> Result<(), Error> {
     if let Some(first) = reservations.first() {

@@ -88,7 +88,7 @@ pub enum Step {
         /// The receipt.
         receipt: String,
         /// The mark of a volume whose data is kept (X8), for its entry in the reservation of that UID.
-        kept: Option<(String, Kept)>,
+        kept: Option<(String, Box<Kept>)>,
     },
     /// Nothing.
     Rest,
@@ -196,7 +196,7 @@ fn end(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     let status = volume.status.clone().unwrap_or_default();
     let node = status.node.unwrap_or_default();
     let mark = kept::mark(volume).filter(|_| node.backing == BackingState::Kept && !seen.disk_gone);
-    let kept = mark.and_then(|mark| Some((status.reservation.as_ref()?.uid.clone(), mark)));
+    let kept = mark.and_then(|mark| Some((status.reservation.as_ref()?.uid.clone(), Box::new(mark))));
     if kept.is_some() {
         // An earlier attempt has published the receipt of a marked entry.
         let is_marked = |r: &DiskReservation| r.status.as_ref().is_some_and(|s| is_marked(s, volume));

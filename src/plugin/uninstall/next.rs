@@ -261,7 +261,10 @@ mod tests {
             stages.push(listed(next(Data::Erase, &there)));
             let snapshot = &mut there.facts.snapshot;
             match stages.len() {
-                1 => (snapshot.pvcs.clear(), snapshot.claims.remove(0)).1.metadata.name = None,
+                1 => {
+                    snapshot.pvcs.clear();
+                    snapshot.claims.remove(0);
+                }
                 2 => snapshot.claims.clear(),
                 3 => snapshot.volumes.clear(),
                 _ => snapshot.reservations.truncate(1),
