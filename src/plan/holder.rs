@@ -11,7 +11,7 @@ use crate::api::{
 };
 
 use super::ledger::{self, Ledger};
-use super::{kept, orphans, quota, undivided};
+use super::{orphans, quota, undivided};
 
 /// An object that has a ledger of `Held` objects.
 pub trait Holder<Held>: HasStatus {
@@ -173,7 +173,7 @@ pub fn with_sums(status: DiskReservationStatus) -> DiskReservationStatus {
     DiskReservationStatus {
         used: Some(Size::from_bytes(used(&status))),
         free: Some(Size::from_bytes(free(&status))),
-        kept: Some(kept::bytes(&status)).filter(|bytes| *bytes > 0).map(Size::from_bytes),
+        kept: Some(ledger::kept_bytes(&status.volumes)).filter(|bytes| *bytes > 0).map(Size::from_bytes),
         ..status
     }
 }
@@ -205,6 +205,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::plan::kept;
     use crate::api::condition::{self, DISK_HEALTHY, READY, Verdict, reason};
     use crate::api::{Destroy, Orphan};
     use crate::plan::list_share::{Full, MOST_ENTRIES};

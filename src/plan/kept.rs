@@ -91,7 +91,7 @@ pub fn entries(status: &DiskReservationStatus) -> Vec<(&LedgerEntry, &Kept)> {
 
 /// Bytes of kept data in a reservation.
 pub fn bytes(status: &DiskReservationStatus) -> u64 {
-    entries(status).iter().map(|(entry, _)| entry.size.bytes_or_zero()).fold(0, u64::saturating_add)
+    ledger::kept_bytes(&status.volumes)
 }
 
 /// Bytes of a reservation that volumes and refinements can have: free bytes, and the bytes of kept data.

@@ -41,6 +41,12 @@ pub fn total(entries: &[LedgerEntry]) -> u64 {
     entries.iter().map(bytes).fold(0, u64::saturating_add)
 }
 
+/// Bytes of destroyed volumes whose data is kept (X8).
+pub fn kept_bytes(entries: &[LedgerEntry]) -> u64 {
+    let kept = entries.iter().filter(|entry| entry.kept.is_some());
+    kept.map(|entry| entry.size.bytes_or_zero()).fold(0, u64::saturating_add)
+}
+
 /// Bytes of the entry. An unreadable size counts as the whole capacity.
 fn bytes(entry: &LedgerEntry) -> u64 {
     entry.size.bytes().unwrap_or(u64::MAX)

@@ -121,6 +121,8 @@ impl Tour {
         self.unapply("22-fan-out.yaml")?;
 
         self.title("Its class retains: the volume stays, and is anybody's of the role")?;
+        // A shared volume is offered while it is used, too.
+        self.show(&["-n", "team-a", "wait", "--for=delete", "vclaim/results", "--timeout=60s"])?;
         let offered = "{.items[*].spec.volumes[*].name}";
         self.until("the volume to be offered", || {
             let offered = self.field(&["-n", "team-b", "volumeoffers"], offered)?;
