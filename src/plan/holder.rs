@@ -205,9 +205,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::plan::kept;
     use crate::api::condition::{self, DISK_HEALTHY, READY, Verdict, reason};
     use crate::api::{Destroy, Orphan};
+    use crate::plan::kept;
     use crate::plan::list_share::{Full, MOST_ENTRIES};
     use crate::plan::testing::*;
 
