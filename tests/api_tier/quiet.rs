@@ -8,6 +8,7 @@ use kube::api::{Patch, PatchParams};
 use kube::core::DynamicObject;
 use kube::{Api, ResourceExt};
 use reservoir::api::{NodeDisk, SharedPersistentVolume, VolumeClaim};
+use reservoir::plan::transition::LASTING;
 use reservoir_cluster::api::ApiOptions;
 use serde_json::{Value, json};
 
@@ -67,6 +68,8 @@ async fn t2_an_idle_cluster_is_not_written_to() {
     })
     .await;
     cluster.quiet_for(Duration::from_secs(3)).await;
+    // What still waits is an event by then (F2).
+    tokio::time::sleep(LASTING + Duration::from_secs(3)).await;
 
     let (before, events, writes) = (everything(&cluster).await, told(&cluster).await, cluster.our_writes());
     assert!(

@@ -10,7 +10,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use reservoir::api::condition::{self, RESIZED, RETIRING};
-use reservoir::api::{DiskReservation, NodeDisk, SharedPersistentVolume, Size, VolumeClaim, VolumeOffer};
+use reservoir::api::{
+    DiskReservation, NodeDisk, SharedPersistentVolume, Size, UNKNOWN_DISK, VolumeClaim, VolumeOffer,
+};
 use serde_json::json;
 
 use crate::support::{Agent, Cluster, Random, Watch, until, until_gone, until_reason};
@@ -450,7 +452,16 @@ async fn d4_a_disk_declared_gone_blocks_nothing_and_keeps_data() {
         healthy.message.contains("not in the agent's configuration").then_some(())
     })
     .await;
-    assert!(disks.get_opt("n1.other").await.unwrap().is_none(), "by its ID it is the one that is gone");
+    // D8: what stands for the refused disk says that by its ID it is the one that is gone.
+    until("the disk is refused under its new name", || async {
+        let other = disks.get_opt("n1.other").await.unwrap()?;
+        assert_eq!(other.spec.disk_id, UNKNOWN_DISK);
+        let conditions = other.status?.conditions;
+        let healthy = condition::get(&conditions, "DiskHealthy")?;
+        (healthy.reason == "DiskRefused" && healthy.message.contains("by its ID, was declared gone"))
+            .then_some(())
+    })
+    .await;
     assert!(data.exists());
 
     // With the NodeDisk the declaration is deleted. The disk may be used again, with an orphan on it (S14).

@@ -17,6 +17,7 @@ use crate::progress::{Progress, say};
 use crate::tools;
 
 mod config;
+mod freezer;
 mod image;
 mod loops;
 mod network;
@@ -257,6 +258,7 @@ impl Cluster {
             let progress = Progress::start(format!("removing the kind cluster {name}"));
             // The devices are found while their files exist, and detached when nobody uses the files any more.
             let loops = loops::backed_by(&volumes(docker, &containers)?)?;
+            freezer::thaw(&containers);
             self.kind()?.args(["delete", "cluster", "--name", name]).cleanup().run()?;
             loops::detach(&loops)?;
             progress.done();
