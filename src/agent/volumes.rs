@@ -215,7 +215,7 @@ async fn perform(
             }
         },
         Task::Keep => {
-            // The node's own clock measures the time again, so that one clock that is ahead ends nothing early.
+            // The node's own clock measures the time again, so a clock that is ahead ends nothing early.
             let since = Timestamp::now();
             let until = kept::until(volume, since).map_or(since, |until| until.0);
             ctx.operate("Keep", move |host| host.keep(&uid, host::Kept { since, until })).await?;

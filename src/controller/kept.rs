@@ -43,7 +43,7 @@ pub(super) async fn make_room(name: &str, wanted: Wanted, ctx: &Context) -> Resu
     };
     for due in due(&reservation, disk.as_ref(), &all, wanted, Timestamp::now()) {
         match cluster::create(&volumes, &due.volume).await {
-            // What waits for the bytes is reported all the same.
+            // A refused erasure keeps no object from its report.
             Err(error) if let Some(refusal) = error.refusal() => {
                 let event = format!("the API server refuses that {}: {refusal}", due.event);
                 ctx.events.publish(&reservation, None, false, "Erase", "KeptDataStays", &event).await;

@@ -123,8 +123,7 @@ fn may_have(
     in_share(claim, volume)
 }
 
-/// Refuses a claim whose namespace has its share of the volume's list, so that one namespace never takes the places of
-/// all others (A8, A9).
+/// Refuses a claim whose namespace has its share of the volume's list. No namespace takes the places of all others (A8, A9).
 fn in_share(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> Result<(), Verdict> {
     let (namespace, name) = (claim.namespace().unwrap_or_default(), volume.name_any());
     let claims = volume.status.as_ref().map_or(&[][..], |s| &s.claims);

@@ -52,7 +52,7 @@ pub fn mark(volume: &SharedPersistentVolume) -> Option<Kept> {
         principal: None,
         ..volume.spec.clone()
     };
-    // What is absent has its default.
+    // An absent field has its default.
     let default = json!(SharedPersistentVolumeSpec::default());
     let mut fields: Map<String, Value> = serde_json::from_value(json!(spec)).unwrap_or_default();
     fields.retain(|key, value| key == "size" || default[key.as_str()] != *value);
@@ -355,7 +355,7 @@ mod tests {
         let place = |role: &str| Wanted { place: Some(role.into()), ..free(0) };
         assert_eq!(ends(&r, None, &[], place("eng"), 10), ["uid-old-1"], "A8: a place in the list");
         assert_eq!(ends(&r, None, &[], place("eng/ml"), 10), [""; 0], "of this role there is none");
-        // What is about to be free counts.
+        // Bytes that are about to be free count.
         let mut live = ready_volume("live", "eng", true);
         live.spec.retire = true;
         let gone =

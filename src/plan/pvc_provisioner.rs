@@ -102,7 +102,7 @@ pub enum Step {
     Rest,
 }
 
-/// What makes the scheduler choose another node.
+/// The changes that make the scheduler choose another node.
 #[derive(Debug, Default, PartialEq)]
 pub struct Reschedule {
     /// The reason, to be published. It shows free space.

@@ -68,7 +68,7 @@ async fn t2_an_idle_cluster_is_not_written_to() {
     })
     .await;
     cluster.quiet_for(Duration::from_secs(3)).await;
-    // What still waits is an event by then (F2).
+    // A wait that lasts is an event by then (F2).
     tokio::time::sleep(LASTING + Duration::from_secs(3)).await;
 
     let (before, events, writes) = (everything(&cluster).await, told(&cluster).await, cluster.our_writes());

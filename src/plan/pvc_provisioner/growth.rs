@@ -63,7 +63,7 @@ pub enum Step {
     Rest,
 }
 
-/// What a PersistentVolumeClaim reports about its volume.
+/// The report of a PersistentVolumeClaim about its volume.
 #[derive(Debug, PartialEq)]
 pub struct Report {
     /// The new capacity, which the PersistentVolume gets first: the last write is that of the PersistentVolumeClaim.

@@ -20,7 +20,7 @@ pub(super) enum Data {
     Erase,
 }
 
-/// What is there.
+/// The installation, as it was read.
 #[derive(Default)]
 pub(super) struct Installed {
     pub facts: Facts,

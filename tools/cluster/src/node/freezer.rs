@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-/// Where Docker has the cgroups of its containers. Absent with cgroup v2, where a frozen process can be killed.
+/// The directory of the cgroups of Docker's containers. Absent with cgroup v2, where a frozen process can be killed.
 const CONTAINERS: &str = "/sys/fs/cgroup/freezer/docker";
 
 /// Thaws all processes of these containers, named by prefixes of their IDs.
