@@ -1,8 +1,11 @@
 //! Programs for work that no system call does: mkfs, resize2fs, LVM.
 
 use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use rustix::fs::MemfdFlags;
 
 use crate::host::error::{Context, Error, Result};
 
@@ -19,7 +22,7 @@ pub(crate) fn run(program: &str, arguments: &[&str], file: &File, result: Option
         None => Stdio::null(),
         Some(result) => duplicate(result)?.into(),
     };
-    start(program, arguments, duplicate(file)?.into(), stdout).map(drop)
+    start(program, arguments, duplicate(file)?.into(), stdout)
 }
 
 /// Runs a program, on a file if given, and returns its standard output.
@@ -28,14 +31,21 @@ pub(crate) fn ask(program: &str, arguments: &[&str], file: Option<&File>) -> Res
         None => Stdio::null(),
         Some(file) => duplicate(file)?.into(),
     };
-    start(program, arguments, stdin, Stdio::piped())
+    // With a second pipe the standard library calls ioctl(2), and panics if the call fails.
+    let output = rustix::fs::memfd_create("output", MemfdFlags::CLOEXEC);
+    let mut output = File::from(output.context(|| "make a file for the output of a program")?);
+    start(program, arguments, stdin, duplicate(&output)?.into())?;
+    let mut bytes = Vec::new();
+    let read = output.rewind().and_then(|()| output.read_to_end(&mut bytes));
+    read.context(|| format!("read the output of {program}"))?;
+    Ok(bytes)
 }
 
 fn duplicate(file: &File) -> Result<File> {
     file.try_clone().context(|| "duplicate a file descriptor")
 }
 
-fn start(program: &str, arguments: &[&str], stdin: Stdio, stdout: Stdio) -> Result<Vec<u8>> {
+fn start(program: &str, arguments: &[&str], stdin: Stdio, stdout: Stdio) -> Result<()> {
     let path = find(program)?;
     let output = Command::new(&path)
         .args(arguments)
@@ -54,7 +64,7 @@ fn start(program: &str, arguments: &[&str], stdin: Stdio, stdout: Stdio) -> Resu
         .context(|| format!("run {}", path.display()))?;
     // fsck(8): status 1 means that errors were corrected.
     if output.status.success() || program == "e2fsck" && output.status.code() == Some(1) {
-        return Ok(output.stdout);
+        return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr);
     let output_text: String =
