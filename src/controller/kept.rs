@@ -1,5 +1,7 @@
 //! The end of kept data: its time is over, or its reservation needs the bytes (X8). [`crate::plan::kept`] decides.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, Resource, ResourceExt};
@@ -10,6 +12,9 @@ use crate::plan::kept::{Wanted, due, entries};
 
 use super::Error;
 use super::context::Context;
+
+/// The pause before another look at an object that waits for bytes of kept data.
+pub(super) const WHILE_ROOM_IS_MADE: Duration = Duration::from_secs(15);
 
 /// Erases the kept data of the reservation whose time is over.
 pub(super) async fn end_overdue(reservation: &DiskReservation, ctx: &Context) -> Result<(), Error> {

@@ -21,8 +21,6 @@ use super::{Again, Error, kept};
 /// The most steps in one reconcile, above the need of any reservation: a role has at most eight ancestors with a quota.
 /// Other reservations may compete for the same bytes, and so cause more steps.
 const MOST_STEPS: usize = 32;
-/// The pause before another look at a reservation that waits for bytes of kept data.
-const WHILE_ROOM_IS_MADE: Duration = Duration::from_secs(15);
 /// The pause in which the caches catch up.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -89,7 +87,7 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
 
 /// The pause before another look: bytes of kept data may be about to be free, or the time of kept data ends (X8).
 fn pause(room_made: bool, kept: Again) -> Again {
-    if room_made { Some(WHILE_ROOM_IS_MADE) } else { kept }
+    if room_made { Some(kept::WHILE_ROOM_IS_MADE) } else { kept }
 }
 
 fn from_caches(reservation: Arc<DiskReservation>, ctx: &Context) -> Seen {

@@ -1,7 +1,6 @@
 //! Volumes: from CREATE to Ready, resizes and retirement (V1, V6, V7, X5).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::api::ListParams;
@@ -22,9 +21,6 @@ use super::ledger_entries::{change, release_entry};
 use super::stores::{VOLUME, VOLUME_UID};
 use super::volume_users::{delete_lost, lost_claims, users};
 use super::{Again, Error, destroy, kept, pvc_provisioner};
-
-/// The pause before another look at a volume that waits for bytes of kept data.
-const WHILE_ROOM_IS_MADE: Duration = Duration::from_secs(15);
 
 /// Reconciles a volume that is not being deleted; see [`destroy::reconcile`] for the others.
 ///
@@ -102,7 +98,7 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
             }
             Step::Delete => cluster::delete_seen(&api, &*volume).await?,
         }
-        return Ok(seen.room_made.then_some(WHILE_ROOM_IS_MADE));
+        return Ok(seen.room_made.then_some(kept::WHILE_ROOM_IS_MADE));
     }
 }
 

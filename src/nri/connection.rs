@@ -130,7 +130,7 @@ mod tests {
         let mut connection = Connection::new(socket);
         assert_eq!(connection.receive().await.unwrap(), answered);
         assert_eq!(connection.receive().await.unwrap(), asked);
-        // What is sent is read back, in frames that the runtime can read.
+        // The runtime can read the frames of a large message, and has the message back.
         let mut peer = Connection::new(runtime);
         connection.send(&asked).await.unwrap();
         assert_eq!(peer.receive().await.unwrap(), asked);

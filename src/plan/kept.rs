@@ -82,9 +82,8 @@ pub fn marked(reservation: &DiskReservation, uid: &str, mark: &Kept) -> Vec<Ledg
 
 /// The entries of kept data, the oldest first.
 pub fn entries(status: &DiskReservationStatus) -> Vec<(&LedgerEntry, &Kept)> {
-    let with_mark = |entry: &'_ LedgerEntry| entry.kept.is_some();
-    let kept = status.volumes.iter().filter(|entry| with_mark(entry));
-    let mut kept: Vec<_> = kept.filter_map(|entry| Some((entry, entry.kept.as_deref()?))).collect();
+    let entries = status.volumes.iter();
+    let mut kept: Vec<_> = entries.filter_map(|entry| Some((entry, entry.kept.as_deref()?))).collect();
     kept.sort_by(|(a, ka), (b, kb)| (&ka.since.0, &a.uid).cmp(&(&kb.since.0, &b.uid)));
     kept
 }

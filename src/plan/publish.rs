@@ -126,7 +126,7 @@ pub fn authorise(volume: Option<&SharedPersistentVolume>, request: Request<'_>) 
     Ok(Permit { mode, with_others: !is_for_one_pod(volume, request.several_pods) })
 }
 
-/// True for an exclusive volume that one pod alone may mount (M2). With a PersistentVolumeClaim of a StorageClass, the
+/// True for a volume of one pod at a time (M2). With a PersistentVolumeClaim of a StorageClass, the
 /// access mode `ReadWriteOnce` admits several pods of the node (F1). Only the controller writes the label that tells the
 /// two apart, so a PersistentVolume that somebody changed decides nothing for a VolumeClaim.
 pub fn is_for_one_pod(volume: &SharedPersistentVolume, several_pods: bool) -> bool {

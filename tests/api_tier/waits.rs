@@ -6,26 +6,15 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use reservoir::api::{NodeDisk, RoleSubscription, SharedPersistentVolume, VolumeClaim, VolumeOffer};
+use reservoir::api::{NodeDisk, RoleSubscription, VolumeClaim, VolumeOffer};
 use serde_json::json;
 
-use crate::kept::TEAM;
+use crate::kept::start;
 use crate::support::{Agent, CONTROLLER_AGENT, Cluster, until, until_gone, until_reason};
 
 const CLAIM: &str =
     "{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {name: c, namespace: team},
  spec: {role: eng, volume: data}}";
-
-/// A cluster with a ready volume for namespace team.
-async fn team() -> (Cluster, Agent) {
-    let cluster = Cluster::start().await;
-    cluster.node("n1", true).await;
-    let agent = Agent::start(&cluster, "n1", "128Mi").await;
-    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
-    cluster.apply_text(TEAM).await;
-    until_reason(&cluster.all::<SharedPersistentVolume>(), "data", "Ready").await;
-    (cluster, agent)
-}
 
 /// The reasons and messages of warnings about objects of Reservoir.
 async fn warnings(cluster: &Cluster) -> Vec<String> {
@@ -54,7 +43,7 @@ const LIMIT: &str = "{apiVersion: v1, kind: LimitRange, metadata: {name: large-o
 #[tokio::test(flavor = "multi_thread")]
 async fn f3_a_refused_pvc_is_told_with_its_words_and_tried_seldom() {
     const WATCHED: Duration = Duration::from_secs(16);
-    let (cluster, _agent) = team().await;
+    let (cluster, _agent) = start().await;
     let claims: Api<VolumeClaim> = cluster.within("team");
     for (obstacle, path, named) in [
         (QUOTA, "/api/v1/namespaces/team/resourcequotas/no-pvcs", "no-pvcs"),
@@ -104,7 +93,7 @@ const NO_OFFERS: &str = "{apiVersion: v1, kind: ResourceQuota, metadata: {name: 
 /// F3: claims bind on the volume itself, so they go on without the offer.
 #[tokio::test(flavor = "multi_thread")]
 async fn f3_a_refused_offer_is_told_on_its_subscription() {
-    let (cluster, _agent) = team().await;
+    let (cluster, _agent) = start().await;
     let (offers, subscriptions): (Api<VolumeOffer>, Api<RoleSubscription>) =
         (cluster.within("team"), cluster.within("team"));
     cluster.apply_text(NO_OFFERS).await;
@@ -130,7 +119,7 @@ async fn f3_a_refused_offer_is_told_on_its_subscription() {
 /// F3, C6: Kubernetes keeps a PersistentVolumeClaim for pods that have ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn f3_a_finished_pod_that_keeps_a_claim_is_named() {
-    let (cluster, _agent) = team().await;
+    let (cluster, _agent) = start().await;
     let (claims, pods): (Api<VolumeClaim>, Api<Pod>) = (cluster.within("team"), cluster.within("team"));
     cluster.apply_text(CLAIM).await;
     until_reason(&claims, "c", "Bound").await;
