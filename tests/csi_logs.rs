@@ -43,7 +43,7 @@ async fn cve_2023_2878_cve_2024_3744_a_call_logs_one_line_no_secret() {
     node.node_publish_volume(request.clone()).await.unwrap();
     request.volume_context.insert("test".into(), "full".into());
     node.node_publish_volume(request.clone()).await.unwrap_err();
-    let mount = MountVolume { mount_flags: vec!["SECRET-4".into()], ..Default::default() };
+    let mount = MountVolume { volume_mount_group: "SECRET-4".into(), ..Default::default() };
     request.volume_capability.as_mut().unwrap().access_type = Some(AccessType::Mount(mount));
     node.node_publish_volume(request.clone()).await.unwrap_err();
     request.volume_id = "forged\n2026-01-01 INFO all is well".into();
@@ -59,7 +59,7 @@ async fn cve_2023_2878_cve_2024_3744_a_call_logs_one_line_no_secret() {
     for (line, parts) in lines.iter().zip([
         ["INFO", "code=Ok", "ms="],
         ["WARN", "code=ResourceExhausted", "No space left on device"],
-        ["WARN", "code=InvalidArgument", "mount options belong to the SharedPersistentVolume"],
+        ["WARN", "code=InvalidArgument", "does not have the capability VOLUME_MOUNT_GROUP"],
         ["WARN", "code=InvalidArgument", "handle=\"forged\\n2026"],
     ]) {
         for part in parts {
