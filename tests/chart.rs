@@ -152,6 +152,82 @@ fn x3_the_agent_sees_what_its_disks_need_of_the_node() {
     }
 }
 
+/// D6. Each node with these labels has the agent of one pool: the first pool that selects the node, or else `agent.disks`.
+#[test]
+fn d6_each_node_has_the_agent_of_one_pool() {
+    let pool = |i: usize, name: &str, labels: &[&str]| {
+        let mut values: Vec<String> =
+            labels.iter().map(|label| format!("agent.pools[{i}].nodeSelector.{label}")).collect();
+        values.push(format!("agent.pools[{i}].name={name}"));
+        values.push(format!("agent.pools[{i}].disks[0].name={name}"));
+        values.push(format!("agent.pools[{i}].disks[0].path=/mnt/{name}"));
+        values.push(format!("agent.pools[{i}].disks[0].reservations[0].role={name}"));
+        values.push(format!("agent.pools[{i}].disks[0].reservations[0].size=1Gi"));
+        values
+    };
+    let required =
+        "agent.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0]";
+    let mut values =
+        [pool(0, "gpu", &["a=x", "b=x"]), pool(1, "fast", &["b=x", "c=x"]), pool(2, "big", &["c=y"])]
+            .concat();
+    for place in ["key=d", "operator=Exists"] {
+        values.push(format!("{required}.matchExpressions[0].{place}"));
+    }
+    let objects = rendered(&values.iter().map(String::as_str).collect::<Vec<_>>());
+    let found = |kind: &'static str| objects.iter().filter(move |object| object["kind"] == kind);
+    let config = |name: &str| {
+        let of = |object: &&Value| object["metadata"]["name"] == name;
+        found("ConfigMap").find(of).unwrap_or_else(|| panic!("no ConfigMap {name}"))["data"].clone()
+    };
+    let statics = config("reservoir-agent")["static-reservations"].as_str().unwrap().to_owned();
+    assert_eq!(statics.lines().collect::<Vec<_>>(), ["gpu gpu 1Gi", "fast fast 1Gi", "big big 1Gi"], "A7");
+
+    let agents: Vec<&Value> = found("DaemonSet").collect();
+    assert_eq!(agents.len(), 4);
+    for (i, agent) in agents.iter().enumerate() {
+        let volume = &agent["spec"]["template"]["spec"]["volumes"][0];
+        let disks =
+            config(volume["configMap"]["name"].as_str().unwrap())["agent.yaml"].as_str().unwrap().to_owned();
+        assert!(disks.contains(&format!("name: {}", ["gpu", "fast", "big", "default"][i])), "{disks}");
+        let (selector, labels) =
+            (&agent["spec"]["selector"], &agent["spec"]["template"]["metadata"]["labels"]);
+        let selected = selector["matchLabels"].as_object().unwrap();
+        assert!(selected.iter().all(|(key, value)| labels[key] == *value), "{selector} {labels}");
+    }
+    // Each of the labels a, b and c is missing, x or y.
+    for number in 0..27 {
+        let label = |key: &str| -> &str {
+            let place = ["a", "b", "c"].iter().position(|known| *known == key);
+            place.map_or("x", |place| ["", "x", "y"][number / 3_usize.pow(place as u32) % 3])
+        };
+        let runs = |agent: &&&Value| {
+            let pod = &agent["spec"]["template"]["spec"];
+            let mut labels =
+                pod["nodeSelector"].as_object().unwrap().iter().filter(|(key, _)| !key.contains('/'));
+            let fits = |expression: &Value| {
+                let value = label(expression["key"].as_str().unwrap());
+                match expression["operator"].as_str().unwrap() {
+                    "Exists" => !value.is_empty(),
+                    "NotIn" => !expression["values"].as_array().unwrap().iter().any(|other| other == value),
+                    other => panic!("{other}"),
+                }
+            };
+            let node = &pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+            let terms = node["nodeSelectorTerms"].as_array().unwrap();
+            labels.all(|(key, value)| label(key) == *value)
+                && terms.iter().any(|term| term["matchExpressions"].as_array().unwrap().iter().all(fits))
+        };
+        let expected = match (label("a"), label("b"), label("c")) {
+            ("x", "x", _) => "reservoir-agent-gpu",
+            (_, "x", "x") => "reservoir-agent-fast",
+            (_, _, "y") => "reservoir-agent-big",
+            _ => "reservoir-agent",
+        };
+        let names: Vec<&Value> = agents.iter().filter(runs).map(|agent| &agent["metadata"]["name"]).collect();
+        assert_eq!(names, [expected], "labels {:?}", [label("a"), label("b"), label("c")]);
+    }
+}
+
 #[test]
 fn optional_objects_are_made_when_asked_for() {
     let kinds = |values: &[&str]| -> Vec<String> {
