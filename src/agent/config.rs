@@ -157,6 +157,7 @@ impl DiskEntry {
             adopt_roots: self.adopt_roots.iter().map(|root| root.display().to_string()).collect(),
             allow_unenforced: self.allow_unenforced,
             key: None,
+            key_proof: None,
             take_over: None,
             gone: false,
         }

@@ -106,6 +106,12 @@ impl Context {
         tokio::task::spawn_blocking(move || work(&host)).await.map_err(|_| NodeError::Panicked)
     }
 
+    /// Signs a text with the key on a disk; `None` if the disk has no key (A7).
+    pub(super) async fn sign(&self, disk: &str, text: String) -> Result<Option<String>, NodeError> {
+        let disk = disk.to_owned();
+        Ok(self.on_host(move |host| host.sign(&disk, &text)).await??)
+    }
+
     /// Runs an operation on the host, counted and timed (T3).
     pub(super) async fn operate<T: Send + 'static>(
         &self,

@@ -12,9 +12,10 @@ use crate::api::{AGENT_MANAGER, NodeDisk, NodeDiskSpec, UNKNOWN_DISK};
 use crate::cluster::{self, Events};
 use crate::host::Host;
 use crate::plan::disk_identity::{
-    Identity, copy_refused, declared_gone, identify, is_placeholder, placeholder_name, take_over_text,
+    Identity, Stored, copy_refused, declared_gone, identify, is_placeholder, not_signed, placeholder_name,
     without_key,
 };
+use crate::plan::disk_key;
 use crate::telemetry;
 
 use super::config::DiskEntry;
@@ -37,7 +38,7 @@ impl DiskIdentities {
     /// Returns the NodeDisks by the names of the disks, or the failure of a disk without one, and sets the host's
     /// expected disks. Nothing else of a disk is read before that: a disk is identified by its ID, not by its place.
     ///
-    /// 1. Gather: the IDs of the disks, and all NodeDisks if a disk has none among `mine`.
+    /// 1. Gather: the identities of the disks, and all NodeDisks if a disk has none among `mine`.
     /// 2. Decide: `plan::disk_identity::identify`, for each disk.
     /// 3. Apply: NodeDisks made or taken over; a placeholder for a disk that is not served as any (D8); the host expects
     ///    or refuses each disk.
@@ -46,9 +47,9 @@ impl DiskIdentities {
         api: &Api<NodeDisk>,
         mine: &[NodeDisk],
     ) -> Result<(BTreeMap<String, NodeDisk>, Result<(), NodeError>), NodeError> {
-        let mut ids = self.ctx.on_host(|host| host.identities()).await?;
+        let mut identities = self.ctx.on_host(|host| host.identities()).await?;
         let is_unknown = |entry: &DiskEntry| {
-            let identified = ids.get(&entry.name).is_some_and(Result::is_ok);
+            let identified = identities.get(&entry.name).is_some_and(Result::is_ok);
             let is_its = |object: &&NodeDisk| object.spec.disk_name == entry.name;
             !mine.iter().filter(is_its).any(|object| !identified || !is_placeholder(object))
         };
@@ -61,18 +62,27 @@ impl DiskIdentities {
         let configured: Vec<&str> = self.entries.iter().map(|entry| &*entry.name).collect();
         let (mut objects, mut expected, mut failed) = (BTreeMap::new(), Vec::new(), Ok(()));
         for entry in &self.entries {
-            let id = ids.remove(&entry.name).map_or_else(
+            let on_disk = identities.remove(&entry.name).map_or_else(
                 || Err("the agent has not opened it".to_owned()),
-                |id| id.map_err(|error| error.to_string()),
+                |identity| identity.map_err(|error| error.to_string()),
             );
-            let identity =
-                identify(&node, &entry.name, &configured, id.as_deref().map_err(Clone::clone), &all);
+            let stored = on_disk.as_ref().map_err(Clone::clone);
+            let stored =
+                stored.map(|disk| Stored { id: &disk.id, attested_key: disk.attested_key.as_deref() });
+            let identity = identify(&node, &entry.name, &configured, stored, &all);
 
-            let spec = || entry.spec(&node, id.as_deref().unwrap_or_default());
+            let spec = || entry.spec(&node, on_disk.as_ref().map_or("", |disk| &disk.id));
             let object = match identity {
                 Identity::Known(known) => Ok(Ok(known.clone())),
                 Identity::New(name) => {
-                    let made = cluster::apply(api, &NodeDisk::new(&name, spec()), AGENT_MANAGER).await;
+                    let spec = spec();
+                    for other in all.iter().filter(|object| object.spec.disk_id == spec.disk_id) {
+                        let message = not_signed(&node);
+                        self.events
+                            .publish(other, None, false, "Report", reason::DISK_REFUSED, &message)
+                            .await;
+                    }
+                    let made = cluster::apply(api, &NodeDisk::new(&name, spec), AGENT_MANAGER).await;
                     made.map(Ok).map_err(NodeError::from)
                 }
                 Identity::TakeOver(found) => self.take_over(api, found, spec()).await,
@@ -82,7 +92,7 @@ impl DiskIdentities {
             match object {
                 Ok(Ok(object)) => {
                     self.refused.remove(&disk);
-                    let known = (object.spec.disk_id.clone(), object.spec.key.clone());
+                    let known = (object.spec.disk_id.clone(), disk_key::attested(&object).map(str::to_owned));
                     expected.push((disk.clone(), Some(known), declared_gone(&object)));
                     objects.insert(disk, object);
                 }
@@ -118,16 +128,16 @@ impl DiskIdentities {
         spec: NodeDiskSpec,
     ) -> Result<Result<NodeDisk, String>, NodeError> {
         let (disk, node_disk) = (spec.disk_name.clone(), found.name_any());
+        let proof = match self.ctx.sign(&disk, disk_key::text(&node_disk, &spec)).await {
+            Ok(proof) => proof,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
         if found.spec.node_name == spec.node_name {
+            let spec = NodeDiskSpec { key: found.spec.key.clone(), key_proof: proof, ..spec };
             return Ok(Ok(cluster::apply(api, &NodeDisk::new(&node_disk, spec), AGENT_MANAGER).await?));
         }
-        let text = take_over_text(found, &spec.node_name, &disk);
-        let of = disk.clone();
-        let proof = self.ctx.on_host(move |host| host.sign(&of, &text)).await?;
-        let proof = match proof {
-            Ok(Some(proof)) if found.spec.key.is_some() => proof,
-            Ok(_) => return Ok(Err(without_key(found))),
-            Err(error) => return Ok(Err(error.to_string())),
+        let Some(proof) = proof.filter(|_| found.spec.key.is_some()) else {
+            return Ok(Err(without_key(found)));
         };
         let request = json!({"nodeName": spec.node_name, "diskName": disk, "proof": proof});
         match cluster::merge(api, &node_disk, &json!({"spec": {"takeOver": request}})).await {
@@ -158,10 +168,10 @@ async fn placeholder(
     }
 }
 
-/// The ID and the public key of a disk in its NodeDisk.
+/// The ID of a disk in its NodeDisk, and the public key that has signed the NodeDisk.
 type Known = (String, Option<String>);
 
-/// Sets the expected ID and the known key of each disk, and the reason why a disk is not served.
+/// Sets the expected ID and the attested key of each disk, and the reason why a disk is not served.
 fn expect(host: &Host, disks: Vec<(String, Option<Known>, Option<String>)>) {
     for (disk, known, refused) in disks {
         let (id, key) = known.unzip();

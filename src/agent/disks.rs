@@ -14,6 +14,7 @@ use crate::api::{
 use crate::cluster;
 use crate::host::{self, DiskReport, Host, VolumeReport, VolumeUid};
 use crate::plan::disk_identity::is_placeholder;
+use crate::plan::disk_key;
 use crate::plan::node_disk::{self, Seen, Step};
 
 use super::config::DiskEntry;
@@ -97,7 +98,12 @@ impl Disks {
         for disk in disks {
             let entry = self.entries.iter().find(|entry| entry.name == disk.name);
             if let (Some(entry), Some(object)) = (entry, objects.get(&disk.name)) {
-                let seen = seen(&disk, usage.remove(&disk.name).unwrap_or_default(), entry, &self.ctx.node);
+                let mut seen =
+                    seen(&disk, usage.remove(&disk.name).unwrap_or_default(), entry, &self.ctx.node);
+                if let Some(ours) = &mut seen.ours {
+                    let proof = self.ctx.sign(&disk.name, disk_key::text(&object.name_any(), ours)).await;
+                    ours.key_proof = proof.unwrap_or_default();
+                }
                 failed = failed.and(self.reconcile(&api, object, Some(seen)).await);
             }
         }

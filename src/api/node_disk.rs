@@ -78,6 +78,11 @@ pub struct NodeDiskSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub key: Option<String>,
+    /// Signature of the names of NodeDisk, node and disk and of the ID, with the private key on the disk, hexadecimal. A
+    /// NodeDisk without it is not taken for the one of a disk in another node (A7).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub key_proof: Option<String>,
     /// Request of the agent of another node, which found the disk there. The controller moves the NodeDisk if
     /// the request is signed with the key of the disk (D3, A7).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -103,7 +108,7 @@ pub struct TakeOver {
     /// Name of the disk in the configuration of the agent there.
     #[schemars(length(min = 1, max = 63))]
     pub disk_name: String,
-    /// Signature of both names and of the UID of the NodeDisk, hexadecimal.
+    /// The `keyProof` of the NodeDisk with these names, hexadecimal.
     #[schemars(length(max = 128))]
     pub proof: String,
 }

@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, RenameFlags};
@@ -14,20 +14,21 @@ use serde_json::{Map, Value};
 
 use crate::host::backings::backing::{Backing, Opened};
 use crate::host::backings::open;
+use crate::host::disk_key::DiskKey;
+use crate::host::enforcement;
 use crate::host::error::{Context, Error, Result};
 use crate::host::layout::{IDENTITY, RECEIPTS, VOLUMES};
 use crate::host::sys::{Device, Place, atomic_file, dirfd, mounts, random_uuid};
-use crate::host::types::{BackingKind, DiskConfig, DiskReport, Enforcement, VolumeUid};
+use crate::host::types::{BackingKind, DiskConfig, DiskIdentity, DiskReport, Enforcement, VolumeUid};
 use crate::host::volume::Volume;
-use crate::host::{disk_key, enforcement};
 
 const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(super) struct Disk {
     pub(super) config: DiskConfig,
     id: String,
-    /// The public key of a key that this process has made.
-    key: OnceLock<String>,
+    /// The key on the disk; `None`: the disk has none yet.
+    key: Mutex<Option<DiskKey>>,
     volumes: OwnedFd,
     receipts: OwnedFd,
     pub(super) backing: Box<dyn Backing>,
@@ -50,6 +51,10 @@ struct Identity {
     /// The private key of the disk (A7).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<String>,
+    /// The disk's NodeDisk has had the public key, signed with the key. From then on no NodeDisk without such a signature
+    /// is the disk's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    attested: bool,
     #[serde(flatten)]
     extra: Map<String, Value>,
 }
@@ -81,7 +86,8 @@ impl Disk {
         }
         let Opened { root, backing } = open::open(config)?;
         lock(&root, config, wait)?;
-        let id = identify(&root, config)?;
+        let Identity { id, key, attested, .. } = identify(&root, config)?;
+        let key = key.map(|key| DiskKey::parse(&key, attested)).transpose()?;
         for name in [VOLUMES, RECEIPTS] {
             dirfd::make_dir(&root, name, Mode::RWXU).context(|| format!("make the directory of {name}"))?;
         }
@@ -90,7 +96,7 @@ impl Disk {
         let (volumes, receipts) = (open(VOLUMES)?, open(RECEIPTS)?);
         let (config, enforcement) = (config.clone(), Mutex::default());
         let (trying, creating) = (Mutex::default(), Mutex::default());
-        let key = OnceLock::new();
+        let key = Mutex::new(key);
         Ok(Self { config, id, key, volumes, receipts, backing, enforcement, trying, creating, root })
     }
 
@@ -159,27 +165,45 @@ impl Disk {
         &self.id
     }
 
-    /// The public key of the disk. A disk whose key is not the known one has moved: the new key makes worthless what an
+    pub(super) fn identity(&self) -> DiskIdentity {
+        let key = self.key();
+        let attested_key = key.as_ref().filter(|key| key.attested).map(|key| key.public.clone());
+        DiskIdentity { id: self.id.clone(), attested_key }
+    }
+
+    /// The public key of the disk. A disk whose key is not the attested one has moved: the new key makes worthless what an
     /// earlier node has read or signed.
-    pub(super) fn public_key(&self, known: Option<&str>) -> Result<String> {
-        if self.key.get().is_none() {
-            let mut identity = identity(&self.root)?.ok_or_else(|| Error::corrupt(IDENTITY, "it is gone"))?;
-            let stored = identity.key.as_deref().map(disk_key::public).transpose()?;
-            if let Some(stored) = stored.filter(|stored| Some(&**stored) == known) {
-                return Ok(stored);
+    pub(super) fn public_key(&self, attested: Option<&str>) -> Result<String> {
+        let mut present = self.key();
+        match &mut *present {
+            Some(key) if Some(&*key.public) == attested => {
+                if !key.attested {
+                    self.change_identity(|identity| identity.attested = true)?;
+                    key.attested = true;
+                }
+                return Ok(key.public.clone());
             }
-            let key = disk_key::make()?;
-            identity.key = Some(key.clone());
-            atomic_file::replace_json(self.root.as_fd(), IDENTITY, &identity)?;
-            self.key.set(disk_key::public(&key)?).ok();
+            Some(key) if key.is_new => return Ok(key.public.clone()),
+            _ => {}
         }
-        Ok(self.key.get().cloned().unwrap_or_default())
+        let (key, stored) = DiskKey::make()?;
+        self.change_identity(|identity| (identity.key, identity.attested) = (Some(stored), false))?;
+        Ok(present.insert(key).public.clone())
+    }
+
+    fn change_identity(&self, change: impl FnOnce(&mut Identity)) -> Result<()> {
+        let mut identity = identity(&self.root)?.ok_or_else(|| Error::corrupt(IDENTITY, "it is gone"))?;
+        change(&mut identity);
+        atomic_file::replace_json(self.root.as_fd(), IDENTITY, &identity)
     }
 
     /// Signs a text with the key on the disk; `None` if the disk has no key yet.
-    pub(super) fn sign(&self, text: &str) -> Result<Option<String>> {
-        let key = identity(&self.root)?.and_then(|identity| identity.key);
-        key.map(|key| disk_key::sign(&key, text)).transpose()
+    pub(super) fn sign(&self, text: &str) -> Option<String> {
+        self.key().as_ref().map(|key| key.sign(text))
+    }
+
+    fn key(&self) -> MutexGuard<'_, Option<DiskKey>> {
+        self.key.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn report(&self) -> DiskReport {
@@ -338,7 +362,7 @@ fn identity(root: &OwnedFd) -> Result<Option<Identity>> {
     atomic_file::read_json(root.as_fd(), IDENTITY, || IDENTITY.to_owned())
 }
 
-fn identify(root: &OwnedFd, config: &DiskConfig) -> Result<String> {
+fn identify(root: &OwnedFd, config: &DiskConfig) -> Result<Identity> {
     let corrupt = |reason: String| Error::corrupt(IDENTITY, reason);
     if let Some(identity) = identity(root)? {
         identity.id.parse::<VolumeUid>().map_err(|error| corrupt(error.to_string()))?;
@@ -349,7 +373,7 @@ fn identify(root: &OwnedFd, config: &DiskConfig) -> Result<String> {
             );
             return Err(Error::UnsuitableDisk { path: config.path.clone(), reason });
         }
-        return Ok(identity.id);
+        return Ok(identity);
     }
     let has_volumes =
         dirfd::open_dir(root, VOLUMES).and_then(dirfd::names).is_ok_and(|names| !names.is_empty());
@@ -357,9 +381,9 @@ fn identify(root: &OwnedFd, config: &DiskConfig) -> Result<String> {
         return Err(corrupt("it is missing although there are volumes".to_owned()));
     }
     let id = random_uuid()?.to_string();
-    let identity = Identity { id, backing: config.backing, key: None, extra: Map::new() };
+    let identity = Identity { id, backing: config.backing, key: None, attested: false, extra: Map::new() };
     atomic_file::replace_json(root.as_fd(), IDENTITY, &identity)?;
-    Ok(identity.id)
+    Ok(identity)
 }
 
 #[cfg(test)]

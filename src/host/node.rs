@@ -10,7 +10,7 @@ use crate::host::locks::Locks;
 use crate::host::slot::Slot;
 use crate::host::sys::read_only_lock::ReadOnlyLock;
 use crate::host::targets::Targets;
-use crate::host::types::{DiskReport, HostConfig, Record, VolumeReport, VolumeUid};
+use crate::host::types::{DiskIdentity, DiskReport, HostConfig, Record, VolumeReport, VolumeUid};
 use crate::host::volume::Volume;
 
 /// Time limit for listing a disk's volumes and counting the files of adopted directories.
@@ -75,9 +75,9 @@ impl Host {
         free.into_iter().filter_map(|(disk, free)| Some((disk.name().to_owned(), free.ok()?))).collect()
     }
 
-    /// The ID of the disk in each configured place, expected or not. The call reads and tries nothing else of the
+    /// The identity of the disk in each configured place, expected or not. The call reads and tries nothing else of the
     /// disk (D3).
-    pub fn identities(&self) -> BTreeMap<String, Result<String>> {
+    pub fn identities(&self) -> BTreeMap<String, Result<DiskIdentity>> {
         self.slots.iter().map(|slot| (slot.config.name.clone(), slot.identity())).collect()
     }
 
@@ -87,10 +87,10 @@ impl Host {
     }
 
     /// Sets the ID of the disk that belongs in a slot (D3). Another disk there is reported with its ID and an error,
-    /// and its volumes are neither read nor touched. `None`: any disk will do. A disk with another key than the known one
-    /// gets a new key (A7).
-    pub fn expect(&self, disk: &str, id: Option<&str>, known_key: Option<&str>) -> Result<()> {
-        self.slot(disk)?.expect(id.map(str::to_owned), known_key.map(str::to_owned));
+    /// and its volumes are neither read nor touched. `None`: any disk will do. A disk with another key than the attested
+    /// one gets a new key (A7).
+    pub fn expect(&self, disk: &str, id: Option<&str>, attested_key: Option<&str>) -> Result<()> {
+        self.slot(disk)?.expect(id.map(str::to_owned), attested_key.map(str::to_owned));
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::host::disk::Disk;
 use crate::host::error::{Context, Error, Result};
-use crate::host::types::{DiskConfig, DiskReport};
+use crate::host::types::{DiskConfig, DiskIdentity, DiskReport};
 
 /// The place of a disk in a node's configuration.
 pub(super) struct Slot {
@@ -29,8 +29,8 @@ struct State {
     disk: Result<Arc<Disk>>,
     /// Identity of the disk that belongs in this place; `None` before the first one is known.
     expected: Option<String>,
-    /// The public key that the disk is known by.
-    known_key: Option<String>,
+    /// The public key of which the NodeDisk of the disk has a signature.
+    attested_key: Option<String>,
     /// The reason for which no disk is served in this place.
     refused: Option<String>,
     /// The deadlines of questions without an answer so far.
@@ -51,7 +51,7 @@ impl Slot {
         let state = Mutex::new(State {
             disk,
             expected: None,
-            known_key: None,
+            attested_key: None,
             refused: None,
             questions,
             next_question,
@@ -88,28 +88,28 @@ impl Slot {
         Ok(disk)
     }
 
-    pub(super) fn expect(&self, id: Option<String>, known_key: Option<String>) {
+    pub(super) fn expect(&self, id: Option<String>, attested_key: Option<String>) {
         let mut state = self.state();
-        (state.expected, state.known_key) = (id, known_key);
+        (state.expected, state.attested_key) = (id, attested_key);
     }
 
     pub(super) fn refuse(&self, why: Option<String>) {
         self.state().refused = why;
     }
 
-    /// The ID of the disk in this place. The call retries a disk that could not be opened.
-    pub(super) fn identity(self: &Arc<Self>) -> Result<String> {
+    /// The identity of the disk in this place. The call retries a disk that could not be opened.
+    pub(super) fn identity(self: &Arc<Self>) -> Result<DiskIdentity> {
         if self.state().disk.is_err() {
             self.ask(Duration::ZERO, |slot| slot.open_disk(Duration::ZERO))?;
         }
         self.ensure_answers()?;
-        self.state().disk.as_ref().map(|disk| disk.id().to_owned()).map_err(Error::clone)
+        self.state().disk.as_ref().map(|disk| disk.identity()).map_err(Error::clone)
     }
 
     /// Signs a text with the key on the disk in this place (A7).
     pub(super) fn sign(&self, text: &str) -> Result<Option<String>> {
-        let disk = self.state().disk.clone()?;
-        disk.sign(text)
+        self.ensure_answers()?;
+        Ok(self.state().disk.clone()?.sign(text))
     }
 
     /// The report of the disk in this place. The call retries a disk that is not served.
@@ -135,14 +135,14 @@ impl Slot {
         }
         let found = self.state().disk.clone();
         let served = self.state().served();
-        let (is_expected, known_key) = {
+        let (is_expected, attested_key) = {
             let state = self.state();
-            (state.expected.is_some(), state.known_key.clone())
+            (state.expected.is_some(), state.attested_key.clone())
         };
         let mut key = None;
         let enforced = served.and_then(|disk| {
             disk.ensure_enforced(false)?;
-            key = is_expected.then(|| disk.public_key(known_key.as_deref())).transpose()?;
+            key = is_expected.then(|| disk.public_key(attested_key.as_deref())).transpose()?;
             Ok(())
         });
         let report = found.map_or_else(|_| DiskReport::of(&self.config), |disk| disk.report());

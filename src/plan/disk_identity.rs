@@ -1,10 +1,13 @@
 //! The NodeDisk of a disk, found by the ID that is stored on the disk. Names of node and path do not count (D3).
 
 use kube::ResourceExt;
-use ring::signature::{ED25519, UnparsedPublicKey};
-use serde_json::{Value, json};
 
-use crate::api::{NodeDisk, TakeOver, UNKNOWN_DISK};
+use crate::api::{NodeDisk, UNKNOWN_DISK};
+
+use super::disk_key;
+
+/// The most NodeDisks of one node that are named after one disk of its configuration (A7).
+const MOST_NAMES: usize = 9;
 
 /// The NodeDisk of a configured disk.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,13 +23,23 @@ pub enum Identity<'a> {
     Refused(String),
 }
 
-/// Decides the NodeDisk of the disk that is named `disk` in the configuration of `node`. `id` is the ID stored on the
-/// disk, or the error of reading the ID. `configured` lists the names of all disks of the node.
+/// The identity that is stored on a disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored<'a> {
+    /// The ID. Every process can read IDs in the API.
+    pub id: &'a str,
+    /// The public key, once the disk's NodeDisk has had it with a signature. From then on only a NodeDisk with a
+    /// signature counts: a broken node may have made another one with this ID (A7).
+    pub attested_key: Option<&'a str>,
+}
+
+/// Decides the NodeDisk of the disk that is named `disk` in the configuration of `node`. `stored` is the identity on the
+/// disk, or the error of reading it. `configured` lists the names of all disks of the node.
 pub fn identify<'a>(
     node: &str,
     disk: &str,
     configured: &[&str],
-    id: Result<&str, String>,
+    stored: Result<Stored<'_>, String>,
     all: &'a [NodeDisk],
 ) -> Identity<'a> {
     // The existing NodeDisk comes first: another disk at the same path is refused, not adopted.
@@ -34,18 +47,22 @@ pub fn identify<'a>(
     if let Some(known) = all.iter().filter(is_it).find(|d| !is_placeholder(d)) {
         return Identity::Known(known);
     }
-    let id = match id {
-        Ok(id) => id,
+    let Stored { id, attested_key } = match stored {
+        Ok(stored) => stored,
         Err(why) => return Identity::Refused(why),
     };
-    // Every process can read the ID, so another node may have copied it.
-    let same = all.iter().filter(|object| object.spec.disk_id == id);
+    let signed = |object: &&NodeDisk| attested_key.is_none_or(|key| disk_key::has_signed(key, object));
+    let same = all.iter().filter(|object| object.spec.disk_id == id).filter(signed);
     let Some(found) = same.min_by_key(|object| object.creation_timestamp()) else {
         let name = format!("{node}.{disk}");
         // A disk that had this name may be in another node now. The disk's own placeholder becomes its NodeDisk.
-        let taken =
-            all.iter().any(|object| object.name_any() == name && !(is_placeholder(object) && is_it(&object)));
-        return Identity::New(if taken { format!("{name}-{}", id.get(..8).unwrap_or(id)) } else { name });
+        let is_free = |name: &String| {
+            !all.iter()
+                .any(|object| object.name_any() == *name && !(is_placeholder(object) && is_it(&object)))
+        };
+        let more = (2..=MOST_NAMES).map(|n| format!("{name}-{n}"));
+        let free = [name.clone()].into_iter().chain(more).find(is_free);
+        return free.map_or_else(|| Identity::Refused(no_name_left(&name)), Identity::New);
     };
     // A disk that was declared gone under another node or name is gone here too (D4).
     if let Some(why) = declared_gone(found) {
@@ -86,14 +103,25 @@ pub fn declared_gone(object: &NodeDisk) -> Option<String> {
     })
 }
 
+/// The refusal of a disk with a name that many NodeDisks have.
+fn no_name_left(name: &str) -> String {
+    format!(
+        "the NodeDisks {name} to {name}-{MOST_NAMES} are there, of disks that are in other nodes now: give the disk another \
+         name in the agent's configuration, or delete those of them that are not needed"
+    )
+}
+
+/// The event on a NodeDisk that has the ID of a disk of `node`, and is not the disk's.
+pub fn not_signed(node: &str) -> String {
+    format!(
+        "node {node} has the disk with the ID of this one, and the key on the disk has not signed this NodeDisk: delete it if \
+         nothing is reserved on it"
+    )
+}
+
 /// The event on a NodeDisk whose take-over the API server refused, because a disk of another node has the same ID.
 pub fn copy_refused(node: &str, why: &str) -> String {
     format!("node {node} has a disk with the ID of this one: {why}")
-}
-
-/// The text that an agent signs with the key of a disk, to take over the disk's NodeDisk (A7).
-pub fn take_over_text(object: &NodeDisk, node: &str, disk: &str) -> String {
-    format!("NodeDisk {} is disk {disk} of node {node}", object.uid().unwrap_or_default())
 }
 
 /// The refusal of a disk that has a NodeDisk on another node and no key as a proof.
@@ -105,45 +133,20 @@ pub fn without_key(object: &NodeDisk) -> String {
     )
 }
 
-/// The answer to a request to take over a NodeDisk: the changes of the NodeDisk, and the reason of a refusal (D3, A7).
-/// `node_is_there` is a live read of the disk's former Node.
-pub fn answer(object: &NodeDisk, request: &TakeOver, node_is_there: bool) -> (Value, Option<String>) {
-    let TakeOver { node_name: node, disk_name: disk, proof } = request;
-    let text = take_over_text(object, node, disk);
-    let is_signed = || {
-        let key = UnparsedPublicKey::new(&ED25519, bytes(object.spec.key.as_deref()?)?);
-        key.verify(text.as_bytes(), &bytes(proof)?).ok()
-    };
-    let refused = if node_is_there {
-        Some(format!(
-            "Node {} is still there: delete it if its disk is in node {node} now",
-            object.spec.node_name
-        ))
-    } else if let Some(why) = declared_gone(object) {
-        Some(why)
-    } else {
-        is_signed().is_none().then(|| format!("node {node} has not signed it with the key of the disk"))
-    };
-    match refused {
-        None => (json!({"spec": {"nodeName": node, "diskName": disk, "takeOver": null, "key": null}}), None),
-        Some(why) => (json!({"spec": {"takeOver": null}}), Some(why)),
-    }
-}
-
-fn bytes(hex: &str) -> Option<Vec<u8>> {
-    let byte = |i| u8::from_str_radix(hex.get(i..i + 2)?, 16).ok();
-    (0..hex.len()).step_by(2).map(byte).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::NodeDiskSpec;
     use crate::plan::testing;
 
     fn object(name: &str, node: &str, disk: &str) -> NodeDisk {
         let mut object = testing::disk(name, node, 10, &[]);
         object.spec.disk_name = disk.into();
         object
+    }
+
+    fn stored(id: &str) -> Result<Stored<'_>, String> {
+        Ok(Stored { id, attested_key: None })
     }
 
     fn refused(identity: Identity<'_>, part: &str) -> bool {
@@ -153,7 +156,7 @@ mod tests {
     #[test]
     fn d3_a_disk_is_its_id_whatever_its_node_is_called() {
         let all = [object("n1.a", "n1", "a"), object("n2.a", "n2", "a"), object("n3.a", "old", "a")];
-        let ask = |node, disk, id| identify(node, disk, &["a", "b"], Ok(id), &all);
+        let ask = |node, disk, id| identify(node, disk, &["a", "b"], stored(id), &all);
         assert_eq!(
             ask("n1", "a", "id-n2.a"),
             Identity::Known(&all[0]),
@@ -161,10 +164,10 @@ mod tests {
         );
         assert_eq!(ask("n1", "b", "new-id-of-b"), Identity::New("n1.b".into()));
         assert_eq!(ask("n1", "b", "id-n2.a"), Identity::TakeOver(&all[1]));
-        assert_eq!(ask("n3", "a", "new-id-of-a"), Identity::New("n3.a-new-id-o".into()), "the name is taken");
+        assert_eq!(ask("n3", "a", "new-id-of-a"), Identity::New("n3.a-2".into()), "the name is taken");
         assert!(refused(ask("n1", "b", "id-n1.a"), "has as disk a: correct the paths"));
         assert!(refused(identify("n1", "b", &["b"], Err("it is not readable".into()), &all), "not readable"));
-        let renamed = identify("n1", "b", &["b"], Ok("id-n1.a"), &all);
+        let renamed = identify("n1", "b", &["b"], stored("id-n1.a"), &all);
         assert_eq!(renamed, Identity::TakeOver(&all[0]), "the configuration calls it otherwise now");
     }
 
@@ -174,8 +177,12 @@ mod tests {
         all[0].spec.disk_id = UNKNOWN_DISK.into();
         let ask = |disk, id| identify("n1", disk, &["a", "b"], id, &all);
         assert!(refused(ask("a", Err("no such directory".into())), "no such directory"));
-        assert_eq!(ask("a", Ok("id-of-a")), Identity::New("n1.a".into()));
-        assert_eq!(ask("a", Ok("id-n2.a")), Identity::TakeOver(&all[1]), "the disk came from another node");
+        assert_eq!(ask("a", stored("id-of-a")), Identity::New("n1.a".into()));
+        assert_eq!(
+            ask("a", stored("id-n2.a")),
+            Identity::TakeOver(&all[1]),
+            "the disk came from another node"
+        );
         let name = |disk| placeholder_name("n1", disk, &all);
         assert_eq!((name("a"), name("b")), ("n1.a".into(), "n1.b".into()));
         all[0].spec = object("n1.a", "n3", "a").spec;
@@ -188,37 +195,49 @@ mod tests {
         gone.spec.gone = true;
         let all = [gone];
         assert!(refused(
-            identify("n2", "a", &["a"], Ok("id-n1.a"), &all),
+            identify("n2", "a", &["a"], stored("id-n1.a"), &all),
             "NodeDisk n1.a, which it is by its ID"
         ));
-        assert_eq!(identify("n1", "a", &["a"], Ok("id-n1.a"), &all), Identity::Known(&all[0]));
+        assert_eq!(identify("n1", "a", &["a"], stored("id-n1.a"), &all), Identity::Known(&all[0]));
         assert!(declared_gone(&all[0]).is_some() && declared_gone(&object("n1.b", "n1", "b")).is_none());
     }
 
+    /// A node that has read the ID of a disk makes a NodeDisk with it, while the disk's own one is missing.
     #[test]
-    fn a7_a_disk_moves_only_with_the_signature_of_its_key() {
-        use ring::signature::{Ed25519KeyPair, KeyPair};
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let key = |seed: u8| Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
-        let mut disk = object("n1.a", "n1", "a");
-        disk.spec.key = Some(hex(key(1).public_key().as_ref()));
-        let request = |by: u8, of: &NodeDisk, signed_for: &str| TakeOver {
-            node_name: "n2".into(),
-            disk_name: "b".into(),
-            proof: hex(key(by).sign(take_over_text(of, signed_for, "b").as_bytes()).as_ref()),
-        };
-        let moves = |disk: &NodeDisk, request: &TakeOver, there| answer(disk, request, there).1.is_none();
-        let good = request(1, &disk, "n2");
-        let (fields, refused) = answer(&disk, &good, false);
-        assert_eq!((fields["spec"]["nodeName"].as_str(), refused), (Some("n2"), None));
-        assert!(!moves(&disk, &good, true), "D3: a copy, perhaps");
-        assert!(!moves(&disk, &request(2, &disk, "n2"), false), "the key of another disk");
-        assert!(!moves(&disk, &request(1, &disk, "n3"), false), "another node's proof");
-        assert!(!moves(&disk, &request(1, &object("n1.b", "n1", "b"), "n2"), false), "another disk's proof");
-        assert!(!moves(&disk, &TakeOver { proof: "é".into(), ..good.clone() }, false));
-        let (mut gone, mut old) = (disk.clone(), disk.clone());
-        (gone.spec.gone, old.spec.key) = (true, None);
-        assert!(!moves(&gone, &good, false), "D4");
-        assert!(!moves(&old, &good, false), "a NodeDisk of an earlier version has no key");
+    fn a7_a_nodedisk_that_the_disk_has_not_signed_is_not_its_own() {
+        let mut forged = object("n2.x", "n2", "x");
+        (forged.spec.disk_id, forged.spec.key) = ("id".into(), Some(testing::disk_public_key(2)));
+        testing::sign(&mut forged, 2);
+        let key = testing::disk_public_key(1);
+        let stored_here = Stored { id: "id", attested_key: Some(&key) };
+        let copied = NodeDiskSpec { key: Some(key.clone()), ..forged.spec.clone() };
+        let copied = NodeDisk { spec: copied, ..forged.clone() };
+        for object in [&forged, &copied] {
+            let found = identify("n1", "a", &["a"], Ok(stored_here), std::slice::from_ref(object));
+            assert_eq!(found, Identity::New("n1.a".into()));
+        }
+        // The disk's own NodeDisk is found in any node, whatever else is there.
+        let mut own = object("n1.a", "n1", "a");
+        (own.spec.disk_id, own.spec.key) = ("id".into(), Some(key.clone()));
+        testing::sign(&mut own, 1);
+        let all = [forged, own];
+        for (node, disk) in [("n3", "c"), ("n1", "renamed")] {
+            let found = identify(node, disk, &[disk], Ok(stored_here), &all);
+            assert_eq!(found, Identity::TakeOver(&all[1]));
+        }
+        // A disk whose NodeDisk has had no signature yet is one of an earlier version.
+        let earlier = identify("n3", "c", &["c"], stored("id"), &all[..1]);
+        assert_eq!(earlier, Identity::TakeOver(&all[0]));
+    }
+
+    /// A broken node has a bounded number of names.
+    #[test]
+    fn a7_names_of_nodedisks_end_at_nine() {
+        let mut all = vec![object("n1.a", "n2", "a")];
+        for n in 2..=MOST_NAMES {
+            assert_eq!(identify("n1", "a", &["a"], stored("new"), &all), Identity::New(format!("n1.a-{n}")));
+            all.push(object(&format!("n1.a-{n}"), "n2", "a"));
+        }
+        assert!(refused(identify("n1", "a", &["a"], stored("new"), &all), "n1.a to n1.a-9 are there"));
     }
 }

@@ -239,6 +239,7 @@ mod tests {
         let orphan = Orphan { uid: long(0), problem: Some("x".repeat(8 << 10)), ..Default::default() };
         let mut disk = disk(&long(0), &long(0), 1, &[]);
         (disk.spec.disk_id, disk.spec.path) = (long(0), "x".repeat(4096));
+        (disk.spec.key, disk.spec.key_proof) = (Some("x".repeat(64)), Some("x".repeat(128)));
         let mut status = disk.with_entries(entries.clone());
         (status.orphans, status.unlisted_orphans) = orphans::listed(vec![orphan; 2000], &entries);
         condition::set(&mut status.conditions, READY, condition.clone(), Some(1), Timestamp::UNIX_EPOCH);

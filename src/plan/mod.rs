@@ -14,6 +14,7 @@ pub mod crowding;
 pub mod debounce;
 pub mod destroy;
 pub mod disk_identity;
+pub mod disk_key;
 pub mod entry;
 pub mod holder;
 pub mod kept;

@@ -29,7 +29,7 @@ pub enum Step {
 /// A disk as seen by its agent, in bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// The spec by the configuration, with the ID stored on the disk; `None`: the ID cannot be read.
+    /// The spec by the configuration, with the ID stored on the disk, and its key and signature if the disk is served; `None`: the ID cannot be read.
     pub ours: Option<NodeDiskSpec>,
     /// The static reservations of the configuration, by role.
     pub configured: Vec<(String, Size)>,
@@ -71,8 +71,10 @@ pub fn next(disk: &NodeDisk, seen: Option<Seen>, found: &[DiskReservation], now:
         }
         Some(ours) => {
             // A disk that is not served keeps its key. The fields `gone` and `takeOver` belong to other writers.
-            let key = ours.key.clone().or_else(|| disk.spec.key.clone());
-            let ours = NodeDiskSpec { key, ..ours.clone() };
+            let has_both = ours.key.is_some() && ours.key_proof.is_some();
+            let with_key = if has_both { ours } else { &disk.spec };
+            let (key, key_proof) = (with_key.key.clone(), with_key.key_proof.clone());
+            let ours = NodeDiskSpec { key, key_proof, ..ours.clone() };
             let (gone, take_over) = (disk.spec.gone, disk.spec.take_over.clone());
             if disk.spec != (NodeDiskSpec { gone, take_over, ..ours.clone() }) {
                 return Step::Spec(Box::new(ours));

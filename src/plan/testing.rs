@@ -2,9 +2,13 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::ResourceExt;
+use ring::signature::{Ed25519KeyPair, KeyPair};
 
 use crate::api::condition::{self, BACKED, DISK_HEALTHY, READY, Verdict};
 use crate::api::*;
+
+use super::disk_key;
 
 pub fn some_time() -> Option<Time> {
     Some(Time(Timestamp::UNIX_EPOCH))
@@ -62,6 +66,7 @@ pub fn disk(name: &str, node: &str, allocatable: u64, held: &[(&str, u64)]) -> N
             adopt_roots: vec![],
             allow_unenforced: false,
             key: None,
+            key_proof: None,
             take_over: None,
             gone: false,
         },
@@ -75,6 +80,27 @@ pub fn disk(name: &str, node: &str, allocatable: u64, held: &[(&str, u64)]) -> N
     set_ready(&mut status.conditions, true);
     disk.status = Some(status);
     disk
+}
+
+fn key_pair(seed: u8) -> Ed25519KeyPair {
+    Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub fn disk_public_key(seed: u8) -> String {
+    hex(key_pair(seed).public_key().as_ref())
+}
+
+pub fn disk_signature(seed: u8, text: &str) -> String {
+    hex(key_pair(seed).sign(text.as_bytes()).as_ref())
+}
+
+/// Signs a NodeDisk with the key of a disk.
+pub fn sign(disk: &mut NodeDisk, seed: u8) {
+    disk.spec.key_proof = Some(disk_signature(seed, &disk_key::text(&disk.name_any(), &disk.spec)));
 }
 
 pub fn reservation(name: &str, role: &str, size: u64) -> DiskReservation {

@@ -1,7 +1,8 @@
 //! Writes of an agent, which the API server admits by the node in the agent's token (A4).
 
 use k8s_openapi::api::core::v1::Node;
-use reservoir::api::{NodeDisk, SharedPersistentVolume};
+use reservoir::api::{NodeDisk, NodeDiskSpec, SharedPersistentVolume};
+use reservoir::plan::disk_key::text;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
 
@@ -41,7 +42,7 @@ fn hex(bytes: &[u8]) -> String {
 /// Requests NodeDisk n1.default as the agent of a node. The request is for `node`, and signed with the key of `seed`.
 async fn ask(cluster: &Cluster, agent: &str, node: &str, seed: u8) -> Result<(), String> {
     let object = cluster.all::<NodeDisk>().get("n1.default").await.unwrap();
-    let text = reservoir::plan::disk_identity::take_over_text(&object, node, "default");
+    let text = text("n1.default", &NodeDiskSpec { node_name: node.to_owned(), ..object.spec });
     let proof = hex(key(seed).sign(text.as_bytes()).as_ref());
     let fields = json!({"spec": {"takeOver": {"nodeName": node, "diskName": "default", "proof": proof}}});
     merge(cluster, agent, fields).await
@@ -80,6 +81,11 @@ async fn a4_an_agent_writes_objects_of_its_own_node_only() {
         ("n1", "n2.default", "n1", Some("its disks are called n1.<disk>")),
         ("n1", "n1.n2.default", "n1", Some("its disks are called n1.<disk>")),
         ("n1.n2", "n1.n2.default", "n1.n2", None),
+        // A7: the names of one disk are few.
+        ("n1", "n1.default-9", "n1", None),
+        ("n1", "n1.default-10", "n1", Some("its disks are called n1.<disk>")),
+        ("n1", "n1.default-00112233", "n1", Some("its disks are called n1.<disk>")),
+        ("n1", "n1.other", "n1", Some("its disks are called n1.<disk>")),
     ] {
         let done = disk(&cluster, agent, name, node).await;
         match said {
@@ -122,6 +128,7 @@ async fn a4_an_agent_writes_objects_of_its_own_node_only() {
         disk(&cluster, "n2", "n1.default", "n2").await,
         ask(&cluster, "n3", "n2", 1).await,
         merge(&cluster, "n2", json!({"spec": {"key": hex(key(2).public_key().as_ref())}})).await,
+        merge(&cluster, "n2", json!({"spec": {"keyProof": "00"}})).await,
         merge(&cluster, "n2", json!({"metadata": {"finalizers": ["test/kept"]}})).await,
     ] {
         let refused = refused.unwrap_err();

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
-use kube::Api;
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, Patch};
+use kube::{Api, Client};
 use reservoir::api::{
-    BackingState, DiskReservation, EnforcementState, NodeDisk, SharedPersistentVolume, VolumeClaim,
-    VolumeOffer,
+    BackingState, DiskReservation, EnforcementState, NodeDisk, NodeDiskSpec, SharedPersistentVolume,
+    VolumeClaim, VolumeOffer,
 };
 
 use crate::faults::{CLAIMED, CLAIMS, OBJECTS, VOLUMES, all_goes, bound, delete, served};
-use crate::support::{Agent, Cluster, until, until_gone, until_reason};
+use crate::support::{Agent, Cluster, agent_kubeconfig, until, until_gone, until_reason};
 
 /// D1, D5.
 #[tokio::test(flavor = "multi_thread")]
@@ -340,7 +340,7 @@ async fn d3_volumes_follow_their_disk_to_a_renamed_node() {
     })
     .await;
     let name = another.metadata.name.clone().unwrap();
-    assert!(name.starts_with("n1.default-") && another.spec.disk_id != disk.spec.disk_id, "{name}");
+    assert!(name == "n1.default-2" && another.spec.disk_id != disk.spec.disk_id, "{name}");
     until_reason(&disks, &name, "Ready").await;
     assert_eq!(other.backings(), Vec::<String>::new());
     let place = old.dir.join("copy");
@@ -363,6 +363,72 @@ async fn d3_volumes_follow_their_disk_to_a_renamed_node() {
     until_reason(&volumes, "data", "Ready").await;
     new.unpublish(&claim, &pod).await.unwrap();
     assert!(new.alive());
+}
+
+/// A7: IDs and public keys are public. A broken node makes a NodeDisk with those of another node's disk, whose own NodeDisk
+/// an administrator has deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a7_a_forged_nodedisk_keeps_no_disk_from_its_node() {
+    let cluster = Cluster::start().await;
+    for node in ["n1", "n2"] {
+        cluster.node(node, true).await;
+    }
+    let mut agent = Agent::start(&cluster, "n1", "128Mi").await;
+    let disks: Api<NodeDisk> = cluster.all();
+    until_reason(&disks, "n1.default", "Ready").await;
+    let identity = agent.dir.join("disk/disk.json");
+    let attested = || async {
+        let text = std::fs::read(&identity).unwrap();
+        let stored: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        (stored["attested"] == true).then_some(())
+    };
+    until("the disk has seen its signed NodeDisk", attested).await;
+    let signed = disks.get("n1.default").await.unwrap().spec;
+    agent.kill().await;
+    disks.delete("n1.default", &DeleteParams::default()).await.unwrap();
+    until_gone(&disks, "n1.default").await;
+    let forged = NodeDisk::new(
+        "n2.x",
+        NodeDiskSpec { node_name: "n2".to_owned(), disk_name: "x".to_owned(), ..signed.clone() },
+    );
+    let broken_agent = Client::try_from(
+        kube::Config::from_custom_kubeconfig(agent_kubeconfig(&cluster, "n2"), &Default::default())
+            .await
+            .unwrap(),
+    )
+    .unwrap();
+    Api::<NodeDisk>::all(broken_agent).create(&Default::default(), &forged).await.unwrap();
+    agent.run();
+    until_reason(&disks, "n1.default", "Ready").await;
+    let now = until("the NodeDisk is signed", || async {
+        Some(disks.get("n1.default").await.unwrap().spec).filter(|spec| spec.key_proof.is_some())
+    })
+    .await;
+    assert_eq!(
+        (&now.disk_id, now.key == signed.key),
+        (&signed.disk_id, false),
+        "a new NodeDisk has a new key"
+    );
+    let events: Api<k8s_openapi::api::events::v1::Event> = Api::all(cluster.client.clone());
+    until("the other NodeDisk is reported", || async {
+        let events = events.list(&Default::default()).await.unwrap().items;
+        events
+            .iter()
+            .filter_map(|event| event.note.as_ref())
+            .any(|note| note.contains("has not signed"))
+            .then_some(())
+    })
+    .await;
+
+    // A NodeDisk of an earlier version has no signature. Its agent makes a new key and signs.
+    let strip = serde_json::json!({"spec": {"keyProof": null}});
+    disks.patch("n1.default", &Default::default(), &Patch::Merge(&strip)).await.unwrap();
+    until("it is signed again", || async {
+        let spec = disks.get("n1.default").await.unwrap().spec;
+        (spec.key_proof.is_some() && spec.key != now.key).then_some(())
+    })
+    .await;
+    until("the disk has seen its signed NodeDisk", attested).await;
 }
 
 /// D3: the disk stays the same under any name in the configuration.

@@ -163,7 +163,7 @@ async fn a7_an_agent_makes_the_configured_reservations_only() {
     let cluster = cluster_with_agents().await;
     let config = json!({"apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "reservoir-agent", "namespace": "reservoir-system"},
-        "data": {"static-reservations": "default eng/ml 1Gi\nfast Eng 2Gi\n"}});
+        "data": {"disks": "default\nfast\n", "static-reservations": "default eng/ml 1Gi\nfast Eng 2Gi\n"}});
     cluster.apply_text(&config.to_string()).await;
     let one = agent_of(&cluster, "n1").await;
     let fixed = |disk: &str, role: &str, name: &str, size: &str| {
@@ -180,7 +180,8 @@ async fn a7_an_agent_makes_the_configured_reservations_only() {
     .await;
     for (object, right) in [
         (good.clone(), true),
-        (fixed("n1.default-00112233", "eng/ml", "eng.ml", "1Gi"), true),
+        (fixed("n1.default-2", "eng/ml", "eng.ml", "1Gi"), true),
+        (fixed("n1.default-10", "eng/ml", "eng.ml", "1Gi"), false),
         (fixed("n1.fast", "Eng", "eng-x0011223344556677", "2Gi"), true),
         (fixed("n1.default", "ops", "ops", "1Gi"), false),
         (fixed("n1.default", "eng/ml", "eng.ml", "2Gi"), false),
@@ -197,7 +198,12 @@ async fn a7_an_agent_makes_the_configured_reservations_only() {
         }
     }
     // The name is the agent's: with it, somebody else's reservation would keep the static one from being made.
-    for (name, free) in [("n1.default.eng.ml", false), ("default.eng.ml", true), ("n1.default.eng", true)] {
+    for (name, free) in [
+        ("n1.default.eng.ml", false),
+        ("n1.default-9.eng.ml", false),
+        ("default.eng.ml", true),
+        ("n1.default.eng", true),
+    ] {
         match (Ask::create(&reservation(name, "ops")).dry(&cluster.client).await, free) {
             (Ok(_), true) => {}
             (Err(said), false) => {
@@ -207,6 +213,22 @@ async fn a7_an_agent_makes_the_configured_reservations_only() {
                 );
             }
             (answer, _) => panic!("{name}: {answer:?}"),
+        }
+    }
+    // NodeDisks are made for the configured disks.
+    for (disk, right) in [("fast", true), ("slow", false)] {
+        let node_disk = object(
+            "NodeDisk",
+            &format!("n1.{disk}"),
+            json!({"nodeName": "n1", "diskName": disk,
+            "diskID": "id", "kind": "Path", "backing": "Loop", "path": "/disk"}),
+        );
+        match (Ask::create(&node_disk).dry(&one).await, right) {
+            (Ok(_), true) => {}
+            (Err(said), false) => {
+                assert!(said.contains("disk slow of NodeDisk n1.slow is not configured"), "{said}")
+            }
+            (answer, _) => panic!("{disk}: {answer:?}"),
         }
     }
     Ask::create(&good).of(&one).await.unwrap();

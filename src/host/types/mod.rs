@@ -12,6 +12,8 @@ pub use config::{BackingKind, DiskConfig, HostConfig};
 pub use fs_type::FsType;
 pub use mount_options::MountOption;
 pub use record::{Kept, Pod, Published, Record, State};
-pub use report::{DiskReport, Enforcement, FenceReport, Receipt, Recovery, Usage, VolumeReport};
+pub use report::{
+    DiskIdentity, DiskReport, Enforcement, FenceReport, Receipt, Recovery, Usage, VolumeReport,
+};
 pub use spec::{ErasePolicy, Reserved, VolumeSpec};
 pub use uid::{InvalidUid, VolumeUid};

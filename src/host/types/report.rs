@@ -10,6 +10,15 @@ use crate::host::types::record::{Published, Record};
 use crate::host::types::spec::ErasePolicy;
 use crate::host::types::uid::VolumeUid;
 
+/// The identity that is stored on a disk (D3, A7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskIdentity {
+    /// The disk's ID.
+    pub id: String,
+    /// The disk's public key, once the disk's NodeDisk has had it with a signature.
+    pub attested_key: Option<String>,
+}
+
 /// The present state of a disk (D1); all sizes in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskReport {

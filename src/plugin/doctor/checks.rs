@@ -26,6 +26,7 @@ pub(in crate::plugin) const POLICIES: &[(&str, &str)] = &[
     ("Validating", "reservoir-agent-deletes"),
     ("Validating", "reservoir-agent-takes-over"),
     ("Validating", "reservoir-static"),
+    ("Validating", "reservoir-agent-disks"),
     ("Validating", "reservoir-static-configured"),
     ("Validating", "reservoir-static-names"),
     ("Validating", "reservoir-role-verbs"),
