@@ -181,6 +181,8 @@ fn d6_each_node_has_the_agent_of_one_pool() {
     };
     let statics = config("reservoir-agent")["static-reservations"].as_str().unwrap().to_owned();
     assert_eq!(statics.lines().collect::<Vec<_>>(), ["gpu gpu 1Gi", "fast fast 1Gi", "big big 1Gi"], "A7");
+    let disks = config("reservoir-agent")["disks"].as_str().unwrap().to_owned();
+    assert_eq!(disks.lines().collect::<Vec<_>>(), ["gpu", "fast", "big", "default"], "A7");
 
     let agents: Vec<&Value> = found("DaemonSet").collect();
     assert_eq!(agents.len(), 4);

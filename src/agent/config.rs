@@ -7,6 +7,8 @@ use serde::Deserialize;
 use crate::api::{BackingKind, DiskKind, NodeDiskSpec, Role, Size};
 use crate::host::{self, DiskConfig};
 
+use super::kubelet::Thresholds;
+
 /// The configuration file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -112,8 +114,8 @@ impl Config {
     }
 
     /// The disks in the host's terms. A wrong disk is refused with the reason, and does not affect other disks (V10).
-    /// `eviction` is the percentage of free space of its file systems at which the kubelet evicts pods.
-    pub(super) fn to_host(&self, eviction: u64) -> Vec<DiskConfig> {
+    /// `eviction` has the thresholds at which the kubelet evicts pods.
+    pub(super) fn to_host(&self, eviction: Thresholds) -> Vec<DiskConfig> {
         let mut disks: Vec<DiskConfig> = Vec::new();
         let devices = self.disks.iter().filter(|entry| entry.kind == DiskKind::Block);
         let devices: Vec<PathBuf> = devices.map(|entry| entry.path.clone()).collect();
@@ -164,7 +166,7 @@ impl DiskEntry {
     }
 
     /// The disk in the host's terms; the result includes a mistake in the configuration.
-    pub fn to_host(&self, state_dir: &Path, eviction: u64) -> DiskConfig {
+    pub fn to_host(&self, state_dir: &Path, eviction: Thresholds) -> DiskConfig {
         let mut disk = DiskConfig {
             name: self.name.clone(),
             path: self.path.clone(),
@@ -179,7 +181,7 @@ impl DiskEntry {
         disk
     }
 
-    fn fill(&self, disk: &mut DiskConfig, state_dir: &Path, eviction: u64) -> Result<(), String> {
+    fn fill(&self, disk: &mut DiskConfig, state_dir: &Path, eviction: Thresholds) -> Result<(), String> {
         disk.backing = self.validate()?;
         disk.make_directory = self.is_directory();
         disk.require_mount = self.is_directory() && self.require_mount;
@@ -189,7 +191,8 @@ impl DiskEntry {
         let held_back = match &self.system_reserved {
             Some(size) => size.clone(),
             None if disk.make_directory && !disk.require_mount => {
-                Size::written(format!("{}%", eviction.max(OWN_DISK)))
+                let inodes = if disk.backing == host::BackingKind::Quota { eviction.inodes } else { 0 };
+                Size::written(format!("{}%", eviction.space.max(inodes).max(OWN_DISK)))
             }
             None if has_percentage => Size::written(format!("{OWN_DISK}%")),
             None => return Ok(()),
@@ -286,19 +289,22 @@ fn bytes(size: &Size) -> Result<u64, String> {
 mod tests {
     use super::*;
 
+    const KUBELET: Thresholds = Thresholds { space: 15, inodes: 5 };
+
     #[test]
-    fn a_disk_with_a_name_and_a_path_gets_the_defaults() {
+    fn d6_a_disk_with_a_name_and_a_path_gets_the_defaults() {
         let dir = tempfile::tempdir().unwrap();
         let text = format!("disks: [{{name: fast, path: {}, capacity: 4Gi}}]", dir.path().display());
-        let host = Config::parse(&text).unwrap().disks[0].to_host(dir.path(), 15);
+        let host = Config::parse(&text).unwrap().disks[0].to_host(dir.path(), KUBELET);
         assert_eq!((host.capacity, host.system_reserved, host.wrong), (Some(4 << 30), (4 << 30) / 10, None));
         let group = "disks: [{name: vg, path: /dev/no-such-group, backing: Lvm}]";
-        let host = Config::parse(group).unwrap().disks[0].to_host(dir.path(), 15);
+        let host = Config::parse(group).unwrap().disks[0].to_host(dir.path(), KUBELET);
         assert_eq!(
             (host.backing, host.system_reserved, host.make_directory),
             (host::BackingKind::Lvm, 0, false)
         );
-        let held_back = |more: &str, eviction| {
+        let held_back = |more: &str, space| {
+            let eviction = Thresholds { space, inodes: 20 };
             let text = format!("disks: [{{name: a, path: /srv/a{more}}}]");
             let host = Config::parse(&text).unwrap().disks[0].to_host(dir.path(), eviction);
             assert_eq!(host.wrong, None);
@@ -308,6 +314,8 @@ mod tests {
         assert_eq!(held_back(", requireMount: false", 15), (15, true, false), "the kubelet watches it");
         assert_eq!(held_back(", requireMount: false", 0), (10, true, false));
         assert_eq!(held_back(", requireMount: false, systemReserved: 3%", 15), (3, true, false));
+        let quota = held_back(", requireMount: false, backing: Quota", 15);
+        assert_eq!(quota, (20, true, false), "D6: a volume has its part of the inodes");
         assert_eq!(held_back(", backing: Btrfs", 15), (10, false, false));
     }
 
@@ -348,7 +356,7 @@ mod tests {
             ("{name: a, path: /tmp, kind: Mount, requireMount: false}", "leave requireMount out"),
         ] {
             let entry: DiskEntry = serde_yaml::from_str(text).unwrap();
-            assert!(entry.to_host(Path::new("/s"), 15).wrong.unwrap().contains(part), "{text}");
+            assert!(entry.to_host(Path::new("/s"), KUBELET).wrong.unwrap().contains(part), "{text}");
         }
     }
 
@@ -357,7 +365,7 @@ mod tests {
     fn v10_a_disk_that_makes_no_sense_keeps_no_other() {
         let text =
             "disks: [{name: a, path: /a}, {name: b, path: b}, {name: c, path: /c}, {name: c, path: /d}]";
-        let disks = Config::parse(text).unwrap().to_host(15);
+        let disks = Config::parse(text).unwrap().to_host(KUBELET);
         let wrong: Vec<_> = disks.iter().map(|disk| (disk.name.as_str(), disk.wrong.is_some())).collect();
         assert_eq!(wrong, [("a", false), ("b", true), ("c", true)]);
     }

@@ -1,4 +1,5 @@
-//! The kubelet's thresholds for the free space of its file systems, below which it evicts pods and deletes images.
+//! The kubelet's thresholds for the free space and inodes of its file systems, below which it evicts pods and deletes
+//! images.
 
 use std::path::Path;
 
@@ -7,28 +8,43 @@ use serde_yaml::Value;
 /// The percentage of free space that a kubelet without a readable configuration wants: 15 for images.
 const DEFAULT: u64 = 15;
 
-/// The percentage of free space that the kubelet wants on its file systems. Blocks.
-pub(super) fn eviction_percent(kubelet_dir: &Path) -> u64 {
-    std::fs::read_to_string(kubelet_dir.join("config.yaml")).map_or(DEFAULT, |text| in_config(&text))
+/// The free part of its file systems that the kubelet wants, in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    pub space: u64,
+    /// Only volumes that are directories take inodes of the file system; the others take a few each.
+    pub inodes: u64,
 }
 
-/// The largest threshold of a KubeletConfiguration. Inodes have no threshold here, since volumes allocate none of the
-/// file system's inodes but a few each.
-fn in_config(text: &str) -> u64 {
-    let Ok(config) = serde_yaml::from_str::<Value>(text) else { return DEFAULT };
+/// The thresholds of the node's kubelet. Blocks.
+pub(super) fn thresholds(kubelet_dir: &Path) -> Thresholds {
+    in_config(&std::fs::read_to_string(kubelet_dir.join("config.yaml")).unwrap_or_default())
+}
+
+/// The largest thresholds of a KubeletConfiguration.
+fn in_config(text: &str) -> Thresholds {
+    let config: Value = serde_yaml::from_str(text).unwrap_or_default();
     let gc = config.get("imageGCHighThresholdPercent").and_then(Value::as_u64).unwrap_or(100 - DEFAULT);
-    let evictions = ["evictionHard", "evictionSoft"].iter().filter_map(|list| config.get(list)?.as_mapping());
-    let signals = evictions.flatten().filter(|(signal, _)| {
-        signal.as_str().is_some_and(|signal| matches!(signal, "nodefs.available" | "imagefs.available"))
-    });
-    // A threshold in bytes is no part of the disk that is known here.
+    let evictions = || {
+        let lists = ["evictionHard", "evictionSoft"].iter();
+        lists.filter_map(|list| config.get(list)?.as_mapping()).flatten()
+    };
+    // A threshold in bytes or inodes is no part of the disk that is known here.
     let percent = |value: &Value| {
         let number = value.as_str()?.strip_suffix('%')?.parse::<f64>().ok()?;
         Some(number.clamp(0.0, 100.0).ceil() as u64)
     };
-    let largest = signals.map(|(_, value)| percent(value).unwrap_or(DEFAULT)).max();
     let without_list = if config.get("evictionHard").is_some() { 0 } else { DEFAULT };
-    largest.unwrap_or(without_list).max(without_list).max(100u64.saturating_sub(gc))
+    let largest = |wanted: &str| {
+        let of = |signal: &Value| {
+            signal.as_str().is_some_and(
+                |s| matches!(s.split_once('.'), Some(("nodefs" | "imagefs", kind)) if kind == wanted),
+            )
+        };
+        let signals = evictions().filter(|(signal, _)| of(signal));
+        signals.map(|(_, value)| percent(value).unwrap_or(DEFAULT)).max().unwrap_or(0).max(without_list)
+    };
+    Thresholds { space: largest("available").max(100u64.saturating_sub(gc)), inodes: largest("inodesFree") }
 }
 
 #[cfg(test)]
@@ -53,8 +69,15 @@ mod tests {
             ("- no\n- mapping", 15),
             ("{", 15),
         ] {
-            assert_eq!(in_config(text), percent, "{text}");
+            assert_eq!(in_config(text).space, percent, "{text}");
         }
-        assert_eq!(eviction_percent(Path::new("/no/such/directory")), 15);
+        assert_eq!(thresholds(Path::new("/no/such/directory")), Thresholds { space: 15, inodes: 15 });
+        for (text, percent) in [
+            ("{evictionHard: {nodefs.available: 1%, imagefs.inodesFree: 20%}}", 20),
+            ("{evictionHard: {nodefs.inodesFree: 1000}}", 15),
+            ("{evictionHard: {nodefs.available: 20%}}", 0),
+        ] {
+            assert_eq!(in_config(text).inodes, percent, "{text}");
+        }
     }
 }

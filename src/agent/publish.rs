@@ -29,9 +29,11 @@ impl Volumes for Node {
     /// 3. Apply: the mount, by the host.
     async fn publish(&self, request: PublishRequest) -> Result<(), Error> {
         let ctx = &*self.0;
-        let name = request.volume_context.get("volume").ok_or_else(|| {
+        // The name becomes a part of a path of the API.
+        let name = request.volume_context.get("volume").filter(|name| csi::is_name(name)).ok_or_else(|| {
             Error::InvalidArgument(
-                "the PersistentVolume has no volume attribute `volume`: let Reservoir make it".into(),
+                "the PersistentVolume has no volume attribute `volume` with the name of a volume: let Reservoir make it"
+                    .into(),
             )
         })?;
         let under_way = ctx.publishing.begin(request.handle.claim_uid());
@@ -254,6 +256,10 @@ mod tests {
         };
         let node = node(dir.path());
         assert_eq!(code(node.publish(request.clone()).await), Code::InvalidArgument, "which volume?");
+        for wrong in ["", "a/b", "../nodedisks/n1.a", "a?watch=true", "A", "a b", "\u{e9}"] {
+            request.volume_context.insert("volume".into(), wrong.into());
+            assert_eq!(code(node.publish(request.clone()).await), Code::InvalidArgument, "{wrong:?}");
+        }
         request.volume_context.insert("volume".into(), "data".into());
         assert_eq!(code(node.publish(request).await), Code::Unavailable);
     }

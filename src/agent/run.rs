@@ -80,7 +80,7 @@ pub async fn run(
     let entries = config.disks.clone();
     let targets_root = kubelet_dir.clone();
     let open = move || {
-        let disks = config.to_host(kubelet::eviction_percent(&targets_root));
+        let disks = config.to_host(kubelet::thresholds(&targets_root));
         Host::open(HostConfig { disks, targets_root, lock_timeout: LOCK_TIMEOUT, patience: PATIENCE })
     };
     let host = tokio::task::spawn_blocking(open).await??;

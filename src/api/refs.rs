@@ -20,6 +20,9 @@ pub struct LedgerEntry {
     pub uid: String,
     /// Role of the holder.
     pub role: String,
+    /// Namespace of the PersistentVolumeClaim for which the holder, a volume, was made (P1). Its share of the list counts (A8).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     /// Bytes of the holder, as a quantity.
     pub size: Size,
     /// Generation of the reservation that the entry was taken for. An entry of an earlier generation is cut to the

@@ -9,7 +9,7 @@ use kube::{Api, ResourceExt};
 
 use crate::api::NodeDisk;
 use crate::cluster;
-use crate::plan::disk_key::answer;
+use crate::plan::disk_identity::answer;
 use crate::plan::summary::{DiskSeen, Step, next_for_disk};
 
 use super::Error;

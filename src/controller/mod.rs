@@ -9,6 +9,7 @@ mod destroy;
 mod disk;
 mod kept;
 mod ledger_entries;
+mod left_pvs;
 mod metrics;
 mod pvc_provisioner;
 mod reservation;

@@ -27,7 +27,8 @@ use super::stores::{
     volume_keys,
 };
 use super::{
-    Again, Error, claim, disk, pvc_provisioner, reservation, role, storage_capacity, subscription, volume,
+    Again, Error, claim, disk, left_pvs, pvc_provisioner, reservation, role, storage_capacity, subscription,
+    volume,
 };
 
 /// The controller's options.
@@ -149,6 +150,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         let all: Vec<BoxFuture<()>> = vec![
             share_out(ctx.clone(), router.clone()).boxed(),
             sweep(router.clone()).boxed(),
+            async { left_pvs::remove_repeatedly(&running.ctx).await }.boxed(),
             running.controller(&stores.disks, disks_in, named, |o, c| async move {
                 disk::reconcile(o, &c).await.map(|()| None)
             }),

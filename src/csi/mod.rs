@@ -26,6 +26,7 @@ mod volumes;
 pub use calls::Observer;
 pub use error::Error;
 pub use handle::VolumeHandle;
+pub use request::is_name;
 pub use serve_error::ServeError;
 pub use server::{ServeConfig, serve};
 pub use volumes::{PodInfo, PublishRequest, Stats, Usage, Volumes};

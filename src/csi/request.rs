@@ -134,7 +134,7 @@ fn pod(context: &HashMap<String, String>) -> Result<PodInfo, Error> {
 }
 
 /// True for a possible name or UID of Kubernetes, which is safe in a log, a comparison or a path.
-fn is_name(text: &str) -> bool {
+pub fn is_name(text: &str) -> bool {
     text.len() <= 253
         && text.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
         && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))

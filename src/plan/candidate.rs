@@ -69,7 +69,14 @@ pub fn waits_for_space(reservation: &DiskReservation, disks: &[NodeDisk]) -> boo
     let spec = &reservation.spec;
     let conditions = reservation.status.as_ref().map_or(&[][..], |status| &status.conditions);
     let waits = condition::get(conditions, READY).is_none_or(|ready| {
-        ![reason::NO_SUCH_DISK, reason::DISK_MOVED, reason::OVER_QUOTA].contains(&&*ready.reason)
+        ![
+            reason::NO_SUCH_DISK,
+            reason::DISK_MOVED,
+            reason::OVER_QUOTA,
+            reason::SHARE_TAKEN,
+            reason::TOO_MANY_RESERVATIONS,
+        ]
+        .contains(&&*ready.reason)
     });
     let can = |disk: &NodeDisk| {
         spec.node_disk.as_ref().is_none_or(|name| *name == disk.name_any())
@@ -170,7 +177,7 @@ mod tests {
         assert!(on(|_| {}, 10) && on(|r| r.spec.node_disk = Some("n1.a".into()), 10));
         assert!(!on(|_| {}, 11) && !on(|r| r.spec.node_disk = Some("n1.b".into()), 1));
         assert!(!on(|r| r.spec.node_name = Some("n2".into()), 1));
-        for why in [reason::NO_SUCH_DISK, reason::DISK_MOVED, reason::OVER_QUOTA] {
+        for why in ["NoSuchDisk", "DiskMoved", "OverQuota", "ShareTaken", "TooManyReservations"] {
             let mut refused = reservation("x", "eng", 1);
             let conditions = &mut refused.status.get_or_insert_default().conditions;
             condition::set(conditions, READY, Verdict::no(why, "said"), None, jiff::Timestamp::UNIX_EPOCH);

@@ -10,8 +10,8 @@ use crate::api::{
 
 use super::holder::Holder;
 use super::ledger::{Ledger, Refused};
-use super::list_share::{Full, full_for_role};
-use super::{adopt, backing, candidate, holder, kept, ledger, names, undivided};
+use super::list_share::{Entry, Full, full_for};
+use super::{adopt, backing, candidate, holder, kept, ledger, names, tenant, undivided};
 
 /// The volume's entry in the ledger of its reservation.
 pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
@@ -23,6 +23,7 @@ pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
         name: volume.name_any(),
         uid: volume.uid().unwrap_or_default(),
         role: role.to_string(),
+        namespace: tenant::namespace_of(volume).cloned(),
         size: Size::from_bytes(size),
         generation: None,
         kept: None,
@@ -141,13 +142,18 @@ pub fn choose<'a>(
     })
 }
 
-/// Why the reservation lists no further volume for the volume's role (A8). A volume that recovers data replaces the
+/// Why the reservation lists no further volume of the volume's tenant (A8). A volume that recovers data replaces the
 /// entry of the lost volume.
 fn is_full(volume: &SharedPersistentVolume, reservation: &DiskReservation) -> Option<Full> {
     let status = reservation.status.as_ref()?;
     let volumes = others(volume, &status.volumes);
-    let listed: Vec<&str> = volumes.iter().chain(&status.refinements).map(|entry| &*entry.role).collect();
-    full_for_role(&reservation.spec.role, &volume.spec.role, listed.into_iter())
+    let listed: Vec<Entry<'_>> = volumes.iter().chain(&status.refinements).map(Entry::of).collect();
+    full_for(&reservation.spec.role, owner(volume), listed.into_iter())
+}
+
+/// The owner of the volume's entry.
+fn owner(volume: &SharedPersistentVolume) -> Entry<'_> {
+    Entry { role: &volume.spec.role, namespace: tenant::namespace_of(volume).map(String::as_str) }
 }
 
 /// The reservation as it would be without kept data (X8).
@@ -216,7 +222,7 @@ pub fn resize_entry(uid: &str, bytes: u64, reservation: &DiskReservation) -> Dis
 
 fn too_many(full: Full, volume: &SharedPersistentVolume, reservation: &DiskReservation) -> Verdict {
     let object = format!("DiskReservation {}", reservation.name_any());
-    let why = full.for_role(&object, "volumes and reservations", &reservation.spec.role, &volume.spec.role);
+    let why = full.why(&object, "volumes and reservations", &reservation.spec.role, owner(volume));
     let message = format!("{why}; destroy some that are not needed, or make another reservation");
     Verdict::no(full.reason(reason::TOO_MANY_VOLUMES), message)
 }
@@ -254,7 +260,7 @@ pub fn reservation_gone() -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{DiskKind, VolumeMode};
+    use crate::api::{DiskKind, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, VolumeMode};
     use crate::plan::testing::*;
 
     fn pick(volume: &SharedPersistentVolume, rs: &[DiskReservation]) -> Result<String, (String, String)> {
@@ -294,6 +300,36 @@ mod tests {
             (taken("eng").map(|entries| entries.len()), taken("eng/ml")),
             (Ok(501), Err("ShareTaken"))
         );
+    }
+
+    /// A8: users make PersistentVolumeClaims of a class without a verb.
+    #[test]
+    fn a8_a_namespace_leaves_places_for_volumes_of_others() {
+        let names: Vec<String> = (0..500).map(|i| format!("v{i}")).collect();
+        let held: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+        let mut full = reserved("full", "eng", 2000, &held);
+        let of_pvc = |namespace: &str| {
+            let labels = [(LABEL_PVC_UID, "u"), (LABEL_CLAIM_NAMESPACE, namespace)];
+            let mut volume = volume("v", "eng", 1);
+            volume.metadata.labels = Some(labels.map(|(key, value)| (key.into(), value.into())).into());
+            volume
+        };
+        let namespace = entry(&of_pvc("team")).unwrap().namespace;
+        assert_eq!(namespace.as_deref(), Some("team"));
+        full.status
+            .as_mut()
+            .unwrap()
+            .volumes
+            .iter_mut()
+            .for_each(|entry| entry.namespace = namespace.clone());
+        let taken =
+            |volume: &_| take_entry(volume, &full, &[]).map(drop).map_err(|why| (why.reason, why.message));
+        let (reason, message) = taken(&of_pvc("team")).unwrap_err();
+        assert_eq!(reason, "ShareTaken");
+        let whose =
+            "lists 500 volumes and reservations for PersistentVolumeClaims of namespace team, and keeps";
+        assert!(message.contains(whose), "{message}");
+        assert_eq!((taken(&of_pvc("other")), taken(&volume("v", "eng", 1))), (Ok(()), Ok(())));
     }
 
     /// V1, R3.

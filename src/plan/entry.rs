@@ -27,6 +27,7 @@ pub fn entry(reservation: &DiskReservation) -> Result<LedgerEntry, Verdict> {
 pub fn entry_of(reservation: &DiskReservation, bytes: u64) -> LedgerEntry {
     LedgerEntry {
         kept: None,
+        namespace: None,
         name: reservation.name_any(),
         uid: reservation.uid().unwrap_or_default(),
         role: reservation.spec.role.clone(),

@@ -208,7 +208,7 @@ mod tests {
     use crate::api::condition::{self, DISK_HEALTHY, READY, Verdict, reason};
     use crate::api::{Destroy, Orphan};
     use crate::plan::kept;
-    use crate::plan::list_share::{Full, MOST_ENTRIES};
+    use crate::plan::list_share::{Entry, Full, MOST_ENTRIES};
     use crate::plan::testing::*;
 
     #[test]
@@ -228,6 +228,8 @@ mod tests {
         let long = |i: usize| format!("{i:a>253}");
         let entry = |i| LedgerEntry {
             kept: None,
+            // The entry of a volume called pvc-UID has one, and is shorter.
+            namespace: None,
             name: long(i),
             uid: format!("{i:0>36}"),
             role: long(i),
@@ -257,7 +259,7 @@ mod tests {
         reservation.spec.node_disk = Some(long(0));
         let status = reservation.status.as_mut().unwrap();
         (status.volumes, status.refinements) = (entries[..500].to_vec(), entries[500..].to_vec());
-        let is_full = volumes(status).full(&long(1000)) == Some(Full::List);
+        let is_full = volumes(status).full(Entry::for_role(&long(1000))) == Some(Full::List);
         assert!(is_full, "both lists together");
         condition::set(&mut status.conditions, READY, condition.clone(), Some(1), Timestamp::UNIX_EPOCH);
         // X8: all volumes were destroyed, and are kept; the labels of all together are bounded.

@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 
 use crate::api::{LedgerEntry, Size};
 
-use super::list_share::{Full, full_for_role};
+use super::list_share::{Entry, Full, full_for};
 
 /// The entries of one ledger, and the most bytes of all entries together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,10 +68,10 @@ impl<'a> Ledger<'a> {
         Self { role, ..self }
     }
 
-    /// Why the object lists no further entry for `role` (A8).
-    pub fn full(&self, role: &str) -> Option<Full> {
-        let listed: Vec<&str> = self.entries.iter().chain(self.others).map(|entry| &*entry.role).collect();
-        full_for_role(self.role, role, listed.into_iter())
+    /// Why the object lists no further entry of that owner (A8).
+    pub fn full(&self, entry: Entry<'_>) -> Option<Full> {
+        let listed: Vec<Entry<'_>> = self.entries.iter().chain(self.others).map(Entry::of).collect();
+        full_for(self.role, entry, listed.into_iter())
     }
 
     /// The entries.
@@ -108,7 +108,7 @@ impl<'a> Ledger<'a> {
         match present.map(|held| held.generation.cmp(&entry.generation)) {
             Some(Ordering::Equal | Ordering::Greater) if held >= wanted => return Ok(self),
             Some(_) => {}
-            None => self.full(&entry.role).map_or(Ok(()), |full| Err(Refused::Full(full)))?,
+            None => self.full(Entry::of(&entry)).map_or(Ok(()), |full| Err(Refused::Full(full)))?,
         }
         let (more, free) = (wanted.saturating_sub(held), self.free());
         if let Some(missing) = more.checked_sub(free).filter(|missing| *missing > 0) {
@@ -161,7 +161,14 @@ mod tests {
     fn entry(uid: u8, bytes: u64) -> LedgerEntry {
         let uid = uid.to_string();
         let size = Size::from_bytes(bytes);
-        LedgerEntry { name: uid.clone(), uid, role: "eng".into(), size, generation: Some(1), kept: None }
+        LedgerEntry {
+            name: uid.clone(),
+            uid,
+            role: "eng".into(),
+            size,
+            generation: Some(1),
+            ..Default::default()
+        }
     }
 
     /// R1, V1, S1.

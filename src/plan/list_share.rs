@@ -4,6 +4,7 @@
 //! first one a second gets a quarter, and the last places go to tenants with few entries. Tenants that fill a list
 //! together need about ten namespaces or roles for that.
 
+use crate::api::LedgerEntry;
 use crate::api::condition::reason;
 
 /// The most entries in the ledgers of one object together, and the most claims of a volume. With the longest names each
@@ -30,27 +31,58 @@ pub fn full<T: PartialEq>(tenant: T, listed: impl ExactSizeIterator<Item = T>) -
     (has >= free).then_some(Full::Share(has))
 }
 
-/// The tenant of an entry for `role` in a list of an object of role `of`: the first component beneath `of`, because
-/// sub-roles are free to make. `None`: the entry is of the object's own role. A disk has no role, given as `""`.
-fn tenant<'a>(of: &str, role: &'a str) -> Option<&'a str> {
+/// The owner of an entry in a ledger.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// The role.
+    pub role: &'a str,
+    /// The namespace of the PersistentVolumeClaim of a volume that was made for one.
+    pub namespace: Option<&'a str>,
+}
+
+impl<'a> Entry<'a> {
+    /// The owner of an entry.
+    pub fn of(entry: &'a LedgerEntry) -> Self {
+        Self { role: &entry.role, namespace: entry.namespace.as_deref() }
+    }
+
+    /// The owner of an entry for a role.
+    pub fn for_role(role: &'a str) -> Self {
+        Self { role, namespace: None }
+    }
+}
+
+#[derive(PartialEq)]
+enum Tenant<'a> {
+    Namespace(&'a str),
+    Role(&'a str),
+}
+
+/// The tenant of an entry in a list of an object of role `of`: the namespace, whose users make PersistentVolumeClaims
+/// without a verb, or else the first component beneath `of`, because sub-roles are free to make. `None`: the entry is of
+/// the object's own role. A disk has no role, given as `""`.
+fn tenant<'a>(of: &str, Entry { role, namespace }: Entry<'a>) -> Option<Tenant<'a>> {
+    if let Some(namespace) = namespace {
+        return Some(Tenant::Namespace(namespace));
+    }
     let beneath = match role.strip_prefix(of) {
         Some("") => return None,
         Some(rest) => rest.strip_prefix('/').unwrap_or(role),
         None => role,
     };
-    beneath.split('/').next()
+    beneath.split('/').next().map(Tenant::Role)
 }
 
-/// Why an entry for `role` is not added to a list of an object of role `of`, which has entries for the roles `listed`.
-/// The object's own role may take all entries.
-pub fn full_for_role<'a>(
+/// Why an entry is not added to a list of an object of role `of`, which has the entries `listed`. The object's own role
+/// may take all entries.
+pub fn full_for<'a>(
     of: &str,
-    role: &str,
-    listed: impl ExactSizeIterator<Item = &'a str>,
+    entry: Entry<'_>,
+    listed: impl ExactSizeIterator<Item = Entry<'a>>,
 ) -> Option<Full> {
-    match tenant(of, role) {
+    match tenant(of, entry) {
         None => (listed.len() >= MOST_ENTRIES).then_some(Full::List),
-        some => full(some, listed.map(|role| tenant(of, role))),
+        some => full(some, listed.map(|entry| tenant(of, entry))),
     }
 }
 
@@ -63,18 +95,19 @@ impl Full {
         }
     }
 
-    /// Why `object`, which has role `of`, lists no further `entries` for `role`.
-    pub fn for_role(self, object: &str, entries: &str, of: &str, role: &str) -> String {
-        match (self, tenant(of, role)) {
-            (Self::Share(has), Some(tenant)) => {
-                let root = if of.is_empty() { tenant.to_owned() } else { format!("{of}/{tenant}") };
-                format!(
-                    "{object} lists {has} {entries} of role {root} and its sub-roles, and keeps the rest of its \
-                     {MOST_ENTRIES} for others"
-                )
+    /// Why `object`, which has role `of`, lists no further `entries` of the owner of `entry`.
+    pub fn why(self, object: &str, entries: &str, of: &str, entry: Entry<'_>) -> String {
+        let (Self::Share(has), Some(tenant)) = (self, tenant(of, entry)) else {
+            return format!("{object} lists {MOST_ENTRIES} {entries}, and can list no more");
+        };
+        let whose = match tenant {
+            Tenant::Namespace(namespace) => {
+                format!("for PersistentVolumeClaims of namespace {namespace}")
             }
-            _ => format!("{object} lists {MOST_ENTRIES} {entries}, and can list no more"),
-        }
+            Tenant::Role(role) if of.is_empty() => format!("of role {role} and its sub-roles"),
+            Tenant::Role(role) => format!("of role {of}/{role} and its sub-roles"),
+        };
+        format!("{object} lists {has} {entries} {whose}, and keeps the rest of its {MOST_ENTRIES} for others")
     }
 }
 
@@ -116,17 +149,22 @@ mod tests {
             ("eng", "engine", Some("engine")),
             ("eng", "ops/ml", Some("ops")),
         ] {
-            assert_eq!(tenant(of, role), expected, "{of} {role}");
+            let found = tenant(of, Entry::for_role(role));
+            assert!(found == expected.map(Tenant::Role), "{of} {role}");
         }
+        let of_pvc = Entry { role: "eng", namespace: Some("team") };
+        assert!(tenant("eng", of_pvc) == Some(Tenant::Namespace("team")), "whatever the role");
     }
 
     #[test]
     fn a8_an_owner_fills_its_own_list_and_a_sub_role_a_part() {
+        let full_for =
+            |role, counts: &[_]| full_for("eng", Entry::for_role(role), listed(counts).map(Entry::for_role));
         let counts = [("eng", 600), ("eng/ml", 300)];
-        assert_eq!(full_for_role("eng", "eng", listed(&counts)), None);
-        assert_eq!(full_for_role("eng", "eng/ml/x", listed(&counts)), Some(Full::Share(300)));
-        assert_eq!(full_for_role("eng", "eng/web", listed(&counts)), None);
-        assert_eq!(full_for_role("eng", "eng", listed(&[("eng", 1000)])), Some(Full::List));
+        assert_eq!(full_for("eng", &counts), None);
+        assert_eq!(full_for("eng/ml/x", &counts), Some(Full::Share(300)));
+        assert_eq!(full_for("eng/web", &counts), None);
+        assert_eq!(full_for("eng", &[("eng", 1000)]), Some(Full::List));
     }
 
     proptest! {

@@ -60,6 +60,28 @@ pub fn is_on_node_of(pv: &PersistentVolume, volume: &SharedPersistentVolume) -> 
     pv.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref()) == Some(&affinity(volume))
 }
 
+/// The UID of the claim that the PersistentVolume is of; `None`: Reservoir did not make it.
+pub fn claim_of<K: Resource<DynamicType = ()>>(pv: &K) -> Option<&String> {
+    let uid = pv.meta().labels.as_ref()?.get(LABEL_CLAIM_UID)?;
+    (pv.meta().name.as_ref() == Some(&name_for(uid))).then_some(uid)
+}
+
+/// True if nothing will remove the PersistentVolume of a claim: the claim is gone, and no volume lists it. Somebody has
+/// removed the claim with its finalizers while the controller made the PersistentVolume (C6). `claim` and `volume` are
+/// those that the PersistentVolume names.
+pub fn is_left(
+    pv: &PersistentVolume,
+    claim: Option<&VolumeClaim>,
+    volume: Option<&SharedPersistentVolume>,
+) -> bool {
+    let driver = pv.spec.as_ref().and_then(|spec| spec.csi.as_ref()).map(|csi| &*csi.driver);
+    let Some(uid) = claim_of(pv).filter(|_| driver == Some(DRIVER)) else { return false };
+    let lists = |volume: &SharedPersistentVolume| {
+        volume.status.iter().flat_map(|status| &status.claims).any(|binding| binding.uid == *uid)
+    };
+    claim.and_then(|claim| claim.metadata.uid.as_ref()) != Some(uid) && !volume.is_some_and(lists)
+}
+
 /// The UID of the PersistentVolumeClaim that the PersistentVolume is bound to.
 pub fn bound_to(pv: &PersistentVolume) -> Option<&String> {
     pv.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()?.uid.as_ref())
@@ -176,7 +198,7 @@ fn labels(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> BTreeMap<Stri
 mod tests {
     use super::*;
     use crate::api::Adopt;
-    use crate::plan::testing::{claim, ready_volume};
+    use crate::plan::testing::{bound_by, claim, ready_volume};
 
     /// V11, F1.
     #[test]
@@ -192,6 +214,26 @@ mod tests {
         assert_eq!(named(|v| v.spec.gid = Some(4000)), None);
         assert_eq!(named(|v| v.spec.adopt = Some(Adopt::default())), None);
         assert_eq!(named(|v| v.spec.volume_mode = VolumeMode::Block), None);
+    }
+
+    #[test]
+    fn c6_a_persistent_volume_without_claim_and_binding_is_left() {
+        let (claim, mut volume) = (claim("ns", "c", "v"), ready_volume("v", "eng", true));
+        let pv = persistent_volume(&claim, &volume);
+        assert!(is_left(&pv, None, Some(&volume)) && is_left(&pv, None, None));
+        assert!(!is_left(&pv, Some(&claim), Some(&volume)), "it is being made");
+        let mut later = claim.clone();
+        later.metadata.uid = Some("later".into());
+        assert!(is_left(&pv, Some(&later), Some(&volume)));
+        volume.status.as_mut().unwrap().claims = vec![bound_by("ns", "c", &claim.uid().unwrap())];
+        assert!(!is_left(&pv, None, Some(&volume)), "a pod may use it");
+        let changed = |change: fn(&mut PersistentVolume)| {
+            let mut pv = pv.clone();
+            change(&mut pv);
+            is_left(&pv, None, None)
+        };
+        assert!(!changed(|pv| pv.metadata.name = Some("mine".into())), "of somebody else");
+        assert!(!changed(|pv| pv.spec.as_mut().unwrap().csi.as_mut().unwrap().driver = "other".into()));
     }
 
     #[test]

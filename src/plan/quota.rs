@@ -11,7 +11,7 @@ use crate::api::condition::{self, READY, Verdict, reason};
 use crate::api::{LedgerEntry, Role, Size, VolumeRole};
 
 use super::ledger;
-use super::list_share::{Full, full_for_role};
+use super::list_share::{Entry, Full, full_for};
 use super::names;
 
 /// A role and its ancestors, the nearest first: `eng/ml`, `eng`.
@@ -60,15 +60,15 @@ pub fn ledgers<'a>(roles: &[&'a VolumeRole]) -> Vec<(&'a VolumeRole, u64)> {
 /// Why a role with `reserved` bytes may not reserve `asked` more; `None`: the bytes are within the limit, and the
 /// ledger has space. `new` is the role of a new entry; `None`: the ledger has the entry already.
 pub fn refusal(role: &VolumeRole, new: Option<&str>, reserved: u64, asked: u64) -> Option<Verdict> {
-    let (of, listed) = (&role.spec.role, entries(role).iter().map(|entry| &*entry.role));
+    let (of, listed) = (&role.spec.role, entries(role).iter().map(Entry::of));
     let full = match new {
         _ if asked == 0 => None,
         _ if leaves_out(role) => Some(Full::List),
-        new => new.and_then(|new| full_for_role(of, new, listed)),
+        new => new.and_then(|new| full_for(of, Entry::for_role(new), listed)),
     };
     let Some(full) = full else { return over_limit(role, reserved, asked) };
     let object = format!("VolumeRole {}", role.name_any());
-    let why = full.for_role(&object, "reservations", of, new.unwrap_or(of));
+    let why = full.why(&object, "reservations", of, Entry::for_role(new.unwrap_or(of)));
     let message = format!("{why}; delete some that are not needed, or use fewer and larger ones");
     Some(Verdict::no(full.reason(reason::TOO_MANY_RESERVATIONS), message))
 }

@@ -12,6 +12,7 @@ use crate::api::{DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, 
 use super::entry::{ByName, entry_of, fits, is_parent};
 use super::holder::{self, Holder, serves};
 use super::ledger::{Ledger, Refused};
+use super::list_share::Entry;
 use super::share::Outcome;
 use super::{quota, refs};
 
@@ -221,7 +222,7 @@ impl Gives for DiskReservation {
                 ),
                 Refused::Full(full) => {
                     let object = format!("DiskReservation {name}");
-                    let why = full.for_role(&object, "volumes and reservations", theirs, role);
+                    let why = full.why(&object, "volumes and reservations", theirs, Entry::for_role(role));
                     let message = format!("{why}; delete some that are not needed");
                     refuse(full.reason(reason::TOO_MANY_RESERVATIONS), message)
                 }

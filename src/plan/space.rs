@@ -11,7 +11,7 @@ use crate::api::{DiskReservation, LedgerEntry, NodeDisk, Size, VolumeRole};
 
 use super::candidate::{Candidate, free_space, is_ready};
 use super::entry::is_placed;
-use super::list_share::{Full, full_for_role};
+use super::list_share::{Entry, Full, full_for};
 use super::queue::Request;
 use super::{allocatable, orphans, quota, undivided};
 
@@ -116,8 +116,8 @@ impl<'a> DiskSpace<'a> {
     /// Why the ledger has no space for an entry of the request (A8).
     fn full(&self, request: &Request) -> Option<Full> {
         let is_new = self.held_by(&request.uid).is_none();
-        let listed = self.entries.values().map(|held| held.role);
-        full_for_role("", request.role(), listed).filter(|_| is_new)
+        let listed = self.entries.values().map(|held| Entry::for_role(held.role));
+        full_for("", Entry::for_role(request.role()), listed).filter(|_| is_new)
     }
 
     /// True if the hold on the disk permits the request. Either the disk has orphans of the reservation (X6), or the
@@ -175,7 +175,7 @@ impl<'a> DiskSpace<'a> {
     pub fn refusal(&self, request: &Request) -> (String, Option<Full>) {
         let (name, free, asked) = (&self.name, Size::from_bytes(self.free), request.asked);
         if let Some(full) = self.full(request).filter(|_| self.ready && self.free >= asked) {
-            return (full.for_role(name, "reservations", "", request.role()), Some(full));
+            return (full.why(name, "reservations", "", Entry::for_role(request.role())), Some(full));
         }
         let refusal = match &self.hold {
             _ if !self.ready => self.not_ready(request),

@@ -2,8 +2,7 @@
 
 use kube::ResourceExt;
 
-use super::pvc_provisioner::pvc_of;
-use crate::api::{LABEL_CLAIM_NAMESPACE, SharedPersistentVolume};
+use crate::api::{LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, SharedPersistentVolume};
 
 /// The tenant of an object with a role: the first component of the role. The owner of a role can create any number of
 /// sub-roles, which must not bring more turns.
@@ -11,16 +10,20 @@ pub fn of_role(role: &str) -> &str {
     role.split('/').next().unwrap_or_default()
 }
 
+/// The namespace of the PersistentVolumeClaim that the volume is made for. Anybody may write the label of the namespace
+/// alone.
+pub fn namespace_of(volume: &SharedPersistentVolume) -> Option<&String> {
+    volume.labels().get(LABEL_CLAIM_NAMESPACE).filter(|_| volume.labels().contains_key(LABEL_PVC_UID))
+}
+
 /// The tenant of a volume: the namespace of its PersistentVolumeClaim, if made for one, else the tenant of its role.
 pub fn of_volume(volume: &SharedPersistentVolume) -> &str {
-    let namespace = pvc_of(volume).and_then(|_| volume.labels().get(LABEL_CLAIM_NAMESPACE));
-    namespace.map_or_else(|| of_role(&volume.spec.role), String::as_str)
+    namespace_of(volume).map_or_else(|| of_role(&volume.spec.role), String::as_str)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::LABEL_PVC_UID;
     use crate::plan::testing::ready_volume;
 
     #[test]
@@ -29,7 +32,7 @@ mod tests {
         assert_eq!(of_volume(&volume), "eng");
         let label = |key: &str| (key.to_owned(), "team".to_owned());
         volume.metadata.labels = Some([label(LABEL_CLAIM_NAMESPACE)].into());
-        assert_eq!(of_volume(&volume), "eng", "anybody writes this label alone");
+        assert_eq!(of_volume(&volume), "eng");
         volume.metadata.labels = Some([label(LABEL_CLAIM_NAMESPACE), label(LABEL_PVC_UID)].into());
         assert_eq!(of_volume(&volume), "team");
     }

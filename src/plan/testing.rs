@@ -38,7 +38,14 @@ fn set_true(conditions: &mut Vec<Condition>, type_: &str) {
 
 pub fn ledger_entry(name: &str, role: &str, size: u64) -> LedgerEntry {
     let uid = format!("uid-{name}");
-    LedgerEntry { name: name.into(), uid, role: role.into(), size: gi(size), generation: Some(1), kept: None }
+    LedgerEntry {
+        name: name.into(),
+        uid,
+        role: role.into(),
+        size: gi(size),
+        generation: Some(1),
+        ..Default::default()
+    }
 }
 
 fn entries(role: &str, held: &[(&str, u64)]) -> Vec<LedgerEntry> {

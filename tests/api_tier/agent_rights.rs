@@ -124,6 +124,9 @@ async fn a4_an_agent_writes_objects_of_its_own_node_only() {
     cluster.all::<Node>().delete("n1", &Default::default()).await.unwrap();
     until("the policy has no old Node", || async { ask(&cluster, "n2", "n2", 2).await.ok() }).await;
     // A7: the NodeDisk moves only with the signature of the disk's key. The request may change nothing else.
+    let now = async || cluster.all::<NodeDisk>().get("n1.default").await.unwrap().spec;
+    until("the forged request is refused", || async { now().await.take_over.is_none().then_some(()) }).await;
+    assert_eq!(now().await.node_name, "n1");
     for refused in [
         disk(&cluster, "n2", "n1.default", "n2").await,
         ask(&cluster, "n3", "n2", 1).await,
@@ -134,9 +137,6 @@ async fn a4_an_agent_writes_objects_of_its_own_node_only() {
         let refused = refused.unwrap_err();
         assert!(refused.contains("may not write n1.default, which is of node n1"), "{refused}");
     }
-    let now = async || cluster.all::<NodeDisk>().get("n1.default").await.unwrap().spec;
-    until("the forged request is refused", || async { now().await.take_over.is_none().then_some(()) }).await;
-    assert_eq!(now().await.node_name, "n1");
     // No agent overwrites the request of another one.
     cluster.kill_controller().await;
     ask(&cluster, "n2", "n2", 1).await.unwrap();

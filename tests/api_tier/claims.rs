@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams};
-use reservoir::api::{NodeDisk, SharedPersistentVolume, VolumeClaim};
+use reservoir::api::{MANAGED_BY, NodeDisk, SharedPersistentVolume, VolumeClaim};
+use reservoir_cluster::api::ApiOptions;
+use serde_json::json;
 
 use crate::kept::TEAM;
-use crate::support::{Agent, Cluster, until, until_reason};
+use crate::support::{Agent, Cluster, until, until_gone, until_reason};
 
 fn claim(name: &str) -> String {
     format!(
@@ -115,4 +117,24 @@ async fn a9_a_flood_of_claims_leaves_the_binder_to_others() {
     for i in 0..FLOOD {
         until_reason(&claims, &format!("c{i}"), "Bound").await;
     }
+}
+
+/// C6: somebody has removed a claim with its finalizers while the controller made the PersistentVolume.
+#[tokio::test(flavor = "multi_thread")]
+async fn c6_a_persistent_volume_without_a_claim_is_removed() {
+    let cluster = Cluster::bare(ApiOptions { controller_manager: true, audit: false }).await;
+    let pvs: Api<PersistentVolume> = cluster.all();
+    let uid = "00112233-4455-6677-8899-aabbccddeeff";
+    for name in [format!("reservoir-{uid}"), "of-somebody-else".to_owned()] {
+        let pv = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name, "labels": {
+            "app.kubernetes.io/managed-by": MANAGED_BY, "reservoir.dev/claim-uid": uid}},
+            "spec": {"capacity": {"storage": "1Mi"}, "accessModes": ["ReadWriteMany"],
+                "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": "team", "name": "data"},
+                "csi": {"driver": "csi.reservoir.dev", "volumeHandle": format!("v.{name}"),
+                    "volumeAttributes": {"volume": "data"}}}});
+        pvs.create(&Default::default(), &serde_json::from_value(pv).unwrap()).await.unwrap();
+    }
+    cluster.start_controller().await;
+    until_gone(&pvs, &format!("reservoir-{uid}")).await;
+    pvs.get("of-somebody-else").await.unwrap();
 }

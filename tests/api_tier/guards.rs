@@ -128,6 +128,7 @@ async fn r2_a1_a4_static_reservations_belong_to_their_agent() {
     );
     let mut other = disk.clone();
     (other["metadata"]["name"], other["spec"]["gone"]) = (json!("n1.other"), json!(true));
+    other["spec"]["diskName"] = json!("other");
     assert!(Ask::apply(&other).of(&one).await.unwrap_err().contains("gone"));
     assert!(gone.of(&person(&cluster, "jane").await).await.unwrap_err().contains("cannot patch"));
     bind(&cluster, "reservoir-admin", "User", "boss").await;
