@@ -133,8 +133,13 @@ async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
     metrics.stand_by();
     let serving = telemetry::serve(metrics_bind_address, metrics.clone(), || true, stopped(stop.clone()));
-    let options =
-        controller::Options { identity: identity.clone(), namespace: namespace.clone(), concurrency };
+    let options = controller::Options {
+        identity: identity.clone(),
+        namespace: namespace.clone(),
+        concurrency,
+        look_again: controller::LOOK_AGAIN,
+        wake: true,
+    };
     let work = || async {
         let _leading = metrics.lead();
         controller::run(client.clone(), options.clone(), metrics.clone()).await;
@@ -161,6 +166,8 @@ async fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
         kubelet_dir: args.kubelet_dir,
         nri_socket: args.nri_socket,
         measure_every: Duration::from_secs(args.measure_seconds),
+        look_again: agent::LOOK_AGAIN,
+        wake: true,
     };
     let running = agent::run(client, options, metrics, set_ready, stopped(stop));
     tokio::try_join!(async { serving.await.context("failed to serve metrics") }, async {

@@ -18,4 +18,4 @@ mod volume_spec;
 mod volumes;
 
 pub use config::{Config, ConfigError, DiskEntry};
-pub use run::{Error, Options, run};
+pub use run::{Error, LOOK_AGAIN, Options, run};

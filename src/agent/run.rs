@@ -23,7 +23,7 @@ use crate::cluster::{self, CacheConfig, Change, Name, WorkQueue, cache, run_work
 use crate::csi::{self, ServeConfig, ServeError};
 use crate::host::{self, Host, HostConfig};
 use crate::nri;
-use crate::plan::tenant;
+use crate::plan::{node_task, tenant};
 use crate::telemetry::Metrics;
 
 /// The agent's options.
@@ -39,7 +39,15 @@ pub struct Options {
     pub nri_socket: PathBuf,
     /// The interval between two measurements of the disks.
     pub measure_every: Duration,
+    /// The period in which each volume that is not at rest is reconciled once more, in case the event that should have
+    /// caused it was lost.
+    pub look_again: Duration,
+    /// False: changes enqueue nothing, as if each of their events were lost. For tests.
+    pub wake: bool,
 }
+
+/// The period in which a lost event is made up for.
+pub const LOOK_AGAIN: Duration = Duration::from_secs(300);
 
 /// The reason why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +84,7 @@ pub async fn run(
     ready: Arc<AtomicBool>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    let Options { node, config, kubelet_dir, nri_socket, measure_every } = options;
+    let Options { node, config, kubelet_dir, nri_socket, measure_every, look_again, wake } = options;
     let entries = config.disks.clone();
     let targets_root = kubelet_dir.clone();
     let open = move || {
@@ -117,7 +125,7 @@ pub async fn run(
         tokio::join!(
             report_periodically(&mut disks, measure_every, is_reported),
             gauges.measure(&ctx, measure_every),
-            reconcile_volumes(&ctx)
+            reconcile_volumes(&ctx, look_again, wake)
         );
     };
     // From the first moment: pods start while the disks are looked at.
@@ -151,15 +159,38 @@ async fn report(disks: &mut Disks) -> bool {
     reported.is_ok()
 }
 
-/// Reconciles each volume of this node after each change. The watch only supplies names: of a volume it keeps only
-/// the tenant, and each decision uses a live read.
-async fn reconcile_volumes(ctx: &Context) {
+/// The part of a volume that the agent keeps.
+#[derive(Clone)]
+struct Seen {
+    tenant: Name,
+    at_rest: bool,
+}
+
+/// Reconciles each volume of this node after each change, and in each period if it is not at rest. The watch only
+/// supplies names: of a volume it keeps the tenant and the rest, and each decision uses a live read.
+async fn reconcile_volumes(ctx: &Context, look_again: Duration, wake: bool) {
     let api: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     let mine = watcher::Config::default().fields(&format!("status.nodeName={}", ctx.node));
     let (queue, names) = WorkQueue::<SharedPersistentVolume>::new();
-    let changed = move |change: Change<_>| queue.enqueue_name(change.name.clone());
-    let tenants = CacheConfig { keep: |v| Some(Name::from(tenant::of_volume(&v))), keys: |_, _| {} };
-    let (tenants, task) = cache(api.clone(), mine, tenants, changed, || {});
+    let queue = Arc::new(queue);
+    let to = queue.clone();
+    let changed = move |change: Change<_>| {
+        if wake {
+            to.enqueue_name(change.name.clone());
+        }
+    };
+    let seen = CacheConfig {
+        keep: |v| Some(Seen { tenant: tenant::of_volume(&v).into(), at_rest: node_task::is_at_rest(&v) }),
+        keys: |_, _| {},
+    };
+    let (volumes, task) = cache(api.clone(), mine, seen, changed, || {});
+    let look_again = async {
+        loop {
+            tokio::time::sleep(look_again).await;
+            let is_waiting = |name: &Name| volumes.get(name).is_some_and(|volume| !volume.at_rest);
+            queue.enqueue_names(volumes.names().into_iter().filter(is_waiting).collect());
+        }
+    };
     let reconcile = |name: Name| {
         let api = api.clone();
         async move {
@@ -174,7 +205,8 @@ async fn reconcile_volumes(ctx: &Context) {
             }
         }
     };
-    let tenant = |name: &Name| tenants.get(name).map_or_else(|| name.clone(), |tenant| Name::clone(&tenant));
-    let metrics = ctx.metrics.clone();
-    tokio::join!(task, run_workers::<SharedPersistentVolume, _>(names, AT_ONCE, metrics, tenant, reconcile));
+    let tenant = |name: &Name| volumes.get(name).map_or_else(|| name.clone(), |volume| volume.tenant.clone());
+    let work =
+        run_workers::<SharedPersistentVolume, _>(names, AT_ONCE, ctx.metrics.clone(), tenant, reconcile);
+    tokio::join!(task, look_again, work);
 }

@@ -24,7 +24,7 @@ mod unclaim;
 mod volume;
 mod volume_users;
 
-pub use run::{Options, run};
+pub use run::{LOOK_AGAIN, Options, run};
 pub use stores::Stores;
 
 use crate::cluster::Error;

@@ -1,6 +1,7 @@
 //! Routes: the objects to reconcile after a change of another object.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -97,16 +98,27 @@ impl Router {
 
     /// Enqueues every object: after a gap in a watch, the deletions in the gap are unknown.
     pub fn everything(&self) {
-        self.sharing.notify_one();
+        self.look_at(0, 1);
+    }
+
+    /// Enqueues one of so many parts of all objects. An object is always in the same part, which its name decides.
+    pub fn look_at(&self, part: u32, parts: u32) {
+        if part == 0 {
+            self.sharing.notify_one();
+        }
+        let of = |mut names: Vec<Name>| {
+            names.retain(|name| part_of(name, parts) == part);
+            names
+        };
         self.with(|queues, stores| {
-            queues.disks.enqueue_names(stores.disks.names());
-            queues.reservations.enqueue_names(stores.reservations.names());
-            queues.volumes.enqueue_names(stores.volumes.names());
-            queues.claims.enqueue_names(stores.claims.names());
-            queues.subscriptions.enqueue_names(stores.subscriptions.names());
-            queues.roles.enqueue_names(stores.roles.names());
-            queues.classes.enqueue_names(stores.classes.names());
-            queues.pvcs.enqueue_names(stores.pvcs.names_provisioned());
+            queues.disks.enqueue_names(of(stores.disks.names()));
+            queues.reservations.enqueue_names(of(stores.reservations.names()));
+            queues.volumes.enqueue_names(of(stores.volumes.names()));
+            queues.claims.enqueue_names(of(stores.claims.names()));
+            queues.subscriptions.enqueue_names(of(stores.subscriptions.names()));
+            queues.roles.enqueue_names(of(stores.roles.names()));
+            queues.classes.enqueue_names(of(stores.classes.names()));
+            queues.pvcs.enqueue_names(of(stores.pvcs.names_provisioned()));
         });
     }
 
@@ -299,6 +311,13 @@ impl Router {
             queues.reservations.enqueue_if(&stores.reservations, refinement);
         });
     }
+}
+
+/// The part of an object in a pass over all objects.
+fn part_of(name: &Name, parts: u32) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    (hasher.finish() % u64::from(parts)) as u32
 }
 
 /// The claims in the volume's list, each with its UID.

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all, select_all};
@@ -40,7 +41,16 @@ pub struct Options {
     pub namespace: String,
     /// The most objects of one kind that are reconciled at once.
     pub concurrency: u16,
+    /// The period in which each object is reconciled once more, in case the event that should have caused it was lost.
+    pub look_again: Duration,
+    /// False: changes enqueue nothing, as if each of their events were lost. For tests.
+    pub wake: bool,
 }
+
+/// The period in which a lost event is made up for. A pass reads caches, and writes nothing of what is at rest.
+pub const LOOK_AGAIN: Duration = Duration::from_secs(300);
+/// The number of parts in which a pass over all objects is made, so that a pass is no burst.
+const PARTS: u32 = 60;
 
 /// Runs the controller until dropped.
 pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
@@ -54,7 +64,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     let (classes, classes_in) = WorkQueue::gathering(GATHERING);
     let (pvcs, pvcs_in) = WorkQueue::new();
     let queues = WorkQueues { disks, reservations, volumes, claims, subscriptions, roles, classes, pvcs };
-    let router = Router::new(queues);
+    let (router, wake) = (Router::new(queues), options.wake);
     let mut tasks: Vec<BoxFuture<'static, ()>> = Vec::new();
     macro_rules! cached {
         ($config:expr, $route:expr, $how:expr) => {{
@@ -63,7 +73,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
             let changed = move |change: Change<_>| {
                 // Every object is enqueued once all caches are filled, and again after each list. So earlier changes,
                 // and unchanged objects of a list, are ignored here.
-                let started = changes.ctx.get().is_some();
+                let started = wake && changes.ctx.get().is_some();
                 let version = |object: Option<&_>| object.and_then(ResourceExt::resource_version);
                 let is_known = change.now.is_some() && version(change.before) == version(change.now);
                 if let (Some(ctx), Some(gone), None) = (changes.ctx.get(), change.before, change.now) {
@@ -73,7 +83,12 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
                 news.into_iter().for_each(|object| route(&changes, object, &change));
             };
             let api = Api::all(client.clone());
-            let (cache, task) = cache(api, $config, $how, changed, move || everything.everything());
+            let listed = move || {
+                if wake {
+                    everything.everything();
+                }
+            };
+            let (cache, task) = cache(api, $config, $how, changed, listed);
             tasks.push(task);
             cache
         }};
@@ -81,12 +96,13 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     let all = watcher::Config::default();
     let ours = all.clone().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"));
     let to = router.clone();
-    let changed = move |change: Change<_>| PodUse::concerned(change).for_each(|claim| to.pod(claim));
+    let changed =
+        move |change: Change<_>| PodUse::concerned(change).filter(|_| wake).for_each(|claim| to.pod(claim));
     let (pods, task) = cache(Api::all(client.clone()), all.clone(), PodUse::config(), changed, || {});
     tasks.push(task);
     let to = router.clone();
     let changed = move |change: Change<_>| {
-        if Pvc::matters(&change) {
+        if wake && Pvc::matters(&change) {
             to.pvc(change.name);
         }
     };
@@ -151,6 +167,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
             share_out(ctx.clone(), router.clone()).boxed(),
             sweep(router.clone()).boxed(),
             async { left_pvs::remove_repeatedly(&running.ctx).await }.boxed(),
+            look_again(router.clone(), options.look_again).boxed(),
             running.controller(&stores.disks, disks_in, named, |o, c| async move {
                 disk::reconcile(o, &c).await.map(|()| None)
             }),
@@ -213,6 +230,14 @@ async fn sweep(router: Router) {
         router.sweeping.notified().await;
         router.sweep_now();
         tokio::time::sleep(GATHERING).await;
+    }
+}
+
+/// Reconciles each object once in each period. So a state that waits ends also where no event enqueued its object.
+async fn look_again(router: Router, every: Duration) {
+    for part in (0..PARTS).cycle() {
+        tokio::time::sleep(every / PARTS).await;
+        router.look_at(part, PARTS);
     }
 }
 

@@ -148,6 +148,21 @@ pub fn ending(volume: &SharedPersistentVolume) -> Vec<String> {
     ending.map(|claim| claim.uid.clone()).collect()
 }
 
+/// True if the agent has nothing to do for the volume until it changes, by the object alone.
+pub fn is_at_rest(volume: &SharedPersistentVolume) -> bool {
+    let status = volume.status.clone().unwrap_or_default();
+    let node = status.node.unwrap_or_default();
+    match node.backing {
+        BackingState::Erased | BackingState::Kept => true,
+        BackingState::Absent => false,
+        BackingState::Made => {
+            let sized = resize::on_node(volume, false).is_none() && node.resize_failed.is_none();
+            let usable = condition::is_true(&status.conditions, BACKED) && !node.fenced;
+            volume.metadata.deletion_timestamp.is_none() && sized && usable && ending(volume).is_empty()
+        }
+    }
+}
+
 /// Adds the unmounted claims to the node's report. Returns the pause before the next look, if other claims in the list
 /// are ending.
 pub fn release(
@@ -304,7 +319,9 @@ fn same_words(reported: &str, now: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{Adopt, Destroy};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use crate::api::{Adopt, ClaimBinding, Destroy};
     use crate::plan::testing::*;
 
     const RECORD: OnDisk =
@@ -323,6 +340,34 @@ mod tests {
         let sized = |size| OnDisk::Record(Recorded { size: Some(size), ..Recorded::default() });
         assert_eq!(next(&v, sized(3 << 30)), Task::Size(OnNode::Resize(3 << 30)));
         assert_eq!(next(&v, sized(1 << 30)), Task::Size(OnNode::Withdraw), "it was not begun");
+    }
+
+    /// L1. Whatever is at rest gets no task but to confirm that it is complete.
+    #[test]
+    fn l1_a_volume_with_work_left_is_not_at_rest() {
+        let rests = |change: &dyn Fn(&mut SharedPersistentVolume)| {
+            let mut v = ready_volume("v", "eng", true);
+            v.status.as_mut().unwrap().node.as_mut().unwrap().size = Some(gi(1));
+            change(&mut v);
+            is_at_rest(&v)
+        };
+        fn node(v: &mut SharedPersistentVolume) -> &mut NodePart {
+            v.status.as_mut().unwrap().node.as_mut().unwrap()
+        }
+        assert!(rests(&|_| {}));
+        assert!(rests(&|v| node(v).backing = BackingState::Erased));
+        assert!(!rests(&|v| v.status = None), "it is to be made");
+        assert!(!rests(&|v| v.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH))));
+        assert!(!rests(&|v| node(v).fenced = true));
+        assert!(!rests(&|v| node(v).resize_failed = Some("no".into())));
+        assert!(!rests(&|v| v.spec.size = Size::written("512Mi")), "it is to be smaller");
+        assert!(!rests(&|v| (v.spec.size, v.status.as_mut().unwrap().size) = (gi(2), Some(gi(2)))));
+        assert!(!rests(&|v| v.status.as_mut().unwrap().conditions.clear()), "its backing is unknown");
+        let ending = |v: &mut SharedPersistentVolume| {
+            let claim = ClaimBinding { ending: true, ..bound_by("team", "c", "uid-c") };
+            v.status.as_mut().unwrap().claims = vec![claim];
+        };
+        assert!(!rests(&ending));
     }
 
     /// V9, X2, X3.

@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal;
 
+use crate::api::Size;
+
 /// True if text is coloured.
 #[derive(Clone, Copy)]
 pub(super) struct Paint(bool);
@@ -67,17 +69,23 @@ impl Paint {
     }
 }
 
-/// Bytes for people: exact with at most four digits, or else rounded to three digits.
+/// Bytes for people: in the exact form of all other sizes if that has at most four digits, or else `~` and three digits,
+/// rounded down. So whoever asks for the free space that is shown gets it.
 pub(super) fn human(bytes: u64) -> String {
-    const UNITS: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-    let largest = (0..UNITS.len()).rev().find(|i| bytes >> (10 * i) > 0).unwrap_or(0);
-    let exact = (0..=largest).rev().find(|i| bytes.is_multiple_of(1 << (10 * i))).unwrap_or(0);
-    if bytes >> (10 * exact) < 10_000 {
-        return format!("{}{}", bytes >> (10 * exact), UNITS[exact]);
+    let exact = Size::from_bytes(bytes);
+    if exact.as_str().bytes().filter(u8::is_ascii_digit).count() <= 4 {
+        return exact.as_str().to_owned();
     }
-    let value = bytes as f64 / (1u64 << (10 * largest)) as f64;
-    let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
-    format!("{value:.digits$}{}", UNITS[largest])
+    let (shift, unit) = [(60, "Ei"), (50, "Pi"), (40, "Ti"), (30, "Gi"), (20, "Mi"), (10, "Ki")]
+        .into_iter()
+        .find(|(shift, _)| bytes >> shift > 0)
+        .unwrap_or((0, ""));
+    let (whole, hundredths) = (bytes >> shift, ((u128::from(bytes) * 100) >> shift) % 100);
+    match whole {
+        0..10 => format!("~{whole}.{hundredths:02}{unit}"),
+        10..100 => format!("~{whole}.{}{unit}", hundredths / 10),
+        _ => format!("~{whole}{unit}"),
+    }
 }
 
 /// Width of a text on a terminal, without its colour codes.
@@ -125,9 +133,16 @@ mod tests {
         assert_eq!(bar(999, 1000), "███████████████████░  99%", "nearly all is not all");
         assert_eq!(bar(0, 0), "░░░░░░░░░░░░░░░░░░░░   0%");
         assert_eq!(bar(u64::MAX, 1), "████████████████████ 100%");
-        for (bytes, text) in
-            [(0, "0"), (1 << 30, "1Gi"), (1088 << 20, "1088Mi"), (15_823_949_824, "14.7Gi"), (1500, "1500")]
-        {
+        for (bytes, text) in [
+            (0, "0"),
+            (1 << 30, "1Gi"),
+            (1088 << 20, "1088Mi"),
+            (1500, "1500"),
+            (15_823_949_824, "~14.7Gi"),
+            ((7 << 30) - 1, "~6.99Gi"),
+            ((100 << 30) - 1, "~99.9Gi"),
+            (u64::MAX, "~15.9Ei"),
+        ] {
             assert_eq!(human(bytes), text);
         }
         let red = Paint(true).bad("x");

@@ -61,8 +61,13 @@ async fn a1_a4_the_charts_grants_suffice() {
     let kubeconfig = plain(cluster.server.kubeconfig().unwrap(), CONTROLLER_USER);
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
     let client = kube::Client::try_from(config).unwrap();
-    let options =
-        controller::Options { identity: "test".into(), namespace: "reservoir-system".into(), concurrency: 8 };
+    let options = controller::Options {
+        identity: "test".into(),
+        namespace: "reservoir-system".into(),
+        concurrency: 8,
+        look_again: controller::LOOK_AGAIN,
+        wake: true,
+    };
     let controller = tokio::spawn(controller::run(client, options, Arc::new(Metrics::default())));
 
     cluster.node("n1", true).await;

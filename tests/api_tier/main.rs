@@ -20,6 +20,7 @@ mod guards;
 mod kept;
 mod leaving;
 mod lifecycle;
+mod lost_events;
 mod metrics;
 mod plugin;
 mod principals;

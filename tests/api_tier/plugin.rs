@@ -1,6 +1,6 @@
 //! `kubectl reservoir` as people run it: the real program and kubectl, with the real API server (T4).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -51,6 +51,39 @@ pub fn fails(cluster: &Cluster, line: &str) -> String {
 
 pub fn parsed(cluster: &Cluster, line: &str) -> Value {
     serde_json::from_str(&does(cluster, &format!("{line} -o json"))).unwrap()
+}
+
+/// A shell with kubectl and the plug-in in its path.
+pub struct Shell {
+    bin: tempfile::TempDir,
+    kubeconfig: PathBuf,
+}
+
+impl Shell {
+    pub async fn new(cluster: &Cluster) -> Self {
+        let bin = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(PLUGIN, bin.path().join("kubectl-reservoir")).unwrap();
+        let kubectl = tokio::task::spawn_blocking(reservoir_cluster::tools::kubectl).await.unwrap().unwrap();
+        std::os::unix::fs::symlink(kubectl, bin.path().join("kubectl")).unwrap();
+        Self { bin, kubeconfig: cluster.server.kubeconfig_path().into() }
+    }
+
+    /// Runs the command, which must succeed; returns its output.
+    pub fn run(&self, command: &str) -> String {
+        self.try_run(command).unwrap_or_else(|failed| panic!("{failed}"))
+    }
+
+    /// Runs the command for a minute at most. `Err`: its output, after a failure.
+    pub fn try_run(&self, command: &str) -> Result<String, String> {
+        let path = format!("{}:{}", self.bin.path().display(), std::env::var("PATH").unwrap());
+        let mut shell = Command::new("timeout");
+        shell.args(["60", "sh", "-c", command]).env("PATH", path).env("KUBECONFIG", &self.kubeconfig);
+        let done = shell.stdin(Stdio::null()).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let (out, err) = (text(done.stdout), text(done.stderr));
+        println!("$ {command}\n{err}{out}");
+        if done.status.success() { Ok(out) } else { Err(format!("{command}: {err}{out}")) }
+    }
 }
 
 /// T4: from nothing to a pod that uses a volume in six lines, and back.

@@ -34,7 +34,10 @@ async fn told(cluster: &Cluster) -> BTreeMap<String, i32> {
 /// O2, T1, T2.
 #[tokio::test(flavor = "multi_thread")]
 async fn t2_an_idle_cluster_is_not_written_to() {
-    let cluster = Cluster::start().await;
+    let mut cluster = Cluster::bare(ApiOptions { controller_manager: true, audit: true }).await;
+    // Everything is looked at several times meanwhile.
+    cluster.look_again = Duration::from_secs(5);
+    cluster.start_controller().await;
     cluster.node("n1", true).await;
     let mut agent = Agent::start(&cluster, "n1", "4Gi").await;
     until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;

@@ -50,6 +50,8 @@ pub struct Agent {
     running: Option<Running>,
     client: Option<Client>,
     kubeconfig: PathBuf,
+    /// See [`Cluster::look_again`] and [`Cluster::wake`].
+    looks: (Duration, bool),
     _temp: tempfile::TempDir,
 }
 
@@ -102,7 +104,9 @@ impl Agent {
         let kubeconfig = dir.join("kubeconfig");
         let text = serde_json::to_vec(&agent_kubeconfig(cluster, node)).unwrap();
         std::fs::write(&kubeconfig, text).unwrap();
-        let mut agent = Self { node: node.into(), dir, running: None, client, kubeconfig, _temp: temp };
+        let looks = (cluster.look_again, cluster.wake);
+        let mut agent =
+            Self { node: node.into(), dir, running: None, client, kubeconfig, looks, _temp: temp };
         agent.run();
         agent
     }
@@ -122,6 +126,8 @@ impl Agent {
             kubelet_dir: self.dir.join("kubelet"),
             nri_socket: self.dir.join("nri.sock"),
             measure_every: Duration::from_secs(5),
+            look_again: self.looks.0,
+            wake: self.looks.1,
         };
         async move {
             let ready = Arc::new(AtomicBool::new(false));

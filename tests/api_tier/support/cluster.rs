@@ -26,6 +26,10 @@ use super::{AGENT_USER, CONTROLLER_USER, until};
 pub struct Cluster {
     pub server: ApiServer,
     pub client: Client,
+    /// The period in which controller and agents look at everything again.
+    pub look_again: Duration,
+    /// False: controller and agents lose every event.
+    pub wake: bool,
     controllers: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -53,6 +57,15 @@ impl Cluster {
         cluster
     }
 
+    /// Starts a cluster whose controller and agents lose every event, and look at everything again each second.
+    pub async fn start_without_events() -> Self {
+        let options = ApiOptions { controller_manager: true, audit: false };
+        let mut cluster = Self::bare(options).await;
+        (cluster.look_again, cluster.wake) = (Duration::from_secs(1), false);
+        cluster.start_controller().await;
+        cluster
+    }
+
     /// Starts a cluster with kinds and policies, but without a controller.
     pub async fn bare(options: ApiOptions) -> Self {
         let logs = fmt::layer().with_test_writer().with_filter(log_filter(LevelFilter::ERROR).unwrap());
@@ -60,7 +73,9 @@ impl Cluster {
         assert!(rustix::process::geteuid().is_root(), "these tests mount filesystems: run them as root");
         let server = ApiServer::start(options).await.unwrap();
         let client = client_called(server.kubeconfig().unwrap(), "test").await;
-        let cluster = Self { server, client, controllers: Mutex::default() };
+        let lost = std::env::var_os("RESERVOIR_TEST_LOSE_EVENTS").is_some();
+        let look_again = if lost { Duration::from_secs(1) } else { controller::LOOK_AGAIN };
+        let cluster = Self { server, client, look_again, wake: !lost, controllers: Mutex::default() };
         cluster.install().await;
         cluster
     }
@@ -129,8 +144,13 @@ impl Cluster {
 
     /// Starts a controller, in addition to running ones.
     pub async fn start_controller(&self) {
-        let options =
-            controller::Options { identity: "test".into(), namespace: "default".into(), concurrency: 8 };
+        let options = controller::Options {
+            identity: "test".into(),
+            namespace: "default".into(),
+            concurrency: 8,
+            look_again: self.look_again,
+            wake: self.wake,
+        };
         let client = client_called(self.controller_kubeconfig(), CONTROLLER_AGENT).await;
         let running = controller::run(client, options, Arc::new(Metrics::default()));
         self.controllers.lock().unwrap().push(tokio::spawn(running));
