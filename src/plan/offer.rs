@@ -146,6 +146,7 @@ pub fn changes<'a>(
     let stays =
         |old: &VolumeOffer| wanted.contains_key(&old.spec.node_name) && is_offer_of(old, subscription);
     let (kept, delete): (Vec<&VolumeOffer>, Vec<&VolumeOffer>) = there.iter().partition(|old| stays(old));
+    let has_nothing = wanted.is_empty();
     let changed = wanted.into_iter().filter_map(|(node, spec)| {
         let old = kept.iter().copied().find(|old| old.spec.node_name == node);
         old.is_none_or(|old| old.spec != spec).then(|| object(subscription, spec, old, now))
@@ -155,6 +156,8 @@ pub fn changes<'a>(
     let mut message = format!("subscribed to {}", subscription.spec.roles.join(", "));
     if volumes.iter().any(|volume| lacks_capability(volume, subscription)) {
         message.push_str("; shared volumes are not offered: add SHARED_RESOURCES to spec.capabilities");
+    } else if has_nothing {
+        message.push_str("; nothing of that is on offer now");
     }
     let verdict = Verdict::yes(reason::SUBSCRIBED, message);
     condition::set(&mut status.conditions, READY, verdict, subscription.metadata.generation, now);

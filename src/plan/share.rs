@@ -308,8 +308,8 @@ impl<'a> Sharing<'a> {
         // Caches have no order. A message in varying order would cause a write each time.
         refusals.sort();
         let asked = match request.asked == request.target {
-            true => request.reservation.spec.size.clone(),
-            false => Size::from_bytes(request.asked),
+            true => request.reservation.spec.size.to_string(),
+            false => format!("{} more", Size::from_bytes(request.asked)),
         };
         let full = full.into_iter().flatten().next();
         let is_possible =

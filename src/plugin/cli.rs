@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use super::rights::parse_verb;
 use crate::api::{Role, Size};
@@ -280,6 +280,7 @@ pub(super) struct Create {
 }
 
 #[derive(Args)]
+#[command(group = ArgGroup::new("chosen").args(["volume", "selector", "min_size"]).required(true).multiple(true))]
 pub(super) struct Claim {
     /// Name of the claim and of its PersistentVolumeClaim.
     pub name: String,
@@ -287,7 +288,7 @@ pub(super) struct Claim {
     #[arg(long)]
     pub role: String,
     /// Name of the volume.
-    #[arg(long, required_unless_present_any = ["selector", "min_size"], conflicts_with_all = ["selector", "min_size"])]
+    #[arg(long, conflicts_with_all = ["selector", "min_size"])]
     pub volume: Option<String>,
     /// Label that the volume must have; may be repeated.
     #[arg(short = 'l', long, value_name = "KEY=VALUE", value_parser = key_value)]

@@ -56,7 +56,17 @@ impl Kind {
     pub fn parse(text: &str) -> Result<&'static Kind, String> {
         let lower = text.to_lowercase();
         let plain = lower.strip_suffix(".reservoir.dev").unwrap_or(&lower);
-        let plain = if plain == "po" { "pod" } else { plain };
+        // The words of people, which no kind has.
+        let plain = match plain {
+            "po" => "pod",
+            "disk" | "disks" => DISK.short,
+            "reservation" | "reservations" => RESERVATION.short,
+            "volume" | "volumes" => VOLUME.short,
+            "claim" | "claims" => CLAIM.short,
+            "subscription" | "subscriptions" => SUBSCRIPTION.short,
+            "role" | "roles" => ROLE.short,
+            other => other,
+        };
         let called = |k: &Kind| [k.short, k.plural, &k.name.to_lowercase()].contains(&plain);
         KINDS.into_iter().find(|k| called(k)).ok_or_else(|| {
             let names = KINDS.iter().flat_map(|k| [k.short, k.plural]);
@@ -95,6 +105,8 @@ mod tests {
             ("po", &POD),
             ("PVC", &PVC),
             ("vrole", &ROLE),
+            ("volume", &VOLUME),
+            ("claims", &CLAIM),
         ] {
             assert_eq!(Kind::parse(text), Ok(kind), "{text}");
         }

@@ -178,8 +178,8 @@ async fn show_view(
 /// Reads a snapshot, and reports on standard error the kinds that the caller may not list.
 async fn read_and_report(client: &Client, only: Option<&str>, namespace: &str) -> anyhow::Result<Snapshot> {
     let snapshot = Snapshot::read(client, only, namespace).await?;
-    for denied in &snapshot.denied {
-        eprintln!("note: {}", denied.message);
+    for note in snapshot.notes() {
+        eprintln!("note: {note}");
     }
     Ok(snapshot)
 }

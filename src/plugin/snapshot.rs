@@ -1,5 +1,7 @@
 //! The objects of the cluster that the caller may list.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -10,10 +12,11 @@ use kube::{Api, Client, Resource, ResourceExt};
 use super::errors::{explain_api_error, explain_cluster_error};
 use super::kind;
 use crate::api::{
-    DRIVER, DiskReservation, NodeDisk, RoleSubscription, SharedPersistentVolume, VolumeClaim, VolumeOffer,
-    VolumeRole,
+    DRIVER, DiskReservation, NodeDisk, Role, RoleSubscription, SharedPersistentVolume, VolumeClaim,
+    VolumeOffer, VolumeRole,
 };
 use crate::cluster::{self, Kind};
+use crate::plan::names;
 
 /// The input of every view.
 #[derive(Default)]
@@ -40,15 +43,38 @@ pub(super) struct Snapshot {
 /// A kind that the caller may not list.
 pub(super) struct Denied {
     plural: String,
-    /// True if the snapshot has no object of the kind; false if it has the objects of one namespace.
-    unseen: bool,
-    pub message: String,
+    within: Within,
+}
+
+/// Where the caller may not list a kind.
+#[derive(PartialEq)]
+enum Within {
+    /// Anywhere: the kind has no namespace.
+    Cluster,
+    /// In all namespaces. The snapshot has the objects of this one.
+    AllBut(String),
+    /// In this namespace either.
+    Namespace(String),
+}
+
+impl Within {
+    fn note(&self, kinds: &str) -> String {
+        match self {
+            Self::Cluster => format!("you may not list {kinds}: ask for ClusterRole reservoir-viewer"),
+            Self::AllBut(namespace) => {
+                format!("you may not list {kinds} of all namespaces: only namespace {namespace} is shown")
+            }
+            Self::Namespace(namespace) => format!(
+                "you may not list {kinds} of namespace {namespace}: ask for Kubernetes' ClusterRole view there"
+            ),
+        }
+    }
 }
 
 #[cfg(test)]
 impl Denied {
     pub fn unseen(kind: &kind::Kind) -> Self {
-        Self { plural: kind.plural.to_owned(), unseen: true, message: String::new() }
+        Self { plural: kind.plural.to_owned(), within: Within::Cluster }
     }
 }
 
@@ -96,7 +122,41 @@ impl Snapshot {
 
     /// True if the caller may list the kind, at least in one namespace.
     pub fn sees(&self, kind: &kind::Kind) -> bool {
-        !self.denied.iter().any(|denied| denied.unseen && denied.plural == kind.plural)
+        let unseen = |denied: &&Denied| !matches!(denied.within, Within::AllBut(_));
+        !self.denied.iter().filter(unseen).any(|denied| denied.plural == kind.plural)
+    }
+
+    /// A sentence for each right to list that the caller lacks, with all kinds.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes: Vec<(&Within, Vec<&str>)> = vec![];
+        for Denied { plural, within } in &self.denied {
+            let nowhere =
+                |other: &Denied| matches!(other.within, Within::Namespace(_)) && other.plural == *plural;
+            if matches!(within, Within::AllBut(_)) && self.denied.iter().any(nowhere) {
+                continue;
+            }
+            match notes.iter_mut().find(|(of, _)| *of == within) {
+                Some((_, plurals)) => plurals.push(plural),
+                None => notes.push((within, vec![plural])),
+            }
+        }
+        notes.iter().map(|(within, plurals)| within.note(&names(plurals, plurals.len()))).collect()
+    }
+
+    /// Prints a note if no object has the role or a related one, and another role has a similar name: a grant on a mistyped
+    /// role, or a subscription to it, would have no effect.
+    pub fn note_unknown_role(&self, role: &str) {
+        let items = self.items();
+        let known: BTreeSet<&str> = items
+            .iter()
+            .filter(|item| item.kind != &kind::SUBSCRIPTION)
+            .filter_map(|item| item.role)
+            .collect();
+        let near = kind::did_you_mean(role, known.iter().copied());
+        let related = |other: &&str| Role::name_covers(other, role) || Role::name_covers(role, other);
+        if !near.is_empty() && !known.iter().any(related) {
+            eprintln!("note: no object is of role {role}{near}");
+        }
     }
 
     /// The pods that use a claim and have not ended.
@@ -155,8 +215,7 @@ where
     match list(&Api::<K>::all(client.clone())).await {
         Err(error) if error.is_forbidden() => {
             let plural = K::plural(&()).into_owned();
-            let message = format!("you may not list {plural}: ask for ClusterRole reservoir-viewer");
-            denied.push(Denied { plural, unseen: true, message });
+            denied.push(Denied { plural, within: Within::Cluster });
             Ok(vec![])
         }
         other => other.map_err(|error| explain_cluster_error(&error)),
@@ -176,10 +235,10 @@ where
     if only.is_none() {
         match list(&Api::<K>::all(client.clone())).await {
             Err(error) if error.is_forbidden() => {
-                let message = format!(
-                    "you may not list the {plural} of all namespaces: only namespace {namespace} is shown"
-                );
-                denied.push(Denied { plural: plural.to_string(), unseen: false, message });
+                denied.push(Denied {
+                    plural: plural.to_string(),
+                    within: Within::AllBut(namespace.to_owned()),
+                });
             }
             other => return other.map_err(|error| explain_cluster_error(&error)),
         }
@@ -187,10 +246,8 @@ where
     let namespace = only.unwrap_or(namespace);
     match list(&Api::<K>::namespaced(client.clone(), namespace)).await {
         Err(error) if error.is_forbidden() => {
-            let message = format!(
-                "you may not list the {plural} of namespace {namespace}: ask for Kubernetes' ClusterRole view there"
-            );
-            denied.push(Denied { plural: plural.to_string(), unseen: true, message });
+            denied
+                .push(Denied { plural: plural.to_string(), within: Within::Namespace(namespace.to_owned()) });
             Ok(vec![])
         }
         other => other.map_err(|error| explain_cluster_error(&error)),
@@ -200,6 +257,29 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// T4: who has no rights reads two sentences, and not one for each kind.
+    #[test]
+    fn t4_missing_rights_are_told_in_a_sentence_each() {
+        let of = |plural: &str, within| Denied { plural: plural.to_owned(), within };
+        let team = || "team".to_owned();
+        let denied = vec![
+            of("nodedisks", Within::Cluster),
+            of("volumeroles", Within::Cluster),
+            of("volumeclaims", Within::AllBut(team())),
+            of("pods", Within::AllBut(team())),
+            of("pods", Within::Namespace(team())),
+        ];
+        let notes = Snapshot { denied, ..Default::default() }.notes();
+        assert_eq!(
+            notes,
+            [
+                "you may not list nodedisks and volumeroles: ask for ClusterRole reservoir-viewer",
+                "you may not list volumeclaims of all namespaces: only namespace team is shown",
+                "you may not list pods of namespace team: ask for Kubernetes' ClusterRole view there",
+            ]
+        );
+    }
 
     /// A tenant's claim, which an administrator looks at.
     #[test]

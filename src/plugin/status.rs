@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::kind::{CLAIM, DISK, VOLUME};
 use super::paint::{Paint, human, table};
 use super::snapshot::Snapshot;
+use super::why;
 use crate::api::condition;
 use crate::api::{Size, VolumeRole, VolumeRoleSpec};
 use crate::plan::{allocatable, orphans, quota, summary};
@@ -104,6 +105,13 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
             argument: format!("pvc/{name} -n {namespace}"),
         }
     });
+    let grows = snapshot.pvcs.iter().filter(|pvc| snapshot.is_ours(pvc)).filter_map(|pvc| {
+        let (namespace, name) = (pvc.namespace().unwrap_or_default(), pvc.name_any());
+        let (reason, message) = why::growth(pvc)?;
+        let (object, argument) =
+            (format!("PersistentVolumeClaim {namespace}/{name}"), format!("pvc/{name} -n {namespace}"));
+        Some(Waiting { object, reason, message, argument })
+    });
     let waits = items.iter().filter(|item| !item.is_ready());
     Status {
         disks: snapshot.disks.iter().map(disk).collect(),
@@ -126,6 +134,7 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
                 argument: item.argument(),
             })
             .chain(pvcs)
+            .chain(grows)
             .collect(),
     }
 }

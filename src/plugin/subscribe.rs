@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::cli::{DryRun, Write};
 use super::kind;
+use super::snapshot::Snapshot;
 use super::write::{create_object, subscription_manifest};
 use crate::api::{Capability, RoleSubscription};
 
@@ -25,6 +26,8 @@ pub(super) async fn subscribe(
         if let Ok(Some(there)) = api.get_opt(name).await {
             bail!(exists(&there, roles));
         }
+        let snapshot = Snapshot::read(client, Some(namespace), namespace).await?;
+        roles.iter().for_each(|role| snapshot.note_unknown_role(role));
     }
     create_object(client, &kind::SUBSCRIPTION, manifest, write).await
 }

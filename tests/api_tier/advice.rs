@@ -168,15 +168,15 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
         Shows,
     ),
     (
-        "kubectl reservoir create none --role none --size 16Mi; kubectl reservoir subscribe none -n team; \
-         kubectl reservoir claim early --role none --volume none -n team",
+        "kubectl reservoir create vision --role vision --size 16Mi; kubectl reservoir subscribe vision -n team; \
+         kubectl reservoir claim early --role vision --volume vision -n team",
         "vclaim/early -n team",
         "VolumeNotReady",
         Ready,
     ),
     (
-        "kubectl patch spv none --type=merge -p '{\"metadata\":{\"finalizers\":null}}'; \
-         kubectl patch spv none --subresource=status --type=merge -p '{\"status\":{\"claims\":[],\"claimCount\":0}}'; kubectl delete spv none",
+        "kubectl patch spv vision --type=merge -p '{\"metadata\":{\"finalizers\":null}}'; \
+         kubectl patch spv vision --subresource=status --type=merge -p '{\"status\":{\"claims\":[],\"claimCount\":0}}'; kubectl delete spv vision",
         "vclaim/early -n team",
         "VolumeLost",
         Gone,

@@ -270,7 +270,11 @@ async fn t4_the_plug_in_has_the_rights_of_its_caller() {
     // The caller may see no pods, but all other kinds.
     let seen = run(&cluster, &format!("tree {jane}"));
     assert!(seen.ok && seen.out.contains("DiskReservation eng"), "{}", seen.err);
-    assert!(seen.err.contains("you may not list the pods of namespace default"), "{}", seen.err);
+    assert!(
+        seen.err.contains("you may not list pods and persistentvolumeclaims of namespace default"),
+        "{}",
+        seen.err
+    );
     let unseen = fails(&cluster, "why spv/data --as nobody");
     assert!(unseen.contains("SharedPersistentVolume data may not be seen with your rights"), "{unseen}");
     let status = does(&cluster, "status --as nobody");

@@ -128,6 +128,16 @@ async fn a1_c6_claims_end_with_the_right_when_told_so() {
     assert!(unanswered.contains("add --yes"), "{unanswered}");
     assert_eq!(names().await, ["data", "other"]);
 
+    // A mistyped name leads to no end of claims.
+    let typo = run(&cluster, "revoke eng --from user jnae");
+    assert!(typo.ok && typo.out.starts_with("unchanged: "), "{}", typo.out);
+    assert!(
+        !typo.out.contains("--end-claims") && !typo.err.contains("These claims"),
+        "{}{}",
+        typo.out,
+        typo.err
+    );
+
     // The service account has the right, so claims of its namespace need no other right.
     let kept = does(&cluster, "grant eng/ml --verbs use --to group system:serviceaccounts:team");
     assert!(kept.contains(" created\n"));

@@ -275,8 +275,8 @@ impl Checks {
     }
 
     fn check_rights(&mut self, facts: &Facts) {
-        for denied in &facts.snapshot.denied {
-            self.note(&denied.message, "without this right the output is incomplete");
+        for note in facts.snapshot.notes() {
+            self.note(note, "without this right the output is incomplete");
         }
         for (role, granted) in &facts.grants {
             let lacks: Vec<&str> = VERBS.iter().copied().filter(|verb| !granted.contains(verb)).collect();

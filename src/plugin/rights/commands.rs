@@ -29,7 +29,7 @@ pub(in crate::plugin) async fn grant(
 ) -> anyhow::Result<()> {
     let to = subject(&args.to, namespace)?;
     let rbac = read_rbac(client).await?;
-    note_unknown_role(&Snapshot::read(client, Some(namespace), namespace).await?, &args.role);
+    Snapshot::read(client, Some(namespace), namespace).await?.note_unknown_role(args.role.as_str());
     let seen = rbac.grant(&args.role, &to);
     let verbs = [seen.verbs(), args.verbs.clone()].concat();
     let wanted = seen.with_verbs(&args.role, &to, &verbs).map_err(anyhow::Error::msg)?;
@@ -60,13 +60,18 @@ pub(in crate::plugin) async fn revoke(
     }
     let mut rbac = read_rbac(client).await?;
     let snapshot = Snapshot::read(client, within, namespace).await?;
-    note_unknown_role(&snapshot, &args.role);
+    snapshot.note_unknown_role(args.role.as_str());
     let seen = rbac.grant(&args.role, &from);
     let revoked = if args.verbs.is_empty() { VERBS.to_vec() } else { args.verbs.clone() };
     let kept: Vec<&str> = seen.verbs().into_iter().filter(|verb| !revoked.contains(verb)).collect();
     let wanted = seen.with_verbs(&args.role, &from, &kept).map_err(anyhow::Error::msg)?;
     rbac.replace(&grant::name(&args.role, &from), &wanted);
-    let left = rbac.claims_without_right(&snapshot.claims, &args.role, &from);
+    let mut left = rbac.claims_without_right(&snapshot.claims, &args.role, &from);
+    let unchanged = seen.verbs() == kept;
+    if unchanged && !args.end_claims {
+        // A mistyped name must not lead to the end of other people's claims.
+        left.clear();
+    }
     if !left.is_empty() {
         let until =
             if args.end_claims { "end as soon as their pods have ended; the data stays" } else { "go on" };
@@ -80,7 +85,7 @@ pub(in crate::plugin) async fn revoke(
     }
     let done = settle(client, &seen, &wanted, args.dry_run).await?;
     print!("{done}");
-    if seen.verbs() == kept {
+    if unchanged {
         let others = rbac.receivers(&args.role);
         let nearest = did_you_mean(&from.to_string(), others.iter().map(String::as_str));
         println!(
@@ -118,7 +123,7 @@ pub(in crate::plugin) async fn who_can(
     let holders = read_rbac(client).await?.holders(verb, role.as_str());
     if holders.is_empty() {
         let namespace = client.default_namespace();
-        note_unknown_role(&Snapshot::read(client, Some(namespace), namespace).await?, role);
+        Snapshot::read(client, Some(namespace), namespace).await?.note_unknown_role(role.as_str());
     }
     print(output, &holders, || holders::text(&holders, verb, role))
 }
@@ -144,18 +149,6 @@ async fn read_rbac(client: &Client) -> anyhow::Result<Rbac> {
         false => explain_cluster_error(error),
     };
     Ok(Rbac { roles: roles.map_err(|e| explain(&e))?, bindings: bindings.map_err(|e| explain(&e))? })
-}
-
-/// A grant on a mistyped role would have no effect.
-fn note_unknown_role(snapshot: &Snapshot, role: &Role) {
-    let role = role.as_str();
-    let items = snapshot.items();
-    let known: BTreeSet<&str> = items.iter().filter_map(|item| item.role).collect();
-    let near = did_you_mean(role, known.iter().copied());
-    let related = |other: &&str| Role::name_covers(other, role) || Role::name_covers(role, other);
-    if !near.is_empty() && !known.iter().any(related) {
-        eprintln!("note: no object is of role {role}{near}");
-    }
 }
 
 /// Writes the difference, each object as a compare-and-swap. A binding is deleted before its ClusterRole.

@@ -67,8 +67,9 @@ impl<'a> About<'a> {
             CREATING | PARENT_NOT_RESERVED | RESIZING | BINDING | RELEASING => LOOK_AGAIN.into(),
             INVALID => format!("kubectl edit {argument}   # correct the field that the message names"),
             AGENT_SILENT | DISK_REFUSED | BACKING_FAILED | RESIZE_FAILED => self.agent_log(),
+            // The node may have no object.
             NODE_UNREACHABLE => format!(
-                "kubectl describe node {}   # bring it back; if it is lost for good: kubectl patch nodedisk {} \
+                "kubectl get nodes   # bring node {} back; if it is lost for good: kubectl patch nodedisk {} \
                  --type=merge -p '{{\"spec\":{{\"gone\":true}}}}'",
                 self.node(),
                 self.disk.as_deref().unwrap_or(name)
@@ -80,11 +81,17 @@ impl<'a> About<'a> {
                 "remove foreign files from the disk on node {}; no new volume is made there before",
                 self.node()
             ),
-            NOT_ENOUGH_ROOM => self.smaller(self.largest_free(), "free space elsewhere, or add a disk: kubectl reservoir status"),
-            OVER_QUOTA => self.smaller(self.within_quota(), "have an administrator raise spec.quota.limit of the VolumeRole"),
+            NOT_ENOUGH_ROOM => self.smaller(self.largest_free(), "kubectl reservoir status", "free space, or add a disk"),
+            OVER_QUOTA => self.smaller(
+                self.within_quota(),
+                &format!("kubectl reservoir tree --role {}", self.role_with_limit()),
+                "delete reservations of the role, or have an administrator raise spec.quota.limit of its VolumeRole",
+            ),
             GUARANTEED => "kubectl get volumeroles   # wait for free space, or lower another role's guarantee".into(),
             PARENT_FULL => self.parent_full(),
-            BELOW_USED => self.smaller(self.used(), &format!("retire a volume in it: kubectl reservoir tree --role {role}")),
+            BELOW_USED => {
+                self.smaller(self.used(), &format!("kubectl reservoir tree --role {role}"), "retire a volume in it")
+            }
             NO_SUCH_DISK => self.no_such_disk(),
             DISK_MOVED => format!(
                 "kubectl delete {argument}   # on the disk, reserve without the agent's configuration: kubectl reservoir reserve"
@@ -138,6 +145,9 @@ impl<'a> About<'a> {
             }
             NO_SUCH_VOLUME => self.no_such_volume(),
             ALWAYS_WRITABLE => self.claim_anew(role, None, AccessMode::ReadWrite, "to read and write"),
+            NO_MATCH if self.snapshot.sees(&VOLUME) => {
+                "kubectl get spv --show-labels   # the labels and sizes of the volumes; to add a label: kubectl label spv".into()
+            }
             NO_MATCH | VOLUME_RETIRING | VOLUME_DESTROYING => {
                 format!("kubectl get volumeoffers -n {namespace}   # the volumes on offer")
             }
@@ -157,6 +167,10 @@ impl<'a> About<'a> {
                 format!("{}   # then claim another volume; data without an object: kubectl reservoir orphans", self.delete())
             }
             VOLUME_GONE | ROLE_TAKEN => self.delete(),
+            IN_USE if self.claim.and_then(pvc_of).is_some() => format!(
+                "kubectl describe pvc {name} -n {namespace}   # no new pod can use it, and the claim ends with it; the reclaim \
+                 policy of its PersistentVolume decides about the data"
+            ),
             IN_USE => format!("kubectl reservoir tree -n {namespace}   # end the pods that use the claim"),
             OVER_LIMIT => format!("kubectl reservoir tree --role {role}   # delete reservations, or raise spec.quota.limit"),
             _ => return None,
@@ -194,12 +208,13 @@ impl<'a> About<'a> {
         }
     }
 
-    /// The advice to resize to at most `bytes`; `other` is the other way, and the only one if `bytes` is 0.
-    fn smaller(&self, bytes: u64, other: &str) -> String {
+    /// The advice to resize to at most `bytes`. The other way is what the view `look` shows, and the only one if `bytes`
+    /// is 0.
+    fn smaller(&self, bytes: u64, look: &str, other: &str) -> String {
         match bytes {
-            0 => format!("kubectl reservoir why {}   # {other}", self.argument),
+            0 => format!("{look}   # {other}"),
             _ => format!(
-                "kubectl reservoir resize {} {}   # or {other}",
+                "kubectl reservoir resize {} {}   # or {other}: {look}",
                 self.argument,
                 whole_mebibytes(bytes)
             ),
@@ -224,6 +239,18 @@ impl<'a> About<'a> {
             Some(r.spec.quota.limit.as_ref()?.bytes_or_zero().saturating_sub(reserved))
         });
         left.min().map_or(0, |left| left.saturating_add(own))
+    }
+
+    /// The role whose limit has the least left for the object.
+    fn role_with_limit(&self) -> &str {
+        let roles: Vec<_> = self.snapshot.roles.iter().collect();
+        let charged = quota::ledgers(&roles).into_iter();
+        let charged = charged.filter(|(r, _)| Role::name_covers(&r.spec.role, self.role));
+        let left = charged.filter_map(|(r, reserved)| {
+            let limit = r.spec.quota.limit.as_ref()?.bytes_or_zero();
+            Some((limit.saturating_sub(reserved), r.spec.role.as_str()))
+        });
+        left.min().map_or(self.role, |(_, role)| role)
     }
 
     fn used(&self) -> u64 {
@@ -262,8 +289,14 @@ impl<'a> About<'a> {
 
     fn no_such_disk(&self) -> String {
         let names: Vec<String> = self.snapshot.disks.iter().map(ResourceExt::name_any).collect();
+        if let Some(asked) = self.reservation.and_then(|r| r.spec.node_name.as_deref()) {
+            let nodes = self.snapshot.disks.iter().map(|disk| disk.spec.node_name.as_str());
+            if let Some(near) = nearest(asked, nodes) {
+                return self.reserve_anew(&format!(" --node {near}"), &format!("if node {near} is meant"));
+            }
+        }
         let Some(asked) = self.reservation.and_then(|r| r.spec.node_disk.as_deref()) else {
-            let place = "or give the nodes of other disks: kubectl get nodedisks";
+            let place = "or label the node of a disk: kubectl get nodedisks lists them";
             return match names.is_empty() {
                 true => "kubectl reservoir doctor   # there is no disk".into(),
                 false => self.reserve_anew("", &format!("on any disk; {place}")),
@@ -500,7 +533,7 @@ mod tests {
         let mut orphaned = reservation("sub", "eng/ml", 1);
         orphaned.spec.parent = Some("egn".into());
         eng.status.as_mut().unwrap().node_disk = Some("n1.a".into());
-        let snapshot = Snapshot {
+        let mut snapshot = Snapshot {
             disks: vec![disk("n1.a", "n1", 10, &[])],
             reservations: vec![eng, typo, orphaned],
             volumes: vec![ready_volume("data", "eng", true), volume("lost", "egn", 1)],
@@ -508,7 +541,15 @@ mod tests {
             subscriptions: vec![subscription("team", &["eng"], false)],
             ..Snapshot::default()
         };
+        snapshot.reservations.push(reservation("elsewhere", "eng", 1));
+        snapshot.reservations[3].spec.node_name = Some("n2".into());
         for (kind, name, reason, wanted) in [
+            (
+                &RESERVATION,
+                "elsewhere",
+                NO_SUCH_DISK,
+                "kubectl reservoir reserve elsewhere --role eng --size 1Gi --node n1   # if node n1 is meant",
+            ),
             (&CLAIM, "c", NO_SUCH_VOLUME, "kubectl reservoir claim c --role eng --volume data -n team"),
             (
                 &RESERVATION,
@@ -526,6 +567,28 @@ mod tests {
         ] {
             let step = step(&snapshot, kind, name, reason);
             assert!(step.starts_with("kubectl delete ") && step.contains(wanted), "{reason}: {step}");
+        }
+    }
+
+    /// T4: where no size fits, the advice is no way back to itself.
+    #[test]
+    fn t4_advice_leads_on_where_nothing_is_left() {
+        let full = with_quota(volume_role("eng", "eng"), Some(5), None, &[("x", 5)]);
+        let mut releasing = claim("team", "c", "v");
+        releasing.metadata.labels = Some([(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+        let snapshot = Snapshot {
+            reservations: vec![reservation("more", "eng/ml", 1)],
+            roles: vec![full],
+            claims: vec![releasing],
+            ..Snapshot::default()
+        };
+        for (kind, name, reason, wanted) in [
+            (&RESERVATION, "more", OVER_QUOTA, "kubectl reservoir tree --role eng   # delete reservations"),
+            (&RESERVATION, "more", NOT_ENOUGH_ROOM, "kubectl reservoir status   # free space"),
+            (&CLAIM, "c", IN_USE, "kubectl describe pvc c -n team   # no new pod can use it"),
+        ] {
+            let step = step(&snapshot, kind, name, reason);
+            assert!(step.starts_with(wanted), "{step}");
         }
     }
 

@@ -11,10 +11,12 @@ mod waits;
 use serde::Serialize;
 
 pub(super) use target::Target;
+pub(super) use waits::growth;
 
-use super::kind::{CLAIM, PVC};
+use super::kind::{CLAIM, PVC, VOLUME};
 use super::paint::Paint;
 use super::snapshot::Snapshot;
+use crate::api::volume_for_pvc;
 use chain::{chain, reports};
 use holders::holders;
 use report::Report;
@@ -44,6 +46,9 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
         // A claim's PersistentVolumeClaim has the name of the claim, and waits for the claim.
         let mut answer = why(snapshot, &claim)?;
         answer.holders.insert(0, format!("it belongs to {}", claim.title()));
+        if let Some(report) = waits::growth_report(snapshot, target).filter(|_| answer.ready) {
+            add_growth(&mut answer, report, snapshot, target);
+        }
         return Ok(Why { object: target.title(), ..answer });
     }
     let chain = chain(snapshot, target);
@@ -80,6 +85,21 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
     Ok(Why { object: target.title(), summary, ready, because, holders, next })
 }
 
+/// Adds the growth that a PersistentVolumeClaim waits for to the answer of its healthy claim.
+fn add_growth(answer: &mut Why, report: Report, snapshot: &Snapshot, target: &Target) {
+    let uid = waits::find_pvc(snapshot, target).and_then(|pvc| pvc.metadata.uid.clone()).unwrap_or_default();
+    let volume = Target::new(&VOLUME, None, volume_for_pvc(&uid));
+    let cause = why(snapshot, &volume).ok().filter(|volume| !volume.ready);
+    answer.summary = format!("{}: {}", report.reason, report.message);
+    answer.next = match &cause {
+        Some(cause) => cause.next.clone(),
+        None => vec![waits::pvc_step(snapshot, target, &report.reason)],
+    };
+    answer.because = cause.map(|cause| cause.because).unwrap_or_default();
+    answer.because.push(report);
+    answer.ready = false;
+}
+
 /// The answer as text.
 pub(super) fn text(why: &Why, paint: Paint) -> String {
     let summary = if why.ready { paint.good(&why.summary) } else { paint.warn(&why.summary) };
@@ -101,12 +121,13 @@ pub(super) fn text(why: &Why, paint: Paint) -> String {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
+    use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod, VolumeResourceRequirements};
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
     use serde_json::json;
 
     use super::*;
-    use crate::api::condition::{READY, Verdict, reason, set};
+    use crate::api::condition::{READY, RESIZED, Verdict, reason, set};
     use crate::api::{LABEL_PVC_UID, UidRef};
     use crate::plan::testing::*;
     use crate::plugin::kind::{DISK, Kind, POD, RESERVATION, ROLE, VOLUME};
@@ -169,7 +190,7 @@ mod tests {
              so SharedPersistentVolume data is NodeUnreachable: NodeDisk n1.a is not ready\n  \
              so VolumeClaim team/data is VolumeNotReady: volume data is not ready\n  \
              so Pod team/web is Pending\n\
-             next: kubectl describe node n1   # bring it back; if it is lost for good: kubectl patch nodedisk n1.a \
+             next: kubectl get nodes   # bring node n1 back; if it is lost for good: kubectl patch nodedisk n1.a \
              --type=merge -p '{\"spec\":{\"gone\":true}}'\n"
         );
         let pvc = ask(&unreachable(), &PVC, Some("team"), "data").unwrap();
@@ -280,6 +301,54 @@ mod tests {
             "StatefulSet team/db: Ready: 2 of 2 pods are ready\n"
         );
         assert!(ask(&snapshot, kind, Some("team"), "bd").unwrap_err().contains("did you mean db?"));
+    }
+
+    /// T4, P3: a growth that cannot be met is the answer for a PersistentVolumeClaim that is bound.
+    #[test]
+    fn t4_p3_why_pvc_tells_of_a_growth_that_waits() {
+        let mut made = claim("team", "data", "pvc-u");
+        set_ready(&mut made.status.get_or_insert_default().conditions, true);
+        let mut grows = pvc("data", "Bound", "ours");
+        grows.metadata.uid = Some("u".into());
+        let storage = |size: &str| Some([("storage".to_owned(), Quantity(size.to_owned()))].into());
+        grows.spec.as_mut().unwrap().resources =
+            Some(VolumeResourceRequirements { requests: storage("2Gi"), ..Default::default() });
+        grows.status.as_mut().unwrap().capacity = storage("1Gi");
+        let mut snapshot = Snapshot {
+            claims: vec![made],
+            pvcs: vec![grows],
+            classes: vec!["ours".into()],
+            ..Snapshot::default()
+        };
+        let waits = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+        assert!(waits.contains("Resizing: 2Gi requested, and its volume has 1Gi now\n"), "{waits}");
+        let told =
+            event("PersistentVolumeClaim", "data", "Warning", "VolumeResizeFailed", "the verb resize lacks");
+        snapshot.events = vec![told];
+        let refused = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+        assert!(
+            refused.contains("the verb resize lacks") && refused.contains("next: kubectl describe pvc data"),
+            "{refused}"
+        );
+        let mut volume = ready_volume("pvc-u", "eng", false);
+        let conditions = &mut volume.status.as_mut().unwrap().conditions;
+        set(
+            conditions,
+            RESIZED,
+            Verdict::no(reason::RESERVATION_FULL, "it is full"),
+            None,
+            jiff::Timestamp::UNIX_EPOCH,
+        );
+        snapshot.volumes = vec![volume];
+        snapshot.reservations = vec![reserved("eng", "eng", 1, &[("pvc-u", 1)])];
+        let full = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+        assert!(
+            full.contains("because SharedPersistentVolume pvc-u is ReservationFull: it is full"),
+            "{full}"
+        );
+        snapshot.pvcs[0].status.as_mut().unwrap().capacity = storage("2Gi");
+        let done = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+        assert!(!done.contains("Resizing"), "{done}");
     }
 
     /// T4, P4: the claim of a StatefulSet's healthy PersistentVolumeClaim is not to be deleted.

@@ -7,7 +7,7 @@ use super::target::Target;
 use super::waits;
 use crate::api::condition::reason::VOLUME_HELD;
 use crate::plan::pvc_provisioner::pvc_of;
-use crate::plugin::kind::{CLAIM, POD, PVC};
+use crate::plugin::kind::{CLAIM, POD, PVC, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
 /// The next step for an object with a report of the given reason.
@@ -41,7 +41,13 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
 pub(super) fn deletion_step(snapshot: &Snapshot, target: &Target) -> Option<String> {
     let name = &target.name;
     let role = snapshot.find(target.kind, None, name).and_then(|item| item.role);
+    let volume = snapshot.volumes.iter().find(|volume| target.kind == &VOLUME && volume.name_any() == *name);
+    let of_pvc = volume.and_then(|v| pvc_of(v).and(v.status.as_ref()?.claims.first()));
     Some(match target.kind.short {
+        "spv" if of_pvc.is_some() => format!(
+            "there is nothing to do; the volume is that of PersistentVolumeClaim {}, whose StorageClass decides about the data",
+            of_pvc.map(ToString::to_string).unwrap_or_default()
+        ),
         "spv" => format!(
             "a volume in use cannot be deleted; to destroy it after its last use: kubectl reservoir retire {name}"
         ),

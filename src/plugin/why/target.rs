@@ -23,11 +23,11 @@ impl Target {
     /// Parses `KIND/NAME` or `KIND NAME`. An object of a namespaced kind is in `namespace`.
     pub fn parse(object: &[String], namespace: &str) -> anyhow::Result<Self> {
         let (kind, name) = match object {
-            [both] => both
-                .split_once('/')
-                .with_context(|| format!("`{both}`: write KIND/NAME, such as pod/{both}"))?,
+            [both] => both.split_once('/').with_context(|| {
+                format!("`{both}`: write KIND/NAME, such as spv/{both}, vclaim/{both} or pod/{both}")
+            })?,
             [kind, name] => (kind.as_str(), name.as_str()),
-            _ => bail!("write KIND/NAME, such as pod/web-0"),
+            _ => bail!("write KIND/NAME, such as spv/data or pod/web-0"),
         };
         let kind = Kind::parse(kind).map_err(anyhow::Error::msg)?;
         Ok(Self::new(kind, kind.namespaced.then(|| namespace.to_owned()), name.to_owned()))

@@ -1,14 +1,17 @@
 //! Reports of Kubernetes about pods, PersistentVolumeClaims without a VolumeClaim, and workloads.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 
 use super::report::Report;
 use super::target::Target;
-use crate::api::VolumeClaim;
 use crate::api::condition::reason::VOLUME_HELD;
+use crate::api::{Size, VolumeClaim};
 use crate::cluster;
 use crate::plan::publish::is_for_one_pod;
 use crate::plugin::kind::{CLAIM, Kind, POD, PVC, did_you_mean};
@@ -111,6 +114,35 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
         Some(event) => report(true, event.reason.as_deref().unwrap_or("Pending"), message_of(event)),
         None => report(true, "Pending", "Kubernetes has reported no cause yet".into()),
     }
+}
+
+/// Reason and message of a PersistentVolumeClaim that has less than it requests (P3). Kubernetes' conditions come first.
+pub(in crate::plugin) fn growth(pvc: &PersistentVolumeClaim) -> Option<(String, String)> {
+    let size = |quantities: Option<&BTreeMap<String, Quantity>>| {
+        Some(Size::written(quantities?.get("storage")?.0.clone())).filter(|size| size.bytes().is_ok())
+    };
+    let requested = size(pvc.spec.as_ref()?.resources.as_ref()?.requests.as_ref())?;
+    let status = pvc.status.as_ref()?;
+    let capacity = size(status.capacity.as_ref())?;
+    if requested.bytes_or_zero() <= capacity.bytes_or_zero() {
+        return None;
+    }
+    let failed = status.conditions.iter().flatten().find(|c| c.type_.ends_with("ResizeError"));
+    Some(match failed {
+        Some(failed) => (failed.type_.clone(), failed.message.clone().unwrap_or_default()),
+        None => ("Resizing".into(), format!("{requested} requested, and its volume has {capacity} now")),
+    })
+}
+
+/// The report of a PersistentVolumeClaim of Reservoir that has less than it requests.
+pub(super) fn growth_report(snapshot: &Snapshot, target: &Target) -> Option<Report> {
+    let pvc = find_pvc(snapshot, target).filter(|pvc| snapshot.is_ours(pvc))?;
+    let (reason, mut message) = growth(pvc)?;
+    let failed = |event: &&Event| event.reason.as_deref() == Some("VolumeResizeFailed");
+    if let Some(event) = last_event(snapshot, &PVC, target, true).filter(failed) {
+        message = message_of(event);
+    }
+    Some(Report { object: target.title(), reason, message, trouble: true })
 }
 
 pub(super) fn find_pvc<'a>(snapshot: &'a Snapshot, target: &Target) -> Option<&'a PersistentVolumeClaim> {
