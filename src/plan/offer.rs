@@ -337,10 +337,9 @@ mod tests {
         let (shared, exclusive) = (volume("v", "eng", 1), ready_volume("v", "eng", false));
         let lacks = "subscribed to eng, ops; shared volumes are not offered: add SHARED_RESOURCES to spec.capabilities";
         assert_eq!(says(false, &shared), lacks);
-        for (capable, volume) in
-            [(true, &shared), (false, &exclusive), (false, &ready_volume("v", "lab", true))]
-        {
-            assert_eq!(says(capable, volume), "subscribed to eng, ops");
+        assert_eq!(says(false, &exclusive), "subscribed to eng, ops");
+        for (capable, volume) in [(true, &shared), (false, &ready_volume("v", "lab", true))] {
+            assert_eq!(says(capable, volume), "subscribed to eng, ops; nothing of that is on offer now");
         }
     }
 
