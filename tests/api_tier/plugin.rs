@@ -65,7 +65,7 @@ impl Shell {
         std::os::unix::fs::symlink(PLUGIN, bin.path().join("kubectl-reservoir")).unwrap();
         let kubectl = tokio::task::spawn_blocking(reservoir_cluster::tools::kubectl).await.unwrap().unwrap();
         std::os::unix::fs::symlink(kubectl, bin.path().join("kubectl")).unwrap();
-        Self { bin, kubeconfig: cluster.server.kubeconfig_path().into() }
+        Self { bin, kubeconfig: cluster.server.kubeconfig_path() }
     }
 
     /// Runs the command, which must succeed; returns its output.
