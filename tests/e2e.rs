@@ -1,11 +1,13 @@
 //! End to end on the node tier: a real kind cluster, the chart, the agents, ordinary pods.
 //!
 //! The test walks the tour that `make demo` shows, and kills the controller before each step. Then it upgrades, removes and
-//! reinstalls the chart under a pod that writes, and runs the pages of docs/ that need pods. `make test-e2e` runs it.
+//! reinstalls the chart under a pod that writes, and runs a part of Kubernetes' own storage tests and the pages of docs/
+//! that need pods. `make test-e2e` runs it.
 
 use std::process::Command;
 use std::time::Duration;
 
+use reservoir_cluster::conformance;
 use reservoir_cluster::node::{Cluster, NodeOptions};
 use reservoir_cluster::tour::{self, Tour};
 
@@ -52,6 +54,7 @@ fn the_tour_holds_while_the_controller_is_killed() {
         idle.join().unwrap();
     });
     tour.clean().unwrap();
+    conformance::run(&cluster, &["quick".into()]).unwrap();
     tour.pages().unwrap();
     drop(down);
     assert!(Cluster::find("reservoir-test").unwrap().is_none());

@@ -1,5 +1,5 @@
-//! The PersistentVolumeClaims that the controller made, and the PersistentVolumeClaims that the controller provisions.
-//! The cache keeps nothing of other PersistentVolumeClaims.
+//! The PersistentVolumeClaims that the controller made, those that the controller provisions, and those that have a
+//! StorageClass and no provisioner yet. The cache keeps nothing of other PersistentVolumeClaims.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use super::cache::{Cache, CacheConfig, Change, Name};
 use crate::api::{DRIVER, PV_PREFIX, PVC_PREFIX, STORAGE_PROVISIONER, Size, volume_for_pvc};
 
-/// A PersistentVolumeClaim that the controller made or provisions.
+/// A PersistentVolumeClaim that the controller made, provisions or may have to provision.
 #[derive(Clone, PartialEq)]
 pub struct Pvc {
     uid: Box<str>,
@@ -19,6 +19,9 @@ pub struct Pvc {
     deleting: bool,
     /// True if Kubernetes has yet to bind the PersistentVolumeClaim.
     pending: bool,
+    /// The StorageClass, as long as the PersistentVolumeClaim names no provisioner: with WaitForFirstConsumer Kubernetes
+    /// writes the provisioner after the scheduler has chosen a node.
+    undecided: Option<Box<str>>,
     seen: SeenPvc,
 }
 
@@ -47,7 +50,7 @@ const PROVISIONED: &str = "provisioned";
 const PENDING: &str = "pending";
 
 impl Pvc {
-    /// Keeps the PersistentVolumeClaims that the controller made or provisions.
+    /// Keeps the PersistentVolumeClaims that the controller made, provisions or may have to provision.
     pub fn config() -> CacheConfig<PersistentVolumeClaim, Self> {
         CacheConfig {
             keep: Self::of,
@@ -64,17 +67,23 @@ impl Pvc {
 
     fn of(pvc: PersistentVolumeClaim) -> Option<Self> {
         let uid = pvc.uid().unwrap_or_default();
-        let ours =
-            pvc.annotations().get(STORAGE_PROVISIONER).is_some_and(|provisioner| provisioner == DRIVER);
+        let provisioner = pvc.annotations().get(STORAGE_PROVISIONER);
+        let (spec, status) = (pvc.spec.as_ref(), pvc.status.as_ref());
+        let phase = status.and_then(|s| s.phase.as_deref());
+        let is_open = provisioner.is_none()
+            && phase.is_none_or(|phase| phase == "Pending")
+            && spec.is_some_and(|s| s.volume_name.is_none());
+        let class = spec.and_then(|s| s.storage_class_name.as_deref()).filter(|class| !class.is_empty());
+        let undecided = class.filter(|_| is_open).map(Box::from);
+        let ours = undecided.is_some() || provisioner.is_some_and(|provisioner| provisioner == DRIVER);
         // Any user may set a label; the name of the PersistentVolume never changes.
         let of_pv = || pvc.spec.as_ref()?.volume_name.as_ref()?.strip_prefix(PV_PREFIX).map(str::to_owned);
         let made_for = ours.then(|| volume_for_pvc(&uid)).or_else(of_pv)?;
         let bytes = |quantities: Option<&BTreeMap<String, Quantity>>| {
             Size::written(&quantities?.get("storage")?.0).bytes().ok()
         };
-        let (spec, status) = (pvc.spec.as_ref(), pvc.status.as_ref());
         let seen = SeenPvc {
-            bound: status.and_then(|s| s.phase.as_deref()) == Some("Bound"),
+            bound: phase == Some("Bound"),
             capacity: bytes(status.and_then(|s| s.capacity.as_ref())),
             requested: bytes(spec.and_then(|s| s.resources.as_ref()?.requests.as_ref())),
             allocated: bytes(status.and_then(|s| s.allocated_resources.as_ref())),
@@ -82,9 +91,8 @@ impl Pvc {
             attributes_class: spec.is_some_and(|s| s.volume_attributes_class_name.is_some()),
         };
         let deleting = pvc.metadata.deletion_timestamp.is_some();
-        let phase = status.and_then(|s| s.phase.as_deref());
         let pending = !deleting && phase.is_none_or(|phase| phase == "Pending");
-        Some(Self { uid: uid.into(), made_for: made_for.into(), deleting, pending, seen })
+        Some(Self { uid: uid.into(), made_for: made_for.into(), deleting, pending, undecided, seen })
     }
 
     fn is_provisioned(&self) -> bool {
@@ -112,9 +120,12 @@ impl Cache<Pvc> {
         self.names_by(VOLUME, volume)
     }
 
-    /// The UID and the last seen state of a provisioned PersistentVolumeClaim.
-    pub fn provisioned(&self, name: &str) -> Option<(String, SeenPvc)> {
-        self.get(name).filter(|pvc| pvc.is_provisioned()).map(|pvc| (pvc.uid.to_string(), pvc.seen))
+    /// The UID and the last seen state of a provisioned PersistentVolumeClaim. `is_ours` says of a StorageClass whether
+    /// its PersistentVolumeClaims get our provisioner.
+    pub fn provisioned(&self, name: &str, is_ours: impl Fn(&str) -> bool) -> Option<(String, SeenPvc)> {
+        let pvc = self.get(name).filter(|pvc| pvc.is_provisioned())?;
+        let ours = pvc.undecided.as_deref().is_none_or(is_ours);
+        ours.then(|| (pvc.uid.to_string(), pvc.seen))
     }
 
     /// Number of the PersistentVolumeClaims of a namespace that Reservoir made and Kubernetes has yet to bind.
@@ -201,13 +212,17 @@ mod tests {
             for other in [None, provisioner("another.example")] {
                 ours.metadata.annotations = other;
                 assert!(!see(Event::Apply(ours.clone())));
-                assert_eq!((cache.names().len(), cache.provisioned("team/a")), (0, None));
+                assert_eq!(
+                    (cache.names().len(), cache.provisioned("team/a", |class| class == "ours")),
+                    (0, None)
+                );
             }
             ours.metadata.annotations = provisioner(DRIVER);
             for _ in 0..2 {
                 assert!(see(Event::Apply(ours.clone())), "whatever happens to it may be what it waits for");
             }
-            let found = cache.provisioned("team/a").map(|(uid, seen)| (uid, seen.bound));
+            let found =
+                cache.provisioned("team/a", |class| class == "ours").map(|(uid, seen)| (uid, seen.bound));
             assert_eq!(found, Some(("1".into(), false)));
             assert!(cache.made_for("team", "a", "pvc-1").is_some());
             ours.status.as_mut().unwrap().phase = Some("Bound".into());
@@ -222,6 +237,17 @@ mod tests {
             );
             assert_eq!([ours, claims].map(|pvc| see(Event::Delete(pvc))), [true, true]);
             assert_eq!(names(cache.names_for("pvc-1")), none);
+            // P2: no provisioner is named before the scheduler has chosen a node.
+            for (class, is_ours) in [("ours", true), ("another's", false)] {
+                let mut waits = pvc("d", "4", "", "Pending");
+                waits.spec = from_value(json!({"storageClassName": class})).unwrap();
+                assert!(see(Event::Apply(waits.clone())));
+                let found = cache.provisioned("team/d", |class| class == "ours");
+                assert_eq!(found.is_some(), is_ours, "{class}");
+                waits.metadata.annotations = provisioner("another.example");
+                assert!(see(Event::Apply(waits.clone())), "it is forgotten");
+                assert!(cache.names().is_empty());
+            }
         });
     }
 }

@@ -51,7 +51,7 @@ fn waiting(context: &Context, to: &mut Sink<'_>) {
         binding.extend(is_binding.map(|ready| ready.last_transition_time.0.as_second() as f64));
     }
     for name in stores.pvcs.names_provisioned() {
-        let unbound = stores.pvcs.provisioned(&name).is_some_and(|(_, pvc)| !pvc.bound);
+        let unbound = stores.provisioned(&name).is_some_and(|(_, pvc)| !pvc.bound);
         if let Some((namespace, name)) = name.split_once('/').filter(|_| unbound) {
             pods.extend(stores.pods.users(namespace, name).into_iter().map(|pod| pod.uid));
         }

@@ -71,7 +71,7 @@ pub(super) async fn reconcile(name: Name, ctx: &Context) -> Result<Again, Error>
 async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
     let stores = &ctx.stores;
     let Some((namespace, pvc)) = name.split_once('/') else { return Ok(None) };
-    let Some((uid, cached)) = stores.pvcs.provisioned(name) else { return Ok(None) };
+    let Some((uid, cached)) = stores.provisioned(name) else { return Ok(None) };
     let volume = volume_for_pvc(&uid);
     let mut seen = Seen {
         uid,
@@ -83,6 +83,7 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
         reservations: vec![],
         disks: vec![],
         nodes: vec![],
+        used: false,
         mates: vec![],
         refused: None,
         now: Timestamp::now(),
@@ -109,14 +110,16 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
             seen.claim = cluster::get(&claims, pvc).await?.map(Arc::new);
         }
         (seen.reservations, seen.disks) = (stores.reservations.all(), stores.disks.all());
-        match seen.class.as_ref().filter(|_| seen.volume.is_none()) {
-            Some(class) if class::is_delayed(class) => {
+        if let Some(class) = seen.class.as_ref().filter(|_| seen.volume.is_none()) {
+            if class.allowed_topologies.is_some() {
+                seen.nodes = stores.nodes.all();
+            }
+            if class::is_delayed(class) {
+                seen.used = !stores.pods.users(namespace, pvc).is_empty();
                 for mate in stores.pods.mates(namespace, pvc).iter().take(MOST_MATES) {
                     seen.mates.extend(gather_mate(mate, ctx).await?);
                 }
             }
-            Some(class) if class.allowed_topologies.is_some() => seen.nodes = stores.nodes.all(),
-            _ => {}
         }
     }
     Ok(Some(seen))
@@ -129,7 +132,7 @@ fn class_of(pvc: &PersistentVolumeClaim, ctx: &Context) -> Option<Arc<StorageCla
 /// The PersistentVolumeClaim of that name, unless another driver provisions it.
 async fn gather_mate(name: &Name, ctx: &Context) -> Result<Option<Mate>, Error> {
     let Some((namespace, pvc)) = name.split_once('/') else { return Ok(None) };
-    let Some((uid, cached)) = ctx.stores.pvcs.provisioned(name) else { return Ok(None) };
+    let Some((uid, cached)) = ctx.stores.provisioned(name) else { return Ok(None) };
     let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, namespace);
     let pvc = if cached.bound { None } else { cluster::get(&pvcs, pvc).await? };
     let class = pvc.as_ref().and_then(|pvc| class_of(pvc, ctx));
@@ -157,7 +160,9 @@ async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<(Option<String>
         Step::Refuse(event) => return Ok((Some(event), None)),
         Step::Wait(event, asked) => {
             ensure_may_create(&asked, ctx).await?;
-            return Ok((Some(event), Some(LOOK_AGAIN)));
+            // Schedulers look by themselves.
+            let delayed = seen.class.as_ref().is_some_and(|class| class::is_delayed(class));
+            return Ok((Some(event), (!delayed).then_some(LOOK_AGAIN)));
         }
         Step::Reschedule(step) => {
             let Reschedule { why: event, asked, others, crowded } = *step;

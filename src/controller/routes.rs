@@ -19,6 +19,7 @@ use crate::plan::holder::{Holder, held_by_volume};
 use crate::plan::offer::covers;
 use crate::plan::pvc_provisioner::pvc_of;
 use crate::plan::resize;
+use crate::plan::transition::LASTING;
 
 use super::context::Context;
 use super::stores::{
@@ -291,6 +292,8 @@ impl Router {
     pub fn pod(&self, claim: &Name) {
         self.with(|queues, stores| {
             queues.claims.enqueue_name(claim.clone());
+            // A pod that is older than that may wait for a PersistentVolumeClaim without a place (P2).
+            queues.pvcs.enqueue_after(claim.clone(), LASTING);
             // A claim whose finalizer was removed by hand may be gone while the volume still lists the claim. The delay
             // counts pods that start or end together in one write. Their claim holds the volume in the meantime (X1).
             for volume in stores.volumes.names_by(CLAIM, claim) {

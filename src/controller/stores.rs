@@ -12,8 +12,9 @@ use crate::api::{
     ClaimPhase, DiskReservation, LABEL_PVC_UID, NodeDisk, Orphan, Reserved, RoleSubscription,
     SharedPersistentVolume, VolumeClaim, VolumeClaimStatus, VolumeOffer, VolumeRole,
 };
-use crate::cluster::{Cache, Key, PodUse, Pvc};
+use crate::cluster::{Cache, Key, PodUse, Pvc, SeenPvc};
 use crate::plan::bind::noted;
+use crate::plan::pvc_provisioner::class;
 use crate::plan::quota::lineage;
 
 /// The caches.
@@ -173,6 +174,11 @@ impl Stores {
     pub fn disk_ready(&self, name: &str) -> bool {
         let disk = self.disks.get(name);
         disk.is_some_and(|d| d.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, READY)))
+    }
+
+    /// The UID and the last seen state of a PersistentVolumeClaim that the controller provisions.
+    pub fn provisioned(&self, pvc: &str) -> Option<(String, SeenPvc)> {
+        self.pvcs.provisioned(pvc, |name| self.classes.get(name).is_some_and(|class| class::is_ours(&class)))
     }
 
     /// The volumes of the role and of its ancestors, which the role may use (R3).

@@ -16,8 +16,8 @@ use kube::{Resource, ResourceExt};
 
 use crate::api::condition::{self, READY, Verdict, reason};
 use crate::api::{
-    DRIVER, DiskReservation, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, NodeDisk, SharedPersistentVolume,
-    VolumeClaim,
+    DRIVER, DiskReservation, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, NodeDisk, STORAGE_PROVISIONER,
+    SharedPersistentVolume, VolumeClaim,
 };
 
 use super::crowding::Crowded;
@@ -69,8 +69,10 @@ pub struct Seen {
     pub reservations: Vec<Arc<DiskReservation>>,
     /// All disks in the cache.
     pub disks: Vec<Arc<NodeDisk>>,
-    /// All Nodes in the cache, if the class has `allowedTopologies` and no scheduler chooses the node.
+    /// All Nodes in the cache, if the class has `allowedTopologies`.
     pub nodes: Vec<Arc<Node>>,
+    /// True if a pod uses the PersistentVolumeClaim, by the cache.
+    pub used: bool,
     /// The other PersistentVolumeClaims of the pods, if a scheduler chooses the node.
     pub mates: Vec<Mate>,
     /// The API server's refusal of the last write of a bound PersistentVolumeClaim's volume.
@@ -126,13 +128,27 @@ pub fn next(seen: &Seen) -> Step {
     let Some((pvc, class)) = pvc.zip(seen.class.as_ref().filter(|class| class::is_ours(class))) else {
         return Step::Rest;
     };
+    let is_delayed = class::is_delayed(class);
+    let selected = pvc.annotations().get(SELECTED_NODE).filter(|_| is_delayed);
+    // Kubernetes writes the provisioner when a volume is to be made.
+    let is_unchosen = selected.is_none() && is_delayed;
+    if !is_unchosen && !pvc.annotations().contains_key(STORAGE_PROVISIONER) {
+        return Step::Rest;
+    }
     let mut wanted = match class::volume(pvc, class) {
         Ok(wanted) => wanted,
         Err(why) => return Step::Refuse(why),
     };
-    let selected = pvc.annotations().get(SELECTED_NODE).filter(|_| class::is_delayed(class));
-    if selected.is_none() && class::is_delayed(class) {
-        return Step::Rest;
+    // Kubernetes never binds such a PersistentVolumeClaim to another PersistentVolume, as in a restored backup.
+    let pv = pvc.spec.as_ref().and_then(|spec| spec.volume_name.as_ref());
+    if let Some(pv) = pv.filter(|_| seen.volume.is_none()) {
+        return Step::Refuse(format!(
+            "it names PersistentVolume {pv}, so it is bound to that one or never, and no volume is made: if that is not to \
+             come, delete this PersistentVolumeClaim, and make it again without spec.volumeName"
+        ));
+    }
+    if is_unchosen {
+        return unchosen(seen, pvc, class, wanted);
     }
     if let Some(why) = seen.claim.as_ref().and_then(|claim| in_the_way(claim, pvc)) {
         return Step::Refuse(why);
@@ -147,7 +163,7 @@ pub fn next(seen: &Seen) -> Step {
         };
     }
     let (reservations, disks) = (super::refs(&seen.reservations), super::refs(&seen.disks));
-    let objects = |wanted: SharedPersistentVolume| Box::new((class::claim(pvc, &wanted), wanted));
+    let objects = |wanted| objects(pvc, wanted);
     if let Some(node) = selected {
         match placement::place_together(&wanted, class, &seen.mates, node, &reservations, &disks) {
             Ok(reservation) => wanted.spec.reservation = Some(reservation),
@@ -161,10 +177,7 @@ pub fn next(seen: &Seen) -> Step {
             }
         }
     } else if class.allowed_topologies.is_some() {
-        let allowed = |name: &str| {
-            seen.nodes.iter().any(|node| node.name_any() == name && placement::allows(class, node))
-        };
-        match placement::place(&wanted, allowed, &reservations, &disks) {
+        match placement::place(&wanted, |node| is_allowed(seen, class, node), &reservations, &disks) {
             Ok(reservation) => wanted.spec.reservation = Some(reservation),
             Err(why) => {
                 let why =
@@ -177,6 +190,34 @@ pub fn next(seen: &Seen) -> Step {
         None => Step::CreateClaim(Box::new(class::claim(pvc, &wanted))),
         Some(_) => Step::CreateVolume(Box::new(wanted)),
     }
+}
+
+/// The step before the scheduler has chosen a node. To a pod that fits nowhere the scheduler reports a lack of storage, and
+/// no more.
+fn unchosen(
+    seen: &Seen,
+    pvc: &PersistentVolumeClaim,
+    class: &StorageClass,
+    wanted: SharedPersistentVolume,
+) -> Step {
+    if !seen.used || seen.volume.is_some() {
+        return Step::Rest;
+    }
+    let (reservations, disks) = (super::refs(&seen.reservations), super::refs(&seen.disks));
+    let allowed = |node: &str| class.allowed_topologies.is_none() || is_allowed(seen, class, node);
+    match placement::place_emptied(&wanted, allowed, &reservations, &disks) {
+        Ok(()) => Step::Rest,
+        Err(why) => Step::Wait(placement::nowhere(&wanted, &why), objects(pvc, wanted)),
+    }
+}
+
+fn objects(pvc: &PersistentVolumeClaim, wanted: SharedPersistentVolume) -> Objects {
+    Box::new((class::claim(pvc, &wanted), wanted))
+}
+
+/// True if the class allows volumes on the node of that name.
+fn is_allowed(seen: &Seen, class: &StorageClass, name: &str) -> bool {
+    seen.nodes.iter().any(|node| node.name_any() == name && placement::allows(class, node))
 }
 
 /// True if a step ends the wait for a volume. The pause in which the scheduler chooses another node ends none.
@@ -315,7 +356,7 @@ mod tests {
 
     fn pvc() -> PersistentVolumeClaim {
         from_value(json!({"metadata": {"name": "data", "namespace": "team", "uid": "u",
-            "annotations": {SELECTED_NODE: "n1"}}, "spec": {"storageClassName": "fast",
+            "annotations": {SELECTED_NODE: "n1", STORAGE_PROVISIONER: DRIVER}}, "spec": {"storageClassName": "fast",
             "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}))
         .unwrap()
     }
@@ -351,6 +392,7 @@ mod tests {
             reservations: vec![Arc::new(reserved("r", "eng", 2, &[]))],
             disks: vec![Arc::new(crate::plan::testing::disk("n1.a", "n1", 9, &[]))],
             nodes: vec![],
+            used: false,
             mates: vec![],
             refused: None,
             now: Timestamp::UNIX_EPOCH,
@@ -401,6 +443,46 @@ mod tests {
         assert_eq!(next(&s), Step::Rest);
         s.volume = Some(Arc::new(testing::volume("pvc-u", "eng", 1)));
         assert!(matches!(next(&s), Step::Refuse(why) if why.contains("somebody else")));
+    }
+
+    /// F5: external-provisioner makes no volume for such a PersistentVolumeClaim either.
+    #[test]
+    fn f5_a_claim_that_names_its_volume_gets_no_new_one() {
+        let mut s = seen(true);
+        s.pvc.as_mut().unwrap().spec.as_mut().unwrap().volume_name = Some("reservoir-old".into());
+        assert!(
+            matches!(next(&s), Step::Refuse(why) if why.starts_with("it names PersistentVolume reservoir-old"))
+        );
+        // Kubernetes writes the name, and the phase Bound after that.
+        s.volume = Some(Arc::new(own(ready_volume("pvc-u", "eng", false))));
+        assert!(!matches!(next(&s), Step::Refuse(_)));
+    }
+
+    /// The scheduler, which finds no node, has no reason but a lack of storage.
+    #[test]
+    fn p2_a_pod_that_fits_nowhere_gives_its_claim_a_reason() {
+        let mut s = seen(true);
+        s.pvc.as_mut().unwrap().annotations_mut().clear();
+        s.reservations = vec![Arc::new(reserved("r", "eng", 2, &[("x", 2)]))];
+        assert_eq!(next(&s), Step::Rest, "no pod waits");
+        s.used = true;
+        let Step::Wait(why, asked) = next(&s) else { panic!() };
+        let said = "no node has a place for the volume: 1Gi asked for, r has 0 left";
+        assert!(why.starts_with(said) && why.contains("agent.disks[].reservations"), "{why}");
+        assert_eq!((asked.0.name_any().as_str(), asked.1.name_any().as_str()), ("data", "pvc-u"));
+        s.reservations.clear();
+        assert!(matches!(next(&s), Step::Wait(why, _) if why.contains("nothing is reserved")));
+        s.reservations = vec![Arc::new(reserved("r", "eng", 2, &[]))];
+        assert_eq!(next(&s), Step::Rest, "the scheduler chooses this node");
+        let selected = [(SELECTED_NODE.to_owned(), "n1".to_owned())].into();
+        let chosen = s.pvc.as_mut().unwrap().metadata.annotations.replace(selected);
+        assert_eq!(next(&s), Step::Rest, "Kubernetes names the provisioner next");
+        s.pvc.as_mut().unwrap().metadata.annotations = chosen;
+        let class = Arc::make_mut(s.class.as_mut().unwrap());
+        class.allowed_topologies = from_value(json!([{"matchLabelExpressions":
+            [{"key": crate::api::TOPOLOGY_NODE, "values": ["n2"]}]}]))
+        .unwrap();
+        assert!(matches!(next(&s), Step::Wait(..)), "there is space on a node that the class excludes");
     }
 
     /// F1: a class without a scheduler's choice that names the nodes.

@@ -623,6 +623,41 @@ async fn p2_p6_a_full_node_is_reported_and_another_one_chosen() {
     agent.nothing_left().await;
 }
 
+/// P2, P5: the scheduler says of a pod that fits nowhere that there is too little storage, and the PersistentVolumeClaim
+/// says the rest, whatever comes first.
+#[tokio::test(flavor = "multi_thread")]
+async fn p2_a_pod_without_a_node_finds_the_reason_on_its_claim() {
+    let (cluster, _agent) = start().await;
+    let story = Story::of(&cluster);
+    story.make(pvc("more", "analytics", "ReadWriteOnce", "100Gi")).await;
+    cluster.pod("team-a", "more", &["more"]).await;
+    let said = story.said("more", "no node has a place for the volume: 100Gi asked for").await;
+    assert!(said.contains("analytics has 2Gi left"), "{said}");
+
+    // The pod is first, then the PersistentVolumeClaim, then the class. No right is granted, so no free space is shown.
+    cluster.pod("team-a", "first", &["first"]).await;
+    story.make(pvc("first", "ungranted", "ReadWriteOnce", "64Mi")).await;
+    let delayed = json!({"parameters": {"role": "others"}, "volumeBindingMode": "WaitForFirstConsumer"});
+    cluster.apply_text(&class("ungranted", delayed).to_string()).await;
+    story.said("first", "lack the verb use on volumeroles.reservoir.dev/others").await;
+}
+
+/// F5: a backup restores a PersistentVolumeClaim with the name of a PersistentVolume that is gone. Kubernetes calls it Lost
+/// for ever, so a volume would only take space.
+#[tokio::test(flavor = "multi_thread")]
+async fn f5_a_lost_claim_of_a_backup_gets_no_volume() {
+    let (cluster, _agent) = start().await;
+    let story = Story::of(&cluster);
+    let mut restored = pvc("restored", "analytics", "ReadWriteOnce", "64Mi");
+    restored["spec"]["volumeName"] = json!("reservoir-of-before");
+    restored["metadata"]["annotations"] = json!({SELECTED_NODE: "n1", "pv.kubernetes.io/bind-completed": "yes",
+        "volume.kubernetes.io/storage-provisioner": DRIVER});
+    story.make(restored).await;
+    story.said("restored", "it names PersistentVolume reservoir-of-before").await;
+    assert!(story.volumes.list(&Default::default()).await.unwrap().items.is_empty());
+    assert!(story.claims.get_opt("restored").await.unwrap().is_none());
+}
+
 /// F1, V12: what a class says besides its parameters.
 #[tokio::test(flavor = "multi_thread")]
 async fn f1_file_system_mount_options_and_nodes_are_the_classs() {

@@ -104,6 +104,30 @@ pub fn place(
     }
 }
 
+/// An error with the reason if no node that `may_be_on` accepts has space for the volume. Bytes of kept data are free if
+/// nothing else fits (X8).
+pub fn place_emptied(
+    volume: &SharedPersistentVolume,
+    may_be_on: impl Fn(&str) -> bool,
+    reservations: &[&DiskReservation],
+    disks: &[&NodeDisk],
+) -> Result<(), String> {
+    place(volume, &may_be_on, reservations, disks).map(drop).or_else(|why| {
+        let emptied: Vec<_> = reservations.iter().map(|r| create::without_kept(r)).collect();
+        let emptied: Vec<_> = emptied.iter().collect();
+        place(volume, &may_be_on, &emptied, disks).map(drop).map_err(|_| why)
+    })
+}
+
+/// The event of a PersistentVolumeClaim for which the scheduler can choose no node.
+pub fn nowhere(volume: &SharedPersistentVolume, why: &str) -> String {
+    format!(
+        "no node has a place for the volume: {why}; a node that is added needs a reservation for role {} of its own, such as \
+         agent.disks[].reservations in the chart's values",
+        volume.spec.role
+    )
+}
+
 /// Why no reservation of a node may hold the volume.
 fn nothing_there(
     volume: &SharedPersistentVolume,

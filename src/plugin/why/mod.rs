@@ -300,6 +300,12 @@ mod tests {
             ask(&snapshot, kind, Some("team"), "db").unwrap(),
             "StatefulSet team/db: Ready: 2 of 2 pods are ready\n"
         );
+        snapshot.workloads[0].data["status"]["unavailableReplicas"] = json!(1);
+        let rollout = ask(&snapshot, kind, Some("team"), "db").unwrap();
+        assert!(
+            rollout.contains("NotReady: 2 of 2 pods are ready, and 1 of its rollout not: exceeded quota"),
+            "{rollout}"
+        );
         assert!(ask(&snapshot, kind, Some("team"), "bd").unwrap_err().contains("did you mean db?"));
     }
 

@@ -203,14 +203,17 @@ pub(super) fn workload_report(snapshot: &Snapshot, target: &Target) -> Option<Re
         ),
     };
     let (ready, wanted) = (ready.unwrap_or(0), wanted.unwrap_or(1));
-    let trouble = !complete && ready < wanted;
+    // During a rollout a Deployment has the pods of before, and waits for the new ones.
+    let new = number("status", "unavailableReplicas").filter(|_| ready >= wanted).unwrap_or(0);
+    let trouble = !complete && (ready < wanted || new > 0);
     let failed =
         conditions.into_iter().flatten().find(|c| c["type"] == "ReplicaFailure" || c["type"] == "Failed");
     let failed = failed.and_then(|c| c["message"].as_str()).map(str::to_owned);
     let said = failed.or_else(|| last_event(snapshot, target.kind, target, true).map(message_of));
     let said = said.filter(|_| trouble).map(|said| format!(": {said}")).unwrap_or_default();
     let reason = if trouble { "NotReady" } else { "Ready" };
-    let message = format!("{ready} of {wanted} {what}{said}");
+    let new = if new > 0 { format!(", and {new} of its rollout not") } else { String::new() };
+    let message = format!("{ready} of {wanted} {what}{new}{said}");
     Some(Report { object: target.title(), reason: reason.into(), message, trouble })
 }
 

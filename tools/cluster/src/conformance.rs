@@ -43,7 +43,8 @@ struct Pass {
 
 /// Runs passes on a cluster that Reservoir is installed in; all but `quick` if `only` is empty.
 ///
-/// An error if a test failed unexpectedly, or passed although the test is expected to fail.
+/// An error if a test failed unexpectedly, or passed although the test is expected to fail. After an error, the objects of
+/// the suite stay for a look at them.
 pub fn run(cluster: &Cluster, only: &[String]) -> anyhow::Result<()> {
     let repository = repository();
     let directory = repository.join("tests/conformance");
@@ -67,7 +68,7 @@ pub fn run(cluster: &Cluster, only: &[String]) -> anyhow::Result<()> {
         faults == 0,
         "the storage tests showed {faults} faults; the lines of their passes above say which"
     );
-    Ok(())
+    tear_down(cluster, &directory)
 }
 
 fn repository() -> PathBuf {
@@ -131,6 +132,12 @@ fn set_up(cluster: &Cluster, directory: &Path) -> anyhow::Result<()> {
     let ready =
         ["wait", "--for=condition=Ready", "--timeout=120s", "diskreservation/e2e-1", "diskreservation/e2e-2"];
     cluster.kubectl()?.args(ready).run().map(drop)
+}
+
+/// Removes what [`set_up`] has made. The volumes of the last test may still be ending.
+fn tear_down(cluster: &Cluster, directory: &Path) -> anyhow::Result<()> {
+    let delete = cluster.kubectl()?.args(["delete", "--timeout=120s", "-f"]);
+    delete.arg(directory.join("setup.yaml")).run().map(drop)
 }
 
 fn run_pass(cluster: &Cluster, e2e: &Path, directory: &Path, pass: &Pass) -> anyhow::Result<Vec<Spec>> {
