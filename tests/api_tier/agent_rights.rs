@@ -77,6 +77,7 @@ async fn a4_an_agent_writes_objects_of_its_own_node_only() {
         ("n1", "n1.default", "n1", None),
         ("n1", "n1.default", "n1", None),
         ("n2", "n1.default", "n1", Some("of node n1")),
+        ("n1", "n1.default", "n2", Some("may not write n1.default, which is of node n2")),
         ("n2", "n1.default", "n2", Some("may not write n1.default, which is of node n1")),
         ("n1", "n2.default", "n1", Some("its disks are called n1.<disk>")),
         ("n1", "n1.n2.default", "n1", Some("its disks are called n1.<disk>")),
@@ -93,6 +94,11 @@ async fn a4_an_agent_writes_objects_of_its_own_node_only() {
             Some(said) => assert!(done.unwrap_err().contains(said), "{agent} {name}"),
         }
     }
+    // Without the dot in the name of a disk, the NodeDisks of nodes n1 and n1.n2 could have one name.
+    let dotted = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "NodeDisk", "metadata": {"name": "n1.n3.a"},
+        "spec": {"nodeName": "n1", "diskName": "n3.a", "diskID": ID, "kind": "Path", "backing": "Loop", "path": "/a"}});
+    let refused = apply(&cluster, "n1", "nodedisks/n1.n3.a", dotted).await.unwrap_err();
+    assert!(refused.contains("its disks are called n1.<disk>"), "{refused}");
     let disks = cluster.all::<NodeDisk>().list(&Default::default()).await.unwrap();
     assert!(
         disks.items.iter().all(|disk| disk.metadata.name.as_ref().unwrap().starts_with(&disk.spec.node_name))
@@ -127,12 +133,19 @@ async fn a4_an_agent_writes_objects_of_its_own_node_only() {
     let now = async || cluster.all::<NodeDisk>().get("n1.default").await.unwrap().spec;
     until("the forged request is refused", || async { now().await.take_over.is_none().then_some(()) }).await;
     assert_eq!(now().await.node_name, "n1");
+    let with_request = async |mut fields: Value| {
+        fields["spec"]["takeOver"] = json!({"nodeName": "n2", "diskName": "default", "proof": "00"});
+        merge(&cluster, "n2", fields).await
+    };
     for refused in [
         disk(&cluster, "n2", "n1.default", "n2").await,
         ask(&cluster, "n3", "n2", 1).await,
-        merge(&cluster, "n2", json!({"spec": {"key": hex(key(2).public_key().as_ref())}})).await,
-        merge(&cluster, "n2", json!({"spec": {"keyProof": "00"}})).await,
-        merge(&cluster, "n2", json!({"metadata": {"finalizers": ["test/kept"]}})).await,
+        with_request(json!({"spec": {"key": hex(key(2).public_key().as_ref())}})).await,
+        with_request(json!({"spec": {"keyProof": "00"}})).await,
+        with_request(json!({"spec": {"diskName": "mine"}})).await,
+        with_request(json!({"spec": {"path": "/mine"}})).await,
+        with_request(json!({"metadata": {"finalizers": ["test/kept"]}})).await,
+        with_request(json!({"metadata": {"labels": {"a": "b"}}})).await,
     ] {
         let refused = refused.unwrap_err();
         assert!(refused.contains("may not write n1.default, which is of node n1"), "{refused}");

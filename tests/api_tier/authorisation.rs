@@ -131,6 +131,19 @@ async fn a1_a5_verbs_on_a_role_or_its_ancestor_decide() {
     let noted = json!({"spec": {"size": "2Gi"}, "metadata": {"annotations": {LAST_APPLIED: "{}"}}});
     Ask::patch(&kept, noted).dry(&person(&cluster, "resize-exact").await).await.unwrap();
 
+    // A6: each change needs its verb, also beside one that the user has the verb for.
+    let resizer = person(&cluster, "resize-exact").await;
+    for part in [
+        json!({"labels": {"a": "b"}}),
+        json!({"annotations": {"a": "b"}}),
+        json!({"finalizers": [FINALIZER, "test/kept"]}),
+        json!({"ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n", "uid": "u"}]}),
+    ] {
+        let beside = Ask::patch(&kept, json!({"spec": {"size": "2Gi"}, "metadata": part}));
+        let said = beside.dry(&resizer).await.unwrap_err();
+        assert!(said.contains(&lacks("resize-exact", "reserve", ml)), "{part}: {said}");
+    }
+
     // Some requests need no verb: a change of nothing, a shorter list, the deletion of a claim, and a namespace's own
     // marks on its claim.
     Ask::create(&claim(ml, "ReadWrite")).of(&cluster.client).await.unwrap();
