@@ -152,6 +152,49 @@ fn x3_the_agent_sees_what_its_disks_need_of_the_node() {
     }
 }
 
+/// A4: rights that the programs do not have. Another test shows that those in the chart suffice.
+#[test]
+fn a4_the_programs_read_no_secret_and_the_controller_is_confined() {
+    let objects = rendered(&[]);
+    let words = |value: &Value| -> Vec<String> {
+        value.as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
+    };
+    let mut seen = 0;
+    for object in objects.iter().filter(|object| object["rules"].is_array()) {
+        let name = object["metadata"]["name"].as_str().unwrap();
+        let others: &[&str] = match name {
+            "reservoir-agent" => {
+                &["pods", "persistentvolumes", "persistentvolumeclaims", "nodes", "configmaps"]
+            }
+            "reservoir-controller" | "reservoir-controller-lease" => &["configmaps"],
+            _ => continue,
+        };
+        seen += 1;
+        for rule in object["rules"].as_array().unwrap() {
+            let (groups, resources, verbs) =
+                (words(&rule["apiGroups"]), words(&rule["resources"]), words(&rule["verbs"]));
+            assert!(
+                ![&groups, &resources, &verbs].iter().any(|all| all.contains(&"*".to_owned())),
+                "{name}: {rule}"
+            );
+            assert!(!groups.contains(&"rbac.authorization.k8s.io".to_owned()), "{name}: {rule}");
+            let forbidden = resources.iter().any(|r| r == "secrets" || others.contains(&r.as_str()));
+            assert!(!forbidden, "{name}: {rule}");
+        }
+    }
+    assert_eq!(seen, 3);
+    let pod = &only(&objects, "Deployment")["spec"]["template"]["spec"];
+    let of = &pod["containers"][0]["securityContext"];
+    let user = [&pod["securityContext"], of].into_iter().find_map(|context| context["runAsUser"].as_u64());
+    assert_eq!((user, of["readOnlyRootFilesystem"].as_bool()), (Some(65532), Some(true)));
+    assert_eq!(words(&of["capabilities"]["drop"]), ["ALL"]);
+    let text = pod.to_string();
+    assert!(
+        text.contains("RuntimeDefault")
+            && !["hostPath", "hostNetwork", "hostPID"].iter().any(|word| text.contains(word))
+    );
+}
+
 /// D6. Each node with these labels has the agent of one pool: the first pool that selects the node, or else `agent.disks`.
 #[test]
 fn d6_each_node_has_the_agent_of_one_pool() {

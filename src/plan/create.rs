@@ -332,6 +332,21 @@ mod tests {
         assert_eq!((taken(&of_pvc("other")), taken(&volume("v", "eng", 1))), (Ok(()), Ok(())));
     }
 
+    /// X8: where the list is full, a new volume takes the place of kept data.
+    #[test]
+    fn x8_a_volume_beside_a_full_list_wants_a_place() {
+        let mut full = with_kept(&[("a", 0, 60)]);
+        let others = (1..1000).map(|i| ledger_entry(&format!("v{i}"), "eng", 1));
+        let status = full.status.as_mut().unwrap();
+        status.size = Some(gi(2000));
+        status.volumes.extend(others);
+        for (entries, place) in [(1000, Some("eng")), (999, None)] {
+            full.status.as_mut().unwrap().volumes.truncate(entries);
+            let (_, wanted) = room_of_kept(&volume("v", "eng", 1), &[&full], &[]).unwrap();
+            assert_eq!((wanted.bytes, wanted.place.as_deref()), (1 << 30, place));
+        }
+    }
+
     /// V1, R3.
     #[test]
     fn v1_the_nearest_role_then_the_fullest() {

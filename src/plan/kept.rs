@@ -307,6 +307,13 @@ mod tests {
         let (gone, again) = (erasing(entry, &r, at(1)).unwrap(), erasing(entry, &r, at(2)).unwrap());
         assert!(is_erasing(&gone) && gone.spec.keep_for.is_none() && gone.name_any().starts_with("v-erase-"));
         assert_ne!(gone.name_any(), again.name_any(), "nobody can take the name before");
+        let other = |change: fn(&mut SharedPersistentVolumeSpec)| {
+            let mut volume = gone.clone();
+            change(&mut volume.spec);
+            is_erasing(&volume)
+        };
+        assert!(!other(|spec| spec.retire = false) && !other(|spec| spec.recover = None));
+        assert!(!other(|spec| spec.keep_for = Some("60s".into())), "its data is kept again");
         assert!(undeleted("w", &r.status.as_ref().unwrap().volumes[1], &r).is_err());
     }
 
@@ -388,6 +395,12 @@ mod tests {
         assert_eq!(ends(Some(on_disk(true)), 59), 0, "the controller's clock");
         assert_eq!(ends(Some(on_disk(false)), 61), 0, "the node's clock");
         assert_eq!(ends(None, 61), 0);
+        // What is erased anyway gives its bytes and its place.
+        let both = with_kept(&[("a", 0, 60), ("b", 50, 99)]);
+        for wanted in [free(9), Wanted { place: Some("eng".into()), ..free(0) }] {
+            let ends = super::tests::ends(&both, Some(&on_disk(true)), &[], wanted, 61);
+            assert_eq!(ends, ["uid-a-0"]);
+        }
         assert_eq!(next_look(&r, at(0)), Some(Duration::from_secs(60)));
         assert_eq!(next_look(&r, at(70)), Some(OVERDUE));
         assert_eq!(next_look(&reserved("r", "eng", 1, &[("v", 1)]), at(0)), None);

@@ -278,6 +278,7 @@ mod tests {
         // One that exists is finished.
         seen.pvc = Some(persistent_volume_claim(&claim, &volume));
         assert!(matches!(next(&claim, &volume, &seen), Step::CreatePv(_)));
+        assert!(!waits_its_turn(&claim, Some(Pvc { bound: false, capacity: None }), MOST_PENDING));
         // That of a StorageClass exists before its claim.
         claim.labels_mut().insert(crate::api::LABEL_PVC_UID.into(), "uid".into());
         assert!(!waits_its_turn(&claim, None, MOST_PENDING));

@@ -161,6 +161,15 @@ mod tests {
     use crate::plan::testing::*;
 
     #[test]
+    fn a8_a_full_ledger_refuses_nobody_who_asks_for_no_bytes() {
+        let names: Vec<String> = (0..1000).map(|i| format!("r{i}")).collect();
+        let held: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+        let role = with_quota(volume_role("eng", "eng"), Some(5000), None, &held);
+        assert_eq!(refusal(&role, Some("eng"), 0, 1).unwrap().reason, reason::TOO_MANY_RESERVATIONS);
+        assert_eq!(refusal(&role, Some("eng"), 0, 0), None);
+    }
+
+    #[test]
     fn q1_bytes_that_move_within_a_role_are_charged_once() {
         assert_eq!(lineage("eng/ml/x").collect::<Vec<_>>(), ["eng/ml/x", "eng/ml", "eng"]);
         let table = [

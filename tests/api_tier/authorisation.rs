@@ -295,6 +295,13 @@ async fn a5_a_refusal_names_each_missing_role() {
     // Roles that a subscription already has are not checked again.
     Ask::patch(&subscription("eight", &[]), json!({"spec": {"roles": nine}})).dry(&jane).await.unwrap();
 
+    // The refusal is that of the missing one, at each place of the list.
+    for missing in 0..8 {
+        let mut roles = ["a/1", "a/2", "a/3", "a/4", "a/5", "a/6", "a/7", "a/8"];
+        roles[missing] = "b";
+        let said = Ask::create(&subscription("some", &roles)).dry(&jane).await.unwrap_err();
+        assert!(said.contains(&lacks("jane", "subscribe", "b")), "{missing}: {said}");
+    }
     for (roles, missing) in [
         (&["b", "a"][..], "b"),
         (&["a", "b"], "b"),

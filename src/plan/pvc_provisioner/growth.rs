@@ -471,6 +471,29 @@ mod tests {
         }
     }
 
+    #[test]
+    fn f1_the_largest_size_of_a_volume_counts() {
+        for (spec, status, node, growing) in [(3, 1, 1, 1), (1, 3, 1, 1), (1, 1, 3, 1), (1, 1, 1, 3)] {
+            let mut volume = volume(spec, 1);
+            let part = volume.status.as_mut().unwrap();
+            part.size = Some(gi(status));
+            let on_node = part.node.as_mut().unwrap();
+            (on_node.size, on_node.growing) = (Some(gi(node)), Some(gi(growing)));
+            assert_eq!(most(&volume), 3 << 30, "{spec} {status} {node} {growing}");
+        }
+        assert_eq!(step(&pvc("1Gi", 3, Some(3)), &volume(3, 3)), Step::Rest, "it never shrinks");
+    }
+
+    #[test]
+    fn p3_only_the_end_of_a_growth_is_an_event() {
+        let mut taken_back = pvc("1Gi", 1, None);
+        let phases = [("storage".to_owned(), IN_PROGRESS.to_owned())];
+        taken_back.status.as_mut().unwrap().allocated_resource_statuses = Some(phases.into());
+        assert_eq!(report_of(step(&taken_back, &volume(1, 1))).event, None, "nothing has grown");
+        let first = report_of(step(&pvc("1Gi", 1, None), &volume(2, 2)));
+        assert_eq!((first.capacity, first.event), (Some(gi(2)), None), "no growth was reported");
+    }
+
     /// One of two controllers: the objects that it read, volume first.
     #[derive(Clone, Default)]
     struct Read {

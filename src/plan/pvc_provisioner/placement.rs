@@ -340,6 +340,17 @@ mod tests {
         assert_eq!(try_on("n1", &[mate("b", 4, None, None)]).unwrap_err().crowded, None);
         assert_eq!(try_on("n2", &[mate("b", 8, Some("n2"), None)]), Ok("large".into()));
         assert_eq!(try_on("n1", &[mate("b", 2, Some("n2"), None)]), Ok("small".into()), "it goes elsewhere");
+        // One that goes, or whose volume waits for no node, takes nothing there.
+        let mut going = mate("b", 3, None, None);
+        going.pvc.as_mut().unwrap().metadata.deletion_timestamp = crate::plan::testing::some_time();
+        let mut immediate = mate("b", 3, None, None);
+        Arc::make_mut(immediate.class.as_mut().unwrap()).volume_binding_mode = Some("Immediate".into());
+        for other in [going, immediate] {
+            assert_eq!(try_on("n1", &[other]), Ok("small".into()));
+        }
+        let again = |node, volume| mate("b", 1, Some("n1"), volume).to_reschedule(node).is_some();
+        assert_eq!((again("n1", None), again("n2", None)), (true, false));
+        assert!(!again("n1", Some(volume("pvc-b", "eng", 1))), "its volume is made");
         let unplaced = volume("pvc-b", "eng", 2);
         assert!(try_on("n1", &[mate("b", 2, None, Some(unplaced))]).is_err());
         // Its entry is taken, and its place or itself is not in the cache yet.
@@ -357,6 +368,7 @@ mod tests {
         let beside = [mate("b", 2, None, Some(placed))];
         assert_eq!(try_on("n1", &beside), Ok("small".into()), "its entry is in the ledger, or will be");
         assert!(rescheduled("n1", "w", &beside).contains("volume pvc-b of the same pod is there already"));
+        assert!(rescheduled("n2", "w", &beside).contains("another node is looked for"));
         assert_eq!(
             rescheduled("n1", "too little", &[]),
             "on node n1, which was chosen for the pod: too little; another node is looked for"
@@ -388,6 +400,7 @@ mod tests {
         };
         for (terms, allowed) in [
             (Value::Null, true),
+            (json!([]), true),
             (json!([term(&[(TOPOLOGY_NODE, &["n0", "n1"])])]), true),
             (json!([term(&[(TOPOLOGY_NODE, &["n2"])])]), false),
             (json!([term(&[("zone", &["a"]), ("rack", &["2"])])]), false),

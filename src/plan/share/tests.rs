@@ -367,6 +367,9 @@ fn a8_a_role_leaves_places_in_a_ledger_for_others() {
     assert_eq!(both, [Err(why.to_owned()), Ok("n1.a".into())]);
     let roomy = [disk("n1.a", "n1", 2000, &held), disk("n2.b", "n2", 10, &[])];
     assert_eq!(shared(&[asks("x", "eng", 1, 1)], &roomy, &[]), [Ok("n2.b".into())]);
+    // Q5: no free space is collected for a role with its share, also in a turn that has begun.
+    let waits = with_turn(asks("x", "eng/new", 10, 1));
+    assert_eq!(served(&[waits, asks("y", "ops", 3, 2)], &[disk("n1.a", "n1", 505, &held)], &[]), ["y"]);
 
     let mut quota = with_quota(volume_role("corp", "corp"), Some(5000), None, &held);
     let entries = &mut quota.status.as_mut().unwrap().reservations;
