@@ -201,8 +201,18 @@ fn live(params: &ListParams) -> ListParams {
     ListParams { resource_version: LIVE.resource_version, version_match: None, ..params.clone() }
 }
 
+/// True for a segment of a path. A claim may name `../diskreservations/r` as its volume, and kube puts each name into the
+/// path of the request as it is.
+fn is_segment(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"/?#%".contains(&byte);
+    !matches!(name, "" | "." | "..") && name.bytes().all(is_plain)
+}
+
 /// Reads an object live; `None`: no object has the name.
 pub async fn get<K: Kind>(api: &Api<K>, name: &str) -> Result<Option<K>, Error> {
+    if !is_segment(name) {
+        return Ok(None);
+    }
     match api.get_with(name, &LIVE).await {
         Ok(object) => Ok(Some(object)),
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),

@@ -138,3 +138,22 @@ async fn c6_a_persistent_volume_without_a_claim_is_removed() {
     until_gone(&pvs, &format!("reservoir-{uid}")).await;
     pvs.get("of-somebody-else").await.unwrap();
 }
+
+/// L5: the name of a volume in a claim leads to no other path of the API, and to no error that keeps the claim.
+#[tokio::test(flavor = "multi_thread")]
+async fn l5_a_claim_with_a_name_of_no_volume_can_go() {
+    let cluster = Cluster::start().await;
+    cluster.apply_text(TEAM).await;
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    for (i, volume) in ["../volumeclaims", "../diskreservations/eng", "a/b", "a?b", "a b", "a\u{0}", "\u{e9}"]
+        .iter()
+        .enumerate()
+    {
+        let claim = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "VolumeClaim",
+            "metadata": {"name": format!("c{i}"), "namespace": "team"}, "spec": {"role": "eng", "volume": volume}});
+        cluster.apply_text(&claim.to_string()).await;
+        until_reason(&claims, &format!("c{i}"), "NoSuchVolume").await;
+        claims.delete(&format!("c{i}"), &DeleteParams::default()).await.unwrap();
+        until_gone(&claims, &format!("c{i}")).await;
+    }
+}
