@@ -372,6 +372,29 @@ async fn a8_labels_and_annotations_are_bounded_and_may_shrink() {
         let said = Ask::create(&with(first)).dry(&cluster.client).await.unwrap_err();
         assert!(said.contains(sentence), "{said}");
     }
+    let few = |field: &str, n: usize| {
+        let each = |i: usize| match field {
+            "finalizers" => json!(format!("test/{i}")),
+            _ => json!({"apiVersion": "v1", "kind": "Node", "name": "n", "uid": format!("u{i}")}),
+        };
+        let values = match field {
+            "annotations" => Value::Object((0..n).map(|i| (format!("a{i}"), json!("x"))).collect()),
+            _ => (0..n).map(each).collect(),
+        };
+        json!({"metadata": { field: values }})
+    };
+    // Reservoir's own finalizer is one of the 16.
+    for (field, most, given) in
+        [("annotations", 128, 128), ("finalizers", 16, 15), ("ownerReferences", 16, 16)]
+    {
+        Ask::create(&with(&few(field, given))).dry(&cluster.client).await.unwrap();
+        let said = Ask::create(&with(&few(field, given + 1))).dry(&cluster.client).await.unwrap_err();
+        assert!(said.contains(&format!("has too many {field}: {}, at most {most}", most + 1)), "{said}");
+    }
+    let mut owned = few("ownerReferences", 16);
+    owned["metadata"]["ownerReferences"][0]["name"] = json!("n".repeat(16 << 10));
+    let said = Ask::create(&with(&owned)).dry(&cluster.client).await.unwrap_err();
+    assert!(said.contains("bytes of labels, annotations and ownerReferences"), "{said}");
     let object = volume("new", "eng");
     Ask::create(&object).of(&cluster.client).await.unwrap();
     for (_, first, sentence) in &last_and_first {
@@ -380,8 +403,14 @@ async fn a8_labels_and_annotations_are_bounded_and_may_shrink() {
     }
 
     // One that is too large already: the controller is not bound.
-    let large = annotated(20000);
     let controller = cluster.server.client_as(CONTROLLER_USER, &["system:masters"]).await.unwrap();
+    Ask::patch(&object, few("annotations", 140)).of(&controller).await.unwrap();
+    let fewer = json!({"metadata": {"annotations": {"a0": null}}});
+    Ask::patch(&object, fewer).dry(&cluster.client).await.unwrap();
+    let said = Ask::patch(&object, few("annotations", 141)).dry(&cluster.client).await.unwrap_err();
+    assert!(said.contains("has too many annotations: 141"), "{said}");
+    Ask::patch(&object, json!({"metadata": {"annotations": null}})).of(&controller).await.unwrap();
+    let large = annotated(20000);
     Ask::patch(&object, large).of(&controller).await.unwrap();
     Ask::patch(&object, annotated(19000)).dry(&cluster.client).await.unwrap();
     Ask::patch(&object, annotated(20000)).dry(&cluster.client).await.unwrap();
