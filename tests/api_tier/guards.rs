@@ -417,4 +417,27 @@ async fn a8_labels_and_annotations_are_bounded_and_may_shrink() {
     let said = Ask::patch(&object, annotated(20001)).dry(&cluster.client).await.unwrap_err();
     assert!(said.contains("has 20001 bytes"), "{said}");
     Ask::patch(&object, labels(1)).dry(&cluster.client).await.unwrap_err();
+
+    // Each field manager has an entry in the object.
+    let many = volume("many", "eng");
+    let applied = async |i: usize| {
+        let object = json!({"apiVersion": many["apiVersion"], "kind": many["kind"], "spec": many["spec"],
+            "metadata": {"name": "many", "annotations": {format!("m{i}"): "x"}}});
+        let request = http::Request::patch(format!(
+            "/apis/reservoir.dev/v1alpha1/{}?fieldManager=m{i}&force=true",
+            path(&many)
+        ));
+        let request = request.header("Content-Type", "application/apply-patch+yaml");
+        let request = request.body(object.to_string().into_bytes()).unwrap();
+        cluster.client.request::<Value>(request).await.map(drop).map_err(|error| error.to_string())
+    };
+    let mut managers = 0;
+    let said = loop {
+        match applied(managers).await {
+            Ok(()) => managers += 1,
+            Err(said) => break said,
+        }
+        assert!(managers < 30, "any number of field managers");
+    };
+    assert!(said.contains("has too many managedFields: 25, at most 24"), "{said}");
 }
