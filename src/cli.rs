@@ -58,6 +58,10 @@ struct ControllerArgs {
     /// Name of this instance.
     #[arg(long, env = "POD_NAME", default_value = "reservoir-controller")]
     identity: String,
+    /// Deletes pods that are older than their ReadOnly claim where a node without NRI refuses them, and whose controllers
+    /// make them again.
+    #[arg(long)]
+    replace_pods: bool,
     /// Objects of one kind that are reconciled at once.
     #[arg(long, default_value_t = 32)]
     concurrency: u16,
@@ -128,7 +132,14 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 }
 
 async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
-    let ControllerArgs { namespace, lease_name, identity, concurrency, metrics_bind_address } = args;
+    let ControllerArgs {
+        namespace,
+        lease_name,
+        identity,
+        replace_pods: replaces_pods,
+        concurrency,
+        metrics_bind_address,
+    } = args;
     let (client, stop) = (connect().await?, stop_signal()?);
     let metrics = Arc::new(Metrics::default());
     metrics.stand_by();
@@ -136,6 +147,7 @@ async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
     let options = controller::Options {
         identity: identity.clone(),
         namespace: namespace.clone(),
+        replaces_pods,
         concurrency,
         look_again: controller::LOOK_AGAIN,
         wake: true,

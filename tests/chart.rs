@@ -301,6 +301,26 @@ fn optional_objects_are_made_when_asked_for() {
     let brought: Vec<&String> = with.iter().filter(|object| !by_default.contains(object)).collect();
     let halves = ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"];
     assert_eq!(brought, halves.map(|half| format!("{half}/reservoir-sys-admin")).iter().collect::<Vec<_>>());
+    // The right to delete pods comes with its bounds, and neither by default (F2).
+    let with = kinds(&["replacePods=true"]);
+    let brought: Vec<&String> = with.iter().filter(|object| !by_default.contains(object)).collect();
+    assert_eq!(
+        brought,
+        halves.map(|half| format!("{half}/reservoir-replace-pods")).iter().collect::<Vec<_>>()
+    );
+    let deletes_pods = |set: &[&str]| {
+        let objects = rendered(set);
+        let role = objects.iter().find(|object| {
+            object["kind"] == "ClusterRole" && object["metadata"]["name"] == "reservoir-controller"
+        });
+        let has = |list: &Value, what: &str| list.as_array().unwrap().contains(&what.into());
+        let rules = role.unwrap()["rules"].as_array().unwrap();
+        let may = rules.iter().any(|rule| has(&rule["resources"], "pods") && has(&rule["verbs"], "delete"));
+        let deployment = only(&objects, "Deployment");
+        let args = &deployment["spec"]["template"]["spec"]["containers"][0]["args"];
+        (may, has(args, "--replace-pods"))
+    };
+    assert_eq!((deletes_pods(&[]), deletes_pods(&["replacePods=true"])), ((false, false), (true, true)));
     assert!(by_default.contains(&"PodDisruptionBudget/reservoir-controller".to_owned()));
     assert!(
         !kinds(&["controller.replicas=1"]).contains(&"PodDisruptionBudget/reservoir-controller".to_owned())
@@ -347,6 +367,7 @@ fn labels_secrets_and_placement_reach_the_pods() {
         "agent.maxUnavailable=10%",
         "agent.nodeSelector.pool=disks",
         "agent.priorityClassName=high",
+        "agent.hostPID=true",
         "kubeletDir=/var/lib/k0s/kubelet",
         "nriDir=/run/nri",
     ];
@@ -367,7 +388,7 @@ fn labels_secrets_and_placement_reach_the_pods() {
     assert_eq!(agent["spec"]["template"]["metadata"]["annotations"]["c"], "d");
     assert_eq!(agent["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], "10%");
     let pod = &agent["spec"]["template"]["spec"];
-    assert_eq!(pod["priorityClassName"], "high");
+    assert_eq!((&pod["priorityClassName"], &pod["hostPID"]), (&"high".into(), &true.into()), "F3");
     let args = pod["containers"][0]["args"].as_array().unwrap();
     assert!(args.contains(&"--kubelet-dir=/var/lib/k0s/kubelet".into()), "{args:?}");
     assert!(args.contains(&"--nri-socket=/run/nri/nri.sock".into()), "{args:?}");

@@ -1,16 +1,19 @@
 //! The state that the agent's tasks share, and their access to the host.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use kube::Client;
 
-use crate::cluster;
+use crate::api::SharedPersistentVolume;
+use crate::cluster::{self, Events, WorkQueue};
 use crate::host::{self, Host, VolumeUid};
 use crate::nri::Connected;
 use crate::telemetry::{self, Metrics};
 
 use super::disk_names::DiskNames;
+use super::held::HeldTargets;
+use super::refused_readers::RefusedReaders;
 
 /// Shared by all tasks of one node.
 pub(super) struct Context {
@@ -20,6 +23,11 @@ pub(super) struct Context {
     pub(super) disk_names: DiskNames,
     pub(super) metrics: Arc<Metrics>,
     pub(super) publishing: Publishing,
+    pub(super) events: Events,
+    pub(super) held_targets: HeldTargets,
+    pub(super) refused_readers: RefusedReaders,
+    /// The volumes to reconcile, once their work queue runs.
+    pub(super) volumes: OnceLock<Arc<WorkQueue<SharedPersistentVolume>>>,
     /// The container runtime asks the agent about new containers.
     pub(super) nri: Connected,
 }
@@ -97,6 +105,16 @@ impl From<cluster::Error> for NodeError {
 }
 
 impl Context {
+    /// True if the node keeps a reader's mount read-only in containers that do not ask for that (M3).
+    pub(super) fn keeps_read_only(&self) -> bool {
+        self.host.locks_read_only() && self.nri.get()
+    }
+
+    /// True if that has not been so for some time.
+    pub(super) fn never_keeps_read_only(&self) -> bool {
+        !self.host.locks_read_only() || self.nri.is_absent()
+    }
+
     /// Runs blocking work of the host on a thread for such work.
     pub(super) async fn on_host<T: Send + 'static>(
         &self,

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::api::condition::reason;
 use crate::api::{AGENT_MANAGER, NodeDisk, NodeDiskSpec, UNKNOWN_DISK};
-use crate::cluster::{self, Events};
+use crate::cluster;
 use crate::host::Host;
 use crate::plan::disk_identity::{
     Identity, Stored, copy_refused, declared_gone, identify, is_placeholder, not_signed, placeholder_name,
@@ -24,15 +24,13 @@ use super::context::{Context, NodeError};
 pub(super) struct DiskIdentities {
     ctx: Arc<Context>,
     entries: Vec<DiskEntry>,
-    events: Events,
     /// The disks without a NodeDisk of this node, with the last logged reason.
     refused: BTreeMap<String, String>,
 }
 
 impl DiskIdentities {
     pub(super) fn new(ctx: Arc<Context>, entries: Vec<DiskEntry>) -> Self {
-        let events = Events::new(ctx.client.clone(), "reservoir-agent", &ctx.node);
-        Self { ctx, entries, events, refused: BTreeMap::new() }
+        Self { ctx, entries, refused: BTreeMap::new() }
     }
 
     /// Returns the NodeDisks by the names of the disks, or the failure of a disk without one, and sets the host's
@@ -146,7 +144,10 @@ impl DiskIdentities {
                 let why = telemetry::chain(&error);
                 if self.refused.get(&disk) != Some(&why) {
                     let message = copy_refused(&self.ctx.node, &why);
-                    self.events.publish(found, None, false, "Report", reason::DISK_REFUSED, &message).await;
+                    self.ctx
+                        .events
+                        .publish(found, None, false, "Report", reason::DISK_REFUSED, &message)
+                        .await;
                 }
                 Ok(Err(why))
             }

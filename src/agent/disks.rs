@@ -100,6 +100,10 @@ impl Disks {
             if let (Some(entry), Some(object)) = (entry, objects.get(&disk.name)) {
                 let mut seen =
                     seen(&disk, usage.remove(&disk.name).unwrap_or_default(), entry, &self.ctx.node);
+                seen.keeps_read_only = match self.ctx.keeps_read_only() {
+                    false => self.ctx.never_keeps_read_only().then_some(false),
+                    true => Some(true),
+                };
                 if let Some(ours) = &mut seen.ours {
                     let proof = self.ctx.sign(&disk.name, disk_key::text(&object.name_any(), ours)).await;
                     ours.key_proof = proof.unwrap_or_default();
@@ -260,6 +264,7 @@ fn seen(disk: &DiskReport, usage: Usage, entry: &DiskEntry, node: &str) -> Seen 
         free: disk.free,
         kept: usage.kept,
         enforcement,
+        keeps_read_only: None,
         orphans: usage.orphans,
         error: disk.error.clone(),
     }

@@ -16,6 +16,7 @@ pub(super) struct NodeGauges(RwLock<Measured>);
 
 #[derive(Default)]
 struct Measured {
+    keeps_read_only: bool,
     /// The free bytes of each NodeDisk's file system.
     disks: Vec<(String, u64)>,
     volumes: Vec<Volume>,
@@ -43,7 +44,10 @@ impl NodeGauges {
         loop {
             let names = ctx.disk_names.clone();
             match ctx.on_host(move |host| measure(host, &names)).await {
-                Ok(measured) => *self.0.write().unwrap_or_else(PoisonError::into_inner) = measured,
+                Ok(measured) => {
+                    let measured = Measured { keeps_read_only: ctx.keeps_read_only(), ..measured };
+                    *self.0.write().unwrap_or_else(PoisonError::into_inner) = measured;
+                }
                 Err(error) => tracing::warn!(%error, "failed to measure disks and volumes"),
             }
             tokio::time::sleep(every).await;
@@ -72,12 +76,18 @@ fn measure(host: &Host, names: &DiskNames) -> Measured {
         });
     }
     volumes.sort_by(|a, b| a.name.cmp(&b.name));
-    Measured { disks, volumes }
+    Measured { disks, volumes, ..Measured::default() }
 }
 
 impl View for NodeGauges {
     fn report(&self, to: &mut Sink<'_>) {
         let measured = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let keeps = f64::from(measured.keeps_read_only);
+        to.gauge(
+            "read_only_kept",
+            "1: the node keeps the mounts of ReadOnly claims read-only in every container (NRI)",
+            [([], keeps)],
+        );
         let free = measured.disks.iter().map(|(disk, free)| ([("disk", disk.as_str())], *free as f64));
         to.gauge("disk_free_bytes", "Free bytes of the disk's file system, whoever took the rest", free);
         let mut each = |name: &str, help: &str, of: &dyn Fn(&Volume) -> Option<u64>| {

@@ -15,6 +15,8 @@ use crate::plan::publish::{Permit, Refusal, Request, authorise};
 use crate::telemetry::Metrics;
 
 use super::context::{Context, NodeError};
+use super::held;
+use super::volumes::pod_ref;
 
 /// Time limit for the API server's answer. Meanwhile nothing can be unmounted at the target.
 const API_TIMEOUT: Duration = Duration::from_secs(30);
@@ -61,30 +63,46 @@ impl Volumes for Node {
             fs_type: &request.fs_type,
             mount_options: &request.mount_options,
         };
-        let Permit { mode, with_others } = authorise(volume.as_ref(), asked).map_err(refused)?;
+        let pod =
+            Pod { uid: request.pod.uid, namespace: request.pod.namespace.clone(), name: request.pod.name };
+        let Permit { mode, with_others } = authorise(volume.as_ref(), asked).map_err(|refusal| {
+            let is_reader = matches!(refusal, Refusal::SayReadOnly(_)) && ctx.never_keeps_read_only();
+            if is_reader && ctx.refused_readers.note(name, pod_ref(pod.clone())) {
+                ctx.volumes.get().inspect(|queue| queue.enqueue_name(name.as_str()));
+            }
+            refused(refusal)
+        })?;
 
         let publish = Publish {
             uid: uid(&request.handle)?,
             target: request.target,
             read_only: mode == AccessMode::ReadOnly,
-            pod: Pod { uid: request.pod.uid, namespace: request.pod.namespace, name: request.pod.name },
+            pod,
             claim_uid: request.handle.claim_uid().to_owned(),
             with_others,
         };
-        let uid = publish.uid.clone();
+        let (uid, pod) = (publish.uid.clone(), pod_ref(publish.pod.clone()));
         // The work on the host goes on after the caller has given up.
         let mount = move |host: &Host| {
             let _under_way = under_way;
             host.publish(&publish)
         };
         let published = ctx.operate("Mount", mount).await;
+        if matches!(published, Err(NodeError::Host(host::Error::Busy { .. }))) {
+            held::report_waiting(&uid, &pod, ctx).await;
+        }
         published.map_err(|error| failed(&error, error.of_volume(&uid, name)))
     }
 
     async fn unpublish(&self, handle: &VolumeHandle, target: &Path) -> Result<(), Error> {
         let (uid, target) = (uid(handle)?, target.to_owned());
-        let unmounted = self.0.operate("Unmount", move |host| host.unpublish_likely(&target, Some(&uid)));
-        unmounted.await.map_err(failed_on_node)
+        let (guess, at) = (uid.clone(), target.clone());
+        let unmounted = self.0.operate("Unmount", move |host| host.unpublish_likely(&at, Some(&guess))).await;
+        match &unmounted {
+            Err(NodeError::Host(host::Error::Busy { .. })) => held::report(&uid, &target, &self.0).await,
+            _ => self.0.held_targets.forget(&target),
+        }
+        unmounted.map_err(failed_on_node)
     }
 
     async fn stats(&self, handle: &VolumeHandle, path: &Path) -> Result<Stats, Error> {
@@ -190,13 +208,18 @@ mod tests {
         });
         let (lock_timeout, patience) = (Duration::ZERO, Duration::from_secs(60));
         let config = HostConfig { disks: vec![], targets_root: dir.to_owned(), lock_timeout, patience };
+        let client = Client::new(no_answer, "default");
         Node(Arc::new(Context {
-            client: Client::new(no_answer, "default"),
+            events: cluster::Events::new(client.clone(), "reservoir-agent", "n1"),
+            client,
             node: "n1".to_owned(),
             host: Arc::new(Host::open(config).unwrap()),
             disk_names: Default::default(),
             metrics: Arc::default(),
             publishing: Default::default(),
+            held_targets: Default::default(),
+            refused_readers: Default::default(),
+            volumes: Default::default(),
             nri: Default::default(),
         }))
     }

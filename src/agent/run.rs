@@ -19,7 +19,7 @@ use super::metrics::NodeGauges;
 use super::publish::Node;
 use super::volumes;
 use crate::api::SharedPersistentVolume;
-use crate::cluster::{self, CacheConfig, Change, Name, WorkQueue, cache, run_workers};
+use crate::cluster::{self, CacheConfig, Change, Events, Name, WorkQueue, cache, run_workers};
 use crate::csi::{self, ServeConfig, ServeError};
 use crate::host::{self, Host, HostConfig};
 use crate::nri;
@@ -93,12 +93,16 @@ pub async fn run(
     };
     let host = tokio::task::spawn_blocking(open).await??;
     let ctx = Arc::new(Context {
+        events: Events::new(client.clone(), "reservoir-agent", &node),
         client,
         node: node.clone(),
         host: Arc::new(host),
         disk_names: Default::default(),
         metrics: metrics.clone(),
         publishing: Default::default(),
+        held_targets: Default::default(),
+        refused_readers: Default::default(),
+        volumes: Default::default(),
         nri: Default::default(),
     });
     let containers = Containers { ctx: ctx.clone(), kubelet_dir: kubelet_dir.clone() };
@@ -173,6 +177,7 @@ async fn reconcile_volumes(ctx: &Context, look_again: Duration, wake: bool) {
     let mine = watcher::Config::default().fields(&format!("status.nodeName={}", ctx.node));
     let (queue, names) = WorkQueue::<SharedPersistentVolume>::new();
     let queue = Arc::new(queue);
+    let _ = ctx.volumes.set(queue.clone());
     let to = queue.clone();
     let changed = move |change: Change<_>| {
         if wake {

@@ -14,11 +14,13 @@ use crate::plan::node_task::{self, OnDisk, Outcome, Recorded, Task};
 use crate::plan::resize::OnNode;
 
 use super::context::{Context, NodeError};
+use super::held;
 use super::volume_spec::{erase_policy, volume_spec};
 
 /// Takes a volume one step further. Returns the pause before the next reconcile, if one is needed without a change.
 ///
-/// 1. Gather: the volume's record on the disk, and the mounts of claims that are ending. The object was read live,
+/// 1. Gather: the volume's record on the disk, and the mounts of claims that are ending; in the end the processes that
+///    hold the volume, for the report alone. The object was read live,
 ///    before anything is made, unfenced or erased (X9).
 /// 2. Decide: `plan::node_task::next`.
 /// 3. Apply: the task on the disk, then the status that `report` and `release` of `plan::node_task` make of the
@@ -52,16 +54,25 @@ pub(super) async fn reconcile(
         Ok(on_disk) => perform(task, volume, &uid, on_disk, ctx).await,
         Err(error) => Err(error),
     };
-    let outcome = done.unwrap_or_else(|failed| {
-        let error = failed.of_volume(&uid, &name);
-        tracing::warn!(volume = name, ?task, error, "failed to work on a volume");
-        match failed {
-            NodeError::Host(host::Error::BackingLost { .. }) => Outcome::Lost(error),
-            _ => Outcome::Failed(error),
+    let outcome = match done {
+        Ok(outcome) => outcome,
+        Err(failed) => {
+            let error = held::explained(&failed, &uid, &name, ctx).await;
+            tracing::warn!(volume = name, ?task, error, "failed to work on a volume");
+            match failed {
+                NodeError::Host(host::Error::BackingLost { .. }) => Outcome::Lost(error),
+                _ => Outcome::Failed(error),
+            }
         }
-    });
+    };
     let (mut status, pause) = node_task::report(volume, task, outcome, Timestamp::now());
     let pause = node_task::release(volume, &mut status, unmounted).or(pause);
+    let holders = match node_task::is_held(volume, &status) {
+        true => held::processes(&uid, ctx).await,
+        false => vec![],
+    };
+    node_task::hold(&mut status, holders);
+    let pause = node_task::refuse(&mut status, ctx.refused_readers.of(&name)).or(pause);
     cluster::write_status(&api, volume, &status, AGENT_MANAGER).await?;
     if task == Task::Unfence {
         match ctx.operate("Unfence", move |host| host.unfence(&uid)).await {
@@ -199,7 +210,7 @@ async fn perform(
                     error @ (host::Error::BackingLost { .. } | host::Error::DiskUnavailable { .. }),
                 )) => Err(error.into()),
                 Err(error) => {
-                    let error = error.of_volume(&uid, &name);
+                    let error = held::explained(&error, &uid, &name, ctx).await;
                     tracing::warn!(volume = name, bytes, error, "failed to resize a volume");
                     Ok(Outcome::NotResized(error))
                 }
@@ -249,6 +260,6 @@ async fn owner_of(disk: &str, from: &VolumeUid, ctx: &Context) -> Result<Option<
     Ok(owner.map(ResourceExt::name_any))
 }
 
-fn pod_ref(pod: host::Pod) -> PodRef {
+pub(super) fn pod_ref(pod: host::Pod) -> PodRef {
     PodRef { namespace: pod.namespace, name: pod.name, uid: pod.uid }
 }

@@ -224,6 +224,10 @@ pub mod reason {
         /// Next: wait a few seconds, or follow the message.
         pub const RELEASING: &str = "Releasing";
 
+        /// Volume, pod: a process keeps a mount of the volume from being removed or made (F3). An event of the agent.
+        /// Next: end the process that the event of the volume names.
+        pub const MOUNT_HELD: &str = "MountHeld";
+
         /// Subscription: its VolumeOffers exist.
         /// Next: run `kubectl get volumeoffers` in the namespace.
         pub const SUBSCRIBED: &str = "Subscribed";

@@ -39,7 +39,7 @@ pub use size::{Size, SizeError};
 pub use subscription::{Capability, RoleSubscription, RoleSubscriptionSpec, RoleSubscriptionStatus};
 pub use volume::{
     Adopt, BackingState, Destroy, ErasePolicy, FIXED_MOUNT_OPTIONS, FsType, MOUNT_OPTIONS, NamespaceUse,
-    NodePart, Recover, Shared, SharedPersistentVolume, SharedPersistentVolumeSpec,
+    NodePart, Process, Recover, Shared, SharedPersistentVolume, SharedPersistentVolumeSpec,
     SharedPersistentVolumeStatus, SubRoles, VolumeMode, VolumePhase,
 };
 pub use volume_role::{Quota, VolumeRole, VolumeRoleSpec, VolumeRoleStatus};

@@ -208,6 +208,10 @@ pub struct NodeDiskStatus {
     /// The ledger, summed up by role: the 100 roles that reserved most. Written by the controller.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<RoleOnDisk>,
+    /// True if a pod of the node may mount a ReadOnly claim without `readOnly`: the kernel locks the mount, and the
+    /// container runtime asks the agent (NRI) about each container (M3). Written by the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keeps_read_only: Option<bool>,
     /// Enforcement of the size of volumes, with its evidence (D5). Written by the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enforcement: Option<Enforcement>,

@@ -417,12 +417,36 @@ pub struct NodePart {
     /// While fenced: the first 16 pods in the agent's publish records of the volume.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mounted_by: Vec<PodRef>,
+    /// While the volume or a claim of it is ending and still in use without a pod in the records: the first processes
+    /// that have the volume mounted or open, at most 4 (F3).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub held_by: Vec<Process>,
+    /// The first 16 pods that the agent refused in the last minutes, since they mount a ReadOnly claim without
+    /// `readOnly` and nothing on the node makes the mount read-only in their containers (M3).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused_readers: Vec<PodRef>,
     /// UIDs of claims whose binding is ending, and of which nothing is mounted on the node any more (C6).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub released: Vec<String>,
     /// After the erasure: bytes that returned to the disk, as a quantity (X4).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub erased: Option<Size>,
+}
+
+/// A process on a node that uses a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Process {
+    /// Number of the process on the node.
+    pub pid: u32,
+    /// Name of the program of the process.
+    pub command: String,
+    /// UID of the pod that the process runs in.
+    #[serde(default, rename = "podUID", skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
+    /// Point of the mount that the process sees. Absent for an open file or a working directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount: Option<String>,
 }
 
 /// State of the bytes of a volume on its disk.

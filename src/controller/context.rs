@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ListParams;
+use kube::core::PartialObjectMeta;
 use kube::core::object::HasStatus;
 use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::api::{
     CONTROLLER_MANAGER, ClaimBinding, DiskReservation, NodeDisk, PodRef, RoleSubscription,
-    SharedPersistentVolume, VolumeClaim, VolumeRole,
+    SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim, VolumeRole,
 };
 use crate::cluster::{self, Events, Owned, StatusBatcher, UsedPod};
 use crate::plan::crowding::Crowding;
@@ -39,6 +40,8 @@ pub struct Context {
     pub client: Client,
     /// The namespace in which Reservoir runs.
     pub namespace: String,
+    /// Pods that are older than their ReadOnly claim are deleted where a node refuses them (F2).
+    pub replaces_pods: bool,
     /// The caches.
     pub stores: Stores,
     /// Events.
@@ -137,6 +140,23 @@ impl Context {
             users.extend(list.iter().filter(uses).map(UsedPod::pod_ref));
         }
         Ok(users)
+    }
+
+    /// The pods on the volume's node, by a live read, if the node reports processes of pods that hold the volume (F3).
+    pub async fn holder_pods(
+        &self,
+        status: &SharedPersistentVolumeStatus,
+    ) -> Result<Vec<PodRef>, cluster::Error> {
+        let node = status.node.as_ref().filter(|node| node.held_by.iter().any(|by| by.pod_uid.is_some()));
+        let (Some(_), Some(name)) = (node, &status.node_name) else { return Ok(vec![]) };
+        let of_node = ListParams::default().fields(&format!("spec.nodeName={name}"));
+        let pods = cluster::list_metadata(&Api::<UsedPod>::all(self.client.clone()), &of_node).await?;
+        let pod = |pod: &PartialObjectMeta<UsedPod>| PodRef {
+            namespace: pod.namespace().unwrap_or_default(),
+            name: pod.name_any(),
+            uid: pod.uid().unwrap_or_default(),
+        };
+        Ok(pods.iter().map(pod).collect())
     }
 
     /// The present node of a NodeDisk, if it differs from `known`: a disk may move to another node (D3). The cache may

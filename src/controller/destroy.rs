@@ -86,6 +86,7 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
         users: users(volume, &lost_claims, ctx),
         lost_claims,
         live: None,
+        holder_pods: ctx.holder_pods(&status).await?,
         entries: None,
         now: Timestamp::now(),
     })

@@ -12,6 +12,7 @@ mod ledger_entries;
 mod left_pvs;
 mod metrics;
 mod pvc_provisioner;
+mod replace_pods;
 mod reservation;
 mod role;
 mod routes;

@@ -39,6 +39,9 @@ pub struct Options {
     pub identity: String,
     /// The namespace of the controller.
     pub namespace: String,
+    /// Deletes pods that are older than their ReadOnly claim where a node refuses them, and whose controllers make them
+    /// again (F2).
+    pub replaces_pods: bool,
     /// The most objects of one kind that are reconciled at once.
     pub concurrency: u16,
     /// The period in which each object is reconciled once more, in case the event that should have caused it was lost.
@@ -144,6 +147,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     let ctx = Context {
         client,
         namespace: options.namespace,
+        replaces_pods: options.replaces_pods,
         stores,
         events,
         share,

@@ -80,7 +80,9 @@ pub(super) async fn reconcile(
                     };
                     let _ = ctx.batchers.volumes.update(&volumes, volume, leave).await?;
                 }
-                seen.left = Some(after.into_inner().unwrap_or_else(PoisonError::into_inner));
+                let left = after.into_inner().unwrap_or_else(PoisonError::into_inner);
+                seen.holder_pods = ctx.holder_pods(&left).await?;
+                seen.left = Some(left);
             }
             Step::End => return cluster::set_finalizer(api, claim, false).await.map(|()| None),
             Step::Rest => return Ok(None),
@@ -103,6 +105,7 @@ async fn gather(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> R
         provisioned: if gone { provisioned(claim, ctx).await? } else { None },
         volume: volume(claim, ctx).await?,
         left: None,
+        holder_pods: vec![],
         now: Timestamp::now(),
     })
 }

@@ -39,6 +39,7 @@ mod disk;
 mod disk_key;
 mod enforcement;
 mod error;
+mod holders;
 mod inherit;
 mod layout;
 mod lifecycle;

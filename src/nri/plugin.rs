@@ -3,9 +3,9 @@
 use std::future::Future;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use prost::Message as _;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,6 +19,8 @@ use super::proto::{
 
 /// The pause before the next attempt to connect.
 const PAUSE: Duration = Duration::from_secs(2);
+/// The time in which a restarted runtime or agent is connected again.
+const RESTART: Duration = Duration::from_secs(10);
 /// The event `CREATE_CONTAINER` in the mask of events.
 const CREATE_CONTAINER: i32 = 1 << 3;
 /// `Unimplemented` of google.rpc.Code.
@@ -31,13 +33,33 @@ pub trait Mounts: Send + Sync {
 }
 
 /// True while the runtime asks the plug-in about each new container.
-#[derive(Clone, Debug, Default)]
-pub struct Connected(Arc<AtomicBool>);
+#[derive(Clone, Debug)]
+pub struct Connected(Arc<(AtomicBool, Mutex<Instant>)>);
+
+impl Default for Connected {
+    fn default() -> Self {
+        Self(Arc::new((AtomicBool::new(false), Mutex::new(Instant::now()))))
+    }
+}
 
 impl Connected {
     /// The present state.
     pub fn get(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.0.0.load(Ordering::SeqCst)
+    }
+
+    /// True if there has been no connection for longer than a restart of the runtime, or of the agent, takes.
+    pub fn is_absent(&self) -> bool {
+        !self.get() && self.0.1.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > RESTART
+    }
+
+    /// Sets the state; returns the state before.
+    fn set(&self, now: bool) -> bool {
+        let before = self.0.0.swap(now, Ordering::SeqCst);
+        if before && !now {
+            *self.0.1.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
+        before
     }
 }
 
@@ -49,7 +71,7 @@ pub async fn keep_connected(socket: &Path, connected: &Connected, mounts: &impl 
             Ok(stream) => serve(stream, connected, mounts).await,
             Err(error) => Err(error),
         };
-        let was_connected = connected.0.swap(false, Ordering::SeqCst);
+        let was_connected = connected.set(false);
         let why = ended.err().map_or_else(String::new, |error| error.to_string());
         if was_connected || why != told {
             tracing::info!(socket = %socket.display(), why, "the container runtime asks about no containers");
@@ -90,7 +112,7 @@ async fn serve(
                     request.method == "Synchronize" && !SynchronizeRequest::decode(&*request.payload)?.more;
                 let data = answer(request, mounts).await?.encode_to_vec();
                 connection.send(&Message { connection: PLUGIN, kind: RESPONSE, data, ..message }).await?;
-                if is_last && !connected.0.swap(true, Ordering::SeqCst) {
+                if is_last && !connected.set(true) {
                     tracing::info!("the container runtime asks about each new container");
                 }
             }

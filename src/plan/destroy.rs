@@ -23,7 +23,7 @@ use crate::api::{
 };
 
 use super::volume::count_users;
-use super::{debounce, foreign_finalizer, kept, names};
+use super::{debounce, foreign_finalizer, held_by, kept, names};
 
 /// The state around a volume's object.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ pub struct Seen {
     pub users: Vec<PodRef>,
     /// Live reads, made after the volume was read; `None` before [`Step::LookForUsers`].
     pub live: Option<Live>,
+    /// Pods that run on the volume's node, read live if the node reports processes of pods.
+    pub holder_pods: Vec<PodRef>,
     /// The reservations whose ledgers list the volume, read live; `None` before [`Step::LookForEntries`]. `Some(None)`:
     /// the volume's object or its finalizer is gone.
     pub entries: Option<Option<Vec<Arc<DiskReservation>>>>,
@@ -289,11 +291,10 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
     }
     if node.in_use {
         // The pods are gone from the API, and the kernel still has a mount: a lingering process keeps its data.
-        let by = match node.mounted_by.is_empty() {
-            true => "a process".to_owned(),
-            false => names(&node.mounted_by, node.mounted_by.len()),
-        };
-        return Ok(Stage::Wait(name(&format!("it is still mounted by {by}"))));
+        return Ok(Stage::Wait(match &*node.mounted_by {
+            [] => name(&format!("it is still in use by {}", held_by::by(&node.held_by, &seen.holder_pods))),
+            pods => name(&format!("it is still mounted by {}", names(pods, pods.len()))),
+        }));
     }
     let Some(live) = &seen.live else { return Err(Step::LookForUsers) };
     users(live).map(hold).or_else(|| orphaned(live)).unwrap_or_else(|| Ok(Stage::Tombstone(name(ending))))
@@ -316,7 +317,7 @@ fn orphan(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{Destroy, NodePart};
+    use crate::api::{Destroy, NodePart, Process};
     use crate::plan::testing::*;
 
     struct Case {
@@ -337,6 +338,7 @@ mod tests {
             lost_claims: vec![],
             users: vec![],
             live: None,
+            holder_pods: vec![],
             entries: None,
             now: Timestamp::UNIX_EPOCH,
         }
@@ -440,6 +442,15 @@ mod tests {
         assert_eq!(
             step(Case { node, ..case }),
             Ok(Stage::Wait("it is still mounted by ns/p on node n1".into()))
+        );
+        let case = fenced(quiet());
+        let sleep = Process { pid: 7, command: "sleep".into(), pod_uid: Some("uid-q".into()), mount: None };
+        let node = NodePart { in_use: true, held_by: vec![sleep], ..case.node.clone() };
+        let seen = Seen { holder_pods: vec![pod("other", "q")], ..nothing() };
+        assert_eq!(
+            step(Case { node, seen, ..case }),
+            Ok(Stage::Wait("it is still in use by process 7 (sleep) of pod other/q on node n1".into())),
+            "F3"
         );
     }
 

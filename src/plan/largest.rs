@@ -53,6 +53,10 @@ fn largest_volume() -> SharedPersistentVolume {
     status.claims = most_claims();
     let node = status.node.as_mut().unwrap();
     node.released = status.claims.iter().map(|claim| claim.uid.clone()).collect();
+    let process =
+        |pid| Process { pid, command: "c".repeat(15), pod_uid: Some(UID.into()), mount: Some(long(0)) };
+    node.held_by = (0..4).map(process).collect();
+    node.refused_readers = pods()[..16].into();
     (node.mounted_by, status.node_name) = (pods()[..16].into(), Some(long(0)));
     *status = volume::count_users(status.clone(), pods());
     // Refinements nested as deep as a role may have components.

@@ -45,6 +45,8 @@ pub struct Seen {
     pub kept: u64,
     /// The result of the enforcement test, with its evidence; `None`: the test did not run.
     pub enforcement: Option<(EnforcementState, String)>,
+    /// The node keeps a reader's mount read-only in containers that do not ask for that; `None`: not known yet (M3).
+    pub keeps_read_only: Option<bool>,
     /// Volumes on the disk without an object (S14).
     pub orphans: Vec<Orphan>,
     /// The reason, if the disk is not served.
@@ -125,6 +127,7 @@ fn other_disk(disk: &NodeDisk, id: &str) -> String {
 /// The status of a configured disk.
 fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) -> NodeDiskStatus {
     let mut status = disk.status.clone().unwrap_or_default();
+    status.keeps_read_only = seen.keeps_read_only.or(status.keeps_read_only);
     status.enforcement = seen.enforcement.map(|(state, found)| enforcement(state, found, disk));
     let verdict = match seen.error {
         Some(error) => Verdict::no(reason::DISK_REFUSED, error),

@@ -7,7 +7,7 @@ use kube::{Resource, ResourceExt};
 
 use crate::api::condition::{self, BACKED, Verdict, reason};
 use crate::api::{
-    BackingState, NodePart, PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, Size,
+    BackingState, NodePart, PodRef, Process, SharedPersistentVolume, SharedPersistentVolumeStatus, Size,
 };
 
 use super::LISTED_PODS;
@@ -94,6 +94,8 @@ pub enum Outcome {
 const WHILE_IN_USE: Duration = Duration::from_secs(2);
 /// The pause before the next look at a volume whose fence is to be lifted.
 const AFTER_UNFENCE: Duration = Duration::from_secs(2);
+/// The pause before the next look at a volume with refused readers.
+const WHILE_REFUSED: Duration = Duration::from_secs(60);
 /// The pause after a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(15);
 
@@ -142,7 +144,10 @@ pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
 
 /// The claims whose binding is ending, and which the node has not reported as unmounted yet (C6).
 pub fn ending(volume: &SharedPersistentVolume) -> Vec<String> {
-    let Some(status) = &volume.status else { return vec![] };
+    volume.status.as_ref().map(ending_of).unwrap_or_default()
+}
+
+fn ending_of(status: &SharedPersistentVolumeStatus) -> Vec<String> {
     let released = status.node.as_ref().map_or(&[][..], |node| &node.released);
     let ending = status.claims.iter().filter(|claim| claim.ending && !released.contains(&claim.uid));
     ending.map(|claim| claim.uid.clone()).collect()
@@ -178,6 +183,33 @@ pub fn release(
         node.released.extend(unmounted);
     }
     (left > 0).then_some(WHILE_IN_USE)
+}
+
+/// True if the processes that hold the volume are to be looked for (F3): a second look at a fenced volume finds it in use
+/// without a pod in its record, or a claim of an exclusive volume cannot end. Of a shared volume the kernel does not show
+/// which use is the claim's.
+pub fn is_held(volume: &SharedPersistentVolume, status: &SharedPersistentVolumeStatus) -> bool {
+    let held = |status: &SharedPersistentVolumeStatus| {
+        status.node.as_ref().is_some_and(|node| node.fenced && node.in_use && node.mounted_by.is_empty())
+    };
+    let is_second = volume.status.as_ref().is_some_and(held) && held(status);
+    is_second || volume.spec.shared.is_none() && !ending_of(status).is_empty()
+}
+
+/// Adds the processes that hold the volume to the node's report. A reported list stays while all its processes are among
+/// the found ones: other processes come and go (T2).
+pub fn hold(status: &mut SharedPersistentVolumeStatus, found: Vec<Process>) {
+    let Some(node) = &mut status.node else { return };
+    if node.held_by.is_empty() || !node.held_by.iter().all(|process| found.contains(process)) {
+        node.held_by = found;
+    }
+}
+
+/// Adds the pods that were refused as readers to the node's report (F2). Returns the pause after which they are forgotten.
+pub fn refuse(status: &mut SharedPersistentVolumeStatus, pods: Vec<PodRef>) -> Option<Duration> {
+    let node = status.node.as_mut()?;
+    node.refused_readers = pods;
+    (!node.refused_readers.is_empty()).then_some(WHILE_REFUSED)
 }
 
 /// The status after a task, and the pause before the next look; `None`: only a change of the object causes a look.
@@ -572,6 +604,37 @@ mod tests {
         assert_eq!(status.node.as_ref().unwrap().released, ["2"]);
         v.status = Some(status);
         assert_eq!(ending(&v), ["1"]);
+    }
+
+    /// F3, T2.
+    #[test]
+    fn f3_processes_are_looked_for_once_a_use_lasts() {
+        let process = |pid| Process { pid, command: "sh".into(), pod_uid: None, mount: None };
+        let mut v = ready_volume("v", "eng", true);
+        let held = |mut v: SharedPersistentVolume, pods| {
+            let before = v.clone();
+            let node = v.status.as_mut().unwrap().node.as_mut().unwrap();
+            fence(node, pods, true);
+            (is_held(&before, v.status.as_ref().unwrap()), v)
+        };
+        let (first, fenced) = held(v.clone(), vec![]);
+        assert!(!first && held(fenced.clone(), vec![]).0, "only what lasts");
+        assert!(!held(fenced, vec![pod("ns", "p")]).0, "the record has the pod");
+        v.spec.shared = None;
+        let status = v.status.as_mut().unwrap();
+        status.claims = vec![ClaimBinding { ending: true, ..bound_by("ns", "c", "c") }];
+        let mut status = status.clone();
+        assert!(is_held(&v, &status));
+        release(&v, &mut status, vec!["c".into()]);
+        assert!(!is_held(&v, &status));
+        let mut reported = |found: &[u32]| {
+            hold(&mut status, found.iter().copied().map(process).collect());
+            status.node.as_ref().unwrap().held_by.iter().map(|process| process.pid).collect::<Vec<_>>()
+        };
+        assert_eq!(reported(&[4, 5]), [4, 5]);
+        assert_eq!(reported(&[2, 4, 5]), [4, 5], "no news");
+        assert_eq!(reported(&[5]), [5]);
+        assert!(reported(&[]).is_empty());
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use crate::api::condition::{Verdict, reason};
 use crate::api::{BackingState, ClaimBinding, PodRef, SharedPersistentVolumeStatus};
 
-use super::names;
+use super::{held_by, names};
 
 /// Marks the entries in the list for which `ends` is true, and removes the marked entries that the node reports as
 /// unmounted. With `disk_gone`, the disk was declared gone, so no node will ever report (D4).
@@ -27,10 +27,23 @@ pub fn unbind(
     });
 }
 
-/// Why a claim without a PersistentVolumeClaim is still in the list of its volume. `pods` are pods that name the claim.
-pub fn still_mounted(status: &SharedPersistentVolumeStatus, pods: &[PodRef]) -> Verdict {
+/// Why a claim without a PersistentVolumeClaim is still in the list of its volume. `users` are pods that name the claim.
+pub fn still_mounted(
+    (namespace, volume): (&str, &str),
+    status: &SharedPersistentVolumeStatus,
+    users: &[PodRef],
+    holder_pods: &[PodRef],
+) -> Verdict {
     let node = status.node_name.as_deref().unwrap_or("?");
-    match pods {
+    let held_by = status.node.as_ref().map_or(&[][..], |node| &node.held_by);
+    match users {
+        [] if !held_by.is_empty() => Verdict::no(
+            reason::IN_USE,
+            format!(
+                "node {node} has the volume in use by {}: the claim goes when that process ends; the data stays",
+                held_by::by_for(namespace, volume, held_by, holder_pods)
+            ),
+        ),
         [] => Verdict::no(
             reason::RELEASING,
             format!(

@@ -47,6 +47,8 @@ pub struct Seen {
     pub volume: Option<String>,
     /// The status of that volume after [`Step::Leave`]; `None` before.
     pub left: Option<SharedPersistentVolumeStatus>,
+    /// Pods that run on the volume's node, read live with [`Seen::left`] if the node reports processes of pods.
+    pub holder_pods: Vec<PodRef>,
     /// The time.
     pub now: Timestamp,
 }
@@ -124,7 +126,14 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
 fn leave(claim: &VolumeClaim, seen: &Seen) -> Step {
     let Some(left) = &seen.left else { return Step::Leave };
     if left.claims.iter().any(|binding| Some(&binding.uid) == claim.metadata.uid.as_ref()) {
-        return report(claim, seen.users.clone(), still_mounted(left, &seen.users), seen);
+        let (namespace, volume) = (claim.namespace().unwrap_or_default(), seen.volume.as_deref());
+        let of = (&*namespace, volume.unwrap_or("?"));
+        return report(
+            claim,
+            seen.users.clone(),
+            still_mounted(of, left, &seen.users, &seen.holder_pods),
+            seen,
+        );
     }
     // Another finalizer keeps the object, so its status must not show a bound claim.
     let Some(foreign) = foreign_finalizer(claim) else { return Step::End };
@@ -182,7 +191,7 @@ fn report(claim: &VolumeClaim, mut users: Vec<PodRef>, why: Verdict, seen: &Seen
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{ClaimBinding, FINALIZER, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID};
+    use crate::api::{ClaimBinding, FINALIZER, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, Process};
     use crate::plan::persistent_volume::persistent_volume_claim;
     use crate::plan::testing::*;
 
@@ -196,6 +205,7 @@ mod tests {
             provisioned: None,
             volume: None,
             left: None,
+            holder_pods: vec![],
             now: Timestamp::from_second(60).unwrap(),
         }
     }
@@ -247,6 +257,16 @@ mod tests {
             message(next(&c, &left(&listed, &[])))
                 .contains("when node n1 reports that nothing of it is mounted")
         );
+        let mut held = left(&listed, &[]);
+        let node = held.left.as_mut().unwrap().node.as_mut().unwrap();
+        node.held_by =
+            vec![Process { pid: 7, command: "sh".into(), pod_uid: Some("uid-q".into()), mount: None }];
+        for (namespace, said) in
+            [("ns", "in use by process 7 (sh) of pod ns/q"), ("other", "outside of the namespace's pods")]
+        {
+            held.holder_pods = vec![pod(namespace, "q")];
+            assert!(message(next(&c, &held)).contains(said), "F3: {said}");
+        }
         let used = message(next(&c, &left(&listed, &[pod("ns", "p")])));
         assert!(used.contains("node n1 has the volume mounted for pod ns/p"), "X1: {used}");
         c.metadata.finalizers = Some(vec![FINALIZER.into(), "example.com/keep".into()]);

@@ -64,6 +64,7 @@ async fn a1_a4_the_charts_grants_suffice() {
     let options = controller::Options {
         identity: "test".into(),
         namespace: "reservoir-system".into(),
+        replaces_pods: false,
         concurrency: 8,
         look_again: controller::LOOK_AGAIN,
         wake: true,

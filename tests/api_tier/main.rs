@@ -28,6 +28,7 @@ mod pvc_provisioner;
 mod quiet;
 mod quota;
 mod races;
+mod readers;
 mod reservations;
 mod restored;
 mod rights;

@@ -8,6 +8,7 @@ mod device;
 mod disks;
 mod enforcement;
 mod erase;
+mod holders;
 mod hostile;
 mod inherit;
 mod kept;

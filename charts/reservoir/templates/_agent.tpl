@@ -84,8 +84,8 @@ spec:
       serviceAccountName: reservoir-agent
       automountServiceAccountToken: true
       enableServiceLinks: false
-      {{- if or $hasMount $hasDevice $hasBtrfs $hasQuota $adoptRoots }}
-      # Users of an undivided disk, a subvolume or a directory are seen in the node's processes (X3).
+      {{- if or .Values.agent.hostPID $hasMount $hasDevice $hasBtrfs $hasQuota $adoptRoots }}
+      # Users of an undivided disk, a subvolume or a directory are seen in the node's processes (X3). Messages name them (F3).
       hostPID: true
       {{- end }}
       priorityClassName: {{ .Values.agent.priorityClassName | quote }}

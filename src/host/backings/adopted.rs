@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::backings::backing::{Backing, Commit, DiskSpace, Opened};
 use crate::host::error::{Context, Error, Result};
-use crate::host::sys::{Device, Mount, Place, dirfd, disk_usage, in_use, mounts};
+use crate::host::sys::{Device, Mount, Place, Uses, dirfd, disk_usage, in_use, mounts};
 use crate::host::types::{DiskConfig, ErasePolicy, FsType, Record, Usage, VolumeUid};
 use crate::host::volume::Volume;
 
@@ -211,8 +211,15 @@ impl Backing for Adopting {
 
     /// Only mounts of the directory or of a part of it count as use; see the caveats.
     fn in_use(&self, volume: &Volume) -> Result<bool> {
-        let Some(adopted) = self.adopted_place(volume)? else { return self.own.in_use(volume) };
-        in_use::in_use(|mount| Place::of(mount).is_in(&adopted), |_| false)
+        match note(volume)? {
+            None => self.own.in_use(volume),
+            Some(_) => in_use::in_use(&self.uses(volume)?),
+        }
+    }
+
+    fn uses(&self, volume: &Volume) -> Result<Uses<'_>> {
+        let Some(adopted) = self.adopted_place(volume)? else { return self.own.uses(volume) };
+        Ok(Uses::mounts_alone(move |mount| Place::of(mount).is_in(&adopted)))
     }
 
     /// The bytes in the directory, at most the volume's size: the rest is foreign data on the disk. A directory with

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::host::error::{Context, Error, Result};
-use crate::host::sys::{Mount, Place, dirfd, filesystem};
+use crate::host::sys::{Mount, Place, Uses, dirfd, filesystem};
 use crate::host::types::{ErasePolicy, FsType, Record, Usage};
 use crate::host::volume::Volume;
 
@@ -106,6 +106,10 @@ pub(crate) trait Backing: Send + Sync {
     /// True if the kernel has the volume mounted or open, in any mount namespace (X3). An idle device of the volume is
     /// detached.
     fn in_use(&self, volume: &Volume) -> Result<bool>;
+
+    /// The uses of the volume by processes, as far as the kernel shows them. [`in_use`](Self::in_use) decides; this
+    /// serves to name the processes (F3).
+    fn uses(&self, volume: &Volume) -> Result<Uses<'_>>;
 
     fn allocated_bytes(&self, volume: &Volume) -> Result<u64>;
 

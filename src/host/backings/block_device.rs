@@ -30,7 +30,7 @@ use crate::host::backings::backing::{Backing, DiskSpace, Opened};
 use crate::host::error::{Context, Error, Result, retry_while_busy, unless_busy};
 use crate::host::layout::VOLUMES;
 use crate::host::sys::{
-    Device, Mount, OpenFile, atomic_file, dirfd, filesystem, in_use, loop_device, mounts, syscalls, zero,
+    Device, Mount, Uses, atomic_file, dirfd, filesystem, in_use, loop_device, mounts, syscalls, zero,
 };
 use crate::host::types::{DiskConfig, ErasePolicy, FsType, Record, Usage, VolumeUid};
 use crate::host::volume::Volume;
@@ -239,9 +239,13 @@ impl Backing for Raw {
     /// A filesystem in any mount namespace claims the device. Users of a raw volume have the device open without a
     /// claim, some of them, like the kubelet, through a loop device.
     fn in_use(&self, _: &Volume) -> Result<bool> {
-        let open = |file: OpenFile| file.block_device == Some(self.device);
+        let open = Uses::new(|_| false, |file| file.block_device == Some(self.device));
         let bound = |status: &syscalls::LoopInfo64| Device::from_raw(status.rdevice) == self.device;
-        Ok(self.is_claimed()? || loop_device::any_bound(bound)? || in_use::in_use(|_| false, open)?)
+        Ok(self.is_claimed()? || loop_device::any_bound(bound)? || in_use::in_use(&open)?)
+    }
+
+    fn uses(&self, _: &Volume) -> Result<Uses<'_>> {
+        Ok(Uses::of_devices(vec![self.device]))
     }
 
     fn allocated_bytes(&self, _: &Volume) -> Result<u64> {

@@ -30,7 +30,7 @@ use crate::host::error::{Context, Error, Result};
 use crate::host::layout::IDENTITY;
 use crate::host::sys::btrfs_subvolumes::{Counting, Filesystem, Group, TOP_LEVEL, UNLIMITED};
 use crate::host::sys::{
-    Device, Mount, OpenFile, atomic_file, dirfd, filesystem, in_use, loop_device, mounts, syscalls,
+    Device, Mount, Uses, atomic_file, dirfd, filesystem, in_use, loop_device, mounts, syscalls,
 };
 use crate::host::types::{DiskConfig, ErasePolicy, FsType, Record, Usage};
 use crate::host::volume::Volume;
@@ -214,6 +214,14 @@ impl Btrfs {
         }
         Ok(Some(devices))
     }
+
+    fn uses_of(&self, volume: &Volume, devices: Vec<Device>) -> Result<Uses<'_>> {
+        let place: PathBuf = mounts::place(&volume.dir)?.path.join(DATA);
+        Ok(Uses::new(
+            move |mount| mount.device == self.device && mount.root.starts_with(&place),
+            move |file| devices.contains(&file.filesystem),
+        ))
+    }
 }
 
 impl Group {
@@ -305,12 +313,14 @@ impl Backing for Btrfs {
     /// Files of each subvolume have a device number of their own. The number identifies the volume of an open file.
     fn in_use(&self, volume: &Volume) -> Result<bool> {
         let Some(data) = data(volume)? else { return Ok(false) };
-        let place: PathBuf = mounts::place(&volume.dir)?.path.join(DATA);
         let Some(devices) = self.devices(&data)? else { return Ok(true) };
-        let mounted = |mount: &Mount| mount.device == self.device && mount.root.starts_with(&place);
-        let open = |file: OpenFile| devices.contains(&file.filesystem);
         Ok(loop_device::any_bound(|status| devices.contains(&Device::from_raw(status.device)))?
-            || in_use::in_use(mounted, open)?)
+            || in_use::in_use(&self.uses_of(volume, devices)?)?)
+    }
+
+    fn uses(&self, volume: &Volume) -> Result<Uses<'_>> {
+        let devices = data(volume)?.map(|data| self.devices(&data)).transpose()?.flatten();
+        self.uses_of(volume, devices.unwrap_or_default())
     }
 
     fn allocated_bytes(&self, volume: &Volume) -> Result<u64> {

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use crate::host::backings::backing::{Backing, Commit, DiskSpace};
 use crate::host::error::{Context, Error, Result};
-use crate::host::sys::{Device, Mount, dirfd, filesystem, mounts, zero};
+use crate::host::sys::{Device, Mount, Uses, dirfd, filesystem, mounts, zero};
 use crate::host::types::{ErasePolicy, FsType, Record, State};
 use crate::host::volume::Volume;
 
@@ -64,6 +64,9 @@ pub(crate) trait ImageStore: Send + Sync {
     fn is_attached(&self, volume: &Volume, device: Device) -> Result<bool>;
 
     fn in_use(&self, volume: &Volume) -> Result<bool>;
+
+    /// The devices of the volume's images.
+    fn devices(&self, volume: &Volume) -> Result<Vec<Device>>;
 
     fn allocated_bytes(&self, volume: &Volume) -> Result<u64>;
 
@@ -232,6 +235,10 @@ impl<S: ImageStore> Backing for ImageBacking<S> {
         self.0.in_use(volume)
     }
 
+    fn uses(&self, volume: &Volume) -> Result<Uses<'_>> {
+        Ok(Uses::of_devices(self.0.devices(volume)?))
+    }
+
     fn allocated_bytes(&self, volume: &Volume) -> Result<u64> {
         self.0.allocated_bytes(volume)
     }
@@ -332,6 +339,10 @@ mod tests {
         }
 
         fn in_use(&self, _: &Volume) -> Result<bool> {
+            unreachable!()
+        }
+
+        fn devices(&self, _: &Volume) -> Result<Vec<Device>> {
             unreachable!()
         }
 

@@ -132,6 +132,12 @@ impl ImageStore for LoopFiles {
         Ok(in_use)
     }
 
+    fn devices(&self, volume: &Volume) -> Result<Vec<Device>> {
+        let file = open_data(volume)?;
+        let devices = loop_device::find(&identity(volume, file.as_ref())?)?;
+        Ok(devices.into_iter().map(|found| found.device).collect())
+    }
+
     fn allocated_bytes(&self, volume: &Volume) -> Result<u64> {
         let mut blocks = 0;
         for name in self.file_names() {

@@ -209,6 +209,10 @@ impl ImageStore for Lvm {
         self.active(volume)?.map_or(Ok(false), |node| node.is_claimed())
     }
 
+    fn devices(&self, volume: &Volume) -> Result<Vec<Device>> {
+        Ok(self.active(volume)?.map(|node| node.device).into_iter().collect())
+    }
+
     fn allocated_bytes(&self, volume: &Volume) -> Result<u64> {
         let Note { data, spare } = note(volume)?;
         let bytes = |name| Ok::<_, Error>(self.node_of(name)?.map_or(0, |node| node.bytes));

@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use crate::host::backings::backing::{Backing, Commit, DiskSpace, Opened};
 use crate::host::error::{Context, Error, Result};
 use crate::host::sys::{
-    Device, Mount, OpenFile, Place, dirfd, filesystem, in_use, mounts, random_uuid, remove_tree, syscalls,
+    Device, Mount, Place, Uses, dirfd, filesystem, in_use, mounts, random_uuid, remove_tree, syscalls,
 };
 use crate::host::types::{ErasePolicy, FsType, Record, Usage};
 use crate::host::volume::Volume;
@@ -272,12 +272,16 @@ impl Backing for Quota {
 
     /// Mounts of the volume or of a part of it count as use, and so do open files with its project.
     fn in_use(&self, volume: &Volume) -> Result<bool> {
-        let place = Self::place(volume)?;
-        let project = note(volume)?;
-        let open = |file: OpenFile| {
-            file.filesystem == self.device && file.link.is_some_and(|link| has_project(&link, project))
-        };
-        in_use::in_use(|mount| Place::of(mount).is_in(&place), open)
+        in_use::in_use(&self.uses(volume)?)
+    }
+
+    fn uses(&self, volume: &Volume) -> Result<Uses<'_>> {
+        let (place, project) = (Self::place(volume)?, note(volume)?);
+        let has_project = move |link: &PathBuf| has_project(link, project);
+        Ok(Uses::new(
+            move |mount| Place::of(mount).is_in(&place),
+            move |file| file.filesystem == self.device && file.link.as_ref().is_some_and(has_project),
+        ))
     }
 
     fn allocated_bytes(&self, volume: &Volume) -> Result<u64> {

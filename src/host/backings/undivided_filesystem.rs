@@ -12,7 +12,7 @@ use crate::host::backings::backing::{Backing, Opened};
 use crate::host::error::{Context, Error, Result};
 use crate::host::layout::{IDENTITY, VOLUMES};
 use crate::host::sys::{
-    Device, Mount, OpenFile, atomic_file, dirfd, filesystem, in_use, loop_device, mounts, remove_tree,
+    Device, Mount, Uses, atomic_file, dirfd, filesystem, in_use, loop_device, mounts, remove_tree,
 };
 use crate::host::types::{ErasePolicy, FsType, Record, Usage};
 use crate::host::volume::Volume;
@@ -98,11 +98,16 @@ impl Backing for UndividedFilesystem {
     /// All of the filesystem is the volume's, so every open file on it is a use. A mount is a use only if it shows
     /// the volume or a part of it: the filesystem itself is always mounted.
     fn in_use(&self, volume: &Volume) -> Result<bool> {
-        let place = Self::path_of(volume);
-        let mounted = |mount: &Mount| mount.device == self.device && mount.root.starts_with(&place);
-        let open = |file: OpenFile| file.filesystem == self.device;
         Ok(loop_device::any_bound(|status| Device::from_raw(status.device) == self.device)?
-            || in_use::in_use(mounted, open)?)
+            || in_use::in_use(&self.uses(volume)?)?)
+    }
+
+    fn uses(&self, volume: &Volume) -> Result<Uses<'_>> {
+        let place = Self::path_of(volume);
+        Ok(Uses::new(
+            move |mount| mount.device == self.device && mount.root.starts_with(&place),
+            |file| file.filesystem == self.device,
+        ))
     }
 
     fn allocated_bytes(&self, volume: &Volume) -> Result<u64> {

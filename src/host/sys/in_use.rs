@@ -15,7 +15,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags};
 use rustix::io::Errno;
@@ -28,6 +28,8 @@ use crate::host::sys::mountinfo::{self, Device, Mount};
 pub(crate) struct OpenFile {
     /// The filesystem of the file.
     pub(crate) filesystem: Device,
+    /// The mount through which the file was opened.
+    pub(crate) mount: u64,
     /// The device, if the file is a block device's node.
     pub(crate) block_device: Option<Device>,
     /// The file's link in procfs, for a regular file or a directory. `None` for others, because opening those may
@@ -43,78 +45,135 @@ pub(crate) fn ensure_processes_visible() -> Result<()> {
     }
 }
 
-/// True if some mount is `mounted`, or some file of another process is `open`.
+/// The uses of a volume among the kernel's mounts and open files.
+pub(crate) struct Uses<'a> {
+    /// The mounts that count as a use.
+    pub(crate) mounted: Box<dyn Fn(&Mount) -> bool + 'a>,
+    /// The open files that count as a use; `None`: no open file does.
+    pub(crate) open: Option<Box<dyn Fn(&OpenFile) -> bool + 'a>>,
+}
+
+impl<'a> Uses<'a> {
+    pub(crate) fn new(mounted: impl Fn(&Mount) -> bool + 'a, open: impl Fn(&OpenFile) -> bool + 'a) -> Self {
+        Self { mounted: Box::new(mounted), open: Some(Box::new(open)) }
+    }
+
+    /// The mounts of the devices' filesystems, the open files on these, and the open devices themselves.
+    pub(crate) fn of_devices(devices: Vec<Device>) -> Self {
+        let of_file = devices.clone();
+        Self::new(
+            move |mount| devices.contains(&mount.device),
+            move |file| {
+                of_file.contains(&file.filesystem)
+                    || file.block_device.is_some_and(|device| of_file.contains(&device))
+            },
+        )
+    }
+
+    pub(crate) fn mounts_alone(mounted: impl Fn(&Mount) -> bool + 'a) -> Self {
+        Self { mounted: Box::new(mounted), open: None }
+    }
+}
+
+/// A use by one process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// The process sees a mount at this point.
+    Mounted(PathBuf),
+    /// The process has a file open or mapped, or a directory as its working or root directory.
+    Open,
+}
+
+/// True if there is a use.
 ///
 /// A use counts only if two searches find it: between fork and exec, a child process of the agent has copies of all
 /// descriptors.
-pub(crate) fn in_use(mounted: impl Fn(&Mount) -> bool, open: impl Fn(OpenFile) -> bool) -> Result<bool> {
+pub(crate) fn in_use(uses: &Uses<'_>) -> Result<bool> {
     ensure_processes_visible()?;
     for _ in 0..2 {
-        if !any_process_uses(&mounted, &open)? {
+        if !any_process_uses(uses)? {
             return Ok(false);
         }
         std::thread::sleep(Duration::from_millis(30));
     }
-    any_process_uses(&mounted, &open)
+    any_process_uses(uses)
 }
 
-fn any_process_uses(mounted: &impl Fn(&Mount) -> bool, open: &impl Fn(OpenFile) -> bool) -> Result<bool> {
-    let myself = rustix::process::getpid().as_raw_nonzero().get().to_string();
+fn any_process_uses(uses: &Uses<'_>) -> Result<bool> {
     let mut seen = BTreeSet::new();
-    for process in numbered_entries(Path::new("/proc"))?.unwrap_or_default() {
-        let own = process.ends_with(&myself);
-        match process_uses(&process, own, &mut seen, mounted, open) {
-            Ok(false) => {}
+    for process in processes()? {
+        match process_use(&process, &mut seen, uses) {
+            Ok(None) => {}
             Err(Error::Io { source: Errno::ACCESS | Errno::PERM, .. }) if process.ends_with("1") => {}
-            found => return found,
+            found => return found.map(|found| found.is_some()),
         }
     }
     Ok(false)
 }
 
-fn process_uses(
+/// The first processes with a use, one for each mount namespace and open file, until there are `most` or the time is
+/// over. Processes that cannot be looked at are left out: nothing is decided by this list.
+pub(crate) fn users(uses: &Uses<'_>, most: usize, time: Duration) -> Result<Vec<(PathBuf, Use)>> {
+    ensure_processes_visible()?;
+    let (until, mut seen, mut found) = (Instant::now() + time, BTreeSet::new(), Vec::new());
+    for process in processes()? {
+        if found.len() == most || Instant::now() > until {
+            break;
+        }
+        if let Ok(Some(used)) = process_use(&process, &mut seen, uses) {
+            found.push((process, used));
+        }
+    }
+    Ok(found)
+}
+
+fn processes() -> Result<Vec<PathBuf>> {
+    Ok(numbered_entries(Path::new("/proc"))?.unwrap_or_default())
+}
+
+fn process_use(
     process: &Path,
-    own: bool,
     seen: &mut BTreeSet<(PathBuf, Device, u64)>,
-    mounted: &impl Fn(&Mount) -> bool,
-    open: &impl Fn(OpenFile) -> bool,
-) -> Result<bool> {
-    let Some(threads) = numbered_entries(&process.join("task"))? else { return Ok(false) };
+    uses: &Uses<'_>,
+) -> Result<Option<Use>> {
+    let Some(threads) = numbered_entries(&process.join("task"))? else { return Ok(None) };
     for thread in &threads {
-        if unless_process_gone(|| sees_mount(thread, seen, mounted))? {
-            return Ok(true);
+        if let Some(point) = unless_process_gone(|| sees_mount(thread, seen, uses))? {
+            return Ok(Some(Use::Mounted(point)));
         }
     }
     // The agent's own descriptors are no use. The threads of a process share their descriptors, and an ended thread
     // shows none.
-    for thread in threads.iter().filter(|_| !own) {
+    let own = process.ends_with(rustix::process::getpid().as_raw_nonzero().get().to_string());
+    let Some(open) = uses.open.as_ref().filter(|_| !own) else { return Ok(None) };
+    for thread in &threads {
         if has_open(thread, open)? {
-            return Ok(true);
+            return Ok(Some(Use::Open));
         }
         if !has_ended(thread)? {
             break;
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
-/// True if a mount that a thread sees counts as use. Skips mount tables in `seen`.
+/// The point of a mount that a thread sees and that counts as use. Skips mount tables in `seen`.
 fn sees_mount(
     thread: &Path,
     seen: &mut BTreeSet<(PathBuf, Device, u64)>,
-    mounted: &impl Fn(&Mount) -> bool,
-) -> std::io::Result<bool> {
+    uses: &Uses<'_>,
+) -> std::io::Result<Option<PathBuf>> {
     let namespace = std::fs::read_link(thread.join("ns/mnt"))?;
     // mountinfo omits mounts outside of a thread's chroot(2).
     let root = look(&thread.join("root"))?;
     if !seen.insert((namespace, device(root.stx_dev_major, root.stx_dev_minor), root.stx_ino)) {
-        return Ok(false);
+        return Ok(None);
     }
     let table = std::fs::read(thread.join("mountinfo"))?;
-    Ok(mountinfo::parse(&table).iter().any(mounted))
+    Ok(mountinfo::parse(&table).into_iter().find(|mount| (uses.mounted)(mount)).map(|mount| mount.point))
 }
 
-fn has_open(thread: &Path, open: &impl Fn(OpenFile) -> bool) -> Result<bool> {
+fn has_open(thread: &Path, open: &dyn Fn(&OpenFile) -> bool) -> Result<bool> {
     let mut links = vec![thread.join("cwd"), thread.join("root")];
     // procfs lists mapped files for the whole process only.
     for directory in ["fd", "../../map_files"] {
@@ -126,8 +185,9 @@ fn has_open(thread: &Path, open: &impl Fn(OpenFile) -> bool) -> Result<bool> {
             let kind = FileType::from_raw_mode(file.stx_mode.into());
             let is_block = kind == FileType::BlockDevice;
             let is_data = matches!(kind, FileType::RegularFile | FileType::Directory);
-            Ok(open(OpenFile {
+            Ok(open(&OpenFile {
                 filesystem: device(file.stx_dev_major, file.stx_dev_minor),
+                mount: file.stx_mnt_id,
                 block_device: is_block.then(|| device(file.stx_rdev_major, file.stx_rdev_minor)),
                 link: is_data.then(|| link.clone()),
             }))
@@ -154,7 +214,8 @@ fn device(major: u32, minor: u32) -> Device {
 
 /// Follows a link of procfs. DONT_SYNC avoids a question to the server of a network filesystem, which may be gone.
 fn look(path: &Path) -> std::io::Result<Statx> {
-    Ok(rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::BASIC_STATS)?)
+    let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    Ok(rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, wanted)?)
 }
 
 /// The entries of a procfs directory whose names are numbers.
@@ -197,24 +258,23 @@ mod tests {
         let (fs, ino) = (device(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino);
         assert!(ino > 0);
         let _own = std::fs::File::open(&path).unwrap();
-        let open = |file: OpenFile| file.filesystem == fs;
-        let nobody = |_: &Mount| false;
-        let before = in_use(nobody, open).unwrap();
+        let uses = Uses::new(|_| false, |file| file.filesystem == fs);
+        let before = in_use(&uses).unwrap();
         let mut child = std::process::Command::new("sleep")
             .arg("60")
             .stdin(std::fs::File::open(&path).unwrap())
             .spawn()
             .unwrap();
-        let found = in_use(nobody, open);
+        let found = in_use(&uses);
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(found, Ok(true));
-        assert_eq!(in_use(nobody, open).unwrap(), before);
+        assert_eq!(in_use(&uses).unwrap(), before);
     }
 
     #[test]
     fn x3_a_mount_of_this_namespace_is_a_use() {
-        assert_eq!(in_use(|mount| mount.point.as_os_str() == "/", |_| false), Ok(true));
-        assert_eq!(in_use(|_| false, |_| false), Ok(false));
+        assert_eq!(in_use(&Uses::mounts_alone(|mount| mount.point.as_os_str() == "/")), Ok(true));
+        assert_eq!(in_use(&Uses::mounts_alone(|_| false)), Ok(false));
     }
 }

@@ -10,6 +10,7 @@ pub(super) mod in_use;
 pub(super) mod loop_device;
 mod mountinfo;
 pub(super) mod mounts;
+pub(super) mod process;
 mod program;
 mod random;
 pub(super) mod read_only_lock;
@@ -18,7 +19,7 @@ pub(super) mod syscalls;
 pub(super) mod volume_group;
 pub(super) mod zero;
 
-pub(super) use in_use::OpenFile;
+pub(super) use in_use::Uses;
 pub(super) use mountinfo::{Device, Mount};
 pub(super) use mounts::{Found, Place, Target};
 pub(super) use random::random_uuid;

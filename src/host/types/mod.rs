@@ -13,7 +13,7 @@ pub use fs_type::FsType;
 pub use mount_options::MountOption;
 pub use record::{Kept, Pod, Published, Record, State};
 pub use report::{
-    DiskIdentity, DiskReport, Enforcement, FenceReport, Receipt, Recovery, Usage, VolumeReport,
+    DiskIdentity, DiskReport, Enforcement, FenceReport, Held, Holder, Receipt, Recovery, Usage, VolumeReport,
 };
 pub use spec::{ErasePolicy, Reserved, VolumeSpec};
 pub use uid::{InvalidUid, VolumeUid};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::host::error::{Context, Result};
 use crate::host::types::config::DiskConfig;
-use crate::host::types::record::{Published, Record};
+use crate::host::types::record::{Pod, Published, Record};
 use crate::host::types::spec::ErasePolicy;
 use crate::host::types::uid::VolumeUid;
 
@@ -93,6 +93,30 @@ pub struct FenceReport {
     pub users: BTreeMap<String, Published>,
     /// The kernel has the volume mounted or open in some mount namespace (X3).
     pub in_use: bool,
+}
+
+/// A process that uses a volume (F3). Its words are its own, and made safe for messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The process' number, as the agent sees it.
+    pub pid: u32,
+    /// The name of the process' program, at most 15 characters.
+    pub command: String,
+    /// UID of the process' pod.
+    pub pod_uid: Option<String>,
+    /// The point of the mount that the process sees; `None` for an open file or a working directory.
+    pub mount: Option<String>,
+}
+
+/// The processes that hold a volume or one of its targets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The volume's name.
+    pub volume: String,
+    /// The pods in the volume's record, or the pod of the target.
+    pub pods: Vec<Pod>,
+    /// The first processes.
+    pub by: Vec<Holder>,
 }
 
 /// The proof that a volume is gone from this node.

@@ -252,6 +252,22 @@ impl Checks {
                 "see D5 in docs/semantics.md",
             );
         }
+        let asked = |disk: &&api::NodeDisk| {
+            disk.status.as_ref().is_some_and(|status| status.keeps_read_only == Some(false))
+        };
+        let without: BTreeSet<&str> =
+            snapshot.disks.iter().filter(asked).map(|disk| &*disk.spec.node_name).collect();
+        if !without.is_empty() {
+            let without: Vec<_> = without.into_iter().collect();
+            self.note(
+                format!(
+                    "the container runtime of node {} does not ask Reservoir about containers (NRI), or the node has no \
+                     user namespaces: a pod that is older than its ReadOnly claim waits there until it is made again",
+                    names(&without, without.len())
+                ),
+                "see \"Pods that came before their ReadOnly claim\" in docs/operations.md",
+            );
+        }
         for disk in &snapshot.disks {
             let others = disk.status.as_ref().and_then(|status| status.unlisted_orphans.as_ref());
             if let Some(api::UnlistedOrphans { count, size }) = others {
@@ -364,7 +380,7 @@ mod tests {
     fn t4_the_doctor_finds_each_fault_and_nothing_else() {
         assert_eq!(faults(&healthy()), []);
         type Break = fn(&mut Facts);
-        let table: [(Level, &str, Break); 16] = [
+        let table: [(Level, &str, Break); 17] = [
             (Level::Problem, "Kubernetes is 1.35", |f| f.server.1 = "35".into()),
             (Level::Problem, "the kind VolumeRole is not installed", |f| {
                 drop(f.crds.as_mut().unwrap().pop())
@@ -398,6 +414,9 @@ mod tests {
                     f.snapshot.disks[0].status.as_mut().unwrap().unlisted_orphans = Some(others);
                 },
             ),
+            (Level::Note, "the container runtime of node n1 does not ask", |f| {
+                f.snapshot.disks[0].status.as_mut().unwrap().keeps_read_only = Some(false);
+            }),
             (Level::Problem, "there are no disks", |f| f.snapshot.disks.clear()),
             (Level::Note, "for role eng you lack use", |f| f.grants[0].1.retain(|verb| *verb != "use")),
             (Level::Note, "you may not list customresourcedefinitions", |f| f.crds = None),

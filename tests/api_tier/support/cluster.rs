@@ -147,6 +147,7 @@ impl Cluster {
         let options = controller::Options {
             identity: "test".into(),
             namespace: "default".into(),
+            replaces_pods: true,
             concurrency: 8,
             look_again: self.look_again,
             wake: self.wake,

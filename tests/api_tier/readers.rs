@@ -1,0 +1,161 @@
+//! Pods that are older than their ReadOnly claim, on a node without NRI (M3, F2); processes that hold a volume (F3).
+
+use std::path::Path;
+use std::process::Command;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Client, ResourceExt};
+use reservoir::api::{NodeDisk, SharedPersistentVolume, VolumeClaim};
+use serde_json::{Value, json};
+
+use crate::kept::start;
+use crate::support::{CONTROLLER_USER, Cluster, until, until_gone, until_reason};
+
+fn claim(name: &str, mode: &str) -> String {
+    format!(
+        "{{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {{name: {name}, namespace: team}},
+        spec: {{role: eng, volume: data, mode: {mode}}}}}"
+    )
+}
+
+/// A pod of node n1 that uses the claim, made by a controller of that kind.
+async fn pod(cluster: &Cluster, name: &str, claim: &str, owner: Option<&str>) -> Pod {
+    let owners: Vec<Value> = owner
+        .map(|kind| {
+            let group = if kind == "Job" { "batch/v1" } else { "apps/v1" };
+            json!({"apiVersion": group, "kind": kind, "name": "o", "uid": "u", "controller": true})
+        })
+        .into_iter()
+        .collect();
+    let pod = json!({"metadata": {"name": name, "ownerReferences": owners},
+        "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "none"}],
+            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}],
+            "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0}});
+    let pods: Api<Pod> = cluster.within("team");
+    until("the default service account", || async {
+        pods.create(&PostParams::default(), &serde_json::from_value(pod.clone()).unwrap()).await.ok()
+    })
+    .await
+}
+
+async fn notes(cluster: &Cluster, reason: &str, about: &str) -> Vec<String> {
+    let events = Api::<Event>::all(cluster.client.clone()).list(&Default::default()).await.unwrap();
+    let is = |e: &Event| {
+        e.reason.as_deref() == Some(reason)
+            && e.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some(about)
+    };
+    events.into_iter().filter(is).filter_map(|event| event.note).collect()
+}
+
+/// F2, M3.
+#[tokio::test(flavor = "multi_thread")]
+async fn f2_a_pod_older_than_its_read_only_claim_is_replaced() {
+    let (cluster, agent) = start().await;
+    let policy =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/reservoir/files/admission-replace-pods.yaml");
+    let policy = std::fs::read_to_string(policy).unwrap().replace("CONTROLLER_USER", CONTROLLER_USER);
+    cluster.apply_text(&policy).await;
+    let mut older = Vec::new();
+    for (name, owner) in
+        [("owned", Some("ReplicaSet")), ("started", Some("ReplicaSet")), ("job", Some("Job")), ("bare", None)]
+    {
+        older.push(pod(&cluster, name, "r", owner).await);
+    }
+    let pods: Api<Pod> = cluster.within("team");
+    let ran = json!({"status": {"containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": false,
+        "restartCount": 0, "state": {"terminated": {"exitCode": 1}}}]}});
+    pods.patch_status("started", &PatchParams::default(), &Patch::Strategic(ran)).await.unwrap();
+    cluster.apply_text(&claim("r", "ReadOnly")).await;
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    until_reason(&claims, "r", "Bound").await;
+    let reader = claims.get("r").await.unwrap();
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    // The kubelet tries again and again. A restart of the runtime is waited for.
+    until("all refused pods are in the status", || async {
+        for pod in &older {
+            let refused = agent.publish(&cluster, &reader, pod, false).await.unwrap_err();
+            assert!(refused.message().contains("without readOnly: true"), "{refused}");
+        }
+        let node = volumes.get("data").await.unwrap().status?.node?;
+        (node.refused_readers.len() == older.len()).then_some(())
+    })
+    .await;
+    until_gone(&pods, "owned").await;
+    let said = until("the event", || async { notes(&cluster, "Replaced", "owned").await.pop() }).await;
+    assert!(said.contains("ReplicaSet o makes it again"), "{said}");
+    cluster.quiet_for(std::time::Duration::from_secs(3)).await;
+    for name in ["started", "job", "bare"] {
+        let uid = pods.get(name).await.unwrap().uid();
+        assert!(older.iter().any(|pod| pod.uid() == uid), "{name}");
+    }
+    // What the next pod of the ReplicaSet says.
+    let next = pod(&cluster, "next", "r", Some("ReplicaSet")).await;
+    let source = next.spec.unwrap().volumes.unwrap().remove(0).persistent_volume_claim.unwrap();
+    assert_eq!(source.read_only, Some(true));
+
+    // The policy alone, for a controller that has lost its mind.
+    let options = kube::config::KubeConfigOptions::default();
+    let config =
+        kube::Config::from_custom_kubeconfig(cluster.controller_kubeconfig(), &options).await.unwrap();
+    let controller: Api<Pod> = Api::namespaced(Client::try_from(config).unwrap(), "team");
+    for (name, why) in [
+        ("started", "pod started has run"),
+        ("job", "makes pod job again"),
+        ("bare", "makes pod bare again"),
+        ("next", "waits for no claim without readOnly"),
+    ] {
+        let refused = controller.delete(name, &DeleteParams::default()).await.unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+    pods.delete("bare", &DeleteParams::default()).await.unwrap();
+    let disk = cluster.all::<NodeDisk>().get("n1.default").await.unwrap();
+    assert_eq!(disk.status.unwrap().keeps_read_only, Some(false), "for the doctor");
+}
+
+/// F3, C6.
+#[tokio::test(flavor = "multi_thread")]
+async fn f3_a_process_that_holds_a_volume_is_named_to_administrators() {
+    let (cluster, agent) = start().await;
+    let exclusive =
+        "{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: own},
+        spec: {role: eng, size: 32Mi}}";
+    cluster.apply_text(exclusive).await;
+    cluster.apply_text(&claim("c", "ReadWrite").replace("volume: data", "volume: own")).await;
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    until_reason(&claims, "c", "Bound").await;
+    let bound = claims.get("c").await.unwrap();
+    let user = cluster.pod("team", "p", &["c"]).await;
+    let target = agent.publish(&cluster, &bound, &user, false).await.unwrap();
+    let mut sleep = Command::new("sleep").arg("300").current_dir(&target).spawn().unwrap();
+    let process = format!("process {} (sleep)", sleep.id());
+
+    // The kubelet tries again, and the second refusal is told: on the volume all, on the pod not what is not its own.
+    for _ in 0..2 {
+        assert!(agent.unpublish(&bound, &user).await.is_err());
+    }
+    let said =
+        until("the volume's event", || async { notes(&cluster, "MountHeld", "own").await.pop() }).await;
+    assert!(said.contains(&format!("mount for pod team/p, which is held by {process}")), "{said}");
+    let said = until("the pod's event", || async { notes(&cluster, "MountHeld", "p").await.pop() }).await;
+    assert!(said.contains("outside of the namespace's pods") && !said.contains("sleep"), "{said}");
+
+    // The mount is taken away by force, and the process stays.
+    assert!(Command::new("umount").arg("-l").arg(&target).status().unwrap().success());
+    agent.unpublish(&bound, &user).await.unwrap();
+    cluster.end_pod("team", "p").await;
+    claims.delete("c", &DeleteParams::default()).await.unwrap();
+    let said = until_reason(&claims, "c", "InUse").await;
+    assert!(said.contains("in use by a process outside") && said.contains("volume own"), "{said}");
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    let node = volumes.get("own").await.unwrap().status.unwrap().node.unwrap();
+    assert_eq!((node.held_by[0].pid, &*node.held_by[0].command), (sleep.id(), "sleep"));
+    sleep.kill().unwrap();
+    sleep.wait().unwrap();
+    until_gone(&claims, "c").await;
+    until("the report is taken back", || async {
+        volumes.get("own").await.unwrap().status?.node?.held_by.is_empty().then_some(())
+    })
+    .await;
+}
