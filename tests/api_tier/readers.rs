@@ -2,10 +2,11 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use reservoir::api::{NodeDisk, SharedPersistentVolume, VolumeClaim};
 use serde_json::{Value, json};
@@ -20,22 +21,32 @@ fn claim(name: &str, mode: &str) -> String {
     )
 }
 
-/// A pod of node n1 that uses the claim, made by a controller of that kind.
-async fn pod(cluster: &Cluster, name: &str, claim: &str, owner: Option<&str>) -> Pod {
-    let owners: Vec<Value> = owner
-        .map(|kind| {
-            let group = if kind == "Job" { "batch/v1" } else { "apps/v1" };
-            json!({"apiVersion": group, "kind": kind, "name": "o", "uid": "u", "controller": true})
-        })
-        .into_iter()
-        .collect();
-    let pod = json!({"metadata": {"name": name, "ownerReferences": owners},
-        "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "none"}],
-            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}],
-            "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0}});
+/// The spec of a pod of node n1 that uses the claim r.
+fn pod_spec() -> Value {
+    json!({"nodeName": "n1", "restartPolicy": "Always", "containers": [{"name": "c", "image": "none"}],
+        "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "r"}}],
+        "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0})
+}
+
+/// Two pods of a ReplicaSet, one of a Job, and one of nobody.
+async fn make_pods(cluster: &Cluster) -> Vec<Pod> {
+    let template = json!({"metadata": {"labels": {"app": "rs"}}, "spec": pod_spec()});
+    let set = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "rs", "namespace": "team"},
+        "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "rs"}}, "template": template}});
+    let mut template = json!({"spec": pod_spec()});
+    template["spec"]["restartPolicy"] = json!("Never");
+    let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job", "namespace": "team"},
+        "spec": {"backoffLimit": 0, "template": template}});
+    let bare = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "bare", "namespace": "team"},
+        "spec": pod_spec()});
+    for object in [set, job, bare] {
+        let text = serde_json::to_string(&object).unwrap();
+        until("the default service account", || async { cluster.try_apply(&text).await.ok() }).await;
+    }
     let pods: Api<Pod> = cluster.within("team");
-    until("the default service account", || async {
-        pods.create(&PostParams::default(), &serde_json::from_value(pod.clone()).unwrap()).await.ok()
+    until("all pods", || async {
+        let all = pods.list(&Default::default()).await.unwrap().items;
+        (all.len() == 4).then_some(all)
     })
     .await
 }
@@ -57,16 +68,15 @@ async fn f2_a_pod_older_than_its_read_only_claim_is_replaced() {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/reservoir/files/admission-replace-pods.yaml");
     let policy = std::fs::read_to_string(policy).unwrap().replace("CONTROLLER_USER", CONTROLLER_USER);
     cluster.apply_text(&policy).await;
-    let mut older = Vec::new();
-    for (name, owner) in
-        [("owned", Some("ReplicaSet")), ("started", Some("ReplicaSet")), ("job", Some("Job")), ("bare", None)]
-    {
-        older.push(pod(&cluster, name, "r", owner).await);
-    }
+    let older = make_pods(&cluster).await;
+    let of_set: Vec<String> =
+        older.iter().map(|pod| pod.name_any()).filter(|name| name.starts_with("rs-")).collect();
+    let of_job = older.iter().map(|pod| pod.name_any()).find(|name| name.starts_with("job-")).unwrap();
+    let [owned, started] = &of_set[..] else { panic!("{of_set:?}") };
     let pods: Api<Pod> = cluster.within("team");
     let ran = json!({"status": {"containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": false,
         "restartCount": 0, "state": {"terminated": {"exitCode": 1}}}]}});
-    pods.patch_status("started", &PatchParams::default(), &Patch::Strategic(ran)).await.unwrap();
+    pods.patch_status(started, &PatchParams::default(), &Patch::Strategic(ran)).await.unwrap();
     cluster.apply_text(&claim("r", "ReadOnly")).await;
     let claims: Api<VolumeClaim> = cluster.within("team");
     until_reason(&claims, "r", "Bound").await;
@@ -82,18 +92,22 @@ async fn f2_a_pod_older_than_its_read_only_claim_is_replaced() {
         (node.refused_readers.len() == older.len()).then_some(())
     })
     .await;
-    until_gone(&pods, "owned").await;
-    let said = until("the event", || async { notes(&cluster, "Replaced", "owned").await.pop() }).await;
-    assert!(said.contains("ReplicaSet o makes it again"), "{said}");
-    cluster.quiet_for(std::time::Duration::from_secs(3)).await;
-    for name in ["started", "job", "bare"] {
+    until_gone(&pods, owned).await;
+    let said = until("the event", || async { notes(&cluster, "Replaced", owned).await.pop() }).await;
+    assert!(said.contains("ReplicaSet rs makes it again"), "{said}");
+    let next = until("the ReplicaSet makes a pod that says what it does", || async {
+        let all = pods.list(&Default::default()).await.unwrap().items;
+        all.into_iter().find(|pod| pod.name_any().starts_with("rs-") && !of_set.contains(&pod.name_any()))
+    })
+    .await;
+    let source =
+        next.spec.as_ref().unwrap().volumes.as_ref().unwrap()[0].persistent_volume_claim.as_ref().unwrap();
+    assert_eq!(source.read_only, Some(true));
+    cluster.quiet_for(Duration::from_secs(3)).await;
+    for name in [started, &of_job, "bare"] {
         let uid = pods.get(name).await.unwrap().uid();
         assert!(older.iter().any(|pod| pod.uid() == uid), "{name}");
     }
-    // What the next pod of the ReplicaSet says.
-    let next = pod(&cluster, "next", "r", Some("ReplicaSet")).await;
-    let source = next.spec.unwrap().volumes.unwrap().remove(0).persistent_volume_claim.unwrap();
-    assert_eq!(source.read_only, Some(true));
 
     // The policy alone, for a controller that has lost its mind.
     let options = kube::config::KubeConfigOptions::default();
@@ -101,17 +115,20 @@ async fn f2_a_pod_older_than_its_read_only_claim_is_replaced() {
         kube::Config::from_custom_kubeconfig(cluster.controller_kubeconfig(), &options).await.unwrap();
     let controller: Api<Pod> = Api::namespaced(Client::try_from(config).unwrap(), "team");
     for (name, why) in [
-        ("started", "pod started has run"),
-        ("job", "makes pod job again"),
+        (started.as_str(), "has run"),
+        (of_job.as_str(), "no ReplicaSet, StatefulSet, DaemonSet or ReplicationController makes pod"),
         ("bare", "makes pod bare again"),
-        ("next", "waits for no claim without readOnly"),
+        (next.name_any().as_str(), "waits for no claim without readOnly"),
     ] {
         let refused = controller.delete(name, &DeleteParams::default()).await.unwrap_err().to_string();
         assert!(refused.contains(why), "{refused}");
     }
     pods.delete("bare", &DeleteParams::default()).await.unwrap();
-    let disk = cluster.all::<NodeDisk>().get("n1.default").await.unwrap();
-    assert_eq!(disk.status.unwrap().keeps_read_only, Some(false), "for the doctor");
+    until("the doctor can tell", || async {
+        let disk = cluster.all::<NodeDisk>().get("n1.default").await.unwrap();
+        (disk.status.unwrap().keeps_read_only == Some(false)).then_some(())
+    })
+    .await;
 }
 
 /// F3, C6.
