@@ -76,7 +76,8 @@ impl DiskIdentities {
                     let spec = spec();
                     for other in all.iter().filter(|object| object.spec.disk_id == spec.disk_id) {
                         let message = not_signed(&node);
-                        self.events
+                        self.ctx
+                            .events
                             .publish(other, None, false, "Report", reason::DISK_REFUSED, &message)
                             .await;
                     }
