@@ -30,6 +30,7 @@ fn whole_orphan(report: &VolumeReport, now: Timestamp) -> Orphan {
         Ok(record) => Orphan {
             size: Size::from_bytes(record.spec.size_bytes),
             name: record.spec.name.clone(),
+            made_for: record.spec.made_for.clone().filter(|of| of.len() <= 400),
             labels: record.spec.labels.clone(),
             reservations: reservations(record),
             spec: json!(spec(&uid, record)),

@@ -2,7 +2,7 @@
 
 use kube::ResourceExt;
 
-use crate::api::{ErasePolicy, FsType, Reserved, SharedPersistentVolume, SubRoles, VolumeMode};
+use crate::api::{ANNOTATION_MADE_FOR, ErasePolicy, FsType, Reserved, SharedPersistentVolume, SubRoles, VolumeMode};
 use crate::host::{self, VolumeSpec, VolumeUid};
 
 /// The spec of the volume on the node; `size` is the volume's present size there.
@@ -32,6 +32,7 @@ pub(super) fn volume_spec(
         recover: volume.spec.recover.as_ref().map(|recover| recover.uid.parse()).transpose()?,
         erase_policy: Some(erase_policy(volume)),
         keep_for: volume.spec.keep_for.clone(),
+        made_for: volume.annotations().get(ANNOTATION_MADE_FOR).cloned(),
         reservations: status.reserved.iter().map(reserved).collect(),
         labels: volume.labels().clone(),
         gid: gid.map_err(|e| invalid(format!("gid: {e}")))?,

@@ -63,8 +63,9 @@ pub const LABEL_VOLUME_UID: &str = "reservoir.dev/volume-uid";
 pub const LABEL_CLAIM_UID: &str = "reservoir.dev/claim-uid";
 /// Label on a claim's PersistentVolume: the namespace of the claim.
 pub const LABEL_CLAIM_NAMESPACE: &str = "reservoir.dev/claim-namespace";
-/// Annotation on a volume that outlived its PersistentVolumeClaim: namespace and name of the PersistentVolumeClaim.
-pub const ANNOTATION_RELEASED_FROM: &str = "reservoir.dev/released-from";
+/// Annotation on a volume that was made for a PersistentVolumeClaim of a class: its namespace and name, as `ns/name`. Both
+/// stay with the data, after the PersistentVolumeClaim and after the volume.
+pub const ANNOTATION_MADE_FOR: &str = "reservoir.dev/made-for";
 /// Label on a volume and a claim that were made for a PersistentVolumeClaim of a class: the UID of the
 /// PersistentVolumeClaim. Admission allows only the controller to write this label.
 pub const LABEL_PVC_UID: &str = "reservoir.dev/pvc-uid";

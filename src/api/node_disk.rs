@@ -255,6 +255,10 @@ pub struct Orphan {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]
     pub name: String,
+    /// Namespace and name of the PersistentVolumeClaim that the volume was made for, if it was made for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 400))]
+    pub made_for: Option<String>,
     /// Labels of the lost volume.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

@@ -42,6 +42,9 @@ pub struct Kept {
     pub since: Time,
     /// The data is erased after this time, or earlier if the reservation needs the bytes.
     pub until: Time,
+    /// Namespace and name of the PersistentVolumeClaim that the volume was made for, if it was made for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_for: Option<String>,
     /// Labels of the volume.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

@@ -12,16 +12,18 @@ use crate::plan::kept::{Wanted, due, entries};
 
 use super::Error;
 use super::context::Context;
+use super::ledger_entries::release_entry;
 
 /// The pause before another look at an object that waits for bytes of kept data.
 pub(super) const WHILE_ROOM_IS_MADE: Duration = Duration::from_secs(15);
 
-/// Erases the kept data of the reservation whose time is over.
+/// Erases the kept data of the reservation whose time is over, and gives up what was on a disk that is gone.
 pub(super) async fn end_overdue(reservation: &DiskReservation, ctx: &Context) -> Result<(), Error> {
     let now = Timestamp::now();
-    let is_over =
-        reservation.status.as_ref().is_some_and(|s| entries(s).iter().any(|(_, kept)| kept.until.0 <= now));
-    match is_over {
+    let Some(status) = &reservation.status else { return Ok(()) };
+    let disk = status.node_disk.as_ref().and_then(|name| ctx.stores.disks.get(name));
+    let is_gone = disk.is_some_and(|disk| disk.spec.gone);
+    match entries(status).iter().any(|(_, kept)| is_gone || kept.until.0 <= now) {
         true => make_room(&reservation.name_any(), Wanted::default(), ctx).await,
         false => Ok(()),
     }
@@ -32,7 +34,8 @@ pub(super) async fn end_overdue(reservation: &DiskReservation, ctx: &Context) ->
 /// 1. Gather: the reservation, its disk and all volumes, by live reads. A reservation that changes meanwhile may count
 ///    bytes twice, so nothing is done until the next look.
 /// 2. Decide: [`due`].
-/// 3. Apply: an event on the reservation, then a volume that recovers the data and retires.
+/// 3. Apply: an event on the reservation, then a volume that recovers the data and retires; on a disk that is gone, the
+///    release of the entry.
 pub(super) async fn make_room(name: &str, wanted: Wanted, ctx: &Context) -> Result<(), Error> {
     let (reservations, volumes): (Api<DiskReservation>, Api<SharedPersistentVolume>) =
         (Api::all(ctx.client.clone()), Api::all(ctx.client.clone()));
@@ -47,7 +50,12 @@ pub(super) async fn make_room(name: &str, wanted: Wanted, ctx: &Context) -> Resu
         return Ok(());
     };
     for due in due(&reservation, disk.as_ref(), &all, wanted, Timestamp::now()) {
-        match cluster::create(&volumes, &due.volume).await {
+        let Some(volume) = &due.volume else {
+            ctx.events.publish(&reservation, None, true, "Erase", "KeptDataGivenUp", &due.event).await;
+            release_entry(name, &due.uid, ctx).await?;
+            continue;
+        };
+        match cluster::create(&volumes, volume).await {
             // A refused erasure keeps no object from its report.
             Err(error) if let Some(refusal) = error.refusal() => {
                 let event = format!("the API server refuses that {}: {refusal}", due.event);
@@ -56,7 +64,7 @@ pub(super) async fn make_room(name: &str, wanted: Wanted, ctx: &Context) -> Resu
             }
             made => made?,
         };
-        tracing::info!(reservation = name, volume = due.volume.name_any(), "erase kept data: {}", due.event);
+        tracing::info!(reservation = name, volume = volume.name_any(), "erase kept data: {}", due.event);
         ctx.events.publish(&reservation, None, true, "Erase", "KeptDataErased", &due.event).await;
     }
     Ok(())

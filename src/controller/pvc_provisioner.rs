@@ -10,7 +10,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::api::{
-    ANNOTATION_DECIDED_BY, ANNOTATION_RELEASED_FROM, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID,
+    ANNOTATION_DECIDED_BY, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID,
     SharedPersistentVolume, Size, volume_for_pvc,
 };
 use crate::cluster::{self, Name};
@@ -19,9 +19,11 @@ use crate::plan::pvc_provisioner::{
     Objects, Reschedule, SELECTED_NODE, Seen, Step, class, growth, is_settled, is_unsettled, next,
 };
 use crate::plan::transition::LASTING;
-use crate::plan::{namesake, refs};
+use crate::plan::namesake::{self, Earlier};
+use crate::plan::refs;
 
 use super::context::Context;
+use super::stores::MADE_FOR;
 use super::{Again, Error, storage_capacity};
 
 /// The pause before a refused write is retried. The controller does not watch the namespace's permissions, whose change
@@ -150,10 +152,15 @@ async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<(Option<String>
         Step::CreateVolume(volume) => {
             let made = cluster::create(&volumes, &*volume).await?;
             if let (Some(made), Some(pvc)) = (made, &seen.pvc) {
-                let all = ctx.stores.volumes.all();
                 let (namespace, name) = (pvc.namespace().unwrap_or_default(), pvc.name_any());
-                if let Some(why) = namesake::kept(&namespace, &name, &made, &refs(&all)) {
-                    ctx.events.publish(pvc, None, false, "Provision", "OldDataKept", &why).await;
+                let volumes = ctx.stores.volumes.by(MADE_FOR, &format!("{namespace}/{name}"));
+                let there = Earlier {
+                    volumes: &refs(&volumes),
+                    disks: &refs(&seen.disks),
+                    reservations: &refs(&seen.reservations),
+                };
+                if let Some((reason, why)) = namesake::earlier(&namespace, &name, &made, &there) {
+                    ctx.events.publish(pvc, None, false, "Provision", reason, &why).await;
                 }
             }
         }
@@ -266,21 +273,15 @@ async fn grow(step: growth::Step, seen: &mut Seen, ctx: &Context) -> Result<bool
     Ok(true)
 }
 
-/// Turns the volume that was seen into an ordinary volume, and publishes an event (P4). `from` is the namespace and name of
-/// its PersistentVolumeClaim, if known.
+/// Turns the volume that was seen into an ordinary volume, and publishes an event (P4).
 pub(super) async fn release(
     volume: &SharedPersistentVolume,
-    from: Option<String>,
     event: &str,
     ctx: &Context,
 ) -> Result<(), Error> {
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     let labels = json!({ LABEL_PVC_UID: null, LABEL_CLAIM_NAMESPACE: null });
-    let mut metadata = json!({ "labels": labels });
-    if let Some(from) = from {
-        metadata["annotations"] = json!({ ANNOTATION_RELEASED_FROM: from });
-    }
-    cluster::merge_seen(&volumes, volume, json!({ "metadata": metadata })).await?;
+    cluster::merge_seen(&volumes, volume, json!({ "metadata": { "labels": labels } })).await?;
     ctx.events.publish(volume, None, true, "Release", "Retained", event).await;
     Ok(())
 }

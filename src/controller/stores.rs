@@ -9,7 +9,7 @@ use kube::ResourceExt;
 
 use crate::api::condition::{self, READY};
 use crate::api::{
-    ClaimPhase, DiskReservation, LABEL_PVC_UID, NodeDisk, Orphan, Reserved, RoleSubscription,
+    ANNOTATION_MADE_FOR, ClaimPhase, DiskReservation, LABEL_PVC_UID, NodeDisk, Orphan, Reserved, RoleSubscription,
     SharedPersistentVolume, VolumeClaim, VolumeClaimStatus, VolumeOffer, VolumeRole,
 };
 use crate::cluster::{Cache, Key, PodUse, Pvc, SeenPvc};
@@ -59,6 +59,8 @@ pub const RESERVATION: &str = "reservation";
 pub const DELETING: &str = "deleting";
 /// Key of a volume: each claim bound to the volume, as `namespace/name`.
 pub const CLAIM: &str = "claim";
+/// Key of a volume that was made for a PersistentVolumeClaim: its namespace and name.
+pub const MADE_FOR: &str = "made for";
 /// Key of an offer: the UID of its subscription.
 pub const OWNER: &str = "owner";
 /// Key of a reservation: the UID of each volume in its ledger. Key of an offer: the UID of each listed volume.
@@ -91,6 +93,7 @@ pub fn volume_keys(volume: &SharedPersistentVolume, key: &mut dyn FnMut(Key)) {
     if volume.metadata.deletion_timestamp.is_some() {
         key((DELETING, ""));
     }
+    volume.annotations().get(ANNOTATION_MADE_FOR).into_iter().for_each(|pvc| key((MADE_FOR, pvc)));
     for claim in status.iter().flat_map(|s| &s.claims) {
         key((CLAIM, &claim.to_string()));
     }
@@ -146,6 +149,7 @@ pub fn trim_disk(mut disk: NodeDisk) -> Option<NodeDisk> {
             uid: std::mem::take(&mut orphan.uid),
             size: orphan.size.clone(),
             name: std::mem::take(&mut orphan.name),
+            made_for: orphan.made_for.take(),
             reservations: Vec::from_iter(reservations),
             kept: orphan.kept.take(),
             ..Default::default()

@@ -44,8 +44,7 @@ pub(super) async fn reconcile(
             }
             Step::Release(event) => {
                 if let Some((volume, _)) = seen.provisioned.take() {
-                    let from = format!("{}/{}", claim.namespace().unwrap_or_default(), claim.name_any());
-                    pvc_provisioner::release(&volume, Some(from), &event, ctx).await?;
+                    pvc_provisioner::release(&volume, &event, ctx).await?;
                 }
             }
             Step::DeletePvc => {

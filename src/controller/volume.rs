@@ -42,7 +42,7 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
                 continue;
             }
             Step::Guard => cluster::set_finalizer(&api, &*volume, true).await?,
-            Step::Release(event) => pvc_provisioner::release(&volume, None, &event, ctx).await?,
+            Step::Release(event) => pvc_provisioner::release(&volume, &event, ctx).await?,
             Step::TakeEntry(name) => {
                 take_entry(&volume, &name, &mut seen, ctx).await?;
                 continue;

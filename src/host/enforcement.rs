@@ -155,6 +155,7 @@ fn spec(uid: VolumeUid, fs_type: FsType) -> VolumeSpec {
         reservations: vec![],
         recover: None,
         keep_for: None,
+        made_for: None,
         erase_policy: None,
     }
 }

@@ -8,6 +8,7 @@
 //! Each of the two takes the place of the kept entry, by compare-and-swap of the reservation, and the data has one heir
 //! (S4).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -16,7 +17,7 @@ use kube::ResourceExt;
 use serde_json::{Map, Value, json};
 
 use crate::api::{
-    DiskReservation, DiskReservationStatus, Kept, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, LedgerEntry,
+    ANNOTATION_MADE_FOR, DiskReservation, DiskReservationStatus, Kept, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, LedgerEntry,
     NodeDisk, Recover, SharedPersistentVolume, SharedPersistentVolumeSpec, condition, keep, stable_hash,
 };
 
@@ -59,6 +60,7 @@ pub fn mark(volume: &SharedPersistentVolume) -> Option<Kept> {
     Some(Kept {
         since: destroy.tombstone.clone()?,
         until: destroy.kept_until.clone()?,
+        made_for: volume.annotations().get(ANNOTATION_MADE_FOR).filter(|of| of.len() <= 400).cloned(),
         labels: volume.labels().clone(),
         spec: fields.into(),
     })
@@ -120,6 +122,8 @@ pub fn undeleted(
     // The PersistentVolumeClaim for which the volume was made is gone (P4).
     labels.retain(|key, _| key != LABEL_PVC_UID && key != LABEL_CLAIM_NAMESPACE);
     volume.metadata.labels = Some(labels).filter(|labels| !labels.is_empty());
+    let made_for = kept.made_for.iter().map(|of| (ANNOTATION_MADE_FOR.to_owned(), of.clone()));
+    volume.metadata.annotations = Some(made_for.collect()).filter(|all: &BTreeMap<_, _>| !all.is_empty());
     Ok(volume)
 }
 
@@ -142,11 +146,13 @@ pub fn is_erasing(volume: &SharedPersistentVolume) -> bool {
     volume.spec.retire && volume.spec.recover.is_some() && until(volume, Timestamp::UNIX_EPOCH).is_none()
 }
 
-/// Kept data that is to be erased.
+/// Kept data whose time is over, or that is to be erased.
 #[derive(Debug, PartialEq)]
 pub struct Due {
-    /// The volume that erases the data.
-    pub volume: SharedPersistentVolume,
+    /// UID of the destroyed volume.
+    pub uid: String,
+    /// The volume that erases the data; `None` on a disk that was declared gone, where nothing can be erased.
+    pub volume: Option<SharedPersistentVolume>,
     /// The event.
     pub event: String,
 }
@@ -169,6 +175,20 @@ pub fn due(
     let leaving: Vec<LedgerEntry> = leaving.cloned().collect();
     let mut kept = entries(&status);
     kept.retain(|(entry, _)| !leaving.contains(entry));
+    let is_gone = disk.is_some_and(|disk| disk.spec.gone);
+    if is_gone {
+        // Nobody can bring the data back, since the disk cannot be taken back (D4).
+        let left = |(entry, kept): (&LedgerEntry, &Kept)| Due {
+            uid: entry.uid.clone(),
+            volume: None,
+            event: format!(
+                "the data of volume {} ({}), which was destroyed at {}, is given up and was not erased: its disk was declared \
+                 gone",
+                entry.name, entry.uid, kept.since.0
+            ),
+        };
+        return kept.into_iter().map(left).collect();
+    }
     let is_over = |(entry, kept): &(&LedgerEntry, &Kept)| {
         let orphans = disk.and_then(|disk| disk.status.as_ref()).map_or(&[][..], |status| &status.orphans);
         let on_disk = orphans.iter().find(|orphan| orphan.uid == entry.uid).and_then(|o| o.kept.as_ref());
@@ -194,7 +214,8 @@ pub fn due(
             "the data of volume {name} ({}), which was destroyed at {} and kept until {}, is erased: {why}",
             entry.uid, kept.since.0, kept.until.0
         );
-        made.extend(erasing(entry, reservation, now).map(|volume| Due { volume, event }));
+        let uid = entry.uid.clone();
+        made.extend(erasing(entry, reservation, now).map(|volume| Due { uid, volume: Some(volume), event }));
     };
     over.iter().for_each(|entry| add(entry, "its time is over"));
     for entry in &rest {
@@ -338,7 +359,11 @@ mod tests {
         second: i64,
     ) -> Vec<String> {
         let due = due(r, disk, volumes, wanted, at(second));
-        due.iter().map(|due| due.volume.spec.recover.clone().unwrap().uid).collect()
+        assert!(due.iter().all(|due| {
+            let recovered = due.volume.as_ref().map(|volume| &volume.spec.recover.as_ref().unwrap().uid);
+            recovered.is_none_or(|recovered| *recovered == due.uid)
+        }));
+        due.into_iter().map(|due| if due.volume.is_some() { due.uid } else { format!("gone {}", due.uid) }).collect()
     }
 
     fn free(gib: u64) -> Wanted {
@@ -375,6 +400,16 @@ mod tests {
         let entry = &entries(r.status.as_ref().unwrap())[0].0.clone();
         let erasing = erasing(entry, &r, at(10)).unwrap();
         assert_eq!(ends(&r, None, &[erasing], free(4), 11), ["uid-mid-5"], "the oldest is on its way");
+    }
+
+    /// D4: there is nothing to bring back, and nothing that could be erased.
+    #[test]
+    fn x8_kept_data_on_a_gone_disk_is_given_up_at_once() {
+        let r = with_kept(&[("a", 0, 60)]);
+        let mut disk = disk("n1.a", "n1", 10, &[]);
+        assert_eq!(ends(&r, Some(&disk), &[], Wanted::default(), 1), [""; 0]);
+        disk.spec.gone = true;
+        assert_eq!(ends(&r, Some(&disk), &[], Wanted::default(), 1), ["gone uid-a-0"]);
     }
 
     /// A clock that is ahead erases nothing early, nor does a node that reports nothing.

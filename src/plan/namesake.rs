@@ -2,9 +2,10 @@
 
 use kube::ResourceExt;
 
-use crate::api::{ANNOTATION_RELEASED_FROM, NodeDisk, SharedPersistentVolume};
+use crate::api::{ANNOTATION_MADE_FOR, DiskReservation, NodeDisk, SharedPersistentVolume};
 
-use super::orphans;
+use super::pvc_provisioner::pvc_of;
+use super::{kept, orphans};
 
 /// The event of a new volume while a disk has data without an object under the same name.
 pub fn orphaned(volume: &SharedPersistentVolume, disks: &[&NodeDisk]) -> Option<String> {
@@ -19,33 +20,76 @@ pub fn orphaned(volume: &SharedPersistentVolume, disks: &[&NodeDisk]) -> Option<
     ))
 }
 
-/// The event of a new PersistentVolumeClaim while a volume of an earlier one of the same name is kept, and nobody has it.
-pub fn kept(
+/// Data of earlier PersistentVolumeClaims.
+#[derive(Debug)]
+pub struct Earlier<'a> {
+    /// The volumes that were made for PersistentVolumeClaims of the name.
+    pub volumes: &'a [&'a SharedPersistentVolume],
+    /// All disks.
+    pub disks: &'a [&'a NodeDisk],
+    /// All reservations.
+    pub reservations: &'a [&'a DiskReservation],
+}
+
+/// The reason and the event of a new PersistentVolumeClaim, whose volume starts empty, while there is data of an earlier
+/// one of the same name: a volume that nobody has, data without an object, or data that is kept for an undo.
+pub fn earlier(
     namespace: &str,
     name: &str,
-    volume: &SharedPersistentVolume,
-    volumes: &[&SharedPersistentVolume],
-) -> Option<String> {
-    let from = format!("{namespace}/{name}");
-    let is_it = |old: &&&SharedPersistentVolume| {
-        old.annotations().get(ANNOTATION_RELEASED_FROM) == Some(&from)
-            && old.metadata.uid != volume.metadata.uid
+    new: &SharedPersistentVolume,
+    there: &Earlier<'_>,
+) -> Option<(&'static str, String)> {
+    let made_for = Some(format!("{namespace}/{name}"));
+    let is_left = |old: &&&SharedPersistentVolume| {
+        old.annotations().get(ANNOTATION_MADE_FOR) == made_for.as_ref()
+            && pvc_of(**old).is_none()
+            && old.metadata.uid != new.metadata.uid
             && old.metadata.deletion_timestamp.is_none()
             && old.status.as_ref().is_none_or(|status| status.claims.is_empty())
     };
-    let old = volumes.iter().find(is_it)?;
-    Some(format!(
-        "this PersistentVolumeClaim starts empty, while volume {old} has the data of an earlier one of its name: to have that \
-         data, delete this one, and run kubectl reservoir claim {name} --namespace {namespace} --role {} --volume {old}",
-        old.spec.role,
-        old = old.name_any(),
-    ))
+    let claim = |role: &str, volume: &str| {
+        format!("kubectl reservoir claim {name} --namespace {namespace} --role {role} --volume {volume}")
+    };
+    let says = |where_: String, do_: String| {
+        format!(
+            "this PersistentVolumeClaim starts empty, while {where_} has the data of an earlier one of its name: to have that \
+             data, delete this one, and run {do_}"
+        )
+    };
+    if let Some(old) = there.volumes.iter().find(is_left) {
+        let volume = old.name_any();
+        let event = says(format!("volume {volume}"), claim(&old.spec.role, &volume));
+        return Some(("OldDataKept", event));
+    }
+    for disk in there.disks {
+        let mut lost = disk.status.iter().flat_map(orphans::lost);
+        if let Some(orphan) = lost.find(|orphan| orphan.made_for.is_some() && orphan.made_for == made_for) {
+            let volume = &orphan.name;
+            let where_ = format!("NodeDisk {}, without an object,", disk.name_any());
+            let role = orphan.reservations.first().map_or("ROLE", |reserved| &reserved.role);
+            let do_ = format!(
+                "`kubectl reservoir recover {volume}`, apply what it prints, then {}",
+                claim(role, volume)
+            );
+            return Some(("OldDataOrphaned", says(where_, do_)));
+        }
+    }
+    for reservation in there.reservations {
+        let kept = reservation.status.as_ref().map(kept::entries).unwrap_or_default();
+        let mut old = kept.into_iter().filter(|(_, kept)| kept.made_for.is_some() && kept.made_for == made_for);
+        if let Some((entry, kept)) = old.next_back() {
+            let where_ = format!("DiskReservation {}, until {},", reservation.name_any(), kept.until.0);
+            let do_ = format!("kubectl reservoir undelete {}, then {}", entry.uid, claim(&entry.role, &entry.name));
+            return Some(("OldDataKept", says(where_, do_)));
+        }
+    }
+    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{Orphan, Recover};
+    use crate::api::{LABEL_PVC_UID, Orphan, Recover};
     use crate::plan::testing::*;
 
     #[test]
@@ -59,16 +103,41 @@ mod tests {
         assert_eq!(orphaned(&volume("w", "eng", 1), &[&on]), None);
         new.spec.recover = Some(Recover { uid: "u".into() });
         assert_eq!(orphaned(&new, &[&on]), None);
+    }
 
-        let mut old = ready_volume("pvc-1", "eng", false);
+    #[test]
+    fn f5_old_data_of_a_pvc_is_told_wherever_it_is() {
         let new = volume("pvc-2", "eng", 1);
-        assert_eq!(kept("ns", "data", &new, &[&old]), None);
-        let from = [(ANNOTATION_RELEASED_FROM.to_owned(), "ns/data".to_owned())];
-        old.metadata.annotations = Some(from.into());
-        let said = kept("ns", "data", &new, &[&old]).unwrap();
+        let says = |volumes: &[&SharedPersistentVolume], disk: &NodeDisk, reservation: &DiskReservation| {
+            let there = Earlier { volumes, disks: &[disk], reservations: &[reservation] };
+            assert_eq!(earlier("other", "data", &new, &there), None);
+            earlier("ns", "data", &new, &there)
+        };
+        let (mut on, mut kept) = (disk("n1.a", "n1", 10, &[]), with_kept(&[("pvc-0", 0, 60)]));
+        assert_eq!(says(&[], &on, &kept), None);
+        kept.status.as_mut().unwrap().volumes[0].kept.as_mut().unwrap().made_for = Some("ns/data".into());
+        let (reason, said) = says(&[], &on, &kept).unwrap();
+        assert!(reason == "OldDataKept" && said.contains("undelete uid-pvc-0-0, then"), "{said}");
+        on.status.get_or_insert_default().orphans = vec![Orphan {
+            uid: "u".into(),
+            size: gi(1),
+            name: "pvc-1".into(),
+            made_for: Some("ns/data".into()),
+            ..Default::default()
+        }];
+        let (reason, said) = says(&[], &on, &kept).unwrap();
+        assert!(reason == "OldDataOrphaned" && said.contains("NodeDisk n1.a") && said.contains("recover pvc-1"), "{said}");
+        let mut old = ready_volume("pvc-1", "eng", false);
+        let made_for = [(ANNOTATION_MADE_FOR.to_owned(), "ns/data".to_owned())];
+        old.metadata.annotations = Some(made_for.into());
+        let (_, said) = says(&[&old], &on, &kept).unwrap();
         assert!(said.ends_with("claim data --namespace ns --role eng --volume pvc-1"), "{said}");
-        assert_eq!(kept("other", "data", &new, &[&old]), None);
+        let nothing = disk("n1.a", "n1", 10, &[]);
+        let none = with_kept(&[]);
+        old.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+        assert_eq!(says(&[&old], &nothing, &none), None, "its own PersistentVolumeClaim has it");
+        old.metadata.labels = None;
         old.status.as_mut().unwrap().claims = vec![bound_by("ns", "c", "u")];
-        assert_eq!(kept("ns", "data", &new, &[&old]), None, "somebody has it");
+        assert_eq!(says(&[&old], &nothing, &none), None, "somebody has it");
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use kube::ResourceExt;
 
 use crate::api::{
-    DiskReservation, DiskReservationSpec, DiskReservationStatus, LABEL_PVC_UID, NodeDisk, Orphan, Reserved,
+    ANNOTATION_MADE_FOR, DiskReservation, DiskReservationSpec, DiskReservationStatus, LABEL_PVC_UID, NodeDisk, Orphan, Reserved,
     Role, SharedPersistentVolume, SharedPersistentVolumeSpec, Size,
 };
 
@@ -285,6 +285,8 @@ fn manifest(
         false => "name, role, access and labels, by which claims choose,",
     };
     volume.metadata.labels = Some(labels).filter(|labels| !labels.is_empty());
+    let made_for = orphan.made_for.iter().map(|of| (ANNOTATION_MADE_FOR.to_owned(), of.clone()));
+    volume.metadata.annotations = Some(made_for.collect()).filter(|all: &BTreeMap<_, _>| !all.is_empty());
     let adopted = orphan.spec["adopt"]["path"].as_str();
     let adopted = adopted.map(|path| format!(", and is the directory {path}")).unwrap_or_default();
     let node = &disk.spec.node_name;

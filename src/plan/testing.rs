@@ -139,6 +139,7 @@ pub fn with_kept(of: &[(&str, i64, i64)]) -> DiskReservation {
         kept: Some(Box::new(Kept {
             since: time(since),
             until: time(until),
+            made_for: None,
             labels: [("app".to_owned(), name.to_owned())].into(),
             spec: serde_json::json!({"size": "1Gi", "shared": {}, "keepFor": "60s"}),
         })),

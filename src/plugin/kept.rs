@@ -51,11 +51,12 @@ pub(super) fn text(all: &[KeptData]) -> String {
     if all.is_empty() {
         return "no data of destroyed volumes is kept\n".into();
     }
-    let heads = ["NAME", "SIZE", "ROLE", "RESERVATION", "DISK", "DESTROYED", "KEPT UNTIL", "UID"];
+    let heads = ["NAME", "MADE FOR", "SIZE", "ROLE", "RESERVATION", "DISK", "DESTROYED", "KEPT UNTIL", "UID"];
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
     for KeptData { reservation, disk, entry, of: (_, kept) } in all {
         rows.push(vec![
             entry.name.clone(),
+            kept.made_for.clone().unwrap_or_else(|| "-".to_owned()),
             human(entry.size.bytes_or_zero()),
             entry.role.clone(),
             reservation.clone(),
@@ -76,7 +77,8 @@ pub(super) fn text(all: &[KeptData]) -> String {
 fn find<'a>(snapshot: &'a Snapshot, word: &str) -> Result<KeptData<'a>, String> {
     let mut found = list(snapshot);
     let all: Vec<String> = found.iter().map(|data| data.entry.name.clone()).collect();
-    found.retain(|data| data.entry.name == word || data.entry.uid == word);
+    let made_for = |data: &KeptData| data.of.1.made_for.as_deref() == Some(word);
+    found.retain(|data| data.entry.name == word || data.entry.uid == word || made_for(data));
     match found.len() {
         1 => Ok(found.remove(0)),
         0 => {
@@ -165,6 +167,16 @@ mod tests {
         assert!(text.starts_with("NAME"), "{text}");
         let row = "a      1Gi    eng    r             n1.a   1970-01-01T00:00:00Z   1970-01-01T00:01:00Z   uid-a-0\n";
         assert!(text.contains(row), "{text}");
+    }
+
+    #[test]
+    fn x8_kept_data_is_known_by_the_pvc_that_it_was_made_for() {
+        let mut snapshot = snapshot();
+        let entries = &mut snapshot.reservations[0].status.as_mut().unwrap().volumes;
+        entries[0].kept.as_mut().unwrap().made_for = Some("ns/data".into());
+        assert!(text(&list(&snapshot)).contains("a      ns/data    1Gi "), "{}", text(&list(&snapshot)));
+        let back = of(&snapshot, "ns/data", None).unwrap();
+        assert_eq!((back.name_any(), &*back.annotations()["reservoir.dev/made-for"]), ("a".into(), "ns/data"));
     }
 
     #[test]

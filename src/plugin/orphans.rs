@@ -48,7 +48,7 @@ pub(super) fn text(all: &[DataOnDisk]) -> String {
     if all.is_empty() {
         return "there is no data without an object\n".into();
     }
-    let mut rows = vec![["UID", "NAME", "SIZE", "ROLE", "DISK", "PROBLEM"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["UID", "NAME", "MADE FOR", "SIZE", "ROLE", "DISK", "PROBLEM"].map(str::to_owned).to_vec()];
     let mut others = String::new();
     for DataOnDisk { disk, data } in all {
         let orphan = match data {
@@ -65,7 +65,8 @@ pub(super) fn text(all: &[DataOnDisk]) -> String {
         let role = orphan.reservations.first().map(|r| r.role.clone()).unwrap_or_default();
         let problem = orphan.problem.clone().unwrap_or_default();
         let size = human(orphan.size.bytes_or_zero());
-        rows.push(vec![orphan.uid.clone(), orphan.name.clone(), size, role, disk.clone(), problem]);
+        let made_for = orphan.made_for.clone().unwrap_or_else(|| "-".to_owned());
+        rows.push(vec![orphan.uid.clone(), orphan.name.clone(), made_for, size, role, disk.clone(), problem]);
     }
     let next = "kubectl reservoir recover prints the manifests that recover this data";
     format!("{}{others}\n{next}\n", table(&rows))

@@ -418,6 +418,7 @@ pub fn ext4(i: u32) -> VolumeSpec {
         reservations: Vec::new(),
         recover: None,
         keep_for: None,
+        made_for: None,
         erase_policy: None,
     }
 }

@@ -284,7 +284,7 @@ mod tests {
                 fs_type: if flags[0] { FsType::Xfs } else { FsType::Ext4 }, raw: flags[1], shared: flags[2], adopt,
                 sub_roles_denied: flags[1] != flags[2],
                 labels, gid: root.0, mode: root.1, mount_options: vec![MountOption::Noexec],
-                reservations: vec![], recover: None, erase_policy: None, keep_for: None,
+                reservations: vec![], recover: None, erase_policy: None, keep_for: None, made_for: None,
             };
             let extra: Map<String, Value> = later.map(|n| ("later".to_owned(), n.into())).into_iter().collect();
             let published = |([uid, namespace, name, claim_uid], read_only): ([String; 4], bool)| {

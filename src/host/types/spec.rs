@@ -49,6 +49,9 @@ pub struct VolumeSpec {
     /// The time for which the data is kept after the volume's destruction (X8); kept for X6 alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_for: Option<String>,
+    /// Namespace and name of the PersistentVolumeClaim that the volume was made for; kept for X6 alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_for: Option<String>,
     /// Labels of the object; kept for X6 alone.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

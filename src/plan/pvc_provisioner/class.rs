@@ -5,7 +5,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 
 use crate::api::{
-    DRIVER, FIXED_MOUNT_OPTIONS, FsType, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, MOUNT_OPTIONS, Shared,
+    ANNOTATION_MADE_FOR, DRIVER, FIXED_MOUNT_OPTIONS, FsType, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, MOUNT_OPTIONS, Shared,
     SharedPersistentVolume, SharedPersistentVolumeSpec, Size, VolumeClaim, VolumeClaimSpec, VolumeMode, keep,
     volume_for_pvc,
 };
@@ -127,6 +127,8 @@ pub fn volume(pvc: &PersistentVolumeClaim, class: &StorageClass) -> Result<Share
     let mut volume = SharedPersistentVolume::new(&volume_for_pvc(&uid), spec);
     let labels = [(LABEL_PVC_UID, uid), (LABEL_CLAIM_NAMESPACE, pvc.namespace().unwrap_or_default())];
     volume.metadata.labels = Some(labels.map(|(key, value)| (key.to_owned(), value)).into());
+    let made_for = format!("{}/{}", pvc.namespace().unwrap_or_default(), pvc.name_any());
+    volume.metadata.annotations = Some([(ANNOTATION_MADE_FOR.to_owned(), made_for)].into());
     Ok(volume)
 }
 

@@ -10,7 +10,8 @@ mod next;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions};
+use jiff::Timestamp;
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
@@ -32,7 +33,19 @@ pub(super) async fn uninstall(client: &Client, args: &Uninstall, namespace: &str
     let mut asked = args.yes || args.dry_run;
     loop {
         let installed = gather(client, namespace).await?;
-        let step = next(data, &installed);
+        let step = next(data, &installed, Timestamp::now());
+        if let Step::EraseKept(volumes) = &step {
+            let verb = if args.dry_run { "would erase" } else { "erases" };
+            for volume in volumes {
+                let of = volume.spec.recover.as_ref().map_or("?", |recover| &recover.uid);
+                let reservation = volume.spec.reservation.as_deref().unwrap_or("?");
+                println!("{verb} the kept data {of} of DiskReservation {reservation}");
+            }
+            if !asked {
+                confirm(question(data), false)?;
+                asked = true;
+            }
+        }
         if let Step::Delete(objects) | Step::Remove(objects) = &step
             && !objects.is_empty()
         {
@@ -49,12 +62,21 @@ pub(super) async fn uninstall(client: &Client, args: &Uninstall, namespace: &str
                 println!("{next}");
                 return Ok(());
             }
-            Step::Delete(_) if args.dry_run => {
+            Step::Delete(_) | Step::EraseKept(_) if args.dry_run => {
                 println!("and then what these hold up: volumes, reservations and the kinds");
                 return Ok(());
             }
             Step::Remove(_) if args.dry_run => return Ok(()),
             Step::Delete(objects) => delete(client, &objects, args.timeout).await?,
+            Step::EraseKept(volumes) => {
+                let api = Api::all(client.clone());
+                for volume in &volumes {
+                    api.create(&PostParams::default(), volume).await.map_err(|error| explain_api_error(&error))?;
+                }
+                let started = Instant::now();
+                let objects: Vec<Object> = volumes.iter().map(next::object).collect();
+                until_gone(client, &objects, started, args.timeout).await?;
+            }
             Step::Remove(objects) => {
                 for object in &objects {
                     remove(client, object).await?;
@@ -119,6 +141,15 @@ async fn delete(client: &Client, objects: &[Object], timeout: Duration) -> anyho
             done => drop(done.map_err(|error| explain_api_error(&error))?),
         }
     }
+    until_gone(client, objects, started, timeout).await
+}
+
+async fn until_gone(
+    client: &Client,
+    objects: &[Object],
+    started: Instant,
+    timeout: Duration,
+) -> anyhow::Result<()> {
     for object in objects {
         let api = api_of(client, object);
         while let Some(waits) = read(&api, object).await? {

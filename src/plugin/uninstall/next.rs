@@ -1,5 +1,6 @@
 //! The next step of an uninstallation, from what is there (F5).
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolume;
 use k8s_openapi::api::storage::v1::CSIStorageCapacity;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -7,11 +8,12 @@ use kube::api::ApiResource;
 use kube::core::GroupVersionKind;
 use kube::{Resource, ResourceExt};
 
-use crate::api::{DRIVER, GROUP, LABEL_MANAGED_BY, MANAGED_BY};
+use crate::api::{DRIVER, DiskReservation, GROUP, LABEL_MANAGED_BY, MANAGED_BY, SharedPersistentVolume};
 use crate::cluster;
-use crate::plan::names;
+use crate::plan::{kept, names};
 use crate::plan::pvc_provisioner::pvc_of;
 use crate::plugin::doctor::{Facts, POLICIES};
+use crate::plugin::snapshot::Snapshot;
 
 /// The fate of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub(super) enum Step {
     First(String),
     /// Delete these objects as anybody would, and wait until they are gone: Reservoir erases. Then look again.
     Delete(Vec<Object>),
+    /// Make these volumes, each of which erases kept data (X8), and wait until they are gone. Then look again.
+    EraseKept(Vec<SharedPersistentVolume>),
     /// End well: the data is erased, and the message has the next command.
     Then(String),
     /// Remove these objects in this order, without a deletion that anybody carries out.
@@ -59,7 +63,7 @@ impl std::fmt::Display for Object {
     }
 }
 
-fn object<K: Resource<DynamicType = ()>>(object: &K) -> Object {
+pub(super) fn object<K: Resource<DynamicType = ()>>(object: &K) -> Object {
     Object {
         resource: ApiResource::erase::<K>(&()),
         namespace: object.meta().namespace.clone(),
@@ -72,7 +76,7 @@ fn objects<'a, K: Resource<DynamicType = ()> + 'a>(all: impl IntoIterator<Item =
 }
 
 /// The next step.
-pub(super) fn next(data: Data, installed: &Installed) -> Step {
+pub(super) fn next(data: Data, installed: &Installed, now: Timestamp) -> Step {
     let facts = &installed.facts;
     let snapshot = &facts.snapshot;
     let users: Vec<String> = snapshot
@@ -109,7 +113,14 @@ pub(super) fn next(data: Data, installed: &Installed) -> Step {
             held[0],
             held.len() - 1
         )),
-        (Data::Erase, Some(_)) if !held.is_empty() => Step::Delete(held),
+        (Data::Erase, Some(_)) if !held.is_empty() => {
+            let kept = kept_data(snapshot, now);
+            // A reservation with kept data is not deleted.
+            match snapshot.claims.is_empty() && snapshot.volumes.is_empty() && !kept.is_empty() {
+                true => Step::EraseKept(kept),
+                false => Step::Delete(held),
+            }
+        }
         (Data::Erase, Some(command)) => {
             Step::Then(format!("the data is erased; next: {command}; then run this again"))
         }
@@ -137,6 +148,16 @@ fn erased_first(installed: &Installed) -> Vec<Object> {
     .into_iter()
     .find(|stage| !stage.is_empty())
     .unwrap_or_default()
+}
+
+/// The volumes that erase the kept data.
+fn kept_data(snapshot: &Snapshot, now: Timestamp) -> Vec<SharedPersistentVolume> {
+    let of = |reservation: &DiskReservation| {
+        let kept = reservation.status.as_ref().map(kept::entries).unwrap_or_default();
+        let erasing = kept.into_iter().filter_map(|(entry, _)| kept::erasing(entry, reservation, now).ok());
+        erasing.collect::<Vec<_>>()
+    };
+    snapshot.reservations.iter().flat_map(of).collect()
 }
 
 /// Everything of Reservoir. The policies are first, since they guard the others; the kinds are last.
@@ -192,6 +213,8 @@ mod tests {
     use super::*;
     use crate::plan::testing::*;
 
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
     fn controller() -> Option<Vec<Deployment>> {
         let labels = json!({"app.kubernetes.io/instance": "storage"});
         let metadata = json!({"name": "reservoir-controller", "namespace": "infra", "labels": labels});
@@ -203,6 +226,7 @@ mod tests {
             Step::Delete(objects) | Step::Remove(objects) => {
                 objects.iter().map(|object| object.to_string()).collect::<Vec<_>>().join(", ")
             }
+            Step::EraseKept(volumes) => volumes.iter().map(|volume| volume.name_any()).collect::<Vec<_>>().join(", "),
             Step::First(why) | Step::Then(why) => why,
         }
     }
@@ -214,7 +238,7 @@ mod tests {
         there.facts.snapshot.claims = vec![claim("ns", "c", "v")];
         there.facts.snapshot.volumes = vec![volume("v", "eng", 1)];
         there.facts.snapshot.reservations = vec![reserved("r", "eng", 1, &[("v", 1)])];
-        let kept = next(Data::Keep, &there);
+        let kept = next(Data::Keep, &there, NOW);
         assert!(
             matches!(&kept, Step::First(why) if why.contains("helm uninstall storage --namespace infra")),
             "{kept:?}"
@@ -223,21 +247,37 @@ mod tests {
             "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}});
         there.facts.snapshot.pods = vec![from_value(pod).unwrap()];
         for data in [Data::Keep, Data::Erase] {
-            let step = next(data, &there);
+            let step = next(data, &there, NOW);
             assert!(matches!(&step, Step::First(why) if why.starts_with("pod ns/p use volumes")), "{step:?}");
         }
         there.facts.snapshot.pods.clear();
         there.facts.controllers = Some(vec![]);
-        let step = next(Data::Erase, &there);
+        let step = next(Data::Erase, &there, NOW);
         assert!(matches!(&step, Step::First(why) if why.contains("nobody erases")), "{step:?}");
         there.facts.policies.insert(
             "ValidatingAdmissionPolicy",
             Some(["reservoir-bounds".to_owned(), "mine".to_owned()].into()),
         );
         assert_eq!(
-            listed(next(Data::Keep, &there)),
+            listed(next(Data::Keep, &there, NOW)),
             "ValidatingAdmissionPolicy reservoir-bounds, VolumeClaim ns/c, SharedPersistentVolume v, DiskReservation r"
         );
+    }
+
+    /// F5, X8: a reservation with kept data would stay for ever.
+    #[test]
+    fn f5_x8_kept_data_is_erased_before_its_reservation() {
+        let mut there = Installed::default();
+        there.facts.controllers = controller();
+        there.facts.snapshot.reservations = vec![with_kept(&[("a", 0, 60), ("b", 5, 65)])];
+        there.facts.snapshot.volumes = vec![volume("v", "eng", 1)];
+        assert_eq!(listed(next(Data::Erase, &there, NOW)), "SharedPersistentVolume v");
+        there.facts.snapshot.volumes.clear();
+        let Step::EraseKept(made) = next(Data::Erase, &there, NOW) else { panic!() };
+        assert_eq!(made.len(), 2);
+        assert!(made.iter().all(kept::is_erasing) && made[0].name_any().starts_with("a-erase-"));
+        there.facts.snapshot.reservations = vec![with_kept(&[])];
+        assert_eq!(listed(next(Data::Erase, &there, NOW)), "DiskReservation r");
     }
 
     #[test]
@@ -258,7 +298,7 @@ mod tests {
         snapshot.reservations = vec![fixed, reserved("r", "eng", 1, &[])];
         let mut stages = vec![];
         for _ in 0..4 {
-            stages.push(listed(next(Data::Erase, &there)));
+            stages.push(listed(next(Data::Erase, &there, NOW)));
             let snapshot = &mut there.facts.snapshot;
             match stages.len() {
                 1 => {
@@ -279,6 +319,6 @@ mod tests {
                 "DiskReservation r"
             ]
         );
-        assert!(matches!(next(Data::Erase, &there), Step::Then(_)), "static reservations go with the chart");
+        assert!(matches!(next(Data::Erase, &there, NOW), Step::Then(_)), "static reservations go with the chart");
     }
 }
