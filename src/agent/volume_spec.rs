@@ -2,7 +2,9 @@
 
 use kube::ResourceExt;
 
-use crate::api::{ANNOTATION_MADE_FOR, ErasePolicy, FsType, Reserved, SharedPersistentVolume, SubRoles, VolumeMode};
+use crate::api::{
+    ANNOTATION_MADE_FOR, ErasePolicy, FsType, Reserved, SharedPersistentVolume, SubRoles, VolumeMode,
+};
 use crate::host::{self, VolumeSpec, VolumeUid};
 
 /// The spec of the volume on the node; `size` is the volume's present size there.

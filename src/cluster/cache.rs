@@ -17,7 +17,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch::{Receiver, Sender, channel};
 
 use crate::api::{
-    ANNOTATION_DECIDED_BY, ANNOTATION_MADE_FOR, LABEL_CLAIM_NAMESPACE, LABEL_CLAIM_UID, LABEL_PVC_UID, STORAGE_PROVISIONER,
+    ANNOTATION_DECIDED_BY, ANNOTATION_MADE_FOR, LABEL_CLAIM_NAMESPACE, LABEL_CLAIM_UID, LABEL_PVC_UID,
+    STORAGE_PROVISIONER,
 };
 
 /// The name of an object. In a namespace it is `namespace/name`.

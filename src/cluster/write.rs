@@ -274,32 +274,31 @@ pub async fn merge<K: Kind>(api: &Api<K>, name: &str, fields: &Value) -> Result<
     merged::<K>(name, api.patch(name, &PatchParams::default(), &Patch::Merge(fields)).await)
 }
 
-/// Same as [`merge`], as a compare-and-swap on the object that was read (S15).
-pub async fn merge_seen<K: Kind>(api: &Api<K>, seen: &K, mut fields: Value) -> Result<(), Error> {
-    fields["metadata"]["resourceVersion"] = json!(seen.resource_version());
-    merge(api, &seen.name_any(), &fields).await
+/// Same as [`merge`], as a compare-and-swap on the object that was read (S15); returns the new object.
+pub async fn merge_seen<K: Kind>(api: &Api<K>, seen: &K, fields: Value) -> Result<Option<K>, Error> {
+    let name = seen.name_any();
+    let done = api.patch(&name, &PatchParams::default(), &Patch::Merge(as_seen(seen, fields))).await;
+    unless_missing::<K>(&name, done)
 }
 
 /// Dry run of [`merge_seen`]: fails if the API server would refuse the change.
-pub async fn may_merge_seen<K: Kind>(api: &Api<K>, seen: &K, mut fields: Value) -> Result<(), Error> {
-    fields["metadata"]["resourceVersion"] = json!(seen.resource_version());
+pub async fn may_merge_seen<K: Kind>(api: &Api<K>, seen: &K, fields: Value) -> Result<(), Error> {
     let params = PatchParams { dry_run: true, ..Default::default() };
-    merged::<K>(&seen.name_any(), api.patch(&seen.name_any(), &params, &Patch::Merge(&fields)).await)
+    let name = seen.name_any();
+    merged::<K>(&name, api.patch(&name, &params, &Patch::Merge(as_seen(seen, fields))).await)
 }
 
-/// Same as [`merge_seen`], for fields of the status; returns the new object.
-pub async fn merge_status_seen<K: Kind>(
-    api: &Api<K>,
-    seen: &K,
-    mut fields: Value,
-) -> Result<Option<K>, Error> {
-    fields["metadata"]["resourceVersion"] = json!(seen.resource_version());
+/// Same as [`merge_seen`], for fields of the status.
+pub async fn merge_status_seen<K: Kind>(api: &Api<K>, seen: &K, fields: Value) -> Result<Option<K>, Error> {
     let name = seen.name_any();
-    match api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&fields)).await {
-        Ok(written) => Ok(Some(written)),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
-        Err(e) => Err(Error::new::<K>("change the status of", &name, e)),
-    }
+    let patch = Patch::Merge(as_seen(seen, fields));
+    unless_missing::<K>(&name, api.patch_status(&name, &PatchParams::default(), &patch).await)
+}
+
+/// The fields, with the `resourceVersion` that was read.
+fn as_seen<K: Resource>(seen: &K, mut fields: Value) -> Value {
+    fields["metadata"]["resourceVersion"] = json!(seen.meta().resource_version);
+    fields
 }
 
 /// Same as [`merge`], for fields of the status.
@@ -308,9 +307,14 @@ pub async fn merge_status<K: Kind>(api: &Api<K>, name: &str, fields: &Value) -> 
 }
 
 fn merged<K: Kind>(name: &str, done: kube::Result<K>) -> Result<(), Error> {
+    unless_missing(name, done).map(drop)
+}
+
+/// The new object; `None`: the object is gone.
+fn unless_missing<K: Kind>(name: &str, done: kube::Result<K>) -> Result<Option<K>, Error> {
     match done {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Ok(written) => Ok(Some(written)),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
         Err(e) => Err(Error::new::<K>("change", name, e)),
     }
 }

@@ -54,7 +54,7 @@ pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<(), 
 ///
 /// 1. Gather: the NodeDisk and its Node, live.
 /// 2. Decide: [`answer`].
-/// 3. Apply: move the NodeDisk to the other node, or remove the request. Returns the NodeDisk, read again.
+/// 3. Apply: move the NodeDisk to the other node, or remove the request. Returns the NodeDisk as it was written.
 async fn answer_request(name: &str, ctx: &Context) -> Result<Option<NodeDisk>, Error> {
     let (api, nodes): (Api<NodeDisk>, Api<Node>) =
         (Api::all(ctx.client.clone()), Api::all(ctx.client.clone()));
@@ -73,8 +73,7 @@ async fn answer_request(name: &str, ctx: &Context) -> Result<Option<NodeDisk>, E
             "refused to move a disk to another node"
         );
     }
-    cluster::merge_seen(&api, &disk, fields).await?;
-    cluster::get(&api, name).await
+    cluster::merge_seen(&api, &disk, fields).await
 }
 
 fn is_ready(node: &Node) -> bool {

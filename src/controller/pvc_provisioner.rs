@@ -10,17 +10,16 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::api::{
-    ANNOTATION_DECIDED_BY, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID,
-    SharedPersistentVolume, Size, volume_for_pvc,
+    ANNOTATION_DECIDED_BY, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, SharedPersistentVolume, Size, volume_for_pvc,
 };
 use crate::cluster::{self, Name};
+use crate::plan::namesake::{self, Earlier};
 use crate::plan::pvc_provisioner::placement::Mate;
 use crate::plan::pvc_provisioner::{
     Objects, Reschedule, SELECTED_NODE, Seen, Step, class, growth, is_settled, is_unsettled, next,
 };
-use crate::plan::transition::LASTING;
-use crate::plan::namesake::{self, Earlier};
 use crate::plan::refs;
+use crate::plan::transition::LASTING;
 
 use super::context::Context;
 use super::stores::MADE_FOR;
@@ -241,7 +240,7 @@ async fn grow(step: growth::Step, seen: &mut Seen, ctx: &Context) -> Result<bool
             }
         }
         growth::Step::Resize(size) => match cluster::merge_seen(&volumes, &*volume, resized(&size)).await {
-            Ok(()) => {
+            Ok(_) => {
                 ctx.events.settle(&pvc, RESIZE_FAILED);
                 return Ok(false);
             }

@@ -9,8 +9,8 @@ use kube::ResourceExt;
 
 use crate::api::condition::{self, READY};
 use crate::api::{
-    ANNOTATION_MADE_FOR, ClaimPhase, DiskReservation, LABEL_PVC_UID, NodeDisk, Orphan, Reserved, RoleSubscription,
-    SharedPersistentVolume, VolumeClaim, VolumeClaimStatus, VolumeOffer, VolumeRole,
+    ANNOTATION_MADE_FOR, ClaimPhase, DiskReservation, LABEL_PVC_UID, NodeDisk, Orphan, Reserved,
+    RoleSubscription, SharedPersistentVolume, VolumeClaim, VolumeClaimStatus, VolumeOffer, VolumeRole,
 };
 use crate::cluster::{Cache, Key, PodUse, Pvc, SeenPvc};
 use crate::plan::bind::noted;
@@ -214,6 +214,7 @@ mod tests {
             size: testing::gi(3),
             problem: Some(long.clone()),
             name: "v".into(),
+            made_for: Some("team/data".into()),
             labels: BTreeMap::from([(long.clone(), long.clone())]),
             reservations: vec![of("inner"), of("outer")],
             spec: json!({ "long": long }),
@@ -226,6 +227,7 @@ mod tests {
         let (before, after) = (disk.status.unwrap(), kept.status.unwrap());
         assert_eq!(orphans::kept(&after, |_| true), orphans::kept(&before, |_| true));
         assert_eq!((orphans::count(&after), after.orphans[0].name.as_str()), (128, "v"));
+        assert_eq!(after.orphans[0].made_for.as_deref(), Some("team/data"), "F5");
         assert!(json!(after).to_string().len() < 32 << 10);
     }
 }

@@ -17,8 +17,9 @@ use kube::ResourceExt;
 use serde_json::{Map, Value, json};
 
 use crate::api::{
-    ANNOTATION_MADE_FOR, DiskReservation, DiskReservationStatus, Kept, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, LedgerEntry,
-    NodeDisk, Recover, SharedPersistentVolume, SharedPersistentVolumeSpec, condition, keep, stable_hash,
+    ANNOTATION_MADE_FOR, DiskReservation, DiskReservationStatus, Kept, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID,
+    LedgerEntry, NodeDisk, Recover, SharedPersistentVolume, SharedPersistentVolumeSpec, condition, keep,
+    stable_hash,
 };
 
 use super::{holder, ledger};
@@ -363,7 +364,9 @@ mod tests {
             let recovered = due.volume.as_ref().map(|volume| &volume.spec.recover.as_ref().unwrap().uid);
             recovered.is_none_or(|recovered| *recovered == due.uid)
         }));
-        due.into_iter().map(|due| if due.volume.is_some() { due.uid } else { format!("gone {}", due.uid) }).collect()
+        due.into_iter()
+            .map(|due| if due.volume.is_some() { due.uid } else { format!("gone {}", due.uid) })
+            .collect()
     }
 
     fn free(gib: u64) -> Wanted {

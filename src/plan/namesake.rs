@@ -76,10 +76,12 @@ pub fn earlier(
     }
     for reservation in there.reservations {
         let kept = reservation.status.as_ref().map(kept::entries).unwrap_or_default();
-        let mut old = kept.into_iter().filter(|(_, kept)| kept.made_for.is_some() && kept.made_for == made_for);
+        let mut old =
+            kept.into_iter().filter(|(_, kept)| kept.made_for.is_some() && kept.made_for == made_for);
         if let Some((entry, kept)) = old.next_back() {
             let where_ = format!("DiskReservation {}, until {},", reservation.name_any(), kept.until.0);
-            let do_ = format!("kubectl reservoir undelete {}, then {}", entry.uid, claim(&entry.role, &entry.name));
+            let do_ =
+                format!("kubectl reservoir undelete {}, then {}", entry.uid, claim(&entry.role, &entry.name));
             return Some(("OldDataKept", says(where_, do_)));
         }
     }
@@ -126,7 +128,10 @@ mod tests {
             ..Default::default()
         }];
         let (reason, said) = says(&[], &on, &kept).unwrap();
-        assert!(reason == "OldDataOrphaned" && said.contains("NodeDisk n1.a") && said.contains("recover pvc-1"), "{said}");
+        assert!(
+            reason == "OldDataOrphaned" && said.contains("NodeDisk n1.a") && said.contains("recover pvc-1"),
+            "{said}"
+        );
         let mut old = ready_volume("pvc-1", "eng", false);
         let made_for = [(ANNOTATION_MADE_FOR.to_owned(), "ns/data".to_owned())];
         old.metadata.annotations = Some(made_for.into());

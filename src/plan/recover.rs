@@ -6,8 +6,8 @@ use std::path::Path;
 use kube::ResourceExt;
 
 use crate::api::{
-    ANNOTATION_MADE_FOR, DiskReservation, DiskReservationSpec, DiskReservationStatus, LABEL_PVC_UID, NodeDisk, Orphan, Reserved,
-    Role, SharedPersistentVolume, SharedPersistentVolumeSpec, Size,
+    ANNOTATION_MADE_FOR, DiskReservation, DiskReservationSpec, DiskReservationStatus, LABEL_PVC_UID,
+    NodeDisk, Orphan, Reserved, Role, SharedPersistentVolume, SharedPersistentVolumeSpec, Size,
 };
 
 /// A manifest for an administrator to apply, or the reason why there is no manifest. A note names the fields that only

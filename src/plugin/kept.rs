@@ -176,7 +176,10 @@ mod tests {
         entries[0].kept.as_mut().unwrap().made_for = Some("ns/data".into());
         assert!(text(&list(&snapshot)).contains("a      ns/data    1Gi "), "{}", text(&list(&snapshot)));
         let back = of(&snapshot, "ns/data", None).unwrap();
-        assert_eq!((back.name_any(), &*back.annotations()["reservoir.dev/made-for"]), ("a".into(), "ns/data"));
+        assert_eq!(
+            (back.name_any(), &*back.annotations()["reservoir.dev/made-for"]),
+            ("a".into(), "ns/data")
+        );
     }
 
     #[test]

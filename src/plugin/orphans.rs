@@ -48,7 +48,8 @@ pub(super) fn text(all: &[DataOnDisk]) -> String {
     if all.is_empty() {
         return "there is no data without an object\n".into();
     }
-    let mut rows = vec![["UID", "NAME", "MADE FOR", "SIZE", "ROLE", "DISK", "PROBLEM"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["UID", "NAME", "MADE FOR", "SIZE", "ROLE", "DISK", "PROBLEM"].map(str::to_owned).to_vec()];
     let mut others = String::new();
     for DataOnDisk { disk, data } in all {
         let orphan = match data {

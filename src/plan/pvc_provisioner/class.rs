@@ -5,9 +5,9 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 
 use crate::api::{
-    ANNOTATION_MADE_FOR, DRIVER, FIXED_MOUNT_OPTIONS, FsType, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, MOUNT_OPTIONS, Shared,
-    SharedPersistentVolume, SharedPersistentVolumeSpec, Size, VolumeClaim, VolumeClaimSpec, VolumeMode, keep,
-    volume_for_pvc,
+    ANNOTATION_MADE_FOR, DRIVER, FIXED_MOUNT_OPTIONS, FsType, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID,
+    MOUNT_OPTIONS, Shared, SharedPersistentVolume, SharedPersistentVolumeSpec, Size, VolumeClaim,
+    VolumeClaimSpec, VolumeMode, keep, volume_for_pvc,
 };
 
 /// The parameter in which Kubernetes' own provisioner reads the file system.

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use jiff::Timestamp;
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{
+    Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions,
+};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
@@ -71,7 +73,9 @@ pub(super) async fn uninstall(client: &Client, args: &Uninstall, namespace: &str
             Step::EraseKept(volumes) => {
                 let api = Api::all(client.clone());
                 for volume in &volumes {
-                    api.create(&PostParams::default(), volume).await.map_err(|error| explain_api_error(&error))?;
+                    api.create(&PostParams::default(), volume)
+                        .await
+                        .map_err(|error| explain_api_error(&error))?;
                 }
                 let started = Instant::now();
                 let objects: Vec<Object> = volumes.iter().map(next::object).collect();

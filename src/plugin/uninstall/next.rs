@@ -10,8 +10,8 @@ use kube::{Resource, ResourceExt};
 
 use crate::api::{DRIVER, DiskReservation, GROUP, LABEL_MANAGED_BY, MANAGED_BY, SharedPersistentVolume};
 use crate::cluster;
-use crate::plan::{kept, names};
 use crate::plan::pvc_provisioner::pvc_of;
+use crate::plan::{kept, names};
 use crate::plugin::doctor::{Facts, POLICIES};
 use crate::plugin::snapshot::Snapshot;
 
@@ -226,7 +226,9 @@ mod tests {
             Step::Delete(objects) | Step::Remove(objects) => {
                 objects.iter().map(|object| object.to_string()).collect::<Vec<_>>().join(", ")
             }
-            Step::EraseKept(volumes) => volumes.iter().map(|volume| volume.name_any()).collect::<Vec<_>>().join(", "),
+            Step::EraseKept(volumes) => {
+                volumes.iter().map(|volume| volume.name_any()).collect::<Vec<_>>().join(", ")
+            }
             Step::First(why) | Step::Then(why) => why,
         }
     }
@@ -319,6 +321,9 @@ mod tests {
                 "DiskReservation r"
             ]
         );
-        assert!(matches!(next(Data::Erase, &there, NOW), Step::Then(_)), "static reservations go with the chart");
+        assert!(
+            matches!(next(Data::Erase, &there, NOW), Step::Then(_)),
+            "static reservations go with the chart"
+        );
     }
 }
