@@ -165,7 +165,7 @@ mod tests {
         let snapshot = snapshot();
         let text = text(&list(&snapshot));
         assert!(text.starts_with("NAME"), "{text}");
-        let row = "a      1Gi    eng    r             n1.a   1970-01-01T00:00:00Z   1970-01-01T00:01:00Z   uid-a-0\n";
+        let row = "a      -          1Gi    eng    r             n1.a   1970-01-01T00:00:00Z   1970-01-01T00:01:00Z   uid-a-0\n";
         assert!(text.contains(row), "{text}");
     }
 

@@ -118,8 +118,8 @@ mod tests {
         let all = list(&snapshot);
         assert_eq!(
             text(&all),
-            "UID    NAME   SIZE   ROLE   DISK   PROBLEM\n\
-             dark          1Gi           n1.a\n\
+            "UID    NAME   MADE FOR   SIZE   ROLE   DISK   PROBLEM\n\
+             dark          -          1Gi           n1.a\n\
              NodeDisk n1.a has the data of 72 more volumes, which status.orphans cannot list; 71Gi beside the ledger are \
              kept for them\n\
              \n\

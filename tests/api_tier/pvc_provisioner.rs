@@ -133,7 +133,7 @@ impl<'a> Story<'a> {
         until(&format!("an event of {name} with {what}"), || async {
             let all = events.list(&Default::default()).await.unwrap();
             let notes = all.iter().filter(|e| {
-                ["ProvisioningFailed", "VolumeResizeFailed"]
+                ["ProvisioningFailed", "VolumeResizeFailed", "OldDataKept"]
                     .contains(&e.reason.as_deref().unwrap_or_default())
                     && e.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some(name)
             });
@@ -942,4 +942,22 @@ async fn l7_a_volume_without_its_claim_is_free_for_its_role() {
     let others: Api<VolumeClaim> = cluster.within("team-b");
     until_reason(&others, "other", "Bound").await;
     story.read_by(&agent, &others.get("other").await.unwrap()).await;
+}
+
+/// F5, P4: a new PersistentVolumeClaim does not hide the data of an earlier one of its name.
+#[tokio::test(flavor = "multi_thread")]
+async fn f5_a_pvc_says_that_old_data_of_its_name_is_kept() {
+    let (cluster, _agent) = start().await;
+    cluster.apply_text(&class("retained", json!({"reclaimPolicy": "Retain"})).to_string()).await;
+    let story = Story::of(&cluster);
+    story.make(pvc("data", "retained", "ReadWriteOnce", "64Mi")).await;
+    let (_, old, _) = story.bound("data").await;
+    assert_eq!(old.annotations()["reservoir.dev/made-for"], "team-a/data");
+    story.pvcs.delete("data", &DeleteParams::default()).await.unwrap();
+    until_gone(&story.claims, "data").await;
+    story.make(pvc("data", "retained", "ReadWriteOnce", "64Mi")).await;
+    let said = story.said("data", "starts empty").await;
+    let volume = old.name_any();
+    assert!(said.contains(&format!("while volume {volume} has the data")), "{said}");
+    assert!(said.ends_with(&format!("--role analytics --volume {volume}")), "{said}");
 }
