@@ -1,0 +1,258 @@
+//! Tests of the life of a volume.
+
+use super::*;
+use crate::api::NodePart;
+use crate::plan::testing::*;
+
+fn seen() -> Seen {
+    Seen {
+        guarded: true,
+        reservations: vec![Arc::new(reserved("r", "eng", 10, &[]))],
+        disks: vec![Arc::new(disk("n1.a", "n1", 10, &[]))],
+        moved_to: None,
+        lost_claims: vec![],
+        users: vec![],
+        abandoned: false,
+        entry: None,
+        owner: None,
+        restored: false,
+        room_made: false,
+        live: None,
+        now: Timestamp::UNIX_EPOCH,
+    }
+}
+
+/// A ready volume in reservation `r`, whose ledger lists the volume.
+fn placed_volume() -> (SharedPersistentVolume, Seen) {
+    let mut v = ready_volume("v", "eng", true);
+    v.status.as_mut().unwrap().reservation = Some(UidRef { name: "r".into(), uid: "uid-r".into() });
+    (v, Seen { reservations: vec![Arc::new(reserved("r", "eng", 10, &[("v", 1)]))], ..seen() })
+}
+
+fn reported(step: Step) -> SharedPersistentVolumeStatus {
+    match step {
+        Step::Report(status) | Step::Place(status) => *status,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn ready(status: &SharedPersistentVolumeStatus) -> &str {
+    &condition::get(&status.conditions, READY).unwrap().reason
+}
+
+#[test]
+fn v1_the_entry_comes_before_the_place() {
+    let (v, mut s) = (volume("v", "eng", 2), seen());
+    assert_eq!(next(&v, &Seen { guarded: false, ..seen() }), Step::Guard);
+    assert_eq!(next(&v, &s), Step::TakeEntry("r".into()));
+    s.entry = Some(Ok(s.reservations[0].clone()));
+    let placed = reported(next(&v, &s));
+    assert_eq!((placed.node_name.as_deref(), placed.size.clone()), (Some("n1"), Some(gi(2))));
+    assert_eq!((ready(&placed), placed.reserved.len()), ("Creating", 1));
+    s.entry = Some(Err(create::reservation_gone()));
+    assert_eq!(ready(&reported(next(&v, &s))), "NoReservation");
+    s.reservations.clear();
+    s.entry = None;
+    assert_eq!(ready(&reported(next(&v, &s))), "NoReservation");
+}
+
+#[test]
+fn v1_an_entry_from_before_is_used_again() {
+    let (v, mut s) = (volume("v", "eng", 2), seen());
+    s.entry = Some(Ok(Arc::new(reserved("q", "eng", 10, &[("v", 3)]))));
+    assert_eq!(reported(next(&v, &s)).size, Some(gi(3)), "as large as it was granted");
+}
+
+/// A8: labels of a megabyte would be copied to each volume of the reservation.
+#[test]
+fn a8_few_labels_of_a_reservation_are_copied() {
+    let (v, mut s) = placed_volume();
+    let r = Arc::make_mut(&mut s.reservations[0]);
+    r.metadata.labels = Some((0..9000).map(|i| (format!("key-{i}"), "v".repeat(63))).collect());
+    let copied = &reported(next(&v, &s)).reserved[0].labels;
+    let bytes: usize = copied.iter().map(|(key, value)| key.len() + value.len()).sum();
+    assert!((MOST_LABELS - 100..=MOST_LABELS).contains(&bytes), "{bytes}");
+}
+
+/// X8: kept data gives way to a volume that fits without it, and nothing is erased in vain.
+#[test]
+fn x8_a_new_volume_takes_the_bytes_of_kept_data() {
+    let kept = Arc::new(with_kept(&[("a", 0, 60), ("b", 1, 60), ("c", 2, 60)]));
+    let s = |room_made| Seen { reservations: vec![kept.clone()], room_made, ..seen() };
+    let wanted = |gib: u64| kept::Wanted { bytes: gib << 30, place: None };
+    assert_eq!(next(&volume("v", "eng", 7), &s(false)), Step::TakeEntry("r".into()));
+    assert_eq!(next(&volume("v", "eng", 8), &s(false)), Step::MakeRoom("r".into(), wanted(8)));
+    assert_eq!(ready(&reported(next(&volume("v", "eng", 8), &s(true)))), "ReservationFull");
+    assert_eq!(ready(&reported(next(&volume("v", "eng", 11), &s(false)))), "ReservationFull");
+
+    let (mut v, mut s) = placed_volume();
+    let mut r = (*kept).clone();
+    r.status.as_mut().unwrap().volumes.push(ledger_entry("v", "eng", 1));
+    s.reservations = vec![Arc::new(r.clone())];
+    let status = v.status.as_mut().unwrap();
+    (status.size, status.node.as_mut().unwrap().size) = (Some(gi(1)), Some(gi(1)));
+    v.spec.size = gi(8);
+    s.live = Some((Some(r), v.status.clone()));
+    assert_eq!(next(&v, &s), Step::MakeRoom("r".into(), wanted(7)), "V7");
+    s.room_made = true;
+    assert!(matches!(next(&v, &s), Step::Report(_)));
+}
+
+/// X8, X10, S4: the volume that erases kept data takes its place, or goes.
+#[test]
+fn x8_a_volume_that_erases_takes_the_place_of_the_data() {
+    let mut r = with_kept(&[("a", 0, 60)]);
+    let mut v = kept::erasing(&r.status.as_ref().unwrap().volumes[0], &r, Timestamp::UNIX_EPOCH).unwrap();
+    v.metadata.uid = Some("uid-end".into());
+    r.metadata.deletion_timestamp = some_time();
+    let with = |r: &DiskReservation, entry| Seen { reservations: vec![Arc::new(r.clone())], entry, ..seen() };
+    assert_eq!(next(&v, &with(&r, None)), Step::TakeEntry("r".into()), "R6: it may be deleted");
+    let taken = create::take_entry(&v, &r, &[]).unwrap();
+    let entries: Vec<_> = taken.iter().map(|entry| (entry.uid.as_str(), entry.kept.is_some())).collect();
+    assert_eq!(entries, [("uid-end", false)]);
+    r.status.as_mut().unwrap().volumes = taken;
+    assert!(matches!(next(&v, &with(&r, Some(Ok(Arc::new(r.clone()))))), Step::Place(_)));
+    assert!(matches!(next(&v, &with(&r, None)), Step::Report(_)), "somebody else has the data");
+}
+
+#[test]
+fn x6_data_that_has_a_volume_is_not_recovered() {
+    let (mut v, mut s) = (volume("v", "eng", 2), seen());
+    v.spec.recover = Some(crate::api::Recover { uid: "lost".into() });
+    s.owner = Some("data".into());
+    assert_eq!(ready(&reported(next(&v, &s))), "NoOrphan");
+    s.owner = None;
+    assert_eq!(next(&v, &s), Step::TakeEntry("r".into()));
+}
+
+#[test]
+fn s2_ledgers_follow_the_status_of_a_placed_volume() {
+    let (v, mut s) = placed_volume();
+    s.reservations.push(Arc::new(reserved("other", "eng", 10, &[("v", 1)])));
+    assert_eq!(next(&v, &s), Step::ReleaseEntry("other".into()), "two controllers placed it");
+    s.reservations = vec![Arc::new(reserved("r", "eng", 10, &[]))];
+    let Step::RestoreEntry(name, entry) = next(&v, &s) else { panic!() };
+    assert_eq!((name.as_str(), entry.size), ("r", gi(1)));
+    s.restored = true;
+    reported(next(&v, &s));
+    assert!(keeps_entry(Some(&v), v.status.as_ref().unwrap().reservation.as_ref().unwrap()));
+    let elsewhere = UidRef { name: "x".into(), uid: "uid-x".into() };
+    assert!(!keeps_entry(Some(&v), &elsewhere) && !keeps_entry(None, &elsewhere));
+    let mut unplaced = volume("v", "eng", 1);
+    assert!(keeps_entry(Some(&unplaced), &elsewhere));
+    unplaced.metadata.deletion_timestamp = some_time();
+    assert!(!keeps_entry(Some(&unplaced), &elsewhere));
+}
+
+#[test]
+fn l4_lost_claims_leave_the_list_and_the_count() {
+    let (mut v, mut s) = placed_volume();
+    let claims = vec![bound_by("a", "x", "1"), bound_by("b", "y", "2")];
+    v.status.as_mut().unwrap().claims = claims.clone();
+    (s.lost_claims, s.users) = (claims[..1].to_vec(), vec![pod("b", "p"), pod("b", "p")]);
+    s.moved_to = Some("n2".into());
+    let status = reported(next(&v, &s));
+    assert_eq!((status.claim_count, status.user_count, status.claims[0].ending), (2, 1, true), "X1");
+    assert_eq!(status.node_name.as_deref(), Some("n2"), "D3");
+    s.lost_claims = status.claims[..1].to_vec();
+    v.status = Some(status);
+    v.status.as_mut().unwrap().node.as_mut().unwrap().released = vec!["1".into()];
+    let status = reported(next(&v, &s));
+    assert_eq!((status.claims, status.claim_count, status.user_count), (claims[1..].to_vec(), 1, 1));
+}
+
+#[test]
+fn p4_an_abandoned_volume_becomes_any_volume() {
+    let (v, s) = placed_volume();
+    let Step::Release(event) = next(&v, &Seen { abandoned: true, ..s }) else { panic!() };
+    assert!(event.contains("claim volume v with a VolumeClaim"), "{event}");
+    let unplaced = Seen { abandoned: true, ..seen() };
+    assert_eq!(next(&volume("v", "eng", 1), &unplaced), Step::Delete, "X10: there is no data");
+}
+
+#[test]
+fn v7_the_ledger_is_read_live_before_it_changes() {
+    let (mut v, mut s) = placed_volume();
+    let node = NodePart { size: Some(gi(1)), ..v.status.clone().unwrap().node.unwrap() };
+    v.status.as_mut().unwrap().node = Some(node);
+    v.spec.size = gi(3);
+    assert_eq!(next(&v, &s), Step::LookToResize("r".into()));
+    let live = |entry, status: &SharedPersistentVolume| {
+        Some((Some(reserved("r", "eng", 10, &[("v", entry)])), status.status.clone()))
+    };
+    s.live = live(1, &v);
+    assert_eq!(next(&v, &s), Step::ResizeEntry(3 << 30));
+    s.live = live(3, &v);
+    assert_eq!(reported(next(&v, &s)).size, Some(gi(3)));
+    v.spec.size = gi(1);
+    let lowered = reported(next(&v, &s));
+    assert_eq!((lowered.size.clone(), lowered.credit_due), (Some(gi(1)), true));
+    v.status = Some(lowered);
+    s.live = live(3, &v);
+    assert_eq!(next(&v, &s), Step::ResizeEntry(1 << 30));
+    s.live = live(1, &v);
+    assert!(!reported(next(&v, &s)).credit_due);
+    let mut grown = v.clone();
+    grown.status.as_mut().unwrap().credit_due = false;
+    s.live = live(3, &grown);
+    assert!(reported(next(&v, &s)).credit_due, "another controller settled it meanwhile");
+}
+
+#[test]
+fn x5_retirement_waits_for_users_and_can_be_withdrawn() {
+    let mut v = ready_volume("v", "eng", true);
+    let ask = |v: &SharedPersistentVolume| retire(v, &v.status.clone().unwrap());
+    let said = |(verdict, delete): (Option<Verdict>, bool)| {
+        assert!(!delete);
+        verdict.unwrap()
+    };
+    assert_eq!(ask(&v), (None, false));
+    v.spec.retire = true;
+    assert!(ask(&v).1);
+    v.status.as_mut().unwrap().claims = vec![bound_by("a", "b", "u")];
+    let waits = said(ask(&v));
+    assert!(waits.ok && waits.message.contains("destroyed when claim a/b is deleted"), "{waits:?}");
+    let status = v.status.as_mut().unwrap();
+    (status.claims, status.users, status.user_count) = (vec![], vec![pod("a", "p")], 1);
+    assert!(said(ask(&v)).message.contains("destroyed when pod a/p has ended"));
+    let conditions = &mut v.status.as_mut().unwrap().conditions;
+    condition::set(conditions, RETIRING, waits, None, jiff::Timestamp::UNIX_EPOCH);
+    v.spec.retire = false;
+    let withdrawn = said(ask(&v));
+    assert_eq!((withdrawn.ok, withdrawn.reason), (false, "RetireWithdrawn"));
+}
+
+#[test]
+fn x5_a_retired_volume_is_deleted_as_it_was_reported() {
+    let (mut v, s) = placed_volume();
+    v.spec.retire = true;
+    let status = reported(next(&v, &s));
+    v.status = Some(status);
+    assert_eq!(next(&v, &s), Step::Delete);
+    let used = Seen { users: vec![pod("a", "p")], ..s };
+    assert!(matches!(next(&v, &used), Step::Report(_)));
+}
+
+/// X10: a retired volume takes no reservation, even with enough free space.
+#[test]
+fn x10_a_retired_volume_without_a_place_goes() {
+    for s in [seen(), Seen { reservations: vec![], ..seen() }] {
+        let mut v = volume("v", "eng", 1);
+        v.spec.retire = true;
+        let status = reported(next(&v, &s));
+        assert_eq!((status.phase, ready(&status)), (VolumePhase::Pending, "Retiring"));
+        v.status = Some(status);
+        assert_eq!(next(&v, &s), Step::Delete);
+    }
+}
+
+#[test]
+fn d4_a_volume_is_as_ready_as_its_disk() {
+    let (v, s) = placed_volume();
+    assert_eq!(ready(&reported(next(&v, &s))), "Ready");
+    let of = |disks| ready(&reported(next(&v, &Seen { disks, ..placed_volume().1 }))).to_owned();
+    assert_eq!(of(vec![]), "NodeUnreachable");
+    let mut away = disk("n1.a", "n1", 10, &[]);
+    set_ready(&mut away.status.as_mut().unwrap().conditions, false);
+    assert_eq!(of(vec![Arc::new(away)]), "NodeUnreachable");
+}
