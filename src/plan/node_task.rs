@@ -350,9 +350,9 @@ fn same_words(reported: &str, now: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+    use super::*;
     use crate::api::{Adopt, ClaimBinding, Destroy};
     use crate::plan::testing::*;
 
