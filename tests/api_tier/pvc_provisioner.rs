@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Resour
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::storage::v1::CSIStorageCapacity;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use reservoir::api::{
     DRIVER, DiskReservation, FsType, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, NodeDisk, SharedPersistentVolume,
