@@ -172,6 +172,7 @@ impl<'a> About<'a> {
                  policy of its PersistentVolume decides about the data"
             ),
             IN_USE => format!("kubectl reservoir tree -n {namespace}   # end the pods that use the claim"),
+            MOUNT_HELD => "kubectl get events -A --field-selector=reason=MountHeld   # end the process".into(),
             OVER_LIMIT => format!("kubectl reservoir tree --role {role}   # delete reservations, or raise spec.quota.limit"),
             _ => return None,
         })
