@@ -132,6 +132,7 @@ fn volume(i: u32, fs_type: FsType, size_bytes: u64) -> VolumeSpec {
         reservations: vec![],
         recover: None,
         keep_for: None,
+        made_for: None,
         erase_policy: None,
         mount_options: Vec::new(),
     }

@@ -12,7 +12,7 @@ use crate::nri::Connected;
 use crate::telemetry::{self, Metrics};
 
 use super::disk_names::DiskNames;
-use super::held::HeldTargets;
+use super::held_targets::HeldTargets;
 use super::refused_readers::RefusedReaders;
 
 /// Shared by all tasks of one node.

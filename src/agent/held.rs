@@ -1,8 +1,6 @@
 //! Tells which processes hold a volume: in its status, in its conditions and in events (F3).
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ObjectMeta;
@@ -13,25 +11,6 @@ use crate::host::{self, VolumeUid};
 use crate::plan::held_by;
 
 use super::context::{Context, NodeError};
-
-/// The targets that the kernel refused to unmount when they were last tried.
-#[derive(Default)]
-pub(super) struct HeldTargets(Mutex<BTreeSet<PathBuf>>);
-
-impl HeldTargets {
-    /// True if the target was noted before.
-    fn note(&self, target: &Path) -> bool {
-        !self.targets().insert(target.to_owned())
-    }
-
-    pub(super) fn forget(&self, target: &Path) {
-        self.targets().remove(target);
-    }
-
-    fn targets(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// The processes that hold a volume of this node. None if the search fails: it decides nothing.
 pub(super) async fn processes(uid: &VolumeUid, ctx: &Context) -> Vec<Process> {
@@ -95,8 +74,12 @@ async fn look(uid: &VolumeUid, target: Option<PathBuf>, ctx: &Context) -> Option
 }
 
 fn split(held: host::Held) -> (Vec<Process>, Vec<PodRef>) {
-    let pods = held.pods.into_iter().map(super::volumes::pod_ref);
+    let pods = held.pods.into_iter().map(pod_ref);
     (held.by.into_iter().map(process).collect(), pods.collect())
+}
+
+pub(super) fn pod_ref(pod: host::Pod) -> PodRef {
+    PodRef { namespace: pod.namespace, name: pod.name, uid: pod.uid }
 }
 
 fn process(holder: host::Holder) -> Process {

@@ -9,6 +9,7 @@ mod disk_identity;
 mod disk_names;
 mod disks;
 mod held;
+mod held_targets;
 mod kubelet;
 mod metrics;
 mod orphans;

@@ -15,8 +15,7 @@ use crate::plan::publish::{Permit, Refusal, Request, authorise};
 use crate::telemetry::Metrics;
 
 use super::context::{Context, NodeError};
-use super::held;
-use super::volumes::pod_ref;
+use super::held::{self, pod_ref};
 
 /// Time limit for the API server's answer. Meanwhile nothing can be unmounted at the target.
 const API_TIMEOUT: Duration = Duration::from_secs(30);

@@ -14,7 +14,7 @@ use crate::plan::node_task::{self, OnDisk, Outcome, Recorded, Task};
 use crate::plan::resize::OnNode;
 
 use super::context::{Context, NodeError};
-use super::held;
+use super::held::{self, pod_ref};
 use super::volume_spec::{erase_policy, volume_spec};
 
 /// Takes a volume one step further. Returns the pause before the next reconcile, if one is needed without a change.
@@ -258,8 +258,4 @@ async fn owner_of(disk: &str, from: &VolumeUid, ctx: &Context) -> Result<Option<
     let all = cluster::list_metadata(&api, &ListParams::default()).await?;
     let owner = all.iter().find(|owner| owner.metadata.uid.as_deref() == Some(from.as_str()));
     Ok(owner.map(ResourceExt::name_any))
-}
-
-pub(super) fn pod_ref(pod: host::Pod) -> PodRef {
-    PodRef { namespace: pod.namespace, name: pod.name, uid: pod.uid }
 }

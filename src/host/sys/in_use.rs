@@ -45,12 +45,15 @@ pub(crate) fn ensure_processes_visible() -> Result<()> {
     }
 }
 
+/// True for what counts as a use.
+type Counts<'a, T> = Box<dyn Fn(&T) -> bool + 'a>;
+
 /// The uses of a volume among the kernel's mounts and open files.
 pub(crate) struct Uses<'a> {
     /// The mounts that count as a use.
-    pub(crate) mounted: Box<dyn Fn(&Mount) -> bool + 'a>,
+    pub(crate) mounted: Counts<'a, Mount>,
     /// The open files that count as a use; `None`: no open file does.
-    pub(crate) open: Option<Box<dyn Fn(&OpenFile) -> bool + 'a>>,
+    pub(crate) open: Option<Counts<'a, OpenFile>>,
 }
 
 impl<'a> Uses<'a> {
