@@ -65,6 +65,9 @@ struct ControllerArgs {
     /// Objects of one kind that are reconciled at once.
     #[arg(long, default_value_t = 32)]
     concurrency: u16,
+    /// Labels of the agents' pods in the namespace. Without it agents run without pods.
+    #[arg(long)]
+    agents: Option<String>,
     /// Address of /metrics, /healthz and /readyz.
     #[arg(long, default_value = "0.0.0.0:8080")]
     metrics_bind_address: SocketAddr,
@@ -138,6 +141,7 @@ async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
         identity,
         replace_pods: replaces_pods,
         concurrency,
+        agents,
         metrics_bind_address,
     } = args;
     let (client, stop) = (connect().await?, stop_signal()?);
@@ -149,6 +153,7 @@ async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
         namespace: namespace.clone(),
         replaces_pods,
         concurrency,
+        agents,
         look_again: controller::LOOK_AGAIN,
         wake: true,
     };

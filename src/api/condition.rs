@@ -39,7 +39,8 @@ pub mod reason {
         /// Next: correct that field, and apply the manifest again.
         pub const INVALID: &str = "Invalid";
 
-        /// Disk: the node's agent has not yet reported the disk as healthy.
+        /// Disk: the node's agent has not reported the disk yet, or has not served for a minute. Running pods keep their
+        /// mounts, and new ones wait (D8).
         /// Next: look at the agent's pod on that node, and at its log.
         pub const AGENT_SILENT: &str = "AgentSilent";
         /// Disk: its node is not Ready, or has no Node object. Nothing is released because of that (D4).

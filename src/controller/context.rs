@@ -15,6 +15,7 @@ use crate::api::{
 };
 use crate::cluster::{self, Events, Owned, StatusBatcher, UsedPod};
 use crate::plan::crowding::Crowding;
+use crate::plan::silence::Silence;
 use crate::plan::transition::{LASTING, Transition, When, transitions};
 use crate::telemetry::Metrics;
 
@@ -57,6 +58,8 @@ pub struct Context {
     pub replaced: Mutex<HashMap<String, String>>,
     /// The nodes that storage capacities tell as smaller than they are.
     pub crowding: Mutex<Crowding>,
+    /// The nodes without an agent that serves.
+    pub silence: Mutex<Silence>,
     /// The controller's metrics.
     pub metrics: Arc<Metrics>,
 }
@@ -115,6 +118,11 @@ impl Context {
     /// See [`Self::crowding`].
     pub fn crowding(&self) -> MutexGuard<'_, Crowding> {
         self.crowding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// See [`Self::silence`].
+    pub fn silence(&self) -> MutexGuard<'_, Silence> {
+        self.silence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn replaced(&self) -> MutexGuard<'_, HashMap<String, String>> {

@@ -12,38 +12,44 @@ use crate::cluster;
 use crate::plan::disk_identity::answer;
 use crate::plan::summary::{DiskSeen, Step, next_for_disk};
 
-use super::Error;
 use super::context::Context;
 use super::ledger_entries::{owners, settle};
+use super::{Again, Error};
 
 /// Reconciles a disk.
 ///
-/// 1. Gather: the disk's Node and the reservations in its ledger, from the caches. A request to take the disk over is
+/// 1. Gather: the disk's Node, its agent and the reservations in its ledger, from the caches. A request to take the disk over is
 ///    answered first, and the disk reported all the same: requests may come without end.
 /// 2. Decide: [`next_for_disk`].
 /// 3. Apply: the status; or settle entries, and decide again.
-pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<(), Error> {
+pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<Again, Error> {
     let disk = match disk.spec.take_over {
         Some(_) => match answer_request(&disk.name_any(), ctx).await? {
             Some(answered) => Arc::new(answered),
-            None => return Ok(()),
+            None => return Ok(None),
         },
         None => disk,
     };
+    let node = &disk.spec.node_name;
+    let (found, now) = (ctx.stores.nodes.get(node), Timestamp::now());
+    let silent_after = ctx.silence().note(node, found.is_none() || ctx.stores.has_agent(node), now);
+    let again = silent_after.filter(|left| !left.is_zero());
     let mut seen = DiskSeen {
         owners: owners(&*disk, ctx),
-        node_ready: ctx.stores.nodes.get(&disk.spec.node_name).map(|node| is_ready(&node)),
+        node_ready: found.map(|node| is_ready(&node)),
+        silent: silent_after.is_some() && again.is_none(),
         settled: false,
-        now: Timestamp::now(),
+        now,
         disk,
     };
     loop {
         match next_for_disk(&seen) {
             Step::Report(status) => {
-                return ctx.commit(&Api::all(ctx.client.clone()), &*seen.disk, &status).await;
+                ctx.commit(&Api::all(ctx.client.clone()), &*seen.disk, &status).await?;
+                return Ok(again);
             }
             Step::Settle(entries) => {
-                let Some(now) = settle(&seen.disk.name_any(), &entries, ctx).await? else { return Ok(()) };
+                let Some(now) = settle(&seen.disk.name_any(), &entries, ctx).await? else { return Ok(None) };
                 (seen.disk, seen.settled) = (Arc::new(now), true);
             }
         }

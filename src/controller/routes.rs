@@ -23,8 +23,8 @@ use crate::plan::transition::LASTING;
 
 use super::context::Context;
 use super::stores::{
-    BINDING, CLAIM, DELETING, DISK, QUEUE, REQUESTED_RESERVATION, RESERVATION, Stores, UNPLACED, VOLUME,
-    is_waiting, queue_of,
+    AgentPod, BINDING, CLAIM, DELETING, DISK, QUEUE, REQUESTED_RESERVATION, RESERVATION, Stores, UNPLACED,
+    VOLUME, is_waiting, queue_of,
 };
 
 /// The time for which changes are collected into one reconcile. Changes around a subscription are collected because an
@@ -125,9 +125,18 @@ impl Router {
 
     /// Routes a change of a Node, whose readiness decides the readiness of its disks.
     pub fn node(&self, node: &Node) {
-        let name = node.name_any();
         self.sharing.notify_one();
-        self.with(|queues, stores| queues.disks.enqueue_if(&stores.disks, |d| d.spec.node_name == name));
+        self.disks_of(&node.name_any());
+    }
+
+    /// Routes a change of an agent's pod. Its readiness decides, too.
+    pub fn agent(&self, change: &Change<AgentPod>) {
+        let nodes = [change.before, change.now].into_iter().flatten();
+        nodes.filter(|_| change.before != change.now).for_each(|agent| self.disks_of(&agent.node));
+    }
+
+    fn disks_of(&self, node: &str) {
+        self.with(|queues, stores| queues.disks.enqueue_if(&stores.disks, |d| d.spec.node_name == node));
     }
 
     /// Routes a change of a disk.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all, select_all};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 
@@ -24,8 +24,8 @@ use crate::telemetry::Metrics;
 use super::context::Context;
 use super::routes::{GATHERING, Router, WorkQueues};
 use super::stores::{
-    Stores, claim_keys, offer_keys, reservation_keys, trim_claim, trim_disk, trim_node, trim_volume,
-    volume_keys,
+    AgentPod, Stores, claim_keys, offer_keys, reservation_keys, trim_claim, trim_disk, trim_node,
+    trim_volume, volume_keys,
 };
 use super::{
     Again, Error, claim, disk, left_pvs, pvc_provisioner, reservation, role, storage_capacity, subscription,
@@ -44,6 +44,8 @@ pub struct Options {
     pub replaces_pods: bool,
     /// The most objects of one kind that are reconciled at once.
     pub concurrency: u16,
+    /// Selects the agents' pods in that namespace by labels; `None` if agents run without pods.
+    pub agents: Option<String>,
     /// The period in which each object is reconciled once more, in case the event that should have caused it was lost.
     pub look_again: Duration,
     /// False: changes enqueue nothing, as if each of their events were lost. For tests.
@@ -111,6 +113,14 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     };
     let (pvcs, task) = cache(Api::all(client.clone()), all.clone(), Pvc::config(), changed, || {});
     tasks.push(task);
+    let agents = options.agents.map(|selector| {
+        let to = router.clone();
+        let changed = move |change: Change<_>| to.agent(&change);
+        let api: Api<Pod> = Api::namespaced(client.clone(), &options.namespace);
+        let (agents, task) = cache(api, all.clone().labels(&selector), AgentPod::config(), changed, || {});
+        tasks.push(task);
+        agents
+    });
     let stores = Stores {
         nodes: cached!(
             all.clone(),
@@ -140,9 +150,10 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         capacities: cached!(ours, |to, capacity, _| to.capacity(capacity), CacheConfig::default()),
         pvcs,
         pods,
+        agents,
     };
     let events = Events::new(client.clone(), "reservoir-controller", &options.identity);
-    let (share, turn, batchers, replaced, crowding) = Default::default();
+    let (share, turn, batchers, replaced, crowding, silence) = Default::default();
     let counters = metrics.clone();
     let ctx = Context {
         client,
@@ -155,6 +166,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         batchers,
         replaced,
         crowding,
+        silence,
         metrics: counters,
     };
     let ctx = Arc::new(ctx);
@@ -172,8 +184,8 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
             sweep(router.clone()).boxed(),
             async { left_pvs::remove_repeatedly(&running.ctx).await }.boxed(),
             look_again(router.clone(), options.look_again).boxed(),
-            running.controller(&stores.disks, disks_in, named, |o, c| async move {
-                disk::reconcile(o, &c).await.map(|()| None)
+            running.controller(&stores.disks, disks_in, named, |disk, c| async move {
+                disk::reconcile(disk, &c).await
             }),
             running.controller(
                 &stores.reservations,
@@ -260,6 +272,11 @@ async fn ready(stores: &Stores) {
         stores.capacities.wait_until_filled(),
         stores.pvcs.wait_until_filled(),
         stores.pods.wait_until_filled(),
+        async {
+            if let Some(agents) = &stores.agents {
+                agents.wait_until_filled().await;
+            }
+        },
     );
     tracing::info!("caches are filled");
 }

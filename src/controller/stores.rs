@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, NodeStatus};
+use k8s_openapi::api::core::v1::{Node, NodeStatus, Pod};
 use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
 use kube::ResourceExt;
 
@@ -12,7 +12,7 @@ use crate::api::{
     ANNOTATION_MADE_FOR, ClaimPhase, DiskReservation, LABEL_PVC_UID, NodeDisk, Orphan, Reserved,
     RoleSubscription, SharedPersistentVolume, VolumeClaim, VolumeClaimStatus, VolumeOffer, VolumeRole,
 };
-use crate::cluster::{Cache, Key, PodUse, Pvc, SeenPvc};
+use crate::cluster::{Cache, CacheConfig, Key, PodUse, Pvc, SeenPvc};
 use crate::plan::bind::noted;
 use crate::plan::pvc_provisioner::class;
 use crate::plan::quota::lineage;
@@ -43,8 +43,35 @@ pub struct Stores {
     pub pvcs: Arc<Cache<Pvc>>,
     /// Pods by the PersistentVolumeClaims that they use.
     pub pods: Arc<Cache<PodUse>>,
+    /// The agents' pods; `None` if agents run without pods.
+    pub agents: Option<Arc<Cache<AgentPod>>>,
 }
 
+/// An agent's pod.
+#[derive(Clone, PartialEq)]
+pub struct AgentPod {
+    /// Name of the node.
+    pub node: String,
+    /// True while the pod is Ready.
+    ready: bool,
+}
+
+impl AgentPod {
+    /// Keeps nothing else of the pods.
+    pub fn config() -> CacheConfig<Pod, Self> {
+        CacheConfig { keep: Self::of, keys: |agent, key| key((NODE, &agent.node)) }
+    }
+
+    fn of(pod: Pod) -> Option<Self> {
+        let conditions = pod.status.and_then(|status| status.conditions).unwrap_or_default();
+        let ready = pod.metadata.deletion_timestamp.is_none()
+            && conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        Some(Self { node: pod.spec?.node_name?, ready })
+    }
+}
+
+/// Key of an agent's pod: its node.
+pub const NODE: &str = "node";
 /// Key of a volume: the role.
 pub const ROLE: &str = "role";
 /// Key of a volume: its NodeDisk.
@@ -174,6 +201,12 @@ pub fn trim_volume(mut volume: SharedPersistentVolume) -> Option<SharedPersisten
 }
 
 impl Stores {
+    /// True if the node has an agent that serves, or agents run without pods.
+    pub fn has_agent(&self, node: &str) -> bool {
+        let serves = |agents: &Arc<Cache<AgentPod>>| agents.by(NODE, node).iter().any(|agent| agent.ready);
+        self.agents.as_ref().is_none_or(serves)
+    }
+
     /// True if the disk of that name is `Ready`.
     pub fn disk_ready(&self, name: &str) -> bool {
         let disk = self.disks.get(name);

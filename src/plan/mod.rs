@@ -39,6 +39,7 @@ pub mod reservation;
 pub mod reservation_seen;
 pub mod resize;
 pub mod share;
+pub mod silence;
 mod space;
 pub mod static_reservations;
 pub mod storage_capacity;

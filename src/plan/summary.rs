@@ -36,6 +36,8 @@ pub struct DiskSeen {
     pub owners: Vec<Arc<DiskReservation>>,
     /// True if the disk's Node is ready; `None`: the Node is missing.
     pub node_ready: Option<bool>,
+    /// True if the node's agent has not served for a while.
+    pub silent: bool,
     /// True if entries were settled already.
     pub settled: bool,
     /// The time.
@@ -60,9 +62,7 @@ pub struct RoleSeen {
 pub fn next_for_disk(seen: &DiskSeen) -> Step<NodeDiskStatus> {
     let owners = ByName::new(refs(&seen.owners));
     match owners.unsettled(&*seen.disk) {
-        entries if entries.is_empty() || seen.settled => {
-            Step::Report(disk_status(&seen.disk, seen.node_ready, seen.now))
-        }
+        entries if entries.is_empty() || seen.settled => Step::Report(disk_status(seen)),
         entries => Step::Settle(entries),
     }
 }
@@ -78,17 +78,23 @@ pub fn next_for_role(seen: &RoleSeen) -> Step<VolumeRoleStatus> {
     }
 }
 
-/// The status of a disk: the sums of its ledger, and the condition `Ready` (D1). `node_ready` is `None` if the Node is
-/// missing.
-fn disk_status(disk: &NodeDisk, node_ready: Option<bool>, now: Timestamp) -> NodeDiskStatus {
+/// The status of a disk: the sums of its ledger, and the condition `Ready` (D1).
+fn disk_status(seen: &DiskSeen) -> NodeDiskStatus {
+    let disk = &seen.disk;
     let mut status = disk.with_entries(disk.ledger().into_entries());
-    let verdict = disk_condition(&disk.spec, &status.conditions, node_ready);
-    condition::set(&mut status.conditions, READY, verdict, disk.metadata.generation, now);
+    let verdict = disk_condition(&disk.spec, &status.conditions, seen.node_ready, seen.silent);
+    condition::set(&mut status.conditions, READY, verdict, disk.metadata.generation, seen.now);
     status
 }
 
-/// The condition `Ready` of a disk, from the administrator's declaration, its node and its agent (D4).
-fn disk_condition(spec: &NodeDiskSpec, conditions: &[Condition], node_ready: Option<bool>) -> Verdict {
+/// The condition `Ready` of a disk, from the administrator's declaration, its node and its agent (D4, D8). `node_ready` is
+/// `None` if the Node is missing.
+fn disk_condition(
+    spec: &NodeDiskSpec,
+    conditions: &[Condition],
+    node_ready: Option<bool>,
+    silent: bool,
+) -> Verdict {
     let (node, stays) = (&spec.node_name, "its reservations and data stay");
     match (node_ready, condition::get(conditions, DISK_HEALTHY)) {
         _ if spec.gone => Verdict::no(
@@ -102,6 +108,13 @@ fn disk_condition(spec: &NodeDiskSpec, conditions: &[Condition], node_ready: Opt
         (_, None) => Verdict::no(
             reason::AGENT_SILENT,
             format!("the agent on node {node} has not reported the disk yet"),
+        ),
+        _ if silent => Verdict::no(
+            reason::AGENT_SILENT,
+            format!(
+                "no agent on node {node} has been Ready for a minute; {stays}, running pods keep their mounts, and \
+                 new ones wait"
+            ),
         ),
         (_, Some(c)) if c.status == "True" => {
             Verdict::yes(reason::READY, "the disk can be reserved and used")
@@ -254,13 +267,14 @@ mod tests {
     fn d4_a_vanished_or_unready_node_makes_its_disk_unready() {
         let NodeDisk { spec, status, .. } = disk("n1.a", "n1", 10, &[]);
         let healthy = status.unwrap().conditions;
-        assert!(disk_condition(&spec, &healthy, Some(true)).ok);
-        for (conditions, node, reason) in [
-            (&healthy[..], None, "NodeUnreachable"),
-            (&healthy[..], Some(false), "NodeUnreachable"),
-            (&[][..], Some(true), "AgentSilent"),
+        assert!(disk_condition(&spec, &healthy, Some(true), false).ok);
+        for (conditions, node, silent, reason) in [
+            (&healthy[..], None, true, "NodeUnreachable"),
+            (&healthy[..], Some(false), true, "NodeUnreachable"),
+            (&[][..], Some(true), false, "AgentSilent"),
+            (&healthy[..], Some(true), true, "AgentSilent"),
         ] {
-            assert_eq!(disk_condition(&spec, conditions, node).reason, reason);
+            assert_eq!(disk_condition(&spec, conditions, node, silent).reason, reason);
         }
     }
 

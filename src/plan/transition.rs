@@ -36,14 +36,8 @@ pub struct Transition<'a> {
 
 /// Reasons without an event: intermediate steps, and [`reason::REFUSED`], of which every failed reconcile has its own
 /// event.
-const QUIET: [&str; 6] = [
-    reason::CREATING,
-    reason::BINDING,
-    reason::RELEASING,
-    reason::AGENT_SILENT,
-    reason::RESIZING,
-    reason::REFUSED,
-];
+const QUIET: [&str; 5] =
+    [reason::CREATING, reason::BINDING, reason::RELEASING, reason::RESIZING, reason::REFUSED];
 
 /// The changes of conditions that people are told about.
 pub fn transitions<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<Transition<'a>> {

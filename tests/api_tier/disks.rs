@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
-use kube::api::{DeleteParams, Patch};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
 use reservoir::api::{
     BackingState, DiskReservation, EnforcementState, NodeDisk, NodeDiskSpec, SharedPersistentVolume,
     VolumeClaim, VolumeOffer,
 };
+use reservoir::plan::silence::SILENT_AFTER;
+use reservoir_cluster::api::ApiOptions;
+use serde_json::json;
 
 use crate::faults::{CLAIMED, CLAIMS, OBJECTS, VOLUMES, all_goes, bound, delete, served};
 use crate::support::{Agent, Cluster, agent_kubeconfig, until, until_gone, until_reason};
@@ -464,6 +467,40 @@ async fn d3_a_disk_renamed_in_the_configuration_is_the_same_disk() {
 }
 
 /// D4, O6.
+#[tokio::test(flavor = "multi_thread")]
+async fn d8_a_disk_is_ready_while_its_agent_serves() {
+    let cluster = Cluster::bare(ApiOptions { controller_manager: false, audit: false }).await;
+    cluster.start_controller_with(Some("component=agent")).await;
+    cluster.node("n1", true).await;
+    let pods: Api<Pod> = cluster.within("default");
+    let account = "{apiVersion: v1, kind: ServiceAccount, metadata: {name: default, namespace: default}}";
+    until("the namespace is there", || async { cluster.try_apply(account).await.ok() }).await;
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: agent, namespace: default, labels: {component: agent}}, \
+               spec: {nodeName: n1, containers: [{name: agent, image: agent}]}}";
+    let ready = async |status: &str| {
+        let status = json!({"status": {"conditions": [{"type": "Ready", "status": status}]}});
+        pods.patch_status("agent", &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+    };
+    cluster.apply_text(pod).await;
+    ready("True").await;
+    let _agent = Agent::start(&cluster, "n1", "4Gi").await;
+    let disks: Api<NodeDisk> = cluster.all();
+    until_reason(&disks, "n1.default", "Ready").await;
+
+    let lasts = async || {
+        tokio::time::sleep(SILENT_AFTER - Duration::from_secs(10)).await;
+        until_reason(&disks, "n1.default", "Ready").await;
+        let said = until_reason(&disks, "n1.default", "AgentSilent").await;
+        assert!(said.contains("no agent on node n1 has been Ready for a minute"), "{said}");
+    };
+    ready("False").await;
+    lasts().await;
+    ready("True").await;
+    until_reason(&disks, "n1.default", "Ready").await;
+    pods.delete("agent", &DeleteParams::default().grace_period(0)).await.unwrap();
+    lasts().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn d4_o6_an_unreachable_node_loses_nothing() {
     let cluster = Cluster::start().await;

@@ -124,7 +124,7 @@ impl Controller {
     pub fn look_at_disk(&mut self, name: &str) {
         let Some(disk) = self.cache.get::<NodeDisk>(name) else { return };
         let (owners, now) = (self.cache.owners(&*disk), Timestamp::UNIX_EPOCH);
-        let seen = DiskSeen { disk, owners, node_ready: Some(true), settled: false, now };
+        let seen = DiskSeen { disk, owners, node_ready: Some(true), silent: false, settled: false, now };
         if let summary::Step::Settle(entries) = next_for_disk(&seen) {
             self.settle(vec![(LedgerOf::Disk(name.to_owned()), entries)]);
         }

@@ -144,11 +144,17 @@ impl Cluster {
 
     /// Starts a controller, in addition to running ones.
     pub async fn start_controller(&self) {
+        self.start_controller_with(None).await;
+    }
+
+    /// Starts a controller that looks at the pods of agents with these labels.
+    pub async fn start_controller_with(&self, agents: Option<&str>) {
         let options = controller::Options {
             identity: "test".into(),
             namespace: "default".into(),
             replaces_pods: true,
             concurrency: 8,
+            agents: agents.map(str::to_owned),
             look_again: self.look_again,
             wake: self.wake,
         };
