@@ -32,6 +32,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("DiskGone", "a look at the tree; disks.rs deletes what it shows"),
     ("VolumeGone", "the command of VolumeLost; disks.rs"),
     ("BackingLost", "a person looks for the disk; restored.rs deletes the volume"),
+    ("NoOrphan", "a look at kubectl reservoir orphans; plugin.rs runs it"),
+    ("InUse", "a look at the tree, as with OverLimit; lost_events.rs ends the pods"),
     ("BelowUsed", "the API server refuses it before (guards.rs); the command is that of NotEnoughRoom"),
     ("DiskMoved", "the command of WrongDisk, for a reservation"),
     ("AlwaysWritable", "the command of RoleNotAllowed; needs a raw device (whole_disks.rs)"),
@@ -152,7 +154,6 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
         "VolumeRetiring",
         Shows,
     ),
-    ("kubectl delete vclaim used -n team --wait=false", "vclaim/used -n team", "InUse", Shows),
     (
         "kubectl reservoir reserve one --role one --size 20Mi; kubectl reservoir create one --role one --size 16Mi --exclusive --wait; \
          kubectl reservoir subscribe one -n team; kubectl reservoir claim one --role one --volume one -n team --wait; \
@@ -188,14 +189,6 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
         Shows,
     ),
     (
-        "kubectl reservoir create lost --role eng --size 16Mi; kubectl delete spv lost; \
-         echo '{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: lost}, spec: {role: eng, size: 16Mi, \
-         recover: {uid: 00112233-4455-6677-8899-aabbccddeeff}}}' | kubectl create -f -",
-        "spv/lost",
-        "NoOrphan",
-        Shows,
-    ),
-    (
         "echo '{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: raw}, spec: {role: eng, size: 16Mi, \
          reservation: eng, volumeMode: Block}}' | kubectl create -f -",
         "spv/raw",
@@ -211,8 +204,8 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
         Shows,
     ),
     (
-        "echo '{apiVersion: reservoir.dev/v1alpha1, kind: VolumeRole, metadata: {name: again}, spec: {role: big}}' | kubectl create -f -",
-        "vrole/again",
+        "sleep 1; echo '{apiVersion: reservoir.dev/v1alpha1, kind: VolumeRole, metadata: {name: twin}, spec: {role: big}}' | kubectl create -f -",
+        "vrole/twin",
         "RoleTaken",
         Gone,
     ),
@@ -245,9 +238,9 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
 async fn t4_advice_that_is_followed_leads_to_ready() {
     let cluster = Cluster::start().await;
     let mut agents = Vec::new();
-    for node in ["n1", "n2"] {
+    for (node, capacity) in [("n1", "512Mi"), ("n2", "1Gi")] {
         cluster.node(node, true).await;
-        agents.push(Agent::start(&cluster, node, "512Mi").await);
+        agents.push(Agent::start(&cluster, node, capacity).await);
         until_reason(&cluster.all::<NodeDisk>(), &format!("{node}.default"), "Ready").await;
     }
     until("the default service account", || async { cluster.try_apply(OBJECTS).await.ok() }).await;
