@@ -140,8 +140,15 @@ pub trait Owned: HasStatus<Status: Clone + Default + Serialize> {
 }
 
 impl Owned for NodeDisk {
-    const AGENT_FIELDS: &'static [&'static str] =
-        &["capacity", "systemReserved", "allocatable", "enforcement", "orphans", "unlistedOrphans"];
+    const AGENT_FIELDS: &'static [&'static str] = &[
+        "capacity",
+        "systemReserved",
+        "allocatable",
+        "enforcement",
+        "keepsReadOnly",
+        "orphans",
+        "unlistedOrphans",
+    ];
     const AGENT_CONDITION: &'static str = DISK_HEALTHY;
 }
 
