@@ -34,6 +34,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("BackingLost", "a person looks for the disk; restored.rs deletes the volume"),
     ("NoOrphan", "a look at kubectl reservoir orphans; plugin.rs runs it"),
     ("InUse", "a look at the tree, as with OverLimit; lost_events.rs ends the pods"),
+    ("MountHeld", "an event only; a person ends the process (readers.rs)"),
     ("BelowUsed", "the API server refuses it before (guards.rs); the command is that of NotEnoughRoom"),
     ("DiskMoved", "the command of WrongDisk, for a reservation"),
     ("AlwaysWritable", "the command of RoleNotAllowed; needs a raw device (whole_disks.rs)"),

@@ -68,6 +68,8 @@ const NO_WAIT: &[&str] = &[
     "RoleNotAllowed",
     "AlwaysWritable",
     "VolumeLost",
+    // An event only.
+    "MountHeld",
 ];
 
 const PEOPLE: &str = "
