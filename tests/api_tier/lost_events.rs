@@ -98,13 +98,15 @@ fn rows() -> Vec<Row> {
     let row = |wait, object, setup, end, word| Row { wait, object, setup, then: None, end, word };
     let after = |then, row: Row| Row { then: Some(then), ..row };
     vec![
-        row(
-            "NotEnoughRoom",
-            "dr much",
-            "dr all full 64Mi {nodeDisk: n2.default}
-dr much much 32Mi {nodeDisk: n2.default}",
-            "kubectl delete dr all --wait=false",
-            "Ready",
+        after(
+            ("dr all", "Ready", "kubectl reservoir reserve much --role much --size 32Mi --disk n2.default"),
+            row(
+                "NotEnoughRoom",
+                "dr much",
+                "dr all full 64Mi {nodeDisk: n2.default}",
+                "kubectl delete dr all --wait=false",
+                "Ready",
+            ),
         ),
         row(
             "NoSuchDisk",
