@@ -1,4 +1,4 @@
-//! What the key of a disk has signed (A7). The private key is on the disk, and the public key in its NodeDisk.
+//! The signature of a NodeDisk by the key of its disk (A7). The private key is on the disk, and the public key in its NodeDisk.
 
 use kube::ResourceExt;
 use ring::signature::{ED25519, UnparsedPublicKey};

@@ -433,7 +433,7 @@ mod tests {
         assert_eq!(ends(Some(on_disk(true)), 59), 0, "the controller's clock");
         assert_eq!(ends(Some(on_disk(false)), 61), 0, "the node's clock");
         assert_eq!(ends(None, 61), 0);
-        // What is erased anyway gives its bytes and its place.
+        // Kept data that is over is erased anyway, and gives its bytes and its place.
         let both = with_kept(&[("a", 0, 60), ("b", 50, 99)]);
         for wanted in [free(9), Wanted { place: Some("eng".into()), ..free(0) }] {
             let ends = super::tests::ends(&both, Some(&on_disk(true)), &[], wanted, 61);

@@ -70,7 +70,7 @@ impl Paint {
 }
 
 /// Bytes for people: in the exact form of all other sizes if that has at most four digits, or else `~` and three digits,
-/// rounded down. So whoever asks for the free space that is shown gets it.
+/// rounded down. So a request for the free space that is shown succeeds.
 pub(super) fn human(bytes: u64) -> String {
     let exact = Size::from_bytes(bytes);
     if exact.as_str().bytes().filter(u8::is_ascii_digit).count() <= 4 {

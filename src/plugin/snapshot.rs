@@ -46,7 +46,7 @@ pub(super) struct Denied {
     within: Within,
 }
 
-/// Where the caller may not list a kind.
+/// The place in which the caller may not list a kind.
 #[derive(PartialEq)]
 enum Within {
     /// Anywhere: the kind has no namespace.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::plugin::{Shell, does, parsed, run};
 use crate::support::{Agent, Cluster, until, until_reason};
 
-/// What the advice brings about.
+/// The outcome of following the advice.
 enum Outcome {
     /// The object is Ready, and has nothing to complain of.
     Ready,

@@ -521,7 +521,7 @@ fn kind_of(short: &str) -> (&'static str, &'static str) {
     }
 }
 
-/// What an object reports: phase, reasons of conditions, number of users, capacity, and `kept` or `unkept` data.
+/// The words that an object reports: phase, reasons of conditions, number of users, capacity, and `kept` or `unkept` data.
 fn words(object: &DynamicObject) -> BTreeSet<String> {
     let status = &object.data["status"];
     let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
@@ -550,7 +550,7 @@ async fn find(cluster: &Cluster, object: &str) -> Option<DynamicObject> {
     all.list(&Default::default()).await.unwrap().into_iter().find(|o| o.data["spec"]["subscription"] == name)
 }
 
-/// Waits until the object has the word. `gone` and `anew`, which is an object with another UID than `before`, are words, too.
+/// Waits until the object has the word. Two more words are `gone`, and `anew` for an object with another UID than `before`.
 async fn until_word(
     cluster: &Cluster,
     object: &str,
