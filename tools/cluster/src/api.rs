@@ -1,5 +1,7 @@
 //! Tier *api*: etcd, kube-apiserver and, where wanted, kube-controller-manager as child processes.
 //!
+//! `RESERVOIR_KUBERNETES` chooses the release of Kubernetes ([`Release`]).
+//!
 //! Guarantees: ready within seconds from a warm cache; any number side by side; the processes end with this process,
 //! however it ends. Assumes util-linux's `setpriv` and `openssl`; root is not needed.
 
@@ -16,7 +18,7 @@ use crate::cache::Cache;
 use crate::interrupt;
 use crate::ports;
 use crate::process::Process;
-use crate::programs::Program;
+use crate::programs::{Program, Release};
 
 mod files;
 
@@ -231,7 +233,11 @@ struct Programs {
 
 impl Programs {
     fn find(controller_manager: bool) -> anyhow::Result<Self> {
-        let cache = Cache::open()?;
+        let (cache, release) = (Cache::open()?, Release::chosen()?);
+        let kubernetes = |name| match release == Release::default() {
+            true => Program::Kubernetes(name),
+            false => Program::OfRelease(release, name),
+        };
         let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
         let find = |program: Program| {
             let given = assets.as_ref().map(|dir| dir.join(program.name())).filter(|file| file.is_file());
@@ -239,9 +245,9 @@ impl Programs {
         };
         Ok(Self {
             etcd: find(Program::Etcd)?,
-            apiserver: find(Program::Kubernetes("kube-apiserver"))?,
+            apiserver: find(kubernetes("kube-apiserver"))?,
             controller_manager: controller_manager
-                .then(|| find(Program::Kubernetes("kube-controller-manager")))
+                .then(|| find(kubernetes("kube-controller-manager")))
                 .transpose()?,
         })
     }

@@ -1,7 +1,9 @@
 //! The programs that are built from source, their versions, and how Go builds them.
 //!
-//! Each version has one place. The two `go.mod` files have those of Kubernetes and of the container runtime, and `go.sum`
+//! Each version has one place. The `go.mod` files have those of Kubernetes and of the container runtime, and `go.sum`
 //! fixes every byte of the sources. [`TOOLS`] has those of stand-alone tools.
+
+mod release;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,14 +14,17 @@ use crate::cache::Cache;
 use crate::command::{Cmd, which};
 use crate::packages;
 
+pub use release::Release;
+
 /// A Go module of this crate, which fixes the versions of the programs that are built from it.
+#[derive(Debug, PartialEq, Eq)]
 struct Module {
     name: &'static str,
     go_mod: &'static str,
     go_sum: &'static str,
 }
 
-const KUBERNETES: Module = Module {
+static KUBERNETES: Module = Module {
     name: "kubernetes",
     go_mod: include_str!("../go/kubernetes/go.mod"),
     go_sum: include_str!("../go/kubernetes/go.sum"),
@@ -44,6 +49,8 @@ const TOOLS: &[(&str, &str, &str)] = &[
 pub enum Program {
     /// A command of Kubernetes, by its name; or `e2e.test`, or `agnhost`, which its pods run.
     Kubernetes(&'static str),
+    /// A command of another release of Kubernetes, by its name: one of the api tier's.
+    OfRelease(Release, &'static str),
     /// Kubernetes' store.
     Etcd,
     /// A command of containerd, by its name.
@@ -60,7 +67,9 @@ impl Program {
     /// The name of the file.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Kubernetes(name) | Self::Containerd(name) | Self::Tool(name) => name,
+            Self::Kubernetes(name) | Self::OfRelease(_, name) | Self::Containerd(name) | Self::Tool(name) => {
+                name
+            }
             Self::Cni(directory) => directory.rsplit('/').next().unwrap_or(directory),
             Self::Etcd => "etcd",
             Self::Runc => "runc",
@@ -71,6 +80,7 @@ impl Program {
     pub fn version(self) -> anyhow::Result<&'static str> {
         match self {
             Self::Kubernetes(_) => KUBERNETES.version("k8s.io/kubernetes"),
+            Self::OfRelease(release, _) => release.version(),
             Self::Etcd => KUBERNETES.version("go.etcd.io/etcd/server/v3"),
             Self::Containerd(_) => RUNTIME.version("github.com/containerd/containerd/v2"),
             Self::Cni(_) => RUNTIME.version("github.com/containernetworking/plugins"),
@@ -83,7 +93,7 @@ impl Program {
     pub fn build(self, cache: &Cache) -> anyhow::Result<PathBuf> {
         let (name, version) = (self.name(), self.version()?);
         let project = match self {
-            Self::Kubernetes(_) => "kubernetes",
+            Self::Kubernetes(_) | Self::OfRelease(..) => "kubernetes",
             Self::Containerd(_) => "containerd",
             Self::Cni(_) => "cni-plugins",
             _ => name,
@@ -99,6 +109,10 @@ impl Program {
                 };
                 let go = go.progress(title).args(["-ldflags", &kubernetes_ldflags(version)]);
                 KUBERNETES.build(&format!("k8s.io/kubernetes/{directory}"), go, path)
+            }
+            Self::OfRelease(release, name) => {
+                let go = go()?.progress(title).args(["-ldflags", &kubernetes_ldflags(version)]);
+                release.module().build(&format!("k8s.io/kubernetes/cmd/{name}"), go, path)
             }
             Self::Etcd => {
                 KUBERNETES.build("go.etcd.io/etcd/server/v3", stripped(go()?.progress(title)), path)
