@@ -198,9 +198,11 @@ async fn recover(data: &[String]) -> anyhow::Result<()> {
     let all = Default::default();
     let disks = cluster::list(&Api::all(client.clone()), &all).await?;
     let reservations = cluster::list(&Api::all(client.clone()), &all).await?;
-    let volumes = cluster::list(&Api::all(client), &all).await?;
+    let volumes = cluster::list(&Api::all(client.clone()), &all).await?;
     let documents = plan::recover::documents(&disks, &reservations, &volumes, data);
-    print!("{}", plan::recover::text(&documents.map_err(anyhow::Error::msg)?)?);
+    let mut documents = documents.map_err(anyhow::Error::msg)?;
+    plan::recover::sign(&mut documents, &cluster::username(&client).await?);
+    print!("{}", plan::recover::text(&documents)?);
     Ok(())
 }
 

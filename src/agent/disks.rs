@@ -144,7 +144,7 @@ impl Disks {
                     seen.iter_mut().for_each(|seen| seen.ours = None);
                 }
                 Step::Report { reservations, status } => {
-                    let failures = static_reservations::apply(&self.ctx.client, &reservations).await;
+                    let failures = static_reservations::apply(&self.ctx.client, &found, &reservations).await;
                     let status = node_disk::with_failures(&object, *status, &failures);
                     return Ok(write(api, &object, status).await?);
                 }

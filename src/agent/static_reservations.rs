@@ -14,14 +14,26 @@ pub(super) async fn on_disk(client: &Client, disk: &str) -> Result<Vec<DiskReser
     cluster::list(&Api::all(client.clone()), &on_it).await
 }
 
-/// Makes, resizes and deletes reservations. Returns the failures by reservation: the disk is served all the same, and the
+/// Makes, resizes and deletes reservations; `found` are those that are there. Returns the failures by reservation: the disk is served all the same, and the
 /// next report tries again.
-pub(super) async fn apply(client: &Client, changes: &Changes) -> Vec<(String, String)> {
+pub(super) async fn apply(
+    client: &Client,
+    found: &[DiskReservation],
+    changes: &Changes,
+) -> Vec<(String, String)> {
     let mut failures = Vec::new();
     let api: Api<DiskReservation> = Api::all(client.clone());
     for wanted in &changes.apply {
         let (reservation, size) = (wanted.name_any(), wanted.spec.size.as_str());
-        match cluster::apply(&api, wanted, AGENT_MANAGER).await {
+        let made = async {
+            let mut wanted = wanted.clone();
+            wanted.spec.principal = match found.iter().find(|there| there.name_any() == reservation) {
+                Some(there) => there.spec.principal.clone(),
+                None => Some(cluster::username(client).await?),
+            };
+            cluster::apply(&api, &wanted, AGENT_MANAGER).await
+        };
+        match made.await {
             Ok(_) => tracing::info!(reservation, size, "made a static reservation as configured"),
             Err(error) => {
                 let error = telemetry::chain(&error);

@@ -13,6 +13,7 @@ mod deletion;
 pub mod keep;
 mod node_disk;
 mod offer;
+mod principal;
 pub mod reference;
 mod refs;
 mod reservation;

@@ -53,7 +53,7 @@ use super::{DeletionPolicy, DiskKind, LedgerEntry, Size, UidRef};
         .message("give at most one of nodeDisk, nodeName, nodeSelector and parent"),
     validation = Rule::new("has(self.nodeDisk) == has(oldSelf.nodeDisk) && has(self.nodeName) == has(oldSelf.nodeName) && has(self.nodeSelector) == has(oldSelf.nodeSelector) && has(self.parent) == has(oldSelf.parent)")
         .message("the placement of a reservation cannot be changed: delete it and reserve anew"),
-    validation = Rule::new("!has(oldSelf.principal) || has(self.principal)").message("the principal of a reservation cannot be changed"),
+    validation = Rule::new("!has(oldSelf.principal) || has(self.principal)").message(super::principal::missing()),
     validation = Rule::new("has(self.static) == has(oldSelf.static)").message("the field static of a reservation cannot be changed")
 )]
 #[serde(rename_all = "camelCase")]
@@ -106,11 +106,12 @@ pub struct DiskReservationSpec {
     /// the verb `unreserve` on the role. `Refuse` if absent.
     #[serde(default, skip_serializing_if = "DeletionPolicy::is_refuse")]
     pub deletion_policy: DeletionPolicy,
-    /// Username of the creator. The API server writes it at admission, from the credentials of the caller
-    /// (R5, A3).
+    /// Username of the creator, from the credentials of the caller; it never changes (R5, A3). Admission writes it. Where
+    /// the API server has no MutatingAdmissionPolicy (before Kubernetes 1.36), the creator writes it, and admission
+    /// refuses another name.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("the principal of a reservation cannot be changed"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message(super::principal::changed()))]
     pub principal: Option<String>,
 }
 

@@ -69,7 +69,7 @@ macro_rules! smallest {
         .message("the sharing of a volume cannot be changed after its creation (V2): create another volume"),
     validation = Rule::new("has(self.reservation) == has(oldSelf.reservation)")
         .message("the reservation of a volume cannot be changed: create another volume"),
-    validation = Rule::new("!has(oldSelf.principal) || has(self.principal)").message("the principal of a volume cannot be changed"),
+    validation = Rule::new("!has(oldSelf.principal) || has(self.principal)").message(super::principal::missing()),
     validation = Rule::new("has(self.adopt) == has(oldSelf.adopt)")
         .message("the adopted directory of a volume cannot be changed: create another volume"),
     validation = Rule::new("!has(self.adopt) || self.volumeMode == 'Filesystem'")
@@ -182,11 +182,12 @@ pub struct SharedPersistentVolumeSpec {
     /// on the role. `Refuse` if absent.
     #[serde(default, skip_serializing_if = "DeletionPolicy::is_refuse")]
     pub deletion_policy: DeletionPolicy,
-    /// Username of the creator. The API server writes it at admission, from the credentials of the caller
-    /// (R5, A3).
+    /// Username of the creator, from the credentials of the caller; it never changes (R5, A3). Admission writes it. Where
+    /// the API server has no MutatingAdmissionPolicy (before Kubernetes 1.36), the creator writes it, and admission
+    /// refuses another name.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("the principal of a volume cannot be changed"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message(super::principal::changed()))]
     pub principal: Option<String>,
 }
 

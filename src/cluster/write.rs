@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures::executor::block_on;
 use futures::{AsyncRead, AsyncReadExt};
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::api::{Api, DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::object::HasStatus;
 use kube::core::{PartialObjectMeta, Request, Status};
@@ -341,6 +342,15 @@ pub async fn may_create<K: Kind>(api: &Api<K>, object: &K) -> Result<(), Error> 
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
         done => done.map(drop).map_err(|e| Error::new::<K>("create", &object.name_any(), e)),
     }
+}
+
+/// The name of the client's user, as the API server knows it.
+pub async fn username(client: &Client) -> Result<String, Error> {
+    let reviews: Api<SelfSubjectReview> = Api::all(client.clone());
+    let made = reviews.create(&PostParams::default(), &SelfSubjectReview::default()).await;
+    let review = made.map_err(|e| Error::new::<SelfSubjectReview>("create", "of the client's user", e))?;
+    let user = review.status.and_then(|status| status.user_info);
+    Ok(user.and_then(|user| user.username).unwrap_or_default())
 }
 
 /// Deletes the object with that UID, and no other object of the name. A missing object is no error.

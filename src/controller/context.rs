@@ -52,6 +52,8 @@ pub struct Context {
     /// Locked while a reservation takes its entries. A guarantee spans disks, so no compare-and-swap on one object
     /// decides the guarantee (Q2).
     pub turn: tokio::sync::Mutex<()>,
+    /// The controller's user, once a volume had to name it.
+    pub user: tokio::sync::OnceCell<String>,
     /// The batchers that join simultaneous status writes.
     pub batchers: StatusBatchers,
     /// By UID, the resourceVersion that this controller replaced, until a cache has a later version.
@@ -65,6 +67,17 @@ pub struct Context {
 }
 
 impl Context {
+    /// The volume with the controller as its principal: not every API server lets admission write it (R5, A3).
+    pub async fn signed(
+        &self,
+        volume: &SharedPersistentVolume,
+    ) -> Result<SharedPersistentVolume, cluster::Error> {
+        let user = self.user.get_or_try_init(|| cluster::username(&self.client)).await?;
+        let mut volume = volume.clone();
+        volume.spec.principal = Some(user.clone());
+        Ok(volume)
+    }
+
     /// Commits the controller's part of a status if the part has changed, and publishes an event for each transition.
     pub async fn commit<K>(
         &self,

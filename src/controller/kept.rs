@@ -55,7 +55,7 @@ pub(super) async fn make_room(name: &str, wanted: Wanted, ctx: &Context) -> Resu
             release_entry(name, &due.uid, ctx).await?;
             continue;
         };
-        match cluster::create(&volumes, volume).await {
+        match cluster::create(&volumes, &ctx.signed(volume).await?).await {
             // A refused erasure keeps no object from its report.
             Err(error) if let Some(refusal) = error.refusal() => {
                 let event = format!("the API server refuses that {}: {refusal}", due.event);

@@ -149,7 +149,7 @@ async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<(Option<String>
             cluster::create(&cluster::namespaced(&ctx.client, &namespace), &*claim).await?;
         }
         Step::CreateVolume(volume) => {
-            let made = cluster::create(&volumes, &*volume).await?;
+            let made = cluster::create(&volumes, &ctx.signed(&volume).await?).await?;
             if let (Some(made), Some(pvc)) = (made, &seen.pvc) {
                 let (namespace, name) = (pvc.namespace().unwrap_or_default(), pvc.name_any());
                 let volumes = ctx.stores.volumes.by(MADE_FOR, &format!("{namespace}/{name}"));
@@ -203,7 +203,7 @@ async fn ensure_may_create(asked: &Objects, ctx: &Context) -> Result<(), Error> 
     let (claim, volume) = &**asked;
     let claims = cluster::namespaced(&ctx.client, &claim.namespace().unwrap_or_default());
     cluster::may_create(&claims, claim).await?;
-    cluster::may_create(&Api::all(ctx.client.clone()), volume).await
+    cluster::may_create(&Api::all(ctx.client.clone()), &ctx.signed(volume).await?).await
 }
 
 /// Makes the scheduler choose a node for the PersistentVolumeClaim again.

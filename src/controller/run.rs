@@ -153,7 +153,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         agents,
     };
     let events = Events::new(client.clone(), "reservoir-controller", &options.identity);
-    let (share, turn, batchers, replaced, crowding, silence) = Default::default();
+    let (share, turn, user, batchers, replaced, crowding, silence) = Default::default();
     let counters = metrics.clone();
     let ctx = Context {
         client,
@@ -163,6 +163,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         events,
         share,
         turn,
+        user,
         batchers,
         replaced,
         crowding,

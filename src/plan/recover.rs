@@ -103,6 +103,18 @@ pub fn documents<'a>(
     Ok(wanted.into_values().map(Wanted::document).chain(documents).collect())
 }
 
+/// Writes into each manifest who applies it. Only an API server without MutatingAdmissionPolicy heeds it (R5, A3).
+pub fn sign(documents: &mut [Document], principal: &str) {
+    for document in documents {
+        let place = match document {
+            Document::Reservation(manifest, _) => &mut manifest.spec.principal,
+            Document::Volume(manifest, _) => &mut manifest.spec.principal,
+            Document::Refused(_) => continue,
+        };
+        *place = Some(principal.to_owned());
+    }
+}
+
 /// The manifests as YAML. Reasons and notes are comments.
 pub fn text(documents: &[Document]) -> Result<String, serde_yaml::Error> {
     let each = documents.iter().map(|document| match document {

@@ -11,6 +11,7 @@ use super::output::print;
 use super::paint::{human, table};
 use super::snapshot::Snapshot;
 use crate::api::{Orphan, UnlistedOrphans};
+use crate::cluster;
 use crate::plan::orphans;
 use crate::plan::recover::{self, Document};
 
@@ -80,7 +81,10 @@ pub(super) async fn print_manifests(client: &Client, data: &[String], output: &O
         bail!("you may not list {}: ask for ClusterRole reservoir-viewer", kind.plural);
     }
     let Snapshot { disks, reservations, volumes, .. } = &snapshot;
-    let documents = recover::documents(disks, reservations, volumes, data).map_err(anyhow::Error::msg)?;
+    let mut documents = recover::documents(disks, reservations, volumes, data).map_err(anyhow::Error::msg)?;
+    if let Ok(user) = cluster::username(client).await {
+        recover::sign(&mut documents, &user);
+    }
     let mut items = Vec::new();
     for document in &documents {
         let note = match document {

@@ -19,6 +19,7 @@ use super::kind::{self, Kind, did_you_mean};
 use super::output::print;
 use crate::api::GROUP;
 use crate::api::condition::reason::*;
+use crate::cluster;
 
 /// Field manager of the plug-in's writes.
 pub(super) const MANAGER: &str = "kubectl-reservoir";
@@ -146,7 +147,14 @@ pub(super) async fn create_object(
     object: Value,
     write: &Write,
 ) -> anyhow::Result<()> {
-    let object: DynamicObject = serde_json::from_value(object)?;
+    let mut object: DynamicObject = serde_json::from_value(object)?;
+    // Before Kubernetes 1.36 nobody else writes the principal (R5, A3). A dry run of the client sends no request.
+    if [&kind::RESERVATION, &kind::VOLUME].contains(&kind)
+        && !matches!(write.dry_run, Some(DryRun::Client))
+        && let Ok(user) = cluster::username(client).await
+    {
+        object.data["spec"]["principal"] = user.into();
+    }
     let api = api_of(client, kind, object.metadata.namespace.as_deref());
     let created = match write.dry_run {
         Some(DryRun::Client) => object,

@@ -35,10 +35,18 @@ pub(in crate::plugin) const POLICIES: &[(&str, &str)] = &[
     ("Validating", "reservoir-offers"),
     ("Validating", "reservoir-bounds"),
     ("Validating", "reservoir-storage-class"),
+];
+
+/// The chart's policies that write into objects, where the API server serves their kind. Each has a binding of the same
+/// name.
+pub(in crate::plugin) const MUTATING: &[(&str, &str)] = &[
     ("Mutating", "reservoir-principal"),
     ("Mutating", "reservoir-guard"),
     ("Mutating", "reservoir-read-only-claims"),
 ];
+
+/// What the chart installs instead.
+pub(in crate::plugin) const UNMUTATED: &[(&str, &str)] = &[("Validating", "reservoir-read-only-claims")];
 
 /// Checks the facts, subject by subject. `version` is the version of the plug-in.
 pub(in crate::plugin) fn findings(facts: &Facts, version: &str) -> Vec<Finding> {
@@ -74,10 +82,10 @@ impl Checks {
 
     fn check_server(&mut self, (major, minor): &(String, String)) {
         let number = |text: &str| text.trim_end_matches('+').parse::<u32>().unwrap_or(0);
-        match (number(major), number(minor)) >= (1, 36) {
+        match (number(major), number(minor)) >= (1, 34) {
             true => self.good(format!("Kubernetes is {major}.{minor}")),
             false => self.problem(
-                format!("Kubernetes is {major}.{minor}, and admission needs 1.36"),
+                format!("Kubernetes is {major}.{minor}, and admission needs 1.34"),
                 "upgrade the cluster: an older API server does not check rights on roles",
             ),
         }
@@ -200,15 +208,40 @@ impl Checks {
 
     fn check_policies(&mut self, facts: &Facts) {
         let mut missing = Vec::new();
-        for (prefix, name) in POLICIES {
-            for half in ["Policy", "PolicyBinding"] {
-                let kind = format!("{prefix}Admission{half}");
-                match facts.policies.get(kind.as_str()) {
-                    Some(Some(installed)) if installed.contains(*name) => {}
-                    Some(Some(_)) => missing.push(format!("{kind} {name}")),
-                    _ => return self.denied("admission policies"),
-                }
+        let is_installed = |kind: &str, name: &str| match facts.policies.get(kind) {
+            Some(installed) => installed.as_ref().map(|installed| installed.contains(name)),
+            None => Some(false),
+        };
+        let halves = |&(prefix, name): &(&str, &'static str)| {
+            ["Policy", "PolicyBinding"].map(|half| (format!("{prefix}Admission{half}"), name))
+        };
+        let mutating: Vec<_> = MUTATING.iter().flat_map(halves).collect();
+        let is_mutating = mutating.iter().any(|(kind, name)| is_installed(kind, name) == Some(true));
+        let besides = if is_mutating { MUTATING } else { UNMUTATED };
+        for (kind, name) in POLICIES.iter().chain(besides).flat_map(halves) {
+            match is_installed(&kind, name) {
+                Some(true) => {}
+                Some(false) => missing.push(format!("{kind} {name}")),
+                None => return self.denied("admission policies"),
             }
+        }
+        if !is_mutating {
+            let (is_served, next) = match facts.policies.contains_key("MutatingAdmissionPolicy") {
+                true => (
+                    "is not in force",
+                    "helm upgrade installs it, unless admission.mutatingPolicies is false",
+                ),
+                false => {
+                    ("is not served here", "docs/platforms.md has what to write; Kubernetes 1.36 serves it")
+                }
+            };
+            self.note(
+                format!(
+                    "MutatingAdmissionPolicy {is_served}: whoever makes a reservation or a volume writes spec.principal, and a \
+                     pod with a ReadOnly claim says readOnly: true"
+                ),
+                next,
+            );
         }
         match missing.is_empty() {
             true => self.good("all admission policies are installed and bound"),
@@ -343,7 +376,8 @@ mod tests {
     fn healthy() -> Facts {
         let meta = |name: &str| json!({"name": name, "namespace": "sys", "labels": {"app.kubernetes.io/version": "1.0.0"}});
         let from = |value| serde_json::from_value(value).unwrap();
-        let bound: BTreeSet<String> = POLICIES.iter().map(|(_, name)| (*name).to_owned()).collect();
+        let all = [POLICIES, MUTATING, UNMUTATED].concat();
+        let bound: BTreeSet<String> = all.into_iter().map(|(_, name)| name.to_owned()).collect();
         Facts {
             server: ("1".into(), "36+".into()),
             crds: Some(api::crds()),
@@ -380,8 +414,8 @@ mod tests {
     fn t4_the_doctor_finds_each_fault_and_nothing_else() {
         assert_eq!(faults(&healthy()), []);
         type Break = fn(&mut Facts);
-        let table: [(Level, &str, Break); 17] = [
-            (Level::Problem, "Kubernetes is 1.35", |f| f.server.1 = "35".into()),
+        let table: [(Level, &str, Break); 19] = [
+            (Level::Problem, "Kubernetes is 1.33", |f| f.server.1 = "33".into()),
             (Level::Problem, "the kind VolumeRole is not installed", |f| {
                 drop(f.crds.as_mut().unwrap().pop())
             }),
@@ -402,6 +436,14 @@ mod tests {
             (Level::Problem, "there is no CSIDriver", |f| f.drivers = Some(vec![])),
             (Level::Problem, "admission lacks ValidatingAdmissionPolicyBinding reservoir-static", |f| {
                 unbound(f)
+            }),
+            (Level::Note, "MutatingAdmissionPolicy is not in force: whoever makes", |f| {
+                for kind in ["MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"] {
+                    f.policies.insert(kind, Some(BTreeSet::new()));
+                }
+            }),
+            (Level::Note, "MutatingAdmissionPolicy is not served here: whoever makes", |f| {
+                f.policies.retain(|kind, _| kind.starts_with("Validating"));
             }),
             (Level::Problem, "NodeDisk n1.a is Test: said", |f| {
                 set_ready(&mut f.snapshot.disks[0].status.as_mut().unwrap().conditions, false);
@@ -448,14 +490,19 @@ mod tests {
 
     #[test]
     fn t4_the_doctor_checks_exactly_the_policies_of_the_chart() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/reservoir/files/admission.yaml");
-        let text = std::fs::read_to_string(path).unwrap();
-        let kinds = text.lines().filter_map(|line| line.strip_prefix("kind: "));
-        let names = text.lines().filter_map(|line| line.strip_prefix("  name: "));
-        let there: BTreeSet<String> = kinds.zip(names).map(|(kind, name)| format!("{kind} {name}")).collect();
         let halves = |(prefix, name): &(&str, &str)| {
             ["Policy", "PolicyBinding"].map(|half| format!("{prefix}Admission{half} {name}"))
         };
-        assert_eq!(there, POLICIES.iter().flat_map(halves).collect());
+        for (file, policies) in
+            [("admission", POLICIES), ("admission-mutating", MUTATING), ("admission-unmutated", UNMUTATED)]
+        {
+            let path = format!("{}/charts/reservoir/files/{file}.yaml", env!("CARGO_MANIFEST_DIR"));
+            let text = std::fs::read_to_string(path).unwrap();
+            let kinds = text.lines().filter_map(|line| line.strip_prefix("kind: "));
+            let names = text.lines().filter_map(|line| line.strip_prefix("  name: "));
+            let there: BTreeSet<String> =
+                kinds.zip(names).map(|(kind, name)| format!("{kind} {name}")).collect();
+            assert_eq!(there, policies.iter().flat_map(halves).collect(), "{file}");
+        }
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
@@ -16,8 +15,9 @@ use kube::{Client, ResourceExt};
 use serde::de::DeserializeOwned;
 
 use crate::api::GROUP;
+use crate::cluster;
 use crate::plan::quota;
-use crate::plugin::errors::explain_api_error;
+use crate::plugin::errors::{explain_api_error, explain_cluster_error};
 use crate::plugin::rights::VERBS;
 use crate::plugin::snapshot::Snapshot;
 
@@ -33,7 +33,7 @@ pub(in crate::plugin) struct Facts {
     pub agents: Option<Vec<DaemonSet>>,
     pub agent_pods: Option<Vec<Pod>>,
     pub nodes: Option<Vec<Node>>,
-    /// Names of the objects of each kind in [`POLICY_KINDS`].
+    /// Names of the objects of each kind in [`POLICY_KINDS`] that the API server serves.
     pub policies: BTreeMap<&'static str, Option<BTreeSet<String>>>,
     pub drivers: Option<Vec<CSIDriver>>,
     /// The caller's name.
@@ -85,6 +85,9 @@ impl Facts {
             let gvk = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
             let api: Api<DynamicObject> =
                 Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&gvk, &plural));
+            if kind.starts_with("Mutating") && !is_served(client, kind).await? {
+                continue;
+            }
             let objects = list_if_allowed(api, "").await?;
             facts.policies.insert(kind, objects.map(|all| all.iter().map(ResourceExt::name_any).collect()));
         }
@@ -94,11 +97,7 @@ impl Facts {
             facts.snapshot = Snapshot::read(client, None, namespace).await?;
         }
         let roles: BTreeSet<&str> = facts.snapshot.items().into_iter().filter_map(|item| item.role).collect();
-        let reviews: Api<SelfSubjectReview> = Api::all(client.clone());
-        let review = reviews.create(&PostParams::default(), &SelfSubjectReview::default()).await;
-        let info =
-            review.map_err(|error| explain_api_error(&error))?.status.and_then(|status| status.user_info);
-        facts.user = info.and_then(|info| info.username).unwrap_or_default();
+        facts.user = cluster::username(client).await.map_err(|error| explain_cluster_error(&error))?;
         for role in roles.into_iter().map(str::to_owned).take(CHECKED_ROLES).collect::<Vec<_>>() {
             let mut verbs = Vec::new();
             for verb in VERBS {
@@ -110,6 +109,13 @@ impl Facts {
         }
         Ok(facts)
     }
+}
+
+/// Returns true if the API server serves the kind of the API group of admission policies, in its stable version.
+async fn is_served(client: &Client, kind: &str) -> anyhow::Result<bool> {
+    let served = client.list_api_group_resources("admissionregistration.k8s.io/v1").await;
+    let served = served.map_err(|error| explain_api_error(&error))?;
+    Ok(served.resources.iter().any(|resource| resource.kind == kind))
 }
 
 /// Returns true if the caller has the verb on the role or on an ancestor of the role (A1).
