@@ -1,5 +1,5 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything else is a part of them.
-.PHONY: bench-btrfs bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e test-conformance rules bench-api crds help bench-node
+.PHONY: bench-btrfs bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e test-conformance test-versions rules bench-api crds help bench-node
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1  /p' $(MAKEFILE_LIST) | column -t -l 2
@@ -11,6 +11,9 @@ TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 TEST = env CARGO_TARGET_$(TRIPLE)_RUNNER=$(CURDIR)/tools/run-test cargo test
 # API servers at a time: a test waits for most of its time.
 API_SERVERS := $(shell n=$$(($$(nproc) * 3)); echo $$((n < 12 ? n : 12)))
+# The tests of the api tier that concern admission, claims and the end of volumes, and a few of them for make test.
+VERSIONED = principals:: guards:: authorisation:: agent_rights:: rights:: access:: chart:: claims:: pvc_provisioner:: volumes:: kept:: undelete:: leaving::
+VERSIONED_IN_SHORT = principals:: guards:: authorisation:: claims::
 # The target that make test-e2e makes while its cluster is idle.
 MEANWHILE =
 
@@ -42,6 +45,13 @@ unit: ## Unit tests, the node's disks, CSI, and the api tier (real kube-apiserve
 	tools/timed "doc tests" cargo test --workspace --doc
 	tools/timed "CSI and disks" $(TEST) --test 'csi_*' --test host_node
 	tools/timed "api tier" $(TEST) --workspace --test api_tier -- --test-threads=$(API_SERVERS)
+	tools/timed "Kubernetes 1.34" env RESERVOIR_KUBERNETES=1.34 $(TEST) --test api_tier -- --test-threads=$(API_SERVERS) $(VERSIONED_IN_SHORT)
+	tools/timed "Kubernetes 1.37" env RESERVOIR_KUBERNETES=1.37 $(TEST) --test api_tier -- --test-threads=$(API_SERVERS) $(VERSIONED_IN_SHORT)
+
+test-versions: ## Admission, claims and the end of volumes on the API servers of Kubernetes 1.34 to 1.37; needs the network
+	cargo test --package reservoir-cluster --lib -- --ignored f6_
+	for version in 1.34 1.35 1.36 1.37; do \
+	  RESERVOIR_KUBERNETES=$$version cargo test --test api_tier -- --test-threads=$(API_SERVERS) $(VERSIONED) || exit; done
 
 test-agent: ## The node's half: faults at every call that changes something, hostile pods, kills under I/O
 	tools/timed build cargo test --workspace --no-run

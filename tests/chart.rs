@@ -1,5 +1,7 @@
 //! The objects that the chart makes of its values, and published mistakes of other charts.
 
+mod chart_cel;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -91,9 +93,12 @@ fn zfs_localpv_517_topolvm_1206_helm_keeps_the_kinds() {
 
 /// The objects that the chart makes with these values.
 fn rendered(values: &[&str]) -> Vec<Value> {
-    let text = chart::render(values).unwrap();
+    objects(&chart::render(values).unwrap())
+}
+
+fn objects(text: &str) -> Vec<Value> {
     let documents =
-        serde_yaml::Deserializer::from_str(&text).map(|document| Value::deserialize(document).unwrap());
+        serde_yaml::Deserializer::from_str(text).map(|document| Value::deserialize(document).unwrap());
     documents.filter(|document| !document.is_null()).collect()
 }
 
@@ -332,6 +337,44 @@ fn optional_objects_are_made_when_asked_for() {
     assert_eq!(dashboard["uid"], "reservoir");
     let alerts = only(&with, "PrometheusRule")["spec"]["groups"][0]["rules"].as_array().unwrap();
     assert!(alerts.len() > 10 && alerts.iter().all(|alert| alert["annotations"]["runbook_url"].is_string()));
+}
+
+/// F6. What the API server serves decides, or a value.
+#[test]
+fn f6_mutating_policies_are_made_where_they_are_served() {
+    const KIND: &str = "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy";
+    let (pods, off, on) = ("v1/Pod", "admission.mutatingPolicies=false", "admission.mutatingPolicies=true");
+    for (cluster, values, writes) in [
+        (&["--api-versions", pods, "--api-versions", KIND][..], &[][..], true),
+        (&["--api-versions", pods], &[], false),
+        (&["--api-versions", pods, "--api-versions", KIND], &[off], false),
+        (&["--api-versions", pods], &[on], true),
+        (&["--kube-version", "1.35.4"], &[], false),
+        (&["--kube-version", "1.36.0"], &[], true),
+        // The values of a release without this value.
+        (&["--kube-version", "1.37.2"], &["admission=null"], true),
+        (&["--kube-version", "1.34.4"], &["admission.mutatingPolicies=null"], false),
+    ] {
+        let made = objects(&chart::render_on(cluster, values).unwrap());
+        let of = |kind: &str, name: &str| {
+            made.iter().filter(|object| object["kind"] == kind && object["metadata"]["name"] == name).count()
+        };
+        for name in ["reservoir-principal", "reservoir-guard", "reservoir-read-only-claims"] {
+            for half in ["MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"] {
+                assert_eq!(of(half, name), usize::from(writes), "{cluster:?} {values:?}: {half} {name}");
+            }
+        }
+        for half in ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"] {
+            let refuses = of(half, "reservoir-read-only-claims");
+            assert_eq!(refuses, usize::from(!writes), "{cluster:?} {values:?}: {half}");
+            assert_eq!(of(half, "reservoir-principal"), 1);
+        }
+    }
+    assert!(chart::render_on(&["--kube-version", "1.33.9"], &[]).is_err(), "an older API server is refused");
+    let objects = rendered(&["test.principal=kubernetes-admin"]);
+    for kind in ["DiskReservation", "SharedPersistentVolume"] {
+        assert_eq!(only(&objects, kind)["spec"]["principal"], "kubernetes-admin");
+    }
 }
 
 /// A name that YAML reads as a number stays a name.

@@ -14,8 +14,8 @@ pub(super) async fn on_disk(client: &Client, disk: &str) -> Result<Vec<DiskReser
     cluster::list(&Api::all(client.clone()), &on_it).await
 }
 
-/// Makes, resizes and deletes reservations; `found` are those that are there. Returns the failures by reservation: the disk is served all the same, and the
-/// next report tries again.
+/// Makes, resizes and deletes reservations; `found` are those that are there. Returns the failures by reservation: the disk
+/// is served all the same, and the next report tries again.
 pub(super) async fn apply(
     client: &Client,
     found: &[DiskReservation],

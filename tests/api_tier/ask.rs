@@ -3,7 +3,7 @@
 use kube::Client;
 use serde_json::{Value, json};
 
-use crate::support::{Cluster, until};
+use crate::support::{Cluster, admission_writes, sign, until};
 
 pub const SERVER_SIDE: &str = "application/apply-patch+yaml";
 pub const MERGE: &str = "application/merge-patch+json";
@@ -49,7 +49,25 @@ impl Ask {
         self.send(client, "&dryRun=All").await
     }
 
+    /// The same with the principal that the caller has to write where admission does not.
+    async fn signed(&self, client: &Client) -> Value {
+        let mut body = self.body.clone();
+        let is_whole = self.method == "POST" || self.content == SERVER_SIDE;
+        if is_whole && !admission_writes() {
+            let get = http::Request::get(format!("/apis/reservoir.dev/v1alpha1/{}", self.path))
+                .body(vec![])
+                .unwrap();
+            let there = match self.method {
+                "POST" => None,
+                _ => client.request::<Value>(get).await.ok(),
+            };
+            sign(client, &mut body, there.as_ref()).await;
+        }
+        body
+    }
+
     async fn send(&self, client: &Client, query: &str) -> Result<Value, String> {
+        let body = self.signed(client).await;
         let manager = if self.method == "DELETE" { "" } else { "&fieldManager=test" };
         let force = if self.content == SERVER_SIDE { "&force=true" } else { "" };
         let request = http::Request::builder()
@@ -57,7 +75,7 @@ impl Ask {
             .uri(format!("/apis/reservoir.dev/v1alpha1/{}?{manager}{force}{query}", self.path))
             .header("Content-Type", self.content)
             // A DELETE has an empty body here: options in the body would hide the options of the query.
-            .body(if self.method == "DELETE" { vec![] } else { self.body.to_string().into_bytes() })
+            .body(if self.method == "DELETE" { vec![] } else { body.to_string().into_bytes() })
             .unwrap();
         client.request::<Value>(request).await.map_err(|e| match e {
             kube::Error::Api(status) => status.message,

@@ -1,16 +1,22 @@
 //! The principal of reservations and volumes (R5, A3).
 
-use kube::ResourceExt;
-use kube::api::DeleteParams;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, PostParams};
 use kube::core::DynamicObject;
+use kube::{Api, Client, ResourceExt};
 use reservoir::api::{DiskReservation, NodeDisk, SharedPersistentVolume};
 use serde_json::{Value, json};
 
-use crate::ask::{Ask, JSON_PATCH, MERGE, cluster, grant, path, person, reservation, volume};
-use crate::support::{AGENT_USER, Agent, CONTROLLER_USER, until, until_gone, until_reason};
+use crate::ask::{
+    Ask, JSON_PATCH, MERGE, claim, cluster, collection, grant, path, person, reservation, volume,
+};
+use crate::support::{Agent, admission_writes, policies, until, until_gone, until_reason};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r5_a3_the_principal_cannot_be_forged() {
+    if !admission_writes() {
+        return eprintln!("this release has no MutatingAdmissionPolicy: see f6_r5_a3_…");
+    }
     let cluster = cluster().await;
     grant(&cluster, "jane", &["reserve", "create", "resize"], &["eng"]).await;
     grant(&cluster, "mallory", &["reserve", "create", "resize"], &["eng"]).await;
@@ -99,25 +105,124 @@ async fn r5_a3_the_principal_cannot_be_forged() {
         Ask::create(&forged(&reservation("new", "eng"), json!("admin"))).dry(&jane).await.err()
     })
     .await;
-    let sentence = "the principal of new is jane, and the MutatingAdmissionPolicy reservoir-principal that writes it is not \
-                    in force";
+    let sentence = "write principal: \"jane\" in the spec of DiskReservation new: the user who makes it is its principal";
     assert!(said.contains(sentence), "{said}");
     cluster.client.request::<Value>(gone("ValidatingAdmissionPolicyBinding")).await.unwrap();
     let old = reservation("old", "eng");
     until("nothing checks it either", || async { Ask::create(&old).of(&jane).await.ok() }).await;
-    let policies =
-        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/reservoir/files/admission.yaml");
-    let policies = std::fs::read_to_string(policies)
-        .unwrap()
-        .replace("AGENT_USER", AGENT_USER)
-        .replace("CONTROLLER_USER", CONTROLLER_USER);
-    cluster.apply_text(&policies).await;
+    cluster.apply_text(&policies(true)).await;
     until("principals are written again", || async {
         Ask::create(&reservation("again", "eng")).dry(&jane).await.ok().and_then(principal)
     })
     .await;
     let answer = Ask::patch(&old, json!({"spec": {"principal": "jane"}})).of(&jane).await.unwrap();
     assert_eq!(principal(answer), None);
+}
+
+/// R5, A3, A6, M3. Without MutatingAdmissionPolicy each refusal says the words to write, and nothing else gets in.
+#[tokio::test(flavor = "multi_thread")]
+async fn f6_without_mutating_policies_refusals_say_what_to_write() {
+    let cluster = cluster().await;
+    if admission_writes() {
+        // As the chart does with admission.mutatingPolicies: false.
+        for name in ["principal", "guard", "read-only-claims"] {
+            for kind in ["policybindings", "policies"] {
+                let at =
+                    format!("/apis/admissionregistration.k8s.io/v1/mutatingadmission{kind}/reservoir-{name}");
+                cluster
+                    .client
+                    .request::<Value>(http::Request::delete(at).body(vec![]).unwrap())
+                    .await
+                    .unwrap();
+            }
+        }
+        cluster.apply_text(&policies(false)).await;
+    }
+    for user in ["jane", "mallory"] {
+        grant(&cluster, user, &["reserve", "create", "resize", "use", "use-readonly"], &["eng"]).await;
+    }
+    let (jane, mallory) = (person(&cluster, "jane").await, person(&cluster, "mallory").await);
+    let raw = async |who: &Client, method: &str, content: &str, path: String, body: &Value| {
+        let request = http::Request::builder().method(method).header("Content-Type", content);
+        let request =
+            request.uri(format!("/apis/reservoir.dev/v1alpha1/{path}")).body(body.to_string().into_bytes());
+        who.request::<Value>(request.unwrap()).await.map_err(|error| error.to_string())
+    };
+    let post =
+        async |who: &Client, body: &Value| raw(who, "POST", "application/json", collection(body), body).await;
+    let get = async |object: &Value| {
+        Ask::new("GET", "application/json", path(object), json!({})).of(&jane).await.unwrap()
+    };
+    for make in [reservation, volume] {
+        let mut object = make("data", "eng");
+        let words = format!(
+            "write principal: \"jane\" in the spec of {} data: the user",
+            object["kind"].as_str().unwrap()
+        );
+        until("nothing writes the principal", || async {
+            post(&jane, &object).await.is_err_and(|said| said.contains(&words)).then_some(())
+        })
+        .await;
+        object["spec"]["principal"] = json!("mallory");
+        let said = post(&jane, &object).await.unwrap_err();
+        assert!(said.contains(&words), "{said}");
+        object["spec"]["principal"] = json!("jane");
+        post(&jane, &object).await.unwrap();
+
+        // Whoever writes later leaves it as it is.
+        let words = "write principal: \"jane\" in the spec: who made an object never changes";
+        for who in [&jane, &mallory, &cluster.client] {
+            for principal in [json!("mallory"), json!(""), Value::Null] {
+                let mut put = get(&object).await;
+                put["spec"]["principal"] = principal.clone();
+                let fields = json!({"spec": {"principal": principal}});
+                for (method, content, body) in [("PATCH", MERGE, &fields), ("PUT", "application/json", &put)]
+                {
+                    let said = raw(who, method, content, path(&object), body).await.unwrap_err();
+                    assert!(said.contains(words), "{method} {body}: {said}");
+                }
+            }
+            let size = json!({"spec": {"size": get(&object).await["spec"]["size"]}});
+            raw(who, "PATCH", MERGE, path(&object), &size).await.unwrap();
+        }
+        assert_eq!(get(&object).await["spec"]["principal"], "jane");
+    }
+
+    // A6. A namespace's editor replaces a claim with the finalizer that the controller put on.
+    let mut reader = claim("eng", "ReadOnly");
+    reader["metadata"]["name"] = json!("reader");
+    for object in [&reader, &claim("eng", "ReadWrite")] {
+        let mut guarded = object.clone();
+        guarded["metadata"]["finalizers"] = json!(["reservoir.dev/guard"]);
+        post(&jane, &guarded).await.unwrap();
+    }
+    let mut bare = get(&reader).await;
+    bare["metadata"]["finalizers"] = json!([]);
+    let said = raw(&jane, "PUT", "application/json", path(&reader), &bare).await.unwrap_err();
+    let words = "write reservoir.dev/guard in metadata.finalizers of reader, or leave metadata.finalizers as it is: user \
+                 jane lacks the verb destroy on volumeroles.reservoir.dev/eng";
+    assert!(said.contains(words), "{said}");
+
+    // M3.
+    let pods: Api<Pod> = cluster.within("team");
+    let pod = async |claim: &str, read_only: Option<bool>| {
+        let pod = json!({"metadata": {"name": "pod"}, "spec": {"automountServiceAccountToken": false,
+            "containers": [{"name": "c", "image": "none"}], "volumes": [{"name": "other", "emptyDir": {}},
+            {"name": "data", "persistentVolumeClaim": {"claimName": claim, "readOnly": read_only}}]}});
+        let dry = PostParams { dry_run: true, ..Default::default() };
+        let made = pods.create(&dry, &serde_json::from_value(pod).unwrap()).await;
+        made.map(drop).map_err(|error| error.to_string())
+    };
+    let words = "write readOnly: true beside claimName: reader in volume data of the pod: VolumeClaim reader is ReadOnly";
+    until("the claim is known", || async {
+        pod("reader", None).await.is_err_and(|said| said.contains(words)).then_some(())
+    })
+    .await;
+    let said = pod("reader", Some(false)).await.unwrap_err();
+    assert!(said.contains(words), "{said}");
+    for (claim, read_only) in [("reader", Some(true)), ("claim", None), ("unknown", None)] {
+        pod(claim, read_only).await.unwrap_or_else(|said| panic!("{claim}: {said}"));
+    }
 }
 
 /// R5. Three reservations of one role on one disk stay three, although two have the same principal and labels. Each

@@ -10,6 +10,7 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::config::Kubeconfig;
 use kube::core::discovery::ApiResource;
 use kube::{Client, Resource, ResourceExt};
+use reservoir::api::{AccessMode, VolumeClaim};
 use reservoir::controller;
 use reservoir::telemetry::{Metrics, log_filter};
 use reservoir_cluster::api::{ApiOptions, ApiServer};
@@ -20,7 +21,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
-use super::{AGENT_USER, CONTROLLER_USER, until};
+use super::{CONTROLLER_USER, admission_writes, policies, sign, until};
 
 /// A cluster of the api tier with Reservoir.
 pub struct Cluster {
@@ -82,7 +83,6 @@ impl Cluster {
 
     /// Installs the kinds, then the policies; waits until both are in force.
     async fn install(&self) {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         for crd in reservoir::api::crds() {
             let api: Api<
                 k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -97,9 +97,7 @@ impl Cluster {
             })
             .await;
         }
-        let policies = std::fs::read_to_string(root.join("charts/reservoir/files/admission.yaml")).unwrap();
-        let policies = policies.replace("AGENT_USER", AGENT_USER).replace("CONTROLLER_USER", CONTROLLER_USER);
-        let policies = policies.replace("RELEASE_NAMESPACE", "reservoir-system");
+        let policies = policies(admission_writes());
         // A policy is in force a moment after its creation. The policy that the probe meets comes last, so that all
         // are in force. The probe is a volume with a forged use.
         let (last, rest): (Vec<&str>, Vec<&str>) =
@@ -216,11 +214,15 @@ impl Cluster {
 
     /// A pod that names the claims. Nobody runs the pod, so it stays Pending until the test changes that.
     pub async fn pod(&self, namespace: &str, name: &str, claims: &[&str]) -> Pod {
-        let volumes: Vec<Value> = claims
-            .iter()
-            .enumerate()
-            .map(|(i, claim)| json!({"name": format!("v{i}"), "persistentVolumeClaim": {"claimName": claim}}))
-            .collect();
+        let mut volumes = Vec::new();
+        for (i, claim) in claims.iter().enumerate() {
+            let mut source = json!({"claimName": claim});
+            let claim = self.within::<VolumeClaim>(namespace).get_opt(claim).await.unwrap();
+            if !admission_writes() && claim.is_some_and(|claim| claim.spec.mode == AccessMode::ReadOnly) {
+                source["readOnly"] = true.into();
+            }
+            volumes.push(json!({"name": format!("v{i}"), "persistentVolumeClaim": source}));
+        }
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace},
             "spec": {"containers": [{"name": "c", "image": "none"}], "volumes": volumes,
                 "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0}});
@@ -257,11 +259,16 @@ impl Cluster {
         let documents: Vec<Value> = serde_yaml::Deserializer::from_str(text)
             .map(|document| serde::Deserialize::deserialize(document).unwrap())
             .collect();
-        for value in documents {
+        for mut value in documents {
             if value.is_null() {
                 continue;
             }
-            let object: DynamicObject = serde_json::from_value(value).unwrap();
+            let mut object: DynamicObject = serde_json::from_value(value.clone()).unwrap();
+            if !admission_writes() && object.data["spec"].is_object() {
+                let there = self.untyped(&object).get_opt(&object.name_any()).await.ok().flatten();
+                sign(&self.client, &mut value, there.map(|there| json!(there)).as_ref()).await;
+                object = serde_json::from_value(value).unwrap();
+            }
             let params = PatchParams {
                 field_validation: Some(kube::api::ValidationDirective::Strict),
                 ..PatchParams::apply("test").force()
@@ -273,7 +280,9 @@ impl Cluster {
 
     /// Creates an object as `kubectl create` does, with the same strictness.
     pub async fn try_create(&self, text: &str) -> Result<(), kube::Error> {
-        let object: DynamicObject = serde_yaml::from_str(text).unwrap();
+        let mut value: Value = serde_yaml::from_str(text).unwrap();
+        sign(&self.client, &mut value, None).await;
+        let object: DynamicObject = serde_json::from_value(value).unwrap();
         let url =
             format!("{}?fieldValidation=Strict&fieldManager=test", self.untyped(&object).resource_url());
         let request = http::Request::post(url).body(serde_json::to_vec(&object).unwrap()).unwrap();

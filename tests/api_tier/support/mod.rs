@@ -1,5 +1,6 @@
 //! Code that the tests of the api tier and the benchmarks share.
 
+mod admission;
 mod agent;
 mod cluster;
 mod random;
@@ -7,4 +8,4 @@ mod wait;
 mod watch;
 
 #[allow(unused_imports, reason = "the benchmarks use a part")]
-pub use self::{agent::*, cluster::*, random::*, wait::*, watch::*};
+pub use self::{admission::*, agent::*, cluster::*, random::*, wait::*, watch::*};

@@ -16,7 +16,12 @@ pub fn path() -> PathBuf {
 
 /// The chart's manifests with these values, as in `--set`; an error if the chart refuses the values. Blocks.
 pub fn render(values: &[&str]) -> anyhow::Result<String> {
-    let helm = Cmd::new(tools::helm()?).args(["template", "reservoir"]).arg(path());
+    render_on(&[], values)
+}
+
+/// The same for a cluster that these arguments describe: `--kube-version`, `--api-versions`.
+pub fn render_on(cluster: &[&str], values: &[&str]) -> anyhow::Result<String> {
+    let helm = Cmd::new(tools::helm()?).args(["template", "reservoir"]).arg(path()).args(cluster);
     helm.args(["--namespace", NAMESPACE]).args(values.iter().flat_map(|value| ["--set", value])).run()
 }
 
