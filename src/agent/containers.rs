@@ -19,9 +19,7 @@ pub(super) struct Containers {
 }
 
 impl Mounts for Containers {
-    /// Without an answer in time nothing is changed: the runtime fails to create the container, as the kernel keeps
-    /// the mount read-only, and the kubelet tries again.
-    async fn replaced(&self, mounts: Vec<Mount>) -> Vec<Mount> {
+    async fn replaced(&self, mounts: Vec<Mount>) -> Option<Vec<Mount>> {
         let changed = mounts.into_iter().filter_map(|mount| {
             let shown = shows_a_claim(Path::new(&mount.source), &self.kubelet_dir);
             let options = read_only(&mount.options).filter(|_| shown)?;
@@ -29,7 +27,7 @@ impl Mounts for Containers {
         });
         let changed: Vec<Mount> = changed.collect();
         if changed.is_empty() {
-            return changed;
+            return Some(changed);
         }
         let look = self.ctx.on_host(move |host| {
             let mut changed = changed;
@@ -37,10 +35,10 @@ impl Mounts for Containers {
             changed
         });
         match tokio::time::timeout(LOOK, look).await {
-            Ok(Ok(changed)) => changed,
+            Ok(Ok(changed)) => Some(changed),
             _ => {
                 tracing::warn!("failed to look at the mounts of a new container");
-                vec![]
+                None
             }
         }
     }

@@ -34,10 +34,11 @@ pub(super) async fn explained(error: &NodeError, uid: &VolumeUid, name: &str, ct
 }
 
 /// Publishes on an exclusive volume which processes keep a pod waiting. The pod's own event does not name them.
-pub(super) async fn report_waiting(uid: &VolumeUid, pod: &PodRef, ctx: &Context) {
+/// `users` are the pods of the volume's status.
+pub(super) async fn report_waiting(uid: &VolumeUid, pod: &PodRef, users: &[PodRef], ctx: &Context) {
     let Some(held) = look(uid, None, ctx).await.filter(|held| !held.by.is_empty()) else { return };
-    let (volume, (by, _)) = (volume(uid, &held.volume), split(held));
-    let message = held_by::waited_for(&ctx.node, pod, &by);
+    let (volume, (by, published)) = (volume(uid, &held.volume), split(held));
+    let message = held_by::waited_for(&ctx.node, pod, &by, &[&published[..], users].concat());
     ctx.events.publish(&volume, None, false, "Mount", reason::MOUNT_HELD, &message).await;
 }
 

@@ -88,7 +88,9 @@ impl Volumes for Node {
         };
         let published = ctx.operate("Mount", mount).await;
         if matches!(published, Err(NodeError::Host(host::Error::Busy { .. }))) {
-            held::report_waiting(&uid, &pod, ctx).await;
+            let users =
+                volume.as_ref().and_then(|volume| volume.status.as_ref()).map(|status| &*status.users);
+            held::report_waiting(&uid, &pod, users.unwrap_or_default(), ctx).await;
         }
         published.map_err(|error| failed(&error, error.of_volume(&uid, name)))
     }

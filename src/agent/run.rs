@@ -9,6 +9,7 @@ use std::time::Duration;
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::config::Config;
 use super::containers::Containers;
@@ -132,8 +133,11 @@ pub async fn run(
             reconcile_volumes(&ctx, look_again, wake)
         );
     };
-    // From the first moment: pods start while the disks are looked at.
-    let work = async { tokio::join!(nri::keep_connected(&nri_socket, &ctx.nri, &containers), work) };
+    // From the first moment: pods start while the disks are looked at. A task of its own, as the runtime waits for two
+    // seconds only; it ends with the set.
+    let mut asked = JoinSet::new();
+    let connected = ctx.nri.clone();
+    asked.spawn(async move { nri::keep_connected(&nri_socket, &connected, &containers).await });
     let until_stopped = async {
         tokio::select! {
             _ = work => {}

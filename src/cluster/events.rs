@@ -17,6 +17,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::api::{Size, stable_hash};
+
 /// Publishes events. No decision depends on an event, so a failed publication is logged and not retried.
 pub struct Events {
     publisher: Arc<Publisher>,
@@ -30,6 +32,16 @@ struct Publisher {
     recorders: Mutex<HashMap<Series, Recorder>>,
     /// The warnings that wait, by the UID of their object and by topic. They are lost with the process.
     waiting: Mutex<HashMap<String, BTreeMap<&'static str, Waiting>>>,
+    /// The warnings that were published and have not ended, by the UID of their object.
+    published: Mutex<HashMap<String, Vec<Published>>>,
+}
+
+/// A warning that was published.
+struct Published {
+    topic: &'static str,
+    /// The hash of the message without its sizes.
+    words: u64,
+    at: Instant,
 }
 
 /// A warning that is published when it is due.
@@ -41,6 +53,10 @@ struct Waiting {
 
 /// The most events in the queue. A reconcile with a further event waits for space.
 const QUEUED: usize = 1000;
+/// The time after which a warning that lasts is published again: the API server keeps an event for an hour by default.
+const REPEAT: Duration = Duration::from_secs(45 * 60);
+/// The most objects whose published warnings are in memory. At this number, all are dropped.
+const WARNED: usize = 10_000;
 /// The most events that are published at once.
 const AT_ONCE: usize = 8;
 
@@ -59,8 +75,13 @@ impl Events {
     /// Events of the component `controller`, from the pod or node `instance`.
     pub fn new(client: Client, controller: &str, instance: &str) -> Self {
         let reporter = Reporter { controller: controller.to_owned(), instance: Some(instance.to_owned()) };
-        let publisher =
-            Arc::new(Publisher { client, reporter, recorders: Mutex::default(), waiting: Mutex::default() });
+        let publisher = Arc::new(Publisher {
+            client,
+            reporter,
+            recorders: Mutex::default(),
+            waiting: Mutex::default(),
+            published: Mutex::default(),
+        });
         let (queue, queued) = mpsc::channel::<(Event, ObjectReference)>(QUEUED);
         let published_by = publisher.clone();
         let publish = move |(event, object)| {
@@ -101,8 +122,25 @@ impl Publisher {
         taken
     }
 
-    fn remembers(&self, event: &Event, object: &ObjectReference) -> bool {
-        self.recorders().contains_key(&series(event, object))
+    fn published(&self) -> MutexGuard<'_, HashMap<String, Vec<Published>>> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True if the warning was published recently, with these or other sizes.
+    fn has_published(&self, uid: &str, topic: &str, warning: &Event) -> bool {
+        let words = words(warning);
+        let is_same = |old: &Published| old.topic == topic && old.words == words && old.at.elapsed() < REPEAT;
+        self.published().get(uid).is_some_and(|all| all.iter().any(is_same))
+    }
+
+    fn note(&self, uid: &str, topic: &'static str, warning: &Event) {
+        let mut published = self.published();
+        if published.len() >= WARNED && !published.contains_key(uid) {
+            published.clear();
+        }
+        let all = published.entry(uid.to_owned()).or_default();
+        all.retain(|old| old.at.elapsed() < REPEAT);
+        all.push(Published { topic, words: words(warning), at: Instant::now() });
     }
 
     fn recorder(&self, event: &Event, object: &ObjectReference) -> Recorder {
@@ -157,6 +195,17 @@ impl Publisher {
     }
 }
 
+/// The hash of the message of an event without its sizes and counts, which change while the reason stays the same.
+fn words(event: &Event) -> u64 {
+    let is_size = |word: &&str| {
+        let bare = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+        Size::written(bare).bytes().is_ok() || bare == "0"
+    };
+    let note = event.note.as_deref().unwrap_or_default();
+    let words: Vec<&str> = note.split(' ').filter(|word| !is_size(word)).collect();
+    stable_hash(&words.join(" "))
+}
+
 fn event(ok: bool, action: &str, reason: &str, message: &str, related: Option<ObjectReference>) -> Event {
     Event {
         type_: if ok { EventType::Normal } else { EventType::Warning },
@@ -185,9 +234,9 @@ impl Events {
         self.publisher.publish(&event, &about).await;
     }
 
-    /// Publishes a warning about `object` after that time, unless [`Self::settle`] is called before, or the same warning
-    /// was published recently. A further warning of the topic replaces the one that waits, and does not begin the time
-    /// anew.
+    /// Publishes a warning about `object` after that time, unless [`Self::settle`] is called before. A further warning of
+    /// the topic replaces the one that waits, and does not begin the time anew. A warning that was published and has not
+    /// ended is published again only when its event expires, whatever sizes its message has by then.
     pub fn warn_if_it_lasts<K: Resource<DynamicType = ()>>(
         &self,
         object: &K,
@@ -196,7 +245,8 @@ impl Events {
         after: Duration,
     ) {
         let warning = event(false, action, reason, message, None);
-        if !self.publisher.remembers(&warning, &object.object_ref(&())) {
+        let uid = object.meta().uid.as_deref().unwrap_or_default();
+        if !self.publisher.has_published(uid, topic, &warning) {
             self.wait(object, topic, warning, after);
         }
     }
@@ -204,6 +254,14 @@ impl Events {
     /// Drops the warning of the topic that waits: its cause is over.
     pub fn settle<K: Resource<DynamicType = ()>>(&self, object: &K, topic: &str) {
         let uid = object.meta().uid.as_deref().unwrap_or_default();
+        let mut published = self.publisher.published();
+        if let Some(all) = published.get_mut(uid) {
+            all.retain(|old| old.topic != topic);
+            if all.is_empty() {
+                published.remove(uid);
+            }
+        }
+        drop(published);
         let mut waiting = self.publisher.waiting();
         if let Some(topics) = waiting.get_mut(uid) {
             topics.remove(topic);
@@ -215,7 +273,9 @@ impl Events {
 
     /// Drops all warnings that wait about an object that is gone.
     pub fn forget<K: Resource<DynamicType = ()>>(&self, object: &K) {
-        self.publisher.waiting().remove(object.meta().uid.as_deref().unwrap_or_default());
+        let uid = object.meta().uid.as_deref().unwrap_or_default();
+        self.publisher.waiting().remove(uid);
+        self.publisher.published().remove(uid);
     }
 
     fn wait<K: Resource<DynamicType = ()>>(
@@ -235,7 +295,11 @@ impl Events {
         let (publisher, queue) = (Arc::downgrade(&self.publisher), self.queue.downgrade());
         tokio::spawn(async move {
             sleep_until(due).await;
-            let waited = publisher.upgrade().and_then(|publisher| publisher.take_due(&uid, topic, due));
+            let waited = publisher.upgrade().and_then(|publisher| {
+                let waited = publisher.take_due(&uid, topic, due)?;
+                publisher.note(&uid, topic, &waited.event);
+                Some(waited)
+            });
             if let (Some(Waiting { event, about, .. }), Some(queue)) = (waited, queue.upgrade()) {
                 let _ = queue.send((event, about)).await;
             }
@@ -285,4 +349,33 @@ impl Events {
 
 fn of_condition(is: &Condition, ok: bool) -> Event {
     event(ok, "Reconcile", &is.reason, &is.message, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// F2: free space changes with each volume of others.
+    #[test]
+    fn f2_a_warning_with_other_sizes_is_the_same() {
+        let of = |message: &str| words(&event(false, "Provision", "ProvisioningFailed", message, None));
+        let first =
+            of("on node n1: 3Gi asked for, r has 2Gi left and s-2 has 0 left; another node is looked for");
+        for (message, same) in [
+            (
+                "on node n1: 3Gi asked for, r has 1536Mi left and s-2 has 17 left; another node is looked for",
+                true,
+            ),
+            (
+                "on node n2: 3Gi asked for, r has 2Gi left and s-2 has 0 left; another node is looked for",
+                false,
+            ),
+            (
+                "on node n1: 3Gi asked for, r has 2Gi left and s-3 has 0 left; another node is looked for",
+                false,
+            ),
+        ] {
+            assert_eq!(of(message) == first, same, "{message}");
+        }
+    }
 }

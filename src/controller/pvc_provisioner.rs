@@ -16,7 +16,8 @@ use crate::cluster::{self, Name};
 use crate::plan::namesake::{self, Earlier};
 use crate::plan::pvc_provisioner::placement::Mate;
 use crate::plan::pvc_provisioner::{
-    Objects, Reschedule, SELECTED_NODE, Seen, Step, class, growth, is_settled, is_unsettled, next,
+    Objects, REFUSED_AGAIN, Reschedule, SELECTED_NODE, Seen, Step, class, growth, is_settled, is_unsettled,
+    next, refused_again,
 };
 use crate::plan::refs;
 use crate::plan::transition::LASTING;
@@ -24,10 +25,6 @@ use crate::plan::transition::LASTING;
 use super::context::Context;
 use super::stores::MADE_FOR;
 use super::{Again, Error, storage_capacity};
-
-/// The pause before a refused write is retried. The controller does not watch the namespace's permissions, whose change
-/// may allow the write.
-const RETRY: Duration = Duration::from_secs(60);
 
 /// The pause before free space on the nodes that a class allows is looked for again. Most changes of a reservation make no
 /// space there.
@@ -51,14 +48,14 @@ pub(super) async fn reconcile(name: Name, ctx: &Context) -> Result<Again, Error>
     while let Step::Growth(growing) = step {
         match grow(growing, &mut seen, ctx).await? {
             true => step = next(&seen),
-            false => return Ok(seen.refused.is_some().then_some(RETRY)),
+            false => return Ok(seen.refused.is_some().then_some(REFUSED_AGAIN)),
         }
     }
     let settled = is_settled(&seen, &step);
     let (event, again) = match apply(step, &seen, ctx).await {
         Ok(done) => done,
         // A permission is missing, or the schema of volumes refuses a field.
-        Err(error) if seen.pvc.is_some() => (Some(error.refusal().ok_or(error)?), Some(RETRY)),
+        Err(error) if seen.pvc.is_some() => (Some(error.refusal().ok_or(error)?), Some(refused_again(&seen))),
         Err(error) => return Err(error),
     };
     match (&seen.pvc, event) {

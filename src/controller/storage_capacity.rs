@@ -13,12 +13,16 @@ use crate::plan::storage_capacity::changes;
 use super::context::Context;
 use super::{Again, Error};
 use crate::plan::refs;
+use crate::plan::transition::LASTING;
+
+/// The reason and the topic of the event of a StorageClass that gives nobody a volume.
+const INVALID: &str = "InvalidStorageClass";
 
 /// Reconciles the storage capacity of a StorageClass.
 ///
 /// 1. Gather: the objects of the class in all namespaces, reservations and disks, from the caches; the crowded nodes.
 /// 2. Decide: [`changes`].
-/// 3. Apply: deletions, then applies.
+/// 3. Apply: deletions, then applies; the event of a mistake in the class (P6).
 pub(super) async fn reconcile(class: Arc<StorageClass>, ctx: &Context) -> Result<Again, Error> {
     let name = class.name_any();
     let mut there = ctx.stores.capacities.all();
@@ -41,6 +45,13 @@ pub(super) async fn reconcile(class: Arc<StorageClass>, ctx: &Context) -> Result
     }
     for capacity in &changes.apply {
         outcome = cluster::apply(&api, capacity, CONTROLLER_MANAGER).await.map(drop).and(outcome);
+    }
+    match changes.mistake {
+        Some(mistake) => {
+            let warning = ("Provision", INVALID, mistake.as_str());
+            ctx.events.warn_if_it_lasts(&*class, INVALID, warning, LASTING);
+        }
+        None => ctx.events.settle(&*class, INVALID),
     }
     outcome.map(|()| again)
 }

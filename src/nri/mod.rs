@@ -6,6 +6,7 @@
 //!
 //! # Guarantees
 //! - [`keep_connected`] connects again whenever the connection ends. [`Connected`] says if the runtime asks now.
+//! - An answer that nobody knows fails the creation of the container, which the kubelet repeats.
 //! - Without an answer within two seconds the runtime goes on without the plug-in. So no container waits for it, and
 //!   nothing may depend on an answer that a container would be unsafe without.
 

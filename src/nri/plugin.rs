@@ -25,11 +25,15 @@ const RESTART: Duration = Duration::from_secs(10);
 const CREATE_CONTAINER: i32 = 1 << 3;
 /// `Unimplemented` of google.rpc.Code.
 const UNIMPLEMENTED: i32 = 12;
+/// `Unavailable` of google.rpc.Code. The kubelet repeats a container that could not be created, also where the pod's
+/// `restartPolicy` is `Never`; one that was created and cannot start is the end of such a pod.
+const UNAVAILABLE: i32 = 14;
 
 /// Decides on the mounts of new containers.
 pub trait Mounts: Send + Sync {
-    /// The mounts that replace others, by their destination. The answer has to be there within two seconds.
-    fn replaced(&self, mounts: Vec<Mount>) -> impl Future<Output = Vec<Mount>> + Send;
+    /// The mounts that replace others, by their destination; `None`: nobody knows at the moment. The answer has to be there
+    /// within two seconds.
+    fn replaced(&self, mounts: Vec<Mount>) -> impl Future<Output = Option<Vec<Mount>>> + Send;
 }
 
 /// True while the runtime asks the plug-in about each new container.
@@ -77,7 +81,10 @@ pub async fn keep_connected(socket: &Path, connected: &Connected, mounts: &impl 
             tracing::info!(socket = %socket.display(), why, "the container runtime asks about no containers");
             told = why;
         }
-        tokio::time::sleep(PAUSE).await;
+        // The runtime closes the connection after a late answer, and until the next one it asks about no container.
+        if !was_connected {
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 }
 
@@ -131,7 +138,10 @@ async fn answer(request: Request, mounts: &impl Mounts) -> io::Result<Response> 
         "CreateContainer" => {
             let container = CreateContainerRequest::decode(&*request.payload)?.container.unwrap_or_default();
             let namespaces = container.linux.unwrap_or_default().namespaces;
-            let mut replaced = mounts.replaced(container.mounts).await;
+            let Some(mut replaced) = mounts.replaced(container.mounts).await else {
+                let message = "the mounts of the container's volumes could not be looked at in time".into();
+                return Ok(Response { status: Some(Status { code: UNAVAILABLE, message }), payload: vec![] });
+            };
             if namespaces.iter().any(|namespace| namespace.r#type == "user") {
                 // The kubelet maps the users of each volume of such a pod, and NRI's mounts have no mapping. With this
                 // option the runtime uses the mapping of the container, which is the same one.
@@ -155,12 +165,15 @@ mod tests {
     use super::super::proto::{Container, LinuxContainer, LinuxNamespace};
     use super::*;
 
-    /// Makes every mount read-only.
+    /// Makes every mount read-only, and does not know about mounts without a destination.
     struct ReadOnly;
 
     impl Mounts for ReadOnly {
-        async fn replaced(&self, mounts: Vec<Mount>) -> Vec<Mount> {
-            mounts.into_iter().map(|mount| Mount { options: vec!["ro".into()], ..mount }).collect()
+        async fn replaced(&self, mounts: Vec<Mount>) -> Option<Vec<Mount>> {
+            let read_only = |mount: Mount| {
+                (!mount.destination.is_empty()).then(|| Mount { options: vec!["ro".into()], ..mount })
+            };
+            mounts.into_iter().map(read_only).collect()
         }
     }
 
@@ -216,6 +229,9 @@ mod tests {
         let adjusted = CreateContainerResponse::decode(&*told).unwrap().adjust.unwrap();
         assert_eq!(adjusted.mounts[0].options, ["ro", "idmap"]);
         assert_eq!(runtime.ask("CreateContainer", vec![]).await.payload, b"", "no mounts, no adjustment");
+        let unknown = Some(Container { mounts: vec![Mount::default()], linux: None });
+        let asked = CreateContainerRequest { container: unknown }.encode_to_vec();
+        assert_eq!(runtime.ask("CreateContainer", asked).await.status.unwrap().code, UNAVAILABLE);
         assert_eq!(runtime.ask("Surprise", vec![]).await.status.unwrap().code, UNIMPLEMENTED);
         drop(runtime);
         assert!(served.await.unwrap().is_err());

@@ -157,7 +157,7 @@ mod tests {
         taken.spec.kind = DiskKind::Mount;
         assert_eq!(
             pick(&reservation("x", "eng", 4), &[taken]).unwrap_err().1,
-            "4Gi asked for: n1.small is handed out whole and taken; it is served when room appears"
+            "4Gi asked for: n1.small is handed out whole and taken; it is served when space is free"
         );
         assert_eq!(
             pick(&reservation("x", "eng", 41), &disks[2..]).unwrap_err().1,
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(
             message,
             "6Gi asked for: n1.a has 2Gi free, 4Gi too little and n2.a has 5Gi free, 1Gi too little; \
-             it is served when room appears"
+             it is served when space is free"
         );
     }
 

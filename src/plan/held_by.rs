@@ -39,11 +39,12 @@ pub fn on_volume(node: &str, processes: &[Process], pods: &[PodRef]) -> String {
     )
 }
 
-/// The event on an exclusive volume that a pod waits for.
-pub fn waited_for(node: &str, pod: &PodRef, processes: &[Process]) -> String {
+/// The event on an exclusive volume that a pod waits for. `pods` are the other known pods.
+pub fn waited_for(node: &str, pod: &PodRef, processes: &[Process], pods: &[PodRef]) -> String {
+    let known = [std::slice::from_ref(pod), pods].concat();
     format!(
         "pod {pod} waits for the volume on node {node}, where it is still held by {}: end that process",
-        by(processes, &[])
+        by(processes, &known)
     )
 }
 
@@ -103,6 +104,11 @@ mod tests {
         let told = on_volume("n1", &all[3..], &pods[..1]);
         assert!(
             told.contains("for pod ns/p, which is held by process 10 (sleep) with a mount at /mnt"),
+            "{told}"
+        );
+        let told = waited_for("n1", &pods[0], &all[..2], &pods[1..]);
+        assert!(
+            told.contains("process 7 (sleep) of pod ns/p and process 8 (sleep) of pod other/q"),
             "{told}"
         );
         assert!(by(&[], &[]).contains("agent.hostPID"));

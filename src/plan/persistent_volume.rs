@@ -82,6 +82,34 @@ pub fn is_left(
     claim.and_then(|claim| claim.metadata.uid.as_ref()) != Some(uid) && !volume.is_some_and(lists)
 }
 
+/// The event of the PersistentVolumeClaim that is bound to such a PersistentVolume, as in a restored backup (F5). `volume`
+/// is the volume to which it led.
+pub fn left_event(pv: &PersistentVolume, volume: Option<&SharedPersistentVolume>) -> String {
+    let claim_ref = pv.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+    let (namespace, name) =
+        claim_ref.map_or((None, None), |of| (of.namespace.as_deref(), of.name.as_deref()));
+    let (namespace, name) = (namespace.unwrap_or_default(), name.unwrap_or_default());
+    let handle =
+        pv.spec.as_ref().and_then(|spec| Some(&*spec.csi.as_ref()?.volume_handle)).unwrap_or_default();
+    let is_its =
+        |volume: &&SharedPersistentVolume| handle.split('.').next() == volume.metadata.uid.as_deref();
+    let next = match volume.filter(is_its) {
+        Some(volume) => format!(
+            "delete this PersistentVolumeClaim, and claim volume {} anew, by: kubectl reservoir claim {name} --role {} --volume {} -n \
+             {namespace}",
+            volume.name_any(),
+            volume.spec.role,
+            volume.name_any()
+        ),
+        None => "delete this PersistentVolumeClaim, and make it again without spec.volumeName".to_owned(),
+    };
+    format!(
+        "PersistentVolume {}, to which it is bound, is that of a claim that is gone, as a backup has it, and no pod can mount it: \
+         {next}",
+        pv.name_any()
+    )
+}
+
 /// The UID of the PersistentVolumeClaim that the PersistentVolume is bound to.
 pub fn bound_to(pv: &PersistentVolume) -> Option<&String> {
     pv.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()?.uid.as_ref())

@@ -8,6 +8,7 @@ pub mod growth;
 pub mod placement;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
@@ -21,6 +22,7 @@ use crate::api::{
 };
 
 use super::crowding::Crowded;
+use super::transition::LASTING;
 use placement::Mate;
 pub use placement::SELECTED_NODE;
 
@@ -218,6 +220,19 @@ fn objects(pvc: &PersistentVolumeClaim, wanted: SharedPersistentVolume) -> Objec
 /// True if the class allows volumes on the node of that name.
 fn is_allowed(seen: &Seen, class: &StorageClass, name: &str) -> bool {
     seen.nodes.iter().any(|node| node.name_any() == name && placement::allows(class, node))
+}
+
+/// The longest pause before a refused write is repeated. The controller does not watch the namespace's permissions, whose
+/// change may allow the write.
+pub const REFUSED_AGAIN: Duration = Duration::from_secs(60);
+
+/// The pause before the objects that were refused are asked for again. The grant is often applied just after the
+/// PersistentVolumeClaim, as Helm does (F2), so the pause begins short and is as long as the wait so far.
+pub fn refused_again(seen: &Seen) -> Duration {
+    let since = seen.pvc.as_ref().and_then(|pvc| pvc.metadata.creation_timestamp.as_ref());
+    let waited = since.map(|since| seen.now.duration_since(since.0));
+    let waited = waited.and_then(|waited| Duration::try_from(waited).ok()).unwrap_or_default();
+    waited.clamp(LASTING, REFUSED_AGAIN)
 }
 
 /// True if a step ends the wait for a volume. The pause in which the scheduler chooses another node ends none.

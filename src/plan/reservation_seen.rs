@@ -214,7 +214,7 @@ impl Gives for DiskReservation {
                     reason::PARENT_FULL,
                     format!(
                         "{} asked for: DiskReservation {name} has {} left, {} too little; \
-                         it is served when room appears in it",
+                         it is served when space is free in it",
                         Size::from_bytes(asked),
                         Size::from_bytes(free),
                         Size::from_bytes(missing)

@@ -279,7 +279,7 @@ impl<'a> Sharing<'a> {
         }
         let asked = Size::from_bytes(request.asked);
         let message = format!(
-            "{asked} asked for: what is free and guaranteed to nobody is {hold}; it is served when room appears"
+            "{asked} asked for: what is free and guaranteed to nobody is {hold}; it is served when space is free"
         );
         Some(Verdict::no(reason::GUARANTEED, message))
     }
@@ -315,7 +315,7 @@ impl<'a> Sharing<'a> {
         let is_possible =
             may.iter().any(|disk| !disk.ready || candidate::holds_all_of(disk.disk, request.target));
         let outlook = match is_possible {
-            true => "it is served when room appears",
+            true => "it is served when space is free",
             false => "that is more than such a disk has: reserve less, or add a larger disk",
         };
         Verdict::no(

@@ -31,6 +31,8 @@ pub struct Changes<'a> {
     pub delete: Vec<&'a CSIStorageCapacity>,
     /// Objects to be applied.
     pub apply: Vec<CSIStorageCapacity>,
+    /// The mistake in a class of ours, which gives no PersistentVolumeClaim a volume (P6).
+    pub mistake: Option<String>,
 }
 
 /// The writes that turn `there`, the present objects of the class in all namespaces, into the correct objects in
@@ -46,8 +48,11 @@ pub fn changes<'a>(
     crowded: &BTreeMap<String, u64>,
     namespace: &str,
 ) -> Changes<'a> {
-    let delayed = classes::is_ours(class) && classes::is_delayed(class);
-    let spec = delayed.then(|| classes::of_class(class)).and_then(Result::ok);
+    let spec = classes::is_ours(class).then(|| classes::of_class(class)).transpose();
+    let (spec, mistake) = match spec {
+        Ok(spec) => (spec.filter(|_| classes::is_delayed(class)), None),
+        Err(mistake) => (None, Some(mistake)),
+    };
     let volume = spec.map(|spec| SharedPersistentVolume::new("any", spec));
     let mut wanted =
         volume.map(|volume| capacities(&volume, reservations, disks, disk_ready)).unwrap_or_default();
@@ -67,7 +72,7 @@ pub fn changes<'a>(
     };
     let changed = wanted.iter().filter(|(node, capacity)| !same(node, **capacity));
     let apply = changed.map(|(node, capacity)| object(class, node, *capacity)).collect();
-    Changes { delete, apply }
+    Changes { delete, apply, mistake }
 }
 
 /// The capacity for volumes like this one, of any size, on each node that has a reservation for them.
@@ -159,7 +164,7 @@ mod tests {
         };
         let all = reservations();
         let names = |class: &StorageClass, there: &[&CSIStorageCapacity], all: &[&DiskReservation]| {
-            let Changes { delete, mut apply } =
+            let Changes { delete, mut apply, .. } =
                 changes(class, there, all, &[], |_| true, &BTreeMap::new(), "ours");
             apply.iter_mut().for_each(|made| made.metadata.namespace = Some("ours".into()));
             (delete.len(), apply)
@@ -183,5 +188,24 @@ mod tests {
         assert_eq!(told, [StorageCapacity { total: 13 << 30, largest: (4 << 30) - 1 }]);
         class.volume_binding_mode = None;
         assert_eq!(names(&class, &there, &less), (2, vec![]), "schedulers do not ask");
+    }
+
+    #[test]
+    fn p6_the_mistake_of_our_class_is_told() {
+        for (provisioner, role, said) in [
+            (crate::api::DRIVER, "eng", None),
+            (
+                crate::api::DRIVER,
+                "",
+                Some("StorageClass fast names no role in its parameters; make the class anew"),
+            ),
+            ("other.example", "", None),
+        ] {
+            let mut class = StorageClass { provisioner: provisioner.into(), ..Default::default() };
+            class.metadata.name = Some("fast".into());
+            class.parameters = Some([("role".to_owned(), role.to_owned())].into());
+            let told = changes(&class, &[], &[], &[], |_| true, &BTreeMap::new(), "ours").mistake;
+            assert_eq!(told.as_deref(), said, "{provisioner} {role}");
+        }
     }
 }

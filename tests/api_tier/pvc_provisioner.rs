@@ -133,7 +133,7 @@ impl<'a> Story<'a> {
         until(&format!("an event of {name} with {what}"), || async {
             let all = events.list(&Default::default()).await.unwrap();
             let notes = all.iter().filter(|e| {
-                ["ProvisioningFailed", "VolumeResizeFailed", "OldDataKept"]
+                ["ProvisioningFailed", "VolumeResizeFailed", "OldDataKept", "PersistentVolumeLeft"]
                     .contains(&e.reason.as_deref().unwrap_or_default())
                     && e.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some(name)
             });
@@ -282,36 +282,62 @@ async fn p4_a_retained_volume_can_be_claimed_again() {
     story.read_by(&agent, &others.get("other").await.unwrap()).await;
 }
 
-/// P5, A5.
+/// P5, A5, F2: the PersistentVolumeClaim may be older than its grant, and its class.
 #[tokio::test(flavor = "multi_thread")]
-async fn p5_a_namespace_without_the_verbs_is_refused() {
+async fn p5_a_namespace_without_the_verbs_waits_for_its_grant() {
     let (cluster, _agent) = start().await;
     let story = Story::of(&cluster);
     story.make(pvc("mine", "analytics", "ReadWriteOnce", "64Mi")).await;
     let mut theirs = pvc("theirs", "analytics", "ReadWriteOnce", "64Mi");
     theirs["metadata"]["namespace"] = json!("team-b");
-    let said = cluster.try_apply(&theirs.to_string()).await.unwrap_err().to_string();
+    theirs["metadata"]["annotations"] = json!({SELECTED_NODE: "n1"});
+    let uri = "/api/v1/namespaces/team-b/persistentvolumeclaims";
+    let request = http::Request::post(uri).header("content-type", "application/json");
+    let answer =
+        cluster.client.send(request.body(theirs.to_string().into_bytes().into()).unwrap()).await.unwrap();
+    assert!(answer.status().is_success(), "{answer:?}");
+    let warnings: Vec<_> = answer.headers().get_all("warning").iter().map(|w| w.to_str().unwrap()).collect();
+    let warned = warnings.join(" ");
     for part in [
         "the service accounts of namespace team-b lack the verb create on volumeroles.reservoir.dev/analytics",
-        "which StorageClass analytics takes",
-        "for group system:serviceaccounts:team-b",
+        "the service accounts of namespace team-b lack the verb use on volumeroles.reservoir.dev/analytics",
+        "which StorageClass analytics takes; the PersistentVolumeClaim waits until an administrator runs",
+        "--to group system:serviceaccounts:team-b",
     ] {
-        assert!(said.contains(part), "{part}: {said}");
+        assert!(warned.contains(part), "{part}: {warned}");
     }
     // A class that is younger than its PersistentVolumeClaim needs the same verbs when the volume is made.
-    theirs["spec"]["storageClassName"] = json!("later");
-    cluster.apply_text(&theirs.to_string()).await;
+    let mut younger = theirs.clone();
+    younger["metadata"]["name"] = json!("younger");
+    younger["spec"]["storageClassName"] = json!("later");
+    cluster.apply_text(&younger.to_string()).await;
     cluster.apply_text(&class("later", json!({})).to_string()).await;
     let events: Api<Event> = cluster.within("team-b");
     let lacks =
         "the service accounts of namespace team-b lack the verb use on volumeroles.reservoir.dev/analytics";
-    until("the refusal is reported", || async {
-        let all = events.list(&Default::default()).await.unwrap();
-        all.iter().any(|e| e.note.as_ref().is_some_and(|note| note.contains(lacks))).then_some(())
-    })
-    .await;
-    assert!(cluster.within::<VolumeClaim>("team-b").get_opt("theirs").await.unwrap().is_none());
+    for name in ["theirs", "younger"] {
+        until("the refusal is reported", || async {
+            let all = events.list(&Default::default()).await.unwrap();
+            let of = |e: &&Event| e.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some(name);
+            all.iter()
+                .filter(of)
+                .any(|e| e.note.as_ref().is_some_and(|note| note.contains(lacks)))
+                .then_some(())
+        })
+        .await;
+        assert!(cluster.within::<VolumeClaim>("team-b").get_opt(name).await.unwrap().is_none());
+    }
     assert_eq!(story.volumes.list(&Default::default()).await.unwrap().items.len(), 0);
+    cluster
+        .apply_text(
+            "{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: later},
+              roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: analytics-volumes},
+              subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: 'system:serviceaccounts:team-b'}]}",
+        )
+        .await;
+    for name in ["theirs", "younger"] {
+        until_reason(&cluster.within::<VolumeClaim>("team-b"), name, "Bound").await;
+    }
 
     // Nobody can make a volume or a claim look like that of a PersistentVolumeClaim.
     let uid = story.pvcs.get("mine").await.unwrap().uid().unwrap();
@@ -656,6 +682,91 @@ async fn f5_a_lost_claim_of_a_backup_gets_no_volume() {
     story.said("restored", "it names PersistentVolume reservoir-of-before").await;
     assert!(story.volumes.list(&Default::default()).await.unwrap().items.is_empty());
     assert!(story.claims.get_opt("restored").await.unwrap().is_none());
+}
+
+/// F5: a backup restores the PersistentVolume, too. Kubernetes binds both, and no pod can mount the volume.
+#[tokio::test(flavor = "multi_thread")]
+async fn f5_a_claim_of_a_backup_with_its_persistent_volume_is_told() {
+    let (cluster, agent) = start().await;
+    let story = Story::of(&cluster);
+    let (mut pv, volume) = story.written(&agent, "data").await;
+    let name = pv.name_any();
+    let retain = json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}});
+    story.pvs.patch(&name, &PatchParams::default(), &Patch::Merge(&retain)).await.unwrap();
+    story.pvcs.delete("data", &Default::default()).await.unwrap();
+    until_gone(&story.pvs, &name).await;
+    until_gone(&story.claims, "data").await;
+    // The controller looks when it starts, and then each ten minutes.
+    cluster.kill_controller().await;
+    pv.metadata =
+        kube::api::ObjectMeta { name: Some(name.clone()), labels: pv.metadata.labels, ..Default::default() };
+    pv.status = None;
+    let of = pv.spec.as_mut().unwrap().claim_ref.as_mut().unwrap();
+    (of.uid, of.resource_version) = (None, None);
+    story.pvs.create(&Default::default(), &pv).await.unwrap();
+    let mut restored = pvc("data", "analytics", "ReadWriteOnce", "64Mi");
+    restored["spec"]["volumeName"] = json!(name);
+    story.make(restored).await;
+    until("both are bound", || async {
+        (story.pvcs.get("data").await.unwrap().status?.phase.as_deref() == Some("Bound")).then_some(())
+    })
+    .await;
+    cluster.start_controller().await;
+    let said = story.said("data", "no pod can mount it").await;
+    let next = format!(
+        "claim volume {0} anew, by: kubectl reservoir claim data --role analytics --volume {0} -n team-a",
+        volume.name_any()
+    );
+    assert!(said.contains(&next), "{said}");
+}
+
+/// P6: the author of a class looks at the class.
+#[tokio::test(flavor = "multi_thread")]
+async fn p6_the_mistake_in_a_class_is_an_event_of_the_class() {
+    let (cluster, _agent) = start().await;
+    for (name, but, said) in [
+        ("roleless", json!({"parameters": {"shared": "true"}}), "StorageClass roleless names no role"),
+        (
+            "mistyped",
+            json!({"parameters": {"role": "analytics", "fstype": "xfs"}}),
+            "has the parameter `fstype`",
+        ),
+        ("odd", json!({"mountOptions": ["suid"]}), "StorageClass odd has the mount option `suid`"),
+    ] {
+        cluster.apply_text(&class(name, but).to_string()).await;
+        let events: Api<Event> = cluster.within("default");
+        until(said, || async {
+            let all = events.list(&Default::default()).await.unwrap();
+            let is = |e: &Event| {
+                e.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some(name)
+                    && e.reason.as_deref() == Some("InvalidStorageClass")
+                    && e.note.as_ref().is_some_and(|note| note.contains(said))
+            };
+            all.iter().any(is).then_some(())
+        })
+        .await;
+    }
+}
+
+/// F2: free space that changes makes no second event of a PersistentVolumeClaim that waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn f2_other_sizes_make_no_new_event() {
+    let (cluster, _agent) = start().await;
+    let story = Story::of(&cluster);
+    story.make(pvc("more", "analytics", "ReadWriteOnce", "100Gi")).await;
+    cluster.pod("team-a", "more", &["more"]).await;
+    story.said("more", "analytics has 2Gi left").await;
+    for (name, size) in [("one", "64Mi"), ("two", "32Mi")] {
+        let volume = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "SharedPersistentVolume",
+            "metadata": {"name": name}, "spec": {"role": "analytics", "size": size}});
+        cluster.apply_text(&volume.to_string()).await;
+        until_reason(&story.volumes, name, "Ready").await;
+    }
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let all = cluster.within::<Event>("team-a").list(&Default::default()).await.unwrap();
+    let of = |e: &&Event| e.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some("more");
+    let notes: Vec<_> = all.iter().filter(of).filter_map(|e| e.note.clone()).collect();
+    assert_eq!(notes.len(), 1, "{notes:#?}");
 }
 
 /// F1, V12: what a class says besides its parameters.

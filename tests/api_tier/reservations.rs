@@ -141,7 +141,7 @@ async fn r4_a_refinement_takes_from_its_parent_and_gives_back() {
     let said = until_reason(&all, "wide", "ParentFull").await;
     assert_eq!(
         said,
-        "2Gi asked for: DiskReservation analytics has 1536Mi left, 512Mi too little; it is served when room appears in it"
+        "2Gi asked for: DiskReservation analytics has 1536Mi left, 512Mi too little; it is served when space is free in it"
     );
     for (name, of) in [("same", "analytics"), ("other", "ops")] {
         cluster.apply_text(&refinement(name, of, "1Mi", "analytics")).await;

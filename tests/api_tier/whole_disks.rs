@@ -95,7 +95,7 @@ async fn d2_a_mount_disk_is_handed_out_whole() {
     assert_eq!(first.size.as_ref(), Some(&whole));
     cluster.apply_text(&reservation("second", "1Mi")).await;
     let said = until_reason(&reservations, "second", "NotEnoughRoom").await;
-    assert_eq!(said, "1Mi asked for: n1.ssd is handed out whole and taken; it is served when room appears");
+    assert_eq!(said, "1Mi asked for: n1.ssd is handed out whole and taken; it is served when space is free");
     reservations.delete("second", &DeleteParams::default()).await.unwrap();
 
     // A volume that the disk cannot make is refused before any work.

@@ -6,7 +6,7 @@ use kube::ResourceExt;
 
 use crate::api::{
     ANNOTATION_MADE_FOR, DRIVER, FIXED_MOUNT_OPTIONS, FsType, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID,
-    MOUNT_OPTIONS, Shared, SharedPersistentVolume, SharedPersistentVolumeSpec, Size, VolumeClaim,
+    MOUNT_OPTIONS, Role, Shared, SharedPersistentVolume, SharedPersistentVolumeSpec, Size, VolumeClaim,
     VolumeClaimSpec, VolumeMode, keep, volume_for_pvc,
 };
 
@@ -67,7 +67,10 @@ pub fn of_class(class: &StorageClass) -> Result<SharedPersistentVolumeSpec, Stri
     if spec.role.is_empty() {
         return wrong("names no role in its parameters".to_owned());
     }
-    Ok(spec)
+    match Role::parse(&spec.role) {
+        Ok(_) => Ok(spec),
+        Err(why) => wrong(format!("has no valid role: {why}")),
+    }
 }
 
 /// The mount options of the class that are not those of every volume, or the reason why no volume can have them.
@@ -216,6 +219,11 @@ mod tests {
         let shared = json!({"role": "eng", "shared": "true"});
         for (parameters, spec, said) in [
             (json!({}), json!({}), Some("names no role in its parameters; make the class anew")),
+            (
+                json!({"role": "eng//ml"}),
+                json!({}),
+                Some("has no valid role: `eng//ml` is not a role name; write"),
+            ),
             (json!({"role": "eng", "shared": "yes"}), json!({}), Some("neither true nor false")),
             (json!({"role": "eng", "fsType": "zfs"}), json!({}), Some("none of ext4, xfs, btrfs")),
             (json!({"role": "eng", FS_TYPE: "XFS"}), json!({}), Some("fstype `XFS`, which is none of ext4")),

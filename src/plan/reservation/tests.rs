@@ -167,7 +167,7 @@ fn r4_a_refinement_is_carved_out_of_an_ancestors_reservation() {
     shared.status.as_mut().unwrap().refinements = vec![ledger_entry("other", "eng/x", 2)];
     assert_eq!(
         reported(&refining(Some(shared), &[]), READY).1,
-        "3Gi asked for: DiskReservation p has 2Gi left, 1Gi too little; it is served when room appears in it"
+        "3Gi asked for: DiskReservation p has 2Gi left, 1Gi too little; it is served when space is free in it"
     );
     let mut seen = refining(Some(parent("eng", &[])), &[]);
     let mut anew = parent("eng", &[]);

@@ -130,12 +130,12 @@ fn l7_the_first_in_the_queue_collects_free_space() {
     let said = shared(&rs, &[there()], &[]);
     assert_eq!(
         said[0].as_ref().unwrap_err(),
-        "NotEnoughRoom: 6Gi asked for: n1.a has 3Gi free, 3Gi too little; it is served when room appears"
+        "NotEnoughRoom: 6Gi asked for: n1.a has 3Gi free, 3Gi too little; it is served when space is free"
     );
     assert_eq!(
         said[1].as_ref().unwrap_err(),
         "NotEnoughRoom: 2Gi asked for: 3Gi free on n1.a are kept for reservation big of role ops until \
-         1970-01-01T00:06:30Z; it is served when room appears"
+         1970-01-01T00:06:30Z; it is served when space is free"
     );
     // A request collects on one disk only.
     let two = [there(), disk("n2.a", "n2", 10, &[("h2", 8)])];
@@ -199,7 +199,7 @@ fn l7_free_space_guaranteed_to_nobody_is_collected_too() {
     assert_eq!(
         said[1].as_ref().unwrap_err(),
         "Guaranteed: 3Gi asked for: what is free and guaranteed to nobody is kept for reservation big of role new \
-         until 1970-01-01T00:06:30Z; it is served when room appears"
+         until 1970-01-01T00:06:30Z; it is served when space is free"
     );
     assert_eq!(said[2], Ok("n1.a".into()), "what is its own");
     let never = [asks("never", "new", 6, 1), asks("small", "new", 3, 2)];
@@ -298,7 +298,7 @@ fn q5_within_a_guarantee_free_space_is_held_back_without_a_turn() {
     assert_eq!(
         said[0].as_ref().unwrap_err(),
         "NotEnoughRoom: 2Gi asked for: 3Gi free on n1.a are kept for reservation big, within the guarantee of role ops/x; \
-         it is served when room appears"
+         it is served when space is free"
     );
 }
 
@@ -344,7 +344,7 @@ fn a8_a_disk_or_a_role_that_lists_a_thousand_serves_no_more() {
     let told = shared(&[asks("x", "ops", 1, 1)], &disks, &[]).remove(0).unwrap_err();
     assert_eq!(
         told,
-        "TooManyReservations: 1Gi asked for: n1.a lists 1000 reservations, and can list no more; it is served when room appears"
+        "TooManyReservations: 1Gi asked for: n1.a lists 1000 reservations, and can list no more; it is served when space is free"
     );
     let mut grows = reserved("r7", "eng", 1, &[]);
     grows.spec.size = gi(2);
@@ -363,7 +363,7 @@ fn a8_a_role_leaves_places_in_a_ledger_for_others() {
     let disks = [disk("n1.a", "n1", 2000, &held)];
     let both = shared(&[asks("x", "eng/new", 1, 1), asks("y", "ops", 1, 1)], &disks, &[]);
     let why = "ShareTaken: 1Gi asked for: n1.a lists 500 reservations of role eng and its sub-roles, and keeps the rest of \
-               its 1000 for others; it is served when room appears";
+               its 1000 for others; it is served when space is free";
     assert_eq!(both, [Err(why.to_owned()), Ok("n1.a".into())]);
     let roomy = [disk("n1.a", "n1", 2000, &held), disk("n2.b", "n2", 10, &[])];
     assert_eq!(shared(&[asks("x", "eng", 1, 1)], &roomy, &[]), [Ok("n2.b".into())]);
