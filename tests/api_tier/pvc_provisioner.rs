@@ -753,8 +753,8 @@ async fn p6_the_mistake_in_a_class_is_an_event_of_the_class() {
 async fn f2_other_sizes_make_no_new_event() {
     let (cluster, _agent) = start().await;
     let story = Story::of(&cluster);
-    story.make(pvc("more", "analytics", "ReadWriteOnce", "100Gi")).await;
-    cluster.pod("team-a", "more", &["more"]).await;
+    cluster.apply_text(&class("now", json!({})).to_string()).await;
+    story.make(pvc("more", "now", "ReadWriteOnce", "100Gi")).await;
     story.said("more", "analytics has 2Gi left").await;
     for (name, size) in [("one", "64Mi"), ("two", "32Mi")] {
         let volume = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "SharedPersistentVolume",
@@ -764,7 +764,10 @@ async fn f2_other_sizes_make_no_new_event() {
     }
     tokio::time::sleep(Duration::from_secs(8)).await;
     let all = cluster.within::<Event>("team-a").list(&Default::default()).await.unwrap();
-    let of = |e: &&Event| e.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some("more");
+    let of = |e: &&Event| {
+        e.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some("more")
+            && e.reason.as_deref() == Some("ProvisioningFailed")
+    };
     let notes: Vec<_> = all.iter().filter(of).filter_map(|e| e.note.clone()).collect();
     assert_eq!(notes.len(), 1, "{notes:#?}");
 }
