@@ -8,11 +8,11 @@ use rustix::fs::{OFlags, StatVfsMountFlags};
 use serde_json::Map;
 
 use crate::host::disk::Disk;
-use crate::host::error::{Error, Result};
+use crate::host::error::{Context, Error, Result};
 use crate::host::node::Host;
 use crate::host::slot::Slot;
-use crate::host::sys::{Found, Target, dirfd};
-use crate::host::types::{Pod, Published, Record, State, VolumeUid};
+use crate::host::sys::{Found, Mount, Target, dirfd, filesystem};
+use crate::host::types::{BackingKind, Pod, Published, Record, State, VolumeUid};
 use crate::host::volume::Volume;
 
 /// The most mounts that unpublish removes from one target.
@@ -256,7 +256,10 @@ fn remove_mounts(disk: &Disk, volume: &Volume, target: &Target) -> Result<()> {
         match target.look()? {
             Found::Missing => return Ok(()),
             Found::Directory(_) | Found::File(_) => return target.remove(),
-            Found::Mount(mount) if disk.backing.owns(volume, &mount)? => target.unmount()?,
+            Found::Mount(mount) if disk.backing.owns(volume, &mount)? => {
+                thaw(disk, volume, target, &mount);
+                target.unmount()?;
+            }
             Found::Mount(_) => {
                 let what = format!("what is mounted at target {} is not volume {}", target.path, volume.uid);
                 return Err(Error::Conflict(format!("{what}: unmount it")));
@@ -266,6 +269,31 @@ fn remove_mounts(disk: &Disk, volume: &Volume, target: &Target) -> Result<()> {
     Err(Error::Busy {
         what: format!("target {}, on which something is mounted again and again,", target.path),
     })
+}
+
+/// Ends a freeze of the volume's own filesystem (FIFREEZE), which a container with CAP_SYS_ADMIN can leave behind. A freeze
+/// outlives all mounts, hangs every writer, and keeps the volume in use for ever. The filesystem of a whole disk is not
+/// touched: a backup of the node may have frozen it.
+fn thaw(disk: &Disk, volume: &Volume, target: &Target, mount: &Mount) {
+    let thaw = || {
+        let is_own = matches!(disk.config.backing, BackingKind::Loop | BackingKind::Lvm)
+            && disk.backing.adopted_place(volume)?.is_none();
+        if !is_own || mount.node.is_some() {
+            return Ok(false);
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let root = dirfd::open(&target.parent, &target.name, flags).context(|| "open the volume's root")?;
+        filesystem::thaw(root)
+    };
+    match thaw() {
+        Ok(false) => {}
+        Ok(true) => {
+            tracing::warn!(volume = %volume.uid, target = target.path, "a pod froze the volume; it is thawed")
+        }
+        Err(error) => {
+            tracing::warn!(volume = %volume.uid, target = target.path, %error, "the volume may be frozen")
+        }
+    }
 }
 
 /// Takes a failed publish out of the record. After a failure here, unpublish or the agent's next start does so.

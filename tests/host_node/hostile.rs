@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use reservoir::host::{ErasePolicy, Error, FsType, VolumeSpec};
 
@@ -214,6 +216,35 @@ fn a_volume_with_hostile_files_is_erased() {
         host.fence(&uid(1)).unwrap();
         host.erase(&uid(1), ErasePolicy::Discard).unwrap();
         assert!(Path::new("/bin/sh").exists());
+        node.assert_base_line();
+    });
+}
+
+/// L5, X3: a freeze by a container with CAP_SYS_ADMIN, also through a read-only mount, ends with its pod. Writers go on, and
+/// the volume can be destroyed.
+#[test]
+fn l5_a_freeze_ends_with_the_pod_that_made_it() {
+    on_a_node(|node| {
+        let host = node.host();
+        host.create("d", &ext4(1)).unwrap();
+        host.publish(&node.request(&uid(1), "writer", 0, false)).unwrap();
+        host.publish(&node.request(&uid(1), "reader", 1, true)).unwrap();
+        let (writer, reader) = (node.target("writer", 0), node.target("reader", 1));
+        let fsfreeze = |how: &str, at: &Path| Command::new("fsfreeze").arg(how).arg(at).status().unwrap();
+        assert!(fsfreeze("--freeze", &reader).success());
+        let mut write = Command::new("touch").arg(writer.join("data")).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(write.try_wait().unwrap().is_none(), "the writer hangs");
+
+        host.unpublish(&reader).unwrap();
+
+        let was_frozen = fsfreeze("--unfreeze", &writer).success();
+        assert!(write.wait().unwrap().success());
+        assert!(!was_frozen, "the volume stays frozen without the pod that froze it");
+        assert!(fsfreeze("--freeze", &writer).success());
+        host.unpublish(&writer).unwrap();
+        host.fence(&uid(1)).unwrap();
+        host.erase(&uid(1), ErasePolicy::Discard).unwrap();
         node.assert_base_line();
     });
 }

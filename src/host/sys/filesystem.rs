@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{Gid, Mode};
+use rustix::io::Errno;
 
 use crate::host::error::{Context, Error, Result};
 use crate::host::sys::program::{self, FILE, RESULT};
@@ -44,6 +45,15 @@ pub(crate) fn set_root(root: impl AsFd, gid: Option<u32>, mode: Option<u32>) -> 
         .and_then(|()| rustix::fs::fchmod(&root, Mode::from_raw_mode(mode)))
         .and_then(|()| rustix::fs::syncfs(&root))
         .context(|| "set the permissions of the volume's root")
+}
+
+/// Ends a freeze (FIFREEZE) of the filesystem; false if it was not frozen.
+pub(crate) fn thaw(file: impl AsFd) -> Result<bool> {
+    match syscalls::thaw(file) {
+        Ok(()) => Ok(true),
+        Err(Errno::INVAL) => Ok(false),
+        Err(error) => Err(error).context(|| "thaw the volume's filesystem"),
+    }
 }
 
 /// Makes an empty filesystem whose UUID is the volume's UID, in a new file or on a device with blank ends (V9, S13,

@@ -31,6 +31,7 @@ const BTRFS_IOC_QUOTA_CTL: Opcode = 0xc010_9428;
 const BTRFS_IOC_QGROUP_ASSIGN: Opcode = 0x4018_9429;
 const BTRFS_IOC_QGROUP_CREATE: Opcode = 0x4010_942a;
 const BTRFS_IOC_QGROUP_LIMIT: Opcode = 0x8030_942b;
+const FITHAW: Opcode = 0xc004_5878;
 const FS_IOC_FSGETXATTR: Opcode = 0x801c_581f;
 const FS_IOC_FSSETXATTR: Opcode = 0x401c_5820;
 
@@ -180,6 +181,12 @@ pub(crate) fn loop_clear(device: impl AsFd) -> Result<()> {
 pub(crate) fn loop_set_capacity(device: impl AsFd) -> Result<()> {
     // SAFETY: LOOP_SET_CAPACITY takes no argument.
     unsafe { ioctl::ioctl(device, NoArg::<LOOP_SET_CAPACITY>::new()) }
+}
+
+/// Thaws the frozen filesystem of `file`; `INVAL` if it is not frozen.
+pub(crate) fn thaw(file: impl AsFd) -> Result<()> {
+    // SAFETY: FITHAW takes no argument.
+    unsafe { ioctl::ioctl(file, NoArg::<FITHAW>::new()) }
 }
 
 /// Grows the mounted ext4 filesystem of `file`.
