@@ -415,6 +415,19 @@ mod tests {
     }
 
     #[test]
+    fn f2_the_pause_after_a_refusal_is_the_wait_so_far() {
+        let mut s = seen(true);
+        let of = |s: &Seen| refused_again(s).as_secs();
+        assert_eq!(of(&s), 5, "without a time of creation");
+        s.pvc.as_mut().unwrap().metadata.creation_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::from_second(100).unwrap()));
+        for (now, pause) in [(90, 5), (101, 5), (120, 20), (400, 60)] {
+            s.now = Timestamp::from_second(now).unwrap();
+            assert_eq!(of(&s), pause, "{now}");
+        }
+    }
+
+    #[test]
     fn p1_the_claim_is_created_before_the_volume() {
         let mut s = seen(true);
         let Step::CreateClaim(made) = next(&s) else { panic!() };
