@@ -1,18 +1,20 @@
 //! Applications and Reservoir itself are removed in one run (F5).
 
+use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams};
+use kube::api::{Api, DeleteParams, ObjectList, PartialObjectMeta};
 use reservoir::api::{DiskReservation, NodeDisk, SharedPersistentVolume, VolumeClaim};
 use reservoir_cluster::tools;
-use serde_json::json;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use crate::ask::{Ask, grant, lacks, person, reservation, volume};
 use crate::plugin::{does, fails};
-use crate::support::{Agent, Cluster, until, until_gone, until_reason};
+use crate::support::{Agent, Cluster, admission_writes, sign, until, until_gone, until_reason};
 
 /// Runs a program with the cluster's kubeconfig.
 fn run(cluster: &Cluster, program: &Path, args: &[&str]) -> Output {
@@ -44,7 +46,11 @@ async fn f5_one_helm_uninstall_removes_an_application() {
     std::fs::create_dir(chart.path().join("templates")).unwrap();
     std::fs::write(chart.path().join("Chart.yaml"), "{apiVersion: v2, name: shop, version: 0.1.0}").unwrap();
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/23-application.yaml");
-    std::fs::copy(example, chart.path().join("templates/all.yaml")).unwrap();
+    for (n, document) in serde_yaml::Deserializer::from_reader(File::open(example).unwrap()).enumerate() {
+        let mut manifest = Value::deserialize(document).unwrap();
+        sign(&cluster.client, &mut manifest, None).await;
+        std::fs::write(chart.path().join(format!("templates/{n}.yaml")), manifest.to_string()).unwrap();
+    }
     let (helm, path) = (tools::helm().unwrap(), chart.path().display().to_string());
     let installed = run(&cluster, &helm, &["install", "shop", &path, "--namespace", "team-a"]);
     assert!(installed.status.success(), "{}", text(&installed));
@@ -157,7 +163,15 @@ async fn installed(cluster: &Cluster) -> Vec<String> {
     let kinds = kinds.list(&Default::default()).await.unwrap().items.into_iter().map(|kind| kind.name_any());
     let policies =
         policies.list(&Default::default()).await.unwrap().items.into_iter().map(|policy| policy.name_any());
-    kinds.chain(policies).filter(|name| name.contains("reservoir")).collect()
+    let mut names: Vec<String> = kinds.chain(policies).collect();
+    if admission_writes() {
+        let path = "/apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies";
+        let get = http::Request::get(path).body(vec![]).unwrap();
+        let mutating: ObjectList<PartialObjectMeta> = cluster.client.request(get).await.unwrap();
+        names.extend(mutating.items.into_iter().map(|policy| policy.name_any()));
+    }
+    names.retain(|name| name.contains("reservoir"));
+    names
 }
 
 /// F5, X6: nothing holds a namespace, and the data is there, although a controller runs that the command does not see.

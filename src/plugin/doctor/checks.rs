@@ -17,7 +17,7 @@ use crate::plugin::rights::VERBS;
 use crate::plugin::snapshot::Snapshot;
 
 /// The chart's admission policies. Each has a binding of the same name.
-pub(in crate::plugin) const POLICIES: &[(&str, &str)] = &[
+const POLICIES: &[(&str, &str)] = &[
     ("Validating", "reservoir-volume-in-use"),
     ("Validating", "reservoir-holds-data"),
     ("Validating", "reservoir-shrink"),
@@ -39,14 +39,20 @@ pub(in crate::plugin) const POLICIES: &[(&str, &str)] = &[
 
 /// The chart's policies that write into objects, where the API server serves their kind. Each has a binding of the same
 /// name.
-pub(in crate::plugin) const MUTATING: &[(&str, &str)] = &[
+const MUTATING: &[(&str, &str)] = &[
     ("Mutating", "reservoir-principal"),
     ("Mutating", "reservoir-guard"),
     ("Mutating", "reservoir-read-only-claims"),
 ];
 
 /// What the chart installs instead.
-pub(in crate::plugin) const UNMUTATED: &[(&str, &str)] = &[("Validating", "reservoir-read-only-claims")];
+const UNMUTATED: &[(&str, &str)] = &[("Validating", "reservoir-read-only-claims")];
+
+/// True if the chart makes a policy or a binding of this kind and name, on some API server.
+pub(in crate::plugin) fn is_policy_of_the_chart(kind: &str, name: &str) -> bool {
+    let all = [POLICIES, MUTATING, UNMUTATED];
+    all.into_iter().flatten().any(|(prefix, policy)| kind.starts_with(prefix) && *policy == name)
+}
 
 /// Checks the facts, subject by subject. `version` is the version of the plug-in.
 pub(in crate::plugin) fn findings(facts: &Facts, version: &str) -> Vec<Finding> {

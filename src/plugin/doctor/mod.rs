@@ -4,6 +4,6 @@ mod checks;
 mod facts;
 mod finding;
 
-pub(super) use checks::{POLICIES, findings};
+pub(super) use checks::{findings, is_policy_of_the_chart};
 pub(super) use facts::Facts;
 pub(super) use finding::{Level, text};

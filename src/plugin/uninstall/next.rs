@@ -12,7 +12,7 @@ use crate::api::{DRIVER, DiskReservation, GROUP, LABEL_MANAGED_BY, MANAGED_BY, S
 use crate::cluster;
 use crate::plan::pvc_provisioner::pvc_of;
 use crate::plan::{kept, names};
-use crate::plugin::doctor::{Facts, POLICIES};
+use crate::plugin::doctor::{Facts, is_policy_of_the_chart};
 use crate::plugin::snapshot::Snapshot;
 
 /// The fate of the data.
@@ -164,9 +164,7 @@ fn kept_data(snapshot: &Snapshot, now: Timestamp) -> Vec<SharedPersistentVolume>
 fn rest(installed: &Installed) -> Vec<Object> {
     let (facts, snapshot) = (&installed.facts, &installed.facts.snapshot);
     let policies = facts.policies.iter().flat_map(|(kind, found)| {
-        let ours = |name: &&String| {
-            POLICIES.iter().any(|(prefix, policy)| kind.starts_with(prefix) && policy == &name.as_str())
-        };
+        let ours = |name: &&String| is_policy_of_the_chart(kind, name);
         found.iter().flatten().filter(ours).map(|name| {
             let gvk = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
             let plural = kind.to_lowercase().replace("policybinding", "policybindings");
@@ -256,14 +254,19 @@ mod tests {
         there.facts.controllers = Some(vec![]);
         let step = next(Data::Erase, &there, NOW);
         assert!(matches!(&step, Step::First(why) if why.contains("nobody erases")), "{step:?}");
-        there.facts.policies.insert(
-            "ValidatingAdmissionPolicy",
-            Some(["reservoir-bounds".to_owned(), "mine".to_owned()].into()),
-        );
-        assert_eq!(
-            listed(next(Data::Keep, &there, NOW)),
-            "ValidatingAdmissionPolicy reservoir-bounds, VolumeClaim ns/c, SharedPersistentVolume v, DiskReservation r"
-        );
+        // F6: what the chart makes on an API server with MutatingAdmissionPolicy, and without.
+        for (kind, name) in [
+            ("ValidatingAdmissionPolicy", "reservoir-bounds"),
+            ("ValidatingAdmissionPolicyBinding", "reservoir-read-only-claims"),
+            ("MutatingAdmissionPolicy", "reservoir-guard"),
+        ] {
+            there.facts.policies.clear();
+            there.facts.policies.insert(kind, Some([name.to_owned(), "mine".to_owned()].into()));
+            assert_eq!(
+                listed(next(Data::Keep, &there, NOW)),
+                format!("{kind} {name}, VolumeClaim ns/c, SharedPersistentVolume v, DiskReservation r")
+            );
+        }
     }
 
     /// F5, X8: a reservation with kept data would stay for ever.
