@@ -147,7 +147,7 @@ async fn m3_s9_no_sys_admin_beside_a_read_only_claim() {
     let privileged = |name: &str| json!([container(name, json!({"privileged": true}))]);
     let create = async |claim: &str, spec: Value| {
         let mut pod = json!({"metadata": {"name": "new"}, "spec": {"automountServiceAccountToken": false,
-            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]}});
+            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim, "readOnly": claim == "reader"}}]}});
         pod["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
         let dry = PostParams { dry_run: true, ..Default::default() };
         pods.create(&dry, &serde_json::from_value(pod).unwrap()).await.map_err(|e| e.to_string())

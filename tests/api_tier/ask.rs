@@ -3,7 +3,7 @@
 use kube::Client;
 use serde_json::{Value, json};
 
-use crate::support::{Cluster, admission_writes, sign, until};
+use crate::support::{Cluster, admission_writes, guard, sign, until};
 
 pub const SERVER_SIDE: &str = "application/apply-patch+yaml";
 pub const MERGE: &str = "application/merge-patch+json";
@@ -49,25 +49,28 @@ impl Ask {
         self.send(client, "&dryRun=All").await
     }
 
-    /// The same with the principal that the caller has to write where admission does not.
-    async fn signed(&self, client: &Client) -> Value {
+    /// The body with what admission does not write on the release of the tests: the principal, and in a new object the
+    /// finalizer, since no controller runs to add it.
+    async fn completed_body(&self, client: &Client) -> Value {
         let mut body = self.body.clone();
-        let is_whole = self.method == "POST" || self.content == SERVER_SIDE;
-        if is_whole && !admission_writes() {
-            let get = http::Request::get(format!("/apis/reservoir.dev/v1alpha1/{}", self.path))
-                .body(vec![])
-                .unwrap();
-            let there = match self.method {
-                "POST" => None,
-                _ => client.request::<Value>(get).await.ok(),
-            };
-            sign(client, &mut body, there.as_ref()).await;
-        }
+        let there = match (self.method, self.content) {
+            _ if admission_writes() => return body,
+            ("POST", _) => {
+                guard(&mut body);
+                None
+            }
+            (_, SERVER_SIDE) => {
+                let get = http::Request::get(format!("/apis/reservoir.dev/v1alpha1/{}", self.path));
+                client.request::<Value>(get.body(vec![]).unwrap()).await.ok()
+            }
+            _ => return body,
+        };
+        sign(client, &mut body, there.as_ref()).await;
         body
     }
 
     async fn send(&self, client: &Client, query: &str) -> Result<Value, String> {
-        let body = self.signed(client).await;
+        let body = self.completed_body(client).await;
         let manager = if self.method == "DELETE" { "" } else { "&fieldManager=test" };
         let force = if self.content == SERVER_SIDE { "&force=true" } else { "" };
         let request = http::Request::builder()

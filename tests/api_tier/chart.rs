@@ -3,6 +3,7 @@
 use kube::ResourceExt;
 use kube::api::{DynamicObject, Patch, PatchParams, ValidationDirective};
 use reservoir_cluster::chart;
+use reservoir_cluster::programs::Release;
 use serde::Deserialize;
 
 use crate::support::*;
@@ -34,6 +35,8 @@ async fn the_api_server_accepts_every_object_of_the_chart() {
         "agent.disks[2].name=c",
         "agent.disks[2].path=/dev/c",
         "agent.disks[2].kind=Block",
+        // Where admission does not write it.
+        "test.principal=admin",
         "storageClasses[0].name=eng",
         "storageClasses[0].role=eng",
         "storageClasses[0].shared=true",
@@ -44,7 +47,8 @@ async fn the_api_server_accepts_every_object_of_the_chart() {
         "storageClasses[0].default=true",
         "storageClasses[0].namespaces={team-a,team-b}",
     ];
-    let text = chart::render(&values).unwrap();
+    let version = Release::chosen().and_then(Release::version).unwrap();
+    let text = chart::render_on(&["--kube-version", version], &values).unwrap();
     let mut kinds = std::collections::BTreeMap::<String, usize>::new();
     for document in serde_yaml::Deserializer::from_str(&text) {
         let Some(object) = Option::<DynamicObject>::deserialize(document).unwrap() else { continue };

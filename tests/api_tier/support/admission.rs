@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use kube::Client;
+use reservoir::api::FINALIZER;
 use reservoir::cluster;
 use reservoir_cluster::programs::Release;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{AGENT_USER, CONTROLLER_USER};
 
@@ -21,6 +22,22 @@ pub fn policies(mutating: bool) -> String {
     let text = ["admission.yaml", besides].map(|file| std::fs::read_to_string(files.join(file)).unwrap());
     let text = text.join("\n---\n").replace("AGENT_USER", AGENT_USER);
     text.replace("CONTROLLER_USER", CONTROLLER_USER).replace("RELEASE_NAMESPACE", "reservoir-system")
+}
+
+/// Adds the finalizer to a manifest of a kind that has it.
+pub fn guard(manifest: &mut Value) {
+    let kinds = ["DiskReservation", "SharedPersistentVolume", "VolumeClaim"];
+    if kinds.iter().all(|kind| manifest["kind"] != *kind) {
+        return;
+    }
+    let finalizers = &mut manifest["metadata"]["finalizers"];
+    if finalizers.is_null() {
+        *finalizers = json!([]);
+    }
+    let finalizers = finalizers.as_array_mut().unwrap();
+    if finalizers.iter().all(|finalizer| finalizer != FINALIZER) {
+        finalizers.push(FINALIZER.into());
+    }
 }
 
 /// Writes the principal into a manifest as people do where admission does not: the user of `client`, or what `there`, the
