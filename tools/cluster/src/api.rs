@@ -1,6 +1,6 @@
 //! Tier *api*: etcd, kube-apiserver and, where wanted, kube-controller-manager as child processes.
 //!
-//! `RESERVOIR_KUBERNETES` chooses the release of Kubernetes ([`Release`]).
+//! `RESERVOIR_KUBERNETES` chooses the release of Kubernetes ([`crate::programs::Release`]).
 //!
 //! Guarantees: ready within seconds from a warm cache; any number side by side; the processes end with this process,
 //! however it ends. Assumes util-linux's `setpriv` and `openssl`; root is not needed.
@@ -18,7 +18,7 @@ use crate::cache::Cache;
 use crate::interrupt;
 use crate::ports;
 use crate::process::Process;
-use crate::programs::{Program, Release};
+use crate::programs::Program;
 
 mod files;
 
@@ -233,11 +233,7 @@ struct Programs {
 
 impl Programs {
     fn find(controller_manager: bool) -> anyhow::Result<Self> {
-        let (cache, release) = (Cache::open()?, Release::chosen()?);
-        let kubernetes = |name| match release == Release::default() {
-            true => Program::Kubernetes(name),
-            false => Program::OfRelease(release, name),
-        };
+        let cache = Cache::open()?;
         let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
         let find = |program: Program| {
             let given = assets.as_ref().map(|dir| dir.join(program.name())).filter(|file| file.is_file());
@@ -245,9 +241,9 @@ impl Programs {
         };
         Ok(Self {
             etcd: find(Program::Etcd)?,
-            apiserver: find(kubernetes("kube-apiserver"))?,
+            apiserver: find(Program::Kubernetes("kube-apiserver"))?,
             controller_manager: controller_manager
-                .then(|| find(kubernetes("kube-controller-manager")))
+                .then(|| find(Program::Kubernetes("kube-controller-manager")))
                 .transpose()?,
         })
     }

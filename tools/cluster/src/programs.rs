@@ -47,10 +47,8 @@ const TOOLS: &[(&str, &str, &str)] = &[
 /// A program that can be built from source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
-    /// A command of Kubernetes, by its name; or `e2e.test`, or `agnhost`, which its pods run.
+    /// A command of the chosen [`Release`] of Kubernetes, by its name; or `e2e.test`, or `agnhost`, which its pods run.
     Kubernetes(&'static str),
-    /// A command of another release of Kubernetes, by its name: one of the api tier's.
-    OfRelease(Release, &'static str),
     /// Kubernetes' store.
     Etcd,
     /// A command of containerd, by its name.
@@ -67,9 +65,7 @@ impl Program {
     /// The name of the file.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Kubernetes(name) | Self::OfRelease(_, name) | Self::Containerd(name) | Self::Tool(name) => {
-                name
-            }
+            Self::Kubernetes(name) | Self::Containerd(name) | Self::Tool(name) => name,
             Self::Cni(directory) => directory.rsplit('/').next().unwrap_or(directory),
             Self::Etcd => "etcd",
             Self::Runc => "runc",
@@ -79,8 +75,7 @@ impl Program {
     /// The version, such as `v1.36.3`.
     pub fn version(self) -> anyhow::Result<&'static str> {
         match self {
-            Self::Kubernetes(_) => KUBERNETES.version("k8s.io/kubernetes"),
-            Self::OfRelease(release, _) => release.version(),
+            Self::Kubernetes(_) => Release::chosen()?.version(),
             Self::Etcd => KUBERNETES.version("go.etcd.io/etcd/server/v3"),
             Self::Containerd(_) => RUNTIME.version("github.com/containerd/containerd/v2"),
             Self::Cni(_) => RUNTIME.version("github.com/containernetworking/plugins"),
@@ -93,7 +88,7 @@ impl Program {
     pub fn build(self, cache: &Cache) -> anyhow::Result<PathBuf> {
         let (name, version) = (self.name(), self.version()?);
         let project = match self {
-            Self::Kubernetes(_) | Self::OfRelease(..) => "kubernetes",
+            Self::Kubernetes(_) => "kubernetes",
             Self::Containerd(_) => "containerd",
             Self::Cni(_) => "cni-plugins",
             _ => name,
@@ -108,11 +103,7 @@ impl Program {
                     _ => (go()?, format!("cmd/{name}")),
                 };
                 let go = go.progress(title).args(["-ldflags", &kubernetes_ldflags(version)]);
-                KUBERNETES.build(&format!("k8s.io/kubernetes/{directory}"), go, path)
-            }
-            Self::OfRelease(release, name) => {
-                let go = go()?.progress(title).args(["-ldflags", &kubernetes_ldflags(version)]);
-                release.module().build(&format!("k8s.io/kubernetes/cmd/{name}"), go, path)
+                Release::chosen()?.module().build(&format!("k8s.io/kubernetes/{directory}"), go, path)
             }
             Self::Etcd => {
                 KUBERNETES.build("go.etcd.io/etcd/server/v3", stripped(go()?.progress(title)), path)
@@ -149,7 +140,7 @@ pub(crate) fn tool_sources(name: &str) -> anyhow::Result<PathBuf> {
 
 /// The directory of the Kubernetes sources, from Go's module cache.
 pub(crate) fn kubernetes_sources() -> anyhow::Result<PathBuf> {
-    download(&format!("k8s.io/kubernetes@{}", KUBERNETES.version("k8s.io/kubernetes")?))
+    download(&format!("k8s.io/kubernetes@{}", Release::chosen()?.version()?))
 }
 
 /// The directory of the Prometheus Operator's sources, which have its kinds.

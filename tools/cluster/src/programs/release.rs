@@ -18,7 +18,7 @@ macro_rules! module {
 static OLDER: [Module; 2] = [module!("kubernetes-1.34"), module!("kubernetes-1.35")];
 static NEWER: [Module; 1] = [module!("kubernetes-1.37")];
 
-/// A release that the api tier can run; the node tier runs the default alone.
+/// A release that the tiers can run: the api tier each of them, the node tier the oldest and the default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Release(&'static Module);
 
