@@ -200,6 +200,177 @@ fn a4_the_programs_read_no_secret_and_the_controller_is_confined() {
     );
 }
 
+fn security_page() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/security.md")).unwrap()
+}
+
+/// A1, A4, X9: where an expression of a policy fails, or its parameters are missing, the request is refused. docs/security.md
+/// names the policies that let such a request pass.
+#[test]
+fn a1_policies_fail_closed_except_those_on_the_page() {
+    let with = |mutating| {
+        let mutating = format!("admission.mutatingPolicies={mutating}");
+        rendered(&["admission.denySysAdminWithReadOnlyClaims=true", "replacePods=true", &*mutating])
+    };
+    let objects = [with(true), with(false)].concat();
+    let is_policy = |object: &&Value| object["kind"].as_str().unwrap().ends_with("AdmissionPolicy");
+    let policies: Vec<&Value> = objects.iter().filter(is_policy).collect();
+    assert!(policies.len() > 30, "{}", policies.len());
+    let mut ignored: Vec<String> = Vec::new();
+    for policy in policies {
+        let name = policy["metadata"]["name"].as_str().unwrap();
+        match policy["spec"]["failurePolicy"].as_str() {
+            Some("Fail") => {}
+            Some("Ignore") => ignored.push(format!("`{name}`")),
+            other => panic!("{name}: failurePolicy {other:?}"),
+        }
+        // A policy without a binding refuses nothing.
+        let kind = format!("{}Binding", policy["kind"].as_str().unwrap());
+        let binding = objects
+            .iter()
+            .find(|object| object["kind"] == *kind && object["spec"]["policyName"] == name)
+            .unwrap_or_else(|| panic!("{name} has no {kind}"));
+        let actions = match (policy["kind"].as_str().unwrap(), name) {
+            ("MutatingAdmissionPolicy", _) => Value::Null,
+            (_, "reservoir-storage-class") => serde_json::json!(["Warn"]),
+            _ => serde_json::json!(["Deny"]),
+        };
+        assert_eq!(binding["spec"]["validationActions"], actions, "{name}");
+        assert!(binding["spec"]["matchResources"].is_null(), "{name} leaves something out");
+        assert_eq!(
+            policy["metadata"]["annotations"]["helm.sh/resource-policy"],
+            binding["metadata"]["annotations"]["helm.sh/resource-policy"],
+            "{name}: one of both goes with the chart"
+        );
+    }
+    let page = security_page();
+    let paragraph = page.split("\n\n").find(|text| text.contains("failurePolicy")).unwrap();
+    let mut named: Vec<String> = paragraph
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|word| word.starts_with("reservoir-"))
+        .map(|word| format!("`{word}`"))
+        .collect();
+    ignored.sort();
+    ignored.dedup();
+    named.sort();
+    assert_eq!(ignored, named, "docs/security.md: {paragraph}");
+}
+
+/// A4: what an agent gets of its node is on docs/security.md, for each kind of disk, and it gets nothing else.
+#[test]
+fn a4_an_agent_gets_of_its_node_what_the_page_lists() {
+    let page = security_page();
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .skip_while(|line| !line.starts_with("| directory of the node |"))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    assert!(rows.len() > 5, "{rows:?}");
+    let (a_disk, roots) = ("the disk, or the directory above its mount point", "each of `adoptRoots`");
+    for (kind, set) in [
+        ("`Loop`", &["path=/mnt/d/e"][..]),
+        ("`Btrfs`", &["path=/mnt/d/e", "backing=Btrfs"]),
+        ("`Quota`", &["path=/mnt/d/e", "backing=Quota"]),
+        ("`Mount`", &["path=/mnt/d/e", "kind=Mount"]),
+        ("`Lvm`", &["path=/dev/vg0", "backing=Lvm"]),
+        ("`Block`", &["path=/dev/d", "kind=Block"]),
+        ("adopted", &["path=/mnt/d/e", "adoptRoots[0]=/srv/data", "allowUnenforced=true"]),
+    ] {
+        let mut values = vec!["agent.disks[0].name=d".to_owned()];
+        values.extend(set.iter().map(|value| format!("agent.disks[0].{value}")));
+        let objects = rendered(&values.iter().map(String::as_str).collect::<Vec<_>>());
+        let pod = &only(&objects, "DaemonSet")["spec"]["template"]["spec"];
+        let (containers, volumes) =
+            (pod["containers"].as_array().unwrap(), pod["volumes"].as_array().unwrap());
+        assert_eq!((containers.len(), &pod["initContainers"]), (1, &Value::Null));
+        let mut found: Vec<String> = Vec::new();
+        for volume in volumes {
+            let sources: Vec<&String> =
+                volume.as_object().unwrap().keys().filter(|key| *key != "name").collect();
+            match sources[..] {
+                [source] if source == "hostPath" => {
+                    let path = volume["hostPath"]["path"].as_str().unwrap();
+                    let mount = containers[0]["volumeMounts"].as_array().unwrap();
+                    let mount = mount.iter().find(|mount| mount["name"] == volume["name"]).unwrap();
+                    assert_eq!(mount["mountPath"], path, "{kind}: one name inside and outside");
+                    assert!(mount["subPath"].is_null(), "{kind}");
+                    let access = if mount["readOnly"] == true { "read" } else { "read, write" };
+                    let place = match path {
+                        "/mnt/d" => a_disk.to_owned(),
+                        "/srv/data" => roots.to_owned(),
+                        path => format!("`{path}`"),
+                    };
+                    found.push(format!("{place}: {access}"));
+                }
+                [source] => assert!(["configMap", "emptyDir"].contains(&source.as_str()), "{kind}: {source}"),
+                _ => panic!("{kind}: {volume}"),
+            }
+        }
+        let listed = rows.iter().filter(|row| row[1] == "each" || row[1].contains(kind));
+        let mut listed: Vec<String> = listed.map(|row| format!("{}: {}", row[0], row[2])).collect();
+        found.sort();
+        listed.sort();
+        assert_eq!(found, listed, "{kind}: what the DaemonSet has, and what docs/security.md lists");
+        for denied in ["hostNetwork", "hostIPC", "hostUsers", "shareProcessNamespace", "runtimeClassName"] {
+            assert!(pod[denied].is_null(), "{kind}: {denied}");
+        }
+        let context = serde_json::json!({"privileged": true, "runAsUser": 0, "runAsGroup": 0,
+            "readOnlyRootFilesystem": true});
+        assert_eq!((&containers[0]["securityContext"], &pod["securityContext"]), (&context, &Value::Null));
+    }
+}
+
+/// A4: the image is made of nothing but the programs that docs/security.md names, and what they load.
+#[test]
+fn a4_the_image_has_the_programs_of_the_page() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let recipe = fs::read_to_string(root.join("Dockerfile")).unwrap();
+    let (stages, image) = recipe.rsplit_once("\nFROM ").unwrap();
+    let lines: Vec<&str> =
+        image.lines().filter(|line| !line.starts_with('#') && !line.starts_with("LABEL ")).collect();
+    assert_eq!(lines[0], "scratch");
+    let adds = |line: &&&str| line.starts_with("COPY") || line.starts_with("ADD") || line.starts_with("RUN");
+    assert_eq!(lines.iter().filter(adds).collect::<Vec<_>>(), [&"COPY --from=files /files/ /"]);
+    let files = stages.rsplit_once("\nFROM ").unwrap().1;
+    let list = files.split_once("for program in ").unwrap().1.split_once(';').unwrap().0;
+    let page = security_page();
+    let item = page.split("\n- ").find(|item| item.starts_with("**The agent starts no shell.**")).unwrap();
+    let named: Vec<&str> = item.split('`').skip(1).step_by(2).collect();
+    for program in list.split_whitespace() {
+        assert!(named.contains(&program), "{program} is in the image, and not on docs/security.md");
+    }
+    assert_eq!(files.matches("--target-directory=/files").count(), 2, "programs, and mke2fs.conf");
+    assert!(files.contains("--target-directory=/files /etc/mke2fs.conf"), "{files}");
+}
+
+/// A4: the ports of docs/security.md. A test of the api tier shows that the programs listen on no others.
+#[test]
+fn a4_ports_are_those_of_the_page_and_reach_no_service() {
+    let objects = rendered(&["agent.disks[0].name=d", "agent.disks[0].path=/d"]);
+    let page = security_page();
+    for (kind, program, port) in [("DaemonSet", "agent", 8081), ("Deployment", "controller", 8080)] {
+        let container = &only(&objects, kind)["spec"]["template"]["spec"]["containers"][0];
+        let ports = serde_json::json!([{"name": "metrics", "containerPort": port}]);
+        assert_eq!(container["ports"], ports, "{program}: no port of the host");
+        let args = container["args"].to_string();
+        assert!(!args.contains("bind-address"), "{args}");
+        let help = std::process::Command::new(env!("CARGO_BIN_EXE_reservoir"))
+            .args([program, "--help"])
+            .output()
+            .unwrap();
+        let help = String::from_utf8(help.stdout).unwrap();
+        assert!(help.contains(&format!("[default: 0.0.0.0:{port}]")), "{help}");
+        assert!(page.contains(&format!("port {port}")), "{port}");
+    }
+    assert!(objects.iter().all(|object| !["Service", "Ingress"].contains(&object["kind"].as_str().unwrap())));
+    let driver = &only(&objects, "CSIDriver")["spec"];
+    assert!(driver["seLinuxMount"].is_null() && driver["requiresRepublish"].is_null(), "{driver}");
+}
+
 /// D6. Each node with these labels has the agent of one pool: the first pool that selects the node, or else `agent.disks`.
 #[test]
 fn d6_each_node_has_the_agent_of_one_pool() {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use kube::Client;
+use kube::{Client, Resource};
 
 use crate::api::SharedPersistentVolume;
 use crate::cluster::{self, Events, WorkQueue};
@@ -122,6 +122,17 @@ impl Context {
     ) -> Result<T, NodeError> {
         let host = self.host.clone();
         tokio::task::spawn_blocking(move || work(&host)).await.map_err(|_| NodeError::Panicked)
+    }
+
+    /// Publishes a warning about an object.
+    pub(super) async fn warn<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        action: &str,
+        reason: &str,
+        message: &str,
+    ) {
+        self.events.publish(object, None, false, action, reason, message).await;
     }
 
     /// Signs a text with the key on a disk; `None` if the disk has no key (A7).

@@ -76,10 +76,7 @@ impl DiskIdentities {
                     let spec = spec();
                     for other in all.iter().filter(|object| object.spec.disk_id == spec.disk_id) {
                         let message = not_signed(&node);
-                        self.ctx
-                            .events
-                            .publish(other, None, false, "Report", reason::DISK_REFUSED, &message)
-                            .await;
+                        self.ctx.warn(other, "Report", reason::DISK_REFUSED, &message).await;
                     }
                     let made = cluster::apply(api, &NodeDisk::new(&name, spec), AGENT_MANAGER).await;
                     made.map(Ok).map_err(NodeError::from)
@@ -145,10 +142,7 @@ impl DiskIdentities {
                 let why = telemetry::chain(&error);
                 if self.refused.get(&disk) != Some(&why) {
                     let message = copy_refused(&self.ctx.node, &why);
-                    self.ctx
-                        .events
-                        .publish(found, None, false, "Report", reason::DISK_REFUSED, &message)
-                        .await;
+                    self.ctx.warn(found, "Report", reason::DISK_REFUSED, &message).await;
                 }
                 Ok(Err(why))
             }

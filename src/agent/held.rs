@@ -39,7 +39,7 @@ pub(super) async fn report_waiting(uid: &VolumeUid, pod: &PodRef, users: &[PodRe
     let Some(held) = look(uid, None, ctx).await.filter(|held| !held.by.is_empty()) else { return };
     let (volume, (by, published)) = (volume(uid, &held.volume), split(held));
     let message = held_by::waited_for(&ctx.node, pod, &by, &[&published[..], users].concat());
-    ctx.events.publish(&volume, None, false, "Mount", reason::MOUNT_HELD, &message).await;
+    ctx.warn(&volume, "Mount", reason::MOUNT_HELD, &message).await;
 }
 
 /// Publishes which processes keep a target from being unmounted, on the volume and on the pod. What the kernel refuses
@@ -52,10 +52,10 @@ pub(super) async fn report(uid: &VolumeUid, target: &Path, ctx: &Context) {
     let name = held.volume.clone();
     let (by, pods) = split(held);
     let message = held_by::on_volume(&ctx.node, &by, &pods);
-    ctx.events.publish(&volume(uid, &name), None, false, "Unmount", reason::MOUNT_HELD, &message).await;
+    ctx.warn(&volume(uid, &name), "Unmount", reason::MOUNT_HELD, &message).await;
     for pod in &pods {
         let message = held_by::on_pod(&ctx.node, &name, &by, pod);
-        ctx.events.publish(&object(pod), None, false, "Unmount", reason::MOUNT_HELD, &message).await;
+        ctx.warn(&object(pod), "Unmount", reason::MOUNT_HELD, &message).await;
     }
 }
 

@@ -77,9 +77,10 @@ pub mod reason {
         /// Reservation: no disk fits its `nodeDisk`, `nodeName` or `nodeSelector`.
         /// Next: correct the name or labels; `kubectl get nodedisks` lists the disks.
         pub const NO_SUCH_DISK: &str = "NoSuchDisk";
-        /// Reservation: it is static, and its disk is in another node than the one whose agent may make static
-        /// reservations on the disk. It takes no bytes (A7).
-        /// Next: delete the reservation; a reservation that is not static may use the disk.
+        /// Reservation: it is static, and takes no bytes (A7). Its disk is in another node than the one whose agent may make
+        /// static reservations on the disk, or the node has two NodeDisks that are named after one disk of its configuration.
+        /// Next: delete the reservation, or the NodeDisk that no disk has; a reservation that is not static may use the
+        /// disk.
         pub const DISK_MOVED: &str = "DiskMoved";
         /// Reservation: its deletion waits for the volumes in it (R6).
         /// Next: delete the volumes that the message names.

@@ -423,16 +423,33 @@ mod tests {
         assert_eq!(next.iter().map(|name| &**name).collect::<Vec<_>>(), ["flood/75", "b/1"]);
     }
 
-    /// An API server that answers each request with this code; 0: no answer.
-    fn answering(code: u16, reason: &'static str) -> Api<Pod> {
+    /// An API server that answers each request with this code and reason, or this text; 0: no answer.
+    fn answering(code: u16, answer: Answer) -> Api<Pod> {
         let service = tower::service_fn(move |_: http::Request<Body>| async move {
-            let answer = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-                "code": code, "reason": reason, "message": "no", "details": {"retryAfterSeconds": 7}});
-            let answer = Body::from(answer.to_string().into_bytes());
+            let status = |reason, message| {
+                json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                    "code": code, "reason": reason, "message": message, "details": {"retryAfterSeconds": 7}})
+            };
+            let answer = match answer {
+                Answer::Status(reason) => status(reason, "no").to_string(),
+                Answer::Says(reason, message) => status(reason, message).to_string(),
+                Answer::Text(text) => text.to_owned(),
+            };
+            let answer = Body::from(answer.into_bytes());
             let refused = || kube::Error::Service("connection refused".into());
             http::Response::builder().status(code).body(answer).map_err(|_| refused())
         });
         Api::all(Client::new(service, "default"))
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Answer {
+        /// A Status with this reason.
+        Status(&'static str),
+        /// A Status with this reason and message.
+        Says(&'static str, &'static str),
+        /// What is no object: of a proxy, or of the API server's own filters.
+        Text(&'static str),
     }
 
     /// Each possible error of the API server, and no answer, for a write whose object is enqueued all the time. The
@@ -440,21 +457,36 @@ mod tests {
     /// pause of at least a second.
     #[tokio::test]
     async fn no_error_of_the_api_server_makes_a_hot_loop() {
+        use Answer::{Says, Status, Text};
         let errors = [
-            (0, "", "Unreachable", false),
-            (400, "BadRequest", "BadRequest", true),
-            (401, "Unauthorized", "Unauthorized", false),
-            (403, "Forbidden", "Forbidden", true),
-            (404, "NotFound", "NotFound", false),
-            (409, "Conflict", "Conflict", false),
-            (409, "AlreadyExists", "AlreadyExists", false),
-            (410, "Expired", "Api", false),
-            (413, "RequestEntityTooLarge", "TooLarge", true),
-            (422, "Invalid", "Invalid", true),
-            (429, "TooManyRequests", "TooManyRequests", false),
-            (500, "InternalError", "Api", false),
-            (503, "ServiceUnavailable", "Unavailable", false),
-            (504, "Timeout", "Timeout", false),
+            // Also a connection that ends before the answer, whatever the API server did.
+            (0, Text(""), "Unreachable", false),
+            (200, Text("{\"kind\": \"Pod\", \"metadata\": {"), "Unreachable", false),
+            (200, Text(""), "Unreachable", false),
+            (400, Status("BadRequest"), "BadRequest", true),
+            (401, Status("Unauthorized"), "Unauthorized", false),
+            (403, Status("Forbidden"), "Forbidden", true),
+            (403, Says("Forbidden", "exceeded quota: q, requested: requests.storage=1Gi"), "Forbidden", true),
+            (403, Says("Forbidden", "ValidatingAdmissionPolicy 'p' denied request"), "Forbidden", true),
+            (404, Status("NotFound"), "NotFound", false),
+            (405, Status("MethodNotAllowed"), "Api", true),
+            (406, Status("NotAcceptable"), "Api", true),
+            (409, Status("Conflict"), "Conflict", false),
+            (409, Status("AlreadyExists"), "AlreadyExists", false),
+            (410, Status("Expired"), "Api", false),
+            (413, Status("RequestEntityTooLarge"), "TooLarge", true),
+            (413, Text("<html>413 Request Entity Too Large</html>"), "TooLarge", true),
+            (415, Status("UnsupportedMediaType"), "Api", true),
+            (422, Status("Invalid"), "Invalid", true),
+            (429, Status("TooManyRequests"), "TooManyRequests", false),
+            // Priority and fairness.
+            (429, Text("Too many requests, please try again later."), "TooManyRequests", false),
+            (500, Status("InternalError"), "Api", false),
+            (500, Says("InternalError", "failed calling webhook \"w\""), "Api", true),
+            (502, Text("<html>502 Bad Gateway</html>"), "Api", false),
+            (503, Status("ServiceUnavailable"), "Unavailable", false),
+            (503, Text("apiserver is shutting down"), "Unavailable", false),
+            (504, Status("Timeout"), "Timeout", false),
         ];
         let all = errors.map(|(code, reason, label, refused)| async move {
             let (pods, tries, started) = (answering(code, reason), Cell::new(0), Instant::now());
@@ -477,14 +509,16 @@ mod tests {
                 () = enqueued => {}
             }
             match label {
-                "Conflict" => assert!(tries.get() > 2, "{code} {reason}: {} tries", tries.get()),
-                _ => assert!((2..=1 + started.elapsed().as_secs()).contains(&tries.get()), "{code} {reason}"),
+                "Conflict" => assert!(tries.get() > 2, "{code} {reason:?}: {} tries", tries.get()),
+                _ => {
+                    assert!((2..=1 + started.elapsed().as_secs()).contains(&tries.get()), "{code} {reason:?}")
+                }
             }
-            assert!(metrics.text().contains(&format!("outcome=\"{label}\"")), "{code} {reason}");
+            assert!(metrics.text().contains(&format!("outcome=\"{label}\"")), "{code} {reason:?}");
             let error = apply(&pods, &pod, "test").await.unwrap_err();
-            assert_eq!(error.refusal().is_some(), refused, "{code} {reason}");
-            let asked = if code == 0 || label == "Conflict" { 0 } else { 7 };
-            assert_eq!(Failure::of(&error).if_unchanged.as_secs(), asked, "{code} {reason}");
+            assert_eq!(error.refusal().is_some(), refused, "{code} {reason:?}");
+            let asked = if matches!(reason, Text(_)) || label == "Conflict" { 0 } else { 7 };
+            assert_eq!(Failure::of(&error).if_unchanged.as_secs(), asked, "{code} {reason:?}");
         });
         join_all(all).await;
     }

@@ -141,9 +141,11 @@ async fn gather_mate(name: &Name, ctx: &Context) -> Result<Option<Mate>, Error> 
 async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<(Option<String>, Again), Error> {
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     match step {
-        Step::CreateClaim(claim) => {
+        Step::CreateClaim(objects) => {
+            let (claim, volume) = *objects;
+            cluster::may_create(&volumes, &ctx.signed(&volume).await?).await?;
             let namespace = claim.namespace().unwrap_or_default();
-            cluster::create(&cluster::namespaced(&ctx.client, &namespace), &*claim).await?;
+            cluster::create(&cluster::namespaced(&ctx.client, &namespace), &claim).await?;
         }
         Step::CreateVolume(volume) => {
             let made = cluster::create(&volumes, &ctx.signed(&volume).await?).await?;

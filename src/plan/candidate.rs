@@ -7,6 +7,7 @@ use kube::ResourceExt;
 use crate::api::condition::{self, READY, Verdict, reason};
 use crate::api::{DiskReservation, NodeDisk};
 
+use super::disk_identity::{first_name, is_placeholder};
 use super::holder::Holder;
 use super::{allocatable, names};
 
@@ -16,6 +17,14 @@ pub struct Candidate<'a> {
     pub disk: &'a NodeDisk,
     /// Labels of the disk's node; `None`: the Node object is missing.
     pub node_labels: Option<&'a BTreeMap<String, String>>,
+}
+
+/// Why a static reservation takes no bytes on a disk (A7).
+enum Barred<'a> {
+    /// The disk has moved away from the node of this name, whose agent makes static reservations on it.
+    Moved(&'a str),
+    /// The node of the disk has this NodeDisk, too, under a name of the same disk of its configuration.
+    Twin(&'a NodeDisk),
 }
 
 /// True if a disk can serve at all now (D4).
@@ -29,29 +38,44 @@ pub fn free_space(disk: &NodeDisk) -> u64 {
 }
 
 /// True if the disk may serve the reservation. Either the disk fits `nodeDisk`, `nodeName` or `nodeSelector`, or the
-/// disk serves the reservation already.
-pub fn may_serve(reservation: &DiskReservation, candidate: &Candidate) -> bool {
+/// disk serves the reservation already. `all` has all disks.
+pub fn may_serve(reservation: &DiskReservation, candidate: &Candidate, all: &[Candidate]) -> bool {
     let spec = &reservation.spec;
     let disk = candidate.disk;
     if let Some(on) = reservation.status.as_ref().and_then(|s| s.node_disk.as_ref()) {
         return *on == disk.name_any();
     }
     disk.metadata.deletion_timestamp.is_none()
-        && !is_foreign(reservation, disk)
         && spec.node_disk.as_ref().is_none_or(|name| *name == disk.name_any())
+        && barred(reservation, disk, all).is_none()
         && spec.node_name.as_ref().is_none_or(|name| *name == disk.spec.node_name)
         && spec.node_selector.as_ref().is_none_or(|selector| {
             candidate.node_labels.is_some_and(|labels| selector.iter().all(|(k, v)| labels.get(k) == Some(v)))
         })
 }
 
-/// True if the reservation is static, and the disk has moved from the node of its maker to another one (A7).
+/// Why a static reservation takes no bytes on the disk.
 ///
 /// A reservation has no field for the node of its maker. Admission lets an agent make a static reservation only on a disk
 /// whose name begins with the agent's node, and a disk that moves keeps its name.
-fn is_foreign(reservation: &DiskReservation, disk: &NodeDisk) -> bool {
+///
+/// An agent may give nine names to the NodeDisk of one configured disk, for it may find the first ones taken by disks that
+/// moved away. A broken agent makes all nine, and the static reservations of that disk on each.
+fn barred<'a>(reservation: &DiskReservation, disk: &'a NodeDisk, all: &'a [Candidate]) -> Option<Barred<'a>> {
     let name = disk.metadata.name.as_deref().unwrap_or_default();
-    reservation.spec.is_static && maker(name) != Some(&disk.spec.node_name)
+    if !reservation.spec.is_static {
+        return None;
+    }
+    if let Some(node) = maker(name).filter(|node| *node != disk.spec.node_name) {
+        return Some(Barred::Moved(node));
+    }
+    let is_twin = |other: &&NodeDisk| {
+        other.spec.node_name == disk.spec.node_name
+            && other.metadata.name != disk.metadata.name
+            && !is_placeholder(other)
+            && first_name(other) == first_name(disk)
+    };
+    all.iter().map(|candidate| candidate.disk).find(is_twin).map(Barred::Twin)
 }
 
 /// The node whose agent makes static reservations on the disk of that name: `<node>.<disk>`, and `<disk>` has no dot.
@@ -91,14 +115,20 @@ pub fn no_such_disk(reservation: &DiskReservation, candidates: &[Candidate]) -> 
     let spec = &reservation.spec;
     let is_named = |disk: &&NodeDisk| spec.node_disk.is_some() && spec.node_disk == disk.metadata.name;
     let named = candidates.iter().map(|candidate| candidate.disk).find(is_named);
-    if let Some(disk) = named.filter(|disk| is_foreign(reservation, disk)) {
-        let (reservation, name) = (reservation.name_any(), disk.name_any());
-        let message = format!(
-            "NodeDisk {name} is in node {}, and static DiskReservation {reservation} on it can only be of the agent of node {}: \
-             delete DiskReservation {reservation}",
-            disk.spec.node_name,
-            maker(&name).unwrap_or_default()
-        );
+    if let Some((disk, why)) = named.and_then(|disk| Some((disk, barred(reservation, disk, candidates)?))) {
+        let (reservation, name, node) = (reservation.name_any(), disk.name_any(), &disk.spec.node_name);
+        let message = match why {
+            Barred::Moved(from) => format!(
+                "NodeDisk {name} is in node {node}, and static DiskReservation {reservation} on it can only be of the agent \
+                 of node {from}: delete DiskReservation {reservation}"
+            ),
+            Barred::Twin(other) => format!(
+                "node {node} has NodeDisks {name} and {}, both named after one disk of its configuration, and static \
+                 DiskReservation {reservation} is for one of them: delete the NodeDisk that no disk has, or DiskReservation \
+                 {reservation}",
+                other.name_any()
+            ),
+        };
         return Verdict::no(reason::DISK_MOVED, message);
     }
     let asked = match (&spec.node_disk, &spec.node_name, &spec.node_selector) {
@@ -234,11 +264,60 @@ mod tests {
         (served.spec.is_static, served.spec.node_disk) = (true, Some("n2.d".into()));
         served.status.as_mut().unwrap().node_disk = Some("n2.d".into());
         let candidate = Candidate { disk: &moved[0], node_labels: None };
-        assert!(may_serve(&served, &candidate), "it may grow");
+        assert!(may_serve(&served, &candidate, &[]), "it may grow");
         made.spec.is_static = true;
         let dotted = [disk("n2.zone.d", "n2.zone", 10, &[])];
         made.spec.node_disk = Some("n2.zone.d".into());
         assert_eq!(pick(&made, &dotted), Ok("n2.zone.d".into()));
+    }
+
+    /// A broken node makes all the NodeDisks that it may, under names of one configured disk and of a second one.
+    #[test]
+    fn a7_one_disk_of_a_node_serves_static_reservations() {
+        let made = |disk: &str| {
+            let mut made = reservation(&format!("{disk}.eng"), "eng", 1);
+            (made.spec.is_static, made.spec.node_disk) = (true, Some(disk.into()));
+            made
+        };
+        let named = |name: &str, disk_name: &str| {
+            let mut disk = disk(name, "n1", 10, &[]);
+            disk.spec.disk_name = disk_name.into();
+            disk
+        };
+        let mut disks = vec![named("n1.a-9", "a")];
+        assert_eq!(pick(&made("n1.a-9"), &disks), Ok("n1.a-9".into()), "n1.a is in another node, perhaps");
+        for other in ["a", "b"] {
+            let mut twins = vec![disks[0].clone(), named("n1.a-2", other)];
+            for disk in ["n1.a-9", "n1.a-2"] {
+                assert_eq!(pick(&made(disk), &twins).unwrap_err().0, "DiskMoved", "{disk} {other}");
+            }
+            assert_eq!(
+                pick(&made("n1.a-2"), &twins).unwrap_err().1,
+                "node n1 has NodeDisks n1.a-2 and n1.a-9, both named after one disk of its configuration, and static \
+                 DiskReservation n1.a-2.eng is for one of them: delete the NodeDisk that no disk has, or DiskReservation \
+                 n1.a-2.eng"
+            );
+            twins[1].spec.node_name = "n2".into();
+            assert_eq!(pick(&made("n1.a-9"), &twins), Ok("n1.a-9".into()), "that one moved away");
+            twins[1].spec.node_name = "n1".into();
+            twins[1].spec.disk_id = crate::api::UNKNOWN_DISK.into();
+            assert_eq!(pick(&made("n1.a-9"), &twins), Ok("n1.a-9".into()), "nothing is reserved on that one");
+        }
+        // What was served stays, and others may reserve on either.
+        let mut served = reserved("n1.a-9.eng", "eng", 1, &[]);
+        served.spec.is_static = true;
+        served.status.as_mut().unwrap().node_disk = Some("n1.a-9".into());
+        disks.push(named("n1.a", "a"));
+        let both: Vec<Candidate> = disks.iter().map(|disk| Candidate { disk, node_labels: None }).collect();
+        assert!(may_serve(&served, &both[0], &both), "it may grow");
+        let mut dynamic = made("n1.a");
+        dynamic.spec.is_static = false;
+        assert_eq!(pick(&dynamic, &disks), Ok("n1.a".into()));
+        // Two disks of the configuration, whose names look like two names of one.
+        let two = [named("n1.a", "a"), named("n1.a-2", "a-2")];
+        for disk in ["n1.a", "n1.a-2"] {
+            assert_eq!(pick(&made(disk), &two), Ok(disk.into()));
+        }
     }
 
     #[test]

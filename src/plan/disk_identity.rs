@@ -79,6 +79,16 @@ pub fn identify<'a>(
     Identity::TakeOver(found)
 }
 
+/// The name that the first NodeDisk of the same configured disk has. Later ones have a number behind it.
+pub(super) fn first_name(object: &NodeDisk) -> &str {
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    let is_first = name.strip_prefix(&*object.spec.node_name).and_then(|rest| rest.strip_prefix('.'))
+        == Some(&object.spec.disk_name);
+    let numbered =
+        name.rsplit_once('-').filter(|(_, n)| n.parse().is_ok_and(|n| (2..=MOST_NAMES).contains(&n)));
+    numbered.filter(|_| !is_first).map_or(name, |(first, _)| first)
+}
+
 /// True for the NodeDisk of a configured disk that the agent could not open yet, or may not serve. The object only shows
 /// the reason (D8). It belongs to no disk, so it is never reserved on, moved or compared with a disk.
 pub fn is_placeholder(object: &NodeDisk) -> bool {

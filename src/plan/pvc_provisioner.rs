@@ -89,8 +89,9 @@ pub type Objects = Box<(VolumeClaim, SharedPersistentVolume)>;
 /// The next step.
 #[derive(Debug, PartialEq)]
 pub enum Step {
-    /// Create the VolumeClaim. The watch of VolumeClaims causes the next step.
-    CreateClaim(Box<VolumeClaim>),
+    /// Create the VolumeClaim, after a dry run of the volume's creation. The watch of VolumeClaims causes the next step. The
+    /// step shows free space: without it there would be no claim.
+    CreateClaim(Objects),
     /// Create the volume, which completes the objects.
     CreateVolume(Box<SharedPersistentVolume>),
     /// A step of the growth of the volume that was read (P3).
@@ -189,7 +190,7 @@ pub fn next(seen: &Seen) -> Step {
         }
     }
     match &seen.claim {
-        None => Step::CreateClaim(Box::new(class::claim(pvc, &wanted))),
+        None => Step::CreateClaim(objects(wanted)),
         Some(_) => Step::CreateVolume(Box::new(wanted)),
     }
 }
@@ -431,8 +432,9 @@ mod tests {
     fn p1_the_claim_is_created_before_the_volume() {
         let mut s = seen(true);
         let Step::CreateClaim(made) = next(&s) else { panic!() };
-        assert_eq!((made.name_any().as_str(), made.spec.volume.as_deref()), ("data", Some("pvc-u")));
-        s.claim = Some(Arc::new(*made));
+        assert_eq!((made.0.name_any().as_str(), made.0.spec.volume.as_deref()), ("data", Some("pvc-u")));
+        assert_eq!(made.1.name_any(), "pvc-u", "the dry run");
+        s.claim = Some(Arc::new(made.0));
         let Step::CreateVolume(made) = next(&s) else { panic!() };
         assert_eq!((made.name_any().as_str(), made.spec.reservation.as_deref()), ("pvc-u", Some("r")));
         s.claim = Some(Arc::new(claim_of(None, false)));

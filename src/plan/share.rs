@@ -152,7 +152,8 @@ impl<'a> Sharing<'a> {
 
     /// The indexes of the disks that may serve the request.
     fn may_serve(&self, request: &Request) -> Vec<usize> {
-        let may = |i: &usize| candidate::may_serve(request.reservation, &self.candidates[*i]);
+        let may =
+            |i: &usize| candidate::may_serve(request.reservation, &self.candidates[*i], self.candidates);
         (0..self.candidates.len()).filter(may).collect()
     }
 
