@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, RenameFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, RenameFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -211,7 +211,11 @@ impl Disk {
         report.id = Some(self.id.clone());
         report.enforcement = self.enforcement();
         // statvfs(2) succeeds even on a filesystem that has shut itself down; a listing does not.
-        match self.uids().and_then(|_| self.backing.space(self.root.as_fd())) {
+        match self
+            .uids()
+            .and_then(|_| self.ensure_writable())
+            .and_then(|()| self.backing.space(self.root.as_fd()))
+        {
             Ok(space) => {
                 report.capacity = self.config.capacity.map_or(space.total, |most| most.min(space.total));
                 let share =
@@ -223,6 +227,19 @@ impl Disk {
             Err(error) => report.error = Some(error.to_string()),
         }
         report
+    }
+
+    /// A file system turns read-only at its first damage, and by a container with CAP_SYS_ADMIN whose volume is a part of it.
+    fn ensure_writable(&self) -> Result<()> {
+        let stat = rustix::fs::fstatvfs(&self.root).context(|| "look at the disk's file system")?;
+        match stat.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            true => Err(Error::unsuitable_disk(
+                &self.config.path,
+                "is on a file system that has become read-only: see the kernel's log, repair the file system if it is damaged, \
+                 and remount it writable",
+            )),
+            false => Ok(()),
+        }
     }
 
     /// The UIDs of all volumes, and of leftover directories of volumes. Directories with other names were not made by

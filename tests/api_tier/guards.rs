@@ -3,11 +3,14 @@
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::events::v1::Event;
 use kube::Client;
-use reservoir::api::{DiskReservation, FINALIZER};
+use kube::api::Patch;
+use reservoir::api::{DiskReservation, FINALIZER, TOPOLOGY_NODE};
 use serde_json::{Value, json};
 
-use crate::ask::{Ask, MERGE, bind, claim, cluster, lacks, object, path, person, reservation, volume};
+use crate::ask::{Ask, MERGE, bind, claim, cluster, grant, lacks, object, path, person, reservation, volume};
 use crate::support::{AGENT_USER, CONTROLLER_USER, Cluster, admission_writes, until};
 
 /// A client with a token that the API server has made for the agent of `node`.
@@ -155,6 +158,58 @@ async fn r2_a1_a4_static_reservations_belong_to_their_agent() {
     // The controller would finish the deletion, but no controller runs here.
     let kept = cluster.all::<DiskReservation>().get_opt("kept").await.unwrap();
     assert!(kept.is_none_or(|kept| kept.metadata.deletion_timestamp.is_some()));
+}
+
+/// A7, X4: a node draws no pods of another node's volumes to itself, and an agent writes no receipt of the controller.
+#[tokio::test(flavor = "multi_thread")]
+async fn a7_a_node_and_its_agent_speak_in_their_own_names() {
+    let cluster = cluster_with_agents().await;
+    let one = agent_of(&cluster, "n1").await;
+    let nodes: kube::Api<Node> = kube::Api::all(cluster.client.clone());
+    let label = async |node: &str, says: Value| {
+        let patch = json!({"metadata": {"labels": {TOPOLOGY_NODE: says}}});
+        nodes.patch(node, &Default::default(), &Patch::Merge(&patch)).await
+    };
+    let said = until("the policy is in force", || async { label("n1", json!("n2")).await.err() }).await;
+    let sentence = "the label topology.reservoir.dev/node of node n1 says n2, another node";
+    assert!(said.to_string().contains(sentence), "{said}");
+    label("n1", json!("n1")).await.unwrap();
+    label("n1", Value::Null).await.unwrap();
+
+    let event = |controller: &str, instance: &str| {
+        json!({"metadata": {"generateName": "e-", "namespace": "default"}, "action": "Destroy", "reason": "Destroyed",
+            "type": "Normal", "eventTime": "2026-01-01T00:00:00.000000Z", "note": "1Gi was given back",
+            "regarding": {"apiVersion": "reservoir.dev/v1alpha1", "kind": "SharedPersistentVolume", "name": "v"},
+            "reportingController": controller, "reportingInstance": instance})
+    };
+    let events: kube::Api<Event> = kube::Api::namespaced(one, "default");
+    let write = async |controller, instance| {
+        let event = serde_json::from_value(event(controller, instance)).unwrap();
+        events.create(&Default::default(), &event).await
+    };
+    until("the agent's RBAC is in force", || async { write("reservoir-agent", "n1").await.ok() }).await;
+    for (controller, instance) in [("reservoir-controller", "n1"), ("reservoir-agent", "n2")] {
+        let said = write(controller, instance).await.unwrap_err().to_string();
+        assert!(said.contains("the agent of node n1 may not write an event of"), "{said}");
+    }
+}
+
+/// P6, A1: a verb on one role does not keep the volume of another role's PersistentVolumeClaim from being made.
+#[tokio::test(flavor = "multi_thread")]
+async fn p6_the_name_of_a_pvcs_volume_is_not_for_a_role_operator() {
+    let cluster = cluster().await;
+    grant(&cluster, "bob", &["create", "recover"], &["eng"]).await;
+    let bob = person(&cluster, "bob").await;
+    let mut lost = volume("pvc-00000000-0000-4000-8000-000000000001", "eng");
+    lost["spec"]["recover"] = json!({"uid": "11111111-2222-3333-4444-555555555555"});
+    let said = Ask::create(&lost).dry(&bob).await.unwrap_err();
+    assert!(
+        said.contains("who may create PersistentVolumes may recover lost data under this name"),
+        "{said}"
+    );
+    Ask::create(&lost).dry(&cluster.client).await.unwrap();
+    lost["metadata"]["name"] = json!("found");
+    Ask::create(&lost).dry(&bob).await.unwrap();
 }
 
 /// A7: a compromised node cannot spend another role's quota, and touches nothing on a disk that is now in another

@@ -1016,7 +1016,7 @@ async fn p6_l1_a_pvc_waits_for_an_object_in_its_way() {
         refused.contains("is for the volume of a PersistentVolumeClaim: choose another one"),
         "{refused}"
     );
-    // A recovery may give a volume that name.
+    // Who recovers a cluster may give a volume that name.
     volume["spec"]["recover"] = json!({"uid": "11111111-2222-3333-4444-555555555555"});
     Ask::create(&volume).of(&cluster.client).await.unwrap();
     story.select("named", "n1").await;

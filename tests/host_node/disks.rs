@@ -193,6 +193,11 @@ fn v10_a_disk_that_fails_later_stops_no_other() {
         host.create("bad", &ext4(9)).unwrap();
         host.create("d", &ext4(1)).unwrap();
         host.publish(&node.request(&uid(1), "p", 0, false)).unwrap();
+        run("mount", &["-o", "remount,ro"], &bad);
+        let said = host.disks()[0].error.clone().unwrap();
+        assert!(said.contains("has become read-only"), "{said}");
+        run("mount", &["-o", "remount,rw"], &bad);
+        assert_eq!(host.disks()[0].error, None);
         run("xfs_io", &["-x", "-c", "shutdown"], &bad);
         assert!(std::fs::read_dir(&bad).is_err());
 

@@ -23,6 +23,8 @@ const POLICIES: &[(&str, &str)] = &[
     ("Validating", "reservoir-shrink"),
     ("Validating", "reservoir-kinds"),
     ("Validating", "reservoir-agent-own-node"),
+    ("Validating", "reservoir-node-label"),
+    ("Validating", "reservoir-agent-events"),
     ("Validating", "reservoir-agent-deletes"),
     ("Validating", "reservoir-agent-takes-over"),
     ("Validating", "reservoir-static"),
