@@ -1,6 +1,6 @@
 //! Hostile or damaged links, files, mounts and records.
 
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -273,6 +273,75 @@ fn impossible_sizes_are_refused() {
             host.publish(&node.request(&uid(i), "p", i, false)).unwrap();
             host.unpublish(&node.target("p", i)).unwrap();
         }
+    });
+}
+
+/// V10, S13. The file systems of two volumes are damaged in a directory, and then beyond use.
+#[test]
+fn v10_a_corrupt_file_system_costs_its_own_volume_only() {
+    on_a_node(|node| {
+        const NAME: &str = "a-name-in-the-directory";
+        const START: usize = 8 << 10;
+        let host = node.host();
+        for spec in [ext4(1), xfs(2), ext4(3)] {
+            host.create("d", &spec).unwrap();
+        }
+        let neighbour = node.request(&uid(3), "p", 3, false);
+        host.publish(&neighbour).unwrap();
+        let neighbour_works = || {
+            write(&neighbour.target, "file", "intact");
+            assert_eq!(read(&neighbour.target, "file"), "intact");
+            assert_eq!(host.disks()[0].error, None, "the disk serves");
+        };
+        for i in [1, 2] {
+            let request = node.request(&uid(i), "p", i, false);
+            let directory = request.target.join("directory");
+            host.publish(&request).unwrap();
+            std::fs::create_dir(&directory).unwrap();
+            write(&directory, NAME, "");
+            host.unpublish(&request.target).unwrap();
+            eventually("its loop device is there", || loops(node.dir()).len() == 1);
+
+            // The superblocks stay as they are.
+            let file = std::fs::File::options().read(true).write(true).open(node.data(&uid(i))).unwrap();
+            let mut start = vec![0; 16 << 20];
+            file.read_exact_at(&mut start, 0).unwrap();
+            let places: Vec<usize> = start
+                .windows(NAME.len())
+                .enumerate()
+                .filter_map(|(at, bytes)| (bytes == NAME.as_bytes()).then_some(at))
+                .collect();
+            assert!(!places.is_empty());
+            for at in places {
+                file.write_all_at(&[0xff; NAME.len()], at as u64).unwrap();
+            }
+            host.publish(&request).unwrap();
+            assert!(
+                std::fs::read_dir(&directory).and_then(|found| found.collect::<Result<Vec<_>, _>>()).is_err()
+            );
+            neighbour_works();
+            host.unpublish(&request.target).unwrap();
+            eventually("its loop device is there", || loops(node.dir()).len() == 1);
+
+            let damage = vec![0xff; 1 << 20];
+            file.write_all_at(&damage, START as u64).unwrap();
+            for _ in 0..2 {
+                assert!(host.publish(&request).is_err(), "the kernel mounts no such file system");
+                let mut now = vec![0; damage.len()];
+                file.read_exact_at(&mut now, START as u64).unwrap();
+                assert!(now == damage, "nothing is made of it");
+            }
+            assert_eq!(node.mounts().len(), 1, "the neighbour's");
+            neighbour_works();
+        }
+        for i in [1, 2] {
+            host.fence(&uid(i)).unwrap();
+            host.erase(&uid(i), ErasePolicy::Discard).unwrap();
+            assert!(!node.data(&uid(i)).exists());
+        }
+        neighbour_works();
+        host.unpublish(&neighbour.target).unwrap();
+        node.assert_base_line();
     });
 }
 
