@@ -75,14 +75,10 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// Makes the PersistentVolumeClaim. Repeats the request until the policies accept it: a grant takes effect after
-    /// a moment.
+    /// Makes the PersistentVolumeClaim. It waits for the moment in which its grant takes effect.
     async fn make(&self, pvc: Value) -> PersistentVolumeClaim {
         let name = pvc["metadata"]["name"].as_str().unwrap().to_owned();
-        until(&format!("PersistentVolumeClaim {name} is taken"), || async {
-            self.cluster.try_apply(&pvc.to_string()).await.ok()
-        })
-        .await;
+        self.cluster.apply_text(&pvc.to_string()).await;
         self.pvcs.get(&name).await.unwrap()
     }
 
