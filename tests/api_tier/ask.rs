@@ -177,6 +177,6 @@ pub async fn person(cluster: &Cluster, user: &str) -> Client {
 pub fn lacks(user: &str, verb: &str, role: &str) -> String {
     format!(
         "user {user} lacks the verb {verb} on volumeroles.reservoir.dev/{role} (or an ancestor); have an administrator \
-         run: kubectl reservoir grant {role} --verbs {verb} --to user NAME"
+         run: kubectl reservoir grant {role} --verbs {verb} --to user {user}"
     )
 }

@@ -111,8 +111,7 @@ async fn a1_a5_verbs_on_a_role_or_its_ancestor_decide() {
     for role in ["exact", "ancestor"] {
         let reader = person(&cluster, &format!("use-readonly-{role}")).await;
         let said = Ask::create(&claim(ml, "ReadWrite")).dry(&reader).await.unwrap_err();
-        let only =
-            "has only the verb use-readonly on volumeroles.reservoir.dev/eng/ml: make the claim ReadOnly";
+        let only = "lacks the verb use on volumeroles.reservoir.dev/eng/ml (use-readonly is there): make the claim ReadOnly";
         assert!(said.contains(only), "{said}");
         let writer = person(&cluster, &format!("use-{role}")).await;
         Ask::create(&claim(ml, "ReadOnly")).dry(&writer).await.unwrap();
@@ -263,6 +262,14 @@ async fn a5_a_refusal_names_each_missing_role() {
     Ask::create(&old).of(&cluster.client).await.unwrap();
     let both = Ask::patch(&old, json!({"spec": {"size": "128Mi", "retire": true}}));
     both.dry(&jane).await.unwrap();
+    // The next step names the caller in the form of the command.
+    for (user, receiver) in [
+        ("system:serviceaccount:team:web", "serviceaccount team/web"),
+        ("oidc:Jo O'Neil", r"user 'oidc:Jo O'\''Neil'"),
+    ] {
+        let said = both.dry(&person(&cluster, user).await).await.unwrap_err();
+        assert!(said.ends_with(&format!("--verbs resize --to {receiver}")), "{said}");
+    }
     assert!(both.dry(&joe).await.unwrap_err().contains(&lacks("joe", "destroy", deep)));
     Ask::create(&claim(deep, "ReadWrite")).dry(&jane).await.unwrap();
     Ask::create(&claim(deep, "ReadOnly")).dry(&jane).await.unwrap();
@@ -388,5 +395,5 @@ async fn a1_the_charts_cluster_roles_grant_what_they_say() {
     Ask::create(&asked).dry(&reader).await.unwrap();
     Ask::create(&claim("analytics", "ReadOnly")).dry(&reader).await.unwrap();
     let said = Ask::create(&claim("analytics", "ReadWrite")).dry(&reader).await.unwrap_err();
-    assert!(said.contains("user rita has only the verb use-readonly"), "{said}");
+    assert!(said.contains("(use-readonly is there): make the claim ReadOnly"), "{said}");
 }

@@ -62,7 +62,7 @@ async fn x8_a_destroyed_volume_comes_back_with_its_data() {
     assert_eq!(sizes, ["32Mi", "32Mi", "32Mi"]);
     let refused = reservations.delete("eng", &DeleteParams::default()).await.unwrap_err().to_string();
     assert!(refused.contains("data (destroyed, and kept until 2"), "{refused}");
-    assert!(refused.contains("kubectl reservoir erase NAME ends what is kept"), "{refused}");
+    assert!(refused.contains("to end what is kept of data: kubectl reservoir erase data"), "{refused}");
     let disks: Api<NodeDisk> = cluster.all();
     until("the node reports it", || async {
         let status = disks.get("n1.default").await.unwrap().status.unwrap();
