@@ -3,6 +3,7 @@
 //! Each file is one decision. The controller and the agent gather the input of a decision, and apply its steps.
 
 pub mod adopt;
+pub mod advice;
 pub mod allocatable;
 pub mod backing;
 pub mod bind;

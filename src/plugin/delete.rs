@@ -12,7 +12,7 @@ use super::unclaim;
 use super::why::{self, Target};
 use super::write::{Until, api_of, delete_params, print_result, wait_until};
 use crate::api::VolumeClaim;
-use crate::plan::pvc_provisioner::pvc_of;
+use crate::plan::{advice, pvc_provisioner::pvc_of};
 
 /// Deletes an object. The message of a refusal has the cause.
 pub(super) async fn delete_object(
@@ -23,7 +23,9 @@ pub(super) async fn delete_object(
 ) -> anyhow::Result<()> {
     let kind = target.kind;
     if kind == &POD || kind == &PVC || kind.workload {
-        bail!("a {} is not Reservoir's: kubectl delete {}/{}", kind.name, kind.short, target.name);
+        let namespace = target.namespace.iter().map(|n| format!(" -n {n}")).collect::<String>();
+        let object = format!("{}/{}{namespace}", kind.short, target.name);
+        bail!("{}: {}", target.title(), advice::delete_with_kubectl(object));
     }
     let answer = why::why(snapshot, target).map_err(anyhow::Error::msg)?;
     let is_it = |c: &&VolumeClaim| c.name_any() == target.name && c.namespace() == target.namespace;

@@ -1,6 +1,7 @@
 //! Errors of the API server as messages for people.
 
 use crate::cluster::Error;
+use crate::plan::advice;
 
 /// The API server's message with the next step.
 pub(super) fn explain_cluster_error(error: &Error) -> anyhow::Error {
@@ -16,8 +17,8 @@ pub(super) fn explain_api_error(error: &kube::Error) -> anyhow::Error {
         // A 404 for a missing object quotes its name. Without a quotation the API server does not serve the
         // path.
         kube::Error::Api(status) if status.code == 404 && !status.message.contains('"') => anyhow::anyhow!(
-            "this cluster does not have Reservoir's kinds: install the chart (helm install reservoir charts/reservoir), \
-             or name another cluster with --context"
+            "this cluster does not have Reservoir's kinds: name another cluster with --context, or install the chart: {}",
+            advice::install_chart("reservoir", "reservoir-system")
         ),
         kube::Error::Api(status) => anyhow::anyhow!("{}", status.message),
         other => {

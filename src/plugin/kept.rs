@@ -13,7 +13,7 @@ use super::paint::{human, table};
 use super::snapshot::Snapshot;
 use super::write;
 use crate::api::{DiskReservation, Kept, LedgerEntry, SharedPersistentVolume};
-use crate::plan::{kept, names};
+use crate::plan::{advice, kept, names};
 
 /// Kept data, with its place.
 #[derive(Serialize)]
@@ -67,9 +67,10 @@ pub(super) fn text(all: &[KeptData]) -> String {
         ]);
     }
     format!(
-        "{}\nkubectl reservoir undelete NAME brings a volume back; its reservation takes the bytes back earlier if it \
+        "{}\nkubectl reservoir undelete {} brings the first volume back; a reservation takes the bytes back earlier if it \
          needs them\n",
-        table(&rows)
+        table(&rows),
+        all[0].entry.uid
     )
 }
 
@@ -83,7 +84,7 @@ fn find<'a>(snapshot: &'a Snapshot, word: &str) -> Result<KeptData<'a>, String> 
         1 => Ok(found.remove(0)),
         0 => {
             let nearest = did_you_mean(word, all.iter().map(String::as_str));
-            Err(format!("no data of a volume {word} is kept{nearest}: kubectl reservoir kept lists all"))
+            Err(format!("no data of a volume {word} is kept{nearest}: {}", advice::see_kept()))
         }
         _ => {
             let each = |data: &KeptData| format!("{} of {}", data.entry.uid, data.of.1.since.0);
@@ -107,9 +108,8 @@ pub(super) async fn undelete(client: &Client, args: &Undelete) -> anyhow::Result
     let volume = undeleted(&snapshot, args).map_err(anyhow::Error::msg)?;
     let (name, role) = (volume.name_any(), &volume.spec.role);
     write::create_object(client, &VOLUME, json!(volume), &args.write).await?;
-    eprintln!(
-        "claims do not come back; in each namespace: kubectl reservoir claim CLAIM --role {role} --volume {name}"
-    );
+    let namespace = client.default_namespace();
+    eprintln!("{}", advice::claim_again(&name, role, &name, namespace));
     Ok(())
 }
 
@@ -117,10 +117,8 @@ fn undeleted(snapshot: &Snapshot, args: &Undelete) -> Result<SharedPersistentVol
     let data = find(snapshot, &args.volume)?;
     let name = args.name.as_deref().unwrap_or(&data.entry.name);
     if snapshot.volumes.iter().any(|volume| volume.name_any() == name) {
-        return Err(format!(
-            "another volume is called {name} now: kubectl reservoir undelete {} --name NEW",
-            data.entry.uid
-        ));
+        let undelete = advice::undelete(&data.entry.uid, format!("{name}-undeleted"));
+        return Err(format!("another volume is called {name} now: {undelete}"));
     }
     kept::undeleted(name, data.entry, data.of.0)
 }
@@ -191,7 +189,7 @@ mod tests {
         assert_eq!(of(&snapshot, "uid-b-9", None).unwrap().spec.recover.unwrap().uid, "uid-b-9");
         assert!(of(&snapshot, "c", None).unwrap_err().contains("no data of a volume c is kept"));
         snapshot.volumes.push(ready_volume("a", "eng", true));
-        assert!(of(&snapshot, "a", None).unwrap_err().contains("undelete uid-a-0 --name NEW"));
+        assert!(of(&snapshot, "a", None).unwrap_err().contains("undelete uid-a-0 --name a-undeleted"));
         assert_eq!(of(&snapshot, "a", Some("a2")).unwrap().name_any(), "a2");
     }
 }

@@ -11,7 +11,7 @@ use super::snapshot::Snapshot;
 use super::why;
 use crate::api::condition;
 use crate::api::{Size, VolumeRole, VolumeRoleSpec};
-use crate::plan::{allocatable, orphans, quota, summary};
+use crate::plan::{advice, allocatable, orphans, quota, summary};
 
 /// The view; sizes are in bytes.
 #[derive(Debug, Serialize)]
@@ -239,7 +239,7 @@ pub(super) fn text(status: &Status, paint: Paint) -> String {
             paint.bold(&waiting.object),
             paint.warn(&waiting.reason),
             waiting.message,
-            paint.dim(&format!("kubectl reservoir why {}", waiting.argument))
+            paint.dim(&advice::ask_why(&waiting.argument))
         ));
     }
     text

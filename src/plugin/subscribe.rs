@@ -10,6 +10,7 @@ use super::kind;
 use super::snapshot::Snapshot;
 use super::write::{create_object, subscription_manifest};
 use crate::api::{Capability, RoleSubscription};
+use crate::plan::advice;
 
 pub(super) async fn subscribe(
     client: &Client,
@@ -46,9 +47,9 @@ fn exists(there: &RoleSubscription, roles: &[String]) -> String {
     }
     let all: Vec<&String> = there.spec.roles.iter().chain(new).collect();
     let patch = json!({"spec": {"roles": all, "capabilities": ["SHARED_RESOURCES"]}});
+    let extend = advice::extend_subscription(&name, &namespace, patch);
     format!(
-        "RoleSubscription {name} of namespace {namespace} exists without {}: \
-         kubectl patch rolesubscription {name} -n {namespace} --type=merge -p '{patch}'",
+        "RoleSubscription {name} of namespace {namespace} exists without {}: {extend}",
         lacks.join(" and ")
     )
 }

@@ -11,7 +11,7 @@ use super::snapshot::Snapshot;
 use super::write::{delete_params, dry_run_suffix};
 use crate::api::{Role, VolumeClaim};
 use crate::cluster;
-use crate::plan::{names, pvc_provisioner::pvc_of};
+use crate::plan::{advice, names, pvc_provisioner::pvc_of};
 
 pub(super) async fn unclaim(client: &Client, args: &Unclaim, namespace: &str) -> anyhow::Result<()> {
     let snapshot = Snapshot::read(client, Some(namespace), namespace).await?;
@@ -74,9 +74,7 @@ pub(super) fn describe(snapshot: &Snapshot, claim: &VolumeClaim) -> String {
         users => format!("; used by pod {}", names(users, users.len())),
     };
     let class = match pvc_of(claim) {
-        Some(_) => format!(
-            "; left alone, since its StorageClass decides about it: kubectl delete pvc {name} -n {namespace}"
-        ),
+        Some(_) => format!("; {}", advice::delete_pvc(&name, &namespace)),
         None => String::new(),
     };
     format!("VolumeClaim {namespace}/{name}: {:?}, {volume}{users}{class}", claim.spec.mode)

@@ -11,6 +11,7 @@ use super::snapshot::Snapshot;
 use super::unclaim;
 use super::write::{MANAGER, delete_params, dry_run_suffix};
 use crate::api::{Role, RoleSubscription};
+use crate::plan::advice;
 
 /// A subscription with the roles that it keeps.
 #[derive(Debug, PartialEq)]
@@ -68,9 +69,7 @@ pub(super) async fn unsubscribe(client: &Client, args: &Unsubscribe, namespace: 
         if !left.is_empty() {
             eprintln!("Bound claims need no subscription. These claims go on:");
             left.iter().for_each(|claim| eprintln!("  {}", unclaim::describe(&snapshot, claim)));
-            println!(
-                "next: kubectl reservoir unclaim --role {role} -n {namespace}   # ends them after their pods"
-            );
+            println!("next: {}", advice::end_claims_of_role(role, namespace));
         }
     }
     Ok(())

@@ -20,6 +20,7 @@ use super::output::print;
 use crate::api::GROUP;
 use crate::api::condition::reason::*;
 use crate::cluster;
+use crate::plan::advice;
 
 /// Field manager of the plug-in's writes.
 pub(super) const MANAGER: &str = "kubectl-reservoir";
@@ -248,14 +249,16 @@ pub(super) async fn wait_until(
         let Ok(seen) = tokio::time::timeout(patience, watched.next()).await else {
             if patience < left {
                 bail!(
-                    "{} {name} does not get on by itself ({last}): kubectl reservoir why {argument}",
-                    kind.name
+                    "{} {name} does not get on by itself ({last}): {}",
+                    kind.name,
+                    advice::ask_why(argument)
                 );
             }
             bail!(
-                "{} {name} is not done after {} s ({last}), and goes on: kubectl reservoir why {argument}",
+                "{} {name} is not done after {} s ({last}), and goes on: {}",
                 kind.name,
-                write.timeout.as_secs()
+                write.timeout.as_secs(),
+                advice::ask_why(argument)
             );
         };
         match seen.context("the watch ended")? {

@@ -83,7 +83,7 @@ async fn x8_a_destroyed_volume_comes_back_with_its_data() {
     destroy(&cluster, "data").await;
 
     let back = run(&cluster, "undelete data --wait");
-    assert!(back.ok && back.err.contains("kubectl reservoir claim CLAIM --role eng"), "{}", back.err);
+    assert!(back.ok && back.err.contains("kubectl reservoir claim data --role eng"), "{}", back.err);
     let new = volumes.get("data").await.unwrap();
     assert_eq!((new.spec.keep_for.as_deref(), new.labels()), (Some("1h"), old.labels()));
     assert_eq!(ledger(&cluster).await, ["data"]);

@@ -10,10 +10,10 @@ use serde_json::Value;
 use super::facts::Facts;
 use super::finding::{Finding, Level};
 use crate::api::{self, DRIVER};
-use crate::plan::names;
+use crate::plan::{advice, names};
 use crate::plugin::kind;
 use crate::plugin::paint::human;
-use crate::plugin::rights::VERBS;
+use crate::plugin::rights::{VERBS, receiver};
 use crate::plugin::snapshot::Snapshot;
 
 /// The chart's admission policies. Each has a binding of the same name.
@@ -85,7 +85,7 @@ impl Checks {
     }
 
     fn denied(&mut self, kinds: &str) {
-        self.note(format!("you may not list {kinds}"), "ask an administrator to run the doctor");
+        self.note(format!("you may not list {kinds}"), advice::have_administrator_look());
     }
 
     fn check_server(&mut self, (major, minor): &(String, String)) {
@@ -94,7 +94,7 @@ impl Checks {
             true => self.good(format!("Kubernetes is {major}.{minor}")),
             false => self.problem(
                 format!("Kubernetes is {major}.{minor}, and admission needs 1.34"),
-                "upgrade the cluster: an older API server does not check rights on roles",
+                advice::upgrade_kubernetes(),
             ),
         }
     }
@@ -104,9 +104,11 @@ impl Checks {
         let before = self.0.len();
         for ours in api::crds() {
             let plural = &ours.spec.names.plural;
-            let apply = "kubectl apply --server-side -f crds/   # from the installed release";
             let Some(theirs) = installed.iter().find(|crd| crd.name_any() == ours.name_any()) else {
-                self.problem(format!("the kind {} is not installed", ours.spec.names.kind), apply);
+                self.problem(
+                    format!("the kind {} is not installed", ours.spec.names.kind),
+                    advice::apply_kinds(),
+                );
                 continue;
             };
             let (ours, theirs) = (fields(&ours), fields(theirs));
@@ -117,12 +119,12 @@ impl Checks {
                     "{plural} have no {}: they are older than this plug-in",
                     names(&missing, missing.len())
                 );
-                self.problem(message, apply);
+                self.problem(message, advice::apply_kinds());
             }
             if !more.is_empty() {
                 let message =
                     format!("{plural} have {}: they are newer than this plug-in", names(&more, more.len()));
-                self.note(message, "install the plug-in of the installed release");
+                self.note(message, advice::install_plugin());
             }
         }
         if self.0.len() == before {
@@ -131,13 +133,10 @@ impl Checks {
     }
 
     fn check_workloads(&mut self, facts: &Facts, version: &str) {
-        let install = "helm upgrade --install reservoir charts/reservoir --namespace reservoir-system --create-namespace";
-        let logs = |workload: &str, namespace: &str| {
-            format!("kubectl -n {namespace} describe {workload}; kubectl -n {namespace} logs {workload}")
-        };
+        let install = || facts.install_chart();
         match facts.controllers.as_deref() {
             None => self.denied("deployments"),
-            Some([]) => self.problem("there is no controller", install),
+            Some([]) => self.problem("there is no controller", install()),
             Some(all) => {
                 for controller in all {
                     let status = controller.status.clone().unwrap_or_default();
@@ -148,7 +147,7 @@ impl Checks {
                         &format!("controllers ({namespace}/{})", controller.name_any()),
                         ready,
                         of,
-                        || logs(&name, &namespace),
+                        || advice::read_program_log(&name, &namespace),
                     );
                     self.check_version(controller, version);
                 }
@@ -156,7 +155,7 @@ impl Checks {
         }
         match facts.agents.as_deref() {
             None => self.denied("daemonsets"),
-            Some([]) => self.problem("there is no agent", install),
+            Some([]) => self.problem("there is no agent", install()),
             Some(all) => {
                 for agents in all {
                     let status = agents.status.clone().unwrap_or_default();
@@ -167,7 +166,7 @@ impl Checks {
                         &format!("agents ({namespace}/{})", agents.name_any()),
                         ready,
                         of,
-                        || logs(&name, &namespace),
+                        || advice::read_program_log(&name, &namespace),
                     );
                     self.check_version(agents, version);
                 }
@@ -176,7 +175,7 @@ impl Checks {
         match facts.drivers.as_deref() {
             None => self.denied("csidrivers"),
             Some(all) if all.iter().any(|driver| driver.name_any() == DRIVER) => {}
-            Some(_) => self.problem(format!("there is no CSIDriver {DRIVER}: pods cannot mount"), install),
+            Some(_) => self.problem(format!("there is no CSIDriver {DRIVER}: pods cannot mount"), install()),
         }
     }
 
@@ -193,7 +192,7 @@ impl Checks {
             let name = object.name_any();
             self.note(
                 format!("{name} is version {theirs}, this plug-in {version}"),
-                "install the plug-in of that version, or upgrade the chart",
+                advice::align_versions(),
             );
         }
     }
@@ -209,7 +208,7 @@ impl Checks {
         if !without.is_empty() && facts.agents.as_ref().is_some_and(|agents| !agents.is_empty()) {
             self.note(
                 format!("no agent runs on node {}", names(&without, without.len())),
-                "to have volumes there: change agent.nodeSelector or agent.tolerations of the chart",
+                advice::run_on_node(),
             );
         }
     }
@@ -235,13 +234,8 @@ impl Checks {
         }
         if !is_mutating {
             let (is_served, next) = match facts.policies.contains_key("MutatingAdmissionPolicy") {
-                true => (
-                    "is not in force",
-                    "helm upgrade installs it, unless admission.mutatingPolicies is false",
-                ),
-                false => {
-                    ("is not served here", "docs/platforms.md has what to write; Kubernetes 1.36 serves it")
-                }
+                true => ("is not in force", advice::have_mutating_policies()),
+                false => ("is not served here", advice::write_both()),
             };
             self.note(
                 format!(
@@ -258,7 +252,7 @@ impl Checks {
                     "admission lacks {}: requests that these refuse are accepted",
                     names(&missing, missing.len())
                 ),
-                "helm upgrade with the chart's values restores them",
+                facts.install_chart(),
             ),
         }
     }
@@ -269,12 +263,9 @@ impl Checks {
                 Some(ready) if ready.status == "True" => {}
                 Some(ready) => self.problem(
                     format!("{} is {}: {}", disk.title(), ready.reason, ready.message),
-                    format!("kubectl reservoir why {}", disk.argument()),
+                    advice::ask_why(disk.argument()),
                 ),
-                None => self.problem(
-                    format!("{} has no condition", disk.title()),
-                    "kubectl get deployments -A -l app.kubernetes.io/name=reservoir   # the controller must run",
-                ),
+                None => self.problem(format!("{} has no condition", disk.title()), advice::find_controller()),
             }
         }
         let enforced = |disk: &&api::NodeDisk| {
@@ -290,7 +281,7 @@ impl Checks {
                 .unwrap_or_default();
             self.note(
                 format!("NodeDisk {} enforces no size: {message}", disk.name_any()),
-                "see D5 in docs/semantics.md",
+                advice::read_about_enforcement(),
             );
         }
         let asked = |disk: &&api::NodeDisk| {
@@ -306,7 +297,7 @@ impl Checks {
                      user namespaces: a pod that is older than its ReadOnly claim waits there until it is made again",
                     names(&without, without.len())
                 ),
-                "see \"Pods that came before their ReadOnly claim\" in docs/operations.md",
+                advice::read_about_older_pods(),
             );
         }
         for disk in &snapshot.disks {
@@ -318,22 +309,20 @@ impl Checks {
                         "NodeDisk {name} has the data of {count} more volumes than status.orphans can list; {size} beside \
                          the ledger are kept for them"
                     ),
-                    "kubectl reservoir recover   # what is listed; then the others are listed",
+                    advice::recover_listed(),
                 );
             }
         }
         match snapshot.disks.len() {
             0 if !snapshot.sees(&kind::DISK) => {}
-            0 => {
-                self.problem("there are no disks", "give the agents some: agent.disks in the chart's values")
-            }
+            0 => self.problem("there are no disks", advice::configure_disks()),
             all => self.good(format!("{all} disks were checked")),
         }
     }
 
     fn check_rights(&mut self, facts: &Facts) {
         for note in facts.snapshot.notes() {
-            self.note(note, "without this right the output is incomplete");
+            self.note(note, advice::have_view_granted());
         }
         for (role, granted) in &facts.grants {
             let lacks: Vec<&str> = VERBS.iter().copied().filter(|verb| !granted.contains(verb)).collect();
@@ -341,11 +330,7 @@ impl Checks {
                 [] => self.good(format!("you have every verb on role {role}")),
                 lacks => self.note(
                     format!("for role {role} you lack {}", lacks.join(", ")),
-                    format!(
-                        "if you need them, have an administrator run: kubectl reservoir grant {role} --verbs {} --to user '{}'",
-                        lacks.join(","),
-                        facts.user
-                    ),
+                    advice::have_rights_granted(role, lacks.join(","), receiver(&facts.user)),
                 ),
             }
         }

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::api::GROUP;
 use crate::cluster;
-use crate::plan::quota;
+use crate::plan::{advice, quota};
 use crate::plugin::errors::{explain_api_error, explain_cluster_error};
 use crate::plugin::rights::VERBS;
 use crate::plugin::snapshot::Snapshot;
@@ -108,6 +108,19 @@ impl Facts {
             facts.grants.push((role, verbs));
         }
         Ok(facts)
+    }
+
+    /// The command that installs what is missing, in the release that is there.
+    pub fn install_chart(&self) -> String {
+        let controllers = self.controllers.iter().flatten().map(|controller| &controller.metadata);
+        let agents = self.agents.iter().flatten().map(|agents| &agents.metadata);
+        let found = controllers.chain(agents).next();
+        let release = found.and_then(|meta| meta.labels.as_ref()?.get("app.kubernetes.io/instance"));
+        let namespace = found.and_then(|meta| meta.namespace.as_deref());
+        advice::install_chart(
+            release.map_or("reservoir", String::as_str),
+            namespace.unwrap_or("reservoir-system"),
+        )
     }
 }
 

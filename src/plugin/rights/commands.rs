@@ -15,6 +15,7 @@ use super::subject::Subject;
 use super::verbs::VERBS;
 use crate::api::Role;
 use crate::cluster::Kind;
+use crate::plan::advice;
 use crate::plugin::cli::{self, DryRun, Output};
 use crate::plugin::errors::{explain_api_error, explain_cluster_error};
 use crate::plugin::kind::did_you_mean;
@@ -105,10 +106,7 @@ pub(in crate::plugin) async fn revoke(
     } else {
         let namespaces: BTreeSet<String> = left.iter().filter_map(|claim| claim.namespace()).collect();
         for namespace in namespaces {
-            println!(
-                "next: kubectl reservoir revoke {} --from {from} --end-claims -n {namespace}",
-                args.role
-            );
+            println!("next: {}", advice::end_claims_of_receiver(&args.role, &from, namespace));
         }
     }
     Ok(())

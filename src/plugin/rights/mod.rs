@@ -7,4 +7,5 @@ mod subject;
 mod verbs;
 
 pub(super) use commands::{grant, revoke, who_can};
+pub(super) use subject::receiver;
 pub(super) use verbs::{VERBS, parse_verb};

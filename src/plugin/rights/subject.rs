@@ -119,6 +119,11 @@ impl fmt::Display for Subject {
     }
 }
 
+/// A user as the receiver of a grant, in the form of `--to`.
+pub(in crate::plugin) fn receiver(user: &str) -> String {
+    Subject::user(user.to_owned()).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -92,8 +92,8 @@ pub(super) fn next(data: Data, installed: &Installed, now: Timestamp) -> Step {
         .collect();
     if !users.is_empty() {
         return Step::First(format!(
-            "pod {} use volumes, and the kubelet needs Reservoir's agent to end them: delete them, or scale their workloads \
-             down, and run this again",
+            "volumes are used by pod {}, and the kubelet needs Reservoir's agent to end the use: delete the pods, or scale \
+             their workloads down, and run this again",
             names(&users, users.len())
         ));
     }
@@ -108,10 +108,8 @@ pub(super) fn next(data: Data, installed: &Installed, now: Timestamp) -> Step {
             "Reservoir still runs: {command}; nothing is erased by that; then run this again"
         )),
         (Data::Erase, None) if !held.is_empty() => Step::First(format!(
-            "{} and {} more are there, and nobody erases while Reservoir does not run: install the chart again, or use \
-             --keep-data",
-            held[0],
-            held.len() - 1
+            "{} still there, and nobody erases while Reservoir does not run: install the chart again, or use --keep-data",
+            names(&held, held.len())
         )),
         (Data::Erase, Some(_)) if !held.is_empty() => {
             let kept = kept_data(snapshot, now);

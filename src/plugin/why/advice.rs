@@ -1,4 +1,4 @@
-//! The next step for each reason of a condition: a command with all names filled in, or the person to ask.
+//! The next step for each reason of a condition, with all names filled in.
 
 use kube::ResourceExt;
 
@@ -6,12 +6,9 @@ use super::target::Target;
 use crate::api::condition::reason::*;
 use crate::api::{AccessMode, DiskReservation, Role, SharedPersistentVolume, Size, VolumeClaim};
 use crate::plan::pvc_provisioner::pvc_of;
-use crate::plan::{holder, quota, resize};
+use crate::plan::{advice, holder, quota, resize};
 use crate::plugin::kind::{CLAIM, DISK, RESERVATION, VOLUME, nearest};
 use crate::plugin::snapshot::Snapshot;
-
-const FINE: &str = "there is nothing to do";
-const LOOK_AGAIN: &str = "wait a few seconds; if the state stays the same: kubectl reservoir doctor";
 
 /// The object with the condition, and its names for commands.
 pub(super) struct About<'a> {
@@ -63,162 +60,113 @@ impl<'a> About<'a> {
     pub fn step(&self, reason: &str) -> Option<String> {
         let Self { name, argument, namespace, role, .. } = self;
         Some(match reason {
-            READY | DISK_HEALTHY | RESIZED | BACKED | RETIRE_WITHDRAWN | BOUND | SUBSCRIBED | OFFERED => FINE.into(),
-            CREATING | PARENT_NOT_RESERVED | RESIZING | BINDING | RELEASING => LOOK_AGAIN.into(),
-            INVALID => format!("kubectl edit {argument}   # correct the field that the message names"),
+            READY | DISK_HEALTHY | RESIZED | BACKED | RETIRE_WITHDRAWN | BOUND | SUBSCRIBED | OFFERED => {
+                advice::nothing_to_do()
+            }
+            CREATING | PARENT_NOT_RESERVED | RESIZING | BINDING | RELEASING => advice::look_again(),
+            INVALID => advice::correct_field(argument),
             AGENT_SILENT | DISK_REFUSED | BACKING_FAILED | RESIZE_FAILED => self.agent_log(),
             // The node may have no object.
-            NODE_UNREACHABLE => format!(
-                "kubectl get nodes   # bring node {} back; if it is lost for good: kubectl patch nodedisk {} \
-                 --type=merge -p '{{\"spec\":{{\"gone\":true}}}}'",
-                self.node(),
-                self.disk.as_deref().unwrap_or(name)
-            ),
-            DISK_GONE => {
-                format!("kubectl reservoir tree   # delete the volumes and reservations of {argument}, then the NodeDisk")
-            }
-            SPACE_TAKEN => format!(
-                "remove foreign files from the disk on node {}; no new volume is made there before",
-                self.node()
-            ),
-            NOT_ENOUGH_ROOM => self.smaller(self.largest_free(), "kubectl reservoir status", "free space, or add a disk"),
-            OVER_QUOTA => self.smaller(
-                self.within_quota(),
-                &format!("kubectl reservoir tree --role {}", self.role_with_limit()),
-                "delete reservations of the role, or have an administrator raise spec.quota.limit of its VolumeRole",
-            ),
-            GUARANTEED => "kubectl get volumeroles   # wait for free space, or lower another role's guarantee".into(),
+            NODE_UNREACHABLE => advice::bring_node_back(self.node(), self.disk.as_deref().unwrap_or(name)),
+            DISK_GONE => advice::empty_gone_disk(argument),
+            SPACE_TAKEN => advice::remove_foreign_files(self.node()),
+            NOT_ENOUGH_ROOM => match self.largest_free() {
+                0 => advice::make_free_space(),
+                free => advice::fit_free_space(argument, whole_mebibytes(free)),
+            },
+            OVER_QUOTA => match (self.within_quota(), self.role_with_limit()) {
+                (0, role) => advice::free_limit(role),
+                (left, role) => advice::fit_limit(argument, whole_mebibytes(left), role),
+            },
+            GUARANTEED => advice::lower_guarantee(),
             PARENT_FULL => self.parent_full(),
-            BELOW_USED => {
-                self.smaller(self.used(), &format!("kubectl reservoir tree --role {role}"), "retire a volume in it")
-            }
+            BELOW_USED => advice::fit_content(argument, whole_mebibytes(self.used()), role),
             NO_SUCH_DISK => self.no_such_disk(),
-            DISK_MOVED => format!(
-                "kubectl delete {argument}   # on the disk, reserve without the agent's configuration: kubectl reservoir reserve"
-            ),
+            DISK_MOVED => advice::leave_moved_disk(argument),
             NO_PARENT => self.no_parent(),
-            NOT_A_SUB_ROLE => self.reserve_anew("", "without a parent; or for a sub-role of the parent's role"),
-            HAS_VOLUMES if self.live().is_none() => self.content("kubectl reservoir erase", |r| r.volumes.first(), "its data is kept for an undo"),
-            HAS_VOLUMES => self.content("kubectl reservoir retire", |r| r.volumes.iter().find(|entry| entry.kept.is_none()), "its data is erased"),
-            HAS_REFINEMENTS => self.content("kubectl reservoir delete", |r| r.refinements.first(), "it was carved out"),
+            NOT_A_SUB_ROLE => advice::reserve_without_parent(self.reserve_anew()),
+            HAS_VOLUMES | HAS_REFINEMENTS => self.content(reason),
             NO_RESERVATION => self.no_reservation(),
             RESERVATION_FULL => self.reservation_full(),
-            TOO_MANY_RESERVATIONS => {
-                "kubectl reservoir tree   # delete reservations that are not needed, or use fewer and larger ones".into()
-            }
-            TOO_MANY_VOLUMES => format!(
-                "kubectl reservoir tree --role {role}   # retire volumes that are not needed, or reserve once more"
-            ),
+            TOO_MANY_RESERVATIONS => advice::use_fewer_reservations(),
+            TOO_MANY_VOLUMES => advice::use_fewer_volumes(role),
             TOO_MANY_CLAIMS => {
-                let volume = self.claim.and_then(|c| c.spec.volume.as_deref()).map(word).unwrap_or_default();
-                format!("kubectl reservoir why spv/{volume}   # lists its claims; a namespace's pods can use one claim together")
+                let volume = self.claim.and_then(|c| c.spec.volume.as_deref());
+                advice::ask_about_claims(volume.map(word).unwrap_or_default())
             }
-            SHARE_TAKEN if self.claim.is_some() => format!(
-                "kubectl reservoir tree -n {namespace}   # end claims that are not needed: kubectl reservoir unclaim"
-            ),
-            SHARE_TAKEN => format!("kubectl reservoir tree --role {role}   # delete what is not needed of the role"),
-            REFUSED => format!(
-                "kubectl get resourcequotas,limitranges -n {namespace}   # change the one that the message names; then it \
-                 goes on by itself"
-            ),
-            NO_ORPHAN => "kubectl reservoir orphans   # lists the data without an object".into(),
-            WRONG_DISK => format!(
-                "kubectl delete {argument}   # then create it in a reservation on a suitable disk: kubectl get nodedisks -o wide"
-            ),
-            BACKING_LOST => format!(
-                "look for the disk and its data on node {}; if the data is lost for good: kubectl delete {argument}",
-                self.node()
-            ),
-            CANNOT_SHRINK => self.present_size("back to the present size; or copy the data into a smaller volume"),
-            SHRINK_IN_USE => self.present_size("keeps its size; or end the pods that use the volume"),
-            RETIRING => format!(
-                "kubectl reservoir unretire {name}   # keeps the volume; else delete the claims that are bound to it"
-            ),
-            DESTROYING => format!(
-                "kubectl reservoir tree --role {role}   # end the claims and pods that use the volume; then it goes on by itself"
-            ),
+            SHARE_TAKEN if self.claim.is_some() => advice::use_fewer_claims(namespace),
+            SHARE_TAKEN => advice::use_less_of_role(role),
+            REFUSED => advice::change_quota(namespace),
+            NO_ORPHAN => advice::list_orphans(),
+            WRONG_DISK => advice::leave_wrong_disk(argument),
+            BACKING_LOST => advice::find_lost_data(self.node(), argument),
+            CANNOT_SHRINK => advice::keep_file_system(name, self.present_size()),
+            SHRINK_IN_USE => advice::keep_size(name, self.present_size()),
+            RETIRING => advice::keep_volume(name),
+            DESTROYING => advice::end_users(role),
             NO_SUBSCRIPTION => self.no_subscription(),
             NO_CAPABILITY => self.no_capability(),
             ROLE_NOT_ALLOWED => {
                 let role = self.volume.map_or(*role, |volume| &volume.spec.role);
-                self.claim_anew(role, None, self.mode(), "for the role of the volume")
+                advice::claim_for_role_of_volume(self.claim_anew(role, None, self.mode()))
             }
             NO_SUCH_VOLUME => self.no_such_volume(),
-            ALWAYS_WRITABLE => self.claim_anew(role, None, AccessMode::ReadWrite, "to read and write"),
-            NO_MATCH if self.snapshot.sees(&VOLUME) => {
-                "kubectl get spv --show-labels   # the labels and sizes of the volumes; to add a label: kubectl label spv".into()
-            }
-            NO_MATCH | VOLUME_RETIRING | VOLUME_DESTROYING => {
-                format!("kubectl get volumeoffers -n {namespace}   # the volumes on offer")
-            }
+            ALWAYS_WRITABLE => advice::claim_writable(self.claim_anew(role, None, AccessMode::ReadWrite)),
+            NO_MATCH if self.snapshot.sees(&VOLUME) => advice::see_labels(),
+            NO_MATCH | VOLUME_RETIRING | VOLUME_DESTROYING => advice::see_offers(namespace),
             VOLUME_NOT_READY => match (self.volume, self.claim.and_then(|c| c.spec.volume.as_ref())) {
-                (Some(volume), _) => format!("kubectl reservoir why spv/{}", volume.name_any()),
+                (Some(volume), _) => advice::ask_why(format!("spv/{}", volume.name_any())),
                 (None, Some(volume)) if !self.snapshot.sees(&VOLUME) => {
-                    format!("have an administrator run: kubectl reservoir why spv/{}", word(volume))
+                    advice::have_administrator_ask(format!("spv/{}", word(volume)))
                 }
-                _ => LOOK_AGAIN.into(),
+                _ => advice::look_again(),
             },
-            VOLUME_HELD => self.held(),
-            NAME_TAKEN => {
-                let claim = self.claim_command(&format!("{name}-shared"), role, None, self.mode());
-                format!("{claim}   # the claim under another name, since the PersistentVolumeClaim is somebody else's")
-            }
-            VOLUME_LOST => {
-                format!("{}   # then claim another volume; data without an object: kubectl reservoir orphans", self.delete())
-            }
+            VOLUME_HELD => match self.volume.and_then(|v| v.status.as_ref()?.claims.first()) {
+                Some(holder) => advice::ask_about_holder(&holder.name, &holder.namespace, namespace),
+                None => advice::claim_other_volume(namespace),
+            },
+            NAME_TAKEN => advice::claim_under_other_name(self.claim_command(
+                &format!("{name}-shared"),
+                role,
+                None,
+                self.mode(),
+            )),
+            VOLUME_LOST => advice::leave_lost_volume(self.delete()),
             VOLUME_GONE | ROLE_TAKEN => self.delete(),
-            IN_USE if self.claim.and_then(pvc_of).is_some() => format!(
-                "kubectl describe pvc {name} -n {namespace}   # no new pod can use it, and the claim ends with it; the reclaim \
-                 policy of its PersistentVolume decides about the data"
-            ),
-            IN_USE => format!("kubectl reservoir tree -n {namespace}   # end the pods that use the claim"),
-            MOUNT_HELD => "kubectl get events -A --field-selector=reason=MountHeld   # end the process".into(),
-            OVER_LIMIT => format!("kubectl reservoir tree --role {role}   # delete reservations, or raise spec.quota.limit"),
+            IN_USE if self.claim.and_then(pvc_of).is_some() => advice::end_with_pvc(name, namespace),
+            IN_USE => advice::end_pods(namespace),
+            MOUNT_HELD => advice::end_process(),
+            OVER_LIMIT => advice::raise_limit(role),
             _ => return None,
         })
     }
 
     /// The claim of a StorageClass can end only with its PersistentVolumeClaim.
     fn delete(&self) -> String {
-        match self.claim.and_then(pvc_of) {
-            Some(_) => format!("kubectl delete pvc/{} -n {}", self.name, self.namespace),
-            None => format!("kubectl delete {}", self.argument),
-        }
+        advice::delete(match self.claim.and_then(pvc_of) {
+            Some(_) => format!("pvc/{} -n {}", self.name, self.namespace),
+            None => self.argument.clone(),
+        })
     }
 
+    /// `node n1`.
     fn node(&self) -> String {
         let disk = self.snapshot.disks.iter().find(|d| Some(d.name_any()) == self.disk);
-        disk.map_or_else(|| "of the object".to_owned(), |disk| disk.spec.node_name.clone())
+        let placed = self.volume.and_then(|volume| volume.status.as_ref()?.node_name.clone());
+        let node = disk.map(|disk| disk.spec.node_name.clone()).or(placed);
+        node.map_or_else(|| "its node".to_owned(), |node| format!("node {node}"))
     }
 
     fn agent_log(&self) -> String {
         let node = self.node();
         let is_agent = |p: &&k8s_openapi::api::core::v1::Pod| {
+            let on = p.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
             p.labels().get("app.kubernetes.io/component").is_some_and(|component| component == "agent")
-                && p.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) == Some(&node)
+                && on.is_some_and(|on| node == format!("node {on}"))
         };
         match self.snapshot.pods.iter().find(is_agent) {
-            Some(pod) => {
-                format!(
-                    "kubectl logs -n {} {} --tail=50",
-                    pod.namespace().unwrap_or_default(),
-                    pod.name_any()
-                )
-            }
-            None => format!("kubectl reservoir doctor   # looks for the agent of node {node}"),
-        }
-    }
-
-    /// The advice to resize to at most `bytes`. The other way is what the view `look` shows, and the only one if `bytes`
-    /// is 0.
-    fn smaller(&self, bytes: u64, look: &str, other: &str) -> String {
-        match bytes {
-            0 => format!("{look}   # {other}"),
-            _ => format!(
-                "kubectl reservoir resize {} {}   # or {other}: {look}",
-                self.argument,
-                whole_mebibytes(bytes)
-            ),
+            Some(pod) => advice::read_agent_log(pod.namespace().unwrap_or_default(), pod.name_any()),
+            None => advice::find_agent(node),
         }
     }
 
@@ -265,50 +213,40 @@ impl<'a> About<'a> {
 
     fn parent_full(&self) -> String {
         let Some((reservation, parent)) = self.reservation.zip(self.parent()) else {
-            return LOOK_AGAIN.into();
+            return advice::look_again();
         };
         let (size, free) = parent.status.as_ref().map_or((0, 0), |s| (holder::size(s), holder::free(s)));
         let own = reservation.status.as_ref().map_or(0, holder::size);
         let missing = reservation.spec.size.bytes_or_zero().saturating_sub(own).saturating_sub(free);
-        format!(
-            "kubectl reservoir resize dr/{} {}   # or ask for less: kubectl reservoir resize {} {}",
-            parent.name_any(),
-            Size::from_bytes(size.saturating_add(missing)),
-            self.argument,
-            whole_mebibytes(own.saturating_add(free).max(1 << 20)),
-        )
+        let less = own.saturating_add(free).max(1 << 20);
+        let more = Size::from_bytes(size.saturating_add(missing));
+        advice::fit_parent(parent.name_any(), more, &self.argument, whole_mebibytes(less))
     }
 
-    /// Deletes an empty reservation, and makes it anew.
-    fn reserve_anew(&self, place: &str, why: &str) -> String {
+    /// The command that deletes an empty reservation, and makes it anew.
+    fn reserve_anew(&self) -> String {
         let size = self.reservation.map_or("1Gi", |r| r.spec.size.as_str());
         format!(
-            "kubectl delete {} && kubectl reservoir reserve {} --role {} --size {size}{place}   # {why}",
+            "kubectl delete {} && kubectl reservoir reserve {} --role {} --size {size}",
             self.argument, self.name, self.role
         )
     }
 
     fn no_such_disk(&self) -> String {
-        let names: Vec<String> = self.snapshot.disks.iter().map(ResourceExt::name_any).collect();
-        if let Some(asked) = self.reservation.and_then(|r| r.spec.node_name.as_deref()) {
-            let nodes = self.snapshot.disks.iter().map(|disk| disk.spec.node_name.as_str());
-            if let Some(near) = nearest(asked, nodes) {
-                return self.reserve_anew(&format!(" --node {near}"), &format!("if node {near} is meant"));
-            }
-        }
-        let Some(asked) = self.reservation.and_then(|r| r.spec.node_disk.as_deref()) else {
-            let place = "or label the node of a disk: kubectl get nodedisks lists them";
-            return match names.is_empty() {
-                true => "kubectl reservoir doctor   # there is no disk".into(),
-                false => self.reserve_anew("", &format!("on any disk; {place}")),
-            };
-        };
-        match nearest(asked, names.iter().map(String::as_str)) {
-            Some(near) => {
-                self.reserve_anew(&format!(" --disk {near}"), &format!("if NodeDisk {near} is meant"))
-            }
-            None if names.is_empty() => "kubectl reservoir doctor   # there is no disk".into(),
-            None => self.reserve_anew("", "on any disk; kubectl get nodedisks lists all of them"),
+        let disks = &self.snapshot.disks;
+        let spec = self.reservation.map(|r| &r.spec);
+        let names: Vec<String> = disks.iter().map(ResourceExt::name_any).collect();
+        let nodes = disks.iter().map(|disk| disk.spec.node_name.as_str());
+        let anew = self.reserve_anew();
+        let near_node = spec.and_then(|s| s.node_name.as_deref()).and_then(|asked| nearest(asked, nodes));
+        let asked_disk = spec.and_then(|s| s.node_disk.as_deref());
+        let near_disk = asked_disk.and_then(|asked| nearest(asked, names.iter().map(String::as_str)));
+        match (near_node, near_disk) {
+            _ if names.is_empty() => advice::see_no_disk(),
+            (Some(node), _) => advice::reserve_on_node(anew, node),
+            (None, Some(disk)) => advice::reserve_on_disk(anew, disk),
+            (None, None) if asked_disk.is_some() => advice::reserve_on_any_disk(anew),
+            (None, None) => advice::reserve_without_selector(anew),
         }
     }
 
@@ -318,40 +256,25 @@ impl<'a> About<'a> {
         let names: Vec<String> =
             self.snapshot.reservations.iter().filter(above).map(ResourceExt::name_any).collect();
         let asked = self.reservation.and_then(|r| r.spec.parent.as_deref()).unwrap_or_default();
-        if let Some(near) = nearest(asked, names.iter().map(String::as_str)) {
-            return self
-                .reserve_anew(&format!(" --parent {near}"), &format!("if reservation {near} is meant"));
-        }
         let size = self.reservation.map_or("1Gi", |r| r.spec.size.as_str());
-        match self.role.rsplit_once('/') {
-            Some((above, _)) => {
-                format!(
-                    "kubectl reservoir reserve {} --role {above} --size {size}   # makes the parent",
-                    word(asked)
-                )
-            }
-            None => self.reserve_anew("", "without a parent: the role has no ancestor"),
+        match (nearest(asked, names.iter().map(String::as_str)), self.role.rsplit_once('/')) {
+            (Some(near), _) => advice::reserve_from_parent(self.reserve_anew(), near),
+            (None, Some((above, _))) => advice::make_parent(word(asked), above, size),
+            (None, None) => advice::reserve_without_ancestor(self.reserve_anew()),
         }
     }
 
-    /// A volume in the reservation that is not destroyed.
-    fn live(&self) -> Option<&crate::api::LedgerEntry> {
-        self.reservation.and_then(|r| r.status.as_ref()?.volumes.iter().find(|entry| entry.kept.is_none()))
-    }
-
-    /// A command for the first object in the reservation.
-    fn content(
-        &self,
-        command: &str,
-        first: impl Fn(&crate::api::DiskReservationStatus) -> Option<&crate::api::LedgerEntry>,
-        why: &str,
-    ) -> String {
-        let kind = if command.ends_with("delete") { "dr/" } else { "" };
-        match self.reservation.and_then(|r| first(r.status.as_ref()?)) {
-            Some(entry) => {
-                format!("{command} {kind}{}   # {why}; the same for each one in the reservation", entry.name)
-            }
-            None => LOOK_AGAIN.into(),
+    /// The step for the first object in a reservation that is being deleted.
+    fn content(&self, reason: &str) -> String {
+        let Some(status) = self.reservation.and_then(|r| r.status.as_ref()) else {
+            return advice::look_again();
+        };
+        let (kept, live): (Vec<_>, Vec<_>) = status.volumes.iter().partition(|entry| entry.kept.is_some());
+        match (reason, live.first(), kept.first(), status.refinements.first()) {
+            (HAS_VOLUMES, Some(volume), ..) => advice::retire_content(&volume.name),
+            (HAS_VOLUMES, None, Some(volume), _) => advice::erase_content(&volume.name),
+            (HAS_REFINEMENTS, .., Some(refinement)) => advice::delete_content(&refinement.name),
+            _ => advice::look_again(),
         }
     }
 
@@ -361,13 +284,14 @@ impl<'a> About<'a> {
         if let Some(near) = nearest(self.role, roles) {
             let access =
                 if self.volume.is_some_and(|v| v.spec.shared.is_none()) { " --exclusive" } else { "" };
-            return format!(
-                "kubectl delete {} && kubectl reservoir create {} --role {near} --size {size}{access}   # if role {near} is meant",
+            let anew = format!(
+                "kubectl delete {} && kubectl reservoir create {} --role {near} --size {size}{access}",
                 self.argument, self.name
             );
+            return advice::create_for_near_role(anew, near);
         }
         let name = self.role.to_lowercase().replace(['/', '_'], "-");
-        format!("kubectl reservoir reserve {name} --role {} --size {size}", self.role)
+        advice::reserve_for_role(name, self.role, size)
     }
 
     fn reservation_full(&self) -> String {
@@ -375,23 +299,17 @@ impl<'a> About<'a> {
         let free = |r: &DiskReservation| r.status.as_ref().map_or(0, holder::free);
         let largest = self.snapshot.reservations.iter().filter(may_use).max_by_key(|r| free(r));
         let Some((reservation, volume)) = self.reservation.or(largest).zip(self.volume) else {
-            return LOOK_AGAIN.into();
+            return advice::look_again();
         };
         let placed = volume.status.as_ref().is_some_and(|s| s.reservation.is_some());
         let has = if placed { resize::size_now(volume).bytes_or_zero() } else { 0 };
         let missing = volume.spec.size.bytes_or_zero().saturating_sub(has).saturating_sub(free(reservation));
         let size = reservation.status.as_ref().map_or(0, holder::size).saturating_add(missing);
-        format!(
-            "kubectl reservoir resize dr/{} {}   # or retire a volume in it: kubectl reservoir tree --role {}",
-            reservation.name_any(),
-            Size::from_bytes(size),
-            reservation.spec.role
-        )
+        advice::enlarge_reservation(reservation.name_any(), Size::from_bytes(size), &reservation.spec.role)
     }
 
-    fn present_size(&self, why: &str) -> String {
-        let size = self.volume.map_or("1Gi", |volume| resize::size_now(volume).as_str());
-        format!("kubectl reservoir resize spv/{} {size}   # {why}", self.name)
+    fn present_size(&self) -> &str {
+        self.volume.map_or("1Gi", |volume| resize::size_now(volume).as_str())
     }
 
     fn no_subscription(&self) -> String {
@@ -400,8 +318,8 @@ impl<'a> About<'a> {
         let subscribed = subscribed.flat_map(|s| s.spec.roles.iter().map(String::as_str));
         let exists = self.snapshot.items().iter().any(|i| i.kind != &CLAIM && i.role == Some(self.role));
         match nearest(self.role, subscribed).filter(|_| !exists) {
-            Some(near) => self.claim_anew(near, None, self.mode(), &format!("if role {near} is meant")),
-            None => format!("kubectl reservoir subscribe {} -n {}", self.role, self.namespace),
+            Some(near) => advice::claim_for_near_role(self.claim_anew(near, None, self.mode()), near),
+            None => advice::subscribe(self.role, self.namespace),
         }
     }
 
@@ -410,16 +328,10 @@ impl<'a> About<'a> {
             s.namespace().as_deref() == Some(self.namespace)
                 && s.spec.roles.iter().any(|role| Role::name_covers(role, self.role))
         };
-        let Some(subscription) = self.snapshot.subscriptions.iter().find(covers) else {
-            let list = format!("kubectl get rolesubscriptions -n {}", self.namespace);
-            return format!("{list}   # add SHARED_RESOURCES to spec.capabilities of the one for the role");
-        };
-        format!(
-            "kubectl patch rolesubscription {} -n {} --type=merge -p '{{\"spec\":{{\"capabilities\":[\"SHARED_RESOURCES\"]}}}}'   \
-             # the namespace's pods share the volume then",
-            subscription.name_any(),
-            self.namespace
-        )
+        match self.snapshot.subscriptions.iter().find(covers) {
+            Some(subscription) => advice::share_resources(subscription.name_any(), self.namespace),
+            None => advice::find_subscription(self.namespace),
+        }
     }
 
     fn no_such_volume(&self) -> String {
@@ -430,26 +342,9 @@ impl<'a> About<'a> {
             offered.chain(self.snapshot.volumes.iter().map(ResourceExt::name_any)).collect();
         match nearest(asked, names.iter().map(String::as_str)) {
             Some(near) => {
-                self.claim_anew(self.role, Some(near), self.mode(), &format!("if volume {near} is meant"))
+                advice::claim_near_volume(self.claim_anew(self.role, Some(near), self.mode()), near)
             }
-            None => format!(
-                "kubectl reservoir create {} --role {} --size 1Gi   # in the size that is needed; or claim a volume on \
-                 offer: kubectl get volumeoffers -n {}",
-                word(asked),
-                self.role,
-                self.namespace
-            ),
-        }
-    }
-
-    fn held(&self) -> String {
-        let holder = self.volume.and_then(|v| v.status.as_ref()?.claims.first());
-        let other = format!("or claim another volume: kubectl get volumeoffers -n {}", self.namespace);
-        match holder {
-            Some(holder) => {
-                format!("kubectl reservoir why vclaim/{} -n {}   # {other}", holder.name, holder.namespace)
-            }
-            None => format!("wait for the claim that holds the volume, {other}"),
+            None => advice::create_volume(word(asked), self.role, self.namespace),
         }
     }
 
@@ -457,9 +352,9 @@ impl<'a> About<'a> {
         self.claim.map_or(AccessMode::ReadWrite, |claim| claim.spec.mode)
     }
 
-    /// Deletes an unbound claim, and makes it anew.
-    fn claim_anew(&self, role: &str, volume: Option<&str>, mode: AccessMode, why: &str) -> String {
-        format!("{} && {}   # {why}", self.delete(), self.claim_command(self.name, role, volume, mode))
+    /// The command that deletes an unbound claim, and makes it anew.
+    fn claim_anew(&self, role: &str, volume: Option<&str>, mode: AccessMode) -> String {
+        format!("{} && {}", self.delete(), self.claim_command(self.name, role, volume, mode))
     }
 
     fn claim_command(&self, name: &str, role: &str, volume: Option<&str>, mode: AccessMode) -> String {

@@ -380,7 +380,7 @@ mod tests {
         let said = ask(&blind, &VOLUME, None, "data").unwrap_err();
         assert_eq!(
             said,
-            "SharedPersistentVolume data may not be seen with your rights: have an administrator run kubectl reservoir why spv/data"
+            "SharedPersistentVolume data may not be seen with your rights: have an administrator run: kubectl reservoir why spv/data"
         );
     }
 

@@ -6,14 +6,13 @@ use super::advice::About;
 use super::target::Target;
 use super::waits;
 use crate::api::condition::reason::VOLUME_HELD;
-use crate::plan::pvc_provisioner::pvc_of;
+use crate::plan::{advice, pvc_provisioner::pvc_of};
 use crate::plugin::kind::{CLAIM, POD, PVC, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
 /// The next step for an object with a report of the given reason.
 pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
     let (name, namespace) = (&target.name, target.namespace.as_deref().unwrap_or("default"));
-    let describe = format!("kubectl describe {} {name} -n {namespace}", target.kind.short);
     if target.kind == &PVC {
         return waits::pvc_step(snapshot, target, reason);
     }
@@ -22,19 +21,14 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
     }
     if target.kind == &POD {
         return match snapshot.sees(&CLAIM) && snapshot.sees(&PVC) {
-            true => {
-                format!("{describe}   # its claims are bound: it waits for something else than Reservoir")
-            }
-            false => format!("{describe}   # its claims may not be seen with your rights"),
+            true => advice::look_elsewhere(name, namespace),
+            false => advice::claims_unseen(name, namespace),
         };
     }
     if target.kind.workload {
-        return format!("{describe}   # its events and its template say why pods are missing");
+        return advice::read_workload(target.kind.short, name, namespace);
     }
-    let step = About::new(snapshot, target).step(reason);
-    step.unwrap_or_else(|| {
-        "kubectl reservoir doctor   # checks that the controller runs in the version of this plug-in".into()
-    })
+    About::new(snapshot, target).step(reason).unwrap_or_else(advice::check_controller)
 }
 
 /// The step to end a healthy object that is in use.
@@ -44,30 +38,16 @@ pub(super) fn deletion_step(snapshot: &Snapshot, target: &Target) -> Option<Stri
     let volume = snapshot.volumes.iter().find(|volume| target.kind == &VOLUME && volume.name_any() == *name);
     let of_pvc = volume.and_then(|v| pvc_of(v).and(v.status.as_ref()?.claims.first()));
     Some(match target.kind.short {
-        "spv" if of_pvc.is_some() => format!(
-            "there is nothing to do; the volume is that of PersistentVolumeClaim {}, whose StorageClass decides about the data",
-            of_pvc.map(ToString::to_string).unwrap_or_default()
-        ),
-        "spv" => format!(
-            "a volume in use cannot be deleted; to destroy it after its last use: kubectl reservoir retire {name}"
-        ),
-        "dr" => format!(
-            "a reservation with content cannot be deleted: kubectl reservoir tree --role {}",
-            role.unwrap_or_default()
-        ),
-        "nd" => "a disk with reservations cannot be deleted: kubectl reservoir tree".into(),
+        "spv" => of_pvc.map_or_else(|| advice::retire_after_use(name), advice::leave_volume_to_class),
+        "dr" => advice::see_reservation(role.unwrap_or_default()),
+        "nd" => advice::see_disk(),
         "vclaim" => {
             let namespace = target.namespace.as_deref().unwrap_or("default");
             let claim =
                 snapshot.claims.iter().find(|c| c.name_any() == *name && c.namespace() == target.namespace);
             match claim.and_then(pvc_of) {
-                Some(_) => format!(
-                    "there is nothing to do; the claim ends with PersistentVolumeClaim {name}, and its StorageClass decides about the data"
-                ),
-                None => format!(
-                    "there is nothing to do; to end the claim after its pods, with the data kept: \
-                     kubectl reservoir unclaim {name} -n {namespace}"
-                ),
+                Some(_) => advice::leave_claim_to_class(name),
+                None => advice::unclaim(name, namespace),
             }
         }
         _ => return None,

@@ -4,6 +4,7 @@ use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
+use crate::plan::advice;
 use crate::plugin::kind::{CLAIM, Kind, POD, PVC, did_you_mean};
 use crate::plugin::snapshot::Snapshot;
 
@@ -46,12 +47,9 @@ impl Target {
     /// The message for a missing object, with the most similar name. An object that the caller may not see may exist.
     pub fn not_found(&self, snapshot: &Snapshot) -> String {
         if !snapshot.sees(self.kind) {
-            return format!(
-                "{} may not be seen with your rights: have an administrator run kubectl reservoir why {}/{}",
-                self.title(),
-                self.kind.short,
-                self.name
-            );
+            let argument = self.namespace.iter().map(|n| format!(" -n {n}")).collect::<String>();
+            let ask = advice::have_administrator_ask(format!("{}/{}{argument}", self.kind.short, self.name));
+            return format!("{} may not be seen with your rights: {ask}", self.title());
         }
         let pods = snapshot.pods.iter().map(|pod| (&POD, pod.namespace(), pod.name_any()));
         let pvcs = snapshot.pvcs.iter().map(|pvc| (&PVC, pvc.namespace(), pvc.name_any()));

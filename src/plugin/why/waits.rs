@@ -13,7 +13,7 @@ use super::target::Target;
 use crate::api::condition::reason::VOLUME_HELD;
 use crate::api::{Size, VolumeClaim};
 use crate::cluster;
-use crate::plan::publish::is_for_one_pod;
+use crate::plan::{advice, publish::is_for_one_pod};
 use crate::plugin::kind::{CLAIM, Kind, POD, PVC, did_you_mean};
 use crate::plugin::snapshot::Snapshot;
 
@@ -88,12 +88,8 @@ fn holder<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<(String, String, &'a 
 /// The next step for a pod whose exclusive volume is mounted in another pod.
 pub(super) fn holder_step(snapshot: &Snapshot, target: &Target) -> String {
     match target.find_pod(snapshot).and_then(|pod| holder(snapshot, pod)) {
-        Some((.., other)) => format!(
-            "kubectl describe pod {} -n {}   # end it, or wait for its end; a Deployment needs strategy.type Recreate",
-            other.name_any(),
-            other.namespace().unwrap_or_default()
-        ),
-        None => "wait for the pod that uses the volume".into(),
+        Some((.., other)) => advice::end_other_pod(other.name_any(), other.namespace().unwrap_or_default()),
+        None => advice::look_again(),
     }
 }
 
@@ -167,22 +163,12 @@ pub(super) fn missing_claim(snapshot: &Snapshot, target: &Target) -> Report {
 pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
     let (name, namespace) = (&target.name, target.namespace.as_deref().unwrap_or("default"));
     match reason {
-        "Missing" => format!(
-            "kubectl reservoir status -n {namespace}   # make the claim, or name another one in the pod"
-        ),
-        "WaitForFirstConsumer" => {
-            format!(
-                "start a pod that uses PersistentVolumeClaim {name}: its StorageClass waits for the first one"
-            )
-        }
-        "Terminating" => format!("kubectl reservoir tree -n {namespace}   # end the pods that use it"),
+        "Missing" => advice::make_claim(namespace),
+        "WaitForFirstConsumer" => advice::start_pod(name),
+        "Terminating" => advice::end_pods_of_pvc(namespace),
         _ => match find_pvc(snapshot, target).is_some_and(|pvc| snapshot.is_ours(pvc)) {
-            true => format!(
-                "kubectl describe pvc {name} -n {namespace}   # its events name what Reservoir waits for"
-            ),
-            false => {
-                format!("kubectl describe pvc {name} -n {namespace}   # its StorageClass is not Reservoir's")
-            }
+            true => advice::read_events(name, namespace),
+            false => advice::read_foreign_events(name, namespace),
         },
     }
 }

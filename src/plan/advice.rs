@@ -1,0 +1,216 @@
+//! The next steps that people read in `kubectl reservoir` and its refusals: a function for each.
+//!
+//! A step is a command with real names. Its comment, after `   #`, has the reason, or another way. A few steps need a person
+//! or another program. tests/api_tier/advice.rs runs each step of [`ALL`], or says who does.
+
+use std::fmt::Display;
+
+/// Defines the functions, and the list of them.
+macro_rules! advice {
+    ($($name:ident($($part:ident),*) = $text:literal;)+) => {
+        $(#[doc = $text] pub fn $name($($part: impl Display),*) -> String { format!($text) })+
+
+        /// Name and text of each step, in source order. The text has its parts in braces.
+        pub const ALL: &[(&str, &str)] = &[$((stringify!($name), $text)),+];
+    };
+}
+
+advice! {
+    nothing_to_do() = "there is nothing to do";
+    look_again() = "wait a few seconds; if the state stays the same: kubectl reservoir doctor";
+    check_controller() = "kubectl reservoir doctor   # checks that the controller runs in the version of this plug-in";
+    correct_field(object) = "kubectl edit {object}   # correct the field that the message names";
+    delete(object) = "kubectl delete {object}";
+    ask_why(object) = "kubectl reservoir why {object}";
+    have_administrator_ask(object) = "have an administrator run: kubectl reservoir why {object}";
+
+    // Nodes and disks.
+    bring_node_back(node, disk) =
+        "kubectl get nodes   # bring {node} back; if it is lost for good: kubectl patch nodedisk {disk} --type=merge \
+         -p '{{\"spec\":{{\"gone\":true}}}}'";
+    read_agent_log(namespace, pod) = "kubectl logs -n {namespace} {pod} --tail=50";
+    find_agent(node) = "kubectl reservoir doctor   # looks for the agent of {node}";
+    empty_gone_disk(object) =
+        "kubectl reservoir tree   # delete the volumes and reservations of {object}, then the NodeDisk";
+    remove_foreign_files(node) = "remove foreign files from the disk on {node}; no new volume is made there before";
+    find_lost_data(node, object) =
+        "look for the disk and its data on {node}; if the data is lost for good: kubectl delete {object}";
+
+    // Reservations.
+    fit_free_space(object, size) =
+        "kubectl reservoir resize {object} {size}   # or free space, or add a disk: kubectl reservoir status";
+    make_free_space() = "kubectl reservoir status   # free space, or add a disk";
+    fit_limit(object, size, role) =
+        "kubectl reservoir resize {object} {size}   # or delete reservations of role {role}, or have an \
+         administrator raise spec.quota.limit of its VolumeRole: kubectl reservoir tree --role {role}";
+    free_limit(role) =
+        "kubectl reservoir tree --role {role}   # delete reservations of the role, or have an administrator raise \
+         spec.quota.limit of its VolumeRole";
+    lower_guarantee() = "kubectl get volumeroles   # wait for free space, or lower another role's guarantee";
+    fit_content(object, size, role) =
+        "kubectl reservoir resize {object} {size}   # or retire a volume in it: kubectl reservoir tree --role {role}";
+    fit_parent(parent, more, object, less) =
+        "kubectl reservoir resize dr/{parent} {more}   # or ask for less: kubectl reservoir resize {object} {less}";
+    leave_moved_disk(object) =
+        "kubectl delete {object}   # on the disk, reserve without the agent's configuration: kubectl reservoir \
+         reserve --help";
+    see_no_disk() = "kubectl reservoir doctor   # there is no disk";
+    reserve_on_disk(anew, disk) = "{anew} --disk {disk}   # if NodeDisk {disk} is meant";
+    reserve_on_node(anew, node) = "{anew} --node {node}   # if node {node} is meant";
+    reserve_on_any_disk(anew) = "{anew}   # on any disk; kubectl get nodedisks lists all of them";
+    reserve_without_selector(anew) =
+        "{anew}   # on any disk; or label the node of a disk: kubectl get nodedisks lists them";
+    reserve_from_parent(anew, parent) = "{anew} --parent {parent}   # if reservation {parent} is meant";
+    make_parent(parent, role, size) =
+        "kubectl reservoir reserve {parent} --role {role} --size {size}   # makes the parent";
+    reserve_without_ancestor(anew) = "{anew}   # without a parent: the role has no ancestor";
+    reserve_without_parent(anew) = "{anew}   # without a parent; or for a sub-role of the parent's role";
+    erase_content(volume) =
+        "kubectl reservoir erase {volume}   # its data is kept for an undo; the same for each one in the reservation";
+    retire_content(volume) =
+        "kubectl reservoir retire {volume}   # its data is erased; the same for each one in the reservation";
+    delete_content(reservation) =
+        "kubectl reservoir delete dr/{reservation}   # it was carved out; the same for each one in the reservation";
+    use_fewer_reservations() =
+        "kubectl reservoir tree   # delete reservations that are not needed, or use fewer and larger ones";
+    use_less_of_role(role) = "kubectl reservoir tree --role {role}   # delete what is not needed of the role";
+    raise_limit(role) = "kubectl reservoir tree --role {role}   # delete reservations, or raise spec.quota.limit";
+
+    // Volumes.
+    create_for_near_role(anew, role) = "{anew}   # if role {role} is meant";
+    reserve_for_role(name, role, size) = "kubectl reservoir reserve {name} --role {role} --size {size}";
+    enlarge_reservation(reservation, size, role) =
+        "kubectl reservoir resize dr/{reservation} {size}   # or retire a volume in it: kubectl reservoir tree \
+         --role {role}";
+    use_fewer_volumes(role) =
+        "kubectl reservoir tree --role {role}   # retire volumes that are not needed, or reserve once more";
+    list_orphans() = "kubectl reservoir orphans   # lists the data without an object";
+    leave_wrong_disk(object) =
+        "kubectl delete {object}   # then create it in a reservation on a suitable disk: kubectl get nodedisks -o \
+         wide";
+    keep_file_system(volume, size) =
+        "kubectl reservoir resize spv/{volume} {size}   # back to the present size; or copy the data into a smaller \
+         volume";
+    keep_size(volume, size) =
+        "kubectl reservoir resize spv/{volume} {size}   # keeps its size; or end the pods that use the volume";
+    keep_volume(volume) =
+        "kubectl reservoir unretire {volume}   # keeps the volume; else delete the claims that are bound to it";
+    end_users(role) =
+        "kubectl reservoir tree --role {role}   # end the claims and pods that use the volume; then it goes on by \
+         itself";
+
+    // Claims.
+    subscribe(role, namespace) = "kubectl reservoir subscribe {role} -n {namespace}";
+    share_resources(subscription, namespace) =
+        "kubectl patch rolesubscription {subscription} -n {namespace} --type=merge -p \
+         '{{\"spec\":{{\"capabilities\":[\"SHARED_RESOURCES\"]}}}}'   # the namespace's pods share the volume then";
+    find_subscription(namespace) =
+        "kubectl get rolesubscriptions -n {namespace}   # add SHARED_RESOURCES to spec.capabilities of the one for \
+         the role";
+    claim_for_near_role(anew, role) = "{anew}   # if role {role} is meant";
+    claim_for_role_of_volume(anew) = "{anew}   # for the role of the volume";
+    claim_near_volume(anew, volume) = "{anew}   # if volume {volume} is meant";
+    claim_writable(anew) = "{anew}   # to read and write";
+    claim_under_other_name(claim) =
+        "{claim}   # the claim under another name, since the PersistentVolumeClaim is somebody else's";
+    create_volume(volume, role, namespace) =
+        "kubectl reservoir create {volume} --role {role} --size 1Gi   # in the size that is needed; or claim a \
+         volume on offer: kubectl get volumeoffers -n {namespace}";
+    see_labels() =
+        "kubectl get spv --show-labels   # the labels and sizes of the volumes; to add a label: kubectl label spv";
+    see_offers(namespace) = "kubectl get volumeoffers -n {namespace}   # the volumes on offer";
+    ask_about_holder(claim, holders, namespace) =
+        "kubectl reservoir why vclaim/{claim} -n {holders}   # or claim another volume: kubectl get volumeoffers -n \
+         {namespace}";
+    claim_other_volume(namespace) =
+        "kubectl get volumeoffers -n {namespace}   # claim another volume, or wait for the end of the claim that \
+         holds this one";
+    ask_about_claims(volume) =
+        "kubectl reservoir why spv/{volume}   # lists its claims; a namespace's pods can use one claim together";
+    use_fewer_claims(namespace) =
+        "kubectl reservoir tree -n {namespace}   # end claims that are not needed: kubectl reservoir unclaim --help";
+    change_quota(namespace) =
+        "kubectl get resourcequotas,limitranges -n {namespace}   # change the one that the message names; then it \
+         goes on by itself";
+    leave_lost_volume(delete) =
+        "{delete}   # then claim another volume; data without an object: kubectl reservoir orphans";
+    end_with_pvc(pvc, namespace) =
+        "kubectl describe pvc {pvc} -n {namespace}   # no new pod can use it, and the claim ends with it; the \
+         reclaim policy of its PersistentVolume decides about the data";
+    end_pods(namespace) = "kubectl reservoir tree -n {namespace}   # end the pods that use the claim";
+    end_process() = "kubectl get events -A --field-selector=reason=MountHeld   # end the process";
+
+    // Pods, PersistentVolumeClaims and workloads.
+    look_elsewhere(pod, namespace) =
+        "kubectl describe pod {pod} -n {namespace}   # its claims are bound: it waits for something else than \
+         Reservoir";
+    claims_unseen(pod, namespace) =
+        "kubectl describe pod {pod} -n {namespace}   # its claims may not be seen with your rights";
+    end_other_pod(pod, namespace) =
+        "kubectl describe pod {pod} -n {namespace}   # end it, or wait for its end; a Deployment needs strategy.type \
+         Recreate";
+    make_claim(namespace) =
+        "kubectl reservoir status -n {namespace}   # make the claim, or name another one in the pod";
+    start_pod(pvc) = "start a pod that uses PersistentVolumeClaim {pvc}: its StorageClass waits for the first one";
+    end_pods_of_pvc(namespace) = "kubectl reservoir tree -n {namespace}   # end the pods that use it";
+    read_events(pvc, namespace) =
+        "kubectl describe pvc {pvc} -n {namespace}   # its events name what Reservoir waits for";
+    read_foreign_events(pvc, namespace) =
+        "kubectl describe pvc {pvc} -n {namespace}   # its StorageClass is not Reservoir's";
+    read_workload(kind, name, namespace) =
+        "kubectl describe {kind} {name} -n {namespace}   # its events and its template say why pods are missing";
+
+    // Ready objects, for people who want to end them.
+    retire_after_use(volume) =
+        "a volume in use cannot be deleted; to destroy it after its last use: kubectl reservoir retire {volume}";
+    leave_volume_to_class(pvc) =
+        "there is nothing to do; the volume is that of PersistentVolumeClaim {pvc}, whose StorageClass decides about \
+         the data";
+    see_reservation(role) = "a reservation with content cannot be deleted: kubectl reservoir tree --role {role}";
+    see_disk() = "a disk with reservations cannot be deleted: kubectl reservoir tree";
+    unclaim(claim, namespace) =
+        "there is nothing to do; to end the claim after its pods, with the data kept: kubectl reservoir unclaim \
+         {claim} -n {namespace}";
+    leave_claim_to_class(pvc) =
+        "there is nothing to do; the claim ends with PersistentVolumeClaim {pvc}, and its StorageClass decides about \
+         the data";
+
+    // Refusals and results of other commands.
+    delete_with_kubectl(object) = "it is not Reservoir's: kubectl delete {object}";
+    delete_pvc(pvc, namespace) =
+        "left alone, since its StorageClass decides about it: kubectl delete pvc {pvc} -n {namespace}";
+    extend_subscription(subscription, namespace, patch) =
+        "kubectl patch rolesubscription {subscription} -n {namespace} --type=merge -p '{patch}'";
+    end_claims_of_role(role, namespace) =
+        "kubectl reservoir unclaim --role {role} -n {namespace}   # ends them after their pods";
+    end_claims_of_receiver(role, receiver, namespace) =
+        "kubectl reservoir revoke {role} --from {receiver} --end-claims -n {namespace}";
+    see_kept() = "kubectl reservoir kept   # lists all of it";
+    undelete(uid, name) = "kubectl reservoir undelete {uid} --name {name}";
+    claim_again(claim, role, volume, namespace) =
+        "kubectl reservoir claim {claim} --role {role} --volume {volume} -n {namespace}   # the claim does not come \
+         back by itself; the same in each namespace that needs one";
+
+    // The doctor.
+    have_administrator_look() = "have an administrator run: kubectl reservoir doctor";
+    upgrade_kubernetes() = "upgrade the cluster: an older API server does not check rights on roles";
+    apply_kinds() = "kubectl apply --server-side -f crds/   # from the installed release";
+    install_plugin() = "install the plug-in of the installed release";
+    align_versions() = "install the plug-in of that version, or upgrade the chart";
+    install_chart(release, namespace) =
+        "helm upgrade --install {release} charts/reservoir --namespace {namespace} --create-namespace \
+         --reset-then-reuse-values";
+    read_program_log(workload, namespace) =
+        "kubectl describe {workload} -n {namespace}; kubectl logs {workload} -n {namespace}";
+    run_on_node() = "to have volumes there: change agent.nodeSelector or agent.tolerations of the chart";
+    have_mutating_policies() = "to have both written: set admission.mutatingPolicies of the chart to true";
+    write_both() = "docs/platforms.md has what to write; Kubernetes 1.36 serves it";
+    find_controller() = "kubectl get deployments -A -l app.kubernetes.io/name=reservoir   # the controller must run";
+    read_about_enforcement() = "docs/semantics.md has more, under D5";
+    read_about_older_pods() = "docs/operations.md has more, under \"Pods that came before their ReadOnly claim\"";
+    recover_listed() = "kubectl reservoir recover   # what is listed; then the others are listed";
+    configure_disks() = "give the agents some: agent.disks in the chart's values";
+    have_rights_granted(role, verbs, receiver) =
+        "if you need them, have an administrator run: kubectl reservoir grant {role} --verbs {verbs} --to {receiver}";
+    have_view_granted() = "without this right the output is incomplete";
+}
