@@ -78,6 +78,13 @@ advice! {
 
     // Volumes.
     create_for_near_role(anew, role) = "{anew}   # if role {role} is meant";
+    create_in_near_reservation(anew, reservation) = "{anew}   # if reservation {reservation} is meant";
+    create_in_any_reservation(anew, role) = "{anew}   # in any reservation of role {role} or an ancestor";
+    create_without_block(anew) =
+        "{anew}   # with a file system: no disk of the cluster has raw devices; an administrator adds one in \
+         agent.disks";
+    allow_adoption(path) =
+        "have an administrator allow {path}: adoptRoots of a disk in agent.disks of the chart's values";
     reserve_for_role(name, role, size) = "kubectl reservoir reserve {name} --role {role} --size {size}";
     enlarge_reservation(reservation, size, role) =
         "kubectl reservoir resize dr/{reservation} {size}   # or retire a volume in it: kubectl reservoir tree \
@@ -116,8 +123,12 @@ advice! {
     create_volume(volume, role, namespace) =
         "kubectl reservoir create {volume} --role {role} --size 1Gi   # in the size that is needed; or claim a \
          volume on offer: kubectl get volumeoffers -n {namespace}";
-    see_labels() =
-        "kubectl get spv --show-labels   # the labels and sizes of the volumes; to add a label: kubectl label spv";
+    create_fitting(name, role, size, labels, namespace) =
+        "kubectl reservoir create {name} --role {role} --size {size}{labels}   # makes a volume that fits; or change \
+         the selector: kubectl get volumeoffers -n {namespace}";
+    subscribe_to_near_role(role, namespace, near) =
+        "kubectl reservoir unsubscribe {role} -n {namespace} && kubectl reservoir subscribe {near} -n \
+         {namespace}   # if role {near} is meant";
     see_offers(namespace) = "kubectl get volumeoffers -n {namespace}   # the volumes on offer";
     ask_about_holder(claim, holders, namespace) =
         "kubectl reservoir why vclaim/{claim} -n {holders}   # or claim another volume: kubectl get volumeoffers -n \
@@ -149,8 +160,17 @@ advice! {
     end_other_pod(pod, namespace) =
         "kubectl describe pod {pod} -n {namespace}   # end it, or wait for its end; a Deployment needs strategy.type \
          Recreate";
+    claim_volume_of_name(name, role, namespace) =
+        "kubectl reservoir claim {name} --role {role} --volume {name} -n {namespace}   # claims the volume of this \
+         name; or name another claim in the pod";
     make_claim(namespace) =
-        "kubectl reservoir status -n {namespace}   # make the claim, or name another one in the pod";
+        "kubectl get volumeoffers -n {namespace}   # claim a volume on offer, or name another claim in the pod";
+    leave_other_node(pod, namespace, node) =
+        "kubectl delete pod {pod} -n {namespace}   # make it again without the other node: all pods of a volume run \
+         on its node, {node}";
+    fit_node(node, volume) =
+        "kubectl describe node {node}   # volume {volume} is on it, so the pod has to fit there: selectors, \
+         requests, tolerations";
     start_pod(pvc) = "start a pod that uses PersistentVolumeClaim {pvc}: its StorageClass waits for the first one";
     end_pods_of_pvc(namespace) = "kubectl reservoir tree -n {namespace}   # end the pods that use it";
     read_events(pvc, namespace) =

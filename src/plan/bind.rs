@@ -11,7 +11,7 @@ use crate::api::{
 use super::list_share::{Full, MOST_ENTRIES, full};
 use super::offer::{self, covers, offered, open_to};
 use super::resize::size_now;
-use super::{pvc_provisioner, undivided};
+use super::{names, pvc_provisioner, undivided};
 
 /// The claim's entry in the volume's list of bindings.
 pub fn binding(claim: &VolumeClaim) -> ClaimBinding {
@@ -102,14 +102,29 @@ pub fn choose<'a>(
                 if roles.is_empty() {
                     Verdict::no(reason::NO_SUBSCRIPTION, "this namespace is subscribed to no role; make a RoleSubscription")
                 } else {
+                    let namespace = claim.namespace().unwrap_or_default();
                     Verdict::no(
                         reason::NO_MATCH,
-                        "no volume on offer to this namespace fits the selector; see `kubectl get volumeoffers`",
+                        format!(
+                            "no volume on offer to namespace {namespace} {}; see `kubectl get volumeoffers -n {namespace}`",
+                            wanted(claim)
+                        ),
                     )
                 }
             })
         }
     }
+}
+
+/// `has the labels kind=st, and at least 5Gi`: what the selector of a claim asks for.
+fn wanted(claim: &VolumeClaim) -> String {
+    let Some(selector) = &claim.spec.selector else { return "fits".to_owned() };
+    let labels: Vec<String> =
+        selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
+    let labels = (!labels.is_empty()).then(|| format!("has the labels {}", names(&labels, labels.len())));
+    let size = selector.min_size.as_ref().map(|size| format!("has at least {size}"));
+    let both: Vec<String> = labels.into_iter().chain(size).collect();
+    if both.is_empty() { "fits the selector".to_owned() } else { both.join(" and ") }
 }
 
 /// Refuses a volume that could not be bound to the claim now, even without any older claim.

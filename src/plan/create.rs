@@ -235,7 +235,9 @@ fn no_reservation(volume: &SharedPersistentVolume, reservations: &[&DiskReservat
         );
     };
     match reservations.iter().find(|r| r.name_any() == *name) {
-        None => format!("there is no DiskReservation {name}; make it, or leave spec.reservation out"),
+        None => format!(
+            "there is no DiskReservation {name}; make it, or make the volume anew without spec.reservation"
+        ),
         Some(r) if r.metadata.deletion_timestamp.is_some() => {
             format!("DiskReservation {name} is being deleted")
         }
@@ -424,7 +426,7 @@ mod tests {
         let mut v = volume("v1", "eng", 1);
         for (name, said) in [
             ("b", "DiskReservation b is for role ops, which does not cover role eng"),
-            ("c", "there is no DiskReservation c; make it, or leave spec.reservation out"),
+            ("c", "there is no DiskReservation c; make it, or make the volume anew without spec.reservation"),
         ] {
             v.spec.reservation = Some(name.into());
             assert_eq!(pick(&v, &rs).unwrap_err(), ("NoReservation".into(), said.into()));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use super::rights::parse_verb;
-use crate::api::{Role, Size};
+use crate::api::{Role, Size, SizeError};
 
 /// Shows Reservoir's disks, reservations, volumes and claims, explains a wait, and creates objects without a
 /// manifest.
@@ -69,7 +69,7 @@ pub(super) struct Show {
 pub(super) struct Write {
     #[command(flatten)]
     pub output: Output,
-    /// Writes nothing. `client` prints the request; `server` lets the API server check it, rights included.
+    /// Writes nothing. With `client` no request is sent, and `-o yaml` prints the manifest; `server` lets the API server check it, rights included.
     #[arg(long, value_name = "WHERE")]
     pub dry_run: Option<DryRun>,
     /// Waits until the write has taken effect, and prints the progress.
@@ -169,7 +169,7 @@ pub(super) enum Command {
         #[arg(value_name = "[KIND/]NAME")]
         object: String,
         /// New size, such as 20Gi.
-        #[arg(value_parser = size)]
+        #[arg(value_parser = size, allow_hyphen_values = true)]
         size: String,
         #[command(flatten)]
         write: Write,
@@ -223,7 +223,7 @@ pub(super) struct Reserve {
     #[arg(long)]
     pub role: String,
     /// Size, such as 100Gi.
-    #[arg(long, value_parser = size)]
+    #[arg(long, value_parser = size, allow_hyphen_values = true)]
     pub size: String,
     /// NodeDisk that serves the reservation.
     #[arg(long, group = "place")]
@@ -249,7 +249,7 @@ pub(super) struct Create {
     #[arg(long)]
     pub role: String,
     /// Size, such as 10Gi.
-    #[arg(long, value_parser = size)]
+    #[arg(long, value_parser = size, allow_hyphen_values = true)]
     pub size: String,
     /// Reservation of the volume. Default: any reservation of the role with enough free space.
     #[arg(long)]
@@ -294,7 +294,7 @@ pub(super) struct Claim {
     #[arg(short = 'l', long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub selector: Vec<(String, String)>,
     /// Smallest size of the volume.
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
     pub min_size: Option<String>,
     /// Read-only access for the claim's pods.
     #[arg(long)]
@@ -321,7 +321,7 @@ pub(super) struct Erase {
     /// Does not ask.
     #[arg(short, long)]
     pub yes: bool,
-    /// Writes nothing. `client` prints the request; `server` lets the API server check it, rights included.
+    /// Writes nothing. With `client` no request is sent, and `-o yaml` prints the manifest; `server` lets the API server check it, rights included.
     #[arg(long, value_name = "WHERE")]
     pub dry_run: Option<DryRun>,
 }
@@ -417,9 +417,16 @@ fn size(text: &str) -> Result<String, String> {
         Ok(bytes) if bytes < 1 << 20 && text.chars().all(|c| c.is_ascii_digit()) => {
             Err(format!("{text} bytes? Write the unit, such as {text}Gi"))
         }
+        Ok(bytes) if bytes < 1 << 20 && text.ends_with('m') => {
+            Err(format!("m is a thousandth; write millions of bytes as {}", text.replace('m', "M")))
+        }
         Ok(bytes) if bytes < 1 << 20 => Err("a size is at least 1Mi".to_owned()),
-        // The API server's message explains a malformed size.
-        _ => Ok(text.to_owned()),
+        Ok(_) => Ok(text.to_owned()),
+        Err(SizeError::NotAQuantity(_)) => {
+            Err("write a number with a unit: Mi, Gi or Ti, or M, G or T for powers of 1000, such as 10Gi"
+                .to_owned())
+        }
+        Err(other) => Err(other.to_string()),
     }
 }
 
@@ -461,7 +468,15 @@ mod tests {
     fn t4_a_size_without_a_unit_is_a_question() {
         assert_eq!(size("300"), Err("300 bytes? Write the unit, such as 300Gi".into()));
         assert_eq!(size("3Ki"), Err("a size is at least 1Mi".into()));
-        for good in ["1Mi", "1.5Gi", "1073741824", "lots"] {
+        assert_eq!(size("100m"), Err("m is a thousandth; write millions of bytes as 100M".into()));
+        for wrong in ["10GB", "1Gib", "lots", ""] {
+            assert!(size(wrong).unwrap_err().starts_with("write a number with a unit"), "{wrong}");
+        }
+        assert!(size("-1Gi").unwrap_err().contains("is not a positive number"));
+        let line = ["kubectl-reservoir", "resize", "data", "-1Gi"];
+        let error = Cli::try_parse_from(line).err().unwrap().to_string();
+        assert!(error.contains("is not a positive number"), "{error}");
+        for good in ["1Mi", "1.5Gi", "1073741824"] {
             assert_eq!(size(good), Ok(good.to_owned()));
         }
     }

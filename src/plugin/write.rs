@@ -29,6 +29,7 @@ pub(super) const MANAGER: &str = "kubectl-reservoir";
 /// moment: the controller may not have seen new objects yet.
 const FINAL: &[&str] = &[
     INVALID,
+    NO_SUCH_DISK,
     NOT_A_SUB_ROLE,
     CANNOT_SHRINK,
     ROLE_NOT_ALLOWED,

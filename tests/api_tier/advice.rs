@@ -60,7 +60,9 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "fit_content",
         "the API server refuses a smaller size before (guards.rs); the command of fit_free_space",
     ),
-    ("leave_moved_disk", "the command of leave_wrong_disk, for a reservation (disks.rs)"),
+    ("leave_moved_disk", "the command of delete, for a reservation (disks.rs)"),
+    ("leave_wrong_disk", "the command of delete; a person decides on the disk (whole_disks.rs)"),
+    ("allow_adoption", "an administrator changes the chart's values"),
     ("reserve_on_node", "the command of reserve_on_disk"),
     ("reserve_without_ancestor", "the command of reserve_without_parent"),
     ("erase_content", "undelete.rs erases what is kept"),
@@ -134,6 +136,8 @@ const PODS: &[(&str, &str, &str)] = &[
     ("user", "used", ""),
     ("idle", "c", ""),
     ("lost", "nothing", ""),
+    ("named", "data", ""),
+    ("wrong", "c", "nodeName: n2,"),
     ("first", "one", "nodeName: n1,"),
     ("second", "one", ""),
     ("wide", "w", ""),
@@ -151,6 +155,15 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
     ),
     ("kubectl reservoir claim c --role eng --volume data -n solo", "vclaim/c -n solo", "NoCapability", Ready),
     ("true", "pod/idle -n team", "Pending", Shows),
+    (
+        "kubectl patch pod idle -n team --subresource=status --type=merge -p '{\"status\":{\"conditions\":[{\"type\":\"PodScheduled\",\"status\":\"False\",\
+         \"message\":\"1 node(s) didn\\u0027t match PersistentVolume\\u0027s node affinity\"}]}}'",
+        "pod/idle -n team",
+        "OtherNode",
+        Shows,
+    ),
+    ("true", "pod/wrong -n team", "OtherNode", Gone),
+    ("true", "pod/named -n team", "Missing", ReadyOf("vclaim/data -n team")),
     ("true", "pod/lost -n team", "Missing", Shows),
     ("true", "sts/none -n team", "NotReady", Shows),
     ("true", "pvc/foreign -n team", "", Shows),
@@ -176,10 +189,16 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
         "RoleNotAllowed",
         Ready,
     ),
-    ("kubectl reservoir claim hot --role eng -l tier=hot -n team", "vclaim/hot -n team", "NoMatch", Shows),
+    (
+        "kubectl reservoir claim hot --role eng -l tier=hot --min-size 16Mi -n team",
+        "vclaim/hot -n team",
+        "NoMatch",
+        Ready,
+    ),
     ("kubectl reservoir create wide --role eng --size 80Mi", "spv/wide", "ReservationFull", Ready),
     ("kubectl reservoir claim w --role eng --volume wide -n team --wait", "spv/wide", "", Shows),
     ("true", "vclaim/w -n team", "", Shows),
+    ("kubectl reservoir create fresh --role empty --size 16Mi", "spv/fresh", "NoReservation", Ready),
     // Both steps were followed: with the pod, claim and volume end.
     (
         "kubectl delete pod wide -n team; while kubectl get spv wide; do sleep 1; done; \
@@ -202,7 +221,18 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
         "NoOrphan",
         Shows,
     ),
-    ("kubectl reservoir create fresh --role empty --size 1Mi", "spv/fresh", "NoReservation", Ready),
+    (
+        "kubectl reservoir create near --role eng --size 16Mi --reservation egn",
+        "spv/near",
+        "NoReservation",
+        Ready,
+    ),
+    (
+        "kubectl reservoir create far --role eng --size 16Mi --reservation zzzz",
+        "spv/far",
+        "NoReservation",
+        Ready,
+    ),
     (
         "kubectl reservoir claim n --role eng --volume unlike -n team",
         "vclaim/n -n team",
@@ -213,7 +243,7 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
         "kubectl reservoir reserve child --role stem/child --size 1Mi --parent stem",
         "dr/child",
         "NoParent",
-        Shows,
+        Ready,
     ),
     (
         "kubectl reservoir reserve sub --role eng/ml --size 50Mi --parent egn",
@@ -287,6 +317,7 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
         "VolumeLost",
         Gone,
     ),
+    ("kubectl reservoir subscribe vison -n solo", "rsub/vison -n solo", "", ReadyOf("rsub/vision -n solo")),
     (
         "kubectl reservoir subscribe eng -n full; kubectl reservoir claim c --role eng --volume data -n full",
         "vclaim/c -n full",
@@ -294,11 +325,11 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
         Shows,
     ),
     (
-        "echo '{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: raw}, spec: {role: eng, size: 16Mi, \
-         reservation: eng, volumeMode: Block}}' | kubectl create -f -",
+        "kubectl reservoir reserve raw --role raw --size 16Mi --wait; \
+         kubectl reservoir create raw --role raw --size 16Mi --reservation raw --block",
         "spv/raw",
         "WrongDisk",
-        Gone,
+        Ready,
     ),
     (
         "kubectl reservoir reserve big --role big --size 2Mi --wait; \

@@ -243,7 +243,7 @@ async fn t4_why_finds_the_root_cause_and_the_nearest_name() {
         ("retire dta", "there is no SharedPersistentVolume dta; did you mean data?"),
         ("resize nd/x 1Gi", "a NodeDisk has no size: resize spv/NAME or dr/NAME"),
         ("create data --role eng --size 64Mi", "already exists"),
-        ("create other --role eng --size lots", "a size is a positive quantity below 8Ei"),
+        ("create other --role eng --size lots", "write a number with a unit"),
         ("create other --role eng --size 300", "300 bytes? Write the unit, such as 300Gi"),
         ("why sts/web -n team", "there is no StatefulSet team/web"),
         ("delete dr/bg", "there is no DiskReservation bg; did you mean big?"),

@@ -4,7 +4,9 @@ use kube::ResourceExt;
 
 use super::target::Target;
 use crate::api::condition::reason::*;
-use crate::api::{AccessMode, DiskReservation, Role, SharedPersistentVolume, Size, VolumeClaim};
+use crate::api::{
+    AccessMode, DiskKind, DiskReservation, Role, SharedPersistentVolume, Size, VolumeClaim, VolumeMode,
+};
 use crate::plan::pvc_provisioner::pvc_of;
 use crate::plan::{advice, holder, quota, resize};
 use crate::plugin::kind::{CLAIM, DISK, RESERVATION, VOLUME, nearest};
@@ -98,7 +100,7 @@ impl<'a> About<'a> {
             SHARE_TAKEN => advice::use_less_of_role(role),
             REFUSED => advice::change_quota(namespace),
             NO_ORPHAN => advice::list_orphans(),
-            WRONG_DISK => advice::leave_wrong_disk(argument),
+            WRONG_DISK => self.wrong_disk(),
             BACKING_LOST => advice::find_lost_data(self.node(), argument),
             CANNOT_SHRINK => advice::keep_file_system(name, self.present_size()),
             SHRINK_IN_USE => advice::keep_size(name, self.present_size()),
@@ -112,8 +114,8 @@ impl<'a> About<'a> {
             }
             NO_SUCH_VOLUME => self.no_such_volume(),
             ALWAYS_WRITABLE => advice::claim_writable(self.claim_anew(role, None, AccessMode::ReadWrite)),
-            NO_MATCH if self.snapshot.sees(&VOLUME) => advice::see_labels(),
-            NO_MATCH | VOLUME_RETIRING | VOLUME_DESTROYING => advice::see_offers(namespace),
+            NO_MATCH => self.no_match(),
+            VOLUME_RETIRING | VOLUME_DESTROYING => advice::see_offers(namespace),
             VOLUME_NOT_READY => match (self.volume, self.claim.and_then(|c| c.spec.volume.as_ref())) {
                 (Some(volume), _) => advice::ask_why(format!("spv/{}", volume.name_any())),
                 (None, Some(volume)) if !self.snapshot.sees(&VOLUME) => {
@@ -280,18 +282,84 @@ impl<'a> About<'a> {
 
     fn no_reservation(&self) -> String {
         let size = self.volume.map_or("1Gi", |v| v.spec.size.as_str());
+        let above = |r: &&DiskReservation| Role::name_covers(&r.spec.role, self.role);
+        let usable: Vec<String> =
+            self.snapshot.reservations.iter().filter(above).map(ResourceExt::name_any).collect();
+        let asked = self.volume.and_then(|v| v.spec.reservation.as_deref());
+        let near = asked.and_then(|asked| nearest(asked, usable.iter().map(String::as_str)));
         let roles = self.snapshot.reservations.iter().map(|r| r.spec.role.as_str());
-        if let Some(near) = nearest(self.role, roles) {
-            let access =
-                if self.volume.is_some_and(|v| v.spec.shared.is_none()) { " --exclusive" } else { "" };
-            let anew = format!(
-                "kubectl delete {} && kubectl reservoir create {} --role {near} --size {size}{access}",
-                self.argument, self.name
-            );
-            return advice::create_for_near_role(anew, near);
+        let near_role = nearest(self.role, roles).filter(|_| usable.is_empty());
+        match (near, near_role, asked) {
+            (Some(near), ..) => {
+                advice::create_in_near_reservation(self.create_anew(self.role, Some(near)), near)
+            }
+            (None, Some(role), _) => advice::create_for_near_role(self.create_anew(role, asked), role),
+            (None, None, Some(_)) if !usable.is_empty() => {
+                advice::create_in_any_reservation(self.create_anew(self.role, None), self.role)
+            }
+            (None, None, Some(asked)) => advice::reserve_for_role(word(asked), self.role, size),
+            (None, None, None) => {
+                let name = self.role.to_lowercase().replace(['/', '_'], "-");
+                advice::reserve_for_role(name, self.role, size)
+            }
         }
-        let name = self.role.to_lowercase().replace(['/', '_'], "-");
-        advice::reserve_for_role(name, self.role, size)
+    }
+
+    /// The command that deletes a volume without data, and makes it anew.
+    fn create_anew(&self, role: &str, reservation: Option<&str>) -> String {
+        let Some(spec) = self.volume.map(|volume| &volume.spec) else { return self.delete() };
+        let (argument, name, size) = (&self.argument, self.name, &spec.size);
+        let mut command = format!(
+            "kubectl delete {argument} && kubectl reservoir create {name} --role {role} --size {size}"
+        );
+        let mut add = |option: &str, value: Option<String>| {
+            command.extend(value.map(|value| format!(" --{option} {}", word(&value))));
+        };
+        add("reservation", reservation.map(str::to_owned));
+        let is_block = spec.volume_mode == VolumeMode::Block;
+        let fs_type = format!("{:?}", spec.fs_type).to_lowercase();
+        add("fs-type", Some(fs_type).filter(|fs| fs != "ext4" && !is_block && spec.adopt.is_none()));
+        add("gid", spec.gid.map(|gid| gid.to_string()));
+        add("keep-for", spec.keep_for.clone());
+        add("adopt", spec.adopt.as_ref().map(|adopt| adopt.path.clone()));
+        for (key, value) in self.volume.into_iter().flat_map(|volume| volume.labels()) {
+            add("label", Some(format!("{key}={value}")));
+        }
+        command.push_str(if spec.shared.is_none() { " --exclusive" } else { "" });
+        command.push_str(if is_block { " --block" } else { "" });
+        command
+    }
+
+    /// The step without the field that no disk of the cluster serves, if there is one.
+    fn wrong_disk(&self) -> String {
+        let kind = |kind| self.snapshot.disks.iter().any(|disk| disk.spec.kind == kind);
+        let spec = self.volume.map(|volume| &volume.spec);
+        let is_block = spec.is_some_and(|spec| spec.volume_mode == VolumeMode::Block);
+        let adopts = spec.and_then(|spec| spec.adopt.as_ref());
+        let roots = |disk: &&crate::api::NodeDisk| !disk.spec.adopt_roots.is_empty();
+        let anew = self.create_anew(self.role, spec.and_then(|spec| spec.reservation.as_deref()));
+        match adopts {
+            Some(adopt) if !self.snapshot.disks.iter().any(|disk| roots(&disk)) => {
+                advice::allow_adoption(&adopt.path)
+            }
+            None if is_block && !kind(DiskKind::Block) => {
+                advice::create_without_block(anew.trim_end_matches(" --block"))
+            }
+            _ => advice::leave_wrong_disk(&self.argument),
+        }
+    }
+
+    fn no_match(&self) -> String {
+        let Some(selector) = self.claim.and_then(|claim| claim.spec.selector.as_ref()) else {
+            return advice::see_offers(self.namespace);
+        };
+        let there = self.snapshot.volumes.iter().any(|volume| volume.name_any() == self.name);
+        let name = if there { format!("{}-2", self.name) } else { self.name.to_owned() };
+        let labels = selector.match_labels.iter().flatten();
+        let labels: String =
+            labels.map(|(key, value)| format!(" --label {}", word(&format!("{key}={value}")))).collect();
+        let size = selector.min_size.as_ref().map_or("1Gi", Size::as_str);
+        advice::create_fitting(name, self.role, size, labels, self.namespace)
     }
 
     fn reservation_full(&self) -> String {
@@ -439,6 +507,12 @@ mod tests {
         };
         snapshot.reservations.push(reservation("elsewhere", "eng", 1));
         snapshot.reservations[3].spec.node_name = Some("n2".into());
+        for (name, reservation) in [("named", "egn"), ("far", "zzz")] {
+            let mut volume = volume(name, "eng", 1);
+            (volume.spec.reservation, volume.spec.gid) =
+                (Some(reservation.into()), (name == "named").then_some(7));
+            snapshot.volumes.push(volume);
+        }
         for (kind, name, reason, wanted) in [
             (
                 &RESERVATION,
@@ -459,7 +533,24 @@ mod tests {
                 NO_PARENT,
                 "kubectl reservoir reserve sub --role eng/ml --size 1Gi --parent eng",
             ),
-            (&VOLUME, "lost", NO_RESERVATION, "kubectl reservoir create lost --role eng --size 1Gi"),
+            (
+                &VOLUME,
+                "lost",
+                NO_RESERVATION,
+                "kubectl reservoir create lost --role eng --size 1Gi --exclusive",
+            ),
+            (
+                &VOLUME,
+                "named",
+                NO_RESERVATION,
+                "create named --role eng --size 1Gi --reservation eng --gid 7",
+            ),
+            (
+                &VOLUME,
+                "far",
+                NO_RESERVATION,
+                "create far --role eng --size 1Gi --exclusive   # in any reservation",
+            ),
         ] {
             let step = step(&snapshot, kind, name, reason);
             assert!(step.starts_with("kubectl delete ") && step.contains(wanted), "{reason}: {step}");

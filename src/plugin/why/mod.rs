@@ -13,14 +13,14 @@ use serde::Serialize;
 pub(super) use target::Target;
 pub(super) use waits::growth;
 
-use super::kind::{CLAIM, PVC, VOLUME};
+use super::kind::{CLAIM, POD, PVC, VOLUME};
 use super::paint::Paint;
 use super::snapshot::Snapshot;
 use crate::api::volume_for_pvc;
 use chain::{chain, reports};
 use holders::holders;
 use report::Report;
-use steps::{deletion_step, step_for};
+use steps::{deletion_step, step_for, subscription_step};
 
 /// The answer.
 #[derive(Debug, Serialize)]
@@ -60,8 +60,8 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
             return Err(target.not_found(snapshot));
         }
         for report in reports.unwrap_or_else(|| vec![waits::missing_claim(snapshot, link)]) {
-            // The step for the root cause is enough: its effects end by themselves.
-            if report.trouble && (i + 1 == chain.len() || next.is_empty()) {
+            // The step for the root cause is enough: its effects end by themselves. A pod has one cause at a time.
+            if report.trouble && (next.is_empty() || i + 1 == chain.len() && link.kind != &POD) {
                 let step = step_for(snapshot, link, &report.reason);
                 next.extend(Some(step).filter(|step| !next.contains(step)));
             }
@@ -70,8 +70,9 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
     }
     let ready = next.is_empty();
     let holders = holders(snapshot, target);
-    if ready && !holders.is_empty() {
-        next.extend(deletion_step(snapshot, target));
+    if ready {
+        let end = deletion_step(snapshot, target).filter(|_| !holders.is_empty());
+        next.extend(subscription_step(snapshot, target).or(end));
     }
     let summary = match because.last() {
         Some(own) if because.len() > 1 => format!("{}, for the reasons below", own.reason),
@@ -130,7 +131,7 @@ mod tests {
     use crate::api::condition::{READY, RESIZED, Verdict, reason, set};
     use crate::api::{LABEL_PVC_UID, UidRef};
     use crate::plan::testing::*;
-    use crate::plugin::kind::{DISK, Kind, POD, RESERVATION, ROLE, VOLUME};
+    use crate::plugin::kind::{DISK, Kind, RESERVATION, ROLE, SUBSCRIPTION};
     use crate::plugin::snapshot::Denied;
 
     fn set_not_ready(conditions: &mut Vec<Condition>, reason: &'static str, message: &str) {
@@ -274,6 +275,70 @@ mod tests {
         let answer = ask(&snapshot, &POD, Some("team"), "web").unwrap();
         assert!(answer.contains("because VolumeClaim team/data is VolumeHeld: its volume v is exclusive, and pod team/first uses it"), "{answer}");
         assert!(answer.contains("next: kubectl describe pod first -n team"), "{answer}");
+        assert_eq!(answer.matches("next: ").count(), 1, "{answer}");
+    }
+
+    /// T4, F1: a pod that cannot run on the node of its volume waits for that node.
+    #[test]
+    fn t4_f1_why_pod_names_the_node_of_its_volume() {
+        let mut bound = claim("team", "data", "v");
+        let status = bound.status.get_or_insert_default();
+        status.volume = Some(UidRef { name: "v".into(), uid: "uid-v".into() });
+        set_ready(&mut status.conditions, true);
+        let volumes = vec![ready_volume("v", "eng", true)];
+        let mut snapshot = Snapshot {
+            volumes,
+            claims: vec![bound],
+            pods: vec![pod_of("data", "Pending")],
+            ..Snapshot::default()
+        };
+        let node = snapshot.volumes[0].status.as_ref().unwrap().node_name.clone().unwrap();
+        let of = |snapshot: &Snapshot| ask(snapshot, &POD, Some("team"), "web").unwrap();
+        assert!(of(&snapshot).contains("something else than Reservoir"));
+        snapshot.pods[0].spec.as_mut().unwrap().node_name = Some("other".into());
+        let named = of(&snapshot);
+        assert!(
+            named.contains(&format!("volume v is on node {node}, and the pod asks for node other")),
+            "{named}"
+        );
+        assert!(named.contains("next: kubectl delete pod web -n team"), "{named}");
+        let spec = snapshot.pods[0].spec.as_mut().unwrap();
+        spec.node_name = None;
+        spec.node_selector = Some([("kubernetes.io/hostname".to_owned(), "other".to_owned())].into());
+        assert!(of(&snapshot).contains("the pod asks for node other"));
+        snapshot.pods[0].spec.as_mut().unwrap().node_selector = None;
+        snapshot.pods[0].status.as_mut().unwrap().conditions =
+            from(json!([{"type": "PodScheduled", "status": "False",
+            "message": "0/2 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity"}]));
+        let unscheduled = of(&snapshot);
+        assert!(
+            unscheduled.contains(&format!("next: kubectl describe node {node}   # volume v is on it")),
+            "{unscheduled}"
+        );
+    }
+
+    /// T4: a subscription that offers nothing by a mistake says which.
+    #[test]
+    fn t4_why_of_a_subscription_sees_a_mistyped_role() {
+        let mut of = subscription("team", &["egn"], true);
+        set_ready(&mut of.status.get_or_insert_default().conditions, true);
+        let mut snapshot = Snapshot {
+            subscriptions: vec![of],
+            reservations: vec![reserved("eng", "eng", 1, &[])],
+            ..Snapshot::default()
+        };
+        let why = |snapshot: &Snapshot| ask(snapshot, &SUBSCRIPTION, Some("team"), "sub").unwrap();
+        let answer = why(&snapshot);
+        assert!(
+            answer.contains(
+                "next: kubectl reservoir unsubscribe egn -n team && kubectl reservoir subscribe eng -n team"
+            ),
+            "{answer}"
+        );
+        snapshot.subscriptions[0].spec.roles = vec!["eng".into()];
+        assert!(!why(&snapshot).contains("next: "));
+        snapshot.subscriptions[0].spec.capabilities.clear();
+        assert!(why(&snapshot).contains("next: kubectl patch rolesubscription sub -n team"));
     }
 
     /// T4: a workload waits for its first waiting pod. For a workload without pods the answer has the reason.

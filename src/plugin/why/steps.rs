@@ -6,8 +6,9 @@ use super::advice::About;
 use super::target::Target;
 use super::waits;
 use crate::api::condition::reason::VOLUME_HELD;
+use crate::api::{Capability, Role, RoleSubscription};
 use crate::plan::{advice, pvc_provisioner::pvc_of};
-use crate::plugin::kind::{CLAIM, POD, PVC, VOLUME};
+use crate::plugin::kind::{CLAIM, POD, PVC, SUBSCRIPTION, VOLUME, nearest};
 use crate::plugin::snapshot::Snapshot;
 
 /// The next step for an object with a report of the given reason.
@@ -19,6 +20,9 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
     if target.kind == &POD && reason == VOLUME_HELD {
         return waits::holder_step(snapshot, target);
     }
+    if target.kind == &POD && reason == waits::OTHER_NODE {
+        return waits::other_node_step(snapshot, target);
+    }
     if target.kind == &POD {
         return match snapshot.sees(&CLAIM) && snapshot.sees(&PVC) {
             true => advice::look_elsewhere(name, namespace),
@@ -29,6 +33,25 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
         return advice::read_workload(target.kind.short, name, namespace);
     }
     About::new(snapshot, target).step(reason).unwrap_or_else(advice::check_controller)
+}
+
+/// The step for a subscription that is in force, and offers nothing that the subscriber could mean.
+pub(super) fn subscription_step(snapshot: &Snapshot, target: &Target) -> Option<String> {
+    let is_it = |s: &&RoleSubscription| s.name_any() == target.name && s.namespace() == target.namespace;
+    let subscription = snapshot.subscriptions.iter().find(is_it).filter(|_| target.kind == &SUBSCRIPTION)?;
+    let namespace = target.namespace.as_deref().unwrap_or("default");
+    let items = snapshot.items();
+    let objects = items.iter().filter(|item| ![&SUBSCRIPTION, &CLAIM].contains(&item.kind));
+    let known: Vec<&str> = objects.filter_map(|item| item.role).collect();
+    let related =
+        |role: &str| known.iter().any(|of| Role::name_covers(of, role) || Role::name_covers(role, of));
+    let mistyped = subscription.spec.roles.iter().filter(|role| !related(role));
+    let near = mistyped.filter_map(|role| Some((role, nearest(role, known.iter().copied())?))).next();
+    match near {
+        Some((role, near)) => Some(advice::subscribe_to_near_role(role, namespace, near)),
+        None if subscription.spec.capabilities.contains(&Capability::SharedResources) => None,
+        None => Some(advice::share_resources(&target.name, namespace)),
+    }
 }
 
 /// The step to end a healthy object that is in use.

@@ -56,8 +56,61 @@ pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Ve
         message: format!("its volume {volume} is exclusive, and pod {} uses it", cluster::pod_ref(other)),
         trouble: true,
     });
+    let elsewhere = other_node(snapshot, pod).filter(|_| trouble).map(|place| Report {
+        object: target.title(),
+        reason: OTHER_NODE.into(),
+        message: match place.asked {
+            Some(asked) => format!(
+                "its volume {} is on node {}, and the pod asks for node {asked}",
+                place.volume, place.node
+            ),
+            None => format!("its volume {} is on node {}: {message}", place.volume, place.node),
+        },
+        trouble: true,
+    });
     let own = Report { object: target.title(), reason: phase, message, trouble };
-    held.into_iter().chain([own]).collect()
+    held.or(elsewhere).into_iter().chain([own]).collect()
+}
+
+/// The reason of a pod that cannot run on the node of its volume.
+pub(super) const OTHER_NODE: &str = "OtherNode";
+
+/// A volume of a pod, and its node.
+struct Place {
+    volume: String,
+    node: String,
+    /// The other node that the pod's spec asks for.
+    asked: Option<String>,
+}
+
+/// The first volume of the pod on another node than the pod asks for, or one that the scheduler cannot place the pod at.
+fn other_node(snapshot: &Snapshot, pod: &Pod) -> Option<Place> {
+    let spec = pod.spec.as_ref()?;
+    let selected = spec.node_selector.as_ref().and_then(|labels| labels.get("kubernetes.io/hostname"));
+    let asked = spec.node_name.as_ref().or(selected);
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let unscheduled = conditions.filter(|c| c.type_ == "PodScheduled" && c.status == "False");
+    let unscheduled = unscheduled.filter_map(|c| c.message.as_ref()).next();
+    let by_volume = unscheduled.is_some_and(|message| message.contains("PersistentVolume's node affinity"));
+    cluster::claims_of(pod).into_iter().find_map(|(namespace, name)| {
+        let is_it = |c: &&VolumeClaim| c.name_any() == name && c.namespace().as_ref() == Some(&namespace);
+        let bound = snapshot.claims.iter().find(is_it)?.status.as_ref()?.volume.as_ref()?;
+        let volume = snapshot.volumes.iter().find(|v| v.metadata.uid.as_ref() == Some(&bound.uid))?;
+        let node = volume.status.as_ref()?.node_name.clone()?;
+        let asked = asked.filter(|asked| **asked != node).cloned();
+        (asked.is_some() || by_volume).then(|| Place { volume: volume.name_any(), node, asked })
+    })
+}
+
+/// The next step for a pod that cannot run on the node of its volume.
+pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
+    match target.find_pod(snapshot).and_then(|pod| other_node(snapshot, pod)) {
+        Some(Place { node, asked: Some(_), .. }) => {
+            advice::leave_other_node(&target.name, target.namespace.as_deref().unwrap_or("default"), node)
+        }
+        Some(Place { volume, node, .. }) => advice::fit_node(node, volume),
+        None => advice::look_again(),
+    }
 }
 
 /// Claim, volume and pod, if the pod has an exclusive volume that `pod` waits for. At most one pod at a time mounts
@@ -163,7 +216,10 @@ pub(super) fn missing_claim(snapshot: &Snapshot, target: &Target) -> Report {
 pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
     let (name, namespace) = (&target.name, target.namespace.as_deref().unwrap_or("default"));
     match reason {
-        "Missing" => advice::make_claim(namespace),
+        "Missing" => match snapshot.volumes.iter().find(|volume| volume.name_any() == *name) {
+            Some(volume) => advice::claim_volume_of_name(name, &volume.spec.role, namespace),
+            None => advice::make_claim(namespace),
+        },
         "WaitForFirstConsumer" => advice::start_pod(name),
         "Terminating" => advice::end_pods_of_pvc(namespace),
         _ => match find_pvc(snapshot, target).is_some_and(|pvc| snapshot.is_ours(pvc)) {

@@ -31,7 +31,8 @@ pub(super) fn forged(table: &mut Table) {
     table.make(claim("bare", &n(table), json!({"volume": "team/kept"})), Says("NoSuchVolume", said));
     let said = "there is no SharedPersistentVolume kept\u{0} for role eng; the claim waits for it";
     table.make(claim("team", &n(table), json!({"volume": "kept\u{0}"})), Says("NoSuchVolume", said));
-    let said = "there is no DiskReservation e\u{202e}ng; make it, or leave spec.reservation out";
+    let said =
+        "there is no DiskReservation e\u{202e}ng; make it, or make the volume anew without spec.reservation";
     let spec = json!({"role": "eng", "size": "16Mi", "reservation": "e\u{202e}ng"});
     table.make(volume(&n(table), spec), Says("NoReservation", said));
     let said = "no NodeDisk is called n1.default\n; there are n1.default";
@@ -104,7 +105,7 @@ pub(super) fn claims(table: &mut Table) {
     table.make(claim("plain", "kept", kept), Says("NoCapability", said));
     let said = "there is no SharedPersistentVolume nope for role eng; the claim waits for it";
     table.make(claim("team", &n(table), json!({"volume": "nope"})), Says("NoSuchVolume", said));
-    let said = "no volume on offer to this namespace fits the selector; see `kubectl get volumeoffers`";
+    let said = "no volume on offer to namespace team ";
     for spec in [
         json!({"selector": {"minSize": "1Ti"}}),
         json!({"selector": {}, "role": "ops"}),
@@ -147,7 +148,8 @@ pub(super) fn free_space(table: &mut Table) {
         claim("team", &n(table), json!({"role": "lonely", "volume": "lonely"})),
         Says("NoSubscription", said),
     );
-    let said = "there is no DiskReservation dangling; make it, or leave spec.reservation out";
+    let said =
+        "there is no DiskReservation dangling; make it, or make the volume anew without spec.reservation";
     let spec = json!({"role": "eng", "size": "16Mi", "reservation": "dangling"});
     table.make(volume(&n(table), spec), Says("NoReservation", said));
     let said = "DiskReservation other is for role ops, which does not cover role eng";

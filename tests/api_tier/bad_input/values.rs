@@ -70,7 +70,8 @@ pub(super) fn names(table: &mut Table) {
     table.make(claim("team", &n(table), json!({"volume": ""})), Refused("spec.volume"));
     table.make(claim("team", &n(table), json!({"volume": long})), Refused("spec.volume: Too long"));
     let away = json!({"role": "eng", "size": "16Mi", "reservation": "../../eng"});
-    let said = "there is no DiskReservation ../../eng; make it, or leave spec.reservation out";
+    let said =
+        "there is no DiskReservation ../../eng; make it, or make the volume anew without spec.reservation";
     table.make(volume(&n(table), away), Says("NoReservation", said));
     let said = "there is no SharedPersistentVolume ../kept for role eng; the claim waits for it";
     table.make(claim("team", &n(table), json!({"volume": "../kept"})), Says("NoSuchVolume", said));
