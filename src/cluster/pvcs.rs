@@ -1,5 +1,5 @@
-//! The PersistentVolumeClaims that the controller made, those that the controller provisions, and those that have a
-//! StorageClass and no provisioner yet. The cache keeps nothing of other PersistentVolumeClaims.
+//! The PersistentVolumeClaims of Reservoir: made or provisioned by the controller, or with a StorageClass and without a
+//! provisioner yet. The cache keeps nothing of other PersistentVolumeClaims.
 
 use std::collections::BTreeMap;
 

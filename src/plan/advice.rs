@@ -77,7 +77,6 @@ advice! {
     raise_limit(role) = "kubectl reservoir tree --role {role}   # delete reservations, or raise spec.quota.limit";
 
     // Volumes.
-    create_for_near_role(anew, role) = "{anew}   # if role {role} is meant";
     create_in_near_reservation(anew, reservation) = "{anew}   # if reservation {reservation} is meant";
     create_in_any_reservation(anew, role) = "{anew}   # in any reservation of role {role} or an ancestor";
     create_without_block(anew) =
@@ -100,6 +99,8 @@ advice! {
          volume";
     keep_size(volume, size) =
         "kubectl reservoir resize spv/{volume} {size}   # keeps its size; or end the pods that use the volume";
+    take_size_back(volume, size) =
+        "kubectl reservoir resize spv/{volume} {size}   # takes the wish back; or do what the message says";
     keep_volume(volume) =
         "kubectl reservoir unretire {volume}   # keeps the volume; else delete the claims that are bound to it";
     end_users(role) =
@@ -114,7 +115,7 @@ advice! {
     find_subscription(namespace) =
         "kubectl get rolesubscriptions -n {namespace}   # add SHARED_RESOURCES to spec.capabilities of the one for \
          the role";
-    claim_for_near_role(anew, role) = "{anew}   # if role {role} is meant";
+    for_near_role(anew, role) = "{anew}   # if role {role} is meant";
     claim_for_role_of_volume(anew) = "{anew}   # for the role of the volume";
     claim_near_volume(anew, volume) = "{anew}   # if volume {volume} is meant";
     claim_writable(anew) = "{anew}   # to read and write";
@@ -149,6 +150,9 @@ advice! {
         "kubectl describe pvc {pvc} -n {namespace}   # no new pod can use it, and the claim ends with it; the \
          reclaim policy of its PersistentVolume decides about the data";
     end_pods(namespace) = "kubectl reservoir tree -n {namespace}   # end the pods that use the claim";
+    delete_finished_pod(pod, namespace) =
+        "kubectl delete pod {pod} -n {namespace}   # it has ended, and Kubernetes keeps its PersistentVolumeClaims \
+         until it is deleted";
     end_process() = "kubectl get events -A --field-selector=reason=MountHeld   # end the process";
 
     // Pods, PersistentVolumeClaims and workloads.
@@ -205,6 +209,7 @@ advice! {
         "kubectl reservoir unclaim --role {role} -n {namespace}   # ends them after their pods";
     end_claims_of_receiver(role, receiver, namespace) =
         "kubectl reservoir revoke {role} --from {receiver} --end-claims -n {namespace}";
+    bring_back(volume) = "kubectl reservoir undelete {volume}";
     see_kept() = "kubectl reservoir kept   # lists all of it";
     undelete(uid, name) = "kubectl reservoir undelete {uid} --name {name}";
     claim_again(claim, role, volume, namespace) =

@@ -245,7 +245,11 @@ fn no_reservation(volume: &SharedPersistentVolume, reservations: &[&DiskReservat
             format!("DiskReservation {name} is for role {}, which does not cover role {role}", r.spec.role)
         }
         Some(r) => match r.status.as_ref().filter(|s| s.node_disk.is_some()) {
-            None => format!("DiskReservation {name} is itself still waiting for free space"),
+            None => {
+                let conditions = r.status.as_ref().map_or(&[][..], |status| &status.conditions);
+                let why = condition::get(conditions, READY).map_or("it has no condition yet", |c| &c.message);
+                format!("DiskReservation {name} has no disk yet: {why}")
+            }
             Some(status) => {
                 let why = condition::get(&status.conditions, READY).map_or("it is not ready", |c| &c.message);
                 format!("DiskReservation {name} serves nobody now: {why}")

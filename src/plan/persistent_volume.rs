@@ -66,9 +66,9 @@ pub fn claim_of<K: Resource<DynamicType = ()>>(pv: &K) -> Option<&String> {
     (pv.meta().name.as_ref() == Some(&name_for(uid))).then_some(uid)
 }
 
-/// True if nothing will remove the PersistentVolume of a claim: the claim is gone, and no volume lists it. Somebody has
-/// removed the claim with its finalizers while the controller made the PersistentVolume (C6). `claim` and `volume` are
-/// those that the PersistentVolume names.
+/// True if nothing will remove the PersistentVolume of a claim: the claim is gone, and no volume lists the claim. A claim
+/// that loses its finalizers while the controller makes its PersistentVolume leaves such a one (C6). The PersistentVolume
+/// names `claim` and `volume`.
 pub fn is_left(
     pv: &PersistentVolume,
     claim: Option<&VolumeClaim>,

@@ -146,8 +146,8 @@ pub fn next(seen: &Seen) -> Step {
     let pv = pvc.spec.as_ref().and_then(|spec| spec.volume_name.as_ref());
     if let Some(pv) = pv.filter(|_| seen.volume.is_none()) {
         return Step::Refuse(format!(
-            "it names PersistentVolume {pv}, so it is bound to that one or never, and no volume is made: if that is not to \
-             come, delete this PersistentVolumeClaim, and make it again without spec.volumeName"
+            "spec.volumeName is {pv}, and Kubernetes binds the PersistentVolumeClaim to no other PersistentVolume, so no \
+             volume is made: delete the PersistentVolumeClaim, and make it again without spec.volumeName"
         ));
     }
     if is_unchosen {
@@ -480,9 +480,7 @@ mod tests {
     fn f5_a_claim_that_names_its_volume_gets_no_new_one() {
         let mut s = seen(true);
         s.pvc.as_mut().unwrap().spec.as_mut().unwrap().volume_name = Some("reservoir-old".into());
-        assert!(
-            matches!(next(&s), Step::Refuse(why) if why.starts_with("it names PersistentVolume reservoir-old"))
-        );
+        assert!(matches!(next(&s), Step::Refuse(why) if why.starts_with("spec.volumeName is reservoir-old")));
         // Kubernetes writes the name, and the phase Bound after that.
         s.volume = Some(Arc::new(own(ready_volume("pvc-u", "eng", false))));
         assert!(!matches!(next(&s), Step::Refuse(_)));

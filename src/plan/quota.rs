@@ -96,7 +96,7 @@ fn over_limit(role: &VolumeRole, reserved: u64, asked: u64) -> Option<Verdict> {
                 Size::from_bytes(reserved),
                 Size::from_bytes(limit),
                 Size::from_bytes(asked),
-                Size::from_bytes(over.min(asked)),
+                Size::from_bytes(over),
                 role.name_any()
             ),
         )

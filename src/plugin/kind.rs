@@ -81,7 +81,7 @@ impl Kind {
 pub(super) fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let likeness = |name: &&str| {
         let one_error = text.len() > 1 && strsim::osa_distance(text, name) == 1;
-        strsim::jaro_winkler(text, name).max(if one_error { 0.76 } else { 0.0 })
+        strsim::jaro_winkler(text, name).max(if one_error { 0.98 } else { 0.0 })
     };
     let similar = names.into_iter().filter(|name| *name != text && likeness(name) > 0.75);
     similar.max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
@@ -95,6 +95,14 @@ pub(super) fn did_you_mean<'a>(text: &str, names: impl IntoIterator<Item = &'a s
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// T4: one typing error is nearer than a longer name with the same beginning.
+    #[test]
+    fn t4_the_nearest_name_has_one_typing_error() {
+        assert_eq!(nearest("egn", ["eng/x", "eng", "ops"]), Some("eng"));
+        assert_eq!(nearest("data", ["data", "dta-2"]), Some("dta-2"));
+        assert_eq!(nearest("datasets", ["index"]), None);
+    }
 
     #[test]
     fn t4_kinds_parse_by_every_name_and_errors_name_the_nearest() {

@@ -10,7 +10,7 @@ use super::kind::did_you_mean;
 use super::snapshot::Snapshot;
 use super::unclaim;
 use super::write::{MANAGER, delete_params, dry_run_suffix};
-use crate::api::{Role, RoleSubscription};
+use crate::api::{Role, RoleSubscription, VolumeClaim};
 use crate::plan::advice;
 
 /// A subscription with the roles that it keeps.
@@ -65,7 +65,11 @@ pub(super) async fn unsubscribe(client: &Client, args: &Unsubscribe, namespace: 
         println!("rolesubscription.reservoir.dev/{name} {result}{}", dry_run_suffix(args.dry_run));
     }
     for role in &args.roles {
-        let left: Vec<_> = unclaim::of_role(&snapshot, role).collect();
+        let is_bound = |claim: &&VolumeClaim| {
+            claim.metadata.deletion_timestamp.is_none()
+                && claim.status.as_ref().is_some_and(|status| status.volume.is_some())
+        };
+        let left: Vec<_> = unclaim::of_role(&snapshot, role).filter(is_bound).collect();
         if !left.is_empty() {
             eprintln!("Bound claims need no subscription. These claims go on:");
             left.iter().for_each(|claim| eprintln!("  {}", unclaim::describe(&snapshot, claim)));

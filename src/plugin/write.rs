@@ -47,6 +47,8 @@ const FINAL: &[&str] = &[
     NO_ORPHAN,
 ];
 
+use crate::api::condition::RESIZED as RESIZED_CONDITION;
+
 /// Time after which such a state counts as lasting.
 const STUCK: Duration = Duration::from_secs(3);
 
@@ -201,10 +203,8 @@ pub(super) async fn change_field(
                 .map_err(|error| explain_api_error(&error))?
         }
     };
-    if write.dry_run.is_none() && before.resource_version() == changed.resource_version() {
-        return print_result(kind, &changed, "unchanged", write);
-    }
-    print_result(kind, &changed, result, write)?;
+    let is_same = write.dry_run.is_none() && before.resource_version() == changed.resource_version();
+    print_result(kind, &changed, if is_same { "unchanged" } else { result }, write)?;
     match until {
         Some(until) => wait_until(&api, kind, &changed, write, &until).await,
         None => Ok(()),
@@ -299,7 +299,9 @@ fn progress(object: &DynamicObject, until: &Until, generation: Option<i64>) -> O
         Until::Deleted => "Retiring",
     };
     let conditions = object.data["status"]["conditions"].as_array()?;
-    let condition = conditions.iter().find(|c| c["type"] == type_)?;
+    // What was never served has no condition Resized: its first size is that of the spec.
+    let first = conditions.iter().find(|c| type_ == RESIZED_CONDITION && c["type"] == "Ready");
+    let condition = conditions.iter().find(|c| c["type"] == type_).or(first)?;
     if condition["observedGeneration"].as_i64() < generation {
         return None;
     }

@@ -675,7 +675,7 @@ async fn f5_a_lost_claim_of_a_backup_gets_no_volume() {
     restored["metadata"]["annotations"] = json!({SELECTED_NODE: "n1", "pv.kubernetes.io/bind-completed": "yes",
         "volume.kubernetes.io/storage-provisioner": DRIVER});
     story.make(restored).await;
-    story.said("restored", "it names PersistentVolume reservoir-of-before").await;
+    story.said("restored", "spec.volumeName is reservoir-of-before").await;
     assert!(story.volumes.list(&Default::default()).await.unwrap().items.is_empty());
     assert!(story.claims.get_opt("restored").await.unwrap().is_none());
 }

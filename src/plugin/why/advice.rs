@@ -7,6 +7,7 @@ use crate::api::condition::reason::*;
 use crate::api::{
     AccessMode, DiskKind, DiskReservation, Role, SharedPersistentVolume, Size, VolumeClaim, VolumeMode,
 };
+use crate::cluster;
 use crate::plan::pvc_provisioner::pvc_of;
 use crate::plan::{advice, holder, quota, resize};
 use crate::plugin::kind::{CLAIM, DISK, RESERVATION, VOLUME, nearest};
@@ -67,6 +68,9 @@ impl<'a> About<'a> {
             }
             CREATING | PARENT_NOT_RESERVED | RESIZING | BINDING | RELEASING => advice::look_again(),
             INVALID => advice::correct_field(argument),
+            RESIZE_FAILED if self.volume.is_some_and(|volume| pvc_of(volume).is_none()) => {
+                advice::take_size_back(name, self.present_size())
+            }
             AGENT_SILENT | DISK_REFUSED | BACKING_FAILED | RESIZE_FAILED => self.agent_log(),
             // The node may have no object.
             NODE_UNREACHABLE => advice::bring_node_back(self.node(), self.disk.as_deref().unwrap_or(name)),
@@ -136,11 +140,25 @@ impl<'a> About<'a> {
             VOLUME_LOST => advice::leave_lost_volume(self.delete()),
             VOLUME_GONE | ROLE_TAKEN => self.delete(),
             IN_USE if self.claim.and_then(pvc_of).is_some() => advice::end_with_pvc(name, namespace),
-            IN_USE => advice::end_pods(namespace),
+            IN_USE => self.in_use(),
             MOUNT_HELD => advice::end_process(),
             OVER_LIMIT => advice::raise_limit(role),
             _ => return None,
         })
+    }
+
+    /// Kubernetes keeps a PersistentVolumeClaim for finished pods, too.
+    fn in_use(&self) -> String {
+        let claim = (self.namespace.to_owned(), self.name.to_owned());
+        let finished = |pod: &&k8s_openapi::api::core::v1::Pod| {
+            cluster::is_terminal(pod) && cluster::claims_of(pod).contains(&claim)
+        };
+        match self.snapshot.pods.iter().find(finished) {
+            Some(pod) if self.snapshot.pods_of(self.namespace, self.name).next().is_none() => {
+                advice::delete_finished_pod(pod.name_any(), self.namespace)
+            }
+            _ => advice::end_pods(self.namespace),
+        }
     }
 
     /// The claim of a StorageClass can end only with its PersistentVolumeClaim.
@@ -293,7 +311,7 @@ impl<'a> About<'a> {
             (Some(near), ..) => {
                 advice::create_in_near_reservation(self.create_anew(self.role, Some(near)), near)
             }
-            (None, Some(role), _) => advice::create_for_near_role(self.create_anew(role, asked), role),
+            (None, Some(role), _) => advice::for_near_role(self.create_anew(role, asked), role),
             (None, None, Some(_)) if !usable.is_empty() => {
                 advice::create_in_any_reservation(self.create_anew(self.role, None), self.role)
             }
@@ -386,7 +404,7 @@ impl<'a> About<'a> {
         let subscribed = subscribed.flat_map(|s| s.spec.roles.iter().map(String::as_str));
         let exists = self.snapshot.items().iter().any(|i| i.kind != &CLAIM && i.role == Some(self.role));
         match nearest(self.role, subscribed).filter(|_| !exists) {
-            Some(near) => advice::claim_for_near_role(self.claim_anew(near, None, self.mode()), near),
+            Some(near) => advice::for_near_role(self.claim_anew(near, None, self.mode()), near),
             None => advice::subscribe(self.role, self.namespace),
         }
     }
@@ -406,8 +424,11 @@ impl<'a> About<'a> {
         let asked = self.claim.and_then(|c| c.spec.volume.as_deref()).unwrap_or_default();
         let offers = self.snapshot.offers.iter().filter(|o| o.namespace().as_deref() == Some(self.namespace));
         let offered = offers.flat_map(|o| o.spec.volumes.iter().map(|v| v.name.clone()));
-        let names: Vec<String> =
-            offered.chain(self.snapshot.volumes.iter().map(ResourceExt::name_any)).collect();
+        let fits = |v: &&SharedPersistentVolume| Role::name_covers(&v.spec.role, self.role);
+        let fitting = self.snapshot.volumes.iter().filter(fits).map(ResourceExt::name_any);
+        // A user who sees no volumes sees offers.
+        let offered = offered.filter(|_| !self.snapshot.sees(&VOLUME));
+        let names: Vec<String> = fitting.chain(offered).collect();
         match nearest(asked, names.iter().map(String::as_str)) {
             Some(near) => {
                 advice::claim_near_volume(self.claim_anew(self.role, Some(near), self.mode()), near)
@@ -563,16 +584,26 @@ mod tests {
         let full = with_quota(volume_role("eng", "eng"), Some(5), None, &[("x", 5)]);
         let mut releasing = claim("team", "c", "v");
         releasing.metadata.labels = Some([(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+        let mut far = claim("team", "far", "datasets");
+        far.spec.role = "ops".into();
+        let done = serde_json::from_value(serde_json::json!({"metadata": {"namespace": "team", "name": "done"},
+            "spec": {"containers": [], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "ending"}}]},
+            "status": {"phase": "Succeeded"}}))
+        .unwrap();
         let snapshot = Snapshot {
             reservations: vec![reservation("more", "eng/ml", 1)],
             roles: vec![full],
-            claims: vec![releasing],
+            claims: vec![releasing, claim("team", "ending", "v"), far],
+            volumes: vec![ready_volume("dataset", "eng", true)],
+            pods: vec![done],
             ..Snapshot::default()
         };
         for (kind, name, reason, wanted) in [
             (&RESERVATION, "more", OVER_QUOTA, "kubectl reservoir tree --role eng   # delete reservations"),
             (&RESERVATION, "more", NOT_ENOUGH_ROOM, "kubectl reservoir status   # free space"),
             (&CLAIM, "c", IN_USE, "kubectl describe pvc c -n team   # no new pod can use it"),
+            (&CLAIM, "ending", IN_USE, "kubectl delete pod done -n team   # it has ended"),
+            (&CLAIM, "far", NO_SUCH_VOLUME, "kubectl reservoir create datasets --role ops --size 1Gi"),
         ] {
             let step = step(&snapshot, kind, name, reason);
             assert!(step.starts_with(wanted), "{step}");

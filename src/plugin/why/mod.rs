@@ -235,8 +235,14 @@ mod tests {
         assert!(foreign.starts_with("Pod team/web: Pending: no such image\nnext: kubectl describe pod web -n team   # its claims are bound"), "{foreign}");
         snapshot.pvcs = vec![pvc("data", "Pending", "ours")];
         snapshot.classes = vec!["ours".into()];
-        snapshot.events =
-            vec![event("PersistentVolumeClaim", "data", "Warning", "ProvisioningFailed", "5Gi too little")];
+        snapshot.events = ["Normal", "Warning", "Normal"]
+            .map(|type_| match type_ {
+                "Warning" => {
+                    event("PersistentVolumeClaim", "data", type_, "ProvisioningFailed", "5Gi too little")
+                }
+                _ => event("PersistentVolumeClaim", "data", type_, "ExternalProvisioning", "waiting"),
+            })
+            .into();
         let ours = of(&snapshot);
         assert!(
             ours.contains("because PersistentVolumeClaim team/data is ProvisioningFailed: 5Gi too little"),

@@ -4,8 +4,9 @@ use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
+use crate::api::LedgerEntry;
 use crate::plan::advice;
-use crate::plugin::kind::{CLAIM, Kind, POD, PVC, did_you_mean};
+use crate::plugin::kind::{CLAIM, Kind, POD, PVC, VOLUME, did_you_mean};
 use crate::plugin::snapshot::Snapshot;
 
 /// An object by kind and name. The object may not exist.
@@ -50,6 +51,15 @@ impl Target {
             let argument = self.namespace.iter().map(|n| format!(" -n {n}")).collect::<String>();
             let ask = advice::have_administrator_ask(format!("{}/{}{argument}", self.kind.short, self.name));
             return format!("{} may not be seen with your rights: {ask}", self.title());
+        }
+        let mut reservations = snapshot.reservations.iter().filter_map(|r| r.status.as_ref());
+        let is_kept = |entry: &LedgerEntry| entry.kept.is_some() && entry.name == self.name;
+        if self.kind == &VOLUME && reservations.any(|status| status.volumes.iter().any(is_kept)) {
+            return format!(
+                "{} was destroyed, and its data is kept: {}",
+                self.title(),
+                advice::bring_back(&self.name)
+            );
         }
         let pods = snapshot.pods.iter().map(|pod| (&POD, pod.namespace(), pod.name_any()));
         let pvcs = snapshot.pvcs.iter().map(|pvc| (&PVC, pvc.namespace(), pvc.name_any()));

@@ -159,7 +159,10 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
     if phase != "Pending" {
         return report(phase != "Bound", phase, "its volume is not Reservoir's".into());
     }
-    match last_event(snapshot, &PVC, target, false) {
+    // Kubernetes repeats events that only say that it waits.
+    let event =
+        last_event(snapshot, &PVC, target, true).or_else(|| last_event(snapshot, &PVC, target, false));
+    match event {
         Some(event) => report(true, event.reason.as_deref().unwrap_or("Pending"), message_of(event)),
         None => report(true, "Pending", "Kubernetes has reported no cause yet".into()),
     }

@@ -155,7 +155,7 @@ pub(super) fn free_space(table: &mut Table) {
     let said = "DiskReservation other is for role ops, which does not cover role eng";
     let spec = json!({"role": "eng", "size": "16Mi", "reservation": "other"});
     table.make(volume(&n(table), spec), Says("NoReservation", said));
-    let said = "DiskReservation huge is itself still waiting for free space";
+    let said = "DiskReservation huge has no disk yet: ";
     let spec = json!({"role": "eng", "size": "16Mi", "reservation": "huge"});
     table.make(volume(&n(table), spec), Says("NoReservation", said));
     let said = "1Gi asked for, eng has 208Mi left; reserve more for role eng or destroy a volume in it";
