@@ -127,6 +127,21 @@ fn no_file_imports_itself_by_way_of_others() {
     assert!(circles.is_empty(), "{circles:#?}");
 }
 
+/// T4: each step of the table is printed somewhere, and no other file of the plug-in has a step of its own.
+#[test]
+fn t4_next_steps_are_those_of_the_table() {
+    let printing: String = sources()
+        .into_iter()
+        .filter(|(path, _)| path.starts_with("plugin"))
+        .map(|(_, text)| text.split("#[cfg(test)]").next().unwrap().to_owned())
+        .collect();
+    for (step, _) in reservoir::plan::advice::ALL {
+        assert!(printing.contains(&format!("advice::{step}")), "nothing prints the step {step}");
+    }
+    let own: Vec<&str> = printing.lines().filter(|line| line.contains("next: kubectl")).collect();
+    assert!(own.is_empty(), "{own:#?}");
+}
+
 /// The Makefile lists its tests, so that the quick ones run first.
 #[test]
 fn every_test_binary_is_in_the_makefile() {

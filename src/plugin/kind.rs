@@ -100,7 +100,6 @@ mod tests {
     #[test]
     fn t4_the_nearest_name_has_one_typing_error() {
         assert_eq!(nearest("egn", ["eng/x", "eng", "ops"]), Some("eng"));
-        assert_eq!(nearest("data", ["data", "dta-2"]), Some("dta-2"));
         assert_eq!(nearest("datasets", ["index"]), None);
     }
 

@@ -18,6 +18,7 @@ use super::errors::explain_api_error;
 use super::kind::{self, Kind, did_you_mean};
 use super::output::print;
 use crate::api::GROUP;
+use crate::api::condition::RESIZED;
 use crate::api::condition::reason::*;
 use crate::cluster;
 use crate::plan::advice;
@@ -46,8 +47,6 @@ const FINAL: &[&str] = &[
     BACKING_LOST,
     NO_ORPHAN,
 ];
-
-use crate::api::condition::RESIZED as RESIZED_CONDITION;
 
 /// Time after which such a state counts as lasting.
 const STUCK: Duration = Duration::from_secs(3);
@@ -300,7 +299,7 @@ fn progress(object: &DynamicObject, until: &Until, generation: Option<i64>) -> O
     };
     let conditions = object.data["status"]["conditions"].as_array()?;
     // What was never served has no condition Resized: its first size is that of the spec.
-    let first = conditions.iter().find(|c| type_ == RESIZED_CONDITION && c["type"] == "Ready");
+    let first = conditions.iter().find(|c| type_ == RESIZED && c["type"] == "Ready");
     let condition = conditions.iter().find(|c| c["type"] == type_).or(first)?;
     if condition["observedGeneration"].as_i64() < generation {
         return None;

@@ -221,7 +221,7 @@ async fn f5_uninstall_erases_only_when_told() {
     cluster.apply_text(CONTROLLER).await;
     let pod = cluster.pod("team-a", "user", &["data"]).await;
     let said = fails(&cluster, "uninstall --erase --yes");
-    assert!(said.contains("pod team-a/user use volumes"), "{said}");
+    assert!(said.contains("volumes are used by pod team-a/user"), "{said}");
     cluster.end_pod("team-a", &pod.name_any()).await;
     let said = does(&cluster, "uninstall --erase --yes --timeout 60s");
     let order = [

@@ -246,7 +246,10 @@ mod tests {
         there.facts.snapshot.pods = vec![from_value(pod).unwrap()];
         for data in [Data::Keep, Data::Erase] {
             let step = next(data, &there, NOW);
-            assert!(matches!(&step, Step::First(why) if why.starts_with("pod ns/p use volumes")), "{step:?}");
+            assert!(
+                matches!(&step, Step::First(why) if why.starts_with("volumes are used by pod ns/p")),
+                "{step:?}"
+            );
         }
         there.facts.snapshot.pods.clear();
         there.facts.controllers = Some(vec![]);

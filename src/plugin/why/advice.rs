@@ -554,24 +554,14 @@ mod tests {
                 NO_PARENT,
                 "kubectl reservoir reserve sub --role eng/ml --size 1Gi --parent eng",
             ),
-            (
-                &VOLUME,
-                "lost",
-                NO_RESERVATION,
-                "kubectl reservoir create lost --role eng --size 1Gi --exclusive",
-            ),
+            (&VOLUME, "lost", NO_RESERVATION, "kubectl reservoir create lost --role eng --size 1Gi"),
             (
                 &VOLUME,
                 "named",
                 NO_RESERVATION,
                 "create named --role eng --size 1Gi --reservation eng --gid 7",
             ),
-            (
-                &VOLUME,
-                "far",
-                NO_RESERVATION,
-                "create far --role eng --size 1Gi --exclusive   # in any reservation",
-            ),
+            (&VOLUME, "far", NO_RESERVATION, "create far --role eng --size 1Gi   # in any reservation"),
         ] {
             let step = step(&snapshot, kind, name, reason);
             assert!(step.starts_with("kubectl delete ") && step.contains(wanted), "{reason}: {step}");
