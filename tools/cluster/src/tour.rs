@@ -16,6 +16,7 @@ use crate::tools;
 
 mod pages;
 mod plain;
+mod signed;
 mod steps;
 mod upgrade;
 
@@ -75,6 +76,7 @@ impl Tour {
                 "agent.disks[0].requireMount=false",
             ])
             .args(["--set", &format!("test.image={}", image::TEST)])
+            .args(["--set", &format!("test.principal={}", self.username(&[])?)])
             .arg("--kubeconfig")
             .arg(self.cluster.kubeconfig());
         println!(
@@ -159,9 +161,9 @@ impl Tour {
 
     /// Applies a manifest of `examples/`.
     fn apply(&self, example: &str) -> anyhow::Result<()> {
-        let path = self.repository.join("examples").join(example);
+        let manifest = self.manifest(example, &[])?;
         println!("$ kubectl apply -f examples/{example}");
-        print!("{}", self.cluster.kubectl()?.args(["apply", "-f"]).arg(path).run()?);
+        print!("{}", self.cluster.kubectl()?.args(["apply", "-f"]).arg(manifest.path()).run()?);
         Ok(())
     }
 

@@ -99,8 +99,8 @@ impl Tour {
         self.title("Jane may write reservations, but not for role analytics until somebody grants it")?;
         let operator = "--clusterrole=reservoir-role-operator";
         self.show(&["create", "clusterrolebinding", JANE_OPERATES, operator, "--user=jane"])?;
-        let path = self.repository.join("examples/01-reservation.yaml");
-        let path = path.to_str().context("the path of the repository is not UTF-8")?;
+        let manifest = self.manifest("01-reservation.yaml", &["--as=jane"])?;
+        let path = manifest.path().to_str().context("the path of the manifest is not UTF-8")?;
         let reserve = ["--as=jane", "apply", "-f", path];
         // A change of RBAC takes effect after a moment.
         let said = self.until("jane to be refused for want of a grant", || match self.quietly(&reserve) {
