@@ -548,6 +548,24 @@ fn f6_mutating_policies_are_made_where_they_are_served() {
     }
 }
 
+/// P2, F6. Schedulers of 1.37 know the field; before, a feature gate that is off has it refused or dropped.
+#[test]
+fn p2_nodes_without_an_agent_are_passed_over_where_that_is_known() {
+    let value = |value: &str| format!("csiDriver.preventPodSchedulingIfMissing={value}");
+    let (on, off) = (value("true"), value("false"));
+    for (version, values, made) in [
+        ("1.36.3", &[][..], None),
+        ("1.37.0", &[], Some(true)),
+        ("1.37.2", &["csiDriver=null"], Some(true)),
+        ("1.36.3", &[&*on], Some(true)),
+        ("1.37.2", &[&*off], None),
+    ] {
+        let objects = objects(&chart::render_on(&["--kube-version", version], values).unwrap());
+        let spec = &only(&objects, "CSIDriver")["spec"];
+        assert_eq!(spec["preventPodSchedulingIfMissing"].as_bool(), made, "{version} {values:?}");
+    }
+}
+
 /// A name that YAML reads as a number stays a name.
 #[test]
 fn numbers_as_names_stay_text_in_the_manifests() {
