@@ -51,6 +51,7 @@ advice! {
         "kubectl reservoir resize {object} {size}   # or retire a volume in it: kubectl reservoir tree --role {role}";
     fit_parent(parent, more, object, less) =
         "kubectl reservoir resize dr/{parent} {more}   # or ask for less: kubectl reservoir resize {object} {less}";
+    enlarge_parent(parent, size) = "kubectl reservoir resize dr/{parent} {size}   # nothing is left in it";
     leave_moved_disk(object) =
         "kubectl delete {object}   # on the disk, reserve without the agent's configuration: kubectl reservoir \
          reserve --help";

@@ -238,9 +238,12 @@ impl<'a> About<'a> {
         let (size, free) = parent.status.as_ref().map_or((0, 0), |s| (holder::size(s), holder::free(s)));
         let own = reservation.status.as_ref().map_or(0, holder::size);
         let missing = reservation.spec.size.bytes_or_zero().saturating_sub(own).saturating_sub(free);
-        let less = own.saturating_add(free).max(1 << 20);
+        let less = own.saturating_add(free);
         let more = Size::from_bytes(size.saturating_add(missing));
-        advice::fit_parent(parent.name_any(), more, &self.argument, whole_mebibytes(less))
+        match less >= 1 << 20 {
+            true => advice::fit_parent(parent.name_any(), more, &self.argument, whole_mebibytes(less)),
+            false => advice::enlarge_parent(parent.name_any(), more),
+        }
     }
 
     /// The command that deletes an empty reservation, and makes it anew.
@@ -609,12 +612,16 @@ mod tests {
         big.spec.reservation = Some("eng".into());
         let mut sub = reservation("sub", "eng/ml", 3);
         sub.spec.parent = Some("eng".into());
+        let mut none = reservation("none", "ops/x", 3);
+        none.spec.parent = Some("full".into());
         let snapshot = Snapshot {
             disks: vec![free],
             reservations: vec![
                 reserved("eng", "eng", 4, &[("data", 3)]),
                 reservation("large", "eng", 99),
                 sub,
+                reserved("full", "ops", 4, &[("all", 4)]),
+                none,
             ],
             volumes: vec![big],
             roles: vec![with_quota(volume_role("eng", "eng"), Some(8), None, &[("x", 5)])],
@@ -627,6 +634,12 @@ mod tests {
             (&RESERVATION, "eng", BELOW_USED, "kubectl reservoir resize dr/eng 3Gi "),
             (&RESERVATION, "sub", PARENT_FULL, "kubectl reservoir resize dr/eng 6Gi "),
             (&RESERVATION, "sub", PARENT_FULL, "kubectl reservoir resize dr/sub 1Gi"),
+            (
+                &RESERVATION,
+                "none",
+                PARENT_FULL,
+                "kubectl reservoir resize dr/full 7Gi   # nothing is left in it",
+            ),
         ] {
             let step = step(&snapshot, kind, name, reason);
             assert!(step.contains(wanted), "{name} {reason}: {step}");
