@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use reservoir::api::{MANAGED_BY, NodeDisk, SharedPersistentVolume, VolumeClaim};
 use reservoir_cluster::api::ApiOptions;
 use serde_json::json;
@@ -137,6 +137,89 @@ async fn c6_a_persistent_volume_without_a_claim_is_removed() {
     cluster.start_controller().await;
     until_gone(&pvs, &format!("reservoir-{uid}")).await;
     pvs.get("of-somebody-else").await.unwrap();
+}
+
+/// A5, C1: who may neither use a role nor is subscribed to it cannot tell its volumes from names that nobody has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a5_a_volume_of_a_foreign_role_is_like_none() {
+    let cluster = Cluster::start().await;
+    cluster.apply_text(TEAM).await;
+    for (name, role, sub_roles) in
+        [("foreign", "ops", "Allow"), ("alone", "ops", "Deny"), ("beneath", "eng/ml", "Allow")]
+    {
+        let volume = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "SharedPersistentVolume",
+            "metadata": {"name": name}, "spec": {"role": role, "size": "32Mi", "subRoles": sub_roles}});
+        cluster.apply_text(&volume.to_string()).await;
+    }
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    let answer = async |volume: &str| {
+        let claim = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": "VolumeClaim",
+            "metadata": {"name": volume, "namespace": "team"}, "spec": {"role": "eng", "volume": volume}});
+        cluster.apply_text(&claim.to_string()).await;
+        until_reason(&claims, volume, "NoSuchVolume").await.replace(volume, "NAME")
+    };
+    let missing = answer("missing").await;
+    assert_eq!(missing, "there is no SharedPersistentVolume NAME for role eng; the claim waits for it");
+    for volume in ["foreign", "alone", "beneath"] {
+        assert_eq!(answer(volume).await, missing, "{volume}");
+        let status = claims.get(volume).await.unwrap().status.unwrap();
+        assert_eq!((status.volume, status.node_name), (None, None), "{volume}");
+    }
+}
+
+/// C5, L1: a PersistentVolumeClaim is that of a claim by the PersistentVolume that it names. Its label
+/// `reservoir.dev/claim-uid`, which every editor of the namespace can write, decides nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn c5_the_label_claim_uid_decides_nothing() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1", true).await;
+    let agent = Agent::start(&cluster, "n1", "128Mi").await;
+    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    cluster.apply_text(TEAM).await;
+    until_reason(&cluster.all::<SharedPersistentVolume>(), "data", "Ready").await;
+    let (pvcs, claims): (Api<PersistentVolumeClaim>, Api<VolumeClaim>) =
+        (cluster.within("team"), cluster.within("team"));
+    cluster.apply_text(&claim("bound")).await;
+    until_reason(&claims, "bound", "Bound").await;
+    let bound = claims.get("bound").await.unwrap();
+    let pvc = pvcs.get("bound").await.unwrap();
+
+    // A plain PersistentVolumeClaim with the labels of that claim's one stays whose it was.
+    let plain = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "plain",
+        "namespace": "team", "labels": {"app.kubernetes.io/managed-by": MANAGED_BY, "reservoir.dev/claim-uid": bound.uid()}},
+        "spec": {"storageClassName": "", "accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Mi"}}}});
+    cluster.apply_text(&plain.to_string()).await;
+    cluster.apply_text(&claim("plain")).await;
+    until_reason(&claims, "plain", "NameTaken").await;
+
+    // On the bound one the label is changed, and removed. Controllers see that from the begin, or as a change.
+    for uid in [
+        json!("00112233-4455-6677-8899-aabbccddeeff"),
+        json!(claims.get("plain").await.unwrap().uid()),
+        json!(null),
+    ] {
+        let label = json!({"metadata": {"labels": {"reservoir.dev/claim-uid": uid}}});
+        pvcs.patch("bound", &PatchParams::default(), &Patch::Merge(&label)).await.unwrap();
+        cluster.quiet_for(Duration::from_secs(2)).await;
+        cluster.kill_controller().await;
+        cluster.start_controller().await;
+        cluster.quiet_for(Duration::from_secs(2)).await;
+        until_reason(&claims, "bound", "Bound").await;
+        assert_eq!(pvcs.get("bound").await.unwrap().uid(), pvc.uid(), "{uid}");
+    }
+    let pod = cluster.pod("team", "p", &["bound"]).await;
+    agent.publish(&cluster, &bound, &pod, false).await.unwrap();
+    agent.unpublish(&bound, &pod).await.unwrap();
+    cluster.end_pod("team", "p").await;
+
+    claims.delete("bound", &DeleteParams::default()).await.unwrap();
+    until_gone(&claims, "bound").await;
+    until_gone(&pvcs, "bound").await;
+    until_gone(&cluster.all::<PersistentVolume>(), &pvc.spec.unwrap().volume_name.unwrap()).await;
+    claims.delete("plain", &DeleteParams::default()).await.unwrap();
+    until_gone(&claims, "plain").await;
+    let plain = pvcs.get("plain").await.unwrap();
+    assert_eq!(plain.metadata.deletion_timestamp, None, "it is somebody's own");
 }
 
 /// L5: the name of a volume in a claim leads to no other path of the API, and to no error that keeps the claim.

@@ -185,6 +185,57 @@ const OBJECTS: &str = "apiVersion: reservoir.dev/v1alpha1\nkind: VolumeRole\nmet
 const CLAIM: &str = "apiVersion: reservoir.dev/v1alpha1\nkind: VolumeClaim\nmetadata: {name: data, namespace: default}\n\
      spec: {role: eng, volume: data}\n";
 
+/// The sockets on which a process listens: addresses of TCP and UDP, and paths.
+fn listening(pid: u32) -> BTreeSet<String> {
+    let own: BTreeSet<String> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok())
+        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.trim_end_matches(']').to_owned()))
+        .collect();
+    let mut found = BTreeSet::new();
+    for (table, inode, state, listens, name) in [
+        ("tcp", 9, 3, "0A", 1),
+        ("tcp6", 9, 3, "0A", 1),
+        // A socket of UDP without a peer hears everybody.
+        ("udp", 9, 3, "07", 1),
+        ("udp6", 9, 3, "07", 1),
+        // The flag __SO_ACCEPTCON.
+        ("unix", 6, 3, "00010000", 7),
+    ] {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        for line in text.lines().skip(1) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if own.contains(words[inode]) && words[state] == listens {
+                found.insert(format!("{table} {}", words.get(name).unwrap_or(&"")));
+            }
+        }
+    }
+    found
+}
+
+/// A4: docs/security.md, "The agent listens".
+#[tokio::test(flavor = "multi_thread")]
+async fn a4_the_programs_listen_where_the_page_says() {
+    let cluster = Cluster::bare(Default::default()).await;
+    let controller = Controller::start(&cluster);
+    cluster.node("n1", true).await;
+    let agent = Agent::start_process(&cluster, "n1", "1Gi");
+    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    let metrics = async |log: &Path| {
+        let address: std::net::SocketAddrV4 = serves_at(log).await.parse().unwrap();
+        let ip = u32::from_le_bytes(address.ip().octets());
+        format!("tcp {ip:08X}:{:04X}", address.port())
+    };
+    assert_eq!(listening(controller.child.id()), BTreeSet::from([metrics(&controller.log).await]));
+    let socket = |path: &str| format!("unix {}", agent.dir.join("kubelet").join(path).display());
+    let expected = BTreeSet::from([
+        metrics(&agent.dir.join("agent.log")).await,
+        socket("plugins/csi.reservoir.dev/csi.sock"),
+        socket("plugins_registry/csi.reservoir.dev@reg.sock"),
+    ]);
+    assert_eq!(listening(agent.pid()), expected);
+}
+
 /// T3.
 #[tokio::test(flavor = "multi_thread")]
 async fn t3_docs_alerts_and_dashboard_name_served_metrics() {

@@ -191,17 +191,19 @@ async fn t2_a_refused_write_is_told_once() {
 async fn t2_an_object_with_the_longest_name_has_events() {
     let cluster = Cluster::bare(ApiOptions::default()).await;
     cluster.start_controller().await;
-    let name = "r".repeat(253);
-    cluster
-        .apply_text(&format!(
-            "{{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {{name: {name}}}, spec: {{role: eng, size: 1Gi}}}}"
-        ))
-        .await;
-    until("the reservation has an event", || async {
+    let names = [235, 236, 237, 240, 253].map(|length| "r".repeat(length));
+    for name in &names {
+        cluster
+            .apply_text(&format!(
+                "{{apiVersion: reservoir.dev/v1alpha1, kind: DiskReservation, metadata: {{name: {name}}}, spec: {{role: eng, size: 1Gi}}}}"
+            ))
+            .await;
+    }
+    until("each reservation has an event", || async {
         let events =
             Api::<Event>::namespaced(cluster.client.clone(), "default").list(&Default::default()).await;
-        let about = |e: &Event| e.regarding.as_ref().and_then(|r| r.name.clone());
-        events.unwrap().into_iter().find(|e| about(e).as_ref() == Some(&name))
+        let about: Vec<_> = events.unwrap().into_iter().filter_map(|e| e.regarding?.name).collect();
+        names.iter().all(|name| about.contains(name)).then_some(())
     })
     .await;
 }

@@ -184,6 +184,14 @@ impl Agent {
         }
     }
 
+    /// The number of an agent that is a process of its own.
+    pub fn pid(&self) -> u32 {
+        match &self.running {
+            Some(Running::Process(child)) => child.id(),
+            _ => panic!("the agent of {} is no process of its own", self.node),
+        }
+    }
+
     /// True while the agent runs.
     pub fn alive(&mut self) -> bool {
         match &mut self.running {
