@@ -309,8 +309,7 @@ async fn p5_a_namespace_without_the_verbs_waits_for_its_grant() {
     cluster.apply_text(&younger.to_string()).await;
     cluster.apply_text(&class("later", json!({})).to_string()).await;
     let events: Api<Event> = cluster.within("team-b");
-    let lacks =
-        "the service accounts of namespace team-b lack the verb use on volumeroles.reservoir.dev/analytics";
+    let lacks = "the service accounts of namespace team-b lack the verb create on volumeroles.reservoir.dev/analytics";
     for name in ["theirs", "younger"] {
         until("the refusal is reported", || async {
             let all = events.list(&Default::default()).await.unwrap();
@@ -391,6 +390,78 @@ async fn p5_a_pvc_grows_only_with_the_verb_resize() {
     story.select("curious", "n1").await;
     let said = story.said("curious", "").await;
     assert!(said.contains("lack the verb create"), "{said}");
+}
+
+/// P5, A5: a namespace without a verb asks of one node after another, by the annotation of the scheduler. It gets one answer,
+/// whatever is free there.
+#[tokio::test(flavor = "multi_thread")]
+async fn p5_a5_rights_are_asked_for_before_free_space() {
+    let (cluster, _agent) = start().await;
+    cluster.example("04-subscriptions.yaml").await;
+    let pvcs: Api<PersistentVolumeClaim> = cluster.within("team-b");
+    let delayed = json!({"volumeBindingMode": "WaitForFirstConsumer"});
+    // A class that is younger than its PersistentVolumeClaims, which are admitted for that.
+    for (lacking, verbs) in [("use", "create"), ("create", "use")] {
+        let class_name = format!("lacks-{lacking}");
+        let grant = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+            "metadata": {"name": "team-b"}, "rules": [{"apiGroups": ["reservoir.dev"], "resources": ["volumeroles"],
+                "resourceNames": ["analytics"], "verbs": [verbs]}]});
+        cluster.apply_text(&grant.to_string()).await;
+        crate::ask::bind(&cluster, "team-b", "Group", "system:serviceaccounts:team-b").await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let names =
+            [("fits", "64Mi"), ("large", "3Gi")].map(|(name, size)| (format!("{name}-{lacking}"), size));
+        for (name, size) in &names {
+            let mut pvc = pvc(name, &class_name, "ReadWriteOnce", size);
+            pvc["metadata"]["namespace"] = json!("team-b");
+            cluster.apply_text(&pvc.to_string()).await;
+        }
+        cluster.apply_text(&class(&class_name, delayed.clone()).to_string()).await;
+        let mut answers = Vec::new();
+        for node in ["n1", "n2", "n1"] {
+            for (name, _) in &names {
+                let selected = json!({"metadata": {"annotations": {SELECTED_NODE: node}}});
+                pvcs.patch(name, &PatchParams::default(), &Patch::Merge(&selected)).await.unwrap();
+            }
+            // The time of an event, and of a further choice of the scheduler.
+            tokio::time::sleep(Duration::from_secs(8)).await;
+            for (name, _) in &names {
+                let now = pvcs.get(name).await.unwrap();
+                assert_eq!(now.annotations().get(SELECTED_NODE).map(String::as_str), Some(node), "{name}");
+                let claims: Api<VolumeClaim> = cluster.within("team-b");
+                assert!(claims.get_opt(name).await.unwrap().is_none(), "{name}: only where it fits");
+            }
+        }
+        for (name, _) in &names {
+            let events: Api<Event> = cluster.within("team-b");
+            let all = until("the refusal is reported", || async {
+                let mut notes: Vec<String> = events
+                    .list(&Default::default())
+                    .await
+                    .unwrap()
+                    .into_iter()
+                    .filter(|e| e.reporting_controller.as_deref() == Some("reservoir-controller"))
+                    .filter(|e| e.regarding.as_ref().and_then(|r| r.name.as_ref()) == Some(name))
+                    .filter_map(|e| e.note)
+                    .collect();
+                notes.sort();
+                notes.dedup();
+                (!notes.is_empty()).then_some(notes)
+            })
+            .await;
+            answers.push(all);
+        }
+        assert_eq!(answers[0].len(), 1, "{answers:?}");
+        let words = |notes: &[String]| notes[0].replace(&names[0].0, "NAME").replace(&names[1].0, "NAME");
+        assert!(answers[0][0].contains(&format!("lack the verb {lacking} ")), "{answers:?}");
+        assert_eq!(answers[1].len(), 1, "{answers:?}");
+        // The name of the object that is refused has a UID.
+        let sentence = |notes: &[String]| {
+            let words = words(notes);
+            words[words.find("the service accounts").unwrap()..].to_owned()
+        };
+        assert_eq!(sentence(&answers[0]), sentence(&answers[1]));
+    }
 }
 
 /// F1: every quantity of Kubernetes is a size, rounded up to a byte, for its own kinds and for Reservoir's.
