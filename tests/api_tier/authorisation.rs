@@ -248,6 +248,14 @@ async fn a6_offers_are_written_by_the_controller_alone() {
         let said = ask.dry(&nina).await.unwrap_err();
         assert!(said.contains("is written by the controller alone: change the RoleSubscription"), "{said}");
     }
+    // A finalizer from a time without the policy comes off with the deletion.
+    let kept = Ask::patch(&offer, json!({"metadata": {"finalizers": ["test/kept"]}}));
+    kept.of(&controller).await.unwrap();
+    Ask::delete(&offer).of(&nina).await.unwrap();
+    let other_spec =
+        Ask::patch(&offer, json!({"metadata": {"finalizers": null}, "spec": {"nodeName": "n2"}}));
+    assert!(other_spec.dry(&nina).await.unwrap_err().contains("is written by the controller alone"));
+    Ask::patch(&offer, json!({"metadata": {"finalizers": null}})).of(&nina).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
