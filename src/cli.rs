@@ -200,9 +200,7 @@ async fn recover(data: &[String]) -> anyhow::Result<()> {
     let reservations = cluster::list(&Api::all(client.clone()), &all).await?;
     let volumes = cluster::list(&Api::all(client.clone()), &all).await?;
     let documents = plan::recover::documents(&disks, &reservations, &volumes, data);
-    let mut documents = documents.map_err(anyhow::Error::msg)?;
-    plan::recover::sign(&mut documents, &cluster::username(&client).await?);
-    print!("{}", plan::recover::text(&documents)?);
+    print!("{}", plan::recover::text(&documents.map_err(anyhow::Error::msg)?)?);
     Ok(())
 }
 

@@ -64,7 +64,8 @@ pub(super) fn text(all: &[DataOnDisk]) -> String {
                 continue;
             }
         };
-        let role = orphan.reservations.first().map(|r| r.role.clone()).unwrap_or_default();
+        // The data is the volume's, whose role may be below that of the reservation.
+        let role = orphan.spec["role"].as_str().unwrap_or_default().to_owned();
         let problem = orphan.problem.clone().unwrap_or_default();
         let size = human(orphan.size.bytes_or_zero());
         let made_for = orphan.made_for.clone().unwrap_or_else(|| "-".to_owned());
@@ -116,14 +117,19 @@ mod tests {
     fn x6_orphans_that_are_not_listed_are_shown() {
         let mut disk = disk("n1.a", "n1", 100, &[]);
         let status = disk.status.as_mut().unwrap();
-        status.orphans = vec![Orphan { uid: "dark".into(), size: gi(1), ..Default::default() }];
+        status.orphans = vec![Orphan {
+            uid: "dark".into(),
+            size: gi(1),
+            spec: json!({"role": "eng/x"}),
+            ..Default::default()
+        }];
         status.unlisted_orphans = Some(UnlistedOrphans { count: 72, size: gi(71) });
         let snapshot = Snapshot { disks: vec![disk], ..Snapshot::default() };
         let all = list(&snapshot);
         assert_eq!(
             text(&all),
-            "UID    NAME   MADE FOR   SIZE   ROLE   DISK   PROBLEM\n\
-             dark          -          1Gi           n1.a\n\
+            "UID    NAME   MADE FOR   SIZE   ROLE    DISK   PROBLEM\n\
+             dark          -          1Gi    eng/x   n1.a\n\
              NodeDisk n1.a has the data of 72 more volumes, which status.orphans cannot list; 71Gi beside the ledger are \
              kept for them\n\
              \n\
@@ -132,7 +138,7 @@ mod tests {
         assert_eq!(
             json!(all),
             json!([
-                {"disk": "n1.a", "uid": "dark", "size": gi(1)},
+                {"disk": "n1.a", "uid": "dark", "size": gi(1), "spec": {"role": "eng/x"}},
                 {"disk": "n1.a", "unlistedOrphans": {"count": 72, "size": gi(71)}},
             ])
         );
