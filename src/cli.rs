@@ -198,7 +198,7 @@ async fn recover(data: &[String]) -> anyhow::Result<()> {
     let all = Default::default();
     let disks = cluster::list(&Api::all(client.clone()), &all).await?;
     let reservations = cluster::list(&Api::all(client.clone()), &all).await?;
-    let volumes = cluster::list(&Api::all(client.clone()), &all).await?;
+    let volumes = cluster::list(&Api::all(client), &all).await?;
     let documents = plan::recover::documents(&disks, &reservations, &volumes, data);
     print!("{}", plan::recover::text(&documents.map_err(anyhow::Error::msg)?)?);
     Ok(())

@@ -2,6 +2,7 @@
 
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
+use tokio::sync::OnceCell;
 
 use crate::api::{AGENT_MANAGER, DiskReservation};
 use crate::cluster;
@@ -14,8 +15,8 @@ pub(super) async fn on_disk(client: &Client, disk: &str) -> Result<Vec<DiskReser
     cluster::list(&Api::all(client.clone()), &on_it).await
 }
 
-/// Makes, resizes and deletes reservations; `found` are those that are there. Returns the failures by reservation: the disk
-/// is served all the same, and the next report tries again.
+/// Makes, resizes and deletes reservations; `found` are the present ones. Returns the failures by reservation: the disk is
+/// served all the same, and the next report tries again.
 pub(super) async fn apply(
     client: &Client,
     found: &[DiskReservation],
@@ -23,13 +24,14 @@ pub(super) async fn apply(
 ) -> Vec<(String, String)> {
     let mut failures = Vec::new();
     let api: Api<DiskReservation> = Api::all(client.clone());
+    let user = OnceCell::new();
     for wanted in &changes.apply {
         let (reservation, size) = (wanted.name_any(), wanted.spec.size.as_str());
         let made = async {
             let mut wanted = wanted.clone();
             wanted.spec.principal = match found.iter().find(|there| there.name_any() == reservation) {
                 Some(there) => there.spec.principal.clone(),
-                None => Some(cluster::username(client).await?),
+                None => Some(user.get_or_try_init(|| cluster::username(client)).await?.clone()),
             };
             cluster::apply(&api, &wanted, AGENT_MANAGER).await
         };

@@ -1,5 +1,5 @@
-//! What the API server says of a manifest with another principal than the object's, where admission does not write the
-//! principal (R5, A3).
+//! The messages of the API server about a manifest with another principal than the object's, where admission does not write
+//! the principal (R5, A3).
 
 use kube::core::Message;
 

@@ -32,8 +32,8 @@ pub(super) async fn remove_repeatedly(ctx: &Context) {
 ///
 /// 1. Gather: the PersistentVolumes whose claim no cache has; then claim and volume of each, live.
 /// 2. Decide: [`is_left`].
-/// 3. Apply: the deletion. Kubernetes keeps a PersistentVolume for as long as its PersistentVolumeClaim is there, so that one
-///    has an event.
+/// 3. Apply: the deletion. Kubernetes keeps a PersistentVolume for as long as its PersistentVolumeClaim is there, so the
+///    PersistentVolumeClaim has an event.
 async fn remove(ctx: &Context) -> Result<(), Error> {
     let pvs: Api<PersistentVolume> = Api::all(ctx.client.clone());
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());

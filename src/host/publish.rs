@@ -11,8 +11,8 @@ use crate::host::disk::Disk;
 use crate::host::error::{Context, Error, Result};
 use crate::host::node::Host;
 use crate::host::slot::Slot;
-use crate::host::sys::{Found, Mount, Target, dirfd, filesystem};
-use crate::host::types::{BackingKind, Pod, Published, Record, State, VolumeUid};
+use crate::host::sys::{Found, Target, dirfd, filesystem};
+use crate::host::types::{Pod, Published, Record, State, VolumeUid};
 use crate::host::volume::Volume;
 
 /// The most mounts that unpublish removes from one target.
@@ -257,7 +257,7 @@ fn remove_mounts(disk: &Disk, volume: &Volume, target: &Target) -> Result<()> {
             Found::Missing => return Ok(()),
             Found::Directory(_) | Found::File(_) => return target.remove(),
             Found::Mount(mount) if disk.backing.owns(volume, &mount)? => {
-                thaw(disk, volume, target, &mount);
+                thaw(disk, volume, target);
                 target.unmount()?;
             }
             Found::Mount(_) => {
@@ -274,11 +274,9 @@ fn remove_mounts(disk: &Disk, volume: &Volume, target: &Target) -> Result<()> {
 /// Ends a freeze of the volume's own filesystem (FIFREEZE), which a container with CAP_SYS_ADMIN can leave behind. A freeze
 /// outlives all mounts, hangs every writer, and keeps the volume in use for ever. The filesystem of a whole disk is not
 /// touched: a backup of the node may have frozen it.
-fn thaw(disk: &Disk, volume: &Volume, target: &Target, mount: &Mount) {
+fn thaw(disk: &Disk, volume: &Volume, target: &Target) {
     let thaw = || {
-        let is_own = matches!(disk.config.backing, BackingKind::Loop | BackingKind::Lvm)
-            && disk.backing.adopted_place(volume)?.is_none();
-        if !is_own || mount.node.is_some() {
+        if !disk.backing.has_own_filesystem(volume)? {
             return Ok(false);
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;

@@ -298,12 +298,16 @@ mod tests {
                  n1.a-2.eng"
             );
             twins[1].spec.node_name = "n2".into();
-            assert_eq!(pick(&made("n1.a-9"), &twins), Ok("n1.a-9".into()), "that one moved away");
+            assert_eq!(pick(&made("n1.a-9"), &twins), Ok("n1.a-9".into()), "the other one moved away");
             twins[1].spec.node_name = "n1".into();
             twins[1].spec.disk_id = crate::api::UNKNOWN_DISK.into();
-            assert_eq!(pick(&made("n1.a-9"), &twins), Ok("n1.a-9".into()), "nothing is reserved on that one");
+            assert_eq!(
+                pick(&made("n1.a-9"), &twins),
+                Ok("n1.a-9".into()),
+                "nothing is reserved on the other one"
+            );
         }
-        // What was served stays, and others may reserve on either.
+        // A served reservation stays, and reservations that are not static may use either disk.
         let mut served = reserved("n1.a-9.eng", "eng", 1, &[]);
         served.spec.is_static = true;
         served.status.as_mut().unwrap().node_disk = Some("n1.a-9".into());

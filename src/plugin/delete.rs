@@ -23,9 +23,7 @@ pub(super) async fn delete_object(
 ) -> anyhow::Result<()> {
     let kind = target.kind;
     if kind == &POD || kind == &PVC || kind.workload {
-        let namespace = target.namespace.iter().map(|n| format!(" -n {n}")).collect::<String>();
-        let object = format!("{}/{}{namespace}", kind.short, target.name);
-        bail!("{}: {}", target.title(), advice::delete_with_kubectl(object));
+        bail!("{}: {}", target.title(), advice::delete_with_kubectl(target.argument()));
     }
     let answer = why::why(snapshot, target).map_err(anyhow::Error::msg)?;
     let is_it = |c: &&VolumeClaim| c.name_any() == target.name && c.namespace() == target.namespace;

@@ -46,8 +46,7 @@ impl<'a> Item<'a> {
 
     /// `vclaim/data -n team`: the argument of `kubectl reservoir why`.
     pub fn argument(&self) -> String {
-        let namespace = self.namespace.as_ref().map(|n| format!(" -n {n}")).unwrap_or_default();
-        format!("{}/{}{namespace}", self.kind.short, self.name)
+        self.kind.argument(&self.name, self.namespace.as_deref())
     }
 
     /// Returns the condition `Ready`.

@@ -52,6 +52,12 @@ pub(super) static KINDS: [&Kind; 13] = [
 ];
 
 impl Kind {
+    /// `vclaim/data -n team`: an object of the kind as the argument of a command.
+    pub fn argument(&self, name: &str, namespace: Option<&str>) -> String {
+        let namespace = namespace.map(|namespace| format!(" -n {namespace}")).unwrap_or_default();
+        format!("{}/{name}{namespace}", self.short)
+    }
+
     /// Parses any name that kubectl accepts for the kind. The error has the most similar name.
     pub fn parse(text: &str) -> Result<&'static Kind, String> {
         let lower = text.to_lowercase();

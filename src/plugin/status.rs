@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use kube::ResourceExt;
 use serde::Serialize;
 
-use super::kind::{CLAIM, DISK, VOLUME};
+use super::kind::{CLAIM, DISK, PVC, VOLUME};
 use super::paint::{Paint, human, table};
 use super::snapshot::Snapshot;
 use super::why;
@@ -102,14 +102,14 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
             object: format!("PersistentVolumeClaim {namespace}/{name}"),
             reason: "Pending".into(),
             message: "Reservoir has made no volume for it yet".into(),
-            argument: format!("pvc/{name} -n {namespace}"),
+            argument: PVC.argument(&name, Some(&namespace)),
         }
     });
     let grows = snapshot.pvcs.iter().filter(|pvc| snapshot.is_ours(pvc)).filter_map(|pvc| {
         let (namespace, name) = (pvc.namespace().unwrap_or_default(), pvc.name_any());
         let (reason, message) = why::growth(pvc)?;
         let (object, argument) =
-            (format!("PersistentVolumeClaim {namespace}/{name}"), format!("pvc/{name} -n {namespace}"));
+            (format!("PersistentVolumeClaim {namespace}/{name}"), PVC.argument(&name, Some(&namespace)));
         Some(Waiting { object, reason, message, argument })
     });
     let waits = items.iter().filter(|item| !item.is_ready());

@@ -239,9 +239,7 @@ pub(super) async fn wait_until(
     let mut last = String::new();
     let watched = watch_object(api.clone(), &name).default_backoff();
     futures::pin_mut!(watched);
-    let argument = format!("{}/{name}", kind.short);
-    let argument =
-        written.namespace().map_or(argument.clone(), |namespace| format!("{argument} -n {namespace}"));
+    let argument = kind.argument(&name, written.namespace().as_deref());
     let mut stuck = false;
     loop {
         let left = write.timeout.saturating_sub(started.elapsed());
@@ -251,14 +249,14 @@ pub(super) async fn wait_until(
                 bail!(
                     "{} {name} does not get on by itself ({last}): {}",
                     kind.name,
-                    advice::ask_why(argument)
+                    advice::ask_why(&argument)
                 );
             }
             bail!(
                 "{} {name} is not done after {} s ({last}), and goes on: {}",
                 kind.name,
                 write.timeout.as_secs(),
-                advice::ask_why(argument)
+                advice::ask_why(&argument)
             );
         };
         match seen.context("the watch ended")? {

@@ -9,11 +9,11 @@ use std::process::Command;
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
-use reservoir::api::{NodeDisk, RoleSubscription, SharedPersistentVolume, VolumeClaim};
+use reservoir::api::{RoleSubscription, SharedPersistentVolume, VolumeClaim};
 use serde_json::{Value, json};
 
 use crate::ask::{self, Ask};
-use crate::support::{Agent, Cluster, until, until_reason};
+use crate::support::{one_node, until, until_reason};
 
 const MANIFESTS: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: team}}
@@ -39,10 +39,7 @@ const MANIFESTS: &str = "
 /// V11, V12, M5. A step of the tour shows that the kubelet gives the group to pods.
 #[tokio::test(flavor = "multi_thread")]
 async fn v11_v12_group_and_mount_options_reach_the_mount() {
-    let cluster = Cluster::start().await;
-    cluster.node("n1", true).await;
-    let mut agent = Agent::start(&cluster, "n1", "256Mi").await;
-    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    let (cluster, mut agent) = one_node("256Mi").await;
     cluster.apply_text(MANIFESTS).await;
     let volumes: Api<SharedPersistentVolume> = cluster.all();
     for name in ["grouped", "narrow"] {

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
-use reservoir::api::{MANAGED_BY, NodeDisk, SharedPersistentVolume, VolumeClaim};
+use reservoir::api::{MANAGED_BY, SharedPersistentVolume, VolumeClaim};
 use reservoir_cluster::api::ApiOptions;
 use serde_json::json;
 
 use crate::kept::TEAM;
-use crate::support::{Agent, Cluster, until, until_gone, until_reason};
+use crate::support::{Agent, Cluster, one_node, until, until_gone, until_reason};
 
 fn claim(name: &str) -> String {
     format!(
@@ -19,18 +19,21 @@ fn claim(name: &str) -> String {
     )
 }
 
+/// A node with an agent, and namespace `team` with its volume `data`.
+async fn start() -> (Cluster, Agent) {
+    let (cluster, agent) = one_node("128Mi").await;
+    cluster.apply_text(TEAM).await;
+    until_reason(&cluster.all::<SharedPersistentVolume>(), "data", "Ready").await;
+    (cluster, agent)
+}
+
 /// C5, L1. The PersistentVolumeClaim is deleted once it is bound, or while Kubernetes binds it. The test repeats this
 /// many times, since the controllers race each time.
 #[tokio::test(flavor = "multi_thread")]
 async fn l1_a_deleted_persistent_volume_claim_comes_back() {
     const CLAIMS: usize = 12;
     const ROUNDS: usize = 8;
-    let cluster = Cluster::start().await;
-    cluster.node("n1", true).await;
-    let _agent = Agent::start(&cluster, "n1", "128Mi").await;
-    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
-    cluster.apply_text(TEAM).await;
-    until_reason(&cluster.all::<SharedPersistentVolume>(), "data", "Ready").await;
+    let (cluster, _agent) = start().await;
     let (pvcs, claims): (Api<PersistentVolumeClaim>, Api<VolumeClaim>) =
         (cluster.within("team"), cluster.within("team"));
     let rounds = (0..CLAIMS).map(|i| {
@@ -74,10 +77,7 @@ async fn l1_a_deleted_persistent_volume_claim_comes_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a9_a_flood_of_claims_leaves_the_binder_to_others() {
     const FLOOD: usize = 100;
-    let cluster = Cluster::start().await;
-    cluster.node("n1", true).await;
-    let _agent = Agent::start(&cluster, "n1", "128Mi").await;
-    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    let (cluster, _agent) = one_node("128Mi").await;
     cluster.apply_text(TEAM).await;
     cluster
         .apply_text(&TEAM.replace("namespace: team", "namespace: other").replace("name: team", "name: other"))
@@ -171,12 +171,7 @@ async fn a5_a_volume_of_a_foreign_role_is_like_none() {
 /// `reservoir.dev/claim-uid`, which every editor of the namespace can write, decides nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn c5_the_label_claim_uid_decides_nothing() {
-    let cluster = Cluster::start().await;
-    cluster.node("n1", true).await;
-    let agent = Agent::start(&cluster, "n1", "128Mi").await;
-    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
-    cluster.apply_text(TEAM).await;
-    until_reason(&cluster.all::<SharedPersistentVolume>(), "data", "Ready").await;
+    let (cluster, agent) = start().await;
     let (pvcs, claims): (Api<PersistentVolumeClaim>, Api<VolumeClaim>) =
         (cluster.within("team"), cluster.within("team"));
     cluster.apply_text(&claim("bound")).await;

@@ -11,7 +11,7 @@ use kube::api::{Api, DeleteParams};
 use kube::{Resource, ResourceExt};
 use reservoir::api::{DiskReservation, NodeDisk, SharedPersistentVolume, VolumeClaim, VolumeOffer};
 
-use crate::support::{Agent, Cluster, Random, Watch, everything, until, until_gone, until_reason};
+use crate::support::{Agent, Cluster, Random, Watch, everything, one_node, until, until_gone, until_reason};
 
 pub(crate) const OBJECTS: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: team-a}}
@@ -196,10 +196,7 @@ async fn main_job(cluster: &Cluster, agent: &Agent) {
 /// V6, C2, S1, S3, S11, S13, L1, L5, L6.
 #[tokio::test(flavor = "multi_thread")]
 async fn l1_s1_the_controller_may_die_at_any_moment() {
-    let cluster = Cluster::start().await;
-    cluster.node("n1", true).await;
-    let agent = Agent::start(&cluster, "n1", "256Mi").await;
-    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    let (cluster, agent) = one_node("256Mi").await;
     let watch = Watch::safety(&cluster);
     let mut random = Random::new("the controller dies at any moment");
     let deaths = AtomicU64::new(0);

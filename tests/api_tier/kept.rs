@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::faults::{CLAIMED, CLAIMS, OBJECTS, all_goes, bound, claim, served};
 use crate::support::{
-    Agent, CONTROLLER_USER, Cluster, Watch, strip_and_delete, until, until_gone, until_reason,
+    Agent, CONTROLLER_USER, Cluster, Watch, one_node, strip_and_delete, until, until_gone, until_reason,
 };
 
 /// A team with a reservation, a shared volume in it, and a subscription.
@@ -37,10 +37,7 @@ pub const CLAIM: &str =
     spec: {role: eng, volume: data}}";
 
 pub async fn start() -> (Cluster, Agent) {
-    let cluster = Cluster::start().await;
-    cluster.node("n1", true).await;
-    let agent = Agent::start(&cluster, "n1", "128Mi").await;
-    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    let (cluster, agent) = one_node("128Mi").await;
     cluster.apply_text(TEAM).await;
     until_reason(&cluster.all::<SharedPersistentVolume>(), "data", "Ready").await;
     (cluster, agent)
@@ -525,10 +522,7 @@ async fn x1_stripped_finalizers_do_not_pass_the_guard() {
 /// X1, L5.
 #[tokio::test(flavor = "multi_thread")]
 async fn x1_l5_a_claim_that_was_stripped_blocks_nothing() {
-    let cluster = Cluster::start().await;
-    cluster.node("n1", true).await;
-    let agent = Agent::start(&cluster, "n1", "256Mi").await;
-    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    let (cluster, agent) = one_node("256Mi").await;
     cluster.apply_text(OBJECTS).await;
     served(&cluster).await;
     cluster.apply_text(CLAIMS).await;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::ask::{Ask, grant, lacks, person, reservation, volume};
 use crate::plugin::{does, fails};
-use crate::support::{Agent, Cluster, admission_writes, sign, until, until_gone, until_reason};
+use crate::support::{Agent, Cluster, admission_writes, one_node, sign, until, until_gone, until_reason};
 
 /// Runs a program with the cluster's kubeconfig.
 fn run(cluster: &Cluster, program: &Path, args: &[&str]) -> Output {
@@ -29,10 +29,7 @@ fn text(output: &Output) -> String {
 }
 
 async fn start() -> (Cluster, Agent) {
-    let cluster = Cluster::start().await;
-    cluster.node("n1", true).await;
-    let agent = Agent::start(&cluster, "n1", "512Mi").await;
-    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    let (cluster, agent) = one_node("512Mi").await;
     cluster.apply_text("{apiVersion: v1, kind: Namespace, metadata: {name: team-a}}").await;
     (cluster, agent)
 }

@@ -213,14 +213,20 @@ fn listening(pid: u32) -> BTreeSet<String> {
     found
 }
 
-/// A4: docs/security.md, "The agent listens".
-#[tokio::test(flavor = "multi_thread")]
-async fn a4_the_programs_listen_where_the_page_says() {
+/// A cluster in which controller and agent are processes of their own.
+async fn programs() -> (Cluster, Controller, Agent) {
     let cluster = Cluster::bare(Default::default()).await;
     let controller = Controller::start(&cluster);
     cluster.node("n1", true).await;
     let agent = Agent::start_process(&cluster, "n1", "1Gi");
     until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    (cluster, controller, agent)
+}
+
+/// A4: docs/security.md, "The agent listens".
+#[tokio::test(flavor = "multi_thread")]
+async fn a4_the_programs_listen_where_the_page_says() {
+    let (_cluster, controller, agent) = programs().await;
     let metrics = async |log: &Path| {
         let address: std::net::SocketAddrV4 = serves_at(log).await.parse().unwrap();
         let ip = u32::from_le_bytes(address.ip().octets());
@@ -239,11 +245,7 @@ async fn a4_the_programs_listen_where_the_page_says() {
 /// T3.
 #[tokio::test(flavor = "multi_thread")]
 async fn t3_docs_alerts_and_dashboard_name_served_metrics() {
-    let cluster = Cluster::bare(Default::default()).await;
-    let controller = Controller::start(&cluster);
-    cluster.node("n1", true).await;
-    let agent = Agent::start_process(&cluster, "n1", "1Gi");
-    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    let (cluster, controller, agent) = programs().await;
 
     let at = [serves_at(&controller.log).await, serves_at(&agent.dir.join("agent.log")).await];
     let kubeconfig = serde_json::to_value(cluster.server.kubeconfig().unwrap()).unwrap();

@@ -9,7 +9,7 @@ use reservoir_cluster::api::ApiOptions;
 use serde_json::{Value, json};
 
 use crate::ask::{cluster as with_people, grant};
-use crate::support::{Agent, Cluster, until, until_gone, until_reason};
+use crate::support::{Cluster, one_node, until, until_gone, until_reason};
 
 pub const PLUGIN: &str = env!("CARGO_BIN_EXE_kubectl-reservoir");
 
@@ -89,10 +89,7 @@ impl Shell {
 /// T4: from nothing to a pod that uses a volume in six lines, and back.
 #[tokio::test(flavor = "multi_thread")]
 async fn t4_one_line_each_from_an_empty_disk_to_a_pod() {
-    let cluster = Cluster::start().await;
-    cluster.node("n1", true).await;
-    let _agent = Agent::start(&cluster, "n1", "512Mi").await;
-    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    let (cluster, _agent) = one_node("512Mi").await;
     cluster.apply_text("{apiVersion: v1, kind: Namespace, metadata: {name: team}}").await;
 
     // A dry run writes nothing, wherever it is checked.

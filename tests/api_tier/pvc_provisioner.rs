@@ -11,21 +11,18 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use reservoir::api::{
-    DRIVER, DiskReservation, FsType, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, NodeDisk, SharedPersistentVolume,
-    Size, TOPOLOGY_NODE, VolumeClaim,
+    DRIVER, DiskReservation, FsType, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, SharedPersistentVolume, Size,
+    TOPOLOGY_NODE, VolumeClaim,
 };
 use reservoir::plan::pvc_provisioner::SELECTED_NODE;
 use serde_json::{Value, json};
 
 use crate::ask::Ask;
-use crate::support::{Agent, Cluster, strip_and_delete, until, until_gone, until_reason};
+use crate::support::{Agent, Cluster, one_node, strip_and_delete, until, until_gone, until_reason};
 
 /// A cluster with a node, its agent, 2Gi for role analytics, and the classes of the example.
 async fn start() -> (Cluster, Agent) {
-    let cluster = Cluster::start().await;
-    cluster.node("n1", true).await;
-    let agent = Agent::start(&cluster, "n1", "4Gi").await;
-    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    let (cluster, agent) = one_node("4Gi").await;
     cluster.apply_text("{apiVersion: v1, kind: Namespace, metadata: {name: team-a}}").await;
     cluster.apply_text("{apiVersion: v1, kind: Namespace, metadata: {name: team-b}}").await;
     cluster.example("01-reservation.yaml").await;

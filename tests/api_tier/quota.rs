@@ -11,14 +11,14 @@ use reservoir::api::{
 use serde_json::json;
 
 use crate::reservations::{
-    ask_for, gone, refinement, reservation, role, start, text, until_free, until_resized, volume,
+    ask_for, gone, refinement, reservation, role, text, until_free, until_resized, volume,
 };
-use crate::support::{Agent, Cluster, Watch, until, until_gone, until_reason};
+use crate::support::{Agent, Cluster, Watch, one_node, until, until_gone, until_reason};
 
 /// Q1, Q2.
 #[tokio::test(flavor = "multi_thread")]
 async fn q2_a_limit_counts_what_was_reserved_before_it() {
-    let (cluster, _agent) = start("6Gi").await;
+    let (cluster, _agent) = one_node("6Gi").await;
     let watch = Watch::safety(&cluster);
     let (all, roles) = (cluster.all::<DiskReservation>(), cluster.all::<VolumeRole>());
     cluster.example("13-quota.yaml").await;
@@ -89,7 +89,7 @@ async fn q2_a_limit_counts_what_was_reserved_before_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn q2_a_guarantee_is_kept_from_other_roles() {
-    let (cluster, _agent) = start("1Gi").await;
+    let (cluster, _agent) = one_node("1Gi").await;
     let (all, roles) = (cluster.all::<DiskReservation>(), cluster.all::<VolumeRole>());
     cluster.apply_text(&role("ops", "ops", "quota: {guarantee: 512Mi}")).await;
     until_reason(&roles, "ops", "Ready").await;
@@ -133,7 +133,7 @@ fn order_of_service(watch: &mut Watch, cluster: &Cluster) -> std::sync::Arc<std:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn q3_the_lowest_share_then_the_oldest_is_served() {
-    let (cluster, _agent) = start("1Gi").await;
+    let (cluster, _agent) = one_node("1Gi").await;
     let all = cluster.all::<DiskReservation>();
     let mut watch = Watch::safety(&cluster);
     let order = order_of_service(&mut watch, &cluster);
@@ -191,7 +191,7 @@ async fn q3_the_lowest_share_then_the_oldest_is_served() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn q2_two_controllers_never_go_past_a_limit() {
-    let (cluster, _agent) = start("4Gi").await;
+    let (cluster, _agent) = one_node("4Gi").await;
     cluster.start_controller().await;
     let all = cluster.all::<DiskReservation>();
     let roles: Api<VolumeRole> = cluster.all();
@@ -365,7 +365,7 @@ async fn consumption(cluster: &Cluster, names: &[&str]) -> Vec<[String; 2]> {
 /// The number of claims and pods changes neither the limit nor the order of waiting reservations.
 #[tokio::test(flavor = "multi_thread")]
 async fn q1_the_users_of_a_shared_volume_change_no_share() {
-    let (cluster, agent) = start("576Mi").await;
+    let (cluster, agent) = one_node("576Mi").await;
     let all = cluster.all::<DiskReservation>();
     let names = ["eng", "eng-a", "eng-b", "ops"];
     for (name, of) in [("eng-a", "eng/a"), ("eng-b", "eng/b"), ("ops", "ops")] {

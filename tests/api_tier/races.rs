@@ -17,7 +17,7 @@ use reservoir_cluster::api::ApiOptions;
 use serde_json::json;
 
 use crate::faults::nothing_left;
-use crate::support::{Agent, Cluster, Random, Watch, until, until_gone, until_reason};
+use crate::support::{Agent, Cluster, Random, Watch, one_node, until, until_gone, until_reason};
 
 const RACES: usize = 1_000;
 /// Number of races at the same time.
@@ -285,10 +285,7 @@ async fn x2_delete_against_a_new_user_has_one_winner() {
 /// C3, S6, L7.
 #[tokio::test(flavor = "multi_thread")]
 async fn c3_an_exclusive_volume_goes_to_the_oldest_claim() {
-    let cluster = Cluster::start().await;
-    cluster.node("n1", true).await;
-    let agent = Agent::start(&cluster, "n1", "64Mi").await;
-    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    let (cluster, agent) = one_node("64Mi").await;
     cluster.apply_text(&room("64Mi")).await;
     // All ten claims wait before the volume exists, so the oldest claim is certain.
     let manifests: Vec<String> = (0..10).map(|i| claim(&format!("c{i}"), "solo")).collect();

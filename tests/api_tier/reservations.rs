@@ -11,15 +11,7 @@ use reservoir::api::{
 };
 use serde_json::json;
 
-use crate::support::{Agent, Cluster, Random, Watch, until, until_gone, until_reason};
-
-pub(crate) async fn start(capacity: &str) -> (Cluster, Agent) {
-    let cluster = Cluster::start().await;
-    cluster.node("n1", true).await;
-    let agent = Agent::start(&cluster, "n1", capacity).await;
-    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
-    (cluster, agent)
-}
+use crate::support::{Agent, Cluster, Random, Watch, one_node, until, until_gone, until_reason};
 
 pub(crate) fn reservation(name: &str, role: &str, size: &str) -> String {
     format!(
@@ -107,7 +99,7 @@ pub(crate) async fn gone(cluster: &Cluster, name: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r4_a_refinement_takes_from_its_parent_and_gives_back() {
-    let (cluster, _agent) = start("4Gi").await;
+    let (cluster, _agent) = one_node("4Gi").await;
     let watch = Watch::safety(&cluster);
     let (all, volumes) = (cluster.all::<DiskReservation>(), cluster.all::<SharedPersistentVolume>());
     // The child may be made first: it waits for its parent.
@@ -169,7 +161,7 @@ async fn r4_a_refinement_takes_from_its_parent_and_gives_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r6_a_reservation_grows_and_shrinks_within_bounds() {
-    let (cluster, _agent) = start("1Gi").await;
+    let (cluster, _agent) = one_node("1Gi").await;
     let watch = Watch::safety(&cluster);
     let (all, volumes) = (cluster.all::<DiskReservation>(), cluster.all::<SharedPersistentVolume>());
     cluster.apply_text(&reservation("eng", "eng", "256Mi")).await;
@@ -271,7 +263,7 @@ async fn rounds(cluster: &Cluster) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s1_ledgers_hold_while_the_controller_dies() {
-    let (cluster, _agent) = start("1Gi").await;
+    let (cluster, _agent) = one_node("1Gi").await;
     cluster.apply_text(&role("eng", "eng", "quota: {limit: 768Mi, guarantee: 64Mi}")).await;
     cluster.apply_text(&role("ml", "eng/ml", "quota: {limit: 512Mi}")).await;
     let watch = Watch::safety(&cluster);
@@ -312,7 +304,7 @@ async fn configure(agent: &mut Agent, reservations: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r2_static_reservations_follow_the_agents_configuration() {
-    let (cluster, mut agent) = start("1Gi").await;
+    let (cluster, mut agent) = one_node("1Gi").await;
     let watch = Watch::safety(&cluster);
     let (all, volumes) = (cluster.all::<DiskReservation>(), cluster.all::<SharedPersistentVolume>());
     configure(&mut agent, "{role: eng/ml, size: 256Mi}, {role: Ops, size: 128Mi}").await;

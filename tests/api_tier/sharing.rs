@@ -4,9 +4,9 @@ use std::io::Write;
 
 use kube::api::DeleteParams;
 use kube::{Api, ResourceExt};
-use reservoir::api::{DiskReservation, NodeDisk, SharedPersistentVolume, VolumeClaim, VolumeOffer};
+use reservoir::api::{DiskReservation, SharedPersistentVolume, VolumeClaim, VolumeOffer};
 
-use crate::support::{Agent, Cluster, Watch, until, until_gone, until_reason};
+use crate::support::{Agent, Cluster, Watch, one_node, until, until_gone, until_reason};
 
 const MANIFESTS: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: team-a}}
@@ -29,10 +29,7 @@ const NAMESPACES: [(&str, &str); 2] = [("team-a", "eng"), ("team-b", "eng/ml/vis
 
 /// A cluster with the shared volume `data`, which is offered to both namespaces.
 async fn start() -> (Cluster, Agent) {
-    let cluster = Cluster::start().await;
-    cluster.node("n1", true).await;
-    let agent = Agent::start(&cluster, "n1", "256Mi").await;
-    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    let (cluster, agent) = one_node("256Mi").await;
     cluster.apply_text(MANIFESTS).await;
     until_reason(&cluster.all::<SharedPersistentVolume>(), "data", "Ready").await;
     until_offered(&cluster, &["data"]).await;

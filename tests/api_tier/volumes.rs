@@ -15,7 +15,7 @@ use reservoir::api::{
 };
 use serde_json::json;
 
-use crate::support::{Agent, Cluster, Random, Watch, until, until_gone, until_reason};
+use crate::support::{Agent, Cluster, Random, Watch, one_node, until, until_gone, until_reason};
 
 /// Waits until the volume's condition has the reason, while the volume stays usable; returns the message.
 async fn until_said(volumes: &Api<SharedPersistentVolume>, name: &str, type_: &str, reason: &str) -> String {
@@ -101,10 +101,7 @@ async fn events_say(cluster: &Cluster, reason: &str, note: &str) {
 
 /// A cluster with a node, its agent with a disk, and these examples.
 async fn with_examples(steps: &[&str]) -> (Cluster, Agent) {
-    let cluster = Cluster::start().await;
-    cluster.node("n1", true).await;
-    let agent = Agent::start(&cluster, "n1", "4Gi").await;
-    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    let (cluster, agent) = one_node("4Gi").await;
     for step in steps {
         cluster.example(&format!("{step}.yaml")).await;
     }

@@ -6,11 +6,11 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use reservoir::api::{NodeDisk, RoleSubscription, VolumeClaim, VolumeOffer};
+use reservoir::api::{RoleSubscription, VolumeClaim, VolumeOffer};
 use serde_json::json;
 
 use crate::kept::start;
-use crate::support::{Agent, CONTROLLER_AGENT, Cluster, until, until_gone, until_reason};
+use crate::support::{CONTROLLER_AGENT, Cluster, one_node, until, until_gone, until_reason};
 
 const CLAIM: &str =
     "{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {name: c, namespace: team},
@@ -159,10 +159,7 @@ async fn f3_a_finalizer_of_others_is_named() {
 /// F2, T2: all is applied at once, in each order of the kinds; what is served within moments was no warning.
 #[tokio::test(flavor = "multi_thread")]
 async fn f2_what_is_applied_at_once_warns_of_nothing() {
-    let cluster = Cluster::start().await;
-    cluster.node("n1", true).await;
-    let _agent = Agent::start(&cluster, "n1", "2Gi").await;
-    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    let (cluster, _agent) = one_node("2Gi").await;
     cluster.apply_text("{apiVersion: v1, kind: Namespace, metadata: {name: team}}").await;
     let claims: Api<VolumeClaim> = cluster.within("team");
     let mut order = [0, 1, 2, 3];

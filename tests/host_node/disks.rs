@@ -233,19 +233,15 @@ struct Frozen<'a>(&'a std::path::Path);
 
 impl<'a> Frozen<'a> {
     fn new(path: &'a std::path::Path) -> Self {
-        fsfreeze("-f", path);
+        assert!(fsfreeze("--freeze", path));
         Self(path)
     }
 }
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
-        fsfreeze("-u", self.0);
+        assert!(fsfreeze("--unfreeze", self.0));
     }
-}
-
-fn fsfreeze(how: &str, path: &std::path::Path) {
-    assert!(std::process::Command::new("fsfreeze").arg(how).arg(path).status().unwrap().success());
 }
 
 /// V10. A writer to a frozen filesystem waits, as with a device that does not answer.

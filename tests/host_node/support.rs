@@ -393,6 +393,11 @@ impl Node {
     }
 }
 
+/// Runs fsfreeze(8) with an option; returns true if it succeeded.
+pub fn fsfreeze(option: &str, path: &Path) -> bool {
+    Command::new("fsfreeze").arg(option).arg(path).status().unwrap().success()
+}
+
 /// The `i`-th UID.
 pub fn uid(i: u32) -> VolumeUid {
     format!("00000000-0000-4000-8000-{i:012x}").parse().unwrap()

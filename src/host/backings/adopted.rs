@@ -150,6 +150,10 @@ impl Backing for Adopting {
         self.own.space(root)
     }
 
+    fn has_own_filesystem(&self, volume: &Volume) -> Result<bool> {
+        Ok(note(volume)?.is_none() && self.own.has_own_filesystem(volume)?)
+    }
+
     fn file_names(&self) -> Vec<&'static str> {
         [self.own.file_names(), vec![NOTE, UNFINISHED]].concat()
     }

@@ -53,6 +53,11 @@ pub(crate) trait Backing: Send + Sync {
         DiskSpace::of_filesystem(root)
     }
 
+    /// True if the mounts of the volume are of a filesystem that is the volume's alone.
+    fn has_own_filesystem(&self, _volume: &Volume) -> Result<bool> {
+        Ok(false)
+    }
+
     /// The names of the backing's files in a volume's directory. An erase keeps a file of any other name.
     fn file_names(&self) -> Vec<&'static str>;
 

@@ -148,6 +148,10 @@ impl<S: ImageStore> Backing for ImageBacking<S> {
         self.0.space(root)
     }
 
+    fn has_own_filesystem(&self, _: &Volume) -> Result<bool> {
+        Ok(true)
+    }
+
     fn file_names(&self) -> Vec<&'static str> {
         self.0.file_names()
     }

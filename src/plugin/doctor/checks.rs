@@ -47,7 +47,7 @@ const MUTATING: &[(&str, &str)] = &[
     ("Mutating", "reservoir-read-only-claims"),
 ];
 
-/// What the chart installs instead.
+/// The chart's policies that stand in for these where no policy may write.
 const UNMUTATED: &[(&str, &str)] = &[("Validating", "reservoir-read-only-claims")];
 
 /// True if the chart makes a policy or a binding of this kind and name, on some API server.
@@ -133,10 +133,9 @@ impl Checks {
     }
 
     fn check_workloads(&mut self, facts: &Facts, version: &str) {
-        let install = || facts.install_chart();
         match facts.controllers.as_deref() {
             None => self.denied("deployments"),
-            Some([]) => self.problem("there is no controller", install()),
+            Some([]) => self.problem("there is no controller", facts.install_chart()),
             Some(all) => {
                 for controller in all {
                     let status = controller.status.clone().unwrap_or_default();
@@ -155,7 +154,7 @@ impl Checks {
         }
         match facts.agents.as_deref() {
             None => self.denied("daemonsets"),
-            Some([]) => self.problem("there is no agent", install()),
+            Some([]) => self.problem("there is no agent", facts.install_chart()),
             Some(all) => {
                 for agents in all {
                     let status = agents.status.clone().unwrap_or_default();
@@ -175,7 +174,8 @@ impl Checks {
         match facts.drivers.as_deref() {
             None => self.denied("csidrivers"),
             Some(all) if all.iter().any(|driver| driver.name_any() == DRIVER) => {}
-            Some(_) => self.problem(format!("there is no CSIDriver {DRIVER}: pods cannot mount"), install()),
+            Some(_) => self
+                .problem(format!("there is no CSIDriver {DRIVER}: pods cannot mount"), facts.install_chart()),
         }
     }
 

@@ -76,7 +76,11 @@ impl Facts {
         facts.agent_pods = list_if_allowed(Api::all(client.clone()), &labels("agent")).await?;
         facts.nodes = list_if_allowed(Api::all(client.clone()), "").await?;
         facts.drivers = list_if_allowed(Api::all(client.clone()), "").await?;
+        let served = served_kinds(client).await?;
         for kind in POLICY_KINDS {
+            if kind.starts_with("Mutating") && !served.contains(kind) {
+                continue;
+            }
             let plural = if kind.ends_with('y') {
                 kind.to_lowercase().replace("policy", "policies")
             } else {
@@ -85,9 +89,6 @@ impl Facts {
             let gvk = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
             let api: Api<DynamicObject> =
                 Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&gvk, &plural));
-            if kind.starts_with("Mutating") && !is_served(client, kind).await? {
-                continue;
-            }
             let objects = list_if_allowed(api, "").await?;
             facts.policies.insert(kind, objects.map(|all| all.iter().map(ResourceExt::name_any).collect()));
         }
@@ -124,11 +125,11 @@ impl Facts {
     }
 }
 
-/// Returns true if the API server serves the kind of the API group of admission policies, in its stable version.
-async fn is_served(client: &Client, kind: &str) -> anyhow::Result<bool> {
+/// The kinds of admission policies and the like that the API server serves in their stable version.
+async fn served_kinds(client: &Client) -> anyhow::Result<BTreeSet<String>> {
     let served = client.list_api_group_resources("admissionregistration.k8s.io/v1").await;
     let served = served.map_err(|error| explain_api_error(&error))?;
-    Ok(served.resources.iter().any(|resource| resource.kind == kind))
+    Ok(served.resources.into_iter().map(|resource| resource.kind).collect())
 }
 
 /// Returns true if the caller has the verb on the role or on an ancestor of the role (A1).

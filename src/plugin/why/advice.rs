@@ -80,7 +80,7 @@ impl<'a> About<'a> {
                 0 => advice::make_free_space(),
                 free => advice::fit_free_space(argument, whole_mebibytes(free)),
             },
-            OVER_QUOTA => match (self.within_quota(), self.role_with_limit()) {
+            OVER_QUOTA => match self.within_quota() {
                 (0, role) => advice::free_limit(role),
                 (left, role) => advice::fit_limit(argument, whole_mebibytes(left), role),
             },
@@ -199,27 +199,17 @@ impl<'a> About<'a> {
         if self.disk.is_some() { own.saturating_add(free) } else { free }
     }
 
-    fn within_quota(&self) -> u64 {
+    /// The most bytes that the limits allow the object to have, and the role whose limit has the least left.
+    fn within_quota(&self) -> (u64, &str) {
         let own = self.reservation.and_then(|r| r.status.as_ref()).map_or(0, holder::size);
         let roles: Vec<_> = self.snapshot.roles.iter().collect();
         let charged =
             quota::ledgers(&roles).into_iter().filter(|(r, _)| Role::name_covers(&r.spec.role, self.role));
         let left = charged.filter_map(|(r, reserved)| {
-            Some(r.spec.quota.limit.as_ref()?.bytes_or_zero().saturating_sub(reserved))
-        });
-        left.min().map_or(0, |left| left.saturating_add(own))
-    }
-
-    /// The role whose limit has the least left for the object.
-    fn role_with_limit(&self) -> &str {
-        let roles: Vec<_> = self.snapshot.roles.iter().collect();
-        let charged = quota::ledgers(&roles).into_iter();
-        let charged = charged.filter(|(r, _)| Role::name_covers(&r.spec.role, self.role));
-        let left = charged.filter_map(|(r, reserved)| {
             let limit = r.spec.quota.limit.as_ref()?.bytes_or_zero();
             Some((limit.saturating_sub(reserved), r.spec.role.as_str()))
         });
-        left.min().map_or(self.role, |(_, role)| role)
+        left.min().map_or((0, self.role), |(left, role)| (left.saturating_add(own), role))
     }
 
     fn used(&self) -> u64 {
@@ -357,10 +347,9 @@ impl<'a> About<'a> {
         let spec = self.volume.map(|volume| &volume.spec);
         let is_block = spec.is_some_and(|spec| spec.volume_mode == VolumeMode::Block);
         let adopts = spec.and_then(|spec| spec.adopt.as_ref());
-        let roots = |disk: &&crate::api::NodeDisk| !disk.spec.adopt_roots.is_empty();
         let anew = self.create_anew(self.role, spec.and_then(|spec| spec.reservation.as_deref()));
         match adopts {
-            Some(adopt) if !self.snapshot.disks.iter().any(|disk| roots(&disk)) => {
+            Some(adopt) if self.snapshot.disks.iter().all(|disk| disk.spec.adopt_roots.is_empty()) => {
                 advice::allow_adoption(&adopt.path)
             }
             None if is_block && !kind(DiskKind::Block) => {

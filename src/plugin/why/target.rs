@@ -41,6 +41,11 @@ impl Target {
         format!("{} {namespace}{}", self.kind.name, self.name)
     }
 
+    /// `vclaim/data -n team`: the argument of a command.
+    pub fn argument(&self) -> String {
+        self.kind.argument(&self.name, self.namespace.as_deref())
+    }
+
     pub fn find_pod<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Pod> {
         snapshot.pods.iter().find(|p| p.name_any() == self.name && p.namespace() == self.namespace)
     }
@@ -48,8 +53,7 @@ impl Target {
     /// The message for a missing object, with the most similar name. An object that the caller may not see may exist.
     pub fn not_found(&self, snapshot: &Snapshot) -> String {
         if !snapshot.sees(self.kind) {
-            let argument = self.namespace.iter().map(|n| format!(" -n {n}")).collect::<String>();
-            let ask = advice::have_administrator_ask(format!("{}/{}{argument}", self.kind.short, self.name));
+            let ask = advice::have_administrator_ask(self.argument());
             return format!("{} may not be seen with your rights: {ask}", self.title());
         }
         let mut reservations = snapshot.reservations.iter().filter_map(|r| r.status.as_ref());

@@ -12,7 +12,7 @@ use kube::api::Api;
 use kube::config::Kubeconfig;
 use kube::{Client, ResourceExt};
 use reservoir::agent;
-use reservoir::api::VolumeClaim;
+use reservoir::api::{NodeDisk, VolumeClaim};
 use reservoir::csi::proto::csi::node_client::NodeClient;
 use reservoir::csi::proto::csi::volume_capability::access_mode::Mode;
 use reservoir::csi::proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 
 use super::cluster::client_called;
-use super::{AGENT_AGENT, Cluster, until};
+use super::{AGENT_AGENT, Cluster, until, until_reason};
 
 /// The user name of the agents' service account in the tests.
 pub const AGENT_USER: &str = "system:serviceaccount:reservoir-system:reservoir-agent";
@@ -53,6 +53,15 @@ pub struct Agent {
     /// See [`Cluster::look_again`] and [`Cluster::wake`].
     looks: (Duration, bool),
     _temp: tempfile::TempDir,
+}
+
+/// A cluster with node `n1`, whose agent serves a disk of this size.
+pub async fn one_node(size: &str) -> (Cluster, Agent) {
+    let cluster = Cluster::start().await;
+    cluster.node("n1", true).await;
+    let agent = Agent::start(&cluster, "n1", size).await;
+    until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    (cluster, agent)
 }
 
 enum Running {

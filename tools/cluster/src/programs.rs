@@ -3,6 +3,17 @@
 //! Each version has one place. The `go.mod` files have those of Kubernetes and of the container runtime, and `go.sum`
 //! fixes every byte of the sources. [`TOOLS`] has those of stand-alone tools.
 
+/// The Go module of this name.
+macro_rules! module {
+    ($name:literal) => {
+        $crate::programs::Module {
+            name: $name,
+            go_mod: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/go/", $name, "/go.mod")),
+            go_sum: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/go/", $name, "/go.sum")),
+        }
+    };
+}
+
 mod release;
 
 use std::fs;
@@ -24,17 +35,8 @@ struct Module {
     go_sum: &'static str,
 }
 
-static KUBERNETES: Module = Module {
-    name: "kubernetes",
-    go_mod: include_str!("../go/kubernetes/go.mod"),
-    go_sum: include_str!("../go/kubernetes/go.sum"),
-};
-
-const RUNTIME: Module = Module {
-    name: "runtime",
-    go_mod: include_str!("../go/runtime/go.mod"),
-    go_sum: include_str!("../go/runtime/go.sum"),
-};
+static KUBERNETES: Module = module!("kubernetes");
+const RUNTIME: Module = module!("runtime");
 
 /// Stand-alone tools: program, package, version.
 const TOOLS: &[(&str, &str, &str)] = &[

@@ -5,16 +5,6 @@ use anyhow::Context;
 use super::{KUBERNETES, Module};
 use crate::version::Version;
 
-macro_rules! module {
-    ($name:literal) => {
-        Module {
-            name: $name,
-            go_mod: include_str!(concat!("../../go/", $name, "/go.mod")),
-            go_sum: include_str!(concat!("../../go/", $name, "/go.sum")),
-        }
-    };
-}
-
 static OLDER: [Module; 2] = [module!("kubernetes-1.34"), module!("kubernetes-1.35")];
 static NEWER: [Module; 1] = [module!("kubernetes-1.37")];
 
