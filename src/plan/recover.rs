@@ -103,7 +103,7 @@ pub fn documents<'a>(
     Ok(wanted.into_values().map(Wanted::document).chain(documents).collect())
 }
 
-/// Writes into each manifest who applies it. Only an API server without MutatingAdmissionPolicy heeds it (R5, A3).
+/// Writes into each manifest the user who applies it. An API server without MutatingAdmissionPolicy wants that (R5, A3).
 pub fn sign(documents: &mut [Document], principal: &str) {
     for document in documents {
         let place = match document {

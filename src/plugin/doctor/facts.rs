@@ -126,7 +126,7 @@ impl Facts {
 }
 
 /// The kinds of admission policies and the like that the API server serves in their stable version.
-async fn served_kinds(client: &Client) -> anyhow::Result<BTreeSet<String>> {
+pub(in crate::plugin) async fn served_kinds(client: &Client) -> anyhow::Result<BTreeSet<String>> {
     let served = client.list_api_group_resources("admissionregistration.k8s.io/v1").await;
     let served = served.map_err(|error| explain_api_error(&error))?;
     Ok(served.resources.into_iter().map(|resource| resource.kind).collect())

@@ -5,5 +5,5 @@ mod facts;
 mod finding;
 
 pub(super) use checks::{findings, is_policy_of_the_chart};
-pub(super) use facts::Facts;
+pub(super) use facts::{Facts, served_kinds};
 pub(super) use finding::{Level, text};
