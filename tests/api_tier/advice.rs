@@ -218,7 +218,7 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
         Ready,
     ),
     (
-        "echo '{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: back}, spec: {role: eng, size: 1Mi, \
+        "echo '{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: back}, spec: {role: eng, size: 16Mi, \
          reservation: eng, shared: {}, recover: {uid: 00112233-4455-6677-8899-aabbccddeeff}}}' | kubectl create -f -",
         "spv/back",
         "NoOrphan",
