@@ -71,6 +71,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("delete_finished_pod", "a person deletes a pod; lost_events.rs does"),
     ("take_size_back", "the command of keep_size (volumes.rs)"),
     ("enlarge_parent", "the command of fit_parent, where nothing is left"),
+    ("list_orphans", "the data to recover has an object; plugin.rs runs kubectl reservoir orphans"),
     ("start_pod", "a person starts a pod; pvc_provisioner.rs does"),
     ("delete_pvc", "a person ends the data; pvc_provisioner.rs deletes the PersistentVolumeClaim"),
     ("have_administrator_look", "an administrator (plugin.rs)"),
@@ -216,13 +217,6 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
         "dr/chosen",
         "NoSuchDisk",
         Ready,
-    ),
-    (
-        "echo '{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: back}, spec: {role: eng, size: 16Mi, \
-         reservation: eng, shared: {}, recover: {uid: 00112233-4455-6677-8899-aabbccddeeff}}}' | kubectl create -f -",
-        "spv/back",
-        "NoOrphan",
-        Shows,
     ),
     (
         "kubectl reservoir create near --role eng --size 16Mi --reservation egn",
