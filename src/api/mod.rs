@@ -34,6 +34,7 @@ pub use offer::{OfferedReservation, OfferedVolume, VolumeOffer, VolumeOfferSpec,
 pub use refs::{AccessMode, ClaimBinding, Kept, LedgerEntry, PodRef, Reserved, UidRef, stable_hash};
 pub use reservation::{
     CollectingTurn, DiskReservation, DiskReservationSpec, DiskReservationStatus, ReservationPhase,
+    TemplateRef,
 };
 pub use role::{Role, RoleError};
 pub use size::{Size, SizeError};
@@ -43,7 +44,9 @@ pub use volume::{
     NodePart, Process, Recover, Shared, SharedPersistentVolume, SharedPersistentVolumeSpec,
     SharedPersistentVolumeStatus, SubRoles, VolumeMode, VolumePhase,
 };
-pub use volume_role::{Quota, VolumeRole, VolumeRoleSpec, VolumeRoleStatus};
+pub use volume_role::{
+    Quota, ReservationTemplate, TemplateStatus, VolumeRole, VolumeRoleSpec, VolumeRoleStatus,
+};
 
 /// API group of every kind.
 pub const GROUP: &str = "reservoir.dev";

@@ -54,7 +54,8 @@ use super::{DeletionPolicy, DiskKind, LedgerEntry, Size, UidRef};
     validation = Rule::new("has(self.nodeDisk) == has(oldSelf.nodeDisk) && has(self.nodeName) == has(oldSelf.nodeName) && has(self.nodeSelector) == has(oldSelf.nodeSelector) && has(self.parent) == has(oldSelf.parent)")
         .message("the placement of a reservation cannot be changed: delete it and reserve anew"),
     validation = Rule::new("!has(oldSelf.principal) || has(self.principal)").message(super::principal::missing()),
-    validation = Rule::new("has(self.static) == has(oldSelf.static)").message("the field static of a reservation cannot be changed")
+    validation = Rule::new("has(self.static) == has(oldSelf.static)").message("the field static of a reservation cannot be changed"),
+    validation = Rule::new("has(self.template) == has(oldSelf.template)").message("the field template of a reservation cannot be changed")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct DiskReservationSpec {
@@ -69,8 +70,7 @@ pub struct DiskReservationSpec {
     /// shrink to the used bytes (R6).
     #[x_kube(
         validation = Rule::new(super::size::RULE).message(super::size::MESSAGE),
-        validation = Rule::new(concat!("type(self) == int ? int(self) >= 1048576 : !(", super::size::is_quantity!("self"), ") || quantity(string(self)).compareTo(quantity('1Mi')) >= 0"))
-            .message("a reservation has at least 1Mi: each takes a place in the ledgers of its disk and role")
+        validation = Rule::new(super::size::LEAST_RULE).message(super::size::LEAST_MESSAGE)
     )]
     pub size: Size,
     /// Name of the NodeDisk that serves the reservation. Without a placement, every NodeDisk may serve it
@@ -102,6 +102,11 @@ pub struct DiskReservationSpec {
     #[schemars(rename = "static")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("the field static of a reservation cannot be changed"))]
     pub is_static: bool,
+    /// The template that the reservation was made from. Only the controller writes it; size and end of the reservation
+    /// follow the template (R7).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("the field template of a reservation cannot be changed"))]
+    pub template: Option<TemplateRef>,
     /// A `DELETE` of the reservation while volumes and reservations are in it: `Refuse` or `Wait` (F5). A change needs
     /// the verb `unreserve` on the role. `Refuse` if absent.
     #[serde(default, skip_serializing_if = "DeletionPolicy::is_refuse")]
@@ -113,6 +118,18 @@ pub struct DiskReservationSpec {
     #[schemars(length(max = 1024))]
     #[x_kube(validation = Rule::new("self == oldSelf").message(super::principal::changed()))]
     pub principal: Option<String>,
+}
+
+/// A template of a VolumeRole (R7).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TemplateRef {
+    /// Name of the VolumeRole.
+    #[schemars(length(min = 1, max = 253))]
+    pub volume_role: String,
+    /// Name of the template.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
 }
 
 /// Phase of a reservation.

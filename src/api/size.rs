@@ -42,6 +42,16 @@ pub(super) const RULE: &str = concat!(
 pub(super) const MESSAGE: &str =
     "a size is a positive quantity below 8Ei, such as 512Mi, 10Gi or a number of bytes";
 
+/// The least size of a reservation, in CEL. Values without a size are refused by [`RULE`].
+pub(super) const LEAST_RULE: &str = concat!(
+    "type(self) == int ? int(self) >= 1048576 : !(",
+    is_quantity!("self"),
+    ") || quantity(string(self)).compareTo(quantity('1Mi')) >= 0"
+);
+/// The API server's message for a violation of [`LEAST_RULE`].
+pub(super) const LEAST_MESSAGE: &str =
+    "a reservation has at least 1Mi: each takes a place in the ledgers of its disk and role";
+
 /// A [`Size`] is not a number of bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SizeError {

@@ -1,5 +1,7 @@
 //! `VolumeRole`: quota and weight of a role, and its consumption (Q1–Q3).
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -53,10 +55,57 @@ pub struct VolumeRoleSpec {
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 1000))]
     pub weight: u32,
+    /// Reservations that the controller makes for the role, each on the disk of every node of a selector, also of nodes
+    /// that come later (R7). At most 8. A change needs the verbs `reserve` and `unreserve` on the role.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub reservation_templates: Vec<ReservationTemplate>,
 }
 
 fn one() -> u32 {
     1
+}
+
+/// A reservation on the disk of each node of a selector (R7). Each is a DiskReservation named
+/// `<VolumeRole>.<template>.<NodeDisk>`, which follows the template.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReservationTemplate {
+    /// Name of the template, a DNS label.
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("the name of a template has lower-case letters, digits and inner hyphens"))]
+    pub name: String,
+    /// Size on each node in bytes, as a quantity such as 100Gi; at least 1Mi. A change resizes the reservations, none below
+    /// its used bytes (R6).
+    #[x_kube(
+        validation = Rule::new(super::size::RULE).message(super::size::MESSAGE),
+        validation = Rule::new(super::size::LEAST_RULE).message(super::size::LEAST_MESSAGE)
+    )]
+    pub size: Size,
+    /// Name of the disk in the agents' configuration. `default` if absent, as in the chart.
+    #[serde(default = "default_disk")]
+    #[schemars(length(min = 1, max = 63))]
+    pub disk_name: String,
+    /// Labels of the nodes; if absent, all nodes with such a disk. At most 64, of 4096 characters together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::refs::selector_schema")]
+    pub node_selector: Option<BTreeMap<String, String>>,
+}
+
+fn default_disk() -> String {
+    "default".into()
+}
+
+/// The reservations of a template, counted (R7).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TemplateStatus {
+    /// Name of the template.
+    pub name: String,
+    /// Number of the disks that the template selects.
+    pub disks: u32,
+    /// Number of the reservations on them that are `Ready`.
+    pub ready: u32,
 }
 
 /// Limit and guarantee of a role, in bytes, as quantities (Q2).
@@ -89,6 +138,10 @@ pub struct VolumeRoleStatus {
     /// Sum of the volumes in these reservations. A shared volume counts once, for any number of users (Q1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub used: Option<Size>,
+    /// The reservations of the templates, counted (R7).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub reservation_templates: Vec<TemplateStatus>,
     /// The condition `Ready` (T1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

@@ -52,7 +52,7 @@ pub struct Context {
     /// Locked while a reservation takes its entries. A guarantee spans disks, so no compare-and-swap on one object
     /// decides the guarantee (Q2).
     pub turn: tokio::sync::Mutex<()>,
-    /// The controller's user, once a volume had to name it.
+    /// The controller's user, once an object had to name it.
     pub user: tokio::sync::OnceCell<String>,
     /// The batchers that join simultaneous status writes.
     pub batchers: StatusBatchers,
@@ -72,10 +72,14 @@ impl Context {
         &self,
         volume: &SharedPersistentVolume,
     ) -> Result<SharedPersistentVolume, cluster::Error> {
-        let user = self.user.get_or_try_init(|| cluster::username(&self.client)).await?;
         let mut volume = volume.clone();
-        volume.spec.principal = Some(user.clone());
+        volume.spec.principal = Some(self.principal().await?);
         Ok(volume)
+    }
+
+    /// The controller's user.
+    pub async fn principal(&self) -> Result<String, cluster::Error> {
+        self.user.get_or_try_init(|| cluster::username(&self.client)).await.cloned()
     }
 
     /// Commits the controller's part of a status if the part has changed, and publishes an event for each transition.

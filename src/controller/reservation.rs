@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
+use serde_json::json;
 
 use crate::api::{DiskReservation, LedgerEntry, NodeDisk, VolumeRole};
 use crate::cluster;
@@ -13,6 +14,7 @@ use crate::plan::entry::entry_of;
 use crate::plan::kept::{Wanted, next_look};
 use crate::plan::reservation::{Step, next};
 use crate::plan::reservation_seen::{Gives, LedgerOf, Seen, of_kind};
+use crate::plan::{refs, template};
 
 use super::context::Context;
 use super::ledger_entries as entries;
@@ -26,12 +28,22 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// Reconciles a reservation.
 ///
+/// A reservation of a template first follows the template ([`template::next`]).
+///
 /// 1. Gather: the reservation, disks, its parent and refinements, VolumeRoles and its share, from the caches; live
 ///    after [`Step::ReadLive`].
 /// 2. Decide: [`next`].
 /// 3. Apply: the step, then decide again on the changed objects.
 pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) -> Result<Again, Error> {
     let api: Api<DiskReservation> = Api::all(ctx.client.clone());
+    match next_for_template(&reservation, ctx) {
+        template::Step::Rest => {}
+        template::Step::Delete => return cluster::delete_seen(&api, &*reservation).await.map(|()| None),
+        template::Step::Resize(size) => {
+            let fields = json!({ "spec": { "size": size } });
+            return cluster::merge_seen(&api, &*reservation, fields).await.map(|_| None);
+        }
+    }
     kept::end_overdue(&reservation, ctx).await?;
     let kept = next_look(&reservation, Timestamp::now());
     let mut seen = from_caches(reservation, ctx);
@@ -88,6 +100,17 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
 /// The pause before another look: bytes of kept data may be about to be free, or the time of kept data ends (X8).
 fn pause(room_made: bool, kept: Again) -> Again {
     if room_made { Some(kept::WHILE_ROOM_IS_MADE) } else { kept }
+}
+
+/// The step that the reservation's template asks for (R7), from the caches: it concerns an empty reservation, or a size.
+fn next_for_template(reservation: &DiskReservation, ctx: &Context) -> template::Step {
+    if reservation.spec.template.is_none() {
+        return template::Step::Rest;
+    }
+    let disk = reservation.spec.node_disk.as_ref().and_then(|name| ctx.stores.disks.get(name));
+    let nodes = disk.iter().filter_map(|disk| ctx.stores.nodes.get(&disk.spec.node_name));
+    let (roles, nodes) = (ctx.stores.roles.all(), nodes.collect::<Vec<_>>());
+    template::next(reservation, &refs(&roles), disk.as_deref(), &template::labels(&nodes))
 }
 
 fn from_caches(reservation: Arc<DiskReservation>, ctx: &Context) -> Seen {

@@ -1,4 +1,4 @@
-//! VolumeRoles: the sums of a role, and the ledger of its quota (Q1, Q2).
+//! VolumeRoles: the sums of a role, the ledger of its quota (Q1, Q2), and the reservations of its templates (R7).
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use crate::cluster;
 use crate::plan::quota::is_current;
 use crate::plan::refs;
 use crate::plan::summary::{RoleSeen, Step, keeps_ledger, next_for_role};
+use crate::plan::template;
 
 use super::Error;
 use super::context::Context;
@@ -18,10 +19,10 @@ use super::ledger_entries::settle;
 
 /// Reconciles a VolumeRole.
 ///
-/// 1. Gather: VolumeRoles and reservations, from the caches. For a new ledger or a new limit the reservations are read
-///    live, so that the ledger includes a reservation made a moment ago.
-/// 2. Decide: [`next_for_role`].
-/// 3. Apply: the status; or settle entries, and decide again.
+/// 1. Gather: VolumeRoles and reservations, and for templates disks and Nodes, from the caches. For a new ledger or a new
+///    limit the reservations are read live, so that the ledger includes a reservation made a moment ago.
+/// 2. Decide: [`next_for_role`], and [`template::missing`].
+/// 3. Apply: the status; or settle entries, and decide again. Then make the missing reservations.
 pub(super) async fn reconcile(role: Arc<VolumeRole>, ctx: &Context) -> Result<(), Error> {
     let roles = ctx.stores.roles.all();
     let reservations = match keeps_ledger(&role, &refs(&roles)) && !is_current(&role) {
@@ -31,11 +32,17 @@ pub(super) async fn reconcile(role: Arc<VolumeRole>, ctx: &Context) -> Result<()
         }
         false => ctx.stores.reservations.all(),
     };
-    let mut seen = RoleSeen { role, roles, reservations, settled: false, now: Timestamp::now() };
+    let (disks, nodes) = match role.spec.reservation_templates.is_empty() {
+        true => (vec![], vec![]),
+        false => (ctx.stores.disks.all(), ctx.stores.nodes.all()),
+    };
+    let now = Timestamp::now();
+    let mut seen = RoleSeen { role, roles, reservations, disks, nodes, settled: false, now };
     loop {
         match next_for_role(&seen) {
             Step::Report(status) => {
-                return ctx.commit(&Api::all(ctx.client.clone()), &*seen.role, &status).await;
+                ctx.commit(&Api::all(ctx.client.clone()), &*seen.role, &status).await?;
+                return make_missing(&seen, ctx).await;
             }
             Step::Settle(entries) => {
                 let Some(now) = settle(&seen.role.name_any(), &entries, ctx).await? else { return Ok(()) };
@@ -43,4 +50,18 @@ pub(super) async fn reconcile(role: Arc<VolumeRole>, ctx: &Context) -> Result<()
             }
         }
     }
+}
+
+async fn make_missing(seen: &RoleSeen, ctx: &Context) -> Result<(), Error> {
+    let (roles, disks, reservations) = (refs(&seen.roles), refs(&seen.disks), refs(&seen.reservations));
+    let missing =
+        template::missing(&seen.role, &roles, &disks, &template::labels(&seen.nodes), &reservations);
+    let api: Api<DiskReservation> = Api::all(ctx.client.clone());
+    // A refusal for one node does not keep the others from theirs.
+    let mut outcome = Ok(());
+    for mut reservation in missing {
+        reservation.spec.principal = Some(ctx.principal().await?);
+        outcome = cluster::create(&api, &reservation).await.map(drop).and(outcome);
+    }
+    outcome
 }

@@ -123,10 +123,26 @@ impl Router {
         });
     }
 
-    /// Routes a change of a Node, whose readiness decides the readiness of its disks.
-    pub fn node(&self, node: &Node) {
+    /// Routes a change of a Node, whose readiness decides the readiness of its disks, and its labels templates (R7).
+    pub fn node(&self, node: &Node, change: &Change<Node>) {
         self.sharing.notify_one();
         self.disks_of(&node.name_any());
+        if change.before.map(ResourceExt::labels) != change.now.map(ResourceExt::labels) {
+            let name = node.name_any();
+            let is_in = |disk: Arc<NodeDisk>| disk.spec.node_name == name;
+            self.templates(|stores, disk| stores.disks.get(disk).is_some_and(is_in));
+        }
+    }
+
+    /// Enqueues the roles with templates, and the reservations of templates on the disks that `on` accepts (R7).
+    fn templates(&self, on: impl Fn(&Stores, &str) -> bool) {
+        self.with(|queues, stores| {
+            queues.roles.enqueue_if(&stores.roles, |role| !role.spec.reservation_templates.is_empty());
+            let is_made = |r: &DiskReservation| {
+                r.spec.template.is_some() && r.spec.node_disk.as_ref().is_some_and(|disk| on(stores, disk))
+            };
+            queues.reservations.enqueue_if(&stores.reservations, is_made);
+        });
     }
 
     /// Routes a change of an agent's pod. Its readiness decides, too.
@@ -140,8 +156,12 @@ impl Router {
     }
 
     /// Routes a change of a disk.
-    pub fn disk(&self, disk: &NodeDisk) {
+    pub fn disk(&self, disk: &NodeDisk, change: &Change<NodeDisk>) {
         let name = disk.name_any();
+        let is_there = |disk: &NodeDisk| (disk.spec.clone(), disk.metadata.deletion_timestamp.clone());
+        if change.before.map(is_there) != change.now.map(is_there) {
+            self.templates(|_, disk| disk == name);
+        }
         self.queues.disks.enqueue(disk);
         self.sharing.notify_one();
         self.with(|queues, stores| {
@@ -321,6 +341,10 @@ impl Router {
                 r.spec.parent.is_some() && Role::name_covers(&role.spec.role, &r.spec.role)
             };
             queues.reservations.enqueue_if(&stores.reservations, refinement);
+            let name = role.name_any();
+            let made =
+                |r: &DiskReservation| r.spec.template.as_ref().is_some_and(|of| of.volume_role == name);
+            queues.reservations.enqueue_if(&stores.reservations, made);
         });
     }
 }

@@ -122,16 +122,8 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         agents
     });
     let stores = Stores {
-        nodes: cached!(
-            all.clone(),
-            |to, node, _| to.node(node),
-            CacheConfig { keep: trim_node, ..Default::default() }
-        ),
-        disks: cached!(
-            all.clone(),
-            |to, disk, _| to.disk(disk),
-            CacheConfig { keep: trim_disk, ..Default::default() }
-        ),
+        nodes: cached!(all.clone(), Router::node, CacheConfig { keep: trim_node, ..Default::default() }),
+        disks: cached!(all.clone(), Router::disk, CacheConfig { keep: trim_disk, ..Default::default() }),
         reservations: cached!(
             all.clone(),
             |to, reservation, _| to.reservation(reservation),

@@ -45,6 +45,7 @@ mod space;
 pub mod static_reservations;
 pub mod storage_capacity;
 pub mod summary;
+pub mod template;
 pub mod tenant;
 pub mod transition;
 pub mod turn;

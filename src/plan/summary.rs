@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
@@ -17,7 +18,7 @@ use super::entry::{self, ByName};
 use super::holder::{Holder, size};
 use super::ledger;
 use super::list_share::MOST_ENTRIES;
-use super::{quota, refs};
+use super::{quota, refs, template};
 
 /// The next step for an object with a ledger of reservations.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +53,10 @@ pub struct RoleSeen {
     pub roles: Vec<Arc<VolumeRole>>,
     /// All reservations.
     pub reservations: Vec<Arc<DiskReservation>>,
+    /// All disks and Nodes, if the role has templates (R7).
+    pub disks: Vec<Arc<NodeDisk>>,
+    /// See `disks`.
+    pub nodes: Vec<Arc<Node>>,
     /// True if entries were settled already.
     pub settled: bool,
     /// The time.
@@ -72,7 +77,11 @@ pub fn next_for_role(seen: &RoleSeen) -> Step<VolumeRoleStatus> {
     let (roles, reservations) = (refs(&seen.roles), refs(&seen.reservations));
     match ByName::new(reservations.iter().copied()).unsettled(&*seen.role) {
         entries if entries.is_empty() || seen.settled || !keeps_ledger(&seen.role, &roles) => {
-            Step::Report(role_status(&seen.role, &roles, &reservations, seen.now))
+            let mut status = role_status(&seen.role, &roles, &reservations, seen.now);
+            let nodes = template::labels(&seen.nodes);
+            status.reservation_templates =
+                template::status(&seen.role, &refs(&seen.disks), &nodes, &reservations);
+            Step::Report(status)
         }
         entries => Step::Settle(entries),
     }

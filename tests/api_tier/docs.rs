@@ -244,6 +244,7 @@ pages! {
     conformance: "docs/conformance.md",
     design: "docs/design.md",
     glossary: "docs/glossary.md",
+    autoscaled_nodes: "docs/how-to/autoscaled-nodes.md",
     back_up_and_restore: "docs/how-to/back-up-and-restore.md",
     give_a_team_a_quota: "docs/how-to/give-a-team-a-quota.md",
     monitor: "docs/how-to/monitor.md",

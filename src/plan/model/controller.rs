@@ -134,6 +134,8 @@ impl Controller {
     pub fn look_at_role(&mut self, name: &str, server: &mut Store) {
         let Some(role) = self.cache.get::<VolumeRole>(name) else { return };
         let seen = RoleSeen {
+            disks: vec![],
+            nodes: vec![],
             role,
             roles: self.cache.roles.values().cloned().collect(),
             reservations: self.cache.reservations.values().cloned().collect(),

@@ -102,7 +102,7 @@ pub(super) fn next(data: Data, installed: &Installed, now: Timestamp) -> Step {
         let release = controller.labels().get("app.kubernetes.io/instance");
         format!("helm uninstall {} --namespace {namespace}", release.map_or("reservoir", String::as_str))
     });
-    let held = erased_first(installed);
+    let (held, kept) = (erased_first(installed), kept_data(snapshot, now));
     match (data, uninstall) {
         (Data::Keep, Some(command)) => Step::First(format!(
             "Reservoir still runs: {command}; nothing is erased by that; then run this again"
@@ -111,14 +111,13 @@ pub(super) fn next(data: Data, installed: &Installed, now: Timestamp) -> Step {
             "{} still there, and nobody erases while Reservoir does not run: install the chart again, or use --keep-data",
             names(&held, held.len())
         )),
-        (Data::Erase, Some(_)) if !held.is_empty() => {
-            let kept = kept_data(snapshot, now);
-            // A reservation with kept data is not deleted.
-            match snapshot.claims.is_empty() && snapshot.volumes.is_empty() && !kept.is_empty() {
-                true => Step::EraseKept(kept),
-                false => Step::Delete(held),
-            }
+        // A reservation with kept data is not deleted.
+        (Data::Erase, Some(_))
+            if snapshot.claims.is_empty() && snapshot.volumes.is_empty() && !kept.is_empty() =>
+        {
+            Step::EraseKept(kept)
         }
+        (Data::Erase, Some(_)) if !held.is_empty() => Step::Delete(held),
         (Data::Erase, Some(command)) => {
             Step::Then(format!("the data is erased; next: {command}; then run this again"))
         }
@@ -136,7 +135,10 @@ fn erased_first(installed: &Installed) -> Vec<Object> {
             .iter()
             .any(|claim| pvc_of(claim).is_some() && pvc_of(claim) == pvc.metadata.uid.as_deref())
     };
-    let reservations = snapshot.reservations.iter().filter(|reservation| !reservation.spec.is_static);
+    // Agents and templates make theirs anew, until the chart goes (R2, R7).
+    let is_own =
+        |reservation: &&DiskReservation| !reservation.spec.is_static && reservation.spec.template.is_none();
+    let reservations = snapshot.reservations.iter().filter(is_own);
     [
         objects(snapshot.pvcs.iter().filter(of_class)),
         objects(&snapshot.claims),
@@ -207,6 +209,7 @@ mod tests {
     use serde_json::{from_value, json};
 
     use super::*;
+    use crate::api::TemplateRef;
     use crate::plan::testing::*;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -282,6 +285,8 @@ mod tests {
         let Step::EraseKept(made) = next(Data::Erase, &there, NOW) else { panic!() };
         assert_eq!(made.len(), 2);
         assert!(made.iter().all(kept::is_erasing) && made[0].name_any().starts_with("a-erase-"));
+        there.facts.snapshot.reservations[0].spec.is_static = true;
+        assert!(matches!(next(Data::Erase, &there, NOW), Step::EraseKept(_)), "a static one has it, too");
         there.facts.snapshot.reservations = vec![with_kept(&[])];
         assert_eq!(listed(next(Data::Erase, &there, NOW)), "DiskReservation r");
     }
@@ -301,7 +306,9 @@ mod tests {
         snapshot.volumes = vec![volume("v", "eng", 1)];
         let mut fixed = reserved("fixed", "eng", 1, &[]);
         fixed.spec.is_static = true;
-        snapshot.reservations = vec![fixed, reserved("r", "eng", 1, &[])];
+        let mut of_template = reserved("made", "eng", 1, &[]);
+        of_template.spec.template = Some(TemplateRef { volume_role: "eng".into(), name: "t".into() });
+        snapshot.reservations = vec![fixed, of_template, reserved("r", "eng", 1, &[])];
         let mut stages = vec![];
         for _ in 0..4 {
             stages.push(listed(next(Data::Erase, &there, NOW)));
@@ -313,7 +320,7 @@ mod tests {
                 }
                 2 => snapshot.claims.clear(),
                 3 => snapshot.volumes.clear(),
-                _ => snapshot.reservations.truncate(1),
+                _ => snapshot.reservations.truncate(2),
             }
         }
         assert_eq!(
@@ -327,7 +334,7 @@ mod tests {
         );
         assert!(
             matches!(next(Data::Erase, &there, NOW), Step::Then(_)),
-            "static reservations go with the chart"
+            "static reservations and those of templates go with the chart"
         );
     }
 }

@@ -212,6 +212,13 @@ impl Cluster {
         nodes.patch_status(name, &PatchParams::default(), &Patch::Strategic(&status)).await.unwrap();
     }
 
+    /// Sets a label of a Node.
+    pub async fn label_node(&self, name: &str, label: &str, value: &str) {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let labels = json!({"metadata": {"labels": {label: value}}});
+        nodes.patch(name, &PatchParams::default(), &Patch::Merge(&labels)).await.unwrap();
+    }
+
     /// A pod that names the claims. Nobody runs the pod, so it stays Pending until the test changes that.
     pub async fn pod(&self, namespace: &str, name: &str, claims: &[&str]) -> Pod {
         let mut volumes = Vec::new();

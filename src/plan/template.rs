@@ -1,0 +1,265 @@
+//! Templates of reservations: a reservation on the disk of each node of a selector, as one object (R7).
+//!
+//! Each reservation is an object like any other: its quota, its place in the queue and its ledger are decided as ever. A
+//! template only makes it, resizes it, and ends it once it is empty. So no decision of a template can cost data, and a stale
+//! cache makes or ends an empty reservation at most.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Node;
+use kube::ResourceExt;
+
+use crate::api::condition::{self, READY};
+use crate::api::{
+    DiskReservation, DiskReservationSpec, NodeDisk, ReservationTemplate, Size, TemplateRef, TemplateStatus,
+    VolumeRole, stable_hash,
+};
+
+use super::disk_identity::is_placeholder;
+use super::holder::used;
+use super::{kept, quota};
+
+/// Labels of the Nodes by name. A name without labels here has no Node.
+pub type NodeLabels<'a> = BTreeMap<&'a str, &'a BTreeMap<String, String>>;
+
+/// The labels of the Nodes.
+pub fn labels(nodes: &[Arc<Node>]) -> NodeLabels<'_> {
+    nodes.iter().filter_map(|node| Some((node.metadata.name.as_deref()?, node.labels()))).collect()
+}
+
+/// The next step for a reservation that was made from a template.
+#[derive(Debug, PartialEq)]
+pub enum Step {
+    /// Delete the reservation, which is empty.
+    Delete,
+    /// Write this size into the spec.
+    Resize(Size),
+    /// The template asks for nothing.
+    Rest,
+}
+
+/// True if the template has, or is to have, a reservation on the disk. A disk without a Node has none yet and keeps the one
+/// that it has (D4).
+fn selects(template: &ReservationTemplate, disk: &NodeDisk, nodes: &NodeLabels) -> Option<bool> {
+    if disk.spec.gone
+        || is_placeholder(disk)
+        || disk.metadata.deletion_timestamp.is_some()
+        || disk.spec.disk_name != template.disk_name
+    {
+        return Some(false);
+    }
+    let labels = nodes.get(disk.spec.node_name.as_str())?;
+    let mut wanted = template.node_selector.iter().flatten();
+    Some(wanted.all(|(label, value)| labels.get(label) == Some(value)))
+}
+
+/// The reservations that the templates of a role lack.
+pub fn missing(
+    role: &VolumeRole,
+    all: &[&VolumeRole],
+    disks: &[&NodeDisk],
+    nodes: &NodeLabels,
+    reservations: &[&DiskReservation],
+) -> Vec<DiskReservation> {
+    let counts = quota::counting(all).get(role.spec.role.as_str()).is_some_and(|it| it.uid() == role.uid());
+    let templates = role.spec.reservation_templates.iter().filter(|_| counts);
+    let names: HashSet<&str> = reservations.iter().filter_map(|r| r.metadata.name.as_deref()).collect();
+    let wanted = templates.flat_map(|template| {
+        let on = disks.iter().filter(|disk| selects(template, disk, nodes) == Some(true));
+        on.map(move |disk| made_of(role, template, disk))
+    });
+    wanted.filter(|wanted| !names.contains(wanted.name_any().as_str())).collect()
+}
+
+fn made_of(role: &VolumeRole, template: &ReservationTemplate, disk: &NodeDisk) -> DiskReservation {
+    let spec = DiskReservationSpec {
+        role: role.spec.role.clone(),
+        size: template.size.clone(),
+        node_disk: Some(disk.name_any()),
+        template: Some(TemplateRef { volume_role: role.name_any(), name: template.name.clone() }),
+        ..Default::default()
+    };
+    DiskReservation::new(&name(&role.name_any(), &template.name, &disk.name_any()), spec)
+}
+
+/// The name of a template's reservation on a disk. A hash stands for the end of a name that would be too long.
+fn name(role: &str, template: &str, disk: &str) -> String {
+    const LONGEST: usize = 253;
+    let name = format!("{role}.{template}.{disk}");
+    if name.len() <= LONGEST {
+        return name;
+    }
+    let hash = format!("x{:016x}", stable_hash(&name));
+    let kept: String = name.chars().take(LONGEST - hash.len() - 1).collect();
+    format!("{}.{hash}", kept.trim_end_matches(['.', '-']))
+}
+
+/// The next step for a reservation that was made from a template. `disk` is the disk that it names, if there is one.
+pub fn next(
+    reservation: &DiskReservation,
+    roles: &[&VolumeRole],
+    disk: Option<&NodeDisk>,
+    nodes: &NodeLabels,
+) -> Step {
+    let (Some(of), None) = (&reservation.spec.template, &reservation.metadata.deletion_timestamp) else {
+        return Step::Rest;
+    };
+    let counting = quota::counting(roles);
+    let role = counting.get(reservation.spec.role.as_str()).filter(|role| role.name_any() == of.volume_role);
+    let templates = role.map_or(&[][..], |role| &role.spec.reservation_templates);
+    let template = templates.iter().find(|template| template.name == of.name);
+    let wanted =
+        template.filter(|template| disk.is_some_and(|disk| selects(template, disk, nodes) != Some(false)));
+
+    let status = reservation.status.clone().unwrap_or_default();
+    let size = |size: &Size| size.bytes_or_zero();
+    match wanted {
+        None if status.volumes.is_empty() && status.refinements.is_empty() => Step::Delete,
+        None => Step::Rest,
+        Some(template) => {
+            // Admission refuses less than what volumes and refinements have (R6).
+            let least = used(&status).saturating_sub(kept::bytes(&status));
+            let wanted = size(&template.size).max(least);
+            match size(&reservation.spec.size) == wanted {
+                true => Step::Rest,
+                false => Step::Resize(Size::from_bytes(wanted)),
+            }
+        }
+    }
+}
+
+/// The reservations of a role's templates, counted.
+pub fn status(
+    role: &VolumeRole,
+    disks: &[&NodeDisk],
+    nodes: &NodeLabels,
+    reservations: &[&DiskReservation],
+) -> Vec<TemplateStatus> {
+    let is_ready = |r: &&&DiskReservation| {
+        r.status.as_ref().is_some_and(|status| condition::is_true(&status.conditions, READY))
+    };
+    let count = |template: &ReservationTemplate| {
+        let of = TemplateRef { volume_role: role.name_any(), name: template.name.clone() };
+        let made: HashSet<&str> = reservations
+            .iter()
+            .filter(|r| r.spec.template.as_ref() == Some(&of))
+            .filter(is_ready)
+            .filter_map(|r| r.spec.node_disk.as_deref())
+            .collect();
+        let disks = disks.iter().filter(|disk| selects(template, disk, nodes) == Some(true));
+        let (mut selected, mut ready) = (0, 0);
+        for disk in disks {
+            selected += 1;
+            ready += u32::from(made.contains(disk.metadata.name.as_deref().unwrap_or_default()));
+        }
+        TemplateStatus { name: template.name.clone(), disks: selected, ready }
+    };
+    role.spec.reservation_templates.iter().map(count).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::*;
+
+    fn eng(size: u64, label: Option<&str>) -> VolumeRole {
+        let mut role = volume_role("eng-role", "eng");
+        role.spec.reservation_templates = vec![ReservationTemplate {
+            name: "scratch".into(),
+            size: gi(size),
+            disk_name: "a".into(),
+            node_selector: label.map(|value| [("pool".to_owned(), value.to_owned())].into()),
+        }];
+        role
+    }
+
+    fn labels(value: &str) -> BTreeMap<String, String> {
+        [("pool".to_owned(), value.to_owned())].into()
+    }
+
+    #[test]
+    fn r7_each_disk_of_a_selected_node_gets_its_reservation() {
+        let (role, gpu, cpu) = (eng(5, Some("gpu")), labels("gpu"), labels("cpu"));
+        let nodes: NodeLabels = [("n1", &gpu), ("n2", &cpu), ("n3", &gpu), ("n5", &gpu)].into();
+        let mut other = disk("n1.b", "n1", 10, &[]);
+        other.spec.disk_name = "b".into();
+        let mut gone = disk("n5.a", "n5", 10, &[]);
+        gone.spec.gone = true;
+        let mut unknown = disk("n5.b", "n5", 10, &[]);
+        unknown.spec.disk_id = crate::api::UNKNOWN_DISK.into();
+        let named = |name: &str| disk(&format!("{name}.a"), name, 10, &[]);
+        let disks = [named("n1"), named("n2"), named("n3"), named("n4"), other, gone, unknown];
+        let disks: Vec<_> = disks.iter().collect();
+        let made = missing(&role, &[&role], &disks, &nodes, &[]);
+        let names: Vec<_> = made.iter().map(ResourceExt::name_any).collect();
+        assert_eq!(names, ["eng-role.scratch.n1.a", "eng-role.scratch.n3.a"], "n4 has no Node");
+        let spec = &made[0].spec;
+        assert_eq!(
+            (spec.role.as_str(), &spec.size, spec.node_disk.as_deref()),
+            ("eng", &gi(5), Some("n1.a"))
+        );
+
+        let all: Vec<_> = made.iter().collect();
+        assert_eq!(missing(&role, &[&role], &disks, &nodes, &all), []);
+        let mut older = volume_role("older", "eng");
+        older.metadata.creation_timestamp = some_time();
+        let mut younger = role.clone();
+        younger.metadata.creation_timestamp = later();
+        assert_eq!(missing(&younger, &[&older, &younger], &disks, &nodes, &[]), [], "Q1: the older counts");
+
+        let mut ready = made[0].clone();
+        set_ready(&mut ready.status.get_or_insert_default().conditions, true);
+        let counted = status(&role, &disks, &nodes, &[&ready, &made[1]]);
+        assert_eq!(counted, [TemplateStatus { name: "scratch".into(), disks: 2, ready: 1 }]);
+    }
+
+    #[test]
+    fn r7_a_reservation_follows_its_template_and_ends_when_empty() {
+        let (role, gpu, cpu) = (eng(5, Some("gpu")), labels("gpu"), labels("cpu"));
+        let (there, changed): (NodeLabels, NodeLabels) = ([("n1", &gpu)].into(), [("n1", &cpu)].into());
+        let on = disk("n1.a", "n1", 20, &[]);
+        let made = |size, held: &[(&str, u64)]| {
+            let mut made = reserved("eng-role.scratch.n1.a", "eng", size, held);
+            made.spec.template = Some(TemplateRef { volume_role: "eng-role".into(), name: "scratch".into() });
+            made.status.as_mut().unwrap().used = Some(gi(held.iter().map(|(_, n)| n).sum()));
+            made
+        };
+        let (empty, full) = (made(5, &[]), made(5, &[("v", 4)]));
+        let mut gone = on.clone();
+        gone.spec.gone = true;
+        let mut other = eng(5, None);
+        other.spec.reservation_templates[0].name = "other".into();
+        let mut deleted = role.clone();
+        deleted.metadata.deletion_timestamp = some_time();
+        // The role, the disk, the nodes; and if the reservation is still asked for.
+        for (case, role, disk, nodes, is_wanted) in [
+            ("as made", &role, Some(&on), &there, true),
+            ("D4: no Node", &role, Some(&on), &NodeLabels::new(), true),
+            ("other labels", &role, Some(&on), &changed, false),
+            ("no NodeDisk", &role, None, &there, false),
+            ("a disk that is gone", &role, Some(&gone), &there, false),
+            ("no such template", &other, Some(&on), &there, false),
+            ("no VolumeRole", &deleted, Some(&on), &there, false),
+        ] {
+            let step = |reservation| next(reservation, &[role], disk, nodes);
+            assert_eq!(step(&empty), if is_wanted { Step::Rest } else { Step::Delete }, "{case}");
+            assert_eq!(step(&full), Step::Rest, "{case}");
+        }
+        let resized = |size, reservation| next(reservation, &[&eng(size, None)], Some(&on), &there);
+        assert_eq!(resized(9, &full), Step::Resize(gi(9)));
+        assert_eq!(resized(1, &empty), Step::Resize(gi(1)));
+        assert_eq!(resized(1, &full), Step::Resize(gi(4)), "R6: no less than what is used");
+        let mut own = empty.clone();
+        own.spec.template = None;
+        assert_eq!(next(&own, &[], None, &there), Step::Rest);
+    }
+
+    #[test]
+    fn r7_a_long_name_ends_with_a_hash() {
+        assert_eq!(name("eng", "t", "n1.a"), "eng.t.n1.a");
+        let long = "a".repeat(200);
+        let names = [name(&long, "t", &format!("{long}.a")), name(&long, "t", &format!("{long}.b"))];
+        assert!(names[0] != names[1] && names.iter().all(|name| name.len() <= 253), "{names:?}");
+    }
+}
