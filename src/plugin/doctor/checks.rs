@@ -31,6 +31,7 @@ const POLICIES: &[(&str, &str)] = &[
     ("Validating", "reservoir-agent-disks"),
     ("Validating", "reservoir-static-configured"),
     ("Validating", "reservoir-static-names"),
+    ("Validating", "reservoir-template"),
     ("Validating", "reservoir-role-verbs"),
     ("Validating", "reservoir-principal"),
     ("Validating", "reservoir-made-for-pvc"),
