@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use jiff::Timestamp;
 use kube::{Api, Client};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -156,6 +157,7 @@ async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
         agents,
         look_again: controller::LOOK_AGAIN,
         wake: true,
+        now: Timestamp::now,
     };
     let work = || async {
         let _leading = metrics.lead();

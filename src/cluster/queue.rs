@@ -144,8 +144,12 @@ where
                 None => pending().await,
             }
         };
+        // In this order nothing starves: without new names, both the running and the due ones come to an end. A random order
+        // would make no run of the simulation like another.
         tokio::select! {
+            biased;
             Some((name, outcome)) = running.next() => waiting.end(name, outcome, Instant::now()),
+            () = something_is_due => waiting.wake(Instant::now()),
             Some((name, at)) = names.recv() => {
                 let now = Instant::now();
                 waiting.enqueue(name, at, now);
@@ -154,7 +158,6 @@ where
                     waiting.enqueue(name, at, now);
                 }
             }
-            () = something_is_due => waiting.wake(Instant::now()),
         }
     }
 }

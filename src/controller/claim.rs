@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::{Api, ResourceExt};
 use serde_json::json;
@@ -106,7 +105,7 @@ async fn gather(
         volume,
         refused: None,
         binding,
-        now: Timestamp::now(),
+        now: (ctx.now)(),
     })
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ListParams;
 use kube::core::PartialObjectMeta;
@@ -64,6 +65,8 @@ pub struct Context {
     pub silence: Mutex<Silence>,
     /// The controller's metrics.
     pub metrics: Arc<Metrics>,
+    /// See [`Options::now`](super::Options::now).
+    pub now: fn() -> Timestamp,
 }
 
 impl Context {

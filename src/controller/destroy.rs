@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::ListParams;
 use kube::{Api, CustomResourceExt, Resource, ResourceExt};
@@ -88,7 +87,7 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
         live: None,
         holder_pods: ctx.holder_pods(&status).await?,
         entries: None,
-        now: Timestamp::now(),
+        now: (ctx.now)(),
     })
 }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
@@ -31,7 +30,7 @@ pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<Agai
         None => disk,
     };
     let node = &disk.spec.node_name;
-    let (found, now) = (ctx.stores.nodes.get(node), Timestamp::now());
+    let (found, now) = (ctx.stores.nodes.get(node), (ctx.now)());
     let silent_after = ctx.silence().note(node, found.is_none() || ctx.stores.has_agent(node), now);
     let again = silent_after.filter(|left| !left.is_zero());
     let mut seen = DiskSeen {

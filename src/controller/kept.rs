@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, Resource, ResourceExt};
 
@@ -19,7 +18,7 @@ pub(super) const WHILE_ROOM_IS_MADE: Duration = Duration::from_secs(15);
 
 /// Erases the kept data of the reservation whose time is over, and gives up what was on a disk that is gone.
 pub(super) async fn end_overdue(reservation: &DiskReservation, ctx: &Context) -> Result<(), Error> {
-    let now = Timestamp::now();
+    let now = (ctx.now)();
     let Some(status) = &reservation.status else { return Ok(()) };
     let disk = status.node_disk.as_ref().and_then(|name| ctx.stores.disks.get(name));
     let is_gone = disk.is_some_and(|disk| disk.spec.gone);
@@ -49,7 +48,7 @@ pub(super) async fn make_room(name: &str, wanted: Wanted, ctx: &Context) -> Resu
     let Some(reservation) = cluster::get_same(&reservations, &before).await?.filter(unchanged) else {
         return Ok(());
     };
-    for due in due(&reservation, disk.as_ref(), &all, wanted, Timestamp::now()) {
+    for due in due(&reservation, disk.as_ref(), &all, wanted, (ctx.now)()) {
         let Some(volume) = &due.volume else {
             ctx.events.publish(&reservation, None, true, "Erase", "KeptDataGivenUp", &due.event).await;
             release_entry(name, &due.uid, ctx).await?;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Api, ResourceExt};
@@ -84,7 +83,7 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
         used: false,
         mates: vec![],
         refused: None,
-        now: Timestamp::now(),
+        now: (ctx.now)(),
     };
     let cached_growth = growth::Cached {
         requested: cached.requested,
@@ -176,7 +175,7 @@ async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<(Option<String>
             }
             // The scheduler looks at the storage capacity as soon as it is to choose again.
             let class = crowded.as_ref().and_then(|crowded| ctx.stores.classes.get(&crowded.class));
-            let is_new = crowded.is_some_and(|crowded| ctx.crowding().note(crowded, Timestamp::now()));
+            let is_new = crowded.is_some_and(|crowded| ctx.crowding().note(crowded, (ctx.now)()));
             if let Some(class) = class.filter(|_| is_new) {
                 storage_capacity::reconcile(class, ctx).await?;
             }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde_json::json;
@@ -45,7 +44,7 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
         }
     }
     kept::end_overdue(&reservation, ctx).await?;
-    let kept = next_look(&reservation, Timestamp::now());
+    let kept = next_look(&reservation, (ctx.now)());
     let mut seen = from_caches(reservation, ctx);
     let mut turn = None;
     for _ in 0..MOST_STEPS {
@@ -124,7 +123,7 @@ fn from_caches(reservation: Arc<DiskReservation>, ctx: &Context) -> Seen {
         live: false,
         settled: false,
         room_made: false,
-        now: Timestamp::now(),
+        now: (ctx.now)(),
         reservation,
     }
 }

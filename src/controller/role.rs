@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
@@ -36,8 +35,7 @@ pub(super) async fn reconcile(role: Arc<VolumeRole>, ctx: &Context) -> Result<()
         true => (vec![], vec![]),
         false => (ctx.stores.disks.all(), ctx.stores.nodes.all()),
     };
-    let now = Timestamp::now();
-    let mut seen = RoleSeen { role, roles, reservations, disks, nodes, settled: false, now };
+    let mut seen = RoleSeen { role, roles, reservations, disks, nodes, settled: false, now: (ctx.now)() };
     loop {
         match next_for_role(&seen) {
             Step::Report(status) => {

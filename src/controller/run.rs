@@ -50,6 +50,8 @@ pub struct Options {
     pub look_again: Duration,
     /// False: changes enqueue nothing, as if each of their events were lost. For tests.
     pub wake: bool,
+    /// The clock. Clocks order and delay, and decide no safety rule, so the simulation sets each one as it likes.
+    pub now: fn() -> Timestamp,
 }
 
 /// The period in which a lost event is made up for. A pass reads caches, and writes nothing of what is at rest.
@@ -161,6 +163,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         crowding,
         silence,
         metrics: counters,
+        now: options.now,
     };
     let ctx = Arc::new(ctx);
     metrics.show(&ctx);
@@ -216,6 +219,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         join_all(all).await;
     };
     tokio::select! {
+        biased;
         () = work => {}
         _ = select_all(tasks.into_iter().map(tokio::spawn).map(AbortOnDrop)) => {}
     }
@@ -225,7 +229,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
 /// outcome has changed.
 async fn share_out(ctx: Arc<Context>, router: Router) {
     loop {
-        let (names, until_a_turn_ends) = ctx.share.renew(&ctx.stores, Timestamp::now());
+        let (names, until_a_turn_ends) = ctx.share.renew(&ctx.stores, (ctx.now)());
         for name in names {
             router.queues.reservations.enqueue_name(name);
         }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
 use kube::{Api, ResourceExt};
 
@@ -29,7 +28,7 @@ pub(super) async fn reconcile(class: Arc<StorageClass>, ctx: &Context) -> Result
     there.retain(|object| object.storage_class_name == name);
     let (reservations, disks) = (ctx.stores.reservations.all(), ctx.stores.disks.all());
 
-    let (crowded, again) = ctx.crowding().limits(&name, Timestamp::now());
+    let (crowded, again) = ctx.crowding().limits(&name, (ctx.now)());
 
     let ready = |disk: &str| ctx.stores.disk_ready(disk);
     let (reservations, disks) = (refs(&reservations), refs(&disks));

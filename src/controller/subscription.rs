@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use kube::{Api, ResourceExt};
 
 use crate::api::{CONTROLLER_MANAGER, RoleSubscription, SharedPersistentVolume, VolumeOffer};
@@ -31,7 +30,7 @@ pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context
         &refs(&volumes),
         &refs(&reservations),
         |disk| ctx.stores.disk_ready(disk),
-        Timestamp::now(),
+        (ctx.now)(),
     );
 
     // A failed write for one node does not stop the writes for the other nodes.
@@ -43,7 +42,7 @@ pub(super) async fn reconcile(subscription: Arc<RoleSubscription>, ctx: &Context
     for offer in &changes.apply {
         let applied = cluster::apply(&offers, offer, CONTROLLER_MANAGER).await.map(drop);
         if let Some(words) = applied.as_ref().err().and_then(Error::refusal) {
-            status = refused(&subscription, status, &offer.name_any(), &words, Timestamp::now());
+            status = refused(&subscription, status, &offer.name_any(), &words, (ctx.now)());
         }
         outcome = applied.and(outcome);
     }

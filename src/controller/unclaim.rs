@@ -2,7 +2,6 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ListParams;
@@ -105,7 +104,7 @@ async fn gather(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> R
         volume: volume(claim, ctx).await?,
         left: None,
         holder_pods: vec![],
-        now: Timestamp::now(),
+        now: (ctx.now)(),
     })
 }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
@@ -120,7 +119,7 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
         moved_to: ctx.node_moved(status.node_disk.as_deref(), status.node_name.as_deref()).await?,
         users: users(volume, &lost_claims, ctx),
         lost_claims,
-        now: Timestamp::now(),
+        now: (ctx.now)(),
     };
     if let Some(own) = &status.reservation {
         seen.reservations.extend(lineage(own, ctx));

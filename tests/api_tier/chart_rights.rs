@@ -69,6 +69,7 @@ async fn a1_a4_the_charts_grants_suffice() {
         agents: None,
         look_again: controller::LOOK_AGAIN,
         wake: true,
+        now: jiff::Timestamp::now,
     };
     let controller = tokio::spawn(controller::run(client, options, Arc::new(Metrics::default())));
 

@@ -155,6 +155,7 @@ impl Cluster {
             agents: agents.map(str::to_owned),
             look_again: self.look_again,
             wake: self.wake,
+            now: jiff::Timestamp::now,
         };
         let client = client_called(self.controller_kubeconfig(), CONTROLLER_AGENT).await;
         let running = controller::run(client, options, Arc::new(Metrics::default()));
