@@ -1,5 +1,5 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything else is a part of them.
-.PHONY: bench-btrfs bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e test-conformance test-versions rules bench-api crds help bench-node
+.PHONY: bench-btrfs bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e test-conformance test-versions rules bench-api crds help bench-node simulate
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1  /p' $(MAKEFILE_LIST) | column -t -l 2
@@ -47,6 +47,7 @@ unit: ## Unit tests, the node's disks, CSI, and the api tier (real kube-apiserve
 	tools/timed "source and chart" $(TEST) --test source --test chart
 	tools/timed "doc tests" cargo test --workspace --doc
 	tools/timed "CSI and disks" $(TEST) --test 'csi_*' --test host_node
+	tools/timed "simulation" $(TEST) --test simulation
 	tools/timed "api tier" $(TEST) --workspace --test api_tier -- --test-threads=$(API_SERVERS)
 	for version in $(VERSIONS_IN_SHORT); do tools/timed "Kubernetes $$version" \
 	  env RESERVOIR_KUBERNETES=$$version $(TEST) --test api_tier -- --test-threads=$(API_SERVERS) $(VERSIONED_IN_SHORT) || exit; done
@@ -71,6 +72,11 @@ test-e2e: ## The demo's tour as a test, on a kind cluster of its own
 
 test-conformance: ## Kubernetes' own storage tests on a kind cluster of their own; PASS="quick" for a part
 	cargo run --quiet --package reservoir-cluster -- conformance $(PASS)
+
+# Optimized: most of its time is the product's own code.
+simulate: ## A cluster in a box: random orders and faults, SEEDS=n of them; SEED=n tells the story of one
+	env SEED="$(SEED)" SEEDS="$(SEEDS)" STEPS="$(STEPS)" \
+	  cargo test --quiet --profile image --test simulation -- --nocapture no_rule_is_broken
 
 rules: ## Which tests show each rule of docs/semantics.md, and which correspond to the tests of Apache Mesos
 	@tools/rules

@@ -1,0 +1,379 @@
+//! The agent of a node: its decisions are those of `plan`, its requests those of `cluster`, and its host is a model.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use kube::api::ListParams;
+use kube::runtime::watcher;
+use kube::{Api, Client, ResourceExt};
+use reservoir::api::condition::stored;
+use reservoir::api::{
+    AGENT_MANAGER, BackingKind, BackingState, DiskKind, DiskReservation, EnforcementState, KeptOnDisk,
+    NodeDisk, NodeDiskSpec, Orphan, PodRef, Recover, SharedPersistentVolume, Size,
+};
+use reservoir::cluster::{self, CacheConfig, Change, Name, WorkQueue, cache, run_workers};
+use reservoir::plan::kept;
+use reservoir::plan::node_disk::{self, Seen, Step};
+use reservoir::plan::node_task::{self, OnDisk, Outcome, Task};
+use reservoir::plan::publish::{Permit, Request, authorise};
+use reservoir::plan::resize::OnNode;
+
+use crate::clock;
+use crate::host::{self, Host, Hosts, Mount};
+use crate::rules;
+use crate::server::{self, Shared};
+
+/// Name of the only disk of a node.
+pub fn disk_of(node: &str) -> String {
+    format!("{node}.default")
+}
+
+/// What an agent works with.
+#[derive(Clone)]
+pub struct Agent {
+    pub node: String,
+    pub client: Client,
+    pub hosts: Hosts,
+    pub server: Shared,
+}
+
+impl Agent {
+    /// Runs until it is dropped, as agents do that are killed.
+    pub async fn run(self) {
+        while self.report().await.is_err() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        tokio::join!(self.report_periodically(), self.reconcile_volumes());
+    }
+
+    fn on_host<T>(&self, work: impl FnOnce(&mut Host) -> T) -> T {
+        work(host::lock(&self.hosts).entry(self.node.clone()).or_default())
+    }
+
+    /// Work on a disk takes time, in which the agent may be killed.
+    async fn work(&self) {
+        let pause = server::lock(&self.server).random.below(400);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+
+    fn tell(&self, line: impl FnOnce() -> String) {
+        server::lock(&self.server).tell(|| format!("agent {}: {}", self.node, line()));
+    }
+
+    async fn report_periodically(&self) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            let _ = self.report().await;
+        }
+    }
+
+    /// As `agent/disks.rs`.
+    async fn report(&self) -> Result<(), cluster::Error> {
+        let api: Api<NodeDisk> = Api::all(self.client.clone());
+        let name = disk_of(&self.node);
+        let found = match cluster::get(&api, &name).await? {
+            Some(found) => found,
+            None => cluster::apply(&api, &NodeDisk::new(&name, self.spec()), AGENT_MANAGER).await?,
+        };
+        let receipts: Vec<String> = self.on_host(|host| host.receipts.iter().cloned().collect());
+        let volumes = self.on_host(|host| host.records.clone());
+        let on_it = ListParams::default().fields(&format!("status.nodeDisk={name}"));
+        let all: Api<SharedPersistentVolume> = Api::all(self.client.clone());
+        let known: BTreeSet<String> =
+            cluster::list_metadata(&all, &on_it).await?.iter().filter_map(ResourceExt::uid).collect();
+        let now = clock::true_time();
+        let (mut orphans, mut kept) = (vec![], 0);
+        for (uid, record) in &volumes {
+            if known.contains(uid) {
+                kept += record.size.unwrap_or(0);
+            } else if self.on_host(|host| host.records.contains_key(uid)) {
+                kept += record.size.unwrap_or(0);
+                let size = record.size.map_or_else(|| record.spec.size.clone(), Size::from_bytes);
+                let mut spec = record.spec.clone();
+                (spec.recover, spec.principal, spec.retire) =
+                    (Some(Recover { uid: uid.clone() }), None, false);
+                spec.size = size.clone();
+                orphans.push(Orphan {
+                    uid: uid.clone(),
+                    size,
+                    problem: None,
+                    name: record.name.clone(),
+                    labels: record.labels.clone(),
+                    reservations: record.reserved.clone(),
+                    spec: serde_json::to_value(spec).unwrap_or_default(),
+                    kept: record.kept.clone().map(|kept| KeptOnDisk { over: kept.until.0 <= now, ..kept }),
+                });
+            }
+        }
+        self.on_host(|host| {
+            host.receipts.retain(|uid| known.contains(uid) || !receipts.contains(uid));
+        });
+        let seen = Seen {
+            ours: Some(self.spec()),
+            configured: vec![],
+            capacity: host::CAPACITY,
+            system_reserved: 0,
+            allocatable: host::CAPACITY,
+            free: self.on_host(|host| host.free()),
+            kept,
+            enforcement: Some((EnforcementState::Proven, "ENOSPC".into())),
+            orphans,
+            error: None,
+        };
+        let reservations: Vec<DiskReservation> = vec![];
+        match node_disk::next(&found, Some(seen), &reservations, now) {
+            Step::Spec(spec) => {
+                cluster::apply(&api, &NodeDisk::new(&name, *spec), AGENT_MANAGER).await?;
+            }
+            Step::Report { status, .. } => {
+                drop(cluster::write_status(&api, &found, &status, AGENT_MANAGER).await?)
+            }
+        }
+        Ok(())
+    }
+
+    fn spec(&self) -> NodeDiskSpec {
+        NodeDiskSpec {
+            node_name: self.node.clone(),
+            disk_name: "default".into(),
+            disk_id: format!("disk-of-{}", self.node),
+            kind: DiskKind::Path,
+            backing: BackingKind::Loop,
+            path: "/var/lib/reservoir".into(),
+            adopt_roots: vec![],
+            allow_unenforced: false,
+            key: None,
+            take_over: None,
+            gone: false,
+        }
+    }
+
+    /// As `agent/run.rs`.
+    async fn reconcile_volumes(&self) {
+        let api: Api<SharedPersistentVolume> = Api::all(self.client.clone());
+        let mine = watcher::Config::default().fields(&format!("status.nodeName={}", self.node));
+        let (queue, names) = WorkQueue::<SharedPersistentVolume>::new();
+        let changed = move |change: Change<_>| queue.enqueue_name(change.name.clone());
+        let kept =
+            CacheConfig { keep: |v: SharedPersistentVolume| Some(Name::from(v.spec.role)), keys: |_, _| {} };
+        let (tenants, task) = cache(api.clone(), mine, kept, changed, || {});
+        let reconcile = |name: Name| {
+            let api = api.clone();
+            async move {
+                let Some(volume) = cluster::get(&api, &name).await? else { return Ok(None) };
+                if volume.status.as_ref().and_then(|status| status.node_name.as_deref()) != Some(&self.node) {
+                    return Ok(None);
+                }
+                self.reconcile(&api, &volume).await
+            }
+        };
+        let tenant =
+            |name: &Name| tenants.get(name).map_or_else(|| name.clone(), |tenant| Name::clone(&tenant));
+        tokio::join!(
+            task,
+            run_workers::<SharedPersistentVolume, _>(names, 4, Default::default(), tenant, reconcile)
+        );
+    }
+
+    /// As `agent/volumes.rs`.
+    async fn reconcile(
+        &self,
+        api: &Api<SharedPersistentVolume>,
+        volume: &SharedPersistentVolume,
+    ) -> Result<Option<Duration>, cluster::Error> {
+        let uid = volume.uid().unwrap_or_default();
+        let ended = [BackingState::Erased, BackingState::Kept];
+        if volume.status.as_ref().and_then(|s| s.node.as_ref()).is_some_and(|n| ended.contains(&n.backing)) {
+            return Ok(None);
+        }
+        let on_disk = self.look(volume, &uid).await?;
+        let mut unmounted = node_task::ending(volume);
+        self.on_host(|host| {
+            unmounted.retain(|claim| {
+                !host.publishing.contains(claim) && !host.mounts.values().any(|mount| mount.claim == *claim)
+            });
+        });
+        let task = node_task::next(volume, on_disk);
+        let outcome = self.perform(task, volume, &uid, on_disk).await;
+        let (mut status, pause) = node_task::report(volume, task, outcome, clock::true_time());
+        let pause = node_task::release(volume, &mut status, unmounted).or(pause);
+        cluster::write_status(api, volume, &status, AGENT_MANAGER).await?;
+        if task == Task::Unfence {
+            self.on_host(|host| {
+                host.records.get_mut(&uid).into_iter().for_each(|record| record.fenced = false)
+            });
+            self.tell(|| format!("lifts the fence of {}", volume.name_any()));
+        }
+        Ok(pause)
+    }
+
+    async fn look(&self, volume: &SharedPersistentVolume, uid: &str) -> Result<OnDisk, cluster::Error> {
+        let found = self.on_host(|host| host.look(uid));
+        let recovers = volume.spec.recover.as_ref().map(|recover| recover.uid.clone());
+        let (true, OnDisk::Nothing, Some(from)) =
+            (volume.metadata.deletion_timestamp.is_some(), found, recovers)
+        else {
+            return Ok(found);
+        };
+        let fits = self.on_host(|host| {
+            host.records.get(&from).is_some_and(|data| data.spec.role == volume.spec.role && !data.erasing)
+        });
+        Ok(if fits && self.owner_of(&from).await?.is_none() { OnDisk::NotInherited } else { found })
+    }
+
+    async fn owner_of(&self, from: &str) -> Result<Option<String>, cluster::Error> {
+        let api: Api<SharedPersistentVolume> = Api::all(self.client.clone());
+        let all = cluster::list_metadata(&api, &ListParams::default()).await?;
+        Ok(all.iter().find(|owner| owner.metadata.uid.as_deref() == Some(from)).map(ResourceExt::name_any))
+    }
+
+    async fn perform(
+        &self,
+        task: Task,
+        volume: &SharedPersistentVolume,
+        uid: &str,
+        on_disk: OnDisk,
+    ) -> Outcome {
+        let name = volume.name_any();
+        match task {
+            Task::Fence | Task::Erase if matches!(on_disk, OnDisk::Nothing | OnDisk::NotInherited) => {
+                Outcome::NoRecord
+            }
+            Task::Rest | Task::Unfence | Task::Size(OnNode::Announce(_) | OnNode::Withdraw) => {
+                Outcome::Untouched
+            }
+            Task::Lost(_) => Outcome::NoRecord,
+            Task::Make => {
+                if let (Some(Recover { uid: from }), OnDisk::Nothing | OnDisk::NotInherited) =
+                    (&volume.spec.recover, on_disk)
+                {
+                    match self.owner_of(from).await {
+                        Ok(None) => {}
+                        Ok(Some(owner)) => return Outcome::Failed(node_task::has_owner(from, &owner)),
+                        Err(error) => return Outcome::Failed(error.to_string()),
+                    }
+                }
+                if let Err(why) = self.on_host(|host| host.begin(volume)) {
+                    return Outcome::Failed(why);
+                }
+                self.work().await;
+                let status = volume.status.clone().unwrap_or_default();
+                let bytes = status.size.as_ref().unwrap_or(&volume.spec.size).bytes_or_zero();
+                let made = self.on_host(|host| host.make(uid, bytes));
+                self.tell(|| format!("makes {name}: {made:?}"));
+                made.map_or_else(Outcome::Failed, Outcome::Made)
+            }
+            Task::Size(OnNode::Resize(bytes)) => {
+                self.on_host(|host| {
+                    host.records.get_mut(uid).into_iter().for_each(|record| record.resizing = true)
+                });
+                self.work().await;
+                let resized = self.on_host(|host| host.resize(uid, bytes));
+                self.tell(|| format!("resizes {name} to {bytes}: {resized:?}"));
+                resized.map_or_else(Outcome::NotResized, |()| Outcome::Resized(bytes))
+            }
+            Task::Fence => {
+                let fenced = self.on_host(|host| {
+                    host.records.get_mut(uid).into_iter().for_each(|record| record.fenced = true);
+                    host.mounts_of(uid).into_iter().map(|mount| mount.pod.clone()).collect::<Vec<_>>()
+                });
+                self.tell(|| format!("fences {name}, which {} pods have mounted", fenced.len()));
+                Outcome::Fenced { in_use: !fenced.is_empty(), pods: fenced }
+            }
+            Task::Keep => {
+                let since = clock::true_time();
+                let until = kept::until(volume, since).map_or(since, |until| until.0);
+                self.on_host(|host| {
+                    let kept = KeptOnDisk { since: stored(since), until: stored(until), over: false };
+                    if let Some(record) = host.records.get_mut(uid) {
+                        record.kept = Some(kept);
+                    }
+                });
+                self.tell(|| format!("keeps the data of {name} until {until}"));
+                Outcome::Kept
+            }
+            Task::Erase => {
+                if self.on_host(|host| !host.mounts_of(uid).is_empty()) {
+                    return Outcome::Failed("it is mounted".into());
+                }
+                rules::before_erase(&self.server, &self.node, uid, volume);
+                self.on_host(|host| {
+                    host.records.get_mut(uid).into_iter().for_each(|record| record.erasing = true)
+                });
+                self.work().await;
+                let bytes = self.on_host(|host| {
+                    host.receipts.insert(uid.to_owned());
+                    host.records.remove(uid).and_then(|record| record.size).unwrap_or(0)
+                });
+                self.tell(|| format!("erases {bytes} bytes of {name}"));
+                Outcome::Erased(bytes)
+            }
+        }
+    }
+
+    /// As `agent/publish.rs`: the volume is read live, and the publish is under way from before that read until its end.
+    pub async fn publish(
+        &self,
+        pod: PodRef,
+        volume: &str,
+        handle: &str,
+        target: &str,
+        read_only: bool,
+    ) -> Result<(), String> {
+        let (volume_uid, claim_uid) = handle.split_once('.').ok_or("no handle")?;
+        let (agents, is_there) = self.on_host(|host| {
+            host.publishing.push(claim_uid.to_owned());
+            (host.agents, host.has_agent)
+        });
+        if !is_there {
+            self.on_host(|host| host.publishing.clear());
+            return Err("no agent answers".into());
+        }
+        let published = self.published(agents, pod, volume, volume_uid, claim_uid, target, read_only).await;
+        self.on_host(|host| {
+            let at = host.publishing.iter().position(|claim| claim == claim_uid);
+            at.into_iter().for_each(|at| drop(host.publishing.swap_remove(at)));
+        });
+        published
+    }
+
+    async fn published(
+        &self,
+        agents: u64,
+        pod: PodRef,
+        name: &str,
+        volume_uid: &str,
+        claim_uid: &str,
+        target: &str,
+        read_only: bool,
+    ) -> Result<(), String> {
+        let api: Api<SharedPersistentVolume> = Api::all(self.client.clone());
+        let read = tokio::time::timeout(Duration::from_secs(30), cluster::get(&api, name)).await;
+        let volume = read.map_err(|late| late.to_string())?.map_err(|error| error.to_string())?;
+        let request = Request {
+            volume: name,
+            volume_uid,
+            claim_uid,
+            node: &self.node,
+            namespace: &pod.namespace,
+            read_only,
+            keeps_read_only: true,
+            block: false,
+            several_pods: true,
+            fs_type: "",
+            mount_options: &[],
+        };
+        let Permit { mode, with_others } =
+            authorise(volume.as_ref(), request).map_err(|why| why.to_string())?;
+        self.work().await;
+        let mount =
+            Mount { volume: volume_uid.to_owned(), pod: pod.clone(), claim: claim_uid.to_owned(), mode };
+        self.on_host(|host| match host.agents == agents && host.has_agent {
+            true => host.publish(target, mount, with_others),
+            false => Err("the agent died".into()),
+        })?;
+        self.tell(|| format!("mounts {name} into pod {}/{} {mode:?}", pod.namespace, pod.name));
+        rules::after_publish(&self.server, &self.hosts, &self.node, volume_uid);
+        Ok(())
+    }
+}

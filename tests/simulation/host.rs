@@ -1,0 +1,165 @@
+//! A node's disk: a model of what `host` keeps on it, and of the mounts that only the kernel has.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kube::ResourceExt;
+use reservoir::api::{
+    AccessMode, KeptOnDisk, PodRef, Recover, Reserved, SharedPersistentVolume, SharedPersistentVolumeSpec,
+    Size,
+};
+use reservoir::plan::node_task::{OnDisk, Recorded};
+
+/// Bytes of every disk.
+pub const CAPACITY: u64 = 100 << 30;
+
+/// The disks of all nodes, by the node.
+pub type Hosts = Arc<Mutex<BTreeMap<String, Host>>>;
+
+pub fn lock(hosts: &Hosts) -> MutexGuard<'_, BTreeMap<String, Host>> {
+    hosts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A volume record.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub spec: SharedPersistentVolumeSpec,
+    pub reserved: Vec<Reserved>,
+    /// The reservation, by UID.
+    pub reservation: String,
+    /// `None` until the volume is made.
+    pub size: Option<u64>,
+    pub fenced: bool,
+    pub erasing: bool,
+    pub resizing: bool,
+    pub kept: Option<KeptOnDisk>,
+}
+
+/// A mount in a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mount {
+    pub volume: String,
+    pub pod: PodRef,
+    pub claim: String,
+    pub mode: AccessMode,
+}
+
+/// A node.
+#[derive(Default)]
+pub struct Host {
+    pub records: BTreeMap<String, Record>,
+    /// Receipts of erasures, by the UID of the volume.
+    pub receipts: BTreeSet<String>,
+    /// The mounts, by their target.
+    pub mounts: BTreeMap<String, Mount>,
+    /// How many file systems were made of each volume (S13).
+    pub made: BTreeMap<String, u32>,
+    /// The claims with a publish under way (C6).
+    pub publishing: Vec<String>,
+    /// True while the agent runs.
+    pub has_agent: bool,
+    /// The number of agents that ran so far.
+    pub agents: u64,
+}
+
+impl Host {
+    pub fn look(&self, uid: &str) -> OnDisk {
+        match self.records.get(uid) {
+            Some(record) => OnDisk::Record(Recorded {
+                fenced: record.fenced,
+                erasing: record.erasing,
+                size: record.size,
+                resizing: record.resizing,
+            }),
+            None if self.receipts.contains(uid) => OnDisk::Receipt,
+            None => OnDisk::Nothing,
+        }
+    }
+
+    pub fn mounts_of(&self, uid: &str) -> Vec<&Mount> {
+        self.mounts.values().filter(|mount| mount.volume == uid).collect()
+    }
+
+    pub fn free(&self) -> u64 {
+        CAPACITY.saturating_sub(self.records.values().filter_map(|record| record.size).sum())
+    }
+
+    /// Notes a volume that is about to be made, or about to take over the data that it recovers.
+    pub fn begin(&mut self, volume: &SharedPersistentVolume) -> Result<(), String> {
+        let uid = volume.uid().unwrap_or_default();
+        let status = volume.status.clone().unwrap_or_default();
+        if self.records.contains_key(&uid) {
+            return Ok(());
+        }
+        let mut size = None;
+        if let Some(Recover { uid: from }) = &volume.spec.recover {
+            let Some(data) = self.records.get(from) else { return Err(format!("no data of {from}")) };
+            if data.erasing || data.spec.role != volume.spec.role {
+                return Err(format!("the data of {from} is not to be had"));
+            }
+            size = self.records.remove(from).and_then(|data| data.size);
+        }
+        let record = Record {
+            name: volume.name_any(),
+            labels: volume.labels().clone(),
+            spec: volume.spec.clone(),
+            reserved: status.reserved,
+            reservation: status.reservation.map(|of| of.uid).unwrap_or_default(),
+            size,
+            fenced: false,
+            erasing: false,
+            resizing: false,
+            kept: None,
+        };
+        self.records.insert(uid, record);
+        Ok(())
+    }
+
+    /// Ends the making of a volume, and returns its bytes.
+    pub fn make(&mut self, uid: &str, bytes: u64) -> Result<u64, String> {
+        let free = self.free();
+        let Some(record) = self.records.get_mut(uid) else { return Err("there is no record".into()) };
+        if let Some(size) = record.size {
+            return Ok(size);
+        }
+        if bytes > free {
+            return Err(format!("no space: {bytes} of {free}"));
+        }
+        record.size = Some(bytes);
+        *self.made.entry(uid.to_owned()).or_default() += 1;
+        Ok(bytes)
+    }
+
+    pub fn resize(&mut self, uid: &str, bytes: u64) -> Result<(), String> {
+        let free = self.free();
+        let Some(record) = self.records.get_mut(uid) else { return Err("there is no record".into()) };
+        let now = record.size.unwrap_or(0);
+        if bytes > now && bytes - now > free {
+            return Err("no space".into());
+        }
+        (record.size, record.resizing) = (Some(bytes), false);
+        Ok(())
+    }
+
+    /// Mounts a volume at the target, unless something forbids that.
+    pub fn publish(&mut self, target: &str, mount: Mount, with_others: bool) -> Result<(), String> {
+        if let Some(there) = self.mounts.get(target) {
+            return if *there == mount { Ok(()) } else { Err("another volume is mounted there".into()) };
+        }
+        let record = self.records.get(&mount.volume).ok_or("there is no record")?;
+        if record.fenced || record.erasing || record.size.is_none() {
+            return Err("the volume is fenced or not made".into());
+        }
+        if !with_others && self.mounts_of(&mount.volume).iter().any(|other| other.pod.uid != mount.pod.uid) {
+            return Err("another pod has the volume".into());
+        }
+        self.mounts.insert(target.to_owned(), mount);
+        Ok(())
+    }
+
+    pub fn size_of(&self, uid: &str) -> Option<Size> {
+        self.records.get(uid).and_then(|record| record.size).map(Size::from_bytes)
+    }
+}

@@ -1,0 +1,266 @@
+//! The rest of Kubernetes, as far as volumes go: the PersistentVolume controller, the protection of volumes in use, the
+//! garbage collector, the scheduler and the kubelets.
+
+use std::time::Duration;
+
+use reservoir::api::PodRef;
+use serde_json::{Value, json};
+
+use crate::agent::Agent;
+use crate::host;
+use crate::server::{Request, Server, Shared, is_being_deleted, lock};
+
+const PVC_PROTECTION: &str = "kubernetes.io/pvc-protection";
+const PV_PROTECTION: &str = "kubernetes.io/pv-protection";
+
+/// A request that changes an object.
+pub fn patch(plural: &'static str, object: &Value, subresource: &str, body: Value) -> Request {
+    Request {
+        method: "PATCH".into(),
+        plural,
+        namespace: text(&object["metadata"]["namespace"]),
+        name: text(&object["metadata"]["name"]),
+        subresource: subresource.into(),
+        content_type: "application/merge-patch+json".into(),
+        body,
+        ..Default::default()
+    }
+}
+
+pub fn delete(plural: &'static str, namespace: &str, name: &str, body: Value) -> Request {
+    Request {
+        method: "DELETE".into(),
+        plural,
+        namespace: namespace.into(),
+        name: name.into(),
+        body,
+        ..Default::default()
+    }
+}
+
+pub fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn objects(server: &Server, plural: &'static str) -> Vec<Value> {
+    server.store.list(plural, "").map(|(_, object)| (**object).clone()).collect()
+}
+
+fn get(server: &Server, plural: &'static str, namespace: &str, name: &str) -> Option<Value> {
+    server.store.get(&(plural, namespace.to_owned(), name.to_owned())).map(|stored| (*stored.object).clone())
+}
+
+fn is_terminal(pod: &Value) -> bool {
+    ["Succeeded", "Failed"].iter().any(|phase| pod["status"]["phase"] == *phase)
+}
+
+fn claims_of(pod: &Value) -> Vec<(String, bool)> {
+    let volumes = pod["spec"]["volumes"].as_array().cloned().unwrap_or_default();
+    let claim = |volume: &Value| {
+        let claim = &volume["persistentVolumeClaim"];
+        claim["claimName"].as_str().map(|name| (name.to_owned(), claim["readOnly"] == true))
+    };
+    volumes.iter().filter_map(claim).collect()
+}
+
+/// Without one finalizer.
+fn finalizers_without(object: &Value, finalizer: &str) -> Option<Value> {
+    let finalizers = object["metadata"]["finalizers"].as_array()?;
+    let rest: Vec<&Value> = finalizers.iter().filter(|other| *other != finalizer).collect();
+    (rest.len() < finalizers.len())
+        .then(|| json!({"metadata": {"finalizers": rest, "resourceVersion": object["metadata"]["resourceVersion"]}}))
+}
+
+/// What kube-controller-manager and kube-scheduler have to do now.
+pub fn due(server: &Server) -> Vec<Request> {
+    let (pvs, pvcs, pods) = (
+        objects(server, "persistentvolumes"),
+        objects(server, "persistentvolumeclaims"),
+        objects(server, "pods"),
+    );
+    let mut due = Vec::new();
+    for pvc in &pvcs {
+        due.extend(due_for_pvc(server, pvc, &pods));
+    }
+    for pv in &pvs {
+        due.extend(due_for_pv(server, pv));
+    }
+    for pod in pods.iter().filter(|pod| pod["spec"]["nodeName"].is_null() && !is_being_deleted(pod)) {
+        due.extend(
+            node_for(server, pod).map(|node| patch("pods", pod, "", json!({"spec": {"nodeName": node}}))),
+        );
+    }
+    for (plural, owners) in
+        [("persistentvolumeclaims", "volumeclaims"), ("volumeoffers", "rolesubscriptions")]
+    {
+        for object in objects(server, plural).iter().filter(|object| !is_being_deleted(object)) {
+            let owner = &object["metadata"]["ownerReferences"][0];
+            let namespace = text(&object["metadata"]["namespace"]);
+            let there = get(server, owners, &namespace, &text(&owner["name"]));
+            if owner.is_object() && there.is_none_or(|there| there["metadata"]["uid"] != owner["uid"]) {
+                let same = json!({"preconditions": {"uid": object["metadata"]["uid"]}});
+                due.push(delete(plural, &namespace, &text(&object["metadata"]["name"]), same));
+            }
+        }
+    }
+    due
+}
+
+fn due_for_pvc(server: &Server, pvc: &Value, pods: &[Value]) -> Option<Request> {
+    let (namespace, name) = (&pvc["metadata"]["namespace"], text(&pvc["metadata"]["name"]));
+    if is_being_deleted(pvc) {
+        let uses = |pod: &&Value| {
+            pod["metadata"]["namespace"] == *namespace
+                && !is_terminal(pod)
+                && claims_of(pod).iter().any(|(claim, _)| *claim == name)
+        };
+        if pods.iter().any(|pod| uses(&pod)) {
+            return None;
+        }
+        return finalizers_without(pvc, PVC_PROTECTION)
+            .map(|body| patch("persistentvolumeclaims", pvc, "", body));
+    }
+    let pv = get(server, "persistentvolumes", "", &text(&pvc["spec"]["volumeName"]))?;
+    let bound = pv["spec"]["claimRef"]["uid"] == pvc["metadata"]["uid"];
+    let is_pending = pvc["status"]["phase"] != "Bound";
+    (bound && is_pending).then(|| {
+        let status = json!({"phase": "Bound", "capacity": pv["spec"]["capacity"], "accessModes": pv["spec"]["accessModes"]});
+        patch("persistentvolumeclaims", pvc, "status", json!({"status": status}))
+    })
+}
+
+fn due_for_pv(server: &Server, pv: &Value) -> Option<Request> {
+    let reference = &pv["spec"]["claimRef"];
+    let pvc =
+        get(server, "persistentvolumeclaims", &text(&reference["namespace"]), &text(&reference["name"]));
+    let phase = |phase: &str| patch("persistentvolumes", pv, "status", json!({"status": {"phase": phase}}));
+    let is_phase = |phase: &str| pv["status"]["phase"] == phase;
+    if reference["uid"].is_string() {
+        let same = pvc.is_some_and(|pvc| pvc["metadata"]["uid"] == reference["uid"]);
+        if is_being_deleted(pv) && !same {
+            return finalizers_without(pv, PV_PROTECTION)
+                .map(|body| patch("persistentvolumes", pv, "", body));
+        }
+        return match same {
+            true => (!is_phase("Bound")).then(|| phase("Bound")),
+            false => (!is_phase("Released")).then(|| phase("Released")),
+        };
+    }
+    if is_being_deleted(pv) {
+        return finalizers_without(pv, PV_PROTECTION).map(|body| patch("persistentvolumes", pv, "", body));
+    }
+    let pvc =
+        pvc.filter(|pvc| pvc["spec"]["volumeName"] == pv["metadata"]["name"] && !is_being_deleted(pvc))?;
+    let body = json!({
+        "metadata": {"resourceVersion": pv["metadata"]["resourceVersion"]},
+        "spec": {"claimRef": {"uid": pvc["metadata"]["uid"]}},
+    });
+    Some(patch("persistentvolumes", pv, "", body))
+}
+
+/// The PersistentVolume that a pod's claim is bound to.
+fn bound_pv(server: &Server, namespace: &str, claim: &str) -> Option<Value> {
+    let pvc = get(server, "persistentvolumeclaims", namespace, claim)?;
+    let pv = get(server, "persistentvolumes", "", &text(&pvc["spec"]["volumeName"]))?;
+    let is_bound =
+        pvc["status"]["phase"] == "Bound" && pv["spec"]["claimRef"]["uid"] == pvc["metadata"]["uid"];
+    is_bound.then_some(pv)
+}
+
+fn node_of(pv: &Value) -> String {
+    let terms = &pv["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"];
+    text(&terms[0]["matchExpressions"][0]["values"][0])
+}
+
+/// The node on which all volumes of the pod are.
+fn node_for(server: &Server, pod: &Value) -> Option<String> {
+    let namespace = text(&pod["metadata"]["namespace"]);
+    let pvs: Option<Vec<Value>> =
+        claims_of(pod).iter().map(|(claim, _)| bound_pv(server, &namespace, claim)).collect();
+    let nodes: Vec<String> = pvs?.iter().map(node_of).collect();
+    let first = nodes.first()?.clone();
+    (nodes.iter().all(|node| *node == first) && get(server, "nodes", "", &first).is_some()).then_some(first)
+}
+
+/// A kubelet, until it is dropped.
+pub async fn kubelet(agent: Agent) {
+    loop {
+        let pause = lock(&agent.server).random.below(1500);
+        tokio::time::sleep(Duration::from_millis(200 + pause)).await;
+        sync(&agent).await;
+    }
+}
+
+async fn sync(agent: &Agent) {
+    let pods: Vec<Value> = {
+        let server = lock(&agent.server);
+        objects(&server, "pods").into_iter().filter(|pod| pod["spec"]["nodeName"] == *agent.node).collect()
+    };
+    // The mounts of pods that are gone, were replaced or have ended.
+    let is_over = |uid: &str| {
+        pods.iter()
+            .find(|pod| pod["metadata"]["uid"] == *uid)
+            .is_none_or(|pod| is_being_deleted(pod) || is_terminal(pod))
+    };
+    {
+        let mut server = lock(&agent.server);
+        let mut hosts = host::lock(&agent.hosts);
+        let host = hosts.entry(agent.node.clone()).or_default();
+        let targets: Vec<String> = host
+            .mounts
+            .iter()
+            .filter(|(_, mount)| is_over(&mount.pod.uid))
+            .map(|(target, _)| target.clone())
+            .collect();
+        for target in targets.iter().filter(|_| host.has_agent) {
+            host.mounts.remove(target);
+            server.tell(|| format!("kubelet {}: unmounts {target}", agent.node));
+        }
+    }
+    for pod in &pods {
+        let (namespace, name) = (text(&pod["metadata"]["namespace"]), text(&pod["metadata"]["name"]));
+        let uid = text(&pod["metadata"]["uid"]);
+        if is_being_deleted(pod) {
+            let hosts = host::lock(&agent.hosts);
+            let is_mounted =
+                hosts.get(&agent.node).is_some_and(|host| host.mounts.values().any(|m| m.pod.uid == uid));
+            drop(hosts);
+            if !is_mounted {
+                let now = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": uid}});
+                lock(&agent.server).answer(&agent.node, &delete("pods", &namespace, &name, now));
+            }
+        } else if pod["status"]["phase"] == "Pending" && start(agent, pod).await {
+            let running = json!({"metadata": {"uid": uid}, "status": {"phase": "Running"}});
+            lock(&agent.server).answer(&agent.node, &patch("pods", pod, "status", running));
+        }
+    }
+}
+
+/// Mounts the volumes of a pod; true if all are mounted.
+async fn start(agent: &Agent, pod: &Value) -> bool {
+    let (namespace, uid) = (text(&pod["metadata"]["namespace"]), text(&pod["metadata"]["uid"]));
+    for (claim, read_only) in claims_of(pod) {
+        let Some(pv) = bound_pv(&lock(&agent.server), &namespace, &claim) else { return false };
+        let csi = &pv["spec"]["csi"];
+        let (handle, volume) = (text(&csi["volumeHandle"]), text(&csi["volumeAttributes"]["volume"]));
+        let pod =
+            PodRef { namespace: namespace.clone(), name: text(&pod["metadata"]["name"]), uid: uid.clone() };
+        let target = format!("{uid}/{claim}");
+        if let Err(why) = agent.publish(pod, &volume, &handle, &target, read_only).await {
+            let mut server = lock(&agent.server);
+            server.tell(|| format!("kubelet {}: mounting {volume} failed: {why}", agent.node));
+            return false;
+        }
+    }
+    true
+}
+
+/// One piece of work of Kubernetes; false if nothing changed.
+pub fn turn(server: &Shared) -> bool {
+    let mut server = lock(server);
+    let due = due(&server);
+    let Some(request) = server.random.pick(&due).cloned() else { return false };
+    let before = server.store.version;
+    server.answer("kubernetes", &request);
+    server.store.version > before
+}

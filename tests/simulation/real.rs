@@ -1,0 +1,291 @@
+//! Holds the API server in memory against a real kube-apiserver: the same random requests, and the same answers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kube::Client;
+use kube::client::Body;
+use reservoir_cluster::api::{ApiOptions, ApiServer};
+use serde_json::{Value, json};
+
+use crate::clock;
+use crate::random::Random;
+use crate::server::{Request, Server};
+
+const PLURALS: [(&str, &str); 2] =
+    [("diskreservations", "DiskReservation"), ("sharedpersistentvolumes", "SharedPersistentVolume")];
+const REQUESTS: usize = 1500;
+
+/// UIDs and versions differ between servers, so each is replaced by its number in the order of appearance.
+#[derive(Default)]
+struct Numbers(BTreeMap<String, usize>);
+
+impl Numbers {
+    fn number(&mut self, kind: &str, value: &mut Value) {
+        if let Some(text) = value.as_str() {
+            let next = self.0.len();
+            let number = *self.0.entry(format!("{kind} {text}")).or_insert(next);
+            *value = json!(format!("{kind} {number}"));
+        }
+    }
+
+    /// The part of an answer that has to be the same.
+    fn comparable(&mut self, (code, body): &(u16, Value)) -> Value {
+        let mut body = body.clone();
+        if body["kind"] == "Status" {
+            return json!({"code": code, "reason": body["reason"]});
+        }
+        let items = body["items"].as_array().cloned();
+        if let Some(items) = items {
+            let items: Vec<Value> = items.into_iter().map(|item| self.object(item)).collect();
+            return json!({"code": code, "items": items, "more": body["metadata"]["continue"].is_string()});
+        }
+        body = self.object(body);
+        json!({"code": code, "object": body})
+    }
+
+    fn object(&mut self, mut object: Value) -> Value {
+        let metadata = &mut object["metadata"];
+        self.number("uid", &mut metadata["uid"]);
+        self.number("version", &mut metadata["resourceVersion"]);
+        if let Some(fields) = metadata.as_object_mut() {
+            fields.remove("managedFields");
+            for time in ["creationTimestamp", "deletionTimestamp"] {
+                fields.entry(time).and_modify(|at| *at = json!("some time"));
+            }
+        }
+        object
+    }
+}
+
+/// The real server.
+struct Real(Client);
+
+impl Real {
+    async fn answer(&self, request: &Request) -> (u16, Value) {
+        let mut path = format!("/apis/reservoir.dev/v1alpha1/{}", request.plural);
+        for part in [&request.name, &request.subresource] {
+            if !part.is_empty() {
+                path = format!("{path}/{part}");
+            }
+        }
+        let query: Vec<String> = request.query.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let body = if request.body.is_null() { vec![] } else { serde_json::to_vec(&request.body).unwrap() };
+        let content_type =
+            if request.content_type.is_empty() { "application/json" } else { &request.content_type };
+        let sent = http::Request::builder()
+            .method(request.method.as_str())
+            .uri(format!("{path}?{}", query.join("&")))
+            .header("content-type", content_type);
+        let answer = self.0.send(sent.body(Body::from(body)).unwrap()).await.unwrap();
+        let code = answer.status().as_u16();
+        let body = answer.into_body().collect_bytes().await.unwrap();
+        (code, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+}
+
+fn size(random: &mut Random) -> String {
+    format!("{}Gi", 1 + random.below(9))
+}
+
+fn spec(random: &mut Random, plural: &str) -> Value {
+    let mut spec = json!({"role": "eng", "size": size(random)});
+    if plural == "sharedpersistentvolumes" && random.in_a_thousand(300) {
+        spec["shared"] = json!({});
+    }
+    spec
+}
+
+/// A part of a status, as one of several writers has it.
+fn status(random: &mut Random, plural: &str) -> Value {
+    let mut status = json!({});
+    if random.in_a_thousand(600) {
+        status["phase"] = json!(
+            *random
+                .pick(if plural == "diskreservations" {
+                    &["Pending", "Reserved"]
+                } else {
+                    &["Pending", "Ready"]
+                })
+                .unwrap()
+        );
+    }
+    if random.in_a_thousand(500) {
+        status["nodeDisk"] = json!(*random.pick(&["n1.a", "n2.b"]).unwrap());
+    }
+    if random.in_a_thousand(400) {
+        status["size"] = json!(size(random));
+    }
+    if plural == "sharedpersistentvolumes" && random.in_a_thousand(400) {
+        let mut node = json!({"backing": "Made"});
+        if random.in_a_thousand(500) {
+            node["size"] = json!(size(random));
+        }
+        status["node"] = node;
+    }
+    let conditions: Vec<Value> = ["Ready", "Backed", "Resized"]
+        .into_iter()
+        .filter_map(|kind| {
+            random.in_a_thousand(400).then(|| {
+                let state = if random.in_a_thousand(500) { "True" } else { "False" };
+                json!({"type": kind, "status": state, "reason": "Because", "message": format!("m{}", random.below(3)),
+                    "lastTransitionTime": "2026-01-01T00:00:00Z"})
+            })
+        })
+        .collect();
+    if !conditions.is_empty() {
+        status["conditions"] = json!(conditions);
+    }
+    status
+}
+
+/// A random request. `current` is the object as one server has it, as versions and UIDs are its own.
+fn request(random: &mut Random, current: &dyn Fn(&str, &str) -> Value) -> Request {
+    let (plural, kind) = *random.pick(&PLURALS).unwrap();
+    let name = format!("o{}", random.below(3));
+    let now = current(plural, &name);
+    let mut request = Request { plural, name: name.clone(), ..Default::default() };
+    let identity = json!({"apiVersion": "reservoir.dev/v1alpha1", "kind": kind, "metadata": {"name": name}});
+    let what = random.below(11);
+    let (method, content_type, mut body) = match what {
+        0 | 1 => {
+            let mut body = identity.clone();
+            body["spec"] = spec(random, plural);
+            if random.in_a_thousand(500) {
+                body["metadata"]["finalizers"] = json!(["example.com/one"]);
+            }
+            request.name.clear();
+            ("POST", "", body)
+        }
+        2 => ("PATCH", "merge", json!({"spec": {"size": size(random)}})),
+        3 => {
+            let labels = json!({"app": if random.in_a_thousand(300) { Value::Null } else { json!(format!("l{}", random.below(2))) }});
+            ("PATCH", "merge", json!({"metadata": {"labels": labels}}))
+        }
+        4 => {
+            let all = [json!([]), json!(["example.com/one"]), json!(["example.com/one", "example.com/two"])];
+            ("PATCH", "merge", json!({"metadata": {"finalizers": random.pick(&all).unwrap()}}))
+        }
+        5 | 6 => {
+            request.subresource = "status".into();
+            let mut body = identity.clone();
+            body["status"] = status(random, plural);
+            ("PATCH", "apply", body)
+        }
+        7 => {
+            request.subresource = "status".into();
+            ("PATCH", "merge", json!({"status": status(random, plural)}))
+        }
+        8 => {
+            let mut body = identity.clone();
+            body["spec"] = json!({"role": "eng", "size": size(random)});
+            if random.in_a_thousand(500) {
+                body["metadata"]["labels"] = json!({"app": format!("l{}", random.below(2))});
+            }
+            ("PATCH", "apply", body)
+        }
+        9 => ("DELETE", "", Value::Null),
+        _ if random.in_a_thousand(500) => ("GET", "", Value::Null),
+        _ => {
+            request.name.clear();
+            if random.in_a_thousand(500) {
+                request.query.push(("labelSelector".into(), "app=l0".into()));
+            }
+            ("GET", "", Value::Null)
+        }
+    };
+    request.method = method.into();
+    if content_type == "merge" {
+        request.content_type = "application/merge-patch+json".into();
+        request.query.push(("fieldManager".into(), "merger".into()));
+    } else if content_type == "apply" {
+        request.content_type = "application/apply-patch+yaml".into();
+        let manager = format!("manager{}", random.below(2));
+        request.query.extend([("fieldManager".into(), manager), ("force".into(), "true".into())]);
+    }
+    if method == "PATCH" && random.in_a_thousand(400) {
+        let version =
+            if random.in_a_thousand(800) { now["metadata"]["resourceVersion"].clone() } else { json!("1") };
+        if version.is_string() {
+            body["metadata"]["resourceVersion"] = version;
+        }
+    }
+    if method == "PATCH" && random.in_a_thousand(200) && now["metadata"]["uid"].is_string() {
+        body["metadata"]["uid"] = now["metadata"]["uid"].clone();
+    }
+    if method == "DELETE" && random.in_a_thousand(400) {
+        let uid = if random.in_a_thousand(600) {
+            now["metadata"]["uid"].clone()
+        } else {
+            json!("00000000-0000-4000-8000-000000000000")
+        };
+        if uid.is_string() {
+            body = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}});
+        }
+    }
+    if method != "GET" && random.in_a_thousand(100) {
+        request.query.push(("dryRun".into(), "All".into()));
+    }
+    request.body = body;
+    request
+}
+
+/// One server's current objects, for the requests to it.
+fn current(objects: &BTreeMap<(String, String), Value>) -> impl Fn(&str, &str) -> Value + '_ {
+    |plural, name| objects.get(&(plural.to_owned(), name.to_owned())).cloned().unwrap_or(Value::Null)
+}
+
+/// The simulation proves nothing if its API server answers otherwise than a real one.
+#[tokio::test]
+async fn the_simulated_api_server_answers_as_a_real_one() {
+    clock::begin();
+    let real = ApiServer::start(ApiOptions { controller_manager: false, audit: false }).await.unwrap();
+    let client = real.client().await.unwrap();
+    for crd in reservoir::api::crds() {
+        kube::Api::all(client.clone()).create(&Default::default(), &crd).await.unwrap();
+    }
+    let there = Real(client);
+    for (plural, _) in PLURALS {
+        let list = Request { method: "GET".into(), plural, ..Default::default() };
+        while there.answer(&list).await.0 != 200 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let mut here = Server::new(Random::new(seed), Default::default(), false);
+    here.has_policies = false;
+    let (mut real_numbers, mut numbers) = (Numbers::default(), Numbers::default());
+    let mut objects = [BTreeMap::new(), BTreeMap::new()];
+    let mut random = Random::new(seed);
+    let mut codes: BTreeMap<u16, usize> = BTreeMap::new();
+    for number in 0..REQUESTS {
+        let (mut first, mut second) = (random.clone(), random.clone());
+        let to_real = request(&mut first, &current(&objects[0]));
+        let to_ours = request(&mut second, &current(&objects[1]));
+        random.next();
+        let (theirs, ours) = (there.answer(&to_real).await, here.answer("test", &to_ours));
+        let (expected, found) = (real_numbers.comparable(&theirs), numbers.comparable(&ours));
+        assert_eq!(
+            found, expected,
+            "request {number} of seed {seed}: {to_ours:#?}\nreal: {:#}\nours: {:#}",
+            theirs.1, ours.1
+        );
+        *codes.entry(theirs.0).or_default() += 1;
+        // Both learn what each server has now.
+        for (plural, _) in PLURALS {
+            let list = Request { method: "GET".into(), plural, ..Default::default() };
+            let answers = [there.answer(&list).await, here.answer("test", &list)];
+            for (objects, (_, list)) in objects.iter_mut().zip(answers) {
+                objects.retain(|(of, _), _| of != plural);
+                for item in list["items"].as_array().cloned().unwrap_or_default() {
+                    objects.insert(
+                        (plural.to_owned(), item["metadata"]["name"].as_str().unwrap().to_owned()),
+                        item,
+                    );
+                }
+            }
+        }
+    }
+    println!("{REQUESTS} requests answered alike: {codes:?}");
+    real.stop().await.unwrap();
+}

@@ -1,0 +1,209 @@
+//! What holds once nothing fails any more (L1, L2, L5, L6, L8).
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{Resource, ResourceExt};
+use reservoir::api::{
+    DiskReservation, NodeDisk, SharedPersistentVolume, Size, VolumeClaim, VolumeOffer, condition,
+};
+
+use crate::host::{self, Hosts};
+use crate::server::{Server, Shared, lock};
+
+/// By then everything is at rest.
+pub const WITHIN: Duration = Duration::from_secs(3600);
+/// So long nothing is written.
+pub const QUIET: Duration = Duration::from_secs(400);
+
+/// True if only events were written since.
+pub fn is_quiet_since(server: &Server, version: u64) -> bool {
+    server.store.version == version
+}
+
+/// The promises that are not kept.
+pub fn check(server: &Shared, hosts: &Hosts, is_quiet: bool) -> Vec<String> {
+    let server = lock(server);
+    let mut broken = Vec::new();
+    if !is_quiet {
+        let last = server.store.log.last().map(|revision| format!("{:?}", revision.id));
+        broken.push(format!("T2: nothing happens, and something is written again and again, last {last:?}"));
+    }
+    let volumes: Vec<SharedPersistentVolume> = server.all("sharedpersistentvolumes");
+    let reservations: Vec<DiskReservation> = server.all("diskreservations");
+    let claims: Vec<VolumeClaim> = server.all("volumeclaims");
+    let disks: Vec<NodeDisk> = server.all("nodedisks");
+    for volume in &volumes {
+        broken.extend(l2_says_how_it_is("volume", volume, volume.status.as_ref().map(|s| &s.conditions[..])));
+        broken.extend(l1_l5_a_volume_is_as_it_says(&server, volume, hosts));
+    }
+    for reservation in &reservations {
+        let status = reservation.status.clone().unwrap_or_default();
+        broken.extend(l2_says_how_it_is("reservation", reservation, Some(&status.conditions)));
+        if reservation.metadata.deletion_timestamp.is_some()
+            && status.volumes.is_empty()
+            && status.refinements.is_empty()
+        {
+            broken.push(format!(
+                "L1: reservation {} is empty and deleted, and does not go",
+                reservation.name_any()
+            ));
+        }
+        for entry in &status.volumes {
+            let is_there = volumes.iter().any(|volume| volume.uid().as_ref() == Some(&entry.uid));
+            if !is_there && entry.kept.is_none() {
+                broken.push(format!(
+                    "L5: reservation {} has an entry of {}, which is gone",
+                    reservation.name_any(),
+                    entry.name
+                ));
+            }
+        }
+    }
+    for claim in &claims {
+        broken.extend(l2_says_how_it_is("claim", claim, claim.status.as_ref().map(|s| &s.conditions[..])));
+    }
+    for disk in &disks {
+        broken.extend(l2_says_how_it_is("disk", disk, disk.status.as_ref().map(|s| &s.conditions[..])));
+        broken.extend(l1_a_disk_has_what_reservations_have(disk, &reservations));
+    }
+    broken.extend(l6_offers_are_of_ready_volumes(&server, &volumes));
+    broken.extend(l8_lost_data_is_reported(&volumes, &disks, hosts));
+    broken
+}
+
+/// L2: each object has a condition of its present spec.
+fn l2_says_how_it_is<K: Resource<DynamicType = ()>>(
+    what: &str,
+    object: &K,
+    conditions: Option<&[Condition]>,
+) -> Option<String> {
+    let name = object.name_any();
+    let Some(ready) = conditions.and_then(|conditions| condition::get(conditions, condition::READY)) else {
+        return Some(format!("L2: {what} {name} says nothing"));
+    };
+    (ready.observed_generation != object.meta().generation).then(|| {
+        format!(
+            "L2: {what} {name} says {} of generation {:?}, and has {:?}",
+            ready.reason,
+            ready.observed_generation,
+            object.meta().generation
+        )
+    })
+}
+
+fn users_of(server: &Server, volume: &SharedPersistentVolume) -> usize {
+    let claims = volume.status.as_ref().map_or(0, |status| status.claims.len());
+    let pods: Vec<Pod> = server.all("pods");
+    let names = volume.status.iter().flat_map(|status| &status.claims);
+    let uses = |pod: &&Pod| {
+        let ended =
+            matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
+        let claims: Vec<_> = reservoir::cluster::claims_of(pod);
+        !ended && names.clone().any(|claim| claims.contains(&(claim.namespace.clone(), claim.name.clone())))
+    };
+    claims + pods.iter().filter(uses).count()
+}
+
+fn l1_l5_a_volume_is_as_it_says(
+    server: &Server,
+    volume: &SharedPersistentVolume,
+    hosts: &Hosts,
+) -> Option<String> {
+    let (name, status) = (volume.name_any(), volume.status.clone().unwrap_or_default());
+    if volume.metadata.deletion_timestamp.is_some() {
+        return (users_of(server, volume) == 0)
+            .then(|| format!("L5: volume {name} is deleted and unused, and does not go"));
+    }
+    if volume.spec.retire && users_of(server, volume) == 0 {
+        return Some(format!("X5: volume {name} retires and is unused, and does not go"));
+    }
+    if !condition::is_true(&status.conditions, condition::READY) {
+        return None;
+    }
+    let node = status.node_name.clone().unwrap_or_default();
+    let hosts = host::lock(hosts);
+    let host = hosts.get(&node)?;
+    let uid = volume.uid().unwrap_or_default();
+    let (on_disk, said) = (host.size_of(&uid), status.node.as_ref().and_then(|node| node.size.clone()));
+    if on_disk.is_none()
+        || on_disk.as_ref().map(Size::bytes_or_zero) != said.as_ref().map(Size::bytes_or_zero)
+    {
+        return Some(format!("L1: volume {name} is Ready with {said:?}, and its disk has {on_disk:?}"));
+    }
+    host.records
+        .get(&uid)
+        .filter(|record| record.fenced)
+        .map(|_| format!("L1: volume {name} is Ready, and fenced"))
+}
+
+fn l1_a_disk_has_what_reservations_have(disk: &NodeDisk, reservations: &[DiskReservation]) -> Vec<String> {
+    let mut broken = Vec::new();
+    for entry in disk.status.iter().flat_map(|status| &status.reservations) {
+        let owner = reservations.iter().find(|r| r.uid().as_ref() == Some(&entry.uid));
+        let Some(owner) = owner else {
+            broken.push(format!(
+                "L1: NodeDisk {} has an entry of {}, which is gone",
+                disk.name_any(),
+                entry.name
+            ));
+            continue;
+        };
+        let has = owner.status.as_ref().and_then(|s| s.size.as_ref()).map_or(0, Size::bytes_or_zero);
+        if has != entry.size.bytes_or_zero() {
+            broken.push(format!(
+                "L1: reservation {} has {has} bytes, and its entry {:?}",
+                entry.name, entry.size
+            ));
+        }
+    }
+    broken
+}
+
+fn l6_offers_are_of_ready_volumes(server: &Server, volumes: &[SharedPersistentVolume]) -> Vec<String> {
+    let offers: Vec<VolumeOffer> = server.all("volumeoffers");
+    let mut broken = Vec::new();
+    for offered in offers.iter().flat_map(|offer| &offer.spec.volumes) {
+        let volume = volumes.iter().find(|volume| volume.uid().as_ref() == Some(&offered.uid));
+        let is_usable = volume.is_some_and(|volume| {
+            volume.metadata.deletion_timestamp.is_none()
+                && volume.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, condition::READY))
+                && !volume.spec.retire
+                && (volume.spec.shared.is_some()
+                    || volume.status.as_ref().is_some_and(|s| s.claims.is_empty()))
+        });
+        if !is_usable {
+            broken.push(format!("S5, L6: volume {} is offered, and cannot be had", offered.name));
+        }
+    }
+    broken
+}
+
+fn l8_lost_data_is_reported(
+    volumes: &[SharedPersistentVolume],
+    disks: &[NodeDisk],
+    hosts: &Hosts,
+) -> Vec<String> {
+    let mut broken = Vec::new();
+    for (node, host) in &*host::lock(hosts) {
+        let orphans = disks.iter().filter(|disk| disk.spec.node_name == *node);
+        let orphans: Vec<String> = orphans
+            .filter_map(|disk| disk.status.as_ref())
+            .flat_map(|s| &s.orphans)
+            .map(|o| o.uid.clone())
+            .collect();
+        for (uid, record) in &host.records {
+            let has_object = volumes.iter().any(|volume| volume.uid().as_ref() == Some(uid));
+            if has_object == orphans.contains(uid) {
+                let is = if has_object {
+                    "has an object, and is reported as lost"
+                } else {
+                    "is lost, and not reported"
+                };
+                broken.push(format!("L8: the data of {} on node {node} {is}", record.name));
+            }
+        }
+    }
+    broken
+}

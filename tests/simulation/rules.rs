@@ -1,0 +1,317 @@
+//! What must hold at every revision: a function for each rule of docs/semantics.md that a state can break.
+
+use std::collections::BTreeMap;
+
+use kube::ResourceExt;
+use reservoir::api::{
+    BackingState, ClaimBinding, DiskReservation, LedgerEntry, NodeDisk, Role, SharedPersistentVolume, Size,
+};
+
+use crate::host::{self, Hosts};
+use crate::server::{Revision, Server, Shared, lock, typed};
+
+type Checked = Result<(), String>;
+
+fn sum(entries: &[LedgerEntry]) -> u64 {
+    entries.iter().map(|entry| entry.size.bytes_or_zero()).sum()
+}
+
+fn bytes(size: Option<&Size>) -> u64 {
+    size.map_or(0, Size::bytes_or_zero)
+}
+
+fn require(holds: bool, broken: impl FnOnce() -> String) -> Checked {
+    if holds { Ok(()) } else { Err(broken()) }
+}
+
+/// Checks one revision.
+pub fn check(server: &Server, revision: &Revision, hosts: &Hosts) -> Checked {
+    match (revision.id.0, revision.is_gone) {
+        ("nodedisks", false) => s1_a_disk_gives_what_it_has(&typed(&revision.now)),
+        ("diskreservations", false) => {
+            let now: DiskReservation = typed(&revision.now);
+            s1_a_reservation_gives_what_it_has(&now)?;
+            s1_a_reservation_is_in_a_ledger(server, &now)?;
+            volumes_of(server, &now)
+                .iter()
+                .try_for_each(|volume| s2_a_volume_is_in_a_reservation(server, volume))
+        }
+        ("diskreservations", true) => {
+            let gone: DiskReservation = typed(&revision.now);
+            volumes_of(server, &gone)
+                .iter()
+                .try_for_each(|volume| s2_a_volume_is_in_a_reservation(server, volume))?;
+            s3_nothing_is_left_of_a_reservation(&gone, hosts)
+        }
+        ("sharedpersistentvolumes", false) => {
+            let now: SharedPersistentVolume = typed(&revision.now);
+            let before: Option<SharedPersistentVolume> = revision.before.as_ref().map(|before| typed(before));
+            s2_a_volume_is_in_a_reservation(server, &now)?;
+            c3_an_exclusive_volume_has_one_claim(&now)?;
+            let Some(before) = before else { return Ok(()) };
+            s8_a_binding_is_written_once(&before, &now)?;
+            x2_nobody_binds_to_a_volume_that_goes(&before, &now)?;
+            c6_a_binding_ends_after_its_mounts(&before, &now, hosts)?;
+            s10_a_tombstone_finds_no_user(&before, &now, hosts)?;
+            s11_a_tombstone_stays(&before, &now)
+        }
+        ("sharedpersistentvolumes", true) => l5_nothing_is_left_of_a_volume(&typed(&revision.now), hosts),
+        _ => Ok(()),
+    }
+}
+
+fn volumes_of(server: &Server, reservation: &DiskReservation) -> Vec<SharedPersistentVolume> {
+    let all = server.all::<SharedPersistentVolume>("sharedpersistentvolumes").into_iter();
+    let is_in = |volume: &SharedPersistentVolume| {
+        volume.status.as_ref().and_then(|s| s.reservation.as_ref()).map(|of| Some(&of.uid))
+            == Some(reservation.metadata.uid.as_ref())
+    };
+    all.filter(is_in).collect()
+}
+
+fn s1_a_disk_gives_what_it_has(disk: &NodeDisk) -> Checked {
+    let Some(status) = &disk.status else { return Ok(()) };
+    let (given, has) = (sum(&status.reservations), bytes(status.allocatable.as_ref()));
+    require(given <= has || status.reservations.is_empty(), || {
+        format!("S1: NodeDisk {} has {has} bytes, and its reservations {given}", disk.name_any())
+    })
+}
+
+fn s1_a_reservation_gives_what_it_has(reservation: &DiskReservation) -> Checked {
+    let Some(status) = &reservation.status else { return Ok(()) };
+    let (given, has) = (sum(&status.volumes) + sum(&status.refinements), bytes(status.size.as_ref()));
+    require(given <= has, || {
+        format!("S1: reservation {} has {has} bytes, and gives {given}", reservation.name_any())
+    })
+}
+
+fn s1_a_reservation_is_in_a_ledger(server: &Server, reservation: &DiskReservation) -> Checked {
+    let Some(status) = &reservation.status else { return Ok(()) };
+    let size = bytes(status.size.as_ref());
+    let used = sum(&status.volumes) + sum(&status.refinements);
+    // An empty reservation that goes loses its entry before its finalizer.
+    if size == 0 || reservation.metadata.deletion_timestamp.is_some() && used == 0 {
+        return Ok(());
+    }
+    let uid = reservation.uid().unwrap_or_default();
+    let entries = match (&status.parent, &status.node_disk) {
+        (Some(parent), _) => server
+            .get::<DiskReservation>("diskreservations", "", &parent.name)
+            .and_then(|r| r.status)
+            .map(|s| s.refinements),
+        (None, Some(disk)) => {
+            server.get::<NodeDisk>("nodedisks", "", disk).and_then(|d| d.status).map(|s| s.reservations)
+        }
+        (None, None) => None,
+    };
+    let entry = entries
+        .unwrap_or_default()
+        .iter()
+        .find(|entry| entry.uid == uid)
+        .map_or(0, |e| e.size.bytes_or_zero());
+    require(entry >= size, || {
+        format!("S1: reservation {} has {size} bytes, and its entry {entry}", reservation.name_any())
+    })
+}
+
+fn s2_a_volume_is_in_a_reservation(server: &Server, volume: &SharedPersistentVolume) -> Checked {
+    let (name, uid) = (volume.name_any(), volume.uid().unwrap_or_default());
+    let Some(status) = &volume.status else { return Ok(()) };
+    let Some(own) = &status.reservation else { return Ok(()) };
+    let destroyed = status.destroy.as_ref().is_some_and(|destroy| destroy.tombstone.is_some());
+    let was_made = status.node.as_ref().is_some_and(|node| node.backing != BackingState::Absent);
+    // At its end a volume loses its entry before its finalizer.
+    if volume.metadata.deletion_timestamp.is_some() && (destroyed || !was_made) {
+        return Ok(());
+    }
+    let found = server.get::<DiskReservation>("diskreservations", "", &own.name);
+    let found = found.filter(|r| r.metadata.uid.as_ref() == Some(&own.uid));
+    let Some(reservation) = found else {
+        return Err(format!("S2: volume {name} is in reservation {}, which is gone", own.name));
+    };
+    require(Role::name_covers(&reservation.spec.role, &volume.spec.role), || {
+        format!(
+            "S2: volume {name} of role {} is in {} of role {}",
+            volume.spec.role, own.name, reservation.spec.role
+        )
+    })?;
+    let has = reservation.status.unwrap_or_default();
+    require(has.node_name == status.node_name, || {
+        format!("S2: volume {name} is on another node than {}", own.name)
+    })?;
+    let entry =
+        has.volumes.iter().find(|entry| entry.uid == uid).map_or(0, |entry| entry.size.bytes_or_zero());
+    let size = bytes(status.size.as_ref());
+    require(entry >= size, || {
+        format!("S2: volume {name} has {size} bytes, and its entry in {} {entry}", own.name)
+    })
+}
+
+fn s3_nothing_is_left_of_a_reservation(gone: &DiskReservation, hosts: &Hosts) -> Checked {
+    let uid = gone.uid().unwrap_or_default();
+    for host in host::lock(hosts).values() {
+        let left = host.records.values().find(|record| record.reservation == uid);
+        if let Some(record) = left {
+            return Err(format!(
+                "S3: reservation {} is gone, and the data of {} is left",
+                gone.name_any(),
+                record.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn claims(volume: &SharedPersistentVolume) -> BTreeMap<String, ClaimBinding> {
+    let claims = volume.status.iter().flat_map(|status| &status.claims);
+    claims.map(|claim| (claim.uid.clone(), claim.clone())).collect()
+}
+
+fn c3_an_exclusive_volume_has_one_claim(volume: &SharedPersistentVolume) -> Checked {
+    let number = claims(volume).len();
+    require(volume.spec.shared.is_some() || number <= 1, || {
+        format!("C3: exclusive volume {} has {number} claims", volume.name_any())
+    })
+}
+
+fn s8_a_binding_is_written_once(before: &SharedPersistentVolume, now: &SharedPersistentVolume) -> Checked {
+    let now_bound = claims(now);
+    for (uid, was) in claims(before) {
+        let Some(is) = now_bound.get(&uid) else { continue };
+        let same = ClaimBinding { ending: is.ending, ..was.clone() } == *is && (is.ending || !was.ending);
+        require(same, || format!("S8: the binding of {was} to volume {} changed to {is:?}", now.name_any()))?;
+    }
+    Ok(())
+}
+
+fn x2_nobody_binds_to_a_volume_that_goes(
+    before: &SharedPersistentVolume,
+    now: &SharedPersistentVolume,
+) -> Checked {
+    let had = claims(before);
+    let goes = before.metadata.deletion_timestamp.is_some();
+    for (_, claim) in claims(now).into_iter().filter(|(uid, _)| !had.contains_key(uid)) {
+        require(!goes, || {
+            format!("X2: {claim} was bound to volume {}, which is being deleted", now.name_any())
+        })?;
+        require(!before.spec.retire, || {
+            format!("X5: {claim} was bound to volume {}, which retires", now.name_any())
+        })?;
+    }
+    Ok(())
+}
+
+fn c6_a_binding_ends_after_its_mounts(
+    before: &SharedPersistentVolume,
+    now: &SharedPersistentVolume,
+    hosts: &Hosts,
+) -> Checked {
+    let (had, has) = (claims(before), claims(now));
+    for claim in had.values().filter(|claim| !has.contains_key(&claim.uid)) {
+        for host in host::lock(hosts).values() {
+            let mounted = host.mounts.values().find(|mount| mount.claim == claim.uid);
+            if let Some(mount) = mounted {
+                return Err(format!(
+                    "S7: the binding of {claim} to volume {} ended, and pod {} has it mounted",
+                    now.name_any(),
+                    mount.pod.name
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn has_tombstone(volume: &SharedPersistentVolume) -> Option<String> {
+    let destroy = volume.status.as_ref()?.destroy.as_ref()?;
+    destroy.tombstone.as_ref().map(|at| at.0.to_string())
+}
+
+fn s10_a_tombstone_finds_no_user(
+    before: &SharedPersistentVolume,
+    now: &SharedPersistentVolume,
+    hosts: &Hosts,
+) -> Checked {
+    if has_tombstone(now).is_none() || has_tombstone(before).is_some() {
+        return Ok(());
+    }
+    let name = now.name_any();
+    require(now.metadata.deletion_timestamp.is_some(), || {
+        format!("S10: {name} has a tombstone, and no DELETE")
+    })?;
+    require(claims(now).is_empty(), || format!("S10: {name} has a tombstone, and is bound"))?;
+    let uid = now.uid().unwrap_or_default();
+    for host in host::lock(hosts).values() {
+        require(host.mounts_of(&uid).is_empty(), || format!("S10: {name} has a tombstone, and is mounted"))?;
+        let open = host.records.get(&uid).is_some_and(|record| !record.fenced);
+        require(!open, || format!("S10: {name} has a tombstone, and its node still lets pods mount it"))?;
+    }
+    Ok(())
+}
+
+fn s11_a_tombstone_stays(before: &SharedPersistentVolume, now: &SharedPersistentVolume) -> Checked {
+    let was = has_tombstone(before);
+    require(was.is_none() || was == has_tombstone(now), || {
+        format!("S11: the tombstone of volume {} was {was:?} and is {:?}", now.name_any(), has_tombstone(now))
+    })
+}
+
+/// L5, S14: an object that goes in order leaves no data, unless the data is kept (X8).
+fn l5_nothing_is_left_of_a_volume(gone: &SharedPersistentVolume, hosts: &Hosts) -> Checked {
+    let uid = gone.uid().unwrap_or_default();
+    for host in host::lock(hosts).values() {
+        if let Some(record) = host.records.get(&uid).filter(|record| record.size.is_some()) {
+            require(record.kept.is_some(), || {
+                format!("L5: volume {} is gone, and its data is left", gone.name_any())
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// S10: called before an agent erases.
+pub fn before_erase(server: &Shared, node: &str, uid: &str, read: &SharedPersistentVolume) {
+    let mut server = lock(server);
+    let now: Option<SharedPersistentVolume> = server.get("sharedpersistentvolumes", "", &read.name_any());
+    let now = now.filter(|now| now.uid().as_deref() == Some(uid));
+    let name = read.name_any();
+    let broken = match now {
+        None => Some(format!("S10: node {node} erases volume {name}, which has no object")),
+        Some(now) if has_tombstone(&now).is_none() => {
+            Some(format!("S10: node {node} erases volume {name}, which has no tombstone"))
+        }
+        Some(now) if !claims(&now).is_empty() => {
+            Some(format!("S10: node {node} erases volume {name}, which is bound"))
+        }
+        Some(_) => None,
+    };
+    server.violations.extend(broken);
+}
+
+/// S6, S7: called after a mount.
+pub fn after_publish(server: &Shared, hosts: &Hosts, node: &str, uid: &str) {
+    let mut server = lock(server);
+    let volumes: Vec<SharedPersistentVolume> = server.all("sharedpersistentvolumes");
+    let volume = volumes.into_iter().find(|volume| volume.uid().as_deref() == Some(uid));
+    let hosts = host::lock(hosts);
+    let mut pods: Vec<&str> =
+        hosts.values().flat_map(|host| host.mounts_of(uid)).map(|mount| &*mount.pod.uid).collect();
+    pods.dedup();
+    let broken = match &volume {
+        Some(volume) if volume.spec.shared.is_none() && pods.len() > 1 => {
+            Some(format!("S6: {} pods have exclusive volume {} mounted", pods.len(), volume.name_any()))
+        }
+        Some(volume) if volume.status.as_ref().and_then(|s| s.node_name.as_deref()) != Some(node) => {
+            Some(format!("S7: volume {} is mounted on node {node}, which is not its node", volume.name_any()))
+        }
+        _ => None,
+    };
+    server.violations.extend(broken);
+}
+
+/// S13: of each volume one file system is made.
+pub fn s13_a_volume_is_made_once(hosts: &Hosts) -> Checked {
+    let made = host::lock(hosts);
+    let twice = made.values().flat_map(|host| &host.made).find(|(_, times)| **times > 1);
+    require(twice.is_none(), || format!("S13: volume {:?} was made twice", twice))
+}

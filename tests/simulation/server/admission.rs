@@ -1,0 +1,82 @@
+//! Admission: the policies of charts/reservoir/files/admission.yaml that the product relies on.
+
+use serde_json::{Value, json};
+
+use reservoir::api::{FINALIZER, Size};
+
+use super::Server;
+use super::kinds::Kind;
+
+impl Server {
+    /// Changes the object as the mutating policies do, and refuses what the validating policies refuse.
+    pub(super) fn admit(
+        &self,
+        who: &str,
+        operation: &str,
+        kind: &Kind,
+        object: &mut Value,
+        before: Option<&Value>,
+    ) -> Result<(), String> {
+        if !self.has_policies {
+            return Ok(());
+        }
+        match (operation, kind.plural) {
+            ("CREATE", "diskreservations" | "sharedpersistentvolumes" | "volumeclaims") => {
+                if kind.plural != "volumeclaims" {
+                    object["spec"]["principal"] = json!(who);
+                }
+                let finalizers = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+                if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
+                    object["metadata"]["finalizers"] = json!([finalizers, vec![json!(FINALIZER)]].concat());
+                }
+                Ok(())
+            }
+            ("DELETE", "sharedpersistentvolumes") => in_use(before.unwrap_or(&Value::Null)),
+            ("DELETE", "diskreservations" | "nodedisks" | "volumeroles") => {
+                holds(before.unwrap_or(&Value::Null))
+            }
+            ("UPDATE", "diskreservations") => shrinks(object, before.unwrap_or(&Value::Null)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn waits(object: &Value) -> bool {
+    object["spec"]["deletionPolicy"] == "Wait"
+}
+
+fn len(value: &Value) -> usize {
+    value.as_array().map_or(0, Vec::len)
+}
+
+/// X1: the policy `reservoir-volume-in-use`.
+fn in_use(volume: &Value) -> Result<(), String> {
+    let (pods, claims) =
+        (volume["status"]["userCount"].as_u64().unwrap_or(0), len(&volume["status"]["claims"]));
+    match waits(volume) || pods == 0 && claims == 0 {
+        true => Ok(()),
+        false => Err(format!("volume is in use by {pods} pods and bound to {claims} claims")),
+    }
+}
+
+/// R6, X7: the policy `reservoir-holds-data`.
+fn holds(object: &Value) -> Result<(), String> {
+    let status = &object["status"];
+    let held = len(&status["volumes"]) + len(&status["reservations"]) + len(&status["refinements"]);
+    match waits(object) || held == 0 {
+        true => Ok(()),
+        false => Err(format!("it holds {held} others")),
+    }
+}
+
+/// R6: the policy `reservoir-shrink`.
+fn shrinks(now: &Value, before: &Value) -> Result<(), String> {
+    let bytes =
+        |value: &Value| serde_json::from_value::<Size>(value.clone()).map_or(0, |size| size.bytes_or_zero());
+    let used = bytes(&before["status"]["used"]).saturating_sub(bytes(&before["status"]["kept"]));
+    let (wanted, had) = (bytes(&now["spec"]["size"]), bytes(&before["spec"]["size"]));
+    match wanted >= had || wanted >= used {
+        true => Ok(()),
+        false => Err(format!("it cannot shrink to {wanted}: {used} are taken")),
+    }
+}

@@ -1,0 +1,192 @@
+//! Merge patch, server-side apply, and who owns which field.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value};
+
+/// A step of the way to a field.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    Field(String),
+    /// The keys of an element of a list that is a map, as JSON.
+    Element(String),
+}
+
+type Path = Vec<Key>;
+
+/// A writer: its name, true for server-side apply, true for the status.
+pub type Writer = (String, bool, bool);
+
+/// The fields of each writer.
+pub type Owners = BTreeMap<Writer, BTreeSet<Path>>;
+
+/// RFC 7386.
+pub fn merge_patch(object: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *object = patch.clone();
+        return;
+    };
+    if !object.is_object() {
+        *object = Value::Object(Map::new());
+    }
+    let fields = object.as_object_mut().expect("it was made an object");
+    for (name, value) in patch {
+        if value.is_null() {
+            fields.remove(name);
+        } else {
+            merge_patch(fields.entry(name.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
+fn map_keys(schema: &Value) -> Option<Vec<&str>> {
+    let is_map = schema["x-kubernetes-list-type"] == "map";
+    let keys = schema["x-kubernetes-list-map-keys"].as_array().filter(|_| is_map)?;
+    Some(keys.iter().filter_map(Value::as_str).collect())
+}
+
+fn element_key(element: &Value, keys: &[&str]) -> String {
+    let key: Map<String, Value> = keys.iter().map(|key| ((*key).to_owned(), element[*key].clone())).collect();
+    Value::Object(key).to_string()
+}
+
+fn field_schema<'a>(schema: &'a Value, name: &str) -> &'a Value {
+    match &schema["properties"][name] {
+        Value::Null => &schema["additionalProperties"],
+        of => of,
+    }
+}
+
+fn is_granular(schema: &Value) -> bool {
+    schema["x-kubernetes-map-type"] != "atomic"
+}
+
+/// The fields of a value that have owners.
+fn leaves(value: &Value, schema: &Value, path: &mut Path, into: &mut BTreeMap<Path, Value>) {
+    match value {
+        Value::Object(fields) if !fields.is_empty() && is_granular(schema) => {
+            for (name, field) in fields {
+                path.push(Key::Field(name.clone()));
+                leaves(field, field_schema(schema, name), path, into);
+                path.pop();
+            }
+        }
+        Value::Array(elements) if map_keys(schema).is_some() => {
+            let keys = map_keys(schema).unwrap_or_default();
+            for element in elements {
+                path.push(Key::Element(element_key(element, &keys)));
+                into.insert(path.clone(), Value::Null);
+                leaves(element, &schema["items"], path, into);
+                path.pop();
+            }
+        }
+        leaf => drop(into.insert(path.clone(), leaf.clone())),
+    }
+}
+
+/// The fields of an object that have owners. Kubernetes leaves out what only it writes.
+fn owned_fields(object: &Value, schema: &Value) -> BTreeMap<Path, Value> {
+    let mut object = object.clone();
+    if let Some(fields) = object.as_object_mut() {
+        fields.retain(|name, _| !["apiVersion", "kind"].contains(&name.as_str()));
+        let metadata = fields.get_mut("metadata").and_then(Value::as_object_mut);
+        metadata.into_iter().for_each(|metadata| {
+            metadata.retain(|name, _| {
+                ["labels", "annotations", "finalizers", "ownerReferences"].contains(&name.as_str())
+            });
+        });
+    }
+    let mut fields = BTreeMap::new();
+    leaves(&object, schema, &mut vec![], &mut fields);
+    fields.retain(|path, value| !(path.len() < 2 && value.as_object().is_some_and(Map::is_empty)));
+    fields
+}
+
+/// Merges what a writer applies into what is there.
+fn merge(there: &mut Value, applied: &Value, schema: &Value) {
+    match (there, applied) {
+        (Value::Object(there), Value::Object(applied)) if is_granular(schema) => {
+            for (name, value) in applied {
+                merge(there.entry(name.clone()).or_insert(Value::Null), value, field_schema(schema, name));
+            }
+        }
+        (Value::Array(there), Value::Array(applied)) if map_keys(schema).is_some() => {
+            let keys = map_keys(schema).unwrap_or_default();
+            for element in applied {
+                let key = element_key(element, &keys);
+                match there.iter_mut().find(|other| element_key(other, &keys) == key) {
+                    Some(other) => merge(other, element, &schema["items"]),
+                    None => there.push(element.clone()),
+                }
+            }
+        }
+        (there, applied) => *there = applied.clone(),
+    }
+}
+
+fn remove(value: &mut Value, path: &[Key], schema: &Value) {
+    match (path, value) {
+        ([Key::Field(name)], Value::Object(fields)) => drop(fields.remove(name)),
+        ([Key::Field(name), rest @ ..], Value::Object(fields)) => {
+            if let Some(field) = fields.get_mut(name) {
+                remove(field, rest, field_schema(schema, name));
+                // A map that nobody owns a field of goes too.
+                if field.as_object().is_some_and(Map::is_empty) {
+                    fields.remove(name);
+                }
+            }
+        }
+        ([Key::Element(key), rest @ ..], Value::Array(elements)) => {
+            let keys = map_keys(schema).unwrap_or_default();
+            if rest.is_empty() {
+                elements.retain(|element| element_key(element, &keys) != *key);
+            } else if let Some(element) = elements.iter_mut().find(|other| element_key(other, &keys) == *key)
+            {
+                remove(element, rest, &schema["items"]);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Applies an object by force. Fields that the writer applied before, and does not apply now, are removed unless they
+/// have another owner.
+pub fn apply(object: &mut Value, owners: &mut Owners, writer: &Writer, applied: &Value, schema: &Value) {
+    let (now, earlier) = (owned_fields(applied, schema), owned_fields(object, schema));
+    let before = owners.insert(writer.clone(), now.keys().cloned().collect()).unwrap_or_default();
+    let mut applied = applied.clone();
+    if let Some(metadata) = applied["metadata"].as_object_mut() {
+        metadata.retain(|_, value| !value.is_null());
+    }
+    merge(object, &applied, schema);
+    for path in before.iter().rev().filter(|path| !now.contains_key(*path)) {
+        let is_others = owners.values().any(|fields| fields.iter().any(|field| field.starts_with(path)));
+        if !is_others {
+            remove(object, path, schema);
+        }
+    }
+    let there = owned_fields(object, schema);
+    for (_, fields) in owners.iter_mut().filter(|(other, _)| *other != writer) {
+        // Two writers own a field that both want alike. A changed one is that of the last writer.
+        let is_changed = |path: &Path| now.contains_key(path) && earlier.get(path) != now.get(path);
+        fields.retain(|path| there.contains_key(path) && !is_changed(path));
+    }
+    owners.retain(|_, fields| !fields.is_empty());
+}
+
+/// Notes who wrote what, after another write than an apply.
+pub fn note_update(before: &Value, now: &Value, owners: &mut Owners, writer: &Writer, schema: &Value) {
+    let (before, now) = (owned_fields(before, schema), owned_fields(now, schema));
+    let changed: BTreeSet<Path> = now
+        .iter()
+        .filter(|(path, value)| before.get(*path) != Some(value))
+        .map(|(path, _)| path.clone())
+        .collect();
+    for fields in owners.values_mut() {
+        fields.retain(|path| now.contains_key(path) && !changed.contains(path));
+    }
+    if !changed.is_empty() {
+        owners.entry(writer.clone()).or_default().extend(changed);
+    }
+    owners.retain(|_, fields| !fields.is_empty());
+}

@@ -1,0 +1,184 @@
+//! An API server in memory: what decides is that of a real one, and real.rs holds it against one.
+
+mod admission;
+mod apply;
+mod kinds;
+mod network;
+mod requests;
+mod select;
+mod store;
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::sync::Notify;
+
+use crate::clock;
+use crate::host::Hosts;
+use crate::random::Random;
+use crate::rules;
+use apply::Owners;
+use kinds::Kind;
+use store::{Id, Store};
+
+pub use network::{Faults, client};
+pub use requests::{Request, is_being_deleted};
+pub use store::Revision;
+
+/// The API server.
+pub struct Server {
+    pub store: Store,
+    pub random: Random,
+    /// What goes wrong between a client and the server.
+    pub faults: Faults,
+    /// What happened so far, in words, if somebody reads it.
+    pub story: Option<Vec<String>>,
+    kinds: BTreeMap<&'static str, Kind>,
+    watchers: Vec<std::sync::Weak<Notify>>,
+    hash: DefaultHasher,
+    /// The milliseconds at which something is delivered. Each delivery has one of its own, so its reaction is over before
+    /// the next delivery.
+    slots: std::collections::BTreeSet<u64>,
+    /// The last revision that a watch can no longer begin at.
+    compacted: u64,
+    /// Requests that were carried out.
+    pub requests: u64,
+    /// False without the chart's policies.
+    pub has_policies: bool,
+    /// The rules that were broken.
+    pub violations: Vec<String>,
+    hosts: Hosts,
+}
+
+/// The API server, as everybody holds it.
+pub type Shared = Arc<Mutex<Server>>;
+
+/// Locks the server. A panic elsewhere is the failure to report, not this lock.
+pub fn lock(server: &Shared) -> MutexGuard<'_, Server> {
+    server.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Server {
+    pub fn new(random: Random, hosts: Hosts, told: bool) -> Self {
+        Self {
+            store: Store::default(),
+            random,
+            faults: Faults::default(),
+            story: told.then(Vec::new),
+            kinds: kinds::all(),
+            watchers: vec![],
+            hash: DefaultHasher::new(),
+            slots: Default::default(),
+            compacted: 0,
+            requests: 0,
+            has_policies: true,
+            violations: vec![],
+            hosts,
+        }
+    }
+
+    /// The time by the clock of the API server.
+    pub fn now(&self) -> Timestamp {
+        clock::true_time()
+    }
+
+    fn now_text(&self) -> String {
+        self.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    }
+
+    /// The hash of everything that was asked and answered.
+    pub fn hash(&self) -> u64 {
+        self.hash.finish()
+    }
+
+    /// Tells a step of the story.
+    pub fn tell(&mut self, line: impl FnOnce() -> String) {
+        if let Some(story) = &mut self.story {
+            let line = line();
+            story.push(format!("{:>10.3}s  {line}", clock::elapsed().as_secs_f64()));
+        }
+    }
+
+    fn hear(&mut self, who: &str, text: &[u8]) {
+        self.hash.write_u64(clock::elapsed().as_millis() as u64);
+        self.hash.write(who.as_bytes());
+        self.hash.write(text);
+    }
+
+    fn commit(
+        &mut self,
+        who: &str,
+        verb: &str,
+        id: Id,
+        object: Value,
+        owners: Owners,
+        gone: bool,
+    ) -> Arc<Value> {
+        let before = self.store.get(&id).map(|stored| stored.object.clone());
+        let now = self.store.commit(id.clone(), object, owners, gone);
+        let version = self.store.version;
+        self.tell(|| {
+            let name = if id.1.is_empty() { id.2.clone() } else { format!("{}/{}", id.1, id.2) };
+            let change = changes(before.as_deref(), &now);
+            let ended = if gone && verb != "delete" { ", and with that the object is gone" } else { "" };
+            format!("{who}: {verb} {} {name} -> revision {version}{ended}{change}", id.0)
+        });
+        let revision = self.store.log.last().cloned();
+        if let Some(Err(broken)) = revision.map(|revision| rules::check(self, &revision, &self.hosts)) {
+            self.tell(|| format!("BROKEN: {broken}"));
+            self.violations.push(broken);
+        }
+        self.watchers.retain(|watcher| watcher.strong_count() > 0);
+        self.watchers.iter().filter_map(std::sync::Weak::upgrade).for_each(|watcher| watcher.notify_one());
+        now
+    }
+
+    /// The objects of a kind.
+    pub fn all<K: DeserializeOwned>(&self, plural: &'static str) -> Vec<K> {
+        self.store.list(plural, "").map(|(_, object)| typed(object)).collect()
+    }
+
+    pub fn get<K: DeserializeOwned>(&self, plural: &'static str, namespace: &str, name: &str) -> Option<K> {
+        let id = (plural, namespace.to_owned(), name.to_owned());
+        self.store.get(&id).map(|stored| typed(&stored.object))
+    }
+}
+
+/// The object as its type.
+pub fn typed<K: DeserializeOwned>(object: &Value) -> K {
+    K::deserialize(object).unwrap_or_else(|error| panic!("{error}: {object}"))
+}
+
+/// The fields that differ, for the story.
+fn changes(before: Option<&Value>, now: &Value) -> String {
+    let Some(before) = before else { return format!("\n{:>14}{}", "", without_noise(now)) };
+    let mut lines = String::new();
+    differences("", before, now, &mut lines);
+    lines
+}
+
+fn without_noise(object: &Value) -> String {
+    let mut object = object.clone();
+    if let Some(fields) = object.as_object_mut() {
+        fields.retain(|name, _| ["spec", "status"].contains(&name.as_str()));
+    }
+    object.to_string()
+}
+
+fn differences(path: &str, before: &Value, now: &Value, into: &mut String) {
+    if before == now || path == ".metadata.resourceVersion" {
+        return;
+    }
+    if let (Value::Object(was), Value::Object(is)) = (before, now) {
+        let names: std::collections::BTreeSet<&String> = was.keys().chain(is.keys()).collect();
+        for name in names {
+            differences(&format!("{path}.{name}"), &before[name], &now[name], into);
+        }
+        return;
+    }
+    into.push_str(&format!("\n{:>14}{path}: {before} -> {now}", ""));
+}

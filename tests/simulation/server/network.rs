@@ -1,0 +1,325 @@
+//! The way between a client and the API server: it takes time, and everything may go wrong on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream;
+use http_body::Frame;
+use http_body_util::StreamBody;
+use kube::Client;
+use kube::client::Body;
+use serde_json::{Value, json};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::sleep_until;
+
+use super::requests::{Answer, Request, as_asked, unavailable};
+use super::select::Selector;
+use super::{Shared, lock};
+use crate::clock;
+
+/// How often what goes wrong, in a thousand requests.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// The request never arrives.
+    pub lost: u64,
+    /// The request is carried out, and the answer never arrives.
+    pub unanswered: u64,
+    /// 429 or 503.
+    pub refused: u64,
+    /// A watch ends, or begins with an old state, or is too old to go on (410).
+    pub broken_watch: u64,
+    /// Longest time on the way, in milliseconds.
+    pub slow: u64,
+    /// True while no request is answered.
+    pub away: bool,
+}
+
+type Streamed = std::pin::Pin<Box<dyn http_body::Body<Data = Bytes, Error = std::io::Error> + Send>>;
+
+/// A client of the simulated API server. `who` is its name in the story.
+pub fn client(server: &Shared, who: &str) -> Client {
+    let (server, who): (Shared, Arc<str>) = (server.clone(), who.into());
+    let service = tower::service_fn(move |request: http::Request<Body>| {
+        let (server, who) = (server.clone(), who.clone());
+        async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect_bytes().await.map_err(std::io::Error::other)?;
+            let Some(request) = parse(&server, &head, &body) else {
+                let answer = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                    "reason": "NotFound", "code": 404, "message": "no such kind"});
+                return Ok(response(404, whole(&answer)));
+            };
+            if request.is_watch() {
+                return watch(server, who, request).await;
+            }
+            let (sender, answer) = oneshot::channel();
+            // The API server carries out a request also after its client has died.
+            tokio::spawn(carry_out(server.clone(), who.clone(), request, sender));
+            let (code, body) = answer.await.map_err(|_| std::io::Error::other("the connection was reset"))?;
+            Ok::<_, std::io::Error>(response(code, whole(&body)))
+        }
+    });
+    Client::new(service, "default")
+}
+
+/// Waits for a moment of its own.
+async fn slot(server: &Shared, longest: u64) {
+    let at = {
+        let mut server = lock(server);
+        let now = clock::elapsed().as_millis() as u64;
+        let mut at = now + 1 + server.random.below(longest);
+        while !server.slots.insert(at) {
+            at += 1;
+        }
+        let later = server.slots.split_off(&now);
+        server.slots = later;
+        at
+    };
+    sleep_until(clock::start() + Duration::from_millis(at)).await;
+}
+
+async fn carry_out(server: Shared, who: Arc<str>, request: Request, sender: oneshot::Sender<Answer>) {
+    let (is_lost, is_unanswered, refused, longest) = {
+        let mut server = lock(&server);
+        let faults = server.faults;
+        let code = if server.random.in_a_thousand(500) { 429 } else { 503 };
+        let refused = server.random.in_a_thousand(faults.refused).then_some(code);
+        let is_lost = faults.away || server.random.in_a_thousand(faults.lost);
+        (is_lost, server.random.in_a_thousand(faults.unanswered), refused, faults.slow.max(5))
+    };
+    slot(&server, longest).await;
+    if is_lost {
+        // The client learns that when its time is over.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        lock(&server).tell(|| format!("{who}: {} is lost on the way", request.describe()));
+        return;
+    }
+    let answer = {
+        let mut server = lock(&server);
+        let answer = match refused {
+            Some(code) => unavailable(code),
+            None => server.answer(&who, &request),
+        };
+        server.requests += 1;
+        // Names and times of events are those of the wall clock.
+        let (text, heard) = match request.plural {
+            "events" => (format!("event {} {}", request.body["regarding"], request.body["note"]), vec![]),
+            _ => {
+                let text = format!("{} {} {}", request.describe(), request.body, answer.0);
+                (text, serde_json::to_vec(&answer.1).unwrap_or_default())
+            }
+        };
+        server.hear(&who, text.as_bytes());
+        server.hear("answer", &heard);
+        if answer.0 >= 400 && answer.0 != 404 {
+            let why = answer.1["message"].as_str().unwrap_or_default().to_owned();
+            server.tell(|| format!("{who}: {} is refused with {}: {why}", request.describe(), answer.0));
+        }
+        if request.plural == "events" {
+            let note = request.body["note"].as_str().unwrap_or_default().to_owned();
+            server.tell(|| format!("{who}: event: {note}"));
+        }
+        answer
+    };
+    if is_unanswered {
+        lock(&server)
+            .tell(|| format!("{who}: {} is carried out, and its answer is lost", request.describe()));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        return;
+    }
+    slot(&server, longest).await;
+    let _ = sender.send(answer);
+}
+
+impl Request {
+    pub fn describe(&self) -> String {
+        let sub = if self.subresource.is_empty() { String::new() } else { format!("/{}", self.subresource) };
+        format!("{} {} {}/{}{sub}", self.method, self.plural, self.namespace, self.name)
+    }
+}
+
+fn response(code: u16, body: Streamed) -> http::Response<Streamed> {
+    let answer = http::Response::builder().status(code).header("content-type", "application/json");
+    answer.body(body).expect("the status code is valid")
+}
+
+fn whole(body: &Value) -> Streamed {
+    let bytes = serde_json::to_vec(body).unwrap_or_default();
+    Box::pin(StreamBody::new(stream::iter([Ok(Frame::data(Bytes::from(bytes)))])))
+}
+
+fn parse(server: &Shared, head: &http::request::Parts, body: &[u8]) -> Option<Request> {
+    let parts: Vec<&str> = head.uri.path().split('/').filter(|part| !part.is_empty()).collect();
+    let mut parts = match parts.as_slice() {
+        ["api", _version, rest @ ..] | ["apis", _, _version, rest @ ..] => rest,
+        _ => return None,
+    };
+    let mut namespace = String::new();
+    if let ["namespaces", name, rest @ ..] = parts
+        && !rest.is_empty()
+    {
+        (namespace, parts) = ((*name).to_owned(), rest);
+    }
+    let (plural, rest) = parts.split_first()?;
+    let plural = *lock(server).kinds.get_key_value(*plural)?.0;
+    let query = head.uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    let header =
+        |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    Some(Request {
+        method: head.method.to_string(),
+        plural,
+        namespace,
+        name: rest.first().copied().unwrap_or_default().to_owned(),
+        subresource: rest.get(1).copied().unwrap_or_default().to_owned(),
+        query: query.map(|(key, value)| (key.to_owned(), decoded(value))).collect(),
+        content_type: header("content-type").to_owned(),
+        partial: header("accept").contains("as=PartialObjectMetadata"),
+        body: serde_json::from_slice(body).unwrap_or(Value::Null),
+    })
+}
+
+fn decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let (mut decoded, mut at) = (Vec::new(), 0);
+    while at < bytes.len() {
+        let hex = bytes.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok());
+        match (bytes[at], hex.and_then(|hex| u8::from_str_radix(hex, 16).ok())) {
+            (b'%', Some(byte)) => {
+                decoded.push(byte);
+                at += 3;
+            }
+            (b'+', _) => {
+                decoded.push(b' ');
+                at += 1;
+            }
+            (byte, _) => {
+                decoded.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+/// A watch: what it is of, and how far it is.
+struct Watch {
+    server: Shared,
+    who: Arc<str>,
+    request: Request,
+    selector: Selector,
+    news: Arc<Notify>,
+    /// The events of the first list that are still to come.
+    first: std::collections::VecDeque<Value>,
+    /// The next revision in the log.
+    next: usize,
+    ends: tokio::time::Instant,
+}
+
+/// A watch ends after this time, as that of a real API server.
+const LONGEST_WATCH: Duration = Duration::from_secs(290);
+
+async fn watch(
+    server: Shared,
+    who: Arc<str>,
+    request: Request,
+) -> Result<http::Response<Streamed>, std::io::Error> {
+    let longest = lock(&server).faults.slow.max(5);
+    slot(&server, longest).await;
+    if lock(&server).faults.away {
+        return Err(std::io::Error::other("the API server is away"));
+    }
+    let (first, next, news) = {
+        let mut locked = lock(&server);
+        let server = &mut *locked;
+        let newest = server.store.version;
+        let asked: u64 = request.query("resourceVersion").parse().unwrap_or(0);
+        let is_list = request.query("sendInitialEvents") == "true";
+        if !is_list && asked < server.compacted {
+            let gone = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                "reason": "Expired", "code": 410, "message": "too old resource version"});
+            return Ok(response(410, whole(&gone)));
+        }
+        // Version 0 means any state: an API server that lags behind answers with an old one.
+        let faults = server.faults;
+        let is_old = server.random.in_a_thousand(faults.broken_watch);
+        let back = if is_old { server.random.below(30).min(newest - server.compacted) } else { 0 };
+        let from = if is_list { newest - back } else { asked };
+        let mut first = std::collections::VecDeque::new();
+        if is_list {
+            let selector = request.selector();
+            for object in server.store.list_at(request.plural, &request.namespace, from) {
+                if selector.fits(&object) {
+                    first.push_back(json!({"type": "ADDED", "object": as_asked(&object, request.partial)}));
+                }
+            }
+            let kind = &server.kinds[request.plural];
+            first.push_back(json!({"type": "BOOKMARK", "object": {
+                "kind": kind.kind, "apiVersion": kind.api_version(),
+                "metadata": {"resourceVersion": from.to_string(), "annotations": {"k8s.io/initial-events-end": "true"}},
+            }}));
+        }
+        let next = server.store.log.partition_point(|revision| revision.version <= from);
+        let news = Arc::new(Notify::new());
+        server.watchers.push(Arc::downgrade(&news));
+        server.hear(&who, format!("watch {} from {from}", request.describe()).as_bytes());
+        (first, next, news)
+    };
+    let selector = request.selector();
+    let ends = tokio::time::Instant::now() + LONGEST_WATCH;
+    let watch = Watch { server, who, request, selector, news, first, next, ends };
+    let events = stream::unfold(watch, |mut watch| async move {
+        let event = watch.next().await?;
+        let mut line = serde_json::to_vec(&event).unwrap_or_default();
+        line.push(b'\n');
+        Some((Ok(Frame::data(Bytes::from(line))), watch))
+    });
+    Ok(response(200, Box::pin(StreamBody::new(events))))
+}
+
+impl Watch {
+    async fn next(&mut self) -> Option<Value> {
+        if let Some(event) = self.first.pop_front() {
+            if event["type"] == "BOOKMARK" {
+                slot(&self.server, 5).await;
+            }
+            return Some(event);
+        }
+        loop {
+            let (event, longest) = {
+                let server = lock(&self.server);
+                let (plural, namespace) = (self.request.plural, self.request.namespace.as_str());
+                let (next, event) = server.store.next_event(self.next, plural, namespace, &self.selector);
+                self.next = next;
+                (event, server.faults.slow.max(5))
+            };
+            if let Some((kind, object)) = event {
+                slot(&self.server, longest).await;
+                let mut server = lock(&self.server);
+                let faults = server.faults;
+                if faults.away || server.random.in_a_thousand(faults.broken_watch) {
+                    // The client resumes, or lists again.
+                    let gone = server.random.in_a_thousand(500);
+                    if gone {
+                        server.compacted = server.store.version;
+                        self.ends = tokio::time::Instant::now();
+                        return Some(
+                            json!({"type": "ERROR", "object": {"kind": "Status", "apiVersion": "v1",
+                            "metadata": {}, "status": "Failure", "reason": "Expired", "code": 410,
+                            "message": "too old resource version"}}),
+                        );
+                    }
+                    return None;
+                }
+                let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+                let text = format!("{kind} {} {version}", self.request.plural);
+                server.hear(&self.who, text.as_bytes());
+                return Some(json!({"type": kind, "object": as_asked(&object, self.request.partial)}));
+            }
+            let news = tokio::time::timeout_at(self.ends, self.news.notified());
+            if news.await.is_err() {
+                return None;
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Users, tenants and operators: what they may do, at random and in any order.
+
+use serde_json::{Value, json};
+
+use crate::kubernetes::{delete, patch, text};
+use crate::random::Random;
+use crate::server::{Request, Server, is_being_deleted};
+
+const ROLES: [&str; 4] = ["eng", "eng/ml", "ops", "dev"];
+pub const NAMESPACES: [&str; 2] = ["blue", "red"];
+const RESERVATIONS: usize = 6;
+const VOLUMES: usize = 8;
+const CLAIMS: usize = 6;
+const PODS: usize = 5;
+
+fn create(plural: &'static str, namespace: &str, name: &str, spec: Value) -> Request {
+    let object = json!({"metadata": {"name": name, "labels": {"app": name}}, "spec": spec});
+    Request {
+        method: "POST".into(),
+        plural,
+        namespace: namespace.into(),
+        name: String::new(),
+        body: object,
+        ..Default::default()
+    }
+}
+
+fn gi(random: &mut Random, most: u64) -> String {
+    format!("{}Gi", 1 + random.below(most))
+}
+
+/// An object of a kind, if there is one.
+fn any(server: &Server, random: &mut Random, plural: &'static str) -> Option<Value> {
+    let all: Vec<Value> = server.store.list(plural, "").map(|(_, object)| (**object).clone()).collect();
+    random.pick(&all).cloned()
+}
+
+fn delete_it(plural: &'static str, object: &Value) -> Request {
+    let metadata = &object["metadata"];
+    delete(plural, &text(&metadata["namespace"]), &text(&metadata["name"]), Value::Null)
+}
+
+/// The next request of somebody; `None`: nobody wants anything.
+pub fn next(server: &Server, random: &mut Random) -> Option<(&'static str, Request)> {
+    let namespace = *random.pick(&NAMESPACES)?;
+    let role = *random.pick(&ROLES)?;
+    let request = match random.below(100) {
+        0..12 => ("operator", reserve(random, role)),
+        12..30 => ("user", create_volume(random, role)),
+        30..46 => (namespace, claim(random, namespace, role)),
+        46..58 => (namespace, pod(random, namespace)),
+        58..62 => (namespace, subscribe(random, namespace)),
+        62..65 => ("operator", quota(server, random, role)),
+        65..70 => {
+            let reservation = any(server, random, "diskreservations")?;
+            let size = gi(random, 60);
+            ("operator", patch("diskreservations", &reservation, "", json!({"spec": {"size": size}})))
+        }
+        70..74 => {
+            let volume = any(server, random, "sharedpersistentvolumes")?;
+            let size = gi(random, 20);
+            ("user", patch("sharedpersistentvolumes", &volume, "", json!({"spec": {"size": size}})))
+        }
+        74..76 => {
+            let volume = any(server, random, "sharedpersistentvolumes")?;
+            let retire = random.in_a_thousand(600);
+            ("user", patch("sharedpersistentvolumes", &volume, "", json!({"spec": {"retire": retire}})))
+        }
+        76..78 => {
+            let plural =
+                if random.in_a_thousand(500) { "sharedpersistentvolumes" } else { "diskreservations" };
+            let object = any(server, random, plural)?;
+            let policy = if random.in_a_thousand(700) { "Wait" } else { "Refuse" };
+            ("user", patch(plural, &object, "", json!({"spec": {"deletionPolicy": policy}})))
+        }
+        78..84 => {
+            ("user", delete_it("sharedpersistentvolumes", &any(server, random, "sharedpersistentvolumes")?))
+        }
+        84..87 => ("operator", delete_it("diskreservations", &any(server, random, "diskreservations")?)),
+        87..91 => (namespace, delete_it("volumeclaims", &any(server, random, "volumeclaims")?)),
+        91..92 => (namespace, delete_it("rolesubscriptions", &any(server, random, "rolesubscriptions")?)),
+        92..93 => {
+            (namespace, delete_it("persistentvolumeclaims", &any(server, random, "persistentvolumeclaims")?))
+        }
+        93..94 => ("operator", delete_it("volumeroles", &any(server, random, "volumeroles")?)),
+        94..97 => {
+            let pod = any(server, random, "pods")?;
+            let grace =
+                if random.in_a_thousand(150) { json!({"gracePeriodSeconds": 0}) } else { Value::Null };
+            let metadata = &pod["metadata"];
+            (namespace, delete("pods", &text(&metadata["namespace"]), &text(&metadata["name"]), grace))
+        }
+        _ => {
+            let pod = any(server, random, "pods")?;
+            if pod["status"]["phase"] != "Running" || is_being_deleted(&pod) {
+                return None;
+            }
+            ("kubelet", patch("pods", &pod, "status", json!({"status": {"phase": "Succeeded"}})))
+        }
+    };
+    Some(request)
+}
+
+fn reserve(random: &mut Random, role: &str) -> Request {
+    let name = format!("r{}", random.below(RESERVATIONS as u64));
+    let mut spec = json!({"role": role, "size": gi(random, 50)});
+    match random.below(4) {
+        0 => spec["nodeName"] = json!(format!("n{}", 1 + random.below(2))),
+        1 if role == "eng/ml" => spec["parent"] = json!(format!("r{}", random.below(RESERVATIONS as u64))),
+        _ => {}
+    }
+    create("diskreservations", "", &name, spec)
+}
+
+fn create_volume(random: &mut Random, role: &str) -> Request {
+    let name = format!("v{}", random.below(VOLUMES as u64));
+    let mut spec = json!({"role": role, "size": gi(random, 15)});
+    if random.in_a_thousand(600) {
+        spec["shared"] = json!({});
+    }
+    if random.in_a_thousand(200) {
+        spec["reservation"] = json!(format!("r{}", random.below(RESERVATIONS as u64)));
+    }
+    if random.in_a_thousand(150) {
+        spec["keepFor"] = json!("10m");
+    }
+    create("sharedpersistentvolumes", "", &name, spec)
+}
+
+fn claim(random: &mut Random, namespace: &str, role: &str) -> Request {
+    let name = format!("c{}", random.below(CLAIMS as u64));
+    let volume = format!("v{}", random.below(VOLUMES as u64));
+    let mut spec = json!({"role": role});
+    match random.in_a_thousand(800) {
+        true => spec["volume"] = json!(volume),
+        false => spec["selector"] = json!({"matchLabels": {"app": volume}}),
+    }
+    if random.in_a_thousand(300) {
+        spec["mode"] = json!("ReadOnly");
+    }
+    create("volumeclaims", namespace, &name, spec)
+}
+
+fn pod(random: &mut Random, namespace: &str) -> Request {
+    let name = format!("p{}", random.below(PODS as u64));
+    let volumes: Vec<Value> = (0..=random.below(2))
+        .map(|i| {
+            let claim = format!("c{}", random.below(CLAIMS as u64));
+            json!({"name": format!("data{i}"), "persistentVolumeClaim": {"claimName": claim}})
+        })
+        .collect();
+    create(
+        "pods",
+        namespace,
+        &name,
+        json!({"volumes": volumes, "containers": [{"name": "main", "image": "app"}]}),
+    )
+}
+
+fn subscribe(random: &mut Random, namespace: &str) -> Request {
+    let roles: Vec<&str> = ROLES.into_iter().filter(|_| random.in_a_thousand(700)).collect();
+    let capabilities = if random.in_a_thousand(800) { json!(["SHARED_RESOURCES"]) } else { json!([]) };
+    let roles = if roles.is_empty() { vec![ROLES[0]] } else { roles };
+    create("rolesubscriptions", namespace, "all", json!({"roles": roles, "capabilities": capabilities}))
+}
+
+fn quota(server: &Server, random: &mut Random, role: &str) -> Request {
+    let name = role.replace('/', "-");
+    let mut quota = json!({});
+    if random.in_a_thousand(700) {
+        quota["limit"] = json!(format!("{}Gi", 30 + random.below(80)));
+    }
+    if random.in_a_thousand(300) {
+        quota["guarantee"] = json!(gi(random, 25));
+    }
+    let id = ("volumeroles", String::new(), name.clone());
+    match server.store.get(&id) {
+        Some(there) => patch("volumeroles", &there.object, "", json!({"spec": {"quota": quota}})),
+        None => create("volumeroles", "", &name, json!({"role": role, "quota": quota})),
+    }
+}

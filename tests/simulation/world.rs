@@ -1,0 +1,299 @@
+//! A run: controllers, agents, Kubernetes, users and faults, from one seed.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use reservoir::controller;
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+use crate::agent::Agent;
+use crate::clock;
+use crate::host::{self, Hosts};
+use crate::random::Random;
+use crate::rest;
+use crate::rules;
+use crate::server::{self, Faults, Request, Server, Shared, client, lock};
+use crate::{kubernetes, users};
+
+/// What a run is to be.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    /// Actions of users, of Kubernetes and of faults.
+    pub steps: u64,
+    /// True if faults happen.
+    pub faults: bool,
+    /// True if the story is told.
+    pub told: bool,
+}
+
+/// What became of a run.
+pub struct Outcome {
+    pub violations: Vec<String>,
+    pub hash: u64,
+    pub requests: u64,
+    pub revisions: u64,
+    pub story: Vec<String>,
+}
+
+const NODES: [&str; 2] = ["n1", "n2"];
+
+struct World {
+    plan: Plan,
+    random: Random,
+    server: Shared,
+    hosts: Hosts,
+    controllers: [Option<JoinHandle<()>>; 2],
+    agents: Vec<Option<JoinHandle<()>>>,
+    kubelets: Vec<JoinHandle<()>>,
+}
+
+/// Runs a plan in simulated time.
+pub fn run(plan: Plan) -> Outcome {
+    fastrand::seed(plan.seed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(async {
+        clock::begin();
+        let mut world = World::new(plan);
+        world.play().await;
+        world.end()
+    })
+}
+
+impl World {
+    fn new(plan: Plan) -> Self {
+        let mut random = Random::new(plan.seed);
+        let hosts: Hosts = Arc::default();
+        let server = Server::new(Random::new(random.next()), hosts.clone(), plan.told);
+        let server = Arc::new(Mutex::new(server));
+        let (controllers, agents, kubelets) = Default::default();
+        let mut world = Self { plan, random, server, hosts, controllers, agents, kubelets };
+        world.found();
+        for node in NODES {
+            world.kubelets.push(tokio::spawn(kubernetes::kubelet(world.agent(node))));
+            world.agents.push(None);
+        }
+        (0..NODES.len()).for_each(|node| world.start_agent(node));
+        world.start_controller(0);
+        world
+    }
+
+    /// What is there before anything happens.
+    fn found(&self) {
+        let mut server = lock(&self.server);
+        let mut create = |plural, body| {
+            let request = Request { method: "POST".into(), plural, body, ..Default::default() };
+            let (code, answer) = server.answer("operator", &request);
+            assert_eq!(code, 201, "{answer}");
+        };
+        for crd in reservoir::api::crds() {
+            create("customresourcedefinitions", json!(crd));
+        }
+        for namespace in users::NAMESPACES {
+            create("namespaces", json!({"metadata": {"name": namespace}}));
+        }
+        for node in NODES {
+            create("nodes", json!({"metadata": {"name": node, "labels": {"kubernetes.io/hostname": node}}}));
+        }
+        drop(server);
+        NODES.iter().for_each(|node| self.set_node_ready(node, true));
+    }
+
+    fn set_node_ready(&self, node: &str, ready: bool) {
+        let ready = if ready { "True" } else { "Unknown" };
+        let condition = json!({"type": "Ready", "status": ready, "reason": "Kubelet", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z", "lastHeartbeatTime": "2026-01-01T00:00:00Z"});
+        let object = json!({"metadata": {"name": node}});
+        let request =
+            kubernetes::patch("nodes", &object, "status", json!({"status": {"conditions": [condition]}}));
+        lock(&self.server).answer("kubernetes", &request);
+    }
+
+    fn agent(&self, node: &str) -> Agent {
+        Agent {
+            node: node.to_owned(),
+            client: client(&self.server, &format!("agent {node}")),
+            hosts: self.hosts.clone(),
+            server: self.server.clone(),
+        }
+    }
+
+    fn tell(&self, line: &str) {
+        lock(&self.server).tell(|| line.to_owned());
+    }
+
+    fn start_controller(&mut self, index: usize) {
+        if self.controllers[index].is_some() {
+            return;
+        }
+        let identity = format!("controller {}", index + 1);
+        self.tell(&format!("{identity} starts"));
+        let now = [clock::of_controller::<0>, clock::of_controller::<1>][index];
+        let options = controller::Options {
+            identity: identity.clone(),
+            namespace: "reservoir-system".into(),
+            concurrency: 8,
+            now,
+        };
+        let running = controller::run(client(&self.server, &identity), options, Default::default());
+        self.controllers[index] = Some(tokio::spawn(running));
+    }
+
+    fn kill_controller(&mut self, index: usize) {
+        if let Some(running) = self.controllers[index].take() {
+            running.abort();
+            self.tell(&format!("controller {} is killed", index + 1));
+        }
+    }
+
+    fn start_agent(&mut self, index: usize) {
+        if self.agents[index].is_none() {
+            let node = NODES[index];
+            self.tell(&format!("the agent of {node} starts"));
+            let mut hosts = host::lock(&self.hosts);
+            let host = hosts.entry(node.to_owned()).or_default();
+            (host.has_agent, host.agents) = (true, host.agents + 1);
+            drop(hosts);
+            self.agents[index] = Some(tokio::spawn(self.agent(node).run()));
+        }
+    }
+
+    fn kill_agent(&mut self, index: usize) {
+        if let Some(running) = self.agents[index].take() {
+            running.abort();
+            let mut hosts = host::lock(&self.hosts);
+            let host = hosts.entry(NODES[index].to_owned()).or_default();
+            host.has_agent = false;
+            host.publishing.clear();
+            drop(hosts);
+            self.tell(&format!("the agent of {} is killed", NODES[index]));
+        }
+    }
+
+    fn is_broken(&self) -> bool {
+        !lock(&self.server).violations.is_empty()
+    }
+
+    async fn play(&mut self) {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        for _ in 0..self.plan.steps {
+            let longest = if self.random.in_a_thousand(20) { 60_000 } else { 700 };
+            let pause = self.random.below(longest);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            self.step();
+            if self.is_broken() {
+                return;
+            }
+        }
+        self.tell("nothing fails any more, and nobody wants anything new");
+        self.recover();
+        self.come_to_rest().await;
+    }
+
+    fn step(&mut self) {
+        let chance = self.random.below(100);
+        if chance < 45 {
+            kubernetes::turn(&self.server);
+        } else if chance < 90 || !self.plan.faults {
+            let mut server = lock(&self.server);
+            if let Some((who, request)) = users::next(&server, &mut self.random) {
+                server.answer(who, &request);
+            }
+        } else {
+            self.fail();
+        }
+    }
+
+    /// A fault.
+    fn fail(&mut self) {
+        match self.random.below(12) {
+            0 | 1 => self.kill_controller(0),
+            2 | 3 => self.start_controller(0),
+            4 => self.kill_controller(1),
+            5 => self.start_controller(1),
+            6 => {
+                let node = self.random.below(NODES.len() as u64) as usize;
+                self.kill_agent(node);
+            }
+            7 | 8 => (0..NODES.len()).for_each(|node| self.start_agent(node)),
+            9 => {
+                let (controller, by) =
+                    (self.random.below(2) as usize, self.random.below(86_400 * 2) as i64 - 86_400);
+                let by = if self.random.in_a_thousand(500) { 0 } else { by };
+                clock::set_wrong(controller, by);
+                self.tell(&format!("the clock of controller {} is wrong by {by} s", controller + 1));
+            }
+            10 => {
+                let node = *self.random.pick(&NODES).unwrap_or(&NODES[0]);
+                let ready = self.random.in_a_thousand(600);
+                self.tell(&format!("node {node} is ready: {ready}"));
+                self.set_node_ready(node, ready);
+            }
+            _ => {
+                let random = &mut self.random;
+                let mut often = |most| if random.in_a_thousand(400) { random.below(most) } else { 0 };
+                let faults = Faults {
+                    lost: often(50),
+                    unanswered: often(50),
+                    refused: often(100),
+                    broken_watch: often(100),
+                    slow: often(3000),
+                    away: often(1000) > 900,
+                };
+                self.tell(&format!("the network: {faults:?}"));
+                lock(&self.server).faults = faults;
+            }
+        }
+    }
+
+    /// Everything works again.
+    fn recover(&mut self) {
+        lock(&self.server).faults = Faults::default();
+        NODES.iter().for_each(|node| self.set_node_ready(node, true));
+        (0..2).for_each(|controller| clock::set_wrong(controller, 0));
+        self.kill_controller(1);
+        self.start_controller(0);
+        (0..NODES.len()).for_each(|node| self.start_agent(node));
+    }
+
+    /// L1: until nothing changes any more.
+    async fn come_to_rest(&mut self) {
+        let mut quiet = 0;
+        for _ in 0..rest::WITHIN.as_secs() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let before = lock(&self.server).store.version;
+            while kubernetes::turn(&self.server) {}
+            let now = lock(&self.server).store.version;
+            if self.is_broken() {
+                return;
+            }
+            quiet = if rest::is_quiet_since(&lock(&self.server), before.min(now)) { quiet + 1 } else { 0 };
+            if quiet > rest::QUIET.as_secs() {
+                break;
+            }
+        }
+        let found = rest::check(&self.server, &self.hosts, quiet > rest::QUIET.as_secs());
+        let mut server = lock(&self.server);
+        for broken in found {
+            server.tell(|| format!("BROKEN: {broken}"));
+            server.violations.push(broken);
+        }
+    }
+
+    fn end(&mut self) -> Outcome {
+        for running in self.controllers.iter_mut().chain(&mut self.agents).filter_map(Option::take) {
+            running.abort();
+        }
+        self.kubelets.iter().for_each(JoinHandle::abort);
+        let made_once = rules::s13_a_volume_is_made_once(&self.hosts);
+        let mut server = server::lock(&self.server);
+        server.violations.extend(made_once.err());
+        Outcome {
+            violations: server.violations.clone(),
+            hash: server.hash(),
+            requests: server.requests,
+            revisions: server.store.version,
+            story: server.story.take().unwrap_or_default(),
+        }
+    }
+}
