@@ -98,6 +98,7 @@ impl Agent {
                     size,
                     problem: None,
                     name: record.name.clone(),
+                    made_for: None,
                     labels: record.labels.clone(),
                     reservations: record.reserved.clone(),
                     spec: serde_json::to_value(spec).unwrap_or_default(),
@@ -116,6 +117,7 @@ impl Agent {
             allocatable: host::CAPACITY,
             free: self.on_host(|host| host.free()),
             kept,
+            keeps_read_only: Some(true),
             enforcement: Some((EnforcementState::Proven, "ENOSPC".into())),
             orphans,
             error: None,
@@ -143,6 +145,7 @@ impl Agent {
             adopt_roots: vec![],
             allow_unenforced: false,
             key: None,
+            key_proof: None,
             take_over: None,
             gone: false,
         }

@@ -132,7 +132,11 @@ impl World {
         let options = controller::Options {
             identity: identity.clone(),
             namespace: "reservoir-system".into(),
+            replaces_pods: true,
             concurrency: 8,
+            agents: None,
+            look_again: controller::LOOK_AGAIN,
+            wake: true,
             now,
         };
         let running = controller::run(client(&self.server, &identity), options, Default::default());
