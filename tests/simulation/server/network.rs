@@ -45,6 +45,11 @@ pub fn client(server: &Shared, who: &str) -> Client {
         async move {
             let (head, body) = request.into_parts();
             let body = body.collect_bytes().await.map_err(std::io::Error::other)?;
+            if head.uri.path().ends_with("/selfsubjectreviews") {
+                let user = json!({"kind": "SelfSubjectReview", "apiVersion": "authentication.k8s.io/v1", "metadata": {},
+                    "status": {"userInfo": {"username": &*who}}});
+                return Ok(response(201, whole(&user)));
+            }
             let Some(request) = parse(&server, &head, &body) else {
                 let answer = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
                     "reason": "NotFound", "code": 404, "message": "no such kind"});
