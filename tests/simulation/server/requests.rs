@@ -317,18 +317,18 @@ impl Server {
         if let Err(why) = self.admit(who, "DELETE", &kind, &mut object.clone(), Some(&stored.object)) {
             return failure(403, "Forbidden", why);
         }
-        if request.is_dry_run() {
-            return (200, object);
-        }
+        let is_dry_run = request.is_dry_run();
         if !has_finalizers(&object) && request.plural != "pods" {
-            let gone = self.commit(who, "delete", request.id(), object, Owners::new(), true);
             let details =
-                json!({"name": request.name, "kind": request.plural, "uid": gone["metadata"]["uid"]});
+                json!({"name": request.name, "kind": request.plural, "uid": object["metadata"]["uid"]});
+            if !is_dry_run {
+                self.commit(who, "delete", request.id(), object, Owners::new(), true);
+            }
             let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
             return (200, done);
         }
         let is_forced = request.body["gracePeriodSeconds"] == 0;
-        if is_forced && !has_finalizers(&object) {
+        if is_forced && !has_finalizers(&object) && !is_dry_run {
             let gone = self.commit(who, "delete at once", request.id(), object, Owners::new(), true);
             return (200, (*gone).clone());
         }
@@ -339,8 +339,10 @@ impl Server {
             if let Some(generation) = object["metadata"]["generation"].as_i64() {
                 object["metadata"]["generation"] = json!(generation + 1);
             }
-            let now = self.commit(who, "delete", request.id(), object, (*stored.owners).clone(), false);
-            return (200, (*now).clone());
+            if !is_dry_run {
+                let now = self.commit(who, "delete", request.id(), object, (*stored.owners).clone(), false);
+                return (200, (*now).clone());
+            }
         }
         (200, object)
     }
