@@ -102,6 +102,51 @@ fn owned_fields(object: &Value, schema: &Value) -> BTreeMap<Path, Value> {
     fields
 }
 
+/// Merges two lists that are maps, in the order of structured-merge-diff (`visitListItems`): elements of both are in the
+/// order of the applied list.
+fn merge_lists(there: &[Value], applied: &[Value], keys: &[&str], schema: &Value) -> Vec<Value> {
+    let named = |elements: &[Value]| -> Vec<(String, Value)> {
+        elements.iter().map(|element| (element_key(element, keys), element.clone())).collect()
+    };
+    let (there, applied) = (named(there), named(applied));
+    let of = |elements: &[(String, Value)], key: &str| {
+        elements.iter().find(|(other, _)| other == key).map(|(_, element)| element.clone())
+    };
+    let merged = |key: &str, element: &Value| {
+        let mut into = of(&there, key).unwrap_or(Value::Null);
+        merge(&mut into, element, schema);
+        into
+    };
+    let mut shared = applied.iter().map(|(key, _)| key).filter(|key| of(&there, key).is_some()).peekable();
+    let (mut left, mut right) = (there.iter().peekable(), applied.iter().peekable());
+    let (mut done, mut list) = (BTreeSet::new(), Vec::new());
+    while left.peek().is_some() || right.peek().is_some() {
+        if let Some((key, element)) = left.peek() {
+            let is_applied = of(&applied, key).is_some();
+            let is_next = right.peek().is_some_and(|(next, _)| next == key);
+            let waits = right.peek().is_some() && shared.peek().is_some_and(|next| *next != key);
+            if !is_next && is_applied && waits {
+                left.next();
+                continue;
+            }
+            if !is_applied {
+                list.push(element.clone());
+                left.next();
+                continue;
+            }
+            if is_next || done.contains(key) {
+                left.next();
+            }
+        }
+        if let Some((key, element)) = right.next() {
+            list.push(merged(key, element));
+            done.insert(key);
+            shared.next_if(|next| *next == key);
+        }
+    }
+    list
+}
+
 /// Merges what a writer applies into what is there.
 fn merge(there: &mut Value, applied: &Value, schema: &Value) {
     match (there, applied) {
@@ -112,13 +157,7 @@ fn merge(there: &mut Value, applied: &Value, schema: &Value) {
         }
         (Value::Array(there), Value::Array(applied)) if map_keys(schema).is_some() => {
             let keys = map_keys(schema).unwrap_or_default();
-            for element in applied {
-                let key = element_key(element, &keys);
-                match there.iter_mut().find(|other| element_key(other, &keys) == key) {
-                    Some(other) => merge(other, element, &schema["items"]),
-                    None => there.push(element.clone()),
-                }
-            }
+            *there = merge_lists(there, applied, &keys, &schema["items"]);
         }
         (there, applied) => *there = applied.clone(),
     }
@@ -130,8 +169,10 @@ fn remove(value: &mut Value, path: &[Key], schema: &Value) {
         ([Key::Field(name), rest @ ..], Value::Object(fields)) => {
             if let Some(field) = fields.get_mut(name) {
                 remove(field, rest, field_schema(schema, name));
-                // A map that nobody owns a field of goes too.
-                if field.as_object().is_some_and(Map::is_empty) {
+                // A map or list that nobody owns a part of goes too.
+                let is_empty = field.as_object().is_some_and(Map::is_empty)
+                    || field.as_array().is_some_and(Vec::is_empty);
+                if is_empty {
                     fields.remove(name);
                 }
             }
@@ -159,8 +200,12 @@ pub fn apply(object: &mut Value, owners: &mut Owners, writer: &Writer, applied: 
         metadata.retain(|_, value| !value.is_null());
     }
     merge(object, &applied, schema);
-    for path in before.iter().rev().filter(|path| !now.contains_key(*path)) {
-        let is_others = owners.values().any(|fields| fields.iter().any(|field| field.starts_with(path)));
+    // An element goes before its fields, as its keys are among them. To own a field of an element is not to own it.
+    for path in before.iter().filter(|path| !now.contains_key(*path)) {
+        let is_element = matches!(path.last(), Some(Key::Element(_)));
+        let is_others = owners.values().any(|fields| {
+            fields.contains(path) || !is_element && fields.iter().any(|field| field.starts_with(path))
+        });
         if !is_others {
             remove(object, path, schema);
         }

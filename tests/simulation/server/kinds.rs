@@ -96,3 +96,24 @@ pub fn set_defaults(value: &mut Value, schema: &Value) {
         _ => {}
     }
 }
+
+/// The path of a field that the schema requires, and that is absent.
+pub fn missing_field(value: &Value, schema: &Value) -> Option<String> {
+    let below = |name: &str, field: &Value, schema: &Value| {
+        missing_field(field, schema).map(|path| format!(".{name}{path}"))
+    };
+    match value {
+        Value::Object(fields) => {
+            let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let absent = required.into_iter().find(|name| !fields.contains_key(*name));
+            absent.map(|name| format!(".{name}")).or_else(|| {
+                fields.iter().find_map(|(name, field)| match &schema["properties"][name] {
+                    Value::Null => below(name, field, &schema["additionalProperties"]),
+                    of => below(name, field, of),
+                })
+            })
+        }
+        Value::Array(items) => items.iter().find_map(|item| missing_field(item, &schema["items"])),
+        _ => None,
+    }
+}

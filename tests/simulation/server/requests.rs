@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Server;
 use super::apply::{Owners, Writer, apply, merge_patch, note_update};
-use super::kinds::{Kind, set_defaults};
+use super::kinds::{Kind, missing_field, set_defaults};
 use super::select::Selector;
 use super::store::Id;
 
@@ -157,6 +157,9 @@ impl Server {
             return failure(400, "BadRequest", why);
         }
         self.born(kind, request, &mut object);
+        if let Some(field) = missing_field(&object, &kind.schema) {
+            return request.invalid(&format!("{field}: Required value"));
+        }
         if let Err(why) = self.admit(who, "CREATE", kind, &mut object, None) {
             return failure(403, "Forbidden", why);
         }
@@ -264,6 +267,9 @@ impl Server {
         if let Some(added) = added_while_deleted(&object, before) {
             return request.invalid(&format!("metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers {added}"));
         }
+        if let Some(field) = missing_field(&object, &kind.schema) {
+            return request.invalid(&format!("{field}: Required value"));
+        }
         if let Err(why) = self.admit(who, "UPDATE", kind, &mut object, Some(before)) {
             return failure(403, "Forbidden", why);
         }
@@ -278,8 +284,10 @@ impl Server {
         }
         let ends = is_being_deleted(&object) && !has_finalizers(&object);
         let verb = if of_status { "write the status of" } else { "change" };
+        let last = object.clone();
         let now = self.commit(who, verb, id, object, owners, ends);
-        (200, (*now).clone())
+        // The version of the end of an object is that of its event, and not of the answer.
+        (200, if ends { last } else { (*now).clone() })
     }
 
     fn create_by_apply(&mut self, who: &str, kind: &Kind, request: &Request) -> Answer {
@@ -290,6 +298,9 @@ impl Server {
             );
         }
         self.born(kind, request, &mut object);
+        if let Some(field) = missing_field(&object, &kind.schema) {
+            return request.invalid(&format!("{field}: Required value"));
+        }
         if let Err(why) = self.admit(who, "CREATE", kind, &mut object, None) {
             return failure(403, "Forbidden", why);
         }
@@ -317,7 +328,11 @@ impl Server {
         if let Err(why) = self.admit(who, "DELETE", &kind, &mut object.clone(), Some(&stored.object)) {
             return failure(403, "Forbidden", why);
         }
-        let is_dry_run = request.is_dry_run();
+        // The options of a body hide those of the query.
+        let is_dry_run = match request.body.is_null() {
+            true => request.is_dry_run(),
+            false => request.body["dryRun"] == json!(["All"]),
+        };
         if !has_finalizers(&object) && request.plural != "pods" {
             let details =
                 json!({"name": request.name, "kind": request.plural, "uid": object["metadata"]["uid"]});
