@@ -30,6 +30,8 @@ pub(super) struct Request<'a> {
     pub waits_since: Timestamp,
     /// The last turn of the reservation to collect free space.
     pub turn: Option<CollectingTurn>,
+    /// Begin of the last turn that this controller gave, by the clock of this controller.
+    pub gave: Option<Timestamp>,
 }
 
 impl<'a> Request<'a> {

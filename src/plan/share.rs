@@ -39,6 +39,8 @@ pub enum Outcome {
         why: Verdict,
         /// The last turn of the reservation to collect free space.
         turn: Option<CollectingTurn>,
+        /// Begin of the last turn that this controller gave, by the clock of this controller.
+        gave: Option<Timestamp>,
     },
 }
 
@@ -47,6 +49,13 @@ impl Outcome {
     pub fn turn(&self) -> Option<&CollectingTurn> {
         match self {
             Self::Wait { turn, .. } => turn.as_ref(),
+            Self::Serve(_) => None,
+        }
+    }
+
+    fn gave(&self) -> Option<Timestamp> {
+        match self {
+            Self::Wait { gave, .. } => *gave,
             Self::Serve(_) => None,
         }
     }
@@ -85,7 +94,7 @@ pub fn share_out(
                 outcomes.insert(request.uid, Outcome::Serve(disk));
             }
             Look::Refuse(why) => {
-                outcomes.insert(request.uid, Outcome::Wait { why, turn: request.turn });
+                outcomes.insert(request.uid, Outcome::Wait { why, turn: request.turn, gave: request.gave });
             }
             Look::Wait(why) => waiting.push((request, why)),
             Look::Unknown => {}
@@ -98,8 +107,8 @@ pub fn share_out(
     // A refusal shows the free space that is left when all fitting requests are served. So its message stays the same
     // until then.
     for (request, why) in waiting {
-        let (why, turn) = (sharing.refusal(&request, why), request.turn);
-        outcomes.insert(request.uid, Outcome::Wait { why, turn });
+        let (why, turn, gave) = (sharing.refusal(&request, why), request.turn, request.gave);
+        outcomes.insert(request.uid, Outcome::Wait { why, turn, gave });
     }
     outcomes
 }
@@ -287,14 +296,14 @@ impl<'a> Sharing<'a> {
 
     /// Begins a turn of the request, if the request may collect free space and has no turn.
     fn begin_turn(&mut self, request: &mut Request<'a>, unguaranteed: bool) {
-        if request.has_turn(self.now) || self.within_guarantee(request) {
+        if request.had_turn_lately(self.now) || self.within_guarantee(request) {
             return;
         }
         let since = condition::stored(self.now);
         let hold = Hold { holder: request.reservation, until: Some(turn::end(since.0)) };
         if let Some(disk) = self.collect(request, hold, unguaranteed, |_| true) {
             let node_disk = (!unguaranteed).then(|| self.disks[disk].name.clone());
-            request.turn = Some(CollectingTurn { since, node_disk });
+            (request.turn, request.gave) = (Some(CollectingTurn { since, node_disk }), Some(self.now));
         }
     }
 
@@ -354,10 +363,11 @@ fn requests<'a>(
         // Of two turns that begin at once the stored one counts, also for a second controller, which began the other.
         let turns = [before.get(&uid).and_then(Outcome::turn), status.and_then(|s| s.turn.as_ref())];
         let turn = turns.into_iter().flatten().max_by_key(|turn| turn.since.0).cloned();
+        let gave = before.get(&uid).and_then(Outcome::gave);
         let target = match entry(reservation) {
             Ok(entry) => entry.size.bytes_or_zero(),
             Err(why) => {
-                outcomes.insert(uid, Outcome::Wait { why, turn });
+                outcomes.insert(uid, Outcome::Wait { why, turn, gave });
                 continue;
             }
         };
@@ -376,7 +386,7 @@ fn requests<'a>(
                     false => reservation.creation_timestamp().map(|created| created.0),
                 };
                 let waits_since = since.unwrap_or(now);
-                requests.push(Request { reservation, uid, asked, target, waits_since, turn });
+                requests.push(Request { reservation, uid, asked, target, waits_since, turn, gave });
             }
         }
     }

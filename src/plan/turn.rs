@@ -37,6 +37,12 @@ impl Request<'_> {
         self.turn.as_ref().is_some_and(|turn| lasts(turn.since.0, now))
     }
 
+    /// True if the request has a turn, or this controller gave one within the length of a turn. A second leader with
+    /// another clock has replaced that turn. Without this bound, each leader would replace the other's turn at once.
+    pub(super) fn had_turn_lately(&self, now: Timestamp) -> bool {
+        self.has_turn(now) || self.gave.is_some_and(|gave| lasts(gave, now))
+    }
+
     pub(super) fn waits_long(&self, now: Timestamp) -> bool {
         now.duration_since(self.waits_since) >= LONG
     }

@@ -372,11 +372,11 @@ impl Agent {
         let mount =
             Mount { volume: volume_uid.to_owned(), pod: pod.clone(), claim: claim_uid.to_owned(), mode };
         self.on_host(|host| match host.agents == agents && host.has_agent {
-            true => host.publish(target, mount, with_others),
+            true => host.publish(target, mount.clone(), with_others),
             false => Err("the agent died".into()),
         })?;
         self.tell(|| format!("mounts {name} into pod {}/{} {mode:?}", pod.namespace, pod.name));
-        rules::after_publish(&self.server, &self.hosts, &self.node, volume_uid);
+        rules::after_publish(&self.server, &self.hosts, &self.node, &mount);
         Ok(())
     }
 }

@@ -56,7 +56,7 @@ fn no_rule_is_broken() {
         assert!(outcome.violations.is_empty(), "seed {seed}: {:#?}", outcome.violations);
         return;
     }
-    let (first, count) = (number("FIRST").unwrap_or(1), number("SEEDS").unwrap_or(50));
+    let (first, count) = (number("FIRST").unwrap_or(1), number("SEEDS").unwrap_or(12));
     let (next, requests, started) = (AtomicU64::new(first), AtomicU64::new(0), Instant::now());
     let failed = std::sync::Mutex::new(Vec::new());
     let threads = std::thread::available_parallelism().map_or(2, usize::from);

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Resource, ResourceExt};
 use reservoir::api::{
-    DiskReservation, NodeDisk, SharedPersistentVolume, Size, VolumeClaim, VolumeOffer, condition,
+    DiskReservation, NodeDisk, SharedPersistentVolume, Size, VolumeClaim, VolumeOffer, VolumeRole, condition,
 };
 
 use crate::host::{self, Hosts};
@@ -68,6 +68,9 @@ pub fn check(server: &Shared, hosts: &Hosts, is_quiet: bool) -> Vec<String> {
         broken.extend(l2_says_how_it_is("disk", disk, disk.status.as_ref().map(|s| &s.conditions[..])));
         broken.extend(l1_a_disk_has_what_reservations_have(disk, &reservations));
     }
+    broken.extend(reservations.iter().filter_map(|of| l7_what_fits_is_served(&server, of, &disks)));
+    broken.extend(claims.iter().filter_map(|claim| l7_a_free_volume_is_had(claim, &volumes)));
+    broken.extend(l3_a_pod_runs_with_its_volumes(&server, &volumes, hosts));
     broken.extend(l6_offers_are_of_ready_volumes(&server, &volumes));
     broken.extend(l8_lost_data_is_reported(&volumes, &disks, hosts));
     broken
@@ -175,6 +178,83 @@ fn l6_offers_are_of_ready_volumes(server: &Server, volumes: &[SharedPersistentVo
         });
         if !is_usable {
             broken.push(format!("S5, L6: volume {} is offered, and cannot be had", offered.name));
+        }
+    }
+    broken
+}
+
+/// L7: a reservation that fits a disk does not wait, unless guarantees keep the space.
+fn l7_what_fits_is_served(
+    server: &Server,
+    reservation: &DiskReservation,
+    disks: &[NodeDisk],
+) -> Option<String> {
+    let status = reservation.status.as_ref()?;
+    let ready = condition::get(&status.conditions, condition::READY)?;
+    let roles: Vec<VolumeRole> = server.all("volumeroles");
+    let is_guaranteed = roles.iter().any(|role| role.spec.quota.guarantee.is_some());
+    if ready.reason != condition::reason::NOT_ENOUGH_ROOM || is_guaranteed {
+        return None;
+    }
+    let wanted = reservation.spec.size.bytes_or_zero();
+    let fits = |disk: &&NodeDisk| {
+        let has = disk.status.clone().unwrap_or_default();
+        let given: u64 = has.reservations.iter().map(|entry| entry.size.bytes_or_zero()).sum();
+        let lost: u64 = has.orphans.iter().map(|orphan| orphan.size.bytes_or_zero()).sum();
+        let may = reservation.spec.node_name.as_ref().is_none_or(|node| *node == disk.spec.node_name);
+        may && condition::is_true(&has.conditions, condition::READY)
+            && has.allocatable.map_or(0, |all| all.bytes_or_zero()) >= given + lost + wanted
+    };
+    let disk = disks.iter().find(fits)?;
+    Some(format!("L7: reservation {} waits, and fits {}", reservation.name_any(), disk.name_any()))
+}
+
+/// L7: a claim does not wait for the holder of a volume that nobody holds.
+fn l7_a_free_volume_is_had(claim: &VolumeClaim, volumes: &[SharedPersistentVolume]) -> Option<String> {
+    let status = claim.status.as_ref()?;
+    let ready = condition::get(&status.conditions, condition::READY)?;
+    if ready.reason != condition::reason::VOLUME_HELD || claim.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let named = volumes.iter().find(|volume| Some(volume.name_any()) == claim.spec.volume)?;
+    let is_free = named.status.as_ref().is_some_and(|status| status.claims.is_empty());
+    is_free.then(|| {
+        format!("L7: claim {} waits for volume {}, which nobody holds", claim.name_any(), named.name_any())
+    })
+}
+
+/// L3: a pod on a node runs if all its volumes can be mounted, and what has ended has nothing mounted.
+fn l3_a_pod_runs_with_its_volumes(
+    server: &Server,
+    volumes: &[SharedPersistentVolume],
+    hosts: &Hosts,
+) -> Vec<String> {
+    let pods: Vec<Pod> = server.all("pods");
+    let phase = |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_default();
+    let mut broken = Vec::new();
+    for (node, host) in &*host::lock(hosts) {
+        for mount in host.mounts.values() {
+            let pod = pods.iter().find(|pod| pod.uid().as_ref() == Some(&mount.pod.uid));
+            if pod.is_none_or(|pod| ["Succeeded", "Failed"].contains(&phase(pod).as_str())) {
+                broken.push(format!("L3: pod {} has ended, and has a mount on node {node}", mount.pod.name));
+            }
+        }
+    }
+    let is_usable = |namespace: &str, claim: &str| {
+        volumes.iter().any(|volume| {
+            let status = volume.status.clone().unwrap_or_default();
+            volume.metadata.deletion_timestamp.is_none()
+                && volume.spec.shared.is_some()
+                && condition::is_true(&status.conditions, condition::READY)
+                && status.claims.iter().any(|c| c.namespace == namespace && c.name == claim && !c.ending)
+        })
+    };
+    for pod in &pods {
+        let claims = reservoir::cluster::claims_of(pod);
+        let is_placed = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        let waits = phase(pod) == "Pending" && is_placed && pod.metadata.deletion_timestamp.is_none();
+        if waits && claims.iter().all(|(namespace, claim)| is_usable(namespace, claim)) {
+            broken.push(format!("L3: pod {} waits for volumes that can be mounted", pod.name_any()));
         }
     }
     broken

@@ -1,14 +1,15 @@
 //! What must hold at every revision: a function for each rule of docs/semantics.md that a state can break.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 use reservoir::api::{
-    BackingState, ClaimBinding, DiskReservation, LedgerEntry, NodeDisk, Role, SharedPersistentVolume, Size,
+    AccessMode, BackingState, ClaimBinding, DiskReservation, LedgerEntry, NodeDisk, Role,
+    SharedPersistentVolume, Size, condition,
 };
 
-use crate::host::{self, Hosts};
-use crate::server::{Revision, Server, Shared, lock, typed};
+use crate::host::{self, Host, Hosts, Mount};
+use crate::server::{Request, Revision, Server, Shared, lock, typed};
 
 type Checked = Result<(), String>;
 
@@ -49,6 +50,7 @@ pub fn check(server: &Server, revision: &Revision, hosts: &Hosts) -> Checked {
             s2_a_volume_is_in_a_reservation(server, &now)?;
             c3_an_exclusive_volume_has_one_claim(&now)?;
             let Some(before) = before else { return Ok(()) };
+            s5_only_a_ready_volume_is_bound(&before, &now)?;
             s8_a_binding_is_written_once(&before, &now)?;
             x2_nobody_binds_to_a_volume_that_goes(&before, &now)?;
             c6_a_binding_ends_after_its_mounts(&before, &now, hosts)?;
@@ -174,6 +176,19 @@ fn c3_an_exclusive_volume_has_one_claim(volume: &SharedPersistentVolume) -> Chec
     })
 }
 
+/// S5: a claim binds to what may be on offer, on the very revision that the binding replaces.
+fn s5_only_a_ready_volume_is_bound(before: &SharedPersistentVolume, now: &SharedPersistentVolume) -> Checked {
+    let had = claims(before);
+    for claim in claims(now).values().filter(|claim| !had.contains_key(&claim.uid)) {
+        let is_ready =
+            before.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, condition::READY));
+        require(is_ready, || {
+            format!("S5: {claim} was bound to volume {}, which is not Ready", now.name_any())
+        })?;
+    }
+    Ok(())
+}
+
 fn s8_a_binding_is_written_once(before: &SharedPersistentVolume, now: &SharedPersistentVolume) -> Checked {
     let now_bound = claims(now);
     for (uid, was) in claims(before) {
@@ -276,7 +291,7 @@ pub fn before_erase(server: &Shared, node: &str, uid: &str, read: &SharedPersist
     let now = now.filter(|now| now.uid().as_deref() == Some(uid));
     let name = read.name_any();
     let broken = match now {
-        None => Some(format!("S10: node {node} erases volume {name}, which has no object")),
+        None => Some(format!("S14: node {node} erases volume {name}, which has no object")),
         Some(now) if has_tombstone(&now).is_none() => {
             Some(format!("S10: node {node} erases volume {name}, which has no tombstone"))
         }
@@ -288,25 +303,66 @@ pub fn before_erase(server: &Shared, node: &str, uid: &str, read: &SharedPersist
     server.violations.extend(broken);
 }
 
-/// S6, S7: called after a mount.
-pub fn after_publish(server: &Shared, hosts: &Hosts, node: &str, uid: &str) {
+/// Called after a mount: S6, S7, S9, S16.
+pub fn after_publish(server: &Shared, hosts: &Hosts, node: &str, mount: &Mount) {
     let mut server = lock(server);
     let volumes: Vec<SharedPersistentVolume> = server.all("sharedpersistentvolumes");
-    let volume = volumes.into_iter().find(|volume| volume.uid().as_deref() == Some(uid));
+    let volume = volumes.into_iter().find(|volume| volume.uid().as_deref() == Some(&mount.volume));
+    let Some(volume) = volume else { return };
     let hosts = host::lock(hosts);
-    let mut pods: Vec<&str> =
-        hosts.values().flat_map(|host| host.mounts_of(uid)).map(|mount| &*mount.pod.uid).collect();
-    pods.dedup();
-    let broken = match &volume {
-        Some(volume) if volume.spec.shared.is_none() && pods.len() > 1 => {
-            Some(format!("S6: {} pods have exclusive volume {} mounted", pods.len(), volume.name_any()))
-        }
-        Some(volume) if volume.status.as_ref().and_then(|s| s.node_name.as_deref()) != Some(node) => {
-            Some(format!("S7: volume {} is mounted on node {node}, which is not its node", volume.name_any()))
-        }
-        _ => None,
-    };
-    server.violations.extend(broken);
+    let checked = [
+        s6_an_exclusive_volume_is_in_one_pod(&volume, &hosts),
+        s7_a_mount_is_of_a_binding(&volume, node, mount),
+        s9_a_reader_gets_a_mount_for_reading(&volume, mount),
+        s16_a_claim_is_mounted_once_in_a_pod(&hosts, mount),
+    ];
+    server.violations.extend(checked.into_iter().filter_map(Result::err));
+}
+
+fn s6_an_exclusive_volume_is_in_one_pod(
+    volume: &SharedPersistentVolume,
+    hosts: &BTreeMap<String, Host>,
+) -> Checked {
+    let uid = volume.uid().unwrap_or_default();
+    let pods: BTreeSet<&str> =
+        hosts.values().flat_map(|host| host.mounts_of(&uid)).map(|mount| &*mount.pod.uid).collect();
+    require(volume.spec.shared.is_some() || pods.len() <= 1, || {
+        format!("S6: {} pods have exclusive volume {} mounted", pods.len(), volume.name_any())
+    })
+}
+
+/// The publish read the volume before. Since then the claim may have been marked as ending, and not have lost its binding.
+fn s7_a_mount_is_of_a_binding(volume: &SharedPersistentVolume, node: &str, mount: &Mount) -> Checked {
+    let name = volume.name_any();
+    require(volume.status.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node), || {
+        format!("S7: volume {name} is mounted on node {node}, which is not its node")
+    })?;
+    let bound = claims(volume).get(&mount.claim).cloned();
+    require(bound.is_some_and(|bound| bound.namespace == mount.pod.namespace), || {
+        format!("S7: pod {} has volume {name} mounted, and its claim is not bound", mount.pod.name)
+    })
+}
+
+fn s9_a_reader_gets_a_mount_for_reading(volume: &SharedPersistentVolume, mount: &Mount) -> Checked {
+    let reads = claims(volume).get(&mount.claim).is_some_and(|bound| bound.mode == AccessMode::ReadOnly);
+    require(!reads || mount.mode == AccessMode::ReadOnly, || {
+        format!("S9: pod {} reads volume {}, and may write to it", mount.pod.name, volume.name_any())
+    })
+}
+
+fn s16_a_claim_is_mounted_once_in_a_pod(hosts: &BTreeMap<String, Host>, mount: &Mount) -> Checked {
+    let same = |other: &&Mount| other.claim == mount.claim && other.pod.uid == mount.pod.uid;
+    let times = hosts.values().flat_map(|host| host.mounts.values()).filter(same).count();
+    require(times <= 1, || format!("S16: pod {} has one claim mounted {times} times", mount.pod.name))
+}
+
+/// S15: a status is written by compare-and-swap. Only controllers and agents write the status of our kinds.
+pub fn s15_a_status_has_the_version_that_was_read(who: &str, request: &Request) -> Checked {
+    let is_ours = who.starts_with("controller") || who.starts_with("agent");
+    let has_version = request.body["metadata"]["resourceVersion"].is_string();
+    require(!is_ours || request.subresource != "status" || has_version, || {
+        format!("S15: {who} writes {} without the version that was read", request.describe())
+    })
 }
 
 /// S13: of each volume one file system is made.

@@ -142,6 +142,26 @@ fn l7_the_first_in_the_queue_collects_free_space() {
     assert_eq!(shared(&rs, &two, &[])[1], Ok("n2.a".into()));
 }
 
+/// Two leaders, of which one has a clock that is five hours ahead: found by the simulation.
+#[test]
+fn q5_two_leaders_do_not_replace_turns_without_end() {
+    let there = [disk("n1.a", "n1", 10, &[("has", 3), ("too", 4)])];
+    let candidates = [Candidate { disk: &there[0], node_labels: None }];
+    let mut asks = asks("big", "ops", 6, 1);
+    let (mut known, mut writes) = ([Outcomes::new(), Outcomes::new()], 0);
+    for second in 0..600 {
+        for (leader, ahead) in [0, 5 * 3600].into_iter().enumerate() {
+            let now = Timestamp::from_second(100 + second + ahead).unwrap();
+            known[leader] = share_out(&[&asks], &candidates, &[], &known[leader], now);
+            let turn = known[leader]["uid-big"].turn().cloned();
+            let stored = &mut asks.status.get_or_insert_default().turn;
+            writes += u32::from(turn != *stored);
+            *stored = turn;
+        }
+    }
+    assert!(writes <= 8, "{writes} writes in two turns");
+}
+
 #[test]
 fn l7_a_request_that_never_fits_holds_nobody_up() {
     let disks = [disk("n1.a", "n1", 10, &[("has", 7)])];

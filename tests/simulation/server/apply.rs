@@ -80,8 +80,29 @@ fn leaves(value: &Value, schema: &Value, path: &mut Path, into: &mut BTreeMap<Pa
                 path.pop();
             }
         }
+        Value::Array(elements) if is_set(path) => {
+            for element in elements {
+                path.push(Key::Element(element.to_string()));
+                into.insert(path.clone(), Value::Null);
+                path.pop();
+            }
+        }
+        Value::Object(fields) if fields.is_empty() => drop(into.insert(path.clone(), Value::Null)),
         leaf => drop(into.insert(path.clone(), leaf.clone())),
     }
+}
+
+/// The only list of our objects that is a set.
+fn is_set(path: &[Key]) -> bool {
+    matches!(path, [Key::Field(metadata), Key::Field(of)] if metadata == "metadata" && of == "finalizers")
+}
+
+/// The maps and lists that have parts. Only an update owns one, if it was the first to write a part.
+fn containers(fields: &BTreeMap<Path, Value>) -> BTreeSet<Path> {
+    let parents = fields.keys().flat_map(|path| (1..path.len()).map(|len| path[..len].to_vec()));
+    parents
+        .filter(|path| *path != [Key::Field("metadata".into())] && matches!(path.last(), Some(Key::Field(_))))
+        .collect()
 }
 
 /// The fields of an object that have owners. Kubernetes leaves out what only it writes.
@@ -98,7 +119,7 @@ fn owned_fields(object: &Value, schema: &Value) -> BTreeMap<Path, Value> {
     }
     let mut fields = BTreeMap::new();
     leaves(&object, schema, &mut vec![], &mut fields);
-    fields.retain(|path, value| !(path.len() < 2 && value.as_object().is_some_and(Map::is_empty)));
+    fields.retain(|path, _| path.len() > 1 || *path == [Key::Field("status".into())]);
     fields
 }
 
@@ -163,27 +184,34 @@ fn merge(there: &mut Value, applied: &Value, schema: &Value) {
     }
 }
 
-fn remove(value: &mut Value, path: &[Key], schema: &Value) {
+/// `is_owned`: true for a path of so many steps whose map or list has an owner.
+fn remove(value: &mut Value, path: &[Key], schema: &Value, depth: usize, is_owned: &dyn Fn(usize) -> bool) {
     match (path, value) {
         ([Key::Field(name)], Value::Object(fields)) => drop(fields.remove(name)),
         ([Key::Field(name), rest @ ..], Value::Object(fields)) => {
             if let Some(field) = fields.get_mut(name) {
-                remove(field, rest, field_schema(schema, name));
-                // A map or list that nobody owns a part of goes too.
+                remove(field, rest, field_schema(schema, name), depth + 1, is_owned);
+                // A map or list that nobody owns a part of goes too. Of an owned list null is left.
+                let is_list = field.is_array();
                 let is_empty = field.as_object().is_some_and(Map::is_empty)
                     || field.as_array().is_some_and(Vec::is_empty);
-                if is_empty {
-                    fields.remove(name);
+                match is_owned(depth + 1) {
+                    false if is_empty => drop(fields.remove(name)),
+                    true if is_empty && is_list => *field = Value::Null,
+                    _ => {}
                 }
             }
         }
         ([Key::Element(key), rest @ ..], Value::Array(elements)) => {
-            let keys = map_keys(schema).unwrap_or_default();
+            let Some(keys) = map_keys(schema) else {
+                elements.retain(|element| element.to_string() != *key);
+                return;
+            };
             if rest.is_empty() {
                 elements.retain(|element| element_key(element, &keys) != *key);
             } else if let Some(element) = elements.iter_mut().find(|other| element_key(other, &keys) == *key)
             {
-                remove(element, rest, &schema["items"]);
+                remove(element, rest, &schema["items"], depth + 1, is_owned);
             }
         }
         _ => {}
@@ -196,7 +224,7 @@ pub fn apply(object: &mut Value, owners: &mut Owners, writer: &Writer, applied: 
     let (now, earlier) = (owned_fields(applied, schema), owned_fields(object, schema));
     let before = owners.insert(writer.clone(), now.keys().cloned().collect()).unwrap_or_default();
     let mut applied = applied.clone();
-    if let Some(metadata) = applied["metadata"].as_object_mut() {
+    if let Some(metadata) = applied.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.retain(|_, value| !value.is_null());
     }
     merge(object, &applied, schema);
@@ -207,28 +235,38 @@ pub fn apply(object: &mut Value, owners: &mut Owners, writer: &Writer, applied: 
             fields.contains(path) || !is_element && fields.iter().any(|field| field.starts_with(path))
         });
         if !is_others {
-            remove(object, path, schema);
+            let is_owned = |len: usize| owners.values().any(|fields| fields.contains(&path[..len]));
+            remove(object, path, schema, 0, &is_owned);
         }
     }
     let there = owned_fields(object, schema);
+    let (earlier_parts, there_parts) = (containers(&earlier), containers(&there));
     for (_, fields) in owners.iter_mut().filter(|(other, _)| *other != writer) {
         // Two writers own a field that both want alike. A changed one is that of the last writer.
         let is_changed = |path: &Path| now.contains_key(path) && earlier.get(path) != now.get(path);
-        fields.retain(|path| there.contains_key(path) && !is_changed(path));
+        let was = |path: &Path| earlier.contains_key(path) || earlier_parts.contains(path);
+        let is = |path: &Path| there.contains_key(path) || there_parts.contains(path);
+        fields.retain(|path| (is(path) || !was(path)) && !is_changed(path));
     }
     owners.retain(|_, fields| !fields.is_empty());
 }
 
 /// Notes who wrote what, after another write than an apply.
 pub fn note_update(before: &Value, now: &Value, owners: &mut Owners, writer: &Writer, schema: &Value) {
-    let (before, now) = (owned_fields(before, schema), owned_fields(now, schema));
+    let with_parts = |object: &Value| {
+        let mut fields = owned_fields(object, schema);
+        fields.extend(containers(&fields).into_iter().map(|path| (path, Value::Null)));
+        fields
+    };
+    let (before, now) = (with_parts(before), with_parts(now));
     let changed: BTreeSet<Path> = now
         .iter()
         .filter(|(path, value)| before.get(*path) != Some(value))
         .map(|(path, _)| path.clone())
         .collect();
     for fields in owners.values_mut() {
-        fields.retain(|path| now.contains_key(path) && !changed.contains(path));
+        let is_gone = |path: &Path| before.contains_key(path) && !now.contains_key(path);
+        fields.retain(|path| !is_gone(path) && !changed.contains(path));
     }
     if !changed.is_empty() {
         owners.entry(writer.clone()).or_default().extend(changed);

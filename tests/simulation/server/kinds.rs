@@ -1,6 +1,7 @@
 //! The kinds that the API server serves.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 
 use serde_json::{Value, json};
 
@@ -15,7 +16,7 @@ pub struct Kind {
     /// True if the status is written by requests of its own.
     pub has_status: bool,
     /// The schema of one of our kinds, and null for others.
-    pub schema: Value,
+    pub schema: Arc<Value>,
 }
 
 impl Kind {
@@ -46,31 +47,29 @@ const BUILT_IN: [(&str, &str, &str, &str, bool, bool); 10] = [
     ("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", false, true),
 ];
 
-pub fn all() -> BTreeMap<&'static str, Kind> {
-    let built_in = BUILT_IN.into_iter().map(|(group, version, plural, kind, namespaced, has_status)| Kind {
-        group,
-        version,
-        plural,
-        kind,
-        namespaced,
-        has_status,
-        schema: Value::Null,
+/// All kinds, by plural.
+pub static KINDS: LazyLock<BTreeMap<&'static str, Kind>> =
+    LazyLock::new(|| {
+        let built_in = BUILT_IN.into_iter().map(|(group, version, plural, kind, namespaced, has_status)| {
+            Kind { group, version, plural, kind, namespaced, has_status, schema: Arc::default() }
+        });
+        let ours = reservoir::api::crds().into_iter().map(|crd| {
+            let version = &crd.spec.versions[0];
+            let names = &crd.spec.names;
+            Kind {
+                group: "reservoir.dev",
+                version: leak(&version.name),
+                plural: leak(&names.plural),
+                kind: leak(&names.kind),
+                namespaced: crd.spec.scope == "Namespaced",
+                has_status: version.subresources.as_ref().is_some_and(|sub| sub.status.is_some()),
+                schema: Arc::new(json!(
+                    version.schema.as_ref().and_then(|schema| schema.open_api_v3_schema.as_ref())
+                )),
+            }
+        });
+        built_in.chain(ours).map(|kind| (kind.plural, kind)).collect()
     });
-    let ours = reservoir::api::crds().into_iter().map(|crd| {
-        let version = &crd.spec.versions[0];
-        let names = &crd.spec.names;
-        Kind {
-            group: "reservoir.dev",
-            version: leak(&version.name),
-            plural: leak(&names.plural),
-            kind: leak(&names.kind),
-            namespaced: crd.spec.scope == "Namespaced",
-            has_status: version.subresources.as_ref().is_some_and(|sub| sub.status.is_some()),
-            schema: json!(version.schema.as_ref().and_then(|schema| schema.open_api_v3_schema.as_ref())),
-        }
-    });
-    built_in.chain(ours).map(|kind| (kind.plural, kind)).collect()
-}
 
 fn leak(text: &str) -> &'static str {
     Box::leak(text.to_owned().into_boxed_str())
@@ -97,7 +96,7 @@ pub fn set_defaults(value: &mut Value, schema: &Value) {
     }
 }
 
-/// The path of a field that the schema requires, and that is absent.
+/// The path of a field that the schema requires and that is absent, or of a list that is null.
 pub fn missing_field(value: &Value, schema: &Value) -> Option<String> {
     let below = |name: &str, field: &Value, schema: &Value| {
         missing_field(field, schema).map(|path| format!(".{name}{path}"))
@@ -114,6 +113,7 @@ pub fn missing_field(value: &Value, schema: &Value) -> Option<String> {
             })
         }
         Value::Array(items) => items.iter().find_map(|item| missing_field(item, &schema["items"])),
+        Value::Null if schema["type"] == "array" && schema["nullable"] != true => Some(String::new()),
         _ => None,
     }
 }

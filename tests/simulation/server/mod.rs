@@ -8,7 +8,6 @@ mod requests;
 mod select;
 mod store;
 
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,10 +20,9 @@ use crate::clock;
 use crate::host::Hosts;
 use crate::random::Random;
 use crate::rules;
-use apply::Owners;
-use kinds::Kind;
 use store::{Id, Store};
 
+pub use apply::{Key, Owners};
 pub use network::{Faults, client};
 pub use requests::{Request, is_being_deleted};
 pub use store::Revision;
@@ -37,7 +35,6 @@ pub struct Server {
     pub faults: Faults,
     /// What happened so far, in words, if somebody reads it.
     pub story: Option<Vec<String>>,
-    kinds: BTreeMap<&'static str, Kind>,
     watchers: Vec<std::sync::Weak<Notify>>,
     hash: DefaultHasher,
     /// The milliseconds at which something is delivered. Each delivery has one of its own, so its reaction is over before
@@ -69,7 +66,6 @@ impl Server {
             random,
             faults: Faults::default(),
             story: told.then(Vec::new),
-            kinds: kinds::all(),
             watchers: vec![],
             hash: DefaultHasher::new(),
             slots: Default::default(),

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep_until;
 
+use super::kinds::KINDS;
 use super::requests::{Answer, Request, as_asked, unavailable};
 use super::select::Selector;
 use super::{Shared, lock};
@@ -50,7 +51,7 @@ pub fn client(server: &Shared, who: &str) -> Client {
                     "status": {"userInfo": {"username": &*who}}});
                 return Ok(response(201, whole(&user)));
             }
-            let Some(request) = parse(&server, &head, &body) else {
+            let Some(request) = parse(&head, &body) else {
                 let answer = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
                     "reason": "NotFound", "code": 404, "message": "no such kind"});
                 return Ok(response(404, whole(&answer)));
@@ -154,7 +155,7 @@ fn whole(body: &Value) -> Streamed {
     Box::pin(StreamBody::new(stream::iter([Ok(Frame::data(Bytes::from(bytes)))])))
 }
 
-fn parse(server: &Shared, head: &http::request::Parts, body: &[u8]) -> Option<Request> {
+fn parse(head: &http::request::Parts, body: &[u8]) -> Option<Request> {
     let parts: Vec<&str> = head.uri.path().split('/').filter(|part| !part.is_empty()).collect();
     let mut parts = match parts.as_slice() {
         ["api", _version, rest @ ..] | ["apis", _, _version, rest @ ..] => rest,
@@ -167,7 +168,7 @@ fn parse(server: &Shared, head: &http::request::Parts, body: &[u8]) -> Option<Re
         (namespace, parts) = ((*name).to_owned(), rest);
     }
     let (plural, rest) = parts.split_first()?;
-    let plural = *lock(server).kinds.get_key_value(*plural)?.0;
+    let plural = *KINDS.get_key_value(*plural)?.0;
     let query = head.uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
     let header =
         |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -258,7 +259,7 @@ async fn watch(
                     first.push_back(json!({"type": "ADDED", "object": as_asked(&object, request.partial)}));
                 }
             }
-            let kind = &server.kinds[request.plural];
+            let kind = &KINDS[request.plural];
             first.push_back(json!({"type": "BOOKMARK", "object": {
                 "kind": kind.kind, "apiVersion": kind.api_version(),
                 "metadata": {"resourceVersion": from.to_string(), "annotations": {"k8s.io/initial-events-end": "true"}},

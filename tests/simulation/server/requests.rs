@@ -4,9 +4,10 @@ use serde_json::{Value, json};
 
 use super::Server;
 use super::apply::{Owners, Writer, apply, merge_patch, note_update};
-use super::kinds::{Kind, missing_field, set_defaults};
+use super::kinds::{KINDS, Kind, missing_field, set_defaults};
 use super::select::Selector;
 use super::store::Id;
+use crate::rules;
 
 /// A request, as its path and query say.
 #[derive(Clone, Debug, Default)]
@@ -79,17 +80,17 @@ impl Request {
 impl Server {
     /// Carries out a request at once. A watch is no request.
     pub fn answer(&mut self, who: &str, request: &Request) -> Answer {
-        let Some(kind) = self.kinds.get(request.plural).cloned() else {
+        let Some(kind) = KINDS.get(request.plural) else {
             return failure(404, "NotFound", "the server could not find the requested resource".into());
         };
         match (request.method.as_str(), request.name.is_empty()) {
-            ("GET", true) => self.list(&kind, request),
+            ("GET", true) => self.list(kind, request),
             ("GET", false) => match self.store.get(&request.id()) {
                 Some(stored) => (200, partial(&stored.object, request.partial)),
                 None => request.not_found(),
             },
-            ("POST", true) => self.create(who, &kind, request),
-            ("PUT" | "PATCH", false) => self.write(who, &kind, request),
+            ("POST", true) => self.create(who, kind, request),
+            ("PUT" | "PATCH", false) => self.write(who, kind, request),
             ("DELETE", false) => self.delete(who, request),
             _ => failure(405, "MethodNotAllowed", "the server does not allow this method".into()),
         }
@@ -217,6 +218,9 @@ impl Server {
 
     fn write(&mut self, who: &str, kind: &Kind, request: &Request) -> Answer {
         let id = request.id();
+        if kind.is_custom() {
+            self.violations.extend(rules::s15_a_status_has_the_version_that_was_read(who, request).err());
+        }
         let is_apply = request.content_type.starts_with("application/apply-patch");
         if kind.plural == "events" {
             return (200, request.body.clone());
@@ -316,7 +320,7 @@ impl Server {
 
     fn delete(&mut self, who: &str, request: &Request) -> Answer {
         let Some(stored) = self.store.get(&request.id()).cloned() else { return request.not_found() };
-        let kind = self.kinds[request.plural].clone();
+        let kind = &KINDS[request.plural];
         let mut object = (*stored.object).clone();
         for (condition, field) in [("uid", "UID"), ("resourceVersion", "ResourceVersion")] {
             if let Some(wanted) = request.body["preconditions"][condition].as_str()
@@ -325,7 +329,7 @@ impl Server {
                 return request.conflict(&format!("Precondition failed: {field} in precondition: {wanted}"));
             }
         }
-        if let Err(why) = self.admit(who, "DELETE", &kind, &mut object.clone(), Some(&stored.object)) {
+        if let Err(why) = self.admit(who, "DELETE", kind, &mut object.clone(), Some(&stored.object)) {
             return failure(403, "Forbidden", why);
         }
         // The options of a body hide those of the query.
