@@ -76,7 +76,7 @@ test-conformance: ## Kubernetes' own storage tests on a kind cluster of their ow
 # Optimized: most of its time is the product's own code.
 simulate: ## A cluster in a box: random orders and faults, SEEDS=n of them; SEED=n tells the story of one
 	env SEED="$(SEED)" SEEDS="$(SEEDS)" STEPS="$(STEPS)" \
-	  cargo test --quiet --profile image --test simulation -- --nocapture no_rule_is_broken
+	  cargo test --quiet --profile simulation --test simulation -- --nocapture no_rule_is_broken
 
 rules: ## Which tests show each rule of docs/semantics.md, and which correspond to the tests of Apache Mesos
 	@tools/rules
