@@ -123,8 +123,8 @@ pub mod reason {
         /// Volume: the ledger of its reservation is full at a thousand entries (A8).
         /// Next: destroy volumes that are not needed, or create another reservation.
         pub const TOO_MANY_VOLUMES: &str = "TooManyVolumes";
-        /// Volume: the data to recover still has an object (X6).
-        /// Next: look for the UID in `status.orphans` of the NodeDisks.
+        /// Volume: no disk has the data to recover without an object (X6).
+        /// Next: look for the UID in `status.orphans` of the NodeDisks, and create the volume in a reservation on that disk.
         pub const NO_ORPHAN: &str = "NoOrphan";
         /// Volume: the disk of its reservation cannot, or may not, hold such a volume (D2, V8).
         /// Next: use a reservation on another disk, or change the field that the message names.

@@ -12,7 +12,7 @@ use crate::api::{
 use crate::cluster;
 use crate::plan::holder::held_by_volume;
 use crate::plan::pvc_provisioner::{is_own, may_be_abandoned, pvc_of};
-use crate::plan::volume::{Seen, Step, keeps_entry, next};
+use crate::plan::volume::{Seen, Step, has_data_of, keeps_entry, next};
 use crate::plan::{create, namesake, refs};
 
 use super::context::Context;
@@ -163,13 +163,12 @@ async fn live_if_recovering(
     Ok(Some(all.into_iter().map(Arc::new).collect()))
 }
 
-/// The name of another volume with the data that this volume is to recover, by a live read (X6).
+/// The name of another volume that has, or has recovered, the data that this volume is to recover, by a live read (X6).
 async fn owner(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Option<String>, Error> {
     let Some(recover) = &volume.spec.recover else { return Ok(None) };
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     let all = cluster::list(&volumes, &ListParams::default()).await?;
-    let owner = all.iter().find(|owner| owner.metadata.uid.as_ref() == Some(&recover.uid));
-    Ok(owner.map(ResourceExt::name_any))
+    Ok(all.iter().find(|other| has_data_of(other, &recover.uid)).map(ResourceExt::name_any))
 }
 
 /// The reservation and its ancestors, as far as the cache has them.

@@ -91,7 +91,9 @@ advice! {
          --role {role}";
     use_fewer_volumes(role) =
         "kubectl reservoir tree --role {role}   # retire volumes that are not needed, or reserve once more";
-    list_orphans() = "kubectl reservoir orphans   # lists the data without an object";
+    list_orphans(object) =
+        "kubectl reservoir orphans   # lists the data without an object, and its disk; to give the volume up: kubectl \
+         delete {object}";
     leave_wrong_disk(object) =
         "kubectl delete {object}   # then create it in a reservation on a suitable disk: kubectl get nodedisks -o \
          wide";

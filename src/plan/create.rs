@@ -11,7 +11,7 @@ use crate::api::{
 use super::holder::Holder;
 use super::ledger::{Ledger, Refused};
 use super::list_share::{Entry, Full, full_for};
-use super::{adopt, backing, candidate, holder, kept, ledger, names, tenant, undivided};
+use super::{adopt, backing, candidate, holder, kept, ledger, names, orphans, tenant, undivided};
 
 /// The volume's entry in the ledger of its reservation.
 pub fn entry(volume: &SharedPersistentVolume) -> Result<LedgerEntry, Verdict> {
@@ -67,6 +67,38 @@ fn suits(
     undivided::suits(volume, reservation)
         .and_then(|()| adopt::suits(volume, reservation, disks))
         .and_then(|()| backing::suits(volume, reservation, disks))
+        .and_then(|()| has_data(volume, reservation, disks))
+}
+
+/// Refuses a reservation without the data that the volume is to recover. Another disk would have to make the volume, and a
+/// place is for good (X6).
+fn has_data(
+    volume: &SharedPersistentVolume,
+    reservation: &DiskReservation,
+    disks: &[&NodeDisk],
+) -> Result<(), Verdict> {
+    let Some(recover) = &volume.spec.recover else { return Ok(()) };
+    let on = reservation.status.as_ref().and_then(|status| status.node_disk.as_ref());
+    let has = |disk: &&&NodeDisk| orphans::has_data_for(volume, disk);
+    if inherits(volume, reservation) || disks.iter().filter(has).any(|disk| disk.metadata.name.as_ref() == on)
+    {
+        return Ok(());
+    }
+    let Some(disk) = disks.iter().find(has) else { return Err(no_data(&recover.uid)) };
+    let message = format!(
+        "data {} is on NodeDisk {}, and DiskReservation {} is not: create the volume in a reservation there",
+        recover.uid,
+        disk.name_any(),
+        reservation.name_any()
+    );
+    Err(Verdict::no(reason::NO_ORPHAN, message))
+}
+
+fn no_data(uid: &str) -> Verdict {
+    let message = format!(
+        "no NodeDisk reports data {uid} without an object: it was recovered or erased, or its disk is away"
+    );
+    Verdict::no(reason::NO_ORPHAN, message)
 }
 
 /// True if the reservation could hold the volume, whatever its free space.
@@ -98,6 +130,12 @@ pub fn choose<'a>(
         .collect();
     holders.sort_by_key(|r| r.name_any());
     if holders.is_empty() {
+        // Where no disk has the data, a reservation would not help.
+        if let Some(recover) = &volume.spec.recover
+            && !disks.iter().any(|disk| orphans::has_data_for(volume, disk))
+        {
+            return Err(no_data(&recover.uid));
+        }
         return Err(Verdict::no(reason::NO_RESERVATION, no_reservation(volume, reservations)));
     }
     let (mut suited, refused): (Vec<_>, Vec<_>) =
@@ -272,6 +310,41 @@ mod tests {
     fn pick(volume: &SharedPersistentVolume, rs: &[DiskReservation]) -> Result<String, (String, String)> {
         let rs: Vec<&DiskReservation> = rs.iter().collect();
         choose(volume, &rs, &[]).map(|r| r.name_any()).map_err(|v| (v.reason.to_owned(), v.message))
+    }
+
+    /// X6: a place is for good, so data that is not there yet, or on another disk, is waited for.
+    #[test]
+    fn x6_a_volume_goes_where_the_data_is_that_it_recovers() {
+        let mut disks = [disk("n1.a", "n1", 10, &[]), disk("n2.a", "n2", 10, &[])];
+        let mut rs = [reserved("r", "eng", 2, &[]), reserved("s", "eng", 9, &[])];
+        for (reservation, disk) in rs.iter_mut().zip(&disks) {
+            reservation.status.as_mut().unwrap().node_disk = disk.metadata.name.clone();
+        }
+        let mut heir = volume("v", "eng", 1);
+        heir.spec.recover = Some(crate::api::Recover { uid: "lost".into() });
+        let pick = |heir: &SharedPersistentVolume, rs: &[DiskReservation], disks: &[NodeDisk]| {
+            let (rs, disks): (Vec<_>, Vec<_>) = (rs.iter().collect(), disks.iter().collect());
+            choose(heir, &rs, &disks)
+                .map(|r| r.name_any())
+                .map_err(|v| format!("{}: {}", v.reason, v.message))
+        };
+        let nowhere = "NoOrphan: no NodeDisk reports data lost without an object: it was recovered or erased, or its disk is away";
+        assert_eq!(pick(&heir, &rs, &disks), Err(nowhere.into()));
+        assert_eq!(pick(&heir, &[], &disks), Err(nowhere.into()), "a reservation would not help");
+        let report = |disk: &mut NodeDisk, uid: &str| {
+            let orphan = crate::api::Orphan { uid: uid.into(), ..Default::default() };
+            disk.status.as_mut().unwrap().orphans = vec![orphan];
+        };
+        report(&mut disks[1], "lost");
+        assert_eq!(pick(&heir, &rs, &disks), Ok("s".into()), "the fuller one is on another disk");
+        let elsewhere = "NoOrphan: data lost is on NodeDisk n2.a, and DiskReservation r is not: create the volume in a reservation there";
+        assert_eq!(pick(&heir, &rs[..1], &disks), Err(elsewhere.into()));
+        report(&mut disks[1], &heir.uid().unwrap());
+        assert_eq!(pick(&heir, &rs, &disks), Ok("s".into()), "etcd is older than the recovery");
+        disks[1].status.as_mut().unwrap().orphans.clear();
+        rs[0].status.as_mut().unwrap().volumes = vec![ledger_entry("lost", "eng", 1)];
+        rs[0].status.as_mut().unwrap().volumes[0].uid = "lost".into();
+        assert_eq!(pick(&heir, &rs, &disks), Ok("r".into()), "its entry is there, and the report comes");
     }
 
     #[test]

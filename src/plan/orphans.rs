@@ -7,7 +7,8 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use crate::api::{
-    DiskReservation, LedgerEntry, NodeDisk, NodeDiskStatus, Orphan, Reserved, Size, UnlistedOrphans,
+    DiskReservation, LedgerEntry, NodeDisk, NodeDiskStatus, Orphan, Reserved, SharedPersistentVolume, Size,
+    UnlistedOrphans,
 };
 
 use super::ledger::total;
@@ -47,6 +48,14 @@ pub fn count(status: &NodeDiskStatus) -> usize {
 /// The listed orphans that nobody destroyed.
 pub fn lost(status: &NodeDiskStatus) -> impl Iterator<Item = &Orphan> {
     status.orphans.iter().filter(|orphan| orphan.kept.is_none())
+}
+
+/// True if the disk reports the data that the volume is to recover, or data that the volume has taken over already: an etcd
+/// may be restored from before the volume's placement.
+pub fn has_data_for(volume: &SharedPersistentVolume, disk: &NodeDisk) -> bool {
+    let recovered = volume.spec.recover.as_ref().map(|recover| &recover.uid);
+    let is_its = |uid: &String| recovered == Some(uid) || volume.metadata.uid.as_ref() == Some(uid);
+    disk.status.as_ref().is_some_and(|status| status.orphans.iter().any(|orphan| is_its(&orphan.uid)))
 }
 
 /// Bytes of a disk that are held back for one reservation.

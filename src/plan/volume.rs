@@ -218,6 +218,14 @@ pub fn keeps_entry(now: Option<&SharedPersistentVolume>, reservation: &UidRef) -
     })
 }
 
+/// True if the volume has the data of that UID, or has recovered that data on its node (X6).
+pub fn has_data_of(volume: &SharedPersistentVolume, uid: &str) -> bool {
+    let recovered = volume.spec.recover.as_ref().is_some_and(|recover| recover.uid == uid);
+    let node = volume.status.as_ref().and_then(|status| status.node.as_ref());
+    volume.metadata.uid.as_deref() == Some(uid)
+        || recovered && node.is_some_and(|node| node.backing == BackingState::Made)
+}
+
 fn disk_of<'a>(status: &SharedPersistentVolumeStatus, seen: &'a Seen) -> Option<&'a NodeDisk> {
     seen.disks.iter().map(AsRef::as_ref).find(|disk: &&NodeDisk| disk.metadata.name == status.node_disk)
 }

@@ -72,7 +72,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("delete_finished_pod", "a person deletes a pod; lost_events.rs does"),
     ("take_size_back", "the command of keep_size (volumes.rs)"),
     ("enlarge_parent", "the command of fit_parent, where nothing is left"),
-    ("list_orphans", "the data to recover has an object; plugin.rs runs kubectl reservoir orphans"),
     ("start_pod", "a person starts a pod; pvc_provisioner.rs does"),
     ("delete_pvc", "a person ends the data; pvc_provisioner.rs deletes the PersistentVolumeClaim"),
     ("have_administrator_look", "an administrator (plugin.rs)"),
@@ -231,6 +230,13 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
         "spv/far",
         "NoReservation",
         Ready,
+    ),
+    (
+        "echo '{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: absent}, spec: {role: eng, size: 16Mi, \
+         recover: {uid: 00112233-4455-6677-8899-aabbccddeeff}}}' | kubectl create -f -",
+        "spv/absent",
+        "NoOrphan",
+        Shows,
     ),
     (
         "kubectl reservoir claim n --role eng --volume unlike -n team",

@@ -388,11 +388,16 @@ async fn x6_an_orphan_is_recovered_once_and_by_its_own_role() {
     assert_eq!(ledger.iter().map(|line| &line.uid).collect::<Vec<_>>(), [&now]);
     assert_eq!(agent.backings(), [now]);
     cluster.apply_text(&recovering("late", "role: eng")).await;
-    until_reason(&volumes, "late", "ReservationFull").await;
+    let said = until_reason(&volumes, "late", "NoOrphan").await;
+    assert!(said.contains("is that of volume data, which is there: claim that one"), "{said}");
+
+    // Data that no disk has is waited for, and no disk has to try.
+    let absent = "00112233-4455-6677-8899-aabbccddeeff";
     let larger = json!({"spec": {"size": "64Mi"}});
     reservations.patch("eng", &PatchParams::default(), &Patch::Merge(&larger)).await.unwrap();
-    let said = until_reason(&volumes, "late", "BackingFailed").await;
-    assert!(said.contains(&format!("data of volume {uid} on disk default")), "{said}");
+    cluster.apply_text(&recovering("absent", "role: eng").replace(&uid, absent)).await;
+    let said = until_reason(&volumes, "absent", "NoOrphan").await;
+    assert!(said.contains(&format!("no NodeDisk reports data {absent} without an object")), "{said}");
 }
 
 /// L5, O6: a forged offer in the name of a subscription, made before admission refused this to everybody but the

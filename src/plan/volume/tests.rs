@@ -122,7 +122,16 @@ fn x6_data_that_has_a_volume_is_not_recovered() {
     s.owner = Some("data".into());
     assert_eq!(ready(&reported(next(&v, &s))), "NoOrphan");
     s.owner = None;
+    assert_eq!(ready(&reported(next(&v, &s))), "NoOrphan", "no disk reports it");
+    s.reservations = vec![Arc::new(reserved("r", "eng", 10, &[("lost", 2)]))];
+    v.spec.recover = Some(crate::api::Recover { uid: "uid-lost".into() });
     assert_eq!(next(&v, &s), Step::TakeEntry("r".into()));
+
+    let mut other = v.clone();
+    assert!(has_data_of(&volume("lost", "eng", 2), "uid-lost") && !has_data_of(&other, "uid-lost"));
+    let node = &mut other.status.get_or_insert_default().node;
+    node.get_or_insert_default().backing = BackingState::Made;
+    assert!(has_data_of(&other, "uid-lost"), "its node has given it the data");
 }
 
 #[test]

@@ -103,7 +103,7 @@ impl<'a> About<'a> {
             SHARE_TAKEN if self.claim.is_some() => advice::use_fewer_claims(namespace),
             SHARE_TAKEN => advice::use_less_of_role(role),
             REFUSED => advice::change_quota(namespace),
-            NO_ORPHAN => advice::list_orphans(),
+            NO_ORPHAN => advice::list_orphans(argument),
             WRONG_DISK => self.wrong_disk(),
             BACKING_LOST => advice::find_lost_data(self.node(), argument),
             CANNOT_SHRINK => advice::keep_file_system(name, self.present_size()),
