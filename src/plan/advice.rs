@@ -89,6 +89,12 @@ advice! {
     enlarge_reservation(reservation, size, role) =
         "kubectl reservoir resize dr/{reservation} {size}   # or retire a volume in it: kubectl reservoir tree \
          --role {role}";
+    fit_reservation(volume, size, role) =
+        "kubectl reservoir resize spv/{volume} {size}   # its disk has no more; or free space: kubectl reservoir tree \
+         --role {role}";
+    make_pvc_anew(pvc, namespace, size) =
+        "kubectl delete pvc {pvc} -n {namespace}   # no disk has more for it than {size}: make it anew with that, or add a \
+         disk";
     use_fewer_volumes(role) =
         "kubectl reservoir tree --role {role}   # retire volumes that are not needed, or reserve once more";
     list_orphans(object) =
@@ -147,6 +153,11 @@ advice! {
     change_quota(namespace) =
         "kubectl get resourcequotas,limitranges -n {namespace}   # change the one that the message names; then it \
          goes on by itself";
+    resize_volume(volume, size) = "the size is that of the volume: kubectl reservoir resize spv/{volume} {size}";
+    resize_pvc(pvc, namespace, size) =
+        "kubectl patch pvc {pvc} -n {namespace} -p \
+         '{{\"spec\":{{\"resources\":{{\"requests\":{{\"storage\":\"{size}\"}}}}}}}}'   # it can only grow, if its StorageClass has \
+         allowVolumeExpansion";
     leave_lost_volume(delete) =
         "{delete}   # then claim another volume; data without an object: kubectl reservoir orphans";
     end_with_pvc(pvc, namespace) =
@@ -184,6 +195,10 @@ advice! {
         "kubectl describe pvc {pvc} -n {namespace}   # its events name what Reservoir waits for";
     read_foreign_events(pvc, namespace) =
         "kubectl describe pvc {pvc} -n {namespace}   # its StorageClass is not Reservoir's";
+    read_unknown_events(pvc, namespace) =
+        "kubectl describe pvc {pvc} -n {namespace}   # you may not see StorageClasses, so its class may be Reservoir's";
+    await_end(pod, namespace) =
+        "kubectl describe pod {pod} -n {namespace}   # it is ending; its events name what it waits for";
     read_workload(kind, name, namespace) =
         "kubectl describe {kind} {name} -n {namespace}   # its events and its template say why pods are missing";
 

@@ -106,7 +106,7 @@ pub(super) enum Command {
     Why {
         /// Kind and name, such as pod/web-0, pvc/data, vclaim/data, spv/data, dr/eng, nd/n1.fast, rsub/eng,
         /// vrole/eng, offer/eng.n1.
-        #[arg(value_name = "KIND/NAME", num_args = 1..=2, required = true)]
+        #[arg(value_name = "KIND/NAME", num_args = 1.., required = true)]
         object: Vec<String>,
         #[command(flatten)]
         output: Output,
@@ -134,8 +134,8 @@ pub(super) enum Command {
     Unclaim(Unclaim),
     /// Deletes an object of Reservoir's kinds, or names what stands in the way.
     Delete {
-        /// Kind and name, such as dr/eng, spv/data, rsub/eng, vrole/eng, nd/n1.fast.
-        #[arg(value_name = "KIND/NAME", num_args = 1..=2, required = true)]
+        /// Kinds and names, such as dr/eng, spv/data, rsub/eng, vrole/eng, nd/n1.fast.
+        #[arg(value_name = "KIND/NAME", num_args = 1.., required = true)]
         object: Vec<String>,
         #[command(flatten)]
         write: Write,

@@ -1,6 +1,5 @@
 //! The data of destroyed volumes that is kept for an undo: `kept`, `undelete` and `erase` (X8).
 
-use anyhow::bail;
 use jiff::Timestamp;
 use kube::{Client, ResourceExt};
 use serde::Serialize;
@@ -96,9 +95,7 @@ fn find<'a>(snapshot: &'a Snapshot, word: &str) -> Result<KeptData<'a>, String> 
 
 async fn read(client: &Client) -> anyhow::Result<Snapshot> {
     let snapshot = Snapshot::read(client, None, "default").await?;
-    if let Some(kind) = [&RESERVATION, &VOLUME].into_iter().find(|kind| !snapshot.sees(kind)) {
-        bail!("you may not list {}: ask for ClusterRole reservoir-viewer", kind.plural);
-    }
+    snapshot.require(&[&RESERVATION, &VOLUME])?;
     Ok(snapshot)
 }
 

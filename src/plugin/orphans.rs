@@ -1,6 +1,5 @@
 //! Data without an object: its list, and the manifests that recover it (X6).
 
-use anyhow::bail;
 use kube::{Client, ResourceExt};
 use serde::Serialize;
 use serde_json::json;
@@ -79,9 +78,7 @@ pub(super) fn text(all: &[DataOnDisk]) -> String {
 /// Prints the manifests for all orphans, or for the orphans with the given UIDs, names and NodeDisks.
 pub(super) async fn print_manifests(client: &Client, data: &[String], output: &Output) -> anyhow::Result<()> {
     let snapshot = Snapshot::read(client, None, "default").await?;
-    if let Some(kind) = [&DISK, &RESERVATION, &VOLUME].into_iter().find(|kind| !snapshot.sees(kind)) {
-        bail!("you may not list {}: ask for ClusterRole reservoir-viewer", kind.plural);
-    }
+    snapshot.require(&[&DISK, &RESERVATION, &VOLUME])?;
     let Snapshot { disks, reservations, volumes, .. } = &snapshot;
     let mut documents = recover::documents(disks, reservations, volumes, data).map_err(anyhow::Error::msg)?;
     // Where admission writes the principal, anybody may apply the manifests.

@@ -92,9 +92,16 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             subscribe::subscribe(&client, &roles, name.as_deref(), &namespace, &write).await?;
         }
         Command::Delete { object, write } => {
-            let target = Target::parse(&object, &namespace)?;
+            let targets = Target::parse_all(&object, &namespace)?;
             let snapshot = read_and_report(&client, None, &namespace).await?;
-            delete::delete_object(&client, &snapshot, &target, &write).await?;
+            let mut code = ExitCode::SUCCESS;
+            for target in &targets {
+                if let Err(error) = delete::delete_object(&client, &snapshot, target, &write).await {
+                    eprintln!("error: {error:#}");
+                    code = ExitCode::FAILURE;
+                }
+            }
+            return Ok(code);
         }
         Command::Unsubscribe(args) => unsubscribe::unsubscribe(&client, &args, &namespace).await?,
         Command::Unclaim(args) => unclaim::unclaim(&client, &args, &namespace).await?,
@@ -114,7 +121,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             let (kind, name) = object.split_once('/').unwrap_or(("spv", &object));
             let kind = Kind::parse(kind).map_err(anyhow::Error::msg)?;
             if kind != &kind::VOLUME && kind != &kind::RESERVATION {
-                bail!("a {} has no size: resize spv/NAME or dr/NAME", kind.name);
+                let within = kind.namespaced.then(|| namespace.clone());
+                let target = Target::new(kind, within, name.to_owned());
+                let snapshot = Snapshot::read(&client, Some(&namespace), &namespace).await?;
+                bail!("{}", why::resize_instead(&snapshot, &target, &size));
             }
             let field = ("size", json!(size));
             let result = ("is being resized", Some(Until::Condition(RESIZED)));
@@ -122,11 +132,13 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Orphans { output } => {
             let snapshot = read_and_report(&client, only, &namespace).await?;
+            snapshot.require(&[&kind::DISK])?;
             let orphans = orphans::list(&snapshot);
             print(&output, &orphans, || orphans::text(&orphans))?;
         }
         Command::Kept { output } => {
             let snapshot = read_and_report(&client, only, &namespace).await?;
+            snapshot.require(&[&kind::RESERVATION])?;
             let kept = kept::list(&snapshot);
             print(&output, &kept, || kept::text(&kept))?;
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use anyhow::bail;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -32,6 +33,8 @@ pub(super) struct Snapshot {
     pub pvcs: Vec<PersistentVolumeClaim>,
     /// Names of the StorageClasses that Reservoir serves.
     pub classes: Vec<String>,
+    /// True if the caller may not list StorageClasses.
+    pub classes_unseen: bool,
     /// Events of one namespace, for `why`.
     pub events: Vec<Event>,
     /// Workloads of one kind in one namespace, for `why`.
@@ -94,9 +97,11 @@ impl Snapshot {
         snapshot.pods = list_namespaced(client, only, namespace, denied).await?;
         snapshot.pvcs = list_namespaced(client, only, namespace, denied).await?;
         // Without the right to list StorageClasses the annotation of PersistentVolumeClaims serves nearly as well.
-        let classes: Vec<StorageClass> = list_cluster_wide(client, &mut vec![]).await?;
+        let mut unseen = vec![];
+        let classes: Vec<StorageClass> = list_cluster_wide(client, &mut unseen).await?;
         let ours = classes.iter().filter(|class| class.provisioner == DRIVER);
         snapshot.classes = ours.map(ResourceExt::name_any).collect();
+        snapshot.classes_unseen = !unseen.is_empty();
         Ok(snapshot)
     }
 
@@ -126,6 +131,14 @@ impl Snapshot {
         !self.denied.iter().filter(unseen).any(|denied| denied.plural == kind.plural)
     }
 
+    /// Fails if the caller may not list one of the kinds: what may not be seen may be there.
+    pub fn require(&self, kinds: &[&kind::Kind]) -> anyhow::Result<()> {
+        match kinds.iter().find(|kind| !self.sees(kind)) {
+            Some(kind) => bail!("you may not list {}: ask for ClusterRole reservoir-viewer", kind.plural),
+            None => Ok(()),
+        }
+    }
+
     /// A sentence for each right to list that the caller lacks, with all kinds.
     pub fn notes(&self) -> Vec<String> {
         let mut notes: Vec<(&Within, Vec<&str>)> = vec![];
@@ -140,7 +153,16 @@ impl Snapshot {
                 None => notes.push((within, vec![plural])),
             }
         }
-        notes.iter().map(|(within, plurals)| within.note(&names(plurals, plurals.len()))).collect()
+        let mut notes: Vec<String> =
+            notes.iter().map(|(within, plurals)| within.note(&names(plurals, plurals.len()))).collect();
+        let unknown = |pvc: &&PersistentVolumeClaim| {
+            pvc.spec.as_ref().is_some_and(|spec| spec.volume_name.is_none()) && !self.is_ours(pvc)
+        };
+        if self.classes_unseen && self.pvcs.iter().any(|pvc| unknown(&pvc)) {
+            let unseen = "you may not list storageclasses: a PersistentVolumeClaim without a volume may be Reservoir's, too";
+            notes.push(unseen.to_owned());
+        }
+        notes
     }
 
     /// Prints a note if no object has the role or a related one, and another role has a similar name: a grant on a mistyped
@@ -279,6 +301,26 @@ mod tests {
                 "you may not list pods of namespace team: ask for Kubernetes' ClusterRole view there",
             ]
         );
+    }
+
+    /// T4: a list that may not be seen is not an empty list.
+    #[test]
+    fn t4_a_list_that_may_not_be_seen_is_not_empty() {
+        let blind = Snapshot { denied: vec![Denied::unseen(&kind::DISK)], ..Default::default() };
+        let error = blind.require(&[&kind::VOLUME, &kind::DISK]).unwrap_err().to_string();
+        assert_eq!(error, "you may not list nodedisks: ask for ClusterRole reservoir-viewer");
+        assert!(blind.require(&[&kind::VOLUME]).is_ok());
+    }
+
+    /// T4: a PersistentVolumeClaim whose StorageClass may not be seen is not left out in silence.
+    #[test]
+    fn t4_an_unseen_storage_class_is_told() {
+        let pvc = serde_json::json!({"metadata": {"name": "q"}, "spec": {"storageClassName": "enx"}});
+        let pvcs = vec![serde_json::from_value(pvc).unwrap()];
+        let mut snapshot = Snapshot { pvcs, classes_unseen: true, ..Default::default() };
+        assert_eq!(snapshot.notes().len(), 1);
+        snapshot.classes_unseen = false;
+        assert_eq!(snapshot.notes().len(), 0);
     }
 
     /// A tenant's claim, which an administrator looks at.

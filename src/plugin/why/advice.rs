@@ -383,6 +383,26 @@ impl<'a> About<'a> {
         let has = if placed { resize::size_now(volume).bytes_or_zero() } else { 0 };
         let missing = volume.spec.size.bytes_or_zero().saturating_sub(has).saturating_sub(free(reservation));
         let size = reservation.status.as_ref().map_or(0, holder::size).saturating_add(missing);
+        // A larger reservation that its disk cannot have would be the way back to this step.
+        let disk = reservation.status.as_ref().and_then(|status| status.node_disk.as_ref());
+        let disk = self.snapshot.disks.iter().find(|d| Some(&d.name_any()) == disk);
+        let on_disk = disk.and_then(|disk| disk.status.as_ref()?.free.as_ref()?.bytes().ok());
+        if on_disk.is_some_and(|on_disk| on_disk < missing) && reservation.spec.parent.is_none() {
+            let most = has.saturating_add(free(reservation));
+            let pvc = self.snapshot.pvcs.iter().find(|pvc| pvc.metadata.uid.as_deref() == pvc_of(volume));
+            return match pvc.filter(|_| pvc_of(volume).is_some()) {
+                _ if most < 1 << 20 || most == has => advice::make_free_space(),
+                Some(pvc) if placed => {
+                    let namespace = pvc.namespace().unwrap_or_default();
+                    advice::resize_pvc(pvc.name_any(), namespace, whole_mebibytes(most))
+                }
+                Some(pvc) => {
+                    let namespace = pvc.namespace().unwrap_or_default();
+                    advice::make_pvc_anew(pvc.name_any(), namespace, whole_mebibytes(most))
+                }
+                None => advice::fit_reservation(self.name, whole_mebibytes(most), &reservation.spec.role),
+            };
+        }
         advice::enlarge_reservation(reservation.name_any(), Size::from_bytes(size), &reservation.spec.role)
     }
 
@@ -588,6 +608,33 @@ mod tests {
             (&CLAIM, "far", NO_SUCH_VOLUME, "kubectl reservoir create datasets --role ops --size 1Gi"),
         ] {
             let step = step(&snapshot, kind, name, reason);
+            assert!(step.starts_with(wanted), "{step}");
+        }
+    }
+
+    /// T4: a size that the reservation's disk cannot have is no circle of steps between volume and reservation.
+    #[test]
+    fn t4_advice_enlarges_no_reservation_beyond_its_disk() {
+        let mut full = disk("n1.a", "n1", 7, &[]);
+        full.status.as_mut().unwrap().free = Some(gi(1));
+        let mut pvc = k8s_openapi::api::core::v1::PersistentVolumeClaim::default();
+        (pvc.metadata.name, pvc.metadata.namespace) = (Some("q".into()), Some("team".into()));
+        pvc.metadata.uid = Some("u".into());
+        let mut made = volume("pvc-u", "eng", 50);
+        made.metadata.labels = Some([(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+        let snapshot = Snapshot {
+            disks: vec![full],
+            reservations: vec![reserved("eng", "eng", 6, &[("data", 3)])],
+            volumes: vec![volume("big", "eng", 50), volume("fits", "eng", 4), made],
+            pvcs: vec![pvc],
+            ..Snapshot::default()
+        };
+        for (name, wanted) in [
+            ("big", "kubectl reservoir resize spv/big 3Gi   # its disk has no more"),
+            ("fits", "kubectl reservoir resize dr/eng 7Gi "),
+            ("pvc-u", "kubectl delete pvc q -n team   # no disk has more for it than 3Gi"),
+        ] {
+            let step = step(&snapshot, &VOLUME, name, RESERVATION_FULL);
             assert!(step.starts_with(wanted), "{step}");
         }
     }

@@ -7,6 +7,7 @@ use super::report::Report;
 use super::target::Target;
 use super::waits;
 use crate::api::Role;
+use crate::api::condition::reason::{RETIRING as RETIRING_REASON, *};
 use crate::api::condition::{RESIZED, RETIRING};
 use crate::cluster;
 use crate::plugin::kind::{CLAIM, DISK, Kind, POD, PVC, RESERVATION, VOLUME};
@@ -34,6 +35,7 @@ pub(super) fn reports(snapshot: &Snapshot, target: &Target) -> Option<Vec<Report
         reason: reason.to_owned(),
         message: message.to_owned(),
         trouble,
+        beside: false,
     };
     if target.kind == &POD {
         return Some(waits::pod_reports(snapshot, target, target.find_pod(snapshot)?));
@@ -50,20 +52,44 @@ pub(super) fn reports(snapshot: &Snapshot, target: &Target) -> Option<Vec<Report
         RETIRING => c.status == "True",
         _ => false,
     };
-    let mut all: Vec<Report> =
-        item.conditions.iter().filter(trouble).map(|c| report(true, &c.reason, &c.message)).collect();
-    // A true condition Ready is no cause of a wait, beside a failed resize or a retirement.
-    match item.ready() {
-        Some(ready) if ready.status == "True" && !all.is_empty() => {}
-        Some(ready) => all.push(report(ready.status != "True", &ready.reason, &ready.message)),
-        None => all.push(report(
+    let beside = item.conditions.iter().filter(trouble);
+    let beside: Vec<Report> =
+        beside.map(|c| Report { beside: true, ..report(true, &c.reason, &c.message) }).collect();
+    let own = match item.ready() {
+        // A true condition Ready is no cause of a wait, beside a failed resize or a retirement.
+        Some(ready) if ready.status == "True" && !beside.is_empty() => None,
+        Some(ready) if ready.status == "True" && item.deleting => {
+            Some(report(true, DELETING, "it is being deleted"))
+        }
+        Some(ready) => Some(report(ready.status != "True", &ready.reason, &ready.message)),
+        None => Some(report(
             true,
             "NotLookedAt",
             "the controller has reported no condition: is the controller running? `kubectl reservoir doctor` checks it",
         )),
-    }
-    Some(all)
+    };
+    Some(own.into_iter().chain(beside).collect())
 }
+
+/// The reason of an object that is being deleted, and whose conditions do not say so yet.
+pub(super) const DELETING: &str = "Deleting";
+
+/// Reasons that no other object's state ends.
+const OWN: &[&str] = &[
+    RETIRING_REASON,
+    RESIZE_FAILED,
+    CANNOT_SHRINK,
+    SHRINK_IN_USE,
+    NO_SUBSCRIPTION,
+    NO_CAPABILITY,
+    ROLE_NOT_ALLOWED,
+    ALWAYS_WRITABLE,
+    NAME_TAKEN,
+    REFUSED,
+];
+
+/// Reasons of an object that waits for a larger reservation.
+const SPACE: &[&str] = &[NO_RESERVATION, RESERVATION_FULL, NO_PARENT, PARENT_NOT_RESERVED, PARENT_FULL];
 
 fn has_trouble(snapshot: &Snapshot, target: &Target) -> bool {
     reports(snapshot, target).is_some_and(|reports| reports.iter().any(|report| report.trouble))
@@ -72,8 +98,11 @@ fn has_trouble(snapshot: &Snapshot, target: &Target) -> bool {
 /// The objects with trouble that the object may wait for, nearest first.
 fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
     let namespace = target.namespace.as_deref();
-    let own_trouble = has_trouble(snapshot, target);
-    if !own_trouble && [&VOLUME, &RESERVATION].contains(&target.kind) {
+    let own: Vec<Report> = reports(snapshot, target).unwrap_or_default();
+    let mut own = own.iter().filter(|report| report.trouble).map(|report| report.reason.as_str()).peekable();
+    let is_at_rest = own.peek().is_none();
+    let own: Vec<&str> = own.filter(|reason| !OWN.contains(reason)).collect();
+    if own.is_empty() && (!is_at_rest || [&VOLUME, &RESERVATION].contains(&target.kind)) {
         return vec![];
     }
     let existing = |kind: &'static Kind, namespace: Option<&str>, name: &str| {
@@ -90,7 +119,8 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
             let claim = existing(&CLAIM, Some(&namespace), &name);
             claim.or_else(|| Some(Target::new(&PVC, Some(namespace), name)))
         };
-        claims.into_iter().map(of).collect()
+        let disk = waits::lost_disk(snapshot, target).map(|disk| Target::new(&DISK, None, disk));
+        claims.into_iter().map(of).chain([disk]).collect()
     } else if target.kind == &CLAIM {
         let claim = snapshot
             .claims
@@ -126,7 +156,8 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
         let not_ready =
             snapshot.find(t.kind, t.namespace.as_deref(), &t.name).is_some_and(|item| !item.is_ready());
         not_ready
-            || own_trouble && has_trouble(snapshot, t)
+            // A reservation that is to be larger is Ready meanwhile.
+            || t.kind == &RESERVATION && own.iter().any(|r| SPACE.contains(r)) && has_trouble(snapshot, t)
             || t.kind == &CLAIM && !upstream(snapshot, t).is_empty()
     };
     candidates.into_iter().flatten().filter(troubled).collect()

@@ -10,6 +10,7 @@ mod waits;
 
 use serde::Serialize;
 
+pub(super) use steps::resize_instead;
 pub(super) use target::Target;
 pub(super) use waits::growth;
 
@@ -46,6 +47,16 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
         // A claim's PersistentVolumeClaim has the name of the claim, and waits for the claim.
         let mut answer = why(snapshot, &claim)?;
         answer.holders.insert(0, format!("it belongs to {}", claim.title()));
+        let deleted =
+            waits::find_pvc(snapshot, target).is_some_and(|pvc| pvc.metadata.deletion_timestamp.is_some());
+        if let Some(report) = waits::pvc_report(snapshot, target).filter(|_| deleted && answer.ready) {
+            let (summary, next) = (
+                format!("{}: {}", report.reason, report.message),
+                vec![step_for(snapshot, target, &report.reason)],
+            );
+            let because = vec![report];
+            return Ok(Why { object: target.title(), summary, ready: false, because, next, ..answer });
+        }
         if let Some(report) = waits::growth_report(snapshot, target).filter(|_| answer.ready) {
             add_growth(&mut answer, report, snapshot, target);
         }
@@ -59,7 +70,10 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
         if i == 0 && reports.is_none() {
             return Err(target.not_found(snapshot));
         }
-        for report in reports.unwrap_or_else(|| vec![waits::missing_claim(snapshot, link)]) {
+        let reports = reports.unwrap_or_else(|| vec![waits::missing_claim(snapshot, link)]);
+        // A volume that could not shrink, or that retires, serves meanwhile: it delays its claims by nothing else.
+        let matters = |report: &Report| i == 0 || report.trouble && !(report.beside && link.kind == &VOLUME);
+        for report in reports.into_iter().filter(matters) {
             // The step for the root cause is enough: its effects end by themselves. A pod has one cause at a time.
             if report.trouble && (next.is_empty() || i + 1 == chain.len() && link.kind != &POD) {
                 let step = step_for(snapshot, link, &report.reason);
@@ -74,12 +88,21 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
         let end = deletion_step(snapshot, target).filter(|_| !holders.is_empty());
         next.extend(subscription_step(snapshot, target).or(end));
     }
-    let summary = match because.last() {
+    let own = because.iter().rfind(|report| !report.beside).or(because.last());
+    let mut summary = match own {
         Some(own) if because.len() > 1 => format!("{}, for the reasons below", own.reason),
         Some(own) if own.message.is_empty() => own.reason.clone(),
         Some(own) => format!("{}: {}", own.reason, own.message),
         None => "no condition is reported".into(),
     };
+    if !ready && let Some(own) = because.pop_if(|own| !own.trouble) {
+        // The object's own condition is no consequence of the causes.
+        let cause = match because.as_slice() {
+            [cause] => format!(": {} is {}: {}", cause.object, cause.reason, cause.message),
+            _ => ", for the reasons below".to_owned(),
+        };
+        summary = format!("{}, but not of use now{cause}", own.reason);
+    }
     if ready {
         because.clear();
     }
@@ -107,7 +130,14 @@ pub(super) fn text(why: &Why, paint: Paint) -> String {
     let mut text = format!("{}: {summary}\n", paint.bold(&why.object));
     // The first line already has a single cause.
     for (i, report) in why.because.iter().enumerate().filter(|_| why.because.len() > 1) {
-        let word = if i == 0 { "because" } else { "so" };
+        let also = i > 0 && why.because[i - 1].object == report.object && report.beside;
+        let word = if i == 0 {
+            "because"
+        } else if also {
+            "and"
+        } else {
+            "so"
+        };
         let message = if report.message.is_empty() { String::new() } else { format!(": {}", report.message) };
         text.push_str(&format!("  {word} {} is {}{message}\n", report.object, paint.bold(&report.reason)));
     }
@@ -321,6 +351,101 @@ mod tests {
             unscheduled.contains(&format!("next: kubectl describe node {node}   # volume v is on it")),
             "{unscheduled}"
         );
+    }
+
+    /// T4: a condition about a wish of a volume delays no claim, and Bound does not follow from a node that is off.
+    #[test]
+    fn t4_why_has_no_cause_that_is_none() {
+        let failed = |conditions: &mut Vec<Condition>| {
+            let failed = Verdict::no(reason::RESIZE_FAILED, "needs 1Gi");
+            set(conditions, RESIZED, failed, None, jiff::Timestamp::UNIX_EPOCH);
+        };
+        let mut snapshot = unreachable();
+        failed(&mut snapshot.volumes[0].status.as_mut().unwrap().conditions);
+        set_ready(&mut snapshot.claims[0].status.as_mut().unwrap().conditions, true);
+        let bound = ask(&snapshot, &CLAIM, Some("team"), "data").unwrap();
+        assert!(
+            bound.starts_with(
+                "VolumeClaim team/data: Test, but not of use now, for the reasons below\n  because NodeDisk n1.a is \
+                 NodeUnreachable: node n1 is not Ready\n  so SharedPersistentVolume data is NodeUnreachable: NodeDisk \
+                 n1.a is not ready\nnext: kubectl get nodes"
+            ),
+            "{bound}"
+        );
+        let volume = ask(&snapshot, &VOLUME, None, "data").unwrap();
+        assert!(
+            volume.contains("  and SharedPersistentVolume data is ResizeFailed: needs 1Gi\n"),
+            "{volume}"
+        );
+        snapshot.volumes[0] = ready_volume("data", "eng", true);
+        failed(&mut snapshot.volumes[0].status.as_mut().unwrap().conditions);
+        let conditions = &mut snapshot.claims[0].status.as_mut().unwrap().conditions;
+        set_not_ready(conditions, reason::BINDING, "Kubernetes binds it");
+        let binding = ask(&snapshot, &CLAIM, Some("team"), "data").unwrap();
+        assert!(
+            binding
+                .starts_with("VolumeClaim team/data: Binding: Kubernetes binds it\nnext: wait a few seconds"),
+            "{binding}"
+        );
+    }
+
+    /// T4: what is being deleted, or is on a node that is off, is not reported as at rest.
+    #[test]
+    fn t4_why_sees_deletions_and_nodes_that_are_off() {
+        let deleted =
+            || Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
+        let mut snapshot = unreachable();
+        snapshot.pods = vec![pod_of("data", "Running")];
+        snapshot.pods[0].spec.as_mut().unwrap().node_name = Some("n1".into());
+        let of = |snapshot: &Snapshot| ask(snapshot, &POD, Some("team"), "web").unwrap();
+        let off = of(&snapshot);
+        assert!(off.contains("so Pod team/web is Running: but node n1 is not Ready"), "{off}");
+        snapshot.pods[0].metadata.deletion_timestamp = deleted();
+        let ending = of(&snapshot);
+        assert!(
+            ending.contains("because NodeDisk n1.a is NodeUnreachable")
+                && ending.contains(
+                    "so Pod team/web is Terminating: it is being deleted since 1970-01-01T00:00:00Z, and \
+                                    node n1 is not Ready"
+                ),
+            "{ending}"
+        );
+        snapshot.disks.clear();
+        snapshot.volumes = vec![ready_volume("data", "eng", true)];
+        set_ready(&mut snapshot.claims[0].status.as_mut().unwrap().conditions, true);
+        let ending = of(&snapshot);
+        assert!(ending.contains("next: kubectl describe pod web -n team   # it is ending"), "{ending}");
+        let mut ended = pvc("data", "Bound", "ours");
+        ended.metadata.deletion_timestamp = deleted();
+        snapshot.pvcs = vec![ended];
+        let used = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+        assert!(
+            used.starts_with("PersistentVolumeClaim team/data: Terminating: ")
+                && used.contains("next: kubectl reservoir tree"),
+            "{used}"
+        );
+        snapshot.claims[0].metadata.deletion_timestamp = deleted();
+        let claim = ask(&snapshot, &CLAIM, Some("team"), "data").unwrap();
+        assert!(claim.starts_with("VolumeClaim team/data: Deleting"), "{claim}");
+    }
+
+    /// T4, P3: a size is asked for where it is written.
+    #[test]
+    fn t4_p3_resize_names_the_object_that_has_the_size() {
+        let mut bound = claim("team", "data", "v");
+        bound.status.get_or_insert_default().volume = Some(UidRef { name: "v".into(), uid: "uid-v".into() });
+        let mut snapshot = Snapshot { claims: vec![bound], ..Snapshot::default() };
+        let instead = |snapshot: &Snapshot, kind| {
+            resize_instead(snapshot, &Target::new(kind, Some("team".into()), "data".into()), "2Gi")
+        };
+        assert!(instead(&snapshot, &PVC).ends_with("kubectl reservoir resize spv/v 2Gi"));
+        snapshot.claims[0].metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+        for kind in [&PVC, &CLAIM] {
+            let step = instead(&snapshot, kind);
+            let patch = "kubectl patch pvc data -n team -p '{\"spec\":{\"resources\":{\"requests\":{\"storage\":\"2Gi\"}}}}'";
+            assert!(step.contains(patch), "{step}");
+        }
+        assert_eq!(instead(&snapshot, &POD), "a Pod has no size: resize spv/NAME or dr/NAME");
     }
 
     /// T4: a subscription that offers nothing by a mistake says which.

@@ -11,4 +11,7 @@ pub(in crate::plugin) struct Report {
     /// True if the object is not in its intended state.
     #[serde(skip)]
     pub trouble: bool,
+    /// True for a condition beside Ready. It delays nothing but the wish that it is about.
+    #[serde(skip)]
+    pub beside: bool,
 }

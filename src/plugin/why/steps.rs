@@ -3,10 +3,11 @@
 use kube::ResourceExt;
 
 use super::advice::About;
+use super::chain::DELETING;
 use super::target::Target;
 use super::waits;
 use crate::api::condition::reason::VOLUME_HELD;
-use crate::api::{Capability, Role, RoleSubscription};
+use crate::api::{Capability, Role, RoleSubscription, VolumeClaim};
 use crate::plan::{advice, pvc_provisioner::pvc_of};
 use crate::plugin::kind::{CLAIM, POD, PVC, SUBSCRIPTION, VOLUME, nearest};
 use crate::plugin::snapshot::Snapshot;
@@ -14,11 +15,17 @@ use crate::plugin::snapshot::Snapshot;
 /// The next step for an object with a report of the given reason.
 pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
     let (name, namespace) = (&target.name, target.namespace.as_deref().unwrap_or("default"));
+    if reason == DELETING {
+        return advice::look_again();
+    }
     if target.kind == &PVC {
         return waits::pvc_step(snapshot, target, reason);
     }
     if target.kind == &POD && reason == VOLUME_HELD {
         return waits::holder_step(snapshot, target);
+    }
+    if target.kind == &POD && reason == waits::TERMINATING {
+        return advice::await_end(name, namespace);
     }
     if target.kind == &POD && reason == waits::OTHER_NODE {
         return waits::other_node_step(snapshot, target);
@@ -33,6 +40,21 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
         return advice::read_workload(target.kind.short, name, namespace);
     }
     About::new(snapshot, target).step(reason).unwrap_or_else(advice::check_controller)
+}
+
+/// The command that resizes the volume of an object without a size of its own.
+pub(in crate::plugin) fn resize_instead(snapshot: &Snapshot, target: &Target, size: &str) -> String {
+    let (name, namespace) = (&target.name, target.namespace.as_deref().unwrap_or("default"));
+    let is_it = |c: &&VolumeClaim| c.name_any() == *name && c.namespace() == target.namespace;
+    let claim = snapshot.claims.iter().find(is_it).filter(|_| [&CLAIM, &PVC].contains(&target.kind));
+    let bound = claim.and_then(|claim| claim.status.as_ref()?.volume.as_ref());
+    match (claim.is_some_and(|claim| pvc_of(claim).is_none()), bound) {
+        (true, Some(volume)) => format!("{}: {}", target.title(), advice::resize_volume(&volume.name, size)),
+        _ if target.kind == &PVC || claim.is_some_and(|claim| pvc_of(claim).is_some()) => {
+            format!("{}: {}", target.title(), advice::resize_pvc(name, namespace, size))
+        }
+        _ => format!("a {} has no size: resize spv/NAME or dr/NAME", target.kind.name),
+    }
 }
 
 /// The step for a subscription that is in force, and offers nothing that the subscriber could mean.

@@ -28,11 +28,22 @@ impl Target {
             [both] => both.split_once('/').with_context(|| {
                 format!("`{both}`: write KIND/NAME, such as spv/{both}, vclaim/{both} or pod/{both}")
             })?,
-            [kind, name] => (kind.as_str(), name.as_str()),
+            [kind, name] if !kind.contains('/') && !name.contains('/') => (kind.as_str(), name.as_str()),
+            [both, ..] if both.contains('/') => bail!("one object at a time: {both}"),
             _ => bail!("write KIND/NAME, such as spv/data or pod/web-0"),
         };
         let kind = Kind::parse(kind).map_err(anyhow::Error::msg)?;
         Ok(Self::new(kind, kind.namespaced.then(|| namespace.to_owned()), name.to_owned()))
+    }
+
+    /// Parses several objects: `KIND/NAME KIND/NAME` or `KIND NAME NAME`.
+    pub fn parse_all(objects: &[String], namespace: &str) -> anyhow::Result<Vec<Self>> {
+        match objects {
+            [kind, names @ ..] if !kind.contains('/') && !names.is_empty() => {
+                names.iter().map(|name| Self::parse(&[kind.clone(), name.clone()], namespace)).collect()
+            }
+            each => each.iter().map(|both| Self::parse(std::slice::from_ref(both), namespace)).collect(),
+        }
     }
 
     /// `VolumeClaim team/data`: kind and path of the object.
@@ -86,5 +97,24 @@ impl Target {
             None => did_you_mean(&self.name, here),
         };
         format!("there is no {}{nearest}", self.title())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// T4: as for kubectl, several objects have each its kind, or one kind comes first.
+    #[test]
+    fn t4_several_objects_are_parsed() {
+        let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let all = |line| Target::parse_all(&words(line), "team").map_err(|error| error.to_string());
+        let volume = |name: &str| Target::new(&VOLUME, None, name.to_owned());
+        for line in ["spv/a spv/b", "spv a b"] {
+            assert_eq!(all(line), Ok(vec![volume("a"), volume("b")]), "{line}");
+        }
+        assert!(all("a").unwrap_err().contains("write KIND/NAME"));
+        let one = Target::parse(&words("spv/a spv/b"), "team").unwrap_err().to_string();
+        assert_eq!(one, "one object at a time: spv/a");
     }
 }

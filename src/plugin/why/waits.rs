@@ -10,8 +10,9 @@ use kube::api::DynamicObject;
 
 use super::report::Report;
 use super::target::Target;
-use crate::api::condition::reason::VOLUME_HELD;
-use crate::api::{Size, VolumeClaim};
+use crate::api::condition::reason::{NODE_UNREACHABLE, VOLUME_HELD};
+use crate::api::condition::{self, READY};
+use crate::api::{NodeDisk, Size, VolumeClaim};
 use crate::cluster;
 use crate::plan::{advice, publish::is_for_one_pod};
 use crate::plugin::kind::{CLAIM, Kind, POD, PVC, did_you_mean};
@@ -39,10 +40,22 @@ fn message_of(event: &Event) -> String {
 /// The reports of a pod. First a cause that no condition of Reservoir's objects has, then the phase with the message
 /// of the scheduler, the container runtime or the kubelet.
 pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Vec<Report> {
+    let report = |reason: &str, message: String| {
+        let reason = reason.to_owned();
+        vec![Report { object: target.title(), reason, message, trouble: true, beside: false }]
+    };
+    let off = lost_disk(snapshot, target).and(pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()));
+    if let Some(since) = pod.metadata.deletion_timestamp.as_ref().filter(|_| !cluster::is_terminal(pod)) {
+        let off = off.map(|node| format!(", and node {node} is not Ready")).unwrap_or_default();
+        return report(TERMINATING, format!("it is being deleted since {}{off}", since.0));
+    }
     let status = pod.status.clone().unwrap_or_default();
     let phase = status.phase.unwrap_or_else(|| "Pending".into());
     let unscheduled =
         status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
+    if let Some(node) = off.filter(|_| phase == "Running") {
+        return report(&phase, format!("but node {node} is not Ready, so nothing is known of it now"));
+    }
     let containers = status.container_statuses.iter().flatten();
     let waiting = containers.filter_map(|c| c.state.as_ref()?.waiting.as_ref()).next();
     let trouble = !["Running", "Succeeded"].contains(&phase.as_str());
@@ -55,6 +68,7 @@ pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Ve
         reason: VOLUME_HELD.into(),
         message: format!("its volume {volume} is exclusive, and pod {} uses it", cluster::pod_ref(other)),
         trouble: true,
+        beside: false,
     });
     let elsewhere = other_node(snapshot, pod).filter(|_| trouble).map(|place| Report {
         object: target.title(),
@@ -67,9 +81,24 @@ pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Ve
             None => format!("its volume {} is on node {}: {message}", place.volume, place.node),
         },
         trouble: true,
+        beside: false,
     });
-    let own = Report { object: target.title(), reason: phase, message, trouble };
+    let own = Report { object: target.title(), reason: phase, message, trouble, beside: false };
     held.or(elsewhere).into_iter().chain([own]).collect()
+}
+
+/// The reason of a pod or PersistentVolumeClaim that is being deleted.
+pub(super) const TERMINATING: &str = "Terminating";
+
+/// A disk of the pod's node, if that node is unreachable.
+pub(super) fn lost_disk(snapshot: &Snapshot, target: &Target) -> Option<String> {
+    let pod = target.find_pod(snapshot).filter(|pod| target.kind == &POD && !cluster::is_terminal(pod))?;
+    let node = pod.spec.as_ref()?.node_name.as_ref()?;
+    let is_lost = |disk: &&NodeDisk| {
+        let ready = disk.status.as_ref().and_then(|status| condition::get(&status.conditions, READY));
+        disk.spec.node_name == *node && ready.is_some_and(|ready| ready.reason == NODE_UNREACHABLE)
+    };
+    snapshot.disks.iter().find(is_lost).map(ResourceExt::name_any)
 }
 
 /// The reason of a pod that cannot run on the node of its volume.
@@ -149,11 +178,11 @@ pub(super) fn holder_step(snapshot: &Snapshot, target: &Target) -> String {
 /// The report of a PersistentVolumeClaim without a VolumeClaim. `None`: the PersistentVolumeClaim does not exist.
 pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report> {
     let report = |trouble, reason: &str, message: String| {
-        Some(Report { object: target.title(), reason: reason.to_owned(), message, trouble })
+        Some(Report { object: target.title(), reason: reason.to_owned(), message, trouble, beside: false })
     };
     let pvc = find_pvc(snapshot, target)?;
     if pvc.metadata.deletion_timestamp.is_some() {
-        return report(true, "Terminating", "it is being deleted, so no new pod may use it".into());
+        return report(true, TERMINATING, "it is being deleted, so no new pod may use it".into());
     }
     let phase = pvc.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
     if phase != "Pending" {
@@ -194,7 +223,7 @@ pub(super) fn growth_report(snapshot: &Snapshot, target: &Target) -> Option<Repo
     if let Some(event) = last_event(snapshot, &PVC, target, true).filter(failed) {
         message = message_of(event);
     }
-    Some(Report { object: target.title(), reason, message, trouble: true })
+    Some(Report { object: target.title(), reason, message, trouble: true, beside: false })
 }
 
 pub(super) fn find_pvc<'a>(snapshot: &'a Snapshot, target: &Target) -> Option<&'a PersistentVolumeClaim> {
@@ -212,7 +241,7 @@ pub(super) fn missing_claim(snapshot: &Snapshot, target: &Target) -> Report {
         true => format!("no claim or PersistentVolumeClaim has this name{near}"),
         false => "it may not be seen with your rights".into(),
     };
-    Report { object: target.title(), reason: "Missing".into(), message, trouble: true }
+    Report { object: target.title(), reason: "Missing".into(), message, trouble: true, beside: false }
 }
 
 /// The next step for a PersistentVolumeClaim without a VolumeClaim.
@@ -224,9 +253,14 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
             None => advice::make_claim(namespace),
         },
         "WaitForFirstConsumer" => advice::start_pod(name),
-        "Terminating" => advice::end_pods_of_pvc(namespace),
+        TERMINATING if snapshot.pods_of(namespace, name).next().is_some() => {
+            advice::end_pods_of_pvc(namespace)
+        }
+        TERMINATING => advice::look_again(),
         _ => match find_pvc(snapshot, target).is_some_and(|pvc| snapshot.is_ours(pvc)) {
             true => advice::read_events(name, namespace),
+            // An annotation names the driver only after the first pod.
+            false if snapshot.classes_unseen => advice::read_unknown_events(name, namespace),
             false => advice::read_foreign_events(name, namespace),
         },
     }
@@ -259,7 +293,7 @@ pub(super) fn workload_report(snapshot: &Snapshot, target: &Target) -> Option<Re
     let reason = if trouble { "NotReady" } else { "Ready" };
     let new = if new > 0 { format!(", and {new} of its rollout not") } else { String::new() };
     let message = format!("{ready} of {wanted} {what}{new}{said}");
-    Some(Report { object: target.title(), reason: reason.into(), message, trouble })
+    Some(Report { object: target.title(), reason: reason.into(), message, trouble, beside: false })
 }
 
 /// The pods that a workload's selector matches, by name.
