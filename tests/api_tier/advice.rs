@@ -32,7 +32,6 @@ const LOOKS: &[&str] = &[
     "use_fewer_volumes",
     "ask_why",
     "have_administrator_ask",
-    "see_offers",
     "find_subscription",
     "claim_other_volume",
     "ask_about_claims",
@@ -41,6 +40,8 @@ const LOOKS: &[&str] = &[
     "end_pods",
     "end_process",
     "claims_unseen",
+    "read_unknown_events",
+    "await_end",
     "recover_listed",
 ];
 
@@ -72,6 +73,9 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("delete_finished_pod", "a person deletes a pod; lost_events.rs does"),
     ("take_size_back", "the command of keep_size (volumes.rs)"),
     ("enlarge_parent", "the command of fit_parent, where nothing is left"),
+    ("fit_reservation", "the command of keep_size"),
+    ("make_pvc_anew", "a person makes the PersistentVolumeClaim anew; pvc_provisioner.rs deletes such"),
+    ("resize_pvc", "pvc_provisioner.rs and lost_events.rs patch PersistentVolumeClaims so"),
     ("start_pod", "a person starts a pod; pvc_provisioner.rs does"),
     ("delete_pvc", "a person ends the data; pvc_provisioner.rs deletes the PersistentVolumeClaim"),
     ("have_administrator_look", "an administrator (plugin.rs)"),
@@ -396,6 +400,11 @@ const PRINTS: &[(&str, &str, &str)] = &[
         "! kubectl get vclaim leaves -n solo",
     ),
     ("kubectl reservoir unsubscribe eng -n solo", "end_claims_of_role", "! kubectl get vclaim c -n solo"),
+    (
+        "kubectl reservoir resize pvc/c 33Mi -n team",
+        "resize_volume",
+        "kubectl wait --for=jsonpath='{.status.size}'=33Mi spv/data --timeout=50s",
+    ),
     ("kubectl reservoir erase nothing", "see_kept", "true"),
     (
         "kubectl reservoir reserve kept --role kept --size 64Mi; kubectl reservoir create kept --role kept --size 16Mi --keep-for 1h --wait; \
