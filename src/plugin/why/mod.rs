@@ -368,7 +368,7 @@ mod tests {
             bound.starts_with(
                 "VolumeClaim team/data: Test, but not of use now, for the reasons below\n  because NodeDisk n1.a is \
                  NodeUnreachable: node n1 is not Ready\n  so SharedPersistentVolume data is NodeUnreachable: NodeDisk \
-                 n1.a is not ready\nnext: kubectl get nodes"
+                 n1.a is not ready\n  used by pod team/web\nnext: kubectl get nodes"
             ),
             "{bound}"
         );
