@@ -71,6 +71,11 @@ impl UsedPod {
         matches!(phase, Some("Succeeded" | "Failed"))
     }
 
+    /// True if the pod has ended and nobody has deleted it: Kubernetes keeps its PersistentVolumeClaims until somebody does.
+    pub fn is_left(&self) -> bool {
+        self.has_ended() && self.metadata.deletion_timestamp.is_none()
+    }
+
     /// The PersistentVolumeClaims that the pod names, as (namespace, name). Kubernetes makes a claim for each ephemeral
     /// volume, and names the claim after pod and volume; the list includes these claims.
     pub fn claims(&self) -> Vec<(String, String)> {
@@ -181,6 +186,16 @@ mod tests {
             UsedPod::from(&pod).claims(),
             [("team".into(), "data".into()), ("team".into(), "p-b".into())]
         );
+    }
+
+    /// F3: a pod that is being deleted needs no second deletion.
+    #[test]
+    fn f3_an_ended_pod_is_left_until_it_is_deleted() {
+        let mut ended = pod("p", "u", &["data"], "Succeeded");
+        assert!(ended.is_left() && !pod("p", "u", &["data"], "Running").is_left());
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        ended.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now));
+        assert!(!ended.is_left() && ended.has_ended());
     }
 
     fn pod(name: &str, uid: &str, claims: &[&str], phase: &str) -> UsedPod {

@@ -108,12 +108,12 @@ async fn gather(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> R
     })
 }
 
-/// The ended pods that name the claim's PersistentVolumeClaim, by a live read: the cache has none of them.
+/// The ended pods, left by their owners, that name the claim's PersistentVolumeClaim, by a live read: the cache has none of them.
 async fn ended(claim: &VolumeClaim, ctx: &Context) -> Result<Vec<PodRef>, Error> {
     let key = (claim.namespace().unwrap_or_default(), claim.name_any());
     let pods: Api<UsedPod> = cluster::namespaced(&ctx.client, &key.0);
     let all = cluster::list(&pods, &ListParams::default()).await?;
-    let names_it = |pod: &&UsedPod| pod.has_ended() && pod.claims().contains(&key);
+    let names_it = |pod: &&UsedPod| pod.is_left() && pod.claims().contains(&key);
     Ok(all.iter().filter(names_it).map(UsedPod::pod_ref).collect())
 }
 

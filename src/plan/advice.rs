@@ -59,8 +59,8 @@ advice! {
     reserve_on_disk(anew, disk) = "{anew} --disk {disk}   # if NodeDisk {disk} is meant";
     reserve_on_node(anew, node) = "{anew} --node {node}   # if node {node} is meant";
     reserve_on_any_disk(anew) = "{anew}   # on any disk; kubectl get nodedisks lists all of them";
-    reserve_without_selector(anew) =
-        "{anew}   # on any disk; or label the node of a disk: kubectl get nodedisks lists them";
+    reserve_without_selector(anew, node, labels) =
+        "{anew}   # on any disk; or give the labels to a node with a disk: kubectl label node {node} {labels}";
     reserve_from_parent(anew, parent) = "{anew} --parent {parent}   # if reservation {parent} is meant";
     make_parent(parent, role, size) =
         "kubectl reservoir reserve {parent} --role {role} --size {size}   # makes the parent";
@@ -110,6 +110,9 @@ advice! {
         "kubectl reservoir resize spv/{volume} {size}   # keeps its size; or end the pods that use the volume";
     take_size_back(volume, size) =
         "kubectl reservoir resize spv/{volume} {size}   # takes the wish back; or do what the message says";
+    keep_volume_of_pvc(volume, pvc, namespace) =
+        "kubectl reservoir unretire {volume}   # keeps the volume; else end the pods that use PersistentVolumeClaim {pvc}: \
+         kubectl delete pvc {pvc} -n {namespace}";
     keep_volume(volume) =
         "kubectl reservoir unretire {volume}   # keeps the volume; else delete the claims that are bound to it";
     end_users(role) =
@@ -193,6 +196,9 @@ advice! {
     end_pods_of_pvc(namespace) = "kubectl reservoir tree -n {namespace}   # end the pods that use it";
     read_events(pvc, namespace) =
         "kubectl describe pvc {pvc} -n {namespace}   # its events name what Reservoir waits for";
+    use_near_class(pvc, namespace, class) =
+        "kubectl delete pvc {pvc} -n {namespace}   # then make it with storageClassName {class}, if that is meant";
+    see_classes(class) = "kubectl get storageclasses   # none is called {class}; make it, or the PersistentVolumeClaim anew";
     read_foreign_events(pvc, namespace) =
         "kubectl describe pvc {pvc} -n {namespace}   # its StorageClass is not Reservoir's";
     read_unknown_events(pvc, namespace) =
@@ -255,5 +261,13 @@ advice! {
     configure_disks() = "give the agents some: agent.disks in the chart's values";
     have_rights_granted(role, verbs, receiver) =
         "if you need them, have an administrator run: kubectl reservoir grant {role} --verbs {verbs} --to {receiver}";
+    have_operator_bound(user) =
+        "have an administrator run: kubectl create clusterrolebinding {user}-operates \
+         --clusterrole=reservoir-role-operator --user={user}   # for the kinds; the verbs on a role: kubectl reservoir \
+         grant --help";
+    have_user_bound(user, namespace) =
+        "have an administrator run: kubectl create rolebinding {user}-claims -n {namespace} \
+         --clusterrole=reservoir-role-user --user={user}   # for the kinds; the verbs on a role: kubectl reservoir grant \
+         --help";
     have_view_granted() = "without this right the output is incomplete";
 }

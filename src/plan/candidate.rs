@@ -134,7 +134,11 @@ pub fn no_such_disk(reservation: &DiskReservation, candidates: &[Candidate]) -> 
     let asked = match (&spec.node_disk, &spec.node_name, &spec.node_selector) {
         (Some(disk), _, _) => format!("no NodeDisk is called {disk}"),
         (_, Some(node), _) => format!("node {node} has no NodeDisk"),
-        (_, _, Some(_)) => "no node with a NodeDisk has all labels of nodeSelector".to_owned(),
+        (_, _, Some(selector)) => {
+            let labels: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let what = if labels.len() == 1 { "label" } else { "labels" };
+            format!("no node with a NodeDisk has the {what} {}", names(&labels, labels.len()))
+        }
         _ => "there is no NodeDisk: is the agent running?".to_owned(),
     };
     let mut known: Vec<String> = candidates.iter().map(|c| c.disk.name_any()).collect();
@@ -233,6 +237,9 @@ mod tests {
         let mut wanted = reservation("x", "eng", 6);
         wanted.spec.node_selector = Some(BTreeMap::from([("zone".into(), "a".into())]));
         assert_eq!(pick(&wanted, &disks), Ok("n1.a".into()));
+        wanted.spec.node_selector = Some(BTreeMap::from([("disk".into(), "ssd".into())]));
+        let said = pick(&wanted, &disks).unwrap_err().1;
+        assert_eq!(said, "no node with a NodeDisk has the label disk=ssd; there are n1.a and n2.a");
         wanted.spec.node_selector = None;
         wanted.spec.node_name = Some("n1".into());
         assert_eq!(pick(&wanted, &disks), Ok("n1.a".into()));
@@ -328,7 +335,9 @@ mod tests {
     fn d4_an_unready_disk_serves_nothing() {
         let mut gone = disk("n1.a", "n1", 10, &[]);
         set_ready(&mut gone.status.as_mut().unwrap().conditions, false);
-        assert_eq!(pick(&reservation("x", "eng", 1), &[gone]).unwrap_err().0, "NotEnoughRoom");
+        let (reason, message) = pick(&reservation("x", "eng", 1), &[gone]).unwrap_err();
+        assert_eq!(reason, "NotEnoughRoom");
+        assert!(message.ends_with("; it is served when the disk is Ready"), "{message}");
     }
 
     #[test]

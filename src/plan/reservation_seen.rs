@@ -192,7 +192,7 @@ impl Gives for DiskReservation {
                 reason::NOT_A_SUB_ROLE,
                 format!(
                     "DiskReservation {name} is for role {theirs}, and role {role} is no sub-role of that; \
-                     delete this one and carve it out of one of an ancestor's"
+                     make it anew without spec.parent, or with a reservation of an ancestor of role {role}"
                 ),
             );
         }

@@ -325,6 +325,7 @@ impl<'a> Sharing<'a> {
         let is_possible =
             may.iter().any(|disk| !disk.ready || candidate::holds_all_of(disk.disk, request.target));
         let outlook = match is_possible {
+            true if may.iter().all(|disk| !disk.ready) => "it is served when the disk is Ready",
             true => "it is served when space is free",
             false => "that is more than such a disk has: reserve less, or add a larger disk",
         };

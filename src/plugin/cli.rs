@@ -413,6 +413,9 @@ pub(super) struct Revoke {
 
 /// A size without a unit would be a number of bytes, which few people mean.
 fn size(text: &str) -> Result<String, String> {
+    if let Some(more) = text.strip_prefix('+') {
+        return Err(format!("{more} more? Write the size that it is to have in all"));
+    }
     match Size::written(text).bytes() {
         Ok(bytes) if bytes < 1 << 20 && text.chars().all(|c| c.is_ascii_digit()) => {
             Err(format!("{text} bytes? Write the unit, such as {text}Gi"))
@@ -476,6 +479,7 @@ mod tests {
         let line = ["kubectl-reservoir", "resize", "data", "-1Gi"];
         let error = Cli::try_parse_from(line).err().unwrap().to_string();
         assert!(error.contains("is not a positive number"), "{error}");
+        assert_eq!(size("+1Gi"), Err("1Gi more? Write the size that it is to have in all".into()));
         for good in ["1Mi", "1.5Gi", "1073741824"] {
             assert_eq!(size(good), Ok(good.to_owned()));
         }

@@ -1,5 +1,7 @@
 //! Errors of the API server as messages for people.
 
+use super::kind::{CLAIM, RESERVATION, SUBSCRIPTION, VOLUME};
+use crate::api::GROUP;
 use crate::cluster::Error;
 use crate::plan::advice;
 
@@ -20,7 +22,10 @@ pub(super) fn explain_api_error(error: &kube::Error) -> anyhow::Error {
             "this cluster does not have Reservoir's kinds: name another cluster with --context, or install the chart: {}",
             advice::install_chart("reservoir", "reservoir-system")
         ),
-        kube::Error::Api(status) => anyhow::anyhow!("{}", status.message),
+        kube::Error::Api(status) => match right(&status.message) {
+            Some(step) => anyhow::anyhow!("{}: {step}", status.message),
+            None => anyhow::anyhow!("{}", status.message),
+        },
         other => {
             let mut chain = other.to_string();
             let mut source = std::error::Error::source(other);
@@ -32,5 +37,48 @@ pub(super) fn explain_api_error(error: &kube::Error) -> anyhow::Error {
             }
             anyhow::anyhow!("the cluster does not answer ({chain}): check --context and --kubeconfig")
         }
+    }
+}
+
+/// The step after RBAC's refusal of a write of one of Reservoir's kinds. Its message has user, resource and namespace in
+/// quotation marks.
+fn right(message: &str) -> Option<String> {
+    let (_, refusal) = message.split_once("User \"")?;
+    let (user, refusal) = refusal.split_once("\" cannot ")?;
+    let (what, place) = refusal.split_once(&format!(" in API group \"{GROUP}\" "))?;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._:@".contains(c);
+    let namespace = place.split('"').nth(1).unwrap_or_default();
+    let of = |plurals: [&str; 2]| plurals.iter().any(|plural| what.contains(&format!("\"{plural}\"")));
+    match user.chars().all(is_plain) && !what.starts_with("list") {
+        true if of([RESERVATION.plural, VOLUME.plural]) => Some(advice::have_operator_bound(user)),
+        true if of([CLAIM.plural, SUBSCRIPTION.plural]) && !namespace.is_empty() => {
+            Some(advice::have_user_bound(user, namespace))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// T4: Kubernetes' refusal has no next step.
+    #[test]
+    fn t4_a_missing_right_on_kinds_has_a_step() {
+        let step = |kind: &str, place: &str| {
+            right(&format!(
+                "{kind}.reservoir.dev is forbidden: User \"joe\" cannot create resource \"{kind}\" in API group \
+                 \"reservoir.dev\" {place}"
+            ))
+        };
+        let operator = step("diskreservations", "at the cluster scope").unwrap();
+        assert!(
+            operator.contains("clusterrolebinding joe-operates --clusterrole=reservoir-role-operator"),
+            "{operator}"
+        );
+        let user = step("volumeclaims", "in the namespace \"team\"").unwrap();
+        assert!(user.contains("kubectl create rolebinding joe-claims -n team"), "{user}");
+        assert_eq!(step("nodedisks", "at the cluster scope"), None);
+        assert_eq!(right("the verb create is missing"), None);
     }
 }

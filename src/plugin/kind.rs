@@ -77,7 +77,19 @@ impl Kind {
         KINDS.into_iter().find(|k| called(k)).ok_or_else(|| {
             let names = KINDS.iter().flat_map(|k| [k.short, k.plural]);
             let known: Vec<&str> = KINDS.iter().map(|k| k.short).collect();
-            let nearest = did_you_mean(plain, names);
+            let nearest = match plain {
+                "no" | "node" | "nodes" => "; the disks of a node are of kind nd".to_owned(),
+                "ns" | "namespace" | "namespaces" => {
+                    "; kubectl reservoir tree -n shows a namespace".to_owned()
+                }
+                "pv" | "persistentvolume" | "persistentvolumes" => {
+                    "; a PersistentVolume is that of a vclaim or pvc".to_owned()
+                }
+                "sc" | "storageclass" | "storageclasses" => {
+                    "; what a StorageClass lacks is told of its PersistentVolumeClaims, pvc".to_owned()
+                }
+                _ => did_you_mean(plain, names),
+            };
             format!("`{text}` is not a kind of this plug-in{nearest}; its kinds are {}", known.join(", "))
         })
     }
@@ -125,6 +137,10 @@ mod tests {
         }
         let error = Kind::parse("vclaims").unwrap_err();
         assert!(error.contains("did you mean vclaim?") && error.contains("nd"), "{error}");
+        for (foreign, said) in [("ns", "tree -n"), ("node", "kind nd"), ("pv", "vclaim"), ("sc", "pvc")] {
+            let error = Kind::parse(foreign).unwrap_err();
+            assert!(error.contains(said) && !error.contains("did you mean"), "{error}");
+        }
         assert!(!Kind::parse("xyz").unwrap_err().contains("did you mean"));
     }
 }

@@ -63,6 +63,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Tree { role, show } => {
             let view = |snapshot: &Snapshot| {
                 let tree = tree::tree(snapshot, &Filter { role: role.as_deref(), namespace: only });
+                if tree.is_empty() {
+                    role.iter().for_each(|role| snapshot.note_unknown_role(role));
+                }
                 render(&show.output, &tree, || tree::text(&tree, paint))
             };
             show_view(&client, (only, &namespace), show.watch, view).await?;
@@ -192,6 +195,9 @@ async fn read_and_report(client: &Client, only: Option<&str>, namespace: &str) -
     let snapshot = Snapshot::read(client, only, namespace).await?;
     for note in snapshot.notes() {
         eprintln!("note: {note}");
+    }
+    if let Some(namespace) = only {
+        snapshot.note_unknown_namespace(client, namespace).await;
     }
     Ok(snapshot)
 }

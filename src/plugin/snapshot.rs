@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::bail;
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Event, Namespace, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
@@ -33,6 +33,8 @@ pub(super) struct Snapshot {
     pub pvcs: Vec<PersistentVolumeClaim>,
     /// Names of the StorageClasses that Reservoir serves.
     pub classes: Vec<String>,
+    /// Names of the other StorageClasses.
+    pub other_classes: Vec<String>,
     /// True if the caller may not list StorageClasses.
     pub classes_unseen: bool,
     /// Events of one namespace, for `why`.
@@ -99,8 +101,9 @@ impl Snapshot {
         // Without the right to list StorageClasses the annotation of PersistentVolumeClaims serves nearly as well.
         let mut unseen = vec![];
         let classes: Vec<StorageClass> = list_cluster_wide(client, &mut unseen).await?;
-        let ours = classes.iter().filter(|class| class.provisioner == DRIVER);
-        snapshot.classes = ours.map(ResourceExt::name_any).collect();
+        let (ours, others): (Vec<_>, Vec<_>) = classes.iter().partition(|class| class.provisioner == DRIVER);
+        snapshot.classes = ours.into_iter().map(ResourceExt::name_any).collect();
+        snapshot.other_classes = others.into_iter().map(ResourceExt::name_any).collect();
         snapshot.classes_unseen = !unseen.is_empty();
         Ok(snapshot)
     }
@@ -178,6 +181,21 @@ impl Snapshot {
         let related = |other: &&str| Role::name_covers(other, role) || Role::name_covers(role, other);
         if !near.is_empty() && !known.iter().any(related) {
             eprintln!("note: no object is of role {role}{near}");
+        }
+    }
+
+    /// Prints a note if the namespace has nothing of what is shown, and does not exist.
+    pub async fn note_unknown_namespace(&self, client: &Client, namespace: &str) {
+        let found = [self.pods.len(), self.claims.len(), self.pvcs.len(), self.subscriptions.len()];
+        if found.iter().any(|found| *found > 0) {
+            return;
+        }
+        // Without the right to list namespaces nothing is known.
+        let Ok(all) = list(&Api::<Namespace>::all(client.clone())).await else { return };
+        let names: Vec<String> = all.iter().map(ResourceExt::name_any).collect();
+        if !names.iter().any(|name| name == namespace) {
+            let near = kind::did_you_mean(namespace, names.iter().map(String::as_str));
+            eprintln!("note: there is no namespace {namespace}{near}");
         }
     }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::cli::{DryRun, Write};
 use super::kind;
 use super::snapshot::Snapshot;
-use super::write::{create_object, subscription_manifest};
+use super::write::{Until, api_of, create_object, print_result, subscription_manifest, wait_until};
 use crate::api::{Capability, RoleSubscription};
 use crate::plan::advice;
 
@@ -25,7 +25,15 @@ pub(super) async fn subscribe(
         let api = Api::<RoleSubscription>::namespaced(client.clone(), namespace);
         // Without the right to read it, the API server's answer to the CREATE is all that there is.
         if let Ok(Some(there)) = api.get_opt(name).await {
-            bail!(exists(&there, roles));
+            return match exists(&there, roles) {
+                Some(lacks) => bail!(lacks),
+                None => {
+                    let api = api_of(client, &kind::SUBSCRIPTION, Some(namespace));
+                    let there = serde_json::from_value(json!(there))?;
+                    print_result(&kind::SUBSCRIPTION, &there, "unchanged", write)?;
+                    wait_until(&api, &kind::SUBSCRIPTION, &there, write, &Until::Condition("Ready")).await
+                }
+            };
         }
         let snapshot = Snapshot::read(client, Some(namespace), namespace).await?;
         roles.iter().for_each(|role| snapshot.note_unknown_role(role));
@@ -33,9 +41,8 @@ pub(super) async fn subscribe(
     create_object(client, &kind::SUBSCRIPTION, manifest, write).await
 }
 
-/// The answer for a name that a subscription has: the roles and the capability that it lacks, with a command that adds
-/// them.
-fn exists(there: &RoleSubscription, roles: &[String]) -> String {
+/// The roles and the capability that an existing subscription lacks, with a command that adds them. `None`: it lacks none.
+fn exists(there: &RoleSubscription, roles: &[String]) -> Option<String> {
     let (name, namespace) = (there.name_any(), there.namespace().unwrap_or_default());
     let new: Vec<&String> = roles.iter().filter(|role| !there.spec.roles.contains(role)).collect();
     let mut lacks: Vec<String> = new.iter().map(|role| format!("role {role}")).collect();
@@ -43,15 +50,15 @@ fn exists(there: &RoleSubscription, roles: &[String]) -> String {
         lacks.push("the capability SHARED_RESOURCES, which shared volumes need".to_owned());
     }
     if lacks.is_empty() {
-        return format!("RoleSubscription {name} of namespace {namespace} has these roles already");
+        return None;
     }
     let all: Vec<&String> = there.spec.roles.iter().chain(new).collect();
     let patch = json!({"spec": {"roles": all, "capabilities": ["SHARED_RESOURCES"]}});
     let extend = advice::extend_subscription(&name, &namespace, patch);
-    format!(
+    Some(format!(
         "RoleSubscription {name} of namespace {namespace} exists without {}: {extend}",
         lacks.join(" and ")
-    )
+    ))
 }
 
 #[cfg(test)]
@@ -65,13 +72,15 @@ mod tests {
             let roles: Vec<String> = roles.iter().map(|role| (*role).to_owned()).collect();
             exists(&subscription("team", &["eng"], capable), &roles)
         };
-        assert_eq!(says(true, &["eng"]), "RoleSubscription sub of namespace team has these roles already");
+        assert_eq!(says(true, &["eng"]), None);
         assert_eq!(
-            says(false, &["eng", "ops"]),
+            says(false, &["eng", "ops"]).unwrap(),
             "RoleSubscription sub of namespace team exists without role ops and the capability SHARED_RESOURCES, which \
              shared volumes need: kubectl patch rolesubscription sub -n team --type=merge -p \
              '{\"spec\":{\"capabilities\":[\"SHARED_RESOURCES\"],\"roles\":[\"eng\",\"ops\"]}}'"
         );
-        assert!(says(false, &["eng"]).contains("exists without the capability SHARED_RESOURCES, which"));
+        assert!(
+            says(false, &["eng"]).unwrap().contains("exists without the capability SHARED_RESOURCES, which")
+        );
     }
 }

@@ -183,7 +183,16 @@ pub(super) async fn change_field(
     let Some(mut before) = api.get_opt(name).await.map_err(|error| explain_api_error(&error))? else {
         let all = api.list(&Default::default()).await.map(|list| list.items).unwrap_or_default();
         let names: Vec<String> = all.iter().map(ResourceExt::name_any).collect();
-        bail!("there is no {} {name}{}", kind.name, did_you_mean(name, names.iter().map(String::as_str)));
+        let near = did_you_mean(name, names.iter().map(String::as_str));
+        // A size is that of a reservation, too.
+        let other = api_of(client, &kind::RESERVATION, None).get_opt(name).await.ok().flatten();
+        let other = other.filter(|_| field == "size" && near.is_empty() && kind != &kind::RESERVATION);
+        let near = other.map_or(near, |_| format!("; there is DiskReservation {name}: dr/{name}"));
+        bail!("there is no {} {name}{near}", kind.name);
+    };
+    let is_as_before = match &before.data["spec"][field] {
+        Value::Null => value == json!(false),
+        there => *there == value,
     };
     let params = PatchParams {
         dry_run: write.dry_run.is_some(),
@@ -202,7 +211,8 @@ pub(super) async fn change_field(
                 .map_err(|error| explain_api_error(&error))?
         }
     };
-    let is_same = write.dry_run.is_none() && before.resource_version() == changed.resource_version();
+    let is_same =
+        is_as_before || write.dry_run.is_none() && before.resource_version() == changed.resource_version();
     print_result(kind, &changed, if is_same { "unchanged" } else { result }, write)?;
     match until {
         Some(until) => wait_until(&api, kind, &changed, write, &until).await,

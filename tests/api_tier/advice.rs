@@ -42,6 +42,7 @@ const LOOKS: &[&str] = &[
     "claims_unseen",
     "read_unknown_events",
     "await_end",
+    "see_classes",
     "recover_listed",
 ];
 
@@ -74,6 +75,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("take_size_back", "the command of keep_size (volumes.rs)"),
     ("enlarge_parent", "the command of fit_parent, where nothing is left"),
     ("fit_reservation", "the command of keep_size"),
+    ("keep_volume_of_pvc", "the command of keep_volume"),
     ("make_pvc_anew", "a person makes the PersistentVolumeClaim anew; pvc_provisioner.rs deletes such"),
     ("resize_pvc", "pvc_provisioner.rs and lost_events.rs patch PersistentVolumeClaims so"),
     ("start_pod", "a person starts a pod; pvc_provisioner.rs does"),
@@ -122,6 +124,11 @@ const OBJECTS: &str = "
 ---
 {apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: ours, namespace: team},
  spec: {accessModes: [ReadWriteOnce], storageClassName: late, resources: {requests: {storage: 1Mi}}}}
+---
+{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: typo, namespace: team},
+ spec: {accessModes: [ReadWriteOnce], storageClassName: lat, resources: {requests: {storage: 1Mi}}}}
+---
+{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: other}, provisioner: test.dev/other}
 ---
 {apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: late}, provisioner: csi.reservoir.dev,
  parameters: {role: late}}
@@ -178,6 +185,7 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
     ("true", "pvc/foreign -n team", "", Shows),
     ("kubectl delete pvc foreign -n team --wait=false", "pvc/foreign -n team", "Terminating", Shows),
     ("true", "pvc/ours -n team", "", Shows),
+    ("true", "pvc/typo -n team", "", Gone),
     ("true", "dr/eng", "", Shows),
     ("true", "nd/n1.default", "", Shows),
     (
@@ -403,7 +411,7 @@ const PRINTS: &[(&str, &str, &str)] = &[
     (
         "kubectl reservoir resize pvc/c 33Mi -n team",
         "resize_volume",
-        "kubectl wait --for=jsonpath='{.status.size}'=33Mi spv/data --timeout=50s",
+        "kubectl get spv data -o jsonpath='{.spec.size}' | grep -w 33Mi",
     ),
     ("kubectl reservoir erase nothing", "see_kept", "true"),
     (
@@ -418,6 +426,16 @@ const PRINTS: &[(&str, &str, &str)] = &[
          kubectl reservoir undelete last",
         "claim_again",
         "kubectl get vclaim last",
+    ),
+    (
+        "kubectl reservoir reserve joes --role eng --size 1Mi --as joe",
+        "have_operator_bound",
+        "kubectl get clusterrolebinding joe-operates",
+    ),
+    (
+        "kubectl reservoir subscribe vision -n full --as joe",
+        "have_user_bound",
+        "kubectl get rolebinding joe-claims -n full",
     ),
     (
         "kubectl create clusterrole sees --verb=list --resource=diskreservations.reservoir.dev; \

@@ -116,7 +116,11 @@ async fn f5_a6_the_deletion_policy_needs_the_verb_that_deletes() {
         "claims": [{"namespace": "team", "name": "c", "uid": "u", "mode": "ReadWrite"}]});
     let holds = json!({"volumes": [{"name": "v", "uid": "u", "role": "eng", "size": "1Mi"}]});
     for (object, status, refusal) in [
-        (volume("new", "eng"), used, "in use by 1 pod: team/p"),
+        (
+            volume("new", "eng"),
+            used,
+            "in use by 1 pod: team/p; nothing was changed, delete it when it has ended and the claim is deleted",
+        ),
         (
             reservation("new", "eng"),
             holds,
@@ -220,6 +224,9 @@ async fn f5_uninstall_erases_only_when_told() {
     let said = fails(&cluster, "uninstall --erase --yes");
     assert!(said.contains("volumes are used by pod team-a/user"), "{said}");
     cluster.end_pod("team-a", &pod.name_any()).await;
+    let dry = does(&cluster, "uninstall --erase --dry-run");
+    assert!(dry.contains("would remove VolumeClaim team-a/data\n"), "{dry}");
+    assert!(dry.contains("and then SharedPersistentVolume data of "), "{dry}");
     let said = does(&cluster, "uninstall --erase --yes --timeout 60s");
     let order = [
         "VolumeClaim team-a/data",

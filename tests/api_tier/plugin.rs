@@ -172,6 +172,14 @@ async fn t4_one_line_each_from_an_empty_disk_to_a_pod() {
     })
     .await;
     does(&cluster, "unretire data");
+    assert!(does(&cluster, "unretire data").ends_with("/data unchanged\n"));
+    assert!(does(&cluster, "subscribe eng -n team --wait").ends_with("/eng unchanged\n"));
+    assert!(
+        run(&cluster, "tree --role egn").err.contains("note: no object is of role egn; did you mean eng?")
+    );
+    assert!(
+        run(&cluster, "status -n tema").err.contains("note: there is no namespace tema; did you mean team?")
+    );
     cluster.end_pod("team", &pod.metadata.name.unwrap()).await;
     let refused = fails(&cluster, "delete spv/data");
     assert!(refused.contains("\n  claimed by team/data (ReadWrite)"), "{refused}");
@@ -239,6 +247,12 @@ async fn t4_why_finds_the_root_cause_and_the_nearest_name() {
         ("why data", "write KIND/NAME"),
         ("retire dta", "there is no SharedPersistentVolume dta; did you mean data?"),
         ("resize nd/x 1Gi", "a NodeDisk has no size: resize spv/NAME or dr/NAME"),
+        ("resize big 1Gi", "there is no SharedPersistentVolume big; there is DiskReservation big: dr/big"),
+        ("resize data +1Gi", "1Gi more? Write the size that it is to have in all"),
+        ("why ns/team", "kubectl reservoir tree -n shows a namespace"),
+        ("why spv/data spv/big", "one object at a time: spv/data"),
+        ("delete spv/dta dr/bg", "there is no SharedPersistentVolume dta; did you mean data?"),
+        ("delete spv/dta dr/bg", "there is no DiskReservation bg; did you mean big?"),
         ("create data --role eng --size 64Mi", "already exists"),
         ("create other --role eng --size lots", "write a number with a unit"),
         ("create other --role eng --size 300", "300 bytes? Write the unit, such as 300Gi"),

@@ -22,8 +22,10 @@ use super::cli::Uninstall;
 use super::doctor::Facts;
 use super::errors::{explain_api_error, explain_cluster_error};
 use super::output::confirm;
+use super::snapshot::Snapshot;
 use crate::api::FINALIZER;
 use crate::cluster;
+use crate::plan::resize;
 
 /// The pause between two looks at an object.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -65,7 +67,13 @@ pub(super) async fn uninstall(client: &Client, args: &Uninstall, namespace: &str
                 return Ok(());
             }
             Step::Delete(_) | Step::EraseKept(_) if args.dry_run => {
-                println!("and then what these hold up: volumes, reservations and the kinds");
+                let first = if let Step::Delete(first) = step { first } else { vec![] };
+                for object in next::erased(&installed).into_iter().flatten() {
+                    if !first.contains(&object) {
+                        println!("and then {object}{}", size_of(&installed, &object));
+                    }
+                }
+                println!("and then Reservoir's kinds");
                 return Ok(());
             }
             Step::Remove(_) if args.dry_run => return Ok(()),
@@ -90,6 +98,14 @@ pub(super) async fn uninstall(client: &Client, args: &Uninstall, namespace: &str
             }
         }
     }
+}
+
+/// ` of 1Gi`; empty for an object without a size.
+fn size_of(installed: &Installed, object: &Object) -> String {
+    let Snapshot { volumes, reservations, .. } = &installed.facts.snapshot;
+    let sizes = volumes.iter().map(|v| (next::object(v), resize::size_now(v)));
+    let mut sizes = sizes.chain(reservations.iter().map(|r| (next::object(r), &r.spec.size)));
+    sizes.find(|(of, _)| of == object).map(|(_, size)| format!(" of {size}")).unwrap_or_default()
 }
 
 fn question(data: Data) -> &'static str {

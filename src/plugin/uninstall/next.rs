@@ -102,7 +102,8 @@ pub(super) fn next(data: Data, installed: &Installed, now: Timestamp) -> Step {
         let release = controller.labels().get("app.kubernetes.io/instance");
         format!("helm uninstall {} --namespace {namespace}", release.map_or("reservoir", String::as_str))
     });
-    let (held, kept) = (erased_first(installed), kept_data(snapshot, now));
+    let held = erased(installed).into_iter().find(|stage| !stage.is_empty()).unwrap_or_default();
+    let kept = kept_data(snapshot, now);
     match (data, uninstall) {
         (Data::Keep, Some(command)) => Step::First(format!(
             "Reservoir still runs: {command}; nothing is erased by that; then run this again"
@@ -125,9 +126,9 @@ pub(super) fn next(data: Data, installed: &Installed, now: Timestamp) -> Step {
     }
 }
 
-/// The first of these that are there: PersistentVolumeClaims of StorageClasses, claims, volumes, reservations. Each ends
-/// before the next can.
-fn erased_first(installed: &Installed) -> Vec<Object> {
+/// What is erased: PersistentVolumeClaims of StorageClasses, claims, volumes, reservations. Each stage ends before the next
+/// can.
+pub(super) fn erased(installed: &Installed) -> [Vec<Object>; 4] {
     let snapshot = &installed.facts.snapshot;
     let of_class = |pvc: &&k8s_openapi::api::core::v1::PersistentVolumeClaim| {
         snapshot
@@ -145,9 +146,6 @@ fn erased_first(installed: &Installed) -> Vec<Object> {
         objects(&snapshot.volumes),
         objects(reservations),
     ]
-    .into_iter()
-    .find(|stage| !stage.is_empty())
-    .unwrap_or_default()
 }
 
 /// The volumes that erase the kept data.
@@ -309,6 +307,8 @@ mod tests {
         let mut of_template = reserved("made", "eng", 1, &[]);
         of_template.spec.template = Some(TemplateRef { volume_role: "eng".into(), name: "t".into() });
         snapshot.reservations = vec![fixed, of_template, reserved("r", "eng", 1, &[])];
+        let all: Vec<_> = erased(&there).into_iter().flatten().map(|object| object.to_string()).collect();
+        assert!(all.contains(&"SharedPersistentVolume v".into()), "a dry run names the data: {all:?}");
         let mut stages = vec![];
         for _ in 0..4 {
             stages.push(listed(next(Data::Erase, &there, NOW)));

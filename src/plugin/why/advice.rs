@@ -1,5 +1,6 @@
 //! The next step for each reason of a condition, with all names filled in.
 
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 
 use super::target::Target;
@@ -108,7 +109,8 @@ impl<'a> About<'a> {
             BACKING_LOST => advice::find_lost_data(self.node(), argument),
             CANNOT_SHRINK => advice::keep_file_system(name, self.present_size()),
             SHRINK_IN_USE => advice::keep_size(name, self.present_size()),
-            RETIRING => advice::keep_volume(name),
+            RETIRING => self.retiring(),
+            DESTROYING if self.is_unused() => advice::look_again(),
             DESTROYING => advice::end_users(role),
             NO_SUBSCRIPTION => self.no_subscription(),
             NO_CAPABILITY => self.no_capability(),
@@ -145,6 +147,29 @@ impl<'a> About<'a> {
             OVER_LIMIT => advice::raise_limit(role),
             _ => return None,
         })
+    }
+
+    /// The claims of a class' volume end with its PersistentVolumeClaim.
+    fn retiring(&self) -> String {
+        match self.volume.and_then(|volume| self.pvc_with(volume)) {
+            Some(pvc) => {
+                let namespace = pvc.namespace().unwrap_or_default();
+                advice::keep_volume_of_pvc(self.name, pvc.name_any(), namespace)
+            }
+            None => advice::keep_volume(self.name),
+        }
+    }
+
+    /// The PersistentVolumeClaim that the volume was made for.
+    fn pvc_with(&self, volume: &SharedPersistentVolume) -> Option<&'a PersistentVolumeClaim> {
+        let uid = pvc_of(volume)?;
+        self.snapshot.pvcs.iter().find(|pvc| pvc.metadata.uid.as_deref() == Some(uid))
+    }
+
+    /// True if no claim and no pod uses the volume: its node is at work, or does not answer.
+    fn is_unused(&self) -> bool {
+        let status = self.volume.and_then(|volume| volume.status.as_ref());
+        status.is_some_and(|status| status.claims.is_empty() && status.user_count == 0)
     }
 
     /// Kubernetes keeps a PersistentVolumeClaim for finished pods, too.
@@ -258,8 +283,16 @@ impl<'a> About<'a> {
             _ if names.is_empty() => advice::see_no_disk(),
             (Some(node), _) => advice::reserve_on_node(anew, node),
             (None, Some(disk)) => advice::reserve_on_disk(anew, disk),
-            (None, None) if asked_disk.is_some() => advice::reserve_on_any_disk(anew),
-            (None, None) => advice::reserve_without_selector(anew),
+            (None, None) => {
+                match spec.and_then(|s| s.node_selector.as_ref()).filter(|_| asked_disk.is_none()) {
+                    Some(selector) => {
+                        let labels = selector.iter().map(|(key, value)| word(&format!("{key}={value}")));
+                        let labels: Vec<String> = labels.collect();
+                        advice::reserve_without_selector(anew, &disks[0].spec.node_name, labels.join(" "))
+                    }
+                    None => advice::reserve_on_any_disk(anew),
+                }
+            }
         }
     }
 
@@ -389,8 +422,7 @@ impl<'a> About<'a> {
         let on_disk = disk.and_then(|disk| disk.status.as_ref()?.free.as_ref()?.bytes().ok());
         if on_disk.is_some_and(|on_disk| on_disk < missing) && reservation.spec.parent.is_none() {
             let most = has.saturating_add(free(reservation));
-            let pvc = self.snapshot.pvcs.iter().find(|pvc| pvc.metadata.uid.as_deref() == pvc_of(volume));
-            return match pvc.filter(|_| pvc_of(volume).is_some()) {
+            return match self.pvc_with(volume) {
                 _ if most < 1 << 20 || most == has => advice::make_free_space(),
                 Some(pvc) if placed => {
                     let namespace = pvc.namespace().unwrap_or_default();
@@ -636,6 +668,41 @@ mod tests {
         ] {
             let step = step(&snapshot, &VOLUME, name, RESERVATION_FULL);
             assert!(step.starts_with(wanted), "{step}");
+        }
+    }
+
+    /// T4, P4: a class' volume ends with its PersistentVolumeClaim, and a volume that nobody uses waits for its node only.
+    #[test]
+    fn t4_p4_advice_about_the_end_of_a_volume_names_who_ends_it() {
+        let mut made = ready_volume("pvc-u", "eng", false);
+        made.metadata.labels = Some([(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+        let mut used = ready_volume("used", "eng", true);
+        used.status.as_mut().unwrap().user_count = 1;
+        let mut pvc = PersistentVolumeClaim::default();
+        (pvc.metadata.name, pvc.metadata.namespace) = (Some("q".into()), Some("team".into()));
+        pvc.metadata.uid = Some("u".into());
+        let mut chosen = reservation("chosen", "eng", 1);
+        let labels = [("disk", "ssd"), ("zone", "a")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        chosen.spec.node_selector = Some(labels.into());
+        let mut elsewhere = reservation("elsewhere", "eng", 1);
+        elsewhere.spec.node_name = Some("zzz".into());
+        let snapshot = Snapshot {
+            disks: vec![disk("n1.a", "n1", 10, &[])],
+            volumes: vec![made, used, ready_volume("plain", "eng", true)],
+            reservations: vec![chosen, elsewhere],
+            pvcs: vec![pvc],
+            ..Snapshot::default()
+        };
+        for (kind, name, reason, wanted) in [
+            (&VOLUME, "pvc-u", RETIRING, "PersistentVolumeClaim q: kubectl delete pvc q -n team"),
+            (&VOLUME, "plain", RETIRING, "else delete the claims"),
+            (&VOLUME, "plain", DESTROYING, "wait a few seconds"),
+            (&VOLUME, "used", DESTROYING, "end the claims and pods"),
+            (&RESERVATION, "chosen", NO_SUCH_DISK, "kubectl label node n1 disk=ssd zone=a"),
+            (&RESERVATION, "elsewhere", NO_SUCH_DISK, "# on any disk; kubectl get nodedisks"),
+        ] {
+            let step = step(&snapshot, kind, name, reason);
+            assert!(step.contains(wanted), "{name} {reason}: {step}");
         }
     }
 

@@ -448,6 +448,33 @@ mod tests {
         assert_eq!(instead(&snapshot, &POD), "a Pod has no size: resize spv/NAME or dr/NAME");
     }
 
+    /// T4: a StorageClass that does not exist is not somebody else's.
+    #[test]
+    fn t4_why_pvc_sees_a_mistyped_class() {
+        let mut snapshot = Snapshot {
+            pvcs: vec![pvc("data", "Pending", "enng")],
+            classes: vec!["eng".into()],
+            other_classes: vec!["local".into()],
+            ..Snapshot::default()
+        };
+        let next = |snapshot: &Snapshot| {
+            let answer = ask(snapshot, &PVC, Some("team"), "data").unwrap();
+            answer.split_once("next: ").unwrap().1.to_owned()
+        };
+        let near = next(&snapshot);
+        assert!(
+            near.starts_with("kubectl delete pvc data -n team   # then make it with storageClassName eng"),
+            "{near}"
+        );
+        snapshot.classes_unseen = true;
+        assert!(next(&snapshot).contains("you may not see StorageClasses"));
+        snapshot.classes_unseen = false;
+        snapshot.classes.clear();
+        assert!(next(&snapshot).starts_with("kubectl get storageclasses   # none is called enng"));
+        snapshot.other_classes.push("enng".into());
+        assert!(next(&snapshot).contains("its StorageClass is not Reservoir's"));
+    }
+
     /// T4: a subscription that offers nothing by a mistake says which.
     #[test]
     fn t4_why_of_a_subscription_sees_a_mistyped_role() {

@@ -15,7 +15,7 @@ use crate::api::condition::{self, READY};
 use crate::api::{NodeDisk, Size, VolumeClaim};
 use crate::cluster;
 use crate::plan::{advice, publish::is_for_one_pod};
-use crate::plugin::kind::{CLAIM, Kind, POD, PVC, did_you_mean};
+use crate::plugin::kind::{CLAIM, Kind, POD, PVC, did_you_mean, nearest};
 use crate::plugin::snapshot::Snapshot;
 
 fn last_event<'a>(snapshot: &'a Snapshot, kind: &Kind, target: &Target, warning: bool) -> Option<&'a Event> {
@@ -257,6 +257,14 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
             advice::end_pods_of_pvc(namespace)
         }
         TERMINATING => advice::look_again(),
+        _ if missing_class(snapshot, target).is_some() => {
+            let class = missing_class(snapshot, target).unwrap_or_default();
+            let all = snapshot.classes.iter().chain(&snapshot.other_classes).map(String::as_str);
+            match nearest(class, all) {
+                Some(near) => advice::use_near_class(name, namespace, near),
+                None => advice::see_classes(class),
+            }
+        }
         _ => match find_pvc(snapshot, target).is_some_and(|pvc| snapshot.is_ours(pvc)) {
             true => advice::read_events(name, namespace),
             // An annotation names the driver only after the first pod.
@@ -264,6 +272,14 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
             false => advice::read_foreign_events(name, namespace),
         },
     }
+}
+
+/// The StorageClass that the PersistentVolumeClaim names and that does not exist.
+fn missing_class<'a>(snapshot: &'a Snapshot, target: &Target) -> Option<&'a str> {
+    let class = find_pvc(snapshot, target)?.spec.as_ref()?.storage_class_name.as_deref()?;
+    let exists = snapshot.classes.iter().chain(&snapshot.other_classes).any(|name| name == class);
+    // The empty name asks for no class.
+    (!exists && !snapshot.classes_unseen && !class.is_empty()).then_some(class)
 }
 
 /// The report of a workload: the number of ready pods, or the reason for missing pods.
