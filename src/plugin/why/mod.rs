@@ -384,7 +384,7 @@ mod tests {
         let binding = ask(&snapshot, &CLAIM, Some("team"), "data").unwrap();
         assert!(
             binding
-                .starts_with("VolumeClaim team/data: Binding: Kubernetes binds it\nnext: wait a few seconds"),
+                .starts_with("VolumeClaim team/data: Binding: Kubernetes binds it\n  used by pod team/web\nnext: wait a few seconds"),
             "{binding}"
         );
     }
