@@ -332,7 +332,7 @@ impl Agent {
             self.on_host(|host| host.publishing.clear());
             return Err("no agent answers".into());
         }
-        let published = self.published(agents, pod, volume, volume_uid, claim_uid, target, read_only).await;
+        let published = self.published(agents, pod, volume, (volume_uid, claim_uid), target, read_only).await;
         self.on_host(|host| {
             let at = host.publishing.iter().position(|claim| claim == claim_uid);
             at.into_iter().for_each(|at| drop(host.publishing.swap_remove(at)));
@@ -345,8 +345,7 @@ impl Agent {
         agents: u64,
         pod: PodRef,
         name: &str,
-        volume_uid: &str,
-        claim_uid: &str,
+        (volume_uid, claim_uid): (&str, &str),
         target: &str,
         read_only: bool,
     ) -> Result<(), String> {

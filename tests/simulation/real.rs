@@ -187,16 +187,14 @@ fn status(random: &mut Random, plural: &str) -> Value {
         }
         status["node"] = node;
     }
-    let conditions: Vec<Value> = ["Ready", "Backed", "Resized"]
-        .into_iter()
-        .filter_map(|kind| {
-            random.in_a_thousand(400).then(|| {
-                let state = if random.in_a_thousand(500) { "True" } else { "False" };
-                json!({"type": kind, "status": state, "reason": "Because", "message": format!("m{}", random.below(3)),
-                    "lastTransitionTime": "2026-01-01T00:00:00Z"})
-            })
-        })
-        .collect();
+    let mut conditions: Vec<Value> = vec![];
+    for kind in ["Ready", "Backed", "Resized"] {
+        if random.in_a_thousand(400) {
+            let state = if random.in_a_thousand(500) { "True" } else { "False" };
+            conditions.push(json!({"type": kind, "status": state, "reason": "Because",
+                "message": format!("m{}", random.below(3)), "lastTransitionTime": "2026-01-01T00:00:00Z"}));
+        }
+    }
     if !conditions.is_empty() {
         status["conditions"] = json!(conditions);
     }

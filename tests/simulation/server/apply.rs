@@ -204,7 +204,8 @@ fn remove(value: &mut Value, path: &[Key], schema: &Value, depth: usize, is_owne
         }
         ([Key::Element(key), rest @ ..], Value::Array(elements)) => {
             let Some(keys) = map_keys(schema) else {
-                elements.retain(|element| element.to_string() != *key);
+                let gone: Value = serde_json::from_str(key).unwrap_or_default();
+                elements.retain(|element| *element != gone);
                 return;
             };
             if rest.is_empty() {
