@@ -1,5 +1,5 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything else is a part of them.
-.PHONY: bench-btrfs bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e test-conformance test-versions rules bench-api crds help bench-node simulate
+.PHONY: bench-btrfs bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e test-conformance test-versions rules bench-api crds help bench-node simulate release
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1  /p' $(MAKEFILE_LIST) | column -t -l 2
@@ -98,3 +98,9 @@ bench-btrfs: ## A btrfs volume's I/O against the bare file system
 crds: ## Generates crds/ and docs/api.md
 	cargo run --quiet -- crds crds
 	cargo run --quiet -- crds --reference > docs/api.md
+
+IMAGE = localhost/reservoir
+URL = http://localhost
+PROFILE = release
+release: ## All files of a release in dist/VERSION, sent nowhere: VERSION=0.1.0; IMAGE=registry/repository, URL=of the files
+	cargo run --quiet --package reservoir-cluster -- release "$(VERSION)" --out dist/$(VERSION) --image $(IMAGE) --url $(URL) --profile $(PROFILE)

@@ -1,6 +1,7 @@
 //! The objects that the chart makes of its values, and published mistakes of other charts.
 
 mod chart_cel;
+mod chart_release;
 
 use std::fs;
 use std::path::{Path, PathBuf};

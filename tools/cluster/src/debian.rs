@@ -1,6 +1,9 @@
-//! Debian root file systems, made from packages on machines that cannot pull images.
+//! Debian root file systems, made from packages on machines that cannot pull images, and packages of other architectures.
 
+use std::fs;
 use std::path::Path;
+
+use anyhow::Context;
 
 use crate::command::Cmd;
 use crate::packages;
@@ -37,6 +40,70 @@ impl Rootfs<'_> {
         }));
         cmd.progress(format!("making a Debian {} root file system", self.suite)).run()?;
         Ok(())
+    }
+}
+
+/// Packages of any architecture, with all that they depend on.
+pub(crate) struct Download<'a> {
+    /// The release's code name.
+    pub(crate) suite: &'a str,
+    /// Debian's name of the architecture.
+    pub(crate) arch: &'a str,
+    /// The packages.
+    pub(crate) packages: &'a [&'a str],
+}
+
+impl Download<'_> {
+    /// Unpacks each package into a directory of `dir` with the package's number, and returns their names and versions in the
+    /// order of the numbers. Installs nothing. Blocks; needs apt.
+    pub(crate) fn unpack(&self, dir: &Path) -> anyhow::Result<Vec<(String, String)>> {
+        packages::ensure(&["debian-archive-keyring"])?;
+        let apt = dir.join("apt");
+        for directory in ["lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(apt.join(directory))?;
+        }
+        // To this apt nothing is installed, so that it downloads everything.
+        fs::write(apt.join("status"), "")?;
+        let mirror = mirror().unwrap_or_else(|| "http://deb.debian.org/debian".to_owned());
+        let mirror = mirror.trim_end_matches('/');
+        let pockets = ["", "-updates"].map(|pocket| format!("{mirror} {}{pocket}", self.suite));
+        let security = format!("{mirror}-security {}-security", self.suite);
+        let key = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
+        let sources: String =
+            pockets.iter().chain([&security]).map(|from| format!("deb {key} {from} main\n")).collect();
+        fs::write(apt.join("sources.list"), sources)?;
+        let path = apt.display();
+        let options = [
+            format!("Dir::Etc::sourcelist={path}/sources.list"),
+            "Dir::Etc::sourceparts=/dev/null".to_owned(),
+            format!("Dir::State::lists={path}/lists"),
+            format!("Dir::State::status={path}/status"),
+            format!("Dir::Cache={path}/cache"),
+            format!("APT::Architecture={}", self.arch),
+            format!("APT::Architectures={}", self.arch),
+            // The directory is this user's alone.
+            "APT::Sandbox::User=root".to_owned(),
+        ];
+        let apt_get = || {
+            let cmd = Cmd::new("apt-get").args(["--yes", "--no-install-recommends"]);
+            cmd.args(options.iter().flat_map(|option| ["--option", option]))
+        };
+        let what = format!("Debian {} for {}", self.suite, self.arch);
+        apt_get().arg("update").progress(format!("reading the lists of {what}")).run()?;
+        let download = apt_get().args(["--download-only", "install"]).args(self.packages);
+        download.progress(format!("downloading packages of {what}")).run()?;
+        let archives = fs::read_dir(apt.join("cache/archives"))?;
+        let mut archives: Vec<_> = archives.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()?;
+        archives.retain(|path| path.extension().is_some_and(|extension| extension == "deb"));
+        archives.sort();
+        let unpack = |(number, archive): (usize, &std::path::PathBuf)| {
+            Cmd::new("dpkg-deb").arg("--extract").arg(archive).arg(dir.join(number.to_string())).run()?;
+            let show = ["--show", "--showformat=${Package} ${Version}"];
+            let shown = Cmd::new("dpkg-deb").args(show).arg(archive).run()?;
+            let (name, version) = shown.split_once(' ').context("dpkg-deb shows no version")?;
+            Ok((name.to_owned(), version.to_owned()))
+        };
+        archives.iter().enumerate().map(unpack).collect()
     }
 }
 

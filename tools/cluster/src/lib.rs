@@ -28,6 +28,7 @@ pub mod progress;
 pub mod prometheus;
 pub mod qemu;
 mod recorded;
+pub mod release;
 pub mod tools;
 pub mod tour;
 pub mod version;

@@ -1,5 +1,6 @@
 //! `reservoir-cluster`: a real Kubernetes on this machine, up and down.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use reservoir_cluster::api::{self, ApiOptions, ApiServer};
 use reservoir_cluster::docker::Docker;
 use reservoir_cluster::node::{self, Cluster, NodeOptions};
 use reservoir_cluster::progress::say;
+use reservoir_cluster::release::Release;
 use reservoir_cluster::tour::Tour;
 use reservoir_cluster::{bench, conformance, image, interrupt, packages, powercut, prometheus, qemu, tools};
 
@@ -76,6 +78,8 @@ enum Command {
     },
     /// Build the product's and the test image and load them into a cluster that is up.
     Image(Name),
+    /// Make everything that a release consists of, and send it nowhere.
+    Release(MakeRelease),
 }
 
 #[derive(Args)]
@@ -91,6 +95,24 @@ struct Up {
     /// Use the cluster that KUBECONFIG names, instead of making one.
     #[arg(long, env = "RESERVOIR_USE_KUBECONFIG", value_parser = BoolishValueParser::new())]
     use_kubeconfig: bool,
+}
+
+#[derive(Args)]
+struct MakeRelease {
+    /// The version, which Cargo.toml and the chart have already.
+    version: String,
+    /// The directory, which is made anew.
+    #[arg(long)]
+    out: PathBuf,
+    /// The image's repository, which the chart names.
+    #[arg(long, default_value = "localhost/reservoir")]
+    image: String,
+    /// The address beneath which the release's files will be, for the manifest of krew.
+    #[arg(long, default_value = "http://localhost")]
+    url: String,
+    /// The profile of Cargo.toml for the programs.
+    #[arg(long, default_value = "release")]
+    profile: String,
 }
 
 #[derive(Args)]
@@ -126,6 +148,9 @@ fn main() -> ExitCode {
         Command::Qemu { args, minutes } => qemu::test(&args, Duration::from_secs(60 * minutes)),
         Command::PowerCut { cuts, seed } => powercut::cut(cuts, seed),
         Command::Image(Name { name }) => load_images(&name),
+        Command::Release(MakeRelease { version, out, image, url, profile }) => {
+            Release { version, image, url, profile }.make(&out)
+        }
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
