@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use reservoir_cluster::command::Cmd;
-use reservoir_cluster::{chart, prometheus};
+use reservoir_cluster::{chart, pages, prometheus};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -509,6 +509,56 @@ fn optional_objects_are_made_when_asked_for() {
     assert_eq!(dashboard["uid"], "reservoir");
     let alerts = only(&with, "PrometheusRule")["spec"]["groups"][0]["rules"].as_array().unwrap();
     assert!(alerts.len() > 10 && alerts.iter().all(|alert| alert["annotations"]["runbook_url"].is_string()));
+}
+
+/// F6. The values on docs/platforms.md, in the order of the page: the agent of each platform gets its kubelet's directory and its disks.
+#[test]
+fn f6_values_of_each_platform_reach_the_agent() {
+    let pages = pages::Page::all(Path::new(env!("CARGO_MANIFEST_DIR")), &[]).unwrap();
+    let page = pages.iter().find(|page| page.path.ends_with("docs/platforms.md")).unwrap();
+    let values = page.blocks.iter().filter_map(|block| match &block.code {
+        pages::Code::Yaml(values) => Some(values),
+        _ => None,
+    });
+    let mut seen = Vec::new();
+    for values in values {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, values).unwrap();
+        let objects = objects(&chart::render_on(&["--values", file.path().to_str().unwrap()], &[]).unwrap());
+        let mut agents = Vec::new();
+        for agent in objects.iter().filter(|object| object["kind"] == "DaemonSet") {
+            let pod = &agent["spec"]["template"]["spec"];
+            let of_node: Vec<&str> = pod["volumes"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter_map(|v| v["hostPath"]["path"].as_str())
+                .collect();
+            let kubelet = of_node.iter().find(|path| path.ends_with("/kubelet")).unwrap();
+            let disks = ["/var/lib/reservoir", "/mnt", "/var/mnt", "/dev"];
+            let disk =
+                disks.iter().find(|disk| of_node.contains(disk)).unwrap_or_else(|| panic!("{of_node:?}"));
+            agents.push(((*kubelet).to_owned(), *disk));
+        }
+        seen.push(agents);
+    }
+    let (usual, k0s) = ("/var/lib/kubelet", "/var/lib/k0s/kubelet");
+    let microk8s = "/var/snap/microk8s/common/var/lib/kubelet";
+    let one = |kubelet: &str, disk| vec![(kubelet.to_owned(), disk)];
+    let of = |kubelet: &str, disks: &[&'static str]| {
+        disks.iter().map(|disk| (kubelet.to_owned(), *disk)).collect()
+    };
+    let expected: Vec<Vec<(String, &str)>> = vec![
+        one(usual, "/var/lib/reservoir"),
+        one(usual, "/mnt"),
+        one(k0s, "/mnt"),
+        one(microk8s, "/mnt"),
+        one(usual, "/var/mnt"),
+        of(usual, &["/mnt", "/dev"]),
+        one(usual, "/var/mnt"),
+        of(usual, &["/mnt", "/dev", "/mnt"]),
+    ];
+    assert_eq!(seen, expected, "kind, k3s, k0s, MicroK8s, Talos, Bottlerocket, OpenShift, cloud providers");
 }
 
 /// F6. What the API server serves decides, or a value.

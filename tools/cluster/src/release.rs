@@ -193,7 +193,8 @@ impl Release {
         }
         let said = cargo.progress(format!("building the programs for {}", arch.name)).run()?;
         let messages = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let made = messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).last();
+        let made =
+            messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back();
         let made = made.context("cargo does not say where it put the programs")?;
         Ok(made.parent().context("the programs are in no directory")?.to_owned())
     }
