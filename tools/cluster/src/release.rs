@@ -94,7 +94,7 @@ impl Release {
             let programs = self.build(arch)?;
             let root = work.path().join(arch.name);
             let packages = recipe.collect(arch, &programs.join("reservoir"), &root)?;
-            files::try_programs(arch, &root, &recipe, &self.version)?;
+            files::try_programs(arch, &root, &recipe, &self.version, &packages)?;
             built.push(Built { arch, root, plugin: programs.join("kubectl-reservoir"), packages });
         }
         self.pack(out, &built)?;

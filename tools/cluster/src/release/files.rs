@@ -133,34 +133,51 @@ fn needed(list: &str) -> Vec<String> {
 }
 
 /// Runs each program of the image with nothing but the image's files, under QEMU's emulation if the processor is another one.
-pub(super) fn try_programs(arch: Arch, root: &Path, recipe: &Recipe, version: &str) -> anyhow::Result<()> {
-    let emulator = Path::new("/usr/bin").join(arch.emulator());
-    let inside = root.join("emulator");
+/// Each says the version of this release, or of one of these packages of Debian.
+pub(super) fn try_programs(
+    arch: Arch,
+    root: &Path,
+    recipe: &Recipe,
+    release: &str,
+    packages: &[(String, String)],
+) -> anyhow::Result<()> {
+    let emulator = root.join("emulator");
     if !arch.is_native() {
-        fs::copy(&emulator, &inside).with_context(|| format!("failed to copy {}", emulator.display()))?;
+        let from = Path::new("/usr/bin").join(arch.emulator());
+        fs::copy(&from, &emulator).with_context(|| format!("failed to copy {}", from.display()))?;
     }
-    let run = |name: &str, argument: &str| -> anyhow::Result<String> {
-        let emulator = (!arch.is_native()).then_some("/emulator");
-        let path = ["/usr/local/bin", "/usr/sbin", "/usr/bin"].map(|dir| Path::new(dir).join(name));
-        let path = path.iter().find(|path| root.join(path.strip_prefix("/").unwrap_or(path)).is_file());
-        let path = path.with_context(|| format!("{name} is not in the image"))?;
-        let command = Cmd::new("chroot").arg(root).args(emulator).arg(path).arg(argument);
-        command.run().with_context(|| format!("the image's {name} does not run on {}", arch.name))
-    };
+    let versions: Vec<&str> = packages.iter().map(|(_, version)| upstream(version)).collect();
     for name in &recipe.programs {
-        match *name {
-            "reservoir" => {
-                let said = run(name, "--version")?;
-                ensure!(said.trim() == format!("reservoir {version}"), "the image's reservoir says {said}");
-            }
-            "lvm" => run(name, "version").map(drop)?,
-            _ => run(name, "-V").map(drop)?,
-        }
+        let directories = ["usr/local/bin", "usr/sbin", "usr/bin"];
+        let path =
+            directories.iter().map(|dir| Path::new(dir).join(name)).find(|path| root.join(path).is_file());
+        let path = path.with_context(|| format!("{name} is not in the image"))?;
+        let (argument, versions) = match *name {
+            "reservoir" => ("--version", &[release][..]),
+            "lvm" => ("version", &versions[..]),
+            _ => ("-V", &versions[..]),
+        };
+        // resize2fs and e2image print their version with their usage, to standard error, and fail.
+        let script = "cd / && chroot \"$@\" 2>&1 || true";
+        let emulated = (!arch.is_native()).then_some("/emulator");
+        let command = Cmd::new("sh").args(["-c", script, "sh"]).arg(root).args(emulated);
+        let said = command.arg(Path::new("/").join(path)).arg(argument).run()?;
+        ensure!(
+            versions.iter().any(|version| said.contains(version)),
+            "{name} of the image for {} does not say its version, but: {said}",
+            arch.name
+        );
     }
-    if inside.exists() {
-        fs::remove_file(inside)?;
+    if emulator.exists() {
+        fs::remove_file(emulator)?;
     }
     Ok(())
+}
+
+/// The version of the program in that of its package: `1.47.2` in `1:1.47.2-3+b12`.
+fn upstream(version: &str) -> &str {
+    let version = version.split_once(':').map_or(version, |(_, version)| version);
+    version.rsplit_once('-').map_or(version, |(version, _)| version)
 }
 
 #[cfg(test)]
@@ -179,6 +196,11 @@ mod tests {
             (recipe.suite, recipe.user, recipe.entrypoint),
             ("trixie", "65532:65532", "/usr/local/bin/reservoir")
         );
+    }
+
+    #[test]
+    fn the_version_of_a_program_is_in_that_of_its_package() {
+        assert_eq!(["1:1.47.2-3+b12", "2.03.31-2", "6"].map(upstream), ["1.47.2", "2.03.31", "6"]);
     }
 
     #[test]
