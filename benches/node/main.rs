@@ -96,7 +96,13 @@ fn host(dir: &Path) -> Host {
     std::fs::create_dir_all(&targets_root).unwrap();
     let disk = DiskConfig { name: "d".to_owned(), path, ..Default::default() };
     let (lock_timeout, patience) = (Duration::ZERO, Duration::from_secs(60));
-    let host = Host::open(HostConfig { disks: vec![disk], targets_root, lock_timeout, patience });
+    let host = Host::open(HostConfig {
+        disks: vec![disk],
+        targets_root,
+        lock_timeout,
+        patience,
+        sysfs: "/sys".into(),
+    });
     host.unwrap()
 }
 

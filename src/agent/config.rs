@@ -5,8 +5,9 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use crate::api::{BackingKind, DiskKind, NodeDiskSpec, Role, Size};
-use crate::host::{self, DiskConfig};
+use crate::host::{self, DiskConfig, FindDevices};
 
+use super::device_match::MatchEntry;
 use super::kubelet::Thresholds;
 
 /// The configuration file.
@@ -37,10 +38,14 @@ pub struct DiskEntry {
     /// have a mount or a device of their own anyway.
     #[serde(default = "yes")]
     pub require_mount: bool,
-    /// The place of the disk. Default: a directory on ext4 or xfs. Backing `Btrfs`: the mount point of the top level
+    /// The place of the disk, unless `match` finds it. Default: a directory on ext4 or xfs. Backing `Btrfs`: the mount point of the top level
     /// of a btrfs. Backing `Lvm`: the volume group's directory in `/dev`. Kind `Mount`: the mount point of the file
     /// system. Kind `Block`: the device, best by a lasting name such as `/dev/disk/by-id/…`.
+    #[serde(default)]
     pub path: PathBuf,
+    /// Finds the device of a disk of kind `Block` by its properties, instead of by its path (D6).
+    #[serde(default)]
+    pub r#match: Option<MatchEntry>,
     /// Upper limit for the capacity; by default all of the file system. Only for kind `Path`.
     #[serde(default)]
     pub capacity: Option<Size>,
@@ -117,13 +122,20 @@ impl Config {
     /// `eviction` has the thresholds at which the kubelet evicts pods.
     pub(super) fn to_host(&self, eviction: Thresholds) -> Vec<DiskConfig> {
         let mut disks: Vec<DiskConfig> = Vec::new();
-        let devices = self.disks.iter().filter(|entry| entry.kind == DiskKind::Block);
+        let devices =
+            self.disks.iter().filter(|entry| entry.kind == DiskKind::Block && entry.r#match.is_none());
         let devices: Vec<PathBuf> = devices.map(|entry| entry.path.clone()).collect();
+        let wanted_by = |find: &FindDevices| {
+            let same = self.disks.iter().filter_map(|entry| Some((entry, entry.find().ok()??)));
+            let same = same.filter(|(_, other)| other.matching == find.matching);
+            same.map(|(entry, other)| (entry.name.clone(), other.count)).collect()
+        };
         for entry in &self.disks {
             match disks.iter_mut().find(|disk| disk.name == entry.name) {
                 Some(first) => first.wrong = Some("two disks have this name: rename one".to_owned()),
                 None => {
-                    let disk = entry.to_host(&self.state_dir, eviction);
+                    let mut disk = entry.to_host(&self.state_dir, eviction);
+                    disk.find.iter_mut().for_each(|find| find.wanted_by = wanted_by(find));
                     disks.push(DiskConfig { foreign_devices: devices.clone(), ..disk });
                 }
             }
@@ -147,15 +159,15 @@ impl DiskEntry {
         matches!(self.backing(), BackingKind::Loop | BackingKind::Quota)
     }
 
-    /// The spec of the disk's NodeDisk; `id` is the ID on the disk.
-    pub(super) fn spec(&self, node: &str, id: &str) -> NodeDiskSpec {
+    /// The spec of the disk's NodeDisk; `id` is the ID on the disk, and `path` the configured or found path.
+    pub(super) fn spec(&self, node: &str, id: &str, path: &Path) -> NodeDiskSpec {
         NodeDiskSpec {
             node_name: node.to_owned(),
             disk_name: self.name.clone(),
             disk_id: id.to_owned(),
             kind: self.kind,
             backing: self.backing(),
-            path: self.path.display().to_string(),
+            path: path.display().to_string(),
             adopt_roots: self.adopt_roots.iter().map(|root| root.display().to_string()).collect(),
             allow_unenforced: self.allow_unenforced,
             key: None,
@@ -163,6 +175,17 @@ impl DiskEntry {
             take_over: None,
             gone: false,
         }
+    }
+
+    /// The devices that the disk has to find.
+    fn find(&self) -> Result<Option<FindDevices>, String> {
+        let Some(entry) = &self.r#match else { return Ok(None) };
+        Ok(Some(FindDevices { matching: entry.to_host()?, count: 1, wanted_by: Vec::new() }))
+    }
+
+    /// The configured place of the disk. A device that is still to be found is somewhere in `/dev`.
+    pub(super) fn place(&self) -> &Path {
+        if self.r#match.is_some() { Path::new("/dev") } else { &self.path }
     }
 
     /// The disk in the host's terms; the result includes a mistake in the configuration.
@@ -186,7 +209,9 @@ impl DiskEntry {
         disk.make_directory = self.is_directory();
         disk.require_mount = self.is_directory() && self.require_mount;
         let has_percentage = disk.make_directory || disk.backing == host::BackingKind::Btrfs;
-        disk.state = (disk.backing == host::BackingKind::Block).then(|| state_dir.to_owned());
+        disk.find = self.find()?;
+        let has_state = matches!(disk.backing, host::BackingKind::Block | host::BackingKind::Lvm);
+        disk.state = has_state.then(|| state_dir.to_owned());
         disk.capacity = self.capacity.as_ref().map(bytes).transpose()?;
         let held_back = match &self.system_reserved {
             Some(size) => size.clone(),
@@ -225,7 +250,16 @@ impl DiskEntry {
         ensure(is_label && !self.name.starts_with('-'), &|| {
             "a name is a DNS label of lower-case letters, digits and `-`".to_owned()
         })?;
-        ensure(self.path.is_absolute(), &|| format!("path {path} is not absolute"))?;
+        let has_path = !self.path.as_os_str().is_empty();
+        ensure(self.r#match.is_none() || kind == DiskKind::Block, &|| {
+            format!(
+                "match finds devices, and a disk of kind {kind:?} with backing {backing:?} is found by its path"
+            )
+        })?;
+        ensure(has_path != self.r#match.is_some(), &|| {
+            "a disk has a path, or for kind Block a match: write one of them".to_owned()
+        })?;
+        ensure(self.path.is_absolute() || !has_path, &|| format!("path {path} is not absolute"))?;
         for (i, StaticReservation { role, size }) in self.reservations.iter().enumerate() {
             Role::parse(role).map_err(|e| e.to_string())?;
             bytes(size)?;
@@ -322,7 +356,7 @@ mod tests {
     #[test]
     fn a_mistake_in_the_configuration_is_named() {
         for (text, part) in [
-            ("disks: [{name: a}]", "missing field `path`"),
+            ("disks: [{name: a, kind: Block, match: {modell: x}}]", "unknown field `modell`"),
             ("disks: [{name: a, path: /x, size: 1}]", "unknown field `size`"),
             ("disks: [{name: a, path: /x, kind: Floppy}]", "unknown variant `Floppy`"),
         ] {
@@ -331,6 +365,12 @@ mod tests {
         for (text, part) in [
             ("{name: A/b, path: /tmp}", "a name is a DNS label"),
             ("{name: a, path: tmp}", "not absolute"),
+            ("{name: a}", "a disk has a path"),
+            ("{name: a, path: /dev/x, kind: Block, match: {model: x}}", "write one of them"),
+            ("{name: a, kind: Mount, match: {model: x}}", "is found by its path"),
+            ("{name: a, kind: Block, match: {rotational: false, minSize: 1Ti}}", "needs a model or a serial"),
+            ("{name: a, kind: Block, match: {model: '*'}}", "needs a model or a serial"),
+            ("{name: a, kind: Block, match: {model: x, minSize: big}}", "is not a size"),
             ("{name: a, path: /tmp, systemReserved: 101%}", "up to 100"),
             ("{name: a, path: /tmp, capacity: -1Gi}", "not a positive number"),
             ("{name: a, path: /tmp, reservations: [{role: a//b, size: 1Gi}]}", "is not a role name"),
@@ -357,6 +397,21 @@ mod tests {
         ] {
             let entry: DiskEntry = serde_yaml::from_str(text).unwrap();
             assert!(entry.to_host(Path::new("/s"), KUBELET).wrong.unwrap().contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn d6_disks_with_the_same_match_share_the_devices() {
+        let text = "disks: [{name: a, kind: Block, match: {model: x, minSize: 1Gi}}, {name: b, path: /dev/b, kind: Block},
+            {name: c, kind: Block, match: {model: x, minSize: 1024Mi}}, {name: d, kind: Block, match: {model: x}}]";
+        let disks = Config::parse(text).unwrap().to_host(KUBELET);
+        let found: Vec<_> =
+            disks.iter().map(|disk| (&disk.wrong, &disk.find, &disk.foreign_devices)).collect();
+        let wanted = |i: usize| found[i].1.as_ref().unwrap().wanted_by.clone();
+        assert_eq!(wanted(0), [("a".to_owned(), 1), ("c".to_owned(), 1)]);
+        assert_eq!((wanted(2), wanted(3)), (wanted(0), vec![("d".to_owned(), 1)]));
+        for (wrong, _, foreign) in found {
+            assert_eq!((wrong, foreign), (&None, &vec![PathBuf::from("/dev/b")]));
         }
     }
 

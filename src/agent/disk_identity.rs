@@ -69,7 +69,8 @@ impl DiskIdentities {
                 stored.map(|disk| Stored { id: &disk.id, attested_key: disk.attested_key.as_deref() });
             let identity = identify(&node, &entry.name, &configured, stored, &all);
 
-            let spec = || entry.spec(&node, on_disk.as_ref().map_or("", |disk| &disk.id));
+            let (id, path) = on_disk.as_ref().map_or(("", entry.place()), |disk| (&disk.id, &disk.path));
+            let spec = || entry.spec(&node, id, path);
             let object = match identity {
                 Identity::Known(known) => Ok(Ok(known.clone())),
                 Identity::New(name) => {
@@ -97,7 +98,8 @@ impl DiskIdentities {
                         tracing::error!(disk, why, "refused to serve a disk");
                     }
                     let name = placeholder_name(&node, &disk, &all);
-                    match placeholder(api, &name, entry.spec(&node, UNKNOWN_DISK), &all).await {
+                    match placeholder(api, &name, entry.spec(&node, UNKNOWN_DISK, entry.place()), &all).await
+                    {
                         Ok(object) => drop(objects.insert(disk.clone(), object)),
                         Err(error) => failed = Err(error.into()),
                     }

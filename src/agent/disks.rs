@@ -256,7 +256,10 @@ fn seen(disk: &DiskReport, usage: Usage, entry: &DiskEntry, node: &str) -> Seen 
     });
     let configured = entry.reservations.iter().map(|wanted| (wanted.role.clone(), wanted.size.clone()));
     Seen {
-        ours: disk.id.as_ref().map(|id| NodeDiskSpec { key: disk.key.clone(), ..entry.spec(node, id) }),
+        ours: disk
+            .id
+            .as_ref()
+            .map(|id| NodeDiskSpec { key: disk.key.clone(), ..entry.spec(node, id, &disk.path) }),
         configured: configured.collect(),
         capacity: disk.capacity,
         system_reserved: disk.system_reserved,

@@ -5,6 +5,7 @@
 mod config;
 mod containers;
 mod context;
+mod device_match;
 mod disk_identity;
 mod disk_names;
 mod disks;

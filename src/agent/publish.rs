@@ -208,7 +208,13 @@ mod tests {
             Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("there is no API server"))
         });
         let (lock_timeout, patience) = (Duration::ZERO, Duration::from_secs(60));
-        let config = HostConfig { disks: vec![], targets_root: dir.to_owned(), lock_timeout, patience };
+        let config = HostConfig {
+            disks: vec![],
+            targets_root: dir.to_owned(),
+            lock_timeout,
+            patience,
+            sysfs: "/sys".into(),
+        };
         let client = Client::new(no_answer, "default");
         Node(Arc::new(Context {
             events: cluster::Events::new(client.clone(), "reservoir-agent", "n1"),

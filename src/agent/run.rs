@@ -90,7 +90,8 @@ pub async fn run(
     let targets_root = kubelet_dir.clone();
     let open = move || {
         let disks = config.to_host(kubelet::thresholds(&targets_root));
-        Host::open(HostConfig { disks, targets_root, lock_timeout: LOCK_TIMEOUT, patience: PATIENCE })
+        let sysfs = "/sys".into();
+        Host::open(HostConfig { disks, targets_root, lock_timeout: LOCK_TIMEOUT, patience: PATIENCE, sysfs })
     };
     let host = tokio::task::spawn_blocking(open).await??;
     let ctx = Arc::new(Context {

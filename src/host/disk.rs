@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, RenameFlags, StatVfsMountFlags};
@@ -14,11 +14,13 @@ use serde_json::{Map, Value};
 
 use crate::host::backings::backing::{Backing, Opened};
 use crate::host::backings::open;
+use crate::host::devices::Devices;
 use crate::host::disk_key::DiskKey;
 use crate::host::enforcement;
 use crate::host::error::{Context, Error, Result};
 use crate::host::layout::{IDENTITY, RECEIPTS, VOLUMES};
 use crate::host::sys::{Device, Place, atomic_file, dirfd, mounts, random_uuid};
+use crate::host::taken;
 use crate::host::types::{BackingKind, DiskConfig, DiskIdentity, DiskReport, Enforcement, VolumeUid};
 use crate::host::volume::Volume;
 
@@ -67,14 +69,14 @@ struct Erased {
 impl Disk {
     /// Starts to serve a disk. Waits up to `wait` for another agent that serves the disk: this agent may be its
     /// replacement.
-    pub(super) fn open(config: &DiskConfig, wait: Duration) -> Result<Self> {
-        Self::serve(config, wait).map_err(|error| match error {
+    pub(super) fn open(config: &DiskConfig, devices: &Arc<Devices>, wait: Duration) -> Result<Self> {
+        Self::serve(config, devices, wait).map_err(|error| match error {
             Error::DiskUnavailable { .. } => error,
             error => Error::DiskUnavailable { disk: config.name.clone(), reason: error.to_string() },
         })
     }
 
-    fn serve(config: &DiskConfig, wait: Duration) -> Result<Self> {
+    fn serve(config: &DiskConfig, devices: &Arc<Devices>, wait: Duration) -> Result<Self> {
         if let Some(reason) = config.wrong.clone() {
             return Err(Error::DiskUnavailable { disk: config.name.clone(), reason });
         }
@@ -84,6 +86,7 @@ impl Disk {
         if config.make_directory {
             make_directory(&config.path)?;
         }
+        let config = &found(config, devices)?;
         let Opened { root, backing } = open::open(config)?;
         lock(&root, config, wait)?;
         let Identity { id, key, attested, .. } = identify(&root, config)?;
@@ -168,7 +171,7 @@ impl Disk {
     pub(super) fn identity(&self) -> DiskIdentity {
         let key = self.key();
         let attested_key = key.as_ref().filter(|key| key.attested).map(|key| key.public.clone());
-        DiskIdentity { id: self.id.clone(), attested_key }
+        DiskIdentity { id: self.id.clone(), attested_key, path: self.config.path.clone() }
     }
 
     /// The public key of the disk. A disk whose key is not the attested one has moved: the new key makes worthless what an
@@ -323,6 +326,21 @@ impl Disk {
         dirfd::remove(&self.receipts, uid.as_str(), AtFlags::empty())
             .context(|| format!("remove the receipt of volume {uid}"))
     }
+}
+
+/// The configuration with the path of the device that is found now.
+fn found(config: &DiskConfig, devices: &Arc<Devices>) -> Result<DiskConfig> {
+    let mut config = config.clone();
+    match (config.backing, &config.find, &config.state) {
+        (BackingKind::Block, Some(find), _) => {
+            config.path = taken::devices_of(&config, find, devices)?.remove(0);
+        }
+        (BackingKind::Lvm, _, Some(state)) => {
+            config.foreign_devices.extend(taken::taken_devices(state, devices)?);
+        }
+        _ => {}
+    }
+    Ok(config)
 }
 
 /// Refuses a directory without a mount of its own: beneath the mount point of a missing disk is the node's root file

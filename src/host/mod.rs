@@ -35,6 +35,7 @@
 
 mod adoption;
 mod backings;
+mod devices;
 mod disk;
 mod disk_key;
 mod enforcement;
@@ -50,6 +51,7 @@ mod recover;
 mod resize;
 mod slot;
 mod sys;
+mod taken;
 mod targets;
 mod types;
 mod volume;

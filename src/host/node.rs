@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::host::devices::Devices;
 use crate::host::disk::Disk;
 use crate::host::error::{Error, Result};
 use crate::host::locks::Locks;
@@ -47,7 +48,8 @@ impl Host {
         let read_only_lock = ReadOnlyLock::new()
             .inspect_err(|error| tracing::warn!(%error, "read-only mounts are not locked on this node"))
             .ok();
-        let open = |disk| Slot::open(disk, config.lock_timeout, config.patience);
+        let devices = Devices::new(config.sysfs);
+        let open = |disk| Slot::open(disk, devices.clone(), config.lock_timeout, config.patience);
         let slots = config.disks.into_iter().map(open).collect();
         Ok(Self {
             slots,

@@ -9,6 +9,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::host::devices::Devices;
 use crate::host::disk::Disk;
 use crate::host::error::{Context, Error, Result};
 use crate::host::types::{DiskConfig, DiskIdentity, DiskReport};
@@ -16,6 +17,7 @@ use crate::host::types::{DiskConfig, DiskIdentity, DiskReport};
 /// The place of a disk in a node's configuration.
 pub(super) struct Slot {
     pub(super) config: DiskConfig,
+    devices: Arc<Devices>,
     /// Time limit for an answer of the disk, besides the time that the question itself takes.
     patience: Duration,
     /// Held for moments, never during a question to the disk.
@@ -45,7 +47,12 @@ struct Question {
 }
 
 impl Slot {
-    pub(super) fn open(config: DiskConfig, wait: Duration, patience: Duration) -> Arc<Self> {
+    pub(super) fn open(
+        config: DiskConfig,
+        devices: Arc<Devices>,
+        wait: Duration,
+        patience: Duration,
+    ) -> Arc<Self> {
         let disk = Err(unavailable(&config, "it was not opened yet"));
         let (questions, next_question) = (BTreeMap::new(), 0);
         let state = Mutex::new(State {
@@ -56,7 +63,7 @@ impl Slot {
             questions,
             next_question,
         });
-        let slot = Arc::new(Self { state, config, patience, opening: Mutex::default() });
+        let slot = Arc::new(Self { state, config, devices, patience, opening: Mutex::default() });
         if let Err(error) = slot.ask(wait, move |slot| slot.open_disk(wait)) {
             slot.state().disk = Err(error);
         }
@@ -161,7 +168,7 @@ impl Slot {
     }
 
     fn reopen(&self, wait: Duration) {
-        let opened = Disk::open(&self.config, wait).map(Arc::new);
+        let opened = Disk::open(&self.config, &self.devices, wait).map(Arc::new);
         self.state().disk = opened;
     }
 

@@ -8,6 +8,7 @@ mod device;
 mod disks;
 mod enforcement;
 mod erase;
+mod found;
 mod holders;
 mod hostile;
 mod inherit;

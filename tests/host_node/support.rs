@@ -282,6 +282,7 @@ impl Node {
             targets_root: self.kubelet(),
             lock_timeout: Duration::ZERO,
             patience: Duration::from_secs(60),
+            sysfs: "/sys".into(),
         }
     }
 

@@ -21,7 +21,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, SeekFrom};
 use rustix::mount::MountAttrFlags;
@@ -30,7 +30,7 @@ use crate::host::backings::backing::{Backing, DiskSpace, Opened};
 use crate::host::error::{Context, Error, Result, retry_while_busy, unless_busy};
 use crate::host::layout::VOLUMES;
 use crate::host::sys::{
-    Device, Mount, Uses, atomic_file, dirfd, filesystem, in_use, loop_device, mounts, syscalls, zero,
+    Device, Mount, Uses, atomic_file, block_device, dirfd, filesystem, in_use, mounts, zero,
 };
 use crate::host::types::{DiskConfig, ErasePolicy, FsType, Record, Usage, VolumeUid};
 use crate::host::volume::Volume;
@@ -42,9 +42,6 @@ const FORMATTING: &str = "formatting";
 const FORMATTED: &str = "formatted";
 /// The name of the same file once an erase has found the volume's own content on the device.
 const ERASING: &str = "erasing";
-
-/// The longest name of an identity. A file's name has at most 255 bytes, and a partition adds its number.
-const LONGEST_NAME: usize = 240;
 
 struct Raw {
     /// The open device. The descriptor stays the same device when the path changes.
@@ -67,14 +64,16 @@ pub(super) fn open(config: &DiskConfig) -> Result<Opened> {
     let Some(device) = Device::of_node(&opened)? else {
         return refuse("is not a block device: use one, or kind Path");
     };
-    if attribute(device, "ro").as_deref() != Some("0") {
+    let sysfs = Path::new(block_device::SYSFS);
+    let directory = block_device::directory(sysfs, device);
+    if block_device::attribute(&directory, "ro").as_deref() != Some("0") {
         return refuse("is read-only: make it writable");
     }
-    if has_partitions(device)? {
+    if block_device::has_partitions(&directory)? {
         return refuse("has partitions: use one of them, or remove them");
     }
     let size = rustix::fs::seek(&opened, SeekFrom::End(0)).context(|| format!("measure {path}"))?;
-    let Some(identity) = identity(device)? else {
+    let Some(identity) = block_device::identity(sysfs, device)? else {
         return refuse(
             "has neither WWN nor serial number nor partition UUID, and could be taken for another one: \
              make a GPT partition or a logical volume on it and use that",
@@ -239,9 +238,7 @@ impl Backing for Raw {
     /// A filesystem in any mount namespace claims the device. Users of a raw volume have the device open without a
     /// claim, some of them, like the kubelet, through a loop device.
     fn in_use(&self, _: &Volume) -> Result<bool> {
-        let open = Uses::new(|_| false, |file| file.block_device == Some(self.device));
-        let bound = |status: &syscalls::LoopInfo64| Device::from_raw(status.rdevice) == self.device;
-        Ok(self.is_claimed()? || loop_device::any_bound(bound)? || in_use::in_use(&open)?)
+        Ok(self.is_claimed()? || block_device::is_open(self.device)?)
     }
 
     fn uses(&self, _: &Volume) -> Result<Uses<'_>> {
@@ -289,102 +286,4 @@ fn has_volumes(root: &OwnedFd) -> Result<bool> {
         .context(|| "list the records of a device")?;
     let is_volume = |name: OsString| name.to_str().is_some_and(|name| name.parse::<VolumeUid>().is_ok());
     Ok(names.unwrap_or_default().into_iter().any(is_volume))
-}
-
-fn sysfs(device: Device) -> PathBuf {
-    PathBuf::from(format!("/sys/dev/block/{}:{}", device.major, device.minor))
-}
-
-/// An attribute of a device in sysfs, unless it is empty.
-fn attribute(device: Device, name: &str) -> Option<String> {
-    let text = std::fs::read_to_string(sysfs(device).join(name)).ok()?;
-    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
-}
-
-fn has_partitions(device: Device) -> Result<bool> {
-    let directory = sysfs(device);
-    for entry in std::fs::read_dir(&directory).context(|| format!("list {}", directory.display()))? {
-        let entry = entry.context(|| format!("list {}", directory.display()))?;
-        if entry.path().join("partition").exists() {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// The identity of a device as a file's name: by hardware, partition table, device-mapper or a loop device's file.
-fn identity(device: Device) -> Result<Option<String>> {
-    // A long name is refused: two devices could have the same name after a cut.
-    let named = |kind: &str, value: String| {
-        Some(format!("{kind}-{}", escape(&value))).filter(|name| name.len() <= LONGEST_NAME)
-    };
-    if let Some(number) = attribute(device, "partition") {
-        let uevent = attribute(device, "uevent").unwrap_or_default();
-        if let Some(uuid) = partition_uuid(&uevent) {
-            return Ok(named("partuuid", uuid.to_owned()));
-        }
-        let disk = attribute(device, "../dev").as_deref().and_then(Device::parse);
-        let parent = disk.filter(|disk| *disk != device).map(identity).transpose()?.flatten();
-        return Ok(parent.map(|parent| format!("{parent}-part{number}")));
-    }
-    for (kind, name) in [
-        ("wwid", "wwid"),
-        ("wwid", "device/wwid"),
-        ("dm", "dm/uuid"),
-        ("md", "md/uuid"),
-        ("serial", "serial"),
-        ("serial", "device/serial"),
-    ] {
-        if let Some(value) = attribute(device, name) {
-            return Ok(named(kind, value));
-        }
-    }
-    let file = loop_device::file_of(device)?;
-    Ok(file.map(|(filesystem, inode)| format!("loop-{}.{}-{inode}", filesystem.major, filesystem.minor)))
-}
-
-/// The UUID of a partition. UUIDs of a partition table without a signature are not unique: other disks have the same.
-fn partition_uuid(uevent: &str) -> Option<&str> {
-    let uuid = uevent.lines().find_map(|line| line.strip_prefix("PARTUUID="))?;
-    Some(uuid).filter(|uuid| !uuid.starts_with("00000000-"))
-}
-
-/// Writes every other character as its number, so that two texts never get one name.
-fn escape(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' => char::from(byte).to_string(),
-            other => format!("_{other:02x}"),
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn d3_two_identities_get_two_plain_names() {
-        assert_eq!(escape("naa.5000c500a1b2c3d4"), "naa.5000c500a1b2c3d4");
-        assert_eq!(escape("t10.ATA  x/../y"), "t10.ATA_20_20x_2f.._2fy");
-        assert_ne!(escape("a b"), escape("a_20b"));
-    }
-
-    /// D3. A DOS partition table from an old tool has signature 0.
-    #[test]
-    fn d3_a_partition_uuid_without_signature_is_none() {
-        let of =
-            |uuid: &str| partition_uuid(&format!("MAJOR=8\nPARTN=1\nPARTUUID={uuid}\n")).map(str::to_owned);
-        assert_eq!(of("00000000-01"), None);
-        assert_eq!(of("5e1ec7ed-01").as_deref(), Some("5e1ec7ed-01"));
-        assert_eq!(partition_uuid("MAJOR=8\n"), None);
-    }
-
-    #[test]
-    fn d3_an_absent_device_has_no_identity() {
-        let none = Device { major: 0, minor: 0 };
-        assert_eq!(identity(none).ok().flatten(), None);
-        assert!(attribute(none, "ro").is_none());
-        assert!(!PathBuf::from("/sys/dev/block/0:0").exists());
-    }
 }

@@ -2,6 +2,7 @@
 //! or pods.
 
 pub(super) mod atomic_file;
+pub(super) mod block_device;
 pub(super) mod btrfs_subvolumes;
 pub(super) mod dirfd;
 pub(super) mod disk_usage;
@@ -15,6 +16,7 @@ mod program;
 mod random;
 pub(super) mod read_only_lock;
 pub(super) mod remove_tree;
+pub(super) mod signature;
 pub(super) mod syscalls;
 pub(super) mod volume_group;
 pub(super) mod zero;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::types::device::FindDevices;
+
 /// The disks of a node, and the directory of the pods' mounts.
 #[derive(Clone, Debug)]
 pub struct HostConfig {
@@ -16,6 +18,8 @@ pub struct HostConfig {
     pub lock_timeout: Duration,
     /// Time limit for a disk's answer, after which the disk is unavailable.
     pub patience: Duration,
+    /// The place where devices are looked for: the node's sysfs.
+    pub sysfs: PathBuf,
 }
 
 /// A disk for volumes.
@@ -23,16 +27,18 @@ pub struct HostConfig {
 pub struct DiskConfig {
     /// The disk's name on this node.
     pub name: String,
-    /// The disk's path.
+    /// The disk's path. Empty for a device that is found by its properties.
     pub path: PathBuf,
+    /// Finds the devices of the disk by their properties.
+    pub find: Option<FindDevices>,
     /// The backing of its volumes.
     pub backing: BackingKind,
     /// The directory is made if it is missing; directories above are not.
     pub make_directory: bool,
     /// The disk is served only while a file system is mounted at the directory, or at the one that holds it (D6).
     pub require_mount: bool,
-    /// The directory for the records of raw devices, which have no space for them. Only [`BackingKind::Block`] needs
-    /// it.
+    /// The directory for the records of raw devices, which have no space for them, and for the notes of devices that were
+    /// found by their properties.
     pub state: Option<PathBuf>,
     /// Upper limit for the capacity, if smaller than the filesystem.
     pub capacity: Option<u64>,
@@ -42,8 +48,8 @@ pub struct DiskConfig {
     pub system_reserved_percent: u64,
     /// Roots of the directories that volumes may adopt (V8).
     pub adopt_roots: Vec<PathBuf>,
-    /// Devices that pods can write to, where LVM must not look for a volume group. Only [`BackingKind::Lvm`] needs
-    /// them.
+    /// Devices of other disks by their paths, which no match takes. Pods can write to them, so LVM must not look for a volume
+    /// group there.
     pub foreign_devices: Vec<PathBuf>,
     /// Volumes without an enforced size are allowed.
     pub allow_unenforced: bool,

@@ -1,6 +1,7 @@
 //! The values that callers, records and reports share.
 
 pub(super) mod config;
+pub(super) mod device;
 pub(super) mod fs_type;
 mod mount_options;
 pub(super) mod record;
@@ -9,6 +10,7 @@ pub(super) mod spec;
 pub(super) mod uid;
 
 pub use config::{BackingKind, DiskConfig, HostConfig};
+pub use device::{BlockDevice, DeviceMatch, FindDevices};
 pub use fs_type::FsType;
 pub use mount_options::MountOption;
 pub use record::{Kept, Pod, Published, Record, State};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::host::error::{Context, Result};
@@ -17,6 +18,8 @@ pub struct DiskIdentity {
     pub id: String,
     /// The disk's public key, once the disk's NodeDisk has had it with a signature.
     pub attested_key: Option<String>,
+    /// The disk's path, found or configured.
+    pub path: PathBuf,
 }
 
 /// The present state of a disk (D1); all sizes in bytes.
@@ -26,6 +29,8 @@ pub struct DiskReport {
     pub name: String,
     /// The disk's identity, which stays when the node gets another name (D3). `None` if unreadable.
     pub id: Option<String>,
+    /// The disk's path, found or configured.
+    pub path: PathBuf,
     /// The disk's public key; `None` if the disk is not served (A7).
     pub key: Option<String>,
     /// The disk's size.
@@ -60,6 +65,7 @@ impl DiskReport {
         Self {
             name: config.name.clone(),
             id: None,
+            path: config.path.clone(),
             key: None,
             capacity: 0,
             system_reserved: config.system_reserved,
