@@ -1,6 +1,7 @@
 //! Holds the API server in memory against a real kube-apiserver: the same random requests, and the same answers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kube::Client;
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::clock;
 use crate::random::Random;
-use crate::server::{Key, Owners, Request, Server};
+use crate::server::{self, Key, Owners, Request, Server};
 
 const PLURALS: [(&str, &str); 2] =
     [("diskreservations", "DiskReservation"), ("sharedpersistentvolumes", "SharedPersistentVolume")];
@@ -122,30 +123,26 @@ fn had_labels(object: &Value) -> bool {
         && owned.into_iter().any(|entry| entry["fieldsV1"]["f:metadata"]["f:labels"] == json!({}))
 }
 
-/// The real server.
-struct Real(Client);
-
-impl Real {
-    async fn answer(&self, request: &Request) -> (u16, Value) {
-        let mut path = format!("/apis/reservoir.dev/v1alpha1/{}", request.plural);
-        for part in [&request.name, &request.subresource] {
-            if !part.is_empty() {
-                path = format!("{path}/{part}");
-            }
+/// Sends a request to a server.
+async fn ask(client: &Client, request: &Request) -> (u16, Value) {
+    let mut path = format!("/apis/reservoir.dev/v1alpha1/{}", request.plural);
+    for part in [&request.name, &request.subresource] {
+        if !part.is_empty() {
+            path = format!("{path}/{part}");
         }
-        let query: Vec<String> = request.query.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        let body = if request.body.is_null() { vec![] } else { serde_json::to_vec(&request.body).unwrap() };
-        let content_type =
-            if request.content_type.is_empty() { "application/json" } else { &request.content_type };
-        let sent = http::Request::builder()
-            .method(request.method.as_str())
-            .uri(format!("{path}?{}", query.join("&")))
-            .header("content-type", content_type);
-        let answer = self.0.send(sent.body(Body::from(body)).unwrap()).await.unwrap();
-        let code = answer.status().as_u16();
-        let body = answer.into_body().collect_bytes().await.unwrap();
-        (code, serde_json::from_slice(&body).unwrap_or(Value::Null))
     }
+    let query: Vec<String> = request.query.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let body = if request.body.is_null() { vec![] } else { serde_json::to_vec(&request.body).unwrap() };
+    let content_type =
+        if request.content_type.is_empty() { "application/json" } else { &request.content_type };
+    let sent = http::Request::builder()
+        .method(request.method.as_str())
+        .uri(format!("{path}?{}", query.join("&")))
+        .header("content-type", content_type);
+    let answer = client.send(sent.body(Body::from(body)).unwrap()).await.unwrap();
+    let code = answer.status().as_u16();
+    let body = answer.into_body().collect_bytes().await.unwrap();
+    (code, serde_json::from_slice(&body).unwrap_or(Value::Null))
 }
 
 fn size(random: &mut Random) -> String {
@@ -324,6 +321,40 @@ fn current(objects: &BTreeMap<(String, String), Value>) -> impl Fn(&str, &str) -
     |plural, name| objects.get(&(plural.to_owned(), name.to_owned())).cloned().unwrap_or(Value::Null)
 }
 
+/// The only event of a watch that is too old, and of one whose object is no longer selected.
+async fn ends_of_watches(client: &Client) -> [Value; 2] {
+    let (plural, name) = ("diskreservations", "watched");
+    let send = async |method: &str, name: &str, body: Value| {
+        let content_type = if method == "PATCH" { "application/merge-patch+json" } else { "" };
+        let (method, name, content_type) = (method.into(), name.into(), content_type.into());
+        let request = Request { method, plural, name, content_type, body, ..Default::default() };
+        ask(client, &request).await.1["metadata"]["resourceVersion"].clone()
+    };
+    let watch = async |since: &str| {
+        let query = [
+            ("watch", "1"),
+            ("timeoutSeconds", "2"),
+            ("resourceVersion", since),
+            ("labelSelector", "app=l0"),
+        ];
+        let query = query.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+        ask(client, &Request { method: "GET".into(), plural, query, ..Default::default() }).await
+    };
+    let (code, too_old) = watch("1").await;
+    let made = json!({
+        "apiVersion": "reservoir.dev/v1alpha1", "kind": "DiskReservation",
+        "metadata": {"name": name, "labels": {"app": "l0"}}, "spec": {"role": "eng", "size": "1Gi"},
+    });
+    let since = send("POST", "", made).await;
+    let changed = send("PATCH", name, json!({"metadata": {"labels": {"app": "l1"}}})).await;
+    let (_, left) = watch(since.as_str().unwrap_or_default()).await;
+    let object = &left["object"]["metadata"];
+    [
+        json!([code, too_old["type"], too_old["object"]["code"], too_old["object"]["reason"]]),
+        json!([left["type"], object["labels"], object["resourceVersion"] == changed]),
+    ]
+}
+
 /// The simulation proves nothing if its API server answers otherwise than a real one.
 #[tokio::test]
 async fn the_simulated_api_server_answers_as_a_real_one() {
@@ -333,10 +364,9 @@ async fn the_simulated_api_server_answers_as_a_real_one() {
     for crd in reservoir::api::crds() {
         kube::Api::all(client.clone()).create(&Default::default(), &crd).await.unwrap();
     }
-    let there = Real(client);
     for (plural, _) in PLURALS {
         let list = Request { method: "GET".into(), plural, ..Default::default() };
-        while there.answer(&list).await.0 != 200 {
+        while ask(&client, &list).await.0 != 200 {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -352,7 +382,7 @@ async fn the_simulated_api_server_answers_as_a_real_one() {
         let to_real = request(&mut first, &current(&objects[0]));
         let to_ours = request(&mut second, &current(&objects[1]));
         random.next();
-        let (theirs, ours) = (there.answer(&to_real).await, here.answer("unknown", &to_ours));
+        let (theirs, ours) = (ask(&client, &to_real).await, here.answer("unknown", &to_ours));
         let (expected, found) = (real_numbers.comparable(&theirs), numbers.comparable(&ours));
         let is_version = |path: &str| path.starts_with(".object.metadata.resourceVersion ");
         let mut difference = first_difference("", &found, &expected);
@@ -386,7 +416,7 @@ async fn the_simulated_api_server_answers_as_a_real_one() {
         }
         // Both learn what each server has now.
         let list = Request { method: "GET".into(), plural: to_ours.plural, ..Default::default() };
-        let answers = [there.answer(&list).await, here.answer("unknown", &list)];
+        let answers = [ask(&client, &list).await, here.answer("unknown", &list)];
         for (objects, (_, list)) in objects.iter_mut().zip(answers) {
             objects.retain(|(of, _), _| of != to_ours.plural);
             for item in list["items"].as_array().cloned().unwrap_or_default() {
@@ -396,5 +426,8 @@ async fn the_simulated_api_server_answers_as_a_real_one() {
         }
     }
     println!("{REQUESTS} requests answered alike: {codes:?}");
+    here.compacted = here.store.version;
+    let here = server::client(&Arc::new(Mutex::new(here)), "unknown");
+    assert_eq!(ends_of_watches(&here).await, ends_of_watches(&client).await);
     real.stop().await.unwrap();
 }

@@ -41,7 +41,7 @@ pub struct Server {
     /// the next delivery.
     slots: std::collections::BTreeSet<u64>,
     /// The last revision that a watch can no longer begin at.
-    compacted: u64,
+    pub compacted: u64,
     /// Requests that were carried out.
     pub requests: u64,
     /// False without the chart's policies.

@@ -222,8 +222,11 @@ struct Watch {
     ends: tokio::time::Instant,
 }
 
-/// A watch ends after this time, as that of a real API server.
-const LONGEST_WATCH: Duration = Duration::from_secs(290);
+/// The last event of a watch whose next revisions are no longer known.
+fn too_old() -> Value {
+    json!({"type": "ERROR", "object": {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "reason": "Expired", "code": 410, "message": "too old resource version"}})
+}
 
 async fn watch(
     server: Shared,
@@ -242,9 +245,9 @@ async fn watch(
         let asked: u64 = request.query("resourceVersion").parse().unwrap_or(0);
         let is_list = request.query("sendInitialEvents") == "true";
         if !is_list && asked < server.compacted {
-            let gone = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-                "reason": "Expired", "code": 410, "message": "too old resource version"});
-            return Ok(response(410, whole(&gone)));
+            // A real server says so in an event. kube's watcher lists again after that event, and never after a status 410.
+            server.tell(|| format!("{who}: watch {} from {asked} is too old", request.describe()));
+            return Ok(response(200, whole(&too_old())));
         }
         // Version 0 means any state: an API server that lags behind answers with an old one.
         let faults = server.faults;
@@ -272,7 +275,8 @@ async fn watch(
         (first, next, news)
     };
     let selector = request.selector();
-    let ends = tokio::time::Instant::now() + LONGEST_WATCH;
+    let longest = request.query("timeoutSeconds").parse().unwrap_or(290);
+    let ends = tokio::time::Instant::now() + Duration::from_secs(longest);
     let watch = Watch { server, who, request, selector, news, first, next, ends };
     let events = stream::unfold(watch, |mut watch| async move {
         let event = watch.next().await?;
@@ -309,11 +313,7 @@ impl Watch {
                     if gone {
                         server.compacted = server.store.version;
                         self.ends = tokio::time::Instant::now();
-                        return Some(
-                            json!({"type": "ERROR", "object": {"kind": "Status", "apiVersion": "v1",
-                            "metadata": {}, "status": "Failure", "reason": "Expired", "code": 410,
-                            "message": "too old resource version"}}),
-                        );
+                        return Some(too_old());
                     }
                     return None;
                 }

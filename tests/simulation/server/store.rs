@@ -106,7 +106,14 @@ impl Store {
                 (true, false) => "DELETED",
                 (false, false) => continue,
             };
-            return (from, Some((kind, revision.now.clone())));
+            let mut object = revision.now.clone();
+            if let ("DELETED", Some(before)) = (kind, &revision.before) {
+                // The last state that the watch is about, as of this revision.
+                object = before.clone();
+                Arc::make_mut(&mut object)["metadata"]["resourceVersion"] =
+                    json!(revision.version.to_string());
+            }
+            return (from, Some((kind, object)));
         }
         (from, None)
     }
