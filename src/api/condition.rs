@@ -196,8 +196,9 @@ pub mod reason {
         /// Claim: the volume is being destroyed (O6).
         /// Next: use another volume.
         pub const VOLUME_DESTROYING: &str = "VolumeDestroying";
-        /// Claim: another claim holds the exclusive volume; the message names that claim (C3).
-        /// Next: wait until that claim is deleted, or use a volume with `shared: {}`.
+        /// Claim, pod: another claim, or another pod, has the exclusive volume; the message names it (C3, M2). An event of the
+        /// pod.
+        /// Next: wait until that claim is deleted or that pod ends, or use a volume with `shared: {}`.
         pub const VOLUME_HELD: &str = "VolumeHeld";
         /// Claim: the shared volume has a thousand claims, the most that its object can list (A8).
         /// Next: delete claims to it that are not needed, or let the pods of a namespace use one claim.

@@ -19,8 +19,10 @@ pub struct UsedPod {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct PodVolumes {
     volumes: Option<Vec<PodVolume>>,
+    node_name: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -49,7 +51,10 @@ impl From<&Pod> for UsedPod {
             });
         Self {
             metadata: pod.metadata.clone(),
-            spec: Some(PodVolumes { volumes: Some(volumes.collect()) }),
+            spec: Some(PodVolumes {
+                volumes: Some(volumes.collect()),
+                node_name: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+            }),
             status: pod.status.as_ref().map(|status| PodPhase { phase: status.phase.clone() }),
         }
     }
@@ -109,6 +114,7 @@ pub fn claims_of(pod: &Pod) -> Vec<(String, String)> {
 #[derive(Clone, PartialEq)]
 pub struct PodUse {
     uid: Box<str>,
+    has_node: bool,
     /// PersistentVolumeClaims of the pod's own namespace.
     claims: Box<[Name]>,
 }
@@ -130,7 +136,8 @@ impl PodUse {
         claims.sort();
         claims.dedup();
         let uses = !pod.has_ended() && !claims.is_empty();
-        uses.then(|| Self { uid: pod.uid().unwrap_or_default().into(), claims: claims.into() })
+        let has_node = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        uses.then(|| Self { uid: pod.uid().unwrap_or_default().into(), has_node, claims: claims.into() })
     }
 
     /// The PersistentVolumeClaims whose users may have changed.
@@ -153,11 +160,22 @@ impl Cache<PodUse> {
 
     /// The pods that use the PersistentVolumeClaim `name`, by name.
     pub fn users(&self, namespace: &str, name: &str) -> Vec<PodRef> {
-        let user = |user: &Name| {
-            let uid = self.get(user)?.uid.to_string();
-            Some(PodRef { namespace: namespace.to_owned(), name: user.split_once('/')?.1.to_owned(), uid })
-        };
-        self.names_by(CLAIM, &name_of(namespace, name)).iter().filter_map(user).collect()
+        let (with_node, without) = self.users_by_node(namespace, name);
+        let mut users = [with_node, without].concat();
+        users.sort();
+        users
+    }
+
+    /// The pods that use the PersistentVolumeClaim `name` and have a node, and those for which a scheduler looks for one.
+    pub fn users_by_node(&self, namespace: &str, name: &str) -> (Vec<PodRef>, Vec<PodRef>) {
+        let (mut with_node, mut without) = (vec![], vec![]);
+        for user in self.names_by(CLAIM, &name_of(namespace, name)) {
+            let (Some(pod), Some((_, name))) = (self.get(&user), user.split_once('/')) else { continue };
+            let (namespace, name) = (namespace.to_owned(), name.to_owned());
+            let of = if pod.has_node { &mut with_node } else { &mut without };
+            of.push(PodRef { namespace, name, uid: pod.uid.to_string() });
+        }
+        (with_node, without)
     }
 }
 

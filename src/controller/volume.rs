@@ -18,7 +18,7 @@ use crate::plan::{create, namesake, refs};
 use super::context::Context;
 use super::ledger_entries::{change, release_entry};
 use super::stores::{VOLUME, VOLUME_UID};
-use super::volume_users::{delete_lost, lost_claims, users};
+use super::volume_users::{delete_lost, lost_claims, tell_waiting, users};
 use super::{Again, Error, destroy, kept, pvc_provisioner, replace_pods};
 
 /// Reconciles a volume that is not being deleted; see [`destroy::reconcile`] for the others.
@@ -98,6 +98,7 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
             Step::Delete => cluster::delete_seen(&api, &*volume).await?,
         }
         replace_pods::reconcile(&volume, ctx).await?;
+        tell_waiting(&volume, ctx).await?;
         return Ok(seen.room_made.then_some(kept::WHILE_ROOM_IS_MADE));
     }
 }

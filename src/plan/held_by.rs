@@ -48,6 +48,15 @@ pub fn waited_for(node: &str, pod: &PodRef, processes: &[Process], pods: &[PodRe
     )
 }
 
+/// The event on a pod that no scheduler places while another pod has the volume (M2). The scheduler names neither of them.
+pub fn by_pod(volume: &str, pod: &PodRef) -> String {
+    format!(
+        "volume {volume} is for one pod at a time, and pod {} uses it: end that pod, or wait for its end; a Deployment needs \
+         strategy.type Recreate, and several pods at once need a volume with spec.shared",
+        pod.name
+    )
+}
+
 /// The event on the pod whose mount cannot be removed.
 pub fn on_pod(node: &str, volume: &str, processes: &[Process], pod: &PodRef) -> String {
     let pods = std::slice::from_ref(pod);

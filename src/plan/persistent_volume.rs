@@ -26,6 +26,9 @@ use super::resize::size_now;
 /// `GetExtraSupplementalGroupsForPod`.
 const GID: &str = "pv.beta.kubernetes.io/gid";
 
+/// The access mode of a volume for one pod at a time. A scheduler, too, places no second one.
+pub const ONE_POD: &str = "ReadWriteOncePod";
+
 /// The file system in the PersistentVolume. With a name there and the access mode ReadWriteOnce or ReadWriteOncePod, the
 /// kubelet gives all files to the `fsGroup` of a pod. So shared and adopted volumes have no name there, and volumes with
 /// a group of their own have none (V11).
@@ -197,7 +200,7 @@ fn affinity(volume: &SharedPersistentVolume) -> VolumeNodeAffinity {
 
 fn access_mode(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> String {
     match (volume.spec.shared.is_some(), claim.spec.mode) {
-        (false, _) => "ReadWriteOncePod",
+        (false, _) => ONE_POD,
         (true, AccessMode::ReadWrite) => "ReadWriteMany",
         (true, AccessMode::ReadOnly) => "ReadOnlyMany",
     }

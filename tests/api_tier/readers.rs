@@ -131,6 +131,28 @@ async fn f2_a_pod_older_than_its_read_only_claim_is_replaced() {
     .await;
 }
 
+/// M2. A pod without a node reaches no agent that could tell it.
+#[tokio::test(flavor = "multi_thread")]
+async fn m2_a_pod_that_waits_for_another_is_told_which() {
+    let (cluster, _agent) = start().await;
+    let exclusive =
+        "{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: own},
+        spec: {role: eng, size: 32Mi}}";
+    cluster.apply_text(exclusive).await;
+    cluster.apply_text(&claim("c", "ReadWrite").replace("volume: data", "volume: own")).await;
+    until_reason(&cluster.within::<VolumeClaim>("team"), "c", "Bound").await;
+    cluster.pod("team", "holds", &["c"]).await;
+    cluster.pod("team", "waits", &["c"]).await;
+    let pods: Api<Pod> = cluster.within("team");
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "holds"}, "target": {"kind": "Node", "name": "n1"}});
+    pods.create_subresource::<_, serde_json::Value>("binding", "holds", &Default::default(), &binding)
+        .await
+        .unwrap();
+    let said = until("the event", || async { notes(&cluster, "VolumeHeld", "waits").await.pop() }).await;
+    assert!(said.contains("volume own is for one pod at a time, and pod holds uses it"), "{said}");
+    assert_eq!(notes(&cluster, "VolumeHeld", "holds").await, [""; 0]);
+}
+
 /// F3, C6.
 #[tokio::test(flavor = "multi_thread")]
 async fn f3_a_process_that_holds_a_volume_is_named_to_administrators() {

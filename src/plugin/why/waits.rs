@@ -14,6 +14,7 @@ use crate::api::condition::reason::{NODE_UNREACHABLE, VOLUME_HELD};
 use crate::api::condition::{self, READY};
 use crate::api::{NodeDisk, Size, VolumeClaim};
 use crate::cluster;
+use crate::plan::persistent_volume::ONE_POD;
 use crate::plan::{advice, publish::is_for_one_pod};
 use crate::plugin::kind::{CLAIM, Kind, POD, PVC, did_you_mean, nearest};
 use crate::plugin::snapshot::Snapshot;
@@ -157,7 +158,7 @@ fn holder<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<(String, String, &'a 
             .iter()
             .find(|pvc| pvc.name_any() == name && pvc.namespace().as_ref() == Some(&namespace));
         let modes = pvc.and_then(|pvc| pvc.spec.as_ref()?.access_modes.as_ref());
-        let several_pods = modes.is_some_and(|modes| !modes.iter().any(|mode| mode == "ReadWriteOncePod"));
+        let several_pods = modes.is_some_and(|modes| !modes.iter().any(|mode| mode == ONE_POD));
         let other = snapshot.pods_of(&namespace, &name).find(has)?;
         if !is_for_one_pod(volume, several_pods) {
             return None;
