@@ -2,6 +2,7 @@
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
+use serde_json::Value;
 
 use super::*;
 
@@ -25,7 +26,26 @@ pub fn all() -> Vec<CustomResourceDefinition> {
             crd.spec.versions.iter_mut().for_each(|version| version.subresources = None);
         }
     }
-    crds
+    crds.into_iter().map(without_unknown_formats).collect()
+}
+
+/// The definition without formats such as `uint32`, which Kubernetes does not know: each is a warning to who installs them.
+fn without_unknown_formats(crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    fn strip(value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                fields.retain(|name, value| {
+                    name != "format" || !value.as_str().is_some_and(|format| format.starts_with("uint"))
+                });
+                fields.values_mut().for_each(strip);
+            }
+            Value::Array(items) => items.iter_mut().for_each(strip),
+            _ => {}
+        }
+    }
+    let mut value = serde_json::to_value(crd).expect("a definition is JSON");
+    strip(&mut value);
+    serde_json::from_value(value).expect("a definition without a format is one")
 }
 
 /// File name of a definition in `crds/`.
@@ -35,9 +55,15 @@ pub fn file_name(crd: &CustomResourceDefinition) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
+
+    #[test]
+    fn formats_are_those_that_kubernetes_knows() {
+        let all = serde_json::to_string(&all()).unwrap();
+        let formats: std::collections::BTreeSet<&str> =
+            all.split(r#""format":""#).skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        assert_eq!(formats.into_iter().collect::<Vec<_>>(), ["date-time", "int64"]);
+    }
 
     /// The most bytes that a value of this schema takes as JSON. The error is the path of a field without a bound. A
     /// character may take six bytes, such as `\u0001`.

@@ -263,6 +263,7 @@ pages! {
     operations: "docs/operations.md",
     performance: "docs/performance.md",
     platforms: "docs/platforms.md",
+    reliability: "docs/reliability.md",
     security: "docs/security.md",
     semantics: "docs/semantics.md",
 }
