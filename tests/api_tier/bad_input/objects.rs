@@ -137,7 +137,7 @@ pub(super) fn free_space(table: &mut Table) {
     let said = "node n9 has no NodeDisk; there are n1.default";
     let spec = json!({"role": "eng", "size": "16Mi", "nodeName": "n9"});
     table.make(reservation(&n(table), spec), Says("NoSuchDisk", said));
-    let said = "no node with a NodeDisk has all labels of nodeSelector; there are n1.default";
+    let said = "no node with a NodeDisk has the label disk=fast; there are n1.default";
     let spec = json!({"role": "eng", "size": "16Mi", "nodeSelector": {"disk": "fast"}});
     table.make(reservation(&n(table), spec), Says("NoSuchDisk", said));
 
