@@ -38,9 +38,9 @@ pub struct DiskEntry {
     /// have a mount or a device of their own anyway.
     #[serde(default = "yes")]
     pub require_mount: bool,
-    /// The place of the disk, unless `match` finds it. Default: a directory on ext4 or xfs. Backing `Btrfs`: the mount point of the top level
-    /// of a btrfs. Backing `Lvm`: the volume group's directory in `/dev`. Kind `Mount`: the mount point of the file
-    /// system. Kind `Block`: the device, best by a lasting name such as `/dev/disk/by-id/…`.
+    /// The place of the disk, unless `match` finds it. Default: a directory on ext4 or xfs. Backing `Btrfs`: the mount
+    /// point of the top level of a btrfs. Backing `Lvm`: the volume group's directory in `/dev`. Kind `Mount`: the mount
+    /// point of the file system. Kind `Block`: the device, best by a lasting name such as `/dev/disk/by-id/…`.
     #[serde(default)]
     pub path: PathBuf,
     /// Finds the device of a disk of kind `Block` by its properties, instead of by its path (D6).

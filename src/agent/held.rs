@@ -2,11 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::ObjectMeta;
-
 use crate::api::condition::reason;
 use crate::api::{PodRef, Process, SharedPersistentVolume};
+use crate::cluster;
 use crate::host::{self, VolumeUid};
 use crate::plan::held_by;
 
@@ -55,7 +53,7 @@ pub(super) async fn report(uid: &VolumeUid, target: &Path, ctx: &Context) {
     ctx.warn(&volume(uid, &name), "Unmount", reason::MOUNT_HELD, &message).await;
     for pod in &pods {
         let message = held_by::on_pod(&ctx.node, &name, &by, pod);
-        ctx.warn(&object(pod), "Unmount", reason::MOUNT_HELD, &message).await;
+        ctx.warn(&cluster::pod_of(pod), "Unmount", reason::MOUNT_HELD, &message).await;
     }
 }
 
@@ -92,10 +90,4 @@ fn volume(uid: &VolumeUid, name: &str) -> SharedPersistentVolume {
     let mut volume = SharedPersistentVolume::new(name, Default::default());
     volume.metadata.uid = Some(uid.to_string());
     volume
-}
-
-fn object(pod: &PodRef) -> Pod {
-    let PodRef { namespace, name, uid } = pod.clone();
-    let (namespace, name, uid) = (Some(namespace), Some(name), Some(uid));
-    Pod { metadata: ObjectMeta { namespace, name, uid, ..ObjectMeta::default() }, ..Pod::default() }
 }

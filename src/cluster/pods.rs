@@ -95,6 +95,13 @@ impl UsedPod {
     }
 }
 
+/// The pod of a reference, as the object of an event.
+pub fn pod_of(pod: &PodRef) -> Pod {
+    let PodRef { namespace, name, uid } = pod.clone();
+    let (namespace, name, uid) = (Some(namespace), Some(name), Some(uid));
+    Pod { metadata: ObjectMeta { namespace, name, uid, ..ObjectMeta::default() }, ..Pod::default() }
+}
+
 /// See [`UsedPod::pod_ref`].
 pub fn pod_ref(pod: &Pod) -> PodRef {
     UsedPod::from(pod).pod_ref()
@@ -160,22 +167,17 @@ impl Cache<PodUse> {
 
     /// The pods that use the PersistentVolumeClaim `name`, by name.
     pub fn users(&self, namespace: &str, name: &str) -> Vec<PodRef> {
-        let (with_node, without) = self.users_by_node(namespace, name);
-        let mut users = [with_node, without].concat();
-        users.sort();
-        users
+        self.users_with_node(namespace, name).into_iter().map(|(pod, _)| pod).collect()
     }
 
-    /// The pods that use the PersistentVolumeClaim `name` and have a node, and those for which a scheduler looks for one.
-    pub fn users_by_node(&self, namespace: &str, name: &str) -> (Vec<PodRef>, Vec<PodRef>) {
-        let (mut with_node, mut without) = (vec![], vec![]);
-        for user in self.names_by(CLAIM, &name_of(namespace, name)) {
-            let (Some(pod), Some((_, name))) = (self.get(&user), user.split_once('/')) else { continue };
+    /// The same pods, each with true if it has a node: for the others a scheduler still looks for one.
+    pub fn users_with_node(&self, namespace: &str, name: &str) -> Vec<(PodRef, bool)> {
+        let user = |user: &Name| {
+            let (pod, (_, name)) = (self.get(user)?, user.split_once('/')?);
             let (namespace, name) = (namespace.to_owned(), name.to_owned());
-            let of = if pod.has_node { &mut with_node } else { &mut without };
-            of.push(PodRef { namespace, name, uid: pod.uid.to_string() });
-        }
-        (with_node, without)
+            Some((PodRef { namespace, name, uid: pod.uid.to_string() }, pod.has_node))
+        };
+        self.names_by(CLAIM, &name_of(namespace, name)).iter().filter_map(user).collect()
     }
 }
 

@@ -108,7 +108,8 @@ async fn gather(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> R
     })
 }
 
-/// The ended pods, left by their owners, that name the claim's PersistentVolumeClaim, by a live read: the cache has none of them.
+/// The ended pods that name the claim's PersistentVolumeClaim and that nobody has deleted, by a live read: the cache has
+/// none of them.
 async fn ended(claim: &VolumeClaim, ctx: &Context) -> Result<Vec<PodRef>, Error> {
     let key = (claim.namespace().unwrap_or_default(), claim.name_any());
     let pods: Api<UsedPod> = cluster::namespaced(&ctx.client, &key.0);

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
-use kube::api::{ListParams, ObjectMeta};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
 use crate::api::condition::reason::VOLUME_HELD;
@@ -54,28 +54,22 @@ pub(super) fn counted(status: SharedPersistentVolumeStatus, ctx: &Context) -> Sh
 pub(super) async fn tell_waiting(volume: &SharedPersistentVolume, ctx: &Context) -> Result<(), Error> {
     let claims = volume.status.iter().flat_map(|s| &s.claims).filter(|_| volume.spec.shared.is_none());
     for claim in claims {
-        let (placed, waiting) = ctx.stores.pods.users_by_node(&claim.namespace, &claim.name);
-        placed.iter().for_each(|pod| ctx.events.settle(&object(pod), VOLUME_HELD));
-        let Some(holder) = placed.first().filter(|_| !waiting.is_empty()) else { continue };
+        let users = ctx.stores.pods.users_with_node(&claim.namespace, &claim.name);
+        let (placed, waiting): (Vec<_>, Vec<_>) = users.iter().partition(|(_, has_node)| *has_node);
+        placed.iter().for_each(|(pod, _)| ctx.events.settle(&cluster::pod_of(pod), VOLUME_HELD));
+        let Some((holder, _)) = placed.first().filter(|_| !waiting.is_empty()) else { continue };
         let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, &claim.namespace);
         let pvc = cluster::get(&pvcs, &claim.name).await?;
         let modes = pvc.and_then(|pvc| pvc.spec?.access_modes).unwrap_or_default();
         if modes == [persistent_volume::ONE_POD] {
             let message = held_by::by_pod(&volume.name_any(), holder);
-            for pod in &waiting {
+            for (pod, _) in waiting {
                 let warning = ("Schedule", VOLUME_HELD, message.as_str());
-                ctx.events.warn_if_it_lasts(&object(pod), VOLUME_HELD, warning, LASTING);
+                ctx.events.warn_if_it_lasts(&cluster::pod_of(pod), VOLUME_HELD, warning, LASTING);
             }
         }
     }
     Ok(())
-}
-
-fn object(pod: &PodRef) -> Pod {
-    let PodRef { namespace, name, uid } = pod.clone();
-    let metadata =
-        ObjectMeta { namespace: Some(namespace), name: Some(name), uid: Some(uid), ..Default::default() };
-    Pod { metadata, ..Default::default() }
 }
 
 /// Deletes the PersistentVolumes of lost claims. This comes before the end of the binding, which is the last reference

@@ -120,7 +120,7 @@ fn device(sysfs: &Path, directory: &Path, name: String, looked: &mut Looked) -> 
     Ok(Some(device))
 }
 
-/// What is on a device. Without a known `state` each call reads the device.
+/// The content of a device, as an obstacle. Without a known `state` each call reads the device.
 fn content(
     device: &BlockDevice,
     number: Device,

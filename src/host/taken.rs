@@ -34,7 +34,7 @@ struct Note {
     devices: Vec<String>,
 }
 
-/// The devices of a disk: those that it has taken, or those that it takes now.
+/// The paths of a disk's devices. A disk without a note takes its devices now.
 pub(super) fn devices_of(
     config: &DiskConfig,
     find: &FindDevices,

@@ -11,7 +11,7 @@ use crate::api::{
 use super::list_share::{Full, MOST_ENTRIES, full};
 use super::offer::{self, covers, offered, open_to};
 use super::resize::size_now;
-use super::{names, pvc_provisioner, undivided};
+use super::{names, pvc_provisioner, selects, undivided};
 
 /// The claim's entry in the volume's list of bindings.
 pub fn binding(claim: &VolumeClaim) -> ClaimBinding {
@@ -189,11 +189,10 @@ fn fits_role_and_mode(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> R
 
 fn fits(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     let Some(selector) = &claim.spec.selector else { return false };
-    let labels = volume.labels();
     // A claim names a raw device explicitly, since the pod has to use the volume as a device.
     volume.spec.volume_mode == VolumeMode::Filesystem
         && open_to(volume, &claim.spec.role)
-        && selector.match_labels.iter().flatten().all(|(k, v)| labels.get(k) == Some(v))
+        && selector.match_labels.as_ref().is_none_or(|wanted| selects(wanted, volume.labels()))
         && selector.min_size.as_ref().map_or(0, Size::bytes_or_zero) <= size_now(volume).bytes_or_zero()
 }
 

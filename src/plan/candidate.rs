@@ -9,7 +9,7 @@ use crate::api::{DiskReservation, NodeDisk};
 
 use super::disk_identity::{first_name, is_placeholder};
 use super::holder::Holder;
-use super::{allocatable, names};
+use super::{allocatable, names, selects};
 
 /// A disk as a candidate for a reservation.
 pub struct Candidate<'a> {
@@ -49,9 +49,10 @@ pub fn may_serve(reservation: &DiskReservation, candidate: &Candidate, all: &[Ca
         && spec.node_disk.as_ref().is_none_or(|name| *name == disk.name_any())
         && barred(reservation, disk, all).is_none()
         && spec.node_name.as_ref().is_none_or(|name| *name == disk.spec.node_name)
-        && spec.node_selector.as_ref().is_none_or(|selector| {
-            candidate.node_labels.is_some_and(|labels| selector.iter().all(|(k, v)| labels.get(k) == Some(v)))
-        })
+        && spec
+            .node_selector
+            .as_ref()
+            .is_none_or(|selector| candidate.node_labels.is_some_and(|labels| selects(selector, labels)))
 }
 
 /// Why a static reservation takes no bytes on the disk.

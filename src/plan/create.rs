@@ -130,7 +130,7 @@ pub fn choose<'a>(
         .collect();
     holders.sort_by_key(|r| r.name_any());
     if holders.is_empty() {
-        // Where no disk has the data, a reservation would not help.
+        // A reservation does not help if no disk has the data.
         if let Some(recover) = &volume.spec.recover
             && !disks.iter().any(|disk| orphans::has_data_for(volume, disk))
         {

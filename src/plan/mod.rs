@@ -55,6 +55,8 @@ pub mod undivided;
 pub mod usage;
 pub mod volume;
 
+use std::collections::BTreeMap;
+
 /// The most pods in the list of a status. The count beside the list covers all pods.
 pub const LISTED_PODS: usize = 16;
 
@@ -68,6 +70,11 @@ pub(crate) fn names<T: std::fmt::Display>(items: &[T], total: usize) -> String {
         (Some((last, [])), 0) => last.clone(),
         (Some((last, rest)), 0) => format!("{} and {last}", rest.join(", ")),
     }
+}
+
+/// True if the labels have all that the selector asks for.
+pub(crate) fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+    selector.iter().all(|(label, value)| labels.get(label) == Some(value))
 }
 
 /// The first finalizer of others, which keeps the object when Reservoir is done with it (F3).

@@ -50,8 +50,7 @@ fn selects(template: &ReservationTemplate, disk: &NodeDisk, nodes: &NodeLabels) 
         return Some(false);
     }
     let labels = nodes.get(disk.spec.node_name.as_str())?;
-    let mut wanted = template.node_selector.iter().flatten();
-    Some(wanted.all(|(label, value)| labels.get(label) == Some(value)))
+    Some(template.node_selector.as_ref().is_none_or(|wanted| super::selects(wanted, labels)))
 }
 
 /// The reservations that the templates of a role lack.

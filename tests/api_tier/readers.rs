@@ -131,16 +131,23 @@ async fn f2_a_pod_older_than_its_read_only_claim_is_replaced() {
     .await;
 }
 
-/// M2. A pod without a node reaches no agent that could tell it.
-#[tokio::test(flavor = "multi_thread")]
-async fn m2_a_pod_that_waits_for_another_is_told_which() {
-    let (cluster, _agent) = start().await;
+/// Makes the exclusive volume `own` with the bound claim `c`.
+async fn claim_exclusive(cluster: &Cluster) -> VolumeClaim {
     let exclusive =
         "{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: own},
         spec: {role: eng, size: 32Mi}}";
     cluster.apply_text(exclusive).await;
     cluster.apply_text(&claim("c", "ReadWrite").replace("volume: data", "volume: own")).await;
-    until_reason(&cluster.within::<VolumeClaim>("team"), "c", "Bound").await;
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    until_reason(&claims, "c", "Bound").await;
+    claims.get("c").await.unwrap()
+}
+
+/// M2. A pod without a node reaches no agent that could tell it.
+#[tokio::test(flavor = "multi_thread")]
+async fn m2_a_pod_that_waits_for_another_is_told_which() {
+    let (cluster, _agent) = start().await;
+    claim_exclusive(&cluster).await;
     cluster.pod("team", "holds", &["c"]).await;
     cluster.pod("team", "waits", &["c"]).await;
     let pods: Api<Pod> = cluster.within("team");
@@ -157,14 +164,8 @@ async fn m2_a_pod_that_waits_for_another_is_told_which() {
 #[tokio::test(flavor = "multi_thread")]
 async fn f3_a_process_that_holds_a_volume_is_named_to_administrators() {
     let (cluster, agent) = start().await;
-    let exclusive =
-        "{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {name: own},
-        spec: {role: eng, size: 32Mi}}";
-    cluster.apply_text(exclusive).await;
-    cluster.apply_text(&claim("c", "ReadWrite").replace("volume: data", "volume: own")).await;
+    let bound = claim_exclusive(&cluster).await;
     let claims: Api<VolumeClaim> = cluster.within("team");
-    until_reason(&claims, "c", "Bound").await;
-    let bound = claims.get("c").await.unwrap();
     let user = cluster.pod("team", "p", &["c"]).await;
     let target = agent.publish(&cluster, &bound, &user, false).await.unwrap();
     let mut sleep = Command::new("sleep").arg("300").current_dir(&target).spawn().unwrap();

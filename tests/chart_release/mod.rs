@@ -155,7 +155,7 @@ fn chart_is_complete(out: &Path, dir: &Path) {
     assert_eq!(kinds, expected.collect());
     let changes: Value = serde_yaml::from_str(annotation("changes")).unwrap();
     assert!(changes.as_array().is_some_and(|changes| !changes.is_empty()));
-    // What Helm installs runs the image of the release; the schema comes along.
+    // The chart names the image of the release, and has its schema.
     let rendered = Cmd::new(&helm).args(["template", "reservoir"]).arg(&archive).run().unwrap();
     assert!(rendered.contains(&format!("image: registry.test/reservoir:{VERSION}\n")), "{rendered}");
     unpacked(&archive, &dir.join("chart"));

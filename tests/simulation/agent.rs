@@ -28,7 +28,7 @@ pub fn disk_of(node: &str) -> String {
     format!("{node}.default")
 }
 
-/// What an agent works with.
+/// The parts of an agent.
 #[derive(Clone)]
 pub struct Agent {
     pub node: String,

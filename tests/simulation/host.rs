@@ -54,7 +54,7 @@ pub struct Host {
     pub receipts: BTreeSet<String>,
     /// The mounts, by their target.
     pub mounts: BTreeMap<String, Mount>,
-    /// How many file systems were made of each volume (S13).
+    /// Number of the file systems that were made of each volume (S13).
     pub made: BTreeMap<String, u32>,
     /// The claims with a publish under way (C6).
     pub publishing: Vec<String>,

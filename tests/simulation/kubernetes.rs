@@ -71,7 +71,7 @@ fn finalizers_without(object: &Value, finalizer: &str) -> Option<Value> {
         .then(|| json!({"metadata": {"finalizers": rest, "resourceVersion": object["metadata"]["resourceVersion"]}}))
 }
 
-/// What kube-controller-manager and kube-scheduler have to do now.
+/// The work that waits for kube-controller-manager and kube-scheduler.
 pub fn due(server: &Server) -> Vec<Request> {
     let (pvs, pvcs, pods) = (
         objects(server, "persistentvolumes"),

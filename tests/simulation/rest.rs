@@ -1,4 +1,4 @@
-//! What holds once nothing fails any more (L1, L2, L5, L6, L8).
+//! The rules that hold once nothing fails any more (L1, L2, L5, L6, L8).
 
 use std::time::Duration;
 

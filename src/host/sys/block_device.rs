@@ -1,4 +1,4 @@
-//! What sysfs says of a block device. A device is named by its hardware, since the kernel gives its own names anew at each
+//! Properties of block devices in sysfs. A device is named by its hardware, since the kernel gives its own names anew at each
 //! boot.
 
 use std::path::{Path, PathBuf};

@@ -126,7 +126,7 @@ pub(super) fn next(data: Data, installed: &Installed, now: Timestamp) -> Step {
     }
 }
 
-/// What is erased: PersistentVolumeClaims of StorageClasses, claims, volumes, reservations. Each stage ends before the next
+/// The objects of an erasure: PersistentVolumeClaims of StorageClasses, claims, volumes, reservations. Each stage ends before the next
 /// can.
 pub(super) fn erased(installed: &Installed) -> [Vec<Object>; 4] {
     let snapshot = &installed.facts.snapshot;

@@ -30,12 +30,8 @@ pub(super) fn chain(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
 
 /// The reports of an object that matter for its wait. `None`: the object does not exist.
 pub(super) fn reports(snapshot: &Snapshot, target: &Target) -> Option<Vec<Report>> {
-    let report = |trouble, reason: &str, message: &str| Report {
-        object: target.title(),
-        reason: reason.to_owned(),
-        message: message.to_owned(),
-        trouble,
-        beside: false,
+    let report = |trouble, reason: &str, message: &str| {
+        Report::of(target.title(), reason, message.to_owned(), trouble)
     };
     if target.kind == &POD {
         return Some(waits::pod_reports(snapshot, target, target.find_pod(snapshot)?));

@@ -15,3 +15,10 @@ pub(in crate::plugin) struct Report {
     #[serde(skip)]
     pub beside: bool,
 }
+
+impl Report {
+    /// The state of an object by its own condition Ready, its phase, or what was seen.
+    pub fn of(object: String, reason: &str, message: String, trouble: bool) -> Self {
+        Self { object, reason: reason.to_owned(), message, trouble, beside: false }
+    }
+}

@@ -41,10 +41,7 @@ fn message_of(event: &Event) -> String {
 /// The reports of a pod. First a cause that no condition of Reservoir's objects has, then the phase with the message
 /// of the scheduler, the container runtime or the kubelet.
 pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Vec<Report> {
-    let report = |reason: &str, message: String| {
-        let reason = reason.to_owned();
-        vec![Report { object: target.title(), reason, message, trouble: true, beside: false }]
-    };
+    let report = |reason: &str, message: String| vec![Report::of(target.title(), reason, message, true)];
     let off = lost_disk(snapshot, target).and(pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()));
     if let Some(since) = pod.metadata.deletion_timestamp.as_ref().filter(|_| !cluster::is_terminal(pod)) {
         let off = off.map(|node| format!(", and node {node} is not Ready")).unwrap_or_default();
@@ -64,27 +61,19 @@ pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Ve
     let message = unscheduled.and_then(|c| c.message.clone()).or(warning);
     let message =
         message.or(waiting.and_then(|w| w.message.clone().or(w.reason.clone()))).unwrap_or_default();
-    let held = holder(snapshot, pod).filter(|_| trouble).map(|(claim, volume, other)| Report {
-        object: claim,
-        reason: VOLUME_HELD.into(),
-        message: format!("its volume {volume} is exclusive, and pod {} uses it", cluster::pod_ref(other)),
-        trouble: true,
-        beside: false,
+    let held = holder(snapshot, pod).filter(|_| trouble).map(|(claim, volume, other)| {
+        let why = format!("its volume {volume} is exclusive, and pod {} uses it", cluster::pod_ref(other));
+        Report::of(claim, VOLUME_HELD, why, true)
     });
-    let elsewhere = other_node(snapshot, pod).filter(|_| trouble).map(|place| Report {
-        object: target.title(),
-        reason: OTHER_NODE.into(),
-        message: match place.asked {
-            Some(asked) => format!(
-                "its volume {} is on node {}, and the pod asks for node {asked}",
-                place.volume, place.node
-            ),
-            None => format!("its volume {} is on node {}: {message}", place.volume, place.node),
-        },
-        trouble: true,
-        beside: false,
+    let elsewhere = other_node(snapshot, pod).filter(|_| trouble).map(|place| {
+        let on = format!("its volume {} is on node {}", place.volume, place.node);
+        let why = match place.asked {
+            Some(asked) => format!("{on}, and the pod asks for node {asked}"),
+            None => format!("{on}: {message}"),
+        };
+        Report::of(target.title(), OTHER_NODE, why, true)
     });
-    let own = Report { object: target.title(), reason: phase, message, trouble, beside: false };
+    let own = Report::of(target.title(), &phase, message, trouble);
     held.or(elsewhere).into_iter().chain([own]).collect()
 }
 
@@ -178,9 +167,8 @@ pub(super) fn holder_step(snapshot: &Snapshot, target: &Target) -> String {
 
 /// The report of a PersistentVolumeClaim without a VolumeClaim. `None`: the PersistentVolumeClaim does not exist.
 pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report> {
-    let report = |trouble, reason: &str, message: String| {
-        Some(Report { object: target.title(), reason: reason.to_owned(), message, trouble, beside: false })
-    };
+    let report =
+        |trouble, reason: &str, message: String| Some(Report::of(target.title(), reason, message, trouble));
     let pvc = find_pvc(snapshot, target)?;
     if pvc.metadata.deletion_timestamp.is_some() {
         return report(true, TERMINATING, "it is being deleted, so no new pod may use it".into());
@@ -224,7 +212,7 @@ pub(super) fn growth_report(snapshot: &Snapshot, target: &Target) -> Option<Repo
     if let Some(event) = last_event(snapshot, &PVC, target, true).filter(failed) {
         message = message_of(event);
     }
-    Some(Report { object: target.title(), reason, message, trouble: true, beside: false })
+    Some(Report::of(target.title(), &reason, message, true))
 }
 
 pub(super) fn find_pvc<'a>(snapshot: &'a Snapshot, target: &Target) -> Option<&'a PersistentVolumeClaim> {
@@ -242,7 +230,7 @@ pub(super) fn missing_claim(snapshot: &Snapshot, target: &Target) -> Report {
         true => format!("no claim or PersistentVolumeClaim has this name{near}"),
         false => "it may not be seen with your rights".into(),
     };
-    Report { object: target.title(), reason: "Missing".into(), message, trouble: true, beside: false }
+    Report::of(target.title(), "Missing", message, true)
 }
 
 /// The next step for a PersistentVolumeClaim without a VolumeClaim.
@@ -258,27 +246,34 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
             advice::end_pods_of_pvc(namespace)
         }
         TERMINATING => advice::look_again(),
-        _ if missing_class(snapshot, target).is_some() => {
-            let class = missing_class(snapshot, target).unwrap_or_default();
-            let all = snapshot.classes.iter().chain(&snapshot.other_classes).map(String::as_str);
-            match nearest(class, all) {
-                Some(near) => advice::use_near_class(name, namespace, near),
-                None => advice::see_classes(class),
-            }
-        }
-        _ => match find_pvc(snapshot, target).is_some_and(|pvc| snapshot.is_ours(pvc)) {
-            true => advice::read_events(name, namespace),
-            // An annotation names the driver only after the first pod.
-            false if snapshot.classes_unseen => advice::read_unknown_events(name, namespace),
-            false => advice::read_foreign_events(name, namespace),
-        },
+        _ => class_step(snapshot, target, name, namespace),
     }
+}
+
+/// The next step for a PersistentVolumeClaim that waits for its StorageClass.
+fn class_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str) -> String {
+    if let Some(class) = missing_class(snapshot, target) {
+        return match nearest(class, all_classes(snapshot)) {
+            Some(near) => advice::use_near_class(name, namespace, near),
+            None => advice::see_classes(class),
+        };
+    }
+    match find_pvc(snapshot, target).is_some_and(|pvc| snapshot.is_ours(pvc)) {
+        true => advice::read_events(name, namespace),
+        // An annotation names the driver only after the first pod.
+        false if snapshot.classes_unseen => advice::read_unknown_events(name, namespace),
+        false => advice::read_foreign_events(name, namespace),
+    }
+}
+
+fn all_classes(snapshot: &Snapshot) -> impl Iterator<Item = &str> {
+    snapshot.classes.iter().chain(&snapshot.other_classes).map(String::as_str)
 }
 
 /// The StorageClass that the PersistentVolumeClaim names and that does not exist.
 fn missing_class<'a>(snapshot: &'a Snapshot, target: &Target) -> Option<&'a str> {
     let class = find_pvc(snapshot, target)?.spec.as_ref()?.storage_class_name.as_deref()?;
-    let exists = snapshot.classes.iter().chain(&snapshot.other_classes).any(|name| name == class);
+    let exists = all_classes(snapshot).any(|name| name == class);
     // The empty name asks for no class.
     (!exists && !snapshot.classes_unseen && !class.is_empty()).then_some(class)
 }
@@ -310,7 +305,7 @@ pub(super) fn workload_report(snapshot: &Snapshot, target: &Target) -> Option<Re
     let reason = if trouble { "NotReady" } else { "Ready" };
     let new = if new > 0 { format!(", and {new} of its rollout not") } else { String::new() };
     let message = format!("{ready} of {wanted} {what}{new}{said}");
-    Some(Report { object: target.title(), reason: reason.into(), message, trouble, beside: false })
+    Some(Report::of(target.title(), reason, message, trouble))
 }
 
 /// The pods that a workload's selector matches, by name.
