@@ -1,0 +1,138 @@
+//! Tests of the checks.
+
+use serde_json::json;
+
+use super::*;
+use crate::plan::testing::*;
+use crate::plugin::doctor::facts::POLICY_KINDS;
+
+fn healthy() -> Facts {
+    let meta = |name: &str| json!({"name": name, "namespace": "sys", "labels": {"app.kubernetes.io/version": "1.0.0"}});
+    let from = |value| serde_json::from_value(value).unwrap();
+    let all = [POLICIES, MUTATING, UNMUTATED].concat();
+    let bound: BTreeSet<String> = all.into_iter().map(|(_, name)| name.to_owned()).collect();
+    Facts {
+        server: ("1".into(), "36+".into()),
+        crds: Some(api::crds()),
+        controllers: Some(vec![
+            serde_json::from_value(
+                json!({"metadata": meta("controller"), "status": {"replicas": 2, "readyReplicas": 2}}),
+            )
+            .unwrap(),
+        ]),
+        agents: Some(vec![
+            serde_json::from_value(
+                json!({"metadata": meta("agent"), "status": {"desiredNumberScheduled": 1, "numberReady": 1,
+                    "currentNumberScheduled": 1, "numberMisscheduled": 0}}),
+            )
+            .unwrap(),
+        ]),
+        agent_pods: Some(vec![from(
+            json!({"metadata": {"name": "a"}, "spec": {"nodeName": "n1", "containers": []}}),
+        )]),
+        nodes: Some(vec![serde_json::from_value(json!({"metadata": {"name": "n1"}})).unwrap()]),
+        policies: POLICY_KINDS.into_iter().map(|kind| (kind, Some(bound.clone()))).collect(),
+        drivers: Some(vec![
+            serde_json::from_value(json!({"metadata": {"name": DRIVER}, "spec": {}})).unwrap(),
+        ]),
+        user: "jane".into(),
+        grants: vec![("eng".into(), VERBS.to_vec())],
+        snapshot: Snapshot { disks: vec![disk("n1.a", "n1", 10, &[])], ..Snapshot::default() },
+    }
+}
+
+fn faults(facts: &Facts) -> Vec<(Level, String)> {
+    let faults = findings(facts, "1.0.0").into_iter().filter(|f| f.level != Level::Good);
+    faults.map(|f| (f.level, f.message)).collect()
+}
+
+#[test]
+fn t4_the_doctor_finds_each_fault_and_nothing_else() {
+    assert_eq!(faults(&healthy()), []);
+    type Break = fn(&mut Facts);
+    let table: [(Level, &str, Break); 19] = [
+        (Level::Problem, "Kubernetes is 1.33", |f| f.server.1 = "33".into()),
+        (Level::Problem, "the kind VolumeRole is not installed", |f| drop(f.crds.as_mut().unwrap().pop())),
+        (Level::Problem, "volumeclaims have no .spec.mode: they are older", |f| without_mode(f)),
+        (Level::Problem, "there is no controller", |f| f.controllers = Some(vec![])),
+        (Level::Problem, "1 of 2 controllers (sys/controller) are ready", |f| {
+            f.controllers.as_mut().unwrap()[0].status.as_mut().unwrap().ready_replicas = Some(1);
+        }),
+        (Level::Problem, "there is no agent", |f| f.agents = Some(vec![])),
+        (Level::Problem, "0 of 1 agents (sys/agent) are ready", |f| {
+            f.agents.as_mut().unwrap()[0].status.as_mut().unwrap().number_ready = 0;
+        }),
+        (Level::Note, "agent is version 0.9.0, this plug-in 1.0.0", |f| {
+            let labels = f.agents.as_mut().unwrap()[0].metadata.labels.as_mut().unwrap();
+            labels.insert("app.kubernetes.io/version".into(), "0.9.0".into());
+        }),
+        (Level::Note, "no agent runs on node n1", |f| f.agent_pods = Some(vec![])),
+        (Level::Problem, "there is no CSIDriver", |f| f.drivers = Some(vec![])),
+        (Level::Problem, "admission lacks ValidatingAdmissionPolicyBinding reservoir-static", |f| unbound(f)),
+        (Level::Note, "MutatingAdmissionPolicy is not in force: whoever makes", |f| {
+            for kind in ["MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"] {
+                f.policies.insert(kind, Some(BTreeSet::new()));
+            }
+        }),
+        (Level::Note, "MutatingAdmissionPolicy is not served here: whoever makes", |f| {
+            f.policies.retain(|kind, _| kind.starts_with("Validating"));
+        }),
+        (Level::Problem, "NodeDisk n1.a is Test: said", |f| {
+            set_ready(&mut f.snapshot.disks[0].status.as_mut().unwrap().conditions, false);
+        }),
+        (
+            Level::Note,
+            "NodeDisk n1.a has the data of 72 more volumes than status.orphans can list; 71Gi",
+            |f| {
+                let others = api::UnlistedOrphans { count: 72, size: gi(71) };
+                f.snapshot.disks[0].status.as_mut().unwrap().unlisted_orphans = Some(others);
+            },
+        ),
+        (Level::Note, "the container runtime of node n1 does not ask", |f| {
+            f.snapshot.disks[0].status.as_mut().unwrap().keeps_read_only = Some(false);
+        }),
+        (Level::Problem, "there are no disks", |f| f.snapshot.disks.clear()),
+        (Level::Note, "for role eng you lack use", |f| f.grants[0].1.retain(|verb| *verb != "use")),
+        (Level::Note, "you may not list customresourcedefinitions", |f| f.crds = None),
+    ];
+    for (level, message, break_it) in table {
+        let mut facts = healthy();
+        break_it(&mut facts);
+        let found = faults(&facts);
+        assert!(
+            found.len() == 1 && found[0].0 == level && found[0].1.starts_with(message),
+            "{message}: {found:?}"
+        );
+    }
+}
+
+fn without_mode(facts: &mut Facts) {
+    let crds = facts.crds.as_mut().unwrap();
+    let claims = crds.iter_mut().find(|crd| crd.spec.names.plural == "volumeclaims").unwrap();
+    let mut value = serde_json::to_value(&*claims).unwrap();
+    let spec = &mut value["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    spec["properties"].as_object_mut().unwrap().remove("mode");
+    *claims = serde_json::from_value(value).unwrap();
+}
+
+fn unbound(facts: &mut Facts) {
+    let bound = facts.policies.get_mut("ValidatingAdmissionPolicyBinding").unwrap();
+    bound.as_mut().unwrap().remove("reservoir-static");
+}
+
+#[test]
+fn t4_the_doctor_checks_exactly_the_policies_of_the_chart() {
+    let halves = |(prefix, name): &(&str, &str)| {
+        ["Policy", "PolicyBinding"].map(|half| format!("{prefix}Admission{half} {name}"))
+    };
+    for (file, policies) in
+        [("admission", POLICIES), ("admission-mutating", MUTATING), ("admission-unmutated", UNMUTATED)]
+    {
+        let path = format!("{}/charts/reservoir/files/{file}.yaml", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let kinds = text.lines().filter_map(|line| line.strip_prefix("kind: "));
+        let names = text.lines().filter_map(|line| line.strip_prefix("  name: "));
+        let there: BTreeSet<String> = kinds.zip(names).map(|(kind, name)| format!("{kind} {name}")).collect();
+        assert_eq!(there, policies.iter().flat_map(halves).collect(), "{file}");
+    }
+}

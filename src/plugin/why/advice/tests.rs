@@ -1,0 +1,215 @@
+//! Tests of the next steps of conditions.
+
+use super::*;
+use crate::plan::testing::*;
+use crate::plugin::kind::Kind;
+
+fn step(snapshot: &Snapshot, kind: &'static Kind, name: &str, reason: &str) -> String {
+    let target = Target::new(kind, kind.namespaced.then(|| "team".to_owned()), name.to_owned());
+    About::new(snapshot, &target).step(reason).unwrap()
+}
+
+/// T4: no reason of this version is answered with a question about the controller's version.
+#[test]
+fn t4_each_reason_has_its_own_advice() {
+    let snapshot = Snapshot {
+        claims: vec![claim("team", "c", "v")],
+        volumes: vec![volume("c", "eng", 1)],
+        ..Snapshot::default()
+    };
+    for kind in [&CLAIM, &VOLUME] {
+        ALL.iter().for_each(|(reason, _)| drop(step(&snapshot, kind, "c", reason)));
+    }
+}
+
+#[test]
+fn t4_a_name_is_one_word_of_a_shell() {
+    assert_eq!((word("data-1.x"), word("tier=hot")), ("data-1.x".into(), "tier=hot".into()));
+    assert_eq!(word("x; rm 'y'"), r"'x; rm '\''y'\'''");
+}
+
+/// T4: the advice does not repeat a mistyped name. A similar name comes first.
+#[test]
+fn t4_advice_looks_for_the_similar_name_first() {
+    let mut eng = reserved("eng", "eng", 4, &[]);
+    let mut typo = reservation("typo", "eng", 1);
+    typo.spec.node_disk = Some("n1.b".into());
+    let mut orphaned = reservation("sub", "eng/ml", 1);
+    orphaned.spec.parent = Some("egn".into());
+    eng.status.as_mut().unwrap().node_disk = Some("n1.a".into());
+    let mut snapshot = Snapshot {
+        disks: vec![disk("n1.a", "n1", 10, &[])],
+        reservations: vec![eng, typo, orphaned],
+        volumes: vec![ready_volume("data", "eng", true), volume("lost", "egn", 1)],
+        claims: vec![claim("team", "c", "dta")],
+        subscriptions: vec![subscription("team", &["eng"], false)],
+        ..Snapshot::default()
+    };
+    snapshot.reservations.push(reservation("elsewhere", "eng", 1));
+    snapshot.reservations[3].spec.node_name = Some("n2".into());
+    for (name, reservation) in [("named", "egn"), ("far", "zzz")] {
+        let mut volume = volume(name, "eng", 1);
+        (volume.spec.reservation, volume.spec.gid) =
+            (Some(reservation.into()), (name == "named").then_some(7));
+        snapshot.volumes.push(volume);
+    }
+    for (kind, name, reason, wanted) in [
+        (
+            &RESERVATION,
+            "elsewhere",
+            NO_SUCH_DISK,
+            "kubectl reservoir reserve elsewhere --role eng --size 1Gi --node n1   # if node n1 is meant",
+        ),
+        (&CLAIM, "c", NO_SUCH_VOLUME, "kubectl reservoir claim c --role eng --volume data -n team"),
+        (
+            &RESERVATION,
+            "typo",
+            NO_SUCH_DISK,
+            "kubectl reservoir reserve typo --role eng --size 1Gi --disk n1.a",
+        ),
+        (
+            &RESERVATION,
+            "sub",
+            NO_PARENT,
+            "kubectl reservoir reserve sub --role eng/ml --size 1Gi --parent eng",
+        ),
+        (&VOLUME, "lost", NO_RESERVATION, "kubectl reservoir create lost --role eng --size 1Gi"),
+        (&VOLUME, "named", NO_RESERVATION, "create named --role eng --size 1Gi --reservation eng --gid 7"),
+        (&VOLUME, "far", NO_RESERVATION, "create far --role eng --size 1Gi   # in any reservation"),
+    ] {
+        let step = step(&snapshot, kind, name, reason);
+        assert!(step.starts_with("kubectl delete ") && step.contains(wanted), "{reason}: {step}");
+    }
+}
+
+/// T4: where no size fits, the advice is no way back to itself.
+#[test]
+fn t4_advice_leads_on_where_nothing_is_left() {
+    let full = with_quota(volume_role("eng", "eng"), Some(5), None, &[("x", 5)]);
+    let mut releasing = claim("team", "c", "v");
+    releasing.metadata.labels = Some([(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    let mut far = claim("team", "far", "datasets");
+    far.spec.role = "ops".into();
+    let done = serde_json::from_value(serde_json::json!({"metadata": {"namespace": "team", "name": "done"},
+            "spec": {"containers": [], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "ending"}}]},
+            "status": {"phase": "Succeeded"}}))
+        .unwrap();
+    let snapshot = Snapshot {
+        reservations: vec![reservation("more", "eng/ml", 1)],
+        roles: vec![full],
+        claims: vec![releasing, claim("team", "ending", "v"), far],
+        volumes: vec![ready_volume("dataset", "eng", true)],
+        pods: vec![done],
+        ..Snapshot::default()
+    };
+    for (kind, name, reason, wanted) in [
+        (&RESERVATION, "more", OVER_QUOTA, "kubectl reservoir tree --role eng   # delete reservations"),
+        (&RESERVATION, "more", NOT_ENOUGH_ROOM, "kubectl reservoir status   # free space"),
+        (&CLAIM, "c", IN_USE, "kubectl describe pvc c -n team   # no new pod can use it"),
+        (&CLAIM, "ending", IN_USE, "kubectl delete pod done -n team   # it has ended"),
+        (&CLAIM, "far", NO_SUCH_VOLUME, "kubectl reservoir create datasets --role ops --size 1Gi"),
+    ] {
+        let step = step(&snapshot, kind, name, reason);
+        assert!(step.starts_with(wanted), "{step}");
+    }
+}
+
+/// T4: a size that the reservation's disk cannot have is no circle of steps between volume and reservation.
+#[test]
+fn t4_advice_enlarges_no_reservation_beyond_its_disk() {
+    let mut full = disk("n1.a", "n1", 7, &[]);
+    full.status.as_mut().unwrap().free = Some(gi(1));
+    let mut pvc = k8s_openapi::api::core::v1::PersistentVolumeClaim::default();
+    (pvc.metadata.name, pvc.metadata.namespace) = (Some("q".into()), Some("team".into()));
+    pvc.metadata.uid = Some("u".into());
+    let mut made = volume("pvc-u", "eng", 50);
+    made.metadata.labels = Some([(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    let snapshot = Snapshot {
+        disks: vec![full],
+        reservations: vec![reserved("eng", "eng", 6, &[("data", 3)])],
+        volumes: vec![volume("big", "eng", 50), volume("fits", "eng", 4), made],
+        pvcs: vec![pvc],
+        ..Snapshot::default()
+    };
+    for (name, wanted) in [
+        ("big", "kubectl reservoir resize spv/big 3Gi   # its disk has no more"),
+        ("fits", "kubectl reservoir resize dr/eng 7Gi "),
+        ("pvc-u", "kubectl delete pvc q -n team   # no disk has more for it than 3Gi"),
+    ] {
+        let step = step(&snapshot, &VOLUME, name, RESERVATION_FULL);
+        assert!(step.starts_with(wanted), "{step}");
+    }
+}
+
+/// T4, P4: a class' volume ends with its PersistentVolumeClaim, and a volume that nobody uses waits for its node only.
+#[test]
+fn t4_p4_advice_about_the_end_of_a_volume_names_who_ends_it() {
+    let mut made = ready_volume("pvc-u", "eng", false);
+    made.metadata.labels = Some([(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    let mut used = ready_volume("used", "eng", true);
+    used.status.as_mut().unwrap().user_count = 1;
+    let mut pvc = PersistentVolumeClaim::default();
+    (pvc.metadata.name, pvc.metadata.namespace) = (Some("q".into()), Some("team".into()));
+    pvc.metadata.uid = Some("u".into());
+    let mut chosen = reservation("chosen", "eng", 1);
+    let labels = [("disk", "ssd"), ("zone", "a")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+    chosen.spec.node_selector = Some(labels.into());
+    let mut elsewhere = reservation("elsewhere", "eng", 1);
+    elsewhere.spec.node_name = Some("zzz".into());
+    let snapshot = Snapshot {
+        disks: vec![disk("n1.a", "n1", 10, &[])],
+        volumes: vec![made, used, ready_volume("plain", "eng", true)],
+        reservations: vec![chosen, elsewhere],
+        pvcs: vec![pvc],
+        ..Snapshot::default()
+    };
+    for (kind, name, reason, wanted) in [
+        (&VOLUME, "pvc-u", RETIRING, "PersistentVolumeClaim q: kubectl delete pvc q -n team"),
+        (&VOLUME, "plain", RETIRING, "else delete the claims"),
+        (&VOLUME, "plain", DESTROYING, "wait a few seconds"),
+        (&VOLUME, "used", DESTROYING, "end the claims and pods"),
+        (&RESERVATION, "chosen", NO_SUCH_DISK, "kubectl label node n1 disk=ssd zone=a"),
+        (&RESERVATION, "elsewhere", NO_SUCH_DISK, "# on any disk; kubectl get nodedisks"),
+    ] {
+        let step = step(&snapshot, kind, name, reason);
+        assert!(step.contains(wanted), "{name} {reason}: {step}");
+    }
+}
+
+/// T4: the advice has sizes that suffice.
+#[test]
+fn t4_advice_has_sizes_that_suffice() {
+    let mut free = disk("n1.a", "n1", 10, &[]);
+    free.status.as_mut().unwrap().free = Some(gi(6));
+    let mut big = volume("big", "eng", 5);
+    big.spec.reservation = Some("eng".into());
+    let mut sub = reservation("sub", "eng/ml", 3);
+    sub.spec.parent = Some("eng".into());
+    let mut none = reservation("none", "ops/x", 3);
+    none.spec.parent = Some("full".into());
+    let snapshot = Snapshot {
+        disks: vec![free],
+        reservations: vec![
+            reserved("eng", "eng", 4, &[("data", 3)]),
+            reservation("large", "eng", 99),
+            sub,
+            reserved("full", "ops", 4, &[("all", 4)]),
+            none,
+        ],
+        volumes: vec![big],
+        roles: vec![with_quota(volume_role("eng", "eng"), Some(8), None, &[("x", 5)])],
+        ..Snapshot::default()
+    };
+    for (kind, name, reason, wanted) in [
+        (&VOLUME, "big", RESERVATION_FULL, "kubectl reservoir resize dr/eng 8Gi "),
+        (&RESERVATION, "large", NOT_ENOUGH_ROOM, "kubectl reservoir resize dr/large 6Gi "),
+        (&RESERVATION, "large", OVER_QUOTA, "kubectl reservoir resize dr/large 3Gi "),
+        (&RESERVATION, "eng", BELOW_USED, "kubectl reservoir resize dr/eng 3Gi "),
+        (&RESERVATION, "sub", PARENT_FULL, "kubectl reservoir resize dr/eng 6Gi "),
+        (&RESERVATION, "sub", PARENT_FULL, "kubectl reservoir resize dr/sub 1Gi"),
+        (&RESERVATION, "none", PARENT_FULL, "kubectl reservoir resize dr/full 7Gi   # nothing is left in it"),
+    ] {
+        let step = step(&snapshot, kind, name, reason);
+        assert!(step.contains(wanted), "{name} {reason}: {step}");
+    }
+}
