@@ -1,14 +1,18 @@
 //! Gauges of the node's disks and of their volumes (T3). The measurement is periodic, so that no scrape waits for a
 //! disk.
 
+use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
+use crate::cluster::Name;
 use crate::host::{Host, State, Usage};
+use crate::plan::fullness::{self, Level};
 use crate::telemetry::{Sink, View};
 
 use super::context::Context;
 use super::disk_names::DiskNames;
+use super::volumes::measured;
 
 /// The last measurement.
 #[derive(Default)]
@@ -30,6 +34,8 @@ struct Volume {
     allocated: u64,
     /// Usage of a mounted volume; `None` for others.
     usage: Option<Usage>,
+    /// The limit that the usage has crossed last, if it has a file system.
+    level: Option<Level>,
 }
 
 impl Volume {
@@ -46,12 +52,33 @@ impl NodeGauges {
             match ctx.on_host(move |host| measure(host, &names)).await {
                 Ok(measured) => {
                     let measured = Measured { keeps_read_only: ctx.keeps_read_only(), ..measured };
-                    *self.0.write().unwrap_or_else(PoisonError::into_inner) = measured;
+                    let crossed = self.replace(measured);
+                    ctx.volumes.get().inspect(|queue| queue.enqueue_names(crossed));
                 }
                 Err(error) => tracing::warn!(%error, "failed to measure disks and volumes"),
             }
             tokio::time::sleep(every).await;
         }
+    }
+}
+
+impl NodeGauges {
+    /// Replaces the measurement. Returns the volumes that have crossed a limit, so that their objects say so. The first
+    /// measurement has no earlier one, and returns all volumes on one side of the limits.
+    fn replace(&self, mut measured: Measured) -> Vec<Name> {
+        let mut last = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let before: HashMap<&str, Option<Level>> =
+            last.volumes.iter().map(|volume| (volume.name.as_str(), volume.level)).collect();
+        let mut crossed = Vec::new();
+        for volume in &mut measured.volumes {
+            let before = before.get(volume.name.as_str()).copied().flatten();
+            volume.level = volume.level.or(before);
+            if volume.level != before {
+                crossed.push(volume.name.as_str().into());
+            }
+        }
+        *last = measured;
+        crossed
     }
 }
 
@@ -66,7 +93,9 @@ fn measure(host: &Host, names: &DiskNames) -> Measured {
         }
         // The agent mounts no unused volume for a measurement.
         let usage = (!record.publishes.is_empty()).then(|| host.usage(&report.uid).ok()).flatten();
+        let fills = usage.as_ref().filter(|_| !record.spec.raw);
         volumes.push(Volume {
+            level: fills.and_then(|usage| fullness::level(measured(usage))),
             name: record.spec.name,
             role: record.spec.role,
             disk: node_disk(&report.disk),

@@ -6,9 +6,11 @@ use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
+use crate::api::condition::reason::NEARLY_FULL;
 use crate::api::{AGENT_MANAGER, BackingState, PodRef, SharedPersistentVolume};
 use crate::cluster;
 use crate::host::{self, Host, VolumeUid};
+use crate::plan::fullness::{self, Measured, Units};
 use crate::plan::kept;
 use crate::plan::node_task::{self, OnDisk, Outcome, Recorded, Task};
 use crate::plan::resize::OnNode;
@@ -19,8 +21,8 @@ use super::volume_spec::{erase_policy, volume_spec};
 
 /// Takes a volume one step further. Returns the pause before the next reconcile, if one is needed without a change.
 ///
-/// 1. Gather: the volume's record on the disk, and the mounts of claims that are ending; in the end the processes that
-///    hold the volume, for the report alone. The object was read live,
+/// 1. Gather: the volume's record on the disk, the mounts of claims that are ending, and a measurement; in the end the
+///    processes that hold the volume, for the report alone. The object was read live,
 ///    before anything is made, unfenced or erased (X9).
 /// 2. Decide: `plan::node_task::next`.
 /// 3. Apply: the task on the disk, then the status that `report` and `release` of `plan::node_task` make of the
@@ -45,6 +47,11 @@ pub(super) async fn reconcile(
     let unmounted = match &on_disk {
         Ok(on_disk) => unmounted(volume, &uid, matches!(on_disk, OnDisk::Record(_)), ctx).await,
         Err(_) => vec![],
+    };
+
+    let measured = match &on_disk {
+        Ok(on_disk) if node_task::is_measured(volume, *on_disk) => measure(&uid, ctx).await,
+        _ => None,
     };
 
     // A disk without an answer may have the volume. So the volume is neither lost nor made.
@@ -73,7 +80,16 @@ pub(super) async fn reconcile(
     };
     node_task::hold(&mut status, holders);
     let pause = node_task::refuse(&mut status, ctx.refused_readers.of(&name)).or(pause);
+    let now = Timestamp::now();
+    let filled = measured.and_then(|measured| fullness::update(volume, &mut status, measured, now));
     cluster::write_status(&api, volume, &status, AGENT_MANAGER).await?;
+    if let Some(message) = filled {
+        ctx.warn(volume, "Measure", NEARLY_FULL, &message).await;
+        for pod in &status.users {
+            let message = fullness::on_pod(&name, &message);
+            ctx.warn(&cluster::pod_of(pod), "Measure", NEARLY_FULL, &message).await;
+        }
+    }
     if task == Task::Unfence {
         match ctx.operate("Unfence", move |host| host.unfence(&uid)).await {
             Ok(()) | Err(NodeError::Host(host::Error::NotFound(_))) => {
@@ -102,6 +118,7 @@ async fn look(volume: &SharedPersistentVolume, uid: &VolumeUid, ctx: &Context) -
                 erasing: record.state == host::State::Erasing,
                 size: (record.state != host::State::Creating).then_some(record.spec.size_bytes),
                 resizing: record.resizing.is_some(),
+                published: !record.publishes.is_empty(),
             }),
             None if host.has_receipt(&disk, &uid)? => OnDisk::Receipt,
             None => OnDisk::Nothing,
@@ -122,6 +139,21 @@ async fn look(volume: &SharedPersistentVolume, uid: &VolumeUid, ctx: &Context) -
     Ok(if inherits { OnDisk::NotInherited } else { found })
 }
 
+/// The measurement of a volume; `None` if it fails, as it decides nothing.
+async fn measure(uid: &VolumeUid, ctx: &Context) -> Option<Measured> {
+    let uid = uid.clone();
+    let usage = ctx.on_host(move |host| host.usage(&uid)).await.ok()?.ok()?;
+    Some(measured(&usage))
+}
+
+/// The measurement as the plan sees it.
+pub(super) fn measured(usage: &host::Usage) -> Measured {
+    Measured {
+        bytes: Units { used: usage.used_bytes, available: usage.available_bytes },
+        inodes: Units { used: usage.used_inodes, available: usage.available_inodes },
+    }
+}
+
 /// The claims with an ending binding and without a mount (C6).
 async fn unmounted(
     volume: &SharedPersistentVolume,
@@ -137,7 +169,8 @@ async fn unmounted(
     let (uid, looked_at) = (uid.clone(), uid.clone());
     let found = ctx.on_host(move |host| host.unmounted(&uid, claims)).await.and_then(|found| Ok(found?));
     found.unwrap_or_else(|error| {
-        let (name, error) = (volume.name_any(), error.of_volume(&looked_at, &volume.name_any()));
+        let (name, error) =
+            (volume.name_any(), error.of_volume(&looked_at, &volume.name_any(), &ctx.disk_names));
         tracing::warn!(volume = name, error, "failed to look for mounts of claims that are being deleted");
         vec![]
     })
@@ -187,7 +220,11 @@ async fn perform(
                 return Ok(Outcome::Failed(node_task::has_owner(from.as_str(), &owner)));
             }
             let bytes = spec.size_bytes;
-            ctx.operate("Create", move |host| host.create(&disk, &spec)).await?;
+            let recovers = size.is_none() && spec.recover.is_some();
+            match ctx.operate("Create", move |host| host.create(&disk, &spec)).await {
+                Err(NodeError::Host(host::Error::NotFound(_))) if recovers => return Ok(Outcome::NoData),
+                created => created?,
+            }
             if size.is_none() {
                 tracing::info!(volume = name, bytes, "made a volume");
             }

@@ -19,6 +19,10 @@ pub const RESIZED: &str = "Resized";
 /// A volume is destroyed after its last use has ended (X5). The condition is added by `spec.retire: true`.
 pub const RETIRING: &str = "Retiring";
 
+/// Nearly all bytes or inodes of a volume in use are taken (M6). The agent adds the condition, and removes it when
+/// enough is free again.
+pub const NEARLY_FULL: &str = "NearlyFull";
+
 /// Defines constants, and the list [`reason::ALL`] of them with their doc comments.
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ pub const $name:ident: &str = $value:literal;)+) => {
@@ -164,6 +168,10 @@ pub mod reason {
         /// Volume: its retirement was cancelled (X5).
         /// Next: nothing to do.
         pub const RETIRE_WITHDRAWN: &str = "RetireWithdrawn";
+        /// Volume: 90% of its bytes or inodes were taken when the agent measured them last, and neither has fallen to 80%
+        /// since (M6). An event of the volume and of its pods, too.
+        /// Next: remove files, or make the volume larger.
+        pub const NEARLY_FULL: &str = "NearlyFull";
         /// Volume: being destroyed; the message names the step that the destruction waits for.
         /// Next: wait for that step.
         pub const DESTROYING: &str = "Destroying";

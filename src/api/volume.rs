@@ -47,6 +47,12 @@ macro_rules! smallest {
     printcolumn(name = "Wished", type_ = "string", json_path = ".spec.size", priority = 1),
     printcolumn(name = "Retire", type_ = "boolean", json_path = ".spec.retire", priority = 1),
     printcolumn(
+        name = "Nearly Full",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"NearlyFull\")].status",
+        priority = 1
+    ),
+    printcolumn(
         name = "Ready",
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].status"
@@ -357,8 +363,8 @@ pub struct SharedPersistentVolumeStatus {
     /// The node's report. Written by the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<NodePart>,
-    /// The conditions `Ready`, `Resized` and `Retiring`, written by the controller, and `Backed`, written by
-    /// the agent (T1).
+    /// The conditions `Ready`, `Resized` and `Retiring`, written by the controller, and `Backed` and `NearlyFull`,
+    /// written by the agent (T1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

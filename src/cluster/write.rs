@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
-use crate::api::condition::{BACKED, DISK_HEALTHY};
+use crate::api::condition::{BACKED, DISK_HEALTHY, NEARLY_FULL};
 use crate::api::{
     AGENT_MANAGER, DiskReservation, FINALIZER, NodeDisk, RoleSubscription, SharedPersistentVolume,
     VolumeClaim, VolumeRole,
@@ -121,8 +121,8 @@ impl Error {
 pub trait Owned: HasStatus<Status: Clone + Default + Serialize> {
     /// The JSON names of the agent's fields.
     const AGENT_FIELDS: &'static [&'static str] = &[];
-    /// The agent's condition type.
-    const AGENT_CONDITION: &'static str = "";
+    /// The types of the agent's conditions.
+    const AGENT_CONDITIONS: &'static [&'static str] = &[];
 
     /// The fields of `status` that the field manager owns.
     fn part_of(manager: &str, status: &Self::Status) -> Value {
@@ -130,7 +130,8 @@ pub trait Owned: HasStatus<Status: Clone + Default + Serialize> {
         let mut part = serde_json::to_value(status).unwrap_or_default();
         if let Value::Object(fields) = &mut part {
             if let Some(Value::Array(conditions)) = fields.get_mut("conditions") {
-                conditions.retain(|c| (c["type"] == Self::AGENT_CONDITION) == is_agent);
+                let is_agents = |c: &Value| Self::AGENT_CONDITIONS.iter().any(|type_| c["type"] == *type_);
+                conditions.retain(|c| is_agents(c) == is_agent);
             }
             fields.retain(|key, _| {
                 key == "conditions" || Self::AGENT_FIELDS.contains(&key.as_str()) == is_agent
@@ -150,12 +151,12 @@ impl Owned for NodeDisk {
         "orphans",
         "unlistedOrphans",
     ];
-    const AGENT_CONDITION: &'static str = DISK_HEALTHY;
+    const AGENT_CONDITIONS: &'static [&'static str] = &[DISK_HEALTHY];
 }
 
 impl Owned for SharedPersistentVolume {
     const AGENT_FIELDS: &'static [&'static str] = &["node"];
-    const AGENT_CONDITION: &'static str = BACKED;
+    const AGENT_CONDITIONS: &'static [&'static str] = &[BACKED, NEARLY_FULL];
 }
 
 impl Owned for DiskReservation {}

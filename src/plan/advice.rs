@@ -97,6 +97,11 @@ advice! {
          disk";
     use_fewer_volumes(role) =
         "kubectl reservoir tree --role {role}   # retire volumes that are not needed, or reserve once more";
+    enlarge_full(volume, size) =
+        "kubectl reservoir resize spv/{volume} {size}   # or remove files: the pods that use the volume are in \
+         kubectl reservoir why spv/{volume}";
+    remove_files(role) =
+        "kubectl reservoir tree --role {role}   # remove files in a pod that uses the volume, which cannot be larger";
     list_orphans(object) =
         "kubectl reservoir orphans   # lists the data without an object, and its disk; to give the volume up: kubectl \
          delete {object}";

@@ -17,6 +17,7 @@ pub mod destroy;
 pub mod disk_identity;
 pub mod disk_key;
 pub mod entry;
+pub mod fullness;
 pub mod held_by;
 pub mod holder;
 pub mod kept;

@@ -5,9 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
-use crate::api::condition::{self, BACKED, Verdict, reason};
+use crate::api::condition::{self, BACKED, NEARLY_FULL, Verdict, reason};
 use crate::api::{
     BackingState, NodePart, PodRef, Process, SharedPersistentVolume, SharedPersistentVolumeStatus, Size,
+    VolumeMode,
 };
 
 use super::LISTED_PODS;
@@ -58,6 +59,8 @@ pub struct Recorded {
     pub size: Option<u64>,
     /// A resize has begun and is not finished.
     pub resizing: bool,
+    /// A pod is in the record.
+    pub published: bool,
 }
 
 /// The outcome of a task.
@@ -84,6 +87,8 @@ pub enum Outcome {
     Erased(u64),
     /// The volume record says that the data is kept.
     Kept,
+    /// The disk does not have the data that the volume is to recover.
+    NoData,
     /// A made volume has lost all or some of its bytes; the text is the reason.
     Lost(String),
     /// The task failed; the text is the reason.
@@ -140,6 +145,16 @@ pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
         (false, true) if fenced => Task::Unfence,
         (false, true) => Task::Rest,
     }
+}
+
+/// True if the volume's bytes and inodes are to be measured (M6): while pods use it, and afterwards while it is called nearly
+/// full, as it may have grown. Only the pods understand the content of a raw device.
+pub fn is_measured(volume: &SharedPersistentVolume, on_disk: OnDisk) -> bool {
+    let conditions = volume.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let OnDisk::Record(record) = on_disk else { return false };
+    volume.metadata.deletion_timestamp.is_none()
+        && volume.spec.volume_mode == VolumeMode::Filesystem
+        && (record.published || condition::is_true(conditions, NEARLY_FULL))
 }
 
 /// The claims whose binding is ending, and which the node has not reported as unmounted yet (C6).
@@ -265,6 +280,7 @@ pub fn report(
         (_, failed) => {
             let (reason, message) = match failed {
                 Outcome::Failed(why) => (reason::BACKING_FAILED, why),
+                Outcome::NoData => (reason::NO_ORPHAN, no_data(volume)),
                 Outcome::Lost(why) => (reason::BACKING_LOST, why),
                 _ => (reason::BACKING_LOST, lost(volume, task)),
             };
@@ -283,6 +299,16 @@ pub fn report(
 pub fn has_owner(recovered_uid: &str, owner: &str) -> String {
     format!(
         "the data of {recovered_uid} is that of SharedPersistentVolume {owner}, which is there: claim that one"
+    )
+}
+
+/// The data was there when the volume was placed.
+fn no_data(volume: &SharedPersistentVolume) -> String {
+    let disk = volume.status.as_ref().and_then(|status| status.node_disk.as_deref()).unwrap_or("?");
+    let uid = volume.spec.recover.as_ref().map_or("?", |recover| &recover.uid);
+    format!(
+        "NodeDisk {disk} does not have the data {uid} any more: it was recovered into another volume, or erased; delete \
+         this volume"
     )
 }
 
@@ -353,13 +379,23 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
-    use crate::api::{Adopt, ClaimBinding, Destroy};
+    use crate::api::{Adopt, ClaimBinding, Destroy, Recover};
     use crate::plan::testing::*;
 
-    const RECORD: OnDisk =
-        OnDisk::Record(Recorded { fenced: false, erasing: false, size: None, resizing: false });
-    const FENCED: OnDisk =
-        OnDisk::Record(Recorded { fenced: true, erasing: false, size: None, resizing: false });
+    const RECORD: OnDisk = OnDisk::Record(Recorded {
+        fenced: false,
+        erasing: false,
+        size: None,
+        resizing: false,
+        published: false,
+    });
+    const FENCED: OnDisk = OnDisk::Record(Recorded {
+        fenced: true,
+        erasing: false,
+        size: None,
+        resizing: false,
+        published: false,
+    });
 
     #[test]
     fn v7_a_finished_growth_is_reported_before_a_new_size() {
@@ -487,8 +523,9 @@ mod tests {
         let (status, pause) = report(volume, task, outcome, Timestamp::UNIX_EPOCH);
         let backed = condition::get(&status.conditions, BACKED).cloned();
         let reason = backed.filter(|backed| Some(backed) != before.as_ref()).map(|backed| backed.reason);
-        let reason =
-            reason.map(|r| *["Backed", "BackingLost", "BackingFailed"].iter().find(|k| **k == r).unwrap());
+        let reason = reason.map(|r| {
+            *["Backed", "BackingLost", "BackingFailed", "NoOrphan"].iter().find(|k| **k == r).unwrap()
+        });
         (status.node.unwrap_or_default(), reason, pause.map(|pause| pause.as_secs()))
     }
 
@@ -635,6 +672,36 @@ mod tests {
         assert_eq!(reported(&[2, 4, 5]), [4, 5], "no news");
         assert_eq!(reported(&[5]), [5]);
         assert!(reported(&[]).is_empty());
+    }
+
+    /// X6.
+    #[test]
+    fn x6_data_that_is_gone_is_an_orphan_no_more() {
+        let mut v = ready_volume("v", "eng", true);
+        v.status.as_mut().unwrap().node = None;
+        v.spec.recover = Some(Recover { uid: "lost".into() });
+        let (node, reason, pause) = reported(&v, Task::Make, Outcome::NoData);
+        assert_eq!((node, reason, pause), (NodePart::default(), Some("NoOrphan"), Some(15)));
+        let (status, _) = report(&v, Task::Make, Outcome::NoData, Timestamp::UNIX_EPOCH);
+        let said = &condition::get(&status.conditions, BACKED).unwrap().message;
+        assert!(said.starts_with("NodeDisk n1.a does not have the data lost any more: "), "{said}");
+    }
+
+    /// M6.
+    #[test]
+    fn m6_a_volume_is_measured_while_pods_use_it() {
+        let mut v = ready_volume("v", "eng", true);
+        let used = OnDisk::Record(Recorded { published: true, ..Recorded::default() });
+        assert!(is_measured(&v, used) && !is_measured(&v, RECORD) && !is_measured(&v, OnDisk::Nothing));
+        let full = Verdict::yes(reason::NEARLY_FULL, "said");
+        let conditions = &mut v.status.as_mut().unwrap().conditions;
+        condition::set(conditions, NEARLY_FULL, full, None, Timestamp::UNIX_EPOCH);
+        assert!(is_measured(&v, RECORD), "it may have grown");
+        v.spec.volume_mode = VolumeMode::Block;
+        assert!(!is_measured(&v, used));
+        v.spec.volume_mode = VolumeMode::Filesystem;
+        v.metadata.deletion_timestamp = some_time();
+        assert!(!is_measured(&v, used));
     }
 
     #[test]

@@ -380,10 +380,10 @@ fn report(volume: &SharedPersistentVolume, on: Option<&NodeDisk>) -> (VolumePhas
             reason::NODE_UNREACHABLE,
             format!("NodeDisk {disk} is not ready, the data stays on it: {}", c.message),
         ),
-        (_, Some(c)) if c.status != "True" && c.reason == reason::BACKING_LOST => {
-            Verdict::no(reason::BACKING_LOST, c.message.clone())
+        (_, Some(c)) if c.status != "True" => {
+            let own = [reason::BACKING_LOST, reason::NO_ORPHAN].into_iter().find(|own| c.reason == *own);
+            Verdict::no(own.unwrap_or(reason::BACKING_FAILED), c.message.clone())
         }
-        (_, Some(c)) if c.status != "True" => Verdict::no(reason::BACKING_FAILED, c.message.clone()),
         (_, Some(_)) if made => Verdict::yes(
             reason::READY,
             format!(

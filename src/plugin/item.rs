@@ -5,7 +5,7 @@ use kube::{Resource, ResourceExt};
 
 use super::kind::{CLAIM, DISK, Kind, OFFER, RESERVATION, ROLE, SUBSCRIPTION, VOLUME};
 use super::snapshot::Snapshot;
-use crate::api::condition::{self, READY};
+use crate::api::condition::{self, NEARLY_FULL, READY, RESIZED, RETIRING};
 
 /// An object of one of the kinds.
 pub(super) struct Item<'a> {
@@ -52,6 +52,15 @@ impl<'a> Item<'a> {
     /// Returns the condition `Ready`.
     pub fn ready(&self) -> Option<&'a Condition> {
         condition::get(self.conditions, READY)
+    }
+
+    /// The conditions that the object has trouble with beside `Ready`.
+    pub fn beside(&self) -> impl Iterator<Item = &'a Condition> + use<'a> {
+        self.conditions.iter().filter(|c| match c.type_.as_str() {
+            RESIZED => c.status != "True",
+            RETIRING | NEARLY_FULL => c.status == "True",
+            _ => false,
+        })
     }
 
     /// Returns true if the condition `Ready` is true and the object is not being deleted.

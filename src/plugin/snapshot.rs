@@ -207,6 +207,13 @@ impl Snapshot {
             .filter(move |pod| !cluster::is_terminal(pod) && cluster::claims_of(pod).contains(&named))
     }
 
+    /// The volume that a claim is bound to.
+    pub fn volume_of(&self, namespace: &str, claim: &str) -> Option<&SharedPersistentVolume> {
+        let is_it = |c: &&VolumeClaim| c.name_any() == claim && c.namespace().as_deref() == Some(namespace);
+        let bound = self.claims.iter().find(is_it)?.status.as_ref()?.volume.as_ref()?;
+        self.volumes.iter().find(|volume| volume.metadata.uid.as_ref() == Some(&bound.uid))
+    }
+
     /// True if Reservoir makes the volume of this PersistentVolumeClaim.
     pub fn is_ours(&self, pvc: &PersistentVolumeClaim) -> bool {
         let class = pvc.spec.as_ref().and_then(|spec| spec.storage_class_name.as_ref());

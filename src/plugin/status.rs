@@ -1,4 +1,4 @@
-//! The view `status`: disks, the shares of roles, and objects that are not ready.
+//! The view `status`: disks, the shares of roles, and objects that are not ready or have other trouble.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::kind::{CLAIM, DISK, PVC, VOLUME};
 use super::paint::{Paint, human, table};
 use super::snapshot::Snapshot;
 use super::why;
-use crate::api::condition;
+use crate::api::condition::{self, RETIRING};
 use crate::api::{Size, VolumeRole, VolumeRoleSpec};
 use crate::plan::{advice, allocatable, orphans, quota, summary};
 
@@ -65,7 +65,7 @@ pub(super) struct Count {
     pub ready: usize,
 }
 
-/// An object that is not ready.
+/// An object that is not ready, or that has trouble with another condition.
 #[derive(Debug, Serialize)]
 pub(super) struct Waiting {
     pub object: String,
@@ -113,6 +113,15 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
         Some(Waiting { object, reason, message, argument })
     });
     let waits = items.iter().filter(|item| !item.is_ready());
+    // A retirement is a wish, and no trouble.
+    let troubled = items.iter().filter(|item| item.is_ready()).flat_map(|item| {
+        item.beside().filter(|c| c.type_ != RETIRING).map(|c| Waiting {
+            object: item.title(),
+            reason: c.reason.clone(),
+            message: c.message.clone(),
+            argument: item.argument(),
+        })
+    });
     Status {
         disks: snapshot.disks.iter().map(disk).collect(),
         roles: roles(snapshot),
@@ -133,6 +142,7 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
                     .to_owned(),
                 argument: item.argument(),
             })
+            .chain(troubled)
             .chain(pvcs)
             .chain(grows)
             .collect(),

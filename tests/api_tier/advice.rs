@@ -72,6 +72,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("claim_writable", "the command of claim_for_role_of_volume; needs a raw device (whole_disks.rs)"),
     ("bring_back", "undelete.rs brings volumes back"),
     ("delete_finished_pod", "a person deletes a pod; lost_events.rs does"),
+    ("enlarge_full", "nearly_full.rs fills a volume and follows it"),
+    ("remove_files", "a person removes files; nearly_full.rs does"),
     ("take_size_back", "the command of keep_size (volumes.rs)"),
     ("enlarge_parent", "the command of fit_parent, where nothing is left"),
     ("fit_reservation", "the command of keep_size"),

@@ -68,6 +68,8 @@ const NO_WAIT: &[&str] = &[
     "RoleNotAllowed",
     "AlwaysWritable",
     "VolumeLost",
+    // The agent measures each volume in use, and no event of another object concerns it.
+    "NearlyFull",
     // An event only.
     "MountHeld",
 ];

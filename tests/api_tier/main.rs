@@ -22,6 +22,7 @@ mod leaving;
 mod lifecycle;
 mod lost_events;
 mod metrics;
+mod nearly_full;
 mod nodes;
 mod plugin;
 mod principals;

@@ -72,6 +72,7 @@ impl Host {
                 erasing: record.erasing,
                 size: record.size,
                 resizing: record.resizing,
+                published: !self.mounts_of(uid).is_empty(),
             }),
             None if self.receipts.contains(uid) => OnDisk::Receipt,
             None => OnDisk::Nothing,

@@ -10,7 +10,7 @@ use crate::api::{
 };
 use crate::cluster;
 use crate::plan::pvc_provisioner::pvc_of;
-use crate::plan::{advice, holder, quota, resize};
+use crate::plan::{advice, fullness, holder, quota, resize};
 use crate::plugin::kind::{CLAIM, DISK, RESERVATION, VOLUME, nearest};
 use crate::plugin::snapshot::Snapshot;
 
@@ -110,6 +110,7 @@ impl<'a> About<'a> {
             CANNOT_SHRINK => advice::keep_file_system(name, self.present_size()),
             SHRINK_IN_USE => advice::keep_size(name, self.present_size()),
             RETIRING => self.retiring(),
+            NEARLY_FULL => self.nearly_full(),
             DESTROYING if self.is_unused() => advice::look_again(),
             DESTROYING => advice::end_users(role),
             NO_SUBSCRIPTION => self.no_subscription(),
@@ -157,6 +158,19 @@ impl<'a> About<'a> {
                 advice::keep_volume_of_pvc(self.name, pvc.name_any(), namespace)
             }
             None => advice::keep_volume(self.name),
+        }
+    }
+
+    /// The step for a volume of which nearly all is taken: a quarter more.
+    fn nearly_full(&self) -> String {
+        let Some(volume) = self.volume.filter(|volume| fullness::can_grow(volume)) else {
+            return advice::remove_files(self.role);
+        };
+        let size = resize::size_now(volume).bytes_or_zero();
+        let larger = whole_mebibytes(size.saturating_add(size / 4));
+        match self.pvc_with(volume) {
+            Some(pvc) => advice::resize_pvc(pvc.name_any(), pvc.namespace().unwrap_or_default(), larger),
+            None => advice::enlarge_full(self.name, larger),
         }
     }
 

@@ -1,14 +1,12 @@
 //! The chain of causes: the conditions of an object, and the objects that it may wait for.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use super::report::Report;
 use super::target::Target;
 use super::waits;
 use crate::api::Role;
-use crate::api::condition::reason::{RETIRING as RETIRING_REASON, *};
-use crate::api::condition::{RESIZED, RETIRING};
+use crate::api::condition::reason::*;
 use crate::cluster;
 use crate::plugin::kind::{CLAIM, DISK, Kind, POD, PVC, RESERVATION, VOLUME};
 use crate::plugin::snapshot::Snapshot;
@@ -43,14 +41,8 @@ pub(super) fn reports(snapshot: &Snapshot, target: &Target) -> Option<Vec<Report
         return waits::workload_report(snapshot, target).map(|report| vec![report]);
     }
     let item = snapshot.find(target.kind, target.namespace.as_deref(), &target.name)?;
-    let trouble = |c: &&Condition| match c.type_.as_str() {
-        RESIZED => c.status != "True",
-        RETIRING => c.status == "True",
-        _ => false,
-    };
-    let beside = item.conditions.iter().filter(trouble);
     let beside: Vec<Report> =
-        beside.map(|c| Report { beside: true, ..report(true, &c.reason, &c.message) }).collect();
+        item.beside().map(|c| Report { beside: true, ..report(true, &c.reason, &c.message) }).collect();
     let own = match item.ready() {
         // A true condition Ready is no cause of a wait, beside a failed resize or a retirement.
         Some(ready) if ready.status == "True" && !beside.is_empty() => None,
@@ -72,7 +64,8 @@ pub(super) const DELETING: &str = "Deleting";
 
 /// Reasons that no other object's state ends.
 const OWN: &[&str] = &[
-    RETIRING_REASON,
+    RETIRING,
+    NEARLY_FULL,
     RESIZE_FAILED,
     CANNOT_SHRINK,
     SHRINK_IN_USE,

@@ -3,11 +3,12 @@
 use kube::ResourceExt;
 
 use super::target::Target;
-use crate::api::LedgerEntry;
+use crate::api::condition::{self, NEARLY_FULL};
+use crate::api::{LedgerEntry, NodeDisk, SharedPersistentVolume};
 use crate::cluster;
 use crate::plan::candidate::{self, Candidate};
 use crate::plan::{self, share};
-use crate::plugin::kind::{CLAIM, DISK, RESERVATION, ROLE, VOLUME};
+use crate::plugin::kind::{CLAIM, DISK, POD, RESERVATION, ROLE, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
 /// One line for each kind of holder, for the content, and for the reservations that are served earlier.
@@ -18,6 +19,9 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
             lines.push(format!("{relation} {names}"));
         }
     };
+    for (volume, message) in full_volumes(snapshot, target) {
+        add(&format!("its volume {} is NearlyFull:", volume.name_any()), message);
+    }
     if target.kind == &CLAIM {
         let claim =
             snapshot.claims.iter().find(|c| c.name_any() == target.name && c.namespace() == target.namespace);
@@ -60,10 +64,13 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         let all: Vec<_> = snapshot.reservations.iter().collect();
         let candidates: Vec<_> =
             snapshot.disks.iter().map(|disk| Candidate { disk, node_labels: None }).collect();
+        // Free space of a disk that is away is no space to wait for.
+        let ready: Vec<NodeDisk> =
+            snapshot.disks.iter().filter(|disk| candidate::is_ready(disk)).cloned().collect();
         let queue: Vec<String> =
             share::in_order(&all, &candidates, &snapshot.roles.iter().collect::<Vec<_>>())
                 .into_iter()
-                .filter(|r| candidate::waits_for_space(r, &snapshot.disks))
+                .filter(|r| candidate::waits_for_space(r, &ready))
                 .map(|r| format!("{} ({}, {})", r.name_any(), r.spec.role, r.spec.size))
                 .collect();
         let position = queue.iter().position(|entry| entry.starts_with(&format!("{} (", target.name)));
@@ -92,6 +99,26 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         add("has reserved", role.map(|s| entries(&s.reservations)).unwrap_or_default());
     }
     lines
+}
+
+/// The volumes of a claim or of a pod of which nearly all is taken, and the messages.
+pub(super) fn full_volumes<'a>(
+    snapshot: &'a Snapshot,
+    target: &Target,
+) -> Vec<(&'a SharedPersistentVolume, String)> {
+    let claims = match target.find_pod(snapshot).filter(|_| target.kind == &POD) {
+        Some(pod) => cluster::claims_of(pod),
+        None if target.kind == &CLAIM => {
+            vec![(target.namespace.clone().unwrap_or_default(), target.name.clone())]
+        }
+        None => vec![],
+    };
+    let full = claims.iter().filter_map(|(namespace, name)| {
+        let volume = snapshot.volume_of(namespace, name)?;
+        let full = condition::get(&volume.status.as_ref()?.conditions, NEARLY_FULL)?;
+        Some((volume, full.message.clone()))
+    });
+    full.collect()
 }
 
 fn entries(ledger: &[LedgerEntry]) -> String {

@@ -21,7 +21,7 @@ use crate::api::volume_for_pvc;
 use chain::{chain, reports};
 use holders::holders;
 use report::Report;
-use steps::{deletion_step, step_for, subscription_step};
+use steps::{deletion_step, full_step, step_for, subscription_step};
 
 /// The answer.
 #[derive(Debug, Serialize)]
@@ -86,7 +86,8 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
     let holders = holders(snapshot, target);
     if ready {
         let end = deletion_step(snapshot, target).filter(|_| !holders.is_empty());
-        next.extend(subscription_step(snapshot, target).or(end));
+        let step = subscription_step(snapshot, target).or_else(|| full_step(snapshot, target));
+        next.extend(step.or(end));
     }
     let own = because.iter().rfind(|report| !report.beside).or(because.last());
     let mut summary = match own {

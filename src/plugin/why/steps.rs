@@ -4,9 +4,10 @@ use kube::ResourceExt;
 
 use super::advice::About;
 use super::chain::DELETING;
+use super::holders::full_volumes;
 use super::target::Target;
 use super::waits;
-use crate::api::condition::reason::VOLUME_HELD;
+use crate::api::condition::reason::{NEARLY_FULL, VOLUME_HELD};
 use crate::api::{Capability, Role, RoleSubscription, VolumeClaim};
 use crate::plan::{advice, pvc_provisioner::pvc_of};
 use crate::plugin::kind::{CLAIM, POD, PVC, SUBSCRIPTION, VOLUME, nearest};
@@ -74,6 +75,12 @@ pub(super) fn subscription_step(snapshot: &Snapshot, target: &Target) -> Option<
         None if subscription.spec.capabilities.contains(&Capability::SharedResources) => None,
         None => Some(advice::share_resources(&target.name, namespace)),
     }
+}
+
+/// The step for a healthy claim or pod with a volume of which nearly all is taken.
+pub(super) fn full_step(snapshot: &Snapshot, target: &Target) -> Option<String> {
+    let (volume, _) = full_volumes(snapshot, target).into_iter().next()?;
+    About::new(snapshot, &Target::new(&VOLUME, None, volume.name_any())).step(NEARLY_FULL)
 }
 
 /// The step to end a healthy object that is in use.

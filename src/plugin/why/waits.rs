@@ -12,7 +12,7 @@ use super::report::Report;
 use super::target::Target;
 use crate::api::condition::reason::{NODE_UNREACHABLE, VOLUME_HELD};
 use crate::api::condition::{self, READY};
-use crate::api::{NodeDisk, Size, VolumeClaim};
+use crate::api::{NodeDisk, Size};
 use crate::cluster;
 use crate::plan::persistent_volume::ONE_POD;
 use crate::plan::{advice, publish::is_for_one_pod};
@@ -112,9 +112,7 @@ fn other_node(snapshot: &Snapshot, pod: &Pod) -> Option<Place> {
     let unscheduled = unscheduled.filter_map(|c| c.message.as_ref()).next();
     let by_volume = unscheduled.is_some_and(|message| message.contains("PersistentVolume's node affinity"));
     cluster::claims_of(pod).into_iter().find_map(|(namespace, name)| {
-        let is_it = |c: &&VolumeClaim| c.name_any() == name && c.namespace().as_ref() == Some(&namespace);
-        let bound = snapshot.claims.iter().find(is_it)?.status.as_ref()?.volume.as_ref()?;
-        let volume = snapshot.volumes.iter().find(|v| v.metadata.uid.as_ref() == Some(&bound.uid))?;
+        let volume = snapshot.volume_of(&namespace, &name)?;
         let node = volume.status.as_ref()?.node_name.clone()?;
         let asked = asked.filter(|asked| **asked != node).cloned();
         (asked.is_some() || by_volume).then(|| Place { volume: volume.name_any(), node, asked })
@@ -136,9 +134,7 @@ pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
 /// an exclusive volume (M2).
 fn holder<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<(String, String, &'a Pod)> {
     let of = |(namespace, name): (String, String)| {
-        let is_it = |c: &&VolumeClaim| c.name_any() == name && c.namespace().as_ref() == Some(&namespace);
-        let bound = snapshot.claims.iter().find(is_it)?.status.as_ref()?.volume.as_ref()?;
-        let volume = snapshot.volumes.iter().find(|v| v.metadata.uid.as_ref() == Some(&bound.uid))?;
+        let volume = snapshot.volume_of(&namespace, &name)?;
         let has = |other: &&Pod| {
             other.uid() != pod.uid() && other.spec.as_ref().is_some_and(|s| s.node_name.is_some())
         };
