@@ -130,12 +130,21 @@ impl Config {
             let same = same.filter(|(_, other)| other.matching == find.matching);
             same.map(|(entry, other)| (entry.name.clone(), other.count)).collect()
         };
-        for entry in &self.disks {
+        for (i, entry) in self.disks.iter().enumerate() {
+            let within = self.disks[..i].iter().find(|first| first.name != entry.name && first.holds(entry));
             match disks.iter_mut().find(|disk| disk.name == entry.name) {
                 Some(first) => first.wrong = Some("two disks have this name: rename one".to_owned()),
                 None => {
                     let mut disk = entry.to_host(&self.state_dir, eviction);
                     disk.find.iter_mut().for_each(|find| find.wanted_by = wanted_by(find));
+                    if let Some(first) = within {
+                        disk.wrong = Some(format!(
+                            "its configuration is wrong: {} is the path of disk {}, or inside its volumes: give each disk a \
+                             path of its own",
+                            entry.path.display(),
+                            first.name
+                        ));
+                    }
                     disks.push(DiskConfig { foreign_devices: devices.clone(), ..disk });
                 }
             }
@@ -152,6 +161,14 @@ impl DiskEntry {
             DiskKind::Mount => BackingKind::Mount,
             DiskKind::Block => BackingKind::Block,
         })
+    }
+
+    /// True if the path of another disk is this one's, or where this one keeps its volumes.
+    fn holds(&self, other: &Self) -> bool {
+        let is_there = |entry: &Self| entry.r#match.is_none() && entry.path.is_absolute();
+        is_there(self)
+            && is_there(other)
+            && (other.path == self.path || other.path.starts_with(self.path.join(host::VOLUMES)))
     }
 
     /// True for a directory of a file system that may have other users.
@@ -212,7 +229,8 @@ impl DiskEntry {
         disk.find = self.find()?;
         let has_state = matches!(disk.backing, host::BackingKind::Block | host::BackingKind::Lvm);
         disk.state = has_state.then(|| state_dir.to_owned());
-        disk.capacity = self.capacity.as_ref().map(bytes).transpose()?;
+        let capacity = self.capacity.as_ref().map(|size| bytes("capacity", size));
+        disk.capacity = capacity.transpose()?;
         let held_back = match &self.system_reserved {
             Some(size) => size.clone(),
             None if disk.make_directory && !disk.require_mount => {
@@ -223,7 +241,10 @@ impl DiskEntry {
             None => return Ok(()),
         };
         let Some(percent) = held_back.as_str().strip_suffix('%') else {
-            disk.system_reserved = if held_back.as_str() == "0" { 0 } else { bytes(&held_back)? };
+            disk.system_reserved = match held_back.as_str() {
+                "0" => 0,
+                _ => bytes("systemReserved", &held_back)?,
+            };
             return Ok(());
         };
         let wrong = |reason: &str| format!("systemReserved {held_back}: {reason}");
@@ -262,7 +283,7 @@ impl DiskEntry {
         ensure(self.path.is_absolute() || !has_path, &|| format!("path {path} is not absolute"))?;
         for (i, StaticReservation { role, size }) in self.reservations.iter().enumerate() {
             Role::parse(role).map_err(|e| e.to_string())?;
-            bytes(size)?;
+            bytes("reservations", size)?;
             let is_first = self.reservations[..i].iter().all(|other| other.role != *role);
             ensure(is_first, &|| format!("role {role} has two reservations; make them one"))?;
         }
@@ -315,8 +336,8 @@ impl DiskEntry {
 /// The percentage that is held back by default on a file system without other users.
 const OWN_DISK: u64 = 10;
 
-fn bytes(size: &Size) -> Result<u64, String> {
-    size.bytes().map_err(|e| e.to_string())
+fn bytes(field: &str, size: &Size) -> Result<u64, String> {
+    size.bytes().map_err(|e| format!("{field}: {e}"))
 }
 
 #[cfg(test)]
@@ -372,7 +393,8 @@ mod tests {
             ("{name: a, kind: Block, match: {model: '*'}}", "needs a model or a serial"),
             ("{name: a, kind: Block, match: {model: x, minSize: big}}", "is not a size"),
             ("{name: a, path: /tmp, systemReserved: 101%}", "up to 100"),
-            ("{name: a, path: /tmp, capacity: -1Gi}", "not a positive number"),
+            ("{name: a, path: /tmp, capacity: -1Gi}", "capacity: "),
+            ("{name: a, path: /tmp, systemReserved: x}", "systemReserved: "),
             ("{name: a, path: /tmp, reservations: [{role: a//b, size: 1Gi}]}", "is not a role name"),
             ("{name: a, path: /tmp, reservations: [{role: a, size: none}]}", "is not a size"),
             (
@@ -423,5 +445,15 @@ mod tests {
         let disks = Config::parse(text).unwrap().to_host(KUBELET);
         let wrong: Vec<_> = disks.iter().map(|disk| (disk.name.as_str(), disk.wrong.is_some())).collect();
         assert_eq!(wrong, [("a", false), ("b", true), ("c", true)]);
+        // One directory under two names, and a disk among the volumes of another one.
+        let text = "disks: [{name: a, path: /a}, {name: b, path: /a}, {name: c, path: /a/volumes}, {name: d, path: /a/d}]";
+        let disks = Config::parse(text).unwrap().to_host(KUBELET);
+        let wrong: Vec<_> = disks.iter().map(|disk| disk.wrong.as_deref().unwrap_or("")).collect();
+        let said = |path: &str| {
+            format!(
+                "its configuration is wrong: {path} is the path of disk a, or inside its volumes: give each disk a path of its own"
+            )
+        };
+        assert_eq!(wrong, ["", &said("/a"), &said("/a/volumes"), ""]);
     }
 }

@@ -78,15 +78,16 @@ pub(super) enum NodeError {
 
 impl NodeError {
     /// The failure as a message. The host has only the volume's UID, and the disk's name in the configuration; people
-    /// need the names of the objects.
-    pub(super) fn of_volume(&self, uid: &VolumeUid, name: &str, disks: &DiskNames) -> String {
+    /// need the names of the objects, and of the node.
+    pub(super) fn of_volume(&self, uid: &VolumeUid, name: &str, ctx: &Context) -> String {
         let message = self.to_string().replace(&format!("volume {uid}"), &format!("volume {name}"));
+        let message = message.replace(" on this node", &format!(" on node {}", ctx.node));
         let (Self::Host(host::Error::NoSpace { disk, .. })
         | Self::Host(host::Error::DiskUnavailable { disk, .. })) = self
         else {
             return message;
         };
-        let object = disks.node_disk_of(disk).map(|object| format!("NodeDisk {object}"));
+        let object = ctx.disk_names.node_disk_of(disk).map(|object| format!("NodeDisk {object}"));
         object.map_or(message.clone(), |object| message.replacen(&format!("disk {disk}"), &object, 1))
     }
 

@@ -67,9 +67,9 @@ impl DiskIdentities {
             let stored = on_disk.as_ref().map_err(Clone::clone);
             let stored =
                 stored.map(|disk| Stored { id: &disk.id, attested_key: disk.attested_key.as_deref() });
-            let identity = identify(&node, &entry.name, &configured, stored, &all);
-
             let (id, path) = on_disk.as_ref().map_or(("", entry.place()), |disk| (&disk.id, &disk.path));
+            let place = path.display().to_string();
+            let identity = identify(&node, &entry.name, &place, &configured, stored, &all);
             let spec = || entry.spec(&node, id, path);
             let object = match identity {
                 Identity::Known(known) => Ok(Ok(known.clone())),

@@ -18,7 +18,7 @@ pub(super) async fn processes(uid: &VolumeUid, ctx: &Context) -> Vec<Process> {
 /// The failure of work on a volume. If the volume is busy, the message has the processes that hold it. The text is for
 /// readers of the volume.
 pub(super) async fn explained(error: &NodeError, uid: &VolumeUid, name: &str, ctx: &Context) -> String {
-    let message = error.of_volume(uid, name, &ctx.disk_names);
+    let message = error.of_volume(uid, name, ctx);
     if !matches!(error, NodeError::Host(host::Error::Busy { .. })) {
         return message;
     }

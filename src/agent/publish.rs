@@ -92,7 +92,7 @@ impl Volumes for Node {
                 volume.as_ref().and_then(|volume| volume.status.as_ref()).map(|status| &*status.users);
             held::report_waiting(&uid, &pod, users.unwrap_or_default(), ctx).await;
         }
-        published.map_err(|error| failed(&error, error.of_volume(&uid, name, &ctx.disk_names)))
+        published.map_err(|error| failed(&error, error.of_volume(&uid, name, ctx)))
     }
 
     async fn unpublish(&self, handle: &VolumeHandle, target: &Path) -> Result<(), Error> {

@@ -169,8 +169,7 @@ async fn unmounted(
     let (uid, looked_at) = (uid.clone(), uid.clone());
     let found = ctx.on_host(move |host| host.unmounted(&uid, claims)).await.and_then(|found| Ok(found?));
     found.unwrap_or_else(|error| {
-        let (name, error) =
-            (volume.name_any(), error.of_volume(&looked_at, &volume.name_any(), &ctx.disk_names));
+        let (name, error) = (volume.name_any(), error.of_volume(&looked_at, &volume.name_any(), ctx));
         tracing::warn!(volume = name, error, "failed to look for mounts of claims that are being deleted");
         vec![]
     })

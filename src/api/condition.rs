@@ -19,6 +19,8 @@ pub const RESIZED: &str = "Resized";
 /// A volume is destroyed after its last use has ended (X5). The condition is added by `spec.retire: true`.
 pub const RETIRING: &str = "Retiring";
 
+/// Each reservation template of a role selects disks, and its reservations are served (R7). Absent without templates.
+pub const TEMPLATED: &str = "Templated";
 /// Nearly all bytes or inodes of a volume in use are taken (M6). The agent adds the condition, and removes it when
 /// enough is free again.
 pub const NEARLY_FULL: &str = "NearlyFull";
@@ -78,7 +80,8 @@ pub mod reason {
         /// Next: delete claims, reservations or volumes of that namespace or role that are not needed, or use fewer
         /// and larger ones.
         pub const SHARE_TAKEN: &str = "ShareTaken";
-        /// Reservation: no disk fits its `nodeDisk`, `nodeName` or `nodeSelector`.
+        /// Reservation: no disk fits its `nodeDisk`, `nodeName` or `nodeSelector`. Role: no disk fits the `diskName` and
+        /// `nodeSelector` of a template (R7).
         /// Next: correct the name or labels; `kubectl get nodedisks` lists the disks.
         pub const NO_SUCH_DISK: &str = "NoSuchDisk";
         /// Reservation: it is static, and takes no bytes (A7). Its disk is in another node than the one whose agent may make
@@ -248,6 +251,9 @@ pub mod reason {
         /// Role: another VolumeRole has the same role; the older VolumeRole counts.
         /// Next: delete one of the two VolumeRoles.
         pub const ROLE_TAKEN: &str = "RoleTaken";
+        /// Role: a reservation of a template is not Ready; the message names the first one (R7).
+        /// Next: look at the condition of that reservation.
+        pub const TEMPLATE_WAITS: &str = "TemplateWaits";
         /// Role: its reservations exceed a limit that was set later. These reservations stay, and no further
         /// reservation is served (Q2).
         /// Next: raise the limit, or delete some of the role's reservations.

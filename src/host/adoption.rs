@@ -45,7 +45,8 @@ impl Host {
             for uid in other.uids()?.iter().filter(|uid| **uid != spec.uid) {
                 let Some(volume) = other.volume(uid)? else { continue };
                 if other.backing.adopted_place(&volume)?.is_some_and(|place| wanted.overlaps(&place)) {
-                    return overlaps(format!("the directory that volume {uid} adopted"));
+                    let name = volume.record().map_or_else(|_| uid.to_string(), |record| record.spec.name);
+                    return overlaps(format!("the directory that volume {name} adopted"));
                 }
             }
         }

@@ -148,7 +148,9 @@ pub enum Error {
     KernelTooOld(&'static str),
 
     /// The agent runs in its own PID namespace, which hides the users of a disk.
-    #[error("the agent sees only its own processes, not those that use its disks: run it with hostPID")]
+    #[error(
+        "the agent sees only its own processes, not those that use its disks: run it with hostPID, agent.hostPID in the chart's values"
+    )]
     ProcessesHidden,
 
     /// A device node, or the kernel's entry of a device, is not of the expected form.

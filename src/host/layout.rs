@@ -8,6 +8,7 @@
 //! ```
 
 pub(super) const IDENTITY: &str = "disk.json";
-pub(super) const VOLUMES: &str = "volumes";
+/// The directory of a disk that has its volumes.
+pub const VOLUMES: &str = "volumes";
 pub(super) const RECORD: &str = "record.json";
 pub(super) const RECEIPTS: &str = "receipts";

@@ -57,6 +57,7 @@ mod types;
 mod volume;
 
 pub use error::{Error, Result};
+pub use layout::VOLUMES;
 pub use node::Host;
 pub use publish::Publish;
 pub use sys::volume_group::name_of as volume_group_of;

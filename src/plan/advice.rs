@@ -29,6 +29,9 @@ advice! {
         "kubectl get nodes   # bring {node} back; if it is lost for good: kubectl patch nodedisk {disk} --type=merge \
          -p '{{\"spec\":{{\"gone\":true}}}}'";
     read_agent_log(namespace, pod) = "kubectl logs -n {namespace} {pod} --tail=50";
+    mend_disk(release, namespace) =
+        "helm get values {release} -n {namespace}   # mend what the message names: the disk, or agent.disks with helm upgrade; the \
+         agent looks again by itself";
     find_agent(node) = "kubectl reservoir doctor   # looks for the agent of {node}";
     empty_gone_disk(object) =
         "kubectl reservoir tree   # delete the volumes and reservations of {object}, then the NodeDisk";
@@ -47,6 +50,18 @@ advice! {
         "kubectl reservoir tree --role {role}   # delete reservations of the role, or have an administrator raise \
          spec.quota.limit of its VolumeRole";
     lower_guarantee() = "kubectl get volumeroles   # wait for free space, or lower another role's guarantee";
+    resize_template(vrole, index, size, template) =
+        "kubectl patch vrole {vrole} --type=json -p '[{{\"op\":\"replace\",\"path\":\
+         \"/spec/reservationTemplates/{index}/size\",\"value\":\"{size}\"}}]'   # template {template} decides about the \
+         size on every node";
+    resize_static(disk, role, size) =
+        "have an administrator set size {size} for role {role} in reservations of disk {disk}, in agent.disks of the chart's \
+         values";
+    correct_template(vrole) =
+        "kubectl edit vrole {vrole}   # correct the template that the message names, or give the nodes its labels";
+    restore_template(role, vrole, template) =
+        "kubectl reservoir tree --role {role}   # the reservation ends with its last volume; to keep and change it, make \
+         VolumeRole {vrole} with template {template} again";
     fit_content(object, size, role) =
         "kubectl reservoir resize {object} {size}   # or retire a volume in it: kubectl reservoir tree --role {role}";
     fit_parent(parent, more, object, less) =
@@ -108,6 +123,8 @@ advice! {
     leave_wrong_disk(object) =
         "kubectl delete {object}   # then create it in a reservation on a suitable disk: kubectl get nodedisks -o \
          wide";
+    adopt_elsewhere(object) =
+        "kubectl delete {object}   # the directory stays; then adopt another path, or in a reservation on the node that has it";
     keep_file_system(volume, size) =
         "kubectl reservoir resize spv/{volume} {size}   # back to the present size; or copy the data into a smaller \
          volume";
@@ -194,6 +211,15 @@ advice! {
     leave_other_node(pod, namespace, node) =
         "kubectl delete pod {pod} -n {namespace}   # make it again without the other node: all pods of a volume run \
          on its node, {node}";
+    gather_volumes(namespace, node) =
+        "kubectl reservoir tree -n {namespace}   # use a pod for each node, or make a volume anew in a reservation on node {node}";
+    leave_inline_volume(pod, namespace) =
+        "kubectl delete pod {pod} -n {namespace}   # make it again with a claim, or with volumes[].ephemeral of a StorageClass \
+         of Reservoir";
+    uncordon(node, volume) =
+        "kubectl uncordon {node}   # no new pod is placed on a cordoned node, and volume {volume} is on it";
+    look_at_installation() =
+        "kubectl reservoir doctor   # the pod waits for a mount, or nobody reports what it waits for";
     fit_node(node, volume) =
         "kubectl describe node {node}   # volume {volume} is on it, so the pod has to fit there: selectors, \
          requests, tolerations";
@@ -201,6 +227,12 @@ advice! {
     end_pods_of_pvc(namespace) = "kubectl reservoir tree -n {namespace}   # end the pods that use it";
     read_events(pvc, namespace) =
         "kubectl describe pvc {pvc} -n {namespace}   # its events name what Reservoir waits for";
+    make_pvc_as_said(pvc, namespace) =
+        "kubectl delete pvc {pvc} -n {namespace}   # then make it anew as the message says: these fields cannot be changed";
+    make_class_as_said(class) =
+        "kubectl get storageclass {class} -o yaml   # delete it, and make it anew as the message says";
+    leave_volume_name(pv, pvc, namespace) =
+        "kubectl get pv {pv}; kubectl delete pvc {pvc} -n {namespace}   # then make it again without spec.volumeName";
     use_near_class(pvc, namespace, class) =
         "kubectl delete pvc {pvc} -n {namespace}   # then make it with storageClassName {class}, if that is meant";
     see_classes(class) = "kubectl get storageclasses   # none is called {class}; make it, or the PersistentVolumeClaim anew";
@@ -254,6 +286,11 @@ advice! {
     install_chart(release, namespace) =
         "helm upgrade --install {release} charts/reservoir --namespace {namespace} --create-namespace \
          --reset-then-reuse-values";
+    scale_up(workload, namespace) =
+        "kubectl scale {workload} -n {namespace} --replicas=2   # somebody scaled it to 0";
+    install_chart_anew() =
+        "helm upgrade --install reservoir charts/reservoir --namespace reservoir-system --create-namespace   # with -f and the \
+         values of your installation: no release is there whose values could be used again";
     read_program_log(workload, namespace) =
         "kubectl describe {workload} -n {namespace}; kubectl logs {workload} -n {namespace}";
     run_on_node() = "to have volumes there: change agent.nodeSelector or agent.tolerations of the chart";

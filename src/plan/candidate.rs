@@ -9,7 +9,7 @@ use crate::api::{DiskReservation, NodeDisk};
 
 use super::disk_identity::{first_name, is_placeholder};
 use super::holder::Holder;
-use super::{allocatable, names, selects};
+use super::{allocatable, labels_of, names, selects};
 
 /// A disk as a candidate for a reservation.
 pub struct Candidate<'a> {
@@ -135,11 +135,7 @@ pub fn no_such_disk(reservation: &DiskReservation, candidates: &[Candidate]) -> 
     let asked = match (&spec.node_disk, &spec.node_name, &spec.node_selector) {
         (Some(disk), _, _) => format!("no NodeDisk is called {disk}"),
         (_, Some(node), _) => format!("node {node} has no NodeDisk"),
-        (_, _, Some(selector)) => {
-            let labels: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
-            let what = if labels.len() == 1 { "label" } else { "labels" };
-            format!("no node with a NodeDisk has the {what} {}", names(&labels, labels.len()))
-        }
+        (_, _, Some(selector)) => format!("no node with a NodeDisk has the {}", labels_of(selector)),
         _ => "there is no NodeDisk: is the agent running?".to_owned(),
     };
     let mut known: Vec<String> = candidates.iter().map(|c| c.disk.name_any()).collect();

@@ -138,10 +138,13 @@ fn volume_of(claim: &VolumeClaim, seen: &Seen) -> Result<Result<Arc<SharedPersis
         return Ok(Err(why.clone()));
     }
     if let Some(noted) = noted.filter(|_| before.phase == ClaimPhase::Bound) {
-        let why = format!(
-            "the volume {} that it was bound to is gone; delete this claim and make another one",
-            noted.name
-        );
+        let is_there =
+            seen.volume.as_ref().is_some_and(|volume| volume.metadata.uid.as_ref() == Some(&noted.uid));
+        let what = match is_there {
+            true => "is there with its data, and does not list the claim any more",
+            false => "that it was bound to is gone",
+        };
+        let why = format!("the volume {} {what}; delete this claim and make another one", noted.name);
         return Ok(Err(Verdict::no(reason::VOLUME_LOST, why)));
     }
     let chosen = match seen.offers.choose(claim, &refs(&seen.offers.volumes)) {

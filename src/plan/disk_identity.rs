@@ -34,18 +34,33 @@ pub struct Stored<'a> {
     pub attested_key: Option<&'a str>,
 }
 
-/// Decides the NodeDisk of the disk that is named `disk` in the configuration of `node`. `stored` is the identity on the
-/// disk, or the error of reading it. `configured` lists the names of all disks of the node.
+/// Decides the NodeDisk of the disk that is named `disk` in the configuration of `node`, at `path`. `stored` is the identity
+/// on the disk, or the error of reading it. `configured` lists the names of all disks of the node.
 pub fn identify<'a>(
     node: &str,
     disk: &str,
+    path: &str,
     configured: &[&str],
     stored: Result<Stored<'_>, String>,
     all: &'a [NodeDisk],
 ) -> Identity<'a> {
-    // The existing NodeDisk comes first: another disk at the same path is refused, not adopted.
     let is_it = |d: &&NodeDisk| d.spec.node_name == node && d.spec.disk_name == disk;
-    if let Some(known) = all.iter().filter(is_it).find(|d| !is_placeholder(d)) {
+    let named: Vec<&NodeDisk> = all.iter().filter(is_it).filter(|d| !is_placeholder(d)).collect();
+    // A disk that has had other names in the configuration of this node is the NodeDisk of its ID.
+    let is_own = |d: &&NodeDisk, stored: &Stored<'_>| {
+        d.spec.node_name == node
+            && d.spec.disk_id == stored.id
+            && !d.spec.gone
+            && stored.attested_key.is_none_or(|key| disk_key::has_signed(key, d))
+    };
+    let own = stored.as_ref().ok().and_then(|stored| all.iter().find(|d| is_own(d, stored)));
+    match own {
+        Some(own) if own.spec.disk_name == disk => return Identity::Known(own),
+        Some(own) if !configured.contains(&own.spec.disk_name.as_str()) => return Identity::TakeOver(own),
+        _ => {}
+    }
+    // The existing NodeDisk comes first: another disk at the same path is refused, not adopted.
+    if let Some(known) = named.iter().find(|d| d.spec.path == path).or(named.first()) {
         return Identity::Known(known);
     }
     let Stored { id, attested_key } = match stored {
@@ -198,7 +213,7 @@ mod tests {
     #[test]
     fn d3_a_disk_is_its_id_whatever_its_node_is_called() {
         let all = [object("n1.a", "n1", "a"), object("n2.a", "n2", "a"), object("n3.a", "old", "a")];
-        let ask = |node, disk, id| identify(node, disk, &["a", "b"], stored(id), &all);
+        let ask = |node, disk, id| identify(node, disk, "", &["a", "b"], stored(id), &all);
         assert_eq!(
             ask("n1", "a", "id-n2.a"),
             Identity::Known(&all[0]),
@@ -208,16 +223,35 @@ mod tests {
         assert_eq!(ask("n1", "b", "id-n2.a"), Identity::TakeOver(&all[1]));
         assert_eq!(ask("n3", "a", "new-id-of-a"), Identity::New("n3.a-2".into()), "the name is taken");
         assert!(refused(ask("n1", "b", "id-n1.a"), "has as disk a: correct the paths"));
-        assert!(refused(identify("n1", "b", &["b"], Err("it is not readable".into()), &all), "not readable"));
-        let renamed = identify("n1", "b", &["b"], stored("id-n1.a"), &all);
+        assert!(refused(
+            identify("n1", "b", "", &["b"], Err("it is not readable".into()), &all),
+            "not readable"
+        ));
+        let renamed = identify("n1", "b", "", &["b"], stored("id-n1.a"), &all);
         assert_eq!(renamed, Identity::TakeOver(&all[0]), "the configuration calls it otherwise now");
+    }
+
+    /// The name in the configuration was another one for a while, and another disk had the name meanwhile.
+    #[test]
+    fn d3_a_disk_that_has_its_name_again_is_served_again() {
+        let mut all = [object("n1.a", "n1", "earlier"), object("n1.a-2", "n1", "a")];
+        (all[0].spec.path, all[1].spec.path) = ("/a".into(), "/b".into());
+        let ask = |all, id| identify("n1", "a", "/a", &["a"], id, all);
+        assert_eq!(ask(&all, stored("id-n1.a")), Identity::TakeOver(&all[0]), "by its ID");
+        assert_eq!(ask(&all, stored("new")), Identity::Known(&all[1]), "refused later");
+        let mut both = all.clone();
+        both[0].spec.disk_name = "a".into();
+        both.reverse();
+        assert_eq!(ask(&both, stored("id-n1.a")), Identity::Known(&both[1]));
+        assert_eq!(ask(&both, stored("id-n1.a-2")), Identity::Known(&both[0]));
+        assert_eq!(ask(&both, Err("no mount".into())), Identity::Known(&both[1]), "that with its path");
     }
 
     #[test]
     fn d8_a_placeholder_becomes_the_disk_and_is_taken_for_none() {
         let mut all = [object("n1.a", "n1", "a"), object("n2.a", "n2", "a")];
         all[0].spec.disk_id = UNKNOWN_DISK.into();
-        let ask = |disk, id| identify("n1", disk, &["a", "b"], id, &all);
+        let ask = |disk, id| identify("n1", disk, "", &["a", "b"], id, &all);
         assert!(refused(ask("a", Err("no such directory".into())), "no such directory"));
         assert_eq!(ask("a", stored("id-of-a")), Identity::New("n1.a".into()));
         assert_eq!(
@@ -237,10 +271,10 @@ mod tests {
         gone.spec.gone = true;
         let all = [gone];
         assert!(refused(
-            identify("n2", "a", &["a"], stored("id-n1.a"), &all),
+            identify("n2", "a", "", &["a"], stored("id-n1.a"), &all),
             "NodeDisk n1.a, which it is by its ID"
         ));
-        assert_eq!(identify("n1", "a", &["a"], stored("id-n1.a"), &all), Identity::Known(&all[0]));
+        assert_eq!(identify("n1", "a", "", &["a"], stored("id-n1.a"), &all), Identity::Known(&all[0]));
         assert!(declared_gone(&all[0]).is_some() && declared_gone(&object("n1.b", "n1", "b")).is_none());
     }
 
@@ -255,7 +289,7 @@ mod tests {
         let copied = NodeDiskSpec { key: Some(key.clone()), ..forged.spec.clone() };
         let copied = NodeDisk { spec: copied, ..forged.clone() };
         for object in [&forged, &copied] {
-            let found = identify("n1", "a", &["a"], Ok(stored_here), std::slice::from_ref(object));
+            let found = identify("n1", "a", "", &["a"], Ok(stored_here), std::slice::from_ref(object));
             assert_eq!(found, Identity::New("n1.a".into()));
         }
         // The disk's own NodeDisk is found in any node, whatever else is there.
@@ -264,11 +298,11 @@ mod tests {
         testing::sign(&mut own, 1);
         let all = [forged, own];
         for (node, disk) in [("n3", "c"), ("n1", "renamed")] {
-            let found = identify(node, disk, &[disk], Ok(stored_here), &all);
+            let found = identify(node, disk, "", &[disk], Ok(stored_here), &all);
             assert_eq!(found, Identity::TakeOver(&all[1]));
         }
         // A disk whose NodeDisk has had no signature yet is one of an earlier version.
-        let earlier = identify("n3", "c", &["c"], stored("id"), &all[..1]);
+        let earlier = identify("n3", "c", "", &["c"], stored("id"), &all[..1]);
         assert_eq!(earlier, Identity::TakeOver(&all[0]));
     }
 
@@ -277,10 +311,13 @@ mod tests {
     fn a7_names_of_nodedisks_end_at_nine() {
         let mut all = vec![object("n1.a", "n2", "a")];
         for n in 2..=MOST_NAMES {
-            assert_eq!(identify("n1", "a", &["a"], stored("new"), &all), Identity::New(format!("n1.a-{n}")));
+            assert_eq!(
+                identify("n1", "a", "", &["a"], stored("new"), &all),
+                Identity::New(format!("n1.a-{n}"))
+            );
             all.push(object(&format!("n1.a-{n}"), "n2", "a"));
         }
-        assert!(refused(identify("n1", "a", &["a"], stored("new"), &all), "n1.a to n1.a-9 are there"));
+        assert!(refused(identify("n1", "a", "", &["a"], stored("new"), &all), "n1.a to n1.a-9 are there"));
     }
 
     #[test]

@@ -73,6 +73,12 @@ pub(crate) fn names<T: std::fmt::Display>(items: &[T], total: usize) -> String {
     }
 }
 
+/// `label pool=gpu`, or `labels pool=gpu and zone=a`: what a selector asks for.
+pub(crate) fn labels_of(selector: &BTreeMap<String, String>) -> String {
+    let labels: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    format!("{} {}", if labels.len() == 1 { "label" } else { "labels" }, names(&labels, labels.len()))
+}
+
 /// True if the labels have all that the selector asks for.
 pub(crate) fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
     selector.iter().all(|(label, value)| labels.get(label) == Some(value))

@@ -170,9 +170,13 @@ fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) ->
     with_verdict(disk, status, verdict, now)
 }
 
+/// The words for a disk that is no longer configured.
+pub const UNCONFIGURED: &str = "the disk is not in the agent's configuration any more";
+
 /// The status of a disk that is no longer configured; `still_used` lists its static reservations in use.
 fn report_unconfigured(disk: &NodeDisk, still_used: &[String], now: Timestamp) -> NodeDiskStatus {
-    let message = "the disk is not in the agent's configuration any more; its data stays".to_owned();
+    let message =
+        format!("{UNCONFIGURED}, where it was {} at {}; its data stays", disk.spec.disk_name, disk.spec.path);
     let verdict = Verdict::no(reason::DISK_REFUSED, message + &unconfigured(still_used));
     with_verdict(disk, disk.status.clone().unwrap_or_default(), verdict, now)
 }

@@ -183,9 +183,7 @@ pub fn next(seen: &Seen) -> Step {
         match placement::place(&wanted, |node| is_allowed(seen, class, node), &reservations, &disks) {
             Ok(reservation) => wanted.spec.reservation = Some(reservation),
             Err(why) => {
-                let why =
-                    format!("on the nodes in allowedTopologies of StorageClass {}: {why}", class.name_any());
-                return Step::Wait(why, objects(wanted));
+                return Step::Wait(placement::on_allowed(class, &seen.nodes, &why), objects(wanted));
             }
         }
     }
@@ -210,6 +208,9 @@ fn unchosen(
     let allowed = |node: &str| class.allowed_topologies.is_none() || is_allowed(seen, class, node);
     match placement::place_emptied(&wanted, allowed, &reservations, &disks) {
         Ok(()) => Step::Rest,
+        Err(why) if class.allowed_topologies.is_some() => {
+            Step::Wait(placement::on_allowed(class, &seen.nodes, &why), objects(pvc, wanted))
+        }
         Err(why) => Step::Wait(placement::nowhere(&wanted, &why), objects(pvc, wanted)),
     }
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
-use crate::api::condition::{self, DISK_HEALTHY, READY, Verdict, reason};
+use crate::api::condition::{self, DISK_HEALTHY, READY, TEMPLATED, Verdict, reason};
 use crate::api::{
     DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, NodeDiskSpec, NodeDiskStatus, Size,
     VolumeRole, VolumeRoleStatus,
@@ -78,9 +78,18 @@ pub fn next_for_role(seen: &RoleSeen) -> Step<VolumeRoleStatus> {
     match ByName::new(reservations.iter().copied()).unsettled(&*seen.role) {
         entries if entries.is_empty() || seen.settled || !keeps_ledger(&seen.role, &roles) => {
             let mut status = role_status(&seen.role, &roles, &reservations, seen.now);
-            let nodes = template::labels(&seen.nodes);
-            status.reservation_templates =
-                template::status(&seen.role, &refs(&seen.disks), &nodes, &reservations);
+            let (role, disks, nodes) = (&seen.role, refs(&seen.disks), template::labels(&seen.nodes));
+            status.reservation_templates = template::status(role, &disks, &nodes, &reservations);
+            // Another VolumeRole counts for the role: the templates of this one make nothing.
+            let counts = rival(role, &roles).is_none();
+            let verdict = template::verdict(role, &disks, &nodes, &reservations).filter(|_| counts);
+            match verdict {
+                Some(verdict) => {
+                    let generation = role.metadata.generation;
+                    condition::set(&mut status.conditions, TEMPLATED, verdict, generation, seen.now);
+                }
+                None => status.conditions.retain(|condition| condition.type_ != TEMPLATED),
+            }
             Step::Report(status)
         }
         entries => Step::Settle(entries),

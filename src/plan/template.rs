@@ -10,7 +10,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 
-use crate::api::condition::{self, READY};
+use crate::api::condition::{self, READY, Verdict, reason};
 use crate::api::{
     DiskReservation, DiskReservationSpec, NodeDisk, ReservationTemplate, Size, TemplateRef, TemplateStatus,
     VolumeRole, stable_hash,
@@ -18,7 +18,7 @@ use crate::api::{
 
 use super::disk_identity::is_placeholder;
 use super::holder::used;
-use super::{kept, quota};
+use super::{kept, labels_of, names, quota};
 
 /// Labels of the Nodes by name. A name without labels here has no Node.
 pub type NodeLabels<'a> = BTreeMap<&'a str, &'a BTreeMap<String, String>>;
@@ -157,6 +157,69 @@ pub fn status(
     role.spec.reservation_templates.iter().map(count).collect()
 }
 
+/// The condition of a role's templates (R7): each selects a disk, and each of its reservations is served. `None` for a role
+/// without templates.
+pub fn verdict(
+    role: &VolumeRole,
+    disks: &[&NodeDisk],
+    nodes: &NodeLabels,
+    reservations: &[&DiskReservation],
+) -> Option<Verdict> {
+    let templates = &role.spec.reservation_templates;
+    let counted = status(role, disks, nodes, reservations);
+    let mut reasons = Vec::new();
+    let mut messages = Vec::new();
+    for (template, counted) in templates.iter().zip(counted) {
+        let trouble = match (counted.disks, counted.disks - counted.ready) {
+            (0, _) => Some((reason::NO_SUCH_DISK, selects_nothing(template, disks))),
+            (_, 0) => None,
+            (all, waiting) => {
+                let on = disks.iter().filter(|disk| selects(template, disk, nodes) == Some(true));
+                let names = on.map(|disk| name(&role.name_any(), &template.name, &disk.name_any()));
+                let first = names.filter_map(|name| first_waiting(&name, reservations)).next();
+                let first = first.unwrap_or_else(|| "they are being made".to_owned());
+                Some((
+                    reason::TEMPLATE_WAITS,
+                    format!("{waiting} of {all} reservations are not Ready, {first}"),
+                ))
+            }
+        };
+        if let Some((reason, message)) = trouble {
+            reasons.push(reason);
+            messages.push(format!("template {}: {message}", template.name));
+        }
+    }
+    let all = "each template has its reservations";
+    let verdict = match reasons.first() {
+        None => Verdict::yes(reason::READY, all),
+        Some(reason) => Verdict::no(reason, messages.join("; ")),
+    };
+    (!templates.is_empty()).then_some(verdict)
+}
+
+/// `first eng.scratch.n1.a: NotEnoughRoom`, if the reservation of that name waits.
+fn first_waiting(name: &str, reservations: &[&DiskReservation]) -> Option<String> {
+    let reservation = reservations.iter().find(|r| r.metadata.name.as_deref() == Some(name))?;
+    let ready = condition::get(&reservation.status.as_ref()?.conditions, READY)?;
+    (ready.status != "True").then(|| format!("first DiskReservation {name}: {}", ready.reason))
+}
+
+fn selects_nothing(template: &ReservationTemplate, disks: &[&NodeDisk]) -> String {
+    let ReservationTemplate { disk_name, node_selector, .. } = template;
+    let mut known: Vec<&str> = disks.iter().map(|disk| disk.spec.disk_name.as_str()).collect();
+    known.sort_unstable();
+    known.dedup();
+    match (known.contains(&disk_name.as_str()), node_selector) {
+        (true, Some(selector)) => format!("no node with disk {disk_name} has the {}", labels_of(selector)),
+        (true, None) => format!("no node with disk {disk_name} is there"),
+        (false, _) if known.is_empty() => "there is no NodeDisk: is the agent running?".to_owned(),
+        (false, _) => format!(
+            "no disk is called {disk_name} in the agents' configuration; there are {}",
+            names(&known, known.len())
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,6 +315,49 @@ mod tests {
         let mut own = empty.clone();
         own.spec.template = None;
         assert_eq!(next(&own, &[], None, &there), Step::Rest);
+    }
+
+    #[test]
+    fn r7_a_template_without_its_reservations_says_why() {
+        let (role, gpu, cpu) = (eng(5, Some("gpu")), labels("gpu"), labels("cpu"));
+        let on = disk("n1.a", "n1", 20, &[]);
+        let said = |role: &VolumeRole, disks: &[&NodeDisk], labels, reservations: &[&DiskReservation]| {
+            let nodes: NodeLabels = [("n1", labels)].into();
+            let verdict = verdict(role, disks, &nodes, reservations).unwrap();
+            format!("{}: {}", verdict.reason, verdict.message)
+        };
+        assert_eq!(
+            said(&role, &[], &gpu, &[]),
+            "NoSuchDisk: template scratch: there is no NodeDisk: is the agent running?"
+        );
+        assert_eq!(
+            said(&role, &[&on], &cpu, &[]),
+            "NoSuchDisk: template scratch: no node with disk a has the label pool=gpu"
+        );
+        let mut mistyped = role.clone();
+        mistyped.spec.reservation_templates[0].disk_name = "aa".into();
+        assert_eq!(
+            said(&mistyped, &[&on], &gpu, &[]),
+            "NoSuchDisk: template scratch: no disk is called aa in the agents' configuration; there are a"
+        );
+        assert!(
+            said(&role, &[&on], &gpu, &[])
+                .ends_with("1 of 1 reservations are not Ready, they are being made")
+        );
+        let mut made = reserved("eng-role.scratch.n1.a", "eng", 5, &[]);
+        made.spec.template = Some(TemplateRef { volume_role: "eng-role".into(), name: "scratch".into() });
+        made.spec.node_disk = Some("n1.a".into());
+        let full = Verdict::no(reason::NOT_ENOUGH_ROOM, "said");
+        let conditions = &mut made.status.as_mut().unwrap().conditions;
+        condition::set(conditions, READY, full, None, jiff::Timestamp::UNIX_EPOCH);
+        assert_eq!(
+            said(&role, &[&on], &gpu, &[&made]),
+            "TemplateWaits: template scratch: 1 of 1 reservations are not Ready, first DiskReservation \
+             eng-role.scratch.n1.a: NotEnoughRoom"
+        );
+        set_ready(&mut made.status.as_mut().unwrap().conditions, true);
+        assert_eq!(said(&role, &[&on], &gpu, &[&made]), "Ready: each template has its reservations");
+        assert!(verdict(&volume_role("r", "r"), &[], &NodeLabels::new(), &[]).is_none());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use crate::api::condition::{self, READY, RESIZED, RETIRING, reason};
+use crate::api::condition::{self, READY, RESIZED, RETIRING, TEMPLATED, reason};
 
 /// The time after which a wait becomes an event.
 pub const LASTING: Duration = Duration::from_secs(5);
@@ -41,7 +41,7 @@ const QUIET: [&str; 5] =
 
 /// The changes of conditions that people are told about.
 pub fn transitions<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<Transition<'a>> {
-    let changed = [READY, RESIZED, RETIRING].into_iter().filter_map(|type_| {
+    let changed = [READY, RESIZED, RETIRING, TEMPLATED].into_iter().filter_map(|type_| {
         let is = condition::get(after, type_)?;
         let was = condition::get(before, type_);
         let when = match was.filter(|was| was.status == is.status && was.reason == is.reason) {

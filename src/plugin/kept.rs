@@ -100,12 +100,11 @@ async fn read(client: &Client) -> anyhow::Result<Snapshot> {
 }
 
 /// Makes the volume again, with its data.
-pub(super) async fn undelete(client: &Client, args: &Undelete) -> anyhow::Result<()> {
+pub(super) async fn undelete(client: &Client, args: &Undelete, namespace: &str) -> anyhow::Result<()> {
     let snapshot = read(client).await?;
     let volume = undeleted(&snapshot, args).map_err(anyhow::Error::msg)?;
     let (name, role) = (volume.name_any(), &volume.spec.role);
     write::create_object(client, &VOLUME, json!(volume), &args.write).await?;
-    let namespace = client.default_namespace();
     eprintln!("{}", advice::claim_again(&name, role, &name, namespace));
     Ok(())
 }

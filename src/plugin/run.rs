@@ -145,7 +145,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             let kept = kept::list(&snapshot);
             print(&output, &kept, || kept::text(&kept))?;
         }
-        Command::Undelete(args) => kept::undelete(&client, &args).await?,
+        Command::Undelete(args) => kept::undelete(&client, &args, &namespace).await?,
         Command::Erase(args) => kept::erase(&client, &args).await?,
         Command::Recover { data, output } => orphans::print_manifests(&client, &data, &output).await?,
         Command::Uninstall(args) => uninstall::uninstall(&client, &args, &namespace).await?,

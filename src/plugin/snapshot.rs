@@ -12,12 +12,14 @@ use kube::{Api, Client, Resource, ResourceExt};
 
 use super::errors::{explain_api_error, explain_cluster_error};
 use super::kind;
+use crate::api::condition::{self, reason::NO_SUCH_VOLUME};
 use crate::api::{
     DRIVER, DiskReservation, NodeDisk, Role, RoleSubscription, SharedPersistentVolume, VolumeClaim,
     VolumeOffer, VolumeRole,
 };
 use crate::cluster::{self, Kind};
 use crate::plan::names;
+use crate::plan::pvc_provisioner::{class, pvc_of};
 
 /// The input of every view.
 #[derive(Default)]
@@ -33,6 +35,8 @@ pub(super) struct Snapshot {
     pub pvcs: Vec<PersistentVolumeClaim>,
     /// Names of the StorageClasses that Reservoir serves.
     pub classes: Vec<String>,
+    /// The StorageClasses that Reservoir serves.
+    pub our_classes: Vec<StorageClass>,
     /// Names of the other StorageClasses.
     pub other_classes: Vec<String>,
     /// True if the caller may not list StorageClasses.
@@ -101,9 +105,10 @@ impl Snapshot {
         // Without the right to list StorageClasses the annotation of PersistentVolumeClaims serves nearly as well.
         let mut unseen = vec![];
         let classes: Vec<StorageClass> = list_cluster_wide(client, &mut unseen).await?;
-        let (ours, others): (Vec<_>, Vec<_>) = classes.iter().partition(|class| class.provisioner == DRIVER);
-        snapshot.classes = ours.into_iter().map(ResourceExt::name_any).collect();
-        snapshot.other_classes = others.into_iter().map(ResourceExt::name_any).collect();
+        let (ours, others): (Vec<_>, Vec<_>) = classes.into_iter().partition(class::is_ours);
+        snapshot.classes = ours.iter().map(ResourceExt::name_any).collect();
+        snapshot.our_classes = ours;
+        snapshot.other_classes = others.iter().map(ResourceExt::name_any).collect();
         snapshot.classes_unseen = !unseen.is_empty();
         Ok(snapshot)
     }
@@ -214,6 +219,14 @@ impl Snapshot {
         self.volumes.iter().find(|volume| volume.metadata.uid.as_ref() == Some(&bound.uid))
     }
 
+    /// True for the claim of a PersistentVolumeClaim whose volume is not made yet: the PersistentVolumeClaim has the cause.
+    pub fn waits_for_class(&self, namespace: Option<&str>, claim: &str) -> bool {
+        let is_it = |c: &&VolumeClaim| c.name_any() == claim && c.namespace().as_deref() == namespace;
+        let found = self.claims.iter().find(is_it).filter(|claim| pvc_of(*claim).is_some());
+        let ready = found.and_then(|c| condition::get(&c.status.as_ref()?.conditions, condition::READY));
+        ready.is_some_and(|ready| ready.reason == NO_SUCH_VOLUME)
+    }
+
     /// True if Reservoir makes the volume of this PersistentVolumeClaim.
     pub fn is_ours(&self, pvc: &PersistentVolumeClaim) -> bool {
         let class = pvc.spec.as_ref().and_then(|spec| spec.storage_class_name.as_ref());
@@ -221,10 +234,27 @@ impl Snapshot {
         annotated.is_some_and(|by| by == DRIVER) || class.is_some_and(|class| self.classes.contains(class))
     }
 
+    /// Why no volume can be made for a PersistentVolumeClaim of Reservoir, whatever is free; and its StorageClass, if that is
+    /// wrong.
+    pub fn refused(&self, pvc: &PersistentVolumeClaim) -> Option<(Option<String>, String)> {
+        let name = pvc.spec.as_ref()?.storage_class_name.as_ref()?;
+        let of = self.our_classes.iter().find(|class| class.name_any() == *name)?;
+        let why = class::volume(pvc, of).err()?;
+        Some((class::of_class(of).is_err().then(|| name.clone()), why))
+    }
+
+    /// The volume that is to be made for a PersistentVolumeClaim of Reservoir.
+    pub fn wanted(&self, pvc: &PersistentVolumeClaim) -> Option<SharedPersistentVolume> {
+        let name = pvc.spec.as_ref()?.storage_class_name.as_ref()?;
+        class::volume(pvc, self.our_classes.iter().find(|class| class.name_any() == *name)?).ok()
+    }
+
     /// The PersistentVolumeClaims of Reservoir's StorageClasses that have no VolumeClaim yet.
     pub fn waiting_pvcs(&self) -> impl Iterator<Item = &PersistentVolumeClaim> {
         let claimed = |pvc: &PersistentVolumeClaim| {
-            self.claims.iter().any(|c| c.name_any() == pvc.name_any() && c.namespace() == pvc.namespace())
+            let (namespace, name) = (pvc.namespace(), pvc.name_any());
+            self.claims.iter().any(|c| c.name_any() == name && c.namespace() == namespace)
+                && !self.waits_for_class(namespace.as_deref(), &name)
         };
         let unbound =
             |pvc: &PersistentVolumeClaim| pvc.spec.as_ref().is_some_and(|s| s.volume_name.is_none());

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use kube::ResourceExt;
 use serde::Serialize;
 
+use super::item::Item;
 use super::kind::{CLAIM, DISK, PVC, VOLUME};
 use super::paint::{Paint, human, table};
 use super::snapshot::Snapshot;
@@ -101,7 +102,10 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
         Waiting {
             object: format!("PersistentVolumeClaim {namespace}/{name}"),
             reason: "Pending".into(),
-            message: "Reservoir has made no volume for it yet".into(),
+            message: match snapshot.refused(pvc) {
+                Some((_, why)) => why,
+                None => "Reservoir has made no volume for it yet".into(),
+            },
             argument: PVC.argument(&name, Some(&namespace)),
         }
     });
@@ -112,7 +116,10 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
             (format!("PersistentVolumeClaim {namespace}/{name}"), PVC.argument(&name, Some(&namespace)));
         Some(Waiting { object, reason, message, argument })
     });
-    let waits = items.iter().filter(|item| !item.is_ready());
+    let by_pvc = |item: &Item<'_>| {
+        item.kind == &CLAIM && snapshot.waits_for_class(item.namespace.as_deref(), &item.name)
+    };
+    let waits = items.iter().filter(|item| !item.is_ready() && !by_pvc(item));
     // A retirement is a wish, and no trouble.
     let troubled = items.iter().filter(|item| item.is_ready()).flat_map(|item| {
         item.beside().filter(|c| c.type_ != RETIRING).map(|c| Waiting {

@@ -52,7 +52,10 @@ fn chosen<'a>(
     };
     let claims = args.claims.iter().map(find).collect::<Result<Vec<_>, _>>()?;
     match claims.iter().find(|claim| pvc_of(**claim).is_some()) {
-        Some(claim) => Err(describe(snapshot, claim)),
+        Some(claim) => {
+            let others = if claims.len() > 1 { "; no other claim was ended" } else { "" };
+            Err(format!("{}{others}", describe(snapshot, claim)))
+        }
         None => Ok(claims),
     }
 }

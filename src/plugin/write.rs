@@ -262,8 +262,10 @@ pub(super) async fn wait_until(
                     advice::ask_why(&argument)
                 );
             }
+            let reported =
+                if last.is_empty() { ", with no condition yet".into() } else { format!(" ({last})") };
             bail!(
-                "{} {name} is not done after {} s ({last}), and goes on: {}",
+                "{} {name} is not done after {} s{reported}, and goes on: {}",
                 kind.name,
                 write.timeout.as_secs(),
                 advice::ask_why(&argument)

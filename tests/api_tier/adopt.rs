@@ -8,6 +8,7 @@ use kube::api::{DeleteParams, ListParams};
 use reservoir::api::condition::{self, BACKED};
 use reservoir::api::{DiskReservation, NodeDisk, RoleSubscription, SharedPersistentVolume, VolumeClaim};
 
+use crate::plugin::does;
 use crate::support::{Agent, Cluster, until, until_gone, until_reason};
 
 const SUBSCRIPTION: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: team}\n---\n\
@@ -101,7 +102,12 @@ async fn v8_an_adopted_directory_outlives_its_volume() {
     let part = format!("adopt: {{path: {}}}", data.join("set1/part").display());
     cluster.apply_text(&volume("part", &part)).await;
     let said = until_reason(&volumes, "part", "BackingFailed").await;
-    assert!(said.contains("overlaps the directory that volume"), "{said}");
+    assert!(said.contains("overlaps the directory that volume set1 adopted"), "{said}");
+    let why = does(&cluster, "why spv/part");
+    assert!(
+        why.contains("next: kubectl delete spv/part   # the directory stays; then adopt another path"),
+        "{why}"
+    );
     volumes.delete("part", &DeleteParams::default()).await.unwrap();
     until_gone(&volumes, "part").await;
 

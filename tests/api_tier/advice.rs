@@ -44,6 +44,8 @@ const LOOKS: &[&str] = &[
     "await_end",
     "see_classes",
     "recover_listed",
+    "restore_template",
+    "gather_volumes",
 ];
 
 /// Steps that are not run here, and who acts, or where they are run.
@@ -74,6 +76,15 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("delete_finished_pod", "a person deletes a pod; lost_events.rs does"),
     ("enlarge_full", "nearly_full.rs fills a volume and follows it"),
     ("remove_files", "a person removes files; nearly_full.rs does"),
+    ("adopt_elsewhere", "the command of delete; adopt.rs adopts again"),
+    ("mend_disk", "an administrator; disks.rs mends disks"),
+    ("resize_static", "an administrator changes the chart's values"),
+    ("uncordon", "an administrator: the api tier has no scheduler"),
+    ("look_at_installation", "an administrator, as find_agent (plugin.rs)"),
+    ("resize_template", "nodes.rs changes a template, and its reservations follow"),
+    ("correct_template", "a person edits; nodes.rs labels nodes"),
+    ("make_class_as_said", "a look at a class; pvc_provisioner.rs makes classes anew"),
+    ("scale_up", "an administrator: the api tier has no pods (e2e)"),
     ("take_size_back", "the command of keep_size (volumes.rs)"),
     ("enlarge_parent", "the command of fit_parent, where nothing is left"),
     ("fit_reservation", "the command of keep_size"),
@@ -87,6 +98,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("apply_kinds", "an administrator; each test cluster applies crds/"),
     ("install_plugin", "a person"),
     ("align_versions", "a person"),
+    ("install_chart_anew", "an administrator, as install_chart"),
     ("install_chart", "an administrator; e2e installs the chart"),
     ("read_program_log", "a look at pods, which the api tier does not have (e2e)"),
     ("run_on_node", "an administrator changes the chart's values"),
@@ -129,6 +141,18 @@ const OBJECTS: &str = "
 ---
 {apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: typo, namespace: team},
  spec: {accessModes: [ReadWriteOnce], storageClassName: lat, resources: {requests: {storage: 1Mi}}}}
+---
+{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: chooses, namespace: team},
+ spec: {accessModes: [ReadWriteOnce], storageClassName: late, resources: {requests: {storage: 16Mi}},
+ selector: {matchLabels: {a: b}}}}
+---
+{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: named, namespace: team},
+ spec: {accessModes: [ReadWriteOnce], storageClassName: late, resources: {requests: {storage: 16Mi}},
+ volumeName: no-such-pv}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: inline, namespace: team}, spec: {terminationGracePeriodSeconds: 0,
+ automountServiceAccountToken: false, containers: [{name: c, image: none}],
+ volumes: [{name: v, csi: {driver: csi.reservoir.dev}}]}}
 ---
 {apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: other}, provisioner: test.dev/other}
 ---
@@ -177,10 +201,11 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
         "kubectl patch pod idle -n team --subresource=status --type=merge -p '{\"status\":{\"conditions\":[{\"type\":\"PodScheduled\",\"status\":\"False\",\
          \"message\":\"1 node(s) didn\\u0027t match PersistentVolume\\u0027s node affinity\"}]}}'",
         "pod/idle -n team",
-        "OtherNode",
+        "VolumeNode",
         Shows,
     ),
     ("true", "pod/wrong -n team", "OtherNode", Gone),
+    ("true", "pvc/named -n team", "NamesVolume", Gone),
     ("true", "pod/named -n team", "Missing", ReadyOf("vclaim/data -n team")),
     ("true", "pod/lost -n team", "Missing", Shows),
     ("true", "sts/none -n team", "NotReady", Shows),
@@ -188,6 +213,8 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
     ("kubectl delete pvc foreign -n team --wait=false", "pvc/foreign -n team", "Terminating", Shows),
     ("true", "pvc/ours -n team", "", Shows),
     ("true", "pvc/typo -n team", "", Gone),
+    ("true", "pvc/chooses -n team", "ProvisioningFailed", Gone),
+    ("true", "pod/inline -n team", "InlineVolume", Gone),
     ("true", "dr/eng", "", Shows),
     ("true", "nd/n1.default", "", Shows),
     (

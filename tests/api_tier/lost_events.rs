@@ -47,6 +47,7 @@ const WITHOUT_ROW: &[(&str, &str)] = &[
     ("TooManyVolumes", "a ledger with a place again, as with ReservationFull"),
     ("TooManyClaims", "a list with a place again, as with VolumeHeld"),
     ("ShareTaken", "a ledger or list with a place again"),
+    ("TemplateWaits", "a reservation that waits itself, as with NotEnoughRoom"),
 ];
 
 /// The reasons of objects at rest, and of objects that only a change of their own, or their deletion, leads on.

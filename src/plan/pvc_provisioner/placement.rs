@@ -13,7 +13,7 @@ use super::class;
 use crate::api::condition::reason;
 use crate::api::{DiskReservation, NodeDisk, SharedPersistentVolume, TOPOLOGY_NODE};
 use crate::plan::crowding::Crowded;
-use crate::plan::{candidate, create};
+use crate::plan::{candidate, create, names};
 
 /// Annotation of a PersistentVolumeClaim with the node that the scheduler chose for the volume.
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
@@ -78,6 +78,27 @@ pub fn allows(class: &StorageClass, node: &Node) -> bool {
         let mut expressions = term.match_label_expressions.iter().flatten();
         expressions.all(|expression| has(&expression.key, &expression.values))
     })
+}
+
+/// Why the nodes in `allowedTopologies` of a class have no place for a volume; `why` is of a node that the class allows.
+pub fn on_allowed(class: &StorageClass, nodes: &[Arc<Node>], why: &str) -> String {
+    let allowed: Vec<String> =
+        nodes.iter().filter(|node| allows(class, node)).map(|node| node.name_any()).collect();
+    let name = class.name_any();
+    if !allowed.is_empty() {
+        let nodes = names(&allowed, allowed.len());
+        return format!("on the nodes in allowedTopologies of StorageClass {name}, {nodes}: {why}");
+    }
+    let expressions =
+        class.allowed_topologies.iter().flatten().flat_map(|term| &term.match_label_expressions);
+    let asked: Vec<String> = expressions
+        .flatten()
+        .map(|asked| format!("{} in ({})", asked.key, asked.values.join(", ")))
+        .collect();
+    format!(
+        "no node has the labels in allowedTopologies of StorageClass {name}: {}; make the class anew, or label a node",
+        names(&asked, asked.len())
+    )
 }
 
 /// The name of the reservation for the volume on a node that `may_be_on` accepts, chosen as for any other volume; or the

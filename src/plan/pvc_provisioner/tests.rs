@@ -142,7 +142,8 @@ fn p2_a_pod_that_fits_nowhere_gives_its_claim_a_reason() {
     class.allowed_topologies = from_value(json!([{"matchLabelExpressions":
         [{"key": crate::api::TOPOLOGY_NODE, "values": ["n2"]}]}]))
     .unwrap();
-    assert!(matches!(next(&s), Step::Wait(..)), "there is space on a node that the class excludes");
+    let Step::Wait(why, _) = next(&s) else { panic!("there is space on a node that the class excludes") };
+    assert!(why.contains("allowedTopologies of StorageClass "), "{why}");
 }
 
 /// F1: a class without a scheduler's choice that names the nodes.
@@ -163,7 +164,13 @@ fn f1_a_volume_is_made_on_an_allowed_node_alone() {
     let Step::Wait(why, asked) = allowed("n2") else { panic!() };
     assert_eq!(
         why,
-        "on the nodes in allowedTopologies of StorageClass fast: nothing is reserved for role eng or an ancestor of it"
+        "on the nodes in allowedTopologies of StorageClass fast, n2: nothing is reserved for role eng or an ancestor of it"
+    );
+    let Step::Wait(why, _) = allowed("nonode") else { panic!() };
+    assert_eq!(
+        why,
+        "no node has the labels in allowedTopologies of StorageClass fast: topology.reservoir.dev/node in (nonode); make the \
+         class anew, or label a node"
     );
     assert_eq!(asked.0.name_any(), "data", "A5: rights first");
 }

@@ -147,7 +147,10 @@ impl Checks {
                         &format!("controllers ({namespace}/{})", controller.name_any()),
                         ready,
                         of,
-                        || advice::read_program_log(&name, &namespace),
+                        || match controller.spec.as_ref().and_then(|spec| spec.replicas) {
+                            Some(0) => advice::scale_up(&name, &namespace),
+                            _ => advice::read_program_log(&name, &namespace),
+                        },
                     );
                     self.check_version(controller, version);
                 }
@@ -170,6 +173,17 @@ impl Checks {
                     );
                     self.check_version(agents, version);
                 }
+            }
+        }
+        // Without their rights the programs run, are Ready, and do nothing.
+        let there = [
+            (facts.controllers.as_deref().is_some_and(|all| !all.is_empty()), "reservoir-controller"),
+            (facts.agents.as_deref().is_some_and(|all| !all.is_empty()), "reservoir-agent"),
+        ];
+        for (_, name) in there.iter().filter(|(is_there, _)| *is_there) {
+            if facts.bindings.as_ref().is_some_and(|bindings| !bindings.contains(*name)) {
+                let message = format!("there is no ClusterRoleBinding {name}, so {name} may do nothing");
+                self.problem(message, facts.install_chart());
             }
         }
         match facts.drivers.as_deref() {

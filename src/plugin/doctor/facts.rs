@@ -7,6 +7,7 @@ use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use k8s_openapi::api::storage::v1::CSIDriver;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, PostParams};
@@ -36,6 +37,8 @@ pub(in crate::plugin) struct Facts {
     /// Names of the objects of each kind in [`POLICY_KINDS`] that the API server serves.
     pub policies: BTreeMap<&'static str, Option<BTreeSet<String>>>,
     pub drivers: Option<Vec<CSIDriver>>,
+    /// Names of the ClusterRoleBindings.
+    pub bindings: Option<BTreeSet<String>>,
     /// The caller's name.
     pub user: String,
     /// The caller's verbs on each role.
@@ -76,6 +79,8 @@ impl Facts {
         facts.agent_pods = list_if_allowed(Api::all(client.clone()), &labels("agent")).await?;
         facts.nodes = list_if_allowed(Api::all(client.clone()), "").await?;
         facts.drivers = list_if_allowed(Api::all(client.clone()), "").await?;
+        let bindings = list_if_allowed::<ClusterRoleBinding>(Api::all(client.clone()), "").await?;
+        facts.bindings = bindings.map(|all| all.iter().map(ResourceExt::name_any).collect());
         let served = served_kinds(client).await?;
         for kind in POLICY_KINDS {
             if kind.starts_with("Mutating") && !served.contains(kind) {
@@ -116,8 +121,9 @@ impl Facts {
         let controllers = self.controllers.iter().flatten().map(|controller| &controller.metadata);
         let agents = self.agents.iter().flatten().map(|agents| &agents.metadata);
         let found = controllers.chain(agents).next();
-        let release = found.and_then(|meta| meta.labels.as_ref()?.get("app.kubernetes.io/instance"));
-        let namespace = found.and_then(|meta| meta.namespace.as_deref());
+        let Some(found) = found else { return advice::install_chart_anew() };
+        let release = found.labels.as_ref().and_then(|labels| labels.get("app.kubernetes.io/instance"));
+        let namespace = found.namespace.as_deref();
         advice::install_chart(
             release.map_or("reservoir", String::as_str),
             namespace.unwrap_or("reservoir-system"),

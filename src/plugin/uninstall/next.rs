@@ -1,7 +1,7 @@
 //! The next step of an uninstallation, from what is there (F5).
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::PersistentVolume;
+use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use k8s_openapi::api::storage::v1::CSIStorageCapacity;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::ApiResource;
@@ -83,17 +83,24 @@ pub(super) fn next(data: Data, installed: &Installed, now: Timestamp) -> Step {
         .claims
         .iter()
         .flat_map(|claim| {
-            let (namespace, name) = (claim.namespace().unwrap_or_default(), claim.name_any());
-            snapshot
-                .pods_of(&namespace, &name)
-                .map(|pod| cluster::pod_ref(pod).to_string())
-                .collect::<Vec<_>>()
+            let claim = (claim.namespace().unwrap_or_default(), claim.name_any());
+            // A pod that is being deleted is there until the kubelet has unmounted its volumes, whatever its phase.
+            let uses = |pod: &&Pod| {
+                (!cluster::is_terminal(pod) || pod.metadata.deletion_timestamp.is_some())
+                    && cluster::claims_of(pod).contains(&claim)
+            };
+            let users = snapshot.pods.iter().filter(uses);
+            users.map(|pod| cluster::pod_ref(pod).to_string()).collect::<Vec<_>>()
         })
         .collect();
     if !users.is_empty() {
+        let first = match facts.agents.as_deref() {
+            Some([]) => "no agent is there: install the chart again; then ",
+            _ => "",
+        };
         return Step::First(format!(
-            "volumes are used by pod {}, and the kubelet needs Reservoir's agent to end the use: delete the pods, or scale \
-             their workloads down, and run this again",
+            "volumes are used by pod {}, and the kubelet needs Reservoir's agent to end the use: {first}delete the pods, or \
+             scale their workloads down, and run this again",
             names(&users, users.len())
         ));
     }

@@ -1,14 +1,16 @@
 //! The next step for each reason of a condition, with all names filled in.
 
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
 use super::target::Target;
-use crate::api::condition::reason::*;
+use crate::api::condition::{self, reason::*};
 use crate::api::{
-    AccessMode, DiskKind, DiskReservation, Role, SharedPersistentVolume, Size, VolumeClaim, VolumeMode,
+    AccessMode, DiskKind, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size, VolumeClaim,
+    VolumeMode,
 };
 use crate::cluster;
+use crate::plan::node_disk::UNCONFIGURED;
 use crate::plan::pvc_provisioner::pvc_of;
 use crate::plan::{advice, fullness, holder, quota, resize};
 use crate::plugin::kind::{CLAIM, DISK, RESERVATION, VOLUME, nearest};
@@ -72,23 +74,33 @@ impl<'a> About<'a> {
             RESIZE_FAILED if self.volume.is_some_and(|volume| pvc_of(volume).is_none()) => {
                 advice::take_size_back(name, self.present_size())
             }
-            AGENT_SILENT | DISK_REFUSED | BACKING_FAILED | RESIZE_FAILED => self.agent_log(),
+            DISK_REFUSED => self.mend_disk(),
+            BACKING_FAILED if self.volume.is_some_and(|volume| volume.spec.adopt.is_some()) => {
+                advice::adopt_elsewhere(argument)
+            }
+            AGENT_SILENT | BACKING_FAILED | RESIZE_FAILED => self.agent_log(),
             // The node may have no object.
             NODE_UNREACHABLE => advice::bring_node_back(self.node(), self.disk.as_deref().unwrap_or(name)),
             DISK_GONE => advice::empty_gone_disk(argument),
             SPACE_TAKEN => advice::remove_foreign_files(self.node()),
             NOT_ENOUGH_ROOM => match self.largest_free() {
                 0 => advice::make_free_space(),
-                free => advice::fit_free_space(argument, whole_mebibytes(free)),
+                free => self
+                    .resize_elsewhere(self.reservation, whole_mebibytes(free))
+                    .unwrap_or_else(|| advice::fit_free_space(argument, whole_mebibytes(free))),
             },
             OVER_QUOTA => match self.within_quota() {
                 (0, role) => advice::free_limit(role),
-                (left, role) => advice::fit_limit(argument, whole_mebibytes(left), role),
+                (left, role) => self
+                    .resize_elsewhere(self.reservation, whole_mebibytes(left))
+                    .unwrap_or_else(|| advice::fit_limit(argument, whole_mebibytes(left), role)),
             },
             GUARANTEED => advice::lower_guarantee(),
             PARENT_FULL => self.parent_full(),
             BELOW_USED => advice::fit_content(argument, whole_mebibytes(self.used()), role),
+            NO_SUCH_DISK if self.reservation.is_none() => advice::correct_template(name),
             NO_SUCH_DISK => self.no_such_disk(),
+            TEMPLATE_WAITS => self.template_waits(),
             DISK_MOVED => advice::leave_moved_disk(argument),
             NO_PARENT => self.no_parent(),
             NOT_A_SUB_ROLE => advice::reserve_without_parent(self.reserve_anew()),
@@ -111,6 +123,8 @@ impl<'a> About<'a> {
             SHRINK_IN_USE => advice::keep_size(name, self.present_size()),
             RETIRING => self.retiring(),
             NEARLY_FULL => self.nearly_full(),
+            // The message has the words of the agent, which cannot go on.
+            DESTROYING if self.is_unused() && self.is_unbacked() => self.mend_disk(),
             DESTROYING if self.is_unused() => advice::look_again(),
             DESTROYING => advice::end_users(role),
             NO_SUBSCRIPTION => self.no_subscription(),
@@ -140,6 +154,7 @@ impl<'a> About<'a> {
                 None,
                 self.mode(),
             )),
+            VOLUME_LOST if self.lost_only_its_binding() => self.claim_anew(role, None, self.mode()),
             VOLUME_LOST => advice::leave_lost_volume(self.delete()),
             VOLUME_GONE | ROLE_TAKEN => self.delete(),
             IN_USE if self.claim.and_then(pvc_of).is_some() => advice::end_with_pvc(name, namespace),
@@ -186,18 +201,32 @@ impl<'a> About<'a> {
         status.is_some_and(|status| status.claims.is_empty() && status.user_count == 0)
     }
 
+    fn is_unbacked(&self) -> bool {
+        let status = self.volume.and_then(|volume| volume.status.as_ref());
+        let backed = status.and_then(|status| condition::get(&status.conditions, condition::BACKED));
+        backed.is_some_and(|backed| backed.status != "True")
+    }
+
     /// Kubernetes keeps a PersistentVolumeClaim for finished pods, too.
     fn in_use(&self) -> String {
         let claim = (self.namespace.to_owned(), self.name.to_owned());
-        let finished = |pod: &&k8s_openapi::api::core::v1::Pod| {
-            cluster::is_terminal(pod) && cluster::claims_of(pod).contains(&claim)
-        };
+        let finished = |pod: &&Pod| cluster::is_terminal(pod) && cluster::claims_of(pod).contains(&claim);
         match self.snapshot.pods.iter().find(finished) {
             Some(pod) if self.snapshot.pods_of(self.namespace, self.name).next().is_none() => {
                 advice::delete_finished_pod(pod.name_any(), self.namespace)
             }
             _ => advice::end_pods(self.namespace),
         }
+    }
+
+    /// True if the volume of the claim is there, and only its list lacks the claim.
+    fn lost_only_its_binding(&self) -> bool {
+        let noted = self.claim.and_then(|claim| claim.status.as_ref()?.volume.as_ref());
+        let is_plain = self.claim.is_some_and(|claim| pvc_of(claim).is_none());
+        let is_it = |v: &SharedPersistentVolume| {
+            noted.is_some_and(|noted| v.metadata.uid.as_ref() == Some(&noted.uid))
+        };
+        is_plain && self.snapshot.volumes.iter().any(is_it)
     }
 
     /// The claim of a StorageClass can end only with its PersistentVolumeClaim.
@@ -216,24 +245,50 @@ impl<'a> About<'a> {
         node.map_or_else(|| "its node".to_owned(), |node| format!("node {node}"))
     }
 
-    fn agent_log(&self) -> String {
+    /// The pod of the agent on the object's node.
+    fn agent(&self) -> Option<&'a Pod> {
         let node = self.node();
-        let is_agent = |p: &&k8s_openapi::api::core::v1::Pod| {
+        let is_agent = |p: &&Pod| {
             let on = p.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
             p.labels().get("app.kubernetes.io/component").is_some_and(|component| component == "agent")
                 && on.is_some_and(|on| node == format!("node {on}"))
         };
-        match self.snapshot.pods.iter().find(is_agent) {
+        self.snapshot.pods.iter().find(is_agent)
+    }
+
+    fn agent_log(&self) -> String {
+        match self.agent() {
             Some(pod) => advice::read_agent_log(pod.namespace().unwrap_or_default(), pod.name_any()),
-            None => advice::find_agent(node),
+            None => advice::find_agent(self.node()),
+        }
+    }
+
+    /// The agent's message has the cause, so its log adds nothing. A disk without content that is no longer configured can go.
+    fn mend_disk(&self) -> String {
+        let disk = self.snapshot.disks.iter().find(|disk| Some(disk.name_any()) == self.disk);
+        let is_left = |disk: &&NodeDisk| {
+            disk.status.as_ref().is_some_and(|status| {
+                let ready = condition::get(&status.conditions, condition::READY);
+                status.reservations.is_empty()
+                    && status.orphans.is_empty()
+                    && ready.is_some_and(|ready| ready.message.starts_with(UNCONFIGURED))
+            })
+        };
+        let release = self.agent().and_then(|pod| {
+            Some((pod.labels().get("app.kubernetes.io/instance")?, pod.namespace().unwrap_or_default()))
+        });
+        match (disk.filter(is_left), release) {
+            (Some(disk), _) => advice::delete(format!("nd/{}", disk.name_any())),
+            (None, Some((release, namespace))) => advice::mend_disk(release, namespace),
+            (None, None) => self.agent_log(),
         }
     }
 
     /// The most bytes that the reservation could have now.
     fn largest_free(&self) -> u64 {
         let own = self.reservation.and_then(|r| r.status.as_ref()).map_or(0, holder::size);
-        let on = |disk: &&crate::api::NodeDisk| self.disk.as_ref().is_none_or(|own| disk.name_any() == *own);
-        let free = |disk: &crate::api::NodeDisk| disk.status.as_ref()?.free.as_ref()?.bytes().ok();
+        let on = |disk: &&NodeDisk| self.disk.as_ref().is_none_or(|own| disk.name_any() == *own);
+        let free = |disk: &NodeDisk| disk.status.as_ref()?.free.as_ref()?.bytes().ok();
         let free = self.snapshot.disks.iter().filter(on).filter_map(free).max().unwrap_or(0);
         if self.disk.is_some() { own.saturating_add(free) } else { free }
     }
@@ -269,6 +324,9 @@ impl<'a> About<'a> {
         let missing = reservation.spec.size.bytes_or_zero().saturating_sub(own).saturating_sub(free);
         let less = own.saturating_add(free);
         let more = Size::from_bytes(size.saturating_add(missing));
+        if let Some(step) = self.resize_elsewhere(Some(parent), more.clone()) {
+            return step;
+        }
         match less >= 1 << 20 {
             true => advice::fit_parent(parent.name_any(), more, &self.argument, whole_mebibytes(less)),
             false => advice::enlarge_parent(parent.name_any(), more),
@@ -449,7 +507,43 @@ impl<'a> About<'a> {
                 None => advice::fit_reservation(self.name, whole_mebibytes(most), &reservation.spec.role),
             };
         }
-        advice::enlarge_reservation(reservation.name_any(), Size::from_bytes(size), &reservation.spec.role)
+        self.enlarge(reservation, Size::from_bytes(size))
+    }
+
+    /// The step that gives a reservation the size.
+    pub fn enlarge(&self, reservation: &DiskReservation, size: Size) -> String {
+        self.resize_elsewhere(Some(reservation), size.clone()).unwrap_or_else(|| {
+            advice::enlarge_reservation(reservation.name_any(), size, &reservation.spec.role)
+        })
+    }
+
+    /// The step that gives the size to a reservation of a template, or of the agents' configuration. Admission refuses every
+    /// other change of its size (R2, R7).
+    fn resize_elsewhere(&self, reservation: Option<&DiskReservation>, size: Size) -> Option<String> {
+        let spec = &reservation?.spec;
+        if spec.is_static {
+            let disk = self.snapshot.disks.iter().find(|disk| Some(disk.name_any()) == spec.node_disk);
+            let name = disk.map_or("?", |disk| &disk.spec.disk_name);
+            return Some(advice::resize_static(name, &spec.role, size));
+        }
+        let of = spec.template.as_ref()?;
+        let role = self.snapshot.roles.iter().find(|role| role.name_any() == of.volume_role);
+        let templates = role.map_or(&[][..], |role| &role.spec.reservation_templates);
+        Some(match templates.iter().position(|template| template.name == of.name) {
+            Some(index) => advice::resize_template(&of.volume_role, index, size, &of.name),
+            None => advice::restore_template(&spec.role, &of.volume_role, &of.name),
+        })
+    }
+
+    /// The step for the first reservation of a template that waits.
+    fn template_waits(&self) -> String {
+        let is_of = |r: &&DiskReservation| {
+            r.spec.template.as_ref().is_some_and(|of| of.volume_role == self.name) && !holder::serves(r)
+        };
+        match self.snapshot.reservations.iter().find(is_of) {
+            Some(waiting) => advice::ask_why(format!("dr/{}", waiting.name_any())),
+            None => advice::look_again(),
+        }
     }
 
     fn present_size(&self) -> &str {
@@ -482,7 +576,9 @@ impl<'a> About<'a> {
         let asked = self.claim.and_then(|c| c.spec.volume.as_deref()).unwrap_or_default();
         let offers = self.snapshot.offers.iter().filter(|o| o.namespace().as_deref() == Some(self.namespace));
         let offered = offers.flat_map(|o| o.spec.volumes.iter().map(|v| v.name.clone()));
-        let fits = |v: &&SharedPersistentVolume| Role::name_covers(&v.spec.role, self.role);
+        // The volume of a PersistentVolumeClaim is that one's alone, whatever its name looks like.
+        let fits =
+            |v: &&SharedPersistentVolume| Role::name_covers(&v.spec.role, self.role) && pvc_of(*v).is_none();
         let fitting = self.snapshot.volumes.iter().filter(fits).map(ResourceExt::name_any);
         // A user who sees no volumes sees offers.
         let offered = offered.filter(|_| !self.snapshot.sees(&VOLUME));

@@ -106,6 +106,7 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
         let claims = target.find_pod(snapshot).map(cluster::claims_of).unwrap_or_default();
         let of = |(namespace, name): (String, String)| {
             let claim = existing(&CLAIM, Some(&namespace), &name);
+            let claim = claim.filter(|_| !snapshot.waits_for_class(Some(&namespace), &name));
             claim.or_else(|| Some(Target::new(&PVC, Some(namespace), name)))
         };
         let disk = waits::lost_disk(snapshot, target).map(|disk| Target::new(&DISK, None, disk));

@@ -4,7 +4,7 @@ use kube::ResourceExt;
 
 use super::target::Target;
 use crate::api::condition::{self, NEARLY_FULL};
-use crate::api::{LedgerEntry, NodeDisk, SharedPersistentVolume};
+use crate::api::{LedgerEntry, NodeDisk, SharedPersistentVolume, VolumeRole};
 use crate::cluster;
 use crate::plan::candidate::{self, Candidate};
 use crate::plan::{self, share};
@@ -59,6 +59,15 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
     } else if target.kind == &RESERVATION {
         let reservation = snapshot.reservations.iter().find(|r| r.name_any() == target.name);
         let status = reservation.and_then(|r| r.status.clone()).unwrap_or_default();
+        if let Some(of) = reservation.and_then(|r| r.spec.template.as_ref()) {
+            let has = |role: &&VolumeRole| role.spec.reservation_templates.iter().any(|t| t.name == of.name);
+            let role = snapshot.roles.iter().find(|role| role.name_any() == of.volume_role).filter(has);
+            let end = if role.is_none() { ", which is gone: it ends with its last volume" } else { "" };
+            add("it is of template", format!("{} of VolumeRole {}{end}", of.name, of.volume_role));
+        }
+        if reservation.is_some_and(|r| r.spec.is_static) {
+            add("it is static,", "from the agents' configuration".into());
+        }
         add("holds volume", entries(&status.volumes));
         add("holds reservation", entries(&status.refinements));
         let all: Vec<_> = snapshot.reservations.iter().collect();

@@ -43,7 +43,14 @@ pub(super) struct Why {
 /// Explains an object. The error for an unknown object has the most similar name.
 pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
     let claim = Target { kind: &CLAIM, ..target.clone() };
-    if target.kind == &PVC && reports(snapshot, &claim).is_some() {
+    let waits_for_class = snapshot.waits_for_class(target.namespace.as_deref(), &target.name);
+    if target.kind == &CLAIM && waits_for_class {
+        let pvc = Target { kind: &PVC, ..target.clone() };
+        if let Ok(answer) = why(snapshot, &pvc) {
+            return Ok(Why { object: target.title(), ..answer });
+        }
+    }
+    if target.kind == &PVC && !waits_for_class && reports(snapshot, &claim).is_some() {
         // A claim's PersistentVolumeClaim has the name of the claim, and waits for the claim.
         let mut answer = why(snapshot, &claim)?;
         answer.holders.insert(0, format!("it belongs to {}", claim.title()));

@@ -28,8 +28,14 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
     if target.kind == &POD && reason == waits::TERMINATING {
         return advice::await_end(name, namespace);
     }
-    if target.kind == &POD && reason == waits::OTHER_NODE {
+    if target.kind == &POD && reason == waits::INLINE_VOLUME {
+        return advice::leave_inline_volume(name, namespace);
+    }
+    if target.kind == &POD && [waits::OTHER_NODE, waits::VOLUME_NODE].contains(&reason) {
         return waits::other_node_step(snapshot, target);
+    }
+    if target.kind == &POD && waits::is_silent(snapshot, target) {
+        return advice::look_at_installation();
     }
     if target.kind == &POD {
         return match snapshot.sees(&CLAIM) && snapshot.sees(&PVC) {

@@ -195,6 +195,136 @@ fn t4_f1_why_pod_names_the_node_of_its_volume() {
     );
 }
 
+/// T4: no node has both volumes of the pod, and an inline volume is never made.
+#[test]
+fn t4_why_pod_names_what_no_node_can_serve() {
+    let mut other = ready_volume("w", "eng", true);
+    other.status.as_mut().unwrap().node_name = Some("n2".into());
+    let bound = |name: &str, volume: &str| {
+        let mut bound = claim("team", name, volume);
+        let status = bound.status.get_or_insert_default();
+        status.volume = Some(UidRef { name: volume.into(), uid: format!("uid-{volume}") });
+        set_ready(&mut status.conditions, true);
+        bound
+    };
+    let mut pod = pod_of("data", "Pending");
+    let volumes = &mut pod.spec.as_mut().unwrap().volumes;
+    *volumes = serde_json::from_value(json!([{"name": "v", "persistentVolumeClaim": {"claimName": "data"}},
+        {"name": "w", "persistentVolumeClaim": {"claimName": "more"}}]))
+    .unwrap();
+    let mut snapshot = Snapshot {
+        volumes: vec![ready_volume("v", "eng", true), other],
+        claims: vec![bound("data", "v"), bound("more", "w")],
+        pods: vec![pod],
+        ..Snapshot::default()
+    };
+    let answer = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(
+        answer.contains("its volume v is on node n1, and its volume w on node n2: no node has both"),
+        "{answer}"
+    );
+    assert!(answer.contains("next: kubectl reservoir tree -n team   # use a pod for each node"), "{answer}");
+    let volumes = &mut snapshot.pods[0].spec.as_mut().unwrap().volumes;
+    *volumes =
+        serde_json::from_value(json!([{"name": "v", "csi": {"driver": "csi.reservoir.dev"}}])).unwrap();
+    let answer = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(answer.contains("its volume v is an inline CSI volume"), "{answer}");
+    assert!(
+        answer.contains("next: kubectl delete pod web -n team   # make it again with a claim"),
+        "{answer}"
+    );
+    snapshot.pods[0].spec.as_mut().unwrap().volumes = None;
+    snapshot.pods[0].spec.as_mut().unwrap().node_name = Some("n1".into());
+    let answer = ask(&snapshot, &POD, Some("team"), "web").unwrap();
+    assert!(answer.contains("next: kubectl reservoir doctor   # the pod waits for a mount"), "{answer}");
+}
+
+/// T4: the claim of a PersistentVolumeClaim waits for what its PersistentVolumeClaim waits for.
+#[test]
+fn t4_why_of_a_class_claim_is_that_of_its_pvc() {
+    let mut waits = claim("team", "c", "pvc-1");
+    waits.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    set_not_ready(&mut waits.status.get_or_insert_default().conditions, reason::NO_SUCH_VOLUME, "said");
+    let from = |value| serde_json::from_value(value).unwrap();
+    let class = from(
+        json!({"metadata": {"name": "eng"}, "provisioner": "csi.reservoir.dev", "parameters": {"role": "eng"}}),
+    );
+    let pvc = |selector: serde_json::Value| -> PersistentVolumeClaim {
+        serde_json::from_value(json!({"metadata": {"namespace": "team", "name": "c", "uid": "u"},
+            "spec": {"storageClassName": "eng", "accessModes": ["ReadWriteOnce"], "selector": selector,
+                "resources": {"requests": {"storage": "3Gi"}}}}))
+        .unwrap()
+    };
+    let mut snapshot = Snapshot {
+        claims: vec![waits],
+        pvcs: vec![pvc(json!(null))],
+        pods: vec![pod_of("c", "Pending")],
+        classes: vec!["eng".into()],
+        our_classes: vec![class],
+        volumes: vec![made_for_pvc("pvc-2")],
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot, kind, name| ask(snapshot, kind, Some("team"), name).unwrap();
+    for (kind, name) in [(&CLAIM, "c"), (&PVC, "c"), (&POD, "web")] {
+        let answer = of(&snapshot, kind, name);
+        assert!(answer.contains("next: kubectl reservoir reserve eng --role eng --size 3Gi"), "{answer}");
+    }
+    snapshot.reservations = vec![reserved("r", "eng", 4, &[("v", 2)])];
+    let answer = of(&snapshot, &CLAIM, "c");
+    assert!(answer.contains("next: kubectl reservoir resize dr/r 5Gi"), "{answer}");
+    snapshot.pvcs = vec![pvc(json!({"matchLabels": {"a": "b"}}))];
+    let answer = of(&snapshot, &CLAIM, "c");
+    assert!(
+        answer.contains("next: kubectl delete pvc c -n team   # then make it anew as the message says"),
+        "{answer}"
+    );
+    snapshot.pvcs[0].spec.as_mut().unwrap().volume_name = Some("pv".into());
+    let answer = of(&snapshot, &PVC, "c");
+    assert!(answer.contains("next: kubectl get pv pv; kubectl delete pvc c -n team"), "{answer}");
+    let mut mistyped = claim("team", "d", "pvc-22");
+    set_not_ready(&mut mistyped.status.get_or_insert_default().conditions, reason::NO_SUCH_VOLUME, "said");
+    snapshot.claims.push(mistyped);
+    let answer = of(&snapshot, &CLAIM, "d");
+    assert!(!answer.contains("if volume pvc-2 is meant"), "{answer}");
+}
+
+fn made_for_pvc(name: &str) -> crate::api::SharedPersistentVolume {
+    let mut volume = ready_volume(name, "eng", true);
+    volume.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "other".to_owned())].into());
+    volume
+}
+
+/// R2, R7, T4: admission refuses a change of such a reservation's size.
+#[test]
+fn t4_the_size_of_a_template_or_static_reservation_is_changed_where_it_is_said() {
+    let mut role = volume_role("scratch", "eng");
+    let template = json!([{"name": "other", "size": "1Gi", "diskName": "a"}, {"name": "t", "size": "2Gi", "diskName": "a"}]);
+    role.spec.reservation_templates = serde_json::from_value(template).unwrap();
+    let mut made = reserved("scratch.t.n1.a", "eng", 2, &[("v", 1)]);
+    made.spec.template = Some(crate::api::TemplateRef { volume_role: "scratch".into(), name: "t".into() });
+    set_ready(&mut made.status.as_mut().unwrap().conditions, true);
+    let mut volume = volume("big", "eng", 3);
+    set_not_ready(&mut volume.status.get_or_insert_default().conditions, reason::RESERVATION_FULL, "said");
+    let mut snapshot = Snapshot {
+        roles: vec![role],
+        reservations: vec![made],
+        volumes: vec![volume],
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot| ask(snapshot, &VOLUME, None, "big").unwrap();
+    let answer = of(&snapshot);
+    assert!(answer.contains(r#"kubectl patch vrole scratch --type=json -p '[{"op":"replace","path":"/spec/reservationTemplates/1/size","value":"4Gi"}]'"#), "{answer}");
+    let held = ask(&snapshot, &RESERVATION, None, "scratch.t.n1.a").unwrap();
+    assert!(held.contains("it is of template t of VolumeRole scratch\n"), "{held}");
+    snapshot.roles.clear();
+    assert!(of(&snapshot).contains("make VolumeRole scratch with template t again"), "{}", of(&snapshot));
+    let held = ask(&snapshot, &RESERVATION, None, "scratch.t.n1.a").unwrap();
+    assert!(held.contains("VolumeRole scratch, which is gone: it ends with its last volume"), "{held}");
+    let spec = &mut snapshot.reservations[0].spec;
+    (spec.template, spec.is_static) = (None, true);
+    assert!(of(&snapshot).contains("have an administrator set size 4Gi for role eng"), "{}", of(&snapshot));
+}
+
 /// T4: a condition about a wish of a volume delays no claim, and Bound does not follow from a node that is off.
 #[test]
 fn t4_why_has_no_cause_that_is_none() {

@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod, Volume};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 
+use super::advice::About;
 use super::report::Report;
 use super::target::Target;
-use crate::api::condition::reason::{NODE_UNREACHABLE, VOLUME_HELD};
+use crate::api::condition::reason::{NEARLY_FULL, NODE_UNREACHABLE, VOLUME_HELD};
 use crate::api::condition::{self, READY};
-use crate::api::{NodeDisk, Size};
+use crate::api::{DRIVER, DiskReservation, NodeDisk, Role, Size};
 use crate::cluster;
 use crate::plan::persistent_volume::ONE_POD;
-use crate::plan::{advice, publish::is_for_one_pod};
+use crate::plan::{advice, holder, publish::is_for_one_pod};
 use crate::plugin::kind::{CLAIM, Kind, POD, PVC, did_you_mean, nearest};
 use crate::plugin::snapshot::Snapshot;
 
@@ -26,6 +27,8 @@ fn last_event<'a>(snapshot: &'a Snapshot, kind: &Kind, target: &Target, warning:
             && object.name.as_deref() == Some(&target.name)
             && object.namespace == target.namespace
             && (!warning || event.type_.as_deref() == Some("Warning"))
+            // No pod waits for that.
+            && event.reason.as_deref() != Some(NEARLY_FULL)
     };
     let time = |event: &&Event| -> Option<Timestamp> {
         let series = event.series.as_ref().and_then(|s| s.last_observed_time.as_ref()).map(|t| t.0);
@@ -43,7 +46,7 @@ fn message_of(event: &Event) -> String {
 pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Vec<Report> {
     let report = |reason: &str, message: String| vec![Report::of(target.title(), reason, message, true)];
     let off = lost_disk(snapshot, target).and(pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()));
-    if let Some(since) = pod.metadata.deletion_timestamp.as_ref().filter(|_| !cluster::is_terminal(pod)) {
+    if let Some(since) = pod.metadata.deletion_timestamp.as_ref() {
         let off = off.map(|node| format!(", and node {node} is not Ready")).unwrap_or_default();
         return report(TERMINATING, format!("it is being deleted since {}{off}", since.0));
     }
@@ -65,16 +68,28 @@ pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Ve
         let why = format!("its volume {volume} is exclusive, and pod {} uses it", cluster::pod_ref(other));
         Report::of(claim, VOLUME_HELD, why, true)
     });
+    let inline = inline_volume(pod).filter(|_| trouble).map(|name| {
+        let why = format!("its volume {name} is an inline CSI volume, which Reservoir does not make");
+        Report::of(target.title(), INLINE_VOLUME, why, true)
+    });
     let elsewhere = other_node(snapshot, pod).filter(|_| trouble).map(|place| {
         let on = format!("its volume {} is on node {}", place.volume, place.node);
-        let why = match place.asked {
-            Some(asked) => format!("{on}, and the pod asks for node {asked}"),
-            None => format!("{on}: {message}"),
+        let why = match (&place.other, &place.asked) {
+            (Some((volume, node)), _) => {
+                format!("{on}, and its volume {volume} on node {node}: no node has both")
+            }
+            (None, Some(asked)) => format!("{on}, and the pod asks for node {asked}"),
+            (None, None) => format!("{on}: {message}"),
         };
-        Report::of(target.title(), OTHER_NODE, why, true)
+        let elsewhere = place.other.is_some() || place.asked.is_some();
+        Report::of(target.title(), if elsewhere { OTHER_NODE } else { VOLUME_NODE }, why, true)
     });
-    let own = Report::of(target.title(), &phase, message, trouble);
-    held.or(elsewhere).into_iter().chain([own]).collect()
+    let cause = held.or(inline).or(elsewhere);
+    // The cause has the scheduler's words already.
+    let message =
+        if cause.as_ref().is_some_and(|cause| cause.message.ends_with(&message)) { "" } else { &message };
+    let own = Report::of(target.title(), &phase, message.to_owned(), trouble);
+    cause.into_iter().chain([own]).collect()
 }
 
 /// The reason of a pod or PersistentVolumeClaim that is being deleted.
@@ -91,15 +106,42 @@ pub(super) fn lost_disk(snapshot: &Snapshot, target: &Target) -> Option<String> 
     snapshot.disks.iter().find(is_lost).map(ResourceExt::name_any)
 }
 
-/// The reason of a pod that cannot run on the node of its volume.
+/// The reason of a pod that asks for another node than its volume's, or has volumes on several nodes.
 pub(super) const OTHER_NODE: &str = "OtherNode";
+
+/// The reason of a pod that the scheduler cannot place on the node of its volume.
+pub(super) const VOLUME_NODE: &str = "VolumeNode";
+
+/// True if a pod is on its node, and waits for the mount of a volume of Reservoir, or nobody reports what it waits for.
+pub(super) fn is_silent(snapshot: &Snapshot, target: &Target) -> bool {
+    let pod = target.find_pod(snapshot);
+    let is_placed = pod.and_then(|pod| pod.spec.as_ref()?.node_name.as_ref()).is_some();
+    let phase = pod.and_then(|pod| pod.status.as_ref()?.phase.as_deref());
+    // The PersistentVolumes of claims are called so, and the driver, too.
+    let is_mount = |event: &Event| message_of(event).contains("reservoir");
+    is_placed && phase == Some("Pending") && last_event(snapshot, &POD, target, true).is_none_or(is_mount)
+}
+
+/// The reason of a pod with an inline volume of Reservoir's driver.
+pub(super) const INLINE_VOLUME: &str = "InlineVolume";
+
+/// The first inline volume of Reservoir's driver.
+fn inline_volume(pod: &Pod) -> Option<&str> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let inline = |volume: &&Volume| volume.csi.as_ref().is_some_and(|csi| csi.driver == DRIVER);
+    volumes.into_iter().find(inline).map(|volume| volume.name.as_str())
+}
 
 /// A volume of a pod, and its node.
 struct Place {
     volume: String,
     node: String,
+    /// Another volume of the pod on another node, and that node.
+    other: Option<(String, String)>,
     /// The other node that the pod's spec asks for.
     asked: Option<String>,
+    /// True if the scheduler reports a cordoned node.
+    cordoned: bool,
 }
 
 /// The first volume of the pod on another node than the pod asks for, or one that the scheduler cannot place the pod at.
@@ -110,21 +152,39 @@ fn other_node(snapshot: &Snapshot, pod: &Pod) -> Option<Place> {
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let unscheduled = conditions.filter(|c| c.type_ == "PodScheduled" && c.status == "False");
     let unscheduled = unscheduled.filter_map(|c| c.message.as_ref()).next();
+    let cordoned = unscheduled.is_some_and(|message| message.contains("were unschedulable"));
     let by_volume = unscheduled.is_some_and(|message| message.contains("PersistentVolume's node affinity"));
-    cluster::claims_of(pod).into_iter().find_map(|(namespace, name)| {
-        let volume = snapshot.volume_of(&namespace, &name)?;
-        let node = volume.status.as_ref()?.node_name.clone()?;
-        let asked = asked.filter(|asked| **asked != node).cloned();
-        (asked.is_some() || by_volume).then(|| Place { volume: volume.name_any(), node, asked })
+    let claims = cluster::claims_of(pod);
+    let volumes = claims.iter().filter_map(|(namespace, name)| {
+        let volume = snapshot.volume_of(namespace, name)?;
+        Some((volume, volume.status.as_ref()?.node_name.clone()?))
+    });
+    let volumes: Vec<_> = volumes.collect();
+    volumes.iter().find_map(|(volume, node)| {
+        let asked = asked.filter(|asked| *asked != node).cloned();
+        let other = volumes.iter().find(|(_, other)| other != node);
+        let other = other.map(|(volume, node)| (volume.name_any(), node.clone()));
+        let place = || Place {
+            volume: volume.name_any(),
+            node: node.clone(),
+            other: other.clone(),
+            asked: asked.clone(),
+            cordoned,
+        };
+        (asked.is_some() || other.is_some() || by_volume).then(place)
     })
 }
 
 /// The next step for a pod that cannot run on the node of its volume.
 pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
     match target.find_pod(snapshot).and_then(|pod| other_node(snapshot, pod)) {
+        Some(Place { node, other: Some(_), .. }) => {
+            advice::gather_volumes(target.namespace.as_deref().unwrap_or("default"), node)
+        }
         Some(Place { node, asked: Some(_), .. }) => {
             advice::leave_other_node(&target.name, target.namespace.as_deref().unwrap_or("default"), node)
         }
+        Some(Place { volume, node, cordoned: true, .. }) => advice::uncordon(node, volume),
         Some(Place { volume, node, .. }) => advice::fit_node(node, volume),
         None => advice::look_again(),
     }
@@ -170,6 +230,14 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
         return report(true, TERMINATING, "it is being deleted, so no new pod may use it".into());
     }
     let phase = pvc.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
+    if let Some(pv) =
+        pvc.spec.as_ref().and_then(|spec| spec.volume_name.as_ref()).filter(|_| phase == "Pending")
+    {
+        let why = format!(
+            "spec.volumeName is {pv}, so it waits for that PersistentVolume, and no volume is made for it"
+        );
+        return report(true, NAMES_VOLUME, why);
+    }
     if phase != "Pending" {
         return report(phase != "Bound", phase, "its volume is not Reservoir's".into());
     }
@@ -181,6 +249,9 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
         None => report(true, "Pending", "Kubernetes has reported no cause yet".into()),
     }
 }
+
+/// The reason of a PersistentVolumeClaim that waits for the PersistentVolume in its spec.
+const NAMES_VOLUME: &str = "NamesVolume";
 
 /// Reason and message of a PersistentVolumeClaim that has less than it requests (P3). Kubernetes' conditions come first.
 pub(in crate::plugin) fn growth(pvc: &PersistentVolumeClaim) -> Option<(String, String)> {
@@ -238,6 +309,10 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
             None => advice::make_claim(namespace),
         },
         "WaitForFirstConsumer" => advice::start_pod(name),
+        NAMES_VOLUME => {
+            let pv = find_pvc(snapshot, target).and_then(|pvc| pvc.spec.as_ref()?.volume_name.as_deref());
+            advice::leave_volume_name(pv.unwrap_or_default(), name, namespace)
+        }
         TERMINATING if snapshot.pods_of(namespace, name).next().is_some() => {
             advice::end_pods_of_pvc(namespace)
         }
@@ -254,11 +329,51 @@ fn class_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str)
             None => advice::see_classes(class),
         };
     }
+    match find_pvc(snapshot, target).and_then(|pvc| snapshot.refused(pvc)) {
+        Some((Some(class), _)) => return advice::make_class_as_said(class),
+        Some((None, _)) => return advice::make_pvc_as_said(name, namespace),
+        None => {}
+    }
+    if let Some(step) = space_step(snapshot, target) {
+        return step;
+    }
     match find_pvc(snapshot, target).is_some_and(|pvc| snapshot.is_ours(pvc)) {
         true => advice::read_events(name, namespace),
         // An annotation names the driver only after the first pod.
         false if snapshot.classes_unseen => advice::read_unknown_events(name, namespace),
         false => advice::read_foreign_events(name, namespace),
+    }
+}
+
+/// The step for a PersistentVolumeClaim for which nothing, or too little, is reserved: on the node of the pod's other volumes,
+/// if it has some.
+fn space_step(snapshot: &Snapshot, target: &Target) -> Option<String> {
+    let wanted = snapshot.wanted(find_pvc(snapshot, target)?)?;
+    let namespace = target.namespace.as_deref().unwrap_or("default");
+    let claims = snapshot.pods_of(namespace, &target.name).flat_map(cluster::claims_of);
+    let node = claims
+        .filter_map(|(namespace, name)| {
+            snapshot.volume_of(&namespace, &name)?.status.as_ref()?.node_name.clone()
+        })
+        .next();
+    let may_use = |r: &&DiskReservation| {
+        let on = r.status.as_ref().and_then(|status| status.node_name.as_ref());
+        Role::name_covers(&r.spec.role, &wanted.spec.role)
+            && holder::serves(r)
+            && wanted.spec.reservation.as_ref().is_none_or(|name| *name == r.name_any())
+            && node.as_ref().is_none_or(|node| on == Some(node))
+    };
+    let free = |r: &DiskReservation| r.status.as_ref().map_or(0, holder::free);
+    let largest = snapshot.reservations.iter().filter(may_use).max_by_key(|r| free(r));
+    let (role, size) = (&wanted.spec.role, &wanted.spec.size);
+    match largest {
+        None if wanted.spec.reservation.is_some() => None,
+        None => Some(advice::reserve_for_role(role.to_lowercase().replace(['/', '_'], "-"), role, size)),
+        Some(largest) => {
+            let missing = size.bytes_or_zero().checked_sub(free(largest)).filter(|missing| *missing > 0)?;
+            let size = largest.status.as_ref().map_or(0, holder::size).saturating_add(missing);
+            Some(About::new(snapshot, target).enlarge(largest, Size::from_bytes(size)))
+        }
     }
 }
 

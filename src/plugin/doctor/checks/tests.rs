@@ -35,6 +35,7 @@ fn healthy() -> Facts {
         drivers: Some(vec![
             serde_json::from_value(json!({"metadata": {"name": DRIVER}, "spec": {}})).unwrap(),
         ]),
+        bindings: Some(["reservoir-controller", "reservoir-agent"].map(str::to_owned).into()),
         user: "jane".into(),
         grants: vec![("eng".into(), VERBS.to_vec())],
         snapshot: Snapshot { disks: vec![disk("n1.a", "n1", 10, &[])], ..Snapshot::default() },
@@ -50,7 +51,10 @@ fn faults(facts: &Facts) -> Vec<(Level, String)> {
 fn t4_the_doctor_finds_each_fault_and_nothing_else() {
     assert_eq!(faults(&healthy()), []);
     type Break = fn(&mut Facts);
-    let table: [(Level, &str, Break); 19] = [
+    let table: [(Level, &str, Break); 20] = [
+        (Level::Problem, "there is no ClusterRoleBinding reservoir-agent", |f| {
+            f.bindings.as_mut().unwrap().remove("reservoir-agent");
+        }),
         (Level::Problem, "Kubernetes is 1.33", |f| f.server.1 = "33".into()),
         (Level::Problem, "the kind VolumeRole is not installed", |f| drop(f.crds.as_mut().unwrap().pop())),
         (Level::Problem, "volumeclaims have no .spec.mode: they are older", |f| without_mode(f)),
