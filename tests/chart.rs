@@ -135,6 +135,13 @@ fn x3_the_agent_sees_what_its_disks_need_of_the_node() {
         (&["path=/dev/vg0", "backing=Lvm"], false, "/dev", None),
         (&["path=/dev/vg0", "backing=Lvm"], false, "/run/lock/lvm", None),
         (&["path=/dev/vg0", "backing=Lvm"], false, "/etc/lvm", None),
+        // D6: it takes no device that a process has open, and notes what it took.
+        (
+            &["path=/dev/vg0", "backing=Lvm", "stripes=2", "match.model=Fast"],
+            true,
+            "/var/lib/reservoir-agent",
+            None,
+        ),
         (&adopting, true, "/srv/data", Some("HostToContainer")),
     ] {
         let daemons = disk(set);
@@ -715,6 +722,8 @@ fn the_schema_describes_each_value_and_refuses_others() {
         "agent.disks[0].name=d",
         "agent.disks[0].name=d,agent.disks[0].match.model=x",
         "agent.disks[0].name=d,agent.disks[0].kind=Block,agent.disks[0].match.rotational=false",
+        "agent.disks[0].name=d,agent.disks[0].path=/d,agent.disks[0].match.model=x",
+        "agent.disks[0].name=d,agent.disks[0].path=/dev/d,agent.disks[0].backing=Lvm,agent.disks[0].stripes=1",
         "agent.disks[0].name=d,agent.disks[0].kind=Block,agent.disks[0].path=/dev/d,agent.disks[0].match.model=x",
         "agent.maxUnavailable=some",
         "controller.replicas=0",

@@ -43,9 +43,13 @@ pub struct DiskEntry {
     /// point of the file system. Kind `Block`: the device, best by a lasting name such as `/dev/disk/by-id/…`.
     #[serde(default)]
     pub path: PathBuf,
-    /// Finds the device of a disk of kind `Block` by its properties, instead of by its path (D6).
+    /// Finds the device of a disk of kind `Block` by its properties, instead of by its path (D6). Backing `Lvm`: finds as many
+    /// devices as there are stripes, or one, and makes the volume group at `path` on them.
     #[serde(default)]
     pub r#match: Option<MatchEntry>,
+    /// Number of devices across which each volume is striped: all devices of the volume group. Only for backing `Lvm`.
+    #[serde(default)]
+    pub stripes: Option<usize>,
     /// Upper limit for the capacity; by default all of the file system. Only for kind `Path`.
     #[serde(default)]
     pub capacity: Option<Size>,
@@ -197,12 +201,13 @@ impl DiskEntry {
     /// The devices that the disk has to find.
     fn find(&self) -> Result<Option<FindDevices>, String> {
         let Some(entry) = &self.r#match else { return Ok(None) };
-        Ok(Some(FindDevices { matching: entry.to_host()?, count: 1, wanted_by: Vec::new() }))
+        let count = self.stripes.unwrap_or(1);
+        Ok(Some(FindDevices { matching: entry.to_host()?, count, wanted_by: Vec::new() }))
     }
 
     /// The configured place of the disk. A device that is still to be found is somewhere in `/dev`.
     pub(super) fn place(&self) -> &Path {
-        if self.r#match.is_some() { Path::new("/dev") } else { &self.path }
+        if self.path.as_os_str().is_empty() { Path::new("/dev") } else { &self.path }
     }
 
     /// The disk in the host's terms; the result includes a mistake in the configuration.
@@ -227,6 +232,7 @@ impl DiskEntry {
         disk.require_mount = self.is_directory() && self.require_mount;
         let has_percentage = disk.make_directory || disk.backing == host::BackingKind::Btrfs;
         disk.find = self.find()?;
+        disk.stripes = self.stripes.unwrap_or_default();
         let has_state = matches!(disk.backing, host::BackingKind::Block | host::BackingKind::Lvm);
         disk.state = has_state.then(|| state_dir.to_owned());
         let capacity = self.capacity.as_ref().map(|size| bytes("capacity", size));
@@ -271,14 +277,22 @@ impl DiskEntry {
         ensure(is_label && !self.name.starts_with('-'), &|| {
             "a name is a DNS label of lower-case letters, digits and `-`".to_owned()
         })?;
-        let has_path = !self.path.as_os_str().is_empty();
-        ensure(self.r#match.is_none() || kind == DiskKind::Block, &|| {
+        let (has_path, has_match) = (!self.path.as_os_str().is_empty(), self.r#match.is_some());
+        let is_group = backing == BackingKind::Lvm;
+        ensure(!has_match || kind == DiskKind::Block || is_group, &|| {
             format!(
                 "match finds devices, and a disk of kind {kind:?} with backing {backing:?} is found by its path"
             )
         })?;
-        ensure(has_path != self.r#match.is_some(), &|| {
-            "a disk has a path, or for kind Block a match: write one of them".to_owned()
+        ensure(if is_group { has_path } else { has_path != has_match }, &|| match is_group {
+            true => "path is missing: write /dev/ and the name of the volume group".to_owned(),
+            false => "a disk has a path, or for kind Block a match: write one of them".to_owned(),
+        })?;
+        ensure(self.stripes.is_none() || is_group, &|| {
+            format!("a disk with backing {backing:?} has no stripes: leave stripes out")
+        })?;
+        ensure(self.stripes.is_none_or(|stripes| (2..=MOST_STRIPES).contains(&stripes)), &|| {
+            format!("stripes is the number of the volume group's devices, from 2 to {MOST_STRIPES}")
         })?;
         ensure(self.path.is_absolute() || !has_path, &|| format!("path {path} is not absolute"))?;
         for (i, StaticReservation { role, size }) in self.reservations.iter().enumerate() {
@@ -332,6 +346,9 @@ impl DiskEntry {
         Ok(backing)
     }
 }
+
+/// The most stripes of a logical volume of LVM.
+const MOST_STRIPES: usize = 128;
 
 /// The percentage that is held back by default on a file system without other users.
 const OWN_DISK: u64 = 10;
@@ -389,6 +406,10 @@ mod tests {
             ("{name: a}", "a disk has a path"),
             ("{name: a, path: /dev/x, kind: Block, match: {model: x}}", "write one of them"),
             ("{name: a, kind: Mount, match: {model: x}}", "is found by its path"),
+            ("{name: a, path: /tmp, match: {model: x}}", "is found by its path"),
+            ("{name: a, backing: Lvm, match: {model: x}}", "the name of the volume group"),
+            ("{name: a, path: /dev/vg0, backing: Lvm, stripes: 1}", "from 2 to 128"),
+            ("{name: a, path: /tmp, stripes: 2}", "leave stripes out"),
             ("{name: a, kind: Block, match: {rotational: false, minSize: 1Ti}}", "needs a model or a serial"),
             ("{name: a, kind: Block, match: {model: '*'}}", "needs a model or a serial"),
             ("{name: a, kind: Block, match: {model: x, minSize: big}}", "is not a size"),
@@ -420,6 +441,25 @@ mod tests {
             let entry: DiskEntry = serde_yaml::from_str(text).unwrap();
             assert!(entry.to_host(Path::new("/s"), KUBELET).wrong.unwrap().contains(part), "{text}");
         }
+    }
+
+    #[test]
+    fn d6_a_volume_group_finds_as_many_devices_as_it_has_stripes() {
+        let text = "disks: [{name: a, path: /dev/fast, backing: Lvm, stripes: 3, match: {model: x}}, {name: b, path: /dev/one,
+            backing: Lvm, match: {model: x}}, {name: c, path: /dev/had, backing: Lvm, stripes: 2}]";
+        let disks = Config::parse(text).unwrap().to_host(KUBELET);
+        let seen = |disk: &DiskConfig| {
+            (
+                disk.wrong.clone(),
+                disk.stripes,
+                disk.find.as_ref().map(|find| (find.count, find.wanted_by.clone())),
+            )
+        };
+        let wanted = vec![("a".to_owned(), 3), ("b".to_owned(), 1)];
+        assert_eq!(
+            disks.iter().map(seen).collect::<Vec<_>>(),
+            [(None, 3, Some((3, wanted.clone()))), (None, 0, Some((1, wanted))), (None, 2, None)]
+        );
     }
 
     #[test]

@@ -328,14 +328,15 @@ impl Disk {
     }
 }
 
-/// The configuration with the path of the device that is found now.
+/// The configuration with the devices that are found now.
 fn found(config: &DiskConfig, devices: &Arc<Devices>) -> Result<DiskConfig> {
     let mut config = config.clone();
-    match (config.backing, &config.find, &config.state) {
-        (BackingKind::Block, Some(find), _) => {
-            config.path = taken::devices_of(&config, find, devices)?.remove(0);
-        }
-        (BackingKind::Lvm, _, Some(state)) => {
+    if let Some(find) = &config.find {
+        config.devices = taken::devices_of(&config, find, devices)?;
+    }
+    match (config.backing, config.devices.first(), &config.state) {
+        (BackingKind::Block, Some(device), _) => config.path = device.clone(),
+        (BackingKind::Lvm, None, Some(state)) => {
             config.foreign_devices.extend(taken::taken_devices(state, devices)?);
         }
         _ => {}

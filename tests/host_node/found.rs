@@ -12,14 +12,14 @@ use crate::support::*;
 const SIZE: u64 = 320 * MIB;
 
 /// A loop device that looks like hardware of the model `Fast`.
-struct Device<'a> {
+pub(crate) struct Device<'a> {
     node: &'a Node,
     image: PathBuf,
     name: String,
 }
 
 impl<'a> Device<'a> {
-    fn new(node: &'a Node, image: &str) -> Self {
+    pub(crate) fn new(node: &'a Node, image: &str) -> Self {
         let image = node.dir().join(image);
         File::create(&image).unwrap().set_len(SIZE).unwrap();
         let name = Self::attach(node, &image);
@@ -43,11 +43,16 @@ impl<'a> Device<'a> {
         name
     }
 
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         Path::new("/dev").join(&self.name)
     }
 
-    fn detach(&self) {
+    /// Attaches a detached device again. Its name may be another one.
+    pub(crate) fn attach_again(&mut self) {
+        self.name = Self::attach(self.node, &self.image);
+    }
+
+    pub(crate) fn detach(&self) {
         assert!(Command::new("losetup").arg("-d").arg(self.path()).status().unwrap().success());
         let sysfs = self.node.dir().join("sys");
         let number = read(&sysfs.join("block").join(&self.name), "dev");
@@ -97,7 +102,7 @@ fn d6_a_device_is_found_once_and_known_under_any_name() {
         assert!(refused(node).contains("is not there: put the device back"), "{}", refused(node));
         let other = Device::new(node, "two");
         assert!(refused(node).contains("is not there"), "no other device takes its place");
-        device.name = Device::attach(node, &device.image);
+        device.attach_again();
         assert_ne!(device.path(), other.path());
         let host = Host::open(config(node, &["a"])).unwrap();
         let again = host.disks().remove(0);

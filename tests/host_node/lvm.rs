@@ -22,6 +22,29 @@ const SIZE: u64 = 1600 * MIB;
 /// The environment variable with the group of a killed agent.
 const GROUP: &str = "RESERVOIR_TEST_GROUP";
 
+/// False, with a message, without device-mapper in the kernel. In the guest, device-mapper is required.
+pub(crate) fn has_device_mapper() -> bool {
+    if std::fs::read_to_string("/proc/devices").unwrap().contains("device-mapper") {
+        return true;
+    }
+    assert!(std::env::var_os("RESERVOIR_TEST_GUEST").is_none(), "the guest has device-mapper");
+    println!("this kernel has no device-mapper: `make test-qemu` runs this test on one that has");
+    false
+}
+
+/// An unused name of a volume group.
+pub(crate) fn new_group() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Deactivates and removes a volume group, if it exists.
+pub(crate) fn remove_group(name: &str) {
+    for command in [&["vgchange", "--activate", "n"][..], &["vgremove", "--force", "--force", "--yes"]] {
+        let _ = Command::new("lvm").args(command).args(["--config", CONFIG]).arg(name).output();
+    }
+}
+
 /// A volume group on a file.
 struct Group<'a> {
     node: &'a Node,
@@ -30,19 +53,15 @@ struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    /// `None`, with a message, without device-mapper in the kernel. In the guest, device-mapper is required.
+    /// `None` without device-mapper.
     fn new(node: &'a Node) -> Option<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        if !std::fs::read_to_string("/proc/devices").unwrap().contains("device-mapper") {
-            assert!(std::env::var_os("RESERVOIR_TEST_GUEST").is_none(), "the guest has device-mapper");
-            println!("this kernel has no device-mapper: `make test-qemu` runs this test on one that has");
+        if !has_device_mapper() {
             return None;
         }
         let image = node.dir().join("pv");
         File::create(&image).unwrap().set_len(SIZE).unwrap();
         let loop_device = attach_by_hand(&image);
-        let name = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let group = Self { node, name, loop_device };
+        let group = Self { node, name: new_group(), loop_device };
         lvm(&["vgcreate", &group.name, &format!("/dev/{}", group.loop_device)]);
         Some(group)
     }
@@ -128,9 +147,7 @@ impl<'a> Group<'a> {
 
 impl Drop for Group<'_> {
     fn drop(&mut self) {
-        for command in [&["vgchange", "--activate", "n"][..], &["vgremove", "--force", "--force", "--yes"]] {
-            let _ = Command::new("lvm").args(command).args(["--config", CONFIG]).arg(&self.name).output();
-        }
+        remove_group(&self.name);
         let _ = Command::new("losetup").args(["-d", &format!("/dev/{}", self.loop_device)]).status();
     }
 }
@@ -139,7 +156,7 @@ impl Drop for Group<'_> {
 const CONFIG: &str = "backup{backup=0 archive=0} activation{udev_sync=0 udev_rules=0 monitoring=0} \
                       devices{hints=\"none\" obtain_device_list_from_udev=0}";
 
-fn lvm(arguments: &[&str]) -> String {
+pub(crate) fn lvm(arguments: &[&str]) -> String {
     let output = Command::new("lvm").args(arguments).args(["--config", CONFIG]).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()

@@ -20,5 +20,6 @@ mod publish;
 mod quota;
 mod recover;
 mod resize;
+mod striped;
 mod support;
 mod undivided;

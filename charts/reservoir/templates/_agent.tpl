@@ -14,7 +14,7 @@
 {{- range $pool.disks }}
 {{- if eq (.kind | default "Path") "Mount" }}{{ $hasMount = true }}{{ end }}
 {{- if eq (.backing | default "") "Btrfs" }}{{ $hasBtrfs = true }}{{ end }}
-{{- if eq (.kind | default "Path") "Block" }}{{ $hasDevice = true }}{{ end }}
+{{- if or (eq (.kind | default "Path") "Block") .match }}{{ $hasDevice = true }}{{ end }}
 {{- if eq (.backing | default "") "Quota" }}{{ $hasQuota = true }}{{ end }}
 {{- if eq (.backing | default "") "Lvm" }}{{ $hasGroup = true }}{{ end }}
 {{- $adoptRoots = concat $adoptRoots (.adoptRoots | default list) | uniq }}

@@ -3,6 +3,8 @@
 //! Logical volumes are thick: no volume takes extents from a neighbour (V5). Records are on a small logical volume of
 //! the same group, with a detached mount. So the records move with the volume group (D3, X6).
 //!
+//! A disk that finds its devices makes its group on them. With stripes, each volume is spread over all devices of the group.
+//!
 //! # Guarantees
 //! - A note beside a volume's record names its logical volumes before they exist: the one with its data, and the
 //!   spare. The note decides which of the two is the data, and changes in one step.
@@ -11,7 +13,8 @@
 //!   between the ends (S17).
 //!
 //! # Caveats
-//! - A volume takes whole extents, of 4 MiB by LVM's default; its filesystem has exactly the requested size.
+//! - A volume takes whole extents, of 4 MiB by LVM's default, and with stripes as many on each device. Its filesystem has
+//!   exactly the requested size.
 //! - A shrink makes a copy, which for a while needs as much free space as the volume has.
 //! - `ErasePolicy::Discard` discards the blocks if the devices support that. Otherwise the bytes stay in free extents
 //!   until LVM uses the extents again, like the blocks of a removed file.
@@ -27,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::host::backings::backing::{DiskSpace, Opened};
 use crate::host::backings::image::{ImageBacking, ImageStore, length_of};
 use crate::host::error::{Context, Error, Result};
-use crate::host::sys::volume_group::{Node, VolumeGroup};
+use crate::host::sys::volume_group::{Node, Sources, VolumeGroup};
 use crate::host::sys::{Device, dirfd, filesystem, mounts, random_uuid, zero};
 use crate::host::types::{DiskConfig, ErasePolicy, FsType, VolumeUid};
 use crate::host::volume::Volume;
@@ -60,7 +63,11 @@ struct Note {
 
 pub(super) fn open(config: &DiskConfig) -> Result<Opened> {
     let path = config.path.as_path();
-    let group = VolumeGroup::open(path, &config.foreign_devices)?;
+    let sources = match &*config.devices {
+        [] => Sources::AllBut(config.foreign_devices.clone()),
+        devices => Sources::Only(devices.to_vec()),
+    };
+    let group = VolumeGroup::open(path, sources, config.stripes.max(1))?;
     let content = group.look()?;
     if !content.ours.contains_key(RECORDS) {
         if let Some(name) = content.ours.keys().find(|name| *name != RECORDS_UNFINISHED) {

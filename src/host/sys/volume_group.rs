@@ -6,7 +6,11 @@
 //!
 //! A writer to a device, such as the pod of a raw volume, can put a forged group on it. So LVM looks only at the
 //! devices on which the group was found, and never at the other disks of the agent.
+//!
+//! A striped logical volume has as many extents on each device of the group, so the smallest free space of a device limits
+//! it. The group then has exactly one device per stripe.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -33,10 +37,19 @@ pub(crate) struct VolumeGroup {
     name: String,
     uuid: String,
     extent: u64,
-    /// Devices at which LVM never looks.
-    foreign: Vec<PathBuf>,
+    /// Number of devices across which a new logical volume is striped.
+    stripes: usize,
+    sources: Sources,
     /// The devices of the group, the only ones at which LVM looks.
     devices: Mutex<Vec<String>>,
+}
+
+/// The devices on which a group is looked for.
+pub(crate) enum Sources {
+    /// All devices of the node except these.
+    AllBut(Vec<PathBuf>),
+    /// These alone, which were taken for the group. The group is made if they have none.
+    Only(Vec<PathBuf>),
 }
 
 pub(crate) struct Content {
@@ -71,12 +84,15 @@ type Row = BTreeMap<String, String>;
 
 impl VolumeGroup {
     /// Finds the volume group with the given directory in `/dev`, and activates Reservoir's logical volumes.
-    pub(crate) fn open(path: &Path, foreign: &[PathBuf]) -> Result<Self> {
+    pub(crate) fn open(path: &Path, sources: Sources, stripes: usize) -> Result<Self> {
         let unsuitable = |reason: String| Error::unsuitable_disk(path, reason);
         let name = name_of(path).ok_or_else(|| {
             unsuitable("is no volume group: the path of one is /dev/ and its name".to_owned())
         })?;
-        let found = look_for(&name, &rejecting(foreign)).map_err(|error| match error {
+        if let Sources::Only(devices) = &sources {
+            make_group(path, &name, devices)?;
+        }
+        let found = look_for(&name, &sources.options()).map_err(|error| match error {
             Error::Command { output, .. } => unsuitable(format!(
                 "is no volume group that LVM shows ({output}): make it with `vgcreate {name} DEVICE`, or correct the \
                  disk's path"
@@ -84,28 +100,46 @@ impl VolumeGroup {
             error => error,
         })?;
         let (uuid, extent) = (field(&found, "vg_uuid")?, number(&found, "vg_extent_size")?);
-        let (foreign, devices) = (foreign.to_vec(), Mutex::default());
-        let group = Self { name, uuid, extent, foreign, devices };
-        group.find_devices()?;
+        let group = Self { name, uuid, extent, stripes, sources, devices: Mutex::default() };
+        let devices = group.find_devices()?;
+        if stripes > 1 && devices != stripes {
+            return Err(unsuitable(format!(
+                "has {devices} devices, and stripes is {stripes}: stripes has to be the number of the group's devices"
+            )));
+        }
         let ours = format!("lv_tags={TAG}");
         group.lvm("lvchange", &["--activate", "y", &group.name, "--select", &ours])?;
         Ok(group)
     }
 
-    /// Searches all devices except the foreign ones for the group's devices.
-    fn find_devices(&self) -> Result<()> {
-        let of_group = ["--select", &format!("vg_uuid={}", self.uuid)].map(str::to_owned);
-        let rows = report("pvs", "pv_name", &[&rejecting(&self.foreign)[..], &of_group].concat())?.pv;
-        let names = rows.iter().map(|row| field(row, "pv_name")).collect::<Result<_>>()?;
+    /// Searches the sources for the group's devices; returns their number.
+    fn find_devices(&self) -> Result<usize> {
+        let rows = self.devices_with("pv_name", self.sources.options())?;
+        let names = rows.iter().map(|row| field(row, "pv_name")).collect::<Result<Vec<_>>>()?;
+        let count = names.len();
         *self.devices.lock().unwrap_or_else(PoisonError::into_inner) = names;
-        Ok(())
+        Ok(count)
+    }
+
+    /// A field of each device of the group.
+    fn devices_with(&self, wanted: &str, options: Vec<String>) -> Result<Vec<Row>> {
+        let of_group = ["--select", &format!("vg_uuid={}", self.uuid)].map(str::to_owned);
+        Ok(report("pvs", wanted, &[&options[..], &of_group].concat())?.pv)
+    }
+
+    /// The free bytes that new logical volumes can have.
+    fn free(&self, group: &Row) -> Result<u64> {
+        if self.stripes == 1 {
+            return number(group, "vg_free");
+        }
+        let rows = self.devices_with("pv_free", self.pinned())?;
+        let free = rows.iter().map(|row| number(row, "pv_free")).collect::<Result<Vec<_>>>()?;
+        Ok(free.into_iter().min().unwrap_or(0).saturating_mul(self.stripes as u64))
     }
 
     /// The options that limit LVM to the group's devices.
     fn pinned(&self) -> Vec<String> {
-        let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        let options = ["--devices".to_owned(), devices.join(",")].into_iter();
-        options.chain(["--config".to_owned(), CONFIG.to_owned()]).collect()
+        only(&self.devices.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn lvm(&self, command: &str, arguments: &[&str]) -> Result<()> {
@@ -118,7 +152,7 @@ impl VolumeGroup {
 
     /// The size of a logical volume with at least `bytes` bytes.
     pub(crate) fn whole_extents(&self, bytes: u64) -> u64 {
-        bytes.next_multiple_of(self.extent)
+        bytes.next_multiple_of(self.extent * self.stripes as u64)
     }
 
     pub(crate) fn look(&self) -> Result<Content> {
@@ -137,8 +171,7 @@ impl VolumeGroup {
                 self.name
             )));
         }
-        let mut content =
-            Content { free: number(&group, "vg_free")?, ours: BTreeMap::new(), others: Vec::new() };
+        let mut content = Content { free: self.free(&group)?, ours: BTreeMap::new(), others: Vec::new() };
         let of_group = [self.pinned(), vec![self.name.clone()]].concat();
         for row in report("lvs", "lv_name,lv_size,lv_tags", &of_group)?.lv {
             let name = field(&row, "lv_name")?;
@@ -152,10 +185,14 @@ impl VolumeGroup {
 
     /// Makes a new logical volume. Except at the beginning, its extents keep their old content.
     pub(crate) fn make(&self, name: &str, bytes: u64) -> Result<()> {
-        let (extents, path) = (self.extents(bytes), self.path(name));
-        let kind = ["--type", "linear", "--zero", "y", "--wipesignatures", "y", "--yes"];
+        let (extents, path, stripes) = (self.extents(bytes), self.path(name), self.stripes.to_string());
+        let kind = match self.stripes {
+            1 => &["--type", "linear"][..],
+            _ => &["--type", "striped", "--stripes", &stripes],
+        };
         let which = ["--addtag", TAG, "--extents", &extents, "--name", &path];
-        self.lvm("lvcreate", &[&kind[..], &which[..]].concat())
+        let how = ["--zero", "y", "--wipesignatures", "y", "--yes"];
+        self.lvm("lvcreate", &[kind, &how, &which].concat())
     }
 
     /// Removes one of Reservoir's logical volumes, if it exists.
@@ -288,16 +325,62 @@ pub fn name_of(path: &Path) -> Option<String> {
     good.then(|| name.to_owned())
 }
 
-/// The options that make LVM skip these devices.
-fn rejecting(foreign: &[PathBuf]) -> Vec<String> {
-    let paths = foreign.iter().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()));
-    let pattern = |path: PathBuf| format!("\"r|^{}$|\"", regex_escaped(&path.to_string_lossy()));
-    let patterns: Vec<String> = paths.map(pattern).collect();
-    let filter = match patterns.is_empty() {
-        true => String::new(),
-        false => format!(" devices{{global_filter=[{}]}}", patterns.join(",")),
-    };
-    vec!["--config".to_owned(), format!("{CONFIG}{filter}")]
+/// Makes a volume group on devices that were taken for it, unless they have it. An interruption leaves at most empty physical
+/// volumes, of which the next attempt makes the group.
+fn make_group(path: &Path, name: &str, devices: &[PathBuf]) -> Result<()> {
+    let options = only(devices);
+    let rows = report("pvs", "pv_name,vg_name", &options)?.pv;
+    let groups = rows.iter().map(|row| field(row, "vg_name")).collect::<Result<Vec<_>>>()?;
+    match groups.iter().find(|group| !group.is_empty()) {
+        Some(group) if group == name => return Ok(()),
+        Some(group) => {
+            let reason = format!(
+                "is configured, and its devices have the volume group {group}: write path: /dev/{group}"
+            );
+            return Err(Error::unsuitable_disk(path, reason));
+        }
+        None => {}
+    }
+    let devices = devices.iter().map(|device| device.to_string_lossy());
+    let arguments: Vec<String> = ["vgcreate".to_owned()].into_iter().chain(options).collect();
+    let arguments = arguments.into_iter().chain([name.to_owned()]).chain(devices.map(Cow::into_owned));
+    let arguments: Vec<String> = arguments.collect();
+    // Without `--yes`, LVM overwrites nothing.
+    let made = program::ask("lvm", &arguments.iter().map(String::as_str).collect::<Vec<_>>(), None);
+    made.map(drop).map_err(|error| match error {
+        Error::Command { output, .. } => Error::unsuitable_disk(
+            path,
+            format!(
+                "cannot be made of its devices ({output}): make a device with data blank with `blkdiscard --force \
+                 --zeroout` if its data is given up"
+            ),
+        ),
+        error => error,
+    })
+}
+
+impl Sources {
+    /// The options that limit LVM to the sources.
+    fn options(&self) -> Vec<String> {
+        let foreign = match self {
+            Self::Only(devices) => return only(devices),
+            Self::AllBut(foreign) => foreign,
+        };
+        let paths = foreign.iter().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()));
+        let pattern = |path: PathBuf| format!("\"r|^{}$|\"", regex_escaped(&path.to_string_lossy()));
+        let patterns: Vec<String> = paths.map(pattern).collect();
+        let filter = match patterns.is_empty() {
+            true => String::new(),
+            false => format!(" devices{{global_filter=[{}]}}", patterns.join(",")),
+        };
+        vec!["--config".to_owned(), format!("{CONFIG}{filter}")]
+    }
+}
+
+/// The options that limit LVM to these devices.
+fn only<P: AsRef<Path>>(devices: &[P]) -> Vec<String> {
+    let names: Vec<_> = devices.iter().map(|device| device.as_ref().to_string_lossy()).collect();
+    ["--devices", &names.join(","), "--config", CONFIG].map(str::to_owned).into()
 }
 
 /// A path as a pattern of LVM. No other character of a device's name has a special meaning in a pattern.

@@ -27,12 +27,16 @@ pub struct HostConfig {
 pub struct DiskConfig {
     /// The disk's name on this node.
     pub name: String,
-    /// The disk's path. Empty for a device that is found by its properties.
+    /// The disk's path. Empty for a raw device that is found by its properties.
     pub path: PathBuf,
     /// Finds the devices of the disk by their properties.
     pub find: Option<FindDevices>,
+    /// The devices that were found, in the order of `find`.
+    pub devices: Vec<PathBuf>,
     /// The backing of its volumes.
     pub backing: BackingKind,
+    /// Number of devices across which each volume is striped; 0 and 1: none is striped. Only for backing `Lvm`.
+    pub stripes: usize,
     /// The directory is made if it is missing; directories above are not.
     pub make_directory: bool,
     /// The disk is served only while a file system is mounted at the directory, or at the one that holds it (D6).
