@@ -383,8 +383,11 @@ fn lock(root: &OwnedFd, config: &DiskConfig, wait: Duration) -> Result<()> {
             Ok(()) => return Ok(()),
             Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(LOCK_INTERVAL),
             Err(Errno::WOULDBLOCK) => {
-                let reason =
-                    format!("another agent serves {}: wait until it has ended", config.path.display());
+                let reason = format!(
+                    "another agent, or another disk of this one, has {}: wait for the end of that agent, or give this disk \
+                         another path",
+                    config.path.display()
+                );
                 return Err(Error::DiskUnavailable { disk: config.name.clone(), reason });
             }
             Err(error) => return Err(error).context(|| "lock the disk"),

@@ -52,6 +52,11 @@ async fn d3_another_disk_in_a_known_place_is_refused() {
     let said = until_reason(&disks, "n1.old", "DiskRefused").await;
     assert!(said.contains("not in the agent's configuration any more"), "{said}");
 
+    // D3: nobody moves a disk that is served by an edit.
+    let moved = json!({"spec": {"nodeName": "n2"}});
+    let refused = disks.patch("n1.default", &Default::default(), &Patch::Merge(moved)).await.unwrap_err();
+    assert!(refused.to_string().contains("is served by the agent of node n1"), "{refused}");
+
     let data = agent.data_file(&volumes.get("v").await.unwrap().metadata.uid.unwrap());
 
     // The expected file system was not mounted.
