@@ -108,7 +108,7 @@ impl Disks {
                     let proof = self.ctx.sign(&disk.name, disk_key::text(&object.name_any(), ours)).await;
                     ours.key_proof = proof.unwrap_or_default();
                 }
-                failed = failed.and(self.reconcile(&api, object, Some(seen)).await);
+                failed = failed.and(self.reconcile(&api, object, Ok(seen)).await);
             }
         }
         for object in mine.iter().filter(|mine| !objects.values().any(|ours| ours.uid() == mine.uid())) {
@@ -116,7 +116,10 @@ impl Disks {
                 true => {
                     cluster::delete(&api, &object.name_any(), object.uid()).await.map_err(NodeError::from)
                 }
-                false => self.reconcile(&api, object, None).await,
+                false => {
+                    let same = objects.values().find(|ours| ours.spec.disk_id == object.spec.disk_id);
+                    self.reconcile(&api, object, Err(same.map(ResourceExt::name_any))).await
+                }
             });
         }
         failed
@@ -125,13 +128,13 @@ impl Disks {
     /// Brings one NodeDisk up to date.
     ///
     /// 1. Gather: the static reservations on it.
-    /// 2. Decide: `plan::node_disk::next`; `seen` is `None` for a disk that is no longer configured.
+    /// 2. Decide: `plan::node_disk::next`; `seen` is an error for a disk that is no longer configured.
     /// 3. Apply: the spec, followed by another decision; or the static reservations and the status.
     async fn reconcile(
         &self,
         api: &Api<NodeDisk>,
         object: &NodeDisk,
-        mut seen: Option<Seen>,
+        mut seen: Result<Seen, Option<String>>,
     ) -> Result<(), NodeError> {
         let found = static_reservations::on_disk(&self.ctx.client, &object.name_any()).await?;
         let mut object = object.clone();

@@ -53,14 +53,22 @@ pub struct Seen {
     pub error: Option<String>,
 }
 
-/// The agent's next step. `seen` is `None` for a disk that is no longer configured; `found` lists the disk's
-/// reservations.
-pub fn next(disk: &NodeDisk, seen: Option<Seen>, found: &[DiskReservation], now: Timestamp) -> Step {
+/// The agent's next step. `seen` is an error for a disk that is no longer configured, with the name of another NodeDisk that
+/// has the disk's ID, if there is one. `found` lists the disk's reservations.
+pub fn next(
+    disk: &NodeDisk,
+    seen: Result<Seen, Option<String>>,
+    found: &[DiskReservation],
+    now: Timestamp,
+) -> Step {
     let name = disk.name_any();
-    let Some(mut seen) = seen else {
-        let reservations = changes(&name, &[], found);
-        let status = Box::new(report_unconfigured(disk, &reservations.still_used, now));
-        return Step::Report { reservations, status };
+    let mut seen = match seen {
+        Ok(seen) => seen,
+        Err(other) => {
+            let reservations = changes(&name, &[], found);
+            let status = Box::new(report_unconfigured(disk, other, &reservations.still_used, now));
+            return Step::Report { reservations, status };
+        }
     };
     match &seen.ours {
         // The identity is decided before: until then a placeholder does not become a disk (D8).
@@ -69,7 +77,7 @@ pub fn next(disk: &NodeDisk, seen: Option<Seen>, found: &[DiskReservation], now:
             seen.error = Some(seen.error.unwrap_or_else(opened));
         }
         Some(ours) if ours.disk_id != disk.spec.disk_id => {
-            seen.error = Some(other_disk(disk, &ours.disk_id));
+            seen.error = Some(other_disk(disk, ours));
         }
         Some(ours) => {
             // A disk that is not served keeps its key. The fields `gone` and `takeOver` belong to other writers.
@@ -116,8 +124,8 @@ pub fn with_failures(
 }
 
 /// The refusal of a disk whose ID differs from the ID of its NodeDisk.
-fn other_disk(disk: &NodeDisk, id: &str) -> String {
-    let (path, name, expected) = (&disk.spec.path, disk.name_any(), &disk.spec.disk_id);
+fn other_disk(disk: &NodeDisk, found: &NodeDiskSpec) -> String {
+    let (path, id, name, expected) = (&found.path, &found.disk_id, disk.name_any(), &disk.spec.disk_id);
     format!(
         "the disk at {path} is another one (ID {id}) than NodeDisk {name} (ID {expected}): mount the right disk, or \
          delete NodeDisk {name} when its data is given up"
@@ -173,12 +181,27 @@ fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) ->
 /// The words for a disk that is no longer configured.
 pub const UNCONFIGURED: &str = "the disk is not in the agent's configuration any more";
 
-/// The status of a disk that is no longer configured; `still_used` lists its static reservations in use.
-fn report_unconfigured(disk: &NodeDisk, still_used: &[String], now: Timestamp) -> NodeDiskStatus {
-    let message =
-        format!("{UNCONFIGURED}, where it was {} at {}; its data stays", disk.spec.disk_name, disk.spec.path);
+/// The status of a disk that is no longer configured; `still_used` lists its static reservations in use. The orphans on a disk
+/// with another NodeDisk are those of that one, if they are any.
+fn report_unconfigured(
+    disk: &NodeDisk,
+    other: Option<String>,
+    still_used: &[String],
+    now: Timestamp,
+) -> NodeDiskStatus {
+    let mut status = disk.status.clone().unwrap_or_default();
+    let message = match other {
+        Some(other) => {
+            (status.orphans, status.unlisted_orphans) = Default::default();
+            format!("{UNCONFIGURED}: by its ID it is NodeDisk {other}, which has its data")
+        }
+        None => {
+            let NodeDiskSpec { disk_name, path, .. } = &disk.spec;
+            format!("{UNCONFIGURED}, where it was {disk_name} at {path}; its data stays")
+        }
+    };
     let verdict = Verdict::no(reason::DISK_REFUSED, message + &unconfigured(still_used));
-    with_verdict(disk, disk.status.clone().unwrap_or_default(), verdict, now)
+    with_verdict(disk, status, verdict, now)
 }
 
 fn with_verdict(
@@ -296,7 +319,11 @@ mod tests {
     }
 
     /// The step after the spec is up to date: the reservations to make, and the status.
-    fn reported(disk: &NodeDisk, seen: Option<Seen>, found: &[DiskReservation]) -> (Changes, NodeDiskStatus) {
+    fn reported(
+        disk: &NodeDisk,
+        seen: Result<Seen, Option<String>>,
+        found: &[DiskReservation],
+    ) -> (Changes, NodeDiskStatus) {
         match next(disk, seen, found, Timestamp::UNIX_EPOCH) {
             Step::Report { reservations, status } => (reservations, *status),
             other => panic!("{other:?}"),
@@ -315,12 +342,12 @@ mod tests {
         let told = "the disk is there, and so is its allocatable space; static reservation n1.a.eng is not as configured: the \
                     name is taken";
         for _ in 0..2 {
-            let (_, status) = reported(&disk, Some(seen()), &[]);
+            let (_, status) = reported(&disk, Ok(seen()), &[]);
             let status = with_failures(&disk, status, &failed);
             assert_eq!(message(&status), ("DiskHealthy", told), "and stays");
             disk.status = Some(status);
         }
-        let (_, status) = reported(&disk, Some(seen()), &[]);
+        let (_, status) = reported(&disk, Ok(seen()), &[]);
         assert!(!message(&with_failures(&disk, status, &[])).1.contains("n1.a.eng"), "it is made now");
     }
 
@@ -332,7 +359,7 @@ mod tests {
         let configured = vec![("eng".to_owned(), testing::gi(1))];
         for (error, part) in [(Some("no directory".to_owned()), "no directory"), (None, "just opened")] {
             let seen = Seen { ours: ours.clone(), configured: configured.clone(), error, ..seen() };
-            let (changes, status) = reported(&disk, Some(seen), &[]);
+            let (changes, status) = reported(&disk, Ok(seen), &[]);
             let (reason, why) = message(&status);
             assert!(reason == "DiskRefused" && why.contains(part), "{why}");
             assert_eq!(changes, Changes::default(), "nothing is reserved on it");
@@ -344,7 +371,7 @@ mod tests {
         let disk = testing::disk("n1.a", "n1", 10, &[]);
         let configured = vec![("eng".to_owned(), testing::gi(1))];
         let ours = Some(NodeDiskSpec { disk_id: "other".to_owned(), ..disk.spec.clone() });
-        let (changes, status) = reported(&disk, Some(Seen { ours, configured, ..seen() }), &[]);
+        let (changes, status) = reported(&disk, Ok(Seen { ours, configured, ..seen() }), &[]);
         let (reason, why) = message(&status);
         assert_eq!(reason, "DiskRefused");
         assert!(why.contains("is another one (ID other) than NodeDisk n1.a (ID id-n1.a)"), "{why}");
@@ -352,18 +379,30 @@ mod tests {
         assert_eq!(status.allocatable, disk.status.unwrap().allocatable);
     }
 
+    /// D3. Somebody had written another node into the NodeDisk for a while.
+    #[test]
+    fn d3_a_second_nodedisk_of_a_disk_has_none_of_its_data() {
+        let mut disk = testing::disk("n1.a-2", "n1", 10, &[]);
+        disk.status.as_mut().unwrap().orphans = vec![Orphan::default()];
+        let (_, status) = reported(&disk, Err(Some("n1.a".to_owned())), &[]);
+        assert!(message(&status).1.ends_with("by its ID it is NodeDisk n1.a, which has its data"));
+        assert!(status.orphans.is_empty());
+        let (_, status) = reported(&disk, Err(None), &[]);
+        assert_eq!(status.orphans.len(), 1);
+    }
+
     #[test]
     fn r2_a_used_reservation_that_is_configured_no_more_is_told() {
         let disk = testing::disk("n1.a", "n1", 10, &[]);
         let mut used = testing::reserved("n1.a.eng", "eng", 5, &[("v", 1)]);
         used.spec.is_static = true;
-        for seen in [Some(seen()), None] {
+        for seen in [Ok(seen()), Err(None)] {
             let (changes, status) = reported(&disk, seen, std::slice::from_ref(&used));
             assert_eq!((changes.apply.len(), changes.delete.len()), (0, 0));
             assert!(message(&status).1.contains("reservation n1.a.eng is not in the agent's configuration"));
         }
         let configured = vec![("ops".to_owned(), testing::gi(1))];
-        let (changes, _) = reported(&disk, Some(Seen { configured, ..seen() }), &[]);
+        let (changes, _) = reported(&disk, Ok(Seen { configured, ..seen() }), &[]);
         assert_eq!(changes.apply.len(), 1);
     }
 
@@ -373,7 +412,7 @@ mod tests {
         let ours = NodeDiskSpec { gone: false, ..found.clone() };
         let found = NodeDisk { spec: found, ..testing::disk("n1.a", "n1", 10, &[]) };
         let step = |ours| {
-            let seen = Some(Seen { ours: Some(ours), ..seen() });
+            let seen = Ok(Seen { ours: Some(ours), ..seen() });
             next(&found, seen, &[], Timestamp::UNIX_EPOCH)
         };
         assert!(matches!(step(ours.clone()), Step::Report { .. }));

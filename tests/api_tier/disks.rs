@@ -5,6 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
+use reservoir::api::condition::{self, READY};
 use reservoir::api::{
     BackingState, DiskReservation, EnforcementState, NodeDisk, NodeDiskSpec, SharedPersistentVolume,
     VolumeClaim, VolumeOffer,
@@ -97,6 +98,43 @@ async fn d3_another_disk_in_a_known_place_is_refused() {
         std::fs::read_dir(&receipts).unwrap().next().is_none().then_some(())
     })
     .await;
+}
+
+/// D3, D8. The configuration gives the name of a disk to another one, and then back.
+#[tokio::test(flavor = "multi_thread")]
+async fn d3_a_disk_whose_name_another_one_had_is_served_again() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1", true).await;
+    let disks: Api<NodeDisk> = cluster.all();
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let configured = |name: &str, path: &str| {
+        let path = dir.path().join(path);
+        format!(
+            "[{{name: {name}, path: {}, requireMount: false, capacity: 128Mi, systemReserved: 0}}]",
+            path.display()
+        )
+    };
+    let mut agent = Agent::start_with_disks(&cluster, "n1", &configured("default", "one")).await;
+    until_reason(&disks, "n1.default", "Ready").await;
+    let one = disks.get("n1.default").await.unwrap().spec;
+    for (name, path, ready) in
+        [("fast", "one", "n1.default"), ("default", "two", "n1.default-2"), ("default", "one", "n1.default")]
+    {
+        agent.kill().await;
+        std::fs::write(agent.dir.join("agent.yaml"), format!("disks: {}", configured(name, path))).unwrap();
+        agent.run();
+        until(&format!("the disk {name} at {path}"), || async {
+            let disk = disks.get_opt(ready).await.unwrap()?;
+            let is_ready = condition::is_true(&disk.status?.conditions, READY);
+            (is_ready && disk.spec.disk_name == name).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(disks.get("n1.default").await.unwrap().spec.disk_id, one.disk_id);
+    let said = until_reason(&disks, "n1.default-2", "DiskRefused").await;
+    assert!(said.contains(&format!("{}/two; its data stays", dir.path().display())), "{said}");
+    disks.delete("n1.default-2", &DeleteParams::default()).await.unwrap();
+    until_gone(&disks, "n1.default-2").await;
 }
 
 const POLICY: &str = "

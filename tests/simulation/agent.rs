@@ -123,7 +123,7 @@ impl Agent {
             error: None,
         };
         let reservations: Vec<DiskReservation> = vec![];
-        match node_disk::next(&found, Some(seen), &reservations, now) {
+        match node_disk::next(&found, Ok(seen), &reservations, now) {
             Step::Spec(spec) => {
                 cluster::apply(&api, &NodeDisk::new(&name, *spec), AGENT_MANAGER).await?;
             }
