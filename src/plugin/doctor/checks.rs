@@ -27,6 +27,7 @@ const POLICIES: &[(&str, &str)] = &[
     ("Validating", "reservoir-agent-events"),
     ("Validating", "reservoir-agent-deletes"),
     ("Validating", "reservoir-agent-takes-over"),
+    ("Validating", "reservoir-disk-node"),
     ("Validating", "reservoir-static"),
     ("Validating", "reservoir-agent-disks"),
     ("Validating", "reservoir-static-configured"),
