@@ -1,5 +1,5 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything else is a part of them.
-.PHONY: bench-btrfs bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e test-conformance test-versions rules bench-api crds help bench-node simulate release
+.PHONY: bench-btrfs bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e test-conformance test-versions rules bench-api crds help bench-node simulate model-check mutants release
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1  /p' $(MAKEFILE_LIST) | column -t -l 2
@@ -77,6 +77,12 @@ test-conformance: ## Kubernetes' own storage tests on a kind cluster of their ow
 simulate: ## A cluster in a box: random orders and faults, SEEDS=n of them; SEED=n tells the story of one
 	env SEED="$(SEED)" SEEDS="$(SEEDS)" STEPS="$(STEPS)" \
 	  cargo test --quiet --profile simulation --test simulation -- --nocapture no_rule_is_broken
+
+model-check: ## Every order of the steps of two controllers, an agent and two users, with crashes: millions of states
+	cargo test --quiet --profile simulation --lib -- --ignored --nocapture --test-threads=1 model_check
+
+mutants: ## Published mistakes, one at a time: the unit test and the simulated run that catch each; ONE=name for one
+	tools/mutants $(ONE)
 
 rules: ## Which tests show each rule of docs/semantics.md, and which correspond to the tests of Apache Mesos
 	@tools/rules

@@ -19,9 +19,11 @@ use reservoir::plan::publish::{Permit, Request, authorise};
 use reservoir::plan::resize::OnNode;
 
 use crate::clock;
-use crate::host::{self, Host, Hosts, Mount};
+use crate::host::{self, Host, Hosts, Mount, Record};
 use crate::rules;
 use crate::server::{self, Shared};
+
+const DISK_ERROR: &str = "Input/output error";
 
 /// Name of the only disk of a node.
 pub fn disk_of(node: &str) -> String {
@@ -48,6 +50,21 @@ impl Agent {
 
     fn on_host<T>(&self, work: impl FnOnce(&mut Host) -> T) -> T {
         work(host::lock(&self.hosts).entry(self.node.clone()).or_default())
+    }
+
+    /// Changes the record of a volume. Until the change is on stable storage, a power cut can undo it.
+    async fn record<T>(&self, uid: &str, change: impl FnOnce(&mut Host) -> T) -> T {
+        let changed = self.on_host(change);
+        let pause = server::lock(&self.server).random.below(40);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        self.on_host(|host| host.sync(uid));
+        changed
+    }
+
+    /// True if the disk answers with an error.
+    fn fails(&self) -> bool {
+        let often = self.on_host(|host| host.failing);
+        often > 0 && server::lock(&self.server).random.in_a_thousand(often)
     }
 
     /// Work on a disk takes time, in which the agent may be killed.
@@ -189,22 +206,24 @@ impl Agent {
         if volume.status.as_ref().and_then(|s| s.node.as_ref()).is_some_and(|n| ended.contains(&n.backing)) {
             return Ok(None);
         }
-        let on_disk = self.look(volume, &uid).await?;
-        let mut unmounted = node_task::ending(volume);
+        let on_disk = if self.fails() { None } else { Some(self.look(volume, &uid).await?) };
+        let mut unmounted = if on_disk.is_some() { node_task::ending(volume) } else { vec![] };
         self.on_host(|host| {
             unmounted.retain(|claim| {
                 !host.publishing.contains(claim) && !host.mounts.values().any(|mount| mount.claim == *claim)
             });
         });
-        let task = node_task::next(volume, on_disk);
-        let outcome = self.perform(task, volume, &uid, on_disk).await;
+        let task = on_disk.map_or(Task::Rest, |on_disk| node_task::next(volume, on_disk));
+        let outcome = match on_disk {
+            Some(on_disk) => self.perform(task, volume, &uid, on_disk).await,
+            None => Outcome::Failed(DISK_ERROR.into()),
+        };
         let (mut status, pause) = node_task::report(volume, task, outcome, clock::true_time());
         let pause = node_task::release(volume, &mut status, unmounted).or(pause);
         cluster::write_status(api, volume, &status, AGENT_MANAGER).await?;
         if task == Task::Unfence {
-            self.on_host(|host| {
-                host.records.get_mut(&uid).into_iter().for_each(|record| record.fenced = false)
-            });
+            let lift = |record: &mut Record| (record.fenced, record.kept) = (false, None);
+            self.record(&uid, |host| host.records.get_mut(&uid).filter(|r| !r.erasing).map(lift)).await;
             self.tell(|| format!("lifts the fence of {}", volume.name_any()));
         }
         Ok(pause)
@@ -256,42 +275,45 @@ impl Agent {
                         Err(error) => return Outcome::Failed(error.to_string()),
                     }
                 }
-                if let Err(why) = self.on_host(|host| host.begin(volume)) {
+                if let Err(why) = self.record(uid, |host| host.begin(volume)).await {
                     return Outcome::Failed(why);
                 }
                 self.work().await;
+                if self.fails() {
+                    return Outcome::Failed(DISK_ERROR.into());
+                }
                 let status = volume.status.clone().unwrap_or_default();
                 let bytes = status.size.as_ref().unwrap_or(&volume.spec.size).bytes_or_zero();
-                let made = self.on_host(|host| host.make(uid, bytes));
+                let made = self.record(uid, |host| host.make(uid, bytes)).await;
                 self.tell(|| format!("makes {name}: {made:?}"));
                 made.map_or_else(Outcome::Failed, Outcome::Made)
             }
             Task::Size(OnNode::Resize(bytes)) => {
-                self.on_host(|host| {
-                    host.records.get_mut(uid).into_iter().for_each(|record| record.resizing = true)
-                });
+                let begin = |record: &mut Record| record.resizing = true;
+                self.record(uid, |host| host.records.get_mut(uid).map(begin)).await;
                 self.work().await;
-                let resized = self.on_host(|host| host.resize(uid, bytes));
+                if self.fails() {
+                    return Outcome::NotResized(DISK_ERROR.into());
+                }
+                let resized = self.record(uid, |host| host.resize(uid, bytes)).await;
                 self.tell(|| format!("resizes {name} to {bytes}: {resized:?}"));
                 resized.map_or_else(Outcome::NotResized, |()| Outcome::Resized(bytes))
             }
             Task::Fence => {
-                let fenced = self.on_host(|host| {
-                    host.records.get_mut(uid).into_iter().for_each(|record| record.fenced = true);
-                    host.mounts_of(uid).into_iter().map(|mount| mount.pod.clone()).collect::<Vec<_>>()
-                });
+                let fence = |record: &mut Record| record.fenced = true;
+                self.record(uid, |host| host.records.get_mut(uid).map(fence)).await;
+                let mounted =
+                    |host: &mut Host| host.mounts_of(uid).into_iter().map(|m| m.pod.clone()).collect();
+                let fenced: Vec<PodRef> = self.on_host(mounted);
                 self.tell(|| format!("fences {name}, which {} pods have mounted", fenced.len()));
                 Outcome::Fenced { in_use: !fenced.is_empty(), pods: fenced }
             }
             Task::Keep => {
                 let since = clock::true_time();
                 let until = kept::until(volume, since).map_or(since, |until| until.0);
-                self.on_host(|host| {
-                    let kept = KeptOnDisk { since: stored(since), until: stored(until), over: false };
-                    if let Some(record) = host.records.get_mut(uid) {
-                        record.kept = Some(kept);
-                    }
-                });
+                let kept = KeptOnDisk { since: stored(since), until: stored(until), over: false };
+                let keep = |record: &mut Record| record.kept = Some(kept);
+                self.record(uid, |host| host.records.get_mut(uid).map(keep)).await;
                 self.tell(|| format!("keeps the data of {name} until {until}"));
                 Outcome::Kept
             }
@@ -300,14 +322,14 @@ impl Agent {
                     return Outcome::Failed("it is mounted".into());
                 }
                 rules::before_erase(&self.server, &self.node, uid, volume);
-                self.on_host(|host| {
-                    host.records.get_mut(uid).into_iter().for_each(|record| record.erasing = true)
-                });
+                let begin = |record: &mut Record| record.erasing = true;
+                self.record(uid, |host| host.records.get_mut(uid).map(begin)).await;
                 self.work().await;
-                let bytes = self.on_host(|host| {
-                    host.receipts.insert(uid.to_owned());
-                    host.records.remove(uid).and_then(|record| record.size).unwrap_or(0)
-                });
+                if self.fails() {
+                    return Outcome::Failed(DISK_ERROR.into());
+                }
+                self.record(uid, |host| host.receipts.insert(uid.to_owned())).await;
+                let bytes = self.record(uid, |host| host.erased(uid)).await;
                 self.tell(|| format!("erases {bytes} bytes of {name}"));
                 Outcome::Erased(bytes)
             }
@@ -368,6 +390,9 @@ impl Agent {
         let Permit { mode, with_others } =
             authorise(volume.as_ref(), request).map_err(|why| why.to_string())?;
         self.work().await;
+        if self.fails() {
+            return Err(DISK_ERROR.into());
+        }
         let mount =
             Mount { volume: volume_uid.to_owned(), pod: pod.clone(), claim: claim_uid.to_owned(), mode };
         self.on_host(|host| match host.agents == agents && host.has_agent {

@@ -62,6 +62,12 @@ pub struct Host {
     pub has_agent: bool,
     /// The number of agents that ran so far.
     pub agents: u64,
+    /// Records and receipts that survive a power cut.
+    synced: (BTreeMap<String, Record>, BTreeSet<String>),
+    /// True while the disk has no free block.
+    pub is_full: bool,
+    /// How often the disk answers with an error, in a thousand calls.
+    pub failing: u64,
 }
 
 impl Host {
@@ -79,11 +85,30 @@ impl Host {
         }
     }
 
+    /// Ends a change of the volume: it is on stable storage.
+    pub fn sync(&mut self, uid: &str) {
+        let (records, receipts) = &mut self.synced;
+        records.retain(|uid, _| self.records.contains_key(uid));
+        records.extend(self.records.get(uid).map(|record| (uid.to_owned(), record.clone())));
+        receipts.clone_from(&self.receipts);
+    }
+
+    /// A power cut: mounts are lost, and with `and_cache` all changes that are on no stable storage.
+    pub fn cut_power(&mut self, and_cache: bool) {
+        if and_cache {
+            (self.records, self.receipts) = self.synced.clone();
+        }
+        self.mounts.clear();
+    }
+
     pub fn mounts_of(&self, uid: &str) -> Vec<&Mount> {
         self.mounts.values().filter(|mount| mount.volume == uid).collect()
     }
 
     pub fn free(&self) -> u64 {
+        if self.is_full {
+            return 0;
+        }
         CAPACITY.saturating_sub(self.records.values().filter_map(|record| record.size).sum())
     }
 
@@ -142,6 +167,12 @@ impl Host {
         }
         (record.size, record.resizing) = (Some(bytes), false);
         Ok(())
+    }
+
+    /// Removes the record of a volume, and returns its bytes. A restored etcd may have the volume again: it is new then.
+    pub fn erased(&mut self, uid: &str) -> u64 {
+        self.made.remove(uid);
+        self.records.remove(uid).and_then(|record| record.size).unwrap_or(0)
     }
 
     /// Mounts a volume at the target, unless something forbids that.

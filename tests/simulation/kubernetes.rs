@@ -1,6 +1,7 @@
 //! The rest of Kubernetes, as far as volumes go: the PersistentVolume controller, the protection of volumes in use, the
 //! garbage collector, the scheduler and the kubelets.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use reservoir::api::PodRef;
@@ -42,12 +43,12 @@ pub fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-fn objects(server: &Server, plural: &'static str) -> Vec<Value> {
-    server.store.list(plural, "").map(|(_, object)| (**object).clone()).collect()
+fn objects(server: &Server, plural: &'static str) -> Vec<Arc<Value>> {
+    server.store.list(plural, "").map(|(_, object)| object.clone()).collect()
 }
 
-fn get(server: &Server, plural: &'static str, namespace: &str, name: &str) -> Option<Value> {
-    server.store.get(&(plural, namespace.to_owned(), name.to_owned())).map(|stored| (*stored.object).clone())
+fn get(server: &Server, plural: &'static str, namespace: &str, name: &str) -> Option<Arc<Value>> {
+    server.store.get(&(plural, namespace.to_owned(), name.to_owned())).map(|stored| stored.object.clone())
 }
 
 fn is_terminal(pod: &Value) -> bool {
@@ -106,15 +107,15 @@ pub fn due(server: &Server) -> Vec<Request> {
     due
 }
 
-fn due_for_pvc(server: &Server, pvc: &Value, pods: &[Value]) -> Option<Request> {
+fn due_for_pvc(server: &Server, pvc: &Value, pods: &[Arc<Value>]) -> Option<Request> {
     let (namespace, name) = (&pvc["metadata"]["namespace"], text(&pvc["metadata"]["name"]));
     if is_being_deleted(pvc) {
-        let uses = |pod: &&Value| {
+        let uses = |pod: &Arc<Value>| {
             pod["metadata"]["namespace"] == *namespace
                 && !is_terminal(pod)
                 && claims_of(pod).iter().any(|(claim, _)| *claim == name)
         };
-        if pods.iter().any(|pod| uses(&pod)) {
+        if pods.iter().any(uses) {
             return None;
         }
         return finalizers_without(pvc, PVC_PROTECTION)
@@ -159,7 +160,7 @@ fn due_for_pv(server: &Server, pv: &Value) -> Option<Request> {
 }
 
 /// The PersistentVolume that a pod's claim is bound to.
-fn bound_pv(server: &Server, namespace: &str, claim: &str) -> Option<Value> {
+fn bound_pv(server: &Server, namespace: &str, claim: &str) -> Option<Arc<Value>> {
     let pvc = get(server, "persistentvolumeclaims", namespace, claim)?;
     let pv = get(server, "persistentvolumes", "", &text(&pvc["spec"]["volumeName"]))?;
     let is_bound =
@@ -175,9 +176,9 @@ fn node_of(pv: &Value) -> String {
 /// The node on which all volumes of the pod are.
 fn node_for(server: &Server, pod: &Value) -> Option<String> {
     let namespace = text(&pod["metadata"]["namespace"]);
-    let pvs: Option<Vec<Value>> =
+    let pvs: Option<Vec<Arc<Value>>> =
         claims_of(pod).iter().map(|(claim, _)| bound_pv(server, &namespace, claim)).collect();
-    let nodes: Vec<String> = pvs?.iter().map(node_of).collect();
+    let nodes: Vec<String> = pvs?.iter().map(|pv| node_of(pv)).collect();
     let first = nodes.first()?.clone();
     (nodes.iter().all(|node| *node == first) && get(server, "nodes", "", &first).is_some()).then_some(first)
 }
@@ -192,7 +193,7 @@ pub async fn kubelet(agent: Agent) {
 }
 
 async fn sync(agent: &Agent) {
-    let pods: Vec<Value> = {
+    let pods: Vec<Arc<Value>> = {
         let server = lock(&agent.server);
         objects(&server, "pods").into_iter().filter(|pod| pod["spec"]["nodeName"] == *agent.node).collect()
     };
@@ -228,6 +229,13 @@ async fn sync(agent: &Agent) {
             if !is_mounted {
                 let now = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": uid}});
                 lock(&agent.server).answer(&agent.node, &delete("pods", &namespace, &name, now));
+            }
+        } else if pod["status"]["phase"] == "Running" {
+            // The mounts are gone after a power cut.
+            let mounted = |host: &host::Host| host.mounts.values().filter(|m| m.pod.uid == uid).count();
+            let mounted = host::lock(&agent.hosts).get(&agent.node).map_or(0, mounted);
+            if mounted < claims_of(pod).len() {
+                start(agent, pod).await;
             }
         } else if pod["status"]["phase"] == "Pending" && start(agent, pod).await {
             let running = json!({"metadata": {"uid": uid}, "status": {"phase": "Running"}});

@@ -4,6 +4,7 @@
 
 mod agent;
 mod clock;
+mod faults;
 mod host;
 mod kubernetes;
 mod random;

@@ -1,12 +1,15 @@
 //! What must hold at every revision: a function for each rule of docs/semantics.md that a state can break.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use kube::ResourceExt;
 use reservoir::api::{
     AccessMode, BackingState, ClaimBinding, DiskReservation, LedgerEntry, NodeDisk, Role,
     SharedPersistentVolume, Size, condition,
 };
+use serde::Deserialize;
+use serde_json::Value;
 
 use crate::host::{self, Host, Hosts, Mount};
 use crate::server::{Request, Revision, Server, Shared, lock, typed};
@@ -28,11 +31,15 @@ fn require(holds: bool, broken: impl FnOnce() -> String) -> Checked {
 /// Checks one revision.
 pub fn check(server: &Server, revision: &Revision, hosts: &Hosts) -> Checked {
     match (revision.id.0, revision.is_gone) {
-        ("nodedisks", false) => s1_a_disk_gives_what_it_has(&typed(&revision.now)),
+        ("nodedisks", false) => {
+            let before: Option<NodeDisk> = revision.before.as_ref().map(|before| typed(before));
+            s1_a_disk_gives_what_it_has(before.as_ref(), &typed(&revision.now))
+        }
         ("diskreservations", false) => {
             let now: DiskReservation = typed(&revision.now);
             s1_a_reservation_gives_what_it_has(&now)?;
             s1_a_reservation_is_in_a_ledger(server, &now)?;
+            s1_reservations_fit_on_their_disk(server, &now)?;
             volumes_of(server, &now)
                 .iter()
                 .try_for_each(|volume| s2_a_volume_is_in_a_reservation(server, volume))
@@ -42,7 +49,7 @@ pub fn check(server: &Server, revision: &Revision, hosts: &Hosts) -> Checked {
             volumes_of(server, &gone)
                 .iter()
                 .try_for_each(|volume| s2_a_volume_is_in_a_reservation(server, volume))?;
-            s3_nothing_is_left_of_a_reservation(&gone, hosts)
+            s3_nothing_is_left_of_a_reservation(server, &gone, hosts)
         }
         ("sharedpersistentvolumes", false) => {
             let now: SharedPersistentVolume = typed(&revision.now);
@@ -57,24 +64,29 @@ pub fn check(server: &Server, revision: &Revision, hosts: &Hosts) -> Checked {
             s10_a_tombstone_finds_no_user(&before, &now, hosts)?;
             s11_a_tombstone_stays(&before, &now)
         }
+        ("sharedpersistentvolumes", true) if is_lost(server, &revision.now["metadata"]["uid"]) => Ok(()),
         ("sharedpersistentvolumes", true) => l5_nothing_is_left_of_a_volume(&typed(&revision.now), hosts),
         _ => Ok(()),
     }
 }
 
-fn volumes_of(server: &Server, reservation: &DiskReservation) -> Vec<SharedPersistentVolume> {
-    let all = server.all::<SharedPersistentVolume>("sharedpersistentvolumes").into_iter();
-    let is_in = |volume: &SharedPersistentVolume| {
-        volume.status.as_ref().and_then(|s| s.reservation.as_ref()).map(|of| Some(&of.uid))
-            == Some(reservation.metadata.uid.as_ref())
-    };
-    all.filter(is_in).collect()
+/// X9: true if somebody else than Reservoir ends the object. Its data, or the data in it, stays.
+fn is_lost(server: &Server, uid: &Value) -> bool {
+    uid.as_str().is_some_and(|uid| server.lost.contains(uid))
 }
 
-fn s1_a_disk_gives_what_it_has(disk: &NodeDisk) -> Checked {
+fn volumes_of(server: &Server, reservation: &DiskReservation) -> Vec<SharedPersistentVolume> {
+    let uid = reservation.uid().unwrap_or_default();
+    let all = server.store.list("sharedpersistentvolumes", "").map(|(_, volume)| volume);
+    all.filter(|volume| volume["status"]["reservation"]["uid"] == *uid).map(|volume| typed(volume)).collect()
+}
+
+/// A disk that others fill has less than before. Then it gives no more.
+fn s1_a_disk_gives_what_it_has(before: Option<&NodeDisk>, disk: &NodeDisk) -> Checked {
     let Some(status) = &disk.status else { return Ok(()) };
     let (given, has) = (sum(&status.reservations), bytes(status.allocatable.as_ref()));
-    require(given <= has || status.reservations.is_empty(), || {
+    let gave = before.and_then(|disk| disk.status.as_ref()).map_or(0, |status| sum(&status.reservations));
+    require(given <= has.max(gave), || {
         format!("S1: NodeDisk {} has {has} bytes, and its reservations {given}", disk.name_any())
     })
 }
@@ -96,6 +108,9 @@ fn s1_a_reservation_is_in_a_ledger(server: &Server, reservation: &DiskReservatio
         return Ok(());
     }
     let uid = reservation.uid().unwrap_or_default();
+    if status.parent.as_ref().is_some_and(|parent| server.lost.contains(&parent.uid)) {
+        return Ok(());
+    }
     let entries = match (&status.parent, &status.node_disk) {
         (Some(parent), _) => server
             .get::<DiskReservation>("diskreservations", "", &parent.name)
@@ -116,6 +131,18 @@ fn s1_a_reservation_is_in_a_ledger(server: &Server, reservation: &DiskReservatio
     })
 }
 
+/// S1, whatever the ledger of the disk has.
+fn s1_reservations_fit_on_their_disk(server: &Server, reservation: &DiskReservation) -> Checked {
+    let Some(disk) = reservation.status.as_ref().and_then(|status| status.node_disk.as_deref()) else {
+        return Ok(());
+    };
+    let all = server.store.list("diskreservations", "").map(|(_, other)| &other["status"]);
+    let on_it = all.filter(|status| status["nodeDisk"] == *disk && status["parent"].is_null());
+    let size = |status: &serde_json::Value| bytes(Size::deserialize(&status["size"]).ok().as_ref());
+    let given: u64 = on_it.map(size).sum();
+    require(given <= host::CAPACITY, || format!("S1: the reservations on {disk} have {given} bytes"))
+}
+
 fn s2_a_volume_is_in_a_reservation(server: &Server, volume: &SharedPersistentVolume) -> Checked {
     let (name, uid) = (volume.name_any(), volume.uid().unwrap_or_default());
     let Some(status) = &volume.status else { return Ok(()) };
@@ -129,6 +156,9 @@ fn s2_a_volume_is_in_a_reservation(server: &Server, volume: &SharedPersistentVol
     let found = server.get::<DiskReservation>("diskreservations", "", &own.name);
     let found = found.filter(|r| r.metadata.uid.as_ref() == Some(&own.uid));
     let Some(reservation) = found else {
+        if server.lost.contains(&own.uid) {
+            return Ok(());
+        }
         return Err(format!("S2: volume {name} is in reservation {}, which is gone", own.name));
     };
     require(Role::name_covers(&reservation.spec.role, &volume.spec.role), || {
@@ -149,11 +179,13 @@ fn s2_a_volume_is_in_a_reservation(server: &Server, volume: &SharedPersistentVol
     })
 }
 
-fn s3_nothing_is_left_of_a_reservation(gone: &DiskReservation, hosts: &Hosts) -> Checked {
+fn s3_nothing_is_left_of_a_reservation(server: &Server, gone: &DiskReservation, hosts: &Hosts) -> Checked {
     let uid = gone.uid().unwrap_or_default();
     for host in host::lock(hosts).values() {
-        let left = host.records.values().find(|record| record.reservation == uid);
-        if let Some(record) = left {
+        let is_left = |(of, record): &(&String, &host::Record)| {
+            record.reservation == uid && !server.lost.contains(*of) && !server.lost.contains(&uid)
+        };
+        if let Some((_, record)) = host.records.iter().find(is_left) {
             return Err(format!(
                 "S3: reservation {} is gone, and the data of {} is left",
                 gone.name_any(),
@@ -291,6 +323,8 @@ pub fn before_erase(server: &Shared, node: &str, uid: &str, read: &SharedPersist
     let now = now.filter(|now| now.uid().as_deref() == Some(uid));
     let name = read.name_any();
     let broken = match now {
+        // The end was decided before the object went.
+        None if server.lost.contains(uid) && has_tombstone(read).is_some() => None,
         None => Some(format!("S14: node {node} erases volume {name}, which has no object")),
         Some(now) if has_tombstone(&now).is_none() => {
             Some(format!("S10: node {node} erases volume {name}, which has no tombstone"))
@@ -306,9 +340,10 @@ pub fn before_erase(server: &Shared, node: &str, uid: &str, read: &SharedPersist
 /// Called after a mount: S6, S7, S9, S16.
 pub fn after_publish(server: &Shared, hosts: &Hosts, node: &str, mount: &Mount) {
     let mut server = lock(server);
-    let volumes: Vec<SharedPersistentVolume> = server.all("sharedpersistentvolumes");
-    let volume = volumes.into_iter().find(|volume| volume.uid().as_deref() == Some(&mount.volume));
-    let Some(volume) = volume else { return };
+    let of_mount = |(_, volume): &(_, &Arc<Value>)| volume["metadata"]["uid"] == *mount.volume;
+    let volume =
+        server.store.list("sharedpersistentvolumes", "").find(of_mount).map(|(_, volume)| typed(volume));
+    let Some(volume): Option<SharedPersistentVolume> = volume else { return };
     let hosts = host::lock(hosts);
     let checked = [
         s6_an_exclusive_volume_is_in_one_pod(&volume, &hosts),

@@ -1,5 +1,7 @@
 //! Users, tenants and operators: what they may do, at random and in any order.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use crate::kubernetes::{delete, patch, text};
@@ -30,12 +32,12 @@ fn gi(random: &mut Random, most: u64) -> String {
 }
 
 /// An object of a kind, if there is one.
-fn any(server: &Server, random: &mut Random, plural: &'static str) -> Option<Value> {
-    let all: Vec<Value> = server.store.list(plural, "").map(|(_, object)| (**object).clone()).collect();
-    random.pick(&all).cloned()
+fn any(server: &Server, random: &mut Random, plural: &'static str) -> Option<Arc<Value>> {
+    let all: Vec<_> = server.store.list(plural, "").map(|(_, object)| object).collect();
+    random.pick(&all).map(|object| Arc::clone(object))
 }
 
-fn delete_it(plural: &'static str, object: &Value) -> Request {
+fn delete_it(plural: &'static str, object: Arc<Value>) -> Request {
     let metadata = &object["metadata"];
     delete(plural, &text(&metadata["namespace"]), &text(&metadata["name"]), Value::Null)
 }
@@ -74,15 +76,15 @@ pub fn next(server: &Server, random: &mut Random) -> Option<(&'static str, Reque
             ("user", patch(plural, &object, "", json!({"spec": {"deletionPolicy": policy}})))
         }
         78..84 => {
-            ("user", delete_it("sharedpersistentvolumes", &any(server, random, "sharedpersistentvolumes")?))
+            ("user", delete_it("sharedpersistentvolumes", any(server, random, "sharedpersistentvolumes")?))
         }
-        84..87 => ("operator", delete_it("diskreservations", &any(server, random, "diskreservations")?)),
-        87..91 => (namespace, delete_it("volumeclaims", &any(server, random, "volumeclaims")?)),
-        91..92 => (namespace, delete_it("rolesubscriptions", &any(server, random, "rolesubscriptions")?)),
+        84..87 => ("operator", delete_it("diskreservations", any(server, random, "diskreservations")?)),
+        87..91 => (namespace, delete_it("volumeclaims", any(server, random, "volumeclaims")?)),
+        91..92 => (namespace, delete_it("rolesubscriptions", any(server, random, "rolesubscriptions")?)),
         92..93 => {
-            (namespace, delete_it("persistentvolumeclaims", &any(server, random, "persistentvolumeclaims")?))
+            (namespace, delete_it("persistentvolumeclaims", any(server, random, "persistentvolumeclaims")?))
         }
-        93..94 => ("operator", delete_it("volumeroles", &any(server, random, "volumeroles")?)),
+        93..94 => ("operator", delete_it("volumeroles", any(server, random, "volumeroles")?)),
         94..97 => {
             let pod = any(server, random, "pods")?;
             let grace =

@@ -13,7 +13,7 @@ use crate::host::{self, Hosts};
 use crate::random::Random;
 use crate::rest;
 use crate::rules;
-use crate::server::{self, Faults, Request, Server, Shared, client, lock};
+use crate::server::{self, Request, Server, Shared, client, lock};
 use crate::{kubernetes, users};
 
 /// What a run is to be.
@@ -37,13 +37,13 @@ pub struct Outcome {
     pub story: Vec<String>,
 }
 
-const NODES: [&str; 2] = ["n1", "n2"];
+pub const NODES: [&str; 2] = ["n1", "n2"];
 
-struct World {
+pub struct World {
     plan: Plan,
-    random: Random,
-    server: Shared,
-    hosts: Hosts,
+    pub random: Random,
+    pub server: Shared,
+    pub hosts: Hosts,
     controllers: [Option<JoinHandle<()>>; 2],
     agents: Vec<Option<JoinHandle<()>>>,
     kubelets: Vec<JoinHandle<()>>,
@@ -74,7 +74,7 @@ impl World {
             world.kubelets.push(tokio::spawn(kubernetes::kubelet(world.agent(node))));
             world.agents.push(None);
         }
-        (0..NODES.len()).for_each(|node| world.start_agent(node));
+        world.start_agents();
         world.start_controller(0);
         world
     }
@@ -93,14 +93,21 @@ impl World {
         for namespace in users::NAMESPACES {
             create("namespaces", json!({"metadata": {"name": namespace}}));
         }
-        for node in NODES {
-            create("nodes", json!({"metadata": {"name": node, "labels": {"kubernetes.io/hostname": node}}}));
-        }
         drop(server);
-        NODES.iter().for_each(|node| self.set_node_ready(node, true));
+        for node in NODES {
+            self.create_node(node);
+            self.set_node_ready(node, true);
+        }
     }
 
-    fn set_node_ready(&self, node: &str, ready: bool) {
+    /// Creates a Node, unless it is there.
+    pub fn create_node(&self, node: &str) {
+        let body = json!({"metadata": {"name": node, "labels": {"kubernetes.io/hostname": node}}});
+        let request = Request { method: "POST".into(), plural: "nodes", body, ..Default::default() };
+        lock(&self.server).answer("operator", &request);
+    }
+
+    pub fn set_node_ready(&self, node: &str, ready: bool) {
         let ready = if ready { "True" } else { "Unknown" };
         let condition = json!({"type": "Ready", "status": ready, "reason": "Kubelet", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z", "lastHeartbeatTime": "2026-01-01T00:00:00Z"});
         let object = json!({"metadata": {"name": node}});
@@ -118,11 +125,11 @@ impl World {
         }
     }
 
-    fn tell(&self, line: &str) {
+    pub fn tell(&self, line: &str) {
         lock(&self.server).tell(|| line.to_owned());
     }
 
-    fn start_controller(&mut self, index: usize) {
+    pub fn start_controller(&mut self, index: usize) {
         if self.controllers[index].is_some() {
             return;
         }
@@ -143,11 +150,15 @@ impl World {
         self.controllers[index] = Some(tokio::spawn(running));
     }
 
-    fn kill_controller(&mut self, index: usize) {
+    pub fn kill_controller(&mut self, index: usize) {
         if let Some(running) = self.controllers[index].take() {
             running.abort();
             self.tell(&format!("controller {} is killed", index + 1));
         }
+    }
+
+    pub fn start_agents(&mut self) {
+        (0..NODES.len()).for_each(|node| self.start_agent(node));
     }
 
     fn start_agent(&mut self, index: usize) {
@@ -162,7 +173,7 @@ impl World {
         }
     }
 
-    fn kill_agent(&mut self, index: usize) {
+    pub fn kill_agent(&mut self, index: usize) {
         if let Some(running) = self.agents[index].take() {
             running.abort();
             let mut hosts = host::lock(&self.hosts);
@@ -208,56 +219,13 @@ impl World {
         }
     }
 
-    /// A fault.
-    fn fail(&mut self) {
-        match self.random.below(12) {
-            0 | 1 => self.kill_controller(0),
-            2 | 3 => self.start_controller(0),
-            4 => self.kill_controller(1),
-            5 => self.start_controller(1),
-            6 => {
-                let node = self.random.below(NODES.len() as u64) as usize;
-                self.kill_agent(node);
-            }
-            7 | 8 => (0..NODES.len()).for_each(|node| self.start_agent(node)),
-            9 => {
-                let (controller, by) =
-                    (self.random.below(2) as usize, self.random.below(86_400 * 2) as i64 - 86_400);
-                let by = if self.random.in_a_thousand(500) { 0 } else { by };
-                clock::set_wrong(controller, by);
-                self.tell(&format!("the clock of controller {} is wrong by {by} s", controller + 1));
-            }
-            10 => {
-                let node = *self.random.pick(&NODES).unwrap_or(&NODES[0]);
-                let ready = self.random.in_a_thousand(600);
-                self.tell(&format!("node {node} is ready: {ready}"));
-                self.set_node_ready(node, ready);
-            }
-            _ => {
-                let random = &mut self.random;
-                let mut often = |most| if random.in_a_thousand(400) { random.below(most) } else { 0 };
-                let faults = Faults {
-                    lost: often(50),
-                    unanswered: often(50),
-                    refused: often(100),
-                    broken_watch: often(100),
-                    slow: often(3000),
-                    away: often(1000) > 900,
-                };
-                self.tell(&format!("the network: {faults:?}"));
-                lock(&self.server).faults = faults;
-            }
-        }
-    }
-
     /// Everything works again.
     fn recover(&mut self) {
-        lock(&self.server).faults = Faults::default();
+        self.repair();
         NODES.iter().for_each(|node| self.set_node_ready(node, true));
-        (0..2).for_each(|controller| clock::set_wrong(controller, 0));
         self.kill_controller(1);
         self.start_controller(0);
-        (0..NODES.len()).for_each(|node| self.start_agent(node));
+        self.start_agents();
     }
 
     /// L1: until nothing changes any more.
@@ -267,6 +235,7 @@ impl World {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let before = lock(&self.server).store.version;
             while kubernetes::turn(&self.server) {}
+            lock(&self.server).end_kinds(true);
             let now = lock(&self.server).store.version;
             if self.is_broken() {
                 return;

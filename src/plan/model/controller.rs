@@ -14,11 +14,11 @@ use super::server::Store;
 use crate::api::{DiskReservation, FINALIZER, LedgerEntry, NodeDisk, VolumeRole};
 
 /// Entries that are being settled, with the reads so far: first the ledger, then the reservations.
-struct Settling {
-    of: LedgerOf,
-    entries: Vec<LedgerEntry>,
-    ledger: Option<Store>,
-    owners: Option<Store>,
+pub(super) struct Settling {
+    pub of: LedgerOf,
+    pub entries: Vec<LedgerEntry>,
+    pub ledger: Option<Store>,
+    pub owners: Option<Store>,
 }
 
 /// A controller, with its stale cache and its present work.
@@ -26,7 +26,7 @@ struct Settling {
 pub struct Controller {
     pub cache: Store,
     pub seen: Option<Seen>,
-    settling: Vec<Settling>,
+    pub settling: Vec<Settling>,
 }
 
 impl Controller {

@@ -5,6 +5,9 @@
 //! The model decides nothing itself: the functions of the controller compute every write.
 
 mod controller;
+mod ending;
+mod explore;
+mod reserving;
 mod server;
 
 use kube::ResourceExt;

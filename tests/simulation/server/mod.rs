@@ -2,12 +2,14 @@
 
 mod admission;
 mod apply;
+mod disasters;
 mod kinds;
 mod network;
 mod requests;
 mod select;
 mod store;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -46,6 +48,16 @@ pub struct Server {
     pub requests: u64,
     /// False without the chart's policies.
     pub has_policies: bool,
+    /// UIDs of objects that went otherwise than by Reservoir (X9).
+    pub lost: BTreeSet<String>,
+    /// The last backup of etcd.
+    backup: Option<disasters::Backup>,
+    /// Number of times that etcd was restored. No request and no watch outlasts one.
+    epoch: u64,
+    /// The kinds that were deleted, and are not there again.
+    gone_kinds: BTreeSet<&'static str>,
+    /// The version at which a kind was deleted last. No watch of that kind outlasts it.
+    epoch_of: BTreeMap<&'static str, u64>,
     /// The rules that were broken.
     pub violations: Vec<String>,
     hosts: Hosts,
@@ -72,6 +84,11 @@ impl Server {
             compacted: 0,
             requests: 0,
             has_policies: true,
+            lost: Default::default(),
+            backup: None,
+            epoch: 0,
+            gone_kinds: Default::default(),
+            epoch_of: Default::default(),
             violations: vec![],
             hosts,
         }
@@ -86,7 +103,7 @@ impl Server {
         self.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
     }
 
-    /// The hash of everything that was asked and answered.
+    /// The hash of everything that was asked and answered, if the story is told.
     pub fn hash(&self) -> u64 {
         self.hash.finish()
     }
@@ -100,6 +117,9 @@ impl Server {
     }
 
     fn hear(&mut self, who: &str, text: &[u8]) {
+        if self.story.is_none() {
+            return;
+        }
         self.hash.write_u64(clock::elapsed().as_millis() as u64);
         self.hash.write(who.as_bytes());
         self.hash.write(text);
@@ -128,9 +148,13 @@ impl Server {
             self.tell(|| format!("BROKEN: {broken}"));
             self.violations.push(broken);
         }
+        self.wake_watchers();
+        now
+    }
+
+    fn wake_watchers(&mut self) {
         self.watchers.retain(|watcher| watcher.strong_count() > 0);
         self.watchers.iter().filter_map(std::sync::Weak::upgrade).for_each(|watcher| watcher.notify_one());
-        now
     }
 
     /// The objects of a kind.

@@ -86,16 +86,17 @@ async fn slot(server: &Shared, longest: u64) {
 }
 
 async fn carry_out(server: Shared, who: Arc<str>, request: Request, sender: oneshot::Sender<Answer>) {
-    let (is_lost, is_unanswered, refused, longest) = {
+    let (is_lost, is_unanswered, refused, longest, epoch) = {
         let mut server = lock(&server);
         let faults = server.faults;
         let code = if server.random.in_a_thousand(500) { 429 } else { 503 };
         let refused = server.random.in_a_thousand(faults.refused).then_some(code);
         let is_lost = faults.away || server.random.in_a_thousand(faults.lost);
-        (is_lost, server.random.in_a_thousand(faults.unanswered), refused, faults.slow.max(5))
+        let is_unanswered = server.random.in_a_thousand(faults.unanswered);
+        (is_lost, is_unanswered, refused, faults.slow.max(5), server.epoch)
     };
     slot(&server, longest).await;
-    if is_lost {
+    if is_lost || lock(&server).epoch != epoch {
         // The client learns that when its time is over.
         tokio::time::sleep(Duration::from_secs(5)).await;
         lock(&server).tell(|| format!("{who}: {} is lost on the way", request.describe()));
@@ -110,6 +111,7 @@ async fn carry_out(server: Shared, who: Arc<str>, request: Request, sender: ones
         server.requests += 1;
         // Names and times of events are those of the wall clock.
         let (text, heard) = match request.plural {
+            _ if server.story.is_none() => Default::default(),
             "events" => (format!("event {} {}", request.body["regarding"], request.body["note"]), vec![]),
             _ => {
                 let text = format!("{} {} {}", request.describe(), request.body, answer.0);
@@ -220,12 +222,18 @@ struct Watch {
     /// The next revision in the log.
     next: usize,
     ends: tokio::time::Instant,
+    /// The number of restores of etcd, and of the last end of the kind, when the watch began.
+    epoch: (u64, Option<u64>),
 }
 
 /// The last event of a watch whose next revisions are no longer known.
 fn too_old() -> Value {
+    error_event(410, "Expired", "too old resource version")
+}
+
+fn error_event(code: u16, reason: &str, message: &str) -> Value {
     json!({"type": "ERROR", "object": {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "reason": "Expired", "code": 410, "message": "too old resource version"}})
+        "reason": reason, "code": code, "message": message}})
 }
 
 async fn watch(
@@ -235,10 +243,22 @@ async fn watch(
 ) -> Result<http::Response<Streamed>, std::io::Error> {
     let longest = lock(&server).faults.slow.max(5);
     slot(&server, longest).await;
-    if lock(&server).faults.away {
-        return Err(std::io::Error::other("the API server is away"));
+    let refused = {
+        let mut server = lock(&server);
+        if server.faults.away {
+            return Err(std::io::Error::other("the API server is away"));
+        }
+        let often = server.faults.refused;
+        let is_gone = server.gone_kinds.contains(request.plural);
+        match server.random.in_a_thousand(often) {
+            true => Some(if server.random.in_a_thousand(500) { 429 } else { 503 }),
+            false => is_gone.then_some(404),
+        }
+    };
+    if let Some(code) = refused {
+        return Ok(response(code, whole(&unavailable(code).1)));
     }
-    let (first, next, news) = {
+    let (first, next, news, epoch) = {
         let mut locked = lock(&server);
         let server = &mut *locked;
         let newest = server.store.version;
@@ -272,12 +292,12 @@ async fn watch(
         let news = Arc::new(Notify::new());
         server.watchers.push(Arc::downgrade(&news));
         server.hear(&who, format!("watch {} from {from}", request.describe()).as_bytes());
-        (first, next, news)
+        (first, next, news, server.epoch(request.plural))
     };
     let selector = request.selector();
     let longest = request.query("timeoutSeconds").parse().unwrap_or(290);
     let ends = tokio::time::Instant::now() + Duration::from_secs(longest);
-    let watch = Watch { server, who, request, selector, news, first, next, ends };
+    let watch = Watch { server, who, request, selector, news, first, next, ends, epoch };
     let events = stream::unfold(watch, |mut watch| async move {
         let event = watch.next().await?;
         let mut line = serde_json::to_vec(&event).unwrap_or_default();
@@ -289,6 +309,9 @@ async fn watch(
 
 impl Watch {
     async fn next(&mut self) -> Option<Value> {
+        if lock(&self.server).epoch(self.request.plural) != self.epoch {
+            return None;
+        }
         if let Some(event) = self.first.pop_front() {
             if event["type"] == "BOOKMARK" {
                 slot(&self.server, 5).await;
@@ -298,6 +321,9 @@ impl Watch {
         loop {
             let (event, longest) = {
                 let server = lock(&self.server);
+                if server.epoch(self.request.plural) != self.epoch {
+                    return None;
+                }
                 let (plural, namespace) = (self.request.plural, self.request.namespace.as_str());
                 let (next, event) = server.store.next_event(self.next, plural, namespace, &self.selector);
                 self.next = next;
@@ -309,13 +335,16 @@ impl Watch {
                 let faults = server.faults;
                 if faults.away || server.random.in_a_thousand(faults.broken_watch) {
                     // The client resumes, or lists again.
-                    let gone = server.random.in_a_thousand(500);
-                    if gone {
-                        server.compacted = server.store.version;
-                        self.ends = tokio::time::Instant::now();
-                        return Some(too_old());
+                    match server.random.below(4) {
+                        0 | 1 => server.compacted = server.store.version,
+                        2 => {}
+                        _ => return None,
                     }
-                    return None;
+                    self.ends = tokio::time::Instant::now();
+                    return Some(match server.compacted == server.store.version {
+                        true => too_old(),
+                        false => error_event(500, "InternalError", "etcdserver: leader changed"),
+                    });
                 }
                 let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
                 let text = format!("{kind} {} {version}", self.request.plural);

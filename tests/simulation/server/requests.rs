@@ -39,6 +39,11 @@ pub fn unavailable(code: u16) -> Answer {
     failure(code, if code == 429 { "TooManyRequests" } else { "ServiceUnavailable" }, "try again".into())
 }
 
+fn ending() -> Answer {
+    let why = "create not allowed while custom resource definition is terminating";
+    failure(405, "MethodNotAllowed", why.into())
+}
+
 impl Request {
     pub fn query(&self, key: &str) -> &str {
         self.query.iter().find(|(name, _)| name == key).map_or("", |(_, value)| value)
@@ -83,6 +88,9 @@ impl Server {
         let Some(kind) = KINDS.get(request.plural) else {
             return failure(404, "NotFound", "the server could not find the requested resource".into());
         };
+        if self.gone_kinds.contains(request.plural) {
+            return failure(404, "NotFound", "the server could not find the requested resource".into());
+        }
         match (request.method.as_str(), request.name.is_empty()) {
             ("GET", true) => self.list(kind, request),
             ("GET", false) => match self.store.get(&request.id()) {
@@ -152,6 +160,9 @@ impl Server {
         if self.store.get(&request.id()).is_some() {
             let why = format!("{} \"{name}\" already exists", request.plural);
             return failure(409, "AlreadyExists", why);
+        }
+        if self.is_kind_ending(request.plural) {
+            return ending();
         }
         if !object["metadata"]["resourceVersion"].is_null() {
             let why = "resourceVersion should not be set on objects to be created".to_owned();
@@ -300,6 +311,9 @@ impl Server {
             return request.conflict(
                 "uid mismatch: the provided object specified uid and no existing object was found",
             );
+        }
+        if self.is_kind_ending(request.plural) {
+            return ending();
         }
         self.born(kind, request, &mut object);
         if let Some(field) = missing_field(&object, &kind.schema) {

@@ -1,0 +1,168 @@
+//! Faults, alone and together: processes, clocks, the network, nodes, disks, and what people do to objects by hand.
+
+use serde_json::json;
+
+use crate::clock;
+use crate::host;
+use crate::kubernetes::{delete, patch, text};
+use crate::random::Random;
+use crate::server::{Faults, Request, Server, is_being_deleted, lock};
+use crate::world::{NODES, World};
+
+/// The kinds whose objects a person removes by force.
+const STRIPPED: [&str; 5] = [
+    "sharedpersistentvolumes",
+    "diskreservations",
+    "volumeclaims",
+    "persistentvolumes",
+    "persistentvolumeclaims",
+];
+/// The kinds that a person deletes, with all their objects. Without the chart no policy keeps them (X7).
+const DELETED: [&str; 6] = [
+    "sharedpersistentvolumes",
+    "diskreservations",
+    "volumeclaims",
+    "volumeoffers",
+    "rolesubscriptions",
+    "volumeroles",
+];
+
+impl World {
+    /// A fault.
+    pub fn fail(&mut self) {
+        match self.random.below(24) {
+            0 | 1 => self.kill_controller(0),
+            2 | 3 => self.start_controller(0),
+            4 => self.kill_controller(1),
+            5 => self.start_controller(1),
+            6 => {
+                let node = self.any_node();
+                self.kill_agent(node);
+            }
+            7..10 => self.start_agents(),
+            10 => self.set_clock(),
+            11 => {
+                let (node, ready) = (NODES[self.any_node()], self.random.in_a_thousand(600));
+                self.tell(&format!("node {node} is ready: {ready}"));
+                self.set_node_ready(node, ready);
+            }
+            12 => {
+                let node = NODES[self.any_node()];
+                match self.random.in_a_thousand(300) {
+                    true => {
+                        drop(lock(&self.server).answer("operator", &delete("nodes", "", node, json!(null))))
+                    }
+                    false => self.create_node(node),
+                }
+            }
+            13 => self.cut_power(),
+            14 | 15 => self.fail_disk(),
+            16 => strip(&mut lock(&self.server), &mut self.random),
+            17 => edit(&mut lock(&self.server), &mut self.random),
+            18 => lock(&self.server).back_up(),
+            19 if self.random.in_a_thousand(200) => self.restore_etcd(),
+            20 if self.random.in_a_thousand(100) => {
+                let kind = *self.random.pick(&DELETED).unwrap_or(&DELETED[0]);
+                lock(&self.server).delete_kind(kind);
+            }
+            21 => lock(&self.server).end_kinds(true),
+            _ => self.fail_network(),
+        }
+    }
+
+    fn any_node(&mut self) -> usize {
+        self.random.below(NODES.len() as u64) as usize
+    }
+
+    fn set_clock(&mut self) {
+        let (controller, by) = (self.random.below(2) as usize, self.random.below(86_400 * 2) as i64 - 86_400);
+        let by = if self.random.in_a_thousand(500) { 0 } else { by };
+        clock::set_wrong(controller, by);
+        self.tell(&format!("the clock of controller {} is wrong by {by} s", controller + 1));
+    }
+
+    fn fail_network(&mut self) {
+        let random = &mut self.random;
+        let mut often = |most| if random.in_a_thousand(400) { random.below(most) } else { 0 };
+        let faults = Faults {
+            lost: often(50),
+            unanswered: often(50),
+            refused: often(100),
+            broken_watch: often(100),
+            slow: often(3000),
+            away: often(1000) > 900,
+        };
+        self.tell(&format!("the network: {faults:?}"));
+        lock(&self.server).faults = faults;
+    }
+
+    /// The node boots at once, without an agent.
+    fn cut_power(&mut self) {
+        let node = self.any_node();
+        let and_cache = self.random.in_a_thousand(500);
+        self.kill_agent(node);
+        self.tell(&format!("the power of {} is cut, and its cache is lost: {and_cache}", NODES[node]));
+        host::lock(&self.hosts).entry(NODES[node].to_owned()).or_default().cut_power(and_cache);
+    }
+
+    fn fail_disk(&mut self) {
+        let node = NODES[self.any_node()];
+        let is_full = self.random.in_a_thousand(300);
+        let failing = if self.random.in_a_thousand(400) { self.random.below(500) } else { 0 };
+        self.tell(&format!("the disk of {node} is full: {is_full}; of 1000 calls fail {failing}"));
+        let mut hosts = host::lock(&self.hosts);
+        let host = hosts.entry(node.to_owned()).or_default();
+        (host.is_full, host.failing) = (is_full, failing);
+    }
+
+    /// As docs/operations.md says: without controller and agents.
+    fn restore_etcd(&mut self) {
+        (0..2).for_each(|controller| self.kill_controller(controller));
+        (0..NODES.len()).for_each(|node| self.kill_agent(node));
+        lock(&self.server).restore();
+        self.start_agents();
+        self.start_controller(0);
+    }
+
+    /// No disk and no node fails any more, and what people removed is there again.
+    pub fn repair(&mut self) {
+        lock(&self.server).faults = Faults::default();
+        lock(&self.server).end_kinds(true);
+        host::lock(&self.hosts).values_mut().for_each(|host| (host.is_full, host.failing) = (false, 0));
+        NODES.iter().for_each(|node| self.create_node(node));
+        (0..2).for_each(|controller| clock::set_wrong(controller, 0));
+    }
+}
+
+/// X9: somebody loses patience with an object, and removes its finalizers.
+fn strip(server: &mut Server, random: &mut Random) {
+    let Some(plural) = random.pick(&STRIPPED) else { return };
+    let only_deleted = random.in_a_thousand(800);
+    let all = server.store.list(plural, "").map(|(_, object)| object.clone());
+    let all: Vec<_> = all.filter(|object| is_being_deleted(object) || !only_deleted).collect();
+    let Some(object) = random.pick(&all) else { return };
+    server.lost.extend(object["metadata"]["uid"].as_str().map(str::to_owned));
+    server.answer("impatient", &patch(plural, object, "", json!({"metadata": {"finalizers": []}})));
+}
+
+/// A person changes an object that is not theirs to change.
+fn edit(server: &mut Server, random: &mut Random) {
+    let (plural, body) = match random.below(5) {
+        0 => (
+            "sharedpersistentvolumes",
+            json!({"metadata": {"labels": {"app": format!("v{}", random.below(8))}}}),
+        ),
+        1 => ("persistentvolumes", json!({"spec": {"claimRef": {"uid": null}}})),
+        2 => ("persistentvolumeclaims", json!({"metadata": {"ownerReferences": null, "labels": null}})),
+        3 => ("persistentvolumes", json!(null)),
+        _ => ("volumeoffers", json!(null)),
+    };
+    let all: Vec<_> = server.store.list(plural, "").map(|(_, object)| object.clone()).collect();
+    let Some(object) = random.pick(&all) else { return };
+    let metadata = &object["metadata"];
+    let request: Request = match body.is_null() {
+        true => delete(plural, &text(&metadata["namespace"]), &text(&metadata["name"]), body),
+        false => patch(plural, object, "", body),
+    };
+    server.answer("by hand", &request);
+}

@@ -1,0 +1,110 @@
+//! What the API server goes through as a whole: a restored etcd, and kinds that are deleted and come back.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::Server;
+use super::apply::Owners;
+use super::kinds::KINDS;
+use super::requests::{Request, is_being_deleted};
+use super::store::{Id, Stored};
+
+const CRDS: &str = "customresourcedefinitions";
+const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+/// By so much `etcdutl snapshot restore --bump-revision` raises the revision.
+const BUMP: u64 = 1_000_000_000;
+
+/// A backup of etcd.
+pub type Backup = BTreeMap<Id, Stored>;
+
+fn uids(objects: &Backup) -> impl Iterator<Item = String> {
+    objects.values().filter_map(|stored| stored.object["metadata"]["uid"].as_str().map(str::to_owned))
+}
+
+fn crd_of(plural: &str) -> String {
+    format!("{plural}.reservoir.dev")
+}
+
+impl Server {
+    pub fn back_up(&mut self) {
+        self.backup = Some(self.store.objects.clone());
+        self.tell(|| "etcd is backed up".into());
+    }
+
+    /// Restores the last backup. All watches end, and none resumes.
+    pub fn restore(&mut self) {
+        let Some(backup) = self.backup.clone() else { return };
+        self.tell(|| "etcd is restored from its backup".into());
+        let lost: Vec<String> = uids(&self.store.objects).collect();
+        self.lost.extend(lost);
+        // An object that was removed by force since is there again.
+        self.lost.retain(|uid| !uids(&backup).any(|back| back == *uid));
+        self.store.objects = backup;
+        self.store.version += BUMP;
+        self.compacted = self.store.version;
+        self.epoch += 1;
+        let is_gone = |plural: &&'static str| {
+            KINDS[*plural].is_custom() && self.store.get(&(CRDS, String::new(), crd_of(plural))).is_none()
+        };
+        self.gone_kinds = KINDS.keys().copied().filter(is_gone).collect();
+        self.wake_watchers();
+    }
+
+    /// Deletes a kind: the API server deletes its objects, and asks no policy (X9).
+    pub fn delete_kind(&mut self, plural: &'static str) {
+        let id = (CRDS, String::new(), crd_of(plural));
+        let Some(crd) = self.store.get(&id).filter(|crd| !is_being_deleted(&crd.object)).cloned() else {
+            return;
+        };
+        let mut object = (*crd.object).clone();
+        object["metadata"]["finalizers"] = json!([CLEANUP]);
+        object["metadata"]["deletionTimestamp"] = json!(self.now_text());
+        self.commit("operator", "delete", id, object, (*crd.owners).clone(), false);
+        let all: Vec<Id> = self.store.list(plural, "").map(|(id, _)| id.clone()).collect();
+        let has_policies = std::mem::replace(&mut self.has_policies, false);
+        for (plural, namespace, name) in all {
+            let uid = self.store.get(&(plural, namespace.clone(), name.clone()));
+            let uid = uid.and_then(|stored| stored.object["metadata"]["uid"].as_str().map(str::to_owned));
+            self.lost.extend(uid);
+            let request = Request { method: "DELETE".into(), plural, namespace, name, ..Default::default() };
+            self.answer("kubernetes", &request);
+        }
+        self.has_policies = has_policies;
+        self.end_kinds(false);
+    }
+
+    /// A watch of the kind ends when this changes.
+    pub(super) fn epoch(&self, plural: &'static str) -> (u64, Option<u64>) {
+        (self.epoch, self.epoch_of.get(plural).copied())
+    }
+
+    /// True if the kind is being deleted: nothing of it is created any more.
+    pub(super) fn is_kind_ending(&self, plural: &'static str) -> bool {
+        let crd = self.store.get(&(CRDS, String::new(), crd_of(plural)));
+        crd.is_some_and(|crd| is_being_deleted(&crd.object))
+    }
+
+    /// Ends the kinds that are being deleted and have no object left. `again`: a person applies them once more.
+    pub fn end_kinds(&mut self, again: bool) {
+        for (plural, kind) in KINDS.iter().filter(|(_, kind)| kind.is_custom()) {
+            let is_empty = self.store.list(plural, "").next().is_none();
+            if self.is_kind_ending(plural) && is_empty {
+                let id = (CRDS, String::new(), crd_of(plural));
+                let Some(crd) = self.store.get(&id).cloned() else { continue };
+                self.commit("kubernetes", "delete", id, (*crd.object).clone(), Owners::new(), true);
+                self.gone_kinds.insert(plural);
+                self.epoch_of.insert(plural, self.store.version);
+            }
+            if again && self.gone_kinds.remove(plural) {
+                let crds = reservoir::api::crds();
+                let crd = crds.iter().find(|crd| crd.spec.names.kind == kind.kind);
+                let request =
+                    Request { method: "POST".into(), plural: CRDS, body: json!(crd), ..Default::default() };
+                let (code, answer): (u16, Value) = self.answer("operator", &request);
+                assert_eq!(code, 201, "{answer}");
+            }
+        }
+        self.wake_watchers();
+    }
+}
