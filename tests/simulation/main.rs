@@ -20,6 +20,9 @@ use std::time::Instant;
 
 use world::{Outcome, Plan, run};
 
+/// After so many failed seeds no more are run.
+const ENOUGH: usize = 3;
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().filter(|value| !value.is_empty()).map(|value| value.parse().expect(name))
 }
@@ -66,7 +69,7 @@ fn no_rule_is_broken() {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + count {
+                    if seed >= first + count || failed.lock().expect("no panic").len() >= ENOUGH {
                         return;
                     }
                     let outcome = run_alone(plan(seed));

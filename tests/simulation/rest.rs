@@ -52,7 +52,9 @@ pub fn check(server: &Shared, hosts: &Hosts, is_quiet: bool) -> Vec<String> {
         }
         for entry in &status.volumes {
             let is_there = volumes.iter().any(|volume| volume.uid().as_ref() == Some(&entry.uid));
-            if !is_there && entry.kept.is_none() {
+            // X6: data without an object keeps its space.
+            let has_data = host::lock(hosts).values().any(|host| host.records.contains_key(&entry.uid));
+            if !is_there && !has_data && entry.kept.is_none() {
                 broken.push(format!(
                     "L5: reservation {} has an entry of {}, which is gone",
                     reservation.name_any(),

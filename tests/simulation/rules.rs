@@ -65,7 +65,9 @@ pub fn check(server: &Server, revision: &Revision, hosts: &Hosts) -> Checked {
             s11_a_tombstone_stays(&before, &now)
         }
         ("sharedpersistentvolumes", true) if is_lost(server, &revision.now["metadata"]["uid"]) => Ok(()),
-        ("sharedpersistentvolumes", true) => l5_nothing_is_left_of_a_volume(&typed(&revision.now), hosts),
+        ("sharedpersistentvolumes", true) => {
+            l5_nothing_is_left_of_a_volume(server, &typed(&revision.now), hosts)
+        }
         _ => Ok(()),
     }
 }
@@ -303,8 +305,12 @@ fn s11_a_tombstone_stays(before: &SharedPersistentVolume, now: &SharedPersistent
     })
 }
 
-/// L5, S14: an object that goes in order leaves no data, unless the data is kept (X8).
-fn l5_nothing_is_left_of_a_volume(gone: &SharedPersistentVolume, hosts: &Hosts) -> Checked {
+/// L5, S14: an object that goes in order leaves no data, unless the data is kept (X8), or a restored etcd had the object
+/// from before its placement (X9).
+fn l5_nothing_is_left_of_a_volume(server: &Server, gone: &SharedPersistentVolume, hosts: &Hosts) -> Checked {
+    if server.was_restored() && gone.status.as_ref().is_none_or(|status| status.node_name.is_none()) {
+        return Ok(());
+    }
     let uid = gone.uid().unwrap_or_default();
     for host in host::lock(hosts).values() {
         if let Some(record) = host.records.get(&uid).filter(|record| record.size.is_some()) {

@@ -51,6 +51,10 @@ impl Server {
         self.wake_watchers();
     }
 
+    pub fn was_restored(&self) -> bool {
+        self.epoch > 0
+    }
+
     /// Deletes a kind: the API server deletes its objects, and asks no policy (X9).
     pub fn delete_kind(&mut self, plural: &'static str) {
         let id = (CRDS, String::new(), crd_of(plural));

@@ -224,6 +224,8 @@ struct Watch {
     ends: tokio::time::Instant,
     /// The number of restores of etcd, and of the last end of the kind, when the watch began.
     epoch: (u64, Option<u64>),
+    /// True after an error.
+    is_over: bool,
 }
 
 /// The last event of a watch whose next revisions are no longer known.
@@ -297,7 +299,7 @@ async fn watch(
     let selector = request.selector();
     let longest = request.query("timeoutSeconds").parse().unwrap_or(290);
     let ends = tokio::time::Instant::now() + Duration::from_secs(longest);
-    let watch = Watch { server, who, request, selector, news, first, next, ends, epoch };
+    let watch = Watch { server, who, request, selector, news, first, next, ends, epoch, is_over: false };
     let events = stream::unfold(watch, |mut watch| async move {
         let event = watch.next().await?;
         let mut line = serde_json::to_vec(&event).unwrap_or_default();
@@ -309,7 +311,7 @@ async fn watch(
 
 impl Watch {
     async fn next(&mut self) -> Option<Value> {
-        if lock(&self.server).epoch(self.request.plural) != self.epoch {
+        if self.is_over || lock(&self.server).epoch(self.request.plural) != self.epoch {
             return None;
         }
         if let Some(event) = self.first.pop_front() {
@@ -340,7 +342,7 @@ impl Watch {
                         2 => {}
                         _ => return None,
                     }
-                    self.ends = tokio::time::Instant::now();
+                    self.is_over = true;
                     return Some(match server.compacted == server.store.version {
                         true => too_old(),
                         false => error_event(500, "InternalError", "etcdserver: leader changed"),
