@@ -70,27 +70,34 @@ fn suits(
         .and_then(|()| has_data(volume, reservation, disks))
 }
 
-/// Refuses a reservation without the data that the volume is to recover. Another disk would have to make the volume, and a
-/// place is for good (X6).
+/// Refuses a reservation without the volume's data. Another disk would have to make the volume, and a place is for good
+/// (X6). Data of a volume that recovers nothing is there if a restored etcd is from before the volume's placement (X9).
 fn has_data(
     volume: &SharedPersistentVolume,
     reservation: &DiskReservation,
     disks: &[&NodeDisk],
 ) -> Result<(), Verdict> {
-    let Some(recover) = &volume.spec.recover else { return Ok(()) };
     let on = reservation.status.as_ref().and_then(|status| status.node_disk.as_ref());
     let has = |disk: &&&NodeDisk| orphans::has_data_for(volume, disk);
     if inherits(volume, reservation) || disks.iter().filter(has).any(|disk| disk.metadata.name.as_ref() == on)
     {
         return Ok(());
     }
-    let Some(disk) = disks.iter().find(has) else { return Err(no_data(&recover.uid)) };
-    let message = format!(
-        "data {} is on NodeDisk {}, and DiskReservation {} is not: create the volume in a reservation there",
-        recover.uid,
-        disk.name_any(),
-        reservation.name_any()
-    );
+    let Some(disk) = disks.iter().find(has) else {
+        return volume.spec.recover.as_ref().map_or(Ok(()), |recover| Err(no_data(&recover.uid)));
+    };
+    let (disk, name) = (disk.name_any(), reservation.name_any());
+    let message = match &volume.spec.recover {
+        Some(recover) => format!(
+            "data {} is on NodeDisk {disk}, and DiskReservation {name} is not: create the volume in a reservation there",
+            recover.uid
+        ),
+        None => format!(
+            "its data is on NodeDisk {disk}, as etcd was restored from before its placement, and DiskReservation {name} is \
+             not: make a DiskReservation there for role {}",
+            volume.spec.role
+        ),
+    };
     Err(Verdict::no(reason::NO_ORPHAN, message))
 }
 

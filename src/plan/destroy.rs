@@ -275,7 +275,12 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
     }
     let users = |live: &Live| (!live.pods.is_empty()).then(|| waits_for_pods(&live.pods));
     // The CustomResourceDefinition is read after the volume, since its deletion precedes the deletion of its objects.
-    let orphaned = |live: &Live| live.kind_deleted.then(|| Err(Step::Orphan(orphan(volume, &status))));
+    // Without data there is no orphan, and nobody else would credit the reservation.
+    let orphaned = |live: &Live| match node.backing {
+        _ if !live.kind_deleted => None,
+        BackingState::Erased => Some(Err(end(volume, seen))),
+        _ => Some(Err(Step::Orphan(orphan(volume, &status)))),
+    };
     if seen.disk_gone {
         // Nothing is erased here, so a process that still has the volume mounted loses nothing.
         let Some(live) = &seen.live else { return Err(Step::LookForUsers) };

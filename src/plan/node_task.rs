@@ -267,7 +267,13 @@ pub fn report(
         }
         // A volume without a record cannot be mounted, and has nothing to erase. So the deletion of a volume with lost
         // data can finish. Only a volume that was never made reports zero erased bytes (X4).
-        (Task::Fence, Outcome::NoRecord) => fence(node, vec![], false),
+        (Task::Fence, Outcome::NoRecord) => {
+            fence(node, vec![], false);
+            // Its entry need not wait for data that is not there, even if its kind was deleted (X9, X10).
+            if !was_made && volume.spec.recover.is_none() {
+                erase(node, Some(Size::from_bytes(0)));
+            }
+        }
         (Task::Erase, Outcome::NoRecord) => {
             erase(node, if was_made { None } else { Some(Size::from_bytes(0)) })
         }
@@ -574,6 +580,7 @@ mod tests {
         v.status.as_mut().unwrap().node = None;
         let (node, reason, pause) = reported(&v, Task::Fence, Outcome::NoRecord);
         assert_eq!((node.fenced, node.in_use, reason, pause), (true, false, None, None));
+        assert_eq!(node.backing, BackingState::Erased, "X10: nothing is there that could be erased");
         let (node, reason, _) = reported(&v, Task::Erase, Outcome::NoRecord);
         assert_eq!(
             (node.backing, node.erased, reason),
@@ -587,6 +594,7 @@ mod tests {
         let v = ready_volume("v", "eng", true);
         let (node, reason, pause) = reported(&v, Task::Fence, Outcome::NoRecord);
         assert_eq!((node.fenced, node.in_use, reason, pause), (true, false, None, None));
+        assert_eq!(node.backing, BackingState::Made, "its bytes may come back");
         let (node, reason, _) = reported(&v, Task::Erase, Outcome::NoRecord);
         assert_eq!((node.backing, node.erased, reason), (BackingState::Erased, None, None));
     }

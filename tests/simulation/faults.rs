@@ -115,13 +115,12 @@ impl World {
         (host.is_full, host.failing) = (is_full, failing);
     }
 
-    /// As docs/operations.md says: without controller and agents.
+    /// As docs/operations.md says: without controller and agents, and then the agents first.
     fn restore_etcd(&mut self) {
         (0..2).for_each(|controller| self.kill_controller(controller));
         (0..NODES.len()).for_each(|node| self.kill_agent(node));
         lock(&self.server).restore();
         self.start_agents();
-        self.start_controller(0);
     }
 
     /// No disk and no node fails any more, and what people removed is there again.
@@ -141,7 +140,9 @@ fn strip(server: &mut Server, random: &mut Random) {
     let all = server.store.list(plural, "").map(|(_, object)| object.clone());
     let all: Vec<_> = all.filter(|object| is_being_deleted(object) || !only_deleted).collect();
     let Some(object) = random.pick(&all) else { return };
-    server.lost.extend(object["metadata"]["uid"].as_str().map(str::to_owned));
+    let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
+    server.lost.insert(uid.to_owned());
+    server.stripped.insert(uid.to_owned());
     server.answer("impatient", &patch(plural, object, "", json!({"metadata": {"finalizers": []}})));
 }
 

@@ -54,7 +54,9 @@ pub fn check(server: &Shared, hosts: &Hosts, is_quiet: bool) -> Vec<String> {
             let is_there = volumes.iter().any(|volume| volume.uid().as_ref() == Some(&entry.uid));
             // X6: data without an object keeps its space.
             let has_data = host::lock(hosts).values().any(|host| host.records.contains_key(&entry.uid));
-            if !is_there && !has_data && entry.kept.is_none() {
+            // Nobody learns of the end of a volume without data that a person removed by force.
+            let is_known = !server.stripped.contains(&entry.uid);
+            if !is_there && !has_data && is_known && entry.kept.is_none() {
                 broken.push(format!(
                     "L5: reservation {} has an entry of {}, which is gone",
                     reservation.name_any(),
@@ -74,7 +76,7 @@ pub fn check(server: &Shared, hosts: &Hosts, is_quiet: bool) -> Vec<String> {
     broken.extend(claims.iter().filter_map(|claim| l7_a_free_volume_is_had(claim, &volumes)));
     broken.extend(l3_a_pod_runs_with_its_volumes(&server, &volumes, hosts));
     broken.extend(l6_offers_are_of_ready_volumes(&server, &volumes));
-    broken.extend(l8_lost_data_is_reported(&volumes, &disks, hosts));
+    broken.extend(l8_lost_data_is_reported(&server, hosts));
     broken
 }
 
@@ -262,11 +264,10 @@ fn l3_a_pod_runs_with_its_volumes(
     broken
 }
 
-fn l8_lost_data_is_reported(
-    volumes: &[SharedPersistentVolume],
-    disks: &[NodeDisk],
-    hosts: &Hosts,
-) -> Vec<String> {
+/// Data without an object on its disk. A restored etcd may have the object without a place.
+pub fn l8_lost_data_is_reported(server: &Server, hosts: &Hosts) -> Vec<String> {
+    let volumes: Vec<SharedPersistentVolume> = server.all("sharedpersistentvolumes");
+    let disks: Vec<NodeDisk> = server.all("nodedisks");
     let mut broken = Vec::new();
     for (node, host) in &*host::lock(hosts) {
         let orphans = disks.iter().filter(|disk| disk.spec.node_name == *node);
@@ -276,7 +277,11 @@ fn l8_lost_data_is_reported(
             .map(|o| o.uid.clone())
             .collect();
         for (uid, record) in &host.records {
-            let has_object = volumes.iter().any(|volume| volume.uid().as_ref() == Some(uid));
+            let is_here = |volume: &SharedPersistentVolume| {
+                volume.status.as_ref().and_then(|s| s.node_name.as_ref()) == Some(node)
+            };
+            let mut objects = volumes.iter().filter(|volume| volume.uid().as_ref() == Some(uid));
+            let has_object = objects.any(is_here);
             if has_object == orphans.contains(uid) {
                 let is = if has_object {
                     "has an object, and is reported as lost"

@@ -130,7 +130,11 @@ impl World {
     }
 
     pub fn start_controller(&mut self, index: usize) {
-        if self.controllers[index].is_some() {
+        // After a restore of etcd the agents come first: their reports have the data that was made since the backup (X9).
+        let server = lock(&self.server);
+        let waits = server.was_restored() && !rest::l8_lost_data_is_reported(&server, &self.hosts).is_empty();
+        drop(server);
+        if self.controllers[index].is_some() || waits {
             return;
         }
         let identity = format!("controller {}", index + 1);
@@ -236,6 +240,7 @@ impl World {
             let before = lock(&self.server).store.version;
             while kubernetes::turn(&self.server) {}
             lock(&self.server).end_kinds(true);
+            self.start_controller(0);
             let now = lock(&self.server).store.version;
             if self.is_broken() {
                 return;

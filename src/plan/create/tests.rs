@@ -36,7 +36,12 @@ fn x6_a_volume_goes_where_the_data_is_that_it_recovers() {
     assert_eq!(pick(&heir, &rs[..1], &disks), Err(elsewhere.into()));
     report(&mut disks[1], &heir.uid().unwrap());
     assert_eq!(pick(&heir, &rs, &disks), Ok("s".into()), "etcd is older than the recovery");
+    let unplaced = volume("v", "eng", 1);
+    assert_eq!(pick(&unplaced, &rs, &disks), Ok("s".into()), "X9: etcd is older than the placement");
+    let message = pick(&unplaced, &rs[..1], &disks).unwrap_err();
+    assert!(message.starts_with("NoOrphan: its data is on NodeDisk n2.a, as etcd was restored"), "{message}");
     disks[1].status.as_mut().unwrap().orphans.clear();
+    assert_eq!(pick(&unplaced, &rs[..1], &disks), Ok("r".into()));
     rs[0].status.as_mut().unwrap().volumes = vec![ledger_entry("lost", "eng", 1)];
     rs[0].status.as_mut().unwrap().volumes[0].uid = "lost".into();
     assert_eq!(pick(&heir, &rs, &disks), Ok("r".into()), "its entry is there, and the report comes");

@@ -76,6 +76,13 @@ fn x9_a_volume_whose_kind_is_deleted_becomes_an_orphan() {
     };
     let Err(Step::Orphan(receipt)) = looked(fenced(quiet()), vec![]) else { panic!() };
     assert!(receipt.contains("volume v stays on NodeDisk n1.a"), "{receipt}");
+    let unmade = || {
+        let node = NodePart { backing: BackingState::Erased, ..fenced(quiet()).node };
+        Case { node, ..quiet() }
+    };
+    assert!(matches!(looked(unmade(), vec![]), Err(Step::LookForEntries)), "X10: no data, no orphan");
+    let found = Seen { entries: Some(Some(held())), ..quiet().seen };
+    assert_eq!(credited(looked(Case { seen: found, ..unmade() }, vec![])), ["r"]);
     let gone = Case { seen: Seen { disk_gone: true, ..quiet().seen }, ..quiet() };
     assert!(matches!(looked(gone, vec![]), Err(Step::Orphan(_))));
     assert!(

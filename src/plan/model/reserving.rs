@@ -11,7 +11,7 @@ use super::super::reservation_seen::{LedgerOf, Seen};
 use super::super::share::Outcome;
 use super::super::testing::*;
 use super::controller::{Controller, Settling};
-use super::explore::explore;
+use super::explore::{Bound, explore, many};
 use super::server::Store;
 use crate::api::condition::Verdict;
 use crate::api::{
@@ -412,7 +412,7 @@ impl Model for Reserving {
 /// S1, R6, Q2: a part of all orders.
 #[test]
 fn s1_q2_two_controllers_reserve_in_few_steps() {
-    explore(Reserving { sizes: [&[6], &[6]], controllers: 2 }, Some(9));
+    explore(Reserving { sizes: [&[6], &[6]], controllers: 2 }, Bound::Steps(12));
 }
 
 /// S1, R6, Q2: `make model-check`.
@@ -423,6 +423,6 @@ fn s1_q2_model_check_reservations_in_every_order() {
         Reserving { sizes: [&[6, 2, 5], &[5]], controllers: 1 },
         Reserving { sizes: [&[6], &[5]], controllers: 2 },
     ];
-    let states: usize = setups.into_iter().map(|setup| explore(setup, None)).sum();
+    let states: usize = setups.into_iter().map(|setup| explore(setup, many())).sum();
     println!("{states} states");
 }

@@ -50,6 +50,8 @@ pub struct Server {
     pub has_policies: bool,
     /// UIDs of objects that went otherwise than by Reservoir (X9).
     pub lost: BTreeSet<String>,
+    /// Those of them whose finalizers a person removed.
+    pub stripped: BTreeSet<String>,
     /// The last backup of etcd.
     backup: Option<disasters::Backup>,
     /// Number of times that etcd was restored. No request and no watch outlasts one.
@@ -85,6 +87,7 @@ impl Server {
             requests: 0,
             has_policies: true,
             lost: Default::default(),
+            stripped: Default::default(),
             backup: None,
             epoch: 0,
             gone_kinds: Default::default(),

@@ -11,7 +11,7 @@ mod steps;
 use stateright::{Model, Property};
 
 use super::super::publish::Permit;
-use super::explore::explore;
+use super::explore::{Bound, explore, many};
 use object::Volume;
 use steps::{Agent, Controller};
 
@@ -290,7 +290,7 @@ const SETUP: Setup =
 /// S5 to S11, X1 to X5, C3, C6: a part of all orders.
 #[test]
 fn s10_s11_a_volume_ends_in_few_steps() {
-    explore(Setup { waits: true, strips: true, ..SETUP }, Some(12));
+    explore(Setup { waits: true, strips: true, ..SETUP }, Bound::Steps(12));
 }
 
 /// S5 to S11, X1 to X5, C3, C6: `make model-check`.
@@ -303,6 +303,6 @@ fn s10_s11_model_check_a_volume_ends_in_every_order() {
         Setup { retires: true, strips: true, ..SETUP },
         Setup { waits: true, two_controllers: true, ..SETUP },
     ];
-    let states: usize = setups.into_iter().map(|setup| explore(setup, None)).sum();
+    let states: usize = setups.into_iter().map(|setup| explore(setup, many())).sum();
     println!("{states} states");
 }
