@@ -8,6 +8,7 @@ use kube::{Resource, ResourceExt};
 use reservoir::api::{
     DiskReservation, NodeDisk, SharedPersistentVolume, Size, VolumeClaim, VolumeOffer, VolumeRole, condition,
 };
+use reservoir::plan::entry::is_lived_in;
 
 use crate::host::{self, Hosts};
 use crate::server::{Server, Shared, lock};
@@ -70,7 +71,7 @@ pub fn check(server: &Shared, hosts: &Hosts, is_quiet: bool) -> Vec<String> {
     }
     for disk in &disks {
         broken.extend(l2_says_how_it_is("disk", disk, disk.status.as_ref().map(|s| &s.conditions[..])));
-        broken.extend(l1_a_disk_has_what_reservations_have(disk, &reservations));
+        broken.extend(l1_a_disk_has_what_reservations_have(disk, &reservations, &volumes));
     }
     broken.extend(reservations.iter().filter_map(|of| l7_what_fits_is_served(&server, of, &disks)));
     broken.extend(claims.iter().filter_map(|claim| l7_a_free_volume_is_had(claim, &volumes)));
@@ -145,11 +146,19 @@ fn l1_l5_a_volume_is_as_it_says(
         .map(|_| format!("L1: volume {name} is Ready, and fenced"))
 }
 
-fn l1_a_disk_has_what_reservations_have(disk: &NodeDisk, reservations: &[DiskReservation]) -> Vec<String> {
+/// The entry of a reservation that was removed by force stays while something lives in it (S3).
+fn l1_a_disk_has_what_reservations_have(
+    disk: &NodeDisk,
+    reservations: &[DiskReservation],
+    volumes: &[SharedPersistentVolume],
+) -> Vec<String> {
     let mut broken = Vec::new();
     for entry in disk.status.iter().flat_map(|status| &status.reservations) {
         let owner = reservations.iter().find(|r| r.uid().as_ref() == Some(&entry.uid));
         let Some(owner) = owner else {
+            if is_lived_in(&entry.uid, volumes, reservations) {
+                continue;
+            }
             broken.push(format!(
                 "L1: NodeDisk {} has an entry of {}, which is gone",
                 disk.name_any(),

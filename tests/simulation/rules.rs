@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::host::{self, Host, Hosts, Mount};
-use crate::server::{Request, Revision, Server, Shared, lock, typed};
+use crate::server::{Request, Revision, Server, Shared, is_being_deleted, lock, typed};
 
 type Checked = Result<(), String>;
 
@@ -138,8 +138,11 @@ fn s1_reservations_fit_on_their_disk(server: &Server, reservation: &DiskReservat
     let Some(disk) = reservation.status.as_ref().and_then(|status| status.node_disk.as_deref()) else {
         return Ok(());
     };
-    let all = server.store.list("diskreservations", "").map(|(_, other)| &other["status"]);
-    let on_it = all.filter(|status| status["nodeDisk"] == *disk && status["parent"].is_null());
+    // An empty reservation that goes loses its entry before its finalizer.
+    let has = |other: &Value| !is_being_deleted(other) || other["status"]["used"] != "0";
+    let all = server.store.list("diskreservations", "").map(|(_, other)| &**other).filter(|other| has(other));
+    let on_it = all.map(|other| &other["status"]);
+    let on_it = on_it.filter(|status| status["nodeDisk"] == *disk && status["parent"].is_null());
     let size = |status: &serde_json::Value| bytes(Size::deserialize(&status["size"]).ok().as_ref());
     let given: u64 = on_it.map(size).sum();
     require(given <= host::CAPACITY, || format!("S1: the reservations on {disk} have {given} bytes"))

@@ -65,12 +65,15 @@ enum Shared {
     Wait,
 }
 
+/// Entries that are being settled: of the disk or the role, of which reservations, and the reads so far.
+type Tidying = (bool, [bool; 2], Option<Objects>, Option<Objects>);
+
 /// What a controller is at.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Work {
     who: usize,
     seen: Option<(Objects, Shared, bool, bool)>,
-    settling: Vec<(bool, [bool; 2], Option<Objects>, Option<Objects>)>,
+    settling: Vec<Tidying>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
