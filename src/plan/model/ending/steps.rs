@@ -328,7 +328,7 @@ impl Setup {
         let on_disk = match disk {
             Disk::Receipt => OnDisk::Receipt,
             Disk::Record { fenced, erasing } => {
-                OnDisk::Record(Recorded { fenced, erasing, size: Some(1 << 30), resizing: false })
+                OnDisk::Record(Recorded { fenced, erasing, size: Some(1 << 30), ..Recorded::default() })
             }
         };
         (node_task::next(&object, on_disk), object)
