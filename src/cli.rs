@@ -63,6 +63,9 @@ struct ControllerArgs {
     /// make them again.
     #[arg(long)]
     replace_pods: bool,
+    /// Takes the taint reservoir.dev/agent-not-ready off nodes whose agent serves.
+    #[arg(long)]
+    untaint_nodes: bool,
     /// Objects of one kind that are reconciled at once.
     #[arg(long, default_value_t = 32)]
     concurrency: u16,
@@ -141,6 +144,7 @@ async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
         lease_name,
         identity,
         replace_pods: replaces_pods,
+        untaint_nodes: untaints_nodes,
         concurrency,
         agents,
         metrics_bind_address,
@@ -153,6 +157,7 @@ async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
         identity: identity.clone(),
         namespace: namespace.clone(),
         replaces_pods,
+        untaints_nodes,
         concurrency,
         agents,
         look_again: controller::LOOK_AGAIN,

@@ -134,7 +134,6 @@ fn x3_the_agent_sees_what_its_disks_need_of_the_node() {
         (&["match.model=Fast", "kind=Block"], true, "/var/lib/reservoir-agent", None),
         (&["path=/dev/vg0", "backing=Lvm"], false, "/dev", None),
         (&["path=/dev/vg0", "backing=Lvm"], false, "/run/lock/lvm", None),
-        (&["path=/dev/vg0", "backing=Lvm"], false, "/etc/lvm", None),
         // D6: it takes no device that a process has open, and notes what it took.
         (
             &["path=/dev/vg0", "backing=Lvm", "stripes=2", "match.model=Fast"],
@@ -142,6 +141,7 @@ fn x3_the_agent_sees_what_its_disks_need_of_the_node() {
             "/var/lib/reservoir-agent",
             None,
         ),
+        (&["path=/dev/vg0", "backing=Lvm"], false, "/run/node/etc", None),
         (&adopting, true, "/srv/data", Some("HostToContainer")),
     ] {
         let daemons = disk(set);
@@ -220,7 +220,12 @@ fn security_page() -> String {
 fn a1_policies_fail_closed_except_those_on_the_page() {
     let with = |mutating| {
         let mutating = format!("admission.mutatingPolicies={mutating}");
-        rendered(&["admission.denySysAdminWithReadOnlyClaims=true", "replacePods=true", &*mutating])
+        rendered(&[
+            "admission.denySysAdminWithReadOnlyClaims=true",
+            "replacePods=true",
+            "removeStartupTaint=true",
+            &*mutating,
+        ])
     };
     let objects = [with(true), with(false)].concat();
     let is_policy = |object: &&Value| object["kind"].as_str().unwrap().ends_with("AdmissionPolicy");
@@ -306,7 +311,9 @@ fn a4_an_agent_gets_of_its_node_what_the_page_lists() {
                     let path = volume["hostPath"]["path"].as_str().unwrap();
                     let mount = containers[0]["volumeMounts"].as_array().unwrap();
                     let mount = mount.iter().find(|mount| mount["name"] == volume["name"]).unwrap();
-                    assert_eq!(mount["mountPath"], path, "{kind}: one name inside and outside");
+                    // The container has an /etc of its own.
+                    let inside = if path == "/etc" { "/run/node/etc" } else { path };
+                    assert_eq!(mount["mountPath"], inside, "{kind}: one name inside and outside");
                     assert!(mount["subPath"].is_null(), "{kind}");
                     let access = if mount["readOnly"] == true { "read" } else { "read, write" };
                     let place = match path {
@@ -487,6 +494,21 @@ fn optional_objects_are_made_when_asked_for() {
     let brought: Vec<&String> = with.iter().filter(|object| !by_default.contains(object)).collect();
     let halves = ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"];
     assert_eq!(brought, halves.map(|half| format!("{half}/reservoir-sys-admin")).iter().collect::<Vec<_>>());
+    // The right to patch Nodes comes with its bounds, too (F7).
+    let with = kinds(&["removeStartupTaint=true"]);
+    let brought: Vec<&String> = with.iter().filter(|object| !by_default.contains(object)).collect();
+    assert_eq!(
+        brought,
+        halves.map(|half| format!("{half}/reservoir-startup-taint")).iter().collect::<Vec<_>>()
+    );
+    let patches_nodes = |set: &[&str]| {
+        let text = serde_json::to_string(&rendered(set)).unwrap();
+        (text.contains(r#""resources":["nodes"],"verbs":["patch"]"#), text.contains("--untaint-nodes"))
+    };
+    assert_eq!(
+        (patches_nodes(&[]), patches_nodes(&["removeStartupTaint=true"])),
+        ((false, false), (true, true))
+    );
     // The right to delete pods comes with its bounds, and neither by default (F2).
     let with = kinds(&["replacePods=true"]);
     let brought: Vec<&String> = with.iter().filter(|object| !by_default.contains(object)).collect();

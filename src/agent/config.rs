@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::api::{BackingKind, DiskKind, NodeDiskSpec, Role, Size};
+use crate::api::{BackingKind, DiskKind, Lifetime, NodeDiskSpec, Role, Size};
 use crate::host::{self, DiskConfig, FindDevices};
 
 use super::device_match::MatchEntry;
@@ -65,6 +65,12 @@ pub struct DiskEntry {
     /// (D5).
     #[serde(default)]
     pub allow_unenforced: bool,
+    /// `Node`: the disk goes with its Node (D7).
+    #[serde(default)]
+    pub lifetime: Lifetime,
+    /// The grace period of `lifetime: Node`, in seconds.
+    #[serde(default)]
+    pub node_grace_seconds: Option<u32>,
     /// Static reservations, which the API cannot change (R2).
     #[serde(default)]
     pub reservations: Vec<StaticReservation>,
@@ -194,6 +200,9 @@ impl DiskEntry {
             key: None,
             key_proof: None,
             take_over: None,
+            lifetime: self.lifetime,
+            node_grace_seconds: self.node_grace_seconds,
+            node_uid: None,
             gone: false,
         }
     }

@@ -9,13 +9,15 @@ use kube::{Api, ResourceExt};
 
 use crate::api::condition::{self, DISK_HEALTHY};
 use crate::api::{
-    AGENT_MANAGER, EnforcementState, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan, SharedPersistentVolume,
+    AGENT_MANAGER, EnforcementState, Lifetime, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan,
+    SharedPersistentVolume,
 };
 use crate::cluster;
 use crate::host::{self, DiskReport, Host, VolumeReport, VolumeUid};
 use crate::plan::disk_identity::is_placeholder;
 use crate::plan::disk_key;
 use crate::plan::node_disk::{self, Seen, Step};
+use crate::plan::node_lifetime;
 
 use super::config::DiskEntry;
 use super::context::{Context, NodeError};
@@ -33,6 +35,8 @@ pub(super) struct Disks {
     recovered: BTreeSet<String>,
     /// The orphans in the last report.
     orphans: BTreeSet<VolumeUid>,
+    /// UID of this Node, once asked for; needed for disks that go with it (D7).
+    node_uid: Option<String>,
 }
 
 /// The content of the disks.
@@ -54,8 +58,8 @@ struct Usage {
 impl Disks {
     pub(super) fn new(ctx: Arc<Context>, entries: Vec<DiskEntry>) -> Self {
         let identities = DiskIdentities::new(ctx.clone(), entries.clone());
-        let (recovered, orphans) = (BTreeSet::new(), BTreeSet::new());
-        Self { ctx, entries, identities, identified: false, recovered, orphans }
+        let (recovered, orphans, node_uid) = Default::default();
+        Self { ctx, entries, identities, identified: false, recovered, orphans, node_uid }
     }
 
     /// True once the host expects or refuses each disk.
@@ -75,6 +79,7 @@ impl Disks {
         let on_node = ListParams::default().fields(&format!("spec.nodeName={}", self.ctx.node));
         let mine = cluster::list(&api, &on_node).await?;
         let (objects, mut failed) = self.identities.reconcile(&api, &mine).await?;
+        self.learn_node_uid(&mine).await?;
         self.ctx.disk_names.set(&objects);
         self.identified = true;
         let recovered = self.recovered.clone();
@@ -95,11 +100,15 @@ impl Disks {
 
         self.log_orphans(&usage);
         self.ctx.on_host(move |host| forget(host, &forgotten)).await?;
+        let ids: BTreeMap<_, _> =
+            disks.iter().filter_map(|disk| Some((disk.name.clone(), disk.id.clone()?))).collect();
         for disk in disks {
             let entry = self.entries.iter().find(|entry| entry.name == disk.name);
             if let (Some(entry), Some(object)) = (entry, objects.get(&disk.name)) {
                 let mut seen =
                     seen(&disk, usage.remove(&disk.name).unwrap_or_default(), entry, &self.ctx.node);
+                seen.node_uid.clone_from(&self.node_uid);
+                seen.other_disk = node_lifetime::other_disk(object, &ids, self.node_uid.as_deref(), &mine);
                 seen.keeps_read_only = match self.ctx.keeps_read_only() {
                     false => self.ctx.never_keeps_read_only().then_some(false),
                     true => Some(true),
@@ -169,6 +178,17 @@ impl Disks {
                 .extend(cluster::list_metadata(&api, &on_it).await?.iter().filter_map(|volume| volume.uid()));
         }
         Ok(known)
+    }
+
+    /// Asks for the UID of this Node, if a disk goes with it. The Node may have been made anew, so the agent asks again while
+    /// the controller misses it.
+    async fn learn_node_uid(&mut self, mine: &[NodeDisk]) -> Result<(), cluster::Error> {
+        let goes_along = self.entries.iter().any(|entry| entry.lifetime == Lifetime::Node);
+        let is_missed = |disk: &NodeDisk| disk.status.as_ref().is_some_and(|s| s.missing_node.is_some());
+        if goes_along && (self.node_uid.is_none() || mine.iter().any(is_missed)) {
+            self.node_uid = cluster::node_uid(&self.ctx.client).await?;
+        }
+        Ok(())
     }
 
     fn log_orphans(&mut self, usage: &BTreeMap<String, Usage>) {
@@ -271,6 +291,8 @@ fn seen(disk: &DiskReport, usage: Usage, entry: &DiskEntry, node: &str) -> Seen 
         kept: usage.kept,
         enforcement,
         keeps_read_only: None,
+        node_uid: None,
+        other_disk: None,
         orphans: usage.orphans,
         error: disk.error.clone(),
     }

@@ -53,9 +53,17 @@ pub mod reason {
         /// Next: bring the node back; the disk is served as before then. If the node is lost for good,
         /// declare its disks gone.
         pub const NODE_UNREACHABLE: &str = "NodeUnreachable";
+        /// Reservation, volume: only nodes that are cordoned have a place.
+        /// Next: uncordon a node that the message names, or reserve on another node.
+        pub const NODE_CORDONED: &str = "NodeCordoned";
         /// Disk: an administrator declared the disk gone, which cannot be revoked (D4).
         /// Next: delete the volumes and reservations of the disk, then the NodeDisk.
         pub const DISK_GONE: &str = "DiskGone";
+        /// Disk, reservation, volume, claim: the node left the cluster, and took along the disk, which has `lifetime: Node`
+        /// (D7).
+        /// Next: wait until the volumes have ended and the reservations are placed anew. Delete a VolumeClaim, and claim
+        /// another volume.
+        pub const NODE_GONE: &str = "NodeGone";
         /// Disk: the agent refuses the disk for the cause in the message (D8).
         /// Next: follow the message; the agent checks the disk again by itself.
         pub const DISK_REFUSED: &str = "DiskRefused";

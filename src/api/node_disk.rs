@@ -87,9 +87,21 @@ pub struct NodeDiskSpec {
     /// the request is signed with the key of the disk (D3, A7).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub take_over: Option<TakeOver>,
+    /// `Node`: the disk goes with its Node. When the Node has been missing for the grace period, the controller declares the
+    /// disk gone; its volumes and claims end, and its reservations are placed anew (D7). `Disk` if absent: nothing ends
+    /// because a Node is missing (D4).
+    #[serde(default, skip_serializing_if = "Lifetime::is_disk")]
+    pub lifetime: Lifetime,
+    /// The grace period of `lifetime: Node`, in seconds. 300 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_grace_seconds: Option<u32>,
+    /// With `lifetime: Node`, UID of the Node whose agent found the disk.
+    #[schemars(rename = "nodeUID", length(max = 64))]
+    #[serde(default, rename = "nodeUID", skip_serializing_if = "Option::is_none")]
+    pub node_uid: Option<String>,
     /// Declares that the disk, or its node, will never come back. An administrator sets it, and it cannot be
-    /// unset. The data of the disk is lost, and its volumes and reservations can be deleted (D4). False if
-    /// absent.
+    /// unset. The data of the disk is lost, and its volumes and reservations can be deleted (D4). The controller sets it
+    /// for a disk with `lifetime: Node` (D7). False if absent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gone: bool,
 }
@@ -111,6 +123,49 @@ pub struct TakeOver {
     /// The `keyProof` of the NodeDisk with these names, hexadecimal.
     #[schemars(length(max = 128))]
     pub proof: String,
+}
+
+/// What ends a disk (D4, D7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Lifetime {
+    /// The disk outlasts its Node. An administrator declares it gone.
+    #[default]
+    Disk,
+    /// The disk goes with its Node.
+    Node,
+}
+
+impl Lifetime {
+    /// True for [`Lifetime::Disk`], which is not written.
+    pub fn is_disk(&self) -> bool {
+        *self == Self::Disk
+    }
+}
+
+/// Another disk in the place of a known one (D7).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OtherDisk {
+    /// ID of the other disk.
+    #[schemars(rename = "diskID")]
+    #[serde(rename = "diskID")]
+    pub disk_id: String,
+    /// UID of the Node whose agent found it.
+    #[schemars(rename = "nodeUID")]
+    #[serde(rename = "nodeUID")]
+    pub node_uid: String,
+}
+
+/// A Node that was found to be missing (D7).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MissingNode {
+    /// UID of the Node.
+    #[schemars(rename = "nodeUID")]
+    #[serde(rename = "nodeUID")]
+    pub node_uid: String,
+    /// Begin of the grace period.
+    pub since: Time,
 }
 
 /// Kind of a disk (D1, D2).
@@ -215,6 +270,16 @@ pub struct NodeDiskStatus {
     /// Enforcement of the size of volumes, with its evidence (D5). Written by the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enforcement: Option<Enforcement>,
+    /// With `lifetime: Node`, another disk that the agent found in the place of this one. Written by the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub other_disk: Option<OtherDisk>,
+    /// The node is cordoned: no new volume is placed on the disk, and pods that are not scheduled yet wait. False if absent.
+    /// Written by the controller.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cordoned: bool,
+    /// With `lifetime: Node`, the Node that is missing (D7). Written by the controller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing_node: Option<MissingNode>,
     /// Data without an object. Its bytes stay allocated (X6, S14). At most 128 entries. Written by the agent.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]

@@ -19,5 +19,5 @@ pub use status_batcher::StatusBatcher;
 pub use write::{
     Error, Kind, Owned, apply, create, delete, delete_seen, finalizer_present, get, get_same, list,
     list_metadata, may_create, may_merge_seen, merge, merge_seen, merge_status, merge_status_seen,
-    namespaced, set_finalizer, username, write_status,
+    namespaced, node_uid, set_finalizer, username, write_status,
 };

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::executor::block_on;
 use futures::{AsyncRead, AsyncReadExt};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::authentication::v1::SelfSubjectReview;
+use k8s_openapi::api::authentication::v1::{SelfSubjectReview, UserInfo};
 use kube::api::{Api, DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::object::HasStatus;
 use kube::core::{PartialObjectMeta, Request, Status};
@@ -148,6 +148,7 @@ impl Owned for NodeDisk {
         "allocatable",
         "enforcement",
         "keepsReadOnly",
+        "otherDisk",
         "orphans",
         "unlistedOrphans",
     ];
@@ -347,11 +348,20 @@ pub async fn may_create<K: Kind>(api: &Api<K>, object: &K) -> Result<(), Error> 
 
 /// The name of the client's user, as the API server knows it.
 pub async fn username(client: &Client) -> Result<String, Error> {
+    Ok(user(client).await?.username.unwrap_or_default())
+}
+
+/// The UID of the Node that the client's pod runs on, from its token (`ServiceAccountTokenPodNodeInfo`).
+pub async fn node_uid(client: &Client) -> Result<Option<String>, Error> {
+    let extra = user(client).await?.extra.unwrap_or_default();
+    Ok(extra.get("authentication.kubernetes.io/node-uid").and_then(|uids| uids.first().cloned()))
+}
+
+async fn user(client: &Client) -> Result<UserInfo, Error> {
     let reviews: Api<SelfSubjectReview> = Api::all(client.clone());
     let made = reviews.create(&PostParams::default(), &SelfSubjectReview::default()).await;
     let review = made.map_err(|e| Error::new::<SelfSubjectReview>("create", "of the client's user", e))?;
-    let user = review.status.and_then(|status| status.user_info);
-    Ok(user.and_then(|user| user.username).unwrap_or_default())
+    Ok(review.status.and_then(|status| status.user_info).unwrap_or_default())
 }
 
 /// Deletes the object with that UID, and no other object of the name. A missing object is no error.

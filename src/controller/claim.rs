@@ -6,12 +6,13 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
+use crate::api::condition::reason;
 use crate::api::{RoleSubscription, SharedPersistentVolume, VolumeClaim, volume_for_pvc};
 use crate::cluster;
 use crate::plan::claim::{Offers, Seen, Step, has, next, volume_gone};
 use crate::plan::debounce::DEBOUNCE;
 use crate::plan::pvc_provisioner::pvc_of;
-use crate::plan::{bind, persistent_volume, pv_binding, refs};
+use crate::plan::{bind, node_lifetime, persistent_volume, pv_binding, refs};
 
 use super::context::Context;
 use super::stores::{CLAIM, QUEUE, queue_of};
@@ -37,6 +38,12 @@ pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<
         match next(&claim, &seen) {
             Step::Guard => cluster::set_finalizer(&api, &*claim, true).await?,
             Step::Delete => cluster::delete(&api, &claim.name_any(), claim.uid()).await?,
+            Step::EndPvc(event) => {
+                if let Some(pvc) = &seen.binding.pvc {
+                    ctx.events.publish(pvc, None, true, "Release", reason::NODE_GONE, &event).await;
+                    cluster::delete(&pvcs, &claim.name_any(), pvc.uid()).await?;
+                }
+            }
             Step::Note(status) => ctx.commit(&api, &*claim, &status).await?,
             Step::Bind(name) => {
                 let decide = |volume: &SharedPersistentVolume| {
@@ -77,7 +84,9 @@ async fn gather(
     let volume = volume(claim, ctx).await?;
     let bound = volume.as_ref().filter(|volume| has(volume, claim));
     let mut binding = pv_binding::Seen { cached: cached_pvc(claim, ctx), ..Default::default() };
-    let is_made = bound.is_some_and(|volume| pv_binding::is_made(claim, volume, binding.cached));
+    let is_made = bound.is_some_and(|volume| {
+        pv_binding::is_made(claim, volume, binding.cached) && !node_lifetime::has_ended(volume)
+    });
     if !is_made {
         binding.pending = ctx.stores.pvcs.pending_in(&claim.namespace().unwrap_or_default());
     }
@@ -105,6 +114,11 @@ async fn gather(
         volume,
         refused: None,
         binding,
+        node_missing: claim
+            .status
+            .as_ref()
+            .and_then(|status| status.node_name.as_ref())
+            .is_some_and(|node| ctx.stores.nodes.get(node).is_none()),
         now: (ctx.now)(),
     })
 }

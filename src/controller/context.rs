@@ -44,6 +44,8 @@ pub struct Context {
     pub namespace: String,
     /// Pods that are older than their ReadOnly claim are deleted where a node refuses them (F2).
     pub replaces_pods: bool,
+    /// The startup taint of a node goes when its agent serves (F7).
+    pub untaints_nodes: bool,
     /// The caches.
     pub stores: Stores,
     /// Events.
@@ -204,8 +206,12 @@ impl Context {
 
     /// True if the volume's disk was declared gone, which cannot be revoked (D4).
     pub fn is_disk_gone(&self, volume: &SharedPersistentVolume) -> bool {
-        let disk = volume.status.as_ref().and_then(|s| s.node_disk.as_ref());
-        disk.and_then(|name| self.stores.disks.get(name)).is_some_and(|disk| disk.spec.gone)
+        self.disk_of(volume).is_some_and(|disk| disk.spec.gone)
+    }
+
+    /// The volume's NodeDisk, from the cache.
+    pub fn disk_of(&self, volume: &SharedPersistentVolume) -> Option<Arc<NodeDisk>> {
+        self.stores.disks.get(volume.status.as_ref()?.node_disk.as_ref()?)
     }
 
     /// The subscriptions of a namespace. A deleted one counts no more, whatever finalizer keeps its object.

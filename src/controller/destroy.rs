@@ -13,6 +13,7 @@ use crate::cluster;
 use crate::plan::debounce::DEBOUNCE;
 use crate::plan::destroy::{Live, Seen, Step, next};
 use crate::plan::holder::held_by_volume;
+use crate::plan::node_lifetime;
 use crate::plan::offer::is_offer_of;
 
 use super::context::Context;
@@ -81,6 +82,7 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
         guarded,
         offered: is_offered(&uid, ctx),
         disk_gone: ctx.is_disk_gone(volume),
+        node_gone: ctx.disk_of(volume).is_some_and(|disk| node_lifetime::has_left(&disk)),
         moved_to: ctx.node_moved(status.node_disk.as_deref(), status.node_name.as_deref()).await?,
         users: users(volume, &lost_claims, ctx),
         lost_claims,

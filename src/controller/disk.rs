@@ -1,15 +1,17 @@
-//! Disks: the ledger, its sums, and the condition `Ready` (D1, D4).
+//! Disks: the ledger, its sums, and the condition `Ready` (D1, D4); the end of a disk that goes with its node (D7).
 
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
+use serde_json::json;
 
 use crate::api::NodeDisk;
 use crate::cluster;
 use crate::plan::disk_identity::answer;
 use crate::plan::summary::{DiskSeen, Step, next_for_disk};
+use crate::plan::{node_lifetime, startup_taint};
 
 use super::context::Context;
 use super::ledger_entries::{owners, settle};
@@ -19,8 +21,9 @@ use super::{Again, Error};
 ///
 /// 1. Gather: the disk's Node, its agent and the reservations in its ledger, from the caches. A request to take the disk over is
 ///    answered first, and the disk reported all the same: requests may come without end.
-/// 2. Decide: [`next_for_disk`].
-/// 3. Apply: the status; or settle entries, and decide again.
+/// 2. Decide: [`node_lifetime::next`], and [`next_for_disk`].
+/// 3. Apply: declare the disk gone; or the status, and take the startup taint off the node; or settle entries, and decide
+///    again. A NodeDisk that has gone with its node is deleted once nothing is reserved on it.
 pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<Again, Error> {
     let disk = match disk.spec.take_over {
         Some(_) => match answer_request(&disk.name_any(), ctx).await? {
@@ -32,11 +35,25 @@ pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<Agai
     let node = &disk.spec.node_name;
     let (found, now) = (ctx.stores.nodes.get(node), (ctx.now)());
     let silent_after = ctx.silence().note(node, found.is_none() || ctx.stores.has_agent(node), now);
-    let again = silent_after.filter(|left| !left.is_zero());
+    let silent_again = silent_after.filter(|left| !left.is_zero());
+    let missing = is_missing(&disk, found.as_deref(), ctx).await?;
+    let api: Api<NodeDisk> = Api::all(ctx.client.clone());
+    let again = match node_lifetime::next(&disk, missing, now) {
+        node_lifetime::Step::GiveUp => {
+            return cluster::merge_seen(&api, &*disk, json!({"spec": {"gone": true}})).await.map(|_| None);
+        }
+        node_lifetime::Step::LookAgain(left) => Some(silent_again.map_or(left, |again| again.min(left))),
+        node_lifetime::Step::Rest => silent_again,
+    };
+    if node_lifetime::may_be_deleted(&disk) {
+        return cluster::delete_seen(&api, &*disk).await.map(|()| None);
+    }
     let mut seen = DiskSeen {
         owners: owners(&*disk, ctx),
-        node_ready: found.map(|node| is_ready(&node)),
-        silent: silent_after.is_some() && again.is_none(),
+        node_ready: found.as_deref().map(is_ready),
+        cordoned: found.as_deref().is_some_and(is_cordoned),
+        silent: silent_after.is_some() && silent_again.is_none(),
+        missing,
         settled: false,
         now,
         disk,
@@ -44,8 +61,8 @@ pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<Agai
     loop {
         match next_for_disk(&seen) {
             Step::Report(status) => {
-                ctx.commit(&Api::all(ctx.client.clone()), &*seen.disk, &status).await?;
-                return Ok(again);
+                ctx.commit(&api, &*seen.disk, &status).await?;
+                return untaint(found.as_deref(), ctx).await.map(|()| again);
             }
             Step::Settle(entries) => {
                 let Some(now) = settle(&seen.disk.name_any(), &entries, ctx).await? else { return Ok(None) };
@@ -55,18 +72,26 @@ pub(super) async fn reconcile(disk: Arc<NodeDisk>, ctx: &Context) -> Result<Agai
     }
 }
 
+/// Takes the startup taint off a node whose agent serves, after all that concerns the disk itself (F7).
+async fn untaint(node: Option<&Node>, ctx: &Context) -> Result<(), Error> {
+    let Some(node) = node.filter(|_| ctx.untaints_nodes) else { return Ok(()) };
+    if let Some(taints) = startup_taint::remaining(node, ctx.stores.has_agent(&node.name_any())) {
+        let nodes: Api<Node> = Api::all(ctx.client.clone());
+        cluster::merge_seen(&nodes, node, json!({ "spec": { "taints": taints } })).await?;
+    }
+    Ok(())
+}
+
 /// Answers a request to take over the NodeDisk.
 ///
 /// 1. Gather: the NodeDisk and its Node, live.
 /// 2. Decide: [`answer`].
 /// 3. Apply: move the NodeDisk to the other node, or remove the request. Returns the NodeDisk as it was written.
 async fn answer_request(name: &str, ctx: &Context) -> Result<Option<NodeDisk>, Error> {
-    let (api, nodes): (Api<NodeDisk>, Api<Node>) =
-        (Api::all(ctx.client.clone()), Api::all(ctx.client.clone()));
+    let api: Api<NodeDisk> = Api::all(ctx.client.clone());
     let Some(disk) = cluster::get(&api, name).await? else { return Ok(None) };
     let Some(request) = &disk.spec.take_over else { return Ok(Some(disk)) };
-    let old = ListParams::default().fields(&format!("metadata.name={}", disk.spec.node_name));
-    let is_there = !cluster::list_metadata(&nodes, &old).await?.is_empty();
+    let is_there = live_node_uid(&disk.spec.node_name, ctx).await?.is_some();
 
     let (fields, refused) = answer(&disk, request, is_there);
 
@@ -79,6 +104,26 @@ async fn answer_request(name: &str, ctx: &Context) -> Result<Option<NodeDisk>, E
         );
     }
     cluster::merge_seen(&api, &disk, fields).await
+}
+
+/// True if the Node of a disk that goes with it is missing: by the cache, and then by a live read.
+async fn is_missing(disk: &NodeDisk, cached: Option<&Node>, ctx: &Context) -> Result<bool, Error> {
+    if !node_lifetime::is_missing(disk, cached.and_then(|node| node.metadata.uid.as_deref())) {
+        return Ok(false);
+    }
+    let uid = live_node_uid(&disk.spec.node_name, ctx).await?;
+    Ok(node_lifetime::is_missing(disk, uid.as_deref()))
+}
+
+/// The UID of the Node of that name, by a live read.
+async fn live_node_uid(name: &str, ctx: &Context) -> Result<Option<String>, Error> {
+    let nodes: Api<Node> = Api::all(ctx.client.clone());
+    let of_name = ListParams::default().fields(&format!("metadata.name={name}"));
+    Ok(cluster::list_metadata(&nodes, &of_name).await?.first().and_then(ResourceExt::uid))
+}
+
+fn is_cordoned(node: &Node) -> bool {
+    node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false)
 }
 
 fn is_ready(node: &Node) -> bool {

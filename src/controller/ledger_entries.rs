@@ -10,8 +10,8 @@ use crate::api::{
     CONTROLLER_MANAGER, DiskReservation, Kept, LedgerEntry, NodeDisk, SharedPersistentVolume, VolumeRole,
 };
 use crate::cluster::{self, Kind, Owned, StatusBatcher};
-use crate::plan::entry::{Owner, is_lived_in, is_parent, settled};
-use crate::plan::holder::Holder;
+use crate::plan::entry::{Owner, is_lived_in, settled};
+use crate::plan::holder::{Holder, is_parent};
 use crate::plan::kept;
 use crate::plan::reservation_seen::{Gives, Seen};
 

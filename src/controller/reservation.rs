@@ -57,6 +57,7 @@ pub(super) async fn reconcile(reservation: Arc<DiskReservation>, ctx: &Context) 
             Step::RemoveFinalizer => {
                 return cluster::set_finalizer(&api, &*seen.reservation, false).await.map(|()| None);
             }
+            Step::Delete => return cluster::delete_seen(&api, &*seen.reservation).await.map(|()| None),
             Step::Report(status) => {
                 drop(turn);
                 let committed = ctx.commit(&api, &*seen.reservation, &status).await;

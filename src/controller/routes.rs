@@ -337,6 +337,7 @@ impl Router {
         self.sharing.notify_one();
         self.with(|queues, stores| {
             queues.roles.enqueue_if(&stores.roles, |r| r.spec.role == role.spec.role);
+            queues.classes.enqueue_names(stores.classes.names());
             let refinement = |r: &DiskReservation| {
                 r.spec.parent.is_some() && Role::name_covers(&role.spec.role, &r.spec.role)
             };

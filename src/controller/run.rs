@@ -42,6 +42,8 @@ pub struct Options {
     /// Deletes pods that are older than their ReadOnly claim where a node refuses them, and whose controllers make them
     /// again (F2).
     pub replaces_pods: bool,
+    /// Takes the startup taint off nodes whose agent serves (F7).
+    pub untaints_nodes: bool,
     /// The most objects of one kind that are reconciled at once.
     pub concurrency: u16,
     /// Selects the agents' pods in that namespace by labels; `None` if agents run without pods.
@@ -153,6 +155,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         client,
         namespace: options.namespace,
         replaces_pods: options.replaces_pods,
+        untaints_nodes: options.untaints_nodes,
         stores,
         events,
         share,

@@ -7,7 +7,7 @@ use kube::{Api, ResourceExt};
 
 use crate::api::CONTROLLER_MANAGER;
 use crate::cluster;
-use crate::plan::storage_capacity::changes;
+use crate::plan::storage_capacity::{Seen, changes};
 
 use super::context::Context;
 use super::{Again, Error};
@@ -19,7 +19,7 @@ const INVALID: &str = "InvalidStorageClass";
 
 /// Reconciles the storage capacity of a StorageClass.
 ///
-/// 1. Gather: the objects of the class in all namespaces, reservations and disks, from the caches; the crowded nodes.
+/// 1. Gather: the objects of the class in all namespaces, reservations, disks and roles, from the caches; the crowded nodes.
 /// 2. Decide: [`changes`].
 /// 3. Apply: deletions, then applies; the event of a mistake in the class (P6).
 pub(super) async fn reconcile(class: Arc<StorageClass>, ctx: &Context) -> Result<Again, Error> {
@@ -27,12 +27,20 @@ pub(super) async fn reconcile(class: Arc<StorageClass>, ctx: &Context) -> Result
     let mut there = ctx.stores.capacities.all();
     there.retain(|object| object.storage_class_name == name);
     let (reservations, disks) = (ctx.stores.reservations.all(), ctx.stores.disks.all());
+    let roles = ctx.stores.roles.all();
 
     let (crowded, again) = ctx.crowding().limits(&name, (ctx.now)());
 
     let ready = |disk: &str| ctx.stores.disk_ready(disk);
-    let (reservations, disks) = (refs(&reservations), refs(&disks));
-    let changes = changes(&class, &refs(&there), &reservations, &disks, ready, &crowded, &ctx.namespace);
+    let seen = Seen {
+        there: &refs(&there),
+        reservations: &refs(&reservations),
+        disks: &refs(&disks),
+        roles: &refs(&roles),
+        crowded: &crowded,
+        namespace: &ctx.namespace,
+    };
+    let changes = changes(&class, &seen, ready);
 
     let api: Api<CSIStorageCapacity> = cluster::namespaced(&ctx.client, &ctx.namespace);
     // A failed write for one node does not stop the writes for the other nodes.

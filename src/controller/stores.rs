@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, NodeStatus, Pod};
+use k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus, Pod};
 use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
 use kube::ResourceExt;
 
@@ -160,7 +160,10 @@ pub fn offer_keys(offer: &VolumeOffer, key: &mut dyn FnMut(Key)) {
 
 /// Drops the fields of a Node that no decision reads.
 pub fn trim_node(mut node: Node) -> Option<Node> {
-    node.spec = None;
+    node.spec = node.spec.map(|spec| {
+        let NodeSpec { taints, unschedulable, .. } = spec;
+        NodeSpec { taints, unschedulable, ..Default::default() }
+    });
     if let Some(status) = &mut node.status {
         *status = NodeStatus { conditions: status.conditions.take(), ..Default::default() };
     }

@@ -12,20 +12,23 @@ use crate::api::{
 };
 use crate::cluster;
 use crate::plan::transition::LASTING;
-use crate::plan::{bind, held_by, persistent_volume, volume};
+use crate::plan::{bind, held_by, node_lifetime, persistent_volume, volume};
 
 use super::Error;
 use super::context::Context;
 
 /// The listed claims that are gone, or bound to another volume. The cause is a finalizer removed by hand, or two
 /// leaders that chose a volume at once. A lost claim would hold the volume for ever. A claim that pods still name is
-/// not lost.
+/// not lost, unless the disk has gone with its node (D7).
 pub(super) async fn lost_claims(
     volume: &SharedPersistentVolume,
     ctx: &Context,
 ) -> Result<Vec<ClaimBinding>, Error> {
-    let mut lost = Vec::new();
+    let mut lost = node_lifetime::ended_claims(volume, ctx.disk_of(volume).as_deref());
     for binding in volume.status.iter().flat_map(|s| &s.claims) {
+        if lost.contains(binding) {
+            continue;
+        }
         let claims: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &binding.namespace);
         let cached = ctx.stores.claims.get_in(&binding.namespace, &binding.name);
         let is_there = cached.is_some_and(|claim| bind::is_of(binding, &claim, volume))

@@ -28,6 +28,7 @@ advice! {
     bring_node_back(node, disk) =
         "kubectl get nodes   # bring {node} back; if it is lost for good: kubectl patch nodedisk {disk} --type=merge \
          -p '{{\"spec\":{{\"gone\":true}}}}'";
+    uncordon_for_new(node) = "kubectl uncordon {node}   # nothing new is placed on a cordoned node; or use another node";
     read_agent_log(namespace, pod) = "kubectl logs -n {namespace} {pod} --tail=50";
     mend_disk(release, namespace) =
         "helm get values {release} -n {namespace}   # mend what the message names: the disk, or agent.disks with helm upgrade; the \

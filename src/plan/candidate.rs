@@ -32,19 +32,31 @@ pub fn is_ready(disk: &NodeDisk) -> bool {
     disk.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, READY))
 }
 
+/// True if the disk's node is cordoned, so that nothing new is placed there by the controller's own choice.
+pub fn is_cordoned(disk: &NodeDisk) -> bool {
+    disk.status.as_ref().is_some_and(|status| status.cordoned)
+}
+
 /// Bytes of a disk that any role may reserve now.
 pub fn free_space(disk: &NodeDisk) -> u64 {
     if is_ready(disk) { disk.ledger().free() } else { 0 }
 }
 
 /// True if the disk may serve the reservation. Either the disk fits `nodeDisk`, `nodeName` or `nodeSelector`, or the
-/// disk serves the reservation already. `all` has all disks.
+/// disk serves the reservation already. A disk of a cordoned node serves only who names the disk or the node. `all` has all
+/// disks.
 pub fn may_serve(reservation: &DiskReservation, candidate: &Candidate, all: &[Candidate]) -> bool {
     let spec = &reservation.spec;
-    let disk = candidate.disk;
     if let Some(on) = reservation.status.as_ref().and_then(|s| s.node_disk.as_ref()) {
-        return *on == disk.name_any();
+        return *on == candidate.disk.name_any();
     }
+    let names_a_place = spec.node_disk.is_some() || spec.node_name.is_some();
+    fits(reservation, candidate, all) && (names_a_place || !is_cordoned(candidate.disk))
+}
+
+/// True if the disk fits the placement in the spec of the reservation.
+fn fits(reservation: &DiskReservation, candidate: &Candidate, all: &[Candidate]) -> bool {
+    let (spec, disk) = (&reservation.spec, candidate.disk);
     disk.metadata.deletion_timestamp.is_none()
         && spec.node_disk.as_ref().is_none_or(|name| *name == disk.name_any())
         && barred(reservation, disk, all).is_none()
@@ -96,6 +108,7 @@ pub fn waits_for_space(reservation: &DiskReservation, disks: &[NodeDisk]) -> boo
     let waits = condition::get(conditions, READY).is_none_or(|ready| {
         ![
             reason::NO_SUCH_DISK,
+            reason::NODE_CORDONED,
             reason::DISK_MOVED,
             reason::OVER_QUOTA,
             reason::SHARE_TAKEN,
@@ -131,6 +144,15 @@ pub fn no_such_disk(reservation: &DiskReservation, candidates: &[Candidate]) -> 
             ),
         };
         return Verdict::no(reason::DISK_MOVED, message);
+    }
+    let cordoned = candidates.iter().filter(|candidate| fits(reservation, candidate, candidates));
+    let cordoned: Vec<&str> = cordoned.map(|candidate| &*candidate.disk.spec.node_name).collect();
+    if let Some(first) = cordoned.first() {
+        let message = format!(
+            "only cordoned nodes have a disk for it ({}): kubectl uncordon {first}, or set spec.nodeName",
+            names(&cordoned, cordoned.len())
+        );
+        return Verdict::no(reason::NODE_CORDONED, message);
     }
     let asked = match (&spec.node_disk, &spec.node_name, &spec.node_selector) {
         (Some(disk), _, _) => format!("no NodeDisk is called {disk}"),
@@ -245,6 +267,24 @@ mod tests {
             pick(&wanted, &disks).unwrap_err(),
             ("NoSuchDisk".into(), "node n9 has no NodeDisk; there are n1.a and n2.a".into())
         );
+    }
+
+    #[test]
+    fn r1_a_cordoned_node_serves_who_names_it() {
+        let mut disks = [disk("n1.a", "n1", 10, &[]), disk("n2.a", "n2", 5, &[])];
+        disks[0].status.as_mut().unwrap().cordoned = true;
+        let mut wanted = reservation("x", "eng", 2);
+        assert_eq!(pick(&wanted, &disks), Ok("n2.a".into()), "although the other has more");
+        let (reason, said) = pick(&wanted, &disks[..1]).unwrap_err();
+        assert_eq!(
+            (reason.as_str(), said.as_str()),
+            (
+                "NodeCordoned",
+                "only cordoned nodes have a disk for it (n1): kubectl uncordon n1, or set spec.nodeName"
+            )
+        );
+        wanted.spec.node_name = Some("n1".into());
+        assert_eq!(pick(&wanted, &disks), Ok("n1.a".into()), "a template, too");
     }
 
     /// A machine that got the old name of a disk's node reserves nothing on that disk.

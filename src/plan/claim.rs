@@ -19,7 +19,7 @@ use crate::api::{
 
 use super::persistent_volume::{self, is_of_claim};
 use super::pvc_provisioner::pvc_of;
-use super::{bind, debounce, offer, pv_binding, refs};
+use super::{bind, debounce, node_lifetime, offer, pv_binding, refs};
 
 /// The pause before another look at an object without a watch: an object that blocks the claim, or a PersistentVolume.
 const RETRY: Duration = Duration::from_secs(5);
@@ -38,6 +38,8 @@ pub struct Seen {
     pub refused: Option<Verdict>,
     /// The claim's PersistentVolume and PersistentVolumeClaim.
     pub binding: pv_binding::Seen,
+    /// True if there is no Node of the name in the claim's status.
+    pub node_missing: bool,
     /// The time.
     pub now: Timestamp,
 }
@@ -60,6 +62,8 @@ pub enum Step {
     Guard,
     /// Delete the claim: its PersistentVolumeClaim is gone (P4).
     Delete,
+    /// Delete the PersistentVolumeClaim of a class that was read, and publish the event: the volume's node is gone (D7).
+    EndPvc(String),
     /// Write the status with the chosen volume. The watch enqueues the claim again.
     Note(Box<VolumeClaimStatus>),
     /// Put the claim into the list of the volume of that name. The watch of volumes enqueues the claim again. After a
@@ -90,6 +94,16 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
         Ok(Err(why)) => return report(claim, status, why, None, seen),
         Err(step) => return step,
     };
+    if node_lifetime::has_ended(&volume) {
+        let why = node_lifetime::claim_ended(claim);
+        let own = binding.pvc.as_ref().filter(|pvc| pvc_of(claim).is_some() && is_of_claim(pvc, claim));
+        return match own {
+            Some(pvc) if pvc.metadata.deletion_timestamp.is_none() => {
+                Step::EndPvc(node_lifetime::pvc_ended(claim))
+            }
+            _ => report(claim, status, why, None, seen),
+        };
+    }
     let node = volume.status.as_ref().and_then(|s| s.node_name.clone());
     let outcome = match pv_binding::next(claim, &volume, binding) {
         pv_binding::Step::Wait(why) => Err(why),
@@ -138,6 +152,11 @@ fn volume_of(claim: &VolumeClaim, seen: &Seen) -> Result<Result<Arc<SharedPersis
         return Ok(Err(why.clone()));
     }
     if let Some(noted) = noted.filter(|_| before.phase == ClaimPhase::Bound) {
+        let has_ended =
+            condition::get(&before.conditions, READY).is_some_and(|c| c.reason == reason::NODE_GONE);
+        if has_ended || seen.node_missing || seen.volume.as_deref().is_some_and(node_lifetime::has_ended) {
+            return Ok(Err(node_lifetime::claim_ended(claim)));
+        }
         let is_there =
             seen.volume.as_ref().is_some_and(|volume| volume.metadata.uid.as_ref() == Some(&noted.uid));
         let what = match is_there {
@@ -228,6 +247,7 @@ mod tests {
             offers: offers(&[]),
             refused: None,
             binding: pv_binding::Seen::default(),
+            node_missing: false,
             now: Timestamp::from_second(60).unwrap(),
         }
     }

@@ -161,6 +161,16 @@ pub fn choose<'a>(
         free(r).saturating_add(ledger::total(entries) - ledger::total(&others(volume, entries)))
     };
     suited.retain(|r| available(r) >= undivided::of_reservation(r, bytes));
+    let is_cordoned = |r: &DiskReservation| {
+        let on = r.status.as_ref().and_then(|s| s.node_disk.as_ref());
+        disks.iter().any(|disk| disk.metadata.name.as_ref() == on && candidate::is_cordoned(disk))
+    };
+    // Data that a volume recovers is on its node already.
+    let (cordoned, suited): (Vec<_>, Vec<_>) =
+        suited.into_iter().partition(|r| volume.spec.recover.is_none() && is_cordoned(r));
+    if suited.is_empty() && !cordoned.is_empty() {
+        return Err(Verdict::no(reason::NODE_CORDONED, node_cordoned(&cordoned)));
+    }
     let (full, suited): (Vec<_>, Vec<_>) = suited.into_iter().partition(|r| is_full(volume, r).is_some());
     if let (Some(r), true) = (full.first(), suited.is_empty())
         && let Some(full) = is_full(volume, r)
@@ -185,6 +195,19 @@ pub fn choose<'a>(
             ),
         )
     })
+}
+
+/// Why no volume is made in these reservations: their nodes are cordoned.
+fn node_cordoned(reservations: &[&DiskReservation]) -> String {
+    let node_of = |r: &DiskReservation| r.status.as_ref().and_then(|status| status.node_name.clone());
+    let places: Vec<(String, String)> =
+        reservations.iter().filter_map(|r| Some((r.name_any(), node_of(r)?))).collect();
+    let listed: Vec<String> = places.iter().map(|(name, node)| format!("{name} on {node}")).collect();
+    let first = places.first().map_or("?", |(_, node)| node);
+    format!(
+        "only cordoned nodes have space for it ({}): kubectl uncordon {first}, or reserve on another node",
+        names(&listed, listed.len())
+    )
 }
 
 /// Why the reservation lists no further volume of the volume's tenant (A8). A volume that recovers data replaces the

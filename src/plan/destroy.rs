@@ -34,6 +34,8 @@ pub struct Seen {
     pub offered: bool,
     /// The volume's disk was declared gone for good, so no agent will answer (D4).
     pub disk_gone: bool,
+    /// That disk went with its node, so no pod has the volume (D7).
+    pub node_gone: bool,
     /// The node to which the volume's disk moved, read live (D3).
     pub moved_to: Option<String>,
     /// Claims in the volume's list that are gone, or bound to another volume.
@@ -273,7 +275,8 @@ fn stage(volume: &SharedPersistentVolume, seen: &Seen) -> Result<Stage, Step> {
     if status.user_count > 0 {
         return hold(format!("it waits for pod {} to end", names(&status.users, status.user_count as usize)));
     }
-    let users = |live: &Live| (!live.pods.is_empty()).then(|| waits_for_pods(&live.pods));
+    // A pod that waits for a node that is gone has nothing mounted.
+    let users = |live: &Live| (!live.pods.is_empty() && !seen.node_gone).then(|| waits_for_pods(&live.pods));
     // The CustomResourceDefinition is read after the volume, since its deletion precedes the deletion of its objects.
     // Without data there is no orphan, and nobody else would credit the reservation.
     let orphaned = |live: &Live| match node.backing {

@@ -183,7 +183,7 @@ pub fn answer(object: &NodeDisk, request: &TakeOver, node_is_there: bool) -> (Va
     };
     match refused {
         None => (
-            json!({"spec": {"nodeName": node, "diskName": disk, "takeOver": null, "key": null, "keyProof": proof}}),
+            json!({"spec": {"nodeName": node, "diskName": disk, "nodeUID": null, "takeOver": null, "key": null, "keyProof": proof}}),
             None,
         ),
         Some(why) => (json!({"spec": {"takeOver": null}}), Some(why)),

@@ -12,7 +12,7 @@ use kube::ResourceExt;
 use crate::api::condition::{Verdict, reason};
 use crate::api::{DiskReservation, LedgerEntry, Role, SharedPersistentVolume, Size, UidRef};
 
-use super::holder::{Holder, size};
+use super::holder::{Holder, is_parent, size};
 use super::undivided;
 
 /// The entry for the size in the reservation's spec.
@@ -147,11 +147,6 @@ pub fn is_lived_in(uid: &str, volumes: &[SharedPersistentVolume], reservations: 
     let is = |of: Option<&UidRef>| of.is_some_and(|of| of.uid == uid);
     volumes.iter().any(|volume| is(volume.status.as_ref().and_then(|s| s.reservation.as_ref())))
         || reservations.iter().any(|r| is(r.status.as_ref().and_then(|s| s.parent.as_ref())))
-}
-
-/// True if `parent` is the reservation that the other is, or is to be, carved out of.
-pub fn is_parent(parent: &DiskReservation, refinement: &DiskReservation) -> bool {
-    refinement.spec.parent.is_some() && parent.belongs(refinement, None)
 }
 
 #[cfg(test)]

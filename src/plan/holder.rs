@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use kube::ResourceExt;
 use kube::core::object::HasStatus;
 
+use crate::api::condition::{self, READY, reason};
 use crate::api::{
     DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, NodeDiskStatus, ReservationPhase,
     Reserved, RoleOnDisk, SharedPersistentVolume, Size, VolumeRole, VolumeRoleStatus,
@@ -46,12 +47,34 @@ impl Holder<DiskReservation> for NodeDisk {
 
     fn belongs(&self, reservation: &DiskReservation, _: Option<&str>) -> bool {
         let on = reservation.status.as_ref().and_then(|s| s.node_disk.as_ref());
-        reservation.spec.parent.is_none() && on.is_none_or(|on| *on == self.name_any())
+        let stays = || !(self.spec.gone && has_lost_place(reservation));
+        reservation.spec.parent.is_none() && on.map_or_else(stays, |on| *on == self.name_any())
     }
 
     fn at_most(&self, _: &DiskReservation, asked: u64) -> u64 {
         if asked == 0 { 0 } else { undivided::of_disk(self, asked) }
     }
+}
+
+/// True if the reservation has no place, and said so after its disk had gone with its node (D7). Whoever took an entry for it
+/// before that cannot report the bytes any more, because the reservation has changed since.
+fn has_lost_place(reservation: &DiskReservation) -> bool {
+    let is_placed = reservation.status.as_ref().is_some_and(|status| status.node_disk.is_some());
+    !is_placed && says_node_gone(reservation)
+}
+
+/// True if the reservation reports that its disk has gone with its node.
+pub fn says_node_gone(reservation: &DiskReservation) -> bool {
+    let conditions = reservation.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    condition::get(conditions, READY).is_some_and(|ready| ready.reason == reason::NODE_GONE)
+}
+
+/// True if `parent` is the reservation that the other is, or is to be, carved out of.
+pub fn is_parent(parent: &DiskReservation, refinement: &DiskReservation) -> bool {
+    let is = refinement.status.as_ref().and_then(|status| status.parent.as_ref());
+    refinement.spec.parent.is_some()
+        && refinement.spec.parent == parent.metadata.name
+        && is.is_none_or(|is| Some(&is.uid) == parent.metadata.uid.as_ref())
 }
 
 /// The ledger of a reservation's refinements (R4).
@@ -65,9 +88,7 @@ impl Holder<DiskReservation> for DiskReservation {
     }
 
     fn belongs(&self, refinement: &DiskReservation, _: Option<&str>) -> bool {
-        let parent = refinement.status.as_ref().and_then(|s| s.parent.as_ref());
-        refinement.spec.parent == self.metadata.name
-            && parent.is_none_or(|parent| Some(&parent.uid) == self.metadata.uid.as_ref())
+        is_parent(self, refinement) && !(says_node_gone(self) && has_lost_place(refinement))
     }
 
     fn at_most(&self, _: &DiskReservation, asked: u64) -> u64 {

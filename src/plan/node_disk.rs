@@ -5,7 +5,8 @@ use kube::{Resource, ResourceExt};
 
 use crate::api::condition::{self, DISK_HEALTHY, Verdict, reason};
 use crate::api::{
-    DiskReservation, Enforcement, EnforcementState, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan, Size,
+    DiskReservation, Enforcement, EnforcementState, Lifetime, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan,
+    OtherDisk, Size,
 };
 
 use super::disk_identity::is_placeholder;
@@ -49,6 +50,10 @@ pub struct Seen {
     pub keeps_read_only: Option<bool>,
     /// Volumes on the disk without an object (S14).
     pub orphans: Vec<Orphan>,
+    /// UID of this Node, if a disk goes with it (D7) and the API server tells it.
+    pub node_uid: Option<String>,
+    /// Another disk in the place of a disk that goes with its node (D7).
+    pub other_disk: Option<OtherDisk>,
     /// The reason, if the disk is not served.
     pub error: Option<String>,
 }
@@ -84,7 +89,10 @@ pub fn next(
             let has_both = ours.key.is_some() && ours.key_proof.is_some();
             let with_key = if has_both { ours } else { &disk.spec };
             let (key, key_proof) = (with_key.key.clone(), with_key.key_proof.clone());
-            let ours = NodeDiskSpec { key, key_proof, ..ours.clone() };
+            // A disk that is there by its ID is there, also if it is not served (D7).
+            let node_uid = seen.node_uid.clone().or_else(|| disk.spec.node_uid.clone());
+            let node_uid = node_uid.filter(|_| ours.lifetime == Lifetime::Node);
+            let ours = NodeDiskSpec { key, key_proof, node_uid, ..ours.clone() };
             let (gone, take_over) = (disk.spec.gone, disk.spec.take_over.clone());
             if disk.spec != (NodeDiskSpec { gone, take_over, ..ours.clone() }) {
                 return Step::Spec(Box::new(ours));
@@ -136,6 +144,7 @@ fn other_disk(disk: &NodeDisk, found: &NodeDiskSpec) -> String {
 fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) -> NodeDiskStatus {
     let mut status = disk.status.clone().unwrap_or_default();
     status.keeps_read_only = seen.keeps_read_only.or(status.keeps_read_only);
+    status.other_disk = seen.other_disk;
     status.enforcement = seen.enforcement.map(|(state, found)| enforcement(state, found, disk));
     let verdict = match seen.error {
         Some(error) => Verdict::no(reason::DISK_REFUSED, error),

@@ -31,7 +31,7 @@ use super::entry::{asked, entry, is_current, is_placed};
 use super::holder::{self, Holder, size, used, with_sums};
 use super::reservation_seen::{Gives, LedgerOf, Refusal, Seen, no_parent};
 use super::share::Outcome;
-use super::{foreign_finalizer, kept, names, quota, refs, release};
+use super::{foreign_finalizer, kept, names, node_lifetime, quota, refs, release};
 
 /// The next step for a reservation.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +51,8 @@ pub enum Step {
     MakeRoom(String, u64),
     /// Release the entry in that ledger.
     Release(LedgerOf),
+    /// Delete the reservation, which is empty and static: its disk has gone with its node (D7).
+    Delete,
     /// Remove our finalizer, as the last step for the reservation.
     RemoveFinalizer,
     /// The caches are behind: decide again after a moment.
@@ -75,6 +77,14 @@ pub fn next(seen: &Seen) -> Step {
 }
 
 fn reserve(seen: &Seen) -> Step {
+    // D7: an entry on a disk that has gone is settled after the reservation has said so.
+    let uid = seen.reservation.uid().unwrap_or_default();
+    let is_left = |disk: &&NodeDisk| node_lifetime::has_left(disk) && disk.ledger().get(&uid).is_some();
+    let left = seen.disks.iter().map(AsRef::as_ref).find(is_left);
+    let left = left.filter(|_| !holder::says_node_gone(&seen.reservation));
+    if let Some(why) = left.and_then(|disk| disk_gone(disk, &seen.reservation)) {
+        return report(seen, seen.status(), Err(why));
+    }
     match take(seen) {
         Ok(status) => report(seen, status.clone(), lost(seen, &status).map_or(Ok(()), Err)),
         Err(Lacks::Step(step)) => *step,
@@ -89,14 +99,32 @@ fn keep(seen: &Seen) -> Step {
     let node = seen.disk(status.node_disk.as_deref()).map(|disk| &disk.spec.node_name);
     let moved = node.filter(|node| status.node_name.as_ref().is_some_and(|known| known != *node)).cloned();
     // A stale cache must not move a reservation (D3), nor report its disk or parent as missing.
-    if !seen.live && (moved.is_some() || lost.as_ref().is_some_and(|why| why.reason != reason::DISK_GONE)) {
+    let is_for_good = |why: &Verdict| [reason::DISK_GONE, reason::NODE_GONE].contains(&why.reason);
+    if !seen.live && (moved.is_some() || lost.as_ref().is_some_and(|why| !is_for_good(why))) {
         return Step::ReadLive;
     }
     status.node_name = moved.or(status.node_name);
     match lost {
+        Some(why) if why.reason == reason::NODE_GONE => leave(seen, status, why),
         Some(why) => report(seen, status, Err(why)),
         None => resize(seen, &mut status).unwrap_or_else(|| report(seen, status, Ok(()))),
     }
+}
+
+/// D7: an empty reservation leaves a disk that has gone with its node, and is placed anew. Its entry is settled after its
+/// status, as that of a reservation that shrinks. Its agent makes a static one anew, should the node come back.
+fn leave(seen: &Seen, mut status: DiskReservationStatus, why: Verdict) -> Step {
+    // Kept data is on the disk as before, and nobody can undo its deletion any more (X8).
+    status.volumes.retain(|entry| entry.kept.is_none());
+    if !status.volumes.is_empty() || !status.refinements.is_empty() {
+        return report(seen, status, Err(why));
+    }
+    if seen.reservation.spec.is_static {
+        let is_reported = is_reported(&status, &why) && seen.status().volumes.is_empty();
+        return if is_reported { Step::Delete } else { report(seen, status, Err(why)) };
+    }
+    let DiskReservationStatus { turn, conditions, .. } = status;
+    report(seen, DiskReservationStatus { turn, conditions, ..Default::default() }, Err(why))
 }
 
 /// R6: growing takes the bytes first and reports afterwards; shrinking reports first and releases afterwards.
@@ -198,9 +226,11 @@ fn complete<H: Holder<DiskReservation>>(
 fn take_from_disk(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskReservationStatus, Lacks> {
     let reservation = &*seen.reservation;
     // An entry that the caches lack decides the disk of the reservation.
-    let is_taken = |disk: &NodeDisk| !is_placed(reservation) && current(disk, reservation).is_some();
+    let is_taken =
+        |disk: &NodeDisk| !is_placed(reservation) && !disk.spec.gone && current(disk, reservation).is_some();
     let taken = seen.disks.iter().map(AsRef::as_ref).find(|disk| is_taken(disk));
-    let disk = taken.or(seen.disk(Some(name))).ok_or(Step::LookAgain)?;
+    let chosen = || seen.disk(Some(name)).filter(|disk| !disk.spec.gone);
+    let disk = taken.or_else(chosen).ok_or(Step::LookAgain)?;
     let wanted = disk.at_most(reservation, entry.size.bytes_or_zero());
     if let Some(held) = complete(disk, reservation, wanted) {
         return Ok(DiskReservationStatus {
@@ -225,6 +255,9 @@ fn take_from_disk(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskRes
 fn take_from_parent(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskReservationStatus, Lacks> {
     let parent = seen.parent().ok_or_else(|| Lacks::Bytes(no_parent(name)))?;
     let in_parent = parent.status.clone().unwrap_or_default();
+    if let Some(why) = seen.disk(in_parent.node_disk.as_deref()).and_then(|disk| disk_gone(disk, parent)) {
+        return Err(Lacks::Bytes(why));
+    }
     let wanted = parent.at_most(&*seen.reservation, entry.size.bytes_or_zero());
     if let Some(held) = complete(parent, &seen.reservation, wanted) {
         return Ok(DiskReservationStatus {
@@ -235,9 +268,6 @@ fn take_from_parent(seen: &Seen, name: &str, entry: LedgerEntry) -> Result<DiskR
             disk_kind: in_parent.disk_kind,
             ..seen.status()
         });
-    }
-    if let Some(why) = seen.disk(in_parent.node_disk.as_deref()).and_then(|disk| disk_gone(disk, parent)) {
-        return Err(Lacks::Bytes(why));
     }
     let held = holder::refinements(&in_parent).get(&entry.uid).unwrap_or(0);
     let more = wanted.saturating_sub(held);
@@ -336,8 +366,16 @@ fn lost(seen: &Seen, status: &DiskReservationStatus) -> Option<Verdict> {
     }
 }
 
-/// Why a reservation gives no bytes to volumes or refinements: its disk was declared gone for good (D4).
+/// Why a reservation gives no bytes to volumes or refinements: its disk was declared gone for good (D4), or went with its
+/// node (D7).
 fn disk_gone(disk: &NodeDisk, reservation: &DiskReservation) -> Option<Verdict> {
+    if node_lifetime::has_left(disk) {
+        let (disk, node) = (disk.name_any(), &disk.spec.node_name);
+        let message = format!(
+            "node {node} left the cluster, and NodeDisk {disk} with it: the reservation is placed anew once it is empty"
+        );
+        return Some(Verdict::no(reason::NODE_GONE, message));
+    }
     let (disk, name) = (disk.spec.gone.then(|| disk.name_any())?, reservation.name_any());
     let message = format!(
         "NodeDisk {disk}, which DiskReservation {name} is on, was declared gone: delete the volumes and refinements of \

@@ -9,8 +9,8 @@ use kube::{Resource, ResourceExt};
 use crate::api::condition::{Verdict, reason};
 use crate::api::{DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, Role, Size, VolumeRole};
 
-use super::entry::{ByName, entry_of, fits, is_parent};
-use super::holder::{self, Holder, serves};
+use super::entry::{ByName, entry_of, fits};
+use super::holder::{self, Holder, is_parent, serves};
 use super::ledger::{Ledger, Refused};
 use super::list_share::Entry;
 use super::share::Outcome;

@@ -1,4 +1,4 @@
-//! The storage capacity of a StorageClass on each node, for schedulers (P2).
+//! The storage capacity of a StorageClass on each node, for schedulers (P2), and on nodes that an autoscaler could add (F7).
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::{Resource, ResourceExt};
 
 use crate::api::{
-    DiskReservation, LABEL_MANAGED_BY, MANAGED_BY, NodeDisk, SharedPersistentVolume, Size, TOPOLOGY_NODE,
-    stable_hash,
+    DiskReservation, LABEL_MANAGED_BY, MANAGED_BY, NodeDisk, Role, SharedPersistentVolume, Size,
+    TOPOLOGY_NODE, VolumeRole, stable_hash,
 };
 
 use super::create::could_hold;
-use super::kept;
 use super::pvc_provisioner::class as classes;
+use super::{kept, quota};
 
 /// Bytes that volumes of a class may still take on a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,43 +35,64 @@ pub struct Changes<'a> {
     pub mistake: Option<String>,
 }
 
-/// The writes that turn `there`, the present objects of the class in all namespaces, into the correct objects in
-/// `namespace`. A class of another driver has no objects, and a class without delayed binding has none either. `crowded`
-/// has the size that no volume may reach on a node. Objects in other namespaces are those of an earlier installation, and
-/// would mislead the scheduler for ever (F5).
+/// The objects that decide on the storage capacity of a class.
+pub struct Seen<'a, 'b> {
+    /// The present objects of the class in all namespaces.
+    pub there: &'b [&'a CSIStorageCapacity],
+    /// All reservations.
+    pub reservations: &'b [&'b DiskReservation],
+    /// All disks.
+    pub disks: &'b [&'b NodeDisk],
+    /// All VolumeRoles.
+    pub roles: &'b [&'b VolumeRole],
+    /// The size that no volume may reach on a node.
+    pub crowded: &'b BTreeMap<String, u64>,
+    /// The namespace of the correct objects. Others are those of an earlier installation, and would mislead the scheduler
+    /// for ever (F5).
+    pub namespace: &'b str,
+}
+
+/// The label of the Nodes that cluster-autoscaler imagines, to see whether a pod would fit on a node that it could add.
+const TEMPLATE_NODE: &str = "cluster-autoscaler.kubernetes.io/template-node";
+
+/// Labels of nodes.
+type Topology = BTreeMap<String, String>;
+
+/// The writes that turn the present objects into the correct ones. A class of another driver has no objects, and a class
+/// without delayed binding has none either.
 pub fn changes<'a>(
     class: &StorageClass,
-    there: &[&'a CSIStorageCapacity],
-    reservations: &[&DiskReservation],
-    disks: &[&NodeDisk],
+    seen: &Seen<'a, '_>,
     disk_ready: impl Fn(&str) -> bool,
-    crowded: &BTreeMap<String, u64>,
-    namespace: &str,
 ) -> Changes<'a> {
+    let Seen { there, reservations, disks, roles, crowded, namespace } = *seen;
     let spec = classes::is_ours(class).then(|| classes::of_class(class)).transpose();
     let (spec, mistake) = match spec {
         Ok(spec) => (spec.filter(|_| classes::is_delayed(class)), None),
         Err(mistake) => (None, Some(mistake)),
     };
     let volume = spec.map(|spec| SharedPersistentVolume::new("any", spec));
-    let mut wanted =
-        volume.map(|volume| capacities(&volume, reservations, disks, disk_ready)).unwrap_or_default();
+    let mut on_nodes =
+        volume.as_ref().map(|it| capacities(it, reservations, disks, disk_ready)).unwrap_or_default();
     for (node, bytes) in crowded {
-        if let Some(capacity) = wanted.get_mut(node) {
+        if let Some(capacity) = on_nodes.get_mut(node) {
             capacity.largest = capacity.largest.min(bytes.saturating_sub(1));
         }
     }
+    let of_node = |(node, capacity)| (Topology::from([(TOPOLOGY_NODE.to_owned(), node)]), capacity);
+    let mut wanted: BTreeMap<Topology, StorageCapacity> = on_nodes.into_iter().map(of_node).collect();
+    wanted.extend(volume.map(|volume| on_new_nodes(&volume, roles)).unwrap_or_default());
     let stays = |old: &CSIStorageCapacity| {
         old.metadata.namespace.as_deref() == Some(namespace)
-            && node_of(old).is_some_and(|node| wanted.contains_key(node))
+            && topology_of(old).is_some_and(|topology| wanted.contains_key(topology))
     };
     let (kept, delete): (Vec<&CSIStorageCapacity>, Vec<&CSIStorageCapacity>) =
         there.iter().partition(|old| stays(old));
-    let same = |node: &String, capacity: StorageCapacity| {
-        kept.iter().any(|old| node_of(old) == Some(node) && capacity_of(old) == capacity)
+    let same = |topology: &Topology, capacity: StorageCapacity| {
+        kept.iter().any(|old| topology_of(old) == Some(topology) && capacity_of(old) == capacity)
     };
-    let changed = wanted.iter().filter(|(node, capacity)| !same(node, **capacity));
-    let apply = changed.map(|(node, capacity)| object(class, node, *capacity)).collect();
+    let changed = wanted.iter().filter(|(topology, capacity)| !same(topology, **capacity));
+    let apply = changed.map(|(topology, capacity)| object(class, topology, *capacity)).collect();
     Changes { delete, apply, mistake }
 }
 
@@ -94,8 +115,36 @@ fn capacities(
     capacities
 }
 
-fn node_of(object: &CSIStorageCapacity) -> Option<&String> {
-    object.node_topology.as_ref()?.match_labels.as_ref()?.get(TOPOLOGY_NODE)
+/// The capacity of a fresh node, by the labels that a template of reservations selects (R7). A reservation beyond the limit of
+/// a role would not be served, so no node is to be added for it. A class that names one reservation gets nothing on a new node.
+fn on_new_nodes(
+    volume: &SharedPersistentVolume,
+    roles: &[&VolumeRole],
+) -> BTreeMap<Topology, StorageCapacity> {
+    let mut capacities: BTreeMap<Topology, StorageCapacity> = BTreeMap::new();
+    let limits = quota::ledgers(roles);
+    for (of, role) in quota::counting(roles) {
+        let may_use = Role::name_covers(of, &volume.spec.role);
+        let templates = role.spec.reservation_templates.iter();
+        for template in templates.filter(|_| may_use && volume.spec.reservation.is_none()) {
+            let size = template.size.bytes_or_zero();
+            let is_over = limits.iter().any(|(limited, reserved)| {
+                quota::charges(&limited.spec.role, of, None)
+                    && quota::refusal(limited, Some(of), *reserved, size).is_some()
+            });
+            let free = if is_over { 0 } else { size };
+            let mut topology = template.node_selector.clone().unwrap_or_default();
+            topology.insert(TEMPLATE_NODE.to_owned(), "true".to_owned());
+            let capacity = capacities.entry(topology).or_default();
+            capacity.total = capacity.total.saturating_add(free);
+            capacity.largest = capacity.largest.max(free);
+        }
+    }
+    capacities
+}
+
+fn topology_of(object: &CSIStorageCapacity) -> Option<&Topology> {
+    object.node_topology.as_ref()?.match_labels.as_ref()
 }
 
 /// The capacity of the object in bytes, since the API server rewrites quantities.
@@ -106,8 +155,13 @@ fn capacity_of(object: &CSIStorageCapacity) -> StorageCapacity {
     StorageCapacity { total: bytes(&object.capacity), largest: bytes(&object.maximum_volume_size) }
 }
 
-fn object(class: &StorageClass, node: &str, capacity: StorageCapacity) -> CSIStorageCapacity {
-    let hash = stable_hash(&format!("{}/{node}", class.uid().unwrap_or_default()));
+fn object(class: &StorageClass, topology: &Topology, capacity: StorageCapacity) -> CSIStorageCapacity {
+    let labels = || topology.iter().map(|(label, value)| format!("{label}={value}")).collect::<Vec<_>>();
+    let name = match topology.get(TOPOLOGY_NODE).filter(|_| topology.len() == 1) {
+        Some(node) => node.clone(),
+        None => labels().join(","),
+    };
+    let hash = stable_hash(&format!("{}/{name}", class.uid().unwrap_or_default()));
     let quantity = |bytes| Some(Quantity(Size::from_bytes(bytes).as_str().to_owned()));
     CSIStorageCapacity {
         metadata: ObjectMeta {
@@ -118,10 +172,7 @@ fn object(class: &StorageClass, node: &str, capacity: StorageCapacity) -> CSISto
             ..Default::default()
         },
         storage_class_name: class.name_any(),
-        node_topology: Some(LabelSelector {
-            match_labels: Some([(TOPOLOGY_NODE.to_owned(), node.to_owned())].into()),
-            ..Default::default()
-        }),
+        node_topology: Some(LabelSelector { match_labels: Some(topology.clone()), ..Default::default() }),
         capacity: quantity(capacity.total),
         maximum_volume_size: quantity(capacity.largest),
     }
@@ -141,6 +192,47 @@ mod tests {
             reserved("others", "ops", 50, &[]),
             far,
         ]
+    }
+
+    fn told<'a>(
+        class: &StorageClass,
+        there: &[&'a CSIStorageCapacity],
+        reservations: &[&DiskReservation],
+        roles: &[&VolumeRole],
+        crowded: &BTreeMap<String, u64>,
+    ) -> Changes<'a> {
+        let seen = Seen { there, reservations, disks: &[], roles, crowded, namespace: "ours" };
+        changes(class, &seen, |_| true)
+    }
+
+    #[test]
+    fn f7_r7_a_node_that_could_be_added_has_its_templates() {
+        let template = |name: &str, size, pool: &str| crate::api::ReservationTemplate {
+            name: name.into(),
+            size: gi(size),
+            disk_name: "default".into(),
+            node_selector: Some([("pool".to_owned(), pool.to_owned())].into()),
+        };
+        let (mut eng, mut ml) = (volume_role("eng", "eng"), volume_role("ml", "eng/ml"));
+        eng.spec.reservation_templates = vec![template("a", 5, "gpu"), template("b", 7, "cpu")];
+        ml.spec.reservation_templates = vec![template("c", 3, "gpu")];
+        let mut wish = volume("pvc-u", "eng/ml", 1);
+        let new = |wish: &SharedPersistentVolume, roles: &[&VolumeRole]| -> Vec<(String, u64, u64)> {
+            let found = on_new_nodes(wish, roles);
+            assert!(found.keys().all(|labels| labels[TEMPLATE_NODE] == "true"));
+            found.iter().map(|(labels, c)| (labels["pool"].clone(), c.total >> 30, c.largest >> 30)).collect()
+        };
+        let all = [("cpu".to_owned(), 7, 7), ("gpu".to_owned(), 8, 5)];
+        assert_eq!(new(&wish, &[&eng, &ml]), all);
+        let limited = with_quota(eng.clone(), Some(16), None, &[("x", 10)]);
+        assert_eq!(
+            new(&wish, &[&limited, &ml]),
+            [("cpu".to_owned(), 0, 0), ("gpu".to_owned(), 8, 5)],
+            "Q2: a node would come in vain"
+        );
+        wish.spec.reservation = Some("r".into());
+        assert_eq!(new(&wish, &[&eng, &ml]), []);
+        assert_eq!(new(&volume("v", "eng", 1), &[&ml]), [], "never the reverse");
     }
 
     #[test]
@@ -164,8 +256,7 @@ mod tests {
         };
         let all = reservations();
         let names = |class: &StorageClass, there: &[&CSIStorageCapacity], all: &[&DiskReservation]| {
-            let Changes { delete, mut apply, .. } =
-                changes(class, there, all, &[], |_| true, &BTreeMap::new(), "ours");
+            let Changes { delete, mut apply, .. } = told(class, there, all, &[], &BTreeMap::new());
             apply.iter_mut().for_each(|made| made.metadata.namespace = Some("ours".into()));
             (delete.len(), apply)
         };
@@ -182,8 +273,7 @@ mod tests {
         let less: Vec<_> = all[1..].iter().collect();
         assert_eq!(names(&class, &there, &less).1.len(), 1, "n1 has less");
         let crowded = [("n1".to_owned(), 4 << 30), ("n3".to_owned(), 1)].into();
-        let told =
-            changes(&class, &there, &all.iter().collect::<Vec<_>>(), &[], |_| true, &crowded, "ours").apply;
+        let told = told(&class, &there, &all.iter().collect::<Vec<_>>(), &[], &crowded).apply;
         let told: Vec<_> = told.iter().map(capacity_of).collect();
         assert_eq!(told, [StorageCapacity { total: 13 << 30, largest: (4 << 30) - 1 }]);
         class.volume_binding_mode = None;
@@ -204,7 +294,7 @@ mod tests {
             let mut class = StorageClass { provisioner: provisioner.into(), ..Default::default() };
             class.metadata.name = Some("fast".into());
             class.parameters = Some([("role".to_owned(), role.to_owned())].into());
-            let told = changes(&class, &[], &[], &[], |_| true, &BTreeMap::new(), "ours").mistake;
+            let told = told(&class, &[], &[], &[], &BTreeMap::new()).mistake;
             assert_eq!(told.as_deref(), said, "{provisioner} {role}");
         }
     }

@@ -10,15 +10,15 @@ use kube::ResourceExt;
 
 use crate::api::condition::{self, DISK_HEALTHY, READY, TEMPLATED, Verdict, reason};
 use crate::api::{
-    DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, NodeDiskSpec, NodeDiskStatus, Size,
-    VolumeRole, VolumeRoleStatus,
+    DiskReservation, DiskReservationStatus, LedgerEntry, NodeDisk, NodeDiskStatus, Size, VolumeRole,
+    VolumeRoleStatus,
 };
 
 use super::entry::{self, ByName};
 use super::holder::{Holder, size};
 use super::ledger;
 use super::list_share::MOST_ENTRIES;
-use super::{quota, refs, template};
+use super::{node_lifetime, quota, refs, template};
 
 /// The next step for an object with a ledger of reservations.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,8 +37,12 @@ pub struct DiskSeen {
     pub owners: Vec<Arc<DiskReservation>>,
     /// True if the disk's Node is ready; `None`: the Node is missing.
     pub node_ready: Option<bool>,
+    /// True if the disk's Node is cordoned.
+    pub cordoned: bool,
     /// True if the node's agent has not served for a while.
     pub silent: bool,
+    /// True if the Node of a disk that goes with it is missing, by a live read (D7).
+    pub missing: bool,
     /// True if entries were settled already.
     pub settled: bool,
     /// The time.
@@ -100,7 +104,9 @@ pub fn next_for_role(seen: &RoleSeen) -> Step<VolumeRoleStatus> {
 fn disk_status(seen: &DiskSeen) -> NodeDiskStatus {
     let disk = &seen.disk;
     let mut status = disk.with_entries(disk.ledger().into_entries());
-    let verdict = disk_condition(&disk.spec, &status.conditions, seen.node_ready, seen.silent);
+    status.cordoned = seen.cordoned;
+    status.missing_node = node_lifetime::missing_node(disk, seen.missing, seen.now);
+    let verdict = disk_condition(disk, &status.conditions, seen.node_ready, seen.silent, seen.missing);
     condition::set(&mut status.conditions, READY, verdict, disk.metadata.generation, seen.now);
     status
 }
@@ -108,17 +114,21 @@ fn disk_status(seen: &DiskSeen) -> NodeDiskStatus {
 /// The condition `Ready` of a disk, from the administrator's declaration, its node and its agent (D4, D8). `node_ready` is
 /// `None` if the Node is missing.
 fn disk_condition(
-    spec: &NodeDiskSpec,
+    disk: &NodeDisk,
     conditions: &[Condition],
     node_ready: Option<bool>,
     silent: bool,
+    missing: bool,
 ) -> Verdict {
-    let (node, stays) = (&spec.node_name, "its reservations and data stay");
+    let (spec, node) = (&disk.spec, &disk.spec.node_name);
+    let stays = "its reservations and data stay";
     match (node_ready, condition::get(conditions, DISK_HEALTHY)) {
+        _ if node_lifetime::has_left(disk) => Verdict::no(reason::NODE_GONE, node_lifetime::left(disk)),
         _ if spec.gone => Verdict::no(
             reason::DISK_GONE,
             "it was declared gone, for good: delete the volumes and reservations that were on it, then the NodeDisk",
         ),
+        (_, _) if missing => Verdict::no(reason::NODE_UNREACHABLE, node_lifetime::leaving(disk)),
         (None, _) => Verdict::no(reason::NODE_UNREACHABLE, format!("there is no Node {node}; {stays}")),
         (Some(false), _) => {
             Verdict::no(reason::NODE_UNREACHABLE, format!("node {node} is not Ready; {stays}"))
@@ -283,16 +293,16 @@ mod tests {
 
     #[test]
     fn d4_a_vanished_or_unready_node_makes_its_disk_unready() {
-        let NodeDisk { spec, status, .. } = disk("n1.a", "n1", 10, &[]);
-        let healthy = status.unwrap().conditions;
-        assert!(disk_condition(&spec, &healthy, Some(true), false).ok);
+        let there = disk("n1.a", "n1", 10, &[]);
+        let healthy = there.status.clone().unwrap().conditions;
+        assert!(disk_condition(&there, &healthy, Some(true), false, false).ok);
         for (conditions, node, silent, reason) in [
             (&healthy[..], None, true, "NodeUnreachable"),
             (&healthy[..], Some(false), true, "NodeUnreachable"),
             (&[][..], Some(true), false, "AgentSilent"),
             (&healthy[..], Some(true), true, "AgentSilent"),
         ] {
-            assert_eq!(disk_condition(&spec, conditions, node, silent).reason, reason);
+            assert_eq!(disk_condition(&there, conditions, node, silent, false).reason, reason);
         }
     }
 

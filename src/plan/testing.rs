@@ -75,6 +75,9 @@ pub fn disk(name: &str, node: &str, allocatable: u64, held: &[(&str, u64)]) -> N
             key: None,
             key_proof: None,
             take_over: None,
+            lifetime: Lifetime::Disk,
+            node_grace_seconds: None,
+            node_uid: None,
             gone: false,
         },
     ));

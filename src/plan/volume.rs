@@ -18,7 +18,9 @@ use crate::api::{
 
 use super::holder::held_by_volume;
 use super::unbind::unbind;
-use super::{LISTED_PODS, create, kept, names, pvc_provisioner, refs, resize, undivided, usage};
+use super::{
+    LISTED_PODS, create, kept, names, node_lifetime, pvc_provisioner, refs, resize, undivided, usage,
+};
 
 /// The state around a volume's object.
 #[derive(Debug)]
@@ -75,7 +77,7 @@ pub enum Step {
     ResizeEntry(u64),
     /// Delete the PersistentVolumes of the lost claims, then write the status.
     Report(Box<SharedPersistentVolumeStatus>),
-    /// Delete the volume, if the object is unchanged since the read that found no user (X5).
+    /// Delete the volume, if the object is unchanged since the read that found no user (X5, D7).
     Delete,
 }
 
@@ -119,6 +121,8 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
         Err(step) => return step,
     };
     let (retiring, delete) = retire(volume, &status);
+    let has_left = disk_of(&status, seen).is_some_and(node_lifetime::has_left);
+    let delete = delete || has_left && status.claims.is_empty() && status.user_count == 0;
     for (type_, verdict) in [(READY, Some(verdict)), (RESIZED, sized), (RETIRING, retiring)] {
         if let Some(verdict) = verdict {
             let generation = volume.metadata.generation;
@@ -371,6 +375,12 @@ fn report(volume: &SharedPersistentVolume, on: Option<&NodeDisk>) -> (VolumePhas
         (None, _) => Verdict::no(
             reason::NODE_UNREACHABLE,
             format!("NodeDisk {disk} is not there; the data stays on it"),
+        ),
+        (Some(Some(c)), _) if c.reason == reason::NODE_GONE => Verdict::no(
+            reason::NODE_GONE,
+            format!(
+                "its node left the cluster, and NodeDisk {disk} with it: the volume ends, and its data with it"
+            ),
         ),
         (Some(Some(c)), _) if c.reason == reason::DISK_GONE => Verdict::no(
             reason::VOLUME_GONE,

@@ -65,6 +65,7 @@ async fn a1_a4_the_charts_grants_suffice() {
         identity: "test".into(),
         namespace: "reservoir-system".into(),
         replaces_pods: false,
+        untaints_nodes: false,
         concurrency: 8,
         agents: None,
         look_again: controller::LOOK_AGAIN,

@@ -48,6 +48,8 @@ const WITHOUT_ROW: &[(&str, &str)] = &[
     ("TooManyClaims", "a list with a place again, as with VolumeHeld"),
     ("ShareTaken", "a ledger or list with a place again"),
     ("TemplateWaits", "a reservation that waits itself, as with NotEnoughRoom"),
+    ("NodeCordoned", "the end of a cordon is a change of the NodeDisk (tests/api_tier/cordon.rs)"),
+    ("NodeGone", "tests/api_tier/nodes.rs has all its steps"),
 ];
 
 /// The reasons of objects at rest, and of objects that only a change of their own, or their deletion, leads on.

@@ -1,10 +1,12 @@
 //! The trial of size limits before a disk is served (D5).
 
 use std::fs::File;
+use std::path::Path;
 use std::time::Instant;
 
 use reservoir::host::{BackingKind, DiskConfig, Enforcement, Error, FsType, Host, HostConfig};
-use rustix::fs::FallocateFlags;
+use rustix::fs::{CWD, FallocateFlags, FileType, Mode, makedev, mknodat};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 
 use crate::assert_error;
 use crate::support::*;
@@ -91,5 +93,36 @@ fn d5_a_full_disk_is_served_without_new_volumes() {
             "the disk is tried once it has free space"
         );
         host.create("w", &ext4(2)).unwrap();
+    });
+}
+
+/// D8: a kernel without loop devices for now, and a container whose /dev is older than the module.
+#[test]
+fn d8_a_node_without_loop_devices_says_so_for_as_long() {
+    on_a_node(|node| {
+        let device = |path: &Path, minor| {
+            mknodat(CWD, path, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, makedev(10, minor))
+                .unwrap();
+        };
+        let is_free = |minor: &u32| {
+            let known = std::fs::read_to_string("/proc/misc").unwrap();
+            !known.lines().any(|line| line.trim_start().starts_with(&format!("{minor} ")))
+        };
+        let no_driver = node.dir().join("no-driver");
+        device(&no_driver, (1..255).rev().find(is_free).unwrap());
+        mount_bind(&no_driver, "/dev/loop-control").unwrap();
+        let host = Host::open(node.config()).unwrap();
+        let refused = host.disks().remove(0).error.unwrap();
+        assert!(refused.contains("no loop devices: load its module loop (modprobe loop"), "{refused}");
+        unmount("/dev/loop-control", UnmountFlags::DETACH).unwrap();
+        assert_eq!(host.disks()[0].error, None, "the next look");
+        host.create("d", &ext4(1)).unwrap();
+        drop(host);
+
+        mount("none", "/dev", "tmpfs", MountFlags::empty(), None).unwrap();
+        mknodat(CWD, "/dev/null", FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, makedev(1, 3)).unwrap();
+        let host = Host::open(node.config()).unwrap();
+        assert_eq!(host.disks()[0].error, None, "an old /dev");
+        host.create("d", &ext4(2)).unwrap();
     });
 }

@@ -138,6 +138,8 @@ impl Agent {
             enforcement: Some((EnforcementState::Proven, "ENOSPC".into())),
             orphans,
             error: None,
+            node_uid: None,
+            other_disk: None,
         };
         let reservations: Vec<DiskReservation> = vec![];
         match node_disk::next(&found, Ok(seen), &reservations, now) {
@@ -164,6 +166,9 @@ impl Agent {
             key: None,
             key_proof: None,
             take_over: None,
+            lifetime: Default::default(),
+            node_grace_seconds: None,
+            node_uid: None,
             gone: false,
         }
     }

@@ -144,6 +144,7 @@ impl World {
             identity: identity.clone(),
             namespace: "reservoir-system".into(),
             replaces_pods: true,
+            untaints_nodes: false,
             concurrency: 8,
             agents: None,
             look_again: controller::LOOK_AGAIN,

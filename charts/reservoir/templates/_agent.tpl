@@ -92,7 +92,11 @@ spec:
       imagePullSecrets: {{- toYaml .Values.imagePullSecrets | nindent 8 }}
       nodeSelector: {{- mergeOverwrite (dict "kubernetes.io/os" "linux") .Values.agent.nodeSelector ($pool.nodeSelector | default dict) | toYaml | nindent 8 }}
       affinity: {{- include "reservoir.agentAffinity" (dict "affinity" .Values.agent.affinity "earlier" $earlier) | nindent 8 }}
-      tolerations: {{- toYaml .Values.agent.tolerations | nindent 8 }}
+      {{- $tolerations := .Values.agent.tolerations }}
+      {{- if .Values.removeStartupTaint }}
+      {{- $tolerations = append $tolerations (dict "key" "reservoir.dev/agent-not-ready" "operator" "Exists") }}
+      {{- end }}
+      tolerations: {{- toYaml $tolerations | nindent 8 }}
       containers:
         - name: agent
           image: {{ include "reservoir.image" . }}
@@ -142,7 +146,8 @@ spec:
             {{- if $hasGroup }}
             # The locks of the node's LVM, and udev's data of the node's devices.
             - { name: lvm-locks, mountPath: /run/lock/lvm }
-            - { name: lvm-config, mountPath: /etc/lvm, readOnly: true }
+            # /etc/lvm may be missing, and nobody can make it where /etc is read-only.
+            - { name: node-etc, mountPath: /run/node/etc, readOnly: true }
             {{- end }}
             {{- if $hasDevice }}
             - { name: state, mountPath: {{ .Values.agent.stateDir }} }
@@ -170,7 +175,7 @@ spec:
         {{- end }}
         {{- if $hasGroup }}
         - { name: lvm-locks, hostPath: { path: /run/lock/lvm, type: DirectoryOrCreate } }
-        - { name: lvm-config, hostPath: { path: /etc/lvm, type: DirectoryOrCreate } }
+        - { name: node-etc, hostPath: { path: /etc, type: Directory } }
         {{- end }}
         {{- if $hasDevice }}
         - { name: state, hostPath: { path: {{ .Values.agent.stateDir }}, type: DirectoryOrCreate } }

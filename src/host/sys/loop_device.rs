@@ -12,6 +12,8 @@ use crate::host::error::{Context, Error, Result, unless_busy};
 use crate::host::sys::mountinfo::Device;
 use crate::host::sys::syscalls;
 
+/// The device that gives free numbers.
+const CONTROL: &str = "/dev/loop-control";
 /// Number of attempts to get a free device: another process may take it first.
 const ATTEMPTS: u32 = 64;
 
@@ -182,8 +184,7 @@ pub(crate) fn attach(file: BorrowedFd<'_>, identity: &Identity) -> Result<LoopDe
     if let Some(device) = existing.pop() {
         return Ok(device);
     }
-    let control = rustix::fs::open("/dev/loop-control", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        .context(|| "open /dev/loop-control")?;
+    let control = open_control()?;
     // AUTOCLEAR: the kernel detaches the device with its last mount in any namespace, also after the death of this
     // process.
     let info = syscalls::LoopInfo64::new(
@@ -232,24 +233,46 @@ fn number(name: &str) -> Option<u32> {
     name.strip_prefix("loop")?.parse().ok()
 }
 
+/// Opens the device that gives free numbers, and makes a missing node, as [`open_node`] does. To open it makes the kernel load
+/// the module, which then names free devices.
+fn open_control() -> Result<OwnedFd> {
+    let opened =
+        open_or_make(CONTROL, FileType::CharacterDevice, rustix::fs::makedev(10, 237), OFlags::RDWR)?;
+    opened.or_else(|error| match error {
+        Errno::NODEV | Errno::NXIO => Err(Error::UnusableDevice(
+            "the kernel of the node has no loop devices: load its module loop (modprobe loop, and a line loop in \
+             /etc/modules-load.d/reservoir.conf), or give the disk another backing"
+                .to_owned(),
+        )),
+        error => Err(error).context(|| format!("open {CONTROL}")),
+    })
+}
+
+/// Opens a device; a missing node is made first. The error of the open is the inner one.
+fn open_or_make(
+    path: &str,
+    kind: FileType,
+    device: u64,
+    flags: OFlags,
+) -> Result<rustix::io::Result<OwnedFd>> {
+    let open = || rustix::fs::open(path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty());
+    let opened = open();
+    if let Err(Errno::NOENT) = opened {
+        match rustix::fs::mknodat(CWD, path, kind, Mode::RUSR | Mode::WUSR, device) {
+            Ok(()) | Err(Errno::EXIST) => return Ok(open()),
+            Err(error) => return Err(error).context(|| format!("make the missing {path}")),
+        }
+    }
+    Ok(opened)
+}
+
 /// Opens `/dev/loopN`, and makes a missing node: a container gets its /dev at its start, without later devices.
 fn open_node(number: u32, flags: OFlags) -> Result<(OwnedFd, Device)> {
     let name = format!("/sys/block/loop{number}/dev");
     let text = std::fs::read_to_string(&name).context(|| format!("read {name}"))?;
     let device = Device::parse(&text).ok_or_else(|| Error::corrupt(name, text.as_str()))?;
     let path = format!("/dev/loop{number}");
-    let open = || rustix::fs::open(&path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty());
-    let opened = match open() {
-        Err(Errno::NOENT) => {
-            let mode = Mode::RUSR | Mode::WUSR;
-            match rustix::fs::mknodat(CWD, &path, FileType::BlockDevice, mode, device.to_raw()) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(error).context(|| format!("make the missing {path}")),
-            }
-            open()
-        }
-        result => result,
-    };
+    let opened = open_or_make(&path, FileType::BlockDevice, device.to_raw(), flags)?;
     let fd = opened.context(|| format!("open {path}"))?;
     if Device::of_node(&fd)? != Some(device) {
         return Err(Error::UnusableDevice(format!("{path} is another device than in sysfs: remove it")));

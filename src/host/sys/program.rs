@@ -12,6 +12,10 @@ use crate::host::error::{Context, Error, Result};
 /// The directories of programs; the agent's PATH is not used.
 const DIRECTORIES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 
+/// The node's configuration of LVM, in the agent's container. A node without one, perhaps with a read-only /etc, has LVM's
+/// defaults.
+const NODE_LVM: &str = "/run/node/etc/lvm";
+
 /// The argument for the file that a program works on. The path stays valid if the file is renamed or removed.
 pub(crate) const FILE: &str = "/proc/self/fd/0";
 pub(crate) const RESULT: &str = "/proc/self/fd/1";
@@ -55,6 +59,7 @@ fn start(program: &str, arguments: &[&str], stdin: Stdio, stdout: Stdio) -> Resu
         // Without this variable resize2fs marks blocks as empty, and leaves bytes in them that have to be overwritten
         // (X4).
         .envs((program == "resize2fs").then_some(("UNIX_IO_NOZEROOUT", "1")))
+        .envs((program == "lvm" && Path::new(NODE_LVM).is_dir()).then_some(("LVM_SYSTEM_DIR", NODE_LVM)))
         .current_dir("/")
         .stdin(stdin)
         .stdout(stdout)

@@ -201,3 +201,32 @@ fn a_named_reservation_and_no_other() {
     v.spec.reservation = Some("a".into());
     assert_eq!(pick(&v, &rs), Ok("a".into()));
 }
+
+#[test]
+fn v1_a_cordoned_node_gets_no_new_volume() {
+    let on = |name: &str, disk: &str, node: &str, size| {
+        let mut r = reserved(name, "eng", size, &[]);
+        let status = r.status.as_mut().unwrap();
+        (status.node_disk, status.node_name) = (Some(disk.into()), Some(node.into()));
+        r
+    };
+    let reservations = [on("r1", "n1.a", "n1", 3), on("r2", "n2.a", "n2", 9)];
+    let mut disks = [disk("n1.a", "n1", 10, &[]), disk("n2.a", "n2", 10, &[])];
+    disks[0].status.as_mut().unwrap().cordoned = true;
+    let chosen = |volume: &SharedPersistentVolume, disks: &[NodeDisk]| {
+        choose(volume, &reservations.iter().collect::<Vec<_>>(), &disks.iter().collect::<Vec<_>>())
+            .map(|r| r.name_any())
+            .map_err(|why| (why.reason, why.message))
+    };
+    let mut wanted = volume("v", "eng", 2);
+    assert_eq!(chosen(&wanted, &disks), Ok("r2".into()), "although the other is fuller");
+    wanted.spec.reservation = Some("r1".into());
+    let said =
+        "only cordoned nodes have space for it (r1 on n1): kubectl uncordon n1, or reserve on another node";
+    assert_eq!(chosen(&wanted, &disks), Err(("NodeCordoned", said.into())));
+    wanted.spec.size = gi(4);
+    assert_eq!(chosen(&wanted, &disks).unwrap_err().0, "ReservationFull", "uncordon would not help");
+    disks[0].status.as_mut().unwrap().cordoned = false;
+    wanted.spec.size = gi(2);
+    assert_eq!(chosen(&wanted, &disks), Ok("r1".into()));
+}

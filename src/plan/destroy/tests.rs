@@ -18,6 +18,7 @@ fn nothing() -> Seen {
         guarded: true,
         offered: false,
         disk_gone: false,
+        node_gone: false,
         moved_to: None,
         lost_claims: vec![],
         users: vec![],

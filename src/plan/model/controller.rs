@@ -109,8 +109,9 @@ impl Controller {
                 });
                 K::see(name, released, &mut seen);
             }),
-            // No volume of the model is kept (X8).
+            // No volume of the model is kept (X8), and no reservation is static (R2).
             Step::MakeRoom(..) => seen.room_made = true,
+            Step::Delete => unreachable!(),
             Step::Settle(unsettled) => {
                 self.settle(unsettled);
                 seen.settled = true;
@@ -124,7 +125,16 @@ impl Controller {
     pub fn look_at_disk(&mut self, name: &str) {
         let Some(disk) = self.cache.get::<NodeDisk>(name) else { return };
         let (owners, now) = (self.cache.owners(&*disk), Timestamp::UNIX_EPOCH);
-        let seen = DiskSeen { disk, owners, node_ready: Some(true), silent: false, settled: false, now };
+        let seen = DiskSeen {
+            disk,
+            owners,
+            node_ready: Some(true),
+            cordoned: false,
+            silent: false,
+            missing: false,
+            settled: false,
+            now,
+        };
         if let summary::Step::Settle(entries) = next_for_disk(&seen) {
             self.settle(vec![(LedgerOf::Disk(name.to_owned()), entries)]);
         }

@@ -19,8 +19,8 @@ use super::reservation_seen::{LedgerOf, of_kind};
 use super::testing::*;
 use super::{allocatable, create};
 use crate::api::{
-    DiskKind, DiskReservation, LedgerEntry, NodeDisk, Orphan, Reserved, Role, SharedPersistentVolume, Size,
-    UidRef,
+    DiskKind, DiskReservation, LedgerEntry, Lifetime, MissingNode, NodeDisk, Orphan, Reserved, Role,
+    SharedPersistentVolume, Size, UidRef,
 };
 use controller::Controller;
 use server::Store;
@@ -37,7 +37,8 @@ const RESERVATIONS: [(&str, Option<usize>); 8] = [
     ("dev", None),
 ];
 const VOLUMES: [&str; 6] = ["eng", "ops", "eng/ml", "eng/ml/x", "eng/web", "dev"];
-const DISKS: [&str; 2] = ["n1.a", "n2.b"];
+/// The last one comes when the node of the first one leaves.
+const DISKS: [&str; 3] = ["n1.a", "n2.b", "n3.a"];
 /// Role, limit and guarantee, in Gi.
 const ROLES: [(&str, Option<u64>, Option<u64>); 3] =
     [("eng", Some(13), None), ("eng/ml", Some(7), None), ("ops", None, Some(4))];
@@ -91,6 +92,8 @@ enum Op {
         of: usize,
         steps: usize,
     },
+    /// The node of the first disk leaves, and takes the disk along (D7). Another node comes.
+    Leave,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -108,6 +111,11 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (of.clone(), 0..ROLES.len()).prop_map(|(of, role)| Op::LookAtRole { of, role }),
         6 => (of, 1usize..4).prop_map(|(of, steps)| Op::Go { of, steps }),
     ]
+}
+
+/// The same, with a node that leaves.
+fn op_or_leave() -> impl Strategy<Value = Op> {
+    prop_oneof![40 => op(), 1 => Just(Op::Leave)]
 }
 
 struct Model {
@@ -200,7 +208,43 @@ impl Model {
                     self.controllers[of].go(&mut self.server);
                 }
             }
+            Op::Leave => self.leave(),
         }
+    }
+
+    fn leave(&mut self) {
+        let mut gone = (*self.server.get::<NodeDisk>(DISKS[0]).unwrap()).clone();
+        if gone.spec.gone {
+            return;
+        }
+        (gone.spec.gone, gone.spec.lifetime, gone.spec.node_uid) =
+            (true, Lifetime::Node, Some("uid-n1".into()));
+        let status = gone.status.as_mut().unwrap();
+        set_ready(&mut status.conditions, false);
+        let since = some_time().unwrap();
+        status.missing_node = Some(MissingNode { node_uid: "uid-n1".into(), since });
+        self.server.put(gone);
+        self.server.put(disk(DISKS[2], "n3", 16, &[]));
+    }
+
+    /// True if the reservation is on a disk that has gone with its node.
+    fn is_left(&self, reservation: &DiskReservation) -> bool {
+        let on = reservation.status.as_ref().and_then(|status| status.node_disk.as_ref());
+        on.and_then(|on| self.server.get::<NodeDisk>(on)).is_some_and(|disk| disk.spec.gone)
+    }
+
+    /// The volumes on a disk that has gone end, also those whose reservation was lost.
+    fn end_left_volumes(&mut self) {
+        let has_left = |volume: &SharedPersistentVolume| {
+            let of = volume.status.as_ref().and_then(|status| status.reservation.as_ref()).unwrap();
+            let reservation = self.server.get::<DiskReservation>(&of.name);
+            let reservation = reservation.filter(|now| now.uid().as_ref() == Some(&of.uid));
+            reservation.is_none_or(|reservation| self.is_left(&reservation))
+        };
+        let is_any = self.server.disks.values().any(|disk| disk.spec.gone);
+        let left = self.server.volumes.values().filter(|volume| is_any && has_left(volume));
+        let names: Vec<_> = left.map(|volume| volume.name_any()).collect();
+        names.iter().for_each(|name| self.destroy(name));
     }
 
     /// Removes the reservation without a step of the controller. Data of volumes without an object becomes an orphan
@@ -340,6 +384,7 @@ impl Model {
     /// Lets one controller reconcile all objects, again and again, until nothing changes.
     fn come_to_rest(&mut self) -> Result<(), TestCaseError> {
         for _ in 0..40 {
+            self.end_left_volumes();
             let before = self.server.version;
             let count = self.server.reservations.len();
             for round in 0..RESERVATIONS.len() {
@@ -402,7 +447,15 @@ impl Model {
             });
             Ok(())
         };
-        DISKS.iter().try_for_each(|disk| fits_all(LedgerOf::Disk((*disk).to_owned())))?;
+        self.server.disks.keys().try_for_each(|disk| fits_all(LedgerOf::Disk(disk.clone())))?;
+        for disk in self.server.disks.values().filter(|disk| disk.spec.gone) {
+            let ledger = disk.ledger();
+            let owned = ledger.entries().iter().filter(|entry| {
+                let owner = self.server.get::<DiskReservation>(&entry.name);
+                owner.is_some_and(|owner| owner.uid().as_ref() == Some(&entry.uid))
+            });
+            prop_assert!(owned.count() == 0, "D7: {} is gone and has {ledger:?}", disk.name_any());
+        }
         (0..ROLES.len()).try_for_each(|role| fits_all(LedgerOf::Role(role_name(role))))?;
         self.server.reservations.keys().try_for_each(|name| fits_all(LedgerOf::Parent(name.clone())))
     }
@@ -423,6 +476,13 @@ proptest! {
     /// S1, S2, Q2, L1: the rules hold at every write, for any order and for a crash at any point.
     #[test]
     fn s1_s2_two_controllers_give_no_more_than_there_is(ops in proptest::collection::vec(op(), 0..160)) {
+        Model::run(ops, false)?;
+    }
+
+    /// D7: the same while a disk goes with its node. No reservation has bytes on a disk without an entry there, and in the end
+    /// nothing is reserved on the disk that has gone.
+    #[test]
+    fn d7_s1_reservations_leave_a_disk_that_goes(ops in proptest::collection::vec(op_or_leave(), 0..160)) {
         Model::run(ops, false)?;
     }
 

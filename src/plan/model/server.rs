@@ -8,8 +8,7 @@ use kube::core::object::HasStatus;
 use kube::{Resource, ResourceExt};
 
 use super::super::candidate::Candidate;
-use super::super::entry::is_parent;
-use super::super::holder::Holder;
+use super::super::holder::{Holder, is_parent};
 use super::super::reservation_seen::Seen;
 use super::super::share::{Outcomes, share_out};
 use crate::api::{DiskReservation, NodeDisk, SharedPersistentVolume, VolumeRole};

@@ -388,3 +388,83 @@ fn s3_an_empty_reservation_goes_entries_first() {
     Arc::make_mut(&mut seen.reservation).metadata.deletion_timestamp = None;
     assert_eq!(next(&seen), Step::AddFinalizer);
 }
+
+fn left(mut disk: NodeDisk) -> NodeDisk {
+    (disk.spec.gone, disk.spec.lifetime) = (true, crate::api::Lifetime::Node);
+    disk.spec.node_uid = Some("uid-n1".into());
+    let since = some_time().unwrap();
+    disk.status.as_mut().unwrap().missing_node =
+        Some(crate::api::MissingNode { node_uid: "uid-n1".into(), since });
+    disk
+}
+
+/// A reservation never loses its place while something is in it, and an entry goes only after the reservation has said so:
+/// another controller that took the entry may be about to report the bytes.
+#[test]
+fn d7_an_empty_reservation_leaves_and_a_used_one_waits() {
+    let gone = left(disk("n1.a", "n1", 10, &[("r", 4)]));
+    let used = seen(reserved("r", "eng", 4, &[("v", 1)]), std::slice::from_ref(&gone), &[]);
+    let status = |seen: &Seen| match next(seen) {
+        Step::Report(status) => *status,
+        step => panic!("{step:?}"),
+    };
+    let now = status(&used);
+    assert_eq!(
+        (now.node_disk.as_deref(), now.volumes.len(), reason_of(&used)),
+        (Some("n1.a"), 1, "NodeGone".into())
+    );
+
+    let empty = seen(reserved("r", "eng", 4, &[]), std::slice::from_ref(&gone), &[]);
+    let now = status(&empty);
+    assert_eq!(
+        (now.node_disk.as_deref(), now.size.clone(), reason_of(&empty)),
+        (None, None, "NodeGone".into())
+    );
+    let mut placeless = reservation("r", "eng", 4);
+    placeless.status = Some(now);
+    let settles = next(&seen(placeless, std::slice::from_ref(&gone), &[]));
+    assert!(matches!(settles, Step::Settle(of) if of[0].0 == LedgerOf::Disk("n1.a".into())));
+
+    // Kept data is lost with the disk, as a volume is (X8).
+    let mut kept = reserved("r", "eng", 4, &[]);
+    kept.status.as_mut().unwrap().volumes = with_kept(&[("v", 0, 60)]).status.unwrap().volumes;
+    assert_eq!(status(&seen(kept, std::slice::from_ref(&gone), &[])).node_disk, None);
+}
+
+/// A controller died between the entry and the report.
+#[test]
+fn d7_an_entry_goes_after_the_reservation_says_so() {
+    let gone = left(disk("n1.a", "n1", 10, &[("r", 4)]));
+    let waits = reservation("r", "eng", 4);
+    assert!(Holder::<DiskReservation>::belongs(&gone, &waits, None), "somebody may be about to report it");
+    let disks = [gone.clone(), disk("n2.a", "n2", 10, &[])];
+    let Step::Report(status) = next(&seen(waits.clone(), &disks, &[])) else { panic!() };
+    assert_eq!(condition::get(&status.conditions, READY).unwrap().reason, "NodeGone");
+    let told = DiskReservation { status: Some(*status), ..waits };
+    assert!(!Holder::<DiskReservation>::belongs(&gone, &told, None));
+    assert!(Holder::<DiskReservation>::belongs(&disks[1], &told, None), "its next place");
+}
+
+/// The parent waits for the entry of its refinement, and the entry for the refinement's own report.
+#[test]
+fn d7_a_refinement_leaves_its_parent_first() {
+    let gone = || vec![Arc::new(left(disk("n1.a", "n1", 20, &[("p", 10)])))];
+    let mut parent = reserved("p", "eng", 10, &[]);
+    parent.status.as_mut().unwrap().refinements = vec![ledger_entry("ml", "eng/ml", 3)];
+    condition::set(
+        &mut parent.status.as_mut().unwrap().conditions,
+        READY,
+        Verdict::no(reason::NODE_GONE, "gone".to_owned()),
+        None,
+        Timestamp::UNIX_EPOCH,
+    );
+    let mut waits = Seen { disks: gone(), ..refining(Some(parent.clone()), &[]) };
+    assert_eq!(reason_of(&waits), "NodeGone", "never placed, in spite of its entry");
+    assert!(parent.belongs(&*waits.reservation, None));
+    let Step::Report(status) = next(&waits) else { panic!() };
+    Arc::make_mut(&mut waits.reservation).status = Some(*status);
+    assert!(!parent.belongs(&*waits.reservation, None));
+    assert!(matches!(next(&waits), Step::Settle(of) if of[0].0 == LedgerOf::Parent("p".into())));
+    waits.settled = true;
+    assert_eq!(reason_of(&waits), "NodeGone", "its parent is still known");
+}

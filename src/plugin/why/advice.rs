@@ -10,6 +10,7 @@ use crate::api::{
     VolumeMode,
 };
 use crate::cluster;
+use crate::plan::candidate::is_cordoned;
 use crate::plan::node_disk::UNCONFIGURED;
 use crate::plan::pvc_provisioner::pvc_of;
 use crate::plan::{advice, fullness, holder, quota, resize};
@@ -81,6 +82,7 @@ impl<'a> About<'a> {
             AGENT_SILENT | BACKING_FAILED | RESIZE_FAILED => self.agent_log(),
             // The node may have no object.
             NODE_UNREACHABLE => advice::bring_node_back(self.node(), self.disk.as_deref().unwrap_or(name)),
+            NODE_CORDONED => advice::uncordon_for_new(self.cordoned_node()),
             DISK_GONE => advice::empty_gone_disk(argument),
             SPACE_TAKEN => advice::remove_foreign_files(self.node()),
             NOT_ENOUGH_ROOM => match self.largest_free() {
@@ -156,6 +158,8 @@ impl<'a> About<'a> {
             )),
             VOLUME_LOST if self.lost_only_its_binding() => self.claim_anew(role, None, self.mode()),
             VOLUME_LOST => advice::leave_lost_volume(self.delete()),
+            NODE_GONE if self.claim.is_some() => advice::leave_lost_volume(self.delete()),
+            NODE_GONE => advice::look_again(),
             VOLUME_GONE | ROLE_TAKEN => self.delete(),
             IN_USE if self.claim.and_then(pvc_of).is_some() => advice::end_with_pvc(name, namespace),
             IN_USE => self.in_use(),
@@ -340,6 +344,13 @@ impl<'a> About<'a> {
             "kubectl delete {} && kubectl reservoir reserve {} --role {} --size {size}",
             self.argument, self.name, self.role
         )
+    }
+
+    /// The cordoned node of the disk, or else the first cordoned node.
+    fn cordoned_node(&self) -> &str {
+        let cordoned = || self.snapshot.disks.iter().filter(|disk| is_cordoned(disk));
+        let own = cordoned().find(|disk| disk.metadata.name == self.disk);
+        own.or(cordoned().next()).map_or("NODE", |disk| &disk.spec.node_name)
     }
 
     fn no_such_disk(&self) -> String {

@@ -193,6 +193,13 @@ fn t4_f1_why_pod_names_the_node_of_its_volume() {
         unscheduled.contains(&format!("next: kubectl describe node {node}   # volume v is on it")),
         "{unscheduled}"
     );
+    let name = snapshot.volumes[0].status.as_ref().unwrap().node_disk.clone().unwrap();
+    let mut on = disk(&name, &node, 10, &[]);
+    on.status.as_mut().unwrap().cordoned = true;
+    snapshot.disks = vec![on];
+    let cordoned = of(&snapshot);
+    assert!(cordoned.contains(&format!("volume v is on node {node}, which is cordoned")), "{cordoned}");
+    assert!(cordoned.contains(&format!("next: kubectl uncordon {node}")), "{cordoned}");
 }
 
 /// T4: no node has both volumes of the pod, and an inline volume is never made.

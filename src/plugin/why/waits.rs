@@ -15,6 +15,7 @@ use crate::api::condition::reason::{NEARLY_FULL, NODE_UNREACHABLE, VOLUME_HELD};
 use crate::api::condition::{self, READY};
 use crate::api::{DRIVER, DiskReservation, NodeDisk, Role, Size};
 use crate::cluster;
+use crate::plan::candidate::is_cordoned;
 use crate::plan::persistent_volume::ONE_POD;
 use crate::plan::{advice, holder, publish::is_for_one_pod};
 use crate::plugin::kind::{CLAIM, Kind, POD, PVC, did_you_mean, nearest};
@@ -78,6 +79,7 @@ pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Ve
             (Some((volume, node)), _) => {
                 format!("{on}, and its volume {volume} on node {node}: no node has both")
             }
+            (None, None) if place.is_cordoned => format!("{on}, which is cordoned"),
             (None, Some(asked)) => format!("{on}, and the pod asks for node {asked}"),
             (None, None) => format!("{on}: {message}"),
         };
@@ -140,20 +142,20 @@ struct Place {
     other: Option<(String, String)>,
     /// The other node that the pod's spec asks for.
     asked: Option<String>,
-    /// True if the scheduler reports a cordoned node.
-    cordoned: bool,
+    /// True if the node is cordoned.
+    is_cordoned: bool,
 }
 
-/// The first volume of the pod on another node than the pod asks for, or one that the scheduler cannot place the pod at.
+/// The first volume of the pod on another node than the pod asks for, or one that the scheduler cannot place the pod at, for
+/// example a cordoned one.
 fn other_node(snapshot: &Snapshot, pod: &Pod) -> Option<Place> {
     let spec = pod.spec.as_ref()?;
     let selected = spec.node_selector.as_ref().and_then(|labels| labels.get("kubernetes.io/hostname"));
     let asked = spec.node_name.as_ref().or(selected);
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let unscheduled = conditions.filter(|c| c.type_ == "PodScheduled" && c.status == "False");
-    let unscheduled = unscheduled.filter_map(|c| c.message.as_ref()).next();
-    let cordoned = unscheduled.is_some_and(|message| message.contains("were unschedulable"));
-    let by_volume = unscheduled.is_some_and(|message| message.contains("PersistentVolume's node affinity"));
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let unscheduled = conditions.find(|c| c.type_ == "PodScheduled" && c.status == "False");
+    let says = |part: &str| unscheduled.and_then(|c| c.message.as_ref()).is_some_and(|message| message.contains(part));
+    let by_volume = says("PersistentVolume's node affinity");
     let claims = cluster::claims_of(pod);
     let volumes = claims.iter().filter_map(|(namespace, name)| {
         let volume = snapshot.volume_of(namespace, name)?;
@@ -164,14 +166,22 @@ fn other_node(snapshot: &Snapshot, pod: &Pod) -> Option<Place> {
         let asked = asked.filter(|asked| *asked != node).cloned();
         let other = volumes.iter().find(|(_, other)| other != node);
         let other = other.map(|(volume, node)| (volume.name_any(), node.clone()));
+        let is_on_it = |disk: &&NodeDisk| {
+            disk.metadata.name == volume.status.as_ref().and_then(|status| status.node_disk.clone())
+        };
+        // Who may not see disks has the scheduler's words.
+        let is_cordoned = match snapshot.disks.iter().find(is_on_it) {
+            Some(disk) => unscheduled.is_some() && is_cordoned(disk),
+            None => by_volume && says("were unschedulable"),
+        };
         let place = || Place {
             volume: volume.name_any(),
             node: node.clone(),
             other: other.clone(),
             asked: asked.clone(),
-            cordoned,
+            is_cordoned,
         };
-        (asked.is_some() || other.is_some() || by_volume).then(place)
+        (asked.is_some() || other.is_some() || by_volume || is_cordoned).then(place)
     })
 }
 
@@ -184,7 +194,7 @@ pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
         Some(Place { node, asked: Some(_), .. }) => {
             advice::leave_other_node(&target.name, target.namespace.as_deref().unwrap_or("default"), node)
         }
-        Some(Place { volume, node, cordoned: true, .. }) => advice::uncordon(node, volume),
+        Some(Place { volume, node, is_cordoned: true, .. }) => advice::uncordon(node, volume),
         Some(Place { volume, node, .. }) => advice::fit_node(node, volume),
         None => advice::look_again(),
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeSpec, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeSpec, Pod};
 use kube::api::Api;
 use kube::config::Kubeconfig;
 use kube::{Client, ResourceExt};
@@ -39,6 +39,17 @@ pub fn agent_kubeconfig(cluster: &Cluster, node: &str) -> Kubeconfig {
         // The chart's RBAC for agents is tested elsewhere.
         auth_info.impersonate_groups = Some(vec!["system:masters".into()]);
         auth_info.impersonate_user_extra = Some([node.clone()].into());
+    }
+    kubeconfig
+}
+
+/// The same with the UID of the Node, which the tokens of pods have.
+async fn kubeconfig_on_node(cluster: &Cluster, node: &str) -> Kubeconfig {
+    let mut kubeconfig = agent_kubeconfig(cluster, node);
+    let uid = cluster.all::<Node>().get(node).await.unwrap().uid().unwrap();
+    for auth_info in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
+        let extra = auth_info.impersonate_user_extra.get_or_insert_default();
+        extra.insert("authentication.kubernetes.io/node-uid".to_owned(), vec![uid.clone()]);
     }
     kubeconfig
 }
@@ -85,6 +96,19 @@ impl Agent {
     /// Starts the agent in a process of its own, so that a test can kill it.
     pub fn start_process(cluster: &Cluster, node: &str, capacity: &str) -> Self {
         Self::start_as(cluster, node, capacity, None)
+    }
+
+    /// Starts the agent of the Node that has the name now, as its token names it.
+    pub async fn start_on_node(cluster: &Cluster, node: &str, disks: impl FnOnce(&Path) -> String) -> Self {
+        let client = client_called(kubeconfig_on_node(cluster, node).await, AGENT_AGENT).await;
+        Self::start_with(cluster, node, disks, Some(client))
+    }
+
+    /// Starts a killed agent again, on the Node that has its node's name now.
+    pub async fn run_on_node(&mut self, cluster: &Cluster) {
+        let kubeconfig = kubeconfig_on_node(cluster, &self.node).await;
+        self.client = Some(client_called(kubeconfig, AGENT_AGENT).await);
+        self.run();
     }
 
     fn start_as(cluster: &Cluster, node: &str, capacity: &str, client: Option<Client>) -> Self {

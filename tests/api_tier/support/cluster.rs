@@ -151,6 +151,7 @@ impl Cluster {
             identity: "test".into(),
             namespace: "default".into(),
             replaces_pods: true,
+            untaints_nodes: true,
             concurrency: 8,
             agents: agents.map(str::to_owned),
             look_again: self.look_again,

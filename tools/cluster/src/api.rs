@@ -49,6 +49,7 @@ pub struct ApiOptions {
 #[derive(Debug)]
 pub struct ApiServer {
     // Fields drop in this order: each process before the one it talks to, their files last.
+    scheduler: Option<Process>,
     controller_manager: Option<Process>,
     apiserver: Option<Process>,
     etcd: Option<Process>,
@@ -72,6 +73,7 @@ impl ApiServer {
         files::write_inputs(dir.path())?;
         let (etcd_port, port) = (ports::free()?, ports::free()?);
         let mut server = Self {
+            scheduler: None,
             controller_manager: None,
             apiserver: None,
             etcd: None,
@@ -94,6 +96,17 @@ impl ApiServer {
     pub async fn restart_apiserver(&mut self) -> anyhow::Result<()> {
         self.apiserver = None;
         self.start_apiserver().await
+    }
+
+    /// Starts kube-scheduler, which binds pods to Nodes that are Ready and have room for pods.
+    pub async fn start_scheduler(&mut self) -> anyhow::Result<()> {
+        let find = || Programs::locate(Program::Kubernetes("kube-scheduler"));
+        let program = tokio::task::spawn_blocking(find).await??;
+        let kubeconfig = self.kubeconfig_path().display().to_string();
+        let args = ["--leader-elect=false", "--secure-port=0"].map(str::to_owned).into_iter();
+        let args: Vec<_> = args.chain([format!("--kubeconfig={kubeconfig}")]).collect();
+        self.scheduler = Some(Process::start(&program, &args, &self.dir.path().join("kube-scheduler.log"))?);
+        Ok(())
     }
 
     /// A copy of all that etcd has.
@@ -119,8 +132,8 @@ impl ApiServer {
 
     /// Ends the processes and removes their data.
     pub async fn stop(self) -> anyhow::Result<()> {
-        let Self { controller_manager, apiserver, etcd, dir, .. } = self;
-        drop((controller_manager, apiserver, etcd));
+        let Self { scheduler, controller_manager, apiserver, etcd, dir, .. } = self;
+        drop((scheduler, controller_manager, apiserver, etcd));
         dir.close().context("failed to remove the API server's data")
     }
 
@@ -233,19 +246,19 @@ struct Programs {
 
 impl Programs {
     fn find(controller_manager: bool) -> anyhow::Result<Self> {
-        let cache = Cache::open()?;
-        let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
-        let find = |program: Program| {
-            let given = assets.as_ref().map(|dir| dir.join(program.name())).filter(|file| file.is_file());
-            given.map_or_else(|| program.build(&cache), Ok)
-        };
         Ok(Self {
-            etcd: find(Program::Etcd)?,
-            apiserver: find(Program::Kubernetes("kube-apiserver"))?,
+            etcd: Self::locate(Program::Etcd)?,
+            apiserver: Self::locate(Program::Kubernetes("kube-apiserver"))?,
             controller_manager: controller_manager
-                .then(|| find(Program::Kubernetes("kube-controller-manager")))
+                .then(|| Self::locate(Program::Kubernetes("kube-controller-manager")))
                 .transpose()?,
         })
+    }
+
+    fn locate(program: Program) -> anyhow::Result<PathBuf> {
+        let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+        let given = assets.map(|dir| dir.join(program.name())).filter(|file| file.is_file());
+        given.map_or_else(|| program.build(&Cache::open()?), Ok)
     }
 }
 
