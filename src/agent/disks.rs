@@ -9,7 +9,7 @@ use kube::{Api, ResourceExt};
 
 use crate::api::condition::{self, DISK_HEALTHY};
 use crate::api::{
-    AGENT_MANAGER, EnforcementState, Lifetime, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan,
+    AGENT_MANAGER, EnforcementState, Lifetime, NodeDevice, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan,
     SharedPersistentVolume,
 };
 use crate::cluster;
@@ -21,6 +21,7 @@ use crate::plan::node_lifetime;
 
 use super::config::DiskEntry;
 use super::context::{Context, NodeError};
+use super::devices;
 use super::disk_identity::DiskIdentities;
 use super::orphans::orphan;
 use super::static_reservations;
@@ -98,6 +99,8 @@ impl Disks {
         let forgotten: Vec<_> = erased.into_iter().filter(|uid| !is_known(uid)).collect();
         let mut usage = self.ctx.on_host(move |host| sort_by_disk(host, volumes, &known)).await?;
 
+        // The first disk's NodeDisk has the node's devices, and the others have none.
+        let mut devices = Some(self.devices().await);
         self.log_orphans(&usage);
         self.ctx.on_host(move |host| forget(host, &forgotten)).await?;
         let ids: BTreeMap<_, _> =
@@ -109,6 +112,7 @@ impl Disks {
                     seen(&disk, usage.remove(&disk.name).unwrap_or_default(), entry, &self.ctx.node);
                 seen.node_uid.clone_from(&self.node_uid);
                 seen.other_disk = node_lifetime::other_disk(object, &ids, self.node_uid.as_deref(), &mine);
+                seen.devices = devices.take().unwrap_or(Some(Vec::new()));
                 seen.keeps_read_only = match self.ctx.keeps_read_only() {
                     false => self.ctx.never_keeps_read_only().then_some(false),
                     true => Some(true),
@@ -189,6 +193,21 @@ impl Disks {
             self.node_uid = cluster::node_uid(&self.ctx.client).await?;
         }
         Ok(())
+    }
+
+    /// The node's devices; `None` if they cannot be seen.
+    async fn devices(&self) -> Option<Vec<NodeDevice>> {
+        match self.ctx.on_host(|host| host.devices()).await {
+            Ok(Ok(devices)) => Some(devices::node_devices(devices)),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "failed to look at the node's devices");
+                None
+            }
+            Err(error) => {
+                tracing::error!(%error, "failed to look at the node's devices");
+                None
+            }
+        }
     }
 
     fn log_orphans(&mut self, usage: &BTreeMap<String, Usage>) {
@@ -293,6 +312,7 @@ fn seen(disk: &DiskReport, usage: Usage, entry: &DiskEntry, node: &str) -> Seen 
         keeps_read_only: None,
         node_uid: None,
         other_disk: None,
+        devices: None,
         orphans: usage.orphans,
         error: disk.error.clone(),
     }

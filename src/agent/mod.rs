@@ -6,6 +6,7 @@ mod config;
 mod containers;
 mod context;
 mod device_match;
+mod devices;
 mod disk_identity;
 mod disk_names;
 mod disks;

@@ -27,8 +27,9 @@ pub use claim::{ClaimPhase, ClaimSelector, VolumeClaim, VolumeClaimSpec, VolumeC
 pub use crds::{all as crds, file_name as crd_file_name};
 pub use deletion::DeletionPolicy;
 pub use node_disk::{
-    BackingKind, DiskKind, Enforcement, EnforcementState, KeptOnDisk, Lifetime, MissingNode, NodeDisk,
-    NodeDiskSpec, NodeDiskStatus, Orphan, OtherDisk, RoleOnDisk, TakeOver, UNKNOWN_DISK, UnlistedOrphans,
+    BackingKind, DiskKind, Enforcement, EnforcementState, KeptOnDisk, Lifetime, MAX_DEVICES, MissingNode,
+    NodeDevice, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan, OtherDisk, RoleOnDisk, TakeOver,
+    UNKNOWN_DISK, UnlistedOrphans,
 };
 pub use offer::{OfferedReservation, OfferedVolume, VolumeOffer, VolumeOfferSpec, VolumeOfferStatus};
 pub use refs::{AccessMode, ClaimBinding, Kept, LedgerEntry, PodRef, Reserved, UidRef, stable_hash};

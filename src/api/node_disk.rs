@@ -287,10 +287,48 @@ pub struct NodeDiskStatus {
     /// More data without an object, for which `orphans` has no space. Written by the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unlisted_orphans: Option<UnlistedOrphans>,
+    /// Block devices of the node's hardware, taken or not: at most 64. The first disk of the node's configuration has the
+    /// list. Written by the agent.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub devices: Vec<NodeDevice>,
     /// The conditions `Ready`, written by the controller, and `DiskHealthy`, written by the agent (T1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// The largest number of devices in a status.
+pub const MAX_DEVICES: usize = 64;
+
+/// A block device of the node's hardware (D6).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeDevice {
+    /// Path of the device, which may be another one's after the next boot.
+    #[schemars(length(max = 64))]
+    pub path: String,
+    /// Size of the device, in bytes, as a quantity.
+    pub size: Size,
+    /// Model of the device.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
+    pub model: String,
+    /// Serial number or WWID of the device.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 128))]
+    pub serial: String,
+    /// True for a spinning disk. False if absent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rotational: bool,
+    /// The reason why no disk can take the device, as a predicate. Absent for a blank device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub obstacle: Option<String>,
+    /// Disks of the configuration whose `match` the blank device meets: at most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub matched_by: Vec<String>,
 }
 
 /// Data without an object that is not listed (X6).

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::api::condition::reason;
 use crate::api::{Size, stable_hash};
 
 /// Publishes events. No decision depends on an event, so a failed publication is logged and not retried.
@@ -323,8 +324,9 @@ impl Events {
 
     /// Queues an event of a condition.
     pub async fn tell<K: Resource<DynamicType = ()>>(&self, object: &K, is: &Condition) {
+        let ok = is.status == "True" || is.reason == reason::RETIRE_WITHDRAWN;
         // The send cannot fail: the receiver lives as long as this sender.
-        let _ = self.queue.send((of_condition(is, true), object.object_ref(&()))).await;
+        let _ = self.queue.send((of_condition(is, ok), object.object_ref(&()))).await;
     }
 
     /// Gives a warning that waits the message of its condition.

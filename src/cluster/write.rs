@@ -149,6 +149,7 @@ impl Owned for NodeDisk {
         "enforcement",
         "keepsReadOnly",
         "otherDisk",
+        "devices",
         "orphans",
         "unlistedOrphans",
     ];

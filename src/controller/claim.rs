@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::api::condition::reason;
 use crate::api::{RoleSubscription, SharedPersistentVolume, VolumeClaim, volume_for_pvc};
 use crate::cluster;
+use crate::plan::candidate::is_cordoned;
 use crate::plan::claim::{Offers, Seen, Step, has, next, volume_gone};
 use crate::plan::debounce::DEBOUNCE;
 use crate::plan::pvc_provisioner::pvc_of;
@@ -158,7 +159,13 @@ fn offers(claim: &VolumeClaim, ctx: &Context) -> Offers {
             |rival: &VolumeClaim| bind::is_entitled(rival, &refs(&subscriptions(rival, ctx)), volume);
         ctx.stores.claims.first(QUEUE, &queue_of(&volume.name_any()), is_entitled)
     });
-    Offers { subscriptions: subscriptions(claim, ctx), rivals: rivals.collect(), volumes }
+    let on_cordoned = volumes.iter().filter(|v| ctx.disk_of(v).is_some_and(|disk| is_cordoned(&disk)));
+    Offers {
+        subscriptions: subscriptions(claim, ctx),
+        rivals: rivals.collect(),
+        cordoned: on_cordoned.map(|volume| volume.name_any()).collect(),
+        volumes,
+    }
 }
 
 /// The subscriptions of the claim's namespace.

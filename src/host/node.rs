@@ -10,8 +10,9 @@ use crate::host::error::{Error, Result};
 use crate::host::locks::Locks;
 use crate::host::slot::Slot;
 use crate::host::sys::read_only_lock::ReadOnlyLock;
+use crate::host::taken;
 use crate::host::targets::Targets;
-use crate::host::types::{DiskIdentity, DiskReport, HostConfig, Record, VolumeReport, VolumeUid};
+use crate::host::types::{DiskIdentity, DiskReport, HostConfig, Record, SeenDevice, VolumeReport, VolumeUid};
 use crate::host::volume::Volume;
 
 /// Time limit for listing a disk's volumes and counting the files of adopted directories.
@@ -20,6 +21,7 @@ const LISTING: Duration = Duration::from_secs(120);
 /// A node's disks and the volumes on them. See the [module](super) for its guarantees.
 pub struct Host {
     slots: Vec<Arc<Slot>>,
+    devices: Arc<Devices>,
     pub(super) targets: Targets,
     /// Taken before `volume_locks`.
     pub(super) target_locks: Locks<String>,
@@ -53,6 +55,7 @@ impl Host {
         let slots = config.disks.into_iter().map(open).collect();
         Ok(Self {
             slots,
+            devices,
             targets,
             volume_locks: Locks::new(),
             target_locks: Locks::new(),
@@ -64,6 +67,12 @@ impl Host {
     /// The present state of every configured disk (D1). The call retries disks that could not be served before.
     pub fn disks(&self) -> Vec<DiskReport> {
         self.slots.iter().map(|slot| slot.report()).collect()
+    }
+
+    /// The node's hardware block devices, taken or not (D6).
+    pub fn devices(&self) -> Result<Vec<SeenDevice>> {
+        let disks: Vec<_> = self.slots.iter().map(|slot| &slot.config).collect();
+        taken::seen_devices(&disks, &self.devices)
     }
 
     /// True while a disk does not answer. Work on the disk may not end before the disk answers.

@@ -22,7 +22,7 @@ use crate::host::devices::Devices;
 use crate::host::error::{Context, Error, Result, unless_busy};
 use crate::host::layout::VOLUMES;
 use crate::host::sys::{Device, atomic_file, block_device, dirfd, filesystem, in_use};
-use crate::host::types::{BlockDevice, DiskConfig, FindDevices};
+use crate::host::types::{BackingKind, BlockDevice, DiskConfig, FindDevices, SeenDevice};
 
 /// The directory of the notes in the state directory, one for each disk.
 const TAKEN: &str = "taken";
@@ -67,6 +67,32 @@ pub(super) fn devices_of(
     let note = Note { devices: chosen.iter().filter_map(|device| device.identity.clone()).collect() };
     atomic_file::replace_json(directory.as_fd(), &config.name, &note)?;
     Ok(chosen.into_iter().map(path_of).collect())
+}
+
+/// The node's devices, with the disks that have them or would take them.
+pub(super) fn seen_devices(disks: &[&DiskConfig], devices: &Arc<Devices>) -> Result<Vec<SeenDevice>> {
+    let present = devices.look()?;
+    let state = disks.iter().find_map(|disk| disk.state.clone()).unwrap_or_default();
+    let directory = state.join(TAKEN);
+    let notes = match directory.exists() {
+        true => notes(&dirfd::open_configured(&directory)?)?,
+        false => BTreeMap::new(),
+    };
+    let is_by_path = |disk: &&&DiskConfig| disk.backing == BackingKind::Block && disk.find.is_none();
+    let paths: Vec<_> = disks.iter().filter(is_by_path).map(|disk| disk.path.clone()).collect();
+    let owners = owners(&state, &notes, &paths, &present);
+    let seen = |mut device: BlockDevice| {
+        let owner = device.identity.as_ref().and_then(|identity| owners.get(identity));
+        device.obstacle = owner.cloned().or(device.obstacle);
+        let meets =
+            |disk: &&&DiskConfig| disk.find.as_ref().is_some_and(|find| find.matching.is_met_by(&device));
+        let matched_by = match device.obstacle {
+            None => disks.iter().filter(meets).map(|disk| disk.name.clone()).collect(),
+            Some(_) => Vec::new(),
+        };
+        SeenDevice { device, matched_by }
+    };
+    Ok(present.into_iter().map(seen).collect())
 }
 
 /// The devices that disks with a match have taken. Pods can write to some of them.

@@ -5,6 +5,7 @@
 //! written once, by UID, and never moves to another volume. A claim that selects notes the chosen volume first. After an
 //! interruption, and with an old cache, the claim goes on with that volume, so no two volumes list the claim (S8).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +54,8 @@ pub struct Offers {
     pub volumes: Vec<Arc<SharedPersistentVolume>>,
     /// For each exclusive volume, the oldest claim that names the volume and could have it.
     pub rivals: Vec<Arc<VolumeClaim>>,
+    /// Names of the volumes on cordoned nodes. A claim that selects gets another one, if one fits.
+    pub cordoned: BTreeSet<String>,
 }
 
 /// The next step.
@@ -196,7 +199,15 @@ impl Offers {
         claim: &VolumeClaim,
         volumes: &[&'a SharedPersistentVolume],
     ) -> Result<&'a SharedPersistentVolume, Verdict> {
-        bind::choose(claim, &refs(&self.subscriptions), volumes, &refs(&self.rivals))
+        let of =
+            |volumes: &[&'a _]| bind::choose(claim, &refs(&self.subscriptions), volumes, &refs(&self.rivals));
+        let is_elsewhere =
+            |v: &SharedPersistentVolume| bind::is_bound(v, claim) || !self.cordoned.contains(&v.name_any());
+        let elsewhere: Vec<_> = volumes.iter().copied().filter(|v| is_elsewhere(v)).collect();
+        match claim.spec.volume {
+            None if elsewhere.len() < volumes.len() => of(&elsewhere).or_else(|_| of(volumes)),
+            _ => of(volumes),
+        }
     }
 
     /// The volume's status with the claim in its list, decided again on the present volume: the cache may be old.
@@ -255,7 +266,24 @@ mod tests {
     fn offers(volumes: &[&SharedPersistentVolume]) -> Offers {
         let volumes = volumes.iter().map(|v| Arc::new((*v).clone())).collect();
         let subscriptions = vec![Arc::new(subscription("ns", &["eng"], true))];
-        Offers { subscriptions, volumes, rivals: vec![] }
+        Offers { subscriptions, volumes, ..Default::default() }
+    }
+
+    #[test]
+    fn c1_a_claim_that_selects_prefers_nodes_that_are_not_cordoned() {
+        let mut claim = claim("ns", "c", "v");
+        claim.spec.volume = None;
+        claim.spec.selector = Some(Default::default());
+        let (a, b) = (ready_volume("a", "eng", true), ready_volume("b", "eng", true));
+        let chosen = |cordoned: &[&str], volumes: &[&SharedPersistentVolume]| {
+            let cordoned = cordoned.iter().map(|&name| name.to_owned()).collect();
+            let offers = Offers { cordoned, ..offers(volumes) };
+            offers.choose(&claim, &refs(&offers.volumes)).map(|volume| volume.name_any()).ok()
+        };
+        assert_eq!(chosen(&[], &[&a, &b]).as_deref(), Some("a"));
+        assert_eq!(chosen(&["a"], &[&a, &b]).as_deref(), Some("b"));
+        assert_eq!(chosen(&["a"], &[&a]).as_deref(), Some("a"), "its pods wait for the node");
+        assert_eq!(chosen(&["a", "b"], &[&a, &b]).as_deref(), Some("a"));
     }
 
     /// A volume with the claim in its list.

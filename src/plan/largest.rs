@@ -93,7 +93,7 @@ fn a8_one_more_claim_than_fit_waits_with_its_own_reason() {
     let refused = bind::choose(&next, &[&sub], &[&v], &[]).unwrap_err();
     assert_eq!(refused.reason, "TooManyClaims");
     v.status.as_mut().unwrap().claims.pop();
-    let offers = claim::Offers { subscriptions: vec![Arc::new(sub)], volumes: vec![], rivals: vec![] };
+    let offers = claim::Offers { subscriptions: vec![Arc::new(sub)], ..Default::default() };
     assert_eq!(offers.bind(&next, &v).unwrap().claims.len(), MOST_ENTRIES);
 }
 

@@ -5,8 +5,8 @@ use kube::{Resource, ResourceExt};
 
 use crate::api::condition::{self, DISK_HEALTHY, Verdict, reason};
 use crate::api::{
-    DiskReservation, Enforcement, EnforcementState, Lifetime, NodeDisk, NodeDiskSpec, NodeDiskStatus, Orphan,
-    OtherDisk, Size,
+    DiskReservation, Enforcement, EnforcementState, Lifetime, NodeDevice, NodeDisk, NodeDiskSpec,
+    NodeDiskStatus, Orphan, OtherDisk, Size,
 };
 
 use super::disk_identity::is_placeholder;
@@ -54,6 +54,8 @@ pub struct Seen {
     pub node_uid: Option<String>,
     /// Another disk in the place of a disk that goes with its node (D7).
     pub other_disk: Option<OtherDisk>,
+    /// The node's devices, on the first disk of the configuration; `None`: not known now (D6).
+    pub devices: Option<Vec<NodeDevice>>,
     /// The reason, if the disk is not served.
     pub error: Option<String>,
 }
@@ -145,6 +147,7 @@ fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) ->
     let mut status = disk.status.clone().unwrap_or_default();
     status.keeps_read_only = seen.keeps_read_only.or(status.keeps_read_only);
     status.other_disk = seen.other_disk;
+    status.devices = seen.devices.unwrap_or(status.devices);
     status.enforcement = seen.enforcement.map(|(state, found)| enforcement(state, found, disk));
     let verdict = match seen.error {
         Some(error) => Verdict::no(reason::DISK_REFUSED, error),
@@ -210,6 +213,7 @@ fn report_unconfigured(
         }
     };
     let verdict = Verdict::no(reason::DISK_REFUSED, message + &unconfigured(still_used));
+    status.devices.clear();
     with_verdict(disk, status, verdict, now)
 }
 
@@ -413,6 +417,19 @@ mod tests {
         let configured = vec![("ops".to_owned(), testing::gi(1))];
         let (changes, _) = reported(&disk, Ok(Seen { configured, ..seen() }), &[]);
         assert_eq!(changes.apply.len(), 1);
+    }
+
+    #[test]
+    fn d6_the_devices_are_on_one_disk_and_outlast_a_failed_look() {
+        let mut disk = testing::disk("n1.a", "n1", 10, &[]);
+        let devices = vec![NodeDevice { path: "/dev/sda".into(), ..NodeDevice::default() }];
+        for (found, kept) in [(Some(devices.clone()), 1), (None, 1), (Some(vec![]), 0), (Some(devices), 1)] {
+            let (_, status) = reported(&disk, Some(Seen { devices: found, ..seen() }), &[]);
+            assert_eq!(status.devices.len(), kept);
+            disk.status = Some(status);
+        }
+        let (_, status) = reported(&disk, None, &[]);
+        assert_eq!(status.devices, [], "the disk is configured no more");
     }
 
     #[test]

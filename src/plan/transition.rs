@@ -15,7 +15,7 @@ pub const LASTING: Duration = Duration::from_secs(5);
 pub enum When {
     /// No event. An earlier wait of this condition is over, or has turned into an intermediate step.
     Never,
-    /// A change for the better. An earlier wait of this condition is over.
+    /// A change for the better, or for good. An earlier wait of this condition is over.
     AtOnce,
     /// A wait, unless it ends within [`LASTING`].
     IfItLasts,
@@ -59,6 +59,8 @@ fn when(is: &Condition) -> When {
         quiet if QUIET.contains(&quiet) => When::Never,
         // The cancelled retirement of a volume is no wait.
         reason::RETIRE_WITHDRAWN => When::AtOnce,
+        // The object may be deleted soon after that (D7).
+        reason::NODE_GONE => When::AtOnce,
         _ if is.status == "True" => When::AtOnce,
         _ => When::IfItLasts,
     }
@@ -86,6 +88,7 @@ mod tests {
             (of(true, reason::READY), of(false, reason::NODE_UNREACHABLE), Some(When::IfItLasts)),
             (of(false, reason::NO_SUCH_VOLUME), of(false, reason::BINDING), Some(When::Never)),
             (vec![], of(false, reason::RETIRE_WITHDRAWN), Some(When::AtOnce)),
+            (vec![], of(false, reason::NODE_GONE), Some(When::AtOnce)),
         ] {
             let found: Vec<When> =
                 transitions(&before, &after).into_iter().map(|change| change.when).collect();

@@ -122,7 +122,8 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     };
     let (retiring, delete) = retire(volume, &status);
     let has_left = disk_of(&status, seen).is_some_and(node_lifetime::has_left);
-    let delete = delete || has_left && status.claims.is_empty() && status.user_count == 0;
+    let has_ended = has_left && node_lifetime::has_ended(volume);
+    let delete = delete || has_ended && status.claims.is_empty() && status.user_count == 0;
     for (type_, verdict) in [(READY, Some(verdict)), (RESIZED, sized), (RETIRING, retiring)] {
         if let Some(verdict) = verdict {
             let generation = volume.metadata.generation;

@@ -189,6 +189,14 @@ pub(super) enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Lists the devices of the nodes.
+    Disks {
+        /// Every block device of the nodes' hardware, with what is on it, before a disk takes any.
+        #[arg(long, required = true)]
+        discover: bool,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Lists data on the disks without an object.
     Orphans {
         #[command(flatten)]

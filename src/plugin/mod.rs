@@ -6,6 +6,7 @@ mod cli;
 mod complete;
 mod connection;
 mod delete;
+mod discover;
 mod doctor;
 mod errors;
 mod item;

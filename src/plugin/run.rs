@@ -21,7 +21,9 @@ use super::tree::{self, Filter};
 use super::watch::Changes;
 use super::why::{self, Target};
 use super::write::{self, Until};
-use super::{complete, delete, kept, orphans, rights, status, subscribe, unclaim, uninstall, unsubscribe};
+use super::{
+    complete, delete, discover, kept, orphans, rights, status, subscribe, unclaim, uninstall, unsubscribe,
+};
 use crate::api::condition::RESIZED;
 
 /// Runs the command line. An error is one line on standard error.
@@ -132,6 +134,11 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             let field = ("size", json!(size));
             let result = ("is being resized", Some(Until::Condition(RESIZED)));
             write::change_field(&client, kind, name, field, result, &write).await?;
+        }
+        Command::Disks { output, .. } => {
+            let snapshot = read_and_report(&client, only, &namespace).await?;
+            let devices = discover::list(&snapshot);
+            print(&output, &devices, || discover::text(&devices))?;
         }
         Command::Orphans { output } => {
             let snapshot = read_and_report(&client, only, &namespace).await?;

@@ -340,6 +340,37 @@ async fn t4_the_doctor_finds_a_missing_installation() {
     assert!(doctor.contains("✗ the kind NodeDisk is not installed"), "{doctor}");
 }
 
+/// D6: what an agent found on this machine, whatever that is, and what a NodeDisk without an agent has. Nothing is written
+/// while the hardware stays as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn d6_devices_are_listed_before_a_disk_takes_any() {
+    let (cluster, _agent) = one_node("128Mi").await;
+    let disks = cluster.all::<NodeDisk>();
+    until_reason(&disks, "n1.default", "Ready").await;
+    let found = disks.get("n1.default").await.unwrap().status.unwrap().devices;
+    println!("devices of this machine: {found:?}");
+    assert!(found.len() <= reservoir::api::MAX_DEVICES);
+    let shown = parsed(&cluster, "disks --discover");
+    let paths: Vec<_> = shown.as_array().unwrap().iter().map(|device| device["path"].clone()).collect();
+    assert_eq!(json!(paths), json!(found.iter().map(|device| &device.path).collect::<Vec<_>>()));
+    cluster.quiet_for(Duration::from_secs(3)).await;
+    cluster
+        .apply_text(
+            "{apiVersion: reservoir.dev/v1alpha1, kind: NodeDisk, metadata: {name: n0.a},
+              spec: {nodeName: n0, diskName: a, diskID: d, kind: Path, backing: Loop, path: /d}}",
+        )
+        .await;
+    let devices = json!({"status": {"devices": [
+        {"path": "/dev/sdb", "size": "2Gi", "model": "Fast", "serial": "s2", "matchedBy": ["nvme"]},
+        {"path": "/dev/sda", "size": "1Gi", "obstacle": "has partitions", "rotational": true}]}});
+    disks.patch_status("n0.a", &Default::default(), &kube::api::Patch::Merge(&devices)).await.unwrap();
+    let said = does(&cluster, "disks --discover");
+    let row = |n| said.lines().nth(n).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(row(0), "NODE DEVICE SIZE MODEL SERIAL ROTATIONAL STATE MATCHED BY");
+    assert_eq!(row(1), "n0 /dev/sda 1Gi - - yes has partitions -");
+    assert_eq!(row(2), "n0 /dev/sdb 2Gi Fast s2 no blank nvme");
+}
+
 /// X6: the manifests recover orphans: all, or only the requested ones.
 #[tokio::test(flavor = "multi_thread")]
 async fn t4_orphans_are_listed_with_their_recovery() {

@@ -140,6 +140,7 @@ impl Agent {
             error: None,
             node_uid: None,
             other_disk: None,
+            devices: None,
         };
         let reservations: Vec<DiskReservation> = vec![];
         match node_disk::next(&found, Ok(seen), &reservations, now) {

@@ -19,6 +19,15 @@ pub struct BlockDevice {
     pub obstacle: Option<String>,
 }
 
+/// A device, and the disks that would take it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenDevice {
+    /// The device. A device of a disk has that as its obstacle.
+    pub device: BlockDevice,
+    /// The disks whose match the blank device meets.
+    pub matched_by: Vec<String>,
+}
+
 /// Properties of the devices that a disk may take. A device meets a match if it has each property that is present.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceMatch {

@@ -10,7 +10,7 @@ pub(super) mod spec;
 pub(super) mod uid;
 
 pub use config::{BackingKind, DiskConfig, HostConfig};
-pub use device::{BlockDevice, DeviceMatch, FindDevices};
+pub use device::{BlockDevice, DeviceMatch, FindDevices, SeenDevice};
 pub use fs_type::FsType;
 pub use mount_options::MountOption;
 pub use record::{Kept, Pod, Published, Record, State};

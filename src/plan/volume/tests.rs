@@ -265,3 +265,32 @@ fn d4_a_volume_is_as_ready_as_its_disk() {
     set_ready(&mut away.status.as_mut().unwrap().conditions, false);
     assert_eq!(of(vec![Arc::new(away)]), "NodeUnreachable");
 }
+
+/// The volume says so first, and waits for the end of its claims; nothing ends on a disk that is only away.
+#[test]
+fn d7_a_volume_goes_after_it_said_that_its_node_is_gone() {
+    let (mut v, s) = placed_volume();
+    v.status.as_mut().unwrap().claims = vec![bound_by("ns", "c", "uid-c")];
+    let mut left = disk("n1.a", "n1", 10, &[]);
+    (left.spec.gone, left.spec.node_uid) = (true, Some("uid-n1".into()));
+    let status = left.status.as_mut().unwrap();
+    let since = some_time().unwrap();
+    status.missing_node = Some(crate::api::MissingNode { node_uid: "uid-n1".into(), since });
+    let ended = Verdict::no(reason::NODE_GONE, "gone");
+    condition::set(&mut status.conditions, READY, ended, None, jiff::Timestamp::UNIX_EPOCH);
+    let gone = Seen { disks: vec![Arc::new(left.clone())], ..s };
+    let status = reported(next(&v, &gone));
+    assert_eq!((ready(&status), status.claims.len()), ("NodeGone", 1));
+    v.status = Some(status);
+    assert_eq!(next(&v, &gone), Step::Report(Box::new(v.status.clone().unwrap())), "its claim is bound");
+    v.status.as_mut().unwrap().claims.clear();
+    let status = reported(next(&v, &gone));
+    v.status = Some(status);
+    assert_eq!(next(&v, &gone), Step::Delete);
+    left.status.as_mut().unwrap().missing_node = None;
+    let declared = Verdict::no(reason::DISK_GONE, "gone");
+    let conditions = &mut left.status.as_mut().unwrap().conditions;
+    condition::set(conditions, READY, declared, None, jiff::Timestamp::UNIX_EPOCH);
+    let declared = Seen { disks: vec![Arc::new(left)], ..placed_volume().1 };
+    assert_eq!(ready(&reported(next(&v, &declared))), "VolumeGone", "D4");
+}
