@@ -165,6 +165,18 @@ fn d4_a_disk_that_was_declared_gone_needs_no_agent() {
     assert_eq!(credited(dead), ["r"], "without a receipt of the agent: nothing was erased");
 }
 
+/// Pods that Kubernetes has made anew wait for the claim, and would never end.
+#[test]
+fn d7_pods_without_a_node_do_not_hold_a_volume_that_left() {
+    let on = |disk_gone, node_gone| {
+        let seen = Seen { disk_gone, node_gone, live: live(vec![pod("ns", "p")]), ..nothing() };
+        step(Case { seen, ..quiet() })
+    };
+    assert!(matches!(on(true, true), Ok(Stage::Tombstone(_))));
+    assert!(matches!(on(true, false), Ok(Stage::Unfence(_))), "D4: they may run");
+    assert!(!matches!(on(false, false), Ok(Stage::Tombstone(_))));
+}
+
 #[test]
 fn f3_a_finalizer_of_others_is_named_before_the_end() {
     let mut v = volume("v", "eng", 1);
