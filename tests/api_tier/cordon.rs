@@ -32,7 +32,7 @@ async fn r1_p2_a_cordoned_node_gets_nothing_new() {
     let shell = Shell::new(&cluster).await;
     shell.run("kubectl create namespace team");
     shell.run("kubectl reservoir reserve here --role eng --size 96Mi --disk n1.default --wait");
-    shell.run("kubectl reservoir create data --role eng --size 32Mi --shared --wait");
+    shell.run("kubectl reservoir create data --role eng --size 32Mi --wait");
     shell.run("kubectl reservoir subscribe eng -n team");
     let claim = |name: &str| {
         format!(

@@ -82,7 +82,7 @@ impl<'a> About<'a> {
             AGENT_SILENT | BACKING_FAILED | RESIZE_FAILED => self.agent_log(),
             // The node may have no object.
             NODE_UNREACHABLE => advice::bring_node_back(self.node(), self.disk.as_deref().unwrap_or(name)),
-            NODE_CORDONED => advice::uncordon_for_new(self.cordoned_node()),
+            NODE_CORDONED => self.cordoned_node().map_or_else(advice::look_again, advice::uncordon_for_new),
             DISK_GONE => advice::empty_gone_disk(argument),
             SPACE_TAKEN => advice::remove_foreign_files(self.node()),
             NOT_ENOUGH_ROOM => match self.largest_free() {
@@ -347,10 +347,10 @@ impl<'a> About<'a> {
     }
 
     /// The cordoned node of the disk, or else the first cordoned node.
-    fn cordoned_node(&self) -> &str {
+    fn cordoned_node(&self) -> Option<&str> {
         let cordoned = || self.snapshot.disks.iter().filter(|disk| is_cordoned(disk));
         let own = cordoned().find(|disk| disk.metadata.name == self.disk);
-        own.or(cordoned().next()).map_or("NODE", |disk| &disk.spec.node_name)
+        own.or(cordoned().next()).map(|disk| &*disk.spec.node_name)
     }
 
     fn no_such_disk(&self) -> String {
