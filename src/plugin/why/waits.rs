@@ -154,7 +154,9 @@ fn other_node(snapshot: &Snapshot, pod: &Pod) -> Option<Place> {
     let asked = spec.node_name.as_ref().or(selected);
     let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let unscheduled = conditions.find(|c| c.type_ == "PodScheduled" && c.status == "False");
-    let says = |part: &str| unscheduled.and_then(|c| c.message.as_ref()).is_some_and(|message| message.contains(part));
+    let says = |part: &str| {
+        unscheduled.and_then(|c| c.message.as_ref()).is_some_and(|message| message.contains(part))
+    };
     let by_volume = says("PersistentVolume's node affinity");
     let claims = cluster::claims_of(pod);
     let volumes = claims.iter().filter_map(|(namespace, name)| {
