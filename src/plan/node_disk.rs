@@ -424,11 +424,11 @@ mod tests {
         let mut disk = testing::disk("n1.a", "n1", 10, &[]);
         let devices = vec![NodeDevice { path: "/dev/sda".into(), ..NodeDevice::default() }];
         for (found, kept) in [(Some(devices.clone()), 1), (None, 1), (Some(vec![]), 0), (Some(devices), 1)] {
-            let (_, status) = reported(&disk, Some(Seen { devices: found, ..seen() }), &[]);
+            let (_, status) = reported(&disk, Ok(Seen { devices: found, ..seen() }), &[]);
             assert_eq!(status.devices.len(), kept);
             disk.status = Some(status);
         }
-        let (_, status) = reported(&disk, None, &[]);
+        let (_, status) = reported(&disk, Err(None), &[]);
         assert_eq!(status.devices, [], "the disk is configured no more");
     }
 

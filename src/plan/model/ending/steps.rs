@@ -182,6 +182,7 @@ impl Setup {
             guarded: true,
             offered: false,
             disk_gone: false,
+            node_gone: false,
             moved_to: None,
             lost_claims: lost_claims.collect(),
             users: pods(users),
