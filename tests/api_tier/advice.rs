@@ -45,6 +45,7 @@ const LOOKS: &[&str] = &[
     "see_classes",
     "recover_listed",
     "restore_template",
+    "read_events",
     "gather_volumes",
 ];
 
