@@ -75,6 +75,9 @@ pub fn check(server: &Shared, hosts: &Hosts, is_quiet: bool) -> Vec<String> {
     }
     broken.extend(reservations.iter().filter_map(|of| l7_what_fits_is_served(&server, of, &disks)));
     broken.extend(claims.iter().filter_map(|claim| l7_a_free_volume_is_had(claim, &volumes)));
+    broken.extend(
+        volumes.iter().filter_map(|volume| l7_a_lost_claim_holds_nothing(&server, volume, &claims, hosts)),
+    );
     broken.extend(l3_a_pod_runs_with_its_volumes(&server, &volumes, hosts));
     broken.extend(l6_offers_are_of_ready_volumes(&server, &volumes));
     broken.extend(l8_lost_data_is_reported(&server, hosts));
@@ -234,6 +237,25 @@ fn l7_a_free_volume_is_had(claim: &VolumeClaim, volumes: &[SharedPersistentVolum
     is_free.then(|| {
         format!("L7: claim {} waits for volume {}, which nobody holds", claim.name_any(), named.name_any())
     })
+}
+
+/// L7: a claim that is gone is not in the list of a volume, unless a pod still has it.
+fn l7_a_lost_claim_holds_nothing(
+    server: &Server,
+    volume: &SharedPersistentVolume,
+    claims: &[VolumeClaim],
+    hosts: &Hosts,
+) -> Option<String> {
+    let pods: Vec<Pod> = server.all("pods");
+    let is_mounted =
+        |uid: &str| host::lock(hosts).values().any(|host| host.mounts.values().any(|m| m.claim == uid));
+    let lost = volume.status.iter().flat_map(|status| &status.claims).find(|binding| {
+        let key = (binding.namespace.clone(), binding.name.clone());
+        !claims.iter().any(|claim| claim.uid().as_ref() == Some(&binding.uid))
+            && !pods.iter().any(|pod| reservoir::cluster::claims_of(pod).contains(&key))
+            && !is_mounted(&binding.uid)
+    })?;
+    Some(format!("L7: volume {} lists {lost}, which is gone", volume.name_any()))
 }
 
 /// L3: a pod on a node runs if all its volumes can be mounted, and what has ended has nothing mounted.

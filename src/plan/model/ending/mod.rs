@@ -30,6 +30,8 @@ struct Setup {
     strips: bool,
     /// The second controller acts, too.
     two_controllers: bool,
+    /// Nobody claims the volume.
+    unclaimed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -171,7 +173,7 @@ impl Model for Setup {
         let volume = state.volume.as_ref();
         for user in 0..USERS {
             let (claim, pod) = (state.claims[user], state.pods[user]);
-            actions.extend((claim == Life::ToCome).then_some(Action::Claim(user)));
+            actions.extend((claim == Life::ToCome && !self.unclaimed).then_some(Action::Claim(user)));
             actions.extend((claim == Life::Here).then_some(Action::DeleteClaim(user)));
             let strips = self.strips && [Life::Here, Life::Leaving].contains(&claim);
             actions.extend(strips.then_some(Action::StripClaim(user)));
@@ -266,8 +268,10 @@ impl Model for Setup {
                 (s.has_entry || s.disk == Disk::Receipt) && (s.volume.is_some() || !s.has_entry)
             }),
             Property::sometimes("a volume ends", |_, s: &State| s.volume.is_none()),
-            Property::sometimes("a pod has the volume", |_, s: &State| s.mounts[0]),
         ];
+        if !self.unclaimed {
+            properties.push(Property::sometimes("a pod has the volume", |_, s: &State| s.mounts[0]));
+        }
         if self.waits {
             properties.push(Property::sometimes("a fence is lifted", |_, s: &State| {
                 s.volume.as_ref().is_some_and(|volume| volume.in_use && !volume.fenced)
@@ -284,13 +288,26 @@ impl Setup {
     }
 }
 
-const SETUP: Setup =
-    Setup { shared: false, waits: false, retires: false, strips: false, two_controllers: false };
+const SETUP: Setup = Setup {
+    shared: false,
+    waits: false,
+    retires: false,
+    strips: false,
+    two_controllers: false,
+    unclaimed: false,
+};
 
 /// S5 to S11, X1 to X5, C3, C6: a part of all orders.
 #[test]
 fn s10_s11_a_volume_ends_in_few_steps() {
     explore(Setup { waits: true, strips: true, ..SETUP }, Bound::Steps(12));
+}
+
+/// L5: all orders of the steps of an end.
+#[test]
+fn l5_s10_an_unclaimed_volume_ends_in_every_order() {
+    explore(Setup { two_controllers: true, unclaimed: true, ..SETUP }, Bound::All);
+    explore(Setup { retires: true, unclaimed: true, ..SETUP }, Bound::All);
 }
 
 /// S5 to S11, X1 to X5, C3, C6: `make model-check`.
