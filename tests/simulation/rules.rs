@@ -186,9 +186,16 @@ fn s2_a_volume_is_in_a_reservation(server: &Server, volume: &SharedPersistentVol
 
 fn s3_nothing_is_left_of_a_reservation(server: &Server, gone: &DiskReservation, hosts: &Hosts) -> Checked {
     let uid = gone.uid().unwrap_or_default();
+    // X9: a restored etcd has the volume without a place, and its data is an orphan.
+    let is_orphan = |of: &String| {
+        let volumes = server.store.list("sharedpersistentvolumes", "");
+        let mut placed = volumes.filter(|(_, volume)| volume["status"]["nodeName"].is_string());
+        server.was_restored() && !placed.any(|(_, volume)| volume["metadata"]["uid"] == *of.as_str())
+    };
     for host in host::lock(hosts).values() {
         let is_left = |(of, record): &(&String, &host::Record)| {
-            record.reservation == uid && !server.lost.contains(*of) && !server.lost.contains(&uid)
+            let is_lost = server.lost.contains(*of) || server.lost.contains(&uid) || is_orphan(of);
+            record.reservation == uid && !is_lost
         };
         if let Some((_, record)) = host.records.iter().find(is_left) {
             return Err(format!(
