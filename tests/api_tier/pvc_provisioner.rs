@@ -871,8 +871,9 @@ async fn f1_file_system_mount_options_and_nodes_are_the_classs() {
 
     cluster.apply_text(&class("elsewhere", of("n2")).to_string()).await;
     story.make(pvc("waits", "elsewhere", "ReadWriteOnce", "320Mi")).await;
-    let said = story.said("waits", "on the nodes in allowedTopologies of StorageClass elsewhere").await;
-    assert!(said.contains("nothing is reserved for role analytics"), "{said}");
+    let said =
+        story.said("waits", "no node has the labels in allowedTopologies of StorageClass elsewhere").await;
+    assert!(said.contains("make the class anew, or label a node"), "{said}");
     cluster.quiet_for(Duration::from_secs(5)).await;
 }
 
