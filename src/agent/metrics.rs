@@ -60,9 +60,7 @@ impl NodeGauges {
             tokio::time::sleep(every).await;
         }
     }
-}
 
-impl NodeGauges {
     /// Replaces the measurement. Returns the volumes that have crossed a limit, so that their objects say so. The first
     /// measurement has no earlier one, and returns all volumes on one side of the limits.
     fn replace(&self, mut measured: Measured) -> Vec<Name> {

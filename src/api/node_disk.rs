@@ -125,7 +125,7 @@ pub struct TakeOver {
     pub proof: String,
 }
 
-/// What ends a disk (D4, D7).
+/// The end of a disk (D4, D7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Lifetime {
     /// The disk outlasts its Node. An administrator declares it gone.

@@ -73,11 +73,7 @@ pub(super) fn devices_of(
 pub(super) fn seen_devices(disks: &[&DiskConfig], devices: &Arc<Devices>) -> Result<Vec<SeenDevice>> {
     let present = devices.look()?;
     let state = disks.iter().find_map(|disk| disk.state.clone()).unwrap_or_default();
-    let directory = state.join(TAKEN);
-    let notes = match directory.exists() {
-        true => notes(&dirfd::open_configured(&directory)?)?,
-        false => BTreeMap::new(),
-    };
+    let notes = notes_in(&state)?;
     let is_by_path = |disk: &&&DiskConfig| disk.backing == BackingKind::Block && disk.find.is_none();
     let paths: Vec<_> = disks.iter().filter(is_by_path).map(|disk| disk.path.clone()).collect();
     let owners = owners(&state, &notes, &paths, &present);
@@ -97,11 +93,7 @@ pub(super) fn seen_devices(disks: &[&DiskConfig], devices: &Arc<Devices>) -> Res
 
 /// The devices that disks with a match have taken. Pods can write to some of them.
 pub(super) fn taken_devices(state: &Path, devices: &Arc<Devices>) -> Result<Vec<PathBuf>> {
-    let directory = state.join(TAKEN);
-    let notes = match directory.exists() {
-        true => notes(&dirfd::open_configured(&directory)?)?,
-        false => BTreeMap::new(),
-    };
+    let notes = notes_in(state)?;
     if notes.is_empty() {
         return Ok(Vec::new());
     }
@@ -109,6 +101,15 @@ pub(super) fn taken_devices(state: &Path, devices: &Arc<Devices>) -> Result<Vec<
         notes.values().flatten().any(|identity| Some(identity) == device.identity.as_ref())
     };
     Ok(devices.look()?.iter().filter(|device| is_taken(device)).map(path_of).collect())
+}
+
+/// The notes in a state directory, which has none before the first disk takes a device.
+fn notes_in(state: &Path) -> Result<BTreeMap<String, Vec<String>>> {
+    let directory = state.join(TAKEN);
+    match directory.exists() {
+        true => notes(&dirfd::open_configured(&directory)?),
+        false => Ok(BTreeMap::new()),
+    }
 }
 
 /// The identities of the devices of each disk with a note.

@@ -193,8 +193,8 @@ fn report(disk: &NodeDisk, seen: Seen, still_used: &[String], now: Timestamp) ->
 /// The words for a disk that is no longer configured.
 pub const UNCONFIGURED: &str = "the disk is not in the agent's configuration any more";
 
-/// The status of a disk that is no longer configured; `still_used` lists its static reservations in use. The orphans on a disk
-/// with another NodeDisk are those of that one, if they are any.
+/// The status of a disk that is no longer configured; `still_used` lists its static reservations in use. If another
+/// NodeDisk has the disk's ID, that NodeDisk reports the orphans.
 fn report_unconfigured(
     disk: &NodeDisk,
     other: Option<String>,

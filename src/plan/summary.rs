@@ -83,10 +83,11 @@ pub fn next_for_role(seen: &RoleSeen) -> Step<VolumeRoleStatus> {
         entries if entries.is_empty() || seen.settled || !keeps_ledger(&seen.role, &roles) => {
             let mut status = role_status(&seen.role, &roles, &reservations, seen.now);
             let (role, disks, nodes) = (&seen.role, refs(&seen.disks), template::labels(&seen.nodes));
-            status.reservation_templates = template::status(role, &disks, &nodes, &reservations);
+            let counted = template::status(role, &disks, &nodes, &reservations);
             // Another VolumeRole counts for the role: the templates of this one make nothing.
             let counts = rival(role, &roles).is_none();
-            let verdict = template::verdict(role, &disks, &nodes, &reservations).filter(|_| counts);
+            let verdict = template::verdict(role, &disks, &nodes, &reservations, &counted).filter(|_| counts);
+            status.reservation_templates = counted;
             match verdict {
                 Some(verdict) => {
                     let generation = role.metadata.generation;

@@ -157,16 +157,16 @@ pub fn status(
     role.spec.reservation_templates.iter().map(count).collect()
 }
 
-/// The condition of a role's templates (R7): each selects a disk, and each of its reservations is served. `None` for a role
-/// without templates.
+/// The condition of a role's templates (R7): each selects a disk, and each of its reservations is served. `counted` is their
+/// [`status`]. `None` for a role without templates.
 pub fn verdict(
     role: &VolumeRole,
     disks: &[&NodeDisk],
     nodes: &NodeLabels,
     reservations: &[&DiskReservation],
+    counted: &[TemplateStatus],
 ) -> Option<Verdict> {
     let templates = &role.spec.reservation_templates;
-    let counted = status(role, disks, nodes, reservations);
     let mut reasons = Vec::new();
     let mut messages = Vec::new();
     for (template, counted) in templates.iter().zip(counted) {
@@ -323,7 +323,8 @@ mod tests {
         let on = disk("n1.a", "n1", 20, &[]);
         let said = |role: &VolumeRole, disks: &[&NodeDisk], labels, reservations: &[&DiskReservation]| {
             let nodes: NodeLabels = [("n1", labels)].into();
-            let verdict = verdict(role, disks, &nodes, reservations).unwrap();
+            let counted = status(role, disks, &nodes, reservations);
+            let verdict = verdict(role, disks, &nodes, reservations, &counted).unwrap();
             format!("{}: {}", verdict.reason, verdict.message)
         };
         assert_eq!(
@@ -357,7 +358,7 @@ mod tests {
         );
         set_ready(&mut made.status.as_mut().unwrap().conditions, true);
         assert_eq!(said(&role, &[&on], &gpu, &[&made]), "Ready: each template has its reservations");
-        assert!(verdict(&volume_role("r", "r"), &[], &NodeLabels::new(), &[]).is_none());
+        assert!(verdict(&volume_role("r", "r"), &[], &NodeLabels::new(), &[], &[]).is_none());
     }
 
     #[test]

@@ -11,7 +11,6 @@ use super::snapshot::Snapshot;
 use super::unclaim;
 use super::why::{self, Target};
 use super::write::{Until, api_of, delete_params, print_result, wait_until};
-use crate::api::VolumeClaim;
 use crate::plan::{advice, pvc_provisioner::pvc_of};
 
 /// Deletes an object. The message of a refusal has the cause.
@@ -26,8 +25,8 @@ pub(super) async fn delete_object(
         bail!("{}: {}", target.title(), advice::delete_with_kubectl(target.argument()));
     }
     let answer = why::why(snapshot, target).map_err(anyhow::Error::msg)?;
-    let is_it = |c: &&VolumeClaim| c.name_any() == target.name && c.namespace() == target.namespace;
-    let claim = snapshot.claims.iter().find(is_it).filter(|claim| kind == &CLAIM && pvc_of(*claim).is_some());
+    let claim = snapshot.claim(target.namespace.as_deref(), &target.name);
+    let claim = claim.filter(|claim| kind == &CLAIM && pvc_of(*claim).is_some());
     if let Some(claim) = claim {
         bail!("{}", unclaim::describe(snapshot, claim));
     }

@@ -212,17 +212,20 @@ impl Snapshot {
             .filter(move |pod| !cluster::is_terminal(pod) && cluster::claims_of(pod).contains(&named))
     }
 
+    /// The VolumeClaim of that name.
+    pub fn claim(&self, namespace: Option<&str>, name: &str) -> Option<&VolumeClaim> {
+        self.claims.iter().find(|c| c.name_any() == name && c.namespace().as_deref() == namespace)
+    }
+
     /// The volume that a claim is bound to.
     pub fn volume_of(&self, namespace: &str, claim: &str) -> Option<&SharedPersistentVolume> {
-        let is_it = |c: &&VolumeClaim| c.name_any() == claim && c.namespace().as_deref() == Some(namespace);
-        let bound = self.claims.iter().find(is_it)?.status.as_ref()?.volume.as_ref()?;
+        let bound = self.claim(Some(namespace), claim)?.status.as_ref()?.volume.as_ref()?;
         self.volumes.iter().find(|volume| volume.metadata.uid.as_ref() == Some(&bound.uid))
     }
 
     /// True for the claim of a PersistentVolumeClaim whose volume is not made yet: the PersistentVolumeClaim has the cause.
     pub fn waits_for_class(&self, namespace: Option<&str>, claim: &str) -> bool {
-        let is_it = |c: &&VolumeClaim| c.name_any() == claim && c.namespace().as_deref() == namespace;
-        let found = self.claims.iter().find(is_it).filter(|claim| pvc_of(*claim).is_some());
+        let found = self.claim(namespace, claim).filter(|claim| pvc_of(*claim).is_some());
         let ready = found.and_then(|c| condition::get(&c.status.as_ref()?.conditions, condition::READY));
         ready.is_some_and(|ready| ready.reason == NO_SUCH_VOLUME)
     }
@@ -237,23 +240,26 @@ impl Snapshot {
     /// Why no volume can be made for a PersistentVolumeClaim of Reservoir, whatever is free; and its StorageClass, if that is
     /// wrong.
     pub fn refused(&self, pvc: &PersistentVolumeClaim) -> Option<(Option<String>, String)> {
-        let name = pvc.spec.as_ref()?.storage_class_name.as_ref()?;
-        let of = self.our_classes.iter().find(|class| class.name_any() == *name)?;
+        let of = self.our_class(pvc)?;
         let why = class::volume(pvc, of).err()?;
-        Some((class::of_class(of).is_err().then(|| name.clone()), why))
+        Some((class::of_class(of).is_err().then(|| of.name_any()), why))
     }
 
     /// The volume that is to be made for a PersistentVolumeClaim of Reservoir.
     pub fn wanted(&self, pvc: &PersistentVolumeClaim) -> Option<SharedPersistentVolume> {
+        class::volume(pvc, self.our_class(pvc)?).ok()
+    }
+
+    fn our_class(&self, pvc: &PersistentVolumeClaim) -> Option<&StorageClass> {
         let name = pvc.spec.as_ref()?.storage_class_name.as_ref()?;
-        class::volume(pvc, self.our_classes.iter().find(|class| class.name_any() == *name)?).ok()
+        self.our_classes.iter().find(|class| class.name_any() == *name)
     }
 
     /// The PersistentVolumeClaims of Reservoir's StorageClasses that have no VolumeClaim yet.
     pub fn waiting_pvcs(&self) -> impl Iterator<Item = &PersistentVolumeClaim> {
         let claimed = |pvc: &PersistentVolumeClaim| {
             let (namespace, name) = (pvc.namespace(), pvc.name_any());
-            self.claims.iter().any(|c| c.name_any() == name && c.namespace() == namespace)
+            self.claim(namespace.as_deref(), &name).is_some()
                 && !self.waits_for_class(namespace.as_deref(), &name)
         };
         let unbound =

@@ -61,7 +61,7 @@ async fn r1_p2_a_cordoned_node_gets_nothing_new() {
         status.cordoned.then_some(())
     })
     .await;
-    // What is there goes on: it is Ready, and it can be claimed.
+    // The volume that is there stays Ready, and can be claimed.
     until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
     cluster.apply_text(&claim("second")).await;
     until_reason(&claims, "second", "Bound").await;

@@ -143,11 +143,7 @@ impl VolumeGroup {
     }
 
     fn lvm(&self, command: &str, arguments: &[&str]) -> Result<()> {
-        let pinned = self.pinned();
-        let pinned = pinned.iter().map(String::as_str);
-        let arguments: Vec<&str> =
-            [command].into_iter().chain(pinned).chain(arguments.iter().copied()).collect();
-        program::ask("lvm", &arguments, None).map(drop)
+        change(command, &self.pinned(), arguments)
     }
 
     /// The size of a logical volume with at least `bytes` bytes.
@@ -341,13 +337,11 @@ fn make_group(path: &Path, name: &str, devices: &[PathBuf]) -> Result<()> {
         }
         None => {}
     }
-    let devices = devices.iter().map(|device| device.to_string_lossy());
-    let arguments: Vec<String> = ["vgcreate".to_owned()].into_iter().chain(options).collect();
-    let arguments = arguments.into_iter().chain([name.to_owned()]).chain(devices.map(Cow::into_owned));
-    let arguments: Vec<String> = arguments.collect();
+    let devices: Vec<Cow<'_, str>> = devices.iter().map(|device| device.to_string_lossy()).collect();
+    let devices = devices.iter().map(|device| &**device);
     // Without `--yes`, LVM overwrites nothing.
-    let made = program::ask("lvm", &arguments.iter().map(String::as_str).collect::<Vec<_>>(), None);
-    made.map(drop).map_err(|error| match error {
+    let made = change("vgcreate", &options, &[name].into_iter().chain(devices).collect::<Vec<_>>());
+    made.map_err(|error| match error {
         Error::Command { output, .. } => Error::unsuitable_disk(
             path,
             format!(
@@ -357,6 +351,13 @@ fn make_group(path: &Path, name: &str, devices: &[PathBuf]) -> Result<()> {
         ),
         error => error,
     })
+}
+
+/// Runs a command of LVM that changes something.
+fn change(command: &str, options: &[String], arguments: &[&str]) -> Result<()> {
+    let options = options.iter().map(String::as_str);
+    let all: Vec<&str> = [command].into_iter().chain(options).chain(arguments.iter().copied()).collect();
+    program::ask("lvm", &all, None).map(drop)
 }
 
 impl Sources {

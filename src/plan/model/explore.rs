@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use stateright::{Checker, Expectation, Model};
 
-/// How far to go, the nearest states first.
+/// The limit of a visit, which begins with the nearest states.
 #[derive(Clone, Copy)]
 pub enum Bound {
     /// States within so many steps.

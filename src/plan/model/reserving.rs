@@ -68,7 +68,7 @@ enum Shared {
 /// Entries that are being settled: of the disk or the role, of which reservations, and the reads so far.
 type Tidying = (bool, [bool; 2], Option<Objects>, Option<Objects>);
 
-/// What a controller is at.
+/// The work that a controller has begun.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Work {
     who: usize,
@@ -85,7 +85,7 @@ struct Actor {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct State {
     server: Objects,
-    /// How many sizes were asked for.
+    /// The number of sizes that users have asked for.
     asked: [usize; 2],
     actors: Vec<Actor>,
 }

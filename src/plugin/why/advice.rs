@@ -587,7 +587,7 @@ impl<'a> About<'a> {
         let asked = self.claim.and_then(|c| c.spec.volume.as_deref()).unwrap_or_default();
         let offers = self.snapshot.offers.iter().filter(|o| o.namespace().as_deref() == Some(self.namespace));
         let offered = offers.flat_map(|o| o.spec.volumes.iter().map(|v| v.name.clone()));
-        // The volume of a PersistentVolumeClaim is that one's alone, whatever its name looks like.
+        // A volume that was made for a PersistentVolumeClaim is for no other, however similar the names are.
         let fits =
             |v: &&SharedPersistentVolume| Role::name_covers(&v.spec.role, self.role) && pvc_of(*v).is_none();
         let fitting = self.snapshot.volumes.iter().filter(fits).map(ResourceExt::name_any);

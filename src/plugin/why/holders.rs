@@ -23,8 +23,7 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
         add(&format!("its volume {} is NearlyFull:", volume.name_any()), message);
     }
     if target.kind == &CLAIM {
-        let claim =
-            snapshot.claims.iter().find(|c| c.name_any() == target.name && c.namespace() == target.namespace);
+        let claim = snapshot.claim(target.namespace.as_deref(), &target.name);
         let users = snapshot.pods_of(target.namespace.as_deref().unwrap_or_default(), &target.name);
         let users: Vec<String> = users.map(|p| cluster::pod_ref(p).to_string()).collect();
         add("used by pod", all_names(&users));

@@ -8,7 +8,7 @@ use super::holders::full_volumes;
 use super::target::Target;
 use super::waits;
 use crate::api::condition::reason::{NEARLY_FULL, VOLUME_HELD};
-use crate::api::{Capability, Role, RoleSubscription, VolumeClaim};
+use crate::api::{Capability, Role, RoleSubscription};
 use crate::plan::{advice, pvc_provisioner::pvc_of};
 use crate::plugin::kind::{CLAIM, POD, PVC, SUBSCRIPTION, VOLUME, nearest};
 use crate::plugin::snapshot::Snapshot;
@@ -52,8 +52,8 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
 /// The command that resizes the volume of an object without a size of its own.
 pub(in crate::plugin) fn resize_instead(snapshot: &Snapshot, target: &Target, size: &str) -> String {
     let (name, namespace) = (&target.name, target.namespace.as_deref().unwrap_or("default"));
-    let is_it = |c: &&VolumeClaim| c.name_any() == *name && c.namespace() == target.namespace;
-    let claim = snapshot.claims.iter().find(is_it).filter(|_| [&CLAIM, &PVC].contains(&target.kind));
+    let claim = snapshot.claim(target.namespace.as_deref(), name);
+    let claim = claim.filter(|_| [&CLAIM, &PVC].contains(&target.kind));
     let bound = claim.and_then(|claim| claim.status.as_ref()?.volume.as_ref());
     match (claim.is_some_and(|claim| pvc_of(claim).is_none()), bound) {
         (true, Some(volume)) => format!("{}: {}", target.title(), advice::resize_volume(&volume.name, size)),
@@ -101,9 +101,7 @@ pub(super) fn deletion_step(snapshot: &Snapshot, target: &Target) -> Option<Stri
         "nd" => advice::see_disk(),
         "vclaim" => {
             let namespace = target.namespace.as_deref().unwrap_or("default");
-            let claim =
-                snapshot.claims.iter().find(|c| c.name_any() == *name && c.namespace() == target.namespace);
-            match claim.and_then(pvc_of) {
+            match snapshot.claim(target.namespace.as_deref(), name).and_then(pvc_of) {
                 Some(_) => advice::leave_claim_to_class(name),
                 None => advice::unclaim(name, namespace),
             }

@@ -597,27 +597,15 @@ fn t4_why_prints_message_and_next_step_of_every_reason() {
             claims: vec![claim("team", "x", "gone")],
             ..Snapshot::default()
         };
-        set_not_ready(&mut snapshot.disks[0].status.as_mut().unwrap().conditions, reason, "its own message");
-        set_not_ready(
+        for conditions in [
+            &mut snapshot.disks[0].status.as_mut().unwrap().conditions,
             &mut snapshot.roles[0].status.get_or_insert_default().conditions,
-            reason,
-            "its own message",
-        );
-        set_not_ready(
             &mut snapshot.reservations[0].status.get_or_insert_default().conditions,
-            reason,
-            "its own message",
-        );
-        set_not_ready(
             &mut snapshot.volumes[0].status.get_or_insert_default().conditions,
-            reason,
-            "its own message",
-        );
-        set_not_ready(
             &mut snapshot.claims[0].status.get_or_insert_default().conditions,
-            reason,
-            "its own message",
-        );
+        ] {
+            set_not_ready(conditions, reason, "its own message");
+        }
         let kinds = [
             (&DISK, None, "n1.a"),
             (&ROLE, None, "x"),

@@ -171,7 +171,7 @@ fn other_node(snapshot: &Snapshot, pod: &Pod) -> Option<Place> {
         let is_on_it = |disk: &&NodeDisk| {
             disk.metadata.name == volume.status.as_ref().and_then(|status| status.node_disk.clone())
         };
-        // Who may not see disks has the scheduler's words.
+        // A caller without the right to see disks has the scheduler's words.
         let is_cordoned = match snapshot.disks.iter().find(is_on_it) {
             Some(disk) => unscheduled.is_some() && is_cordoned(disk),
             None => by_volume && says("were unschedulable"),

@@ -40,6 +40,12 @@ pub(super) fn binding_of(user: usize) -> ClaimBinding {
     bound_by("ns", NAMES[user], &format!("uid-{}", NAMES[user]))
 }
 
+/// The claims in the volume's list that are lost.
+pub(super) fn lost_claims(volume: &Volume, lost: [bool; USERS]) -> Vec<ClaimBinding> {
+    let lost = (0..USERS).filter(|user| lost[*user]);
+    lost.map(|user| ClaimBinding { ending: volume.ending[user], ..binding_of(user) }).collect()
+}
+
 /// The pods of these bits.
 pub(super) fn pods(bits: u8) -> Vec<PodRef> {
     (0..USERS).filter(|user| bits & (1 << user) != 0).map(|user| pod("ns", &format!("p{user}"))).collect()

@@ -6,7 +6,7 @@ use super::super::super::node_task::{self, OnDisk, Outcome, Recorded, Task};
 use super::super::super::testing::*;
 use super::super::super::unbind::unbind;
 use super::super::super::{destroy, volume};
-use super::object::{Volume, binding_of, bound, pods};
+use super::object::{Volume, binding_of, bound, lost_claims, pods};
 use super::{Copied, Disk, Life, Setup, State, USERS};
 
 /// A controller: its caches and its present work.
@@ -175,16 +175,13 @@ impl Setup {
         live: Option<u8>,
         has_looked: bool,
     ) -> Option<Work> {
-        let lost_claims = (0..USERS)
-            .filter(|user| lost[*user])
-            .map(|user| crate::api::ClaimBinding { ending: read.volume.ending[user], ..binding_of(user) });
         let seen = destroy::Seen {
             guarded: true,
             offered: false,
             disk_gone: false,
             node_gone: false,
             moved_to: None,
-            lost_claims: lost_claims.collect(),
+            lost_claims: lost_claims(&read.volume, lost),
             users: pods(users),
             live: live.map(|live| destroy::Live { pods: pods(live), kind_deleted: false }),
             holder_pods: vec![],
@@ -223,9 +220,6 @@ impl Setup {
 
     /// A volume that is not being deleted.
     fn live(&self, state: &mut State, read: &Copied, users: u8, lost: [bool; USERS]) {
-        let lost_claims = (0..USERS)
-            .filter(|user| lost[*user])
-            .map(|user| crate::api::ClaimBinding { ending: read.volume.ending[user], ..binding_of(user) });
         let seen = volume::Seen {
             guarded: true,
             abandoned: false,
@@ -237,7 +231,7 @@ impl Setup {
             room_made: false,
             live: None,
             moved_to: None,
-            lost_claims: lost_claims.collect(),
+            lost_claims: lost_claims(&read.volume, lost),
             users: pods(users),
             now: Timestamp::UNIX_EPOCH,
         };

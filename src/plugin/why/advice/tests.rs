@@ -9,6 +9,15 @@ fn step(snapshot: &Snapshot, kind: &'static Kind, name: &str, reason: &str) -> S
     About::new(snapshot, &target).step(reason).unwrap()
 }
 
+/// A PersistentVolumeClaim `q`, and the volume as the one that was made for it.
+fn made_for(mut volume: SharedPersistentVolume) -> (PersistentVolumeClaim, SharedPersistentVolume) {
+    let mut pvc = PersistentVolumeClaim::default();
+    (pvc.metadata.name, pvc.metadata.namespace) = (Some("q".into()), Some("team".into()));
+    pvc.metadata.uid = Some("u".into());
+    volume.metadata.labels = Some([(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    (pvc, volume)
+}
+
 /// T4: no reason of this version is answered with a question about the controller's version.
 #[test]
 fn t4_each_reason_has_its_own_advice() {
@@ -119,11 +128,7 @@ fn t4_advice_leads_on_where_nothing_is_left() {
 fn t4_advice_enlarges_no_reservation_beyond_its_disk() {
     let mut full = disk("n1.a", "n1", 7, &[]);
     full.status.as_mut().unwrap().free = Some(gi(1));
-    let mut pvc = k8s_openapi::api::core::v1::PersistentVolumeClaim::default();
-    (pvc.metadata.name, pvc.metadata.namespace) = (Some("q".into()), Some("team".into()));
-    pvc.metadata.uid = Some("u".into());
-    let mut made = volume("pvc-u", "eng", 50);
-    made.metadata.labels = Some([(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    let (pvc, made) = made_for(volume("pvc-u", "eng", 50));
     let snapshot = Snapshot {
         disks: vec![full],
         reservations: vec![reserved("eng", "eng", 6, &[("data", 3)])],
@@ -144,13 +149,9 @@ fn t4_advice_enlarges_no_reservation_beyond_its_disk() {
 /// T4, P4: a class' volume ends with its PersistentVolumeClaim, and a volume that nobody uses waits for its node only.
 #[test]
 fn t4_p4_advice_about_the_end_of_a_volume_names_who_ends_it() {
-    let mut made = ready_volume("pvc-u", "eng", false);
-    made.metadata.labels = Some([(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    let (pvc, made) = made_for(ready_volume("pvc-u", "eng", false));
     let mut used = ready_volume("used", "eng", true);
     used.status.as_mut().unwrap().user_count = 1;
-    let mut pvc = PersistentVolumeClaim::default();
-    (pvc.metadata.name, pvc.metadata.namespace) = (Some("q".into()), Some("team".into()));
-    pvc.metadata.uid = Some("u".into());
     let mut chosen = reservation("chosen", "eng", 1);
     let labels = [("disk", "ssd"), ("zone", "a")].map(|(key, value)| (key.to_owned(), value.to_owned()));
     chosen.spec.node_selector = Some(labels.into());

@@ -1,0 +1,240 @@
+//! Tests of the next step of a claim.
+
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use serde_json::{from_value, json};
+
+use super::*;
+use crate::api::{ClaimSelector, LABEL_PVC_UID};
+use crate::plan::persistent_volume::{persistent_volume, persistent_volume_claim};
+use crate::plan::pv_binding::{Pvc, Step as Pv};
+use crate::plan::testing::*;
+
+fn seen() -> Seen {
+    Seen {
+        guarded: true,
+        volume: None,
+        offers: offers(&[]),
+        refused: None,
+        binding: pv_binding::Seen::default(),
+        node_missing: false,
+        now: Timestamp::from_second(60).unwrap(),
+    }
+}
+
+fn offers(volumes: &[&SharedPersistentVolume]) -> Offers {
+    let volumes = volumes.iter().map(|v| Arc::new((*v).clone())).collect();
+    let subscriptions = vec![Arc::new(subscription("ns", &["eng"], true))];
+    Offers { subscriptions, volumes, ..Default::default() }
+}
+
+#[test]
+fn c1_a_claim_that_selects_prefers_nodes_that_are_not_cordoned() {
+    let mut claim = claim("ns", "c", "v");
+    claim.spec.volume = None;
+    claim.spec.selector = Some(Default::default());
+    let (a, b) = (ready_volume("a", "eng", true), ready_volume("b", "eng", true));
+    let chosen = |cordoned: &[&str], volumes: &[&SharedPersistentVolume]| {
+        let cordoned = cordoned.iter().map(|&name| name.to_owned()).collect();
+        let offers = Offers { cordoned, ..offers(volumes) };
+        offers.choose(&claim, &refs(&offers.volumes)).map(|volume| volume.name_any()).ok()
+    };
+    assert_eq!(chosen(&[], &[&a, &b]).as_deref(), Some("a"));
+    assert_eq!(chosen(&["a"], &[&a, &b]).as_deref(), Some("b"));
+    assert_eq!(chosen(&["a"], &[&a]).as_deref(), Some("a"), "its pods wait for the node");
+    assert_eq!(chosen(&["a", "b"], &[&a, &b]).as_deref(), Some("a"));
+}
+
+/// A volume with the claim in its list.
+fn having(claim: &VolumeClaim) -> Arc<SharedPersistentVolume> {
+    let mut v = ready_volume("v", "eng", true);
+    v.status.as_mut().unwrap().claims = vec![bind::binding(claim)];
+    Arc::new(v)
+}
+
+fn reason(step: Step) -> (String, VolumeClaimStatus) {
+    match step {
+        Step::Report(status, _) => {
+            (condition::get(&status.conditions, READY).unwrap().reason.clone(), *status)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn c1_a_named_volume_is_bound_then_given_to_pods() {
+    let (c, mut s) = (claim("ns", "c", "v"), seen());
+    assert_eq!(next(&c, &Seen { guarded: false, ..seen() }), Step::Guard);
+    assert_eq!(reason(next(&c, &s)).0, "NoSuchVolume");
+    let free = ready_volume("v", "eng", true);
+    s.offers = offers(&[&free]);
+    assert_eq!(next(&c, &s), Step::Bind("v".into()));
+    let bound = s.offers.bind(&c, &free).unwrap();
+    assert_eq!(bound.claims, [bind::binding(&c)]);
+    s.volume = Some(having(&c));
+    let Step::Binding(Pv::CreatePv(pv), _) = next(&c, &s) else { panic!() };
+    s.binding.pv = Some(*pv);
+    let Step::Binding(Pv::CreatePvc(pvc), _) = next(&c, &s) else { panic!() };
+    s.binding.pvc = Some(*pvc);
+    let (said, status) = reason(next(&c, &s));
+    assert_eq!((said.as_str(), status.phase), ("Binding", ClaimPhase::Bound));
+    assert_eq!(status.persistent_volume.as_deref(), Some("reservoir-uid-c"));
+    assert_eq!(next(&c, &Seen { now: Timestamp::UNIX_EPOCH, ..s }), Step::Debounce);
+}
+
+#[test]
+fn o1_a_bound_claim_says_that_its_namespace_has_unsubscribed() {
+    let claim = claim("ns", "c", "v");
+    let says = |roles: &[&str]| {
+        let subscriptions = vec![Arc::new(subscription("ns", roles, false))];
+        let binding = pv_binding::Seen { cached: is_bound(true), ..Default::default() };
+        let offers = Offers { subscriptions, ..Default::default() };
+        let status =
+            reason(next(&claim, &Seen { volume: Some(having(&claim)), offers, binding, ..seen() })).1;
+        condition::get(&status.conditions, READY).unwrap().message.clone()
+    };
+    assert_eq!(says(&["eng"]), "pods may use PersistentVolumeClaim c");
+    assert_eq!(
+        says(&["ops"]),
+        "pods may use PersistentVolumeClaim c; the namespace is not subscribed to role eng any more, and the claim goes \
+         on until it is deleted"
+    );
+}
+
+#[test]
+fn c1_a_volume_that_was_lost_to_another_is_reported() {
+    let (c, v) = (claim("ns", "c", "v"), ready_volume("v", "eng", true));
+    let refused = Some(volume_gone("v"));
+    assert_eq!(reason(next(&c, &Seen { offers: offers(&[&v]), refused, ..seen() })).0, "NoSuchVolume");
+}
+
+#[test]
+fn s8_a_claim_that_selects_notes_its_volume_first() {
+    let (mut c, mut s) = (claim("ns", "c", "v"), seen());
+    (c.spec.volume, c.spec.selector) = (None, Some(ClaimSelector::default()));
+    let free = ready_volume("v", "eng", true);
+    s.offers = offers(&[&free]);
+    let Step::Note(status) = next(&c, &s) else { panic!() };
+    assert_eq!(status.volume.as_ref().unwrap().name, "v");
+    c.status = Some(*status);
+    s.volume = Some(Arc::new(free));
+    assert_eq!(next(&c, &s), Step::Bind("v".into()));
+    s.volume = Some(having(&c));
+    assert!(matches!(next(&c, &s), Step::Binding(..)), "it is on the list, though no cache has that");
+}
+
+#[test]
+fn c7_a_binding_is_never_moved_to_another_volume() {
+    let (mut c, mut s) = (claim("ns", "c", "v"), seen());
+    let noted = Some(UidRef { name: "v".into(), uid: "uid-old".into() });
+    c.status = Some(VolumeClaimStatus { phase: ClaimPhase::Bound, volume: noted, ..Default::default() });
+    s.volume = Some(having(&c));
+    assert_eq!(reason(next(&c, &s)).0, "VolumeLost", "another volume has the name");
+    s.volume = None;
+    assert_eq!(reason(next(&c, &s)).0, "VolumeLost");
+}
+
+fn is_bound(bound: bool) -> Option<Pvc> {
+    Some(Pvc { bound, capacity: Some(1 << 30) })
+}
+
+#[test]
+fn c5_a_bound_claim_reads_and_writes_nothing() {
+    let c = claim("ns", "c", "v");
+    let binding = pv_binding::Seen { cached: is_bound(true), ..Default::default() };
+    let (said, status) = reason(next(&c, &Seen { volume: Some(having(&c)), binding, ..seen() }));
+    assert_eq!((said.as_str(), status.node_name.as_deref()), ("Bound", Some("n1")));
+}
+
+/// The step for the two objects of a bound claim. `node` is the node in the claim's status.
+fn step(c: &VolumeClaim, node: Option<&str>, binding: pv_binding::Seen) -> Step {
+    let mut c = c.clone();
+    let status = c.status.get_or_insert_default();
+    status.node_name = node.map(str::to_owned);
+    next(&c, &Seen { volume: Some(having(&c)), binding, ..seen() })
+}
+
+#[test]
+fn l1_a_deleted_persistent_volume_claim_is_made_anew() {
+    let (c, v) = (claim("ns", "c", "v"), having(&claim("ns", "c", "v")));
+    let mut old = persistent_volume(&c, &v);
+    old.spec.as_mut().unwrap().claim_ref.as_mut().unwrap().uid = Some("old".into());
+    let with = |pv| pv_binding::Seen { pv, ..Default::default() };
+    let Step::Binding(Pv::DeletePv(why), _) = step(&c, None, with(Some(old.clone()))) else { panic!() };
+    assert!(why.message.contains("c was deleted and is being made anew"), "{}", why.message);
+    let deleted = pv_binding::Seen { waits: Some(why), ..with(Some(old)) };
+    assert!(
+        matches!(step(&c, None, deleted), Step::Report(_, Some(RETRY))),
+        "no watch has the PersistentVolume"
+    );
+    assert!(matches!(step(&c, None, with(None)), Step::Binding(Pv::CreatePv(_), _)), "it went meanwhile");
+}
+
+#[test]
+fn c5_a_persistent_volume_claim_of_others_is_left_alone() {
+    let c = claim("ns", "c", "v");
+    let binding = pv_binding::Seen { pvc: Some(PersistentVolumeClaim::default()), ..Default::default() };
+    assert_eq!(reason(step(&c, None, binding)).0, "NameTaken");
+}
+
+#[test]
+fn v7_the_size_is_shown_once_kubernetes_has_bound_both() {
+    let c = claim("ns", "c", "v");
+    for (bound, shown) in [(true, true), (false, false)] {
+        let cached = Some(Pvc { bound, capacity: Some(1) });
+        let found = step(&c, None, pv_binding::Seen { cached, ..Default::default() });
+        assert_eq!(matches!(found, Step::Binding(Pv::ShowSize, _)), shown);
+    }
+}
+
+#[test]
+fn d3_both_are_made_anew_on_the_node_that_the_volume_moved_to() {
+    let (c, v) = (claim("ns", "c", "v"), having(&claim("ns", "c", "v")));
+    let (pv, mut pvc) = (persistent_volume(&c, &v), persistent_volume_claim(&c, &v));
+    let mut old = pv.clone();
+    old.spec.as_mut().unwrap().node_affinity = None;
+    let with = |pv, pvc| pv_binding::Seen { cached: is_bound(true), pvc, pv, ..Default::default() };
+    let moved = |pv, pvc| step(&c, Some("n0"), with(pv, pvc));
+    let deletes = |step| match step {
+        Step::Binding(Pv::DeletePvc(_), _) => "claim",
+        Step::Binding(Pv::DeletePv(_), _) => "volume",
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(deletes(moved(Some(old.clone()), Some(pvc.clone()))), "claim");
+    pvc.metadata.deletion_timestamp = some_time();
+    let (said, status) = reason(moved(Some(old.clone()), Some(pvc.clone())));
+    assert_eq!((said.as_str(), status.node_name.as_deref()), ("Binding", Some("n0")));
+    assert_eq!(deletes(moved(Some(old.clone()), None)), "volume");
+    assert_eq!(reason(moved(Some(pv), Some(pvc))).1.node_name.as_deref(), Some("n1"));
+    let mut provisioned = c.clone();
+    provisioned.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    let found = step(&provisioned, Some("n0"), with(Some(old), None));
+    let Step::Report(status, Some(_)) = found else { panic!("{found:?}") };
+    assert!(status.conditions[0].message.contains("claim volume v with a VolumeClaim"));
+}
+
+#[test]
+fn p4_a_claim_goes_with_its_persistent_volume_claim() {
+    let mut c = claim("ns", "c", "v");
+    c.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    let with = |uid: Option<&str>| {
+        let pvc = uid.map(|uid| from_value(json!({"metadata": {"name": "c", "uid": uid}})).unwrap());
+        next(&c, &Seen { binding: pv_binding::Seen { pvc, ..Default::default() }, ..seen() })
+    };
+    assert_eq!((with(None), with(Some("later"))), (Step::Delete, Step::Delete));
+    assert_eq!(reason(with(Some("u"))).0, "NoSuchVolume");
+}
+
+/// L1: another user may have written the status of an unbound claim.
+#[test]
+fn l1_a_forged_status_keeps_no_claim_from_its_volume() {
+    let (mut c, mut v) = (claim("ns", "c", "v"), ready_volume("v", "eng", true));
+    v.status.get_or_insert_default().claims = vec![bind::binding(&c)];
+    let noted = UidRef { name: "v".into(), uid: "uid-forged".into() };
+    c.status = Some(VolumeClaimStatus { volume: Some(noted), ..Default::default() });
+    assert!(has(&v, &c), "it names its volume");
+    c.status.as_mut().unwrap().phase = ClaimPhase::Bound;
+    assert!(!has(&v, &c), "the volume was made anew");
+    c.status.as_mut().unwrap().phase = ClaimPhase::Pending;
+    c.spec.volume = None;
+    assert!(!has(&v, &c), "it chose another one");
+}
