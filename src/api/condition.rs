@@ -50,8 +50,8 @@ pub mod reason {
         /// Next: look at the agent's pod on that node, and at its log.
         pub const AGENT_SILENT: &str = "AgentSilent";
         /// Disk: its node is not Ready, or has no Node object. Nothing is released because of that (D4).
-        /// Next: bring the node back; the disk is served as before then. If the node is lost for good,
-        /// declare its disks gone.
+        /// Next: bring the node back; the disk is served as before then. Only if the node is lost for good, declare its
+        /// disks gone, which gives their data up and cannot be undone.
         pub const NODE_UNREACHABLE: &str = "NodeUnreachable";
         /// Reservation, volume: only nodes that are cordoned have a place.
         /// Next: uncordon a node that the message names, or reserve on another node.
@@ -259,6 +259,10 @@ pub mod reason {
         /// Role: another VolumeRole has the same role; the older VolumeRole counts.
         /// Next: delete one of the two VolumeRoles.
         pub const ROLE_TAKEN: &str = "RoleTaken";
+        /// Role: its guarantee is more than all disks have, more than an ancestor's limit, or all guarantees together are more than
+        /// all disks have. The message has the numbers. Free space is kept for it all the same, and others wait (Q2).
+        /// Next: lower `spec.quota.guarantee`, or add disks.
+        pub const GUARANTEE_TOO_LARGE: &str = "GuaranteeTooLarge";
         /// Role: a reservation of a template is not Ready; the message names the first one (R7).
         /// Next: look at the condition of that reservation.
         pub const TEMPLATE_WAITS: &str = "TemplateWaits";

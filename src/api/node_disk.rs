@@ -100,8 +100,8 @@ pub struct NodeDiskSpec {
     #[serde(default, rename = "nodeUID", skip_serializing_if = "Option::is_none")]
     pub node_uid: Option<String>,
     /// Declares that the disk, or its node, will never come back. An administrator sets it, and it cannot be
-    /// unset. The data of the disk is lost, and its volumes and reservations can be deleted (D4). The controller sets it
-    /// for a disk with `lifetime: Node` (D7). False if absent.
+    /// unset. The data of the disk is lost, and its volumes and reservations can be deleted (D4). Refused for a disk that
+    /// is served. The controller sets it for a disk with `lifetime: Node` (D7). False if absent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gone: bool,
 }

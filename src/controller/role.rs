@@ -18,7 +18,7 @@ use super::ledger_entries::settle;
 
 /// Reconciles a VolumeRole.
 ///
-/// 1. Gather: VolumeRoles and reservations, and for templates disks and Nodes, from the caches. For a new ledger or a new
+/// 1. Gather: VolumeRoles and reservations, for a guarantee disks, and for templates disks and Nodes, from the caches. For a new ledger or a new
 ///    limit the reservations are read live, so that the ledger includes a reservation made a moment ago.
 /// 2. Decide: [`next_for_role`], and [`template::missing`].
 /// 3. Apply: the status; or settle entries, and decide again. Then make the missing reservations.
@@ -31,10 +31,10 @@ pub(super) async fn reconcile(role: Arc<VolumeRole>, ctx: &Context) -> Result<()
         }
         false => ctx.stores.reservations.all(),
     };
-    let (disks, nodes) = match role.spec.reservation_templates.is_empty() {
-        true => (vec![], vec![]),
-        false => (ctx.stores.disks.all(), ctx.stores.nodes.all()),
-    };
+    let has_templates = !role.spec.reservation_templates.is_empty();
+    let nodes = if has_templates { ctx.stores.nodes.all() } else { vec![] };
+    let with_disks = has_templates || role.spec.quota.guarantee.is_some();
+    let disks = if with_disks { ctx.stores.disks.all() } else { vec![] };
     let mut seen = RoleSeen { role, roles, reservations, disks, nodes, settled: false, now: (ctx.now)() };
     loop {
         match next_for_role(&seen) {

@@ -162,6 +162,11 @@ impl Router {
         if change.before.map(is_there) != change.now.map(is_there) {
             self.templates(|_, disk| disk == name);
         }
+        let has =
+            |disk: &NodeDisk| (is_there(disk), disk.status.as_ref().and_then(|s| s.allocatable.clone()));
+        if change.before.map(has) != change.now.map(has) {
+            self.guarantees();
+        }
         self.queues.disks.enqueue(disk);
         self.sharing.notify_one();
         self.with(|queues, stores| {
@@ -176,6 +181,13 @@ impl Router {
             queues.volumes.enqueue_names(stores.volumes.names_by(UNPLACED, ""));
             queues.subscriptions.enqueue_names(stores.subscriptions.names());
             queues.classes.enqueue_names(stores.classes.names());
+        });
+    }
+
+    /// Enqueues the roles with a guarantee: all guarantees share all disks (Q2).
+    fn guarantees(&self) {
+        self.with(|queues, stores| {
+            queues.roles.enqueue_if(&stores.roles, |role| role.spec.quota.guarantee.is_some());
         });
     }
 
@@ -332,8 +344,11 @@ impl Router {
     }
 
     /// Routes a change of a VolumeRole.
-    pub fn role(&self, role: &VolumeRole) {
+    pub fn role(&self, role: &VolumeRole, change: &Change<VolumeRole>) {
         self.queues.roles.enqueue(role);
+        if change.before.map(|role| &role.spec.quota) != change.now.map(|role| &role.spec.quota) {
+            self.guarantees();
+        }
         self.sharing.notify_one();
         self.with(|queues, stores| {
             queues.roles.enqueue_if(&stores.roles, |r| r.spec.role == role.spec.role);

@@ -141,7 +141,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
             |to, offer, _| to.offer(offer),
             CacheConfig { keys: offer_keys, ..Default::default() }
         ),
-        roles: cached!(all.clone(), |to, role, _| to.role(role), CacheConfig::default()),
+        roles: cached!(all.clone(), |to, role, change| to.role(role, change), CacheConfig::default()),
         classes: cached!(all, |to, class, _| to.class(class), CacheConfig::default()),
         capacities: cached!(ours, |to, capacity, _| to.capacity(capacity), CacheConfig::default()),
         pvcs,

@@ -26,8 +26,8 @@ advice! {
 
     // Nodes and disks.
     bring_node_back(node, disk) =
-        "kubectl get nodes   # bring {node} back; if it is lost for good: kubectl patch nodedisk {disk} --type=merge \
-         -p '{{\"spec\":{{\"gone\":true}}}}'";
+        "kubectl get nodes   # bring {node} back, and its data is back; only if the disk is lost for good, give its data up, \
+         which cannot be undone: kubectl patch nodedisk {disk} --type=merge -p '{{\"spec\":{{\"gone\":true}}}}'";
     uncordon_for_new(node) = "kubectl uncordon {node}   # nothing new is placed on a cordoned node; or use another node";
     read_agent_log(namespace, pod) = "kubectl logs -n {namespace} {pod} --tail=50";
     mend_disk(release, namespace) =
@@ -50,7 +50,16 @@ advice! {
     free_limit(role) =
         "kubectl reservoir tree --role {role}   # delete reservations of the role, or have an administrator raise \
          spec.quota.limit of its VolumeRole";
-    lower_guarantee() = "kubectl get volumeroles   # wait for free space, or lower another role's guarantee";
+    lower_guarantee(vrole) =
+        "kubectl reservoir why vrole/{vrole}   # wait for free space, or have an administrator lower spec.quota.guarantee of \
+         VolumeRole {vrole}";
+    see_guarantees() = "kubectl get volumeroles   # wait for free space, or lower another role's guarantee";
+    fit_guarantee(vrole, size) =
+        "kubectl patch vrole {vrole} --type=merge -p '{{\"spec\":{{\"quota\":{{\"guarantee\":\"{size}\"}}}}}}'   # the most that can be \
+         guaranteed; or add disks";
+    end_guarantee(vrole) =
+        "kubectl patch vrole {vrole} --type=merge -p '{{\"spec\":{{\"quota\":{{\"guarantee\":null}}}}}}'   # the other guarantees leave \
+         nothing; or lower these, or add disks";
     resize_template(vrole, index, size, template) =
         "kubectl patch vrole {vrole} --type=json -p '[{{\"op\":\"replace\",\"path\":\
          \"/spec/reservationTemplates/{index}/size\",\"value\":\"{size}\"}}]'   # template {template} decides about the \
@@ -83,9 +92,10 @@ advice! {
     reserve_without_ancestor(anew) = "{anew}   # without a parent: the role has no ancestor";
     reserve_without_parent(anew) = "{anew}   # without a parent; or for a sub-role of the parent's role";
     erase_content(volume) =
-        "kubectl reservoir erase {volume}   # its data is kept for an undo; the same for each one in the reservation";
+        "kubectl reservoir erase {volume}   # ends its data, which is kept for an undo; this cannot be undone; the same for each one \
+         in the reservation";
     retire_content(volume) =
-        "kubectl reservoir retire {volume}   # its data is erased; the same for each one in the reservation";
+        "kubectl reservoir retire {volume}   # destroys it after its last use; the same for each one in the reservation";
     delete_content(reservation) =
         "kubectl reservoir delete dr/{reservation}   # it was carved out; the same for each one in the reservation";
     use_fewer_reservations() =

@@ -21,6 +21,7 @@ pub mod fullness;
 pub mod held_by;
 pub mod holder;
 pub mod kept;
+pub mod kept_on_disk;
 pub mod ledger;
 pub mod list_share;
 pub mod namesake;

@@ -66,7 +66,9 @@ pub fn earlier(
         if let Some(orphan) = lost.find(|orphan| orphan.made_for.is_some() && orphan.made_for == made_for) {
             let volume = &orphan.name;
             let where_ = format!("NodeDisk {}, without an object,", disk.name_any());
-            let role = orphan.reservations.first().map_or("ROLE", |reserved| &reserved.role);
+            let of = orphan.reservations.first().map(|reserved| reserved.role.as_str());
+            // The volume's role may be a sub-role of its reservation's.
+            let role = orphan.spec["role"].as_str().or(of).unwrap_or_default();
             let do_ = format!(
                 "`kubectl reservoir recover {volume}`, apply what it prints, then {}",
                 claim(role, volume)

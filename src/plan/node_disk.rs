@@ -136,9 +136,16 @@ pub fn with_failures(
 /// The refusal of a disk whose ID differs from the ID of its NodeDisk.
 fn other_disk(disk: &NodeDisk, found: &NodeDiskSpec) -> String {
     let (path, id, name, expected) = (&found.path, &found.disk_id, disk.name_any(), &disk.spec.disk_id);
+    let is_empty = disk.status.as_ref().is_none_or(|status| status.reservations.is_empty());
+    let end = match is_empty {
+        true => format!("or delete NodeDisk {name}, on which nothing is reserved"),
+        false => format!(
+            "or, only if the data of the old one is lost for good, set spec.gone of NodeDisk {name}, which cannot be undone, \
+             and delete what is on it"
+        ),
+    };
     format!(
-        "the disk at {path} is another one (ID {id}) than NodeDisk {name} (ID {expected}): mount the right disk, or \
-         delete NodeDisk {name} when its data is given up"
+        "the disk at {path} is another one (ID {id}) than NodeDisk {name} (ID {expected}): mount the right disk, {end}"
     )
 }
 
@@ -387,7 +394,13 @@ mod tests {
         let (changes, status) = reported(&disk, Ok(Seen { ours, configured, ..seen() }), &[]);
         let (reason, why) = message(&status);
         assert_eq!(reason, "DiskRefused");
-        assert!(why.contains("is another one (ID other) than NodeDisk n1.a (ID id-n1.a)"), "{why}");
+        let wrong = "the disk at /d is another one (ID other) than NodeDisk n1.a (ID id-n1.a): mount the right disk, ";
+        assert_eq!(why, format!("{wrong}or delete NodeDisk n1.a, on which nothing is reserved"));
+        let used = testing::disk("n1.a", "n1", 10, &[("eng", 4)]);
+        let other = NodeDiskSpec { disk_id: "other".to_owned(), ..used.spec.clone() };
+        let why = other_disk(&used, &other);
+        assert!(why.contains("only if the data of the old one is lost for good, set spec.gone"), "D4: {why}");
+        assert!(why.contains("which cannot be undone"), "{why}");
         assert_eq!(changes, Changes::default(), "nothing is reserved on it");
         assert_eq!(status.allocatable, disk.status.unwrap().allocatable);
     }

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use kube::ResourceExt;
 
 use crate::api::condition::{self, READY, Verdict, reason};
-use crate::api::{LedgerEntry, Role, Size, VolumeRole};
+use crate::api::{LedgerEntry, NodeDisk, Role, Size, VolumeRole};
 
+use super::allocatable;
 use super::ledger;
 use super::list_share::{Entry, Full, full_for};
 use super::names;
@@ -105,39 +106,17 @@ fn over_limit(role: &VolumeRole, reserved: u64, asked: u64) -> Option<Verdict> {
 
 /// Why `role` does not get `asked` bytes out of the `free` bytes of all disks; `None`: the role may have them. The
 /// reason is an unused guarantee of roles that do not cover `role`. `ledgers` is the result of [`ledgers`].
-///
-/// The guarantee of a sub-role is part of the guarantee of its ancestor.
 pub fn guaranteed(role: &str, asked: u64, free: u64, ledgers: &[(&VolumeRole, u64)]) -> Option<Verdict> {
-    let mut open: Vec<(&str, u64, &VolumeRole)> = ledgers
-        .iter()
-        .filter(|(of, _)| !Role::name_covers(&of.spec.role, role))
-        .filter_map(|(of, reserved)| {
-            let guarantee = of.spec.quota.guarantee.as_ref()?.bytes_or_zero();
-            Some((of.spec.role.as_str(), guarantee.saturating_sub(*reserved), *of))
-        })
-        .collect();
-    open.sort_by_key(|(of, ..)| std::cmp::Reverse((of.matches('/').count(), *of)));
-    let known: Vec<&str> = open.iter().map(|(of, ..)| *of).collect();
-    let mut within: BTreeMap<&str, u64> = BTreeMap::new();
-    let (mut kept, mut whose) = (0u64, Vec::new());
-    for (of, unmet, object) in open {
-        let need = unmet.max(within.get(of).copied().unwrap_or(0));
-        if need == 0 {
-            continue;
-        }
-        match lineage(of).skip(1).find(|ancestor| known.contains(ancestor)) {
-            Some(ancestor) => {
-                let sum = within.entry(ancestor).or_default();
-                *sum = sum.saturating_add(need);
-            }
-            None => {
-                kept = kept.saturating_add(need);
-                whose.push((format!("{} to role {of}", Size::from_bytes(need)), object.name_any()));
-            }
-        }
-    }
+    let open = open_guarantees(role, ledgers);
+    let kept = open.iter().fold(0, |sum: u64, (_, need)| sum.saturating_add(*need));
     let missing = asked.saturating_add(kept).saturating_sub(free);
     (missing > 0 && kept > 0 && asked > 0).then(|| {
+        let mut whose: Vec<(String, String)> = open
+            .iter()
+            .map(|(of, need)| {
+                (format!("{} to role {}", Size::from_bytes(*need), of.spec.role), of.name_any())
+            })
+            .collect();
         whose.sort();
         let (whose, objects): (Vec<String>, Vec<String>) = whose.into_iter().unzip();
         Verdict::no(
@@ -153,6 +132,93 @@ pub fn guaranteed(role: &str, asked: u64, free: u64, ledgers: &[(&VolumeRole, u6
             ),
         )
     })
+}
+
+/// The VolumeRoles whose guarantees are kept from `role`, each with the bytes that its role has not reserved. The guarantee
+/// of a sub-role is part of the guarantee of its ancestor.
+pub fn open_guarantees<'a>(role: &str, ledgers: &[(&'a VolumeRole, u64)]) -> Vec<(&'a VolumeRole, u64)> {
+    let mut open: Vec<(&str, u64, &VolumeRole)> = ledgers
+        .iter()
+        .filter(|(of, _)| !Role::name_covers(&of.spec.role, role))
+        .filter_map(|(of, reserved)| {
+            let guarantee = of.spec.quota.guarantee.as_ref()?.bytes_or_zero();
+            Some((of.spec.role.as_str(), guarantee.saturating_sub(*reserved), *of))
+        })
+        .collect();
+    open.sort_by_key(|(of, ..)| std::cmp::Reverse((of.matches('/').count(), *of)));
+    let known: Vec<&str> = open.iter().map(|(of, ..)| *of).collect();
+    let mut within: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut outermost = Vec::new();
+    for (of, unmet, object) in open {
+        let need = unmet.max(within.get(of).copied().unwrap_or(0));
+        if need == 0 {
+            continue;
+        }
+        match lineage(of).skip(1).find(|ancestor| known.contains(ancestor)) {
+            Some(ancestor) => {
+                let sum = within.entry(ancestor).or_default();
+                *sum = sum.saturating_add(need);
+            }
+            None => outermost.push((object, need)),
+        }
+    }
+    outermost
+}
+
+/// A guarantee that its role can never have, however little the others reserve (Q2).
+#[derive(Debug, PartialEq)]
+pub struct Impossible {
+    /// The reason, with the numbers.
+    pub why: String,
+    /// The bytes that the role can be guaranteed.
+    pub possible: u64,
+}
+
+/// Compares the guarantee of a VolumeRole with the limits of its ancestors, and with all disks, whose bytes all guarantees
+/// share. A disk that is away now comes back.
+pub fn impossible(role: &VolumeRole, roles: &[&VolumeRole], disks: &[&NodeDisk]) -> Option<Impossible> {
+    let own = role.spec.quota.guarantee.as_ref()?.bytes_or_zero();
+    let size = Size::from_bytes;
+    let counting = counting(roles);
+    let limits = lineage(&role.spec.role).skip(1).filter_map(|of| {
+        let above = counting.get(of)?;
+        Some((above.spec.quota.limit.as_ref()?.bytes_or_zero(), above.name_any()))
+    });
+    if let Some((limit, above)) = limits.min().filter(|(limit, _)| *limit < own) {
+        let why = format!(
+            "the guarantee of {} is more than the limit of {} of VolumeRole {above}",
+            size(own),
+            size(limit)
+        );
+        return Some(Impossible { why, possible: limit });
+    }
+    let there = disks.iter().filter(|disk| !disk.spec.gone && disk.metadata.deletion_timestamp.is_none());
+    let capacity = there.map(|disk| allocatable::of_disk(disk)).fold(0, u64::saturating_add);
+    let all: Vec<(&VolumeRole, u64)> = counting.into_values().map(|role| (role, 0)).collect();
+    // No role is called like this, so no guarantee is left out.
+    let promised = open_guarantees("", &all);
+    let sum = promised.iter().fold(0, |sum: u64, (_, need)| sum.saturating_add(*need));
+    let why = match (own > capacity, sum > capacity) {
+        _ if own == 0 => return None,
+        (true, _) => {
+            format!("the guarantee of {} is more than all disks have, which is {}", size(own), size(capacity))
+        }
+        (false, true) => {
+            let mut each: Vec<String> = promised
+                .iter()
+                .map(|(of, need)| format!("{} of VolumeRole {}", size(*need), of.name_any()))
+                .collect();
+            each.sort();
+            format!(
+                "the guarantees of all roles are {} together, and all disks have {}: {}",
+                size(sum),
+                size(capacity),
+                names(&each, each.len())
+            )
+        }
+        (false, false) => return None,
+    };
+    Some(Impossible { why, possible: own.saturating_sub(sum.max(own).saturating_sub(capacity)) })
 }
 
 #[cfg(test)]
@@ -234,5 +300,40 @@ mod tests {
             refused("eng", 5, 10, &[(&ops, 0), (&ml, 0)]).is_some(),
             "a parent cannot take its sub-role's"
         );
+    }
+
+    #[test]
+    fn q2_a_guarantee_that_nothing_can_meet_is_known() {
+        let role = |name: &str, limit, guarantee| {
+            with_quota(volume_role(&name.replace('/', "-"), name), limit, guarantee, &[])
+        };
+        let (small, mut away) = (disk("n1.a", "n1", 6, &[("has", 6)]), disk("n2.a", "n2", 4, &[]));
+        set_ready(&mut away.status.as_mut().unwrap().conditions, false);
+        let mut gone = disk("n3.a", "n3", 100, &[]);
+        gone.spec.gone = true;
+        let disks = [&small, &away, &gone];
+        let told = |of: &VolumeRole, all: &[&VolumeRole]| {
+            impossible(of, all, &disks).map(|found| (found.why, found.possible >> 30))
+        };
+        let (ops, eng, ml) =
+            (role("ops", None, Some(6)), role("eng", None, Some(4)), role("eng/ml", None, Some(3)));
+        assert_eq!(
+            told(&ops, &[&ops, &eng, &ml]),
+            None,
+            "10 of 10, also while one is away and the other full"
+        );
+        let lord = role("lord", None, Some(11));
+        let alone = "the guarantee of 11Gi is more than all disks have, which is 10Gi";
+        assert_eq!(told(&lord, &[&lord]), Some((alone.to_owned(), 10)));
+        let more = role("more", None, Some(1));
+        let together = "the guarantees of all roles are 11Gi together, and all disks have 10Gi: 1Gi of VolumeRole more, \
+                        4Gi of VolumeRole eng and 6Gi of VolumeRole ops";
+        assert_eq!(told(&ops, &[&ops, &eng, &ml, &more]), Some((together.to_owned(), 5)));
+        assert_eq!(told(&more, &[&ops, &eng, &more]), Some((together.to_owned(), 0)));
+        let above = role("eng", Some(2), None);
+        let beneath = "the guarantee of 3Gi is more than the limit of 2Gi of VolumeRole eng";
+        assert_eq!(told(&ml, &[&above, &ml]), Some((beneath.to_owned(), 2)));
+        let none = role("none", Some(2), None);
+        assert_eq!(told(&none, &[&none, &lord]), None, "it guarantees nothing");
     }
 }

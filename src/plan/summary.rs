@@ -57,9 +57,9 @@ pub struct RoleSeen {
     pub roles: Vec<Arc<VolumeRole>>,
     /// All reservations.
     pub reservations: Vec<Arc<DiskReservation>>,
-    /// All disks and Nodes, if the role has templates (R7).
+    /// All disks, if the role has templates (R7) or a guarantee (Q2).
     pub disks: Vec<Arc<NodeDisk>>,
-    /// See `disks`.
+    /// All Nodes, if the role has templates.
     pub nodes: Vec<Arc<Node>>,
     /// True if entries were settled already.
     pub settled: bool,
@@ -81,8 +81,8 @@ pub fn next_for_role(seen: &RoleSeen) -> Step<VolumeRoleStatus> {
     let (roles, reservations) = (refs(&seen.roles), refs(&seen.reservations));
     match ByName::new(reservations.iter().copied()).unsettled(&*seen.role) {
         entries if entries.is_empty() || seen.settled || !keeps_ledger(&seen.role, &roles) => {
-            let mut status = role_status(&seen.role, &roles, &reservations, seen.now);
             let (role, disks, nodes) = (&seen.role, refs(&seen.disks), template::labels(&seen.nodes));
+            let mut status = role_status(role, &roles, &disks, &reservations, seen.now);
             let counted = template::status(role, &disks, &nodes, &reservations);
             // Another VolumeRole counts for the role: the templates of this one make nothing.
             let counts = rival(role, &roles).is_none();
@@ -222,6 +222,7 @@ pub fn keeps_ledger(role: &VolumeRole, all: &[&VolumeRole]) -> bool {
 fn role_status(
     role: &VolumeRole,
     all: &[&VolumeRole],
+    disks: &[&NodeDisk],
     reservations: &[&DiskReservation],
     now: Timestamp,
 ) -> VolumeRoleStatus {
@@ -244,7 +245,7 @@ fn role_status(
         status.reservations = ledger.into_entries();
     }
     let reserved = ledger::total(&status.reservations).saturating_add(left_out);
-    let verdict = role_condition(role, all, reserved, left_out);
+    let verdict = role_condition(role, all, disks, reserved, left_out);
     status.conditions = role.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
     condition::set(&mut status.conditions, READY, verdict, role.metadata.generation, now);
     status
@@ -256,8 +257,15 @@ fn rival<'a>(role: &VolumeRole, all: &[&'a VolumeRole]) -> Option<&'a VolumeRole
     counts.filter(|counts| counts.metadata.uid != role.metadata.uid)
 }
 
-/// The condition `Ready` of a VolumeRole: the object counts for its role, and its limit is not exceeded (Q2).
-fn role_condition(role: &VolumeRole, all: &[&VolumeRole], reserved: u64, left_out: u64) -> Verdict {
+/// The condition `Ready` of a VolumeRole: the object counts for its role, its limit is not exceeded, and its guarantee can be met
+/// (Q2).
+fn role_condition(
+    role: &VolumeRole,
+    all: &[&VolumeRole],
+    disks: &[&NodeDisk],
+    reserved: u64,
+    left_out: u64,
+) -> Verdict {
     let (of, limit) = (&role.spec.role, role.spec.quota.limit.as_ref());
     let over = reserved.saturating_sub(limit.map_or(u64::MAX, Size::bytes_or_zero));
     match rival(role, all) {
@@ -282,7 +290,16 @@ fn role_condition(role: &VolumeRole, all: &[&VolumeRole], reserved: u64, left_ou
                 Size::from_bytes(over)
             ),
         ),
-        None => Verdict::yes(reason::READY, format!("sums up role {of}")),
+        None => match quota::impossible(role, all, disks) {
+            Some(impossible) => Verdict::no(
+                reason::GUARANTEE_TOO_LARGE,
+                format!(
+                    "{}; what is free is kept for it, and others wait: lower spec.quota.guarantee, or add disks",
+                    impossible.why
+                ),
+            ),
+            None => Verdict::yes(reason::READY, format!("sums up role {of}")),
+        },
     }
 }
 
@@ -341,25 +358,36 @@ mod tests {
     #[test]
     fn q2_a_limit_that_was_set_later_takes_nothing_away() {
         let eng = with_quota(volume_role("eng", "eng"), Some(5), None, &[("a", 8)]);
-        let verdict = |reserved: u64| role_condition(&eng, &[&eng], reserved << 30, 0);
+        let verdict = |reserved: u64| role_condition(&eng, &[&eng], &[], reserved << 30, 0);
         assert!(verdict(5).ok);
         assert_eq!(verdict(8).reason, "OverLimit");
         assert!(verdict(8).message.starts_with("role eng has 8Gi reserved, 3Gi more than its limit"));
     }
 
     #[test]
+    fn q2_a_guarantee_beyond_all_disks_is_not_ready() {
+        let eng = with_quota(volume_role("eng", "eng"), None, Some(5), &[]);
+        let (small, large) = (disk("n1.a", "n1", 4, &[]), disk("n2.a", "n2", 1, &[]));
+        let told = role_condition(&eng, &[&eng], &[&small], 0, 0);
+        let why = "the guarantee of 5Gi is more than all disks have, which is 4Gi; what is free is kept for it, and others wait: \
+                   lower spec.quota.guarantee, or add disks";
+        assert_eq!((told.reason, told.message.as_str()), ("GuaranteeTooLarge", why));
+        assert!(role_condition(&eng, &[&eng], &[&small, &large], 0, 0).ok);
+    }
+
+    #[test]
     fn q1_one_object_speaks_for_a_role() {
         let (a, mut b) = (volume_role("a", "eng"), volume_role("b", "eng"));
         b.metadata.creation_timestamp = later();
-        assert!(role_condition(&a, &[&a, &b], 0, 0).ok);
-        assert_eq!(role_condition(&b, &[&a, &b], 0, 0).reason, "RoleTaken");
+        assert!(role_condition(&a, &[&a, &b], &[], 0, 0).ok);
+        assert_eq!(role_condition(&b, &[&a, &b], &[], 0, 0).reason, "RoleTaken");
     }
 
     #[test]
     fn a8_a_role_with_more_than_it_can_list_gets_nothing_more() {
         let mut eng = with_quota(volume_role("eng", "eng"), Some(5000), None, &[]);
         let many: Vec<_> = (0..1002).map(|i| reserved(&format!("r{i}"), "eng", 1, &[])).collect();
-        let status = role_status(&eng, &[&eng], &many.iter().collect::<Vec<_>>(), Timestamp::UNIX_EPOCH);
+        let status = role_status(&eng, &[&eng], &[], &many.iter().collect::<Vec<_>>(), Timestamp::UNIX_EPOCH);
         assert_eq!((status.reservations.len(), status.reserved.clone()), (1000, Some(gi(1002))));
         let ready = condition::get(&status.conditions, READY).unwrap();
         assert_eq!(ready.reason, "TooManyReservations");
@@ -375,7 +403,7 @@ mod tests {
         let mut waits = reserved("b", "eng/ml", 7, &[]);
         waits.status.as_mut().unwrap().node_disk = None;
         let (a, c) = (reserved("a", "eng", 2, &[]), reserved("c", "eng/ml", 6, &[]));
-        let status = role_status(&eng, &[&eng], &[&a, &waits, &c], Timestamp::UNIX_EPOCH);
+        let status = role_status(&eng, &[&eng], &[], &[&a, &waits, &c], Timestamp::UNIX_EPOCH);
         let expected = [ledger_entry("a", "eng", 3), ledger_entry("c", "eng/ml", 6)];
         assert_eq!(
             status.reservations, expected,

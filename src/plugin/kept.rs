@@ -1,5 +1,7 @@
 //! The data of destroyed volumes that is kept for an undo: `kept`, `undelete` and `erase` (X8).
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use kube::{Client, ResourceExt};
 use serde::Serialize;
@@ -12,7 +14,7 @@ use super::paint::{human, table};
 use super::snapshot::Snapshot;
 use super::write;
 use crate::api::{DiskReservation, Kept, LedgerEntry, SharedPersistentVolume};
-use crate::plan::{advice, kept, names};
+use crate::plan::{advice, kept, kept_on_disk, names};
 
 /// Kept data, with its place.
 #[derive(Serialize)]
@@ -20,10 +22,23 @@ pub(super) struct KeptData<'a> {
     reservation: String,
     disk: String,
     #[serde(flatten)]
-    entry: &'a LedgerEntry,
-    /// The volume that erases the data, or brings it back.
+    entry: Cow<'a, LedgerEntry>,
+    /// True if the reservation does not list the data, since its object was made anew.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    unlisted: bool,
+    /// The reservation of the volume that erases the data, or brings it back; or why none can.
     #[serde(skip)]
-    of: (&'a DiskReservation, &'a Kept),
+    of: Result<&'a DiskReservation, String>,
+}
+
+impl KeptData<'_> {
+    fn kept(&self) -> Option<&Kept> {
+        self.entry.kept.as_deref()
+    }
+
+    fn since(&self) -> String {
+        self.kept().map(|kept| kept.since.0.to_string()).unwrap_or_default()
+    }
 }
 
 /// All kept data, by reservation and age.
@@ -33,15 +48,24 @@ pub(super) fn list(snapshot: &Snapshot) -> Vec<KeptData<'_>> {
         let Some(status) = &reservation.status else { return vec![] };
         let disk = status.node_disk.clone().unwrap_or_default();
         let entries = kept::entries(status).into_iter();
-        let data = |(entry, kept)| KeptData {
+        let data = |(entry, _)| KeptData {
             reservation: reservation.name_any(),
             disk: disk.clone(),
-            entry,
-            of: (reservation, kept),
+            entry: Cow::Borrowed(entry),
+            unlisted: false,
+            of: Ok(reservation),
         };
         entries.map(data).collect()
     };
     let mut all: Vec<_> = snapshot.reservations.iter().flat_map(of).collect();
+    let Snapshot { disks, reservations, volumes, .. } = snapshot;
+    all.extend(kept_on_disk::unlisted(disks, reservations, volumes).into_iter().map(|data| KeptData {
+        of: data.reservation(),
+        disk: data.disk_name(),
+        reservation: data.reservation_name,
+        entry: Cow::Owned(data.entry),
+        unlisted: true,
+    }));
     all.sort_by(|a, b| a.reservation.cmp(&b.reservation));
     all
 }
@@ -52,32 +76,43 @@ pub(super) fn text(all: &[KeptData]) -> String {
     }
     let heads = ["NAME", "MADE FOR", "SIZE", "ROLE", "RESERVATION", "DISK", "DESTROYED", "KEPT UNTIL", "UID"];
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
-    for KeptData { reservation, disk, entry, of: (_, kept) } in all {
+    for data in all {
+        let KeptData { reservation, disk, entry, .. } = data;
         rows.push(vec![
             entry.name.clone(),
-            kept.made_for.clone().unwrap_or_else(|| "-".to_owned()),
+            data.kept().and_then(|kept| kept.made_for.clone()).unwrap_or_else(|| "-".to_owned()),
             human(entry.size.bytes_or_zero()),
             entry.role.clone(),
             reservation.clone(),
             disk.clone(),
-            kept.since.0.to_string(),
-            kept.until.0.to_string(),
+            data.since(),
+            data.kept().map(|kept| kept.until.0.to_string()).unwrap_or_default(),
             entry.uid.clone(),
         ]);
     }
-    format!(
+    let mut text = format!(
         "{}\nkubectl reservoir undelete {} brings the first volume back; a reservation takes the bytes back earlier if it \
          needs them\n",
         table(&rows),
         all[0].entry.uid
-    )
+    );
+    for KeptData { reservation, entry, of, .. } in all.iter().filter(|data| data.unlisted) {
+        text.push_str(&match of {
+            Ok(_) => format!(
+                "DiskReservation {reservation} was made anew and does not list {}, so its data stays until undelete or erase\n",
+                entry.name
+            ),
+            Err(why) => format!("{why}\n"),
+        });
+    }
+    text
 }
 
 /// The kept data of that name or UID.
 fn find<'a>(snapshot: &'a Snapshot, word: &str) -> Result<KeptData<'a>, String> {
     let mut found = list(snapshot);
     let all: Vec<String> = found.iter().map(|data| data.entry.name.clone()).collect();
-    let made_for = |data: &KeptData| data.of.1.made_for.as_deref() == Some(word);
+    let made_for = |data: &KeptData| data.kept().is_some_and(|kept| kept.made_for.as_deref() == Some(word));
     found.retain(|data| data.entry.name == word || data.entry.uid == word || made_for(data));
     match found.len() {
         1 => Ok(found.remove(0)),
@@ -86,7 +121,7 @@ fn find<'a>(snapshot: &'a Snapshot, word: &str) -> Result<KeptData<'a>, String> 
             Err(format!("no data of a volume {word} is kept{nearest}: {}", advice::see_kept()))
         }
         _ => {
-            let each = |data: &KeptData| format!("{} of {}", data.entry.uid, data.of.1.since.0);
+            let each = |data: &KeptData| format!("{} of {}", data.entry.uid, data.since());
             let each: Vec<String> = found.iter().map(each).collect();
             Err(format!("several volumes {word} are kept; give one UID: {}", names(&each, each.len())))
         }
@@ -116,17 +151,21 @@ fn undeleted(snapshot: &Snapshot, args: &Undelete) -> Result<SharedPersistentVol
         let undelete = advice::undelete(&data.entry.uid, format!("{name}-undeleted"));
         return Err(format!("another volume is called {name} now: {undelete}"));
     }
-    kept::undeleted(name, data.entry, data.of.0)
+    kept::undeleted(name, &data.entry, data.of?)
 }
 
 /// Erases kept data now: by a volume that recovers the data and retires, as the controller does in the end.
 pub(super) async fn erase(client: &Client, args: &Erase) -> anyhow::Result<()> {
     let snapshot = read(client).await?;
     let data = find(&snapshot, &args.volume).map_err(anyhow::Error::msg)?;
-    let volume = kept::erasing(data.entry, data.of.0, Timestamp::now()).map_err(anyhow::Error::msg)?;
+    let of = data.of.clone().map_err(anyhow::Error::msg)?;
+    let volume = kept::erasing(&data.entry, of, Timestamp::now()).map_err(anyhow::Error::msg)?;
     if args.dry_run.is_none() {
         let (name, size) = (&data.entry.name, human(data.entry.size.bytes_or_zero()));
-        let question = format!("Erase the {size} of volume {name}, destroyed at {}?", data.of.1.since.0);
+        let question = format!(
+            "Erase the {size} of volume {name}, destroyed at {}? Nobody can bring it back.",
+            data.since()
+        );
         confirm(&question, args.yes)?;
     }
     let write = super::cli::Write { dry_run: args.dry_run, ..Default::default() };
@@ -136,6 +175,7 @@ pub(super) async fn erase(client: &Client, args: &Erase) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{KeptOnDisk, Orphan, Reserved};
     use crate::plan::testing::*;
 
     fn snapshot() -> Snapshot {
@@ -173,6 +213,41 @@ mod tests {
         assert_eq!(
             (back.name_any(), &*back.annotations()["reservoir.dev/made-for"]),
             ("a".into(), "ns/data")
+        );
+    }
+
+    /// X8: the objects of the reservation were lost and recovered, and its list has the kept data no more.
+    #[test]
+    fn x8_kept_data_that_no_reservation_lists_is_shown_and_comes_back() {
+        let mut snapshot = snapshot();
+        let mut disk = disk("n1.a", "n1", 10, &[("r", 10)]);
+        disk.status.as_mut().unwrap().orphans = vec![Orphan {
+            uid: "uid-c-1".into(),
+            name: "c".into(),
+            size: gi(2),
+            reservations: vec![Reserved { name: "r".into(), role: "eng".into(), ..Default::default() }],
+            spec: json!({"role": "eng", "size": "2Gi", "reservation": "r", "shared": {}}),
+            kept: Some(KeptOnDisk { since: some_time().unwrap(), until: later().unwrap(), over: false }),
+            ..Default::default()
+        }];
+        snapshot.disks = vec![disk];
+        let shown = text(&list(&snapshot));
+        let row = "c      -          2Gi    eng    r             n1.a   1970-01-01T00:00:00Z   1970-01-01T00:01:00Z   uid-c-1\n";
+        assert!(
+            shown.contains(row)
+                && shown.ends_with("does not list c, so its data stays until undelete or erase\n"),
+            "{shown}"
+        );
+        let back = of(&snapshot, "c", None).unwrap();
+        assert_eq!(
+            (back.spec.recover.unwrap().uid, back.spec.reservation),
+            ("uid-c-1".into(), Some("r".into()))
+        );
+        snapshot.reservations.clear();
+        let lost = of(&snapshot, "c", None).unwrap_err();
+        assert!(
+            lost.contains("DiskReservation r, which is lost: apply what kubectl reservoir recover uid-c-1"),
+            "{lost}"
         );
     }
 

@@ -60,6 +60,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("read_agent_log", "a look at the log of a pod, which the api tier does not have (e2e)"),
     ("uncordon_for_new", "cordon.rs runs it"),
     ("find_agent", "an administrator; kubectl reservoir doctor fails where there is no agent (plugin.rs)"),
+    ("see_guarantees", "a look at VolumeRoles, for who may not see them; the command of lower_guarantee"),
+    ("end_guarantee", "the command of fit_guarantee"),
     ("see_no_disk", "an administrator, as find_agent (plugin.rs)"),
     ("remove_foreign_files", "a person on the node; disks.rs removes them"),
     ("find_lost_data", "a person on the node; restored.rs deletes the volume"),
@@ -400,6 +402,7 @@ const MISTAKES: &[(&str, &str, &str, Outcome)] = &[
         "Guaranteed",
         Shows,
     ),
+    ("true", "vrole/lord", "GuaranteeTooLarge", Ready),
     (
         "kubectl patch vrole lord --type=merge -p '{\"spec\":{\"quota\":null}}'; \
          kubectl reservoir reserve xfs --role xfs --size 400Mi --disk n2.default; \

@@ -298,6 +298,76 @@ async fn a7_an_agent_makes_the_configured_reservations_only() {
     assert!(said.contains("the agent of node n1 may not write n1.default.eng.ml"), "{said}");
 }
 
+/// D4: `gone` ends all data on a disk for good, so it is no word for a disk that is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn d4_a_disk_that_is_served_is_not_declared_gone() {
+    let cluster = cluster().await;
+    let disk = object(
+        "NodeDisk",
+        "n1.default",
+        json!({"nodeName": "n1", "diskName": "default", "diskID": "00112233-4455-6677-8899-aabbccddeeff",
+            "kind": "Path", "backing": "Loop", "path": "/disk"}),
+    );
+    Ask::create(&disk).of(&cluster.client).await.unwrap();
+    let gone = Ask::patch(&disk, json!({"spec": {"gone": true}}));
+    let ready = |status: &str, reason: &str| {
+        let ready = json!({"type": "Ready", "status": status, "reason": reason, "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let status = json!({"status": {"conditions": [ready]}});
+        Ask::new("PATCH", MERGE, format!("{}/status", path(&disk)), status)
+    };
+    for (status, reason) in [("True", "Ready"), ("False", "SpaceTaken")] {
+        ready(status, reason).of(&cluster.client).await.unwrap();
+        let said = gone.dry(&cluster.client).await.unwrap_err();
+        let sentence = "NodeDisk n1.default is served by the agent of node n1, and nothing was changed: gone gives up all data";
+        assert!(said.contains(sentence) && said.contains("cannot be undone; to empty this disk"), "{said}");
+    }
+    // An edit of another field is none of this.
+    Ask::patch(&disk, json!({"spec": {"path": "/else"}})).dry(&cluster.client).await.unwrap();
+    for reason in ["NodeUnreachable", "AgentSilent", "DiskRefused"] {
+        ready("False", reason).of(&cluster.client).await.unwrap();
+        gone.dry(&cluster.client).await.unwrap();
+    }
+}
+
+/// X1, P3: the volume of a StorageClass ends with its PersistentVolumeClaim, and a user deletes nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn x1_p3_a_refusal_names_what_the_user_can_delete() {
+    let cluster = cluster().await;
+    let controller = cluster.server.client_as(CONTROLLER_USER, &["system:masters"]).await.unwrap();
+    let binding = json!({"namespace": "team", "name": "data", "uid": "u", "mode": "ReadWrite"});
+    let pod = json!({"namespace": "team", "name": "web", "uid": "p"});
+    for (name, labels, end, in_use) in [
+        (
+            "made",
+            json!({"reservoir.dev/pvc-uid": "u", "reservoir.dev/claim-namespace": "team"}),
+            "delete PersistentVolumeClaim team/data, and the volume ends as the reclaim policy",
+            "and PersistentVolumeClaim team/data is deleted",
+        ),
+        (
+            "plain",
+            json!({}),
+            "delete the claim first, or set spec.deletionPolicy: Wait",
+            "and the claim is deleted",
+        ),
+    ] {
+        let mut made = volume(name, "eng");
+        made["metadata"]["labels"] = labels;
+        // For a namespace the controller has the namespace's rights (P5).
+        grant(&cluster, "system:serviceaccount:team:default", &["create"], &["eng"]).await;
+        Ask::create(&made).of(&controller).await.unwrap();
+        let status = |status: Value| {
+            Ask::new("PATCH", MERGE, format!("{}/status", path(&made)), json!({"status": status}))
+        };
+        status(json!({"claims": [binding], "claimCount": 1})).of(&cluster.client).await.unwrap();
+        let said = Ask::delete(&made).dry(&cluster.client).await.unwrap_err();
+        assert!(said.contains("is bound to 1 claim: team/data; ") && said.contains(end), "{said}");
+        status(json!({"users": [pod], "userCount": 1})).of(&cluster.client).await.unwrap();
+        let said = Ask::delete(&made).dry(&cluster.client).await.unwrap_err();
+        assert!(said.contains(in_use), "{said}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn r6_x7_a_holder_is_neither_deleted_nor_shrunk_below_use() {
     let cluster = cluster().await;

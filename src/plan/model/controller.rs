@@ -144,7 +144,7 @@ impl Controller {
     pub fn look_at_role(&mut self, name: &str, server: &mut Store) {
         let Some(role) = self.cache.get::<VolumeRole>(name) else { return };
         let seen = RoleSeen {
-            disks: vec![],
+            disks: self.cache.disks.values().cloned().collect(),
             nodes: vec![],
             role,
             roles: self.cache.roles.values().cloned().collect(),

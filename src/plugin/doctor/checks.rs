@@ -28,6 +28,7 @@ const POLICIES: &[(&str, &str)] = &[
     ("Validating", "reservoir-agent-deletes"),
     ("Validating", "reservoir-agent-takes-over"),
     ("Validating", "reservoir-disk-node"),
+    ("Validating", "reservoir-disk-gone"),
     ("Validating", "reservoir-static"),
     ("Validating", "reservoir-agent-disks"),
     ("Validating", "reservoir-static-configured"),

@@ -11,7 +11,7 @@ use kube::{Resource, ResourceExt};
 use crate::api::{DRIVER, DiskReservation, GROUP, LABEL_MANAGED_BY, MANAGED_BY, SharedPersistentVolume};
 use crate::cluster;
 use crate::plan::pvc_provisioner::pvc_of;
-use crate::plan::{kept, names};
+use crate::plan::{kept, kept_on_disk, names};
 use crate::plugin::doctor::{Facts, is_policy_of_the_chart};
 use crate::plugin::snapshot::Snapshot;
 
@@ -162,7 +162,11 @@ fn kept_data(snapshot: &Snapshot, now: Timestamp) -> Vec<SharedPersistentVolume>
         let erasing = kept.into_iter().filter_map(|(entry, _)| kept::erasing(entry, reservation, now).ok());
         erasing.collect::<Vec<_>>()
     };
-    snapshot.reservations.iter().flat_map(of).collect()
+    let listed = snapshot.reservations.iter().flat_map(of);
+    let unlisted = kept_on_disk::unlisted(&snapshot.disks, &snapshot.reservations, &snapshot.volumes);
+    let unlisted =
+        unlisted.iter().filter_map(|data| kept::erasing(&data.entry, data.reservation().ok()?, now).ok());
+    listed.chain(unlisted).collect()
 }
 
 /// Everything of Reservoir. The policies are first, since they guard the others; the kinds are last.

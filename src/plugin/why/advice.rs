@@ -97,7 +97,8 @@ impl<'a> About<'a> {
                     .resize_elsewhere(self.reservation, whole_mebibytes(left))
                     .unwrap_or_else(|| advice::fit_limit(argument, whole_mebibytes(left), role)),
             },
-            GUARANTEED => advice::lower_guarantee(),
+            GUARANTEED => self.guaranteed(),
+            GUARANTEE_TOO_LARGE => self.guarantee_too_large(),
             PARENT_FULL => self.parent_full(),
             BELOW_USED => advice::fit_content(argument, whole_mebibytes(self.used()), role),
             NO_SUCH_DISK if self.reservation.is_none() => advice::correct_template(name),
@@ -308,6 +309,28 @@ impl<'a> About<'a> {
             Some((limit.saturating_sub(reserved), r.spec.role.as_str()))
         });
         left.min().map_or((0, self.role), |(left, role)| (left.saturating_add(own), role))
+    }
+
+    /// The step for a reservation that waits for the guarantee of another role: the largest one.
+    fn guaranteed(&self) -> String {
+        let roles: Vec<_> = self.snapshot.roles.iter().collect();
+        let open = quota::open_guarantees(self.role, &quota::ledgers(&roles));
+        let largest = open.into_iter().max_by_key(|(of, need)| (*need, of.name_any()));
+        largest.map_or_else(advice::see_guarantees, |(of, _)| advice::lower_guarantee(of.name_any()))
+    }
+
+    /// The step for a guarantee that nothing can meet.
+    fn guarantee_too_large(&self) -> String {
+        let roles: Vec<_> = self.snapshot.roles.iter().collect();
+        let disks: Vec<_> = self.snapshot.disks.iter().collect();
+        let own = roles.iter().find(|role| role.name_any() == self.name);
+        match own.and_then(|own| quota::impossible(own, &roles, &disks)) {
+            Some(found) if found.possible >= 1 << 20 => {
+                advice::fit_guarantee(self.name, whole_mebibytes(found.possible))
+            }
+            Some(_) => advice::end_guarantee(self.name),
+            None => advice::look_again(),
+        }
     }
 
     fn used(&self) -> u64 {

@@ -62,20 +62,48 @@ pub(super) fn reports(snapshot: &Snapshot, target: &Target) -> Option<Vec<Report
 /// The reason of an object that is being deleted, and whose conditions do not say so yet.
 pub(super) const DELETING: &str = "Deleting";
 
-/// Reasons that no other object's state ends.
-const OWN: &[&str] = &[
-    RETIRING,
-    NEARLY_FULL,
-    RESIZE_FAILED,
-    CANNOT_SHRINK,
-    SHRINK_IN_USE,
-    NO_SUBSCRIPTION,
-    NO_CAPABILITY,
-    ROLE_NOT_ALLOWED,
-    ALWAYS_WRITABLE,
-    NAME_TAKEN,
-    REFUSED,
+/// Reasons of a claim, and the kind of object whose trouble causes them.
+static OF_CLAIM: &[(&[&str], &Kind)] =
+    &[(&[VOLUME_NOT_READY, VOLUME_RETIRING, VOLUME_DESTROYING, VOLUME_LOST, NODE_GONE, BINDING], &VOLUME)];
+
+/// The same of a volume.
+static OF_VOLUME: &[(&[&str], &Kind)] = &[
+    (&[NO_RESERVATION, RESERVATION_FULL, NODE_CORDONED], &RESERVATION),
+    (
+        &[
+            NODE_UNREACHABLE,
+            VOLUME_GONE,
+            NODE_GONE,
+            NODE_CORDONED,
+            CREATING,
+            RESIZING,
+            BACKING_FAILED,
+            BACKING_LOST,
+            DESTROYING,
+        ],
+        &DISK,
+    ),
 ];
+
+/// The same of a reservation. A limit, a guarantee and a full list have their own numbers.
+static OF_RESERVATION: &[(&[&str], &Kind)] = &[
+    (&[PARENT_NOT_RESERVED, PARENT_FULL], &RESERVATION),
+    (&[NOT_ENOUGH_ROOM, NODE_CORDONED, DISK_GONE, DISK_MOVED, NODE_GONE], &DISK),
+];
+
+/// True if trouble of an object of kind `cause` may be the cause of this reason. What the kubelet or the scheduler reports is
+/// about what the pod uses.
+pub(super) fn may_cause(cause: &Kind, kind: &Kind, reason: &str) -> bool {
+    let known = match kind.name {
+        "VolumeClaim" => OF_CLAIM,
+        "SharedPersistentVolume" => OF_VOLUME,
+        "DiskReservation" => OF_RESERVATION,
+        "Pod" if reason == waits::TERMINATING => return cause == &DISK,
+        "Pod" => return !waits::is_own_cause(reason),
+        _ => return true,
+    };
+    known.iter().any(|(reasons, of)| *of == cause && reasons.contains(&reason))
+}
 
 /// Reasons of an object that waits for a larger reservation.
 const SPACE: &[&str] = &[NO_RESERVATION, RESERVATION_FULL, NO_PARENT, PARENT_NOT_RESERVED, PARENT_FULL];
@@ -88,12 +116,15 @@ fn has_trouble(snapshot: &Snapshot, target: &Target) -> bool {
 fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
     let namespace = target.namespace.as_deref();
     let own: Vec<Report> = reports(snapshot, target).unwrap_or_default();
-    let mut own = own.iter().filter(|report| report.trouble).map(|report| report.reason.as_str()).peekable();
-    let is_at_rest = own.peek().is_none();
-    let own: Vec<&str> = own.filter(|reason| !OWN.contains(reason)).collect();
-    if own.is_empty() && (!is_at_rest || [&VOLUME, &RESERVATION].contains(&target.kind)) {
+    let own: Vec<&str> =
+        own.iter().filter(|report| report.trouble).map(|report| report.reason.as_str()).collect();
+    // A healthy claim or pod may have a volume with trouble.
+    if own.is_empty() && [&VOLUME, &RESERVATION].contains(&target.kind) {
         return vec![];
     }
+    let causes = |cause: &Target| {
+        own.is_empty() || own.iter().any(|reason| may_cause(cause.kind, target.kind, reason))
+    };
     let existing = |kind: &'static Kind, namespace: Option<&str>, name: &str| {
         let item = snapshot.find(kind, namespace, name)?;
         Some(Target { kind, namespace: item.namespace, name: item.name })
@@ -150,5 +181,5 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
             || t.kind == &RESERVATION && own.iter().any(|r| SPACE.contains(r)) && has_trouble(snapshot, t)
             || t.kind == &CLAIM && !upstream(snapshot, t).is_empty()
     };
-    candidates.into_iter().flatten().filter(troubled).collect()
+    candidates.into_iter().flatten().filter(causes).filter(troubled).collect()
 }

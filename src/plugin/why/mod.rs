@@ -18,7 +18,7 @@ use super::kind::{CLAIM, POD, PVC, VOLUME};
 use super::paint::Paint;
 use super::snapshot::Snapshot;
 use crate::api::volume_for_pvc;
-use chain::{chain, reports};
+use chain::{chain, may_cause, reports};
 use holders::holders;
 use report::Report;
 use steps::{deletion_step, full_step, step_for, subscription_step};
@@ -80,7 +80,13 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
         let reports = reports.unwrap_or_else(|| vec![waits::missing_claim(snapshot, link)]);
         // A volume that could not shrink, or that retires, serves meanwhile: it delays its claims by nothing else.
         let matters = |report: &Report| i == 0 || report.trouble && !(report.beside && link.kind == &VOLUME);
-        for report in reports.into_iter().filter(matters) {
+        let cause = chain.get(i + 1);
+        let (begin, is_caused) = (because.len(), |reason: &str| {
+            cause.is_some_and(|cause| may_cause(cause.kind, link.kind, reason))
+        });
+        for mut report in reports.into_iter().filter(matters) {
+            // The phase of a pod comes of the pod's own cause, too.
+            report.caused = is_caused(&report.reason) || link.kind == &POD && because.len() > begin;
             // The step for the root cause is enough: its effects end by themselves. A pod has one cause at a time.
             if report.trouble && (next.is_empty() || i + 1 == chain.len() && link.kind != &POD) {
                 let step = step_for(snapshot, link, &report.reason);
@@ -128,7 +134,7 @@ fn add_growth(answer: &mut Why, report: Report, snapshot: &Snapshot, target: &Ta
         None => vec![waits::pvc_step(snapshot, target, &report.reason)],
     };
     answer.because = cause.map(|cause| cause.because).unwrap_or_default();
-    answer.because.push(report);
+    answer.because.push(Report { caused: true, ..report });
     answer.ready = false;
 }
 
@@ -139,12 +145,10 @@ pub(super) fn text(why: &Why, paint: Paint) -> String {
     // The first line already has a single cause.
     for (i, report) in why.because.iter().enumerate().filter(|_| why.because.len() > 1) {
         let also = i > 0 && why.because[i - 1].object == report.object && report.beside;
-        let word = if i == 0 {
-            "because"
-        } else if also {
-            "and"
-        } else {
-            "so"
+        let word = match (i, report.caused && !also) {
+            (0, _) => "because",
+            (_, true) => "so",
+            (_, false) => "and",
         };
         let message = if report.message.is_empty() { String::new() } else { format!(": {}", report.message) };
         text.push_str(&format!("  {word} {} is {}{message}\n", report.object, paint.bold(&report.reason)));

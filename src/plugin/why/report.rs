@@ -14,11 +14,14 @@ pub(in crate::plugin) struct Report {
     /// True for a condition beside Ready. It delays nothing but the wish that it is about.
     #[serde(skip)]
     pub beside: bool,
+    /// True if the report before it is its cause.
+    #[serde(skip)]
+    pub caused: bool,
 }
 
 impl Report {
     /// The state of an object by its own condition Ready, its phase, or what was seen.
     pub fn of(object: String, reason: &str, message: String, trouble: bool) -> Self {
-        Self { object, reason: reason.to_owned(), message, trouble, beside: false }
+        Self { object, reason: reason.to_owned(), message, trouble, beside: false, caused: false }
     }
 }

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use crate::api::LedgerEntry;
-use crate::plan::advice;
+use crate::plan::{advice, kept_on_disk};
 use crate::plugin::kind::{CLAIM, Kind, POD, PVC, VOLUME, did_you_mean};
 use crate::plugin::snapshot::Snapshot;
 
@@ -67,9 +67,14 @@ impl Target {
             let ask = advice::have_administrator_ask(self.argument());
             return format!("{} may not be seen with your rights: {ask}", self.title());
         }
-        let mut reservations = snapshot.reservations.iter().filter_map(|r| r.status.as_ref());
+        let mut ledgers = snapshot.reservations.iter().filter_map(|r| r.status.as_ref());
         let is_kept = |entry: &LedgerEntry| entry.kept.is_some() && entry.name == self.name;
-        if self.kind == &VOLUME && reservations.any(|status| status.volumes.iter().any(is_kept)) {
+        let Snapshot { disks, reservations, volumes, .. } = snapshot;
+        let unlisted = || kept_on_disk::unlisted(disks, reservations, volumes);
+        if self.kind == &VOLUME
+            && (ledgers.any(|status| status.volumes.iter().any(is_kept))
+                || unlisted().iter().any(|data| is_kept(&data.entry)))
+        {
             return format!(
                 "{} was destroyed, and its data is kept: {}",
                 self.title(),

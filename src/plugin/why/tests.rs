@@ -63,8 +63,8 @@ fn t4_why_prints_the_root_first_and_then_its_effects() {
              so SharedPersistentVolume data is NodeUnreachable: NodeDisk n1.a is not ready\n  \
              so VolumeClaim team/data is VolumeNotReady: volume data is not ready\n  \
              so Pod team/web is Pending\n\
-             next: kubectl get nodes   # bring node n1 back; if it is lost for good: kubectl patch nodedisk n1.a \
-             --type=merge -p '{\"spec\":{\"gone\":true}}'\n"
+             next: kubectl get nodes   # bring node n1 back, and its data is back; only if the disk is lost for good, give its \
+             data up, which cannot be undone: kubectl patch nodedisk n1.a --type=merge -p '{\"spec\":{\"gone\":true}}'\n"
     );
     let pvc = ask(&unreachable(), &PVC, Some("team"), "data").unwrap();
     assert!(
@@ -133,6 +133,40 @@ fn t4_why_pod_blames_reservoir_only_for_its_own() {
     let mut running = unreachable();
     running.pods = vec![pod_of("data", "Running")];
     assert_eq!(of(&running), "Pod team/web: Running\n");
+}
+
+/// T4: "so" stands between cause and effect alone. A silent disk is no cause of a guarantee, and no other claim's trouble is one
+/// of a volume that another pod has.
+#[test]
+fn t4_so_stands_between_cause_and_effect_alone() {
+    let mut snapshot = unreachable();
+    let mut grows = reserved("grows", "eng", 4, &[]);
+    let why = Verdict::no(reason::GUARANTEED, "2Gi asked for are guaranteed to role ops");
+    set(&mut grows.status.as_mut().unwrap().conditions, RESIZED, why, None, jiff::Timestamp::UNIX_EPOCH);
+    set_ready(&mut grows.status.as_mut().unwrap().conditions, true);
+    snapshot.reservations = vec![grows];
+    let said = ask(&snapshot, &RESERVATION, None, "grows").unwrap();
+    assert!(said.contains("Guaranteed: 2Gi") && !said.contains("n1.a"), "{said}");
+    // A reservation that grows is no cause of a node that is away, either.
+    snapshot.volumes[0].status.as_mut().unwrap().reservation =
+        Some(UidRef { name: "grows".into(), uid: "uid-grows".into() });
+    let said = ask(&snapshot, &VOLUME, None, "data").unwrap();
+    assert!(said.contains("because NodeDisk n1.a") && !said.contains("Guaranteed"), "{said}");
+
+    let reports = [("because", false), ("and", false), ("so", true)].map(|(word, caused)| {
+        let report = Report::of(format!("Pod team/{word}"), "Test", String::new(), true);
+        (word, Report { caused, ..report })
+    });
+    let words = reports.each_ref().map(|(word, _)| format!("  {word} Pod team/{word} is Test\n"));
+    let why = Why {
+        object: "Pod team/web".into(),
+        summary: "Pending, for the reasons below".into(),
+        ready: false,
+        because: reports.into_iter().map(|(_, report)| report).collect(),
+        holders: vec![],
+        next: vec![],
+    };
+    assert!(text(&why, Paint::plain()).ends_with(&words.concat()), "{}", text(&why, Paint::plain()));
 }
 
 /// T4, M2: the answer for a second pod of an exclusive volume names the first pod.

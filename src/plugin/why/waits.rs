@@ -94,6 +94,11 @@ pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Ve
     cause.into_iter().chain([own]).collect()
 }
 
+/// True for a cause that lies in the pod itself: no other object's trouble leads to it.
+pub(super) fn is_own_cause(reason: &str) -> bool {
+    [VOLUME_HELD, INLINE_VOLUME, OTHER_NODE, VOLUME_NODE].contains(&reason)
+}
+
 /// The reason of a pod or PersistentVolumeClaim that is being deleted.
 pub(super) const TERMINATING: &str = "Terminating";
 
