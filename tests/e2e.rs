@@ -39,14 +39,17 @@ fn meanwhile() {
 #[test]
 #[ignore = "brings a kind cluster up and takes minutes; make test-e2e runs it"]
 fn the_tour_holds_while_the_controller_is_killed() {
-    let options = NodeOptions { name: "reservoir-test".into(), nodes: 2 };
+    let options = NodeOptions { name: "reservoir-test".into(), nodes: 3 };
     let down = Down("reservoir-test");
     let cluster = Cluster::up(&options).unwrap();
     let tour = Tour::new(cluster.clone(), true);
+    let last = cluster.node_names().unwrap().pop().unwrap();
+    // The node joins a pool of its own during the upgrades.
+    cluster.retire(&last).unwrap();
     tour.install().unwrap();
     tour.walk().unwrap();
     tour.settle().unwrap();
-    tour.upgrade().unwrap();
+    tour.upgrade(&last).unwrap();
     // Kubernetes' own tests and the pages are those of the default release.
     if Release::chosen().unwrap() != Release::default() {
         return tour.clean().unwrap();

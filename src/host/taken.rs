@@ -72,11 +72,13 @@ pub(super) fn devices_of(
 /// The node's devices, with the disks that have them or would take them.
 pub(super) fn seen_devices(disks: &[&DiskConfig], devices: &Arc<Devices>) -> Result<Vec<SeenDevice>> {
     let present = devices.look()?;
-    let state = disks.iter().find_map(|disk| disk.state.clone()).unwrap_or_default();
-    let notes = notes_in(&state)?;
     let is_by_path = |disk: &&&DiskConfig| disk.backing == BackingKind::Block && disk.find.is_none();
     let paths: Vec<_> = disks.iter().filter(is_by_path).map(|disk| disk.path.clone()).collect();
-    let owners = owners(&state, &notes, &paths, &present);
+    let owners = match disks.iter().find_map(|disk| disk.state.as_deref()) {
+        Some(state) => owners(state, &notes_in(state)?, &paths, &present),
+        // Without a state directory no disk has a device.
+        None => BTreeMap::new(),
+    };
     let seen = |mut device: BlockDevice| {
         let owner = device.identity.as_ref().and_then(|identity| owners.get(identity));
         device.obstacle = owner.cloned().or(device.obstacle);

@@ -138,6 +138,37 @@ impl Cluster {
         self.own()?.docker.cmd(["exec", node]).args(command).run()
     }
 
+    /// Takes a node out of the cluster, as if its machine were about to be installed: [`join`](Self::join) is for such a node.
+    pub fn retire(&self, node: &str) -> anyhow::Result<()> {
+        self.exec(node, &["systemctl", "stop", "kubelet"])?;
+        // The node will have another range of pod addresses, and must not be Ready with this one.
+        self.exec(node, &["rm", "--force", "/etc/cni/net.d/10.conflist"])?;
+        self.kubectl()?.args(["delete", "node", node]).run().map(drop)
+    }
+
+    /// Starts the kubelet of a retired node, which registers its Node with these arguments, and waits until the node is ready.
+    pub fn join(&self, node: &str, kubelet_args: &str) -> anyhow::Result<()> {
+        let set = format!("s|^KUBELET_EXTRA_ARGS=|&{kubelet_args} |");
+        self.exec(node, &["sed", "--in-place", &set, "/etc/default/kubelet"])?;
+        self.exec(node, &["systemctl", "start", "kubelet"])?;
+        let node = format!("node/{node}");
+        let wait =
+            |until: &str| self.kubectl()?.args(["wait", &node, until, "--timeout=120s"]).run().map(drop);
+        wait("--for=create")?;
+        wait("--for=jsonpath={.spec.podCIDR}")?;
+        let docker = self.docker()?;
+        if image::ensure(docker)?.composed {
+            network::set_up(docker, || self.kubectl(), &self.directory()?)?;
+        }
+        wait("--for=condition=Ready")
+    }
+
+    /// Stops a node's machine for good, and deletes its Node.
+    pub fn lose(&self, node: &str) -> anyhow::Result<()> {
+        self.own()?.docker.cmd(["stop", "--time=1", node]).run()?;
+        self.kubectl()?.args(["delete", "node", node]).run().map(drop)
+    }
+
     /// Puts the images of an archive, as `docker save` writes it, on every node.
     pub fn load_archive(&self, archive: &Path) -> anyhow::Result<()> {
         self.kind()?.args(["load", "image-archive", "--name", &self.own()?.name]).arg(archive).run()?;

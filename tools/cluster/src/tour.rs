@@ -16,6 +16,7 @@ use crate::tools;
 
 mod pages;
 mod plain;
+mod pools;
 mod signed;
 mod steps;
 mod upgrade;

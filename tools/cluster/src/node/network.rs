@@ -31,7 +31,7 @@ pub(super) fn set_up(
             docker.cmd(["cp", "--quiet"]).arg(&file).arg(format!("{}:{to}", place.name)).run()
         };
         copy("pod-routes", &routes(place, &places), "/etc/pod-routes")?;
-        docker.cmd(["exec", &place.name, "systemctl", "start", "pod-routes"]).run()?;
+        docker.cmd(["exec", &place.name, "systemctl", "restart", "pod-routes"]).run()?;
         // This file comes last, since the node becomes Ready with it.
         copy("10.conflist", &plugins(place).to_string(), "/etc/cni/net.d/10.conflist")?;
     }

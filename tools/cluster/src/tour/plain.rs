@@ -135,7 +135,7 @@ impl Tour {
     }
 
     /// The volume of a PersistentVolumeClaim.
-    fn volume_of(&self, pvc: &str) -> anyhow::Result<String> {
+    pub(super) fn volume_of(&self, pvc: &str) -> anyhow::Result<String> {
         Ok(format!("pvc-{}", self.field(&["-n", "team-a", "pvc", pvc], "{.metadata.uid}")?))
     }
 

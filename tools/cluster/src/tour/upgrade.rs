@@ -38,8 +38,8 @@ print "wrote $n lines, and all are there\n";
 "#;
 
 impl Tour {
-    /// M5, V6, X7. Needs the steady state of [`settle`](Self::settle), and leaves it.
-    pub fn upgrade(&self) -> anyhow::Result<()> {
+    /// M5, V6, X7. Needs the steady state of [`settle`](Self::settle), and leaves it. The retired `node` joins a second pool.
+    pub fn upgrade(&self, node: &str) -> anyhow::Result<()> {
         self.title("A pod writes and has each line synchronized, 10 ms apart")?;
         self.write_on()?;
         std::thread::sleep(BASELINE);
@@ -55,6 +55,9 @@ impl Tour {
         self.undisturbed("The upgrade is rolled back", || {
             self.replaced(&["rollback", "reservoir"], false)?;
             self.measures_each("30")
+        })?;
+        self.undisturbed("The chart gets a second pool of nodes, whose disks go with their nodes", || {
+            self.pools(node)
         })?;
         self.undisturbed("Reservoir is uninstalled: kinds, objects and data stay", || self.uninstalled())?;
         self.undisturbed("It is installed anew, and finds everything again", || {
@@ -131,7 +134,7 @@ impl Tour {
     }
 
     /// Replaces the pods with Helm, and checks the replacement.
-    fn replaced(&self, args: &[&str], with_chart: bool) -> anyhow::Result<()> {
+    pub(super) fn replaced(&self, args: &[&str], with_chart: bool) -> anyhow::Result<()> {
         let agents = ["-n", NAMESPACE, "pods", "-l", "app.kubernetes.io/component=agent"];
         let before = self.field(&agents, "{.items[*].metadata.uid}")?;
         let chart = self.repository.join("charts/reservoir").display().to_string();
