@@ -52,10 +52,11 @@ unit: ## Unit tests, the node's disks, CSI, and the api tier (real kube-apiserve
 	for version in $(VERSIONS_IN_SHORT); do tools/timed "Kubernetes $$version" \
 	  env RESERVOIR_KUBERNETES=$$version $(TEST) --test api_tier -- --test-threads=$(API_SERVERS) $(VERSIONED_IN_SHORT) || exit; done
 
-test-versions: ## Admission, claims and the end of volumes on the API servers of Kubernetes 1.34 to 1.37; needs the network
+test-versions: ## Admission, claims and the end of volumes on the API servers of Kubernetes 1.34 to 1.37, and the tour on nodes of 1.34
 	cargo test --package reservoir-cluster --lib -- --ignored f6_
 	for version in 1.34 1.35 1.36 1.37; do \
 	  RESERVOIR_KUBERNETES=$$version cargo test --test api_tier -- --test-threads=$(API_SERVERS) $(VERSIONED) || exit; done
+	env RESERVOIR_KUBERNETES=1.34 $(MAKE) --no-print-directory test-e2e
 
 test-agent: ## The node's half: faults at every call that changes something, hostile pods, kills under I/O
 	tools/timed build cargo test --workspace --no-run
