@@ -88,7 +88,7 @@ mutants: ## Published mistakes, one at a time: the unit test and the simulated r
 rules: ## Which tests show each rule of docs/semantics.md, and which correspond to the tests of Apache Mesos
 	@tools/rules
 
-bench-pods: ## Pods with volumes against pods without, on the demo's cluster
+bench-pods: ## Pods with volumes against pods without and against local-path-provisioner's, on the demo's cluster
 	cargo run --quiet --package reservoir-cluster -- bench-pods
 
 bench-api: ## What the controller costs; SIZE="--volumes 10000 --claims 30000 --pods 30000" for a large one

@@ -1,62 +1,169 @@
-//! The start times of pods with volumes and of pods without, in one run on a cluster of one node.
+//! Pods with volumes against pods without, by turns in one run: how long they take to start and to go, and who writes how
+//! often to the API server meanwhile.
 
+mod local_path;
+
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{Seek, Write as _};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, bail};
+
 use crate::node::Cluster;
 use crate::progress::say;
-use crate::tour::Tour;
+use crate::tour::{self, Tour};
 
 const NAMESPACE: &str = "reservoir-bench";
 
-/// Installs Reservoir on the cluster, measures `pods` pods of each sort, prints a table, and removes its objects.
+/// How often each sort of pods has its turn.
+const TURNS: usize = 2;
+
+/// The longest wait for all pods of a turn.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// What the pods of a turn have.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Sort {
+    Bare,
+    /// A PersistentVolumeClaim each, of Reservoir's StorageClass.
+    Class,
+    /// A PersistentVolumeClaim each, of local-path-provisioner's StorageClass.
+    LocalPath,
+    /// A VolumeClaim and a volume each.
+    Claim,
+    /// One volume for all.
+    Shared,
+}
+
+/// By turns, so that a machine that becomes slower makes all sorts slower.
+const SORTS: [Sort; 5] = [Sort::Bare, Sort::Class, Sort::LocalPath, Sort::Claim, Sort::Shared];
+
+impl Sort {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "without volumes",
+            Self::Class => "a PersistentVolumeClaim each, of a class of Reservoir",
+            Self::LocalPath => "a PersistentVolumeClaim each, of local-path-provisioner's class",
+            Self::Claim => "a VolumeClaim and a volume each",
+            Self::Shared => "one shared volume",
+        }
+    }
+
+    /// The manifests of the pods and of their claims.
+    fn manifests(self, pods: usize) -> String {
+        let mut all = String::new();
+        if self == Self::Shared {
+            all += &claim("shared");
+        }
+        for i in 0..pods {
+            let (name, shared) = (format!("pod-{i}"), "shared".to_owned());
+            let (before, claim) = match self {
+                Self::Bare => (String::new(), None),
+                Self::Class => (pvc(&name, NAMESPACE), Some(&name)),
+                Self::LocalPath => (pvc(&name, "local-path"), Some(&name)),
+                Self::Claim => (volume(&name, "") + &claim(&name), Some(&name)),
+                Self::Shared => (String::new(), Some(&shared)),
+            };
+            all += &before;
+            all += &pod(&name, claim.map(String::as_str));
+        }
+        all
+    }
+}
+
+/// The measurements of one turn.
+struct Turn {
+    ready: Duration,
+    gone: Duration,
+    /// Writes to the API server in the turn, by writer.
+    writes: BTreeMap<&'static str, usize>,
+}
+
+/// Installs Reservoir and local-path-provisioner on the cluster, measures `pods` pods of each sort, prints a table, and
+/// removes its objects.
 pub fn pods(cluster: &Cluster, pods: usize) -> anyhow::Result<()> {
     Tour::new(cluster.clone(), false).install()?;
     let bench = Bench { cluster, pods };
-    bench.apply(&setup(pods))?;
-    let made = Instant::now();
-    bench.wait("--for=condition=Ready", &["spv", "-l", "bench"])?;
-    let made = made.elapsed();
-    bench.run("warm-up", &pod("warm-up", None))?;
-    bench.gone()?;
-
-    let bare: String = (0..pods).map(|i| pod(&format!("bare-{i}"), None)).collect();
-    let first = bench.run("pods without volumes", &bare)?;
-    bench.gone()?;
-    let own: String = (0..pods)
-        .map(|i| claim(&format!("own-{i}")) + &pod(&format!("own-{i}"), Some(&format!("own-{i}"))))
-        .collect();
-    let own = bench.run("pods with a claim and a volume each", &own)?;
-    bench.gone()?;
-    let shared: String = (0..pods).map(|i| pod(&format!("shared-{i}"), Some("shared"))).collect();
-    let shared = bench.run("pods on one shared volume", &(claim("shared") + &shared))?;
-    bench.gone()?;
-    let second = bench.run("pods without volumes, again", &bare)?;
-    bench.gone()?;
-
-    let destroyed = Instant::now();
-    bench.kubectl(&["-n", NAMESPACE, "delete", "vclaim", "--all", "--timeout=300s"])?;
-    bench.kubectl(&["delete", "spv", "-l", "bench", "--timeout=300s"])?;
-    let destroyed = destroyed.elapsed();
-    bench.kubectl(&["delete", "dr/reservoir-bench", "namespace/reservoir-bench", "--timeout=300s"])?;
-
-    let bare = (first + second) / 2;
-    let row = |what: &str, took: Duration| {
-        let ratio = took.as_secs_f64() / bare.as_secs_f64();
-        println!("| {what} | {:.1} s | {ratio:.2} |", took.as_secs_f64());
-    };
-    println!("| {pods} pods, from apply to all Ready | took | against without volumes |\n|---|---|---|");
-    row("without volumes, before", first);
-    row("without volumes, after", second);
-    row("a claim and a volume of its own each", own);
-    row("one shared volume", shared);
-    println!("| {} volumes, from apply to all Ready | {:.1} s | |", pods + 1, made.as_secs_f64());
-    println!(
-        "| from the last pod gone to all claims and volumes gone | {:.1} s | |",
-        destroyed.as_secs_f64()
-    );
+    apply(cluster, &setup(pods))?;
+    bench.kubectl(&[
+        "wait",
+        "--for=condition=Ready",
+        "--timeout=120s",
+        "dr/reservoir-bench",
+        "spv/shared",
+    ])?;
+    local_path::install(cluster)?;
+    // The first pods of a cluster wait for much that later ones find.
+    for sort in SORTS {
+        Bench { cluster, pods: 1 }.turn(sort)?;
+    }
+    let mut turns: BTreeMap<Sort, Vec<Turn>> = BTreeMap::new();
+    for _ in 0..TURNS {
+        for sort in SORTS {
+            turns.entry(sort).or_default().push(bench.turn(sort)?);
+        }
+    }
+    local_path::uninstall(cluster)?;
+    bench.kubectl(&["delete", "namespace/reservoir-bench", "--timeout=300s"])?;
+    bench.kubectl(&["delete", "spv/shared", "--timeout=120s"])?;
+    bench.kubectl(&["delete", "dr/reservoir-bench", "storageclass/reservoir-bench", "--timeout=120s"])?;
+    bench.kubectl(&["delete", "clusterrole/reservoir-bench", "clusterrolebinding/reservoir-bench"])?;
+    print(&turns, pods);
     Ok(())
+}
+
+fn print(turns: &BTreeMap<Sort, Vec<Turn>>, pods: usize) {
+    let mean = |sort: Sort, of: fn(&Turn) -> f64| {
+        let values: Vec<f64> = turns[&sort].iter().map(of).collect();
+        values.iter().sum::<f64>() / values.len() as f64
+    };
+    println!(
+        "| {pods} pods, {TURNS} turns each | from apply to all Ready | from delete to all gone |\n|---|---|---|"
+    );
+    for sort in SORTS {
+        let row = |of: fn(&Turn) -> f64| {
+            let times: Vec<String> = turns[&sort].iter().map(|turn| format!("{:.1}", of(turn))).collect();
+            format!("{:.2} ({} s)", mean(sort, of) / mean(Sort::Bare, of), times.join(", "))
+        };
+        println!(
+            "| {} | {} | {} |",
+            sort.name(),
+            row(|turn| turn.ready.as_secs_f64()),
+            row(|turn| turn.gone.as_secs_f64())
+        );
+    }
+    println!("\n| writes to the API server for each pod | {} | all |", WRITERS.join(" | "));
+    println!("|---|{}", "---|".repeat(WRITERS.len() + 1));
+    for sort in SORTS {
+        let per_pod = |by: &dyn Fn(&Turn) -> usize| {
+            let writes: usize = turns[&sort].iter().map(by).sum();
+            writes as f64 / (TURNS * pods) as f64
+        };
+        let mut row = format!("| {} |", sort.name());
+        for writer in WRITERS {
+            let _ = write!(row, " {:.1} |", per_pod(&|turn| turn.writes.get(writer).copied().unwrap_or(0)));
+        }
+        println!("{row} {:.1} |", per_pod(&|turn| turn.writes.values().sum()));
+    }
+}
+
+/// The columns of the second table.
+const WRITERS: [&str; 5] = [CONTROLLER, AGENT, LOCAL_PATH, KUBELET, "others"];
+const CONTROLLER: &str = "Reservoir's controller";
+const AGENT: &str = "its agents";
+const LOCAL_PATH: &str = "local-path-provisioner";
+const KUBELET: &str = "kubelets";
+
+fn writer(user: &str) -> &'static str {
+    let account = |namespace: &str| user.strip_prefix(&format!("system:serviceaccount:{namespace}:"));
+    match (account(tour::NAMESPACE), account(local_path::NAMESPACE)) {
+        (Some("reservoir-controller"), _) => CONTROLLER,
+        (Some("reservoir-agent"), _) => AGENT,
+        (_, Some(_)) => LOCAL_PATH,
+        _ if user.starts_with("system:node:") => KUBELET,
+        _ => "others",
+    }
 }
 
 struct Bench<'a> {
@@ -69,55 +176,109 @@ impl Bench<'_> {
         self.cluster.kubectl()?.args(args).run()
     }
 
-    fn apply(&self, manifests: &str) -> anyhow::Result<()> {
-        let mut file = tempfile::tempfile()?;
-        file.write_all(manifests.as_bytes())?;
-        file.rewind()?;
-        self.cluster.kubectl()?.args(["apply", "-f", "-"]).stdin(file).run().map(drop)
-    }
-
-    fn wait(&self, until: &str, what: &[&str]) -> anyhow::Result<()> {
-        let mut args = vec!["-n", NAMESPACE, "wait", until, "--timeout=300s"];
-        args.extend(what);
-        self.kubectl(&args).map(drop)
-    }
-
-    fn run(&self, what: &str, manifests: &str) -> anyhow::Result<Duration> {
+    fn turn(&self, sort: Sort) -> anyhow::Result<Turn> {
+        let before = self.cluster.audit_log()?.len();
         let started = Instant::now();
-        self.apply(manifests)?;
-        self.wait("--for=condition=Ready", &["pods", "--all"])?;
-        say(format_args!("{what}: {:.1} s for at most {}", started.elapsed().as_secs_f64(), self.pods));
-        Ok(started.elapsed())
+        apply(self.cluster, &sort.manifests(self.pods))?;
+        let all = ["-n", NAMESPACE, "wait", "--for=condition=Ready", "--timeout=300s", "pods", "--all"];
+        self.kubectl(&all)?;
+        let ready = started.elapsed();
+        let deleted = Instant::now();
+        self.kubectl(&["-n", NAMESPACE, "delete", "pods", "--all", "--timeout=300s"])?;
+        self.kubectl(&["-n", NAMESPACE, "delete", "vclaim,pvc", "--all", "--timeout=300s"])?;
+        self.kubectl(&["delete", "spv", "--selector=bench=own", "--timeout=300s"])?;
+        self.all_gone(deleted)?;
+        let gone = deleted.elapsed();
+        let (took, went) = (ready.as_secs_f64(), gone.as_secs_f64());
+        say(format_args!("{} pods, {}: Ready in {took:.1} s, gone in {went:.1} s", self.pods, sort.name()));
+        // What is reported after the fact belongs to the turn, too.
+        std::thread::sleep(Duration::from_secs(5));
+        let log = self.cluster.audit_log()?;
+        let log = log.get(before..).context("the audit log is shorter than before: was it rotated?")?;
+        Ok(Turn { ready, gone, writes: writes(log)? })
     }
 
-    fn gone(&self) -> anyhow::Result<()> {
-        self.kubectl(&["-n", NAMESPACE, "delete", "pods", "--all", "--timeout=300s"]).map(drop)
+    /// Waits until no volume of a PersistentVolumeClaim is left, and no helper pod.
+    fn all_gone(&self, since: Instant) -> anyhow::Result<()> {
+        loop {
+            let left = self.kubectl(&["get", "pv,spv", "--output=jsonpath={.items[*].metadata.name}"])?;
+            let helpers = self.kubectl(&["-n", local_path::NAMESPACE, "get", "pods", "--output=name"])?;
+            let left: Vec<_> = left.split_whitespace().filter(|name| *name != "shared").collect();
+            if left.is_empty() && !helpers.contains("helper-pod") {
+                return Ok(());
+            }
+            if since.elapsed() > PATIENCE {
+                bail!("after {} s these are left: {left:?} {helpers}", PATIENCE.as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 }
 
-fn setup(volumes: usize) -> String {
-    let object = |kind: &str, name: &str, meta: &str, spec: &str| {
-        format!(
-            "---\n{{apiVersion: reservoir.dev/v1alpha1, kind: {kind}, metadata: {{name: {name}, {meta}}}, spec: {{{spec}}}}}\n"
-        )
-    };
-    let size = format!("role: bench, size: {}Mi", (volumes + 1) * 16);
-    let mut all = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {NAMESPACE}}}}}\n");
-    let within = format!("namespace: {NAMESPACE}");
-    let subscription = "roles: [bench], capabilities: [SHARED_RESOURCES]";
-    all += &object("RoleSubscription", "bench", &within, subscription);
-    all += &object("DiskReservation", "reservoir-bench", "", &size);
-    let labels = "labels: {bench: pods}";
-    for i in 0..volumes {
-        all += &object("SharedPersistentVolume", &format!("own-{i}"), labels, "role: bench, size: 16Mi");
+fn apply(cluster: &Cluster, manifests: &str) -> anyhow::Result<()> {
+    let mut file = tempfile::tempfile()?;
+    file.write_all(manifests.as_bytes())?;
+    file.rewind()?;
+    cluster.kubectl()?.args(["apply", "-f", "-"]).stdin(file).run().map(drop)
+}
+
+/// The writes in a part of the audit log, dry runs included and leases left out.
+fn writes(log: &str) -> anyhow::Result<BTreeMap<&'static str, usize>> {
+    let mut writes = BTreeMap::new();
+    // The API server may not have written the last line to its end.
+    let complete = log.rsplit_once('\n').map_or("", |(complete, _)| complete);
+    for line in complete.lines() {
+        let event: serde_json::Value = serde_json::from_str(line).context("the audit log is not JSON")?;
+        let user = event["user"]["username"].as_str().unwrap_or_default();
+        if event["objectRef"]["resource"] != "leases" {
+            *writes.entry(writer(user)).or_default() += 1;
+        }
     }
-    all + &object("SharedPersistentVolume", "shared", labels, "role: bench, size: 16Mi, shared: {}")
+    Ok(writes)
+}
+
+fn setup(pods: usize) -> String {
+    let mut all = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {NAMESPACE}}}}}\n");
+    let subscription = "roles: [bench], capabilities: [SHARED_RESOURCES]";
+    all += &object("RoleSubscription", "bench", &format!("namespace: {NAMESPACE}"), subscription);
+    all += &object("DiskReservation", NAMESPACE, "", &format!("role: bench, size: {}Mi", (pods + 1) * 16));
+    all += &volume("shared", "shared: {}");
+    all += &format!(
+        "---\n{{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {{name: {NAMESPACE}}}, \
+         provisioner: csi.reservoir.dev, parameters: {{role: bench}}, volumeBindingMode: WaitForFirstConsumer}}\n"
+    );
+    let group = "rbac.authorization.k8s.io";
+    all += &format!(
+        "---\n{{apiVersion: {group}/v1, kind: ClusterRole, metadata: {{name: {NAMESPACE}}}, rules: \
+         [{{apiGroups: [reservoir.dev], resources: [volumeroles], resourceNames: [bench], verbs: [create, use]}}]}}\n\
+         ---\n{{apiVersion: {group}/v1, kind: ClusterRoleBinding, metadata: {{name: {NAMESPACE}}}, \
+         roleRef: {{apiGroup: {group}, kind: ClusterRole, name: {NAMESPACE}}}, \
+         subjects: [{{apiGroup: {group}, kind: Group, name: 'system:serviceaccounts:{NAMESPACE}'}}]}}\n"
+    );
+    all
+}
+
+fn object(kind: &str, name: &str, meta: &str, spec: &str) -> String {
+    format!(
+        "---\n{{apiVersion: reservoir.dev/v1alpha1, kind: {kind}, metadata: {{name: {name}, {meta}}}, spec: {{{spec}}}}}\n"
+    )
+}
+
+/// A volume. Those of one turn have a label, by which they are deleted.
+fn volume(name: &str, shared: &str) -> String {
+    let label = if shared.is_empty() { "labels: {bench: own}" } else { "" };
+    object("SharedPersistentVolume", name, label, &format!("role: bench, size: 16Mi, {shared}"))
 }
 
 fn claim(volume: &str) -> String {
+    let within = format!("namespace: {NAMESPACE}");
+    object("VolumeClaim", volume, &within, &format!("role: bench, volume: {volume}"))
+}
+
+fn pvc(name: &str, class: &str) -> String {
     format!(
-        "---\n{{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, \
-         metadata: {{name: {volume}, namespace: {NAMESPACE}}}, spec: {{role: bench, volume: {volume}}}}}\n"
+        "---\n{{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {{name: {name}, namespace: {NAMESPACE}}}, spec: \
+         {{storageClassName: {class}, accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 16Mi}}}}}}}}\n"
     )
 }
 

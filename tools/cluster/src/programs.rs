@@ -44,6 +44,7 @@ const TOOLS: &[(&str, &str, &str)] = &[
     ("csi-sanity", "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity", "v5.4.0"),
     ("helm", "helm.sh/helm/v4/cmd/helm", "v4.2.4"),
     ("kind", "sigs.k8s.io/kind", "v0.33.0"),
+    ("local-path-provisioner", "github.com/rancher/local-path-provisioner", "v0.0.30"),
 ];
 
 /// A program that can be built from source.
