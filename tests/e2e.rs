@@ -4,6 +4,7 @@
 //! reinstalls the chart under a pod that writes, and runs a part of Kubernetes' own storage tests and the pages of docs/
 //! that need pods. `make test-e2e` runs it.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -42,7 +43,8 @@ fn the_tour_holds_while_the_controller_is_killed() {
     let options = NodeOptions { name: "reservoir-test".into(), nodes: 3 };
     let down = Down("reservoir-test");
     let cluster = Cluster::up(&options).unwrap();
-    let tour = Tour::new(cluster.clone(), true);
+    let plugin = Path::new(env!("CARGO_BIN_EXE_kubectl-reservoir"));
+    let tour = Tour::new(cluster.clone(), true).with_plugin(plugin);
     let last = cluster.node_names().unwrap().pop().unwrap();
     // The node joins a pool of its own during the upgrades.
     cluster.retire(&last).unwrap();

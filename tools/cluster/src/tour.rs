@@ -32,6 +32,7 @@ pub struct Tour {
     cluster: Cluster,
     repository: PathBuf,
     kill_controller: bool,
+    plugin: Option<PathBuf>,
     started: Instant,
 }
 
@@ -39,7 +40,12 @@ impl Tour {
     /// A tour of `cluster`. With `kill_controller`, the controller's pods are killed before each step.
     pub fn new(cluster: Cluster, kill_controller: bool) -> Self {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        Self { cluster, repository, kill_controller, started: Instant::now() }
+        Self { cluster, repository, kill_controller, plugin: None, started: Instant::now() }
+    }
+
+    /// Shows this kubectl-reservoir, and builds none.
+    pub fn with_plugin(self, program: &Path) -> Self {
+        Self { plugin: Some(program.to_owned()), ..self }
     }
 
     /// Builds the images, puts them on the nodes, and installs the chart.
@@ -120,7 +126,15 @@ impl Tour {
         self.cluster.kubectl()?.args(args).run()
     }
 
-    /// Builds the plug-in, and returns its directory.
+    /// The directory of the plug-in, which is built unless the tour has one.
+    fn plugin_directory(&self) -> anyhow::Result<PathBuf> {
+        let program = match &self.plugin {
+            Some(program) => program.clone(),
+            None => self.build_plugin()?,
+        };
+        Ok(program.parent().context("kubectl-reservoir is in no directory")?.to_owned())
+    }
+
     fn build_plugin(&self) -> anyhow::Result<PathBuf> {
         let build =
             ["build", "--package", "reservoir", "--bin", "kubectl-reservoir", "--message-format=json"];
@@ -129,8 +143,7 @@ impl Tour {
         let messages = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         let made =
             messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back();
-        let made = made.context("cargo does not say where it put kubectl-reservoir")?;
-        Ok(made.parent().context("kubectl-reservoir is in no directory")?.to_owned())
+        made.context("cargo does not say where it put kubectl-reservoir")
     }
 
     /// Runs the plug-in through kubectl, and shows the command and its output.

@@ -88,7 +88,7 @@ impl Tour {
         ensure!(restarts == "0 0", "the database was restarted: {restarts}");
 
         self.title("kubectl reservoir shows where it is")?;
-        let directory = self.build_plugin()?;
+        let directory = self.plugin_directory()?;
         let tree = self.plugin(&directory, &["tree", "--role", "analytics"])?;
         ensure!(tree.contains(&format!("SharedPersistentVolume {volume} ")), "its volume is not in the tree");
         ensure!(tree.contains("Pod team-a/store-0"), "its pod is not in the tree");

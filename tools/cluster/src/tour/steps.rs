@@ -284,7 +284,7 @@ impl Tour {
     /// T4.
     fn plug_in(&self) -> anyhow::Result<String> {
         self.title("kubectl reservoir shows where everything is, and says why the claim waits")?;
-        let directory = self.build_plugin()?;
+        let directory = self.plugin_directory()?;
         let status = self.plugin(&directory, &["status"])?;
         let tree = self.plugin(&directory, &["tree", "--role", "analytics"])?;
         let place = |what: &str| tree.find(what).with_context(|| format!("the tree has no {what}"));
