@@ -111,6 +111,8 @@ advice! {
          agent.disks";
     allow_adoption(path) =
         "have an administrator allow {path}: adoptRoots of a disk in agent.disks of the chart's values";
+    reserve_for_data(name, role, size, disk) =
+        "kubectl reservoir reserve {name} --role {role} --size {size} --disk {disk}   # where the data is that the volume is to recover";
     reserve_for_role(name, role, size) = "kubectl reservoir reserve {name} --role {role} --size {size}";
     enlarge_reservation(reservation, size, role) =
         "kubectl reservoir resize dr/{reservation} {size}   # or retire a volume in it: kubectl reservoir tree \
@@ -275,6 +277,7 @@ advice! {
     delete_with_kubectl(object) = "it is not Reservoir's: kubectl delete {object}";
     delete_pvc(pvc, namespace) =
         "left alone, since its StorageClass decides about it: kubectl delete pvc {pvc} -n {namespace}";
+    grant(role, verbs, receiver) = "kubectl reservoir grant {role} --verbs {verbs} --to {receiver}";
     extend_subscription(subscription, namespace, patch) =
         "kubectl patch rolesubscription {subscription} -n {namespace} --type=merge -p '{patch}'";
     end_claims_of_role(role, namespace) =
@@ -304,6 +307,26 @@ advice! {
          values of your installation: no release is there whose values could be used again";
     read_program_log(workload, namespace) =
         "kubectl describe {workload} -n {namespace}; kubectl logs {workload} -n {namespace}";
+    label_namespace(namespace) =
+        "kubectl label namespace {namespace} --overwrite pod-security.kubernetes.io/enforce=privileged   # agents mount disks and \
+         volumes; their pods come by themselves then";
+    correct_priority(release, namespace) =
+        "helm get values {release} -n {namespace} --all   # correct agent.priorityClassName or controller.priorityClassName, with helm \
+         upgrade";
+    correct_image(release, namespace) =
+        "helm get values {release} -n {namespace} --all   # correct image.repository, image.tag or imagePullSecrets, with helm upgrade";
+    find_refuser(object, namespace) =
+        "kubectl describe {object} -n {namespace}   # its events say what keeps its pods from being there";
+    fit_pod(pod, namespace) =
+        "kubectl describe pod {pod} -n {namespace}   # make it fit: tolerations, nodeSelector and resources in the chart's values";
+    describe_pod(pod, namespace) =
+        "kubectl describe pod {pod} -n {namespace}   # its events say what it waits for";
+    read_crash_log(namespace, pod) = "kubectl logs -n {namespace} {pod} --previous --tail=50";
+    label_node(node, key, value) =
+        "kubectl label node {node} {key}={value} --overwrite   # to have volumes there; or change agent.nodeSelector of the chart";
+    ready_node(node) = "kubectl describe node {node}   # the taint goes when the node is Ready, and the agent comes";
+    tolerate(key, effect) =
+        "to have volumes there, add to agent.tolerations of the chart: {{key: {key}, operator: Exists, effect: {effect}}}";
     run_on_node() = "to have volumes there: change agent.nodeSelector or agent.tolerations of the chart";
     have_mutating_policies() = "to have both written: set admission.mutatingPolicies of the chart to true";
     write_both() = "docs/platforms.md has what to write; Kubernetes 1.36 serves it";

@@ -103,7 +103,8 @@ fn has_data(
 
 fn no_data(uid: &str) -> Verdict {
     let message = format!(
-        "no NodeDisk reports data {uid} without an object: it was recovered or erased, or its disk is away"
+        "no NodeDisk reports data {uid} without an object: it was recovered or erased, or its disk is away; \
+         kubectl reservoir orphans lists what there is"
     );
     Verdict::no(reason::NO_ORPHAN, message)
 }

@@ -15,7 +15,7 @@ pub fn orphaned(volume: &SharedPersistentVolume, disks: &[&NodeDisk]) -> Option<
     let disk = disks.iter().find(has).filter(|_| volume.spec.recover.is_none())?;
     Some(format!(
         "volume {name} starts empty, while NodeDisk {} has data of an earlier volume of this name without an object: to have \
-         that data, delete this volume, and apply what `kubectl reservoir recover {name}` prints",
+         that data, delete this volume, if nobody has written to it, and apply what `kubectl reservoir recover {name}` prints",
         disk.name_any()
     ))
 }
@@ -53,7 +53,7 @@ pub fn earlier(
     let says = |where_: String, do_: String| {
         format!(
             "this PersistentVolumeClaim starts empty, while {where_} has the data of an earlier one of its name: to have that \
-             data, delete this one, and run {do_}"
+             data, delete this one, if nobody has written to it, and run {do_}"
         )
     };
     if let Some(old) = there.volumes.iter().find(is_left) {

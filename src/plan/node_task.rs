@@ -304,7 +304,7 @@ pub fn report(
 /// The refusal to recover data that belongs to an existing volume (X6).
 pub fn has_owner(recovered_uid: &str, owner: &str) -> String {
     format!(
-        "the data of {recovered_uid} is that of SharedPersistentVolume {owner}, which is there: claim that one"
+        "the data that it is to recover ({recovered_uid}) is that of SharedPersistentVolume {owner}, which is there: claim that one"
     )
 }
 

@@ -46,7 +46,9 @@ pub struct Permit {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No volume has this name.
-    #[error("there is no SharedPersistentVolume {0}: delete the claim and claim another volume")]
+    #[error(
+        "there is no SharedPersistentVolume {0}: claim another volume; data without an object is in kubectl reservoir orphans"
+    )]
     NoVolume(String),
     /// The object of this name is not the volume that the claim was bound to (S4, C7).
     #[error(
@@ -63,7 +65,9 @@ pub enum Refusal {
     },
     /// The volume does not list the claim, or the pod is in another namespace than the claim. A PersistentVolume was
     /// made or changed by hand, or the claim has ended.
-    #[error("volume {0} is not bound to this claim any more: delete the claim and claim anew")]
+    #[error(
+        "volume {0} is not bound to this claim any more, and its data stays: kubectl reservoir why has the next step of the claim"
+    )]
     NotBound(String),
     /// The tombstone is set.
     #[error("volume {0} is destroyed")]

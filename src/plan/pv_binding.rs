@@ -146,7 +146,8 @@ fn in_the_way(claim: &VolumeClaim, pvc: &PersistentVolumeClaim, earlier: Option<
     let name = claim.name_any();
     if pvc_of(claim).is_some() || earlier_claim(pvc).is_none() {
         let why = format!(
-            "a PersistentVolumeClaim {name} that Reservoir did not make is in the way; delete it, or claim under another name"
+            "a PersistentVolumeClaim {name} that Reservoir did not make is in the way; claim under another name, or delete it, if nobody \
+             needs its data"
         );
         return Step::Wait(Verdict::no(reason::NAME_TAKEN, why));
     }

@@ -160,7 +160,8 @@ pub fn next(seen: &Seen) -> Step {
         return match pvc_of(&**volume) == pvc_of(&wanted) {
             true => follow(volume, selected),
             false => Step::Refuse(format!(
-                "SharedPersistentVolume {} was made by somebody else and is in the way: delete it",
+                "SharedPersistentVolume {} was made by somebody else and is in the way: make this PersistentVolumeClaim anew, which gets a \
+                 volume of another name; or delete the volume, if nobody needs its data",
                 volume.name_any()
             )),
         };
@@ -270,9 +271,10 @@ fn in_the_way(claim: &VolumeClaim, pvc: &PersistentVolumeClaim) -> Option<String
             "VolumeClaim {name}, which goes with this PersistentVolumeClaim alone, was deleted: delete this one too, and make it \
              anew"
         )),
-        (false, false) if pvc_of(claim).is_none() => {
-            Some(format!("a VolumeClaim {name} that is another's is in the way: delete it"))
-        }
+        (false, false) if pvc_of(claim).is_none() => Some(format!(
+            "a VolumeClaim {name} that is another's is in the way: give this PersistentVolumeClaim another name, or delete the \
+                 VolumeClaim, whose data stays"
+        )),
         (false, _) => Some(format!(
             "VolumeClaim {name} of a deleted PersistentVolumeClaim is still being deleted; provisioning goes on afterwards"
         )),

@@ -25,6 +25,9 @@ pub(super) struct Connection {
     /// Namespace. Default: the namespace of the context, or all namespaces for status and tree.
     #[arg(short, long, global = true)]
     pub namespace: Option<String>,
+    /// All namespaces, for status, tree and the lists, which is their default.
+    #[arg(short = 'A', long, global = true, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
     /// Context of the kubeconfig.
     #[arg(long, global = true)]
     pub context: Option<String>,
@@ -221,6 +224,27 @@ pub(super) enum Command {
         /// Name of the shell.
         shell: clap_complete::Shell,
     },
+}
+
+impl Command {
+    /// Refuses `-A` where one namespace, or none, is meant.
+    pub fn check_all_namespaces(&self) -> Result<(), String> {
+        match self {
+            Self::Status { .. }
+            | Self::Tree { .. }
+            | Self::Doctor { .. }
+            | Self::Disks { .. }
+            | Self::Orphans { .. }
+            | Self::Kept { .. } => Ok(()),
+            Self::Unclaim(_) | Self::Unsubscribe(_) | Self::Subscribe { .. } | Self::Claim(_) | Self::Revoke(_) => {
+                Err("-A is for views: name the namespace with -n".into())
+            }
+            Self::Why { .. } | Self::Delete { .. } => {
+                Err("-A is for views: name the namespace of the object with -n; kubectl reservoir status -A lists all that wait".into())
+            }
+            _ => Err("-A is for views: this command is about the whole cluster".into()),
+        }
+    }
 }
 
 #[derive(Args)]
@@ -473,6 +497,27 @@ mod tests {
         {
             assert_eq!(duration(text).ok().map(|d| d.as_secs()), seconds, "{text}");
         }
+    }
+
+    /// T4: kubectl's flag, where people type it.
+    #[test]
+    fn t4_all_namespaces_is_a_flag_of_views() {
+        let parse = |line: &str| {
+            let words = ["kubectl-reservoir"].into_iter().chain(line.split(' '));
+            Cli::try_parse_from(words).map_err(|error| error.to_string())
+        };
+        let checked = |line: &str| {
+            let cli = parse(line).unwrap();
+            assert!(cli.connection.all_namespaces);
+            cli.command.check_all_namespaces()
+        };
+        for line in ["status -A", "tree --all-namespaces", "-A kept", "orphans -A"] {
+            assert_eq!(checked(line), Ok(()), "{line}");
+        }
+        assert!(checked("unclaim --role eng -A").unwrap_err().contains("name the namespace with -n"));
+        assert!(checked("why pod/web -A").unwrap_err().contains("status -A lists"));
+        assert!(checked("retire data -A").unwrap_err().contains("the whole cluster"));
+        assert!(parse("status -A -n team").err().unwrap().contains("cannot be used with"));
     }
 
     #[test]

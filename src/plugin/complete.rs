@@ -50,6 +50,7 @@ async fn object_names(words: &[String], kind: &Kind) -> anyhow::Result<Vec<Strin
     };
     let connection = Connection {
         namespace: value_of(&["-n", "--namespace"]),
+        all_namespaces: false,
         context: value_of(&["--context"]),
         kubeconfig: value_of(&["--kubeconfig"]).map(PathBuf::from),
         as_user: None,

@@ -2,6 +2,8 @@
 //!
 //! A view is a function from a [`snapshot`] to data, without a client, with one file for each view.
 
+#[cfg(test)]
+mod advised_commands;
 mod cli;
 mod complete;
 mod connection;

@@ -51,6 +51,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         print!("{script}");
         return Ok(ExitCode::SUCCESS);
     }
+    if cli.connection.all_namespaces {
+        cli.command.check_all_namespaces().map_err(anyhow::Error::msg)?;
+    }
     let only = cli.connection.namespace.as_deref();
     let (client, namespace) = connect(&cli.connection).await?;
     let paint = Paint::stdout();

@@ -16,6 +16,7 @@ mod cordon;
 mod csi_sanity;
 mod disks;
 mod docs;
+mod doctor;
 mod faults;
 mod guards;
 mod kept;

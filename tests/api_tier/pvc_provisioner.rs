@@ -1069,7 +1069,7 @@ async fn p6_l1_a_pvc_waits_for_an_object_in_its_way() {
     cluster.apply_text(&claim.to_string()).await;
     story.make(pvc("taken", "analytics", "ReadWriteOnce", "64Mi")).await;
     story.select("taken", "n1").await;
-    story.said("taken", "a VolumeClaim taken that is another's is in the way: delete it").await;
+    story.said("taken", "a VolumeClaim taken that is another's is in the way: give this PersistentVolumeClaim another name").await;
     story.claims.delete("taken", &Default::default()).await.unwrap();
     story.bound("taken").await;
 
@@ -1085,7 +1085,9 @@ async fn p6_l1_a_pvc_waits_for_an_object_in_its_way() {
     volume["spec"]["recover"] = json!({"uid": "11111111-2222-3333-4444-555555555555"});
     Ask::create(&volume).of(&cluster.client).await.unwrap();
     story.select("named", "n1").await;
-    story.said("named", "was made by somebody else and is in the way: delete it").await;
+    story
+        .said("named", "was made by somebody else and is in the way: make this PersistentVolumeClaim anew")
+        .await;
     story.volumes.delete(&format!("pvc-{uid}"), &Default::default()).await.unwrap();
     story.bound("named").await;
 }

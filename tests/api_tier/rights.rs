@@ -69,6 +69,36 @@ async fn a1_a_grant_works_until_it_is_revoked() {
     }
 }
 
+/// A1: a RoleBinding looks like a grant and is none, and a service account may be mistyped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a1_what_gives_nothing_is_told() {
+    let cluster = with_people().await;
+    cluster
+        .apply_text(
+            "{apiVersion: v1, kind: ServiceAccount, metadata: {name: web, namespace: team}}\n---\n\
+             {apiVersion: rbac.authorization.k8s.io/v1, kind: Role, metadata: {name: users, namespace: team}, rules: [\
+             {apiGroups: [reservoir.dev], resources: [volumeroles], resourceNames: [eng], verbs: [use]}]}\n---\n\
+             {apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {name: users, namespace: team}, \
+             roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: users}, \
+             subjects: [{kind: ServiceAccount, name: web, namespace: team}]}",
+        )
+        .await;
+    let told = run(&cluster, "who-can use eng");
+    let note =
+        "note: RoleBinding team/users gives serviceaccount team/web nothing: roles are of the whole cluster";
+    assert!(told.ok && told.err.contains(note) && !told.out.contains("team/web"), "{}{}", told.err, told.out);
+    let step = told.err.trim().rsplit_once("run: kubectl reservoir ").unwrap().1;
+    let granted = run(&cluster, step);
+    assert!(granted.ok && !granted.err.contains("note:"), "{}", granted.err);
+    assert!(run(&cluster, "who-can use eng").out.contains("serviceaccount team/web"));
+    let typo = run(&cluster, "grant eng --verbs use --to serviceaccount team/wbe");
+    assert!(
+        typo.ok && typo.err.contains("there is no ServiceAccount team/wbe; did you mean web?"),
+        "{}",
+        typo.err
+    );
+}
+
 /// A1: Kubernetes lets nobody grant a verb without having it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a1_nobody_grants_more_than_they_have() {

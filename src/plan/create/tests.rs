@@ -23,7 +23,8 @@ fn x6_a_volume_goes_where_the_data_is_that_it_recovers() {
         let (rs, disks): (Vec<_>, Vec<_>) = (rs.iter().collect(), disks.iter().collect());
         choose(heir, &rs, &disks).map(|r| r.name_any()).map_err(|v| format!("{}: {}", v.reason, v.message))
     };
-    let nowhere = "NoOrphan: no NodeDisk reports data lost without an object: it was recovered or erased, or its disk is away";
+    let nowhere = "NoOrphan: no NodeDisk reports data lost without an object: it was recovered or erased, or its disk is away; \
+                   kubectl reservoir orphans lists what there is";
     assert_eq!(pick(&heir, &rs, &disks), Err(nowhere.into()));
     assert_eq!(pick(&heir, &[], &disks), Err(nowhere.into()), "a reservation would not help");
     let report = |disk: &mut NodeDisk, uid: &str| {

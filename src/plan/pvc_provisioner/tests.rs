@@ -216,7 +216,10 @@ fn p6_a_claim_of_its_name_is_its_own_or_in_the_way() {
     let of = |uid, deleted| in_the_way(&claim_of(uid, deleted), &pvc()).unwrap_or_default();
     assert_eq!(of(Some("u"), false), "");
     assert!(of(Some("u"), true).contains("delete this one too"));
-    assert!(of(None, false).contains("that is another's is in the way: delete it"));
+    assert!(
+        of(None, false)
+            .contains("that is another's is in the way: give this PersistentVolumeClaim another name")
+    );
     for (uid, deleted) in [(None, true), (Some("earlier"), false), (Some("earlier"), true)] {
         assert!(of(uid, deleted).contains("provisioning goes on afterwards"), "{uid:?} {deleted}");
     }

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::facts::Facts;
 use super::finding::{Finding, Level};
+use super::pods::{Cause, Workload, keeps_away, last_warning};
 use crate::api::{self, DRIVER};
 use crate::plan::{advice, names};
 use crate::plugin::kind;
@@ -73,6 +74,43 @@ pub(in crate::plugin) fn findings(facts: &Facts, version: &str) -> Vec<Finding> 
 }
 
 struct Checks(Vec<Finding>);
+
+/// The workload of controllers or agents with its pods, by the owners of these.
+fn workload<'a>(
+    facts: &'a Facts,
+    object: &impl Resource<DynamicType = ()>,
+    name: &str,
+    wanted: i32,
+    refusal: Option<String>,
+) -> Workload<'a> {
+    let own = object.name_any();
+    let pods = if name.starts_with("daemonset") { &facts.agent_pods } else { &facts.controller_pods };
+    // A Deployment's ReplicaSets have its name, and a hash.
+    let is_own = |pod: &&Pod| {
+        pod.namespace() == object.namespace()
+            && pod.owner_references().iter().all(|owner| {
+                owner.name == own || owner.name.rsplit_once('-').is_some_and(|(name, _)| name == own)
+            })
+    };
+    Workload {
+        object: name.to_owned(),
+        namespace: object.namespace().unwrap_or_default(),
+        release: object
+            .labels()
+            .get("app.kubernetes.io/instance")
+            .cloned()
+            .unwrap_or_else(|| "reservoir".into()),
+        wanted,
+        pods: pods.iter().flatten().filter(is_own).collect(),
+        refusal,
+        events: &facts.warnings,
+    }
+}
+
+/// The cause with its own step, or else the step alone.
+fn told(cause: Option<Cause>, step: String) -> (Option<String>, String) {
+    cause.map_or((None, step), |(why, next)| (Some(why), next))
+}
 
 impl Checks {
     fn good(&mut self, message: impl Into<String>) {
@@ -142,16 +180,23 @@ impl Checks {
             Some(all) => {
                 for controller in all {
                     let status = controller.status.clone().unwrap_or_default();
-                    let (ready, of) = (status.ready_replicas.unwrap_or(0), status.replicas.unwrap_or(0));
+                    let ready = status.ready_replicas.unwrap_or(0);
+                    let replicas = controller.spec.as_ref().and_then(|spec| spec.replicas);
+                    let of = replicas.or(status.replicas).unwrap_or(0);
                     let namespace = controller.namespace().unwrap_or_default();
                     let name = format!("deployment/{}", controller.name_any());
+                    let conditions = status.conditions.iter().flatten();
+                    let refused =
+                        conditions.into_iter().find(|c| c.type_ == "ReplicaFailure" && c.status == "True");
+                    let refusal = refused.and_then(|c| c.message.clone());
+                    let workload = workload(facts, controller, &name, of, refusal);
                     self.check_replicas(
                         &format!("controllers ({namespace}/{})", controller.name_any()),
                         ready,
                         of,
-                        || match controller.spec.as_ref().and_then(|spec| spec.replicas) {
-                            Some(0) => advice::scale_up(&name, &namespace),
-                            _ => advice::read_program_log(&name, &namespace),
+                        || match replicas {
+                            Some(0) => (None, advice::scale_up(&name, &namespace)),
+                            _ => told(workload.cause(), advice::read_program_log(&name, &namespace)),
                         },
                     );
                     self.check_version(controller, version);
@@ -167,11 +212,16 @@ impl Checks {
                     let namespace = agents.namespace().unwrap_or_default();
                     let name = format!("daemonset/{}", agents.name_any());
                     let (ready, of) = (status.number_ready, status.desired_number_scheduled);
+                    let refusal = last_warning(&facts.warnings, "DaemonSet", &agents.name_any());
+                    let workload = workload(facts, agents, &name, of, refusal);
                     self.check_replicas(
                         &format!("agents ({namespace}/{})", agents.name_any()),
                         ready,
                         of,
-                        || advice::read_program_log(&name, &namespace),
+                        || match of {
+                            0 => (Some("no node is to have one".to_owned()), advice::run_on_node()),
+                            _ => told(workload.cause(), advice::read_program_log(&name, &namespace)),
+                        },
                     );
                     self.check_version(agents, version);
                 }
@@ -196,11 +246,19 @@ impl Checks {
         }
     }
 
-    fn check_replicas(&mut self, pods: &str, ready: i32, of: i32, next: impl Fn() -> String) {
-        match ready == of && of > 0 {
-            true => self.good(format!("{ready} of {of} {pods} are ready")),
-            false => self.problem(format!("{ready} of {of} {pods} are ready"), next()),
+    fn check_replicas(
+        &mut self,
+        pods: &str,
+        ready: i32,
+        of: i32,
+        cause: impl Fn() -> (Option<String>, String),
+    ) {
+        if ready == of && of > 0 {
+            return self.good(format!("{ready} of {of} {pods} are ready"));
         }
+        let (why, next) = cause();
+        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+        self.problem(format!("{ready} of {of} {pods} are ready{why}"), next);
     }
 
     fn check_version(&mut self, object: &impl Resource, version: &str) {
@@ -220,13 +278,31 @@ impl Checks {
         };
         let on = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
         let served: BTreeSet<String> = pods.iter().filter_map(on).collect();
-        let without: Vec<String> =
-            nodes.iter().map(ResourceExt::name_any).filter(|n| !served.contains(n)).collect();
-        if !without.is_empty() && facts.agents.as_ref().is_some_and(|agents| !agents.is_empty()) {
-            self.note(
-                format!("no agent runs on node {}", names(&without, without.len())),
-                advice::run_on_node(),
-            );
+        let Some(agents) = facts.agents.as_deref().filter(|agents| !agents.is_empty()) else { return };
+        let without = nodes.iter().filter(|node| !served.contains(&node.name_any()));
+        // Nodes without an agent for one cause are one finding.
+        let mut causes: Vec<(Option<Cause>, Vec<String>)> = Vec::new();
+        for node in without {
+            let cause = keeps_away(node, agents);
+            match causes
+                .iter_mut()
+                .find(|(of, _)| of.as_ref().map(|of| &of.0) == cause.as_ref().map(|of| &of.0))
+            {
+                Some((_, names)) => names.push(node.name_any()),
+                None => causes.push((cause, vec![node.name_any()])),
+            }
+        }
+        for (cause, without) in causes {
+            let without = format!("no agent runs on node {}", names(&without, without.len()));
+            match cause {
+                Some((why, next)) => self.note(format!("{without}: {why}"), next),
+                // The finding about the agents has the cause.
+                None => {
+                    let (name, namespace) = (agents[0].name_any(), agents[0].namespace().unwrap_or_default());
+                    let next = advice::find_refuser(format!("daemonset/{name}"), namespace);
+                    self.note(without, next);
+                }
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use k8s_openapi::api::storage::v1::CSIDriver;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -33,6 +33,9 @@ pub(in crate::plugin) struct Facts {
     pub controllers: Option<Vec<Deployment>>,
     pub agents: Option<Vec<DaemonSet>>,
     pub agent_pods: Option<Vec<Pod>>,
+    pub controller_pods: Option<Vec<Pod>>,
+    /// The warnings in the namespaces of controllers and agents.
+    pub warnings: Vec<Event>,
     pub nodes: Option<Vec<Node>>,
     /// Names of the objects of each kind in [`POLICY_KINDS`] that the API server serves.
     pub policies: BTreeMap<&'static str, Option<BTreeSet<String>>>,
@@ -77,6 +80,13 @@ impl Facts {
         facts.controllers = list_if_allowed(Api::all(client.clone()), &labels("controller")).await?;
         facts.agents = list_if_allowed(Api::all(client.clone()), &labels("agent")).await?;
         facts.agent_pods = list_if_allowed(Api::all(client.clone()), &labels("agent")).await?;
+        facts.controller_pods = list_if_allowed(Api::all(client.clone()), &labels("controller")).await?;
+        for namespace in facts.namespaces() {
+            let events = Api::<Event>::namespaced(client.clone(), &namespace);
+            // Without the right to see events the words of others are left out.
+            let warnings = events.list(&ListParams::default().fields("type=Warning")).await;
+            facts.warnings.extend(warnings.map(|list| list.items).unwrap_or_default());
+        }
         facts.nodes = list_if_allowed(Api::all(client.clone()), "").await?;
         facts.drivers = list_if_allowed(Api::all(client.clone()), "").await?;
         let bindings = list_if_allowed::<ClusterRoleBinding>(Api::all(client.clone()), "").await?;
@@ -114,6 +124,12 @@ impl Facts {
             facts.grants.push((role, verbs));
         }
         Ok(facts)
+    }
+
+    /// The namespaces of controllers and agents.
+    fn namespaces(&self) -> BTreeSet<String> {
+        let controllers = self.controllers.iter().flatten().filter_map(ResourceExt::namespace);
+        controllers.chain(self.agents.iter().flatten().filter_map(ResourceExt::namespace)).collect()
     }
 
     /// The command that installs what is missing, in the release that is there.

@@ -3,6 +3,7 @@
 mod checks;
 mod facts;
 mod finding;
+mod pods;
 
 pub(super) use checks::{findings, is_policy_of_the_chart};
 pub(super) use facts::{Facts, served_kinds};

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::bail;
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{Api, Preconditions};
 use kube::{Client, ResourceExt};
@@ -10,11 +11,11 @@ use serde_json::json;
 
 use super::grant::{self, Grant};
 use super::holders;
-use super::holders::{Holder, Rbac};
+use super::holders::{Holder, Local, Rbac};
 use super::subject::Subject;
 use super::verbs::VERBS;
 use crate::api::Role;
-use crate::cluster::Kind;
+use crate::cluster::{self, Kind};
 use crate::plan::advice;
 use crate::plugin::cli::{self, DryRun, Output};
 use crate::plugin::errors::{explain_api_error, explain_cluster_error};
@@ -31,6 +32,9 @@ pub(in crate::plugin) async fn grant(
     let to = subject(&args.to, namespace)?;
     let rbac = read_rbac(client).await?;
     Snapshot::read(client, Some(namespace), namespace).await?.note_unknown_role(args.role.as_str());
+    if let Some(missing) = missing_receiver(client, &to).await {
+        eprintln!("note: {missing}");
+    }
     let seen = rbac.grant(&args.role, &to);
     let verbs = [seen.verbs(), args.verbs.clone()].concat();
     let wanted = seen.with_verbs(&args.role, &to, &verbs).map_err(anyhow::Error::msg)?;
@@ -118,7 +122,11 @@ pub(in crate::plugin) async fn who_can(
     role: &Role,
     output: &Output,
 ) -> anyhow::Result<()> {
-    let holders = read_rbac(client).await?.holders(verb, role.as_str());
+    let rbac = read_rbac(client).await?;
+    let holders = rbac.holders(verb, role.as_str());
+    for sentence in rbac.without_effect(&read_local(client).await, verb, role.as_str()) {
+        eprintln!("note: {sentence}");
+    }
     if holders.is_empty() {
         let namespace = client.default_namespace();
         Snapshot::read(client, Some(namespace), namespace).await?.note_unknown_role(role.as_str());
@@ -137,16 +145,40 @@ fn subject(kind_and_name: &[String], namespace: &str) -> anyhow::Result<Subject>
 }
 
 async fn read_rbac(client: &Client) -> anyhow::Result<Rbac> {
-    let roles = crate::cluster::list(&Api::<ClusterRole>::all(client.clone()), &Default::default()).await;
-    let bindings =
-        crate::cluster::list(&Api::<ClusterRoleBinding>::all(client.clone()), &Default::default()).await;
-    let explain = |error: &crate::cluster::Error| match error.is_forbidden() {
+    let roles = cluster::list(&Api::<ClusterRole>::all(client.clone()), &Default::default()).await;
+    let bindings = cluster::list(&Api::<ClusterRoleBinding>::all(client.clone()), &Default::default()).await;
+    let explain = |error: &cluster::Error| match error.is_forbidden() {
         true => anyhow::anyhow!(
             "you may not list ClusterRoles and ClusterRoleBindings: have an administrator run this"
         ),
         false => explain_cluster_error(error),
     };
     Ok(Rbac { roles: roles.map_err(|e| explain(&e))?, bindings: bindings.map_err(|e| explain(&e))? })
+}
+
+/// Roles and RoleBindings. Without the right to list them nothing is said of them.
+async fn read_local(client: &Client) -> Local {
+    let roles = cluster::list(&Api::all(client.clone()), &Default::default()).await;
+    let bindings = cluster::list(&Api::all(client.clone()), &Default::default()).await;
+    Local { roles: roles.unwrap_or_default(), bindings: bindings.unwrap_or_default() }
+}
+
+/// A sentence for a receiver that does not exist. Kubernetes knows service accounts and namespaces, and neither users nor other
+/// groups. Without the right to look nothing is known.
+async fn missing_receiver(client: &Client, to: &Subject) -> Option<String> {
+    let namespace = to.namespace()?;
+    let namespaces: Vec<Namespace> =
+        cluster::list(&Api::all(client.clone()), &Default::default()).await.unwrap_or_default();
+    let namespaces: Vec<String> = namespaces.iter().map(ResourceExt::name_any).collect();
+    let accounts = match to {
+        Subject::ServiceAccount { .. } => {
+            let api = Api::<ServiceAccount>::namespaced(client.clone(), namespace);
+            let listed = cluster::list(&api, &Default::default()).await.ok();
+            listed.map(|all| all.iter().map(ResourceExt::name_any).collect::<Vec<_>>())
+        }
+        _ => None,
+    };
+    to.missing(&namespaces, accounts.as_deref())
 }
 
 /// Writes the difference, each object as a compare-and-swap. A binding is deleted before its ClusterRole.

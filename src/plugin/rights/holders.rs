@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule};
+use k8s_openapi::api::rbac::v1::{
+    ClusterRole, ClusterRoleBinding, PolicyRule, Role as NamespacedRole, RoleBinding,
+};
 use kube::ResourceExt;
 use serde::Serialize;
 
@@ -10,10 +12,10 @@ use super::grant::{self, Grant};
 use super::subject::Subject;
 use super::verbs::VERBS;
 use crate::api::{AccessMode, GROUP, Role, VolumeClaim};
-use crate::plan::quota;
+use crate::plan::{advice, quota};
 use crate::plugin::paint::table;
 
-/// Every ClusterRole and ClusterRoleBinding. Roles and RoleBindings of a namespace give no right on a role.
+/// Every ClusterRole and ClusterRoleBinding.
 pub(super) struct Rbac {
     pub roles: Vec<ClusterRole>,
     pub bindings: Vec<ClusterRoleBinding>,
@@ -32,7 +34,54 @@ pub(super) struct Holder {
     pub cluster_role_binding: String,
 }
 
+/// The Roles and RoleBindings of all namespaces. VolumeRoles are of the whole cluster, so none of these gives a right on one.
+#[derive(Default)]
+pub(super) struct Local {
+    pub roles: Vec<NamespacedRole>,
+    pub bindings: Vec<RoleBinding>,
+}
+
 impl Rbac {
+    /// A sentence for each RoleBinding that names a verb on a role, and so gives nothing. A rule for all kinds, such as that of
+    /// cluster-admin, is meant for other kinds.
+    pub fn without_effect(&self, local: &Local, verb: &str, role: &str) -> Vec<String> {
+        let mut sentences = Vec::new();
+        for binding in &local.bindings {
+            let (namespace, to) = (binding.namespace().unwrap_or_default(), &binding.role_ref);
+            let own = local
+                .roles
+                .iter()
+                .filter(|there| to.kind == "Role" && there.namespace().as_ref() == Some(&namespace));
+            let own = own
+                .filter(|there| there.name_any() == to.name)
+                .flat_map(|there| there.rules.iter().flatten());
+            let all =
+                self.roles.iter().filter(|there| to.kind == "ClusterRole" && there.name_any() == to.name);
+            let all = all.flat_map(|there| there.rules.iter().flatten());
+            let names_it = |rule: &&PolicyRule| {
+                let kinds = rule.resources.iter().flatten();
+                gives(rule, verb, role).is_some() && kinds.into_iter().any(|kind| kind == "volumeroles")
+            };
+            let Some((verb, role)) = own.chain(all).find(names_it).and_then(|rule| gives(rule, verb, role))
+            else {
+                continue;
+            };
+            let verb = if verb == "*" { VERBS.join(",") } else { verb };
+            for subject in binding.subjects.iter().flatten().filter_map(Subject::of) {
+                let step = match role.as_str() {
+                    "*" => String::new(),
+                    role => format!("; have an administrator run: {}", advice::grant(role, &verb, &subject)),
+                };
+                sentences.push(format!(
+                    "RoleBinding {namespace}/{} gives {subject} nothing: roles are of the whole cluster, and only a \
+                     ClusterRoleBinding gives verbs on them{step}",
+                    binding.name_any()
+                ));
+            }
+        }
+        sentences
+    }
+
     /// All grants of a verb on a role.
     pub fn holders(&self, verb: &str, role: &str) -> Vec<Holder> {
         let mut holders = Vec::new();
@@ -188,5 +237,36 @@ mod tests {
         let jane = Subject::User { name: "ancestor".into() };
         assert_eq!(rbac.right_of(&jane, "use", "eng/ml").unwrap().role, "eng");
         assert_eq!(rbac.right_of(&jane, "create", "eng/ml"), None);
+    }
+
+    /// A1: a RoleBinding looks like a grant, and is none.
+    #[test]
+    fn a1_a_role_binding_gives_nothing_and_is_told() {
+        let parsed = |value| serde_json::from_value(value).unwrap();
+        let rule = json!({"apiGroups": ["reservoir.dev"], "resources": ["volumeroles"], "resourceNames": ["eng"], "verbs": ["use"]});
+        let every = json!({"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]});
+        let rbac = rbac(&[("admin", every), ("users", rule.clone())]);
+        let binding = |kind: &str, role: &str| {
+            serde_json::from_value(json!({"metadata": {"name": format!("b-{role}"), "namespace": "team"},
+                "subjects": [{"kind": "ServiceAccount", "name": "web", "namespace": "team"}],
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role}}))
+            .unwrap()
+        };
+        let local = Local {
+            roles: vec![parsed(json!({"metadata": {"name": "own", "namespace": "team"}, "rules": [rule]}))],
+            bindings: vec![
+                binding("Role", "own"),
+                binding("ClusterRole", "users"),
+                binding("ClusterRole", "admin"),
+            ],
+        };
+        let told = rbac.without_effect(&local, "use", "eng/ml");
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert_eq!(
+            told[0],
+            "RoleBinding team/b-own gives serviceaccount team/web nothing: roles are of the whole cluster, and only a \
+             ClusterRoleBinding gives verbs on them; have an administrator run: kubectl reservoir grant eng --verbs use --to serviceaccount team/web"
+        );
+        assert!(rbac.without_effect(&local, "create", "eng").is_empty());
     }
 }

@@ -97,6 +97,21 @@ impl Subject {
         }
     }
 
+    /// A sentence if the service account, or its namespace, is not there. `namespaces` is empty if the caller may not list them;
+    /// `accounts` are the service accounts of the namespace.
+    pub fn missing(&self, namespaces: &[String], accounts: Option<&[String]>) -> Option<String> {
+        let namespace = self.namespace()?;
+        let later = "the grant counts once it is made";
+        if !namespaces.is_empty() && !namespaces.iter().any(|name| name == namespace) {
+            let near = did_you_mean(namespace, namespaces.iter().map(String::as_str));
+            return Some(format!("there is no namespace {namespace}{near}; {later}"));
+        }
+        let Self::ServiceAccount { name, .. } = self else { return None };
+        let near = did_you_mean(name, accounts?.iter().map(String::as_str));
+        let is_there = accounts?.contains(name);
+        (!is_there).then(|| format!("there is no ServiceAccount {namespace}/{name}{near}; {later}"))
+    }
+
     /// The namespace of a service account, or of the group of all service accounts of a namespace.
     pub fn namespace(&self) -> Option<&str> {
         match self {
@@ -159,5 +174,28 @@ mod tests {
         ] {
             assert_eq!(is_in(kind, name, group), wanted, "{kind} {name} in {group}");
         }
+    }
+
+    /// T4: a mistyped service account gets a grant that nobody has.
+    #[test]
+    fn t4_a_receiver_that_is_not_there_is_told() {
+        let all = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let (namespaces, accounts) = (all(&["team", "ops"]), all(&["default", "web"]));
+        let told = |kind: &str, name: &str| {
+            Subject::parse(kind, name, "team").unwrap().missing(&namespaces, Some(&accounts))
+        };
+        assert_eq!(
+            told("sa", "wbe").unwrap(),
+            "there is no ServiceAccount team/wbe; did you mean web?; the grant counts once it is made"
+        );
+        let group = told("group", "system:serviceaccounts:taem").unwrap();
+        assert!(group.starts_with("there is no namespace taem; did you mean team?"), "{group}");
+        for (kind, name) in
+            [("sa", "web"), ("group", "system:serviceaccounts:ops"), ("user", "jane"), ("group", "devs")]
+        {
+            assert_eq!(told(kind, name), None, "{kind} {name}");
+        }
+        let unseen = Subject::parse("sa", "wbe", "team").unwrap();
+        assert_eq!(unseen.missing(&[], None), None);
     }
 }

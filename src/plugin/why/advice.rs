@@ -81,6 +81,12 @@ impl<'a> About<'a> {
             }
             AGENT_SILENT | BACKING_FAILED | RESIZE_FAILED => self.agent_log(),
             // The node may have no object.
+            NODE_UNREACHABLE if !self.snapshot.sees(&DISK) => {
+                advice::have_administrator_ask(match &self.disk {
+                    Some(disk) => format!("nd/{disk}"),
+                    None => argument.clone(),
+                })
+            }
             NODE_UNREACHABLE => advice::bring_node_back(self.node(), self.disk.as_deref().unwrap_or(name)),
             NODE_CORDONED => self.cordoned_node().map_or_else(advice::look_again, advice::uncordon_for_new),
             DISK_GONE => advice::empty_gone_disk(argument),
@@ -437,6 +443,17 @@ impl<'a> About<'a> {
             self.snapshot.reservations.iter().filter(above).map(ResourceExt::name_any).collect();
         let asked = self.volume.and_then(|v| v.spec.reservation.as_deref());
         let near = asked.and_then(|asked| nearest(asked, usable.iter().map(String::as_str)));
+        // Another volume of the name would not have the data.
+        if let Some(recover) = self.volume.and_then(|volume| volume.spec.recover.as_ref()) {
+            let name = asked.map_or_else(|| self.role.to_lowercase().replace(['/', '_'], "-"), word);
+            let has = |disk: &&NodeDisk| {
+                disk.status.as_ref().is_some_and(|status| status.orphans.iter().any(|o| o.uid == recover.uid))
+            };
+            return match self.snapshot.disks.iter().find(has) {
+                Some(disk) => advice::reserve_for_data(name, self.role, size, disk.name_any()),
+                None => advice::reserve_for_role(name, self.role, size),
+            };
+        }
         let roles = self.snapshot.reservations.iter().map(|r| r.spec.role.as_str());
         let near_role = nearest(self.role, roles).filter(|_| usable.is_empty());
         match (near, near_role, asked) {

@@ -123,8 +123,8 @@ pub(super) fn claims(table: &mut Table) {
     let said =
         "volume solo is exclusive and held by claim team/solo; this claim is bound when that one is deleted";
     table.make(claim("plain", "solo", json!({"volume": "solo"})), Says("VolumeHeld", said));
-    let said = "a PersistentVolumeClaim mine that Reservoir did not make is in the way; delete it, or claim under \
-                another name";
+    let said = "a PersistentVolumeClaim mine that Reservoir did not make is in the way; claim under another name, or delete it, if nobody \
+                needs its data";
     table.make(claim("team", "mine", json!({"volume": "kept"})), Says("NameTaken", said));
 }
 

@@ -30,6 +30,8 @@ fn healthy() -> Facts {
         agent_pods: Some(vec![from(
             json!({"metadata": {"name": "a"}, "spec": {"nodeName": "n1", "containers": []}}),
         )]),
+        controller_pods: Some(vec![]),
+        warnings: vec![],
         nodes: Some(vec![serde_json::from_value(json!({"metadata": {"name": "n1"}})).unwrap()]),
         policies: POLICY_KINDS.into_iter().map(|kind| (kind, Some(bound.clone()))).collect(),
         drivers: Some(vec![
@@ -122,6 +124,68 @@ fn without_mode(facts: &mut Facts) {
 fn unbound(facts: &mut Facts) {
     let bound = facts.policies.get_mut("ValidatingAdmissionPolicyBinding").unwrap();
     bound.as_mut().unwrap().remove("reservoir-static");
+}
+
+/// T4: agents that Pod Security refuses are no matter of the node selector. Nor are controllers beyond a quota.
+#[test]
+fn t4_the_doctor_says_why_pods_are_missing() {
+    fn from<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> T {
+        serde_json::from_value(value).unwrap()
+    }
+    let mut facts = healthy();
+    facts.agent_pods = Some(vec![]);
+    facts.agents.as_mut().unwrap()[0].status.as_mut().unwrap().number_ready = 0;
+    facts.warnings = vec![from(json!({"metadata": {}, "type": "Warning", "reason": "FailedCreate",
+        "involvedObject": {"kind": "DaemonSet", "name": "agent"},
+        "message": "Error creating: pods \"agent-x\" is forbidden: violates PodSecurity \"baseline:latest\": privileged"}))];
+    let found = findings(&facts, "1.0.0");
+    let problem = found.iter().find(|f| f.level == Level::Problem).unwrap();
+    assert_eq!(
+        problem.message,
+        "0 of 1 agents (sys/agent) are ready: namespace sys has Pod Security baseline:latest, which refuses its pods"
+    );
+    let next = problem.next.as_ref().unwrap();
+    assert!(next.starts_with("kubectl label namespace sys --overwrite pod-security"), "{next}");
+    let note = found.iter().find(|f| f.message.starts_with("no agent runs on node n1")).unwrap();
+    assert!(!note.next.as_ref().unwrap().contains("nodeSelector"), "{note:?}");
+
+    let mut facts = healthy();
+    let status = json!({"replicas": 0, "conditions": [{"type": "ReplicaFailure", "status": "True",
+        "message": "pods \"controller-x\" is forbidden: exceeded quota: none"}]});
+    facts.controllers.as_mut().unwrap()[0].spec =
+        from(json!({"replicas": 2, "selector": {}, "template": {}}));
+    facts.controllers.as_mut().unwrap()[0].status = from(status);
+    let found = findings(&facts, "1.0.0");
+    let problem = found.iter().find(|f| f.level == Level::Problem).unwrap();
+    assert!(
+        problem.message.starts_with("0 of 2 controllers (sys/controller) are ready: the API server refuses"),
+        "{problem:?}"
+    );
+    assert!(
+        problem.next.as_ref().unwrap().starts_with("kubectl get resourcequotas,limitranges -n sys"),
+        "{problem:?}"
+    );
+
+    // Several nodes with one taint are one finding, and another one is for itself.
+    let mut facts = healthy();
+    facts.agents.as_mut().unwrap()[0].spec =
+        from(json!({"selector": {}, "template": {"spec": {"containers": []}}}));
+    for (name, taint) in [("n2", "gpu"), ("n3", "gpu"), ("n4", "infra")] {
+        let taints = json!([{"key": taint, "effect": "NoSchedule"}]);
+        facts
+            .nodes
+            .as_mut()
+            .unwrap()
+            .push(from(json!({"metadata": {"name": name}, "spec": {"taints": taints}})));
+    }
+    let messages: Vec<String> = faults(&facts).into_iter().map(|(_, message)| message).collect();
+    assert_eq!(
+        messages,
+        [
+            "no agent runs on node n2 and n3: its taint gpu:NoSchedule is not tolerated",
+            "no agent runs on node n4: its taint infra:NoSchedule is not tolerated",
+        ]
+    );
 }
 
 #[test]

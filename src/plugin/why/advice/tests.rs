@@ -6,7 +6,9 @@ use crate::plugin::kind::Kind;
 
 fn step(snapshot: &Snapshot, kind: &'static Kind, name: &str, reason: &str) -> String {
     let target = Target::new(kind, kind.namespaced.then(|| "team".to_owned()), name.to_owned());
-    About::new(snapshot, &target).step(reason).unwrap()
+    let step = About::new(snapshot, &target).step(reason).unwrap();
+    crate::plugin::advised_commands::check(&step);
+    step
 }
 
 /// A PersistentVolumeClaim `q`, and the volume as the one that was made for it.
@@ -27,7 +29,10 @@ fn t4_each_reason_has_its_own_advice() {
         ..Snapshot::default()
     };
     for kind in [&CLAIM, &VOLUME] {
-        ALL.iter().for_each(|(reason, _)| drop(step(&snapshot, kind, "c", reason)));
+        for (reason, _) in ALL {
+            let target = Target::new(kind, kind.namespaced.then(|| "team".to_owned()), "c".to_owned());
+            assert!(About::new(&snapshot, &target).step(reason).is_some(), "{reason}");
+        }
     }
 }
 
@@ -35,6 +40,94 @@ fn t4_each_reason_has_its_own_advice() {
 fn t4_a_name_is_one_word_of_a_shell() {
     assert_eq!((word("data-1.x"), word("tier=hot")), ("data-1.x".into(), "tier=hot".into()));
     assert_eq!(word("x; rm 'y'"), r"'x; rm '\''y'\'''");
+}
+
+fn agent_pod() -> Pod {
+    serde_json::from_value(serde_json::json!({"metadata": {"name": "agent-1", "namespace": "sys", "labels": {
+        "app.kubernetes.io/component": "agent", "app.kubernetes.io/instance": "r"}},
+        "spec": {"nodeName": "n1", "containers": []}}))
+    .unwrap()
+}
+
+/// T4, D4, D8: a disk that is refused is mended, one that is left goes, and who sees no disks asks somebody who does.
+#[test]
+fn t4_advice_about_a_disk_names_who_mends_it() {
+    let mut snapshot = Snapshot { disks: vec![disk("n1.a", "n1", 10, &[])], ..Snapshot::default() };
+    let of = |snapshot: &Snapshot, reason| step(snapshot, &DISK, "n1.a", reason);
+    assert_eq!(of(&snapshot, DISK_REFUSED), "kubectl reservoir doctor   # looks for the agent of node n1");
+    snapshot.pods = vec![agent_pod()];
+    assert!(
+        of(&snapshot, DISK_REFUSED).starts_with("helm get values r -n sys   # mend what the message names")
+    );
+    assert_eq!(of(&snapshot, AGENT_SILENT), "kubectl logs -n sys agent-1 --tail=50");
+    assert!(of(&snapshot, NODE_UNREACHABLE).contains("cannot be undone: kubectl patch nodedisk n1.a"));
+    assert_eq!(of(&snapshot, NODE_CORDONED), advice::look_again(), "it is uncordoned meanwhile");
+    snapshot.disks[0].status.as_mut().unwrap().cordoned = true;
+    assert!(of(&snapshot, NODE_CORDONED).starts_with("kubectl uncordon n1   # nothing new is placed"));
+    let set = |disk: &mut NodeDisk| {
+        let why = condition::Verdict::no(DISK_REFUSED, format!("{UNCONFIGURED}, where it was a"));
+        let conditions = &mut disk.status.as_mut().unwrap().conditions;
+        condition::set(conditions, condition::READY, why, None, jiff::Timestamp::UNIX_EPOCH);
+    };
+    set(&mut snapshot.disks[0]);
+    assert_eq!(of(&snapshot, DISK_REFUSED), "kubectl delete nd/n1.a", "nothing is on it");
+    snapshot.disks[0] = disk("n1.a", "n1", 10, &[("eng", 4)]);
+    set(&mut snapshot.disks[0]);
+    assert!(of(&snapshot, DISK_REFUSED).starts_with("helm get values"), "it holds something");
+
+    let blind = Snapshot {
+        volumes: vec![ready_volume("v", "eng", true)],
+        denied: vec![crate::plugin::snapshot::Denied::unseen(&DISK)],
+        ..Snapshot::default()
+    };
+    let asks = step(&blind, &VOLUME, "v", NODE_UNREACHABLE);
+    assert_eq!(asks, "have an administrator run: kubectl reservoir why nd/n1.a");
+}
+
+/// X6: a volume that is to recover data is not made anew without it.
+#[test]
+fn x6_advice_keeps_a_volume_that_recovers_data() {
+    let mut recovers = volume("data", "eng", 2);
+    recovers.spec.recover = Some(crate::api::Recover { uid: "u".into() });
+    recovers.spec.reservation = Some("egn".into());
+    let mut on = disk("n1.a", "n1", 10, &[]);
+    on.status.as_mut().unwrap().orphans = vec![crate::api::Orphan { uid: "u".into(), ..Default::default() }];
+    let mut snapshot = Snapshot {
+        volumes: vec![recovers],
+        reservations: vec![reserved("eng", "eng", 4, &[])],
+        ..Snapshot::default()
+    };
+    let elsewhere = step(&snapshot, &VOLUME, "data", NO_RESERVATION);
+    assert_eq!(elsewhere, "kubectl reservoir reserve egn --role eng --size 2Gi");
+    snapshot.disks = vec![on];
+    let on = step(&snapshot, &VOLUME, "data", NO_RESERVATION);
+    assert!(
+        on.starts_with(
+            "kubectl reservoir reserve egn --role eng --size 2Gi --disk n1.a   # where the data is"
+        ),
+        "{on}"
+    );
+}
+
+/// M6: who can grow gets a size, a class' volume that of its PersistentVolumeClaim, and all others remove files.
+#[test]
+fn m6_advice_about_a_full_volume_fits_the_volume() {
+    let (pvc, made) = made_for(ready_volume("pvc-u", "eng", false));
+    let mut raw = ready_volume("whole", "eng", true);
+    raw.status.as_mut().unwrap().disk_kind = Some(DiskKind::Mount);
+    let volumes = vec![ready_volume("data", "eng", true), made, raw];
+    let snapshot = Snapshot { volumes, pvcs: vec![pvc], ..Snapshot::default() };
+    for (name, wanted) in [
+        ("data", "kubectl reservoir resize spv/data 1280Mi   # or remove files"),
+        (
+            "pvc-u",
+            "kubectl patch pvc q -n team -p '{\"spec\":{\"resources\":{\"requests\":{\"storage\":\"1280Mi\"}}}}'",
+        ),
+        ("whole", "kubectl reservoir tree --role eng   # remove files"),
+    ] {
+        let step = step(&snapshot, &VOLUME, name, NEARLY_FULL);
+        assert!(step.starts_with(wanted), "{step}");
+    }
 }
 
 /// T4: the advice does not repeat a mistyped name. A similar name comes first.
