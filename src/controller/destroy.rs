@@ -8,16 +8,17 @@ use kube::api::ListParams;
 use kube::{Api, CustomResourceExt, Resource, ResourceExt};
 use serde_json::json;
 
-use crate::api::{DiskReservation, Kept, SharedPersistentVolume, VolumeOffer};
+use crate::api::{DiskReservation, SharedPersistentVolume, VolumeOffer};
 use crate::cluster;
 use crate::plan::debounce::DEBOUNCE;
 use crate::plan::destroy::{Live, Seen, Step, next};
 use crate::plan::holder::held_by_volume;
+use crate::plan::kept::Left;
 use crate::plan::node_lifetime;
 use crate::plan::offer::is_offer_of;
 
 use super::context::Context;
-use super::ledger_entries::{keep_entry, release_entry};
+use super::ledger_entries::{end_entry, has_heir};
 use super::stores::VOLUME_UID;
 use super::volume_users::{delete_lost, live_users, lost_claims, users};
 use super::{Again, Error};
@@ -42,7 +43,10 @@ pub(super) async fn reconcile(
                 let pods = live_users(volume, ctx).await?;
                 seen.live = Some(Live { pods, kind_deleted: is_kind_deleted(ctx).await? });
             }
-            Step::LookForEntries => seen.entries = Some(entries(api, volume, ctx).await?),
+            Step::LookForEntries => {
+                seen.entries = Some(entries(api, volume, ctx).await?);
+                seen.has_heir = has_heir(volume, ctx).await?;
+            }
             Step::Report { status, refused } => {
                 delete_lost(&seen.lost_claims, volume, ctx).await?;
                 if refused {
@@ -63,9 +67,9 @@ pub(super) async fn reconcile(
                 cluster::set_finalizer(api, volume, false).await?;
                 return Ok(None);
             }
-            Step::End { reservations, outcome, receipt, kept } => {
+            Step::End { reservations, outcome, receipt, left } => {
                 delete_lost(&seen.lost_claims, volume, ctx).await?;
-                end(volume, &reservations, outcome, &receipt, kept, ctx).await?;
+                end(volume, &reservations, outcome, &receipt, left, ctx).await?;
                 cluster::set_finalizer(api, volume, false).await?;
                 return Ok(None);
             }
@@ -89,6 +93,7 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
         live: None,
         holder_pods: ctx.holder_pods(&status).await?,
         entries: None,
+        has_heir: false,
         now: (ctx.now)(),
     })
 }
@@ -128,15 +133,14 @@ async fn entries(
     Ok(Some(all.into_iter().filter(|r| held_by_volume(r, &uid).is_some()).map(Arc::new).collect()))
 }
 
-/// Publishes the receipt on the volume and on the first reservation, then releases the entries in the reservations
-/// (X4), or marks the entry of kept data (X8). This order survives an interruption: the next controller still finds the
-/// entries, and publishes the receipt again.
+/// Publishes the receipt on the volume and on the first reservation, then ends the entries in the reservations (X4, X8).
+/// This order survives an interruption: the next controller still finds the entries, and publishes the receipt again.
 async fn end(
     volume: &SharedPersistentVolume,
     reservations: &[Arc<DiskReservation>],
     outcome: &'static str,
     receipt: &str,
-    kept: Option<(String, Box<Kept>)>,
+    left: Option<(String, Box<Left>)>,
     ctx: &Context,
 ) -> Result<(), Error> {
     if let Some(first) = reservations.first() {
@@ -147,13 +151,9 @@ async fn end(
     }
     let uid = volume.uid().unwrap_or_default();
     for reservation in reservations {
-        let name = reservation.name_any();
-        match &kept {
-            Some((own, mark)) if reservation.metadata.uid.as_ref() == Some(own) => {
-                keep_entry(&name, &uid, mark, ctx).await?;
-            }
-            _ => release_entry(&name, &uid, ctx).await?,
-        }
+        let is_own = |(of, _): &&(String, Box<Left>)| reservation.metadata.uid.as_ref() == Some(of);
+        let left = left.as_ref().filter(is_own).map(|(_, left)| &**left);
+        end_entry(&reservation.name_any(), &uid, left, ctx).await?;
     }
     Ok(())
 }

@@ -7,12 +7,12 @@ use kube::api::ListParams;
 use kube::{Api, Resource};
 
 use crate::api::{
-    CONTROLLER_MANAGER, DiskReservation, Kept, LedgerEntry, NodeDisk, SharedPersistentVolume, VolumeRole,
+    CONTROLLER_MANAGER, DiskReservation, LedgerEntry, NodeDisk, SharedPersistentVolume, VolumeRole,
 };
 use crate::cluster::{self, Kind, Owned, StatusBatcher};
 use crate::plan::entry::{Owner, is_lived_in, settled};
 use crate::plan::holder::{Holder, is_parent};
-use crate::plan::kept;
+use crate::plan::kept::{self, Left};
 use crate::plan::reservation_seen::{Gives, Seen};
 
 use super::Error;
@@ -103,15 +103,31 @@ pub(super) async fn release_entry(reservation: &str, volume_uid: &str, ctx: &Con
     release::<DiskReservation, SharedPersistentVolume>(reservation, volume_uid, ctx).await.map(drop)
 }
 
-/// Marks the entry of a destroyed volume whose data is kept (X8).
-pub(super) async fn keep_entry(
+/// Ends the volume's entry in the ledger of that reservation: it is released, or what the volume leaves takes its place
+/// (X8).
+pub(super) async fn end_entry(
     reservation: &str,
     volume_uid: &str,
-    mark: &Kept,
+    left: Option<&Left>,
     ctx: &Context,
 ) -> Result<(), Error> {
-    let marked = |reservation: &DiskReservation| Ok::<_, ()>(kept::marked(reservation, volume_uid, mark));
-    change::<DiskReservation, SharedPersistentVolume, _>(reservation, ctx, marked).await.map(drop)
+    let Some(left) = left else { return release_entry(reservation, volume_uid, ctx).await };
+    let with_left =
+        |reservation: &DiskReservation| Ok::<_, ()>(kept::with_left(reservation, volume_uid, left));
+    change::<DiskReservation, SharedPersistentVolume, _>(reservation, ctx, with_left).await.map(drop)
+}
+
+/// True if another volume has the data that the volume is to recover, by live reads.
+pub(super) async fn has_heir(volume: &SharedPersistentVolume, ctx: &Context) -> Result<bool, Error> {
+    if volume.spec.recover.is_none() {
+        return Ok(false);
+    }
+    let (volumes, reservations): (Api<SharedPersistentVolume>, Api<DiskReservation>) =
+        (Api::all(ctx.client.clone()), Api::all(ctx.client.clone()));
+    let all = ListParams::default();
+    let (volumes, reservations) =
+        tokio::try_join!(cluster::list(&volumes, &all), cluster::list(&reservations, &all))?;
+    Ok(kept::has_heir(volume, &volumes, &reservations))
 }
 
 /// Brings entries within their bounds, on live reads: the ledger first, then the reservations; see [`settled`]. Returns

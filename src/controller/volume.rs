@@ -11,12 +11,13 @@ use crate::api::{
 };
 use crate::cluster;
 use crate::plan::holder::held_by_volume;
+use crate::plan::kept::left_unplaced;
 use crate::plan::pvc_provisioner::{is_own, may_be_abandoned, pvc_of};
 use crate::plan::volume::{Seen, Step, has_data_of, keeps_entry, next};
 use crate::plan::{create, namesake, refs};
 
 use super::context::Context;
-use super::ledger_entries::{change, release_entry};
+use super::ledger_entries::{change, end_entry, has_heir, release_entry};
 use super::stores::{VOLUME, VOLUME_UID};
 use super::volume_users::{delete_lost, lost_claims, tell_waiting, users};
 use super::{Again, Error, destroy, kept, pvc_provisioner, replace_pods};
@@ -49,7 +50,7 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
             Step::Place(status) => {
                 let placed = ctx.commit(&api, &*volume, &status).await;
                 if let (Err(_), Some(reservation)) = (&placed, &status.reservation) {
-                    release_unused_entry(&api, &volume, reservation, ctx).await?;
+                    end_unused_entry(&api, &volume, reservation, ctx).await?;
                 }
                 placed?;
                 if let Some(why) = namesake::orphaned(&volume, &refs(&seen.disks)) {
@@ -206,16 +207,19 @@ async fn take_entry(
     Ok(())
 }
 
-/// Releases the entry of a volume whose status could not be written, unless the volume still needs the entry.
-async fn release_unused_entry(
+/// Ends the entry of a volume whose status could not be written, unless the volume still needs the entry.
+async fn end_unused_entry(
     api: &Api<SharedPersistentVolume>,
     volume: &SharedPersistentVolume,
     reservation: &UidRef,
     ctx: &Context,
 ) -> Result<(), Error> {
     let now = cluster::get_same(api, volume).await?;
-    match keeps_entry(now.as_ref(), reservation) {
-        true => Ok(()),
-        false => release_entry(&reservation.name, &volume.uid().unwrap_or_default(), ctx).await,
+    if keeps_entry(now.as_ref(), reservation) {
+        return Ok(());
     }
+    let is_placed = now.is_some_and(|now| now.status.is_some_and(|status| status.reservation.is_some()));
+    let has_heir = is_placed || has_heir(volume, ctx).await?;
+    let left = left_unplaced(volume, has_heir, (ctx.now)());
+    end_entry(&reservation.name, &volume.uid().unwrap_or_default(), left.as_ref(), ctx).await
 }

@@ -18,10 +18,11 @@ use kube::ResourceExt;
 
 use crate::api::condition::{self, BACKED, READY, Verdict, reason};
 use crate::api::{
-    BackingState, ClaimBinding, DiskReservation, DiskReservationStatus, ErasePolicy, Kept, PodRef,
+    BackingState, ClaimBinding, DiskReservation, DiskReservationStatus, ErasePolicy, PodRef,
     SharedPersistentVolume, SharedPersistentVolumeStatus, Size, VolumePhase,
 };
 
+use super::kept::Left;
 use super::volume::count_users;
 use super::{debounce, foreign_finalizer, held_by, kept, names};
 
@@ -49,6 +50,8 @@ pub struct Seen {
     /// The reservations whose ledgers list the volume, read live; `None` before [`Step::LookForEntries`]. `Some(None)`:
     /// the volume's object or its finalizer is gone.
     pub entries: Option<Option<Vec<Arc<DiskReservation>>>>,
+    /// True if another volume has the data that the volume was to recover ([`kept::has_heir`]), read live with the entries.
+    pub has_heir: bool,
     /// The time.
     pub now: Timestamp,
 }
@@ -83,7 +86,7 @@ pub enum Step {
     DropLabels,
     /// Publish the receipt, then remove the finalizer, and nothing else: the data stays as an orphan (X9).
     Orphan(String),
-    /// Publish the receipt, release the entries in these reservations or mark them as kept, then remove the finalizer.
+    /// Publish the receipt, release the entries in these reservations, then remove the finalizer.
     End {
         /// The reservations. An empty list means that an earlier attempt has published the receipt.
         reservations: Vec<Arc<DiskReservation>>,
@@ -91,8 +94,8 @@ pub enum Step {
         outcome: &'static str,
         /// The receipt.
         receipt: String,
-        /// The mark of a volume whose data is kept (X8), for its entry in the reservation of that UID.
-        kept: Option<(String, Box<Kept>)>,
+        /// What the volume leaves in the place of its entry in the reservation of that UID.
+        left: Option<(String, Box<Left>)>,
     },
     /// Nothing.
     Rest,
@@ -198,23 +201,36 @@ fn end(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     let Some(entries) = &seen.entries else { return Step::LookForEntries };
     let Some(mut reservations) = entries.clone() else { return Step::Rest };
     let status = volume.status.clone().unwrap_or_default();
+    let is_placed = status.node_name.is_some();
     let node = status.node.unwrap_or_default();
-    let mark = kept::mark(volume).filter(|_| node.backing == BackingState::Kept && !seen.disk_gone);
-    let kept = mark.and_then(|mark| Some((status.reservation.as_ref()?.uid.clone(), Box::new(mark))));
-    if kept.is_some() {
+    let of = match is_placed {
+        true => status.reservation.map(|own| own.uid),
+        false => reservations.first().and_then(|first| first.uid()),
+    };
+    let left = match is_placed {
+        true => kept::left(volume).filter(|_| node.backing == BackingState::Kept && !seen.disk_gone),
+        false => kept::left_unplaced(volume, seen.has_heir, seen.now),
+    };
+    let left = of.zip(left.map(Box::new));
+    if left.is_some() {
         // An earlier attempt has published the receipt of a marked entry.
         let is_marked = |r: &DiskReservation| r.status.as_ref().is_some_and(|s| is_marked(s, volume));
         reservations.retain(|r| !is_marked(r));
     }
+    let mark = left.as_ref().and_then(|(_, left)| left.mark.as_ref());
     let erased = node.erased;
     let bytes = erased.clone().unwrap_or(Size::from_bytes(0));
     let (outcome, event) = match (&volume.spec.adopt, volume.spec.erase_policy) {
-        (None, _) if let Some((_, kept)) = &kept => (
+        (None, _) if let (Some((_, left)), false) = (&left, is_placed) => (
+            if mark.is_some() { "Kept" } else { "Orphaned" },
+            format!("it had not taken over the data {} yet, which stays in its reservation", left.data),
+        ),
+        (None, _) if let Some(mark) = mark => (
             "Kept",
             format!(
                 "its data is kept until {}, or until its reservation needs the bytes; kubectl reservoir undelete {} \
                  brings it back",
-                kept.until.0,
+                mark.until.0,
                 volume.name_any()
             ),
         ),
@@ -232,7 +248,7 @@ fn end(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     };
     let uid = volume.uid().unwrap_or_default();
     let receipt = format!("volume {} ({uid}) is destroyed: {event}", volume.name_any());
-    Step::End { reservations, outcome, receipt, kept }
+    Step::End { reservations, outcome, receipt, left }
 }
 
 /// True if the volume's entry in the reservation has the mark of kept data.

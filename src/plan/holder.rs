@@ -227,7 +227,7 @@ mod tests {
 
     use super::*;
     use crate::api::condition::{self, DISK_HEALTHY, READY, Verdict, reason};
-    use crate::api::{Destroy, Orphan};
+    use crate::api::{Destroy, Kept, Orphan};
     use crate::plan::kept;
     use crate::plan::list_share::{Entry, Full, MOST_ENTRIES};
     use crate::plan::testing::*;
@@ -296,10 +296,14 @@ mod tests {
         let destroy = Destroy { tombstone: some_time(), kept_until: later(), ..Default::default() };
         volume.status.as_mut().unwrap().destroy = Some(destroy);
         volume.metadata.labels = Some([("k".to_owned(), "x".repeat(31 << 10))].into());
-        let mut mark = kept::mark(&volume).unwrap();
-        kept.status.as_mut().unwrap().volumes = kept::marked(&kept, &entries[0].uid, &mark);
+        let mut mark = kept::left(&volume).unwrap().mark.unwrap();
+        let with_mark = |kept: &DiskReservation, of: &LedgerEntry, mark: &Kept| {
+            let left = kept::Left { data: of.uid.clone(), mark: Some(mark.clone()) };
+            kept::with_left(kept, &of.uid, &left)
+        };
+        kept.status.as_mut().unwrap().volumes = with_mark(&kept, &entries[0], &mark);
         mark.labels = [("k".to_owned(), "x".repeat(2 << 10))].into();
-        mark.labels = kept::marked(&kept, &entries[1].uid, &mark)[1].kept.clone().unwrap().labels;
+        mark.labels = with_mark(&kept, &entries[1], &mark)[1].kept.clone().unwrap().labels;
         assert!(mark.labels.is_empty(), "too many labels");
         for entry in &mut kept.status.as_mut().unwrap().volumes[1..] {
             (entry.kept, entry.generation) = (Some(Box::new(mark.clone())), None);

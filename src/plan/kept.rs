@@ -40,14 +40,56 @@ pub fn until(volume: &SharedPersistentVolume, now: Timestamp) -> Option<Time> {
     (!keep_for.is_zero()).then(|| condition::stored(until))
 }
 
-/// The mark for the ledger entry of a destroyed volume; `None`: its data is not kept.
-pub fn mark(volume: &SharedPersistentVolume) -> Option<Kept> {
-    let status = volume.status.as_ref()?;
-    let destroy = status.destroy.as_ref()?;
-    let on_disk = status.node.as_ref().and_then(|node| node.size.clone());
+/// What an ended volume leaves in the ledger of a reservation, in the place of its own entry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Left {
+    /// UID of the data.
+    pub data: String,
+    /// The mark of kept data (X8); `None`: the data is an orphan (X6).
+    pub mark: Option<Kept>,
+}
+
+/// What a destroyed volume leaves; `None`: its data is not kept.
+pub fn left(volume: &SharedPersistentVolume) -> Option<Left> {
+    let destroy = volume.status.as_ref()?.destroy.as_ref()?;
+    let mark = mark(volume, destroy.tombstone.clone()?, destroy.kept_until.clone()?);
+    Some(Left { data: volume.uid().unwrap_or_default(), mark: Some(mark) })
+}
+
+/// What a volume leaves that ends before it has a place, and so before it has the data that it was to recover: the entry
+/// of that data, which is still on its disk (S3). `None`: nothing.
+///
+/// The deletion counts for the data. `has_heir`: [`has_heir`] by live reads.
+pub fn left_unplaced(volume: &SharedPersistentVolume, has_heir: bool, now: Timestamp) -> Option<Left> {
+    let recover = volume.spec.recover.as_ref().filter(|_| !has_heir)?;
+    let now = condition::stored(now);
+    let until = until(volume, now.0).or_else(|| is_erasing(volume).then(|| now.clone()));
+    Some(Left { data: recover.uid.clone(), mark: until.map(|until| mark(volume, now, until)) })
+}
+
+/// True if another volume has the data that the volume was to recover, or has an entry for that data.
+pub fn has_heir(
+    volume: &SharedPersistentVolume,
+    volumes: &[SharedPersistentVolume],
+    reservations: &[DiskReservation],
+) -> bool {
+    let Some(Recover { uid: data }) = &volume.spec.recover else { return false };
+    volumes.iter().filter(|other| other.metadata.uid != volume.metadata.uid).any(|other| {
+        let uid = other.metadata.uid.as_deref().unwrap_or_default();
+        let is_placed = other.status.as_ref().is_some_and(|status| status.reservation.is_some());
+        let inherits = other.spec.recover.as_ref().is_some_and(|recover| recover.uid == *data);
+        let has_entry = || reservations.iter().any(|r| holder::held_by_volume(r, uid).is_some());
+        uid == data || inherits && (is_placed || has_entry())
+    })
+}
+
+/// The mark of the volume's data.
+fn mark(volume: &SharedPersistentVolume, since: Time, until: Time) -> Kept {
+    let status = volume.status.clone().unwrap_or_default();
+    let size = status.node.and_then(|node| node.size).or(status.size);
     let spec = SharedPersistentVolumeSpec {
         role: String::new(),
-        size: on_disk.or_else(|| status.size.clone())?,
+        size: size.unwrap_or_else(|| volume.spec.size.clone()),
         reservation: None,
         recover: None,
         retire: false,
@@ -58,27 +100,29 @@ pub fn mark(volume: &SharedPersistentVolume) -> Option<Kept> {
     let default = json!(SharedPersistentVolumeSpec::default());
     let mut fields: Map<String, Value> = serde_json::from_value(json!(spec)).unwrap_or_default();
     fields.retain(|key, value| key == "size" || default[key.as_str()] != *value);
-    Some(Kept {
-        since: destroy.tombstone.clone()?,
-        until: destroy.kept_until.clone()?,
+    Kept {
+        since,
+        until,
         made_for: volume.annotations().get(ANNOTATION_MADE_FOR).filter(|of| of.len() <= 400).cloned(),
         labels: volume.labels().clone(),
         spec: fields.into(),
-    })
+    }
 }
 
-/// The entries of the reservation's ledger, with the mark on the entry of that UID. Too many labels are omitted.
-pub fn marked(reservation: &DiskReservation, uid: &str, mark: &Kept) -> Vec<LedgerEntry> {
+/// The entries of the reservation's ledger, with what the volume of that UID left in the place of its entry. Too many
+/// labels are omitted.
+pub fn with_left(reservation: &DiskReservation, uid: &str, left: &Left) -> Vec<LedgerEntry> {
     let mut entries = reservation.status.clone().unwrap_or_default().volumes;
     let bytes = |kept: &Kept| kept.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
     let others = entries.iter().filter(|entry| entry.uid != uid);
     let others: usize = others.filter_map(|entry| entry.kept.as_deref()).map(bytes).sum();
     if let Some(entry) = entries.iter_mut().find(|entry| entry.uid == uid) {
-        let mut mark = mark.clone();
-        if others + bytes(&mark) > MOST_LABELS {
+        let mut mark = left.mark.clone();
+        if let Some(mark) = mark.as_mut().filter(|mark| others + bytes(mark) > MOST_LABELS) {
             mark.labels.clear();
         }
-        entry.kept = Some(Box::new(mark));
+        entry.uid.clone_from(&left.data);
+        entry.kept = mark.map(Box::new);
     }
     entries
 }
@@ -264,193 +308,4 @@ pub fn next_look(reservation: &DiskReservation, now: Timestamp) -> Option<Durati
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api::{BackingState, Destroy, KeptOnDisk, Orphan, VolumeMode};
-    use crate::plan::testing::*;
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    #[test]
-    fn x8_a_volume_is_kept_for_its_time() {
-        let mut v = ready_volume("v", "eng", true);
-        let kept = |v: &SharedPersistentVolume| until(v, at(5)).map(|until| until.0.as_second());
-        assert_eq!(kept(&v), None);
-        for (text, end) in [("72h", Some(5 + 72 * 3600)), ("1h30m", Some(5 + 5400)), ("0s", None)] {
-            v.spec.keep_for = Some(text.into());
-            assert_eq!(kept(&v), end, "{text}");
-        }
-        v.spec.keep_for = Some("some days".into());
-        assert!(kept(&v) > Some(86400 * 365), "in doubt the data is kept");
-        v.spec.adopt = Some(crate::api::Adopt { path: "/srv/a".into() });
-        assert_eq!(kept(&v), None, "V8: it stays anyway");
-    }
-
-    #[test]
-    fn x8_an_undeleted_volume_has_its_spec_and_labels() {
-        let mut v = ready_volume("v", "eng", true);
-        v.spec.size = gi(7);
-        v.spec.keep_for = Some("60s".into());
-        (v.spec.volume_mode, v.spec.gid) = (VolumeMode::Block, Some(7));
-        (v.spec.principal, v.spec.retire) = (Some("somebody".into()), true);
-        v.metadata.labels =
-            Some([("app", "a"), (LABEL_PVC_UID, "u")].map(|(k, v)| (k.into(), v.into())).into());
-        let status = v.status.as_mut().unwrap();
-        status.destroy = Some(Destroy { tombstone: some_time(), kept_until: later(), ..Default::default() });
-        status.node.as_mut().unwrap().size = Some(gi(3));
-        let mark = mark(&v).unwrap();
-        let fields = mark.spec.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-        assert_eq!(
-            fields,
-            ["gid", "keepFor", "shared", "size", "volumeMode"],
-            "A8: no field has its default"
-        );
-        let mut r = reserved("r", "eng", 10, &[("v", 3), ("w", 1)]);
-        let entries = marked(&r, "uid-v", &mark);
-        assert_eq!(entries.iter().map(|entry| entry.kept.is_some()).collect::<Vec<_>>(), [true, false]);
-        r.status.as_mut().unwrap().volumes = entries;
-        assert_eq!(
-            (bytes(r.status.as_ref().unwrap()), available(r.status.as_ref().unwrap())),
-            (3 << 30, 9 << 30)
-        );
-        let back = undeleted("w", &r.status.as_ref().unwrap().volumes[0], &r).unwrap();
-        let spec = &back.spec;
-        assert_eq!((back.name_any(), back.labels().len()), ("w".into(), 1));
-        assert_eq!((spec.role.as_str(), &spec.size, spec.reservation.as_deref()), ("eng", &gi(3), Some("r")));
-        assert_eq!(spec.recover.as_ref().unwrap().uid, "uid-v");
-        assert_eq!(
-            (spec.volume_mode, spec.gid, spec.keep_for.as_deref()),
-            (VolumeMode::Block, Some(7), Some("60s"))
-        );
-        assert_eq!((spec.retire, &spec.principal), (false, &None));
-        let entry = &r.status.as_ref().unwrap().volumes[0];
-        let (gone, again) = (erasing(entry, &r, at(1)).unwrap(), erasing(entry, &r, at(2)).unwrap());
-        assert!(is_erasing(&gone) && gone.spec.keep_for.is_none() && gone.name_any().starts_with("v-erase-"));
-        assert_ne!(gone.name_any(), again.name_any(), "nobody can take the name before");
-        let other = |change: fn(&mut SharedPersistentVolumeSpec)| {
-            let mut volume = gone.clone();
-            change(&mut volume.spec);
-            is_erasing(&volume)
-        };
-        assert!(!other(|spec| spec.retire = false) && !other(|spec| spec.recover = None));
-        assert!(!other(|spec| spec.keep_for = Some("60s".into())), "its data is kept again");
-        assert!(undeleted("w", &r.status.as_ref().unwrap().volumes[1], &r).is_err());
-    }
-
-    #[test]
-    fn a8_too_many_labels_of_kept_volumes_are_omitted() {
-        let mut r = with_kept(&[("a", 0, 60), ("b", 1, 60)]);
-        let mut mark = r.status.as_ref().unwrap().volumes[0].kept.as_deref().unwrap().clone();
-        mark.labels = [("k".to_owned(), "x".repeat(20 << 10))].into();
-        r.status.as_mut().unwrap().volumes = marked(&r, "uid-a-0", &mark);
-        r.status.as_mut().unwrap().volumes = marked(&r, "uid-b-1", &mark);
-        let labels: Vec<usize> =
-            entries(r.status.as_ref().unwrap()).iter().map(|(_, kept)| kept.labels.len()).collect();
-        assert_eq!(labels, [1, 0]);
-    }
-
-    /// The names of the kept volumes that are to be erased.
-    fn ends(
-        r: &DiskReservation,
-        disk: Option<&NodeDisk>,
-        volumes: &[SharedPersistentVolume],
-        wanted: Wanted,
-        second: i64,
-    ) -> Vec<String> {
-        let due = due(r, disk, volumes, wanted, at(second));
-        assert!(due.iter().all(|due| {
-            let recovered = due.volume.as_ref().map(|volume| &volume.spec.recover.as_ref().unwrap().uid);
-            recovered.is_none_or(|recovered| *recovered == due.uid)
-        }));
-        due.into_iter()
-            .map(|due| if due.volume.is_some() { due.uid } else { format!("gone {}", due.uid) })
-            .collect()
-    }
-
-    fn free(gib: u64) -> Wanted {
-        Wanted { bytes: gib << 30, place: None }
-    }
-
-    #[test]
-    fn x8_the_oldest_data_goes_first_and_none_in_vain() {
-        let mut r = with_kept(&[("new", 9, 99), ("old", 1, 99), ("mid", 5, 99)]);
-        r.status.as_mut().unwrap().volumes.push(ledger_entry("live", "eng", 5));
-        for (wanted, gone) in [
-            (2, &[][..]),
-            (3, &["uid-old-1"]),
-            (4, &["uid-old-1", "uid-mid-5"]),
-            (5, &["uid-old-1", "uid-mid-5", "uid-new-9"]),
-            (6, &[]),
-        ] {
-            assert_eq!(ends(&r, None, &[], free(wanted), 10), gone, "{wanted} Gi are wanted");
-        }
-        let place = |role: &str| Wanted { place: Some(role.into()), ..free(0) };
-        assert_eq!(ends(&r, None, &[], place("eng"), 10), ["uid-old-1"], "A8: a place in the list");
-        assert_eq!(ends(&r, None, &[], place("eng/ml"), 10), [""; 0], "of this role there is none");
-        // Bytes that are about to be free count.
-        let mut live = ready_volume("live", "eng", true);
-        live.spec.retire = true;
-        let gone =
-            |live: &SharedPersistentVolume| ends(&r, None, std::slice::from_ref(live), free(4), 10).len();
-        assert_eq!(gone(&live), 0);
-        live.spec.keep_for = Some("60s".into());
-        assert_eq!(gone(&live), 2, "its bytes will be kept");
-        live.spec.keep_for = None;
-        live.status.as_mut().unwrap().claims = vec![bound_by("ns", "c", "1")];
-        assert_eq!(gone(&live), 2, "it has a user");
-        let entry = &entries(r.status.as_ref().unwrap())[0].0.clone();
-        let erasing = erasing(entry, &r, at(10)).unwrap();
-        assert_eq!(ends(&r, None, &[erasing], free(4), 11), ["uid-mid-5"], "the oldest is on its way");
-    }
-
-    /// D4: there is nothing to bring back, and nothing that could be erased.
-    #[test]
-    fn x8_kept_data_on_a_gone_disk_is_given_up_at_once() {
-        let r = with_kept(&[("a", 0, 60)]);
-        let mut disk = disk("n1.a", "n1", 10, &[]);
-        assert_eq!(ends(&r, Some(&disk), &[], Wanted::default(), 1), [""; 0]);
-        disk.spec.gone = true;
-        assert_eq!(ends(&r, Some(&disk), &[], Wanted::default(), 1), ["gone uid-a-0"]);
-    }
-
-    /// A clock that is ahead erases nothing early, nor does a node that reports nothing.
-    #[test]
-    fn x8_the_time_is_over_when_both_clocks_say_so() {
-        let r = with_kept(&[("a", 0, 60)]);
-        let on_disk = |over| {
-            let mut disk = disk("n1.a", "n1", 10, &[]);
-            let (since, until) = (some_time().unwrap(), later().unwrap());
-            let kept = Some(KeptOnDisk { since, until, over });
-            let orphan = Orphan { uid: "uid-a-0".into(), kept, ..Default::default() };
-            disk.status.as_mut().unwrap().orphans = vec![orphan];
-            disk
-        };
-        let ends =
-            |disk: Option<NodeDisk>, second| ends(&r, disk.as_ref(), &[], Wanted::default(), second).len();
-        assert_eq!(ends(Some(on_disk(true)), 60), 1);
-        assert_eq!(ends(Some(on_disk(true)), 59), 0, "the controller's clock");
-        assert_eq!(ends(Some(on_disk(false)), 61), 0, "the node's clock");
-        assert_eq!(ends(None, 61), 0);
-        // Kept data that is over is erased anyway, and gives its bytes and its place.
-        let both = with_kept(&[("a", 0, 60), ("b", 50, 99)]);
-        for wanted in [free(9), Wanted { place: Some("eng".into()), ..free(0) }] {
-            let ends = super::tests::ends(&both, Some(&on_disk(true)), &[], wanted, 61);
-            assert_eq!(ends, ["uid-a-0"]);
-        }
-        assert_eq!(next_look(&r, at(0)), Some(Duration::from_secs(60)));
-        assert_eq!(next_look(&r, at(70)), Some(OVERDUE));
-        assert_eq!(next_look(&reserved("r", "eng", 1, &[("v", 1)]), at(0)), None);
-    }
-
-    #[test]
-    fn x8_the_mark_needs_a_tombstone_with_an_end() {
-        let mut v = ready_volume("v", "eng", true);
-        v.spec.keep_for = Some("60s".into());
-        v.status.as_mut().unwrap().node.as_mut().unwrap().backing = BackingState::Kept;
-        assert_eq!(mark(&v), None);
-        v.status.as_mut().unwrap().destroy = Some(Destroy { tombstone: some_time(), ..Default::default() });
-        assert_eq!(mark(&v), None);
-    }
-}
+mod tests;

@@ -65,7 +65,7 @@ pub enum Step {
     Release(String),
     /// Take an entry in the ledger of the reservation of that name, and decide again.
     TakeEntry(String),
-    /// Write the status, which places the volume. If the write fails, release the entry unless the volume needs it.
+    /// Write the status, which places the volume. If the write fails, end the entry unless the volume needs it.
     Place(Box<SharedPersistentVolumeStatus>),
     /// Release the entry in the reservation of that name, since the volume is placed elsewhere, and decide again.
     ReleaseEntry(String),

@@ -25,6 +25,7 @@ fn nothing() -> Seen {
         live: None,
         holder_pods: vec![],
         entries: None,
+        has_heir: false,
         now: Timestamp::UNIX_EPOCH,
     }
 }
@@ -216,22 +217,22 @@ fn x8_a_kept_volume_ends_with_a_mark_and_keeps_its_bytes() {
         let mut v = v.clone();
         v.status.as_mut().unwrap().node.as_mut().unwrap().backing = backing;
         match next(&v, &Seen { entries: Some(Some(entries)), ..nothing() }) {
-            Step::End { reservations, outcome, receipt, kept } => {
-                (reservations.len(), outcome, receipt, kept)
+            Step::End { reservations, outcome, receipt, left } => {
+                (reservations.len(), outcome, receipt, left)
             }
             other => panic!("{other:?}"),
         }
     };
-    let (entries, outcome, receipt, kept) = end(held(), BackingState::Kept);
+    let (entries, outcome, receipt, left) = end(held(), BackingState::Kept);
     assert!((entries, outcome) == (1, "Kept") && receipt.contains("undelete v"), "{receipt}");
-    assert_eq!(kept.map(|(uid, mark)| (uid, Some(mark.until))), Some(("uid-r".into(), later())));
+    let (of, left) = left.unwrap();
+    assert_eq!((of.as_str(), &left.mark.as_ref().map(|mark| mark.until.clone())), ("uid-r", &later()));
     let mut marked = (*held()[0]).clone();
-    let mark = kept::mark(&v).unwrap();
-    marked.status.as_mut().unwrap().volumes = kept::marked(&marked, "uid-v", &mark);
+    marked.status.as_mut().unwrap().volumes = kept::with_left(&marked, "uid-v", &left);
     assert_eq!(end(vec![Arc::new(marked)], BackingState::Kept).0, 0, "one receipt");
     // An agent of an earlier version erases.
-    let (_, outcome, _, kept) = end(held(), BackingState::Erased);
-    assert_eq!((outcome, kept), ("Lost", None));
+    let (_, outcome, _, left) = end(held(), BackingState::Erased);
+    assert_eq!((outcome, left), ("Lost", None));
 }
 
 #[test]
@@ -253,6 +254,26 @@ fn x10_a_volume_without_a_node_just_goes() {
     let v = volume("v", "eng", 1);
     assert_eq!(stage(&v, &nothing()), Err(Step::LookForEntries));
     assert_eq!(credited(stage(&v, &Seen { entries: Some(Some(held())), ..nothing() })), ["r"]);
+}
+
+/// S3: the data is still on its disk, and its entry holds the reservation.
+#[test]
+fn x8_an_unplaced_volume_gives_the_entry_back_to_its_data() {
+    let mut v = volume("v", "eng", 1);
+    v.spec.recover = Some(crate::api::Recover { uid: "uid-a".into() });
+    let end = |v: &SharedPersistentVolume, has_heir| {
+        let seen = Seen { entries: Some(Some(held())), has_heir, ..nothing() };
+        let Step::End { outcome, receipt, left, .. } = next(v, &seen) else { panic!() };
+        assert!(left.is_none() || receipt.contains("uid-a yet, which stays in its reservation"), "{receipt}");
+        (outcome, left.map(|(of, left)| (of, left.data, left.mark.is_some())))
+    };
+    let back = |marked| Some(("uid-r".to_owned(), "uid-a".to_owned(), marked));
+    assert_eq!(end(&v, false), ("Orphaned", back(false)));
+    assert_eq!(end(&v, true), ("Erased", None), "S4: the data has another heir");
+    v.spec.retire = true;
+    assert_eq!(end(&v, false), ("Kept", back(true)), "its erasure was deleted");
+    v.spec.keep_for = Some("60s".into());
+    assert_eq!(end(&v, false), ("Kept", back(true)));
 }
 
 fn report(step: Step) -> (SharedPersistentVolumeStatus, bool) {

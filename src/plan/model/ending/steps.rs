@@ -185,6 +185,7 @@ impl Setup {
             users: pods(users),
             live: live.map(|live| destroy::Live { pods: pods(live), kind_deleted: false }),
             holder_pods: vec![],
+            has_heir: false,
             entries: has_looked.then(|| {
                 state.volume.as_ref().map(|_| match state.has_entry {
                     true => vec![reserved("r", "eng", 10, &[("v", 1)]).into()],
