@@ -1,5 +1,5 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything else is a part of them.
-.PHONY: bench-btrfs bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e test-conformance test-versions rules bench-api crds help bench-node simulate model-check mutants release
+.PHONY: bench-btrfs bench-pods demo demo-down test lint unit test-agent test-qemu test-e2e test-conformance test-versions rules bench-api crds help bench-node simulate model-check mutants fuzz release
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1  /p' $(MAKEFILE_LIST) | column -t -l 2
@@ -84,6 +84,10 @@ model-check: ## Every order of the steps of two controllers, an agent and two us
 
 mutants: ## Published mistakes, one at a time: the unit test and the simulated run that catch each; ONE=name for one
 	tools/mutants $(ONE)
+
+fuzz: ## Hostile bytes for the parsers of what others write: EXECUTIONS=n of each, with SEED=n
+	env EXECUTIONS="$(or $(EXECUTIONS),3000000)" SEED="$(SEED)" \
+	  cargo test --quiet --profile simulation --lib -- --nocapture fuzz_
 
 rules: ## Which tests show each rule of docs/semantics.md, and which correspond to the tests of Apache Mesos
 	@tools/rules

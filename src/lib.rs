@@ -9,6 +9,8 @@ pub mod cli;
 pub mod cluster;
 pub mod controller;
 pub mod csi;
+#[cfg(test)]
+mod fuzz;
 pub mod host;
 pub mod nri;
 pub mod plan;

@@ -75,6 +75,22 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// R3: no text makes a role that is another path, and one covers itself and what lies beneath.
+    #[test]
+    fn fuzz_roles() {
+        crate::fuzz::fuzz("roles", &[b"eng/ml", b"a/../b", b"*", b"-a/b", b"x_1/.y"], |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let parsed = Role::parse(&text);
+            if let Ok(role) = &parsed {
+                assert!(role.as_str() == text && role.covers(role) && !text.contains(['*', '\n', ' ']));
+                assert!(
+                    text.split('/').all(|part| !["", ".", ".."].contains(&part) && !part.starts_with('-'))
+                );
+            }
+            parsed.map(|role| role.as_str().len()).map_err(crate::fuzz::words)
+        });
+    }
+
     #[test]
     fn r3_valid_names_parse_and_others_are_refused() {
         for good in ["eng", "Eng/ML", "a/b/c", "x_1", "0", "eng/ml.v2"] {

@@ -184,6 +184,20 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// A size is a number of bytes, or an error, and a size of bytes is those bytes.
+    #[test]
+    fn fuzz_sizes() {
+        let seeds = ["10Gi", "1.5Gi", "2e3", "1500M", "-1", "0.5", "33554432500m", "+1E", "1e-3"];
+        crate::fuzz::fuzz("sizes", &seeds.map(str::as_bytes), |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let read = Size::written(text).bytes();
+            if let Ok(bytes) = read {
+                assert_eq!(Size::from_bytes(bytes).bytes(), Ok(bytes));
+            }
+            read.map(u64::checked_ilog2).map_err(crate::fuzz::words)
+        });
+    }
+
     /// F1: the outcome of each text in Kubernetes' own parser (k8s.io/apimachinery/pkg/api/resource), rounded up to bytes.
     #[test]
     fn f1_every_quantity_is_read_and_rounded_up() {

@@ -201,6 +201,52 @@ mod tests {
         }
     }
 
+    /// M7, S16: bytes on the socket, whatever they are.
+    #[test]
+    fn fuzz_csi_requests() {
+        use prost::Message;
+        let pod =
+            ["name", "namespace", "uid"].map(|key| (format!("{KUBELET_PREFIX}pod.{key}"), "p".to_owned()));
+        let seed = NodePublishVolumeRequest {
+            volume_id: format!("{UID}.{UID}"),
+            target_path: "/var/lib/kubelet/pods/p/volumes/x/mount".into(),
+            volume_context: pod.into(),
+            volume_capability: Some(VolumeCapability {
+                access_mode: Some(AccessMode { mode: 1 }),
+                access_type: Some(AccessType::Mount(MountVolume::default())),
+            }),
+            ..Default::default()
+        };
+        let unpublish_seed =
+            NodeUnpublishVolumeRequest { volume_id: seed.volume_id.clone(), target_path: "/a/../b//".into() };
+        let seeds = [seed.encode_to_vec(), unpublish_seed.encode_to_vec()];
+        crate::fuzz::fuzz("csi-requests", &seeds.each_ref().map(|seed| &**seed), |bytes| {
+            let words = |error: Error| crate::fuzz::words(error);
+            let has_one_spelling = |path: &Path| {
+                let spelled = path.to_str().unwrap();
+                assert!(!spelled.contains(char::is_control) && !spelled.contains("//"), "{spelled:?}");
+            };
+            let published =
+                NodePublishVolumeRequest::decode(bytes).map_err(crate::fuzz::words).and_then(|asked| {
+                    let publish = publish(asked).map_err(words)?;
+                    has_one_spelling(&publish.target);
+                    assert!(is_name(&publish.pod.uid) && publish.handle.to_string().len() == 73);
+                    Ok((publish.block, publish.several_pods, publish.read_only))
+                });
+            let asked = NodeUnpublishVolumeRequest::decode(bytes).map_err(crate::fuzz::words);
+            let unpublished = asked.and_then(|asked| unpublish(&asked).map_err(words));
+            let asked = NodeGetVolumeStatsRequest::decode(bytes).map_err(crate::fuzz::words);
+            let measured = asked.and_then(|asked| stats(&asked).map_err(words));
+            let places = [unpublished, measured].map(|found| {
+                found.map(|(handle, path)| {
+                    has_one_spelling(&path);
+                    assert_eq!((handle.volume_uid().len(), handle.claim_uid().len()), (36, 36));
+                })
+            });
+            (published, places)
+        });
+    }
+
     proptest! {
         /// M7, S16, S17.
         #[test]

@@ -165,6 +165,34 @@ mod tests {
     use super::super::proto::{Container, LinuxContainer, LinuxNamespace};
     use super::*;
 
+    /// V10: whatever the runtime sends, the connection is served or ends with an error.
+    #[test]
+    fn fuzz_frames_of_the_runtime() {
+        use futures::FutureExt;
+        let frame = |method: &str, payload: Vec<u8>| {
+            let data = Request { service: "s".into(), method: method.into(), payload }.encode_to_vec();
+            let message = [&(data.len() as u32).to_be_bytes()[..], &[0, 0, 0, 7, REQUEST, 0], &data].concat();
+            [&PLUGIN.to_be_bytes()[..], &(message.len() as u32).to_be_bytes(), &message].concat()
+        };
+        let mounts = vec![Mount { destination: "/a".into(), ..Default::default() }];
+        let container = Container { mounts, ..Default::default() };
+        let create = CreateContainerRequest { container: Some(container) };
+        let seeds = [
+            frame("Configure", vec![]),
+            frame("Synchronize", SynchronizeRequest { more: true }.encode_to_vec()),
+            frame("CreateContainer", create.encode_to_vec()),
+        ];
+        let together = seeds.concat();
+        let [a, b, c] = &seeds;
+        crate::fuzz::fuzz("nri-frames", &[a, b, c, &together], |bytes| {
+            let (mut answers, connected) = (Vec::new(), Connected::default());
+            let ended = serve(tokio::io::join(bytes, &mut answers), &connected, &ReadOnly).now_or_never();
+            // Nothing is waited for: the bytes end.
+            let error = ended.expect("it waits for nothing").unwrap_err();
+            (crate::fuzz::words(error), connected.get(), answers.len())
+        });
+    }
+
     /// Makes every mount read-only, and does not know about mounts without a destination.
     struct ReadOnly;
 

@@ -322,6 +322,34 @@ mod tests {
         Reserved { name: name.into(), role: role.into(), size: gi(size), ..Default::default() }
     }
 
+    /// A7: whatever a node reports of its data, each orphan gets a document, and every document is YAML of its object alone.
+    #[test]
+    fn fuzz_reports_of_lost_data() {
+        let chain = [reserved_in("r", "eng/ml", 4), reserved_in("parent", "eng", 9)];
+        let mut there = disk("n1.a", "n1", 20, &[]);
+        there.status.as_mut().unwrap().orphans = vec![orphan("a", &chain, 1), orphan("b", &chain[1..], 2)];
+        let seed = json!(there.status).to_string();
+        crate::fuzz::fuzz("reports-of-lost-data", &[seed.as_bytes()], |bytes| {
+            let status = serde_json::from_slice(bytes).map_err(crate::fuzz::words)?;
+            let disk = NodeDisk { status: Some(status), ..there.clone() };
+            let disks = [disk];
+            let all = documents(&disks, &[], &[], &[]).expect("nothing is named");
+            let text = text(&all).map_err(crate::fuzz::words)?;
+            let made = all.iter().filter(|of| !matches!(of, Document::Refused(_))).count();
+            let parts = format!("\n{text}");
+            let objects = parts.split("\n---\n").filter(|part| {
+                serde_yaml::from_str::<serde_json::Value>(part).is_ok_and(|object| object["kind"].is_string())
+            });
+            assert_eq!(objects.count(), made, "{text}");
+            let of = |document: &Document| match document {
+                Document::Reservation(..) => "reservation".to_owned(),
+                Document::Volume(_, note) => format!("volume {}", note.is_some()),
+                Document::Refused(why) => crate::fuzz::words(why),
+            };
+            Ok::<_, String>(all.iter().take(4).map(of).collect::<Vec<_>>())
+        });
+    }
+
     fn orphan(name: &str, chain: &[Reserved], size: u64) -> Orphan {
         let role = &chain[0].role;
         let spec = json!({"role": role, "size": gi(size), "reservation": chain[0].name, "shared": {},

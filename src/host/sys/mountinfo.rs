@@ -126,6 +126,23 @@ mod tests {
 
     use super::*;
 
+    /// M5: pods choose what many lines of the table have. A line gives at most one mount.
+    #[test]
+    fn fuzz_the_table_of_mounts() {
+        let line = b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw\n40 35 7:300 / /a\\040b ro - xfs x rw\n";
+        crate::fuzz::fuzz("mountinfo", &[line, b"1 1 0:4294967295 \\400 \\377 ro\n"], |bytes| {
+            let mounts = parse(bytes);
+            assert!(mounts.len() <= bytes.split(|byte| *byte == b'\n').count());
+            let names =
+                mounts.iter().map(|mount| mount.point.as_os_str().len() + mount.root.as_os_str().len());
+            assert!(names.sum::<usize>() <= bytes.len());
+            let of = |mount: &Mount| {
+                (mount.read_only, mount.device.major.checked_ilog2(), mount.id.checked_ilog2())
+            };
+            mounts.iter().take(4).map(of).collect::<Vec<_>>()
+        });
+    }
+
     #[test]
     fn the_documented_line_is_read() {
         let table = b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n\

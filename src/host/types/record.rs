@@ -206,6 +206,28 @@ mod tests {
         assert_eq!(written, value());
     }
 
+    /// V9: whatever is in the file, it is a record of this volume or an error, and what was read is written again.
+    #[test]
+    fn fuzz_volume_records() {
+        let (uid, seed) = (UID.parse().unwrap(), value().to_string());
+        let heir = seed.replace("\"born\"", "\"heir\"");
+        crate::fuzz::fuzz(
+            "volume-records",
+            &[seed.as_bytes(), heir.as_bytes()],
+            |bytes| match Record::parse(&uid, bytes) {
+                Ok(record) => {
+                    assert_eq!(record.spec.uid, uid);
+                    let again = Record::parse(&uid, &record.to_bytes().unwrap()).unwrap();
+                    assert_eq!(again, record);
+                    let (spec, state) =
+                        (record.spec.validate().map_err(crate::fuzz::words), record.state as u8);
+                    Ok((spec, state, record.fenced, record.kept.is_some(), record.publishes.len().min(3)))
+                }
+                Err(error) => Err(crate::fuzz::words(error)),
+            },
+        );
+    }
+
     #[test]
     fn another_file_is_no_record() {
         let with = |key: &str, new: Value| {
