@@ -32,6 +32,9 @@ pub(super) struct Reserving {
     /// The sizes that users ask for, in turn.
     pub sizes: [&'static [u64]; 2],
     pub controllers: usize,
+    /// True if the first reservation has its first size and asks for the second one, for which the first controller has just
+    /// taken the bytes of the disk.
+    pub grows: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -310,9 +313,18 @@ impl Model for Reserving {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        let actor = Actor { cache: Objects::new(), work: None };
-        let actors = vec![actor; self.controllers];
-        vec![State { server: Objects::new(), asked: [0, 0], actors }]
+        let (mut server, mut asked) = (Objects::new(), [0, 0]);
+        if let ([has, wanted, ..], true) = (self.sizes[0], self.grows) {
+            let first =
+                Reservation { asked: *wanted, generation: 2, has: Some(*has), guarded: true, deleted: false };
+            (server.reservations[0], asked[0]) = (Some((first, true)), 2);
+            (server.disk.0[0], server.role.0[0]) = (Some((*has, 1)), Some((*has, 1)));
+        }
+        let actor = Actor { cache: server.clone(), work: None };
+        let begin = State { server, asked, actors: vec![actor; self.controllers] };
+        let before = [Action::Look(0, 0), Action::Go(0), Action::Go(0), Action::Hear(1)];
+        let steps = before.into_iter().filter(|_| self.grows);
+        vec![steps.fold(begin, |state, step| self.next_state(&state, step).unwrap_or(state))]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
@@ -415,7 +427,13 @@ impl Model for Reserving {
 /// S1, R6, Q2: a part of all orders.
 #[test]
 fn s1_q2_two_controllers_reserve_in_few_steps() {
-    explore(Reserving { sizes: [&[6], &[6]], controllers: 2 }, Bound::Steps(12));
+    explore(Reserving { sizes: [&[6], &[6]], controllers: 2, grows: false }, Bound::Steps(12));
+}
+
+/// S1, R6, Q2: a controller tidies the entries of a reservation that another one grows.
+#[test]
+fn s1_r6_two_controllers_grow_and_tidy_in_few_steps() {
+    explore(Reserving { sizes: [&[4, 6], &[]], controllers: 2, grows: true }, Bound::Steps(8));
 }
 
 /// S1, R6, Q2: `make model-check`.
@@ -423,8 +441,9 @@ fn s1_q2_two_controllers_reserve_in_few_steps() {
 #[ignore = "minutes"]
 fn s1_q2_model_check_reservations_in_every_order() {
     let setups = [
-        Reserving { sizes: [&[6, 2, 5], &[5]], controllers: 1 },
-        Reserving { sizes: [&[6], &[5]], controllers: 2 },
+        Reserving { sizes: [&[6, 2, 5], &[5]], controllers: 1, grows: false },
+        Reserving { sizes: [&[6], &[5]], controllers: 2, grows: false },
+        Reserving { sizes: [&[4, 6, 2], &[5]], controllers: 2, grows: true },
     ];
     let states: usize = setups.into_iter().map(|setup| explore(setup, many())).sum();
     println!("{states} states");
