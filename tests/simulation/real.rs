@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::clock;
 use crate::random::Random;
-use crate::server::{self, Key, Owners, Request, Server};
+use crate::server::{self, Key, Owners, Path, Request, Server};
 
 const PLURALS: [(&str, &str); 2] =
     [("diskreservations", "DiskReservation"), ("sharedpersistentvolumes", "SharedPersistentVolume")];
@@ -104,11 +104,11 @@ fn owned_on_ours(owners: &Owners) -> BTreeMap<String, BTreeSet<String>> {
             if *is_apply { "Apply" } else { "Update" },
             if *of_status { "status" } else { "" }
         );
-        let path = |path: &Vec<Key>| -> String {
+        let path = |path: &Path| -> String {
             let key = |key: &Key| match key {
                 Key::Field(name) | Key::Element(name) => format!("/{name}"),
             };
-            path.iter().map(key).collect()
+            path.keys().iter().map(key).collect()
         };
         owned.insert(writer.trim_end().to_owned(), fields.iter().map(path).collect());
     }

@@ -1,18 +1,11 @@
 //! Merge patch, server-side apply, and who owns which field.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
-/// A step of the way to a field.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Key {
-    Field(String),
-    /// The keys of an element of a list that is a map, as JSON.
-    Element(String),
-}
-
-type Path = Vec<Key>;
+use super::path::{Key, Path};
 
 /// A writer: its name, true for server-side apply, true for the status.
 pub type Writer = (String, bool, bool);
@@ -61,66 +54,63 @@ fn is_granular(schema: &Value) -> bool {
     schema["x-kubernetes-map-type"] != "atomic"
 }
 
+/// Fields, with their values.
+type Fields<'a> = BTreeMap<Path, &'a Value>;
+
 /// The fields of a value that have owners.
-fn leaves(value: &Value, schema: &Value, path: &mut Path, into: &mut BTreeMap<Path, Value>) {
+fn leaves<'a>(value: &'a Value, schema: &Value, path: Path, into: &mut Fields<'a>) {
     match value {
         Value::Object(fields) if !fields.is_empty() && is_granular(schema) => {
             for (name, field) in fields {
-                path.push(Key::Field(name.clone()));
-                leaves(field, field_schema(schema, name), path, into);
-                path.pop();
+                leaves(field, field_schema(schema, name), path.field(name), into);
             }
         }
         Value::Array(elements) if map_keys(schema).is_some() => {
             let keys = map_keys(schema).unwrap_or_default();
             for element in elements {
-                path.push(Key::Element(element_key(element, &keys)));
-                into.insert(path.clone(), Value::Null);
+                let path = path.element(&element_key(element, &keys));
+                into.insert(path, &Value::Null);
                 leaves(element, &schema["items"], path, into);
-                path.pop();
             }
         }
-        Value::Array(elements) if is_set(path) => {
-            for element in elements {
-                path.push(Key::Element(element.to_string()));
-                into.insert(path.clone(), Value::Null);
-                path.pop();
-            }
+        Value::Array(elements) if path == Path::finalizers() => {
+            let each = elements.iter().map(|element| (path.element(&element.to_string()), &Value::Null));
+            into.extend(each);
         }
-        Value::Object(fields) if fields.is_empty() => drop(into.insert(path.clone(), Value::Null)),
-        leaf => drop(into.insert(path.clone(), leaf.clone())),
+        Value::Object(fields) if fields.is_empty() => drop(into.insert(path, &Value::Null)),
+        leaf => drop(into.insert(path, leaf)),
     }
-}
-
-/// The only list of our objects that is a set.
-fn is_set(path: &[Key]) -> bool {
-    matches!(path, [Key::Field(metadata), Key::Field(of)] if metadata == "metadata" && of == "finalizers")
 }
 
 /// The maps and lists that have parts. Only an update owns one, if it was the first to write a part.
-fn containers(fields: &BTreeMap<Path, Value>) -> BTreeSet<Path> {
-    let parents = fields.keys().flat_map(|path| (1..path.len()).map(|len| path[..len].to_vec()));
+fn containers(fields: &Fields<'_>) -> BTreeSet<Path> {
+    let mut parents = BTreeSet::new();
+    for path in fields.keys() {
+        let unknown = path.parents().take_while(|parent| !parents.contains(parent)).collect::<Vec<_>>();
+        parents.extend(unknown);
+    }
+    parents.retain(|path| *path != Path::ROOT.field("metadata") && path.is_field());
     parents
-        .filter(|path| *path != [Key::Field("metadata".into())] && matches!(path.last(), Some(Key::Field(_))))
-        .collect()
 }
 
 /// The fields of an object that have owners. Kubernetes leaves out what only it writes.
-fn owned_fields(object: &Value, schema: &Value) -> BTreeMap<Path, Value> {
-    let mut object = object.clone();
-    if let Some(fields) = object.as_object_mut() {
-        fields.retain(|name, _| !["apiVersion", "kind"].contains(&name.as_str()));
-        let metadata = fields.get_mut("metadata").and_then(Value::as_object_mut);
-        metadata.into_iter().for_each(|metadata| {
-            metadata.retain(|name, _| {
-                ["labels", "annotations", "finalizers", "ownerReferences"].contains(&name.as_str())
-            });
-        });
+fn owned_fields<'a>(object: &'a Value, schema: &Value) -> Fields<'a> {
+    let mut owned = Fields::new();
+    for (name, field) in object.as_object().into_iter().flatten() {
+        let (path, schema) = (Path::ROOT.field(name), field_schema(schema, name));
+        match (name.as_str(), field) {
+            ("apiVersion" | "kind", _) => {}
+            ("metadata", Value::Object(fields)) => {
+                let ours = ["labels", "annotations", "finalizers", "ownerReferences"];
+                for (name, field) in fields.iter().filter(|(name, _)| ours.contains(&name.as_str())) {
+                    leaves(field, field_schema(schema, name), path.field(name), &mut owned);
+                }
+            }
+            _ => leaves(field, schema, path, &mut owned),
+        }
     }
-    let mut fields = BTreeMap::new();
-    leaves(&object, schema, &mut vec![], &mut fields);
-    fields.retain(|path, _| path.len() > 1 || *path == [Key::Field("status".into())]);
-    fields
+    owned.retain(|path, _| path.depth() > 1 || *path == Path::ROOT.field("status"));
+    owned
 }
 
 /// Merges two lists that are maps, in the order of structured-merge-diff (`visitListItems`): elements of both are in the
@@ -219,25 +209,27 @@ fn remove(value: &mut Value, path: &[Key], schema: &Value, depth: usize, is_owne
     }
 }
 
-/// Applies an object by force. Fields that the writer applied before, and does not apply now, are removed unless they
-/// have another owner.
-pub fn apply(object: &mut Value, owners: &mut Owners, writer: &Writer, applied: &Value, schema: &Value) {
-    let (now, earlier) = (owned_fields(applied, schema), owned_fields(object, schema));
-    let before = owners.insert(writer.clone(), now.keys().cloned().collect()).unwrap_or_default();
-    let mut applied = applied.clone();
-    if let Some(metadata) = applied.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.retain(|_, value| !value.is_null());
-    }
-    merge(object, &applied, schema);
+/// Applies an object by force to `object`, which is as `earlier`. Fields that the writer applied before, and does not apply
+/// now, are removed unless they have another owner.
+pub fn apply(
+    object: &mut Value,
+    earlier: &Value,
+    owners: &mut Owners,
+    writer: &Writer,
+    applied: &Value,
+    schema: &Value,
+) {
+    let (now, earlier) = (owned_fields(applied, schema), owned_fields(earlier, schema));
+    let before = owners.insert(writer.clone(), now.keys().copied().collect()).unwrap_or_default();
+    merge(object, &without_nulls(applied), schema);
     // An element goes before its fields, as its keys are among them. To own a field of an element is not to own it.
     for path in before.iter().filter(|path| !now.contains_key(*path)) {
-        let is_element = matches!(path.last(), Some(Key::Element(_)));
         let is_others = owners.values().any(|fields| {
-            fields.contains(path) || !is_element && fields.iter().any(|field| field.starts_with(path))
+            fields.contains(path) || path.is_field() && fields.iter().any(|field| field.is_in(*path))
         });
         if !is_others {
-            let is_owned = |len: usize| owners.values().any(|fields| fields.contains(&path[..len]));
-            remove(object, path, schema, 0, &is_owned);
+            let is_owned = |len: usize| owners.values().any(|fields| fields.contains(&path.up_to(len)));
+            remove(object, &path.keys(), schema, 0, &is_owned);
         }
     }
     let there = owned_fields(object, schema);
@@ -252,19 +244,24 @@ pub fn apply(object: &mut Value, owners: &mut Owners, writer: &Writer, applied: 
     owners.retain(|_, fields| !fields.is_empty());
 }
 
+/// Without the fields of the metadata that are null.
+fn without_nulls(applied: &Value) -> Cow<'_, Value> {
+    let is_null = |metadata: &Map<String, Value>| metadata.values().any(Value::is_null);
+    if !applied["metadata"].as_object().is_some_and(is_null) {
+        return Cow::Borrowed(applied);
+    }
+    let mut applied = applied.clone();
+    if let Some(metadata) = applied["metadata"].as_object_mut() {
+        metadata.retain(|_, value| !value.is_null());
+    }
+    Cow::Owned(applied)
+}
+
 /// Notes who wrote what, after another write than an apply.
 pub fn note_update(before: &Value, now: &Value, owners: &mut Owners, writer: &Writer, schema: &Value) {
-    let with_parts = |object: &Value| {
-        let mut fields = owned_fields(object, schema);
-        fields.extend(containers(&fields).into_iter().map(|path| (path, Value::Null)));
-        fields
-    };
-    let (before, now) = (with_parts(before), with_parts(now));
-    let changed: BTreeSet<Path> = now
-        .iter()
-        .filter(|(path, value)| before.get(*path) != Some(value))
-        .map(|(path, _)| path.clone())
-        .collect();
+    let (before, now) = (with_parts(before, schema), with_parts(now, schema));
+    let changed = now.iter().filter(|(path, value)| before.get(*path) != Some(*value));
+    let changed: BTreeSet<Path> = changed.map(|(path, _)| *path).collect();
     for fields in owners.values_mut() {
         let is_gone = |path: &Path| before.contains_key(path) && !now.contains_key(path);
         fields.retain(|path| !is_gone(path) && !changed.contains(path));
@@ -273,4 +270,10 @@ pub fn note_update(before: &Value, now: &Value, owners: &mut Owners, writer: &Wr
         owners.entry(writer.clone()).or_default().extend(changed);
     }
     owners.retain(|_, fields| !fields.is_empty());
+}
+
+fn with_parts<'a>(object: &'a Value, schema: &Value) -> Fields<'a> {
+    let mut fields = owned_fields(object, schema);
+    fields.extend(containers(&fields).into_iter().map(|path| (path, &Value::Null)));
+    fields
 }

@@ -5,6 +5,7 @@ mod apply;
 mod disasters;
 mod kinds;
 mod network;
+mod path;
 mod requests;
 mod select;
 mod store;
@@ -24,8 +25,9 @@ use crate::random::Random;
 use crate::rules;
 use store::{Id, Store};
 
-pub use apply::{Key, Owners};
+pub use apply::Owners;
 pub use network::{Faults, client};
+pub use path::{Key, Path};
 pub use requests::{Request, is_being_deleted};
 pub use store::Revision;
 

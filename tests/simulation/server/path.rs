@@ -1,0 +1,107 @@
+//! Paths of fields, each as a number: of the many fields of an object, few are new.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+/// A step of the way to a field.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    Field(String),
+    /// The keys of an element of a list that is a map, as JSON.
+    Element(String),
+}
+
+/// A path. Its number is larger than that of what it lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Path(usize);
+
+/// What is known of a path.
+struct Known {
+    parent: Path,
+    depth: usize,
+    key: Key,
+    fields: HashMap<Box<str>, Path>,
+    elements: HashMap<Box<str>, Path>,
+}
+
+impl Known {
+    fn new(parent: Path, depth: usize, key: Key) -> Self {
+        Self { parent, depth, key, fields: HashMap::new(), elements: HashMap::new() }
+    }
+}
+
+thread_local! {
+    /// The paths of this thread, which runs one seed.
+    static ALL: RefCell<Vec<Known>> = RefCell::new(vec![Known::new(Path::ROOT, 0, Key::Field(String::new()))]);
+}
+
+impl Path {
+    /// The object itself.
+    pub const ROOT: Self = Self(0);
+
+    /// The only list of our objects that is a set.
+    pub fn finalizers() -> Self {
+        Self::ROOT.field("metadata").field("finalizers")
+    }
+
+    fn known<T>(self, read: impl FnOnce(&Known) -> T) -> T {
+        ALL.with_borrow(|all| read(&all[self.0]))
+    }
+
+    pub fn field(self, name: &str) -> Self {
+        self.known(|known| known.fields.get(name).copied()).unwrap_or_else(|| {
+            ALL.with_borrow_mut(|all| {
+                let path = Self(all.len());
+                all.push(Known::new(self, all[self.0].depth + 1, Key::Field(name.to_owned())));
+                all[self.0].fields.insert(name.into(), path);
+                path
+            })
+        })
+    }
+
+    pub fn element(self, key: &str) -> Self {
+        self.known(|known| known.elements.get(key).copied()).unwrap_or_else(|| {
+            ALL.with_borrow_mut(|all| {
+                let path = Self(all.len());
+                all.push(Known::new(self, all[self.0].depth + 1, Key::Element(key.to_owned())));
+                all[self.0].elements.insert(key.into(), path);
+                path
+            })
+        })
+    }
+
+    pub fn depth(self) -> usize {
+        self.known(|known| known.depth)
+    }
+
+    pub fn is_field(self) -> bool {
+        self.known(|known| matches!(known.key, Key::Field(_)))
+    }
+
+    /// What the path lies in, without the object itself, the nearest first.
+    pub fn parents(self) -> impl Iterator<Item = Self> {
+        let parent =
+            |path: Self| Some(path.known(|known| known.parent)).filter(|parent| *parent != Self::ROOT);
+        std::iter::successors(parent(self), move |path| parent(*path))
+    }
+
+    /// The first steps of the path.
+    pub fn up_to(self, depth: usize) -> Self {
+        let mut all = std::iter::once(self).chain(self.parents());
+        all.find(|path| path.depth() <= depth).unwrap_or(Self::ROOT)
+    }
+
+    /// True for the path itself and for what lies in it.
+    pub fn is_in(self, other: Self) -> bool {
+        self == other || self > other && self.parents().any(|parent| parent == other)
+    }
+
+    pub fn keys(self) -> Vec<Key> {
+        let mut keys: Vec<Key> = std::iter::once(self)
+            .chain(self.parents())
+            .map(|path| path.known(|known| known.key.clone()))
+            .collect();
+        keys.reverse();
+        keys
+    }
+}
