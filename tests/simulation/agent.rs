@@ -12,6 +12,7 @@ use reservoir::api::{
     NodeDisk, NodeDiskSpec, Orphan, PodRef, Recover, SharedPersistentVolume, Size,
 };
 use reservoir::cluster::{self, CacheConfig, Change, Name, WorkQueue, cache, run_workers};
+use reservoir::plan::disk_identity::{Identity, Stored, identify};
 use reservoir::plan::kept;
 use reservoir::plan::node_disk::{self, Seen, Step};
 use reservoir::plan::node_task::{self, OnDisk, Outcome, Task};
@@ -25,10 +26,8 @@ use crate::server::{self, Shared};
 
 const DISK_ERROR: &str = "Input/output error";
 
-/// Name of the only disk of a node.
-pub fn disk_of(node: &str) -> String {
-    format!("{node}.default")
-}
+/// Name and path of the only disk in the configuration of every node.
+const DISK: (&str, &str) = ("default", "/var/lib/reservoir");
 
 /// The parts of an agent.
 #[derive(Clone)]
@@ -37,6 +36,17 @@ pub struct Agent {
     pub client: Client,
     pub hosts: Hosts,
     pub server: Shared,
+}
+
+/// What a kubelet asks for.
+pub struct Publish<'a> {
+    pub pod: PodRef,
+    pub volume: &'a str,
+    pub handle: &'a str,
+    pub target: &'a str,
+    pub read_only: bool,
+    /// False if the PersistentVolume is for one pod alone.
+    pub several_pods: bool,
 }
 
 impl Agent {
@@ -87,11 +97,19 @@ impl Agent {
     /// As `agent/disks.rs`.
     async fn report(&self) -> Result<(), cluster::Error> {
         let api: Api<NodeDisk> = Api::all(self.client.clone());
-        let name = disk_of(&self.node);
-        let found = match cluster::get(&api, &name).await? {
-            Some(found) => found,
-            None => cluster::apply(&api, &NodeDisk::new(&name, self.spec()), AGENT_MANAGER).await?,
+        let Some(disk) = self.on_host(|host| host.disk.clone()) else { return Ok(()) };
+        let all = cluster::list(&api, &ListParams::default()).await?;
+        let stored = Stored { id: &disk, attested_key: None };
+        let found = match identify(&self.node, DISK.0, DISK.1, &[DISK.0], Ok(stored), &all) {
+            Identity::Known(known) if known.spec.disk_id == disk => known.clone(),
+            Identity::New(name) => {
+                cluster::apply(&api, &NodeDisk::new(&name, self.spec(&disk)), AGENT_MANAGER).await?
+            }
+            // Without a key, a person says that the disk is here for good.
+            _ => return Ok(()),
         };
+        let name = found.name_any();
+        self.on_host(|host| host.serves = Some(name.clone()));
         let receipts: Vec<String> = self.on_host(|host| host.receipts.iter().cloned().collect());
         let volumes = self.on_host(|host| host.records.clone());
         let on_it = ListParams::default().fields(&format!("status.nodeDisk={name}"));
@@ -127,7 +145,7 @@ impl Agent {
             host.receipts.retain(|uid| known.contains(uid) || !receipts.contains(uid));
         });
         let seen = Seen {
-            ours: Some(self.spec()),
+            ours: Some(self.spec(&disk)),
             configured: vec![],
             capacity: host::CAPACITY,
             system_reserved: 0,
@@ -154,14 +172,14 @@ impl Agent {
         Ok(())
     }
 
-    fn spec(&self) -> NodeDiskSpec {
+    fn spec(&self, disk: &str) -> NodeDiskSpec {
         NodeDiskSpec {
             node_name: self.node.clone(),
-            disk_name: "default".into(),
-            disk_id: format!("disk-of-{}", self.node),
+            disk_name: DISK.0.into(),
+            disk_id: disk.to_owned(),
             kind: DiskKind::Path,
             backing: BackingKind::Loop,
-            path: "/var/lib/reservoir".into(),
+            path: DISK.1.into(),
             adopt_roots: vec![],
             allow_unenforced: false,
             key: None,
@@ -212,7 +230,13 @@ impl Agent {
         if volume.status.as_ref().and_then(|s| s.node.as_ref()).is_some_and(|n| ended.contains(&n.backing)) {
             return Ok(None);
         }
-        let on_disk = if self.fails() { None } else { Some(self.look(volume, &uid).await?) };
+        let is_served = self.on_host(|host| {
+            host.serves.is_some() && host.serves == volume.status.as_ref().and_then(|s| s.node_disk.clone())
+        });
+        let on_disk = match is_served && !self.fails() {
+            true => Some(self.look(volume, &uid).await?),
+            false => None,
+        };
         let mut unmounted = if on_disk.is_some() { node_task::ending(volume) } else { vec![] };
         self.on_host(|host| {
             unmounted.retain(|claim| {
@@ -343,15 +367,8 @@ impl Agent {
     }
 
     /// As `agent/publish.rs`: the volume is read live, and the publish is under way from before that read until its end.
-    pub async fn publish(
-        &self,
-        pod: PodRef,
-        volume: &str,
-        handle: &str,
-        target: &str,
-        read_only: bool,
-    ) -> Result<(), String> {
-        let (volume_uid, claim_uid) = handle.split_once('.').ok_or("no handle")?;
+    pub async fn publish(&self, asked: Publish<'_>) -> Result<(), String> {
+        let (volume_uid, claim_uid) = asked.handle.split_once('.').ok_or("no handle")?;
         let (agents, is_there) = self.on_host(|host| {
             host.publishing.push(claim_uid.to_owned());
             (host.agents, host.has_agent)
@@ -360,7 +377,7 @@ impl Agent {
             self.on_host(|host| host.publishing.clear());
             return Err("no agent answers".into());
         }
-        let published = self.published(agents, pod, volume, (volume_uid, claim_uid), target, read_only).await;
+        let published = self.published(agents, asked, (volume_uid, claim_uid)).await;
         self.on_host(|host| {
             let at = host.publishing.iter().position(|claim| claim == claim_uid);
             at.into_iter().for_each(|at| drop(host.publishing.swap_remove(at)));
@@ -371,12 +388,10 @@ impl Agent {
     async fn published(
         &self,
         agents: u64,
-        pod: PodRef,
-        name: &str,
+        asked: Publish<'_>,
         (volume_uid, claim_uid): (&str, &str),
-        target: &str,
-        read_only: bool,
     ) -> Result<(), String> {
+        let Publish { pod, volume: name, target, read_only, several_pods, .. } = asked;
         let api: Api<SharedPersistentVolume> = Api::all(self.client.clone());
         let read = tokio::time::timeout(Duration::from_secs(30), cluster::get(&api, name)).await;
         let volume = read.map_err(|late| late.to_string())?.map_err(|error| error.to_string())?;
@@ -389,7 +404,7 @@ impl Agent {
             read_only,
             keeps_read_only: true,
             block: false,
-            several_pods: true,
+            several_pods,
             fs_type: "",
             mount_options: &[],
         };
@@ -399,8 +414,8 @@ impl Agent {
         if self.fails() {
             return Err(DISK_ERROR.into());
         }
-        let mount =
-            Mount { volume: volume_uid.to_owned(), pod: pod.clone(), claim: claim_uid.to_owned(), mode };
+        let (volume, claim) = (volume_uid.to_owned(), claim_uid.to_owned());
+        let mount = Mount { volume, pod: pod.clone(), claim, mode, several_pods };
         self.on_host(|host| match host.agents == agents && host.has_agent {
             true => host.publish(target, mount.clone(), with_others),
             false => Err("the agent died".into()),

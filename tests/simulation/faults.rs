@@ -30,7 +30,7 @@ const DELETED: [&str; 6] = [
 impl World {
     /// A fault.
     pub fn fail(&mut self) {
-        match self.random.below(24) {
+        match self.random.below(25) {
             0 | 1 => self.kill_controller(0),
             2 | 3 => self.start_controller(0),
             4 => self.kill_controller(1),
@@ -66,6 +66,8 @@ impl World {
                 lock(&self.server).delete_kind(kind);
             }
             21 => lock(&self.server).end_kinds(true),
+            22 if self.random.in_a_thousand(400) => self.move_disk(),
+            22 => self.say_where_disks_are(),
             _ => self.fail_network(),
         }
     }
@@ -105,6 +107,48 @@ impl World {
         host::lock(&self.hosts).entry(NODES[node].to_owned()).or_default().cut_power(and_cache);
     }
 
+    /// D3: a disk is put into another node, which has none, or the node has another name now.
+    fn move_disk(&mut self) {
+        let has_disk =
+            |node: &&str| host::lock(&self.hosts).get(*node).is_some_and(|host| host.disk.is_some());
+        let (with, without): (Vec<&str>, Vec<&str>) = NODES.into_iter().partition(has_disk);
+        let (Some(from), Some(to)) = (self.random.pick(&with).copied(), self.random.pick(&without).copied())
+        else {
+            return;
+        };
+        (0..NODES.len())
+            .filter(|node| [from, to].contains(&NODES[*node]))
+            .for_each(|node| self.kill_agent(node));
+        self.tell(&format!("the disk of {from} is put into {to}"));
+        let mut hosts = host::lock(&self.hosts);
+        let mut old = hosts.remove(from).unwrap_or_default();
+        old.move_disk(hosts.entry(to.to_owned()).or_default());
+        hosts.insert(from.to_owned(), old);
+        drop(hosts);
+        if self.random.in_a_thousand(500) {
+            lock(&self.server).answer("operator", &delete("nodes", "", from, json!(null)));
+        }
+    }
+
+    /// As docs/operations.md says of a disk without a key.
+    pub fn say_where_disks_are(&mut self) {
+        let disks: Vec<(String, String)> = host::lock(&self.hosts)
+            .iter()
+            .filter_map(|(node, host)| Some((node.clone(), host.disk.clone()?)))
+            .collect();
+        let mut server = lock(&self.server);
+        let objects: Vec<_> = server.store.list("nodedisks", "").map(|(_, object)| object.clone()).collect();
+        for (node, disk) in disks {
+            let is_elsewhere = |object: &&std::sync::Arc<serde_json::Value>| {
+                object["spec"]["diskID"] == *disk && object["spec"]["nodeName"] != *node
+            };
+            if let Some(object) = objects.iter().find(is_elsewhere) {
+                server
+                    .answer("operator", &patch("nodedisks", object, "", json!({"spec": {"nodeName": node}})));
+            }
+        }
+    }
+
     fn fail_disk(&mut self) {
         let node = NODES[self.any_node()];
         let is_full = self.random.in_a_thousand(300);
@@ -129,6 +173,7 @@ impl World {
         lock(&self.server).end_kinds(true);
         host::lock(&self.hosts).values_mut().for_each(|host| (host.is_full, host.failing) = (false, 0));
         NODES.iter().for_each(|node| self.create_node(node));
+        self.say_where_disks_are();
         (0..2).for_each(|controller| clock::set_wrong(controller, 0));
     }
 }

@@ -44,6 +44,8 @@ pub struct Mount {
     pub pod: PodRef,
     pub claim: String,
     pub mode: AccessMode,
+    /// False if the PersistentVolume is for one pod alone.
+    pub several_pods: bool,
 }
 
 /// A node.
@@ -68,6 +70,10 @@ pub struct Host {
     pub is_full: bool,
     /// How often the disk answers with an error, in a thousand calls.
     pub failing: u64,
+    /// The ID of the disk in this node.
+    pub disk: Option<String>,
+    /// The NodeDisk of that disk, once the agent has found it.
+    pub serves: Option<String>,
 }
 
 impl Host {
@@ -99,6 +105,14 @@ impl Host {
             (self.records, self.receipts) = self.synced.clone();
         }
         self.mounts.clear();
+    }
+
+    /// Puts the disk into another node. Both are off.
+    pub fn move_disk(&mut self, to: &mut Self) {
+        self.mounts.clear();
+        (to.disk, to.is_full, to.failing) = (self.disk.take(), self.is_full, self.failing);
+        (to.records, to.receipts) = (std::mem::take(&mut self.records), std::mem::take(&mut self.receipts));
+        (to.made, to.synced) = (std::mem::take(&mut self.made), std::mem::take(&mut self.synced));
     }
 
     pub fn mounts_of(&self, uid: &str) -> Vec<&Mount> {

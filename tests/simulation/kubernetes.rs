@@ -7,7 +7,8 @@ use std::time::Duration;
 use reservoir::api::PodRef;
 use serde_json::{Value, json};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Publish};
+use crate::classes;
 use crate::host;
 use crate::server::{Request, Server, Shared, is_being_deleted, lock};
 
@@ -43,11 +44,11 @@ pub fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-fn objects(server: &Server, plural: &'static str) -> Vec<Arc<Value>> {
+pub fn objects(server: &Server, plural: &'static str) -> Vec<Arc<Value>> {
     server.store.list(plural, "").map(|(_, object)| object.clone()).collect()
 }
 
-fn get(server: &Server, plural: &'static str, namespace: &str, name: &str) -> Option<Arc<Value>> {
+pub fn get(server: &Server, plural: &'static str, namespace: &str, name: &str) -> Option<Arc<Value>> {
     server.store.get(&(plural, namespace.to_owned(), name.to_owned())).map(|stored| stored.object.clone())
 }
 
@@ -55,7 +56,7 @@ fn is_terminal(pod: &Value) -> bool {
     ["Succeeded", "Failed"].iter().any(|phase| pod["status"]["phase"] == *phase)
 }
 
-fn claims_of(pod: &Value) -> Vec<(String, bool)> {
+pub fn claims_of(pod: &Value) -> Vec<(String, bool)> {
     let volumes = pod["spec"]["volumes"].as_array().cloned().unwrap_or_default();
     let claim = |volume: &Value| {
         let claim = &volume["persistentVolumeClaim"];
@@ -82,6 +83,7 @@ pub fn due(server: &Server) -> Vec<Request> {
     let mut due = Vec::new();
     for pvc in &pvcs {
         due.extend(due_for_pvc(server, pvc, &pods));
+        due.extend(classes::due_for_pvc(server, pvc));
     }
     for pv in &pvs {
         due.extend(due_for_pv(server, pv));
@@ -90,6 +92,16 @@ pub fn due(server: &Server) -> Vec<Request> {
         due.extend(
             node_for(server, pod).map(|node| patch("pods", pod, "", json!({"spec": {"nodeName": node}}))),
         );
+        due.extend(classes::due_for_pod(server, pod));
+    }
+    // The garbage collector of pods whose Node is gone.
+    for pod in &pods {
+        let node = pod["spec"]["nodeName"].as_str();
+        if node.is_some_and(|node| get(server, "nodes", "", node).is_none()) {
+            let same = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}});
+            let metadata = &pod["metadata"];
+            due.push(delete("pods", &text(&metadata["namespace"]), &text(&metadata["name"]), same));
+        }
     }
     for (plural, owners) in
         [("persistentvolumeclaims", "volumeclaims"), ("volumeoffers", "rolesubscriptions")]
@@ -110,9 +122,10 @@ pub fn due(server: &Server) -> Vec<Request> {
 fn due_for_pvc(server: &Server, pvc: &Value, pods: &[Arc<Value>]) -> Option<Request> {
     let (namespace, name) = (&pvc["metadata"]["namespace"], text(&pvc["metadata"]["name"]));
     if is_being_deleted(pvc) {
+        // It protects the claim of a pod on a node, also of one that has ended.
         let uses = |pod: &Arc<Value>| {
             pod["metadata"]["namespace"] == *namespace
-                && !is_terminal(pod)
+                && pod["spec"]["nodeName"].is_string()
                 && claims_of(pod).iter().any(|(claim, _)| *claim == name)
         };
         if pods.iter().any(uses) {
@@ -161,11 +174,19 @@ fn due_for_pv(server: &Server, pv: &Value) -> Option<Request> {
 
 /// The PersistentVolume that a pod's claim is bound to.
 fn bound_pv(server: &Server, namespace: &str, claim: &str) -> Option<Arc<Value>> {
-    let pvc = get(server, "persistentvolumeclaims", namespace, claim)?;
+    pv_of(server, &*get(server, "persistentvolumeclaims", namespace, claim)?)
+}
+
+fn pv_of(server: &Server, pvc: &Value) -> Option<Arc<Value>> {
     let pv = get(server, "persistentvolumes", "", &text(&pvc["spec"]["volumeName"]))?;
     let is_bound =
         pvc["status"]["phase"] == "Bound" && pv["spec"]["claimRef"]["uid"] == pvc["metadata"]["uid"];
     is_bound.then_some(pv)
+}
+
+/// The node of a claim that is bound, and that is not being deleted.
+pub fn node_of_bound(server: &Server, pvc: &Value) -> Option<String> {
+    pv_of(server, pvc).filter(|_| !is_being_deleted(pvc)).map(|pv| node_of(&pv))
 }
 
 fn node_of(pv: &Value) -> String {
@@ -176,9 +197,10 @@ fn node_of(pv: &Value) -> String {
 /// The node on which all volumes of the pod are.
 fn node_for(server: &Server, pod: &Value) -> Option<String> {
     let namespace = text(&pod["metadata"]["namespace"]);
-    let pvs: Option<Vec<Arc<Value>>> =
-        claims_of(pod).iter().map(|(claim, _)| bound_pv(server, &namespace, claim)).collect();
-    let nodes: Vec<String> = pvs?.iter().map(|pv| node_of(pv)).collect();
+    let node = |(claim, _): &(String, bool)| {
+        node_of_bound(server, &*get(server, "persistentvolumeclaims", &namespace, claim)?)
+    };
+    let nodes: Vec<String> = claims_of(pod).iter().map(node).collect::<Option<_>>()?;
     let first = nodes.first()?.clone();
     (nodes.iter().all(|node| *node == first) && get(server, "nodes", "", &first).is_some()).then_some(first)
 }
@@ -254,7 +276,10 @@ async fn start(agent: &Agent, pod: &Value) -> bool {
         let pod =
             PodRef { namespace: namespace.clone(), name: text(&pod["metadata"]["name"]), uid: uid.clone() };
         let target = format!("{uid}/{claim}");
-        if let Err(why) = agent.publish(pod, &volume, &handle, &target, read_only).await {
+        let several_pods = pv["spec"]["accessModes"] != json!(["ReadWriteOncePod"]);
+        let asked =
+            Publish { pod, volume: &volume, handle: &handle, target: &target, read_only, several_pods };
+        if let Err(why) = agent.publish(asked).await {
             let mut server = lock(&agent.server);
             server.tell(|| format!("kubelet {}: mounting {volume} failed: {why}", agent.node));
             return false;

@@ -3,6 +3,7 @@
 //! `make simulate` runs many seeds. `make simulate SEED=n` runs one, and tells its story.
 
 mod agent;
+mod classes;
 mod clock;
 mod faults;
 mod host;

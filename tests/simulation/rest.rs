@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Resource, ResourceExt};
 use reservoir::api::{
@@ -10,6 +10,7 @@ use reservoir::api::{
 };
 use reservoir::plan::entry::is_lived_in;
 
+use crate::classes;
 use crate::host::{self, Hosts};
 use crate::server::{Server, Shared, lock};
 
@@ -81,6 +82,7 @@ pub fn check(server: &Shared, hosts: &Hosts, is_quiet: bool) -> Vec<String> {
     broken.extend(l3_a_pod_runs_with_its_volumes(&server, &volumes, hosts));
     broken.extend(l6_offers_are_of_ready_volumes(&server, &volumes));
     broken.extend(l8_lost_data_is_reported(&server, hosts));
+    broken.extend(classes::check(&server));
     broken
 }
 
@@ -247,11 +249,13 @@ fn l7_a_lost_claim_holds_nothing(
     hosts: &Hosts,
 ) -> Option<String> {
     let pods: Vec<Pod> = server.all("pods");
+    let pvcs: Vec<PersistentVolumeClaim> = server.all("persistentvolumeclaims");
     let is_mounted =
         |uid: &str| host::lock(hosts).values().any(|host| host.mounts.values().any(|m| m.claim == uid));
     let lost = volume.status.iter().flat_map(|status| &status.claims).find(|binding| {
         let key = (binding.namespace.clone(), binding.name.clone());
         !claims.iter().any(|claim| claim.uid().as_ref() == Some(&binding.uid))
+            && !pvcs.iter().any(|pvc| pvc.uid().as_ref() == Some(&binding.uid))
             && !pods.iter().any(|pod| reservoir::cluster::claims_of(pod).contains(&key))
             && !is_mounted(&binding.uid)
     })?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 use reservoir::api::{
-    AccessMode, BackingState, ClaimBinding, DiskReservation, LedgerEntry, NodeDisk, Role,
+    AccessMode, BackingState, ClaimBinding, DiskReservation, LABEL_PVC_UID, LedgerEntry, NodeDisk, Role,
     SharedPersistentVolume, Size, condition,
 };
 use serde::Deserialize;
@@ -173,8 +173,8 @@ fn s2_a_volume_is_in_a_reservation(server: &Server, volume: &SharedPersistentVol
         )
     })?;
     let has = reservation.status.unwrap_or_default();
-    require(has.node_name == status.node_name, || {
-        format!("S2: volume {name} is on another node than {}", own.name)
+    require(has.node_disk == status.node_disk, || {
+        format!("S2: volume {name} is on another disk than {}", own.name)
     })?;
     let entry =
         has.volumes.iter().find(|entry| entry.uid == uid).map_or(0, |entry| entry.size.bytes_or_zero());
@@ -375,9 +375,12 @@ fn s6_an_exclusive_volume_is_in_one_pod(
     hosts: &BTreeMap<String, Host>,
 ) -> Checked {
     let uid = volume.uid().unwrap_or_default();
-    let pods: BTreeSet<&str> =
-        hosts.values().flat_map(|host| host.mounts_of(&uid)).map(|mount| &*mount.pod.uid).collect();
-    require(volume.spec.shared.is_some() || pods.len() <= 1, || {
+    let mounts: Vec<&Mount> = hosts.values().flat_map(|host| host.mounts_of(&uid)).collect();
+    let pods: BTreeSet<&str> = mounts.iter().map(|mount| &*mount.pod.uid).collect();
+    // F1: ReadWriteOnce of a class means the pods of a node.
+    let may_be_several =
+        volume.labels().contains_key(LABEL_PVC_UID) && mounts.iter().all(|mount| mount.several_pods);
+    require(volume.spec.shared.is_some() || pods.len() <= 1 || may_be_several, || {
         format!("S6: {} pods have exclusive volume {} mounted", pods.len(), volume.name_any())
     })
 }

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use reservoir::api::DiskReservation;
+use reservoir::plan::kept;
 use serde_json::{Value, json};
 
+use crate::classes;
 use crate::kubernetes::{delete, patch, text};
 use crate::random::Random;
-use crate::server::{Request, Server, is_being_deleted};
+use crate::server::{Request, Server, is_being_deleted, typed};
 
 const ROLES: [&str; 4] = ["eng", "eng/ml", "ops", "dev"];
 pub const NAMESPACES: [&str; 2] = ["blue", "red"];
@@ -15,7 +18,7 @@ const VOLUMES: usize = 8;
 const CLAIMS: usize = 6;
 const PODS: usize = 5;
 
-fn create(plural: &'static str, namespace: &str, name: &str, spec: Value) -> Request {
+pub fn create(plural: &'static str, namespace: &str, name: &str, spec: Value) -> Request {
     let object = json!({"metadata": {"name": name, "labels": {"app": name}}, "spec": spec});
     Request {
         method: "POST".into(),
@@ -32,7 +35,7 @@ fn gi(random: &mut Random, most: u64) -> String {
 }
 
 /// An object of a kind, if there is one.
-fn any(server: &Server, random: &mut Random, plural: &'static str) -> Option<Arc<Value>> {
+pub fn any(server: &Server, random: &mut Random, plural: &'static str) -> Option<Arc<Value>> {
     let all: Vec<_> = server.store.list(plural, "").map(|(_, object)| object).collect();
     random.pick(&all).map(|object| Arc::clone(object))
 }
@@ -46,7 +49,7 @@ fn delete_it(plural: &'static str, object: Arc<Value>) -> Request {
 pub fn next(server: &Server, random: &mut Random) -> Option<(&'static str, Request)> {
     let namespace = *random.pick(&NAMESPACES)?;
     let role = *random.pick(&ROLES)?;
-    let request = match random.below(100) {
+    let request = match random.below(124) {
         0..12 => ("operator", reserve(random, role)),
         12..30 => ("user", create_volume(random, role)),
         30..46 => (namespace, claim(random, namespace, role)),
@@ -92,6 +95,8 @@ pub fn next(server: &Server, random: &mut Random) -> Option<(&'static str, Reque
             let metadata = &pod["metadata"];
             (namespace, delete("pods", &text(&metadata["namespace"]), &text(&metadata["name"]), grace))
         }
+        100..122 => (namespace, classes::act(server, random, namespace)?),
+        122..124 => ("operator", recover(server, random)?),
         _ => {
             let pod = any(server, random, "pods")?;
             if pod["status"]["phase"] != "Running" || is_being_deleted(&pod) {
@@ -107,11 +112,25 @@ fn reserve(random: &mut Random, role: &str) -> Request {
     let name = format!("r{}", random.below(RESERVATIONS as u64));
     let mut spec = json!({"role": role, "size": gi(random, 50)});
     match random.below(4) {
-        0 => spec["nodeName"] = json!(format!("n{}", 1 + random.below(2))),
+        0 => spec["nodeName"] = json!(format!("n{}", 1 + random.below(3))),
         1 if role == "eng/ml" => spec["parent"] = json!(format!("r{}", random.below(RESERVATIONS as u64))),
         _ => {}
     }
     create("diskreservations", "", &name, spec)
+}
+
+/// Brings kept data back (X8), or data without an object (X6).
+fn recover(server: &Server, random: &mut Random) -> Option<Request> {
+    let name = format!("v{}", random.below(VOLUMES as u64));
+    let reservation: DiskReservation = typed(&*any(server, random, "diskreservations")?);
+    let kept: Vec<_> = reservation.status.iter().flat_map(|status| kept::entries(status)).collect();
+    if let Some((entry, _)) = random.pick(&kept) {
+        let volume = kept::undeleted(&name, entry, &reservation).ok()?;
+        return Some(create("sharedpersistentvolumes", "", &name, json!(volume.spec)));
+    }
+    let disk = any(server, random, "nodedisks")?;
+    let orphan = random.pick(disk["status"]["orphans"].as_array()?)?.clone();
+    Some(create("sharedpersistentvolumes", "", &name, orphan["spec"].clone()))
 }
 
 fn create_volume(random: &mut Random, role: &str) -> Request {

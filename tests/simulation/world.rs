@@ -8,6 +8,7 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::agent::Agent;
+use crate::classes;
 use crate::clock;
 use crate::host::{self, Hosts};
 use crate::random::Random;
@@ -37,7 +38,8 @@ pub struct Outcome {
     pub story: Vec<String>,
 }
 
-pub const NODES: [&str; 2] = ["n1", "n2"];
+/// The last one has no disk at first.
+pub const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
 pub struct World {
     plan: Plan,
@@ -70,6 +72,10 @@ impl World {
         let (controllers, agents, kubelets) = Default::default();
         let mut world = Self { plan, random, server, hosts, controllers, agents, kubelets };
         world.found();
+        for node in &NODES[..2] {
+            host::lock(&world.hosts).entry((*node).to_owned()).or_default().disk =
+                Some(format!("disk-of-{node}"));
+        }
         for node in NODES {
             world.kubelets.push(tokio::spawn(kubernetes::kubelet(world.agent(node))));
             world.agents.push(None);
@@ -92,6 +98,9 @@ impl World {
         }
         for namespace in users::NAMESPACES {
             create("namespaces", json!({"metadata": {"name": namespace}}));
+        }
+        for class in classes::classes() {
+            create("storageclasses", class);
         }
         drop(server);
         for node in NODES {
@@ -172,7 +181,7 @@ impl World {
             self.tell(&format!("the agent of {node} starts"));
             let mut hosts = host::lock(&self.hosts);
             let host = hosts.entry(node.to_owned()).or_default();
-            (host.has_agent, host.agents) = (true, host.agents + 1);
+            (host.has_agent, host.agents, host.serves) = (true, host.agents + 1, None);
             drop(hosts);
             self.agents[index] = Some(tokio::spawn(self.agent(node).run()));
         }

@@ -35,6 +35,7 @@ impl Server {
             ("DELETE", "diskreservations" | "nodedisks" | "volumeroles") => {
                 holds(before.unwrap_or(&Value::Null))
             }
+            ("UPDATE", "persistentvolumeclaims") => asks_for_less(object, before.unwrap_or(&Value::Null)),
             ("UPDATE", "diskreservations") => shrinks(object, before.unwrap_or(&Value::Null)),
             _ => Ok(()),
         }
@@ -78,5 +79,19 @@ fn shrinks(now: &Value, before: &Value) -> Result<(), String> {
     match wanted >= had || wanted >= used {
         true => Ok(()),
         false => Err(format!("it cannot shrink to {wanted}: {used} are taken")),
+    }
+}
+
+/// The validation of Kubernetes: the request of a claim changes once it is bound, and is at least its capacity.
+fn asks_for_less(now: &Value, before: &Value) -> Result<(), String> {
+    let request = |pvc: &Value| pvc["spec"]["resources"]["requests"]["storage"].clone();
+    let bytes = |value: Value| serde_json::from_value::<Size>(value).map_or(0, |size| size.bytes_or_zero());
+    if request(now) == request(before) {
+        return Ok(());
+    }
+    let has = bytes(before["status"]["capacity"]["storage"].clone());
+    match before["status"]["phase"] == "Bound" && bytes(request(now)) >= has {
+        true => Ok(()),
+        false => Err(format!("the request cannot be less than status.capacity, {has}")),
     }
 }

@@ -266,7 +266,7 @@ impl Server {
             _ if is_apply => {
                 let mut applied = request.body.clone();
                 keep_part(&mut applied, &Value::Null, of_status, kind.has_status);
-                apply(&mut object, &mut owners, &writer, &applied, &kind.schema);
+                apply(&mut object, before, &mut owners, &writer, &applied, &kind.schema);
             }
             _ => merge_patch(&mut object, &request.body),
         }
@@ -324,7 +324,7 @@ impl Server {
         }
         let writer = (writer_of(who, request), true, false);
         let mut owners = Owners::new();
-        apply(&mut object.clone(), &mut owners, &writer, &request.body, &kind.schema);
+        apply(&mut object.clone(), &object, &mut owners, &writer, &request.body, &kind.schema);
         if request.is_dry_run() {
             return (201, object);
         }
@@ -360,7 +360,10 @@ impl Server {
             let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
             return (200, done);
         }
-        let is_forced = request.body["gracePeriodSeconds"] == 0;
+        // A pod without a node, and one that has ended, have no grace.
+        let has_grace = object["spec"]["nodeName"].is_string()
+            && !["Succeeded", "Failed"].iter().any(|phase| object["status"]["phase"] == *phase);
+        let is_forced = request.body["gracePeriodSeconds"] == 0 || request.plural == "pods" && !has_grace;
         if is_forced && !has_finalizers(&object) && !is_dry_run {
             let gone = self.commit(who, "delete at once", request.id(), object, Owners::new(), true);
             return (200, (*gone).clone());
