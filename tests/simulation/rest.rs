@@ -305,15 +305,17 @@ pub fn l8_lost_data_is_reported(server: &Server, hosts: &Hosts) -> Vec<String> {
     let disks: Vec<NodeDisk> = server.all("nodedisks");
     let mut broken = Vec::new();
     for (node, host) in &*host::lock(hosts) {
-        let orphans = disks.iter().filter(|disk| disk.spec.node_name == *node);
-        let orphans: Vec<String> = orphans
+        let here: Vec<&NodeDisk> = disks.iter().filter(|disk| disk.spec.node_name == *node).collect();
+        let orphans: Vec<String> = here
+            .iter()
             .filter_map(|disk| disk.status.as_ref())
             .flat_map(|s| &s.orphans)
             .map(|o| o.uid.clone())
             .collect();
         for (uid, record) in &host.records {
             let is_here = |volume: &SharedPersistentVolume| {
-                volume.status.as_ref().and_then(|s| s.node_name.as_ref()) == Some(node)
+                let on = volume.status.as_ref().and_then(|status| status.node_disk.as_ref());
+                on.is_some() && here.iter().any(|disk| disk.metadata.name.as_ref() == on)
             };
             let mut objects = volumes.iter().filter(|volume| volume.uid().as_ref() == Some(uid));
             let has_object = objects.any(is_here);
