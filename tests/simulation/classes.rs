@@ -186,7 +186,9 @@ pub fn check(server: &Server) -> Vec<String> {
     let mut broken = Vec::new();
     for volume in volumes.iter().filter(|volume| volume.metadata.deletion_timestamp.is_none()) {
         let of = volume.labels().get(LABEL_PVC_UID);
-        if of.is_some() && !pvcs.iter().any(|pvc| pvc.metadata.uid.as_ref() == of) {
+        // Pods of that name keep the list of a volume whose claim a person removed by force.
+        let is_listed = volume.status.as_ref().is_some_and(|status| !status.claims.is_empty());
+        if of.is_some() && !is_listed && !pvcs.iter().any(|pvc| pvc.metadata.uid.as_ref() == of) {
             broken
                 .push(format!("P4: volume {} is of a PersistentVolumeClaim that is gone", volume.name_any()));
         }
