@@ -259,6 +259,10 @@ fn f1_a_bound_claim_has_its_volume(
 
 /// L7: a claim whose node is chosen gets a volume, if a reservation there has space.
 fn l7_a_claim_gets_a_volume_that_fits(server: &Server, pvc: &PersistentVolumeClaim) -> Option<String> {
+    // An event says so.
+    if ["sharedpersistentvolumes", "volumeclaims"].iter().any(|kind| server.is_kind_ending(kind)) {
+        return None;
+    }
     let value = json!(pvc);
     let class = class_of(&value)?;
     let (_, _, role, ..) = CLASSES.iter().find(|(name, ..)| *name == class)?;

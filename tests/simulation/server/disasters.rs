@@ -84,7 +84,7 @@ impl Server {
     }
 
     /// True if the kind is being deleted: nothing of it is created any more.
-    pub(super) fn is_kind_ending(&self, plural: &'static str) -> bool {
+    pub fn is_kind_ending(&self, plural: &'static str) -> bool {
         let crd = self.store.get(&(CRDS, String::new(), crd_of(plural)));
         crd.is_some_and(|crd| is_being_deleted(&crd.object))
     }
