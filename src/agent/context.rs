@@ -13,6 +13,7 @@ use crate::telemetry::{self, Metrics};
 
 use super::disk_names::DiskNames;
 use super::held_targets::HeldTargets;
+use super::readings::Readings;
 use super::refused_readers::RefusedReaders;
 
 /// Shared by all tasks of one node.
@@ -26,6 +27,7 @@ pub(super) struct Context {
     pub(super) events: Events,
     pub(super) held_targets: HeldTargets,
     pub(super) refused_readers: RefusedReaders,
+    pub(super) readings: Readings,
     /// The volumes to reconcile, once their work queue runs.
     pub(super) volumes: OnceLock<Arc<WorkQueue<SharedPersistentVolume>>>,
     /// The container runtime asks the agent about new containers.

@@ -12,6 +12,7 @@ use crate::cluster;
 use crate::csi::{self, Error, PublishRequest, Stats, Usage, VolumeHandle, Volumes};
 use crate::host::{self, Host, Pod, Publish, VolumeUid};
 use crate::plan::publish::{Permit, Refusal, Request, authorise};
+use crate::plan::seal;
 use crate::telemetry::Metrics;
 
 use super::context::{Context, NodeError};
@@ -46,9 +47,13 @@ impl Volumes for Node {
             .map_err(|late| Error::unavailable(unread(), late))?
             .map_err(|error| Error::unavailable(unread(), error))?;
 
-        let target = request.target.clone();
+        let (target, looked_at) = (request.target.clone(), uid(&request.handle)?);
         let keeps_read_only = ctx.host.locks_read_only()
             && (ctx.nri.get() || ctx.on_host(move |host| host.is_read_only(&target)).await.unwrap_or(false));
+        let is_closed = volume.as_ref().is_some_and(seal::is_closed);
+        let keeps_read_only = keeps_read_only
+            || is_closed
+                && ctx.on_host(move |host| host.is_filesystem_read_only(&looked_at)).await.unwrap_or(false);
         let asked = Request {
             volume: name,
             volume_uid: request.handle.volume_uid(),
@@ -147,7 +152,8 @@ fn refused(refusal: Refusal) -> Error {
         | Refusal::OtherNode { .. }
         | Refusal::NotBound(_)
         | Refusal::Destroyed(_)
-        | Refusal::SayReadOnly(_) => Error::FailedPrecondition(message),
+        | Refusal::SayReadOnly(_)
+        | Refusal::SealedReadOnly(..) => Error::FailedPrecondition(message),
     }
 }
 
@@ -166,12 +172,14 @@ fn failed(error: &NodeError, message: String) -> Error {
         Host::InvalidArgument(_) => Error::InvalidArgument(message),
         Host::Conflict(_) => Error::Incompatible(message),
         Host::Fenced(_)
+        | Host::Sealed(_)
+        | Host::Unsealable { .. }
         | Host::NotFenced(_)
         | Host::InUse { .. }
         | Host::Held { .. }
         | Host::BackingLost { .. }
         | Host::Unsupported(_) => Error::FailedPrecondition(message),
-        Host::Busy { .. } | Host::NotReady(_) => Error::Busy(message),
+        Host::Busy { .. } | Host::NotReady(_) | Host::Stopped => Error::Busy(message),
         Host::NoSpace { .. } | Host::TooSmall { .. } => {
             Error::resource_exhausted("failed to get the space that the volume needs", message)
         }
@@ -226,6 +234,7 @@ mod tests {
             publishing: Default::default(),
             held_targets: Default::default(),
             refused_readers: Default::default(),
+            readings: Default::default(),
             volumes: Default::default(),
             nri: Default::default(),
         }))

@@ -104,6 +104,7 @@ pub async fn run(
         publishing: Default::default(),
         held_targets: Default::default(),
         refused_readers: Default::default(),
+        readings: Default::default(),
         volumes: Default::default(),
         nri: Default::default(),
     });

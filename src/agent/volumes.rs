@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
-use crate::api::condition::reason::NEARLY_FULL;
+use crate::api::condition::reason::{NEARLY_FULL, SEALED};
 use crate::api::{AGENT_MANAGER, BackingState, PodRef, SharedPersistentVolume};
 use crate::cluster;
 use crate::host::{self, Host, VolumeUid};
@@ -14,9 +14,11 @@ use crate::plan::fullness::{self, Measured, Units};
 use crate::plan::kept;
 use crate::plan::node_task::{self, OnDisk, Outcome, Recorded, Task};
 use crate::plan::resize::OnNode;
+use crate::plan::seal;
 
 use super::context::{Context, NodeError};
 use super::held::{self, pod_ref};
+use super::seals;
 use super::volume_spec::{erase_policy, volume_spec};
 
 /// Takes a volume one step further. Returns the pause before the next reconcile, if one is needed without a change.
@@ -57,6 +59,9 @@ pub(super) async fn reconcile(
     // A disk without an answer may have the volume. So the volume is neither lost nor made.
     let task = on_disk.as_ref().map_or(Task::Rest, |on_disk| node_task::next(volume, *on_disk));
 
+    if on_disk.is_ok() && task != Task::Seal(seal::Step::Read) {
+        ctx.readings.stop(&uid);
+    }
     let done = match on_disk {
         Ok(on_disk) => perform(task, volume, &uid, on_disk, ctx).await,
         Err(error) => Err(error),
@@ -83,6 +88,10 @@ pub(super) async fn reconcile(
     let now = Timestamp::now();
     let filled = measured.and_then(|measured| fullness::update(volume, &mut status, measured, now));
     cluster::write_status(&api, volume, &status, AGENT_MANAGER).await?;
+    if let Some((reason, message)) = seal::event(volume, &status) {
+        let ok = reason == SEALED;
+        ctx.events.publish(volume, None, ok, "Seal", reason, message).await;
+    }
     if let Some(message) = filled {
         ctx.warn(volume, "Measure", NEARLY_FULL, &message).await;
         for pod in &status.users {
@@ -119,6 +128,7 @@ async fn look(volume: &SharedPersistentVolume, uid: &VolumeUid, ctx: &Context) -
                 size: (record.state != host::State::Creating).then_some(record.spec.size_bytes),
                 resizing: record.resizing.is_some(),
                 published: !record.publishes.is_empty(),
+                seal: sealed(&record),
             }),
             None if host.has_receipt(&disk, &uid)? => OnDisk::Receipt,
             None => OnDisk::Nothing,
@@ -137,6 +147,17 @@ async fn look(volume: &SharedPersistentVolume, uid: &VolumeUid, ctx: &Context) -
     let fits = data.zip(spec).is_some_and(|(data, spec)| data.spec.may_become(&spec));
     let inherits = fits && owner_of(&on, &from, ctx).await?.is_none();
     Ok(if inherits { OnDisk::NotInherited } else { found })
+}
+
+/// The seal in a record, as the plan sees it.
+fn sealed(record: &host::Record) -> seal::OnDisk {
+    match &record.seal {
+        None => seal::OnDisk::Open,
+        Some(host::Seal { content: None, .. }) => {
+            seal::OnDisk::Closed(record.publishes.values().any(|published| !published.read_only))
+        }
+        Some(host::Seal { content: Some(_), .. }) => seal::OnDisk::Sealed,
+    }
 }
 
 /// The measurement of a volume; `None` if it fails, as it decides nothing.
@@ -210,6 +231,7 @@ async fn perform(
             Ok(Outcome::Untouched)
         }
         Task::Lost(_) => Ok(Outcome::NoRecord),
+        Task::Seal(step) => Ok(Outcome::Seal(seals::perform(step, volume, &uid, ctx).await)),
         Task::Make => {
             let (disk, spec) = (disk_of(volume, ctx)?, volume_spec(volume, uid, size)?);
             if size.is_none()

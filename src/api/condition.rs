@@ -24,6 +24,9 @@ pub const TEMPLATED: &str = "Templated";
 /// Nearly all bytes or inodes of a volume in use are taken (M6). The agent adds the condition, and removes it when
 /// enough is free again.
 pub const NEARLY_FULL: &str = "NearlyFull";
+/// A volume has readers only, and the digest of its content is in its status (E1). The agent adds the condition when
+/// `spec.sealed` is true, and removes it when that is set back.
+pub const SEALED: &str = "Sealed";
 
 /// Defines constants, and the list [`reason::ALL`] of them with their doc comments.
 macro_rules! reasons {
@@ -183,6 +186,25 @@ pub mod reason {
         /// since (M6). An event of the volume and of its pods, too.
         /// Next: remove files, or make the volume larger.
         pub const NEARLY_FULL: &str = "NearlyFull";
+        /// Volume: sealed. It has readers only, and the digest of its content is in its status (E1). An event, too.
+        /// Next: nothing to do.
+        pub const SEALED: &str = "Sealed";
+        /// Volume: to be sealed; pods have it mounted for writing, and the message names them. No new one gets it (E1).
+        /// Next: end these pods, or set `spec.sealed` back to false.
+        pub const HAS_WRITERS: &str = "HasWriters";
+        /// Volume: its node is reading the files for the manifest. Pods can read meanwhile (E1).
+        /// Next: wait; it takes as long as reading the bytes once.
+        pub const SEALING: &str = "Sealing";
+        /// Volume: it has a file that no sealed volume may have, which the message names: a device node, a socket, a FIFO, a
+        /// set-user-ID bit, or a mount of its own (E1). An event, too.
+        /// Next: set `spec.sealed` back to false, remove or change the file, and seal the volume again.
+        pub const SEAL_REFUSED: &str = "SealRefused";
+        /// Volume: its node could not seal it; the message has the cause (E1).
+        /// Next: follow the message; the agent tries again by itself.
+        pub const SEAL_FAILED: &str = "SealFailed";
+        /// Volume: a sealed volume keeps its size (E1).
+        /// Next: set the size back; for another size, copy the files into another volume.
+        pub const SEALED_SIZE: &str = "SealedSize";
         /// Volume: being destroyed; the message names the step that the destruction waits for.
         /// Next: wait for that step.
         pub const DESTROYING: &str = "Destroying";
@@ -209,6 +231,10 @@ pub mod reason {
         /// Claim: the volume is being retired. Bound claims go on, and no new claim binds (X5).
         /// Next: use another volume, or have the retirement cancelled.
         pub const VOLUME_RETIRING: &str = "VolumeRetiring";
+        /// Claim: the volume is sealed or is to be sealed, and the claim is ReadWrite (E1). Claims that were bound before stay
+        /// bound, and their pods read.
+        /// Next: claim the volume with `mode: ReadOnly`.
+        pub const VOLUME_SEALED: &str = "VolumeSealed";
         /// Claim: the volume is a raw device, and a raw device cannot be made read-only for a pod (M3).
         /// Next: claim the volume `ReadWrite`, or claim a volume with a file system.
         pub const ALWAYS_WRITABLE: &str = "AlwaysWritable";

@@ -28,6 +28,8 @@ macro_rules! smallest {
     status = "SharedPersistentVolumeStatus",
     derive = "PartialEq",
     doc = "A volume on one node's disk, made out of a reservation. Many pods use it at once. A volume in use cannot be destroyed.",
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.digest) || !has(oldSelf.spec.sealed) || !oldSelf.spec.sealed || has(self.spec.sealed) && self.spec.sealed")
+        .message("a sealed volume stays sealed (E1): to change its files, copy them into another volume"),
     selectable = ".spec.role",
     selectable = ".status.nodeName",
     selectable = ".status.nodeDisk",
@@ -46,6 +48,12 @@ macro_rules! smallest {
     printcolumn(name = "FS", type_ = "string", json_path = ".spec.fsType", priority = 1),
     printcolumn(name = "Wished", type_ = "string", json_path = ".spec.size", priority = 1),
     printcolumn(name = "Retire", type_ = "boolean", json_path = ".spec.retire", priority = 1),
+    printcolumn(
+        name = "Sealed",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Sealed\")].status",
+        priority = 1
+    ),
     printcolumn(
         name = "Nearly Full",
         type_ = "string",
@@ -92,6 +100,10 @@ macro_rules! smallest {
         .message("a raw device is not mounted: leave gid, permissions and mountOptions out, or volumeMode"),
     validation = Rule::new("!has(self.adopt) || !has(self.keepFor)")
         .message("an adopted directory stays as it is when its volume is destroyed: leave keepFor out"),
+    validation = Rule::new("!has(self.sealed) || !self.sealed || self.volumeMode == 'Filesystem'")
+        .message("a raw device has no files to seal (E1): leave sealed out, or volumeMode"),
+    validation = Rule::new("!has(self.sealed) || !self.sealed || !has(self.adopt)")
+        .message("others than pods may write in an adopted directory, so it cannot be sealed (E1): copy its files into a volume without adopt, and seal that"),
     validation = Rule::new("!has(self.adopt) || !has(self.permissions)")
         .message("an adopted directory keeps its permissions: leave permissions out"),
     validation = Rule::new(concat!("self.fsType != 'xfs' || (type(self.size) == int ? int(self.size) >= ", smallest!(xfs, bytes), " : !(", super::size::is_quantity!("self.size"), ") || quantity(string(self.size)).compareTo(quantity('", smallest!(xfs, text), "')) >= 0)"))
@@ -180,6 +192,11 @@ pub struct SharedPersistentVolumeSpec {
     #[schemars(length(max = 20))]
     #[x_kube(validation = Rule::new(keep::RULE).message(keep::MESSAGE))]
     pub keep_for: Option<String>,
+    /// Declares the content complete: the volume has readers only from then on, and the node writes a manifest of its
+    /// files and reports the digest (E1). Sealing waits until no pod has the volume mounted for writing; no new one
+    /// gets it meanwhile. Setting it back to false cancels the request as long as `status.digest` is absent. False if absent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sealed: bool,
     /// Requests the destruction of the volume after its last use. Bound claims go on, and no new claim binds.
     /// Setting it back to false cancels the request, as long as the volume exists (X5). False if absent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -363,8 +380,19 @@ pub struct SharedPersistentVolumeStatus {
     /// The node's report. Written by the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<NodePart>,
-    /// The conditions `Ready`, `Resized` and `Retiring`, written by the controller, and `Backed` and `NearlyFull`,
-    /// written by the agent (T1).
+    /// Digest of the content of a sealed volume: `blake3:` and 64 hexadecimal digits, the hash of its manifest. It is the same
+    /// for the same files on every node and file system (E1). Written by the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 80))]
+    pub digest: Option<String>,
+    /// Number of the files of a sealed volume; a file with several names counts once. Written by the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<u64>,
+    /// Bytes of the files of a sealed volume, as a quantity. Written by the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<Size>,
+    /// The conditions `Ready`, `Resized` and `Retiring`, written by the controller, and `Backed`, `NearlyFull` and
+    /// `Sealed`, written by the agent (T1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

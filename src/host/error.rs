@@ -37,6 +37,25 @@ pub enum Error {
     #[error("volume {0} is not fenced: fence it before erasing it")]
     NotFenced(VolumeUid),
 
+    /// The volume is sealed or being sealed, so the agent refuses new writers (E1).
+    #[error(
+        "volume {0} is sealed, and accepts no writer: mount it read-only, and set spec.sealed: true if it is false"
+    )]
+    Sealed(VolumeUid),
+
+    /// A file that no sealed volume may have (E1).
+    #[error("{path} {why}: remove it, or replace it")]
+    Unsealable {
+        /// The file's path in the volume, as the manifest has it.
+        path: String,
+        /// The predicate of the sentence that begins with the path.
+        why: String,
+    },
+
+    /// The caller ended the work early.
+    #[error("the work was stopped: it begins anew")]
+    Stopped,
+
     /// A pod in the volume's record uses the volume (X1).
     #[error("volume {uid} is in use by {holder}: wait until these pods are gone")]
     InUse {
@@ -207,7 +226,7 @@ impl Error {
                 match self { $(Self::$variant { .. } => stringify!($variant),)* }
             };
         }
-        name!(NotFound InvalidArgument Conflict NotReady Fenced NotFenced InUse Held Busy NoSpace TooSmall BackingLost
+        name!(NotFound InvalidArgument Conflict NotReady Fenced NotFenced Sealed Unsealable Stopped InUse Held Busy NoSpace TooSmall BackingLost
             Corrupt RecordTooNew DiskUnavailable UnsuitableDisk Unsupported KernelTooOld ProcessesHidden
             UnusableDevice ProgramMissing Command Panicked Io)
     }

@@ -14,6 +14,8 @@
 //!   that (D5).
 //! - Only the [expected](Host::expect) disk of a place is read (D3). A missing volume counts as erased only if there
 //!   is a receipt.
+//! - A volume that is sealed once has no writer any more, and its manifest is on stable storage before its record says so
+//!   (E1).
 //! - Every file is reached by descriptor beneath a disk or beneath the targets' root, through no symbolic link (M7,
 //!   S12). A foreign mount or loop device is never touched (M5).
 //!
@@ -49,6 +51,7 @@ mod node;
 mod publish;
 mod recover;
 mod resize;
+mod seal;
 mod slot;
 mod sys;
 mod taken;

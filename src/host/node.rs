@@ -26,6 +26,8 @@ pub struct Host {
     /// Taken before `volume_locks`.
     pub(super) target_locks: Locks<String>,
     pub(super) volume_locks: Locks<VolumeUid>,
+    /// Held while a volume is being sealed. Taken before `volume_locks`.
+    pub(super) seal_locks: Locks<VolumeUid>,
     /// Held while a volume adopts a directory, so that two volumes never adopt overlapping directories. Taken after
     /// `volume_locks`.
     pub(super) adoption_lock: Mutex<()>,
@@ -58,6 +60,7 @@ impl Host {
             devices,
             targets,
             volume_locks: Locks::new(),
+            seal_locks: Locks::new(),
             target_locks: Locks::new(),
             adoption_lock: Mutex::default(),
             read_only_lock,

@@ -41,7 +41,7 @@ impl Host {
     /// volume.
     ///
     /// # Errors
-    /// [`Error::Fenced`], [`Error::NotReady`], [`Error::BackingLost`]; [`Error::Held`] for an exclusive volume that
+    /// [`Error::Fenced`], [`Error::NotReady`], [`Error::BackingLost`]; [`Error::Sealed`] for a new writer; [`Error::Held`] for an exclusive volume that
     /// another pod uses (M2), or [`Error::Busy`] if the record names no such pod and the kernel has the volume
     /// mounted or open; [`Error::Conflict`] if the target has a file, a symbolic link, another mount, or a mount of
     /// the other mode; [`Error::InvalidArgument`] if the target is not a plain path beneath the targets' root. After
@@ -65,8 +65,13 @@ impl Host {
                 )));
             }
             let known = record.publishes.get(&key).filter(|known| known.pod.uid == request.pod.uid);
-            let same_mode = |published: &Published| published.read_only == request.read_only;
-            if mount.read_only != request.read_only || !known.is_none_or(same_mode) {
+            // A writer of before stays one while its volume waits to be sealed (E1).
+            let read_only = match known {
+                Some(known) if record.seal.is_some() && request.read_only => known.read_only,
+                _ => request.read_only,
+            };
+            let same_mode = |published: &Published| published.read_only == read_only;
+            if mount.read_only != read_only || !known.is_none_or(same_mode) {
                 return Err(Error::Conflict(format!(
                     "volume {uid} is published at {key} in the other mode: unpublish it first"
                 )));
@@ -102,7 +107,8 @@ impl Host {
             .backing
             .mount(&volume, &record, request.read_only)
             .and_then(|mount| match &self.read_only_lock {
-                Some(lock) if request.read_only => lock.lock(&mount),
+                // Of a filesystem that is read-only itself, a runtime may make a mount writable: nobody can write.
+                Some(lock) if request.read_only && !record.is_filesystem_read_only() => lock.lock(&mount),
                 _ => Ok(mount),
             })
             .and_then(|mount| target.attach(&mount, raw));
@@ -233,6 +239,9 @@ fn ensure_admitted(record: &Record, request: &Publish) -> Result<()> {
     }
     if record.state != State::Ready {
         return Err(Error::NotReady(uid));
+    }
+    if record.seal.is_some() && !request.read_only {
+        return Err(Error::Sealed(uid));
     }
     if record.spec.raw && request.read_only {
         // The kernel allows writes to a device through a read-only mount of its node.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::host::error::{Context, Error, Result};
-use crate::host::layout::RECORD;
+use crate::host::layout::{MANIFEST, NEW_MANIFEST, RECORD};
 use crate::host::sys::{atomic_file, dirfd};
 use crate::host::types::{Record, VolumeUid};
 
@@ -78,9 +78,9 @@ impl Volume {
         }
     }
 
-    /// Refuses to erase a volume with a foreign file: neither the record nor a file of the backing.
+    /// Refuses to erase a volume with a foreign file: neither record nor manifest, and no file of the backing.
     pub(super) fn ensure_nothing_foreign(&self, of_backing: &[&str]) -> Result<()> {
-        let ours = |name: &OsStr| is_record(name) || of_backing.iter().any(|known| name == *known);
+        let ours = |name: &OsStr| is_agents(name) || of_backing.iter().any(|known| name == *known);
         match self.names()?.iter().find(|name| !ours(name)) {
             None => Ok(()),
             Some(name) => {
@@ -98,13 +98,13 @@ impl Volume {
         self.sync_dir()
     }
 
-    /// Removes the record, which is the last file of the volume.
+    /// Removes the manifest and the record, which is the last file of the volume.
     pub(super) fn remove_record(&self) -> Result<()> {
-        if let Some(name) = self.names()?.iter().find(|name| !is_record(name)) {
+        if let Some(name) = self.names()?.iter().find(|name| !is_agents(name)) {
             let reason = format!("{name:?} is in its directory");
             return Err(Error::corrupt(format!("the rest of volume {}", self.uid), reason));
         }
-        self.remove_files(&[&atomic_file::temporary(RECORD), RECORD])
+        self.remove_files(&[NEW_MANIFEST, MANIFEST, &atomic_file::temporary(RECORD), RECORD])
     }
 
     /// False for a directory with at most an unfinished record, as a crash leaves at the beginning or end of a
@@ -118,8 +118,9 @@ impl Volume {
     }
 }
 
-fn is_record(name: &OsStr) -> bool {
-    name == RECORD || name == atomic_file::temporary(RECORD).as_str()
+/// True for a file that a volume of any backing may have.
+fn is_agents(name: &OsStr) -> bool {
+    [RECORD, &atomic_file::temporary(RECORD), MANIFEST, NEW_MANIFEST].iter().any(|known| name == *known)
 }
 
 #[cfg(test)]

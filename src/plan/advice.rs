@@ -145,6 +145,12 @@ advice! {
         "kubectl reservoir resize spv/{volume} {size}   # keeps its size; or end the pods that use the volume";
     take_size_back(volume, size) =
         "kubectl reservoir resize spv/{volume} {size}   # takes the wish back; or do what the message says";
+    let_writers_go_on(volume) =
+        "kubectl patch spv {volume} --type=merge -p '{{\"spec\":{{\"sealed\":false}}}}'   # lets the pods go on that \
+         the message names; else end them, and it is sealed";
+    take_seal_back(volume) =
+        "kubectl patch spv {volume} --type=merge -p '{{\"spec\":{{\"sealed\":false}}}}'   # then remove or change the \
+         file that the message names, and set it to true again";
     keep_volume_of_pvc(volume, pvc, namespace) =
         "kubectl reservoir unretire {volume}   # keeps the volume; else end the pods that use PersistentVolumeClaim {pvc}: \
          kubectl delete pvc {pvc} -n {namespace}";
@@ -165,6 +171,7 @@ advice! {
     for_near_role(anew, role) = "{anew}   # if role {role} is meant";
     claim_for_role_of_volume(anew) = "{anew}   # for the role of the volume";
     claim_near_volume(anew, volume) = "{anew}   # if volume {volume} is meant";
+    claim_for_reading(anew) = "{anew}   # to read: nobody writes to the volume any more";
     claim_writable(anew) = "{anew}   # to read and write";
     claim_under_other_name(claim) =
         "{claim}   # the claim under another name, since the PersistentVolumeClaim is somebody else's";

@@ -11,7 +11,7 @@ use crate::api::{
 use super::list_share::{Full, MOST_ENTRIES, full};
 use super::offer::{self, covers, offered, open_to};
 use super::resize::size_now;
-use super::{names, pvc_provisioner, selects, undivided};
+use super::{names, pvc_provisioner, seal, selects, undivided};
 
 /// The claim's entry in the volume's list of bindings.
 pub fn binding(claim: &VolumeClaim) -> ClaimBinding {
@@ -184,7 +184,8 @@ fn fits_role_and_mode(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> R
             ),
         ));
     }
-    undivided::claimable(volume, claim.spec.mode)
+    undivided::claimable(volume, claim.spec.mode)?;
+    seal::claimable(volume, claim.spec.mode)
 }
 
 fn fits(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
@@ -192,6 +193,7 @@ fn fits(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
     // A claim names a raw device explicitly, since the pod has to use the volume as a device.
     volume.spec.volume_mode == VolumeMode::Filesystem
         && open_to(volume, &claim.spec.role)
+        && seal::claimable(volume, claim.spec.mode).is_ok()
         && selector.match_labels.as_ref().is_none_or(|wanted| selects(wanted, volume.labels()))
         && selector.min_size.as_ref().map_or(0, Size::bytes_or_zero) <= size_now(volume).bytes_or_zero()
 }
@@ -349,6 +351,20 @@ mod tests {
         let [mut volume] = volumes;
         volume.status.as_mut().unwrap().claims = claims(1000);
         assert_eq!(pick(&own, &sub, &[volume], &[]).unwrap_err().reason, "TooManyClaims");
+    }
+
+    #[test]
+    fn e1_a_selector_that_writes_passes_over_sealed_volumes() {
+        let sub = subscription("ns", &["eng"], true);
+        let (mut sealed, open) = (ready_volume("a", "eng", true), ready_volume("b", "eng", true));
+        sealed.spec.sealed = true;
+        let volumes = [sealed, open];
+        let mut named = claim("ns", "c", "a");
+        assert_eq!(pick(&named, &sub, &volumes, &[]).unwrap_err().reason, "VolumeSealed");
+        (named.spec.volume, named.spec.selector) = (None, Some(ClaimSelector::default()));
+        assert_eq!(pick(&named, &sub, &volumes, &[]), Ok("b".into()));
+        named.spec.mode = crate::api::AccessMode::ReadOnly;
+        assert_eq!(pick(&named, &sub, &volumes, &[]), Ok("a".into()));
     }
 
     #[test]

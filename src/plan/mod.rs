@@ -42,6 +42,7 @@ pub mod replace_pod;
 pub mod reservation;
 pub mod reservation_seen;
 pub mod resize;
+pub mod seal;
 pub mod share;
 pub mod silence;
 mod space;

@@ -13,6 +13,7 @@ use crate::api::{
 
 use super::LISTED_PODS;
 use super::resize::{self, OnNode};
+use super::seal;
 
 /// The agent's next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub enum Task {
     Make,
     /// Change the volume's size (V7).
     Size(OnNode),
+    /// Bring the seal of the volume a step further (E1).
+    Seal(seal::Step),
     /// Report that a made volume has lost its bytes. The volume is never made again, since the bytes may come back.
     Lost(OnDisk),
     /// Refuse new mounts, and report the present mounts.
@@ -61,6 +64,8 @@ pub struct Recorded {
     pub resizing: bool,
     /// A pod is in the record.
     pub published: bool,
+    /// The seal of the volume (E1).
+    pub seal: seal::OnDisk,
 }
 
 /// The outcome of a task.
@@ -76,6 +81,8 @@ pub enum Outcome {
     Resized(u64),
     /// The volume kept its size and is usable; the text is the reason.
     NotResized(String),
+    /// The seal is a step further, or waits.
+    Seal(seal::Outcome),
     /// New mounts are refused.
     Fenced {
         /// The pods in the volume record.
@@ -125,7 +132,9 @@ pub fn next(volume: &SharedPersistentVolume, on_disk: OnDisk) -> Task {
                 // A resize may have finished without a report. Then the announced size must not be withdrawn.
                 let reported = node.size.as_ref().and_then(|size| size.bytes().ok());
                 let unreported = record.size.is_some() && record.size != reported;
-                resize::on_node(volume, record.resizing || unreported).map_or(Task::Make, Task::Size)
+                let size = resize::on_node(volume, record.resizing || unreported).map(Task::Size);
+                let seal = || seal::next(volume, record.seal).map(Task::Seal);
+                size.or_else(seal).unwrap_or(Task::Make)
             }
             OnDisk::Nothing | OnDisk::Receipt if is_made => Task::Lost(on_disk),
             _ => Task::Make,
@@ -178,7 +187,8 @@ pub fn is_at_rest(volume: &SharedPersistentVolume) -> bool {
         BackingState::Made => {
             let sized = resize::on_node(volume, false).is_none() && node.resize_failed.is_none();
             let usable = condition::is_true(&status.conditions, BACKED) && !node.fenced;
-            volume.metadata.deletion_timestamp.is_none() && sized && usable && ending(volume).is_empty()
+            let is_settled = sized && seal::is_settled(volume);
+            volume.metadata.deletion_timestamp.is_none() && is_settled && usable && ending(volume).is_empty()
         }
     }
 }
@@ -240,6 +250,10 @@ pub fn report(
     let was_made = node.backing == BackingState::Made;
     let (mut pause, mut backed) = (None, None);
     match (task, outcome) {
+        (_, Outcome::Seal(outcome)) => {
+            status.node = before;
+            pause = seal::report(volume, &mut status, outcome, now);
+        }
         (Task::Size(OnNode::Announce(size)), Outcome::Untouched) => {
             node.growing = Some(Size::from_bytes(size))
         }

@@ -5,6 +5,7 @@ use kube::ResourceExt;
 use crate::api::{AccessMode, ClaimBinding, FIXED_MOUNT_OPTIONS, SharedPersistentVolume, VolumeMode};
 
 use super::pvc_provisioner::pvc_of;
+use super::seal;
 
 /// A request of the kubelet for a pod.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +22,8 @@ pub struct Request<'a> {
     pub namespace: &'a str,
     /// True if the pod mounts the volume read-only.
     pub read_only: bool,
-    /// True if the node keeps a read-only mount read-only in containers that do not ask for that.
+    /// True if the node keeps a read-only mount read-only in containers that do not ask for that, or if the file system itself
+    /// is read-only.
     pub keeps_read_only: bool,
     /// True if the pod requests the device, and not a file system.
     pub block: bool,
@@ -79,6 +81,15 @@ pub enum Refusal {
          it again, so that admission adds that; or enable NRI in the node's container runtime"
     )]
     SayReadOnly(ClaimBinding),
+    /// The pod mounts a sealed volume without `readOnly`, on a node without NRI, from a disk whose file system serves others,
+    /// too, or before the volume is sealed (M3, E1).
+    #[error(
+        "volume {0} is {word}, so pods may only read it, and this one mounts it without readOnly: true: say that in the pod, or \
+         enable NRI in the node's container runtime{rest}",
+        word = if *(.1) { "sealed" } else { "being sealed" },
+        rest = if *(.1) { "" } else { "; on most disks the pod starts by itself when the volume is sealed" }
+    )]
+    SealedReadOnly(String, bool),
     /// The PersistentVolume was made or changed by hand.
     #[error(
         "the volumeMode of the PersistentVolume is not that of SharedPersistentVolume {0}: let Reservoir make it"
@@ -114,6 +125,11 @@ pub fn authorise(volume: Option<&SharedPersistentVolume>, request: Request<'_>) 
         return Err(Refusal::OtherMode(name));
     }
     let mode = match (binding.mode, request.read_only) {
+        // A claim that was bound before the seal reads from then on.
+        (AccessMode::ReadWrite, false) if seal::is_closed(volume) && !request.keeps_read_only => {
+            return Err(Refusal::SealedReadOnly(name, status.digest.is_some()));
+        }
+        (AccessMode::ReadWrite, false) if seal::is_closed(volume) => AccessMode::ReadOnly,
         (AccessMode::ReadOnly, false) if !request.keeps_read_only && !request.block => {
             return Err(Refusal::SayReadOnly(binding.clone()));
         }
@@ -220,6 +236,23 @@ mod tests {
             let request = Request { several_pods, ..REQUEST };
             assert_eq!(authorise(Some(&volume), request).unwrap().with_others, with_others);
         }
+    }
+
+    #[test]
+    fn e1_a_claim_of_before_reads_a_sealed_volume() {
+        let mut v = bound_volume();
+        v.spec.sealed = true;
+        let of = |v: &SharedPersistentVolume, read_only, keeps_read_only| {
+            let request = Request { read_only, keeps_read_only, ..REQUEST };
+            authorise(Some(v), request).map(|permit| permit.mode).map_err(|refusal| refusal.to_string())
+        };
+        assert_eq!(of(&v, true, false), Ok(AccessMode::ReadOnly));
+        assert_eq!(of(&v, false, true), Ok(AccessMode::ReadOnly));
+        let why = of(&v, false, false).unwrap_err();
+        assert!(why.starts_with("volume v is being sealed, so pods may only read it"), "{why}");
+        v.status.as_mut().unwrap().digest = Some("blake3:00".into());
+        let why = of(&v, false, false).unwrap_err();
+        assert!(why.ends_with("say that in the pod, or enable NRI in the node's container runtime"), "{why}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::api::{
     BackingState, FsType, LABEL_PVC_UID, NodePart, SharedPersistentVolume, SharedPersistentVolumeStatus, Size,
 };
 
-use super::{names, undivided};
+use super::{names, seal, undivided};
 
 /// The controller's next step.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,6 +42,9 @@ pub struct Ledger {
 }
 
 struct Sizes {
+    /// The size in the spec.
+    asked: u64,
+    /// The size to reach. A sealed volume keeps its size (E1).
     wished: u64,
     granted: u64,
     on_disk: u64,
@@ -54,11 +57,12 @@ fn sizes(volume: &SharedPersistentVolume) -> Option<Sizes> {
     let node = status.node.clone().filter(|node| node.backing == BackingState::Made)?;
     let on_disk = node.size.as_ref()?.bytes().ok()?;
     // A volume with an undivided disk never requests less than that disk (D2).
-    let wished = undivided::of_volume(volume, volume.spec.size.bytes().ok()?);
+    let asked = undivided::of_volume(volume, volume.spec.size.bytes().ok()?);
     // A growth may be taken back after its node began it. The volume of a PersistentVolumeClaim keeps these bytes (P3).
     let is_of_pvc = volume.labels().contains_key(LABEL_PVC_UID);
-    let wished = if is_of_pvc { wished.max(on_disk) } else { wished };
-    Some(Sizes { wished, granted: status.size.as_ref()?.bytes().ok()?, on_disk, node })
+    let asked = if is_of_pvc { asked.max(on_disk) } else { asked };
+    let wished = if seal::is_closed(volume) { on_disk } else { asked };
+    Some(Sizes { asked, wished, granted: status.size.as_ref()?.bytes().ok()?, on_disk, node })
 }
 
 /// The size of the volume as its users see it now.
@@ -72,7 +76,7 @@ pub fn size_now(volume: &SharedPersistentVolume) -> &Size {
 pub fn next(volume: &SharedPersistentVolume, ledger: Option<Ledger>) -> Step {
     let status = volume.status.clone().unwrap_or_default();
     let (Some(sizes), Some(ledger)) = (sizes(volume), ledger) else { return Step::Rest(None) };
-    let Sizes { wished, granted, on_disk, ref node } = sizes;
+    let Sizes { wished, granted, on_disk, ref node, .. } = sizes;
     let growing = node.growing.as_ref().map_or(0, Size::bytes_or_zero);
     let needed = wished.max(on_disk).max(growing);
     if status.credit_due {
@@ -124,6 +128,12 @@ fn report(
 ) -> Option<Verdict> {
     let on_node = status.node_name.as_deref().unwrap_or("?");
     let (wished, now) = (&volume.spec.size, size_now(volume));
+    if sizes.asked != sizes.wished {
+        let why = format!(
+            "a sealed volume keeps its size: set spec.size back to {now}, or copy the files into another volume"
+        );
+        return Some(Verdict::no(reason::SEALED_SIZE, why));
+    }
     if sizes.on_disk == sizes.wished {
         condition::get(&status.conditions, RESIZED)?;
         return Some(match &sizes.node.growing {
@@ -170,7 +180,7 @@ pub enum OnNode {
 
 /// The agent's next step. `unfinished` is true if the volume record has an unfinished resize.
 pub fn on_node(volume: &SharedPersistentVolume, unfinished: bool) -> Option<OnNode> {
-    let Sizes { wished, granted, on_disk, node } = sizes(volume)?;
+    let Sizes { wished, granted, on_disk, node, .. } = sizes(volume)?;
     if volume.metadata.deletion_timestamp.is_some() {
         return None;
     }
@@ -340,6 +350,24 @@ mod tests {
         assert_eq!(step(&v, 3, 0), Step::Lower(1 << 30));
         v.status.as_mut().unwrap().size = Some(gi(1));
         assert_eq!(said(step(&v, 1, 2)), ("Resized", "it has 1Gi".to_owned()));
+    }
+
+    /// E1. A growth that was begun is taken back, or finished.
+    #[test]
+    fn e1_a_sealed_volume_keeps_its_size() {
+        let mut v = sized(3, 1, 1);
+        v.spec.sealed = true;
+        let (reason, message) = said(step(&v, 1, 9));
+        assert_eq!(reason, "SealedSize");
+        assert!(message.contains("set spec.size back to 1Gi"), "{message}");
+        v.status.as_mut().unwrap().size = Some(gi(3));
+        assert_eq!((on_node(&v, false), step(&v, 3, 0)), (None, Step::Lower(1 << 30)));
+        v.status.as_mut().unwrap().node.as_mut().unwrap().growing = Some(gi(3));
+        assert_eq!(on_node(&v, false), Some(OnNode::Withdraw));
+        assert_eq!(on_node(&v, true), Some(OnNode::Resize(3 << 30)));
+        let mut small = sized(1, 3, 3);
+        small.spec.sealed = true;
+        assert_eq!((on_node(&small, false), said(step(&small, 3, 0)).0), (None, "SealedSize"));
     }
 
     #[test]

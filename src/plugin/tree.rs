@@ -193,12 +193,17 @@ fn volume_node(snapshot: &Snapshot, volume: &SharedPersistentVolume) -> Node {
     let status = volume.status.clone().unwrap_or_default();
     let access = if volume.spec.shared.is_some() { "shared" } else { "exclusive" };
     let retiring = if volume.spec.retire { ", retiring" } else { "" };
+    let sealed = match &status.digest {
+        Some(_) => ", sealed",
+        None if volume.spec.sealed => ", to be sealed",
+        None => "",
+    };
     let size = resize::size_now(volume).bytes_or_zero();
     let wished = volume.spec.size.bytes_or_zero();
     // A volume of an undivided disk has more than its spec asks for.
     let waits = condition::get(&status.conditions, RESIZED).is_some_and(|c| c.status != "True");
     let wished = if waits { format!(", {} wished", human(wished)) } else { String::new() };
-    let about = format!("{}, {} {access}{wished}{retiring}", volume.spec.role, human(size));
+    let about = format!("{}, {} {access}{sealed}{wished}{retiring}", volume.spec.role, human(size));
     let mut node = node(snapshot, &kind::VOLUME, None, &volume.name_any(), about);
     let claims = status.claims.iter();
     node.children = claims.map(|c| claim_node(snapshot, &c.namespace, &c.name, c.mode)).collect();

@@ -36,6 +36,7 @@ mod readers;
 mod reservations;
 mod restored;
 mod rights;
+mod sealed;
 mod sharing;
 mod support;
 mod undelete;

@@ -19,13 +19,13 @@ use crate::support::*;
 const EDQUOT: Option<i32> = Some(122);
 
 /// A btrfs that is mounted at the disk's path.
-struct Btrfs<'a> {
+pub struct Btrfs<'a> {
     node: &'a Node,
     path: PathBuf,
 }
 
 impl<'a> Btrfs<'a> {
-    fn new(node: &'a Node) -> Self {
+    pub fn new(node: &'a Node) -> Self {
         Self::sized(node, "btrfs", 1024 * MIB)
     }
 
@@ -44,13 +44,13 @@ impl<'a> Btrfs<'a> {
         HostConfig { disks, lock_timeout: Duration::from_secs(10), ..self.node.config() }
     }
 
-    fn host(&self) -> Host {
+    pub fn host(&self) -> Host {
         let host = Host::open(self.config()).unwrap();
         assert_eq!(host.disks()[0].error, None);
         host
     }
 
-    fn data(&self, i: u32) -> PathBuf {
+    pub fn data(&self, i: u32) -> PathBuf {
         self.path.join("volumes").join(uid(i).as_str()).join("data")
     }
 

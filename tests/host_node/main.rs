@@ -20,6 +20,7 @@ mod publish;
 mod quota;
 mod recover;
 mod resize;
+mod seal;
 mod striped;
 mod support;
 mod undivided;

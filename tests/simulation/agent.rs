@@ -291,9 +291,11 @@ impl Agent {
             Task::Fence | Task::Erase if matches!(on_disk, OnDisk::Nothing | OnDisk::NotInherited) => {
                 Outcome::NoRecord
             }
-            Task::Rest | Task::Unfence | Task::Size(OnNode::Announce(_) | OnNode::Withdraw) => {
-                Outcome::Untouched
-            }
+            // Nobody seals a volume here.
+            Task::Rest
+            | Task::Unfence
+            | Task::Seal(_)
+            | Task::Size(OnNode::Announce(_) | OnNode::Withdraw) => Outcome::Untouched,
             Task::Lost(_) => Outcome::NoRecord,
             Task::Make => {
                 if let (Some(Recover { uid: from }), OnDisk::Nothing | OnDisk::NotInherited) =

@@ -85,6 +85,7 @@ impl Host {
                 size: record.size,
                 resizing: record.resizing,
                 published: !self.mounts_of(uid).is_empty(),
+                ..Recorded::default()
             }),
             None if self.receipts.contains(uid) => OnDisk::Receipt,
             None => OnDisk::Nothing,

@@ -208,6 +208,15 @@ impl Backing for Adopting {
         mounts::of_open(&directory, record.spec.mount_attributes(read_only))
     }
 
+    fn seals_filesystem(&self) -> bool {
+        self.own.seals_filesystem()
+    }
+
+    /// Volumes with an adopted directory are not sealed.
+    fn set_read_only(&self, volume: &Volume, record: &Record, read_only: bool) -> Result<()> {
+        self.own.set_read_only(volume, record, read_only)
+    }
+
     fn owns(&self, volume: &Volume, mount: &Mount) -> Result<bool> {
         let Some(note) = note(volume)? else { return self.own.owns(volume, mount) };
         Ok(mount.device == Device::of(&volume.dir)? && mount.inode == Some(note.identity.inode))

@@ -105,6 +105,19 @@ pub(crate) trait Backing: Send + Sync {
     /// A detached mount of the volume's root, with nosuid, nodev and the volume's options; read-only on request.
     fn mount(&self, volume: &Volume, record: &Record, read_only: bool) -> Result<OwnedFd>;
 
+    /// True if the filesystem itself of a sealed volume is read-only, for every mount of it (E1).
+    fn seals_filesystem(&self) -> bool {
+        false
+    }
+
+    /// Makes the filesystem itself read-only or writable, mounted or not. Later mounts go by the record (E1).
+    ///
+    /// # Errors
+    /// `EBUSY` if a file is open for writing.
+    fn set_read_only(&self, _volume: &Volume, _record: &Record, _read_only: bool) -> Result<()> {
+        Ok(())
+    }
+
     /// True for a mount of the volume's root.
     fn owns(&self, volume: &Volume, mount: &Mount) -> Result<bool>;
 

@@ -227,7 +227,17 @@ impl Backing for Raw {
             );
         }
         let attributes = record.spec.mount_attributes(read_only);
-        mounts::of_device(record.spec.fs_type, &self.path.to_string_lossy(), self.device, attributes)
+        let (path, read_only) = (self.path.to_string_lossy(), record.is_filesystem_read_only());
+        mounts::of_device(record.spec.fs_type, &path, self.device, attributes, read_only)
+    }
+
+    fn seals_filesystem(&self) -> bool {
+        true
+    }
+
+    fn set_read_only(&self, volume: &Volume, record: &Record, read_only: bool) -> Result<()> {
+        self.check(volume, record)?;
+        mounts::set_read_only(record.spec.fs_type, &self.path.to_string_lossy(), self.device, read_only)
     }
 
     fn owns(&self, _: &Volume, mount: &Mount) -> Result<bool> {

@@ -306,6 +306,17 @@ impl Backing for Btrfs {
         mounts::of_open(&data, record.spec.mount_attributes(read_only))
     }
 
+    fn seals_filesystem(&self) -> bool {
+        true
+    }
+
+    fn set_read_only(&self, volume: &Volume, _: &Record, read_only: bool) -> Result<()> {
+        let data = data(volume)?.ok_or_else(|| volume.lost(MISSING))?;
+        syscalls::btrfs_set_read_only(&data, read_only)
+            .context(|| "change the flag of the volume's subvolume")?;
+        rustix::fs::syncfs(&volume.dir).context(|| "synchronize the disk")
+    }
+
     fn owns(&self, volume: &Volume, mount: &Mount) -> Result<bool> {
         Ok(mount.device == self.device && mount.root == mounts::place(&volume.dir)?.path.join(DATA))
     }

@@ -57,8 +57,8 @@ pub(crate) trait ImageStore: Send + Sync {
     fn extend(&self, volume: &Volume, image: &File, size: u64) -> Result<()>;
 
     /// The path and the number of the installed image's block device. The device stays as long as the descriptor is
-    /// open.
-    fn attach(&self, volume: &Volume, image: &File) -> Result<(String, Device, OwnedFd)>;
+    /// open. With `read_only`, a device that is made now refuses writes, where the store can.
+    fn attach(&self, volume: &Volume, image: &File, read_only: bool) -> Result<(String, Device, OwnedFd)>;
 
     /// True if `device` is the block device of the volume's image.
     fn is_attached(&self, volume: &Volume, device: Device) -> Result<bool>;
@@ -87,6 +87,20 @@ impl<S: ImageStore> ImageBacking<S> {
             true => Err(volume.lost(format!("its {} has {length} bytes of {wanted}", S::NAME))),
             false => Ok(image),
         }
+    }
+
+    /// The filesystem of the complete image, and the path and number of its device.
+    fn attached(
+        &self,
+        volume: &Volume,
+        record: &Record,
+        read_only: bool,
+    ) -> Result<(FsType, String, Device, OwnedFd)> {
+        let fs_type = record.spec.fs_type;
+        let image = self.complete_image(volume, record)?;
+        filesystem::verify(fs_type, record.filesystem_uuid(), &image)?;
+        let (path, device, open) = self.0.attach(volume, &image, read_only)?;
+        Ok((fs_type, path, device, open))
     }
 
     /// Makes a spare, fills it and installs it. After an error no spare remains. If the cleanup fails too, the first
@@ -223,12 +237,29 @@ impl<S: ImageStore> Backing for ImageBacking<S> {
     }
 
     fn mount(&self, volume: &Volume, record: &Record, read_only: bool) -> Result<OwnedFd> {
-        let fs_type = record.spec.fs_type;
-        let image = self.complete_image(volume, record)?;
-        filesystem::verify(fs_type, record.filesystem_uuid(), &image)?;
-        let (path, device, _open) = self.0.attach(volume, &image)?;
-        let attributes = record.spec.mount_attributes(read_only);
-        mounts::of_device(fs_type, &path, device, attributes)
+        let mount = |device_read_only| {
+            let (fs_type, path, device, _open) = self.attached(volume, record, device_read_only)?;
+            let attributes = record.spec.mount_attributes(read_only);
+            mounts::of_device(fs_type, &path, device, attributes, record.is_filesystem_read_only())
+        };
+        // A device that refuses writes also refuses the repair of a journal, which a power cut during the sealing can leave.
+        match mount(record.is_sealed()) {
+            Err(Error::Io { source: Errno::ROFS | Errno::ACCESS | Errno::INVAL, .. })
+                if record.is_sealed() =>
+            {
+                mount(false)
+            }
+            result => result,
+        }
+    }
+
+    fn seals_filesystem(&self) -> bool {
+        true
+    }
+
+    fn set_read_only(&self, volume: &Volume, record: &Record, read_only: bool) -> Result<()> {
+        let (fs_type, path, device, _open) = self.attached(volume, record, false)?;
+        mounts::set_read_only(fs_type, &path, device, read_only)
     }
 
     fn owns(&self, volume: &Volume, mount: &Mount) -> Result<bool> {
@@ -334,7 +365,7 @@ mod tests {
             unreachable!()
         }
 
-        fn attach(&self, _: &Volume, _: &File) -> Result<(String, Device, OwnedFd)> {
+        fn attach(&self, _: &Volume, _: &File, _: bool) -> Result<(String, Device, OwnedFd)> {
             unreachable!()
         }
 

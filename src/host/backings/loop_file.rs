@@ -109,8 +109,10 @@ impl ImageStore for LoopFiles {
         allocate(volume, file, size)
     }
 
-    fn attach(&self, volume: &Volume, file: &File) -> Result<(String, Device, OwnedFd)> {
-        let device = loop_device::attach(direct(volume, file)?.as_fd(), &identity(volume, Some(file))?)?;
+    fn attach(&self, volume: &Volume, file: &File, read_only: bool) -> Result<(String, Device, OwnedFd)> {
+        // The device of a file that is open for reading alone is read-only: the kernel lets nobody mount it writable.
+        let device =
+            loop_device::attach(direct(volume, file, read_only)?.as_fd(), &identity(volume, Some(file))?)?;
         if !device.direct_io {
             tracing::warn!(disk = volume.disk, uid = %volume.uid, "the disk offers no direct I/O for a loop device: data is cached twice");
         }
@@ -207,14 +209,14 @@ fn allocate(volume: &Volume, file: &File, size: u64) -> Result<()> {
 }
 
 /// Opens the file once more for a loop device. With direct I/O the kernel picks a block size that suits the disk.
-fn direct(volume: &Volume, file: &File) -> Result<OwnedFd> {
+fn direct(volume: &Volume, file: &File, read_only: bool) -> Result<OwnedFd> {
     let context = || "open the volume's file for a loop device";
-    let opened =
-        match dirfd::open_here(&volume.dir, DATA, OFlags::RDWR | OFlags::NONBLOCK | OFlags::DIRECT) {
-            Err(Errno::INVAL) => dirfd::open_here(&volume.dir, DATA, OFlags::RDWR | OFlags::NONBLOCK),
-            result => result,
-        }
-        .context(context)?;
+    let flags = OFlags::NONBLOCK | if read_only { OFlags::RDONLY } else { OFlags::RDWR };
+    let opened = match dirfd::open_here(&volume.dir, DATA, flags | OFlags::DIRECT) {
+        Err(Errno::INVAL) => dirfd::open_here(&volume.dir, DATA, flags),
+        result => result,
+    }
+    .context(context)?;
     if inode(&opened)? != inode(file)? {
         return Err(Error::Conflict(format!(
             "the data of volume {} changed meanwhile: try again",

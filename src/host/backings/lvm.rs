@@ -80,7 +80,8 @@ pub(super) fn open(config: &DiskConfig) -> Result<Opened> {
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let mount = mounts::of_device(FsType::Ext4, &node.path.to_string_lossy(), node.device, attributes)?;
+    let mount =
+        mounts::of_device(FsType::Ext4, &node.path.to_string_lossy(), node.device, attributes, false)?;
     let root = dirfd::open_dir(&mount, ".").context(|| "open the directory of records")?;
     Ok(Opened { root, backing: Box::new(ImageBacking(Lvm { group, _records: mount })) })
 }
@@ -201,7 +202,7 @@ impl ImageStore for Lvm {
         file.sync_all().context(|| "synchronize the volume's logical volume")
     }
 
-    fn attach(&self, volume: &Volume, file: &File) -> Result<(String, Device, OwnedFd)> {
+    fn attach(&self, volume: &Volume, file: &File, _: bool) -> Result<(String, Device, OwnedFd)> {
         let lost = || Error::NotFound(format!("logical volume of volume {}", volume.uid));
         let node = self.active(volume)?.ok_or_else(lost)?;
         let open = file.as_fd().try_clone_to_owned().context(|| "duplicate a file descriptor")?;

@@ -191,7 +191,7 @@ impl Filesystem {
             // read-only.
             for id in &here {
                 if let Some(root) = self.subvolume(*id)? {
-                    syscalls::btrfs_make_writable(root).context(context)?;
+                    syscalls::btrfs_set_read_only(root, false).context(context)?;
                 }
             }
             for Link { parent, directory, name } in here.iter().filter_map(|id| links.get(id)) {

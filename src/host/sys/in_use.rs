@@ -14,6 +14,7 @@
 //!   descriptor in transit through a socket. Kubernetes causes neither.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,15 @@ pub(crate) fn ensure_processes_visible() -> Result<()> {
         true => Err(Error::ProcessesHidden),
         false => Ok(()),
     }
+}
+
+/// True if the process may write to the open file. procfs shows the mode of an open or mapped file as the mode of its link.
+pub(crate) fn may_write(file: &OpenFile) -> bool {
+    let Some(link) = &file.link else { return true };
+    let is_directory = link.ends_with("cwd") || link.ends_with("root");
+    // A process that is gone writes nothing.
+    let mode = || std::fs::symlink_metadata(link).map_or(0, |found| found.mode());
+    !is_directory && mode() & 0o200 != 0
 }
 
 /// True for what counts as a use.

@@ -9,6 +9,7 @@ pub(super) mod disk_usage;
 pub(super) mod filesystem;
 pub(super) mod in_use;
 pub(super) mod loop_device;
+pub(super) mod manifest;
 mod mountinfo;
 pub(super) mod mounts;
 pub(super) mod process;

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+};
 
 use crate::host::error::{Context, Error, Result, retry_while_busy};
 use crate::host::sys::mountinfo::{self, Device, Mount};
@@ -17,19 +19,22 @@ use crate::host::types::FsType;
 
 /// A detached mount of a block device's filesystem; dropping the mount unmounts it.
 ///
-/// The kernel keeps one superblock per device, so each mount is one more view of it. The superblock itself is always
-/// writable; `attributes` concern this mount alone. Another device may replace the one at a path, so the mounted
+/// The kernel keeps one superblock per device, so each mount is one more view of it. The superblock itself is
+/// writable unless `read_only`; `attributes` concern this mount alone. Another device may replace the one at a path, so the mounted
 /// device is compared with `device`.
 pub(crate) fn of_device(
     fs_type: FsType,
     path: &str,
     device: Device,
     attributes: MountAttrFlags,
+    read_only: bool,
 ) -> Result<OwnedFd> {
     let mount = retry_while_busy(|| {
         let context = rustix::mount::fsopen(fs_type.name(), FsOpenFlags::FSOPEN_CLOEXEC)
             .context(|| format!("prepare a mount of {fs_type}"))?;
+        let flag = || if read_only { rustix::mount::fsconfig_set_flag(&context, "ro") } else { Ok(()) };
         rustix::mount::fsconfig_set_string(&context, "source", path)
+            .and_then(|()| flag())
             .and_then(|()| rustix::mount::fsconfig_create(&context))
             .and_then(|()| rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes))
             .map_err(|source| Error::Io {
@@ -43,6 +48,27 @@ pub(crate) fn of_device(
             Err(Error::Conflict(format!("{path} is another device now: put the disk's own device back")))
         }
     }
+}
+
+/// Makes the filesystem of a device read-only, or writable, with all its mounts.
+///
+/// # Errors
+/// `EBUSY` if a file is open for writing.
+pub(crate) fn set_read_only(fs_type: FsType, path: &str, device: Device, read_only: bool) -> Result<()> {
+    // A mount in the other mode is refused as busy while the filesystem is mounted.
+    let mount = |read_only| of_device(fs_type, path, device, MountAttrFlags::MOUNT_ATTR_RDONLY, read_only);
+    let other = match mount(read_only) {
+        Err(Error::Io { source: Errno::BUSY, .. }) => mount(!read_only)?,
+        result => return result.map(drop),
+    };
+    let flag = if read_only { "ro" } else { "rw" };
+    let change = || {
+        let context =
+            rustix::mount::fspick(&other, "", FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH)?;
+        rustix::mount::fsconfig_set_flag(&context, flag)?;
+        rustix::mount::fsconfig_reconfigure(&context)
+    };
+    change().context(|| format!("make the {fs_type} on {path} {flag}"))
 }
 
 /// A detached mount of an open directory or file, without the mounts beneath. Dropping the mount unmounts it.

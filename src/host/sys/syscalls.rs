@@ -312,14 +312,18 @@ pub(crate) fn btrfs_remove_subvolume(directory: impl AsFd, name: &[u8]) -> Resul
     unsafe { ioctl::ioctl(directory, Setter::<BTRFS_IOC_SNAP_DESTROY, BtrfsName>::new(args)) }
 }
 
-/// Makes the subvolume with the root directory `subvolume` writable.
-pub(crate) fn btrfs_make_writable(subvolume: impl AsFd) -> Result<()> {
+/// Makes the subvolume with the root directory `subvolume` read-only or writable.
+pub(crate) fn btrfs_set_read_only(subvolume: impl AsFd, read_only: bool) -> Result<()> {
     const READ_ONLY: u64 = 1 << 1;
     let subvolume = subvolume.as_fd();
     // SAFETY: BTRFS_IOC_SUBVOL_GETFLAGS writes one u64.
     let flags = unsafe { ioctl::ioctl(subvolume, Getter::<BTRFS_IOC_SUBVOL_GETFLAGS, u64>::new()) }?;
+    let wanted = if read_only { flags | READ_ONLY } else { flags & !READ_ONLY };
+    if wanted == flags {
+        return Ok(());
+    }
     // SAFETY: BTRFS_IOC_SUBVOL_SETFLAGS reads one u64.
-    unsafe { ioctl::ioctl(subvolume, Setter::<BTRFS_IOC_SUBVOL_SETFLAGS, u64>::new(flags & !READ_ONLY)) }
+    unsafe { ioctl::ioctl(subvolume, Setter::<BTRFS_IOC_SUBVOL_SETFLAGS, u64>::new(wanted)) }
 }
 
 /// Opens a directory of a subvolume by its number; `ESTALE` if the subvolume is gone.

@@ -6,6 +6,7 @@ pub(super) mod fs_type;
 mod mount_options;
 pub(super) mod record;
 pub(super) mod report;
+pub(super) mod seal;
 pub(super) mod spec;
 pub(super) mod uid;
 
@@ -17,5 +18,6 @@ pub use record::{Kept, Pod, Published, Record, State};
 pub use report::{
     DiskIdentity, DiskReport, Enforcement, FenceReport, Held, Holder, Receipt, Recovery, Usage, VolumeReport,
 };
+pub use seal::{Content, Seal};
 pub use spec::{ErasePolicy, Reserved, VolumeSpec};
 pub use uid::{InvalidUid, VolumeUid};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::host::error::{Error, Result};
+use crate::host::types::seal::Seal;
 use crate::host::types::spec::VolumeSpec;
 use crate::host::types::uid::VolumeUid;
 
@@ -87,6 +88,9 @@ pub struct Record {
     /// The volume was destroyed by an accepted DELETE, and its data is kept (X8, X9).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Kept>,
+    /// The volume admits no writer any more, and may be sealed (E1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<Seal>,
     /// The volume's uses, by target path.
     #[serde(default)]
     pub publishes: BTreeMap<String, Published>,
@@ -106,6 +110,7 @@ impl Record {
             made_as: None,
             heir: None,
             kept: None,
+            seal: None,
             publishes: BTreeMap::new(),
             extra: Map::new(),
         }
@@ -138,6 +143,16 @@ impl Record {
         (self.heir, self.kept) = (None, None);
         // The fence belonged to the deletion of the lost object.
         self.fenced = self.state == State::Erasing;
+    }
+
+    /// True if the volume is sealed for good (E1).
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.seal.as_ref().is_some_and(|seal| seal.content.is_some())
+    }
+
+    /// True if the volume's filesystem itself is read-only, for every mount of it (E1).
+    pub(crate) fn is_filesystem_read_only(&self) -> bool {
+        self.seal.as_ref().is_some_and(|seal| seal.filesystem_read_only)
     }
 
     /// The UUID of the volume's filesystem.
@@ -181,6 +196,7 @@ mod tests {
         json!({
             "version": 1, "uid": UID, "name": "a", "role": "eng", "reservation": "r", "sizeBytes": 1u64 << 40,
             "fsType": "ext4", "shared": true, "labels": {"k": "v"}, "state": "Ready", "fenced": false, "born": UID,
+            "seal": {"filesystemReadOnly": true, "content": {"digest": "blake3:00", "files": 1, "bytes": 2}},
             "publishes": {"/t": {"pod": {"uid": "p", "namespace": "n", "name": "m"}, "claimUid": "c",
                 "readOnly": true, "later": [1]}},
             "invented": {"tomorrow": u64::MAX}

@@ -6,10 +6,22 @@ use super::*;
 use crate::api::{Adopt, ClaimBinding, Destroy, Recover};
 use crate::plan::testing::*;
 
-const RECORD: OnDisk =
-    OnDisk::Record(Recorded { fenced: false, erasing: false, size: None, resizing: false, published: false });
-const FENCED: OnDisk =
-    OnDisk::Record(Recorded { fenced: true, erasing: false, size: None, resizing: false, published: false });
+const RECORD: OnDisk = OnDisk::Record(Recorded {
+    fenced: false,
+    erasing: false,
+    size: None,
+    resizing: false,
+    published: false,
+    seal: seal::OnDisk::Open,
+});
+const FENCED: OnDisk = OnDisk::Record(Recorded {
+    fenced: true,
+    erasing: false,
+    size: None,
+    resizing: false,
+    published: false,
+    seal: seal::OnDisk::Open,
+});
 
 #[test]
 fn v7_a_finished_growth_is_reported_before_a_new_size() {

@@ -67,10 +67,9 @@ impl<'a> About<'a> {
     pub fn step(&self, reason: &str) -> Option<String> {
         let Self { name, argument, namespace, role, .. } = self;
         Some(match reason {
-            READY | DISK_HEALTHY | RESIZED | BACKED | RETIRE_WITHDRAWN | BOUND | SUBSCRIBED | OFFERED => {
-                advice::nothing_to_do()
-            }
-            CREATING | PARENT_NOT_RESERVED | RESIZING | BINDING | RELEASING => advice::look_again(),
+            READY | DISK_HEALTHY | RESIZED | BACKED | RETIRE_WITHDRAWN | BOUND | SUBSCRIBED | OFFERED
+            | SEALED => advice::nothing_to_do(),
+            CREATING | PARENT_NOT_RESERVED | RESIZING | SEALING | BINDING | RELEASING => advice::look_again(),
             INVALID => advice::correct_field(argument),
             RESIZE_FAILED if self.volume.is_some_and(|volume| pvc_of(volume).is_none()) => {
                 advice::take_size_back(name, self.present_size())
@@ -79,7 +78,10 @@ impl<'a> About<'a> {
             BACKING_FAILED if self.volume.is_some_and(|volume| volume.spec.adopt.is_some()) => {
                 advice::adopt_elsewhere(argument)
             }
-            AGENT_SILENT | BACKING_FAILED | RESIZE_FAILED => self.agent_log(),
+            SEALED_SIZE => advice::take_size_back(name, self.present_size()),
+            HAS_WRITERS => advice::let_writers_go_on(name),
+            SEAL_REFUSED => advice::take_seal_back(name),
+            AGENT_SILENT | BACKING_FAILED | RESIZE_FAILED | SEAL_FAILED => self.agent_log(),
             // The node may have no object.
             NODE_UNREACHABLE if !self.snapshot.sees(&DISK) => {
                 advice::have_administrator_ask(match &self.disk {
@@ -144,6 +146,7 @@ impl<'a> About<'a> {
             }
             NO_SUCH_VOLUME => self.no_such_volume(),
             ALWAYS_WRITABLE => advice::claim_writable(self.claim_anew(role, None, AccessMode::ReadWrite)),
+            VOLUME_SEALED => advice::claim_for_reading(self.claim_anew(role, None, AccessMode::ReadOnly)),
             NO_MATCH => self.no_match(),
             VOLUME_RETIRING | VOLUME_DESTROYING => advice::see_offers(namespace),
             VOLUME_NOT_READY => match (self.volume, self.claim.and_then(|c| c.spec.volume.as_ref())) {

@@ -77,6 +77,8 @@ static OF_VOLUME: &[(&[&str], &Kind)] = &[
             NODE_CORDONED,
             CREATING,
             RESIZING,
+            SEALING,
+            SEAL_FAILED,
             BACKING_FAILED,
             BACKING_LOST,
             DESTROYING,

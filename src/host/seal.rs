@@ -1,0 +1,170 @@
+//! Seals volumes: no writer any more, a manifest of the files, and its digest in the record (E1).
+//!
+//! The record refuses writers first. Then the filesystem itself becomes read-only where the backing can, and the files are
+//! read without the volume's lock, so that readers come and go meanwhile. The manifest is on stable storage before the
+//! record has its digest. An agent that ends in between begins anew.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::AtFlags;
+
+use crate::host::error::{Context, Error, Result};
+use crate::host::layout::{MANIFEST, NEW_MANIFEST};
+use crate::host::node::Host;
+use crate::host::sys::{Uses, dirfd, in_use, manifest};
+use crate::host::types::{Content, Pod, Record, Seal, State, VolumeUid};
+use crate::host::volume::Volume;
+
+impl Host {
+    /// Refuses new writers of a volume from now on. Returns the pods that still have the volume mounted for writing. A
+    /// repeated call reports again.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a raw device and for an adopted directory; [`Error::NotReady`]; [`Error::Fenced`].
+    pub fn refuse_writers(&self, uid: &VolumeUid) -> Result<Vec<Pod>> {
+        let _volume = self.volume_locks.lock(uid);
+        let (disk, volume) = self.find(uid)?;
+        let mut record = volume.record()?;
+        ensure_sealable(&record)?;
+        if record.seal.is_none() {
+            record.seal = Some(Seal::default());
+            volume.write_record(&record)?;
+        } else {
+            volume.sync_dir()?;
+        }
+        self.drop_unmounted(&disk, &volume, &mut record)?;
+        let mut writers: Vec<Pod> =
+            record.publishes.into_values().filter(|by| !by.read_only).map(|by| by.pod).collect();
+        writers.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
+        writers.dedup();
+        Ok(writers)
+    }
+
+    /// Accepts writers again. A sealed volume stays sealed.
+    pub fn admit_writers(&self, uid: &VolumeUid) -> Result<()> {
+        let _sealing = self.seal_locks.lock(uid);
+        let _volume = self.volume_locks.lock(uid);
+        let (disk, volume) = self.find(uid)?;
+        let mut record = volume.record()?;
+        let Some(Seal { filesystem_read_only, content: None }) = record.seal else { return Ok(()) };
+        record.seal = None;
+        if filesystem_read_only {
+            disk.backing.set_read_only(&volume, &record, false)?;
+        }
+        volume.write_record(&record)
+    }
+
+    /// Seals a volume whose writers are [refused](Self::refuse_writers) and gone. A sealed volume is reported again. `stop`
+    /// ends the work early.
+    ///
+    /// # Errors
+    /// [`Error::Unsealable`] names the file that forbids the seal. [`Error::InUse`] and [`Error::Busy`] if the volume still
+    /// has a writer: a pod in its record, or any process. [`Error::Stopped`]. After an error the volume is not sealed, and
+    /// admits no writer.
+    pub fn seal(&self, uid: &VolumeUid, stop: &AtomicBool) -> Result<Content> {
+        let _sealing = self.seal_locks.lock(uid);
+        let (volume, mount) = {
+            let _volume = self.volume_locks.lock(uid);
+            let (disk, volume) = self.find(uid)?;
+            let mut record = volume.record()?;
+            ensure_sealable(&record)?;
+            match &record.seal {
+                None => return Err(Error::Stopped),
+                Some(Seal { content: Some(content), .. }) => {
+                    let content = content.clone();
+                    volume.sync_dir()?;
+                    return Ok(content);
+                }
+                Some(Seal { content: None, .. }) => {}
+            }
+            self.drop_unmounted(&disk, &volume, &mut record)?;
+            if record.publishes.values().any(|by| !by.read_only) {
+                return Err(Error::InUse { uid: uid.clone(), holder: record.users() });
+            }
+            if in_use::in_use(&writing(disk.backing.uses(&volume)?))? {
+                return Err(Error::Busy {
+                    what: format!(
+                        "volume {uid}, which a process has mounted writable, or has a file of open for writing,"
+                    ),
+                });
+            }
+            if disk.backing.seals_filesystem() {
+                record.seal = Some(Seal { filesystem_read_only: true, content: None });
+                disk.backing.set_read_only(&volume, &record, true)?;
+                volume.write_record(&record)?;
+            }
+            let mount = disk.backing.mount(&volume, &record, true)?;
+            (volume, mount)
+        };
+        rustix::fs::syncfs(&dirfd::open_dir(&mount, ".").context(|| "open the volume's root")?)
+            .context(|| "synchronize the volume")?;
+        let content = write_manifest(&volume, &mount, stop)?;
+        let _volume = self.volume_locks.lock(uid);
+        let (_, volume) = self.find(uid)?;
+        let mut record = volume.record()?;
+        ensure_sealable(&record)?;
+        match &mut record.seal {
+            Some(seal) if !stop.load(Ordering::Relaxed) => seal.content = Some(content.clone()),
+            _ => return Err(Error::Stopped),
+        }
+        rustix::fs::renameat(&volume.dir, NEW_MANIFEST, &volume.dir, MANIFEST)
+            .context(|| format!("put {MANIFEST} in its place"))?;
+        volume.sync_dir()?;
+        volume.write_record(&record)?;
+        Ok(content)
+    }
+
+    /// True for a sealed volume whose filesystem itself is read-only, whatever a pod asks for.
+    pub fn is_filesystem_read_only(&self, uid: &VolumeUid) -> bool {
+        let record = self.find(uid).and_then(|(_, volume)| volume.record());
+        record.is_ok_and(|record| record.is_filesystem_read_only())
+    }
+}
+
+/// Refuses a volume that has no files, or whose files others may change.
+fn ensure_sealable(record: &Record) -> Result<()> {
+    let uid = &record.spec.uid;
+    if record.spec.raw {
+        return Err(Error::InvalidArgument(format!(
+            "volume {uid} is a raw device, which has no files to seal"
+        )));
+    }
+    if record.spec.adopt.is_some() {
+        return Err(Error::InvalidArgument(format!(
+            "volume {uid} is an adopted directory, in which others may write: copy it into another volume, and seal that"
+        )));
+    }
+    match record.state {
+        State::Creating => Err(Error::NotReady(uid.clone())),
+        State::Ready if !record.fenced => Ok(()),
+        State::Ready | State::Erasing => Err(Error::Fenced(uid.clone())),
+    }
+}
+
+/// Of the uses of a volume, those that may write.
+fn writing(uses: Uses<'_>) -> Uses<'_> {
+    let Uses { mounted, open } = uses;
+    Uses {
+        mounted: Box::new(move |mount| !mount.read_only && mounted(mount)),
+        open: open.map(|open| Box::new(move |file: &_| in_use::may_write(file) && open(file)) as _),
+    }
+}
+
+/// Writes the manifest beside the record, under its temporary name.
+fn write_manifest(volume: &Volume, mount: &OwnedFd, stop: &AtomicBool) -> Result<Content> {
+    let remove = || dirfd::remove(&volume.dir, NEW_MANIFEST, AtFlags::empty());
+    remove().context(|| format!("remove {NEW_MANIFEST}"))?;
+    let file = dirfd::create(&volume.dir, NEW_MANIFEST).context(|| format!("create {NEW_MANIFEST}"))?;
+    let file = File::from(file);
+    let root = dirfd::open_dir(mount, ".").context(|| "open the volume's root")?;
+    let written = manifest::write(&root, &file, stop)
+        .and_then(|content| file.sync_all().context(|| "synchronize the manifest").map(|()| content));
+    if written.is_err()
+        && let Err(error) = remove()
+    {
+        tracing::warn!(uid = %volume.uid, %error, "an unfinished manifest stays until the next attempt");
+    }
+    written
+}

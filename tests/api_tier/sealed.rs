@@ -1,0 +1,151 @@
+//! Sealing of volumes: admission, waits, claims and the digest in the status (E1).
+
+use std::os::unix::fs::PermissionsExt;
+
+use k8s_openapi::api::events::v1::Event;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use reservoir::api::condition::{self, RESIZED, SEALED};
+use reservoir::api::{SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim};
+use serde_json::{Value, json};
+
+use crate::kept::start;
+use crate::support::{Cluster, one_node, until, until_reason};
+
+fn claim(name: &str, mode: &str) -> String {
+    format!(
+        "{{apiVersion: reservoir.dev/v1alpha1, kind: VolumeClaim, metadata: {{name: {name}, namespace: team}},
+        spec: {{role: eng, volume: data, mode: {mode}}}}}"
+    )
+}
+
+async fn set(cluster: &Cluster, spec: Value) -> Result<SharedPersistentVolume, String> {
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    let patch = Patch::Merge(json!({ "spec": spec }));
+    volumes.patch("data", &PatchParams::default(), &patch).await.map_err(|error| error.to_string())
+}
+
+async fn status(cluster: &Cluster) -> SharedPersistentVolumeStatus {
+    cluster.all::<SharedPersistentVolume>().get("data").await.unwrap().status.unwrap()
+}
+
+/// Waits for a reason of a condition of the volume; returns the message.
+async fn until_said(cluster: &Cluster, type_: &str, reason: &str) -> String {
+    until(reason, || async {
+        let status = status(cluster).await;
+        condition::get(&status.conditions, type_).filter(|c| c.reason == reason).map(|c| c.message.clone())
+    })
+    .await
+}
+
+async fn events(cluster: &Cluster, reason: &str) -> usize {
+    let events = Api::<Event>::all(cluster.client.clone()).list(&Default::default()).await.unwrap();
+    events.iter().filter(|event| event.reason.as_deref() == Some(reason)).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e1_only_files_of_its_own_are_sealed() {
+    let (cluster, _agent) = one_node("64Mi").await;
+    for (rest, why) in [
+        ("volumeMode: Block", "a raw device has no files to seal (E1): leave sealed out, or volumeMode"),
+        (
+            "adopt: {path: /srv/data}",
+            "so it cannot be sealed (E1): copy its files into a volume without adopt",
+        ),
+    ] {
+        let volume = format!(
+            "{{apiVersion: reservoir.dev/v1alpha1, kind: SharedPersistentVolume, metadata: {{name: no}},
+            spec: {{role: eng, size: 32Mi, sealed: true, {rest}}}}}"
+        );
+        let refused = cluster.try_create(&volume).await.unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+}
+
+/// C4, T2. The writer's pod is named, its claim reads afterwards, and new ReadWrite claims are refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn e1_a_volume_is_sealed_after_its_last_writer() {
+    let (cluster, agent) = start().await;
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    cluster.apply_text(&claim("w", "ReadWrite")).await;
+    until_reason(&claims, "w", "Bound").await;
+    let bound = claims.get("w").await.unwrap();
+    let writer = cluster.pod("team", "writer", &["w"]).await;
+    let target = agent.publish(&cluster, &bound, &writer, false).await.unwrap();
+    std::fs::write(target.join("weights"), "12345").unwrap();
+
+    set(&cluster, json!({"sealed": true})).await.unwrap();
+    let message = until_said(&cluster, SEALED, "HasWriters").await;
+    assert!(message.contains("when this pod has ended: team/writer"), "{message}");
+    std::fs::write(target.join("more"), "67").unwrap();
+    cluster.apply_text(&claim("late", "ReadWrite")).await;
+    let message = until_reason(&claims, "late", "VolumeSealed").await;
+    assert_eq!(
+        message,
+        "volume data is being sealed, so nobody writes to it any more: claim it with mode ReadOnly"
+    );
+    cluster.apply_text(&claim("r", "ReadOnly")).await;
+    until_reason(&claims, "r", "Bound").await;
+    let second = cluster.pod("team", "second", &["w"]).await;
+    let refused = agent.publish(&cluster, &bound, &second, false).await.unwrap_err();
+    assert!(refused.message().contains("volume data is being sealed, so pods may only read it"), "{refused}");
+
+    agent.unpublish(&bound, &writer).await.unwrap();
+    let message = until_said(&cluster, SEALED, "Sealed").await;
+    let sealed = status(&cluster).await;
+    let digest = sealed.digest.clone().unwrap();
+    assert_eq!((sealed.files, sealed.bytes.unwrap().bytes()), (Some(2), Ok(7)));
+    assert_eq!(message, format!("it has readers only, and 2 files of 7 bytes: {digest}"));
+    until("the event", || async { (events(&cluster, "Sealed").await == 1).then_some(()) }).await;
+
+    // The claim of before reads, without a word of it in the pod.
+    let target = agent.publish(&cluster, &bound, &second, false).await.unwrap();
+    assert_eq!(std::fs::read_to_string(target.join("more")).unwrap(), "67");
+    let written = std::fs::write(target.join("never"), "").unwrap_err();
+    assert_eq!(written.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+
+    let refused = set(&cluster, json!({"sealed": false})).await.unwrap_err();
+    assert!(refused.contains("a sealed volume stays sealed (E1)"), "{refused}");
+    set(&cluster, json!({"size": "48Mi"})).await.unwrap();
+    let message = until_said(&cluster, RESIZED, "SealedSize").await;
+    assert!(message.contains("set spec.size back to 32Mi"), "{message}");
+    set(&cluster, json!({"size": "32Mi"})).await.unwrap();
+    until_said(&cluster, RESIZED, "Resized").await;
+    assert_eq!(status(&cluster).await.digest, Some(digest));
+    assert_eq!(events(&cluster, "Sealed").await, 1);
+    agent.unpublish(&bound, &second).await.unwrap();
+}
+
+/// A refusal names the file, and the request can be taken back.
+#[tokio::test(flavor = "multi_thread")]
+async fn e1_a_refused_seal_is_taken_back() {
+    let (cluster, agent) = start().await;
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    cluster.apply_text(&claim("w", "ReadWrite")).await;
+    until_reason(&claims, "w", "Bound").await;
+    let bound = claims.get("w").await.unwrap();
+    let writer = cluster.pod("team", "writer", &["w"]).await;
+    let program = agent.publish(&cluster, &bound, &writer, false).await.unwrap().join("program");
+    std::fs::write(&program, "").unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o4755)).unwrap();
+    agent.unpublish(&bound, &writer).await.unwrap();
+
+    set(&cluster, json!({"sealed": true})).await.unwrap();
+    let message = until_said(&cluster, SEALED, "SealRefused").await;
+    assert_eq!(
+        message,
+        "program has a set-user-ID or set-group-ID bit, which no volume honours: remove it, or replace it; for that, set \
+         spec.sealed back to false"
+    );
+    set(&cluster, json!({"sealed": false})).await.unwrap();
+    until("the condition goes", || async {
+        condition::get(&status(&cluster).await.conditions, SEALED).is_none().then_some(())
+    })
+    .await;
+    let target = agent.publish(&cluster, &bound, &writer, false).await.unwrap();
+    std::fs::set_permissions(target.join("program"), PermissionsExt::from_mode(0o755)).unwrap();
+    agent.unpublish(&bound, &writer).await.unwrap();
+    set(&cluster, json!({"sealed": true})).await.unwrap();
+    until_said(&cluster, SEALED, "Sealed").await;
+    assert_eq!(status(&cluster).await.files, Some(1));
+}
