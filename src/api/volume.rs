@@ -198,7 +198,8 @@ pub struct SharedPersistentVolumeSpec {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sealed: bool,
     /// Requests the destruction of the volume after its last use. Bound claims go on, and no new claim binds.
-    /// Setting it back to false cancels the request, as long as the volume exists (X5). False if absent.
+    /// Setting it back to false cancels the request until the last user is gone; then the volume is being
+    /// destroyed (X5). False if absent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retire: bool,
     /// A `DELETE` of the volume while claims and pods use it: `Refuse` or `Wait` (F5). A change needs the verb `destroy`

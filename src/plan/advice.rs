@@ -44,6 +44,10 @@ advice! {
     fit_free_space(object, size) =
         "kubectl reservoir resize {object} {size}   # or free space, or add a disk: kubectl reservoir status";
     make_free_space() = "kubectl reservoir status   # free space, or add a disk";
+    fit_own_disk(object, size, disk) =
+        "kubectl reservoir resize {object} {size}   # or free space on disk {disk}, which it does not leave: kubectl reservoir tree";
+    free_own_disk(disk) =
+        "kubectl reservoir tree   # end what is not needed on disk {disk}, which it does not leave: another disk is no help";
     fit_limit(object, size, role) =
         "kubectl reservoir resize {object} {size}   # or delete reservations of role {role}, or have an \
          administrator raise spec.quota.limit of its VolumeRole: kubectl reservoir tree --role {role}";
@@ -123,6 +127,17 @@ advice! {
     make_pvc_anew(pvc, namespace, size) =
         "kubectl delete pvc {pvc} -n {namespace}   # no disk has more for it than {size}: make it anew with that, or add a \
          disk";
+    make_pod_anew(pod, namespace, size) =
+        "kubectl delete pod {pod} -n {namespace}   # no disk has more for its ephemeral volume than {size}: make it anew with that, or \
+         add a disk";
+    grow_both(reservation, larger, resize) =
+        "kubectl reservoir resize dr/{reservation} {larger} && {resize}   # the most that the disk of both has, which they do not leave";
+    end_users_to_grow(pod, namespace) =
+        "kubectl describe pod {pod} -n {namespace}   # the volume grows while no pod has it mounted: end its pods, as by scaling \
+         to 0, wait for the size, and start them again";
+    make_both_anew(class, pvc, namespace) =
+        "kubectl get storageclass {class} -o yaml   # delete it and PersistentVolumeClaim {pvc} of namespace {namespace}, and make \
+         both anew: only the class can say something else";
     use_fewer_volumes(role) =
         "kubectl reservoir tree --role {role}   # retire volumes that are not needed, or reserve once more";
     enlarge_full(volume, size) =
@@ -228,6 +243,10 @@ advice! {
          name; or name another claim in the pod";
     make_claim(namespace) =
         "kubectl get volumeoffers -n {namespace}   # claim a volume on offer, or name another claim in the pod";
+    pin_daemon_set(daemonset, namespace, node) =
+        "kubectl patch daemonset {daemonset} -n {namespace} -p \
+         '{{\"spec\":{{\"template\":{{\"spec\":{{\"nodeSelector\":{{\"kubernetes.io/hostname\":\"{node}\"}}}}}}}}}}'   # its pods run on the \
+         node of the volume alone then; for every node make a volume on each, as in examples/25-every-node.yaml";
     leave_other_node(pod, namespace, node) =
         "kubectl delete pod {pod} -n {namespace}   # make it again without the other node: all pods of a volume run \
          on its node, {node}";
@@ -244,11 +263,19 @@ advice! {
         "kubectl describe node {node}   # volume {volume} is on it, so the pod has to fit there: selectors, \
          requests, tolerations";
     start_pod(pvc) = "start a pod that uses PersistentVolumeClaim {pvc}: its StorageClass waits for the first one";
+    see_finalizers(pvc, namespace, finalizer) =
+        "kubectl describe pvc {pvc} -n {namespace}   # it goes when finalizer {finalizer} is removed, by the program that has set it";
+    await_new_pvc(claim, namespace) =
+        "kubectl reservoir tree -n {namespace}   # it is made anew by itself, once its pods have ended; to end the use for good: kubectl \
+         reservoir unclaim {claim} -n {namespace}";
     end_pods_of_pvc(namespace) = "kubectl reservoir tree -n {namespace}   # end the pods that use it";
     read_events(pvc, namespace) =
         "kubectl describe pvc {pvc} -n {namespace}   # its events name what Reservoir waits for";
     make_pvc_as_said(pvc, namespace) =
         "kubectl delete pvc {pvc} -n {namespace}   # then make it anew as the message says: these fields cannot be changed";
+    make_pod_as_said(pod, namespace) =
+        "kubectl delete pod {pod} -n {namespace}   # its ephemeral volume has fields that cannot be changed: make it anew as the message \
+         says";
     make_class_as_said(class) =
         "kubectl get storageclass {class} -o yaml   # delete it, and make it anew as the message says";
     leave_volume_name(pv, pvc, namespace) =
@@ -262,6 +289,9 @@ advice! {
         "kubectl describe pvc {pvc} -n {namespace}   # you may not see StorageClasses, so its class may be Reservoir's";
     await_end(pod, namespace) =
         "kubectl describe pod {pod} -n {namespace}   # it is ending; its events name what it waits for";
+    read_own_crash_log(pod, namespace, container) =
+        "kubectl logs {pod} -n {namespace} -c {container} --previous --tail=50   # its volumes are mounted: the container ends by \
+         itself";
     read_workload(kind, name, namespace) =
         "kubectl describe {kind} {name} -n {namespace}   # its events and its template say why pods are missing";
 

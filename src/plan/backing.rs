@@ -3,7 +3,9 @@
 use kube::ResourceExt;
 
 use crate::api::condition::{Verdict, reason};
-use crate::api::{BackingKind, DiskReservation, ErasePolicy, FsType, NodeDisk, SharedPersistentVolume};
+use crate::api::{
+    BackingKind, DiskReservation, ErasePolicy, FsType, LABEL_PVC_UID, NodeDisk, SharedPersistentVolume,
+};
 
 /// Refuses a volume that the backing of a reservation's disk cannot hold, with the next step. If `disks` lacks the
 /// disk, the node's agent decides.
@@ -18,22 +20,27 @@ pub fn suits(
         let name = reservation.name_any();
         Err(Verdict::no(reason::WRONG_DISK, format!("DiskReservation {name} is on NodeDisk {on}, {why}")))
     };
+    // The StorageClass decides about the file system of its volumes.
+    let anew = match volume.labels().contains_key(LABEL_PVC_UID) {
+        true => "make the PersistentVolumeClaim anew, of a StorageClass with",
+        false => "create the volume with",
+    };
     match (disk.spec.backing, volume.spec.fs_type, volume.spec.erase_policy) {
         (BackingKind::Btrfs, FsType::Btrfs, ErasePolicy::Zero) => refuse(
             "a btrfs, where nothing can be overwritten for certain: create the volume with erasePolicy Discard, or reserve \
              another disk",
         ),
         (BackingKind::Btrfs, FsType::Btrfs, ErasePolicy::Discard) => Ok(()),
-        (BackingKind::Btrfs, FsType::Ext4 | FsType::Xfs, _) => refuse(
-            "which gives out parts of its own btrfs: create the volume with fsType btrfs, or reserve another disk",
-        ),
+        (BackingKind::Btrfs, FsType::Ext4 | FsType::Xfs, _) => refuse(&format!(
+            "which gives out parts of its own btrfs: {anew} fsType btrfs, or reserve another disk"
+        )),
         (BackingKind::Quota, FsType::Ext4 | FsType::Xfs, ErasePolicy::Zero) => refuse(
             "whose volumes share one file system, where nothing can be overwritten for certain: create the volume with \
              erasePolicy Discard, or reserve another disk",
         ),
-        (_, FsType::Btrfs, _) => refuse(
-            "whose backing is not Btrfs: create the volume with fsType ext4 or xfs, or reserve a disk with that backing",
-        ),
+        (_, FsType::Btrfs, _) => refuse(&format!(
+            "whose backing is not Btrfs: {anew} fsType ext4 or xfs, or reserve a disk with that backing"
+        )),
         _ => Ok(()),
     }
 }
@@ -77,5 +84,13 @@ mod tests {
                 (got, said) => panic!("{on} {fs_type:?}: {got:?}, not {said:?}"),
             }
         }
+        let mut made = volume("pvc-u", "eng", 1);
+        made.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+        made.spec.fs_type = FsType::Btrfs;
+        let why = suits(&made, &reserved("r", "eng", 10, &[]), &disks).unwrap_err().message;
+        assert!(
+            why.contains("make the PersistentVolumeClaim anew, of a StorageClass with fsType ext4"),
+            "{why}"
+        );
     }
 }

@@ -16,6 +16,7 @@ pub mod debounce;
 pub mod destroy;
 pub mod disk_identity;
 pub mod disk_key;
+pub mod enlarge;
 pub mod entry;
 pub mod fullness;
 pub mod held_by;

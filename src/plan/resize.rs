@@ -17,6 +17,9 @@ use crate::api::{
 
 use super::{names, seal, undivided};
 
+/// The words of the agent about a volume that cannot be resized while it is mounted.
+pub const BUSY: &str = "is busy: wait until the last process that uses it is gone";
+
 /// The controller's next step.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
@@ -99,16 +102,19 @@ pub fn next(volume: &SharedPersistentVolume, ledger: Option<Ledger>) -> Step {
 /// The reason why the volume cannot grow, with the numbers of the reservation.
 fn full(volume: &SharedPersistentVolume, ledger: Ledger) -> Verdict {
     let reservation = volume.status.as_ref().and_then(|s| s.reservation.as_ref()).map_or("?", |r| &r.name);
-    let wished = volume.spec.size.bytes_or_zero();
+    let (wished, now) = (volume.spec.size.bytes_or_zero(), size_now(volume));
+    let less = match volume.labels().contains_key(LABEL_PVC_UID) {
+        true => format!("request less, of which Kubernetes takes only what is more than {now}"),
+        false => "ask for less".to_owned(),
+    };
     Verdict::no(
         reason::RESERVATION_FULL,
         format!(
-            "{} wished, {} more than it has, and reservation {reservation} has {} left: enlarge the reservation, or ask for \
-             less; the volume stays usable at {}",
+            "{} wished, {} more than it has, and reservation {reservation} has {} left: enlarge the reservation, or {less}; \
+             the volume stays usable at {now}",
             volume.spec.size,
             Size::from_bytes(wished.saturating_sub(ledger.entry)),
             Size::from_bytes(ledger.free),
-            size_now(volume)
         ),
     )
 }
@@ -260,7 +266,17 @@ mod tests {
             Some(crate::api::UidRef { name: "r".into(), uid: "u".into() });
         let (reason, message) = said(step(&v, 1, 5));
         assert_eq!(reason, "ReservationFull");
-        assert!(message.starts_with("9Gi wished, 8Gi more than it has, and reservation r has 5Gi left"));
+        assert_eq!(
+            message,
+            "9Gi wished, 8Gi more than it has, and reservation r has 5Gi left: enlarge the reservation, or ask for less; the \
+             volume stays usable at 1Gi"
+        );
+        v.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+        let (_, message) = said(step(&v, 1, 5));
+        assert!(
+            message.contains("or request less, of which Kubernetes takes only what is more than 1Gi;"),
+            "{message}"
+        );
         assert_eq!(on_node(&v, false), None);
     }
 

@@ -327,6 +327,9 @@ impl<'a> Sharing<'a> {
         let outlook = match is_possible {
             true if may.iter().all(|disk| !disk.ready) => "it is served when the disk is Ready",
             true => "it is served when space is free",
+            false if request.reservation.status.as_ref().is_some_and(|status| status.node_disk.is_some()) => {
+                "that is more than its disk has, which it does not leave: ask for less"
+            }
             false => "that is more than such a disk has: reserve less, or add a larger disk",
         };
         Verdict::no(

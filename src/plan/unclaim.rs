@@ -21,7 +21,7 @@ use super::{LISTED_PODS, bind, debounce, foreign_finalizer, names};
 
 /// The finalizer by which Kubernetes keeps a PersistentVolumeClaim for scheduled pods of any phase that name it. See
 /// `podUsesPVCForDeletion` of the PVC protection controller.
-const PVC_PROTECTION: &str = "kubernetes.io/pvc-protection";
+pub const PVC_PROTECTION: &str = "kubernetes.io/pvc-protection";
 
 /// The pause before another look at pods that have ended, which no cache has.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -158,16 +158,19 @@ pub fn left(
 
 /// Why the claim stays while Kubernetes keeps its PersistentVolumeClaim for these ended pods (F3).
 fn kept_by_ended(pvc: &str, ended: &[PodRef]) -> Option<Verdict> {
-    let (are, it) = if ended.len() == 1 { ("is", "that pod") } else { ("are", "those pods") };
-    let why = || {
-        format!(
-            "pod {} {are} finished, and Kubernetes keeps PersistentVolumeClaim {pvc} until {it} {are} deleted: delete {it}, \
-             or the Job that has {}; the data stays",
-            names(ended, ended.len()),
-            if ended.len() == 1 { "it" } else { "them" }
-        )
-    };
+    let why = || format!("{}; the data stays", kept_for_ended(pvc, ended));
     (!ended.is_empty()).then(|| Verdict::no(reason::IN_USE, why()))
+}
+
+/// What ends the wait for a PersistentVolumeClaim that Kubernetes keeps for these ended pods.
+pub fn kept_for_ended(pvc: &str, ended: &[PodRef]) -> String {
+    let (are, it) = if ended.len() == 1 { ("is", "that pod") } else { ("are", "those pods") };
+    format!(
+        "pod {} {are} finished, and Kubernetes keeps PersistentVolumeClaim {pvc} until {it} {are} deleted: delete {it}, or \
+         the Job that has {}",
+        names(ended, ended.len()),
+        if ended.len() == 1 { "it" } else { "them" }
+    )
 }
 
 /// Why the claim stays while these pods use it.

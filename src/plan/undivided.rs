@@ -4,7 +4,8 @@
 
 use crate::api::condition::{Verdict, reason};
 use crate::api::{
-    AccessMode, DiskKind, DiskReservation, ErasePolicy, NodeDisk, SharedPersistentVolume, Size, VolumeMode,
+    AccessMode, DiskKind, DiskReservation, ErasePolicy, LABEL_PVC_UID, NodeDisk, SharedPersistentVolume,
+    Size, VolumeMode,
 };
 use kube::ResourceExt;
 
@@ -51,7 +52,11 @@ pub fn suits(volume: &SharedPersistentVolume, reservation: &DiskReservation) -> 
     match (kind, volume.spec.volume_mode, volume.spec.erase_policy) {
         (DiskKind::Path | DiskKind::Mount, VolumeMode::Block, _) => refuse(format!(
             "volumeMode Block needs a raw device, and DiskReservation {name} is on a {kind:?} disk: \
-             reserve a Block disk, or create the volume with volumeMode Filesystem"
+             reserve a Block disk, or {} with volumeMode Filesystem",
+            match volume.labels().contains_key(LABEL_PVC_UID) {
+                true => "make the PersistentVolumeClaim anew",
+                false => "create the volume",
+            }
         )),
         (DiskKind::Mount, _, ErasePolicy::Zero) => refuse(format!(
             "DiskReservation {name} is on a Mount disk, whose file system cannot be overwritten to the last block: \
@@ -140,5 +145,10 @@ mod tests {
                 (found, _) => panic!("{kind:?}, {mode:?}, {erase:?}: {found:?}"),
             }
         }
+        let mut made = volume("pvc-u", "eng", 1);
+        made.spec.volume_mode = VolumeMode::Block;
+        made.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+        let why = suits(&made, &reserved("r", "eng", 10, &[])).unwrap_err().message;
+        assert!(why.ends_with("or make the PersistentVolumeClaim anew with volumeMode Filesystem"), "{why}");
     }
 }

@@ -15,7 +15,7 @@ const VERBS: &[(&str, &str)] = &[
     ("edit", "-n="),
     ("patch", "-n= --type= -p="),
     ("label", "--overwrite"),
-    ("logs", "-n= --tail= --previous"),
+    ("logs", "-n= -c= --tail= --previous"),
     ("uncordon", ""),
     ("apply", "--server-side -f="),
     ("scale", "-n= --replicas="),
@@ -94,10 +94,11 @@ fn check_theirs(verb: &str, words: &[&str], text: &str) {
 fn filled(name: &str, template: &str) -> String {
     let value = |part: &str| match part {
         "object" => "spv/data",
-        "size" | "more" | "less" => "10Gi",
+        "size" | "more" | "less" | "larger" => "10Gi",
         "index" => "0",
         "labels" if template.contains("label node") => "disk=fast",
         "labels" => " --label disk=fast",
+        "resize" => "kubectl reservoir resize spv/data 10Gi",
         "anew" if name.starts_with("reserve_") => {
             "kubectl delete dr/eng && kubectl reservoir reserve eng --role eng --size 1Gi"
         }

@@ -150,7 +150,7 @@ pub(super) enum Command {
         #[command(flatten)]
         write: Write,
     },
-    /// Cancels the request of retire, as long as the volume exists.
+    /// Cancels the request of retire, until the last user of the volume is gone.
     Unretire {
         /// Name of the volume.
         volume: String,
@@ -385,12 +385,13 @@ pub(super) struct Unclaim {
 }
 
 #[derive(Args)]
+#[command(group(clap::ArgGroup::new("fate").required(true).multiple(false)))]
 pub(super) struct Uninstall {
     /// Removes kinds, objects and policies after `helm uninstall`. The data stays on the disks, and can be recovered.
-    #[arg(long, required_unless_present = "erase", conflicts_with = "erase")]
+    #[arg(long, group = "fate")]
     pub keep_data: bool,
     /// Deletes all claims and volumes while Reservoir runs, which erases their data; after `helm uninstall`, the rest.
-    #[arg(long)]
+    #[arg(long, group = "fate")]
     pub erase: bool,
     /// Changes nothing, and prints the next steps.
     #[arg(long)]

@@ -19,7 +19,7 @@ use crate::api::{
 };
 use crate::cluster::{self, Kind};
 use crate::plan::names;
-use crate::plan::pvc_provisioner::{class, pvc_of};
+use crate::plan::pvc_provisioner::{class, placement, pvc_of};
 
 /// The input of every view.
 #[derive(Default)]
@@ -142,6 +142,12 @@ impl Snapshot {
     /// Fails if the caller may not list one of the kinds: what may not be seen may be there.
     pub fn require(&self, kinds: &[&kind::Kind]) -> anyhow::Result<()> {
         match kinds.iter().find(|kind| !self.sees(kind)) {
+            Some(kind) if kind.namespaced => {
+                bail!(
+                    "you may not list {}: ask for Kubernetes' ClusterRole view in the namespace",
+                    kind.plural
+                )
+            }
             Some(kind) => bail!("you may not list {}: ask for ClusterRole reservoir-viewer", kind.plural),
             None => Ok(()),
         }
@@ -248,6 +254,22 @@ impl Snapshot {
     /// The volume that is to be made for a PersistentVolumeClaim of Reservoir.
     pub fn wanted(&self, pvc: &PersistentVolumeClaim) -> Option<SharedPersistentVolume> {
         class::volume(pvc, self.our_class(pvc)?).ok()
+    }
+
+    /// Why no node has a place for the volume of a PersistentVolumeClaim that a pod uses, by the present numbers. `None`: some
+    /// node has one, or not all is seen that decides.
+    pub fn no_place(&self, pvc: &PersistentVolumeClaim) -> Option<String> {
+        let class = self.our_class(pvc).filter(|class| class::is_delayed(class))?;
+        let used = self.pods_of(&pvc.namespace().unwrap_or_default(), &pvc.name_any()).next().is_some();
+        let seen = self.sees(&kind::RESERVATION) && self.sees(&kind::DISK);
+        if !used || !seen || class.allowed_topologies.is_some() {
+            return None;
+        }
+        let wanted = self.wanted(pvc)?;
+        let reservations: Vec<_> = self.reservations.iter().collect();
+        let disks: Vec<_> = self.disks.iter().collect();
+        let why = placement::place_emptied(&wanted, |_| true, &reservations, &disks).err()?;
+        Some(placement::nowhere(&wanted, &why))
     }
 
     fn our_class(&self, pvc: &PersistentVolumeClaim) -> Option<&StorageClass> {
@@ -371,6 +393,9 @@ mod tests {
         let error = blind.require(&[&kind::VOLUME, &kind::DISK]).unwrap_err().to_string();
         assert_eq!(error, "you may not list nodedisks: ask for ClusterRole reservoir-viewer");
         assert!(blind.require(&[&kind::VOLUME]).is_ok());
+        let blind = Snapshot { denied: vec![Denied::unseen(&kind::CLAIM)], ..Default::default() };
+        let error = blind.require(&[&kind::CLAIM]).unwrap_err().to_string();
+        assert!(error.contains("ClusterRole view in the namespace"), "{error}");
     }
 
     /// T4: a PersistentVolumeClaim whose StorageClass may not be seen is not left out in silence.

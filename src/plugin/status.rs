@@ -99,13 +99,11 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
     };
     let pvcs = snapshot.waiting_pvcs().map(|pvc| {
         let (namespace, name) = (pvc.namespace().unwrap_or_default(), pvc.name_any());
+        let why = snapshot.refused(pvc).map(|(_, why)| why).or_else(|| snapshot.no_place(pvc));
         Waiting {
             object: format!("PersistentVolumeClaim {namespace}/{name}"),
-            reason: "Pending".into(),
-            message: match snapshot.refused(pvc) {
-                Some((_, why)) => why,
-                None => "Reservoir has made no volume for it yet".into(),
-            },
+            reason: if why.is_some() { why::PROVISIONING_FAILED } else { "Pending" }.into(),
+            message: why.unwrap_or_else(|| "Reservoir has made no volume for it yet".into()),
             argument: PVC.argument(&name, Some(&namespace)),
         }
     });
@@ -115,6 +113,16 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
         let (object, argument) =
             (format!("PersistentVolumeClaim {namespace}/{name}"), PVC.argument(&name, Some(&namespace)));
         Some(Waiting { object, reason, message, argument })
+    });
+    let ending = snapshot.claims.iter().filter_map(|claim| {
+        let (namespace, name) = (claim.namespace().unwrap_or_default(), claim.name_any());
+        let pvc = why::find_ending(snapshot, Some(&namespace), &name)?;
+        Some(Waiting {
+            object: format!("PersistentVolumeClaim {namespace}/{name}"),
+            reason: why::TERMINATING.into(),
+            message: why::explain_ending(snapshot, pvc).0,
+            argument: PVC.argument(&name, Some(&namespace)),
+        })
     });
     let by_pvc = |item: &Item<'_>| {
         item.kind == &CLAIM && snapshot.waits_for_class(item.namespace.as_deref(), &item.name)
@@ -152,6 +160,7 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
             .chain(troubled)
             .chain(pvcs)
             .chain(grows)
+            .chain(ending)
             .collect(),
     }
 }
@@ -301,6 +310,55 @@ mod tests {
              kubectl reservoir why dr/big\n\
              VolumeClaim team/data Test: said\n  \
              kubectl reservoir why vclaim/data -n team\n"
+        );
+    }
+
+    /// T4, F3: what a finished pod keeps, and what has no place, is told with its cause.
+    #[test]
+    fn t4_status_tells_why_a_persistent_volume_claim_waits() {
+        use serde_json::{from_value, json};
+        let mut ready = claim("team", "data", "v");
+        set_ready(&mut ready.status.get_or_insert_default().conditions, true);
+        let pod = |name: &str, claim: &str, phase: &str| {
+            from_value(json!({"metadata": {"namespace": "team", "name": name},
+                "spec": {"containers": [], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]},
+                "status": {"phase": phase}}))
+            .unwrap()
+        };
+        let pvc = |name: &str, rest| {
+            let mut pvc: k8s_openapi::api::core::v1::PersistentVolumeClaim = from_value(rest).unwrap();
+            (pvc.metadata.name, pvc.metadata.namespace) = (Some(name.into()), Some("team".into()));
+            pvc
+        };
+        let class = json!({"metadata": {"name": "eng"}, "provisioner": "csi.reservoir.dev", "parameters": {"role": "eng"},
+            "volumeBindingMode": "WaitForFirstConsumer"});
+        let big =
+            json!({"spec": {"storageClassName": "eng", "resources": {"requests": {"storage": "10Gi"}}}});
+        let ending = json!({"metadata": {"deletionTimestamp": "1970-01-01T00:00:00Z"}});
+        let mut snapshot = Snapshot {
+            claims: vec![ready],
+            pvcs: vec![pvc("data", ending), pvc("big", big)],
+            pods: vec![pod("job-x", "data", "Succeeded"), pod("web", "big", "Pending")],
+            classes: vec!["eng".into()],
+            our_classes: vec![from_value(class).unwrap()],
+            reservations: vec![reserved("eng", "eng", 4, &[])],
+            ..Snapshot::default()
+        };
+        let of = |snapshot: &Snapshot| text(&status(snapshot), Paint::plain());
+        let told = of(&snapshot);
+        assert!(told.contains("PersistentVolumeClaim team/data Terminating: it is being deleted"), "{told}");
+        assert!(
+            told.contains("pod team/job-x is finished, and Kubernetes keeps PersistentVolumeClaim data"),
+            "{told}"
+        );
+        let big = "PersistentVolumeClaim team/big ProvisioningFailed: no node has a place for the volume: 10Gi asked for, eng \
+                   has 4Gi left";
+        assert!(told.contains(big), "{told}");
+        snapshot.pods.clear();
+        assert!(
+            of(&snapshot).contains("team/big Pending: Reservoir has made no volume"),
+            "{}",
+            of(&snapshot)
         );
     }
 

@@ -5,9 +5,10 @@ use kube::{Client, ResourceExt};
 
 use super::cli::{DryRun, Unclaim};
 use super::errors::explain_api_error;
-use super::kind::did_you_mean;
+use super::kind::{CLAIM, PVC, did_you_mean};
 use super::output::confirm;
 use super::snapshot::Snapshot;
+use super::why;
 use super::write::{delete_params, dry_run_suffix};
 use crate::api::{Role, VolumeClaim};
 use crate::cluster;
@@ -15,6 +16,7 @@ use crate::plan::{advice, names, pvc_provisioner::pvc_of};
 
 pub(super) async fn unclaim(client: &Client, args: &Unclaim, namespace: &str) -> anyhow::Result<()> {
     let snapshot = Snapshot::read(client, Some(namespace), namespace).await?;
+    snapshot.require(&[&CLAIM])?;
     let claims = chosen(&snapshot, args, namespace).map_err(anyhow::Error::msg)?;
     for claim in &claims {
         eprintln!("{}", describe(&snapshot, claim));
@@ -76,7 +78,12 @@ pub(super) fn describe(snapshot: &Snapshot, claim: &VolumeClaim) -> String {
         [] => String::new(),
         users => format!("; used by pod {}", names(users, users.len())),
     };
+    let ending = why::find_ending(snapshot, Some(&namespace), &name);
     let class = match pvc_of(claim) {
+        Some(_) if ending.is_some() => {
+            let why = advice::ask_why(PVC.argument(&name, Some(&namespace)));
+            format!("; its PersistentVolumeClaim is being deleted, and the claim goes with it: {why}")
+        }
         Some(_) => format!("; {}", advice::delete_pvc(&name, &namespace)),
         None => String::new(),
     };

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::cli::{DryRun, Unsubscribe};
 use super::errors::explain_api_error;
-use super::kind::did_you_mean;
+use super::kind::{SUBSCRIPTION, did_you_mean};
 use super::snapshot::Snapshot;
 use super::unclaim;
 use super::write::{MANAGER, delete_params, dry_run_suffix};
@@ -42,6 +42,7 @@ fn changes<'a>(
 
 pub(super) async fn unsubscribe(client: &Client, args: &Unsubscribe, namespace: &str) -> anyhow::Result<()> {
     let snapshot = Snapshot::read(client, Some(namespace), namespace).await?;
+    snapshot.require(&[&SUBSCRIPTION])?;
     let changes = changes(&snapshot.subscriptions, &args.roles, namespace).map_err(anyhow::Error::msg)?;
     let api = Api::<RoleSubscription>::namespaced(client.clone(), namespace);
     for Change { subscription, keeps } in changes {

@@ -46,6 +46,8 @@ const FINAL: &[&str] = &[
     WRONG_DISK,
     BACKING_LOST,
     NO_ORPHAN,
+    VOLUME_RETIRING,
+    VOLUME_DESTROYING,
 ];
 
 /// Time after which such a state counts as lasting.
@@ -190,6 +192,8 @@ pub(super) async fn change_field(
         let near = other.map_or(near, |_| format!("; there is DiskReservation {name}: dr/{name}"));
         bail!("there is no {} {name}{near}", kind.name);
     };
+    too_late(kind, &before, field, &value)?;
+    let result = if retires_unused(&before, field, &value) { UNUSED } else { result };
     let is_as_before = match &before.data["spec"][field] {
         Value::Null => value == json!(false),
         there => *there == value,
@@ -201,7 +205,7 @@ pub(super) async fn change_field(
     };
     let changed = match write.dry_run {
         Some(DryRun::Client) => {
-            before.data["spec"][field] = value;
+            before.data["spec"][field] = value.clone();
             before.clone()
         }
         _ => {
@@ -211,6 +215,8 @@ pub(super) async fn change_field(
                 .map_err(|error| explain_api_error(&error))?
         }
     };
+    // The deletion may have come in between.
+    too_late(kind, &changed, field, &value)?;
     let is_same =
         is_as_before || write.dry_run.is_none() && before.resource_version() == changed.resource_version();
     print_result(kind, &changed, if is_same { "unchanged" } else { result }, write)?;
@@ -218,6 +224,30 @@ pub(super) async fn change_field(
         Some(until) => wait_until(&api, kind, &changed, write, &until).await,
         None => Ok(()),
     }
+}
+
+/// The result of `retire` for a volume that nobody uses.
+const UNUSED: &str = "is being destroyed: nobody uses it";
+
+/// True for the retirement of a volume without a claim or a pod.
+fn retires_unused(before: &DynamicObject, field: &str, value: &Value) -> bool {
+    let status = &before.data["status"];
+    let is_none = |list: &Value| list.as_array().is_none_or(Vec::is_empty);
+    field == "retire" && *value == json!(true) && is_none(&status["claims"]) && is_none(&status["users"])
+}
+
+/// Fails for a change that comes too late for an object that is being deleted.
+fn too_late(kind: &Kind, object: &DynamicObject, field: &str, value: &Value) -> anyhow::Result<()> {
+    let name = object.name_any();
+    if object.metadata.deletion_timestamp.is_none() || field == "retire" && *value == json!(true) {
+        return Ok(());
+    }
+    let is_kept = kind == &kind::VOLUME && object.data["spec"]["keepFor"].is_string();
+    let next = match is_kept {
+        true => format!("; its data is kept: {}", advice::bring_back(&name)),
+        false => String::new(),
+    };
+    bail!("{} {name} is being deleted, and it is too late for a change{next}", kind.name)
 }
 
 /// Prints `diskreservation.reservoir.dev/eng created`, or with `--output` the object.
@@ -284,9 +314,7 @@ pub(super) async fn wait_until(
             }
             Ok(Some(object)) => {
                 let progress = progress(&object, until, written.metadata.generation);
-                stuck = progress.as_ref().is_some_and(|(_, text)| {
-                    FINAL.iter().any(|reason| text.split(':').next() == Some(reason))
-                });
+                stuck = progress.as_ref().is_some_and(|(_, text)| is_final(text));
                 if let Some((_, text)) = progress.as_ref().filter(|(_, text)| *text != last) {
                     eprintln!("{:>4} s  {text}", started.elapsed().as_secs());
                     last.clone_from(text);
@@ -297,6 +325,11 @@ pub(super) async fn wait_until(
             }
         }
     }
+}
+
+/// True for the text of a condition that does not end by itself.
+fn is_final(text: &str) -> bool {
+    FINAL.iter().any(|reason| text.split(':').next() == Some(reason))
 }
 
 /// Returns true if the wait is over, with the text of the condition. `None`: the condition refers to an older
@@ -387,6 +420,49 @@ mod tests {
             manifest_of("create v --role r --size 1Gi -l a=b")["metadata"]["labels"],
             json!({"a": "b"})
         );
+    }
+
+    /// T4, X5: nothing says that it keeps or changes what is being destroyed already.
+    #[test]
+    fn t4_a_change_of_what_is_being_destroyed_comes_too_late() {
+        let volume = |more: Value, spec: Value| {
+            let mut object: DynamicObject =
+                serde_json::from_value(json!({"apiVersion": "reservoir.dev/v1alpha1",
+                "kind": "SharedPersistentVolume", "metadata": {"name": "v"}}))
+                .unwrap();
+            object.metadata.deletion_timestamp = serde_json::from_value(more).unwrap();
+            object.data = json!({ "spec": spec });
+            object
+        };
+        let deleted = || json!("1970-01-01T00:00:00Z");
+        let of = |object: &DynamicObject, field, value| {
+            too_late(&kind::VOLUME, object, field, &value).map_err(|error| error.to_string())
+        };
+        let (gone, kept) = (volume(deleted(), json!({})), volume(deleted(), json!({"keepFor": "72h"})));
+        let said = "SharedPersistentVolume v is being deleted, and it is too late for a change";
+        assert_eq!(of(&gone, "retire", json!(false)), Err(said.to_owned()));
+        assert_eq!(of(&gone, "size", json!("1Gi")), Err(said.to_owned()));
+        assert!(of(&kept, "retire", json!(false)).unwrap_err().ends_with("kubectl reservoir undelete v"));
+        assert_eq!(of(&gone, "retire", json!(true)), Ok(()));
+        let mut there = volume(Value::Null, json!({}));
+        assert_eq!(of(&there, "retire", json!(false)), Ok(()));
+        assert!(retires_unused(&there, "retire", &json!(true)));
+        there.data["status"] = json!({"claims": [{"name": "c"}]});
+        assert!(!retires_unused(&there, "retire", &json!(true)));
+    }
+
+    /// T4: a wait ends early exactly if the message asks for another spec.
+    #[test]
+    fn t4_a_wait_ends_on_what_does_not_end_by_itself() {
+        for (text, wanted) in [
+            ("NoSubscription: subscribe first", true),
+            ("VolumeRetiring: volume v is being retired and takes no new claim; claim another one", true),
+            ("VolumeDestroying: said", true),
+            ("VolumeNotReady: said", false),
+            ("VolumeHeld: said", false),
+        ] {
+            assert_eq!(is_final(text), wanted, "{text}");
+        }
     }
 
     #[test]

@@ -180,8 +180,8 @@ async fn r6_a_reservation_grows_and_shrinks_within_bounds() {
     let said = until_resized(&cluster, "eng", "NotEnoughRoom").await;
     assert_eq!(
         said,
-        "1536Mi more asked for: n1.default has 512Mi free, 1Gi too little; that is more than such a disk has: reserve less, or \
-         add a larger disk"
+        "1536Mi more asked for: n1.default has 512Mi free, 1Gi too little; that is more than its disk has, which it does not leave: \
+         ask for less"
     );
     until_numbers(&cluster, "eng", ["512Mi", "192Mi", "320Mi"]).await;
 

@@ -114,10 +114,15 @@ pub fn volume(pvc: &PersistentVolumeClaim, class: &StorageClass) -> Result<Share
                     class.name_any()
                 ));
             }
-            (other, _) => {
+            (other, shared) => {
+                let ask = match shared {
+                    Some(_) => "ask for ReadWriteMany",
+                    None => {
+                        "ask for ReadWriteOnce, or take a class with the parameter shared: \"true\" and ask for ReadWriteMany"
+                    }
+                };
                 return Err(format!(
-                    "nobody could write to a new volume that is {other}: ask for ReadWriteMany, and set readOnly in the pods \
-                     that only read"
+                    "nobody could write to a new volume that is {other}: {ask}, and set readOnly in the pods that only read"
                 ));
             }
         }
@@ -248,7 +253,16 @@ mod tests {
                 Some("make a VolumeClaim with one"),
             ),
             (eng.clone(), json!({"accessModes": ["ReadWriteMany"]}), Some("ask for ReadWriteOnce")),
-            (shared.clone(), json!({"accessModes": ["ReadOnlyMany"]}), Some("set readOnly in the pods")),
+            (
+                shared.clone(),
+                json!({"accessModes": ["ReadOnlyMany"]}),
+                Some("ReadOnlyMany: ask for ReadWriteMany, and set readOnly in the pods"),
+            ),
+            (
+                eng.clone(),
+                json!({"accessModes": ["ReadOnlyMany"]}),
+                Some("ReadOnlyMany: ask for ReadWriteOnce, or take a class with the parameter shared"),
+            ),
             (eng.clone(), json!({"resources": {"requests": {"storage": "8Ei"}}}), Some("larger than")),
             (eng.clone(), json!({"resources": {"requests": {"storage": "0"}}}), Some("positive")),
             (eng.clone(), json!({"resources": {"requests": {"storage": "33554432500m"}}}), None),

@@ -249,7 +249,7 @@ fn r6_growth_is_queued_too_and_takes_from_its_own_disk() {
     assert_eq!(
         shared(&[grows(11)], &disks, &[]),
         [Err("NotEnoughRoom: 7Gi more asked for: n1.a has 6Gi free, 1Gi too little; \
-              that is more than such a disk has: reserve less, or add a larger disk"
+              that is more than its disk has, which it does not leave: ask for less"
             .into())]
     );
     assert_eq!(shared(&[grows(4)], &disks, &[]), [], "it has what it asks for");

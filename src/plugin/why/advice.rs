@@ -1,5 +1,7 @@
 //! The next step for each reason of a condition, with all names filled in.
 
+mod space;
+
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
@@ -16,6 +18,8 @@ use crate::plan::pvc_provisioner::pvc_of;
 use crate::plan::{advice, fullness, holder, quota, resize};
 use crate::plugin::kind::{CLAIM, DISK, RESERVATION, VOLUME, nearest};
 use crate::plugin::snapshot::Snapshot;
+
+pub(super) use space::pod_of;
 
 /// The object with the condition, and its names for commands.
 pub(super) struct About<'a> {
@@ -58,6 +62,8 @@ impl<'a> About<'a> {
                 .and_then(|s| s.node_disk.clone())
                 .or(reservation.and_then(|r| r.status.as_ref()?.node_disk.clone())),
         };
+        let asked = reservation.filter(|_| target.kind == &RESERVATION);
+        let disk = disk.or(asked.and_then(|r| r.spec.node_disk.clone()));
         let argument = item.as_ref().map(|item| item.argument()).unwrap_or_default();
         let role = item.and_then(|item| item.role).unwrap_or_default();
         Self { snapshot, name, argument, namespace, role, claim, volume, reservation, disk }
@@ -71,6 +77,7 @@ impl<'a> About<'a> {
             | SEALED => advice::nothing_to_do(),
             CREATING | PARENT_NOT_RESERVED | RESIZING | SEALING | BINDING | RELEASING => advice::look_again(),
             INVALID => advice::correct_field(argument),
+            RESIZE_FAILED if self.is_mounted_meanwhile() => self.end_users_to_grow(),
             RESIZE_FAILED if self.volume.is_some_and(|volume| pvc_of(volume).is_none()) => {
                 advice::take_size_back(name, self.present_size())
             }
@@ -93,12 +100,7 @@ impl<'a> About<'a> {
             NODE_CORDONED => self.cordoned_node().map_or_else(advice::look_again, advice::uncordon_for_new),
             DISK_GONE => advice::empty_gone_disk(argument),
             SPACE_TAKEN => advice::remove_foreign_files(self.node()),
-            NOT_ENOUGH_ROOM => match self.largest_free() {
-                0 => advice::make_free_space(),
-                free => self
-                    .resize_elsewhere(self.reservation, whole_mebibytes(free))
-                    .unwrap_or_else(|| advice::fit_free_space(argument, whole_mebibytes(free))),
-            },
+            NOT_ENOUGH_ROOM => self.not_enough_room(),
             OVER_QUOTA => match self.within_quota() {
                 (0, role) => advice::free_limit(role),
                 (left, role) => self
@@ -127,9 +129,9 @@ impl<'a> About<'a> {
             SHARE_TAKEN if self.claim.is_some() => advice::use_fewer_claims(namespace),
             SHARE_TAKEN => advice::use_less_of_role(role),
             REFUSED => advice::change_quota(namespace),
-            NO_ORPHAN => advice::list_orphans(argument),
+            NO_ORPHAN => advice::list_orphans(self.to_delete()),
             WRONG_DISK => self.wrong_disk(),
-            BACKING_LOST => advice::find_lost_data(self.node(), argument),
+            BACKING_LOST => advice::find_lost_data(self.node(), self.to_delete()),
             CANNOT_SHRINK => advice::keep_file_system(name, self.present_size()),
             SHRINK_IN_USE => advice::keep_size(name, self.present_size()),
             RETIRING => self.retiring(),
@@ -171,7 +173,6 @@ impl<'a> About<'a> {
             NODE_GONE if self.claim.is_some() => advice::leave_lost_volume(self.delete()),
             NODE_GONE => advice::look_again(),
             VOLUME_GONE | ROLE_TAKEN => self.delete(),
-            IN_USE if self.claim.and_then(pvc_of).is_some() => advice::end_with_pvc(name, namespace),
             IN_USE => self.in_use(),
             MOUNT_HELD => advice::end_process(),
             OVER_LIMIT => advice::raise_limit(role),
@@ -229,6 +230,7 @@ impl<'a> About<'a> {
             Some(pod) if self.snapshot.pods_of(self.namespace, self.name).next().is_none() => {
                 advice::delete_finished_pod(pod.name_any(), self.namespace)
             }
+            _ if self.claim.and_then(pvc_of).is_some() => advice::end_with_pvc(self.name, self.namespace),
             _ => advice::end_pods(self.namespace),
         }
     }
@@ -243,12 +245,47 @@ impl<'a> About<'a> {
         is_plain && self.snapshot.volumes.iter().any(is_it)
     }
 
-    /// The claim of a StorageClass can end only with its PersistentVolumeClaim.
     fn delete(&self) -> String {
-        advice::delete(match self.claim.and_then(pvc_of) {
-            Some(_) => format!("pvc/{} -n {}", self.name, self.namespace),
-            None => self.argument.clone(),
-        })
+        advice::delete(self.to_delete())
+    }
+
+    /// The argument of a deletion. Claim and volume of a StorageClass can end only with their PersistentVolumeClaim.
+    fn to_delete(&self) -> String {
+        let of_volume = self.volume.filter(|_| self.claim.is_none()).and_then(|volume| self.made_for(volume));
+        match (self.claim.and_then(pvc_of), of_volume) {
+            (Some(_), _) => format!("pvc/{} -n {}", self.name, self.namespace),
+            (None, Some((pvc, namespace))) => format!("pvc/{pvc} -n {namespace}"),
+            (None, None) => self.argument.clone(),
+        }
+    }
+
+    /// True if the volume cannot grow while pods have it mounted, and some have.
+    fn is_mounted_meanwhile(&self) -> bool {
+        let status = self.volume.and_then(|volume| volume.status.as_ref());
+        let failed = status.and_then(|status| status.node.as_ref()?.resize_failed.as_deref());
+        failed.is_some_and(|why| why.contains(resize::BUSY)) && status.is_some_and(|s| !s.users.is_empty())
+    }
+
+    /// The step for such a volume, with its first pod.
+    fn end_users_to_grow(&self) -> String {
+        let users = self.volume.and_then(|volume| volume.status.as_ref()).map_or(&[][..], |s| &s.users);
+        let first = users.first();
+        first.map_or_else(advice::look_again, |pod| advice::end_users_to_grow(&pod.name, &pod.namespace))
+    }
+
+    /// The step for a reservation that no disk has space for. One that has its place does not leave its disk.
+    fn not_enough_room(&self) -> String {
+        let status = self.reservation.and_then(|r| r.status.as_ref());
+        let own = status.and_then(|status| status.node_disk.as_ref());
+        let size = whole_mebibytes(self.largest_free());
+        match (size.bytes_or_zero(), own) {
+            (0, Some(_)) => self.free_own_disk(),
+            (0, None) => advice::make_free_space(),
+            (_, own) => self.resize_elsewhere(self.reservation, size.clone()).unwrap_or_else(|| match own {
+                Some(disk) => advice::fit_own_disk(&self.argument, size, disk),
+                None => advice::fit_free_space(&self.argument, size),
+            }),
+        }
     }
 
     /// `node n1`.
@@ -459,6 +496,10 @@ impl<'a> About<'a> {
         }
         let roles = self.snapshot.reservations.iter().map(|r| r.spec.role.as_str());
         let near_role = nearest(self.role, roles).filter(|_| usable.is_empty());
+        let by_class = near.is_some() || near_role.is_some() || asked.is_some() && !usable.is_empty();
+        if let Some(step) = by_class.then(|| self.made_anew(true)).flatten() {
+            return step;
+        }
         match (near, near_role, asked) {
             (Some(near), ..) => {
                 advice::create_in_near_reservation(self.create_anew(self.role, Some(near)), near)
@@ -506,6 +547,9 @@ impl<'a> About<'a> {
         let spec = self.volume.map(|volume| &volume.spec);
         let is_block = spec.is_some_and(|spec| spec.volume_mode == VolumeMode::Block);
         let adopts = spec.and_then(|spec| spec.adopt.as_ref());
+        if let Some(step) = self.made_anew(!is_block) {
+            return step;
+        }
         let anew = self.create_anew(self.role, spec.and_then(|spec| spec.reservation.as_deref()));
         match adopts {
             Some(adopt) if self.snapshot.disks.iter().all(|disk| disk.spec.adopt_roots.is_empty()) => {
@@ -529,39 +573,6 @@ impl<'a> About<'a> {
             labels.map(|(key, value)| format!(" --label {}", word(&format!("{key}={value}")))).collect();
         let size = selector.min_size.as_ref().map_or("1Gi", Size::as_str);
         advice::create_fitting(name, self.role, size, labels, self.namespace)
-    }
-
-    fn reservation_full(&self) -> String {
-        let may_use = |r: &&DiskReservation| Role::name_covers(&r.spec.role, self.role) && holder::serves(r);
-        let free = |r: &DiskReservation| r.status.as_ref().map_or(0, holder::free);
-        let largest = self.snapshot.reservations.iter().filter(may_use).max_by_key(|r| free(r));
-        let Some((reservation, volume)) = self.reservation.or(largest).zip(self.volume) else {
-            return advice::look_again();
-        };
-        let placed = volume.status.as_ref().is_some_and(|s| s.reservation.is_some());
-        let has = if placed { resize::size_now(volume).bytes_or_zero() } else { 0 };
-        let missing = volume.spec.size.bytes_or_zero().saturating_sub(has).saturating_sub(free(reservation));
-        let size = reservation.status.as_ref().map_or(0, holder::size).saturating_add(missing);
-        // A larger reservation that its disk cannot have would be the way back to this step.
-        let disk = reservation.status.as_ref().and_then(|status| status.node_disk.as_ref());
-        let disk = self.snapshot.disks.iter().find(|d| Some(&d.name_any()) == disk);
-        let on_disk = disk.and_then(|disk| disk.status.as_ref()?.free.as_ref()?.bytes().ok());
-        if on_disk.is_some_and(|on_disk| on_disk < missing) && reservation.spec.parent.is_none() {
-            let most = has.saturating_add(free(reservation));
-            return match self.pvc_with(volume) {
-                _ if most < 1 << 20 || most == has => advice::make_free_space(),
-                Some(pvc) if placed => {
-                    let namespace = pvc.namespace().unwrap_or_default();
-                    advice::resize_pvc(pvc.name_any(), namespace, whole_mebibytes(most))
-                }
-                Some(pvc) => {
-                    let namespace = pvc.namespace().unwrap_or_default();
-                    advice::make_pvc_anew(pvc.name_any(), namespace, whole_mebibytes(most))
-                }
-                None => advice::fit_reservation(self.name, whole_mebibytes(most), &reservation.spec.role),
-            };
-        }
-        self.enlarge(reservation, Size::from_bytes(size))
     }
 
     /// The step that gives a reservation the size.
@@ -641,7 +652,13 @@ impl<'a> About<'a> {
             Some(near) => {
                 advice::claim_near_volume(self.claim_anew(self.role, Some(near), self.mode()), near)
             }
-            None => advice::create_volume(word(asked), self.role, self.namespace),
+            None => match self.snapshot.volumes.iter().find(|volume| volume.name_any() == asked) {
+                Some(volume) if pvc_of(volume).is_none() => {
+                    advice::claim_for_role_of_volume(self.claim_anew(&volume.spec.role, None, self.mode()))
+                }
+                Some(_) => advice::see_offers(self.namespace),
+                None => advice::create_volume(word(asked), self.role, self.namespace),
+            },
         }
     }
 

@@ -2,6 +2,8 @@
 
 mod advice;
 mod chain;
+mod containers;
+mod ending_pvc;
 mod holders;
 mod report;
 mod steps;
@@ -10,9 +12,10 @@ mod waits;
 
 use serde::Serialize;
 
+pub(super) use ending_pvc::{explain as explain_ending, find as find_ending};
 pub(super) use steps::resize_instead;
 pub(super) use target::Target;
-pub(super) use waits::growth;
+pub(super) use waits::{PROVISIONING_FAILED, TERMINATING, growth};
 
 use super::kind::{CLAIM, POD, PVC, VOLUME};
 use super::paint::Paint;
@@ -50,10 +53,18 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
             return Ok(Why { object: target.title(), ..answer });
         }
     }
+    // A claim says Bound until its PersistentVolumeClaim is gone.
+    let ending = ending_pvc::find(snapshot, target.namespace.as_deref(), &target.name);
+    if let Some(pvc) = ending.filter(|_| target.kind == &CLAIM) {
+        let answer = why(snapshot, &ending_pvc::target(pvc))?;
+        let holders = answer.holders.into_iter().filter(|line| !line.starts_with(BELONGS)).collect();
+        let summary = format!("its PersistentVolumeClaim is {}", answer.summary);
+        return Ok(Why { object: target.title(), summary, holders, ..answer });
+    }
     if target.kind == &PVC && !waits_for_class && reports(snapshot, &claim).is_some() {
         // A claim's PersistentVolumeClaim has the name of the claim, and waits for the claim.
-        let mut answer = why(snapshot, &claim)?;
-        answer.holders.insert(0, format!("it belongs to {}", claim.title()));
+        let mut answer = explain(snapshot, &claim)?;
+        answer.holders.insert(0, format!("{BELONGS} {}", claim.title()));
         let deleted =
             waits::find_pvc(snapshot, target).is_some_and(|pvc| pvc.metadata.deletion_timestamp.is_some());
         if let Some(report) = waits::pvc_report(snapshot, target).filter(|_| deleted && answer.ready) {
@@ -69,6 +80,14 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
         }
         return Ok(Why { object: target.title(), ..answer });
     }
+    explain(snapshot, target)
+}
+
+/// The begin of the line that names the claim of a PersistentVolumeClaim.
+const BELONGS: &str = "it belongs to";
+
+/// The answer by the object's own conditions, and those of what it waits for.
+fn explain(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
     let chain = chain(snapshot, target);
     let mut because = Vec::new();
     let mut next = Vec::new();
@@ -162,5 +181,7 @@ pub(super) fn text(why: &Why, paint: Paint) -> String {
     text
 }
 
+#[cfg(test)]
+mod pod_tests;
 #[cfg(test)]
 mod tests;

@@ -4,11 +4,13 @@ use kube::ResourceExt;
 
 use super::advice::About;
 use super::chain::DELETING;
+use super::containers;
 use super::holders::full_volumes;
 use super::target::Target;
 use super::waits;
 use crate::api::condition::reason::{NEARLY_FULL, VOLUME_HELD};
 use crate::api::{Capability, Role, RoleSubscription};
+use crate::cluster;
 use crate::plan::{advice, pvc_provisioner::pvc_of};
 use crate::plugin::kind::{CLAIM, POD, PVC, SUBSCRIPTION, VOLUME, nearest};
 use crate::plugin::snapshot::Snapshot;
@@ -34,6 +36,10 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
     if target.kind == &POD && [waits::OTHER_NODE, waits::VOLUME_NODE].contains(&reason) {
         return waits::other_node_step(snapshot, target);
     }
+    let crashed = target.find_pod(snapshot).filter(|_| reason == containers::CRASHES);
+    if let Some(container) = crashed.and_then(containers::crashed) {
+        return advice::read_own_crash_log(name, namespace, container);
+    }
     if target.kind == &POD && waits::is_silent(snapshot, target) {
         return advice::look_at_installation();
     }
@@ -44,7 +50,11 @@ pub(super) fn step_for(snapshot: &Snapshot, target: &Target, reason: &str) -> St
         };
     }
     if target.kind.workload {
-        return advice::read_workload(target.kind.short, name, namespace);
+        let pods = waits::pods_of_workload(snapshot, target);
+        return match pods.into_iter().find(|pod| !cluster::is_terminal(pod) && !containers::is_ready(pod)) {
+            Some(pod) => advice::describe_pod(pod.name_any(), namespace),
+            None => advice::read_workload(target.kind.short, name, namespace),
+        };
     }
     About::new(snapshot, target).step(reason).unwrap_or_else(advice::check_controller)
 }

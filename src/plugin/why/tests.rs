@@ -16,7 +16,7 @@ fn set_not_ready(conditions: &mut Vec<Condition>, reason: &'static str, message:
     set(conditions, READY, Verdict::no(reason, message), None, jiff::Timestamp::UNIX_EPOCH);
 }
 
-fn ask(
+pub(super) fn ask(
     snapshot: &Snapshot,
     kind: &'static Kind,
     namespace: Option<&str>,
@@ -26,7 +26,7 @@ fn ask(
     why(snapshot, &target).map(|why| text(&why, Paint::plain()))
 }
 
-fn pod_of(claim: &str, phase: &str) -> Pod {
+pub(super) fn pod_of(claim: &str, phase: &str) -> Pod {
     serde_json::from_value(serde_json::json!({"metadata": {"namespace": "team", "name": "web"},
             "spec": {"containers": [], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]},
             "status": {"phase": phase}}))
@@ -77,17 +77,17 @@ fn t4_why_prints_the_root_first_and_then_its_effects() {
     );
 }
 
-fn pvc(name: &str, phase: &str, class: &str) -> PersistentVolumeClaim {
+pub(super) fn pvc(name: &str, phase: &str, class: &str) -> PersistentVolumeClaim {
     from(json!({"metadata": {"namespace": "team", "name": name}, "spec": {"storageClassName": class},
             "status": {"phase": phase}}))
 }
 
-fn event(kind: &str, name: &str, type_: &str, reason: &str, message: &str) -> Event {
+pub(super) fn event(kind: &str, name: &str, type_: &str, reason: &str, message: &str) -> Event {
     from(json!({"metadata": {}, "type": type_, "reason": reason, "message": message,
             "involvedObject": {"kind": kind, "namespace": "team", "name": name}}))
 }
 
-fn from<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> T {
+pub(super) fn from<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> T {
     serde_json::from_value(value).unwrap()
 }
 

@@ -8,14 +8,16 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 
-use super::advice::About;
+use super::advice::{About, pod_of};
 use super::report::Report;
 use super::target::Target;
+use super::{containers, ending_pvc};
 use crate::api::condition::reason::{NEARLY_FULL, NODE_UNREACHABLE, VOLUME_HELD};
 use crate::api::condition::{self, READY};
 use crate::api::{DRIVER, DiskReservation, NodeDisk, Role, Size};
 use crate::cluster;
 use crate::plan::candidate::is_cordoned;
+use crate::plan::enlarge::{self, Way};
 use crate::plan::persistent_volume::ONE_POD;
 use crate::plan::{advice, holder, publish::is_for_one_pod};
 use crate::plugin::kind::{CLAIM, Kind, POD, PVC, did_you_mean, nearest};
@@ -58,6 +60,9 @@ pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Ve
     if let Some(node) = off.filter(|_| phase == "Running") {
         return report(&phase, format!("but node {node} is not Ready, so nothing is known of it now"));
     }
+    if let Some(report) = containers::report(target, pod) {
+        return vec![report];
+    }
     let containers = status.container_statuses.iter().flatten();
     let waiting = containers.filter_map(|c| c.state.as_ref()?.waiting.as_ref()).next();
     let trouble = !["Running", "Succeeded"].contains(&phase.as_str());
@@ -80,7 +85,10 @@ pub(super) fn pod_reports(snapshot: &Snapshot, target: &Target, pod: &Pod) -> Ve
                 format!("{on}, and its volume {volume} on node {node}: no node has both")
             }
             (None, None) if place.is_cordoned => format!("{on}, which is cordoned"),
-            (None, Some(asked)) => format!("{on}, and the pod asks for node {asked}"),
+            (None, Some(asked)) => match daemon_set_of(pod) {
+                Some(of) => format!("{on}, and the pod is that of DaemonSet {of} for node {asked}"),
+                None => format!("{on}, and the pod asks for node {asked}"),
+            },
             (None, None) => format!("{on}: {message}"),
         };
         let elsewhere = place.other.is_some() || place.asked.is_some();
@@ -100,7 +108,7 @@ pub(super) fn is_own_cause(reason: &str) -> bool {
 }
 
 /// The reason of a pod or PersistentVolumeClaim that is being deleted.
-pub(super) const TERMINATING: &str = "Terminating";
+pub(in crate::plugin) const TERMINATING: &str = "Terminating";
 
 /// A disk of the pod's node, if that node is unreachable.
 pub(super) fn lost_disk(snapshot: &Snapshot, target: &Target) -> Option<String> {
@@ -156,7 +164,8 @@ struct Place {
 fn other_node(snapshot: &Snapshot, pod: &Pod) -> Option<Place> {
     let spec = pod.spec.as_ref()?;
     let selected = spec.node_selector.as_ref().and_then(|labels| labels.get("kubernetes.io/hostname"));
-    let asked = spec.node_name.as_ref().or(selected);
+    let bound = asked_by_affinity(pod);
+    let asked = spec.node_name.as_ref().or(selected).or(bound.as_ref());
     let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let unscheduled = conditions.find(|c| c.type_ == "PodScheduled" && c.status == "False");
     let says = |part: &str| {
@@ -192,15 +201,36 @@ fn other_node(snapshot: &Snapshot, pod: &Pod) -> Option<Place> {
     })
 }
 
+/// The one node that the affinity of a pod asks for, as that of a pod of a DaemonSet does.
+fn asked_by_affinity(pod: &Pod) -> Option<String> {
+    let affinity = pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()?;
+    let required = affinity.required_during_scheduling_ignored_during_execution.as_ref()?;
+    let [term] = required.node_selector_terms.as_slice() else { return None };
+    let by_field = term.match_fields.iter().flatten().filter(|field| field.key == "metadata.name");
+    let by_label =
+        term.match_expressions.iter().flatten().filter(|label| label.key == "kubernetes.io/hostname");
+    by_field.chain(by_label).filter(|of| of.operator == "In").find_map(|of| match of.values.as_deref() {
+        Some([node]) => Some(node.clone()),
+        _ => None,
+    })
+}
+
+/// The DaemonSet that made the pod.
+fn daemon_set_of(pod: &Pod) -> Option<&str> {
+    let owners = pod.metadata.owner_references.iter().flatten();
+    owners.into_iter().find(|owner| owner.kind == "DaemonSet").map(|owner| owner.name.as_str())
+}
+
 /// The next step for a pod that cannot run on the node of its volume.
 pub(super) fn other_node_step(snapshot: &Snapshot, target: &Target) -> String {
-    match target.find_pod(snapshot).and_then(|pod| other_node(snapshot, pod)) {
-        Some(Place { node, other: Some(_), .. }) => {
-            advice::gather_volumes(target.namespace.as_deref().unwrap_or("default"), node)
-        }
-        Some(Place { node, asked: Some(_), .. }) => {
-            advice::leave_other_node(&target.name, target.namespace.as_deref().unwrap_or("default"), node)
-        }
+    let namespace = target.namespace.as_deref().unwrap_or("default");
+    let pod = target.find_pod(snapshot);
+    match pod.and_then(|pod| other_node(snapshot, pod)) {
+        Some(Place { node, other: Some(_), .. }) => advice::gather_volumes(namespace, node),
+        Some(Place { node, asked: Some(_), .. }) => match pod.and_then(daemon_set_of) {
+            Some(of) => advice::pin_daemon_set(of, namespace, node),
+            None => advice::leave_other_node(&target.name, namespace, node),
+        },
         Some(Place { volume, node, is_cordoned: true, .. }) => advice::uncordon(node, volume),
         Some(Place { volume, node, .. }) => advice::fit_node(node, volume),
         None => advice::look_again(),
@@ -244,7 +274,7 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
         |trouble, reason: &str, message: String| Some(Report::of(target.title(), reason, message, trouble));
     let pvc = find_pvc(snapshot, target)?;
     if pvc.metadata.deletion_timestamp.is_some() {
-        return report(true, TERMINATING, "it is being deleted, so no new pod may use it".into());
+        return report(true, TERMINATING, ending_pvc::explain(snapshot, pvc).0);
     }
     let phase = pvc.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
     if let Some(pv) =
@@ -258,6 +288,10 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
     if phase != "Pending" {
         return report(phase != "Bound", phase, "its volume is not Reservoir's".into());
     }
+    // The event has the numbers of some time ago.
+    if let Some(why) = snapshot.no_place(pvc) {
+        return report(true, PROVISIONING_FAILED, why);
+    }
     // Kubernetes repeats events that only say that it waits.
     let event =
         last_event(snapshot, &PVC, target, true).or_else(|| last_event(snapshot, &PVC, target, false));
@@ -266,6 +300,12 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
         None => report(true, "Pending", "Kubernetes has reported no cause yet".into()),
     }
 }
+
+/// The reason of a PersistentVolumeClaim for which no volume can be made.
+pub(in crate::plugin) const PROVISIONING_FAILED: &str = "ProvisioningFailed";
+
+/// The reason of a PersistentVolumeClaim of an ephemeral volume that was not made.
+const NOT_MADE: &str = "NotMade";
 
 /// The reason of a PersistentVolumeClaim that waits for the PersistentVolume in its spec.
 const NAMES_VOLUME: &str = "NamesVolume";
@@ -305,6 +345,12 @@ pub(super) fn find_pvc<'a>(snapshot: &'a Snapshot, target: &Target) -> Option<&'
 
 /// The report of a PersistentVolumeClaim that a pod names and that does not exist.
 pub(super) fn missing_claim(snapshot: &Snapshot, target: &Target) -> Report {
+    if let Some(pod) = ephemeral_in(snapshot, target) {
+        let said = refused_binding(snapshot, pod);
+        let said =
+            said.unwrap_or_else(|| "Kubernetes has not made it for the pod's ephemeral volume yet".into());
+        return Report::of(target.title(), NOT_MADE, said, true);
+    }
     let here = |namespace: Option<String>| namespace == target.namespace;
     let pvcs = snapshot.pvcs.iter().filter(|p| here(p.namespace())).map(ResourceExt::name_any);
     let claims = snapshot.claims.iter().filter(|c| here(c.namespace())).map(ResourceExt::name_any);
@@ -317,6 +363,18 @@ pub(super) fn missing_claim(snapshot: &Snapshot, target: &Target) -> Report {
     Report::of(target.title(), "Missing", message, true)
 }
 
+/// The pod with the ephemeral volume for which Kubernetes makes the PersistentVolumeClaim. A claim of that name by anybody else
+/// would be no use to the pod.
+fn ephemeral_in<'a>(snapshot: &'a Snapshot, target: &Target) -> Option<&'a Pod> {
+    let is_it = |pod: &&Pod| {
+        let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        let mut names =
+            volumes.filter(|v| v.ephemeral.is_some()).map(|v| format!("{}-{}", pod.name_any(), v.name));
+        pod.namespace() == target.namespace && names.any(|name| name == target.name)
+    };
+    snapshot.pods.iter().find(is_it)
+}
+
 /// The next step for a PersistentVolumeClaim without a VolumeClaim.
 pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> String {
     let (name, namespace) = (&target.name, target.namespace.as_deref().unwrap_or("default"));
@@ -325,20 +383,47 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
             Some(volume) => advice::claim_volume_of_name(name, &volume.spec.role, namespace),
             None => advice::make_claim(namespace),
         },
+        NOT_MADE => not_made_step(snapshot, target, namespace),
         "WaitForFirstConsumer" => advice::start_pod(name),
         NAMES_VOLUME => {
             let pv = find_pvc(snapshot, target).and_then(|pvc| pvc.spec.as_ref()?.volume_name.as_deref());
             advice::leave_volume_name(pv.unwrap_or_default(), name, namespace)
         }
-        TERMINATING if snapshot.pods_of(namespace, name).next().is_some() => {
-            advice::end_pods_of_pvc(namespace)
+        // The events only say that nobody has made the volume.
+        "ExternalProvisioning" if find_pvc(snapshot, target).is_some_and(|pvc| snapshot.is_ours(pvc)) => {
+            let step = class_step(snapshot, target, name, namespace);
+            if step == advice::read_events(name, namespace) { advice::check_controller() } else { step }
         }
-        TERMINATING => advice::look_again(),
+        TERMINATING => find_pvc(snapshot, target)
+            .map_or_else(advice::look_again, |pvc| ending_pvc::explain(snapshot, pvc).1),
         _ => class_step(snapshot, target, name, namespace),
     }
 }
 
 /// The next step for a PersistentVolumeClaim that waits for its StorageClass.
+/// The step for a PersistentVolumeClaim of an ephemeral volume that was not made.
+fn not_made_step(snapshot: &Snapshot, target: &Target, namespace: &str) -> String {
+    let Some(pod) = ephemeral_in(snapshot, target) else { return advice::look_again() };
+    let said = refused_binding(snapshot, pod).unwrap_or_default();
+    match said.contains("exceeded quota") || said.contains("storage usage per") {
+        true => advice::change_quota(namespace),
+        false => advice::describe_pod(pod.name_any(), namespace),
+    }
+}
+
+/// What Kubernetes says about the PersistentVolumeClaim of an ephemeral volume of the pod. The scheduler's later events only say
+/// that the PersistentVolumeClaim is not there.
+fn refused_binding(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
+    let of = |event: &&Event| {
+        let object = &event.involved_object;
+        event.reason.as_deref() == Some("FailedBinding")
+            && object.kind.as_deref() == Some(POD.name)
+            && object.name == pod.metadata.name
+            && object.namespace == pod.metadata.namespace
+    };
+    snapshot.events.iter().rfind(of).map(message_of)
+}
+
 fn class_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str) -> String {
     if let Some(class) = missing_class(snapshot, target) {
         return match nearest(class, all_classes(snapshot)) {
@@ -348,7 +433,12 @@ fn class_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str)
     }
     match find_pvc(snapshot, target).and_then(|pvc| snapshot.refused(pvc)) {
         Some((Some(class), _)) => return advice::make_class_as_said(class),
-        Some((None, _)) => return advice::make_pvc_as_said(name, namespace),
+        Some((None, _)) => {
+            return match find_pvc(snapshot, target).and_then(pod_of) {
+                Some(pod) => advice::make_pod_as_said(pod, namespace),
+                None => advice::make_pvc_as_said(name, namespace),
+            };
+        }
         None => {}
     }
     if let Some(step) = space_step(snapshot, target) {
@@ -380,18 +470,22 @@ fn space_step(snapshot: &Snapshot, target: &Target) -> Option<String> {
             && wanted.spec.reservation.as_ref().is_none_or(|name| *name == r.name_any())
             && node.as_ref().is_none_or(|node| on == Some(node))
     };
-    let free = |r: &DiskReservation| r.status.as_ref().map_or(0, holder::free);
-    let largest = snapshot.reservations.iter().filter(may_use).max_by_key(|r| free(r));
+    let reservations: Vec<&DiskReservation> = snapshot.reservations.iter().filter(may_use).collect();
+    let disks =
+        snapshot.disks.iter().filter(|disk| node.as_ref().is_none_or(|node| disk.spec.node_name == *node));
+    let disks: Vec<&NodeDisk> = disks.collect();
     let (role, size) = (&wanted.spec.role, &wanted.spec.size);
-    match largest {
-        None if wanted.spec.reservation.is_some() => None,
-        None => Some(advice::reserve_for_role(role.to_lowercase().replace(['/', '_'], "-"), role, size)),
-        Some(largest) => {
-            let missing = size.bytes_or_zero().checked_sub(free(largest)).filter(|missing| *missing > 0)?;
-            let size = largest.status.as_ref().map_or(0, holder::size).saturating_add(missing);
-            Some(About::new(snapshot, target).enlarge(largest, Size::from_bytes(size)))
-        }
+    let asked = size.bytes_or_zero();
+    let free = |r: &&DiskReservation| r.status.as_ref().map_or(0, holder::free);
+    let is_named = wanted.spec.reservation.is_some();
+    if reservations.is_empty() && is_named || reservations.iter().map(free).any(|free| free >= asked) {
+        return None;
     }
+    let about = About::new(snapshot, target);
+    Some(match enlarge::way(asked, 0, &reservations, &disks, !is_named) {
+        Way::AskFor(most, _) => about.ask_anew(&target.name, namespace, Size::from_bytes(most)),
+        found => about.way_to_space(found, role, size),
+    })
 }
 
 fn all_classes(snapshot: &Snapshot) -> impl Iterator<Item = &str> {

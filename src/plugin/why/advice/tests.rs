@@ -192,6 +192,8 @@ fn t4_advice_leads_on_where_nothing_is_left() {
     releasing.metadata.labels = Some([(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
     let mut far = claim("team", "far", "datasets");
     far.spec.role = "ops".into();
+    let mut sub = claim("team", "sub", "dataset");
+    sub.spec.role = "ops".into();
     let done = serde_json::from_value(serde_json::json!({"metadata": {"namespace": "team", "name": "done"},
             "spec": {"containers": [], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "ending"}}]},
             "status": {"phase": "Succeeded"}}))
@@ -199,7 +201,7 @@ fn t4_advice_leads_on_where_nothing_is_left() {
     let snapshot = Snapshot {
         reservations: vec![reservation("more", "eng/ml", 1)],
         roles: vec![full],
-        claims: vec![releasing, claim("team", "ending", "v"), far],
+        claims: vec![releasing, claim("team", "ending", "v"), far, sub],
         volumes: vec![ready_volume("dataset", "eng", true)],
         pods: vec![done],
         ..Snapshot::default()
@@ -210,6 +212,12 @@ fn t4_advice_leads_on_where_nothing_is_left() {
         (&CLAIM, "c", IN_USE, "kubectl describe pvc c -n team   # no new pod can use it"),
         (&CLAIM, "ending", IN_USE, "kubectl delete pod done -n team   # it has ended"),
         (&CLAIM, "far", NO_SUCH_VOLUME, "kubectl reservoir create datasets --role ops --size 1Gi"),
+        (
+            &CLAIM,
+            "sub",
+            NO_SUCH_VOLUME,
+            "kubectl delete vclaim/sub -n team && kubectl reservoir claim sub --role eng --volume dataset",
+        ),
     ] {
         let step = step(&snapshot, kind, name, reason);
         assert!(step.starts_with(wanted), "{step}");
@@ -230,13 +238,94 @@ fn t4_advice_enlarges_no_reservation_beyond_its_disk() {
         ..Snapshot::default()
     };
     for (name, wanted) in [
-        ("big", "kubectl reservoir resize spv/big 3Gi   # its disk has no more"),
+        ("big", "kubectl reservoir resize dr/eng 7Gi && kubectl reservoir resize spv/big 4Gi   # the most"),
         ("fits", "kubectl reservoir resize dr/eng 7Gi "),
-        ("pvc-u", "kubectl delete pvc q -n team   # no disk has more for it than 3Gi"),
+        ("pvc-u", "kubectl delete pvc q -n team   # no disk has more for it than 4Gi"),
     ] {
         let step = step(&snapshot, &VOLUME, name, RESERVATION_FULL);
         assert!(step.starts_with(wanted), "{step}");
     }
+}
+
+/// T4, R1: what has its place does not leave its disk, so another disk is no help.
+#[test]
+fn t4_advice_about_what_has_its_place_is_about_its_disk() {
+    let mut small = disk("n1.a", "n1", 7, &[]);
+    small.status.as_mut().unwrap().free = Some(gi(2));
+    let mut large = disk("n2.a", "n2", 99, &[]);
+    large.status.as_mut().unwrap().free = Some(gi(99));
+    let placed = |name: &str| {
+        let mut volume = ready_volume(name, "eng", false);
+        volume.spec.size = gi(9);
+        let status = volume.status.as_mut().unwrap();
+        status.reservation = Some(crate::api::UidRef { name: "eng".into(), uid: "uid-eng".into() });
+        volume
+    };
+    let (pvc, made) = made_for(placed("pvc-u"));
+    let mut template = reservation("late", "eng", 9);
+    template.spec.node_disk = Some("n1.a".into());
+    let mut snapshot = Snapshot {
+        disks: vec![small, large],
+        reservations: vec![reserved("eng", "eng", 4, &[("x", 4)]), template],
+        volumes: vec![made, placed("plain")],
+        pvcs: vec![pvc],
+        ..Snapshot::default()
+    };
+    for (kind, name, reason, wanted) in [
+        (
+            &VOLUME,
+            "pvc-u",
+            RESERVATION_FULL,
+            "kubectl reservoir resize dr/eng 6Gi && kubectl patch pvc q -n team -p",
+        ),
+        (&VOLUME, "plain", RESERVATION_FULL, "resize dr/eng 6Gi && kubectl reservoir resize spv/plain 3Gi"),
+        (
+            &RESERVATION,
+            "eng",
+            NOT_ENOUGH_ROOM,
+            "resize dr/eng 6Gi   # or free space on disk n1.a, which it does not leave",
+        ),
+        (&RESERVATION, "late", NOT_ENOUGH_ROOM, "kubectl reservoir resize dr/late 2Gi   # or free space"),
+    ] {
+        let step = step(&snapshot, kind, name, reason);
+        assert!(step.contains(wanted), "{name}: {step}");
+    }
+    snapshot.disks[0].status.as_mut().unwrap().free = Some(gi(0));
+    let step = step(&snapshot, &VOLUME, "pvc-u", RESERVATION_FULL);
+    assert!(step.contains("on disk n1.a, which it does not leave: another disk is no help"), "{step}");
+}
+
+/// T4, P1: the volume of a PersistentVolumeClaim would be made again as it is, and nobody else can make it.
+#[test]
+fn t4_p1_advice_makes_no_volume_of_a_persistent_volume_claim() {
+    let raw = |mode| {
+        let mut raw = volume("pvc-u", "eng", 1);
+        (raw.spec.volume_mode, raw.spec.reservation) = (mode, Some("egn".into()));
+        raw
+    };
+    let (mut pvc, made) = made_for(raw(VolumeMode::Block));
+    pvc.spec.get_or_insert_default().storage_class_name = Some("fast".into());
+    let mut snapshot = Snapshot {
+        disks: vec![disk("n1.a", "n1", 10, &[])],
+        reservations: vec![reserved("eng", "eng", 4, &[])],
+        volumes: vec![made],
+        pvcs: vec![pvc],
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot, reason| step(snapshot, &VOLUME, "pvc-u", reason);
+    let anew = "kubectl delete pvc q -n team   # then make it anew as the message says";
+    assert!(of(&snapshot, WRONG_DISK).starts_with(anew), "{}", of(&snapshot, WRONG_DISK));
+    assert_eq!(of(&snapshot, VOLUME_GONE), "kubectl delete pvc/q -n team");
+    let class =
+        "kubectl get storageclass fast -o yaml   # delete it and PersistentVolumeClaim q of namespace team";
+    assert!(of(&snapshot, NO_RESERVATION).starts_with(class), "{}", of(&snapshot, NO_RESERVATION));
+    snapshot.volumes = vec![made_for(raw(VolumeMode::Filesystem)).1];
+    assert!(of(&snapshot, WRONG_DISK).starts_with(class), "its class has the file system");
+    // Who does not see the PersistentVolumeClaim reads its name on the volume.
+    snapshot.pvcs.clear();
+    let made_for = [(crate::api::ANNOTATION_MADE_FOR.to_owned(), "team/q".to_owned())];
+    snapshot.volumes[0].metadata.annotations = Some(made_for.into());
+    assert!(of(&snapshot, WRONG_DISK).starts_with(anew), "{}", of(&snapshot, WRONG_DISK));
 }
 
 /// T4, P4: a class' volume ends with its PersistentVolumeClaim, and a volume that nobody uses waits for its node only.

@@ -1,0 +1,115 @@
+//! The steps towards free space for a volume.
+
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::ResourceExt;
+
+use super::About;
+use crate::api::{ANNOTATION_MADE_FOR, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size};
+use crate::plan::enlarge::{Way, new_name, way};
+use crate::plan::pvc_provisioner::pvc_of;
+use crate::plan::{advice, holder, resize};
+
+impl<'a> About<'a> {
+    /// The step for a volume that its reservation cannot hold, or let grow.
+    pub(super) fn reservation_full(&self) -> String {
+        let Some(volume) = self.volume else { return advice::look_again() };
+        let may_use = |r: &&DiskReservation| Role::name_covers(&r.spec.role, self.role) && holder::serves(r);
+        let reservations: Vec<&DiskReservation> = match self.reservation {
+            Some(own) => vec![own],
+            None => self.snapshot.reservations.iter().filter(may_use).collect(),
+        };
+        if reservations.is_empty() {
+            return advice::look_again();
+        }
+        let placed = volume.status.as_ref().is_some_and(|s| s.reservation.is_some());
+        let has = if placed { resize::size_now(volume).bytes_or_zero() } else { 0 };
+        let disks: Vec<&NodeDisk> = self.snapshot.disks.iter().collect();
+        let found =
+            way(volume.spec.size.bytes_or_zero(), has, &reservations, &disks, self.reservation.is_none());
+        match (found, self.made_for(volume)) {
+            (Way::AskFor(most, _), Some((pvc, namespace))) if !placed => {
+                self.ask_anew(&pvc, &namespace, Size::from_bytes(most))
+            }
+            (Way::AskFor(most, within), made_for) => self.ask_for(most, within, made_for),
+            (Way::Nothing, _) if placed => self.free_own_disk(),
+            (found, _) => self.way_to_space(found, self.role, &volume.spec.size),
+        }
+    }
+
+    /// The step of a way for what is not made yet.
+    pub fn way_to_space(&self, found: Way<'_>, role: &str, size: &Size) -> String {
+        match found {
+            Way::Enlarge(reservation, size) => self.enlarge(reservation, Size::from_bytes(size)),
+            Way::Reserve => advice::reserve_for_role(new_name(role, &self.snapshot.reservations), role, size),
+            Way::AskFor(..) | Way::Nothing => advice::make_free_space(),
+        }
+    }
+
+    /// The step for an object that does not leave its disk, of which nothing is free.
+    pub(super) fn free_own_disk(&self) -> String {
+        self.disk.as_ref().map_or_else(advice::make_free_space, advice::free_own_disk)
+    }
+
+    /// The command that gives a volume the most that there is, after one for its reservation.
+    fn ask_for(
+        &self,
+        most: u64,
+        within: Option<(&DiskReservation, u64)>,
+        made_for: Option<(String, String)>,
+    ) -> String {
+        let size = Size::from_bytes(most);
+        let has = |r: &DiskReservation| r.status.as_ref().map_or(0, holder::size);
+        let of_pvc = made_for.map(|(pvc, namespace)| advice::resize_pvc(pvc, namespace, &size));
+        match within {
+            Some((reservation, larger)) if larger > has(reservation) => {
+                let plain = || format!("kubectl reservoir resize spv/{} {size}", self.name);
+                let resize = of_pvc.as_deref().and_then(|step| step.split("   #").next().map(str::to_owned));
+                let larger = Size::from_bytes(larger);
+                self.resize_elsewhere(Some(reservation), larger.clone()).unwrap_or_else(|| {
+                    advice::grow_both(reservation.name_any(), larger, resize.unwrap_or_else(plain))
+                })
+            }
+            _ => of_pvc.unwrap_or_else(|| advice::fit_reservation(self.name, size, self.role)),
+        }
+    }
+
+    /// The step for a PersistentVolumeClaim that asks for more than there is. That of an ephemeral volume is its pod's.
+    pub fn ask_anew(&self, pvc: &str, namespace: &str, most: Size) -> String {
+        let is_it =
+            |p: &&PersistentVolumeClaim| p.name_any() == pvc && p.namespace().as_deref() == Some(namespace);
+        match self.snapshot.pvcs.iter().find(is_it).and_then(pod_of) {
+            Some(pod) => advice::make_pod_anew(pod, namespace, most),
+            None => advice::make_pvc_anew(pvc, namespace, most),
+        }
+    }
+
+    /// Name and namespace of the PersistentVolumeClaim that the volume was made for.
+    pub(super) fn made_for(&self, volume: &SharedPersistentVolume) -> Option<(String, String)> {
+        let seen = self.pvc_with(volume).map(|pvc| (pvc.name_any(), pvc.namespace().unwrap_or_default()));
+        let noted = || {
+            let (namespace, name) = volume.annotations().get(ANNOTATION_MADE_FOR)?.split_once('/')?;
+            Some((name.to_owned(), namespace.to_owned()))
+        };
+        pvc_of(volume).and_then(|_| seen.or_else(noted))
+    }
+
+    /// The step for a volume of a PersistentVolumeClaim that can only be made anew. `by_class` is true if its StorageClass has
+    /// what is wrong. The controller would make the same volume again.
+    pub(super) fn made_anew(&self, by_class: bool) -> Option<String> {
+        let volume = self.volume?;
+        let (pvc, namespace) = self.made_for(volume)?;
+        let seen = self.pvc_with(volume);
+        let class = seen.and_then(|pvc| pvc.spec.as_ref()?.storage_class_name.as_deref());
+        Some(match (class.filter(|_| by_class), seen.and_then(pod_of)) {
+            (Some(class), _) => advice::make_both_anew(class, pvc, namespace),
+            (None, Some(pod)) => advice::make_pod_as_said(pod, namespace),
+            (None, None) => advice::make_pvc_as_said(pvc, namespace),
+        })
+    }
+}
+
+/// The pod with the ephemeral volume that a PersistentVolumeClaim was made for.
+pub fn pod_of(pvc: &PersistentVolumeClaim) -> Option<&str> {
+    let owners = pvc.metadata.owner_references.iter().flatten();
+    owners.into_iter().find(|owner| owner.kind == "Pod").map(|owner| owner.name.as_str())
+}

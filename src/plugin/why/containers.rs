@@ -1,0 +1,51 @@
+//! Containers of a pod that do not run, although its volumes are mounted.
+
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+
+use super::report::Report;
+use super::target::Target;
+
+/// The reason of a pod with a container that ends by itself, again and again.
+pub(super) const CRASHES: &str = "CrashLoopBackOff";
+
+/// Reasons of containers that are about to start.
+const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+
+/// The report of a pod with a container that ends again and again, or, in a running pod, does not start.
+pub(super) fn report(target: &Target, pod: &Pod) -> Option<Report> {
+    let status = pod.status.as_ref()?;
+    let (container, reason) = waiting(pod)?;
+    if reason != CRASHES && status.phase.as_deref() != Some("Running") {
+        return None;
+    }
+    let message =
+        container.state.as_ref().and_then(|s| s.waiting.as_ref()?.message.clone()).unwrap_or_default();
+    let ended = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+    let message = match ended.filter(|_| reason == CRASHES) {
+        Some(ended) => format!("container {} ended with exit code {}", container.name, ended.exit_code),
+        None => format!("container {}: {message}", container.name),
+    };
+    Some(Report::of(target.title(), reason, message, true))
+}
+
+/// The container that ends again and again.
+pub(super) fn crashed(pod: &Pod) -> Option<&str> {
+    waiting(pod).filter(|(_, reason)| *reason == CRASHES).map(|(container, _)| container.name.as_str())
+}
+
+/// The first container that waits for something else than its start, and the reason.
+fn waiting(pod: &Pod) -> Option<(&ContainerStatus, &str)> {
+    let status = pod.status.as_ref()?;
+    let all =
+        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    all.into_iter().find_map(|container| {
+        let reason = container.state.as_ref()?.waiting.as_ref()?.reason.as_deref()?;
+        (!STARTING.contains(&reason)).then_some((container, reason))
+    })
+}
+
+/// True if the pod is ready.
+pub(super) fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}

@@ -1,0 +1,66 @@
+//! A PersistentVolumeClaim that is being deleted, and what keeps it (F3).
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::ResourceExt;
+
+use super::target::Target;
+use crate::cluster;
+use crate::plan::pvc_provisioner::pvc_of;
+use crate::plan::{advice, unclaim};
+use crate::plugin::kind::PVC;
+use crate::plugin::snapshot::Snapshot;
+
+/// Why a PersistentVolumeClaim that is being deleted is there yet, and the next step.
+pub(in crate::plugin) fn explain(snapshot: &Snapshot, pvc: &PersistentVolumeClaim) -> (String, String) {
+    let (name, namespace) = (pvc.name_any(), pvc.namespace().unwrap_or_default());
+    let own = (namespace.clone(), name.clone());
+    let claim = snapshot.claim(Some(&namespace), &name);
+    // The controller makes the PersistentVolumeClaim of such a claim anew (C7).
+    let comes_back =
+        claim.is_some_and(|claim| pvc_of(claim).is_none() && claim.metadata.deletion_timestamp.is_none());
+    let end = if comes_back { ", and its VolumeClaim makes it anew when it is gone" } else { "" };
+    let finished: Vec<&Pod> = snapshot
+        .pods
+        .iter()
+        .filter(|pod| cluster::is_terminal(pod) && cluster::claims_of(pod).contains(&own))
+        .collect();
+    let message = format!("it is being deleted, so no new pod may use it{end}");
+    if snapshot.pods_of(&namespace, &name).next().is_some() {
+        let step = match comes_back {
+            true => advice::await_new_pvc(&name, &namespace),
+            false => advice::end_pods_of_pvc(&namespace),
+        };
+        return (message, step);
+    }
+    let foreign = pvc.finalizers().iter().find(|finalizer| *finalizer != unclaim::PVC_PROTECTION);
+    match (finished.first(), foreign) {
+        (Some(pod), _) => {
+            let pods: Vec<_> = finished.iter().map(|pod| cluster::pod_ref(pod)).collect();
+            let kept = unclaim::kept_for_ended(&name, &pods);
+            (format!("{message}: {kept}"), advice::delete_finished_pod(pod.name_any(), &namespace))
+        }
+        (None, Some(finalizer)) => (
+            format!("{message}, and finalizer {finalizer} keeps it"),
+            advice::see_finalizers(&name, &namespace, finalizer),
+        ),
+        (None, None) => (message, advice::look_again()),
+    }
+}
+
+/// The PersistentVolumeClaim of that name that is being deleted, of a claim that is not.
+pub(in crate::plugin) fn find<'a>(
+    snapshot: &'a Snapshot,
+    namespace: Option<&str>,
+    name: &str,
+) -> Option<&'a PersistentVolumeClaim> {
+    let is_ending = snapshot.claim(namespace, name).is_some_and(|c| c.metadata.deletion_timestamp.is_some());
+    let is_it =
+        |pvc: &&PersistentVolumeClaim| pvc.name_any() == name && pvc.namespace().as_deref() == namespace;
+    let pvc = snapshot.pvcs.iter().find(is_it)?;
+    (pvc.metadata.deletion_timestamp.is_some() && !is_ending).then_some(pvc)
+}
+
+/// The target of such a PersistentVolumeClaim.
+pub(super) fn target(pvc: &PersistentVolumeClaim) -> Target {
+    Target::new(&PVC, pvc.namespace(), pvc.name_any())
+}
