@@ -757,9 +757,19 @@ fn the_schema_describes_each_value_and_refuses_others() {
         "agent.disks[0].name=d,agent.disks[0].path=/d,agent.disks[0].reservations[0].role=a//b,agent.disks[0].reservations[0].size=1Gi",
         "storageClasses[0].name=eng,storageClasses[0].role=eng/-ml",
         "test.role=a b",
+        "logLevel=verbose",
+        "logLevel=Debug",
+        "agent.disks[0].name=d,agent.disks[0].path=/d,agent.disks[0].reservations[0].role=a,agent.disks[0].reservations[0].size=5",
+        "agent.disks[0].name=d,agent.disks[0].path=/d,agent.disks[0].reservations[0].role=a,agent.disks[0].reservations[0].size=5X",
     ] {
         let refused = chart::render(&[wrong]).unwrap_err().to_string();
         assert!(refused.contains("schema"), "{wrong}: {refused}");
+    }
+    for right in [
+        "logLevel=reservoir=debug",
+        "agent.disks[0].name=d,agent.disks[0].path=/d,agent.disks[0].reservations[0].role=a,agent.disks[0].reservations[0].size=1.5Gi",
+    ] {
+        chart::render(&[right]).unwrap();
     }
 }
 

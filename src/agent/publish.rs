@@ -210,6 +210,13 @@ mod tests {
 
     const UID: &str = "0f3c8a52-6d1e-4b7a-9c55-2e8d4f6a1b03";
 
+    /// T4: the next step for a volume that cannot grow while it is mounted is found by these words.
+    #[test]
+    fn t4_a_busy_volume_is_known_by_its_words() {
+        let busy = crate::host::Error::Busy { what: "ext4".into() }.to_string();
+        assert!(busy.ends_with(crate::plan::resize::BUSY), "{busy}");
+    }
+
     /// A node without disks, with kubelet directory `dir`. No API server answers the node.
     fn node(dir: &Path) -> Node {
         let no_answer = tower::service_fn(async |_: http::Request<kube::client::Body>| {

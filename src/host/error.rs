@@ -6,7 +6,6 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use crate::host::types::uid::{InvalidUid, VolumeUid};
-use crate::plan::resize::BUSY;
 
 /// The result of everything in [`host`](super).
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -79,7 +78,7 @@ pub enum Error {
     },
 
     /// The kernel still has the object mounted or open; this use may end without any action (X3).
-    #[error("{what} {BUSY}")]
+    #[error("{what} is busy: wait until the last process that uses it is gone")]
     Busy {
         /// The busy object.
         what: String,

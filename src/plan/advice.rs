@@ -223,6 +223,8 @@ advice! {
     end_with_pvc(pvc, namespace) =
         "kubectl describe pvc {pvc} -n {namespace}   # no new pod can use it, and the claim ends with it; the \
          reclaim policy of its PersistentVolume decides about the data";
+    see_finalizers_of(object, finalizer) =
+        "kubectl get {object} -o yaml   # it goes when finalizer {finalizer} is removed, by the program that has set it";
     end_pods(namespace) = "kubectl reservoir tree -n {namespace}   # end the pods that use the claim";
     delete_finished_pod(pod, namespace) =
         "kubectl delete pod {pod} -n {namespace}   # it has ended, and Kubernetes keeps its PersistentVolumeClaims \

@@ -48,12 +48,15 @@ pub fn earlier(
             && old.status.as_ref().is_none_or(|status| status.claims.is_empty())
     };
     let claim = |role: &str, volume: &str| {
-        format!("kubectl reservoir claim {name} --namespace {namespace} --role {role} --volume {volume}")
+        format!(
+            "kubectl reservoir claim {name} --namespace {namespace} --role {role} --volume {volume}, for which the namespace \
+             has to be subscribed: kubectl reservoir subscribe {role} --namespace {namespace}"
+        )
     };
     let says = |where_: String, do_: String| {
         format!(
             "this PersistentVolumeClaim starts empty, while {where_} has the data of an earlier one of its name: to have that \
-             data, delete this one, if nobody has written to it, and run {do_}"
+             data, end its pods and delete this one, if nobody has written to it, and run {do_}"
         )
     };
     if let Some(old) = there.volumes.iter().find(is_left) {
@@ -138,7 +141,10 @@ mod tests {
         let made_for = [(ANNOTATION_MADE_FOR.to_owned(), "ns/data".to_owned())];
         old.metadata.annotations = Some(made_for.into());
         let (_, said) = says(&[&old], &on, &kept).unwrap();
-        assert!(said.ends_with("claim data --namespace ns --role eng --volume pvc-1"), "{said}");
+        assert!(said.contains("end its pods and delete this one"), "{said}");
+        let claim = "claim data --namespace ns --role eng --volume pvc-1, for which the namespace has to be subscribed: kubectl \
+                     reservoir subscribe eng --namespace ns";
+        assert!(said.ends_with(claim), "{said}");
         let nothing = disk("n1.a", "n1", 10, &[]);
         let none = with_kept(&[]);
         old.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());

@@ -93,7 +93,11 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
         };
     };
     if pvc_of(claim).is_some() {
-        let why = format!("it is that of PersistentVolumeClaim {name} and goes with it: delete that one");
+        let end = match pvc.metadata.deletion_timestamp {
+            Some(_) => ", which is being deleted",
+            None => ": delete that one",
+        };
+        let why = format!("it is that of PersistentVolumeClaim {name} and goes with it{end}");
         return report(claim, vec![], Verdict::no(reason::IN_USE, why), seen);
     }
     // Kubernetes keeps the PersistentVolumeClaim for the pods that use it, and lets no new pod start with it.
@@ -313,7 +317,13 @@ mod tests {
         let mut c = claim("ns", "c", "v");
         c.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
         let there = Seen { pvc: Some(PersistentVolumeClaim::default()), ..seen() };
-        assert!(message(next(&c, &there)).contains("that of PersistentVolumeClaim c and goes with it"));
+        assert!(
+            message(next(&c, &there))
+                .ends_with("that of PersistentVolumeClaim c and goes with it: delete that one")
+        );
+        let mut deleted = there;
+        deleted.pvc.as_mut().unwrap().metadata.deletion_timestamp = some_time();
+        assert!(message(next(&c, &deleted)).ends_with("and goes with it, which is being deleted"));
         let mut v = ready_volume("v", "eng", true);
         let labels = [(LABEL_PVC_UID, "u"), (LABEL_CLAIM_NAMESPACE, "ns")];
         v.metadata.labels = Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into());

@@ -138,10 +138,26 @@ async fn read(client: &Client) -> anyhow::Result<Snapshot> {
 pub(super) async fn undelete(client: &Client, args: &Undelete, namespace: &str) -> anyhow::Result<()> {
     let snapshot = read(client).await?;
     let volume = undeleted(&snapshot, args).map_err(anyhow::Error::msg)?;
-    let (name, role) = (volume.name_any(), &volume.spec.role);
+    let step = claimed_again(&snapshot, &args.volume, &volume, namespace);
     write::create_object(client, &VOLUME, json!(volume), &args.write).await?;
-    eprintln!("{}", advice::claim_again(&name, role, &name, namespace));
+    eprintln!("{step}");
     Ok(())
+}
+
+/// The command that claims the volume: for the pods of the PersistentVolumeClaim that it was made for, if there was one.
+fn claimed_again(
+    snapshot: &Snapshot,
+    word: &str,
+    volume: &SharedPersistentVolume,
+    namespace: &str,
+) -> String {
+    let (name, role) = (volume.name_any(), &volume.spec.role);
+    let data = find(snapshot, word).ok();
+    let made_for = data.and_then(|data| data.kept()?.made_for.clone());
+    match made_for.as_deref().and_then(|made_for| made_for.split_once('/')) {
+        Some((namespace, pvc)) => advice::claim_again(pvc, role, &name, namespace),
+        None => advice::claim_again(&name, role, &name, namespace),
+    }
 }
 
 fn undeleted(snapshot: &Snapshot, args: &Undelete) -> Result<SharedPersistentVolume, String> {
@@ -214,6 +230,8 @@ mod tests {
             (back.name_any(), &*back.annotations()["reservoir.dev/made-for"]),
             ("a".into(), "ns/data")
         );
+        let claim = claimed_again(&snapshot, "ns/data", &back, "default");
+        assert!(claim.starts_with("kubectl reservoir claim data --role eng --volume a -n ns "), "{claim}");
     }
 
     /// X8: the objects of the reservation were lost and recovered, and its list has the kept data no more.

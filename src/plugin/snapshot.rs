@@ -272,7 +272,8 @@ impl Snapshot {
         Some(placement::nowhere(&wanted, &why))
     }
 
-    fn our_class(&self, pvc: &PersistentVolumeClaim) -> Option<&StorageClass> {
+    /// The StorageClass of a PersistentVolumeClaim of Reservoir.
+    pub fn our_class(&self, pvc: &PersistentVolumeClaim) -> Option<&StorageClass> {
         let name = pvc.spec.as_ref()?.storage_class_name.as_ref()?;
         self.our_classes.iter().find(|class| class.name_any() == *name)
     }

@@ -17,9 +17,9 @@ use super::cli::{Claim, Create, DryRun, Reserve, Write};
 use super::errors::explain_api_error;
 use super::kind::{self, Kind, did_you_mean};
 use super::output::print;
-use crate::api::GROUP;
 use crate::api::condition::RESIZED;
 use crate::api::condition::reason::*;
+use crate::api::{GROUP, Size};
 use crate::cluster;
 use crate::plan::advice;
 
@@ -327,6 +327,15 @@ pub(super) async fn wait_until(
     }
 }
 
+/// True if a reservation or volume has the size in its spec, or all of an undivided disk.
+fn has_its_size(object: &DynamicObject) -> bool {
+    let (spec, status) = (&object.data["spec"], &object.data["status"]);
+    let bytes = |size: &Value| Size::written(size.as_str()?).bytes().ok();
+    let has = bytes(&status["node"]["size"]).or_else(|| bytes(&status["size"]));
+    let is_undivided = ["Mount", "Block"].iter().any(|kind| status["diskKind"] == *kind);
+    is_undivided || has.is_some() && has == bytes(&spec["size"])
+}
+
 /// True for the text of a condition that does not end by itself.
 fn is_final(text: &str) -> bool {
     FINAL.iter().any(|reason| text.split(':').next() == Some(reason))
@@ -349,6 +358,8 @@ fn progress(object: &DynamicObject, until: &Until, generation: Option<i64>) -> O
     }
     let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
     let done = matches!(until, Until::Condition(_)) && condition["status"] == "True";
+    // Ready speaks of the size that the object has, which the controller may be about to change.
+    let done = done && (type_ != RESIZED || condition["type"] == RESIZED || has_its_size(object));
     Some((done, format!("{}: {}", text("reason"), text("message"))))
 }
 
@@ -478,5 +489,19 @@ mod tests {
         assert_eq!(seen(object(2, "False")), Some((false, "Why: said".into())));
         assert_eq!(seen(object(3, "True")), Some((true, "Why: said".into())));
         assert_eq!(progress(&object(2, "True"), &Until::Condition("Ready"), Some(2)), None);
+        // Without the condition, Ready ends the wait once the size is there.
+        for (status, done) in [
+            (json!({"size": "32Mi", "node": {"size": "32Mi"}}), false),
+            (json!({"size": "40Mi", "node": {"size": "32Mi"}}), false),
+            (json!({"size": "40Mi", "node": {"size": "40Mi"}}), true),
+            (json!({"size": "40Mi"}), true),
+            (json!({"size": "1Gi", "diskKind": "Mount"}), true),
+            (json!({}), false),
+        ] {
+            let mut first = object(2, "True");
+            first.data = json!({"spec": {"size": "40Mi"}, "status": status});
+            first.data["status"]["conditions"] = json!([{"type": "Ready", "status": "True", "reason": "Ready", "message": "32Mi", "observedGeneration": 2}]);
+            assert_eq!(seen(first), Some((done, "Ready: 32Mi".into())), "{status}");
+        }
     }
 }

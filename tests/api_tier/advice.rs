@@ -107,6 +107,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("free_own_disk", "the command of make_free_space, for a reservation with a place"),
     ("pin_daemon_set", "a person; the api tier has no pods of a DaemonSet (e2e)"),
     ("read_own_crash_log", "a look at the log of a pod, which the api tier does not have (e2e)"),
+    ("see_finalizers_of", "a look at an object, as read_events"),
     ("see_finalizers", "a look at a PersistentVolumeClaim, as read_events"),
     ("await_new_pvc", "nobody: it is made anew by itself (claim_losses.rs)"),
     ("make_pvc_anew", "a person makes the PersistentVolumeClaim anew; pvc_provisioner.rs deletes such"),

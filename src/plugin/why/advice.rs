@@ -5,6 +5,7 @@ mod space;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
+use super::ending_pvc;
 use super::target::Target;
 use crate::api::condition::{self, reason::*};
 use crate::api::{
@@ -15,7 +16,7 @@ use crate::cluster;
 use crate::plan::candidate::is_cordoned;
 use crate::plan::node_disk::UNCONFIGURED;
 use crate::plan::pvc_provisioner::pvc_of;
-use crate::plan::{advice, fullness, holder, quota, resize};
+use crate::plan::{advice, foreign_finalizer, fullness, holder, quota, resize};
 use crate::plugin::kind::{CLAIM, DISK, RESERVATION, VOLUME, nearest};
 use crate::plugin::snapshot::Snapshot;
 
@@ -75,6 +76,9 @@ impl<'a> About<'a> {
         Some(match reason {
             READY | DISK_HEALTHY | RESIZED | BACKED | RETIRE_WITHDRAWN | BOUND | SUBSCRIBED | OFFERED
             | SEALED => advice::nothing_to_do(),
+            RELEASING if self.foreign_finalizer().is_some() => {
+                advice::see_finalizers_of(argument, self.foreign_finalizer().unwrap_or_default())
+            }
             CREATING | PARENT_NOT_RESERVED | RESIZING | SEALING | BINDING | RELEASING => advice::look_again(),
             INVALID => advice::correct_field(argument),
             RESIZE_FAILED if self.is_mounted_meanwhile() => self.end_users_to_grow(),
@@ -230,7 +234,16 @@ impl<'a> About<'a> {
             Some(pod) if self.snapshot.pods_of(self.namespace, self.name).next().is_none() => {
                 advice::delete_finished_pod(pod.name_any(), self.namespace)
             }
-            _ if self.claim.and_then(pvc_of).is_some() => advice::end_with_pvc(self.name, self.namespace),
+            _ if self.claim.and_then(pvc_of).is_some() => {
+                let is_it = |pvc: &&PersistentVolumeClaim| {
+                    pvc.name_any() == self.name && pvc.namespace().as_deref() == Some(self.namespace)
+                };
+                let ending = self.snapshot.pvcs.iter().find(is_it);
+                match ending.filter(|pvc| pvc.metadata.deletion_timestamp.is_some()) {
+                    Some(pvc) => ending_pvc::explain(self.snapshot, pvc).1,
+                    None => advice::end_with_pvc(self.name, self.namespace),
+                }
+            }
             _ => advice::end_pods(self.namespace),
         }
     }
@@ -264,6 +277,12 @@ impl<'a> About<'a> {
         let status = self.volume.and_then(|volume| volume.status.as_ref());
         let failed = status.and_then(|status| status.node.as_ref()?.resize_failed.as_deref());
         failed.is_some_and(|why| why.contains(resize::BUSY)) && status.is_some_and(|s| !s.users.is_empty())
+    }
+
+    /// The finalizer of others that keeps a claim which is being deleted.
+    fn foreign_finalizer(&self) -> Option<&'a str> {
+        let claim = self.claim.filter(|claim| claim.metadata.deletion_timestamp.is_some())?;
+        foreign_finalizer(claim).map(String::as_str)
     }
 
     /// The step for such a volume, with its first pod.

@@ -62,9 +62,9 @@ pub(super) fn reports(snapshot: &Snapshot, target: &Target) -> Option<Vec<Report
 /// The reason of an object that is being deleted, and whose conditions do not say so yet.
 pub(super) const DELETING: &str = "Deleting";
 
-/// Reasons of a claim, and the kind of object whose trouble causes them.
-static OF_CLAIM: &[(&[&str], &Kind)] =
-    &[(&[VOLUME_NOT_READY, VOLUME_RETIRING, VOLUME_DESTROYING, VOLUME_LOST, NODE_GONE, BINDING], &VOLUME)];
+/// Reasons of a claim, and the kind of object whose trouble causes them. A claim to a volume that ends never gets that volume,
+/// whatever its present users do.
+static OF_CLAIM: &[(&[&str], &Kind)] = &[(&[VOLUME_NOT_READY, VOLUME_LOST, NODE_GONE, BINDING], &VOLUME)];
 
 /// The same of a volume.
 static OF_VOLUME: &[(&[&str], &Kind)] = &[
@@ -142,7 +142,8 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
             let claim = claim.filter(|_| !snapshot.waits_for_class(Some(&namespace), &name));
             claim.or_else(|| Some(Target::new(&PVC, Some(namespace), name)))
         };
-        let disk = waits::lost_disk(snapshot, target).map(|disk| Target::new(&DISK, None, disk));
+        let ending = target.find_pod(snapshot).and_then(|pod| waits::disk_of_ending(snapshot, pod));
+        let disk = waits::lost_disk(snapshot, target).or(ending).map(|disk| Target::new(&DISK, None, disk));
         claims.into_iter().map(of).chain([disk]).collect()
     } else if target.kind == &CLAIM {
         let claim = snapshot

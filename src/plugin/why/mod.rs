@@ -65,6 +65,7 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
         // A claim's PersistentVolumeClaim has the name of the claim, and waits for the claim.
         let mut answer = explain(snapshot, &claim)?;
         answer.holders.insert(0, format!("{BELONGS} {}", claim.title()));
+        answer.holders.extend(waits::old_data(snapshot, target));
         let deleted =
             waits::find_pvc(snapshot, target).is_some_and(|pvc| pvc.metadata.deletion_timestamp.is_some());
         if let Some(report) = waits::pvc_report(snapshot, target).filter(|_| deleted && answer.ready) {
@@ -181,7 +182,5 @@ pub(super) fn text(why: &Why, paint: Paint) -> String {
     text
 }
 
-#[cfg(test)]
-mod pod_tests;
 #[cfg(test)]
 mod tests;

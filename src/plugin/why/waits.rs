@@ -16,10 +16,10 @@ use crate::api::condition::reason::{NEARLY_FULL, NODE_UNREACHABLE, VOLUME_HELD};
 use crate::api::condition::{self, READY};
 use crate::api::{DRIVER, DiskReservation, NodeDisk, Role, Size};
 use crate::cluster;
-use crate::plan::candidate::is_cordoned;
+use crate::plan::candidate::{is_cordoned, is_ready};
 use crate::plan::enlarge::{self, Way};
 use crate::plan::persistent_volume::ONE_POD;
-use crate::plan::{advice, holder, publish::is_for_one_pod};
+use crate::plan::{advice, create, holder, publish::is_for_one_pod};
 use crate::plugin::kind::{CLAIM, Kind, POD, PVC, did_you_mean, nearest};
 use crate::plugin::snapshot::Snapshot;
 
@@ -119,6 +119,17 @@ pub(super) fn lost_disk(snapshot: &Snapshot, target: &Target) -> Option<String> 
         disk.spec.node_name == *node && ready.is_some_and(|ready| ready.reason == NODE_UNREACHABLE)
     };
     snapshot.disks.iter().find(is_lost).map(ResourceExt::name_any)
+}
+
+/// A disk that is not ready, with a volume of a pod that is being deleted: the kubelet waits for its unmount.
+pub(super) fn disk_of_ending(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
+    pod.metadata.deletion_timestamp.as_ref()?;
+    let claims = cluster::claims_of(pod);
+    let disks = claims.iter().filter_map(|(namespace, name)| {
+        let on = snapshot.volume_of(namespace, name)?.status.as_ref()?.node_disk.clone()?;
+        snapshot.disks.iter().find(|disk| disk.name_any() == on)
+    });
+    disks.into_iter().find(|disk| !is_ready(disk)).map(ResourceExt::name_any)
 }
 
 /// The reason of a pod that asks for another node than its volume's, or has volumes on several nodes.
@@ -339,6 +350,17 @@ pub(super) fn growth_report(snapshot: &Snapshot, target: &Target) -> Option<Repo
     Some(Report::of(target.title(), &reason, message, true))
 }
 
+/// The event about data of an earlier PersistentVolumeClaim of the name (F5).
+pub(super) fn old_data(snapshot: &Snapshot, target: &Target) -> Option<String> {
+    let of = |event: &&Event| {
+        let object = &event.involved_object;
+        ["OldDataKept", "OldDataOrphaned"].iter().any(|reason| event.reason.as_deref() == Some(reason))
+            && object.name.as_deref() == Some(&target.name)
+            && object.namespace == target.namespace
+    };
+    snapshot.events.iter().rfind(of).map(message_of)
+}
+
 pub(super) fn find_pvc<'a>(snapshot: &'a Snapshot, target: &Target) -> Option<&'a PersistentVolumeClaim> {
     snapshot.pvcs.iter().find(|pvc| pvc.name_any() == target.name && pvc.namespace() == target.namespace)
 }
@@ -400,7 +422,6 @@ pub(super) fn pvc_step(snapshot: &Snapshot, target: &Target, reason: &str) -> St
     }
 }
 
-/// The next step for a PersistentVolumeClaim that waits for its StorageClass.
 /// The step for a PersistentVolumeClaim of an ephemeral volume that was not made.
 fn not_made_step(snapshot: &Snapshot, target: &Target, namespace: &str) -> String {
     let Some(pod) = ephemeral_in(snapshot, target) else { return advice::look_again() };
@@ -424,6 +445,7 @@ fn refused_binding(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
     snapshot.events.iter().rfind(of).map(message_of)
 }
 
+/// The next step for a PersistentVolumeClaim that waits for its StorageClass.
 fn class_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str) -> String {
     if let Some(class) = missing_class(snapshot, target) {
         return match nearest(class, all_classes(snapshot)) {
@@ -444,12 +466,36 @@ fn class_step(snapshot: &Snapshot, target: &Target, name: &str, namespace: &str)
     if let Some(step) = space_step(snapshot, target) {
         return step;
     }
+    if let Some(step) = find_pvc(snapshot, target).and_then(|pvc| place_step(snapshot, pvc)) {
+        return step;
+    }
     match find_pvc(snapshot, target).is_some_and(|pvc| snapshot.is_ours(pvc)) {
         true => advice::read_events(name, namespace),
         // An annotation names the driver only after the first pod.
         false if snapshot.classes_unseen => advice::read_unknown_events(name, namespace),
         false => advice::read_foreign_events(name, namespace),
     }
+}
+
+/// The step for a PersistentVolumeClaim with enough space in reservations that it cannot have: their disks are not ready, or
+/// its StorageClass excludes their nodes.
+fn place_step(snapshot: &Snapshot, pvc: &PersistentVolumeClaim) -> Option<String> {
+    let (class, wanted) = (snapshot.our_class(pvc)?, snapshot.wanted(pvc)?);
+    let (reservations, disks): (Vec<_>, Vec<_>) =
+        (snapshot.reservations.iter().collect(), snapshot.disks.iter().collect());
+    let could = |r: &&&DiskReservation| create::could_hold(&wanted, r, &disks) && holder::serves(r);
+    let could_hold: Vec<&DiskReservation> = reservations.iter().filter(could).copied().collect();
+    let disk_of = |r: &DiskReservation| {
+        let name = r.status.as_ref()?.node_disk.as_ref()?;
+        snapshot.disks.iter().find(|disk| disk.metadata.name.as_ref() == Some(name))
+    };
+    // The reservation that the class names is on a node that the class excludes.
+    if wanted.spec.reservation.is_some() && class.allowed_topologies.is_some() && !could_hold.is_empty() {
+        return Some(advice::make_class_as_said(class.name_any()));
+    }
+    let unready = could_hold.iter().filter_map(|r| disk_of(r)).find(|disk| !is_ready(disk))?;
+    let any_ready = could_hold.iter().filter_map(|r| disk_of(r)).any(is_ready);
+    (!any_ready).then(|| advice::ask_why(format!("nd/{}", unready.name_any())))
 }
 
 /// The step for a PersistentVolumeClaim for which nothing, or too little, is reserved: on the node of the pod's other volumes,
@@ -543,3 +589,6 @@ pub(super) fn pods_of_workload<'a>(snapshot: &'a Snapshot, target: &Target) -> V
     pods.sort_by_key(|pod| pod.name_any());
     pods
 }
+
+#[cfg(test)]
+mod tests;

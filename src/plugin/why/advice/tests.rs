@@ -194,6 +194,9 @@ fn t4_advice_leads_on_where_nothing_is_left() {
     far.spec.role = "ops".into();
     let mut sub = claim("team", "sub", "dataset");
     sub.spec.role = "ops".into();
+    let mut kept = claim("team", "kept", "v");
+    kept.metadata.deletion_timestamp = some_time();
+    kept.metadata.finalizers = Some(vec!["example.com/hold".into()]);
     let done = serde_json::from_value(serde_json::json!({"metadata": {"namespace": "team", "name": "done"},
             "spec": {"containers": [], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "ending"}}]},
             "status": {"phase": "Succeeded"}}))
@@ -201,7 +204,7 @@ fn t4_advice_leads_on_where_nothing_is_left() {
     let snapshot = Snapshot {
         reservations: vec![reservation("more", "eng/ml", 1)],
         roles: vec![full],
-        claims: vec![releasing, claim("team", "ending", "v"), far, sub],
+        claims: vec![releasing, claim("team", "ending", "v"), far, sub, kept],
         volumes: vec![ready_volume("dataset", "eng", true)],
         pods: vec![done],
         ..Snapshot::default()
@@ -212,6 +215,12 @@ fn t4_advice_leads_on_where_nothing_is_left() {
         (&CLAIM, "c", IN_USE, "kubectl describe pvc c -n team   # no new pod can use it"),
         (&CLAIM, "ending", IN_USE, "kubectl delete pod done -n team   # it has ended"),
         (&CLAIM, "far", NO_SUCH_VOLUME, "kubectl reservoir create datasets --role ops --size 1Gi"),
+        (
+            &CLAIM,
+            "kept",
+            RELEASING,
+            "kubectl get vclaim/kept -n team -o yaml   # it goes when finalizer example.com/hold is",
+        ),
         (
             &CLAIM,
             "sub",

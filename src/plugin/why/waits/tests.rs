@@ -3,12 +3,12 @@
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use super::tests::{ask, event, from, pod_of, pvc};
-use super::*;
 use crate::api::condition::{READY, Verdict, reason, set};
 use crate::api::{LABEL_PVC_UID, UidRef};
 use crate::plan::testing::*;
-use crate::plugin::kind::Kind;
+use crate::plugin::kind::{CLAIM, Kind, POD, PVC, VOLUME};
+use crate::plugin::snapshot::Snapshot;
+use crate::plugin::why::tests::{ask, event, from, pod_of, pvc};
 
 fn bound(name: &str, volume: &str) -> crate::api::VolumeClaim {
     let mut bound = claim("team", name, volume);
@@ -233,4 +233,82 @@ fn t4_p3_why_names_the_pods_that_a_growth_waits_for() {
         said.contains("next: kubectl describe pod db-0 -n team   # the volume grows while no pod"),
         "{said}"
     );
+}
+
+/// T4: a PersistentVolumeClaim with enough space that it cannot have, and a pod that cannot end, wait for a disk or a class.
+#[test]
+fn t4_why_leads_to_the_disk_that_is_not_ready() {
+    let class = |more: Value| {
+        let mut class = json!({"metadata": {"name": "eng"}, "provisioner": "csi.reservoir.dev", "parameters": {"role": "eng"},
+            "volumeBindingMode": "WaitForFirstConsumer"});
+        class.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        vec![from(class)]
+    };
+    let mut down = disk("n1.a", "n1", 7, &[]);
+    let why = Verdict::no(reason::DISK_REFUSED, "it is not configured any more");
+    set(&mut down.status.as_mut().unwrap().conditions, READY, why, None, jiff::Timestamp::UNIX_EPOCH);
+    let mut ready = ready_volume("v", "eng", true);
+    ready.status.as_mut().unwrap().node_disk = Some("n1.a".into());
+    let mut ending = pod_of("used", "Running");
+    (ending.metadata.name, ending.metadata.deletion_timestamp) = (Some("old".into()), some_time());
+    let said_before = "ProvisioningFailed";
+    let mut snapshot = Snapshot {
+        classes: vec!["eng".into()],
+        our_classes: class(json!({})),
+        disks: vec![down],
+        reservations: vec![reserved("eng", "eng", 4, &[])],
+        pvcs: vec![wants("1Gi"), pvc("used", "Bound", "eng")],
+        claims: vec![bound("used", "v")],
+        volumes: vec![ready],
+        pods: vec![pod_of("data", "Pending"), ending],
+        events: vec![event("PersistentVolumeClaim", "data", "Warning", said_before, "not ready")],
+        ..Snapshot::default()
+    };
+    let of = |snapshot: &Snapshot| ask(snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(of(&snapshot).contains("next: kubectl reservoir why nd/n1.a"), "{}", of(&snapshot));
+    let ending = ask(&snapshot, &POD, Some("team"), "old").unwrap();
+    assert!(ending.contains("because NodeDisk n1.a is DiskRefused"), "{ending}");
+    snapshot.our_classes = class(json!({"parameters": {"role": "eng", "reservation": "eng"},
+        "allowedTopologies": [{"matchLabelExpressions": [{"key": "zone", "values": ["b"]}]}]}));
+    assert!(of(&snapshot).contains("next: kubectl get storageclass eng -o yaml"), "{}", of(&snapshot));
+}
+
+/// T4, F5: data of an earlier PersistentVolumeClaim of the name is told where one looks.
+#[test]
+fn t4_f5_why_pvc_tells_of_old_data() {
+    let mut own = bound("data", "v");
+    own.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    let snapshot = Snapshot {
+        claims: vec![own],
+        volumes: vec![ready_volume("v", "eng", true)],
+        pvcs: vec![pvc("data", "Bound", "ours")],
+        events: vec![event(
+            "PersistentVolumeClaim",
+            "data",
+            "Warning",
+            "OldDataKept",
+            "volume w has old data",
+        )],
+        ..Snapshot::default()
+    };
+    let said = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(said.contains("\n  volume w has old data\n"), "{said}");
+}
+
+/// T4, X5: a claim to a volume that is being destroyed is not told to end the use of others, which ends their data.
+#[test]
+fn t4_why_never_advises_to_end_the_use_of_others() {
+    let mut volume = ready_volume("v", "eng", true);
+    let status = volume.status.as_mut().unwrap();
+    (status.claims, status.user_count) = (vec![bound_by("other", "c", "u")], 1);
+    let why = Verdict::no(reason::DESTROYING, "it waits for claim other/c");
+    set(&mut status.conditions, READY, why, None, jiff::Timestamp::UNIX_EPOCH);
+    let mut late = claim("team", "late", "v");
+    let conditions = &mut late.status.get_or_insert_default().conditions;
+    let why = Verdict::no(reason::VOLUME_DESTROYING, "volume v is being destroyed; claim another one");
+    set(conditions, READY, why, None, jiff::Timestamp::UNIX_EPOCH);
+    let snapshot = Snapshot { volumes: vec![volume], claims: vec![late], ..Snapshot::default() };
+    let said = ask(&snapshot, &CLAIM, Some("team"), "late").unwrap();
+    assert!(said.contains("claim another one\n") && !said.contains("end the claims"), "{said}");
+    assert!(said.contains("next: kubectl get volumeoffers -n team"), "{said}");
 }
