@@ -1,13 +1,15 @@
 //! Measures the controller's writes, memory and time at a given size. `make bench-api`, docs/performance.md.
 //!
 //! The API server, its etcd and the controller are real, each a process of its own. Nodes, agents and the binder of
-//! PersistentVolumeClaims are played here: they write what the real ones would write, at once.
+//! PersistentVolumeClaims are played here: they write what the real ones would write, at once. Where the writes of lives are
+//! counted, agent and binder are real, too.
 
 #[path = "../../tests/api_tier/support/mod.rs"]
 #[allow(dead_code)]
 mod support;
 
 mod flood;
+mod lives;
 mod memory;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +40,7 @@ use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tracing_subscriber::filter::LevelFilter;
 
-use support::{Cluster, until_gone, until_reason};
+use support::{Cluster, until_reason};
 
 /// Measures the controller.
 #[derive(Parser)]
@@ -57,7 +59,8 @@ struct Options {
     /// The number of claims that are timed at the end, one after another.
     #[arg(long, default_value_t = 100)]
     timed: usize,
-    /// In how many volumes' lives at a time writes are counted, after one life alone; 0: in none.
+    /// In how many volumes' lives at a time writes are counted, after one life alone; of PersistentVolumeClaims of a class half
+    /// as many; 0: in none.
     #[arg(long, default_value_t = PER_NODE)]
     lives: usize,
     /// The number of claims that wait in one namespace while another's are timed.
@@ -74,7 +77,7 @@ struct Options {
 /// One part of the benchmark.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// The writes in a volume's life.
+    /// The writes of controller and agent in a volume's life.
     Lives,
     /// Rates and memory at the given size.
     Size,
@@ -99,8 +102,7 @@ async fn main() {
     tracing_subscriber::fmt().with_max_level(LevelFilter::OFF).init();
     let wanted = |part| options.parts.is_empty() || options.parts.contains(&part);
     if wanted(Part::Lives) && options.lives > 0 {
-        lives(1, options.idle).await;
-        lives(options.lives, 0).await;
+        lives::measure(options.lives, options.idle).await;
     }
     if wanted(Part::Size) {
         at_size(&options).await;
@@ -352,107 +354,6 @@ fn as_agent(volume: &SharedPersistentVolume) -> Option<reservoir::api::SharedPer
     let (mut status, _) = report(volume, task, outcome, Timestamp::now());
     release(volume, &mut status, ending(volume));
     (status.node != before.node).then_some(status)
-}
-
-/// The controller's writes in the audit log, without events, and without the renewals of the lease that every controller
-/// has.
-fn writes(cluster: &Cluster) -> Vec<String> {
-    let not_it = |agent: &str| agent == "test" || agent.starts_with("kube-");
-    let all = cluster.writes().into_iter();
-    all.filter(|w| !not_it(&w.user_agent) && !w.what.contains("leases")).map(|w| format!("{w:?}")).collect()
-}
-
-/// Waits until the controller writes nothing any more.
-async fn settled(cluster: &Cluster) -> Vec<String> {
-    loop {
-        let before = writes(cluster).len();
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        let now = writes(cluster);
-        if now.len() == before {
-            return now;
-        }
-    }
-}
-
-/// Counts the writes from reserve to unreserve for volumes of one reservation at the same time, each with a claim and two
-/// pods, and the writes while nothing happens. Kubernetes' own controllers run as well.
-async fn lives(count: usize, idle: u64) {
-    let cluster = Cluster::bare(ApiOptions { controller_manager: true, audit: true }).await;
-    let world = World::default();
-    world.play_agents(&cluster.client);
-    let controller = Controller::start(&cluster);
-    group(&cluster, 0).await;
-    let subscriptions: Api<RoleSubscription> = cluster.within("team-0");
-    until_reason(&cluster.all::<NodeDisk>(), "n0.default", "Ready").await;
-    until_reason(&subscriptions, "sub", "Subscribed").await;
-    let before = settled(&cluster).await.len();
-
-    let reservations: Api<DiskReservation> = cluster.all();
-    let volumes: Api<SharedPersistentVolume> = cluster.all();
-    let claims: Api<VolumeClaim> = cluster.within("team-0");
-    let now = DeleteParams::default();
-    let names = |prefix: &str| (0..count).map(|i| format!("{prefix}{i}")).collect::<Vec<String>>();
-    let (volume_names, claim_names) = (names("v"), names("c"));
-    let used_by = |pods: u32| move |seen: &Seen| seen.users.values().filter(|n| **n == pods).count() == count;
-    let mut steps: Vec<(&str, usize)> = Vec::new();
-    let mut last = before;
-    let mut step = async |what: &'static str| {
-        let all = settled(&cluster).await;
-        steps.push((what, all.len() - last));
-        if std::env::var_os("BENCH_WRITES").is_some() {
-            println!("{what}: {:#?}", &all[last..]);
-        }
-        last = all.len();
-    };
-    reserve(&cluster, 0).await;
-    until_reason(&reservations, "team-0", "Ready").await;
-    step("reserve").await;
-    each(count, |i| make(&volumes, a_volume(&volume_names[i], 0))).await;
-    world.until(|seen| seen.ready.len() == count).await;
-    step("create").await;
-    each(count, |i| make(&claims, a_claim(&claim_names[i], 0, &volume_names[i]))).await;
-    world.until(|seen| seen.bound.len() == count).await;
-    step("claim").await;
-    let pods: Api<Pod> = cluster.within("team-0");
-    each(2 * count, |i| make(&pods, a_pod(&format!("p{i}"), &claim_names[i / 2]))).await;
-    world.until(used_by(2)).await;
-    step("two pods").await;
-    let all = settled(&cluster).await.len();
-    tokio::time::sleep(Duration::from_secs(idle)).await;
-    let in_vain = writes(&cluster).len() - all;
-    each(2 * count, async |i| cluster.end_pod("team-0", &format!("p{i}")).await).await;
-    world.until(used_by(0)).await;
-    step("the pods end").await;
-    each(count, async |i| drop(claims.delete(&claim_names[i], &now).await.unwrap())).await;
-    each(count, async |i| until_gone(&claims, &claim_names[i]).await).await;
-    step("unclaim").await;
-    each(count, async |i| drop(volumes.delete(&volume_names[i], &now).await.unwrap())).await;
-    each(count, async |i| until_gone(&volumes, &volume_names[i]).await).await;
-    step("destroy").await;
-    reservations.delete("team-0", &now).await.unwrap();
-    until_gone(&reservations, "team-0").await;
-    step("unreserve").await;
-
-    let per_life = |writes: usize| match count {
-        1 => writes.to_string(),
-        _ => format!("{:.1}", writes as f64 / count as f64),
-    };
-    row(
-        &format!("writes of the controller in a volume's whole life, {count} at a time"),
-        per_life(last - before),
-        "<= 12",
-    );
-    for (what, writes) in steps {
-        row(&format!("  {what}"), per_life(writes), "");
-    }
-    if idle > 0 {
-        row(
-            &format!("writes of the controller in {idle} s in which nothing happens"),
-            in_vain.to_string(),
-            "0",
-        );
-    }
-    drop(controller);
 }
 
 /// Everybody's writes that the API server has done, without leases and events.

@@ -5,8 +5,8 @@
 //! refusal waits too, since the refusal may depend on an unwritten change. After a failed write each caller decides
 //! again.
 //!
-//! One volume alone takes 25 writes in its life, and 16 beside 99 others of its reservation (docs/performance.md). A
-//! keyed lock is not enough: a caller must see the number of callers behind it.
+//! A volume alone takes half as many writes again as one beside 19 others of its reservation (docs/performance.md). A keyed
+//! lock is not enough: a caller must see the number of callers behind it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

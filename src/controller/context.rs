@@ -16,6 +16,7 @@ use crate::api::{
 };
 use crate::cluster::{self, Events, Owned, StatusBatcher, UsedPod};
 use crate::plan::crowding::Crowding;
+use crate::plan::postponed::Postponed;
 use crate::plan::silence::Silence;
 use crate::plan::transition::{LASTING, Transition, When, transitions};
 use crate::telemetry::Metrics;
@@ -63,6 +64,8 @@ pub struct Context {
     pub replaced: Mutex<HashMap<String, String>>,
     /// The nodes that storage capacities tell as smaller than they are.
     pub crowding: Mutex<Crowding>,
+    /// The small changes of storage capacities that are not told yet.
+    pub postponed: Mutex<Postponed>,
     /// The nodes without an agent that serves.
     pub silence: Mutex<Silence>,
     /// The controller's metrics.
@@ -140,6 +143,11 @@ impl Context {
     /// See [`Self::crowding`].
     pub fn crowding(&self) -> MutexGuard<'_, Crowding> {
         self.crowding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// See [`Self::postponed`].
+    pub fn postponed(&self) -> MutexGuard<'_, Postponed> {
+        self.postponed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// See [`Self::silence`].

@@ -20,7 +20,7 @@ use crate::plan::offer::is_offer_of;
 use super::context::Context;
 use super::ledger_entries::{end_entry, has_heir};
 use super::stores::VOLUME_UID;
-use super::volume_users::{delete_lost, live_users, lost_claims, users};
+use super::volume_users::{delete_lost, live_users, lost_claims, over, users};
 use super::{Again, Error};
 
 /// The pause before another look. A process, or a pod that is missing from the cache, may use the volume.
@@ -48,7 +48,10 @@ pub(super) async fn reconcile(
                 seen.has_heir = has_heir(volume, ctx).await?;
             }
             Step::Report { status, refused } => {
-                delete_lost(&seen.lost_claims, volume, ctx).await?;
+                let ended = status.destroy.as_ref().filter(|destroy| destroy.tombstone.is_some());
+                for claims in [Some(&seen.lost_claims), ended.map(|_| &seen.over)].into_iter().flatten() {
+                    delete_lost(claims, volume, ctx).await?;
+                }
                 if refused {
                     ctx.metrics.destroyed("InUse");
                 }
@@ -81,15 +84,19 @@ pub(super) async fn reconcile(
 async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, Error> {
     let (uid, status) = (volume.uid().unwrap_or_default(), volume.status.clone().unwrap_or_default());
     let guarded = cluster::finalizer_present(volume);
-    let lost_claims = if guarded { lost_claims(volume, ctx).await? } else { vec![] };
+    let over = if guarded { over(volume, ctx).await? } else { vec![] };
+    let mut lost_claims = if guarded { lost_claims(volume, ctx).await? } else { vec![] };
+    lost_claims.retain(|claim| !over.contains(claim));
+    let others = [&over[..], &lost_claims].concat();
     Ok(Seen {
         guarded,
         offered: is_offered(&uid, ctx),
         disk_gone: ctx.is_disk_gone(volume),
         node_gone: ctx.disk_of(volume).is_some_and(|disk| node_lifetime::has_left(&disk)),
         moved_to: ctx.node_moved(status.node_disk.as_deref(), status.node_name.as_deref()).await?,
-        users: users(volume, &lost_claims, ctx),
+        users: users(volume, &others, ctx),
         lost_claims,
+        over,
         live: None,
         holder_pods: ctx.holder_pods(&status).await?,
         entries: None,

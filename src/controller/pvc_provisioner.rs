@@ -9,7 +9,8 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::api::{
-    ANNOTATION_DECIDED_BY, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, SharedPersistentVolume, Size, volume_for_pvc,
+    ANNOTATION_DECIDED_BY, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, STORAGE_PROVISIONER, SharedPersistentVolume,
+    Size, volume_for_pvc,
 };
 use crate::cluster::{self, Name};
 use crate::plan::namesake::{self, Earlier};
@@ -101,8 +102,10 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
     if !cached.bound {
         seen.class = seen.pvc.as_ref().and_then(|pvc| class_of(pvc, ctx));
         seen.volume = cluster::get(&Api::all(ctx.client.clone()), &volume).await?.map(Arc::new);
-        if seen.volume.is_none() && seen.claim.is_some() {
-            // The volume is created only beside an existing claim, since the end of the claim ends the volume.
+        let is_asked = |pvc: &PersistentVolumeClaim| pvc.annotations().contains_key(STORAGE_PROVISIONER);
+        if seen.volume.is_none() && (seen.claim.is_some() || seen.pvc.as_ref().is_some_and(is_asked)) {
+            // The volume is created only beside an existing claim, since the end of the claim ends the volume. The cache
+            // may lack a claim that this controller has just made.
             let claims = cluster::namespaced(&ctx.client, namespace);
             seen.claim = cluster::get(&claims, pvc).await?.map(Arc::new);
         }
@@ -176,8 +179,9 @@ async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<(Option<String>
             // The scheduler looks at the storage capacity as soon as it is to choose again.
             let class = crowded.as_ref().and_then(|crowded| ctx.stores.classes.get(&crowded.class));
             let is_new = crowded.is_some_and(|crowded| ctx.crowding().note(crowded, (ctx.now)()));
-            if let Some(class) = class.filter(|_| is_new) {
-                storage_capacity::reconcile(class, ctx).await?;
+            let own = seen.class.clone().filter(|class| ctx.postponed().waits(&class.name_any()));
+            for class in class.filter(|_| is_new).into_iter().chain(own) {
+                storage_capacity::tell_exactly(class, ctx).await?;
             }
             if let Some(unplaced) = &seen.volume {
                 cluster::delete_seen(&volumes, &**unplaced).await?;

@@ -28,8 +28,12 @@ use super::stores::{
 };
 
 /// The time for which changes are collected into one reconcile. Changes around a subscription are collected because an
-/// offer is a large object, and changes of pods because pods are many.
+/// offer is a large object.
 pub const GATHERING: Duration = Duration::from_millis(500);
+
+/// The time after which the pods of a volume are counted. Pods come and go together, and their claim holds the volume in the
+/// meantime (X1).
+const COUNTING: Duration = Duration::from_secs(2);
 
 /// The work queues of the controller.
 pub struct WorkQueues {
@@ -267,7 +271,13 @@ impl Router {
             let bound = claim.status.as_ref().and_then(|s| s.volume.as_ref());
             bound.into_iter().for_each(|v| self.queues.volumes.enqueue_name(v.name.as_str()));
         }
+        // The end of such a claim ends its volume, and meanwhile there is nothing to report of that.
+        let ends_volume = pvc_of(claim).is_some()
+            && change.now.is_some_and(|now| now.metadata.deletion_timestamp.is_some());
         self.with(|queues, stores| {
+            if ends_volume {
+                return;
+            }
             // A claim whose finalizer was removed by hand may be gone before its status names the volume.
             queues.volumes.enqueue_names(stores.volumes.names_by(CLAIM, change.name));
             if pvc_of(claim).is_some() {
@@ -335,10 +345,13 @@ impl Router {
             queues.claims.enqueue_name(claim.clone());
             // A pod that is older than that may wait for a PersistentVolumeClaim without a place (P2).
             queues.pvcs.enqueue_after(claim.clone(), LASTING);
-            // A claim whose finalizer was removed by hand may be gone while the volume still lists the claim. The delay
-            // counts pods that start or end together in one write. Their claim holds the volume in the meantime (X1).
-            for volume in stores.volumes.names_by(CLAIM, claim) {
-                queues.volumes.enqueue_after(volume, GATHERING);
+            // A claim whose finalizer was removed by hand may be gone while the volume still lists the claim. The end of
+            // a volume waits for its pods.
+            for volume in stores.volumes.by(CLAIM, claim) {
+                let ends = volume.metadata.deletion_timestamp.is_some() || volume.spec.retire;
+                queues
+                    .volumes
+                    .enqueue_after(volume.name_any().as_str(), if ends { GATHERING } else { COUNTING });
             }
         });
     }

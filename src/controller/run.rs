@@ -149,7 +149,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         agents,
     };
     let events = Events::new(client.clone(), "reservoir-controller", &options.identity);
-    let (share, turn, user, batchers, replaced, crowding, silence) = Default::default();
+    let (share, turn, user, batchers, replaced, crowding, postponed, silence) = Default::default();
     let counters = metrics.clone();
     let ctx = Context {
         client,
@@ -164,6 +164,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
         batchers,
         replaced,
         crowding,
+        postponed,
         silence,
         metrics: counters,
         now: options.now,

@@ -21,8 +21,26 @@ const INVALID: &str = "InvalidStorageClass";
 ///
 /// 1. Gather: the objects of the class in all namespaces, reservations, disks and roles, from the caches; the crowded nodes.
 /// 2. Decide: [`changes`].
-/// 3. Apply: deletions, then applies; the event of a mistake in the class (P6).
+/// 3. Apply: deletions, then applies; the event of a mistake in the class (P6). Small changes are told together later.
 pub(super) async fn reconcile(class: Arc<StorageClass>, ctx: &Context) -> Result<Again, Error> {
+    let (outcome, postponed) = tell(class.clone(), false, ctx).await?;
+    if !postponed {
+        return Ok(outcome);
+    }
+    let left = ctx.postponed().note(&class.name_any(), (ctx.now)());
+    match left {
+        Some(left) => Ok(Some(outcome.map_or(left, |again| again.min(left)))),
+        None => tell_exactly(class, ctx).await,
+    }
+}
+
+/// Reconciles it with small changes, too.
+pub(super) async fn tell_exactly(class: Arc<StorageClass>, ctx: &Context) -> Result<Again, Error> {
+    tell(class, true, ctx).await.map(|(again, _)| again)
+}
+
+/// Returns the pause before the next reconcile, and true if small changes are left.
+async fn tell(class: Arc<StorageClass>, exactly: bool, ctx: &Context) -> Result<(Again, bool), Error> {
     let name = class.name_any();
     let mut there = ctx.stores.capacities.all();
     there.retain(|object| object.storage_class_name == name);
@@ -37,6 +55,7 @@ pub(super) async fn reconcile(class: Arc<StorageClass>, ctx: &Context) -> Result
         reservations: &refs(&reservations),
         disks: &refs(&disks),
         roles: &refs(&roles),
+        exactly,
         crowded: &crowded,
         namespace: &ctx.namespace,
     };
@@ -60,5 +79,8 @@ pub(super) async fn reconcile(class: Arc<StorageClass>, ctx: &Context) -> Result
         }
         None => ctx.events.settle(&*class, INVALID),
     }
-    outcome.map(|()| again)
+    if outcome.is_ok() && !changes.postponed {
+        ctx.postponed().forget(&name);
+    }
+    outcome.map(|()| (again, changes.postponed))
 }

@@ -36,6 +36,18 @@ pub(super) async fn reconcile(
     let mut failed = None;
     loop {
         match next(claim, &seen) {
+            Step::Destroy => {
+                if let Some((volume, pv)) = seen.provisioned.take() {
+                    match cluster::delete_seen(&volumes, &volume).await {
+                        // The volume's end takes the binding and the PersistentVolume along.
+                        Ok(()) => seen.provisioned = provisioned(claim, ctx).await?,
+                        Err(error) => {
+                            seen.kept_by = Some(error.refusal().ok_or(error)?);
+                            seen.provisioned = Some((volume, pv));
+                        }
+                    }
+                }
+            }
             Step::Retire => {
                 if let Some((volume, _)) = seen.provisioned.take() {
                     cluster::merge_seen(&volumes, &volume, json!({ "spec": { "retire": true } })).await?;
@@ -68,7 +80,10 @@ pub(super) async fn reconcile(
             Step::Debounce => return Ok(Some(DEBOUNCE)),
             Step::Leave => {
                 let pvs: Api<PersistentVolume> = Api::all(ctx.client.clone());
-                cluster::delete(&pvs, &persistent_volume::name(claim), None).await?;
+                let pv = cluster::get(&pvs, &persistent_volume::name(claim)).await?;
+                if let Some(pv) = pv.filter(|pv| pv.metadata.deletion_timestamp.is_none()) {
+                    cluster::delete(&pvs, &pv.name_any(), pv.uid()).await?;
+                }
                 let after = Mutex::new(SharedPersistentVolumeStatus::default());
                 if let Some(volume) = &seen.volume {
                     let leave = |volume: &SharedPersistentVolume| {
@@ -100,6 +115,7 @@ async fn gather(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> R
         users: ctx.stores.pods.users(&namespace, &name),
         ended: None,
         refused: None,
+        kept_by: None,
         provisioned: if gone { provisioned(claim, ctx).await? } else { None },
         volume: volume(claim, ctx).await?,
         left: None,

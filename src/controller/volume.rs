@@ -6,15 +6,15 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
 use crate::api::{
-    CONTROLLER_MANAGER, DiskReservation, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, SharedPersistentVolume,
-    UidRef, VolumeClaim,
+    CONTROLLER_MANAGER, ClaimBinding, DiskReservation, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, PodRef,
+    SharedPersistentVolume, UidRef, VolumeClaim,
 };
 use crate::cluster;
 use crate::plan::holder::held_by_volume;
 use crate::plan::kept::left_unplaced;
 use crate::plan::pvc_provisioner::{is_own, may_be_abandoned, pvc_of};
 use crate::plan::volume::{Seen, Step, has_data_of, keeps_entry, next};
-use crate::plan::{create, namesake, refs};
+use crate::plan::{bind, create, namesake, refs};
 
 use super::context::Context;
 use super::ledger_entries::{change, end_entry, has_heir, release_entry};
@@ -116,6 +116,7 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
         entry: None,
         owner: None,
         restored: false,
+        own: own(volume, ctx),
         room_made: false,
         live: None,
         moved_to: ctx.node_moved(status.node_disk.as_deref(), status.node_name.as_deref()).await?,
@@ -180,6 +181,18 @@ fn lineage(own: &UidRef, ctx: &Context) -> Vec<Arc<DiskReservation>> {
     };
     let parent = |r: &Arc<DiskReservation>| find(r.status.as_ref()?.parent.as_ref()?);
     std::iter::successors(find(own), parent).collect()
+}
+
+/// The entry of the volume's own claim for the list of a volume that has none, and the pods that wait for the claim, by the
+/// caches. A claim that is gone by now leaves the list like any lost claim.
+fn own(volume: &SharedPersistentVolume, ctx: &Context) -> Option<(ClaimBinding, Vec<PodRef>)> {
+    let is_unbound = volume.status.as_ref().is_none_or(|status| status.claims.is_empty());
+    pvc_of(volume).filter(|_| is_unbound)?;
+    let claims = ctx.stores.claims.by(VOLUME, &volume.name_any());
+    let is_live = |claim: &&Arc<VolumeClaim>| claim.metadata.deletion_timestamp.is_none();
+    let own = bind::binding(claims.iter().filter(is_live).find(|claim| is_own(claim, volume))?);
+    let users = ctx.users(std::slice::from_ref(&own));
+    Some((own, users))
 }
 
 /// True if the volume's own claim is gone, by the cache and then by a live read (P4).

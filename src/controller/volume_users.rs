@@ -11,6 +11,7 @@ use crate::api::{
     ClaimBinding, LABEL_VOLUME_UID, PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim,
 };
 use crate::cluster;
+use crate::plan::pvc_provisioner::{is_over, pvc_of};
 use crate::plan::transition::LASTING;
 use crate::plan::{bind, held_by, node_lifetime, persistent_volume, volume};
 
@@ -39,6 +40,22 @@ pub(super) async fn lost_claims(
         }
     }
     Ok(lost)
+}
+
+/// The bindings of a volume that is being destroyed that are over, by live reads (P4).
+pub(super) async fn over(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Vec<ClaimBinding>, Error> {
+    let mut over = Vec::new();
+    let listed = volume.status.iter().flat_map(|status| &status.claims);
+    for binding in listed.filter(|_| pvc_of(volume).is_some()) {
+        let claims: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &binding.namespace);
+        let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, &binding.namespace);
+        let claim = cluster::get(&claims, &binding.name).await?;
+        let pvc = cluster::get(&pvcs, &binding.name).await?;
+        if is_over(binding, volume, claim.as_ref(), pvc.as_ref()) {
+            over.push(binding.clone());
+        }
+    }
+    Ok(over)
 }
 
 /// The running and pending pods of the listed claims that are not lost, by the cache.

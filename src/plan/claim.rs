@@ -76,7 +76,7 @@ pub enum Step {
     Binding(pv_binding::Step, Arc<SharedPersistentVolume>),
     /// Write the status; reconcile again after that time.
     Report(Box<VolumeClaimStatus>, Option<Duration>),
-    /// Wait: Kubernetes binds the PersistentVolumeClaim within moments.
+    /// Wait: the volume is made, or Kubernetes binds the PersistentVolumeClaim, within moments.
     Debounce,
 }
 
@@ -106,6 +106,11 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
             }
             _ => report(claim, status, why, None, seen),
         };
+    }
+    // Pods come with the PersistentVolume.
+    let is_first = pvc_of(claim).is_some() && status.persistent_volume.is_none();
+    if let Some(Err(why)) = is_first.then(|| offer::ready(&volume)) {
+        return report(claim, status, why, None, seen);
     }
     let node = volume.status.as_ref().and_then(|s| s.node_name.clone());
     let outcome = match pv_binding::next(claim, &volume, binding) {
@@ -232,8 +237,16 @@ fn report(
     again: Option<Duration>,
     seen: &Seen,
 ) -> Step {
-    let young = debounce::is_passing(claim.metadata.creation_timestamp.as_ref(), seen.now);
-    if why.reason == reason::BINDING && young {
+    let since = claim.metadata.creation_timestamp.as_ref();
+    let is_passing = match (why.reason, pvc_of(claim)) {
+        (reason::BINDING, None) => debounce::is_passing(since, seen.now),
+        // Nobody else has the volume, which is being made.
+        (reason::NO_SUCH_VOLUME | reason::VOLUME_NOT_READY | reason::BINDING, Some(_)) => {
+            debounce::is_within(debounce::BEHIND_PVC, since, seen.now)
+        }
+        _ => false,
+    };
+    if is_passing {
         return Step::Debounce;
     }
     condition::set(&mut status.conditions, READY, why, claim.metadata.generation, seen.now);

@@ -41,7 +41,9 @@ pub struct Seen {
     pub moved_to: Option<String>,
     /// Claims in the volume's list that are gone, or bound to another volume.
     pub lost_claims: Vec<ClaimBinding>,
-    /// Running and pending pods of the claims in the volume's list.
+    /// Claims in the volume's list that lead no pod to the volume any more ([`super::pvc_provisioner::is_over`], P4).
+    pub over: Vec<ClaimBinding>,
+    /// Running and pending pods of the other claims in the volume's list.
     pub users: Vec<PodRef>,
     /// Live reads, made after the volume was read; `None` before [`Step::LookForUsers`].
     pub live: Option<Live>,
@@ -80,7 +82,7 @@ pub enum Step {
         /// True if the metric counts a refused destruction.
         refused: bool,
     },
-    /// Wait: the offers are rescinded within moments (O6).
+    /// Wait: the offers are rescinded, or the node refuses new mounts, within moments (O6).
     Debounce,
     /// Remove the labels, which no selector needs any more. An object near etcd's size limit accepts no further write.
     DropLabels,
@@ -141,6 +143,8 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     }
     let mut status = volume.status.clone().unwrap_or_default();
     status.claims.retain(|claim| !seen.lost_claims.contains(claim));
+    let listed = status.claims.clone();
+    status.claims.retain(|claim| !seen.over.contains(claim));
     status.node_name = seen.moved_to.clone().or(status.node_name);
     let mut status = count_users(status, seen.users.clone());
     let counted = SharedPersistentVolume { status: Some(status.clone()), ..volume.clone() };
@@ -153,7 +157,10 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
             None => return step,
         },
     };
+    // Most nodes refuse new mounts within moments.
+    let is_young = debounce::is_passing(volume.metadata.deletion_timestamp.as_ref(), seen.now);
     let why = match stage {
+        Stage::Wait(_) if is_young && is_waiting_for_fence(&status) => return Step::Debounce,
         Stage::Wait(why) => why,
         Stage::Fence(why) => {
             destroy.in_use = false;
@@ -177,10 +184,21 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     if status.phase != VolumePhase::Destroyed {
         status.phase = VolumePhase::Destroying;
     }
+    if destroy.tombstone.is_none() {
+        // S7: until then a pod that outlived its PersistentVolumeClaim may have the volume mounted.
+        status.claims = listed;
+        status = count_users(status, seen.users.clone());
+    }
     status.destroy = Some(destroy);
     let verdict = Verdict::no(reason::DESTROYING, destroying(volume, &why));
     condition::set(&mut status.conditions, READY, verdict, volume.metadata.generation, seen.now);
     Step::Report { status: Box::new(status), refused }
+}
+
+/// True if the node has not answered the DELETE yet.
+fn is_waiting_for_fence(status: &SharedPersistentVolumeStatus) -> bool {
+    let destroy = status.destroy.clone().unwrap_or_default();
+    destroy.tombstone.is_none() && !destroy.in_use && !status.node.as_ref().is_some_and(|node| node.fenced)
 }
 
 fn destroying(volume: &SharedPersistentVolume, why: &str) -> String {

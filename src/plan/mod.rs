@@ -32,6 +32,7 @@ pub mod node_task;
 pub mod offer;
 pub mod orphans;
 pub mod persistent_volume;
+pub mod postponed;
 pub mod publish;
 pub mod pv_binding;
 pub mod pvc_provisioner;

@@ -70,6 +70,17 @@ pub fn entitled(volume: &SharedPersistentVolume, subscriptions: &[&RoleSubscript
     Ok(())
 }
 
+/// Refuses a volume that pods cannot use yet.
+pub fn ready(volume: &SharedPersistentVolume) -> Result<(), Verdict> {
+    let conditions = volume.status.as_ref().map_or(&[][..], |s| &s.conditions);
+    if condition::is_true(conditions, READY) {
+        return Ok(());
+    }
+    let why = condition::get(conditions, READY).map_or("it was not reconciled yet", |c| &c.message);
+    let why = format!("volume {} is not ready, the claim waits for it: {why}", volume.name_any());
+    Err(Verdict::no(reason::VOLUME_NOT_READY, why))
+}
+
 /// Refuses a volume that nobody can claim now.
 pub fn available(volume: &SharedPersistentVolume) -> Result<(), Verdict> {
     let name = volume.name_any();
@@ -85,14 +96,7 @@ pub fn available(volume: &SharedPersistentVolume) -> Result<(), Verdict> {
             format!("volume {name} is being retired and takes no new claim; claim another one"),
         ));
     }
-    let conditions = volume.status.as_ref().map_or(&[][..], |s| &s.conditions);
-    if !condition::is_true(conditions, READY) {
-        let why = condition::get(conditions, READY).map_or("it was not reconciled yet", |c| &c.message);
-        return Err(Verdict::no(
-            reason::VOLUME_NOT_READY,
-            format!("volume {name} is not ready, the claim waits for it: {why}"),
-        ));
-    }
+    ready(volume)?;
     let in_use = volume.status.as_ref().is_some_and(|s| !s.claims.is_empty() || s.user_count > 0);
     if volume.spec.shared.is_none() && in_use {
         return Err(Verdict::no(reason::VOLUME_HELD, format!("volume {name} is exclusive and in use")));

@@ -17,8 +17,8 @@ use kube::{Resource, ResourceExt};
 
 use crate::api::condition::{self, READY, Verdict, reason};
 use crate::api::{
-    DRIVER, DiskReservation, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, NodeDisk, STORAGE_PROVISIONER,
-    SharedPersistentVolume, VolumeClaim,
+    ClaimBinding, DRIVER, DiskReservation, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, NodeDisk, PV_PREFIX,
+    STORAGE_PROVISIONER, SharedPersistentVolume, VolumeClaim,
 };
 
 use super::crowding::Crowded;
@@ -65,7 +65,7 @@ pub struct Seen {
     pub class: Option<Arc<StorageClass>>,
     /// The object with the volume's name, read live if the PersistentVolumeClaim is unbound.
     pub volume: Option<Arc<SharedPersistentVolume>>,
-    /// The VolumeClaim with the PersistentVolumeClaim's name, from the cache.
+    /// The VolumeClaim with the PersistentVolumeClaim's name, read live while there is no volume.
     pub claim: Option<Arc<VolumeClaim>>,
     /// All reservations in the cache.
     pub reservations: Vec<Arc<DiskReservation>>,
@@ -311,12 +311,16 @@ pub(super) fn provision(
 /// The fate of a volume whose PersistentVolumeClaim is gone (P4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// Destroy the volume after its last use, with the protection of all volumes (X5).
+    /// Destroy the volume: nobody else has it, and its node still says when the last mount is gone (X3).
+    Destroy,
+    /// Destroy the volume after its last use by other claims, with the protection of all volumes (X5).
     Retire,
     /// Turn the volume into an ordinary volume; the text is the message of the event.
     Keep(String),
     /// An earlier step has decided the fate.
     Decided,
+    /// The volume is being destroyed, which ends the binding too ([`is_over`]).
+    Destroyed,
 }
 
 /// The fate of `volume` once the PersistentVolumeClaim of `claim` is gone. `listed` is true if the volume's list has
@@ -328,7 +332,10 @@ pub fn fate(
     listed: bool,
     pv: Option<&PersistentVolume>,
 ) -> Fate {
-    if !is_own(claim, volume) || volume.spec.retire || volume.metadata.deletion_timestamp.is_some() {
+    if is_own(claim, volume) && volume.metadata.deletion_timestamp.is_some() {
+        return Fate::Destroyed;
+    }
+    if !is_own(claim, volume) || volume.spec.retire {
         return Fate::Decided;
     }
     // The order of writes is: entry in the volume's list, PersistentVolume, name of the PersistentVolume in the claim's
@@ -336,7 +343,10 @@ pub fn fate(
     let may_have_had_one =
         listed || claim.status.as_ref().is_some_and(|status| status.persistent_volume.is_some());
     let policy = pv.and_then(|pv| pv.spec.as_ref()?.persistent_volume_reclaim_policy.as_deref());
+    let claims = volume.status.as_ref().map_or(&[][..], |status| &status.claims);
+    let is_alone = claims.iter().all(|binding| Some(&binding.uid) == claim.metadata.uid.as_ref());
     match (policy, may_have_had_one) {
+        (Some("Delete"), _) | (None, false) if is_alone => Fate::Destroy,
         (Some("Delete"), _) | (None, false) => Fate::Retire,
         _ => {
             let (namespace, name) = (claim.namespace().unwrap_or_default(), claim.name_any());
@@ -348,6 +358,28 @@ pub fn fate(
             ))
         }
     }
+}
+
+/// True if a binding in the list of a volume that is being destroyed leads no pod to the volume any more: the claim is that
+/// of the PersistentVolumeClaim that the volume was made for, or gone, and the PersistentVolumeClaim of its name is another
+/// one, or gone. A UID never comes back, so what is over stays over. `claim` and `pvc` have the binding's names, and were
+/// read live.
+pub fn is_over(
+    binding: &ClaimBinding,
+    volume: &SharedPersistentVolume,
+    claim: Option<&VolumeClaim>,
+    pvc: Option<&PersistentVolumeClaim>,
+) -> bool {
+    let claim = claim.filter(|claim| claim.metadata.uid.as_ref() == Some(&binding.uid));
+    let leads_to = |pvc: &PersistentVolumeClaim| {
+        let pv = pvc.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
+        pvc.metadata.uid.as_deref() == pvc_of(volume)
+            || pv.and_then(|pv| pv.strip_prefix(PV_PREFIX)) == Some(binding.uid.as_str())
+    };
+    volume.metadata.deletion_timestamp.is_some()
+        && pvc_of(volume).is_some()
+        && claim.is_none_or(|claim| is_own(claim, volume))
+        && !pvc.is_some_and(leads_to)
 }
 
 /// True if a volume may have lost its own claim. The claim's finalizer was removed by hand, the retirement was

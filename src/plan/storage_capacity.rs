@@ -13,6 +13,7 @@ use crate::api::{
 };
 
 use super::create::could_hold;
+use super::postponed::is_small;
 use super::pvc_provisioner::class as classes;
 use super::{kept, quota};
 
@@ -25,12 +26,20 @@ struct StorageCapacity {
     largest: u64,
 }
 
+impl StorageCapacity {
+    fn is_close_to(self, now: Self) -> bool {
+        is_small(self.total, now.total) && is_small(self.largest, now.largest)
+    }
+}
+
 /// The writes for one StorageClass.
 pub struct Changes<'a> {
     /// Objects to be deleted.
     pub delete: Vec<&'a CSIStorageCapacity>,
     /// Objects to be applied.
     pub apply: Vec<CSIStorageCapacity>,
+    /// True if small changes alone are left, which are not in `apply` ([`super::postponed`]).
+    pub postponed: bool,
     /// The mistake in a class of ours, which gives no PersistentVolumeClaim a volume (P6).
     pub mistake: Option<String>,
 }
@@ -45,6 +54,8 @@ pub struct Seen<'a, 'b> {
     pub disks: &'b [&'b NodeDisk],
     /// All VolumeRoles.
     pub roles: &'b [&'b VolumeRole],
+    /// True if small changes are to be told, too.
+    pub exactly: bool,
     /// The size that no volume may reach on a node.
     pub crowded: &'b BTreeMap<String, u64>,
     /// The namespace of the correct objects. Others are those of an earlier installation, and would mislead the scheduler
@@ -65,7 +76,7 @@ pub fn changes<'a>(
     seen: &Seen<'a, '_>,
     disk_ready: impl Fn(&str) -> bool,
 ) -> Changes<'a> {
-    let Seen { there, reservations, disks, roles, crowded, namespace } = *seen;
+    let Seen { there, reservations, disks, roles, exactly, crowded, namespace } = *seen;
     let spec = classes::is_ours(class).then(|| classes::of_class(class)).transpose();
     let (spec, mistake) = match spec {
         Ok(spec) => (spec.filter(|_| classes::is_delayed(class)), None),
@@ -88,12 +99,22 @@ pub fn changes<'a>(
     };
     let (kept, delete): (Vec<&CSIStorageCapacity>, Vec<&CSIStorageCapacity>) =
         there.iter().partition(|old| stays(old));
-    let same = |topology: &Topology, capacity: StorageCapacity| {
-        kept.iter().any(|old| topology_of(old) == Some(topology) && capacity_of(old) == capacity)
-    };
-    let changed = wanted.iter().filter(|(topology, capacity)| !same(topology, **capacity));
-    let apply = changed.map(|(topology, capacity)| object(class, topology, *capacity)).collect();
-    Changes { delete, apply, mistake }
+    let told = |topology: &Topology| kept.iter().find(|old| topology_of(old) == Some(topology));
+    let mut changed: Vec<(&Topology, StorageCapacity, bool)> = Vec::new();
+    for (topology, capacity) in &wanted {
+        let told = told(topology).map(|old| capacity_of(old));
+        if told != Some(*capacity) {
+            changed.push((topology, *capacity, told.is_some_and(|told| told.is_close_to(*capacity))));
+        }
+    }
+    // What is written at all has all of it.
+    let postponed = !exactly && !changed.is_empty() && changed.iter().all(|(.., is_small)| *is_small);
+    let apply = changed
+        .iter()
+        .filter(|_| !postponed)
+        .map(|(topology, capacity, _)| object(class, topology, *capacity));
+    let apply = apply.collect();
+    Changes { delete, apply, postponed, mistake }
 }
 
 /// The capacity for volumes like this one, of any size, on each node that has a reservation for them.
@@ -201,7 +222,8 @@ mod tests {
         roles: &[&VolumeRole],
         crowded: &BTreeMap<String, u64>,
     ) -> Changes<'a> {
-        let seen = Seen { there, reservations, disks: &[], roles, crowded, namespace: "ours" };
+        let exactly = true;
+        let seen = Seen { there, reservations, disks: &[], roles, exactly, crowded, namespace: "ours" };
         changes(class, &seen, |_| true)
     }
 
@@ -278,6 +300,38 @@ mod tests {
         assert_eq!(told, [StorageCapacity { total: 13 << 30, largest: (4 << 30) - 1 }]);
         class.volume_binding_mode = None;
         assert_eq!(names(&class, &there, &less), (2, vec![]), "schedulers do not ask");
+    }
+
+    #[test]
+    fn p2_a_small_change_waits_for_others() {
+        let class = StorageClass {
+            provisioner: crate::api::DRIVER.into(),
+            volume_binding_mode: Some("WaitForFirstConsumer".into()),
+            parameters: Some([("role".to_owned(), "eng".to_owned())].into()),
+            ..Default::default()
+        };
+        let with = |taken| reserved("r", "eng", 32, &[("x", taken)]);
+        let mut there = told(&class, &[], &[&reserved("r", "eng", 32, &[])], &[], &BTreeMap::new()).apply;
+        there[0].metadata.namespace = Some("ours".into());
+        let crowded = BTreeMap::new();
+        for (taken, exactly, postponed, written) in
+            [(2, false, true, 0), (2, true, false, 1), (3, false, false, 1), (32, false, false, 1)]
+        {
+            let (r, there): (_, Vec<_>) = (with(taken), there.iter().collect());
+            let (reservations, roles, namespace) = (&[&r][..], &[][..], "ours");
+            let seen = Seen {
+                there: &there,
+                reservations,
+                disks: &[],
+                roles,
+                exactly,
+                crowded: &crowded,
+                namespace,
+            };
+            let found = changes(&class, &seen, |_| true);
+            let said = (found.postponed, found.apply.len());
+            assert_eq!(said, (postponed, written), "{taken} {exactly}");
+        }
     }
 
     #[test]

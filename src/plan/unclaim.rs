@@ -40,6 +40,8 @@ pub struct Seen {
     pub ended: Option<Vec<PodRef>>,
     /// The API server's words, if it refused [`Step::DeletePvc`].
     pub refused: Option<String>,
+    /// The API server's words, if it refused [`Step::Destroy`]: a policy of an earlier version does, or one of others.
+    pub kept_by: Option<String>,
     /// For a claim of a StorageClass, once the PersistentVolumeClaim is gone: the volume, then its PersistentVolume,
     /// read live.
     pub provisioned: Option<(SharedPersistentVolume, Option<PersistentVolume>)>,
@@ -56,6 +58,8 @@ pub struct Seen {
 /// The next step.
 #[derive(Debug, PartialEq)]
 pub enum Step {
+    /// Delete exactly the volume that was read, and decide again.
+    Destroy,
     /// Retire exactly the volume that was read, and decide again.
     Retire,
     /// Turn the volume that was read into an ordinary volume, publish the event, and decide again (P4).
@@ -87,8 +91,11 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
     let Some(pvc) = &seen.pvc else {
         let provisioned = seen.provisioned.as_ref();
         return match provisioned.map(|(v, pv)| fate(claim, v, bind::is_bound(v, claim), pv.as_ref())) {
-            Some(Fate::Retire) => Step::Retire,
+            // X1: a pod may outlive a PersistentVolumeClaim whose finalizer somebody took off.
+            Some(Fate::Destroy) if seen.kept_by.is_none() && seen.users.is_empty() => Step::Destroy,
+            Some(Fate::Destroy | Fate::Retire) => Step::Retire,
             Some(Fate::Keep(event)) => Step::Release(event),
+            Some(Fate::Destroyed) => end(claim, seen),
             Some(Fate::Decided) | None => leave(claim, seen),
         };
     };
@@ -139,7 +146,12 @@ fn leave(claim: &VolumeClaim, seen: &Seen) -> Step {
             seen,
         );
     }
-    // Another finalizer keeps the object, so its status must not show a bound claim.
+    end(claim, seen)
+}
+
+/// The last steps of a claim that has left its volume. Another finalizer may keep the object, so its status must not show a
+/// bound claim.
+fn end(claim: &VolumeClaim, seen: &Seen) -> Step {
     let Some(foreign) = foreign_finalizer(claim) else { return Step::End };
     let why = format!("the claim has left its volume; its object goes when finalizer {foreign} is removed");
     let conditions = claim.status.as_ref().map_or(&[][..], |status| &status.conditions);
@@ -209,6 +221,7 @@ mod tests {
             users: vec![],
             ended: None,
             refused: None,
+            kept_by: None,
             provisioned: None,
             volume: None,
             left: None,
@@ -328,7 +341,14 @@ mod tests {
         let labels = [(LABEL_PVC_UID, "u"), (LABEL_CLAIM_NAMESPACE, "ns")];
         v.metadata.labels = Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
         let own = |v: &SharedPersistentVolume| Seen { provisioned: Some((v.clone(), None)), ..seen() };
-        assert_eq!(next(&c, &own(&v)), Step::Retire);
+        assert_eq!(next(&c, &own(&v)), Step::Destroy);
+        let refused = Seen { kept_by: Some("a policy of others".into()), ..own(&v) };
+        assert_eq!(next(&c, &refused), Step::Retire);
+        let used = Seen { users: vec![pod("ns", "p")], ..own(&v) };
+        assert_eq!(next(&c, &used), Step::Retire, "X1");
+        v.metadata.deletion_timestamp = some_time();
+        assert_eq!(next(&c, &own(&v)), Step::End, "the destruction ends the binding");
+        v.metadata.deletion_timestamp = None;
         v.spec.retire = true;
         assert_eq!(next(&c, &own(&v)), Step::Leave);
         v.spec.retire = false;

@@ -48,6 +48,9 @@ pub struct Seen {
     pub lost_claims: Vec<ClaimBinding>,
     /// Running and pending pods of the other claims in the volume's list.
     pub users: Vec<PodRef>,
+    /// For a volume that was made for a PersistentVolumeClaim, until it is bound: the entry of its claim for the volume's list,
+    /// and the pods that wait for it (P1).
+    pub own: Option<(ClaimBinding, Vec<PodRef>)>,
     /// True after [`Step::MakeRoom`].
     pub room_made: bool,
     /// The time.
@@ -114,7 +117,13 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     };
     let disk_gone = disk_of(&status, seen).is_some_and(|disk| disk.spec.gone);
     unbind(&mut status, disk_gone, |claim| seen.lost_claims.contains(claim));
-    let mut status = count_users(status, seen.users.clone());
+    let mut users = seen.users.clone();
+    // O6: nobody binds to a volume that is not Ready. The claim of its PersistentVolumeClaim is listed by the write that says so.
+    if let Some((own, waiting)) = seen.own.as_ref().filter(|_| verdict.ok && !volume.spec.retire) {
+        status.claims.push(own.clone());
+        users.extend_from_slice(waiting);
+    }
+    let mut status = count_users(status, users);
     status.phase = phase;
     let sized = match resize(volume, &mut status, seen) {
         Ok(sized) => sized,

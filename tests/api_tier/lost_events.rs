@@ -53,6 +53,7 @@ const WITHOUT_ROW: &[(&str, &str)] = &[
     ("ShareTaken", "a ledger or list with a place again"),
     ("TemplateWaits", "a reservation that waits itself, as with NotEnoughRoom"),
     ("NodeCordoned", "the end of a cordon is a change of the NodeDisk (tests/api_tier/cordon.rs)"),
+    ("GuaranteeTooLarge", "another quota, as with OverQuota"),
     ("NodeGone", "tests/api_tier/nodes.rs has all its steps"),
 ];
 

@@ -43,3 +43,4 @@ mod undelete;
 mod volumes;
 mod waits;
 mod whole_disks;
+mod writes;

@@ -220,13 +220,16 @@ fn c3_an_exclusive_volume_has_one_claim(volume: &SharedPersistentVolume) -> Chec
     })
 }
 
-/// S5: a claim binds to what may be on offer, on the very revision that the binding replaces.
+/// S5: a claim binds to what may be on offer, on the very revision that the binding replaces. A volume that was made for a
+/// PersistentVolumeClaim is on offer to nobody, and the write that reports it as Ready binds its claim (P1).
 fn s5_only_a_ready_volume_is_bound(before: &SharedPersistentVolume, now: &SharedPersistentVolume) -> Checked {
     let had = claims(before);
+    let is_ready = |volume: &SharedPersistentVolume| {
+        volume.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, condition::READY))
+    };
+    let is_made_for_pvc = before.labels().contains_key(LABEL_PVC_UID);
     for claim in claims(now).values().filter(|claim| !had.contains_key(&claim.uid)) {
-        let is_ready =
-            before.status.as_ref().is_some_and(|s| condition::is_true(&s.conditions, condition::READY));
-        require(is_ready, || {
+        require(is_ready(before) || is_made_for_pvc && is_ready(now), || {
             format!("S5: {claim} was bound to volume {}, which is not Ready", now.name_any())
         })?;
     }

@@ -224,6 +224,25 @@ fn p4_a_claim_goes_with_its_persistent_volume_claim() {
     assert_eq!(reason(with(Some("u"))).0, "NoSuchVolume");
 }
 
+/// P1: its place binds the claim before the volume is made, and no pod comes earlier.
+#[test]
+fn p1_the_persistent_volume_of_a_pvc_waits_for_its_volume() {
+    let (mut c, mut v) = (claim("ns", "c", "v"), ready_volume("v", "eng", false));
+    c.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    c.metadata.creation_timestamp = some_time();
+    let pvc = || from_value(json!({"metadata": {"name": "c", "uid": "u"}})).ok();
+    v.status.as_mut().unwrap().claims = vec![bind::binding(&c)];
+    let with = |v: &SharedPersistentVolume, second| {
+        let binding = pv_binding::Seen { pvc: pvc(), ..Default::default() };
+        let now = Timestamp::from_second(second).unwrap();
+        next(&c, &Seen { volume: Some(Arc::new(v.clone())), binding, now, ..seen() })
+    };
+    assert!(matches!(with(&v, 1), Step::Binding(Pv::CreatePv(_), _)));
+    v.status.as_mut().unwrap().conditions.clear();
+    assert_eq!(with(&v, 9), Step::Debounce, "T1");
+    assert_eq!(reason(with(&v, 10)).0, "VolumeNotReady");
+}
+
 /// L1: another user may have written the status of an unbound claim.
 #[test]
 fn l1_a_forged_status_keeps_no_claim_from_its_volume() {

@@ -21,6 +21,7 @@ fn nothing() -> Seen {
         node_gone: false,
         moved_to: None,
         lost_claims: vec![],
+        over: vec![],
         users: vec![],
         live: None,
         holder_pods: vec![],
@@ -309,6 +310,39 @@ fn s10_the_tombstone_is_in_the_status_that_is_reported() {
     let (status, refused) = report(next(&v, &Seen { live: live(vec![]), ..nothing() }));
     assert!(!refused && status.destroy.unwrap().tombstone.is_some());
     assert_eq!(status.phase, VolumePhase::Destroyed);
+}
+
+/// A pod outlived its PersistentVolumeClaim, whose finalizer somebody took off.
+#[test]
+fn s7_a_binding_that_is_over_stays_until_nothing_is_mounted() {
+    let mut v = ready_volume("v", "eng", false);
+    v.metadata.deletion_timestamp = some_time();
+    let own = bound_by("ns", "data", "c");
+    let status = v.status.as_mut().unwrap();
+    status.claims = vec![own.clone()];
+    let node = status.node.as_mut().unwrap();
+    (node.fenced, node.in_use, node.mounted_by) = (true, true, vec![pod("ns", "p")]);
+    let seen = || Seen { over: vec![own.clone()], ..nothing() };
+    let (waits, _) = report(next(&v, &seen()));
+    assert_eq!((waits.claims.len(), waits.claim_count, waits.destroy.unwrap().tombstone), (1, 1, None));
+    let node = v.status.as_mut().unwrap().node.as_mut().unwrap();
+    (node.in_use, node.mounted_by) = (false, vec![]);
+    assert_eq!(next(&v, &seen()), Step::LookForUsers);
+    let (ended, _) = report(next(&v, &Seen { live: Some(Live::default()), ..seen() }));
+    assert!(ended.claims.is_empty() && ended.destroy.unwrap().tombstone.is_some());
+}
+
+#[test]
+fn t1_only_a_node_that_does_not_answer_is_reported() {
+    let mut v = ready_volume("v", "eng", true);
+    v.metadata.deletion_timestamp = some_time();
+    let at = |second| Seen { now: Timestamp::from_second(second).unwrap(), ..nothing() };
+    assert_eq!(next(&v, &at(0)), Step::Debounce);
+    assert!(report(next(&v, &at(9))).0.destroy.unwrap().tombstone.is_none());
+    let users = Seen { users: vec![pod("ns", "p")], ..at(0) };
+    assert!(report(next(&v, &users)).1, "X2: users are not kept waiting");
+    v.status.as_mut().unwrap().node.as_mut().unwrap().fenced = true;
+    assert_eq!(next(&v, &at(0)), Step::LookForUsers);
 }
 
 #[test]

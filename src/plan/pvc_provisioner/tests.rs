@@ -3,6 +3,7 @@
 use serde_json::{from_value, json};
 
 use super::*;
+use crate::plan::persistent_volume::name_for;
 use crate::plan::testing::{self, claim, ready_volume, reserved, some_time};
 
 fn pvc() -> PersistentVolumeClaim {
@@ -243,8 +244,22 @@ fn p4_the_reclaim_policy_decides_the_fate() {
         from_value(json!({"spec": {"persistentVolumeReclaimPolicy": policy}})).unwrap()
     };
     let (mut v, c) = (own(ready_volume("pvc-u", "eng", false)), claim_of(Some("u"), true));
-    assert_eq!(fate(&c, &v, false, None), Fate::Retire, "no pod can have had it");
-    assert_eq!(fate(&c, &v, true, Some(&pv("Delete"))), Fate::Retire);
+    assert_eq!(fate(&c, &v, false, None), Fate::Destroy, "no pod can have had it");
+    assert_eq!(fate(&c, &v, true, Some(&pv("Delete"))), Fate::Destroy);
+    let bound_by = |uid| crate::plan::testing::bound_by("team", "data", uid);
+    let own_uid = c.metadata.uid.clone().unwrap_or_default();
+    for (claims, expected) in [
+        (vec![bound_by(&own_uid)], Fate::Destroy),
+        (vec![bound_by(&own_uid), bound_by("other")], Fate::Retire),
+        (vec![bound_by("other")], Fate::Retire),
+    ] {
+        v.status.as_mut().unwrap().claims = claims;
+        assert_eq!(fate(&c, &v, true, Some(&pv("Delete"))), expected, "X5");
+    }
+    v.status.as_mut().unwrap().claims.clear();
+    let mut going = v.clone();
+    going.metadata.deletion_timestamp = crate::plan::testing::some_time();
+    assert_eq!(fate(&c, &going, true, Some(&pv("Retain"))), Fate::Destroyed);
     assert!(matches!(fate(&c, &v, true, Some(&pv("Retain"))), Fate::Keep(_)));
     let mut named = c.clone();
     named.status.get_or_insert_default().persistent_volume = Some("pv".into());
@@ -265,4 +280,34 @@ fn p4_the_reclaim_policy_decides_the_fate() {
         Fate::Decided,
         "it is like any other"
     );
+}
+
+/// P4, S10: what is over stays over, and a binding that may lead a pod to the volume is not.
+#[test]
+fn p4_a_binding_is_over_with_its_pvc() {
+    let (mut v, c) = (own(ready_volume("pvc-u", "eng", true)), claim_of(Some("u"), true));
+    v.metadata.deletion_timestamp = crate::plan::testing::some_time();
+    let own_uid = c.metadata.uid.clone().unwrap_or_default();
+    let pvc = |uid: &str, pv: Option<&str>| -> PersistentVolumeClaim {
+        from_value(json!({"metadata": {"name": "data", "uid": uid}, "spec": {"volumeName": pv}})).unwrap()
+    };
+    let (first, second, led) =
+        (pvc("u", None), pvc("second", None), pvc("second", Some(&name_for(&own_uid))));
+    let mut other = claim_of(None, true);
+    other.metadata.uid = Some("other".into());
+    let own_binding = crate::plan::testing::bound_by("team", "data", &own_uid);
+    let other_binding = crate::plan::testing::bound_by("team", "data", "other");
+    for (binding, claim, pvc, expected) in [
+        (&own_binding, Some(&c), Some(&first), false),
+        (&own_binding, Some(&c), None, true),
+        (&own_binding, Some(&c), Some(&second), true),
+        (&own_binding, None, Some(&second), true),
+        (&own_binding, None, Some(&led), false),
+        (&other_binding, Some(&other), None, false),
+        (&other_binding, Some(&c), None, true),
+    ] {
+        assert_eq!(is_over(binding, &v, claim, pvc), expected, "{binding:?} {pvc:?}");
+    }
+    v.metadata.deletion_timestamp = None;
+    assert!(!is_over(&own_binding, &v, Some(&c), None), "C6: the node is asked first");
 }

@@ -16,6 +16,7 @@ fn seen() -> Seen {
         entry: None,
         owner: None,
         restored: false,
+        own: None,
         room_made: false,
         live: None,
         now: Timestamp::UNIX_EPOCH,
@@ -54,6 +55,24 @@ fn v1_the_entry_comes_before_the_place() {
     s.reservations.clear();
     s.entry = None;
     assert_eq!(ready(&reported(next(&v, &s))), "NoReservation");
+}
+
+/// P1, S5, S8: the write that reports a volume of a PersistentVolumeClaim as Ready binds its claim, and no earlier one.
+#[test]
+fn p1_a_volume_of_a_pvc_is_bound_when_it_is_ready() {
+    let own = Some((bound_by("ns", "data", "uid-data"), vec![pod("ns", "db-0")]));
+    let unplaced = Seen { own: own.clone(), ..seen() };
+    let entered = Seen { entry: Some(Ok(unplaced.reservations[0].clone())), ..unplaced };
+    assert!(
+        reported(next(&volume("v", "eng", 2), &entered)).claims.is_empty(),
+        "it has a place, and no file system"
+    );
+    let (mut v, s) = placed_volume();
+    let s = Seen { own, ..s };
+    let bound = reported(next(&v, &s));
+    assert_eq!((ready(&bound), bound.claims.len(), bound.claim_count, bound.user_count), ("Ready", 1, 1, 1));
+    v.spec.retire = true;
+    assert!(reported(next(&v, &s)).claims.is_empty(), "X5: no new claim binds");
 }
 
 #[test]

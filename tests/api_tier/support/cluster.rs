@@ -335,6 +335,10 @@ impl Drop for Cluster {
 pub struct Write {
     pub user_agent: String,
     pub what: String,
+    /// The verb, and that it is a dry run.
+    pub verb: String,
+    /// The kind of the object in the plural, and a part of it such as its status.
+    pub resource: String,
     /// The HTTP status of the API server's answer.
     pub code: u64,
 }
@@ -352,7 +356,11 @@ impl From<Value> for Write {
         ];
         let what: Vec<String> = parts.into_iter().map(text).filter(|part| !part.is_empty()).collect();
         let code = entry["responseStatus"]["code"].as_u64().unwrap_or_default();
-        Self { user_agent: text(&entry["userAgent"]), what: what.join(" "), code }
+        let is_dry_run = text(&entry["requestURI"]).contains("dryRun=All");
+        let verb = text(&entry["verb"]) + if is_dry_run { " (dry run)" } else { "" };
+        let resource = [&object["resource"], &object["subresource"]].map(text);
+        let resource = resource.join("/").trim_end_matches('/').to_owned();
+        Self { user_agent: text(&entry["userAgent"]), what: what.join(" "), verb, resource, code }
     }
 }
 

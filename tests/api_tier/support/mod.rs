@@ -3,9 +3,10 @@
 mod admission;
 mod agent;
 mod cluster;
+mod lives;
 mod random;
 mod wait;
 mod watch;
 
 #[allow(unused_imports, reason = "the benchmarks use a part")]
-pub use self::{admission::*, agent::*, cluster::*, random::*, wait::*, watch::*};
+pub use self::{admission::*, agent::*, cluster::*, lives::*, random::*, wait::*, watch::*};

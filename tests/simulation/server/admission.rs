@@ -31,7 +31,7 @@ impl Server {
                 }
                 Ok(())
             }
-            ("DELETE", "sharedpersistentvolumes") => in_use(before.unwrap_or(&Value::Null)),
+            ("DELETE", "sharedpersistentvolumes") => in_use(who, before.unwrap_or(&Value::Null)),
             ("DELETE", "diskreservations" | "nodedisks" | "volumeroles") => {
                 holds(before.unwrap_or(&Value::Null))
             }
@@ -51,10 +51,18 @@ fn len(value: &Value) -> usize {
 }
 
 /// X1: the policy `reservoir-volume-in-use`.
-fn in_use(volume: &Value) -> Result<(), String> {
+fn in_use(who: &str, volume: &Value) -> Result<(), String> {
     let (pods, claims) =
         (volume["status"]["userCount"].as_u64().unwrap_or(0), len(&volume["status"]["claims"]));
-    match waits(volume) || pods == 0 && claims == 0 {
+    let labels = &volume["metadata"]["labels"];
+    let namespace = &labels["reservoir.dev/claim-namespace"];
+    let are_own = volume["status"]["claims"]
+        .as_array()
+        .is_none_or(|all| all.iter().all(|c| c["namespace"] == *namespace));
+    // P4.
+    let ends_with_pvc =
+        who.starts_with("controller") && !labels["reservoir.dev/pvc-uid"].is_null() && claims <= 1 && are_own;
+    match waits(volume) || ends_with_pvc || pods == 0 && claims == 0 {
         true => Ok(()),
         false => Err(format!("volume is in use by {pods} pods and bound to {claims} claims")),
     }

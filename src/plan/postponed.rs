@@ -1,0 +1,76 @@
+//! Small changes of storage capacities, which are told together after a while (P2).
+//!
+//! Each volume changes the storage capacity of its classes on its node. A scheduler decides by it, and is corrected when it
+//! chose a node without space. So a change that matters to few is not worth a write for each volume. In the memory of one
+//! controller: another one begins anew.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+/// The longest time for which a small change is not told.
+const AFTER: Duration = Duration::from_secs(10);
+
+/// True if the difference is small: at most a sixteenth of the number that is told, and not all of it.
+pub fn is_small(told: u64, now: u64) -> bool {
+    told.abs_diff(now) <= told / 16 && (now == 0) == (told == 0)
+}
+
+/// The time of the first small change of each class that is not told yet.
+#[derive(Debug, Default)]
+pub struct Postponed(HashMap<String, Timestamp>);
+
+impl Postponed {
+    /// True if a small change of the class waits.
+    pub fn waits(&self, class: &str) -> bool {
+        self.0.contains_key(class)
+    }
+
+    /// Notes a small change, and returns the time until it is told; `None`: at once.
+    pub fn note(&mut self, class: &str, now: Timestamp) -> Option<Duration> {
+        let since = *self.0.entry(class.to_owned()).or_insert(now);
+        // A clock that was set back makes it early.
+        let waited = Duration::try_from(now.duration_since(since)).ok()?;
+        AFTER.checked_sub(waited).filter(|left| !left.is_zero())
+    }
+
+    /// Forgets the small changes of the class: they are told.
+    pub fn forget(&mut self, class: &str) {
+        self.0.remove(class);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p2_small_changes_are_told_after_a_while() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut postponed = Postponed::default();
+        assert!(!postponed.waits("fast"));
+        assert_eq!(postponed.note("fast", at(100)), Some(AFTER));
+        assert_eq!(
+            postponed.note("fast", at(104)),
+            Some(Duration::from_secs(6)),
+            "more of them wait no longer"
+        );
+        assert_eq!(postponed.note("slow", at(109)), Some(AFTER));
+        assert_eq!(postponed.note("fast", at(110)), None);
+        assert_eq!(postponed.note("fast", at(90)), None, "the clock was set back");
+        assert!(postponed.waits("fast"));
+        postponed.forget("fast");
+        assert!(!postponed.waits("fast"));
+    }
+
+    #[test]
+    fn p2_the_first_and_the_last_bytes_are_no_small_change() {
+        for (told, now, small) in
+            [(1600, 1500, true), (1600, 1499, false), (1600, 1700, true), (1600, 1701, false), (8, 8, true)]
+        {
+            assert_eq!(is_small(told, now), small, "{told} {now}");
+        }
+        assert!(!is_small(0, 1) && !is_small(1, 0) && is_small(0, 0));
+    }
+}

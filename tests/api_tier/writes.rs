@@ -1,0 +1,87 @@
+//! The writes of controller and agent in a volume's whole life do not creep back (docs/performance.md).
+
+use std::time::Duration;
+
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use reservoir::api::SharedPersistentVolume;
+use serde_json::json;
+
+use crate::support::{
+    Cluster, Tally, claim_lives, class_lives, one_node, own_writes, prepare_claims, prepare_class,
+};
+
+/// Counts the writes of so many lives, once nothing of them is left. On a slow machine states last longer, and more of them
+/// are reported.
+async fn at_most(most: usize, of: usize, cluster: &Cluster, lives: impl AsyncFnOnce()) {
+    cluster.quiet_for(Duration::from_secs(3)).await;
+    let before = own_writes(cluster).len();
+    lives().await;
+    cluster.quiet_for(Duration::from_secs(3)).await;
+    let tally = Tally::of(&own_writes(cluster)[before..]);
+    let lines = tally.per_life(of).into_iter().map(|(what, writes)| format!("{writes:>7.2}  {what}\n"));
+    let all = tally.total() as f64 / of as f64;
+    let said = format!("{all:.1} writes per life, {of} at a time:\n{}", lines.collect::<String>());
+    println!("{said}");
+    assert!(tally.total() <= most * of, "at most {most} are wanted, and there are {said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pvc_of_a_class_has_few_writes_in_its_life() {
+    let (cluster, agent) = one_node("4Gi").await;
+    prepare_class(&cluster).await;
+    at_most(22, 1, &cluster, async || class_lives(&cluster, 1, async |_| {}).await).await;
+    at_most(22, 20, &cluster, async || class_lives(&cluster, 20, async |_| {}).await).await;
+    agent.nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_and_its_claim_have_few_writes_in_their_life() {
+    let (cluster, agent) = one_node("4Gi").await;
+    prepare_claims(&cluster).await;
+    at_most(33, 1, &cluster, async || claim_lives(&cluster, 1, async |_| {}).await).await;
+    at_most(26, 20, &cluster, async || claim_lives(&cluster, 20, async |_| {}).await).await;
+    agent.nothing_left().await;
+}
+
+/// P4, X5: the end that a controller of an earlier version began goes on by its rules.
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_a_volume_of_a_pvc_that_retires_already_ends() {
+    let (cluster, agent) = one_node("4Gi").await;
+    prepare_class(&cluster).await;
+    let volumes: Api<SharedPersistentVolume> = cluster.all();
+    let retire = async |_: &'static str| {
+        let retire = Patch::Merge(json!({"spec": {"retire": true}}));
+        for volume in volumes.list(&ListParams::default()).await.unwrap() {
+            volumes.patch(&volume.name_any(), &PatchParams::default(), &retire).await.unwrap();
+        }
+    };
+    class_lives(&cluster, 2, retire).await;
+    agent.nothing_left().await;
+}
+
+const EARLIER: &str = "
+{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicy, metadata: {name: earlier}, spec: {
+  matchConstraints: {resourceRules: [{apiGroups: [reservoir.dev], apiVersions: [v1alpha1], operations: [DELETE],
+    resources: [sharedpersistentvolumes]}]},
+  validations: [{expression: 'oldObject.?status.claims.orValue([]).size() == 0', reason: Forbidden,
+    message: the policy of an earlier version}]}}
+---
+{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicyBinding, metadata: {name: earlier},
+ spec: {policyName: earlier, validationActions: [Deny]}}
+";
+
+/// P4: an upgrade may bring the controller before the policies, which then refuse the DELETE of a volume with a claim.
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_a_volume_of_a_pvc_ends_under_earlier_policies() {
+    let (cluster, agent) = one_node("4Gi").await;
+    prepare_class(&cluster).await;
+    cluster.apply_text(EARLIER).await;
+    // A policy is in force after a moment.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    class_lives(&cluster, 2, async |_| {}).await;
+    let writes = own_writes(&cluster);
+    let refused = writes.iter().any(|w| w.code == 403 || w.code == 422);
+    assert!(refused, "the policy is in force");
+    agent.nothing_left().await;
+}
