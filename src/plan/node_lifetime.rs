@@ -146,8 +146,7 @@ pub fn has_ended(volume: &SharedPersistentVolume) -> bool {
 /// The condition of the disk that has gone.
 pub fn left(disk: &NodeDisk) -> String {
     format!(
-        "node {} left the cluster, and NodeDisk {} with it (lifetime: Node): its volumes end, and its reservations are placed \
-         anew",
+        "node {} left the cluster, and NodeDisk {} with it (lifetime: Node): its volumes end, and its reservations leave it",
         disk.spec.node_name,
         disk.name_any()
     )

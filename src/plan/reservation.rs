@@ -370,9 +370,18 @@ fn lost(seen: &Seen, status: &DiskReservationStatus) -> Option<Verdict> {
 /// node (D7).
 fn disk_gone(disk: &NodeDisk, reservation: &DiskReservation) -> Option<Verdict> {
     if node_lifetime::has_left(disk) {
-        let (disk, node) = (disk.name_any(), &disk.spec.node_name);
+        let (disk, node, spec) = (disk.name_any(), &disk.spec.node_name, &reservation.spec);
+        let then = match (&spec.template, spec.node_disk.as_ref().or(spec.node_name.as_ref())) {
+            (Some(of), _) => {
+                format!("of template {} of VolumeRole {} ends", of.name, of.volume_role)
+            }
+            (None, Some(place)) => {
+                format!("waits for {place}, or for another placement in its spec,")
+            }
+            (None, None) => "is placed anew".to_owned(),
+        };
         let message = format!(
-            "node {node} left the cluster, and NodeDisk {disk} with it: the reservation is placed anew once it is empty"
+            "node {node} left the cluster, and NodeDisk {disk} with it: the reservation {then} once it is empty"
         );
         return Some(Verdict::no(reason::NODE_GONE, message));
     }

@@ -431,6 +431,32 @@ fn d7_an_empty_reservation_leaves_and_a_used_one_waits() {
     assert_eq!(status(&seen(kept, std::slice::from_ref(&gone), &[])).node_disk, None);
 }
 
+/// What comes of a reservation follows from how it was placed.
+#[test]
+fn d7_a_reservation_says_what_comes_of_it() {
+    let gone = [left(disk("n1.a", "n1", 10, &[("r", 4)]))];
+    let says = |change: &dyn Fn(&mut DiskReservation)| {
+        let mut reservation = reserved("r", "eng", 4, &[("v", 1)]);
+        change(&mut reservation);
+        let Step::Report(said) = next(&seen(reservation, &gone, &[])) else { panic!() };
+        condition::get(&said.conditions, READY).unwrap().message.clone()
+    };
+    let of = crate::api::TemplateRef { volume_role: "cache".into(), name: "each".into() };
+    for (said, end) in [
+        (says(&|_| ()), "is placed anew once it is empty"),
+        (
+            says(&|r| r.spec.node_disk = Some("n1.a".into())),
+            "waits for n1.a, or for another placement in its spec, once it is empty",
+        ),
+        (
+            says(&|r| r.spec.template = Some(of.clone())),
+            "of template each of VolumeRole cache ends once it is empty",
+        ),
+    ] {
+        assert!(said.ends_with(end), "{said}");
+    }
+}
+
 /// A controller died between the entry and the report.
 #[test]
 fn d7_an_entry_goes_after_the_reservation_says_so() {
