@@ -163,9 +163,12 @@ impl Cluster {
         wait("--for=condition=Ready")
     }
 
-    /// Stops a node's machine for good, and deletes its Node.
+    /// Removes a node's machine with its disks, and deletes its Node.
     pub fn lose(&self, node: &str) -> anyhow::Result<()> {
-        self.own()?.docker.cmd(["stop", "--time=1", node]).run()?;
+        let docker = self.docker()?;
+        let loops = loops::backed_by(&volumes(docker, &[node.to_owned()])?)?;
+        docker.cmd(["rm", "--force", "--volumes", node]).run()?;
+        loops::detach(&loops)?;
         self.kubectl()?.args(["delete", "node", node]).run().map(drop)
     }
 
