@@ -91,7 +91,6 @@ fn mark(volume: &SharedPersistentVolume, since: Time, until: Time) -> Kept {
         role: String::new(),
         size: size.unwrap_or_else(|| volume.spec.size.clone()),
         reservation: None,
-        recover: None,
         retire: false,
         principal: None,
         ..volume.spec.clone()

@@ -48,9 +48,13 @@ pub fn unlisted<'a>(
     reservations: &'a [DiskReservation],
     volumes: &[SharedPersistentVolume],
 ) -> Vec<Unlisted<'a>> {
+    // An agent's report may be half a minute old, and list data of which a volume was kept since that had recovered it.
     let is_listed = |uid: &String| {
         let mut entries = reservations.iter().flat_map(|r| r.status.iter().flat_map(|s| &s.volumes));
-        entries.any(|entry| entry.uid == *uid)
+        entries.any(|entry| {
+            entry.uid == *uid
+                || entry.kept.as_ref().is_some_and(|kept| kept.spec["recover"]["uid"] == uid.as_str())
+        })
     };
     let has_heir = |orphan: &Orphan| {
         volumes.iter().any(|volume| {
@@ -141,6 +145,10 @@ mod tests {
         let (disks, anew) = ([disk_with_kept(None)], reserved("r", "eng", 10, &[]));
         let listed = with_kept(&[("a", 0, 60)]);
         assert!(unlisted(&disks, &[listed], &[]).is_empty(), "the reservation has it");
+        let mut heir = with_kept(&[("b", 0, 60)]);
+        heir.status.as_mut().unwrap().volumes[0].kept.as_mut().unwrap().spec["recover"] =
+            json!({"uid": "uid-a-0"});
+        assert!(unlisted(&disks, &[heir], &[]).is_empty(), "it came back, and is kept under another UID");
         let reservations = [anew];
         let found = &unlisted(&disks, &reservations, &[])[0];
         let reservation = found.reservation().unwrap();
