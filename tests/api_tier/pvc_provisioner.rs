@@ -517,7 +517,7 @@ async fn p3_a_growth_without_space_is_told_and_taken_back() {
     story.ask("mistake", "500Gi").await;
     let said = story.said("mistake", "500Gi wished").await;
     assert!(
-        said.contains("reservation analytics has 1984Mi left: enlarge the reservation, or ask for less"),
+        said.contains("reservation analytics has 1984Mi left: enlarge the reservation, or request less"),
         "{said}"
     );
     until("the status has the failure", || async {
