@@ -300,13 +300,16 @@ async fn q2_a_guarantee_counts_what_sub_roles_have() {
     for (name, guarantee) in guarantees {
         let object = name.replace('/', "-");
         cluster.apply_text(&role(&object, name, &format!("quota: {{guarantee: {guarantee}}}"))).await;
-        until_reason(&roles, &object, "Ready").await;
+        until_reason(&roles, &object, "GuaranteeTooLarge").await;
     }
     cluster.kill_controller().await;
     cluster.start_controller().await;
     cluster.node("n1", true).await;
     let _agent = Agent::start(&cluster, "n1", "1280Mi").await;
     until_reason(&cluster.all::<NodeDisk>(), "n1.default", "Ready").await;
+    for (name, _) in guarantees {
+        until_reason(&roles, &name.replace('/', "-"), "Ready").await;
+    }
     // Asks for more bytes than are free of guarantees; returns the message of the refusal.
     let refused = async |size: &str| {
         cluster.apply_text(&reservation("probe", "new", size)).await;
