@@ -48,9 +48,9 @@ pub(super) async fn reconcile(
                 seen.has_heir = has_heir(volume, ctx).await?;
             }
             Step::Report { status, refused } => {
-                let ended = status.destroy.as_ref().filter(|destroy| destroy.tombstone.is_some());
-                for claims in [Some(&seen.lost_claims), ended.map(|_| &seen.over)].into_iter().flatten() {
-                    delete_lost(claims, volume, ctx).await?;
+                delete_lost(&seen.lost_claims, volume, ctx).await?;
+                if status.destroy.as_ref().is_some_and(|destroy| destroy.tombstone.is_some()) {
+                    delete_lost(&seen.over, volume, ctx).await?;
                 }
                 if refused {
                     ctx.metrics.destroyed("InUse");
@@ -85,8 +85,7 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
     let (uid, status) = (volume.uid().unwrap_or_default(), volume.status.clone().unwrap_or_default());
     let guarded = cluster::finalizer_present(volume);
     let over = if guarded { over(volume, ctx).await? } else { vec![] };
-    let mut lost_claims = if guarded { lost_claims(volume, ctx).await? } else { vec![] };
-    lost_claims.retain(|claim| !over.contains(claim));
+    let lost_claims = if guarded { lost_claims(volume, &over, ctx).await? } else { vec![] };
     let others = [&over[..], &lost_claims].concat();
     Ok(Seen {
         guarded,

@@ -18,8 +18,8 @@ use super::ledger_entries::settle;
 
 /// Reconciles a VolumeRole.
 ///
-/// 1. Gather: VolumeRoles and reservations, for a guarantee disks, and for templates disks and Nodes, from the caches. For a new ledger or a new
-///    limit the reservations are read live, so that the ledger includes a reservation made a moment ago.
+/// 1. Gather: VolumeRoles and reservations, for a guarantee disks, and for templates disks and Nodes, from the caches. For a
+///    new ledger or a new limit the reservations are read live, so that the ledger includes a reservation made a moment ago.
 /// 2. Decide: [`next_for_role`], and [`template::missing`].
 /// 3. Apply: the status; or settle entries, and decide again. Then make the missing reservations.
 pub(super) async fn reconcile(role: Arc<VolumeRole>, ctx: &Context) -> Result<(), Error> {

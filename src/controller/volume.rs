@@ -107,7 +107,7 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
 async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, Error> {
     let (stores, status) = (&ctx.stores, volume.status.clone().unwrap_or_default());
     let with_entry = stores.reservations.by(VOLUME_UID, &volume.uid().unwrap_or_default());
-    let lost_claims = lost_claims(volume, ctx).await?;
+    let lost_claims = lost_claims(volume, &[], ctx).await?;
     let mut seen = Seen {
         guarded: cluster::finalizer_present(volume),
         abandoned: is_abandoned(volume, ctx).await?,

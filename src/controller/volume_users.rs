@@ -20,13 +20,15 @@ use super::context::Context;
 
 /// The listed claims that are gone, or bound to another volume. The cause is a finalizer removed by hand, or two
 /// leaders that chose a volume at once. A lost claim would hold the volume for ever. A claim that pods still name is
-/// not lost, unless the disk has gone with its node (D7).
+/// not lost, unless the disk has gone with its node (D7). Claims in `over` are not looked for.
 pub(super) async fn lost_claims(
     volume: &SharedPersistentVolume,
+    over: &[ClaimBinding],
     ctx: &Context,
 ) -> Result<Vec<ClaimBinding>, Error> {
     let mut lost = node_lifetime::ended_claims(volume, ctx.disk_of(volume).as_deref());
-    for binding in volume.status.iter().flat_map(|s| &s.claims) {
+    lost.retain(|binding| !over.contains(binding));
+    for binding in volume.status.iter().flat_map(|s| &s.claims).filter(|binding| !over.contains(binding)) {
         if lost.contains(binding) {
             continue;
         }

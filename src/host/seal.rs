@@ -143,7 +143,7 @@ fn ensure_sealable(record: &Record) -> Result<()> {
     }
 }
 
-/// Of the uses of a volume, those that may write.
+/// The uses of a volume that may write.
 fn writing(uses: Uses<'_>) -> Uses<'_> {
     let Uses { mounted, open } = uses;
     Uses {

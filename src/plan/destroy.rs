@@ -96,7 +96,7 @@ pub enum Step {
         outcome: &'static str,
         /// The receipt.
         receipt: String,
-        /// What the volume leaves in the place of its entry in the reservation of that UID.
+        /// The entry in the place of the volume's own, with the UID of the reservation.
         left: Option<(String, Box<Left>)>,
     },
     /// Nothing.

@@ -20,8 +20,8 @@ pub enum Way<'a> {
     Nothing,
 }
 
-/// The way for a volume that has `has` bytes and asks for `asked`. `reservations` are those that may serve it, and `reserve` is
-/// true if another one may, too.
+/// Returns the way for a volume of `has` bytes that asks for `asked`. `reservations` may serve the volume; `reserve` is true if a
+/// new reservation may, too.
 pub fn way<'a>(
     asked: u64,
     has: u64,

@@ -40,7 +40,7 @@ pub fn until(volume: &SharedPersistentVolume, now: Timestamp) -> Option<Time> {
     (!keep_for.is_zero()).then(|| condition::stored(until))
 }
 
-/// What an ended volume leaves in the ledger of a reservation, in the place of its own entry.
+/// The entry that an ended volume leaves in the ledger of its reservation, in the place of its own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Left {
     /// UID of the data.
@@ -49,15 +49,15 @@ pub struct Left {
     pub mark: Option<Kept>,
 }
 
-/// What a destroyed volume leaves; `None`: its data is not kept.
+/// The entry of a destroyed volume's data; `None`: the data is not kept.
 pub fn left(volume: &SharedPersistentVolume) -> Option<Left> {
     let destroy = volume.status.as_ref()?.destroy.as_ref()?;
     let mark = mark(volume, destroy.tombstone.clone()?, destroy.kept_until.clone()?);
     Some(Left { data: volume.uid().unwrap_or_default(), mark: Some(mark) })
 }
 
-/// What a volume leaves that ends before it has a place, and so before it has the data that it was to recover: the entry
-/// of that data, which is still on its disk (S3). `None`: nothing.
+/// The entry that an unplaced volume gives back when it ends: that of the data to recover, which is still on its disk (S3).
+/// `None`: there is none to give back.
 ///
 /// The deletion counts for the data. `has_heir`: [`has_heir`] by live reads.
 pub fn left_unplaced(volume: &SharedPersistentVolume, has_heir: bool, now: Timestamp) -> Option<Left> {

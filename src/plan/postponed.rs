@@ -27,7 +27,7 @@ impl Postponed {
         self.0.contains_key(class)
     }
 
-    /// Notes a small change, and returns the time until it is told; `None`: at once.
+    /// Notes a small change, and returns the time until its write; `None`: the change is due.
     pub fn note(&mut self, class: &str, now: Timestamp) -> Option<Duration> {
         let since = *self.0.entry(class.to_owned()).or_insert(now);
         // A clock that was set back makes it early.

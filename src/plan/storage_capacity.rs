@@ -107,7 +107,7 @@ pub fn changes<'a>(
             changed.push((topology, *capacity, told.is_some_and(|told| told.is_close_to(*capacity))));
         }
     }
-    // What is written at all has all of it.
+    // One write of a class has its small changes, too.
     let postponed = !exactly && !changed.is_empty() && changed.iter().all(|(.., is_small)| *is_small);
     let apply = changed
         .iter()

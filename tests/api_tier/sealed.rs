@@ -1,7 +1,9 @@
 //! Sealing of volumes: admission, waits, claims and the digest in the status (E1).
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
@@ -10,7 +12,7 @@ use reservoir::api::{SharedPersistentVolume, SharedPersistentVolumeStatus, Volum
 use serde_json::{Value, json};
 
 use crate::kept::start;
-use crate::support::{Cluster, one_node, until, until_reason};
+use crate::support::{Agent, Cluster, one_node, until, until_reason};
 
 fn claim(name: &str, mode: &str) -> String {
     format!(
@@ -27,6 +29,17 @@ async fn set(cluster: &Cluster, spec: Value) -> Result<SharedPersistentVolume, S
 
 async fn status(cluster: &Cluster) -> SharedPersistentVolumeStatus {
     cluster.all::<SharedPersistentVolume>().get("data").await.unwrap().status.unwrap()
+}
+
+/// A bound claim for writing, with a pod that has it mounted at the path.
+async fn write_on(cluster: &Cluster, agent: &Agent) -> (VolumeClaim, Pod, PathBuf) {
+    let claims: Api<VolumeClaim> = cluster.within("team");
+    cluster.apply_text(&claim("w", "ReadWrite")).await;
+    until_reason(&claims, "w", "Bound").await;
+    let bound = claims.get("w").await.unwrap();
+    let writer = cluster.pod("team", "writer", &["w"]).await;
+    let target = agent.publish(cluster, &bound, &writer, false).await.unwrap();
+    (bound, writer, target)
 }
 
 /// Waits for a reason of a condition of the volume; returns the message.
@@ -67,11 +80,7 @@ async fn e1_only_files_of_its_own_are_sealed() {
 async fn e1_a_volume_is_sealed_after_its_last_writer() {
     let (cluster, agent) = start().await;
     let claims: Api<VolumeClaim> = cluster.within("team");
-    cluster.apply_text(&claim("w", "ReadWrite")).await;
-    until_reason(&claims, "w", "Bound").await;
-    let bound = claims.get("w").await.unwrap();
-    let writer = cluster.pod("team", "writer", &["w"]).await;
-    let target = agent.publish(&cluster, &bound, &writer, false).await.unwrap();
+    let (bound, writer, target) = write_on(&cluster, &agent).await;
     std::fs::write(target.join("weights"), "12345").unwrap();
 
     set(&cluster, json!({"sealed": true})).await.unwrap();
@@ -120,12 +129,8 @@ async fn e1_a_volume_is_sealed_after_its_last_writer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn e1_a_refused_seal_is_taken_back() {
     let (cluster, agent) = start().await;
-    let claims: Api<VolumeClaim> = cluster.within("team");
-    cluster.apply_text(&claim("w", "ReadWrite")).await;
-    until_reason(&claims, "w", "Bound").await;
-    let bound = claims.get("w").await.unwrap();
-    let writer = cluster.pod("team", "writer", &["w"]).await;
-    let program = agent.publish(&cluster, &bound, &writer, false).await.unwrap().join("program");
+    let (bound, writer, target) = write_on(&cluster, &agent).await;
+    let program = target.join("program");
     std::fs::write(&program, "").unwrap();
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o4755)).unwrap();
     agent.unpublish(&bound, &writer).await.unwrap();

@@ -431,7 +431,7 @@ fn d7_an_empty_reservation_leaves_and_a_used_one_waits() {
     assert_eq!(status(&seen(kept, std::slice::from_ref(&gone), &[])).node_disk, None);
 }
 
-/// What comes of a reservation follows from how it was placed.
+/// The end of a reservation follows from its placement in the spec.
 #[test]
 fn d7_a_reservation_says_what_comes_of_it() {
     let gone = [left(disk("n1.a", "n1", 10, &[("r", 4)]))];

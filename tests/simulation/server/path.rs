@@ -49,24 +49,28 @@ impl Path {
     }
 
     pub fn field(self, name: &str) -> Self {
-        self.known(|known| known.fields.get(name).copied()).unwrap_or_else(|| {
-            ALL.with_borrow_mut(|all| {
-                let path = Self(all.len());
-                all.push(Known::new(self, all[self.0].depth + 1, Key::Field(name.to_owned())));
-                all[self.0].fields.insert(name.into(), path);
-                path
-            })
-        })
+        self.child(name, |known| &mut known.fields, Key::Field)
     }
 
     pub fn element(self, key: &str) -> Self {
-        self.known(|known| known.elements.get(key).copied()).unwrap_or_else(|| {
-            ALL.with_borrow_mut(|all| {
-                let path = Self(all.len());
-                all.push(Known::new(self, all[self.0].depth + 1, Key::Element(key.to_owned())));
-                all[self.0].elements.insert(key.into(), path);
-                path
-            })
+        self.child(key, |known| &mut known.elements, Key::Element)
+    }
+
+    /// The child of that name, which gets its number when it is first asked for.
+    fn child(
+        self,
+        name: &str,
+        children: fn(&mut Known) -> &mut HashMap<Box<str>, Self>,
+        key: fn(String) -> Key,
+    ) -> Self {
+        ALL.with_borrow_mut(|all| {
+            if let Some(known) = children(&mut all[self.0]).get(name) {
+                return *known;
+            }
+            let path = Self(all.len());
+            all.push(Known::new(self, all[self.0].depth + 1, key(name.to_owned())));
+            children(&mut all[self.0]).insert(name.into(), path);
+            path
         })
     }
 
