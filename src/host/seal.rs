@@ -9,11 +9,12 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::AtFlags;
+use rustix::io::Errno;
 
 use crate::host::error::{Context, Error, Result};
 use crate::host::layout::{MANIFEST, NEW_MANIFEST};
 use crate::host::node::Host;
-use crate::host::sys::{Uses, dirfd, in_use, manifest};
+use crate::host::sys::{dirfd, manifest};
 use crate::host::types::{Content, Pod, Record, Seal, State, VolumeUid};
 use crate::host::volume::Volume;
 
@@ -83,16 +84,20 @@ impl Host {
             if record.publishes.values().any(|by| !by.read_only) {
                 return Err(Error::InUse { uid: uid.clone(), holder: record.users() });
             }
-            if in_use::in_use(&writing(disk.backing.uses(&volume)?))? {
-                return Err(Error::Busy {
-                    what: format!(
-                        "volume {uid}, which a process has mounted writable, or has a file of open for writing,"
-                    ),
-                });
+            let written = || Error::Busy {
+                what: format!(
+                    "volume {uid}, which a process has mounted writable, or has a file of open for writing,"
+                ),
+            };
+            if disk.backing.has_writers(&volume)? {
+                return Err(written());
             }
             if disk.backing.seals_filesystem() {
                 record.seal = Some(Seal { filesystem_read_only: true, content: None });
-                disk.backing.set_read_only(&volume, &record, true)?;
+                disk.backing.set_read_only(&volume, &record, true).map_err(|error| match error {
+                    Error::Io { source: Errno::BUSY, .. } => written(),
+                    error => error,
+                })?;
                 volume.write_record(&record)?;
             }
             let mount = disk.backing.mount(&volume, &record, true)?;
@@ -140,15 +145,6 @@ fn ensure_sealable(record: &Record) -> Result<()> {
         State::Creating => Err(Error::NotReady(uid.clone())),
         State::Ready if !record.fenced => Ok(()),
         State::Ready | State::Erasing => Err(Error::Fenced(uid.clone())),
-    }
-}
-
-/// The uses of a volume that may write.
-fn writing(uses: Uses<'_>) -> Uses<'_> {
-    let Uses { mounted, open } = uses;
-    Uses {
-        mounted: Box::new(move |mount| !mount.read_only && mounted(mount)),
-        open: open.map(|open| Box::new(move |file: &_| in_use::may_write(file) && open(file)) as _),
     }
 }
 

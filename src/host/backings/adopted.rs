@@ -212,6 +212,10 @@ impl Backing for Adopting {
         self.own.seals_filesystem()
     }
 
+    fn has_writers(&self, volume: &Volume) -> Result<bool> {
+        self.own.has_writers(volume)
+    }
+
     /// Volumes with an adopted directory are not sealed.
     fn set_read_only(&self, volume: &Volume, record: &Record, read_only: bool) -> Result<()> {
         self.own.set_read_only(volume, record, read_only)

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::host::error::{Context, Error, Result};
-use crate::host::sys::{Mount, Place, Uses, dirfd, filesystem};
+use crate::host::sys::{Mount, Place, Uses, dirfd, filesystem, in_use};
 use crate::host::types::{ErasePolicy, FsType, Record, Usage};
 use crate::host::volume::Volume;
 
@@ -110,6 +110,14 @@ pub(crate) trait Backing: Send + Sync {
         false
     }
 
+    /// True if a process may write to the volume, in any mount namespace (E1).
+    ///
+    /// # Errors
+    /// [`Error::ProcessesHidden`].
+    fn has_writers(&self, volume: &Volume) -> Result<bool> {
+        in_use::in_use(&self.uses(volume)?.writing())
+    }
+
     /// Makes the filesystem itself read-only or writable, mounted or not. Later mounts go by the record (E1).
     ///
     /// # Errors
@@ -125,8 +133,8 @@ pub(crate) trait Backing: Send + Sync {
     /// detached.
     fn in_use(&self, volume: &Volume) -> Result<bool>;
 
-    /// The uses of the volume by processes, as far as the kernel shows them. [`in_use`](Self::in_use) decides; this
-    /// serves to name the processes (F3).
+    /// The uses of the volume by processes, as far as the kernel shows them. [`in_use`](Self::in_use) and
+    /// [`has_writers`](Self::has_writers) decide; this serves to name the processes (F3).
     fn uses(&self, volume: &Volume) -> Result<Uses<'_>>;
 
     fn allocated_bytes(&self, volume: &Volume) -> Result<u64>;

@@ -257,6 +257,12 @@ impl<S: ImageStore> Backing for ImageBacking<S> {
         true
     }
 
+    /// The kernel looks for them: [`set_read_only`](Self::set_read_only) is refused while a file is open for writing, and a
+    /// writable mount of a read-only filesystem writes nothing. So the agent need not see the node's processes.
+    fn has_writers(&self, _: &Volume) -> Result<bool> {
+        Ok(false)
+    }
+
     fn set_read_only(&self, volume: &Volume, record: &Record, read_only: bool) -> Result<()> {
         let (fs_type, path, device, _open) = self.attached(volume, record, false)?;
         mounts::set_read_only(fs_type, &path, device, read_only)

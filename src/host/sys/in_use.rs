@@ -47,7 +47,7 @@ pub(crate) fn ensure_processes_visible() -> Result<()> {
 }
 
 /// True if the process may write to the open file. procfs shows the mode of an open or mapped file as the mode of its link.
-pub(crate) fn may_write(file: &OpenFile) -> bool {
+fn may_write(file: &OpenFile) -> bool {
     let Some(link) = &file.link else { return true };
     let is_directory = link.ends_with("cwd") || link.ends_with("root");
     // A process that is gone writes nothing.
@@ -81,6 +81,15 @@ impl<'a> Uses<'a> {
                     || file.block_device.is_some_and(|device| of_file.contains(&device))
             },
         )
+    }
+
+    /// The uses that may write.
+    pub(crate) fn writing(self) -> Self {
+        let Self { mounted, open } = self;
+        Self {
+            mounted: Box::new(move |mount| !mount.read_only && mounted(mount)),
+            open: open.map(|open| Box::new(move |file: &_| may_write(file) && open(file)) as _),
+        }
     }
 
     pub(crate) fn mounts_alone(mounted: impl Fn(&Mount) -> bool + 'a) -> Self {
