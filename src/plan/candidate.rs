@@ -183,7 +183,7 @@ mod tests {
         let now = jiff::Timestamp::UNIX_EPOCH;
         let mut outcomes = share_out(&[reservation], &candidates, &[], &Outcomes::new(), now);
         match outcomes.remove(&reservation.uid().unwrap()).unwrap() {
-            Outcome::Serve(disk) => Ok(disk),
+            Outcome::Serve { disk, .. } => Ok(disk),
             Outcome::Wait { why, .. } => Err((why.reason.to_owned(), why.message)),
         }
     }

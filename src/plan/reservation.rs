@@ -200,7 +200,7 @@ fn take(seen: &Seen) -> Result<DiskReservationStatus, Lacks> {
         (None, None) => Err(Step::Rest.into()),
         (None, Some(Outcome::Wait { why, .. })) => Err(Lacks::Bytes(why.clone())),
         _ if !seen.live => Err(Step::ReadLive.into()),
-        (None, Some(Outcome::Serve(disk))) => take_from_disk(seen, disk, entry),
+        (None, Some(Outcome::Serve { disk, .. })) => take_from_disk(seen, disk, entry),
         (Some(parent), _) => take_from_parent(seen, parent, entry),
     }
 }

@@ -7,7 +7,8 @@
 //! A request that does not fit now, and would fit into an emptier disk, may collect free space on one disk. A request
 //! within its role's guarantee always collects; any other request collects only during its turn. Later requests get
 //! free space of that disk only if the collecting request waits no longer for that. A turn begins when all fitting
-//! requests are served, so a fitting request waits for one turn of a disk at most.
+//! requests are served, so a fitting request waits for one turn of a disk at most. The caches show the entry of a served
+//! request later, often after the begin of a turn. Until then the request comes before all others.
 //!
 //! Each request gets its turn, and during its turn a request with a long wait precedes all others, so nobody starves. A
 //! request that can never fit any disk holds nobody up. Unguaranteed free space is collected in the same way, for a
@@ -31,8 +32,13 @@ use super::{names, quota, summary, turn};
 /// The share of a reservation that waits or is to grow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The disk of that name serves the reservation now.
-    Serve(String),
+    /// A disk serves the reservation now.
+    Serve {
+        /// Name of the disk.
+        disk: String,
+        /// Requested bytes in all.
+        target: u64,
+    },
     /// The reservation waits.
     Wait {
         /// The reason.
@@ -49,14 +55,19 @@ impl Outcome {
     pub fn turn(&self) -> Option<&CollectingTurn> {
         match self {
             Self::Wait { turn, .. } => turn.as_ref(),
-            Self::Serve(_) => None,
+            Self::Serve { .. } => None,
         }
+    }
+
+    /// True if a disk serves the reservation up to that target. A request for more is a new one.
+    fn serves(&self, bytes: u64) -> bool {
+        matches!(self, Self::Serve { target, .. } if bytes <= *target)
     }
 
     fn gave(&self) -> Option<Timestamp> {
         match self {
             Self::Wait { gave, .. } => *gave,
-            Self::Serve(_) => None,
+            Self::Serve { .. } => None,
         }
     }
 }
@@ -82,16 +93,18 @@ pub fn share_out(
     let roles_with_ledger = quota::ledgers(roles).into_iter().map(RoleSpace::new).collect();
     let mut sharing = Sharing { candidates, disks, roles: roles_with_ledger, unguaranteed: None, now };
     let (counting, sums) = (quota::counting(roles), summary::by_role(reservations));
+    let is_served = |r: &Request| before.get(&r.uid).is_some_and(|outcome| outcome.serves(r.target));
+    let (served, others): (Vec<_>, Vec<_>) = requests.into_iter().partition(is_served);
     let (long, others): (Vec<_>, Vec<_>) =
-        requests.into_iter().partition(|r| r.has_turn(now) && r.waits_long(now));
+        others.into_iter().partition(|r| r.has_turn(now) && r.waits_long(now));
     let (guaranteed, rest) = others.into_iter().partition(|request| sharing.within_guarantee(request));
-    let mut queues = [long, guaranteed, rest].map(|requests| Queue::new(requests, &sums, &counting));
+    let mut queues = [served, long, guaranteed, rest].map(|requests| Queue::new(requests, &sums, &counting));
     let mut waiting = Vec::new();
     while let Some(request) = queues.iter_mut().find_map(Queue::pop) {
         match sharing.look_at(&request) {
             Look::Serve(disk) => {
                 queues.iter_mut().for_each(|queue| queue.count_served(&request));
-                outcomes.insert(request.uid, Outcome::Serve(disk));
+                outcomes.insert(request.uid, Outcome::Serve { disk, target: request.target });
             }
             Look::Refuse(why) => {
                 outcomes.insert(request.uid, Outcome::Wait { why, turn: request.turn, gave: request.gave });
@@ -378,7 +391,7 @@ fn requests<'a>(
         let held = entries.get(uid.as_str()).and_then(|disk| Some((&disk.name, disk.held_for(reservation)?)));
         match held {
             Some((disk, held)) if held >= target || !is_placed(reservation) => {
-                outcomes.insert(uid, Outcome::Serve(disk.clone()));
+                outcomes.insert(uid, Outcome::Serve { disk: disk.clone(), target });
             }
             held => {
                 let asked = target - held.map_or(0, |(_, held)| held);

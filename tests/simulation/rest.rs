@@ -9,33 +9,71 @@ use reservoir::api::{
     DiskReservation, NodeDisk, SharedPersistentVolume, Size, VolumeClaim, VolumeOffer, VolumeRole, condition,
 };
 use reservoir::plan::entry::is_lived_in;
+use serde_json::Value;
 
 use crate::classes;
 use crate::host::{self, Hosts};
-use crate::server::{Server, Shared, lock};
+use crate::server::{Revision, Server, Shared, lock};
 
 /// By then everything is at rest.
 pub const WITHIN: Duration = Duration::from_secs(3600);
 /// So long nothing is written.
-pub const QUIET: Duration = Duration::from_secs(400);
+const QUIET: Duration = Duration::from_secs(400);
 
-/// True if only events were written since.
-pub fn is_quiet_since(server: &Server, version: u64) -> bool {
-    server.store.version == version
+/// A time in which nothing is written but the turns of reservations that wait.
+#[derive(Default)]
+pub struct Rest {
+    version: u64,
+    seconds: u64,
+    /// Number of the writes of turns.
+    turns: usize,
+}
+
+impl Rest {
+    /// A second has passed.
+    pub fn count(&mut self, server: &Server) {
+        let since = server.store.log.iter().rev().take_while(|revision| revision.version > self.version);
+        let (turns, others): (Vec<_>, Vec<_>) = since.partition(|revision| is_turn(revision));
+        (self.seconds, self.turns) =
+            if others.is_empty() { (self.seconds + 1, self.turns + turns.len()) } else { (0, 0) };
+        self.version = server.store.version;
+    }
+
+    pub fn is_long(&self) -> bool {
+        self.seconds > QUIET.as_secs()
+    }
+
+    /// T2: two turns end in that time at most, and each changes the reason of a wait twice at most.
+    fn t2_nothing_is_written_again_and_again(&self, server: &Server, reservations: usize) -> Option<String> {
+        let last = server.store.log.last().map(|revision| format!("{:?}", revision.id));
+        (!self.is_long() || self.turns > 4 * reservations)
+            .then(|| format!("T2: nothing happens, and something is written again and again, last {last:?}"))
+    }
+}
+
+/// Q5: true if the revision begins a turn, or changes the reason of a wait for another reservation's turn.
+fn is_turn(revision: &Revision) -> bool {
+    let rest = |object: &Value| {
+        let mut object = object.clone();
+        object["metadata"]["resourceVersion"].take();
+        object["status"]["turn"].take();
+        let conditions = object["status"]["conditions"].as_array_mut().into_iter().flatten();
+        conditions.for_each(|condition| drop(condition["message"].take()));
+        object
+    };
+    let before = revision.before.as_ref().filter(|_| revision.id.0 == "diskreservations");
+    before.is_some_and(|before| rest(before) == rest(&revision.now))
 }
 
 /// The promises that are not kept.
-pub fn check(server: &Shared, hosts: &Hosts, is_quiet: bool) -> Vec<String> {
+pub fn check(server: &Shared, hosts: &Hosts, rest: &Rest) -> Vec<String> {
     let server = lock(server);
     let mut broken = Vec::new();
-    if !is_quiet {
-        let last = server.store.log.last().map(|revision| format!("{:?}", revision.id));
-        broken.push(format!("T2: nothing happens, and something is written again and again, last {last:?}"));
-    }
     let volumes: Vec<SharedPersistentVolume> = server.all("sharedpersistentvolumes");
     let reservations: Vec<DiskReservation> = server.all("diskreservations");
     let claims: Vec<VolumeClaim> = server.all("volumeclaims");
     let disks: Vec<NodeDisk> = server.all("nodedisks");
+    broken.extend(rest.t2_nothing_is_written_again_and_again(&server, reservations.len()));
     for volume in &volumes {
         broken.extend(l2_says_how_it_is("volume", volume, volume.status.as_ref().map(|s| &s.conditions[..])));
         broken.extend(l1_l5_a_volume_is_as_it_says(&server, volume, hosts));

@@ -244,23 +244,21 @@ impl World {
 
     /// L1: until nothing changes any more.
     async fn come_to_rest(&mut self) {
-        let mut quiet = 0;
+        let mut at_rest = rest::Rest::default();
         for _ in 0..rest::WITHIN.as_secs() {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            let before = lock(&self.server).store.version;
             while kubernetes::turn(&self.server) {}
             lock(&self.server).end_kinds(true);
             self.start_controller(0);
-            let now = lock(&self.server).store.version;
             if self.is_broken() {
                 return;
             }
-            quiet = if rest::is_quiet_since(&lock(&self.server), before.min(now)) { quiet + 1 } else { 0 };
-            if quiet > rest::QUIET.as_secs() {
+            at_rest.count(&lock(&self.server));
+            if at_rest.is_long() {
                 break;
             }
         }
-        let found = rest::check(&self.server, &self.hosts, quiet > rest::QUIET.as_secs());
+        let found = rest::check(&self.server, &self.hosts, &at_rest);
         let mut server = lock(&self.server);
         for broken in found {
             server.tell(|| format!("BROKEN: {broken}"));

@@ -245,7 +245,7 @@ impl Work {
             let reservation = store.get::<DiskReservation>(NAMES[self.who])?;
             let outcome = match shared {
                 Shared::None => None,
-                Shared::Serve => Some(Outcome::Serve(DISK.into())),
+                Shared::Serve => Some(Outcome::Serve { disk: DISK.into(), target: 0 }),
                 Shared::Wait => Some(Outcome::Wait {
                     why: Verdict::no("NotEnoughRoom", "no room"),
                     turn: None,
@@ -272,7 +272,7 @@ impl Work {
             store.reservations.insert(NAMES[who].into(), seen.reservation.clone());
             let shared = match &seen.outcome {
                 None => Shared::None,
-                Some(Outcome::Serve(_)) => Shared::Serve,
+                Some(Outcome::Serve { .. }) => Shared::Serve,
                 Some(Outcome::Wait { .. }) => Shared::Wait,
             };
             (Objects::of(&store, now), shared, seen.live, seen.settled)

@@ -110,7 +110,7 @@ fn r1_live_reads_that_refuse_say_that_the_caches_are_behind() {
         (vec![free()], vec![unknown], "Q2: the role has not summed up"),
         (vec![free()], vec![others], "Q2: the guarantee"),
     ] {
-        let outcome = Some(Outcome::Serve("n1.a".into()));
+        let outcome = Some(Outcome::Serve { disk: "n1.a".into(), target: 0 });
         let seen = Seen { outcome, ..seen(reservation("r", "eng", 3), &disks, &roles) };
         assert_eq!(next(&seen), Step::LookAgain, "{why}");
     }
@@ -120,7 +120,7 @@ fn r1_live_reads_that_refuse_say_that_the_caches_are_behind() {
 fn r1_an_uncached_entry_decides_the_disk_of_a_reservation() {
     let mut held = disk("n2.b", "n2", 10, &[]);
     held.status = Some(held.with_entries(vec![ledger_entry("r", "eng", 2)]));
-    let outcome = Some(Outcome::Serve("n1.a".into()));
+    let outcome = Some(Outcome::Serve { disk: "n1.a".into(), target: 0 });
     let seen =
         Seen { outcome, ..seen(reservation("r", "eng", 3), &[disk("n1.a", "n1", 10, &[]), held], &[]) };
     let Step::Report(status) = next(&seen) else { panic!() };
@@ -140,7 +140,7 @@ fn x6_only_its_own_reservation_takes_the_bytes_of_an_orphan() {
         ..Default::default()
     };
     there.status.as_mut().unwrap().orphans = vec![of("own", 4), of("far", 9)];
-    let outcome = || Some(Outcome::Serve("n1.a".into()));
+    let outcome = || Some(Outcome::Serve { disk: "n1.a".into(), target: 0 });
     let seen = |name, size| Seen {
         outcome: outcome(),
         ..seen(reservation(name, "eng", size), std::slice::from_ref(&there), &[])

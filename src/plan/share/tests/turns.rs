@@ -117,7 +117,8 @@ impl World {
         self.waiting.push(waiting);
     }
 
-    /// Repeats the sharing out until no further reservation is served, as the controller does after each change.
+    /// Repeats the sharing out until no further reservation is served, as the controller does after each change. The
+    /// begin of a turn is a change, too: the sharing out is repeated before the caches have what is served.
     fn share_out(&mut self) {
         loop {
             let (disks, roles) = (self.disks(), self.roles());
@@ -125,15 +126,18 @@ impl World {
             let placed: Vec<DiskReservation> = self.served.iter().map(|s| s.reservation.clone()).collect();
             let all: Vec<_> = self.waiting.iter().map(|w| &w.reservation).chain(&placed).collect();
             let roles: Vec<_> = roles.iter().collect();
-            let outcomes = share_out(&all, &candidates, &roles, &self.outcomes, self.now());
+            let begun = share_out(&all, &candidates, &roles, &self.outcomes, self.now());
+            let outcomes = share_out(&all, &candidates, &roles, &begun, self.now());
             let round = self.round;
             let (served, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting)
                 .into_iter()
-                .partition(|w| matches!(outcomes[&w.reservation.uid().unwrap()], Outcome::Serve(_)));
+                .partition(|w| matches!(outcomes[&w.reservation.uid().unwrap()], Outcome::Serve { .. }));
             self.waiting = waiting;
             let is_done = served.is_empty();
             for Waiting { mut reservation, lasts, .. } in served {
-                let Outcome::Serve(disk) = &outcomes[&reservation.uid().unwrap()] else { unreachable!() };
+                let Outcome::Serve { disk, .. } = &outcomes[&reservation.uid().unwrap()] else {
+                    unreachable!()
+                };
                 let disk = DISKS.iter().find(|(name, _)| name == disk).unwrap().0;
                 let status = reservation.status.get_or_insert_default();
                 (status.node_disk, status.size) = (Some(disk.into()), Some(reservation.spec.size.clone()));
