@@ -203,7 +203,7 @@ pub fn check(server: &Server) -> Vec<String> {
     for pvc in ours {
         let is_bound = pvc.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Bound"));
         broken.extend(match is_bound {
-            true => p3_a_growth_ends_or_says_why(pvc)
+            true => p3_a_growth_ends_or_says_why(pvc, &volumes)
                 .or_else(|| f1_a_bound_claim_has_its_volume(server, pvc, &volumes)),
             false => l7_a_claim_gets_a_volume_that_fits(server, pvc),
         });
@@ -215,7 +215,12 @@ fn name(pvc: &PersistentVolumeClaim) -> String {
     format!("{}/{}", pvc.namespace().unwrap_or_default(), pvc.name_any())
 }
 
-fn p3_a_growth_ends_or_says_why(pvc: &PersistentVolumeClaim) -> Option<String> {
+/// A volume whose VolumeClaim a person removed by force may be deleted before its PersistentVolumeClaim.
+fn p3_a_growth_ends_or_says_why(
+    pvc: &PersistentVolumeClaim,
+    volumes: &[SharedPersistentVolume],
+) -> Option<String> {
+    volumes.iter().find(|volume| volume.labels().get(LABEL_PVC_UID) == pvc.metadata.uid.as_ref())?;
     let pvc_value = json!(pvc);
     let status = &pvc_value["status"];
     let has = Size::written(text(&status["capacity"]["storage"])).bytes_or_zero();

@@ -317,10 +317,12 @@ fn l3_a_pod_runs_with_its_volumes(
             }
         }
     }
-    let is_usable = |namespace: &str, claim: &str| {
+    // A pod stays on its node when a disk leaves the node (D3).
+    let is_usable = |node: Option<&String>, namespace: &str, claim: &str| {
         volumes.iter().any(|volume| {
             let status = volume.status.clone().unwrap_or_default();
             volume.metadata.deletion_timestamp.is_none()
+                && status.node_name.as_ref() == node
                 && volume.spec.shared.is_some()
                 && condition::is_true(&status.conditions, condition::READY)
                 && status.claims.iter().any(|c| c.namespace == namespace && c.name == claim && !c.ending)
@@ -328,9 +330,9 @@ fn l3_a_pod_runs_with_its_volumes(
     };
     for pod in &pods {
         let claims = reservoir::cluster::claims_of(pod);
-        let is_placed = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
-        let waits = phase(pod) == "Pending" && is_placed && pod.metadata.deletion_timestamp.is_none();
-        if waits && claims.iter().all(|(namespace, claim)| is_usable(namespace, claim)) {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
+        let waits = phase(pod) == "Pending" && node.is_some() && pod.metadata.deletion_timestamp.is_none();
+        if waits && claims.iter().all(|(namespace, claim)| is_usable(node, namespace, claim)) {
             broken.push(format!("L3: pod {} waits for volumes that can be mounted", pod.name_any()));
         }
     }
