@@ -68,6 +68,7 @@ impl Node {
             namespace: "team".into(),
             name: "data".into(),
             uid: CLAIM.into(),
+            pvc_uid: None,
             mode: AccessMode::ReadWrite,
             ending: false,
         }];

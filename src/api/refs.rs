@@ -140,6 +140,10 @@ pub struct ClaimBinding {
     pub name: String,
     /// UID of the claim.
     pub uid: String,
+    /// For the PersistentVolumeClaim of a StorageClass, which is its own claim (P1): its UID. Then `uid` is the same UID, or that
+    /// of a VolumeClaim which an earlier version made, and which the PersistentVolume names for good.
+    #[serde(default, rename = "pvcUID", skip_serializing_if = "Option::is_none")]
+    pub pvc_uid: Option<String>,
     /// Access of the claim's pods.
     pub mode: AccessMode,
     /// True once the claim is being deleted or is gone, for good. The node mounts nothing more for the claim, and

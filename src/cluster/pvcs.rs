@@ -99,6 +99,11 @@ impl Pvc {
         self.made_for.strip_prefix(PVC_PREFIX) == Some(&self.uid)
     }
 
+    /// True if a PersistentVolumeClaim is gone, or another one has its name.
+    pub fn is_gone(change: &Change<Self>) -> bool {
+        change.before.map(|pvc| &pvc.uid) != change.now.map(|pvc| &pvc.uid)
+    }
+
     /// True if a change needs a reconcile. Fields outside the cache matter only while the PersistentVolumeClaim is
     /// being deleted or waits for its volume.
     pub fn matters(change: &Change<Self>) -> bool {
@@ -113,6 +118,11 @@ impl Cache<Pvc> {
     pub fn made_for(&self, namespace: &str, name: &str, claim_or_volume: &str) -> Option<SeenPvc> {
         let pvc = self.get_in(namespace, name)?;
         (*pvc.made_for == *claim_or_volume).then_some(pvc.seen)
+    }
+
+    /// True if the PersistentVolumeClaim of that name has that UID.
+    pub fn has(&self, namespace: &str, name: &str, uid: &str) -> bool {
+        self.get_in(namespace, name).is_some_and(|pvc| *pvc.uid == *uid)
     }
 
     /// The names of the PersistentVolumeClaims that are provisioned with the volume of that name.

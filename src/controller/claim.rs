@@ -6,8 +6,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use crate::api::condition::reason;
-use crate::api::{RoleSubscription, SharedPersistentVolume, VolumeClaim, volume_for_pvc};
+use crate::api::{RoleSubscription, SharedPersistentVolume, VolumeClaim};
 use crate::cluster;
 use crate::plan::candidate::is_cordoned;
 use crate::plan::claim::{Offers, Seen, Step, has, next, volume_gone};
@@ -18,9 +17,10 @@ use crate::plan::{bind, node_lifetime, persistent_volume, pv_binding, refs};
 use super::context::Context;
 use super::stores::{CLAIM, QUEUE, queue_of};
 use super::volume_users::counted;
-use super::{Again, Error, unclaim};
+use super::{Again, Error, take_over, unclaim};
 
-/// Reconciles a claim that is not being deleted; see [`unclaim::reconcile`] for the others.
+/// Reconciles a claim that is not being deleted; see [`unclaim::reconcile`] for the others, and [`take_over::reconcile`] for
+/// those that an earlier version made.
 ///
 /// 1. Gather: its volume, or the offers; its PersistentVolumeClaim, read live if the cache has none.
 /// 2. Decide: [`next`].
@@ -28,6 +28,9 @@ use super::{Again, Error, unclaim};
 pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<Again, Error> {
     let namespace = claim.namespace().unwrap_or_default();
     let api: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &namespace);
+    if pvc_of(&*claim).is_some() {
+        return take_over::reconcile(&api, &claim, ctx).await;
+    }
     if claim.metadata.deletion_timestamp.is_some() {
         return unclaim::reconcile(&api, &claim, ctx).await;
     }
@@ -38,13 +41,6 @@ pub(super) async fn reconcile(claim: Arc<VolumeClaim>, ctx: &Context) -> Result<
     loop {
         match next(&claim, &seen) {
             Step::Guard => cluster::set_finalizer(&api, &*claim, true).await?,
-            Step::Delete => cluster::delete(&api, &claim.name_any(), claim.uid()).await?,
-            Step::EndPvc(event) => {
-                if let Some(pvc) = &seen.binding.pvc {
-                    ctx.events.publish(pvc, None, true, "Release", reason::NODE_GONE, &event).await;
-                    cluster::delete(&pvcs, &claim.name_any(), pvc.uid()).await?;
-                }
-            }
             Step::Note(status) => ctx.commit(&api, &*claim, &status).await?,
             Step::Bind(name) => {
                 let decide = |volume: &SharedPersistentVolume| {
@@ -92,10 +88,8 @@ async fn gather(
         binding.pending = ctx.stores.pvcs.pending_in(&claim.namespace().unwrap_or_default());
     }
     let waits = pv_binding::waits_its_turn(claim, binding.cached, binding.pending);
-    if !is_made && !waits && (bound.is_some() || pvc_of(claim).is_some() && binding.cached.is_none()) {
+    if !is_made && !waits && bound.is_some() {
         let pvc = cluster::get(pvcs, &claim.name_any()).await?;
-        let class = pvc.as_ref().and_then(|pvc| pvc.spec.as_ref()?.storage_class_name.as_deref());
-        binding.class = class.and_then(|class| ctx.stores.classes.get(class));
         if let Some((pvc, earlier)) = pvc.as_ref().zip(pvc.as_ref().and_then(pv_binding::earlier_claim))
             && !persistent_volume::is_of_claim(pvc, claim)
         {
@@ -138,12 +132,8 @@ async fn volume(claim: &VolumeClaim, ctx: &Context) -> Result<Option<Arc<SharedP
 
 /// The claim's PersistentVolumeClaim in the cache.
 fn cached_pvc(claim: &VolumeClaim, ctx: &Context) -> Option<pv_binding::Pvc> {
-    let stands_for = match pvc_of(claim) {
-        Some(uid) => volume_for_pvc(uid),
-        None => claim.uid().unwrap_or_default(),
-    };
-    let namespace = claim.namespace().unwrap_or_default();
-    let pvc = ctx.stores.pvcs.made_for(&namespace, &claim.name_any(), &stands_for)?;
+    let (namespace, uid) = (claim.namespace().unwrap_or_default(), claim.uid().unwrap_or_default());
+    let pvc = ctx.stores.pvcs.made_for(&namespace, &claim.name_any(), &uid)?;
     Some(pv_binding::Pvc { bound: pvc.bound, capacity: pvc.capacity })
 }
 
@@ -175,7 +165,7 @@ fn subscriptions(claim: &VolumeClaim, ctx: &Context) -> Vec<Arc<RoleSubscription
 
 /// Applies a step for the claim's PersistentVolume and PersistentVolumeClaim, and stores the outcome in `seen`. After a
 /// refused [`pv_binding::Step::ShowSize`], the claim goes on without.
-async fn apply_binding(
+pub(super) async fn apply_binding(
     step: &pv_binding::Step,
     claim: &VolumeClaim,
     volume: &SharedPersistentVolume,

@@ -21,6 +21,7 @@ mod share;
 mod storage_capacity;
 mod stores;
 mod subscription;
+mod take_over;
 mod unclaim;
 mod volume;
 mod volume_users;

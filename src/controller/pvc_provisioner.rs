@@ -1,4 +1,4 @@
-//! PersistentVolumeClaims of a StorageClass of ours: each gets a volume and a VolumeClaim (P1–P3, P6).
+//! PersistentVolumeClaims of a StorageClass of ours: each gets a volume and a PersistentVolume (P1–P3, P6).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,20 +8,22 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
+use crate::api::condition::reason;
 use crate::api::{
-    ANNOTATION_DECIDED_BY, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, STORAGE_PROVISIONER, SharedPersistentVolume,
-    Size, volume_for_pvc,
+    ANNOTATION_DECIDED_BY, ANNOTATION_MADE_FOR, ClaimBinding, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID,
+    SharedPersistentVolume, Size, volume_for_pvc,
 };
 use crate::cluster::{self, Name};
 use crate::plan::namesake::{self, Earlier};
 use crate::plan::pvc_provisioner::placement::Mate;
 use crate::plan::pvc_provisioner::{
-    Objects, REFUSED_AGAIN, Reschedule, SELECTED_NODE, Seen, Step, class, growth, is_settled, is_unsettled,
-    next, refused_again,
+    REFUSED_AGAIN, Reschedule, SELECTED_NODE, Seen, Step, class, growth, is_settled, is_unsettled, next, own,
+    refused_again,
 };
-use crate::plan::refs;
 use crate::plan::transition::LASTING;
+use crate::plan::{node_lifetime, persistent_volume, pv_binding, refs};
 
+use super::claim::apply_binding;
 use super::context::Context;
 use super::stores::MADE_FOR;
 use super::{Again, Error, storage_capacity};
@@ -39,17 +41,23 @@ const MOST_MATES: usize = 64;
 
 /// Reconciles a PersistentVolumeClaim by namespace and name.
 ///
-/// 1. Gather: the object, its volume and its claim. An unbound object, and an object that is to grow, are read live.
+/// 1. Gather: the object, its volume and its PersistentVolume. An unbound object, and an object that is to grow, are read live.
 /// 2. Decide: [`next`].
-/// 3. Apply: one step, and the event of a refusal. A step of a growth is followed by another decision.
+/// 3. Apply: one step, and the event of a refusal. A step of a growth or a binding is followed by another decision.
 pub(super) async fn reconcile(name: Name, ctx: &Context) -> Result<Again, Error> {
     let Some(mut seen) = gather(&name, ctx).await? else { return Ok(None) };
     let mut step = next(&seen);
-    while let Step::Growth(growing) = step {
-        match grow(growing, &mut seen, ctx).await? {
-            true => step = next(&seen),
-            false => return Ok(seen.refused.is_some().then_some(REFUSED_AGAIN)),
+    loop {
+        match step {
+            Step::Growth(growing) => {
+                if !grow(growing, &mut seen, ctx).await? {
+                    return Ok(seen.refused.is_some().then_some(REFUSED_AGAIN));
+                }
+            }
+            Step::Bind(binding) => bind(&binding, &mut seen, ctx).await?,
+            _ => break,
         }
+        step = next(&seen);
     }
     let settled = is_settled(&seen, &step);
     let (event, again) = match apply(step, &seen, ctx).await {
@@ -77,7 +85,7 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
         pvc: None,
         class: None,
         volume: stores.volumes.get(&volume),
-        claim: stores.claims.get_in(namespace, pvc),
+        binding: pv_binding::Seen::default(),
         reservations: vec![],
         disks: vec![],
         nodes: vec![],
@@ -95,19 +103,22 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
     };
     // The volume is read before the PersistentVolumeClaim, see `plan::pvc_provisioner::growth`.
     let unsettled = |volume: &Arc<SharedPersistentVolume>| is_unsettled(&seen.uid, cached_growth, volume);
-    if !cached.bound || seen.volume.as_ref().is_some_and(unsettled) {
+    let has_ended = seen.volume.as_deref().is_some_and(node_lifetime::has_ended);
+    if !cached.bound || has_ended || seen.volume.as_ref().is_some_and(unsettled) {
         let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, namespace);
         seen.pvc = cluster::get(&pvcs, pvc).await?;
     }
     if !cached.bound {
         seen.class = seen.pvc.as_ref().and_then(|pvc| class_of(pvc, ctx));
         seen.volume = cluster::get(&Api::all(ctx.client.clone()), &volume).await?.map(Arc::new);
-        let is_asked = |pvc: &PersistentVolumeClaim| pvc.annotations().contains_key(STORAGE_PROVISIONER);
-        if seen.volume.is_none() && (seen.claim.is_some() || seen.pvc.as_ref().is_some_and(is_asked)) {
-            // The volume is created only beside an existing claim, since the end of the claim ends the volume. The cache
-            // may lack a claim that this controller has just made.
-            let claims = cluster::namespaced(&ctx.client, namespace);
-            seen.claim = cluster::get(&claims, pvc).await?.map(Arc::new);
+        if let Some(binding) = seen.volume.as_deref().and_then(own::listed) {
+            let pv = persistent_volume::name_for(&binding.uid);
+            seen.binding = pv_binding::Seen {
+                class: seen.class.clone(),
+                pvc: seen.pvc.clone(),
+                pv: cluster::get(&Api::all(ctx.client.clone()), &pv).await?,
+                ..Default::default()
+            };
         }
         (seen.reservations, seen.disks) = (stores.reservations.all(), stores.disks.all());
         if let Some(class) = seen.class.as_ref().filter(|_| seen.volume.is_none()) {
@@ -143,12 +154,6 @@ async fn gather_mate(name: &Name, ctx: &Context) -> Result<Option<Mate>, Error> 
 async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<(Option<String>, Again), Error> {
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     match step {
-        Step::CreateClaim(objects) => {
-            let (claim, volume) = *objects;
-            cluster::may_create(&volumes, &ctx.signed(&volume).await?).await?;
-            let namespace = claim.namespace().unwrap_or_default();
-            cluster::create(&cluster::namespaced(&ctx.client, &namespace), &claim).await?;
-        }
         Step::CreateVolume(volume) => {
             let made = cluster::create(&volumes, &ctx.signed(&volume).await?).await?;
             if let (Some(made), Some(pvc)) = (made, &seen.pvc) {
@@ -164,6 +169,15 @@ async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<(Option<String>
                 }
             }
         }
+        Step::EndPvc(event) => {
+            if let Some(pvc) = &seen.pvc {
+                ctx.events.publish(pvc, None, true, "Release", reason::NODE_GONE, &event).await;
+                let pvcs: Api<PersistentVolumeClaim> =
+                    cluster::namespaced(&ctx.client, &pvc.namespace().unwrap_or_default());
+                cluster::delete(&pvcs, &pvc.name_any(), pvc.uid()).await?;
+            }
+        }
+        Step::WaitForPv(event) => return Ok((Some(event), Some(LOOK_AGAIN))),
         Step::Refuse(event) => return Ok((Some(event), None)),
         Step::Wait(event, asked) => {
             ensure_may_create(&asked, ctx).await?;
@@ -195,17 +209,36 @@ async fn apply(step: Step, seen: &Seen, ctx: &Context) -> Result<(Option<String>
             }
             return Ok((Some(event), None));
         }
-        Step::Growth(_) | Step::Rest => {}
+        Step::Growth(_) | Step::Bind(_) | Step::Rest => {}
     }
     Ok((None, None))
 }
 
 /// A dry run of the creation: who lacks the rights learns of no free space (P5).
-async fn ensure_may_create(asked: &Objects, ctx: &Context) -> Result<(), Error> {
-    let (claim, volume) = &**asked;
-    let claims = cluster::namespaced(&ctx.client, &claim.namespace().unwrap_or_default());
-    cluster::may_create(&claims, claim).await?;
+async fn ensure_may_create(volume: &SharedPersistentVolume, ctx: &Context) -> Result<(), Error> {
     cluster::may_create(&Api::all(ctx.client.clone()), &ctx.signed(volume).await?).await
+}
+
+/// Applies a step for the PersistentVolume, and stores the outcome in `seen`. A refusal is an event (F3).
+async fn bind(step: &pv_binding::Step, seen: &mut Seen, ctx: &Context) -> Result<(), Error> {
+    let (Some(volume), Some(pvc)) = (seen.volume.clone(), seen.pvc.clone()) else { return Ok(()) };
+    let Some(binding) = own::listed(&volume) else { return Ok(()) };
+    let claim = own::claim(binding, &pvc, &volume);
+    let pvcs = cluster::namespaced(&ctx.client, &binding.namespace);
+    if let Err(error) = apply_binding(step, &claim, &volume, &pvcs, &mut seen.binding, ctx).await {
+        let words = error.refusal().ok_or(error)?;
+        seen.binding.waits = pv_binding::refused(step, &claim, &words);
+    }
+    Ok(())
+}
+
+/// The PersistentVolumeClaim of a binding, as the object of an event.
+pub(super) fn regarding(binding: &ClaimBinding) -> PersistentVolumeClaim {
+    let mut pvc = PersistentVolumeClaim::default();
+    pvc.metadata.namespace = Some(binding.namespace.clone());
+    pvc.metadata.name = Some(binding.name.clone());
+    pvc.metadata.uid = binding.pvc_uid.clone();
+    pvc
 }
 
 /// Makes the scheduler choose a node for the PersistentVolumeClaim again.
@@ -282,7 +315,27 @@ pub(super) async fn release(
 ) -> Result<(), Error> {
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     let labels = json!({ LABEL_PVC_UID: null, LABEL_CLAIM_NAMESPACE: null });
-    cluster::merge_seen(&volumes, volume, json!({ "metadata": { "labels": labels } })).await?;
+    let released = cluster::merge_seen(&volumes, volume, json!({ "metadata": { "labels": labels } })).await?;
     ctx.events.publish(volume, None, true, "Release", "Retained", event).await;
+    match released {
+        Some(released) => tell_namesake(&released, ctx).await,
+        None => Ok(()),
+    }
+}
+
+/// Tells the next PersistentVolumeClaim of the name, if its volume was made before the earlier one was released (F5).
+async fn tell_namesake(old: &SharedPersistentVolume, ctx: &Context) -> Result<(), Error> {
+    let made_for = old.annotations().get(ANNOTATION_MADE_FOR).map(String::as_str).unwrap_or_default();
+    let Some(((namespace, name), (uid, _))) = made_for.split_once('/').zip(ctx.stores.provisioned(made_for))
+    else {
+        return Ok(());
+    };
+    let new: Option<SharedPersistentVolume> =
+        cluster::get(&Api::all(ctx.client.clone()), &volume_for_pvc(&uid)).await?;
+    let there = Earlier { volumes: &[old], disks: &[], reservations: &[] };
+    if let Some((reason, why)) = new.and_then(|new| namesake::earlier(namespace, name, &new, &there)) {
+        let pvc = regarding(&own::binding(namespace, name, &uid));
+        ctx.events.publish(&pvc, None, false, "Provision", reason, &why).await;
+    }
     Ok(())
 }

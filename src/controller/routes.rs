@@ -23,8 +23,8 @@ use crate::plan::transition::LASTING;
 
 use super::context::Context;
 use super::stores::{
-    AgentPod, BINDING, CLAIM, DELETING, DISK, QUEUE, REQUESTED_RESERVATION, RESERVATION, Stores, UNPLACED,
-    VOLUME, is_waiting, queue_of,
+    AgentPod, BINDING, CLAIM, DELETING, DISK, MADE_FOR, QUEUE, REQUESTED_RESERVATION, RESERVATION, Stores,
+    UNPLACED, VOLUME, is_waiting, queue_of,
 };
 
 /// The time for which changes are collected into one reconcile. Changes around a subscription are collected because an
@@ -264,25 +264,18 @@ impl Router {
     /// Routes a change of a claim.
     pub fn claim(&self, claim: &VolumeClaim, change: &Change<VolumeClaim>) {
         self.queues.claims.enqueue(claim);
-        // The claim may block a PersistentVolumeClaim of the same name.
-        self.queues.pvcs.enqueue_name(change.name.clone());
         let place = |claim: &VolumeClaim| claim.status.as_ref().map(|s| (s.phase, s.volume.clone()));
         if change.now.is_none() || change.before.map(place) != change.now.map(place) {
             let bound = claim.status.as_ref().and_then(|s| s.volume.as_ref());
             bound.into_iter().for_each(|v| self.queues.volumes.enqueue_name(v.name.as_str()));
         }
-        // The end of such a claim ends its volume, and meanwhile there is nothing to report of that.
-        let ends_volume = pvc_of(claim).is_some()
-            && change.now.is_some_and(|now| now.metadata.deletion_timestamp.is_some());
         self.with(|queues, stores| {
-            if ends_volume {
-                return;
-            }
             // A claim whose finalizer was removed by hand may be gone before its status names the volume.
             queues.volumes.enqueue_names(stores.volumes.names_by(CLAIM, change.name));
-            if pvc_of(claim).is_some() {
-                claim.spec.volume.iter().for_each(|name| queues.volumes.enqueue_name(name.as_str()));
-            }
+            // The volume of a VolumeClaim of an earlier version waits for its end.
+            let of_class =
+                claim.spec.volume.iter().filter(|_| pvc_of(claim).is_some() && change.now.is_none());
+            of_class.for_each(|name| queues.volumes.enqueue_name(name.as_str()));
         });
         // Other claims may wait behind this claim for an exclusive volume (C3).
         let left = change.before.is_some_and(is_waiting) && !change.now.is_some_and(is_waiting);
@@ -315,9 +308,12 @@ impl Router {
         self.with(|queues, stores| queues.volumes.enqueue_names(stores.volumes.names_by(DELETING, "")));
     }
 
-    /// Routes a change of a PersistentVolumeClaim.
-    pub fn pvc(&self, name: &Name) {
+    /// Routes a change of a PersistentVolumeClaim; its end decides the fate of its volume (P4).
+    pub fn pvc(&self, name: &Name, is_gone: bool) {
         self.with(|queues, stores| {
+            for key in [CLAIM, MADE_FOR].into_iter().filter(|_| is_gone) {
+                queues.volumes.enqueue_names(stores.volumes.names_by(key, name));
+            }
             queues.claims.enqueue_name(name.clone());
             queues.pvcs.enqueue_name(name.clone());
             // Others of the namespace may wait for this one (A9). Two, since the first may have gone meanwhile.

@@ -112,7 +112,7 @@ pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>) {
     let to = router.clone();
     let changed = move |change: Change<_>| {
         if wake && Pvc::matters(&change) {
-            to.pvc(change.name);
+            to.pvc(change.name, Pvc::is_gone(&change));
         }
     };
     let (pvcs, task) = cache(Api::all(client.clone()), all.clone(), Pvc::config(), changed, || {});

@@ -1,4 +1,4 @@
-//! Claims that are being deleted (C6, P4).
+//! Claims that are being deleted (C6).
 
 use std::sync::{Mutex, PoisonError};
 
@@ -6,24 +6,21 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
-use serde_json::json;
 
 use crate::api::{PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim};
 use crate::cluster::{self, UsedPod};
 use crate::plan::debounce::DEBOUNCE;
-use crate::plan::pvc_provisioner::pvc_of;
 use crate::plan::unclaim::{Seen, Step, left, next};
 use crate::plan::{bind, persistent_volume};
 
 use super::context::Context;
 use super::stores::CLAIM;
 use super::volume_users::counted;
-use super::{Again, Error, pvc_provisioner};
+use super::{Again, Error};
 
 /// Reconciles a claim that is being deleted.
 ///
-/// 1. Gather: the object and its PersistentVolumeClaim by live reads, the pods that use the claim, the fate of its
-///    volume.
+/// 1. Gather: the object and its PersistentVolumeClaim by live reads, and the pods that use the claim.
 /// 2. Decide: [`next`].
 /// 3. Apply: one step. Every step before the last is followed by another decision.
 pub(super) async fn reconcile(
@@ -36,28 +33,6 @@ pub(super) async fn reconcile(
     let mut failed = None;
     loop {
         match next(claim, &seen) {
-            Step::Destroy => {
-                if let Some((volume, pv)) = seen.provisioned.take() {
-                    match cluster::delete_seen(&volumes, &volume).await {
-                        // The volume's end takes the binding and the PersistentVolume along.
-                        Ok(()) => seen.provisioned = provisioned(claim, ctx).await?,
-                        Err(error) => {
-                            seen.kept_by = Some(error.refusal().ok_or(error)?);
-                            seen.provisioned = Some((volume, pv));
-                        }
-                    }
-                }
-            }
-            Step::Retire => {
-                if let Some((volume, _)) = seen.provisioned.take() {
-                    cluster::merge_seen(&volumes, &volume, json!({ "spec": { "retire": true } })).await?;
-                }
-            }
-            Step::Release(event) => {
-                if let Some((volume, _)) = seen.provisioned.take() {
-                    pvc_provisioner::release(&volume, &event, ctx).await?;
-                }
-            }
             Step::DeletePvc => {
                 if let Some(pvc) = &mut seen.pvc {
                     let pvcs: Api<PersistentVolumeClaim> =
@@ -108,15 +83,12 @@ async fn gather(api: &Api<VolumeClaim>, claim: &VolumeClaim, ctx: &Context) -> R
     let now = cluster::get_same(api, claim).await?;
     let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, &namespace);
     let pvc = cluster::get(&pvcs, &name).await?.filter(|pvc| persistent_volume::is_of_claim(pvc, claim));
-    let gone = pvc_of(claim).is_some() && pvc.is_none();
     Ok(Seen {
         guarded: now.is_some_and(|now| cluster::finalizer_present(&now)),
         pvc,
         users: ctx.stores.pods.users(&namespace, &name),
         ended: None,
         refused: None,
-        kept_by: None,
-        provisioned: if gone { provisioned(claim, ctx).await? } else { None },
         volume: volume(claim, ctx).await?,
         left: None,
         holder_pods: vec![],
@@ -132,18 +104,6 @@ async fn ended(claim: &VolumeClaim, ctx: &Context) -> Result<Vec<PodRef>, Error>
     let all = cluster::list(&pods, &ListParams::default()).await?;
     let names_it = |pod: &&UsedPod| pod.is_left() && pod.claims().contains(&key);
     Ok(all.iter().filter(names_it).map(UsedPod::pod_ref).collect())
-}
-
-/// The claim's volume and then the claim's PersistentVolume, by live reads.
-async fn provisioned(
-    claim: &VolumeClaim,
-    ctx: &Context,
-) -> Result<Option<(SharedPersistentVolume, Option<PersistentVolume>)>, Error> {
-    let (volumes, pvs) = (Api::all(ctx.client.clone()), Api::all(ctx.client.clone()));
-    let Some(volume) = cluster::get(&volumes, claim.spec.volume.as_deref().unwrap_or_default()).await? else {
-        return Ok(None);
-    };
-    Ok(Some((volume, cluster::get(&pvs, &persistent_volume::name(claim)).await?)))
 }
 
 /// The name of the volume that lists the claim, by the cache, the claim's status or its spec. A claim with a selector

@@ -2,24 +2,27 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
+use serde_json::json;
 
 use crate::api::{
-    CONTROLLER_MANAGER, ClaimBinding, DiskReservation, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, PodRef,
-    SharedPersistentVolume, UidRef, VolumeClaim,
+    BackingState, CONTROLLER_MANAGER, ClaimBinding, DiskReservation, LABEL_CLAIM_NAMESPACE,
+    SharedPersistentVolume, UidRef, volume_for_pvc,
 };
 use crate::cluster;
 use crate::plan::holder::held_by_volume;
 use crate::plan::kept::left_unplaced;
-use crate::plan::pvc_provisioner::{is_own, may_be_abandoned, pvc_of};
+use crate::plan::pvc_provisioner::own::{self, Gone, Own};
+use crate::plan::pvc_provisioner::pvc_of;
 use crate::plan::volume::{Seen, Step, has_data_of, keeps_entry, next};
-use crate::plan::{bind, create, namesake, refs};
+use crate::plan::{create, namesake, persistent_volume, pv_binding, refs};
 
 use super::context::Context;
 use super::ledger_entries::{change, end_entry, has_heir, release_entry};
 use super::stores::{VOLUME, VOLUME_UID};
-use super::volume_users::{delete_lost, lost_claims, tell_waiting, users};
+use super::volume_users::{delete_lost, is_pvc_there, lost_claims, tell_waiting, users};
 use super::{Again, Error, destroy, kept, pvc_provisioner, replace_pods};
 
 /// Reconciles a volume that is not being deleted; see [`destroy::reconcile`] for the others.
@@ -95,8 +98,22 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
             Step::Report(status) => {
                 delete_lost(&seen.lost_claims, &volume, ctx).await?;
                 ctx.commit(&api, &*volume, &status).await?;
+                if let Some((binding, node)) = own::listed(&volume).zip(seen.moved_to.as_deref()) {
+                    let event = pv_binding::moved(&binding.name, node, &volume);
+                    let pvc = pvc_provisioner::regarding(binding);
+                    ctx.events.publish(&pvc, None, false, "Move", "VolumeMoved", &event).await;
+                }
             }
-            Step::Delete => cluster::delete_seen(&api, &*volume).await?,
+            Step::Retire => {
+                cluster::merge_seen(&api, &*volume, json!({ "spec": { "retire": true } })).await?;
+            }
+            Step::Delete => match (cluster::delete_seen(&api, &*volume).await, &mut seen.own) {
+                (Err(error), Some(Own::Gone(gone))) if error.refusal().is_some() && !gone.is_refused => {
+                    gone.is_refused = true;
+                    continue;
+                }
+                (deleted, _) => deleted?,
+            },
         }
         replace_pods::reconcile(&volume, ctx).await?;
         tell_waiting(&volume, ctx).await?;
@@ -110,13 +127,12 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
     let lost_claims = lost_claims(volume, &[], ctx).await?;
     let mut seen = Seen {
         guarded: cluster::finalizer_present(volume),
-        abandoned: is_abandoned(volume, ctx).await?,
         reservations: with_entry,
         disks: status.node_disk.iter().filter_map(|name| stores.disks.get(name)).collect(),
         entry: None,
         owner: None,
         restored: false,
-        own: own(volume, ctx),
+        own: own(volume, ctx).await?,
         room_made: false,
         live: None,
         moved_to: ctx.node_moved(status.node_disk.as_deref(), status.node_name.as_deref()).await?,
@@ -183,28 +199,55 @@ fn lineage(own: &UidRef, ctx: &Context) -> Vec<Arc<DiskReservation>> {
     std::iter::successors(find(own), parent).collect()
 }
 
-/// The entry of the volume's own claim for the list of a volume that has none, and the pods that wait for the claim, by the
-/// caches. A claim that is gone by now leaves the list like any lost claim.
-fn own(volume: &SharedPersistentVolume, ctx: &Context) -> Option<(ClaimBinding, Vec<PodRef>)> {
-    let is_unbound = volume.status.as_ref().is_none_or(|status| status.claims.is_empty());
-    pvc_of(volume).filter(|_| is_unbound)?;
+/// The PersistentVolumeClaim that the volume was made for; `None`: there is none, or the volume lists it and it is there. The
+/// annotation with its name decides nothing, since others may write it.
+async fn own(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Option<Own>, Error> {
+    let (Some(uid), Some(namespace)) = (pvc_of(volume), volume.labels().get(LABEL_CLAIM_NAMESPACE)) else {
+        return Ok(None);
+    };
+    // The VolumeClaim of an earlier version hands its entry over first.
     let claims = ctx.stores.claims.by(VOLUME, &volume.name_any());
-    let is_live = |claim: &&Arc<VolumeClaim>| claim.metadata.deletion_timestamp.is_none();
-    let own = bind::binding(claims.iter().filter(is_live).find(|claim| is_own(claim, volume))?);
-    let users = ctx.users(std::slice::from_ref(&own));
-    Some((own, users))
+    if claims.iter().any(|claim| pvc_of(&**claim) == Some(uid)) {
+        return Ok(None);
+    }
+    let listed = own::listed(volume);
+    let there = match listed {
+        Some(binding) => is_pvc_there(binding, uid, ctx).await?.then(|| binding.clone()),
+        None => find(volume, namespace, uid, ctx).await?,
+    };
+    if let Some(binding) = there {
+        let users = || ctx.users(std::slice::from_ref(&binding));
+        return Ok(listed.is_none().then(|| Own::There(binding.clone(), users())));
+    }
+    let pv = persistent_volume::name_for(listed.map_or(uid, |binding| &binding.uid));
+    Ok(Some(Own::Gone(Gone {
+        pv: cluster::get(&Api::all(ctx.client.clone()), &pv).await?,
+        users: listed.map(|binding| ctx.users(std::slice::from_ref(binding))).unwrap_or_default(),
+        is_refused: false,
+    })))
 }
 
-/// True if the volume's own claim is gone, by the cache and then by a live read (P4).
-async fn is_abandoned(volume: &SharedPersistentVolume, ctx: &Context) -> Result<bool, Error> {
-    let cached = || ctx.stores.claims.by(VOLUME, &volume.name_any());
-    if !may_be_abandoned(volume) || cached().iter().any(|claim| is_own(claim, volume)) {
-        return Ok(false);
+/// The entry for the PersistentVolumeClaim of that UID, for a volume that does not list it. The cache says that it is there
+/// until the volume is made; its binding is decided on a live read.
+async fn find(
+    volume: &SharedPersistentVolume,
+    namespace: &str,
+    uid: &str,
+    ctx: &Context,
+) -> Result<Option<ClaimBinding>, Error> {
+    let node = volume.status.as_ref().and_then(|status| status.node.as_ref());
+    let is_made = node.is_some_and(|node| node.backing == BackingState::Made);
+    let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, namespace);
+    for name in ctx.stores.pvcs.names_for(&volume_for_pvc(uid)) {
+        let name = name.split_once('/').map_or("", |(_, name)| name);
+        let is_it = |pvc: PersistentVolumeClaim| pvc.metadata.uid.as_deref() == Some(uid);
+        if !is_made || cluster::get(&pvcs, name).await?.is_some_and(is_it) {
+            return Ok(Some(own::binding(namespace, name, uid)));
+        }
     }
-    let Some(namespace) = volume.labels().get(LABEL_CLAIM_NAMESPACE) else { return Ok(true) };
-    let claims: Api<VolumeClaim> = cluster::namespaced(&ctx.client, namespace);
-    let selector = format!("{LABEL_PVC_UID}={}", pvc_of(volume).unwrap_or_default());
-    Ok(cluster::list_metadata(&claims, &ListParams::default().labels(&selector)).await?.is_empty())
+    let all = cluster::list_metadata(&pvcs, &ListParams::default()).await?;
+    let found = all.iter().find(|pvc| pvc.metadata.uid.as_deref() == Some(uid));
+    Ok(found.map(|pvc| own::binding(namespace, &pvc.name_any(), uid)))
 }
 
 /// Takes an entry in the ledger of the reservation of that name, and stores that reservation or its refusal in `seen`.

@@ -11,7 +11,8 @@ use crate::api::{
     ClaimBinding, LABEL_VOLUME_UID, PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim,
 };
 use crate::cluster;
-use crate::plan::pvc_provisioner::{is_over, pvc_of};
+use crate::plan::pvc_provisioner::own::is_over;
+use crate::plan::pvc_provisioner::pvc_of;
 use crate::plan::transition::LASTING;
 use crate::plan::{bind, held_by, node_lifetime, persistent_volume, volume};
 
@@ -32,16 +33,37 @@ pub(super) async fn lost_claims(
         if lost.contains(binding) {
             continue;
         }
-        let claims: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &binding.namespace);
-        let cached = ctx.stores.claims.get_in(&binding.namespace, &binding.name);
-        let is_there = cached.is_some_and(|claim| bind::is_of(binding, &claim, volume))
-            || cluster::get(&claims, &binding.name).await?.is_some_and(|c| bind::is_of(binding, &c, volume))
-            || !ctx.users(std::slice::from_ref(binding)).is_empty();
-        if !is_there {
+        let is_there = match &binding.pvc_uid {
+            Some(uid) => is_pvc_there(binding, uid, ctx).await?,
+            None => is_claim_there(binding, volume, ctx).await?,
+        };
+        if !is_there && ctx.users(std::slice::from_ref(binding)).is_empty() {
             lost.push(binding.clone());
         }
     }
     Ok(lost)
+}
+
+async fn is_claim_there(
+    binding: &ClaimBinding,
+    volume: &SharedPersistentVolume,
+    ctx: &Context,
+) -> Result<bool, Error> {
+    let cached = ctx.stores.claims.get_in(&binding.namespace, &binding.name);
+    if cached.is_some_and(|claim| bind::is_of(binding, &claim, volume)) {
+        return Ok(true);
+    }
+    let claims: Api<VolumeClaim> = cluster::namespaced(&ctx.client, &binding.namespace);
+    Ok(cluster::get(&claims, &binding.name).await?.is_some_and(|c| bind::is_of(binding, &c, volume)))
+}
+
+/// True if the PersistentVolumeClaim of that UID is there, by the cache or else by a live read.
+pub(super) async fn is_pvc_there(binding: &ClaimBinding, uid: &str, ctx: &Context) -> Result<bool, Error> {
+    if ctx.stores.pvcs.has(&binding.namespace, &binding.name, uid) {
+        return Ok(true);
+    }
+    let pvcs: Api<PersistentVolumeClaim> = cluster::namespaced(&ctx.client, &binding.namespace);
+    Ok(cluster::get(&pvcs, &binding.name).await?.is_some_and(|pvc| pvc.metadata.uid.as_deref() == Some(uid)))
 }
 
 /// The bindings of a volume that is being destroyed that are over, by live reads (P4).

@@ -220,9 +220,6 @@ advice! {
          allowVolumeExpansion";
     leave_lost_volume(delete) =
         "{delete}   # then claim another volume; data without an object: kubectl reservoir orphans";
-    end_with_pvc(pvc, namespace) =
-        "kubectl describe pvc {pvc} -n {namespace}   # no new pod can use it, and the claim ends with it; the \
-         reclaim policy of its PersistentVolume decides about the data";
     see_finalizers_of(object, finalizer) =
         "kubectl get {object} -o yaml   # it goes when finalizer {finalizer} is removed, by the program that has set it";
     end_pods(namespace) = "kubectl reservoir tree -n {namespace}   # end the pods that use the claim";
@@ -308,9 +305,6 @@ advice! {
     unclaim(claim, namespace) =
         "there is nothing to do; to end the claim after its pods, with the data kept: kubectl reservoir unclaim \
          {claim} -n {namespace}";
-    leave_claim_to_class(pvc) =
-        "there is nothing to do; the claim ends with PersistentVolumeClaim {pvc}, and its StorageClass decides about \
-         the data";
 
     // Refusals and results of other commands.
     delete_with_kubectl(object) = "it is not Reservoir's: kubectl delete {object}";

@@ -11,7 +11,7 @@ use crate::api::{
 use super::list_share::{Full, MOST_ENTRIES, full};
 use super::offer::{self, covers, offered, open_to};
 use super::resize::size_now;
-use super::{names, pvc_provisioner, seal, selects, undivided};
+use super::{names, seal, selects, undivided};
 
 /// The claim's entry in the volume's list of bindings.
 pub fn binding(claim: &VolumeClaim) -> ClaimBinding {
@@ -19,6 +19,7 @@ pub fn binding(claim: &VolumeClaim) -> ClaimBinding {
         namespace: claim.namespace().unwrap_or_default(),
         name: claim.name_any(),
         uid: claim.uid().unwrap_or_default(),
+        pvc_uid: None,
         mode: claim.spec.mode,
         ending: false,
     }
@@ -68,9 +69,7 @@ pub fn choose<'a>(
                 let role = &v.spec.role;
                 Role::name_covers(role, &claim.spec.role) || subscriptions.iter().any(|s| covers(s, role))
             };
-            let named = |v: &&&SharedPersistentVolume| {
-                v.name_any() == *name && (pvc_provisioner::is_own(claim, v) || knows(v))
-            };
+            let named = |v: &&&SharedPersistentVolume| v.name_any() == *name && knows(v);
             let volume = volumes.iter().find(named).ok_or_else(|| {
                 let role = &claim.spec.role;
                 let why = format!(
@@ -78,9 +77,6 @@ pub fn choose<'a>(
                 );
                 Verdict::no(reason::NO_SUCH_VOLUME, why)
             })?;
-            if pvc_provisioner::is_own(claim, volume) {
-                return offer::available(volume).map(|()| *volume);
-            }
             may_have(claim, subscriptions, volume).map_err(|why| with_holder(why, volume))?;
             match older_rival(volume, claim, rivals) {
                 None => Ok(volume),

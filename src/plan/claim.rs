@@ -18,8 +18,7 @@ use crate::api::{
     VolumeClaimStatus,
 };
 
-use super::persistent_volume::{self, is_of_claim};
-use super::pvc_provisioner::pvc_of;
+use super::persistent_volume;
 use super::{bind, debounce, node_lifetime, offer, pv_binding, refs};
 
 /// The pause before another look at an object without a watch: an object that blocks the claim, or a PersistentVolume.
@@ -63,10 +62,6 @@ pub struct Offers {
 pub enum Step {
     /// Add the finalizer.
     Guard,
-    /// Delete the claim: its PersistentVolumeClaim is gone (P4).
-    Delete,
-    /// Delete the PersistentVolumeClaim of a class that was read, and publish the event: the volume's node is gone (D7).
-    EndPvc(String),
     /// Write the status with the chosen volume. The watch enqueues the claim again.
     Note(Box<VolumeClaimStatus>),
     /// Put the claim into the list of the volume of that name. The watch of volumes enqueues the claim again. After a
@@ -86,11 +81,6 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
         return Step::Guard;
     }
     let binding = &seen.binding;
-    // The PersistentVolumeClaim is neither in the cache nor found by a live read.
-    let is_gone = !binding.pvc.as_ref().is_some_and(|pvc| is_of_claim(pvc, claim));
-    if pvc_of(claim).is_some() && binding.cached.is_none() && is_gone {
-        return Step::Delete;
-    }
     let mut status = claim.status.clone().unwrap_or_default();
     let volume = match volume_of(claim, seen) {
         Ok(Ok(volume)) => volume,
@@ -98,19 +88,7 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
         Err(step) => return step,
     };
     if node_lifetime::has_ended(&volume) {
-        let why = node_lifetime::claim_ended(claim);
-        let own = binding.pvc.as_ref().filter(|pvc| pvc_of(claim).is_some() && is_of_claim(pvc, claim));
-        return match own {
-            Some(pvc) if pvc.metadata.deletion_timestamp.is_none() => {
-                Step::EndPvc(node_lifetime::pvc_ended(claim))
-            }
-            _ => report(claim, status, why, None, seen),
-        };
-    }
-    // Pods come with the PersistentVolume.
-    let is_first = pvc_of(claim).is_some() && status.persistent_volume.is_none();
-    if let Some(Err(why)) = is_first.then(|| offer::ready(&volume)) {
-        return report(claim, status, why, None, seen);
+        return report(claim, status, node_lifetime::claim_ended(claim), None, seen);
     }
     let node = volume.status.as_ref().and_then(|s| s.node_name.clone());
     let outcome = match pv_binding::next(claim, &volume, binding) {
@@ -128,7 +106,7 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
         Ok(()) => {
             status.persistent_volume = Some(persistent_volume::name(claim));
             let mut verdict = pv_binding::report(claim, binding);
-            if verdict.ok && is_unsubscribed(claim, &volume, &seen.offers) {
+            if verdict.ok && is_unsubscribed(&volume, &seen.offers) {
                 let role = &volume.spec.role;
                 verdict.message.push_str(&format!(
                     "; the namespace is not subscribed to role {role} any more, and the claim goes on until it is deleted"
@@ -142,11 +120,10 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
     }
 }
 
-/// True if the volume of a bound claim is on offer to no subscription of the namespace any more. A claim of a
-/// PersistentVolumeClaim needs none (P1).
-fn is_unsubscribed(claim: &VolumeClaim, volume: &SharedPersistentVolume, offers: &Offers) -> bool {
-    let entitled = || offer::entitled(volume, &refs(&offers.subscriptions));
-    pvc_of(claim).is_none() && entitled().is_err_and(|why| why.reason == reason::NO_SUBSCRIPTION)
+/// True if the volume of a bound claim is on offer to no subscription of the namespace any more.
+fn is_unsubscribed(volume: &SharedPersistentVolume, offers: &Offers) -> bool {
+    let entitled = offer::entitled(volume, &refs(&offers.subscriptions));
+    entitled.is_err_and(|why| why.reason == reason::NO_SUBSCRIPTION)
 }
 
 /// The volume whose list has the claim, or why no volume has. The error is the step that may put the claim into a list.
@@ -238,14 +215,7 @@ fn report(
     seen: &Seen,
 ) -> Step {
     let since = claim.metadata.creation_timestamp.as_ref();
-    let is_passing = match (why.reason, pvc_of(claim)) {
-        (reason::BINDING, None) => debounce::is_passing(since, seen.now),
-        // Nobody else has the volume, which is being made.
-        (reason::NO_SUCH_VOLUME | reason::VOLUME_NOT_READY | reason::BINDING, Some(_)) => {
-            debounce::is_within(debounce::BEHIND_PVC, since, seen.now)
-        }
-        _ => false,
-    };
+    let is_passing = why.reason == reason::BINDING && debounce::is_passing(since, seen.now);
     if is_passing {
         return Step::Debounce;
     }

@@ -9,19 +9,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 /// The time for which a state is not reported.
 pub const DEBOUNCE: Duration = Duration::from_secs(2);
 
-/// The time for which the VolumeClaim of a PersistentVolumeClaim reports nothing before it is bound: people look at the
-/// PersistentVolumeClaim, whose events do not wait for this.
-pub const BEHIND_PVC: Duration = Duration::from_secs(10);
-
 /// True if a state that began at `since` is too young to report. A wrong clock makes the report only earlier or later,
 /// and nothing else depends on the clock.
 pub fn is_passing(since: Option<&Time>, now: Timestamp) -> bool {
-    is_within(DEBOUNCE, since, now)
-}
-
-/// Same as [`is_passing`], for another time than [`DEBOUNCE`].
-pub fn is_within(time: Duration, since: Option<&Time>, now: Timestamp) -> bool {
-    let window = SignedDuration::try_from(time).unwrap_or_default();
+    let window = SignedDuration::try_from(DEBOUNCE).unwrap_or_default();
     since.is_some_and(|since| (SignedDuration::ZERO..window).contains(&now.duration_since(since.0)))
 }
 

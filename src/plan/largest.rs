@@ -41,6 +41,7 @@ fn most_claims() -> Vec<ClaimBinding> {
         namespace: long(i)[190..].into(),
         name: long(i),
         uid: format!("{i:0>36}"),
+        pvc_uid: Some(UID.into()),
         mode: AccessMode::ReadWrite,
         ending: true,
     };

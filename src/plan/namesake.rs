@@ -40,12 +40,13 @@ pub fn earlier(
     there: &Earlier<'_>,
 ) -> Option<(&'static str, String)> {
     let made_for = Some(format!("{namespace}/{name}"));
+    // The entry of a PersistentVolumeClaim outlives the label of its volume for a moment.
     let is_left = |old: &&&SharedPersistentVolume| {
         old.annotations().get(ANNOTATION_MADE_FOR) == made_for.as_ref()
             && pvc_of(**old).is_none()
             && old.metadata.uid != new.metadata.uid
             && old.metadata.deletion_timestamp.is_none()
-            && old.status.as_ref().is_none_or(|status| status.claims.is_empty())
+            && old.status.iter().flat_map(|status| &status.claims).all(|binding| binding.pvc_uid.is_some())
     };
     let claim = |role: &str, volume: &str| {
         format!(

@@ -14,11 +14,10 @@ use kube::ResourceExt;
 
 use crate::api::condition::{self, READY, Verdict, reason};
 use crate::api::{
-    ClaimBinding, LABEL_CLAIM_NAMESPACE, Lifetime, MissingNode, NodeDisk, OtherDisk, SharedPersistentVolume,
-    VolumeClaim,
+    ClaimBinding, Lifetime, MissingNode, NodeDisk, OtherDisk, SharedPersistentVolume, VolumeClaim,
 };
 
-use super::pvc_provisioner::pvc_of;
+use super::pvc_provisioner::own;
 use super::{bind, disk_identity::is_placeholder};
 
 /// The next step for the disk of a node that may be gone.
@@ -152,17 +151,10 @@ pub fn left(disk: &NodeDisk) -> String {
     )
 }
 
-/// The claims whose bindings end with the disk. The claim of a PersistentVolumeClaim of a class ends after that.
+/// The claims whose bindings end with the disk. That of a PersistentVolumeClaim of a class ends after its object.
 pub fn ended_claims(volume: &SharedPersistentVolume, disk: Option<&NodeDisk>) -> Vec<ClaimBinding> {
     let claims = volume.status.iter().flat_map(|status| &status.claims).cloned();
-    let namespace = volume.labels().get(LABEL_CLAIM_NAMESPACE).filter(|_| pvc_of(volume).is_some());
-    let is_own = |claim: &ClaimBinding| Some(&claim.namespace) == namespace && is_for_pvc(claim, volume);
-    claims.filter(|claim| disk.is_some_and(has_left) && !is_own(claim)).collect()
-}
-
-/// True if the claim was made together with the volume, for a PersistentVolumeClaim.
-fn is_for_pvc(claim: &ClaimBinding, volume: &SharedPersistentVolume) -> bool {
-    volume.annotations().get(crate::api::ANNOTATION_MADE_FOR) == Some(&claim.to_string())
+    claims.filter(|claim| disk.is_some_and(has_left) && !own::is_own(claim, volume)).collect()
 }
 
 /// Why a claim has no volume any more.
@@ -178,8 +170,8 @@ pub fn claim_ended(claim: &VolumeClaim) -> Verdict {
 }
 
 /// The event of a PersistentVolumeClaim of a class that is deleted with its volume.
-pub fn pvc_ended(claim: &VolumeClaim) -> String {
-    let node = claim.status.as_ref().and_then(|status| status.node_name.as_deref()).unwrap_or("?");
+pub fn pvc_ended(volume: &SharedPersistentVolume) -> String {
+    let node = volume.status.as_ref().and_then(|status| status.node_name.as_deref()).unwrap_or("?");
     format!(
         "node {node} left the cluster, and the volume with its data: the PersistentVolumeClaim is deleted. A StatefulSet makes \
          another one; else make it anew"
@@ -306,8 +298,7 @@ mod tests {
         gone.spec.gone = true;
         assert_eq!(ended_claims(&volume, Some(&gone)), claims);
         volume.labels_mut().insert(crate::api::LABEL_PVC_UID.into(), "u".into());
-        volume.labels_mut().insert(LABEL_CLAIM_NAMESPACE.into(), "ns".into());
-        volume.annotations_mut().insert(crate::api::ANNOTATION_MADE_FOR.into(), "ns/data".into());
+        volume.status.as_mut().unwrap().claims[1].pvc_uid = Some("u".into());
         assert_eq!(ended_claims(&volume, Some(&gone)), claims[..1]);
         gone.status.as_mut().unwrap().missing_node = None;
         assert_eq!(ended_claims(&volume, Some(&gone)), [], "D4");

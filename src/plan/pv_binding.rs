@@ -99,15 +99,13 @@ pub fn next(claim: &VolumeClaim, volume: &SharedPersistentVolume, seen: &Seen) -
     }
     let (name, provisioned) = (claim.name_any(), pvc_of(claim).is_some());
     let pvc = seen.pvc.as_ref();
-    if is_moved(claim, volume) && seen.pv.as_ref().is_some_and(|pv| !is_on_node_of(pv, volume)) {
+    // That of a class has a PersistentVolume by which Kubernetes is yet to bind it.
+    let may_differ = provisioned || is_moved(claim, volume);
+    if may_differ && seen.pv.as_ref().is_some_and(|pv| !is_on_node_of(pv, volume)) {
         return move_to_node(claim, volume, pvc);
     }
     if let Some(pvc) = pvc.filter(|pvc| !is_of_claim(pvc, claim)) {
         return in_the_way(claim, pvc, seen.earlier.as_ref());
-    }
-    if provisioned && pvc.is_none() {
-        let why = format!("PersistentVolumeClaim {name} was just deleted; the claim is deleted too");
-        return Step::Wait(Verdict::no(reason::BINDING, why));
     }
     if pvc.is_none() && waits_its_turn(claim, seen.cached, seen.pending) {
         let why = format!(
@@ -193,12 +191,7 @@ fn move_to_node(
     let name = claim.name_any();
     let wait = |why: String| Verdict::no(reason::BINDING, why);
     if pvc_of(claim).is_some() {
-        // A user's PersistentVolumeClaim stays bound to one PersistentVolume for good.
-        return Step::Wait(wait(format!(
-            "its volume is on node {node} now, where its PersistentVolume does not lead: set the reclaim policy of the \
-             PersistentVolume to Retain, delete PersistentVolumeClaim {name}, and claim volume {} with a VolumeClaim",
-            volume.name_any()
-        )));
+        return Step::Wait(wait(moved(&name, node, volume)));
     }
     let why =
         wait(format!("its volume is on node {node} now; PersistentVolumeClaim {name} is made anew for that"));
@@ -207,6 +200,16 @@ fn move_to_node(
         Some(_) => Step::Wait(why),
         None => Step::DeletePv(why),
     }
+}
+
+/// The report of a user's PersistentVolumeClaim, which stays bound to one PersistentVolume for good, when its volume has moved
+/// to that node.
+pub fn moved(pvc: &str, node: &str, volume: &SharedPersistentVolume) -> String {
+    format!(
+        "its volume is on node {node} now, where its PersistentVolume does not lead: set the reclaim policy of the \
+         PersistentVolume to Retain, delete PersistentVolumeClaim {pvc}, and claim volume {} with a VolumeClaim",
+        volume.name_any()
+    )
 }
 
 /// Why the claim waits after the API server refused the step, with its words (F3). A size that cannot be shown keeps
@@ -280,7 +283,7 @@ mod tests {
         seen.pvc = Some(persistent_volume_claim(&claim, &volume));
         assert!(matches!(next(&claim, &volume, &seen), Step::CreatePv(_)));
         assert!(!waits_its_turn(&claim, Some(Pvc { bound: false, capacity: None }), MOST_PENDING));
-        // That of a StorageClass exists before its claim.
+        // That of a StorageClass exists already.
         claim.labels_mut().insert(crate::api::LABEL_PVC_UID.into(), "uid".into());
         assert!(!waits_its_turn(&claim, None, MOST_PENDING));
     }

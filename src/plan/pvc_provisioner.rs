@@ -1,10 +1,10 @@
-//! PersistentVolumeClaims of a StorageClass of ours: each gets a volume and a VolumeClaim, until its deletion (P1–P6).
+//! PersistentVolumeClaims of a StorageClass of ours: each gets a volume, and is the claim to it, until its deletion (P1–P6).
 //!
-//! The names of both objects derive from the PersistentVolumeClaim, so an interrupted controller repeats the same
-//! writes. The claim is created before the volume, since the end of the claim ends the volume.
+//! The name of the volume derives from the PersistentVolumeClaim, so an interrupted controller repeats the same writes.
 
 pub mod class;
 pub mod growth;
+pub mod own;
 pub mod placement;
 
 use std::sync::Arc;
@@ -17,29 +17,22 @@ use kube::{Resource, ResourceExt};
 
 use crate::api::condition::{self, READY, Verdict, reason};
 use crate::api::{
-    ClaimBinding, DRIVER, DiskReservation, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, NodeDisk, PV_PREFIX,
-    STORAGE_PROVISIONER, SharedPersistentVolume, VolumeClaim,
+    DRIVER, DiskReservation, LABEL_PVC_UID, NodeDisk, STORAGE_PROVISIONER, SharedPersistentVolume,
+    VolumeClaim,
 };
 
 use super::crowding::Crowded;
 use super::transition::LASTING;
+use super::{node_lifetime, offer, pv_binding};
 use placement::Mate;
 pub use placement::SELECTED_NODE;
 
 /// Annotation of a PersistentVolume with the driver that deletes the volume on behalf of Kubernetes.
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 
-/// The UID of the PersistentVolumeClaim that a volume or a claim was made for.
+/// The UID of the PersistentVolumeClaim that a volume was made for, or that an earlier version made a VolumeClaim for.
 pub fn pvc_of<K: Resource>(object: &K) -> Option<&str> {
     object.labels().get(LABEL_PVC_UID).map(String::as_str)
-}
-
-/// True if volume and claim were made for the same PersistentVolumeClaim. Such a claim needs no subscription, and no
-/// other claim may use such an exclusive volume.
-pub fn is_own(claim: &VolumeClaim, volume: &SharedPersistentVolume) -> bool {
-    pvc_of(claim).is_some()
-        && pvc_of(claim) == pvc_of(volume)
-        && claim.namespace().as_ref() == volume.labels().get(LABEL_CLAIM_NAMESPACE)
 }
 
 /// Refuses an exclusive volume that was made for a PersistentVolumeClaim to every claim but its own.
@@ -59,14 +52,14 @@ pub struct Seen {
     pub uid: String,
     /// True if Kubernetes has bound the PersistentVolumeClaim, by the cache.
     pub bound: bool,
-    /// The PersistentVolumeClaim, read live if unbound or if [`is_unsettled`].
+    /// The PersistentVolumeClaim, read live if unbound, if [`is_unsettled`], or if its volume has ended with its node.
     pub pvc: Option<PersistentVolumeClaim>,
     /// The StorageClass of the PersistentVolumeClaim, from the cache.
     pub class: Option<Arc<StorageClass>>,
     /// The object with the volume's name, read live if the PersistentVolumeClaim is unbound.
     pub volume: Option<Arc<SharedPersistentVolume>>,
-    /// The VolumeClaim with the PersistentVolumeClaim's name, read live while there is no volume.
-    pub claim: Option<Arc<VolumeClaim>>,
+    /// The PersistentVolume of an unbound PersistentVolumeClaim that its volume lists.
+    pub binding: pv_binding::Seen,
     /// All reservations in the cache.
     pub reservations: Vec<Arc<DiskReservation>>,
     /// All disks in the cache.
@@ -83,24 +76,24 @@ pub struct Seen {
     pub now: Timestamp,
 }
 
-/// The two objects of a PersistentVolumeClaim.
-pub type Objects = Box<(VolumeClaim, SharedPersistentVolume)>;
-
 /// The next step.
 #[derive(Debug, PartialEq)]
 pub enum Step {
-    /// Create the VolumeClaim, after a dry run of the volume's creation. The watch of VolumeClaims causes the next step. The
-    /// step shows free space: without it there would be no claim.
-    CreateClaim(Objects),
-    /// Create the volume, which completes the objects.
+    /// Create the volume.
     CreateVolume(Box<SharedPersistentVolume>),
+    /// Apply this step for the PersistentVolume of the PersistentVolumeClaim, and decide again.
+    Bind(pv_binding::Step),
+    /// Delete the PersistentVolumeClaim that was read, and publish the event: the volume's node is gone (D7).
+    EndPvc(String),
     /// A step of the growth of the volume that was read (P3).
     Growth(growth::Step),
     /// Publish the reason for the missing volume; the next change causes the next attempt.
     Refuse(String),
-    /// Publish the reason for the missing volume, and try again after a while. The reason shows free space. So the objects
-    /// must first pass a dry run of their creation.
-    Wait(String, Objects),
+    /// Publish the reason for the missing volume, and try again after a while. The reason shows free space. So the volume
+    /// must first pass a dry run of its creation.
+    Wait(String, Box<SharedPersistentVolume>),
+    /// Publish the reason for the missing PersistentVolume, and look again after a while.
+    WaitForPv(String),
     /// Delete the unplaced volume that was read, and make the scheduler choose another node.
     Reschedule(Box<Reschedule>),
     /// Nothing.
@@ -112,8 +105,8 @@ pub enum Step {
 pub struct Reschedule {
     /// The reason, to be published. It shows free space.
     pub why: String,
-    /// The objects that pass the dry run of [`Step::Wait`], if they do not exist.
-    pub asked: Option<Objects>,
+    /// The volume that passes the dry run of [`Step::Wait`], if it does not exist.
+    pub asked: Option<Box<SharedPersistentVolume>>,
     /// The other PersistentVolumeClaims of the pod for which the node is chosen again.
     pub others: Vec<PersistentVolumeClaim>,
     /// The node that has no space for all of them.
@@ -123,7 +116,29 @@ pub struct Reschedule {
 /// The next step for a PersistentVolumeClaim.
 pub fn next(seen: &Seen) -> Step {
     let is_same = |pvc: &&PersistentVolumeClaim| pvc.metadata.uid.as_ref() == Some(&seen.uid);
-    let pvc = seen.pvc.as_ref().filter(is_same).filter(|pvc| pvc.metadata.deletion_timestamp.is_none());
+    let pvc = seen.pvc.as_ref().filter(is_same);
+    let is_going = |pvc: &PersistentVolumeClaim| pvc.metadata.deletion_timestamp.is_some();
+    let listed =
+        seen.volume.as_deref().and_then(|volume| own::listed(volume).map(|binding| (binding, volume)));
+    if let Some((pvc, (binding, volume))) = pvc.zip(listed) {
+        if node_lifetime::has_ended(volume) {
+            return if is_going(pvc) { Step::Rest } else { Step::EndPvc(node_lifetime::pvc_ended(volume)) };
+        }
+        // Pods come with the PersistentVolume.
+        let is_first =
+            seen.binding.pv.is_none() && pvc.spec.as_ref().is_some_and(|s| s.volume_name.is_none());
+        if let Some(Err(why)) = (is_first && !seen.bound).then(|| offer::ready(volume)) {
+            return Step::WaitForPv(why.message);
+        }
+        if !seen.bound {
+            return match pv_binding::next(&own::claim(binding, pvc, volume), volume, &seen.binding) {
+                pv_binding::Step::Done => Step::Rest,
+                pv_binding::Step::Wait(why) => Step::WaitForPv(why.message),
+                step => Step::Bind(step),
+            };
+        }
+    }
+    let pvc = pvc.filter(|pvc| !is_going(pvc));
     if seen.bound {
         let grow = |(pvc, volume)| growth::next(pvc, volume, seen.refused.as_deref(), seen.now);
         return pvc.zip(seen.volume.as_deref()).map_or(Step::Rest, |both| Step::Growth(grow(both)));
@@ -151,10 +166,7 @@ pub fn next(seen: &Seen) -> Step {
         ));
     }
     if is_unchosen {
-        return unchosen(seen, pvc, class, wanted);
-    }
-    if let Some(why) = seen.claim.as_ref().and_then(|claim| in_the_way(claim, pvc)) {
-        return Step::Refuse(why);
+        return unchosen(seen, class, wanted);
     }
     if let Some(volume) = &seen.volume {
         return match pvc_of(&**volume) == pvc_of(&wanted) {
@@ -167,14 +179,13 @@ pub fn next(seen: &Seen) -> Step {
         };
     }
     let (reservations, disks) = (super::refs(&seen.reservations), super::refs(&seen.disks));
-    let objects = |wanted| objects(pvc, wanted);
     if let Some(node) = selected {
         match placement::place_together(&wanted, class, &seen.mates, node, &reservations, &disks) {
             Ok(reservation) => wanted.spec.reservation = Some(reservation),
             Err(no_place) => {
                 return Step::Reschedule(Box::new(Reschedule {
                     why: placement::rescheduled(node, &no_place.why, &seen.mates),
-                    asked: Some(objects(wanted)),
+                    asked: Some(Box::new(wanted)),
                     others: seen.mates.iter().filter_map(|mate| mate.to_reschedule(node)).cloned().collect(),
                     crowded: no_place.crowded,
                 }));
@@ -184,24 +195,16 @@ pub fn next(seen: &Seen) -> Step {
         match placement::place(&wanted, |node| is_allowed(seen, class, node), &reservations, &disks) {
             Ok(reservation) => wanted.spec.reservation = Some(reservation),
             Err(why) => {
-                return Step::Wait(placement::on_allowed(class, &seen.nodes, &why), objects(wanted));
+                return Step::Wait(placement::on_allowed(class, &seen.nodes, &why), Box::new(wanted));
             }
         }
     }
-    match &seen.claim {
-        None => Step::CreateClaim(objects(wanted)),
-        Some(_) => Step::CreateVolume(Box::new(wanted)),
-    }
+    Step::CreateVolume(Box::new(wanted))
 }
 
 /// The step before the scheduler has chosen a node. To a pod that fits nowhere the scheduler reports a lack of storage, and
 /// no more.
-fn unchosen(
-    seen: &Seen,
-    pvc: &PersistentVolumeClaim,
-    class: &StorageClass,
-    wanted: SharedPersistentVolume,
-) -> Step {
+fn unchosen(seen: &Seen, class: &StorageClass, wanted: SharedPersistentVolume) -> Step {
     if !seen.used || seen.volume.is_some() {
         return Step::Rest;
     }
@@ -210,14 +213,10 @@ fn unchosen(
     match placement::place_emptied(&wanted, allowed, &reservations, &disks) {
         Ok(()) => Step::Rest,
         Err(why) if class.allowed_topologies.is_some() => {
-            Step::Wait(placement::on_allowed(class, &seen.nodes, &why), objects(pvc, wanted))
+            Step::Wait(placement::on_allowed(class, &seen.nodes, &why), Box::new(wanted))
         }
-        Err(why) => Step::Wait(placement::nowhere(&wanted, &why), objects(pvc, wanted)),
+        Err(why) => Step::Wait(placement::nowhere(&wanted, &why), Box::new(wanted)),
     }
-}
-
-fn objects(pvc: &PersistentVolumeClaim, wanted: SharedPersistentVolume) -> Objects {
-    Box::new((class::claim(pvc, &wanted), wanted))
 }
 
 /// True if the class allows volumes on the node of that name.
@@ -229,7 +228,7 @@ fn is_allowed(seen: &Seen, class: &StorageClass, name: &str) -> bool {
 /// change may allow the write.
 pub const REFUSED_AGAIN: Duration = Duration::from_secs(60);
 
-/// The pause before the objects that were refused are asked for again. The grant is often applied just after the
+/// The pause before the volume that was refused is asked for again. The grant is often applied just after the
 /// PersistentVolumeClaim, as Helm does (F2), so the pause begins short and is as long as the wait so far.
 pub fn refused_again(seen: &Seen) -> Duration {
     let since = seen.pvc.as_ref().and_then(|pvc| pvc.metadata.creation_timestamp.as_ref());
@@ -242,7 +241,7 @@ pub fn refused_again(seen: &Seen) -> Duration {
 pub fn is_settled(seen: &Seen, step: &Step) -> bool {
     let placed =
         seen.volume.as_ref().is_some_and(|v| v.status.as_ref().is_some_and(|s| s.reservation.is_some()));
-    seen.bound || placed || matches!(step, Step::CreateClaim(_) | Step::CreateVolume(_))
+    seen.bound || placed || matches!(step, Step::CreateVolume(_))
 }
 
 /// The next step once the volume exists.
@@ -251,6 +250,9 @@ fn follow(volume: &SharedPersistentVolume, selected: Option<&String>) -> Step {
     let placed = status.reservation.is_some() || volume.metadata.deletion_timestamp.is_some();
     let refused = condition::get(&status.conditions, READY).filter(|c| c.reason != reason::CREATING);
     match (selected, refused) {
+        (_, Some(why)) if placed && volume.metadata.deletion_timestamp.is_none() && why.status != "True" => {
+            Step::Refuse(format!("volume {} is not ready: {}", volume.name_any(), why.message))
+        }
         (None, Some(why)) if !placed => Step::Refuse(why.message.clone()),
         // Another volume took the last bytes of the node.
         (Some(_), Some(why)) if !placed => {
@@ -258,26 +260,6 @@ fn follow(volume: &SharedPersistentVolume, selected: Option<&String>) -> Step {
             Step::Reschedule(Box::new(Reschedule { why, ..Default::default() }))
         }
         _ => Step::Rest,
-    }
-}
-
-/// Why the existing VolumeClaim is not the one for the PersistentVolumeClaim; `None`: the VolumeClaim is the right one.
-fn in_the_way(claim: &VolumeClaim, pvc: &PersistentVolumeClaim) -> Option<String> {
-    let name = claim.name_any();
-    let ours = pvc_of(claim).is_some() && pvc_of(claim) == pvc.metadata.uid.as_deref();
-    match (ours, claim.metadata.deletion_timestamp.is_some()) {
-        (true, false) => None,
-        (true, true) => Some(format!(
-            "VolumeClaim {name}, which goes with this PersistentVolumeClaim alone, was deleted: delete this one too, and make it \
-             anew"
-        )),
-        (false, false) if pvc_of(claim).is_none() => Some(format!(
-            "a VolumeClaim {name} that is another's is in the way: give this PersistentVolumeClaim another name, or delete the \
-                 VolumeClaim, whose data stays"
-        )),
-        (false, _) => Some(format!(
-            "VolumeClaim {name} of a deleted PersistentVolumeClaim is still being deleted; provisioning goes on afterwards"
-        )),
     }
 }
 
@@ -306,96 +288,6 @@ pub(super) fn provision(
     if let Some(claim_ref) = &mut spec.claim_ref {
         claim_ref.uid = pvc.uid();
     }
-}
-
-/// The fate of a volume whose PersistentVolumeClaim is gone (P4).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// Destroy the volume: nobody else has it, and its node still says when the last mount is gone (X3).
-    Destroy,
-    /// Destroy the volume after its last use by other claims, with the protection of all volumes (X5).
-    Retire,
-    /// Turn the volume into an ordinary volume; the text is the message of the event.
-    Keep(String),
-    /// An earlier step has decided the fate.
-    Decided,
-    /// The volume is being destroyed, which ends the binding too ([`is_over`]).
-    Destroyed,
-}
-
-/// The fate of `volume` once the PersistentVolumeClaim of `claim` is gone. `listed` is true if the volume's list has
-/// the claim. The reclaim policy of the PersistentVolume decides, since users can change it there. Without a
-/// PersistentVolume the data is kept, unless no pod can have used the volume.
-pub fn fate(
-    claim: &VolumeClaim,
-    volume: &SharedPersistentVolume,
-    listed: bool,
-    pv: Option<&PersistentVolume>,
-) -> Fate {
-    if is_own(claim, volume) && volume.metadata.deletion_timestamp.is_some() {
-        return Fate::Destroyed;
-    }
-    if !is_own(claim, volume) || volume.spec.retire {
-        return Fate::Decided;
-    }
-    // The order of writes is: entry in the volume's list, PersistentVolume, name of the PersistentVolume in the claim's
-    // status.
-    let may_have_had_one =
-        listed || claim.status.as_ref().is_some_and(|status| status.persistent_volume.is_some());
-    let policy = pv.and_then(|pv| pv.spec.as_ref()?.persistent_volume_reclaim_policy.as_deref());
-    let claims = volume.status.as_ref().map_or(&[][..], |status| &status.claims);
-    let is_alone = claims.iter().all(|binding| Some(&binding.uid) == claim.metadata.uid.as_ref());
-    match (policy, may_have_had_one) {
-        (Some("Delete"), _) | (None, false) if is_alone => Fate::Destroy,
-        (Some("Delete"), _) | (None, false) => Fate::Retire,
-        _ => {
-            let (namespace, name) = (claim.namespace().unwrap_or_default(), claim.name_any());
-            let (role, volume) = (&volume.spec.role, volume.name_any());
-            Fate::Keep(format!(
-                "PersistentVolumeClaim {namespace}/{name} is gone and its data stays: claim volume {volume} with a VolumeClaim, after \
-                 a RoleSubscription of the namespace to role {role}, by: kubectl reservoir claim {name} --role {role} --volume \
-                 {volume} -n {namespace}; or delete it"
-            ))
-        }
-    }
-}
-
-/// True if a binding in the list of a volume that is being destroyed leads no pod to the volume any more: the claim is that
-/// of the PersistentVolumeClaim that the volume was made for, or gone, and the PersistentVolumeClaim of its name is another
-/// one, or gone. A UID never comes back, so what is over stays over. `claim` and `pvc` have the binding's names, and were
-/// read live.
-pub fn is_over(
-    binding: &ClaimBinding,
-    volume: &SharedPersistentVolume,
-    claim: Option<&VolumeClaim>,
-    pvc: Option<&PersistentVolumeClaim>,
-) -> bool {
-    let claim = claim.filter(|claim| claim.metadata.uid.as_ref() == Some(&binding.uid));
-    let leads_to = |pvc: &PersistentVolumeClaim| {
-        let pv = pvc.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
-        pvc.metadata.uid.as_deref() == pvc_of(volume)
-            || pv.and_then(|pv| pv.strip_prefix(PV_PREFIX)) == Some(binding.uid.as_str())
-    };
-    volume.metadata.deletion_timestamp.is_some()
-        && pvc_of(volume).is_some()
-        && claim.is_none_or(|claim| is_own(claim, volume))
-        && !pvc.is_some_and(leads_to)
-}
-
-/// True if a volume may have lost its own claim. The claim's finalizer was removed by hand, the retirement was
-/// withdrawn, or the volume was created after the end of the claim. No other claim could ever bind to such a volume.
-pub fn may_be_abandoned(volume: &SharedPersistentVolume) -> bool {
-    let claimed = volume.status.as_ref().is_some_and(|status| !status.claims.is_empty());
-    pvc_of(volume).is_some() && !volume.spec.retire && !claimed
-}
-
-/// The event of a volume whose own claim is gone.
-pub fn abandoned(volume: &SharedPersistentVolume) -> String {
-    format!(
-        "the VolumeClaim of the PersistentVolumeClaim that it was made for is gone and its data stays: claim volume {} with a \
-         VolumeClaim, or delete it",
-        volume.name_any()
-    )
 }
 
 #[cfg(test)]

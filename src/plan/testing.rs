@@ -205,6 +205,7 @@ pub fn bound_by(namespace: &str, name: &str, uid: &str) -> ClaimBinding {
         namespace: namespace.into(),
         name: name.into(),
         uid: uid.into(),
+        pvc_uid: None,
         mode: AccessMode::ReadWrite,
         ending: false,
     }

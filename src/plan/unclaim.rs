@@ -1,13 +1,12 @@
-//! The next step of a claim that is being deleted (C6, P4).
+//! The next step of a claim that is being deleted (C6).
 //!
 //! The order is: no new pod starts → the pods end → PersistentVolumeClaim and PersistentVolume are deleted → the node
-//! reports that nothing is mounted → the entry in the volume's list is removed → the finalizer is removed. A claim of a
-//! StorageClass waits for its PersistentVolumeClaim instead, and decides the fate of its volume.
+//! reports that nothing is mounted → the entry in the volume's list is removed → the finalizer is removed.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 
 use crate::api::condition::{self, READY, Verdict, reason};
@@ -15,9 +14,8 @@ use crate::api::{
     ClaimPhase, PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim, VolumeClaimStatus,
 };
 
-use super::pvc_provisioner::{Fate, fate, pvc_of};
 use super::unbind::{still_mounted, unbind};
-use super::{LISTED_PODS, bind, debounce, foreign_finalizer, names};
+use super::{LISTED_PODS, debounce, foreign_finalizer, names};
 
 /// The finalizer by which Kubernetes keeps a PersistentVolumeClaim for scheduled pods of any phase that name it. See
 /// `podUsesPVCForDeletion` of the PVC protection controller.
@@ -40,11 +38,6 @@ pub struct Seen {
     pub ended: Option<Vec<PodRef>>,
     /// The API server's words, if it refused [`Step::DeletePvc`].
     pub refused: Option<String>,
-    /// The API server's words, if it refused [`Step::Destroy`]: a policy of an earlier version does, or one of others.
-    pub kept_by: Option<String>,
-    /// For a claim of a StorageClass, once the PersistentVolumeClaim is gone: the volume, then its PersistentVolume,
-    /// read live.
-    pub provisioned: Option<(SharedPersistentVolume, Option<PersistentVolume>)>,
     /// The name of the volume that lists the claim.
     pub volume: Option<String>,
     /// The status of that volume after [`Step::Leave`]; `None` before.
@@ -58,12 +51,6 @@ pub struct Seen {
 /// The next step.
 #[derive(Debug, PartialEq)]
 pub enum Step {
-    /// Delete exactly the volume that was read, and decide again.
-    Destroy,
-    /// Retire exactly the volume that was read, and decide again.
-    Retire,
-    /// Turn the volume that was read into an ordinary volume, publish the event, and decide again (P4).
-    Release(String),
     /// Delete the PersistentVolumeClaim that was read, and decide again. Kubernetes removes the object after its last
     /// use by a pod.
     DeletePvc,
@@ -88,25 +75,7 @@ pub fn next(claim: &VolumeClaim, seen: &Seen) -> Step {
         return Step::Rest;
     }
     let name = claim.name_any();
-    let Some(pvc) = &seen.pvc else {
-        let provisioned = seen.provisioned.as_ref();
-        return match provisioned.map(|(v, pv)| fate(claim, v, bind::is_bound(v, claim), pv.as_ref())) {
-            // X1: a pod may outlive a PersistentVolumeClaim whose finalizer somebody took off.
-            Some(Fate::Destroy) if seen.kept_by.is_none() && seen.users.is_empty() => Step::Destroy,
-            Some(Fate::Destroy | Fate::Retire) => Step::Retire,
-            Some(Fate::Keep(event)) => Step::Release(event),
-            Some(Fate::Destroyed) => end(claim, seen),
-            Some(Fate::Decided) | None => leave(claim, seen),
-        };
-    };
-    if pvc_of(claim).is_some() {
-        let end = match pvc.metadata.deletion_timestamp {
-            Some(_) => ", which is being deleted",
-            None => ": delete that one",
-        };
-        let why = format!("it is that of PersistentVolumeClaim {name} and goes with it{end}");
-        return report(claim, vec![], Verdict::no(reason::IN_USE, why), seen);
-    }
+    let Some(pvc) = &seen.pvc else { return leave(claim, seen) };
     // Kubernetes keeps the PersistentVolumeClaim for the pods that use it, and lets no new pod start with it.
     if pvc.metadata.deletion_timestamp.is_none() {
         let Some(words) = &seen.refused else { return Step::DeletePvc };
@@ -210,7 +179,8 @@ fn report(claim: &VolumeClaim, mut users: Vec<PodRef>, why: Verdict, seen: &Seen
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{ClaimBinding, FINALIZER, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, Process};
+    use crate::api::{ClaimBinding, FINALIZER, Process};
+    use crate::plan::bind;
     use crate::plan::persistent_volume::persistent_volume_claim;
     use crate::plan::testing::*;
 
@@ -221,8 +191,6 @@ mod tests {
             users: vec![],
             ended: None,
             refused: None,
-            kept_by: None,
-            provisioned: None,
             volume: None,
             left: None,
             holder_pods: vec![],
@@ -323,36 +291,5 @@ mod tests {
         let mut v = ready_volume("v", "eng", true);
         v.status.as_mut().unwrap().claims = vec![bound_by("ns", "c", "uid-c"), bound_by("ns", "d", "uid-d")];
         assert_eq!(left(&c, &v, true).claims, [bound_by("ns", "d", "uid-d")]);
-    }
-
-    #[test]
-    fn p4_the_fate_is_decided_before_the_persistent_volume_goes() {
-        let mut c = claim("ns", "c", "v");
-        c.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
-        let there = Seen { pvc: Some(PersistentVolumeClaim::default()), ..seen() };
-        assert!(
-            message(next(&c, &there))
-                .ends_with("that of PersistentVolumeClaim c and goes with it: delete that one")
-        );
-        let mut deleted = there;
-        deleted.pvc.as_mut().unwrap().metadata.deletion_timestamp = some_time();
-        assert!(message(next(&c, &deleted)).ends_with("and goes with it, which is being deleted"));
-        let mut v = ready_volume("v", "eng", true);
-        let labels = [(LABEL_PVC_UID, "u"), (LABEL_CLAIM_NAMESPACE, "ns")];
-        v.metadata.labels = Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
-        let own = |v: &SharedPersistentVolume| Seen { provisioned: Some((v.clone(), None)), ..seen() };
-        assert_eq!(next(&c, &own(&v)), Step::Destroy);
-        let refused = Seen { kept_by: Some("a policy of others".into()), ..own(&v) };
-        assert_eq!(next(&c, &refused), Step::Retire);
-        let used = Seen { users: vec![pod("ns", "p")], ..own(&v) };
-        assert_eq!(next(&c, &used), Step::Retire, "X1");
-        v.metadata.deletion_timestamp = some_time();
-        assert_eq!(next(&c, &own(&v)), Step::End, "the destruction ends the binding");
-        v.metadata.deletion_timestamp = None;
-        v.spec.retire = true;
-        assert_eq!(next(&c, &own(&v)), Step::Leave);
-        v.spec.retire = false;
-        v.status.as_mut().unwrap().claims = vec![bind::binding(&c)];
-        assert!(matches!(next(&c, &own(&v)), Step::Release(_)));
     }
 }

@@ -17,18 +17,15 @@ use crate::api::{
 };
 
 use super::holder::held_by_volume;
+use super::pvc_provisioner::own::{Fate, Own, fate};
 use super::unbind::unbind;
-use super::{
-    LISTED_PODS, create, kept, names, node_lifetime, pvc_provisioner, refs, resize, undivided, usage,
-};
+use super::{LISTED_PODS, create, kept, names, node_lifetime, refs, resize, undivided, usage};
 
 /// The state around a volume's object.
 #[derive(Debug)]
 pub struct Seen {
     /// Our finalizer is on the object.
     pub guarded: bool,
-    /// True if the volume was made for a PersistentVolumeClaim, and both that object and its VolumeClaim are gone (P4).
-    pub abandoned: bool,
     /// For an unplaced volume: all reservations. For a placed volume: its reservation, the ancestors of that
     /// reservation, and other reservations with an entry of the volume.
     pub reservations: Vec<Arc<DiskReservation>>,
@@ -48,9 +45,8 @@ pub struct Seen {
     pub lost_claims: Vec<ClaimBinding>,
     /// Running and pending pods of the other claims in the volume's list.
     pub users: Vec<PodRef>,
-    /// For a volume that was made for a PersistentVolumeClaim, until it is bound: the entry of its claim for the volume's list,
-    /// and the pods that wait for it (P1).
-    pub own: Option<(ClaimBinding, Vec<PodRef>)>,
+    /// The PersistentVolumeClaim that the volume was made for. `None`: there is none, or the volume lists it and it is there.
+    pub own: Option<Own>,
     /// True after [`Step::MakeRoom`].
     pub room_made: bool,
     /// The time.
@@ -66,6 +62,8 @@ pub enum Step {
     Guard,
     /// Turn the volume into an ordinary volume, and publish the event (P4).
     Release(String),
+    /// Retire exactly the volume that was read (P4).
+    Retire,
     /// Take an entry in the ledger of the reservation of that name, and decide again.
     TakeEntry(String),
     /// Write the status, which places the volume. If the write fails, end the entry unless the volume needs it.
@@ -80,7 +78,7 @@ pub enum Step {
     ResizeEntry(u64),
     /// Delete the PersistentVolumes of the lost claims, then write the status.
     Report(Box<SharedPersistentVolumeStatus>),
-    /// Delete the volume, if the object is unchanged since the read that found no user (X5, D7).
+    /// Delete the volume, if the object is unchanged since the read that found no user (X5, D7, P4).
     Delete,
 }
 
@@ -89,10 +87,13 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     if !seen.guarded {
         return Step::Guard;
     }
-    if seen.abandoned {
-        // X10: without a place there is no data to keep.
-        let is_placed = volume.status.as_ref().is_some_and(|status| status.reservation.is_some());
-        return if is_placed { Step::Release(pvc_provisioner::abandoned(volume)) } else { Step::Delete };
+    if let Some(Own::Gone(gone)) = &seen.own {
+        match fate(volume, gone) {
+            Fate::Destroy => return Step::Delete,
+            Fate::Retire => return Step::Retire,
+            Fate::Keep(event) => return Step::Release(event),
+            Fate::Decided => {}
+        }
     }
     let mut status = volume.status.clone().unwrap_or_default();
     status.access = Some(if volume.spec.shared.is_some() { "Shared" } else { "Exclusive" }.to_owned());
@@ -118,8 +119,8 @@ pub fn next(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
     let disk_gone = disk_of(&status, seen).is_some_and(|disk| disk.spec.gone);
     unbind(&mut status, disk_gone, |claim| seen.lost_claims.contains(claim));
     let mut users = seen.users.clone();
-    // O6: nobody binds to a volume that is not Ready. The claim of its PersistentVolumeClaim is listed by the write that says so.
-    if let Some((own, waiting)) = seen.own.as_ref().filter(|_| verdict.ok && !volume.spec.retire) {
+    // O6: nobody binds to a volume that is not Ready. Its own PersistentVolumeClaim is listed by the write that says so.
+    if let Some(Own::There(own, waiting)) = seen.own.as_ref().filter(|_| verdict.ok && !volume.spec.retire) {
         status.claims.push(own.clone());
         users.extend_from_slice(waiting);
     }

@@ -6,12 +6,11 @@ use kube::{Client, ResourceExt};
 
 use super::cli::{DryRun, Write};
 use super::errors::explain_api_error;
-use super::kind::{CLAIM, POD, PVC};
+use super::kind::{POD, PVC};
 use super::snapshot::Snapshot;
-use super::unclaim;
 use super::why::{self, Target};
 use super::write::{Until, api_of, delete_params, print_result, wait_until};
-use crate::plan::{advice, pvc_provisioner::pvc_of};
+use crate::plan::advice;
 
 /// Deletes an object. The message of a refusal has the cause.
 pub(super) async fn delete_object(
@@ -25,11 +24,6 @@ pub(super) async fn delete_object(
         bail!("{}: {}", target.title(), advice::delete_with_kubectl(target.argument()));
     }
     let answer = why::why(snapshot, target).map_err(anyhow::Error::msg)?;
-    let claim = snapshot.claim(target.namespace.as_deref(), &target.name);
-    let claim = claim.filter(|claim| kind == &CLAIM && pvc_of(*claim).is_some());
-    if let Some(claim) = claim {
-        bail!("{}", unclaim::describe(snapshot, claim));
-    }
     let api = api_of(client, kind, target.namespace.as_deref());
     let Some(object) = api.get_opt(&target.name).await.map_err(|error| explain_api_error(&error))? else {
         bail!("{} is gone", target.title());

@@ -12,7 +12,6 @@ use kube::{Api, Client, Resource, ResourceExt};
 
 use super::errors::{explain_api_error, explain_cluster_error};
 use super::kind;
-use crate::api::condition::{self, reason::NO_SUCH_VOLUME};
 use crate::api::{
     DRIVER, DiskReservation, NodeDisk, Role, RoleSubscription, SharedPersistentVolume, VolumeClaim,
     VolumeOffer, VolumeRole,
@@ -223,17 +222,25 @@ impl Snapshot {
         self.claims.iter().find(|c| c.name_any() == name && c.namespace().as_deref() == namespace)
     }
 
-    /// The volume that a claim is bound to.
+    /// The volume that a claim, or a PersistentVolumeClaim of a StorageClass, is bound to.
     pub fn volume_of(&self, namespace: &str, claim: &str) -> Option<&SharedPersistentVolume> {
-        let bound = self.claim(Some(namespace), claim)?.status.as_ref()?.volume.as_ref()?;
-        self.volumes.iter().find(|volume| volume.metadata.uid.as_ref() == Some(&bound.uid))
+        let bound =
+            self.claim(Some(namespace), claim).and_then(|claim| claim.status.as_ref()?.volume.as_ref());
+        match bound {
+            Some(bound) => self.volumes.iter().find(|v| v.metadata.uid.as_ref() == Some(&bound.uid)),
+            None => self.pvc(Some(namespace), claim).and_then(|pvc| self.made_for(pvc)),
+        }
     }
 
-    /// True for the claim of a PersistentVolumeClaim whose volume is not made yet: the PersistentVolumeClaim has the cause.
-    pub fn waits_for_class(&self, namespace: Option<&str>, claim: &str) -> bool {
-        let found = self.claim(namespace, claim).filter(|claim| pvc_of(*claim).is_some());
-        let ready = found.and_then(|c| condition::get(&c.status.as_ref()?.conditions, condition::READY));
-        ready.is_some_and(|ready| ready.reason == NO_SUCH_VOLUME)
+    /// The PersistentVolumeClaim of that name.
+    pub fn pvc(&self, namespace: Option<&str>, name: &str) -> Option<&PersistentVolumeClaim> {
+        self.pvcs.iter().find(|pvc| pvc.name_any() == name && pvc.namespace().as_deref() == namespace)
+    }
+
+    /// The volume that was made for a PersistentVolumeClaim.
+    pub fn made_for(&self, pvc: &PersistentVolumeClaim) -> Option<&SharedPersistentVolume> {
+        let uid = pvc.metadata.uid.as_deref();
+        self.volumes.iter().find(|volume| uid.is_some() && pvc_of(*volume) == uid)
     }
 
     /// True if Reservoir makes the volume of this PersistentVolumeClaim.
@@ -278,16 +285,11 @@ impl Snapshot {
         self.our_classes.iter().find(|class| class.name_any() == *name)
     }
 
-    /// The PersistentVolumeClaims of Reservoir's StorageClasses that have no VolumeClaim yet.
+    /// The PersistentVolumeClaims of Reservoir's StorageClasses that have no volume yet.
     pub fn waiting_pvcs(&self) -> impl Iterator<Item = &PersistentVolumeClaim> {
-        let claimed = |pvc: &PersistentVolumeClaim| {
-            let (namespace, name) = (pvc.namespace(), pvc.name_any());
-            self.claim(namespace.as_deref(), &name).is_some()
-                && !self.waits_for_class(namespace.as_deref(), &name)
-        };
         let unbound =
             |pvc: &PersistentVolumeClaim| pvc.spec.as_ref().is_some_and(|s| s.volume_name.is_none());
-        self.pvcs.iter().filter(move |pvc| self.is_ours(pvc) && unbound(pvc) && !claimed(pvc))
+        self.pvcs.iter().filter(move |pvc| self.is_ours(pvc) && unbound(pvc) && self.made_for(pvc).is_none())
     }
 }
 

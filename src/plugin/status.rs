@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use kube::ResourceExt;
 use serde::Serialize;
 
-use super::item::Item;
 use super::kind::{CLAIM, DISK, PVC, VOLUME};
 use super::paint::{Paint, human, table};
 use super::snapshot::Snapshot;
@@ -114,8 +113,11 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
             (format!("PersistentVolumeClaim {namespace}/{name}"), PVC.argument(&name, Some(&namespace)));
         Some(Waiting { object, reason, message, argument })
     });
-    let ending = snapshot.claims.iter().filter_map(|claim| {
-        let (namespace, name) = (claim.namespace().unwrap_or_default(), claim.name_any());
+    let of_claims = snapshot.claims.iter().map(|claim| (claim.namespace(), claim.name_any()));
+    let of_classes = snapshot.pvcs.iter().filter(|pvc| snapshot.made_for(pvc).is_some());
+    let served = of_claims.chain(of_classes.map(|pvc| (pvc.namespace(), pvc.name_any())));
+    let ending = served.filter_map(|(namespace, name)| {
+        let namespace = namespace.unwrap_or_default();
         let pvc = why::find_ending(snapshot, Some(&namespace), &name)?;
         Some(Waiting {
             object: format!("PersistentVolumeClaim {namespace}/{name}"),
@@ -124,10 +126,7 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
             argument: PVC.argument(&name, Some(&namespace)),
         })
     });
-    let by_pvc = |item: &Item<'_>| {
-        item.kind == &CLAIM && snapshot.waits_for_class(item.namespace.as_deref(), &item.name)
-    };
-    let waits = items.iter().filter(|item| !item.is_ready() && !by_pvc(item));
+    let waits = items.iter().filter(|item| !item.is_ready());
     // A retirement is a wish, and no trouble.
     let troubled = items.iter().filter(|item| item.is_ready()).flat_map(|item| {
         item.beside().filter(|c| c.type_ != RETIRING).map(|c| Waiting {

@@ -7,7 +7,7 @@ use super::kind::{self, Kind};
 use super::paint::{Paint, human};
 use super::snapshot::Snapshot;
 use crate::api::condition::{self, READY, RESIZED};
-use crate::api::{AccessMode, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size};
+use crate::api::{AccessMode, ClaimBinding, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size};
 use crate::plan::{allocatable, holder, kept, orphans, resize};
 
 /// An object in the tree.
@@ -206,7 +206,16 @@ fn volume_node(snapshot: &Snapshot, volume: &SharedPersistentVolume) -> Node {
     let about = format!("{}, {} {access}{sealed}{wished}{retiring}", volume.spec.role, human(size));
     let mut node = node(snapshot, &kind::VOLUME, None, &volume.name_any(), about);
     let claims = status.claims.iter();
-    node.children = claims.map(|c| claim_node(snapshot, &c.namespace, &c.name, c.mode)).collect();
+    node.children = claims.map(|c| binding_node(snapshot, c)).collect();
+    node
+}
+
+/// The node of a claim, or of a PersistentVolumeClaim of a StorageClass, that is bound.
+fn binding_node(snapshot: &Snapshot, binding: &ClaimBinding) -> Node {
+    let mut node = claim_node(snapshot, &binding.namespace, &binding.name, binding.mode);
+    if binding.pvc_uid.is_some() {
+        (node.kind, node.ready, node.reason) = (kind::PVC.name, true, None);
+    }
     node
 }
 

@@ -1,5 +1,6 @@
 //! The end of claims: the command `unclaim`, and `revoke --end-claims`.
 
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{Api, Preconditions};
 use kube::{Client, ResourceExt};
 
@@ -12,7 +13,7 @@ use super::why;
 use super::write::{delete_params, dry_run_suffix};
 use crate::api::{Role, VolumeClaim};
 use crate::cluster;
-use crate::plan::{advice, names, pvc_provisioner::pvc_of};
+use crate::plan::{advice, names};
 
 pub(super) async fn unclaim(client: &Client, args: &Unclaim, namespace: &str) -> anyhow::Result<()> {
     let snapshot = Snapshot::read(client, Some(namespace), namespace).await?;
@@ -48,17 +49,30 @@ fn chosen<'a>(
     let find = |name: &String| {
         let found = snapshot.claims.iter().find(|claim| claim.name_any() == *name);
         found.ok_or_else(|| {
+            if let Some(pvc) = snapshot.pvc(Some(namespace), name).filter(|pvc| snapshot.is_ours(pvc)) {
+                return of_class(snapshot, pvc);
+            }
             let nearest = did_you_mean(name, there.iter().map(String::as_str));
             format!("there is no VolumeClaim {namespace}/{name}{nearest}")
         })
     };
-    let claims = args.claims.iter().map(find).collect::<Result<Vec<_>, _>>()?;
-    match claims.iter().find(|claim| pvc_of(**claim).is_some()) {
-        Some(claim) => {
-            let others = if claims.len() > 1 { "; no other claim was ended" } else { "" };
-            Err(format!("{}{others}", describe(snapshot, claim)))
+    args.claims.iter().map(find).collect()
+}
+
+/// Why a PersistentVolumeClaim of a StorageClass is left alone: it is a claim of its own, and its end decides about the data.
+fn of_class(snapshot: &Snapshot, pvc: &PersistentVolumeClaim) -> String {
+    let (namespace, name) = (pvc.namespace().unwrap_or_default(), pvc.name_any());
+    match why::find_ending(snapshot, Some(&namespace), &name) {
+        Some(_) => {
+            let why = advice::ask_why(PVC.argument(&name, Some(&namespace)));
+            format!("PersistentVolumeClaim {namespace}/{name} is being deleted already: {why}")
         }
-        None => Ok(claims),
+        None => {
+            let step = advice::delete_pvc(&name, &namespace);
+            format!(
+                "{namespace}/{name} is no VolumeClaim, but a PersistentVolumeClaim of a StorageClass; {step}"
+            )
+        }
     }
 }
 
@@ -78,24 +92,12 @@ pub(super) fn describe(snapshot: &Snapshot, claim: &VolumeClaim) -> String {
         [] => String::new(),
         users => format!("; used by pod {}", names(users, users.len())),
     };
-    let ending = why::find_ending(snapshot, Some(&namespace), &name);
-    let class = match pvc_of(claim) {
-        Some(_) if ending.is_some() => {
-            let why = advice::ask_why(PVC.argument(&name, Some(&namespace)));
-            format!("; its PersistentVolumeClaim is being deleted, and the claim goes with it: {why}")
-        }
-        Some(_) => format!("; {}", advice::delete_pvc(&name, &namespace)),
-        None => String::new(),
-    };
-    format!("VolumeClaim {namespace}/{name}: {:?}, {volume}{users}{class}", claim.spec.mode)
+    format!("VolumeClaim {namespace}/{name}: {:?}, {volume}{users}", claim.spec.mode)
 }
 
-/// Deletes a claim. The claim of a StorageClass is left alone: its PersistentVolumeClaim would lose its volume.
+/// Deletes a claim.
 pub(super) async fn end(client: &Client, claim: &VolumeClaim, dry_run: Option<DryRun>) -> anyhow::Result<()> {
     let (namespace, name) = (claim.namespace().unwrap_or_default(), claim.name_any());
-    if pvc_of(claim).is_some() {
-        return Ok(());
-    }
     if dry_run != Some(DryRun::Client) {
         let params = delete_params(dry_run, Preconditions { uid: claim.uid(), resource_version: None });
         let api = Api::<VolumeClaim>::namespaced(client.clone(), &namespace);

@@ -36,7 +36,6 @@ const LOOKS: &[&str] = &[
     "claim_other_volume",
     "ask_about_claims",
     "use_fewer_claims",
-    "end_with_pvc",
     "end_pods",
     "end_process",
     "claims_unseen",
@@ -53,7 +52,6 @@ const LOOKS: &[&str] = &[
 const ELSEWHERE: &[(&str, &str)] = &[
     ("nothing_to_do", "nobody: the object is at rest"),
     ("leave_volume_to_class", "nobody: the object is at rest"),
-    ("leave_claim_to_class", "nobody: the object is at rest"),
     ("look_again", "nobody: it passes, which each row of a volume sees"),
     ("check_controller", "an administrator: another version of the controller runs"),
     ("correct_field", "a person edits; the API server refuses such a spec of today before (bad_input)"),

@@ -265,7 +265,7 @@ fn f1_a_bound_claim_has_its_volume(
 /// L7: a claim whose node is chosen gets a volume, if a reservation there has space.
 fn l7_a_claim_gets_a_volume_that_fits(server: &Server, pvc: &PersistentVolumeClaim) -> Option<String> {
     // An event says so.
-    if ["sharedpersistentvolumes", "volumeclaims"].iter().any(|kind| server.is_kind_ending(kind)) {
+    if server.is_kind_ending("sharedpersistentvolumes") {
         return None;
     }
     let value = json!(pvc);
@@ -300,13 +300,5 @@ fn l7_a_claim_gets_a_volume_that_fits(server: &Server, pvc: &PersistentVolumeCla
             && is_ready(of)
             && create::free(of) >= requested(&value)
     })?;
-    // A VolumeClaim of somebody else, or one that a person deleted, is in the way, and an event says so.
-    let is_in_the_way =
-        get(server, "volumeclaims", &pvc.namespace()?, &pvc.name_any()).is_some_and(|claim| {
-            is_being_deleted(&claim)
-                || Some(text(&claim["metadata"]["labels"][LABEL_PVC_UID])) != pvc.metadata.uid
-        });
-    (!is_in_the_way).then(|| {
-        format!("L7: PersistentVolumeClaim {} waits, and fits reservation {}", name(pvc), fits.name_any())
-    })
+    Some(format!("L7: PersistentVolumeClaim {} waits, and fits reservation {}", name(pvc), fits.name_any()))
 }

@@ -1,10 +1,9 @@
 //! Tests of the next step of a claim.
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use serde_json::{from_value, json};
 
 use super::*;
-use crate::api::{ClaimSelector, LABEL_PVC_UID};
+use crate::api::ClaimSelector;
 use crate::plan::persistent_volume::{persistent_volume, persistent_volume_claim};
 use crate::plan::pv_binding::{Pvc, Step as Pv};
 use crate::plan::testing::*;
@@ -205,42 +204,6 @@ fn d3_both_are_made_anew_on_the_node_that_the_volume_moved_to() {
     assert_eq!((said.as_str(), status.node_name.as_deref()), ("Binding", Some("n0")));
     assert_eq!(deletes(moved(Some(old.clone()), None)), "volume");
     assert_eq!(reason(moved(Some(pv), Some(pvc))).1.node_name.as_deref(), Some("n1"));
-    let mut provisioned = c.clone();
-    provisioned.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
-    let found = step(&provisioned, Some("n0"), with(Some(old), None));
-    let Step::Report(status, Some(_)) = found else { panic!("{found:?}") };
-    assert!(status.conditions[0].message.contains("claim volume v with a VolumeClaim"));
-}
-
-#[test]
-fn p4_a_claim_goes_with_its_persistent_volume_claim() {
-    let mut c = claim("ns", "c", "v");
-    c.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
-    let with = |uid: Option<&str>| {
-        let pvc = uid.map(|uid| from_value(json!({"metadata": {"name": "c", "uid": uid}})).unwrap());
-        next(&c, &Seen { binding: pv_binding::Seen { pvc, ..Default::default() }, ..seen() })
-    };
-    assert_eq!((with(None), with(Some("later"))), (Step::Delete, Step::Delete));
-    assert_eq!(reason(with(Some("u"))).0, "NoSuchVolume");
-}
-
-/// P1: its place binds the claim before the volume is made, and no pod comes earlier.
-#[test]
-fn p1_the_persistent_volume_of_a_pvc_waits_for_its_volume() {
-    let (mut c, mut v) = (claim("ns", "c", "v"), ready_volume("v", "eng", false));
-    c.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
-    c.metadata.creation_timestamp = some_time();
-    let pvc = || from_value(json!({"metadata": {"name": "c", "uid": "u"}})).ok();
-    v.status.as_mut().unwrap().claims = vec![bind::binding(&c)];
-    let with = |v: &SharedPersistentVolume, second| {
-        let binding = pv_binding::Seen { pvc: pvc(), ..Default::default() };
-        let now = Timestamp::from_second(second).unwrap();
-        next(&c, &Seen { volume: Some(Arc::new(v.clone())), binding, now, ..seen() })
-    };
-    assert!(matches!(with(&v, 1), Step::Binding(Pv::CreatePv(_), _)));
-    v.status.as_mut().unwrap().conditions.clear();
-    assert_eq!(with(&v, 9), Step::Debounce, "T1");
-    assert_eq!(reason(with(&v, 10)).0, "VolumeNotReady");
 }
 
 /// L1: another user may have written the status of an unbound claim.

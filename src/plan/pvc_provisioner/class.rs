@@ -1,4 +1,4 @@
-//! A StorageClass of ours: the volume and the claim for a PersistentVolumeClaim (P1, P6, F1).
+//! A StorageClass of ours: the volume for a PersistentVolumeClaim (P1, P6, F1).
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -6,8 +6,8 @@ use kube::ResourceExt;
 
 use crate::api::{
     ANNOTATION_MADE_FOR, DRIVER, FIXED_MOUNT_OPTIONS, FsType, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID,
-    MOUNT_OPTIONS, Role, Shared, SharedPersistentVolume, SharedPersistentVolumeSpec, Size, VolumeClaim,
-    VolumeClaimSpec, VolumeMode, keep, volume_for_pvc,
+    MOUNT_OPTIONS, Role, Shared, SharedPersistentVolume, SharedPersistentVolumeSpec, Size, VolumeMode, keep,
+    volume_for_pvc,
 };
 
 /// The parameter in which Kubernetes' own provisioner reads the file system.
@@ -159,25 +159,12 @@ pub fn attributes_refused(pvc: &PersistentVolumeClaim, outcome: &str) -> Option<
     ))
 }
 
-/// The claim to the volume, in the namespace and with the name of the PersistentVolumeClaim.
-pub fn claim(pvc: &PersistentVolumeClaim, volume: &SharedPersistentVolume) -> VolumeClaim {
-    let spec = VolumeClaimSpec {
-        role: volume.spec.role.clone(),
-        volume: Some(volume.name_any()),
-        ..Default::default()
-    };
-    let mut claim = VolumeClaim::new(&pvc.name_any(), spec);
-    claim.metadata.namespace = pvc.namespace();
-    claim.metadata.labels = pvc.uid().map(|uid| [(LABEL_PVC_UID.to_owned(), uid)].into());
-    claim
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, from_value, json};
 
+    use super::volume;
     use super::*;
-    use super::{claim, volume};
 
     fn class(parameters: Value) -> StorageClass {
         from_value(json!({"metadata": {"name": "fast"}, "provisioner": DRIVER, "parameters": parameters,
@@ -201,16 +188,6 @@ mod tests {
         assert_eq!((made.name_any().as_str(), made.spec.role.as_str()), ("pvc-u", "eng"));
         assert_eq!((made.spec.fs_type, made.spec.shared), (FsType::Xfs, None));
         assert_eq!((made.spec.reservation.as_deref(), made.spec.size.as_str()), (Some("r"), "1Gi"));
-        let claim = claim(&pvc(json!({})), &made);
-        assert_eq!((claim.name_any().as_str(), claim.spec.volume.as_deref()), ("data", Some("pvc-u")));
-        assert!(super::super::is_own(&claim, &made));
-        let mut elsewhere = claim.clone();
-        elsewhere.metadata.namespace = Some("other".into());
-        assert!(!super::super::is_own(&elsewhere, &made));
-        assert!(!super::super::is_own(
-            &super::claim(&pvc(json!({})), &made),
-            &crate::plan::testing::volume("pvc-u", "eng", 1)
-        ));
         for (fs_type, smallest) in [("ext4", "16Mi"), ("xfs", "300Mi")] {
             let asked = json!({"resources": {"requests": {"storage": "1"}}});
             let small = volume(&pvc(asked), &class(json!({"role": "eng", "fsType": fs_type}))).unwrap();

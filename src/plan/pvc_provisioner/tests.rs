@@ -3,22 +3,14 @@
 use serde_json::{from_value, json};
 
 use super::*;
-use crate::plan::persistent_volume::name_for;
-use crate::plan::testing::{self, claim, ready_volume, reserved, some_time};
+use crate::api::LABEL_CLAIM_NAMESPACE;
+use crate::plan::testing::{self, ready_volume, reserved, some_time};
 
 fn pvc() -> PersistentVolumeClaim {
     from_value(json!({"metadata": {"name": "data", "namespace": "team", "uid": "u",
         "annotations": {SELECTED_NODE: "n1", STORAGE_PROVISIONER: DRIVER}}, "spec": {"storageClassName": "fast",
         "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}))
     .unwrap()
-}
-
-/// A VolumeClaim with the PersistentVolumeClaim's name, made for the PersistentVolumeClaim with that UID.
-fn claim_of(uid: Option<&str>, deleted: bool) -> VolumeClaim {
-    let mut claim = claim("team", "data", "pvc-u");
-    claim.metadata.labels = uid.map(|uid| [(LABEL_PVC_UID.to_owned(), uid.to_owned())].into());
-    claim.metadata.deletion_timestamp = deleted.then(some_time).flatten();
-    claim
 }
 
 /// Marks a volume as made for the PersistentVolumeClaim.
@@ -40,7 +32,7 @@ fn seen(delayed: bool) -> Seen {
         pvc: Some(pvc()),
         class: Some(Arc::new(class)),
         volume: None,
-        claim: None,
+        binding: pv_binding::Seen::default(),
         reservations: vec![Arc::new(reserved("r", "eng", 2, &[]))],
         disks: vec![Arc::new(crate::plan::testing::disk("n1.a", "n1", 9, &[]))],
         nodes: vec![],
@@ -65,16 +57,52 @@ fn f2_the_pause_after_a_refusal_is_the_wait_so_far() {
 }
 
 #[test]
-fn p1_the_claim_is_created_before_the_volume() {
+fn p1_a_volume_is_made_and_gets_its_persistent_volume_once_it_is_bound() {
     let mut s = seen(true);
-    let Step::CreateClaim(made) = next(&s) else { panic!() };
-    assert_eq!((made.0.name_any().as_str(), made.0.spec.volume.as_deref()), ("data", Some("pvc-u")));
-    assert_eq!(made.1.name_any(), "pvc-u", "the dry run");
-    s.claim = Some(Arc::new(made.0));
     let Step::CreateVolume(made) = next(&s) else { panic!() };
     assert_eq!((made.name_any().as_str(), made.spec.reservation.as_deref()), ("pvc-u", Some("r")));
-    s.claim = Some(Arc::new(claim_of(None, false)));
-    assert!(matches!(next(&s), Step::Refuse(why) if why.contains("in the way")));
+    let mut v = own(ready_volume("pvc-u", "eng", false));
+    v.status.as_mut().unwrap().reservation =
+        Some(crate::api::UidRef { name: "r".into(), uid: "uid-r".into() });
+    s.volume = Some(Arc::new(v.clone()));
+    assert_eq!(next(&s), Step::Rest, "its binding comes first");
+    v.status.as_mut().unwrap().claims = vec![own::binding("team", "data", "u")];
+    s.volume = Some(Arc::new(v.clone()));
+    s.binding.pvc = s.pvc.clone();
+    let Step::Bind(pv_binding::Step::CreatePv(pv)) = next(&s) else { panic!() };
+    assert_eq!(pv.name_any(), "reservoir-u");
+    let spec = pv.spec.clone().unwrap();
+    assert_eq!(spec.claim_ref.unwrap().uid.as_deref(), Some("u"));
+    assert_eq!(spec.persistent_volume_reclaim_policy.as_deref(), Some("Retain"), "the class has none");
+    s.binding.pv = Some(*pv);
+    assert_eq!(next(&s), Step::Rest, "Kubernetes binds");
+    let moved = v.status.as_mut().unwrap();
+    moved.node_name = Some("n2".into());
+    s.volume = Some(Arc::new(v.clone()));
+    assert!(matches!(next(&s), Step::WaitForPv(why) if why.contains("on node n2 now")), "D3");
+    s.binding.pv = None;
+    v.status.as_mut().unwrap().conditions.clear();
+    s.volume = Some(Arc::new(v));
+    assert!(matches!(next(&s), Step::WaitForPv(_)), "pods come with the PersistentVolume");
+}
+
+/// D7: the volume has ended with its node, and a StatefulSet makes another PersistentVolumeClaim.
+#[test]
+fn d7_the_pvc_of_an_ended_volume_is_deleted() {
+    let mut v = own(ready_volume("pvc-u", "eng", false));
+    let status = v.status.as_mut().unwrap();
+    status.claims = vec![own::binding("team", "data", "u")];
+    condition::set(
+        &mut status.conditions,
+        READY,
+        Verdict::no(reason::NODE_GONE, "gone"),
+        None,
+        Timestamp::UNIX_EPOCH,
+    );
+    let mut s = Seen { bound: true, volume: Some(Arc::new(v)), ..seen(true) };
+    assert!(matches!(next(&s), Step::EndPvc(event) if event.contains("node n1 left the cluster")));
+    s.pvc.as_mut().unwrap().metadata.deletion_timestamp = some_time();
+    assert_eq!(next(&s), Step::Rest);
 }
 
 #[test]
@@ -83,14 +111,10 @@ fn p2_without_free_space_the_scheduler_chooses_again() {
     s.reservations = vec![Arc::new(reserved("r", "eng", 2, &[("x", 2)]))];
     let Step::Reschedule(found) = next(&s) else { panic!() };
     let Reschedule { why, asked, others, crowded } = *found;
-    let (claim, volume) = *asked.unwrap();
+    let volume = asked.unwrap();
     assert!(why.contains("on node n1, which was chosen for the pod: 1Gi asked for, r has 0 left"), "{why}");
     assert_eq!((others, crowded), (vec![], None));
-    assert_eq!(
-        (claim.name_any().as_str(), volume.name_any().as_str()),
-        ("data", "pvc-u"),
-        "A5: rights first"
-    );
+    assert_eq!(volume.name_any(), "pvc-u", "A5: rights first");
     let mut waiting = own(testing::volume("pvc-u", "eng", 1));
     s.volume = Some(Arc::new(waiting.clone()));
     assert_eq!(next(&s), Step::Rest, "nothing is known of it yet");
@@ -130,7 +154,7 @@ fn p2_a_pod_that_fits_nowhere_gives_its_claim_a_reason() {
     let Step::Wait(why, asked) = next(&s) else { panic!() };
     let said = "no node has a place for the volume: 1Gi asked for, r has 0 left";
     assert!(why.starts_with(said) && why.contains("agent.disks[].reservations"), "{why}");
-    assert_eq!((asked.0.name_any().as_str(), asked.1.name_any().as_str()), ("data", "pvc-u"));
+    assert_eq!(asked.name_any(), "pvc-u");
     s.reservations.clear();
     assert!(matches!(next(&s), Step::Wait(why, _) if why.contains("nothing is reserved")));
     s.reservations = vec![Arc::new(reserved("r", "eng", 2, &[]))];
@@ -157,7 +181,6 @@ fn f1_a_volume_is_made_on_an_allowed_node_alone() {
         class.allowed_topologies = from_value(json!([{"matchLabelExpressions":
             [{"key": crate::api::TOPOLOGY_NODE, "values": [name]}]}]))
         .unwrap();
-        s.claim = Some(Arc::new(claim_of(Some("u"), false)));
         next(&s)
     };
     let Step::CreateVolume(made) = allowed("n1") else { panic!() };
@@ -173,7 +196,7 @@ fn f1_a_volume_is_made_on_an_allowed_node_alone() {
         "no node has the labels in allowedTopologies of StorageClass fast: topology.reservoir.dev/node in (nonode); make the \
          class anew, or label a node"
     );
-    assert_eq!(asked.0.name_any(), "data", "A5: rights first");
+    assert_eq!(asked.name_any(), "pvc-u", "A5: rights first");
 }
 
 /// F1: the scheduler chooses one node for all PersistentVolumeClaims of a pod.
@@ -185,7 +208,7 @@ fn f1_the_node_is_given_back_for_all_of_the_pod() {
     let mate =
         |pvc: &PersistentVolumeClaim| Mate { pvc: Some(pvc.clone()), class: seen(true).class, volume: None };
     s.mates = vec![mate(&other)];
-    assert!(matches!(next(&s), Step::CreateClaim(_)), "2Gi are there");
+    assert!(matches!(next(&s), Step::CreateVolume(_)), "2Gi are there");
     other.spec.as_mut().unwrap().resources = from_value(json!({"requests": {"storage": "1025Mi"}})).unwrap();
     s.mates = vec![mate(&other)];
     let Step::Reschedule(found) = next(&s) else { panic!() };
@@ -213,20 +236,6 @@ fn p1_nothing_is_made_before_it_is_time_or_for_another() {
 }
 
 #[test]
-fn p6_a_claim_of_its_name_is_its_own_or_in_the_way() {
-    let of = |uid, deleted| in_the_way(&claim_of(uid, deleted), &pvc()).unwrap_or_default();
-    assert_eq!(of(Some("u"), false), "");
-    assert!(of(Some("u"), true).contains("delete this one too"));
-    assert!(
-        of(None, false)
-            .contains("that is another's is in the way: give this PersistentVolumeClaim another name")
-    );
-    for (uid, deleted) in [(None, true), (Some("earlier"), false), (Some("earlier"), true)] {
-        assert!(of(uid, deleted).contains("provisioning goes on afterwards"), "{uid:?} {deleted}");
-    }
-}
-
-#[test]
 fn p3_only_a_bound_pvc_with_its_own_volume_grows() {
     let v = own(ready_volume("pvc-u", "eng", true));
     let cached = growth::Cached { requested: Some(2 << 30), ..Default::default() };
@@ -236,78 +245,4 @@ fn p3_only_a_bound_pvc_with_its_own_volume_grows() {
     assert_eq!(next(&s), Step::Growth(growth::Step::Rest));
     s.pvc = None;
     assert_eq!(next(&s), Step::Rest);
-}
-
-#[test]
-fn p4_the_reclaim_policy_decides_the_fate() {
-    let pv = |policy: &str| -> PersistentVolume {
-        from_value(json!({"spec": {"persistentVolumeReclaimPolicy": policy}})).unwrap()
-    };
-    let (mut v, c) = (own(ready_volume("pvc-u", "eng", false)), claim_of(Some("u"), true));
-    assert_eq!(fate(&c, &v, false, None), Fate::Destroy, "no pod can have had it");
-    assert_eq!(fate(&c, &v, true, Some(&pv("Delete"))), Fate::Destroy);
-    let bound_by = |uid| crate::plan::testing::bound_by("team", "data", uid);
-    let own_uid = c.metadata.uid.clone().unwrap_or_default();
-    for (claims, expected) in [
-        (vec![bound_by(&own_uid)], Fate::Destroy),
-        (vec![bound_by(&own_uid), bound_by("other")], Fate::Retire),
-        (vec![bound_by("other")], Fate::Retire),
-    ] {
-        v.status.as_mut().unwrap().claims = claims;
-        assert_eq!(fate(&c, &v, true, Some(&pv("Delete"))), expected, "X5");
-    }
-    v.status.as_mut().unwrap().claims.clear();
-    let mut going = v.clone();
-    going.metadata.deletion_timestamp = crate::plan::testing::some_time();
-    assert_eq!(fate(&c, &going, true, Some(&pv("Retain"))), Fate::Destroyed);
-    assert!(matches!(fate(&c, &v, true, Some(&pv("Retain"))), Fate::Keep(_)));
-    let mut named = c.clone();
-    named.status.get_or_insert_default().persistent_volume = Some("pv".into());
-    assert!(matches!(fate(&named, &v, false, None), Fate::Keep(_)), "when in doubt");
-    let Fate::Keep(said) = fate(&c, &v, true, None) else { panic!("when in doubt") };
-    assert_eq!(
-        said,
-        "PersistentVolumeClaim team/data is gone and its data stays: claim volume pvc-u with a VolumeClaim, after a \
-         RoleSubscription of the namespace to role eng, by: kubectl reservoir claim data --role eng --volume pvc-u -n team; or \
-         delete it"
-    );
-    v.status.as_mut().unwrap().claims = vec![crate::plan::testing::bound_by("team", "data", "uid-data")];
-    assert!(!may_be_abandoned(&v), "its claim is on its list");
-    v.spec.retire = true;
-    assert_eq!(fate(&c, &v, true, Some(&pv("Retain"))), Fate::Decided);
-    assert_eq!(
-        fate(&c, &ready_volume("pvc-u", "eng", false), true, None),
-        Fate::Decided,
-        "it is like any other"
-    );
-}
-
-/// P4, S10: what is over stays over, and a binding that may lead a pod to the volume is not.
-#[test]
-fn p4_a_binding_is_over_with_its_pvc() {
-    let (mut v, c) = (own(ready_volume("pvc-u", "eng", true)), claim_of(Some("u"), true));
-    v.metadata.deletion_timestamp = crate::plan::testing::some_time();
-    let own_uid = c.metadata.uid.clone().unwrap_or_default();
-    let pvc = |uid: &str, pv: Option<&str>| -> PersistentVolumeClaim {
-        from_value(json!({"metadata": {"name": "data", "uid": uid}, "spec": {"volumeName": pv}})).unwrap()
-    };
-    let (first, second, led) =
-        (pvc("u", None), pvc("second", None), pvc("second", Some(&name_for(&own_uid))));
-    let mut other = claim_of(None, true);
-    other.metadata.uid = Some("other".into());
-    let own_binding = crate::plan::testing::bound_by("team", "data", &own_uid);
-    let other_binding = crate::plan::testing::bound_by("team", "data", "other");
-    for (binding, claim, pvc, expected) in [
-        (&own_binding, Some(&c), Some(&first), false),
-        (&own_binding, Some(&c), None, true),
-        (&own_binding, Some(&c), Some(&second), true),
-        (&own_binding, None, Some(&second), true),
-        (&own_binding, None, Some(&led), false),
-        (&other_binding, Some(&other), None, false),
-        (&other_binding, Some(&c), None, true),
-    ] {
-        assert_eq!(is_over(binding, &v, claim, pvc), expected, "{binding:?} {pvc:?}");
-    }
-    v.metadata.deletion_timestamp = None;
-    assert!(!is_over(&own_binding, &v, Some(&c), None), "C6: the node is asked first");
 }

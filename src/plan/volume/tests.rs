@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::api::NodePart;
+use crate::plan::pvc_provisioner::own::Gone;
 use crate::plan::testing::*;
 
 fn seen() -> Seen {
@@ -12,7 +13,6 @@ fn seen() -> Seen {
         moved_to: None,
         lost_claims: vec![],
         users: vec![],
-        abandoned: false,
         entry: None,
         owner: None,
         restored: false,
@@ -60,15 +60,15 @@ fn v1_the_entry_comes_before_the_place() {
 /// P1, S5, S8: the write that reports a volume of a PersistentVolumeClaim as Ready binds its claim, and no earlier one.
 #[test]
 fn p1_a_volume_of_a_pvc_is_bound_when_it_is_ready() {
-    let own = Some((bound_by("ns", "data", "uid-data"), vec![pod("ns", "db-0")]));
-    let unplaced = Seen { own: own.clone(), ..seen() };
+    let own = || Some(Own::There(bound_by("ns", "data", "uid-data"), vec![pod("ns", "db-0")]));
+    let unplaced = Seen { own: own(), ..seen() };
     let entered = Seen { entry: Some(Ok(unplaced.reservations[0].clone())), ..unplaced };
     assert!(
         reported(next(&volume("v", "eng", 2), &entered)).claims.is_empty(),
         "it has a place, and no file system"
     );
     let (mut v, s) = placed_volume();
-    let s = Seen { own, ..s };
+    let s = Seen { own: own(), ..s };
     let bound = reported(next(&v, &s));
     assert_eq!((ready(&bound), bound.claims.len(), bound.claim_count, bound.user_count), ("Ready", 1, 1, 1));
     v.spec.retire = true;
@@ -189,13 +189,26 @@ fn l4_lost_claims_leave_the_list_and_the_count() {
     assert_eq!((status.claims, status.claim_count, status.user_count), (claims[1..].to_vec(), 1, 1));
 }
 
+/// P4, X10: what has been of use is kept in doubt, and what has not goes.
 #[test]
-fn p4_an_abandoned_volume_becomes_any_volume() {
-    let (v, s) = placed_volume();
-    let Step::Release(event) = next(&v, &Seen { abandoned: true, ..s }) else { panic!() };
+fn p4_the_end_of_the_pvc_decides_about_its_volume() {
+    let (mut v, s) = placed_volume();
+    let gone = |is_refused| Some(Own::Gone(Gone { is_refused, ..Gone::default() }));
+    let s = Seen { own: gone(false), ..s };
+    assert_eq!(next(&v, &s), reported_step(&v, &s), "it is like any other");
+    v.labels_mut().insert(crate::api::LABEL_PVC_UID.into(), "u".into());
+    let Step::Release(event) = next(&v, &s) else { panic!() };
     assert!(event.contains("claim volume v with a VolumeClaim"), "{event}");
-    let unplaced = Seen { abandoned: true, ..seen() };
-    assert_eq!(next(&volume("v", "eng", 1), &unplaced), Step::Delete, "X10: there is no data");
+    v.spec.retire = true;
+    assert!(matches!(next(&v, &s), Step::Report(_)), "X5: it waits for its users");
+    let mut unplaced = volume("v", "eng", 1);
+    unplaced.labels_mut().insert(crate::api::LABEL_PVC_UID.into(), "u".into());
+    assert_eq!(next(&unplaced, &Seen { own: gone(false), ..seen() }), Step::Delete);
+    assert_eq!(next(&unplaced, &Seen { own: gone(true), ..seen() }), Step::Retire, "a policy refuses that");
+}
+
+fn reported_step(volume: &SharedPersistentVolume, seen: &Seen) -> Step {
+    Step::Report(Box::new(reported(next(volume, seen))))
 }
 
 #[test]

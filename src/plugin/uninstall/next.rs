@@ -10,7 +10,6 @@ use kube::{Resource, ResourceExt};
 
 use crate::api::{DRIVER, DiskReservation, GROUP, LABEL_MANAGED_BY, MANAGED_BY, SharedPersistentVolume};
 use crate::cluster;
-use crate::plan::pvc_provisioner::pvc_of;
 use crate::plan::{kept, kept_on_disk, names};
 use crate::plugin::doctor::{Facts, is_policy_of_the_chart};
 use crate::plugin::snapshot::Snapshot;
@@ -137,12 +136,8 @@ pub(super) fn next(data: Data, installed: &Installed, now: Timestamp) -> Step {
 /// can.
 pub(super) fn erased(installed: &Installed) -> [Vec<Object>; 4] {
     let snapshot = &installed.facts.snapshot;
-    let of_class = |pvc: &&k8s_openapi::api::core::v1::PersistentVolumeClaim| {
-        snapshot
-            .claims
-            .iter()
-            .any(|claim| pvc_of(claim).is_some() && pvc_of(claim) == pvc.metadata.uid.as_deref())
-    };
+    let of_class =
+        |pvc: &&k8s_openapi::api::core::v1::PersistentVolumeClaim| snapshot.made_for(pvc).is_some();
     // Agents and templates make theirs anew, until the chart goes (R2, R7).
     let is_own =
         |reservation: &&DiskReservation| !reservation.spec.is_static && reservation.spec.template.is_none();
@@ -305,14 +300,14 @@ mod tests {
         let mut there = Installed::default();
         there.facts.controllers = controller();
         let snapshot = &mut there.facts.snapshot;
-        let mut of_class = claim("ns", "data", "pvc-u");
-        of_class.metadata.labels = Some([(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
-        snapshot.claims = vec![of_class, claim("ns", "c", "v")];
+        snapshot.claims = vec![claim("ns", "c", "v")];
         let pvc = |name: &str, uid: &str| {
             from_value(json!({"metadata": {"name": name, "namespace": "ns", "uid": uid}})).unwrap()
         };
         snapshot.pvcs = vec![pvc("data", "u"), pvc("others", "x")];
-        snapshot.volumes = vec![volume("v", "eng", 1)];
+        let mut of_class = volume("pvc-u", "eng", 1);
+        of_class.metadata.labels = Some([(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+        snapshot.volumes = vec![volume("v", "eng", 1), of_class];
         let mut fixed = reserved("fixed", "eng", 1, &[]);
         fixed.spec.is_static = true;
         let mut of_template = reserved("made", "eng", 1, &[]);
@@ -327,7 +322,7 @@ mod tests {
             match stages.len() {
                 1 => {
                     snapshot.pvcs.clear();
-                    snapshot.claims.remove(0);
+                    snapshot.volumes.truncate(1);
                 }
                 2 => snapshot.claims.clear(),
                 3 => snapshot.volumes.clear(),

@@ -5,7 +5,6 @@ mod space;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
-use super::ending_pvc;
 use super::target::Target;
 use crate::api::condition::{self, reason::*};
 use crate::api::{
@@ -234,16 +233,6 @@ impl<'a> About<'a> {
             Some(pod) if self.snapshot.pods_of(self.namespace, self.name).next().is_none() => {
                 advice::delete_finished_pod(pod.name_any(), self.namespace)
             }
-            _ if self.claim.and_then(pvc_of).is_some() => {
-                let is_it = |pvc: &&PersistentVolumeClaim| {
-                    pvc.name_any() == self.name && pvc.namespace().as_deref() == Some(self.namespace)
-                };
-                let ending = self.snapshot.pvcs.iter().find(is_it);
-                match ending.filter(|pvc| pvc.metadata.deletion_timestamp.is_some()) {
-                    Some(pvc) => ending_pvc::explain(self.snapshot, pvc).1,
-                    None => advice::end_with_pvc(self.name, self.namespace),
-                }
-            }
             _ => advice::end_pods(self.namespace),
         }
     }
@@ -251,24 +240,22 @@ impl<'a> About<'a> {
     /// True if the volume of the claim is there, and only its list lacks the claim.
     fn lost_only_its_binding(&self) -> bool {
         let noted = self.claim.and_then(|claim| claim.status.as_ref()?.volume.as_ref());
-        let is_plain = self.claim.is_some_and(|claim| pvc_of(claim).is_none());
         let is_it = |v: &SharedPersistentVolume| {
             noted.is_some_and(|noted| v.metadata.uid.as_ref() == Some(&noted.uid))
         };
-        is_plain && self.snapshot.volumes.iter().any(is_it)
+        self.snapshot.volumes.iter().any(is_it)
     }
 
     fn delete(&self) -> String {
         advice::delete(self.to_delete())
     }
 
-    /// The argument of a deletion. Claim and volume of a StorageClass can end only with their PersistentVolumeClaim.
+    /// The argument of a deletion. The volume of a StorageClass can end only with its PersistentVolumeClaim.
     fn to_delete(&self) -> String {
         let of_volume = self.volume.filter(|_| self.claim.is_none()).and_then(|volume| self.made_for(volume));
-        match (self.claim.and_then(pvc_of), of_volume) {
-            (Some(_), _) => format!("pvc/{} -n {}", self.name, self.namespace),
-            (None, Some((pvc, namespace))) => format!("pvc/{pvc} -n {namespace}"),
-            (None, None) => self.argument.clone(),
+        match of_volume {
+            Some((pvc, namespace)) => format!("pvc/{pvc} -n {namespace}"),
+            None => self.argument.clone(),
         }
     }
 

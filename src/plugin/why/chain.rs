@@ -139,12 +139,14 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
         let claims = target.find_pod(snapshot).map(cluster::claims_of).unwrap_or_default();
         let of = |(namespace, name): (String, String)| {
             let claim = existing(&CLAIM, Some(&namespace), &name);
-            let claim = claim.filter(|_| !snapshot.waits_for_class(Some(&namespace), &name));
             claim.or_else(|| Some(Target::new(&PVC, Some(namespace), name)))
         };
         let ending = target.find_pod(snapshot).and_then(|pod| waits::disk_of_ending(snapshot, pod));
         let disk = waits::lost_disk(snapshot, target).or(ending).map(|disk| Target::new(&DISK, None, disk));
         claims.into_iter().map(of).chain([disk]).collect()
+    } else if target.kind == &PVC {
+        let volume = waits::find_pvc(snapshot, target).and_then(|pvc| snapshot.made_for(pvc));
+        vec![named(&VOLUME, volume.map(ResourceExt::name_any).as_deref())]
     } else if target.kind == &CLAIM {
         let claim = snapshot
             .claims
@@ -175,7 +177,8 @@ fn upstream(snapshot: &Snapshot, target: &Target) -> Vec<Target> {
     };
     let troubled = |t: &Target| {
         if t.kind == &POD || t.kind == &PVC {
-            return reports(snapshot, t).is_none_or(|reports| reports.iter().any(|report| report.trouble));
+            return reports(snapshot, t).is_none_or(|reports| reports.iter().any(|report| report.trouble))
+                || t.kind == &PVC && !upstream(snapshot, t).is_empty();
         }
         let not_ready =
             snapshot.find(t.kind, t.namespace.as_deref(), &t.name).is_some_and(|item| !item.is_ready());

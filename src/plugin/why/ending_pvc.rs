@@ -5,7 +5,6 @@ use kube::ResourceExt;
 
 use super::target::Target;
 use crate::cluster;
-use crate::plan::pvc_provisioner::pvc_of;
 use crate::plan::{advice, unclaim};
 use crate::plugin::kind::PVC;
 use crate::plugin::snapshot::Snapshot;
@@ -16,8 +15,8 @@ pub(in crate::plugin) fn explain(snapshot: &Snapshot, pvc: &PersistentVolumeClai
     let own = (namespace.clone(), name.clone());
     let claim = snapshot.claim(Some(&namespace), &name);
     // The controller makes the PersistentVolumeClaim of such a claim anew (C7).
-    let comes_back =
-        claim.is_some_and(|claim| pvc_of(claim).is_none() && claim.metadata.deletion_timestamp.is_none());
+    let comes_back = claim.is_some_and(|claim| claim.metadata.deletion_timestamp.is_none())
+        && snapshot.made_for(pvc).is_none();
     let end = if comes_back { ", and its VolumeClaim makes it anew when it is gone" } else { "" };
     let finished: Vec<&Pod> = snapshot
         .pods

@@ -8,7 +8,7 @@ use crate::api::{LedgerEntry, NodeDisk, SharedPersistentVolume, VolumeRole};
 use crate::cluster;
 use crate::plan::candidate::{self, Candidate};
 use crate::plan::{self, share};
-use crate::plugin::kind::{CLAIM, DISK, POD, RESERVATION, ROLE, VOLUME};
+use crate::plugin::kind::{CLAIM, DISK, POD, PVC, RESERVATION, ROLE, VOLUME};
 use crate::plugin::snapshot::Snapshot;
 
 /// One line for each kind of holder, for the content, and for the reservations that are served earlier.
@@ -22,7 +22,15 @@ pub(super) fn holders(snapshot: &Snapshot, target: &Target) -> Vec<String> {
     for (volume, message) in full_volumes(snapshot, target) {
         add(&format!("its volume {} is NearlyFull:", volume.name_any()), message);
     }
-    if target.kind == &CLAIM {
+    if target.kind == &PVC {
+        let pvc = snapshot.pvc(target.namespace.as_deref(), &target.name);
+        if pvc.and_then(|pvc| snapshot.made_for(pvc)).is_none() {
+            return lines;
+        }
+        let users = snapshot.pods_of(target.namespace.as_deref().unwrap_or_default(), &target.name);
+        let users: Vec<String> = users.map(|p| cluster::pod_ref(p).to_string()).collect();
+        add("used by pod", all_names(&users));
+    } else if target.kind == &CLAIM {
         let claim = snapshot.claim(target.namespace.as_deref(), &target.name);
         let users = snapshot.pods_of(target.namespace.as_deref().unwrap_or_default(), &target.name);
         let users: Vec<String> = users.map(|p| cluster::pod_ref(p).to_string()).collect();
@@ -116,7 +124,7 @@ pub(super) fn full_volumes<'a>(
 ) -> Vec<(&'a SharedPersistentVolume, String)> {
     let claims = match target.find_pod(snapshot).filter(|_| target.kind == &POD) {
         Some(pod) => cluster::claims_of(pod),
-        None if target.kind == &CLAIM => {
+        None if [&CLAIM, &PVC].contains(&target.kind) => {
             vec![(target.namespace.clone().unwrap_or_default(), target.name.clone())]
         }
         None => vec![],

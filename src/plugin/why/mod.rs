@@ -46,13 +46,6 @@ pub(super) struct Why {
 /// Explains an object. The error for an unknown object has the most similar name.
 pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
     let claim = Target { kind: &CLAIM, ..target.clone() };
-    let waits_for_class = snapshot.waits_for_class(target.namespace.as_deref(), &target.name);
-    if target.kind == &CLAIM && waits_for_class {
-        let pvc = Target { kind: &PVC, ..target.clone() };
-        if let Ok(answer) = why(snapshot, &pvc) {
-            return Ok(Why { object: target.title(), ..answer });
-        }
-    }
     // A claim says Bound until its PersistentVolumeClaim is gone.
     let ending = ending_pvc::find(snapshot, target.namespace.as_deref(), &target.name);
     if let Some(pvc) = ending.filter(|_| target.kind == &CLAIM) {
@@ -61,10 +54,14 @@ pub(super) fn why(snapshot: &Snapshot, target: &Target) -> Result<Why, String> {
         let summary = format!("its PersistentVolumeClaim is {}", answer.summary);
         return Ok(Why { object: target.title(), summary, holders, ..answer });
     }
-    if target.kind == &PVC && !waits_for_class && reports(snapshot, &claim).is_some() {
+    let is_of_class = target.kind == &PVC
+        && waits::find_pvc(snapshot, target).is_some_and(|p| snapshot.made_for(p).is_some());
+    if is_of_class || target.kind == &PVC && reports(snapshot, &claim).is_some() {
         // A claim's PersistentVolumeClaim has the name of the claim, and waits for the claim.
-        let mut answer = explain(snapshot, &claim)?;
-        answer.holders.insert(0, format!("{BELONGS} {}", claim.title()));
+        let mut answer = explain(snapshot, if is_of_class { target } else { &claim })?;
+        if !is_of_class {
+            answer.holders.insert(0, format!("{BELONGS} {}", claim.title()));
+        }
         answer.holders.extend(waits::old_data(snapshot, target));
         let deleted =
             waits::find_pvc(snapshot, target).is_some_and(|pvc| pvc.metadata.deletion_timestamp.is_some());

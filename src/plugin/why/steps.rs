@@ -65,9 +65,9 @@ pub(in crate::plugin) fn resize_instead(snapshot: &Snapshot, target: &Target, si
     let claim = snapshot.claim(target.namespace.as_deref(), name);
     let claim = claim.filter(|_| [&CLAIM, &PVC].contains(&target.kind));
     let bound = claim.and_then(|claim| claim.status.as_ref()?.volume.as_ref());
-    match (claim.is_some_and(|claim| pvc_of(claim).is_none()), bound) {
-        (true, Some(volume)) => format!("{}: {}", target.title(), advice::resize_volume(&volume.name, size)),
-        _ if target.kind == &PVC || claim.is_some_and(|claim| pvc_of(claim).is_some()) => {
+    match bound {
+        Some(volume) => format!("{}: {}", target.title(), advice::resize_volume(&volume.name, size)),
+        None if target.kind == &PVC => {
             format!("{}: {}", target.title(), advice::resize_pvc(name, namespace, size))
         }
         _ => format!("a {} has no size: resize spv/NAME or dr/NAME", target.kind.name),
@@ -99,6 +99,11 @@ pub(super) fn full_step(snapshot: &Snapshot, target: &Target) -> Option<String> 
     About::new(snapshot, &Target::new(&VOLUME, None, volume.name_any())).step(NEARLY_FULL)
 }
 
+/// True for a PersistentVolumeClaim of a StorageClass with its volume.
+fn waits_of_class(snapshot: &Snapshot, target: &Target) -> bool {
+    waits::find_pvc(snapshot, target).is_some_and(|pvc| snapshot.made_for(pvc).is_some())
+}
+
 /// The step to end a healthy object that is in use.
 pub(super) fn deletion_step(snapshot: &Snapshot, target: &Target) -> Option<String> {
     let name = &target.name;
@@ -111,11 +116,9 @@ pub(super) fn deletion_step(snapshot: &Snapshot, target: &Target) -> Option<Stri
         "nd" => advice::see_disk(),
         "vclaim" => {
             let namespace = target.namespace.as_deref().unwrap_or("default");
-            match snapshot.claim(target.namespace.as_deref(), name).and_then(pvc_of) {
-                Some(_) => advice::leave_claim_to_class(name),
-                None => advice::unclaim(name, namespace),
-            }
+            advice::unclaim(name, namespace)
         }
+        "pvc" if waits_of_class(snapshot, target) => advice::leave_volume_to_class(name),
         _ => return None,
     })
 }

@@ -280,12 +280,9 @@ fn t4_why_pod_names_what_no_node_can_serve() {
     assert!(answer.contains("next: kubectl reservoir doctor   # the pod waits for a mount"), "{answer}");
 }
 
-/// T4: the claim of a PersistentVolumeClaim waits for what its PersistentVolumeClaim waits for.
+/// T4: a PersistentVolumeClaim of a class without a place, and its pod.
 #[test]
-fn t4_why_of_a_class_claim_is_that_of_its_pvc() {
-    let mut waits = claim("team", "c", "pvc-1");
-    waits.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
-    set_not_ready(&mut waits.status.get_or_insert_default().conditions, reason::NO_SUCH_VOLUME, "said");
+fn t4_why_pvc_of_a_class_says_what_it_waits_for() {
     let from = |value| serde_json::from_value(value).unwrap();
     let class = from(
         json!({"metadata": {"name": "eng"}, "provisioner": "csi.reservoir.dev", "parameters": {"role": "eng"}}),
@@ -297,7 +294,6 @@ fn t4_why_of_a_class_claim_is_that_of_its_pvc() {
         .unwrap()
     };
     let mut snapshot = Snapshot {
-        claims: vec![waits],
         pvcs: vec![pvc(json!(null))],
         pods: vec![pod_of("c", "Pending")],
         classes: vec!["eng".into()],
@@ -306,15 +302,24 @@ fn t4_why_of_a_class_claim_is_that_of_its_pvc() {
         ..Snapshot::default()
     };
     let of = |snapshot: &Snapshot, kind, name| ask(snapshot, kind, Some("team"), name).unwrap();
-    for (kind, name) in [(&CLAIM, "c"), (&PVC, "c"), (&POD, "web")] {
+    for (kind, name) in [(&PVC, "c"), (&POD, "web")] {
         let answer = of(&snapshot, kind, name);
         assert!(answer.contains("next: kubectl reservoir reserve eng --role eng --size 3Gi"), "{answer}");
     }
     snapshot.reservations = vec![reserved("r", "eng", 4, &[("v", 2)])];
-    let answer = of(&snapshot, &CLAIM, "c");
+    let answer = of(&snapshot, &PVC, "c");
     assert!(answer.contains("next: kubectl reservoir resize dr/r 5Gi"), "{answer}");
+    let mut waits = ready_volume("pvc-u", "eng", false);
+    waits.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    set_not_ready(&mut waits.status.as_mut().unwrap().conditions, reason::NODE_UNREACHABLE, "n1 is away");
+    snapshot.volumes.push(waits);
+    for (kind, name) in [(&PVC, "c"), (&POD, "web")] {
+        let answer = of(&snapshot, kind, name);
+        assert!(answer.contains("SharedPersistentVolume pvc-u is NodeUnreachable: n1 is away"), "{answer}");
+    }
+    snapshot.volumes.pop();
     snapshot.pvcs = vec![pvc(json!({"matchLabels": {"a": "b"}}))];
-    let answer = of(&snapshot, &CLAIM, "c");
+    let answer = of(&snapshot, &PVC, "c");
     assert!(
         answer.contains("next: kubectl delete pvc c -n team   # then make it anew as the message says"),
         "{answer}"
@@ -448,12 +453,11 @@ fn t4_p3_resize_names_the_object_that_has_the_size() {
         resize_instead(snapshot, &Target::new(kind, Some("team".into()), "data".into()), "2Gi")
     };
     assert!(instead(&snapshot, &PVC).ends_with("kubectl reservoir resize spv/v 2Gi"));
-    snapshot.claims[0].metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
-    for kind in [&PVC, &CLAIM] {
-        let step = instead(&snapshot, kind);
-        let patch = "kubectl patch pvc data -n team -p '{\"spec\":{\"resources\":{\"requests\":{\"storage\":\"2Gi\"}}}}'";
-        assert!(step.contains(patch), "{step}");
-    }
+    snapshot.claims.clear();
+    let patch =
+        "kubectl patch pvc data -n team -p '{\"spec\":{\"resources\":{\"requests\":{\"storage\":\"2Gi\"}}}}'";
+    let step = instead(&snapshot, &PVC);
+    assert!(step.contains(patch), "{step}");
     assert_eq!(instead(&snapshot, &POD), "a Pod has no size: resize spv/NAME or dr/NAME");
 }
 
@@ -549,16 +553,16 @@ fn t4_why_of_a_workload_is_that_of_its_pods() {
 /// T4, P3: a growth that cannot be met is the answer for a PersistentVolumeClaim that is bound.
 #[test]
 fn t4_p3_why_pvc_tells_of_a_growth_that_waits() {
-    let mut made = claim("team", "data", "pvc-u");
-    set_ready(&mut made.status.get_or_insert_default().conditions, true);
     let mut grows = pvc("data", "Bound", "ours");
     grows.metadata.uid = Some("u".into());
     let storage = |size: &str| Some([("storage".to_owned(), Quantity(size.to_owned()))].into());
     grows.spec.as_mut().unwrap().resources =
         Some(VolumeResourceRequirements { requests: storage("2Gi"), ..Default::default() });
     grows.status.as_mut().unwrap().capacity = storage("1Gi");
+    let mut volume = ready_volume("pvc-u", "eng", false);
+    volume.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
     let mut snapshot = Snapshot {
-        claims: vec![made],
+        volumes: vec![volume],
         pvcs: vec![grows],
         classes: vec!["ours".into()],
         ..Snapshot::default()
@@ -573,16 +577,13 @@ fn t4_p3_why_pvc_tells_of_a_growth_that_waits() {
         refused.contains("the verb resize lacks") && refused.contains("next: kubectl describe pvc data"),
         "{refused}"
     );
-    let mut volume = ready_volume("pvc-u", "eng", false);
-    let conditions = &mut volume.status.as_mut().unwrap().conditions;
     set(
-        conditions,
+        &mut snapshot.volumes[0].status.as_mut().unwrap().conditions,
         RESIZED,
         Verdict::no(reason::RESERVATION_FULL, "it is full"),
         None,
         jiff::Timestamp::UNIX_EPOCH,
     );
-    snapshot.volumes = vec![volume];
     snapshot.reservations = vec![reserved("eng", "eng", 1, &[("pvc-u", 1)])];
     let full = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
     assert!(full.contains("because SharedPersistentVolume pvc-u is ReservationFull: it is full"), "{full}");
@@ -600,11 +601,14 @@ fn t4_p4_why_never_advises_to_delete_a_healthy_claim() {
     let mut snapshot = Snapshot { claims: vec![made], pods, ..Snapshot::default() };
     let plain = ask(&snapshot, &CLAIM, Some("team"), "data").unwrap();
     assert!(plain.contains("the data kept: kubectl reservoir unclaim data -n team"), "{plain}");
-    snapshot.claims[0].metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
-    for kind in [&CLAIM, &PVC] {
-        let answer = ask(&snapshot, kind, Some("team"), "data").unwrap();
-        assert!(answer.contains("there is nothing to do") && !answer.contains("kubectl "), "{answer}");
-    }
+    snapshot.claims.clear();
+    snapshot.pvcs = vec![pvc("data", "Bound", "ours")];
+    snapshot.pvcs[0].metadata.uid = Some("u".into());
+    let mut volume = ready_volume("pvc-u", "eng", false);
+    volume.metadata.labels = Some([(LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
+    snapshot.volumes = vec![volume];
+    let answer = ask(&snapshot, &PVC, Some("team"), "data").unwrap();
+    assert!(answer.contains("there is nothing to do") && !answer.contains("kubectl "), "{answer}");
 }
 
 /// T4: an object that the caller may not see is not reported as missing.

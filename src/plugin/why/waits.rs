@@ -14,7 +14,7 @@ use super::target::Target;
 use super::{containers, ending_pvc};
 use crate::api::condition::reason::{NEARLY_FULL, NODE_UNREACHABLE, VOLUME_HELD};
 use crate::api::condition::{self, READY};
-use crate::api::{DRIVER, DiskReservation, NodeDisk, Role, Size};
+use crate::api::{DRIVER, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size};
 use crate::cluster;
 use crate::plan::candidate::{is_cordoned, is_ready};
 use crate::plan::enlarge::{self, Way};
@@ -266,7 +266,9 @@ fn holder<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<(String, String, &'a 
         if !is_for_one_pod(volume, several_pods) {
             return None;
         }
-        Some((format!("VolumeClaim {namespace}/{name}"), volume.name_any(), other))
+        let of_class = pvc.is_some_and(|pvc| snapshot.made_for(pvc).is_some());
+        let kind = if of_class { "PersistentVolumeClaim" } else { "VolumeClaim" };
+        Some((format!("{kind} {namespace}/{name}"), volume.name_any(), other))
     };
     cluster::claims_of(pod).into_iter().find_map(of)
 }
@@ -279,7 +281,7 @@ pub(super) fn holder_step(snapshot: &Snapshot, target: &Target) -> String {
     }
 }
 
-/// The report of a PersistentVolumeClaim without a VolumeClaim. `None`: the PersistentVolumeClaim does not exist.
+/// The report of a PersistentVolumeClaim that no VolumeClaim made. `None`: the PersistentVolumeClaim does not exist.
 pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report> {
     let report =
         |trouble, reason: &str, message: String| Some(Report::of(target.title(), reason, message, trouble));
@@ -288,6 +290,26 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
         return report(true, TERMINATING, ending_pvc::explain(snapshot, pvc).0);
     }
     let phase = pvc.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
+    if let Some(volume) = snapshot.made_for(pvc) {
+        let (name, event) = (volume.name_any(), last_event(snapshot, &PVC, target, true));
+        let failed =
+            event.filter(|e| [Some(PROVISIONING_FAILED), Some(MOVED)].contains(&e.reason.as_deref()));
+        return match (phase, failed) {
+            ("Bound", Some(event)) if event.reason.as_deref() == Some(MOVED) => {
+                report(true, MOVED, message_of(event))
+            }
+            ("Bound", _) => report(false, phase, format!("pods may use it; its volume is {name}")),
+            ("Pending", Some(event)) if is_volume_ready(volume) => {
+                report(true, PROVISIONING_FAILED, message_of(event))
+            }
+            ("Pending", _) => report(true, "Pending", format!("it waits for its volume {name}")),
+            _ => report(
+                true,
+                phase,
+                format!("its PersistentVolume is gone; the data of its volume {name} stays"),
+            ),
+        };
+    }
     if let Some(pv) =
         pvc.spec.as_ref().and_then(|spec| spec.volume_name.as_ref()).filter(|_| phase == "Pending")
     {
@@ -297,7 +319,9 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
         return report(true, NAMES_VOLUME, why);
     }
     if phase != "Pending" {
-        return report(phase != "Bound", phase, "its volume is not Reservoir's".into());
+        // Who may see no volumes sees a PersistentVolumeClaim.
+        let whose = if snapshot.is_ours(pvc) { "pods may use it" } else { "its volume is not Reservoir's" };
+        return report(phase != "Bound", phase, whose.into());
     }
     // The event has the numbers of some time ago.
     if let Some(why) = snapshot.no_place(pvc) {
@@ -312,8 +336,15 @@ pub(super) fn pvc_report(snapshot: &Snapshot, target: &Target) -> Option<Report>
     }
 }
 
+fn is_volume_ready(volume: &SharedPersistentVolume) -> bool {
+    volume.status.as_ref().is_some_and(|status| condition::is_true(&status.conditions, READY))
+}
+
 /// The reason of a PersistentVolumeClaim for which no volume can be made.
 pub(in crate::plugin) const PROVISIONING_FAILED: &str = "ProvisioningFailed";
+
+/// The reason of a PersistentVolumeClaim whose volume has moved to another node with its disk.
+const MOVED: &str = "VolumeMoved";
 
 /// The reason of a PersistentVolumeClaim of an ephemeral volume that was not made.
 const NOT_MADE: &str = "NotMade";

@@ -224,7 +224,6 @@ impl Setup {
     fn live(&self, state: &mut State, read: &Copied, users: u8, lost: [bool; USERS]) {
         let seen = volume::Seen {
             guarded: true,
-            abandoned: false,
             reservations: vec![reserved("r", "eng", 10, &[("v", 1)]).into()],
             disks: vec![disk("n1.a", "n1", 20, &[("r", 10)]).into()],
             entry: None,

@@ -188,8 +188,6 @@ fn t4_advice_looks_for_the_similar_name_first() {
 #[test]
 fn t4_advice_leads_on_where_nothing_is_left() {
     let full = with_quota(volume_role("eng", "eng"), Some(5), None, &[("x", 5)]);
-    let mut releasing = claim("team", "c", "v");
-    releasing.metadata.labels = Some([(crate::api::LABEL_PVC_UID.to_owned(), "u".to_owned())].into());
     let mut far = claim("team", "far", "datasets");
     far.spec.role = "ops".into();
     let mut sub = claim("team", "sub", "dataset");
@@ -204,7 +202,7 @@ fn t4_advice_leads_on_where_nothing_is_left() {
     let snapshot = Snapshot {
         reservations: vec![reservation("more", "eng/ml", 1)],
         roles: vec![full],
-        claims: vec![releasing, claim("team", "ending", "v"), far, sub, kept],
+        claims: vec![claim("team", "ending", "v"), far, sub, kept],
         volumes: vec![ready_volume("dataset", "eng", true)],
         pods: vec![done],
         ..Snapshot::default()
@@ -212,7 +210,6 @@ fn t4_advice_leads_on_where_nothing_is_left() {
     for (kind, name, reason, wanted) in [
         (&RESERVATION, "more", OVER_QUOTA, "kubectl reservoir tree --role eng   # delete reservations"),
         (&RESERVATION, "more", NOT_ENOUGH_ROOM, "kubectl reservoir status   # free space"),
-        (&CLAIM, "c", IN_USE, "kubectl describe pvc c -n team   # no new pod can use it"),
         (&CLAIM, "ending", IN_USE, "kubectl delete pod done -n team   # it has ended"),
         (&CLAIM, "far", NO_SUCH_VOLUME, "kubectl reservoir create datasets --role ops --size 1Gi"),
         (

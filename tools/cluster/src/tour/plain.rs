@@ -122,7 +122,10 @@ impl Tour {
 
         self.title("Its class retains: the volume stays, and is anybody's of the role")?;
         // A shared volume is offered while it is used, too.
-        self.show(&["-n", "team-a", "wait", "--for=delete", "vclaim/results", "--timeout=60s"])?;
+        self.until("the volume to have no claim", || {
+            let claims = self.field(&["spv", &volume], "{.status.claimCount}")?;
+            Ok(if claims == "0" { Ok(()) } else { Err(format!("{claims} claims")) })
+        })?;
         let offered = "{.items[*].spec.volumes[*].name}";
         self.until("the volume to be offered", || {
             let offered = self.field(&["-n", "team-b", "volumeoffers"], offered)?;
