@@ -130,7 +130,10 @@ async fn a1_a4_the_charts_grants_suffice() {
         let selected = Patch::Merge(json!({"metadata": {"annotations": {SELECTED_NODE: "n1"}}}));
         pvcs.patch(name, &PatchParams::default(), &selected).await.unwrap();
     }
-    until_reason(&claims, "small", "Bound").await;
+    until("it is bound", || async {
+        (pvcs.get("small").await.unwrap().status?.phase.as_deref() == Some("Bound")).then_some(())
+    })
+    .await;
     until("the scheduler is to look for another node", || async {
         let pvc = pvcs.get("large").await.unwrap();
         (!pvc.annotations().contains_key(SELECTED_NODE)).then_some(())
@@ -145,7 +148,6 @@ async fn a1_a4_the_charts_grants_suffice() {
     for name in ["small", "large"] {
         pvcs.delete(name, &DeleteParams::default()).await.unwrap();
     }
-    until_gone(&claims, "small").await;
     until("its volume is gone", || async {
         volumes.list(&Default::default()).await.unwrap().items.is_empty().then_some(())
     })

@@ -354,7 +354,7 @@ async fn x1_p3_a_refusal_names_what_the_user_can_delete() {
         let mut made = volume(name, "eng");
         made["metadata"]["labels"] = labels;
         // For a namespace the controller has the namespace's rights (P5).
-        grant(&cluster, "system:serviceaccount:team:default", &["create"], &["eng"]).await;
+        grant(&cluster, "system:serviceaccount:team:default", &["create", "use"], &["eng"]).await;
         Ask::create(&made).of(&controller).await.unwrap();
         let status = |status: Value| {
             Ask::new("PATCH", MERGE, format!("{}/status", path(&made)), json!({"status": status}))
@@ -362,6 +362,17 @@ async fn x1_p3_a_refusal_names_what_the_user_can_delete() {
         status(json!({"claims": [binding], "claimCount": 1})).of(&cluster.client).await.unwrap();
         let said = Ask::delete(&made).dry(&cluster.client).await.unwrap_err();
         assert!(said.contains("is bound to 1 claim: team/data; ") && said.contains(end), "{said}");
+        // P4: the controller's own DELETE passes if only the PersistentVolumeClaim of the volume is listed, by its UID.
+        let is_made = name == "made";
+        for (uid, of_pvc, passes) in
+            [("u", Some("u"), is_made), ("old", Some("u"), is_made), ("other", None, false)]
+        {
+            let mut listed = json!({"namespace": "team", "name": "data", "uid": uid, "mode": "ReadWrite"});
+            of_pvc.into_iter().for_each(|of| listed["pvcUID"] = json!(of));
+            status(json!({"claims": [listed]})).of(&cluster.client).await.unwrap();
+            assert_eq!(Ask::delete(&made).dry(&controller).await.is_ok(), passes, "{name} {uid}");
+        }
+        status(json!({"claims": [binding]})).of(&cluster.client).await.unwrap();
         status(json!({"users": [pod], "userCount": 1})).of(&cluster.client).await.unwrap();
         let said = Ask::delete(&made).dry(&cluster.client).await.unwrap_err();
         assert!(said.contains(in_use), "{said}");
