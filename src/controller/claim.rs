@@ -11,7 +11,7 @@ use crate::cluster;
 use crate::plan::candidate::is_cordoned;
 use crate::plan::claim::{Offers, Seen, Step, has, next, volume_gone};
 use crate::plan::debounce::DEBOUNCE;
-use crate::plan::pvc_provisioner::pvc_of;
+use crate::plan::own_pvc::pvc_of;
 use crate::plan::{bind, node_lifetime, persistent_volume, pv_binding, refs};
 
 use super::context::Context;

@@ -17,11 +17,11 @@ use crate::cluster::{self, Name};
 use crate::plan::namesake::{self, Earlier};
 use crate::plan::pvc_provisioner::placement::Mate;
 use crate::plan::pvc_provisioner::{
-    REFUSED_AGAIN, Reschedule, SELECTED_NODE, Seen, Step, class, growth, is_settled, is_unsettled, next, own,
+    REFUSED_AGAIN, Reschedule, SELECTED_NODE, Seen, Step, class, growth, is_settled, is_unsettled, next,
     refused_again,
 };
 use crate::plan::transition::LASTING;
-use crate::plan::{node_lifetime, persistent_volume, pv_binding, refs};
+use crate::plan::{node_lifetime, own_pvc, persistent_volume, pv_binding, refs};
 
 use super::claim::apply_binding;
 use super::context::Context;
@@ -111,7 +111,7 @@ async fn gather(name: &Name, ctx: &Context) -> Result<Option<Seen>, Error> {
     if !cached.bound {
         seen.class = seen.pvc.as_ref().and_then(|pvc| class_of(pvc, ctx));
         seen.volume = cluster::get(&Api::all(ctx.client.clone()), &volume).await?.map(Arc::new);
-        if let Some(binding) = seen.volume.as_deref().and_then(own::listed) {
+        if let Some(binding) = seen.volume.as_deref().and_then(own_pvc::listed) {
             let pv = persistent_volume::name_for(&binding.uid);
             seen.binding = pv_binding::Seen {
                 class: seen.class.clone(),
@@ -222,8 +222,8 @@ async fn ensure_may_create(volume: &SharedPersistentVolume, ctx: &Context) -> Re
 /// Applies a step for the PersistentVolume, and stores the outcome in `seen`. A refusal is an event (F3).
 async fn bind(step: &pv_binding::Step, seen: &mut Seen, ctx: &Context) -> Result<(), Error> {
     let (Some(volume), Some(pvc)) = (seen.volume.clone(), seen.pvc.clone()) else { return Ok(()) };
-    let Some(binding) = own::listed(&volume) else { return Ok(()) };
-    let claim = own::claim(binding, &pvc, &volume);
+    let Some(binding) = own_pvc::listed(&volume) else { return Ok(()) };
+    let claim = own_pvc::claim(binding, &pvc, &volume);
     let pvcs = cluster::namespaced(&ctx.client, &binding.namespace);
     if let Err(error) = apply_binding(step, &claim, &volume, &pvcs, &mut seen.binding, ctx).await {
         let words = error.refusal().ok_or(error)?;
@@ -334,7 +334,7 @@ async fn tell_namesake(old: &SharedPersistentVolume, ctx: &Context) -> Result<()
         cluster::get(&Api::all(ctx.client.clone()), &volume_for_pvc(&uid)).await?;
     let there = Earlier { volumes: &[old], disks: &[], reservations: &[] };
     if let Some((reason, why)) = new.and_then(|new| namesake::earlier(namespace, name, &new, &there)) {
-        let pvc = regarding(&own::binding(namespace, name, &uid));
+        let pvc = regarding(&own_pvc::binding(namespace, name, &uid));
         ctx.events.publish(&pvc, None, false, "Provision", reason, &why).await;
     }
     Ok(())

@@ -17,7 +17,7 @@ use crate::api::{
 use crate::cluster::{Change, Name, WorkQueue, name_of};
 use crate::plan::holder::{Holder, held_by_volume};
 use crate::plan::offer::covers;
-use crate::plan::pvc_provisioner::pvc_of;
+use crate::plan::own_pvc::pvc_of;
 use crate::plan::resize;
 use crate::plan::transition::LASTING;
 

@@ -6,7 +6,7 @@ use kube::{Api, ResourceExt};
 
 use crate::api::{SharedPersistentVolume, VolumeClaim};
 use crate::cluster;
-use crate::plan::pvc_provisioner::own;
+use crate::plan::own_pvc;
 
 use super::context::Context;
 use super::{Again, Error};
@@ -20,7 +20,7 @@ pub(super) async fn reconcile(
 ) -> Result<Again, Error> {
     let volumes: Api<SharedPersistentVolume> = Api::all(ctx.client.clone());
     if let Some(name) = &claim.spec.volume {
-        let take_over = |volume: &SharedPersistentVolume| Ok::<_, ()>(own::taken_over(claim, volume));
+        let take_over = |volume: &SharedPersistentVolume| Ok::<_, ()>(own_pvc::taken_over(claim, volume));
         let _ = ctx.batchers.volumes.update(&volumes, name, take_over).await?;
     }
     match claim.metadata.deletion_timestamp {

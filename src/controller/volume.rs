@@ -14,8 +14,8 @@ use crate::api::{
 use crate::cluster;
 use crate::plan::holder::held_by_volume;
 use crate::plan::kept::left_unplaced;
-use crate::plan::pvc_provisioner::own::{self, Gone, Own};
-use crate::plan::pvc_provisioner::pvc_of;
+use crate::plan::own_pvc::pvc_of;
+use crate::plan::own_pvc::{self, Gone, Own};
 use crate::plan::volume::{Seen, Step, has_data_of, keeps_entry, next};
 use crate::plan::{create, namesake, persistent_volume, pv_binding, refs};
 
@@ -98,7 +98,7 @@ pub(super) async fn reconcile(volume: Arc<SharedPersistentVolume>, ctx: &Context
             Step::Report(status) => {
                 delete_lost(&seen.lost_claims, &volume, ctx).await?;
                 ctx.commit(&api, &*volume, &status).await?;
-                if let Some((binding, node)) = own::listed(&volume).zip(seen.moved_to.as_deref()) {
+                if let Some((binding, node)) = own_pvc::listed(&volume).zip(seen.moved_to.as_deref()) {
                     let event = pv_binding::moved(&binding.name, node, &volume);
                     let pvc = pvc_provisioner::regarding(binding);
                     ctx.events.publish(&pvc, None, false, "Move", "VolumeMoved", &event).await;
@@ -125,6 +125,9 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
     let (stores, status) = (&ctx.stores, volume.status.clone().unwrap_or_default());
     let with_entry = stores.reservations.by(VOLUME_UID, &volume.uid().unwrap_or_default());
     let lost_claims = lost_claims(volume, &[], ctx).await?;
+    // The pods of a PersistentVolumeClaim that is gone count until its entry goes.
+    let (is_gone, mut uncounted) = (ctx.is_disk_gone(volume), lost_claims.clone());
+    uncounted.retain(|binding| is_gone || binding.pvc_uid.is_none());
     let mut seen = Seen {
         guarded: cluster::finalizer_present(volume),
         reservations: with_entry,
@@ -136,7 +139,7 @@ async fn gather(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Seen, 
         room_made: false,
         live: None,
         moved_to: ctx.node_moved(status.node_disk.as_deref(), status.node_name.as_deref()).await?,
-        users: users(volume, &lost_claims, ctx),
+        users: users(volume, &uncounted, ctx),
         lost_claims,
         now: (ctx.now)(),
     };
@@ -210,7 +213,7 @@ async fn own(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Option<Ow
     if claims.iter().any(|claim| pvc_of(&**claim) == Some(uid)) {
         return Ok(None);
     }
-    let listed = own::listed(volume);
+    let listed = own_pvc::listed(volume);
     let there = match listed {
         Some(binding) => is_pvc_there(binding, uid, ctx).await?.then(|| binding.clone()),
         None => find(volume, namespace, uid, ctx).await?,
@@ -242,12 +245,12 @@ async fn find(
         let name = name.split_once('/').map_or("", |(_, name)| name);
         let is_it = |pvc: PersistentVolumeClaim| pvc.metadata.uid.as_deref() == Some(uid);
         if !is_made || cluster::get(&pvcs, name).await?.is_some_and(is_it) {
-            return Ok(Some(own::binding(namespace, name, uid)));
+            return Ok(Some(own_pvc::binding(namespace, name, uid)));
         }
     }
     let all = cluster::list_metadata(&pvcs, &ListParams::default()).await?;
     let found = all.iter().find(|pvc| pvc.metadata.uid.as_deref() == Some(uid));
-    Ok(found.map(|pvc| own::binding(namespace, &pvc.name_any(), uid)))
+    Ok(found.map(|pvc| own_pvc::binding(namespace, &pvc.name_any(), uid)))
 }
 
 /// Takes an entry in the ledger of the reservation of that name, and stores that reservation or its refusal in `seen`.

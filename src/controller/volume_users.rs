@@ -11,8 +11,7 @@ use crate::api::{
     ClaimBinding, LABEL_VOLUME_UID, PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim,
 };
 use crate::cluster;
-use crate::plan::pvc_provisioner::own::is_over;
-use crate::plan::pvc_provisioner::pvc_of;
+use crate::plan::own_pvc::{is_over, pvc_of};
 use crate::plan::transition::LASTING;
 use crate::plan::{bind, held_by, node_lifetime, persistent_volume, volume};
 
@@ -21,7 +20,8 @@ use super::context::Context;
 
 /// The listed claims that are gone, or bound to another volume. The cause is a finalizer removed by hand, or two
 /// leaders that chose a volume at once. A lost claim would hold the volume for ever. A claim that pods still name is
-/// not lost, unless the disk has gone with its node (D7). Claims in `over` are not looked for.
+/// not lost, unless the disk has gone with its node (D7). A PersistentVolumeClaim of a class ends so, too, when it is gone.
+/// Claims in `over` are not looked for.
 pub(super) async fn lost_claims(
     volume: &SharedPersistentVolume,
     over: &[ClaimBinding],
@@ -29,15 +29,20 @@ pub(super) async fn lost_claims(
 ) -> Result<Vec<ClaimBinding>, Error> {
     let mut lost = node_lifetime::ended_claims(volume, ctx.disk_of(volume).as_deref());
     lost.retain(|binding| !over.contains(binding));
+    let is_living = volume.metadata.deletion_timestamp.is_none();
     for binding in volume.status.iter().flat_map(|s| &s.claims).filter(|binding| !over.contains(binding)) {
         if lost.contains(binding) {
             continue;
         }
-        let is_there = match &binding.pvc_uid {
-            Some(uid) => is_pvc_there(binding, uid, ctx).await?,
-            None => is_claim_there(binding, volume, ctx).await?,
+        let has_users = !ctx.users(std::slice::from_ref(binding)).is_empty();
+        let is_lost = match &binding.pvc_uid {
+            // The node is asked for its mounts, whatever pods there are (C6). An earlier version, which does not know such an
+            // entry, may have marked it, and it is written anew after its end.
+            Some(uid) if is_living => binding.ending || !is_pvc_there(binding, uid, ctx).await?,
+            Some(uid) => !has_users && !is_pvc_there(binding, uid, ctx).await?,
+            None => !has_users && !is_claim_there(binding, volume, ctx).await?,
         };
-        if !is_there && ctx.users(std::slice::from_ref(binding)).is_empty() {
+        if is_lost {
             lost.push(binding.clone());
         }
     }

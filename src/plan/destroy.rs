@@ -41,7 +41,7 @@ pub struct Seen {
     pub moved_to: Option<String>,
     /// Claims in the volume's list that are gone, or bound to another volume.
     pub lost_claims: Vec<ClaimBinding>,
-    /// Claims in the volume's list that lead no pod to the volume any more ([`super::pvc_provisioner::own::is_over`], P4).
+    /// Claims in the volume's list that lead no pod to the volume any more ([`super::own_pvc::is_over`], P4).
     pub over: Vec<ClaimBinding>,
     /// Running and pending pods of the other claims in the volume's list.
     pub users: Vec<PodRef>,

@@ -31,6 +31,7 @@ pub mod node_lifetime;
 pub mod node_task;
 pub mod offer;
 pub mod orphans;
+pub mod own_pvc;
 pub mod persistent_volume;
 pub mod postponed;
 pub mod publish;

@@ -4,7 +4,7 @@ use kube::ResourceExt;
 
 use crate::api::{ANNOTATION_MADE_FOR, DiskReservation, NodeDisk, SharedPersistentVolume};
 
-use super::pvc_provisioner::pvc_of;
+use super::own_pvc::pvc_of;
 use super::{kept, orphans};
 
 /// The event of a new volume while a disk has data without an object under the same name.

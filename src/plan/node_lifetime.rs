@@ -17,7 +17,7 @@ use crate::api::{
     ClaimBinding, Lifetime, MissingNode, NodeDisk, OtherDisk, SharedPersistentVolume, VolumeClaim,
 };
 
-use super::pvc_provisioner::own;
+use super::own_pvc;
 use super::{bind, disk_identity::is_placeholder};
 
 /// The next step for the disk of a node that may be gone.
@@ -154,7 +154,7 @@ pub fn left(disk: &NodeDisk) -> String {
 /// The claims whose bindings end with the disk. That of a PersistentVolumeClaim of a class ends after its object.
 pub fn ended_claims(volume: &SharedPersistentVolume, disk: Option<&NodeDisk>) -> Vec<ClaimBinding> {
     let claims = volume.status.iter().flat_map(|status| &status.claims).cloned();
-    claims.filter(|claim| disk.is_some_and(has_left) && !own::is_own(claim, volume)).collect()
+    claims.filter(|claim| disk.is_some_and(has_left) && !own_pvc::is_own(claim, volume)).collect()
 }
 
 /// Why a claim has no volume any more.

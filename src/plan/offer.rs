@@ -14,7 +14,7 @@ use crate::api::{
 
 use super::holder::serves;
 use super::list_share::MOST_ENTRIES;
-use super::{kept, names, pvc_provisioner, resize};
+use super::{kept, names, own_pvc, resize};
 
 /// The most volumes and the most reservations in one offer. With the longest names, such an object stays below 1 MB, and
 /// etcd accepts 1.5 MB (A8).
@@ -37,7 +37,7 @@ pub fn open_to(volume: &SharedPersistentVolume, role: &str) -> bool {
 /// Refuses a volume that is not on offer to a namespace with these subscriptions, with the next step (C4). The refusal
 /// of an exclusive volume in use names no user. The condition of the claim names the user.
 pub fn offered(volume: &SharedPersistentVolume, subscriptions: &[&RoleSubscription]) -> Result<(), Verdict> {
-    if let Some(held) = pvc_provisioner::held(volume) {
+    if let Some(held) = own_pvc::held(volume) {
         return Err(held);
     }
     entitled(volume, subscriptions)?;

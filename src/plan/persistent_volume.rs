@@ -18,7 +18,7 @@ use crate::api::{
     MANAGED_BY, PV_PREFIX, SharedPersistentVolume, Size, TOPOLOGY_NODE, VolumeClaim, VolumeMode,
 };
 
-use super::pvc_provisioner::pvc_of;
+use super::own_pvc::pvc_of;
 use super::resize::size_now;
 
 /// The annotation of a PersistentVolume with a group. The kubelet adds the group to every pod that mounts the

@@ -4,7 +4,7 @@ use kube::ResourceExt;
 
 use crate::api::{AccessMode, ClaimBinding, FIXED_MOUNT_OPTIONS, SharedPersistentVolume, VolumeMode};
 
-use super::pvc_provisioner::pvc_of;
+use super::own_pvc::pvc_of;
 use super::seal;
 
 /// A request of the kubelet for a pod.

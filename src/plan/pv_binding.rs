@@ -9,11 +9,11 @@ use kube::ResourceExt;
 use crate::api::condition::{Verdict, reason};
 use crate::api::{LABEL_CLAIM_UID, LABEL_MANAGED_BY, MANAGED_BY, SharedPersistentVolume, VolumeClaim};
 
+use super::own_pvc::{provision, pvc_of};
 use super::persistent_volume::{
     bound_to, is_of_claim, is_on_node_of, name as pv_name, name_for, persistent_volume,
     persistent_volume_claim,
 };
-use super::pvc_provisioner::{provision, pvc_of};
 use super::resize::size_now;
 
 /// The state of the claim's two objects.

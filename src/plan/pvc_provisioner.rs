@@ -4,46 +4,25 @@
 
 pub mod class;
 pub mod growth;
-pub mod own;
 pub mod placement;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt;
 
-use crate::api::condition::{self, READY, Verdict, reason};
-use crate::api::{
-    DRIVER, DiskReservation, LABEL_PVC_UID, NodeDisk, STORAGE_PROVISIONER, SharedPersistentVolume,
-    VolumeClaim,
-};
+use crate::api::condition::{self, READY, reason};
+use crate::api::{DiskReservation, NodeDisk, STORAGE_PROVISIONER, SharedPersistentVolume};
 
 use super::crowding::Crowded;
+use super::own_pvc::{self, pvc_of};
 use super::transition::LASTING;
 use super::{node_lifetime, offer, pv_binding};
 use placement::Mate;
 pub use placement::SELECTED_NODE;
-
-/// Annotation of a PersistentVolume with the driver that deletes the volume on behalf of Kubernetes.
-const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
-
-/// The UID of the PersistentVolumeClaim that a volume was made for, or that an earlier version made a VolumeClaim for.
-pub fn pvc_of<K: Resource>(object: &K) -> Option<&str> {
-    object.labels().get(LABEL_PVC_UID).map(String::as_str)
-}
-
-/// Refuses an exclusive volume that was made for a PersistentVolumeClaim to every claim but its own.
-pub fn held(volume: &SharedPersistentVolume) -> Option<Verdict> {
-    let held = volume.spec.shared.is_none() && pvc_of(volume).is_some();
-    held.then(|| {
-        let name = volume.name_any();
-        let why = format!("volume {name} is exclusive, and was made for a PersistentVolumeClaim that has it");
-        Verdict::no(reason::VOLUME_HELD, why)
-    })
-}
 
 /// The state of one PersistentVolumeClaim and its objects.
 #[derive(Debug)]
@@ -119,7 +98,7 @@ pub fn next(seen: &Seen) -> Step {
     let pvc = seen.pvc.as_ref().filter(is_same);
     let is_going = |pvc: &PersistentVolumeClaim| pvc.metadata.deletion_timestamp.is_some();
     let listed =
-        seen.volume.as_deref().and_then(|volume| own::listed(volume).map(|binding| (binding, volume)));
+        seen.volume.as_deref().and_then(|volume| own_pvc::listed(volume).map(|binding| (binding, volume)));
     if let Some((pvc, (binding, volume))) = pvc.zip(listed) {
         if node_lifetime::has_ended(volume) {
             return if is_going(pvc) { Step::Rest } else { Step::EndPvc(node_lifetime::pvc_ended(volume)) };
@@ -131,7 +110,7 @@ pub fn next(seen: &Seen) -> Step {
             return Step::WaitForPv(why.message);
         }
         if !seen.bound {
-            return match pv_binding::next(&own::claim(binding, pvc, volume), volume, &seen.binding) {
+            return match pv_binding::next(&own_pvc::claim(binding, pvc, volume), volume, &seen.binding) {
                 pv_binding::Step::Done => Step::Rest,
                 pv_binding::Step::Wait(why) => Step::WaitForPv(why.message),
                 step => Step::Bind(step),
@@ -266,28 +245,6 @@ fn follow(volume: &SharedPersistentVolume, selected: Option<&String>) -> Step {
 /// True if the PersistentVolumeClaim of that UID is bound to its own volume, and is to be read live.
 pub fn is_unsettled(uid: &str, pvc: growth::Cached, volume: &SharedPersistentVolume) -> bool {
     pvc_of(volume) == Some(uid) && !growth::is_settled(pvc, volume)
-}
-
-/// Adapts a claim's PersistentVolume to the existing PersistentVolumeClaim. Kubernetes compares class, access modes and
-/// UID, and leaves the deletion of the volume to the driver in the annotation.
-pub(super) fn provision(
-    pv: &mut PersistentVolume,
-    pvc: &PersistentVolumeClaim,
-    claim: &VolumeClaim,
-    class: Option<&StorageClass>,
-) {
-    let asked = pvc.spec.clone().unwrap_or_default();
-    pv.annotations_mut().insert(PROVISIONED_BY.to_owned(), DRIVER.to_owned());
-    let Some(spec) = &mut pv.spec else { return };
-    // A second PersistentVolume retains the data, since a user may have set `Retain` on the first one.
-    let is_first = claim.status.as_ref().is_none_or(|status| status.persistent_volume.is_none());
-    let policy = class.filter(|_| is_first).and_then(|class| class.reclaim_policy.clone());
-    spec.persistent_volume_reclaim_policy = policy.or_else(|| Some("Retain".to_owned()));
-    spec.storage_class_name = asked.storage_class_name;
-    spec.access_modes = asked.access_modes;
-    if let Some(claim_ref) = &mut spec.claim_ref {
-        claim_ref.uid = pvc.uid();
-    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::api::{
 };
 
 use super::holder::held_by_volume;
-use super::pvc_provisioner::own::{Fate, Own, fate};
+use super::own_pvc::{Fate, Own, fate};
 use super::unbind::unbind;
 use super::{LISTED_PODS, create, kept, names, node_lifetime, refs, resize, undivided, usage};
 

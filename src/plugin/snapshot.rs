@@ -18,7 +18,8 @@ use crate::api::{
 };
 use crate::cluster::{self, Kind};
 use crate::plan::names;
-use crate::plan::pvc_provisioner::{class, placement, pvc_of};
+use crate::plan::own_pvc::pvc_of;
+use crate::plan::pvc_provisioner::{class, placement};
 
 /// The input of every view.
 #[derive(Default)]

@@ -14,8 +14,8 @@ use reservoir::api::{
     ClaimBinding, DRIVER, DiskReservation, FINALIZER, FsType, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID,
     SharedPersistentVolume, Size, TOPOLOGY_NODE, UidRef, VolumeClaim,
 };
-use reservoir::plan::pvc_provisioner::{SELECTED_NODE, own};
-use reservoir::plan::{bind, persistent_volume};
+use reservoir::plan::pvc_provisioner::SELECTED_NODE;
+use reservoir::plan::{bind, own_pvc, persistent_volume};
 use serde_json::{Value, json};
 
 use crate::ask::Ask;
@@ -58,8 +58,8 @@ struct Growth {
 
 /// The claim of which the PersistentVolume of a PersistentVolumeClaim is made, for its mounts.
 fn claim_of(pvc: &PersistentVolumeClaim, volume: &SharedPersistentVolume) -> VolumeClaim {
-    let binding = own::listed(volume).expect("the volume lists its PersistentVolumeClaim");
-    let mut claim = own::claim(binding, pvc, volume);
+    let binding = own_pvc::listed(volume).expect("the volume lists its PersistentVolumeClaim");
+    let mut claim = own_pvc::claim(binding, pvc, volume);
     claim.status.as_mut().unwrap().volume =
         Some(UidRef { name: volume.name_any(), uid: volume.uid().unwrap() });
     claim
@@ -237,7 +237,7 @@ async fn p1_p3_p4_a_volume_is_made_grows_and_goes_with_its_pvc() {
     let claims: Api<VolumeClaim> = cluster.within("team-a");
     assert!(claims.list(&Default::default()).await.unwrap().items.is_empty());
     let status = volume.status.clone().unwrap();
-    assert_eq!(status.claims, [own::binding("team-a", "data-db-0", &plain.uid().unwrap())], "S8");
+    assert_eq!(status.claims, [own_pvc::binding("team-a", "data-db-0", &plain.uid().unwrap())], "S8");
     // The volume has the guard of all volumes.
     let refused = story.volumes.delete(&volume.name_any(), &Default::default()).await.unwrap_err();
     assert!(refused.to_string().contains("is in use by 1 pod: team-a/db-0"), "X1: {refused}");
@@ -1186,6 +1186,7 @@ async fn f5_a_pvc_says_that_old_data_of_its_name_is_kept() {
     let (_, old, _) = story.bound("data").await;
     assert_eq!(old.annotations()["reservoir.dev/made-for"], "team-a/data");
     story.pvcs.delete("data", &DeleteParams::default()).await.unwrap();
+    until_gone(&story.pvcs, "data").await;
     story.make(pvc("data", "retained", "ReadWriteOnce", "64Mi")).await;
     let said = story.said("data", "starts empty").await;
     let volume = old.name_any();

@@ -3,7 +3,8 @@
 use serde_json::{from_value, json};
 
 use super::*;
-use crate::api::LABEL_CLAIM_NAMESPACE;
+use crate::api::condition::Verdict;
+use crate::api::{DRIVER, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID};
 use crate::plan::testing::{self, ready_volume, reserved, some_time};
 
 fn pvc() -> PersistentVolumeClaim {
@@ -66,7 +67,7 @@ fn p1_a_volume_is_made_and_gets_its_persistent_volume_once_it_is_bound() {
         Some(crate::api::UidRef { name: "r".into(), uid: "uid-r".into() });
     s.volume = Some(Arc::new(v.clone()));
     assert_eq!(next(&s), Step::Rest, "its binding comes first");
-    v.status.as_mut().unwrap().claims = vec![own::binding("team", "data", "u")];
+    v.status.as_mut().unwrap().claims = vec![own_pvc::binding("team", "data", "u")];
     s.volume = Some(Arc::new(v.clone()));
     s.binding.pvc = s.pvc.clone();
     let Step::Bind(pv_binding::Step::CreatePv(pv)) = next(&s) else { panic!() };
@@ -91,7 +92,7 @@ fn p1_a_volume_is_made_and_gets_its_persistent_volume_once_it_is_bound() {
 fn d7_the_pvc_of_an_ended_volume_is_deleted() {
     let mut v = own(ready_volume("pvc-u", "eng", false));
     let status = v.status.as_mut().unwrap();
-    status.claims = vec![own::binding("team", "data", "u")];
+    status.claims = vec![own_pvc::binding("team", "data", "u")];
     condition::set(
         &mut status.conditions,
         READY,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::api::NodePart;
-use crate::plan::pvc_provisioner::own::Gone;
+use crate::plan::own_pvc::Gone;
 use crate::plan::testing::*;
 
 fn seen() -> Seen {

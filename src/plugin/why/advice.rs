@@ -14,7 +14,7 @@ use crate::api::{
 use crate::cluster;
 use crate::plan::candidate::is_cordoned;
 use crate::plan::node_disk::UNCONFIGURED;
-use crate::plan::pvc_provisioner::pvc_of;
+use crate::plan::own_pvc::pvc_of;
 use crate::plan::{advice, foreign_finalizer, fullness, holder, quota, resize};
 use crate::plugin::kind::{CLAIM, DISK, RESERVATION, VOLUME, nearest};
 use crate::plugin::snapshot::Snapshot;

@@ -11,7 +11,7 @@ use super::waits;
 use crate::api::condition::reason::{NEARLY_FULL, VOLUME_HELD};
 use crate::api::{Capability, Role, RoleSubscription};
 use crate::cluster;
-use crate::plan::{advice, pvc_provisioner::pvc_of};
+use crate::plan::{advice, own_pvc::pvc_of};
 use crate::plugin::kind::{CLAIM, POD, PVC, SUBSCRIPTION, VOLUME, nearest};
 use crate::plugin::snapshot::Snapshot;
 

@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use super::About;
 use crate::api::{ANNOTATION_MADE_FOR, DiskReservation, NodeDisk, Role, SharedPersistentVolume, Size};
 use crate::plan::enlarge::{Way, new_name, way};
-use crate::plan::pvc_provisioner::pvc_of;
+use crate::plan::own_pvc::pvc_of;
 use crate::plan::{advice, holder, resize};
 
 impl<'a> About<'a> {

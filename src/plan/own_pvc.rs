@@ -4,15 +4,33 @@
 //! together with the first report of Ready, before the PersistentVolume.
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use kube::ResourceExt;
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::{Resource, ResourceExt};
 
+use crate::api::condition::{Verdict, reason};
 use crate::api::{
-    ANNOTATION_MADE_FOR, AccessMode, ClaimBinding, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, PV_PREFIX, PodRef,
-    SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim, VolumeClaimSpec, VolumeClaimStatus,
-    VolumePhase,
+    ANNOTATION_MADE_FOR, AccessMode, ClaimBinding, DRIVER, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, PV_PREFIX,
+    PodRef, SharedPersistentVolume, SharedPersistentVolumeStatus, VolumeClaim, VolumeClaimSpec,
+    VolumeClaimStatus, VolumePhase,
 };
 
-use super::pvc_of;
+/// Annotation of a PersistentVolume with the driver that deletes the volume on behalf of Kubernetes.
+const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+
+/// The UID of the PersistentVolumeClaim that a volume was made for, or that an earlier version made a VolumeClaim for.
+pub fn pvc_of<K: Resource>(object: &K) -> Option<&str> {
+    object.labels().get(LABEL_PVC_UID).map(String::as_str)
+}
+
+/// Refuses an exclusive volume that was made for a PersistentVolumeClaim to every claim but its own.
+pub fn held(volume: &SharedPersistentVolume) -> Option<Verdict> {
+    let held = volume.spec.shared.is_none() && pvc_of(volume).is_some();
+    held.then(|| {
+        let name = volume.name_any();
+        let why = format!("volume {name} is exclusive, and was made for a PersistentVolumeClaim that has it");
+        Verdict::no(reason::VOLUME_HELD, why)
+    })
+}
 
 /// The entry of a PersistentVolumeClaim in the list of its volume.
 pub fn binding(namespace: &str, name: &str, uid: &str) -> ClaimBinding {
@@ -57,6 +75,28 @@ pub fn claim(
         ..Default::default()
     });
     claim
+}
+
+/// Adapts a claim's PersistentVolume to the existing PersistentVolumeClaim. Kubernetes compares class, access modes and
+/// UID, and leaves the deletion of the volume to the driver in the annotation.
+pub fn provision(
+    pv: &mut PersistentVolume,
+    pvc: &PersistentVolumeClaim,
+    claim: &VolumeClaim,
+    class: Option<&StorageClass>,
+) {
+    let asked = pvc.spec.clone().unwrap_or_default();
+    pv.annotations_mut().insert(PROVISIONED_BY.to_owned(), DRIVER.to_owned());
+    let Some(spec) = &mut pv.spec else { return };
+    // A second PersistentVolume retains the data, since a user may have set `Retain` on the first one.
+    let is_first = claim.status.as_ref().is_none_or(|status| status.persistent_volume.is_none());
+    let policy = class.filter(|_| is_first).and_then(|class| class.reclaim_policy.clone());
+    spec.persistent_volume_reclaim_policy = policy.or_else(|| Some("Retain".to_owned()));
+    spec.storage_class_name = asked.storage_class_name;
+    spec.access_modes = asked.access_modes;
+    if let Some(claim_ref) = &mut spec.claim_ref {
+        claim_ref.uid = pvc.uid();
+    }
 }
 
 /// The PersistentVolumeClaim that a volume was made for.
