@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde_json::json;
@@ -222,9 +222,10 @@ async fn own(volume: &SharedPersistentVolume, ctx: &Context) -> Result<Option<Ow
         let users = || ctx.users(std::slice::from_ref(&binding));
         return Ok(listed.is_none().then(|| Own::There(binding.clone(), users())));
     }
-    let pv = persistent_volume::name_for(listed.map_or(uid, |binding| &binding.uid));
+    let name = persistent_volume::name_for(listed.map_or(uid, |binding| &binding.uid));
+    let pv: Option<PersistentVolume> = cluster::get(&Api::all(ctx.client.clone()), &name).await?;
     Ok(Some(Own::Gone(Gone {
-        pv: cluster::get(&Api::all(ctx.client.clone()), &pv).await?,
+        policy: pv.and_then(|pv| pv.spec?.persistent_volume_reclaim_policy),
         users: listed.map(|binding| ctx.users(std::slice::from_ref(binding))).unwrap_or_default(),
         is_refused: false,
     })))

@@ -111,8 +111,8 @@ pub enum Own {
 /// What is left of a PersistentVolumeClaim that is gone.
 #[derive(Clone, Debug, Default)]
 pub struct Gone {
-    /// Its PersistentVolume, read live after that.
-    pub pv: Option<PersistentVolume>,
+    /// The reclaim policy of its PersistentVolume, read live after that.
+    pub policy: Option<String>,
     /// Running and pending pods that name it, by the cache.
     pub users: Vec<PodRef>,
     /// True if the API server refused [`Fate::Destroy`]: a policy of an earlier version does, or one of others.
@@ -140,17 +140,14 @@ pub fn fate(volume: &SharedPersistentVolume, gone: &Gone) -> Fate {
     }
     let (own, status) = (listed(volume), volume.status.clone().unwrap_or_default());
     let is_unused = own.is_none() && [VolumePhase::Pending, VolumePhase::Creating].contains(&status.phase);
-    let policy =
-        gone.pv.as_ref().and_then(|pv| pv.spec.as_ref()?.persistent_volume_reclaim_policy.as_deref());
-    let is_alone = status.claims.iter().all(|binding| is_own(binding, volume));
-    match policy {
-        Some("Delete") | None if policy.is_some() || is_unused => {
-            // X1: a pod may outlive a PersistentVolumeClaim whose finalizer somebody took off.
-            let may_go = is_alone && gone.users.is_empty() && !gone.is_refused;
-            if may_go { Fate::Destroy } else { Fate::Retire }
-        }
-        _ => Fate::Keep(kept(volume, own)),
+    let may_end = gone.policy.as_ref().map_or(is_unused, |policy| policy == "Delete");
+    if !may_end {
+        return Fate::Keep(kept(volume, own));
     }
+    let is_alone = status.claims.iter().all(|binding| is_own(binding, volume));
+    // X1: a pod may outlive a PersistentVolumeClaim whose finalizer somebody took off.
+    let is_free = is_alone && gone.users.is_empty() && !gone.is_refused;
+    if is_free { Fate::Destroy } else { Fate::Retire }
 }
 
 fn kept(volume: &SharedPersistentVolume, own: Option<&ClaimBinding>) -> String {
@@ -222,8 +219,7 @@ mod tests {
     }
 
     fn with_policy(policy: &str) -> Gone {
-        let pv = json!({"spec": {"persistentVolumeReclaimPolicy": policy}});
-        Gone { pv: Some(from_value(pv).unwrap()), ..Gone::default() }
+        Gone { policy: Some(policy.to_owned()), ..Gone::default() }
     }
 
     /// The entry of a VolumeClaim of an earlier version, handed over.
