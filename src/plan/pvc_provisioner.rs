@@ -149,7 +149,10 @@ pub fn next(seen: &Seen) -> Step {
     }
     if let Some(volume) = &seen.volume {
         return match pvc_of(&**volume) == pvc_of(&wanted) {
-            true => follow(volume, selected),
+            true => match &seen.refused {
+                Some(why) => Step::Refuse(why.clone()),
+                None => follow(volume, &wanted, selected),
+            },
             false => Step::Refuse(format!(
                 "SharedPersistentVolume {} was made by somebody else and is in the way: make this PersistentVolumeClaim anew, which gets a \
                  volume of another name; or delete the volume, if nobody needs its data",
@@ -224,9 +227,17 @@ pub fn is_settled(seen: &Seen, step: &Step) -> bool {
 }
 
 /// The next step once the volume exists.
-fn follow(volume: &SharedPersistentVolume, selected: Option<&String>) -> Step {
+fn follow(
+    volume: &SharedPersistentVolume,
+    wanted: &SharedPersistentVolume,
+    selected: Option<&String>,
+) -> Step {
     let status = volume.status.clone().unwrap_or_default();
     let placed = status.reservation.is_some() || volume.metadata.deletion_timestamp.is_some();
+    // Somebody else changed the size. It is that of the PersistentVolumeClaim, as afterwards (P3).
+    if !placed && volume.spec.size.bytes_or_zero() != wanted.spec.size.bytes_or_zero() {
+        return Step::Growth(growth::Step::Resize(wanted.spec.size.clone()));
+    }
     let refused = condition::get(&status.conditions, READY).filter(|c| c.reason != reason::CREATING);
     match (selected, refused) {
         (_, Some(why)) if placed && volume.metadata.deletion_timestamp.is_none() && why.status != "True" => {

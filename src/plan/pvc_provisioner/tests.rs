@@ -4,7 +4,7 @@ use serde_json::{from_value, json};
 
 use super::*;
 use crate::api::condition::Verdict;
-use crate::api::{DRIVER, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID};
+use crate::api::{DRIVER, LABEL_CLAIM_NAMESPACE, LABEL_PVC_UID, Size};
 use crate::plan::testing::{self, ready_volume, reserved, some_time};
 
 fn pvc() -> PersistentVolumeClaim {
@@ -131,6 +131,28 @@ fn p2_without_free_space_the_scheduler_chooses_again() {
     assert_eq!(next(&s), Step::Rest);
     s.volume = Some(Arc::new(testing::volume("pvc-u", "eng", 1)));
     assert!(matches!(next(&s), Step::Refuse(why) if why.contains("somebody else")));
+}
+
+/// L7, P3: a user enlarged the unplaced volume, which then fit nowhere, or made it too small: found by the simulation (seed 3102).
+#[test]
+fn p3_an_unplaced_volume_has_the_size_of_its_claim() {
+    let one = Size::written("1Gi");
+    for (delayed, size) in [(false, 17), (true, 17), (false, 0)] {
+        let mut s = seen(delayed);
+        let mut volume = own(testing::volume("pvc-u", "eng", size));
+        crate::plan::testing::set_ready(&mut volume.status.get_or_insert_default().conditions, false);
+        s.volume = Some(Arc::new(volume.clone()));
+        assert_eq!(next(&s), Step::Growth(growth::Step::Resize(one.clone())), "{delayed} {size}");
+        s.refused = Some("no".into());
+        assert_eq!(next(&s), Step::Refuse("no".into()));
+        let placed = crate::api::UidRef { name: "r".into(), uid: "uid-r".into() };
+        volume.status.get_or_insert_default().reservation = Some(placed);
+        (s.volume, s.refused) = (Some(Arc::new(volume)), None);
+        assert!(
+            !matches!(next(&s), Step::Growth(_)),
+            "it has a place, and its size changes once it is bound"
+        );
+    }
 }
 
 /// F5: external-provisioner makes no volume for such a PersistentVolumeClaim either.
