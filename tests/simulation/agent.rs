@@ -18,10 +18,12 @@ use reservoir::plan::node_disk::{self, Seen, Step};
 use reservoir::plan::node_task::{self, OnDisk, Outcome, Task};
 use reservoir::plan::publish::{Permit, Request, authorise};
 use reservoir::plan::resize::OnNode;
+use reservoir::plan::seal;
 
 use crate::clock;
 use crate::host::{self, Host, Hosts, Mount, Record};
 use crate::rules;
+use crate::seals::{Readings, Seal};
 use crate::server::{self, Shared};
 
 const DISK_ERROR: &str = "Input/output error";
@@ -36,6 +38,7 @@ pub struct Agent {
     pub client: Client,
     pub hosts: Hosts,
     pub server: Shared,
+    pub readings: Readings,
 }
 
 /// What a kubelet asks for.
@@ -58,12 +61,12 @@ impl Agent {
         tokio::join!(self.report_periodically(), self.reconcile_volumes());
     }
 
-    fn on_host<T>(&self, work: impl FnOnce(&mut Host) -> T) -> T {
+    pub fn on_host<T>(&self, work: impl FnOnce(&mut Host) -> T) -> T {
         work(host::lock(&self.hosts).entry(self.node.clone()).or_default())
     }
 
     /// Changes the record of a volume. Until the change is on stable storage, a power cut can undo it.
-    async fn record<T>(&self, uid: &str, change: impl FnOnce(&mut Host) -> T) -> T {
+    pub async fn record<T>(&self, uid: &str, change: impl FnOnce(&mut Host) -> T) -> T {
         let changed = self.on_host(change);
         let pause = server::lock(&self.server).random.below(40);
         tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -72,7 +75,7 @@ impl Agent {
     }
 
     /// True if the disk answers with an error.
-    fn fails(&self) -> bool {
+    pub fn fails(&self) -> bool {
         let often = self.on_host(|host| host.failing);
         often > 0 && server::lock(&self.server).random.in_a_thousand(often)
     }
@@ -83,7 +86,7 @@ impl Agent {
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
 
-    fn tell(&self, line: impl FnOnce() -> String) {
+    pub fn tell(&self, line: impl FnOnce() -> String) {
         server::lock(&self.server).tell(|| format!("agent {}: {}", self.node, line()));
     }
 
@@ -127,7 +130,7 @@ impl Agent {
                 let mut spec = record.spec.clone();
                 (spec.recover, spec.principal, spec.retire) =
                     (Some(Recover { uid: uid.clone() }), None, false);
-                spec.size = size.clone();
+                (spec.size, spec.sealed) = (size.clone(), matches!(record.seal, Seal::Sealed(_)));
                 orphans.push(Orphan {
                     uid: uid.clone(),
                     size,
@@ -244,6 +247,9 @@ impl Agent {
             });
         });
         let task = on_disk.map_or(Task::Rest, |on_disk| node_task::next(volume, on_disk));
+        if on_disk.is_some() && task != Task::Seal(seal::Step::Read) {
+            self.readings.stop(&uid);
+        }
         let outcome = match on_disk {
             Some(on_disk) => self.perform(task, volume, &uid, on_disk).await,
             None => Outcome::Failed(DISK_ERROR.into()),
@@ -291,11 +297,10 @@ impl Agent {
             Task::Fence | Task::Erase if matches!(on_disk, OnDisk::Nothing | OnDisk::NotInherited) => {
                 Outcome::NoRecord
             }
-            // Nobody seals a volume here.
-            Task::Rest
-            | Task::Unfence
-            | Task::Seal(_)
-            | Task::Size(OnNode::Announce(_) | OnNode::Withdraw) => Outcome::Untouched,
+            Task::Rest | Task::Unfence | Task::Size(OnNode::Announce(_) | OnNode::Withdraw) => {
+                Outcome::Untouched
+            }
+            Task::Seal(step) => Outcome::Seal(self.seal(step, uid).await),
             Task::Lost(_) => Outcome::NoRecord,
             Task::Make => {
                 if let (Some(Recover { uid: from }), OnDisk::Nothing | OnDisk::NotInherited) =

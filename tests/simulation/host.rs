@@ -10,6 +10,8 @@ use reservoir::api::{
 };
 use reservoir::plan::node_task::{OnDisk, Recorded};
 
+use crate::seals::{Files, Seal};
+
 /// Bytes of every disk.
 pub const CAPACITY: u64 = 100 << 30;
 
@@ -35,6 +37,8 @@ pub struct Record {
     pub erasing: bool,
     pub resizing: bool,
     pub kept: Option<KeptOnDisk>,
+    pub files: Files,
+    pub seal: Seal,
 }
 
 /// A mount in a pod.
@@ -85,7 +89,7 @@ impl Host {
                 size: record.size,
                 resizing: record.resizing,
                 published: !self.mounts_of(uid).is_empty(),
-                ..Recorded::default()
+                seal: self.seal_of(uid, record),
             }),
             None if self.receipts.contains(uid) => OnDisk::Receipt,
             None => OnDisk::Nothing,
@@ -134,13 +138,18 @@ impl Host {
         if self.records.contains_key(&uid) {
             return Ok(());
         }
-        let mut size = None;
+        let (mut size, mut files, mut seal) = Default::default();
         if let Some(Recover { uid: from }) = &volume.spec.recover {
             let Some(data) = self.records.get(from) else { return Err(format!("no data of {from}")) };
             if data.erasing || data.spec.role != volume.spec.role {
                 return Err(format!("the data of {from} is not to be had"));
             }
-            size = self.records.remove(from).and_then(|data| data.size);
+            if !self.mounts_of(from).is_empty() {
+                return Err(format!("the data of {from} has users"));
+            }
+            if let Some(data) = self.records.remove(from) {
+                (size, files, seal) = (data.size, data.files, data.seal);
+            }
         }
         let record = Record {
             name: volume.name_any(),
@@ -153,6 +162,8 @@ impl Host {
             erasing: false,
             resizing: false,
             kept: None,
+            files,
+            seal,
         };
         self.records.insert(uid, record);
         Ok(())
@@ -193,11 +204,18 @@ impl Host {
     /// Mounts a volume at the target, unless something forbids that.
     pub fn publish(&mut self, target: &str, mount: Mount, with_others: bool) -> Result<(), String> {
         if let Some(there) = self.mounts.get(target) {
+            // A writer of before stays one while its volume waits to be sealed (E1).
+            let is_closed = self.records.get(&mount.volume).is_some_and(|of| !matches!(of.seal, Seal::Open));
+            let mode = if is_closed && mount.mode == AccessMode::ReadOnly { there.mode } else { mount.mode };
+            let mount = Mount { mode, ..mount };
             return if *there == mount { Ok(()) } else { Err("another volume is mounted there".into()) };
         }
         let record = self.records.get(&mount.volume).ok_or("there is no record")?;
         if record.fenced || record.erasing || record.size.is_none() {
             return Err("the volume is fenced or not made".into());
+        }
+        if !matches!(record.seal, Seal::Open) && mount.mode == AccessMode::ReadWrite {
+            return Err("the volume is sealed".into());
         }
         if !with_others && self.mounts_of(&mount.volume).iter().any(|other| other.pod.uid != mount.pod.uid) {
             return Err("another pod has the volume".into());

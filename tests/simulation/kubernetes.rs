@@ -239,6 +239,7 @@ async fn sync(agent: &Agent) {
             host.mounts.remove(target);
             server.tell(|| format!("kubelet {}: unmounts {target}", agent.node));
         }
+        host.write(&mut server.random);
     }
     for pod in &pods {
         let (namespace, name) = (text(&pod["metadata"]["namespace"]), text(&pod["metadata"]["name"]));

@@ -12,6 +12,7 @@ mod random;
 mod real;
 mod rest;
 mod rules;
+mod seals;
 mod server;
 mod users;
 mod world;

@@ -6,13 +6,15 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Resource, ResourceExt};
 use reservoir::api::{
-    DiskReservation, NodeDisk, SharedPersistentVolume, Size, VolumeClaim, VolumeOffer, VolumeRole, condition,
+    DiskReservation, DiskReservationStatus, NodeDisk, SharedPersistentVolume, Size, VolumeClaim, VolumeOffer,
+    VolumeRole, condition,
 };
 use reservoir::plan::entry::is_lived_in;
 use serde_json::Value;
 
 use crate::classes;
 use crate::host::{self, Hosts};
+use crate::seals;
 use crate::server::{Revision, Server, Shared, lock};
 
 /// By then everything is at rest.
@@ -77,6 +79,7 @@ pub fn check(server: &Shared, hosts: &Hosts, rest: &Rest) -> Vec<String> {
     for volume in &volumes {
         broken.extend(l2_says_how_it_is("volume", volume, volume.status.as_ref().map(|s| &s.conditions[..])));
         broken.extend(l1_l5_a_volume_is_as_it_says(&server, volume, hosts));
+        broken.extend(seals::e1_a_seal_comes_to_be(volume, hosts));
     }
     for reservation in &reservations {
         let status = reservation.status.clone().unwrap_or_default();
@@ -196,7 +199,17 @@ fn l1_a_disk_has_what_reservations_have(
     volumes: &[SharedPersistentVolume],
 ) -> Vec<String> {
     let mut broken = Vec::new();
-    for entry in disk.status.iter().flat_map(|status| &status.reservations) {
+    let entries = disk.status.as_ref().map_or(&[][..], |status| &status.reservations);
+    let is_on_it = |status: &DiskReservationStatus| {
+        status.node_disk.as_ref() == disk.metadata.name.as_ref() && status.parent.is_none()
+    };
+    for reservation in reservations.iter().filter(|of| of.status.as_ref().is_some_and(is_on_it)) {
+        if !entries.iter().any(|entry| Some(&entry.uid) == reservation.metadata.uid.as_ref()) {
+            let (name, disk) = (reservation.name_any(), disk.name_any());
+            broken.push(format!("L1: reservation {name} is on NodeDisk {disk}, which has no entry of it"));
+        }
+    }
+    for entry in entries {
         let owner = reservations.iter().find(|r| r.uid().as_ref() == Some(&entry.uid));
         let Some(owner) = owner else {
             if is_lived_in(&entry.uid, volumes, reservations) {
@@ -309,7 +322,8 @@ fn l3_a_pod_runs_with_its_volumes(
     let pods: Vec<Pod> = server.all("pods");
     let phase = |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_default();
     let mut broken = Vec::new();
-    for (node, host) in &*host::lock(hosts) {
+    let hosts = host::lock(hosts);
+    for (node, host) in &*hosts {
         for mount in host.mounts.values() {
             let pod = pods.iter().find(|pod| pod.uid().as_ref() == Some(&mount.pod.uid));
             if pod.is_none_or(|pod| ["Succeeded", "Failed"].contains(&phase(pod).as_str())) {
@@ -332,6 +346,11 @@ fn l3_a_pod_runs_with_its_volumes(
         let claims = reservoir::cluster::claims_of(pod);
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
         let waits = phase(pod) == "Pending" && node.is_some() && pod.metadata.deletion_timestamp.is_none();
+        let host = node.and_then(|node| hosts.get(node));
+        let uid = pod.uid().unwrap_or_default();
+        if host.is_some_and(|host| seals::has_mount_of_before(volumes, &uid, host)) {
+            continue;
+        }
         if waits && claims.iter().all(|(namespace, claim)| is_usable(node, namespace, claim)) {
             broken.push(format!("L3: pod {} waits for volumes that can be mounted", pod.name_any()));
         }

@@ -12,9 +12,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::host::{self, Host, Hosts, Mount};
+use crate::seals;
 use crate::server::{Request, Revision, Server, Shared, is_being_deleted, lock, typed};
 
-type Checked = Result<(), String>;
+pub type Checked = Result<(), String>;
 
 fn sum(entries: &[LedgerEntry]) -> u64 {
     entries.iter().map(|entry| entry.size.bytes_or_zero()).sum()
@@ -24,7 +25,7 @@ fn bytes(size: Option<&Size>) -> u64 {
     size.map_or(0, Size::bytes_or_zero)
 }
 
-fn require(holds: bool, broken: impl FnOnce() -> String) -> Checked {
+pub fn require(holds: bool, broken: impl FnOnce() -> String) -> Checked {
     if holds { Ok(()) } else { Err(broken()) }
 }
 
@@ -61,6 +62,7 @@ pub fn check(server: &Server, revision: &Revision, hosts: &Hosts) -> Checked {
             s8_a_binding_is_written_once(&before, &now)?;
             x2_nobody_binds_to_a_volume_that_goes(&before, &now)?;
             c6_a_binding_ends_after_its_mounts(&before, &now, hosts)?;
+            seals::check(&before, &now, hosts)?;
             s10_a_tombstone_finds_no_user(&before, &now, hosts)?;
             s11_a_tombstone_stays(&before, &now)
         }
@@ -86,7 +88,9 @@ fn volumes_of(server: &Server, reservation: &DiskReservation) -> Vec<SharedPersi
 /// A disk that others fill has less than before. Then it gives no more.
 fn s1_a_disk_gives_what_it_has(before: Option<&NodeDisk>, disk: &NodeDisk) -> Checked {
     let Some(status) = &disk.status else { return Ok(()) };
-    let (given, has) = (sum(&status.reservations), bytes(status.allocatable.as_ref()));
+    // The agent has not said yet what a disk has that was made anew. Its reservations have their entries again.
+    let Some(has) = status.allocatable.as_ref().map(Size::bytes_or_zero) else { return Ok(()) };
+    let given = sum(&status.reservations);
     let gave = before.and_then(|disk| disk.status.as_ref()).map_or(0, |status| sum(&status.reservations));
     require(given <= has.max(gave), || {
         format!("S1: NodeDisk {} has {has} bytes, and its reservations {given}", disk.name_any())
@@ -111,6 +115,10 @@ fn s1_a_reservation_is_in_a_ledger(server: &Server, reservation: &DiskReservatio
     }
     let uid = reservation.uid().unwrap_or_default();
     if status.parent.as_ref().is_some_and(|parent| server.lost.contains(&parent.uid)) {
+        return Ok(());
+    }
+    // The ledger of a NodeDisk that went with its kind is made anew.
+    if status.parent.is_none() && server.was_kind_deleted("nodedisks") {
         return Ok(());
     }
     let entries = match (&status.parent, &status.node_disk) {
@@ -153,9 +161,11 @@ fn s2_a_volume_is_in_a_reservation(server: &Server, volume: &SharedPersistentVol
     let Some(status) = &volume.status else { return Ok(()) };
     let Some(own) = &status.reservation else { return Ok(()) };
     let destroyed = status.destroy.as_ref().is_some_and(|destroy| destroy.tombstone.is_some());
-    let was_made = status.node.as_ref().is_some_and(|node| node.backing != BackingState::Absent);
+    // A volume that was never made is `Erased` without a tombstone (X10).
+    let has_data = [BackingState::Made, BackingState::Kept];
+    let has_data = status.node.as_ref().is_some_and(|node| has_data.contains(&node.backing));
     // At its end a volume loses its entry before its finalizer.
-    if volume.metadata.deletion_timestamp.is_some() && (destroyed || !was_made) {
+    if volume.metadata.deletion_timestamp.is_some() && (destroyed || !has_data) {
         return Ok(());
     }
     let found = server.get::<DiskReservation>("diskreservations", "", &own.name);
@@ -208,7 +218,7 @@ fn s3_nothing_is_left_of_a_reservation(server: &Server, gone: &DiskReservation, 
     Ok(())
 }
 
-fn claims(volume: &SharedPersistentVolume) -> BTreeMap<String, ClaimBinding> {
+pub fn claims(volume: &SharedPersistentVolume) -> BTreeMap<String, ClaimBinding> {
     let claims = volume.status.iter().flat_map(|status| &status.claims);
     claims.map(|claim| (claim.uid.clone(), claim.clone())).collect()
 }
@@ -368,6 +378,7 @@ pub fn after_publish(server: &Shared, hosts: &Hosts, node: &str, mount: &Mount) 
         s6_an_exclusive_volume_is_in_one_pod(&volume, &hosts),
         s7_a_mount_is_of_a_binding(&volume, node, mount),
         s9_a_reader_gets_a_mount_for_reading(&volume, mount),
+        seals::e1_nobody_mounts_a_sealed_volume_to_write(&volume, mount),
         s16_a_claim_is_mounted_once_in_a_pod(&hosts, mount),
     ];
     server.violations.extend(checked.into_iter().filter_map(Result::err));

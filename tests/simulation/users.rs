@@ -49,7 +49,7 @@ fn delete_it(plural: &'static str, object: Arc<Value>) -> Request {
 pub fn next(server: &Server, random: &mut Random) -> Option<(&'static str, Request)> {
     let namespace = *random.pick(&NAMESPACES)?;
     let role = *random.pick(&ROLES)?;
-    let request = match random.below(124) {
+    let request = match random.below(128) {
         0..12 => ("operator", reserve(random, role)),
         12..30 => ("user", create_volume(random, role)),
         30..46 => (namespace, claim(random, namespace, role)),
@@ -97,6 +97,11 @@ pub fn next(server: &Server, random: &mut Random) -> Option<(&'static str, Reque
         }
         100..122 => (namespace, classes::act(server, random, namespace)?),
         122..124 => ("operator", recover(server, random)?),
+        124..128 => {
+            let volume = any(server, random, "sharedpersistentvolumes")?;
+            let sealed = random.in_a_thousand(700);
+            ("user", patch("sharedpersistentvolumes", &volume, "", json!({"spec": {"sealed": sealed}})))
+        }
         _ => {
             let pod = any(server, random, "pods")?;
             if pod["status"]["phase"] != "Running" || is_being_deleted(&pod) {

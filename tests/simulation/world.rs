@@ -131,6 +131,7 @@ impl World {
             client: client(&self.server, &format!("agent {node}")),
             hosts: self.hosts.clone(),
             server: self.server.clone(),
+            readings: Default::default(),
         }
     }
 

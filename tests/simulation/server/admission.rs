@@ -1,4 +1,4 @@
-//! Admission: the policies of charts/reservoir/files/admission.yaml that the product relies on.
+//! Admission: the policies of charts/reservoir/files/admission.yaml and validations of the schemas that the product relies on.
 
 use serde_json::{Value, json};
 
@@ -35,6 +35,7 @@ impl Server {
             ("DELETE", "diskreservations" | "nodedisks" | "volumeroles") => {
                 holds(before.unwrap_or(&Value::Null))
             }
+            ("UPDATE", "sharedpersistentvolumes") => opens(object, before.unwrap_or(&Value::Null)),
             ("UPDATE", "persistentvolumeclaims") => asks_for_less(object, before.unwrap_or(&Value::Null)),
             ("UPDATE", "diskreservations") => shrinks(object, before.unwrap_or(&Value::Null)),
             _ => Ok(()),
@@ -87,6 +88,15 @@ fn shrinks(now: &Value, before: &Value) -> Result<(), String> {
     match wanted >= had || wanted >= used {
         true => Ok(()),
         false => Err(format!("it cannot shrink to {wanted}: {used} are taken")),
+    }
+}
+
+/// E1: the validation in the schema of volumes.
+fn opens(now: &Value, before: &Value) -> Result<(), String> {
+    let is_sealed = before["status"]["digest"].is_string() && before["spec"]["sealed"] == true;
+    match !is_sealed || now["spec"]["sealed"] == true {
+        true => Ok(()),
+        false => Err("a sealed volume stays sealed".into()),
     }
 }
 

@@ -89,6 +89,11 @@ impl Server {
         crd.is_some_and(|crd| is_being_deleted(&crd.object))
     }
 
+    /// True if the kind was deleted at least once.
+    pub fn was_kind_deleted(&self, plural: &'static str) -> bool {
+        self.epoch_of.contains_key(plural) || self.is_kind_ending(plural)
+    }
+
     /// Ends the kinds that are being deleted and have no object left. `again`: a person applies them once more.
     pub fn end_kinds(&mut self, again: bool) {
         for (plural, kind) in KINDS.iter().filter(|(_, kind)| kind.is_custom()) {
