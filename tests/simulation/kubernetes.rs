@@ -150,14 +150,17 @@ fn due_for_pv(server: &Server, pv: &Value) -> Option<Request> {
     let phase = |phase: &str| patch("persistentvolumes", pv, "status", json!({"status": {"phase": phase}}));
     let is_phase = |phase: &str| pv["status"]["phase"] == phase;
     if reference["uid"].is_string() {
-        let same = pvc.is_some_and(|pvc| pvc["metadata"]["uid"] == reference["uid"]);
-        if is_being_deleted(pv) && !same {
+        let same = pvc.filter(|pvc| pvc["metadata"]["uid"] == reference["uid"]);
+        // One whose claim does not name it yet is not bound, and nothing protects it.
+        let is_named = same.as_ref().map(|pvc| pvc["spec"]["volumeName"] == pv["metadata"]["name"]);
+        if is_being_deleted(pv) && is_named != Some(true) {
             return finalizers_without(pv, PV_PROTECTION)
                 .map(|body| patch("persistentvolumes", pv, "", body));
         }
-        return match same {
-            true => (!is_phase("Bound")).then(|| phase("Bound")),
-            false => (!is_phase("Released")).then(|| phase("Released")),
+        return match is_named {
+            Some(true) => (!is_phase("Bound")).then(|| phase("Bound")),
+            Some(false) => None,
+            None => (!is_phase("Released")).then(|| phase("Released")),
         };
     }
     if is_being_deleted(pv) {
