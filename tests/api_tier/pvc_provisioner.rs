@@ -759,6 +759,11 @@ async fn f5_a_claim_of_a_backup_with_its_persistent_volume_is_told() {
     story.pvs.patch(&name, &PatchParams::default(), &Patch::Merge(&retain)).await.unwrap();
     story.pvcs.delete("data", &Default::default()).await.unwrap();
     until_gone(&story.pvs, &name).await;
+    until("the volume lists nobody", || async {
+        let status = story.volumes.get(&volume.name_any()).await.unwrap().status?;
+        status.claims.is_empty().then_some(())
+    })
+    .await;
     // The controller looks when it starts, and then each ten minutes.
     cluster.kill_controller().await;
     pv.metadata =
